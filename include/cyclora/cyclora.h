@@ -1,0 +1,126 @@
+/* cyclora: fine-tuning of language models in little memory. The whole public API.
+ *
+ * A complete program: two LoRA adapters on one frozen base, trained by cycle consistency on two piles of unpaired text.
+ *
+ *     #include <cyclora/cyclora.h>
+ *     #include <stdio.h>
+ *
+ *     static void on_step(void *ctx, const cyc_step *s) {
+ *         (void)ctx;
+ *         printf("step %d  loss A %.3f  B %.3f\n", s->step, s->loss[0], s->loss[1]);
+ *     }
+ *
+ *     int main(void) {
+ *         cyc_config *c = cyc_config_new();
+ *         if (cyc_config_set(c, "model=SmolLM2-135M-Instruct.Q4_1.gguf") || cyc_config_set(c, "A.data=a.jsonl") ||
+ *             cyc_config_set(c, "B.data=b.jsonl") || cyc_config_set(c, "output_dir=run") ||
+ *             cyc_train(c, 0, &(cyc_callbacks){.on_step = on_step}, NULL))
+ *             fprintf(stderr, "%s\n", cyc_error());
+ *         cyc_config_free(c);
+ *     }
+ *
+ * Every function that can fail returns 0, or CYC_BAD_INPUT (what you gave it is wrong; 2) or CYC_FAILED (1), and
+ * cyc_error() then says what, where and what to do. Nothing here prints or exits. Handles are used from one thread at a
+ * time; different handles may be used from different threads. Strings returned through char** are freed with cyc_free(). */
+#ifndef CYCLORA_H
+#define CYCLORA_H
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { CYC_OK = 0, CYC_FAILED = 1, CYC_BAD_INPUT = 2, CYC_INTERRUPTED = 3 };
+
+const char *cyc_version(void);
+const char *cyc_error(void); /* of this thread's last failed call */
+void cyc_free(void *p);
+/* Warnings and notes to a person (level 0 debug, 1 note, 2 warning); none are sent by default. */
+void cyc_set_log(void (*sink)(void *ctx, int level, const char *line), void *ctx);
+
+/* --- configuration: the keys are those of the YAML file; docs/config.md lists them ---------------------------------- */
+typedef struct cyc_config cyc_config;
+cyc_config *cyc_config_new(void); /* defaults; NULL when out of memory */
+void cyc_config_free(cyc_config *c);
+int cyc_config_load(cyc_config *c, const char *yaml_path);
+int cyc_config_set(cyc_config *c, const char *key_equals_value); /* "lora.r=8", "A.learning_rate=1e-4" */
+int cyc_config_text(const cyc_config *c, char **yaml);           /* the resolved configuration */
+typedef struct cyc_key { const char *name, *type, *fallback, *doc; int per_side; } cyc_key;
+const cyc_key *cyc_config_keys(size_t *n); /* every key, for help pages */
+
+/* --- models, tokenizers, adapters ------------------------------------------------------------------------------------ */
+typedef struct cyc_model cyc_model;     /* a frozen base, mapped; with its tokenizer */
+typedef struct cyc_adapter cyc_adapter; /* a PEFT adapter bound to a model */
+int cyc_model_open(const char *path, cyc_model **out); /* .gguf file or Hugging Face folder */
+void cyc_model_close(cyc_model *m);
+int cyc_adapter_open(cyc_model *m, const char *folder, cyc_adapter **out); /* strict: every key must match */
+void cyc_adapter_close(cyc_adapter *a);
+/* What a model file or folder, adapter folder, checkpoint or run folder holds, as JSON. */
+int cyc_inspect(const char *path, char **json);
+
+/* Ids of a text: special tokens in it are recognised, none is added. *ids is freed with cyc_free. */
+int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids);
+int cyc_detokenize(const cyc_model *m, const int32_t *ids, size_t n, int skip_special, char **text);
+/* A chat prompt (one user turn) in the model's own template, up to where the assistant speaks. */
+int cyc_chat_prompt(const cyc_model *m, const char *user, char **text);
+/* A tokenizer alone: from a model path or a tokenizer.json. The handle serves cyc_tokenize and cyc_detokenize only. */
+int cyc_tokenizer_open(const char *path, cyc_model **out);
+
+/* nll[i] = -log p(ids[i] | ids[0..i-1]) for i >= 1; nll[0] = 0. No token is added. adapter may be NULL. */
+int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, float *nll);
+
+typedef struct cyc_generate_options {
+    int max_new_tokens;          /* 0: 64 */
+    float temperature, top_p;    /* temperature 0: greedy; top_p 0: 1 */
+    int top_k;
+    uint64_t seed;
+    int ignore_eos;
+    int threads;                 /* 0: all */
+    /* Called for each new token of row `row` as it is made; return non-zero to stop that row. May be NULL. */
+    int (*on_token)(void *ctx, int row, int32_t id);
+    void *ctx;
+} cyc_generate_options;
+typedef struct cyc_generation { int32_t *ids; size_t n; int stopped; /* by EOS, which is not in ids */ } cyc_generation;
+typedef struct cyc_generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens; } cyc_generate_stats;
+/* n prompts at once; out[n] is filled, each ids freed with cyc_free. stats may be NULL. */
+int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *prompt, const size_t *prompt_n, int n,
+                 const cyc_generate_options *opt, cyc_generation *out, cyc_generate_stats *stats);
+
+/* --- training -------------------------------------------------------------------------------------------------------- */
+typedef struct cyc_step {
+    int step, max_steps, warmup;  /* warmup: this step trained on warm-up pairs (step and max_steps count those) */
+    int sides;                    /* 1 (sft) or 2 */
+    double loss[2], grad_norm[2], learning_rate[2];
+    double seconds, generate_s, train_s;
+    int64_t generated, trained, supervised; /* tokens of this step */
+    double eta_s;
+    size_t resident;              /* bytes resident now */
+} cyc_step;
+typedef struct cyc_callbacks {
+    void *ctx;
+    void (*on_start)(void *ctx, const char *json);    /* what will run: plan, data, sides; once */
+    void (*on_step)(void *ctx, const cyc_step *step);
+    void (*on_eval)(void *ctx, const char *json);     /* {"step","tag","A":{...},"B":{...},"samples":[...]} */
+    void (*on_save)(void *ctx, const char *path);
+} cyc_callbacks;
+enum { CYC_RESUME = 1, CYC_OVERWRITE = 2 };
+/* Runs to the end, or until cyc_stop(): then it saves a checkpoint and returns CYC_INTERRUPTED. flags: CYC_RESUME goes on
+ * from the newest checkpoint in output_dir, CYC_OVERWRITE empties it first; a non-empty output_dir without either is refused.
+ * report (may be NULL) receives the run's summary as JSON, the measured memory table among it. */
+int cyc_train(cyc_config *c, int flags, const cyc_callbacks *cb, char **report);
+void cyc_stop(void); /* async-signal-safe */
+
+/* The memory plan of a run, before a weight is read, as JSON. */
+int cyc_plan(cyc_config *c, char **json);
+/* The first n training rows with the supervised tokens marked, lengths and counts, as JSON. */
+int cyc_preview(cyc_config *c, int n, char **json);
+/* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
+int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
+
+typedef struct cyc_scores { double bleu, chrf, chrf_pp, exact; } cyc_scores; /* as sacrebleu; 0..100 */
+int cyc_score_texts(const char *const *hyp, const char *const *ref, int n, cyc_scores *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

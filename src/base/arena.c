@@ -1,0 +1,58 @@
+/* Bump allocation in blocks of at least 64 KiB. See arena.h. */
+#include "base/arena.h"
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct arena_block {
+    struct arena_block *next;
+    size_t used, size;
+    _Alignas(16) unsigned char bytes[];
+};
+
+void *arena_alloc(arena *a, size_t bytes) {
+    if (bytes > SIZE_MAX - 65536 - sizeof(struct arena_block)) return NULL;
+    bytes = (bytes + 15) & ~(size_t)15;
+    struct arena_block *b = a->head;
+    if (!b || b->size - b->used < bytes) {
+        size_t size = bytes > 65536 ? bytes : 65536;
+        b = calloc(1, sizeof *b + size);
+        if (!b) return NULL;
+        b->size = size;
+        b->next = a->head;
+        a->head = b;
+    }
+    void *p = b->bytes + b->used;
+    b->used += bytes;
+    return p;
+}
+
+char *arena_strn(arena *a, const char *s, size_t n) {
+    char *p = arena_alloc(a, n + 1);
+    if (p) memcpy(p, s, n);
+    return p;
+}
+
+char *arena_str(arena *a, const char *s) { return arena_strn(a, s, strlen(s)); }
+
+char *arena_printf(arena *a, const char *fmt, ...) {
+    va_list ap, again;
+    va_start(ap, fmt);
+    va_copy(again, ap);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    char *p = n < 0 ? NULL : arena_alloc(a, (size_t)n + 1);
+    if (p) vsnprintf(p, (size_t)n + 1, fmt, again);
+    va_end(again);
+    return p;
+}
+
+void arena_free(arena *a) {
+    for (struct arena_block *b = a->head, *next; b; b = next) {
+        next = b->next;
+        free(b);
+    }
+    a->head = NULL;
+}

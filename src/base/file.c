@@ -1,0 +1,182 @@
+/* See file.h. */
+#define _GNU_SOURCE
+#define XXH_INLINE_ALL
+#include "base/file.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+err file_map(const char *path, struct file_map *m) {
+    *m = (struct file_map){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fail(errno == ENOENT ? E_USAGE : E_IO, "%s: cannot open: %s", path, strerror(errno));
+    struct stat st;
+    err e = OK;
+    if (fstat(fd, &st)) e = fail(E_IO, "%s: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode)) e = fail(E_INPUT, "%s: not a regular file", path);
+    else if (st.st_size == 0) e = fail(E_INPUT, "%s: the file is empty", path);
+    else {
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED) e = fail(E_IO, "%s: cannot map %lld bytes: %s", path, (long long)st.st_size, strerror(errno));
+        else *m = (struct file_map){p, (size_t)st.st_size};
+    }
+    close(fd);
+    return e;
+}
+
+void file_unmap(struct file_map *m) {
+    if (m->p) munmap((void *)m->p, m->n);
+    *m = (struct file_map){0};
+}
+
+err file_read(const char *path, str *out) {
+    FILE *f = fopen(path, "rbe");
+    if (!f) return fail(errno == ENOENT ? E_USAGE : E_IO, "%s: cannot open: %s", path, strerror(errno));
+    char buf[65536];
+    size_t n;
+    while ((n = fread(buf, 1, sizeof buf, f)) > 0) str_add(out, buf, n);
+    int bad = ferror(f), why = errno;
+    fclose(f);
+    if (bad) return fail(E_IO, "%s: cannot read: %s", path, strerror(why));
+    str_add(out, "", 0);
+    return out->failed ? fail(E_MEMORY, "%s: out of memory", path) : OK;
+}
+
+err file_create(struct file_out *o, const char *path) {
+    *o = (struct file_out){0};
+    if (asprintf(&o->tmp, "%s.tmp-%ld", path, (long)getpid()) < 0) return fail(E_MEMORY, "out of memory");
+    o->path = strdup(path);
+    o->f = o->path ? fopen(o->tmp, "wbe") : NULL;
+    if (!o->f) {
+        err e = o->path ? fail(E_IO, "%s: cannot create: %s", path, strerror(errno)) : fail(E_MEMORY, "out of memory");
+        free(o->tmp);
+        free(o->path);
+        *o = (struct file_out){0};
+        return e;
+    }
+    return OK;
+}
+
+err file_put(struct file_out *o, const void *bytes, size_t n) {
+    if (n && fwrite(bytes, 1, n, o->f) != n) return fail(E_IO, "%s: cannot write: %s", o->path, strerror(errno));
+    return OK;
+}
+
+void file_abandon(struct file_out *o) {
+    if (o->f) fclose(o->f);
+    if (o->tmp) unlink(o->tmp);
+    free(o->tmp);
+    free(o->path);
+    *o = (struct file_out){0};
+}
+
+static void sync_folder(const char *path) {
+    char *dir = strdup(path), *slash = dir ? strrchr(dir, '/') : NULL;
+    if (slash) *slash = 0;
+    int fd = open(slash ? (*dir ? dir : "/") : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    free(dir);
+}
+
+err file_commit(struct file_out *o) {
+    err e = OK;
+    if (fflush(o->f) || fsync(fileno(o->f))) e = fail(E_IO, "%s: cannot write: %s", o->path, strerror(errno));
+    if (fclose(o->f) && !e) e = fail(E_IO, "%s: cannot write: %s", o->path, strerror(errno));
+    o->f = NULL;
+    if (!e && rename(o->tmp, o->path)) e = fail(E_IO, "%s: cannot rename: %s", o->path, strerror(errno));
+    if (!e) {
+        sync_folder(o->path);
+        free(o->tmp);
+        o->tmp = NULL;
+    }
+    file_abandon(o);
+    return e;
+}
+
+err file_write(const char *path, const void *bytes, size_t n) {
+    struct file_out o;
+    TRY(file_create(&o, path));
+    err e = file_put(&o, bytes, n);
+    if (!e) return file_commit(&o);
+    file_abandon(&o);
+    return e;
+}
+
+int path_is_dir(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+int path_exists(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+err dir_make(const char *path) {
+    if (!*path) return fail(E_USAGE, "a folder's name is empty");
+    char *p = strdup(path);
+    if (!p) return fail(E_MEMORY, "out of memory");
+    err e = OK;
+    for (char *s = p + 1; !e; s++)
+        if (*s == '/' || *s == 0) {
+            char keep = *s;
+            *s = 0;
+            if (mkdir(p, 0777) && errno != EEXIST) e = fail(E_IO, "%s: cannot create: %s", p, strerror(errno));
+            *s = keep;
+            if (!keep) break;
+        }
+    if (!e && !path_is_dir(path)) e = fail(E_IO, "%s: exists and is not a folder", path);
+    free(p);
+    return e;
+}
+
+err dir_remove(const char *path) {
+    DIR *d = opendir(path);
+    if (!d) return errno == ENOENT ? OK : fail(E_IO, "%s: %s", path, strerror(errno));
+    err e = OK;
+    for (struct dirent *ent; !e && (ent = readdir(d));) {
+        if (!strcmp(ent->d_name, ".") || !strcmp(ent->d_name, "..")) continue;
+        char *sub;
+        if (asprintf(&sub, "%s/%s", path, ent->d_name) < 0) e = fail(E_MEMORY, "out of memory");
+        else {
+            struct stat st;
+            if (lstat(sub, &st) == 0 && S_ISDIR(st.st_mode)) e = dir_remove(sub);
+            else if (unlink(sub)) e = fail(E_IO, "%s: cannot remove: %s", sub, strerror(errno));
+            free(sub);
+        }
+    }
+    closedir(d);
+    if (!e && rmdir(path)) e = fail(E_IO, "%s: cannot remove: %s", path, strerror(errno));
+    return e;
+}
+
+int dir_empty(const char *path) {
+    DIR *d = opendir(path);
+    if (!d) return 1;
+    int n = 0;
+    for (struct dirent *ent; (ent = readdir(d));) n += strcmp(ent->d_name, ".") && strcmp(ent->d_name, "..");
+    closedir(d);
+    return n == 0;
+}
+
+void bytes_hash(const void *p, size_t n, char hex[33]) {
+    XXH128_hash_t h = XXH3_128bits(p, n);
+    snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
+}
+
+err file_hash(const char *path, char hex[33]) {
+    struct file_map m;
+    TRY(file_map(path, &m));
+    bytes_hash(m.p, m.n, hex);
+    file_unmap(&m);
+    return OK;
+}

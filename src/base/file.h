@@ -1,0 +1,39 @@
+/* Files as the rest of the library wants them: mapped read-only, or written so that a reader never sees half of one. */
+#ifndef CYC_BASE_FILE_H
+#define CYC_BASE_FILE_H
+#include "base/err.h"
+#include "base/str.h"
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+struct file_map {
+    const uint8_t *p;
+    size_t n;
+};
+err file_map(const char *path, struct file_map *m); /* read-only, private; directories and empty files are E_INPUT */
+void file_unmap(struct file_map *m);
+err file_read(const char *path, str *out);          /* the whole file, for small ones */
+
+/* Atomic write: file_create opens "path.tmp-PID", file_commit flushes, fsyncs, renames and fsyncs the folder;
+ * file_abandon removes it. Exactly one of the two must follow a successful create. A full disk is E_IO. */
+struct file_out {
+    FILE *f;
+    char *path, *tmp;
+};
+err file_create(struct file_out *o, const char *path);
+err file_put(struct file_out *o, const void *bytes, size_t n);
+err file_commit(struct file_out *o);
+void file_abandon(struct file_out *o);
+err file_write(const char *path, const void *bytes, size_t n); /* the three in one */
+
+err dir_make(const char *path);      /* with parents; an existing folder is fine */
+err dir_remove(const char *path);    /* a folder and what is in it */
+int dir_empty(const char *path);     /* 1 when missing or empty */
+int path_is_dir(const char *path);
+int path_exists(const char *path);
+/* XXH3 128 of a file's bytes as 32 hex digits (the same as Debian's `xxh128sum`). */
+err file_hash(const char *path, char hex[33]);
+void bytes_hash(const void *p, size_t n, char hex[33]);
+
+#endif

@@ -1,0 +1,22 @@
+/* See log.h. */
+#include "base/log.h"
+#include <stdarg.h>
+#include <stdio.h>
+
+static log_sink sink;
+static void *sink_ctx;
+
+void log_set(log_sink s, void *ctx) {
+    sink = s;
+    sink_ctx = ctx;
+}
+
+void log_line(enum log_level level, const char *fmt, ...) {
+    if (!sink) return;
+    char line[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    sink(sink_ctx, level, line);
+}

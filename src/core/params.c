@@ -1,0 +1,83 @@
+/* See params.h. */
+#include "core/params.h"
+#include "base/philox.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, enum param_init init, float scale,
+              const struct param_slice *slice, int n_slices) {
+    for (int i = 0; i < s->n; i++)
+        if (!strcmp(s->p[i].name, name)) return i;
+    if (s->n == s->cap) {
+        int cap = s->cap ? 2 * s->cap : 64;
+        struct param *p = realloc(s->p, (size_t)cap * sizeof *p);
+        if (!p) return -1;
+        s->p = p;
+        s->cap = cap;
+    }
+    struct param *p = &s->p[s->n];
+    *p = (struct param){.nd = nd, .init = init, .init_scale = scale, .off = s->bytes, .n_slices = n_slices};
+    int64_t elems = 1;
+    for (int i = 0; i < nd; i++) elems *= p->d[i] = d[i];
+    p->name = arena_str(&s->mem, name);
+    p->slice = arena_alloc(&s->mem, (size_t)n_slices * sizeof *slice + 1);
+    if (!p->name || !p->slice) return -1;
+    for (int i = 0; i < n_slices; i++) {
+        p->slice[i] = slice[i];
+        p->slice[i].name = arena_str(&s->mem, slice[i].name);
+        if (!p->slice[i].name) return -1;
+    }
+    s->bytes += ((size_t)elems * 4 + 63) & ~(size_t)63;
+    return s->n++;
+}
+
+void param_free(struct param_set *s) {
+    arena_free(&s->mem);
+    free(s->p);
+    *s = (struct param_set){0};
+}
+
+static int64_t elems_of(const struct param *p) {
+    int64_t n = 1;
+    for (int i = 0; i < p->nd; i++) n *= p->d[i];
+    return n;
+}
+
+int64_t param_count(const struct param_set *s) {
+    int64_t n = 0;
+    for (int i = 0; i < s->n; i++) n += elems_of(&s->p[i]);
+    return n;
+}
+
+val prog_param(struct prog *p, const struct param_set *s, int index) {
+    if (p->failed) return (val){0};
+    if (index < 0) return prog_fail(p, E_MEMORY, "out of memory while building a program"), (val){0};
+    const struct param *q = &s->p[index];
+    val v = prog_value(p, ROLE_PARAM, DT_F32, q->nd, q->d, q->name);
+    if (!has(v)) return v;
+    prog_v(p, v)->off = q->off;
+    prog_v(p, v)->needs = true;
+    return v;
+}
+
+/* Two uniforms to one normal (Box-Muller). */
+static float normal(uint32_t a, uint32_t b) {
+    double u = (a + 1.0) * 0x1p-32, t = 6.283185307179586 * (b * 0x1p-32);
+    return (float)(sqrt(-2 * log(u)) * cos(t));
+}
+
+void param_fill(const struct param_set *s, uint64_t key, float *weights) {
+    memset(weights, 0, s->bytes);
+    for (int i = 0; i < s->n; i++) {
+        const struct param *p = &s->p[i];
+        float *w = weights + p->off / 4;
+        int64_t n = elems_of(p);
+        for (int64_t k = 0; k < n && p->init != INIT_ZERO; k++) {
+            struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
+            if (p->init == INIT_ONE) w[k] = 1;
+            else if (p->init == INIT_UNIFORM) w[k] = (2 * philox_unit(r.v[0]) - 1) * p->init_scale;
+            else w[k] = normal(r.v[0], r.v[1]) * p->init_scale;
+        }
+    }
+}

@@ -1,0 +1,49 @@
+/* The trained parameters of one adapter structure: names, shapes and places in a flat arena. Every program of the same
+ * (method, model) shares one set: the first program adds the entries, later ones find them by name.
+ *
+ * Weights, gradient and each optimizer state are flat f32 arenas with the same offsets: clip, AdamW, save are one loop.
+ * A parameter may be several of the file format's tensors laid one after the other (the A matrices of q, k, v, which
+ * share their input, are one [3r, C] product): its slices carry the file names. */
+#ifndef CYC_CORE_PARAMS_H
+#define CYC_CORE_PARAMS_H
+#include "core/prog.h"
+
+enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL /* N(0, scale^2) */, INIT_ONE };
+
+struct param_slice {
+    const char *name;   /* in the adapter's file, e.g. "model.layers.0.self_attn.q_proj.lora_A.weight" */
+    int64_t row0, rows; /* rows of the parameter */
+    int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
+};
+
+struct param {
+    const char *name;
+    int nd;
+    int64_t d[4];
+    size_t off; /* bytes into the arena */
+    enum param_init init;
+    float init_scale;
+    struct param_slice *slice;
+    int n_slices;
+};
+
+struct param_set {
+    arena mem;
+    int n, cap;
+    struct param *p;
+    size_t bytes;
+};
+
+/* Finds or adds `name`; returns its index or -1 (out of memory). Slices are copied, their names too. */
+int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, enum param_init init, float scale,
+              const struct param_slice *slice, int n_slices);
+void param_free(struct param_set *s);
+int64_t param_count(const struct param_set *s); /* trained scalars */
+
+/* The parameter as a value of this program. */
+val prog_param(struct prog *p, const struct param_set *s, int index);
+
+/* Fills an arena with the initial values: philox(seed, PURPOSE, parameter, element), independent of everything else. */
+void param_fill(const struct param_set *s, uint64_t key, float *weights);
+
+#endif

@@ -1,0 +1,171 @@
+/* Placing values and running the list. See plan.h. */
+#include "core/plan.h"
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 64 };
+static size_t aligned(size_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
+
+struct span { size_t off, size; uint32_t v; };
+
+/* The live spans of the ACT arena, sorted by offset. */
+struct layout { struct span *s; int n; size_t top; };
+
+/* Best fit: the smallest gap that holds the value, else after the last span. */
+static size_t place(struct layout *l, size_t size, uint32_t v) {
+    size_t best = SIZE_MAX, best_gap = SIZE_MAX, at = 0;
+    int best_i = l->n;
+    for (int i = 0; i < l->n; i++) {
+        size_t gap = l->s[i].off - at;
+        if (gap >= size && gap < best_gap) best = at, best_gap = gap, best_i = i;
+        at = l->s[i].off + l->s[i].size;
+    }
+    if (best == SIZE_MAX) best = at;
+    memmove(l->s + best_i + 1, l->s + best_i, (size_t)(l->n - best_i) * sizeof *l->s);
+    l->s[best_i] = (struct span){best, size, v};
+    l->n++;
+    if (best + size > l->top) l->top = best + size;
+    return best;
+}
+
+static void release(struct layout *l, uint32_t v) {
+    for (int i = 0; i < l->n; i++)
+        if (l->s[i].v == v) {
+            memmove(l->s + i, l->s + i + 1, (size_t)(l->n - i - 1) * sizeof *l->s);
+            l->n--;
+            return;
+        }
+}
+
+static void find_last_uses(struct prog *p) {
+    for (int v = 1; v < p->nv; v++) p->v[v].last = p->v[v].keep ? INT_MAX : p->v[v].def;
+    for (int i = 0; i < p->ni; i++)
+        for (int k = 0; k < p->in[i].op->n_in; k++) {
+            struct value *v = &p->v[p->in[i].in[k].i];
+            if (has(p->in[i].in[k]) && v->last < i) v->last = i;
+        }
+}
+
+/* Gives out[0] the memory of a dying input where the op allows it. */
+static bool take_over(struct prog *p, struct layout *l, const struct inst *s, int i) {
+    struct value *out = prog_v(p, s->out[0]);
+    struct view ov = prog_view(p, s->out[0], NULL);
+    for (int k = 0; k < s->op->n_in; k++) {
+        if (!(s->op->inplace >> k & 1) || !has(s->in[k])) continue;
+        struct value *in = prog_v(p, s->in[k]);
+        struct view iv = prog_view(p, s->in[k], NULL);
+        if (in->role != ROLE_ACT || in->last != i || view_bytes(&iv) != view_bytes(&ov)) continue;
+        for (int j = 0; j < l->n; j++)
+            if (l->s[j].v == s->in[k].i) {
+                l->s[j].v = s->out[0].i;
+                out->off = in->off;
+                out->alias = s->in[k];
+                return true;
+            }
+    }
+    return false;
+}
+
+static err place_values(struct plan *pl) {
+    struct prog *p = pl->p;
+    struct layout l = {calloc((size_t)p->nv + 1, sizeof(struct span)), 0, 0};
+    if (!l.s) return fail(E_MEMORY, "out of memory while planning");
+    find_last_uses(p);
+    for (int i = 0; i < p->ni; i++) {
+        const struct inst *s = &p->in[i];
+        for (int k = 0; k < s->op->n_out; k++) {
+            if (!has(s->out[k]) || prog_v(p, s->out[k])->role != ROLE_ACT) continue;
+            if (k == 0 && s->op->inplace && take_over(p, &l, s, i)) continue;
+            struct view w = prog_view(p, s->out[k], NULL);
+            prog_v(p, s->out[k])->off = place(&l, aligned(view_bytes(&w)), s->out[k].i);
+        }
+        for (int k = 0; k < s->op->n_in; k++)
+            if (has(s->in[k]) && prog_v(p, s->in[k])->last == i) release(&l, s->in[k].i);
+        for (int k = 0; k < s->op->n_out; k++)
+            if (has(s->out[k]) && prog_v(p, s->out[k])->last == i) release(&l, s->out[k].i);
+    }
+    pl->act = l.top;
+    for (int v = 1; v < p->nv; v++)
+        if (p->v[v].role == ROLE_STATE) {
+            struct view w = prog_view(p, (val){(uint32_t)v}, NULL);
+            p->v[v].off = pl->state;
+            pl->state += aligned(view_bytes(&w));
+        }
+    free(l.s);
+    return OK;
+}
+
+static void views_of(const struct prog *p, const val *v, int n, const int64_t *size, struct view *out) {
+    for (int k = 0; k < n; k++) out[k] = prog_view(p, v[k], size);
+}
+
+err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
+    *pl = (struct plan){.p = p, .backend = backend};
+    if (p->failed) return p->failed;
+    TRY(place_values(pl));
+    pl->run = calloc((size_t)p->ni + 1, sizeof *pl->run);
+    if (!pl->run) return fail(E_MEMORY, "out of memory while planning");
+    for (int i = 0; i < p->ni; i++) {
+        const struct inst *s = &p->in[i];
+        struct view in[MAX_IN], out[MAX_OUT];
+        views_of(p, s->in, s->op->n_in, NULL, in);
+        views_of(p, s->out, s->op->n_out, NULL, out);
+        size_t scratch = 0;
+        pl->run[i] = backend->find(s, in, out);
+        if (pl->run[i]) scratch = backend->scratch ? backend->scratch(s, in, out) : 0;
+        else {
+            pl->run[i] = s->op->ref;
+            scratch = s->op->ref_scratch ? s->op->ref_scratch(s, in, out) : 0;
+        }
+        if (scratch > pl->scratch) pl->scratch = scratch;
+        if (s->op->cost) {
+            struct cost c = s->op->cost(s, in, out);
+            pl->flops += c.flops;
+            pl->bytes += c.bytes;
+        }
+    }
+    return OK;
+}
+
+void plan_free(struct plan *pl) {
+    free(pl->run);
+    *pl = (struct plan){0};
+}
+
+static void *base_of(const struct binding *b, const struct value *v) {
+    switch (v->role) {
+    case ROLE_INPUT: return b->input[v->input];
+    case ROLE_BASE: return (void *)v->data;
+    case ROLE_PARAM: return (char *)b->param + v->off;
+    case ROLE_GRAD: return (char *)b->grad + v->off;
+    case ROLE_STATE: return (char *)b->state + v->off;
+    case ROLE_ACT: return (char *)b->act + v->off;
+    }
+    return NULL;
+}
+
+struct view plan_view(const struct plan *pl, const struct binding *b, val v) {
+    struct view w = prog_view(pl->p, v, b->size);
+    if (has(v)) w.p = base_of(b, prog_v(pl->p, v));
+    return w;
+}
+
+err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
+    if (!pl->backend->computes) return fail(E_INTERNAL, "a plan of the %s backend cannot be run", pl->backend->name);
+    for (int s = 1; s < SYM_COUNT; s++)
+        if (b->size[s] > pl->p->cap[s]) return fail(E_INTERNAL, "a run of size %lld exceeds the plan's %lld", (long long)b->size[s], (long long)pl->p->cap[s]);
+    if (b->poison) {
+        memset(b->act, 0xFF, pl->act);
+        memset(b->scratch, 0xFF, pl->scratch);
+    }
+    for (int i = 0; i < pl->p->ni; i++) {
+        const struct inst *s = &pl->p->in[i];
+        struct view in[MAX_IN], out[MAX_OUT];
+        for (int k = 0; k < s->op->n_in; k++) in[k] = plan_view(pl, b, s->in[k]);
+        for (int k = 0; k < s->op->n_out; k++) out[k] = plan_view(pl, b, s->out[k]);
+        err e = pl->run[i](run, s, in, out, b->scratch);
+        if (e) return fail_in(e, "instruction %d (%s)", i, s->op->name);
+    }
+    return OK;
+}

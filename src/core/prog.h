@@ -1,0 +1,113 @@
+/* A program: a straight-line list of coarse ops over named values, laid down once by plain C builder calls and never
+ * rewritten. What will run is this list; prog_print() shows it.
+ *
+ * Values are SSA: an instruction defines its outputs once. Two kinds are written by more than one instruction, and only
+ * these: ROLE_GRAD (parameter gradients: every writer adds) and ROLE_STATE (the KV cache).
+ * `needs` (does a gradient flow here?) is derived: true for PARAM, and for an output when true for any input.
+ * Sizes that change from run to run are symbols (SYM_N tokens, SYM_S sequences, SYM_S1 = S + 1); everything else is a
+ * number. The planner uses capacities, a run its actual sizes. */
+#ifndef CYC_CORE_PROG_H
+#define CYC_CORE_PROG_H
+#include "base/arena.h"
+#include "base/str.h"
+#include "core/backend.h"
+
+typedef struct { uint32_t i; } val; /* 0 = absent */
+static inline bool has(val v) { return v.i != 0; }
+
+enum role { ROLE_INPUT, ROLE_BASE, ROLE_PARAM, ROLE_ACT, ROLE_GRAD, ROLE_STATE };
+enum sym { SYM_N = -1, SYM_S = -2, SYM_S1 = -3 };
+enum { SYM_COUNT = 4, MAX_IN = 24, MAX_OUT = 8, MAX_GROUP = 4 };
+
+struct value {
+    dtype dt;
+    int nd;
+    int64_t d[4], ld; /* a negative entry (d[0] only) is a symbol; ld: elements from row to row */
+    enum role role;
+    bool needs;
+    bool keep;         /* read by the caller after the run: its memory is not reused */
+    int def, last;     /* defining instruction (-1: none) and last use, set by the planner */
+    int segment;       /* checkpoint segment of the definition */
+    size_t off;        /* ACT, STATE: byte offset in its arena (planner). PARAM, GRAD: byte offset in the adapter's arena */
+    val alias;         /* this value shares the memory of that one (in-place op) */
+    int input;         /* INPUT: index in the binding */
+    const void *data;  /* BASE: where the bytes are */
+    const char *name;
+};
+
+struct op_attr {
+    float eps, scale, dropout, softcap;
+    float alpha[MAX_GROUP];       /* linear: the scale of each output's low-rank delta */
+    int n;                        /* linear: outputs in the group */
+    int rank[MAX_GROUP];          /* linear: rows of A that belong to output i (they lie one after the other) */
+    int heads, kv_heads, head_dim, window;
+    int site;                     /* identity for dropout keys */
+    bool causal, interleaved, inverse, decode;
+};
+
+struct op_def;
+struct inst {
+    const struct op_def *op;
+    val in[MAX_IN], out[MAX_OUT];
+    struct op_attr a;
+    int segment;
+};
+
+struct prog {
+    arena mem;
+    struct value *v;
+    int nv, cap_v;
+    struct inst *in;
+    int ni, cap_i;
+    int64_t cap[SYM_COUNT]; /* capacities, by -symbol */
+    int segment;            /* current checkpoint segment; outside of any: 0 */
+    int n_inputs;
+    err failed;             /* the first builder error; the builders after it do nothing */
+};
+
+struct cost { double flops, bytes; };
+
+/* An op, defined in one file of src/ops. Operand order is documented at the top of that file. */
+struct op_def {
+    const char *name;
+    int n_in, n_out;
+    unsigned inplace;  /* bit i: out[0] may take the memory of in[i] when in[i] dies here */
+    bool cheap;        /* selective checkpointing recomputes it rather than keep its outputs */
+    bool effect;       /* mutates STATE or reports: never removed as dead */
+    err (*infer)(struct prog *, struct inst *);                                /* checks inputs, makes outputs */
+    err (*vjp)(struct prog *, const struct inst *, const val *dout, val *din); /* appends the backward instructions */
+    struct cost (*cost)(const struct inst *, const struct view *in, const struct view *out);
+    size_t (*ref_scratch)(const struct inst *, const struct view *in, const struct view *out);
+    kernel ref;        /* the definition: slow, accumulating in double */
+};
+
+/* --- builders ------------------------------------------------------------------------------------------------- */
+void prog_free(struct prog *p);
+val prog_value(struct prog *p, enum role role, dtype dt, int nd, const int64_t *d, const char *name);
+val prog_input(struct prog *p, dtype dt, int nd, const int64_t *d, const char *name); /* inputs bind in creation order */
+val prog_base(struct prog *p, dtype dt, int nd, const int64_t *d, const void *data, const char *name);
+val prog_act(struct prog *p, dtype dt, int nd, const int64_t *d, const char *name);
+/* Appends an instruction: infer() makes its outputs. Absent inputs are (val){0}. Returns NULL after an error. */
+struct inst *prog_emit(struct prog *p, const struct op_def *op, const val *in, int n_in, const struct op_attr *a);
+val emit1(struct prog *p, const struct op_def *op, const val *in, int n_in, const struct op_attr *a); /* out[0] */
+err prog_fail(struct prog *p, err code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static inline struct value *prog_v(const struct prog *p, val v) { return &p->v[v.i]; }
+int64_t prog_dim(const struct prog *p, int64_t d, const int64_t *size); /* a symbol's size, or d; size NULL: capacity */
+struct view prog_view(const struct prog *p, val v, const int64_t *size); /* shape and type; p.p = NULL */
+size_t view_bytes(const struct view *v);
+void prog_print(const struct prog *p, str *out);
+
+/* The parameter's gradient: a GRAD value at the parameter's offset of the gradient arena (kernels add to it). */
+val prog_grad_of(struct prog *p, val param);
+/* Same type and shape as another value, fresh memory. */
+val prog_like(struct prog *p, val v, const char *name);
+/* Marks a value that the caller reads after a run. */
+void prog_keep(struct prog *p, val v);
+/* Drops instructions whose results nobody uses. */
+void prog_drop_dead(struct prog *p);
+
+/* infer() helpers: shapes as checks, the names in the message. */
+err want(struct prog *p, const struct inst *i, int in, dtype dt, int nd, const int64_t *d); /* DT_NONE: any type */
+
+#endif

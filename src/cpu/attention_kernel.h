@@ -1,0 +1,457 @@
+/* Attention over packed sequences, forward and backward, and over a key/value cache: included once per instruction set
+ * (fused_*.c), written against vec.h.
+ *
+ * Tiles of ATT_Q queries meet tiles of ATT_K keys, and no [T, T] array exists. A score tile is kept TRANSPOSED,
+ * s[key][query]: the queries lie in the vector lanes, so the softmax runs down the columns without one horizontal sum,
+ * and of all operands only the queries (and dO, backward) need packing, once per tile of queries; keys and values are
+ * read where they lie. All seven products are then one routine, multiply(), which takes its left operand by two
+ * strides.
+ *
+ *   forward    s = K Q^T;  online softmax (maximum m, sum l per query; o is rescaled when m moves);  o += p^T V
+ *   backward   s and dP = V dO^T again;  p = exp(s - lse);  dS = p * (dP - rowsum(dO * o)) * scale
+ *              dV += p dO;  dK += dS Q;  dQ += dS^T K
+ *
+ * Causal: a tile above the diagonal is never met; in a tile on it, work starts at the first vector of queries that sees
+ * the key, and what the mask hides is written as 0, so that every product may run over whole tiles.
+ *
+ * Threads take items from a ticket counter. Forward an item is (sequence, tile of queries, head); backward it is
+ * (sequence, kv head), so that each row of dk and dv has one writer. A result therefore never depends on the number of
+ * threads nor on who took what. Nothing is zeroed first: tile (i, j) of dK and dV is first met on the diagonal.
+ *
+ * Accumulation: f32 over at most D, ATT_K or T terms. Window and soft-cap are not here (backend.c leaves them to the
+ * reference). Cost outside of multiply(), which runs near peak: the exponentials and, for very short sequences,
+ * packing. */
+#include "cpu/fused.h"
+#include "cpu/vec.h"
+#include <omp.h>
+
+enum { MR = 6, NV = VW == 16 ? 4 : 2 }; /* multiply(): rows and vectors of one register tile */
+
+/* C[m][n] = (or +=) sum over k of a[m*am + k*ak] * b[k*ldb + n] */
+struct product {
+    int64_t k;
+    const float *a;
+    int64_t am, ak;
+    const float *b;
+    int64_t ldb;
+    float *c;
+    int64_t ldc;
+    bool add;
+};
+
+/* One register tile: mr rows, nv vectors (0: the n < VW columns that are left). mr and nv are constants at each call.
+ */
+static inline __attribute__((always_inline)) void tile(const int mr, const int nv, const struct product *p, int64_t n) {
+    const int w = nv ? nv : 1;
+    vf acc[MR][NV];
+#pragma GCC unroll 6
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < w; j++) acc[i][j] = (vf){0};
+    const float *a = p->a, *b = p->b;
+    const int64_t am = p->am, ak = p->ak, ldb = p->ldb;
+    for (int64_t k = p->k; k > 0; k--, a += ak, b += ldb) {
+        vf bv[NV];
+#pragma GCC unroll 4
+        for (int j = 0; j < w; j++) bv[j] = nv ? vf_load(b + j * VW) : vf_load_n(b, n);
+#pragma GCC unroll 6
+        for (int i = 0; i < mr; i++) {
+            vf av = vf_set1(a[i * am]);
+#pragma GCC unroll 4
+            for (int j = 0; j < w; j++) acc[i][j] = vf_fma(av, bv[j], acc[i][j]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < w; j++) {
+            float *c = p->c + i * p->ldc + j * VW;
+            if (p->add) acc[i][j] += nv ? vf_load(c) : vf_load_n(c, n);
+            if (nv) vf_store(c, acc[i][j]);
+            else vf_store_n(c, acc[i][j], n);
+        }
+}
+
+static void tile_of(int mr, int nv, const struct product *p, int64_t n) {
+#define CASE(m, v)                                                                                                     \
+    case (m)*8 + (v):                                                                                                  \
+        tile(m, v, p, n);                                                                                              \
+        return;
+#if defined(__AVX512F__)
+#define ROW(m) CASE(m, 0) CASE(m, 1) CASE(m, 2) CASE(m, 3) CASE(m, 4)
+#else
+#define ROW(m) CASE(m, 0) CASE(m, 1) CASE(m, 2)
+#endif
+    switch (mr * 8 + nv) { ROW(1) ROW(2) ROW(3) ROW(4) ROW(5) ROW(6) }
+#undef ROW
+#undef CASE
+}
+
+/* The product with m rows and n columns. Columns outermost: a panel of b stays in the first-level cache. */
+static void multiply(const struct product *p, int64_t m, int64_t n) {
+    for (int64_t j = 0; j < n;) {
+        int64_t left = n - j;
+        int nv = left >= NV * VW ? NV : (int)(left / VW);
+        for (int64_t i = 0; i < m; i += MR) {
+            struct product t = *p;
+            t.a += i * p->am;
+            t.b += j;
+            t.c += i * p->ldc + j;
+            tile_of((int)(m - i < MR ? m - i : MR), nv, &t, left);
+        }
+        j += nv ? nv * VW : left;
+    }
+}
+
+/* Four floats, for transposing: the one width that every machine has. */
+typedef float f4 __attribute__((vector_size(16)));
+
+/* t[d][r] = factor * x[r][d] for r < rows; lanes up to the next vector are 0. */
+static void pack_transposed(const float *x, int64_t ldx, int rows, int D, float factor, float *t) {
+    int r = 0, padded = (rows + VW - 1) / VW * VW;
+    for (; r + 4 <= rows; r += 4) {
+        const float *x0 = x + r * ldx;
+        int d = 0;
+        for (; d + 4 <= D; d += 4) {
+            f4 a[4], b[4];
+            for (int i = 0; i < 4; i++) memcpy(&a[i], x0 + i * ldx + d, sizeof a[i]);
+            b[0] = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5);
+            b[1] = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
+            b[2] = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
+            b[3] = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
+            for (int i = 0; i < 2; i++) {
+                f4 lo = factor * __builtin_shufflevector(b[2 * i], b[2 * i + 1], 0, 1, 4, 5);
+                f4 hi = factor * __builtin_shufflevector(b[2 * i], b[2 * i + 1], 2, 3, 6, 7);
+                memcpy(t + (d + 2 * i) * ATT_Q + r, &lo, sizeof lo);
+                memcpy(t + (d + 2 * i + 1) * ATT_Q + r, &hi, sizeof hi);
+            }
+        }
+        for (; d < D; d++)
+            for (int i = 0; i < 4; i++) t[d * ATT_Q + r + i] = factor * x0[i * ldx + d];
+    }
+    for (int d = 0; d < D; d++)
+        for (int i = r; i < padded; i++) t[d * ATT_Q + i] = i < rows ? factor * x[i * ldx + d] : 0;
+}
+
+/* --- tiles ------------------------------------------------------------------------------------------------------ */
+
+/* Where a tile lies: queries q0 .. q0+nq and keys k0 .. k0+nk of one sequence. Without a mask, lag is so large that
+ * every query comes after every key. */
+struct place {
+    int64_t nq, nk;
+    int64_t lag; /* q0 - k0: query r sees key c when c <= r + lag */
+};
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+/* Keys that some query below r sees; queries from which on key c is seen. */
+static inline int64_t keys_seen(const struct place *t, int64_t r) { return min64(t->nk, t->lag + r); }
+static inline int64_t first_query(const struct place *t, int64_t c) { return max64(0, c - t->lag); }
+
+/* s[c][r] = sum over d of x[c][d] * packed[d][r]: scores, or dP. Vectors that the mask hides are left as they were. */
+static void keys_by_queries(const struct place *t, const float *x, int64_t ldx, const float *packed, int D, float *s) {
+    int64_t padded = (t->nq + VW - 1) / VW * VW;
+    for (int64_t c = 0; c < t->nk; c += MR) {
+        int64_t r = first_query(t, c) / VW * VW;
+        struct product p = {D, x + c * ldx, ldx, 1, packed + r, ATT_Q, s + c * ATT_Q + r, ATT_Q, false};
+        multiply(&p, min64(MR, t->nk - c), padded - r);
+    }
+}
+
+/* y[r][d] (+)= sum over c of s[c][r] * x[c][d]: o from p and V, dQ from dS and K. */
+static void queries_from_keys(const struct place *t, const float *s, const struct product *rest, int D) {
+    for (int64_t r = 0; r < t->nq; r += MR) {
+        int64_t rows = min64(MR, t->nq - r);
+        struct product p = *rest;
+        p.k = keys_seen(t, r + rows);
+        p.a = s + r;
+        p.am = 1;
+        p.ak = ATT_Q;
+        p.c += r * p.ldc;
+        multiply(&p, rows, D);
+    }
+}
+
+/* y[c][d] (+)= sum over r of s[c][r] * x[r][d]: dV from p and dO, dK from dS and Q. */
+static void keys_from_queries(const struct place *t, const float *s, const struct product *rest, int D) {
+    for (int64_t c = 0; c < t->nk; c += MR) {
+        int64_t r = first_query(t, c);
+        struct product p = *rest;
+        p.k = t->nq - r;
+        p.a = s + c * ATT_Q + r;
+        p.am = ATT_Q;
+        p.ak = 1;
+        p.b += r * p.ldb;
+        p.c += c * p.ldc;
+        multiply(&p, min64(MR, t->nk - c), D);
+    }
+}
+
+/* --- items ------------------------------------------------------------------------------------------------------ */
+
+/* The operands of one attention instruction. */
+struct attention {
+    const struct view *q, *k, *v, *o, *lse, *grad; /* grad: dO */
+    const struct view *dq, *dk, *dv;
+    const int32_t *cu;
+    int64_t S;
+    int H, K, D;
+    float scale;
+    bool causal;
+};
+
+/* Sequence s, tile i of its queries, head h: found by walking on from the last one, since tickets only rise. */
+struct walk {
+    int64_t s, first; /* the sequence and its first ticket */
+    int64_t i;
+    int h;
+};
+
+static bool walk_to(struct walk *w, const struct attention *a, int64_t ticket, int64_t tile_rows, int heads) {
+    for (; w->s < a->S; w->s++) {
+        int64_t T = a->cu[w->s + 1] - a->cu[w->s], n = (T + tile_rows - 1) / tile_rows * heads;
+        if (ticket < w->first + n) {
+            w->i = (ticket - w->first) / heads;
+            w->h = (int)((ticket - w->first) % heads);
+            return true;
+        }
+        w->first += n;
+    }
+    return false;
+}
+
+static int64_t take(int64_t *tickets) {
+    int64_t t;
+#pragma omp atomic capture
+    t = (*tickets)++;
+    return t;
+}
+
+static inline float *at(const struct view *v, int64_t row, int64_t col) { return view_row(v, row) + col; }
+
+static inline struct place place_of(const struct attention *a, int64_t T, int64_t q0, int64_t k0) {
+    return (struct place){min64(ATT_Q, T - q0), min64(ATT_K, T - k0), a->causal ? q0 - k0 : INT32_MAX};
+}
+
+/* --- forward ---------------------------------------------------------------------------------------------------- */
+
+struct forward_tile { /* one thread's scratch, followed by the packed queries [D][ATT_Q] */
+    float s[ATT_K][ATT_Q], m[ATT_Q], l[ATT_Q], alpha[ATT_Q];
+    float q[];
+};
+
+/* Scores to probabilities relative to the running maximum; alpha is what earlier sums must be multiplied with. */
+static void online_softmax(const struct place *t, struct forward_tile *f) {
+    for (int64_t r = 0; r < t->nq; r += VW) {
+        int64_t seen = keys_seen(t, r + VW);
+        vf m = vf_load(f->m + r), top = m, sum = {0};
+        for (int64_t c = 0; c < seen; c++) {
+            vf s = vf_load(f->s[c] + r);
+            if (c > t->lag + r) vf_store(f->s[c] + r, s = vf_from(c - t->lag - r, s, vf_set1(-INFINITY)));
+            top = vf_max(s, top);
+        }
+        vf alpha = vf_exp(m - top);
+        for (int64_t c = 0; c < seen; c++) {
+            vf p = vf_exp(vf_load(f->s[c] + r) - top);
+            vf_store(f->s[c] + r, p);
+            sum += p;
+        }
+        for (int64_t c = seen; c < t->nk; c++) vf_store(f->s[c] + r, (vf){0});
+        vf_store(f->m + r, top);
+        vf_store(f->l + r, vf_fma(vf_load(f->l + r), alpha, sum));
+        vf_store(f->alpha + r, alpha);
+    }
+}
+
+static void forward_item(const struct attention *a, const struct walk *w, struct forward_tile *f) {
+    const int D = a->D;
+    const int64_t t0 = a->cu[w->s], T = a->cu[w->s + 1] - t0, q0 = w->i * ATT_Q, nq = min64(ATT_Q, T - q0);
+    const int64_t col = (int64_t)w->h * D, kcol = (int64_t)w->h * a->K / a->H * D, ldo = a->o->ld;
+    float *o = at(a->o, t0 + q0, col);
+    pack_transposed(at(a->q, t0 + q0, col), a->q->ld, (int)nq, D, a->scale, f->q);
+    for (int r = 0; r < ATT_Q; r++) {
+        f->m[r] = -INFINITY;
+        f->l[r] = 0;
+    }
+    for (int64_t k0 = 0; k0 < (a->causal ? q0 + nq : T); k0 += ATT_K) {
+        struct place t = place_of(a, T, q0, k0);
+        keys_by_queries(&t, at(a->k, t0 + k0, kcol), a->k->ld, f->q, D, f->s[0]);
+        online_softmax(&t, f);
+        for (int64_t r = 0; k0 && r < nq; r++) vec_scale(o + r * ldo, f->alpha[r], D);
+        struct product pv = {.b = at(a->v, t0 + k0, kcol), .ldb = a->v->ld, .c = o, .ldc = ldo, .add = k0 > 0};
+        queries_from_keys(&t, f->s[0], &pv, D);
+    }
+    for (int64_t r = 0; r < nq; r++) {
+        vec_scale(o + r * ldo, 1 / f->l[r], D);
+        *at(a->lse, t0 + q0 + r, w->h) = f->m[r] + logf(f->l[r]);
+    }
+}
+
+static struct attention attention_of(const struct inst *inst, const struct view *in) {
+    return (struct attention){.q = &in[0],
+                              .k = &in[1],
+                              .v = &in[2],
+                              .cu = view_i32(&in[3]),
+                              .S = view_rows(&in[3]) - 1,
+                              .H = inst->a.heads,
+                              .K = inst->a.kv_heads,
+                              .D = inst->a.head_dim,
+                              .scale = inst->a.scale,
+                              .causal = inst->a.causal};
+}
+
+static err attention(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+                     void *scratch) {
+    struct attention a = attention_of(inst, in);
+    a.o = &out[0];
+    a.lse = &out[1];
+    const size_t share = ATT_FORWARD_SHARE((size_t)a.D);
+    int64_t tickets = 0;
+#pragma omp parallel num_threads(cpu_threads(run))
+    {
+        struct walk w = {0};
+        struct forward_tile *f = (void *)((float *)scratch + (size_t)omp_get_thread_num() * share);
+        while (walk_to(&w, &a, take(&tickets), ATT_Q, a.H)) forward_item(&a, &w, f);
+    }
+    return OK;
+}
+
+/* --- backward --------------------------------------------------------------------------------------------------- */
+
+struct backward_tile { /* one thread's scratch, followed by the packed queries and dO, [D][ATT_Q] each */
+    float p[ATT_K][ATT_Q], ds[ATT_K][ATT_Q], lse[ATT_Q], delta[ATT_Q];
+    float q[];
+};
+
+/* s -> p = exp(s - lse), dP -> dS = p * (dP - delta) * scale; 0 where masked. */
+static void softmax_backward(const struct place *t, float scale, struct backward_tile *b) {
+    for (int64_t r = 0; r < t->nq; r += VW) {
+        int64_t seen = keys_seen(t, r + VW);
+        vf lse = vf_load(b->lse + r), delta = vf_load(b->delta + r);
+        for (int64_t c = 0; c < seen; c++) {
+            vf p = vf_exp(vf_load(b->p[c] + r) - lse), ds = p * (vf_load(b->ds[c] + r) - delta) * scale;
+            if (c > t->lag + r) {
+                p = vf_from(c - t->lag - r, p, (vf){0});
+                ds = vf_from(c - t->lag - r, ds, (vf){0});
+            }
+            vf_store(b->p[c] + r, p);
+            vf_store(b->ds[c] + r, ds);
+        }
+        for (int64_t c = seen; c < t->nk; c++) {
+            vf_store(b->p[c] + r, (vf){0});
+            vf_store(b->ds[c] + r, (vf){0});
+        }
+    }
+}
+
+/* Queries q0.. of head h against every tile of keys that they see. */
+static void backward_queries(const struct attention *a, const struct walk *w, int h, int64_t q0,
+                             struct backward_tile *b) {
+    const int D = a->D;
+    const int64_t t0 = a->cu[w->s], T = a->cu[w->s + 1] - t0, nq = min64(ATT_Q, T - q0);
+    const int64_t col = (int64_t)h * D, kcol = (int64_t)w->h * D;
+    const bool first_head = h == w->h * (a->H / a->K);
+    const float *q = at(a->q, t0 + q0, col), *grad = at(a->grad, t0 + q0, col);
+    float *packed_grad = b->q + (size_t)D * ATT_Q;
+    pack_transposed(q, a->q->ld, (int)nq, D, a->scale, b->q);
+    pack_transposed(grad, a->grad->ld, (int)nq, D, 1, packed_grad);
+    for (int64_t r = 0; r < ATT_Q; r++) {
+        b->lse[r] = r < nq ? *at(a->lse, t0 + q0 + r, h) : 0;
+        b->delta[r] = r < nq ? vec_dot(grad + r * a->grad->ld, at(a->o, t0 + q0 + r, col), D) : 0;
+    }
+    for (int64_t k0 = 0; k0 < (a->causal ? q0 + nq : T); k0 += ATT_K) {
+        struct place t = place_of(a, T, q0, k0);
+        const bool add = !first_head || q0 != (a->causal ? k0 : 0);
+        const float *k = at(a->k, t0 + k0, kcol), *v = at(a->v, t0 + k0, kcol);
+        keys_by_queries(&t, k, a->k->ld, b->q, D, b->p[0]);
+        keys_by_queries(&t, v, a->v->ld, packed_grad, D, b->ds[0]);
+        softmax_backward(&t, a->scale, b);
+        struct product dv = {
+            .b = grad, .ldb = a->grad->ld, .c = at(a->dv, t0 + k0, kcol), .ldc = a->dv->ld, .add = add};
+        struct product dk = {.b = q, .ldb = a->q->ld, .c = at(a->dk, t0 + k0, kcol), .ldc = a->dk->ld, .add = add};
+        struct product dq = {.b = k, .ldb = a->k->ld, .c = at(a->dq, t0 + q0, col), .ldc = a->dq->ld, .add = k0 > 0};
+        keys_from_queries(&t, b->p[0], &dv, D);
+        keys_from_queries(&t, b->ds[0], &dk, D);
+        queries_from_keys(&t, b->ds[0], &dq, D);
+    }
+}
+
+static err attention_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+                         void *scratch) {
+    struct attention a = attention_of(inst, in);
+    a.o = &in[4];
+    a.lse = &in[5];
+    a.grad = &in[6];
+    a.dq = &out[0];
+    a.dk = &out[1];
+    a.dv = &out[2];
+    const int group = a.H / a.K;
+    const size_t share = ATT_BACKWARD_SHARE((size_t)a.D);
+    int64_t tickets = 0;
+#pragma omp parallel num_threads(cpu_threads(run))
+    {
+        struct walk w = {0};
+        struct backward_tile *b = (void *)((float *)scratch + (size_t)omp_get_thread_num() * share);
+        while (walk_to(&w, &a, take(&tickets), INT32_MAX, a.K)) {
+            int64_t T = a.cu[w.s + 1] - a.cu[w.s];
+            for (int64_t q0 = 0; q0 < T; q0 += ATT_Q)
+                for (int h = w.h * group; h < (w.h + 1) * group; h++) backward_queries(&a, &w, h, q0, b);
+        }
+    }
+    return OK;
+}
+
+/* --- decoding --------------------------------------------------------------------------------------------------- */
+
+/* The heads q[group][D] of one kv head against n cached keys and values [n][D]. s: [group][ATT_K], then m, l. */
+static void cached_item(const float *q, const float *k, const float *v, int64_t n, int group, int D, float scale,
+                        float *s, float *o) {
+    float *m = s + group * ATT_K, *l = m + group;
+    for (int h = 0; h < group; h++) {
+        m[h] = -INFINITY;
+        l[h] = 0;
+    }
+    for (int64_t k0 = 0; k0 < n; k0 += ATT_K) {
+        int64_t nk = min64(ATT_K, n - k0);
+        for (int h = 0; h < group; h++) {
+            float *sh = s + h * ATT_K, top = m[h];
+            vf sum = {0};
+            for (int64_t c = 0; c < nk; c++) {
+                sh[c] = scale * vec_dot(q + h * D, k + (k0 + c) * D, D);
+                top = sh[c] > top ? sh[c] : top;
+            }
+            for (int64_t c = nk; c % VW; c++) sh[c] = -INFINITY;
+            for (int64_t c = 0; c < nk; c += VW) {
+                vf p = vf_exp(vf_load(sh + c) - vf_set1(top));
+                vf_store(sh + c, p);
+                sum += p;
+            }
+            float alpha = expf(m[h] - top);
+            if (k0) vec_scale(o + h * D, alpha, D);
+            l[h] = l[h] * alpha + vf_sum(sum);
+            m[h] = top;
+        }
+        struct product pv = {nk, s, ATT_K, 1, v + k0 * D, D, o, D, k0 > 0};
+        multiply(&pv, group, D);
+    }
+    for (int h = 0; h < group; h++) vec_scale(o + h * D, 1 / l[h], D);
+}
+
+static err attention_cached(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+                            void *scratch) {
+    const int K = inst->a.kv_heads, D = inst->a.head_dim, group = inst->a.heads / K;
+    const struct view *ck = &in[1], *cv = &in[2];
+    const int64_t N = view_rows(&in[0]), T = ck->d[2];
+    const int32_t *slot = view_i32(&in[3]), *pos = view_i32(&in[4]);
+    const size_t share = ATT_CACHED_SHARE((size_t)group);
+#pragma omp parallel num_threads(cpu_threads(run))
+    {
+        float *s = (float *)scratch + (size_t)omp_get_thread_num() * share;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < N * K; i++) {
+            int64_t n = i / K, h = i % K, base = (slot[n] * (int64_t)K + h) * T * D;
+            cached_item(at(&in[0], n, h * group * D), view_f32(ck) + base, view_f32(cv) + base, pos[n] + 1, group, D,
+                        inst->a.scale, s, at(&out[0], n, h * group * D));
+        }
+    }
+    return OK;
+}

@@ -1,0 +1,58 @@
+/* The CPU backend: which kernel runs which op. One row per op; what a kernel does not do (attention with a window or a
+ * soft-cap) it leaves to the op's reference by not being found. The kernels behind fused() exist once per instruction
+ * set; the set is looked up when a plan is made. */
+#include "cpu/fused.h"
+#include "ops/ops.h"
+#include <stddef.h>
+
+typedef size_t (*scratch_of)(const struct inst *, const struct view *in, const struct view *out);
+
+struct row {
+    const struct op_def *op;
+    kernel run; /* NULL: the fused kernel at this offset */
+    size_t fused;
+    scratch_of scratch;                 /* NULL: none */
+    bool (*takes)(const struct inst *); /* NULL: any */
+};
+
+static bool plain_attention(const struct inst *i) { return i->a.window <= 0 && i->a.softcap <= 0; }
+
+#define FUSED(name) NULL, offsetof(struct fused_kernels, name)
+static const struct row table[] = {
+    {&op_embed, cpu_embed, 0, NULL, NULL},
+    {&op_norm, FUSED(norm), NULL, NULL},
+    {&op_norm_bwd, FUSED(norm_bwd), NULL, NULL},
+    {&op_linear, cpu_linear, 0, cpu_linear_scratch, NULL},
+    {&op_linear_bwd, cpu_linear_bwd, 0, cpu_linear_bwd_scratch, NULL},
+    {&op_rope, FUSED(rope), cpu_rope_scratch, NULL},
+    {&op_attention, FUSED(attention), cpu_attention_scratch, plain_attention},
+    {&op_attention_bwd, FUSED(attention_bwd), cpu_attention_bwd_scratch, plain_attention},
+    {&op_add, FUSED(add), NULL, NULL},
+    {&op_swiglu, FUSED(swiglu), NULL, NULL},
+    {&op_swiglu_bwd, FUSED(swiglu_bwd), NULL, NULL},
+    {&op_head_loss, cpu_head_loss, 0, cpu_head_loss_scratch, NULL},
+    {&op_gather, cpu_gather, 0, NULL, NULL},
+    {&op_kv_append, cpu_kv_append, 0, NULL, NULL},
+    {&op_attention_cached, FUSED(attention_cached), cpu_attention_cached_scratch, plain_attention},
+    {&op_sample, cpu_sample, 0, cpu_sample_scratch, NULL},
+};
+
+static const struct row *row_of(const struct inst *inst) {
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (table[i].op == inst->op && (!table[i].takes || table[i].takes(inst))) return &table[i];
+    return NULL;
+}
+
+static kernel find(const struct inst *inst, const struct view *in, const struct view *out) {
+    (void)in, (void)out;
+    const struct row *r = row_of(inst);
+    if (!r || r->run) return r ? r->run : NULL;
+    return *(const kernel *)((const char *)fused() + r->fused);
+}
+
+static size_t scratch(const struct inst *inst, const struct view *in, const struct view *out) {
+    const struct row *r = row_of(inst);
+    return r && r->scratch ? r->scratch(inst, in, out) : 0;
+}
+
+const struct backend backend_cpu = {"cpu", find, scratch, true};

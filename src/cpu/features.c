@@ -1,0 +1,52 @@
+/* Which instruction set the kernels use: asked of the processor once, capped by the environment variable CYC_CPU so
+ * that each path can be tested on one machine. A race between two first callers is harmless: both find the same. */
+#include "cpu/cpu.h"
+#include <omp.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const names[] = {"generic", "avx2", "avx512"};
+static _Atomic int chosen = -1;
+
+static enum cpu_isa detect(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+        return CPU_GENERIC;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
+        return CPU_AVX512;
+    return CPU_AVX2;
+#else
+    return CPU_GENERIC;
+#endif
+}
+
+void cpu_cap(enum cpu_isa most) {
+    enum cpu_isa have = detect();
+    atomic_store(&chosen, have < most ? have : most);
+}
+
+enum cpu_isa cpu_isa(void) {
+    int isa = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (isa >= 0) return isa;
+    enum cpu_isa cap = CPU_AVX512;
+    const char *env = getenv("CYC_CPU");
+    for (int i = 0; env && i <= CPU_AVX512; i++)
+        if (!strcmp(env, names[i])) cap = i;
+    cpu_cap(cap);
+    return atomic_load(&chosen);
+}
+
+const char *cpu_isa_name(enum cpu_isa isa) { return names[isa]; }
+
+int cpu_max_threads(void) {
+    int n = omp_get_num_procs();
+    return n < 4 ? 4 : n > 256 ? 256 : n;
+}
+
+int cpu_threads(const struct run_ctx *run) {
+    int n = run->threads, most = cpu_max_threads();
+    return n < 1 ? 1 : n > most ? most : n;
+}

@@ -1,0 +1,75 @@
+/* See core/flat.h. All are limited by memory, so plain loops that any compiler vectorises are enough. An arena is cut
+ * in at most PIECES pieces whose borders depend on its length alone; a piece is one thread's, and pieces are combined
+ * in their order. */
+#include "core/flat.h"
+#include <math.h>
+#include <string.h>
+
+enum { PIECES = 256, LANES = 16, LEAST = 16384 /* floats of a piece: less is not worth a thread */ };
+
+static int64_t piece_of(int64_t n) {
+    int64_t each = (n + PIECES - 1) / PIECES;
+    return each < LEAST ? LEAST : (each + LANES - 1) / LANES * LANES;
+}
+static int threads_for(int64_t n, int threads) { return threads < 1 || n <= LEAST ? 1 : threads; }
+static int64_t end_of(int64_t start, int64_t each, int64_t n) { return n - start < each ? n : start + each; }
+
+/* Independent lanes, since the compiler may not reorder one long sum. */
+static double sumsq(const float *x, int64_t n) {
+    double lane[LANES] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) lane[j] += (double)x[i + j] * x[i + j];
+    for (; i < n; i++) lane[0] += (double)x[i] * x[i];
+    for (int j = 0; j < LANES; j++) sum += lane[j];
+    return sum;
+}
+
+double flat_sumsq(const float *x, int64_t n, int threads) {
+    double part[PIECES] = {0}, sum = 0;
+    const int64_t each = piece_of(n);
+#pragma omp parallel for num_threads(threads_for(n, threads))
+    for (int64_t i = 0; i < n; i += each) part[i / each] = sumsq(x + i, end_of(i, each, n) - i);
+    for (int k = 0; k < PIECES; k++) sum += part[k];
+    return sum;
+}
+
+bool flat_finite(const float *x, int64_t n, int threads) {
+    const uint32_t exponent = 0x7F800000u;
+    uint32_t bad = 0;
+#pragma omp parallel for num_threads(threads_for(n, threads)) reduction(| : bad)
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bad |= (bits & exponent) == exponent;
+    }
+    return !bad;
+}
+
+void flat_scale(float *x, float factor, int64_t n, int threads) {
+#pragma omp parallel for num_threads(threads_for(n, threads))
+    for (int64_t i = 0; i < n; i++) x[i] *= factor;
+}
+
+void flat_zero(float *x, int64_t n, int threads) {
+    const int64_t each = piece_of(n);
+#pragma omp parallel for num_threads(threads_for(n, threads))
+    for (int64_t i = 0; i < n; i += each) memset(x + i, 0, (size_t)(end_of(i, each, n) - i) * sizeof(float));
+}
+
+/* torch rounds each scalar to f32 once and keeps the order of operations below; m is a lerp. */
+void flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads) {
+    const double bias1 = 1 - pow(o->beta1, (double)o->t), bias2 = 1 - pow(o->beta2, (double)o->t);
+    const float decay = (float)(1 - o->lr * o->weight_decay), step = (float)(o->lr / bias1), root = (float)sqrt(bias2);
+    const float one_b1 = (float)(1 - o->beta1), b2 = (float)o->beta2, one_b2 = (float)(1 - o->beta2);
+    const float eps = (float)o->eps, scale = o->grad_scale;
+    float *restrict p = s->p, *restrict m = s->m, *restrict v = s->v;
+    const float *restrict grad = s->g;
+#pragma omp parallel for num_threads(threads_for(n, threads))
+    for (int64_t i = 0; i < n; i++) {
+        float g = scale * grad[i], mi = m[i] + one_b1 * (g - m[i]), vi = b2 * v[i] + one_b2 * (g * g);
+        m[i] = mi;
+        v[i] = vi;
+        p[i] = decay * p[i] - step * (mi / (sqrtf(vi) / root + eps));
+    }
+}

@@ -1,0 +1,43 @@
+/* The fused kernels: everything of the CPU table that is not a matrix product. Each is written once over a vector of
+ * floats (vec.h) and compiled once per instruction set; fused() gives the set that cpu_isa() allows now.
+ *
+ * Scratch is per thread: a kernel runs on cpu_threads(run) threads and thread t owns the t-th share of what its
+ * _scratch formula asked for. Operands as in ops/ops.h. */
+#ifndef CYC_CPU_FUSED_H
+#define CYC_CPU_FUSED_H
+#include "cpu/cpu.h"
+
+enum { ATT_Q = 64, ATT_K = 64 }; /* queries and keys of one attention tile */
+
+struct fused_kernels {
+    kernel attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, swiglu, swiglu_bwd;
+    float (*row_max)(const float *x, int64_t n);                  /* NaNs are skipped; -inf when nothing is left */
+    double (*row_sumexp)(const float *x, int64_t n, float shift); /* sum exp(x - shift) */
+};
+#define FUSED_KERNELS                                                                                                  \
+    { attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, swiglu, swiglu_bwd, row_max, row_sumexp }
+extern const struct fused_kernels fused_generic, fused_avx2, fused_avx512;
+const struct fused_kernels *fused(void);
+
+/* Floats of scratch of one thread. Attention: two or one score tiles, up to four numbers per query, packed operands. */
+#define ATT_FORWARD_SHARE(D)    (ATT_K * ATT_Q + 3 * ATT_Q + (D)*ATT_Q)
+#define ATT_BACKWARD_SHARE(D)   (2 * ATT_K * ATT_Q + 2 * ATT_Q + 2 * (D)*ATT_Q)
+#define ATT_CACHED_SHARE(group) (((group) * (ATT_K + 2) + 15) / 16 * 16)
+
+size_t cpu_attention_scratch(const struct inst *inst, const struct view *in, const struct view *out);
+size_t cpu_attention_bwd_scratch(const struct inst *inst, const struct view *in, const struct view *out);
+size_t cpu_attention_cached_scratch(const struct inst *inst, const struct view *in, const struct view *out);
+size_t cpu_rope_scratch(const struct inst *inst, const struct view *in, const struct view *out);
+
+/* rows.c, sample.c */
+err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+              void *scratch);
+err cpu_gather(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+               void *scratch);
+err cpu_kv_append(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+                  void *scratch);
+err cpu_sample(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+               void *scratch);
+size_t cpu_sample_scratch(const struct inst *inst, const struct view *in, const struct view *out);
+
+#endif

@@ -1,0 +1,416 @@
+/* AVX2 side of the product engine (gemm.h): 6 x 16 tiles, unpackers, dot products for few rows.
+ *
+ * Tile: 12 accumulators, 2 weight vectors, 1 broadcast: 8 loads per 12 FMAs, all 16 registers but one.
+ *
+ * Unpacking, forward (transposed): 8 rows x 4 dwords are turned so that one vector holds one dword of 8 rows; its bytes and
+ * nibbles are then 4 or 8 consecutive k of 8 outputs: 8 weights cost a shift, a mask, a conversion, an FMA and a store. */
+#ifdef __AVX2__
+#include "cpu/gemm.h"
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+enum { NR = 16 };
+
+INLINE uint32_t get16(const uint8_t *p) {
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+
+INLINE uint32_t get32(const uint8_t *p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+INLINE __m128 half_scalars(uint32_t two) { return _mm_cvtph_ps(_mm_cvtsi32_si128((int)two)); }
+INLINE __m256 low_bytes(__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)); }
+INLINE __m256 low_signed(__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)); }
+
+INLINE void load_q4(const uint8_t *q, __m256 d, __m256 m, __m256 w[4]) {
+    const __m128i mask = _mm_set1_epi8(15), v = _mm_loadu_si128((const void *)q);
+    __m128i lo = _mm_and_si128(v, mask), hi = _mm_and_si128(_mm_srli_epi16(v, 4), mask);
+    w[0] = _mm256_fmadd_ps(low_bytes(lo), d, m);
+    w[1] = _mm256_fmadd_ps(low_bytes(_mm_srli_si128(lo, 8)), d, m);
+    w[2] = _mm256_fmadd_ps(low_bytes(hi), d, m);
+    w[3] = _mm256_fmadd_ps(low_bytes(_mm_srli_si128(hi, 8)), d, m);
+}
+
+/* Weights 32 j .. 32 j + 31 of a Q6_K row: group j % 4 of half j / 4 % 2 of super-block j / 8. */
+INLINE void load_q6_k(const uint8_t *row, int64_t j, __m256 w[4]) {
+    const uint8_t *b = row + j / 8 * 210;
+    int half = (int)(j / 4 & 1), g = (int)(j & 3);
+    const uint8_t *ql = b + 64 * half + 32 * (g & 1), *qh = b + 128 + 32 * half;
+    const int8_t *sc = (const int8_t *)(b + 192 + 8 * half + 2 * g);
+    __m256 d = _mm256_broadcastss_ps(half_scalars(get16(b + 208)));
+    for (int i = 0; i < 2; i++) {
+        __m128i l = _mm_loadu_si128((const void *)(ql + 16 * i)), h = _mm_loadu_si128((const void *)(qh + 16 * i));
+        l = _mm_and_si128(_mm_srl_epi16(l, _mm_cvtsi32_si128(g & 2 ? 4 : 0)), _mm_set1_epi8(15));
+        h = _mm_and_si128(_mm_srl_epi16(h, _mm_cvtsi32_si128(2 * g)), _mm_set1_epi8(3));
+        __m128i q = _mm_sub_epi8(_mm_or_si128(l, _mm_slli_epi16(h, 4)), _mm_set1_epi8(32));
+        __m256 s = _mm256_mul_ps(d, _mm256_set1_ps((float)sc[i]));
+        w[2 * i] = _mm256_mul_ps(s, low_signed(q));
+        w[2 * i + 1] = _mm256_mul_ps(s, low_signed(_mm_srli_si128(q, 8)));
+    }
+}
+
+INLINE __m256 load8_bf16(const uint8_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
+}
+
+INLINE __m256 load8_q8(const uint8_t *p, __m256 d) {
+    return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)p)), d);
+}
+
+/* Weights 32 j .. 32 j + 31 of a row. dt is a constant where this is inlined. */
+INLINE void load32(dtype dt, const uint8_t *row, int64_t j, __m256 w[4]) {
+    switch (dt) {
+    case DT_F32:
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) w[i] = _mm256_loadu_ps((const void *)(row + 128 * j + 32 * i));
+        break;
+    case DT_F16:
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) w[i] = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + 64 * j + 16 * i)));
+        break;
+    case DT_BF16:
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) w[i] = load8_bf16(row + 64 * j + 16 * i);
+        break;
+    case DT_Q4_0: {
+        __m256 d = _mm256_broadcastss_ps(half_scalars(get16(row + 18 * j)));
+        load_q4(row + 18 * j + 2, d, _mm256_mul_ps(d, _mm256_set1_ps(-8)), w);
+        break;
+    }
+    case DT_Q4_1: {
+        __m128 dm = half_scalars(get32(row + 20 * j));
+        load_q4(row + 20 * j + 4, _mm256_broadcastss_ps(dm), _mm256_broadcastss_ps(_mm_movehdup_ps(dm)), w);
+        break;
+    }
+    case DT_Q8_0: {
+        __m256 d = _mm256_broadcastss_ps(half_scalars(get16(row + 34 * j)));
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) w[i] = load8_q8(row + 34 * j + 2 + 8 * i, d);
+        break;
+    }
+    default: load_q6_k(row, j, w); break;
+    }
+}
+
+#define EACH_DTYPE(dt, CALL)                                                                                           \
+    switch (dt) {                                                                                                      \
+    case DT_F32: CALL(DT_F32); break;                                                                                  \
+    case DT_F16: CALL(DT_F16); break;                                                                                  \
+    case DT_BF16: CALL(DT_BF16); break;                                                                                \
+    case DT_Q4_0: CALL(DT_Q4_0); break;                                                                                \
+    case DT_Q4_1: CALL(DT_Q4_1); break;                                                                                \
+    case DT_Q8_0: CALL(DT_Q8_0); break;                                                                                \
+    case DT_Q6_K: CALL(DT_Q6_K); break;                                                                                \
+    default: break;                                                                                                    \
+    }
+
+/* --- the tile -------------------------------------------------------------------------------------------------- */
+
+/* Lanes below n (clamped to 0..8) of a masked load or store. */
+INLINE __m256i lanes(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+INLINE void tile_n(const int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
+                   int64_t ldc, bool add) {
+    __m256 acc[6][2];
+#pragma GCC unroll 6
+    for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+    for (; k > 0; k--, a += lda, b += ldb) {
+        __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+#pragma GCC unroll 6
+        for (int i = 0; i < mr; i++) {
+            __m256 x = _mm256_broadcast_ss(a + i);
+            acc[i][0] = _mm256_fmadd_ps(x, b0, acc[i][0]);
+            acc[i][1] = _mm256_fmadd_ps(x, b1, acc[i][1]);
+        }
+    }
+    if (cols == NR) {
+#pragma GCC unroll 6
+        for (int i = 0; i < mr; i++, c += ldc) {
+            if (add) {
+                acc[i][0] = _mm256_add_ps(acc[i][0], _mm256_loadu_ps(c));
+                acc[i][1] = _mm256_add_ps(acc[i][1], _mm256_loadu_ps(c + 8));
+            }
+            _mm256_storeu_ps(c, acc[i][0]);
+            _mm256_storeu_ps(c + 8, acc[i][1]);
+        }
+        return;
+    }
+    __m256i m0 = lanes(cols), m1 = lanes(cols - 8);
+#pragma GCC unroll 6
+    for (int i = 0; i < mr; i++, c += ldc) {
+        if (add) {
+            acc[i][0] = _mm256_add_ps(acc[i][0], _mm256_maskload_ps(c, m0));
+            acc[i][1] = _mm256_add_ps(acc[i][1], _mm256_maskload_ps(c + 8, m1));
+        }
+        _mm256_maskstore_ps(c, m0, acc[i][0]);
+        _mm256_maskstore_ps(c + 8, m1, acc[i][1]);
+    }
+}
+
+static void tile(int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
+                 int64_t ldc, bool add) {
+    switch (mr) {
+    case 1: tile_n(1, cols, k, a, lda, b, ldb, c, ldc, add); break;
+    case 2: tile_n(2, cols, k, a, lda, b, ldb, c, ldc, add); break;
+    case 3: tile_n(3, cols, k, a, lda, b, ldb, c, ldc, add); break;
+    case 4: tile_n(4, cols, k, a, lda, b, ldb, c, ldc, add); break;
+    case 5: tile_n(5, cols, k, a, lda, b, ldb, c, ldc, add); break;
+    default: tile_n(6, cols, k, a, lda, b, ldb, c, ldc, add); break;
+    }
+}
+
+/* --- packing and unpacking ------------------------------------------------------------------------------------- */
+
+/* 16 bytes from each of 8 rows; out[d] = dword d of row 0..7. */
+INLINE void turn(const uint8_t *const p[8], int64_t off, __m256i out[4]) {
+    __m256i z[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        __m128i top = _mm_loadu_si128((const void *)(p[4 + i] + off));
+        z[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const void *)(p[i] + off))), top, 1);
+    }
+    __m256i t0 = _mm256_unpacklo_epi32(z[0], z[1]), t1 = _mm256_unpackhi_epi32(z[0], z[1]);
+    __m256i t2 = _mm256_unpacklo_epi32(z[2], z[3]), t3 = _mm256_unpackhi_epi32(z[2], z[3]);
+    out[0] = _mm256_unpacklo_epi64(t0, t2);
+    out[1] = _mm256_unpackhi_epi64(t0, t2);
+    out[2] = _mm256_unpacklo_epi64(t1, t3);
+    out[3] = _mm256_unpackhi_epi64(t1, t3);
+}
+
+/* Vectors of 8 are stored at a stride of `rows`, each next one over the surplus of the last; the final ones, whose
+ * surplus would fall on another thread's tile, are written one by one. */
+static void pack(const float *x, int64_t ld, int rows, int64_t k, float *dst) {
+    const uint8_t *p[8];
+    for (int i = 0; i < 8; i++) p[i] = (const uint8_t *)(x + (i < rows ? i : rows - 1) * ld);
+    int64_t j = 0;
+    for (; j + 4 + 8 <= k; j += 4) {
+        __m256i v[4];
+        turn(p, 4 * j, v);
+        for (int i = 0; i < 4; i++, dst += rows) _mm256_storeu_ps(dst, _mm256_castsi256_ps(v[i]));
+    }
+    for (; j < k; j++)
+        for (int i = 0; i < rows; i++) *dst++ = x[i * ld + j];
+}
+
+/* The first 4 (or 2, if !wide) bytes of block `off` of 8 rows. */
+INLINE __m256i block_heads(const uint8_t *const p[8], int64_t off, bool wide) {
+#define HEAD(i) (int)(wide ? get32(p[i] + off) : get16(p[i] + off))
+    return _mm256_setr_epi32(HEAD(0), HEAD(1), HEAD(2), HEAD(3), HEAD(4), HEAD(5), HEAD(6), HEAD(7));
+#undef HEAD
+}
+
+/* The low 16 bits of each lane as halves; high bits must be zero. */
+INLINE __m256 halves(__m256i v) {
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+
+INLINE void turn_q4(dtype dt, const uint8_t *const p[8], int64_t blocks, float *dst) {
+    const int bytes = dt == DT_Q4_1 ? 20 : 18, head = bytes - 16;
+    const __m256i mask = _mm256_set1_epi32(15);
+    for (int64_t j = 0; j < blocks; j++, dst += 32 * NR) {
+        __m256i h = block_heads(p, j * bytes, dt == DT_Q4_1), v[4];
+        __m256 d = halves(_mm256_and_si256(h, _mm256_set1_epi32(0xFFFF)));
+        __m256 m = dt == DT_Q4_1 ? halves(_mm256_srli_epi32(h, 16)) : _mm256_mul_ps(d, _mm256_set1_ps(-8));
+        turn(p, j * bytes + head, v);
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; c++)
+#pragma GCC unroll 8
+            for (int b = 0; b < 8; b++) {
+                __m256 q = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(v[c], 4 * b), mask));
+                _mm256_storeu_ps(dst + (4 * c + b / 2 + 16 * (b & 1)) * NR, _mm256_fmadd_ps(q, d, m));
+            }
+    }
+}
+
+INLINE void turn_q8(const uint8_t *const p[8], int64_t blocks, float *dst) {
+    for (int64_t j = 0; j < blocks; j++, dst += 32 * NR) {
+        __m256 d = halves(block_heads(p, j * 34, false));
+#pragma GCC unroll 2
+        for (int part = 0; part < 2; part++) {
+            __m256i v[4];
+            turn(p, j * 34 + 2 + 16 * part, v);
+#pragma GCC unroll 4
+            for (int c = 0; c < 4; c++)
+#pragma GCC unroll 4
+                for (int b = 0; b < 4; b++) {
+                    __m256i q = _mm256_srai_epi32(_mm256_slli_epi32(v[c], 24 - 8 * b), 24);
+                    _mm256_storeu_ps(dst + (16 * part + 4 * c + b) * NR, _mm256_mul_ps(_mm256_cvtepi32_ps(q), d));
+                }
+        }
+    }
+}
+
+static void turn_f32(const uint8_t *const p[8], int64_t k, float scale, float *dst) {
+    __m256 s = _mm256_set1_ps(scale);
+    int64_t j = 0;
+    for (; j + 4 <= k; j += 4, dst += 4 * NR) {
+        __m256i v[4];
+        turn(p, 4 * j, v);
+        for (int i = 0; i < 4; i++) _mm256_storeu_ps(dst + i * NR, _mm256_mul_ps(_mm256_castsi256_ps(v[i]), s));
+    }
+    for (; j < k; j++, dst += NR)
+        for (int i = 0; i < 8; i++) dst[i] = scale * ((const float *)p[i])[j];
+}
+
+/* n weights from element k0 (a multiple of 32) of a row, as f32. */
+INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, float *dst) {
+    int64_t j = 0;
+    for (; j + 32 <= n; j += 32) {
+        __m256 w[4];
+        load32(dt, row, (k0 + j) / 32, w);
+        for (int i = 0; i < 4; i++) _mm256_storeu_ps(dst + j + 8 * i, w[i]);
+    }
+    if (j < n) dequantise_row(dt, row + dtype_row_bytes(dt, k0 + j), dst + j, n - j);
+}
+
+static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst, float *tmp) {
+    const size_t row = dtype_row_bytes(w->dt, w->ld);
+    for (int first = 0; first < cols; first += 8) {
+        float *to = dst + first / NR * kc * NR + first % NR;
+        const uint8_t *p[8];
+        for (int i = 0; i < 8; i++) {
+            int64_t r = n0 + (first + i < cols ? first + i : cols - 1);
+            p[i] = (const uint8_t *)w->p + (size_t)r * row;
+            if (w->dt != DT_F16 && w->dt != DT_BF16 && w->dt != DT_Q6_K) p[i] += dtype_row_bytes(w->dt, k0);
+        }
+        if (w->dt == DT_Q4_1) turn_q4(DT_Q4_1, p, kc / 32, to);
+        else if (w->dt == DT_Q4_0) turn_q4(DT_Q4_0, p, kc / 32, to);
+        else if (w->dt == DT_Q8_0) turn_q8(p, kc / 32, to);
+        else if (w->dt == DT_F32) turn_f32(p, kc, w->scale, to);
+        else {
+            for (int i = 0; i < 8; i++) {
+#define ROW(dt) row_f32(dt, p[i], k0, kc, tmp + i * GEMM_KC)
+                EACH_DTYPE(w->dt, ROW)
+#undef ROW
+                p[i] = (const uint8_t *)(tmp + i * GEMM_KC);
+            }
+            turn_f32(p, kc, 1, to);
+        }
+    }
+}
+
+INLINE void unpack_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int64_t k0, int64_t kc, float *dst) {
+    const size_t row = dtype_row_bytes(dt, w->ld);
+    const uint8_t *p = (const uint8_t *)w->p + (size_t)k0 * row;
+    const __m256 s = _mm256_set1_ps(w->scale);
+    for (int64_t k = 0; k < kc; k++, p += row, dst += NR) {
+        __m256 v[4];
+        load32(dt, p, n0 / 32, v);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            _mm256_storeu_ps(dst + i / 2 * kc * NR + i % 2 * 8, dt == DT_F32 ? _mm256_mul_ps(v[i], s) : v[i]);
+    }
+}
+
+static void unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst, float *tmp) {
+    if (w->t) {
+        unpack_turned(w, n0, cols, k0, kc, dst, tmp);
+    } else if (cols == GEMM_UNIT) {
+#define ROWS(dt) unpack_rows(dt, w, n0, k0, kc, dst)
+        EACH_DTYPE(w->dt, ROWS)
+#undef ROWS
+    } else {
+        for (int64_t k = 0; k < kc; k++) {
+            const uint8_t *p = (const uint8_t *)w->p + (size_t)(k0 + k) * dtype_row_bytes(w->dt, w->ld);
+            dequantise_row(w->dt, p + dtype_row_bytes(w->dt, n0), tmp, cols);
+            for (int i = 0; i < GEMM_UNIT; i++) dst[(i / NR * kc + k) * NR + i % NR] = i < cols ? tmp[i] * w->scale : 0;
+        }
+    }
+}
+
+/* --- dot products for few rows --------------------------------------------------------------------------------- */
+
+INLINE float sum8(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* What a row of W does not fill whole vectors with: its last k % 32 elements, the last r % 8 of the low-rank part. */
+static float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
+    float tmp[32], sum = d->bias ? d->bias[o] : 0;
+    int64_t whole = d->k & ~(int64_t)31, n = d->k - whole;
+    if (n) {
+        const float *x = d->x + i * d->ldx + whole;
+        dequantise_row(d->dt, row + dtype_row_bytes(d->dt, whole), tmp, n);
+        for (int64_t j = 0; j < n; j++) sum += x[j] * tmp[j];
+    }
+    for (int64_t j = d->r & ~(int64_t)7; j < d->r; j++) sum += d->t[i * d->ldt + j] * d->b[o * d->ldb + j];
+    return sum;
+}
+
+INLINE void dot_rows(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
+    const size_t bytes = dtype_row_bytes(dt, d->ldw);
+    const uint8_t *row = (const uint8_t *)d->w + (size_t)o * bytes;
+    __m256 acc[4][4][2];
+#pragma GCC unroll 4
+    for (int r = 0; r < rw; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) acc[r][i][0] = acc[r][i][1] = _mm256_setzero_ps();
+    for (int64_t j = 0; j < d->k / 32; j++) {
+#pragma GCC unroll 4
+        for (int r = 0; r < rw; r++) {
+            __m256 w[4];
+            load32(dt, row + (size_t)r * bytes, j, w);
+#pragma GCC unroll 4
+            for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+                for (int q = 0; q < 4; q++)
+                    acc[r][i][q & 1] =
+                        _mm256_fmadd_ps(w[q], _mm256_loadu_ps(d->x + i * d->ldx + 32 * j + 8 * q), acc[r][i][q & 1]);
+        }
+    }
+    for (int64_t j = 0; j + 8 <= d->r; j += 8) {
+#pragma GCC unroll 4
+        for (int r = 0; r < rw; r++) {
+            __m256 b = _mm256_loadu_ps(d->b + (o + r) * d->ldb + j);
+#pragma GCC unroll 4
+            for (int i = 0; i < n; i++)
+                acc[r][i][0] = _mm256_fmadd_ps(b, _mm256_loadu_ps(d->t + i * d->ldt + j), acc[r][i][0]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rw; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++)
+            d->y[i * d->ldy + o + r] =
+                sum8(_mm256_add_ps(acc[r][i][0], acc[r][i][1])) + dot_rest(d, row + (size_t)r * bytes, o + r, i);
+}
+
+INLINE void dot_dtype(const dtype dt, const struct gemm_dot *d) {
+    int64_t o = d->o0;
+    switch (d->rows) {
+    case 1:
+        for (; o + 4 <= d->o1; o += 4) dot_rows(dt, 4, 1, d, o);
+        for (; o < d->o1; o++) dot_rows(dt, 1, 1, d, o);
+        break;
+    case 2:
+        for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 2, d, o);
+        for (; o < d->o1; o++) dot_rows(dt, 1, 2, d, o);
+        break;
+    case 3:
+        for (; o < d->o1; o++) dot_rows(dt, 1, 3, d, o);
+        break;
+    default:
+        for (; o < d->o1; o++) dot_rows(dt, 1, 4, d, o);
+    }
+}
+
+static void dot(const struct gemm_dot *d) {
+#define DOT(dt) dot_dtype(dt, d)
+    EACH_DTYPE(d->dt, DOT)
+#undef DOT
+}
+
+const struct gemm_isa gemm_avx2 = {6, NR, tile, pack, unpack, dot};
+#else
+typedef int no_avx2_here;
+#endif

@@ -1,0 +1,399 @@
+/* AVX-512 side of the product engine (gemm.h): 14 x 32 tiles, unpackers, dot products for few rows.
+ *
+ * Tile: 28 accumulators, 2 weight vectors, the activations broadcast from memory inside the FMA: 16 loads per 28 FMAs.
+ *
+ * Unpacking, forward (transposed): 16 rows x 4 dwords are turned so that one vector holds one dword of 16 rows; its
+ * bytes and nibbles are then 4 or 8 consecutive k of 16 outputs. A nibble becomes a float by a permute of the table
+ * 0..15 (vpermps reads only the low 4 bits of an index), so 16 weights cost a shift, a permute, an FMA and a store: the
+ * shuffle of bytes to transpose them would double that. */
+#ifdef __AVX512F__
+#include "cpu/gemm.h"
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE uint32_t get16(const uint8_t *p) {
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+
+INLINE uint32_t get32(const uint8_t *p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+INLINE __m128 half_scalars(uint32_t two) { return _mm_cvtph_ps(_mm_cvtsi32_si128((int)two)); }
+
+INLINE __m512 nibble_table(void) {
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+INLINE void load_q4(const uint8_t *q, __m512 d, __m512 m, __m512 *lo, __m512 *hi) {
+    __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)q));
+    *lo = _mm512_fmadd_ps(_mm512_permutexvar_ps(v, nibble_table()), d, m);
+    *hi = _mm512_fmadd_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(v, 4), nibble_table()), d, m);
+}
+
+/* Weights 32 j .. 32 j + 31 of a Q6_K row: group j % 4 of half j / 4 % 2 of super-block j / 8. */
+INLINE void load_q6_k(const uint8_t *row, int64_t j, __m512 *lo, __m512 *hi) {
+    const uint8_t *b = row + j / 8 * 210;
+    int half = (int)(j / 4 & 1), g = (int)(j & 3);
+    const uint8_t *ql = b + 64 * half + 32 * (g & 1), *qh = b + 128 + 32 * half;
+    const int8_t *sc = (const int8_t *)(b + 192 + 8 * half + 2 * g);
+    __m512 d = _mm512_broadcastss_ps(half_scalars(get16(b + 208)));
+    __m512 *w[2] = {lo, hi};
+    for (int i = 0; i < 2; i++) {
+        __m512i l = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(ql + 16 * i)));
+        __m512i h = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(qh + 16 * i)));
+        l = _mm512_and_si512(_mm512_srl_epi32(l, _mm_cvtsi32_si128(g & 2 ? 4 : 0)), _mm512_set1_epi32(15));
+        h = _mm512_and_si512(_mm512_srl_epi32(h, _mm_cvtsi32_si128(2 * g)), _mm512_set1_epi32(3));
+        __m512i q = _mm512_sub_epi32(_mm512_or_si512(l, _mm512_slli_epi32(h, 4)), _mm512_set1_epi32(32));
+        *w[i] = _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps((float)sc[i])), _mm512_cvtepi32_ps(q));
+    }
+}
+
+/* Weights 32 j .. 32 j + 31 of a row. dt is a constant where this is inlined. */
+INLINE void load32(dtype dt, const uint8_t *row, int64_t j, __m512 *lo, __m512 *hi) {
+    switch (dt) {
+    case DT_F32:
+        *lo = _mm512_loadu_ps(row + 128 * j);
+        *hi = _mm512_loadu_ps(row + 128 * j + 64);
+        break;
+    case DT_F16:
+        *lo = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(row + 64 * j)));
+        *hi = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(row + 64 * j + 32)));
+        break;
+    case DT_BF16: {
+        __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(row + 64 * j)));
+        __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(row + 64 * j + 32)));
+        *lo = _mm512_castsi512_ps(_mm512_slli_epi32(a, 16));
+        *hi = _mm512_castsi512_ps(_mm512_slli_epi32(b, 16));
+        break;
+    }
+    case DT_Q4_0: {
+        __m512 d = _mm512_broadcastss_ps(half_scalars(get16(row + 18 * j)));
+        load_q4(row + 18 * j + 2, d, _mm512_mul_ps(d, _mm512_set1_ps(-8)), lo, hi);
+        break;
+    }
+    case DT_Q4_1: {
+        __m128 dm = half_scalars(get32(row + 20 * j));
+        load_q4(row + 20 * j + 4, _mm512_broadcastss_ps(dm), _mm512_broadcastss_ps(_mm_movehdup_ps(dm)), lo, hi);
+        break;
+    }
+    case DT_Q8_0: {
+        const uint8_t *b = row + 34 * j;
+        __m512 d = _mm512_broadcastss_ps(half_scalars(get16(b)));
+        __m512i q0 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(b + 2)));
+        __m512i q1 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(b + 18)));
+        *lo = _mm512_mul_ps(_mm512_cvtepi32_ps(q0), d);
+        *hi = _mm512_mul_ps(_mm512_cvtepi32_ps(q1), d);
+        break;
+    }
+    default: load_q6_k(row, j, lo, hi); break;
+    }
+}
+
+#define EACH_DTYPE(dt, CALL)                                                                                           \
+    switch (dt) {                                                                                                      \
+    case DT_F32: CALL(DT_F32); break;                                                                                  \
+    case DT_F16: CALL(DT_F16); break;                                                                                  \
+    case DT_BF16: CALL(DT_BF16); break;                                                                                \
+    case DT_Q4_0: CALL(DT_Q4_0); break;                                                                                \
+    case DT_Q4_1: CALL(DT_Q4_1); break;                                                                                \
+    case DT_Q8_0: CALL(DT_Q8_0); break;                                                                                \
+    case DT_Q6_K: CALL(DT_Q6_K); break;                                                                                \
+    default: break;                                                                                                    \
+    }
+
+/* --- the tile -------------------------------------------------------------------------------------------------- */
+
+INLINE void tile_n(const int mr, const int nv, int cols, int64_t k, const float *a, int64_t lda, const float *b,
+                   int64_t ldb, float *c, int64_t ldc, bool add) {
+    __m512 acc[14][2];
+#pragma GCC unroll 14
+    for (int i = 0; i < mr; i++)
+        for (int v = 0; v < nv; v++) acc[i][v] = _mm512_setzero_ps();
+    for (; k > 0; k--, a += lda, b += ldb) {
+        __m512 b0 = _mm512_loadu_ps(b), b1 = nv > 1 ? _mm512_loadu_ps(b + 16) : b0;
+#pragma GCC unroll 14
+        for (int i = 0; i < mr; i++) {
+            __m512 x = _mm512_set1_ps(a[i]);
+            acc[i][0] = _mm512_fmadd_ps(x, b0, acc[i][0]);
+            if (nv > 1) acc[i][1] = _mm512_fmadd_ps(x, b1, acc[i][1]);
+        }
+    }
+    __mmask16 last = (__mmask16)(0xFFFF >> (16 * nv - cols)), first = nv > 1 ? 0xFFFF : last;
+#pragma GCC unroll 14
+    for (int i = 0; i < mr; i++, c += ldc) {
+        if (add) acc[i][0] = _mm512_add_ps(acc[i][0], _mm512_maskz_loadu_ps(first, c));
+        _mm512_mask_storeu_ps(c, first, acc[i][0]);
+        if (nv > 1) {
+            if (add) acc[i][1] = _mm512_add_ps(acc[i][1], _mm512_maskz_loadu_ps(last, c + 16));
+            _mm512_mask_storeu_ps(c + 16, last, acc[i][1]);
+        }
+    }
+}
+
+static void tile(int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
+                 int64_t ldc, bool add) {
+#define TILE(n)                                                                                                        \
+    case n:                                                                                                            \
+        if (cols > 16) tile_n(n, 2, cols, k, a, lda, b, ldb, c, ldc, add);                                             \
+        else tile_n(n, 1, cols, k, a, lda, b, ldb, c, ldc, add);                                                       \
+        break;
+    switch (mr) {
+        TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7)
+        TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
+    }
+#undef TILE
+}
+
+/* --- packing and unpacking ------------------------------------------------------------------------------------- */
+
+/* 16 bytes from each of 16 rows; out[d] = dword d of row 0..15. */
+INLINE void turn(const uint8_t *const p[16], int64_t off, __m512i out[4]) {
+    __m512i z[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(p[i] + off)));
+        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const void *)(p[4 + i] + off)), 1);
+        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const void *)(p[8 + i] + off)), 2);
+        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const void *)(p[12 + i] + off)), 3);
+    }
+    __m512i t0 = _mm512_unpacklo_epi32(z[0], z[1]), t1 = _mm512_unpackhi_epi32(z[0], z[1]);
+    __m512i t2 = _mm512_unpacklo_epi32(z[2], z[3]), t3 = _mm512_unpackhi_epi32(z[2], z[3]);
+    out[0] = _mm512_unpacklo_epi64(t0, t2);
+    out[1] = _mm512_unpackhi_epi64(t0, t2);
+    out[2] = _mm512_unpacklo_epi64(t1, t3);
+    out[3] = _mm512_unpackhi_epi64(t1, t3);
+}
+
+static void pack(const float *x, int64_t ld, int rows, int64_t k, float *dst) {
+    const uint8_t *p[16];
+    for (int i = 0; i < 16; i++) p[i] = (const uint8_t *)(x + (i < rows ? i : rows - 1) * ld);
+    __mmask16 m = (__mmask16)(0xFFFF >> (16 - rows));
+    int64_t j = 0;
+    for (; j + 4 <= k; j += 4) {
+        __m512i v[4];
+        turn(p, 4 * j, v);
+        for (int i = 0; i < 4; i++, dst += rows) _mm512_mask_storeu_ps(dst, m, _mm512_castsi512_ps(v[i]));
+    }
+    for (; j < k; j++)
+        for (int i = 0; i < rows; i++) *dst++ = x[i * ld + j];
+}
+
+/* The first 4 (or 2, if !wide) bytes of block `off` of 16 rows. */
+INLINE __m512i block_heads(const uint8_t *const p[16], int64_t off, bool wide) {
+#define HEAD(i) (int)(wide ? get32(p[i] + off) : get16(p[i] + off))
+    return _mm512_setr_epi32(HEAD(0), HEAD(1), HEAD(2), HEAD(3), HEAD(4), HEAD(5), HEAD(6), HEAD(7), HEAD(8), HEAD(9),
+                             HEAD(10), HEAD(11), HEAD(12), HEAD(13), HEAD(14), HEAD(15));
+#undef HEAD
+}
+
+INLINE __m512 halves(__m512i low16) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(low16)); }
+
+INLINE void turn_q4(dtype dt, const uint8_t *const p[16], int64_t blocks, float *dst) {
+    const int bytes = dt == DT_Q4_1 ? 20 : 18, head = bytes - 16;
+    const __m512 table = nibble_table();
+    for (int64_t j = 0; j < blocks; j++, dst += 32 * GEMM_UNIT) {
+        __m512i h = block_heads(p, j * bytes, dt == DT_Q4_1), v[4];
+        __m512 d = halves(h);
+        __m512 m = dt == DT_Q4_1 ? halves(_mm512_srli_epi32(h, 16)) : _mm512_mul_ps(d, _mm512_set1_ps(-8));
+        turn(p, j * bytes + head, v);
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; c++)
+#pragma GCC unroll 8
+            for (int b = 0; b < 8; b++) {
+                __m512 q = _mm512_permutexvar_ps(_mm512_srli_epi32(v[c], 4 * b), table);
+                _mm512_storeu_ps(dst + (4 * c + b / 2 + 16 * (b & 1)) * GEMM_UNIT, _mm512_fmadd_ps(q, d, m));
+            }
+    }
+}
+
+INLINE void turn_q8(const uint8_t *const p[16], int64_t blocks, float *dst) {
+    for (int64_t j = 0; j < blocks; j++, dst += 32 * GEMM_UNIT) {
+        __m512 d = halves(block_heads(p, j * 34, false));
+#pragma GCC unroll 2
+        for (int part = 0; part < 2; part++) {
+            __m512i v[4];
+            turn(p, j * 34 + 2 + 16 * part, v);
+#pragma GCC unroll 4
+            for (int c = 0; c < 4; c++)
+#pragma GCC unroll 4
+                for (int b = 0; b < 4; b++) {
+                    __m512i q = _mm512_srai_epi32(_mm512_slli_epi32(v[c], 24 - 8 * b), 24);
+                    _mm512_storeu_ps(dst + (16 * part + 4 * c + b) * GEMM_UNIT, _mm512_mul_ps(_mm512_cvtepi32_ps(q), d));
+                }
+        }
+    }
+}
+
+static void turn_f32(const uint8_t *const p[16], int64_t k, float scale, float *dst) {
+    __m512 s = _mm512_set1_ps(scale);
+    int64_t j = 0;
+    for (; j + 4 <= k; j += 4, dst += 4 * GEMM_UNIT) {
+        __m512i v[4];
+        turn(p, 4 * j, v);
+        for (int i = 0; i < 4; i++)
+            _mm512_storeu_ps(dst + i * GEMM_UNIT, _mm512_mul_ps(_mm512_castsi512_ps(v[i]), s));
+    }
+    for (; j < k; j++, dst += GEMM_UNIT)
+        for (int i = 0; i < 16; i++) dst[i] = scale * ((const float *)p[i])[j];
+}
+
+/* n weights from element k0 (a multiple of the block) of a row, as f32. */
+INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, float *dst) {
+    int64_t j = 0;
+    for (; j + 32 <= n; j += 32) {
+        __m512 lo, hi;
+        load32(dt, row, (k0 + j) / 32, &lo, &hi);
+        _mm512_storeu_ps(dst + j, lo);
+        _mm512_storeu_ps(dst + j + 16, hi);
+    }
+    if (j < n) dequantise_row(dt, row + dtype_row_bytes(dt, k0 + j), dst + j, n - j);
+}
+
+static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst, float *tmp) {
+    const size_t row = dtype_row_bytes(w->dt, w->ld);
+    for (int half = 0; half < cols; half += 16, dst += 16) {
+        const uint8_t *p[16];
+        for (int i = 0; i < 16; i++) {
+            int64_t r = n0 + (half + i < cols ? half + i : cols - 1);
+            p[i] = (const uint8_t *)w->p + (size_t)r * row;
+            if (w->dt != DT_F16 && w->dt != DT_BF16 && w->dt != DT_Q6_K) p[i] += dtype_row_bytes(w->dt, k0);
+        }
+        if (w->dt == DT_Q4_1) turn_q4(DT_Q4_1, p, kc / 32, dst);
+        else if (w->dt == DT_Q4_0) turn_q4(DT_Q4_0, p, kc / 32, dst);
+        else if (w->dt == DT_Q8_0) turn_q8(p, kc / 32, dst);
+        else if (w->dt == DT_F32) turn_f32(p, kc, w->scale, dst);
+        else {
+            for (int i = 0; i < 16; i++) {
+#define ROW(dt) row_f32(dt, p[i], k0, kc, tmp + i * GEMM_KC)
+                EACH_DTYPE(w->dt, ROW)
+#undef ROW
+                p[i] = (const uint8_t *)(tmp + i * GEMM_KC);
+            }
+            turn_f32(p, kc, 1, dst);
+        }
+    }
+}
+
+INLINE void unpack_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int64_t k0, int64_t kc, float *dst) {
+    const size_t row = dtype_row_bytes(dt, w->ld);
+    const uint8_t *p = (const uint8_t *)w->p + (size_t)k0 * row;
+    const __m512 s = _mm512_set1_ps(w->scale);
+    for (int64_t k = 0; k < kc; k++, p += row, dst += GEMM_UNIT) {
+        __m512 lo, hi;
+        load32(dt, p, n0 / 32, &lo, &hi);
+        if (dt == DT_F32) {
+            lo = _mm512_mul_ps(lo, s);
+            hi = _mm512_mul_ps(hi, s);
+        }
+        _mm512_storeu_ps(dst, lo);
+        _mm512_storeu_ps(dst + 16, hi);
+    }
+}
+
+static void unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst, float *tmp) {
+    if (w->t) {
+        unpack_turned(w, n0, cols, k0, kc, dst, tmp);
+    } else if (cols == GEMM_UNIT) {
+#define ROWS(dt) unpack_rows(dt, w, n0, k0, kc, dst)
+        EACH_DTYPE(w->dt, ROWS)
+#undef ROWS
+    } else {
+        for (int64_t k = 0; k < kc; k++, dst += GEMM_UNIT) {
+            const uint8_t *p = (const uint8_t *)w->p + (size_t)(k0 + k) * dtype_row_bytes(w->dt, w->ld);
+            dequantise_row(w->dt, p + dtype_row_bytes(w->dt, n0), dst, cols);
+            for (int i = 0; i < GEMM_UNIT; i++) dst[i] = i < cols ? dst[i] * w->scale : 0;
+        }
+    }
+}
+
+/* --- dot products for few rows --------------------------------------------------------------------------------- */
+
+/* What a row of W does not fill whole vectors with: its last k % 32 elements, and the low-rank part. */
+static float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
+    float tmp[32], sum = d->bias ? d->bias[o] : 0;
+    int64_t whole = d->k & ~(int64_t)31, n = d->k - whole;
+    if (n) {
+        const float *x = d->x + i * d->ldx + whole;
+        dequantise_row(d->dt, row + dtype_row_bytes(d->dt, whole), tmp, n);
+        for (int64_t j = 0; j < n; j++) sum += x[j] * tmp[j];
+    }
+    return sum;
+}
+
+INLINE void dot_rows(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
+    const size_t bytes = dtype_row_bytes(dt, d->ldw);
+    const uint8_t *row = (const uint8_t *)d->w + (size_t)o * bytes;
+    __m512 lo[4][4], hi[4][4];
+#pragma GCC unroll 4
+    for (int r = 0; r < rw; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) lo[r][i] = hi[r][i] = _mm512_setzero_ps();
+    for (int64_t j = 0; j < d->k / 32; j++) {
+#pragma GCC unroll 4
+        for (int r = 0; r < rw; r++) {
+            __m512 w0, w1;
+            load32(dt, row + (size_t)r * bytes, j, &w0, &w1);
+#pragma GCC unroll 4
+            for (int i = 0; i < n; i++) {
+                const float *x = d->x + i * d->ldx + 32 * j;
+                lo[r][i] = _mm512_fmadd_ps(w0, _mm512_loadu_ps(x), lo[r][i]);
+                hi[r][i] = _mm512_fmadd_ps(w1, _mm512_loadu_ps(x + 16), hi[r][i]);
+            }
+        }
+    }
+    for (int64_t j = 0; j < d->r; j += 16) {
+        __mmask16 m = (__mmask16)(d->r - j >= 16 ? 0xFFFF : 0xFFFF >> (16 - (d->r - j)));
+#pragma GCC unroll 4
+        for (int r = 0; r < rw; r++) {
+            __m512 b = _mm512_maskz_loadu_ps(m, d->b + (o + r) * d->ldb + j);
+#pragma GCC unroll 4
+            for (int i = 0; i < n; i++)
+                lo[r][i] = _mm512_fmadd_ps(b, _mm512_maskz_loadu_ps(m, d->t + i * d->ldt + j), lo[r][i]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rw; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++)
+            d->y[i * d->ldy + o + r] =
+                _mm512_reduce_add_ps(_mm512_add_ps(lo[r][i], hi[r][i])) + dot_rest(d, row + (size_t)r * bytes, o + r, i);
+}
+
+INLINE void dot_dtype(const dtype dt, const struct gemm_dot *d) {
+    int64_t o = d->o0;
+    switch (d->rows) {
+    case 1:
+        for (; o + 4 <= d->o1; o += 4) dot_rows(dt, 4, 1, d, o);
+        for (; o < d->o1; o++) dot_rows(dt, 1, 1, d, o);
+        break;
+    case 2:
+        for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 2, d, o);
+        for (; o < d->o1; o++) dot_rows(dt, 1, 2, d, o);
+        break;
+    case 3:
+        for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 3, d, o);
+        for (; o < d->o1; o++) dot_rows(dt, 1, 3, d, o);
+        break;
+    default:
+        for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 4, d, o);
+        for (; o < d->o1; o++) dot_rows(dt, 1, 4, d, o);
+    }
+}
+
+static void dot(const struct gemm_dot *d) {
+#define DOT(dt) dot_dtype(dt, d)
+    EACH_DTYPE(d->dt, DOT)
+#undef DOT
+}
+
+const struct gemm_isa gemm_avx512 = {14, 32, tile, pack, unpack, dot};
+#else
+typedef int no_avx512_here;
+#endif

@@ -1,0 +1,136 @@
+/* A vector of floats as wide as the including file may use: 16 lanes with AVX-512, 8 with AVX2, else 4 (which every
+ * compiler lowers to whatever the machine has). The fused kernels (attention_kernel.h, elementwise_kernel.h) are
+ * written once against this header and compiled once per width (fused_generic.c, fused_avx2.c, fused_avx512.c).
+ *
+ * vf is a GCC/Clang vector, so + - * / and comparisons are the plain operators; here is only what those lack. A tail
+ * of n < VW floats is loaded and stored with the _n forms, which never touch memory beyond it.
+ * Maxima return their second operand when the first is NaN: NaNs are carried by sums and exponentials, not by maxima.
+ *
+ * Everything is static inline: the same names mean other code in each including file. */
+#ifndef CYC_CPU_VEC_H
+#define CYC_CPU_VEC_H
+#include "cpu/vmath.h"
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+enum { VW = 16 };
+typedef __m512 vf;
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_exp(vf x) { return v16_exp(x); }
+static inline float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
+static inline vf vf_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+static inline void vf_store_n(float *p, vf x, int64_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x); }
+#else
+#if defined(__AVX2__)
+enum { VW = 8 };
+typedef __m256 vf;
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+static inline vf vf_exp(vf x) { return v8_exp(x); }
+#else
+enum { VW = 4 };
+typedef float vf __attribute__((vector_size(16)));
+static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
+static inline vf vf_max(vf a, vf b) {
+    for (int i = 0; i < VW; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
+}
+static inline vf vf_exp(vf x) {
+    for (int i = 0; i < VW; i++) x[i] = expf(x[i]);
+    return x;
+}
+#endif
+static inline float vf_sum(vf x) {
+    float half[VW / 2];
+    for (int i = 0; i < VW / 2; i++) half[i] = x[i] + x[i + VW / 2];
+    for (int n = VW / 4; n; n /= 2)
+        for (int i = 0; i < n; i++) half[i] += half[i + n];
+    return half[0];
+}
+static inline vf vf_load_n(const float *p, int64_t n) {
+    vf x = {0};
+    memcpy(&x, p, (size_t)n * sizeof(float));
+    return x;
+}
+static inline void vf_store_n(float *p, vf x, int64_t n) { memcpy(p, &x, (size_t)n * sizeof(float)); }
+#endif
+
+typedef int32_t vi __attribute__((vector_size(VW * 4)));
+
+static inline vf vf_load(const float *p) {
+    vf x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+static inline void vf_store(float *p, vf x) { memcpy(p, &x, sizeof x); }
+static inline vf vf_set1(float x) { return x - (vf){0}; }
+
+/* Bits of a where the mask is set, of b elsewhere. */
+static inline vf vf_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+
+/* a in the lanes from `first` on, b below. */
+static inline vf vf_from(int64_t first, vf a, vf b) {
+    vi lane;
+    for (int i = 0; i < VW; i++) lane[i] = i;
+    return vf_select(lane >= (int32_t)first, a, b);
+}
+
+static inline float vf_max_lane(vf x) {
+    float m = x[0];
+    for (int i = 1; i < VW; i++) m = x[i] > m ? x[i] : m;
+    return m;
+}
+
+/* Sines and cosines of angles below about 2^20. With fused multiply-add: x = n pi/2 + r, pi/2 in two parts (n * part is
+ * exact inside the fma), |r| <= pi/4, Taylor polynomials whose truncation (r^11/11!, r^10/10! at pi/4: 2e-9, 2e-8) is
+ * below half an ulp of their sum, and the quadrant n mod 4 swaps and signs them. Without it: libm, lane by lane. */
+static inline void vf_sincos(vf x, vf *sine, vf *cosine) {
+#if defined(__AVX2__)
+    const vf magic = vf_set1(0x1.8p23f); /* adding it rounds to an integer */
+    vf n = x * 0.636619772f + magic - magic;
+    vf r = vf_fma(-n, vf_set1(1.57079637f), x);
+    r = vf_fma(-n, vf_set1(-4.37113883e-8f), r);
+    vf z = r * r, s = vf_set1(1.0f / 362880), c = vf_set1(1.0f / 40320);
+    s = vf_fma(s, z, vf_set1(-1.0f / 5040));
+    s = vf_fma(s, z, vf_set1(1.0f / 120));
+    s = vf_fma(s, z, vf_set1(-1.0f / 6));
+    s = vf_fma(s * z, r, r);
+    c = vf_fma(c, z, vf_set1(-1.0f / 720));
+    c = vf_fma(c, z, vf_set1(1.0f / 24));
+    c = vf_fma(c, z, vf_set1(-0.5f));
+    c = vf_fma(c, z, vf_set1(1.0f));
+    vi q = __builtin_convertvector(n, vi), odd = (q & 1) != 0;
+    *sine = (vf)((vi)vf_select(odd, c, s) ^ ((q & 2) << 30));
+    *cosine = (vf)((vi)vf_select(odd, s, c) ^ (((q + 1) & 2) << 30));
+#else
+    for (int i = 0; i < VW; i++) {
+        (*sine)[i] = sinf(x[i]);
+        (*cosine)[i] = cosf(x[i]);
+    }
+#endif
+}
+
+/* sum a[i] * b[i] */
+static inline float vec_dot(const float *a, const float *b, int64_t n) {
+    vf s0 = {0}, s1 = {0};
+    int64_t i = 0;
+    for (; i + 2 * VW <= n; i += 2 * VW) {
+        s0 = vf_fma(vf_load(a + i), vf_load(b + i), s0);
+        s1 = vf_fma(vf_load(a + i + VW), vf_load(b + i + VW), s1);
+    }
+    for (; i + VW <= n; i += VW) s0 = vf_fma(vf_load(a + i), vf_load(b + i), s0);
+    if (i < n) s1 = vf_fma(vf_load_n(a + i, n - i), vf_load_n(b + i, n - i), s1);
+    return vf_sum(s0 + s1);
+}
+
+/* x *= f */
+static inline void vec_scale(float *x, float f, int64_t n) {
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) vf_store(x + i, vf_load(x + i) * f);
+    for (; i < n; i++) x[i] *= f;
+}
+
+#endif

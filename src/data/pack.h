@@ -1,0 +1,32 @@
+/* Packing: rows laid end to end as one [N] list of tokens with sequence bounds; nothing is padded, samples never see
+ * each other, positions restart. One pack is what one pass of a program takes.
+ *
+ * label[i] is the token that position i must predict (the next one of the same row), weight[i] its loss weight; the last
+ * position of a row predicts nothing (label 0, weight 0). Invariants: cu[0] = 0, cu[s] = n, last[k] = cu[k+1] - 1,
+ * supervised = the sum of weight. Called by train, evaluation and generation (prompts are rows too). */
+#ifndef CYC_DATA_PACK_H
+#define CYC_DATA_PACK_H
+#include "data/rows.h"
+
+struct pack {
+    int32_t *ids, *pos, *label, *sample; /* [n] */
+    float *weight;                       /* [n] */
+    int32_t *cu;                         /* [s+1] */
+    int32_t *last;                       /* [s]: index of each sequence's last token */
+    int n, s;
+    int cap_n, cap_s;
+    double supervised; /* sum of weight */
+};
+err pack_init(struct pack *p, int cap_n, int cap_s);
+void pack_free(struct pack *p);
+void pack_clear(struct pack *p);
+/* Appends a row if it fits; returns false, having changed nothing, when it does not. A row has at least one token.
+ * sample: the row's identity for dropout keys. */
+bool pack_row(struct pack *p, const struct row *r, int32_t sample);
+
+/* Splits rows into passes of at most cap_n tokens and cap_s rows, in order: first[i] .. first[i+1]-1 are the rows of
+ * pass i. Greedy in order (deterministic); a row longer than cap_n is the caller's bug. Returns the number of passes;
+ * first has room for n+1. */
+int pack_plan(const struct row *const *rows, int n, int cap_n, int cap_s, int *first);
+
+#endif

@@ -1,0 +1,62 @@
+/* Rows: token ids with a supervised flag for each, made from records. A row is one sample: [prompt ids][answer ids], the
+ * flag 0 on the prompt and 1 on the answer. Segments are tokenised apart and joined as ids, so that the boundary is where
+ * it is said to be, and the same in training and in generation (BPE merges across it would shift the mask).
+ *
+ * The flag is on the token that is predicted: supervised[i] belongs to ids[i]; the packer shifts.
+ *
+ * Control tokens: prompt forms, and prompts and completions of a file (which may be templates rendered elsewhere), are
+ * written by whoever trains, so "<|im_end|>" in them is that token. Texts, pairs and a conversation's contents are data:
+ * there it is nine characters. A BOS goes first where the model expects one and the row does not begin with it.
+ *
+ * Invariants of every row: at least one supervised token beside the first; not longer than max_length; unless cut, its
+ * last supervised token ends the answer (EOS, or the template's end of turn). Called by train and the data preview. */
+#ifndef CYC_DATA_ROWS_H
+#define CYC_DATA_ROWS_H
+#include "data/source.h"
+#include "io/tokenizer.h"
+
+struct row {
+    int32_t *ids;
+    uint8_t *supervised; /* per id */
+    int n;
+    int line; /* where it came from; 0: made, not read */
+    const char *path;
+};
+struct rows {
+    arena mem;
+    int n, cap;
+    struct row *r;
+    int longest;
+    int truncated; /* rows cut to max_length */
+};
+
+/* A prompt around a text: "KJV: {text}\nModern:" becomes head ids, the text, tail ids. Whitespace right before {text}
+ * belongs to the text (lead), so that the ids of a text are the same whether it is written or read: that is what lets
+ * generated ids become a prompt without passing through text. For that the two forms of a cycle need the same lead. */
+struct prompt_form {
+    struct ids head, tail; /* head begins with the BOS where the model expects one */
+    char *lead;
+};
+err prompt_form_parse(const tokenizer *tk, const char *form, struct prompt_form *f); /* exactly one {text} */
+void prompt_form_free(struct prompt_form *f);
+/* Appends lead + text. */
+err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const char *text, struct ids *out);
+/* Appends head + text ids + tail. */
+err prompt_form_wrap(const struct prompt_form *f, const int32_t *text, size_t n, struct ids *out);
+
+/* SFT rows of a source: prompt/completion (tokenised apart, EOS after the completion) or messages through the chat form.
+ * Rows longer than max_length lose their end. A row left without a supervised token is E_INPUT naming file:line and
+ * max_length. On error nothing is left to free. */
+err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
+/* Rows of pairs: wrap(lead + prompt) + lead + completion + EOS. swap: the record's two texts change places. */
+err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct source *s, bool swap, int max_length,
+               struct rows *out);
+/* Plain text rows for evaluation and preview: every token supervised but the first; no EOS. */
+err rows_text(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
+void rows_free(struct rows *r);
+
+/* Adds one row to rows that began as {0}: prompt ids (not supervised) then answer ids (supervised). The caller sees to
+ * the length and to the answer's EOS. */
+err rows_add(struct rows *out, const int32_t *prompt, size_t np, const int32_t *answer, size_t na);
+
+#endif

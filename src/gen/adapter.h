@@ -1,0 +1,23 @@
+/* An adapter's numbers and its files: a folder in PEFT's layout (adapter_config.json, adapter_model.safetensors) that PEFT,
+ * vLLM and others load. Reading is strict: every tensor of the file is used and every parameter is found, or it is an error.
+ *
+ * Trained arenas are f32. On the way to and from files the rows of q and k change between GGUF's and Hugging Face's order. */
+#ifndef CYC_GEN_ADAPTER_H
+#define CYC_GEN_ADAPTER_H
+#include "gen/program.h"
+
+/* Settings from adapter_config.json; what we cannot do is E_UNSUPPORTED by name. Strings live in mem. */
+err adapter_read_config(const char *folder, arena *mem, struct lora *out);
+/* weights: an arena of st->params.bytes; the structure's parameters must have been laid down (a program built). */
+err adapter_read(const char *folder, const struct structure *st, float *weights);
+err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model);
+
+/* Lays down the parameters of a structure for a model, without a plan; E_USAGE when target_modules match nothing, with the
+ * names that would. modules: how many base modules it takes. */
+err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const struct lora *lora, int *modules);
+void structure_free(struct structure *st);
+
+float *arena_f32(size_t bytes); /* zeroed, mapped; NULL when out of memory */
+void arena_f32_free(float *p, size_t bytes);
+
+#endif

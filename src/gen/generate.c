@@ -1,0 +1,140 @@
+/* See generate.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "gen/generate.h"
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+err generator_build(struct generator *g, const struct model *m, struct structure *st, struct capacity cap, const struct backend *backend) {
+    *g = (struct generator){.cap = cap};
+    err e = program_build(&g->prefill, m, MODE_PREFILL, st, cap, CHECKPOINT_NONE, backend, false);
+    if (!e) e = program_build(&g->decode, m, MODE_DECODE, st, cap, CHECKPOINT_NONE, backend, false);
+    if (e) generator_free(g);
+    return e;
+}
+
+void generator_free(struct generator *g) {
+    program_free(&g->prefill);
+    program_free(&g->decode);
+}
+
+/* The inputs of one run and the rows behind them. One allocation serves prefill and decode. */
+struct batch {
+    int32_t *ids, *pos, *slot, *cu, *rows, *sample, *next_pos;
+    int *live; /* decode: request row of each live line */
+    void *all;
+};
+
+static err batch_init(struct batch *b, struct capacity cap) {
+    size_t n = (size_t)(cap.tokens > cap.slots ? cap.tokens : cap.slots), s = (size_t)(cap.sequences > cap.slots ? cap.sequences : cap.slots) + 1;
+    int32_t *p = b->all = calloc(3 * n + 5 * s, sizeof *p);
+    if (!p) return fail(E_MEMORY, "out of memory");
+    b->ids = p;
+    b->pos = p + n;
+    b->slot = p + 2 * n;
+    b->cu = p + 3 * n;
+    b->rows = b->cu + s;
+    b->sample = b->rows + s;
+    b->next_pos = b->sample + s;
+    b->live = b->next_pos + s;
+    return OK;
+}
+
+/* Takes the token of request row `row`; true when the row goes on. */
+static bool take(const struct generate_request *rq, struct generation *out, int row, int32_t id) {
+    struct generation *o = &out[row];
+    if (id == rq->eos) return o->stopped = true, false;
+    o->ids[o->n++] = id;
+    if (rq->on_token && rq->on_token(rq->ctx, row, id)) return false;
+    return o->n < rq->max_new;
+}
+
+/* Prefills request rows from..to in passes; slot = row - from. Leaves each row's first token in out. */
+static err prefill(const struct generator *g, const struct memory *mem, float *param, const struct generate_request *rq,
+                   struct batch *b, int from, int to, struct generation *out, int *n_live) {
+    for (int row = from; row < to;) {
+        struct feed f = {.ids = b->ids, .pos = b->pos, .cu = b->cu, .slot = b->slot, .rows = b->rows, .sample = b->sample, .next_pos = b->next_pos};
+        int first = row;
+        for (; row < to && f.s < g->cap.sequences && f.n + (int)rq->prompt[row].n <= g->cap.tokens; row++) {
+            int len = (int)rq->prompt[row].n;
+            for (int t = 0; t < len; t++, f.n++) b->ids[f.n] = rq->prompt[row].v[t], b->pos[f.n] = t, b->slot[f.n] = row - from;
+            b->cu[f.s + 1] = f.n;
+            b->rows[f.s] = f.n - 1;
+            b->sample[f.s] = rq->first_sample + row;
+            b->next_pos[f.s++] = len;
+        }
+        if (row == first) return fail(E_INTERNAL, "a prompt of %zu tokens does not fit a pass of %d", rq->prompt[row].n, g->cap.tokens);
+        TRY(program_run(&g->prefill, mem, param, NULL, &f, &rq->run, false));
+        const int32_t *next = view_i32(&(struct view){.p = program_out(&g->prefill, mem, g->prefill.next, f.n, f.s).p});
+        for (int s = 0; s < f.s; s++)
+            if (take(rq, out, first + s, next[s])) b->live[(*n_live)++] = first + s;
+    }
+    return OK;
+}
+
+static err decode(const struct generator *g, const struct memory *mem, float *param, const struct generate_request *rq,
+                  struct batch *b, int from, struct generation *out, int n_live) {
+    while (n_live > 0) {
+        if (rq->stop && *rq->stop) return fail(E_INTERRUPTED, "interrupted");
+        for (int i = 0; i < n_live; i++) {
+            int row = b->live[i], made = out[row].n;
+            b->ids[i] = out[row].ids[made - 1];
+            b->pos[i] = (int32_t)rq->prompt[row].n + made - 1;
+            b->slot[i] = row - from;
+            b->sample[i] = rq->first_sample + row;
+        }
+        struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .n = n_live};
+        TRY(program_run(&g->decode, mem, param, NULL, &f, &rq->run, false));
+        const int32_t *next = program_out(&g->decode, mem, g->decode.next, n_live, 0).p;
+        int still = 0;
+        for (int i = 0; i < n_live; i++)
+            if (take(rq, out, b->live[i], next[i])) b->live[still++] = b->live[i];
+        n_live = still;
+    }
+    return OK;
+}
+
+static err check(const struct generator *g, const struct generate_request *rq) {
+    for (int i = 0; i < rq->n; i++) {
+        if (rq->prompt[i].n == 0) return fail(E_INPUT, "prompt %d is empty", i + 1);
+        if (rq->prompt[i].n + (size_t)rq->max_new > (size_t)g->cap.length || (int)rq->prompt[i].n > g->cap.tokens)
+            return fail(E_INPUT, "prompt %d has %zu tokens; with %d new ones that is more than the %d planned for", i + 1, rq->prompt[i].n, rq->max_new, g->cap.length);
+    }
+    return rq->max_new < 1 ? fail(E_USAGE, "max_new_tokens must be at least 1") : OK;
+}
+
+err generate(const struct generator *g, const struct memory *mem, float *param, const struct generate_request *rq,
+             struct generation *out, struct generate_stats *stats) {
+    struct batch b;
+    TRY(check(g, rq));
+    TRY(batch_init(&b, g->cap));
+    err e = OK;
+    for (int i = 0; i < rq->n; i++) {
+        out[i] = (struct generation){.ids = malloc((size_t)rq->max_new * sizeof(int32_t))};
+        if (!out[i].ids) e = fail(E_MEMORY, "out of memory");
+    }
+    for (int from = 0; from < rq->n && !e; from += g->cap.slots) {
+        int to = from + g->cap.slots < rq->n ? from + g->cap.slots : rq->n, n_live = 0;
+        double t0 = seconds_now();
+        e = prefill(g, mem, param, rq, &b, from, to, out, &n_live);
+        double t1 = seconds_now();
+        if (!e) e = decode(g, mem, param, rq, &b, from, out, n_live);
+        if (stats) {
+            stats->prefill_s += t1 - t0;
+            stats->decode_s += seconds_now() - t1;
+            for (int i = from; i < to; i++) stats->prompt_tokens += (int64_t)rq->prompt[i].n, stats->new_tokens += out[i].n + out[i].stopped;
+        }
+    }
+    for (int i = 0; i < rq->n && e; i++) {
+        free(out[i].ids);
+        out[i].ids = NULL;
+    }
+    free(b.all);
+    return e;
+}

@@ -1,0 +1,35 @@
+/* Batched generation: prompts of any lengths, packed prefill, then one token per live row and step; rows that have ended
+ * leave the batch. Greedy or sampled; no dropout exists in these programs. */
+#ifndef CYC_GEN_GENERATE_H
+#define CYC_GEN_GENERATE_H
+#include "gen/program.h"
+#include "io/tokenizer.h"
+
+struct generator {
+    struct program prefill, decode;
+    struct capacity cap;
+};
+err generator_build(struct generator *g, const struct model *m, struct structure *st, struct capacity cap,
+                    const struct backend *backend);
+void generator_free(struct generator *g);
+
+struct generation { int32_t *ids; int n; bool stopped; }; /* ids without the EOS; stopped: EOS came */
+struct generate_request {
+    const struct ids *prompt;     /* [n]; each 1..cap.length - max_new tokens */
+    int n;
+    int max_new;
+    int32_t eos;                  /* -1: never stop */
+    int32_t first_sample;         /* identity of row 0 for the sampler's keys */
+    struct run_ctx run;
+    int (*on_token)(void *ctx, int row, int32_t id); /* non-zero stops the row; may be NULL */
+    void *ctx;
+    volatile int *stop;           /* E_INTERRUPTED when it becomes non-zero; may be NULL */
+};
+struct generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens; };
+/* out[n]: ids are owned by the caller (free). */
+err generate(const struct generator *g, const struct memory *mem, float *param, const struct generate_request *rq,
+             struct generation *out, struct generate_stats *stats);
+
+double seconds_now(void); /* monotonic */
+
+#endif

@@ -1,0 +1,150 @@
+/* See program.h. */
+#define _DEFAULT_SOURCE
+#include "gen/program.h"
+#include "ops/ops.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static const int64_t dim_n = SYM_N, dim_s = SYM_S, dim_s1 = SYM_S1;
+
+static val input(struct prog *p, const char *name, const int64_t *dim, dtype dt) { return prog_input(p, dt, 1, dim, name); }
+
+static void make_cache(struct site *s, const struct model *m, struct capacity cap) {
+    int64_t d[4] = {cap.slots, m->shape.kv_heads, cap.length, m->shape.head_dim};
+    for (int l = 0; l < m->shape.layers; l++) {
+        s->cache_k[l] = prog_value(s->p, ROLE_STATE, DT_F32, 4, d, "cache k");
+        s->cache_v[l] = prog_value(s->p, ROLE_STATE, DT_F32, 4, d, "cache v");
+    }
+}
+
+static void emit_loss(struct program *g, const struct model *m, struct site *s) {
+    val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
+    val x = model_body(m, s);
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, model_head(m, s), label, weight}, 4, NULL);
+    if (!i) return;
+    g->loss = i->out[0];
+    g->nll = i->out[1];
+    prog_keep(s->p, g->loss);
+    prog_keep(s->p, g->nll);
+}
+
+static void emit_sample(struct program *g, const struct model *m, struct site *s, bool keep_logits) {
+    val rows = {0}, next_pos = s->pos;
+    if (g->mode == MODE_PREFILL) {
+        rows = input(s->p, "rows", &dim_s, DT_I32);
+        s->sample = input(s->p, "sample", &dim_s, DT_I32);
+        next_pos = input(s->p, "next_pos", &dim_s, DT_I32);
+    }
+    val x = model_body(m, s);
+    if (has(rows)) x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
+    struct linear head = {.w = model_head(m, s)};
+    if (s->p->failed) return;
+    site_emit_linear(s, x, 1, &head, NULL, NULL, &g->logits);
+    struct inst *i = prog_emit(s->p, &op_sample, (val[]){g->logits, s->sample, next_pos}, 3, NULL);
+    if (!i) return;
+    g->next = i->out[0];
+    g->logprob = i->out[1];
+    prog_keep(s->p, g->next);
+    prog_keep(s->p, g->logprob);
+    if (keep_logits) prog_keep(s->p, g->logits);
+}
+
+err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
+                  enum checkpoint level, const struct backend *backend, bool keep_logits) {
+    *g = (struct program){.mode = mode};
+    struct prog *p = &g->p;
+    p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
+    p->cap[-SYM_S] = cap.sequences;
+    p->cap[-SYM_S1] = cap.sequences + 1;
+    val *cache = arena_alloc(&p->mem, 2 * (size_t)m->shape.layers * sizeof *cache);
+    if (!cache) return fail(E_MEMORY, "out of memory");
+    struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers};
+    if (st && st->method) s.method = st->method, s.settings = &st->lora, s.params = &st->params;
+    s.ids = input(p, "ids", &dim_n, DT_I32);
+    s.pos = input(p, "pos", &dim_n, DT_I32);
+    if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
+    if (mode == MODE_TRAIN || mode == MODE_SCORE) {
+        s.sample = input(p, "sample", &dim_n, DT_I32);
+        emit_loss(g, m, &s);
+        if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, level, &op_add);
+    } else {
+        s.slot = input(p, "slot", &dim_n, DT_I32);
+        make_cache(&s, m, cap);
+        if (mode == MODE_DECODE) s.sample = input(p, "sample", &dim_n, DT_I32);
+        emit_sample(g, m, &s, keep_logits);
+    }
+    prog_drop_dead(p);
+    err e = p->failed ? p->failed : plan_make(&g->plan, p, backend);
+    if (e) program_free(g);
+    return e;
+}
+
+void program_free(struct program *g) {
+    plan_free(&g->plan);
+    prog_free(&g->p);
+}
+
+/* A cache outlives single runs but not a generation, so it shares the arena with the training activations. */
+size_t memory_act(const struct program *const *programs, int n, size_t *state_off) {
+    size_t train = 0, gen = 0, state = 0;
+    for (int i = 0; i < n; i++) {
+        const struct plan *pl = &programs[i]->plan;
+        if (pl->state) {
+            if (pl->act > gen) gen = pl->act;
+            if (pl->state > state) state = pl->state;
+        } else if (pl->act > train) train = pl->act;
+    }
+    *state_off = gen;
+    return train > gen + state ? train : gen + state;
+}
+
+/* Mapped, not malloc'ed: pages that a run does not touch stay unbacked, and all of it goes back at once. */
+static char *map(size_t bytes) {
+    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+err memory_for(struct memory *mem, const struct program *const *programs, int n) {
+    *mem = (struct memory){0};
+    mem->act_bytes = memory_act(programs, n, &mem->state_off);
+    for (int i = 0; i < n; i++)
+        if (programs[i]->plan.scratch > mem->scratch_bytes) mem->scratch_bytes = programs[i]->plan.scratch;
+    mem->act = map(mem->act_bytes);
+    mem->scratch = map(mem->scratch_bytes);
+    if (mem->act && mem->scratch) return OK;
+    memory_free(mem);
+    return fail(E_MEMORY, "cannot allocate %zu bytes for activations and scratch", mem->act_bytes + mem->scratch_bytes);
+}
+
+void memory_free(struct memory *mem) {
+    if (mem->act) munmap(mem->act, mem->act_bytes ? mem->act_bytes : 1);
+    if (mem->scratch) munmap(mem->scratch, mem->scratch_bytes ? mem->scratch_bytes : 1);
+    mem->act = mem->scratch = NULL;
+}
+
+static struct binding bind(const struct memory *mem, int n, int s) {
+    struct binding b = {.act = mem->act, .scratch = mem->scratch, .state = mem->act + mem->state_off};
+    b.size[-SYM_N] = n;
+    b.size[-SYM_S] = s;
+    b.size[-SYM_S1] = s + 1;
+    return b;
+}
+
+err program_run(const struct program *g, const struct memory *mem, float *param, float *grad, const struct feed *f,
+                const struct run_ctx *run, bool poison) {
+    const void *train[] = {f->ids, f->pos, f->cu, f->sample, f->label, f->weight};
+    const void *prefill[] = {f->ids, f->pos, f->cu, f->slot, f->rows, f->sample, f->next_pos};
+    const void *decode[] = {f->ids, f->pos, f->slot, f->sample};
+    struct binding b = bind(mem, f->n, g->mode == MODE_DECODE ? 0 : f->s);
+    b.param = param;
+    b.grad = grad;
+    b.poison = poison;
+    b.input = (void *const *)(g->mode == MODE_PREFILL ? prefill : g->mode == MODE_DECODE ? decode : train);
+    return plan_run(&g->plan, &b, run);
+}
+
+struct view program_out(const struct program *g, const struct memory *mem, val v, int n, int s) {
+    struct binding b = bind(mem, n, s);
+    return plan_view(&g->plan, &b, v);
+}

@@ -1,0 +1,58 @@
+/* The four programs that a model runs as: training, scoring, prefill, one-token decode; built from the same family text by
+ * mode, compiled to a plan on a backend. Inputs are bound by name through struct feed, in one fixed order per mode. */
+#ifndef CYC_GEN_PROGRAM_H
+#define CYC_GEN_PROGRAM_H
+#include "core/grad.h"
+#include "core/plan.h"
+#include "model/model.h"
+#include "peft/lora.h"
+
+/* What an adapter is, before its numbers: method, settings, parameters. Adapters of equal structure share plans. */
+struct structure {
+    const struct peft_method *method; /* NULL: the bare base */
+    struct lora lora;
+    struct param_set params;
+};
+
+struct capacity {
+    int tokens;        /* N of one pass */
+    int sequences;     /* S of one pass */
+    int slots, length; /* KV cache: running sequences, tokens each */
+};
+
+struct program {
+    enum mode mode;
+    struct prog p;
+    struct plan plan;
+    val loss, nll;        /* train, score: sums[4], nll[N] */
+    val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities */
+    val logits;           /* prefill, decode: kept where asked for */
+};
+
+/* keep_logits: for tests. */
+err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
+                  enum checkpoint level, const struct backend *backend, bool keep_logits);
+void program_free(struct program *g);
+
+/* One pass's inputs; those that the mode does not use are ignored.
+ * train, score: ids pos cu sample label weight; prefill: ids pos cu slot rows sample next_pos; decode: ids pos slot sample. */
+struct feed {
+    const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
+    const float *weight;
+    int n, s;
+};
+/* Memory for the plans of one session: each arena as large as the largest plan asks. */
+struct memory {
+    char *act, *scratch;   /* the KV cache lies in act, behind the generation plans' activations */
+    size_t act_bytes, scratch_bytes, state_off;
+};
+err memory_for(struct memory *mem, const struct program *const *programs, int n);
+void memory_free(struct memory *mem);
+size_t memory_act(const struct program *const *programs, int n, size_t *state_off);
+
+/* param/grad: the adapter's arenas (NULL without one). Reads outputs through program_out() until the next run. */
+err program_run(const struct program *g, const struct memory *mem, float *param, float *grad, const struct feed *feed,
+                const struct run_ctx *run, bool poison);
+struct view program_out(const struct program *g, const struct memory *mem, val v, int n, int s);
+
+#endif

@@ -1,0 +1,72 @@
+/* A base model: frozen tensors mapped from its files, its sizes, and the family that knows how to emit it as a program.
+ *
+ * Matrices stay in the form and place where the file has them; the few vectors (norm weights, biases) and RoPE's
+ * frequencies are f32 copies owned here. Tensors have canonical names, GGUF's ("blk.3.attn_q.weight"); a family maps
+ * Hugging Face's names to them. */
+#ifndef CYC_MODEL_MODEL_H
+#define CYC_MODEL_MODEL_H
+#include "core/site.h"
+#include "io/tensors.h"
+
+struct shape {          /* one alphabet of sizes: L, C, H, K, D, F, V */
+    int64_t layers, width, heads, kv_heads, head_dim, ffn, vocab, context;
+    double norm_eps, rope_base;
+    bool tied;          /* the output projection is the embedding */
+    bool interleaved;   /* RoPE pairs are neighbours (GGUF "llama") */
+    bool attn_bias, mlp_bias;
+};
+
+struct weight {
+    const char *name;   /* canonical, without ".weight"/".bias" suffix stripped: "blk.3.attn_q.weight" */
+    const char *module; /* Hugging Face module path: "model.layers.3.self_attn.q_proj" */
+    dtype dt;
+    int nd;
+    int64_t d[4];
+    const void *data;
+    int rope_heads;
+};
+
+struct model {
+    arena mem;
+    const char *path;
+    const struct family *family;
+    struct shape shape;
+    struct tensors files;
+    int n;
+    struct weight *w;       /* sorted by name */
+    float *inv_freq;        /* [D/2] */
+    int64_t parameters;
+    size_t bytes;           /* of all tensors, as stored */
+    bool random;            /* random:SEED */
+    bool gguf;
+    void *random_bytes;
+};
+
+struct family {
+    const char *name;        /* GGUF general.architecture */
+    const char *hf;          /* config.json model_type */
+    /* Sizes from GGUF metadata or config.json (exactly one is not NULL). */
+    err (*sizes)(struct model *m, const struct gguf_meta *meta, const void *json);
+    /* The tensors that the sizes imply, with both names. */
+    err (*tensors)(struct model *m);
+    /* Emits the block of a layer: x [N, C] -> [N, C]. */
+    val (*block)(const struct model *m, struct site *s, val x, int layer);
+};
+
+/* path: a .gguf file, a Hugging Face folder, or "random:SEED[:dtype]" with config_path naming a config.json. weights = false
+ * reads the sizes only (for plans: no tensor is touched, random models allocate nothing). */
+err model_open(const char *path, const char *config_path, bool weights, struct model *m);
+void model_close(struct model *m);
+const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
+/* XXH3 128 over all tensors' names, types and bytes: equal before and after training. */
+void model_hash(const struct model *m, char hex[33]);
+
+/* Emits the whole stack up to the final norm: returns x [N, C]. */
+val model_body(const struct model *m, struct site *s);
+val model_head(const struct model *m, struct site *s);             /* the output projection's weight [V, C] */
+/* For families: */
+val model_vec(const struct model *m, struct site *s, const char *fmt, int layer);
+struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer); /* "attn_q" of a layer */
+err model_want(struct model *m, const char *name, const char *module, int nd, const int64_t *d, bool optional, int rope_heads);
+
+#endif

@@ -1,0 +1,82 @@
+/* kv_append and attention_cached: the key/value cache of generation. STATE [slots, K, T, D]: a slot is one running
+ * sequence, T its capacity. Prefill writes many positions of many slots, decode one position per live row. */
+#include "ops/ops.h"
+#include <math.h>
+#include <string.h>
+
+static err infer_append(struct prog *p, struct inst *i) {
+    struct value c = *prog_v(p, i->in[4]);
+    for (int k = 0; k < 2; k++) {
+        TRY(want(p, i, k, DT_F32, 2, (int64_t[]){SYM_N, c.d[1] * c.d[3]}));
+        TRY(want(p, i, 2 + k, DT_I32, 1, (int64_t[]){SYM_N}));
+        TRY(want(p, i, 4 + k, DT_F32, 4, c.d));
+    }
+    return OK;
+}
+
+static float *cell(const struct view *cache, int64_t slot, int64_t head, int64_t pos) {
+    return (float *)cache->p + ((slot * cache->d[1] + head) * cache->d[2] + pos) * cache->d[3];
+}
+
+static err ref_append(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)i, (void)out, (void)scratch;
+    int64_t K = in[4].d[1], D = in[4].d[3];
+    for (int64_t n = 0; n < in[0].d[0]; n++)
+        for (int64_t h = 0; h < K; h++)
+            for (int k = 0; k < 2; k++)
+                memcpy(cell(&in[4 + k], view_i32(&in[2])[n], h, view_i32(&in[3])[n]), view_row(&in[k], n) + h * D, (size_t)D * 4);
+    return OK;
+}
+
+static err infer_cached(struct prog *p, struct inst *i) {
+    struct value c = *prog_v(p, i->in[1]);
+    TRY(want(p, i, 0, DT_F32, 2, (int64_t[]){SYM_N, (int64_t)i->a.heads * i->a.head_dim}));
+    TRY(want(p, i, 1, DT_F32, 4, (int64_t[]){c.d[0], i->a.kv_heads, c.d[2], i->a.head_dim}));
+    TRY(want(p, i, 2, DT_F32, 4, c.d));
+    TRY(want(p, i, 3, DT_I32, 1, (int64_t[]){SYM_N}));
+    TRY(want(p, i, 4, DT_I32, 1, (int64_t[]){SYM_N}));
+    i->out[0] = prog_like(p, i->in[0], "attention");
+    return p->failed;
+}
+
+static err ref_cached(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    int D = i->a.head_dim;
+    for (int64_t n = 0; n < in[0].d[0]; n++)
+        for (int h = 0; h < i->a.heads; h++) {
+            int64_t slot = view_i32(&in[3])[n], last = view_i32(&in[4])[n], kh = (int64_t)h * i->a.kv_heads / i->a.heads;
+            int64_t from = i->a.window > 0 && last + 1 > i->a.window ? last + 1 - i->a.window : 0;
+            const float *q = view_row(&in[0], n) + h * D;
+            double top = -INFINITY, sum = 0, y[512] = {0};
+            for (int pass = 0; pass < 2; pass++)
+                for (int64_t t = from; t <= last; t++) {
+                    const float *k = cell(&in[1], slot, kh, t), *v = cell(&in[2], slot, kh, t);
+                    double s = 0;
+                    for (int d = 0; d < D; d++) s += (double)q[d] * k[d];
+                    s *= i->a.scale;
+                    if (i->a.softcap > 0) s = i->a.softcap * tanh(s / i->a.softcap);
+                    if (!pass) top = s > top || isnan(s) ? s : top;
+                    else {
+                        double e = exp(s - top);
+                        sum += e;
+                        for (int d = 0; d < D; d++) y[d] += e * v[d];
+                    }
+                }
+            for (int d = 0; d < D; d++) view_row(&out[0], n)[h * D + d] = (float)(y[d] / sum);
+        }
+    return OK;
+}
+
+static struct cost cost_append(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)i, (void)out;
+    return (struct cost){0, 16.0 * (double)in[0].d[0] * (double)in[0].d[1]};
+}
+
+static struct cost cost_cached(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)out;
+    double rows = (double)in[0].d[0], t = (double)in[1].d[2], d = i->a.head_dim;
+    return (struct cost){4 * rows * t * i->a.heads * d, 8 * rows * t * i->a.kv_heads * d};
+}
+
+const struct op_def op_kv_append = {.name = "kv_append", .n_in = 6, .n_out = 0, .effect = true, .infer = infer_append, .cost = cost_append, .ref = ref_append};
+const struct op_def op_attention_cached = {.name = "attention_cached", .n_in = 5, .n_out = 1, .infer = infer_cached, .cost = cost_cached, .ref = ref_cached};

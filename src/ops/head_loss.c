@@ -1,0 +1,76 @@
+/* head_loss: the output projection and the cross-entropy in one op, so that the [N, V] logits never exist. Rows with weight
+ * zero are not computed (half of a cycle step's tokens are prompt). The gradient to x comes out of the same pass, while a
+ * chunk's logits are at hand: dlogits = weight (softmax - onehot). The sums are not normalised: whoever owns the step
+ * divides once by the weight of all its passes. */
+#include "ops/ops.h"
+#include <math.h>
+#include <string.h>
+
+static err infer(struct prog *p, struct inst *i) {
+    struct value x = *prog_v(p, i->in[0]), w = *prog_v(p, i->in[1]);
+    TRY(want(p, i, 0, DT_F32, 2, (int64_t[]){SYM_N, x.d[1]}));
+    TRY(want(p, i, 1, DT_NONE, 2, (int64_t[]){w.d[0], x.d[1]}));
+    TRY(want(p, i, 2, DT_I32, 1, (int64_t[]){SYM_N}));
+    TRY(want(p, i, 3, DT_F32, 1, (int64_t[]){SYM_N}));
+    i->out[0] = prog_act(p, DT_F32, 1, (int64_t[]){4}, "loss sums");
+    i->out[1] = prog_act(p, DT_F32, 1, (int64_t[]){SYM_N}, "nll");
+    if (x.needs) i->out[2] = prog_act(p, DT_F32, 2, x.d, "d head");
+    return p->failed;
+}
+
+static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) {
+    (void)p, (void)dout;
+    din[0] = i->out[2];
+    return OK;
+}
+
+static size_t ref_scratch(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)i, (void)out;
+    return (size_t)(in[1].d[0] * 8 + in[1].d[1] * 4); /* one row of logits in double, one weight row */
+}
+
+static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)i;
+    int64_t V = in[1].d[0], C = in[1].d[1];
+    double *z = scratch, sums[4] = {0};
+    float *w = (float *)(z + V);
+    size_t row = dtype_row_bytes(in[1].dt, C);
+    for (int64_t n = 0; n < in[0].d[0]; n++) {
+        float weight = view_f32(&in[3])[n], *dx = out[2].p ? view_row(&out[2], n) : NULL;
+        const float *x = view_row(&in[0], n);
+        int32_t label = view_i32(&in[2])[n];
+        view_f32(&out[1])[n] = 0;
+        if (dx) memset(dx, 0, (size_t)C * 4);
+        if (weight == 0) continue;
+        double top = -INFINITY, sum = 0;
+        int64_t best = 0;
+        for (int64_t v = 0; v < V; v++) {
+            dequantise_row(in[1].dt, (const char *)in[1].p + row * (size_t)v, w, C);
+            z[v] = 0;
+            for (int64_t c = 0; c < C; c++) z[v] += (double)x[c] * w[c];
+            if (z[v] > top || isnan(z[v])) top = z[v], best = v;
+        }
+        for (int64_t v = 0; v < V; v++) sum += exp(z[v] - top);
+        double nll = top + log(sum) - z[label];
+        view_f32(&out[1])[n] = (float)nll;
+        sums[0] += weight * nll;
+        sums[1] += weight;
+        sums[2] += best == label ? weight : 0;
+        sums[3] += 1;
+        for (int64_t v = 0; v < V && dx; v++) {
+            dequantise_row(in[1].dt, (const char *)in[1].p + row * (size_t)v, w, C);
+            double g = weight * (exp(z[v] - top) / sum - (v == label));
+            for (int64_t c = 0; c < C; c++) dx[c] += (float)(g * w[c]);
+        }
+    }
+    for (int k = 0; k < 4; k++) view_f32(&out[0])[k] = (float)sums[k];
+    return OK;
+}
+
+static struct cost cost(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)i;
+    double n = (double)in[0].d[0], v = (double)in[1].d[0], c = (double)in[1].d[1];
+    return (struct cost){2 * n * v * c * (out[2].nd ? 2 : 1), v * (double)dtype_row_bytes(in[1].dt, in[1].d[1])};
+}
+
+const struct op_def op_head_loss = {.name = "head_loss", .n_in = 4, .n_out = 3, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};

@@ -1,0 +1,60 @@
+/* The ops and their operands, in order. [..] shapes; (opt) may be absent. All activations are f32 row-major [N, C];
+ * weights W may be any dtype of base/dtype.h (quantised along the last dimension); vectors (norm weights, biases) f32.
+ *
+ * embed            in  ids[N] i32, table[V,C]                    out x[N,C]                   x = scale * table[ids]
+ * norm             in  x[N,C], w[C]                              out y[N,C], rstd[N]          rstd = 1/sqrt(mean(x^2)+eps), y = x*rstd*w
+ * norm_bwd         in  x, w, rstd, dy                            out dx[N,C], dw[C] (opt, GRAD: added)
+ * linear           in  LIN_X x[N,C]; LIN_W+i W_i[O_i,C]; LIN_BIAS+i bias_i[O_i] (opt); LIN_A A[R,C] (opt);
+ *                      LIN_B+i B_i[O_i,r_i] (opt); LIN_SAMPLE sample[N] i32, LIN_POS pos[N] i32 (with dropout)
+ *                  out Y_i[N,O_i] for i < n; LIN_T T[N,R] (when A)
+ *                  Y_i = x W_i^T + bias_i + alpha_i * T_i B_i^T, T_i = drop_i(x) A_i^T; A_i, T_i: the r_i rows/columns
+ *                  of output i, laid one after the other; r_i = 0: no delta there.
+ *                  drop_i(x)[n,c] = keep ? x/(1-p) : 0, see ops_drop_keep().
+ * linear_bwd       in  LB_X x; LB_W+i; LB_A; LB_B+i; LB_T T; LB_DY+i dY_i[N,O_i] (opt); LB_SAMPLE, LB_POS
+ *                  out LB_DX dx[N,C] (opt); LB_DA dA[R,C] (opt, GRAD: added); LB_DB+i dB_i (opt, GRAD: added)
+ *                  dT_i = alpha_i * dY_i B_i; dx = sum_i dY_i W_i + drop_i'(dT_i A_i); dA_i += dT_i^T drop_i(x);
+ *                  dB_i += alpha_i * dY_i^T T_i
+ * rope             in  x[N,H*D], pos[N] i32, inv_freq[D/2]       out y[N,H*D] (may be in place)
+ *                  angle = pos * inv_freq[j]; pairs (j, j+D/2), or (2j, 2j+1) when interleaved; inverse: -angle
+ * attention        in  q[N,H*D], k[N,K*D], v[N,K*D], cu[S+1] i32 out o[N,H*D], lse[N,H]
+ *                  softmax(scale * q k^T) v inside each sequence cu[s]..cu[s+1], causal; head h reads kv head h*K/H;
+ *                  lse = log sum exp of the scaled scores. window > 0: only the last `window` keys; softcap c > 0:
+ *                  score = c tanh(score/c).
+ * attention_bwd    in  q, k, v, cu, o, lse, do                   out dq, dk, dv
+ * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
+ * swiglu           in  gate[N,F], up[N,F]                        out y = silu(gate)*up
+ * swiglu_bwd       in  gate, up, dy                              out dgate, dup
+ * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32
+ *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
+ *                      dx[N,C] (opt; d(sum w*nll)/dx, 0 where w = 0)
+ *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (chunks of HEAD_CHUNK rows).
+ * gather           in  x[N,C], rows[S] i32                       out y[S,C]
+ * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
+ * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N]   out o[N,H*D]
+ *                  row n attends to positions 0..pos[n] of its slot
+ * sample           in  logits[S,V], sample[S] i32, pos[S] i32    out id[S] i32, logprob[S]
+ *                  temperature 0: argmax (lowest id on ties); else temperature, top_k, top_p, philox(seed, sample, pos)
+ */
+#ifndef CYC_OPS_OPS_H
+#define CYC_OPS_OPS_H
+#include "core/prog.h"
+#include "base/philox.h"
+
+#define OP(name) extern const struct op_def op_##name;
+#include "ops/ops.def"
+#undef OP
+
+enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 14, LIN_POS = 15, LIN_IN = 16, LIN_T = 4 };
+enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE = 15, LB_POS = 16, LB_IN = 17,
+       LB_DX = 0, LB_DA = 1, LB_DB = 2 };
+enum { HEAD_CHUNK = 32, PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4 };
+
+/* Dropout of channel c (any multiple of 4 at once: channels c..c+3) of one token for output i of a site. */
+static inline struct philox ops_drop_bits(const struct run_ctx *run, int site, int output, int32_t sample, int32_t pos,
+                                          int64_t c) {
+    return philox(philox_key(run->seed, PURPOSE_DROPOUT), (uint32_t)(run->step & 0xFFFFFFFF), (uint32_t)sample,
+                  (uint32_t)pos, (uint32_t)(site * MAX_GROUP + output) << 16 | (uint32_t)(c >> 2));
+}
+static inline bool ops_drop_keep(uint32_t bits, float p) { return philox_unit(bits) >= p; }
+
+#endif

@@ -1,0 +1,41 @@
+/* Sites emit ops, so their code lives with the ops. See core/site.h. */
+#include "core/site.h"
+#include "ops/ops.h"
+
+err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *attr, const struct low_rank *low, val *out) {
+    struct op_attr a = attr ? *attr : (struct op_attr){0};
+    val in[LIN_IN] = {{0}};
+    a.n = n;
+    a.site = s->next_site++;
+    in[LIN_X] = x;
+    for (int i = 0; i < n; i++) {
+        in[LIN_W + i] = w[i].w;
+        in[LIN_BIAS + i] = w[i].bias;
+        if (low) in[LIN_B + i] = low->b[i];
+    }
+    if (low) in[LIN_A] = low->a;
+    if (s->mode != MODE_TRAIN) a.dropout = 0;
+    if (a.dropout > 0) in[LIN_SAMPLE] = s->sample, in[LIN_POS] = s->pos;
+    struct inst *i = prog_emit(s->p, &op_linear, in, LIN_IN, &a);
+    for (int k = 0; k < n; k++) out[k] = i ? i->out[k] : (val){0};
+    return s->p->failed;
+}
+
+err site_linears(struct site *s, val x, int n, const struct linear *w, val *out) {
+    if (s->method && s->method->linears) return s->method->linears(s, x, n, w, out);
+    return site_emit_linear(s, x, n, w, NULL, NULL, out);
+}
+
+val site_linear(struct site *s, val x, const struct linear *w) {
+    val out = {0};
+    site_linears(s, x, 1, w, &out);
+    return out;
+}
+
+val site_attention(struct site *s, val q, val k, val v, int layer, const struct op_attr *a) {
+    if (s->mode == MODE_PREFILL || s->mode == MODE_DECODE)
+        prog_emit(s->p, &op_kv_append, (val[]){k, v, s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, a);
+    if (s->mode == MODE_DECODE)
+        return emit1(s->p, &op_attention_cached, (val[]){q, s->cache_k[layer], s->cache_v[layer], s->slot, s->pos}, 5, a);
+    return emit1(s->p, &op_attention, (val[]){q, k, v, s->cu}, 4, a);
+}

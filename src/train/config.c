@@ -1,0 +1,517 @@
+/* The configuration's keys, their values and the rules between them. See config.h for the contract, config.def for the
+ * keys, config_yaml.c for the reading and config_write.c for the writing.
+ *
+ * A value takes one road whether it comes from a file, from --set or from the defaults: it becomes a `given` (where it
+ * stood, its dotted name, what it looked like), is resolved to a key, converted by the key's type, held against the
+ * key's `wants`, and stored. So each complaint names the place, the key, what was found and what is wanted, and there
+ * is no second rule book. A file is read to its end before anything is stored, shared settings before the sides' own,
+ * so that the order of sections does not matter.
+ *
+ * Numbers are decimal (no 1_000, no 0x10), booleans are true and false alone: whatever YAML readers disagree on is
+ * refused. It opens no file but the configuration; whether the named files exist is for those to say who open them.
+ * Called by api and by tests. */
+#include "train/config_internal.h"
+#include "base/dtype.h"
+#include "base/file.h"
+#include <errno.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+/* --- the table ---------------------------------------------------------------------------------------------------- */
+struct place {
+    enum kind kind;
+    size_t off; /* in struct config, or in struct side_config where the key is per side */
+    const char *wants;
+};
+
+#define TYPE_STR(wants)  sizeof(wants) > 1 ? wants : "text"
+#define TYPE_INT(wants)  sizeof(wants) > 1 ? "integer " wants : "integer"
+#define TYPE_REAL(wants) sizeof(wants) > 1 ? "number " wants : "number"
+#define TYPE_BOOL(wants) "true|false"
+#define TYPE_STRS(wants) sizeof(wants) > 1 ? wants : "list of names"
+#define SIDE_RUN         false
+#define SIDE_SIDE        true
+#define OFF_RUN(field)   offsetof(struct config, field)
+#define OFF_SIDE(field)  offsetof(struct side_config, field)
+
+static const struct config_key keys[] = {
+#define KEY(where, type, field, name, def, wants, doc) {name, TYPE_##type(wants), def, doc, SIDE_##where},
+#include "train/config.def"
+#undef KEY
+};
+static const struct place places[] = {
+#define KEY(where, type, field, name, def, wants, doc) {KIND_##type, OFF_##where(field), wants},
+#include "train/config.def"
+#undef KEY
+};
+static const char *const names[] = {
+#define KEY(where, type, field, name, def, wants, doc) name,
+#include "train/config.def"
+#undef KEY
+    NULL};
+enum { N_KEYS = sizeof keys / sizeof *keys };
+
+const struct config_key *config_keys(size_t *n) {
+    *n = N_KEYS;
+    return keys;
+}
+
+enum kind config_kind(int k) { return places[k].kind; }
+
+static void *slot(const struct config *c, int k, int side) {
+    return keys[k].per_side ? (char *)&c->side[side] + places[k].off : (char *)c + places[k].off;
+}
+
+union value config_value(const struct config *c, int k, int side) {
+    const void *p = slot(c, k, side);
+    switch (places[k].kind) {
+    case KIND_STR: return (union value){.s = *(const char *const *)p};
+    case KIND_INT: return (union value){.i = *(const int64_t *)p};
+    case KIND_REAL: return (union value){.r = *(const double *)p};
+    case KIND_BOOL: return (union value){.b = *(const bool *)p};
+    default: return (union value){.l = *(const struct strs *)p};
+    }
+}
+
+static void store(struct config *c, int k, int side, union value v) {
+    void *p = slot(c, k, side);
+    switch (places[k].kind) {
+    case KIND_STR: *(const char **)p = v.s; break;
+    case KIND_INT: *(int64_t *)p = v.i; break;
+    case KIND_REAL: *(double *)p = v.r; break;
+    case KIND_BOOL: *(bool *)p = v.b; break;
+    case KIND_STRS: *(struct strs *)p = v.l; break;
+    }
+}
+
+/* --- what a value must satisfy ------------------------------------------------------------------------------------ */
+static bool within(const char *interval, double x) {
+    double lo, hi;
+    char a[3], b[3];
+    if (sscanf(interval, "%lf %2[<=] x %2[<=] %lf", &lo, a, b, &hi) == 4)
+        return (a[1] ? x >= lo : x > lo) && (b[1] ? x <= hi : x < hi);
+    if (sscanf(interval, ">= %lf", &lo) == 1) return x >= lo;
+    if (sscanf(interval, "> %lf", &lo) == 1) return x > lo;
+    return true;
+}
+
+/* Finds `word` among "a|b|c=b"; *canonical becomes the spelling that the rest of the library knows. */
+static bool choose(const char *choices, const char **word, arena *mem) {
+    for (const char *p = choices; *p;) {
+        size_t n = strcspn(p, "|"), name = strcspn(p, "|=");
+        if (strlen(*word) == name && strncasecmp(*word, p, name) == 0) {
+            const char *value = name < n ? p + name + 1 : p;
+            return (*word = arena_strn(mem, value, (size_t)(p + n - value))) != NULL;
+        }
+        p += n + (p[n] == '|');
+    }
+    return false;
+}
+
+static bool is_choice(const char *wants) { return strchr(wants, '|') != NULL; }
+
+static int count(const char *s, const char *part) {
+    int n = 0;
+    for (; (s = strstr(s, part)); s += strlen(part)) n++;
+    return n;
+}
+
+static bool parse_bytes(const char *text, size_t *bytes) {
+    static const struct {
+        const char *unit;
+        double size;
+    } units[] = {{"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},    {"TB", 1e12},
+                 {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+    size_t n = strspn(text, "0123456789.");
+    char *end;
+    *bytes = 0;
+    if (n == 0) return *text == 0;
+    double x = strtod(text, &end);
+    if (end != text + n) return false;
+    while (*end == ' ') end++;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        if (strcasecmp(end, units[i].unit) != 0) continue;
+        double total = x * units[i].size;
+        if (!(total >= 1 && total < 0x1p62)) return false;
+        *bytes = (size_t)total;
+        return true;
+    }
+    return false;
+}
+
+err config_bytes(const char *text, size_t *bytes) {
+    if (parse_bytes(text, bytes)) return OK;
+    return fail(E_USAGE, "'%s' is not a size: write a number and a unit, such as 500MB, 2GB or 1.5GiB", text);
+}
+
+static bool fits(const struct place *at, union value *v, arena *mem) {
+    size_t bytes;
+    switch (at->kind) {
+    case KIND_INT: /* the rest of the library counts in int; only a key without any bound (seed) uses all 64 bits */
+        return !*at->wants || (v->i <= INT32_MAX && within(at->wants, (double)v->i));
+    case KIND_REAL: return isfinite(v->r) && within(at->wants, v->r);
+    case KIND_BOOL: return true;
+    case KIND_STRS: return v->l.n > 0 && (!str_starts(at->wants, "two") || v->l.n == 2);
+    case KIND_STR: break;
+    }
+    if (is_choice(at->wants)) return choose(at->wants, &v->s, mem);
+    if (str_starts(at->wants, "size")) return parse_bytes(v->s, &bytes);
+    if (str_starts(at->wants, "text with")) return count(v->s, "{text}") == 1;
+    return true;
+}
+
+/* "an integer >= 1", "one of macct, sft": the key's type as the end of "wants ..." */
+static void describe(int k, str *out) {
+    const char *type = keys[k].type;
+    if (!is_choice(type)) {
+        str_adds(out, *type == 'i' ? "an " : *type == 't' ? "" : "a ");
+        str_adds(out, type);
+        return;
+    }
+    str_adds(out, "one of ");
+    for (const char *p = type; *p;) {
+        size_t n = strcspn(p, "|");
+        if (!memchr(p, '=', n)) {
+            if (p != type) str_adds(out, ", ");
+            str_add(out, p, n);
+        }
+        p += n + (p[n] == '|');
+    }
+}
+
+/* The choice nearest to a misspelt one, copied to buf; NULL when none is near. */
+static const char *nearest_choice(const char *wants, const char *word, char *buf, size_t size) {
+    const char *list[16];
+    int n = 0;
+    if ((size_t)snprintf(buf, size, "%s", wants) >= size) return NULL;
+    for (char *p = strtok(buf, "|"); p && n < 15; p = strtok(NULL, "|"))
+        if (!strchr(p, '=')) list[n++] = p;
+    list[n] = NULL;
+    return str_nearest(word, list);
+}
+
+/* --- one given value ---------------------------------------------------------------------------------------------- */
+bool config_is_null(const struct given *g) {
+    const char *s = g->shape == PLAIN ? g->v.v[0] : "x";
+    return !*s || !strcmp(s, "~") || !strcasecmp(s, "null");
+}
+
+static void found(const struct given *g, str *out) {
+    if (g->shape == LIST) str_addf(out, "a list of %d", g->v.n);
+    else if (g->shape == MAPPING) str_adds(out, "nested keys");
+    else if (config_is_null(g)) str_adds(out, "nothing");
+    else str_addf(out, g->shape == QUOTED ? "the text \"%.60s\"" : "'%.60s'", g->v.v[0]);
+}
+
+err config_mismatch(const struct given *g, int k) {
+    str s = {0};
+    char buf[128];
+    const char *near = NULL;
+    describe(k, &s);
+    str_adds(&s, ", found ");
+    found(g, &s);
+    if (is_choice(places[k].wants) && g->v.n == 1) near = nearest_choice(places[k].wants, g->v.v[0], buf, sizeof buf);
+    if (near) str_addf(&s, "; did you mean '%s'?", near);
+    err e = s.failed ? fail(E_MEMORY, "out of memory") : fail(E_USAGE, "%s: '%s' wants %s", g->at, g->name, s.p);
+    str_free(&s);
+    return e;
+}
+
+/* Splits "A.lora.r" into side 0 and "lora.r"; -1 where the name has no side. */
+static int split_side(const char **name) {
+    int side = str_starts(*name, "A.") ? 0 : str_starts(*name, "B.") ? 1 : -1;
+    if (side >= 0) *name += 2;
+    return side;
+}
+
+bool config_is_section(const char *name) {
+    if (!strcmp(name, "A") || !strcmp(name, "B")) return true;
+    split_side(&name);
+    size_t n = strlen(name);
+    for (int k = 0; k < N_KEYS; k++)
+        if (!strncmp(names[k], name, n) && names[k][n] == '.') return true;
+    return false;
+}
+
+static err unknown(const struct given *g) {
+    const char *name = g->name, *near = NULL;
+    int side = split_side(&name), k = 0;
+    for (int i = 0; i < N_KEYS && !near; i++) { /* `r` at the top is lora.r */
+        const char *dot = strrchr(names[i], '.');
+        if (dot && !strcmp(dot + 1, name)) near = names[i];
+    }
+    if (!near) near = str_nearest(name, names);
+    if (!near) return fail(E_USAGE, "%s: unknown key '%s'; `cyclora help config` lists the keys", g->at, g->name);
+    while (strcmp(names[k], near) != 0) k++;
+    const char *prefix = side >= 0 && keys[k].per_side ? side ? "B." : "A." : "";
+    return fail(E_USAGE, "%s: unknown key '%s'; did you mean '%s%s'?", g->at, g->name, prefix, near);
+}
+
+err config_key_of(const struct given *g, int *k, int *side) {
+    const char *name = g->name;
+    *side = split_side(&name);
+    for (*k = 0; *k < N_KEYS; ++*k)
+        if (!strcmp(names[*k], name)) break;
+    if (*k == N_KEYS) {
+        if (!config_is_section(g->name)) return unknown(g);
+        return fail(E_USAGE, "%s: '%s' is a section and holds keys of its own; `cyclora help config` lists them", g->at,
+                    g->name);
+    }
+    if (*side >= 0 && !keys[*k].per_side)
+        return fail(E_USAGE, "%s: '%s' belongs to the run, not to a side: write '%s' at the top", g->at, g->name, name);
+    return OK;
+}
+
+/* Decimal digits with an optional sign; a real may have a fraction and an exponent. */
+static bool is_decimal(const char *s, bool real) {
+    s += *s == '-' || *s == '+';
+    size_t whole = strspn(s, "0123456789"), part = 0;
+    s += whole;
+    if (!real) return whole && !*s;
+    if (*s == '.') part = strspn(++s, "0123456789"), s += part;
+    if (whole + part == 0) return false;
+    if (*s == 'e' || *s == 'E') {
+        s++;
+        s += *s == '-' || *s == '+';
+        size_t digits = strspn(s, "0123456789");
+        if (!digits) return false;
+        s += digits;
+    }
+    return !*s;
+}
+
+/* "q_proj, v_proj" as a list. Empty items leave the list empty, which fits() refuses. */
+static struct strs split_commas(arena *mem, const char *s) {
+    struct strs l = {.v = arena_alloc(mem, (size_t)(count(s, ",") + 1) * sizeof *l.v)};
+    while (l.v) {
+        s += strspn(s, " ");
+        size_t n = strcspn(s, ","), trimmed = n;
+        while (trimmed && s[trimmed - 1] == ' ') trimmed--;
+        if (!trimmed) return (struct strs){0};
+        l.v[l.n++] = arena_strn(mem, s, trimmed);
+        if (!s[n]) break;
+        s += n + 1;
+    }
+    return l;
+}
+
+static bool convert(const struct given *g, enum kind kind, union value *v, arena *mem) {
+    const char *s = g->shape == LIST || g->shape == MAPPING ? NULL : g->v.v[0];
+    if (kind == KIND_STRS && g->shape == LIST) {
+        v->l = g->v;
+        for (int i = 0; i < v->l.n; i++)
+            if (!*v->l.v[i]) return false;
+        return true;
+    }
+    if (!s || config_is_null(g)) return false;
+    switch (kind) {
+    case KIND_STR: v->s = s; return true;
+    case KIND_STRS: v->l = split_commas(mem, s); return true;
+    case KIND_BOOL: v->b = !strcasecmp(s, "true"); return g->shape == PLAIN && (v->b || !strcasecmp(s, "false"));
+    case KIND_INT:
+        errno = 0;
+        v->i = strtoll(s, NULL, 10);
+        return g->shape == PLAIN && is_decimal(s, false) && !errno;
+    case KIND_REAL: v->r = strtod(s, NULL); return g->shape == PLAIN && is_decimal(s, true);
+    }
+    return false;
+}
+
+static err assign(struct config *c, const struct given *g) {
+    int k, side;
+    union value v;
+    TRY(config_key_of(g, &k, &side));
+    if (!convert(g, places[k].kind, &v, &c->mem) || !fits(&places[k], &v, &c->mem)) return config_mismatch(g, k);
+    if (side != 1) store(c, k, 0, v);
+    if (side != 0) store(c, k, 1, v);
+    return OK;
+}
+
+static err assign_all(struct config *c, const struct given *first, bool sides) {
+    for (const struct given *g = first; g; g = g->next) {
+        const char *name = g->name;
+        if (config_is_section(g->name) || (split_side(&name) >= 0) != sides) continue;
+        TRY(assign(c, g));
+    }
+    return OK;
+}
+
+err config_parse(struct config *c, const char *path, const void *yaml, size_t n) {
+    struct given *first;
+    TRY(config_read(&c->mem, path, yaml, n, &first));
+    TRY(assign_all(c, first, false));
+    return assign_all(c, first, true);
+}
+
+err config_load(struct config *c, const char *path) {
+    struct file_map m;
+    TRY(file_map(path, &m));
+    err e = config_parse(c, path, m.p, m.n);
+    file_unmap(&m);
+    return e;
+}
+
+static bool is_utf8(const char *s) {
+    unsigned cp;
+    for (size_t n = strlen(s), step; n; n -= step, s += step)
+        if (!(step = (size_t)utf8_decode(s, n, &cp))) return false;
+    return true;
+}
+
+err config_set(struct config *c, const char *assignment) {
+    const char *eq = strchr(assignment, '=');
+    if (!eq || eq == assignment) return fail(E_USAGE, "--set: '%.60s' is not key=value", assignment);
+    if (!is_utf8(assignment))
+        return fail(E_USAGE, "--set: '%.*s' is not valid UTF-8", (int)(eq - assignment), assignment);
+    const char *value = arena_str(&c->mem, eq + 1);
+    struct given g = {.at = "--set", .shape = eq[1] ? PLAIN : QUOTED, .v = {1, &value}};
+    g.name = arena_strn(&c->mem, assignment, (size_t)(eq - assignment));
+    if (!g.name || !value) return fail(E_MEMORY, "out of memory");
+    if (*value && strchr("\"'[", *value)) TRY(config_read_value(&c->mem, value, &g));
+    return assign(c, &g);
+}
+
+err config_init(struct config *c) {
+    *c = (struct config){0};
+    for (int k = 0; k < N_KEYS; k++) {
+        const char *value = keys[k].fallback;
+        struct given g = {.at = "config.def", .name = names[k], .shape = *value ? PLAIN : QUOTED, .v = {1, &value}};
+        TRY(assign(c, &g));
+    }
+    return OK;
+}
+
+void config_free(struct config *c) {
+    arena_free(&c->mem);
+    *c = (struct config){0};
+}
+
+/* --- what the values say together --------------------------------------------------------------------------------- */
+static void show(int k, union value v, str *out) {
+    switch (places[k].kind) {
+    case KIND_STR: str_addf(out, "'%.60s'", v.s); break;
+    case KIND_INT: str_addf(out, "%lld", (long long)v.i); break;
+    case KIND_REAL: str_addf(out, "%g", v.r); break;
+    case KIND_BOOL: str_adds(out, v.b ? "true" : "false"); break;
+    case KIND_STRS: str_addf(out, "a list of %d", v.l.n); break;
+    }
+}
+
+/* Values that a program wrote into the struct obey the same ranges as those that were read. */
+static err check_ranges(const struct config *c) {
+    for (int k = 0; k < N_KEYS; k++) {
+        for (int side = 0; side <= keys[k].per_side; side++) {
+            arena mem = {0};
+            union value v = config_value(c, k, side), canonical = v;
+            bool ok = fits(&places[k], &canonical, &mem) && (!is_choice(places[k].wants) || !strcmp(canonical.s, v.s));
+            arena_free(&mem);
+            if (ok) continue;
+            str s = {0};
+            describe(k, &s);
+            str_adds(&s, ", found ");
+            show(k, v, &s);
+            err e = fail(E_USAGE, "'%s%s' wants %s",
+                         !keys[k].per_side ? ""
+                         : side            ? "B."
+                                           : "A.",
+                         names[k], s.p ? s.p : "");
+            str_free(&s);
+            return e;
+        }
+    }
+    return OK;
+}
+
+bool config_random_model(const char *model, uint64_t *seed, const char **dt) {
+    if (!str_starts(model, "random:")) return false;
+    char *end;
+    *seed = strtoull(model + 7, &end, 10);
+    *dt = *end == ':' ? end + 1 : "";
+    return true;
+}
+
+static err check_model(const struct config *c) {
+    uint64_t seed;
+    const char *dt, *digits = c->model + 7;
+    if (!*c->model)
+        return fail(E_USAGE, "'model' is missing: name a .gguf file, a Hugging Face folder, or random:SEED");
+    if (!config_random_model(c->model, &seed, &dt)) {
+        if (*c->model_config)
+            return fail(E_USAGE, "'model_config' goes with a random:SEED model; '%s' has a configuration of its own",
+                        c->model);
+        return OK;
+    }
+    size_t n = strspn(digits, "0123456789");
+    bool plain = n && n < 20 && (!digits[n] || digits[n] == ':');
+    if (!plain || (digits[n] && dtype_parse(dt) == DT_NONE))
+        return fail(E_USAGE, "'model' is '%s': write random:SEED or random:SEED:dtype, such as random:1:f32", c->model);
+    if (!*c->model_config)
+        return fail(E_USAGE, "'model_config' is missing: a random:SEED model needs a config.json for its shape");
+    return OK;
+}
+
+static bool same_file(const char *a, const char *b) {
+    struct stat x, y;
+    if (!strcmp(a, b)) return true;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static err check_data(const struct config *c) {
+    const struct side_config *a = &c->side[0], *b = &c->side[1];
+    if (!strcmp(c->objective, "sft")) {
+        if (!*a->data) return fail(E_USAGE, "'data' is missing: sft trains on a file of prompt/completion or messages");
+        if (*b->data && strcmp(a->data, b->data) != 0)
+            return fail(E_USAGE, "'B.data' has no use: sft trains one adapter, on 'data'");
+        if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective sft");
+        return OK;
+    }
+    for (int s = 0; s < 2; s++)
+        if (!*c->side[s].data)
+            return fail(E_USAGE, "'%s.data' is missing: macct needs unpaired text for both sides, A.data and B.data",
+                        s ? "B" : "A");
+    if (same_file(a->data, b->data) && !strcmp(a->field, b->field))
+        return fail(E_USAGE, "'A.data' and 'B.data' are the same text (%s): a cycle needs two different sides",
+                    a->data);
+    if (c->max_new_tokens >= c->max_length)
+        return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",
+                    (long long)c->max_new_tokens, (long long)c->max_length);
+    return OK;
+}
+
+static err check_side(const struct config *c, int side) {
+    const struct side_config *s = &c->side[side];
+    const char *name = side ? "B" : "A";
+    if (!strcmp(s->scheduler, "constant") && (s->warmup_steps || s->warmup_ratio > 0))
+        return fail(E_USAGE, "'%s.%s' has no use with lr_scheduler_type constant: use constant_with_warmup", name,
+                    s->warmup_steps ? "warmup_steps" : "warmup_ratio");
+    for (int i = 0; i < s->lora_targets.n && s->lora_targets.n > 1; i++)
+        if (!strcmp(s->lora_targets.v[i], "all-linear"))
+            return fail(E_USAGE, "'%s.lora.target_modules': all-linear stands alone, it already has every linear",
+                        name);
+    return OK;
+}
+
+err config_check(const struct config *c) {
+    TRY(check_ranges(c));
+    TRY(check_model(c));
+    TRY(check_data(c));
+    TRY(check_side(c, 0));
+    TRY(check_side(c, 1));
+    if (c->temperature == 0 && (c->top_p < 1 || c->top_k))
+        return fail(E_USAGE, "'generation.%s' has no use at generation.temperature 0 (greedy): raise the temperature",
+                    c->top_k ? "top_k" : "top_p");
+    if (c->eval_steps && !*c->eval_data)
+        return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);
+    return OK;
+}
+
+err config_check_train(const struct config *c) {
+    TRY(config_check(c));
+    if (!*c->output_dir) return fail(E_USAGE, "'output_dir' is missing: name a folder for the run");
+    return OK;
+}

@@ -1,0 +1,73 @@
+/* A run's settings: read from YAML, overridden by --set, resolved into plain structs. The rows of config.def are the keys;
+ * the A: and B: sections override the shared side settings.
+ *
+ * `A` is a side and an adapter: A.data is the text of side A; adapter A maps A to B and so trains on targets from B's
+ * file; A's learning rate, batch and schedule belong to adapter A.
+ *
+ * Every value that a function here stores has passed its key's type and range; config_check() then looks at what the
+ * values say together. Words with several spellings are stored as one (gradient_checkpointing: true is "block"). */
+#ifndef CYC_TRAIN_CONFIG_H
+#define CYC_TRAIN_CONFIG_H
+#include "base/arena.h"
+#include "base/err.h"
+#include "base/str.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct strs { int n; const char **v; };
+
+#define STR const char *
+#define INT int64_t
+#define REAL double
+#define BOOL bool
+#define STRS struct strs
+struct side_config {
+#define KEY_RUN(type, field)
+#define KEY_SIDE(type, field) type field;
+#define KEY(where, type, field, name, def, wants, doc) KEY_##where(type, field)
+#include "train/config.def"
+#undef KEY
+#undef KEY_RUN
+#undef KEY_SIDE
+};
+
+struct config {
+    arena mem;
+    struct side_config side[2]; /* [0] = A (or the only one, sft), [1] = B */
+#define KEY_RUN(type, field) type field;
+#define KEY_SIDE(type, field)
+#define KEY(where, type, field, name, def, wants, doc) KEY_##where(type, field)
+#include "train/config.def"
+#undef KEY
+#undef KEY_RUN
+#undef KEY_SIDE
+};
+#undef STR
+#undef INT
+#undef REAL
+#undef BOOL
+#undef STRS
+
+/* A key as help pages show it; `type` includes the range ("integer >= 1"). */
+struct config_key {
+    const char *name, *type, *fallback, *doc;
+    bool per_side;
+};
+const struct config_key *config_keys(size_t *n);
+
+err config_init(struct config *c);                         /* the defaults */
+err config_load(struct config *c, const char *path);       /* YAML over what is there; relative paths stay as written */
+err config_parse(struct config *c, const char *path, const void *yaml, size_t n); /* the same from memory */
+err config_set(struct config *c, const char *assignment);  /* "lora.r=8", "A.learning_rate=1e-4"; a bare side key sets both sides */
+err config_check(const struct config *c);                  /* ranges and contradictions, names in the message; model and data given */
+err config_check_train(const struct config *c);            /* the same, and output_dir given */
+err config_write(const struct config *c, str *yaml);       /* every key resolved, loadable again */
+void config_free(struct config *c);                        /* after a failed load or parse, the only thing left to do */
+
+/* "2GB", "1.5 GiB", "500MB", in any case: GB is 10^9, GiB 2^30. A number without a unit is E_USAGE. "" is 0. */
+err config_bytes(const char *text, size_t *bytes);
+/* "random:SEED[:dtype]": true and both parts (dtype "" when not given), false for any other model name. A malformed one
+ * has been refused by config_check(). */
+bool config_random_model(const char *model, uint64_t *seed, const char **dtype);
+
+#endif

@@ -1,0 +1,39 @@
+/* What the three files of the configuration share: config.c (keys, values, rules), config_yaml.c (text in) and
+ * config_write.c (text out). Nobody else includes this. */
+#ifndef CYC_TRAIN_CONFIG_INTERNAL_H
+#define CYC_TRAIN_CONFIG_INTERNAL_H
+#include "train/config.h"
+
+enum kind { KIND_STR, KIND_INT, KIND_REAL, KIND_BOOL, KIND_STRS };
+union value {
+    const char *s;
+    int64_t i;
+    double r;
+    bool b;
+    struct strs l;
+};
+/* Key k (its index in config_keys()) in a configuration; side is 0 or 1 and does not matter for a key of the run. */
+enum kind config_kind(int k);
+union value config_value(const struct config *c, int k, int side);
+
+/* One value as it was written, before anyone knows whether it is right. */
+enum shape { PLAIN, QUOTED, LIST, MAPPING };
+struct given {
+    struct given *next;
+    const char *at;   /* "run.yaml:3", or "--set" */
+    const char *name; /* dotted, with A. or B. */
+    enum shape shape;
+    struct strs v; /* one text, or the items of a list */
+};
+bool config_is_section(const char *name);                    /* "lora", "A", "B.lora": names that hold keys */
+bool config_is_null(const struct given *g);                  /* nothing was written, or null */
+err config_key_of(const struct given *g, int *k, int *side); /* side -1: both; unknown and misplaced keys are E_USAGE */
+err config_mismatch(const struct given *g, int k);           /* E_USAGE: "run.yaml:3: 'lora.r' wants ..., found ..." */
+
+/* Reads a file's bytes into a list of given values; each names a known key once (sections are among them, with shape
+ * MAPPING or a null value). Strings live in mem. */
+err config_read(arena *mem, const char *path, const void *yaml, size_t n, struct given **first);
+/* Reads one YAML value ("..." or [a, b]) into g, whose name and place are set. */
+err config_read_value(arena *mem, const char *yaml, struct given *g);
+
+#endif

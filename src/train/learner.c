@@ -1,0 +1,80 @@
+/* See learner.h. */
+#include "train/learner.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r) {
+    *l = (struct learner){.st = st, .program = program, .recipe = *r};
+    l->w = arena_f32(st->params.bytes);
+    l->m = arena_f32(st->params.bytes);
+    l->v = arena_f32(st->params.bytes);
+    if (l->w && l->m && l->v) return OK;
+    learner_free(l);
+    return fail(E_MEMORY, "cannot allocate %zu bytes for an adapter and its optimizer", 3 * st->params.bytes);
+}
+
+void learner_free(struct learner *l) {
+    if (!l->st) return;
+    arena_f32_free(l->w, l->st->params.bytes);
+    arena_f32_free(l->m, l->st->params.bytes);
+    arena_f32_free(l->v, l->st->params.bytes);
+    *l = (struct learner){0};
+}
+
+/* Runs rows through a train or score program, pass by pass, adding its four sums. */
+static err run_passes(const struct program *g, struct workbench *b, float *weights, float *grad, const struct row *const *rows,
+                      int n, const struct run_ctx *run, double sums[4]) {
+    int cap_n = (int)g->p.cap[-SYM_N], cap_s = (int)g->p.cap[-SYM_S];
+    if (n + 1 > b->first_cap) {
+        int *first = realloc(b->first, (size_t)(n + 1) * sizeof *first);
+        if (!first) return fail(E_MEMORY, "out of memory");
+        b->first = first;
+        b->first_cap = n + 1;
+    }
+    for (int i = 0; i < n; i++)
+        if (rows[i]->n > cap_n) return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n, cap_n);
+    int passes = pack_plan(rows, n, cap_n, cap_s, b->first);
+    memset(sums, 0, 4 * sizeof *sums);
+    for (int p = 0; p < passes; p++) {
+        pack_clear(&b->pack);
+        for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(&b->pack, rows[i], i);
+        const struct pack *k = &b->pack;
+        struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s};
+        TRY(program_run(g, &b->mem, weights, grad, &f, run, false));
+        const float *out = program_out(g, &b->mem, g->loss, k->n, k->s).p;
+        for (int j = 0; j < 4; j++) sums[j] += (double)out[j];
+    }
+    return OK;
+}
+
+err rows_loss(const struct program *score, struct workbench *b, float *weights, const struct row *const *rows, int n, double sums[4]) {
+    struct run_ctx run = {.threads = b->threads};
+    return run_passes(score, b, weights, NULL, rows, n, &run, sums);
+}
+
+err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4]) {
+    struct run_ctx run = {.seed = seed, .step = step, .threads = b->threads};
+    flat_zero(b->grad, (int64_t)(l->st->params.bytes / 4), b->threads);
+    return run_passes(l->program, b, l->w, b->grad, rows, n, &run, sums);
+}
+
+err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, struct step_result *out) {
+    double sums[4];
+    const struct recipe *r = &l->recipe;
+    int64_t elems = (int64_t)(l->st->params.bytes / 4);
+    TRY(learner_gradient(l, b, rows, n, seed, step, sums));
+    if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
+    double norm = sqrt(flat_sumsq(b->grad, elems, b->threads)) / sums[1];
+    if (!isfinite(sums[0]) || !isfinite(norm))
+        return fail(E_NUMERIC, "step %llu: the %s is not finite; the weights are unchanged. Lower learning_rate or look at the data", (unsigned long long)step + 1,
+                    isfinite(sums[0]) ? "gradient" : "loss");
+    double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
+    struct adamw o = {.lr = r->learning_rate * schedule_at(r->schedule, l->updates, r->warmup_steps, r->total_steps), .beta1 = r->beta1, .beta2 = r->beta2,
+                      .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->updates + 1, .grad_scale = (float)((clip < 1 ? clip : 1) / sums[1])};
+    flat_adamw(&o, &(struct adamw_state){l->w, l->m, l->v, b->grad}, elems, b->threads);
+    l->updates++;
+    *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .learning_rate = o.lr, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3]};
+    for (int i = 0; i < n; i++) out->tokens += rows[i]->n;
+    return OK;
+}

@@ -1,0 +1,53 @@
+/* One adapter in training: its numbers, its optimizer, and the step that turns a list of rows into one AdamW update.
+ *
+ * A step is split into passes of at most the plan's tokens; gradients add up unnormalised over the passes and are divided
+ * once, by the loss weight of all of them, in the optimizer's launch: any split of the same rows gives the same gradient.
+ * Nothing non-finite is ever written into the weights: such a step is E_NUMERIC and leaves them as they were. */
+#ifndef CYC_TRAIN_LEARNER_H
+#define CYC_TRAIN_LEARNER_H
+#include "core/flat.h"
+#include "data/pack.h"
+#include "gen/adapter.h"
+#include "train/schedule.h"
+
+struct recipe { /* how an adapter learns */
+    double learning_rate, weight_decay, beta1, beta2, epsilon, max_grad_norm;
+    enum schedule schedule;
+    int64_t warmup_steps, total_steps;
+};
+
+struct learner {
+    struct structure *st;
+    const struct program *program; /* MODE_TRAIN of st */
+    struct recipe recipe;
+    float *w, *m, *v;              /* arenas of st->params.bytes */
+    int64_t updates;               /* AdamW updates done */
+};
+err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r);
+void learner_free(struct learner *l);
+
+/* What all learners of a process share: memory, the gradient arena, the pack. */
+struct workbench {
+    struct memory mem;
+    float *grad;
+    size_t grad_bytes;
+    struct pack pack;
+    int *first, first_cap;
+    int threads;
+};
+
+struct step_result {
+    double loss, grad_norm, learning_rate; /* mean loss per supervised token; norm before clipping */
+    double accuracy;
+    int64_t tokens, supervised;
+};
+/* seed and step key the dropout masks. */
+err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
+                 struct step_result *out);
+/* The gradient alone, unnormalised, in b->grad (tests, and the first half of a step). */
+err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed,
+                     uint64_t step, double sums[4]);
+/* Mean loss of rows under any adapter weights (NULL: bare base program), without gradient. */
+err rows_loss(const struct program *score, struct workbench *b, float *weights, const struct row *const *rows, int n, double sums[4]);
+
+#endif

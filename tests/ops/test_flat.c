@@ -1,0 +1,121 @@
+/* Flat arenas: sums that do not depend on the number of threads, finding non-finite values, and AdamW against 100 steps
+ * of torch.optim.AdamW (fixture and its maker: tests/golden/make/adamw.py). */
+#include "core/flat.h"
+#include "ops/adamw_fixture.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+enum { ELEMS = 5, BIG = 1000003 };
+
+/* adamw.py's gradient() */
+static float gradient(int step, int i) {
+    static const float scale[ELEMS] = {1, 0x1p-7f, 0x1p-24f, 16, 0};
+    return (float)((step * 37 + i * 11) % 128 - 64) / 64 * scale[i];
+}
+
+static void near(const char *what, int step, const float *got, const float *want) {
+    for (int i = 0; i < ELEMS; i++)
+        if (!(fabs((double)got[i] - want[i]) <= 1e-6 * fabs((double)want[i])))
+            fail_msg("%s[%d] after step %d: %.9g, torch has %.9g", what, i, step, (double)got[i], (double)want[i]);
+}
+
+/* grad_scale must act as if the gradient had been multiplied: the test halves the gradient and doubles it back. */
+static void adamw_is_torchs(void **state) {
+    (void)state;
+    float p[ELEMS] = {1.0f, -0.5f, 0.25f, 2.0f, 0.75f}, m[ELEMS] = {0}, v[ELEMS] = {0}, g[ELEMS];
+    struct adamw o = {.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1, .grad_scale = 2};
+    struct adamw_state s = {p, m, v, g};
+    size_t at = 0, rows = sizeof adamw_golden / sizeof *adamw_golden;
+    for (o.t = 1; o.t <= 100; o.t++) {
+        for (int i = 0; i < ELEMS; i++) g[i] = gradient((int)o.t, i) / 2;
+        flat_adamw(&o, &s, ELEMS, 2);
+        if (at == rows || adamw_golden[at].step != o.t) continue;
+        near("p", (int)o.t, p, adamw_golden[at++].x);
+        near("m", (int)o.t, m, adamw_golden[at++].x);
+        near("v", (int)o.t, v, adamw_golden[at++].x);
+    }
+    assert_int_equal(at, rows);
+}
+
+static float *numbers(int64_t n) {
+    float *x = malloc((size_t)n * sizeof *x);
+    assert_non_null(x);
+    for (int64_t i = 0; i < n; i++) x[i] = (float)((i * 7919) % 2003 - 1001) / 512;
+    return x;
+}
+
+static void sums_do_not_depend_on_threads(void **state) {
+    (void)state;
+    static const int64_t sizes[] = {0, 1, 15, 16384, 16385, BIG};
+    float *x = numbers(BIG);
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        double plain = 0, one = flat_sumsq(x, sizes[k], 1);
+        for (int64_t i = 0; i < sizes[k]; i++) plain += (double)x[i] * x[i]; /* exact: multiples of 2^-18 */
+        assert_true(one == plain);
+        for (int threads = 2; threads < 5; threads++) assert_true(flat_sumsq(x, sizes[k], threads) == one);
+    }
+    free(x);
+}
+
+static void adamw_does_not_depend_on_threads(void **state) {
+    (void)state;
+    float *x[2][4];
+    for (int k = 0; k < 8; k++) x[k / 4][k % 4] = numbers(BIG);
+    struct adamw o = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .t = 3, .grad_scale = 0.5f};
+    for (int k = 0; k < 2; k++) {
+        for (int64_t i = 0; i < BIG; i++) x[k][2][i] *= x[k][2][i]; /* v is not negative */
+        flat_adamw(&o, &(struct adamw_state){x[k][0], x[k][1], x[k][2], x[k][3]}, BIG, 1 + 2 * k);
+    }
+    for (int k = 0; k < 3; k++) assert_memory_equal(x[0][k], x[1][k], BIG * sizeof(float));
+    for (int k = 0; k < 8; k++) free(x[k / 4][k % 4]);
+}
+
+static void non_finite_values_are_found(void **state) {
+    (void)state;
+    float *x = numbers(BIG);
+    static const int64_t places[] = {0, 1, 16383, 16384, BIG - 1};
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    assert_true(flat_finite(x, BIG, 2));
+    assert_true(flat_finite(x, 0, 2));
+    for (size_t k = 0; k < sizeof places / sizeof *places; k++)
+        for (int b = 0; b < 3; b++) {
+            float keep = x[places[k]];
+            x[places[k]] = bad[b];
+            assert_false(flat_finite(x, BIG, 2));
+            x[places[k]] = keep;
+        }
+    x[5] = 3.4e38f;
+    x[6] = 1e-45f;
+    assert_true(flat_finite(x, BIG, 1));
+    x[5] = NAN;
+    assert_true(isnan(flat_sumsq(x, BIG, 2)));
+    free(x);
+}
+
+static void scale_and_zero(void **state) {
+    (void)state;
+    float *x = numbers(BIG), *y = numbers(BIG);
+    flat_scale(x, 3, BIG - 1, 2);
+    for (int64_t i = 0; i < BIG - 1; i++) assert_true(x[i] == 3 * y[i]);
+    assert_true(x[BIG - 1] == y[BIG - 1]);
+    flat_zero(x, BIG - 1, 2);
+    for (int64_t i = 0; i < BIG - 1; i++) assert_true(x[i] == 0);
+    assert_true(x[BIG - 1] == y[BIG - 1]);
+    free(x);
+    free(y);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(adamw_is_torchs),
+        cmocka_unit_test(adamw_does_not_depend_on_threads),
+        cmocka_unit_test(sums_do_not_depend_on_threads),
+        cmocka_unit_test(non_finite_values_are_found),
+        cmocka_unit_test(scale_and_zero),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

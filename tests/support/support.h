@@ -1,0 +1,34 @@
+/* What several test programs need: the golden fixtures, the real model's path, comparing with a named worst element. */
+#ifndef TESTS_SUPPORT_H
+#define TESTS_SUPPORT_H
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#undef fail /* the library has one of its own */
+#define flunk(...) (print_error(__VA_ARGS__), print_error("\n"), _fail(__FILE__, __LINE__)) /* for fail_msg, which needs it */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "io/tensors.h"
+
+#define GOLDEN "tests/golden"
+
+/* Fails the test with the library's message when e is not OK. */
+#define must(e) must_((e), #e, __FILE__, __LINE__)
+void must_(err e, const char *what, const char *file, int line);
+
+/* A tensor of a fixture that must be there. */
+const struct tensor *fixture(const struct tensors *ts, const char *name);
+static inline const float *f32_of(const struct tensor *t) { return t->data; }
+static inline const int32_t *i32_of(const struct tensor *t) { return t->data; }
+
+/* Greatest |a - b| / (abs_tol + rel_tol * |b|) over n elements; fails above 1, printing name, index and both values. */
+void close_to(const char *name, const float *a, const float *b, size_t n, double rel_tol, double abs_tol);
+
+/* The real base model's path, or NULL (then tests of it say so and skip). */
+const char *smollm2_path(void);
+
+#endif

