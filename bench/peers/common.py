@@ -2,7 +2,8 @@
 
 Every script takes --model (a Hugging Face folder, see convert.py), --data (see make_data.py) and --threads, and prints one
 line "RESULT {json}" per configuration with at least: item, best_s, median_s, n, tok_s_best, tok_s_median, peak_mb (VmHWM of
-the process), foreign_cores (how many cores other processes used meanwhile; above ~0.1 the figures are noisy)."""
+the process), foreign_cores (how many cores other processes used meanwhile; above ~0.1 the wall times are noisy), cpu_best_s
+(least CPU time of a span: with --threads 1 close to the wall time of a quiet machine)."""
 import argparse
 import json
 import os
@@ -62,7 +63,7 @@ def lora_config(r=16, alpha=32):
 
 
 class Meter:
-    """Wall time of a span, and how many cores other processes used in it."""
+    """Wall and CPU time of a span, and how many cores other processes used in it."""
 
     @staticmethod
     def _busy():
@@ -80,14 +81,15 @@ class Meter:
 
     def __exit__(self, *x):
         self.wall = time.perf_counter() - self.t
-        self.foreign = max(0.0, (self._busy() - self.b) - (self._own() - self.o)) / max(self.wall, 1e-9)
+        self.cpu = self._own() - self.o
+        self.foreign = max(0.0, (self._busy() - self.b) - self.cpu) / max(self.wall, 1e-9)
 
 
 def stats(meters, tokens=None):
     """best/median over spans; with the number of tokens of a span also tokens a second."""
     ts = [m.wall for m in meters]
     best, med = min(ts), statistics.median(ts)
-    out = {"best_s": round(best, 4), "median_s": round(med, 4), "n": len(ts),
+    out = {"best_s": round(best, 4), "median_s": round(med, 4), "n": len(ts), "cpu_best_s": round(min(m.cpu for m in meters), 3),
            "foreign_cores": round(sum(m.foreign for m in meters) / len(meters), 2)}
     if tokens:
         out.update(tok_s_best=round(tokens / best, 1), tok_s_median=round(tokens / med, 1))

@@ -23,7 +23,8 @@ err fail_in(err code, const char *fmt, ...) {
     int n = vsnprintf(fresh, sizeof fresh, fmt, ap);
     va_end(ap);
     if (n < 0) n = 0;
-    if ((size_t)n < sizeof fresh) snprintf(fresh + n, sizeof fresh - (size_t)n, ": %s", text);
+    size_t room = (size_t)n + 3 < sizeof fresh ? sizeof fresh - (size_t)n - 3 : 0;
+    if (room) snprintf(fresh + n, sizeof fresh - (size_t)n, ": %.*s", (int)room, text);
     memcpy(text, fresh, sizeof text);
     return code;
 }

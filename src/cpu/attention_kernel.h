@@ -87,50 +87,56 @@ static void tile_of(int mr, int nv, const struct product *p, int64_t n) {
 #undef CASE
 }
 
-/* The product with m rows and n columns. Columns outermost: a panel of b stays in the first-level cache. */
-static void multiply(const struct product *p, int64_t m, int64_t n) {
+/* The product with m rows and n columns; moves a, b and c of *p. (A copy per call costs more than it looks: a struct
+ * just written in pieces and read back in one vector stalls.) Columns outermost: a panel of b stays in L1. */
+static void multiply(struct product *p, int64_t m, int64_t n) {
+    const float *a = p->a;
+    float *c = p->c;
     for (int64_t j = 0; j < n;) {
-        int64_t left = n - j;
-        int nv = left >= NV * VW ? NV : (int)(left / VW);
-        for (int64_t i = 0; i < m; i += MR) {
-            struct product t = *p;
-            t.a += i * p->am;
-            t.b += j;
-            t.c += i * p->ldc + j;
-            tile_of((int)(m - i < MR ? m - i : MR), nv, &t, left);
+        int64_t left = n - j, step = NV * VW;
+        int nv = NV;
+        if (left < step) {
+            nv = (int)(left / VW);
+            step = nv ? nv * VW : left;
         }
-        j += nv ? nv * VW : left;
+        p->a = a;
+        p->c = c + j;
+        for (int64_t i = 0; i < m; i += MR, p->a += MR * p->am, p->c += MR * p->ldc)
+            tile_of((int)(m - i < MR ? m - i : MR), nv, p, left);
+        p->b += step;
+        j += step;
     }
 }
 
-/* Four floats, for transposing: the one width that every machine has. */
-typedef float f4 __attribute__((vector_size(16)));
+/* Asks for the rows of a tile before they are needed: short pieces of long rows, which no hardware prefetcher follows.
+ */
+static inline void prefetch(const float *x, int64_t ldx, int64_t rows, int D) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int d = 0; d < D; d += 16) __builtin_prefetch(x + r * ldx + d, 0, 2);
+}
 
-/* t[d][r] = factor * x[r][d] for r < rows; lanes up to the next vector are 0. */
+/* t[d][r] = factor * x[r][d] for r < rows; lanes up to the next vector are 0. Four rows at a time: interleaving them
+ * twice leaves, in every 128-bit lane of a vector, four rows of one column. */
 static void pack_transposed(const float *x, int64_t ldx, int rows, int D, float factor, float *t) {
-    int r = 0, padded = (rows + VW - 1) / VW * VW;
-    for (; r + 4 <= rows; r += 4) {
-        const float *x0 = x + r * ldx;
-        int d = 0;
-        for (; d + 4 <= D; d += 4) {
-            f4 a[4], b[4];
-            for (int i = 0; i < 4; i++) memcpy(&a[i], x0 + i * ldx + d, sizeof a[i]);
-            b[0] = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5);
-            b[1] = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
-            b[2] = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
-            b[3] = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
-            for (int i = 0; i < 2; i++) {
-                f4 lo = factor * __builtin_shufflevector(b[2 * i], b[2 * i + 1], 0, 1, 4, 5);
-                f4 hi = factor * __builtin_shufflevector(b[2 * i], b[2 * i + 1], 2, 3, 6, 7);
-                memcpy(t + (d + 2 * i) * ATT_Q + r, &lo, sizeof lo);
-                memcpy(t + (d + 2 * i + 1) * ATT_Q + r, &hi, sizeof hi);
+    const int padded = (rows + VW - 1) / VW * VW;
+    for (int r = 0; r < padded; r += 4) {
+        for (int d = 0; d < D; d += VW) {
+            vf a[4], b[4];
+            for (int i = 0; i < 4; i++) {
+                const float *p = x + (r + i) * ldx + d;
+                a[i] = r + i >= rows ? (vf){0} : factor * (d + VW <= D ? vf_load(p) : vf_load_n(p, D - d));
             }
+            b[0] = vf_zip_low(a[0], a[1]);
+            b[1] = vf_zip_low(a[2], a[3]);
+            b[2] = vf_zip_high(a[0], a[1]);
+            b[3] = vf_zip_high(a[2], a[3]);
+            for (int i = 0; i < 2; i++) {
+                a[2 * i] = vf_pair_low(b[2 * i], b[2 * i + 1]);
+                a[2 * i + 1] = vf_pair_high(b[2 * i], b[2 * i + 1]);
+            }
+            for (int i = 0; i < VW && d + i < D; i++) vf_store_four(t + (d + i) * ATT_Q + r, a[i % 4], i / 4);
         }
-        for (; d < D; d++)
-            for (int i = 0; i < 4; i++) t[d * ATT_Q + r + i] = factor * x0[i * ldx + d];
     }
-    for (int d = 0; d < D; d++)
-        for (int i = r; i < padded; i++) t[d * ATT_Q + i] = i < rows ? factor * x[i * ldx + d] : 0;
 }
 
 /* --- tiles ------------------------------------------------------------------------------------------------------ */
@@ -157,32 +163,35 @@ static void keys_by_queries(const struct place *t, const float *x, int64_t ldx, 
     }
 }
 
-/* y[r][d] (+)= sum over c of s[c][r] * x[c][d]: o from p and V, dQ from dS and K. */
-static void queries_from_keys(const struct place *t, const float *s, const struct product *rest, int D) {
+/* y[r][d] (+)= sum over c of s[c][r] * x[c][d]: o from p and V, dQ from dS and K. *p names x, y and whether to add. */
+static void queries_from_keys(const struct place *t, const float *s, struct product *p, int D) {
+    const float *x = p->b;
+    float *y = p->c;
+    p->am = 1;
+    p->ak = ATT_Q;
     for (int64_t r = 0; r < t->nq; r += MR) {
         int64_t rows = min64(MR, t->nq - r);
-        struct product p = *rest;
-        p.k = keys_seen(t, r + rows);
-        p.a = s + r;
-        p.am = 1;
-        p.ak = ATT_Q;
-        p.c += r * p.ldc;
-        multiply(&p, rows, D);
+        p->k = keys_seen(t, r + rows);
+        p->a = s + r;
+        p->b = x;
+        p->c = y + r * p->ldc;
+        multiply(p, rows, D);
     }
 }
 
 /* y[c][d] (+)= sum over r of s[c][r] * x[r][d]: dV from p and dO, dK from dS and Q. */
-static void keys_from_queries(const struct place *t, const float *s, const struct product *rest, int D) {
+static void keys_from_queries(const struct place *t, const float *s, struct product *p, int D) {
+    const float *x = p->b;
+    float *y = p->c;
+    p->am = ATT_Q;
+    p->ak = 1;
     for (int64_t c = 0; c < t->nk; c += MR) {
         int64_t r = first_query(t, c);
-        struct product p = *rest;
-        p.k = t->nq - r;
-        p.a = s + c * ATT_Q + r;
-        p.am = ATT_Q;
-        p.ak = 1;
-        p.b += r * p.ldb;
-        p.c += c * p.ldc;
-        multiply(&p, min64(MR, t->nk - c), D);
+        p->k = t->nq - r;
+        p->a = s + c * ATT_Q + r;
+        p->b = x + r * p->ldb;
+        p->c = y + c * p->ldc;
+        multiply(p, min64(MR, t->nk - c), D);
     }
 }
 
@@ -249,9 +258,9 @@ static void online_softmax(const struct place *t, struct forward_tile *f) {
             if (c > t->lag + r) vf_store(f->s[c] + r, s = vf_from(c - t->lag - r, s, vf_set1(-INFINITY)));
             top = vf_max(s, top);
         }
-        vf alpha = vf_exp(m - top);
+        vf alpha = vf_weight(m - top);
         for (int64_t c = 0; c < seen; c++) {
-            vf p = vf_exp(vf_load(f->s[c] + r) - top);
+            vf p = vf_weight(vf_load(f->s[c] + r) - top);
             vf_store(f->s[c] + r, p);
             sum += p;
         }
@@ -267,6 +276,8 @@ static void forward_item(const struct attention *a, const struct walk *w, struct
     const int64_t t0 = a->cu[w->s], T = a->cu[w->s + 1] - t0, q0 = w->i * ATT_Q, nq = min64(ATT_Q, T - q0);
     const int64_t col = (int64_t)w->h * D, kcol = (int64_t)w->h * a->K / a->H * D, ldo = a->o->ld;
     float *o = at(a->o, t0 + q0, col);
+    prefetch(at(a->q, t0 + q0, col), a->q->ld, nq, D);
+    prefetch(at(a->k, t0, kcol), a->k->ld, min64(ATT_K, T), D);
     pack_transposed(at(a->q, t0 + q0, col), a->q->ld, (int)nq, D, a->scale, f->q);
     for (int r = 0; r < ATT_Q; r++) {
         f->m[r] = -INFINITY;
@@ -274,6 +285,8 @@ static void forward_item(const struct attention *a, const struct walk *w, struct
     }
     for (int64_t k0 = 0; k0 < (a->causal ? q0 + nq : T); k0 += ATT_K) {
         struct place t = place_of(a, T, q0, k0);
+        prefetch(at(a->v, t0 + k0, kcol), a->v->ld, t.nk, D);
+        if (!k0) prefetch(o, ldo, nq, D);
         keys_by_queries(&t, at(a->k, t0 + k0, kcol), a->k->ld, f->q, D, f->s[0]);
         online_softmax(&t, f);
         for (int64_t r = 0; k0 && r < nq; r++) vec_scale(o + r * ldo, f->alpha[r], D);
@@ -328,7 +341,7 @@ static void softmax_backward(const struct place *t, float scale, struct backward
         int64_t seen = keys_seen(t, r + VW);
         vf lse = vf_load(b->lse + r), delta = vf_load(b->delta + r);
         for (int64_t c = 0; c < seen; c++) {
-            vf p = vf_exp(vf_load(b->p[c] + r) - lse), ds = p * (vf_load(b->ds[c] + r) - delta) * scale;
+            vf p = vf_weight(vf_load(b->p[c] + r) - lse), ds = p * (vf_load(b->ds[c] + r) - delta) * scale;
             if (c > t->lag + r) {
                 p = vf_from(c - t->lag - r, p, (vf){0});
                 ds = vf_from(c - t->lag - r, ds, (vf){0});
@@ -352,6 +365,9 @@ static void backward_queries(const struct attention *a, const struct walk *w, in
     const bool first_head = h == w->h * (a->H / a->K);
     const float *q = at(a->q, t0 + q0, col), *grad = at(a->grad, t0 + q0, col);
     float *packed_grad = b->q + (size_t)D * ATT_Q;
+    prefetch(q, a->q->ld, nq, D);
+    prefetch(grad, a->grad->ld, nq, D);
+    prefetch(at(a->o, t0 + q0, col), a->o->ld, nq, D);
     pack_transposed(q, a->q->ld, (int)nq, D, a->scale, b->q);
     pack_transposed(grad, a->grad->ld, (int)nq, D, 1, packed_grad);
     for (int64_t r = 0; r < ATT_Q; r++) {
@@ -421,7 +437,7 @@ static void cached_item(const float *q, const float *k, const float *v, int64_t 
             }
             for (int64_t c = nk; c % VW; c++) sh[c] = -INFINITY;
             for (int64_t c = 0; c < nk; c += VW) {
-                vf p = vf_exp(vf_load(sh + c) - vf_set1(top));
+                vf p = vf_weight(vf_load(sh + c) - vf_set1(top));
                 vf_store(sh + c, p);
                 sum += p;
             }

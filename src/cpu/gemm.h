@@ -28,7 +28,7 @@ enum {
     GEMM_PIECES = 5,
     GEMM_OUTS = 5,
     GEMM_BLOCKS = 64,      /* most k-blocks packed at once */
-    GEMM_PACK = 1 << 18,   /* floats of packed activations wanted at once (1 MB); never less than GEMM_KC a row */
+    GEMM_PACK = 1 << 20,   /* floats of packed activations wanted at once (1 MB); never less than GEMM_KC a row */
     GEMM_DOT_ROWS = 4
 };
 

@@ -121,7 +121,10 @@ INLINE void tile_n(const int mr, int cols, int64_t k, const float *a, int64_t ld
                    int64_t ldc, bool add) {
     __m256 acc[6][2];
 #pragma GCC unroll 6
-    for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+    for (int i = 0; i < mr; i++) {
+        acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+        _mm_prefetch((const char *)(c + i * ldc), _MM_HINT_T0);
+    }
     for (; k > 0; k--, a += lda, b += ldb) {
         __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
 #pragma GCC unroll 6

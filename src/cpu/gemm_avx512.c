@@ -115,7 +115,10 @@ INLINE void tile_n(const int mr, const int nv, int cols, int64_t k, const float 
     __m512 acc[14][2];
 #pragma GCC unroll 14
     for (int i = 0; i < mr; i++)
-        for (int v = 0; v < nv; v++) acc[i][v] = _mm512_setzero_ps();
+        for (int v = 0; v < nv; v++) {
+            acc[i][v] = _mm512_setzero_ps();
+            _mm_prefetch((const char *)(c + i * ldc + 16 * v), _MM_HINT_T0);
+        }
     for (; k > 0; k--, a += lda, b += ldb) {
         __m512 b0 = _mm512_loadu_ps(b), b1 = nv > 1 ? _mm512_loadu_ps(b + 16) : b0;
 #pragma GCC unroll 14

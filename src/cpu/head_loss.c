@@ -53,8 +53,8 @@ struct buffers {
     size_t bytes;
 };
 
-/* Where everything lies behind `base` (NULL to count). */
-static struct buffers layout(char *base, int64_t n, int64_t c, int64_t v) {
+/* Where everything lies behind `base` (0 to count). */
+static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v) {
     struct buffers b = {.chunk = HEAD_BYTES / (v * (int64_t)sizeof(float))};
     if (b.chunk < HEAD_ROWS_MIN) b.chunk = HEAD_ROWS_MIN;
     if (b.chunk > HEAD_ROWS_MAX) b.chunk = HEAD_ROWS_MAX;
@@ -67,7 +67,7 @@ static struct buffers layout(char *base, int64_t n, int64_t c, int64_t v) {
     TAKE(logits, b.chunk * v);
     TAKE(rows, n);
     TAKE(correct, n);
-    b.gemm = base + b.bytes;
+    b.gemm = (void *)(base + b.bytes);
     b.bytes += gemm_scratch(b.chunk);
 #undef TAKE
     return b;
@@ -75,7 +75,7 @@ static struct buffers layout(char *base, int64_t n, int64_t c, int64_t v) {
 
 size_t cpu_head_loss_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
     (void)inst, (void)out;
-    return layout(NULL, in[0].d[0], in[0].d[1], in[1].d[0]).bytes;
+    return layout(0, in[0].d[0], in[0].d[1], in[1].d[0]).bytes;
 }
 
 /* --- the kernel ------------------------------------------------------------------------------------------------ */
@@ -146,7 +146,7 @@ err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const stru
                   void *scratch) {
     (void)inst;
     int64_t count, n = in[0].d[0];
-    struct buffers b = layout(scratch, n, in[0].d[1], in[1].d[0]);
+    struct buffers b = layout((uintptr_t)scratch, n, in[0].d[1], in[1].d[0]);
     TRY(choose_rows(in, out, b.rows, &count));
     int64_t chunks = b.chunk ? (count + b.chunk - 1) / b.chunk : 0;
     for (int64_t i = 0; i < chunks; i++) {

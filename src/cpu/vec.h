@@ -4,6 +4,7 @@
  *
  * vf is a GCC/Clang vector, so + - * / and comparisons are the plain operators; here is only what those lack. A tail
  * of n < VW floats is loaded and stored with the _n forms, which never touch memory beyond it.
+ * zip and pair interleave single floats and pairs of two vectors, inside each group of four lanes, as x86 does.
  * Maxima return their second operand when the first is NaN: NaNs are carried by sums and exponentials, not by maxima.
  *
  * Everything is static inline: the same names mean other code in each including file. */
@@ -16,20 +17,28 @@
 
 #if defined(__AVX512F__)
 enum { VW = 16 };
-typedef __m512 vf;
+typedef float vf __attribute__((vector_size(64)));
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vf_exp(vf x) { return v16_exp(x); }
 static inline float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
+static inline vf vf_zip_low(vf a, vf b) { return _mm512_unpacklo_ps(a, b); }
+static inline vf vf_zip_high(vf a, vf b) { return _mm512_unpackhi_ps(a, b); }
+static inline vf vf_pair_low(vf a, vf b) { return _mm512_shuffle_ps(a, b, 0x44); }
+static inline vf vf_pair_high(vf a, vf b) { return _mm512_shuffle_ps(a, b, 0xEE); }
 static inline vf vf_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
 static inline void vf_store_n(float *p, vf x, int64_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x); }
 #else
 #if defined(__AVX2__)
 enum { VW = 8 };
-typedef __m256 vf;
+typedef float vf __attribute__((vector_size(32)));
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf vf_exp(vf x) { return v8_exp(x); }
+static inline vf vf_zip_low(vf a, vf b) { return _mm256_unpacklo_ps(a, b); }
+static inline vf vf_zip_high(vf a, vf b) { return _mm256_unpackhi_ps(a, b); }
+static inline vf vf_pair_low(vf a, vf b) { return _mm256_shuffle_ps(a, b, 0x44); }
+static inline vf vf_pair_high(vf a, vf b) { return _mm256_shuffle_ps(a, b, 0xEE); }
 #else
 enum { VW = 4 };
 typedef float vf __attribute__((vector_size(16)));
@@ -42,6 +51,10 @@ static inline vf vf_exp(vf x) {
     for (int i = 0; i < VW; i++) x[i] = expf(x[i]);
     return x;
 }
+static inline vf vf_zip_low(vf a, vf b) { return (vf){a[0], b[0], a[1], b[1]}; }
+static inline vf vf_zip_high(vf a, vf b) { return (vf){a[2], b[2], a[3], b[3]}; }
+static inline vf vf_pair_low(vf a, vf b) { return (vf){a[0], a[1], b[0], b[1]}; }
+static inline vf vf_pair_high(vf a, vf b) { return (vf){a[2], a[3], b[2], b[3]}; }
 #endif
 static inline float vf_sum(vf x) {
     float half[VW / 2];
@@ -68,6 +81,9 @@ static inline vf vf_load(const float *p) {
 static inline void vf_store(float *p, vf x) { memcpy(p, &x, sizeof x); }
 static inline vf vf_set1(float x) { return x - (vf){0}; }
 
+/* The g-th four lanes. */
+static inline void vf_store_four(float *p, vf x, int g) { memcpy(p, (const char *)&x + 16 * g, 16); }
+
 /* Bits of a where the mask is set, of b elsewhere. */
 static inline vf vf_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
 
@@ -82,6 +98,13 @@ static inline float vf_max_lane(vf x) {
     float m = x[0];
     for (int i = 1; i < VW; i++) m = x[i] > m ? x[i] : m;
     return m;
+}
+
+/* exp for softmax weights: 0 below e^-87. Denormals, which the processor computes a hundred times slower, never arise.
+ */
+static inline vf vf_weight(vf x) {
+    const vf least = vf_set1(-87);
+    return (vf)((vi)vf_exp(vf_max(least, x)) & ~(x < least));
 }
 
 /* Sines and cosines of angles below about 2^20. With fused multiply-add: x = n pi/2 + r, pi/2 in two parts (n * part is

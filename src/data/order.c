@@ -38,7 +38,8 @@ err order_init(struct order *o, int n, uint64_t seed, uint32_t stream, bool shuf
 
 err order_seek(struct order *o, int64_t epoch, int64_t index) {
     if (epoch < 0 || index < 0 || index > o->n)
-        return fail(E_INPUT, "cannot go on at epoch %lld, sample %lld: the data now has %d samples; did the file change?",
+        return fail(E_INPUT,
+                    "cannot go on at epoch %lld, sample %lld: the data now has %d samples; did the file change?",
                     (long long)epoch, (long long)index, o->n);
     o->epoch = epoch;
     o->index = index;

@@ -1,11 +1,12 @@
 /* Records to rows. See rows.h.
  *
  * A row is drafted as a growing id list; after each segment mark() says whether the ids since the last mark are
- * supervised, so the boundary between prompt and answer is a position, never a token to search for. keep() then cuts the
- * draft to length, refuses it if nothing is left to learn, and copies it into the arena. */
+ * supervised, so the boundary between prompt and answer is a position, never a token to search for. keep() then cuts
+ * the draft to length, refuses it if nothing is left to learn, and copies it into the arena. */
 #define _GNU_SOURCE
 #include "data/rows.h"
 #include "base/log.h"
+#include "io/chat.h"
 #include <assert.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -52,7 +53,8 @@ static err lead_bos(const tokenizer *tk, struct ids *ids) {
 
 static err put_eos(const tokenizer *tk, struct ids *ids) {
     int32_t eos = tokenizer_eos(tk);
-    if (eos < 0) return fail(E_UNSUPPORTED, "the tokenizer names no end-of-text token, so a model could not learn to stop");
+    if (eos < 0)
+        return fail(E_UNSUPPORTED, "the tokenizer names no end-of-text token, so a model could not learn to stop");
     return ids->n && ids->v[ids->n - 1] == eos ? OK : ids_push(ids, eos);
 }
 
@@ -79,7 +81,9 @@ static err keep(struct draft *d, int max_length, struct rows *out) {
     if (n > (size_t)max_length) n = (size_t)max_length;
     while (first < d->marked && !d->on[first]) first++;
     if (first >= n && first < d->marked)
-        return fail(E_INPUT, "the prompt alone has %zu tokens, so max_length %d leaves nothing to learn: raise max_length or shorten the prompt",
+        return fail(E_INPUT,
+                    "the prompt alone has %zu tokens, so max_length %d leaves nothing to learn: raise max_length or "
+                    "shorten the prompt",
                     first, max_length);
     if (first >= n) return fail(E_INPUT, "no token to learn from (%zu in all, max_length %d)", d->ids.n, max_length);
     struct row *r;
@@ -96,16 +100,19 @@ struct job {
     const tokenizer *tk;
     const struct prompt_form *form; /* pairs */
     bool swap;
-    struct ids text;                /* scratch */
+    struct chat_template chat; /* conversations */
+    struct chat_text rendered; /* scratch */
+    struct ids text;           /* scratch */
     err (*draft)(struct job *, const struct record *, struct draft *);
 };
 
+/* The rows of a source, in order. Releases what the job holds. */
 static err make_rows(struct job *job, const struct source *s, int max_length, struct rows *out) {
     *out = (struct rows){0};
-    if (max_length < 2) return fail(E_USAGE, "max_length %d: a row needs two tokens, one to read and one to learn", max_length);
     struct draft d = {0};
     const char *path = arena_str(&out->mem, s->path); /* rows outlive their source */
     err e = path ? OK : out_of_memory();
+    if (max_length < 2) e = fail(E_USAGE, "max_length %d: a row needs a token to read and one to learn", max_length);
     for (int i = 0; i < s->n && !e; i++) {
         e = job->draft(job, &s->r[i], &d);
         if (!e) e = keep(&d, max_length, out);
@@ -114,6 +121,8 @@ static err make_rows(struct job *job, const struct source *s, int max_length, st
     }
     draft_free(&d);
     ids_free(&job->text);
+    chat_template_free(&job->chat);
+    chat_text_free(&job->rendered);
     if (e) rows_free(out);
     return e;
 }
@@ -125,6 +134,26 @@ static err draft_completion(struct job *job, const struct record *r, struct draf
     TRY(tokenizer_encode(job->tk, r->completion, strlen(r->completion), true, &d->ids));
     TRY(put_eos(job->tk, &d->ids));
     return mark(d, true);
+}
+
+static err draft_chat(struct job *job, const struct record *r, struct draft *d) {
+    static const char *const marks[] = {"<|im_start|>", "<|im_end|>"};
+    for (int i = 0; i < r->n_turns; i++)
+        for (int k = 0; k < 2; k++)
+            if (strstr(r->turns[i].content, marks[k]))
+                return fail(E_INPUT, "\"messages\"[%d]: the content holds \"%s\", the mark of a turn", i, marks[k]);
+    const struct chat_text *c = &job->rendered;
+    TRY(chat_render(&job->chat, r->turns, (size_t)r->n_turns, false, &job->rendered));
+    for (size_t i = 0; i < c->n; i++) {
+        TRY(tokenizer_encode(job->tk, c->text.p + c->seg[i].start, c->seg[i].end - c->seg[i].start, true, &d->ids));
+        if (!i) TRY(lead_bos(job->tk, &d->ids));
+        TRY(mark(d, c->seg[i].supervised));
+    }
+    return OK;
+}
+
+static err draft_sft(struct job *job, const struct record *r, struct draft *d) {
+    return r->n_turns ? draft_chat(job, r, d) : draft_completion(job, r, d);
 }
 
 static err draft_pair(struct job *job, const struct record *r, struct draft *d) {
@@ -144,6 +173,18 @@ static err draft_text(struct job *job, const struct record *r, struct draft *d) 
     TRY(mark(d, true));
     if (d->marked) d->on[0] = 0;
     return OK;
+}
+
+err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out) {
+    struct job job = {.tk = tk, .draft = draft_sft};
+    *out = (struct rows){0};
+    for (int i = 0; i < s->n; i++) {
+        if (!s->r[i].n_turns) continue; /* a model without a template can still learn from prompts and completions */
+        err e = chat_template_read(tokenizer_template(tk), &job.chat);
+        if (e) return fail_in(e, "%s:%d", s->path, s->r[i].line);
+        break;
+    }
+    return make_rows(&job, s, max_length, out);
 }
 
 err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct source *s, bool swap, int max_length,
@@ -182,7 +223,9 @@ err prompt_form_parse(const tokenizer *tk, const char *form, struct prompt_form 
     if (!at || strstr(tail, place)) return fail(E_USAGE, "prompt \"%s\": must hold {text} exactly once", form);
     while (lead > form && is_space(lead[-1])) lead--;
     if (*tail && is_space(tail[strlen(tail) - 1]) && lead < at)
-        log_warn("prompt \"%s\" ends in whitespace and the answer begins with some (as {text} does): remove the prompt's", form);
+        log_warn(
+            "prompt \"%s\" ends in whitespace and the answer begins with some (as {text} does): remove the prompt's",
+            form);
     f->lead = strndup(lead, (size_t)(at - lead));
     err e = f->lead ? tokenizer_encode(tk, form, (size_t)(lead - form), true, &f->head) : out_of_memory();
     if (!e) e = lead_bos(tk, &f->head);

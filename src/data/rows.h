@@ -1,12 +1,13 @@
-/* Rows: token ids with a supervised flag for each, made from records. A row is one sample: [prompt ids][answer ids], the
- * flag 0 on the prompt and 1 on the answer. Segments are tokenised apart and joined as ids, so that the boundary is where
- * it is said to be, and the same in training and in generation (BPE merges across it would shift the mask).
+/* Rows: token ids with a supervised flag for each, made from records. A row is one sample: [prompt ids][answer ids],
+ * the flag 0 on the prompt and 1 on the answer. Segments are tokenised apart and joined as ids, so that the boundary is
+ * where it is said to be, and the same in training and in generation (BPE merges across it would shift the mask).
  *
  * The flag is on the token that is predicted: supervised[i] belongs to ids[i]; the packer shifts.
  *
- * Control tokens: prompt forms, and prompts and completions of a file (which may be templates rendered elsewhere), are
- * written by whoever trains, so "<|im_end|>" in them is that token. Texts, pairs and a conversation's contents are data:
- * there it is nine characters. A BOS goes first where the model expects one and the row does not begin with it.
+ * Control tokens: prompt forms, and the prompts and completions of rows_sft (which may be templates rendered
+ * elsewhere), are written by whoever trains, so "<|im_end|>" in them is that token. Texts and pairs are data: there it
+ * is ten characters. A conversation whose content holds a turn's mark is refused: it could end the turn that is being
+ * learnt. A BOS goes first where the model expects one and the row does not begin with it.
  *
  * Invariants of every row: at least one supervised token beside the first; not longer than max_length; unless cut, its
  * last supervised token ends the answer (EOS, or the template's end of turn). Called by train and the data preview. */
@@ -44,9 +45,9 @@ err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const cha
 /* Appends head + text ids + tail. */
 err prompt_form_wrap(const struct prompt_form *f, const int32_t *text, size_t n, struct ids *out);
 
-/* SFT rows of a source: prompt/completion (tokenised apart, EOS after the completion) or messages through the chat form.
- * Rows longer than max_length lose their end. A row left without a supervised token is E_INPUT naming file:line and
- * max_length. On error nothing is left to free. */
+/* SFT rows of a source: prompt/completion (tokenised apart, EOS after the completion) or messages through the chat
+ * form. Rows longer than max_length lose their end. A row left without a supervised token is E_INPUT naming file:line
+ * and max_length. On error nothing is left to free. */
 err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
 /* Rows of pairs: wrap(lead + prompt) + lead + completion + EOS. swap: the record's two texts change places. */
 err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct source *s, bool swap, int max_length,

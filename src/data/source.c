@@ -65,7 +65,7 @@ static err get_string(struct source *s, const json_t *obj, const char *key, cons
     return *out ? OK : out_of_memory();
 }
 
-static err get_turn(struct source *s, const json_t *obj, struct turn *t) {
+static err get_turn(struct source *s, const json_t *obj, struct chat_message *t) {
     static const char *const roles[] = {"system", "user", "assistant", NULL};
     if (!json_is_object(obj)) return fail(E_INPUT, "is %s, not an object", type_name(obj));
     TRY(get_string(s, obj, "role", &t->role));
@@ -79,7 +79,7 @@ static err get_turns(struct source *s, const json_t *list, struct record *r) {
     if (!json_is_array(list)) return fail(E_INPUT, "\"messages\" is %s, not an array", type_name(list));
     size_t n = json_array_size(list);
     if (n > INT_MAX) return fail(E_INPUT, "\"messages\" has %zu turns", n);
-    struct turn *t = arena_alloc(&s->mem, n * sizeof *t);
+    struct chat_message *t = arena_alloc(&s->mem, n * sizeof *t);
     if (!t) return out_of_memory();
     bool answered = false;
     for (size_t i = 0; i < n; i++) {
@@ -171,7 +171,6 @@ err source_parse(const char *path, const void *bytes, size_t n, enum source_want
     struct reader rd = {s, want, field, field2, str_ends(path, ".jsonl") || str_ends(path, ".json"), 0};
     if (!rd.json && want != WANT_TEXT)
         return fail(E_USAGE, "%s: pairs and conversations need a .jsonl file (one JSON object per line)", path);
-    if (!rd.json && field) return fail(E_USAGE, "%s: plain lines have no field \"%s\"; use a .jsonl file", path, field);
     s->path = arena_str(&s->mem, path);
     err e = s->path ? parse_lines(&rd, bytes, n) : out_of_memory();
     bytes_hash(bytes, n, s->hash);

@@ -15,15 +15,14 @@
 #define CYC_DATA_SOURCE_H
 #include "base/arena.h"
 #include "base/err.h"
-
-struct turn { const char *role, *content; }; /* role: system, user, assistant */
+#include "io/chat.h"
 
 struct record {
-    const char *text;                /* {"text"}, a named field, or a plain line */
-    const char *prompt, *completion; /* {"prompt","completion"} or the two named fields of a pair */
-    const struct turn *turns;        /* {"messages"} */
+    const char *text;                 /* {"text"}, a named field, or a plain line */
+    const char *prompt, *completion;  /* {"prompt","completion"} or the two named fields of a pair */
+    const struct chat_message *turns; /* {"messages"}; role: system, user, assistant */
     int n_turns;
-    int line;                        /* 1-based */
+    int line; /* 1-based */
 };
 
 enum source_want { WANT_TEXT, WANT_PAIR, WANT_SFT /* prompt/completion or messages, per line */ };
@@ -37,7 +36,8 @@ struct source {
 };
 
 /* field/field2 name the JSON fields (WANT_TEXT: "text" when NULL; WANT_PAIR and WANT_SFT: "prompt", "completion" when
- * NULL). A file not ending in .jsonl or .json is plain lines (WANT_TEXT only). On error nothing is left to close. */
+ * NULL). A file not ending in .jsonl or .json is plain lines (WANT_TEXT only; they have no fields, so
+ * none is asked for). On error nothing is left to close. */
 err source_open(const char *path, enum source_want want, const char *field, const char *field2, struct source *s);
 /* The same from memory; path is the name for messages, and its ending says which of the two formats. */
 err source_parse(const char *path, const void *bytes, size_t n, enum source_want want, const char *field,

@@ -5,8 +5,8 @@
  *     newer than 14 are replaced by an older one of the same category and the same length in UTF-8: then every class by
  *     category agrees, whatever the pattern, and offsets stay. U+180E, which only PCRE2 takes for white space, is
  *     replaced likewise. A newer PCRE2 changes nothing.
- *   - Its normaliser knows Unicode 9, utf8proc knows 15 or later. Characters that only utf8proc would change are copied,
- *     and the text between them is normalised: to the older one they are starters that compose with nothing.
+ *   - Its normaliser knows Unicode 9, utf8proc knows 15 or later. Characters that only utf8proc would change are
+ * copied, and the text between them is normalised: to the older one they are starters that compose with nothing.
  *   - The regex language. translate() rewrites what differs and refuses what it cannot.
  * unicode_ages.def has the tables; tests/golden/make/tokenizer.py makes them by asking the library about every
  * character. */
@@ -167,6 +167,12 @@ static err translate_escape(struct translation *t) {
         return refuse(t, t->i, what);
     } else str_add(&t->out, t->p + t->i, 2);
     t->i += 2;
+    if (strchr("pPx", c) && t->i < t->n && t->p[t->i] == '{') { /* the name or number that it takes */
+        const char *end = memchr(t->p + t->i, '}', t->n - t->i);
+        if (!end) return refuse(t, t->i, "an open brace");
+        str_add(&t->out, t->p + t->i, (size_t)(end + 1 - (t->p + t->i)));
+        t->i = (size_t)(end + 1 - t->p);
+    }
     return OK;
 }
 
@@ -234,8 +240,8 @@ static err compile(const char *where, const char *pattern, size_t n, bool litera
     if (*re) return OK;
     char why[128];
     pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-    return fail(E_UNSUPPORTED, "%s: pattern \"%.*s\" does not compile: %s, at byte %zu", where, (int)(n < 300 ? n : 300),
-                pattern, why, (size_t)at);
+    return fail(E_UNSUPPORTED, "%s: pattern \"%.*s\" does not compile: %s, at byte %zu", where,
+                (int)(n < 300 ? n : 300), pattern, why, (size_t)at);
 }
 
 static err stage_new(struct pretokenizer *p, const char *where, struct stage **st) {
@@ -253,7 +259,7 @@ err pre_add_split(struct pretokenizer *p, const char *where, const char *pattern
     if (!e) e = compile(where, literal ? pattern : t.out.p ? t.out.p : "", literal ? n : t.out.n, literal, &re);
     str_free(&t.out);
     TRY(e);
-    struct stage *st;
+    struct stage *st = NULL;
     e = stage_new(p, where, &st);
     if (e) return pcre2_code_free(re), e;
     *st = (struct stage){re, pcre2_jit_compile(re, PCRE2_JIT_COMPLETE) == 0, literal, invert, kind};
@@ -261,7 +267,7 @@ err pre_add_split(struct pretokenizer *p, const char *where, const char *pattern
 }
 
 err pre_add_prefix_space(struct pretokenizer *p, const char *where) {
-    struct stage *st;
+    struct stage *st = NULL;
     return stage_new(p, where, &st);
 }
 

@@ -123,9 +123,17 @@ static bool is_word(utf8proc_int32_t c) {
         (c >= 0x1F170 && c <= 0x1F189) || c == 0x200C || c == 0x200D)
         return true; /* circled letters are symbols by category */
     switch (utf8proc_category(c)) {
-    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_PC: return true;
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC: return true;
     default: return false;
     }
 }
@@ -208,7 +216,8 @@ static err check_utf8(const char *text, size_t n) {
         unsigned cp;
         int len = utf8_decode(text + i, n - i, &cp);
         if (len == 0)
-            return fail(E_INPUT, "the text is not valid UTF-8: byte 0x%02X at offset %zu", (unsigned)(uint8_t)text[i], i);
+            return fail(E_INPUT, "the text is not valid UTF-8: byte 0x%02X at offset %zu", (unsigned)(uint8_t)text[i],
+                        i);
         i += (size_t)len;
     }
     return OK;

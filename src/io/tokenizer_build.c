@@ -82,16 +82,20 @@ static bool is_utf8(const char *s, size_t n) {
 
 err tok_put(tokenizer *t, int64_t id, const char *text, size_t n, bool in_model) {
     int shown = (int)(n < 80 ? n : 80);
-    if (n >= UINT32_MAX || !is_utf8(text, n)) return fail(E_INPUT, "%s: token %lld is not valid UTF-8", t->name, (long long)id);
+    if (n >= UINT32_MAX || !is_utf8(text, n))
+        return fail(E_INPUT, "%s: token %lld is not valid UTF-8", t->name, (long long)id);
     if (id < 0 || id >= t->n)
-        return fail(E_INPUT, "%s: token \"%.*s\" has id %lld, but the %d tokens have the ids 0 to %d: the vocabulary has a hole",
+        return fail(E_INPUT,
+                    "%s: token \"%.*s\" has id %lld, but the %d tokens have the ids 0 to %d: the vocabulary has a hole",
                     t->name, shown, text, (long long)id, t->n, t->n - 1);
     struct token *k = &t->tokens[id];
     if (k->text)
-        return fail(E_INPUT, "%s: id %lld is given to both \"%.80s\" and \"%.*s\"", t->name, (long long)id, k->text, shown, text);
+        return fail(E_INPUT, "%s: id %lld is given to both \"%.80s\" and \"%.*s\"", t->name, (long long)id, k->text,
+                    shown, text);
     int32_t *slot = index_slot(t, text, n);
     if (*slot >= 0)
-        return fail(E_INPUT, "%s: token \"%.*s\" is there twice, with ids %d and %lld", t->name, shown, text, *slot, (long long)id);
+        return fail(E_INPUT, "%s: token \"%.*s\" is there twice, with ids %d and %lld", t->name, shown, text, *slot,
+                    (long long)id);
     k->text = arena_strn(&t->mem, text, n);
     if (!k->text) return fail(E_MEMORY, "%s: out of memory", t->name);
     k->n_text = (uint32_t)n;
@@ -111,7 +115,8 @@ err tok_vocabulary_done(tokenizer *t) {
         found += t->byte_id[b] >= 0;
     }
     if (found < 128) /* the alphabets of trained vocabularies lack a few bytes that their text lacked */
-        return fail(E_UNSUPPORTED, "%s: only %d of 256 bytes have a token: not a byte-level BPE vocabulary", t->name, found);
+        return fail(E_UNSUPPORTED, "%s: only %d of 256 bytes have a token: not a byte-level BPE vocabulary", t->name,
+                    found);
     for (int32_t i = 0; i < t->n; i++) {
         uint32_t n = t->tokens[i].n_text;
         str_add(&t->hashed, (const char *)&n, sizeof n);
@@ -123,7 +128,8 @@ err tok_vocabulary_done(tokenizer *t) {
 static err part_of_merge(const tokenizer *t, size_t rank, const char *text, size_t n, int32_t *id) {
     *id = tok_find(t, text, n);
     if (*id >= 0 && t->tokens[*id].in_model) return OK;
-    return fail(E_INPUT, "%s: merge %zu: \"%.*s\" is not in the vocabulary", t->name, rank, (int)(n < 80 ? n : 80), text);
+    return fail(E_INPUT, "%s: merge %zu: \"%.*s\" is not in the vocabulary", t->name, rank, (int)(n < 80 ? n : 80),
+                text);
 }
 
 err tok_merge(tokenizer *t, size_t rank, const char *left, size_t n_left, const char *right, size_t n_right) {
@@ -133,8 +139,7 @@ err tok_merge(tokenizer *t, size_t rank, const char *left, size_t n_left, const 
     str both = {0};
     str_add(&both, left, n_left);
     str_add(&both, right, n_right);
-    err e = both.failed ? fail(E_MEMORY, "%s: out of memory", t->name)
-                        : part_of_merge(t, rank, both.p, both.n, &whole);
+    err e = both.failed ? fail(E_MEMORY, "%s: out of memory", t->name) : part_of_merge(t, rank, both.p, both.n, &whole);
     str_free(&both);
     TRY(e);
     merge_put(t, ids[0], ids[1], (struct merge){.rank = (uint32_t)rank, .id = whole});

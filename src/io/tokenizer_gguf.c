@@ -74,7 +74,8 @@ static err get_array(const struct tensors *ts, const char *key, enum gguf_type e
     const struct gguf_kv *kv = *out = gguf_find(ts->meta, key);
     if (!kv) return fail(E_INPUT, "%s: the file has no %s", ts->path, key);
     if (kv->type != GGUF_ARRAY || kv->elem != elem)
-        return fail(E_INPUT, "%s: %s is not an array of %s", ts->path, key, elem == GGUF_STRING ? "strings" : "32-bit integers");
+        return fail(E_INPUT, "%s: %s is not an array of %s", ts->path, key,
+                    elem == GGUF_STRING ? "strings" : "32-bit integers");
     return OK;
 }
 

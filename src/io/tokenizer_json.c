@@ -15,7 +15,8 @@
 /* ---- fields ---- */
 
 static const char *type_name(const json_t *v) {
-    static const char *const names[] = {"an object", "an array", "a string", "a number", "a number", "true", "false", "null"};
+    static const char *const names[] = {"an object", "an array", "a string", "a number",
+                                        "a number",  "true",     "false",    "null"};
     return v ? names[json_typeof(v)] : "absent";
 }
 
@@ -57,8 +58,9 @@ static err read_normalizer(tokenizer *t, const json_t *step, int depth) {
     for (int i = 0; i < 4; i++)
         if (!strcmp(type, forms[i])) return pre_add_form(&t->pre, t->name, (enum normal_form)i);
     if (strcmp(type, "Sequence") || depth)
-        return fail(E_UNSUPPORTED, "%s: normalizer \"%s\" is not supported (NFC, NFD, NFKC, NFKD and a Sequence of them are)",
-                    t->name, type);
+        return fail(E_UNSUPPORTED,
+                    "%s: normalizer \"%s\" is not supported (NFC, NFD, NFKC, NFKD and a Sequence of them are)", t->name,
+                    type);
     const json_t *list = json_object_get(step, "normalizers"), *v;
     size_t i;
     if (!json_is_array(list)) return wrong(t->name, "normalizer.normalizers", list, "an array");
@@ -77,7 +79,8 @@ static err read_split(tokenizer *t, const json_t *step) {
     const json_t *pattern = json_object_get(step, "pattern");
     const json_t *regex = json_object_get(pattern, "Regex"), *literal = json_object_get(pattern, "String");
     const json_t *text = regex ? regex : literal;
-    if (!json_is_string(text)) return wrong(t->name, "pre_tokenizer Split.pattern", text, "{\"Regex\": ...} or {\"String\": ...}");
+    if (!json_is_string(text))
+        return wrong(t->name, "pre_tokenizer Split.pattern", text, "{\"Regex\": ...} or {\"String\": ...}");
     const char *behavior = json_string_value(json_object_get(step, "behavior"));
     if (!behavior) return fail(E_INPUT, "%s: pre_tokenizer Split has no \"behavior\"", t->name);
     bool invert;
@@ -95,7 +98,8 @@ static err read_byte_level(tokenizer *t, const json_t *step) {
     TRY(get_bool(t->name, step, "use_regex", true, &regex));
     if (prefix) TRY(pre_add_prefix_space(&t->pre, t->name));
     if (!regex) return OK;
-    return pre_add_split(&t->pre, t->name, PATTERN_BYTE_LEVEL, strlen(PATTERN_BYTE_LEVEL), false, SPLIT_ISOLATED, false);
+    return pre_add_split(&t->pre, t->name, PATTERN_BYTE_LEVEL, strlen(PATTERN_BYTE_LEVEL), false, SPLIT_ISOLATED,
+                         false);
 }
 
 static err read_digits(tokenizer *t, const json_t *step) {
@@ -109,14 +113,15 @@ static err read_digits(tokenizer *t, const json_t *step) {
 static err read_pre_tokenizer(tokenizer *t, const json_t *step, int depth, bool *byte_level) {
     const char *type;
     TRY(get_type(t->name, "pre_tokenizer", step, &type));
-    if (*byte_level) return fail(E_UNSUPPORTED, "%s: pre_tokenizer \"%s\" after ByteLevel is not supported", t->name, type);
+    if (*byte_level)
+        return fail(E_UNSUPPORTED, "%s: pre_tokenizer \"%s\" after ByteLevel is not supported", t->name, type);
     if (!strcmp(type, "Split")) return read_split(t, step);
     if (!strcmp(type, "Digits")) return read_digits(t, step);
     if (!strcmp(type, "ByteLevel")) return *byte_level = true, read_byte_level(t, step);
     if (strcmp(type, "Sequence") || depth)
         return fail(E_UNSUPPORTED,
-                    "%s: pre_tokenizer \"%s\" is not supported (ByteLevel, Split, Digits and a Sequence of them are)", t->name,
-                    type);
+                    "%s: pre_tokenizer \"%s\" is not supported (ByteLevel, Split, Digits and a Sequence of them are)",
+                    t->name, type);
     const json_t *list = json_object_get(step, "pretokenizers"), *v;
     size_t i;
     if (!json_is_array(list)) return wrong(t->name, "pre_tokenizer.pretokenizers", list, "an array");
@@ -147,7 +152,8 @@ static err read_vocabulary(tokenizer *t, json_t *vocab, const json_t *added) {
     for (at = json_object_iter(vocab); at; at = json_object_iter_next(vocab, at)) {
         text = json_object_iter_key(at);
         id = json_object_iter_value(at);
-        if (!json_is_integer(id)) return fail(E_INPUT, "%s: model.vocab[\"%.80s\"] is %s, not an id", t->name, text, type_name(id));
+        if (!json_is_integer(id))
+            return fail(E_INPUT, "%s: model.vocab[\"%.80s\"] is %s, not an id", t->name, text, type_name(id));
         TRY(tok_put(t, json_integer_value(id), text, strlen(text), true));
     }
     size_t i;
@@ -189,7 +195,8 @@ static err check_model(const char *name, const json_t *model, const json_t *adde
         const json_t *known = json_object_get(vocab, json_string_value(content));
         if (known && json_integer_value(known) != json_integer_value(id))
             return fail(E_INPUT, "%s: added token \"%.80s\" has id %lld, but model.vocab gives it %lld", name,
-                        json_string_value(content), (long long)json_integer_value(id), (long long)json_integer_value(known));
+                        json_string_value(content), (long long)json_integer_value(id),
+                        (long long)json_integer_value(known));
         *n_tokens += known == NULL;
     }
     return OK;
@@ -243,7 +250,9 @@ static err check_decoder(const tokenizer *t, const json_t *decoder) {
     const char *type;
     if (is_null(decoder)) return OK;
     TRY(get_type(t->name, "decoder", decoder, &type));
-    return strcmp(type, "ByteLevel") ? fail(E_UNSUPPORTED, "%s: decoder \"%s\" is not supported (ByteLevel is)", t->name, type) : OK;
+    return strcmp(type, "ByteLevel")
+               ? fail(E_UNSUPPORTED, "%s: decoder \"%s\" is not supported (ByteLevel is)", t->name, type)
+               : OK;
 }
 
 static err build(tokenizer *t, const json_t *root) {
@@ -252,7 +261,8 @@ static err build(tokenizer *t, const json_t *root) {
     TRY(read_normalizer(t, json_object_get(root, "normalizer"), 0));
     if (!is_null(json_object_get(root, "pre_tokenizer")))
         TRY(read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), 0, &byte_level));
-    if (!byte_level) return fail(E_UNSUPPORTED, "%s: no ByteLevel pre_tokenizer: only byte-level BPE is supported", t->name);
+    if (!byte_level)
+        return fail(E_UNSUPPORTED, "%s: no ByteLevel pre_tokenizer: only byte-level BPE is supported", t->name);
     TRY(check_decoder(t, json_object_get(root, "decoder")));
     TRY(read_vocabulary(t, json_object_get(model, "vocab"), added));
     TRY(read_unknown(t, model));

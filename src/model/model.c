@@ -79,6 +79,11 @@ err want_no_rope_scaling(const struct model *m, const void *json) {
 }
 
 /* --- tensors ---------------------------------------------------------------------------------------------------- */
+/* Bytes of a tensor as stored. */
+static size_t weight_bytes(const struct weight *w) {
+    return dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1);
+}
+
 static bool is_bias(const char *name) { return str_ends(name, ".bias"); }
 
 /* Vectors become f32 copies: they are tiny and every kernel wants them plain. Weights of GGUF's q/k rows keep the file's
@@ -136,41 +141,43 @@ const struct weight *model_weight(const struct model *m, const char *name) {
     return m->n ? bsearch(&key, m->w, (size_t)m->n, sizeof *m->w, by_name) : NULL;
 }
 
-/* random:SEED[:dtype]: N(0, 0.02) matrices, norm weights 1, biases 0; planned only when weights is false. */
-static err randomise(struct model *m, uint64_t seed, dtype dt, bool weights) {
+/* Space only: a plan of a 70B model needs addresses, not memory. */
+static err reserve_random(struct model *m, dtype dt) {
     size_t total = 0;
     for (int i = 0; i < m->n; i++) {
         struct weight *w = &m->w[i];
         if (w->nd == 2) w->dt = w->d[1] % dtype_info[dt].block ? DT_F32 : dt;
-        total += (dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1) + 63) & ~(size_t)63;
+        total += (weight_bytes(w) + 63) & ~(size_t)63;
     }
     m->bytes = total;
-    if (!weights) return OK;
-    m->random_bytes = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *at = m->random_bytes = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (m->random_bytes == MAP_FAILED) {
         m->random_bytes = NULL;
-        return fail(E_MEMORY, "random model: cannot allocate %zu bytes: %s", total, strerror(errno));
+        return fail(E_MEMORY, "random model: cannot reserve %zu bytes: %s", total, strerror(errno));
     }
-    char *at = m->random_bytes;
+    for (int i = 0; i < m->n; at += (weight_bytes(&m->w[i]) + 63) & ~(size_t)63, i++) m->w[i].data = at;
+    return OK;
+}
+
+/* N(0, 0.02) matrices, norm weights 1, biases 0. */
+void model_fill(struct model *m) {
+    if (!m->random) return;
     for (int i = 0; i < m->n; i++) {
         struct weight *w = &m->w[i];
         int64_t cols = w->d[w->nd - 1], rows = w->nd == 2 ? w->d[0] : 1;
         size_t row = dtype_row_bytes(w->dt, cols);
-        float *f = malloc((size_t)cols * 4);
-        if (!f) return fail(E_MEMORY, "out of memory");
-        for (int64_t r = 0; r < rows; r++) {
-            for (int64_t c = 0; c < cols; c++) {
-                struct philox p = philox(philox_key(seed, PURPOSE_INIT), (uint32_t)i, (uint32_t)r, (uint32_t)c, 1);
-                float sum = philox_unit(p.v[0]) + philox_unit(p.v[1]) + philox_unit(p.v[2]) + philox_unit(p.v[3]) - 2;
-                f[c] = w->nd == 1 ? (is_bias(w->name) ? 0 : 1) : sum * 0.0346f; /* sum of four uniforms: variance 1/3 */
+        float block[256]; /* a multiple of every block size that can be written */
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c0 = 0; c0 < cols; c0 += 256) {
+                int64_t n = cols - c0 < 256 ? cols - c0 : 256;
+                for (int64_t c = 0; c < n; c++) {
+                    struct philox p = philox(philox_key(m->seed, PURPOSE_INIT), (uint32_t)i, (uint32_t)r, (uint32_t)(c0 + c), 1);
+                    float sum = philox_unit(p.v[0]) + philox_unit(p.v[1]) + philox_unit(p.v[2]) + philox_unit(p.v[3]) - 2;
+                    block[c] = w->nd == 1 ? (is_bias(w->name) ? 0 : 1) : sum * 0.0346f; /* four uniforms: variance 1/3 */
+                }
+                quantise_row(w->dt, block, (char *)w->data + row * (size_t)r + dtype_row_bytes(w->dt, c0), n);
             }
-            quantise_row(w->dt, f, at + row * (size_t)r, cols);
-        }
-        free(f);
-        w->data = at;
-        at += (row * (size_t)rows + 63) & ~(size_t)63;
     }
-    return OK;
 }
 
 /* --- opening ---------------------------------------------------------------------------------------------------- */
@@ -207,10 +214,10 @@ static err open_json(struct model *m, const char *path) {
     return e;
 }
 
-static err open_random(struct model *m, const char *spec, const char *config_path, bool weights) {
+static err open_random(struct model *m, const char *spec, const char *config_path) {
     char *end;
     errno = 0;
-    uint64_t seed = strtoull(spec, &end, 10);
+    m->seed = strtoull(spec, &end, 10);
     dtype dt = DT_BF16;
     if (end == spec || errno || (*end && *end != ':')) return fail(E_USAGE, "model '%s': write random:SEED or random:SEED:dtype", m->path);
     if (*end == ':' && (dt = dtype_parse(end + 1)) == DT_NONE) return fail(E_USAGE, "model '%s': unknown type '%s'", m->path, end + 1);
@@ -220,7 +227,7 @@ static err open_random(struct model *m, const char *spec, const char *config_pat
     TRY(open_json(m, config_path));
     TRY(check_sizes(m));
     TRY(m->family->tensors(m));
-    return randomise(m, seed, dt, weights);
+    return reserve_random(m, dt);
 }
 
 static err open_files(struct model *m) {
@@ -240,10 +247,10 @@ static err open_files(struct model *m) {
     return m->family->tensors(m);
 }
 
-err model_open(const char *path, const char *config_path, bool weights, struct model *m) {
+err model_open(const char *path, const char *config_path, struct model *m) {
     *m = (struct model){0};
     m->path = arena_str(&m->mem, path);
-    err e = str_starts(path, "random:") ? open_random(m, path + 7, config_path, weights) : open_files(m);
+    err e = str_starts(path, "random:") ? open_random(m, path + 7, config_path) : open_files(m);
     if (!e) {
         qsort(m->w, (size_t)m->n, sizeof *m->w, by_name);
         int64_t half = m->shape.head_dim / 2;
@@ -268,8 +275,7 @@ void model_hash(const struct model *m, char hex[33]) {
     for (int i = 0; i < m->n; i++) {
         const struct weight *w = &m->w[i];
         char one[33];
-        size_t bytes = dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1);
-        bytes_hash(w->data, bytes, one);
+        bytes_hash(w->data, weight_bytes(w), one);
         str_addf(&all, "%s %s %s\n", w->name, dtype_info[w->dt].name, one);
     }
     bytes_hash(all.p, all.n, hex);

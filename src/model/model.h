@@ -40,6 +40,7 @@ struct model {
     bool random;            /* random:SEED */
     bool gguf;
     void *random_bytes;
+    uint64_t seed;
 };
 
 struct family {
@@ -53,9 +54,10 @@ struct family {
     val (*block)(const struct model *m, struct site *s, val x, int layer);
 };
 
-/* path: a .gguf file, a Hugging Face folder, or "random:SEED[:dtype]" with config_path naming a config.json. weights = false
- * reads the sizes only (for plans: no tensor is touched, random models allocate nothing). */
-err model_open(const char *path, const char *config_path, bool weights, struct model *m);
+/* path: a .gguf file, a Hugging Face folder, or "random:SEED[:dtype]" with config_path naming a config.json. Files are
+ * mapped, so no matrix is read yet; a random model's memory is reserved and filled by model_fill(). */
+err model_open(const char *path, const char *config_path, struct model *m);
+void model_fill(struct model *m); /* random models: make the weights; others: nothing */
 void model_close(struct model *m);
 const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
 /* XXH3 128 over all tensors' names, types and bytes: equal before and after training. */

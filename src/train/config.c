@@ -184,15 +184,22 @@ static void describe(int k, str *out) {
     }
 }
 
+/* What someone may have meant; a word longer than any key is no typo. */
+static const char *nearest(const char *word, const char *const *list) {
+    return strlen(word) < 64 ? str_nearest(word, list) : NULL;
+}
+
 /* The choice nearest to a misspelt one, copied to buf; NULL when none is near. */
 static const char *nearest_choice(const char *wants, const char *word, char *buf, size_t size) {
     const char *list[16];
     int n = 0;
     if ((size_t)snprintf(buf, size, "%s", wants) >= size) return NULL;
-    for (char *p = strtok(buf, "|"); p && n < 15; p = strtok(NULL, "|"))
+    for (char *p = buf, *bar; p && n < 15; p = bar) {
+        if ((bar = strchr(p, '|'))) *bar++ = 0;
         if (!strchr(p, '=')) list[n++] = p;
+    }
     list[n] = NULL;
-    return str_nearest(word, list);
+    return nearest(word, list);
 }
 
 /* --- one given value ---------------------------------------------------------------------------------------------- */
@@ -238,14 +245,23 @@ bool config_is_section(const char *name) {
     return false;
 }
 
-static err unknown(const struct given *g) {
-    const char *name = g->name, *near = NULL;
-    int side = split_side(&name), k = 0;
-    for (int i = 0; i < N_KEYS && !near; i++) { /* `r` at the top is lora.r */
-        const char *dot = strrchr(names[i], '.');
-        if (dot && !strcmp(dot + 1, name)) near = names[i];
+/* `r` at the top is lora.r; `batch_size` is part of per_device_train_batch_size; else the nearest spelling. */
+static const char *meant(const char *name) {
+    const char *dot = strrchr(name, '.'), *leaf = dot ? dot + 1 : name, *near;
+    for (int k = 0; k < N_KEYS; k++) {
+        dot = strrchr(names[k], '.');
+        if (dot && !strcmp(dot + 1, name)) return names[k];
     }
-    if (!near) near = str_nearest(name, names);
+    if ((near = nearest(name, names))) return near;
+    for (int k = 0; k < N_KEYS && strlen(leaf) > 3; k++)
+        if (strstr(names[k], leaf)) return names[k];
+    return NULL;
+}
+
+static err unknown(const struct given *g) {
+    const char *name = g->name;
+    int side = split_side(&name), k = 0;
+    const char *near = meant(name);
     if (!near) return fail(E_USAGE, "%s: unknown key '%s'; `cyclora help config` lists the keys", g->at, g->name);
     while (strcmp(names[k], near) != 0) k++;
     const char *prefix = side >= 0 && keys[k].per_side ? side ? "B." : "A." : "";
@@ -402,6 +418,11 @@ static void show(int k, union value v, str *out) {
     }
 }
 
+/* sft has one adapter, whose keys people write without a side. */
+static const char *side_prefix(const struct config *c, int side) {
+    return !strcmp(c->objective, "sft") ? "" : side ? "B." : "A.";
+}
+
 /* Values that a program wrote into the struct obey the same ranges as those that were read. */
 static err check_ranges(const struct config *c) {
     for (int k = 0; k < N_KEYS; k++) {
@@ -415,11 +436,8 @@ static err check_ranges(const struct config *c) {
             describe(k, &s);
             str_adds(&s, ", found ");
             show(k, v, &s);
-            err e = fail(E_USAGE, "'%s%s' wants %s",
-                         !keys[k].per_side ? ""
-                         : side            ? "B."
-                                           : "A.",
-                         names[k], s.p ? s.p : "");
+            const char *prefix = keys[k].per_side ? side_prefix(c, side) : "";
+            err e = fail(E_USAGE, "'%s%s' wants %s", prefix, names[k], s.p ? s.p : "");
             str_free(&s);
             return e;
         }
@@ -437,7 +455,7 @@ bool config_random_model(const char *model, uint64_t *seed, const char **dt) {
 
 static err check_model(const struct config *c) {
     uint64_t seed;
-    const char *dt, *digits = c->model + 7;
+    const char *dt;
     if (!*c->model)
         return fail(E_USAGE, "'model' is missing: name a .gguf file, a Hugging Face folder, or random:SEED");
     if (!config_random_model(c->model, &seed, &dt)) {
@@ -446,6 +464,7 @@ static err check_model(const struct config *c) {
                         c->model);
         return OK;
     }
+    const char *digits = c->model + strlen("random:");
     size_t n = strspn(digits, "0123456789");
     bool plain = n && n < 20 && (!digits[n] || digits[n] == ':');
     if (!plain || (digits[n] && dtype_parse(dt) == DT_NONE))
@@ -485,14 +504,14 @@ static err check_data(const struct config *c) {
 
 static err check_side(const struct config *c, int side) {
     const struct side_config *s = &c->side[side];
-    const char *name = side ? "B" : "A";
+    const char *prefix = side_prefix(c, side);
     if (!strcmp(s->scheduler, "constant") && (s->warmup_steps || s->warmup_ratio > 0))
-        return fail(E_USAGE, "'%s.%s' has no use with lr_scheduler_type constant: use constant_with_warmup", name,
+        return fail(E_USAGE, "'%s%s' has no use with lr_scheduler_type constant: use constant_with_warmup", prefix,
                     s->warmup_steps ? "warmup_steps" : "warmup_ratio");
     for (int i = 0; i < s->lora_targets.n && s->lora_targets.n > 1; i++)
         if (!strcmp(s->lora_targets.v[i], "all-linear"))
-            return fail(E_USAGE, "'%s.lora.target_modules': all-linear stands alone, it already has every linear",
-                        name);
+            return fail(E_USAGE, "'%slora.target_modules': all-linear stands alone, it already has every linear",
+                        prefix);
     return OK;
 }
 

@@ -124,8 +124,8 @@ static void refuses_what_does_not_fit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_epoch_is_a_permutation), cmocka_unit_test(depends_on_seed_stream_and_epoch),
-        cmocka_unit_test(resumes_at_every_cursor),     cmocka_unit_test(unshuffled_is_file_order),
+        cmocka_unit_test(each_epoch_is_a_permutation),   cmocka_unit_test(depends_on_seed_stream_and_epoch),
+        cmocka_unit_test(resumes_at_every_cursor),       cmocka_unit_test(unshuffled_is_file_order),
         cmocka_unit_test(every_order_is_equally_likely), cmocka_unit_test(refuses_what_does_not_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

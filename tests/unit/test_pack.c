@@ -1,4 +1,5 @@
-/* Packs laid out by hand: the shift of weights, restarting positions, bounds, refusals, and how rows split into passes. */
+/* Packs laid out by hand: the shift of weights, restarting positions, bounds, refusals, and how rows split into passes.
+ */
 #include "data/pack.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -84,7 +85,7 @@ static void passes(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(three_rows), cmocka_unit_test(what_does_not_fit_changes_nothing),
-                                       cmocka_unit_test(passes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(three_rows),
+                                       cmocka_unit_test(what_does_not_fit_changes_nothing), cmocka_unit_test(passes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

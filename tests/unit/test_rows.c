@@ -1,6 +1,6 @@
-/* Masks by hand. The tokenizer is one that can be read by eye (tests/golden/make/rows.py): an ASCII character is its own
- * code, 256 "ab", 257 " a", 258 "\n\n", 259 <|endoftext|>, 260 <|im_start|>, 261 <|im_end|>, 262 <s>. A row is written
- * here as its ids with a * after each supervised one. */
+/* Masks by hand. The tokenizer is one that can be read by eye (tests/golden/make/rows.py): an ASCII character is its
+ * own code, 256 "ab", 257 " c", 258 <|endoftext|>, 259 <|im_start|>, 260 <|im_end|>, 261 <s>. A row is
+ * written here as its ids with a * after each supervised one. */
 #include "data/rows.h"
 #include "base/log.h"
 #include <setjmp.h>
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-enum { EOS = 259, IM_START, IM_END, BOS };
+enum { EOS = 258, IM_START, IM_END, BOS };
 static tokenizer *plain, *with_bos;
 
 static int setup(void **state) {
@@ -36,7 +36,7 @@ static void parse(const char *text, enum source_want want, struct source *s) {
 static char *shown(const int32_t *ids, const uint8_t *on, size_t n) {
     static char buf[4096];
     size_t at = 0;
-    static const char *const name[] = {"[ab]", "[ a]", "[\\n\\n]", "<eos>", "<start>", "<end>", "<s>"};
+    static const char *const name[] = {"[ab]", "[ c]", "<eos>", "<start>", "<end>", "<s>"};
     for (size_t i = 0; i < n; i++) {
         if (ids[i] == '\n') at += (size_t)sprintf(buf + at, "\\n");
         else if (ids[i] < 256) at += (size_t)sprintf(buf + at, "%c", ids[i]);
@@ -57,7 +57,9 @@ static void prompt_and_completion(void **state) {
     (void)state;
     struct source s;
     struct rows r;
-    parse("{\"prompt\": \"xa\", \"completion\": \"b ab\"}\n\n{\"prompt\": \"<|im_start|>\", \"completion\": \"y<|endoftext|>\"}\n", WANT_SFT, &s);
+    parse("{\"prompt\": \"xa\", \"completion\": \"b ab\"}\n\n{\"prompt\": \"<|im_start|>\", \"completion\": "
+          "\"y<|endoftext|>\"}\n",
+          WANT_SFT, &s);
     assert_int_equal(rows_sft(plain, &s, 100, &r), OK);
     source_close(&s); /* rows outlive their source */
     assert_int_equal(r.n, 2);
@@ -66,6 +68,41 @@ static void prompt_and_completion(void **state) {
     assert_int_equal(r.longest, 6);
     assert_int_equal(r.truncated, 0);
     rows_free(&r);
+}
+
+static void conversations(void **state) {
+    (void)state;
+    struct source s;
+    struct rows r;
+    parse("{\"messages\": [{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": \"u\"},"
+          "{\"role\": \"assistant\", \"content\": \"ab\"}, {\"role\": \"user\", \"content\": \"v\"},"
+          "{\"role\": \"assistant\", \"content\": \"w\"}]}\n{\"prompt\": \"x\", \"completion\": \"y\"}\n",
+          WANT_SFT, &s);
+    assert_int_equal(rows_sft(plain, &s, 200, &r), OK);
+    is_row(&r.r[0], 1,
+           "<start>system\\nS<end>\\n<start>user\\nu<end>\\n<start>assistant\\n[ab]*<end>*\\n"
+           "<start>user\\nv<end>\\n<start>assistant\\nw*<end>*\\n");
+    is_row(&r.r[1], 2, "xy*<eos>*");
+    int cut = r.r[0].n - 3; /* the last answer is gone, the first stays */
+    rows_free(&r);
+    assert_int_equal(rows_sft(plain, &s, cut, &r), OK);
+    assert_int_equal(r.r[0].supervised[cut - 1], 0);
+    rows_free(&r);
+    assert_int_equal(rows_sft(plain, &s, 20, &r), E_INPUT);
+    assert_non_null(strstr(err_text(), "d.jsonl:1: "));
+    assert_non_null(strstr(err_text(), "max_length 20"));
+    assert_int_equal(rows_sft(plain, &s, 1, &r), E_USAGE);
+    assert_int_equal(rows_sft(with_bos, &s, 200, &r), OK);
+    assert_int_equal(r.r[0].ids[0], BOS);
+    assert_int_equal(r.r[0].ids[1], IM_START);
+    rows_free(&r);
+    source_close(&s);
+    parse("{\"messages\": [{\"role\": \"user\", \"content\": \"u\"}, {\"role\": \"assistant\", \"content\": "
+          "\"a<|im_end|>b\"}]}",
+          WANT_SFT, &s);
+    assert_int_equal(rows_sft(plain, &s, 200, &r), E_INPUT);
+    assert_non_null(strstr(err_text(), "d.jsonl:1: \"messages\"[1]: "));
+    source_close(&s);
 }
 
 static void every_uncut_row_teaches_the_end(void **state) {
@@ -137,13 +174,13 @@ static void pairs_both_ways(void **state) {
     struct rows r;
     struct prompt_form f;
     parse("{\"prompt\": \"ab\", \"completion\": \"<s>\"}", WANT_PAIR, &s);
-    assert_int_equal(prompt_form_parse(plain, "<|im_start|>K: {text}\n\nM:", &f), OK);
+    assert_int_equal(prompt_form_parse(plain, "<|im_start|>K: {text}\nM:", &f), OK);
     assert_string_equal(f.lead, " ");
     assert_int_equal(rows_pairs(plain, &f, &s, false, 100, &r), OK);
-    is_row(&r.r[0], 1, "<start>K:[ a]b[\\n\\n]M: *<*s*>*<eos>*"); /* "<s>" is data here: three characters */
+    is_row(&r.r[0], 1, "<start>K: [ab]\\nM: *<*s*>*<eos>*"); /* "<s>" is data here: three characters */
     rows_free(&r);
     assert_int_equal(rows_pairs(plain, &f, &s, true, 100, &r), OK);
-    is_row(&r.r[0], 1, "<start>K: <s>[\\n\\n]M:[ a]*b*<eos>*");
+    is_row(&r.r[0], 1, "<start>K: <s>\\nM: *[ab]*<eos>*");
     rows_free(&r);
     prompt_form_free(&f);
     source_close(&s);
@@ -157,10 +194,10 @@ static void a_text_has_the_same_ids_in_both_places(void **state) {
     assert_int_equal(prompt_form_parse(plain, "K: {text}\nM:", &f), OK);
     assert_int_equal(prompt_form_parse(plain, "M: {text}\nK:", &g), OK);
     assert_string_equal(f.lead, g.lead);
-    assert_int_equal(prompt_form_text(plain, &f, "ab c", &text), OK);
-    assert_string_equal(shown(text.v, NULL, text.n), "[ a]b c");
+    assert_int_equal(prompt_form_text(plain, &f, "c ab", &text), OK);
+    assert_string_equal(shown(text.v, NULL, text.n), "[ c] [ab]");
     assert_int_equal(prompt_form_wrap(&g, text.v, text.n, &prompt), OK);
-    assert_string_equal(shown(prompt.v, NULL, prompt.n), "M:[ a]b c\\nK:");
+    assert_string_equal(shown(prompt.v, NULL, prompt.n), "M:[ c] [ab]\\nK:");
     ids_free(&text);
     ids_free(&prompt);
     prompt_form_free(&f);
@@ -216,7 +253,8 @@ static void texts(void **state) {
 static void rows_made_by_hand(void **state) {
     (void)state;
     struct rows r = {0};
-    for (int32_t i = 0; i < 100; i++) assert_int_equal(rows_add(&r, (int32_t[]){i, 1}, 2, (int32_t[]){2, EOS}, (size_t)(i % 3)), OK);
+    for (int32_t i = 0; i < 100; i++)
+        assert_int_equal(rows_add(&r, (int32_t[]){i, 1}, 2, (int32_t[]){2, EOS}, (size_t)(i % 3)), OK);
     assert_int_equal(r.n, 100);
     assert_int_equal(r.longest, 4);
     assert_int_equal(r.r[50].n, 4);
@@ -229,6 +267,7 @@ static void rows_made_by_hand(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompt_and_completion),
+        cmocka_unit_test(conversations),
         cmocka_unit_test(every_uncut_row_teaches_the_end),
         cmocka_unit_test(cut_to_length),
         cmocka_unit_test(bos_once),

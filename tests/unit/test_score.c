@@ -64,7 +64,8 @@ static void no_lines(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_sacrebleu), cmocka_unit_test(malformed_bytes_count_as_replacement),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_sacrebleu),
+                                       cmocka_unit_test(malformed_bytes_count_as_replacement),
                                        cmocka_unit_test(no_lines)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

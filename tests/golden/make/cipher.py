@@ -6,11 +6,11 @@
 Language A: letters a-t from a skewed order-2 chain, 6-10 letters a sentence. Language B: the same language written with A-T
 through a fixed random bijection. The base has seen A text, B text, and restoring a sentence of either language from a
 version in which letters were replaced at random (by a new random substitution each time, into both alphabets); it has
-never seen the bijection. Warm pairs hold none of the letters in HELD, so those can only be found by their statistics.
+never seen the bijection. No warm pair holds one of five "held" letters (truth.json), so those can only be found by their statistics.
 
 config.json model.safetensors (f16) tokenizer.json tokenizer_config.json    the base, a Llama
 a.jsonl b.jsonl {"text"}   unpaired, from different sentences;  warm.jsonl test.jsonl {"a", "b"}
-truth.json                 the bijection, the held-out letters, the prototype's settings and scores
+truth.json                 the bijection, the held letters, letter frequencies (README.md: settings and scores)
 """
 import argparse
 import os
@@ -289,7 +289,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = ap.add_subparsers(required=True)
     p = sub.add_parser("make")
-    p.add_argument("--steps", type=int, default=2000, help="0: data only")
+    p.add_argument("--steps", type=int, default=1600, help="0: data only")
     p.add_argument("--batch", type=int, default=128)
     p.add_argument("--lr", type=float, default=3e-3)
     p.set_defaults(run=make)

@@ -75,6 +75,7 @@ def i32(v):
 def save(path, tensors, meta=None):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=meta)
+    os.chmod(path, 0o644)
 
 
 def save_adapter(model, path, adapter="default", base="base"):

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """A byte-level tokenizer small enough to know by heart, for tests/unit/test_rows.c: tests/golden/rows/.
 
-Printable ASCII c is id ord(c); the other bytes fill the rest of 0..255. 256 "ab", 257 " a", 258 "\\n\\n" are the only merges;
-259 <|endoftext|>, 260 <|im_start|>, 261 <|im_end|>, 262 <s> are control tokens. Standard library only. bos/ holds the same with
+Printable ASCII c is id ord(c); the other bytes fill the rest of 0..255. 256 "ab" and 257 " c" are the only merges;
+258 <|endoftext|>, 259 <|im_start|>, 260 <|im_end|>, 261 <s> are control tokens. Standard library only. bos/ holds the same with
 <s> as a BOS that the model expects.
 """
 import json
 import os
 
 OUT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "rows")
-SPECIAL = {259: "<|endoftext|>", 260: "<|im_start|>", 261: "<|im_end|>", 262: "<s>"}
+SPECIAL = {258: "<|endoftext|>", 259: "<|im_start|>", 260: "<|im_end|>", 261: "<s>"}
 CHATML = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
           "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
 
@@ -23,7 +23,7 @@ def letters():
 
 def main():
     of = letters()
-    merges = [("a", "b"), (of[32], "a"), (of[10], of[10])]
+    merges = [("a", "b"), (of[32], "c")]
     vocab = {of[b]: b for b in range(256)} | {x + y: 256 + i for i, (x, y) in enumerate(merges)}
     added = [{"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
              for i, s in SPECIAL.items()]

@@ -1,0 +1,267 @@
+/* `cyclora generate`: one prompt streamed to a person, or many prompts in batches with their ids and rates as JSON.
+ *
+ * Streaming shows a token's text as soon as it is whole: a character whose bytes span tokens is held back until the
+ * last of them is there. On a terminal, control characters that a model writes are shown, not sent. */
+#include "args.h"
+#include "cli.h"
+#include "term.h"
+#include <cyclora/cyclora.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char help_generate[] =
+    "Continues prompts with a model, with or without a LoRA adapter. A prompt is taken as it is written; --chat puts "
+    "it\n"
+    "into the model's own chat template as one user turn.\n"
+    "\n"
+    "Usage: cyclora generate --model M [--adapter DIR] (--prompt TEXT | --file F) [options]\n"
+    "\n"
+    "  --model M             a .gguf file or a Hugging Face folder\n"
+    "  --adapter DIR         a PEFT LoRA folder; cyclora's own are RUN/A and RUN/B\n"
+    "  --prompt TEXT         one prompt\n"
+    "  --file F              a prompt per line, UTF-8; of a .jsonl file the field \"prompt\" (or \"text\"); - is "
+    "stdin\n"
+    "  --chat                the prompt is a user's turn\n"
+    "  --max-new-tokens N    at most so many tokens (128)\n"
+    "  --greedy              always the likeliest token (the default)\n"
+    "  --temperature T       sample at this temperature; then also\n"
+    "  --top-p P, --top-k K  from the likeliest tokens of total probability P; from the K likeliest\n"
+    "  --seed S              the same seed gives the same text (0)\n"
+    "  --ignore-eos          go on behind an end-of-text token\n"
+    "  --batch N             prompts at once (16)\n"
+    "  --threads N           processor threads (all)\n"
+    "  --json                {\"prompt\", \"ids\", \"text\", \"stopped\", \"tokens_per_s\", \"prefill_tokens_per_s\"} "
+    "per prompt;\n"
+    "                        the rates are those of its batch\n"
+    "\n"
+    "Examples:\n"
+    "  cyclora generate --model SmolLM2-135M-Instruct.Q4_1.gguf --chat --prompt \"Name three rivers.\"\n"
+    "  cyclora generate --model base.gguf --adapter run/A --file kjv.txt --max-new-tokens 60 --json > modern.jsonl\n"
+    "\n"
+    "Writes the texts to stdout and, without --json, the rates to stderr. Exit status: 0; 2 for a wrong option, "
+    "model,\n"
+    "adapter or prompt; 1 otherwise.\n";
+
+struct request {
+    const char *model_path, *adapter_path, *prompt, *file;
+    bool chat, greedy, ignore_eos, json;
+    int max_new, top_k, batch, threads;
+    double temperature, top_p;
+    uint64_t seed;
+    cyc_model *model;
+    cyc_adapter *adapter;
+    const char **text; /* [n] the prompts */
+    int n;
+};
+
+/* --- streaming ------------------------------------------------------------------------------------------------------
+ */
+struct stream {
+    const cyc_model *model;
+    int32_t *ids;
+    size_t n, shown; /* ids so far; bytes of their text already on stdout */
+    bool line_open;
+};
+
+/* How many bytes at the end may yet become another character: an unfinished sequence, or U+FFFD that stands for one. */
+static size_t unfinished(const char *s, size_t n) {
+    unsigned cp;
+    if (n >= 3 && !memcmp(s + n - 3, "\xEF\xBF\xBD", 3)) return 3;
+    for (size_t back = 1; back <= 3 && back <= n; back++) {
+        unsigned char c = (unsigned char)s[n - back];
+        if ((c & 0xC0) == 0x80) continue;
+        return c >= 0xC0 && !utf8_decode(s + n - back, back, &cp) ? back : 0;
+    }
+    return 0;
+}
+
+static void put_text(const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F;
+        if (control && term_tty()) printf("\\x%02x", c);
+        else putchar(c);
+    }
+}
+
+static void stream_flush(struct stream *s, bool last) {
+    char *text = NULL;
+    if (cyc_detokenize(s->model, s->ids, s->n, 1, &text)) return;
+    size_t n = strlen(text), end = last ? n : n - unfinished(text, n);
+    if (end > s->shown) {
+        put_text(text + s->shown, end - s->shown);
+        s->line_open = text[end - 1] != '\n';
+        s->shown = end;
+        fflush(stdout);
+    }
+    cyc_free(text);
+}
+
+static int on_token(void *ctx, int row, int32_t id) {
+    struct stream *s = ctx;
+    (void)row;
+    s->ids[s->n++] = id;
+    stream_flush(s, false);
+    return 0;
+}
+
+/* --- one batch ------------------------------------------------------------------------------------------------------
+ */
+static int encode(const struct request *q, const char *prompt, int32_t **ids, size_t *n) {
+    char *turn = NULL;
+    int code = q->chat ? cyc_chat_prompt(q->model, prompt, &turn) : CYC_OK;
+    if (!code) code = cyc_tokenize(q->model, turn ? turn : prompt, strlen(turn ? turn : prompt), ids, n);
+    cyc_free(turn);
+    if (code) return cli_failed(code);
+    return *n ? STATUS_OK : cli_bad("generate: the prompt is empty");
+}
+
+static double rate(int64_t tokens, double seconds) { return seconds > 0 ? (double)tokens / seconds : 0; }
+
+static int print_row(const struct request *q, const char *prompt, const cyc_generation *g,
+                     const cyc_generate_stats *st) {
+    char *text = NULL;
+    int code = cyc_detokenize(q->model, g->ids, g->n, 1, &text);
+    if (code) return cli_failed(code);
+    if (q->json) {
+        json_t *ids = json_array();
+        for (size_t i = 0; i < g->n; i++) json_array_append_new(ids, json_integer(g->ids[i]));
+        json_line(json_pack("{s:o, s:o, s:o, s:b, s:f, s:f}", "prompt", json_utf8(prompt), "ids", ids, "text",
+                            json_utf8(text), "stopped", g->stopped, "tokens_per_s", rate(st->new_tokens, st->decode_s),
+                            "prefill_tokens_per_s", rate(st->prompt_tokens, st->prefill_s)));
+    } else {
+        str head = {0};
+        text_one_line(&head, prompt, term_width() - 4);
+        printf("%s==> %s%s\n", term_dim(), head.p ? head.p : "", term_off());
+        put_text(text, strlen(text));
+        putchar('\n');
+        str_free(&head);
+    }
+    cyc_free(text);
+    return STATUS_OK;
+}
+
+static void print_rates(const cyc_generate_stats *st) {
+    fflush(stdout);
+    fprintf(stderr, "%lld tokens at %.1f tokens/s; prompt of %lld tokens at %.1f tokens/s\n", (long long)st->new_tokens,
+            rate(st->new_tokens, st->decode_s), (long long)st->prompt_tokens, rate(st->prompt_tokens, st->prefill_s));
+}
+
+static int run_batch(const struct request *q, int first, int n, int32_t **ids, size_t *lengths, cyc_generation *out) {
+    cyc_generate_options opt = {.max_new_tokens = q->max_new,
+                                .temperature = (float)q->temperature,
+                                .top_p = (float)q->top_p,
+                                .top_k = q->top_k,
+                                .seed = q->seed + (uint64_t)first,
+                                .ignore_eos = q->ignore_eos,
+                                .threads = q->threads};
+    struct stream s = {.model = q->model};
+    cyc_generate_stats stats = {0};
+    int status = STATUS_OK;
+    for (int i = 0; i < n && !status; i++) status = encode(q, q->text[first + i], &ids[i], &lengths[i]);
+    if (status) return status;
+    bool streamed = q->n == 1 && !q->json;
+    if (streamed) {
+        s.ids = calloc((size_t)q->max_new + 1, sizeof *s.ids);
+        if (!s.ids) return cli_bad("generate: out of memory");
+        opt.on_token = on_token;
+        opt.ctx = &s;
+    }
+    int code = cyc_generate(q->model, q->adapter, (const int32_t *const *)ids, lengths, n, &opt, out, &stats);
+    if (streamed) {
+        stream_flush(&s, true);
+        if (s.line_open || !s.shown) putchar('\n');
+        free(s.ids);
+    }
+    if (code) return cli_failed(code);
+    for (int i = 0; i < n && !streamed && !status; i++) status = print_row(q, q->text[first + i], &out[i], &stats);
+    if (!q->json) print_rates(&stats);
+    return status;
+}
+
+static int run_batches(const struct request *q) {
+    int status = STATUS_OK;
+    for (int first = 0; first < q->n && !status; first += q->batch) {
+        int n = q->n - first < q->batch ? q->n - first : q->batch;
+        int32_t **ids = calloc((size_t)n, sizeof *ids);
+        size_t *lengths = calloc((size_t)n, sizeof *lengths);
+        cyc_generation *out = calloc((size_t)n, sizeof *out);
+        status = ids && lengths && out ? run_batch(q, first, n, ids, lengths, out) : cli_bad("generate: out of memory");
+        for (int i = 0; i < n && ids && out; i++) {
+            cyc_free(ids[i]);
+            cyc_free(out[i].ids);
+        }
+        free(ids);
+        free(lengths);
+        free(out);
+    }
+    return status;
+}
+
+/* --- the prompts ----------------------------------------------------------------------------------------------------
+ */
+/* Replaces each line of a .jsonl file by its "prompt" or "text"; the strings live in *keep. */
+static int prompts_of_jsonl(const char *file, struct lines *l, json_t *keep) {
+    for (int i = 0; i < l->n; i++) {
+        json_t *o = json_loadb(l->v[i], l->len[i], JSON_REJECT_DUPLICATES, NULL);
+        const char *s = json_string_value(json_object_get(o, "prompt"));
+        if (!s) s = json_string_value(json_object_get(o, "text"));
+        json_array_append_new(keep, o ? o : json_null());
+        if (!s) return cli_bad("%s:%d: not a JSON object with a \"prompt\" or a \"text\"", file, i + 1);
+        l->v[i] = s;
+    }
+    return STATUS_OK;
+}
+
+static int run_request(struct request *q) {
+    struct lines l = {0};
+    json_t *keep = json_array();
+    int status = STATUS_OK, code = CYC_OK;
+    q->text = &q->prompt;
+    q->n = 1;
+    if (q->file) {
+        status = lines_read(q->file, LINES_UTF8 | LINES_NO_NUL, &l);
+        if (!status && str_ends(q->file, ".jsonl")) status = prompts_of_jsonl(q->file, &l, keep);
+        if (!status && l.n == 0) status = cli_bad("%s: no prompt in it", q->file);
+        q->text = l.v;
+        q->n = l.n;
+    }
+    for (int i = 0; i < q->n && !status; i++)
+        if (!*q->text[i]) status = cli_bad("%s:%d: an empty prompt", q->file ? q->file : "--prompt", i + 1);
+    if (!status) code = cyc_model_open(q->model_path, &q->model);
+    if (!status && !code && q->adapter_path) code = cyc_adapter_open(q->model, q->adapter_path, &q->adapter);
+    if (code) status = cli_failed(code);
+    if (!status) status = run_batches(q);
+    if (q->adapter) cyc_adapter_close(q->adapter);
+    if (q->model) cyc_model_close(q->model);
+    json_decref(keep);
+    lines_free(&l);
+    return status;
+}
+
+static int check(const struct request *q) {
+    if (!q->model_path) return args_missing("generate", "--model");
+    if (!q->prompt == !q->file) return cli_bad("generate: give either --prompt or --file");
+    if (q->greedy && q->temperature > 0) return cli_bad("generate: --greedy and --temperature contradict each other");
+    if (q->temperature == 0 && (q->top_p < 1 || q->top_k))
+        return cli_bad("generate: --top-p and --top-k have no use without --temperature");
+    if (q->top_p <= 0 || q->top_p > 1) return cli_bad("generate: --top-p must be above 0 and at most 1");
+    return STATUS_OK;
+}
+
+int cmd_generate(int argc, char **argv) {
+    struct request q = {.max_new = 128, .top_p = 1, .batch = 16};
+    const struct arg args[] = {{"--model", ARG_TEXT, &q.model_path, 0}, {"--adapter", ARG_TEXT, &q.adapter_path, 0},
+                               {"--prompt", ARG_TEXT, &q.prompt, 0},    {"--file", ARG_TEXT, &q.file, 0},
+                               {"--chat", ARG_FLAG, &q.chat, 0},        {"--max-new-tokens", ARG_INT, &q.max_new, 1},
+                               {"--greedy", ARG_FLAG, &q.greedy, 0},    {"--temperature", ARG_REAL, &q.temperature, 0},
+                               {"--top-p", ARG_REAL, &q.top_p, 0},      {"--top-k", ARG_INT, &q.top_k, 0},
+                               {"--seed", ARG_SEED, &q.seed, 0},        {"--ignore-eos", ARG_FLAG, &q.ignore_eos, 0},
+                               {"--batch", ARG_INT, &q.batch, 1},       {"--threads", ARG_INT, &q.threads, 0},
+                               {"--json", ARG_FLAG, &q.json, 0},        {0}};
+    int status = args_parse("generate", argc, argv, args);
+    if (status >= 0) return status;
+    status = check(&q);
+    return status ? status : run_request(&q);
+}

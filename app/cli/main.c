@@ -1,0 +1,63 @@
+/* cyclora, the command: a table of subcommands and the way to them. Each lives in a file of its own and does its work
+ * through the public API alone. Exit status: 0 done; 1 it failed; 2 what was asked for is wrong (a command, an option,
+ * a configuration, an input file); 130 interrupted, with the state saved. */
+#include "cli.h"
+#include <cyclora/cyclora.h>
+#include <stdio.h>
+#include <string.h>
+
+const struct command commands[] = {
+    {"train", "train adapters as a configuration says", help_train, cmd_train},
+    {"plan", "the memory and the work of a run, before a weight is read", help_plan, cmd_plan},
+    {"data", "see the training rows, and which tokens carry loss", help_data, cmd_data},
+    {"eval", "evaluate a run, or score a text with a model", help_eval, cmd_eval},
+    {"generate", "write with a model, with or without an adapter", help_generate, cmd_generate},
+    {"score", "BLEU, chrF and exact match of texts against references", help_score, cmd_score},
+    {"tokenize", "token ids of texts", help_tokenize, cmd_tokenize},
+    {"inspect", "what a model, adapter, checkpoint or run folder holds", help_inspect, cmd_inspect},
+    {"help", "pages about the commands and the configuration", help_help, cmd_help},
+    {NULL, NULL, NULL, NULL}};
+
+const struct command *command_find(const char *name) {
+    for (const struct command *c = commands; c->name; c++)
+        if (!strcmp(c->name, name)) return c;
+    return NULL;
+}
+
+static int unknown(const char *name) {
+    const char *list[sizeof commands / sizeof *commands];
+    int n = 0;
+    if (name[0] == '-') return cli_bad("unknown option '%s'; `cyclora --help` shows the commands", name);
+    for (const struct command *c = commands; c->name; c++) list[n++] = c->name;
+    list[n] = NULL;
+    const char *near = str_nearest(name, list);
+    return near ? cli_bad("unknown command '%s'; did you mean '%s'?", name, near)
+                : cli_bad("unknown command '%s'; `cyclora --help` shows the commands", name);
+}
+
+static void on_log(void *ctx, int level, const char *line) {
+    (void)ctx;
+    if (level >= 2) cli_warn(line);
+}
+
+static int run(int argc, char **argv) {
+    const char *name = argc > 1 ? argv[1] : "help";
+    if (!strcmp(name, "--help") || !strcmp(name, "-h")) name = "help";
+    if (!strcmp(name, "--version") || !strcmp(name, "-V")) {
+        printf("cyclora %s\n", cyc_version());
+        return STATUS_OK;
+    }
+    const struct command *c = command_find(name);
+    if (!c) return unknown(name);
+    cyc_set_log(on_log, NULL);
+    return c->run(argc > 1 ? argc - 1 : argc, argc > 1 ? argv + 1 : argv);
+}
+
+int main(int argc, char **argv) {
+    int status = run(argc, argv);
+    if (fflush(stdout) || ferror(stdout)) { /* a full disk or a closed pipe is not success */
+        fprintf(stderr, "cyclora: error: cannot write to standard output\n");
+        return status ? status : STATUS_FAILED;
+    }
+    return status;
+}

@@ -1,0 +1,73 @@
+/* `cyclora plan`: what a run would need, from the run's own program laid down without computing anything. */
+#include "args.h"
+#include "cli.h"
+#include "report.h"
+#include "term.h"
+#include <cyclora/cyclora.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+const char help_plan[] = "Shows what a run would train, how much memory each part of it takes, and the work of its "
+                         "passes, before a weight is\n"
+                         "read. It is the run's own plan, not an estimate beside it: training uses the same numbers.\n"
+                         "\n"
+                         "Usage: cyclora plan CONFIG [--set key=value]... [--json]\n"
+                         "\n"
+                         "  CONFIG           a run's YAML file\n"
+                         "  --set key=value  goes over the file; may be given several times\n"
+                         "  --json           the plan as one JSON object, sizes in bytes\n"
+                         "\n"
+                         "Examples:\n"
+                         "  cyclora plan run.yaml\n"
+                         "  cyclora plan run.yaml --set lora.r=64 --set max_length=2048 --json | jq .total\n"
+                         "\n"
+                         "Writes to stdout alone. Exit status: 0; 2 for a wrong configuration, or a plan beyond the "
+                         "memory limit; 1 otherwise.\n";
+
+static void print_programs(const json_t *plan) {
+    struct table t = {0};
+    size_t i;
+    const json_t *p;
+    table_head(&t, "program");
+    table_head(&t, ">instructions");
+    table_head(&t, ">flops");
+    table_head(&t, ">activations");
+    json_array_foreach(json_object_get(plan, "programs"), i, p) {
+        table_text(&t, json_text(p, "name"));
+        table_number(&t, p, "instructions", "%.0f");
+        table_cell(&t, "%s", json_object_get(p, "flops") ? show_count(json_num(p, "flops")) : "");
+        table_bytes(&t, p, "act");
+    }
+    if (i) table_print(&t, "");
+    if (json_object_get(plan, "pass_tokens"))
+        printf("a pass of the model takes at most %.0f tokens\n", json_num(plan, "pass_tokens"));
+}
+
+int cmd_plan(int argc, char **argv) {
+    const char *config = NULL;
+    struct arg_list sets = {0};
+    bool json = false;
+    cyc_config *c = NULL;
+    char *text = NULL;
+    const struct arg args[] = {
+        {"CONFIG", ARG_TEXT, &config, 0}, {"--set", ARG_LIST, &sets, 0}, {"--json", ARG_FLAG, &json, 0}, {0}};
+    int status = args_parse("plan", argc, argv, args);
+    if (status < 0) status = config ? config_open(config, &sets, &c) : args_missing("plan", "CONFIG");
+    free(sets.v);
+    if (!c) return status;
+    int code = cyc_plan(c, &text);
+    cyc_config_free(c);
+    if (code) return cli_failed(code);
+    json_t *plan = json_take(text);
+    if (json) {
+        json_line(plan);
+        return STATUS_OK;
+    }
+    report_run(plan);
+    putchar('\n');
+    report_memory(plan);
+    putchar('\n');
+    print_programs(plan);
+    json_decref(plan);
+    return STATUS_OK;
+}

@@ -1,0 +1,156 @@
+/* See report.h. */
+#include "report.h"
+#include "cli.h"
+#include "term.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static void label(const char *name) { printf("%s%-10s%s ", term_bold(), name, term_off()); }
+
+static void report_model(const json_t *m) {
+    if (!m) return;
+    label("model");
+    printf("%s", json_text(m, "path"));
+    if (*json_text(m, "arch")) printf("  %s", json_text(m, "arch"));
+    if (json_object_get(m, "parameters")) printf(", %s parameters", show_count(json_num(m, "parameters")));
+    if (json_object_get(m, "bytes")) printf(", %s", show_bytes(json_num(m, "bytes")));
+    if (json_object_get(m, "layers"))
+        printf(", %.0f layers of width %.0f, vocabulary %.0f", json_num(m, "layers"), json_num(m, "width"),
+               json_num(m, "vocab"));
+    putchar('\n');
+}
+
+/* "adapter A  2.44M trained in 210 modules; reads a.jsonl, writes b.jsonl (3204 rows)" */
+static void report_side(const json_t *s) {
+    char name[40];
+    const char *data = json_text(s, "data"), *targets = json_text(s, "targets");
+    snprintf(name, sizeof name, "adapter %s", json_text(s, "name"));
+    label(name);
+    printf("%s trained", show_count(json_num(s, "trained")));
+    if (json_object_get(s, "modules")) printf(" in %.0f modules", json_num(s, "modules"));
+    if (*targets) printf("; learns to write the text of %s", targets);
+    else if (*data) printf("; %s", data);
+    if (json_object_get(s, "rows")) printf(" (%.0f rows)", json_num(s, "rows"));
+    putchar('\n');
+}
+
+void report_run(const json_t *plan) {
+    size_t i;
+    const json_t *side;
+    if (*json_text(plan, "sentence")) printf("%s\n", json_text(plan, "sentence"));
+    report_model(json_object_get(plan, "model"));
+    json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
+}
+
+void report_memory(const json_t *plan) {
+    struct table t = {0};
+    size_t i;
+    const json_t *row;
+    table_head(&t, "memory");
+    table_head(&t, ">planned");
+    table_head(&t, ">measured");
+    table_head(&t, "");
+    json_array_foreach(json_object_get(plan, "memory"), i, row) {
+        table_text(&t, json_text(row, "name"));
+        table_bytes(&t, row, "bytes");
+        table_bytes(&t, row, "measured");
+        table_text(&t, json_text(row, "note"));
+    }
+    static const struct {
+        const char *name, *key, *measured;
+    } sums[] = {{"total", "total", "peak_resident"}, {"private", "private", "peak_private"}, {"limit", "limit", ""}};
+    for (i = 0; i < 3; i++) {
+        if (!(json_num(plan, sums[i].key) > 0)) continue;
+        table_text(&t, sums[i].name);
+        table_bytes(&t, plan, sums[i].key);
+        table_bytes(&t, plan, sums[i].measured);
+        table_text(&t, "");
+    }
+    table_print(&t, "");
+}
+
+/* --- evaluations ----------------------------------------------------------------------------------------------------
+ */
+static const struct {
+    const char *head, *key, *fmt;
+} metrics[] = {{">loss", "loss", "%.4f"},
+               {">perplexity", "perplexity", "%.2f"},
+               {">BLEU", "bleu", "%.1f"},
+               {">chrF", "chrf", "%.1f"},
+               {">exact %", "exact", "%.1f"}};
+enum { METRICS = sizeof metrics / sizeof *metrics };
+
+static void metric_heads(struct table *t) {
+    table_head(t, "direction");
+    table_head(t, "");
+    for (int m = 0; m < METRICS; m++) table_head(t, metrics[m].head);
+}
+
+static void metric_row(struct table *t, const char *name, const char *what, const json_t *o) {
+    table_text(t, name);
+    table_text(t, what);
+    for (int m = 0; m < METRICS; m++) table_number(t, o, metrics[m].key, metrics[m].fmt);
+}
+
+static const char *direction(const json_t *side) {
+    const char *d = json_text(side, "direction");
+    return *d ? d : json_text(side, "name");
+}
+
+static void samples(const json_t *list) {
+    size_t i;
+    const json_t *s;
+    int width = term_width() - 6;
+    json_array_foreach(list, i, s) {
+        static const char *const key[] = {"a", "b", "back"}, *const name[] = {"A", "B", "A'"};
+        for (int k = 0; k < 3; k++) {
+            str line = {0};
+            if (!json_object_get(s, key[k])) continue;
+            text_one_line(&line, json_text(s, key[k]), width);
+            printf("  %s%-2s%s  %s\n", term_dim(), name[k], term_off(), line.p ? line.p : "");
+            str_free(&line);
+        }
+        if (i + 1 < json_array_size(list)) putchar('\n');
+    }
+}
+
+void report_eval(const json_t *eval) {
+    struct table t = {0};
+    size_t i;
+    const json_t *side, *copy, *round = json_object_get(eval, "round_trip");
+    metric_heads(&t);
+    json_array_foreach(json_object_get(eval, "sides"), i, side) {
+        metric_row(&t, direction(side), "", side);
+        if ((copy = json_object_get(side, "copy"))) metric_row(&t, "", "copying", copy);
+    }
+    if (round) metric_row(&t, "A→B→A", "", round);
+    table_print(&t, "  ");
+    samples(json_object_get(eval, "samples"));
+}
+
+static const json_t *side_of(const json_t *eval, const char *name) {
+    size_t i;
+    const json_t *side;
+    json_array_foreach(json_object_get(eval, "sides"), i, side) if (!strcmp(json_text(side, "name"), name)) return side;
+    return NULL;
+}
+
+void report_before_after(const json_t *evals) {
+    struct table t = {0};
+    size_t i, n = json_array_size(evals);
+    const json_t *before = json_array_get(evals, 0), *after = json_array_get(evals, n ? n - 1 : 0), *side, *copy;
+    if (!n) return;
+    metric_heads(&t);
+    json_array_foreach(json_object_get(after, "sides"), i, side) {
+        const json_t *old = side_of(before, json_text(side, "name"));
+        if (old && n > 1) metric_row(&t, direction(side), json_text(before, "tag"), old);
+        metric_row(&t, n > 1 ? "" : direction(side), json_text(after, "tag"), side);
+        if ((copy = json_object_get(side, "copy"))) metric_row(&t, "", "copying", copy);
+    }
+    if (json_object_get(before, "round_trip") && n > 1)
+        metric_row(&t, "A→B→A", json_text(before, "tag"), json_object_get(before, "round_trip"));
+    if (json_object_get(after, "round_trip"))
+        metric_row(&t, n > 1 ? "" : "A→B→A", json_text(after, "tag"), json_object_get(after, "round_trip"));
+    table_print(&t, "");
+}

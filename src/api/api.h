@@ -1,0 +1,29 @@
+/* The handles of the public API. Only this room turns them into structs. */
+#ifndef CYC_API_API_H
+#define CYC_API_API_H
+#include "cyclora/cyclora.h"
+#include "gen/adapter.h"
+#include "gen/generate.h"
+#include "train/config.h"
+
+struct cyc_config { struct config c; };
+
+struct cyc_model {
+    struct model m;   /* not open for a tokenizer alone */
+    tokenizer *tok;
+    bool weights;
+};
+
+struct cyc_adapter {
+    cyc_model *model;
+    arena mem;
+    struct structure st;
+    float *w;
+};
+
+int api_code(err e); /* a library error as the API's return value */
+/* A JSON value as an owned string; releases j. */
+struct json_t;
+int api_json(struct json_t *j, char **out);
+
+#endif

@@ -1,0 +1,131 @@
+/* cyc_inspect: what a file or folder holds, as JSON. */
+#include "api/api.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *tensors_json(const struct tensors *ts) {
+    json_t *list = json_array();
+    for (int i = 0; i < ts->n; i++) {
+        const struct tensor *t = &ts->t[i];
+        json_t *shape = json_array();
+        for (int k = 0; k < t->nd; k++) json_array_append_new(shape, json_integer(t->d[k]));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", dtype_info[t->dt].name, "shape", shape, "bytes", (json_int_t)t->bytes));
+    }
+    return list;
+}
+
+/* How many bytes are stored in each type: {"q4_1": 66355200, ...}. */
+static json_t *types_json(const struct tensors *ts) {
+    json_int_t bytes[DT_COUNT] = {0};
+    json_t *j = json_object();
+    for (int i = 0; i < ts->n; i++) bytes[ts->t[i].dt] += (json_int_t)ts->t[i].bytes;
+    for (int i = 0; i < DT_COUNT; i++)
+        if (bytes[i]) json_object_set_new(j, dtype_info[i].name, json_integer(bytes[i]));
+    return j;
+}
+
+static err inspect_tensors(const char *path, json_t *out) {
+    struct tensors ts;
+    TRY(tensors_open(path, &ts));
+    if (ts.meta) {
+        json_t *meta = json_object();
+        for (int i = 0; i < ts.meta->n; i++) {
+            const struct gguf_kv *kv = &ts.meta->kv[i];
+            char text[64];
+            uint64_t u;
+            double f;
+            if (kv->type == GGUF_STRING) json_object_set_new(meta, kv->key, json_stringn(kv->v.s, kv->n < 400 ? kv->n : 400));
+            else if (kv->type == GGUF_ARRAY) snprintf(text, sizeof text, "(array of %llu)", (unsigned long long)kv->n), json_object_set_new(meta, kv->key, json_string(text));
+            else if (gguf_u64(ts.meta, kv->key, &u)) json_object_set_new(meta, kv->key, json_integer((json_int_t)u));
+            else if (gguf_f64(ts.meta, kv->key, &f)) json_object_set_new(meta, kv->key, json_real(f));
+        }
+        json_object_set_new(out, "metadata", meta);
+    }
+    json_object_set_new(out, "bytes_by_type", types_json(&ts));
+    json_object_set_new(out, "tensors", tensors_json(&ts));
+    tensors_close(&ts);
+    return OK;
+}
+
+static err inspect_model(const char *path, json_t *out) {
+    struct model m;
+    TRY(model_open(path, NULL, &m));
+    const struct shape *z = &m.shape;
+    json_object_update_new(out, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "kind", "model", "path", path, "architecture", m.family->name, "parameters", (json_int_t)m.parameters,
+                                          "bytes", (json_int_t)m.bytes, "layers", (json_int_t)z->layers, "width", (json_int_t)z->width, "heads", (json_int_t)z->heads, "kv_heads", (json_int_t)z->kv_heads,
+                                          "head_dim", (json_int_t)z->head_dim, "ffn", (json_int_t)z->ffn, "vocabulary", (json_int_t)z->vocab, "context", (json_int_t)z->context, "rope_base", z->rope_base, "tied", (int)z->tied));
+    char hash[33];
+    model_hash(&m, hash);
+    json_object_set_new(out, "xxh128_of_tensors", json_string(hash));
+    model_close(&m);
+    return inspect_tensors(path, out);
+}
+
+static err inspect_json(const char *path, const char *key, json_t *out) {
+    json_error_t je;
+    json_t *j = json_load_file(path, 0, &je);
+    if (!j) return fail(E_INPUT, "%s: %s", path, je.text);
+    json_object_set_new(out, key, j);
+    return OK;
+}
+
+static err inspect_adapter(const char *folder, arena *mem, json_t *out) {
+    struct lora l;
+    TRY(adapter_read_config(folder, mem, &l));
+    TRY(inspect_json(arena_printf(mem, "%s/adapter_config.json", folder), "config", out));
+    json_object_set_new(out, "kind", json_string("adapter"));
+    TRY(inspect_tensors(arena_printf(mem, "%s/adapter_model.safetensors", folder), out));
+    json_int_t n = 0;
+    size_t i;
+    json_t *t;
+    json_array_foreach(json_object_get(out, "tensors"), i, t) n += json_integer_value(json_array_get(json_object_get(t, "shape"), 0)) * json_integer_value(json_array_get(json_object_get(t, "shape"), 1));
+    json_object_set_new(out, "parameters", json_integer(n));
+    return OK;
+}
+
+static err inspect_sides(const char *path, arena *mem, json_t *out) {
+    static const char *const names[] = {"A", "B", "adapter"};
+    for (int i = 0; i < 3; i++) {
+        char *sub = arena_printf(mem, "%s/%s", path, names[i]);
+        if (!path_exists(arena_printf(mem, "%s/adapter_config.json", sub))) continue;
+        json_t *side = json_object();
+        err e = inspect_adapter(sub, mem, side);
+        if (e) return json_decref(side), e;
+        json_object_del(side, "tensors");
+        json_object_set_new(out, names[i], side);
+    }
+    return OK;
+}
+
+static err inspect(const char *path, arena *mem, json_t *out) {
+    if (!path_exists(path)) return fail(E_USAGE, "%s: no such file or folder", path);
+    if (!path_is_dir(path)) {
+        if (str_ends(path, ".safetensors")) return json_object_set_new(out, "kind", json_string("tensors")), inspect_tensors(path, out);
+        return inspect_model(path, out);
+    }
+    if (path_exists(arena_printf(mem, "%s/adapter_config.json", path))) return inspect_adapter(path, mem, out);
+    char *state = arena_printf(mem, "%s/trainer_state.json", path), *audit = arena_printf(mem, "%s/audit.json", path);
+    if (path_exists(state)) {
+        json_object_set_new(out, "kind", json_string("checkpoint"));
+        TRY(inspect_json(state, "state", out));
+        return inspect_sides(path, mem, out);
+    }
+    if (path_exists(audit)) {
+        json_object_set_new(out, "kind", json_string("run"));
+        TRY(inspect_json(audit, "audit", out));
+        return inspect_sides(path, mem, out);
+    }
+    if (path_exists(arena_printf(mem, "%s/config.json", path))) return inspect_model(path, out);
+    return fail(E_INPUT, "%s: neither a model (config.json), an adapter (adapter_config.json), a checkpoint (trainer_state.json) nor a run (audit.json)", path);
+}
+
+int cyc_inspect(const char *path, char **json) {
+    arena mem = {0};
+    json_t *j = json_object();
+    *json = NULL;
+    err e = j ? inspect(path, &mem, j) : fail(E_MEMORY, "out of memory");
+    arena_free(&mem);
+    if (e) return json_decref(j), api_code(e);
+    return api_json((struct json_t *)j, json);
+}

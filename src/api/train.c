@@ -1,0 +1,203 @@
+/* Configuration, planning and training of the public API. */
+#include "api/api.h"
+#include "base/log.h"
+#include "train/run.h"
+#include <stdlib.h>
+#include <string.h>
+
+static volatile int stop_requested;
+void cyc_stop(void) { stop_requested = 1; }
+
+/* --- configuration --------------------------------------------------------------------------------------------------- */
+cyc_config *cyc_config_new(void) {
+    cyc_config *c = calloc(1, sizeof *c);
+    if (!c || config_init(&c->c)) return free(c), NULL;
+    return c;
+}
+
+void cyc_config_free(cyc_config *c) {
+    if (c) config_free(&c->c);
+    free(c);
+}
+
+int cyc_config_load(cyc_config *c, const char *yaml_path) { return api_code(config_load(&c->c, yaml_path)); }
+int cyc_config_set(cyc_config *c, const char *key_equals_value) { return api_code(config_set(&c->c, key_equals_value)); }
+
+int cyc_config_text(const cyc_config *c, char **yaml) {
+    str s = {0};
+    err e = config_write(&c->c, &s);
+    if (e) str_free(&s);
+    *yaml = s.p;
+    return api_code(e);
+}
+
+const cyc_key *cyc_config_keys(size_t *n) {
+    static cyc_key keys[128];
+    static size_t count;
+    if (!count) {
+        size_t have;
+        const struct config_key *k = config_keys(&have);
+        for (; count < have && count < sizeof keys / sizeof *keys; count++) keys[count] = (cyc_key){k[count].name, k[count].type, k[count].fallback, k[count].doc, k[count].per_side};
+    }
+    *n = count;
+    return keys;
+}
+
+/* --- training -------------------------------------------------------------------------------------------------------- */
+struct relay { const cyc_callbacks *cb; };
+
+static void relay_step(void *ctx, const struct run *r, const struct step_info *info) {
+    const cyc_callbacks *cb = ((struct relay *)ctx)->cb;
+    if (!cb->on_step) return;
+    cyc_step s = {.step = (int)info->step, .max_steps = (int)info->total, .warmup = info->warmup, .sides = r->objective->sides, .seconds = info->seconds,
+                  .generate_s = info->generate_s, .train_s = info->train_s, .generated = info->generated, .resident = resident_bytes("VmRSS")};
+    for (int i = 0; i < s.sides; i++) {
+        s.loss[i] = info->side[i].loss;
+        s.grad_norm[i] = info->side[i].grad_norm;
+        s.learning_rate[i] = info->side[i].learning_rate;
+        s.trained += info->side[i].tokens;
+        s.supervised += info->side[i].supervised;
+    }
+    s.eta_s = r->elapsed / (double)info->step * (double)(info->total - info->step);
+    cb->on_step(cb->ctx, &s);
+}
+
+static void relay_eval(void *ctx, const json_t *eval) {
+    const cyc_callbacks *cb = ((struct relay *)ctx)->cb;
+    char *text = cb->on_eval ? json_dumps(eval, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    if (text) cb->on_eval(cb->ctx, text);
+    free(text);
+}
+
+static void relay_save(void *ctx, const char *path) {
+    const cyc_callbacks *cb = ((struct relay *)ctx)->cb;
+    if (cb->on_save) cb->on_save(cb->ctx, path);
+}
+
+static void announce(const struct run *r, const cyc_callbacks *cb) {
+    if (!cb->on_start) return;
+    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", run_plan_json(r, false), "objective", r->objective->name, "output_dir", r->cfg->output_dir, "resumed_step", (json_int_t)r->step);
+    char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_decref(j);
+    if (text) cb->on_start(cb->ctx, text);
+    free(text);
+}
+
+static err train(struct run *r, struct config *c, int flags, const cyc_callbacks *cb) {
+    bool found = false;
+    TRY(run_open(r, c));
+    r->stop = &stop_requested;
+    TRY(folder_begin(r, flags));
+    TRY(run_start(r));
+    if (flags & CYC_RESUME) TRY(checkpoint_resume(r, &found));
+    if (flags & CYC_RESUME && !found) log_warn("%s holds no checkpoint: starting at step 1", c->output_dir);
+    announce(r, cb);
+    struct relay relay = {cb};
+    return run_loop(r, &(struct run_events){&relay, relay_step, relay_eval, relay_save});
+}
+
+int cyc_train(cyc_config *c, int flags, const cyc_callbacks *cb, char **report) {
+    static const cyc_callbacks silent;
+    struct run r = {0};
+    double t0 = seconds_now();
+    if (report) *report = NULL;
+    err e = train(&r, &c->c, flags, cb ? cb : &silent);
+    if ((!e || e == E_INTERRUPTED) && report) {
+        json_t *j = json_pack("{s:I, s:f, s:O, s:o, s:s, s:b}", "steps", (json_int_t)r.step, "seconds", seconds_now() - t0, "evals", r.evals, "plan", run_plan_json(&r, true), "output_dir", c->c.output_dir, "stopped", e != OK);
+        int code = api_json((struct json_t *)j, report);
+        if (code && !e) e = E_MEMORY;
+    }
+    run_close(&r);
+    return api_code(e);
+}
+
+int cyc_plan(cyc_config *c, char **json) {
+    struct run r = {0};
+    *json = NULL;
+    err e = run_open(&r, &c->c);
+    int code = e ? api_code(e) : api_json((struct json_t *)run_plan_json(&r, false), json);
+    run_close(&r);
+    return code;
+}
+
+int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
+    struct run r = {0};
+    json_t *j = NULL;
+    *json = NULL;
+    err e = run_open(&r, &c->c);
+    if (!e) r.stop = &stop_requested;
+    if (!e) e = run_start(&r);
+    if (!e && run_dir) e = adapters_load(&r, run_dir);
+    if (!e) e = run_evaluate(&r, run_dir ? "run" : "base", &j);
+    int code = e ? api_code(e) : api_json((struct json_t *)j, json);
+    run_close(&r);
+    return code;
+}
+
+/* --- preview --------------------------------------------------------------------------------------------------------- */
+static err row_json(const struct run *r, const struct row *row, const struct source *src, int i, json_t *rows) {
+    char from[4300];
+    snprintf(from, sizeof from, "%s:%d", row->path ? row->path : src->path, row->line ? row->line : src->r[i].line);
+    json_t *pieces = json_array();
+    for (int k = 0; k < row->n; k++) {
+        str s = {0};
+        err e = tokenizer_decode(r->tok, &row->ids[k], 1, false, &s);
+        if (e) return json_decref(pieces), e;
+        /* a token may be part of a character: such bytes are shown as the vocabulary spells them */
+        json_t *text = json_stringn(s.p ? s.p : "", s.n);
+        if (!text) text = json_string(tokenizer_token(r->tok, row->ids[k]));
+        json_array_append_new(pieces, json_pack("{s:o, s:i, s:b}", "text", text, "id", row->ids[k], "supervised", row->supervised[k]));
+        str_free(&s);
+    }
+    json_array_append_new(rows, json_pack("{s:s, s:o}", "from", from, "pieces", pieces));
+    return OK;
+}
+
+/* macct has no rows before a generation: the pairs are shown where given, else the texts as answers. */
+static err preview(const struct run *r, int n, json_t *out) {
+    json_t *rows = json_array();
+    json_object_set_new(out, "rows", rows);
+    json_int_t tokens = 0, supervised = 0, longest = 0, count = 0, truncated = 0;
+    for (int d = 0; d < r->objective->sides; d++) {
+        const struct side *s = &r->side[d];
+        const struct rows *list = r->objective->sides == 1 ? &s->rows : &r->warm.rows[d];
+        const struct source *src = r->objective->sides == 1 ? &s->source : &r->warm.source;
+        struct rows made = {0};
+        if (!list->n) {
+            for (int i = 0; i < s->n_texts; i++) {
+                struct ids prompt = {0};
+                err e = prompt_form_wrap(&r->side[!d].form, NULL, 0, &prompt);
+                if (!e) e = rows_add(&made, prompt.v, prompt.n, s->texts[i].v, s->texts[i].n);
+                ids_free(&prompt);
+                if (e) return rows_free(&made), e;
+            }
+            list = &made;
+            src = &s->source;
+        }
+        err e = OK;
+        for (int i = 0; i < list->n && !e; i++) {
+            if (i < n) e = row_json(r, &list->r[i], src, i, rows);
+            tokens += list->r[i].n;
+            for (int k = 0; k < list->r[i].n; k++) supervised += list->r[i].supervised[k];
+            if (list->r[i].n > longest) longest = list->r[i].n;
+        }
+        count += list->n;
+        truncated += list->truncated + s->truncated;
+        rows_free(&made);
+        if (e) return e;
+    }
+    json_object_set_new(out, "totals", json_pack("{s:I, s:I, s:I, s:I, s:f, s:I}", "rows", count, "tokens", tokens, "supervised", supervised, "longest", longest, "mean", count ? (double)tokens / (double)count : 0.0, "truncated", truncated));
+    return OK;
+}
+
+int cyc_preview(cyc_config *c, int n, char **json) {
+    struct run r = {0};
+    *json = NULL;
+    err e = run_open(&r, &c->c);
+    json_t *j = json_object();
+    if (!e) e = preview(&r, n, j);
+    int code = e ? api_code(e) : api_json((struct json_t *)j, json);
+    if (e) json_decref(j);
+    run_close(&r);
+    return code;
+}

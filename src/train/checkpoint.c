@@ -1,0 +1,255 @@
+/* Run folders and checkpoints.
+ *
+ *   output_dir/config.yaml            the resolved configuration
+ *   output_dir/audit.json             hashes of base, tokenizer and data; version; seed; processor
+ *   output_dir/metrics.jsonl          a line per logged step and evaluation
+ *   output_dir/checkpoint-N/{A,B}/    adapters in PEFT's layout, optimizer.safetensors beside each
+ *   output_dir/checkpoint-N/trainer_state.json   step, updates, data cursors, evaluations so far
+ *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter)
+ *
+ * A checkpoint is written into a folder of another name and renamed when whole, so one that exists is whole. Randomness is
+ * a function of seed and step (base/philox.h): there is no generator state to save, and resuming is exact to the bit. */
+#define _GNU_SOURCE
+#include "train/run.h"
+#include "base/log.h"
+#include "cpu/cpu.h"
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+const char *adapter_folder(const struct run *r, int side, const char *root, arena *mem) {
+    return arena_printf(mem, "%s/%s", root, *r->side[side].name ? r->side[side].name : "adapter");
+}
+
+static err write_json(const char *path, json_t *j) {
+    char *text = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
+    json_decref(j);
+    if (!text) return fail(E_MEMORY, "out of memory");
+    err e = file_write(path, text, strlen(text));
+    free(text);
+    return e;
+}
+
+/* --- the folder ---------------------------------------------------------------------------------------------------- */
+static json_t *audit_json(const struct run *r) {
+    char hash[33];
+    model_hash(&r->model, hash);
+    json_t *data = json_array();
+    for (int i = 0; i < r->objective->sides; i++) json_array_append_new(data, json_pack("{s:s, s:s}", "path", r->side[i].source.path, "xxh128", r->side[i].source.hash));
+    const struct source *pairs[] = {&r->warm.source, &r->eval.source};
+    for (int i = 0; i < 2; i++)
+        if (pairs[i]->n) json_array_append_new(data, json_pack("{s:s, s:s}", "path", pairs[i]->path, "xxh128", pairs[i]->hash));
+    return json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", "path", r->model.path, "xxh128_of_tensors", hash,
+                     "parameters", (json_int_t)r->model.parameters, "tokenizer_xxh128", r->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
+}
+
+err folder_begin(const struct run *r, int flags) {
+    const char *dir = r->cfg->output_dir;
+    if (!*dir) return fail(E_USAGE, "output_dir is not set");
+    if (path_exists(dir) && !path_is_dir(dir)) return fail(E_USAGE, "output_dir %s exists and is not a folder", dir);
+    if (!dir_empty(dir) && !(flags & 3)) return fail(E_USAGE, "output_dir %s is not empty: go on with --resume, or start over with --overwrite", dir);
+    if (flags & 2 && path_exists(dir)) TRY(dir_remove(dir));
+    TRY(dir_make(dir));
+    arena mem = {0};
+    str yaml = {0};
+    err e = config_write(r->cfg, &yaml);
+    if (!e) e = file_write(arena_printf(&mem, "%s/config.yaml", dir), yaml.p, yaml.n);
+    if (!e) e = write_json(arena_printf(&mem, "%s/audit.json", dir), audit_json(r));
+    str_free(&yaml);
+    arena_free(&mem);
+    return e;
+}
+
+err metrics_append(const struct run *r, json_t *line) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", r->cfg->output_dir);
+    char *text = json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_decref(line);
+    if (!text) return fail(E_MEMORY, "out of memory");
+    FILE *f = fopen(path, "ae");
+    bool good = f && fprintf(f, "%s\n", text) > 0;
+    if (f && fclose(f)) good = false;
+    free(text);
+    return good ? OK : fail(E_IO, "%s: cannot write: %s", path, strerror(errno));
+}
+
+/* A resumed run goes on after its checkpoint: lines of steps beyond it are from a future that did not happen. */
+static err metrics_cut(const struct run *r) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", r->cfg->output_dir);
+    if (!path_exists(path)) return OK;
+    str all = {0}, keep = {0};
+    TRY(file_read(path, &all));
+    for (char *line = all.p, *end; line && *line; line = end) {
+        end = strchr(line, '\n');
+        end = end ? end + 1 : line + strlen(line);
+        json_t *j = json_loadb(line, (size_t)(end - line), 0, NULL);
+        if (j && json_integer_value(json_object_get(j, "step")) <= r->step) str_add(&keep, line, (size_t)(end - line));
+        json_decref(j);
+    }
+    err e = file_write(path, keep.p ? keep.p : "", keep.n);
+    str_free(&all);
+    str_free(&keep);
+    return e;
+}
+
+/* --- saving --------------------------------------------------------------------------------------------------------- */
+static err save_side(const struct run *r, int i, const char *dir, arena *mem) {
+    const struct side *s = &r->side[i];
+    const char *folder = adapter_folder(r, i, dir, mem);
+    TRY(adapter_write(folder, &s->plans->st, s->learner.w, r->cfg->model));
+    int64_t n = (int64_t)(s->plans->st.params.bytes / 4);
+    struct tensor t[] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {n}, .data = s->learner.m, .bytes = (size_t)n * 4},
+                         {.name = "exp_avg_sq", .dt = DT_F32, .nd = 1, .d = {n}, .data = s->learner.v, .bytes = (size_t)n * 4}};
+    return safetensors_write(arena_printf(mem, "%s/optimizer.safetensors", folder), t, 2);
+}
+
+static json_t *state_json(const struct run *r) {
+    json_t *sides = json_array();
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct side *s = &r->side[i];
+        json_array_append_new(sides, json_pack("{s:s, s:I, s:I, s:I, s:s}", "name", s->name, "updates", (json_int_t)s->learner.updates, "epoch", (json_int_t)s->order.epoch,
+                                               "index", (json_int_t)s->order.index, "data_xxh128", s->source.hash));
+    }
+    return json_pack("{s:I, s:I, s:s, s:f, s:o, s:O}", "global_step", (json_int_t)r->step, "max_steps", (json_int_t)run_total(r), "objective", r->objective->name, "seconds", r->elapsed,
+                     "sides", sides, "evals", r->evals);
+}
+
+static int by_step(const void *a, const void *b) {
+    long long x = *(const long long *)a, y = *(const long long *)b;
+    return (x > y) - (x < y);
+}
+
+/* The steps of the whole checkpoints in output_dir, ascending; the caller frees. */
+static long long *list_checkpoints(const char *dir, int *n) {
+    DIR *d = opendir(dir);
+    long long *v = NULL;
+    *n = 0;
+    for (struct dirent *ent; d && (ent = readdir(d));) {
+        char *end;
+        if (!str_starts(ent->d_name, "checkpoint-")) continue;
+        long long step = strtoll(ent->d_name + 11, &end, 10);
+        if (*end || end == ent->d_name + 11) continue;
+        long long *w = realloc(v, (size_t)(*n + 1) * sizeof *v);
+        if (!w) break;
+        v = w;
+        v[(*n)++] = step;
+    }
+    if (d) closedir(d);
+    if (v) qsort(v, (size_t)*n, sizeof *v, by_step);
+    return v;
+}
+
+static err drop_old(const struct run *r) {
+    int n;
+    long long *v = list_checkpoints(r->cfg->output_dir, &n);
+    err e = OK;
+    for (int i = 0; i + r->cfg->save_total_limit < n && r->cfg->save_total_limit > 0 && !e; i++) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/checkpoint-%lld", r->cfg->output_dir, v[i]);
+        e = dir_remove(path);
+    }
+    free(v);
+    return e;
+}
+
+err checkpoint_save(struct run *r, char **path_out) {
+    arena mem = {0};
+    char *to = arena_printf(&mem, "%s/checkpoint-%lld", r->cfg->output_dir, (long long)r->step), *tmp = arena_printf(&mem, "%s/.checkpoint-%lld.tmp-%ld", r->cfg->output_dir, (long long)r->step, (long)getpid());
+    err e = dir_make(tmp);
+    for (int i = 0; i < r->objective->sides && !e; i++) e = save_side(r, i, tmp, &mem);
+    if (!e) e = write_json(arena_printf(&mem, "%s/trainer_state.json", tmp), state_json(r));
+    if (!e && path_exists(to)) e = dir_remove(to);
+    if (!e && rename(tmp, to)) e = fail(E_IO, "%s: cannot rename: %s", tmp, strerror(errno));
+    if (e) {
+        char why[1024];
+        snprintf(why, sizeof why, "%s", err_text());
+        dir_remove(tmp);
+        e = fail(e, "%s", why);
+    } else if (path_out) *path_out = strdup(to);
+    arena_free(&mem);
+    return e ? e : drop_old(r);
+}
+
+err folder_finish(struct run *r) {
+    arena mem = {0};
+    err e = OK;
+    for (int i = 0; i < r->objective->sides && !e; i++)
+        e = adapter_write(adapter_folder(r, i, r->cfg->output_dir, &mem), &r->side[i].plans->st, r->side[i].learner.w, r->cfg->model);
+    arena_free(&mem);
+    return e;
+}
+
+/* --- resuming ------------------------------------------------------------------------------------------------------- */
+static err load_side(struct run *r, int i, const char *dir, arena *mem) {
+    struct side *s = &r->side[i];
+    const char *folder = adapter_folder(r, i, dir, mem);
+    struct lora saved;
+    TRY(adapter_read_config(folder, mem, &saved));
+    TRY(adapter_read(folder, &s->plans->st, s->learner.w));
+    struct tensors ts;
+    TRY(tensors_open(arena_printf(mem, "%s/optimizer.safetensors", folder), &ts));
+    const struct tensor *m = tensors_find(&ts, "exp_avg"), *v = tensors_find(&ts, "exp_avg_sq");
+    size_t bytes = s->plans->st.params.bytes;
+    err e = m && v && m->bytes == bytes && v->bytes == bytes ? OK : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", ts.path);
+    if (!e) {
+        memcpy(s->learner.m, m->data, bytes);
+        memcpy(s->learner.v, v->data, bytes);
+    }
+    tensors_close(&ts);
+    return e;
+}
+
+static err load_state(struct run *r, const char *path, const json_t *j) {
+    const json_t *sides = json_object_get(j, "sides"), *step = json_object_get(j, "global_step");
+    const char *objective = json_string_value(json_object_get(j, "objective"));
+    if (!json_is_integer(step) || json_array_size(sides) != (size_t)r->objective->sides || !objective || strcmp(objective, r->objective->name))
+        return fail(E_INPUT, "%s: not the state of a run like this one", path);
+    for (int i = 0; i < r->objective->sides; i++) {
+        const json_t *s = json_array_get(sides, (size_t)i);
+        const char *hash = json_string_value(json_object_get(s, "data_xxh128"));
+        if (!hash || strcmp(hash, r->side[i].source.hash)) return fail(E_INPUT, "%s has changed since the checkpoint: resume needs the same data", r->side[i].source.path);
+        r->side[i].learner.updates = json_integer_value(json_object_get(s, "updates"));
+        TRY(order_seek(&r->side[i].order, json_integer_value(json_object_get(s, "epoch")), json_integer_value(json_object_get(s, "index"))));
+    }
+    r->step = json_integer_value(step);
+    r->elapsed = json_number_value(json_object_get(j, "seconds"));
+    json_t *evals = json_object_get(j, "evals");
+    if (json_is_array(evals)) json_array_extend(r->evals, evals);
+    return OK;
+}
+
+err checkpoint_resume(struct run *r, bool *found) {
+    int n;
+    long long *v = list_checkpoints(r->cfg->output_dir, &n);
+    *found = n > 0;
+    if (!n) return OK;
+    arena mem = {0};
+    char *dir = arena_printf(&mem, "%s/checkpoint-%lld", r->cfg->output_dir, v[n - 1]), *path = arena_printf(&mem, "%s/trainer_state.json", dir);
+    free(v);
+    json_error_t je;
+    json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &je);
+    err e = j ? load_state(r, path, j) : fail(E_INPUT, "%s: %s", path, je.text);
+    for (int i = 0; i < r->objective->sides && !e; i++) e = load_side(r, i, dir, &mem);
+    json_decref(j);
+    if (!e) e = metrics_cut(r);
+    if (!e && r->step >= run_total(r)) e = fail(E_USAGE, "%s is at step %lld of %lld: nothing is left to do; raise max_steps", dir, (long long)r->step, (long long)run_total(r));
+    r->resumed = true;
+    arena_free(&mem);
+    return e;
+}
+
+err adapters_load(struct run *r, const char *folder) {
+    arena mem = {0};
+    err e = OK;
+    for (int i = 0; i < r->objective->sides && !e; i++) {
+        const char *dir = adapter_folder(r, i, folder, &mem);
+        e = adapter_read(dir, &r->side[i].plans->st, r->side[i].learner.w);
+    }
+    arena_free(&mem);
+    return e;
+}

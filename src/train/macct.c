@@ -1,0 +1,289 @@
+/* macct: multi-adapter cycle-consistency training. Two adapters on one frozen base, unpaired text on both sides.
+ *
+ * Adapter A maps A-text to B-text, adapter B maps back. In the A-half of a step, B writes synthetic A-text from real B-text
+ * (no dropout, no gradient) and A learns to rebuild the real B-text from it; the B-half mirrors it, with A already updated.
+ * With one tokenizer, generated ids become the prompt as they are; where the two prompts lead a text in differently
+ * (another space or newline before {text}), ids pass through text instead.
+ *
+ * A few pairs may come first (warmup_pairs): both directions train on them by plain supervision, so that the first
+ * generations mean something. */
+#define _POSIX_C_SOURCE 200809L
+#include "train/run.h"
+#include "base/log.h"
+#include "data/score.h"
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- data ------------------------------------------------------------------------------------------------------- */
+/* The longest text that leaves room for its prompt and the answer, within max_length. */
+static int64_t text_limit(const struct run *r, const struct prompt_form *f) {
+    int64_t room = r->cfg->max_length - (int64_t)f->head.n - (int64_t)f->tail.n - 1;
+    return room - r->cfg->max_new_tokens;
+}
+
+static err load_texts(struct run *r, struct side *s) {
+    TRY(source_open(s->cfg->data, WANT_TEXT, s->cfg->field, NULL, &s->source));
+    int64_t limit = text_limit(r, &s->form);
+    if (limit < 1) return fail(E_USAGE, "max_length %lld leaves no room for a text beside the prompt of side %s and max_new_tokens %lld", (long long)r->cfg->max_length, s->name, (long long)r->cfg->max_new_tokens);
+    s->texts = calloc((size_t)s->source.n, sizeof *s->texts);
+    if (!s->texts) return fail(E_MEMORY, "out of memory");
+    for (; s->n_texts < s->source.n; s->n_texts++) {
+        struct ids *t = &s->texts[s->n_texts];
+        err e = prompt_form_text(r->tok, &s->form, s->source.r[s->n_texts].text, t);
+        if (e) return fail_in(e, "%s:%d", s->source.path, s->source.r[s->n_texts].line);
+        if ((int64_t)t->n > limit) t->n = (size_t)limit, s->truncated++;
+        if ((int)t->n > s->longest) s->longest = (int)t->n;
+    }
+    if (s->truncated) log_warn("%s: %d of %d texts were cut to %lld tokens (max_length, less the prompt and max_new_tokens)", s->cfg->data, s->truncated, s->n_texts, (long long)limit);
+    return order_init(&s->order, s->n_texts, (uint64_t)r->cfg->seed, (uint32_t)(s - r->side), s->cfg->shuffle);
+}
+
+static err load_pairs(struct run *r, struct pairs *p, const char *path, struct strs fields, int64_t limit, uint32_t stream) {
+    if (fields.n != 2) return fail(E_USAGE, "%s: fields must name two JSON fields, side A's and side B's", path);
+    TRY(source_open(path, WANT_PAIR, fields.v[0], fields.v[1], &p->source));
+    if (limit > 0 && limit < p->source.n) { /* a fixed choice: the first of one seeded shuffle */
+        struct order o = {0};
+        struct record *keep = malloc((size_t)limit * sizeof *keep);
+        err e = keep ? order_init(&o, p->source.n, 7, stream, true) : fail(E_MEMORY, "out of memory");
+        for (int i = 0; i < limit && !e; i++) keep[i] = p->source.r[order_next(&o)];
+        if (!e) memcpy(p->source.r, keep, (size_t)limit * sizeof *keep), p->source.n = (int)limit;
+        order_free(&o);
+        free(keep);
+        TRY(e);
+    }
+    for (int d = 0; d < 2; d++) {
+        TRY(rows_pairs(r->tok, &r->side[d].form, &p->source, d == 1, (int)r->cfg->max_length, &p->rows[d]));
+        if (p->rows[d].longest > r->cap.tokens) r->cap.tokens = p->rows[d].longest;
+    }
+    return OK;
+}
+
+static err load(struct run *r) {
+    if (!strcmp(r->side[0].cfg->data, r->side[1].cfg->data)) return fail(E_USAGE, "A.data and B.data are the same file: %s", r->side[0].cfg->data);
+    for (int i = 0; i < 2; i++) {
+        err e = prompt_form_parse(r->tok, r->side[i].cfg->prompt, &r->side[i].form);
+        if (e) return fail_in(e, "%s.prompt", r->side[i].name);
+    }
+    r->text_path = strcmp(r->side[0].form.lead, r->side[1].form.lead) != 0;
+    if (r->text_path) log_warn("the two prompts lead {text} in with different spaces: generated ids pass through text, which is slower and may not be exact");
+    for (int i = 0; i < 2; i++) TRY(load_texts(r, &r->side[i]));
+    int new = (int)r->cfg->max_new_tokens;
+    for (int i = 0; i < 2; i++) {
+        const struct side *s = &r->side[i], *o = &r->side[!i];
+        int form = (int)(s->form.head.n + s->form.tail.n), made = new > s->longest ? new : s->longest;
+        int row = form + made + o->longest + 1, prompt = form + made;
+        if (row > r->cap.tokens) r->cap.tokens = row;
+        if (prompt + new > r->cap.length) r->cap.length = prompt + new;
+    }
+    if (*r->cfg->warmup_pairs) TRY(load_pairs(r, &r->warm, r->cfg->warmup_pairs, r->cfg->warmup_fields, r->cfg->warmup_limit, 11));
+    if (*r->cfg->eval_data) TRY(load_pairs(r, &r->eval, r->cfg->eval_data, r->cfg->eval_fields, r->cfg->eval_limit, 12));
+    for (int d = 0; d < 2 && r->eval.source.n; d++)
+        if (r->eval.rows[d].longest + new > r->cap.length) r->cap.length = r->eval.rows[d].longest + new;
+    return OK;
+}
+
+/* --- a step ----------------------------------------------------------------------------------------------------- */
+static void free_ids(struct ids *v, int n) {
+    for (int i = 0; v && i < n; i++) ids_free(&v[i]);
+    free(v);
+}
+
+static void free_generations(struct generation *g, int n) {
+    for (int i = 0; g && i < n; i++) free(g[i].ids);
+    free(g);
+}
+
+/* Generated text of the other side becomes ids for this side's prompt: as they are, or through text. */
+static err hand_over(struct run *r, const struct side *to, const struct generation *g, struct ids *out) {
+    if (!r->text_path) {
+        for (int i = 0; i < g->n; i++) TRY(ids_push(out, g->ids[i]));
+        return OK;
+    }
+    str text = {0};
+    err e = tokenizer_decode(r->tok, g->ids, (size_t)g->n, true, &text);
+    char *t = text.p ? text.p : "";
+    while (*t && isspace((unsigned char)*t)) t++;
+    if (!e) e = prompt_form_text(r->tok, &to->form, t, out);
+    str_free(&text);
+    return e;
+}
+
+/* Rows that adapter `s` trains on: its side's prompt around each synthetic text, then the real text and EOS. */
+static err cycle_rows(struct run *r, const struct side *s, const struct generation *made, const struct ids *const *real, int n, struct rows *out) {
+    for (int i = 0; i < n; i++) {
+        struct ids synth = {0}, prompt = {0}, answer = {0};
+        err e = hand_over(r, s, &made[i], &synth);
+        if (!e) e = prompt_form_wrap(&s->form, synth.v, synth.n, &prompt);
+        for (size_t k = 0; k < real[i]->n && !e; k++) e = ids_push(&answer, real[i]->v[k]);
+        if (!e) e = ids_push(&answer, r->eos);
+        if (!e) e = rows_add(out, prompt.v, prompt.n, answer.v, answer.n);
+        ids_free(&synth);
+        ids_free(&prompt);
+        ids_free(&answer);
+        if (e) return e;
+    }
+    return OK;
+}
+
+/* One half: the other adapter writes this side's text from the other side's, this adapter learns to undo it. */
+static err half(struct run *r, int which, struct step_info *info) {
+    struct side *s = &r->side[which], *o = &r->side[!which];
+    int n = (int)(s->cfg->batch * s->cfg->accumulation);
+    const struct ids **real = calloc((size_t)n, sizeof *real);
+    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
+    struct generation *made = calloc((size_t)n, sizeof *made);
+    const struct row **list = calloc((size_t)n, sizeof *list);
+    struct rows rows = {0};
+    err e = real && prompt && made && list ? OK : fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < n && !e; i++) {
+        real[i] = &o->texts[order_next(&o->order)];
+        e = prompt_form_wrap(&o->form, real[i]->v, real[i]->n, &prompt[i]);
+    }
+    double t0 = seconds_now(), t1;
+    if (!e) e = generate_texts(r, !which, prompt, n, (int)r->cfg->max_new_tokens, r->cfg->temperature, (uint64_t)(2 * r->step + which), made, NULL);
+    info->generate_s += (t1 = seconds_now()) - t0;
+    if (!e) e = cycle_rows(r, s, made, real, n, &rows);
+    for (int i = 0; i < rows.n; i++) list[i] = &rows.r[i], info->generated += made[i].n + made[i].stopped;
+    if (!e) e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(2 * r->step + which), &info->side[which]);
+    info->train_s += seconds_now() - t1;
+    rows_free(&rows);
+    free(list);
+    free_generations(made, n);
+    free_ids(prompt, n);
+    free(real);
+    return e;
+}
+
+/* A supervised step on pairs, both directions on the same ones. */
+static err warm_step(struct run *r, struct step_info *info) {
+    int64_t per = r->side[0].cfg->batch * r->side[0].cfg->accumulation, pairs = r->warm.source.n, steps = (pairs + per - 1) / per;
+    int64_t epoch = r->step / steps, from = r->step % steps * per, to = from + per < pairs ? from + per : pairs;
+    TRY(order_seek(&r->warm_order, epoch, from));
+    int n = (int)(to - from);
+    const struct row **list = calloc((size_t)n * 2, sizeof *list);
+    if (!list) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < n; i++) {
+        int k = order_next(&r->warm_order);
+        list[i] = &r->warm.rows[0].r[k];
+        list[n + i] = &r->warm.rows[1].r[k];
+    }
+    double t0 = seconds_now();
+    err e = OK;
+    for (int d = 0; d < 2 && !e; d++)
+        e = learner_step(&r->side[d].learner, &r->wb, list + d * n, n, (uint64_t)r->cfg->seed, (uint64_t)(2 * r->step + d), &info->side[d]);
+    info->train_s = seconds_now() - t0;
+    free(list);
+    return e;
+}
+
+static err step(struct run *r, struct step_info *info) {
+    info->warmup = r->step < r->warm_steps;
+    if (info->warmup) return warm_step(r, info);
+    TRY(half(r, 0, info));
+    return half(r, 1, info);
+}
+
+/* --- evaluation ------------------------------------------------------------------------------------------------- */
+struct texts { char **v; int n; };
+
+static void texts_free(struct texts *t) {
+    for (int i = 0; t->v && i < t->n; i++) free(t->v[i]);
+    free(t->v);
+    *t = (struct texts){0};
+}
+
+static char *trimmed(const str *s) {
+    const char *a = s->p ? s->p : "", *b = a + strlen(a);
+    while (a < b && isspace((unsigned char)*a)) a++;
+    while (b > a && isspace((unsigned char)b[-1])) b--;
+    return strndup(a, (size_t)(b - a));
+}
+
+/* Greedy texts of adapter `side` for texts of its own side. */
+static err translate(struct run *r, int side, const char *const *in, int n, struct texts *out) {
+    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
+    struct generation *made = calloc((size_t)n, sizeof *made);
+    out->v = calloc((size_t)n, sizeof *out->v);
+    out->n = n;
+    err e = prompt && made && out->v ? OK : fail(E_MEMORY, "out of memory");
+    const struct prompt_form *f = &r->side[side].form;
+    int room = r->cap.length - (int)r->cfg->max_new_tokens - (int)(f->head.n + f->tail.n);
+    for (int i = 0; i < n && !e; i++) {
+        struct ids text = {0};
+        e = prompt_form_text(r->tok, f, in[i], &text);
+        if (!e) e = prompt_form_wrap(f, text.v, text.n < (size_t)room ? text.n : (size_t)room, &prompt[i]);
+        ids_free(&text);
+    }
+    if (!e) e = generate_texts(r, side, prompt, n, (int)r->cfg->max_new_tokens, 0, 0, made, NULL);
+    for (int i = 0; i < n && !e; i++) {
+        str s = {0};
+        e = tokenizer_decode(r->tok, made[i].ids, (size_t)made[i].n, true, &s);
+        if (!e && !(out->v[i] = trimmed(&s))) e = fail(E_MEMORY, "out of memory");
+        str_free(&s);
+    }
+    free_generations(made, n);
+    free_ids(prompt, n);
+    return e;
+}
+
+static err direction_json(struct run *r, int side, const char *const *in, const struct texts *hyp, const char *const *ref, json_t *sides) {
+    struct scores s, copy;
+    int n = hyp->n;
+    TRY(score_texts((const char *const *)hyp->v, ref, n, &s));
+    TRY(score_texts(in, ref, n, &copy));
+    const struct rows *rows = &r->eval.rows[side];
+    const struct row **list = calloc((size_t)rows->n, sizeof *list);
+    if (!list) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < rows->n; i++) list[i] = &rows->r[i];
+    double sums[4];
+    err e = rows_loss(&r->side[side].plans->score, &r->wb, r->side[side].learner.w, list, rows->n, sums);
+    free(list);
+    if (e) return e;
+    double loss = sums[0] / sums[1];
+    json_array_append_new(sides, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:{s:f, s:f, s:f}, s:i}", "name", side ? "B" : "A", "direction", side ? "B→A" : "A→B", "loss", loss,
+                                           "perplexity", exp(loss), "bleu", s.bleu, "chrf", s.chrf, "exact", s.exact, "copy", "bleu", copy.bleu, "chrf", copy.chrf, "exact", copy.exact, "rows", n));
+    return OK;
+}
+
+static json_t *sample_json(const char *a, const char *b, const char *back, const char *want) {
+    return json_pack("{s:s, s:s, s:s, s:s*}", "a", a, "b", b, "back", back, "reference", want);
+}
+
+/* With pairs: both directions against references, and the round trip. Without: the round trip of some of A's own text. */
+static err evaluate(struct run *r, json_t *out) {
+    int n = r->eval.source.n ? r->eval.source.n : r->side[0].n_texts < 32 ? r->side[0].n_texts : 32;
+    const char **a = calloc((size_t)n, sizeof *a), **b = calloc((size_t)n, sizeof *b);
+    struct texts to_b = {0}, to_a = {0}, back = {0};
+    err e = a && b ? OK : fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < n && !e; i++) {
+        a[i] = r->eval.source.n ? r->eval.source.r[i].prompt : r->side[0].source.r[i].text;
+        b[i] = r->eval.source.n ? r->eval.source.r[i].completion : NULL;
+    }
+    if (!e) e = translate(r, 0, a, n, &to_b);
+    if (!e && r->eval.source.n) {
+        json_t *sides = json_array();
+        json_object_set_new(out, "sides", sides);
+        e = translate(r, 1, b, n, &to_a);
+        if (!e) e = direction_json(r, 0, a, &to_b, b, sides);
+        if (!e) e = direction_json(r, 1, b, &to_a, a, sides);
+    }
+    if (!e) e = translate(r, 1, (const char *const *)to_b.v, n, &back);
+    struct scores s;
+    if (!e) e = score_texts((const char *const *)back.v, a, n, &s);
+    if (!e) {
+        json_object_set_new(out, "round_trip", json_pack("{s:f, s:f, s:f, s:i}", "bleu", s.bleu, "chrf", s.chrf, "exact", s.exact, "rows", n));
+        json_t *samples = json_array();
+        for (int i = 0; i < n && i < r->cfg->eval_samples; i++) json_array_append_new(samples, sample_json(a[i], to_b.v[i], back.v[i], b[i]));
+        json_object_set_new(out, "samples", samples);
+    }
+    texts_free(&to_b);
+    texts_free(&to_a);
+    texts_free(&back);
+    free(a);
+    free(b);
+    return e;
+}
+
+const struct objective objective_macct = {"macct", 2, true, load, step, evaluate};

@@ -1,0 +1,126 @@
+/* The memory table: what the plan says, and beside it, after a run, what is resident. The plan's figures are those of the
+ * plan that runs; the measured ones come from the kernel (mincore on each arena, VmHWM for the process). */
+#define _DEFAULT_SOURCE
+#include "train/run.h"
+#include "ops/ops.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+size_t resident_bytes(const char *field) {
+    FILE *f = fopen("/proc/self/status", "re");
+    char line[256];
+    size_t kb = 0, n = strlen(field);
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, field, n) && line[n] == ':') kb = strtoull(line + n + 1, NULL, 10);
+    if (f) fclose(f);
+    return kb * 1024;
+}
+
+/* Bytes of [p, p+n) that are in memory now. */
+static size_t resident_of(const void *p, size_t n) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), got = 0;
+    uintptr_t from = (uintptr_t)p / page * page, to = (uintptr_t)p + n;
+    if (!p || !n) return 0;
+    enum { CHUNK = 4096 };
+    unsigned char vec[CHUNK];
+    for (uintptr_t at = from; at < to; at += CHUNK * page) {
+        size_t span = to - at < CHUNK * page ? to - at : CHUNK * page, pages = (span + page - 1) / page;
+        if (mincore((void *)at, span, vec)) return 0;
+        for (size_t i = 0; i < pages; i++) got += (vec[i] & 1) * page;
+    }
+    return got;
+}
+
+static size_t adapters_resident(const struct run *r, int what) {
+    size_t n = 0;
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct learner *l = &r->side[i].learner;
+        if (l->st && what == 0) n += resident_of(l->w, l->st->params.bytes);
+        if (l->st && what == 1) n += resident_of(l->m, l->st->params.bytes) + resident_of(l->v, l->st->params.bytes);
+    }
+    return n;
+}
+
+static size_t weights_resident(const struct run *r) {
+    if (r->model.random) return resident_of(r->model.random_bytes, r->model.bytes);
+    size_t n = 0;
+    for (int i = 0; i < r->model.files.n_maps; i++) n += resident_of(r->model.files.maps[i].p, r->model.files.maps[i].n);
+    return n;
+}
+
+static void line(json_t *list, const char *name, size_t bytes, const char *note, bool measured, size_t have) {
+    json_t *j = json_pack("{s:s, s:I, s:s}", "name", name, "bytes", (json_int_t)bytes, "note", note);
+    if (measured) json_object_set_new(j, "measured", json_integer((json_int_t)have));
+    json_array_append_new(list, j);
+}
+
+static json_t *memory_json(const struct run *r, bool measured) {
+    const struct footprint *f = &r->foot;
+    json_t *m = json_array();
+    char act[160], grad[96];
+    size_t gen = r->objective->generates ? r->wb.mem.state_off : 0;
+    snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", r->cap.tokens, r->objective->generates ? " and for generation" : "");
+    snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
+    line(m, "weights", f->weights, r->model.random ? "random, in memory" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
+    line(m, "adapters", f->adapters, "f32", measured, adapters_resident(r, 0));
+    line(m, "gradients", f->gradients, grad, measured, resident_of(r->wb.grad, r->wb.grad_bytes));
+    line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));
+    size_t arena_now = measured ? resident_of(r->wb.mem.act, r->wb.mem.act_bytes) : 0;
+    size_t cache_now = measured && f->cache ? resident_of(r->wb.mem.act + gen, f->cache) : 0;
+    line(m, "activations", f->activations, act, measured, arena_now - cache_now);
+    if (r->objective->generates) line(m, "kv cache", f->cache, "inside that arena; training passes use its bytes too", measured, cache_now);
+    line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r->wb.mem.scratch, r->wb.mem.scratch_bytes));
+    line(m, "data", f->data, "token ids and texts", false, 0);
+    size_t known = 0, i;
+    json_t *j;
+    json_array_foreach(m, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
+    size_t now = measured ? resident_bytes("VmRSS") : 0;
+    line(m, "runtime", f->runtime, "program, libraries, tokenizer; measured: with the data, all that is in no arena", measured, now > known ? now - known : 0);
+    return m;
+}
+
+static json_t *programs_json(const struct run *r) {
+    json_t *list = json_array();
+    for (int i = 0; i < r->n_plans; i++) {
+        const struct plans *p = &r->plans[i];
+        const struct { const char *name; const struct program *g; } all[] = {{"train", &p->train}, {"score", &p->score}, {"prefill", &p->gen.prefill}, {"decode", &p->gen.decode}};
+        for (int k = 0; k < (p->generates ? 4 : 2); k++)
+            json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", all[k].name, "instructions", all[k].g->p.ni, "flops", all[k].g->plan.flops, "act",
+                                                  (json_int_t)all[k].g->plan.act, "scratch", (json_int_t)all[k].g->plan.scratch));
+    }
+    return list;
+}
+
+static char *sentence(const struct run *r) {
+    str s = {0};
+    const struct side *a = &r->side[0], *b = &r->side[1];
+    if (r->objective->sides == 1) str_addf(&s, "One LoRA adapter (r %d, %d modules) learns from %s (%d rows).", a->plans->st.lora.r, a->plans->modules, a->cfg->data, a->rows.n);
+    else {
+        str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ", b->cfg->data, b->n_texts);
+        str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->cfg->data, a->n_texts);
+        if (r->warm_steps) str_addf(&s, " First, both learn from %d pairs of %s for %lld passes.", r->warm.source.n, r->cfg->warmup_pairs, (long long)r->cfg->warmup_epochs);
+    }
+    return s.p;
+}
+
+json_t *run_plan_json(const struct run *r, bool measured) {
+    const struct model *m = &r->model;
+    json_t *sides = json_array();
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct side *s = &r->side[i], *o = r->objective->sides > 1 ? &r->side[!i] : s;
+        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:s, s:s, s:i, s:i, s:f, s:i}", "name", s->name, "trained", (json_int_t)param_count(&s->plans->st.params), "modules", s->plans->modules,
+                                               "data", s->cfg->data, "targets", o->cfg->data, "rows", s->n_texts ? s->n_texts : s->rows.n, "r", s->plans->st.lora.r, "lora_alpha", s->plans->st.lora.alpha,
+                                               "longest", s->longest));
+    }
+    char *text = sentence(r);
+    json_t *j = json_pack("{s:s, s:{s:s, s:s, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", "path", m->path, "arch", m->family->name,
+                          "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width", (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab,
+                          "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", r->cap.tokens,
+                          "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps", (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
+    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)resident_bytes("VmHWM")));
+    free(text);
+    return j;
+}

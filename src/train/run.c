@@ -1,0 +1,361 @@
+/* Opening, planning and looping a run. See run.h. */
+#define _DEFAULT_SOURCE
+#include "train/run.h"
+#include "base/log.h"
+#include "cpu/cpu.h"
+#include "ops/ops.h"
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct objective *const objectives[] = {
+#define OBJECTIVE(name) &objective_##name,
+#include "train/objectives.def"
+#undef OBJECTIVE
+};
+
+/* What the process itself takes: program, libraries, tokenizer tables. Measured (docs/memory.md), on a line of its own. */
+enum { RUNTIME_BYTES = 24 << 20 };
+
+static err pick_objective(struct run *r) {
+    for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
+        if (!strcmp(objectives[i]->name, r->cfg->objective)) return r->objective = objectives[i], OK;
+    return fail(E_USAGE, "objective '%s' is not known (macct, sft)", r->cfg->objective);
+}
+
+static err open_tokenizer(struct run *r) {
+    if (*r->cfg->tokenizer) TRY(tokenizer_from_json(r->cfg->tokenizer, &r->tok));
+    else if (r->model.random) return fail(E_USAGE, "a random model needs `tokenizer`: the path of a tokenizer.json");
+    else if (r->model.gguf) TRY(tokenizer_from_gguf(&r->model.files, &r->tok));
+    else {
+        char *path = arena_printf(&r->model.mem, "%s/tokenizer.json", r->cfg->model);
+        TRY(tokenizer_from_json(path, &r->tok));
+    }
+    if (tokenizer_vocab(r->tok) > r->model.shape.vocab)
+        return fail(E_INPUT, "the tokenizer has %d ids, the model %s only %lld: they do not belong together", tokenizer_vocab(r->tok), r->cfg->model, (long long)r->model.shape.vocab);
+    r->eos = tokenizer_eos(r->tok);
+    if (r->eos < 0) return fail(E_INPUT, "the tokenizer names no end-of-text token, so answers could never end");
+    tokenizer_hash(r->tok, r->tok_hash);
+    return OK;
+}
+
+static err side_lora(const struct side_config *c, struct lora *l) {
+    *l = (struct lora){.r = (int)c->lora_r, .alpha = c->lora_alpha, .dropout = c->lora_dropout};
+    if (!strcmp(c->lora_init, "gaussian")) l->init = LORA_GAUSSIAN;
+    else if (strcmp(c->lora_init, "true")) return fail(E_USAGE, "lora.init_lora_weights '%s' is not known (true, gaussian)", c->lora_init);
+    l->all_linear = c->lora_targets.n == 1 && !strcmp(c->lora_targets.v[0], "all-linear");
+    if (!l->all_linear) l->targets = c->lora_targets.v, l->n_targets = c->lora_targets.n;
+    return OK;
+}
+
+static err checkpoint_level(const char *name, enum checkpoint *out) {
+    *out = !strcmp(name, "none") || !strcmp(name, "false") ? CHECKPOINT_NONE : !strcmp(name, "selective") ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK;
+    return OK;
+}
+
+/* Sides of equal structure share plans: find one or lay it down. */
+static err side_plans(struct run *r, struct side *s) {
+    struct lora l;
+    TRY(side_lora(s->cfg, &l));
+    for (int i = 0; i < r->n_plans; i++)
+        if (lora_same_structure(&r->plans[i].st.lora, &l)) return s->plans = &r->plans[i], OK;
+    struct plans *p = &r->plans[r->n_plans];
+    TRY(structure_init(&p->st, &r->model, &method_lora, &l, &p->modules));
+    r->n_plans++;
+    s->plans = p;
+    return OK;
+}
+
+static err build_plans(struct run *r, struct plans *p, enum checkpoint level) {
+    TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, r->cap, level, r->backend, false));
+    TRY(program_build(&p->score, &r->model, MODE_SCORE, &p->st, r->cap, CHECKPOINT_NONE, r->backend, false));
+    p->generates = r->objective->generates;
+    return p->generates ? generator_build(&p->gen, &r->model, &p->st, r->cap, r->backend) : OK;
+}
+
+static void drop_plans(struct plans *p) {
+    program_free(&p->train);
+    program_free(&p->score);
+    generator_free(&p->gen);
+}
+
+static int list_programs(const struct run *r, const struct program **out) {
+    int n = 0;
+    for (int i = 0; i < r->n_plans; i++) {
+        out[n++] = &r->plans[i].train;
+        out[n++] = &r->plans[i].score;
+        if (r->plans[i].generates) out[n++] = &r->plans[i].gen.prefill, out[n++] = &r->plans[i].gen.decode;
+    }
+    return n;
+}
+
+static size_t data_bytes(const struct run *r) {
+    size_t n = 0;
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct side *s = &r->side[i];
+        for (int k = 0; k < s->n_texts; k++) n += s->texts[k].cap * 4 + sizeof *s->texts + 160;
+        for (int k = 0; k < s->rows.n; k++) n += (size_t)s->rows.r[k].n * 5 + sizeof *s->rows.r + 160;
+    }
+    return n;
+}
+
+static void measure_plan(struct run *r) {
+    const struct program *list[8];
+    int n = list_programs(r, list);
+    size_t state_off, act = memory_act(list, n, &state_off);
+    struct footprint *f = &r->foot;
+    *f = (struct footprint){.weights = r->model.bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES};
+    for (int i = 0; i < n; i++) {
+        if (list[i]->plan.scratch > f->scratch) f->scratch = list[i]->plan.scratch;
+        if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
+    }
+    f->activations = act - f->cache;
+    for (int i = 0; i < r->objective->sides; i++) {
+        size_t b = r->side[i].plans->st.params.bytes;
+        f->adapters += b;
+        f->optimizer += 2 * b;
+        if (b > f->gradients) f->gradients = b;
+    }
+    f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + (r->model.random ? f->weights : 0);
+    f->total = f->resident + (r->model.random ? 0 : f->weights);
+}
+
+/* --- the limit ---------------------------------------------------------------------------------------------------- */
+static size_t memory_limit(const struct config *c) {
+    if (*c->memory) {
+        char *end;
+        double v = strtod(c->memory, &end);
+        static const struct { const char *unit; double bytes; } units[] = {{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}, {"", 1}};
+        for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+            if (!strcmp(end, units[i].unit)) return (size_t)(v * units[i].bytes);
+    }
+    return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, int slots, struct capacity least) {
+    r->cap = least;
+    if (pass_tokens > r->cap.tokens) r->cap.tokens = (int)pass_tokens;
+    r->cap.sequences = r->cap.tokens / 2 + 1;
+    r->cap.slots = slots;
+    for (int i = 0; i < r->n_plans; i++) {
+        drop_plans(&r->plans[i]);
+        TRY(build_plans(r, &r->plans[i], level));
+    }
+    measure_plan(r);
+    return OK;
+}
+
+/* Refuses a plan beyond the limit, and says which settings would fit. */
+static err plan_within(struct run *r, struct capacity least) {
+    enum checkpoint level;
+    TRY(checkpoint_level(r->cfg->gradient_checkpointing, &level));
+    int slots = r->cfg->generation_batch < 1 ? 1 : (int)r->cfg->generation_batch, most = 1;
+    for (int i = 0; i < r->objective->sides; i++)
+        if (r->side[i].cfg->batch * r->side[i].cfg->accumulation > most) most = (int)(r->side[i].cfg->batch * r->side[i].cfg->accumulation);
+    if (r->eval.source.n > most) most = r->eval.source.n;
+    if (slots > most) slots = most;
+    size_t limit = memory_limit(r->cfg);
+    TRY(plan_once(r, r->cfg->pass_tokens, level, slots, least));
+    if (r->foot.total <= limit) return OK;
+    double need = (double)r->foot.total / 1e9, have = (double)limit / 1e9;
+    static const struct { int64_t pass; enum checkpoint level; int slots; const char *say; } tries[] = {
+        {256, CHECKPOINT_SELECTIVE, 1 << 20, "gradient_checkpointing: selective"},
+        {1, CHECKPOINT_SELECTIVE, 8, "pass_tokens: 1, generation_batch: 8"},
+        {256, CHECKPOINT_BLOCK, 1 << 20, "gradient_checkpointing: block"},
+        {1, CHECKPOINT_BLOCK, 4, "gradient_checkpointing: block, pass_tokens: 1, generation_batch: 4"},
+    };
+    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
+        TRY(plan_once(r, tries[i].pass, tries[i].level, slots < tries[i].slots ? slots : tries[i].slots, least));
+        if (r->foot.total <= limit)
+            return fail(E_USAGE, "this run needs %.2f GB, the limit is %.2f GB; it would fit (%.2f GB) with %s", need, have, (double)r->foot.total / 1e9, tries[i].say);
+    }
+    return fail(E_USAGE, "this run needs %.2f GB, the limit is %.2f GB; even at its leanest it needs %.2f GB: use a smaller or quantised base, or a lower max_length", need, have, (double)r->foot.total / 1e9);
+}
+
+/* --- opening ------------------------------------------------------------------------------------------------------- */
+static struct recipe recipe_of(const struct run *r, const struct side_config *c) {
+    struct recipe q = {.learning_rate = c->learning_rate, .weight_decay = c->weight_decay, .beta1 = c->adam_beta1, .beta2 = c->adam_beta2, .epsilon = c->adam_epsilon,
+                       .max_grad_norm = c->max_grad_norm, .warmup_steps = c->warmup_steps, .total_steps = run_total(r)};
+    schedule_parse(c->scheduler, &q.schedule); /* checked by config_check */
+    if (!q.warmup_steps) q.warmup_steps = (int64_t)ceil(c->warmup_ratio * (double)q.total_steps);
+    return q;
+}
+
+int64_t run_total(const struct run *r) { return r->warm_steps + r->cfg->max_steps; }
+
+err run_open(struct run *r, struct config *cfg) {
+    static const char *const names[] = {"A", "B"};
+    *r = (struct run){.cfg = cfg, .backend = &backend_cpu, .evals = json_array()};
+    TRY(config_check(cfg));
+    TRY(pick_objective(r));
+    r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
+    TRY(model_open(cfg->model, cfg->model_config, &r->model));
+    if (r->model.random) log_warn("%s: random weights are for planning and benchmarks; nothing useful can be trained on them", cfg->model);
+    TRY(open_tokenizer(r));
+    for (int i = 0; i < r->objective->sides; i++) {
+        r->side[i].cfg = &cfg->side[i];
+        r->side[i].name = r->objective->sides > 1 ? names[i] : "";
+        TRY(side_plans(r, &r->side[i]));
+    }
+    r->cap.length = 1;
+    TRY(r->objective->load(r));
+    for (int i = 0; i < r->objective->sides && !r->objective->generates; i++)
+        if (r->side[i].longest > r->cap.tokens) r->cap.tokens = r->side[i].longest;
+    if (r->warm.source.n) {
+        int64_t per = r->side[0].cfg->batch * r->side[0].cfg->accumulation;
+        r->warm_steps = (r->warm.source.n + per - 1) / per * cfg->warmup_epochs;
+        TRY(order_init(&r->warm_order, r->warm.source.n, (uint64_t)cfg->seed, 9, true));
+    }
+    return plan_within(r, r->cap);
+}
+
+err run_start(struct run *r) {
+    const struct program *list[8];
+    int n = list_programs(r, list);
+    model_fill(&r->model);
+    r->wb.threads = r->threads;
+    TRY(memory_for(&r->wb.mem, list, n));
+    TRY(pack_init(&r->wb.pack, r->cap.tokens, r->cap.sequences));
+    r->wb.grad_bytes = r->foot.gradients;
+    r->wb.grad = arena_f32(r->wb.grad_bytes);
+    if (!r->wb.grad) return fail(E_MEMORY, "cannot allocate %zu bytes of gradients", r->wb.grad_bytes);
+    for (int i = 0; i < r->objective->sides; i++) {
+        struct side *s = &r->side[i];
+        struct recipe q = recipe_of(r, s->cfg);
+        TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
+        if (*s->cfg->adapter) {
+            err e = adapter_read(s->cfg->adapter, &s->plans->st, s->learner.w);
+            if (e) return fail_in(e, "adapter of side %s", s->name);
+        } else param_fill(&s->plans->st.params, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT), s->learner.w);
+    }
+    return OK;
+}
+
+void run_close(struct run *r) {
+    for (int i = 0; i < 2; i++) {
+        struct side *s = &r->side[i];
+        learner_free(&s->learner);
+        order_free(&s->order);
+        source_close(&s->source);
+        prompt_form_free(&s->form);
+        for (int k = 0; k < s->n_texts; k++) ids_free(&s->texts[k]);
+        free(s->texts);
+        rows_free(&s->rows);
+        rows_free(&r->warm.rows[i]);
+        rows_free(&r->eval.rows[i]);
+    }
+    for (int i = 0; i < r->n_plans; i++) {
+        drop_plans(&r->plans[i]);
+        structure_free(&r->plans[i].st);
+    }
+    source_close(&r->warm.source);
+    source_close(&r->eval.source);
+    order_free(&r->warm_order);
+    memory_free(&r->wb.mem);
+    arena_f32_free(r->wb.grad, r->wb.grad_bytes);
+    pack_free(&r->wb.pack);
+    free(r->wb.first);
+    tokenizer_free(r->tok);
+    model_close(&r->model);
+    json_decref(r->evals);
+    *r = (struct run){0};
+}
+
+/* --- the loop ------------------------------------------------------------------------------------------------------- */
+static const char *keyed(char *buf, size_t n, const struct side *s, const char *name) {
+    snprintf(buf, n, *s->name ? "%s_%s" : "%s", name, s->name);
+    return buf;
+}
+
+/* transformers' names; with two sides the reference implementation's: train_loss_A, learning_rate_A. */
+static err log_step(struct run *r, const struct step_info *info) {
+    json_t *j = json_pack("{s:I, s:f, s:f, s:f, s:I}", "step", (json_int_t)info->step, "seconds", info->seconds, "generate_seconds", info->generate_s, "train_seconds", info->train_s, "generated_tokens", (json_int_t)info->generated);
+    if (!j) return fail(E_MEMORY, "out of memory");
+    if (info->warmup) json_object_set_new(j, "warmup", json_true());
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct side *s = &r->side[i];
+        const struct step_result *q = &info->side[i];
+        char k[64];
+        json_object_set_new(j, keyed(k, sizeof k, s, *s->name ? "train_loss" : "loss"), json_real(q->loss));
+        json_object_set_new(j, keyed(k, sizeof k, s, "grad_norm"), json_real(q->grad_norm));
+        json_object_set_new(j, keyed(k, sizeof k, s, "learning_rate"), json_real(q->learning_rate));
+        json_object_set_new(j, keyed(k, sizeof k, s, "mean_token_accuracy"), json_real(q->accuracy));
+        json_object_set_new(j, keyed(k, sizeof k, s, "num_tokens"), json_integer(q->tokens));
+        json_object_set_new(j, keyed(k, sizeof k, s, "supervised_tokens"), json_integer(q->supervised));
+        json_object_set_new(j, keyed(k, sizeof k, s, "epoch"), json_real((double)s->order.epoch + (double)s->order.index / s->order.n));
+    }
+    return metrics_append(r, j);
+}
+
+static err eval_now(struct run *r, const char *tag, const struct run_events *ev) {
+    json_t *j = NULL;
+    TRY(run_evaluate(r, tag, &j));
+    json_array_append(r->evals, j);
+    if (ev->eval) ev->eval(ev->ctx, j);
+    json_t *line = json_pack("{s:I, s:s}", "step", (json_int_t)r->step, "eval", tag);
+    size_t i;
+    json_t *side;
+    json_array_foreach(json_object_get(j, "sides"), i, side) {
+        static const char *const names[] = {"loss", "perplexity", "bleu", "chrf", "exact", "accuracy"};
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+            char key[64], full[72];
+            json_t *v = json_object_get(side, names[k]);
+            if (!v) continue;
+            snprintf(full, sizeof full, "eval_%s", keyed(key, sizeof key, &r->side[i], names[k]));
+            json_object_set(line, full, v);
+        }
+    }
+    const json_t *trip = json_object_get(j, "round_trip");
+    if (trip) json_object_set_new(line, "eval_round_trip_chrf", json_real(json_number_value(json_object_get(trip, "chrf"))));
+    json_decref(j);
+    return metrics_append(r, line);
+}
+
+static err save_now(struct run *r, const struct run_events *ev) {
+    char *path = NULL;
+    TRY(checkpoint_save(r, &path));
+    if (ev->save) ev->save(ev->ctx, path);
+    free(path);
+    return OK;
+}
+
+static err one_step(struct run *r, const struct run_events *ev) {
+    struct step_info info = {.total = run_total(r)};
+    double t0 = seconds_now();
+    TRY(r->objective->step(r, &info));
+    info.seconds = seconds_now() - t0;
+    r->elapsed += info.seconds;
+    for (int i = 0; i < r->objective->sides; i++)
+        if (r->step == 0 && !(info.side[i].grad_norm > 0))
+            return fail(E_NUMERIC, "no gradient reaches adapter %s: nothing would be learned", r->side[i].name);
+    info.step = ++r->step;
+    if (ev->step) ev->step(ev->ctx, r, &info);
+    return r->cfg->logging_steps > 0 && r->step % r->cfg->logging_steps == 0 ? log_step(r, &info) : OK;
+}
+
+/* Evaluates where the configuration says so: before the first step (after the warm-up where there is one), every
+ * eval_steps, and after the last step. */
+static err eval_if_due(struct run *r, const struct run_events *ev) {
+    int64_t total = run_total(r), every = r->cfg->eval_steps;
+    if (!*r->cfg->eval_data && !r->objective->generates) return OK;
+    if (r->step == total) return eval_now(r, "after", ev);
+    if (r->step == r->warm_steps) return eval_now(r, r->warm_steps ? "warm-up" : "before", ev);
+    return every > 0 && r->step > 0 && r->step % every == 0 ? eval_now(r, "step", ev) : OK;
+}
+
+/* An interrupt ends the step under way first, so that a resumed run is the same to the bit; only evaluation is cut short. */
+err run_loop(struct run *r, const struct run_events *ev) {
+    int64_t total = run_total(r);
+    err e = r->resumed ? OK : eval_if_due(r, ev);
+    while (!e && r->step < total) {
+        TRY(one_step(r, ev));
+        e = r->stop && *r->stop ? E_INTERRUPTED : eval_if_due(r, ev);
+        if (!e && r->cfg->save_steps > 0 && r->step % r->cfg->save_steps == 0 && r->step < total) e = save_now(r, ev);
+    }
+    if (e && e != E_INTERRUPTED) return e;
+    TRY(save_now(r, ev));
+    if (e) return fail(E_INTERRUPTED, "interrupted after step %lld of %lld; everything is saved, go on with --resume", (long long)r->step, (long long)total);
+    return folder_finish(r);
+}

@@ -1,0 +1,121 @@
+/* A training run: everything between a configuration and a run folder.
+ *
+ * run_open() reads the data and the model's sizes, builds the programs and the memory plan, and refuses what cannot work;
+ * no weight has been read by then. run_start() takes the memory and the weights. Objectives (objectives.def) say what a
+ * step is; the loop, saving, resuming, evaluation and reporting are the same for all of them. */
+#ifndef CYC_TRAIN_RUN_H
+#define CYC_TRAIN_RUN_H
+#include "data/order.h"
+#include "gen/generate.h"
+#include "train/config.h"
+#include "train/learner.h"
+#include <jansson.h>
+
+/* An adapter's plans: shared by both sides when their structures are equal. */
+struct plans {
+    struct structure st;
+    int modules;
+    struct program train, score;
+    struct generator gen; /* built only for objectives that generate */
+    bool generates;
+};
+
+struct side {
+    const char *name;          /* "A", "B"; "" for sft */
+    const struct side_config *cfg;
+    struct plans *plans;
+    struct learner learner;
+    struct order order;        /* over this side's own data */
+    struct source source;
+    struct prompt_form form;   /* macct: a text of this side as a prompt for the other */
+    struct ids *texts;         /* macct: this side's data, tokenised */
+    int n_texts, longest, truncated;
+    struct rows rows;          /* sft */
+};
+
+struct pairs {                 /* supervised pairs: warm-up and evaluation (macct) */
+    struct source source;
+    struct rows rows[2];       /* [0] trains A (a -> b), [1] trains B */
+};
+
+struct step_info {
+    int64_t step, total;
+    bool warmup;
+    struct step_result side[2];
+    double seconds, generate_s, train_s;
+    int64_t generated;
+};
+
+struct run;
+struct objective {
+    const char *name;
+    int sides;
+    bool generates;
+    err (*load)(struct run *r);                         /* data; before any weight */
+    err (*step)(struct run *r, struct step_info *info); /* one optimizer step of each side */
+    err (*evaluate)(struct run *r, json_t *out);        /* adds "sides", "round_trip", "samples" */
+};
+
+struct footprint { /* bytes */
+    size_t weights, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
+    size_t total, resident; /* resident: without the file-backed weights */
+};
+
+struct run_events {
+    void *ctx;
+    void (*step)(void *ctx, const struct run *r, const struct step_info *info);
+    void (*eval)(void *ctx, const json_t *eval);
+    void (*save)(void *ctx, const char *path);
+};
+
+struct run {
+    struct config *cfg;
+    const struct objective *objective;
+    struct model model;
+    tokenizer *tok;
+    char tok_hash[33];
+    int32_t eos;
+    const struct backend *backend;
+    int threads;
+    struct plans plans[2];
+    int n_plans;
+    struct side side[2];
+    struct pairs warm, eval;
+    bool text_path;            /* macct: generated ids pass through text, because the two prompts lead texts in differently */
+    struct order warm_order;
+    struct workbench wb;
+    struct capacity cap;
+    struct footprint foot;
+    int64_t warm_steps, step;  /* steps done, warm-up included */
+    volatile int *stop;        /* set from a signal handler */
+    bool resumed, evaluating;
+    json_t *evals;
+    double elapsed;            /* seconds of training before this process (resume) */
+};
+
+err run_open(struct run *r, struct config *cfg);
+err run_start(struct run *r);                       /* memory, weights, fresh adapters */
+err run_loop(struct run *r, const struct run_events *ev); /* to the last step, or E_INTERRUPTED with a checkpoint saved */
+void run_close(struct run *r);
+int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
+json_t *run_plan_json(const struct run *r, bool measured);
+size_t resident_bytes(const char *field);           /* of this process: "VmRSS", "VmHWM" */
+
+/* evaluate.c */
+err run_evaluate(struct run *r, const char *tag, json_t **out);
+err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key, struct generation *out, struct generate_stats *stats);
+
+/* checkpoint.c: run folders and checkpoints */
+err folder_begin(const struct run *r, int flags);   /* 1 resume, 2 overwrite; refuses a non-empty folder */
+err checkpoint_save(struct run *r, char **path_out);
+err checkpoint_resume(struct run *r, bool *found);  /* the newest whole checkpoint of output_dir */
+err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B */
+err metrics_append(const struct run *r, json_t *line);
+err adapters_load(struct run *r, const char *folder); /* folder/A and folder/B, or folder itself (sft) */
+const char *adapter_folder(const struct run *r, int side, const char *root, arena *mem);
+
+#define OBJECTIVE(name) extern const struct objective objective_##name;
+#include "train/objectives.def"
+#undef OBJECTIVE
+
+#endif

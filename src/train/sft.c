@@ -1,0 +1,50 @@
+/* sft: supervised fine-tuning of one adapter on prompt/completion or messages, loss on the answer only. */
+#include "train/run.h"
+#include "base/log.h"
+#include <math.h>
+#include <stdlib.h>
+
+static err load(struct run *r) {
+    struct side *s = &r->side[0];
+    TRY(source_open(s->cfg->data, WANT_SFT, NULL, NULL, &s->source));
+    TRY(rows_sft(r->tok, &s->source, (int)r->cfg->max_length, &s->rows));
+    s->longest = s->rows.longest;
+    if (s->rows.truncated) log_warn("%s: %d of %d rows were cut to max_length %lld", s->cfg->data, s->rows.truncated, s->rows.n, (long long)r->cfg->max_length);
+    if (*r->cfg->eval_data) {
+        TRY(source_open(r->cfg->eval_data, WANT_SFT, NULL, NULL, &r->eval.source));
+        TRY(rows_sft(r->tok, &r->eval.source, (int)r->cfg->max_length, &r->eval.rows[0]));
+        if (r->eval.rows[0].longest > s->longest) s->longest = r->eval.rows[0].longest;
+    }
+    return order_init(&s->order, s->rows.n, (uint64_t)r->cfg->seed, 0, s->cfg->shuffle);
+}
+
+static err step(struct run *r, struct step_info *info) {
+    struct side *s = &r->side[0];
+    int n = (int)(s->cfg->batch * s->cfg->accumulation);
+    const struct row **rows = malloc((size_t)n * sizeof *rows);
+    if (!rows) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < n; i++) rows[i] = &s->rows.r[order_next(&s->order)];
+    double t0 = seconds_now();
+    err e = learner_step(&s->learner, &r->wb, rows, n, (uint64_t)r->cfg->seed, (uint64_t)r->step, &info->side[0]);
+    info->train_s = seconds_now() - t0;
+    free(rows);
+    return e;
+}
+
+static err evaluate(struct run *r, json_t *out) {
+    const struct rows *rows = &r->eval.rows[0];
+    if (!rows->n) return OK;
+    int n = r->cfg->eval_limit > 0 && r->cfg->eval_limit < rows->n ? (int)r->cfg->eval_limit : rows->n;
+    const struct row **list = malloc((size_t)n * sizeof *list);
+    if (!list) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < n; i++) list[i] = &rows->r[i];
+    double sums[4];
+    err e = rows_loss(&r->side[0].plans->score, &r->wb, r->side[0].learner.w, list, n, sums);
+    free(list);
+    if (e) return e;
+    double loss = sums[0] / sums[1];
+    json_object_set_new(out, "sides", json_pack("[{s:s, s:f, s:f, s:f, s:i}]", "name", "", "loss", loss, "perplexity", exp(loss), "accuracy", sums[2] / sums[1], "rows", n));
+    return OK;
+}
+
+const struct objective objective_sft = {"sft", 1, false, load, step, evaluate};

@@ -1,0 +1,658 @@
+/* The op sweep: every op of ops.def, forward and backward, on every instruction set that this machine has, against the
+ * op's slow definition; and each definition's backward against finite differences of its forward.
+ *
+ * One row of `rows` per forward op: a builder that makes the operands for a shape and emits the op. The rest follows:
+ * the op's vjp appends the backward instructions, the definitions are run, and each instruction is then checked alone:
+ *   - outputs and scratch are filled with NaN first and end in guard bytes; activations are column slices (ld >
+ * columns)
+ *   - GRAD outputs and STATE start with numbers, so adding is told from writing
+ *   - one, two and three threads and a second run are bit-equal; so is each in-place form that op->inplace allows
+ *   - error at most 8 eps sqrt(K) * the tensor's largest value, K the length of the longest sum (0: must be equal)
+ *   - a NaN planted in the first operand comes out wherever the definition has one
+ *   - finite differences: along a random direction per trained or needed operand, within 1 % of the gradient's norm */
+#include "cpu/cpu.h"
+#include "ops/ops.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum { VALUES = 96, SEQS = 6, GUARD = 64, PAD = 5 };
+
+struct shape {
+    const char *name;
+    int seqs;
+    int64_t len[SEQS], C;
+    int H, K, D;
+};
+static const struct shape shapes[] = {
+    {"no sequence", 0, {0}, 32, 2, 1, 16},
+    {"zero tokens", 2, {0, 0}, 32, 2, 1, 16},
+    {"one", 1, {1}, 1, 1, 1, 2},
+    {"prime", 5, {7, 1, 13, 0, 3}, 37, 6, 2, 10},
+    {"small", 2, {5, 11}, 64, 4, 2, 32},
+    {"aligned", 2, {32, 128}, 256, 2, 2, 64},
+    {"ragged", 4, {65, 3, 0, 130}, 96, 6, 2, 64},
+    {"head of 80", 1, {70}, 160, 2, 1, 80},
+    {"head of 128", 2, {1, 66}, 32, 1, 1, 128},
+    {"head of 256", 2, {17, 8}, 64, 2, 1, 256},
+};
+
+/* A program of a few instructions and the contents of its values, by value index. */
+struct lab {
+    struct prog p;
+    const struct shape *s;
+    dtype dt; /* of weights and tables */
+    int variant;
+    uint32_t rng;
+    struct run_ctx run;
+    int64_t N;
+    double terms;       /* K of the tolerance */
+    double cancelled;   /* size of terms that cancel in the result, where it is larger than the result */
+    int loss_outs;      /* outputs of the forward op that a loss may depend on */
+    bool loss_is_first; /* ... or: the loss is out[0][0] itself */
+    void *data[VALUES];
+    size_t bytes[VALUES];
+    val din[MAX_IN];
+    size_t param_off;
+    bool planted; /* a NaN is among the inputs */
+    char what[160];
+};
+
+struct row {
+    const struct op_def *op;
+    void (*build)(struct lab *l);
+    int variants;
+    bool weights; /* sweep the dtype */
+};
+
+/* --- operands -------------------------------------------------------------------------------------------------- */
+
+static uint32_t random_bits(struct lab *l) {
+    l->rng += 1;
+    return philox(12345, l->rng, 0, 0, 0).v[0];
+}
+static float random_float(struct lab *l) { return 3 * philox_unit(random_bits(l)) - 1.5f; }
+static int64_t below(struct lab *l, int64_t n) { return (int64_t)(random_bits(l) % (uint32_t)n); }
+
+static int64_t rows_of(const struct lab *l, val v) {
+    struct view w = prog_view(&l->p, v, NULL);
+    int64_t n = 1;
+    for (int i = 0; i + 1 < w.nd; i++) n *= w.d[i];
+    return w.nd == 1 ? w.d[0] : n;
+}
+static int64_t ld_of(const struct lab *l, val v) {
+    const struct value *x = prog_v(&l->p, v);
+    return x->nd == 1 ? 1 : x->nd == 2 ? x->ld : x->d[x->nd - 1];
+}
+
+/* Memory for a value; 2-D f32 activations become column slices. All NaN. */
+static void allocate(struct lab *l, val v) {
+    struct value *x = prog_v(&l->p, v);
+    assert_true(v.i < VALUES);
+    if (x->nd == 2 && x->dt == DT_F32 && (x->role == ROLE_ACT || x->role == ROLE_INPUT)) x->ld = x->d[1] + PAD;
+    size_t row = x->nd == 2 && x->ld == x->d[1] ? dtype_row_bytes(x->dt, x->d[1]) : (size_t)ld_of(l, v) * 4;
+    l->bytes[v.i] = (size_t)rows_of(l, v) * row;
+    l->data[v.i] = malloc(l->bytes[v.i] + GUARD);
+    assert_non_null(l->data[v.i]);
+    memset(l->data[v.i], 0xFF, l->bytes[v.i] + GUARD);
+}
+
+static val give(struct lab *l, enum role role, dtype dt, int nd, const int64_t *d, const char *name) {
+    val v = role == ROLE_INPUT ? prog_input(&l->p, dt, nd, d, name) : prog_value(&l->p, role, dt, nd, d, name);
+    assert_true(has(v));
+    allocate(l, v);
+    return v;
+}
+
+/* The f32 elements that count: rows x cols at ld. */
+static float *element(const struct lab *l, val v, void *base, int64_t k) {
+    const struct value *x = prog_v(&l->p, v);
+    int64_t cols = x->nd == 1 ? 1 : x->d[x->nd - 1];
+    return (float *)base + k / cols * ld_of(l, v) + k % cols;
+}
+static int64_t elements(const struct lab *l, val v) {
+    const struct value *x = prog_v(&l->p, v);
+    return rows_of(l, v) * (x->nd == 1 ? 1 : x->d[x->nd - 1]);
+}
+static void fill(struct lab *l, val v) {
+    for (int64_t k = 0; k < elements(l, v); k++) *element(l, v, l->data[v.i], k) = random_float(l);
+}
+
+static val floats(struct lab *l, enum role role, int nd, const int64_t *d, const char *name) {
+    val v = give(l, role, DT_F32, nd, d, name);
+    fill(l, v);
+    return v;
+}
+/* An activation [N, cols] that wants a gradient. */
+static val activation(struct lab *l, int64_t cols, const char *name) {
+    val v = floats(l, ROLE_INPUT, 2, (int64_t[]){SYM_N, cols}, name);
+    prog_v(&l->p, v)->needs = true;
+    return v;
+}
+static val param(struct lab *l, int nd, const int64_t *d, const char *name) {
+    val v = floats(l, ROLE_PARAM, nd, d, name);
+    prog_v(&l->p, v)->needs = true;
+    prog_v(&l->p, v)->off = l->param_off;
+    l->param_off += 1 << 20;
+    return v;
+}
+static val ints(struct lab *l, int64_t d, const char *name, int64_t limit) {
+    val v = give(l, ROLE_INPUT, DT_I32, 1, &d, name);
+    for (int64_t k = 0; k < rows_of(l, v); k++) ((int32_t *)l->data[v.i])[k] = (int32_t)below(l, limit);
+    return v;
+}
+/* A frozen matrix of the lab's type. Q6_K has no encoder: random bits with a sane scale. */
+static val weight(struct lab *l, int64_t rows, int64_t cols, const char *name) {
+    val v = give(l, ROLE_BASE, l->dt, 2, (int64_t[]){rows, cols}, name);
+    uint8_t *bytes = l->data[v.i];
+    float *row = malloc((size_t)cols * sizeof *row);
+    assert_non_null(row);
+    for (int64_t r = 0; r < rows && l->dt != DT_Q6_K; r++) {
+        for (int64_t c = 0; c < cols; c++) row[c] = random_float(l) / 4;
+        quantise_row(l->dt, row, bytes + (size_t)r * dtype_row_bytes(l->dt, cols), cols);
+    }
+    free(row);
+    for (size_t k = 0; k < l->bytes[v.i] && l->dt == DT_Q6_K; k++) {
+        uint16_t d = f32_to_f16(1e-4f);
+        bytes[k] = k % 210 < 208 ? (uint8_t)random_bits(l) : ((uint8_t *)&d)[k % 210 - 208];
+    }
+    return v;
+}
+
+/* --- rows ------------------------------------------------------------------------------------------------------ */
+
+static void emit(struct lab *l, const struct op_def *op, const val *in, const struct op_attr *a) {
+    if (!prog_emit(&l->p, op, in, op->n_in, a)) fail_msg("%s: %s", l->what, err_text());
+}
+
+static void build_embed(struct lab *l) {
+    val in[] = {ints(l, SYM_N, "ids", 11), weight(l, 11, l->s->C, "table")};
+    l->terms = l->dt == DT_Q4_1 ? 1 : 0; /* d * q + m may round once or twice */
+    emit(l, &op_embed, in, &(struct op_attr){.scale = l->variant ? 1.5f : 1});
+}
+
+static void build_norm(struct lab *l) {
+    val x = activation(l, l->s->C, "x");
+    val w = l->variant ? param(l, 1, &l->s->C, "w") : floats(l, ROLE_BASE, 1, &l->s->C, "w");
+    l->terms = (double)(l->s->C + l->N);
+    for (int64_t n = 0; n < l->N; n++) { /* dx is what is left of dy w rstd without its part along x */
+        double ss = 1e-30;
+        for (int64_t c = 0; c < l->s->C; c++) ss += pow(*element(l, x, l->data[x.i], n * l->s->C + c), 2);
+        l->cancelled = fmax(l->cancelled, 1.5 * 1.5 * sqrt((double)l->s->C / ss));
+    }
+    l->loss_outs = 1;
+    emit(l, &op_norm, (val[]){x, w}, &(struct op_attr){.eps = 1e-5f});
+}
+
+/* Variants: one plain output; three with two deltas and a bias; dropout; no gradient to x. */
+static void build_linear(struct lab *l) {
+    static const struct {
+        int n, rank[3];
+        float dropout;
+        bool bias, dx;
+    } kinds[] = {{1, {0}, 0, false, true},
+                 {3, {4, 0, 3}, 0, true, true},
+                 {2, {8, 1}, 0.3f, false, true},
+                 {1, {5}, 0, false, false}};
+    const int64_t C = l->s->C, O[] = {C + 3, 1, 2 * C};
+    struct op_attr a = {.n = kinds[l->variant].n, .dropout = kinds[l->variant].dropout, .site = 5};
+    val in[LIN_IN] = {{0}};
+    int64_t R = 0;
+    in[LIN_X] = activation(l, C, "x");
+    prog_v(&l->p, in[LIN_X])->needs = kinds[l->variant].dx;
+    for (int k = 0; k < a.n; k++) {
+        in[LIN_W + k] = weight(l, O[k], C, "w");
+        if (kinds[l->variant].bias && k == 0) in[LIN_BIAS + k] = floats(l, ROLE_BASE, 1, &O[k], "bias");
+        R += a.rank[k] = kinds[l->variant].rank[k];
+        a.alpha[k] = 0.5f + (float)k;
+        if (a.rank[k]) in[LIN_B + k] = param(l, 2, (int64_t[]){O[k], a.rank[k]}, "B");
+    }
+    if (R) in[LIN_A] = param(l, 2, (int64_t[]){R, C}, "A");
+    in[LIN_SAMPLE] = ints(l, SYM_N, "sample", 1000);
+    in[LIN_POS] = ints(l, SYM_N, "pos", 1000);
+    l->terms = (double)(4 * C + l->N);
+    l->loss_outs = a.n;
+    emit(l, &op_linear, in, &a);
+}
+
+/* The definition takes the angle in double, the kernels round it to f32 as the models' own code does: pos eps. */
+static void build_rope(struct lab *l) {
+    val x = activation(l, (int64_t)l->s->H * l->s->D, "x"), pos = ints(l, SYM_N, "pos", 500);
+    int64_t half = l->s->D / 2;
+    val freq = floats(l, ROLE_BASE, 1, &half, "freq");
+    for (int64_t j = 0; j < half; j++) ((float *)l->data[freq.i])[j] = powf(10000, -(float)j / (float)half);
+    struct op_attr a = {
+        .heads = l->s->H, .head_dim = l->s->D, .interleaved = l->variant & 1, .inverse = l->variant & 2};
+    l->terms = 500.0 * 500 / 64;
+    l->loss_outs = 1;
+    emit(l, &op_rope, (val[]){x, pos, freq}, &a);
+}
+
+static struct op_attr heads(const struct lab *l) {
+    return (struct op_attr){
+        .heads = l->s->H, .kv_heads = l->s->K, .head_dim = l->s->D, .scale = 1 / sqrtf((float)l->s->D)};
+}
+
+/* Variants: causal, not causal, window and soft-cap (definition only, until a kernel takes them). */
+static void build_attention(struct lab *l) {
+    struct op_attr a = heads(l);
+    a.causal = l->variant != 1;
+    if (l->variant == 2) a.window = 4, a.softcap = 2;
+    val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), k = activation(l, (int64_t)a.kv_heads * a.head_dim, "k");
+    val v = activation(l, (int64_t)a.kv_heads * a.head_dim, "v"), cu = ints(l, SYM_S1, "cu", 1);
+    for (int s = 0; s < l->s->seqs; s++)
+        ((int32_t *)l->data[cu.i])[s + 1] = ((int32_t *)l->data[cu.i])[s] + (int32_t)l->s->len[s];
+    l->terms = (double)(l->N + a.head_dim);
+    l->loss_outs = 1;
+    emit(l, &op_attention, (val[]){q, k, v, cu}, &a);
+}
+
+static void build_add(struct lab *l) {
+    val in[] = {activation(l, l->s->C, "a"), activation(l, l->s->C, "b")};
+    l->loss_outs = 1;
+    emit(l, &op_add, in, NULL);
+}
+
+static void build_swiglu(struct lab *l) {
+    val in[] = {activation(l, l->s->C, "gate"), activation(l, l->s->C, "up")};
+    for (int64_t k = 0; k < elements(l, in[0]); k += 9) *element(l, in[0], l->data[in[0].i], k) *= l->variant ? 80 : 4;
+    l->terms = 4;
+    l->loss_outs = 1;
+    emit(l, &op_swiglu, in, NULL);
+}
+
+/* Variants: half of the rows count, none does. */
+static void build_head_loss(struct lab *l) {
+    val in[] = {activation(l, l->s->C, "x"), weight(l, 101, l->s->C, "w"), ints(l, SYM_N, "label", 101),
+                floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight")};
+    for (int64_t n = 0; n < l->N; n++) {
+        float *w = (float *)l->data[in[3].i] + n;
+        *w = l->variant || n % 2 ? 0 : fabsf(*w);
+    }
+    l->terms = (double)(l->s->C + l->N + 101);
+    l->loss_is_first = true;
+    emit(l, &op_head_loss, in, NULL);
+}
+
+static void build_gather(struct lab *l) {
+    int64_t rows = l->N;
+    val in[] = {activation(l, l->s->C, "x"), ints(l, rows ? SYM_S : 0, "rows", rows ? rows : 1)};
+    if (rows) emit(l, &op_gather, in, NULL);
+}
+
+/* Rows of five slots; no two rows share a cell. */
+static void cache_of(struct lab *l, val *cache, val *slot, val *pos) {
+    const int64_t d[] = {5, l->s->K, l->N / 5 + 70, l->s->D};
+    cache[0] = floats(l, ROLE_STATE, 4, d, "cache k");
+    cache[1] = floats(l, ROLE_STATE, 4, d, "cache v");
+    *slot = ints(l, SYM_N, "slot", 1);
+    *pos = ints(l, SYM_N, "pos", 1);
+    for (int64_t n = 0; n < l->N; n++) {
+        ((int32_t *)l->data[slot->i])[n] = (int32_t)(n * 3 % 5);
+        ((int32_t *)l->data[pos->i])[n] = (int32_t)(n / 5 + n % 5 * 16); /* 0 to beyond a tile of keys */
+    }
+}
+
+static void build_kv_append(struct lab *l) {
+    int64_t cols = (int64_t)l->s->K * l->s->D;
+    val k = activation(l, cols, "k"), v = activation(l, cols, "v"), cache[2], slot, pos;
+    cache_of(l, cache, &slot, &pos);
+    emit(l, &op_kv_append, (val[]){k, v, slot, pos, cache[0], cache[1]}, NULL);
+}
+
+static void build_attention_cached(struct lab *l) {
+    struct op_attr a = heads(l);
+    val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), cache[2], slot, pos;
+    cache_of(l, cache, &slot, &pos);
+    l->terms = (double)(l->N + 70 + a.head_dim);
+    emit(l, &op_attention_cached, (val[]){q, cache[0], cache[1], slot, pos}, &a);
+}
+
+/* Variants: greedy with ties, plain, top-k, top-p, both. */
+static void build_sample(struct lab *l) {
+    static const struct run_ctx how[] = {{.temperature = 0, .top_p = 1},
+                                         {.temperature = 0.7f, .top_p = 1},
+                                         {.temperature = 1.3f, .top_p = 1, .top_k = 7},
+                                         {.temperature = 1, .top_p = 0.8f},
+                                         {.temperature = 2, .top_p = 0.5f, .top_k = 20}};
+    l->run.temperature = how[l->variant].temperature;
+    l->run.top_p = how[l->variant].top_p;
+    l->run.top_k = how[l->variant].top_k;
+    val in[] = {activation(l, 3 * l->s->C, "logits"), ints(l, SYM_N, "sample", 1000), ints(l, SYM_N, "pos", 1000)};
+    for (int64_t k = 0; k < elements(l, in[0]); k++) {
+        float *z = element(l, in[0], l->data[in[0].i], k);
+        *z = l->variant ? 3 * *z : floorf(*z);
+    }
+    l->terms = 16;
+    emit(l, &op_sample, in, NULL);
+}
+
+static const struct row rows[] = {
+    {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 2, false},
+    {&op_linear, build_linear, 4, true},        {&op_rope, build_rope, 4, false},
+    {&op_attention, build_attention, 3, false}, {&op_add, build_add, 1, false},
+    {&op_swiglu, build_swiglu, 2, false},       {&op_head_loss, build_head_loss, 2, true},
+    {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
+    {&op_sample, build_sample, 5, false},       {&op_attention_cached, build_attention_cached, 1, false},
+};
+
+/* --- running one instruction ----------------------------------------------------------------------------------- */
+
+/* The operands of one launch. Owned copies: every output, STATE inputs, an input that out[0] lies in. */
+struct launch {
+    struct view in[MAX_IN], out[MAX_OUT];
+    void *own_in[MAX_IN], *own_out[MAX_OUT];
+};
+
+static void *copy(const struct lab *l, val v) {
+    void *p = malloc(l->bytes[v.i] + GUARD);
+    assert_non_null(p);
+    memcpy(p, l->data[v.i], l->bytes[v.i] + GUARD);
+    return p;
+}
+
+static struct launch prepare(const struct lab *l, const struct inst *i, int alias) {
+    struct launch x = {0};
+    for (int k = 0; k < i->op->n_in; k++) {
+        x.in[k] = prog_view(&l->p, i->in[k], NULL);
+        if (!has(i->in[k])) continue;
+        x.in[k].p = l->data[i->in[k].i];
+        if (prog_v(&l->p, i->in[k])->role == ROLE_STATE || k == alias) x.in[k].p = x.own_in[k] = copy(l, i->in[k]);
+    }
+    for (int k = 0; k < i->op->n_out; k++) {
+        x.out[k] = prog_view(&l->p, i->out[k], NULL);
+        if (!has(i->out[k])) continue;
+        x.out[k].p = x.own_out[k] = copy(l, i->out[k]);
+        if (prog_v(&l->p, i->out[k])->role != ROLE_GRAD) memset(x.out[k].p, 0xFF, l->bytes[i->out[k].i]);
+    }
+    if (alias >= 0) x.out[0].p = x.in[alias].p;
+    return x;
+}
+
+static void release(struct launch *x) {
+    for (int k = 0; k < MAX_IN; k++) free(x->own_in[k]);
+    for (int k = 0; k < MAX_OUT; k++) free(x->own_out[k]);
+}
+
+static bool untouched(const void *p, size_t n) {
+    for (size_t k = 0; k < n; k++)
+        if (((const uint8_t *)p)[k] != 0xFF) return false;
+    return true;
+}
+
+/* Runs it with poisoned scratch; false when the backend has no kernel for it. */
+static bool launch(const struct lab *l, const struct inst *i, const struct backend *b, struct launch *x, int threads) {
+    struct view in[MAX_IN], out[MAX_OUT];
+    for (int k = 0; k < i->op->n_in; k++) in[k] = prog_view(&l->p, i->in[k], NULL);
+    for (int k = 0; k < i->op->n_out; k++) out[k] = prog_view(&l->p, i->out[k], NULL);
+    kernel run = b->find(i, in, out);
+    size_t bytes = 0;
+    if (run) bytes = b->scratch ? b->scratch(i, in, out) : 0;
+    else if (b == &backend_reference) {
+        run = i->op->ref;
+        bytes = i->op->ref_scratch ? i->op->ref_scratch(i, in, out) : 0;
+    } else return false;
+    uint8_t *scratch = aligned_alloc(64, (bytes + GUARD + 63) / 64 * 64);
+    assert_non_null(scratch);
+    memset(scratch, 0xFF, bytes + GUARD);
+    struct run_ctx ctx = l->run;
+    ctx.threads = threads;
+    if (run(&ctx, i, x->in, x->out, scratch)) fail_msg("%s: %s", l->what, err_text());
+    if (!untouched(scratch + bytes, GUARD)) fail_msg("%s, %s: wrote past its scratch", l->what, i->op->name);
+    for (int k = 0; k < i->op->n_out; k++) {
+        if (!has(i->out[k])) continue;
+        if (!untouched((char *)x->own_out[k] + l->bytes[i->out[k].i], GUARD))
+            fail_msg("%s: wrote past '%s'", l->what, prog_v(&l->p, i->out[k])->name);
+    }
+    free(scratch);
+    return true;
+}
+
+/* --- checking one instruction ---------------------------------------------------------------------------------- */
+
+static void compare_ints(const struct lab *l, val v, const int32_t *got, const int32_t *want) {
+    for (int64_t k = 0; k < rows_of(l, v) && !l->planted; k++)
+        if (got[k] != want[k])
+            fail_msg("%s: %s[%lld] is %d, must be %d", l->what, prog_v(&l->p, v)->name, (long long)k, got[k], want[k]);
+}
+
+static void compare(const struct lab *l, val v, void *got, void *want) {
+    if (prog_v(&l->p, v)->dt == DT_I32) {
+        compare_ints(l, v, got, want);
+        return;
+    }
+    double top = l->cancelled, worst = -1;
+    int64_t at = 0;
+    for (int64_t k = 0; k < elements(l, v); k++) {
+        double w = *element(l, v, want, k);
+        if (isfinite(w) && fabs(w) > top) top = fabs(w);
+    }
+    for (int64_t k = 0; k < elements(l, v); k++) {
+        double g = *element(l, v, got, k), w = *element(l, v, want, k), e = fabs(g - w);
+        if (l->planted) e = isnan(w) && !isnan(g) ? INFINITY : 0;
+        else if (isnan(e)) e = INFINITY;
+        if (e > worst) worst = e, at = k;
+    }
+    double limit = 8 * 0x1p-24 * sqrt(l->terms) * top + (l->terms > 0 ? 1e-30 : 0);
+    if (worst > limit)
+        fail_msg("%s: %s element %lld is %.9g, must be %.9g: error %.3g, limit %.3g", l->what, prog_v(&l->p, v)->name,
+                 (long long)at, (double)*element(l, v, got, at), (double)*element(l, v, want, at), worst, limit);
+    for (int64_t r = 0; ld_of(l, v) > prog_v(&l->p, v)->d[1] && prog_v(&l->p, v)->nd == 2 && r < rows_of(l, v); r++)
+        if (!untouched((float *)got + r * ld_of(l, v) + prog_v(&l->p, v)->d[1], PAD * sizeof(float)))
+            fail_msg("%s: %s: wrote beyond row %lld of a slice", l->what, prog_v(&l->p, v)->name, (long long)r);
+}
+
+/* Bit by bit. */
+static void must_equal(const struct lab *l, const struct inst *i, const struct launch *a, const struct launch *b,
+                       const char *why) {
+    for (int k = 0; k < i->op->n_out; k++)
+        for (int64_t e = 0; has(i->out[k]) && e < elements(l, i->out[k]); e++)
+            if (memcmp(element(l, i->out[k], a->out[k].p, e), element(l, i->out[k], b->out[k].p, e), 4))
+                fail_msg("%s: %s differs %s", l->what, prog_v(&l->p, i->out[k])->name, why);
+}
+
+/* On one instruction set, against the definition's results. */
+static void check_on(struct lab *l, const struct inst *i, const struct launch *want) {
+    struct launch got = prepare(l, i, -1);
+    if (launch(l, i, &backend_cpu, &got, 2)) {
+        for (int k = 0; k < i->op->n_out; k++)
+            if (has(i->out[k])) compare(l, i->out[k], got.out[k].p, want->out[k].p);
+        for (int k = 0; k < i->op->n_in; k++)
+            if (got.own_in[k]) compare(l, i->in[k], got.in[k].p, want->in[k].p);
+        for (int threads = 1; threads <= 3; threads++) {
+            struct launch again = prepare(l, i, -1);
+            launch(l, i, &backend_cpu, &again, threads);
+            must_equal(l, i, &again, &got, "between two runs or numbers of threads");
+            release(&again);
+        }
+        for (int k = 0; k < i->op->n_in; k++) {
+            if (!(i->op->inplace >> k & 1)) continue;
+            struct launch alias = prepare(l, i, k);
+            launch(l, i, &backend_cpu, &alias, 2);
+            must_equal(l, i, &alias, &got, "in place");
+            release(&alias);
+        }
+    }
+    release(&got);
+}
+
+static void check(struct lab *l, const struct inst *i) {
+    char before[sizeof l->what];
+    snprintf(before, sizeof before, "%s", l->what);
+    struct launch want = prepare(l, i, -1);
+    launch(l, i, &backend_reference, &want, 1);
+    for (enum cpu_isa isa = CPU_GENERIC; isa <= CPU_AVX512; isa++) {
+        cpu_cap(isa);
+        if (cpu_isa() != isa) continue;
+        snprintf(l->what, sizeof l->what, "%.90s: %s on %s", before, i->op->name, cpu_isa_name(isa));
+        check_on(l, i, &want);
+    }
+    release(&want);
+    snprintf(l->what, sizeof l->what, "%s", before);
+}
+
+/* --- gradients ------------------------------------------------------------------------------------------------- */
+
+/* Runs the definition of instruction i into the lab's own contents. */
+static void define(struct lab *l, const struct inst *i) {
+    struct launch x = prepare(l, i, -1);
+    launch(l, i, &backend_reference, &x, 1);
+    for (int k = 0; k < i->op->n_out; k++)
+        if (has(i->out[k])) memcpy(l->data[i->out[k].i], x.out[k].p, l->bytes[i->out[k].i]);
+    release(&x);
+}
+
+/* Appends the backward of instruction 0, with random gradients of its outputs. */
+static void differentiate(struct lab *l, val *dout) {
+    struct inst forward = l->p.in[0];
+    for (int k = 0; k < l->loss_outs; k++) {
+        struct value y = *prog_v(&l->p, forward.out[k]);
+        dout[k] = floats(l, ROLE_INPUT, y.nd, y.d, "dout");
+    }
+    if (!forward.op->vjp || !(l->loss_outs || l->loss_is_first)) return;
+    if (forward.op->vjp(&l->p, &forward, dout, l->din)) fail_msg("%s: vjp: %s", l->what, err_text());
+    for (int i = 1; i < l->p.ni; i++)
+        for (int k = 0; k < l->p.in[i].op->n_out; k++) {
+            val v = l->p.in[i].out[k];
+            if (!has(v) || l->data[v.i]) continue;
+            allocate(l, v);
+            if (prog_v(&l->p, v)->role == ROLE_GRAD) memset(l->data[v.i], 0, l->bytes[v.i]);
+        }
+}
+
+static double loss(struct lab *l, const val *dout) {
+    const struct inst *i = &l->p.in[0];
+    struct launch x = prepare(l, i, -1);
+    launch(l, i, &backend_reference, &x, 1);
+    double sum = 0;
+    if (l->loss_is_first) sum = view_f32(&x.out[0])[0];
+    for (int k = 0; k < l->loss_outs; k++)
+        for (int64_t e = 0; e < elements(l, dout[k]); e++)
+            sum += (double)*element(l, i->out[k], x.out[k].p, e) * *element(l, dout[k], l->data[dout[k].i], e);
+    release(&x);
+    return sum;
+}
+
+/* The gradient of operand k of instruction 0: din, or the GRAD value of a parameter. */
+static val gradient_of(const struct lab *l, int k) {
+    const struct value *v = prog_v(&l->p, l->p.in[0].in[k]);
+    for (uint32_t g = 1; v->role == ROLE_PARAM && g < (uint32_t)l->p.nv; g++)
+        if (l->p.v[g].role == ROLE_GRAD && l->p.v[g].off == v->off) return (val){g};
+    return l->din[k];
+}
+
+static void check_gradient(struct lab *l, const val *dout, int k) {
+    const val x = l->p.in[0].in[k], g = gradient_of(l, k);
+    const int64_t n = elements(l, x);
+    const float h = 2e-3f;
+    if (!has(g)) fail_msg("%s: no gradient for '%s'", l->what, prog_v(&l->p, x)->name);
+    double along = 0, norm = 0, f[2];
+    float *u = malloc((size_t)n * sizeof *u + 1);
+    void *keep = copy(l, x);
+    assert_non_null(u);
+    for (int64_t e = 0; e < n; e++) {
+        double ge = *element(l, g, l->data[g.i], e);
+        u[e] = random_bits(l) & 1 ? 1 : -1;
+        along += ge * u[e];
+        norm += ge * ge;
+    }
+    for (int side = 0; side < 2; side++) {
+        for (int64_t e = 0; e < n; e++)
+            *element(l, x, l->data[x.i], e) = *element(l, x, keep, e) + (side ? h : -h) * u[e];
+        f[side] = loss(l, dout);
+    }
+    memcpy(l->data[x.i], keep, l->bytes[x.i]);
+    double difference = (f[1] - f[0]) / (2 * (double)h), limit = 0.01 * (sqrt(norm) + fabs(along)) + 1e-4;
+    if (!(fabs(difference - along) <= limit))
+        fail_msg("%s: gradient of '%s': %.6g, finite differences %.6g, limit %.2g", l->what, prog_v(&l->p, x)->name,
+                 along, difference, limit);
+    free(u);
+    free(keep);
+}
+
+/* --- the sweep ------------------------------------------------------------------------------------------------- */
+
+static const struct op_def *seen[64];
+static int n_seen;
+static void note(const struct op_def *op) {
+    for (int i = 0; i < n_seen; i++)
+        if (seen[i] == op) return;
+    seen[n_seen++] = op;
+}
+
+/* Puts a NaN in the first activation. */
+static void plant(struct lab *l) {
+    val x = l->p.in[0].in[0];
+    if (prog_v(&l->p, x)->dt != DT_F32 || !elements(l, x)) return;
+    *element(l, x, l->data[x.i], below(l, elements(l, x))) = NAN;
+    l->planted = true;
+}
+
+static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int variant, bool nan) {
+    struct lab l = {.s = s, .dt = dt, .variant = variant, .run = {.seed = 7, .step = 3, .top_p = 1, .threads = 2}};
+    for (int k = 0; k < s->seqs; k++) l.N += s->len[k];
+    l.p.cap[-SYM_N] = l.N;
+    l.p.cap[-SYM_S] = s->seqs;
+    l.p.cap[-SYM_S1] = s->seqs + 1;
+    snprintf(l.what, sizeof l.what, "%s, %s, %s, variant %d%s", r->op->name, s->name, dtype_info[dt].name, variant,
+             nan ? ", with a NaN" : "");
+    r->build(&l);
+    if (l.p.ni) {
+        val dout[MAX_OUT] = {{0}};
+        for (int k = 0; k < r->op->n_out; k++)
+            if (has(l.p.in[0].out[k])) allocate(&l, l.p.in[0].out[k]);
+        if (nan) plant(&l);
+        differentiate(&l, dout);
+        for (int i = 0; i < l.p.ni; i++) define(&l, &l.p.in[i]);
+        for (int k = 0; k < r->op->n_in && l.N && l.N < 30 && !nan && l.p.ni > 1; k++)
+            if (has(l.p.in[0].in[k]) && prog_v(&l.p, l.p.in[0].in[k])->needs) check_gradient(&l, dout, k);
+        for (uint32_t v = 1; v < (uint32_t)l.p.nv; v++)
+            if (l.p.v[v].role == ROLE_GRAD) fill(&l, (val){v});
+        for (int i = 0; i < l.p.ni; i++) {
+            note(l.p.in[i].op);
+            check(&l, &l.p.in[i]);
+        }
+    }
+    for (int v = 0; v < VALUES; v++) free(l.data[v]);
+    prog_free(&l.p);
+}
+
+static void sweep(void **state) {
+    const struct row *r = *state;
+    note(r->op);
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (dtype dt = DT_F32; dt < DT_COUNT; dt++) {
+            if (dt == DT_I32 || (!r->weights && dt != DT_F32) || shapes[s].C % dtype_info[dt].block) continue;
+            for (int v = 0; v < r->variants; v++) {
+                sweep_one(r, &shapes[s], dt, v, false);
+                if (dt == DT_F32 && s % 2) sweep_one(r, &shapes[s], dt, v, true);
+            }
+        }
+}
+
+static void every_op_has_a_row(void **state) {
+    (void)state;
+    static const struct op_def *const all[] = {
+#define OP(name) &op_##name,
+#include "ops/ops.def"
+#undef OP
+    };
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
+        bool found = false;
+        for (int i = 0; i < n_seen; i++) found |= seen[i] == all[k];
+        if (!found) fail_msg("no row of the sweep runs '%s'", all[k]->name);
+    }
+}
+
+int main(void) {
+    enum { ROWS = sizeof rows / sizeof *rows };
+    struct CMUnitTest tests[ROWS + 1];
+    for (int i = 0; i < ROWS; i++)
+        tests[i] = (struct CMUnitTest){rows[i].op->name, sweep, NULL, NULL, (void *)&rows[i]};
+    tests[ROWS] = (struct CMUnitTest)cmocka_unit_test(every_op_has_a_row);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
