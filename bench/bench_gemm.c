@@ -1,9 +1,10 @@
-/* The CPU products at the layer shapes: GFLOP/s of linear and linear_bwd beside OpenBLAS on plain f32 (loaded at run time
- * when the machine has it), decode speed beside the memory bandwidth measured here, and a head_loss step.
+/* The CPU products at the layer shapes: GFLOP/s of linear and linear_bwd beside OpenBLAS on plain f32 (loaded at run
+ * time when the machine has it), decode speed beside the memory bandwidth measured here, and a head_loss step.
  *
  *   bench_gemm [threads [train|decode|head]]         CYC_CPU=avx2 caps the instruction set
  *
- * Best of many interleaved repetitions; GFLOP/s count the products' 2NOC (plus the low-rank ones), nothing for unpacking. */
+ * Best of many interleaved repetitions; GFLOP/s count the products' 2NOC (plus the low-rank ones), nothing for
+ * unpacking. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <omp.h>
@@ -14,8 +15,8 @@
 #include "cpu/cpu.h"
 #include "ops/ops.h"
 
-typedef void (*sgemm)(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b,
-                      int ldb, float beta, float *c, int ldc);
+typedef void (*sgemm)(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda,
+                      const float *b, int ldb, float beta, float *c, int ldc);
 static sgemm blas;
 static struct run_ctx run = {.threads = 2, .seed = 1};
 
@@ -40,8 +41,7 @@ static struct view matrix(int64_t rows, int64_t cols) {
 
 static struct view weights(dtype dt, int64_t rows, int64_t cols) {
     struct view f = matrix(1, cols), v = {take((size_t)rows * dtype_row_bytes(dt, cols)), dt, 2, {rows, cols}, cols};
-    for (int64_t r = 0; r < rows; r++)
-        quantise_row(dt, f.p, (char *)v.p + (size_t)r * dtype_row_bytes(dt, cols), cols);
+    for (int64_t r = 0; r < rows; r++) quantise_row(dt, f.p, (char *)v.p + (size_t)r * dtype_row_bytes(dt, cols), cols);
     free(f.p);
     return v;
 }
@@ -114,8 +114,9 @@ struct shape {
     int64_t o[3];
 };
 static const struct shape shapes[] = {
-    {"135M qkv", 576, 3, {576, 192, 192}}, {"135M o", 576, 1, {576}},   {"135M gate up", 576, 2, {1536, 1536}},
-    {"135M down", 1536, 1, {576}},         {"1B qkv", 2048, 3, {2048, 512, 512}}, {"1B down", 8192, 1, {2048}},
+    {"135M qkv", 576, 3, {576, 192, 192}},  {"135M o", 576, 1, {576}},
+    {"135M gate up", 576, 2, {1536, 1536}}, {"135M down", 1536, 1, {576}},
+    {"1B qkv", 2048, 3, {2048, 512, 512}},  {"1B down", 8192, 1, {2048}},
 };
 
 static void training(void) {
@@ -213,8 +214,8 @@ static void head(int64_t n) {
             if (t < best[grad]) best[grad] = t;
         }
     double f = 2.0 * (double)n * 49152 * 576 * 1e-9;
-    printf("head_loss Q8_0 [49152, 576], %4lld rows: %6.1f GFLOP/s forward, %6.1f with dx; scratch %.1f MB\n", (long long)n,
-           f / best[0], 2 * f / best[1], (double)cpu_head_loss_scratch(&inst, in, out) * 1e-6);
+    printf("head_loss Q8_0 [49152, 576], %4lld rows: %6.1f GFLOP/s forward, %6.1f with dx; scratch %.1f MB\n",
+           (long long)n, f / best[0], 2 * f / best[1], (double)cpu_head_loss_scratch(&inst, in, out) * 1e-6);
     for (int i = 0; i < 4; i++) free(in[i].p);
     for (int i = 0; i < 3; i++) free(out[i].p);
     free(scratch);
@@ -231,7 +232,8 @@ int main(int argc, char **argv) {
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     double peak = bandwidth();
-    printf("%s, %d threads, OpenBLAS %s, reads %.1f GB/s\n", cpu_isa_name(cpu_isa()), run.threads, lib ? "yes" : "no", peak);
+    printf("%s, %d threads, OpenBLAS %s, reads %.1f GB/s\n", cpu_isa_name(cpu_isa()), run.threads, lib ? "yes" : "no",
+           peak);
     const char *only = argc > 2 ? argv[2] : NULL;
     if (!only || !strcmp(only, "train")) training();
     for (int64_t n = 16; n <= 256 && (!only || !strcmp(only, "head")); n *= 4) head(n);

@@ -27,26 +27,25 @@ const char help_data[] =
     "otherwise.\n";
 
 /* A piece as it stands in the row: line ends are shown and made, other control characters shown as escapes. */
-static void print_piece(const char *s) {
-    for (const char *nl; (nl = strchr(s, '\n')); s = nl + 1) {
-        str line = {0};
-        str_add(&line, s, (size_t)(nl - s));
-        str out = {0};
-        text_one_line(&out, line.p, 0);
-        printf("%s↵\n    ", out.p ? out.p : "");
-        str_free(&line);
-        str_free(&out);
+static void print_piece(const char *s, bool *line_open) {
+    while (*s) {
+        size_t n = strcspn(s, "\n");
+        str text = {0}, shown = {0};
+        str_add(&text, s, n);
+        text_one_line(&shown, text.p ? text.p : "", 0);
+        printf("%s%s", *line_open ? "" : "    ", shown.p ? shown.p : "");
+        *line_open = s[n] != '\n';
+        if (!*line_open) puts("↵");
+        s += n + !*line_open;
+        str_free(&text);
+        str_free(&shown);
     }
-    str rest = {0};
-    text_one_line(&rest, s, 0);
-    fputs(rest.p ? rest.p : "", stdout);
-    str_free(&rest);
 }
 
 static void print_row(const json_t *row) {
     size_t i, supervised = 0;
     const json_t *p, *pieces = json_object_get(row, "pieces");
-    bool on = false;
+    bool on = false, line_open = true;
     const char *begin = term_colour() ? term_good() : "⟦", *end = term_colour() ? term_off() : "⟧";
     json_array_foreach(pieces, i, p) supervised += json_is_true(json_object_get(p, "supervised"));
     printf("%s%s%s  %zu tokens, %zu supervised\n    ", term_bold(), json_text(row, "from"), term_off(),
@@ -55,9 +54,9 @@ static void print_row(const json_t *row) {
         bool now = json_is_true(json_object_get(p, "supervised"));
         if (now != on) fputs(now ? begin : end, stdout);
         on = now;
-        print_piece(json_text(p, "text"));
+        print_piece(json_text(p, "text"), &line_open);
     }
-    printf("%s\n\n", on ? end : "");
+    printf("%s%s\n", on ? end : "", line_open || on ? "\n" : "");
 }
 
 static void print_preview(const json_t *o) {

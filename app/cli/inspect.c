@@ -35,6 +35,7 @@ static void scalar(const json_t *v, bool bytes, str *out) {
 static void value(const json_t *v, bool bytes, str *out) {
     size_t i, most = 24;
     const json_t *item;
+    if (json_is_object(v)) str_adds(out, "{}"); /* only an empty one comes here */
     if (!json_is_array(v)) {
         scalar(v, bytes, out);
         return;
@@ -50,6 +51,7 @@ static void value(const json_t *v, bool bytes, str *out) {
 }
 
 static bool is_table(const json_t *v) { return json_is_array(v) && json_is_object(json_array_get(v, 0)); }
+static bool nests(const json_t *v) { return is_table(v) || json_object_size(v) > 0; }
 static bool is_size(const char *key) { return strstr(key, "bytes") != NULL; }
 
 static void print_table(const json_t *rows, const char *indent) {
@@ -84,18 +86,18 @@ static void print_object(const json_t *o, int depth) {
     snprintf(indent, sizeof indent, "%*s", depth * 2 < 60 ? depth * 2 : 60, "");
     json_object_foreach((json_t *)o, key, v) {
         int n = (int)strlen(key);
-        if (!json_is_object(v) && !is_table(v) && n > width) width = n;
+        if (!nests(v) && n > width) width = n;
     }
     json_object_foreach((json_t *)o, key, v) {
         str text = {0};
-        if (json_is_object(v) || is_table(v)) continue;
+        if (nests(v)) continue;
         value(v, is_size(key), &text);
         printf("%s%s%s:%s%*s %s\n", indent, term_dim(), key, term_off(), width - (int)strlen(key), "",
                text.p ? text.p : "");
         str_free(&text);
     }
     json_object_foreach((json_t *)o, key, v) {
-        if (!json_is_object(v) && !is_table(v)) continue;
+        if (!nests(v)) continue;
         printf("%s%s%s%s\n", indent, term_bold(), key, term_off());
         char deeper[68];
         snprintf(deeper, sizeof deeper, "%s  ", indent);

@@ -21,24 +21,33 @@ static void report_model(const json_t *m) {
     putchar('\n');
 }
 
-/* "adapter A  2.44M trained in 210 modules; reads a.jsonl, writes b.jsonl (3204 rows)" */
+/* "adapter A  2.44M parameters in 210 modules; 3204 rows of b.jsonl" */
 static void report_side(const json_t *s) {
     char name[40];
     const char *data = json_text(s, "data"), *targets = json_text(s, "targets");
     snprintf(name, sizeof name, "adapter %s", json_text(s, "name"));
     label(name);
-    printf("%s trained", show_count(json_num(s, "trained")));
+    printf("%s parameters", show_count(json_num(s, "trained")));
     if (json_object_get(s, "modules")) printf(" in %.0f modules", json_num(s, "modules"));
-    if (*targets) printf("; learns to write the text of %s", targets);
-    else if (*data) printf("; %s", data);
-    if (json_object_get(s, "rows")) printf(" (%.0f rows)", json_num(s, "rows"));
+    if (json_object_get(s, "rows")) printf("; %.0f rows of %s", json_num(s, "rows"), *targets ? targets : data);
+    putchar('\n');
+}
+
+/* Words of one line, broken where the terminal ends. */
+static void print_wrapped(const char *text) {
+    int column = 0, width = term_width();
+    for (size_t n; *text; text += n + (text[n] == ' ')) {
+        n = strcspn(text, " ");
+        if (column && column + 1 + (int)n >= width) column = 0, putchar('\n');
+        column += printf(column ? " %.*s" : "%.*s", (int)n, text);
+    }
     putchar('\n');
 }
 
 void report_run(const json_t *plan) {
     size_t i;
     const json_t *side;
-    if (*json_text(plan, "sentence")) printf("%s\n", json_text(plan, "sentence"));
+    if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
     report_model(json_object_get(plan, "model"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
 }
@@ -136,21 +145,41 @@ static const json_t *side_of(const json_t *eval, const char *name) {
     return NULL;
 }
 
-void report_before_after(const json_t *evals) {
-    struct table t = {0};
-    size_t i, n = json_array_size(evals);
-    const json_t *before = json_array_get(evals, 0), *after = json_array_get(evals, n ? n - 1 : 0), *side, *copy;
-    if (!n) return;
-    metric_heads(&t);
-    json_array_foreach(json_object_get(after, "sides"), i, side) {
-        const json_t *old = side_of(before, json_text(side, "name"));
-        if (old && n > 1) metric_row(&t, direction(side), json_text(before, "tag"), old);
-        metric_row(&t, n > 1 ? "" : direction(side), json_text(after, "tag"), side);
-        if ((copy = json_object_get(side, "copy"))) metric_row(&t, "", "copying", copy);
+/* The evaluations between the steps were shown as they came; the table is about the milestones. */
+static bool is_milestone(const json_t *evals, size_t i) {
+    return strcmp(json_text(json_array_get(evals, i), "tag"), "step") != 0 || i + 1 == json_array_size(evals);
+}
+
+static void milestones_of_side(struct table *t, const json_t *evals, const json_t *first) {
+    size_t i;
+    const json_t *eval, *copy = NULL;
+    const char *name = direction(first);
+    json_array_foreach(evals, i, eval) {
+        const json_t *side = side_of(eval, json_text(first, "name"));
+        const char *tag = json_text(eval, "tag");
+        bool test = !strcmp(tag, "test"); /* data of its own, and so a row of its own for copying */
+        if (test && copy) metric_row(t, "", "copying", copy);
+        if (!side || !is_milestone(evals, i)) continue;
+        metric_row(t, name, tag, side);
+        name = "";
+        copy = json_object_get(side, "copy");
     }
-    if (json_object_get(before, "round_trip") && n > 1)
-        metric_row(&t, "A→B→A", json_text(before, "tag"), json_object_get(before, "round_trip"));
-    if (json_object_get(after, "round_trip"))
-        metric_row(&t, n > 1 ? "" : "A→B→A", json_text(after, "tag"), json_object_get(after, "round_trip"));
+    if (copy) metric_row(t, "", "copying", copy);
+}
+
+void report_milestones(const json_t *evals) {
+    struct table t = {0};
+    size_t i;
+    const json_t *side, *eval;
+    const char *name = "A→B→A";
+    if (!json_array_size(evals)) return;
+    metric_heads(&t);
+    json_array_foreach(json_object_get(json_array_get(evals, 0), "sides"), i, side) milestones_of_side(&t, evals, side);
+    json_array_foreach(evals, i, eval) {
+        const json_t *round = json_object_get(eval, "round_trip");
+        if (!round || !is_milestone(evals, i)) continue;
+        metric_row(&t, name, json_text(eval, "tag"), round);
+        name = "";
+    }
     table_print(&t, "");
 }

@@ -38,7 +38,8 @@ const char help_train[] =
     "  cyclora train run.yaml\n"
     "  cyclora train run.yaml --set max_steps=500 --set output_dir=long --json > events.jsonl\n"
     "\n"
-    "Writes into output_dir: an adapter folder per side in PEFT's layout, metrics.jsonl, checkpoints, the resolved\n"
+    "Writes into output_dir: the adapters in PEFT's layout (A and B; sft: adapter), metrics.jsonl, checkpoints, the "
+    "resolved\n"
     "configuration and a report. Ctrl-C finishes the step and saves a checkpoint; a second one leaves at once.\n"
     "Exit status: 0; 2 for a wrong configuration or data; 130 interrupted, with the state saved; 1 otherwise.\n";
 
@@ -207,7 +208,7 @@ static void print_usage(const json_t *plan, const char *dir) {
     const char *model = json_text(json_object_get(plan, "model"), "path");
     json_array_foreach(json_object_get(plan, "sides"), i, side) {
         str adapter = {0};
-        str_addf(&adapter, "%s/%s", dir, json_text(side, "name"));
+        str_addf(&adapter, "%s/%s", dir, *json_text(side, "name") ? json_text(side, "name") : "adapter");
         bool own = adapter.p && path_is_dir(adapter.p);
         printf("  cyclora generate --model %s --adapter %s --prompt \"...\"\n", *model ? model : "MODEL",
                own ? adapter.p : dir);
@@ -220,7 +221,7 @@ static void print_end(const json_t *report) {
     const char *dir = json_text(report, "output_dir");
     progress_clear();
     if (json_array_size(evals)) {
-        report_before_after(evals);
+        report_milestones(evals);
         putchar('\n');
     }
     if (json_object_get(plan, "memory")) {

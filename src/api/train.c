@@ -99,12 +99,10 @@ static err train(struct run *r, struct config *c, int flags, const cyc_callbacks
 int cyc_train(cyc_config *c, int flags, const cyc_callbacks *cb, char **report) {
     static const cyc_callbacks silent;
     struct run r = {0};
-    double t0 = seconds_now();
     if (report) *report = NULL;
     err e = train(&r, &c->c, flags, cb ? cb : &silent);
     if ((!e || e == E_INTERRUPTED) && report) {
-        json_t *j = json_pack("{s:I, s:f, s:O, s:o, s:s, s:b}", "steps", (json_int_t)r.step, "seconds", seconds_now() - t0, "evals", r.evals, "plan", run_plan_json(&r, true), "output_dir", c->c.output_dir, "stopped", e != OK);
-        int code = api_json((struct json_t *)j, report);
+        int code = api_json((struct json_t *)run_report_json(&r), report);
         if (code && !e) e = E_MEMORY;
     }
     run_close(&r);
@@ -128,7 +126,7 @@ int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
     if (!e) r.stop = &stop_requested;
     if (!e) e = run_start(&r);
     if (!e && run_dir) e = adapters_load(&r, run_dir);
-    if (!e) e = run_evaluate(&r, run_dir ? "run" : "base", &j);
+    if (!e) e = run_evaluate(&r, r.test.source.n ? &r.test : &r.eval, run_dir ? "run" : "base", &j);
     int code = e ? api_code(e) : api_json((struct json_t *)j, json);
     run_close(&r);
     return code;

@@ -1,8 +1,9 @@
 /* What the processor can do, and the kernels that the CPU table (backend.c) is filled with.
  *
  * Every kernel comes as a pair: the kernel itself and the exact number of scratch bytes it needs for the shapes it is
- * given (capacities at plan time, so the formula must not grow when a size shrinks). Kernels never allocate; the scratch
- * is 64-byte aligned. A kernel picks its instruction set by cpu_isa() at each call, so one binary runs everywhere. */
+ * given (capacities at plan time, so the formula must not grow when a size shrinks). Kernels never allocate; the
+ * scratch is 64-byte aligned. A kernel picks its instruction set by cpu_isa() at each call, so one binary runs
+ * everywhere. */
 #ifndef CYC_CPU_CPU_H
 #define CYC_CPU_CPU_H
 #include "core/prog.h"
@@ -20,7 +21,8 @@ int cpu_max_threads(void);
 int cpu_threads(const struct run_ctx *run);
 
 /* linear.c, head_loss.c: operands as in ops/ops.h */
-err cpu_linear(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
+err cpu_linear(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+               void *scratch);
 size_t cpu_linear_scratch(const struct inst *inst, const struct view *in, const struct view *out);
 err cpu_linear_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                    void *scratch);

@@ -158,13 +158,14 @@ static float row_max(const float *x, int64_t n) {
     return m;
 }
 
-/* sum exp(x - shift): f32 inside a block, double across. */
-static double row_sumexp(const float *x, int64_t cols, float shift) {
+/* y[i] = exp((x[i] - shift) * factor), y may be NULL; returns their sum: f32 inside a block, double across. */
+static double row_exp(const float *x, int64_t cols, float shift, float factor, float *y) {
     double total = 0;
-    for (int64_t block = 0; block < cols; block += 1024) {
+    for (int64_t block = 0; block < cols; block += 256) {
         vf sum = {0};
-        EACH_VECTOR(i, n, cols - block < 1024 ? cols - block : 1024) {
-            vf e = vf_exp(load(x + block + i, n) - shift);
+        EACH_VECTOR(i, n, cols - block < 256 ? cols - block : 256) {
+            vf e = vf_weight((load(x + block + i, n) - shift) * factor);
+            if (y) store(y + block + i, e, n);
             sum += n < VW ? vf_from(n, (vf){0}, e) : e;
         }
         total += (double)vf_sum(sum);

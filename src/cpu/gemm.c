@@ -1,10 +1,10 @@
 /* The product engine's driver and its portable kernel. See gemm.h for what is computed and why the results are
  * reproducible.
  *
- * Order of work: the pieces are cut into k-blocks of at most GEMM_KC, as many blocks as fit GEMM_PACK are packed together
- * (a chunk), all threads packing; then threads take items - a few units of one output - from a common counter. An item
- * unpacks its weights block by block and walks the packed rows. Every element is written by one thread per chunk, and
- * chunks are separated by barriers, so who takes which item changes nothing. */
+ * Order of work: GEMM_ROWS rows at a time; the pieces are cut into k-blocks of at most GEMM_KC, as many blocks as fit
+ * GEMM_PACK are packed together (a chunk), all threads packing; then threads take items - a unit of one output - from a
+ * common counter. An item unpacks its weights block by block and walks the packed rows. Every element is written by one
+ * thread per chunk, and chunks are separated by barriers, so who takes which item changes nothing. */
 #include "cpu/gemm.h"
 #include "cpu/cpu.h"
 #include <omp.h>
@@ -31,8 +31,8 @@ struct chunk {
 /* Block length of a piece: equal parts, so that 576 is 3 x 192 and not 256 + 256 + 64. */
 static int64_t block_len(int64_t k) { return ceil_div(ceil_div(k, ceil_div(k, GEMM_KC)), 32) * 32; }
 
-static bool next_chunk(const struct gemm *g, struct chunk *c) {
-    int64_t off = 0, most = imax(GEMM_KC, GEMM_PACK / g->m);
+static bool next_chunk(const struct gemm *g, int64_t rows, struct chunk *c) {
+    int64_t off = 0, most = GEMM_PACK / rows;
     c->n = 0;
     for (; c->piece < g->pieces; c->piece++, c->k0 = 0) {
         const struct gemm_piece *p = &g->piece[c->piece];
@@ -50,34 +50,38 @@ static bool next_chunk(const struct gemm *g, struct chunk *c) {
 
 /* --- rows ------------------------------------------------------------------------------------------------------ */
 
-/* Tiles of nearly equal height: 256 rows are 19 tiles of 13 or 14, not 18 of 14 and one of 4. */
+/* Rows first .. first + m in n tiles of nearly equal height: 256 rows are 19 tiles of 13 or 14, not 18 of 14 and a 4.
+ */
 struct tiles {
-    int64_t m, n;
+    int64_t first, m, n;
 };
-static struct tiles tiles_of(int64_t m, int mr) { return (struct tiles){m, ceil_div(m, mr)}; }
-static int64_t tile_row(struct tiles t, int64_t i) { return t.m * i / t.n; }
+static struct tiles tiles_of(int64_t first, int64_t m, int mr) { return (struct tiles){first, m, ceil_div(m, mr)}; }
+static int64_t tile_row(struct tiles t, int64_t i) { return t.m * i / t.n; } /* from `first` */
 
-static void pack_tile(const struct gemm *g, const struct gemm_isa *isa, const struct chunk *c, struct tiles t, int64_t i,
-                      float *packed) {
+static void pack_tile(const struct gemm *g, const struct gemm_isa *isa, const struct chunk *c, struct tiles t,
+                      int64_t i, float *packed) {
     int64_t r0 = tile_row(t, i), rows = tile_row(t, i + 1) - r0;
     for (int b = 0; b < c->n; b++) {
         const struct block *k = &c->b[b];
         const struct gemm_piece *p = &g->piece[k->piece];
-        isa->pack(p->x + r0 * p->ld + k->k0, p->ld, (int)rows, k->kc, packed + k->off * t.m + r0 * k->kc);
+        isa->pack(p->x + (t.first + r0) * p->ld + k->k0, p->ld, (int)rows, k->kc, packed + k->off * t.m + r0 * k->kc);
     }
 }
 
 /* --- items ----------------------------------------------------------------------------------------------------- */
 
+/* A unit of one output by a range of row tiles. */
 struct item {
     const struct gemm_out *out;
-    int64_t n0, n1; /* columns */
-    int64_t t0, t1; /* row tiles */
+    int64_t n0;
+    int cols;
+    int64_t t0, t1;
 };
 
-/* How a chunk's work is cut: `group` units of one output by one of `parts` ranges of row tiles. */
+/* How a chunk's work is cut: every unit in `parts` ranges of tiles (more than one where units are fewer than threads).
+ */
 struct plan {
-    int64_t group, parts, items;
+    int64_t parts, items;
     int64_t of[GEMM_OUTS]; /* items of each output; 0 when it takes nothing of this chunk */
 };
 
@@ -90,12 +94,10 @@ static bool takes(const struct gemm_out *o, const struct chunk *c) {
 static struct plan plan_items(const struct gemm *g, const struct chunk *c, struct tiles t) {
     struct plan p = {.parts = 1};
     int64_t units = 0;
-    for (int j = 0; j < g->outs; j++)
-        if (takes(&g->out[j], c)) units += ceil_div(g->out[j].n, GEMM_UNIT);
-    p.group = g->m <= GEMM_ROWS_L2 ? 1 : imax(1, imin(GEMM_GROUP, units / (4 * g->threads)));
+    for (int j = 0; j < g->outs; j++) units += takes(&g->out[j], c) ? ceil_div(g->out[j].n, GEMM_UNIT) : 0;
     if (units < 2 * g->threads) p.parts = imin(t.n, ceil_div(2 * g->threads, imax(units, 1)));
     for (int j = 0; j < g->outs; j++) {
-        p.of[j] = takes(&g->out[j], c) ? ceil_div(g->out[j].n, GEMM_UNIT * p.group) * p.parts : 0;
+        p.of[j] = takes(&g->out[j], c) ? ceil_div(g->out[j].n, GEMM_UNIT) * p.parts : 0;
         p.items += p.of[j];
     }
     return p;
@@ -104,64 +106,63 @@ static struct plan plan_items(const struct gemm *g, const struct chunk *c, struc
 static struct item item_of(const struct gemm *g, const struct plan *p, struct tiles t, int64_t i) {
     int j = 0;
     while (i >= p->of[j]) i -= p->of[j++];
-    int64_t part = i % p->parts, n0 = i / p->parts * p->group * GEMM_UNIT;
+    int64_t part = i % p->parts, n0 = i / p->parts * GEMM_UNIT;
     const struct gemm_out *o = &g->out[j];
-    return (struct item){o, n0, imin(o->n, n0 + p->group * GEMM_UNIT), t.n * part / p->parts, t.n * (part + 1) / p->parts};
+    return (struct item){o, n0, (int)imin(GEMM_UNIT, o->n - n0), t.n * part / p->parts, t.n * (part + 1) / p->parts};
 }
 
-/* Before the first block of an output adds: nothing (it overwrites), or the bias. */
-static bool start(const struct item *it, const struct block *b, struct tiles t) {
+/* Whether the block adds to what is there: the output's first one overwrites, or adds to the bias put down here. */
+static bool adds(const struct item *it, const struct block *b, struct tiles t) {
     const struct gemm_out *o = it->out;
     for (int p = 0; p < b->piece; p++)
         if (o->w[p].p) return true;
     if (b->k0) return true;
     if (!o->bias) return false;
-    for (int64_t r = tile_row(t, it->t0); r < tile_row(t, it->t1); r++)
-        memcpy(o->y + r * o->ld + it->n0, o->bias + it->n0, (size_t)(it->n1 - it->n0) * sizeof(float));
+    for (int64_t r = t.first + tile_row(t, it->t0); r < t.first + tile_row(t, it->t1); r++)
+        memcpy(o->y + r * o->ld + it->n0, o->bias + it->n0, (size_t)it->cols * sizeof(float));
     return true;
 }
 
-/* One unpacked unit against row tiles t0 .. t1. */
-static void unit_rows(const struct gemm_isa *isa, const struct block *b, const struct gemm_out *o, int64_t n0, int64_t n1,
-                      struct tiles t, int64_t t0, int64_t t1, const float *panel, const float *packed, bool add) {
-    for (; n0 < n1; n0 += isa->nr, panel += b->kc * isa->nr) {
-        int cols = (int)imin(isa->nr, n1 - n0);
-        for (int64_t i = t0; i < t1; i++) {
-            int64_t r0 = tile_row(t, i), rows = tile_row(t, i + 1) - r0;
-            isa->tile((int)rows, cols, b->kc, packed + b->off * t.m + r0 * b->kc, rows, panel, isa->nr,
-                      o->y + r0 * o->ld + n0, o->ld, add);
-        }
-    }
+/* Asks for the weights that this thread will most likely unpack next: the following block of this unit, or after the
+ * last one the first of the unit `threads` further on. The pieces of rows are too short for the hardware to see a
+ * stream. */
+static void fetch_next(const struct gemm_w *w, const struct item *it, const struct block *b, int64_t piece_k,
+                       int threads) {
+    size_t row = dtype_row_bytes(w->dt, w->ld);
+    bool last = b->k0 + b->kc >= piece_k;
+    int64_t n = last ? it->n0 + GEMM_UNIT * threads : it->n0, k = last ? 0 : b->k0 + b->kc;
+    if (n + GEMM_UNIT > it->out->n) return;
+    int64_t rows = w->t ? GEMM_UNIT : imin(b->kc, piece_k - k), first = w->t ? n : k;
+    size_t bytes = dtype_row_bytes(w->dt, w->t ? b->kc : GEMM_UNIT);
+    const char *p = (const char *)w->p + (size_t)first * row + dtype_row_bytes(w->dt, w->t ? k : n);
+    for (int64_t r = 0; r < rows; r++, p += row)
+        for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 2);
 }
 
-static void run_item(const struct gemm_isa *isa, const struct chunk *c, struct tiles t, struct item it, const float *packed,
-                     float *panels) {
-    float *tmp = panels + GEMM_GROUP * GEMM_UNIT * GEMM_KC;
-    int64_t step = imax(1, GEMM_ROWS_L2 / isa->mr);
-    for (int b = 0; b < c->n; b++) {
-        const struct block *k = &c->b[b];
-        const struct gemm_w *w = &it.out->w[k->piece];
+static void run_item(const struct gemm *g, const struct gemm_isa *isa, const struct chunk *c, struct tiles t,
+                     struct item it, const float *packed, float *panels) {
+    const struct gemm_out *o = it.out;
+    for (int i = 0; i < c->n; i++) {
+        const struct block *b = &c->b[i];
+        const struct gemm_w *w = &o->w[b->piece];
         if (!w->p) continue;
-        bool add = start(&it, k, t);
-        int64_t size = k->kc * GEMM_UNIT;
-        for (int64_t n = it.n0, u = 0; n < it.n1; n += GEMM_UNIT, u++)
-            isa->unpack(w, n, (int)imin(GEMM_UNIT, it.n1 - n), k->k0, k->kc, panels + u * size, tmp);
-        for (int64_t t0 = it.t0; t0 < it.t1; t0 += step)
-            for (int64_t n = it.n0, u = 0; n < it.n1; n += GEMM_UNIT, u++)
-                unit_rows(isa, k, it.out, n, imin(it.n1, n + GEMM_UNIT), t, t0, imin(it.t1, t0 + step), panels + u * size,
-                          packed, add);
+        bool add = adds(&it, b, t);
+        fetch_next(w, &it, b, g->piece[b->piece].k, g->threads);
+        isa->unpack(w, it.n0, it.cols, b->k0, b->kc, panels, panels + GEMM_UNIT * GEMM_KC);
+        for (int n = 0; n < it.cols; n += isa->nr)
+            for (int64_t j = it.t0; j < it.t1; j++) {
+                int64_t r0 = tile_row(t, j), rows = tile_row(t, j + 1) - r0;
+                isa->tile((int)rows, (int)imin(isa->nr, it.cols - n), b->kc, packed + b->off * t.m + r0 * b->kc, rows,
+                          panels + n * b->kc, isa->nr, o->y + (t.first + r0) * o->ld + it.n0 + n, o->ld, add);
+            }
     }
 }
 
 /* --- entry ----------------------------------------------------------------------------------------------------- */
 
-enum { THREAD_FLOATS = (GEMM_GROUP + 1) * GEMM_UNIT * GEMM_KC };
+enum { THREAD_FLOATS = 2 * GEMM_UNIT * GEMM_KC };
 
-static int64_t packed_floats(int64_t m) { return ceil_div(imax(GEMM_PACK, m * GEMM_KC), 16) * 16; }
-
-size_t gemm_scratch(int64_t m) {
-    return (size_t)(packed_floats(m) + (int64_t)THREAD_FLOATS * cpu_max_threads()) * sizeof(float);
-}
+size_t gemm_scratch(void) { return (size_t)(GEMM_PACK + (int64_t)THREAD_FLOATS * cpu_max_threads()) * sizeof(float); }
 
 /* Outputs that no piece reaches are their bias, or zero. */
 static void fill_untouched(const struct gemm *g) {
@@ -178,18 +179,20 @@ void gemm_run(const struct gemm *g, void *scratch) {
     if (g->m == 0) return;
     fill_untouched(g);
     const struct gemm_isa *isa = gemm_isa();
-    float *packed = scratch, *own = packed + packed_floats(g->m);
-    struct tiles t = tiles_of(g->m, isa->mr);
+    float *packed = scratch, *own = packed + GEMM_PACK;
+    int64_t parts = ceil_div(g->m, GEMM_ROWS);
 #pragma omp parallel num_threads(g->threads)
-    {
+    for (int64_t part = 0; part < parts; part++) {
         float *panels = own + (int64_t)THREAD_FLOATS * omp_get_thread_num();
+        int64_t first = g->m * part / parts, rows = g->m * (part + 1) / parts - first;
+        struct tiles t = tiles_of(first, rows, isa->mr);
         struct chunk c = {0};
-        while (next_chunk(g, &c)) {
+        while (next_chunk(g, rows, &c)) {
             struct plan p = plan_items(g, &c, t);
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < t.n; i++) pack_tile(g, isa, &c, t, i, packed);
 #pragma omp for schedule(dynamic)
-            for (int64_t i = 0; i < p.items; i++) run_item(isa, &c, t, item_of(g, &p, t, i), packed, panels);
+            for (int64_t i = 0; i < p.items; i++) run_item(g, isa, &c, t, item_of(g, &p, t, i), packed, panels);
         }
     }
 }
@@ -205,10 +208,13 @@ size_t gemm_outers_scratch(int64_t r) { return (size_t)(outer_floats(r) * cpu_ma
 /* Columns n0 .. n0+cols of Z, cols <= nr, summed in s[r][GEMM_UNIT]. A narrow last panel is copied to be read whole. */
 static void outer_panel(const struct gemm_isa *isa, const struct gemm_outer *o, int64_t n0, int cols, float *s,
                         float *copy) {
-    struct tiles t = tiles_of(o->r, isa->mr);
+    struct tiles t = tiles_of(0, o->r, isa->mr);
     for (int64_t k0 = 0; k0 < o->k; k0 += GEMM_KC) {
         int64_t kc = imin(GEMM_KC, o->k - k0), ldq = o->ldq;
         const float *q = o->q + k0 * ldq + n0;
+        /* The next rows of these columns: at a stride of whole rows the hardware sees no stream. */
+        for (int64_t k = kc; k < imin(kc + GEMM_KC, o->k - k0); k++)
+            for (int at = 0; at < cols; at += 16) __builtin_prefetch(q + k * ldq + at, 0, 2);
         if (cols < isa->nr) {
             for (int64_t k = 0; k < kc; k++)
                 for (int i = 0; i < isa->nr; i++) copy[k * isa->nr + i] = i < cols ? q[k * ldq + i] : 0;
@@ -217,7 +223,8 @@ static void outer_panel(const struct gemm_isa *isa, const struct gemm_outer *o, 
         }
         for (int64_t i = 0; i < t.n; i++) {
             int64_t r0 = tile_row(t, i), rows = tile_row(t, i + 1) - r0;
-            isa->tile((int)rows, cols, kc, o->p + k0 * o->ldp + r0, o->ldp, q, ldq, s + r0 * GEMM_UNIT, GEMM_UNIT, k0 > 0);
+            isa->tile((int)rows, cols, kc, o->p + k0 * o->ldp + r0, o->ldp, q, ldq, s + r0 * GEMM_UNIT, GEMM_UNIT,
+                      k0 > 0);
         }
     }
     for (int64_t r = 0; r < o->r; r++)
@@ -248,10 +255,10 @@ void gemm_outers(const struct gemm_outer *list, int count, int threads, void *sc
 
 /* --- portable kernel ------------------------------------------------------------------------------------------- */
 
-enum { G_MR = 4, G_NR = 8 }; /* 8 four-wide accumulators: what SSE2 or NEON keep in registers */
+enum { G_MR = 4, G_NR = 8, G_DOT_ROWS = 4 }; /* 8 four-wide accumulators: what SSE2 or NEON keep in registers */
 
-static void generic_tile(int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
-                         int64_t ldc, bool add) {
+static void generic_tile(int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
+                         float *c, int64_t ldc, bool add) {
     float acc[G_MR][G_NR] = {{0}};
     if (mr == G_MR) {
         for (; k > 0; k--, a += lda, b += ldb)
@@ -271,7 +278,8 @@ static void generic_pack(const float *x, int64_t ld, int rows, int64_t k, float 
         for (int i = 0; i < rows; i++) *dst++ = x[i * ld + j];
 }
 
-/* n <= GEMM_KC weights from element k0 (a multiple of 32) of a row: whole blocks are decoded, which Q6_K's may exceed. */
+/* n <= GEMM_KC weights from element k0 (a multiple of 32) of a row: whole blocks are decoded, which Q6_K's may exceed.
+ */
 static void generic_row(const struct gemm_w *w, int64_t row, int64_t k0, int64_t n, float *dst) {
     const uint8_t *p = (const uint8_t *)w->p + (size_t)row * dtype_row_bytes(w->dt, w->ld);
     float whole[256];
@@ -287,7 +295,8 @@ static void generic_row(const struct gemm_w *w, int64_t row, int64_t k0, int64_t
     }
 }
 
-static void generic_unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst, float *tmp) {
+static void generic_unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
+                           float *tmp) {
     float row[GEMM_UNIT];
     for (int i = 0; w->t && i < cols; i++) generic_row(w, n0 + i, k0, kc, tmp + i * GEMM_KC);
     for (int64_t k = 0; k < kc; k++) {
@@ -312,7 +321,7 @@ static void generic_dot(const struct gemm_dot *d) {
     const struct gemm_w w = {d->w, d->dt, d->ldw, true, 1};
     float part[GEMM_KC];
     for (int64_t o = d->o0; o < d->o1; o++) {
-        float sum[GEMM_DOT_ROWS];
+        float sum[G_DOT_ROWS];
         for (int i = 0; i < d->rows; i++) sum[i] = d->bias ? d->bias[o] : 0;
         for (int64_t k0 = 0; k0 < d->k; k0 += GEMM_KC) {
             int64_t n = imin(GEMM_KC, d->k - k0);
@@ -326,7 +335,7 @@ static void generic_dot(const struct gemm_dot *d) {
     }
 }
 
-const struct gemm_isa gemm_generic = {G_MR, G_NR, generic_tile, generic_pack, generic_unpack, generic_dot};
+const struct gemm_isa gemm_generic = {G_MR, G_NR, G_DOT_ROWS, generic_tile, generic_pack, generic_unpack, generic_dot};
 
 const struct gemm_isa *gemm_isa(void) {
 #if defined(__x86_64__)

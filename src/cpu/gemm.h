@@ -1,4 +1,5 @@
-/* The one product engine of the CPU backend: Y = [X0 | X1 | ...] * [W0; W1; ...], f32 activations, weights of any dtype.
+/* The one product engine of the CPU backend: Y = [X0 | X1 | ...] * [W0; W1; ...], f32 activations, weights of any
+ * dtype.
  *
  * The long axis K is cut in pieces: each piece is a run of activation columns, and each output names, per piece, the
  * matrix it is multiplied with (or none). So one run computes a whole layer group from one packed copy of its input:
@@ -6,30 +7,31 @@
  *   backward  pieces dY_0, dY_1.., dT;  outputs dx = sum dY_i W_i + dT A, and dT_i = alpha_i dY_i B_i
  * A piece that reads what an earlier piece's output wrote (T, dT) is marked `after`.
  *
- * Weights are never expanded whole: a unit is GEMM_UNIT output columns, and a thread unpacks GEMM_KC rows of a unit into
- * its own scratch, where all rows of X meet it. Activations are packed once per k-range and shared.
+ * Weights are never expanded whole: a unit is GEMM_UNIT output columns, and a thread unpacks GEMM_KC rows of a unit
+ * into its own scratch, where GEMM_ROWS rows of X meet it. Activations are packed once and shared.
  *
  * Rounding: every element of Y is one chain of fused multiply-adds over k inside a k-block, the blocks added in order;
- * block borders depend on the piece lengths alone. So a result depends neither on the number of rows nor of threads, and
- * is the same on AVX2 and AVX-512. (The portable kernel rounds products first, where the compiler has no FMA.)
+ * block borders depend on the piece lengths alone. So a result depends neither on the number of rows nor of threads,
+ * and is the same on AVX2 and AVX-512. (The portable kernel rounds products first, where the compiler has no FMA.)
  *
- * For up to GEMM_DOT_ROWS rows (decoding) linear.c uses gemm_isa.dot instead: weights unpacked to registers, never stored.
+ * For few rows (decoding; gemm_isa.dot_rows) linear.c uses gemm_isa.dot instead: weights unpacked to registers, never
+ * stored.
  */
 #ifndef CYC_CPU_GEMM_H
 #define CYC_CPU_GEMM_H
 #include "base/dtype.h"
 
 enum {
-    GEMM_UNIT = 32,    /* output columns unpacked at once: one block of the 32-wide formats in either orientation */
-    GEMM_KC = 256,     /* most rows of an unpacked unit: 256 x 16 x 4 = 16 KB (AVX2), x 32 = 32 KB (AVX-512) stay in L1.
-                        * Exactly a Q6_K super-block, so blocks of those never straddle two. */
-    GEMM_GROUP = 4,    /* most units a thread unpacks before it walks the rows, when the rows do not fit in L2 */
-    GEMM_ROWS_L2 = 256, /* rows x GEMM_KC x 4 = 256 KB of packed activations: half a Zen 3's L2 */
+    GEMM_UNIT = 32,  /* output columns unpacked at once: one block of the 32-wide formats in either orientation */
+    GEMM_KC = 256,   /* most rows of an unpacked unit: 256 x 16 x 4 = 16 KB (AVX2), x 32 = 32 KB (AVX-512) stay in L1.
+                      * Exactly a Q6_K super-block, so blocks of those never straddle two. */
+    GEMM_ROWS = 256, /* rows at a time: x GEMM_KC x 4 = 256 KB of packed activations, half a Zen 3's L2. More rows take
+                      * their weights' unpacking (3 %) again rather than stream activations from L3 (10 %). */
     GEMM_PIECES = 5,
     GEMM_OUTS = 5,
-    GEMM_BLOCKS = 64,      /* most k-blocks packed at once */
-    GEMM_PACK = 1 << 20,   /* floats of packed activations wanted at once (1 MB); never less than GEMM_KC a row */
-    GEMM_DOT_ROWS = 4
+    GEMM_BLOCKS = 64,    /* most k-blocks packed at once */
+    GEMM_PACK = 1 << 18, /* most floats of packed activations: 1 MB */
+    GEMM_DOT_ROWS = 8    /* the most rows of any instruction set's dot() */
 };
 
 /* A weight matrix: t: stored [columns of Y][k] (forward), else [k][columns of Y]. ld: elements from row to row. */
@@ -62,8 +64,7 @@ struct gemm {
 };
 
 void gemm_run(const struct gemm *g, void *scratch);
-/* For m rows; grows with m. */
-size_t gemm_scratch(int64_t m);
+size_t gemm_scratch(void); /* whatever the shapes */
 
 /* Z[r, n] += scale * P[k, r]^T Q[k, n], all f32, k the tokens: the low-rank gradients. P and Q are read where they lie.
  * transposed: Z is stored [n, r]. A list runs in one parallel region; r: the largest of the list. */
@@ -77,7 +78,7 @@ struct gemm_outer {
 void gemm_outers(const struct gemm_outer *list, int count, int threads, void *scratch);
 size_t gemm_outers_scratch(int64_t r);
 
-/* Few rows: y[i, o] = x_i . W_o + t_i . B_o + bias_o for o in [o0, o1), i < rows <= GEMM_DOT_ROWS. W as stored [O, k]. */
+/* Few rows: y[i, o] = x_i . W_o + t_i . B_o + bias_o for o in [o0, o1), i < rows <= dot_rows. W as stored [O, k]. */
 struct gemm_dot {
     const float *x, *t, *b, *bias; /* t, b, bias: may be NULL; t is already scaled */
     const void *w;
@@ -89,7 +90,7 @@ struct gemm_dot {
 
 /* What an instruction set provides. A unit's panel layout: GEMM_UNIT / nr panels, each [kc][nr]. */
 struct gemm_isa {
-    int mr, nr;
+    int mr, nr, dot_rows; /* dot_rows: up to how many rows dot() is the faster way */
     /* c[mr, cols] (+)= a^T b: a[k][i] at a[k * lda + i], b[k][j] at b[k * ldb + j]; cols <= nr */
     void (*tile)(int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
                  int64_t ldc, bool add);

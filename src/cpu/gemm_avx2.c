@@ -2,15 +2,17 @@
  *
  * Tile: 12 accumulators, 2 weight vectors, 1 broadcast: 8 loads per 12 FMAs, all 16 registers but one.
  *
- * Unpacking, forward (transposed): 8 rows x 4 dwords are turned so that one vector holds one dword of 8 rows; its bytes and
- * nibbles are then 4 or 8 consecutive k of 8 outputs: 8 weights cost a shift, a mask, a conversion, an FMA and a store. */
+ * Unpacking, forward (transposed): 8 rows x 4 dwords are turned so that one vector holds one dword of 8 rows; its bytes
+ * and nibbles are then 4 or 8 consecutive k of 8 outputs: 8 weights cost a shift, a mask, a conversion, an FMA and a
+ * store. */
 #ifdef __AVX2__
 #include "cpu/gemm.h"
 #include <immintrin.h>
 #include <string.h>
 
+enum { AHEAD = 4096 }; /* bytes of prefetching: rows follow each other in memory, the hardware stops at their ends */
 #define INLINE static inline __attribute__((always_inline))
-enum { NR = 16 };
+enum { NR = 16, DOT_ROWS = 4 };
 
 INLINE uint32_t get16(const uint8_t *p) {
     uint16_t v;
@@ -24,7 +26,27 @@ INLINE uint32_t get32(const uint8_t *p) {
     return v;
 }
 
-INLINE __m128 half_scalars(uint32_t two) { return _mm_cvtph_ps(_mm_cvtsi32_si128((int)two)); }
+/* Scale and minimum (0 where the format has none) of up to 8 blocks, `stride` bytes apart, as pairs of floats.
+ * Collected by plain loads and stores and broadcast from memory later: moving each through a register takes five
+ * shuffles. */
+struct scales {
+    float v[16];
+};
+INLINE void get_scales(dtype dt, const uint8_t *p, int64_t stride, int n, struct scales *s) {
+    uint32_t head[8] = {0};
+    if (dt != DT_Q4_0 && dt != DT_Q4_1 && dt != DT_Q8_0) return;
+    if (n >= 8) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) head[i] = dt == DT_Q4_1 ? get32(p + i * stride) : get16(p + i * stride);
+    } else {
+#pragma GCC unroll 1
+        for (int i = 0; i < n; i++) head[i] = dt == DT_Q4_1 ? get32(p + i * stride) : get16(p + i * stride);
+    }
+    _mm256_storeu_ps(s->v, _mm256_cvtph_ps(_mm_loadu_si128((const void *)head)));
+    _mm256_storeu_ps(s->v + 8, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(head + 4))));
+}
+
+INLINE __m256 half_all(uint32_t h) { return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128((int)h))); }
 INLINE __m256 low_bytes(__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)); }
 INLINE __m256 low_signed(__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)); }
 
@@ -43,7 +65,7 @@ INLINE void load_q6_k(const uint8_t *row, int64_t j, __m256 w[4]) {
     int half = (int)(j / 4 & 1), g = (int)(j & 3);
     const uint8_t *ql = b + 64 * half + 32 * (g & 1), *qh = b + 128 + 32 * half;
     const int8_t *sc = (const int8_t *)(b + 192 + 8 * half + 2 * g);
-    __m256 d = _mm256_broadcastss_ps(half_scalars(get16(b + 208)));
+    __m256 d = half_all(get16(b + 208));
     for (int i = 0; i < 2; i++) {
         __m128i l = _mm_loadu_si128((const void *)(ql + 16 * i)), h = _mm_loadu_si128((const void *)(qh + 16 * i));
         l = _mm_and_si128(_mm_srl_epi16(l, _mm_cvtsi32_si128(g & 2 ? 4 : 0)), _mm_set1_epi8(15));
@@ -63,8 +85,8 @@ INLINE __m256 load8_q8(const uint8_t *p, __m256 d) {
     return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)p)), d);
 }
 
-/* Weights 32 j .. 32 j + 31 of a row. dt is a constant where this is inlined. */
-INLINE void load32(dtype dt, const uint8_t *row, int64_t j, __m256 w[4]) {
+/* Weights 32 j .. 32 j + 31 of a row; s: the block's scales. dt is a constant where this is inlined. */
+INLINE void load32(dtype dt, const uint8_t *row, int64_t j, const float *s, __m256 w[4]) {
     switch (dt) {
     case DT_F32:
 #pragma GCC unroll 4
@@ -78,22 +100,12 @@ INLINE void load32(dtype dt, const uint8_t *row, int64_t j, __m256 w[4]) {
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) w[i] = load8_bf16(row + 64 * j + 16 * i);
         break;
-    case DT_Q4_0: {
-        __m256 d = _mm256_broadcastss_ps(half_scalars(get16(row + 18 * j)));
-        load_q4(row + 18 * j + 2, d, _mm256_mul_ps(d, _mm256_set1_ps(-8)), w);
-        break;
-    }
-    case DT_Q4_1: {
-        __m128 dm = half_scalars(get32(row + 20 * j));
-        load_q4(row + 20 * j + 4, _mm256_broadcastss_ps(dm), _mm256_broadcastss_ps(_mm_movehdup_ps(dm)), w);
-        break;
-    }
-    case DT_Q8_0: {
-        __m256 d = _mm256_broadcastss_ps(half_scalars(get16(row + 34 * j)));
+    case DT_Q4_0: load_q4(row + 18 * j + 2, _mm256_set1_ps(s[0]), _mm256_set1_ps(-8 * s[0]), w); break;
+    case DT_Q4_1: load_q4(row + 20 * j + 4, _mm256_set1_ps(s[0]), _mm256_set1_ps(s[1]), w); break;
+    case DT_Q8_0:
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) w[i] = load8_q8(row + 34 * j + 2 + 8 * i, d);
+        for (int i = 0; i < 4; i++) w[i] = load8_q8(row + 34 * j + 2 + 8 * i, _mm256_set1_ps(s[0]));
         break;
-    }
     default: load_q6_k(row, j, w); break;
     }
 }
@@ -117,8 +129,8 @@ INLINE __m256i lanes(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-INLINE void tile_n(const int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
-                   int64_t ldc, bool add) {
+INLINE void tile_n(const int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
+                   float *c, int64_t ldc, bool add) {
     __m256 acc[6][2];
 #pragma GCC unroll 6
     for (int i = 0; i < mr; i++) {
@@ -263,18 +275,19 @@ static void turn_f32(const uint8_t *const p[8], int64_t k, float scale, float *d
         for (int i = 0; i < 8; i++) dst[i] = scale * ((const float *)p[i])[j];
 }
 
-/* n weights from element k0 (a multiple of 32) of a row, as f32. */
+/* n weights from element k0 (a multiple of 32) of a row, as f32; for the formats without separate scales. */
 INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, float *dst) {
     int64_t j = 0;
     for (; j + 32 <= n; j += 32) {
         __m256 w[4];
-        load32(dt, row, (k0 + j) / 32, w);
+        load32(dt, row, (k0 + j) / 32, NULL, w);
         for (int i = 0; i < 4; i++) _mm256_storeu_ps(dst + j + 8 * i, w[i]);
     }
     if (j < n) dequantise_row(dt, row + dtype_row_bytes(dt, k0 + j), dst + j, n - j);
 }
 
-static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst, float *tmp) {
+static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
+                          float *tmp) {
     const size_t row = dtype_row_bytes(w->dt, w->ld);
     for (int first = 0; first < cols; first += 8) {
         float *to = dst + first / NR * kc * NR + first % NR;
@@ -303,13 +316,31 @@ static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t 
 INLINE void unpack_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int64_t k0, int64_t kc, float *dst) {
     const size_t row = dtype_row_bytes(dt, w->ld);
     const uint8_t *p = (const uint8_t *)w->p + (size_t)k0 * row;
-    const __m256 s = _mm256_set1_ps(w->scale);
+    const __m256 f = _mm256_set1_ps(w->scale);
+    struct scales s;
     for (int64_t k = 0; k < kc; k++, p += row, dst += NR) {
         __m256 v[4];
-        load32(dt, p, n0 / 32, v);
+        if (k % 8 == 0) get_scales(dt, p + (size_t)(n0 / 32 * dtype_info[dt].bytes), (int64_t)row, (int)(kc - k), &s);
+        load32(dt, p, n0 / 32, s.v + 2 * (k % 8), v);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
-            _mm256_storeu_ps(dst + i / 2 * kc * NR + i % 2 * 8, dt == DT_F32 ? _mm256_mul_ps(v[i], s) : v[i]);
+            _mm256_storeu_ps(dst + i / 2 * kc * NR + i % 2 * 8, dt == DT_F32 ? _mm256_mul_ps(v[i], f) : v[i]);
+    }
+}
+
+/* Fewer than GEMM_UNIT columns: a low-rank matrix, or the end of a plain one. */
+static void unpack_narrow(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
+                          float *tmp) {
+    const size_t row = dtype_row_bytes(w->dt, w->ld);
+    const uint8_t *p = (const uint8_t *)w->p + (size_t)k0 * row + dtype_row_bytes(w->dt, n0);
+    const __m256 f = _mm256_set1_ps(w->scale);
+    for (int64_t k = 0; k < kc; k++, p += row, dst += NR) {
+        const float *v = (const float *)p;
+        if (w->dt != DT_F32) dequantise_row(w->dt, p, tmp, cols), v = tmp;
+        for (int i = 0; i < 4; i++) {
+            __m256 x = _mm256_maskload_ps(v + 8 * i, lanes(cols - 8 * i));
+            _mm256_storeu_ps(dst + i / 2 * kc * NR + i % 2 * 8, _mm256_mul_ps(x, f));
+        }
     }
 }
 
@@ -321,11 +352,7 @@ static void unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int
         EACH_DTYPE(w->dt, ROWS)
 #undef ROWS
     } else {
-        for (int64_t k = 0; k < kc; k++) {
-            const uint8_t *p = (const uint8_t *)w->p + (size_t)(k0 + k) * dtype_row_bytes(w->dt, w->ld);
-            dequantise_row(w->dt, p + dtype_row_bytes(w->dt, n0), tmp, cols);
-            for (int i = 0; i < GEMM_UNIT; i++) dst[(i / NR * kc + k) * NR + i % NR] = i < cols ? tmp[i] * w->scale : 0;
-        }
+        unpack_narrow(w, n0, cols, k0, kc, dst, tmp);
     }
 }
 
@@ -338,7 +365,7 @@ INLINE float sum8(__m256 v) {
 }
 
 /* What a row of W does not fill whole vectors with: its last k % 32 elements, the last r % 8 of the low-rank part. */
-static float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
+static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
     float tmp[32], sum = d->bias ? d->bias[o] : 0;
     int64_t whole = d->k & ~(int64_t)31, n = d->k - whole;
     if (n) {
@@ -350,19 +377,34 @@ static float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, i
     return sum;
 }
 
+/* Bytes of 32 weights of a row (Q6_K: about; only prefetching asks). */
+INLINE size_t bytes32(const dtype dt) {
+    return dt == DT_Q4_1 ? 20 : dt == DT_Q4_0 ? 18 : dt == DT_Q8_0 ? 34 : dt == DT_F32 ? 128 : dt == DT_Q6_K ? 27 : 64;
+}
+
 INLINE void dot_rows(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
     const size_t bytes = dtype_row_bytes(dt, d->ldw);
     const uint8_t *row = (const uint8_t *)d->w + (size_t)o * bytes;
-    __m256 acc[4][4][2];
+    __m256 acc[4][DOT_ROWS][2];
 #pragma GCC unroll 4
     for (int r = 0; r < rw; r++)
 #pragma GCC unroll 4
         for (int i = 0; i < n; i++) acc[r][i][0] = acc[r][i][1] = _mm256_setzero_ps();
+    const size_t block = bytes32(dt);
+    const bool rest = d->bias || d->k % 32 || d->r % 8;
+    struct scales s[4];
     for (int64_t j = 0; j < d->k / 32; j++) {
+        if (j % 8 == 0)
+#pragma GCC unroll 4
+            for (int r = 0; r < rw; r++) {
+                const uint8_t *at = row + (size_t)r * bytes + (size_t)j * block;
+                for (size_t b = 0; b < 8 * block; b += 64) _mm_prefetch((const char *)at + AHEAD + b, _MM_HINT_T0);
+                get_scales(dt, at, (int64_t)block, (int)(d->k / 32 - j), &s[r]);
+            }
 #pragma GCC unroll 4
         for (int r = 0; r < rw; r++) {
             __m256 w[4];
-            load32(dt, row + (size_t)r * bytes, j, w);
+            load32(dt, row + (size_t)r * bytes, j, s[r].v + 2 * (j % 8), w);
 #pragma GCC unroll 4
             for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
@@ -380,12 +422,14 @@ INLINE void dot_rows(const dtype dt, const int rw, const int n, const struct gem
                 acc[r][i][0] = _mm256_fmadd_ps(b, _mm256_loadu_ps(d->t + i * d->ldt + j), acc[r][i][0]);
         }
     }
+    float sum[4][DOT_ROWS]; /* all of them before dot_rest() is called: a call would put the accumulators in memory */
 #pragma GCC unroll 4
     for (int r = 0; r < rw; r++)
 #pragma GCC unroll 4
+        for (int i = 0; i < n; i++) sum[r][i] = sum8(_mm256_add_ps(acc[r][i][0], acc[r][i][1]));
+    for (int r = 0; r < rw; r++)
         for (int i = 0; i < n; i++)
-            d->y[i * d->ldy + o + r] =
-                sum8(_mm256_add_ps(acc[r][i][0], acc[r][i][1])) + dot_rest(d, row + (size_t)r * bytes, o + r, i);
+            d->y[i * d->ldy + o + r] = sum[r][i] + (rest ? dot_rest(d, row + (size_t)r * bytes, o + r, i) : 0);
 }
 
 INLINE void dot_dtype(const dtype dt, const struct gemm_dot *d) {
@@ -413,7 +457,7 @@ static void dot(const struct gemm_dot *d) {
 #undef DOT
 }
 
-const struct gemm_isa gemm_avx2 = {6, NR, tile, pack, unpack, dot};
+const struct gemm_isa gemm_avx2 = {6, NR, DOT_ROWS, tile, pack, unpack, dot};
 #else
 typedef int no_avx2_here;
 #endif

@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+enum { AHEAD = 4096 }; /* bytes of prefetching: rows follow each other in memory, the hardware stops at their ends */
+enum { DOT_ROWS = 8 };
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE uint32_t get16(const uint8_t *p) {
@@ -25,11 +27,28 @@ INLINE uint32_t get32(const uint8_t *p) {
     return v;
 }
 
-INLINE __m128 half_scalars(uint32_t two) { return _mm_cvtph_ps(_mm_cvtsi32_si128((int)two)); }
-
-INLINE __m512 nibble_table(void) {
-    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+/* Scale and minimum (0 where the format has none) of up to 8 blocks, `stride` bytes apart, as pairs of floats.
+ * Collected by plain loads and stores and broadcast from memory later: moving each through a register takes five
+ * instructions of the one port that shuffles, more than the block's weights do. */
+struct scales {
+    float v[16];
+};
+INLINE void get_scales(dtype dt, const uint8_t *p, int64_t stride, int n, struct scales *s) {
+    uint32_t head[8] = {0};
+    if (dt != DT_Q4_0 && dt != DT_Q4_1 && dt != DT_Q8_0) return;
+    if (n >= 8) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) head[i] = dt == DT_Q4_1 ? get32(p + i * stride) : get16(p + i * stride);
+    } else {
+#pragma GCC unroll 1
+        for (int i = 0; i < n; i++) head[i] = dt == DT_Q4_1 ? get32(p + i * stride) : get16(p + i * stride);
+    }
+    _mm512_storeu_ps(s->v, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)head)));
 }
+
+INLINE __m512 half_all(uint32_t h) { return _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128((int)h))); }
+
+INLINE __m512 nibble_table(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 
 INLINE void load_q4(const uint8_t *q, __m512 d, __m512 m, __m512 *lo, __m512 *hi) {
     __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)q));
@@ -43,7 +62,7 @@ INLINE void load_q6_k(const uint8_t *row, int64_t j, __m512 *lo, __m512 *hi) {
     int half = (int)(j / 4 & 1), g = (int)(j & 3);
     const uint8_t *ql = b + 64 * half + 32 * (g & 1), *qh = b + 128 + 32 * half;
     const int8_t *sc = (const int8_t *)(b + 192 + 8 * half + 2 * g);
-    __m512 d = _mm512_broadcastss_ps(half_scalars(get16(b + 208)));
+    __m512 d = half_all(get16(b + 208));
     __m512 *w[2] = {lo, hi};
     for (int i = 0; i < 2; i++) {
         __m512i l = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(ql + 16 * i)));
@@ -55,8 +74,8 @@ INLINE void load_q6_k(const uint8_t *row, int64_t j, __m512 *lo, __m512 *hi) {
     }
 }
 
-/* Weights 32 j .. 32 j + 31 of a row. dt is a constant where this is inlined. */
-INLINE void load32(dtype dt, const uint8_t *row, int64_t j, __m512 *lo, __m512 *hi) {
+/* Weights 32 j .. 32 j + 31 of a row; s: the block's scales. dt is a constant where this is inlined. */
+INLINE void load32(dtype dt, const uint8_t *row, int64_t j, const float *s, __m512 *lo, __m512 *hi) {
     switch (dt) {
     case DT_F32:
         *lo = _mm512_loadu_ps(row + 128 * j);
@@ -73,23 +92,13 @@ INLINE void load32(dtype dt, const uint8_t *row, int64_t j, __m512 *lo, __m512 *
         *hi = _mm512_castsi512_ps(_mm512_slli_epi32(b, 16));
         break;
     }
-    case DT_Q4_0: {
-        __m512 d = _mm512_broadcastss_ps(half_scalars(get16(row + 18 * j)));
-        load_q4(row + 18 * j + 2, d, _mm512_mul_ps(d, _mm512_set1_ps(-8)), lo, hi);
-        break;
-    }
-    case DT_Q4_1: {
-        __m128 dm = half_scalars(get32(row + 20 * j));
-        load_q4(row + 20 * j + 4, _mm512_broadcastss_ps(dm), _mm512_broadcastss_ps(_mm_movehdup_ps(dm)), lo, hi);
-        break;
-    }
+    case DT_Q4_0: load_q4(row + 18 * j + 2, _mm512_set1_ps(s[0]), _mm512_set1_ps(-8 * s[0]), lo, hi); break;
+    case DT_Q4_1: load_q4(row + 20 * j + 4, _mm512_set1_ps(s[0]), _mm512_set1_ps(s[1]), lo, hi); break;
     case DT_Q8_0: {
-        const uint8_t *b = row + 34 * j;
-        __m512 d = _mm512_broadcastss_ps(half_scalars(get16(b)));
-        __m512i q0 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(b + 2)));
-        __m512i q1 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(b + 18)));
-        *lo = _mm512_mul_ps(_mm512_cvtepi32_ps(q0), d);
-        *hi = _mm512_mul_ps(_mm512_cvtepi32_ps(q1), d);
+        __m512i q0 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(row + 34 * j + 2)));
+        __m512i q1 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(row + 34 * j + 18)));
+        *lo = _mm512_mul_ps(_mm512_cvtepi32_ps(q0), _mm512_set1_ps(s[0]));
+        *hi = _mm512_mul_ps(_mm512_cvtepi32_ps(q1), _mm512_set1_ps(s[0]));
         break;
     }
     default: load_q6_k(row, j, lo, hi); break;
@@ -148,8 +157,8 @@ static void tile(int mr, int cols, int64_t k, const float *a, int64_t lda, const
         else tile_n(n, 1, cols, k, a, lda, b, ldb, c, ldc, add);                                                       \
         break;
     switch (mr) {
-        TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7)
-        TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
+        TILE(1)
+        TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
     }
 #undef TILE
 }
@@ -228,7 +237,8 @@ INLINE void turn_q8(const uint8_t *const p[16], int64_t blocks, float *dst) {
 #pragma GCC unroll 4
                 for (int b = 0; b < 4; b++) {
                     __m512i q = _mm512_srai_epi32(_mm512_slli_epi32(v[c], 24 - 8 * b), 24);
-                    _mm512_storeu_ps(dst + (16 * part + 4 * c + b) * GEMM_UNIT, _mm512_mul_ps(_mm512_cvtepi32_ps(q), d));
+                    _mm512_storeu_ps(dst + (16 * part + 4 * c + b) * GEMM_UNIT,
+                                     _mm512_mul_ps(_mm512_cvtepi32_ps(q), d));
                 }
         }
     }
@@ -240,26 +250,26 @@ static void turn_f32(const uint8_t *const p[16], int64_t k, float scale, float *
     for (; j + 4 <= k; j += 4, dst += 4 * GEMM_UNIT) {
         __m512i v[4];
         turn(p, 4 * j, v);
-        for (int i = 0; i < 4; i++)
-            _mm512_storeu_ps(dst + i * GEMM_UNIT, _mm512_mul_ps(_mm512_castsi512_ps(v[i]), s));
+        for (int i = 0; i < 4; i++) _mm512_storeu_ps(dst + i * GEMM_UNIT, _mm512_mul_ps(_mm512_castsi512_ps(v[i]), s));
     }
     for (; j < k; j++, dst += GEMM_UNIT)
         for (int i = 0; i < 16; i++) dst[i] = scale * ((const float *)p[i])[j];
 }
 
-/* n weights from element k0 (a multiple of the block) of a row, as f32. */
+/* n weights from element k0 (a multiple of 32) of a row, as f32; for the formats without separate scales. */
 INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, float *dst) {
     int64_t j = 0;
     for (; j + 32 <= n; j += 32) {
         __m512 lo, hi;
-        load32(dt, row, (k0 + j) / 32, &lo, &hi);
+        load32(dt, row, (k0 + j) / 32, NULL, &lo, &hi);
         _mm512_storeu_ps(dst + j, lo);
         _mm512_storeu_ps(dst + j + 16, hi);
     }
     if (j < n) dequantise_row(dt, row + dtype_row_bytes(dt, k0 + j), dst + j, n - j);
 }
 
-static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst, float *tmp) {
+static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
+                          float *tmp) {
     const size_t row = dtype_row_bytes(w->dt, w->ld);
     for (int half = 0; half < cols; half += 16, dst += 16) {
         const uint8_t *p[16];
@@ -287,16 +297,34 @@ static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t 
 INLINE void unpack_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int64_t k0, int64_t kc, float *dst) {
     const size_t row = dtype_row_bytes(dt, w->ld);
     const uint8_t *p = (const uint8_t *)w->p + (size_t)k0 * row;
-    const __m512 s = _mm512_set1_ps(w->scale);
+    const __m512 f = _mm512_set1_ps(w->scale);
+    struct scales s;
     for (int64_t k = 0; k < kc; k++, p += row, dst += GEMM_UNIT) {
         __m512 lo, hi;
-        load32(dt, p, n0 / 32, &lo, &hi);
+        if (k % 8 == 0) get_scales(dt, p + (size_t)(n0 / 32 * dtype_info[dt].bytes), (int64_t)row, (int)(kc - k), &s);
+        load32(dt, p, n0 / 32, s.v + 2 * (k % 8), &lo, &hi);
         if (dt == DT_F32) {
-            lo = _mm512_mul_ps(lo, s);
-            hi = _mm512_mul_ps(hi, s);
+            lo = _mm512_mul_ps(lo, f);
+            hi = _mm512_mul_ps(hi, f);
         }
         _mm512_storeu_ps(dst, lo);
         _mm512_storeu_ps(dst + 16, hi);
+    }
+}
+
+/* Fewer than GEMM_UNIT columns: a low-rank matrix, or the end of a plain one. */
+static void unpack_narrow(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
+                          float *tmp) {
+    const size_t row = dtype_row_bytes(w->dt, w->ld);
+    const uint8_t *p = (const uint8_t *)w->p + (size_t)k0 * row + dtype_row_bytes(w->dt, n0);
+    const __mmask16 m0 = (__mmask16)(cols >= 16 ? 0xFFFF : (1 << cols) - 1);
+    const __mmask16 m1 = (__mmask16)(cols > 16 ? (1 << (cols - 16)) - 1 : 0);
+    const __m512 f = _mm512_set1_ps(w->scale);
+    for (int64_t k = 0; k < kc; k++, p += row, dst += GEMM_UNIT) {
+        const float *v = (const float *)p;
+        if (w->dt != DT_F32) dequantise_row(w->dt, p, tmp, cols), v = tmp;
+        _mm512_storeu_ps(dst, _mm512_mul_ps(_mm512_maskz_loadu_ps(m0, v), f));
+        _mm512_storeu_ps(dst + 16, _mm512_mul_ps(_mm512_maskz_loadu_ps(m1, v + 16), f));
     }
 }
 
@@ -308,18 +336,14 @@ static void unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int
         EACH_DTYPE(w->dt, ROWS)
 #undef ROWS
     } else {
-        for (int64_t k = 0; k < kc; k++, dst += GEMM_UNIT) {
-            const uint8_t *p = (const uint8_t *)w->p + (size_t)(k0 + k) * dtype_row_bytes(w->dt, w->ld);
-            dequantise_row(w->dt, p + dtype_row_bytes(w->dt, n0), dst, cols);
-            for (int i = 0; i < GEMM_UNIT; i++) dst[i] = i < cols ? dst[i] * w->scale : 0;
-        }
+        unpack_narrow(w, n0, cols, k0, kc, dst, tmp);
     }
 }
 
 /* --- dot products for few rows --------------------------------------------------------------------------------- */
 
 /* What a row of W does not fill whole vectors with: its last k % 32 elements, and the low-rank part. */
-static float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
+static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
     float tmp[32], sum = d->bias ? d->bias[o] : 0;
     int64_t whole = d->k & ~(int64_t)31, n = d->k - whole;
     if (n) {
@@ -330,20 +354,35 @@ static float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, i
     return sum;
 }
 
+/* Bytes of 32 weights of a row (Q6_K: about; only prefetching asks). */
+INLINE size_t bytes32(const dtype dt) {
+    return dt == DT_Q4_1 ? 20 : dt == DT_Q4_0 ? 18 : dt == DT_Q8_0 ? 34 : dt == DT_F32 ? 128 : dt == DT_Q6_K ? 27 : 64;
+}
+
 INLINE void dot_rows(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
     const size_t bytes = dtype_row_bytes(dt, d->ldw);
     const uint8_t *row = (const uint8_t *)d->w + (size_t)o * bytes;
-    __m512 lo[4][4], hi[4][4];
+    __m512 lo[4][DOT_ROWS], hi[4][DOT_ROWS];
 #pragma GCC unroll 4
     for (int r = 0; r < rw; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < n; i++) lo[r][i] = hi[r][i] = _mm512_setzero_ps();
+    const size_t block = bytes32(dt);
+    const bool rest = d->bias || d->k % 32;
+    struct scales s[4];
     for (int64_t j = 0; j < d->k / 32; j++) {
+        if (j % 8 == 0)
+#pragma GCC unroll 4
+            for (int r = 0; r < rw; r++) {
+                const uint8_t *at = row + (size_t)r * bytes + (size_t)j * block;
+                for (size_t b = 0; b < 8 * block; b += 64) _mm_prefetch((const char *)at + AHEAD + b, _MM_HINT_T0);
+                get_scales(dt, at, (int64_t)block, (int)(d->k / 32 - j), &s[r]);
+            }
 #pragma GCC unroll 4
         for (int r = 0; r < rw; r++) {
             __m512 w0, w1;
-            load32(dt, row + (size_t)r * bytes, j, &w0, &w1);
-#pragma GCC unroll 4
+            load32(dt, row + (size_t)r * bytes, j, s[r].v + 2 * (j % 8), &w0, &w1);
+#pragma GCC unroll 8
             for (int i = 0; i < n; i++) {
                 const float *x = d->x + i * d->ldx + 32 * j;
                 lo[r][i] = _mm512_fmadd_ps(w0, _mm512_loadu_ps(x), lo[r][i]);
@@ -356,17 +395,19 @@ INLINE void dot_rows(const dtype dt, const int rw, const int n, const struct gem
 #pragma GCC unroll 4
         for (int r = 0; r < rw; r++) {
             __m512 b = _mm512_maskz_loadu_ps(m, d->b + (o + r) * d->ldb + j);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int i = 0; i < n; i++)
                 lo[r][i] = _mm512_fmadd_ps(b, _mm512_maskz_loadu_ps(m, d->t + i * d->ldt + j), lo[r][i]);
         }
     }
+    float sum[4][DOT_ROWS]; /* all of them before dot_rest() is called: a call would put the accumulators in memory */
 #pragma GCC unroll 4
     for (int r = 0; r < rw; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) sum[r][i] = _mm512_reduce_add_ps(_mm512_add_ps(lo[r][i], hi[r][i]));
+    for (int r = 0; r < rw; r++)
         for (int i = 0; i < n; i++)
-            d->y[i * d->ldy + o + r] =
-                _mm512_reduce_add_ps(_mm512_add_ps(lo[r][i], hi[r][i])) + dot_rest(d, row + (size_t)r * bytes, o + r, i);
+            d->y[i * d->ldy + o + r] = sum[r][i] + (rest ? dot_rest(d, row + (size_t)r * bytes, o + r, i) : 0);
 }
 
 INLINE void dot_dtype(const dtype dt, const struct gemm_dot *d) {
@@ -384,9 +425,21 @@ INLINE void dot_dtype(const dtype dt, const struct gemm_dot *d) {
         for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 3, d, o);
         for (; o < d->o1; o++) dot_rows(dt, 1, 3, d, o);
         break;
-    default:
+    case 4:
         for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 4, d, o);
         for (; o < d->o1; o++) dot_rows(dt, 1, 4, d, o);
+        break;
+    case 5:
+        for (; o < d->o1; o++) dot_rows(dt, 1, 5, d, o);
+        break;
+    case 6:
+        for (; o < d->o1; o++) dot_rows(dt, 1, 6, d, o);
+        break;
+    case 7:
+        for (; o < d->o1; o++) dot_rows(dt, 1, 7, d, o);
+        break;
+    default:
+        for (; o < d->o1; o++) dot_rows(dt, 1, 8, d, o);
     }
 }
 
@@ -396,7 +449,7 @@ static void dot(const struct gemm_dot *d) {
 #undef DOT
 }
 
-const struct gemm_isa gemm_avx512 = {14, 32, tile, pack, unpack, dot};
+const struct gemm_isa gemm_avx512 = {14, 32, DOT_ROWS, tile, pack, unpack, dot};
 #else
 typedef int no_avx512_here;
 #endif

@@ -3,8 +3,8 @@
  *
  * Rows with weight 0 are left out before anything is computed. The others go in chunks of equal size whose logits fit
  * HEAD_BYTES: per chunk the head is unpacked twice (logits, then dx), about 7 % of the products' time at 64 rows.
- * Sums: f32 products; sum exp in f32 per 64 vectors and then double; nll and the totals in double. Nothing is skipped or
- * clamped when a value is not finite: a NaN or infinite logit makes its row's nll, and so sums[0], NaN. */
+ * Sums: f32 products; sum exp in f32 per 64 vectors and then double; nll and the totals in double. Nothing is skipped
+ * or clamped when a value is not finite: a NaN or infinite logit makes its row's nll, and so sums[0], NaN. */
 #include "cpu/head_loss.h"
 #include "cpu/cpu.h"
 #include "cpu/gemm.h"
@@ -44,11 +44,11 @@ static const struct head_rows *rows_isa(void) {
 /* --- scratch --------------------------------------------------------------------------------------------------- */
 
 struct buffers {
-    int64_t chunk;   /* most rows at once */
-    float *x, *dx;   /* [chunk, C]: the chunk's rows, gathered; their gradient */
-    float *logits;   /* [chunk, V] */
-    int32_t *rows;   /* [N]: which rows have weight */
-    float *correct;  /* [N]: 1 where the argmax is the label */
+    int64_t chunk;  /* most rows at once */
+    float *x, *dx;  /* [chunk, C]: the chunk's rows, gathered; their gradient */
+    float *logits;  /* [chunk, V] */
+    int32_t *rows;  /* [N]: which rows have weight */
+    float *correct; /* [N]: 1 where the argmax is the label */
     void *gemm;
     size_t bytes;
 };
@@ -61,14 +61,14 @@ static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v) {
     if (b.chunk > n) b.chunk = n;
 #define TAKE(field, count)                                                                                             \
     b.field = (void *)(base + b.bytes);                                                                                \
-    b.bytes += ((size_t)(count) * 4 + 63) / 64 * 64
+    b.bytes += ((size_t)(count)*4 + 63) / 64 * 64
     TAKE(x, b.chunk * c);
     TAKE(dx, b.chunk * c);
     TAKE(logits, b.chunk * v);
     TAKE(rows, n);
     TAKE(correct, n);
     b.gemm = (void *)(base + b.bytes);
-    b.bytes += gemm_scratch(b.chunk);
+    b.bytes += gemm_scratch();
 #undef TAKE
     return b;
 }

@@ -25,8 +25,8 @@ static void stats(const float *z, int64_t n, float *max, double *sum) {
             __mmask16 k = tail(to - i);
             s = _mm512_mask_add_ps(s, k, s, v16_exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(k, z + i), top)));
         }
-        total += _mm512_reduce_add_pd(_mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(s)),
-                                                    _mm512_cvtps_pd(_mm512_extractf32x8_ps(s, 1))));
+        total += _mm512_reduce_add_pd(
+            _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(s)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(s, 1))));
     }
     *sum = total;
 }

@@ -3,12 +3,12 @@
  *
  * Forward, one run: x is packed once for all W_i and for A; T = x A^T is an output like the Y_i, and becomes the last
  * piece of their long K.
- * Backward, one run: the group's dY_i are one long K for dx, packed once; dT_i = alpha_i dY_i B_i are outputs on the way,
- * dT the last piece against A. Then dA = dT^T x and dB_i = alpha_i dY_i^T T_i, which read their operands where they lie.
- * Up to GEMM_DOT_ROWS rows (one-token decoding of few sequences) forward takes dot products: nothing is packed. So a row's
- * result depends on the number of rows beside it only by that: it differs in rounding between <= 4 rows and more.
- * Dropout gives each output its own input to A, so those products run apart, on DROP_ROWS masked rows at a time: they are
- * under a tenth of the work, and generation and evaluation never drop. */
+ * Backward, one run: the group's dY_i are one long K for dx, packed once; dT_i = alpha_i dY_i B_i are outputs on the
+ * way, dT the last piece against A. Then dA = dT^T x and dB_i = alpha_i dY_i^T T_i, which read their operands where
+ * they lie. Few rows (gemm_isa.dot_rows: 8 on AVX-512, else 4; decoding) forward takes dot products: nothing is packed.
+ * So a row's result depends on the number of rows beside it only by that: the two ways differ in rounding. Dropout
+ * gives each output its own input to A, so those products run apart, on DROP_ROWS masked rows at a time: they are under
+ * a tenth of the work, and generation and evaluation never drop. */
 #include "cpu/cpu.h"
 #include "cpu/gemm.h"
 #include "ops/ops.h"
@@ -112,8 +112,17 @@ static void many_rows(const struct run_ctx *run, const struct op_attr *a, const 
 static void few_t(const struct op_attr *a, const struct view *in, const struct view *t, int64_t o0, int64_t o1,
                   float *scaled) {
     const struct view *x = &in[LIN_X], *A = &in[LIN_A];
-    struct gemm_dot d = {.x = x->p, .w = A->p, .y = t->p, .dt = A->dt, .rows = (int)x->d[0], .k = x->d[1], .ldx = x->ld,
-                         .ldw = A->ld, .ldy = t->ld, .o0 = o0, .o1 = o1};
+    struct gemm_dot d = {.x = x->p,
+                         .w = A->p,
+                         .y = t->p,
+                         .dt = A->dt,
+                         .rows = (int)x->d[0],
+                         .k = x->d[1],
+                         .ldx = x->ld,
+                         .ldw = A->ld,
+                         .ldy = t->ld,
+                         .o0 = o0,
+                         .o1 = o1};
     gemm_isa()->dot(&d);
     int i = 0;
     int64_t end = a->rank[0];
@@ -129,8 +138,16 @@ static void few_y(const struct op_attr *a, const struct view *in, const struct v
     const struct view *x = &in[LIN_X];
     for (int i = 0; i < a->n; first -= out[i].d[1], last -= out[i].d[1], i++) {
         const struct view *w = &in[LIN_W + i], *b = &in[LIN_B + i];
-        struct gemm_dot d = {.x = x->p, .bias = in[LIN_BIAS + i].p, .w = w->p, .y = out[i].p, .dt = w->dt,
-                             .rows = (int)x->d[0], .k = x->d[1], .ldx = x->ld, .ldw = w->ld, .ldy = out[i].ld};
+        struct gemm_dot d = {.x = x->p,
+                             .bias = in[LIN_BIAS + i].p,
+                             .w = w->p,
+                             .y = out[i].p,
+                             .dt = w->dt,
+                             .rows = (int)x->d[0],
+                             .k = x->d[1],
+                             .ldx = x->ld,
+                             .ldw = w->ld,
+                             .ldy = out[i].ld};
         d.o0 = first > 0 ? first : 0;
         d.o1 = last < out[i].d[1] ? last : out[i].d[1];
         if (d.o0 >= d.o1) continue;
@@ -165,7 +182,7 @@ size_t cpu_linear_scratch(const struct inst *inst, const struct view *in, const 
     bool low = in[LIN_A].dt != DT_NONE;
     size_t few = low ? floats(GEMM_DOT_ROWS * in[LIN_A].d[0]) : 0;
     size_t drop = low && inst->a.dropout > 0 ? floats(DROP_ROWS * in[LIN_X].d[1]) : 0;
-    return max_size(few, drop + gemm_scratch(in[LIN_X].d[0]));
+    return max_size(few, drop + gemm_scratch());
 }
 
 err cpu_linear(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
@@ -173,7 +190,7 @@ err cpu_linear(const struct run_ctx *run, const struct inst *inst, const struct 
     const struct op_attr *a = &inst->a;
     int64_t rows = in[LIN_X].d[0];
     if (rows == 0) return OK;
-    if (rows <= GEMM_DOT_ROWS && !(in[LIN_A].p && a->dropout > 0)) few_rows(run, a, in, out, scratch);
+    if (rows <= gemm_isa()->dot_rows && !(in[LIN_A].p && a->dropout > 0)) few_rows(run, a, in, out, scratch);
     else many_rows(run, a, in, out, scratch);
     return OK;
 }
@@ -243,8 +260,17 @@ static void parameter_gradients(const struct run_ctx *run, const struct op_attr 
     for (int i = 0; i < a->n; i++) {
         const struct view *dy = &in[LB_DY + i], *db = &out[LB_DB + i];
         if (!db->p || !dy->p || !a->rank[i]) continue;
-        list[count++] = (struct gemm_outer){view_f32(t) + rank_before(a, i), dy->p, db->p, tokens, a->rank[i], dy->d[1],
-                                            t->ld, dy->ld, db->ld, true, a->alpha[i]};
+        list[count++] = (struct gemm_outer){view_f32(t) + rank_before(a, i),
+                                            dy->p,
+                                            db->p,
+                                            tokens,
+                                            a->rank[i],
+                                            dy->d[1],
+                                            t->ld,
+                                            dy->ld,
+                                            db->ld,
+                                            true,
+                                            a->alpha[i]};
     }
     if (count) gemm_outers(list, count, cpu_threads(run), scratch);
 }
@@ -254,7 +280,7 @@ size_t cpu_linear_bwd_scratch(const struct inst *inst, const struct view *in, co
     bool low = in[LB_A].dt != DT_NONE;
     int64_t tokens = in[LB_X].d[0], rank = low ? in[LB_A].d[0] : 0;
     size_t dt = floats(tokens * rank), drop = low && inst->a.dropout > 0 ? floats(DROP_ROWS * in[LB_X].d[1]) : 0;
-    return dt + drop + max_size(gemm_scratch(tokens), gemm_outers_scratch(rank));
+    return dt + drop + max_size(gemm_scratch(), gemm_outers_scratch(rank));
 }
 
 err cpu_linear_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,

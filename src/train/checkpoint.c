@@ -5,7 +5,9 @@
  *   output_dir/metrics.jsonl          a line per logged step and evaluation
  *   output_dir/checkpoint-N/{A,B}/    adapters in PEFT's layout, optimizer.safetensors beside each
  *   output_dir/checkpoint-N/trainer_state.json   step, updates, data cursors, evaluations so far
+ *   output_dir/best/{A,B}/            those of the best evaluation, where metric_for_best_model asks for it
  *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter)
+ *   output_dir/report.json            evaluations, measured memory, times
  *
  * A checkpoint is written into a folder of another name and renamed when whole, so one that exists is whole. Randomness is
  * a function of seed and step (base/philox.h): there is no generator state to save, and resuming is exact to the bit. */
@@ -40,8 +42,8 @@ static json_t *audit_json(const struct run *r) {
     model_hash(&r->model, hash);
     json_t *data = json_array();
     for (int i = 0; i < r->objective->sides; i++) json_array_append_new(data, json_pack("{s:s, s:s}", "path", r->side[i].source.path, "xxh128", r->side[i].source.hash));
-    const struct source *pairs[] = {&r->warm.source, &r->eval.source};
-    for (int i = 0; i < 2; i++)
+    const struct source *pairs[] = {&r->warm.source, &r->eval.source, &r->test.source};
+    for (int i = 0; i < 3; i++)
         if (pairs[i]->n) json_array_append_new(data, json_pack("{s:s, s:s}", "path", pairs[i]->path, "xxh128", pairs[i]->hash));
     return json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", "path", r->model.path, "xxh128_of_tensors", hash,
                      "parameters", (json_int_t)r->model.parameters, "tokenizer_xxh128", r->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
@@ -180,6 +182,29 @@ err folder_finish(struct run *r) {
     err e = OK;
     for (int i = 0; i < r->objective->sides && !e; i++)
         e = adapter_write(adapter_folder(r, i, r->cfg->output_dir, &mem), &r->side[i].plans->st, r->side[i].learner.w, r->cfg->model);
+    arena_free(&mem);
+    return e;
+}
+
+err folder_report(struct run *r) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/report.json", r->cfg->output_dir);
+    return write_json(path, run_report_json(r));
+}
+
+err best_save(struct run *r) {
+    arena mem = {0};
+    char *best = arena_printf(&mem, "%s/best", r->cfg->output_dir);
+    err e = OK;
+    for (int i = 0; i < r->objective->sides && !e; i++) e = adapter_write(adapter_folder(r, i, best, &mem), &r->side[i].plans->st, r->side[i].learner.w, r->cfg->model);
+    arena_free(&mem);
+    return e;
+}
+
+err best_load(struct run *r) {
+    arena mem = {0};
+    char *best = arena_printf(&mem, "%s/best", r->cfg->output_dir);
+    err e = strcmp(r->cfg->best_metric, "none") && path_is_dir(best) ? adapters_load(r, best) : OK;
     arena_free(&mem);
     return e;
 }

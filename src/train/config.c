@@ -526,11 +526,9 @@ err config_check(const struct config *c) {
                     c->top_k ? "top_k" : "top_p");
     if (c->eval_steps && !*c->eval_data)
         return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);
-    return OK;
-}
-
-err config_check_train(const struct config *c) {
-    TRY(config_check(c));
-    if (!*c->output_dir) return fail(E_USAGE, "'output_dir' is missing: name a folder for the run");
+    if (strcmp(c->best_metric, "none") != 0 && !*c->eval_data)
+        return fail(E_USAGE, "'metric_for_best_model' is %s but 'eval.data' names no file", c->best_metric);
+    if (c->max_steps == 0 && !*c->warmup_pairs)
+        return fail(E_USAGE, "'max_steps' is 0 and there are no 'warmup_pairs': nothing to train");
     return OK;
 }

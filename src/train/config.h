@@ -60,7 +60,6 @@ err config_load(struct config *c, const char *path);       /* YAML over what is 
 err config_parse(struct config *c, const char *path, const void *yaml, size_t n); /* the same from memory */
 err config_set(struct config *c, const char *assignment);  /* "lora.r=8", "A.learning_rate=1e-4"; a bare side key sets both sides */
 err config_check(const struct config *c);                  /* ranges and contradictions, names in the message; model and data given */
-err config_check_train(const struct config *c);            /* the same, and output_dir given */
 err config_write(const struct config *c, str *yaml);       /* every key resolved, loadable again */
 void config_free(struct config *c);                        /* after a failed load or parse, the only thing left to do */
 

@@ -1,5 +1,7 @@
 /* Evaluation and generation inside a run: the adapter that is asked for, in this run's memory. */
 #include "train/run.h"
+#include <math.h>
+#include <string.h>
 
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats) {
@@ -10,12 +12,27 @@ err generate_texts(struct run *r, int side, const struct ids *prompts, int n, in
     return generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats);
 }
 
-err run_evaluate(struct run *r, const char *tag, json_t **out) {
+/* The mean over the sides of chrF, or of the negative loss. */
+double eval_metric(const struct run *r, const json_t *eval) {
+    const char *name = r->cfg->best_metric;
+    const json_t *sides = json_object_get(eval, "sides");
+    size_t n = json_array_size(sides);
+    if (!strcmp(name, "none") || !n) return -HUGE_VAL;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_object_get(json_array_get(sides, i), name);
+        if (!v) return -HUGE_VAL;
+        sum += json_number_value(v);
+    }
+    return (strcmp(name, "loss") ? sum : -sum) / (double)n;
+}
+
+err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out) {
     json_t *j = json_pack("{s:s, s:I}", "tag", tag, "step", (json_int_t)r->step);
     if (!j) return fail(E_MEMORY, "out of memory");
     double t0 = seconds_now();
     r->evaluating = true;
-    err e = r->objective->evaluate(r, j);
+    err e = r->objective->evaluate(r, on, j);
     r->evaluating = false;
     json_object_set_new(j, "seconds", json_real(seconds_now() - t0));
     if (e) json_decref(j);

@@ -79,8 +79,11 @@ static err load(struct run *r) {
     }
     if (*r->cfg->warmup_pairs) TRY(load_pairs(r, &r->warm, r->cfg->warmup_pairs, r->cfg->warmup_fields, r->cfg->warmup_limit, 11));
     if (*r->cfg->eval_data) TRY(load_pairs(r, &r->eval, r->cfg->eval_data, r->cfg->eval_fields, r->cfg->eval_limit, 12));
-    for (int d = 0; d < 2 && r->eval.source.n; d++)
-        if (r->eval.rows[d].longest + new > r->cap.length) r->cap.length = r->eval.rows[d].longest + new;
+    if (*r->cfg->test_data) TRY(load_pairs(r, &r->test, r->cfg->test_data, r->cfg->eval_fields, r->cfg->test_limit, 12));
+    for (int d = 0; d < 2; d++) {
+        int longest = r->eval.rows[d].longest > r->test.rows[d].longest ? r->eval.rows[d].longest : r->test.rows[d].longest;
+        if (longest && longest + new > r->cap.length) r->cap.length = longest + new;
+    }
     return OK;
 }
 
@@ -228,12 +231,12 @@ static err translate(struct run *r, int side, const char *const *in, int n, stru
     return e;
 }
 
-static err direction_json(struct run *r, int side, const char *const *in, const struct texts *hyp, const char *const *ref, json_t *sides) {
+static err direction_json(struct run *r, const struct pairs *on, int side, const char *const *in, const struct texts *hyp, const char *const *ref, json_t *sides) {
     struct scores s, copy;
     int n = hyp->n;
     TRY(score_texts((const char *const *)hyp->v, ref, n, &s));
     TRY(score_texts(in, ref, n, &copy));
-    const struct rows *rows = &r->eval.rows[side];
+    const struct rows *rows = &on->rows[side];
     const struct row **list = calloc((size_t)rows->n, sizeof *list);
     if (!list) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < rows->n; i++) list[i] = &rows->r[i];
@@ -252,22 +255,22 @@ static json_t *sample_json(const char *a, const char *b, const char *back, const
 }
 
 /* With pairs: both directions against references, and the round trip. Without: the round trip of some of A's own text. */
-static err evaluate(struct run *r, json_t *out) {
-    int n = r->eval.source.n ? r->eval.source.n : r->side[0].n_texts < 32 ? r->side[0].n_texts : 32;
+static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
+    int n = on->source.n ? on->source.n : r->side[0].n_texts < 32 ? r->side[0].n_texts : 32;
     const char **a = calloc((size_t)n, sizeof *a), **b = calloc((size_t)n, sizeof *b);
     struct texts to_b = {0}, to_a = {0}, back = {0};
     err e = a && b ? OK : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < n && !e; i++) {
-        a[i] = r->eval.source.n ? r->eval.source.r[i].prompt : r->side[0].source.r[i].text;
-        b[i] = r->eval.source.n ? r->eval.source.r[i].completion : NULL;
+        a[i] = on->source.n ? on->source.r[i].prompt : r->side[0].source.r[i].text;
+        b[i] = on->source.n ? on->source.r[i].completion : NULL;
     }
     if (!e) e = translate(r, 0, a, n, &to_b);
-    if (!e && r->eval.source.n) {
+    if (!e && on->source.n) {
         json_t *sides = json_array();
         json_object_set_new(out, "sides", sides);
         e = translate(r, 1, b, n, &to_a);
-        if (!e) e = direction_json(r, 0, a, &to_b, b, sides);
-        if (!e) e = direction_json(r, 1, b, &to_a, a, sides);
+        if (!e) e = direction_json(r, on, 0, a, &to_b, b, sides);
+        if (!e) e = direction_json(r, on, 1, b, &to_a, a, sides);
     }
     if (!e) e = translate(r, 1, (const char *const *)to_b.v, n, &back);
     struct scores s;

@@ -124,3 +124,8 @@ json_t *run_plan_json(const struct run *r, bool measured) {
     free(text);
     return j;
 }
+
+json_t *run_report_json(const struct run *r) {
+    return json_pack("{s:I, s:f, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "seconds", r->elapsed, "evals", r->evals, "plan", run_plan_json(r, true), "output_dir", r->cfg->output_dir,
+                     "objective", r->objective->name, "stopped", r->step < run_total(r));
+}

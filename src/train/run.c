@@ -155,6 +155,7 @@ static err plan_within(struct run *r, struct capacity least) {
     for (int i = 0; i < r->objective->sides; i++)
         if (r->side[i].cfg->batch * r->side[i].cfg->accumulation > most) most = (int)(r->side[i].cfg->batch * r->side[i].cfg->accumulation);
     if (r->eval.source.n > most) most = r->eval.source.n;
+    if (r->test.source.n > most) most = r->test.source.n;
     if (slots > most) slots = most;
     size_t limit = memory_limit(r->cfg);
     TRY(plan_once(r, r->cfg->pass_tokens, level, slots, least));
@@ -245,6 +246,7 @@ void run_close(struct run *r) {
         rows_free(&s->rows);
         rows_free(&r->warm.rows[i]);
         rows_free(&r->eval.rows[i]);
+        rows_free(&r->test.rows[i]);
     }
     for (int i = 0; i < r->n_plans; i++) {
         drop_plans(&r->plans[i]);
@@ -252,6 +254,7 @@ void run_close(struct run *r) {
     }
     source_close(&r->warm.source);
     source_close(&r->eval.source);
+    source_close(&r->test.source);
     order_free(&r->warm_order);
     memory_free(&r->wb.mem);
     arena_f32_free(r->wb.grad, r->wb.grad_bytes);
@@ -289,10 +292,21 @@ static err log_step(struct run *r, const struct step_info *info) {
     return metrics_append(r, j);
 }
 
-static err eval_now(struct run *r, const char *tag, const struct run_events *ev) {
+/* Is this the best evaluation so far? */
+static bool is_best(const struct run *r, const json_t *eval) {
+    double now = eval_metric(r, eval);
+    size_t i;
+    json_t *old;
+    json_array_foreach(r->evals, i, old) if (eval_metric(r, old) >= now) return false;
+    return now > -HUGE_VAL;
+}
+
+static err eval_now(struct run *r, const struct pairs *on, const char *tag, const struct run_events *ev) {
     json_t *j = NULL;
-    TRY(run_evaluate(r, tag, &j));
+    TRY(run_evaluate(r, on, tag, &j));
+    err saved = on == &r->eval && is_best(r, j) ? best_save(r) : OK;
     json_array_append(r->evals, j);
+    if (saved) return json_decref(j), saved;
     if (ev->eval) ev->eval(ev->ctx, j);
     json_t *line = json_pack("{s:I, s:s}", "step", (json_int_t)r->step, "eval", tag);
     size_t i;
@@ -339,10 +353,11 @@ static err one_step(struct run *r, const struct run_events *ev) {
  * eval_steps, and after the last step. */
 static err eval_if_due(struct run *r, const struct run_events *ev) {
     int64_t total = run_total(r), every = r->cfg->eval_steps;
-    if (!*r->cfg->eval_data && !r->objective->generates) return OK;
-    if (r->step == total) return eval_now(r, "after", ev);
-    if (r->step == r->warm_steps) return eval_now(r, r->warm_steps ? "warm-up" : "before", ev);
-    return every > 0 && r->step > 0 && r->step % every == 0 ? eval_now(r, "step", ev) : OK;
+    bool own = r->objective->generates && !r->test.source.n; /* the round trip of the sides' own text needs no pairs */
+    if (!r->eval.source.n && !own) return OK;
+    if (r->step == total) return eval_now(r, &r->eval, "after", ev);
+    if (r->step == r->warm_steps) return eval_now(r, &r->eval, r->warm_steps ? "warm-up" : "before", ev);
+    return every > 0 && r->step > 0 && r->step % every == 0 ? eval_now(r, &r->eval, "step", ev) : OK;
 }
 
 /* An interrupt ends the step under way first, so that a resumed run is the same to the bit; only evaluation is cut short. */
@@ -357,5 +372,8 @@ err run_loop(struct run *r, const struct run_events *ev) {
     if (e && e != E_INTERRUPTED) return e;
     TRY(save_now(r, ev));
     if (e) return fail(E_INTERRUPTED, "interrupted after step %lld of %lld; everything is saved, go on with --resume", (long long)r->step, (long long)total);
-    return folder_finish(r);
+    TRY(best_load(r));
+    TRY(folder_finish(r));
+    if (r->test.source.n) TRY(eval_now(r, &r->test, "test", ev));
+    return folder_report(r);
 }

@@ -53,7 +53,7 @@ struct objective {
     bool generates;
     err (*load)(struct run *r);                         /* data; before any weight */
     err (*step)(struct run *r, struct step_info *info); /* one optimizer step of each side */
-    err (*evaluate)(struct run *r, json_t *out);        /* adds "sides", "round_trip", "samples" */
+    err (*evaluate)(struct run *r, const struct pairs *on, json_t *out); /* adds "sides", "round_trip", "samples" */
 };
 
 struct footprint { /* bytes */
@@ -80,7 +80,7 @@ struct run {
     struct plans plans[2];
     int n_plans;
     struct side side[2];
-    struct pairs warm, eval;
+    struct pairs warm, eval, test;
     bool text_path;            /* macct: generated ids pass through text, because the two prompts lead texts in differently */
     struct order warm_order;
     struct workbench wb;
@@ -99,10 +99,12 @@ err run_loop(struct run *r, const struct run_events *ev); /* to the last step, o
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
 json_t *run_plan_json(const struct run *r, bool measured);
+json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
 size_t resident_bytes(const char *field);           /* of this process: "VmRSS", "VmHWM" */
 
 /* evaluate.c */
-err run_evaluate(struct run *r, const char *tag, json_t **out);
+err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
+double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_model; higher is better, -HUGE_VAL: none */
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key, struct generation *out, struct generate_stats *stats);
 
 /* checkpoint.c: run folders and checkpoints */
@@ -110,6 +112,9 @@ err folder_begin(const struct run *r, int flags);   /* 1 resume, 2 overwrite; re
 err checkpoint_save(struct run *r, char **path_out);
 err checkpoint_resume(struct run *r, bool *found);  /* the newest whole checkpoint of output_dir */
 err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B */
+err folder_report(struct run *r);                   /* output_dir/report.json */
+err best_save(struct run *r);                       /* output_dir/best/{A,B}: kept while training */
+err best_load(struct run *r);                       /* back into the learners, where there is one */
 err metrics_append(const struct run *r, json_t *line);
 err adapters_load(struct run *r, const char *folder); /* folder/A and folder/B, or folder itself (sft) */
 const char *adapter_folder(const struct run *r, int side, const char *root, arena *mem);

@@ -4,17 +4,23 @@
 #include <math.h>
 #include <stdlib.h>
 
+static err load_eval(struct run *r, const char *path, int64_t limit, struct pairs *out) {
+    if (!*path) return OK;
+    TRY(source_open(path, WANT_SFT, NULL, NULL, &out->source));
+    if (limit > 0 && limit < out->source.n) out->source.n = (int)limit;
+    TRY(rows_sft(r->tok, &out->source, (int)r->cfg->max_length, &out->rows[0]));
+    if (out->rows[0].longest > r->side[0].longest) r->side[0].longest = out->rows[0].longest;
+    return OK;
+}
+
 static err load(struct run *r) {
     struct side *s = &r->side[0];
     TRY(source_open(s->cfg->data, WANT_SFT, NULL, NULL, &s->source));
     TRY(rows_sft(r->tok, &s->source, (int)r->cfg->max_length, &s->rows));
     s->longest = s->rows.longest;
     if (s->rows.truncated) log_warn("%s: %d of %d rows were cut to max_length %lld", s->cfg->data, s->rows.truncated, s->rows.n, (long long)r->cfg->max_length);
-    if (*r->cfg->eval_data) {
-        TRY(source_open(r->cfg->eval_data, WANT_SFT, NULL, NULL, &r->eval.source));
-        TRY(rows_sft(r->tok, &r->eval.source, (int)r->cfg->max_length, &r->eval.rows[0]));
-        if (r->eval.rows[0].longest > s->longest) s->longest = r->eval.rows[0].longest;
-    }
+    TRY(load_eval(r, r->cfg->eval_data, r->cfg->eval_limit, &r->eval));
+    TRY(load_eval(r, r->cfg->test_data, r->cfg->test_limit, &r->test));
     return order_init(&s->order, s->rows.n, (uint64_t)r->cfg->seed, 0, s->cfg->shuffle);
 }
 
@@ -31,10 +37,10 @@ static err step(struct run *r, struct step_info *info) {
     return e;
 }
 
-static err evaluate(struct run *r, json_t *out) {
-    const struct rows *rows = &r->eval.rows[0];
-    if (!rows->n) return OK;
-    int n = r->cfg->eval_limit > 0 && r->cfg->eval_limit < rows->n ? (int)r->cfg->eval_limit : rows->n;
+static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
+    const struct rows *rows = &on->rows[0];
+    int n = rows->n;
+    if (!n) return OK;
     const struct row **list = malloc((size_t)n * sizeof *list);
     if (!list) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < n; i++) list[i] = &rows->r[i];

@@ -2,8 +2,8 @@
  * sums in double over the weights as dequantise_row() defines them.
  *
  * Tolerance: rounding errors of a chain of K multiply-adds add up like a random walk, eps * sqrt(K) * |products|_2, and
- * the factor 4 covers the worst of some thousand elements. Where a product takes a rounded value (dT), the bound of that
- * value is carried along. All buffers are exact heap blocks, so AddressSanitizer sees any read past a tensor. */
+ * the factor 4 covers the worst of some thousand elements. Where a product takes a rounded value (dT), the bound of
+ * that value is carried along. All buffers are exact heap blocks, so AddressSanitizer sees any read past a tensor. */
 #include <float.h>
 #include <math.h>
 #include <setjmp.h>
@@ -73,7 +73,8 @@ static struct view weights(dtype dt, int64_t rows, int64_t cols) {
 static float *plain(const struct view *w) {
     float *p = take((size_t)(w->d[0] * w->d[1]) * sizeof(float));
     for (int64_t r = 0; r < w->d[0]; r++)
-        dequantise_row(w->dt, (const uint8_t *)w->p + (size_t)r * dtype_row_bytes(w->dt, w->ld), p + r * w->d[1], w->d[1]);
+        dequantise_row(w->dt, (const uint8_t *)w->p + (size_t)r * dtype_row_bytes(w->dt, w->ld), p + r * w->d[1],
+                       w->d[1]);
     return p;
 }
 
@@ -218,7 +219,8 @@ static void make_back(const struct layer *l, const struct problem *p, int absent
             for (int r = 0; r < l->rank[i]; r++) {
                 struct sum s = {0};
                 for (int64_t o = 0; b->in[LB_DY + i].p && o < l->o[i]; o++)
-                    sum_add(&s, p->inst.a.alpha[i] * view_row(&b->in[LB_DY + i], n)[o], view_row(&p->in[LIN_B + i], o)[r]);
+                    sum_add(&s, p->inst.a.alpha[i] * view_row(&b->in[LB_DY + i], n)[o],
+                            view_row(&p->in[LIN_B + i], o)[r]);
                 b->dt[n * p->rank + p->before[i] + r] = s.v;
                 b->dt_error[n * p->rank + p->before[i] + r] = sum_bound(&s);
             }
@@ -323,21 +325,27 @@ static void every_group(void) {
         for (int absent = -1; absent < cases[i].n; absent++) check_layer(&cases[i], absent);
 }
 
-/* A row alone in a wide batch and in a narrower one, with other thread counts, and again: the same bits. */
-static void same_bits(void) {
-    struct layer l = {2, {DT_Q4_1, DT_Q8_0}, 333, 320, {100, 64}, 0, {16, 16}, false, 0, 3};
+/* The first rows of one batch after another: the same bits as in batch 0, whatever the batch's size or the threads. */
+static void same_rows(const int64_t *rows, int count) {
+    struct layer l = {2, {DT_Q4_1, DT_Q8_0}, rows[0], 320, {100, 64}, 0, {16, 16}, false, 0, 3};
     struct problem p;
     make(&l, &p);
-    float *first = take((size_t)(333 * 100) * sizeof(float));
-    static const int64_t rows[] = {333, 333, 100, 5};
-    for (int i = 0; i < 4; i++) {
+    float *first = take((size_t)(rows[0] * 100) * sizeof(float));
+    for (int i = 0; i < count; i++) {
         struct run_ctx run = context(i == 0 ? 1 : 3);
         p.in[LIN_X].d[0] = p.out[0].d[0] = p.out[1].d[0] = p.out[LIN_T].d[0] = rows[i];
         cpu_linear(&run, &p.inst, p.in, p.out, scratch_for(cpu_linear_scratch(&p.inst, p.in, p.out)));
-        if (i == 0) memcpy(first, p.out[0].p, (size_t)(333 * 100) * sizeof(float));
+        if (i == 0) memcpy(first, p.out[0].p, (size_t)(rows[0] * 100) * sizeof(float));
         assert_memory_equal(first, p.out[0].p, (size_t)(rows[i] * 100) * sizeof(float));
     }
     drop_all();
+}
+
+/* Within each of the two ways to multiply: products by tiles, and dot products for few rows. */
+static void same_bits(void) {
+    static const int64_t many[] = {333, 333, 256, 100, 9}, few[] = {4, 4, 3, 2, 1};
+    same_rows(many, 5);
+    same_rows(few, 5);
 }
 
 /* --- head_loss ------------------------------------------------------------------------------------------------- */
@@ -384,7 +392,8 @@ static void check_head_row(const struct head *h, int64_t n, double *sums) {
     double nll = z[best] + log(total) - z[label], got = (double)view_f32(&h->out[1])[n];
     bound = 2 * bound + 8 * FLT_EPSILON * (1 + fabs(z[best]) + fabs(nll));
     if (weight == 0) nll = bound = 0;
-    if (fabs(got - nll) > bound) fail_msg("%s nll[%lld] = %.9g, want %.9g +- %.2g", place, (long long)n, got, nll, bound);
+    if (fabs(got - nll) > bound)
+        fail_msg("%s nll[%lld] = %.9g, want %.9g +- %.2g", place, (long long)n, got, nll, bound);
     sums[0] += weight * nll;
     sums[1] += weight;
     sums[2] += weight * (best == label);
@@ -402,9 +411,14 @@ static void check_head_row(const struct head *h, int64_t n, double *sums) {
 }
 
 static void every_head(void) {
-    static const struct { dtype dt; int64_t n, c, v; bool dx; } cases[] = {
+    static const struct {
+        dtype dt;
+        int64_t n, c, v;
+        bool dx;
+    } cases[] = {
         {DT_Q8_0, 40, 64, 1000, true}, {DT_Q8_0, 40, 64, 1000, false}, {DT_Q4_1, 1, 32, 17, true},
-        {DT_F32, 7, 5, 1, true},       {DT_F32, 300, 9, 333, true},    {DT_Q6_K, 3, 256, 70, true}, {DT_F16, 0, 8, 9, true},
+        {DT_F32, 7, 5, 1, true},       {DT_F32, 300, 9, 333, true},    {DT_Q6_K, 3, 256, 70, true},
+        {DT_F16, 0, 8, 9, true},
     };
     place = "head";
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -438,8 +452,8 @@ static void ties_and_nan(void) {
     struct run_ctx run = context(2);
     make_head(&h, DT_F32, 2, 4, 50, true);
     *(int32_t *)h.in[2].p = 50;
-    assert_int_equal(cpu_head_loss(&run, &h.inst, h.in, h.out, scratch_for(cpu_head_loss_scratch(&h.inst, h.in, h.out))),
-                     E_INPUT);
+    assert_int_equal(
+        cpu_head_loss(&run, &h.inst, h.in, h.out, scratch_for(cpu_head_loss_scratch(&h.inst, h.in, h.out))), E_INPUT);
     drop_all();
 }
 
@@ -455,7 +469,8 @@ static void exp_range(void) {
         run_head(&h, 1);
         double e = exp((double)d), nll = log1p(19 * e), dx = 19 * e / (1 + 19 * e) * (double)d;
         assert_true(fabs((double)view_f32(&h.out[1])[0] - nll) <= 4 * FLT_EPSILON * nll + 2 * FLT_EPSILON);
-        assert_true(fabs((double)view_f32(&h.out[2])[0] - dx) <= 16 * FLT_EPSILON * fabs(dx) + 120 * FLT_EPSILON * 1e-6);
+        assert_true(fabs((double)view_f32(&h.out[2])[0] - dx) <=
+                    16 * FLT_EPSILON * fabs(dx) + 120 * FLT_EPSILON * 1e-6);
         drop_all();
     }
 }

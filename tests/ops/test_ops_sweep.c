@@ -312,22 +312,24 @@ static void build_attention_cached(struct lab *l) {
     emit(l, &op_attention_cached, (val[]){q, cache[0], cache[1], slot, pos}, &a);
 }
 
-/* Variants: greedy with ties, plain, top-k, top-p, both. */
+/* Variants: greedy with ties, plain, top-k, top-p, both; one likely id and a tail that together weighs as much. */
 static void build_sample(struct lab *l) {
     static const struct run_ctx how[] = {{.temperature = 0, .top_p = 1},
                                          {.temperature = 0.7f, .top_p = 1},
                                          {.temperature = 1.3f, .top_p = 1, .top_k = 7},
                                          {.temperature = 1, .top_p = 0.8f},
-                                         {.temperature = 2, .top_p = 0.5f, .top_k = 20}};
+                                         {.temperature = 2, .top_p = 0.5f, .top_k = 20},
+                                         {.temperature = 1, .top_p = 0.9f}};
     l->run.temperature = how[l->variant].temperature;
     l->run.top_p = how[l->variant].top_p;
     l->run.top_k = how[l->variant].top_k;
     val in[] = {activation(l, 3 * l->s->C, "logits"), ints(l, SYM_N, "sample", 1000), ints(l, SYM_N, "pos", 1000)};
     for (int64_t k = 0; k < elements(l, in[0]); k++) {
         float *z = element(l, in[0], l->data[in[0].i], k);
-        *z = l->variant ? 3 * *z : floorf(*z);
+        *z = l->variant == 5 ? (k % (3 * l->s->C) ? -7.5f : 0) : l->variant ? 3 * *z : floorf(*z);
     }
-    l->terms = 16;
+    l->terms = (double)(3 * l->s->C);
+    l->cancelled = 1; /* the log of a sum >= 1 */
     emit(l, &op_sample, in, NULL);
 }
 
@@ -337,7 +339,7 @@ static const struct row rows[] = {
     {&op_attention, build_attention, 3, false}, {&op_add, build_add, 1, false},
     {&op_swiglu, build_swiglu, 2, false},       {&op_head_loss, build_head_loss, 2, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
-    {&op_sample, build_sample, 5, false},       {&op_attention_cached, build_attention_cached, 1, false},
+    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 1, false},
 };
 
 /* --- running one instruction ----------------------------------------------------------------------------------- */

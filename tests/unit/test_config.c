@@ -57,7 +57,7 @@ static void check_refused_(const char *more, ...) {
     char yaml[1024];
     snprintf(yaml, sizeof yaml, "%s%s", MACCT, more);
     parse(&c, *more == '!' ? more + 1 : yaml);
-    err e = config_check_train(&c);
+    err e = config_check(&c);
     config_free(&c);
     if (e != E_USAGE) fail_msg("%s: code %d", more, e);
     va_list ap;
@@ -147,7 +147,7 @@ static void settings(void **state) {
     set_refused("A=8", "'A' is a section");
     set_refused("max_steps", "not key=value");
     set_refused("=3", "not key=value");
-    set_refused("max_steps=", "--set: 'max_steps' wants an integer >= 1, found the text \"\"");
+    set_refused("logging_steps=", "--set: 'logging_steps' wants an integer >= 1, found the text \"\"");
     set_refused("max_steps=null", "found nothing");
     set_refused("lora.target_modules=[a, {b: c}]", "--set: ");
     set_refused("lora.target_modules=[a", "--set: not valid YAML");
@@ -158,7 +158,7 @@ static void settings(void **state) {
 static void wrong_values(void **state) {
     (void)state;
     refused("seed: 1\n\nlearning_rate: fast\n", "run.yaml:3: 'learning_rate' wants a number > 0, found 'fast'");
-    refused("max_steps: 1_000\n", "run.yaml:1: ", "'max_steps'", "'1_000'", "an integer >= 1");
+    refused("logging_steps: 1_000\n", "run.yaml:1: ", "'logging_steps'", "'1_000'", "an integer >= 1");
     refused("learning_rate: 1_0.5\n", "'1_0.5'");
     refused("max_steps: 1e3\n", "'1e3'");
     refused("max_steps: 0x10\n", "'0x10'");
@@ -238,10 +238,9 @@ static void contradictions(void **state) {
     (void)state;
     struct config c;
     parse(&c, MACCT);
-    if (config_check_train(&c)) fail_msg("%s", err_text());
+    if (config_check(&c)) fail_msg("%s", err_text());
     config_free(&c);
     check_refused("!output_dir: o\nA: {data: a}\nB: {data: b}\n", "'model' is missing");
-    check_refused("!model: m\nA: {data: a}\nB: {data: b}\n", "'output_dir' is missing");
     check_refused("!model: m\noutput_dir: o\nA: {data: a}\n", "'B.data' is missing");
     check_refused("!model: m\noutput_dir: o\nB: {data: a}\n", "'A.data' is missing");
     check_refused("!model: m\noutput_dir: o\ndata: a\n", "'A.data' and 'B.data' are the same text (a)");
@@ -264,8 +263,10 @@ static void contradictions(void **state) {
     check_refused("generation: {top_k: 5}\n", "'generation.top_k'", "temperature");
     check_refused("generation: {top_p: 0.5}\n", "'generation.top_p'", "temperature");
     check_refused("eval_steps: 5\n", "'eval_steps' is 5", "'eval.data'");
+    check_refused("metric_for_best_model: chrf\n", "'metric_for_best_model' is chrf", "'eval.data'");
+    check_refused("max_steps: 0\n", "'max_steps' is 0", "warmup_pairs");
     parse(&c, "model: random:7:bf16\nmodel_config: c.json\noutput_dir: o\nobjective: sft\ndata: a\n");
-    assert_int_equal(config_check_train(&c), OK);
+    assert_int_equal(config_check(&c), OK);
     uint64_t seed;
     const char *dt;
     assert_true(config_random_model(c.model, &seed, &dt));
@@ -274,7 +275,7 @@ static void contradictions(void **state) {
     assert_false(config_random_model("m.gguf", &seed, &dt));
     config_free(&c);
     parse(&c, "model: m\noutput_dir: o\ndata: pairs.jsonl\nA: {field: a}\nB: {field: b}\n");
-    assert_int_equal(config_check_train(&c), OK); /* two columns of one file are two sides */
+    assert_int_equal(config_check(&c), OK); /* two columns of one file are two sides */
     config_free(&c);
 }
 

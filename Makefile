@@ -1,0 +1,46 @@
+# Two commands set everything up on a fresh Debian machine: `make demo` and `make check`.
+BUILD := build/release
+TASK ?= bible
+.PHONY: all setup build demo experiment check asan fuzz bench bench-llamacpp format lint oracles docs clean
+
+all: build
+
+setup:             ## Debian packages that are missing
+	@tools/setup.sh
+
+$(BUILD)/build.ninja:
+	@cmake --preset release >/dev/null
+
+build: setup $(BUILD)/build.ninja  ## the library, the CLI, the tests, the benchmarks
+	@cmake --build $(BUILD) -- --quiet
+	@ln -sf $(BUILD)/compile_commands.json compile_commands.json
+
+demo: build        ## MACCT on a real model and real text, in minutes (TASK=bible or intents)
+	@tools/demo.sh demo $(TASK)
+
+experiment: build  ## the same, in full: 43 cycles and a long control, three seeds
+	@tools/demo.sh experiment $(TASK)
+
+check: build       ## every test
+	@tools/check.sh
+
+asan: setup        ## address and undefined-behaviour sanitizers
+	@cmake --preset asan >/dev/null && cmake --build build/asan -- --quiet
+
+fuzz: setup        ## coverage-guided fuzzing, a minute a parser
+	@tools/fuzz.sh
+
+bench: build       ## ours beside PyTorch+PEFT, in the same run (installs the peer into cache/peer)
+	@bench/run.sh
+
+bench-llamacpp: build ## batch-1 decoding beside llama.cpp on the same file (builds it: 15 minutes)
+	@bench/run.sh llamacpp
+
+docs: build        ## docs/config.md from the schema
+	@$(BUILD)/cyclora help config --markdown > docs/config.md
+
+format:
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean:
+	@rm -rf build

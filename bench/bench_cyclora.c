@@ -1,0 +1,188 @@
+/* Our side of the comparison with PyTorch+PEFT: the same base, the same token ids, the same settings as bench/peers/.
+ *
+ *   bench_cyclora MODEL.gguf DATA sft 8 128 [steps]       a LoRA step: batch x sequence, r 16 alpha 32 all-linear, no decay, no clip
+ *   bench_cyclora MODEL.gguf DATA generate 8 [reps]       greedy, prompts of 32 tokens, 64 new, EOS ignored, with an adapter
+ *   bench_cyclora MODEL.gguf DATA macct [steps]           both halves of a cycle: 8 rows a side, 32 + 30 tokens
+ *
+ * Prints one RESULT {json} line: best and median seconds, tokens/s, peak resident memory of this process, losses, and for
+ * training the share of this machine's own measured fp32 peak (4 flops per matrix parameter and token, attention besides). */
+#include "base/str.h"
+#include "ops/ops.h"
+#include "train/run.h"
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NEW = 64, CYCLE_NEW = 30, MOST = 4096 };
+
+struct bench {
+    struct run r;
+    struct config cfg;
+    arena mem;
+};
+
+static void die(err e) {
+    if (!e) return;
+    fprintf(stderr, "bench: %s\n", err_text());
+    exit(1);
+}
+
+/* DATA/name: one row a line, ids separated by spaces. */
+static struct ids *read_rows(struct bench *b, const char *data, const char *name, int *n) {
+    str text = {0};
+    die(file_read(arena_printf(&b->mem, "%s/%s", data, name), &text));
+    struct ids *rows = arena_alloc(&b->mem, MOST * sizeof *rows);
+    *n = 0;
+    for (char *line = strtok(text.p, "\n"); line && *n < MOST; line = strtok(NULL, "\n"), (*n)++)
+        for (char *p = line, *end; *p; p = end) {
+            long id = strtol(p, &end, 10);
+            if (end == p) break;
+            die(ids_push(&rows[*n], (int32_t)id));
+        }
+    str_free(&text);
+    return rows;
+}
+
+/* A run without a tokenizer: the data are ids. */
+static void start(struct bench *b, const char *model, int sides, bool generates, struct capacity cap) {
+    struct run *r = &b->r;
+    die(config_init(&b->cfg));
+    *r = (struct run){.cfg = &b->cfg, .objective = sides > 1 ? &objective_macct : &objective_sft, .backend = &backend_cpu, .threads = omp_get_max_threads(), .eos = -1, .n_plans = 1, .cap = cap};
+    die(model_open(model, NULL, &r->model));
+    struct lora lora = {.r = 16, .alpha = 32, .all_linear = true};
+    struct plans *p = &r->plans[0];
+    die(structure_init(&p->st, &r->model, &method_lora, &lora, &p->modules));
+    const struct program *list[3];
+    int n = 0;
+    if (!generates || sides > 1) {
+        die(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, CHECKPOINT_SELECTIVE, r->backend, false));
+        list[n++] = &p->train;
+    }
+    if (generates) {
+        die(generator_build(&p->gen, &r->model, &p->st, cap, r->backend));
+        list[n++] = &p->gen.prefill;
+        list[n++] = &p->gen.decode;
+    }
+    die(memory_for(&r->wb.mem, list, n));
+    die(pack_init(&r->wb.pack, cap.tokens, cap.sequences));
+    r->wb.threads = r->threads;
+    r->wb.grad = arena_f32(p->st.params.bytes);
+    for (int i = 0; i < sides; i++) {
+        struct recipe q = {.learning_rate = 2e-4, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
+        r->side[i] = (struct side){.name = i ? "B" : "A", .cfg = &b->cfg.side[i], .plans = p};
+        die(learner_init(&r->side[i].learner, &p->st, &p->train, &q));
+        param_fill(&p->st.params, (uint64_t)i + 1, r->side[i].learner.w);
+    }
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void result(const char *item, double *seconds, int n, double tokens, const char *more) {
+    qsort(seconds, (size_t)n, sizeof *seconds, ascending);
+    double best = seconds[0], median = seconds[n / 2];
+    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"threads\": %d, \"best_s\": %.4f, \"median_s\": %.4f, \"n\": %d, \"tok_s_best\": %.1f, \"tok_s_median\": %.1f, \"peak_mb\": %zu%s}\n", item,
+           omp_get_max_threads(), best, median, n, tokens / best, tokens / median, resident_bytes("VmHWM") / 1000000, more);
+}
+
+static void bench_sft(struct bench *b, const char *model, const char *data, int batch, int seq, int steps) {
+    start(b, model, 1, false, (struct capacity){seq > 256 ? seq : 256, 64, 1, 1});
+    int n;
+    struct ids *ids = read_rows(b, data, seq == 512 ? "sft_512.ids.txt" : "sft_128.ids.txt", &n);
+    double seconds[256];
+    str more = {0};
+    str_adds(&more, ", \"losses\": [");
+    for (int s = 0; s < steps; s++) {
+        struct row row[64], *list[64];
+        for (int i = 0; i < batch; i++) {
+            struct ids *t = &ids[(s * batch + i) % n];
+            row[i] = (struct row){.ids = t->v, .n = (int)t->n, .supervised = arena_alloc(&b->mem, t->n)};
+            memset(row[i].supervised + 1, 1, t->n - 1);
+            list[i] = &row[i];
+        }
+        struct step_result out;
+        double t0 = seconds_now();
+        die(learner_step(&b->r.side[0].learner, &b->r.wb, (const struct row *const *)list, batch, 1, (uint64_t)s, &out));
+        if (s) seconds[s - 1] = seconds_now() - t0;
+        str_addf(&more, "%s%.4f", s ? ", " : "", out.loss);
+    }
+    const struct shape *z = &b->r.model.shape;
+    double matrix = (double)b->r.model.parameters, tokens = batch * seq;
+    double flops = tokens * (4 * matrix + 6.0 * (double)param_count(&b->r.plans[0].st.params)) + 12.0 * batch * 0.5 * seq * seq * (double)(z->layers * z->heads * z->head_dim);
+    char item[64];
+    snprintf(item, sizeof item, "sft %dx%d", batch, seq);
+    qsort(seconds, (size_t)steps - 1, sizeof *seconds, ascending);
+    str_addf(&more, "], \"gflops_best\": %.1f", flops / seconds[0] / 1e9);
+    result(item, seconds, steps - 1, tokens, more.p);
+}
+
+static void bench_generate(struct bench *b, const char *model, const char *data, int batch, int reps) {
+    start(b, model, 1, true, (struct capacity){batch * 32, batch, batch, 32 + NEW});
+    int n;
+    struct ids *prompt = read_rows(b, data, "prompt_32.ids.txt", &n);
+    struct generation out[64];
+    struct generate_stats st = {0};
+    double seconds[64], decode = 1e9;
+    for (int k = 0; k <= reps; k++) {
+        struct generate_stats one = {0};
+        struct generate_request rq = {.prompt = prompt, .n = batch, .max_new = NEW, .eos = -1, .run = {.threads = b->r.threads}};
+        double t0 = seconds_now();
+        die(generate(&b->r.plans[0].gen, &b->r.wb.mem, b->r.side[0].learner.w, &rq, out, &one));
+        if (k) seconds[k - 1] = seconds_now() - t0;
+        if (k && one.decode_s < decode) decode = one.decode_s, st = one;
+        for (int i = 0; i < batch; i++) free(out[i].ids);
+    }
+    char item[64], more[160];
+    snprintf(item, sizeof item, "generate %d", batch);
+    snprintf(more, sizeof more, ", \"decode_tok_s_best\": %.1f, \"prefill_tok_s\": %.1f", batch * (NEW - 1) / st.decode_s, (double)st.prompt_tokens / st.prefill_s);
+    result(item, seconds, reps, batch * NEW, more);
+}
+
+static void bench_macct(struct bench *b, const char *model, const char *data, int steps) {
+    start(b, model, 2, true, (struct capacity){256, 64, 8, 64});
+    static const char *const files[] = {"cycle_A.ids.txt", "cycle_B.ids.txt"};
+    int32_t *sep = NULL;
+    b->cfg.max_new_tokens = CYCLE_NEW;
+    for (int i = 0; i < 2; i++) {
+        struct side *s = &b->r.side[i];
+        s->texts = read_rows(b, data, files[i], &s->n_texts);
+        b->cfg.side[i].batch = 8;
+        for (int k = 0; k < s->n_texts; k++) s->texts[k].n--; /* the separator is the prompt form's tail */
+        sep = &s->texts[0].v[s->texts[0].n];
+        s->form.tail = (struct ids){sep, 1, 0};
+        die(order_init(&s->order, s->n_texts, 1, (uint32_t)i, false));
+    }
+    double seconds[64], gen[64], train[64];
+    str more = {0};
+    str_adds(&more, ", \"losses\": [");
+    b->r.eos = 2; /* the answer ends with it; generations are not stopped by it below */
+    for (int k = 0; k < steps; k++) {
+        struct step_info info = {0};
+        double t0 = seconds_now();
+        die(objective_macct.step(&b->r, &info));
+        if (k) seconds[k - 1] = seconds_now() - t0, gen[k - 1] = info.generate_s, train[k - 1] = info.train_s;
+        str_addf(&more, "%s[%.3f, %.3f, %lld]", k ? ", " : "", info.side[0].loss, info.side[1].loss, (long long)info.generated);
+        b->r.step++;
+    }
+    qsort(gen, (size_t)steps - 1, sizeof *gen, ascending);
+    qsort(train, (size_t)steps - 1, sizeof *train, ascending);
+    str_addf(&more, "], \"generate_s\": %.3f, \"train_s\": %.3f", gen[(steps - 1) / 2], train[(steps - 1) / 2]);
+    result("macct 8", seconds, steps - 1, 2 * 8 * (CYCLE_NEW + 63), more.p);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 4) {
+        fprintf(stderr, "usage: bench_cyclora MODEL.gguf DATA (sft BATCH SEQ [STEPS] | generate BATCH [REPS] | macct [STEPS])\n");
+        return 2;
+    }
+    static struct bench b;
+    const char *what = argv[3];
+    int a1 = argc > 4 ? atoi(argv[4]) : 0, a2 = argc > 5 ? atoi(argv[5]) : 0, a3 = argc > 6 ? atoi(argv[6]) : 0;
+    if (!strcmp(what, "sft")) bench_sft(&b, argv[1], argv[2], a1 ? a1 : 8, a2 ? a2 : 128, a3 ? a3 : 6);
+    else if (!strcmp(what, "generate")) bench_generate(&b, argv[1], argv[2], a1 ? a1 : 8, a2 ? a2 : 5);
+    else if (!strcmp(what, "macct")) bench_macct(&b, argv[1], argv[2], a1 ? a1 : 6);
+    else return 2;
+    return 0;
+}
