@@ -12,7 +12,8 @@
 
 enum { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_INTERRUPTED = 130 };
 
-/* One row per subcommand (main.c). `run` sees its own name as argv[0] and returns the exit status. `help` is the page. */
+/* One row per subcommand (main.c). `run` sees its own name as argv[0] and returns the exit status. `help` is the page.
+ */
 struct command {
     const char *name, *summary, *help;
     int (*run)(int argc, char **argv);
@@ -28,15 +29,17 @@ int cmd_inspect(int argc, char **argv);
 int cmd_data(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_score(int argc, char **argv);
+int cmd_compare(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 extern const char help_train[], help_generate[], help_eval[], help_plan[], help_inspect[], help_data[], help_tokenize[],
-    help_score[], help_help[];
+    help_score[], help_compare[], help_help[];
 
 void cli_warn(const char *line);
 int cli_bad(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* says what is wrong; STATUS_USAGE */
 int cli_failed(int code); /* says cyc_error() of a failed cyc_ call; the status for its code */
 
-/* --- files: lines split at \n and nowhere else ---------------------------------------------------------------------- */
+/* --- files: lines split at \n and nowhere else ----------------------------------------------------------------------
+ */
 struct lines {
     str bytes;
     int n;
@@ -55,12 +58,13 @@ struct arg_list;
 struct cyc_config;
 int config_open(const char *path, const struct arg_list *sets, struct cyc_config **c);
 
-/* --- the library's JSON; a missing field is "" or NaN, never a failure ------------------------------------------------ */
+/* --- the library's JSON; a missing field is "" or NaN, never a failure
+ * ------------------------------------------------ */
 json_t *json_take(char *text); /* parses and frees what a cyc_ call returned; never NULL */
 const char *json_text(const json_t *o, const char *key);
 double json_num(const json_t *o, const char *key);
-json_t *json_number(double x);                     /* null for NaN */
-json_t *json_utf8(const char *text);               /* bytes that are not UTF-8 become U+FFFD */
-void json_line(json_t *o);                         /* prints one line on stdout and drops the reference */
+json_t *json_number(double x);       /* null for NaN */
+json_t *json_utf8(const char *text); /* bytes that are not UTF-8 become U+FFFD */
+void json_line(json_t *o);           /* prints one line on stdout and drops the reference */
 
 #endif

@@ -26,6 +26,11 @@ const char help_data[] =
     "Writes to stdout alone. Exit status: 0; 2 for a wrong configuration or data file (named with its line); 1 "
     "otherwise.\n";
 
+static void open_line(bool *line_open) {
+    if (!*line_open) fputs("    ", stdout);
+    *line_open = true;
+}
+
 /* A piece as it stands in the row: line ends are shown and made, other control characters shown as escapes. */
 static void print_piece(const char *s, bool *line_open) {
     while (*s) {
@@ -33,7 +38,8 @@ static void print_piece(const char *s, bool *line_open) {
         str text = {0}, shown = {0};
         str_add(&text, s, n);
         text_one_line(&shown, text.p ? text.p : "", 0);
-        printf("%s%s", *line_open ? "" : "    ", shown.p ? shown.p : "");
+        open_line(line_open);
+        fputs(shown.p ? shown.p : "", stdout);
         *line_open = s[n] != '\n';
         if (!*line_open) puts("↵");
         s += n + !*line_open;
@@ -52,6 +58,7 @@ static void print_row(const json_t *row) {
            json_array_size(pieces), supervised);
     json_array_foreach(pieces, i, p) {
         bool now = json_is_true(json_object_get(p, "supervised"));
+        if (now && !on) open_line(&line_open);
         if (now != on) fputs(now ? begin : end, stdout);
         on = now;
         print_piece(json_text(p, "text"), &line_open);

@@ -1,13 +1,13 @@
-/* How the objects that the library returns as JSON look on paper: the plan, an evaluation, the milestones of a run. Fields that
- * are missing are left out. Used by train, plan and eval. */
+/* How the objects that the library returns as JSON look on paper: the plan, an evaluation, the milestones of a run.
+ * Fields that are missing are left out. Used by train, plan and eval. */
 #ifndef CYC_CLI_REPORT_H
 #define CYC_CLI_REPORT_H
 #include <jansson.h>
 #include <stdbool.h>
 
-void report_run(const json_t *plan);               /* model and sides, a line each */
-void report_memory(const json_t *plan);            /* the memory table, planned and (where there) measured, and its sums */
-void report_eval(const json_t *eval);              /* one evaluation with its samples */
-void report_milestones(const json_t *evals);       /* before, after, test: one under the other */
+void report_run(const json_t *plan);         /* model and sides, a line each */
+void report_memory(const json_t *plan);      /* the memory table, planned and (where there) measured, and its sums */
+void report_eval(const json_t *eval);        /* one evaluation with its samples */
+void report_milestones(const json_t *evals); /* before, after, test: one under the other */
 
 #endif

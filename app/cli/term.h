@@ -1,6 +1,7 @@
 /* Output for people: colours and widths where there is a terminal, tables, sizes, one line that is rewritten in place.
  *
- * Colours are used on a terminal unless NO_COLOR is set or TERM is dumb. Everything printed through here goes to stdout. */
+ * Colours are used on a terminal unless NO_COLOR is set or TERM is dumb. Everything printed through here goes to
+ * stdout. */
 #ifndef CYC_CLI_TERM_H
 #define CYC_CLI_TERM_H
 #include "base/str.h"
@@ -9,9 +10,9 @@
 #include <stddef.h>
 #include <stdio.h>
 
-bool term_tty(void);    /* stdout is a terminal that can rewrite a line */
+bool term_tty(void); /* stdout is a terminal that can rewrite a line */
 bool term_colour(void);
-int term_width(void);   /* columns; 100 where unknown */
+int term_width(void); /* columns; 100 where unknown */
 /* Wrap text in these; empty strings where there are no colours. */
 const char *term_bold(void), *term_dim(void), *term_good(void), *term_off(void);
 
@@ -37,8 +38,8 @@ struct table {
 };
 void table_head(struct table *t, const char *head);
 void table_cell(struct table *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void table_text(struct table *t, const char *text);                                     /* one line of it */
-void table_number(struct table *t, const json_t *o, const char *key, const char *fmt);  /* empty where absent */
+void table_text(struct table *t, const char *text);                                    /* one line of it */
+void table_number(struct table *t, const json_t *o, const char *key, const char *fmt); /* empty where absent */
 void table_bytes(struct table *t, const json_t *o, const char *key);
 void table_print(struct table *t, const char *indent);
 

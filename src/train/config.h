@@ -1,5 +1,5 @@
-/* A run's settings: read from YAML, overridden by --set, resolved into plain structs. The rows of config.def are the keys;
- * the A: and B: sections override the shared side settings.
+/* A run's settings: read from YAML, overridden by --set, resolved into plain structs. The rows of config.def are the
+ * keys; the A: and B: sections override the shared side settings.
  *
  * `A` is a side and an adapter: A.data is the text of side A; adapter A maps A to B and so trains on targets from B's
  * file; A's learning rate, batch and schedule belong to adapter A.
@@ -14,16 +14,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct strs { int n; const char **v; };
+struct strs {
+    int n;
+    const char **v;
+};
 
-#define STR const char *
-#define INT int64_t
+#define STR  const char *
+#define INT  int64_t
 #define REAL double
 #define BOOL bool
 #define STRS struct strs
 struct side_config {
 #define KEY_RUN(type, field)
-#define KEY_SIDE(type, field) type field;
+#define KEY_SIDE(type, field)                          type field;
 #define KEY(where, type, field, name, def, wants, doc) KEY_##where(type, field)
 #include "train/config.def"
 #undef KEY
@@ -55,13 +58,14 @@ struct config_key {
 };
 const struct config_key *config_keys(size_t *n);
 
-err config_init(struct config *c);                         /* the defaults */
-err config_load(struct config *c, const char *path);       /* YAML over what is there; relative paths stay as written */
+err config_init(struct config *c);                   /* the defaults */
+err config_load(struct config *c, const char *path); /* YAML over what is there; relative paths stay as written */
 err config_parse(struct config *c, const char *path, const void *yaml, size_t n); /* the same from memory */
-err config_set(struct config *c, const char *assignment);  /* "lora.r=8", "A.learning_rate=1e-4"; a bare side key sets both sides */
-err config_check(const struct config *c);                  /* ranges and contradictions, names in the message; model and data given */
-err config_write(const struct config *c, str *yaml);       /* every key resolved, loadable again */
-void config_free(struct config *c);                        /* after a failed load or parse, the only thing left to do */
+err config_set(struct config *c,
+               const char *assignment);   /* "lora.r=8", "A.learning_rate=1e-4"; a bare side key sets both sides */
+err config_check(const struct config *c); /* ranges and contradictions, names in the message; model and data given */
+err config_write(const struct config *c, str *yaml); /* every key resolved, loadable again */
+void config_free(struct config *c);                  /* after a failed load or parse, the only thing left to do */
 
 /* "2GB", "1.5 GiB", "500MB", in any case: GB is 10^9, GiB 2^30. A number without a unit is E_USAGE. "" is 0. */
 err config_bytes(const char *text, size_t *bytes);

@@ -112,7 +112,7 @@ json_t *run_plan_json(const struct run *r, bool measured) {
     for (int i = 0; i < r->objective->sides; i++) {
         const struct side *s = &r->side[i], *o = r->objective->sides > 1 ? &r->side[!i] : s;
         json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:s, s:s, s:i, s:i, s:f, s:i}", "name", s->name, "trained", (json_int_t)param_count(&s->plans->st.params), "modules", s->plans->modules,
-                                               "data", s->cfg->data, "targets", o->cfg->data, "rows", s->n_texts ? s->n_texts : s->rows.n, "r", s->plans->st.lora.r, "lora_alpha", s->plans->st.lora.alpha,
+                                               "data", s->cfg->data, "targets", o->cfg->data, "rows", o->n_texts ? o->n_texts : o->rows.n, "r", s->plans->st.lora.r, "lora_alpha", s->plans->st.lora.alpha,
                                                "longest", s->longest));
     }
     char *text = sentence(r);

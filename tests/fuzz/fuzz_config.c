@@ -1,7 +1,7 @@
 /* Fuzz target for the configuration. The first byte picks the road: a file, or one --set assignment.
  *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/fuzz_config.c src/train/config*.c src/base/[a-s]*.c
- *         -lyaml -lm -o fuzz_config && ./fuzz_config tests/fuzz/corpus/config
+ *   clang -g -O1 -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/fuzz_config.c src/train/config*.c
+ * src/base/[a-s]*.c -lyaml -lm -o fuzz_config && ./fuzz_config tests/fuzz/corpus/config
  *
  * Beside not crashing: a refusal names the place, and what is accepted is within its ranges, can be written, and reads
  * back as the same text. tests/unit/test_fuzz_config.c replays the corpus in every test run. */
