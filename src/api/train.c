@@ -87,9 +87,10 @@ static err train(struct run *r, struct config *c, int flags, const cyc_callbacks
     bool found = false;
     TRY(run_open(r, c));
     r->stop = &stop_requested;
-    TRY(folder_begin(r, flags));
+    TRY(folder_check(r, flags));
     TRY(run_start(r));
     if (flags & CYC_RESUME) TRY(checkpoint_resume(r, &found));
+    TRY(folder_begin(r, flags));
     if (flags & CYC_RESUME && !found) log_warn("%s holds no checkpoint: starting at step 1", c->output_dir);
     announce(r, cb);
     struct relay relay = {cb};
@@ -106,6 +107,7 @@ int cyc_train(cyc_config *c, int flags, const cyc_callbacks *cb, char **report) 
         if (code && !e) e = E_MEMORY;
     }
     run_close(&r);
+    stop_requested = 0; /* this run is what it stopped, not the next */
     return api_code(e);
 }
 
@@ -165,8 +167,12 @@ static err preview(const struct run *r, int n, json_t *out) {
             for (int i = 0; i < s->n_texts; i++) {
                 struct ids prompt = {0};
                 err e = prompt_form_wrap(&r->side[!d].form, NULL, 0, &prompt);
-                if (!e) e = rows_add(&made, prompt.v, prompt.n, s->texts[i].v, s->texts[i].n);
+                struct ids answer = {0};
+                for (size_t k = 0; k < s->texts[i].n && !e; k++) e = ids_push(&answer, s->texts[i].v[k]);
+                if (!e) e = ids_push(&answer, r->eos);
+                if (!e) e = rows_add(&made, prompt.v, prompt.n, answer.v, answer.n);
                 ids_free(&prompt);
+                ids_free(&answer);
                 if (e) return rows_free(&made), e;
             }
             list = &made;

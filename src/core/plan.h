@@ -1,5 +1,5 @@
 /* The plan of a program: where every value lies and which kernel runs each instruction, decided before a weight is read.
- * The memory estimate shown to users is this plan itself, made with the null backend.
+ * The memory estimate shown to users is this plan itself; the null backend makes it where nothing is to be run.
  *
  * One ACT arena placed by liveness (a value's bytes are free again after its last use; an in-place op takes over its
  * input's), one SCRATCH of the largest single request, one STATE arena that lives on between runs. */

@@ -2,8 +2,10 @@
 #define _DEFAULT_SOURCE
 #include "gen/adapter.h"
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 
 static const char PREFIX[] = "base_model.model.";
@@ -78,16 +80,22 @@ static err read_config(const json_t *j, const char *path, arena *mem, struct lor
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
     if (strcmp(type, "LORA")) return fail(E_UNSUPPORTED, "%s: peft_type %s is not supported (supported: LORA)", path, type);
     static const char *const refused[] = {"use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform",
-                                          "trainable_token_indices", "lora_bias", "exclude_modules", "layer_replication", "megatron_config"};
+                                          "trainable_token_indices", "lora_bias", "exclude_modules", "layer_replication", "megatron_config", "target_parameters",
+                                          "alora_invocation_tokens", "use_qalora", "use_bdlora", "fan_in_fan_out"};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (truthy(json_object_get(j, refused[i]))) return fail(E_UNSUPPORTED, "%s: '%s' is not supported yet", path, refused[i]);
+    const char *init = json_string_value(json_object_get(j, "init_lora_weights"));
+    static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
+    for (size_t i = 0; init && i < sizeof changes_base / sizeof *changes_base; i++)
+        if (!strncasecmp(init, changes_base[i], strlen(changes_base[i]))) return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base model too; save the adapter converted to plain LoRA", path, init);
     const char *bias = json_string_value(json_object_get(j, "bias"));
     if (bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s' is not supported yet", path, bias);
     const json_t *r = json_object_get(j, "r"), *alpha = json_object_get(j, "lora_alpha"), *drop = json_object_get(j, "lora_dropout");
     if (!json_is_integer(r) || !json_is_number(alpha)) return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing", path);
     *out = (struct lora){.r = (int)json_integer_value(r), .alpha = json_number_value(alpha), .dropout = json_number_value(drop)};
     TRY(read_targets(json_object_get(j, "target_modules"), path, mem, out));
-    return lora_check(out);
+    err e = lora_check(out);
+    return e ? fail_in(e, "%s", path) : OK;
 }
 
 err adapter_read_config(const char *folder, arena *mem, struct lora *out) {
@@ -136,6 +144,19 @@ err adapter_read(const char *folder, const struct structure *st, float *weights)
     if (!e && ts.n != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", path, ts.n, n);
     tensors_close(&ts);
     return e;
+}
+
+err adapter_load(const char *folder, const struct structure *st, float *weights) {
+    struct lora have = {0};
+    const struct lora *want = &st->lora;
+    arena mem = {0};
+    err e = adapter_read_config(folder, &mem, &have);
+    arena_free(&mem);
+    TRY(e);
+    if (have.r != want->r) return fail(E_USAGE, "%s was made with lora.r %d, the configuration says %d", folder, have.r, want->r);
+    if (fabs(have.alpha - want->alpha) > 1e-6 * fabs(want->alpha))
+        return fail(E_USAGE, "%s was made with lora.lora_alpha %g, the configuration says %g", folder, have.alpha, want->alpha);
+    return adapter_read(folder, st, weights);
 }
 
 static json_t *config_json(const struct lora *l, const char *base_model) {

@@ -27,7 +27,7 @@
  * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
  *                      dx[N,C] (opt; d(sum w*nll)/dx, 0 where w = 0)
- *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (chunks of HEAD_CHUNK rows).
+ *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
  * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N]   out o[N,H*D]
@@ -47,7 +47,7 @@
 enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 14, LIN_POS = 15, LIN_IN = 16, LIN_T = 4 };
 enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE = 15, LB_POS = 16, LB_IN = 17,
        LB_DX = 0, LB_DA = 1, LB_DB = 2 };
-enum { HEAD_CHUNK = 32, PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4 };
+enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4 };
 
 /* Dropout of channel c (any multiple of 4 at once: channels c..c+3) of one token for output i of a site. */
 static inline struct philox ops_drop_bits(const struct run_ctx *run, int site, int output, int32_t sample, int32_t pos,

@@ -28,7 +28,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
                 int a = i->a.interleaved ? 2 * j : j, b = i->a.interleaved ? 2 * j + 1 : j + half;
                 const float *x = view_row(&in[0], n) + h * D;
                 float *y = view_row(&out[0], n) + h * D;
-                double t = (double)view_i32(&in[1])[n] * view_f32(&in[2])[j];
+                double t = (float)view_i32(&in[1])[n] * view_f32(&in[2])[j]; /* the angle is rounded to f32, as everywhere */
                 double c = cos(t), s = i->a.inverse ? -sin(t) : sin(t), x0 = x[a], x1 = x[b];
                 y[a] = (float)(x0 * c - x1 * s);
                 y[b] = (float)(x0 * s + x1 * c);

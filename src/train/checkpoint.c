@@ -49,15 +49,32 @@ static json_t *audit_json(const struct run *r) {
                      "parameters", (json_int_t)r->model.parameters, "tokenizer_xxh128", r->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
 }
 
-err folder_begin(const struct run *r, int flags) {
+static const char *in_folder(const struct run *r, const char *name, arena *mem) {
+    const char *path = arena_printf(mem, "%s/%s", r->cfg->output_dir, name);
+    return path ? path : "";
+}
+
+err folder_check(const struct run *r, int flags) {
     const char *dir = r->cfg->output_dir;
     if (!*dir) return fail(E_USAGE, "output_dir is not set");
     if (path_exists(dir) && !path_is_dir(dir)) return fail(E_USAGE, "output_dir %s exists and is not a folder", dir);
-    if (!dir_empty(dir) && !(flags & 3)) return fail(E_USAGE, "output_dir %s is not empty: go on with --resume, or start over with --overwrite", dir);
+    if (dir_empty(dir)) return OK;
+    if (!(flags & 3)) return fail(E_USAGE, "output_dir %s is not empty: go on with --resume, or start over with --overwrite", dir);
+    arena mem = {0};
+    bool run = path_exists(in_folder(r, "config.yaml", &mem)) || path_exists(in_folder(r, "audit.json", &mem));
+    arena_free(&mem);
+    return run || !(flags & 2) ? OK : fail(E_USAGE, "output_dir %s holds files but no run (no config.yaml): --overwrite would delete them; name another folder", dir);
+}
+
+/* A resumed run has no report until it has one of its own: that is how a finished run is told from one that still has
+ * its last evaluation or its adapters to write (checkpoint_resume). */
+err folder_begin(const struct run *r, int flags) {
+    const char *dir = r->cfg->output_dir;
+    arena mem = {0};
     if (flags & 2 && path_exists(dir)) TRY(dir_remove(dir));
     TRY(dir_make(dir));
-    arena mem = {0};
     str yaml = {0};
+    unlink(in_folder(r, "report.json", &mem));
     err e = config_write(r->cfg, &yaml);
     if (!e) e = file_write(arena_printf(&mem, "%s/config.yaml", dir), yaml.p, yaml.n);
     if (!e) e = write_json(arena_printf(&mem, "%s/audit.json", dir), audit_json(r));
@@ -213,9 +230,7 @@ err best_load(struct run *r) {
 static err load_side(struct run *r, int i, const char *dir, arena *mem) {
     struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
-    struct lora saved;
-    TRY(adapter_read_config(folder, mem, &saved));
-    TRY(adapter_read(folder, &s->plans->st, s->learner.w));
+    TRY(adapter_load(folder, &s->plans->st, s->learner.w));
     struct tensors ts;
     TRY(tensors_open(arena_printf(mem, "%s/optimizer.safetensors", folder), &ts));
     const struct tensor *m = tensors_find(&ts, "exp_avg"), *v = tensors_find(&ts, "exp_avg_sq");
@@ -261,8 +276,8 @@ err checkpoint_resume(struct run *r, bool *found) {
     err e = j ? load_state(r, path, j) : fail(E_INPUT, "%s: %s", path, je.text);
     for (int i = 0; i < r->objective->sides && !e; i++) e = load_side(r, i, dir, &mem);
     json_decref(j);
+    if (!e && r->step >= run_total(r) && path_exists(in_folder(r, "report.json", &mem))) e = fail(E_USAGE, "%s is at step %lld of %lld: nothing is left to do; raise max_steps", dir, (long long)r->step, (long long)run_total(r));
     if (!e) e = metrics_cut(r);
-    if (!e && r->step >= run_total(r)) e = fail(E_USAGE, "%s is at step %lld of %lld: nothing is left to do; raise max_steps", dir, (long long)r->step, (long long)run_total(r));
     r->resumed = true;
     arena_free(&mem);
     return e;
@@ -273,7 +288,7 @@ err adapters_load(struct run *r, const char *folder) {
     err e = OK;
     for (int i = 0; i < r->objective->sides && !e; i++) {
         const char *dir = adapter_folder(r, i, folder, &mem);
-        e = adapter_read(dir, &r->side[i].plans->st, r->side[i].learner.w);
+        e = adapter_load(dir, &r->side[i].plans->st, r->side[i].learner.w);
     }
     arena_free(&mem);
     return e;

@@ -78,7 +78,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     json_t *j;
     json_array_foreach(m, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
     size_t now = measured ? resident_bytes("VmRSS") : 0;
-    line(m, "runtime", f->runtime, "program, libraries, tokenizer; measured: with the data, all that is in no arena", measured, now > known ? now - known : 0);
+    line(m, "runtime", f->runtime, "program, libraries, tokenizer; the measured figure includes the data", measured, now > known ? now - known : 0);
     return m;
 }
 

@@ -227,7 +227,7 @@ err run_start(struct run *r) {
         struct recipe q = recipe_of(r, s->cfg);
         TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
         if (*s->cfg->adapter) {
-            err e = adapter_read(s->cfg->adapter, &s->plans->st, s->learner.w);
+            err e = adapter_load(s->cfg->adapter, &s->plans->st, s->learner.w);
             if (e) return fail_in(e, "adapter of side %s", s->name);
         } else param_fill(&s->plans->st.params, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT), s->learner.w);
     }
@@ -360,10 +360,18 @@ static err eval_if_due(struct run *r, const struct run_events *ev) {
     return every > 0 && r->step > 0 && r->step % every == 0 ? eval_now(r, &r->eval, "step", ev) : OK;
 }
 
-/* An interrupt ends the step under way first, so that a resumed run is the same to the bit; only evaluation is cut short. */
+static bool evaluated(const struct run *r) {
+    size_t i;
+    json_t *j;
+    json_array_foreach(r->evals, i, j) if (json_integer_value(json_object_get(j, "step")) == r->step) return true;
+    return false;
+}
+
+/* An interrupt ends the step under way first, so that a resumed run is the same to the bit; only evaluation is cut short,
+ * and made up for by the run that resumes. */
 err run_loop(struct run *r, const struct run_events *ev) {
     int64_t total = run_total(r);
-    err e = r->resumed ? OK : eval_if_due(r, ev);
+    err e = r->resumed && evaluated(r) ? OK : eval_if_due(r, ev);
     while (!e && r->step < total) {
         TRY(one_step(r, ev));
         e = r->stop && *r->stop ? E_INTERRUPTED : eval_if_due(r, ev);

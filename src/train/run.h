@@ -108,7 +108,8 @@ double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key, struct generation *out, struct generate_stats *stats);
 
 /* checkpoint.c: run folders and checkpoints */
-err folder_begin(const struct run *r, int flags);   /* 1 resume, 2 overwrite; refuses a non-empty folder */
+err folder_check(const struct run *r, int flags);   /* 1 resume, 2 overwrite; refuses a non-empty folder; writes nothing */
+err folder_begin(const struct run *r, int flags);   /* after all that can refuse: empties (2), makes, opens the record */
 err checkpoint_save(struct run *r, char **path_out);
 err checkpoint_resume(struct run *r, bool *found);  /* the newest whole checkpoint of output_dir */
 err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B */

@@ -131,6 +131,40 @@ static void five_steps(const struct backend *backend) {
     arena_free(&mem);
 }
 
+/* A learner's step moves its own adapter, whole bytes of the other and of the base stay. */
+static void test_only_one_moves(void **state) {
+    (void)state;
+    arena mem = {0};
+    struct tensors want;
+    struct config cfg;
+    struct run r;
+    must(tensors_open(GOLDEN "/macct/macct.safetensors", &want));
+    must(config_init(&cfg));
+    start(&r, &cfg, &want, &mem, &backend_cpu);
+    char base[33], now[33], w[2][33], again[33];
+    model_hash(&r.model, base);
+    for (int i = 0; i < 2; i++) {
+        size_t bytes = r.plans[0].st.params.bytes;
+        for (int k = 0; k < 2; k++) bytes_hash(r.side[k].learner.w, bytes, w[k]);
+        const struct ids *t = &r.side[i].texts[0];
+        uint8_t supervised[32] = {0};
+        memset(supervised + 1, 1, t->n - 1);
+        struct row row = {.ids = t->v, .supervised = supervised, .n = (int)t->n};
+        struct step_result out;
+        must(learner_step(&r.side[i].learner, &r.wb, (const struct row *const[]){&row}, 1, 1, 0, &out));
+        bytes_hash(r.side[i].learner.w, bytes, again);
+        assert_string_not_equal(again, w[i]);
+        bytes_hash(r.side[!i].learner.w, bytes, again);
+        assert_string_equal(again, w[!i]);
+        model_hash(&r.model, now);
+        assert_string_equal(now, base);
+    }
+    finish(&r);
+    tensors_close(&want);
+    config_free(&cfg);
+    arena_free(&mem);
+}
+
 static void test_reference(void **state) {
     (void)state;
     five_steps(&backend_reference);
@@ -142,6 +176,6 @@ static void test_cpu(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_reference), cmocka_unit_test(test_cpu)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_reference), cmocka_unit_test(test_cpu), cmocka_unit_test(test_only_one_moves)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

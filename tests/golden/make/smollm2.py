@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct (Q4_1 GGUF) through transformers -> tests/golden/smollm2/.
 
 First convert the GGUF (weights dequantised to fp32), then run; about three minutes on one core:
-  python bench/peers/convert.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --out /opt/w/smollm2-hf
-  python tests/golden/make/smollm2.py --model /opt/w/smollm2-hf
+  python bench/peers/convert.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --out cache/smollm2-hf
+  python tests/golden/make/smollm2.py --model cache/smollm2-hf
 
 text.txt                 the first 10,000 characters of Debian's GPL-3
 nll.safetensors          text_ids[M] i32: the whole text.txt;  ids[4,500] i32: its first 2,000 tokens as four windows, no BOS;
@@ -45,7 +45,7 @@ AWKWARD = [
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", default="/opt/w/smollm2-hf")
+    ap.add_argument("--model", default="cache/smollm2-hf")
     ap.add_argument("--text", default="/usr/share/common-licenses/GPL-3")
     a = ap.parse_args()
     os.makedirs(OUT, exist_ok=True)
