@@ -23,6 +23,7 @@ struct linear {
 struct site;
 struct peft_method {
     const char *name;
+    const char *peft_type; /* in adapter_config.json */
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
 };

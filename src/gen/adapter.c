@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "gen/adapter.h"
 #include <jansson.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,7 +79,13 @@ static err read_targets(const json_t *v, const char *path, arena *mem, struct lo
 static err read_config(const json_t *j, const char *path, arena *mem, struct lora *out) {
     const char *type = json_string_value(json_object_get(j, "peft_type"));
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    if (strcmp(type, "LORA")) return fail(E_UNSUPPORTED, "%s: peft_type %s is not supported (supported: LORA)", path, type);
+    if (!method_of_type(type)) {
+        str known = {0};
+        method_types(&known);
+        err e = fail(E_UNSUPPORTED, "%s: peft_type %s is not supported (supported: %s)", path, type, known.p);
+        str_free(&known);
+        return e;
+    }
     static const char *const refused[] = {"use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform",
                                           "trainable_token_indices", "lora_bias", "exclude_modules", "layer_replication", "megatron_config", "target_parameters",
                                           "alora_invocation_tokens", "use_qalora", "use_bdlora", "fan_in_fan_out"};
@@ -92,7 +99,8 @@ static err read_config(const json_t *j, const char *path, arena *mem, struct lor
     if (bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s' is not supported yet", path, bias);
     const json_t *r = json_object_get(j, "r"), *alpha = json_object_get(j, "lora_alpha"), *drop = json_object_get(j, "lora_dropout");
     if (!json_is_integer(r) || !json_is_number(alpha)) return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing", path);
-    *out = (struct lora){.r = (int)json_integer_value(r), .alpha = json_number_value(alpha), .dropout = json_number_value(drop)};
+    json_int_t rank = json_integer_value(r);
+    *out = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(drop)};
     TRY(read_targets(json_object_get(j, "target_modules"), path, mem, out));
     err e = lora_check(out);
     return e ? fail_in(e, "%s", path) : OK;
@@ -162,7 +170,7 @@ err adapter_load(const char *folder, const struct structure *st, float *weights)
 static json_t *config_json(const struct lora *l, const char *base_model) {
     json_t *targets = json_array();
     for (int i = 0; i < l->n_targets; i++) json_array_append_new(targets, json_string(l->targets[i]));
-    return json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:b, s:i, s:f, s:f, s:o, s:n, s:s, s:b, s:b, s:n, s:o, s:o, s:n}", "peft_type", "LORA", "auto_mapping",
+    return json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:b, s:i, s:f, s:f, s:o, s:n, s:s, s:b, s:b, s:n, s:o, s:o, s:n}", "peft_type", method_lora.peft_type, "auto_mapping",
                      "base_model_name_or_path", base_model, "revision", "task_type", "CAUSAL_LM", "inference_mode", 1, "fan_in_fan_out", 0, "r", l->r,
                      "lora_alpha", l->alpha, "lora_dropout", l->dropout, "target_modules", targets, "modules_to_save", "bias", "none", "use_rslora", 0,
                      "use_dora", 0, "layers_to_transform", "rank_pattern", json_object(), "alpha_pattern", json_object(), "layers_pattern");

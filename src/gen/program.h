@@ -6,6 +6,7 @@
 #include "core/plan.h"
 #include "model/model.h"
 #include "peft/lora.h"
+#include "peft/methods.h"
 
 /* What an adapter is, before its numbers: method, settings, parameters. Adapters of equal structure share plans. */
 struct structure {

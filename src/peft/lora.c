@@ -2,6 +2,7 @@
  * is the base. All targets that share an input are one instruction: their A matrices are one parameter, rows stacked in the
  * order of the group; adapter files see the named slices (core/params.h). */
 #include "peft/lora.h"
+#include "peft/methods.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -77,4 +78,4 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     return site_emit_linear(s, x, n, w, &a, &low, out);
 }
 
-const struct peft_method method_lora = {"lora", linears};
+const struct peft_method method_lora = {"lora", "LORA", linears};

@@ -13,7 +13,6 @@ struct lora {
     int n_targets;
     const char *const *targets; /* module names or suffixes ("q_proj"); unused when all_linear */
 };
-extern const struct peft_method method_lora;
 
 /* Does the setting take this linear? PEFT's rule: equal, or ends with "." + target. */
 bool lora_targets(const struct lora *l, const struct linear *w);

@@ -36,7 +36,7 @@ static err open_tokenizer(struct run *r) {
     if (tokenizer_vocab(r->tok) > r->model.shape.vocab)
         return fail(E_INPUT, "the tokenizer has %d ids, the model %s only %lld: they do not belong together", tokenizer_vocab(r->tok), r->cfg->model, (long long)r->model.shape.vocab);
     r->eos = tokenizer_eos(r->tok);
-    if (r->eos < 0) return fail(E_INPUT, "the tokenizer names no end-of-text token, so answers could never end");
+    if (r->eos < 0) return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end", *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
     tokenizer_hash(r->tok, r->tok_hash);
     return OK;
 }

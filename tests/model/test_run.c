@@ -110,13 +110,17 @@ static void sh(const char *fmt, ...) {
     if (system(line)) flunk("failed: %s", line);
 }
 
-static void same_files(const char *a, const char *b) {
+static bool same_bytes(const char *a, const char *b) {
     str x = {0}, y = {0};
     must(file_read(a, &x));
     must(file_read(b, &y));
-    if (x.n != y.n || memcmp(x.p, y.p, x.n)) flunk("%s and %s differ", a, b);
+    bool same = x.n == y.n && !memcmp(x.p, y.p, x.n);
     str_free(&x);
     str_free(&y);
+    return same;
+}
+static void same_files(const char *a, const char *b) {
+    if (!same_bytes(a, b)) flunk("%s and %s differ", a, b);
 }
 
 static void same_adapters(const char *a, const char *b) {
@@ -205,6 +209,10 @@ static void test_resume_is_exact(void **state) {
     assert_int_equal(w.learned, 6);
     assert_int_equal(w.evals, 4); /* steps 3, 6 (the warm-up's end), 9, 12 */
     watch_free(&w);
+    runs("no-dropout", 0, NULL, macct, LIST("eval_steps=3", "lora.lora_dropout=0")); /* the draws are in the numbers */
+    runs("greedy", 0, NULL, macct, LIST("eval_steps=3", "generation.temperature=0"));
+    if (same_bytes(at("straight/A/adapter_model.safetensors"), at("no-dropout/A/adapter_model.safetensors"))) flunk("dropout changes nothing");
+    if (same_bytes(at("straight/A/adapter_model.safetensors"), at("greedy/A/adapter_model.safetensors"))) flunk("sampling changes nothing");
     static const int stops[] = {2, 6, 9, 11, 12}; /* in the warm-up, at its end, at an evaluation, before the end, at it */
     for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
         char name[32];
