@@ -321,10 +321,10 @@ static err take_token(tokenizer *t, const char *file, const json_t *root, const 
     snprintf(id_key, sizeof id_key, "%s_id", key);
     v = json_object_get(root, id_key);
     if (json_is_array(v)) v = json_array_get(v, 0);
-    if (*id >= 0 || !json_is_integer(v)) return OK;
-    json_int_t n = json_integer_value(v);
+    if (*id >= 0 || !json_is_number(v)) return OK;
+    double n = json_number_value(v);
     if (n < 0 || n >= t->n)
-        return fail(E_INPUT, "%s: %s is %lld, outside the vocabulary of %d", file, id_key, (long long)n, t->n);
+        return fail(E_INPUT, "%s: %s is %.0f, outside the vocabulary of %d", file, id_key, n, t->n);
     *id = (int32_t)n;
     return OK;
 }
@@ -345,7 +345,8 @@ static err take_template(tokenizer *t, const json_t *root) {
 
 static err take_config(tokenizer *t, const char *file, const str *text) {
     json_error_t where;
-    json_t *root = json_loadb(text->p, text->n, 0, &where);
+    /* integers as reals: Hugging Face writes 1000000000000000019884624838656 for "no limit" */
+    json_t *root = json_loadb(text->p, text->n, JSON_DECODE_INT_AS_REAL, &where);
     if (!root) return fail(E_INPUT, "%s:%d:%d: not JSON: %s", file, where.line, where.column, where.text);
     err e = take_token(t, file, root, "bos_token", &t->bos);
     if (!e) e = take_token(t, file, root, "eos_token", &t->eos);

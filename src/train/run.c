@@ -147,6 +147,16 @@ static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, 
     return OK;
 }
 
+/* "1.25 GB", "340.0 MB"; into one of a few buffers that take turns. */
+static const char *size_text(size_t bytes) {
+    static _Thread_local char text[4][24];
+    static _Thread_local unsigned turn;
+    char *s = text[turn++ % 4];
+    if (bytes >= 1000000000) snprintf(s, sizeof text[0], "%.2f GB", (double)bytes / 1e9);
+    else snprintf(s, sizeof text[0], "%.1f MB", (double)bytes / 1e6);
+    return s;
+}
+
 /* Refuses a plan beyond the limit, and says which settings would fit. */
 static err plan_within(struct run *r, struct capacity least) {
     enum checkpoint level;
@@ -160,7 +170,7 @@ static err plan_within(struct run *r, struct capacity least) {
     size_t limit = memory_limit(r->cfg);
     TRY(plan_once(r, r->cfg->pass_tokens, level, slots, least));
     if (r->foot.total <= limit) return OK;
-    double need = (double)r->foot.total / 1e9, have = (double)limit / 1e9;
+    size_t need = r->foot.total;
     static const struct { int64_t pass; enum checkpoint level; int slots; const char *say; } tries[] = {
         {256, CHECKPOINT_SELECTIVE, 1 << 20, "gradient_checkpointing: selective"},
         {1, CHECKPOINT_SELECTIVE, 8, "pass_tokens: 1, generation_batch: 8"},
@@ -170,9 +180,9 @@ static err plan_within(struct run *r, struct capacity least) {
     for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
         TRY(plan_once(r, tries[i].pass, tries[i].level, slots < tries[i].slots ? slots : tries[i].slots, least));
         if (r->foot.total <= limit)
-            return fail(E_USAGE, "this run needs %.2f GB, the limit is %.2f GB; it would fit (%.2f GB) with %s", need, have, (double)r->foot.total / 1e9, tries[i].say);
+            return fail(E_USAGE, "this run needs %s, the limit is %s; it would fit (%s) with %s", size_text(need), size_text(limit), size_text(r->foot.total), tries[i].say);
     }
-    return fail(E_USAGE, "this run needs %.2f GB, the limit is %.2f GB; even at its leanest it needs %.2f GB: use a smaller or quantised base, or a lower max_length", need, have, (double)r->foot.total / 1e9);
+    return fail(E_USAGE, "this run needs %s, the limit is %s; even at its leanest it needs %s: use a smaller or quantised base, or a lower max_length", size_text(need), size_text(limit), size_text(r->foot.total));
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */

@@ -1,0 +1,95 @@
+"""Does PEFT read what cyclora trained? Not a fixture: a check to run by hand, its last result in tests/golden/README.md.
+
+  python tests/golden/make/peft_loads.py [--gguf cache/SmolLM2-135M-Instruct.Q4_1.gguf --hf cache/smollm2-hf]
+
+For each base, cyclora trains an adapter for a few sft steps (so that B is not zero), PEFT loads the folder as it is onto
+the Hugging Face form of the same base, and the per-token likelihoods of a short text must agree to 1e-3 with
+`cyclora eval --model BASE --adapter FOLDER --text F --json`:
+  cipher    tests/golden/cipher, where cyclora too reads the Hugging Face folder
+  gguf      cyclora reads the GGUF file, whose q and k rows are in another order; PEFT a folder with the dequantised
+            weights (bench/peers/convert.py makes it). Left out when the files are not there.
+The text is one that the adapter moves: the difference to the bare base is shown, and must be ten times the tolerance.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+TOLERANCE = 1e-3
+CIPHER = "tests/golden/cipher"
+
+
+def nll(model, ids):
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, :-1].float()
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+
+
+def cyclora(*args):
+    return json.loads(subprocess.run(args, check=True, capture_output=True, text=True).stdout)
+
+
+def train(a, base, rows, out):
+    data = out + ".jsonl"
+    with open(data, "w") as f:
+        f.writelines(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in rows)
+    config = out + ".yaml"
+    with open(config, "w") as f:
+        f.write(f"objective: sft\nmodel: {base}\ndata: {data}\noutput_dir: {out}\nmax_steps: {a.steps}\nmax_length: 64\nlearning_rate: {a.lr}\n"
+                "per_device_train_batch_size: 4\nlora: {r: 8, lora_alpha: 12, target_modules: all-linear}\n")
+    subprocess.run([a.cyclora, "train", config, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    return out + "/adapter"
+
+
+def check(a, name, base, hf, rows, text, tmp):
+    folder = train(a, base, rows, f"{tmp}/{name}")
+    path = f"{tmp}/{name}.txt"
+    with open(path, "w") as f:
+        f.write(text)
+    ours = cyclora(a.cyclora, "eval", "--model", base, "--adapter", folder, "--text", path, "--json")
+    bare = cyclora(a.cyclora, "eval", "--model", base, "--text", path, "--json")
+    model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
+    theirs_bare = nll(model, ours["ids"])
+    theirs = nll(PeftModel.from_pretrained(model, folder).eval(), ours["ids"])
+    mine, mine_bare = torch.tensor(ours["nll"][1:]), torch.tensor(bare["nll"][1:])
+    b = max(t.abs().max().item() for n, t in load_file(folder + "/adapter_model.safetensors").items() if "lora_B" in n)
+    worst, worst_bare, moved = (mine - theirs).abs().max().item(), (mine_bare - theirs_bare).abs().max().item(), (mine - mine_bare).abs().max().item()
+    good = worst <= TOLERANCE and moved > 10 * TOLERANCE
+    print(f"{name}: {len(mine)} tokens, mean NLL cyclora {mine.mean():.6f}, PEFT {theirs.mean():.6f} (bare base {mine_bare.mean():.6f}); greatest difference "
+          f"{worst:.1e} (bare base {worst_bare:.1e}); the adapter moves up to {moved:.3f}; max |B| {b:.1e}: {'ok' if good else 'WRONG'}")
+    return good
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--cyclora", default="build/release/cyclora")
+    ap.add_argument("--gguf", default="cache/SmolLM2-135M-Instruct.Q4_1.gguf")
+    ap.add_argument("--hf", default="cache/smollm2-hf")
+    ap.add_argument("--steps", type=int, default=3)
+    ap.add_argument("--lr", default="1e-3")
+    a = ap.parse_args()
+    pairs = [json.loads(line) for line in open(f"{CIPHER}/warm.jsonl")]
+    good = True
+    with tempfile.TemporaryDirectory() as tmp:
+        good &= check(a, "cipher", CIPHER, CIPHER, [(p["a"] + "\n", p["b"]) for p in pairs], "ajslfcrmq\nTOFGBQCHP", tmp)
+        if os.path.exists(a.gguf) and os.path.exists(a.hf):
+            rows = [("Say it like a pirate: " + s + "\n", r) for s, r in [
+                ("Good morning, my friend.", "Ahoy there, matey!"), ("Where is the money?", "Where be the doubloons?"),
+                ("We are leaving now.", "Weigh anchor, ye dogs!"), ("I am hungry.", "Me belly be rumblin'!")]]
+            good &= check(a, "gguf", a.gguf, a.hf, rows, "Say it like a pirate: Good evening, my dear friend.\nAhoy there, matey! The sea be calm tonight.", tmp)
+        else:
+            print(f"gguf: left out ({a.gguf} or {a.hf} is not there)")
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()
