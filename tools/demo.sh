@@ -15,10 +15,10 @@ cyclora=build/release/cyclora
 config=examples/macct-$task.yaml data=cache/$task
 [ -f "$config" ] || { echo "TASK=$task is not known (bible, intents)" >&2; exit 2; }
 case $mode-$task in
-demo-bible)         cycles=15 control=6  test=64  seeds=1 ;;
-demo-intents)       cycles=24 control=8  test=64  seeds=1 ;;
-experiment-bible)   cycles=43 control=15 test=128 seeds=${SEEDS:-1 2 3} ;;
-experiment-intents) cycles=82 control=15 test=128 seeds=${SEEDS:-1 2 3} ;;
+demo-bible)         cycles=15 control=4  every=8 test=64  seeds=1 ;;
+demo-intents)       cycles=24 control=6  every=8 test=64  seeds=1 ;;
+experiment-bible)   cycles=43 control=8  every=4 test=128 seeds=${SEEDS:-1 2 3} ;;
+experiment-intents) cycles=82 control=15 every=4 test=128 seeds=${SEEDS:-1 2 3} ;;
 esac
 python3 tools/fetch.py smollm2
 python3 tools/fetch.py "$task"
@@ -35,7 +35,7 @@ for seed in $seeds; do
     if [ "$seed" = 1 ]; then echo "== the plan"; "$cyclora" plan "$config" --set output_dir="$out/cycles" --set eval.data= --set eval_steps=0; fi
     train warm --set max_steps=0 --set eval.data= --set eval_steps=0
     train control --set max_steps=0 --set warmup_pairs.epochs="$control" --set eval.data="$data/dev.jsonl" --set eval.limit=48 \
-        --set eval_steps=12 --set metric_for_best_model=chrf --set A.adapter="$out/warm/A" --set B.adapter="$out/warm/B"
+        --set eval_steps=$every --set metric_for_best_model=chrf --set A.adapter="$out/warm/A" --set B.adapter="$out/warm/B"
     samples=4
     train cycles --set max_steps="$cycles" --set warmup_pairs.data= --set eval.data= --set eval_steps=0 \
         --set A.adapter="$out/warm/A" --set B.adapter="$out/warm/B"

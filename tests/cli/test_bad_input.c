@@ -291,7 +291,7 @@ static void test_output_folder(void **state) {
 /* Beyond the limit: what would fit where something does, else how much the leanest plan needs. */
 static void test_memory(void **state) {
     (void)state;
-    refused("", "--set memory=1MB", "limit is 0.00 GB", "even at its leanest it needs");
+    refused("", "--set memory=1MB", "the limit is 1.0 MB", "even at its leanest it needs");
     ok("$C plan $D/run.yaml --json --set pass_tokens=8192 --set gradient_checkpointing=none");
     json_t *j = json_loads(ran.out.p, JSON_DISABLE_EOF_CHECK, NULL);
     char sets[256];

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "cpu/cpu.h"
+#include "cpu/gemm.h"
 #include "ops/ops.h"
 #include <cmocka.h> /* after ours: it defines a macro fail() */
 
@@ -294,7 +295,7 @@ static void for_each_isa(void (*f)(void)) {
 
 static void every_dtype(void) {
     static const dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_Q4_0, DT_Q4_1, DT_Q8_0, DT_Q6_K};
-    static const int64_t rows[] = {0, 1, 2, 3, 4, 5, 8, 14, 17, 64}, outs[] = {1, 37, 64};
+    static const int64_t rows[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 17, 32, 64}, outs[] = {1, 37, 64};
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
         int64_t block = dtype_info[types[t]].block;
         int64_t plain_c[] = {1, 7, 64, 331}, quant_c[] = {block, 3 * block, 576 / block * block, 0};
@@ -343,9 +344,10 @@ static void same_rows(const int64_t *rows, int count) {
 
 /* Within each of the two ways to multiply: products by tiles, and dot products for few rows. */
 static void same_bits(void) {
-    static const int64_t many[] = {333, 333, 256, 100, 9}, few[] = {4, 4, 3, 2, 1};
+    const int64_t most = gemm_isa()->dot_rows;
+    const int64_t many[] = {333, 333, 256, 100, most + 1}, few[] = {most, most, most / 2, most / 2 - 1, 3, 2, 1};
     same_rows(many, 5);
-    same_rows(few, 5);
+    same_rows(few, 7);
 }
 
 /* --- head_loss ------------------------------------------------------------------------------------------------- */
