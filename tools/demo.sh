@@ -34,11 +34,12 @@ for seed in $seeds; do
     out=runs/$mode-$task/seed-$seed samples=0
     if [ "$seed" = 1 ]; then echo "== the plan"; "$cyclora" plan "$config" --set output_dir="$out/cycles" --set eval.data= --set eval_steps=0; fi
     train warm --set max_steps=0 --set eval.data= --set eval_steps=0
+    from=$(ls -d "$out"/warm/checkpoint-*) # the adapters with their optimizers
     train control --set max_steps=0 --set warmup_pairs.epochs="$control" --set eval.data="$data/dev.jsonl" --set eval.limit=48 \
-        --set eval_steps=$every --set metric_for_best_model=chrf --set A.adapter="$out/warm/A" --set B.adapter="$out/warm/B"
+        --set eval_steps=$every --set metric_for_best_model=chrf --set A.adapter="$from/A" --set B.adapter="$from/B"
     samples=4
     train cycles --set max_steps="$cycles" --set warmup_pairs.data= --set eval.data= --set eval_steps=0 \
-        --set A.adapter="$out/warm/A" --set B.adapter="$out/warm/B"
+        --set A.adapter="$from/A" --set B.adapter="$from/B"
     echo; echo "== held-out pairs that no training saw (seed $seed)"
     "$cyclora" compare "$out/warm" "$out/control" "$out/cycles"
 done

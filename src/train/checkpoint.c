@@ -121,10 +121,7 @@ static err save_side(const struct run *r, int i, const char *dir, arena *mem) {
     const struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
     TRY(adapter_write(folder, &s->plans->st, s->learner.w, r->cfg->model));
-    int64_t n = (int64_t)(s->plans->st.params.bytes / 4);
-    struct tensor t[] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {n}, .data = s->learner.m, .bytes = (size_t)n * 4},
-                         {.name = "exp_avg_sq", .dt = DT_F32, .nd = 1, .d = {n}, .data = s->learner.v, .bytes = (size_t)n * 4}};
-    return safetensors_write(arena_printf(mem, "%s/optimizer.safetensors", folder), t, 2);
+    return optimizer_write(&s->learner, folder);
 }
 
 static json_t *state_json(const struct run *r) {
@@ -231,17 +228,9 @@ static err load_side(struct run *r, int i, const char *dir, arena *mem) {
     struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
     TRY(adapter_load(folder, &s->plans->st, s->learner.w));
-    struct tensors ts;
-    TRY(tensors_open(arena_printf(mem, "%s/optimizer.safetensors", folder), &ts));
-    const struct tensor *m = tensors_find(&ts, "exp_avg"), *v = tensors_find(&ts, "exp_avg_sq");
-    size_t bytes = s->plans->st.params.bytes;
-    err e = m && v && m->bytes == bytes && v->bytes == bytes ? OK : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", ts.path);
-    if (!e) {
-        memcpy(s->learner.m, m->data, bytes);
-        memcpy(s->learner.v, v->data, bytes);
-    }
-    tensors_close(&ts);
-    return e;
+    bool found;
+    TRY(optimizer_read(&s->learner, folder, &found));
+    return found ? OK : fail(E_INPUT, "%s/optimizer.safetensors is missing: this checkpoint is not whole", folder);
 }
 
 static err load_state(struct run *r, const char *path, const json_t *j) {

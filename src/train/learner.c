@@ -1,6 +1,7 @@
 /* See learner.h. */
 #include "train/learner.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,36 @@ void learner_free(struct learner *l) {
     arena_f32_free(l->m, l->st->params.bytes);
     arena_f32_free(l->v, l->st->params.bytes);
     *l = (struct learner){0};
+}
+
+err optimizer_write(const struct learner *l, const char *folder) {
+    char path[4096];
+    size_t bytes = l->st->params.bytes;
+    int32_t step = (int32_t)l->adam_steps;
+    struct tensor t[] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = l->m, .bytes = bytes},
+                         {.name = "exp_avg_sq", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = l->v, .bytes = bytes},
+                         {.name = "step", .dt = DT_I32, .nd = 1, .d = {1}, .data = &step, .bytes = 4}};
+    snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
+    return safetensors_write(path, t, 3);
+}
+
+err optimizer_read(struct learner *l, const char *folder, bool *found) {
+    char path[4096];
+    struct tensors ts;
+    size_t bytes = l->st->params.bytes;
+    snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
+    *found = path_exists(path);
+    if (!*found) return OK;
+    TRY(tensors_open(path, &ts));
+    const struct tensor *m = tensors_find(&ts, "exp_avg"), *v = tensors_find(&ts, "exp_avg_sq"), *step = tensors_find(&ts, "step");
+    err e = m && v && step && m->bytes == bytes && v->bytes == bytes && step->bytes == 4 ? OK : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", path);
+    if (!e) {
+        memcpy(l->m, m->data, bytes);
+        memcpy(l->v, v->data, bytes);
+        l->adam_steps = *(const int32_t *)step->data;
+    }
+    tensors_close(&ts);
+    return e;
 }
 
 /* Runs rows through a train or score program, pass by pass, adding its four sums. */
@@ -71,9 +102,10 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
                     isfinite(sums[0]) ? "gradient" : "loss");
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
     struct adamw o = {.lr = r->learning_rate * schedule_at(r->schedule, l->updates, r->warmup_steps, r->total_steps), .beta1 = r->beta1, .beta2 = r->beta2,
-                      .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->updates + 1, .grad_scale = (float)((clip < 1 ? clip : 1) / sums[1])};
+                      .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->adam_steps + 1, .grad_scale = (float)((clip < 1 ? clip : 1) / sums[1])};
     flat_adamw(&o, &(struct adamw_state){l->w, l->m, l->v, b->grad}, elems, b->threads);
     l->updates++;
+    l->adam_steps++;
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .learning_rate = o.lr, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3]};
     for (int i = 0; i < n; i++) out->tokens += rows[i]->n;
     return OK;

@@ -21,10 +21,15 @@ struct learner {
     const struct program *program; /* MODE_TRAIN of st */
     struct recipe recipe;
     float *w, *m, *v;              /* arenas of st->params.bytes */
-    int64_t updates;               /* AdamW updates done */
+    int64_t updates;               /* of this run: where the schedule stands */
+    int64_t adam_steps;            /* in all: Adam's t; more than updates where the state came from another run */
 };
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r);
 void learner_free(struct learner *l);
+/* The optimizer's state as folder/optimizer.safetensors, beside the adapter. Reading is strict about sizes; a folder without
+ * the file is found = false. */
+err optimizer_write(const struct learner *l, const char *folder);
+err optimizer_read(struct learner *l, const char *folder, bool *found);
 
 /* What all learners of a process share: memory, the gradient arena, the pack. */
 struct workbench {
