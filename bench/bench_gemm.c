@@ -173,7 +173,7 @@ static double bandwidth(void) {
 static void decoding(dtype dt, int rank, double peak) {
     enum { LAYERS = 30, KINDS = 4 };
     struct group *g = take(sizeof *g * (LAYERS * KINDS + 1));
-    static const int64_t rows[] = {1, 2, 3, 4, 5, 8, 12, 16};
+    static const int64_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 40};
     static const int64_t vocabulary[] = {49152};
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
         double bytes = 0, flops = 0, best = 9;

@@ -17,8 +17,8 @@ config=examples/macct-$task.yaml data=cache/$task
 case $mode-$task in
 demo-bible)         cycles=15 control=4  every=8 test=64  seeds=1 ;;
 demo-intents)       cycles=24 control=6  every=8 test=64  seeds=1 ;;
-experiment-bible)   cycles=43 control=8  every=4 test=128 seeds=${SEEDS:-1 2 3} ;;
-experiment-intents) cycles=82 control=15 every=4 test=128 seeds=${SEEDS:-1 2 3} ;;
+experiment-bible)   cycles=43 control=8  every=4 test=0   seeds=${SEEDS:-1 2 3} ;;
+experiment-intents) cycles=82 control=15 every=4 test=0   seeds=${SEEDS:-1 2 3} ;;
 esac
 python3 tools/fetch.py smollm2
 python3 tools/fetch.py "$task"

@@ -31,7 +31,7 @@ enum {
     GEMM_OUTS = 5,
     GEMM_BLOCKS = 64,    /* most k-blocks packed at once */
     GEMM_PACK = 1 << 18, /* most floats of packed activations: 1 MB */
-    GEMM_DOT_ROWS = 8    /* the most rows of any instruction set's dot() */
+    GEMM_DOT_ROWS = 16   /* the most rows of any instruction set's dot() */
 };
 
 /* A weight matrix: t: stored [columns of Y][k] (forward), else [k][columns of Y]. ld: elements from row to row. */

@@ -12,7 +12,7 @@
 #include <string.h>
 
 enum { AHEAD = 4096 }; /* bytes of prefetching: rows follow each other in memory, the hardware stops at their ends */
-enum { DOT_ROWS = 8 };
+enum { DOT_ROWS = 16, DOT_GROUP = 8, DOT_WIDE = 8, DOT_ACC = 24, DOT_SPAN = 48 };
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE uint32_t get16(const uint8_t *p) {
@@ -27,23 +27,25 @@ INLINE uint32_t get32(const uint8_t *p) {
     return v;
 }
 
-/* Scale and minimum (0 where the format has none) of up to 8 blocks, `stride` bytes apart, as pairs of floats.
- * Collected by plain loads and stores and broadcast from memory later: moving each through a register takes five
- * instructions of the one port that shuffles, more than the block's weights do. */
+/* Scale and minimum (0 where the format has none) of up to 8 blocks, `stride` bytes apart, as pairs of floats, to be
+ * broadcast from memory later. Each is converted by itself and stored as one piece: a vector loaded from eight small
+ * stores waits until all have left the store queue, and a broadcast between registers takes the port that shuffles. */
 struct scales {
     float v[16];
 };
+INLINE void get_scale(dtype dt, const uint8_t *p, float *v) {
+    __m128i h = _mm_cvtsi32_si128((int)(dt == DT_Q4_1 ? get32(p) : get16(p)));
+    _mm_storel_pi((__m64 *)(void *)v, _mm_cvtph_ps(h));
+}
 INLINE void get_scales(dtype dt, const uint8_t *p, int64_t stride, int n, struct scales *s) {
-    uint32_t head[8] = {0};
     if (dt != DT_Q4_0 && dt != DT_Q4_1 && dt != DT_Q8_0) return;
     if (n >= 8) {
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) head[i] = dt == DT_Q4_1 ? get32(p + i * stride) : get16(p + i * stride);
+        for (int i = 0; i < 8; i++) get_scale(dt, p + i * stride, s->v + 2 * i);
     } else {
 #pragma GCC unroll 1
-        for (int i = 0; i < n; i++) head[i] = dt == DT_Q4_1 ? get32(p + i * stride) : get16(p + i * stride);
+        for (int i = 0; i < n; i++) get_scale(dt, p + i * stride, s->v + 2 * i);
     }
-    _mm512_storeu_ps(s->v, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)head)));
 }
 
 INLINE __m512 half_all(uint32_t h) { return _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128((int)h))); }
@@ -342,7 +344,21 @@ static void unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int
 
 /* --- dot products for few rows --------------------------------------------------------------------------------- */
 
-/* What a row of W does not fill whole vectors with: its last k % 32 elements, and the low-rank part. */
+/* Bytes of 32 weights of a row (Q6_K: about; only prefetching asks). */
+INLINE size_t bytes32(const dtype dt) {
+    return dt == DT_Q4_1 ? 20 : dt == DT_Q4_0 ? 18 : dt == DT_Q8_0 ? 34 : dt == DT_F32 ? 128 : dt == DT_Q6_K ? 27 : 64;
+}
+
+/* The sums of four vectors: 13 instructions, where one after the other would take 32. */
+INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 s = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
+
+/* What a row of W does not fill whole vectors with: its last k % 32 elements, and the bias. */
 static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
     float tmp[32], sum = d->bias ? d->bias[o] : 0;
     int64_t whole = d->k & ~(int64_t)31, n = d->k - whole;
@@ -354,93 +370,82 @@ static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const 
     return sum;
 }
 
-/* Bytes of 32 weights of a row (Q6_K: about; only prefetching asks). */
-INLINE size_t bytes32(const dtype dt) {
-    return dt == DT_Q4_1 ? 20 : dt == DT_Q4_0 ? 18 : dt == DT_Q8_0 ? 34 : dt == DT_F32 ? 128 : dt == DT_Q6_K ? 27 : 64;
-}
-
-INLINE void dot_rows(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
+/* rw rows of W by n rows of x, one accumulator each: a vector of x, once loaded, meets all rw rows. */
+INLINE void dot_block(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
     const size_t bytes = dtype_row_bytes(dt, d->ldw);
     const uint8_t *row = (const uint8_t *)d->w + (size_t)o * bytes;
-    __m512 lo[4][DOT_ROWS], hi[4][DOT_ROWS];
-#pragma GCC unroll 4
-    for (int r = 0; r < rw; r++)
-#pragma GCC unroll 8
-        for (int i = 0; i < n; i++) lo[r][i] = hi[r][i] = _mm512_setzero_ps();
+    __m512 acc[DOT_ACC] __attribute__((aligned(64)));
+#pragma GCC unroll 32
+    for (int a = 0; a < (rw * n + 3) / 4 * 4; a++) acc[a] = _mm512_setzero_ps();
     const size_t block = bytes32(dt);
-    const bool rest = d->bias || d->k % 32;
-    struct scales s[4];
+    struct scales s[DOT_WIDE];
     for (int64_t j = 0; j < d->k / 32; j++) {
         if (j % 8 == 0)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int r = 0; r < rw; r++) {
                 const uint8_t *at = row + (size_t)r * bytes + (size_t)j * block;
                 for (size_t b = 0; b < 8 * block; b += 64) _mm_prefetch((const char *)at + AHEAD + b, _MM_HINT_T0);
                 get_scales(dt, at, (int64_t)block, (int)(d->k / 32 - j), &s[r]);
             }
-#pragma GCC unroll 4
-        for (int r = 0; r < rw; r++) {
-            __m512 w0, w1;
-            load32(dt, row + (size_t)r * bytes, j, s[r].v + 2 * (j % 8), &w0, &w1);
+        __m512 lo[DOT_WIDE], hi[DOT_WIDE];
 #pragma GCC unroll 8
-            for (int i = 0; i < n; i++) {
-                const float *x = d->x + i * d->ldx + 32 * j;
-                lo[r][i] = _mm512_fmadd_ps(w0, _mm512_loadu_ps(x), lo[r][i]);
-                hi[r][i] = _mm512_fmadd_ps(w1, _mm512_loadu_ps(x + 16), hi[r][i]);
-            }
+        for (int r = 0; r < rw; r++) load32(dt, row + (size_t)r * bytes, j, s[r].v + 2 * (j % 8), &lo[r], &hi[r]);
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            const float *x = d->x + i * d->ldx + 32 * j;
+            __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
+#pragma GCC unroll 8
+            for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm512_fmadd_ps(lo[r], x0, acc[i * rw + r]);
+#pragma GCC unroll 8
+            for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm512_fmadd_ps(hi[r], x1, acc[i * rw + r]);
         }
     }
     for (int64_t j = 0; j < d->r; j += 16) {
         __mmask16 m = (__mmask16)(d->r - j >= 16 ? 0xFFFF : 0xFFFF >> (16 - (d->r - j)));
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < rw; r++) {
             __m512 b = _mm512_maskz_loadu_ps(m, d->b + (o + r) * d->ldb + j);
 #pragma GCC unroll 8
             for (int i = 0; i < n; i++)
-                lo[r][i] = _mm512_fmadd_ps(b, _mm512_maskz_loadu_ps(m, d->t + i * d->ldt + j), lo[r][i]);
+                acc[i * rw + r] = _mm512_fmadd_ps(b, _mm512_maskz_loadu_ps(m, d->t + i * d->ldt + j), acc[i * rw + r]);
         }
     }
-    float sum[4][DOT_ROWS]; /* all of them before dot_rest() is called: a call would put the accumulators in memory */
-#pragma GCC unroll 4
-    for (int r = 0; r < rw; r++)
+    float sum[DOT_ACC]; /* all of them before dot_rest() is called: a call would put the accumulators in memory */
 #pragma GCC unroll 8
-        for (int i = 0; i < n; i++) sum[r][i] = _mm512_reduce_add_ps(_mm512_add_ps(lo[r][i], hi[r][i]));
-    for (int r = 0; r < rw; r++)
-        for (int i = 0; i < n; i++)
-            d->y[i * d->ldy + o + r] = sum[r][i] + (rest ? dot_rest(d, row + (size_t)r * bytes, o + r, i) : 0);
+    for (int a = 0; a < rw * n; a += 4) _mm_storeu_ps(sum + a, sum4(acc[a], acc[a + 1], acc[a + 2], acc[a + 3]));
+    if (d->bias || d->k % 32)
+        for (int a = 0; a < rw * n; a++) sum[a] += dot_rest(d, row + (size_t)(a % rw) * bytes, o + a % rw, a / rw);
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < rw; r++) d->y[i * d->ldy + o + r] = sum[i * rw + r];
 }
 
-INLINE void dot_dtype(const dtype dt, const struct gemm_dot *d) {
-    int64_t o = d->o0;
-    switch (d->rows) {
-    case 1:
-        for (; o + 4 <= d->o1; o += 4) dot_rows(dt, 4, 1, d, o);
-        for (; o < d->o1; o++) dot_rows(dt, 1, 1, d, o);
+/* n <= DOT_GROUP rows of x by rows o0 .. o1 of W. */
+INLINE void dot_group(const dtype dt, const struct gemm_dot *d, int n, int64_t o0, int64_t o1) {
+    int64_t o = o0;
+    switch (n) {
+#define GROUP(n, rw)                                                                                                   \
+    case n:                                                                                                            \
+        for (; o + (rw) <= o1; o += (rw)) dot_block(dt, rw, n, d, o);                                                  \
+        for (; o < o1; o++) dot_block(dt, 1, n, d, o);                                                                 \
         break;
-    case 2:
-        for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 2, d, o);
-        for (; o < d->o1; o++) dot_rows(dt, 1, 2, d, o);
-        break;
-    case 3:
-        for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 3, d, o);
-        for (; o < d->o1; o++) dot_rows(dt, 1, 3, d, o);
-        break;
-    case 4:
-        for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 4, d, o);
-        for (; o < d->o1; o++) dot_rows(dt, 1, 4, d, o);
-        break;
-    case 5:
-        for (; o < d->o1; o++) dot_rows(dt, 1, 5, d, o);
-        break;
-    case 6:
-        for (; o < d->o1; o++) dot_rows(dt, 1, 6, d, o);
-        break;
-    case 7:
-        for (; o < d->o1; o++) dot_rows(dt, 1, 7, d, o);
-        break;
-    default:
-        for (; o < d->o1; o++) dot_rows(dt, 1, 8, d, o);
+        GROUP(1, 8)
+        GROUP(2, 6) GROUP(3, 5) GROUP(4, 4) GROUP(5, 3) GROUP(6, 3) GROUP(7, 3) GROUP(8, 2)
+#undef GROUP
     }
+}
+
+/* DOT_SPAN rows of W at a time meet one group of x rows after the other, so that both lie in L1. */
+INLINE void dot_dtype(const dtype dt, const struct gemm_dot *d) {
+    const int groups = (d->rows + DOT_GROUP - 1) / DOT_GROUP;
+    for (int64_t o = d->o0; o < d->o1; o += DOT_SPAN)
+        for (int g = 0; g < groups; g++) {
+            int i = d->rows * g / groups, n = d->rows * (g + 1) / groups - i;
+            struct gemm_dot part = *d;
+            part.x += i * d->ldx;
+            part.y += i * d->ldy;
+            if (part.t) part.t += i * d->ldt;
+            dot_group(dt, &part, n, o, o + DOT_SPAN < d->o1 ? o + DOT_SPAN : d->o1);
+        }
 }
 
 static void dot(const struct gemm_dot *d) {

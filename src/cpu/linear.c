@@ -5,7 +5,7 @@
  * piece of their long K.
  * Backward, one run: the group's dY_i are one long K for dx, packed once; dT_i = alpha_i dY_i B_i are outputs on the
  * way, dT the last piece against A. Then dA = dT^T x and dB_i = alpha_i dY_i^T T_i, which read their operands where
- * they lie. Few rows (gemm_isa.dot_rows: 8 on AVX-512, else 4; decoding) forward takes dot products: nothing is packed.
+ * they lie. Few rows (gemm_isa.dot_rows: 16 on AVX-512, else 4; decoding) forward takes dot products: nothing is packed.
  * So a row's result depends on the number of rows beside it only by that: the two ways differ in rounding. Dropout
  * gives each output its own input to A, so those products run apart, on DROP_ROWS masked rows at a time: they are under
  * a tenth of the work, and generation and evaluation never drop. */

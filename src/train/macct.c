@@ -40,19 +40,10 @@ static err load_texts(struct run *r, struct side *s) {
     return order_init(&s->order, s->n_texts, (uint64_t)r->cfg->seed, (uint32_t)(s - r->side), s->cfg->shuffle);
 }
 
-static err load_pairs(struct run *r, struct pairs *p, const char *path, struct strs fields, int64_t limit, uint32_t stream) {
+static err load_pairs(struct run *r, struct pairs *p, const char *path, struct strs fields, int64_t limit) {
     if (fields.n != 2) return fail(E_USAGE, "%s: fields must name two JSON fields, side A's and side B's", path);
     TRY(source_open(path, WANT_PAIR, fields.v[0], fields.v[1], &p->source));
-    if (limit > 0 && limit < p->source.n) { /* a fixed choice: the first of one seeded shuffle */
-        struct order o = {0};
-        struct record *keep = malloc((size_t)limit * sizeof *keep);
-        err e = keep ? order_init(&o, p->source.n, 7, stream, true) : fail(E_MEMORY, "out of memory");
-        for (int i = 0; i < limit && !e; i++) keep[i] = p->source.r[order_next(&o)];
-        if (!e) memcpy(p->source.r, keep, (size_t)limit * sizeof *keep), p->source.n = (int)limit;
-        order_free(&o);
-        free(keep);
-        TRY(e);
-    }
+    if (limit > 0 && limit < p->source.n) p->source.n = (int)limit;
     for (int d = 0; d < 2; d++) {
         TRY(rows_pairs(r->tok, &r->side[d].form, &p->source, d == 1, (int)r->cfg->max_length, &p->rows[d]));
         if (p->rows[d].longest > r->cap.tokens) r->cap.tokens = p->rows[d].longest;
@@ -77,9 +68,9 @@ static err load(struct run *r) {
         if (row > r->cap.tokens) r->cap.tokens = row;
         if (prompt + new > r->cap.length) r->cap.length = prompt + new;
     }
-    if (*r->cfg->warmup_pairs) TRY(load_pairs(r, &r->warm, r->cfg->warmup_pairs, r->cfg->warmup_fields, r->cfg->warmup_limit, 11));
-    if (*r->cfg->eval_data) TRY(load_pairs(r, &r->eval, r->cfg->eval_data, r->cfg->eval_fields, r->cfg->eval_limit, 12));
-    if (*r->cfg->test_data) TRY(load_pairs(r, &r->test, r->cfg->test_data, r->cfg->eval_fields, r->cfg->test_limit, 12));
+    if (*r->cfg->warmup_pairs) TRY(load_pairs(r, &r->warm, r->cfg->warmup_pairs, r->cfg->warmup_fields, r->cfg->warmup_limit));
+    if (*r->cfg->eval_data) TRY(load_pairs(r, &r->eval, r->cfg->eval_data, r->cfg->eval_fields, r->cfg->eval_limit));
+    if (*r->cfg->test_data) TRY(load_pairs(r, &r->test, r->cfg->test_data, r->cfg->eval_fields, r->cfg->test_limit));
     for (int d = 0; d < 2; d++) {
         int longest = r->eval.rows[d].longest > r->test.rows[d].longest ? r->eval.rows[d].longest : r->test.rows[d].longest;
         if (longest && longest + new > r->cap.length) r->cap.length = longest + new;
