@@ -16,7 +16,11 @@ stage() { # name, command...: counts cmocka's lines of every program
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     echo "   $p passed, $f failed, $s skipped"
 }
+runnable() { # every script with a #! line can be run as it is
+    ! git grep -lI '^#!' -- tools bench .ci tests/golden/make 2>/dev/null | while read -r f; do head -c 2 "$f" | grep -q '^#!' && [ ! -x "$f" ] && echo "$f is not executable"; done | grep .
+}
 stage "layers" tools/layers.py
+stage "scripts" runnable
 stage "tests" ctest --test-dir build/release --verbose --timeout 900 --output-on-failure
 if [ "${CHECK_ASAN:-1}" = 1 ]; then
     cmake --preset asan >/dev/null && cmake --build build/asan -- --quiet || failed=$((failed + 1))

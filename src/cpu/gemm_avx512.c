@@ -52,10 +52,12 @@ INLINE __m512 half_all(uint32_t h) { return _mm512_broadcastss_ps(_mm_cvtph_ps(_
 
 INLINE __m512 nibble_table(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 
+/* The 16 values that a block can hold, then a permute of them by the nibbles. */
 INLINE void load_q4(const uint8_t *q, __m512 d, __m512 m, __m512 *lo, __m512 *hi) {
     __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)q));
-    *lo = _mm512_fmadd_ps(_mm512_permutexvar_ps(v, nibble_table()), d, m);
-    *hi = _mm512_fmadd_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(v, 4), nibble_table()), d, m);
+    __m512 table = _mm512_fmadd_ps(nibble_table(), d, m);
+    *lo = _mm512_permutexvar_ps(v, table);
+    *hi = _mm512_permutexvar_ps(_mm512_srli_epi32(v, 4), table);
 }
 
 /* Weights 32 j .. 32 j + 31 of a Q6_K row: group j % 4 of half j / 4 % 2 of super-block j / 8. */
@@ -392,12 +394,15 @@ INLINE void dot_block(const dtype dt, const int rw, const int n, const struct ge
         for (int r = 0; r < rw; r++) load32(dt, row + (size_t)r * bytes, j, s[r].v + 2 * (j % 8), &lo[r], &hi[r]);
 #pragma GCC unroll 8
         for (int i = 0; i < n; i++) {
-            const float *x = d->x + i * d->ldx + 32 * j;
-            __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
+            __m512 x = _mm512_loadu_ps(d->x + i * d->ldx + 32 * j);
 #pragma GCC unroll 8
-            for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm512_fmadd_ps(lo[r], x0, acc[i * rw + r]);
+            for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm512_fmadd_ps(lo[r], x, acc[i * rw + r]);
+        }
 #pragma GCC unroll 8
-            for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm512_fmadd_ps(hi[r], x1, acc[i * rw + r]);
+        for (int i = 0; i < n; i++) {
+            __m512 x = _mm512_loadu_ps(d->x + i * d->ldx + 32 * j + 16);
+#pragma GCC unroll 8
+            for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm512_fmadd_ps(hi[r], x, acc[i * rw + r]);
         }
     }
     for (int64_t j = 0; j < d->r; j += 16) {
