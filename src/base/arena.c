@@ -1,10 +1,14 @@
-/* Bump allocation in blocks of at least 64 KiB. See arena.h. */
+/* Bump allocation in blocks of at least 64 KiB, and whole pages. See arena.h. */
+#define _DEFAULT_SOURCE
 #include "base/arena.h"
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+enum { LARGE = 8 << 20 }; /* bytes from which large pages are asked for */
 
 struct arena_block {
     struct arena_block *next;
@@ -55,4 +59,15 @@ void arena_free(arena *a) {
         free(b);
     }
     a->head = NULL;
+}
+
+void *pages_take(size_t bytes) {
+    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    if (bytes >= LARGE) madvise(p, bytes, MADV_HUGEPAGE); /* a hint: nothing depends on it */
+    return p;
+}
+
+void pages_give(void *p, size_t bytes) {
+    if (p) munmap(p, bytes ? bytes : 1);
 }

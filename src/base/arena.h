@@ -16,4 +16,9 @@ char *arena_strn(arena *a, const char *s, size_t n);         /* copy of n bytes,
 char *arena_printf(arena *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void arena_free(arena *a);                                   /* frees everything; the arena may be used again */
 
+/* Zeroed memory in whole pages, taken when first touched; in large pages where the system has them (a gigabyte of small
+ * ones costs more in address look-ups than in reading). NULL when out of memory. 0 bytes is one page. */
+void *pages_take(size_t bytes);
+void pages_give(void *p, size_t bytes);
+
 #endif

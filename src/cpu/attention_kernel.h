@@ -418,9 +418,28 @@ static err attention_bwd(const struct run_ctx *run, const struct inst *inst, con
 
 /* --- decoding --------------------------------------------------------------------------------------------------- */
 
-/* The heads q[group][D] of one kv head against n cached keys and values [n][D]. s: [group][ATT_K], then m, l. */
-static void cached_item(const float *q, const float *k, const float *v, int64_t n, int group, int D, float scale,
-                        float *s, float *o) {
+/* s[c] = scale * q . k[c] for n keys [n][D], four at a time: a vector of q meets four keys, and four sums are one.
+ * soon: what will be read next, as many floats, or NULL: a cache is longer than the processor's, and its runs are too
+ * short for the hardware to see a stream. */
+static void key_scores(const float *q, const float *k, int64_t n, int D, float scale, float *s, const float *const soon[2]) {
+    int64_t c = 0;
+    for (; c + 4 <= n && D % VW == 0; c += 4, k += 4 * D) {
+        for (int i = 0; i < 2; i++)
+            for (int d = 0; soon[i] && d < 4 * D; d += 16) __builtin_prefetch(soon[i] + c * D + d);
+        vf a[4] = {{0}, {0}, {0}, {0}};
+        for (int d = 0; d < D; d += VW)
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) a[i] = vf_fma(vf_load(q + d), vf_load(k + i * D + d), a[i]);
+        vf_sum4(a[0], a[1], a[2], a[3], s + c);
+        for (int i = 0; i < 4; i++) s[c + i] *= scale;
+    }
+    for (; c < n; c++, k += D) s[c] = scale * vec_dot(q, k, D);
+}
+
+/* The heads q[group][D] of one kv head against n cached keys and values [n][D]; next: the keys of the item after this, or
+ * NULL. s: [group][ATT_K], then m, l. */
+static void cached_item(const float *q, const float *k, const float *v, const float *next, int64_t n, int group, int D,
+                        float scale, float *s, float *o) {
     float *m = s + group * ATT_K, *l = m + group;
     for (int h = 0; h < group; h++) {
         m[h] = -INFINITY;
@@ -431,10 +450,9 @@ static void cached_item(const float *q, const float *k, const float *v, int64_t 
         for (int h = 0; h < group; h++) {
             float *sh = s + h * ATT_K, top = m[h];
             vf sum = {0};
-            for (int64_t c = 0; c < nk; c++) {
-                sh[c] = scale * vec_dot(q + h * D, k + (k0 + c) * D, D);
-                top = sh[c] > top ? sh[c] : top;
-            }
+            key_scores(q + h * D, k + k0 * D, nk, D, scale, sh,
+                       (const float *[2]){h ? NULL : v + k0 * D, h || !next ? NULL : next + k0 * D});
+            for (int64_t c = 0; c < nk; c++) top = sh[c] > top ? sh[c] : top;
             for (int64_t c = nk; c % VW; c++) sh[c] = -INFINITY;
             for (int64_t c = 0; c < nk; c += VW) {
                 vf p = vf_weight(vf_load(sh + c) - vf_set1(top));
@@ -462,11 +480,12 @@ static err attention_cached(const struct run_ctx *run, const struct inst *inst, 
 #pragma omp parallel num_threads(cpu_threads(run))
     {
         float *s = (float *)scratch + (size_t)omp_get_thread_num() * share;
-#pragma omp for schedule(dynamic)
+#pragma omp for
         for (int64_t i = 0; i < N * K; i++) {
             int64_t n = i / K, h = i % K, base = (slot[n] * (int64_t)K + h) * T * D;
-            cached_item(at(&in[0], n, h * group * D), view_f32(ck) + base, view_f32(cv) + base, pos[n] + 1, group, D,
-                        inst->a.scale, s, at(&out[0], n, h * group * D));
+            const float *next = h + 1 < K ? view_f32(ck) + base + T * D : NULL;
+            cached_item(at(&in[0], n, h * group * D), view_f32(ck) + base, view_f32(cv) + base, next, pos[n] + 1, group,
+                        D, inst->a.scale, s, at(&out[0], n, h * group * D));
         }
     }
     return OK;

@@ -19,6 +19,8 @@ const char *cpu_isa_name(enum cpu_isa isa);
  * cpu_max_threads() times: the processors of this machine, at least 4 (so tests may ask for more than there are). */
 int cpu_max_threads(void);
 int cpu_threads(const struct run_ctx *run);
+/* The same for work of so many floats: one thread where starting a second would cost more than it saves. */
+int cpu_threads_for(const struct run_ctx *run, int64_t floats);
 
 /* linear.c, head_loss.c: operands as in ops/ops.h */
 err cpu_linear(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,

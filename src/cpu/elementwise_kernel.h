@@ -25,7 +25,7 @@ FUSED_KERNEL(norm) {
     (void)scratch;
     const int64_t N = view_rows(&in[0]), C = in[0].d[1];
     const float *w = in[1].p, eps = inst->a.eps;
-#pragma omp parallel for num_threads(cpu_threads(run))
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++) {
         const float *x = view_row(&in[0], i);
         float *y = view_row(&out[0], i), r = 1 / sqrtf(vec_dot(x, x, C) / (float)C + eps);
@@ -54,7 +54,7 @@ FUSED_KERNEL(norm_bwd) {
     const int64_t N = view_rows(&in[0]), C = in[0].d[1];
     const float *w = in[1].p;
     if (out[1].p) norm_bwd_weight(cpu_threads(run), in, &out[1]);
-#pragma omp parallel for num_threads(cpu_threads(run))
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++) {
         const float *x = view_row(&in[0], i), *dy = view_row(&in[3], i), r = view_f32(&in[2])[i];
         float *dx = view_row(&out[0], i);
@@ -86,7 +86,7 @@ static void rotate(const float *x, float *y, const float *c, const float *s, int
 FUSED_KERNEL(rope) {
     const int64_t N = view_rows(&in[0]), D = inst->a.head_dim, half = D / 2;
     const float *freq = in[2].p, sign = inst->a.inverse ? -1 : 1;
-#pragma omp parallel num_threads(cpu_threads(run))
+#pragma omp parallel num_threads(cpu_threads_for(run, N * in[0].d[1]))
     {
         float *cosines = (float *)scratch + (size_t)omp_get_thread_num() * 2 * (size_t)half, *sines = cosines + half;
 #pragma omp for
@@ -109,7 +109,7 @@ FUSED_KERNEL(rope) {
 FUSED_KERNEL(add) {
     (void)inst, (void)scratch;
     const int64_t N = view_rows(&in[0]), C = in[0].d[1];
-#pragma omp parallel for num_threads(cpu_threads(run))
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++) {
         const float *a = view_row(&in[0], i), *b = view_row(&in[1], i);
         float *y = view_row(&out[0], i);
@@ -121,7 +121,7 @@ FUSED_KERNEL(add) {
 FUSED_KERNEL(swiglu) {
     (void)inst, (void)scratch;
     const int64_t N = view_rows(&in[0]), F = in[0].d[1];
-#pragma omp parallel for num_threads(cpu_threads(run))
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * F))
     for (int64_t i = 0; i < N; i++) {
         const float *gate = view_row(&in[0], i), *up = view_row(&in[1], i);
         float *y = view_row(&out[0], i);
@@ -136,7 +136,7 @@ FUSED_KERNEL(swiglu) {
 FUSED_KERNEL(swiglu_bwd) {
     (void)inst, (void)scratch;
     const int64_t N = view_rows(&in[0]), F = in[0].d[1];
-#pragma omp parallel for num_threads(cpu_threads(run))
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * F))
     for (int64_t i = 0; i < N; i++) {
         const float *gate = view_row(&in[0], i), *up = view_row(&in[1], i), *dy = view_row(&in[2], i);
         float *dgate = view_row(&out[0], i), *dup = view_row(&out[1], i);

@@ -50,3 +50,5 @@ int cpu_threads(const struct run_ctx *run) {
     int n = run->threads, most = cpu_max_threads();
     return n < 1 ? 1 : n > most ? most : n;
 }
+
+int cpu_threads_for(const struct run_ctx *run, int64_t floats) { return floats < 16384 ? 1 : cpu_threads(run); }

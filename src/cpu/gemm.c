@@ -253,9 +253,29 @@ void gemm_outers(const struct gemm_outer *list, int count, int threads, void *sc
     }
 }
 
+/* --- few rows --------------------------------------------------------------------------------------------------- */
+
+void gemm_dots(const struct gemm_dot *d) {
+    const struct gemm_isa *isa = gemm_isa();
+    const int groups = (d->rows + isa->dot_group - 1) / isa->dot_group;
+    for (int64_t o = d->o0; o < d->o1; o += GEMM_DOT_SPAN)
+        for (int g = 0; g < groups; g++) {
+            int64_t i = d->rows * g / groups;
+            struct gemm_dot part = *d;
+            part.rows = (int)(d->rows * (g + 1) / groups - i);
+            part.x += i * d->ldx;
+            part.y += i * d->ldy;
+            if (part.t) part.t += i * d->ldt;
+            part.row_bytes = dtype_row_bytes(d->dt, d->ldw);
+            part.o0 = o;
+            part.o1 = imin(o + GEMM_DOT_SPAN, d->o1);
+            isa->dot(&part);
+        }
+}
+
 /* --- portable kernel ------------------------------------------------------------------------------------------- */
 
-enum { G_MR = 4, G_NR = 8, G_DOT_ROWS = 4 }; /* 8 four-wide accumulators: what SSE2 or NEON keep in registers */
+enum { G_MR = 4, G_NR = 8, G_DOT_GROUP = 4 }; /* 8 four-wide accumulators: what SSE2 or NEON keep in registers */
 
 static void generic_tile(int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
                          float *c, int64_t ldc, bool add) {
@@ -321,7 +341,7 @@ static void generic_dot(const struct gemm_dot *d) {
     const struct gemm_w w = {d->w, d->dt, d->ldw, true, 1};
     float part[GEMM_KC];
     for (int64_t o = d->o0; o < d->o1; o++) {
-        float sum[G_DOT_ROWS];
+        float sum[G_DOT_GROUP];
         for (int i = 0; i < d->rows; i++) sum[i] = d->bias ? d->bias[o] : 0;
         for (int64_t k0 = 0; k0 < d->k; k0 += GEMM_KC) {
             int64_t n = imin(GEMM_KC, d->k - k0);
@@ -335,7 +355,7 @@ static void generic_dot(const struct gemm_dot *d) {
     }
 }
 
-const struct gemm_isa gemm_generic = {G_MR, G_NR, G_DOT_ROWS, generic_tile, generic_pack, generic_unpack, generic_dot};
+const struct gemm_isa gemm_generic = {G_MR, G_NR, G_DOT_GROUP, G_DOT_GROUP, generic_tile, generic_pack, generic_unpack, generic_dot};
 
 const struct gemm_isa *gemm_isa(void) {
 #if defined(__x86_64__)

@@ -31,7 +31,8 @@ enum {
     GEMM_OUTS = 5,
     GEMM_BLOCKS = 64,    /* most k-blocks packed at once */
     GEMM_PACK = 1 << 18, /* most floats of packed activations: 1 MB */
-    GEMM_DOT_ROWS = 16   /* the most rows of any instruction set's dot() */
+    GEMM_DOT_ROWS = 32,  /* the largest dot_rows of any instruction set */
+    GEMM_DOT_SPAN = 48   /* rows of W that meet one group of x rows after the other: both lie in L1 */
 };
 
 /* A weight matrix: t: stored [columns of Y][k] (forward), else [k][columns of Y]. ld: elements from row to row. */
@@ -78,19 +79,23 @@ struct gemm_outer {
 void gemm_outers(const struct gemm_outer *list, int count, int threads, void *scratch);
 size_t gemm_outers_scratch(int64_t r);
 
-/* Few rows: y[i, o] = x_i . W_o + t_i . B_o + bias_o for o in [o0, o1), i < rows <= dot_rows. W as stored [O, k]. */
+/* Few rows: y[i, o] = x_i . W_o + t_i . B_o + bias_o for o in [o0, o1), i < rows. W as stored [O, k]. */
 struct gemm_dot {
     const float *x, *t, *b, *bias; /* t, b, bias: may be NULL; t is already scaled */
     const void *w;
     float *y;
     dtype dt;
     int rows;
+    size_t row_bytes; /* of W; gemm_dots() sets it */
     int64_t k, r, ldx, ldw, ldt, ldb, ldy, o0, o1;
 };
 
+void gemm_dots(const struct gemm_dot *d); /* on the calling thread */
+
 /* What an instruction set provides. A unit's panel layout: GEMM_UNIT / nr panels, each [kc][nr]. */
 struct gemm_isa {
-    int mr, nr, dot_rows; /* dot_rows: up to how many rows dot() is the faster way */
+    int mr, nr;
+    int dot_rows, dot_group; /* up to how many rows gemm_dots() is the faster way; the most rows that dot() takes */
     /* c[mr, cols] (+)= a^T b: a[k][i] at a[k * lda + i], b[k][j] at b[k * ldb + j]; cols <= nr */
     void (*tile)(int mr, int cols, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
                  int64_t ldc, bool add);

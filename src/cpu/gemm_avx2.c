@@ -10,9 +10,10 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { AHEAD = 4096 }; /* bytes of prefetching: rows follow each other in memory, the hardware stops at their ends */
+/* How far ahead to ask for memory: bytes of W, rows of B. Rows follow each other, but the hardware stops at their ends. */
+enum { AHEAD = 4096, B_AHEAD = 32 };
 #define INLINE static inline __attribute__((always_inline))
-enum { NR = 16, DOT_ROWS = 4 };
+enum { NR = 16, DOT_WIDE = 4, DOT_ACC = 9 }; /* dot_block(): most rows of W, accumulators */
 
 INLINE uint32_t get16(const uint8_t *p) {
     uint16_t v;
@@ -26,37 +27,35 @@ INLINE uint32_t get32(const uint8_t *p) {
     return v;
 }
 
-/* Scale and minimum (0 where the format has none) of up to 8 blocks, `stride` bytes apart, as pairs of floats.
- * Collected by plain loads and stores and broadcast from memory later: moving each through a register takes five
- * shuffles. */
+/* Scale and minimum (0 where the format has none) of up to 8 blocks, `stride` bytes apart, as pairs of floats, to be
+ * broadcast from memory later. Each is converted by itself and stored as one piece: a vector loaded from eight small
+ * stores waits until all have left the store queue. */
 struct scales {
     float v[16];
 };
+INLINE void get_scale(dtype dt, const uint8_t *p, float *v) {
+    __m128i h = _mm_cvtsi32_si128((int)(dt == DT_Q4_1 ? get32(p) : get16(p)));
+    _mm_storel_pi((__m64 *)(void *)v, _mm_cvtph_ps(h));
+}
 INLINE void get_scales(dtype dt, const uint8_t *p, int64_t stride, int n, struct scales *s) {
-    uint32_t head[8] = {0};
     if (dt != DT_Q4_0 && dt != DT_Q4_1 && dt != DT_Q8_0) return;
     if (n >= 8) {
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) head[i] = dt == DT_Q4_1 ? get32(p + i * stride) : get16(p + i * stride);
+        for (int i = 0; i < 8; i++) get_scale(dt, p + i * stride, s->v + 2 * i);
     } else {
 #pragma GCC unroll 1
-        for (int i = 0; i < n; i++) head[i] = dt == DT_Q4_1 ? get32(p + i * stride) : get16(p + i * stride);
+        for (int i = 0; i < n; i++) get_scale(dt, p + i * stride, s->v + 2 * i);
     }
-    _mm256_storeu_ps(s->v, _mm256_cvtph_ps(_mm_loadu_si128((const void *)head)));
-    _mm256_storeu_ps(s->v + 8, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(head + 4))));
 }
 
 INLINE __m256 half_all(uint32_t h) { return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128((int)h))); }
-INLINE __m256 low_bytes(__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)); }
 INLINE __m256 low_signed(__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)); }
 
-INLINE void load_q4(const uint8_t *q, __m256 d, __m256 m, __m256 w[4]) {
-    const __m128i mask = _mm_set1_epi8(15), v = _mm_loadu_si128((const void *)q);
-    __m128i lo = _mm_and_si128(v, mask), hi = _mm_and_si128(_mm_srli_epi16(v, 4), mask);
-    w[0] = _mm256_fmadd_ps(low_bytes(lo), d, m);
-    w[1] = _mm256_fmadd_ps(low_bytes(_mm_srli_si128(lo, 8)), d, m);
-    w[2] = _mm256_fmadd_ps(low_bytes(hi), d, m);
-    w[3] = _mm256_fmadd_ps(low_bytes(_mm_srli_si128(hi, 8)), d, m);
+/* The i-th 8 of a block's 32 weights: nibbles of the bytes at q, low ones first. */
+INLINE __m256 load8_q4(const uint8_t *q, int i, __m256 d, __m256 m) {
+    __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(q + 8 * (i & 1))));
+    v = i < 2 ? _mm256_and_si256(v, _mm256_set1_epi32(15)) : _mm256_srli_epi32(v, 4);
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(v), d, m);
 }
 
 /* Weights 32 j .. 32 j + 31 of a Q6_K row: group j % 4 of half j / 4 % 2 of super-block j / 8. */
@@ -85,29 +84,25 @@ INLINE __m256 load8_q8(const uint8_t *p, __m256 d) {
     return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)p)), d);
 }
 
-/* Weights 32 j .. 32 j + 31 of a row; s: the block's scales. dt is a constant where this is inlined. */
-INLINE void load32(dtype dt, const uint8_t *row, int64_t j, const float *s, __m256 w[4]) {
+/* The i-th 8 of weights 32 j .. 32 j + 31 of a row; s: the block's scales. dt is a constant where this is inlined. */
+INLINE __m256 load8(dtype dt, const uint8_t *row, int64_t j, int i, const float *s) {
     switch (dt) {
-    case DT_F32:
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) w[i] = _mm256_loadu_ps((const void *)(row + 128 * j + 32 * i));
-        break;
-    case DT_F16:
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) w[i] = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + 64 * j + 16 * i)));
-        break;
-    case DT_BF16:
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) w[i] = load8_bf16(row + 64 * j + 16 * i);
-        break;
-    case DT_Q4_0: load_q4(row + 18 * j + 2, _mm256_set1_ps(s[0]), _mm256_set1_ps(-8 * s[0]), w); break;
-    case DT_Q4_1: load_q4(row + 20 * j + 4, _mm256_set1_ps(s[0]), _mm256_set1_ps(s[1]), w); break;
-    case DT_Q8_0:
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) w[i] = load8_q8(row + 34 * j + 2 + 8 * i, _mm256_set1_ps(s[0]));
-        break;
-    default: load_q6_k(row, j, w); break;
+    case DT_F32: return _mm256_loadu_ps((const void *)(row + 128 * j + 32 * i));
+    case DT_F16: return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + 64 * j + 16 * i)));
+    case DT_BF16: return load8_bf16(row + 64 * j + 16 * i);
+    case DT_Q4_0: return load8_q4(row + 18 * j + 2, i, _mm256_set1_ps(s[0]), _mm256_set1_ps(-8 * s[0]));
+    case DT_Q4_1: return load8_q4(row + 20 * j + 4, i, _mm256_set1_ps(s[0]), _mm256_set1_ps(s[1]));
+    default: return load8_q8(row + 34 * j + 2 + 8 * i, _mm256_set1_ps(s[0]));
     }
+}
+
+INLINE void load32(dtype dt, const uint8_t *row, int64_t j, const float *s, __m256 w[4]) {
+    if (dt == DT_Q6_K) {
+        load_q6_k(row, j, w);
+        return;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) w[i] = load8(dt, row, j, i, s);
 }
 
 #define EACH_DTYPE(dt, CALL)                                                                                           \
@@ -382,82 +377,62 @@ INLINE size_t bytes32(const dtype dt) {
     return dt == DT_Q4_1 ? 20 : dt == DT_Q4_0 ? 18 : dt == DT_Q8_0 ? 34 : dt == DT_F32 ? 128 : dt == DT_Q6_K ? 27 : 64;
 }
 
-INLINE void dot_rows(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
-    const size_t bytes = dtype_row_bytes(dt, d->ldw);
+/* rw rows of W by n rows of x, one accumulator each. */
+INLINE void dot_block(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
+    const size_t bytes = d->row_bytes;
     const uint8_t *row = (const uint8_t *)d->w + (size_t)o * bytes;
-    __m256 acc[4][DOT_ROWS][2];
-#pragma GCC unroll 4
-    for (int r = 0; r < rw; r++)
-#pragma GCC unroll 4
-        for (int i = 0; i < n; i++) acc[r][i][0] = acc[r][i][1] = _mm256_setzero_ps();
+    __m256 acc[DOT_ACC];
+#pragma GCC unroll 12
+    for (int a = 0; a < rw * n; a++) acc[a] = _mm256_setzero_ps();
     const size_t block = bytes32(dt);
-    const bool rest = d->bias || d->k % 32 || d->r % 8;
-    struct scales s[4];
+    struct scales s[DOT_WIDE];
+    for (int r = 0; d->r && r < rw; r++) _mm_prefetch((const char *)(d->b + (o + r + B_AHEAD) * d->ldb), _MM_HINT_T0);
     for (int64_t j = 0; j < d->k / 32; j++) {
         if (j % 8 == 0)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int r = 0; r < rw; r++) {
                 const uint8_t *at = row + (size_t)r * bytes + (size_t)j * block;
                 for (size_t b = 0; b < 8 * block; b += 64) _mm_prefetch((const char *)at + AHEAD + b, _MM_HINT_T0);
                 get_scales(dt, at, (int64_t)block, (int)(d->k / 32 - j), &s[r]);
             }
+        __m256 whole[DOT_WIDE][4]; /* Q6_K alone is unpacked 32 weights at once */
+        for (int r = 0; dt == DT_Q6_K && r < rw; r++) load32(dt, row + (size_t)r * bytes, j, NULL, whole[r]);
 #pragma GCC unroll 4
-        for (int r = 0; r < rw; r++) {
-            __m256 w[4];
-            load32(dt, row + (size_t)r * bytes, j, s[r].v + 2 * (j % 8), w);
-#pragma GCC unroll 4
-            for (int i = 0; i < n; i++)
-#pragma GCC unroll 4
-                for (int q = 0; q < 4; q++)
-                    acc[r][i][q & 1] =
-                        _mm256_fmadd_ps(w[q], _mm256_loadu_ps(d->x + i * d->ldx + 32 * j + 8 * q), acc[r][i][q & 1]);
+        for (int q = 0; q < 4; q++) {
+            __m256 w[DOT_WIDE];
+#pragma GCC unroll 8
+            for (int r = 0; r < rw; r++)
+                w[r] = dt == DT_Q6_K ? whole[r][q] : load8(dt, row + (size_t)r * bytes, j, q, s[r].v + 2 * (j % 8));
+#pragma GCC unroll 8
+            for (int i = 0; i < n; i++) {
+                __m256 x = _mm256_loadu_ps(d->x + i * d->ldx + 32 * j + 8 * q);
+#pragma GCC unroll 8
+                for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm256_fmadd_ps(w[r], x, acc[i * rw + r]);
+            }
         }
     }
     for (int64_t j = 0; j + 8 <= d->r; j += 8) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < rw; r++) {
             __m256 b = _mm256_loadu_ps(d->b + (o + r) * d->ldb + j);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int i = 0; i < n; i++)
-                acc[r][i][0] = _mm256_fmadd_ps(b, _mm256_loadu_ps(d->t + i * d->ldt + j), acc[r][i][0]);
+                acc[i * rw + r] = _mm256_fmadd_ps(b, _mm256_loadu_ps(d->t + i * d->ldt + j), acc[i * rw + r]);
         }
     }
-    float sum[4][DOT_ROWS]; /* all of them before dot_rest() is called: a call would put the accumulators in memory */
-#pragma GCC unroll 4
-    for (int r = 0; r < rw; r++)
-#pragma GCC unroll 4
-        for (int i = 0; i < n; i++) sum[r][i] = sum8(_mm256_add_ps(acc[r][i][0], acc[r][i][1]));
-    for (int r = 0; r < rw; r++)
-        for (int i = 0; i < n; i++)
-            d->y[i * d->ldy + o + r] = sum[r][i] + (rest ? dot_rest(d, row + (size_t)r * bytes, o + r, i) : 0);
+    float sum[DOT_ACC]; /* all of them before dot_rest() is called: a call would put the accumulators in memory */
+#pragma GCC unroll 12
+    for (int a = 0; a < rw * n; a++) sum[a] = sum8(acc[a]);
+    if (d->bias || d->k % 32 || d->r % 8)
+        for (int a = 0; a < rw * n; a++) sum[a] += dot_rest(d, row + (size_t)(a % rw) * bytes, o + a % rw, a / rw);
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < rw; r++) d->y[i * d->ldy + o + r] = sum[i * rw + r];
 }
 
-INLINE void dot_dtype(const dtype dt, const struct gemm_dot *d) {
-    int64_t o = d->o0;
-    switch (d->rows) {
-    case 1:
-        for (; o + 4 <= d->o1; o += 4) dot_rows(dt, 4, 1, d, o);
-        for (; o < d->o1; o++) dot_rows(dt, 1, 1, d, o);
-        break;
-    case 2:
-        for (; o + 2 <= d->o1; o += 2) dot_rows(dt, 2, 2, d, o);
-        for (; o < d->o1; o++) dot_rows(dt, 1, 2, d, o);
-        break;
-    case 3:
-        for (; o < d->o1; o++) dot_rows(dt, 1, 3, d, o);
-        break;
-    default:
-        for (; o < d->o1; o++) dot_rows(dt, 1, 4, d, o);
-    }
-}
+enum { WIDE_1 = 4, WIDE_2 = 4, WIDE_3 = 3, WIDE_4 = 2, WIDE_5 = 1, WIDE_6 = 1, WIDE_7 = 1, WIDE_8 = 1 };
+#include "cpu/dot_spans.h"
 
-static void dot(const struct gemm_dot *d) {
-#define DOT(dt) dot_dtype(dt, d)
-    EACH_DTYPE(d->dt, DOT)
-#undef DOT
-}
-
-const struct gemm_isa gemm_avx2 = {6, NR, DOT_ROWS, tile, pack, unpack, dot};
+const struct gemm_isa gemm_avx2 = {6, NR, 8, 8, tile, pack, unpack, dot};
 #else
 typedef int no_avx2_here;
 #endif

@@ -11,8 +11,9 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { AHEAD = 4096 }; /* bytes of prefetching: rows follow each other in memory, the hardware stops at their ends */
-enum { DOT_ROWS = 16, DOT_GROUP = 8, DOT_WIDE = 8, DOT_ACC = 24, DOT_SPAN = 48 };
+/* How far ahead to ask for memory: bytes of W, rows of B. Rows follow each other, but the hardware stops at their ends. */
+enum { AHEAD = 4096, B_AHEAD = 32 };
+enum { DOT_WIDE = 8, DOT_ACC = 24 }; /* dot_block(): most rows of W, accumulators */
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE uint32_t get16(const uint8_t *p) {
@@ -374,13 +375,14 @@ static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const 
 
 /* rw rows of W by n rows of x, one accumulator each: a vector of x, once loaded, meets all rw rows. */
 INLINE void dot_block(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
-    const size_t bytes = dtype_row_bytes(dt, d->ldw);
+    const size_t bytes = d->row_bytes;
     const uint8_t *row = (const uint8_t *)d->w + (size_t)o * bytes;
     __m512 acc[DOT_ACC] __attribute__((aligned(64)));
 #pragma GCC unroll 32
     for (int a = 0; a < (rw * n + 3) / 4 * 4; a++) acc[a] = _mm512_setzero_ps();
     const size_t block = bytes32(dt);
     struct scales s[DOT_WIDE];
+    for (int r = 0; d->r && r < rw; r++) _mm_prefetch((const char *)(d->b + (o + r + B_AHEAD) * d->ldb), _MM_HINT_T0);
     for (int64_t j = 0; j < d->k / 32; j++) {
         if (j % 8 == 0)
 #pragma GCC unroll 8
@@ -424,42 +426,10 @@ INLINE void dot_block(const dtype dt, const int rw, const int n, const struct ge
         for (int r = 0; r < rw; r++) d->y[i * d->ldy + o + r] = sum[i * rw + r];
 }
 
-/* n <= DOT_GROUP rows of x by rows o0 .. o1 of W. */
-INLINE void dot_group(const dtype dt, const struct gemm_dot *d, int n, int64_t o0, int64_t o1) {
-    int64_t o = o0;
-    switch (n) {
-#define GROUP(n, rw)                                                                                                   \
-    case n:                                                                                                            \
-        for (; o + (rw) <= o1; o += (rw)) dot_block(dt, rw, n, d, o);                                                  \
-        for (; o < o1; o++) dot_block(dt, 1, n, d, o);                                                                 \
-        break;
-        GROUP(1, 8)
-        GROUP(2, 6) GROUP(3, 5) GROUP(4, 4) GROUP(5, 3) GROUP(6, 3) GROUP(7, 3) GROUP(8, 2)
-#undef GROUP
-    }
-}
+enum { WIDE_1 = 8, WIDE_2 = 6, WIDE_3 = 4, WIDE_4 = 4, WIDE_5 = 4, WIDE_6 = 4, WIDE_7 = 3, WIDE_8 = 3 };
+#include "cpu/dot_spans.h"
 
-/* DOT_SPAN rows of W at a time meet one group of x rows after the other, so that both lie in L1. */
-INLINE void dot_dtype(const dtype dt, const struct gemm_dot *d) {
-    const int groups = (d->rows + DOT_GROUP - 1) / DOT_GROUP;
-    for (int64_t o = d->o0; o < d->o1; o += DOT_SPAN)
-        for (int g = 0; g < groups; g++) {
-            int i = d->rows * g / groups, n = d->rows * (g + 1) / groups - i;
-            struct gemm_dot part = *d;
-            part.x += i * d->ldx;
-            part.y += i * d->ldy;
-            if (part.t) part.t += i * d->ldt;
-            dot_group(dt, &part, n, o, o + DOT_SPAN < d->o1 ? o + DOT_SPAN : d->o1);
-        }
-}
-
-static void dot(const struct gemm_dot *d) {
-#define DOT(dt) dot_dtype(dt, d)
-    EACH_DTYPE(d->dt, DOT)
-#undef DOT
-}
-
-const struct gemm_isa gemm_avx512 = {14, 32, DOT_ROWS, tile, pack, unpack, dot};
+const struct gemm_isa gemm_avx512 = {14, 32, 32, 8, tile, pack, unpack, dot};
 #else
 typedef int no_avx512_here;
 #endif

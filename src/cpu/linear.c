@@ -5,7 +5,7 @@
  * piece of their long K.
  * Backward, one run: the group's dY_i are one long K for dx, packed once; dT_i = alpha_i dY_i B_i are outputs on the
  * way, dT the last piece against A. Then dA = dT^T x and dB_i = alpha_i dY_i^T T_i, which read their operands where
- * they lie. Few rows (gemm_isa.dot_rows: 16 on AVX-512, else 4; decoding) forward takes dot products: nothing is packed.
+ * they lie. Few rows (gemm_isa.dot_rows: 32 on AVX-512, 8 on AVX2, else 4; decoding) forward takes dot products: nothing is packed.
  * So a row's result depends on the number of rows beside it only by that: the two ways differ in rounding. Dropout
  * gives each output its own input to A, so those products run apart, on DROP_ROWS masked rows at a time: they are under
  * a tenth of the work, and generation and evaluation never drop. */
@@ -123,7 +123,7 @@ static void few_t(const struct op_attr *a, const struct view *in, const struct v
                          .ldy = t->ld,
                          .o0 = o0,
                          .o1 = o1};
-    gemm_isa()->dot(&d);
+    gemm_dots(&d);
     int i = 0;
     int64_t end = a->rank[0];
     for (int64_t o = o0; o < o1; o++) {
@@ -158,7 +158,7 @@ static void few_y(const struct op_attr *a, const struct view *in, const struct v
             d.ldb = b->ld;
             d.r = a->rank[i];
         }
-        gemm_isa()->dot(&d);
+        gemm_dots(&d);
     }
 }
 

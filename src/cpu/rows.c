@@ -8,7 +8,7 @@ err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct v
     const struct view *table = &in[1];
     const int64_t N = view_rows(&in[0]), C = table->d[1];
     const size_t row = dtype_row_bytes(table->dt, C);
-#pragma omp parallel for num_threads(cpu_threads(run))
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++) {
         float *x = view_row(&out[0], i);
         dequantise_row(table->dt, (const char *)table->p + row * (size_t)view_i32(&in[0])[i], x, C);
@@ -31,7 +31,7 @@ err cpu_kv_append(const struct run_ctx *run, const struct inst *inst, const stru
     (void)inst, (void)out, (void)scratch;
     const int64_t N = view_rows(&in[0]), K = in[4].d[1], T = in[4].d[2], D = in[4].d[3];
     const int32_t *slot = view_i32(&in[2]), *pos = view_i32(&in[3]);
-#pragma omp parallel for num_threads(cpu_threads(run))
+#pragma omp parallel for num_threads(cpu_threads_for(run, 2 * N * K * D))
     for (int64_t i = 0; i < N; i++)
         for (int64_t h = 0; h < K; h++) {
             int64_t cell = ((slot[i] * K + h) * T + pos[i]) * D;

@@ -149,6 +149,16 @@ static inline float vec_dot(const float *a, const float *b, int64_t n) {
     return vf_sum(s0 + s1);
 }
 
+/* The sums of four vectors, side by side. */
+static inline void vf_sum4(vf a, vf b, vf c, vf d, float *sum) {
+    vf ab = vf_zip_low(a, b) + vf_zip_high(a, b), cd = vf_zip_low(c, d) + vf_zip_high(c, d);
+    vf s = vf_pair_low(ab, cd) + vf_pair_high(ab, cd);
+    float part[VW];
+    vf_store(part, s);
+    for (int i = 0; i < 4; i++) sum[i] = part[i];
+    for (int g = 4; g < VW; g++) sum[g % 4] += part[g];
+}
+
 /* x *= f */
 static inline void vec_scale(float *x, float f, int64_t n) {
     int64_t i = 0;

@@ -7,18 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/mman.h>
 
 static const char PREFIX[] = "base_model.model.";
 
-float *arena_f32(size_t bytes) {
-    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
+float *arena_f32(size_t bytes) { return pages_take(bytes); }
 
-void arena_f32_free(float *p, size_t bytes) {
-    if (p) munmap(p, bytes ? bytes : 1);
-}
+void arena_f32_free(float *p, size_t bytes) { pages_give(p, bytes); }
 
 /* --- structure --------------------------------------------------------------------------------------------------- */
 static err no_match(const struct model *m, const struct lora *l) {

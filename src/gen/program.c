@@ -1,10 +1,8 @@
 /* See program.h. */
-#define _DEFAULT_SOURCE
 #include "gen/program.h"
 #include "ops/ops.h"
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 static const int64_t dim_n = SYM_N, dim_s = SYM_S, dim_s1 = SYM_S1;
 
@@ -99,27 +97,21 @@ size_t memory_act(const struct program *const *programs, int n, size_t *state_of
     return train > gen + state ? train : gen + state;
 }
 
-/* Mapped, not malloc'ed: pages that a run does not touch stay unbacked, and all of it goes back at once. */
-static char *map(size_t bytes) {
-    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
 err memory_for(struct memory *mem, const struct program *const *programs, int n) {
     *mem = (struct memory){0};
     mem->act_bytes = memory_act(programs, n, &mem->state_off);
     for (int i = 0; i < n; i++)
         if (programs[i]->plan.scratch > mem->scratch_bytes) mem->scratch_bytes = programs[i]->plan.scratch;
-    mem->act = map(mem->act_bytes);
-    mem->scratch = map(mem->scratch_bytes);
+    mem->act = pages_take(mem->act_bytes);
+    mem->scratch = pages_take(mem->scratch_bytes);
     if (mem->act && mem->scratch) return OK;
     memory_free(mem);
     return fail(E_MEMORY, "cannot allocate %zu bytes for activations and scratch", mem->act_bytes + mem->scratch_bytes);
 }
 
 void memory_free(struct memory *mem) {
-    if (mem->act) munmap(mem->act, mem->act_bytes ? mem->act_bytes : 1);
-    if (mem->scratch) munmap(mem->scratch, mem->scratch_bytes ? mem->scratch_bytes : 1);
+    pages_give(mem->act, mem->act_bytes);
+    pages_give(mem->scratch, mem->scratch_bytes);
     mem->act = mem->scratch = NULL;
 }
 
