@@ -5,7 +5,7 @@
  *   bench_cyclora MODEL.gguf DATA macct [steps]           both halves of a cycle: 8 rows a side, 32 + 30 tokens
  *
  * Prints one RESULT {json} line: best and median seconds, tokens/s, peak resident memory of this process, losses, and for
- * training the share of this machine's own measured fp32 peak (4 flops per matrix parameter and token, attention besides). */
+ * training GFLOP/s (4 flops per matrix parameter and token, attention besides), for decoding GFLOP/s and GB/s of its weights. */
 #include "base/str.h"
 #include "ops/ops.h"
 #include "train/run.h"
@@ -134,9 +134,11 @@ static void bench_generate(struct bench *b, const char *model, const char *data,
         if (k && one.decode_s < decode) decode = one.decode_s, st = one;
         for (int i = 0; i < batch; i++) free(out[i].ids);
     }
-    char item[64], more[160];
+    char item[64], more[256];
+    double step = st.decode_s / (NEW - 1), adapter = (double)param_count(&b->r.plans[0].st.params);
     snprintf(item, sizeof item, "generate %d", batch);
-    snprintf(more, sizeof more, ", \"decode_tok_s_best\": %.1f, \"prefill_tok_s\": %.1f", batch * (NEW - 1) / st.decode_s, (double)st.prompt_tokens / st.prefill_s);
+    snprintf(more, sizeof more, ", \"decode_tok_s_best\": %.1f, \"prefill_tok_s\": %.1f, \"gflops_best\": %.1f, \"gb_s_best\": %.1f", batch / step, (double)st.prompt_tokens / st.prefill_s,
+             2 * batch * ((double)b->r.model.parameters + adapter) / step / 1e9, ((double)b->r.model.bytes + 4 * adapter) / step / 1e9);
     result(item, seconds, reps, batch * NEW, more);
 }
 

@@ -2,6 +2,7 @@
  * time when the machine has it), decode speed beside the memory bandwidth measured here, and a head_loss step.
  *
  *   bench_gemm [threads [train|decode|head]]         CYC_CPU=avx2 caps the instruction set
+ *   bench_gemm --peak                                this machine's own ceilings alone
  *
  * Best of many interleaved repetitions; GFLOP/s count the products' 2NOC (plus the low-rank ones), nothing for
  * unpacking. */
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 #include "cpu/cpu.h"
+#include "cpu/gemm.h"
 #include "ops/ops.h"
 
 typedef void (*sgemm)(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda,
@@ -221,7 +223,31 @@ static void head(int64_t n) {
     free(scratch);
 }
 
+/* The most f32 operations a second that all threads reach together, on a tile that stays in L1. */
+static double fma_peak(void) {
+    enum { K = 256, ROUNDS = 20000 };
+    const struct gemm_isa *isa = gemm_isa();
+    double best = 9;
+    for (int i = 0; i < 5; i++) {
+        double t = now();
+#pragma omp parallel num_threads(run.threads)
+        {
+            struct view a = matrix(K, isa->mr), b = matrix(K, isa->nr), c = matrix(isa->mr, isa->nr);
+            for (int k = 0; k < ROUNDS; k++) isa->tile(isa->mr, isa->nr, K, a.p, a.ld, b.p, b.ld, c.p, c.ld, false);
+            free(a.p), free(b.p), free(c.p);
+        }
+        t = now() - t;
+        if (t < best) best = t;
+    }
+    return 2.0 * isa->mr * isa->nr * K * ROUNDS * run.threads * 1e-9 / best;
+}
+
 int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "--peak")) {
+        run.threads = omp_get_num_procs();
+        printf("RESULT {\"item\": \"peak\", \"threads\": %d, \"isa\": \"%s\", \"gflops\": %.1f, \"gb_s\": %.1f}\n", run.threads, cpu_isa_name(cpu_isa()), fma_peak(), bandwidth());
+        return 0;
+    }
     if (argc > 1) run.threads = atoi(argv[1]);
     void *lib = dlopen("libopenblas.so.0", RTLD_NOW);
     if (lib) {

@@ -62,7 +62,11 @@ static int run(int argc, char **argv) {
  * spin costs nothing on a quiet machine. The library reads this before main, hence the second start. */
 static void bound_spinning(char **argv) {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
-    if (!setenv("GOMP_SPINCOUNT", "5000", 0)) execv("/proc/self/exe", argv); /* where that fails, all still works */
+    char self[4096]; /* its own path: started as /proc/self/exe the process would be called "exe" */
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0 || setenv("GOMP_SPINCOUNT", "5000", 0)) return; /* where this fails, all still works */
+    self[n] = 0;
+    execv(self, argv);
 }
 
 int main(int argc, char **argv) {

@@ -72,9 +72,16 @@ def both(f, g):
 
 cpu = next(re.sub(r".*: ", "", l).strip() for l in open("/proc/cpuinfo") if l.startswith("model name"))
 print(f"{cpu}, {os.cpu_count()} processors; best of {a.rounds} rounds, engines in turn\n")
-gemm = subprocess.run([f"{a.build}/bench_gemm", "--peak"], capture_output=True, text=True)
-if gemm.returncode == 0 and gemm.stdout.strip():
-    print(gemm.stdout.strip() + "\n")
+top = results([f"{a.build}/bench_gemm", "--peak"])
+print(f"measured ceilings, {top['threads']} threads, {top['isa']}: {top['gflops']:.0f} GFLOP/s f32, reads {top['gb_s']:.0f} GB/s\n")
+
+
+def share(o):
+    """Of what this machine reached in the same run: arithmetic, and for decoding the weights' bytes."""
+    of = [f"{100 * o[k] / top[t]:.0f} % of {name}" for k, t, name in (("gflops_best", "gflops", "f32"), ("gb_s_best", "gb_s", "reads")) if k in o]
+    return ", ".join(of)
+
+
 if a.what == "llamacpp":
     o, p = both(lambda: ours("generate", 1, 4), lambda: results([sys.executable, f"{here}/bench_llamacpp.py", "--gguf", a.gguf, "--data", a.data, "--model", a.model]))
     decode = max((l for l in lines if l.get("item") == "llama.cpp decode"), key=lambda l: l["tok_s_best"])
@@ -84,18 +91,18 @@ else:
     for b, s in ((8, 128), (4, 512)):
         o, p = both(lambda: ours("sft", b, s, 5), lambda: peer("bench_sft.py", "--batch", b, "--seq", s, "--steps", 4))
         assert abs(o["losses"][0] - p["losses"][0]) < 2e-4, (o["losses"], p["losses"])
-        rows.append((f"LoRA SFT step {b}x{s}", "tokens/s", o["tok_s_best"], p["tok_s_best"], o["peak_mb"], p["peak_mb"]))
+        rows.append((f"LoRA SFT step {b}x{s}", "tokens/s", o["tok_s_best"], p["tok_s_best"], o["peak_mb"], p["peak_mb"], share(o)))
     for b in (1, 8):
         o, p = both(lambda: ours("generate", b, 3), lambda: peer("bench_generate.py", "--batches", b, "--reps", 2))
         q = peer("bench_generate.py", "--batches", b, "--reps", 2, "--lora")
-        rows.append((f"generation, batch {b} (peer without adapter)", "tokens/s", o["tok_s_best"], p["tok_s_best"], o["peak_mb"], p["peak_mb"]))
-        rows.append((f"generation, batch {b} (both with adapter)", "tokens/s", o["tok_s_best"], q["tok_s_best"], o["peak_mb"], q["peak_mb"]))
+        rows.append((f"generation, batch {b} (peer without adapter)", "tokens/s", o["tok_s_best"], p["tok_s_best"], o["peak_mb"], p["peak_mb"], share(o)))
+        rows.append((f"generation, batch {b} (both with adapter)", "tokens/s", o["tok_s_best"], q["tok_s_best"], o["peak_mb"], q["peak_mb"], share(o)))
     o, p = both(lambda: ours("macct", 4), lambda: peer("bench_macct.py", "--steps", 3))
-    rows.append(("MACCT step, 8 rows a side", "s", o["best_s"], p["best_s"], o["peak_mb"], p["peak_mb"]))
+    rows.append(("MACCT step, 8 rows a side", "s", o["best_s"], p["best_s"], o["peak_mb"], p["peak_mb"], share(o)))
     o, p = both(start_up, lambda: peer("bench_startup.py"))
-    rows.append(("start to first step", "s", o["best_s"], p["best_s"], o["peak_mb"], p["peak_mb"]))
-    print(f"{'':46}{'':>9} {'cyclora':>9} {'PEFT':>9} {'ratio':>7}   {'peak resident, MB':>18}")
-    for name, unit, x, y, mx, my in rows:
-        print(f"{name:46}{unit:>9} {x:9.2f} {y:9.2f} {(y / x if unit == 's' else x / y):6.2f}x   {(str(mx) if mx else '-'):>8} {my:>9}")
+    rows.append(("start to first step", "s", o["best_s"], p["best_s"], o["peak_mb"], p["peak_mb"], share(o)))
+    print(f"{'':46}{'':>9} {'cyclora':>9} {'PEFT':>9} {'ratio':>7}   {'peak resident, MB':>18}   cyclora's share of the ceilings")
+    for name, unit, x, y, mx, my, of in rows:
+        print(f"{name:46}{unit:>9} {x:9.2f} {y:9.2f} {(y / x if unit == 's' else x / y):6.2f}x   {(str(mx) if mx else '-'):>8} {my:>9}   {of}")
 if a.json:
     json.dump(lines, open(a.json, "w"), indent=1)
