@@ -105,7 +105,8 @@ typedef struct cyc_callbacks {
 } cyc_callbacks;
 enum { CYC_RESUME = 1, CYC_OVERWRITE = 2 };
 /* Runs to the end, or until cyc_stop(): then it saves a checkpoint and returns CYC_INTERRUPTED. flags: CYC_RESUME goes on
- * from the newest checkpoint in output_dir, CYC_OVERWRITE empties it first; a non-empty output_dir without either is refused.
+ * from the newest checkpoint in output_dir, CYC_OVERWRITE empties it first; a non-empty output_dir without either is refused,
+ * and so is one that another run is at work in.
  * report (may be NULL) receives the run's summary as JSON, the measured memory table among it. */
 int cyc_train(cyc_config *c, int flags, const cyc_callbacks *cb, char **report);
 void cyc_stop(void); /* async-signal-safe */

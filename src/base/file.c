@@ -139,12 +139,16 @@ err dir_make(const char *path) {
     return e;
 }
 
-err dir_remove(const char *path) {
+static bool is_entry(const struct dirent *ent, const char *but) {
+    return strcmp(ent->d_name, ".") && strcmp(ent->d_name, "..") && (!but || strcmp(ent->d_name, but));
+}
+
+err dir_clear(const char *path, const char *keep) {
     DIR *d = opendir(path);
     if (!d) return errno == ENOENT ? OK : fail(E_IO, "%s: %s", path, strerror(errno));
     err e = OK;
     for (struct dirent *ent; !e && (ent = readdir(d));) {
-        if (!strcmp(ent->d_name, ".") || !strcmp(ent->d_name, "..")) continue;
+        if (!is_entry(ent, keep)) continue;
         char *sub;
         if (asprintf(&sub, "%s/%s", path, ent->d_name) < 0) e = fail(E_MEMORY, "out of memory");
         else {
@@ -155,15 +159,19 @@ err dir_remove(const char *path) {
         }
     }
     closedir(d);
-    if (!e && rmdir(path)) e = fail(E_IO, "%s: cannot remove: %s", path, strerror(errno));
     return e;
 }
 
-int dir_empty(const char *path) {
+err dir_remove(const char *path) {
+    TRY(dir_clear(path, NULL));
+    return rmdir(path) && errno != ENOENT ? fail(E_IO, "%s: cannot remove: %s", path, strerror(errno)) : OK;
+}
+
+int dir_empty(const char *path, const char *but) {
     DIR *d = opendir(path);
     if (!d) return 1;
     int n = 0;
-    for (struct dirent *ent; (ent = readdir(d));) n += strcmp(ent->d_name, ".") && strcmp(ent->d_name, "..");
+    for (struct dirent *ent; (ent = readdir(d));) n += is_entry(ent, but);
     closedir(d);
     return n == 0;
 }

@@ -29,7 +29,8 @@ err file_write(const char *path, const void *bytes, size_t n); /* the three in o
 
 err dir_make(const char *path);      /* with parents; an existing folder is fine */
 err dir_remove(const char *path);    /* a folder and what is in it */
-int dir_empty(const char *path);     /* 1 when missing or empty */
+err dir_clear(const char *path, const char *keep); /* what is in it, but for the entry named keep (NULL: nothing stays) */
+int dir_empty(const char *path, const char *but);  /* 1 when missing or empty; the entry named `but` does not count */
 int path_is_dir(const char *path);
 int path_exists(const char *path);
 /* XXH3 128 of a file's bytes as 32 hex digits (the same as Debian's `xxh128sum`). */

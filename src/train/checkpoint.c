@@ -8,6 +8,7 @@
  *   output_dir/best/{A,B}/            those of the best evaluation, where metric_for_best_model asks for it
  *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter)
  *   output_dir/report.json            evaluations, measured memory, times
+ *   output_dir/.lock                  while a run is at work
  *
  * A checkpoint is written into a folder of another name and renamed when whole, so one that exists is whole. Randomness is
  * a function of seed and step (base/philox.h): there is no generator state to save, and resuming is exact to the bit. */
@@ -54,33 +55,89 @@ static const char *in_folder(const struct run *r, const char *name, arena *mem) 
     return path ? path : "";
 }
 
-err folder_check(const struct run *r, int flags) {
-    const char *dir = r->cfg->output_dir;
-    if (!*dir) return fail(E_USAGE, "output_dir is not set");
-    if (path_exists(dir) && !path_is_dir(dir)) return fail(E_USAGE, "output_dir %s exists and is not a folder", dir);
-    if (dir_empty(dir)) return OK;
-    if (!(flags & 3)) return fail(E_USAGE, "output_dir %s is not empty: go on with --resume, or start over with --overwrite", dir);
+/* One process at a time trains into a folder: two would drop each other's checkpoints and mix their metrics. */
+static const char LOCK_FILE[] = ".lock";
+
+static err lock_folder(struct run *r) {
     arena mem = {0};
-    bool run = path_exists(in_folder(r, "config.yaml", &mem)) || path_exists(in_folder(r, "audit.json", &mem));
+    char *what = arena_printf(&mem, "output_dir %s", r->cfg->output_dir);
+    err e = what ? lock_take(&r->lock, in_folder(r, LOCK_FILE, &mem), what) : fail(E_MEMORY, "out of memory");
     arena_free(&mem);
-    return run || !(flags & 2) ? OK : fail(E_USAGE, "output_dir %s holds files but no run (no config.yaml): --overwrite would delete them; name another folder", dir);
+    return e;
 }
 
-/* A resumed run has no report until it has one of its own: that is how a finished run is told from one that still has
- * its last evaluation or its adapters to write (checkpoint_resume). */
-err folder_begin(const struct run *r, int flags) {
+/* Where a lock file lies, a run may be at work, which matters more than what it has written so far. Otherwise a folder
+ * that is refused is not touched. */
+err folder_check(struct run *r, int flags) {
     const char *dir = r->cfg->output_dir;
+    if (!*dir) return fail(E_USAGE, "output_dir is not set");
+    if (!path_exists(dir)) return OK; /* locked when it is made */
+    if (!path_is_dir(dir)) return fail(E_USAGE, "output_dir %s exists and is not a folder", dir);
     arena mem = {0};
-    if (flags & 2 && path_exists(dir)) TRY(dir_remove(dir));
-    TRY(dir_make(dir));
+    bool locked = path_exists(in_folder(r, LOCK_FILE, &mem));
+    bool run = path_exists(in_folder(r, "config.yaml", &mem)) || path_exists(in_folder(r, "audit.json", &mem));
+    arena_free(&mem);
+    if (locked) TRY(lock_folder(r));
+    if (!dir_empty(dir, LOCK_FILE)) {
+        if (!(flags & 3)) return fail(E_USAGE, "output_dir %s is not empty: go on with --resume, or start over with --overwrite", dir);
+        if (flags & 2 && !run) return fail(E_USAGE, "output_dir %s holds files but no run (no config.yaml): --overwrite would delete them; name another folder", dir);
+    }
+    return lock_folder(r);
+}
+
+/* ".checkpoint-20.tmp-4711": what checkpoint_save() writes into until it is whole. */
+static bool is_unfinished(const char *name) {
+    static const char *const parts[] = {".checkpoint-", ".tmp-"};
+    for (int i = 0; i < 2; i++) {
+        if (!str_starts(name, parts[i])) return false;
+        name += strlen(parts[i]);
+        size_t digits = strspn(name, "0123456789");
+        if (!digits) return false;
+        name += digits;
+    }
+    return !*name;
+}
+
+/* Checkpoints that a killed run did not finish. Nobody else writes here while the lock is held, so each of them is a
+ * leftover, whatever process now has its number; without a lock none is certain to be one. */
+static err sweep_unfinished(const struct run *r) {
+    DIR *d = r->lock.fd >= 0 ? opendir(r->cfg->output_dir) : NULL;
+    arena mem = {0};
+    err e = OK;
+    for (struct dirent *ent; d && !e && (ent = readdir(d));) {
+        struct stat st;
+        const char *path = is_unfinished(ent->d_name) ? in_folder(r, ent->d_name, &mem) : "";
+        if (*path && !lstat(path, &st) && S_ISDIR(st.st_mode)) e = dir_remove(path);
+    }
+    if (d) closedir(d);
+    arena_free(&mem);
+    return e;
+}
+
+static err write_record(const struct run *r) {
+    arena mem = {0};
     str yaml = {0};
-    unlink(in_folder(r, "report.json", &mem));
     err e = config_write(r->cfg, &yaml);
-    if (!e) e = file_write(arena_printf(&mem, "%s/config.yaml", dir), yaml.p, yaml.n);
-    if (!e) e = write_json(arena_printf(&mem, "%s/audit.json", dir), audit_json(r));
+    if (!e) e = file_write(in_folder(r, "config.yaml", &mem), yaml.p, yaml.n);
+    if (!e) e = write_json(in_folder(r, "audit.json", &mem), audit_json(r));
     str_free(&yaml);
     arena_free(&mem);
     return e;
+}
+
+/* A folder that was not there when it was checked is checked again once it is ours: another run may have come first.
+ * A resumed run has no report until it has one of its own: that is how a finished run is told from one that still has
+ * its last evaluation or its adapters to write (checkpoint_resume). */
+err folder_begin(struct run *r, int flags) {
+    const char *dir = r->cfg->output_dir;
+    TRY(dir_make(dir));
+    if (!r->lock.path) TRY(folder_check(r, flags));
+    if (flags & 2) TRY(dir_clear(dir, LOCK_FILE));
+    TRY(sweep_unfinished(r));
+    arena mem = {0};
+    unlink(in_folder(r, "report.json", &mem));
+    arena_free(&mem);
+    return write_record(r);
 }
 
 err metrics_append(const struct run *r, json_t *line) {

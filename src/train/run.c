@@ -275,6 +275,7 @@ void run_close(struct run *r) {
     tokenizer_free(r->tok);
     model_close(&r->model);
     json_decref(r->evals);
+    lock_drop(&r->lock);
     *r = (struct run){0};
 }
 

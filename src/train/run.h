@@ -5,6 +5,7 @@
  * step is; the loop, saving, resuming, evaluation and reporting are the same for all of them. */
 #ifndef CYC_TRAIN_RUN_H
 #define CYC_TRAIN_RUN_H
+#include "base/lock.h"
 #include "data/order.h"
 #include "gen/generate.h"
 #include "train/config.h"
@@ -89,6 +90,7 @@ struct run {
     int64_t warm_steps, step;  /* steps done, warm-up included */
     volatile int *stop;        /* set from a signal handler */
     bool resumed, evaluating;
+    struct lock lock;          /* on output_dir, while this run may write there */
     json_t *evals;
     double elapsed;            /* seconds of training before this process (resume) */
 };
@@ -108,8 +110,8 @@ double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key, struct generation *out, struct generate_stats *stats);
 
 /* checkpoint.c: run folders and checkpoints */
-err folder_check(const struct run *r, int flags);   /* 1 resume, 2 overwrite; refuses a non-empty folder; writes nothing */
-err folder_begin(const struct run *r, int flags);   /* after all that can refuse: empties (2), makes, opens the record */
+err folder_check(struct run *r, int flags);         /* 1 resume, 2 overwrite; refuses a folder that is not empty or in use; locks one that exists */
+err folder_begin(struct run *r, int flags);         /* after all that can refuse: makes, locks, empties (2), sweeps, opens the record */
 err checkpoint_save(struct run *r, char **path_out);
 err checkpoint_resume(struct run *r, bool *found);  /* the newest whole checkpoint of output_dir */
 err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B */

@@ -392,6 +392,25 @@ static void test_overwrite_from_itself(void **state) {
     assert_true(path_exists(at("self/A/adapter_model.safetensors")));
 }
 
+/* A folder that another run made and filled between the look at it and the first write is refused after all. */
+static void test_folder_taken_meanwhile(void **state) {
+    (void)state;
+    struct config cfg;
+    struct run r;
+    must(config_init(&cfg));
+    for (int i = 0; macct[i]; i++) must(config_set(&cfg, macct[i]));
+    cfg.output_dir = at("meanwhile");
+    must(run_open(&r, &cfg));
+    must(folder_check(&r, 0));
+    assert_false(path_exists(at("meanwhile"))); /* a look makes nothing */
+    must(dir_make(at("meanwhile/A")));
+    assert_int_equal(folder_begin(&r, 0), E_USAGE);
+    assert_non_null(strstr(err_text(), "meanwhile is not empty"));
+    run_close(&r);
+    assert_false(path_exists(at("meanwhile/.lock")) || path_exists(at("meanwhile/config.yaml")));
+    config_free(&cfg);
+}
+
 static void test_broken_checkpoints(void **state) {
     (void)state;
     char data[160];
@@ -624,7 +643,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resume_is_exact),  cmocka_unit_test(test_resume_again),         cmocka_unit_test(test_more_steps),
         cmocka_unit_test(test_only_the_trained_adapter), cmocka_unit_test(test_base_and_audit), cmocka_unit_test(test_folder),
-        cmocka_unit_test(test_overwrite_from_itself), cmocka_unit_test(test_broken_checkpoints), cmocka_unit_test(test_sft),
+        cmocka_unit_test(test_overwrite_from_itself), cmocka_unit_test(test_folder_taken_meanwhile), cmocka_unit_test(test_broken_checkpoints), cmocka_unit_test(test_sft),
         cmocka_unit_test(test_sft_resume),       cmocka_unit_test(test_messages_without_template), cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_metric_names),     cmocka_unit_test(test_two_structures),       cmocka_unit_test(test_best),
     };

@@ -236,12 +236,15 @@ static void test_folders(void **state) {
     join(file, "d/e/f/x");
     join(outside, "outside");
     join(link_, "d/link");
-    assert_true(dir_empty(top)); /* missing */
+    assert_true(dir_empty(top, NULL)); /* missing */
     assert_int_equal(dir_make(deep), OK);
     assert_int_equal(dir_make(deep), OK);
-    assert_true(dir_empty(deep));
+    assert_true(dir_empty(deep, NULL));
     assert_int_equal(file_write(file, "x", 1), OK);
-    assert_false(dir_empty(deep));
+    assert_false(dir_empty(deep, NULL));
+    assert_true(dir_empty(deep, "x"));
+    assert_int_equal(dir_clear(deep, "x"), OK);
+    assert_true(path_exists(file));
     assert_true(path_is_dir(deep) && !path_is_dir(file) && path_exists(file));
     assert_int_equal(dir_make(file), E_IO);
     assert_int_equal(dir_make(""), E_USAGE);

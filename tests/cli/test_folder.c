@@ -1,0 +1,86 @@
+/* The run folder as processes meet it: one run at a time trains into it, a killed one leaves nothing that blocks the next,
+ * and what it did not finish writing is swept. */
+#define _GNU_SOURCE
+#include "support/shell.h"
+
+static int begin(void **state) {
+    if (shell_begin(state)) return -1;
+    ok("{ echo \"model: $G\"; echo 'max_steps: 2'; echo 'max_new_tokens: 4'; echo 'max_length: 32'; echo 'pass_tokens: 64'; "
+       "echo 'per_device_train_batch_size: 2'; echo 'lora: {r: 2, lora_alpha: 4, target_modules: [q_proj, v_proj]}'; "
+       "echo \"A: {data: $G/a.jsonl}\"; echo \"B: {data: $G/b.jsonl}\"; } > $D/run.yaml");
+    return 0;
+}
+
+/* Starts a run that would go on for long, and waits (a minute at most) until it has saved; its number is in $D/pid. */
+#define START(out)                                                                                                                \
+    "rm -f $D/events; $C train $D/run.yaml --json --set output_dir=$D/" out " --set max_steps=1000000 --set save_steps=2 > $D/events & echo $! > $D/pid; " \
+    "n=0; while ! grep -qs '\"event\":\"save\"' $D/events; do sleep 0.05; kill -0 $(cat $D/pid) && test $((n += 1)) -lt 1200 || exit 99; done"
+
+static void test_one_at_a_time(void **state) {
+    (void)state;
+    ok(START("busy"));
+    sh("cat $D/pid");
+    char who[64];
+    snprintf(who, sizeof who, "is in use by process %ld:", strtol(ran.out.p, NULL, 10));
+    refused("$C train $D/run.yaml --set output_dir=$D/busy", "output_dir ", "/busy ", who);
+    refused("$C train $D/run.yaml --set output_dir=$D/busy --resume", "/busy ", who);
+    refused("$C train $D/run.yaml --set output_dir=$D/busy --overwrite", "/busy ", who);
+    ok("kill -0 $(cat $D/pid) && test -f $D/busy/config.yaml"); /* none the worse for it */
+    ok("$C train $D/run.yaml --quiet --set output_dir=$D/other");
+    ok("kill -TERM $(cat $D/pid); while kill -0 $(cat $D/pid) 2>/dev/null; do sleep 0.05; done; test ! -e $D/busy/.lock");
+}
+
+/* A killed run leaves its lock file, which locks nothing. */
+static void test_killed(void **state) {
+    (void)state;
+    ok(START("killed"));
+    ok("kill -KILL $(cat $D/pid); while kill -0 $(cat $D/pid) 2>/dev/null; do sleep 0.05; done; test -f $D/killed/.lock");
+    refused("$C train $D/run.yaml --set output_dir=$D/killed", "is not empty", "--resume");
+    ok("echo 1 > $D/killed/.lock"); /* the number of a process that lives: still no lock */
+    sh("ls -d $D/killed/checkpoint-* | sed 's/.*-//' | sort -n | tail -1");
+    long last = strtol(ran.out.p, NULL, 10);
+    ok("$C train $D/run.yaml --json --set output_dir=$D/killed --set max_steps=%ld --resume", last + 1);
+    char first[64];
+    snprintf(first, sizeof first, "{\"event\":\"step\",\"step\":%ld,", last + 1);
+    says(ran.out.p, first);
+    ok("test -f $D/killed/A/adapter_model.safetensors && test ! -e $D/killed/.lock");
+    ok("mkdir $D/early && touch $D/early/.lock && $C train $D/run.yaml --quiet --set output_dir=$D/early"); /* killed before it wrote anything */
+}
+
+/* Of runs that start together into a folder that is not there yet, one goes on. */
+static void test_started_together(void **state) {
+    (void)state;
+    ok("for i in 1 2 3 4; do { $C train $D/run.yaml --quiet --set output_dir=$D/race > $D/said$i; echo $? > $D/status$i; } & done; wait; cat $D/status?");
+    int done = 0, refusals = 0;
+    for (const char *p = ran.out.p; *p; p++) done += *p == '0', refusals += *p == '2';
+    if (done != 1 || refusals != 3) flunk("statuses:\n%s%s", ran.out.p, ran.err.p);
+    ok("test $(wc -l < $D/race/metrics.jsonl) = 4"); /* two steps, two evaluations */
+}
+
+static void test_lock_is_no_link(void **state) {
+    (void)state;
+    ok("mkdir $D/linked && echo precious > $D/thesis.tex && ln -s ../thesis.tex $D/linked/.lock");
+    sh("$C train $D/run.yaml --set output_dir=$D/linked");
+    if (ran.status != 1) flunk("status %d: %s", ran.status, ran.err.p);
+    says(ran.err.p, "/linked/.lock: cannot create");
+    ok("test \"$(cat $D/thesis.tex)\" = precious");
+}
+
+/* Unfinished checkpoints go, whatever process now has their number; what only looks like one stays. */
+static void test_sweep(void **state) {
+    (void)state;
+    ok("$C train $D/run.yaml --quiet --set output_dir=$D/swept");
+    ok("cd $D/swept && mkdir -p .checkpoint-3.tmp-1/A .checkpoint-12.tmp-4194304 && touch .checkpoint-3.tmp-1/A/adapter_model.safetensors && "
+       "mkdir .checkpoint-3.tmp- .checkpoint-.tmp-3 .checkpoint-3.tmp-4x checkpoint-3.tmp-4 .checkpoint-x.tmp-4 ../precious && touch .checkpoint-7.tmp-8 ../precious/thesis.tex && "
+       "ln -s ../precious .checkpoint-8.tmp-9 && ls -A > ../all");
+    refused("$C train $D/run.yaml --set output_dir=$D/swept --set lora.r=3 --set max_steps=9 --resume", "lora.r"); /* what is refused sweeps nothing */
+    ok("ls -A $D/swept | cmp - $D/all");
+    ok("$C train $D/run.yaml --quiet --set output_dir=$D/swept --set max_steps=3 --resume");
+    ok("cd $D/swept && grep -v -e '^.checkpoint-3.tmp-1$' -e '^.checkpoint-12.tmp-4194304$' ../all > ../stay && ls -A | grep -v '^checkpoint-3$' | cmp - ../stay && test -f ../precious/thesis.tex");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_at_a_time), cmocka_unit_test(test_killed), cmocka_unit_test(test_started_together),
+                                       cmocka_unit_test(test_lock_is_no_link), cmocka_unit_test(test_sweep)};
+    return cmocka_run_group_tests(tests, begin, shell_end);
+}
