@@ -38,9 +38,9 @@ const char help_train[] =
     "  cyclora train run.yaml\n"
     "  cyclora train run.yaml --set max_steps=500 --set output_dir=long --json > events.jsonl\n"
     "\n"
-    "Writes into output_dir: the adapters in PEFT's layout (A and B; sft: adapter), metrics.jsonl, checkpoints, the "
-    "resolved\n"
-    "configuration and a report. Ctrl-C finishes the step and saves a checkpoint; a second one leaves at once.\n"
+    "Writes into output_dir, one run at a time: the adapters in PEFT's layout (A and B; sft: adapter), metrics.jsonl,\n"
+    "checkpoints, the resolved configuration and a report. Ctrl-C finishes the step and saves a checkpoint; a second one\n"
+    "leaves at once. On a random:SEED base, which is for benchmarks, checkpoints are saved and adapters are not.\n"
     "Exit status: 0; 2 for a wrong configuration or data; 130 interrupted, with the state saved; 1 otherwise.\n";
 
 enum manner { FOR_PEOPLE, QUIET, JSON };
@@ -206,6 +206,7 @@ static void print_usage(const json_t *plan, const char *dir) {
     size_t i;
     const json_t *side;
     const char *model = json_text(json_object_get(plan, "model"), "path");
+    if (json_is_true(json_object_get(json_object_get(plan, "model"), "random"))) return; /* there is no adapter to use */
     json_array_foreach(json_object_get(plan, "sides"), i, side) {
         str adapter = {0};
         str_addf(&adapter, "%s/%s", dir, *json_text(side, "name") ? json_text(side, "name") : "adapter");

@@ -86,6 +86,7 @@ void cyc_model_close(cyc_model *c) {
 
 static err open_adapter(const char *folder, cyc_adapter *a) {
     struct lora l;
+    TRY(adapter_check_base(folder, &a->model->m));
     TRY(adapter_read_config(folder, &a->mem, &l));
     err e = structure_init(&a->st, &a->model->m, &method_lora, &l, NULL);
     if (e) return fail_in(e, "%s", folder);

@@ -100,13 +100,35 @@ static err read_config(const json_t *j, const char *path, arena *mem, struct lor
     return e ? fail_in(e, "%s", path) : OK;
 }
 
-err adapter_read_config(const char *folder, arena *mem, struct lora *out) {
-    char *path = arena_printf(mem, "%s/adapter_config.json", folder);
+static err load_config(const char *folder, arena *mem, const char **path, json_t **out) {
     json_error_t je;
-    json_t *j = path ? json_load_file(path, JSON_REJECT_DUPLICATES, &je) : NULL;
-    if (!j) return fail(path && path_exists(path) ? E_INPUT : E_USAGE, "%s: %s", path, je.text);
+    *path = arena_printf(mem, "%s/adapter_config.json", folder);
+    if (!*path) return fail(E_MEMORY, "out of memory");
+    *out = json_load_file(*path, JSON_REJECT_DUPLICATES, &je);
+    return *out ? OK : fail(path_exists(*path) ? E_INPUT : E_USAGE, "%s: %s", *path, je.text);
+}
+
+err adapter_read_config(const char *folder, arena *mem, struct lora *out) {
+    const char *path;
+    json_t *j;
+    TRY(load_config(folder, mem, &path, &j));
     err e = read_config(j, path, mem, out);
     json_decref(j);
+    return e;
+}
+
+err adapter_check_base(const char *folder, const struct model *m) {
+    const char *path;
+    json_t *j;
+    arena mem = {0};
+    err e = load_config(folder, &mem, &path, &j);
+    if (!e) {
+        const char *base = json_string_value(json_object_get(j, "base_model_name_or_path"));
+        if (base && str_starts(base, "random:") && strcmp(base, m->path))
+            e = fail(E_USAGE, "%s was trained on the random weights %s, for a benchmark: on %s it means nothing", folder, base, m->path);
+        json_decref(j);
+    }
+    arena_free(&mem);
     return e;
 }
 
@@ -148,7 +170,8 @@ err adapter_read(const char *folder, const struct structure *st, float *weights)
     return e;
 }
 
-err adapter_load(const char *folder, const struct structure *st, float *weights) {
+err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
+    TRY(adapter_check_base(folder, m));
     struct lora have = {0};
     const struct lora *want = &st->lora;
     arena mem = {0};

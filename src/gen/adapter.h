@@ -10,8 +10,11 @@
 err adapter_read_config(const char *folder, arena *mem, struct lora *out);
 /* weights: an arena of st->params.bytes; the structure's parameters must have been laid down (a program built). */
 err adapter_read(const char *folder, const struct structure *st, float *weights);
-/* The same for a structure that did not come from the folder: its settings must scale the delta as the folder's do. */
-err adapter_load(const char *folder, const struct structure *st, float *weights);
+/* An adapter that was trained on random weights (of a benchmark) goes on no other base: E_USAGE. */
+err adapter_check_base(const char *folder, const struct model *m);
+/* Reads into a structure that did not come from the folder: its settings must scale the delta as the folder's do, and the
+ * base must do. */
+err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights);
 err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model);
 
 /* Lays down the parameters of a structure for a model, without a plan; E_USAGE when target_modules match nothing, with the

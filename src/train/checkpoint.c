@@ -6,7 +6,7 @@
  *   output_dir/checkpoint-N/{A,B}/    adapters in PEFT's layout, optimizer.safetensors beside each
  *   output_dir/checkpoint-N/trainer_state.json   step, updates, data cursors, evaluations so far
  *   output_dir/best/{A,B}/            those of the best evaluation, where metric_for_best_model asks for it
- *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter)
+ *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter); none of a random base
  *   output_dir/report.json            evaluations, measured memory, times
  *   output_dir/.lock                  while a run is at work
  *
@@ -248,7 +248,13 @@ err checkpoint_save(struct run *r, char **path_out) {
     return e ? e : drop_old(r);
 }
 
+/* Of a random base nothing leaves the run: an adapter in PEFT's layout would look like any other and mean nothing. The
+ * checkpoints (and the best evaluation's adapters) are the run's own state and stay, so that benchmarks can resume. */
 err folder_finish(struct run *r) {
+    if (r->model.random) {
+        log_warn("%s is a random model: no adapters are written to %s, only its checkpoints stay", r->cfg->model, r->cfg->output_dir);
+        return OK;
+    }
     arena mem = {0};
     err e = OK;
     for (int i = 0; i < r->objective->sides && !e; i++)
@@ -284,7 +290,7 @@ err best_load(struct run *r) {
 static err load_side(struct run *r, int i, const char *dir, arena *mem) {
     struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
-    TRY(adapter_load(folder, &s->plans->st, s->learner.w));
+    TRY(adapter_load(folder, &r->model, &s->plans->st, s->learner.w));
     bool found;
     TRY(optimizer_read(&s->learner, folder, &found));
     return found ? OK : fail(E_INPUT, "%s/optimizer.safetensors is missing: this checkpoint is not whole", folder);
@@ -334,7 +340,7 @@ err adapters_load(struct run *r, const char *folder) {
     err e = OK;
     for (int i = 0; i < r->objective->sides && !e; i++) {
         const char *dir = adapter_folder(r, i, folder, &mem);
-        e = adapter_load(dir, &r->side[i].plans->st, r->side[i].learner.w);
+        e = adapter_load(dir, &r->model, &r->side[i].plans->st, r->side[i].learner.w);
     }
     arena_free(&mem);
     return e;

@@ -238,7 +238,7 @@ err run_start(struct run *r) {
         TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
         if (*s->cfg->adapter) {
             bool found;
-            err e = adapter_load(s->cfg->adapter, &s->plans->st, s->learner.w);
+            err e = adapter_load(s->cfg->adapter, &r->model, &s->plans->st, s->learner.w);
             if (!e) e = optimizer_read(&s->learner, s->cfg->adapter, &found); /* a checkpoint's folder has one */
             if (e) return fail_in(e, "adapter of side %s", s->name);
         } else param_fill(&s->plans->st.params, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT), s->learner.w);

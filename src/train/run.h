@@ -114,7 +114,7 @@ err folder_check(struct run *r, int flags);         /* 1 resume, 2 overwrite; re
 err folder_begin(struct run *r, int flags);         /* after all that can refuse: makes, locks, empties (2), sweeps, opens the record */
 err checkpoint_save(struct run *r, char **path_out);
 err checkpoint_resume(struct run *r, bool *found);  /* the newest whole checkpoint of output_dir */
-err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B */
+err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B; of a random base a warning */
 err folder_report(struct run *r);                   /* output_dir/report.json */
 err best_save(struct run *r);                       /* output_dir/best/{A,B}: kept while training */
 err best_load(struct run *r);                       /* back into the learners, where there is one */

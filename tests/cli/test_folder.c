@@ -1,5 +1,5 @@
 /* The run folder as processes meet it: one run at a time trains into it, a killed one leaves nothing that blocks the next,
- * and what it did not finish writing is swept. */
+ * and what it did not finish writing is swept; from random weights no adapter leaves it. */
 #define _GNU_SOURCE
 #include "support/shell.h"
 
@@ -7,7 +7,7 @@ static int begin(void **state) {
     if (shell_begin(state)) return -1;
     ok("{ echo \"model: $G\"; echo 'max_steps: 2'; echo 'max_new_tokens: 4'; echo 'max_length: 32'; echo 'pass_tokens: 64'; "
        "echo 'per_device_train_batch_size: 2'; echo 'lora: {r: 2, lora_alpha: 4, target_modules: [q_proj, v_proj]}'; "
-       "echo \"A: {data: $G/a.jsonl}\"; echo \"B: {data: $G/b.jsonl}\"; } > $D/run.yaml");
+       "echo \"A: {data: $G/a.jsonl}\"; echo \"B: {data: $G/b.jsonl}\"; } > $D/run.yaml; echo '{\"prompt\": \"abc\", \"completion\": \"ABC\"}' > $D/sft.jsonl");
     return 0;
 }
 
@@ -79,8 +79,33 @@ static void test_sweep(void **state) {
     ok("cd $D/swept && grep -v -e '^.checkpoint-3.tmp-1$' -e '^.checkpoint-12.tmp-4194304$' ../all > ../stay && ls -A | grep -v '^checkpoint-3$' | cmp - ../stay && test -f ../precious/thesis.tex");
 }
 
+/* A benchmark on random weights runs, resumes, and keeps its best; nothing of it is exported, and what lies in its
+ * checkpoints goes on no other base. */
+static void test_random_base(void **state) {
+    (void)state;
+#define RANDOM "$C train $D/run.yaml --set model=random:7:f32 --set model_config=$G/config.json --set tokenizer=$G/tokenizer.json --set output_dir=$D/random "
+    ok(RANDOM "--set save_steps=1 --set eval.data=$G/test.jsonl --set eval.limit=2 --set metric_for_best_model=loss");
+    says(ran.err.p, "random weights are for planning and benchmarks");
+    says(ran.err.p, "random:7:f32 is a random model: no adapters are written to ");
+    if (strstr(ran.out.p, "cyclora generate")) flunk("an adapter is offered that is not there: %s", ran.out.p);
+    ok("cd $D/random && test ! -e A && test ! -e B && test -f report.json && test -f checkpoint-1/A/adapter_model.safetensors && test -f best/B/adapter_model.safetensors");
+    ok(RANDOM "--resume --set max_steps=3 --json");
+    says(ran.out.p, "\"random\":true");
+    ok("cd $D/random && test ! -e A && test -d checkpoint-3");
+    ok(RANDOM "--overwrite --set objective=sft --set data=$D/sft.jsonl && test ! -e $D/random/adapter && test -d $D/random/checkpoint-2/adapter");
+    ok(RANDOM "--overwrite --quiet");
+    static const char why[] = "was trained on the random weights random:7:f32";
+    refused("$C generate --model $G --adapter $D/random/checkpoint-2/A --prompt abc", "random/checkpoint-2/A", why);
+    refused("$C eval --model $G --adapter $D/random/checkpoint-2/A --text $G/README.md", why);
+    refused("$C eval $D/run.yaml --run $D/random/checkpoint-2", why);
+    refused("$C generate --model random:7:f32 --prompt abc", "name a real one");
+    refused("$C train $D/run.yaml --set output_dir=$D/none --set A.adapter=$D/random/checkpoint-2/A", "side A", why);
+    refused("$C train $D/run.yaml --set output_dir=$D/random --set max_steps=9 --resume", "checkpoint-2/A", why);
+    ok(RANDOM "--set output_dir=$D/again --quiet --set A.adapter=$D/random/checkpoint-2/A"); /* the same base */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_at_a_time), cmocka_unit_test(test_killed), cmocka_unit_test(test_started_together),
-                                       cmocka_unit_test(test_lock_is_no_link), cmocka_unit_test(test_sweep)};
+                                       cmocka_unit_test(test_lock_is_no_link), cmocka_unit_test(test_sweep), cmocka_unit_test(test_random_base)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

@@ -350,11 +350,11 @@ static void test_scale(void **state) {
     good("good");
     other.alpha = 16;
     start(&b, GOLDEN "/cipher", &other);
-    assert_int_equal(adapter_load(at("good"), &b.st, b.w), E_USAGE);
+    assert_int_equal(adapter_load(at("good"), &b.m, &b.st, b.w), E_USAGE);
     if (!strstr(err_text(), "lora_alpha 8") || !strstr(err_text(), "16")) flunk("%s", err_text());
     finish(&b);
     start(&b, GOLDEN "/cipher", &all);
-    must(adapter_load(at("good"), &b.st, b.w));
+    must(adapter_load(at("good"), &b.m, &b.st, b.w));
     finish(&b);
 }
 
