@@ -34,7 +34,13 @@ static void round_row(const float *x, int64_t k, int16_t *q, float *sums, float 
     }
     float m = _mm512_reduce_max_ps(most), s = m / INT16_MAX;
     if (s < 1e-30f) s = 1e-30f; /* 1 / s must not overflow */
-    *step = nan || m > FLT_MAX ? NAN : s;
+    *step = s;
+    if (nan || m > FLT_MAX) { /* the whole row's products will be NaN; its integers must only be some */
+        *step = NAN;
+        memset(q, 0, (size_t)k * sizeof *q);
+        memset(sums, 0, (size_t)(k / 32) * sizeof *sums);
+        return;
+    }
     const __m512 inverse = _mm512_set1_ps(1 / s);
     for (int64_t j = 0; j < k / 32; j++) {
         __m512i v[2];
