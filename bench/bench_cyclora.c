@@ -1,14 +1,16 @@
 /* Our side of the comparison with PyTorch+PEFT: the same base, the same token ids, the same settings as bench/peers/.
  *
  *   bench_cyclora MODEL.gguf DATA sft 8 128 [steps]       a LoRA step: batch x sequence, r 16 alpha 32 all-linear, no decay, no clip
- *   bench_cyclora MODEL.gguf DATA generate 8 [reps]       greedy, prompts of 32 tokens, 64 new, EOS ignored, with an adapter
- *   bench_cyclora MODEL.gguf DATA macct [steps]           both halves of a cycle: 8 rows a side, 32 + 30 tokens
+ *   bench_cyclora MODEL.gguf DATA generate 8 [reps [int15]]  greedy, prompts of 32 tokens, 64 new, EOS ignored, with an adapter
+ *   bench_cyclora MODEL.gguf DATA kl                      what integer activations change: KL(f32 || int15), 8 rows of 512 tokens
+ *   bench_cyclora MODEL.gguf DATA macct [steps [int15]]   both halves of a cycle: 8 rows a side, 32 + 30 tokens
  *
  * Prints one RESULT {json} line: best and median seconds, tokens/s, peak resident memory of this process, losses, and for
  * training GFLOP/s (4 flops per matrix parameter and token, attention besides), for decoding GFLOP/s and GB/s of its weights. */
 #include "base/str.h"
 #include "ops/ops.h"
 #include "train/run.h"
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,7 +120,7 @@ static void bench_sft(struct bench *b, const char *model, const char *data, int 
     result(item, seconds, steps - 1, tokens, more.p);
 }
 
-static void bench_generate(struct bench *b, const char *model, const char *data, int batch, int reps) {
+static void bench_generate(struct bench *b, const char *model, const char *data, int batch, int reps, bool ints) {
     start(b, model, 1, true, (struct capacity){batch * 32, batch, batch, 32 + NEW});
     int n;
     struct ids *prompt = read_rows(b, data, "prompt_32.ids.txt", &n);
@@ -127,7 +129,7 @@ static void bench_generate(struct bench *b, const char *model, const char *data,
     double seconds[64], decode = 1e9;
     for (int k = 0; k <= reps; k++) {
         struct generate_stats one = {0};
-        struct generate_request rq = {.prompt = prompt, .n = batch, .max_new = NEW, .eos = -1, .run = {.threads = b->r.threads}};
+        struct generate_request rq = {.prompt = prompt, .n = batch, .max_new = NEW, .eos = -1, .run = {.threads = b->r.threads, .int_activations = ints}};
         double t0 = seconds_now();
         die(generate(&b->r.plans[0].gen, &b->r.wb.mem, b->r.side[0].learner.w, &rq, out, &one));
         if (k) seconds[k - 1] = seconds_now() - t0;
@@ -136,17 +138,68 @@ static void bench_generate(struct bench *b, const char *model, const char *data,
     }
     char item[64], more[256];
     double step = st.decode_s / (NEW - 1), adapter = (double)param_count(&b->r.plans[0].st.params);
-    snprintf(item, sizeof item, "generate %d", batch);
+    snprintf(item, sizeof item, "generate %d%s", batch, ints ? " int15" : "");
     snprintf(more, sizeof more, ", \"decode_tok_s_best\": %.1f, \"prefill_tok_s\": %.1f, \"gflops_best\": %.1f, \"gb_s_best\": %.1f", batch / step, (double)st.prompt_tokens / st.prefill_s,
              2 * batch * ((double)b->r.model.parameters + adapter) / step / 1e9, ((double)b->r.model.bytes + 4 * adapter) / step / 1e9);
     result(item, seconds, reps, batch * NEW, more);
 }
 
-static void bench_macct(struct bench *b, const char *model, const char *data, int steps) {
+/* One decode step of token `pos` of every row; the logits, [rows, vocabulary]. */
+static const float *decode_at(struct bench *b, const struct program *decode, const struct memory *mem, const struct ids *row, int rows, int pos, bool ints) {
+    int32_t ids[8], at[8], slot[8];
+    for (int i = 0; i < rows; i++) ids[i] = row[i].v[pos], at[i] = pos, slot[i] = i;
+    struct feed f = {.ids = ids, .pos = at, .slot = slot, .sample = slot, .n = rows};
+    struct run_ctx run = {.threads = b->r.threads, .int_activations = ints};
+    die(program_run(decode, mem, b->r.side[0].learner.w, NULL, &f, &run, false));
+    return program_out(decode, mem, decode->logits, rows, 0).p;
+}
+
+static double log_sum(const float *z, int64_t n, int64_t *best) {
+    double sum = 0;
+    *best = 0;
+    for (int64_t i = 0; i < n; i++) *best = z[i] > z[*best] ? i : *best;
+    for (int64_t i = 0; i < n; i++) sum += exp((double)(z[i] - z[*best]));
+    return z[*best] + log(sum);
+}
+
+static double divergence(const float *p, const float *q, int64_t n, int *flips) {
+    int64_t best_p, best_q;
+    double zp = log_sum(p, n, &best_p), zq = log_sum(q, n, &best_q), kl = 0;
+    *flips += best_p != best_q;
+    for (int64_t i = 0; i < n; i++) kl += exp(p[i] - zp) * ((p[i] - zp) - (q[i] - zq));
+    return kl;
+}
+
+/* Eight rows of 512 tokens, teacher-forced, each setting with a KV cache of its own. */
+static void bench_kl(struct bench *b, const char *model, const char *data) {
+    enum { ROWS = 8, LENGTH = 512 };
+    struct capacity cap = {ROWS, ROWS, ROWS, LENGTH};
+    start(b, model, 1, true, cap);
+    struct program decode;
+    struct memory mem[2] = {0};
+    int n, flips = 0;
+    die(program_build(&decode, &b->r.model, MODE_DECODE, &b->r.plans[0].st, cap, CHECKPOINT_NONE, b->r.backend, true));
+    for (int i = 0; i < 2; i++) die(memory_for(&mem[i], (const struct program *const[]){&decode}, 1));
+    struct ids *ids = read_rows(b, data, "sft_512.ids.txt", &n);
+    int64_t vocabulary = b->r.model.shape.vocab;
+    double sum = 0, most = 0;
+    for (int pos = 0; pos < LENGTH; pos++) {
+        const float *p = decode_at(b, &decode, &mem[0], ids, ROWS, pos, false), *q = decode_at(b, &decode, &mem[1], ids, ROWS, pos, true);
+        for (int i = 0; i < ROWS; i++) {
+            double kl = divergence(p + i * vocabulary, q + i * vocabulary, vocabulary, &flips);
+            sum += kl;
+            most = kl > most ? kl : most;
+        }
+    }
+    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"kl int15\", \"tokens\": %d, \"kl_mean\": %.3g, \"kl_max\": %.3g, \"argmax_differs\": %d}\n", ROWS * LENGTH, sum / (ROWS * LENGTH), most, flips);
+}
+
+static void bench_macct(struct bench *b, const char *model, const char *data, int steps, bool ints) {
     start(b, model, 2, true, (struct capacity){256, 64, 8, 64});
     static const char *const files[] = {"cycle_A.ids.txt", "cycle_B.ids.txt"};
     int32_t *sep = NULL;
     b->cfg.max_new_tokens = CYCLE_NEW;
+    if (ints) die(config_set(&b->cfg, "generation.activations=int15"));
     for (int i = 0; i < 2; i++) {
         struct side *s = &b->r.side[i];
         s->texts = read_rows(b, data, files[i], &s->n_texts);
@@ -171,20 +224,21 @@ static void bench_macct(struct bench *b, const char *model, const char *data, in
     qsort(gen, (size_t)steps - 1, sizeof *gen, ascending);
     qsort(train, (size_t)steps - 1, sizeof *train, ascending);
     str_addf(&more, "], \"generate_s\": %.3f, \"train_s\": %.3f", gen[(steps - 1) / 2], train[(steps - 1) / 2]);
-    result("macct 8", seconds, steps - 1, 2 * 8 * (CYCLE_NEW + 63), more.p);
+    result(ints ? "macct 8 int15" : "macct 8", seconds, steps - 1, 2 * 8 * (CYCLE_NEW + 63), more.p);
 }
 
 int main(int argc, char **argv) {
     if (argc < 4) {
-        fprintf(stderr, "usage: bench_cyclora MODEL.gguf DATA (sft BATCH SEQ [STEPS] | generate BATCH [REPS] | macct [STEPS])\n");
+        fprintf(stderr, "usage: bench_cyclora MODEL.gguf DATA (sft BATCH SEQ [STEPS] | generate BATCH [REPS [int15]] | kl | macct [STEPS [int15]])\n");
         return 2;
     }
     static struct bench b;
     const char *what = argv[3];
     int a1 = argc > 4 ? atoi(argv[4]) : 0, a2 = argc > 5 ? atoi(argv[5]) : 0, a3 = argc > 6 ? atoi(argv[6]) : 0;
     if (!strcmp(what, "sft")) bench_sft(&b, argv[1], argv[2], a1 ? a1 : 8, a2 ? a2 : 128, a3 ? a3 : 6);
-    else if (!strcmp(what, "generate")) bench_generate(&b, argv[1], argv[2], a1 ? a1 : 8, a2 ? a2 : 5);
-    else if (!strcmp(what, "macct")) bench_macct(&b, argv[1], argv[2], a1 ? a1 : 6);
+    else if (!strcmp(what, "generate")) bench_generate(&b, argv[1], argv[2], a1 ? a1 : 8, a2 ? a2 : 5, argc > 6 && !strcmp(argv[6], "int15"));
+    else if (!strcmp(what, "kl")) bench_kl(&b, argv[1], argv[2]);
+    else if (!strcmp(what, "macct")) bench_macct(&b, argv[1], argv[2], a1 ? a1 : 6, argc > 5 && !strcmp(argv[5], "int15"));
     else return 2;
     return 0;
 }

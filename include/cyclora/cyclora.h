@@ -76,6 +76,7 @@ typedef struct cyc_generate_options {
     uint64_t seed;
     int ignore_eos;
     int threads;                 /* 0: all */
+    int int_activations;         /* decode with activations of 15 bits and a sign where the processor is faster so */
     /* Called for each new token of row `row` as it is made; return non-zero to stop that row. May be NULL. */
     int (*on_token)(void *ctx, int row, int32_t id);
     void *ctx;

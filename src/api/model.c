@@ -206,7 +206,7 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
         p[i] = (struct ids){(int32_t *)prompt[i], prompt_n[i], 0};
     }
     struct generate_request rq = {.prompt = p, .n = n, .max_new = o.max_new_tokens ? o.max_new_tokens : 64, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .on_token = o.on_token, .ctx = o.ctx};
-    rq.run = (struct run_ctx){.seed = o.seed, .temperature = o.temperature, .top_p = o.top_p > 0 ? o.top_p : 1, .top_k = o.top_k, .threads = o.threads > 0 ? o.threads : omp_get_max_threads()};
+    rq.run = (struct run_ctx){.seed = o.seed, .temperature = o.temperature, .top_p = o.top_p > 0 ? o.top_p : 1, .top_k = o.top_k, .threads = o.threads > 0 ? o.threads : omp_get_max_threads(), .int_activations = o.int_activations};
     struct generate_stats st = {0};
     if (!e && n > 0) e = run_generation(m, adapter, &rq, g, &st);
     for (int i = 0; i < n && !e; i++) out[i] = (cyc_generation){g[i].ids, (size_t)g[i].n, g[i].stopped};

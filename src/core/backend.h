@@ -18,6 +18,7 @@ struct run_ctx {
     float top_p;        /* nucleus; 1 = off */
     int top_k;          /* 0 = off */
     int threads;        /* OpenMP threads to use */
+    bool int_activations; /* products of few rows may round activations to integers where that is faster */
 };
 
 /* in/out: one view per operand of the instruction, absent operands have p = NULL. Kernels never allocate. */

@@ -14,6 +14,8 @@ enum cpu_isa { CPU_GENERIC, CPU_AVX2, CPU_AVX512 };
 enum cpu_isa cpu_isa(void);
 /* Tests and benchmarks: caps it from now on (never above what the processor has). Not while kernels run. */
 void cpu_cap(enum cpu_isa most);
+/* Whether, beside CPU_AVX512, there are its integer dot products. */
+bool cpu_vnni(void);
 const char *cpu_isa_name(enum cpu_isa isa);
 /* OpenMP threads a kernel may start: run->threads, at most cpu_max_threads(). Scratch that a thread owns is counted
  * cpu_max_threads() times: the processors of this machine, at least 4 (so tests may ask for more than there are). */

@@ -39,6 +39,14 @@ enum cpu_isa cpu_isa(void) {
     return atomic_load(&chosen);
 }
 
+bool cpu_vnni(void) {
+#if defined(__x86_64__)
+    return cpu_isa() == CPU_AVX512 && __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
 const char *cpu_isa_name(enum cpu_isa isa) { return names[isa]; }
 
 int cpu_max_threads(void) {

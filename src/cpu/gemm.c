@@ -266,10 +266,15 @@ void gemm_dots(const struct gemm_dot *d) {
             part.x += i * d->ldx;
             part.y += i * d->ldy;
             if (part.t) part.t += i * d->ldt;
+            if (part.ints.q) {
+                part.ints.q += i * d->k;
+                part.ints.sums += i * (d->k / 32);
+                part.ints.steps += i;
+            }
             part.row_bytes = dtype_row_bytes(d->dt, d->ldw);
             part.o0 = o;
             part.o1 = imin(o + GEMM_DOT_SPAN, d->o1);
-            isa->dot(&part);
+            (d->ints.q ? gemm_int_isa()->dot : isa->dot)(&part);
         }
 }
 
@@ -366,4 +371,15 @@ const struct gemm_isa *gemm_isa(void) {
     }
 #endif
     return &gemm_generic;
+}
+
+const struct gemm_int_isa *gemm_int_isa(void) {
+#if defined(__x86_64__)
+    if (cpu_vnni()) return &gemm_vnni;
+#endif
+    return NULL;
+}
+
+bool gemm_takes_ints(dtype dt, int64_t k) {
+    return (dt == DT_Q4_0 || dt == DT_Q4_1 || dt == DT_Q8_0) && k % 64 == 0 && gemm_int_isa();
 }

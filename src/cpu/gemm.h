@@ -15,7 +15,7 @@
  * and is the same on AVX2 and AVX-512. (The portable kernel rounds products first, where the compiler has no FMA.)
  *
  * For few rows (decoding; gemm_isa.dot_rows) linear.c uses gemm_isa.dot instead: weights unpacked to registers, never
- * stored.
+ * stored. They come with integer activations too (gemm_int_isa), on request: half the work, and a rounding of x.
  */
 #ifndef CYC_CPU_GEMM_H
 #define CYC_CPU_GEMM_H
@@ -79,6 +79,13 @@ struct gemm_outer {
 void gemm_outers(const struct gemm_outer *list, int count, int threads, void *scratch);
 size_t gemm_outers_scratch(int64_t r);
 
+/* Rows of x rounded to integers: x[i] = steps[i] * q[i], but for half a step. */
+struct gemm_ints {
+    int16_t *q;  /* [rows, k], in an order that only `round` and `dot` know */
+    float *sums; /* [rows, k / 32]: of each 32 integers */
+    float *steps;
+};
+
 /* Few rows: y[i, o] = x_i . W_o + t_i . B_o + bias_o for o in [o0, o1), i < rows. W as stored [O, k]. */
 struct gemm_dot {
     const float *x, *t, *b, *bias; /* t, b, bias: may be NULL; t is already scaled */
@@ -88,6 +95,7 @@ struct gemm_dot {
     int rows;
     size_t row_bytes; /* of W; gemm_dots() sets it */
     int64_t k, r, ldx, ldw, ldt, ldb, ldy, o0, o1;
+    struct gemm_ints ints; /* q not NULL: taken in place of x */
 };
 
 void gemm_dots(const struct gemm_dot *d); /* on the calling thread */
@@ -107,5 +115,14 @@ struct gemm_isa {
 };
 extern const struct gemm_isa gemm_generic, gemm_avx2, gemm_avx512;
 const struct gemm_isa *gemm_isa(void);
+
+/* Dot products with integer activations. */
+struct gemm_int_isa {
+    void (*round)(const float *x, int64_t k, int16_t *q, float *sums, float *step); /* one row; step is NaN where x has a value that is not finite */
+    void (*dot)(const struct gemm_dot *d); /* as many rows as gemm_isa.dot_group */
+};
+extern const struct gemm_int_isa gemm_vnni;
+const struct gemm_int_isa *gemm_int_isa(void); /* NULL where this machine has no fast ones */
+bool gemm_takes_ints(dtype dt, int64_t k);
 
 #endif

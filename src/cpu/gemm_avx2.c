@@ -430,6 +430,7 @@ INLINE void dot_block(const dtype dt, const int rw, const int n, const struct ge
 }
 
 enum { WIDE_1 = 4, WIDE_2 = 4, WIDE_3 = 3, WIDE_4 = 2, WIDE_5 = 1, WIDE_6 = 1, WIDE_7 = 1, WIDE_8 = 1 };
+#define DOT_TYPES(X) X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q8_0) X(Q6_K)
 #include "cpu/dot_spans.h"
 
 const struct gemm_isa gemm_avx2 = {6, NR, 8, 8, tile, pack, unpack, dot};

@@ -6,7 +6,8 @@
  * Backward, one run: the group's dY_i are one long K for dx, packed once; dT_i = alpha_i dY_i B_i are outputs on the
  * way, dT the last piece against A. Then dA = dT^T x and dB_i = alpha_i dY_i^T T_i, which read their operands where
  * they lie. Few rows (gemm_isa.dot_rows: 32 on AVX-512, 8 on AVX2, else 4; decoding) forward takes dot products: nothing is packed.
- * So a row's result depends on the number of rows beside it only by that: the two ways differ in rounding. Dropout
+ * So a row's result depends on the number of rows beside it only by that: the two ways differ in rounding. With
+ * run_ctx.int_activations few rows take x as integers, made beside T; T itself and the deltas stay f32. Dropout
  * gives each output its own input to A, so those products run apart, on DROP_ROWS masked rows at a time: they are under
  * a tenth of the work, and generation and evaluation never drop. */
 #include "cpu/cpu.h"
@@ -134,7 +135,7 @@ static void few_t(const struct op_attr *a, const struct view *in, const struct v
 
 /* Rows `first` .. `last` of the group's outputs, counted one output after the other. */
 static void few_y(const struct op_attr *a, const struct view *in, const struct view *out, int64_t first, int64_t last,
-                  const float *scaled) {
+                  const float *scaled, const struct gemm_ints *ints) {
     const struct view *x = &in[LIN_X];
     for (int i = 0; i < a->n; first -= out[i].d[1], last -= out[i].d[1], i++) {
         const struct view *w = &in[LIN_W + i], *b = &in[LIN_B + i];
@@ -151,6 +152,7 @@ static void few_y(const struct op_attr *a, const struct view *in, const struct v
         d.o0 = first > 0 ? first : 0;
         d.o1 = last < out[i].d[1] ? last : out[i].d[1];
         if (d.o0 >= d.o1) continue;
+        if (ints && gemm_takes_ints(d.dt, d.k)) d.ints = *ints;
         if (in[LIN_A].p && a->rank[i]) {
             d.t = scaled + rank_before(a, i);
             d.ldt = in[LIN_A].d[0];
@@ -162,25 +164,48 @@ static void few_y(const struct op_attr *a, const struct view *in, const struct v
     }
 }
 
+/* Scratch of few_rows(): the scaled T, then x as integers. */
+static size_t few_scaled(const struct view *A) { return A->dt != DT_NONE ? floats(GEMM_DOT_ROWS * A->d[0]) : 0; }
+static size_t ints_q(int64_t k) { return round64((size_t)(GEMM_DOT_ROWS * k) * sizeof(int16_t)); }
+static size_t ints_sums(int64_t k) { return floats(GEMM_DOT_ROWS * (k / 32)); }
+static size_t ints_all(int64_t k) { return ints_q(k) + ints_sums(k) + floats(GEMM_DOT_ROWS); }
+
+static struct gemm_ints ints_in(char *p, int64_t k) {
+    return (struct gemm_ints){(int16_t *)p, (float *)(p + ints_q(k)), (float *)(p + ints_q(k) + ints_sums(k))};
+}
+
+static void few_ints(const struct view *x, int64_t first, int64_t last, const struct gemm_ints *to) {
+    for (int64_t n = first, k = x->d[1]; n < last; n++)
+        gemm_int_isa()->round(view_row(x, n), k, to->q + n * k, to->sums + n * (k / 32), to->steps + n);
+}
+
 static void few_rows(const struct run_ctx *run, const struct op_attr *a, const struct view *in, struct view *out,
-                     float *scaled) {
+                     char *scratch) {
+    const struct view *x = &in[LIN_X];
     int64_t total = 0, rank = in[LIN_A].p ? in[LIN_A].d[0] : 0;
-    for (int i = 0; i < a->n; i++) total += out[i].d[1];
+    float *scaled = (float *)scratch;
+    struct gemm_ints ints = ints_in(scratch + few_scaled(&in[LIN_A]), x->d[1]);
+    bool integer = false;
+    for (int i = 0; i < a->n; i++) {
+        total += out[i].d[1];
+        integer |= run->int_activations && gemm_takes_ints(in[LIN_W + i].dt, x->d[1]);
+    }
 #pragma omp parallel num_threads(cpu_threads(run))
     {
         int64_t t = omp_get_thread_num(), threads = omp_get_num_threads();
-        if (rank) {
-            few_t(a, in, &out[LIN_T], rank * t / threads, rank * (t + 1) / threads, scaled);
+        if (rank) few_t(a, in, &out[LIN_T], rank * t / threads, rank * (t + 1) / threads, scaled);
+        if (integer) few_ints(x, x->d[0] * t / threads, x->d[0] * (t + 1) / threads, &ints);
+        if (rank || integer) {
 #pragma omp barrier
         }
-        few_y(a, in, out, total * t / threads, total * (t + 1) / threads, scaled);
+        few_y(a, in, out, total * t / threads, total * (t + 1) / threads, scaled, integer ? &ints : NULL);
     }
 }
 
 size_t cpu_linear_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
     (void)out;
     bool low = in[LIN_A].dt != DT_NONE;
-    size_t few = low ? floats(GEMM_DOT_ROWS * in[LIN_A].d[0]) : 0;
+    size_t few = few_scaled(&in[LIN_A]) + ints_all(in[LIN_X].d[1]);
     size_t drop = low && inst->a.dropout > 0 ? floats(DROP_ROWS * in[LIN_X].d[1]) : 0;
     return max_size(few, drop + gemm_scratch());
 }

@@ -58,6 +58,8 @@ static bool take(const struct generate_request *rq, struct generation *out, int 
 /* Prefills request rows from..to in passes; slot = row - from. Leaves each row's first token in out. */
 static err prefill(const struct generator *g, const struct memory *mem, float *param, const struct generate_request *rq,
                    struct batch *b, int from, int to, struct generation *out, int *n_live) {
+    struct run_ctx run = rq->run;
+    run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
     for (int row = from; row < to;) {
         struct feed f = {.ids = b->ids, .pos = b->pos, .cu = b->cu, .slot = b->slot, .rows = b->rows, .sample = b->sample, .next_pos = b->next_pos};
         int first = row;
@@ -70,7 +72,7 @@ static err prefill(const struct generator *g, const struct memory *mem, float *p
             b->next_pos[f.s++] = len;
         }
         if (row == first) return fail(E_INTERNAL, "a prompt of %zu tokens does not fit a pass of %d", rq->prompt[row].n, g->cap.tokens);
-        TRY(program_run(&g->prefill, mem, param, NULL, &f, &rq->run, false));
+        TRY(program_run(&g->prefill, mem, param, NULL, &f, &run, false));
         const int32_t *next = view_i32(&(struct view){.p = program_out(&g->prefill, mem, g->prefill.next, f.n, f.s).p});
         for (int s = 0; s < f.s; s++)
             if (take(rq, out, first + s, next[s])) b->live[(*n_live)++] = first + s;

@@ -2,8 +2,11 @@
  * sums in double over the weights as dequantise_row() defines them.
  *
  * Tolerance: rounding errors of a chain of K multiply-adds add up like a random walk, eps * sqrt(K) * |products|_2, and
- * the factor 4 covers the worst of some thousand elements. Where a product takes a rounded value (dT), the bound of
- * that value is carried along. All buffers are exact heap blocks, so AddressSanitizer sees any read past a tensor. */
+ * the factor 4 covers the worst of some thousand elements. An activation rounded to a grid is wrong by up to half a
+ * step, evenly spread, so its products with weights w are wrong by step / sqrt(12) * |w|_2; six times that covers a
+ * million elements, and is so much more than f32 rounding that the latter's size for sums split otherwise does not
+ * matter. Where a product takes a rounded value (dT), the bound of that value is carried along. All buffers are exact
+ * heap blocks, so AddressSanitizer sees any read past a tensor. */
 #include <float.h>
 #include <math.h>
 #include <setjmp.h>
@@ -81,7 +84,7 @@ static float *plain(const struct view *w) {
 
 /* A sum in double with the bound of a float chain's error. */
 struct sum {
-    double v, squares, carried;
+    double v, squares, carried, grid; /* grid: the variance that rounded activations add */
     int64_t n;
 };
 static void sum_add(struct sum *s, double a, double b) {
@@ -89,8 +92,14 @@ static void sum_add(struct sum *s, double a, double b) {
     s->squares += a * a * b * b;
     s->n++;
 }
+/* a is rounded to a multiple of `step`. */
+static void sum_add_rounded(struct sum *s, double a, double b, double step) {
+    sum_add(s, a, b);
+    s->grid += step * step / 12 * b * b;
+}
 static double sum_bound(const struct sum *s) {
-    return 4 * FLT_EPSILON * sqrt((double)s->n) * (sqrt(s->squares) + fabs(s->v)) + s->carried + FLT_MIN;
+    return 4 * FLT_EPSILON * sqrt((double)s->n) * (sqrt(s->squares) + fabs(s->v)) + 6 * sqrt(s->grid) + s->carried +
+           FLT_MIN;
 }
 static const char *place = "";
 static void near(const struct sum *s, double got, const char *name, int64_t i, int64_t j) {
@@ -111,6 +120,7 @@ struct layer {
     bool bias;
     float dropout;
     int threads;
+    bool ints;
 };
 
 struct problem {
@@ -151,10 +161,19 @@ static double dropped(const struct layer *l, const struct problem *p, int output
     return ops_drop_keep(r.v[c & 3], l->dropout) ? x * (double)(1 / (1 - l->dropout)) : 0;
 }
 
+/* The grid on which output i takes row n of x; 0: as it is. */
+static double step_of(const struct layer *l, const struct problem *p, int i, int64_t n) {
+    double most = 0;
+    if (!l->ints || l->rows > gemm_isa()->dot_rows || !gemm_takes_ints(l->dt[i], l->c)) return 0;
+    for (int64_t c = 0; c < l->c; c++) most = fmax(most, fabs((double)view_row(&p->in[LIN_X], n)[c]));
+    return most / INT16_MAX;
+}
+
 static void check_forward(const struct layer *l, const struct problem *p) {
     for (int64_t n = 0; n < l->rows; n++)
         for (int i = 0; i < l->n; i++) {
             const float *x = view_row(&p->in[LIN_X], n);
+            const double step = step_of(l, p, i, n);
             for (int r = 0; r < l->rank[i]; r++) {
                 struct sum s = {0};
                 const float *a = view_row(&p->in[LIN_A], p->before[i] + r);
@@ -163,7 +182,7 @@ static void check_forward(const struct layer *l, const struct problem *p) {
             }
             for (int64_t o = 0; o < l->o[i]; o++) {
                 struct sum s = {0};
-                for (int64_t c = 0; c < l->c; c++) sum_add(&s, x[c], p->w[i][o * l->c + c]);
+                for (int64_t c = 0; c < l->c; c++) sum_add_rounded(&s, x[c], p->w[i][o * l->c + c], step);
                 for (int r = 0; r < l->rank[i]; r++)
                     sum_add(&s, p->inst.a.alpha[i] * view_row(&p->out[LIN_T], n)[p->before[i] + r],
                             view_row(&p->in[LIN_B + i], o)[r]);
@@ -304,7 +323,8 @@ static void every_dtype(void) {
             for (size_t o = 0; o < 3; o++)
                 for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
                     int64_t width = block == 1 ? plain_c[c] : quant_c[c];
-                    struct layer l = {1, {types[t]}, rows[n], width, {outs[o]}, (int64_t)(n % 3), {0}, n % 2, 0, 2};
+                    struct layer l = {1,   {types[t]}, rows[n], width, {outs[o]}, (int64_t)(n % 3),
+                                      {0}, n % 2,      0,       2,     false};
                     if (width) check_layer(&l, -1);
                 }
     }
@@ -312,42 +332,103 @@ static void every_dtype(void) {
 
 static void every_group(void) {
     static const struct layer cases[] = {
-        {3, {DT_Q4_1, DT_Q8_0, DT_Q4_0}, 19, 96, {96, 32, 45}, 5, {16, 7, 16}, true, 0, 2},
-        {3, {DT_Q4_1, DT_Q6_K, DT_F32}, 70, 256, {64, 33, 1}, 0, {0, 8, 64}, false, 0, 3},
-        {2, {DT_Q4_1, DT_Q4_1}, 300, 64, {300, 40}, 0, {4, 0}, false, 0, 2},
-        {4, {DT_F32, DT_F16, DT_BF16, DT_Q8_0}, 4, 64, {33, 70, 5, 64}, 3, {1, 17, 8, 32}, true, 0, 2},
-        {2, {DT_Q4_1, DT_Q8_0}, 1, 576, {50, 31}, 0, {16, 16}, false, 0, 1},
-        {3, {DT_Q4_1, DT_Q8_0, DT_F32}, 70, 96, {40, 32, 45}, 2, {16, 0, 3}, true, 0.25f, 2},
-        {1, {DT_F32}, 3, 13, {9}, 0, {2}, false, 0.5f, 2},
-        {3, {DT_Q4_1, DT_Q8_0, DT_Q4_0}, 0, 96, {96, 32, 45}, 0, {16, 7, 16}, true, 0, 2},
+        {3, {DT_Q4_1, DT_Q8_0, DT_Q4_0}, 19, 96, {96, 32, 45}, 5, {16, 7, 16}, true, 0, 2, false},
+        {3, {DT_Q4_1, DT_Q6_K, DT_F32}, 70, 256, {64, 33, 1}, 0, {0, 8, 64}, false, 0, 3, false},
+        {2, {DT_Q4_1, DT_Q4_1}, 300, 64, {300, 40}, 0, {4, 0}, false, 0, 2, false},
+        {4, {DT_F32, DT_F16, DT_BF16, DT_Q8_0}, 4, 64, {33, 70, 5, 64}, 3, {1, 17, 8, 32}, true, 0, 2, false},
+        {2, {DT_Q4_1, DT_Q8_0}, 1, 576, {50, 31}, 0, {16, 16}, false, 0, 1, false},
+        {3, {DT_Q4_1, DT_Q8_0, DT_F32}, 70, 96, {40, 32, 45}, 2, {16, 0, 3}, true, 0.25f, 2, false},
+        {1, {DT_F32}, 3, 13, {9}, 0, {2}, false, 0.5f, 2, false},
+        {3, {DT_Q4_1, DT_Q8_0, DT_Q4_0}, 0, 96, {96, 32, 45}, 0, {16, 7, 16}, true, 0, 2, false},
     };
     place = "group";
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int absent = -1; absent < cases[i].n; absent++) check_layer(&cases[i], absent);
 }
 
+static void forward(const struct problem *p, const struct view *out, int threads, bool ints) {
+    struct run_ctx run = context(threads);
+    struct view to[MAX_OUT];
+    memcpy(to, out, sizeof to);
+    run.int_activations = ints;
+    void *scratch = scratch_for(cpu_linear_scratch(&p->inst, p->in, to));
+    assert_int_equal(cpu_linear(&run, &p->inst, p->in, to, scratch), OK);
+}
+
+/* Integer activations: every number of rows that takes them and one more, whole groups of blocks and a rest. */
+static void integers(void) {
+    static const dtype types[] = {DT_Q4_0, DT_Q4_1, DT_Q8_0};
+    static const int64_t widths[] = {64, 128, 320, 576, 1536};
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+        for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
+            for (int64_t n = 1; n <= 33; n++) {
+                struct layer l = {2,     {types[t], DT_Q8_0},     n,     widths[w], {37, 5},
+                                  n % 3, {n % 4 < 2 ? 16 : 0, 0}, n % 2, 0,         1 + (int)n % 3,
+                                  true};
+                struct problem p;
+                place = "integer activations";
+                make(&l, &p);
+                forward(&p, p.out, l.threads, true);
+                check_forward(&l, &p);
+                drop_all();
+            }
+}
+
+/* What has no integer products keeps its bits, and so does T; a row that is not finite spoils no other. */
+static void integers_elsewhere(void) {
+    static const struct layer cases[] = {
+        {3, {DT_F32, DT_Q6_K, DT_BF16}, 8, 256, {40, 33, 7}, 0, {16, 0, 4}, true, 0, 2, true},
+        {3, {DT_Q4_0, DT_Q4_1, DT_Q8_0}, 8, 96, {40, 33, 7}, 0, {16, 0, 4}, true, 0, 2, true},
+        {3, {DT_Q4_0, DT_Q4_1, DT_Q8_0}, 64, 128, {40, 33, 7}, 0, {16, 0, 4}, true, 0, 2, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct problem p;
+        struct view out[MAX_OUT];
+        make(&cases[i], &p);
+        for (int k = 0; k < MAX_OUT; k++) out[k] = p.out[k].p ? copy_of(&p.out[k]) : p.out[k];
+        forward(&p, p.out, 2, true);
+        forward(&p, out, 2, false);
+        for (int k = 0; k < MAX_OUT; k++)
+            if (out[k].p) assert_memory_equal(out[k].p, p.out[k].p, (size_t)(out[k].d[0] * out[k].ld) * sizeof(float));
+        drop_all();
+    }
+    struct layer l = {1, {DT_Q4_1}, 5, 128, {40}, 0, {0}, false, 0, 2, true};
+    for (int bad = 0; bad < 2; bad++) {
+        struct problem p;
+        make(&l, &p);
+        view_row(&p.in[LIN_X], 2)[77] = bad ? INFINITY : NAN;
+        memset(view_row(&p.in[LIN_X], 3), 0, 128 * sizeof(float));
+        forward(&p, p.out, 2, true);
+        for (int64_t o = 0; o < 40; o++) {
+            assert_true(!isfinite(view_row(&p.out[0], 2)[o]) && view_row(&p.out[0], 3)[o] == 0);
+            for (int n = 0; n < 5; n++) assert_true(n == 2 || isfinite(view_row(&p.out[0], n)[o]));
+        }
+        drop_all();
+    }
+}
+
 /* The first rows of one batch after another: the same bits as in batch 0, whatever the batch's size or the threads. */
-static void same_rows(const int64_t *rows, int count) {
-    struct layer l = {2, {DT_Q4_1, DT_Q8_0}, rows[0], 320, {100, 64}, 0, {16, 16}, false, 0, 3};
+static void same_rows(const int64_t *rows, int count, bool ints) {
+    struct layer l = {2, {DT_Q4_1, DT_Q8_0}, rows[0], 320, {100, 64}, 0, {16, 16}, false, 0, 3, false};
     struct problem p;
     make(&l, &p);
     float *first = take((size_t)(rows[0] * 100) * sizeof(float));
     for (int i = 0; i < count; i++) {
-        struct run_ctx run = context(i == 0 ? 1 : 3);
         p.in[LIN_X].d[0] = p.out[0].d[0] = p.out[1].d[0] = p.out[LIN_T].d[0] = rows[i];
-        cpu_linear(&run, &p.inst, p.in, p.out, scratch_for(cpu_linear_scratch(&p.inst, p.in, p.out)));
+        forward(&p, p.out, i == 0 ? 1 : 3, ints);
         if (i == 0) memcpy(first, p.out[0].p, (size_t)(rows[0] * 100) * sizeof(float));
         assert_memory_equal(first, p.out[0].p, (size_t)(rows[i] * 100) * sizeof(float));
     }
     drop_all();
 }
 
-/* Within each of the two ways to multiply: products by tiles, and dot products for few rows. */
+/* Within each of the three ways to multiply: products by tiles, dot products for few rows, those with integers. */
 static void same_bits(void) {
     const int64_t most = gemm_isa()->dot_rows;
     const int64_t many[] = {333, 333, 256, 100, most + 1}, few[] = {most, most, most / 2, most / 2 - 1, 3, 2, 1};
-    same_rows(many, 5);
-    same_rows(few, 7);
+    same_rows(many, 5, false);
+    same_rows(few, 7, false);
+    same_rows(few, 7, true);
 }
 
 /* --- head_loss ------------------------------------------------------------------------------------------------- */
@@ -479,6 +560,8 @@ static void exp_range(void) {
 
 static void test_dtypes(void **state) { (void)state, for_each_isa(every_dtype); }
 static void test_groups(void **state) { (void)state, for_each_isa(every_group); }
+static void test_integers(void **state) { (void)state, integers(); }
+static void test_integers_elsewhere(void **state) { (void)state, for_each_isa(integers_elsewhere); }
 static void test_same_bits(void **state) { (void)state, for_each_isa(same_bits); }
 static void test_head(void **state) { (void)state, for_each_isa(every_head); }
 static void test_ties_and_nan(void **state) { (void)state, for_each_isa(ties_and_nan); }
@@ -486,8 +569,10 @@ static void test_exp(void **state) { (void)state, for_each_isa(exp_range); }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dtypes), cmocka_unit_test(test_groups),       cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_head),   cmocka_unit_test(test_ties_and_nan), cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_dtypes),       cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_same_bits),    cmocka_unit_test(test_head),
+        cmocka_unit_test(test_ties_and_nan), cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_integers),     cmocka_unit_test(test_integers_elsewhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

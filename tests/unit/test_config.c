@@ -74,6 +74,7 @@ static void defaults(void **state) {
     assert_string_equal(c.model, "");
     assert_string_equal(c.objective, "macct");
     assert_string_equal(c.gradient_checkpointing, "selective");
+    assert_string_equal(c.activations, "f32");
     assert_int_equal(c.seed, 42);
     for (int s = 0; s < 2; s++) {
         assert_true(c.side[s].learning_rate == 2e-4);
@@ -101,7 +102,7 @@ static void yaml_to_structs(void **state) {
               "A:\n  lora:\n    target_modules: [o_proj,\n      \"down_proj\"]\n"
               "lora.lora_dropout: 0.05\n"
               "shuffle: False\ngradient_checkpointing: True\nlr_scheduler_type: Cosine\n"
-              "output_dir: 2026\nmemory: 1.5 GiB\nseed: -7\ngeneration: {temperature: .7, top_p: 0.9}\n"
+              "output_dir: 2026\nmemory: 1.5 GiB\nseed: -7\ngeneration: {temperature: .7, top_p: 0.9, activations: int15}\n"
               "warmup_pairs:\n#  data: x\n");
     assert_true(c.side[0].learning_rate == 5e-4 && c.side[1].learning_rate == 1e-3);
     assert_int_equal(c.side[0].lora_r, 8);
@@ -117,6 +118,7 @@ static void yaml_to_structs(void **state) {
     assert_string_equal(c.output_dir, "2026");
     assert_int_equal(c.seed, -7);
     assert_true(c.temperature == 0.7 && c.top_p == 0.9);
+    assert_string_equal(c.activations, "int15");
     config_free(&c);
     parse(&c, "# nothing but a comment\n");
     config_free(&c);

@@ -1,0 +1,97 @@
+/* What the two dot products for few rows on AVX-512 share, f32 (gemm_avx512.c) and integer (dot_vnni.c): scales, sums,
+ * and the end of a block of rows - the low-rank part, the bias, the store. */
+#ifndef CYC_CPU_DOT_AVX512_H
+#define CYC_CPU_DOT_AVX512_H
+#include "cpu/gemm.h"
+#include <immintrin.h>
+#include <string.h>
+
+/* How far ahead to ask for memory: bytes of W, rows of B. Rows follow each other, but the hardware stops at their ends.
+ */
+enum { AHEAD = 4096, B_AHEAD = 32 };
+enum { DOT_WIDE = 8, DOT_ACC = 24 }; /* dot_block(): most rows of W, accumulators */
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE uint32_t get16(const uint8_t *p) {
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+
+INLINE uint32_t get32(const uint8_t *p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+/* Scale and minimum (0 where the format has none) of up to 8 blocks, `stride` bytes apart, as pairs of floats, to be
+ * broadcast from memory later. Each is converted by itself and stored as one piece: a vector loaded from eight small
+ * stores waits until all have left the store queue, and a broadcast between registers takes the port that shuffles. */
+struct scales {
+    float v[16];
+};
+INLINE void get_scale(dtype dt, const uint8_t *p, float *v) {
+    __m128i h = _mm_cvtsi32_si128((int)(dt == DT_Q4_1 ? get32(p) : get16(p)));
+    _mm_storel_pi((__m64 *)(void *)v, _mm_cvtph_ps(h));
+}
+INLINE void get_scales(dtype dt, const uint8_t *p, int64_t stride, int n, struct scales *s) {
+    if (dt != DT_Q4_0 && dt != DT_Q4_1 && dt != DT_Q8_0) return;
+    if (n >= 8) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) get_scale(dt, p + i * stride, s->v + 2 * i);
+    } else {
+#pragma GCC unroll 1
+        for (int i = 0; i < n; i++) get_scale(dt, p + i * stride, s->v + 2 * i);
+    }
+}
+
+/* Bytes of 32 weights of a row (Q6_K: about; only prefetching asks). */
+INLINE size_t bytes32(const dtype dt) {
+    return dt == DT_Q4_1 ? 20 : dt == DT_Q4_0 ? 18 : dt == DT_Q8_0 ? 34 : dt == DT_F32 ? 128 : dt == DT_Q6_K ? 27 : 64;
+}
+
+/* The sums of four vectors: 13 instructions, where one after the other would take 32. */
+INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 s = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
+
+/* What a row of W does not fill whole vectors with: its last k % 32 elements, and the bias. */
+static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
+    float tmp[32], sum = d->bias ? d->bias[o] : 0;
+    int64_t whole = d->k & ~(int64_t)31, n = d->k - whole;
+    if (n) {
+        const float *x = d->x + i * d->ldx + whole;
+        dequantise_row(d->dt, row + dtype_row_bytes(d->dt, whole), tmp, n);
+        for (int64_t j = 0; j < n; j++) sum += x[j] * tmp[j];
+    }
+    return sum;
+}
+
+/* rw rows of W from o on by n rows of x: acc[i * rw + r] and what is not in it yet. */
+INLINE void dot_end(const int rw, const int n, const struct gemm_dot *d, int64_t o, __m512 *acc) {
+    const uint8_t *row = (const uint8_t *)d->w + (size_t)o * d->row_bytes;
+    for (int64_t j = 0; j < d->r; j += 16) {
+        __mmask16 m = (__mmask16)(d->r - j >= 16 ? 0xFFFF : 0xFFFF >> (16 - (d->r - j)));
+#pragma GCC unroll 8
+        for (int r = 0; r < rw; r++) {
+            __m512 b = _mm512_maskz_loadu_ps(m, d->b + (o + r) * d->ldb + j);
+#pragma GCC unroll 8
+            for (int i = 0; i < n; i++)
+                acc[i * rw + r] = _mm512_fmadd_ps(b, _mm512_maskz_loadu_ps(m, d->t + i * d->ldt + j), acc[i * rw + r]);
+        }
+    }
+    float sum[DOT_ACC]; /* all of them before dot_rest() is called: a call would put the accumulators in memory */
+#pragma GCC unroll 8
+    for (int a = 0; a < rw * n; a += 4) _mm_storeu_ps(sum + a, sum4(acc[a], acc[a + 1], acc[a + 2], acc[a + 3]));
+    if (d->bias || d->k % 32)
+        for (int a = 0; a < rw * n; a++)
+            sum[a] += dot_rest(d, row + (size_t)(a % rw) * d->row_bytes, o + a % rw, a / rw);
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < rw; r++) d->y[i * d->ldy + o + r] = sum[i * rw + r];
+}
+
+#endif
