@@ -51,6 +51,11 @@ static err load_pairs(struct run *r, struct pairs *p, const char *path, struct s
     return OK;
 }
 
+/* The most ids of a synthetic text that the plan's rows have room for. */
+static int made_limit(const struct run *r, const struct side *s) {
+    return r->cfg->max_new_tokens > s->longest ? (int)r->cfg->max_new_tokens : s->longest;
+}
+
 static err load(struct run *r) {
     if (!strcmp(r->side[0].cfg->data, r->side[1].cfg->data)) return fail(E_USAGE, "A.data and B.data are the same file: %s", r->side[0].cfg->data);
     for (int i = 0; i < 2; i++) {
@@ -63,7 +68,7 @@ static err load(struct run *r) {
     int new = (int)r->cfg->max_new_tokens;
     for (int i = 0; i < 2; i++) {
         const struct side *s = &r->side[i], *o = &r->side[!i];
-        int form = (int)(s->form.head.n + s->form.tail.n), made = new > s->longest ? new : s->longest;
+        int form = (int)(s->form.head.n + s->form.tail.n), made = made_limit(r, s);
         int row = form + made + o->longest + 1, prompt = form + made;
         if (row > r->cap.tokens) r->cap.tokens = row;
         if (prompt + new > r->cap.length) r->cap.length = prompt + new;
@@ -89,7 +94,8 @@ static void free_generations(struct generation *g, int n) {
     free(g);
 }
 
-/* Generated text of the other side becomes ids for this side's prompt: as they are, or through text. */
+/* Generated text of the other side becomes ids for this side's prompt: as they are, or through text. Text can come back as
+ * more ids than were generated (the prompt's lead, bytes that are no character): what the plan has no room for is cut. */
 static err hand_over(struct run *r, const struct side *to, const struct generation *g, struct ids *out) {
     if (!r->text_path) {
         for (int i = 0; i < g->n; i++) TRY(ids_push(out, g->ids[i]));
@@ -100,6 +106,7 @@ static err hand_over(struct run *r, const struct side *to, const struct generati
     char *t = text.p ? text.p : "";
     while (*t && isspace((unsigned char)*t)) t++;
     if (!e) e = prompt_form_text(r->tok, &to->form, t, out);
+    if (!e && out->n > (size_t)made_limit(r, to)) out->n = (size_t)made_limit(r, to);
     str_free(&text);
     return e;
 }
