@@ -7,22 +7,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-const char help_plan[] = "Shows what a run would train, how much memory each part of it takes, and the work of its "
-                         "passes, before a weight is\n"
-                         "read. It is the run's own plan, not an estimate beside it: training uses the same numbers.\n"
-                         "\n"
-                         "Usage: cyclora plan CONFIG [--set key=value]... [--json]\n"
-                         "\n"
-                         "  CONFIG           a run's YAML file\n"
-                         "  --set key=value  goes over the file; may be given several times\n"
-                         "  --json           the plan as one JSON object, sizes in bytes\n"
-                         "\n"
-                         "Examples:\n"
-                         "  cyclora plan run.yaml\n"
-                         "  cyclora plan run.yaml --set lora.r=64 --set max_length=2048 --json | jq .total\n"
-                         "\n"
-                         "Writes to stdout alone. Exit status: 0; 2 for a wrong configuration, or a plan beyond the "
-                         "memory limit; 1 otherwise.\n";
+const char help_plan[] =
+    "Shows what a run would train, how much memory each part of it takes, and the work of its passes, before a weight is\n"
+    "read. It is the run's own plan, not an estimate beside it: training uses the same numbers.\n"
+    "\n"
+    "Usage: cyclora plan CONFIG [--explain] [--set key=value]... [--json]\n"
+    "       cyclora plan --explain [--json]\n"
+    "\n"
+    "  CONFIG           a run's YAML file\n"
+    "  --explain        the sums that two adapters are compared with two trained models by, weights and optimizer\n"
+    "                   states alone, and what they leave out; with CONFIG, this run's beside its plan\n"
+    "  --set key=value  goes over the file; may be given several times\n"
+    "  --json           the plan as one JSON object, sizes in bytes; with --explain it has \"explain\"\n"
+    "\n"
+    "Examples:\n"
+    "  cyclora plan run.yaml\n"
+    "  cyclora plan run.yaml --set lora.r=64 --set max_length=2048 --json | jq .total\n"
+    "  cyclora plan --explain\n"
+    "\n"
+    "Writes to stdout alone. Exit status: 0; 2 for a wrong configuration, or a plan beyond the memory limit; 1 otherwise.\n";
 
 static void print_programs(const json_t *plan) {
     struct table t = {0};
@@ -43,19 +46,19 @@ static void print_programs(const json_t *plan) {
         printf("a pass of the model takes at most %.0f tokens\n", json_num(plan, "pass_tokens"));
 }
 
-int cmd_plan(int argc, char **argv) {
-    const char *config = NULL;
-    struct arg_list sets = {0};
-    bool json = false;
-    cyc_config *c = NULL;
+static void print_plan(const json_t *plan) {
+    report_run(plan);
+    putchar('\n');
+    report_memory(plan);
+    putchar('\n');
+    print_programs(plan);
+}
+
+/* c may be NULL: the sums of --explain alone. Takes c. */
+static int show(cyc_config *c, bool explain, bool json) {
     char *text = NULL;
-    const struct arg args[] = {
-        {"CONFIG", ARG_TEXT, &config, 0}, {"--set", ARG_LIST, &sets, 0}, {"--json", ARG_FLAG, &json, 0}, {0}};
-    int status = args_parse("plan", argc, argv, args);
-    if (status < 0) status = config ? config_open(config, &sets, &c) : args_missing("plan", "CONFIG");
-    free(sets.v);
-    if (!c) return status;
-    int code = cyc_plan(c, &text);
+    int code = explain ? cyc_explain(c, &text) : cyc_plan(c, &text);
+    bool whole = c != NULL;
     cyc_config_free(c);
     if (code) return cli_failed(code);
     json_t *plan = json_take(text);
@@ -63,11 +66,29 @@ int cmd_plan(int argc, char **argv) {
         json_line(plan);
         return STATUS_OK;
     }
-    report_run(plan);
-    putchar('\n');
-    report_memory(plan);
-    putchar('\n');
-    print_programs(plan);
+    if (whole) print_plan(plan);
+    if (whole && explain) putchar('\n');
+    if (explain) report_explain(json_object_get(plan, "explain"));
     json_decref(plan);
     return STATUS_OK;
+}
+
+int cmd_plan(int argc, char **argv) {
+    const char *config = NULL;
+    struct arg_list sets = {0};
+    bool explain = false, json = false;
+    cyc_config *c = NULL;
+    const struct arg args[] = {{"CONFIG", ARG_TEXT, &config, 0},
+                               {"--explain", ARG_FLAG, &explain, 0},
+                               {"--set", ARG_LIST, &sets, 0},
+                               {"--json", ARG_FLAG, &json, 0},
+                               {0}};
+    int status = args_parse("plan", argc, argv, args);
+    if (status < 0) {
+        if (config) status = config_open(config, &sets, &c);
+        else status = explain && !sets.n ? STATUS_OK : args_missing("plan", "CONFIG");
+        if (!status) status = show(c, explain, json);
+    }
+    free(sets.v);
+    return status;
 }

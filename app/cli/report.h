@@ -1,4 +1,4 @@
-/* How the objects that the library returns as JSON look on paper: the plan, an evaluation, the milestones of a run.
+/* How the objects that the library returns as JSON look on paper: the plan, the sums that explain it, an evaluation, the milestones of a run.
  * Fields that are missing are left out. Used by train, plan and eval. */
 #ifndef CYC_CLI_REPORT_H
 #define CYC_CLI_REPORT_H
@@ -7,6 +7,7 @@
 
 void report_run(const json_t *plan);         /* model and sides, a line each */
 void report_memory(const json_t *plan);      /* the memory table, planned and (where there) measured, and its sums */
+void report_explain(const json_t *explain);  /* the static sums, of the example and (where there) of the run */
 void report_eval(const json_t *eval);        /* one evaluation with its samples */
 void report_milestones(const json_t *evals); /* before, after, test: one under the other */
 

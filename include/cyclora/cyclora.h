@@ -114,6 +114,8 @@ void cyc_stop(void); /* async-signal-safe */
 
 /* The memory plan of a run, before a weight is read, as JSON. */
 int cyc_plan(cyc_config *c, char **json);
+/* The plan with "explain": the static sums of DMCCT and MACCT, and this run's beside them. c may be NULL: the sums alone. */
+int cyc_explain(cyc_config *c, char **json);
 /* The first n training rows with the supervised tokens marked, lengths and counts, as JSON. */
 int cyc_preview(cyc_config *c, int n, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */

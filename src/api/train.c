@@ -120,6 +120,17 @@ int cyc_plan(cyc_config *c, char **json) {
     return code;
 }
 
+int cyc_explain(cyc_config *c, char **json) {
+    struct run r = {0};
+    *json = NULL;
+    err e = c ? run_open(&r, &c->c) : OK;
+    json_t *j = e ? NULL : c ? run_plan_json(&r, false) : json_object();
+    if (j) json_object_set_new(j, "explain", explain_json(c ? &r : NULL));
+    int code = e ? api_code(e) : api_json((struct json_t *)j, json);
+    if (c) run_close(&r);
+    return code;
+}
+
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
     struct run r = {0};
     json_t *j = NULL;

@@ -102,6 +102,7 @@ void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
 json_t *run_plan_json(const struct run *r, bool measured);
 json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
+json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t resident_bytes(const char *field);           /* of this process: "VmRSS", "VmHWM" */
 
 /* evaluate.c */

@@ -87,7 +87,7 @@ static int remove_folder(void **state) {
 }
 
 static const char *const names[] = {"train", "plan",     "data",    "eval", "generate",
-                                    "score", "tokenize", "inspect", "help", NULL};
+                                    "score", "tokenize", "inspect", "compare", "help", NULL};
 
 static void help_pages(void **state) {
     (void)state;
@@ -230,6 +230,93 @@ static void inspects(void **state) {
     status_is(0);
     says(ran.out.p, "adapter");
     assert_null(strstr(ran.out.p, "\033")); /* no colours into a file */
+}
+
+static double num(const json_t *o, const char *key) { return json_number_value(json_object_get(o, key)); }
+#define near(got, want, tol) (fabs((got) - (want)) <= (tol) ? (void)0 : (void)flunk("%s is %.9g, not %.9g", #got, (double)(got), (double)(want)))
+
+/* The numbers of the method's first description, set right; the page that tells the same has each of them. */
+static void explains_the_sums(void **state) {
+    (void)state;
+    static const char *const lines[] = {"2 θ (p + 64)", "θ (p + 2 r (q + 64))", "1.6e11 bits = 20.00 GB", "1e9 × 21.76 bits = 2.72 GB", "N = 1.6e11 / 21.76 = 7.353e9: the base may be 7.35x",
+                                        "8.93x  7.35x  6.25x  10x", "192  23.68   8.11x", "192  22.72   8.45x", "4.127 bits", "160  9.887   16.2x"};
+    static const double share[] = {8.928571, 7.352941, 6.25}, counted[] = {7.352941, 8.108108, 8.450704, 16.182943};
+    static const char *const page[] = {"**20.00 GB**", "21.76 bits = **2.72\nGB**", "N = 1.6e11 / 21.76 = 7.353e9", "| 8.93× | 7.35× | 6.25× | 10× |", "| 160 | 21.76 | 7.35 |", "| 192 | 23.68 | 8.11 |",
+                                       "| 192 | 22.72 | 8.45 |", "NF4, 4.127 bits", "| 160 | 9.887 | 16.2 |"};
+    sh("$C plan --explain");
+    status_is(0);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) says(ran.out.p, lines[i]);
+    sh("$C plan --explain --json");
+    status_is(0);
+    json_t *all = json_of(ran.out.p), *o = json_object_get(json_object_get(all, "explain"), "example");
+    near(num(o, "dmcct_bits"), 1.6e11, 1);
+    near(num(o, "dmcct_bytes"), 2e10, 1);
+    near(num(o, "macct_bits_per_parameter"), 21.76, 1e-9);
+    near(num(o, "same_bytes_parameters"), 7.353e9, 5e5);
+    near(num(o, "factor"), 160 / 21.76, 1e-6);
+    for (size_t i = 0; i < 3; i++) near(num(json_array_get(json_object_get(o, "shares"), i), "factor"), share[i], 1e-6);
+    for (size_t i = 0; i < 4; i++) near(num(json_array_get(json_object_get(o, "counted"), i), "factor"), counted[i], 1e-6);
+    json_decref(all);
+    str text = {0};
+    must(file_read("docs/memory.md", &text));
+    for (size_t i = 0; i < sizeof page / sizeof *page; i++) says(text.p, page[i]);
+    str_free(&text);
+    refused("$C plan --explain --set lora.r=8", "CONFIG is missing");
+}
+
+/* A run's own sum is that of its plan's lines, but for what aligning each parameter adds. */
+static void explains_a_run(void **state) {
+    (void)state;
+    static const char *const objectives[] = {"--set A.data=" GOLDEN "/cipher/a.jsonl --set B.data=" GOLDEN "/cipher/b.jsonl --set B.lora.r=3", "--set objective=sft --set data=$D/pair.jsonl"};
+    put("pair.jsonl", "{\"prompt\": \"abc\", \"completion\": \"ABC\"}\n");
+    put("cipher.yaml", "model: " GOLDEN "/cipher\nmax_length: 48\nmax_new_tokens: 8\noutput_dir: /tmp/nowhere\n");
+    for (int i = 0; i < 2; i++) {
+        sh("$C plan $D/cipher.yaml --explain --json %s", objectives[i]);
+        status_is(0);
+        json_t *plan = json_of(ran.out.p), *o = json_object_get(json_object_get(plan, "explain"), "run"), *model = json_object_get(plan, "model"), *side;
+        double theta = num(model, "parameters"), trained = 0, lines = 0;
+        size_t k;
+        json_array_foreach(json_object_get(plan, "sides"), k, side) {
+            trained += num(side, "trained");
+            near(json_number_value(json_array_get(json_object_get(o, "shares"), k)), num(side, "trained") / theta, 1e-9);
+        }
+        assert_int_equal(k, 2 - i);
+        static const int counts[] = {0, 1, 3}; /* weights, adapters, optimizer */
+        for (k = 0; k < 3; k++) lines += num(json_array_get(json_object_get(plan, "memory"), (size_t)counts[k]), "bytes");
+        near(num(o, "weight_bits") * theta / 8, num(model, "bytes"), 1);
+        near(num(o, "bytes"), num(model, "bytes") + trained * 12, 1);
+        near(num(o, "plan_static_bytes"), lines, 0);
+        near(num(o, "bytes"), lines, 0.01 * lines);
+        assert_true(num(o, "bytes") <= lines + 1);
+        near(num(o, "plan_total_bytes"), num(plan, "total"), 0);
+        near(num(o, "factor"), (2 - i) * theta * 80 / 8 / num(o, "bytes"), 1e-6);
+        json_decref(plan);
+        sh("$C plan $D/cipher.yaml --explain %s", objectives[i]);
+        status_is(0);
+        says(ran.out.p, "gradients"); /* the plan itself */
+        says(ran.out.p, i ? "one adapter " : "two adapters");
+    }
+}
+
+/* Every option that a command takes is on its page. */
+static void help_names_every_option(void **state) {
+    (void)state;
+    for (int i = 0; names[i]; i++) {
+        str source = {0};
+        char path[64];
+        snprintf(path, sizeof path, "app/cli/%s.c", names[i]);
+        must(file_read(path, &source));
+        sh("$C help %s", names[i]);
+        for (char *at = source.p, *end; (at = strstr(at, "{\"-")); at = end) {
+            at += 2;
+            end = strchr(at, '"');
+            if (!str_starts(end, "\", ARG_")) continue;
+            *end = 0;
+            if (!strstr(ran.out.p, at)) flunk("%s: %s is not on the page", names[i], at);
+            *end = '"';
+        }
+        str_free(&source);
+    }
 }
 
 /* --- with the real model --------------------------------------------------------------------------------------------
@@ -431,6 +518,9 @@ int main(void) {
         cmocka_unit_test(wrong_files),
         cmocka_unit_test(scores),
         cmocka_unit_test(inspects),
+        cmocka_unit_test(explains_the_sums),
+        cmocka_unit_test(explains_a_run),
+        cmocka_unit_test(help_names_every_option),
         cmocka_unit_test(tokenizes),
         cmocka_unit_test(likelihoods),
         cmocka_unit_test(generates),
