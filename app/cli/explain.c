@@ -57,7 +57,8 @@ static void counted(const json_t *example) {
     table_head(&t, ">MACCT");
     table_head(&t, ">factor");
     json_array_foreach(json_object_get(example, "counted"), i, c) {
-        if (json_object_get(c, "weight_bits")) table_cell(&t, "%s, %.3f bits", json_text(c, "name"), json_num(c, "weight_bits"));
+        if (json_object_get(c, "weight_bits"))
+            table_cell(&t, "%s, %.3f bits", json_text(c, "name"), json_num(c, "weight_bits"));
         else table_text(&t, json_text(c, "name"));
         table_number(&t, c, "dmcct_bits_per_parameter", "%.4g");
         table_number(&t, c, "macct_bits_per_parameter", "%.4g");
@@ -67,17 +68,23 @@ static void counted(const json_t *example) {
 }
 
 static void example(const json_t *o) {
-    const char *theta = number(json_num(o, "parameters"), 4), *p = number(json_num(o, "weight_bits"), 4), *q = number(json_num(o, "adapter_bits"), 4);
+    const char *theta = number(json_num(o, "parameters"), 4), *p = number(json_num(o, "weight_bits"), 4),
+               *q = number(json_num(o, "adapter_bits"), 4);
     const char *s = number(json_num(o, "state_bits"), 4), *r = number(json_num(o, "share"), 4);
     const char *each = number(json_num(o, "macct_bits_per_parameter"), 4);
-    printf("Static memory: weights and AdamW's two f32 states (%s bits), nothing else. θ parameters of p bits; adapters of rθ\n"
+    printf("Static memory: weights and AdamW's two f32 states (%s bits), nothing else. θ parameters of p bits; "
+           "adapters of rθ\n"
            "parameters of q bits:\n\n"
            "  two trained models (DMCCT)   2 θ (p + %s)\n"
-           "  two adapters (MACCT)         θ (p + 2 r (q + %s))\n\n", s, s, s);
+           "  two adapters (MACCT)         θ (p + 2 r (q + %s))\n\n",
+           s, s, s);
     printf("%sAt θ = %s, p = %s, q = %s, r = %s%s\n", term_bold(), theta, p, q, r, term_off());
-    printf("  DMCCT  2 × %s × (%s + %s) = %s bits = %s\n", theta, p, s, number(json_num(o, "dmcct_bits"), 4), bytes(json_num(o, "dmcct_bytes")));
-    printf("  MACCT  %s × (%s + 2 × %s × (%s + %s)) = %s × %s bits = %s\n", theta, p, r, q, s, theta, each, bytes(json_num(o, "macct_bytes")));
-    printf("  equal  N = %s / %s = %s: the base may be %.2fx as large\n", number(json_num(o, "dmcct_bits"), 4), each, number(json_num(o, "same_bytes_parameters"), 4), json_num(o, "factor"));
+    printf("  DMCCT  2 × %s × (%s + %s) = %s bits = %s\n", theta, p, s, number(json_num(o, "dmcct_bits"), 4),
+           bytes(json_num(o, "dmcct_bytes")));
+    printf("  MACCT  %s × (%s + 2 × %s × (%s + %s)) = %s × %s bits = %s\n", theta, p, r, q, s, theta, each,
+           bytes(json_num(o, "macct_bytes")));
+    printf("  equal  N = %s / %s = %s: the base may be %.2fx as large\n", number(json_num(o, "dmcct_bits"), 4), each,
+           number(json_num(o, "same_bytes_parameters"), 4), json_num(o, "factor"));
     printf("         (not ~7.5x, as the method's first description rounds it)\n\n");
     shares(o);
     putchar('\n');
@@ -88,7 +95,11 @@ static void example(const json_t *o) {
 static void sum_of_shares(const json_t *list, str *out) {
     size_t i;
     const json_t *s;
-    json_array_foreach(list, i, s) str_addf(out, "%s%s", i ? " + " : json_array_size(list) > 1 ? "(" : "", number(json_number_value(s), 4));
+    json_array_foreach(list, i, s) str_addf(out, "%s%s",
+                                            i                           ? " + "
+                                            : json_array_size(list) > 1 ? "("
+                                                                        : "",
+                                            number(json_number_value(s), 4));
     if (json_array_size(list) > 1) str_adds(out, ")");
 }
 
@@ -96,14 +107,20 @@ static void run(const json_t *o) {
     str sum = {0};
     int models = (int)json_num(o, "models");
     double factor = json_num(o, "factor");
-    const char *theta = number(json_num(o, "parameters"), 4), *p = number(json_num(o, "weight_bits"), 4), *q = number(json_num(o, "adapter_bits"), 4);
-    const char *s = number(json_num(o, "state_bits"), 4), *whole_p = number(json_num(o, "whole_weight_bits"), 4), *each = number(json_num(o, "bits_per_parameter"), 4);
+    const char *theta = number(json_num(o, "parameters"), 4), *p = number(json_num(o, "weight_bits"), 4),
+               *q = number(json_num(o, "adapter_bits"), 4);
+    const char *s = number(json_num(o, "state_bits"), 4), *whole_p = number(json_num(o, "whole_weight_bits"), 4),
+               *each = number(json_num(o, "bits_per_parameter"), 4);
     sum_of_shares(json_object_get(o, "shares"), &sum);
-    printf("\n%sThis run: θ = %.0f, p = %s (bits a weight, as the base is stored), q = %s%s\n", term_bold(), json_num(o, "parameters"), p, q, term_off());
-    printf("  %s  %s × (%s + %s × (%s + %s)) = %s × %s bits = %s\n", models > 1 ? "two adapters" : "one adapter ", theta, p, sum.p ? sum.p : "", q, s, theta, each, bytes(json_num(o, "bytes")));
-    printf("  planned       weights, adapters and optimizer %s; with all else %s\n", bytes(json_num(o, "plan_static_bytes")), bytes(json_num(o, "plan_total_bytes")));
-    printf("  %s  %d × %s × (%s + %s) bits = %s, %.*fx as much (weights of %s bits: fewer cannot be trained)\n", models > 1 ? "two trained " : "one trained ", models, theta, whole_p, s,
-           bytes(json_num(o, "whole_bytes")), factor < 10 ? 2 : 1, factor, whole_p);
+    printf("\n%sThis run: θ = %.0f, p = %s (bits a weight, as the base is stored), q = %s%s\n", term_bold(),
+           json_num(o, "parameters"), p, q, term_off());
+    printf("  %s  %s × (%s + %s × (%s + %s)) = %s × %s bits = %s\n", models > 1 ? "two adapters" : "one adapter ",
+           theta, p, sum.p ? sum.p : "", q, s, theta, each, bytes(json_num(o, "bytes")));
+    printf("  planned       weights, adapters and optimizer %s; with all else %s\n",
+           bytes(json_num(o, "plan_static_bytes")), bytes(json_num(o, "plan_total_bytes")));
+    printf("  %s  %d × %s × (%s + %s) bits = %s, %.*fx as much (weights of %s bits: fewer cannot be trained)\n",
+           models > 1 ? "two trained " : "one trained ", models, theta, whole_p, s, bytes(json_num(o, "whole_bytes")),
+           factor < 10 ? 2 : 1, factor, whole_p);
     str_free(&sum);
 }
 
