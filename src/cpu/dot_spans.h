@@ -1,6 +1,7 @@
-/* Included by gemm_avx2.c, gemm_avx512.c and dot_vnni.c behind their dot_block(dt, rw, n, d, o): rw rows of W from o on by n rows of x.
- * Makes dot(): a function for each type and n, since inlined into one they would spill each other's registers. The
- * includer defines DOT_TYPES(X), a list of X(type), and WIDE_1 .. WIDE_8, the rw that suits each n: as many accumulators as its registers hold. */
+/* Included by gemm_avx2.c, gemm_avx512.c and dot_vnni.c behind their dot_block(dt, rw, n, d, o): rw rows of W from o on by
+ * n rows of x. Makes dot(): a function for each type and n, since inlined into one they would spill each other's
+ * registers. The includer defines DOT_TYPES(X), a list of X(type), and WIDE_1 .. WIDE_8, the rw that suits each n: as many
+ * accumulators as its registers hold. */
 typedef void span_fn(const struct gemm_dot *d);
 #define SPAN(dt, n, rw)                                                                                                \
     static __attribute__((noinline)) void span_##dt##_##n(const struct gemm_dot *d) {                                  \

@@ -257,7 +257,9 @@ void gemm_outers(const struct gemm_outer *list, int count, int threads, void *sc
 
 void gemm_dots(const struct gemm_dot *d) {
     const struct gemm_isa *isa = gemm_isa();
+    void (*dot)(const struct gemm_dot *) = d->ints.q ? gemm_int_isa()->dot : isa->dot;
     const int groups = (d->rows + isa->dot_group - 1) / isa->dot_group;
+    const size_t row_bytes = dtype_row_bytes(d->dt, d->ldw);
     for (int64_t o = d->o0; o < d->o1; o += GEMM_DOT_SPAN)
         for (int g = 0; g < groups; g++) {
             int64_t i = d->rows * g / groups;
@@ -271,10 +273,10 @@ void gemm_dots(const struct gemm_dot *d) {
                 part.ints.sums += i * (d->k / 32);
                 part.ints.steps += i;
             }
-            part.row_bytes = dtype_row_bytes(d->dt, d->ldw);
+            part.row_bytes = row_bytes;
             part.o0 = o;
             part.o1 = imin(o + GEMM_DOT_SPAN, d->o1);
-            (d->ints.q ? gemm_int_isa()->dot : isa->dot)(&part);
+            dot(&part);
         }
 }
 

@@ -6,47 +6,10 @@
  * and nibbles are then 4 or 8 consecutive k of 8 outputs: 8 weights cost a shift, a mask, a conversion, an FMA and a
  * store. */
 #ifdef __AVX2__
+#include "cpu/blocks.h"
 #include "cpu/gemm.h"
-#include <immintrin.h>
-#include <string.h>
 
-/* How far ahead to ask for memory: bytes of W, rows of B. Rows follow each other, but the hardware stops at their ends. */
-enum { AHEAD = 4096, B_AHEAD = 32 };
-#define INLINE static inline __attribute__((always_inline))
 enum { NR = 16, DOT_WIDE = 4, DOT_ACC = 9 }; /* dot_block(): most rows of W, accumulators */
-
-INLINE uint32_t get16(const uint8_t *p) {
-    uint16_t v;
-    memcpy(&v, p, 2);
-    return v;
-}
-
-INLINE uint32_t get32(const uint8_t *p) {
-    uint32_t v;
-    memcpy(&v, p, 4);
-    return v;
-}
-
-/* Scale and minimum (0 where the format has none) of up to 8 blocks, `stride` bytes apart, as pairs of floats, to be
- * broadcast from memory later. Each is converted by itself and stored as one piece: a vector loaded from eight small
- * stores waits until all have left the store queue. */
-struct scales {
-    float v[16];
-};
-INLINE void get_scale(dtype dt, const uint8_t *p, float *v) {
-    __m128i h = _mm_cvtsi32_si128((int)(dt == DT_Q4_1 ? get32(p) : get16(p)));
-    _mm_storel_pi((__m64 *)(void *)v, _mm_cvtph_ps(h));
-}
-INLINE void get_scales(dtype dt, const uint8_t *p, int64_t stride, int n, struct scales *s) {
-    if (dt != DT_Q4_0 && dt != DT_Q4_1 && dt != DT_Q8_0) return;
-    if (n >= 8) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) get_scale(dt, p + i * stride, s->v + 2 * i);
-    } else {
-#pragma GCC unroll 1
-        for (int i = 0; i < n; i++) get_scale(dt, p + i * stride, s->v + 2 * i);
-    }
-}
 
 INLINE __m256 half_all(uint32_t h) { return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128((int)h))); }
 INLINE __m256 low_signed(__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)); }
@@ -370,11 +333,6 @@ static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const 
     }
     for (int64_t j = d->r & ~(int64_t)7; j < d->r; j++) sum += d->t[i * d->ldt + j] * d->b[o * d->ldb + j];
     return sum;
-}
-
-/* Bytes of 32 weights of a row (Q6_K: about; only prefetching asks). */
-INLINE size_t bytes32(const dtype dt) {
-    return dt == DT_Q4_1 ? 20 : dt == DT_Q4_0 ? 18 : dt == DT_Q8_0 ? 34 : dt == DT_F32 ? 128 : dt == DT_Q6_K ? 27 : 64;
 }
 
 /* rw rows of W by n rows of x, one accumulator each. */

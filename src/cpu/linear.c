@@ -5,9 +5,9 @@
  * piece of their long K.
  * Backward, one run: the group's dY_i are one long K for dx, packed once; dT_i = alpha_i dY_i B_i are outputs on the
  * way, dT the last piece against A. Then dA = dT^T x and dB_i = alpha_i dY_i^T T_i, which read their operands where
- * they lie. Few rows (gemm_isa.dot_rows: 32 on AVX-512, 8 on AVX2, else 4; decoding) forward takes dot products: nothing is packed.
- * So a row's result depends on the number of rows beside it only by that: the two ways differ in rounding. With
- * run_ctx.int_activations few rows take x as integers, made beside T; T itself and the deltas stay f32. Dropout
+ * they lie. Few rows (gemm_isa.dot_rows: 32 on AVX-512, 8 on AVX2, else 4; decoding) forward takes dot products:
+ * nothing is packed. So a row's result depends on the number of rows beside it only by that: the two ways differ in
+ * rounding. With run_ctx.int_activations few rows take x as integers, made beside T; T and the deltas stay f32. Dropout
  * gives each output its own input to A, so those products run apart, on DROP_ROWS masked rows at a time: they are under
  * a tenth of the work, and generation and evaluation never drop. */
 #include "cpu/cpu.h"
