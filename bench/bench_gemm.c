@@ -250,7 +250,8 @@ static double fma_peak(void) {
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "--peak")) {
         run.threads = omp_get_num_procs();
-        printf("RESULT {\"item\": \"peak\", \"threads\": %d, \"isa\": \"%s\", \"gflops\": %.1f, \"gb_s\": %.1f}\n", run.threads, cpu_isa_name(cpu_isa()), fma_peak(), bandwidth());
+        printf("RESULT {\"item\": \"peak\", \"threads\": %d, \"isa\": \"%s\", \"int15\": %s, \"gflops\": %.1f, \"gb_s\": %.1f}\n", run.threads, cpu_isa_name(cpu_isa()),
+               cpu_vnni() ? "true" : "false", fma_peak(), bandwidth());
         return 0;
     }
     if (argc > 1) run.threads = atoi(argv[1]);

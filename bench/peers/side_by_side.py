@@ -97,8 +97,14 @@ else:
         q = peer("bench_generate.py", "--batches", b, "--reps", 2, "--lora")
         rows.append((f"generation, batch {b} (peer without adapter)", "tokens/s", o["tok_s_best"], p["tok_s_best"], o["peak_mb"], p["peak_mb"], share(o)))
         rows.append((f"generation, batch {b} (both with adapter)", "tokens/s", o["tok_s_best"], q["tok_s_best"], o["peak_mb"], q["peak_mb"], share(o)))
+        if top["int15"]:
+            i = ours("generate", b, 3, "int15")
+            rows.append(("    ... with activations: int15", "tokens/s", i["tok_s_best"], q["tok_s_best"], i["peak_mb"], q["peak_mb"], ""))
     o, p = both(lambda: ours("macct", 4), lambda: peer("bench_macct.py", "--steps", 3))
     rows.append(("MACCT step, 8 rows a side", "s", o["best_s"], p["best_s"], o["peak_mb"], p["peak_mb"], share(o)))
+    if top["int15"]:
+        i = ours("macct", 4, "int15")
+        rows.append(("    ... with activations: int15", "s", i["best_s"], p["best_s"], i["peak_mb"], p["peak_mb"], ""))
     o, p = both(start_up, lambda: peer("bench_startup.py"))
     rows.append(("start to first step", "s", o["best_s"], p["best_s"], o["peak_mb"], p["peak_mb"], share(o)))
     print(f"{'':46}{'':>9} {'cyclora':>9} {'PEFT':>9} {'ratio':>7}   {'peak resident, MB':>18}   cyclora's share of the ceilings")
