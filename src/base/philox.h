@@ -5,9 +5,15 @@
 #define CYC_BASE_PHILOX_H
 #include <stdint.h>
 
+#ifdef __CUDACC__ /* the same function inside kernels */
+#define PHILOX_INLINE __host__ __device__ static inline
+#else
+#define PHILOX_INLINE static inline
+#endif
+
 struct philox { uint32_t v[4]; };
 
-static inline struct philox philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+PHILOX_INLINE struct philox philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int i = 0; i < 10; i++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
@@ -19,14 +25,15 @@ static inline struct philox philox(uint64_t key, uint32_t c0, uint32_t c1, uint3
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return (struct philox){{c0, c1, c2, c3}};
+    struct philox r = {{c0, c1, c2, c3}};
+    return r;
 }
 
 /* In [0, 1), 24 bits. */
-static inline float philox_unit(uint32_t r) { return (float)(r >> 8) * 0x1p-24f; }
+PHILOX_INLINE float philox_unit(uint32_t r) { return (float)(r >> 8) * 0x1p-24f; }
 
 /* Keys of different uses never meet: mix the purpose into the key. */
-static inline uint64_t philox_key(uint64_t seed, uint32_t purpose) {
+PHILOX_INLINE uint64_t philox_key(uint64_t seed, uint32_t purpose) {
     return seed ^ ((uint64_t)purpose * 0x9E3779B97F4A7C15ull + 0xD1B54A32D192ED03ull);
 }
 

@@ -20,8 +20,8 @@ static inline int64_t view_cols(const struct view *v) {
     for (int i = 1; i < v->nd; i++) n *= v->d[i];
     return n;
 }
-static inline float *view_f32(const struct view *v) { return v->p; }
-static inline const int32_t *view_i32(const struct view *v) { return v->p; }
+static inline float *view_f32(const struct view *v) { return (float *)v->p; }
+static inline const int32_t *view_i32(const struct view *v) { return (const int32_t *)v->p; }
 static inline float *view_row(const struct view *v, int64_t i) { return (float *)v->p + i * v->ld; }
 
 #endif

@@ -1,0 +1,82 @@
+/* The CUDA backend's inside: one card, one stream, and the kernels that fill the op table (backend.c).
+ *
+ * Every function named cuda_<op> is a `kernel` of core/backend.h whose views point into device memory: it only launches
+ * on cuda_stream and returns; nothing waits for the card but cuda_download and the flat sums. Launch errors are asked for
+ * right after each launch, errors while running come out of the next call that waits.
+ *
+ * Element types: activations, adapters' working copies and caches are of the program's compute type (f32, bf16 or f16:
+ * the view says which); norm weights, biases, rstd, lse, losses, parameter gradients are f32; ids and positions i32; base
+ * matrices any type of base/dtype.h. All arithmetic accumulates in f32. 2-D views may be column slices (ld > d[1]).
+ *
+ * .cu files are C++ to the compiler and C in shape: kernels, a launcher each, no classes; extern "C" at the edge. */
+#ifndef CYC_CUDA_CUDA_H
+#define CYC_CUDA_CUDA_H
+#include <cuda_runtime_api.h>
+#include "core/flat.h"
+#include "ops/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+extern cudaStream_t cuda_stream; /* everything runs here, in order */
+extern int cuda_sms;             /* multiprocessors of the card */
+
+/* OK, or what CUDA said about `what` ("norm", "copy to the card"); sticky errors (a fault in a kernel) say so. */
+err cuda_check(cudaError_t e, const char *what);
+#define CUDA_LAUNCHED(what) cuda_check(cudaGetLastError(), what)
+
+/* elementwise.cu: rows and elements */
+err cuda_embed(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_norm(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_norm_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_rope(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_add(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_swiglu(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_swiglu_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_gather(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* attention.cu */
+err cuda_attention(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_attention_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_kv_append(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_attention_cached(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+size_t cuda_attention_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
+size_t cuda_attention_cached_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* sample.cu */
+err cuda_sample(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+size_t cuda_sample_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* linear.c, head_loss.cu: products by cuBLASLt (gemm.h) */
+err cuda_linear(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_linear_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_head_loss(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+size_t cuda_linear_scratch(const struct inst *, const struct view *in, const struct view *out);
+size_t cuda_linear_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
+size_t cuda_head_loss_scratch(const struct inst *, const struct view *in, const struct view *out);
+
+/* dequant.cu: rows [0, rows) of a base matrix as `to` (f32, bf16, f16), row-major and dense. src and dst on the device. */
+err cuda_dequantise(dtype dt, const void *src, int64_t rows, int64_t cols, dtype to, void *dst);
+/* y[n, o] (+)= sum_c x[n, c] * W[o, c] (+ bias[o]) for few rows: W is read once, as it is stored. x is of the compute type
+ * (f32, bf16, f16) with row stride ldx, y of type y_dt with stride ldy. false: not for this shape or type, use a product. */
+struct cuda_matvec {
+    const struct view *w; /* [O, C] */
+    const float *bias;    /* [O] or NULL */
+    const void *x;
+    dtype x_dt, y_dt;
+    int64_t n, ldx, ldy;
+    void *y;
+};
+bool cuda_matvec_takes(dtype w, dtype x, int64_t n, int64_t C);
+err cuda_matvec(const struct cuda_matvec *m);
+
+/* flat.cu: core/flat.h on the device; the pointers are device memory, the results come back to the host */
+err cuda_flat_sumsq(const float *x, int64_t n, double *out);
+err cuda_flat_finite(const float *x, int64_t n, bool *out);
+err cuda_flat_scale(float *x, float factor, int64_t n);
+err cuda_flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n);
+err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n); /* f32 to bf16 or f16, nearest even */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
