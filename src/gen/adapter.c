@@ -224,27 +224,33 @@ static err write_config(const char *path, const struct structure *st, const char
     return e;
 }
 
+/* A slice as the file has it: where it lies, or, where RoPE's rows change places, a copy in mem. */
+static const float *file_rows(const struct param *p, const struct param_slice *s, const float *weights, arena *mem) {
+    if (!s->rope_heads) return row_at(p, s, weights, 0);
+    size_t row = (size_t)p->d[1] * 4;
+    float *copy = arena_alloc(mem, row * (size_t)s->rows + 1);
+    for (int64_t r = 0; copy && r < s->rows; r++) memcpy(copy + r * p->d[1], row_at(p, s, weights, r), row);
+    return copy;
+}
+
 err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model) {
     arena mem = {0};
     err e = OK;
     int n = 0, at = 0;
     for (int i = 0; i < st->params.n; i++) n += st->params.p[i].n_slices;
     struct tensor *t = arena_alloc(&mem, (size_t)n * sizeof *t + 1);
-    float *copy = malloc(st->params.bytes + 1);
-    if (!t || !copy) e = fail(E_MEMORY, "out of memory");
-    float *to = copy;
+    if (!t) e = fail(E_MEMORY, "out of memory");
     for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices; k++, at++) {
+        for (int k = 0; k < st->params.p[i].n_slices && !e; k++, at++) {
             const struct param *p = &st->params.p[i];
             const struct param_slice *s = &p->slice[k];
-            size_t row = (size_t)p->d[1] * 4;
-            t[at] = (struct tensor){.name = arena_printf(&mem, "%s%s", PREFIX, s->name), .dt = DT_F32, .nd = 2, .d = {s->rows, p->d[1]}, .data = to, .bytes = row * (size_t)s->rows};
-            for (int64_t r = 0; r < s->rows; r++, to += p->d[1]) memcpy(to, row_at(p, s, weights, r), row);
+            const float *rows = file_rows(p, s, weights, &mem);
+            t[at] = (struct tensor){.name = arena_printf(&mem, "%s%s", PREFIX, s->name), .dt = DT_F32, .nd = 2, .d = {s->rows, p->d[1]}, .data = rows, .bytes = (size_t)(s->rows * p->d[1]) * 4};
+            if (!rows || !t[at].name) e = fail(E_MEMORY, "out of memory");
         }
     if (!e) e = dir_make(folder);
     if (!e) e = safetensors_write(arena_printf(&mem, "%s/adapter_model.safetensors", folder), t, n);
     if (!e) e = write_config(arena_printf(&mem, "%s/adapter_config.json", folder), st, base_model);
-    free(copy);
     arena_free(&mem);
     return e;
 }

@@ -148,6 +148,7 @@ static void wrong_options(void **state) {
     refused("$C generate --model m --prompt x --max-new-tokens many",
             "--max-new-tokens wants a whole number, not 'many'");
     refused("$C generate --model m --prompt x --max-new-tokens 0", "--max-new-tokens is 0");
+    refused("$C generate --model m --prompt x --activations int8", "--activations must be f32 or int15");
     refused("$C generate --model m --prompt x --max-new-tokens=99999999999", "whole number");
     refused("$C generate --model m --prompt x --temperature hot", "--temperature wants a number");
     refused("$C generate --model m --prompt x --temperature nan", "--temperature wants a number");
