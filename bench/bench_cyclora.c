@@ -54,7 +54,7 @@ static void start(struct bench *b, const char *model, int sides, bool generates,
     struct lora lora = {.r = 16, .alpha = 32, .all_linear = true};
     struct plans *p = &r->plans[0];
     die(structure_init(&p->st, &r->model, &method_lora, &lora, &p->modules));
-    const struct program *list[3];
+    struct program *list[3];
     int n = 0;
     if (!generates || sides > 1) {
         die(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, CHECKPOINT_SELECTIVE, r->backend, false));
@@ -90,7 +90,7 @@ static void result(const char *item, double *seconds, int n, double tokens, cons
 }
 
 static void bench_sft(struct bench *b, const char *model, const char *data, int batch, int seq, int steps) {
-    start(b, model, 1, false, (struct capacity){seq > 256 ? seq : 256, 64, 1, 1});
+    start(b, model, 1, false, (struct capacity){seq > 256 ? seq : 256, 64, 1, 1, DT_NONE});
     int n;
     struct ids *ids = read_rows(b, data, seq == 512 ? "sft_512.ids.txt" : "sft_128.ids.txt", &n);
     double seconds[256];
@@ -121,7 +121,7 @@ static void bench_sft(struct bench *b, const char *model, const char *data, int 
 }
 
 static void bench_generate(struct bench *b, const char *model, const char *data, int batch, int reps, bool ints) {
-    start(b, model, 1, true, (struct capacity){batch * 32, batch, batch, 32 + NEW});
+    start(b, model, 1, true, (struct capacity){batch * 32, batch, batch, 32 + NEW, DT_NONE});
     int n;
     struct ids *prompt = read_rows(b, data, "prompt_32.ids.txt", &n);
     struct generation out[64];
@@ -173,13 +173,13 @@ static double divergence(const float *p, const float *q, int64_t n, int *flips) 
 /* Eight rows of 512 tokens, teacher-forced, each setting with a KV cache of its own. */
 static void bench_kl(struct bench *b, const char *model, const char *data) {
     enum { ROWS = 8, LENGTH = 512 };
-    struct capacity cap = {ROWS, ROWS, ROWS, LENGTH};
+    struct capacity cap = {ROWS, ROWS, ROWS, LENGTH, DT_NONE};
     start(b, model, 1, true, cap);
     struct program decode;
     struct memory mem[2] = {0};
     int n, flips = 0;
     die(program_build(&decode, &b->r.model, MODE_DECODE, &b->r.plans[0].st, cap, CHECKPOINT_NONE, b->r.backend, true));
-    for (int i = 0; i < 2; i++) die(memory_for(&mem[i], (const struct program *const[]){&decode}, 1));
+    for (int i = 0; i < 2; i++) die(memory_for(&mem[i], (struct program *const[]){&decode}, 1));
     struct ids *ids = read_rows(b, data, "sft_512.ids.txt", &n);
     int64_t vocabulary = b->r.model.shape.vocab;
     double sum = 0, most = 0;
@@ -195,7 +195,7 @@ static void bench_kl(struct bench *b, const char *model, const char *data) {
 }
 
 static void bench_macct(struct bench *b, const char *model, const char *data, int steps, bool ints) {
-    start(b, model, 2, true, (struct capacity){256, 64, 8, 64});
+    start(b, model, 2, true, (struct capacity){256, 64, 8, 64, DT_NONE});
     static const char *const files[] = {"cycle_A.ids.txt", "cycle_B.ids.txt"};
     int32_t *sep = NULL;
     b->cfg.max_new_tokens = CYCLE_NEW;

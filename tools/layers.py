@@ -7,6 +7,7 @@ MAY = {
     "core": {"base", "core"},
     "ops": {"base", "core", "ops"},
     "cpu": {"base", "core", "ops", "cpu"},
+    "cuda": {"base", "core", "ops", "cuda"},
     "null": {"base", "core", "ops", "null"},
     "peft": {"base", "core", "ops", "peft"},
     "io": {"base", "io"},
@@ -20,7 +21,7 @@ MAY = {
 root = pathlib.Path(__file__).resolve().parent.parent
 bad = []
 for folder in ("src", "app"):
-    for f in sorted((root / folder).rglob("*.[ch]")):
+    for f in sorted(f for f in (root / folder).rglob("*.*") if f.suffix in (".c", ".h", ".cu", ".cuh")):
         room = f.relative_to(root).parts[1] if folder == "src" else "app"
         for n, line in enumerate(f.read_text().splitlines(), 1):
             m = re.match(r'\s*#\s*include\s*[<"]([a-z]+)/', line)

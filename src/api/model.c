@@ -153,14 +153,16 @@ static err score(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, float 
     struct memory mem = {0};
     int32_t *pos = calloc((size_t)n * 3 + 2, sizeof *pos), *label = pos + n, *cu = pos + 3 * n, *sample = label + n;
     float *weight = calloc((size_t)n, sizeof *weight);
-    err e = pos && weight ? program_build(&g, &m->m, MODE_SCORE, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0}, CHECKPOINT_NONE, &backend_cpu, false) : fail(E_MEMORY, "out of memory");
+    err e = pos && weight ? program_build(&g, &m->m, MODE_SCORE, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false) : fail(E_MEMORY, "out of memory");
     if (!e) {
         for (int i = 0; i < n; i++) pos[i] = i, label[i] = i + 1 < n ? ids[i + 1] : 0, weight[i] = i + 1 < n;
         cu[1] = n;
-        e = memory_for(&mem, (const struct program *const[]){&g}, 1);
+        e = memory_for(&mem, (struct program *const[]){&g}, 1);
         struct feed f = {.ids = ids, .pos = pos, .cu = cu, .sample = sample, .label = label, .weight = weight, .n = n, .s = 1};
-        if (!e) e = program_run(&g, &mem, a ? a->w : NULL, NULL, &f, &(struct run_ctx){.threads = omp_get_max_threads()}, false);
-        if (!e) memcpy(nll + 1, program_out(&g, &mem, g.nll, n, 1).p, (size_t)(n - 1) * 4);
+        void *param;
+        if (!e) e = memory_bind(&mem, &g, a ? a->w : NULL, omp_get_max_threads(), &param);
+        if (!e) e = program_run(&g, &mem, param, NULL, &f, &(struct run_ctx){.threads = omp_get_max_threads()}, false);
+        if (!e) e = program_read(&g, &mem, g.nll, n, 1, nll + 1, (size_t)(n - 1) * 4);
         memory_free(&mem);
         program_free(&g);
     }
@@ -186,9 +188,9 @@ static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_re
     struct generator g;
     struct memory mem = {0};
     int pass = total < 512 ? total : 512;
-    struct capacity cap = {pass > longest ? pass : longest, rq->n, rq->n < 64 ? rq->n : 64, longest + rq->max_new};
+    struct capacity cap = {pass > longest ? pass : longest, rq->n, rq->n < 64 ? rq->n : 64, longest + rq->max_new, DT_NONE};
     TRY(generator_build(&g, &m->m, a ? &a->st : NULL, cap, &backend_cpu));
-    err e = memory_for(&mem, (const struct program *const[]){&g.prefill, &g.decode}, 2);
+    err e = memory_for(&mem, (struct program *const[]){&g.prefill, &g.decode}, 2);
     if (!e) e = generate(&g, &mem, a ? a->w : NULL, rq, out, stats);
     memory_free(&mem);
     generator_free(&g);

@@ -1,11 +1,13 @@
 /* A backend: where a plan's instructions run. The executor asks it once, at plan time, for a kernel per instruction;
- * what it does not have falls back to the op's slow reference (CPU) or is an error naming the op.
+ * what it does not have falls back to the op's slow reference (where memory is the host's) or is an error naming the op.
  *
- * Memory is the caller's: a backend only says how many bytes of scratch an instruction needs (a formula of its
- * shapes with a hard cap that the kernel keeps) and gets that many, 64-byte aligned. */
+ * Kernels never allocate: a backend says how many bytes of scratch an instruction needs (a formula of its shapes with a
+ * hard cap that the kernel keeps) and gets that many, 64-byte aligned. Arenas are taken from the backend's memory by
+ * whoever runs a plan (gen/program.h); on the host they are its own pages, and weights and inputs are read where they lie. */
 #ifndef CYC_CORE_BACKEND_H
 #define CYC_CORE_BACKEND_H
 #include "base/err.h"
+#include "core/flat.h"
 #include "core/view.h"
 
 struct inst;
@@ -25,13 +27,41 @@ struct run_ctx {
 typedef err (*kernel)(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                       void *scratch);
 
+/* Where a backend's arenas lie. */
+struct mem_ops {
+    bool host;                     /* its pointers are the host's: nothing needs copying */
+    void *(*take)(size_t bytes);   /* zeroed, whole pages; NULL when there is no room. 0 bytes is one page */
+    void (*give)(void *p, size_t bytes);
+    err (*upload)(void *to, const void *from, size_t bytes);   /* host to here */
+    err (*download)(void *to, const void *from, size_t bytes); /* here to host; waits for all that runs before it */
+    err (*fill)(void *p, int byte, size_t bytes);
+    size_t (*left)(void);          /* bytes that could still be taken; 0: not known */
+};
+extern const struct mem_ops mem_host;
+
+/* core/flat.h on this backend's arenas. */
+struct flat_ops {
+    err (*sumsq)(const float *x, int64_t n, int threads, double *out);
+    err (*adamw)(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
+    err (*cast)(const float *x, void *to, dtype dt, int64_t n, int threads); /* to bf16 or f16, nearest even */
+};
+
 struct backend {
     const char *name;
     /* in/out carry capacity shapes and types, p = NULL (absent operands: dt = DT_NONE). NULL: "not mine". */
     kernel (*find)(const struct inst *inst, const struct view *in, const struct view *out);
     size_t (*scratch)(const struct inst *inst, const struct view *in, const struct view *out);
     bool computes; /* false: counts only (null); such a plan cannot be run */
+    const struct mem_ops *mem;
+    const struct flat_ops *flat;
+    dtype compute;       /* what programs compute in unless told otherwise */
+    err (*open)(void);   /* before the first memory is taken; NULL: nothing to do. May be called again */
 };
 extern const struct backend backend_cpu, backend_reference, backend_null;
+extern const struct flat_ops flat_cpu;
+
+/* device: "auto" (the first card where there is one, else the processor), "cpu", "cuda". E_USAGE with what is missing where
+ * a card is asked for and there is none. The backend is open afterwards. */
+err backend_pick(const char *device, const struct backend **out);
 
 #endif

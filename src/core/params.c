@@ -54,9 +54,9 @@ val prog_param(struct prog *p, const struct param_set *s, int index) {
     if (p->failed) return (val){0};
     if (index < 0) return prog_fail(p, E_MEMORY, "out of memory while building a program"), (val){0};
     const struct param *q = &s->p[index];
-    val v = prog_value(p, ROLE_PARAM, DT_F32, q->nd, q->d, q->name);
+    val v = prog_value(p, ROLE_PARAM, prog_dt(p), q->nd, q->d, q->name);
     if (!has(v)) return v;
-    prog_v(p, v)->off = q->off;
+    prog_v(p, v)->off = q->off / 4 * dtype_row_bytes(prog_dt(p), 1); /* of the working copy: same order, its own element size */
     prog_v(p, v)->needs = true;
     return v;
 }

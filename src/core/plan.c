@@ -91,6 +91,13 @@ static err place_values(struct plan *pl) {
             struct view w = prog_view(p, (val){(uint32_t)v}, NULL);
             p->v[v].off = pl->state;
             pl->state += aligned(view_bytes(&w));
+        } else if (p->v[v].role == ROLE_INPUT) {
+            struct view w = prog_view(p, (val){(uint32_t)v}, NULL);
+            p->v[v].off = pl->input;
+            pl->input += aligned(view_bytes(&w));
+        } else if (p->v[v].role == ROLE_PARAM) {
+            struct view w = prog_view(p, (val){(uint32_t)v}, NULL);
+            if (p->v[v].off + view_bytes(&w) > pl->param) pl->param = p->v[v].off + view_bytes(&w);
         }
     free(l.s);
     return OK;
@@ -114,7 +121,9 @@ err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
         size_t scratch = 0;
         pl->run[i] = backend->find(s, in, out);
         if (pl->run[i]) scratch = backend->scratch ? backend->scratch(s, in, out) : 0;
-        else {
+        else if (!backend->mem->host || prog_dt(p) != DT_F32) {
+            return fail(E_UNSUPPORTED, "the %s backend has no kernel for %s in %s", backend->name, s->op->name, dtype_info[prog_dt(p)].name);
+        } else {
             pl->run[i] = s->op->ref;
             scratch = s->op->ref_scratch ? s->op->ref_scratch(s, in, out) : 0;
         }
@@ -135,8 +144,8 @@ void plan_free(struct plan *pl) {
 
 static void *base_of(const struct binding *b, const struct value *v) {
     switch (v->role) {
-    case ROLE_INPUT: return b->input[v->input];
-    case ROLE_BASE: return (void *)v->data;
+    case ROLE_INPUT: return b->stage ? b->stage + v->off : b->input[v->input];
+    case ROLE_BASE: return v->at ? v->at : (void *)v->data;
     case ROLE_PARAM: return (char *)b->param + v->off;
     case ROLE_GRAD: return (char *)b->grad + v->off;
     case ROLE_STATE: return (char *)b->state + v->off;
@@ -151,14 +160,61 @@ struct view plan_view(const struct plan *pl, const struct binding *b, val v) {
     return w;
 }
 
+err plan_place(struct plan *pl, struct residents *rs) {
+    rs->mem = pl->backend->mem;
+    for (int v = 1; v < pl->p->nv && !rs->mem->host; v++) {
+        struct value *x = &pl->p->v[v];
+        if (x->role != ROLE_BASE) continue;
+        for (int i = 0; i < rs->n && !x->at; i++)
+            if (rs->r[i].host == x->data) x->at = rs->r[i].at;
+        if (x->at) continue;
+        struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
+        struct resident fresh = {x->data, NULL, view_bytes(&w)};
+        if (rs->n == rs->cap) {
+            int cap = rs->cap ? 2 * rs->cap : 256;
+            struct resident *r = realloc(rs->r, (size_t)cap * sizeof *r);
+            if (!r) return fail(E_MEMORY, "out of memory");
+            rs->r = r;
+            rs->cap = cap;
+        }
+        if (!(fresh.at = rs->mem->take(fresh.bytes))) return fail(E_MEMORY, "no room on %s for tensor %s (%zu bytes, after %zu bytes of weights)", pl->backend->name, x->name, fresh.bytes, rs->bytes);
+        rs->r[rs->n++] = fresh;
+        rs->bytes += fresh.bytes;
+        TRY(rs->mem->upload(fresh.at, fresh.host, fresh.bytes));
+        x->at = fresh.at;
+    }
+    return OK;
+}
+
+void residents_free(struct residents *rs) {
+    for (int i = 0; i < rs->n; i++) rs->mem->give(rs->r[i].at, rs->r[i].bytes);
+    free(rs->r);
+    *rs = (struct residents){0};
+}
+
+/* Inputs go over in one copy. */
+static err send_inputs(const struct plan *pl, const struct binding *b) {
+    if (pl->backend->mem->host) return OK;
+    size_t end = 0;
+    for (int v = 1; v < pl->p->nv; v++) {
+        const struct value *x = &pl->p->v[v];
+        struct view w = prog_view(pl->p, (val){(uint32_t)v}, b->size);
+        if (x->role != ROLE_INPUT || !view_bytes(&w)) continue;
+        memcpy(b->stage_host + x->off, b->input[x->input], view_bytes(&w));
+        if (x->off + view_bytes(&w) > end) end = x->off + view_bytes(&w);
+    }
+    return pl->backend->mem->upload(b->stage, b->stage_host, end);
+}
+
 err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
     if (!pl->backend->computes) return fail(E_INTERNAL, "a plan of the %s backend cannot be run", pl->backend->name);
     for (int s = 1; s < SYM_COUNT; s++)
         if (b->size[s] > pl->p->cap[s]) return fail(E_INTERNAL, "a run of size %lld exceeds the plan's %lld", (long long)b->size[s], (long long)pl->p->cap[s]);
     if (b->poison) {
-        memset(b->act, 0xFF, pl->act);
-        memset(b->scratch, 0xFF, pl->scratch);
+        TRY(pl->backend->mem->fill(b->act, 0xFF, pl->act));
+        TRY(pl->backend->mem->fill(b->scratch, 0xFF, pl->scratch));
     }
+    TRY(send_inputs(pl, b));
     for (int i = 0; i < pl->p->ni; i++) {
         const struct inst *s = &pl->p->in[i];
         struct view in[MAX_IN], out[MAX_OUT];

@@ -12,6 +12,8 @@ struct plan {
     const struct backend *backend;
     kernel *run;         /* one per instruction */
     size_t act, scratch, state;
+    size_t input;        /* bytes of all inputs at capacity, where they have to be copied to the backend */
+    size_t param;        /* bytes of the adapter's working copy */
     double flops, bytes; /* of one run at capacity */
 };
 
@@ -19,11 +21,25 @@ struct plan {
 err plan_make(struct plan *pl, struct prog *p, const struct backend *backend);
 void plan_free(struct plan *pl);
 
+/* The base weights where a backend has them: one copy of each tensor for all plans, known by where the host has it. On a
+ * backend with the host's memory there is nothing to copy and this stays empty. */
+struct residents {
+    const struct mem_ops *mem;
+    int n, cap;
+    struct resident { const void *host; void *at; size_t bytes; } *r;
+    size_t bytes;
+};
+/* Brings the plan's base weights to its backend: those that are not there yet. */
+err plan_place(struct plan *pl, struct residents *rs);
+void residents_free(struct residents *rs);
+
 /* What a run needs beside the plan. Arenas may be larger than the plan asks and are shared between plans. */
 struct binding {
     void *act, *scratch, *state;
-    float *param, *grad;         /* the adapter's arenas; NULL when the program has none */
-    void *const *input;          /* one pointer per prog_input, in their order */
+    void *param;                 /* the adapter's working copy, in the program's compute type; NULL when it has none */
+    float *grad;
+    void *const *input;          /* one host pointer per prog_input, in their order */
+    char *stage, *stage_host;    /* plan.input bytes, on the backend and here; unused where memory is the host's */
     int64_t size[SYM_COUNT];     /* actual sizes, by -symbol; at most the capacities */
     bool poison;                 /* tests: fill ACT and SCRATCH with NaN first */
 };

@@ -28,10 +28,12 @@ struct value {
     bool keep;         /* read by the caller after the run: its memory is not reused */
     int def, last;     /* defining instruction (-1: none) and last use, set by the planner */
     int segment;       /* checkpoint segment of the definition */
-    size_t off;        /* ACT, STATE: byte offset in its arena (planner). PARAM, GRAD: byte offset in the adapter's arena */
+    size_t off;        /* ACT, STATE, INPUT: byte offset in its arena (planner). PARAM: in the adapter's working copy; GRAD: in its
+                          gradient, which is f32 */
     val alias;         /* this value shares the memory of that one (in-place op) */
     int input;         /* INPUT: index in the binding */
-    const void *data;  /* BASE: where the bytes are */
+    const void *data;  /* BASE: where the host has the bytes, ... */
+    void *at;          /* ... and where the backend has them (plan_place); NULL: there */
     const char *name;
 };
 
@@ -43,6 +45,7 @@ struct op_attr {
     int heads, kv_heads, head_dim, window;
     int site;                     /* identity for dropout keys */
     bool causal, interleaved, inverse, decode;
+    bool wide;                    /* linear: outputs are f32 whatever the program computes in (logits) */
 };
 
 struct op_def;
@@ -60,6 +63,7 @@ struct prog {
     struct inst *in;
     int ni, cap_i;
     int64_t cap[SYM_COUNT]; /* capacities, by -symbol */
+    dtype compute;          /* of activations, caches and the adapter's working copy: f32 (also DT_NONE), bf16 or f16 */
     int segment;            /* current checkpoint segment; outside of any: 0 */
     int n_inputs;
     err failed;             /* the first builder error; the builders after it do nothing */
@@ -92,6 +96,7 @@ struct inst *prog_emit(struct prog *p, const struct op_def *op, const val *in, i
 val emit1(struct prog *p, const struct op_def *op, const val *in, int n_in, const struct op_attr *a); /* out[0] */
 err prog_fail(struct prog *p, err code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+static inline dtype prog_dt(const struct prog *p) { return p->compute ? p->compute : DT_F32; }
 static inline struct value *prog_v(const struct prog *p, val v) { return &p->v[v.i]; }
 int64_t prog_dim(const struct prog *p, int64_t d, const int64_t *size); /* a symbol's size, or d; size NULL: capacity */
 struct view prog_view(const struct prog *p, val v, const int64_t *size); /* shape and type; p.p = NULL */

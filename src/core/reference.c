@@ -7,4 +7,4 @@ static kernel find(const struct inst *inst, const struct view *in, const struct 
     return NULL;
 }
 
-const struct backend backend_reference = {"reference", find, NULL, true};
+const struct backend backend_reference = {.name = "reference", .find = find, .computes = true, .mem = &mem_host, .flat = &flat_cpu, .compute = DT_F32};

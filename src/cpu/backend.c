@@ -55,4 +55,4 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
     return r && r->scratch ? r->scratch(inst, in, out) : 0;
 }
 
-const struct backend backend_cpu = {"cpu", find, scratch, true};
+const struct backend backend_cpu = {.name = "cpu", .find = find, .scratch = scratch, .computes = true, .mem = &mem_host, .flat = &flat_cpu, .compute = DT_F32};

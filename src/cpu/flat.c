@@ -1,7 +1,7 @@
 /* See core/flat.h. All are limited by memory, so plain loops that any compiler vectorises are enough. An arena is cut
  * in at most PIECES pieces whose borders depend on its length alone; a piece is one thread's, and pieces are combined
  * in their order. */
-#include "core/flat.h"
+#include "core/backend.h"
 #include <math.h>
 #include <string.h>
 
@@ -73,3 +73,15 @@ void flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, i
         p[i] = decay * p[i] - step * (mi / (sqrtf(vi) / root + eps));
     }
 }
+
+static err sumsq_of(const float *x, int64_t n, int threads, double *out) { return *out = flat_sumsq(x, n, threads), OK; }
+
+static err adamw_of(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads) { return flat_adamw(o, s, n, threads), OK; }
+
+static err cast_of(const float *x, void *to, dtype dt, int64_t n, int threads) {
+#pragma omp parallel for num_threads(threads_for(n, threads))
+    for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[i] = dt == DT_BF16 ? f32_to_bf16(x[i]) : f32_to_f16(x[i]);
+    return OK;
+}
+
+const struct flat_ops flat_cpu = {sumsq_of, adamw_of, cast_of};

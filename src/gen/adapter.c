@@ -35,7 +35,7 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
     st->lora = *lora;
     TRY(lora_check(lora));
     struct program probe; /* emitting the forward lays down the parameters */
-    TRY(program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1}, CHECKPOINT_NONE, &backend_null, false));
+    TRY(program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false));
     program_free(&probe);
     int n = 0;
     for (int i = 0; i < st->params.n; i++)

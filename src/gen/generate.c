@@ -26,14 +26,14 @@ void generator_free(struct generator *g) {
 
 /* The inputs of one run and the rows behind them. One allocation serves prefill and decode. */
 struct batch {
-    int32_t *ids, *pos, *slot, *cu, *rows, *sample, *next_pos;
+    int32_t *ids, *pos, *slot, *cu, *rows, *sample, *next_pos, *next;
     int *live; /* decode: request row of each live line */
     void *all;
 };
 
 static err batch_init(struct batch *b, struct capacity cap) {
     size_t n = (size_t)(cap.tokens > cap.slots ? cap.tokens : cap.slots), s = (size_t)(cap.sequences > cap.slots ? cap.sequences : cap.slots) + 1;
-    int32_t *p = b->all = calloc(3 * n + 5 * s, sizeof *p);
+    int32_t *p = b->all = calloc(3 * n + 6 * s, sizeof *p);
     if (!p) return fail(E_MEMORY, "out of memory");
     b->ids = p;
     b->pos = p + n;
@@ -42,7 +42,8 @@ static err batch_init(struct batch *b, struct capacity cap) {
     b->rows = b->cu + s;
     b->sample = b->rows + s;
     b->next_pos = b->sample + s;
-    b->live = b->next_pos + s;
+    b->next = b->next_pos + s;
+    b->live = b->next + s;
     return OK;
 }
 
@@ -56,7 +57,7 @@ static bool take(const struct generate_request *rq, struct generation *out, int 
 }
 
 /* Prefills request rows from..to in passes; slot = row - from. Leaves each row's first token in out. */
-static err prefill(const struct generator *g, const struct memory *mem, float *param, const struct generate_request *rq,
+static err prefill(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq,
                    struct batch *b, int from, int to, struct generation *out, int *n_live) {
     struct run_ctx run = rq->run;
     run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
@@ -73,14 +74,14 @@ static err prefill(const struct generator *g, const struct memory *mem, float *p
         }
         if (row == first) return fail(E_INTERNAL, "a prompt of %zu tokens does not fit a pass of %d", rq->prompt[row].n, g->cap.tokens);
         TRY(program_run(&g->prefill, mem, param, NULL, &f, &run, false));
-        const int32_t *next = view_i32(&(struct view){.p = program_out(&g->prefill, mem, g->prefill.next, f.n, f.s).p});
+        TRY(program_read(&g->prefill, mem, g->prefill.next, f.n, f.s, b->next, (size_t)f.s * 4));
         for (int s = 0; s < f.s; s++)
-            if (take(rq, out, first + s, next[s])) b->live[(*n_live)++] = first + s;
+            if (take(rq, out, first + s, b->next[s])) b->live[(*n_live)++] = first + s;
     }
     return OK;
 }
 
-static err decode(const struct generator *g, const struct memory *mem, float *param, const struct generate_request *rq,
+static err decode(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq,
                   struct batch *b, int from, struct generation *out, int n_live) {
     while (n_live > 0) {
         if (rq->stop && *rq->stop) return fail(E_INTERRUPTED, "interrupted");
@@ -93,10 +94,10 @@ static err decode(const struct generator *g, const struct memory *mem, float *pa
         }
         struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .n = n_live};
         TRY(program_run(&g->decode, mem, param, NULL, &f, &rq->run, false));
-        const int32_t *next = program_out(&g->decode, mem, g->decode.next, n_live, 0).p;
+        TRY(program_read(&g->decode, mem, g->decode.next, n_live, 0, b->next, (size_t)n_live * 4));
         int still = 0;
         for (int i = 0; i < n_live; i++)
-            if (take(rq, out, b->live[i], next[i])) b->live[still++] = b->live[i];
+            if (take(rq, out, b->live[i], b->next[i])) b->live[still++] = b->live[i];
         n_live = still;
     }
     return OK;
@@ -111,12 +112,13 @@ static err check(const struct generator *g, const struct generate_request *rq) {
     return rq->max_new < 1 ? fail(E_USAGE, "max_new_tokens must be at least 1") : OK;
 }
 
-err generate(const struct generator *g, const struct memory *mem, float *param, const struct generate_request *rq,
+err generate(const struct generator *g, const struct memory *mem, const float *weights, const struct generate_request *rq,
              struct generation *out, struct generate_stats *stats) {
     struct batch b;
     TRY(check(g, rq));
     TRY(batch_init(&b, g->cap));
-    err e = OK;
+    void *param;
+    err e = memory_bind(mem, &g->decode, weights, rq->run.threads, &param);
     for (int i = 0; i < rq->n; i++) {
         out[i] = (struct generation){.ids = malloc((size_t)rq->max_new * sizeof(int32_t))};
         if (!out[i].ids) e = fail(E_MEMORY, "out of memory");

@@ -1,5 +1,6 @@
 /* See program.h. */
 #include "gen/program.h"
+#include "base/arena.h"
 #include "ops/ops.h"
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +12,8 @@ static val input(struct prog *p, const char *name, const int64_t *dim, dtype dt)
 static void make_cache(struct site *s, const struct model *m, struct capacity cap) {
     int64_t d[4] = {cap.slots, m->shape.kv_heads, cap.length, m->shape.head_dim};
     for (int l = 0; l < m->shape.layers; l++) {
-        s->cache_k[l] = prog_value(s->p, ROLE_STATE, DT_F32, 4, d, "cache k");
-        s->cache_v[l] = prog_value(s->p, ROLE_STATE, DT_F32, 4, d, "cache v");
+        s->cache_k[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cache k");
+        s->cache_v[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cache v");
     }
 }
 
@@ -38,7 +39,7 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     if (has(rows)) x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
     struct linear head = {.w = model_head(m, s)};
     if (s->p->failed) return;
-    site_emit_linear(s, x, 1, &head, NULL, NULL, &g->logits);
+    site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
     struct inst *i = prog_emit(s->p, &op_sample, (val[]){g->logits, s->sample, next_pos}, 3, NULL);
     if (!i) return;
     g->next = i->out[0];
@@ -50,8 +51,9 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
 
 err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                   enum checkpoint level, const struct backend *backend, bool keep_logits) {
-    *g = (struct program){.mode = mode};
+    *g = (struct program){.mode = mode, .base = m->residents};
     struct prog *p = &g->p;
+    p->compute = cap.compute ? cap.compute : backend->compute;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
@@ -97,33 +99,54 @@ size_t memory_act(const struct program *const *programs, int n, size_t *state_of
     return train > gen + state ? train : gen + state;
 }
 
-err memory_for(struct memory *mem, const struct program *const *programs, int n) {
-    *mem = (struct memory){0};
-    mem->act_bytes = memory_act(programs, n, &mem->state_off);
-    for (int i = 0; i < n; i++)
-        if (programs[i]->plan.scratch > mem->scratch_bytes) mem->scratch_bytes = programs[i]->plan.scratch;
-    mem->act = pages_take(mem->act_bytes);
-    mem->scratch = pages_take(mem->scratch_bytes);
-    if (mem->act && mem->scratch) return OK;
+err memory_for(struct memory *mem, struct program *const *programs, int n) {
+    const struct backend *backend = programs[0]->plan.backend;
+    *mem = (struct memory){.backend = backend, .compute = prog_dt(&programs[0]->p)};
+    mem->act_bytes = memory_act((const struct program *const *)programs, n, &mem->state_off);
+    for (int i = 0; i < n; i++) {
+        const struct plan *pl = &programs[i]->plan;
+        if (pl->scratch > mem->scratch_bytes) mem->scratch_bytes = pl->scratch;
+        if (pl->input > mem->stage_bytes && !backend->mem->host) mem->stage_bytes = pl->input;
+        if (pl->param > mem->work_bytes && mem->compute != DT_F32) mem->work_bytes = pl->param;
+    }
+    if (backend->open) TRY(backend->open());
+    for (int i = 0; i < n; i++) TRY(plan_place(&programs[i]->plan, programs[i]->base));
+    mem->act = backend->mem->take(mem->act_bytes);
+    mem->scratch = backend->mem->take(mem->scratch_bytes);
+    if (mem->work_bytes) mem->work = backend->mem->take(mem->work_bytes);
+    if (mem->stage_bytes) mem->stage = backend->mem->take(mem->stage_bytes), mem->stage_host = pages_take(mem->stage_bytes);
+    if (mem->act && mem->scratch && (mem->work || !mem->work_bytes) && (!mem->stage_bytes || (mem->stage && mem->stage_host))) return OK;
+    err e = fail(E_MEMORY, "cannot take %zu bytes for activations and scratch on %s", mem->act_bytes + mem->scratch_bytes, backend->name);
     memory_free(mem);
-    return fail(E_MEMORY, "cannot allocate %zu bytes for activations and scratch", mem->act_bytes + mem->scratch_bytes);
+    return e;
 }
 
 void memory_free(struct memory *mem) {
-    pages_give(mem->act, mem->act_bytes);
-    pages_give(mem->scratch, mem->scratch_bytes);
-    mem->act = mem->scratch = NULL;
+    if (!mem->backend) return;
+    const struct mem_ops *m = mem->backend->mem;
+    m->give(mem->act, mem->act_bytes);
+    m->give(mem->scratch, mem->scratch_bytes);
+    if (mem->work) m->give(mem->work, mem->work_bytes);
+    if (mem->stage) m->give(mem->stage, mem->stage_bytes);
+    if (mem->stage_host) pages_give(mem->stage_host, mem->stage_bytes);
+    *mem = (struct memory){0};
+}
+
+err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param) {
+    *param = mem->compute == DT_F32 || !weights ? (void *)weights : mem->work;
+    if (*param == weights) return OK;
+    return mem->backend->flat->cast(weights, mem->work, mem->compute, (int64_t)(g->plan.param / dtype_row_bytes(mem->compute, 1)), threads);
 }
 
 static struct binding bind(const struct memory *mem, int n, int s) {
-    struct binding b = {.act = mem->act, .scratch = mem->scratch, .state = mem->act + mem->state_off};
+    struct binding b = {.act = mem->act, .scratch = mem->scratch, .state = mem->act + mem->state_off, .stage = mem->stage, .stage_host = mem->stage_host};
     b.size[-SYM_N] = n;
     b.size[-SYM_S] = s;
     b.size[-SYM_S1] = s + 1;
     return b;
 }
 
-err program_run(const struct program *g, const struct memory *mem, float *param, float *grad, const struct feed *f,
+err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,
                 const struct run_ctx *run, bool poison) {
     const void *train[] = {f->ids, f->pos, f->cu, f->sample, f->label, f->weight};
     const void *prefill[] = {f->ids, f->pos, f->cu, f->slot, f->rows, f->sample, f->next_pos};
@@ -139,4 +162,8 @@ err program_run(const struct program *g, const struct memory *mem, float *param,
 struct view program_out(const struct program *g, const struct memory *mem, val v, int n, int s) {
     struct binding b = bind(mem, n, s);
     return plan_view(&g->plan, &b, v);
+}
+
+err program_read(const struct program *g, const struct memory *mem, val v, int n, int s, void *to, size_t bytes) {
+    return mem->backend->mem->download(to, program_out(g, mem, v, n, s).p, bytes);
 }

@@ -19,6 +19,7 @@ struct capacity {
     int tokens;        /* N of one pass */
     int sequences;     /* S of one pass */
     int slots, length; /* KV cache: running sequences, tokens each */
+    dtype compute;     /* of activations; DT_NONE: the backend's own */
 };
 
 struct program {
@@ -28,6 +29,7 @@ struct program {
     val loss, nll;        /* train, score: sums[4], nll[N] */
     val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities */
     val logits;           /* prefill, decode: kept where asked for */
+    struct residents *base; /* the model's, on the backend */
 };
 
 /* keep_logits: for tests. */
@@ -44,16 +46,28 @@ struct feed {
 };
 /* Memory for the plans of one session: each arena as large as the largest plan asks. */
 struct memory {
+    const struct backend *backend;
+    dtype compute;
     char *act, *scratch;   /* the KV cache lies in act, behind the generation plans' activations */
     size_t act_bytes, scratch_bytes, state_off;
+    void *work;            /* the adapter in the compute type, where that is not f32 */
+    char *stage, *stage_host; /* inputs on their way, where the backend's memory is its own */
+    size_t work_bytes, stage_bytes;
 };
-err memory_for(struct memory *mem, const struct program *const *programs, int n);
+/* Takes the memory and brings the base weights to the backend. All programs are of one backend and compute type. */
+err memory_for(struct memory *mem, struct program *const *programs, int n);
 void memory_free(struct memory *mem);
 size_t memory_act(const struct program *const *programs, int n, size_t *state_off);
 
-/* param/grad: the adapter's arenas (NULL without one). Reads outputs through program_out() until the next run. */
-err program_run(const struct program *g, const struct memory *mem, float *param, float *grad, const struct feed *feed,
+/* Makes an adapter's f32 weights (an arena of the backend; NULL: the bare base) the ones that programs read from now on: *param
+ * is what program_run() takes. Again after each change of the weights. */
+err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param);
+/* param: from memory_bind(); grad: an arena of the backend (NULL without an adapter). */
+err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *feed,
                 const struct run_ctx *run, bool poison);
+/* The first `bytes` of an output of the last run, on the host. */
+err program_read(const struct program *g, const struct memory *mem, val v, int n, int s, void *to, size_t bytes);
+/* Where an output of the last run lies, until the next one (on the backend). */
 struct view program_out(const struct program *g, const struct memory *mem, val v, int n, int s);
 
 #endif

@@ -256,13 +256,15 @@ err model_open(const char *path, const char *config_path, struct model *m) {
         int64_t half = m->shape.head_dim / 2;
         m->inv_freq = arena_alloc(&m->mem, (size_t)half * 4);
         for (int64_t j = 0; m->inv_freq && j < half; j++) m->inv_freq[j] = (float)pow(m->shape.rope_base, -2.0 * (double)j / (double)m->shape.head_dim);
-        if (!m->inv_freq) e = fail(E_MEMORY, "out of memory");
+        m->residents = arena_alloc(&m->mem, sizeof *m->residents);
+        if (!m->inv_freq || !m->residents) e = fail(E_MEMORY, "out of memory");
     }
     if (e) model_close(m);
     return e;
 }
 
 void model_close(struct model *m) {
+    if (m->residents) residents_free(m->residents);
     if (m->random_bytes) munmap(m->random_bytes, m->bytes);
     tensors_close(&m->files);
     free(m->w);

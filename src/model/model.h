@@ -5,6 +5,7 @@
  * Hugging Face's names to them. */
 #ifndef CYC_MODEL_MODEL_H
 #define CYC_MODEL_MODEL_H
+#include "core/plan.h"
 #include "core/site.h"
 #include "io/tensors.h"
 
@@ -41,6 +42,7 @@ struct model {
     bool gguf;
     void *random_bytes;
     uint64_t seed;
+    struct residents *residents; /* where a backend has the tensors */
 };
 
 struct family {

@@ -17,4 +17,4 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
     return inst->op->ref_scratch ? inst->op->ref_scratch(inst, in, out) : 0;
 }
 
-const struct backend backend_null = {"null", find, scratch, false};
+const struct backend backend_null = {.name = "null", .find = find, .scratch = scratch, .computes = false, .mem = &mem_host, .flat = &flat_cpu, .compute = DT_F32};

@@ -2,7 +2,7 @@
 #include "ops/ops.h"
 
 static err infer(struct prog *p, struct inst *i) {
-    TRY(want(p, i, 1, DT_F32, 2, prog_v(p, i->in[0])->d));
+    TRY(want(p, i, 1, prog_dt(p), 2, prog_v(p, i->in[0])->d));
     i->out[0] = prog_like(p, i->in[0], "add");
     return p->failed;
 }

@@ -9,12 +9,12 @@ enum { Q, K, V, CU, O, LSE, DO };
 
 static err infer(struct prog *p, struct inst *i) {
     int64_t qw = (int64_t)i->a.heads * i->a.head_dim, kw = (int64_t)i->a.kv_heads * i->a.head_dim;
-    TRY(want(p, i, Q, DT_F32, 2, (int64_t[]){SYM_N, qw}));
-    TRY(want(p, i, K, DT_F32, 2, (int64_t[]){SYM_N, kw}));
-    TRY(want(p, i, V, DT_F32, 2, (int64_t[]){SYM_N, kw}));
+    TRY(want(p, i, Q, prog_dt(p), 2, (int64_t[]){SYM_N, qw}));
+    TRY(want(p, i, K, prog_dt(p), 2, (int64_t[]){SYM_N, kw}));
+    TRY(want(p, i, V, prog_dt(p), 2, (int64_t[]){SYM_N, kw}));
     TRY(want(p, i, CU, DT_I32, 1, (int64_t[]){SYM_S1}));
     if (i->a.kv_heads < 1 || i->a.heads % i->a.kv_heads) return prog_fail(p, E_INPUT, "attention: %d heads do not share %d key/value heads", i->a.heads, i->a.kv_heads);
-    i->out[0] = prog_act(p, DT_F32, 2, (int64_t[]){SYM_N, qw}, "attention");
+    i->out[0] = prog_act(p, prog_dt(p), 2, (int64_t[]){SYM_N, qw}, "attention");
     i->out[1] = prog_act(p, DT_F32, 2, (int64_t[]){SYM_N, i->a.heads}, "lse");
     return p->failed;
 }
@@ -29,7 +29,7 @@ static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) 
 static err infer_bwd(struct prog *p, struct inst *i) {
     static const char *const names[] = {"d q", "d k", "d v"};
     for (int k = 0; k < 3; k++) i->out[k] = prog_like(p, i->in[k], names[k]);
-    return p->failed ? p->failed : want(p, i, DO, DT_F32, 2, prog_v(p, i->in[Q])->d);
+    return p->failed ? p->failed : want(p, i, DO, prog_dt(p), 2, prog_v(p, i->in[Q])->d);
 }
 
 /* The scaled (and capped) score and d score / d (q.k) for query i, key j of head h; false when masked. */

@@ -7,9 +7,9 @@
 static err infer_append(struct prog *p, struct inst *i) {
     struct value c = *prog_v(p, i->in[4]);
     for (int k = 0; k < 2; k++) {
-        TRY(want(p, i, k, DT_F32, 2, (int64_t[]){SYM_N, c.d[1] * c.d[3]}));
+        TRY(want(p, i, k, prog_dt(p), 2, (int64_t[]){SYM_N, c.d[1] * c.d[3]}));
         TRY(want(p, i, 2 + k, DT_I32, 1, (int64_t[]){SYM_N}));
-        TRY(want(p, i, 4 + k, DT_F32, 4, c.d));
+        TRY(want(p, i, 4 + k, prog_dt(p), 4, c.d));
     }
     return OK;
 }
@@ -30,9 +30,9 @@ static err ref_append(const struct run_ctx *run, const struct inst *i, const str
 
 static err infer_cached(struct prog *p, struct inst *i) {
     struct value c = *prog_v(p, i->in[1]);
-    TRY(want(p, i, 0, DT_F32, 2, (int64_t[]){SYM_N, (int64_t)i->a.heads * i->a.head_dim}));
-    TRY(want(p, i, 1, DT_F32, 4, (int64_t[]){c.d[0], i->a.kv_heads, c.d[2], i->a.head_dim}));
-    TRY(want(p, i, 2, DT_F32, 4, c.d));
+    TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){SYM_N, (int64_t)i->a.heads * i->a.head_dim}));
+    TRY(want(p, i, 1, prog_dt(p), 4, (int64_t[]){c.d[0], i->a.kv_heads, c.d[2], i->a.head_dim}));
+    TRY(want(p, i, 2, prog_dt(p), 4, c.d));
     TRY(want(p, i, 3, DT_I32, 1, (int64_t[]){SYM_N}));
     TRY(want(p, i, 4, DT_I32, 1, (int64_t[]){SYM_N}));
     i->out[0] = prog_like(p, i->in[0], "attention");

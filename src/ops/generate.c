@@ -7,9 +7,9 @@
 
 static err infer_gather(struct prog *p, struct inst *i) {
     int64_t C = prog_v(p, i->in[0])->d[1];
-    TRY(want(p, i, 0, DT_F32, 2, (int64_t[]){SYM_N, C}));
+    TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){SYM_N, C}));
     TRY(want(p, i, 1, DT_I32, 1, (int64_t[]){SYM_S}));
-    i->out[0] = prog_act(p, DT_F32, 2, (int64_t[]){SYM_S, C}, "gather");
+    i->out[0] = prog_act(p, prog_dt(p), 2, (int64_t[]){SYM_S, C}, "gather");
     return p->failed;
 }
 

@@ -8,13 +8,13 @@
 
 static err infer(struct prog *p, struct inst *i) {
     struct value x = *prog_v(p, i->in[0]), w = *prog_v(p, i->in[1]);
-    TRY(want(p, i, 0, DT_F32, 2, (int64_t[]){SYM_N, x.d[1]}));
+    TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){SYM_N, x.d[1]}));
     TRY(want(p, i, 1, DT_NONE, 2, (int64_t[]){w.d[0], x.d[1]}));
     TRY(want(p, i, 2, DT_I32, 1, (int64_t[]){SYM_N}));
     TRY(want(p, i, 3, DT_F32, 1, (int64_t[]){SYM_N}));
     i->out[0] = prog_act(p, DT_F32, 1, (int64_t[]){4}, "loss sums");
     i->out[1] = prog_act(p, DT_F32, 1, (int64_t[]){SYM_N}, "nll");
-    if (x.needs) i->out[2] = prog_act(p, DT_F32, 2, x.d, "d head");
+    if (x.needs) i->out[2] = prog_act(p, prog_dt(p), 2, x.d, "d head");
     return p->failed;
 }
 

@@ -12,25 +12,25 @@ static int64_t out_dim(const struct prog *p, const struct inst *i, int k) { retu
 static err infer(struct prog *p, struct inst *i) {
     int64_t C = prog_v(p, i->in[LIN_X])->d[1], R = 0;
     int64_t rows = prog_v(p, i->in[LIN_X])->d[0];
-    TRY(want(p, i, LIN_X, DT_F32, 2, (int64_t[]){rows, C}));
+    TRY(want(p, i, LIN_X, prog_dt(p), 2, (int64_t[]){rows, C}));
     if (i->a.n < 1 || i->a.n > MAX_GROUP) return prog_fail(p, E_INTERNAL, "linear: a group of %d", i->a.n);
     for (int k = 0; k < i->a.n; k++) {
         int64_t O = out_dim(p, i, k), r = i->a.rank[k];
         TRY(want(p, i, LIN_W + k, DT_NONE, 2, (int64_t[]){O, C}));
         if (has(i->in[LIN_BIAS + k])) TRY(want(p, i, LIN_BIAS + k, DT_F32, 1, (int64_t[]){O}));
-        if (r) TRY(want(p, i, LIN_B + k, DT_F32, 2, (int64_t[]){O, r}));
+        if (r) TRY(want(p, i, LIN_B + k, prog_dt(p), 2, (int64_t[]){O, r}));
         R += r;
         char name[128];
         snprintf(name, sizeof name, "%s y", prog_v(p, i->in[LIN_W + k])->name);
-        i->out[k] = prog_act(p, DT_F32, 2, (int64_t[]){rows, O}, name);
+        i->out[k] = prog_act(p, i->a.wide ? DT_F32 : prog_dt(p), 2, (int64_t[]){rows, O}, name);
     }
     if (!R) return p->failed;
-    TRY(want(p, i, LIN_A, DT_F32, 2, (int64_t[]){R, C}));
+    TRY(want(p, i, LIN_A, prog_dt(p), 2, (int64_t[]){R, C}));
     if (i->a.dropout > 0) {
         TRY(want(p, i, LIN_SAMPLE, DT_I32, 1, &rows));
         TRY(want(p, i, LIN_POS, DT_I32, 1, &rows));
     }
-    i->out[LIN_T] = prog_act(p, DT_F32, 2, (int64_t[]){rows, R}, "lora t");
+    i->out[LIN_T] = prog_act(p, prog_dt(p), 2, (int64_t[]){rows, R}, "lora t");
     return p->failed;
 }
 
@@ -56,8 +56,8 @@ static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) 
 static err infer_bwd(struct prog *p, struct inst *i) {
     struct value x = *prog_v(p, i->in[LB_X]);
     for (int k = 0; k < i->a.n; k++)
-        if (has(i->in[LB_DY + k])) TRY(want(p, i, LB_DY + k, DT_F32, 2, (int64_t[]){x.d[0], prog_v(p, i->in[LB_W + k])->d[0]}));
-    if (x.needs) i->out[LB_DX] = prog_act(p, DT_F32, 2, x.d, "d linear");
+        if (has(i->in[LB_DY + k])) TRY(want(p, i, LB_DY + k, prog_dt(p), 2, (int64_t[]){x.d[0], prog_v(p, i->in[LB_W + k])->d[0]}));
+    if (x.needs) i->out[LB_DX] = prog_act(p, prog_dt(p), 2, x.d, "d linear");
     if (!has(i->in[LB_A])) return p->failed;
     if (prog_v(p, i->in[LB_A])->needs) i->out[LB_DA] = prog_grad_of(p, i->in[LB_A]);
     for (int k = 0; k < i->a.n; k++)

@@ -5,9 +5,9 @@
 
 static err infer(struct prog *p, struct inst *i) {
     struct value x = *prog_v(p, i->in[0]);
-    TRY(want(p, i, 0, DT_F32, 2, (int64_t[]){SYM_N, x.d[1]}));
+    TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){SYM_N, x.d[1]}));
     TRY(want(p, i, 1, DT_F32, 1, (int64_t[]){x.d[1]}));
-    i->out[0] = prog_act(p, DT_F32, 2, x.d, "norm");
+    i->out[0] = prog_act(p, prog_dt(p), 2, x.d, "norm");
     i->out[1] = prog_act(p, DT_F32, 1, x.d, "rstd");
     return p->failed;
 }
@@ -22,8 +22,8 @@ static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) 
 static err infer_bwd(struct prog *p, struct inst *i) {
     struct value x = *prog_v(p, i->in[0]);
     TRY(want(p, i, 2, DT_F32, 1, x.d));
-    TRY(want(p, i, 3, DT_F32, 2, x.d));
-    i->out[0] = prog_act(p, DT_F32, 2, x.d, "d norm");
+    TRY(want(p, i, 3, prog_dt(p), 2, x.d));
+    i->out[0] = prog_act(p, prog_dt(p), 2, x.d, "d norm");
     if (prog_v(p, i->in[1])->role == ROLE_PARAM) i->out[1] = prog_grad_of(p, i->in[1]);
     return p->failed;
 }

@@ -5,10 +5,10 @@
 
 static err infer(struct prog *p, struct inst *i) {
     struct value x = *prog_v(p, i->in[0]);
-    TRY(want(p, i, 0, DT_F32, 2, (int64_t[]){SYM_N, (int64_t)i->a.heads * i->a.head_dim}));
+    TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){SYM_N, (int64_t)i->a.heads * i->a.head_dim}));
     TRY(want(p, i, 1, DT_I32, 1, (int64_t[]){SYM_N}));
     TRY(want(p, i, 2, DT_F32, 1, (int64_t[]){i->a.head_dim / 2}));
-    i->out[0] = prog_act(p, DT_F32, 2, x.d, "rope");
+    i->out[0] = prog_act(p, prog_dt(p), 2, x.d, "rope");
     return p->failed;
 }
 

@@ -3,7 +3,7 @@
 #include <math.h>
 
 static err infer(struct prog *p, struct inst *i) {
-    TRY(want(p, i, 1, DT_F32, 2, prog_v(p, i->in[0])->d));
+    TRY(want(p, i, 1, prog_dt(p), 2, prog_v(p, i->in[0])->d));
     i->out[0] = prog_like(p, i->in[0], "swiglu");
     return p->failed;
 }
@@ -15,7 +15,7 @@ static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) 
 }
 
 static err infer_bwd(struct prog *p, struct inst *i) {
-    TRY(want(p, i, 2, DT_F32, 2, prog_v(p, i->in[0])->d));
+    TRY(want(p, i, 2, prog_dt(p), 2, prog_v(p, i->in[0])->d));
     i->out[0] = prog_like(p, i->in[0], "d gate");
     i->out[1] = prog_like(p, i->in[1], "d up");
     return p->failed;

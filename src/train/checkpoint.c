@@ -177,7 +177,7 @@ static err metrics_cut(const struct run *r) {
 static err save_side(const struct run *r, int i, const char *dir, arena *mem) {
     const struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
-    TRY(adapter_write(folder, &s->plans->st, s->learner.w, r->cfg->model));
+    TRY(learner_write(&s->learner, folder, r->cfg->model));
     return optimizer_write(&s->learner, folder);
 }
 
@@ -258,7 +258,7 @@ err folder_finish(struct run *r) {
     arena mem = {0};
     err e = OK;
     for (int i = 0; i < r->objective->sides && !e; i++)
-        e = adapter_write(adapter_folder(r, i, r->cfg->output_dir, &mem), &r->side[i].plans->st, r->side[i].learner.w, r->cfg->model);
+        e = learner_write(&r->side[i].learner, adapter_folder(r, i, r->cfg->output_dir, &mem), r->cfg->model);
     arena_free(&mem);
     return e;
 }
@@ -273,7 +273,7 @@ err best_save(struct run *r) {
     arena mem = {0};
     char *best = arena_printf(&mem, "%s/best", r->cfg->output_dir);
     err e = OK;
-    for (int i = 0; i < r->objective->sides && !e; i++) e = adapter_write(adapter_folder(r, i, best, &mem), &r->side[i].plans->st, r->side[i].learner.w, r->cfg->model);
+    for (int i = 0; i < r->objective->sides && !e; i++) e = learner_write(&r->side[i].learner, adapter_folder(r, i, best, &mem), r->cfg->model);
     arena_free(&mem);
     return e;
 }
@@ -290,7 +290,7 @@ err best_load(struct run *r) {
 static err load_side(struct run *r, int i, const char *dir, arena *mem) {
     struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
-    TRY(adapter_load(folder, &r->model, &s->plans->st, s->learner.w));
+    TRY(learner_load(&s->learner, folder, &r->model));
     bool found;
     TRY(optimizer_read(&s->learner, folder, &found));
     return found ? OK : fail(E_INPUT, "%s/optimizer.safetensors is missing: this checkpoint is not whole", folder);
@@ -340,7 +340,7 @@ err adapters_load(struct run *r, const char *folder) {
     err e = OK;
     for (int i = 0; i < r->objective->sides && !e; i++) {
         const char *dir = adapter_folder(r, i, folder, &mem);
-        e = adapter_load(dir, &r->model, &r->side[i].plans->st, r->side[i].learner.w);
+        e = learner_load(&r->side[i].learner, dir, &r->model);
     }
     arena_free(&mem);
     return e;

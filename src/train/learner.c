@@ -1,15 +1,17 @@
 /* See learner.h. */
 #include "train/learner.h"
+#include "base/arena.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r) {
-    *l = (struct learner){.st = st, .program = program, .recipe = *r};
-    l->w = arena_f32(st->params.bytes);
-    l->m = arena_f32(st->params.bytes);
-    l->v = arena_f32(st->params.bytes);
+    const struct backend *backend = program->plan.backend;
+    *l = (struct learner){.st = st, .program = program, .recipe = *r, .backend = backend};
+    l->w = backend->mem->take(st->params.bytes);
+    l->m = backend->mem->take(st->params.bytes);
+    l->v = backend->mem->take(st->params.bytes);
     if (l->w && l->m && l->v) return OK;
     learner_free(l);
     return fail(E_MEMORY, "cannot allocate %zu bytes for an adapter and its optimizer", 3 * st->params.bytes);
@@ -17,21 +19,68 @@ err learner_init(struct learner *l, struct structure *st, const struct program *
 
 void learner_free(struct learner *l) {
     if (!l->st) return;
-    arena_f32_free(l->w, l->st->params.bytes);
-    arena_f32_free(l->m, l->st->params.bytes);
-    arena_f32_free(l->v, l->st->params.bytes);
+    float *const arenas[] = {l->w, l->m, l->v};
+    for (int i = 0; i < 3; i++)
+        if (arenas[i]) l->backend->mem->give(arenas[i], l->st->params.bytes);
     *l = (struct learner){0};
+}
+
+/* --- from and to the host ------------------------------------------------------------------------------------------ */
+err learner_get(const struct learner *l, float *host) { return l->backend->mem->download(host, l->w, l->st->params.bytes); }
+err learner_set(struct learner *l, const float *host) { return l->backend->mem->upload(l->w, host, l->st->params.bytes); }
+
+/* An arena of the backend (`there`) as the host sees it: itself, or a copy that lend_end() frees. */
+static err lend(const struct learner *l, float *there, bool with_content, float **host) {
+    *host = l->backend->mem->host ? there : pages_take(l->st->params.bytes);
+    if (!*host) return fail(E_MEMORY, "out of memory");
+    return *host != there && with_content ? l->backend->mem->download(*host, there, l->st->params.bytes) : OK;
+}
+
+static void lend_end(const struct learner *l, const float *there, float *host) {
+    if (host && host != there) pages_give(host, l->st->params.bytes);
+}
+
+err learner_fill(struct learner *l, uint64_t key) {
+    float *host;
+    TRY(lend(l, l->w, false, &host));
+    param_fill(&l->st->params, key, host);
+    err e = host == l->w ? OK : learner_set(l, host);
+    lend_end(l, l->w, host);
+    return e;
+}
+
+err learner_write(const struct learner *l, const char *folder, const char *base_model) {
+    float *host;
+    err e = lend(l, l->w, true, &host);
+    if (!e) e = adapter_write(folder, l->st, host, base_model);
+    lend_end(l, l->w, host);
+    return e;
+}
+
+err learner_load(struct learner *l, const char *folder, const struct model *m) {
+    float *host;
+    err e = lend(l, l->w, false, &host);
+    if (!e) e = adapter_load(folder, m, l->st, host);
+    if (!e && host != l->w) e = learner_set(l, host);
+    lend_end(l, l->w, host);
+    return e;
 }
 
 err optimizer_write(const struct learner *l, const char *folder) {
     char path[4096];
     size_t bytes = l->st->params.bytes;
     int32_t step = (int32_t)l->adam_steps;
-    struct tensor t[] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = l->m, .bytes = bytes},
-                         {.name = "exp_avg_sq", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = l->v, .bytes = bytes},
+    float *m, *v = NULL;
+    err e = lend(l, l->m, true, &m);
+    if (!e) e = lend(l, l->v, true, &v);
+    struct tensor t[] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = m, .bytes = bytes},
+                         {.name = "exp_avg_sq", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = v, .bytes = bytes},
                          {.name = "step", .dt = DT_I32, .nd = 1, .d = {1}, .data = &step, .bytes = 4}};
     snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
-    return safetensors_write(path, t, 3);
+    if (!e) e = safetensors_write(path, t, 3);
+    lend_end(l, l->m, m);
+    lend_end(l, l->v, v);
+    return e;
 }
 
 err optimizer_read(struct learner *l, const char *folder, bool *found) {
@@ -44,17 +93,15 @@ err optimizer_read(struct learner *l, const char *folder, bool *found) {
     TRY(tensors_open(path, &ts));
     const struct tensor *m = tensors_find(&ts, "exp_avg"), *v = tensors_find(&ts, "exp_avg_sq"), *step = tensors_find(&ts, "step");
     err e = m && v && step && m->bytes == bytes && v->bytes == bytes && step->bytes == 4 ? OK : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", path);
-    if (!e) {
-        memcpy(l->m, m->data, bytes);
-        memcpy(l->v, v->data, bytes);
-        l->adam_steps = *(const int32_t *)step->data;
-    }
+    if (!e) e = l->backend->mem->upload(l->m, m->data, bytes);
+    if (!e) e = l->backend->mem->upload(l->v, v->data, bytes);
+    if (!e) l->adam_steps = *(const int32_t *)step->data;
     tensors_close(&ts);
     return e;
 }
 
 /* Runs rows through a train or score program, pass by pass, adding its four sums. */
-static err run_passes(const struct program *g, struct workbench *b, float *weights, float *grad, const struct row *const *rows,
+static err run_passes(const struct program *g, struct workbench *b, const float *weights, float *grad, const struct row *const *rows,
                       int n, const struct run_ctx *run, double sums[4]) {
     int cap_n = (int)g->p.cap[-SYM_N], cap_s = (int)g->p.cap[-SYM_S];
     if (n + 1 > b->first_cap) {
@@ -66,27 +113,30 @@ static err run_passes(const struct program *g, struct workbench *b, float *weigh
     for (int i = 0; i < n; i++)
         if (rows[i]->n > cap_n) return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n, cap_n);
     int passes = pack_plan(rows, n, cap_n, cap_s, b->first);
+    void *param;
+    TRY(memory_bind(&b->mem, g, weights, b->threads, &param));
     memset(sums, 0, 4 * sizeof *sums);
     for (int p = 0; p < passes; p++) {
         pack_clear(&b->pack);
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(&b->pack, rows[i], i);
         const struct pack *k = &b->pack;
         struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s};
-        TRY(program_run(g, &b->mem, weights, grad, &f, run, false));
-        const float *out = program_out(g, &b->mem, g->loss, k->n, k->s).p;
+        float out[4];
+        TRY(program_run(g, &b->mem, param, grad, &f, run, false));
+        TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
         for (int j = 0; j < 4; j++) sums[j] += (double)out[j];
     }
     return OK;
 }
 
-err rows_loss(const struct program *score, struct workbench *b, float *weights, const struct row *const *rows, int n, double sums[4]) {
+err rows_loss(const struct program *score, struct workbench *b, const float *weights, const struct row *const *rows, int n, double sums[4]) {
     struct run_ctx run = {.threads = b->threads};
     return run_passes(score, b, weights, NULL, rows, n, &run, sums);
 }
 
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4]) {
     struct run_ctx run = {.seed = seed, .step = step, .threads = b->threads};
-    flat_zero(b->grad, (int64_t)(l->st->params.bytes / 4), b->threads);
+    TRY(l->backend->mem->fill(b->grad, 0, l->st->params.bytes));
     return run_passes(l->program, b, l->w, b->grad, rows, n, &run, sums);
 }
 
@@ -96,14 +146,16 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     int64_t elems = (int64_t)(l->st->params.bytes / 4);
     TRY(learner_gradient(l, b, rows, n, seed, step, sums));
     if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
-    double norm = sqrt(flat_sumsq(b->grad, elems, b->threads)) / sums[1];
+    double norm;
+    TRY(l->backend->flat->sumsq(b->grad, elems, b->threads, &norm));
+    norm = sqrt(norm) / sums[1];
     if (!isfinite(sums[0]) || !isfinite(norm))
         return fail(E_NUMERIC, "step %llu: the %s is not finite; the weights are unchanged. Lower learning_rate or look at the data", (unsigned long long)step + 1,
                     isfinite(sums[0]) ? "gradient" : "loss");
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
     struct adamw o = {.lr = r->learning_rate * schedule_at(r->schedule, l->updates, r->warmup_steps, r->total_steps), .beta1 = r->beta1, .beta2 = r->beta2,
                       .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->adam_steps + 1, .grad_scale = (float)((clip < 1 ? clip : 1) / sums[1])};
-    flat_adamw(&o, &(struct adamw_state){l->w, l->m, l->v, b->grad}, elems, b->threads);
+    TRY(l->backend->flat->adamw(&o, &(struct adamw_state){l->w, l->m, l->v, b->grad}, elems, b->threads));
     l->updates++;
     l->adam_steps++;
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .learning_rate = o.lr, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3]};

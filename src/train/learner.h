@@ -20,12 +20,20 @@ struct learner {
     struct structure *st;
     const struct program *program; /* MODE_TRAIN of st */
     struct recipe recipe;
-    float *w, *m, *v;              /* arenas of st->params.bytes */
+    const struct backend *backend; /* the program's */
+    float *w, *m, *v;              /* its arenas, of st->params.bytes */
     int64_t updates;               /* of this run: where the schedule stands */
     int64_t adam_steps;            /* in all: Adam's t; more than updates where the state came from another run */
 };
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r);
 void learner_free(struct learner *l);
+/* The weights from and to the host: `host` is an arena of st->params.bytes. */
+err learner_get(const struct learner *l, float *host);
+err learner_set(struct learner *l, const float *host);
+err learner_fill(struct learner *l, uint64_t key); /* fresh: param_fill() */
+/* The adapter's files (gen/adapter.h), whatever the backend. */
+err learner_write(const struct learner *l, const char *folder, const char *base_model);
+err learner_load(struct learner *l, const char *folder, const struct model *m);
 /* The optimizer's state as folder/optimizer.safetensors, beside the adapter. Reading is strict about sizes; a folder without
  * the file is found = false. */
 err optimizer_write(const struct learner *l, const char *folder);
@@ -34,7 +42,7 @@ err optimizer_read(struct learner *l, const char *folder, bool *found);
 /* What all learners of a process share: memory, the gradient arena, the pack. */
 struct workbench {
     struct memory mem;
-    float *grad;
+    float *grad;               /* of mem.backend */
     size_t grad_bytes;
     struct pack pack;
     int *first, first_cap;
@@ -53,6 +61,6 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed,
                      uint64_t step, double sums[4]);
 /* Mean loss of rows under any adapter weights (NULL: bare base program), without gradient. */
-err rows_loss(const struct program *score, struct workbench *b, float *weights, const struct row *const *rows, int n, double sums[4]);
+err rows_loss(const struct program *score, struct workbench *b, const float *weights, const struct row *const *rows, int n, double sums[4]);
 
 #endif

@@ -81,7 +81,7 @@ static void drop_plans(struct plans *p) {
     generator_free(&p->gen);
 }
 
-static int list_programs(const struct run *r, const struct program **out) {
+static int list_programs(struct run *r, struct program **out) {
     int n = 0;
     for (int i = 0; i < r->n_plans; i++) {
         out[n++] = &r->plans[i].train;
@@ -102,9 +102,9 @@ static size_t data_bytes(const struct run *r) {
 }
 
 static void measure_plan(struct run *r) {
-    const struct program *list[8];
+    struct program *list[8];
     int n = list_programs(r, list);
-    size_t state_off, act = memory_act(list, n, &state_off);
+    size_t state_off, act = memory_act((const struct program *const *)list, n, &state_off);
     struct footprint *f = &r->foot;
     *f = (struct footprint){.weights = r->model.bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES};
     for (int i = 0; i < n; i++) {
@@ -223,14 +223,14 @@ err run_open(struct run *r, struct config *cfg) {
 }
 
 err run_start(struct run *r) {
-    const struct program *list[8];
+    struct program *list[8];
     int n = list_programs(r, list);
     model_fill(&r->model);
     r->wb.threads = r->threads;
     TRY(memory_for(&r->wb.mem, list, n));
     TRY(pack_init(&r->wb.pack, r->cap.tokens, r->cap.sequences));
     r->wb.grad_bytes = r->foot.gradients;
-    r->wb.grad = arena_f32(r->wb.grad_bytes);
+    r->wb.grad = r->backend->mem->take(r->wb.grad_bytes);
     if (!r->wb.grad) return fail(E_MEMORY, "cannot allocate %zu bytes of gradients", r->wb.grad_bytes);
     for (int i = 0; i < r->objective->sides; i++) {
         struct side *s = &r->side[i];
@@ -238,10 +238,10 @@ err run_start(struct run *r) {
         TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
         if (*s->cfg->adapter) {
             bool found;
-            err e = adapter_load(s->cfg->adapter, &r->model, &s->plans->st, s->learner.w);
+            err e = learner_load(&s->learner, s->cfg->adapter, &r->model);
             if (!e) e = optimizer_read(&s->learner, s->cfg->adapter, &found); /* a checkpoint's folder has one */
             if (e) return fail_in(e, "adapter of side %s", s->name);
-        } else param_fill(&s->plans->st.params, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT), s->learner.w);
+        } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
     }
     return OK;
 }
@@ -269,7 +269,7 @@ void run_close(struct run *r) {
     source_close(&r->test.source);
     order_free(&r->warm_order);
     memory_free(&r->wb.mem);
-    arena_f32_free(r->wb.grad, r->wb.grad_bytes);
+    if (r->wb.grad) r->backend->mem->give(r->wb.grad, r->wb.grad_bytes);
     pack_free(&r->wb.pack);
     free(r->wb.first);
     tokenizer_free(r->tok);

@@ -45,10 +45,10 @@ static void start(struct bench *b, const struct backend *backend, enum checkpoin
     must(adapter_read_config(folder, &b->mem, &lora));
     lora.dropout = dropout;
     must(structure_init(&b->st, &b->model, &method_lora, &lora, NULL));
-    struct capacity capacity = {cap, ROWS, 1, 1};
+    struct capacity capacity = {cap, ROWS, 1, 1, DT_NONE};
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, capacity, level, backend, false));
     must(program_build(&b->score, &b->model, MODE_SCORE, &b->st, capacity, CHECKPOINT_NONE, backend, false));
-    must(memory_for(&b->wb.mem, (const struct program *const[]){&b->train, &b->score}, 2));
+    must(memory_for(&b->wb.mem, (struct program *const[]){&b->train, &b->score}, 2));
     struct recipe recipe = {.learning_rate = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1};
     must(learner_init(&b->learner, &b->st, &b->train, &recipe));
     must(adapter_read(folder, &b->st, b->learner.w));

@@ -49,13 +49,13 @@ static void start(struct bench *b, const char *c, const char *adapter, const str
     char *folder = arena_printf(&b->mem, "%s/adapter_%s", dir, adapter);
     must(adapter_read_config(folder, &b->mem, &lora));
     must(structure_init(&b->st, &b->model, &method_lora, &lora, NULL));
-    struct capacity capacity = {cap, CAP_SEQUENCES, 4, 32};
+    struct capacity capacity = {cap, CAP_SEQUENCES, 4, 32, DT_NONE};
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, capacity, level, backend, false));
     must(program_build(&b->score, &b->model, MODE_SCORE, &b->st, capacity, level, backend, false));
     must(program_build(&b->gen.prefill, &b->model, MODE_PREFILL, &b->st, capacity, level, backend, true));
     must(program_build(&b->gen.decode, &b->model, MODE_DECODE, &b->st, capacity, level, backend, true));
     b->gen.cap = capacity;
-    must(memory_for(&b->wb.mem, (const struct program *const[]){&b->train, &b->score, &b->gen.prefill, &b->gen.decode}, 4));
+    must(memory_for(&b->wb.mem, (struct program *const[]){&b->train, &b->score, &b->gen.prefill, &b->gen.decode}, 4));
     struct recipe recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_LINEAR, 2, 10};
     must(learner_init(&b->learner, &b->st, &b->train, &recipe));
     must(adapter_read(folder, &b->st, b->learner.w));

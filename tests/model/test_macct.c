@@ -26,10 +26,10 @@ static void start(struct run *r, struct config *cfg, const struct tensors *want,
     must(adapter_read_config(GOLDEN "/macct/A", mem, &lora));
     struct plans *p = &r->plans[0];
     must(structure_init(&p->st, &r->model, &method_lora, &lora, &p->modules));
-    r->cap = (struct capacity){32, 8, BATCH, 32};
+    r->cap = (struct capacity){32, 8, BATCH, 32, DT_NONE};
     must(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, r->cap, CHECKPOINT_SELECTIVE, backend, false));
     must(generator_build(&p->gen, &r->model, &p->st, r->cap, backend));
-    must(memory_for(&r->wb.mem, (const struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));
+    must(memory_for(&r->wb.mem, (struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));
     must(pack_init(&r->wb.pack, r->cap.tokens, r->cap.sequences));
     r->wb.grad = arena_f32(p->st.params.bytes);
     r->wb.threads = 2;

@@ -1,0 +1,37 @@
+/* The list of backends that this build has, and the host's memory that several of them use. */
+#include "base/arena.h"
+#include "core/backend.h"
+#include <string.h>
+#include <unistd.h>
+
+static err copy(void *to, const void *from, size_t bytes) {
+    if (bytes) memcpy(to, from, bytes);
+    return OK;
+}
+
+static err fill(void *p, int byte, size_t bytes) {
+    if (bytes) memset(p, byte, bytes);
+    return OK;
+}
+
+static size_t left(void) { return 0; }
+
+const struct mem_ops mem_host = {.host = true, .take = pages_take, .give = pages_give, .upload = copy, .download = copy, .fill = fill, .left = left};
+
+#ifdef CYC_CUDA
+extern const struct backend backend_cuda;
+static const struct backend *const cuda = &backend_cuda;
+#else
+static const struct backend *const cuda = NULL;
+#endif
+
+err backend_pick(const char *device, const struct backend **out) {
+    *out = &backend_cpu;
+    if (!strcmp(device, "cpu")) return OK;
+    bool wanted = !strcmp(device, "cuda");
+    if (!wanted && strcmp(device, "auto") != 0) return fail(E_USAGE, "device '%s' is not known (auto, cpu, cuda)", device);
+    if (!cuda) return wanted ? fail(E_USAGE, "device: cuda is asked for, but this program was built without CUDA (no nvcc was found); `cyclora doctor` says more") : OK;
+    err e = cuda->open();
+    if (!e) *out = cuda;
+    return wanted ? e : OK;
+}
