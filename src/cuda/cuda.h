@@ -12,12 +12,12 @@
 #ifndef CYC_CUDA_CUDA_H
 #define CYC_CUDA_CUDA_H
 #include <cuda_runtime_api.h>
-#include "core/flat.h"
-#include "ops/ops.h"
 
 #ifdef __cplusplus
-extern "C" {
+extern "C" { /* the house's own headers are C */
 #endif
+#include "core/flat.h"
+#include "ops/ops.h"
 
 extern cudaStream_t cuda_stream; /* everything runs here, in order */
 extern int cuda_sms;             /* multiprocessors of the card */
@@ -41,6 +41,7 @@ err cuda_attention(const struct run_ctx *, const struct inst *, const struct vie
 err cuda_attention_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_kv_append(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_cached(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+size_t cuda_attention_scratch(const struct inst *, const struct view *in, const struct view *out);
 size_t cuda_attention_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 size_t cuda_attention_cached_scratch(const struct inst *, const struct view *in, const struct view *out);
 /* sample.cu */

@@ -1,0 +1,53 @@
+/* The CUDA backend's table: which kernel runs which op. One row per op; compute types are checked by the kernels' switch, so
+ * what a plan holds is what runs. */
+#include "cuda/device.h"
+#include "cuda/gemm.h"
+
+typedef size_t (*scratch_of)(const struct inst *, const struct view *in, const struct view *out);
+
+static const struct row {
+    const struct op_def *op;
+    kernel run;
+    scratch_of scratch; /* NULL: none */
+} table[] = {
+    {&op_embed, cuda_embed, NULL},
+    {&op_norm, cuda_norm, NULL},
+    {&op_norm_bwd, cuda_norm_bwd, cuda_norm_bwd_scratch},
+    {&op_linear, cuda_linear, cuda_linear_scratch},
+    {&op_linear_bwd, cuda_linear_bwd, cuda_linear_bwd_scratch},
+    {&op_rope, cuda_rope, NULL},
+    {&op_attention, cuda_attention, cuda_attention_scratch},
+    {&op_attention_bwd, cuda_attention_bwd, cuda_attention_bwd_scratch},
+    {&op_add, cuda_add, NULL},
+    {&op_swiglu, cuda_swiglu, NULL},
+    {&op_swiglu_bwd, cuda_swiglu_bwd, NULL},
+    {&op_head_loss, cuda_head_loss, cuda_head_loss_scratch},
+    {&op_gather, cuda_gather, NULL},
+    {&op_kv_append, cuda_kv_append, NULL},
+    {&op_attention_cached, cuda_attention_cached, cuda_attention_cached_scratch},
+    {&op_sample, cuda_sample, cuda_sample_scratch},
+};
+
+static const struct row *row_of(const struct inst *inst) {
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (table[i].op == inst->op) return &table[i];
+    return NULL;
+}
+
+static kernel find(const struct inst *inst, const struct view *in, const struct view *out) {
+    (void)in, (void)out;
+    const struct row *r = row_of(inst);
+    return r ? r->run : NULL;
+}
+
+static size_t scratch(const struct inst *inst, const struct view *in, const struct view *out) {
+    const struct row *r = row_of(inst);
+    return r && r->scratch ? r->scratch(inst, in, out) : 0;
+}
+
+static err sumsq(const float *x, int64_t n, int threads, double *out) { return (void)threads, cuda_flat_sumsq(x, n, out); }
+static err adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads) { return (void)threads, cuda_flat_adamw(o, s, n); }
+static err cast(const float *x, void *to, dtype dt, int64_t n, int threads) { return (void)threads, cuda_flat_cast(x, to, dt, n); }
+static const struct flat_ops flat = {sumsq, adamw, cast};
+
+const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .computes = true, .mem = &cuda_mem, .flat = &flat, .compute = DT_BF16, .open = cuda_open};

@@ -1,0 +1,143 @@
+/* The card: one a process, one stream. Its libraries are looked up when it is opened, so that the same program runs on a
+ * machine without them: CUDA's runtime is linked in and looks for the driver itself; cuBLASLt is loaded by name (gemm.c). */
+#define _GNU_SOURCE
+#include "cuda/device.h"
+#include "cuda/gemm.h"
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+
+cudaStream_t cuda_stream;
+int cuda_sms;
+static bool opened;
+
+err cuda_check(cudaError_t e, const char *what) {
+    if (e == cudaSuccess) return OK;
+    if (e == cudaErrorMemoryAllocation) return fail(E_MEMORY, "%s: the card has no room", what);
+    return fail(E_INTERNAL, "%s failed on the card: %s (%s); what was saved before is whole", what, cudaGetErrorString(e), cudaGetErrorName(e));
+}
+
+/* The oldest card that the kernels are built for: bf16 on its matrix units. */
+enum { OLDEST = 80 };
+
+static err look(struct cuda_facts *f) {
+    int n = 0;
+    cudaError_t e = cudaDriverGetVersion(&f->driver_version);
+    cudaRuntimeGetVersion(&f->runtime_version);
+    f->driver = e == cudaSuccess && f->driver_version > 0;
+    if (!f->driver) return fail(E_USAGE, "no NVIDIA driver was found (libcuda.so.1): install one, or use device: cpu");
+    if (f->driver_version < f->runtime_version)
+        return fail(E_USAGE, "the NVIDIA driver supports CUDA %d.%d, this program needs %d.%d: update the driver, or use device: cpu", f->driver_version / 1000, f->driver_version % 1000 / 10,
+                    f->runtime_version / 1000, f->runtime_version % 1000 / 10);
+    e = cudaGetDeviceCount(&n);
+    if (e != cudaSuccess || n < 1) return fail(E_USAGE, "no CUDA card was found (%s); use device: cpu", e ? cudaGetErrorString(e) : "none is visible");
+    struct cudaDeviceProp p;
+    TRY(cuda_check(cudaGetDeviceProperties(&p, 0), "asking for the card's properties"));
+    snprintf(f->name, sizeof f->name, "%s", p.name);
+    f->capability = 10 * p.major + p.minor;
+    f->sms = p.multiProcessorCount;
+    f->bytes = p.totalGlobalMem;
+    if (f->capability < OLDEST) return fail(E_USAGE, "%s has compute capability %d.%d; the kernels need 8.0 (Ampere) or newer: use device: cpu", p.name, p.major, p.minor);
+    f->card = true;
+    return OK;
+}
+
+err cuda_open(void) {
+    if (opened) return OK;
+    struct cuda_facts f = {0};
+    TRY(look(&f));
+    TRY(cuda_gemm_open());
+    TRY(cuda_check(cudaSetDevice(0), "choosing the card"));
+    TRY(cuda_check(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking), "making a stream"));
+    cuda_sms = f.sms;
+    opened = true;
+    return OK;
+}
+
+void cuda_facts(struct cuda_facts *f) {
+    *f = (struct cuda_facts){0};
+    err e = look(f);
+    if (e) snprintf(f->why, sizeof f->why, "%s", err_text());
+    size_t total;
+    if (!e) cudaMemGetInfo(&f->bytes_free, &total);
+    if (cuda_gemm_open()) {
+        if (!e) snprintf(f->why, sizeof f->why, "%s", err_text());
+    } else f->cublaslt = cuda_gemm_version();
+    void *lib = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
+    size_t (*version)(void) = lib ? (size_t(*)(void))dlsym(lib, "cudnnGetVersion") : NULL;
+    if (version) f->cudnn = version();
+}
+
+/* --- memory ---------------------------------------------------------------------------------------------------------- */
+static void *take(size_t bytes) {
+    void *p = NULL;
+    if (cudaMalloc(&p, bytes ? bytes : 1) != cudaSuccess) return cudaGetLastError(), NULL;
+    if (cudaMemsetAsync(p, 0, bytes ? bytes : 1, cuda_stream) != cudaSuccess) return cudaFree(p), NULL;
+    return p;
+}
+
+static void give(void *p, size_t bytes) {
+    (void)bytes;
+    if (p) cudaFree(p);
+}
+
+static err upload(void *to, const void *from, size_t bytes) {
+    return bytes ? cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda_stream), "a copy to the card") : OK;
+}
+
+static err download(void *to, const void *from, size_t bytes) {
+    if (bytes) TRY(cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda_stream), "a copy from the card"));
+    return cuda_check(cudaStreamSynchronize(cuda_stream), "work");
+}
+
+static err fill(void *p, int byte, size_t bytes) { return bytes ? cuda_check(cudaMemsetAsync(p, byte, bytes, cuda_stream), "filling memory") : OK; }
+
+static size_t left(void) {
+    size_t free_bytes = 0, total;
+    return cudaMemGetInfo(&free_bytes, &total) == cudaSuccess ? free_bytes : 0;
+}
+
+const struct mem_ops cuda_mem = {.host = false, .take = take, .give = give, .upload = upload, .download = download, .fill = fill, .left = left};
+
+/* --- measuring --------------------------------------------------------------------------------------------------------- */
+/* Seconds a repetition of `what`, of many in a row. */
+static err timed(err (*what)(void *), void *ctx, int reps, double *seconds) {
+    cudaEvent_t a, b;
+    float ms = 0;
+    TRY(cuda_check(cudaEventCreate(&a), "an event"));
+    TRY(cuda_check(cudaEventCreate(&b), "an event"));
+    err e = what(ctx);
+    cudaEventRecord(a, cuda_stream);
+    for (int i = 0; i < reps && !e; i++) e = what(ctx);
+    cudaEventRecord(b, cuda_stream);
+    if (!e) e = cuda_check(cudaEventSynchronize(b), "measuring");
+    cudaEventElapsedTime(&ms, a, b);
+    *seconds = ms * 1e-3 / reps;
+    cudaEventDestroy(a);
+    cudaEventDestroy(b);
+    return e;
+}
+
+struct copy_of { char *p; size_t bytes; };
+static err copy_once(void *ctx) {
+    struct copy_of *c = ctx;
+    return cuda_check(cudaMemcpyAsync(c->p, c->p + c->bytes, c->bytes, cudaMemcpyDeviceToDevice, cuda_stream), "a copy");
+}
+static err gemm_once(void *ctx) { return cuda_gemm(ctx); }
+
+err cuda_measure(double *bandwidth, double *rate) {
+    enum { SIDE = 8192 };
+    TRY(cuda_open());
+    struct copy_of c = {take((size_t)2 << 30), (size_t)1 << 30};
+    if (!c.p) return fail(E_MEMORY, "measuring needs 2 GiB free on the card");
+    double s;
+    err e = timed(copy_once, &c, 20, &s);
+    *bandwidth = 2.0 * (double)c.bytes / s;
+    /* numbers, not zeros: products of zeros run faster than any real ones */
+    if (!e) e = cuda_fill_random(c.p, (int64_t)2 * SIDE * SIDE);
+    struct cuda_gemm g = {SIDE, SIDE, SIDE, c.p, c.p + (size_t)2 * SIDE * SIDE, c.p + (size_t)4 * SIDE * SIDE, SIDE, SIDE, SIDE, false, true, DT_BF16, DT_BF16, 1, 0};
+    if (!e) e = timed(gemm_once, &g, 20, &s);
+    *rate = 2.0 * SIDE * SIDE * SIDE / s;
+    give(c.p, 0);
+    return e;
+}

@@ -1,0 +1,456 @@
+/* Rows and elements on the card: embed, norm, rope, add, swiglu, gather and the backwards that are not products.
+ *
+ * All are limited by memory: every operand is read once, 16 bytes a thread where pointers, strides and widths are multiples
+ * of 16 bytes, element by element where not (W below: elements of a load; 1 is the plain path). norm keeps a row in
+ * registers up to KEEP * 1024 loads and reads what is beyond a second time. Views may be column slices; where none of an
+ * elementwise op is, it runs over one long row. An output may be the memory of an input where src/ops says so: a thread
+ * reads all its elements before it writes them, and no pointer of these kernels is __restrict__.
+ *
+ * Numerics: f32 inside, rounded once at the store; exp, sin and cos are CUDA's accurate ones (no fast math). A sum has one
+ * owner and one order that depends on shapes alone: norm_bwd sums dw over PARTS pieces of the rows into scratch, then over
+ * the pieces. Non-finite values come through.
+ *
+ * Refused: compute types other than f32, bf16, f16; tables of a type that dtype.h cannot decode. Ids and row numbers are
+ * not checked here (the caller did); no launch for empty inputs. */
+#include "cuda/blocks.cuh"
+
+enum { THREADS = 256, KEEP = 2, PARTS = 64, TILE_X = 32, TILE_Y = 8, MAX_Y = 65535 };
+
+template <typename T> struct wide { enum { n = 16 / sizeof(T) }; };
+
+/* W elements as f32; 16 bytes at a time when they are that many. */
+template <typename T, int W> __device__ __forceinline__ void load(const T *p, float x[W]) {
+    if constexpr (W * sizeof(T) % 16 == 0) {
+        union { uint4 u[W * sizeof(T) / 16]; T t[W]; } v;
+#pragma unroll
+        for (int i = 0; i < (int)(W * sizeof(T) / 16); i++) v.u[i] = ((const uint4 *)p)[i];
+#pragma unroll
+        for (int i = 0; i < W; i++) x[i] = to_f32(v.t[i]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < W; i++) x[i] = to_f32(p[i]);
+    }
+}
+
+template <typename T, int W> __device__ __forceinline__ void store(T *p, const float x[W]) {
+    if constexpr (W * sizeof(T) == 16) {
+        union { uint4 u; T t[W]; } v;
+#pragma unroll
+        for (int i = 0; i < W; i++) v.t[i] = from_f32<T>(x[i]);
+        *(uint4 *)p = v.u;
+    } else {
+#pragma unroll
+        for (int i = 0; i < W; i++) p[i] = from_f32<T>(x[i]);
+    }
+}
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t blocks_for(int64_t n, int64_t each) { return (n + each - 1) / each; }
+static bool aligned(const void *p) { return ((uintptr_t)p & 15) == 0; }
+static bool rows_aligned(const struct view *v, int w) { return aligned(v->p) && v->ld % w == 0; }
+static int whole_warps(int64_t threads) { return (int)(blocks_for(threads, 32) * 32); }
+
+/* A block for rows of `width` loads: threads along the row first, rows beside each other when they are short. */
+struct shape { dim3 grid, block; };
+static struct shape shape_of(int64_t rows, int64_t width) {
+    int x = (int)least(whole_warps(width), THREADS), y = THREADS / x;
+    int64_t most = (int64_t)cuda_sms * 32, gx = least(blocks_for(width, x), most), gy = blocks_for(rows, y);
+    gy = least(gy, gx < most / 4 ? least(most / gx, MAX_Y) : 4);
+    struct shape s = {dim3((unsigned)gx, (unsigned)gy), dim3((unsigned)x, (unsigned)y)};
+    return s;
+}
+
+/* --- add, swiglu, swiglu_bwd ---------------------------------------------------------------------------------- */
+enum map_op { ADD, SWIGLU, SWIGLU_BWD };
+struct operands {
+    const void *in[3];
+    void *out[2];
+    int64_t ld_in[3], ld_out[2], rows, cols;
+};
+
+template <int OP> __device__ __forceinline__ void apply(float a, float b, float d, float *y, float *z) {
+    if constexpr (OP == ADD) *y = a + b;
+    else {
+        float s = 1.0f / (1.0f + expf(-a));
+        if constexpr (OP == SWIGLU) *y = a * s * b;
+        else *y = d * b * s * (1.0f + a * (1.0f - s)), *z = d * a * s;
+    }
+}
+
+template <typename T, int W, int OP> __global__ void map_kernel(struct operands o) {
+    for (int64_t r = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; r < o.rows; r += (int64_t)gridDim.y * blockDim.y)
+        for (int64_t c = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; c < o.cols; c += (int64_t)gridDim.x * blockDim.x * W) {
+            float a[W], b[W], d[W] = {}, y[W], z[W];
+            load<T, W>((const T *)o.in[0] + r * o.ld_in[0] + c, a);
+            load<T, W>((const T *)o.in[1] + r * o.ld_in[1] + c, b);
+            if constexpr (OP == SWIGLU_BWD) load<T, W>((const T *)o.in[2] + r * o.ld_in[2] + c, d);
+#pragma unroll
+            for (int i = 0; i < W; i++) apply<OP>(a[i], b[i], d[i], &y[i], &z[i]);
+            store<T, W>((T *)o.out[0] + r * o.ld_out[0] + c, y);
+            if constexpr (OP == SWIGLU_BWD) store<T, W>((T *)o.out[1] + r * o.ld_out[1] + c, z);
+        }
+}
+
+template <int OP> static err map(const struct view *in, const struct view *out, const char *what) {
+    const int n_in = OP == SWIGLU_BWD ? 3 : 2, n_out = OP == SWIGLU_BWD ? 2 : 1;
+    const int w = in[0].dt == DT_F32 ? 4 : 8;
+    struct operands o = {};
+    o.rows = view_rows(&in[0]), o.cols = view_cols(&in[0]);
+    if (!o.rows || !o.cols) return OK;
+    bool fast = true, dense = true;
+    for (int i = 0; i < n_in + n_out; i++) {
+        const struct view *v = i < n_in ? &in[i] : &out[i - n_in];
+        if (i < n_in) o.in[i] = v->p, o.ld_in[i] = v->ld;
+        else o.out[i - n_in] = v->p, o.ld_out[i - n_in] = v->ld;
+        fast = fast && rows_aligned(v, w);
+        dense = dense && v->ld == o.cols;
+    }
+    if (dense) o.cols *= o.rows, o.rows = 1;
+    fast = fast && o.cols % w == 0;
+    struct shape s = shape_of(o.rows, fast ? o.cols / w : o.cols);
+    if (fast) WITH_TYPE(in[0].dt, map_kernel<T, wide<T>::n, OP><<<s.grid, s.block, 0, cuda_stream>>>(o));
+    else WITH_TYPE(in[0].dt, map_kernel<T, 1, OP><<<s.grid, s.block, 0, cuda_stream>>>(o));
+    return CUDA_LAUNCHED(what);
+}
+
+extern "C" err cuda_add(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)inst, (void)scratch;
+    return map<ADD>(in, out, "add");
+}
+extern "C" err cuda_swiglu(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)inst, (void)scratch;
+    return map<SWIGLU>(in, out, "swiglu");
+}
+extern "C" err cuda_swiglu_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)inst, (void)scratch;
+    return map<SWIGLU_BWD>(in, out, "swiglu_bwd");
+}
+
+/* --- embed and gather ----------------------------------------------------------------------------------------- */
+/* One plain element: rows whose width is no multiple of 4, and tables that lie at odd places. */
+template <int DT> __device__ __forceinline__ float plain(const uint8_t *table, int64_t e) {
+    if constexpr (DT == DT_F32) return ((const float *)table)[e];
+    else if constexpr (DT == DT_F16) return to_f32(((const f16 *)table)[e]);
+    else return to_f32(((const bf16 *)table)[e]);
+}
+
+/* W: 1 (plain tables only) or a multiple of 4, which C is a multiple of. Rows follow each other without gaps. */
+template <typename T, int W, int DT>
+__global__ void embed_kernel(const int32_t *ids, const uint8_t *table, T *x, int64_t N, int64_t C, int64_t ld, float scale) {
+    for (int64_t r = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; r < N; r += (int64_t)gridDim.y * blockDim.y)
+        for (int64_t c = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; c < C; c += (int64_t)gridDim.x * blockDim.x * W) {
+            float w[W];
+            int64_t e = (int64_t)ids[r] * C + c;
+            if constexpr (W == 1) w[0] = plain<DT>(table, e);
+            else {
+#pragma unroll
+                for (int i = 0; i < W; i += 4) block4<DT>(table, e + i, w + i);
+            }
+#pragma unroll
+            for (int i = 0; i < W; i++) w[i] *= scale;
+            store<T, W>(x + r * ld + c, w);
+        }
+}
+
+template <typename T, int DT> static err embed(float scale, const struct view *in, const struct view *out) {
+    const int64_t N = view_rows(&in[0]), C = in[1].d[1], w = wide<T>::n;
+    const bool fast = aligned(in[1].p) && rows_aligned(&out[0], (int)w) && C % w == 0;
+    const int32_t *ids = view_i32(&in[0]);
+    const uint8_t *table = (const uint8_t *)in[1].p;
+    struct shape s = shape_of(N, fast ? C / w : C);
+    if (fast) embed_kernel<T, wide<T>::n, DT><<<s.grid, s.block, 0, cuda_stream>>>(ids, table, (T *)out[0].p, N, C, out[0].ld, scale);
+    else if constexpr (block_of<DT>::weights == 1)
+        embed_kernel<T, 1, DT><<<s.grid, s.block, 0, cuda_stream>>>(ids, table, (T *)out[0].p, N, C, out[0].ld, scale);
+    else return fail(E_INTERNAL, "embed: a quantised table and its output must start at a multiple of 16 bytes");
+    return CUDA_LAUNCHED("embed");
+}
+
+extern "C" err cuda_embed(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    if (!view_rows(&in[0])) return OK;
+    const float scale = inst->a.scale;
+    WITH_TYPE(out[0].dt, switch (in[1].dt) {
+        case DT_F32: return embed<T, DT_F32>(scale, in, out);
+        case DT_F16: return embed<T, DT_F16>(scale, in, out);
+        case DT_BF16: return embed<T, DT_BF16>(scale, in, out);
+        case DT_Q4_0: return embed<T, DT_Q4_0>(scale, in, out);
+        case DT_Q4_1: return embed<T, DT_Q4_1>(scale, in, out);
+        case DT_Q8_0: return embed<T, DT_Q8_0>(scale, in, out);
+        case DT_Q6_K: return embed<T, DT_Q6_K>(scale, in, out);
+        default: return fail(E_INTERNAL, "embed: no CUDA kernel for a table of this type");
+    });
+    return OK;
+}
+
+/* Copies bits: U is a piece of a row, lengths and strides count pieces. */
+template <typename U> __global__ void gather_kernel(const U *x, const int32_t *rows, U *y, int64_t S, int64_t C, int64_t ldx, int64_t ldy) {
+    for (int64_t s = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; s < S; s += (int64_t)gridDim.y * blockDim.y)
+        for (int64_t c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; c < C; c += (int64_t)gridDim.x * blockDim.x)
+            y[s * ldy + c] = x[rows[s] * ldx + c];
+}
+
+template <typename U> static err gather(const struct view *in, const struct view *out, int64_t per) {
+    const int64_t S = view_rows(&in[1]), C = in[0].d[1] / per, ldx = in[0].ld / per, ldy = out[0].ld / per;
+    struct shape s = shape_of(S, C);
+    gather_kernel<U><<<s.grid, s.block, 0, cuda_stream>>>((const U *)in[0].p, view_i32(&in[1]), (U *)out[0].p, S, C, ldx, ldy);
+    return CUDA_LAUNCHED("gather");
+}
+
+extern "C" err cuda_gather(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)inst, (void)scratch;
+    const int w = in[0].dt == DT_F32 ? 4 : 8;
+    if (!view_rows(&in[1]) || !in[0].d[1]) return OK;
+    if (rows_aligned(&in[0], w) && rows_aligned(&out[0], w) && in[0].d[1] % w == 0) return gather<uint4>(in, out, w);
+    WITH_TYPE(in[0].dt, return gather<T>(in, out, 1));
+    return OK;
+}
+
+/* --- norm ----------------------------------------------------------------------------------------------------- */
+/* Over all threads of a block (whole warps); everyone gets it. */
+__device__ static float block_sum(float x) {
+    __shared__ float part[32];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    x = warp_sum(x);
+    __syncthreads(); /* the row before has been read */
+    if (lane == 0) part[warp] = x;
+    __syncthreads();
+    return warp_sum(lane < warps ? part[lane] : 0.0f);
+}
+
+/* A block per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. */
+template <typename T, int W>
+__global__ void __launch_bounds__(1024) norm_kernel(const T *x, int64_t ldx, const float *w, T *y, int64_t ldy, float *rstd, int64_t N, int C, float eps) {
+    const int step = blockDim.x * W, first = threadIdx.x * W;
+    for (int64_t n = blockIdx.x; n < N; n += gridDim.x) {
+        const T *xn = x + n * ldx;
+        T *yn = y + n * ldy;
+        float v[KEEP][W], u[W], g[W], sum = 0;
+#pragma unroll
+        for (int k = 0; k < KEEP; k++) {
+            int c = first + k * step;
+            if (c >= C) continue;
+            load<T, W>(xn + c, v[k]);
+#pragma unroll
+            for (int i = 0; i < W; i++) sum += v[k][i] * v[k][i];
+        }
+        for (int c = first + KEEP * step; c < C; c += step) {
+            load<T, W>(xn + c, u);
+#pragma unroll
+            for (int i = 0; i < W; i++) sum += u[i] * u[i];
+        }
+        const float r = 1.0f / sqrtf(block_sum(sum) / (float)C + eps);
+#pragma unroll
+        for (int k = 0; k < KEEP; k++) {
+            int c = first + k * step;
+            if (c >= C) continue;
+            load<float, W>(w + c, g);
+#pragma unroll
+            for (int i = 0; i < W; i++) u[i] = v[k][i] * r * g[i];
+            store<T, W>(yn + c, u);
+        }
+        for (int c = first + KEEP * step; c < C; c += step) {
+            load<T, W>(xn + c, u);
+            load<float, W>(w + c, g);
+#pragma unroll
+            for (int i = 0; i < W; i++) u[i] = u[i] * r * g[i];
+            store<T, W>(yn + c, u);
+        }
+        if (rstd && threadIdx.x == 0) rstd[n] = r;
+    }
+}
+
+/* Threads of a row: as few as keep it in registers. */
+static int norm_threads(int64_t loads) { return (int)least(whole_warps(blocks_for(loads, KEEP)), 1024); }
+
+extern "C" err cuda_norm(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    const int64_t N = view_rows(&in[0]), C = in[0].d[1];
+    const int w = in[0].dt == DT_F32 ? 4 : 8;
+    if (!N || !C) return OK;
+    const bool fast = C % w == 0 && aligned(in[1].p) && rows_aligned(&in[0], w) && rows_aligned(&out[0], w);
+    const int grid = (int)least(N, (int64_t)cuda_sms * 32), block = norm_threads(fast ? C / w : C);
+    const float *weight = view_f32(&in[1]), eps = inst->a.eps;
+    const int64_t ldx = in[0].ld, ldy = out[0].ld;
+    float *rstd = view_f32(&out[1]);
+    const void *x = in[0].p;
+    void *y = out[0].p;
+    if (fast) WITH_TYPE(in[0].dt, norm_kernel<T, wide<T>::n><<<grid, block, 0, cuda_stream>>>((const T *)x, ldx, weight, (T *)y, ldy, rstd, N, (int)C, eps));
+    else WITH_TYPE(in[0].dt, norm_kernel<T, 1><<<grid, block, 0, cuda_stream>>>((const T *)x, ldx, weight, (T *)y, ldy, rstd, N, (int)C, eps));
+    return CUDA_LAUNCHED("norm");
+}
+
+/* --- norm_bwd ------------------------------------------------------------------------------------------------- */
+struct norm_bwd {
+    const void *x, *dy;
+    void *dx;
+    const float *w, *r;
+    float *part; /* [PARTS, C] */
+    int64_t N, ldx, lddy, lddx, each; /* each: rows of a part */
+    int C;
+};
+
+/* dx = r (g - x (r^2 sum(g x) / C)), g = dy w: columns of a thread as in norm_kernel, x and g of the first KEEP kept. */
+template <typename T, int W> __global__ void __launch_bounds__(1024) norm_bwd_kernel(struct norm_bwd a) {
+    const int step = blockDim.x * W, first = threadIdx.x * W;
+    for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x) {
+        const T *x = (const T *)a.x + n * a.ldx, *dy = (const T *)a.dy + n * a.lddy;
+        T *dx = (T *)a.dx + n * a.lddx;
+        float v[KEEP][W], g[KEEP][W], u[W], h[W], w[W], sum = 0;
+        const float r = a.r[n];
+#pragma unroll
+        for (int k = 0; k < KEEP; k++) {
+            int c = first + k * step;
+            if (c >= a.C) continue;
+            load<T, W>(x + c, v[k]);
+            load<T, W>(dy + c, g[k]);
+            load<float, W>(a.w + c, w);
+#pragma unroll
+            for (int i = 0; i < W; i++) g[k][i] *= w[i], sum += g[k][i] * v[k][i];
+        }
+        for (int c = first + KEEP * step; c < a.C; c += step) {
+            load<T, W>(x + c, u);
+            load<T, W>(dy + c, h);
+            load<float, W>(a.w + c, w);
+#pragma unroll
+            for (int i = 0; i < W; i++) sum += h[i] * w[i] * u[i];
+        }
+        const float m = block_sum(sum) * r * r / (float)a.C;
+#pragma unroll
+        for (int k = 0; k < KEEP; k++) {
+            int c = first + k * step;
+            if (c >= a.C) continue;
+#pragma unroll
+            for (int i = 0; i < W; i++) u[i] = r * (g[k][i] - v[k][i] * m);
+            store<T, W>(dx + c, u);
+        }
+        for (int c = first + KEEP * step; c < a.C; c += step) {
+            load<T, W>(x + c, u);
+            load<T, W>(dy + c, h);
+            load<float, W>(a.w + c, w);
+#pragma unroll
+            for (int i = 0; i < W; i++) u[i] = r * (h[i] * w[i] - u[i] * m);
+            store<T, W>(dx + c, u);
+        }
+    }
+}
+
+/* part[p, c] = sum over the part's rows of dy x r. Block: TILE_X columns, TILE_Y rows at a time. */
+template <typename T> __global__ void norm_dw_kernel(struct norm_bwd a) {
+    __shared__ float rows[TILE_Y][TILE_X];
+    const int c = blockIdx.x * TILE_X + threadIdx.x;
+    const int64_t begin = blockIdx.y * a.each, end = begin + a.each < a.N ? begin + a.each : a.N;
+    float sum = 0;
+    for (int64_t n = begin + threadIdx.y; c < a.C && n < end; n += TILE_Y)
+        sum += to_f32(((const T *)a.dy)[n * a.lddy + c]) * (to_f32(((const T *)a.x)[n * a.ldx + c]) * a.r[n]);
+    rows[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y || c >= a.C) return;
+    for (int i = 1; i < TILE_Y; i++) sum += rows[i][threadIdx.x];
+    a.part[(int64_t)blockIdx.y * a.C + c] = sum;
+}
+
+__global__ void norm_dw_join_kernel(const float *part, float *dw, int C) {
+    const int c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= C) return;
+    float sum = 0;
+#pragma unroll 8
+    for (int p = 0; p < PARTS; p++) sum += part[(int64_t)p * C + c];
+    dw[c] += sum;
+}
+
+extern "C" size_t cuda_norm_bwd_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
+    (void)inst;
+    return out[1].dt == DT_NONE ? 0 : (size_t)PARTS * (size_t)in[0].d[1] * sizeof(float);
+}
+
+extern "C" err cuda_norm_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)inst;
+    const int64_t N = view_rows(&in[0]), C = in[0].d[1];
+    const int w = in[0].dt == DT_F32 ? 4 : 8;
+    if (!N || !C) return OK;
+    struct norm_bwd a = {in[0].p, in[3].p, out[0].p, view_f32(&in[1]), view_f32(&in[2]), (float *)scratch,
+                         N, in[0].ld, in[3].ld, out[0].ld, blocks_for(N, PARTS), (int)C};
+    const bool fast = C % w == 0 && aligned(in[1].p) && rows_aligned(&in[0], w) && rows_aligned(&in[3], w) && rows_aligned(&out[0], w);
+    const int grid = (int)least(N, (int64_t)cuda_sms * 32), block = norm_threads(fast ? C / w : C);
+    if (fast) WITH_TYPE(in[0].dt, norm_bwd_kernel<T, wide<T>::n><<<grid, block, 0, cuda_stream>>>(a));
+    else WITH_TYPE(in[0].dt, norm_bwd_kernel<T, 1><<<grid, block, 0, cuda_stream>>>(a));
+    TRY(CUDA_LAUNCHED("norm_bwd"));
+    if (!out[1].p) return OK;
+    dim3 tiles((unsigned)blocks_for(C, TILE_X), PARTS), tile(TILE_X, TILE_Y);
+    WITH_TYPE(in[0].dt, norm_dw_kernel<T><<<tiles, tile, 0, cuda_stream>>>(a));
+    TRY(CUDA_LAUNCHED("norm_bwd, dw"));
+    const int blocks = (int)blocks_for(C, THREADS);
+    norm_dw_join_kernel<<<blocks, THREADS, 0, cuda_stream>>>(a.part, view_f32(&out[1]), (int)C);
+    return CUDA_LAUNCHED("norm_bwd, sum of dw");
+}
+
+/* --- rope ----------------------------------------------------------------------------------------------------- */
+struct rope {
+    const void *x;
+    void *y;
+    const int32_t *pos;
+    const float *freq;
+    int64_t N, ldx, ldy;
+    int heads, D;
+    float sign;
+};
+
+/* A block per row: the row's sines and cosines once into shared memory, then all its pairs. A unit is W elements of the
+ * first half of a head and the W beside them in the second, or W elements that are W / 2 interleaved pairs. */
+template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(struct rope a) {
+    extern __shared__ float trig[]; /* cos[half], sin[half] */
+    const int half = a.D / 2, per_head = INTERLEAVED ? a.D / W : half / W, units = a.heads * per_head;
+    float *cosine = trig, *sine = trig + half;
+    for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x) {
+        const T *x = (const T *)a.x + n * a.ldx;
+        T *y = (T *)a.y + n * a.ldy;
+        __syncthreads(); /* the row before has been rotated */
+        for (int j = threadIdx.x; j < half; j += blockDim.x) {
+            float s, c;
+            sincosf(mul_rn((float)a.pos[n], a.freq[j]), &s, &c); /* the angle is rounded to f32, as everywhere */
+            cosine[j] = c, sine[j] = a.sign * s;
+        }
+        __syncthreads();
+        for (int u = threadIdx.x; u < units; u += blockDim.x) {
+            const int h = u / per_head, e = (u - h * per_head) * W;
+            const int64_t at = (int64_t)h * a.D + e;
+            float p[W], q[W];
+            load<T, W>(x + at, p);
+            if constexpr (INTERLEAVED) {
+#pragma unroll
+                for (int i = 0; i < W; i += 2) {
+                    float c = cosine[(e + i) / 2], s = sine[(e + i) / 2];
+                    q[i] = p[i] * c - p[i + 1] * s, q[i + 1] = p[i] * s + p[i + 1] * c;
+                }
+                store<T, W>(y + at, q);
+            } else {
+                load<T, W>(x + at + half, q);
+#pragma unroll
+                for (int i = 0; i < W; i++) {
+                    float c = cosine[e + i], s = sine[e + i], x0 = p[i], x1 = q[i];
+                    p[i] = x0 * c - x1 * s, q[i] = x0 * s + x1 * c;
+                }
+                store<T, W>(y + at, p);
+                store<T, W>(y + at + half, q);
+            }
+        }
+    }
+}
+
+extern "C" err cuda_rope(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    const struct op_attr *at = &inst->a;
+    struct rope a = {in[0].p, out[0].p, view_i32(&in[1]), view_f32(&in[2]), view_rows(&in[0]),
+                     in[0].ld, out[0].ld, at->heads, at->head_dim, at->inverse ? -1.0f : 1.0f};
+    const int half = a.D / 2, w = in[0].dt == DT_F32 ? 4 : 8;
+    if (!a.N || !half || !a.heads) return OK;
+    const bool fast = rows_aligned(&in[0], w) && rows_aligned(&out[0], w) && (at->interleaved ? a.D : half) % w == 0;
+    const int64_t units = (int64_t)a.heads * half / (!fast ? 1 : at->interleaved ? w / 2 : w);
+    const int grid = (int)least(a.N, (int64_t)cuda_sms * 32), block = (int)least(whole_warps(units > half ? units : half), THREADS);
+    const size_t shared = (size_t)half * 2 * sizeof(float);
+    if (at->interleaved && fast) WITH_TYPE(in[0].dt, rope_kernel<T, wide<T>::n, true><<<grid, block, shared, cuda_stream>>>(a));
+    else if (at->interleaved) WITH_TYPE(in[0].dt, rope_kernel<T, 2, true><<<grid, block, shared, cuda_stream>>>(a));
+    else if (fast) WITH_TYPE(in[0].dt, rope_kernel<T, wide<T>::n, false><<<grid, block, shared, cuda_stream>>>(a));
+    else WITH_TYPE(in[0].dt, rope_kernel<T, 1, false><<<grid, block, shared, cuda_stream>>>(a));
+    return CUDA_LAUNCHED("rope");
+}

@@ -1,0 +1,172 @@
+/* core/flat.h on the card: the loops over whole arenas (weights, gradients, moments). One pass over memory each, 16 bytes a
+ * thread where the pointers allow.
+ *
+ * Sums are deterministic: an arena is cut in pieces by its length (and alignment) alone, a block has one piece, a thread one
+ * order of its elements, and the host adds the pieces in their order. So the card and its number of multiprocessors do not
+ * show. Squares and sums are double. sumsq and finite wait for the card, the others only launch.
+ *
+ * AdamW is src/cpu/flat.c, operation by operation: each is rounded to f32 by itself (no contracted multiply-adds), so both
+ * give the same bits where the CPU's build has no FMA. Non-finite values go through; finite() finds them.
+ *
+ * Refused: casts to anything but bf16, f16 (f32 would be a copy). Not for two host threads at once: the sums share one
+ * small buffer on the card, made at first use and kept. */
+extern "C" {
+#include "base/err.h"
+}
+#include "cuda/types.cuh"
+#include <math.h>
+
+enum { THREADS = 256, WARPS = THREADS / 32, PIECES = 1024, EACH = 4 /* 16-byte loads of a thread, before pieces grow */ };
+
+static double *parts; /* [PIECES], on the card */
+
+static err parts_made(void) {
+    if (parts) return OK;
+    return cuda_check(cudaMalloc((void **)&parts, PIECES * sizeof *parts), "buffer for sums");
+}
+
+static bool aligned(const void *p) { return ((uintptr_t)p & 15) == 0; }
+
+static int blocks_for(int64_t items, int64_t each, int64_t most) {
+    int64_t n = (items + each - 1) / each;
+    return (int)(n < 1 ? 1 : n < most ? n : most);
+}
+
+/* For elementwise loops: enough to fill the card a few times. */
+static int grid_for(int64_t items) { return blocks_for(items, THREADS, (int64_t)cuda_sms * 32); }
+static int pieces_for(int64_t n) { return blocks_for(n, (int64_t)THREADS * EACH * 4, PIECES); }
+
+#define EACH_ITEM(i, n) for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += (int64_t)gridDim.x * blockDim.x)
+
+__device__ static double square(float x) { return (double)x * (double)x; }
+
+/* quads: how many float4 may be read (0 when x is not aligned); the rest, from 4 * quads on, goes one by one. */
+__global__ void sumsq_kernel(const float *x, int64_t quads, int64_t n, double *part) {
+    __shared__ double warps[WARPS];
+    double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    EACH_ITEM(i, quads) {
+        float4 v = ((const float4 *)x)[i];
+        s0 += square(v.x), s1 += square(v.y), s2 += square(v.z), s3 += square(v.w);
+    }
+    EACH_ITEM(i, n - 4 * quads) s0 += square(x[4 * quads + i]);
+    double sum = (s0 + s1) + (s2 + s3);
+    for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
+    if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = sum;
+    __syncthreads();
+    if (threadIdx.x) return;
+    for (int w = 1; w < WARPS; w++) sum += warps[w];
+    part[blockIdx.x] = sum;
+}
+
+extern "C" err cuda_flat_sumsq(const float *x, int64_t n, double *out) {
+    double part[PIECES];
+    *out = 0;
+    if (n <= 0) return OK;
+    TRY(parts_made());
+    const int pieces = pieces_for(n);
+    sumsq_kernel<<<pieces, THREADS, 0, cuda_stream>>>(x, aligned(x) ? n / 4 : 0, n, parts);
+    TRY(CUDA_LAUNCHED("sum of squares"));
+    TRY(cuda_check(cudaMemcpyAsync(part, parts, (size_t)pieces * sizeof *part, cudaMemcpyDeviceToHost, cuda_stream), "sum of squares"));
+    TRY(cuda_check(cudaStreamSynchronize(cuda_stream), "sum of squares"));
+    for (int i = 0; i < pieces; i++) *out += part[i];
+    return OK;
+}
+
+__device__ static bool finite_bits(float x) { return (__float_as_uint(x) & 0x7F800000u) != 0x7F800000u; }
+
+__global__ void finite_kernel(const float *x, int64_t quads, int64_t n, int *bad) {
+    bool good = true;
+    EACH_ITEM(i, quads) {
+        float4 v = ((const float4 *)x)[i];
+        good = good && finite_bits(v.x) && finite_bits(v.y) && finite_bits(v.z) && finite_bits(v.w);
+    }
+    EACH_ITEM(i, n - 4 * quads) good = good && finite_bits(x[4 * quads + i]);
+    if (!good) *bad = 1; /* whoever writes, writes the same */
+}
+
+extern "C" err cuda_flat_finite(const float *x, int64_t n, bool *out) {
+    int bad = 0;
+    *out = true;
+    if (n <= 0) return OK;
+    TRY(parts_made());
+    TRY(cuda_check(cudaMemsetAsync(parts, 0, sizeof bad, cuda_stream), "check for finite numbers"));
+    finite_kernel<<<pieces_for(n), THREADS, 0, cuda_stream>>>(x, aligned(x) ? n / 4 : 0, n, (int *)parts);
+    TRY(CUDA_LAUNCHED("check for finite numbers"));
+    TRY(cuda_check(cudaMemcpyAsync(&bad, parts, sizeof bad, cudaMemcpyDeviceToHost, cuda_stream), "check for finite numbers"));
+    TRY(cuda_check(cudaStreamSynchronize(cuda_stream), "check for finite numbers"));
+    *out = !bad;
+    return OK;
+}
+
+__global__ void scale_kernel(float *x, float factor, int64_t quads, int64_t n) {
+    EACH_ITEM(i, quads) {
+        float4 v = ((float4 *)x)[i];
+        ((float4 *)x)[i] = make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
+    }
+    EACH_ITEM(i, n - 4 * quads) x[4 * quads + i] *= factor;
+}
+
+extern "C" err cuda_flat_scale(float *x, float factor, int64_t n) {
+    if (n <= 0) return OK;
+    scale_kernel<<<grid_for((n + 3) / 4), THREADS, 0, cuda_stream>>>(x, factor, aligned(x) ? n / 4 : 0, n);
+    return CUDA_LAUNCHED("scale");
+}
+
+struct step { float decay, step, root, one_b1, b2, one_b2, eps, scale; };
+
+__device__ static void adamw_one(const struct step &o, float grad, float *p, float *m, float *v) {
+    float g = __fmul_rn(o.scale, grad);
+    float mi = __fadd_rn(*m, __fmul_rn(o.one_b1, __fsub_rn(g, *m)));
+    float vi = __fadd_rn(__fmul_rn(o.b2, *v), __fmul_rn(o.one_b2, __fmul_rn(g, g)));
+    float by = __fadd_rn(__fdiv_rn(__fsqrt_rn(vi), o.root), o.eps);
+    *m = mi;
+    *v = vi;
+    *p = __fsub_rn(__fmul_rn(o.decay, *p), __fmul_rn(o.step, __fdiv_rn(mi, by)));
+}
+
+__global__ void adamw_kernel(struct step o, const float *grad, float *p, float *m, float *v, int64_t quads, int64_t n) {
+    EACH_ITEM(i, quads) {
+        float4 g = ((const float4 *)grad)[i], pi = ((float4 *)p)[i], mi = ((float4 *)m)[i], vi = ((float4 *)v)[i];
+        adamw_one(o, g.x, &pi.x, &mi.x, &vi.x);
+        adamw_one(o, g.y, &pi.y, &mi.y, &vi.y);
+        adamw_one(o, g.z, &pi.z, &mi.z, &vi.z);
+        adamw_one(o, g.w, &pi.w, &mi.w, &vi.w);
+        ((float4 *)p)[i] = pi, ((float4 *)m)[i] = mi, ((float4 *)v)[i] = vi;
+    }
+    EACH_ITEM(i, n - 4 * quads) {
+        int64_t k = 4 * quads + i;
+        adamw_one(o, grad[k], p + k, m + k, v + k);
+    }
+}
+
+extern "C" err cuda_flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n) {
+    if (n <= 0) return OK;
+    const double bias1 = 1 - pow(o->beta1, (double)o->t), bias2 = 1 - pow(o->beta2, (double)o->t);
+    struct step k = {(float)(1 - o->lr * o->weight_decay), (float)(o->lr / bias1), (float)sqrt(bias2), (float)(1 - o->beta1),
+                     (float)o->beta2, (float)(1 - o->beta2), (float)o->eps, o->grad_scale};
+    const int64_t quads = aligned(s->g) && aligned(s->p) && aligned(s->m) && aligned(s->v) ? n / 4 : 0;
+    adamw_kernel<<<grid_for(quads ? quads : n), THREADS, 0, cuda_stream>>>(k, s->g, s->p, s->m, s->v, quads, n);
+    return CUDA_LAUNCHED("adamw");
+}
+
+/* octets: how many groups of 8 may be read and written 16 bytes at a time. */
+template <typename T> __global__ void cast_kernel(const float *x, T *to, int64_t octets, int64_t n) {
+    EACH_ITEM(i, octets) {
+        float4 a = ((const float4 *)x)[2 * i], b = ((const float4 *)x)[2 * i + 1];
+        union { uint4 u; T t[8]; } v;
+        v.t[0] = from_f32<T>(a.x), v.t[1] = from_f32<T>(a.y), v.t[2] = from_f32<T>(a.z), v.t[3] = from_f32<T>(a.w);
+        v.t[4] = from_f32<T>(b.x), v.t[5] = from_f32<T>(b.y), v.t[6] = from_f32<T>(b.z), v.t[7] = from_f32<T>(b.w);
+        ((uint4 *)to)[i] = v.u;
+    }
+    EACH_ITEM(i, n - 8 * octets) to[8 * octets + i] = from_f32<T>(x[8 * octets + i]);
+}
+
+extern "C" err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n) {
+    if (n <= 0) return OK;
+    const int64_t octets = aligned(x) && aligned(to) ? n / 8 : 0;
+    const int grid = grid_for(octets ? octets : n);
+    if (dt == DT_BF16) cast_kernel<bf16><<<grid, THREADS, 0, cuda_stream>>>(x, (bf16 *)to, octets, n);
+    else if (dt == DT_F16) cast_kernel<f16><<<grid, THREADS, 0, cuda_stream>>>(x, (f16 *)to, octets, n);
+    else return fail(E_INTERNAL, "cast: to bf16 or f16 only");
+    return CUDA_LAUNCHED("cast");
+}

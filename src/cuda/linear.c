@@ -1,0 +1,142 @@
+/* linear and its backward (ops/linear.c) as cuBLASLt products.
+ *
+ * Base weights of the compute type are used where they lie; others are unpacked into scratch first, one matrix at a time.
+ * Few rows (decoding) go through the matrix-vector kernel, which reads the weights once as they are stored. The low-rank
+ * part is its own products: T for the whole group at once, T B^T added into each output. */
+#include "cuda/gemm.h"
+
+static size_t aligned(size_t n) { return (n + 255) / 256 * 256; }
+static size_t size_of(dtype dt) { return dtype_row_bytes(dt, 1); }
+
+static int64_t rank_sum(const struct inst *i) {
+    int64_t R = 0;
+    for (int k = 0; k < i->a.n; k++) R += i->a.rank[k];
+    return R;
+}
+
+/* Bytes of the largest matrix of the group that has to be unpacked. */
+static size_t unpacked_bytes(const struct inst *i, const struct view *w, dtype compute) {
+    size_t most = 0;
+    for (int k = 0; k < i->a.n; k++) {
+        size_t b = aligned((size_t)(w[k].d[0] * w[k].d[1]) * size_of(compute));
+        if (w[k].dt != compute && b > most) most = b;
+    }
+    return most;
+}
+
+/* Scratch: [unpacked matrix][dropped x, or the masked gradient][dT, backward only] */
+size_t cuda_linear_scratch(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)out;
+    size_t drop = i->a.dropout > 0 ? aligned((size_t)(in[LIN_X].d[0] * in[LIN_X].d[1]) * size_of(in[LIN_X].dt)) : 0;
+    return unpacked_bytes(i, &in[LIN_W], in[LIN_X].dt) + drop;
+}
+
+size_t cuda_linear_bwd_scratch(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)out;
+    int64_t N = in[LB_X].d[0], R = rank_sum(i);
+    size_t each = size_of(in[LB_X].dt);
+    size_t drop = i->a.dropout > 0 ? aligned((size_t)(N * in[LB_X].d[1]) * each) : 0;
+    return unpacked_bytes(i, &in[LB_W], in[LB_X].dt) + drop + aligned((size_t)(N * R) * each);
+}
+
+/* W as the products take it: itself, or unpacked into scratch. */
+static err weight_of(const struct view *w, dtype compute, void *scratch, const void **out) {
+    *out = w->dt == compute ? w->p : scratch;
+    return w->dt == compute ? OK : cuda_dequantise(w->dt, w->p, w->d[0], w->d[1], compute, scratch);
+}
+
+static char *at(const struct view *v, int64_t col) { return (char *)v->p + (size_t)col * size_of(v->dt); }
+
+/* T [N, R] = x A^T; with dropout each output of the group has its own masked x. */
+static err low_rank_t(const struct run_ctx *run, const struct inst *i, const struct view *in, const struct view *t, void *masked) {
+    const struct view *x = &in[LIN_X], *a = &in[LIN_A];
+    struct cuda_gemm g = {x->d[0], t->d[1], x->d[1], x->p, a->p, t->p, x->ld, a->ld, t->ld, false, true, x->dt, t->dt, 1, 0};
+    if (!(i->a.dropout > 0)) return cuda_gemm(&g);
+    int64_t r0 = 0;
+    for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
+        if (!i->a.rank[k]) continue;
+        struct cuda_drop d = {run, i, k, in[LIN_SAMPLE].p, in[LIN_POS].p};
+        TRY(cuda_drop(&d, x, masked));
+        g.a = masked, g.lda = x->d[1], g.n = i->a.rank[k];
+        g.b = (char *)a->p + (size_t)(r0 * a->ld) * size_of(a->dt);
+        g.c = at(t, r0);
+        TRY(cuda_gemm(&g));
+    }
+    return OK;
+}
+
+err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    const struct view *x = &in[LIN_X];
+    int64_t N = x->d[0], C = x->d[1], r0 = 0;
+    if (!N) return OK;
+    char *masked = (char *)scratch + unpacked_bytes(i, &in[LIN_W], x->dt);
+    if (in[LIN_A].p) TRY(low_rank_t(run, i, in, &out[LIN_T], masked));
+    for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
+        const struct view *w = &in[LIN_W + k], *b = &in[LIN_B + k], *y = &out[k];
+        const float *bias = in[LIN_BIAS + k].p;
+        if (cuda_matvec_takes(w->dt, x->dt, N, C)) {
+            TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p}));
+        } else {
+            const void *weight;
+            TRY(weight_of(w, x->dt, scratch, &weight));
+            TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], C, x->p, weight, y->p, x->ld, C, y->ld, false, true, x->dt, y->dt, 1, 0}));
+            if (bias) TRY(cuda_add_bias(y->p, y->dt, N, y->d[1], y->ld, bias));
+        }
+        if (!i->a.rank[k]) continue;
+        TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], i->a.rank[k], at(&out[LIN_T], r0), b->p, y->p, out[LIN_T].ld, b->ld, y->ld, false, true, x->dt, y->dt, i->a.alpha[k], 1}));
+    }
+    return OK;
+}
+
+/* Output k: dT_k = alpha dY B, dB += alpha dY^T T, dA += dT^T drop(x), dx += drop'(dT A). */
+static err delta_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, int k, int64_t r0, void *dt, void *masked) {
+    const struct view *x = &in[LB_X], *dy = &in[LB_DY + k], *b = &in[LB_B + k], *t = &in[LB_T], *a = &in[LB_A], *dx = &out[LB_DX];
+    int64_t N = x->d[0], C = x->d[1], O = dy->d[1], r = i->a.rank[k], R = rank_sum(i);
+    float alpha = i->a.alpha[k];
+    struct cuda_drop d = {run, i, k, in[LB_SAMPLE].p, in[LB_POS].p};
+    bool drops = i->a.dropout > 0;
+    char *dt_k = (char *)dt + (size_t)r0 * size_of(x->dt);
+    const char *a_k = (char *)a->p + (size_t)(r0 * a->ld) * size_of(a->dt);
+    TRY(cuda_gemm(&(struct cuda_gemm){N, r, O, dy->p, b->p, dt_k, dy->ld, b->ld, R, false, false, x->dt, x->dt, alpha, 0}));
+    if (out[LB_DB + k].p) TRY(cuda_gemm(&(struct cuda_gemm){O, r, N, dy->p, at(t, r0), out[LB_DB + k].p, dy->ld, t->ld, out[LB_DB + k].ld, true, false, x->dt, DT_F32, alpha, 1}));
+    if (drops && out[LB_DA].p) TRY(cuda_drop(&d, x, masked));
+    if (out[LB_DA].p && drops)
+        TRY(cuda_gemm(&(struct cuda_gemm){r, C, N, dt_k, masked, (float *)out[LB_DA].p + r0 * out[LB_DA].ld, R, C, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
+    if (!dx->p || !drops) return OK; /* without dropout the group's dA and dx are one product each */
+    TRY(cuda_gemm(&(struct cuda_gemm){N, C, r, dt_k, a_k, masked, R, a->ld, C, false, false, x->dt, x->dt, 1, 0}));
+    return cuda_drop_add(&d, masked, dx);
+}
+
+err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    const struct view *x = &in[LB_X], *dx = &out[LB_DX];
+    int64_t N = x->d[0], C = x->d[1], R = rank_sum(i), r0 = 0;
+    if (!N) return OK;
+    char *dt = (char *)scratch + unpacked_bytes(i, &in[LB_W], x->dt);
+    char *masked = dt + aligned((size_t)(N * R) * size_of(x->dt));
+    bool first = true, whole = true;
+    for (int k = 0; k < i->a.n && dx->p; k++) {
+        const struct view *w = &in[LB_W + k], *dy = &in[LB_DY + k];
+        const void *weight;
+        if (!dy->p) continue;
+        TRY(weight_of(w, x->dt, scratch, &weight));
+        TRY(cuda_gemm(&(struct cuda_gemm){N, C, w->d[0], dy->p, weight, dx->p, dy->ld, C, dx->ld, false, false, x->dt, dx->dt, 1, first ? 0 : 1}));
+        first = false;
+    }
+    if (dx->p && first) TRY(cuda_check(cudaMemset2DAsync(dx->p, (size_t)dx->ld * size_of(dx->dt), 0, (size_t)C * size_of(dx->dt), (size_t)N, cuda_stream), "zeroing a gradient"));
+    if (!in[LB_A].p) return OK;
+    for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
+        if (!i->a.rank[k]) continue;
+        if (in[LB_DY + k].p) TRY(delta_bwd(run, i, in, out, k, r0, dt, masked));
+        else whole = false;
+    }
+    if (i->a.dropout > 0) return OK;
+    if (!whole) { /* an output that nothing reads has no dT: its columns are zero */
+        r0 = 0;
+        for (int k = 0; k < i->a.n; r0 += i->a.rank[k++])
+            if (i->a.rank[k] && !in[LB_DY + k].p)
+                TRY(cuda_check(cudaMemset2DAsync(dt + (size_t)r0 * size_of(x->dt), (size_t)R * size_of(x->dt), 0, (size_t)i->a.rank[k] * size_of(x->dt), (size_t)N, cuda_stream), "zeroing a gradient"));
+    }
+    if (out[LB_DA].p) TRY(cuda_gemm(&(struct cuda_gemm){R, C, N, dt, x->p, out[LB_DA].p, R, x->ld, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
+    if (!dx->p) return OK;
+    return cuda_gemm(&(struct cuda_gemm){N, C, R, dt, in[LB_A].p, dx->p, R, in[LB_A].ld, dx->ld, false, false, x->dt, dx->dt, 1, 1});
+}

@@ -1,0 +1,82 @@
+/* The small loops around products: bias, dropout masks (philox: a function of the token and the channel, so a recomputed or
+ * repacked token has the same mask), random numbers for measuring. */
+#include "cuda/gemm.h"
+#include "cuda/types.cuh"
+
+enum { THREADS = 256 };
+static int grid_of(int64_t n) {
+    int64_t blocks = (n + THREADS - 1) / THREADS, most = (int64_t)cuda_sms * 16;
+    return (int)(blocks < most ? blocks : most);
+}
+
+template <typename T> __global__ void bias_kernel(T *y, int64_t rows, int64_t cols, int64_t ld, const float *bias) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < rows * cols; i += (int64_t)gridDim.x * blockDim.x) {
+        T *p = y + i / cols * ld + i % cols;
+        *p = from_f32<T>(to_f32(*p) + bias[i % cols]);
+    }
+}
+
+extern "C" err cuda_add_bias(void *y, dtype dt, int64_t rows, int64_t cols, int64_t ld, const float *bias) {
+    if (!rows || !cols) return OK;
+    WITH_TYPE(dt, bias_kernel<T><<<grid_of(rows * cols), THREADS, 0, cuda_stream>>>((T *)y, rows, cols, ld, bias));
+    return CUDA_LAUNCHED("bias");
+}
+
+/* What ops_drop_bits() needs, without host structs. */
+struct mask {
+    uint64_t key;
+    uint32_t step, channel0;
+    float p;
+    const int32_t *sample, *pos;
+};
+
+static struct mask mask_of(const struct cuda_drop *d) {
+    struct mask m = {philox_key(d->run->seed, PURPOSE_DROPOUT), (uint32_t)(d->run->step & 0xFFFFFFFF), (uint32_t)(d->inst->a.site * MAX_GROUP + d->k) << 16, d->inst->a.dropout, d->sample, d->pos};
+    return m;
+}
+
+/* The factor of channel c..c+3 of token n. */
+__device__ static void factors(const struct mask &m, int64_t n, int64_t c, float f[4]) {
+    struct philox r = philox(m.key, m.step, (uint32_t)m.sample[n], (uint32_t)m.pos[n], m.channel0 | (uint32_t)(c >> 2));
+    for (int j = 0; j < 4; j++) f[j] = philox_unit(r.v[j]) >= m.p ? 1 / (1 - m.p) : 0;
+}
+
+/* One thread four channels. add: to += from * factor, else to = from * factor. */
+template <typename T, bool add>
+__global__ void drop_kernel(struct mask m, const T *from, int64_t ld_from, T *to, int64_t ld_to, int64_t rows, int64_t cols) {
+    int64_t quads = (cols + 3) / 4;
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < rows * quads; i += (int64_t)gridDim.x * blockDim.x) {
+        int64_t n = i / quads, c = i % quads * 4;
+        float f[4];
+        factors(m, n, c, f);
+        for (int64_t j = c; j < c + 4 && j < cols; j++) {
+            float x = f[j - c] != 0 ? to_f32(from[n * ld_from + j]) * f[j - c] : 0;
+            T *p = to + n * ld_to + j;
+            *p = from_f32<T>(add ? to_f32(*p) + x : x);
+        }
+    }
+}
+
+extern "C" err cuda_drop(const struct cuda_drop *d, const struct view *x, void *to) {
+    int64_t rows = x->d[0], cols = x->d[1];
+    if (!rows) return OK;
+    WITH_TYPE(x->dt, (drop_kernel<T, false><<<grid_of(rows * (cols + 3) / 4), THREADS, 0, cuda_stream>>>(mask_of(d), (const T *)x->p, x->ld, (T *)to, cols, rows, cols)));
+    return CUDA_LAUNCHED("dropout");
+}
+
+extern "C" err cuda_drop_add(const struct cuda_drop *d, const void *g, const struct view *dx) {
+    int64_t rows = dx->d[0], cols = dx->d[1];
+    if (!rows) return OK;
+    WITH_TYPE(dx->dt, (drop_kernel<T, true><<<grid_of(rows * (cols + 3) / 4), THREADS, 0, cuda_stream>>>(mask_of(d), (const T *)g, cols, (T *)dx->p, dx->ld, rows, cols)));
+    return CUDA_LAUNCHED("dropout");
+}
+
+__global__ static void random_kernel(bf16 *p, int64_t n) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        p[i] = __float2bfloat16_rn(2 * philox_unit(philox(1, (uint32_t)i, (uint32_t)(i >> 32), 0, 0).v[0]) - 1);
+}
+
+extern "C" err cuda_fill_random(void *p, int64_t n) {
+    if (n) random_kernel<<<grid_of(n), THREADS, 0, cuda_stream>>>((bf16 *)p, n);
+    return CUDA_LAUNCHED("random numbers");
+}
