@@ -60,8 +60,8 @@ struct backend {
 extern const struct backend backend_cpu, backend_reference, backend_null;
 extern const struct flat_ops flat_cpu;
 
-/* device: "auto" (the first card where there is one, else the processor), "cpu", "cuda". E_USAGE with what is missing where
- * a card is asked for and there is none. The backend is open afterwards. */
+/* device: "auto" (the first card where there is one, else the processor), "cpu", "cuda". A card that is asked for by name is not
+ * opened here, so that a run on it can be planned where there is none; open() says what is missing. */
 err backend_pick(const char *device, const struct backend **out);
 
 #endif

@@ -30,8 +30,8 @@ err backend_pick(const char *device, const struct backend **out) {
     if (!strcmp(device, "cpu")) return OK;
     bool wanted = !strcmp(device, "cuda");
     if (!wanted && strcmp(device, "auto") != 0) return fail(E_USAGE, "device '%s' is not known (auto, cpu, cuda)", device);
-    if (!cuda) return wanted ? fail(E_USAGE, "device: cuda is asked for, but this program was built without CUDA (no nvcc was found); `cyclora doctor` says more") : OK;
-    err e = cuda->open();
-    if (!e) *out = cuda;
-    return wanted ? e : OK;
+    if (wanted && !cuda) return fail(E_USAGE, "device: cuda is asked for, but this program was built without CUDA (no nvcc was found); `cyclora doctor` says more");
+    err closed = cuda ? cuda->open() : E_USAGE; /* asked for by name it is planned for all the same */
+    if (cuda && (wanted || !closed)) *out = cuda;
+    return OK;
 }

@@ -8,7 +8,7 @@
 #include <string.h>
 
 cudaStream_t cuda_stream;
-int cuda_sms;
+int cuda_sms = 132; /* until a card is open: a plan made without one is an H100's */
 static bool opened;
 
 err cuda_check(cudaError_t e, const char *what) {
@@ -94,6 +94,7 @@ static err fill(void *p, int byte, size_t bytes) { return bytes ? cuda_check(cud
 
 static size_t left(void) {
     size_t free_bytes = 0, total;
+    if (!opened) return 0;
     return cudaMemGetInfo(&free_bytes, &total) == cudaSuccess ? free_bytes : 0;
 }
 

@@ -115,7 +115,7 @@ __global__ void loss_kernel(const float *logits, T *grad, int64_t V, const int *
     for (int64_t v = threadIdx.x; v < V; v += THREADS) s += expf(z[v] - t.z);
     s = block_sum(s, sums);
     if (threadIdx.x == 0) {
-        float loss = t.z + logf(s) - z[want];
+        float loss = want >= 0 && want < V ? t.z + logf(s) - z[want] : NAN; /* a label out of range makes the step E_NUMERIC */
         nll[n] = loss;
         row[2 * r] = loss;
         row[2 * r + 1] = t.v == want;

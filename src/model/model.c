@@ -166,8 +166,9 @@ void model_fill(struct model *m) {
         struct weight *w = &m->w[i];
         int64_t cols = w->d[w->nd - 1], rows = w->nd == 2 ? w->d[0] : 1;
         size_t row = dtype_row_bytes(w->dt, cols);
-        float block[256]; /* a multiple of every block size that can be written */
-        for (int64_t r = 0; r < rows; r++)
+#pragma omp parallel for
+        for (int64_t r = 0; r < rows; r++) {
+            float block[256]; /* a multiple of every block size that can be written */
             for (int64_t c0 = 0; c0 < cols; c0 += 256) {
                 int64_t n = cols - c0 < 256 ? cols - c0 : 256;
                 for (int64_t c = 0; c < n; c++) {
@@ -177,6 +178,7 @@ void model_fill(struct model *m) {
                 }
                 quantise_row(w->dt, block, (char *)w->data + row * (size_t)r + dtype_row_bytes(w->dt, c0), n);
             }
+        }
     }
 }
 

@@ -19,8 +19,9 @@ size_t resident_bytes(const char *field) {
     return kb * 1024;
 }
 
-/* Bytes of [p, p+n) that are in memory now. */
-static size_t resident_of(const void *p, size_t n) {
+/* Bytes of [p, p+n) that are in memory now; a card's arenas are there as soon as they are taken. */
+static size_t resident_of(const struct run *r, const void *p, size_t n) {
+    if (p && !r->backend->mem->host) return n;
     size_t page = (size_t)sysconf(_SC_PAGESIZE), got = 0;
     uintptr_t from = (uintptr_t)p / page * page, to = (uintptr_t)p + n;
     if (!p || !n) return 0;
@@ -38,16 +39,17 @@ static size_t adapters_resident(const struct run *r, int what) {
     size_t n = 0;
     for (int i = 0; i < r->objective->sides; i++) {
         const struct learner *l = &r->side[i].learner;
-        if (l->st && what == 0) n += resident_of(l->w, l->st->params.bytes);
-        if (l->st && what == 1) n += resident_of(l->m, l->st->params.bytes) + resident_of(l->v, l->st->params.bytes);
+        if (l->st && what == 0) n += resident_of(r, l->w, l->st->params.bytes) + (i ? 0 : r->wb.mem.work_bytes);
+        if (l->st && what == 1) n += resident_of(r, l->m, l->st->params.bytes) + resident_of(r, l->v, l->st->params.bytes);
     }
     return n;
 }
 
 static size_t weights_resident(const struct run *r) {
-    if (r->model.random) return resident_of(r->model.random_bytes, r->model.bytes);
+    if (!r->backend->mem->host) return r->model.residents->bytes;
+    if (r->model.random) return resident_of(r, r->model.random_bytes, r->model.bytes);
     size_t n = 0;
-    for (int i = 0; i < r->model.files.n_maps; i++) n += resident_of(r->model.files.maps[i].p, r->model.files.maps[i].n);
+    for (int i = 0; i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
     return n;
 }
 
@@ -66,13 +68,13 @@ static json_t *memory_json(const struct run *r, bool measured) {
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     line(m, "weights", f->weights, r->model.random ? "random, in memory" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
     line(m, "adapters", f->adapters, "f32", measured, adapters_resident(r, 0));
-    line(m, "gradients", f->gradients, grad, measured, resident_of(r->wb.grad, r->wb.grad_bytes));
+    line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
     line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));
-    size_t arena_now = measured ? resident_of(r->wb.mem.act, r->wb.mem.act_bytes) : 0;
-    size_t cache_now = measured && f->cache ? resident_of(r->wb.mem.act + gen, f->cache) : 0;
+    size_t arena_now = measured ? resident_of(r, r->wb.mem.act, r->wb.mem.act_bytes) : 0;
+    size_t cache_now = measured && f->cache ? resident_of(r, r->wb.mem.act + gen, f->cache) : 0;
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
     if (r->objective->generates) line(m, "kv cache", f->cache, "inside that arena; training passes use its bytes too", measured, cache_now);
-    line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r->wb.mem.scratch, r->wb.mem.scratch_bytes));
+    line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
     line(m, "data", f->data, "token ids and texts", false, 0);
     size_t known = 0, i;
     json_t *j;

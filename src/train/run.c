@@ -25,6 +25,15 @@ static err pick_objective(struct run *r) {
     return fail(E_USAGE, "objective '%s' is not known (macct, sft)", r->cfg->objective);
 }
 
+/* The processor computes in f32 alone (so far): asking for less is a mistake that is told at once. */
+static err pick_device(struct run *r) {
+    TRY(backend_pick(r->cfg->device, &r->backend));
+    dtype dt = strcmp(r->cfg->dtype, "auto") ? dtype_parse(r->cfg->dtype) : r->backend->compute;
+    if (r->backend->mem->host && dt != DT_F32) return fail(E_USAGE, "dtype: %s needs a card; on the processor it is float32", r->cfg->dtype);
+    r->compute = dt;
+    return OK;
+}
+
 static err open_tokenizer(struct run *r) {
     if (*r->cfg->tokenizer) TRY(tokenizer_from_json(r->cfg->tokenizer, &r->tok));
     else if (r->model.random) return fail(E_USAGE, "a random model needs `tokenizer`: the path of a tokenizer.json");
@@ -118,12 +127,15 @@ static void measure_plan(struct run *r) {
         f->optimizer += 2 * b;
         if (b > f->gradients) f->gradients = b;
     }
+    for (int i = 0; i < n && r->compute != DT_F32; i++) /* the copy that programs read */
+        if (list[i]->plan.param > f->working) f->working = list[i]->plan.param;
+    f->adapters += f->working;
     f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + (r->model.random ? f->weights : 0);
     f->total = f->resident + (r->model.random ? 0 : f->weights);
 }
 
 /* --- the limit ---------------------------------------------------------------------------------------------------- */
-static size_t memory_limit(const struct config *c) {
+static size_t memory_limit(const struct config *c, const struct backend *backend) {
     if (*c->memory) {
         char *end;
         double v = strtod(c->memory, &end);
@@ -131,12 +143,15 @@ static size_t memory_limit(const struct config *c) {
         for (size_t i = 0; i < sizeof units / sizeof *units; i++)
             if (!strcmp(end, units[i].unit)) return (size_t)(v * units[i].bytes);
     }
+    if (!backend->mem->host) return backend->mem->left() ? backend->mem->left() : SIZE_MAX; /* what is free, not what the card has */
     return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
 static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, int slots, struct capacity least) {
     r->cap = least;
+    if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
     if (pass_tokens > r->cap.tokens) r->cap.tokens = (int)pass_tokens;
+    r->cap.compute = r->compute;
     r->cap.sequences = r->cap.tokens / 2 + 1;
     r->cap.slots = slots;
     for (int i = 0; i < r->n_plans; i++) {
@@ -167,7 +182,7 @@ static err plan_within(struct run *r, struct capacity least) {
     if (r->eval.source.n > most) most = r->eval.source.n;
     if (r->test.source.n > most) most = r->test.source.n;
     if (slots > most) slots = most;
-    size_t limit = memory_limit(r->cfg);
+    size_t limit = memory_limit(r->cfg, r->backend);
     TRY(plan_once(r, r->cfg->pass_tokens, level, slots, least));
     if (r->foot.total <= limit) return OK;
     size_t need = r->foot.total;
@@ -201,6 +216,7 @@ err run_open(struct run *r, struct config *cfg) {
     *r = (struct run){.cfg = cfg, .backend = &backend_cpu, .evals = json_array()};
     TRY(config_check(cfg));
     TRY(pick_objective(r));
+    TRY(pick_device(r));
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
     TRY(model_open(cfg->model, cfg->model_config, &r->model));
     if (r->model.random) log_warn("%s: random weights are for planning and benchmarks; nothing useful can be trained on them", cfg->model);

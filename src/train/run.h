@@ -59,6 +59,7 @@ struct objective {
 
 struct footprint { /* bytes */
     size_t weights, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
+    size_t working; /* inside adapters: the copy in the compute type, of the largest */
     size_t total, resident; /* resident: without the file-backed weights */
 };
 
@@ -77,6 +78,7 @@ struct run {
     char tok_hash[33];
     int32_t eos;
     const struct backend *backend;
+    dtype compute;             /* of activations */
     int threads;
     struct plans plans[2];
     int n_plans;

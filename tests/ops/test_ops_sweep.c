@@ -9,6 +9,8 @@
  *   - one, two and three threads and a second run are bit-equal; so is each in-place form that op->inplace allows
  *   - error at most 8 eps sqrt(K) * the tensor's largest value, K the length of the longest sum (0: must be equal)
  *   - a NaN planted in the first operand comes out wherever the definition has one
+ * With CYC_TEST_DEVICE=cuda the same operands go to the card instead (ctest label `cuda`): once in f32 under the same limits,
+ * then with activations, adapters and caches in bf16 and f16 on operands rounded to them, within 8 of their eps.
  *   - finite differences: along a random direction per trained or needed operand, within 1 % of the gradient's norm */
 #include "cpu/cpu.h"
 #include "ops/ops.h"
@@ -20,7 +22,9 @@
 #include <string.h>
 #include <cmocka.h>
 
-enum { VALUES = 96, SEQS = 6, GUARD = 64, PAD = 5 };
+enum { VALUES = 96, SEQS = 6, GUARD = 64 };
+static int PAD = 5; /* floats between the rows of a slice; 8 on a card, where a quantised table's rows go to 16-byte places */
+static const struct backend *card; /* NULL: the CPU's instruction sets are tested */
 
 struct shape {
     const char *name;
@@ -59,6 +63,7 @@ struct lab {
     val din[MAX_IN];
     size_t param_off;
     bool planted; /* a NaN is among the inputs */
+    dtype narrow; /* on the card: bf16 or f16 in place of f32, or DT_NONE */
     char what[160];
 };
 
@@ -414,6 +419,86 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
     return true;
 }
 
+/* --- the same on a card ------------------------------------------------------------------------------------------ */
+
+/* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses and gradients stay f32. */
+static bool narrowed(const struct lab *l, val v) {
+    const struct value *x = prog_v(&l->p, v);
+    return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && strcmp(x->name, "lse") != 0;
+}
+
+static uint16_t to_16(dtype dt, float x) { return dt == DT_BF16 ? f32_to_bf16(x) : f32_to_f16(x); }
+static float from_16(dtype dt, uint16_t x) { return dt == DT_BF16 ? bf16_to_f32(x) : f16_to_f32(x); }
+
+/* The host's f32 bytes as the card has them, or back. The guard travels along. */
+static void *send(const struct lab *l, val v, struct view *w) {
+    size_t n = l->bytes[v.i] / 4, bytes = narrowed(l, v) ? n * 2 : l->bytes[v.i];
+    uint8_t *host = malloc(bytes + GUARD), *there = card->mem->take(bytes + GUARD);
+    assert_non_null(host);
+    assert_non_null(there);
+    memset(host + bytes, 0xFF, GUARD);
+    if (!narrowed(l, v)) memcpy(host, w->p, bytes);
+    else
+        for (size_t k = 0; k < n; k++) {
+            uint32_t bits;
+            memcpy(&bits, (float *)w->p + k, 4);
+            ((uint16_t *)host)[k] = bits == 0xFFFFFFFF ? 0xFFFF : to_16(l->narrow, ((float *)w->p)[k]);
+        }
+    if (card->mem->upload(there, host, bytes + GUARD)) fail_msg("%s: %s", l->what, err_text());
+    if (narrowed(l, v)) w->dt = l->narrow;
+    free(host);
+    return there;
+}
+
+static void fetch(const struct lab *l, val v, void *there, void *to) {
+    size_t n = l->bytes[v.i] / 4, bytes = narrowed(l, v) ? n * 2 : l->bytes[v.i];
+    uint8_t *host = malloc(bytes + GUARD);
+    assert_non_null(host);
+    if (card->mem->download(host, there, bytes + GUARD)) fail_msg("%s: %s", l->what, err_text());
+    if (!untouched(host + bytes, GUARD)) fail_msg("%s: wrote past '%s'", l->what, prog_v(&l->p, v)->name);
+    if (!narrowed(l, v)) memcpy(to, host, bytes);
+    else
+        for (size_t k = 0; k < n; k++) {
+            uint16_t bits = ((uint16_t *)host)[k];
+            if (bits == 0xFFFF) memset((float *)to + k, 0xFF, 4);
+            else ((float *)to)[k] = from_16(l->narrow, bits);
+        }
+    free(host);
+}
+
+static void launch_card(const struct lab *l, const struct inst *i, struct launch *x) {
+    struct launch c = *x;
+    void *in[MAX_IN] = {0}, *out[MAX_OUT] = {0};
+    for (int k = 0; k < i->op->n_in; k++)
+        if (has(i->in[k])) in[k] = send(l, i->in[k], &c.in[k]);
+    for (int k = 0; k < i->op->n_out; k++) {
+        if (!has(i->out[k])) continue;
+        for (int a = 0; a < i->op->n_in && k == 0; a++)
+            if (has(i->in[a]) && x->in[a].p == x->out[0].p) out[0] = in[a], c.out[0].dt = c.in[a].dt;
+        if (!out[k]) out[k] = send(l, i->out[k], &c.out[k]);
+    }
+    for (int k = 0; k < i->op->n_in; k++) c.in[k].p = in[k];
+    for (int k = 0; k < i->op->n_out; k++) c.out[k].p = out[k];
+    kernel run = card->find(i, c.in, c.out);
+    if (!run) fail_msg("%s: no kernel for %s", l->what, i->op->name);
+    size_t bytes = card->scratch(i, c.in, c.out);
+    uint8_t *scratch = card->mem->take(bytes + GUARD), guard[GUARD];
+    assert_non_null(scratch);
+    card->mem->fill(scratch, 0xFF, bytes + GUARD);
+    if (run(&l->run, i, c.in, c.out, scratch)) fail_msg("%s: %s", l->what, err_text());
+    if (card->mem->download(guard, scratch + bytes, GUARD)) fail_msg("%s: %s", l->what, err_text());
+    if (!untouched(guard, GUARD)) fail_msg("%s, %s: wrote past its scratch", l->what, i->op->name);
+    for (int k = 0; k < i->op->n_out; k++)
+        if (has(i->out[k])) fetch(l, i->out[k], out[k], x->out[k].p);
+    for (int k = 0; k < i->op->n_in; k++)
+        if (x->own_in[k] && prog_v(&l->p, i->in[k])->role == ROLE_STATE) fetch(l, i->in[k], in[k], x->in[k].p);
+    for (int k = 0; k < i->op->n_out; k++)
+        if (has(i->out[k]) && !(k == 0 && x->out[0].p != x->own_out[0])) card->mem->give(out[k], 0);
+    for (int k = 0; k < i->op->n_in; k++)
+        if (in[k]) card->mem->give(in[k], 0);
+    card->mem->give(scratch, 0);
+}
+
 /* --- checking one instruction ---------------------------------------------------------------------------------- */
 
 static void compare_ints(const struct lab *l, val v, const int32_t *got, const int32_t *want) {
@@ -439,7 +524,8 @@ static void compare(const struct lab *l, val v, void *got, void *want) {
         else if (isnan(e)) e = INFINITY;
         if (e > worst) worst = e, at = k;
     }
-    double limit = 8 * 0x1p-24 * sqrt(l->terms) * top + (l->terms > 0 ? 1e-30 : 0);
+    double eps = l->narrow == DT_BF16 ? 0x1p-8 : l->narrow == DT_F16 ? 0x1p-11 : 0x1p-24 * sqrt(l->terms);
+    double limit = 8 * eps * top + (l->terms > 0 || l->narrow ? 1e-30 : 0) + (l->narrow == DT_F16 ? 1e-6 : 0);
     if (worst > limit)
         fail_msg("%s: %s element %lld is %.9g, must be %.9g: error %.3g, limit %.3g", l->what, prog_v(&l->p, v)->name,
                  (long long)at, (double)*element(l, v, got, at), (double)*element(l, v, want, at), worst, limit);
@@ -482,11 +568,38 @@ static void check_on(struct lab *l, const struct inst *i, const struct launch *w
     release(&got);
 }
 
+static void check_on_card(struct lab *l, const struct inst *i, const struct launch *want) {
+    struct launch got = prepare(l, i, -1), again = prepare(l, i, -1);
+    launch_card(l, i, &got);
+    for (int k = 0; k < i->op->n_out; k++)
+        if (has(i->out[k])) compare(l, i->out[k], got.out[k].p, want->out[k].p);
+    for (int k = 0; k < i->op->n_in; k++)
+        if (got.own_in[k]) compare(l, i->in[k], got.in[k].p, want->in[k].p);
+    launch_card(l, i, &again);
+    must_equal(l, i, &again, &got, "between two runs");
+    for (int k = 0; k < i->op->n_in; k++) {
+        if (!(i->op->inplace >> k & 1)) continue;
+        struct launch alias = prepare(l, i, k);
+        launch_card(l, i, &alias);
+        must_equal(l, i, &alias, &got, "in place");
+        release(&alias);
+    }
+    release(&again);
+    release(&got);
+}
+
 static void check(struct lab *l, const struct inst *i) {
     char before[sizeof l->what];
     snprintf(before, sizeof before, "%s", l->what);
     struct launch want = prepare(l, i, -1);
     launch(l, i, &backend_reference, &want, 1);
+    if (card) {
+        snprintf(l->what, sizeof l->what, "%.90s: %s on the card%s", before, i->op->name, l->narrow == DT_BF16 ? " in bf16" : l->narrow ? " in f16" : "");
+        check_on_card(l, i, &want);
+        release(&want);
+        snprintf(l->what, sizeof l->what, "%s", before);
+        return;
+    }
     for (enum cpu_isa isa = CPU_GENERIC; isa <= CPU_AVX512; isa++) {
         cpu_cap(isa);
         if (cpu_isa() != isa) continue;
@@ -594,6 +707,23 @@ static void plant(struct lab *l) {
     l->planted = true;
 }
 
+/* Rounds what a 16-bit program would hold in 16 bits. */
+static void round_value(struct lab *l, val v) {
+    for (int64_t k = 0; narrowed(l, v) && k < elements(l, v); k++) {
+        float *x = element(l, v, l->data[v.i], k);
+        *x = from_16(l->narrow, to_16(l->narrow, *x));
+    }
+}
+
+static void check_narrow(struct lab *l) {
+    for (uint32_t v = 1; v < (uint32_t)l->p.nv; v++)
+        if (l->data[v] && l->p.v[v].def < 0) round_value(l, (val){v});
+    define(l, &l->p.in[0]);
+    for (int k = 0; k < l->p.in[0].op->n_out; k++)
+        if (has(l->p.in[0].out[k])) round_value(l, l->p.in[0].out[k]);
+    for (int i = 0; i < l->p.ni; i++) check(l, &l->p.in[i]);
+}
+
 static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int variant, bool nan) {
     struct lab l = {.s = s, .dt = dt, .variant = variant, .run = {.seed = 7, .step = 3, .top_p = 1, .threads = 2}};
     for (int k = 0; k < s->seqs; k++) l.N += s->len[k];
@@ -618,6 +748,8 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
             note(l.p.in[i].op);
             check(&l, &l.p.in[i]);
         }
+        if (card && !nan && r->op != &op_sample)
+            for (l.narrow = DT_F16; l.narrow <= DT_BF16; l.narrow++) check_narrow(&l);
     }
     for (int v = 0; v < VALUES; v++) free(l.data[v]);
     prog_free(&l.p);
@@ -651,6 +783,11 @@ static void every_op_has_a_row(void **state) {
 }
 
 int main(void) {
+    const char *device = getenv("CYC_TEST_DEVICE");
+    if (device) {
+        if (backend_pick(device, &card) || card->open()) return fprintf(stderr, "%s\n", err_text()), 77; /* ctest: skipped */
+        PAD = 8;
+    }
     enum { ROWS = sizeof rows / sizeof *rows };
     struct CMUnitTest tests[ROWS + 1];
     for (int i = 0; i < ROWS; i++)

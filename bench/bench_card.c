@@ -1,0 +1,219 @@
+/* Steps and decoding at the size of real models, on a card (or, to check the program, on the processor): random weights of a
+ * shape, random ids, LoRA r 16 on all linear layers with f32 adapters. Only speed and memory mean anything.
+ *
+ *   bench_card [--cpu] [--f32] SHAPE.json ITEM...
+ *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; LEVEL none, selective, block; PASS tokens a pass (default: the whole step)
+ *     decode:ROWS[:LENGTH]           one token for each row, its cache LENGTH (64) tokens long
+ *     macct:ROWS                     both halves of a cycle, ROWS a side, 64 + 64 tokens
+ *
+ * Prints one RESULT {json} line an item: best and median seconds, tokens/s, the plan's bytes and what the card says is taken,
+ * the share of the card's own rate (4 flops a matrix parameter and token, attention besides; 6 where blocks are recomputed
+ * count as 4) or bandwidth (all weights once a decode step), both measured first in this process. */
+#include "base/philox.h"
+#include "base/str.h"
+#include "train/run.h"
+#ifdef CYC_CUDA
+#include "cuda/device.h"
+#endif
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    const struct backend *backend;
+    struct model model;
+    struct structure st;
+    dtype compute;
+    double bandwidth, rate; /* measured: bytes/s, flop/s */
+    size_t before;          /* free on the card before anything was taken */
+} g;
+
+static void die(err e) {
+    if (!e) return;
+    fprintf(stderr, "bench_card: %s\n", err_text());
+    exit(1);
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static int32_t random_id(int64_t k) { return (int32_t)(philox(9, (uint32_t)k, 0, 0, 0).v[0] % (uint32_t)g.model.shape.vocab); }
+
+static struct row *random_rows(int n, int length) {
+    struct row *r = calloc((size_t)n, sizeof *r);
+    for (int i = 0; i < n; i++) {
+        int32_t *ids = malloc((size_t)length * 4);
+        for (int t = 0; t < length; t++) ids[t] = random_id((int64_t)i * length + t);
+        r[i] = (struct row){.ids = ids, .n = length, .supervised = malloc((size_t)length)};
+        memset(r[i].supervised, 1, (size_t)length);
+        r[i].supervised[0] = 0;
+    }
+    return r;
+}
+
+static double matrix_parameters(void) { /* those that a token is multiplied with: an untied embedding is only looked up */
+    const struct shape *z = &g.model.shape;
+    return (double)g.model.parameters - (z->tied ? 0 : (double)(z->vocab * z->width));
+}
+
+static void print(const char *item, double *s, int n, double tokens, double share, const char *of, size_t planned) {
+    size_t left = g.backend->mem->left();
+    qsort(s, (size_t)n, sizeof *s, ascending);
+    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"ms_best\": %.3f, \"ms_median\": %.3f, \"tok_s\": %.1f, \"share\": %.3f, \"of\": \"%s\", \"planned_gb\": %.2f, \"taken_gb\": %.2f}\n", item,
+           1e3 * s[0], 1e3 * s[n / 2], tokens / s[n / 2], share / s[n / 2], of, (double)planned * 1e-9, left ? (double)(g.before - left) * 1e-9 : 0);
+    fflush(stdout);
+}
+
+static size_t planned(const struct memory *m, int adapters) { return g.model.bytes + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes + (size_t)(3 * adapters + 1) * g.st.params.bytes; }
+
+static void sft(const char *item, int rows, int length, enum checkpoint level, int pass) {
+    struct capacity cap = {pass, rows, 1, 1, g.compute};
+    struct program train;
+    struct workbench wb = {.threads = omp_get_max_threads()};
+    struct learner l;
+    struct recipe q = {.learning_rate = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1};
+    die(program_build(&train, &g.model, MODE_TRAIN, &g.st, cap, level, g.backend, false));
+    die(memory_for(&wb.mem, (struct program *const[]){&train}, 1));
+    die(pack_init(&wb.pack, pass, rows));
+    wb.grad = g.backend->mem->take(g.st.params.bytes);
+    die(learner_init(&l, &g.st, &train, &q));
+    die(learner_fill(&l, 1));
+    struct row *r = random_rows(rows, length);
+    const struct row **list = calloc((size_t)rows, sizeof *list);
+    for (int i = 0; i < rows; i++) list[i] = &r[i];
+    enum { STEPS = 8 };
+    double s[STEPS];
+    for (int k = -2; k < STEPS; k++) {
+        struct step_result out;
+        double t0 = seconds_now();
+        die(learner_step(&l, &wb, list, rows, 1, (uint64_t)(k + 2), &out));
+        if (k >= 0) s[k] = seconds_now() - t0;
+        if (k == -2 || k == STEPS - 1) fprintf(stderr, "%s: loss %.4f, gradient norm %.4g\n", item, out.loss, out.grad_norm);
+    }
+    const struct shape *z = &g.model.shape;
+    double tokens = (double)rows * length;
+    double flops = 4 * tokens * matrix_parameters() + 6.0 * tokens * (double)param_count(&g.st.params) + 0.5 * 12 * tokens * length * (double)(z->layers * z->heads * z->head_dim);
+    print(item, s, STEPS, tokens, flops / g.rate, "rate", planned(&wb.mem, 1));
+    learner_free(&l);
+    memory_free(&wb.mem);
+    g.backend->mem->give(wb.grad, g.st.params.bytes);
+    pack_free(&wb.pack);
+    program_free(&train);
+}
+
+static void decode(const char *item, int rows, int length) {
+    enum { STEPS = 24 };
+    struct generator gen;
+    struct memory mem;
+    struct capacity cap = {rows * length, rows, rows, length + STEPS + 8, g.compute};
+    die(generator_build(&gen, &g.model, &g.st, cap, g.backend));
+    die(memory_for(&mem, (struct program *const[]){&gen.prefill, &gen.decode}, 2));
+    struct learner l;
+    die(learner_init(&l, &g.st, &gen.decode, &(struct recipe){0}));
+    die(learner_fill(&l, 1));
+    struct ids *prompt = calloc((size_t)rows, sizeof *prompt);
+    struct generation *out = calloc((size_t)rows, sizeof *out);
+    for (int i = 0; i < rows; i++)
+        for (int t = 0; t < length; t++) die(ids_push(&prompt[i], random_id((int64_t)i * length + t)));
+    double s[4];
+    for (int k = -1; k < 4; k++) {
+        struct generate_stats st = {0};
+        struct generate_request rq = {.prompt = prompt, .n = rows, .max_new = STEPS, .eos = -1, .run = {.threads = omp_get_max_threads()}};
+        die(generate(&gen, &mem, l.w, &rq, out, &st));
+        if (k >= 0) s[k] = st.decode_s / (STEPS - 1);
+        for (int i = 0; i < rows; i++) free(out[i].ids);
+    }
+    double bytes = (double)g.model.bytes - (g.model.shape.tied ? 0 : (double)(g.model.shape.vocab * g.model.shape.width * 2));
+    print(item, s, 4, rows, bytes / g.bandwidth, "bandwidth", planned(&mem, 1));
+    learner_free(&l);
+    memory_free(&mem);
+    generator_free(&gen);
+}
+
+/* Both halves of a cycle, through the objective itself. */
+static void macct(const char *item, int rows) {
+    enum { LENGTH = 64, STEPS = 4 };
+    static struct config cfg;
+    static struct run r;
+    die(config_init(&cfg));
+    int made = rows * 2 * (LENGTH + 2);
+    struct capacity cap = {made, rows * 2, rows, 2 * LENGTH + 4, g.compute};
+    r = (struct run){.cfg = &cfg, .objective = &objective_macct, .backend = g.backend, .threads = omp_get_max_threads(), .eos = 2, .n_plans = 1, .cap = cap, .model = g.model};
+    struct plans *p = &r.plans[0];
+    p->st = g.st;
+    die(program_build(&p->train, &g.model, MODE_TRAIN, &p->st, cap, CHECKPOINT_NONE, g.backend, false));
+    die(generator_build(&p->gen, &g.model, &p->st, cap, g.backend));
+    die(memory_for(&r.wb.mem, (struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));
+    die(pack_init(&r.wb.pack, cap.tokens, cap.sequences));
+    r.wb.threads = r.threads;
+    r.wb.grad = g.backend->mem->take(p->st.params.bytes);
+    cfg.max_new_tokens = LENGTH;
+    static int32_t separator = 1;
+    for (int i = 0; i < 2; i++) {
+        struct side *s = &r.side[i];
+        struct recipe q = {.learning_rate = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1};
+        *s = (struct side){.name = i ? "B" : "A", .cfg = &cfg.side[i], .plans = p, .n_texts = rows};
+        cfg.side[i].batch = rows;
+        s->texts = calloc((size_t)rows, sizeof *s->texts);
+        for (int k = 0; k < rows; k++)
+            for (int t = 0; t < LENGTH; t++) die(ids_push(&s->texts[k], random_id((int64_t)(i * rows + k) * LENGTH + t)));
+        s->form.tail = (struct ids){&separator, 1, 0};
+        die(order_init(&s->order, s->n_texts, 1, (uint32_t)i, false));
+        die(learner_init(&s->learner, &p->st, &p->train, &q));
+        die(learner_fill(&s->learner, (uint64_t)i));
+    }
+    double s[STEPS], gen = 0, train = 0;
+    for (int k = -1; k < STEPS; k++) {
+        struct step_info info = {0};
+        double t0 = seconds_now();
+        die(objective_macct.step(&r, &info));
+        if (k >= 0) s[k] = seconds_now() - t0, gen += info.generate_s / STEPS, train += info.train_s / STEPS;
+        r.step++;
+    }
+    fprintf(stderr, "%s: %.3f s generating, %.3f s training\n", item, gen, train);
+    print(item, s, STEPS, 2.0 * rows * 2 * LENGTH, 0, "nothing", planned(&r.wb.mem, 2));
+    for (int i = 0; i < 2; i++) learner_free(&r.side[i].learner);
+    g.backend->mem->give(r.wb.grad, p->st.params.bytes);
+    memory_free(&r.wb.mem);
+    program_free(&p->train);
+    generator_free(&p->gen);
+}
+
+static enum checkpoint level_of(const char *s) { return !strncmp(s, "none", 4) ? CHECKPOINT_NONE : !strncmp(s, "sel", 3) ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK; }
+
+int main(int argc, char **argv) {
+    const char *device = "cuda";
+    int i = 1;
+    for (; i < argc && argv[i][0] == '-'; i++) {
+        if (!strcmp(argv[i], "--cpu")) device = "cpu";
+        if (!strcmp(argv[i], "--f32")) g.compute = DT_F32;
+    }
+    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
+    die(backend_pick(device, &g.backend));
+    if (g.backend->open) die(g.backend->open());
+    g.rate = g.bandwidth = 1;
+#ifdef CYC_CUDA
+    if (!g.backend->mem->host) die(cuda_measure(&g.bandwidth, &g.rate));
+    printf("measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", g.bandwidth * 1e-12, g.rate * 1e-12);
+#endif
+    g.before = g.backend->mem->left();
+    double t0 = seconds_now();
+    die(model_open("random:1:bf16", argv[i++], &g.model));
+    model_fill(&g.model);
+    struct lora lora = {.r = 16, .alpha = 32, .all_linear = true};
+    int modules;
+    die(structure_init(&g.st, &g.model, &method_lora, &lora, &modules));
+    printf("random weights made in %.1f s\n", seconds_now() - t0);
+    for (; i < argc; i++) {
+        int a = 0, b = 0, pass = 0;
+        char level[16] = "none";
+        if (sscanf(argv[i], "sft:%dx%d:%15[a-z]:%d", &a, &b, level, &pass) >= 2) sft(argv[i], a, b, level_of(level), pass ? pass : a * b);
+        else if (sscanf(argv[i], "decode:%d:%d", &a, &b) >= 1) decode(argv[i], a, b ? b : 64);
+        else if (sscanf(argv[i], "macct:%d", &a) == 1) macct(argv[i], a);
+        else return fprintf(stderr, "bench_card: what is '%s'?\n", argv[i]), 2;
+    }
+    return 0;
+}
