@@ -19,6 +19,7 @@ const struct command commands[] = {
     {"score", "BLEU, chrF and exact match of texts against references", help_score, cmd_score},
     {"tokenize", "token ids of texts", help_tokenize, cmd_tokenize},
     {"inspect", "what a model, adapter, checkpoint or run folder holds", help_inspect, cmd_inspect},
+    {"doctor", "what this machine has to compute with", help_doctor, cmd_doctor},
     {"help", "pages about the commands and the configuration", help_help, cmd_help},
     {NULL, NULL, NULL, NULL}};
 

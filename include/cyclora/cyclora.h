@@ -57,6 +57,8 @@ int cyc_adapter_open(cyc_model *m, const char *folder, cyc_adapter **out); /* st
 void cyc_adapter_close(cyc_adapter *a);
 /* What a model file or folder, adapter folder, checkpoint or run folder holds, as JSON. */
 int cyc_inspect(const char *path, char **json);
+/* What this machine has to compute with, a line each ("card: ..."), measured where there is a card; free() the text. */
+int cyc_doctor(char **text);
 
 /* Ids of a text: special tokens in it are recognised, none is added. *ids is freed with cyc_free. */
 int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids);

@@ -129,3 +129,10 @@ int cyc_inspect(const char *path, char **json) {
     if (e) return json_decref(j), api_code(e);
     return api_json((struct json_t *)j, json);
 }
+
+int cyc_doctor(char **text) {
+    str s = {0};
+    backend_describe(&s);
+    *text = s.p;
+    return s.p ? CYC_OK : api_code(fail(E_MEMORY, "out of memory"));
+}

@@ -7,6 +7,7 @@
 #ifndef CYC_CORE_BACKEND_H
 #define CYC_CORE_BACKEND_H
 #include "base/err.h"
+#include "base/str.h"
 #include "core/flat.h"
 #include "core/view.h"
 
@@ -46,6 +47,14 @@ struct flat_ops {
     err (*cast)(const float *x, void *to, dtype dt, int64_t n, int threads); /* to bf16 or f16, nearest even */
 };
 
+/* Runs that come again and again with the same kernels, places and sizes (decoding, token by token) can be recorded and
+ * replayed as one launch. key: everything that a recorded run depends on; it starts with the plan's address. */
+struct replay_ops {
+    err (*begin)(const void *key, size_t bytes, bool *replayed); /* true: it has run; else launch the kernels, then end() */
+    err (*end)(err launched);
+    void (*forget)(const void *plan);
+};
+
 struct backend {
     const char *name;
     /* in/out carry capacity shapes and types, p = NULL (absent operands: dt = DT_NONE). NULL: "not mine". */
@@ -54,7 +63,9 @@ struct backend {
     bool computes; /* false: counts only (null); such a plan cannot be run */
     const struct mem_ops *mem;
     const struct flat_ops *flat;
+    const struct replay_ops *replay; /* NULL: every run is launched kernel by kernel */
     dtype compute;       /* what programs compute in unless told otherwise */
+    void (*describe)(str *out); /* what was found and what is missing: lines "name: what"; NULL: nothing to say */
     err (*open)(void);   /* before the first memory is taken; NULL: nothing to do. May be called again */
 };
 extern const struct backend backend_cpu, backend_reference, backend_null;
@@ -63,5 +74,7 @@ extern const struct flat_ops flat_cpu;
 /* device: "auto" (the first card where there is one, else the processor), "cpu", "cuda". A card that is asked for by name is not
  * opened here, so that a run on it can be planned where there is none; open() says what is missing. */
 err backend_pick(const char *device, const struct backend **out);
+/* What this machine has for each backend of this build: lines "name: what". */
+void backend_describe(str *out);
 
 #endif

@@ -35,3 +35,9 @@ err backend_pick(const char *device, const struct backend **out) {
     if (cuda && (wanted || !closed)) *out = cuda;
     return OK;
 }
+
+void backend_describe(str *out) {
+    backend_cpu.describe(out);
+    if (cuda) cuda->describe(out);
+    else str_adds(out, "cuda: not in this build: nvcc with cublasLt.h was not found when it was made (install CUDA 13 and build again)\n");
+}

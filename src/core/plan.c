@@ -138,6 +138,7 @@ err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
 }
 
 void plan_free(struct plan *pl) {
+    if (pl->backend && pl->backend->replay) pl->backend->replay->forget(pl);
     free(pl->run);
     *pl = (struct plan){0};
 }
@@ -206,15 +207,7 @@ static err send_inputs(const struct plan *pl, const struct binding *b) {
     return pl->backend->mem->upload(b->stage, b->stage_host, end);
 }
 
-err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
-    if (!pl->backend->computes) return fail(E_INTERNAL, "a plan of the %s backend cannot be run", pl->backend->name);
-    for (int s = 1; s < SYM_COUNT; s++)
-        if (b->size[s] > pl->p->cap[s]) return fail(E_INTERNAL, "a run of size %lld exceeds the plan's %lld", (long long)b->size[s], (long long)pl->p->cap[s]);
-    if (b->poison) {
-        TRY(pl->backend->mem->fill(b->act, 0xFF, pl->act));
-        TRY(pl->backend->mem->fill(b->scratch, 0xFF, pl->scratch));
-    }
-    TRY(send_inputs(pl, b));
+static err launch_all(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
     for (int i = 0; i < pl->p->ni; i++) {
         const struct inst *s = &pl->p->in[i];
         struct view in[MAX_IN], out[MAX_OUT];
@@ -224,4 +217,36 @@ err plan_run(const struct plan *pl, const struct binding *b, const struct run_ct
         if (e) return fail_in(e, "instruction %d (%s)", i, s->op->name);
     }
     return OK;
+}
+
+/* What the kernels of a run depend on beside the bytes in its arenas. Compared as bytes, so padding is cleared. */
+struct replay_key {
+    const void *plan, *act, *scratch, *state, *param, *grad, *stage;
+    int64_t size[SYM_COUNT];
+    struct run_ctx run;
+};
+
+static void key_of(struct replay_key *k, const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
+    memset(k, 0, sizeof *k);
+    k->plan = pl, k->act = b->act, k->scratch = b->scratch, k->state = b->state, k->param = b->param, k->grad = b->grad, k->stage = b->stage;
+    memcpy(k->size, b->size, sizeof k->size);
+    k->run.seed = run->seed, k->run.step = run->step, k->run.temperature = run->temperature, k->run.top_p = run->top_p, k->run.top_k = run->top_k;
+}
+
+err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
+    if (!pl->backend->computes) return fail(E_INTERNAL, "a plan of the %s backend cannot be run", pl->backend->name);
+    for (int s = 1; s < SYM_COUNT; s++)
+        if (b->size[s] > pl->p->cap[s]) return fail(E_INTERNAL, "a run of size %lld exceeds the plan's %lld", (long long)b->size[s], (long long)pl->p->cap[s]);
+    if (b->poison) {
+        TRY(pl->backend->mem->fill(b->act, 0xFF, pl->act));
+        TRY(pl->backend->mem->fill(b->scratch, 0xFF, pl->scratch));
+    }
+    TRY(send_inputs(pl, b));
+    const struct replay_ops *replay = b->repeats ? pl->backend->replay : NULL;
+    if (!replay) return launch_all(pl, b, run);
+    struct replay_key key;
+    bool replayed = false;
+    key_of(&key, pl, b, run);
+    TRY(replay->begin(&key, sizeof key, &replayed));
+    return replayed ? OK : replay->end(launch_all(pl, b, run));
 }

@@ -41,6 +41,7 @@ struct binding {
     void *const *input;          /* one host pointer per prog_input, in their order */
     char *stage, *stage_host;    /* plan.input bytes, on the backend and here; unused where memory is the host's */
     int64_t size[SYM_COUNT];     /* actual sizes, by -symbol; at most the capacities */
+    bool repeats;                /* many runs with this binding and these sizes will follow */
     bool poison;                 /* tests: fill ACT and SCRATCH with NaN first */
 };
 err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run);

@@ -1,9 +1,13 @@
 /* The CPU backend: which kernel runs which op. One row per op; what a kernel does not do (attention with a window or a
  * soft-cap) it leaves to the op's reference by not being found. The kernels behind fused() exist once per instruction
  * set; the set is looked up when a plan is made. */
+#define _DEFAULT_SOURCE
+#include "cpu/cpu.h"
 #include "cpu/fused.h"
 #include "ops/ops.h"
+#include <omp.h>
 #include <stddef.h>
+#include <unistd.h>
 
 typedef size_t (*scratch_of)(const struct inst *, const struct view *in, const struct view *out);
 
@@ -55,4 +59,9 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
     return r && r->scratch ? r->scratch(inst, in, out) : 0;
 }
 
-const struct backend backend_cpu = {.name = "cpu", .find = find, .scratch = scratch, .computes = true, .mem = &mem_host, .flat = &flat_cpu, .compute = DT_F32};
+static void describe(str *out) {
+    str_addf(out, "cpu: %s kernels%s, %d threads\n", cpu_isa_name(cpu_isa()), cpu_vnni() ? ", integer dot products (VNNI)" : "", omp_get_max_threads());
+    str_addf(out, "memory: %.1f GB\n", (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) * 1e-9);
+}
+
+const struct backend backend_cpu = {.name = "cpu", .find = find, .scratch = scratch, .computes = true, .mem = &mem_host, .flat = &flat_cpu, .compute = DT_F32, .describe = describe};

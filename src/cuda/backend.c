@@ -2,6 +2,7 @@
  * what a plan holds is what runs. */
 #include "cuda/device.h"
 #include "cuda/gemm.h"
+#include "cuda/replay.h"
 
 typedef size_t (*scratch_of)(const struct inst *, const struct view *in, const struct view *out);
 
@@ -50,4 +51,17 @@ static err adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, 
 static err cast(const float *x, void *to, dtype dt, int64_t n, int threads) { return (void)threads, cuda_flat_cast(x, to, dt, n); }
 static const struct flat_ops flat = {sumsq, adamw, cast};
 
-const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .computes = true, .mem = &cuda_mem, .flat = &flat, .compute = DT_BF16, .open = cuda_open};
+static void describe(str *out) {
+    struct cuda_facts f;
+    double bandwidth, rate;
+    cuda_facts(&f);
+    if (f.driver) str_addf(out, "cuda driver: supports CUDA %d.%d; this program was built with %d.%d\n", f.driver_version / 1000, f.driver_version % 1000 / 10, f.runtime_version / 1000, f.runtime_version % 1000 / 10);
+    if (f.cublaslt) str_addf(out, "cuBLASLt: %zu.%zu.%zu\n", f.cublaslt / 10000, f.cublaslt / 100 % 100, f.cublaslt % 100);
+    str_addf(out, f.cudnn ? "cuDNN: %zu.%zu.%zu (not used yet)\n" : "cuDNN: not found (not used yet)\n", f.cudnn / 10000, f.cudnn / 100 % 100, f.cudnn % 100);
+    if (f.card) str_addf(out, "card: %s, compute capability %d.%d, %d multiprocessors, %.1f GB, %.1f GB free\n", f.name, f.capability / 10, f.capability % 10, f.sms, (double)f.bytes * 1e-9, (double)f.bytes_free * 1e-9);
+    if (*f.why) str_addf(out, "cuda: %s\n", f.why);
+    else if (cuda_measure(&bandwidth, &rate)) str_addf(out, "cuda: %s\n", err_text());
+    else str_addf(out, "measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", bandwidth * 1e-12, rate * 1e-12);
+}
+
+const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .describe = describe, .open = cuda_open};

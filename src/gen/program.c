@@ -155,6 +155,7 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
     b.param = param;
     b.grad = grad;
     b.poison = poison;
+    b.repeats = g->mode == MODE_DECODE;
     b.input = (void *const *)(g->mode == MODE_PREFILL ? prefill : g->mode == MODE_DECODE ? decode : train);
     return plan_run(&g->plan, &b, run);
 }

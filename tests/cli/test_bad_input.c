@@ -268,6 +268,8 @@ static void test_settings(void **state) {
     refused("", "--set model=", "'model' is missing");
     refused("", "--set learning_rate=nan", "learning_rate");
     refused("", "--set objective=dpo", "objective", "macct");
+    refused("", "--set device=tpu", "device", "cuda");
+    refused("", "--set device=cpu --set dtype=bfloat16", "dtype", "card");
 }
 
 static void test_output_folder(void **state) {

@@ -87,7 +87,7 @@ static int remove_folder(void **state) {
 }
 
 static const char *const names[] = {"train", "plan",     "data",    "eval", "generate",
-                                    "score", "tokenize", "inspect", "compare", "help", NULL};
+                                    "score", "tokenize", "inspect", "compare", "doctor", "help", NULL};
 
 static void help_pages(void **state) {
     (void)state;
@@ -114,6 +114,13 @@ static void help_pages(void **state) {
         assert_string_equal(ran.out.p, page.p);
         str_free(&page);
     }
+    sh("$C doctor");
+    status_is(0);
+    says(ran.out.p, "cpu ");
+    says(ran.out.p, "kernels");
+    sh("$C doctor --json");
+    status_is(0);
+    says(ran.out.p, "{\"cpu\":");
     sh("$C help config");
     status_is(0);
     says(ran.out.p, "lora.target_modules");
@@ -148,6 +155,7 @@ static void wrong_options(void **state) {
     refused("$C generate --model m --prompt x --max-new-tokens many",
             "--max-new-tokens wants a whole number, not 'many'");
     refused("$C generate --model m --prompt x --max-new-tokens 0", "--max-new-tokens is 0");
+    refused("$C doctor now", "doctor");
     refused("$C generate --model m --prompt x --activations int8", "--activations must be f32 or int15");
     refused("$C generate --model m --prompt x --max-new-tokens=99999999999", "whole number");
     refused("$C generate --model m --prompt x --temperature hot", "--temperature wants a number");

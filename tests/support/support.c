@@ -33,3 +33,19 @@ const char *smollm2_path(void) {
     print_message("the real model is not here (%s): this test is not run; `make check` fetches it\n", path);
     return NULL;
 }
+
+const struct backend *test_card(void) {
+    const char *device = getenv("CYC_TEST_DEVICE");
+    const struct backend *b = NULL;
+    if (!device) return NULL;
+    if (!backend_pick(device, &b) && b->open && !b->open()) return b;
+    fprintf(stderr, "%s\n", err_text());
+    exit(77);
+}
+
+float *to_host(const struct backend *b, const float *p, size_t bytes) {
+    float *host = malloc(bytes + 1);
+    assert_non_null(host);
+    must(b->mem->download(host, p, bytes));
+    return host;
+}

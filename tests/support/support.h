@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "core/backend.h"
 #include "io/tensors.h"
 
 #define GOLDEN "tests/golden"
@@ -27,6 +28,11 @@ static inline const int32_t *i32_of(const struct tensor *t) { return t->data; }
 
 /* Greatest |a - b| / (abs_tol + rel_tol * |b|) over n elements; fails above 1, printing name, index and both values. */
 void close_to(const char *name, const float *a, const float *b, size_t n, double rel_tol, double abs_tol);
+
+/* The backend that CYC_TEST_DEVICE names, open; NULL without that variable. Exits with 77 (skipped) where there is no such card. */
+const struct backend *test_card(void);
+/* A copy of a backend's arena; free() it. */
+float *to_host(const struct backend *b, const float *p, size_t bytes);
 
 /* The real base model's path, or NULL (then tests of it say so and skip). */
 const char *smollm2_path(void);
