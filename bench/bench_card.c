@@ -5,6 +5,8 @@
  *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; LEVEL none, selective, block; PASS tokens a pass (default: the whole step)
  *     decode:ROWS[:LENGTH]           one token for each row, its cache LENGTH (64) tokens long
  *     macct:ROWS                     both halves of a cycle, ROWS a side, 64 + 64 tokens
+ *     profile:ROWSxLENGTH:LEVEL      where a training pass spends its time: each op launched alone and waited for
+ *     products                       few rows through the matrix-vector kernel and through cuBLASLt, microseconds each
  *
  * Prints one RESULT {json} line an item: best and median seconds, tokens/s, the plan's bytes and what the card says is taken,
  * the share of the card's own rate (4 flops a matrix parameter and token, attention besides; 6 where blocks are recomputed
@@ -14,6 +16,7 @@
 #include "train/run.h"
 #ifdef CYC_CUDA
 #include "cuda/device.h"
+#include "cuda/gemm.h"
 #endif
 #include <math.h>
 #include <omp.h>
@@ -182,6 +185,94 @@ static void macct(const char *item, int rows) {
     generator_free(&p->gen);
 }
 
+/* Each instruction alone, waiting after it: the sum is more than the pass takes, its parts tell where to look. */
+static void profile(const char *item, int rows, int length, enum checkpoint level) {
+    struct program train;
+    struct memory mem;
+    die(program_build(&train, &g.model, MODE_TRAIN, &g.st, (struct capacity){rows * length, rows, 1, 1, g.compute}, level, g.backend, false));
+    die(memory_for(&mem, (struct program *const[]){&train}, 1));
+    struct pack pack;
+    die(pack_init(&pack, rows * length, rows));
+    struct row *r = random_rows(rows, length);
+    pack_clear(&pack);
+    for (int i = 0; i < rows; i++) pack_row(&pack, &r[i], i);
+    struct feed f = {.ids = pack.ids, .pos = pack.pos, .cu = pack.cu, .sample = pack.sample, .label = pack.label, .weight = pack.weight, .n = pack.n, .s = pack.s};
+    float *w = g.backend->mem->take(g.st.params.bytes), *grad = g.backend->mem->take(g.st.params.bytes);
+    void *param;
+    struct run_ctx run = {.threads = omp_get_max_threads()};
+    die(memory_bind(&mem, &train, w, run.threads, &param));
+    die(program_run(&train, &mem, param, grad, &f, &run, false));
+    const void *inputs[] = {f.ids, f.pos, f.cu, f.sample, f.label, f.weight};
+    struct binding b = {.input = (void *const *)inputs, .act = mem.act, .scratch = mem.scratch, .state = mem.act, .param = param, .grad = grad, .stage = mem.stage, .stage_host = mem.stage_host};
+    b.size[-SYM_N] = f.n, b.size[-SYM_S] = f.s, b.size[-SYM_S1] = f.s + 1;
+    struct { const char *op; double s; int n; } sums[32] = {{0}};
+    double all = 0;
+    char byte[4];
+    for (int i = 0; i < train.p.ni; i++) {
+        const struct inst *s = &train.p.in[i];
+        struct view in[MAX_IN], out[MAX_OUT];
+        for (int k = 0; k < s->op->n_in; k++) in[k] = plan_view(&train.plan, &b, s->in[k]);
+        for (int k = 0; k < s->op->n_out; k++) out[k] = plan_view(&train.plan, &b, s->out[k]);
+        die(g.backend->mem->download(byte, mem.act, 4));
+        double t0 = seconds_now();
+        die(train.plan.run[i](&run, s, in, out, mem.scratch));
+        die(g.backend->mem->download(byte, mem.act, 4));
+        double t = seconds_now() - t0;
+        int k = 0;
+        while (sums[k].op && strcmp(sums[k].op, s->op->name)) k++;
+        sums[k].op = s->op->name, sums[k].s += t, sums[k].n++, all += t;
+    }
+    printf("%s: %.1f ms in %d instructions\n", item, 1e3 * all, train.p.ni);
+    for (int k = 0; sums[k].op; k++) printf("  %-16s %5d  %8.2f ms  %4.1f %%\n", sums[k].op, sums[k].n, 1e3 * sums[k].s, 100 * sums[k].s / all);
+    g.backend->mem->give(w, 0);
+    g.backend->mem->give(grad, 0);
+    memory_free(&mem);
+    pack_free(&pack);
+    program_free(&train);
+}
+
+#ifdef CYC_CUDA
+/* Microseconds of a product of n rows with W [O, C], over several copies so that W comes from memory. */
+static double product(bool matvec, dtype dt, int64_t n, int64_t O, int64_t C) {
+    size_t each = (size_t)(O * C) * 2, copies = (size_t)(200 << 20) / each + 1;
+    char *w = g.backend->mem->take(each * copies), *x = g.backend->mem->take((size_t)(n * C) * 2), *y = g.backend->mem->take((size_t)(n * O) * 2), byte[4];
+    double best = 1e30;
+    for (int rep = 0; rep < 4; rep++) {
+        die(g.backend->mem->download(byte, x, 4));
+        double t0 = seconds_now();
+        enum { RUNS = 50 };
+        for (int i = 0; i < RUNS; i++) {
+            struct view v = {w + each * ((size_t)i % copies), dt, 2, {O, C}, C};
+            if (matvec) die(cuda_matvec(&(struct cuda_matvec){&v, NULL, x, dt, dt, n, C, O, y}));
+            else die(cuda_gemm(&(struct cuda_gemm){n, O, C, x, v.p, y, C, C, O, false, true, dt, dt, 1, 0}));
+        }
+        die(g.backend->mem->download(byte, y, 4));
+        double t = (seconds_now() - t0) / RUNS * 1e6;
+        if (t < best) best = t;
+    }
+    g.backend->mem->give(w, 0);
+    g.backend->mem->give(x, 0);
+    g.backend->mem->give(y, 0);
+    return best;
+}
+
+static void products(void) {
+    static const int rows[] = {1, 2, 4, 8, 12, 16};
+    const struct shape *z = &g.model.shape;
+    const int64_t shapes[][2] = {{z->heads * z->head_dim, z->width}, {z->kv_heads * z->head_dim, z->width}, {z->ffn, z->width}, {z->width, z->ffn}, {z->vocab, z->width}};
+    printf("%-16s", "rows: us of each");
+    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) printf("  %6d mv / lt", rows[k]);
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        printf("\n%7lld x %-6lld", (long long)shapes[s][0], (long long)shapes[s][1]);
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
+            printf("  %6.1f / %4.1f", product(true, DT_BF16, rows[k], shapes[s][0], shapes[s][1]), product(false, DT_BF16, rows[k], shapes[s][0], shapes[s][1]));
+    }
+    printf("\n");
+}
+#else
+static void products(void) { die(fail(E_USAGE, "products are compared on a card")); }
+#endif
+
 static enum checkpoint level_of(const char *s) { return !strncmp(s, "none", 4) ? CHECKPOINT_NONE : !strncmp(s, "sel", 3) ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK; }
 
 int main(int argc, char **argv) {
@@ -213,6 +304,8 @@ int main(int argc, char **argv) {
         if (sscanf(argv[i], "sft:%dx%d:%15[a-z]:%d", &a, &b, level, &pass) >= 2) sft(argv[i], a, b, level_of(level), pass ? pass : a * b);
         else if (sscanf(argv[i], "decode:%d:%d", &a, &b) >= 1) decode(argv[i], a, b ? b : 64);
         else if (sscanf(argv[i], "macct:%d", &a) == 1) macct(argv[i], a);
+        else if (sscanf(argv[i], "profile:%dx%d:%15[a-z]", &a, &b, level) >= 2) profile(argv[i], a, b, level_of(level));
+        else if (!strcmp(argv[i], "products")) products();
         else return fprintf(stderr, "bench_card: what is '%s'?\n", argv[i]), 2;
     }
     return 0;

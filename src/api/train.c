@@ -50,7 +50,7 @@ static void relay_step(void *ctx, const struct run *r, const struct step_info *i
     const cyc_callbacks *cb = ((struct relay *)ctx)->cb;
     if (!cb->on_step) return;
     cyc_step s = {.step = (int)info->step, .max_steps = (int)info->total, .warmup = info->warmup, .sides = r->objective->sides, .seconds = info->seconds,
-                  .generate_s = info->generate_s, .train_s = info->train_s, .generated = info->generated, .resident = resident_bytes("VmRSS")};
+                  .generate_s = info->generate_s, .train_s = info->train_s, .generated = info->generated, .resident = run_memory(r)};
     for (int i = 0; i < s.sides; i++) {
         s.loss[i] = info->side[i].loss;
         s.grad_norm[i] = info->side[i].grad_norm;

@@ -19,6 +19,11 @@ size_t resident_bytes(const char *field) {
     return kb * 1024;
 }
 
+size_t run_memory(const struct run *r) {
+    size_t left = r->backend->mem->left();
+    return r->backend->mem->host ? resident_bytes("VmRSS") : r->left_before > left ? r->left_before - left : 0;
+}
+
 /* Bytes of [p, p+n) that are in memory now; a card's arenas are there as soon as they are taken. */
 static size_t resident_of(const struct run *r, const void *p, size_t n) {
     if (p && !r->backend->mem->host) return n;
@@ -66,8 +71,9 @@ static json_t *memory_json(const struct run *r, bool measured) {
     size_t gen = r->objective->generates ? r->wb.mem.state_off : 0;
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", r->cap.tokens, r->objective->generates ? " and for generation" : "");
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
-    line(m, "weights", f->weights, r->model.random ? "random, in memory" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
-    line(m, "adapters", f->adapters, "f32", measured, adapters_resident(r, 0));
+    bool host = r->backend->mem->host;
+    line(m, "weights", f->weights, !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
+    line(m, "adapters", f->adapters, f->working ? "f32, and a working copy in the compute type" : "f32", measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
     line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));
     size_t arena_now = measured ? resident_of(r, r->wb.mem.act, r->wb.mem.act_bytes) : 0;
@@ -75,12 +81,12 @@ static json_t *memory_json(const struct run *r, bool measured) {
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
     if (r->objective->generates) line(m, "kv cache", f->cache, "inside that arena; training passes use its bytes too", measured, cache_now);
     line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
-    line(m, "data", f->data, "token ids and texts", false, 0);
+    if (host) line(m, "data", f->data, "token ids and texts", false, 0);
     size_t known = 0, i;
     json_t *j;
     json_array_foreach(m, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
-    size_t now = measured ? resident_bytes("VmRSS") : 0;
-    line(m, "runtime", f->runtime, "program, libraries, tokenizer; the measured figure includes the data", measured, now > known ? now - known : 0);
+    size_t now = measured ? run_memory(r) : 0;
+    line(m, "runtime", f->runtime, host ? "program, libraries, tokenizer; the measured figure includes the data" : "inputs, the workspace of products, rounding of allocations", measured, now > known ? now - known : 0);
     return m;
 }
 
@@ -122,7 +128,7 @@ json_t *run_plan_json(const struct run *r, bool measured) {
                           "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width", (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab,
                           "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", r->cap.tokens,
                           "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps", (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
-    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)resident_bytes("VmHWM")));
+    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
     free(text);
     return j;
 }

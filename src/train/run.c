@@ -17,7 +17,7 @@ static const struct objective *const objectives[] = {
 };
 
 /* What the process itself takes: program, libraries, tokenizer tables. Measured (docs/memory.md), on a line of its own. */
-enum { RUNTIME_BYTES = 15 << 20 };
+enum { RUNTIME_BYTES = 15 << 20, CARD_BYTES = 33 << 20 }; /* on a card: the workspace of its products, and odds and ends */
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
@@ -31,6 +31,7 @@ static err pick_device(struct run *r) {
     dtype dt = strcmp(r->cfg->dtype, "auto") ? dtype_parse(r->cfg->dtype) : r->backend->compute;
     if (r->backend->mem->host && dt != DT_F32) return fail(E_USAGE, "dtype: %s needs a card; on the processor it is float32", r->cfg->dtype);
     r->compute = dt;
+    r->left_before = r->backend->mem->left();
     return OK;
 }
 
@@ -130,8 +131,10 @@ static void measure_plan(struct run *r) {
     for (int i = 0; i < n && r->compute != DT_F32; i++) /* the copy that programs read */
         if (list[i]->plan.param > f->working) f->working = list[i]->plan.param;
     f->adapters += f->working;
-    f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + (r->model.random ? f->weights : 0);
-    f->total = f->resident + (r->model.random ? 0 : f->weights);
+    bool host = r->backend->mem->host;
+    if (!host) f->runtime = CARD_BYTES + r->wb.mem.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
+    f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + (r->model.random || !host ? f->weights : 0);
+    f->total = f->resident + (r->model.random || !host ? 0 : f->weights);
 }
 
 /* --- the limit ---------------------------------------------------------------------------------------------------- */

@@ -79,6 +79,7 @@ struct run {
     int32_t eos;
     const struct backend *backend;
     dtype compute;             /* of activations */
+    size_t left_before;        /* on a card: bytes free when the run was opened */
     int threads;
     struct plans plans[2];
     int n_plans;
@@ -105,6 +106,7 @@ int64_t run_total(const struct run *r);             /* warm-up steps + max_steps
 json_t *run_plan_json(const struct run *r, bool measured);
 json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
+size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
 size_t resident_bytes(const char *field);           /* of this process: "VmRSS", "VmHWM" */
 
 /* evaluate.c */
