@@ -65,6 +65,18 @@ static err low_rank_t(const struct run_ctx *run, const struct inst *i, const str
     return OK;
 }
 
+/* Is this the matrix-vector kernel's? With weights of x's own type cuBLASLt is as fast from 12 rows and faster from 16 (measured
+ * at 8B: 44 against 83 us for [14336, 4096]); others it would have to unpack first. */
+static bool few_rows(const struct view *w, const struct view *x) {
+    return (w->dt != x->dt || x->d[0] <= 12) && cuda_matvec_takes(w->dt, x->dt, x->d[0], x->d[1]);
+}
+
+/* Y_k = alpha T_k B_k^T + beta Y_k */
+static err add_delta(const struct inst *i, int k, int64_t r0, const struct view *in, struct view *out, float beta) {
+    const struct view *b = &in[LIN_B + k], *t = &out[LIN_T], *y = &out[k];
+    return cuda_gemm(&(struct cuda_gemm){y->d[0], y->d[1], i->a.rank[k], at(t, r0), b->p, y->p, t->ld, b->ld, y->ld, false, true, t->dt, y->dt, i->a.alpha[k], beta});
+}
+
 err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     const struct view *x = &in[LIN_X];
     int64_t N = x->d[0], C = x->d[1], r0 = 0;
@@ -72,18 +84,19 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
     char *masked = (char *)scratch + unpacked_bytes(i, &in[LIN_W], x->dt);
     if (in[LIN_A].p) TRY(low_rank_t(run, i, in, &out[LIN_T], masked));
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
-        const struct view *w = &in[LIN_W + k], *b = &in[LIN_B + k], *y = &out[k];
+        const struct view *w = &in[LIN_W + k], *y = &out[k];
         const float *bias = in[LIN_BIAS + k].p;
-        if (cuda_matvec_takes(w->dt, x->dt, N, C)) {
+        if (few_rows(w, x)) {
             TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p}));
+            if (i->a.rank[k]) TRY(add_delta(i, k, r0, in, out, 1));
         } else {
             const void *weight;
+            bool delta = i->a.rank[k] > 0; /* goes first: the large product then adds to it, and reading y hides behind its arithmetic */
+            if (delta) TRY(add_delta(i, k, r0, in, out, 0));
             TRY(weight_of(w, x->dt, scratch, &weight));
-            TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], C, x->p, weight, y->p, x->ld, C, y->ld, false, true, x->dt, y->dt, 1, 0}));
+            TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], C, x->p, weight, y->p, x->ld, C, y->ld, false, true, x->dt, y->dt, 1, delta ? 1 : 0}));
             if (bias) TRY(cuda_add_bias(y->p, y->dt, N, y->d[1], y->ld, bias));
         }
-        if (!i->a.rank[k]) continue;
-        TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], i->a.rank[k], at(&out[LIN_T], r0), b->p, y->p, out[LIN_T].ld, b->ld, y->ld, false, true, x->dt, y->dt, i->a.alpha[k], 1}));
     }
     return OK;
 }
@@ -107,36 +120,43 @@ static err delta_bwd(const struct run_ctx *run, const struct inst *i, const stru
     return cuda_drop_add(&d, masked, dx);
 }
 
+/* dx (+)= sum of dY_k W_k over the outputs that have a gradient; false in *wrote as long as nothing is in dx. */
+static err base_bwd(const struct inst *i, const struct view *in, const struct view *dx, void *scratch, bool *wrote) {
+    int64_t N = dx->d[0], C = dx->d[1];
+    for (int k = 0; k < i->a.n; k++) {
+        const struct view *w = &in[LB_W + k], *dy = &in[LB_DY + k];
+        const void *weight;
+        if (!dy->p) continue;
+        TRY(weight_of(w, dx->dt, scratch, &weight));
+        TRY(cuda_gemm(&(struct cuda_gemm){N, C, w->d[0], dy->p, weight, dx->p, dy->ld, C, dx->ld, false, false, dx->dt, dx->dt, 1, *wrote ? 1 : 0}));
+        *wrote = true;
+    }
+    return OK;
+}
+
+static err zero_columns(char *p, int64_t ld, int64_t rows, int64_t cols, dtype dt) {
+    return cuda_check(cudaMemset2DAsync(p, (size_t)ld * size_of(dt), 0, (size_t)cols * size_of(dt), (size_t)rows, cuda_stream), "zeroing a gradient");
+}
+
 err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     const struct view *x = &in[LB_X], *dx = &out[LB_DX];
     int64_t N = x->d[0], C = x->d[1], R = rank_sum(i), r0 = 0;
     if (!N) return OK;
     char *dt = (char *)scratch + unpacked_bytes(i, &in[LB_W], x->dt);
     char *masked = dt + aligned((size_t)(N * R) * size_of(x->dt));
-    bool first = true, whole = true;
-    for (int k = 0; k < i->a.n && dx->p; k++) {
-        const struct view *w = &in[LB_W + k], *dy = &in[LB_DY + k];
-        const void *weight;
-        if (!dy->p) continue;
-        TRY(weight_of(w, x->dt, scratch, &weight));
-        TRY(cuda_gemm(&(struct cuda_gemm){N, C, w->d[0], dy->p, weight, dx->p, dy->ld, C, dx->ld, false, false, x->dt, dx->dt, 1, first ? 0 : 1}));
-        first = false;
-    }
-    if (dx->p && first) TRY(cuda_check(cudaMemset2DAsync(dx->p, (size_t)dx->ld * size_of(dx->dt), 0, (size_t)C * size_of(dx->dt), (size_t)N, cuda_stream), "zeroing a gradient"));
-    if (!in[LB_A].p) return OK;
-    for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
+    bool low = in[LB_A].p != NULL, drops = i->a.dropout > 0, wrote = false;
+    if (dx->p && drops) TRY(base_bwd(i, in, dx, scratch, &wrote)); /* the masked low-rank parts add to it, output by output */
+    for (int k = 0; low && k < i->a.n; r0 += i->a.rank[k++]) {
         if (!i->a.rank[k]) continue;
         if (in[LB_DY + k].p) TRY(delta_bwd(run, i, in, out, k, r0, dt, masked));
-        else whole = false;
+        else TRY(zero_columns(dt + (size_t)r0 * size_of(x->dt), R, N, i->a.rank[k], x->dt)); /* an output that nothing reads */
     }
-    if (i->a.dropout > 0) return OK;
-    if (!whole) { /* an output that nothing reads has no dT: its columns are zero */
-        r0 = 0;
-        for (int k = 0; k < i->a.n; r0 += i->a.rank[k++])
-            if (i->a.rank[k] && !in[LB_DY + k].p)
-                TRY(cuda_check(cudaMemset2DAsync(dt + (size_t)r0 * size_of(x->dt), (size_t)R * size_of(x->dt), 0, (size_t)i->a.rank[k] * size_of(x->dt), (size_t)N, cuda_stream), "zeroing a gradient"));
-    }
-    if (out[LB_DA].p) TRY(cuda_gemm(&(struct cuda_gemm){R, C, N, dt, x->p, out[LB_DA].p, R, x->ld, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
+    if (low && !drops && out[LB_DA].p) TRY(cuda_gemm(&(struct cuda_gemm){R, C, N, dt, x->p, out[LB_DA].p, R, x->ld, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
     if (!dx->p) return OK;
-    return cuda_gemm(&(struct cuda_gemm){N, C, R, dt, in[LB_A].p, dx->p, R, in[LB_A].ld, dx->ld, false, false, x->dt, dx->dt, 1, 1});
+    if (low && !drops) { /* the small product goes first, as in the forward */
+        TRY(cuda_gemm(&(struct cuda_gemm){N, C, R, dt, in[LB_A].p, dx->p, R, in[LB_A].ld, dx->ld, false, false, x->dt, dx->dt, 1, 0}));
+        wrote = true;
+    }
+    if (!drops) TRY(base_bwd(i, in, dx, scratch, &wrote));
+    return wrote ? OK : zero_columns(dx->p, dx->ld, N, C, dx->dt);
 }
