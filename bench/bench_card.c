@@ -259,7 +259,7 @@ static double product(bool matvec, dtype dt, int64_t n, int64_t O, int64_t C) {
 static void products(void) {
     static const int rows[] = {1, 2, 4, 8, 12, 16};
     const struct shape *z = &g.model.shape;
-    const int64_t shapes[][2] = {{z->heads * z->head_dim, z->width}, {z->kv_heads * z->head_dim, z->width}, {z->ffn, z->width}, {z->width, z->ffn}, {z->vocab, z->width}};
+    const int64_t shapes[][2] = {{z->heads * z->head_dim, z->width}, {z->kv_heads * z->head_dim, z->width}, {z->ffn, z->width}, {z->width, z->ffn}, {z->vocab, z->width}, {48, z->width}, {16, z->ffn}};
     printf("%-16s", "rows: us of each");
     for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) printf("  %6d mv / lt", rows[k]);
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
