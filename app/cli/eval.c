@@ -20,6 +20,7 @@ const char help_eval[] =
     "  --set key=value  goes over the file; may be given several times\n"
     "  --model M        a .gguf file or a Hugging Face folder\n"
     "  --adapter DIR    a PEFT LoRA folder\n"
+    "  --device D, --dtype T  of a text: cpu (the default), cuda, or auto; float32, bfloat16, or auto\n"
     "  --text F         UTF-8 text, taken whole as one sequence; no token is added\n"
     "  --json           one JSON object: the evaluation; of a text {\"ids\", \"nll\", \"sum\", \"tokens\", \"mean\",\n"
     "                   \"perplexity\"}, where nll[0] is 0 and tokens counts those that were predicted (all but the "
@@ -64,12 +65,15 @@ static int score_text(cyc_model *m, cyc_adapter *a, const char *path, const str 
     return status;
 }
 
-static int eval_text(const char *model, const char *adapter, const char *path, bool json) {
+struct where { const char *device, *dtype; };
+
+static int eval_text(const char *model, const char *adapter, const char *path, const struct where *on, bool json) {
     cyc_model *m = NULL;
     cyc_adapter *a = NULL;
     str text = {0};
     int status = text_read(path, &text), code = CYC_OK;
     if (!status) code = cyc_model_open(model, &m);
+    if (!status && !code) code = cyc_model_device(m, on->device, on->dtype);
     if (!status && !code && adapter) code = cyc_adapter_open(m, adapter, &a);
     if (code) status = cli_failed(code);
     if (!status) status = score_text(m, a, path, &text, json);
@@ -102,9 +106,11 @@ int cmd_eval(int argc, char **argv) {
     const char *config = NULL, *run = NULL, *model = NULL, *adapter = NULL, *text = NULL;
     struct arg_list sets = {0};
     bool json = false;
+    struct where on = {"cpu", "auto"};
     const struct arg args[] = {{"CONFIG", ARG_TEXT, &config, 0},     {"--run", ARG_TEXT, &run, 0},
                                {"--set", ARG_LIST, &sets, 0},        {"--model", ARG_TEXT, &model, 0},
                                {"--adapter", ARG_TEXT, &adapter, 0}, {"--text", ARG_TEXT, &text, 0},
+                               {"--device", ARG_TEXT, &on.device, 0}, {"--dtype", ARG_TEXT, &on.dtype, 0},
                                {"--json", ARG_FLAG, &json, 0},       {0}};
     int status = args_parse("eval", argc, argv, args);
     if (status < 0) {
@@ -114,7 +120,7 @@ int cmd_eval(int argc, char **argv) {
                              "are two different evaluations");
         else if (of_text && !model) status = args_missing("eval", "--model");
         else if (of_text && !text) status = args_missing("eval", "--text");
-        else if (of_text) status = eval_text(model, adapter, text, json);
+        else if (of_text) status = eval_text(model, adapter, text, &on, json);
         else if (!config) status = args_missing("eval", "CONFIG");
         else status = eval_config(config, &sets, run, json);
     }

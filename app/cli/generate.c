@@ -30,6 +30,7 @@ const char help_generate[] =
     "  --seed S              the same seed gives the same text (0)\n"
     "  --ignore-eos          go on behind an end-of-text token\n"
     "  --batch N             prompts at once (16)\n"
+    "  --device D, --dtype T cpu (the default), cuda, or auto; float32, bfloat16, or auto: a card's is bfloat16\n"
     "  --threads N           processor threads (all)\n"
     "  --activations A       f32, or int15: decode with activations of 15 bits and a sign, faster on AVX-512 VNNI "
     "(f32)\n"
@@ -46,7 +47,7 @@ const char help_generate[] =
     "adapter or prompt; 1 otherwise.\n";
 
 struct request {
-    const char *model_path, *adapter_path, *prompt, *file, *activations;
+    const char *model_path, *adapter_path, *prompt, *file, *activations, *device, *dtype;
     bool chat, greedy, ignore_eos, json;
     int max_new, top_k, batch, threads;
     double temperature, top_p;
@@ -233,6 +234,7 @@ static int run_request(struct request *q) {
     for (int i = 0; i < q->n && !status; i++)
         if (!*q->text[i]) status = cli_bad("%s:%d: an empty prompt", q->file ? q->file : "--prompt", i + 1);
     if (!status) code = cyc_model_open(q->model_path, &q->model);
+    if (!status && !code) code = cyc_model_device(q->model, q->device, q->dtype);
     if (!status && !code && q->adapter_path) code = cyc_adapter_open(q->model, q->adapter_path, &q->adapter);
     if (code) status = cli_failed(code);
     if (!status) status = run_batches(q);
@@ -256,7 +258,7 @@ static int check(const struct request *q) {
 }
 
 int cmd_generate(int argc, char **argv) {
-    struct request q = {.max_new = 128, .top_p = 1, .batch = 16, .activations = "f32"};
+    struct request q = {.max_new = 128, .top_p = 1, .batch = 16, .activations = "f32", .device = "cpu", .dtype = "auto"};
     const struct arg args[] = {{"--model", ARG_TEXT, &q.model_path, 0}, {"--adapter", ARG_TEXT, &q.adapter_path, 0},
                                {"--prompt", ARG_TEXT, &q.prompt, 0},    {"--file", ARG_TEXT, &q.file, 0},
                                {"--chat", ARG_FLAG, &q.chat, 0},        {"--max-new-tokens", ARG_INT, &q.max_new, 1},
@@ -265,6 +267,7 @@ int cmd_generate(int argc, char **argv) {
                                {"--seed", ARG_SEED, &q.seed, 0},        {"--ignore-eos", ARG_FLAG, &q.ignore_eos, 0},
                                {"--batch", ARG_INT, &q.batch, 1},       {"--threads", ARG_INT, &q.threads, 0},
                                {"--json", ARG_FLAG, &q.json, 0},        {"--activations", ARG_TEXT, &q.activations, 0},
+                               {"--device", ARG_TEXT, &q.device, 0},    {"--dtype", ARG_TEXT, &q.dtype, 0},
                                {0}};
     int status = args_parse("generate", argc, argv, args);
     if (status >= 0) return status;

@@ -52,6 +52,9 @@ const cyc_key *cyc_config_keys(size_t *n); /* every key, for help pages */
 typedef struct cyc_model cyc_model;     /* a frozen base, mapped; with its tokenizer */
 typedef struct cyc_adapter cyc_adapter; /* a PEFT adapter bound to a model */
 int cyc_model_open(const char *path, cyc_model **out); /* .gguf file or Hugging Face folder */
+/* Where this model scores and generates: "cpu" (the default), "cuda", "auto"; in dtype "float32", "bfloat16" or "auto" (a card's is
+ * bfloat16). Before adapters are opened on it. */
+int cyc_model_device(cyc_model *m, const char *device, const char *dtype);
 void cyc_model_close(cyc_model *m);
 int cyc_adapter_open(cyc_model *m, const char *folder, cyc_adapter **out); /* strict: every key must match */
 void cyc_adapter_close(cyc_adapter *a);

@@ -12,13 +12,15 @@ struct cyc_model {
     struct model m;   /* not open for a tokenizer alone */
     tokenizer *tok;
     bool weights;
+    const struct backend *backend; /* NULL: the processor */
+    dtype compute;                 /* DT_NONE: the backend's own */
 };
 
 struct cyc_adapter {
     cyc_model *model;
     arena mem;
     struct structure st;
-    float *w;
+    float *w; /* an arena of the model's backend */
 };
 
 int api_code(err e); /* a library error as the API's return value */

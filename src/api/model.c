@@ -77,6 +77,19 @@ int cyc_model_open(const char *path, cyc_model **out) {
     return api_code(e);
 }
 
+static const struct backend *backend_of(const cyc_model *m) { return m->backend ? m->backend : &backend_cpu; }
+
+static err model_device(cyc_model *m, const char *device, const char *dtype_name) {
+    TRY(backend_pick(device, &m->backend));
+    TRY(backend_compute(m->backend, dtype_name, &m->compute));
+    return m->backend->open ? m->backend->open() : OK;
+}
+
+int cyc_model_device(cyc_model *m, const char *device, const char *dtype_name) {
+    if (!m->weights) return api_code(fail(E_USAGE, "this handle is a tokenizer alone"));
+    return api_code(model_device(m, device, dtype_name));
+}
+
 void cyc_model_close(cyc_model *c) {
     if (!c) return;
     tokenizer_free(c->tok);
@@ -90,8 +103,15 @@ static err open_adapter(const char *folder, cyc_adapter *a) {
     TRY(adapter_read_config(folder, &a->mem, &l));
     err e = structure_init(&a->st, &a->model->m, &method_lora, &l, NULL);
     if (e) return fail_in(e, "%s", folder);
-    a->w = arena_f32(a->st.params.bytes);
-    return a->w ? adapter_read(folder, &a->st, a->w) : fail(E_MEMORY, "out of memory");
+    const struct mem_ops *there = backend_of(a->model)->mem;
+    size_t bytes = a->st.params.bytes;
+    float *host = arena_f32(bytes);
+    a->w = there->host ? host : there->take(bytes);
+    e = host && a->w ? adapter_read(folder, &a->st, host) : fail(E_MEMORY, "out of memory");
+    if (host == a->w) return e;
+    if (!e) e = there->upload(a->w, host, bytes);
+    if (host) arena_f32_free(host, bytes);
+    return e;
 }
 
 int cyc_adapter_open(cyc_model *m, const char *folder, cyc_adapter **out) {
@@ -106,7 +126,7 @@ int cyc_adapter_open(cyc_model *m, const char *folder, cyc_adapter **out) {
 
 void cyc_adapter_close(cyc_adapter *a) {
     if (!a) return;
-    arena_f32_free(a->w, a->st.params.bytes);
+    if (a->w) backend_of(a->model)->mem->give(a->w, a->st.params.bytes);
     structure_free(&a->st);
     arena_free(&a->mem);
     free(a);
@@ -153,7 +173,7 @@ static err score(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, float 
     struct memory mem = {0};
     int32_t *pos = calloc((size_t)n * 3 + 2, sizeof *pos), *label = pos + n, *cu = pos + 3 * n, *sample = label + n;
     float *weight = calloc((size_t)n, sizeof *weight);
-    err e = pos && weight ? program_build(&g, &m->m, MODE_SCORE, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false) : fail(E_MEMORY, "out of memory");
+    err e = pos && weight ? program_build(&g, &m->m, MODE_SCORE, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, m->compute}, CHECKPOINT_NONE, backend_of(m), false) : fail(E_MEMORY, "out of memory");
     if (!e) {
         for (int i = 0; i < n; i++) pos[i] = i, label[i] = i + 1 < n ? ids[i + 1] : 0, weight[i] = i + 1 < n;
         cu[1] = n;
@@ -188,8 +208,8 @@ static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_re
     struct generator g;
     struct memory mem = {0};
     int pass = total < 512 ? total : 512;
-    struct capacity cap = {pass > longest ? pass : longest, rq->n, rq->n < 64 ? rq->n : 64, longest + rq->max_new, DT_NONE};
-    TRY(generator_build(&g, &m->m, a ? &a->st : NULL, cap, &backend_cpu));
+    struct capacity cap = {pass > longest ? pass : longest, rq->n, rq->n < 64 ? rq->n : 64, longest + rq->max_new, m->compute};
+    TRY(generator_build(&g, &m->m, a ? &a->st : NULL, cap, backend_of(m)));
     err e = memory_for(&mem, (struct program *const[]){&g.prefill, &g.decode}, 2);
     if (!e) e = generate(&g, &mem, a ? a->w : NULL, rq, out, stats);
     memory_free(&mem);

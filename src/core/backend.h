@@ -74,6 +74,8 @@ extern const struct flat_ops flat_cpu;
 /* device: "auto" (the first card where there is one, else the processor), "cpu", "cuda". A card that is asked for by name is not
  * opened here, so that a run on it can be planned where there is none; open() says what is missing. */
 err backend_pick(const char *device, const struct backend **out);
+/* The compute type that `name` ("auto", "float32", "bfloat16") means on a backend; E_USAGE where the backend cannot. */
+err backend_compute(const struct backend *b, const char *name, dtype *out);
 /* What this machine has for each backend of this build: lines "name: what". */
 void backend_describe(str *out);
 

@@ -30,9 +30,17 @@ err backend_pick(const char *device, const struct backend **out) {
     if (!strcmp(device, "cpu")) return OK;
     bool wanted = !strcmp(device, "cuda");
     if (!wanted && strcmp(device, "auto") != 0) return fail(E_USAGE, "device '%s' is not known (auto, cpu, cuda)", device);
-    if (wanted && !cuda) return fail(E_USAGE, "device: cuda is asked for, but this program was built without CUDA (no nvcc was found); `cyclora doctor` says more");
+    if (wanted && !cuda) return fail(E_USAGE, "device: cuda is asked for, but this program was built without CUDA (no nvcc was found): build it where CUDA 13 is installed, or use device: cpu");
     err closed = cuda ? cuda->open() : E_USAGE; /* asked for by name it is planned for all the same */
     if (cuda && (wanted || !closed)) *out = cuda;
+    return OK;
+}
+
+/* The processor computes in f32 alone (so far): asking for less is a mistake that is told at once. */
+err backend_compute(const struct backend *b, const char *name, dtype *out) {
+    *out = strcmp(name, "auto") ? dtype_parse(name) : b->compute;
+    if (*out != DT_F32 && *out != DT_BF16) return fail(E_USAGE, "dtype '%s' is not known (auto, float32, bfloat16)", name);
+    if (b->mem->host && *out != DT_F32) return fail(E_USAGE, "dtype: %s needs a card; on the processor it is float32", name);
     return OK;
 }
 

@@ -25,12 +25,9 @@ static err pick_objective(struct run *r) {
     return fail(E_USAGE, "objective '%s' is not known (macct, sft)", r->cfg->objective);
 }
 
-/* The processor computes in f32 alone (so far): asking for less is a mistake that is told at once. */
 static err pick_device(struct run *r) {
     TRY(backend_pick(r->cfg->device, &r->backend));
-    dtype dt = strcmp(r->cfg->dtype, "auto") ? dtype_parse(r->cfg->dtype) : r->backend->compute;
-    if (r->backend->mem->host && dt != DT_F32) return fail(E_USAGE, "dtype: %s needs a card; on the processor it is float32", r->cfg->dtype);
-    r->compute = dt;
+    TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
     r->left_before = r->backend->mem->left();
     return OK;
 }

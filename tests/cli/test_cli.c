@@ -415,6 +415,17 @@ static void generates(void **state) {
     assert_true(json_number_value(json_object_get(o, "tokens_per_s")) > 0);
     assert_true(json_number_value(json_object_get(o, "prefill_tokens_per_s")) > 0);
     json_decref(o);
+    sh("$C generate --model '%s' --prompt x --max-new-tokens 4 --device tpu", m);
+    status_is(2);
+    says(ran.err.p, "device 'tpu' is not known");
+    sh("$C generate --model '%s' --prompt x --max-new-tokens 4 --dtype bfloat16", m);
+    status_is(2);
+    says(ran.err.p, "needs a card");
+    sh("CUDA_VISIBLE_DEVICES= $C generate --model '%s' --prompt x --max-new-tokens 4 --device cuda", m);
+    status_is(2);
+    says(ran.err.p, "device: cpu");
+    sh("CUDA_VISIBLE_DEVICES= $C generate --model '%s' --prompt 'The capital of France is' --max-new-tokens 4 --greedy --json --device auto", m);
+    status_is(0);
     sh("$C generate --model '%s' --prompt 'The capital of France is' --max-new-tokens 4", m); /* streamed */
     status_is(0);
     assert_true(str_starts(ran.out.p, " Paris."));
