@@ -199,10 +199,12 @@ static err send_inputs(const struct plan *pl, const struct binding *b) {
     size_t end = 0;
     for (int v = 1; v < pl->p->nv; v++) {
         const struct value *x = &pl->p->v[v];
+        if (x->role != ROLE_INPUT) continue;
         struct view w = prog_view(pl->p, (val){(uint32_t)v}, b->size);
-        if (x->role != ROLE_INPUT || !view_bytes(&w)) continue;
-        memcpy(b->stage_host + x->off, b->input[x->input], view_bytes(&w));
-        if (x->off + view_bytes(&w) > end) end = x->off + view_bytes(&w);
+        size_t bytes = view_bytes(&w);
+        if (!bytes) continue;
+        memcpy(b->stage_host + x->off, b->input[x->input], bytes);
+        if (x->off + bytes > end) end = x->off + bytes;
     }
     return pl->backend->mem->upload(b->stage, b->stage_host, end);
 }

@@ -1,8 +1,8 @@
 /* How the x86 kernels with F16C (gemm_avx2.c, gemm_avx512.c, dot_vnni.c) read what stands before the weights of a quantised
- * block, and how far ahead they ask for memory. */
+ * block, how far ahead they ask for memory, and what their dot products leave over. */
 #ifndef CYC_CPU_BLOCKS_H
 #define CYC_CPU_BLOCKS_H
-#include "base/dtype.h"
+#include "cpu/gemm.h"
 #include <immintrin.h>
 #include <string.h>
 
@@ -47,6 +47,18 @@ INLINE void get_scales(dtype dt, const uint8_t *p, int64_t stride, int n, struct
 /* Bytes of 32 weights of a row (Q6_K: about; only prefetching asks). */
 INLINE size_t bytes32(const dtype dt) {
     return dt == DT_Q4_1 ? 20 : dt == DT_Q4_0 ? 18 : dt == DT_Q8_0 ? 34 : dt == DT_F32 ? 128 : dt == DT_Q6_K ? 27 : 64;
+}
+
+/* What a row of W does not fill whole vectors with: its last k % 32 elements, and the bias. */
+static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
+    float tmp[32], sum = d->bias ? d->bias[o] : 0;
+    int64_t whole = d->k & ~(int64_t)31, n = d->k - whole;
+    if (n) {
+        const float *x = d->x + i * d->ldx + whole;
+        dequantise_row(d->dt, row + dtype_row_bytes(d->dt, whole), tmp, n);
+        for (int64_t j = 0; j < n; j++) sum += x[j] * tmp[j];
+    }
+    return sum;
 }
 
 #endif

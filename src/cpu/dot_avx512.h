@@ -15,18 +15,6 @@ INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
     return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
 }
 
-/* What a row of W does not fill whole vectors with: its last k % 32 elements, and the bias. */
-static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
-    float tmp[32], sum = d->bias ? d->bias[o] : 0;
-    int64_t whole = d->k & ~(int64_t)31, n = d->k - whole;
-    if (n) {
-        const float *x = d->x + i * d->ldx + whole;
-        dequantise_row(d->dt, row + dtype_row_bytes(d->dt, whole), tmp, n);
-        for (int64_t j = 0; j < n; j++) sum += x[j] * tmp[j];
-    }
-    return sum;
-}
-
 /* rw rows of W from o on by n rows of x: acc[i * rw + r] and what is not in it yet. */
 INLINE void dot_end(const int rw, const int n, const struct gemm_dot *d, int64_t o, __m512 *acc) {
     const uint8_t *row = (const uint8_t *)d->w + (size_t)o * d->row_bytes;

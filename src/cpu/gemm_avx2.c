@@ -322,15 +322,9 @@ INLINE float sum8(__m256 v) {
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-/* What a row of W does not fill whole vectors with: its last k % 32 elements, the last r % 8 of the low-rank part. */
-static __attribute__((noinline)) float dot_rest(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
-    float tmp[32], sum = d->bias ? d->bias[o] : 0;
-    int64_t whole = d->k & ~(int64_t)31, n = d->k - whole;
-    if (n) {
-        const float *x = d->x + i * d->ldx + whole;
-        dequantise_row(d->dt, row + dtype_row_bytes(d->dt, whole), tmp, n);
-        for (int64_t j = 0; j < n; j++) sum += x[j] * tmp[j];
-    }
+/* Here the last r % 8 of the low-rank part are left over too. */
+static __attribute__((noinline)) float dot_rest_low(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
+    float sum = dot_rest(d, row, o, i);
     for (int64_t j = d->r & ~(int64_t)7; j < d->r; j++) sum += d->t[i * d->ldt + j] * d->b[o * d->ldb + j];
     return sum;
 }
@@ -378,11 +372,11 @@ INLINE void dot_block(const dtype dt, const int rw, const int n, const struct ge
                 acc[i * rw + r] = _mm256_fmadd_ps(b, _mm256_loadu_ps(d->t + i * d->ldt + j), acc[i * rw + r]);
         }
     }
-    float sum[DOT_ACC]; /* all of them before dot_rest() is called: a call would put the accumulators in memory */
+    float sum[DOT_ACC]; /* all of them before dot_rest_low() is called: a call would put the accumulators in memory */
 #pragma GCC unroll 12
     for (int a = 0; a < rw * n; a++) sum[a] = sum8(acc[a]);
     if (d->bias || d->k % 32 || d->r % 8)
-        for (int a = 0; a < rw * n; a++) sum[a] += dot_rest(d, row + (size_t)(a % rw) * bytes, o + a % rw, a / rw);
+        for (int a = 0; a < rw * n; a++) sum[a] += dot_rest_low(d, row + (size_t)(a % rw) * bytes, o + a % rw, a / rw);
     for (int i = 0; i < n; i++)
         for (int r = 0; r < rw; r++) d->y[i * d->ldy + o + r] = sum[i * rw + r];
 }

@@ -46,10 +46,7 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
     return r && r->scratch ? r->scratch(inst, in, out) : 0;
 }
 
-static err sumsq(const float *x, int64_t n, int threads, double *out) { return (void)threads, cuda_flat_sumsq(x, n, out); }
-static err adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads) { return (void)threads, cuda_flat_adamw(o, s, n); }
-static err cast(const float *x, void *to, dtype dt, int64_t n, int threads) { return (void)threads, cuda_flat_cast(x, to, dt, n); }
-static const struct flat_ops flat = {sumsq, adamw, cast};
+static const struct flat_ops flat = {cuda_flat_sumsq, cuda_flat_adamw, cuda_flat_cast};
 
 static void describe(str *out) {
     struct cuda_facts f;

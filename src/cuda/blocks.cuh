@@ -10,10 +10,6 @@
 #ifndef CYC_CUDA_BLOCKS_CUH
 #define CYC_CUDA_BLOCKS_CUH
 #include <string.h>
-extern "C" {
-#include "base/dtype.h"
-#include "base/err.h"
-}
 #include "cuda/types.cuh"
 
 #define HD __host__ __device__ __forceinline__

@@ -70,12 +70,10 @@ struct cuda_matvec {
 bool cuda_matvec_takes(dtype w, dtype x, int64_t n, int64_t C);
 err cuda_matvec(const struct cuda_matvec *m);
 
-/* flat.cu: core/flat.h on the device; the pointers are device memory, the results come back to the host */
-err cuda_flat_sumsq(const float *x, int64_t n, double *out);
-err cuda_flat_finite(const float *x, int64_t n, bool *out);
-err cuda_flat_scale(float *x, float factor, int64_t n);
-err cuda_flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n);
-err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n); /* f32 to bf16 or f16, nearest even */
+/* flat.cu: flat_ops on the device; the pointers are device memory, the sum comes back to the host, `threads` means nothing */
+err cuda_flat_sumsq(const float *x, int64_t n, int threads, double *out);
+err cuda_flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
+err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int threads);
 
 #ifdef __cplusplus
 }

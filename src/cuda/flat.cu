@@ -3,16 +3,13 @@
  *
  * Sums are deterministic: an arena is cut in pieces by its length (and alignment) alone, a block has one piece, a thread one
  * order of its elements, and the host adds the pieces in their order. So the card and its number of multiprocessors do not
- * show. Squares and sums are double. sumsq and finite wait for the card, the others only launch.
+ * show. Squares and sums are double. sumsq waits for the card, the others only launch.
  *
  * AdamW is src/cpu/flat.c, operation by operation: each is rounded to f32 by itself (no contracted multiply-adds), so both
- * give the same bits where the CPU's build has no FMA. Non-finite values go through; finite() finds them.
+ * give the same bits where the CPU's build has no FMA. Non-finite values go through.
  *
  * Refused: casts to anything but bf16, f16 (f32 would be a copy). Not for two host threads at once: the sums share one
  * small buffer on the card, made at first use and kept. */
-extern "C" {
-#include "base/err.h"
-}
 #include "cuda/types.cuh"
 #include <math.h>
 
@@ -58,7 +55,8 @@ __global__ void sumsq_kernel(const float *x, int64_t quads, int64_t n, double *p
     part[blockIdx.x] = sum;
 }
 
-extern "C" err cuda_flat_sumsq(const float *x, int64_t n, double *out) {
+extern "C" err cuda_flat_sumsq(const float *x, int64_t n, int threads, double *out) {
+    (void)threads;
     double part[PIECES];
     *out = 0;
     if (n <= 0) return OK;
@@ -70,46 +68,6 @@ extern "C" err cuda_flat_sumsq(const float *x, int64_t n, double *out) {
     TRY(cuda_check(cudaStreamSynchronize(cuda_stream), "sum of squares"));
     for (int i = 0; i < pieces; i++) *out += part[i];
     return OK;
-}
-
-__device__ static bool finite_bits(float x) { return (__float_as_uint(x) & 0x7F800000u) != 0x7F800000u; }
-
-__global__ void finite_kernel(const float *x, int64_t quads, int64_t n, int *bad) {
-    bool good = true;
-    EACH_ITEM(i, quads) {
-        float4 v = ((const float4 *)x)[i];
-        good = good && finite_bits(v.x) && finite_bits(v.y) && finite_bits(v.z) && finite_bits(v.w);
-    }
-    EACH_ITEM(i, n - 4 * quads) good = good && finite_bits(x[4 * quads + i]);
-    if (!good) *bad = 1; /* whoever writes, writes the same */
-}
-
-extern "C" err cuda_flat_finite(const float *x, int64_t n, bool *out) {
-    int bad = 0;
-    *out = true;
-    if (n <= 0) return OK;
-    TRY(parts_made());
-    TRY(cuda_check(cudaMemsetAsync(parts, 0, sizeof bad, cuda_stream), "check for finite numbers"));
-    finite_kernel<<<pieces_for(n), THREADS, 0, cuda_stream>>>(x, aligned(x) ? n / 4 : 0, n, (int *)parts);
-    TRY(CUDA_LAUNCHED("check for finite numbers"));
-    TRY(cuda_check(cudaMemcpyAsync(&bad, parts, sizeof bad, cudaMemcpyDeviceToHost, cuda_stream), "check for finite numbers"));
-    TRY(cuda_check(cudaStreamSynchronize(cuda_stream), "check for finite numbers"));
-    *out = !bad;
-    return OK;
-}
-
-__global__ void scale_kernel(float *x, float factor, int64_t quads, int64_t n) {
-    EACH_ITEM(i, quads) {
-        float4 v = ((float4 *)x)[i];
-        ((float4 *)x)[i] = make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
-    }
-    EACH_ITEM(i, n - 4 * quads) x[4 * quads + i] *= factor;
-}
-
-extern "C" err cuda_flat_scale(float *x, float factor, int64_t n) {
-    if (n <= 0) return OK;
-    scale_kernel<<<grid_for((n + 3) / 4), THREADS, 0, cuda_stream>>>(x, factor, aligned(x) ? n / 4 : 0, n);
-    return CUDA_LAUNCHED("scale");
 }
 
 struct step { float decay, step, root, one_b1, b2, one_b2, eps, scale; };
@@ -139,7 +97,8 @@ __global__ void adamw_kernel(struct step o, const float *grad, float *p, float *
     }
 }
 
-extern "C" err cuda_flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n) {
+extern "C" err cuda_flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads) {
+    (void)threads;
     if (n <= 0) return OK;
     const double bias1 = 1 - pow(o->beta1, (double)o->t), bias2 = 1 - pow(o->beta2, (double)o->t);
     struct step k = {(float)(1 - o->lr * o->weight_decay), (float)(o->lr / bias1), (float)sqrt(bias2), (float)(1 - o->beta1),
@@ -161,7 +120,8 @@ template <typename T> __global__ void cast_kernel(const float *x, T *to, int64_t
     EACH_ITEM(i, n - 8 * octets) to[8 * octets + i] = from_f32<T>(x[8 * octets + i]);
 }
 
-extern "C" err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n) {
+extern "C" err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int threads) {
+    (void)threads;
     if (n <= 0) return OK;
     const int64_t octets = aligned(x) && aligned(to) ? n / 8 : 0;
     const int grid = grid_for(octets ? octets : n);

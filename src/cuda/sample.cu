@@ -16,9 +16,6 @@
  *
  * NaN and infinite logits give some id and a NaN log-probability (all -inf: id 0), as the reference's definition leaves it.
  * Takes f32, bf16 and f16 logits of up to 2^30 columns. No scratch. */
-extern "C" {
-#include "base/err.h"
-}
 #include "cuda/types.cuh"
 #include <math.h>
 

@@ -26,14 +26,16 @@ void learner_free(struct learner *l) {
 }
 
 /* --- from and to the host ------------------------------------------------------------------------------------------ */
-err learner_get(const struct learner *l, float *host) { return l->backend->mem->download(host, l->w, l->st->params.bytes); }
-err learner_set(struct learner *l, const float *host) { return l->backend->mem->upload(l->w, host, l->st->params.bytes); }
-
 /* An arena of the backend (`there`) as the host sees it: itself, or a copy that lend_end() frees. */
 static err lend(const struct learner *l, float *there, bool with_content, float **host) {
     *host = l->backend->mem->host ? there : pages_take(l->st->params.bytes);
     if (!*host) return fail(E_MEMORY, "out of memory");
     return *host != there && with_content ? l->backend->mem->download(*host, there, l->st->params.bytes) : OK;
+}
+
+/* What was written into the lent copy goes back. */
+static err put_back(const struct learner *l, float *there, const float *host) {
+    return host == there ? OK : l->backend->mem->upload(there, host, l->st->params.bytes);
 }
 
 static void lend_end(const struct learner *l, const float *there, float *host) {
@@ -44,7 +46,7 @@ err learner_fill(struct learner *l, uint64_t key) {
     float *host;
     TRY(lend(l, l->w, false, &host));
     param_fill(&l->st->params, key, host);
-    err e = host == l->w ? OK : learner_set(l, host);
+    err e = put_back(l, l->w, host);
     lend_end(l, l->w, host);
     return e;
 }
@@ -61,7 +63,7 @@ err learner_load(struct learner *l, const char *folder, const struct model *m) {
     float *host;
     err e = lend(l, l->w, false, &host);
     if (!e) e = adapter_load(folder, m, l->st, host);
-    if (!e && host != l->w) e = learner_set(l, host);
+    if (!e) e = put_back(l, l->w, host);
     lend_end(l, l->w, host);
     return e;
 }

@@ -27,10 +27,7 @@ struct learner {
 };
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r);
 void learner_free(struct learner *l);
-/* The weights from and to the host: `host` is an arena of st->params.bytes. */
-err learner_get(const struct learner *l, float *host);
-err learner_set(struct learner *l, const float *host);
-err learner_fill(struct learner *l, uint64_t key); /* fresh: param_fill() */
+err learner_fill(struct learner *l, uint64_t key); /* fresh weights: param_fill() */
 /* The adapter's files (gen/adapter.h), whatever the backend. */
 err learner_write(const struct learner *l, const char *folder, const char *base_model);
 err learner_load(struct learner *l, const char *folder, const struct model *m);
