@@ -205,25 +205,22 @@ static void profile(const char *item, int rows, int length, enum checkpoint leve
     const void *inputs[] = {f.ids, f.pos, f.cu, f.sample, f.label, f.weight};
     struct binding b = {.input = (void *const *)inputs, .act = mem.act, .scratch = mem.scratch, .state = mem.act, .param = param, .grad = grad, .stage = mem.stage, .stage_host = mem.stage_host};
     b.size[-SYM_N] = f.n, b.size[-SYM_S] = f.s, b.size[-SYM_S1] = f.s + 1;
-    struct { const char *op; double s; int n; } sums[32] = {{0}};
+    struct { const char *op; double s; int n, span; } sums[32] = {{0}};
     double all = 0;
     char byte[4];
-    for (int i = 0; i < train.p.ni; i++) {
-        const struct inst *s = &train.p.in[i];
-        struct view in[MAX_IN], out[MAX_OUT];
-        for (int k = 0; k < s->op->n_in; k++) in[k] = plan_view(&train.plan, &b, s->in[k]);
-        for (int k = 0; k < s->op->n_out; k++) out[k] = plan_view(&train.plan, &b, s->out[k]);
+    for (int i = 0, next; i < train.p.ni; i = next) {
+        const char *op = train.p.in[i].op->name;
         die(g.backend->mem->download(byte, mem.act, 4));
         double t0 = seconds_now();
-        die(train.plan.run[i](&run, s, in, out, mem.scratch));
+        die(plan_launch(&train.plan, &b, &run, i, &next));
         die(g.backend->mem->download(byte, mem.act, 4));
         double t = seconds_now() - t0;
         int k = 0;
-        while (sums[k].op && strcmp(sums[k].op, s->op->name)) k++;
-        sums[k].op = s->op->name, sums[k].s += t, sums[k].n++, all += t;
+        while (sums[k].op && (strcmp(sums[k].op, op) || sums[k].span != next - i)) k++;
+        sums[k].op = op, sums[k].span = next - i, sums[k].s += t, sums[k].n++, all += t;
     }
     printf("%s: %.1f ms in %d instructions\n", item, 1e3 * all, train.p.ni);
-    for (int k = 0; sums[k].op; k++) printf("  %-16s %5d  %8.2f ms  %4.1f %%\n", sums[k].op, sums[k].n, 1e3 * sums[k].s, 100 * sums[k].s / all);
+    for (int k = 0; sums[k].op; k++) printf("  %-16s +%d %5d  %8.2f ms  %4.1f %%\n", sums[k].op, sums[k].span - 1, sums[k].n, 1e3 * sums[k].s, 100 * sums[k].s / all);
     g.backend->mem->give(w, 0);
     g.backend->mem->give(grad, 0);
     memory_free(&mem);

@@ -22,6 +22,8 @@ struct run_ctx {
     int top_k;          /* 0 = off */
     int threads;        /* OpenMP threads to use */
     bool int_activations; /* products of few rows may round activations to integers where that is faster */
+    int longest;        /* no sequence of this run has more rows; 0: not known */
+    int weighted;       /* no more rows of this run have a loss weight other than 0; 0: not known */
 };
 
 /* in/out: one view per operand of the instruction, absent operands have p = NULL. Kernels never allocate. */
@@ -45,21 +47,31 @@ struct flat_ops {
     err (*sumsq)(const float *x, int64_t n, int threads, double *out);
     err (*adamw)(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
     err (*cast)(const float *x, void *to, dtype dt, int64_t n, int threads); /* to bf16 or f16, nearest even */
+    /* One token on: ids[i] = log[i] = next[i], pos[i] += 1. NULL where memory is the host's. */
+    err (*advance)(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n);
 };
 
-/* Runs that come again and again with the same kernels, places and sizes (decoding, token by token) can be recorded and
- * replayed as one launch. key: everything that a recorded run depends on; it starts with the plan's address. */
+/* Runs that come again and again with the same kernels, places and sizes (decoding, token by token; short training passes)
+ * can be recorded and replayed as one launch. key: everything that a recorded run depends on; it starts with the plan's
+ * address. Seed and step are not part of it: kernels read them where begin_run() has put them. */
 struct replay_ops {
     err (*begin)(const void *key, size_t bytes, bool *replayed); /* true: it has run; else launch the kernels, then end() */
     err (*end)(err launched);
     void (*forget)(const void *plan);
 };
 
+struct prog;
+
 struct backend {
     const char *name;
     /* in/out carry capacity shapes and types, p = NULL (absent operands: dt = DT_NONE). NULL: "not mine". */
     kernel (*find)(const struct inst *inst, const struct view *in, const struct view *out);
     size_t (*scratch)(const struct inst *inst, const struct view *in, const struct view *out);
+    /* How many instructions from `first` on one kernel takes over; 0: none, each has its own. The kernel gets the first one's
+     * address (the others follow it) and their operands' views, inst j's at in + j * MAX_IN and out + j * MAX_OUT. The values
+     * of a span lie apart, and one that dies inside it (value.last) need not be written. NULL: no spans. */
+    int (*span)(const struct prog *p, int first, kernel *run);
+    err (*begin_run)(const struct run_ctx *run); /* before the kernels of each run; NULL: nothing to do */
     bool computes; /* false: counts only (null); such a plan cannot be run */
     const struct mem_ops *mem;
     const struct flat_ops *flat;

@@ -7,12 +7,12 @@
 enum { ALIGN = 64 };
 static size_t aligned(size_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
 
-struct span { size_t off, size; uint32_t v; };
+struct block { size_t off, size; uint32_t v; };
 
-/* The live spans of the ACT arena, sorted by offset. */
-struct layout { struct span *s; int n; size_t top; };
+/* The live values of the ACT arena, sorted by offset. */
+struct layout { struct block *s; int n; size_t top; };
 
-/* Best fit: the smallest gap that holds the value, else after the last span. */
+/* Best fit: the smallest gap that holds the value, else after the last one. */
 static size_t place(struct layout *l, size_t size, uint32_t v) {
     size_t best = SIZE_MAX, best_gap = SIZE_MAX, at = 0;
     int best_i = l->n;
@@ -23,7 +23,7 @@ static size_t place(struct layout *l, size_t size, uint32_t v) {
     }
     if (best == SIZE_MAX) best = at;
     memmove(l->s + best_i + 1, l->s + best_i, (size_t)(l->n - best_i) * sizeof *l->s);
-    l->s[best_i] = (struct span){best, size, v};
+    l->s[best_i] = (struct block){best, size, v};
     l->n++;
     if (best + size > l->top) l->top = best + size;
     return best;
@@ -67,23 +67,32 @@ static bool take_over(struct prog *p, struct layout *l, const struct inst *s, in
     return false;
 }
 
+static void place_outputs(struct prog *p, struct layout *l, int i) {
+    const struct inst *s = &p->in[i];
+    for (int k = 0; k < s->op->n_out; k++) {
+        if (!has(s->out[k]) || prog_v(p, s->out[k])->role != ROLE_ACT) continue;
+        if (k == 0 && s->op->inplace && take_over(p, l, s, i)) continue;
+        struct view w = prog_view(p, s->out[k], NULL);
+        prog_v(p, s->out[k])->off = place(l, aligned(view_bytes(&w)), s->out[k].i);
+    }
+}
+
+static void release_dead(struct prog *p, struct layout *l, int i) {
+    const struct inst *s = &p->in[i];
+    for (int k = 0; k < s->op->n_in; k++)
+        if (has(s->in[k]) && prog_v(p, s->in[k])->last == i) release(l, s->in[k].i);
+    for (int k = 0; k < s->op->n_out; k++)
+        if (has(s->out[k]) && prog_v(p, s->out[k])->last == i) release(l, s->out[k].i);
+}
+
+/* The instructions of a span run as one: nothing that one of them reads or writes may be overwritten by another. */
 static err place_values(struct plan *pl) {
     struct prog *p = pl->p;
-    struct layout l = {calloc((size_t)p->nv + 1, sizeof(struct span)), 0, 0};
+    struct layout l = {calloc((size_t)p->nv + 1, sizeof(struct block)), 0, 0};
     if (!l.s) return fail(E_MEMORY, "out of memory while planning");
-    find_last_uses(p);
-    for (int i = 0; i < p->ni; i++) {
-        const struct inst *s = &p->in[i];
-        for (int k = 0; k < s->op->n_out; k++) {
-            if (!has(s->out[k]) || prog_v(p, s->out[k])->role != ROLE_ACT) continue;
-            if (k == 0 && s->op->inplace && take_over(p, &l, s, i)) continue;
-            struct view w = prog_view(p, s->out[k], NULL);
-            prog_v(p, s->out[k])->off = place(&l, aligned(view_bytes(&w)), s->out[k].i);
-        }
-        for (int k = 0; k < s->op->n_in; k++)
-            if (has(s->in[k]) && prog_v(p, s->in[k])->last == i) release(&l, s->in[k].i);
-        for (int k = 0; k < s->op->n_out; k++)
-            if (has(s->out[k]) && prog_v(p, s->out[k])->last == i) release(&l, s->out[k].i);
+    for (int i = 0, end; i < p->ni; i = end) {
+        for (end = i; end == i || (end < p->ni && !pl->run[end]); end++) place_outputs(p, &l, end);
+        for (int j = i; j < end; j++) release_dead(p, &l, j);
     }
     pl->act = l.top;
     for (int v = 1; v < p->nv; v++)
@@ -107,34 +116,44 @@ static void views_of(const struct prog *p, const val *v, int n, const int64_t *s
     for (int k = 0; k < n; k++) out[k] = prog_view(p, v[k], size);
 }
 
+/* The kernel of instruction i, and what it asks for beside its operands. */
+static err choose_kernel(struct plan *pl, int i, bool in_span) {
+    const struct prog *p = pl->p;
+    const struct inst *s = &p->in[i];
+    const struct backend *b = pl->backend;
+    struct view in[MAX_IN], out[MAX_OUT];
+    views_of(p, s->in, s->op->n_in, NULL, in);
+    views_of(p, s->out, s->op->n_out, NULL, out);
+    size_t scratch = 0;
+    kernel found = b->find(s, in, out);
+    if (found) scratch = b->scratch ? b->scratch(s, in, out) : 0;
+    else if (!b->mem->host || prog_dt(p) != DT_F32) {
+        return fail(E_UNSUPPORTED, "the %s backend has no kernel for %s in %s", b->name, s->op->name, dtype_info[prog_dt(p)].name);
+    } else {
+        found = s->op->ref;
+        scratch = s->op->ref_scratch ? s->op->ref_scratch(s, in, out) : 0;
+    }
+    if (!in_span) pl->run[i] = found;
+    if (scratch > pl->scratch) pl->scratch = scratch;
+    if (s->op->cost) {
+        struct cost c = s->op->cost(s, in, out);
+        pl->flops += c.flops;
+        pl->bytes += c.bytes;
+    }
+    return OK;
+}
+
 err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
     *pl = (struct plan){.p = p, .backend = backend};
     if (p->failed) return p->failed;
-    TRY(place_values(pl));
     pl->run = calloc((size_t)p->ni + 1, sizeof *pl->run);
     if (!pl->run) return fail(E_MEMORY, "out of memory while planning");
-    for (int i = 0; i < p->ni; i++) {
-        const struct inst *s = &p->in[i];
-        struct view in[MAX_IN], out[MAX_OUT];
-        views_of(p, s->in, s->op->n_in, NULL, in);
-        views_of(p, s->out, s->op->n_out, NULL, out);
-        size_t scratch = 0;
-        pl->run[i] = backend->find(s, in, out);
-        if (pl->run[i]) scratch = backend->scratch ? backend->scratch(s, in, out) : 0;
-        else if (!backend->mem->host || prog_dt(p) != DT_F32) {
-            return fail(E_UNSUPPORTED, "the %s backend has no kernel for %s in %s", backend->name, s->op->name, dtype_info[prog_dt(p)].name);
-        } else {
-            pl->run[i] = s->op->ref;
-            scratch = s->op->ref_scratch ? s->op->ref_scratch(s, in, out) : 0;
-        }
-        if (scratch > pl->scratch) pl->scratch = scratch;
-        if (s->op->cost) {
-            struct cost c = s->op->cost(s, in, out);
-            pl->flops += c.flops;
-            pl->bytes += c.bytes;
-        }
+    find_last_uses(p);
+    for (int i = 0; i < p->ni;) {
+        int span = backend->span ? backend->span(p, i, &pl->run[i]) : 0, end = i + (span > 1 ? span : 1);
+        for (; i < end; i++) TRY(choose_kernel(pl, i, span > 1));
     }
-    return OK;
+    return place_values(pl);
 }
 
 void plan_free(struct plan *pl) {
@@ -209,15 +228,22 @@ static err send_inputs(const struct plan *pl, const struct binding *b) {
     return pl->backend->mem->upload(b->stage, b->stage_host, end);
 }
 
+err plan_launch(const struct plan *pl, const struct binding *b, const struct run_ctx *run, int i, int *next) {
+    const struct prog *p = pl->p;
+    struct view in[MAX_SPAN * MAX_IN], out[MAX_SPAN * MAX_OUT];
+    int end = i;
+    do {
+        const struct inst *s = &p->in[end];
+        for (int k = 0; k < s->op->n_in; k++) in[(end - i) * MAX_IN + k] = plan_view(pl, b, s->in[k]);
+        for (int k = 0; k < s->op->n_out; k++) out[(end - i) * MAX_OUT + k] = plan_view(pl, b, s->out[k]);
+    } while (++end < p->ni && !pl->run[end]);
+    *next = end;
+    err e = pl->run[i](run, &p->in[i], in, out, b->scratch);
+    return e ? fail_in(e, "instruction %d (%s)", i, p->in[i].op->name) : OK;
+}
+
 static err launch_all(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
-    for (int i = 0; i < pl->p->ni; i++) {
-        const struct inst *s = &pl->p->in[i];
-        struct view in[MAX_IN], out[MAX_OUT];
-        for (int k = 0; k < s->op->n_in; k++) in[k] = plan_view(pl, b, s->in[k]);
-        for (int k = 0; k < s->op->n_out; k++) out[k] = plan_view(pl, b, s->out[k]);
-        err e = pl->run[i](run, s, in, out, b->scratch);
-        if (e) return fail_in(e, "instruction %d (%s)", i, s->op->name);
-    }
+    for (int i = 0; i < pl->p->ni;) TRY(plan_launch(pl, b, run, i, &i));
     return OK;
 }
 
@@ -232,7 +258,8 @@ static void key_of(struct replay_key *k, const struct plan *pl, const struct bin
     memset(k, 0, sizeof *k);
     k->plan = pl, k->act = b->act, k->scratch = b->scratch, k->state = b->state, k->param = b->param, k->grad = b->grad, k->stage = b->stage;
     memcpy(k->size, b->size, sizeof k->size);
-    k->run.seed = run->seed, k->run.step = run->step, k->run.temperature = run->temperature, k->run.top_p = run->top_p, k->run.top_k = run->top_k;
+    k->run.temperature = run->temperature, k->run.top_p = run->top_p, k->run.top_k = run->top_k;
+    k->run.longest = run->longest, k->run.weighted = run->weighted;
 }
 
 err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
@@ -243,7 +270,8 @@ err plan_run(const struct plan *pl, const struct binding *b, const struct run_ct
         TRY(pl->backend->mem->fill(b->act, 0xFF, pl->act));
         TRY(pl->backend->mem->fill(b->scratch, 0xFF, pl->scratch));
     }
-    TRY(send_inputs(pl, b));
+    if (!b->staged) TRY(send_inputs(pl, b));
+    if (pl->backend->begin_run) TRY(pl->backend->begin_run(run));
     const struct replay_ops *replay = b->repeats ? pl->backend->replay : NULL;
     if (!replay) return launch_all(pl, b, run);
     struct replay_key key;

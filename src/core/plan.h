@@ -7,10 +7,12 @@
 #define CYC_CORE_PLAN_H
 #include "core/prog.h"
 
+enum { MAX_SPAN = 6 };
+
 struct plan {
     struct prog *p;      /* owned by the caller, must outlive the plan */
     const struct backend *backend;
-    kernel *run;         /* one per instruction */
+    kernel *run;         /* one per instruction; NULL: an earlier one's kernel does it too (struct backend, span) */
     size_t act, scratch, state;
     size_t input;        /* bytes of all inputs at capacity, where they have to be copied to the backend */
     size_t param;        /* bytes of the adapter's working copy */
@@ -42,9 +44,12 @@ struct binding {
     char *stage, *stage_host;    /* plan.input bytes, on the backend and here; unused where memory is the host's */
     int64_t size[SYM_COUNT];     /* actual sizes, by -symbol; at most the capacities */
     bool repeats;                /* many runs with this binding and these sizes will follow */
+    bool staged;                 /* the inputs are in `stage` already */
     bool poison;                 /* tests: fill ACT and SCRATCH with NaN first */
 };
 err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run);
+/* Launches the kernel of instruction i alone (and whatever else it spans); *next is the first one after it. For measuring. */
+err plan_launch(const struct plan *pl, const struct binding *b, const struct run_ctx *run, int i, int *next);
 
 /* Where an activation lies after a run (a kept value, typically an output). */
 struct view plan_view(const struct plan *pl, const struct binding *b, val v);

@@ -22,6 +22,11 @@ extern "C" { /* the house's own headers are C */
 extern cudaStream_t cuda_stream; /* everything runs here, in order */
 extern int cuda_sms;             /* multiprocessors of the card */
 
+/* What changes from run to run without changing its kernels, on the card: recorded runs read it there. */
+struct cuda_keys { uint64_t seed, step; };
+extern struct cuda_keys *cuda_keys;
+err cuda_begin_run(const struct run_ctx *run); /* rows.cu: puts it there */
+
 /* OK, or what CUDA said about `what` ("norm", "copy to the card"); sticky errors (a fault in a kernel) say so. */
 err cuda_check(cudaError_t e, const char *what);
 #define CUDA_LAUNCHED(what) cuda_check(cudaGetLastError(), what)
@@ -74,6 +79,7 @@ err cuda_matvec(const struct cuda_matvec *m);
 err cuda_flat_sumsq(const float *x, int64_t n, int threads, double *out);
 err cuda_flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
 err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int threads);
+err cuda_flat_advance(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n);
 
 #ifdef __cplusplus
 }

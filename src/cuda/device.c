@@ -8,6 +8,7 @@
 #include <string.h>
 
 cudaStream_t cuda_stream;
+struct cuda_keys *cuda_keys;
 int cuda_sms = 132; /* until a card is open: a plan made without one is an H100's */
 static bool opened;
 
@@ -49,6 +50,8 @@ err cuda_open(void) {
     TRY(cuda_gemm_open());
     TRY(cuda_check(cudaSetDevice(0), "choosing the card"));
     TRY(cuda_check(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking), "making a stream"));
+    TRY(cuda_check(cudaMalloc((void **)&cuda_keys, sizeof *cuda_keys), "a run's keys"));
+    TRY(cuda_check(cudaMemsetAsync(cuda_keys, 0, sizeof *cuda_keys, cuda_stream), "a run's keys"));
     cuda_sms = f.sms;
     opened = true;
     return OK;

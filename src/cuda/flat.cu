@@ -130,3 +130,13 @@ extern "C" err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int
     else return fail(E_INTERNAL, "cast: to bf16 or f16 only");
     return CUDA_LAUNCHED("cast");
 }
+
+__global__ static void advance_kernel(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n) {
+    int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i < n) ids[i] = log[i] = next[i], pos[i]++;
+}
+
+extern "C" err cuda_flat_advance(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n) {
+    if (n > 0) advance_kernel<<<(unsigned)((n + 255) / 256), 256, 0, cuda_stream>>>(ids, pos, next, log, n);
+    return CUDA_LAUNCHED("the next tokens");
+}

@@ -25,7 +25,6 @@ size_t cuda_gemm_version(void);    /* 0: not loaded */
 err cuda_fill_random(void *bf16, int64_t n); /* uniform in [-1, 1): for measuring */
 err cuda_add_bias(void *y, dtype dt, int64_t rows, int64_t cols, int64_t ld, const float *bias);
 struct cuda_drop { /* dropout of output k of a site: ops_drop_bits() */
-    const struct run_ctx *run;
     const struct inst *inst;
     int k;
     const int32_t *sample, *pos;

@@ -8,7 +8,7 @@
 #include "cuda/gemm.h"
 #include "cuda/types.cuh"
 
-enum { CHUNK = 256 << 20, THREADS = 512, MANY = 1024 };
+enum { CHUNK = 256 << 20, THREADS = 512, MANY = 1024, NOBODY = -1 };
 
 static size_t aligned(size_t n) { return (n + 255) / 256 * 256; }
 static size_t size_of(dtype dt) { return dtype_row_bytes(dt, 1); }
@@ -41,8 +41,8 @@ extern "C" size_t cuda_head_loss_scratch(const struct inst *i, const struct view
     return places_of(in, out[2].nd != 0).total;
 }
 
-/* index[0] = how many, index[1..]: the rows with weight, in order. One block. */
-__global__ static void list_kernel(const float *weight, int n, int *index) {
+/* index[0] = how many, index[1..bound]: the rows with weight, in order, then NOBODY. One block. */
+__global__ static void list_kernel(const float *weight, int n, int bound, int *index) {
     __shared__ int part[MANY];
     int each = (n + MANY - 1) / MANY, from = threadIdx.x * each, to = min(n, from + each), mine = 0;
     for (int i = from; i < to; i++) mine += weight[i] != 0;
@@ -58,11 +58,16 @@ __global__ static void list_kernel(const float *weight, int n, int *index) {
     for (int i = from; i < to; i++)
         if (weight[i] != 0) index[1 + at++] = i;
     if (threadIdx.x == MANY - 1) index[0] = part[MANY - 1];
+    for (int i = part[MANY - 1] + (int)threadIdx.x; i < bound; i += MANY) index[1 + i] = NOBODY;
 }
 
-/* gather: to[r] = from[index[r]]; scatter: to[index[r]] = from[r]. */
+/* gather: to[r] = from[index[r]], or zeros; scatter: to[index[r]] = from[r]. */
 template <typename T> __global__ void move_kernel(const T *from, int64_t ld_from, T *to, int64_t ld_to, const int *index, int64_t C, bool scatter) {
     int64_t r = blockIdx.x, other = index[r];
+    if (other == NOBODY) {
+        for (int64_t c = threadIdx.x; c < C && !scatter; c += blockDim.x) to[r * ld_to + c] = from_f32<T>(0);
+        return;
+    }
     const T *a = from + (scatter ? r : other) * ld_from;
     T *b = to + (scatter ? other : r) * ld_to;
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x) b[c] = a[c];
@@ -107,6 +112,10 @@ __global__ void loss_kernel(const float *logits, T *grad, int64_t V, const int *
     __shared__ struct top tops[THREADS / 32];
     int64_t r = blockIdx.x, n = index[r];
     const float *z = logits + r * V;
+    if (n == NOBODY) {
+        for (int64_t v = threadIdx.x; v < V && grad; v += THREADS) grad[r * V + v] = from_f32<T>(0);
+        return;
+    }
     int32_t want = label[n];
     struct top t = {-INFINITY, 0x7FFFFFFF};
     for (int64_t v = threadIdx.x; v < V; v += THREADS) t = better(t, (struct top){z[v], (int)v});
@@ -175,24 +184,22 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
 }
 
 extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)i;
-    int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0];
+    (void)i;
+    int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], bound = run->weighted && run->weighted < N ? run->weighted : N;
     struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, out[2].p != NULL), out[2].p != NULL};
-    int *index = (int *)(h.scratch + h.at.index), many = 0;
+    int *index = (int *)(h.scratch + h.at.index);
     TRY(cuda_check(cudaMemsetAsync(out[0].p, 0, 16, cuda_stream), "head_loss"));
     if (!N) return OK;
     TRY(cuda_check(cudaMemsetAsync(out[1].p, 0, (size_t)N * 4, cuda_stream), "head_loss"));
     if (h.grads) TRY(cuda_check(cudaMemset2DAsync(out[2].p, (size_t)out[2].ld * size_of(out[2].dt), 0, (size_t)C * size_of(out[2].dt), (size_t)N, cuda_stream), "head_loss"));
-    list_kernel<<<1, MANY, 0, cuda_stream>>>((const float *)in[3].p, (int)N, index);
-    TRY(cuda_check(cudaMemcpyAsync(&many, index, 4, cudaMemcpyDeviceToHost, cuda_stream), "head_loss"));
-    TRY(cuda_check(cudaStreamSynchronize(cuda_stream), "head_loss"));
+    list_kernel<<<1, MANY, 0, cuda_stream>>>((const float *)in[3].p, (int)N, (int)bound, index);
     if (in[1].dt != in[0].dt) {
         TRY(cuda_dequantise(in[1].dt, in[1].p, V, C, in[0].dt, h.scratch + h.at.weights));
         h.w = h.scratch + h.at.weights;
     }
     int64_t most = chunk_rows(N, V);
-    for (int64_t from = 0; from < many; from += most) {
-        int64_t rows = many - from < most ? many - from : most;
+    for (int64_t from = 0; from < bound; from += most) {
+        int64_t rows = bound - from < most ? bound - from : most;
         WITH_TYPE(in[0].dt, TRY(chunk<T>(&h, from, rows)));
     }
     sums_kernel<<<1, 256, 0, cuda_stream>>>(index, (const float *)(h.scratch + h.at.row), (const float *)in[3].p, (float *)out[0].p);

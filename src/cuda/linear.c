@@ -48,14 +48,14 @@ static err weight_of(const struct view *w, dtype compute, void *scratch, const v
 static char *at(const struct view *v, int64_t col) { return (char *)v->p + (size_t)col * size_of(v->dt); }
 
 /* T [N, R] = x A^T; with dropout each output of the group has its own masked x. */
-static err low_rank_t(const struct run_ctx *run, const struct inst *i, const struct view *in, const struct view *t, void *masked) {
+static err low_rank_t(const struct inst *i, const struct view *in, const struct view *t, void *masked) {
     const struct view *x = &in[LIN_X], *a = &in[LIN_A];
     struct cuda_gemm g = {x->d[0], t->d[1], x->d[1], x->p, a->p, t->p, x->ld, a->ld, t->ld, false, true, x->dt, t->dt, 1, 0};
     if (!(i->a.dropout > 0)) return cuda_gemm(&g);
     int64_t r0 = 0;
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         if (!i->a.rank[k]) continue;
-        struct cuda_drop d = {run, i, k, in[LIN_SAMPLE].p, in[LIN_POS].p};
+        struct cuda_drop d = {i, k, in[LIN_SAMPLE].p, in[LIN_POS].p};
         TRY(cuda_drop(&d, x, masked));
         g.a = masked, g.lda = x->d[1], g.n = i->a.rank[k];
         g.b = (char *)a->p + (size_t)(r0 * a->ld) * size_of(a->dt);
@@ -78,11 +78,12 @@ static err add_delta(const struct inst *i, int k, int64_t r0, const struct view 
 }
 
 err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run;
     const struct view *x = &in[LIN_X];
     int64_t N = x->d[0], C = x->d[1], r0 = 0;
     if (!N) return OK;
     char *masked = (char *)scratch + unpacked_bytes(i, &in[LIN_W], x->dt);
-    if (in[LIN_A].p) TRY(low_rank_t(run, i, in, &out[LIN_T], masked));
+    if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked));
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         const struct view *w = &in[LIN_W + k], *y = &out[k];
         const float *bias = in[LIN_BIAS + k].p;
@@ -102,11 +103,11 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
 }
 
 /* Output k: dT_k = alpha dY B, dB += alpha dY^T T, dA += dT^T drop(x), dx += drop'(dT A). */
-static err delta_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, int k, int64_t r0, void *dt, void *masked) {
+static err delta_bwd(const struct inst *i, const struct view *in, struct view *out, int k, int64_t r0, void *dt, void *masked) {
     const struct view *x = &in[LB_X], *dy = &in[LB_DY + k], *b = &in[LB_B + k], *t = &in[LB_T], *a = &in[LB_A], *dx = &out[LB_DX];
     int64_t N = x->d[0], C = x->d[1], O = dy->d[1], r = i->a.rank[k], R = rank_sum(i);
     float alpha = i->a.alpha[k];
-    struct cuda_drop d = {run, i, k, in[LB_SAMPLE].p, in[LB_POS].p};
+    struct cuda_drop d = {i, k, in[LB_SAMPLE].p, in[LB_POS].p};
     bool drops = i->a.dropout > 0;
     char *dt_k = (char *)dt + (size_t)r0 * size_of(x->dt);
     const char *a_k = (char *)a->p + (size_t)(r0 * a->ld) * size_of(a->dt);
@@ -139,6 +140,7 @@ static err zero_columns(char *p, int64_t ld, int64_t rows, int64_t cols, dtype d
 }
 
 err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run;
     const struct view *x = &in[LB_X], *dx = &out[LB_DX];
     int64_t N = x->d[0], C = x->d[1], R = rank_sum(i), r0 = 0;
     if (!N) return OK;
@@ -148,7 +150,7 @@ err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struc
     if (dx->p && drops) TRY(base_bwd(i, in, dx, scratch, &wrote)); /* the masked low-rank parts add to it, output by output */
     for (int k = 0; low && k < i->a.n; r0 += i->a.rank[k++]) {
         if (!i->a.rank[k]) continue;
-        if (in[LB_DY + k].p) TRY(delta_bwd(run, i, in, out, k, r0, dt, masked));
+        if (in[LB_DY + k].p) TRY(delta_bwd(i, in, out, k, r0, dt, masked));
         else TRY(zero_columns(dt + (size_t)r0 * size_of(x->dt), R, N, i->a.rank[k], x->dt)); /* an output that nothing reads */
     }
     if (low && !drops && out[LB_DA].p) TRY(cuda_gemm(&(struct cuda_gemm){R, C, N, dt, x->p, out[LB_DA].p, R, x->ld, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));

@@ -1,5 +1,5 @@
 /* The small loops around products: bias, dropout masks (philox: a function of the token and the channel, so a recomputed or
- * repacked token has the same mask), random numbers for measuring. */
+ * repacked token has the same mask), random numbers for measuring. Seed and step are read on the card (cuda_keys). */
 #include "cuda/gemm.h"
 #include "cuda/types.cuh"
 
@@ -22,22 +22,32 @@ extern "C" err cuda_add_bias(void *y, dtype dt, int64_t rows, int64_t cols, int6
     return CUDA_LAUNCHED("bias");
 }
 
+__global__ static void keys_kernel(struct cuda_keys *to, struct cuda_keys k) { *to = k; }
+
+extern "C" err cuda_begin_run(const struct run_ctx *run) {
+    static struct cuda_keys there; /* cuda_keys starts as zeros */
+    if (there.seed == run->seed && there.step == run->step) return OK;
+    there = {run->seed, run->step};
+    keys_kernel<<<1, 1, 0, cuda_stream>>>(cuda_keys, there);
+    return CUDA_LAUNCHED("a run's keys");
+}
+
 /* What ops_drop_bits() needs, without host structs. */
 struct mask {
-    uint64_t key;
-    uint32_t step, channel0;
+    const struct cuda_keys *keys;
+    uint32_t channel0;
     float p;
     const int32_t *sample, *pos;
 };
 
 static struct mask mask_of(const struct cuda_drop *d) {
-    struct mask m = {philox_key(d->run->seed, PURPOSE_DROPOUT), (uint32_t)(d->run->step & 0xFFFFFFFF), (uint32_t)(d->inst->a.site * MAX_GROUP + d->k) << 16, d->inst->a.dropout, d->sample, d->pos};
+    struct mask m = {cuda_keys, (uint32_t)(d->inst->a.site * MAX_GROUP + d->k) << 16, d->inst->a.dropout, d->sample, d->pos};
     return m;
 }
 
 /* The factor of channel c..c+3 of token n. */
 __device__ static void factors(const struct mask &m, int64_t n, int64_t c, float f[4]) {
-    struct philox r = philox(m.key, m.step, (uint32_t)m.sample[n], (uint32_t)m.pos[n], m.channel0 | (uint32_t)(c >> 2));
+    struct philox r = philox(philox_key(m.keys->seed, PURPOSE_DROPOUT), (uint32_t)m.keys->step, (uint32_t)m.sample[n], (uint32_t)m.pos[n], m.channel0 | (uint32_t)(c >> 2));
     for (int j = 0; j < 4; j++) f[j] = philox_unit(r.v[j]) >= m.p ? 1 / (1 - m.p) : 0;
 }
 

@@ -26,8 +26,7 @@ struct draw {
     float inverse_t, top_p; /* inverse_t 0: greedy */
     int top_k;
     int unit_bits;          /* weights are multiples of 2^-unit_bits */
-    uint64_t key;
-    uint32_t step;
+    const struct cuda_keys *keys;
 };
 
 /* Sums of 64 bits as two words: shared memory adds words natively. */
@@ -283,7 +282,7 @@ sample_kernel(const T *logits, int64_t ld, int V, const int32_t *sample, const i
     const double sum = weigh(row, V, &d, top, count, &sh);
     int pick = (int)at;
     if (d.inverse_t != 0) {
-        struct philox r = philox(d.key, d.step, (uint32_t)sample[s], (uint32_t)pos[s], 0);
+        struct philox r = philox(philox_key(d.keys->seed, PURPOSE_SAMPLE), (uint32_t)d.keys->step, (uint32_t)sample[s], (uint32_t)pos[s], 0);
         pick = choose(row, V, &d, top, r.v[0], pick, count, &sh);
     }
     if (threadIdx.x) return;
@@ -301,7 +300,7 @@ extern "C" err cuda_sample(const struct run_ctx *run, const struct inst *inst, c
     const int64_t S = view_rows(&in[0]), V = in[0].d[1];
     if (!S || !V) return OK;
     if (V > 1 << 30) return fail(E_UNSUPPORTED, "sample: %lld logits in a row; the CUDA backend takes 2^30", (long long)V);
-    struct draw d = {run->temperature > 0 ? 1 / run->temperature : 0, run->top_p, run->top_k, 44, philox_key(run->seed, PURPOSE_SAMPLE), (uint32_t)run->step};
+    struct draw d = {run->temperature > 0 ? 1 / run->temperature : 0, run->top_p, run->top_k, 44, cuda_keys};
     while (d.unit_bits > 32 && V > 1ll << (62 - d.unit_bits)) d.unit_bits--;
     WITH_TYPE(in[0].dt, sample_kernel<T><<<(unsigned)S, THREADS, 0, cuda_stream>>>((const T *)in[0].p, in[0].ld, (int)V, view_i32(&in[1]), view_i32(&in[2]),
                                                                                   (int32_t *)out[0].p, view_f32(&out[1]), d));

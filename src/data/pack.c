@@ -58,6 +58,17 @@ bool pack_row(struct pack *p, const struct row *r, int32_t sample) {
     return true;
 }
 
+void pack_pad(struct pack *p, int n, int s) {
+    assert(n <= p->cap_n && s <= p->cap_s && (s > p->s || n == p->n));
+    for (int i = p->n; i < n; i++) {
+        p->ids[i] = p->label[i] = p->sample[i] = 0;
+        p->pos[i] = i - p->n;
+        p->weight[i] = 0;
+    }
+    p->n = n;
+    for (; p->s < s; p->cu[p->s] = n) p->last[p->s++] = n - 1;
+}
+
 int pack_plan(const struct row *const *rows, int n, int cap_n, int cap_s, int *first) {
     int passes = 0, tokens = 0;
     first[0] = 0;

@@ -24,6 +24,10 @@ void pack_clear(struct pack *p);
  * sample: the row's identity for dropout keys. */
 bool pack_row(struct pack *p, const struct row *r, int32_t sample);
 
+/* Slack: tokens up to n as one more sequence that nothing is learnt from, then empty sequences up to s. n and s are at most the
+ * capacities; where there is slack in n, s is more than the sequences that are there. */
+void pack_pad(struct pack *p, int n, int s);
+
 /* Splits rows into passes of at most cap_n tokens and cap_s rows, in order: first[i] .. first[i+1]-1 are the rows of
  * pass i. Greedy in order (deterministic); a row longer than cap_n is the caller's bug. Returns the number of passes;
  * first has room for n+1. */

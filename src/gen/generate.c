@@ -33,7 +33,7 @@ struct batch {
 
 static err batch_init(struct batch *b, struct capacity cap) {
     size_t n = (size_t)(cap.tokens > cap.slots ? cap.tokens : cap.slots), s = (size_t)(cap.sequences > cap.slots ? cap.sequences : cap.slots) + 1;
-    int32_t *p = b->all = calloc(3 * n + 6 * s, sizeof *p);
+    int32_t *p = b->all = calloc(3 * n + (5 + LOG_LINES) * s, sizeof *p);
     if (!p) return fail(E_MEMORY, "out of memory");
     b->ids = p;
     b->pos = p + n;
@@ -43,7 +43,7 @@ static err batch_init(struct batch *b, struct capacity cap) {
     b->sample = b->rows + s;
     b->next_pos = b->sample + s;
     b->next = b->next_pos + s;
-    b->live = b->next + s;
+    b->live = b->next + LOG_LINES * s;
     return OK;
 }
 
@@ -81,23 +81,46 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
     return OK;
 }
 
+/* Live rows are the first lines of the batch; lines beyond them, up to a size that has been recorded, repeat line 0 and are
+ * not listened to. */
+static void fill_lines(struct batch *b, const struct generate_request *rq, const struct generation *out, int from, int n_live, int lines) {
+    for (int i = 0; i < lines; i++) {
+        int row = b->live[i < n_live ? i : 0], made = out[row].n;
+        b->ids[i] = out[row].ids[made - 1];
+        b->pos[i] = (int32_t)rq->prompt[row].n + made - 1;
+        b->slot[i] = row - from;
+        b->sample[i] = rq->first_sample + row;
+    }
+}
+
+/* `steps` tokens for each line into b->next, [steps][lines]. Between them nothing comes to the host. */
+static err run_steps(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq, struct batch *b, int lines, int steps) {
+    struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .n = lines, .repeats = true};
+    TRY(program_run(&g->decode, mem, param, NULL, &f, &rq->run, false));
+    if (!mem->log) return program_read(&g->decode, mem, g->decode.next, lines, 0, b->next, (size_t)lines * 4);
+    for (int k = 0; k < steps; k++) {
+        if (k) TRY(program_again(&g->decode, mem, param, lines, &rq->run));
+        TRY(program_advance(&g->decode, mem, lines, k));
+    }
+    return program_log(mem, lines, steps, b->next);
+}
+
+/* All live rows have made the same number of tokens, so what is left to make is one number too. A row that ends between two looks
+ * goes on in its own cache until the next, unheard. */
 static err decode(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq,
                   struct batch *b, int from, struct generation *out, int n_live) {
     while (n_live > 0) {
         if (rq->stop && *rq->stop) return fail(E_INTERRUPTED, "interrupted");
-        for (int i = 0; i < n_live; i++) {
-            int row = b->live[i], made = out[row].n;
-            b->ids[i] = out[row].ids[made - 1];
-            b->pos[i] = (int32_t)rq->prompt[row].n + made - 1;
-            b->slot[i] = row - from;
-            b->sample[i] = rq->first_sample + row;
-        }
-        struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .n = n_live};
-        TRY(program_run(&g->decode, mem, param, NULL, &f, &rq->run, false));
-        TRY(program_read(&g->decode, mem, g->decode.next, n_live, 0, b->next, (size_t)n_live * 4));
+        int left = rq->max_new - out[b->live[0]].n, steps = !mem->log || rq->on_token ? 1 : left < LOG_LINES ? left : LOG_LINES;
+        int lines = program_lines(&g->decode, n_live);
+        fill_lines(b, rq, out, from, n_live, lines);
+        TRY(run_steps(g, mem, param, rq, b, lines, steps));
         int still = 0;
-        for (int i = 0; i < n_live; i++)
-            if (take(rq, out, b->live[i], b->next[i])) b->live[still++] = b->live[i];
+        for (int i = 0; i < n_live; i++) {
+            bool on = true;
+            for (int k = 0; k < steps && on; k++) on = take(rq, out, b->live[i], b->next[k * lines + i]);
+            if (on) b->live[still++] = b->live[i];
+        }
         n_live = still;
     }
     return OK;

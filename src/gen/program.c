@@ -63,6 +63,8 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     if (st && st->method) s.method = st->method, s.settings = &st->lora, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
+    g->ids = s.ids;
+    g->pos = s.pos;
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (mode == MODE_TRAIN || mode == MODE_SCORE) {
         s.sample = input(p, "sample", &dim_n, DT_I32);
@@ -86,7 +88,7 @@ void program_free(struct program *g) {
 }
 
 /* A cache outlives single runs but not a generation, so it shares the arena with the training activations. */
-size_t memory_act(const struct program *const *programs, int n, size_t *state_off) {
+static size_t memory_act(const struct program *const *programs, int n, size_t *state_off) {
     size_t train = 0, gen = 0, state = 0;
     for (int i = 0; i < n; i++) {
         const struct plan *pl = &programs[i]->plan;
@@ -99,23 +101,34 @@ size_t memory_act(const struct program *const *programs, int n, size_t *state_of
     return train > gen + state ? train : gen + state;
 }
 
-err memory_for(struct memory *mem, struct program *const *programs, int n) {
+void memory_sizes(struct memory *mem, const struct program *const *programs, int n) {
     const struct backend *backend = programs[0]->plan.backend;
+    int64_t slots = 0;
     *mem = (struct memory){.backend = backend, .compute = prog_dt(&programs[0]->p)};
-    mem->act_bytes = memory_act((const struct program *const *)programs, n, &mem->state_off);
+    mem->act_bytes = memory_act(programs, n, &mem->state_off);
     for (int i = 0; i < n; i++) {
         const struct plan *pl = &programs[i]->plan;
         if (pl->scratch > mem->scratch_bytes) mem->scratch_bytes = pl->scratch;
-        if (pl->input > mem->stage_bytes && !backend->mem->host) mem->stage_bytes = pl->input;
+        if (pl->input > mem->log_off && !backend->mem->host) mem->log_off = pl->input;
         if (pl->param > mem->work_bytes && mem->compute != DT_F32) mem->work_bytes = pl->param;
+        if (programs[i]->mode == MODE_DECODE && programs[i]->p.cap[-SYM_N] > slots) slots = programs[i]->p.cap[-SYM_N];
     }
+    if (mem->log_off) mem->stage_bytes = mem->log_off + LOG_LINES * (size_t)slots * sizeof *mem->log;
+}
+
+err memory_for(struct memory *mem, struct program *const *programs, int n) {
+    memory_sizes(mem, (const struct program *const *)programs, n);
+    const struct backend *backend = mem->backend;
     if (backend->open) TRY(backend->open());
     for (int i = 0; i < n; i++) TRY(plan_place(&programs[i]->plan, programs[i]->base));
     mem->act = backend->mem->take(mem->act_bytes);
     mem->scratch = backend->mem->take(mem->scratch_bytes);
     if (mem->work_bytes) mem->work = backend->mem->take(mem->work_bytes);
     if (mem->stage_bytes) mem->stage = backend->mem->take(mem->stage_bytes), mem->stage_host = pages_take(mem->stage_bytes);
-    if (mem->act && mem->scratch && (mem->work || !mem->work_bytes) && (!mem->stage_bytes || (mem->stage && mem->stage_host))) return OK;
+    if (mem->act && mem->scratch && (mem->work || !mem->work_bytes) && (!mem->stage_bytes || (mem->stage && mem->stage_host))) {
+        mem->log = mem->stage ? (int32_t *)(mem->stage + mem->log_off) : NULL;
+        return OK;
+    }
     err e = fail(E_MEMORY, "cannot take %zu bytes for activations and scratch on %s", mem->act_bytes + mem->scratch_bytes, backend->name);
     memory_free(mem);
     return e;
@@ -146,19 +159,77 @@ static struct binding bind(const struct memory *mem, int n, int s) {
     return b;
 }
 
+/* --- ladders -------------------------------------------------------------------------------------------------------- */
+/* Kernels that average less than this are short beside their launches. */
+static const double SHORT_FLOPS = 30e9;
+
+static int power_below(int n) {
+    int p = 1;
+    while (2 * p <= n) p *= 2;
+    return p;
+}
+
+/* The next multiple of the `parts`-th part of the power of two below. */
+static int rung(int n, int parts) {
+    int step = power_below(n) / parts;
+    return step > 1 ? (n + step - 1) / step * step : n;
+}
+
+static int at_most(int64_t most, int n) { return n > most ? (int)most : n; }
+
+bool program_rungs(const struct program *g, int *n, int *s) {
+    const int64_t cap_n = g->p.cap[-SYM_N], cap_s = g->p.cap[-SYM_S];
+    if (!g->plan.backend->replay || g->plan.flops * *n / (double)cap_n > SHORT_FLOPS * g->p.ni) return false;
+    int up_n = at_most(cap_n, rung(*n, 16)), up_s = at_most(cap_s, 2 * power_below(*s < 4 ? 4 : *s));
+    if (up_n > *n && up_s == *s) return false; /* no sequence left for the slack to be */
+    *n = up_n;
+    *s = up_s;
+    return true;
+}
+
+int program_lines(const struct program *g, int n) { return g->plan.backend->replay ? at_most(g->p.cap[-SYM_N], rung(n, 2)) : n; }
+
+/* What kernels may know of the inputs without asking the backend. */
+static void look_at(const struct feed *f, struct run_ctx *run) {
+    run->longest = run->weighted = 0;
+    for (int s = 0; f->cu && s < f->s; s++)
+        if (f->cu[s + 1] - f->cu[s] > run->longest) run->longest = f->cu[s + 1] - f->cu[s];
+    for (int i = 0; f->weight && i < f->n; i++) run->weighted += f->weight[i] != 0;
+    if (!f->repeats) return;
+    run->longest = at_most(f->n, rung(run->longest, 2));
+    run->weighted = at_most(f->n, rung(run->weighted, 4));
+}
+
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,
                 const struct run_ctx *run, bool poison) {
     const void *train[] = {f->ids, f->pos, f->cu, f->sample, f->label, f->weight};
     const void *prefill[] = {f->ids, f->pos, f->cu, f->slot, f->rows, f->sample, f->next_pos};
     const void *decode[] = {f->ids, f->pos, f->slot, f->sample};
     struct binding b = bind(mem, f->n, g->mode == MODE_DECODE ? 0 : f->s);
+    struct run_ctx known = *run;
+    look_at(f, &known);
     b.param = param;
     b.grad = grad;
     b.poison = poison;
-    b.repeats = g->mode == MODE_DECODE;
+    b.repeats = f->repeats;
     b.input = (void *const *)(g->mode == MODE_PREFILL ? prefill : g->mode == MODE_DECODE ? decode : train);
+    return plan_run(&g->plan, &b, &known);
+}
+
+/* --- token by token -------------------------------------------------------------------------------------------------- */
+err program_advance(const struct program *g, const struct memory *mem, int n, int line) {
+    struct binding b = bind(mem, n, 0);
+    return mem->backend->flat->advance(plan_view(&g->plan, &b, g->ids).p, plan_view(&g->plan, &b, g->pos).p, plan_view(&g->plan, &b, g->next).p, mem->log + (size_t)line * n, n);
+}
+
+err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run) {
+    struct binding b = bind(mem, n, 0);
+    b.param = param;
+    b.repeats = b.staged = true;
     return plan_run(&g->plan, &b, run);
 }
+
+err program_log(const struct memory *mem, int n, int lines, int32_t *to) { return mem->backend->mem->download(to, mem->log, (size_t)n * lines * sizeof *to); }
 
 struct view program_out(const struct program *g, const struct memory *mem, val v, int n, int s) {
     struct binding b = bind(mem, n, s);

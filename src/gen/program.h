@@ -29,6 +29,7 @@ struct program {
     val loss, nll;        /* train, score: sums[4], nll[N] */
     val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities */
     val logits;           /* prefill, decode: kept where asked for */
+    val ids, pos;         /* the inputs that program_advance() writes */
     struct residents *base; /* the model's, on the backend */
 };
 
@@ -43,6 +44,7 @@ struct feed {
     const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
     const float *weight;
     int n, s;
+    bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */
 };
 /* Memory for the plans of one session: each arena as large as the largest plan asks. */
 struct memory {
@@ -52,12 +54,14 @@ struct memory {
     size_t act_bytes, scratch_bytes, state_off;
     void *work;            /* the adapter in the compute type, where that is not f32 */
     char *stage, *stage_host; /* inputs on their way, where the backend's memory is its own */
-    size_t work_bytes, stage_bytes;
+    int32_t *log;          /* behind them: the ids of up to LOG_LINES decode runs */
+    size_t work_bytes, stage_bytes, log_off;
 };
+/* The sizes alone, with nothing taken. */
+void memory_sizes(struct memory *mem, const struct program *const *programs, int n);
 /* Takes the memory and brings the base weights to the backend. All programs are of one backend and compute type. */
 err memory_for(struct memory *mem, struct program *const *programs, int n);
 void memory_free(struct memory *mem);
-size_t memory_act(const struct program *const *programs, int n, size_t *state_off);
 
 /* Makes an adapter's f32 weights (an arena of the backend; NULL: the bare base) the ones that programs read from now on: *param
  * is what program_run() takes. Again after each change of the weights. */
@@ -65,6 +69,16 @@ err memory_bind(const struct memory *mem, const struct program *g, const float *
 /* param: from memory_bind(); grad: an arena of the backend (NULL without an adapter). */
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *feed,
                 const struct run_ctx *run, bool poison);
+/* Sizes of a run on the ladder: where the backend can record runs and this one is short enough to be bound by its launches, n and s
+ * are raised to the next rung (n by at most 6 %, slack for pack_pad() to fill) and the result is true. */
+bool program_rungs(const struct program *g, int *n, int *s);
+int program_lines(const struct program *g, int n); /* decode: the same for its rows, by up to a third */
+/* After a decode run of n rows: the ids it sampled become the next run's, on the backend, and are noted in line `line` of the log.
+ * program_again() runs it; program_log() brings `lines` lines of n ids each to the host. Where memory is the host's there is no log. */
+enum { LOG_LINES = 4 };
+err program_advance(const struct program *g, const struct memory *mem, int n, int line);
+err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run);
+err program_log(const struct memory *mem, int n, int lines, int32_t *to);
 /* The first `bytes` of an output of the last run, on the host. */
 err program_read(const struct program *g, const struct memory *mem, val v, int n, int s, void *to, size_t bytes);
 /* Where an output of the last run lies, until the next one (on the backend). */

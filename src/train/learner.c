@@ -121,8 +121,11 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
     for (int p = 0; p < passes; p++) {
         pack_clear(&b->pack);
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(&b->pack, rows[i], i);
-        const struct pack *k = &b->pack;
-        struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s};
+        struct pack *k = &b->pack;
+        int up_n = k->n, up_s = k->s;
+        bool repeats = program_rungs(g, &up_n, &up_s);
+        if (repeats) pack_pad(k, up_n, up_s);
+        struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s, .repeats = repeats};
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));

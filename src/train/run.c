@@ -111,16 +111,13 @@ static size_t data_bytes(const struct run *r) {
 static void measure_plan(struct run *r) {
     struct program *list[8];
     int n = list_programs(r, list);
-    size_t inputs = 0, state_off, act = memory_act((const struct program *const *)list, n, &state_off);
+    struct memory m;
+    memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
-    *f = (struct footprint){.weights = r->model.bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES};
-    for (int i = 0; i < n; i++) {
-        if (list[i]->plan.scratch > f->scratch) f->scratch = list[i]->plan.scratch;
+    *f = (struct footprint){.weights = r->model.bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES, .scratch = m.scratch_bytes, .working = m.work_bytes};
+    for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
-        if (list[i]->plan.param > f->working && r->compute != DT_F32) f->working = list[i]->plan.param; /* the copy that programs read */
-        if (list[i]->plan.input > inputs) inputs = list[i]->plan.input;
-    }
-    f->activations = act - f->cache;
+    f->activations = m.act_bytes - f->cache;
     for (int i = 0; i < r->objective->sides; i++) {
         size_t b = r->side[i].plans->st.params.bytes;
         f->adapters += b;
@@ -129,7 +126,7 @@ static void measure_plan(struct run *r) {
     }
     f->adapters += f->working;
     bool host = r->backend->mem->host;
-    if (!host) f->runtime = CARD_BYTES + inputs, f->data = 0; /* the table is the card's; data stay on the host */
+    if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
     f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + (r->model.random || !host ? f->weights : 0);
     f->total = f->resident + (r->model.random || !host ? 0 : f->weights);
 }

@@ -408,7 +408,7 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
     memset(scratch, 0xFF, bytes + GUARD);
     struct run_ctx ctx = l->run;
     ctx.threads = threads;
-    if (run(&ctx, i, x->in, x->out, scratch)) fail_msg("%s: %s", l->what, err_text());
+    if ((b->begin_run && b->begin_run(&ctx)) || run(&ctx, i, x->in, x->out, scratch)) fail_msg("%s: %s", l->what, err_text());
     if (!untouched(scratch + bytes, GUARD)) fail_msg("%s, %s: wrote past its scratch", l->what, i->op->name);
     for (int k = 0; k < i->op->n_out; k++) {
         if (!has(i->out[k])) continue;
@@ -485,7 +485,7 @@ static void launch_card(const struct lab *l, const struct inst *i, struct launch
     uint8_t *scratch = card->mem->take(bytes + GUARD), guard[GUARD];
     assert_non_null(scratch);
     card->mem->fill(scratch, 0xFF, bytes + GUARD);
-    if (run(&l->run, i, c.in, c.out, scratch)) fail_msg("%s: %s", l->what, err_text());
+    if (card->begin_run(&l->run) || run(&l->run, i, c.in, c.out, scratch)) fail_msg("%s: %s", l->what, err_text());
     if (card->mem->download(guard, scratch + bytes, GUARD)) fail_msg("%s: %s", l->what, err_text());
     if (!untouched(guard, GUARD)) fail_msg("%s, %s: wrote past its scratch", l->what, i->op->name);
     for (int k = 0; k < i->op->n_out; k++)

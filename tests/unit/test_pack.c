@@ -63,6 +63,25 @@ static void what_does_not_fit_changes_nothing(void **state) {
     rows_free(&r);
 }
 
+static void slack_is_a_sequence_of_no_weight(void **state) {
+    (void)state;
+    struct rows r = {0};
+    struct pack p;
+    add(&r, 1, 2);
+    assert_int_equal(pack_init(&p, 8, 5), OK);
+    assert_true(pack_row(&p, &r.r[0], 9));
+    pack_pad(&p, 5, 4);
+    assert_int_equal(p.n, 5);
+    assert_int_equal(p.s, 4);
+    SAME(p.pos, 0, 1, 2, 0, 1);
+    SAME(p.cu, 0, 3, 5, 5, 5);
+    SAME(p.last, 2, 4, 4, 4);
+    assert_memory_equal(p.weight, ((float[]){1, 1, 0, 0, 0}), 5 * sizeof(float));
+    assert_true(p.supervised == 2);
+    pack_free(&p);
+    rows_free(&r);
+}
+
 static void passes(void **state) {
     (void)state;
     struct rows r = {0};
@@ -86,6 +105,7 @@ static void passes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(three_rows),
-                                       cmocka_unit_test(what_does_not_fit_changes_nothing), cmocka_unit_test(passes)};
+                                       cmocka_unit_test(what_does_not_fit_changes_nothing),
+                                       cmocka_unit_test(slack_is_a_sequence_of_no_weight), cmocka_unit_test(passes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
