@@ -20,7 +20,7 @@ const char help_eval[] =
     "  --set key=value  goes over the file; may be given several times\n"
     "  --model M        a .gguf file or a Hugging Face folder\n"
     "  --adapter DIR    a PEFT LoRA folder\n"
-    "  --device D, --dtype T  of a text: cpu (the default), cuda, or auto; float32, bfloat16, or auto\n"
+    "  --device D, --dtype T  of a text: cpu (the default), cuda, or auto; float32, bfloat16, float16, or auto\n"
     "  --text F         UTF-8 text, taken whole as one sequence; no token is added\n"
     "  --json           one JSON object: the evaluation; of a text {\"ids\", \"nll\", \"sum\", \"tokens\", \"mean\",\n"
     "                   \"perplexity\"}, where nll[0] is 0 and tokens counts those that were predicted (all but the "

@@ -30,7 +30,7 @@ const char help_generate[] =
     "  --seed S              the same seed gives the same text (0)\n"
     "  --ignore-eos          go on behind an end-of-text token\n"
     "  --batch N             prompts at once (16)\n"
-    "  --device D, --dtype T cpu (the default), cuda, or auto; float32, bfloat16, or auto: a card's is bfloat16\n"
+    "  --device D, --dtype T cpu (the default), cuda, or auto; float32, bfloat16, float16, or auto: a card's is bfloat16\n"
     "  --threads N           processor threads (all)\n"
     "  --activations A       f32, or int15: decode with activations of 15 bits and a sign, faster on AVX-512 VNNI "
     "(f32)\n"

@@ -101,6 +101,7 @@ typedef struct cyc_step {
     int64_t generated, trained, supervised; /* tokens of this step */
     double eta_s;
     size_t resident;              /* bytes resident now */
+    int skipped;                  /* adapters that learnt nothing in this step: their gradient overflowed dtype float16 (the scale is lower now) */
 } cyc_step;
 typedef struct cyc_callbacks {
     void *ctx;

@@ -57,6 +57,7 @@ static void relay_step(void *ctx, const struct run *r, const struct step_info *i
         s.learning_rate[i] = info->side[i].learning_rate;
         s.trained += info->side[i].tokens;
         s.supervised += info->side[i].supervised;
+        s.skipped += info->side[i].skipped;
     }
     s.eta_s = r->elapsed / (double)info->step * (double)(info->total - info->step);
     cb->on_step(cb->ctx, &s);

@@ -24,6 +24,13 @@ struct run_ctx {
     bool int_activations; /* products of few rows may round activations to integers where that is faster */
     int longest;        /* no sequence of this run has more rows; 0: not known */
     int weighted;       /* no more rows of this run have a loss weight other than 0; 0: not known */
+    float loss_scale;   /* gradients are those of the loss times this (train/learner.h); 0: 1 */
+};
+
+/* Of a whole process. What a backend has no choice about it ignores. */
+struct settings {
+    bool deterministic; /* the same run gives the same bytes: nothing is chosen by the clock, no sum in an order of arrival */
+    bool tf32;          /* f32 products may round their inputs to 10 bits (NVIDIA's TF32) */
 };
 
 /* in/out: one view per operand of the instruction, absent operands have p = NULL. Kernels never allocate. */
@@ -53,7 +60,7 @@ struct flat_ops {
 
 /* Runs that come again and again with the same kernels, places and sizes (decoding, token by token; short training passes)
  * can be recorded and replayed as one launch. key: everything that a recorded run depends on; it starts with the plan's
- * address. Seed and step are not part of it: kernels read them where begin_run() has put them. */
+ * address. Seed, step and loss_scale are not part of it: kernels read them where begin_run() has put them. */
 struct replay_ops {
     err (*begin)(const void *key, size_t bytes, bool *replayed); /* true: it has run; else launch the kernels, then end() */
     err (*end)(err launched);
@@ -78,6 +85,7 @@ struct backend {
     const struct replay_ops *replay; /* NULL: every run is launched kernel by kernel */
     dtype compute;       /* what programs compute in unless told otherwise */
     void (*describe)(str *out); /* what was found and what is missing: lines "name: what"; NULL: nothing to say */
+    void (*configure)(const struct settings *s); /* NULL: nothing to choose */
     err (*open)(void);   /* before the first memory is taken; NULL: nothing to do. May be called again */
 };
 extern const struct backend backend_cpu, backend_reference, backend_null;
@@ -86,7 +94,7 @@ extern const struct flat_ops flat_cpu;
 /* device: "auto" (the first card where there is one, else the processor), "cpu", "cuda". A card that is asked for by name is not
  * opened here, so that a run on it can be planned where there is none; open() says what is missing. */
 err backend_pick(const char *device, const struct backend **out);
-/* The compute type that `name` ("auto", "float32", "bfloat16") means on a backend; E_USAGE where the backend cannot. */
+/* The compute type that `name` ("auto", "float32", "bfloat16", "float16") means on a backend; E_USAGE where the backend cannot. */
 err backend_compute(const struct backend *b, const char *name, dtype *out);
 /* What this machine has for each backend of this build: lines "name: what". */
 void backend_describe(str *out);

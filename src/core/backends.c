@@ -39,7 +39,7 @@ err backend_pick(const char *device, const struct backend **out) {
 /* The processor computes in f32 alone (so far): asking for less is a mistake that is told at once. */
 err backend_compute(const struct backend *b, const char *name, dtype *out) {
     *out = strcmp(name, "auto") ? dtype_parse(name) : b->compute;
-    if (*out != DT_F32 && *out != DT_BF16) return fail(E_USAGE, "dtype '%s' is not known (auto, float32, bfloat16)", name);
+    if (*out != DT_F32 && *out != DT_BF16 && *out != DT_F16) return fail(E_USAGE, "dtype '%s' is not known (auto, float32, bfloat16, float16)", name);
     if (b->mem->host && *out != DT_F32) return fail(E_USAGE, "dtype: %s needs a card; on the processor it is float32", name);
     return OK;
 }

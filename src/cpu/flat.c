@@ -84,4 +84,4 @@ static err cast_of(const float *x, void *to, dtype dt, int64_t n, int threads) {
     return OK;
 }
 
-const struct flat_ops flat_cpu = {sumsq_of, adamw_of, cast_of};
+const struct flat_ops flat_cpu = {sumsq_of, adamw_of, cast_of, NULL};

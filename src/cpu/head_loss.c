@@ -108,6 +108,7 @@ static void one_chunk(const struct run_ctx *run, const struct view *in, struct v
     const struct view *x = &in[0], *w = &in[1], *dx = &out[2];
     const int32_t *label = view_i32(&in[2]);
     const float *weight = view_f32(&in[3]);
+    const float scale = run->loss_scale != 0 ? run->loss_scale : 1;
     int64_t c = x->d[1], v = w->d[0];
     const struct head_rows *isa = rows_isa();
     for (int64_t i = 0; i < m; i++) memcpy(b->x + i * c, view_row(x, rows[i]), (size_t)c * sizeof(float));
@@ -115,7 +116,7 @@ static void one_chunk(const struct run_ctx *run, const struct view *in, struct v
     gemm_run(&g, b->gemm);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(run))
     for (int64_t i = 0; i < m; i++)
-        one_row(isa, b->logits + i * v, v, label[rows[i]], weight[rows[i]], dx->p != NULL, &view_f32(&out[1])[rows[i]],
+        one_row(isa, b->logits + i * v, v, label[rows[i]], scale * weight[rows[i]], dx->p != NULL, &view_f32(&out[1])[rows[i]],
                 &b->correct[rows[i]]);
     if (!dx->p) return;
     g = product(run, m, b->logits, v, b->dx, c, w, false);

@@ -48,6 +48,8 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
 
 static const struct flat_ops flat = {cuda_flat_sumsq, cuda_flat_adamw, cuda_flat_cast, cuda_flat_advance};
 
+static void configure(const struct settings *s) { cuda_settings = *s; }
+
 static void describe(str *out) {
     struct cuda_facts f;
     double bandwidth, rate;
@@ -61,4 +63,4 @@ static void describe(str *out) {
     else str_addf(out, "measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", bandwidth * 1e-12, rate * 1e-12);
 }
 
-const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .begin_run = cuda_begin_run, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .describe = describe, .open = cuda_open};
+const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .begin_run = cuda_begin_run, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .describe = describe, .configure = configure, .open = cuda_open};

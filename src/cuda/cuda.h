@@ -23,8 +23,9 @@ extern cudaStream_t cuda_stream; /* everything runs here, in order */
 extern int cuda_sms;             /* multiprocessors of the card */
 
 /* What changes from run to run without changing its kernels, on the card: recorded runs read it there. */
-struct cuda_keys { uint64_t seed, step; };
+struct cuda_keys { uint64_t seed, step; float loss_scale; };
 extern struct cuda_keys *cuda_keys;
+extern struct settings cuda_settings;
 err cuda_begin_run(const struct run_ctx *run); /* rows.cu: puts it there */
 
 /* OK, or what CUDA said about `what` ("norm", "copy to the card"); sticky errors (a fault in a kernel) say so. */

@@ -9,6 +9,7 @@
 
 cudaStream_t cuda_stream;
 struct cuda_keys *cuda_keys;
+struct settings cuda_settings;
 int cuda_sms = 132; /* until a card is open: a plan made without one is an H100's */
 static bool opened;
 

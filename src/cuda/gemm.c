@@ -27,7 +27,7 @@ static void *workspace, *library;
 /* Everything that the choice of an algorithm depends on; zeroed before it is filled, compared as bytes. */
 struct shape {
     int64_t m, n, k, lda, ldb, ldc;
-    int ta, tb, in, out, adds, align_a, align_b, align_c;
+    int ta, tb, in, out, adds, tf32, align_a, align_b, align_c;
 };
 struct entry {
     struct shape shape;
@@ -79,7 +79,7 @@ static struct shape shape_of(const struct cuda_gemm *g) {
     struct shape s;
     memset(&s, 0, sizeof s);
     s.m = g->m, s.n = g->n, s.k = g->k, s.lda = g->lda, s.ldb = g->ldb, s.ldc = g->ldc;
-    s.ta = g->ta, s.tb = g->tb, s.in = (int)g->in, s.out = (int)g->out, s.adds = g->beta != 0;
+    s.ta = g->ta, s.tb = g->tb, s.in = (int)g->in, s.out = (int)g->out, s.adds = g->beta != 0, s.tf32 = g->in == DT_F32 && cuda_settings.tf32;
     s.align_a = alignment(g->a), s.align_b = alignment(g->b), s.align_c = alignment(g->c);
     return s;
 }
@@ -126,8 +126,7 @@ static err choose(struct entry *e, const struct cuda_gemm *g) {
     if (!r && n < 1) r = fail(E_INTERNAL, "cuBLASLt has no algorithm for a product of %lld x %lld x %lld", (long long)g->m, (long long)g->n, (long long)g->k);
     if (r) return r;
     e->algo = found[0].algo;
-    const char *fixed = getenv("CYC_CUDA_FIXED"); /* the same algorithms in every run, whatever the clock says */
-    if (n == 1 || g->beta != 0 || (fixed && *fixed == '1') || (double)g->m * (double)g->n * (double)g->k < 1e9) return OK;
+    if (n == 1 || g->beta != 0 || cuda_settings.deterministic || (double)g->m * (double)g->n * (double)g->k < 1e9) return OK;
     cudaEvent_t a, b;
     TRY(cuda_check(cudaEventCreate(&a), "an event"));
     TRY(cuda_check(cudaEventCreate(&b), "an event"));
@@ -144,7 +143,7 @@ static err choose(struct entry *e, const struct cuda_gemm *g) {
 static err prepare(struct entry *e, const struct shape *s, const struct cuda_gemm *g) {
     cublasOperation_t T = CUBLAS_OP_T, N = CUBLAS_OP_N;
     *e = (struct entry){.shape = *s};
-    TRY(status(lt.MatmulDescCreate(&e->op, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a descriptor"));
+    TRY(status(lt.MatmulDescCreate(&e->op, e->shape.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F), "a descriptor"));
     TRY(status(lt.MatmulDescSetAttribute(e->op, CUBLASLT_MATMUL_DESC_TRANSA, g->tb ? &T : &N, sizeof N), "a descriptor"));
     TRY(status(lt.MatmulDescSetAttribute(e->op, CUBLASLT_MATMUL_DESC_TRANSB, g->ta ? &T : &N, sizeof N), "a descriptor"));
     uint64_t n = (uint64_t)g->n, m = (uint64_t)g->m, k = (uint64_t)g->k;

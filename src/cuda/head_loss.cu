@@ -3,7 +3,7 @@
  * the host waits once for their number.
  *
  * A chunk: gathered x [r, C] -> logits f32 [r, V] -> one block a row: max, sum of exponentials, nll, and the gradient
- * weight * (softmax - onehot) in the compute type -> dx rows [r, C] -> scattered. Sums are made in the end from per-row figures, in
+ * loss_scale * weight * (softmax - onehot) in the compute type -> dx rows [r, C] -> scattered. Sums are made in the end from per-row figures, in
  * row order, in double: the same bits in every run. */
 #include "cuda/gemm.h"
 #include "cuda/types.cuh"
@@ -107,7 +107,7 @@ __device__ static struct top block_top(struct top t, struct top *shared) {
 
 /* A block a row. grad may be the logits themselves (f32): each element is read before it is written, by its own thread. */
 template <typename T>
-__global__ void loss_kernel(const float *logits, T *grad, int64_t V, const int *index, const int32_t *label, const float *weight, float *nll, float *row) {
+__global__ void loss_kernel(const float *logits, T *grad, int64_t V, const int *index, const int32_t *label, const float *weight, float *nll, float *row, const struct cuda_keys *keys) {
     __shared__ float sums[THREADS / 32];
     __shared__ struct top tops[THREADS / 32];
     int64_t r = blockIdx.x, n = index[r];
@@ -131,7 +131,7 @@ __global__ void loss_kernel(const float *logits, T *grad, int64_t V, const int *
     }
     if (!grad) return;
     __syncthreads(); /* z[want] has been read */
-    float w = weight[n], inv = 1 / s;
+    float w = weight[n] * keys->loss_scale, inv = 1 / s;
     for (int64_t v = threadIdx.x; v < V; v += THREADS) grad[r * V + v] = from_f32<T>(w * (expf(z[v] - t.z) * inv - (v == want)));
 }
 
@@ -174,7 +174,7 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
     move_kernel<T><<<rows, 128, 0, cuda_stream>>>((const T *)x->p, x->ld, xs, C, index, C, false);
     struct cuda_gemm g = {rows, V, C, xs, h->w, logits, C, C, V, false, true, x->dt, DT_F32, 1, 0};
     TRY(cuda_gemm(&g));
-    loss_kernel<T><<<rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, (const int32_t *)h->in[2].p, (const float *)h->in[3].p, (float *)h->out[1].p, row);
+    loss_kernel<T><<<rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, (const int32_t *)h->in[2].p, (const float *)h->in[3].p, (float *)h->out[1].p, row, cuda_keys);
     TRY(CUDA_LAUNCHED("head_loss"));
     if (!grad) return OK;
     struct cuda_gemm d = {rows, C, V, grad, h->w, dx, V, C, C, false, false, x->dt, x->dt, 1, 0};

@@ -26,8 +26,9 @@ __global__ static void keys_kernel(struct cuda_keys *to, struct cuda_keys k) { *
 
 extern "C" err cuda_begin_run(const struct run_ctx *run) {
     static struct cuda_keys there; /* cuda_keys starts as zeros */
-    if (there.seed == run->seed && there.step == run->step) return OK;
-    there = {run->seed, run->step};
+    float scale = run->loss_scale != 0 ? run->loss_scale : 1;
+    if (there.seed == run->seed && there.step == run->step && there.loss_scale == scale) return OK;
+    there = {run->seed, run->step, scale};
     keys_kernel<<<1, 1, 0, cuda_stream>>>(cuda_keys, there);
     return CUDA_LAUNCHED("a run's keys");
 }

@@ -1,6 +1,6 @@
 /* head_loss: the output projection and the cross-entropy in one op, so that the [N, V] logits never exist. Rows with weight
  * zero are not computed (half of a cycle step's tokens are prompt). The gradient to x comes out of the same pass, while a
- * chunk's logits are at hand: dlogits = weight (softmax - onehot). The sums are not normalised: whoever owns the step
+ * chunk's logits are at hand: dlogits = loss_scale weight (softmax - onehot). The sums are not normalised: whoever owns the step
  * divides once by the weight of all its passes. */
 #include "ops/ops.h"
 #include <math.h>
@@ -30,7 +30,8 @@ static size_t ref_scratch(const struct inst *i, const struct view *in, const str
 }
 
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)i;
+    (void)i;
+    double scale = run->loss_scale != 0 ? run->loss_scale : 1;
     int64_t V = in[1].d[0], C = in[1].d[1];
     double *z = scratch, sums[4] = {0};
     float *w = (float *)(z + V);
@@ -59,7 +60,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         sums[3] += 1;
         for (int64_t v = 0; v < V && dx; v++) {
             dequantise_row(in[1].dt, (const char *)in[1].p + row * (size_t)v, w, C);
-            double g = weight * (exp(z[v] - top) / sum - (v == label));
+            double g = scale * weight * (exp(z[v] - top) / sum - (v == label));
             for (int64_t c = 0; c < C; c++) dx[c] += (float)(g * w[c]);
         }
     }

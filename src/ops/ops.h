@@ -26,7 +26,7 @@
  * swiglu_bwd       in  gate, up, dy                              out dgate, dup
  * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
- *                      dx[N,C] (opt; d(sum w*nll)/dx, 0 where w = 0)
+ *                      dx[N,C] (opt; loss_scale * d(sum w*nll)/dx, 0 where w = 0)
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -

@@ -6,9 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const double FIRST_SCALE = 65536;
+enum { GROW_AFTER = 2000 };
+
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r) {
     const struct backend *backend = program->plan.backend;
     *l = (struct learner){.st = st, .program = program, .recipe = *r, .backend = backend};
+    if (prog_dt(&program->p) == DT_F16) l->scaler.scale = FIRST_SCALE;
     l->w = backend->mem->take(st->params.bytes);
     l->m = backend->mem->take(st->params.bytes);
     l->v = backend->mem->take(st->params.bytes);
@@ -71,15 +75,17 @@ err learner_load(struct learner *l, const char *folder, const struct model *m) {
 err optimizer_write(const struct learner *l, const char *folder) {
     char path[4096];
     size_t bytes = l->st->params.bytes;
-    int32_t step = (int32_t)l->adam_steps;
-    float *m, *v = NULL;
+    int32_t step = (int32_t)l->adam_steps, good = (int32_t)l->scaler.good;
+    float *m, *v = NULL, scale = (float)l->scaler.scale;
     err e = lend(l, l->m, true, &m);
     if (!e) e = lend(l, l->v, true, &v);
     struct tensor t[] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = m, .bytes = bytes},
                          {.name = "exp_avg_sq", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = v, .bytes = bytes},
-                         {.name = "step", .dt = DT_I32, .nd = 1, .d = {1}, .data = &step, .bytes = 4}};
+                         {.name = "step", .dt = DT_I32, .nd = 1, .d = {1}, .data = &step, .bytes = 4},
+                         {.name = "loss_scale", .dt = DT_F32, .nd = 1, .d = {1}, .data = &scale, .bytes = 4},
+                         {.name = "loss_scale_good_steps", .dt = DT_I32, .nd = 1, .d = {1}, .data = &good, .bytes = 4}};
     snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
-    if (!e) e = safetensors_write(path, t, 3);
+    if (!e) e = safetensors_write(path, t, l->scaler.scale != 0 ? 5 : 3);
     lend_end(l, l->m, m);
     lend_end(l, l->v, v);
     return e;
@@ -98,6 +104,8 @@ err optimizer_read(struct learner *l, const char *folder, bool *found) {
     if (!e) e = l->backend->mem->upload(l->m, m->data, bytes);
     if (!e) e = l->backend->mem->upload(l->v, v->data, bytes);
     if (!e) l->adam_steps = *(const int32_t *)step->data;
+    const struct tensor *scale = tensors_find(&ts, "loss_scale"), *good = tensors_find(&ts, "loss_scale_good_steps");
+    if (!e && l->scaler.scale != 0 && scale && good && scale->bytes == 4 && good->bytes == 4) l->scaler = (struct scaler){*(const float *)scale->data, *(const int32_t *)good->data, 0};
     tensors_close(&ts);
     return e;
 }
@@ -140,30 +148,40 @@ err rows_loss(const struct program *score, struct workbench *b, const float *wei
 }
 
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4]) {
-    struct run_ctx run = {.seed = seed, .step = step, .threads = b->threads};
+    struct run_ctx run = {.seed = seed, .step = step, .threads = b->threads, .loss_scale = (float)l->scaler.scale};
     TRY(l->backend->mem->fill(b->grad, 0, l->st->params.bytes));
     return run_passes(l->program, b, l->w, b->grad, rows, n, &run, sums);
 }
 
+/* After a step: is its gradient to be left out? */
+static bool scaler_skips(struct scaler *s, bool finite) {
+    if (s->scale == 0) return false;
+    if (!finite) s->scale /= 2, s->good = 0, s->skipped++;
+    else if (++s->good == GROW_AFTER) s->scale *= 2, s->good = 0;
+    return !finite && s->scale >= 1; /* below that it is not the scale */
+}
+
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, struct step_result *out) {
-    double sums[4];
+    double sums[4], scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
     const struct recipe *r = &l->recipe;
     int64_t elems = (int64_t)(l->st->params.bytes / 4);
     TRY(learner_gradient(l, b, rows, n, seed, step, sums));
     if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
     double norm;
     TRY(l->backend->flat->sumsq(b->grad, elems, b->threads, &norm));
-    norm = sqrt(norm) / sums[1];
+    norm = sqrt(norm) / (sums[1] * scale);
+    *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
+    out->learning_rate = r->learning_rate * schedule_at(r->schedule, l->updates, r->warmup_steps, r->total_steps);
+    for (int i = 0; i < n; i++) out->tokens += rows[i]->n;
+    if (isfinite(sums[0]) && (out->skipped = scaler_skips(&l->scaler, isfinite(norm)))) return OK;
     if (!isfinite(sums[0]) || !isfinite(norm))
         return fail(E_NUMERIC, "step %llu: the %s is not finite; the weights are unchanged. Lower learning_rate or look at the data", (unsigned long long)step + 1,
                     isfinite(sums[0]) ? "gradient" : "loss");
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
-    struct adamw o = {.lr = r->learning_rate * schedule_at(r->schedule, l->updates, r->warmup_steps, r->total_steps), .beta1 = r->beta1, .beta2 = r->beta2,
-                      .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->adam_steps + 1, .grad_scale = (float)((clip < 1 ? clip : 1) / sums[1])};
+    struct adamw o = {.lr = out->learning_rate, .beta1 = r->beta1, .beta2 = r->beta2, .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->adam_steps + 1,
+                      .grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale))};
     TRY(l->backend->flat->adamw(&o, &(struct adamw_state){l->w, l->m, l->v, b->grad}, elems, b->threads));
     l->updates++;
     l->adam_steps++;
-    *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .learning_rate = o.lr, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3]};
-    for (int i = 0; i < n; i++) out->tokens += rows[i]->n;
     return OK;
 }

@@ -2,7 +2,7 @@
  *
  * A step is split into passes of at most the plan's tokens; gradients add up unnormalised over the passes and are divided
  * once, by the loss weight of all of them, in the optimizer's launch: any split of the same rows gives the same gradient.
- * Nothing non-finite is ever written into the weights: such a step is E_NUMERIC and leaves them as they were. */
+ * Nothing non-finite is ever written into the weights: such a step is E_NUMERIC (in f16: left out) and leaves them as they were. */
 #ifndef CYC_TRAIN_LEARNER_H
 #define CYC_TRAIN_LEARNER_H
 #include "core/flat.h"
@@ -16,6 +16,11 @@ struct recipe { /* how an adapter learns */
     int64_t warmup_steps, total_steps;
 };
 
+/* Small gradients vanish in f16, so the loss is scaled up by a power of two that follows what they allow (Micikevicius et al. 2018,
+ * "Mixed Precision Training"; growth and backoff as torch.amp.GradScaler's): a step whose gradient overflows is left out and the
+ * scale halved; after so many good steps it doubles. */
+struct scaler { double scale; int64_t good, skipped; }; /* scale 0: off, for every other type */
+
 struct learner {
     struct structure *st;
     const struct program *program; /* MODE_TRAIN of st */
@@ -24,6 +29,7 @@ struct learner {
     float *w, *m, *v;              /* its arenas, of st->params.bytes */
     int64_t updates;               /* of this run: where the schedule stands */
     int64_t adam_steps;            /* in all: Adam's t; more than updates where the state came from another run */
+    struct scaler scaler;
 };
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r);
 void learner_free(struct learner *l);
@@ -49,6 +55,8 @@ struct workbench {
 struct step_result {
     double loss, grad_norm, learning_rate; /* mean loss per supervised token; norm before clipping */
     double accuracy;
+    double loss_scale;                     /* of this step; 0: none */
+    bool skipped;                          /* its gradient overflowed f16: nothing was learnt */
     int64_t tokens, supervised;
 };
 /* seed and step key the dropout masks. */

@@ -28,6 +28,7 @@ static err pick_objective(struct run *r) {
 static err pick_device(struct run *r) {
     TRY(backend_pick(r->cfg->device, &r->backend));
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
+    if (r->backend->configure) r->backend->configure(&(struct settings){.deterministic = r->cfg->deterministic, .tf32 = r->cfg->tf32});
     r->left_before = r->backend->mem->left();
     return OK;
 }
@@ -310,6 +311,8 @@ static err log_step(struct run *r, const struct step_info *info) {
         json_object_set_new(j, keyed(k, sizeof k, s, *s->name ? "train_loss" : "loss"), json_real(q->loss));
         json_object_set_new(j, keyed(k, sizeof k, s, "grad_norm"), json_real(q->grad_norm));
         json_object_set_new(j, keyed(k, sizeof k, s, "learning_rate"), json_real(q->learning_rate));
+        if (q->loss_scale > 0) json_object_set_new(j, keyed(k, sizeof k, s, "loss_scale"), json_real(q->loss_scale));
+        if (q->skipped) json_object_set_new(j, keyed(k, sizeof k, s, "skipped"), json_true());
         json_object_set_new(j, keyed(k, sizeof k, s, "mean_token_accuracy"), json_real(q->accuracy));
         json_object_set_new(j, keyed(k, sizeof k, s, "num_tokens"), json_integer(q->tokens));
         json_object_set_new(j, keyed(k, sizeof k, s, "supervised_tokens"), json_integer(q->supervised));
@@ -368,7 +371,7 @@ static err one_step(struct run *r, const struct run_events *ev) {
     info.seconds = seconds_now() - t0;
     r->elapsed += info.seconds;
     for (int i = 0; i < r->objective->sides; i++)
-        if (r->step == 0 && !(info.side[i].grad_norm > 0))
+        if (r->step == 0 && !(info.side[i].grad_norm > 0) && !info.side[i].skipped)
             return fail(E_NUMERIC, "no gradient reaches adapter %s: nothing would be learned", r->side[i].name);
     info.step = ++r->step;
     if (ev->step) ev->step(ev->ctx, r, &info);
