@@ -54,10 +54,16 @@ static int take(const char *command, const struct arg *a, const char *text, int 
         *(const char **)a->to = text;
         return -1;
     }
-    if (a->type != ARG_LIST) return take_number(command, a, text);
+    if (a->type != ARG_LIST && a->type != ARG_SETTING) return take_number(command, a, text);
     struct arg_list *l = a->to;
     if (!l->v) l->v = calloc((size_t)argc, sizeof *l->v);
     if (!l->v) return cli_bad("out of memory");
+    if (a->type == ARG_SETTING) {
+        int room = (int)sizeof l->setting[0], full = l->settings == (int)(sizeof l->setting / sizeof l->setting[0]);
+        if (full || snprintf(l->setting[l->settings], (size_t)room, "%s=%s", a->name + 2, text) >= room)
+            return cli_bad("%s: %s '%s' is too long, or given too often", command, a->name, text);
+        text = l->setting[l->settings++];
+    }
     l->v[l->n++] = text;
     return -1;
 }

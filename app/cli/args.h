@@ -8,6 +8,7 @@ enum arg_type {
     ARG_FLAG /* bool */,
     ARG_TEXT /* const char * */,
     ARG_LIST /* struct arg_list */,
+    ARG_SETTING /* struct arg_list: `--device cuda` is listed as device=cuda */,
     ARG_INT /* int */,
     ARG_REAL /* double */,
     ARG_SEED /* uint64_t */
@@ -21,6 +22,8 @@ struct arg {
 struct arg_list {
     const char **v;
     int n;
+    char setting[4][64]; /* the text of ARG_SETTINGs */
+    int settings;
 }; /* v has room for every argument: the caller frees it */
 
 /* args ends with a NULL name. Returns -1 to go on, or the exit status: 0 after --help, 2 after a complaint. */

@@ -11,18 +11,20 @@ const char help_plan[] =
     "Shows what a run would train, how much memory each part of it takes, and the work of its passes, before a weight is\n"
     "read. It is the run's own plan, not an estimate beside it: training uses the same numbers.\n"
     "\n"
-    "Usage: cyclora plan CONFIG [--explain] [--set key=value]... [--json]\n"
+    "Usage: cyclora plan CONFIG [--explain] [--set key=value]... [--device D] [--dtype T] [--json]\n"
     "       cyclora plan --explain [--json]\n"
     "\n"
     "  CONFIG           a run's YAML file\n"
     "  --explain        the sums that two adapters are compared with two trained models by, weights and optimizer\n"
     "                   states alone, and what they leave out; with CONFIG, this run's beside its plan\n"
     "  --set key=value  goes over the file; may be given several times\n"
+    "  --device D       short for --set device=D: a run on a card can be planned where there is none; --dtype T likewise\n"
     "  --json           the plan as one JSON object, sizes in bytes; with --explain it has \"explain\"\n"
     "\n"
     "Examples:\n"
     "  cyclora plan run.yaml\n"
     "  cyclora plan run.yaml --set lora.r=64 --set max_length=2048 --json | jq .total\n"
+    "  cyclora plan run.yaml --device cuda\n"
     "  cyclora plan --explain\n"
     "\n"
     "Writes to stdout alone. Exit status: 0; 2 for a wrong configuration, or a plan beyond the memory limit; 1 otherwise.\n";
@@ -81,6 +83,8 @@ int cmd_plan(int argc, char **argv) {
     const struct arg args[] = {{"CONFIG", ARG_TEXT, &config, 0},
                                {"--explain", ARG_FLAG, &explain, 0},
                                {"--set", ARG_LIST, &sets, 0},
+                               {"--device", ARG_SETTING, &sets, 0},
+                               {"--dtype", ARG_SETTING, &sets, 0},
                                {"--json", ARG_FLAG, &json, 0},
                                {0}};
     int status = args_parse("plan", argc, argv, args);

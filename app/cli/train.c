@@ -23,10 +23,11 @@ const char help_train[] =
     "Trains adapters as a configuration says: two by cycle consistency on unpaired text (objective macct), or one on\n"
     "pairs or conversations (sft). The base model is never changed.\n"
     "\n"
-    "Usage: cyclora train CONFIG [--set key=value]... [--resume | --overwrite] [--quiet] [--json]\n"
+    "Usage: cyclora train CONFIG [--set key=value]... [--device D] [--dtype T] [--resume | --overwrite] [--quiet] [--json]\n"
     "\n"
     "  CONFIG           a YAML file; `cyclora help config` lists its keys\n"
     "  --set key=value  goes over the file; may be given several times: lora.r=8, A.learning_rate=1e-4\n"
+    "  --device D       short for --set device=D: auto, cpu, cuda; --dtype T likewise\n"
     "  --resume         go on from the newest checkpoint in output_dir, to the same max_steps\n"
     "  --overwrite      empty output_dir first; without either, an output_dir with something in it is refused\n"
     "  --quiet          warnings and the result alone\n"
@@ -285,6 +286,8 @@ int cmd_train(int argc, char **argv) {
     cyc_config *c = NULL;
     const struct arg args[] = {{"CONFIG", ARG_TEXT, &config, 0},
                                {"--set", ARG_LIST, &sets, 0},
+                               {"--device", ARG_SETTING, &sets, 0},
+                               {"--dtype", ARG_SETTING, &sets, 0},
                                {"--resume", ARG_FLAG, &resume, 0},
                                {"--overwrite", ARG_FLAG, &overwrite, 0},
                                {"--quiet", ARG_FLAG, &quiet, 0},

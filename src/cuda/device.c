@@ -13,10 +13,21 @@ struct settings cuda_settings;
 int cuda_sms = 132; /* until a card is open: a plan made without one is an H100's */
 static bool opened;
 
+/* What to do about the errors that a run may meet long after it began. Kernels fail in their own time: which one it was is known
+ * only where each is waited for. */
+static const char *advice(cudaError_t e) {
+    switch (e) {
+    case cudaErrorECCUncorrectable: return "its memory is faulty: have the card looked at, and resume elsewhere or after a restart";
+    case cudaErrorDevicesUnavailable: return "another process holds it for itself: wait for that, or use device: cpu";
+    case cudaErrorLaunchTimeout: return "the system stops long kernels on this card (it drives a display): use another, or shorter passes (pass_tokens)";
+    default: return "please report it; with CUDA_LAUNCH_BLOCKING=1 in the environment the message names the op";
+    }
+}
+
 err cuda_check(cudaError_t e, const char *what) {
     if (e == cudaSuccess) return OK;
-    if (e == cudaErrorMemoryAllocation) return fail(E_MEMORY, "%s: the card has no room", what);
-    return fail(E_INTERNAL, "%s failed on the card: %s (%s); what was saved before is whole", what, cudaGetErrorString(e), cudaGetErrorName(e));
+    if (e == cudaErrorMemoryAllocation) return fail(E_MEMORY, "%s: the card has no room left (%s); another process may have taken it since the plan was made", what, cudaGetErrorName(e));
+    return fail(E_INTERNAL, "%s failed on the card: %s (%s); checkpoints that were saved before are whole. What to do: %s", what, cudaGetErrorString(e), cudaGetErrorName(e), advice(e));
 }
 
 /* The oldest card that the kernels are built for: bf16 on its matrix units. */
@@ -49,7 +60,7 @@ err cuda_open(void) {
     struct cuda_facts f = {0};
     TRY(look(&f));
     TRY(cuda_gemm_open());
-    TRY(cuda_check(cudaSetDevice(0), "choosing the card"));
+    TRY(cuda_check(cudaSetDevice(0), "opening"));
     TRY(cuda_check(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking), "making a stream"));
     TRY(cuda_check(cudaMalloc((void **)&cuda_keys, sizeof *cuda_keys), "a run's keys"));
     TRY(cuda_check(cudaMemsetAsync(cuda_keys, 0, sizeof *cuda_keys, cuda_stream), "a run's keys"));

@@ -21,9 +21,16 @@ static void drop(struct record *r) {
     *r = (struct record){0};
 }
 
+/* Whoever looks for a faulty kernel wants each waited for: replays hide them. */
+static bool launches_block(void) {
+    const char *s = getenv("CUDA_LAUNCH_BLOCKING");
+    return s && *s == '1';
+}
+
 static err begin(const void *key, size_t bytes, bool *replayed) {
     struct record *oldest = &records[0];
     *replayed = false;
+    if (launches_block()) return OK;
     if (bytes > KEY) return fail(E_INTERNAL, "a replay key of %zu bytes", bytes);
     for (int i = 0; i < RECORDS; i++) {
         struct record *r = &records[i];

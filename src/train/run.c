@@ -184,6 +184,9 @@ static err plan_within(struct run *r, struct capacity least) {
     TRY(plan_once(r, r->cfg->pass_tokens, level, slots, least));
     if (r->foot.total <= limit) return OK;
     size_t need = r->foot.total;
+    bool card = !r->backend->mem->host && !*r->cfg->memory; /* others may be at work on it */
+    char bound[64];
+    snprintf(bound, sizeof bound, card ? "%s is free on the card" : "the limit is %s", size_text(limit));
     static const struct { int64_t pass; enum checkpoint level; int slots; const char *say; } tries[] = {
         {256, CHECKPOINT_SELECTIVE, 1 << 20, "gradient_checkpointing: selective"},
         {1, CHECKPOINT_SELECTIVE, 8, "pass_tokens: 1, generation_batch: 8"},
@@ -193,9 +196,9 @@ static err plan_within(struct run *r, struct capacity least) {
     for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
         TRY(plan_once(r, tries[i].pass, tries[i].level, slots < tries[i].slots ? slots : tries[i].slots, least));
         if (r->foot.total <= limit)
-            return fail(E_USAGE, "this run needs %s, the limit is %s; it would fit (%s) with %s", size_text(need), size_text(limit), size_text(r->foot.total), tries[i].say);
+            return fail(E_USAGE, "this run needs %s, %s; it would fit (%s) with %s", size_text(need), bound, size_text(r->foot.total), tries[i].say);
     }
-    return fail(E_USAGE, "this run needs %s, the limit is %s; even at its leanest it needs %s: use a smaller or quantised base, or a lower max_length", size_text(need), size_text(limit), size_text(r->foot.total));
+    return fail(E_USAGE, "this run needs %s, %s; even at its leanest it needs %s: use a smaller or quantised base, or a lower max_length", size_text(need), bound, size_text(r->foot.total));
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */

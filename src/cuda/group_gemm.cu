@@ -1,0 +1,311 @@
+/* See group_gemm.h. */
+#include <cuda.h>
+#include <string.h>
+#include "cuda/group_gemm.h"
+#include "cuda/types.cuh"
+
+enum { DEPTH = 64, ROW_BYTES = 128, LINE = 64 }; /* K of a stage; bytes of a row in shared memory; columns of a block of it */
+
+/* A tile's shape: WGS warpgroups of consumers, each MT times 64 rows, BN columns; STAGES in the ring; BOXES of 2 KiB for each
+ * warp's output; CL tiles one above the other share the columns' operand; PER_SM such blocks on a multiprocessor. */
+template <int WGS_, int MT_, int BN_, int STAGES_, int BOXES_, int CL_, int PER_SM_> struct tile_shape {
+    enum {
+        WGS = WGS_, MT = MT_, BN = BN_, STAGES = STAGES_, BOXES = BOXES_, CL = CL_, PER_SM = PER_SM_,
+        BM = WGS * MT * 64, WARPS = WGS * 4, THREADS = WARPS * 32 + 32,
+        A_BYTES = BM * ROW_BYTES, B_BYTES = BN * ROW_BYTES, STAGE = A_BYTES + B_BYTES,
+        BOX = 16 * ROW_BYTES, BOXES_AT = STAGES * STAGE, FULL = BOXES_AT + WARPS * BOXES * BOX, EMPTY = FULL + STAGES * 8, BYTES = EMPTY + STAGES * 8
+    };
+};
+
+/* What a launch knows. big: x or dY_k against W_k, low: T_k against B_k or dT against A. */
+struct group_args {
+    CUtensorMap big_a[MAX_GROUP], big_b[MAX_GROUP], low_a[MAX_GROUP], low_b[MAX_GROUP], out[MAX_GROUP];
+    const float *bias[MAX_GROUP];
+    float alpha[MAX_GROUP];
+    int depth[MAX_GROUP], low[MAX_GROUP];          /* K of the products */
+    int width[MAX_GROUP], first[MAX_GROUP];        /* columns of an output; its first column of tiles */
+    int n, outs, cols, rows, super, tiles;         /* summands of a tile, outputs, columns of tiles, rows of (clusters of) tiles */
+    uint64_t hint_a, hint_b;
+};
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+/* --- the instructions ------------------------------------------------------------------------------------------- */
+#define D10(t) "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9, "
+#define C1(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
+#define C8(j) C1(j), C1(j + 1), C1(j + 2), C1(j + 3), C1(j + 4), C1(j + 5), C1(j + 6), C1(j + 7)
+#define D32 D10() D10(1) D10(2) "%30, %31"
+#define D64 D10() D10(1) D10(2) D10(3) D10(4) D10(5) "%60, %61, %62, %63"
+#define D96 D10() D10(1) D10(2) D10(3) D10(4) D10(5) D10(6) D10(7) D10(8) "%90, %91, %92, %93, %94, %95"
+#define D128 D10() D10(1) D10(2) D10(3) D10(4) D10(5) D10(6) D10(7) D10(8) D10(9) D10(10) D10(11) "%120, %121, %122, %123, %124, %125, %126, %127"
+#define WGMMA(n, type, regs, da, db, s, tb, ...)                                                                      \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" s ", 0;\n"                                                      \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" regs "}, %" da ", %" db ", p, 1, 1, 0, %" tb ";\n}" \
+                 : __VA_ARGS__ : "l"(a), "l"(b), "r"(add), "n"(TB))
+#define WGMMA_EITHER(...)                                                                                             \
+    do {                                                                                                              \
+        if constexpr (sizeof(is_bf16(T())) == 1) WGMMA_BF16(__VA_ARGS__);                                             \
+        else WGMMA_F16(__VA_ARGS__);                                                                                  \
+    } while (0)
+#define WGMMA_BF16(n, ...) WGMMA(n, "bf16", __VA_ARGS__)
+#define WGMMA_F16(n, ...) WGMMA(n, "f16", __VA_ARGS__)
+char is_bf16(bf16);
+short is_bf16(f16);
+
+/* c (+)= A B, 64 x N x 16; TB: B lies in rows of K (TB 0: of columns) */
+template <typename T, int N, int TB> __device__ __forceinline__ void wgmma(float (&c)[N / 8][4], uint64_t a, uint64_t b, int add) {
+    if constexpr (N == 64) WGMMA_EITHER("64", D32, "32", "33", "34", "35", C8(0));
+    else if constexpr (N == 128) WGMMA_EITHER("128", D64, "64", "65", "66", "67", C8(0), C8(8));
+    else if constexpr (N == 192) WGMMA_EITHER("192", D96, "96", "97", "98", "99", C8(0), C8(8), C8(16));
+    else WGMMA_EITHER("256", D128, "128", "129", "130", "131", C8(0), C8(8), C8(16), C8(24));
+}
+__device__ __forceinline__ void wgmma_fence(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit(void) { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT> __device__ __forceinline__ void wgmma_wait(void) { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
+
+__device__ __forceinline__ void barrier_init(uint32_t bar, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory"); }
+__device__ __forceinline__ void barrier_expect(uint32_t bar, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint32_t bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
+__device__ __forceinline__ void barrier_arrive_at(uint32_t bar, int cta) {
+    asm volatile("{\n.reg .b32 at;\nmapa.shared::cluster.u32 at, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [at];\n}" ::"r"(bar), "r"(cta) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
+    asm volatile("{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}" ::"r"(bar), "r"(parity) : "memory");
+}
+__device__ __forceinline__ void cluster_sync(void) { asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ __forceinline__ uint32_t cluster_rank(void) {
+    uint32_t r;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+    return r;
+}
+template <bool ALL> __device__ __forceinline__ void tma_load(uint32_t dst, const CUtensorMap *m, uint32_t bar, int col, int row, uint64_t hint) {
+    if constexpr (ALL)
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(dst),
+                     "l"(m), "r"(bar), "r"(col), "r"(row), "h"((short)3), "l"(hint)
+                     : "memory");
+    else
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(dst), "l"(m), "r"(bar), "r"(col),
+                     "r"(row), "l"(hint)
+                     : "memory");
+}
+__device__ __forceinline__ void tma_store(const CUtensorMap *m, uint32_t src, int col, int row) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\ncp.async.bulk.commit_group;" ::"l"(m), "r"(src), "r"(col), "r"(row) : "memory");
+}
+template <int LEFT> __device__ __forceinline__ void stores_read(void) { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory"); }
+__device__ __forceinline__ void stm4(uint32_t at, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
+}
+__device__ __forceinline__ void prefetch_map(const CUtensorMap *m) { asm volatile("prefetch.tensormap [%0];" ::"l"(m) : "memory"); }
+__device__ __forceinline__ uint32_t pack(bf16, float lo, float hi) {
+    __nv_bfloat162 x = __floats2bfloat162_rn(lo, hi);
+    return *(uint32_t *)&x;
+}
+__device__ __forceinline__ uint32_t pack(f16, float lo, float hi) {
+    __half2 x = __floats2half2_rn(lo, hi);
+    return *(uint32_t *)&x;
+}
+/* --- end of the instructions ------------------------------------------------------------------------------------ */
+
+struct ring { int stage; uint32_t phase; };
+template <class S> __device__ __forceinline__ void advance(ring &r) {
+    if (++r.stage == S::STAGES) r.stage = 0, r.phase ^= 1;
+}
+
+struct place { int row, col, k; };
+/* Tile t: rows of tiles in groups of `super`, within a group column by column, so that neighbours in time share operands in L2. */
+template <class S> __device__ __forceinline__ place place_of(const group_args &g, int t) {
+    int per = g.super * g.cols, s = t / per, rest = t - s * per, high = min(g.super, g.rows - s * g.super), col = rest / high, k = 0;
+    while (k + 1 < g.outs && col >= g.first[k + 1]) k++;
+    int row = s * g.super + rest - col * high;
+    if (S::CL > 1) row = row * S::CL + (int)cluster_rank();
+    return {row * S::BM, (col - g.first[k]) * S::BN, k};
+}
+template <class S> __device__ __forceinline__ int first_tile(void) { return blockIdx.x / S::CL; }
+template <class S> __device__ __forceinline__ int tile_step(void) { return gridDim.x / S::CL; }
+
+/* --- the producer ------------------------------------------------------------------------------------------------ */
+template <bool BACK, class S>
+__device__ __forceinline__ void fetch(const group_args &g, const CUtensorMap *a, const CUtensorMap *b, int depth, place p, ring &r, uint32_t smem) {
+    enum { SHARE = S::BN / S::CL };
+    int mine = S::CL > 1 ? (int)cluster_rank() * SHARE : 0;
+    for (int k = 0; k < depth; k += DEPTH) {
+        uint32_t full = smem + S::FULL + r.stage * 8, to = smem + r.stage * S::STAGE;
+        barrier_wait(smem + S::EMPTY + r.stage * 8, r.phase ^ 1);
+        barrier_expect(full, S::STAGE);
+        tma_load<false>(to, a, full, k, p.row, g.hint_a);
+        to += S::A_BYTES + mine * ROW_BYTES;
+        if (BACK)
+            for (int j = 0; j < SHARE; j += LINE) tma_load<(S::CL > 1)>(to + j * ROW_BYTES, b, full, p.col + mine + j, k, g.hint_b);
+        else tma_load<(S::CL > 1)>(to, b, full, k, p.col + mine, g.hint_b);
+        advance<S>(r);
+    }
+}
+
+template <bool BACK, class S> __device__ __forceinline__ void produce(const group_args &g, uint32_t smem) {
+    ring r = {0, 0};
+    for (int t = first_tile<S>(); t < g.tiles; t += tile_step<S>()) {
+        place p = place_of<S>(g, t);
+        if (BACK) {
+            for (int k = 0; k < g.n; k++) fetch<BACK, S>(g, &g.big_a[k], &g.big_b[k], g.depth[k], p, r, smem);
+            fetch<BACK, S>(g, &g.low_a[0], &g.low_b[0], g.low[0], p, r, smem);
+        } else {
+            fetch<BACK, S>(g, &g.low_a[p.k], &g.low_b[p.k], g.low[p.k], p, r, smem);
+            fetch<BACK, S>(g, &g.big_a[0], &g.big_b[p.k], g.depth[0], p, r, smem);
+        }
+    }
+}
+
+/* --- the consumers ----------------------------------------------------------------------------------------------- */
+/* A stage's rows of 128 bytes, 16-byte chunks exclusive-ored with the row's number. Groups of 8 rows are 1024 bytes apart (stride
+ * offset); blocks of 64 columns of a B in rows of K are DEPTH rows apart (leading offset; unused otherwise). */
+__device__ __forceinline__ uint64_t descriptor(uint32_t at) {
+    return (uint64_t)(at >> 4) | (uint64_t)(DEPTH * ROW_BYTES >> 4) << 16 | (uint64_t)(8 * ROW_BYTES >> 4) << 32 | (uint64_t)1 << 62;
+}
+
+template <class S> __device__ __forceinline__ void release(int stage, uint32_t smem) {
+    uint32_t bar = smem + S::EMPTY + stage * 8, lane = threadIdx.x % 32;
+    if (S::CL == 1) {
+        if (lane == 0) barrier_arrive(bar);
+    } else if (lane < S::CL) barrier_arrive_at(bar, lane);
+}
+
+/* One stage, k16 times 16 of its K. The stage before (prev, -1: none) is done with then, and given back. */
+template <typename T, bool BACK, class S>
+__device__ __forceinline__ void multiply(float (&acc)[S::MT][S::BN / 8][4], int k16, int &add, int &prev, ring &r, uint32_t smem) {
+    barrier_wait(smem + S::FULL + r.stage * 8, r.phase);
+    uint32_t at = smem + r.stage * S::STAGE;
+    uint64_t a = descriptor(at + threadIdx.x / 128 * S::MT * 64 * ROW_BYTES), b = descriptor(at + S::A_BYTES);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < k16; k++) {
+#pragma unroll
+        for (int m = 0; m < S::MT; m++) wgmma<T, S::BN, BACK>(acc[m], a + (m * 64 * ROW_BYTES >> 4) + k * 2, b + k * (BACK ? 16 * ROW_BYTES >> 4 : 2), add);
+        add = 1;
+    }
+    wgmma_commit();
+    if (prev >= 0) {
+        wgmma_wait<1>();
+        release<S>(prev, smem);
+    }
+    prev = r.stage;
+    advance<S>(r);
+}
+
+template <class S> __device__ __forceinline__ void drain(float (&acc)[S::MT][S::BN / 8][4], int &prev, uint32_t smem) {
+    wgmma_wait<0>();
+#pragma unroll
+    for (int m = 0; m < S::MT; m++)
+#pragma unroll
+        for (int j = 0; j < S::BN / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) asm volatile("" : "+f"(acc[m][j][i])::"memory"); /* not to be read before */
+    release<S>(prev, smem);
+    prev = -1;
+}
+
+template <class S> __device__ __forceinline__ void scale(float (&acc)[S::MT][S::BN / 8][4], float by) {
+#pragma unroll
+    for (int m = 0; m < S::MT; m++)
+#pragma unroll
+        for (int j = 0; j < S::BN / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) acc[m][j][i] *= by;
+}
+
+template <class S> __device__ __forceinline__ void add_bias(float (&acc)[S::MT][S::BN / 8][4], const float *bias, int col, int width) {
+    col += threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < S::BN / 8; j++) {
+        if (col + 8 * j >= width) break;
+        float b0 = bias[col + 8 * j], b1 = bias[col + 8 * j + 1];
+#pragma unroll
+        for (int m = 0; m < S::MT; m++) acc[m][j][0] += b0, acc[m][j][1] += b1, acc[m][j][2] += b0, acc[m][j][3] += b1;
+    }
+}
+
+/* The tile to global memory, each warp its 16 rows (of each 64), 64 columns at a time through one of its boxes. */
+template <typename T, class S> __device__ __forceinline__ void store(const group_args &g, const float (&acc)[S::MT][S::BN / 8][4], place p, int &box, uint32_t smem) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, width = g.width[p.k];
+    uint32_t boxes = smem + S::BOXES_AT + warp * S::BOXES * S::BOX;
+#pragma unroll
+    for (int m = 0; m < S::MT; m++)
+#pragma unroll
+        for (int b = 0; b < S::BN / LINE; b++) {
+            if (p.col + b * LINE >= width) continue;
+            uint32_t at = boxes + box * S::BOX, row = at + lane % 16 * ROW_BYTES;
+            if (lane == 0) stores_read<S::BOXES - 1>();
+            __syncwarp();
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float *l = acc[m][b * 8 + 2 * j], *h = acc[m][b * 8 + 2 * j + 1];
+                stm4(row + ((2 * j + lane / 16) ^ lane % 8) * 16, pack(T(), l[0], l[1]), pack(T(), l[2], l[3]), pack(T(), h[0], h[1]), pack(T(), h[2], h[3]));
+            }
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            __syncwarp();
+            if (lane == 0) tma_store(&g.out[p.k], at, p.col + b * LINE, p.row + (warp / 4 * S::MT + m) * 64 + warp % 4 * 16);
+            box = box + 1 == S::BOXES ? 0 : box + 1;
+        }
+}
+
+template <typename T, bool BACK, class S> __device__ __forceinline__ void consume(const group_args &g, uint32_t smem) {
+    float acc[S::MT][S::BN / 8][4];
+    ring r = {0, 0};
+    int box = 0, prev = -1, steps = 0;
+    for (int k = 0; k < (BACK ? g.n : 1); k++) steps += (g.depth[k] + DEPTH - 1) / DEPTH;
+    for (int t = first_tile<S>(); t < g.tiles; t += tile_step<S>()) {
+        place p = place_of<S>(g, t);
+        int add = 0, low = g.low[p.k];
+        if (!BACK && low) {
+            for (; low > 0; low -= DEPTH) multiply<T, BACK, S>(acc, min(DEPTH / 16, (low + 15) / 16), add, prev, r, smem);
+            drain<S>(acc, prev, smem);
+            if (g.alpha[p.k] != 1) scale<S>(acc, g.alpha[p.k]);
+        }
+        for (int i = 0; i < steps; i++) multiply<T, BACK, S>(acc, DEPTH / 16, add, prev, r, smem);
+        if (BACK)
+            for (; low > 0; low -= DEPTH) multiply<T, BACK, S>(acc, min(DEPTH / 16, (low + 15) / 16), add, prev, r, smem);
+        drain<S>(acc, prev, smem);
+        if (g.bias[p.k]) add_bias<S>(acc, g.bias[p.k], p.col, g.width[p.k]);
+        store<T, S>(g, acc, p, box, smem);
+    }
+    if (threadIdx.x % 32 == 0) stores_read<0>();
+}
+#endif
+
+template <typename T, bool BACK, class S> __global__ void __launch_bounds__(S::THREADS, S::PER_SM) group_kernel(const __grid_constant__ group_args g) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    extern __shared__ __align__(1024) unsigned char shared[];
+    uint32_t smem = (uint32_t)__cvta_generic_to_shared(shared);
+    int warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);
+    if (threadIdx.x == 0) {
+        if (smem % 1024) __trap(); /* what the swizzle is reckoned from */
+        for (int s = 0; s < S::STAGES; s++) {
+            barrier_init(smem + S::FULL + s * 8, 1);
+            barrier_init(smem + S::EMPTY + s * 8, S::WARPS * S::CL);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    if (S::CL > 1) cluster_sync();
+    else __syncthreads();
+    if (warp == S::WARPS) {
+        if (threadIdx.x % 32 == 0) produce<BACK, S>(g, smem);
+        __syncwarp();
+    } else consume<T, BACK, S>(g, smem);
+    if (S::CL > 1) cluster_sync(); /* the neighbour's loads and arrivals come here too */
+#else
+    __trap();
+#endif
+}
+
+/* --- the host's side --------------------------------------------------------------------------------------------- */
+struct tiling {
+    const void *kernel[2][2]; /* [f16][backward] */
+    int bm, bn, cl, per_sm, threads, bytes;
+};
+#define TILING(...)                                                                                                   \
+    {                                                                                                                 \
+        {{(const void *)group_kernel<bf16, false, tile_shape<__VA_ARGS__>>, (const void *)group_kernel<bf16, true, tile_shape<__VA_ARGS__>>}, \
+         {(const void *)group_kernel<f16, false, tile_shape<__VA_ARGS__>>, (const void *)group_kernel<f16, true, tile_shape<__VA_ARGS__>>}}, \
+            tile_shape<__VA_ARGS__>::BM, tile_shape<__VA_ARGS__>::BN, tile_shape<__VA_ARGS__>::CL, tile_shape<__VA_ARGS__>::PER_SM, tile_shape<__VA_ARGS__>::THREADS, \
+            tile_shape<__VA_ARGS__>::BYTES                                                                            \
+    }
