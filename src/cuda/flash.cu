@@ -3,8 +3,8 @@
  * sizes 64 and 128, causal or not, grouped heads, packed sequences; refuses window, softcap, scale <= 0, rows or pointers
  * off 16 bytes (attention.cu has the form for those). mma.sync, ldmatrix and cp.async: sm_80 and later.
  *
- * Tiles. A tile of rows never crosses a sequence. Where sequences begin is known on the device only, so a small kernel
- * first writes the list of tiles to scratch, and the grid is its upper bound, ceil(N / tile) + S; entries left over are -1.
+ * Tiles. A tile of rows never crosses a sequence. Where sequences begin is known on the device only: each warp counts the
+ * tiles of the sequences before its own (tile_of), and the grid is their upper bound, ceil(N / tile) + S; blocks left over leave.
  *
  * Three kernels of one shape: 4 warps, each owning 16 * MT rows; the other side comes in tiles of B rows by cp.async, one
  * tile ahead. Forward: rows are queries, S = q k^T, o = P v. dq: rows are queries, S and dP = do v^T, dq = dS k. dk and dv:
@@ -69,8 +69,8 @@ struct flash {
     int64_t ldq, ldk, ldv, ldgo, ldlse;
     const float *delta;
     float *lse; /* written by the forward, read by the backward */
-    const int4 *tiles; /* {first row, begin and end of its sequence, -} */
-    int H, group;
+    const int32_t *cu;
+    int S, H, group;
     float scale;
     bool causal;
 };
@@ -188,10 +188,31 @@ __device__ __forceinline__ void soften(float s[MT][NT][4], float m[MT][2], float
         }
 }
 
+/* Tile `index` of the list of all sequences' tiles: first row, its sequence's begin and end; -1 past the list. Whole warps call it. */
+__device__ __forceinline__ int3 tile_of(const struct flash &a, int rows, int index) {
+    int lane = threadIdx.x % 32, before = 0;
+    for (int s0 = 0; s0 < a.S; s0 += 32) {
+        int s = s0 + lane, from = s < a.S ? a.cu[s] : 0, to = s < a.S ? a.cu[s + 1] : 0, mine = (to - from + rows - 1) / rows, sum = mine;
+#pragma unroll
+        for (int d = 1; d < 32; d <<= 1) {
+            int x = __shfl_up_sync(0xFFFFFFFFu, sum, d);
+            if (lane >= d) sum += x;
+        }
+        unsigned beyond = __ballot_sync(0xFFFFFFFFu, before + sum > index); /* the first of them has the tile: it has some of its own */
+        if (beyond) {
+            int who = __ffs((int)beyond) - 1, first = before + __shfl_sync(0xFFFFFFFFu, sum - mine, who);
+            from = __shfl_sync(0xFFFFFFFFu, from, who), to = __shfl_sync(0xFFFFFFFFu, to, who);
+            return make_int3(from + (index - first) * rows, from, to);
+        }
+        before += __shfl_sync(0xFFFFFFFFu, sum, 31);
+    }
+    return make_int3(-1, 0, 0);
+}
+
 template <typename T, int D, int MT, int B> __global__ void __launch_bounds__(THREADS) flash_forward(struct flash a, void *out, int64_t ldo) {
     enum { ROWS = WARPS * 16 * MT, RB = D * 2 };
     extern __shared__ __align__(256) char shared[]; /* q, then per stage k and v */
-    int4 tile = a.tiles[gridDim.y - 1 - blockIdx.y]; /* the last tiles of a causal sequence have most to do: they start first */
+    int3 tile = tile_of(a, ROWS, (int)(gridDim.y - 1 - blockIdx.y)); /* the last tiles of a causal sequence have most to do: they start first */
     if (tile.x < 0) return;
     int h = blockIdx.x, kh = h / a.group, lane = threadIdx.x % 32, warp = threadIdx.x / 32, from = tile.y, to = tile.z;
     int row0 = tile.x + warp * 16 * MT, end = a.causal ? min(to, tile.x + ROWS) : to;
@@ -241,7 +262,7 @@ template <typename T, int D, int MT, int B> __global__ void __launch_bounds__(TH
 template <typename T, int D, int MT, int B> __global__ void __launch_bounds__(THREADS) flash_dq(struct flash a, void *dq, int64_t lddq) {
     enum { ROWS = WARPS * 16 * MT, RB = D * 2 };
     extern __shared__ __align__(256) char shared[]; /* q, do, then per stage k and v */
-    int4 tile = a.tiles[gridDim.y - 1 - blockIdx.y];
+    int3 tile = tile_of(a, ROWS, (int)(gridDim.y - 1 - blockIdx.y));
     if (tile.x < 0) return;
     int h = blockIdx.x, kh = h / a.group, lane = threadIdx.x % 32, warp = threadIdx.x / 32, from = tile.y, to = tile.z;
     int row0 = tile.x + warp * 16 * MT, end = a.causal ? min(to, tile.x + ROWS) : to;
@@ -290,7 +311,7 @@ template <typename T, int D, int MT, int B>
 __global__ void __launch_bounds__(THREADS) flash_dkv(struct flash a, void *dk, int64_t lddk, void *dv, int64_t lddv) {
     enum { ROWS = WARPS * 16 * MT, RB = D * 2, STAGE = 2 * B * RB + 2 * B * 4 };
     extern __shared__ __align__(256) char shared[]; /* k, v, then per stage q, do, lse, delta */
-    int4 tile = a.tiles[blockIdx.y]; /* here the first tiles have most to do */
+    int3 tile = tile_of(a, ROWS, (int)blockIdx.y); /* here the first tiles have most to do */
     if (tile.x < 0) return;
     int kh = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, to = tile.z;
     int row0 = tile.x + warp * 16 * MT, begin = a.causal ? tile.x : tile.y, tiles = (to - begin + B - 1) / B, steps = tiles * a.group;
@@ -343,55 +364,11 @@ __global__ void __launch_bounds__(THREADS) flash_dkv(struct flash a, void *dk, i
     put_rows<T, D, MT>(shared + ROWS * RB + mine, sum_v, by_one, dv, lddv, kh, row0, to);
 }
 
-/* --- tiles ------------------------------------------------------------------------------------------------------ */
-
-enum { TABLE = 1024, SMALLEST = 64 }; /* threads of the table's block; rows of the smallest tile (MT = 1) */
-
-/* One block: prefix[s] = tiles before sequence s, then each tile finds its sequence. count: entries of the table. */
-__global__ void __launch_bounds__(TABLE) tile_table(const int32_t *cu, int S, int rows, int count, int *prefix, int4 *tiles) {
-    __shared__ int sums[TABLE / 32];
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, total = 0;
-    if (threadIdx.x == 0) prefix[0] = 0;
-    for (int s0 = 0; s0 < S; s0 += TABLE) {
-        int s = s0 + (int)threadIdx.x, sum = s < S ? (cu[s + 1] - cu[s] + rows - 1) / rows : 0;
-        for (int d = 1; d < 32; d <<= 1) {
-            int x = __shfl_up_sync(0xFFFFFFFFu, sum, d);
-            if (lane >= d) sum += x;
-        }
-        if (lane == 31) sums[warp] = sum;
-        __syncthreads();
-        for (int w = 0; w < warp; w++) sum += sums[w];
-        if (s < S) prefix[s + 1] = total + sum;
-        for (int w = 0; w < TABLE / 32; w++) total += sums[w];
-        __syncthreads(); /* also: prefix is written before anyone searches it */
-    }
-    for (int t = threadIdx.x; t < count; t += TABLE) {
-        int lo = 0, hi = S; /* the last s with prefix[s] <= t: sequences without tiles fall out */
-        while (hi - lo > 1) {
-            int mid = (lo + hi) / 2;
-            if (prefix[mid] <= t) lo = mid;
-            else hi = mid;
-        }
-        tiles[t] = t < total ? make_int4(cu[lo] + (t - prefix[lo]) * rows, cu[lo], cu[lo + 1], 0) : make_int4(-1, 0, 0, 0);
-    }
-}
-
-static int64_t table_size(int64_t tokens, int64_t sequences, int rows) { return (tokens + rows - 1) / rows + sequences; }
-
-/* One table at a time lies in scratch: kernels run in order, the next table may overwrite it. */
-size_t flash_scratch(int64_t tokens, int64_t sequences) {
-    return (size_t)table_size(tokens, sequences, SMALLEST) * sizeof(int4) + (size_t)(sequences + 1) * sizeof(int);
-}
-
-static err make_table(struct flash *a, const struct view *cu, int64_t tokens, int rows, void *scratch) {
-    int64_t S = cu->d[0] - 1, count = table_size(tokens, S, rows);
-    int4 *tiles = (int4 *)scratch;
-    tile_table<<<1, TABLE, 0, cuda_stream>>>(view_i32(cu), (int)S, rows, (int)count, (int *)(tiles + count), tiles);
-    a->tiles = tiles;
-    return CUDA_LAUNCHED("attention");
-}
-
 /* --- launching -------------------------------------------------------------------------------------------------- */
+
+size_t flash_scratch(int64_t tokens, int64_t sequences) { return (void)tokens, (void)sequences, 0; }
+
+static int64_t most_tiles(int64_t tokens, int64_t sequences, int rows) { return (tokens + rows - 1) / rows + sequences; }
 
 bool flash_takes(const struct inst *inst, const struct view *read, int n_read, const struct view *written, int n_written) {
     const struct op_attr *a = &inst->a;
@@ -408,7 +385,7 @@ bool flash_takes(const struct inst *inst, const struct view *read, int n_read, c
 static struct flash flash_of(const struct inst *i, const struct view *in) {
     struct flash a = {};
     a.q = in[Q].p, a.k = in[K].p, a.v = in[V].p, a.ldq = in[Q].ld, a.ldk = in[K].ld, a.ldv = in[V].ld;
-    a.H = i->a.heads, a.group = i->a.heads / i->a.kv_heads, a.scale = i->a.scale, a.causal = i->a.causal;
+    a.cu = view_i32(&in[CU]), a.S = (int)in[CU].d[0] - 1, a.H = i->a.heads, a.group = i->a.heads / i->a.kv_heads, a.scale = i->a.scale, a.causal = i->a.causal;
     return a;
 }
 
@@ -429,14 +406,14 @@ static err allow_shared(const void *kernel, int bytes) {
     return cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention");
 }
 
-static dim3 grid_of(int heads, const struct view *in, int rows) { return dim3((unsigned)heads, (unsigned)table_size(in[Q].d[0], in[CU].d[0] - 1, rows)); }
+static dim3 grid_of(int heads, const struct view *in, int rows) { return dim3((unsigned)heads, (unsigned)most_tiles(in[Q].d[0], in[CU].d[0] - 1, rows)); }
 
 err flash_attention(const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
     struct flash a = flash_of(inst, in);
     a.lse = view_f32(&out[1]), a.ldlse = out[1].ld;
     WITH_CASE(in[Q].dt, inst->a.head_dim, {
         enum { MT = 2, B = D == 128 ? 32 : 64, ROWS = WARPS * 16 * MT, BYTES = OWNED(1, MT, D) + STAGES(B, D) };
-        TRY(make_table(&a, &in[CU], in[Q].d[0], ROWS, scratch));
         TRY(allow_shared((const void *)flash_forward<T, D, MT, B>, BYTES));
         flash_forward<T, D, MT, B><<<grid_of(a.H, in, ROWS), THREADS, BYTES, cuda_stream>>>(a, out[0].p, out[0].ld);
     });
@@ -444,11 +421,11 @@ err flash_attention(const struct inst *inst, const struct view *in, struct view 
 }
 
 err flash_attention_bwd(const struct inst *inst, const struct view *in, struct view *out, const float *delta, void *scratch) {
+    (void)scratch;
     struct flash a = flash_of(inst, in);
     a.go = in[DO].p, a.ldgo = in[DO].ld, a.lse = view_f32(&in[LSE]), a.ldlse = in[LSE].ld, a.delta = delta;
     WITH_CASE(in[Q].dt, inst->a.head_dim, {
         enum { MT = 1, B = 64, ROWS = WARPS * 16 * MT, BYTES = OWNED(2, MT, D) + STAGES(B, D), FLOATS = 2 * 2 * B * 4 };
-        TRY(make_table(&a, &in[CU], in[Q].d[0], ROWS, scratch));
         TRY(allow_shared((const void *)flash_dq<T, D, MT, B>, BYTES));
         flash_dq<T, D, MT, B><<<grid_of(a.H, in, ROWS), THREADS, BYTES, cuda_stream>>>(a, out[0].p, out[0].ld);
         TRY(CUDA_LAUNCHED("attention"));
