@@ -70,7 +70,7 @@ static void print(const char *item, double *s, int n, double tokens, double shar
     fflush(stdout);
 }
 
-static size_t planned(const struct memory *m, int adapters) { return g.model.bytes + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes + (size_t)(3 * adapters + 1) * g.st.params.bytes; }
+static size_t planned(const struct memory *m, int adapters) { return model_kept_bytes(&g.model) + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes + (size_t)(3 * adapters + 1) * g.st.params.bytes; }
 
 static void sft(const char *item, int rows, int length, enum checkpoint level, int pass) {
     struct capacity cap = {pass, rows, 1, 1, g.compute};
@@ -274,12 +274,14 @@ static enum checkpoint level_of(const char *s) { return !strncmp(s, "none", 4) ?
 
 int main(int argc, char **argv) {
     const char *device = "cuda";
+    dtype keep = DT_NONE;
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (!strcmp(argv[i], "--cpu")) device = "cpu";
         if (!strcmp(argv[i], "--f32")) g.compute = DT_F32;
+        if (!strcmp(argv[i], "--fp8")) keep = DT_F8;
     }
-    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
+    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
     die(backend_pick(device, &g.backend));
     if (g.backend->open) die(g.backend->open());
     g.rate = g.bandwidth = 1;
@@ -291,6 +293,7 @@ int main(int argc, char **argv) {
     double t0 = seconds_now();
     die(model_open("random:1:bf16", argv[i++], &g.model));
     model_fill(&g.model);
+    g.model.keep = keep;
     struct lora lora = {.r = 16, .alpha = 32, .all_linear = true};
     int modules;
     die(structure_init(&g.st, &g.model, &method_lora, &lora, &modules));

@@ -4,10 +4,11 @@
 #include <math.h>
 #include <string.h>
 
-const struct dtype_info dtype_info[DT_COUNT] = {
+const struct dtype_info dtype_info[DT_ALL] = {
     [DT_NONE] = {"none", 1, 0},   [DT_F32] = {"f32", 1, 4},     [DT_F16] = {"f16", 1, 2},
     [DT_BF16] = {"bf16", 1, 2},   [DT_I32] = {"i32", 1, 4},     [DT_Q4_0] = {"q4_0", 32, 18},
     [DT_Q4_1] = {"q4_1", 32, 20}, [DT_Q8_0] = {"q8_0", 32, 34}, [DT_Q6_K] = {"q6_k", 256, 210},
+    [DT_F8] = {"fp8", 1, 2},
 };
 
 dtype dtype_parse(const char *name) {
@@ -20,7 +21,7 @@ dtype dtype_parse(const char *name) {
 }
 
 size_t dtype_row_bytes(dtype dt, int64_t elems) {
-    return (size_t)(elems / dtype_info[dt].block) * (size_t)dtype_info[dt].bytes;
+    return (size_t)(elems / dtype_info[dt].block) * (size_t)dtype_info[dt].bytes + (dt == DT_F8 ? 4 : 0);
 }
 
 bool dtype_quantised(dtype dt) { return dtype_info[dt].block > 1; }

@@ -78,6 +78,10 @@ struct backend {
      * address (the others follow it) and their operands' views, inst j's at in + j * MAX_IN and out + j * MAX_OUT. The values
      * of a span lie apart, and one that dies inside it (value.last) need not be written. NULL: no spans. */
     int (*span)(const struct prog *p, int first, kernel *run);
+    /* Base matrices as another type than they are stored in (value.dt, value.stored): is that type to be had here, and the conversion,
+     * between two places of the backend. NULL: none. */
+    bool (*keeps)(dtype as);
+    err (*keep)(const void *from, dtype stored, void *to, const struct view *as);
     err (*begin_run)(const struct run_ctx *run); /* before the kernels of each run; NULL: nothing to do */
     bool computes; /* false: counts only (null); such a plan cannot be run */
     const struct mem_ops *mem;

@@ -180,6 +180,19 @@ struct view plan_view(const struct plan *pl, const struct binding *b, val v) {
     return w;
 }
 
+/* Copies a base tensor to its place; one that is kept as another type is converted there. */
+static err bring(const struct backend *b, const struct value *x, const struct view *as, void *to) {
+    if (x->stored == x->dt) return b->mem->upload(to, x->data, view_bytes(as));
+    struct view stored = *as;
+    stored.dt = x->stored;
+    void *raw = b->mem->take(view_bytes(&stored));
+    if (!raw) return fail(E_MEMORY, "no room on %s to convert tensor %s (%zu bytes)", b->name, x->name, view_bytes(&stored));
+    err e = b->mem->upload(raw, x->data, view_bytes(&stored));
+    if (!e) e = b->keep(raw, x->stored, to, as);
+    b->mem->give(raw, view_bytes(&stored));
+    return e;
+}
+
 err plan_place(struct plan *pl, struct residents *rs) {
     rs->mem = pl->backend->mem;
     for (int v = 1; v < pl->p->nv && !rs->mem->host; v++) {
@@ -200,7 +213,7 @@ err plan_place(struct plan *pl, struct residents *rs) {
         if (!(fresh.at = rs->mem->take(fresh.bytes))) return fail(E_MEMORY, "no room on %s for tensor %s (%zu bytes, after %zu bytes of weights)", pl->backend->name, x->name, fresh.bytes, rs->bytes);
         rs->r[rs->n++] = fresh;
         rs->bytes += fresh.bytes;
-        TRY(rs->mem->upload(fresh.at, fresh.host, fresh.bytes));
+        TRY(bring(pl->backend, x, &w, fresh.at));
         x->at = fresh.at;
     }
     return OK;

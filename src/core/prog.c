@@ -60,7 +60,7 @@ val prog_input(struct prog *p, dtype dt, int nd, const int64_t *d, const char *n
 
 val prog_base(struct prog *p, dtype dt, int nd, const int64_t *d, const void *data, const char *name) {
     val v = prog_value(p, ROLE_BASE, dt, nd, d, name);
-    if (has(v)) prog_v(p, v)->data = data;
+    if (has(v)) prog_v(p, v)->data = data, prog_v(p, v)->stored = dt;
     return v;
 }
 

@@ -33,6 +33,7 @@ struct value {
     val alias;         /* this value shares the memory of that one (in-place op) */
     int input;         /* INPUT: index in the binding */
     const void *data;  /* BASE: where the host has the bytes, ... */
+    dtype stored;      /* ... of which type they are there, ... */
     void *at;          /* ... and where the backend has them (plan_place); NULL: there */
     const char *name;
 };

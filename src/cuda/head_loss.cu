@@ -1,10 +1,10 @@
 /* head_loss (ops/head_loss.c): the output projection and cross-entropy, in chunks of rows whose logits fit CHUNK bytes, so that
- * the [N, V] logits never exist. Rows without weight are left out of the products: the first kernel lists the others, and
- * the host waits once for their number.
+ * the [N, V] logits never exist. Rows without weight are left out of the products: the first kernel lists the others. The host
+ * knows no more than a bound of their number (run_ctx.weighted) and waits for nothing; between the two lie rows of zeros.
  *
- * A chunk: gathered x [r, C] -> logits f32 [r, V] -> one block a row: max, sum of exponentials, nll, and the gradient
- * loss_scale * weight * (softmax - onehot) in the compute type -> dx rows [r, C] -> scattered. Sums are made in the end from per-row figures, in
- * row order, in double: the same bits in every run. */
+ * A chunk: gathered x [r, C] -> logits f32 [r, V] -> one block a row: max and sum of exponentials in one reading, nll, and the
+ * gradient loss_scale * weight * (softmax - onehot) in the compute type -> dx rows [r, C] -> scattered. Sums are made in the end
+ * from per-row figures, in row order, in double: the same bits in every run. */
 #include "cuda/gemm.h"
 #include "cuda/types.cuh"
 
@@ -61,55 +61,60 @@ __global__ static void list_kernel(const float *weight, int n, int bound, int *i
     for (int i = part[MANY - 1] + (int)threadIdx.x; i < bound; i += MANY) index[1 + i] = NOBODY;
 }
 
-/* gather: to[r] = from[index[r]], or zeros; scatter: to[index[r]] = from[r]. */
-template <typename T> __global__ void move_kernel(const T *from, int64_t ld_from, T *to, int64_t ld_to, const int *index, int64_t C, bool scatter) {
+/* gather: to[r] = from[index[r]], or zeros; scatter: to[index[r]] = from[r]. Rows are of `units` units of U. */
+template <typename U> __global__ void move_kernel(const U *from, int64_t ld_from, U *to, int64_t ld_to, const int *index, int units, bool scatter) {
     int64_t r = blockIdx.x, other = index[r];
-    if (other == NOBODY) {
-        for (int64_t c = threadIdx.x; c < C && !scatter; c += blockDim.x) to[r * ld_to + c] = from_f32<T>(0);
-        return;
+    if (other == NOBODY && scatter) return;
+    const U *a = from + (scatter ? r : other) * ld_from;
+    U *b = to + (scatter ? other : r) * ld_to;
+    for (int c = threadIdx.x; c < units; c += blockDim.x) b[c] = other == NOBODY ? U{} : a[c];
+}
+
+/* Rows of `bytes` bytes, ld in bytes: by 16 where everything is a multiple of that, else by 2. */
+static void move(const void *from, size_t ld_from, void *to, size_t ld_to, const int *index, int64_t rows, size_t bytes, bool scatter) {
+    if ((((uintptr_t)from | (uintptr_t)to | ld_from | ld_to | bytes) & 15) == 0)
+        move_kernel<uint4><<<(unsigned)rows, 128, 0, cuda_stream>>>((const uint4 *)from, (int64_t)ld_from / 16, (uint4 *)to, (int64_t)ld_to / 16, index, (int)(bytes / 16), scatter);
+    else
+        move_kernel<uint16_t><<<(unsigned)rows, 128, 0, cuda_stream>>>((const uint16_t *)from, (int64_t)ld_from / 2, (uint16_t *)to, (int64_t)ld_to / 2, index, (int)(bytes / 2), scatter);
+}
+
+/* What is known of the logits seen so far: the greatest and where, and the sum of exponentials below it (Milakov, Gimelshein 2018). A
+ * NaN wins over everything and makes the sum NaN. */
+struct soft { float top, sum; int at; };
+
+__device__ static struct soft join(struct soft a, struct soft b) {
+    bool first = a.top > b.top || (a.top == b.top && a.at < b.at);
+    struct soft r = first ? a : b, o = first ? b : a;
+    if (o.sum != 0) r.sum += o.sum * expf(o.top - r.top); /* a thread that saw nothing has top -inf, sum 0 */
+    return r;
+}
+
+/* Four logits in order from v on. */
+__device__ __forceinline__ void see(struct soft *s, const float z[4], int v) {
+    float most = fmaxf(fmaxf(z[0], z[1]), fmaxf(z[2], z[3]));
+    if (most > s->top) {
+        s->sum *= expf(s->top - most);
+        s->top = most;
+        s->at = v + (z[0] == most ? 0 : z[1] == most ? 1 : z[2] == most ? 2 : 3);
     }
-    const T *a = from + (scatter ? r : other) * ld_from;
-    T *b = to + (scatter ? other : r) * ld_to;
-    for (int64_t c = threadIdx.x; c < C; c += blockDim.x) b[c] = a[c];
+    for (int i = 0; i < 4; i++) s->sum += expf(z[i] - s->top);
 }
 
-__device__ static float block_sum(float x, float *shared) {
-    x = warp_sum(x);
+__device__ static struct soft block_soft(struct soft s, struct soft *shared) {
+    for (int d = 16; d; d >>= 1) s = join(s, {__shfl_xor_sync(~0u, s.top, d), __shfl_xor_sync(~0u, s.sum, d), __shfl_xor_sync(~0u, s.at, d)});
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = s;
     __syncthreads();
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-    __syncthreads();
-    x = threadIdx.x < THREADS / 32 ? shared[threadIdx.x] : 0;
-    x = warp_sum(x);
-    if (threadIdx.x == 0) shared[0] = x;
-    __syncthreads();
-    return shared[0];
+    s = shared[0];
+    for (int i = 1; i < THREADS / 32; i++) s = join(s, shared[i]);
+    return s;
 }
 
-struct top { float z; int v; };
-__device__ static struct top better(struct top a, struct top b) { /* NaN wins, then the larger, then the lower id */
-    bool na = a.z != a.z, nb = b.z != b.z;
-    if (na || nb) return na ? a : b;
-    return b.z > a.z || (b.z == a.z && b.v < a.v) ? b : a;
-}
-
-__device__ static struct top block_top(struct top t, struct top *shared) {
-    for (int d = 16; d; d >>= 1) {
-        struct top o = {__shfl_xor_sync(~0u, t.z, d), __shfl_xor_sync(~0u, t.v, d)};
-        t = better(t, o);
-    }
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = t;
-    __syncthreads();
-    if (threadIdx.x == 0)
-        for (int i = 1; i < THREADS / 32; i++) shared[0] = better(shared[0], shared[i]);
-    __syncthreads();
-    return shared[0];
-}
-
-/* A block a row. grad may be the logits themselves (f32): each element is read before it is written, by its own thread. */
-template <typename T>
-__global__ void loss_kernel(const float *logits, T *grad, int64_t V, const int *index, const int32_t *label, const float *weight, float *nll, float *row, const struct cuda_keys *keys) {
-    __shared__ float sums[THREADS / 32];
-    __shared__ struct top tops[THREADS / 32];
+/* A block a row. grad may be the logits themselves (f32): each element is read before it is written, by its own thread. W: elements a
+ * load; 4 where V is a multiple of it. */
+template <typename T, int W>
+__global__ void __launch_bounds__(THREADS) loss_kernel(const float *logits, T *grad, int64_t V, const int *index, const int32_t *label, const float *weight, float *nll, float *row, const struct cuda_keys *keys) {
+    __shared__ struct soft parts[THREADS / 32];
+    __shared__ float wanted;
     int64_t r = blockIdx.x, n = index[r];
     const float *z = logits + r * V;
     if (n == NOBODY) {
@@ -117,22 +122,29 @@ __global__ void loss_kernel(const float *logits, T *grad, int64_t V, const int *
         return;
     }
     int32_t want = label[n];
-    struct top t = {-INFINITY, 0x7FFFFFFF};
-    for (int64_t v = threadIdx.x; v < V; v += THREADS) t = better(t, (struct top){z[v], (int)v});
-    t = block_top(t, tops);
-    float s = 0;
-    for (int64_t v = threadIdx.x; v < V; v += THREADS) s += expf(z[v] - t.z);
-    s = block_sum(s, sums);
+    if (threadIdx.x == 0) wanted = want >= 0 && want < V ? z[want] : NAN; /* a label out of range makes the step E_NUMERIC */
+    struct soft s = {-INFINITY, 0, 0x7FFFFFFF};
+    for (int64_t v = threadIdx.x * W; v < V; v += THREADS * W) {
+        float x[4] = {z[v], -INFINITY, -INFINITY, -INFINITY};
+        if (W == 4) *(float4 *)x = *(const float4 *)(z + v);
+        see(&s, x, (int)v);
+    }
+    s = block_soft(s, parts);
     if (threadIdx.x == 0) {
-        float loss = want >= 0 && want < V ? t.z + logf(s) - z[want] : NAN; /* a label out of range makes the step E_NUMERIC */
-        nll[n] = loss;
-        row[2 * r] = loss;
-        row[2 * r + 1] = t.v == want;
+        nll[n] = row[2 * r] = s.top + logf(s.sum) - wanted;
+        row[2 * r + 1] = s.at == want;
     }
     if (!grad) return;
-    __syncthreads(); /* z[want] has been read */
-    float w = weight[n] * keys->loss_scale, inv = 1 / s;
-    for (int64_t v = threadIdx.x; v < V; v += THREADS) grad[r * V + v] = from_f32<T>(w * (expf(z[v] - t.z) * inv - (v == want)));
+    float w = weight[n] * keys->loss_scale, inv = 1 / s.sum;
+    for (int64_t v = threadIdx.x * W; v < V; v += THREADS * W) {
+        float x[4] = {z[v]};
+        if (W == 4) *(float4 *)x = *(const float4 *)(z + v);
+        alignas(16) T g[4];
+        for (int i = 0; i < W; i++) g[i] = from_f32<T>(w * (expf(x[i] - s.top) * inv - (v + i == want)));
+        if (W == 1) grad[r * V + v] = g[0];
+        else if (sizeof(T) == 4) *(uint4 *)(grad + r * V + v) = *(uint4 *)g;
+        else *(uint2 *)(grad + r * V + v) = *(uint2 *)g;
+    }
 }
 
 __global__ static void sums_kernel(const int *index, const float *row, const float *weight, float *out) {
@@ -171,15 +183,16 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
     T *xs = (T *)(h->scratch + h->at.x), *dx = (T *)(h->scratch + h->at.dx);
     float *logits = (float *)(h->scratch + h->at.logits), *row = (float *)(h->scratch + h->at.row) + 2 * from;
     T *grad = !h->grads ? NULL : sizeof(T) == 4 ? (T *)logits : (T *)(h->scratch + h->at.grad);
-    move_kernel<T><<<rows, 128, 0, cuda_stream>>>((const T *)x->p, x->ld, xs, C, index, C, false);
+    move(x->p, x->ld * sizeof(T), xs, C * sizeof(T), index, rows, C * sizeof(T), false);
     struct cuda_gemm g = {rows, V, C, xs, h->w, logits, C, C, V, false, true, x->dt, DT_F32, 1, 0};
     TRY(cuda_gemm(&g));
-    loss_kernel<T><<<rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, (const int32_t *)h->in[2].p, (const float *)h->in[3].p, (float *)h->out[1].p, row, cuda_keys);
+    auto loss = V % 4 ? loss_kernel<T, 1> : loss_kernel<T, 4>;
+    loss<<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, (const int32_t *)h->in[2].p, (const float *)h->in[3].p, (float *)h->out[1].p, row, cuda_keys);
     TRY(CUDA_LAUNCHED("head_loss"));
     if (!grad) return OK;
     struct cuda_gemm d = {rows, C, V, grad, h->w, dx, V, C, C, false, false, x->dt, x->dt, 1, 0};
     TRY(cuda_gemm(&d));
-    move_kernel<T><<<rows, 128, 0, cuda_stream>>>(dx, C, (T *)h->out[2].p, h->out[2].ld, index, C, true);
+    move(dx, C * sizeof(T), h->out[2].p, h->out[2].ld * sizeof(T), index, rows, C * sizeof(T), true);
     return CUDA_LAUNCHED("head_loss");
 }
 

@@ -293,6 +293,18 @@ static val base_of(const struct model *m, struct site *s, const char *name) {
     return prog_base(s->p, w->dt, w->nd, w->d, w->data, w->name);
 }
 
+/* A matrix of a layer: its weight may be kept as another type, the embedding and the head are not. */
+static bool is_layers_matrix(const struct weight *w) { return w->nd == 2 && str_starts(w->name, "blk."); }
+
+size_t model_kept_bytes(const struct model *m) {
+    size_t bytes = m->bytes;
+    for (int i = 0; i < m->n && m->keep; i++) {
+        const struct weight *w = &m->w[i];
+        if (is_layers_matrix(w)) bytes += (size_t)w->d[0] * dtype_row_bytes(m->keep, w->d[1]) - weight_bytes(w);
+    }
+    return bytes;
+}
+
 val model_vec(const struct model *m, struct site *s, const char *fmt, int layer) {
     char name[64];
     snprintf(name, sizeof name, fmt, layer);
@@ -306,8 +318,10 @@ struct linear model_linear(const struct model *m, struct site *s, const char *na
     snprintf(full, sizeof full, "blk.%d.%s.weight", layer, name);
     const struct weight *w = model_weight(m, full);
     if (!w) return prog_fail(s->p, E_INTERNAL, "tensor %s is missing", full), (struct linear){0};
+    val matrix = base_of(m, s, w->name);
+    if (m->keep && has(matrix) && is_layers_matrix(w)) prog_v(s->p, matrix)->dt = m->keep;
     full[strlen(full) - strlen(".weight")] = 0;
-    return (struct linear){.name = arena_str(&s->p->mem, full), .module = w->module, .w = base_of(m, s, w->name), .bias = bias,
+    return (struct linear){.name = arena_str(&s->p->mem, full), .module = w->module, .w = matrix, .bias = bias,
                            .in = w->d[1], .out = w->d[0], .rope_heads = w->rope_heads};
 }
 

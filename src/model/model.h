@@ -38,6 +38,7 @@ struct model {
     float *inv_freq;        /* [D/2] */
     int64_t parameters;
     size_t bytes;           /* of all tensors, as stored */
+    dtype keep;             /* what a backend keeps the layers' matrices as; DT_NONE: as stored */
     bool random;            /* random:SEED */
     bool gguf;
     void *random_bytes;
@@ -62,6 +63,7 @@ err model_open(const char *path, const char *config_path, struct model *m);
 void model_fill(struct model *m); /* random models: make the weights; others: nothing */
 void model_close(struct model *m);
 const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
+size_t model_kept_bytes(const struct model *m); /* of all tensors, as a backend keeps them */
 /* XXH3 128 over all tensors' names, types and bytes: equal before and after training. */
 void model_hash(const struct model *m, char hex[33]);
 

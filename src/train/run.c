@@ -33,6 +33,13 @@ static err pick_device(struct run *r) {
     return OK;
 }
 
+static err keep_base(struct run *r) {
+    if (!strcmp(r->cfg->quantization, "none")) return OK;
+    r->model.keep = DT_F8;
+    if (!r->backend->keeps || !r->backend->keeps(DT_F8)) return fail(E_USAGE, "quantization: fp8 needs a card with fp8 matrix units (compute capability 8.9 or newer: Ada, Hopper); this run is on %s", r->backend->name);
+    return r->compute == DT_F32 ? fail(E_USAGE, "quantization: fp8 goes with dtype bfloat16 or float16, not float32") : OK;
+}
+
 static err open_tokenizer(struct run *r) {
     if (*r->cfg->tokenizer) TRY(tokenizer_from_json(r->cfg->tokenizer, &r->tok));
     else if (r->model.random) return fail(E_USAGE, "a random model needs `tokenizer`: the path of a tokenizer.json");
@@ -115,7 +122,7 @@ static void measure_plan(struct run *r) {
     struct memory m;
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
-    *f = (struct footprint){.weights = r->model.bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES, .scratch = m.scratch_bytes, .working = m.work_bytes};
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model), .data = data_bytes(r), .runtime = RUNTIME_BYTES, .scratch = m.scratch_bytes, .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
@@ -220,6 +227,7 @@ err run_open(struct run *r, struct config *cfg) {
     TRY(pick_device(r));
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
     TRY(model_open(cfg->model, cfg->model_config, &r->model));
+    TRY(keep_base(r));
     if (r->model.random) log_warn("%s: random weights are for planning and benchmarks; nothing useful can be trained on them", cfg->model);
     TRY(open_tokenizer(r));
     for (int i = 0; i < r->objective->sides; i++) {

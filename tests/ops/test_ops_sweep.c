@@ -782,7 +782,7 @@ static void every_op_has_a_row(void **state) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) { /* an argument: only the ops that it matches, such as 'atten*' */
     const char *device = getenv("CYC_TEST_DEVICE");
     if (device) {
         if (backend_pick(device, &card) || card->open()) return fprintf(stderr, "%s\n", err_text()), 77; /* ctest: skipped */
@@ -793,5 +793,6 @@ int main(void) {
     for (int i = 0; i < ROWS; i++)
         tests[i] = (struct CMUnitTest){rows[i].op->name, sweep, NULL, NULL, (void *)&rows[i]};
     tests[ROWS] = (struct CMUnitTest)cmocka_unit_test(every_op_has_a_row);
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
