@@ -1,6 +1,7 @@
 /* The CUDA backend's table: which kernel runs which op. One row per op; compute types are checked by the kernels' switch, so
  * what a plan holds is what runs. */
 #include "cuda/device.h"
+#include "cuda/fp8.h"
 #include "cuda/gemm.h"
 #include "cuda/replay.h"
 
@@ -48,6 +49,28 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
 
 static const struct flat_ops flat = {cuda_flat_sumsq, cuda_flat_adamw, cuda_flat_cast, cuda_flat_advance};
 
+/* --- a base in fp8 ------------------------------------------------------------------------------------------------------- */
+static bool keeps(dtype as) {
+    int cards = 0;
+    bool none = cudaGetDeviceCount(&cards) != cudaSuccess || !cards; /* a plan for a card that is not here */
+    return as == DT_F8 && (none || cuda_fp8_available());
+}
+
+/* The layout is base/dtype.h's F8. Quantised matrices are unpacked whole on their way. */
+static err keep(const void *from, dtype stored, void *to, const struct view *as) {
+    int64_t O = as->d[0], C = as->d[1];
+    struct cuda_fp8_group g = {.n = 1, .C = C, .O = {O}, .w = to, .wt = (char *)to + O * C, .scale = (float *)((char *)to + 2 * O * C), .ones = cuda_ones};
+    struct cuda_fp8_source s = {from, stored, 0, O};
+    if (!dtype_quantised(stored)) return cuda_fp8_weights(&g, 0, &s);
+    void *plain = cuda_mem.take((size_t)(O * C) * 4);
+    if (!plain) return fail(E_MEMORY, "no room on the card to unpack a matrix of %lld x %lld", (long long)O, (long long)C);
+    err e = cuda_dequantise(stored, from, O, C, DT_F32, plain);
+    s.w = plain, s.dt = DT_F32;
+    if (!e) e = cuda_fp8_weights(&g, 0, &s);
+    cuda_mem.give(plain, 0);
+    return e;
+}
+
 static void configure(const struct settings *s) { cuda_settings = *s; }
 
 static void describe(str *out) {
@@ -63,4 +86,4 @@ static void describe(str *out) {
     else str_addf(out, "measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", bandwidth * 1e-12, rate * 1e-12);
 }
 
-const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .begin_run = cuda_begin_run, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .describe = describe, .configure = configure, .open = cuda_open};
+const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .describe = describe, .configure = configure, .open = cuda_open};

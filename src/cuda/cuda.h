@@ -26,6 +26,8 @@ extern int cuda_sms;             /* multiprocessors of the card */
 struct cuda_keys { uint64_t seed, step; float loss_scale; };
 extern struct cuda_keys *cuda_keys;
 extern struct settings cuda_settings;
+enum { CUDA_ONES = 65536 };
+extern float *cuda_ones;         /* that many: scales of what has none */
 err cuda_begin_run(const struct run_ctx *run); /* rows.cu: puts it there */
 
 /* OK, or what CUDA said about `what` ("norm", "copy to the card"); sticky errors (a fault in a kernel) say so. */

@@ -5,11 +5,13 @@
 #include "cuda/gemm.h"
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 cudaStream_t cuda_stream;
 struct cuda_keys *cuda_keys;
 struct settings cuda_settings;
+float *cuda_ones;
 int cuda_sms = 132; /* until a card is open: a plan made without one is an H100's */
 static bool opened;
 
@@ -55,6 +57,16 @@ static err look(struct cuda_facts *f) {
     return OK;
 }
 
+static err make_ones(void) {
+    float *host = malloc(CUDA_ONES * sizeof *host);
+    if (!host) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < CUDA_ONES; i++) host[i] = 1;
+    err e = cuda_check(cudaMalloc((void **)&cuda_ones, CUDA_ONES * sizeof *host), "opening");
+    if (!e) e = cuda_check(cudaMemcpy(cuda_ones, host, CUDA_ONES * sizeof *host, cudaMemcpyHostToDevice), "opening");
+    free(host);
+    return e;
+}
+
 err cuda_open(void) {
     if (opened) return OK;
     struct cuda_facts f = {0};
@@ -64,6 +76,7 @@ err cuda_open(void) {
     TRY(cuda_check(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking), "making a stream"));
     TRY(cuda_check(cudaMalloc((void **)&cuda_keys, sizeof *cuda_keys), "a run's keys"));
     TRY(cuda_check(cudaMemsetAsync(cuda_keys, 0, sizeof *cuda_keys, cuda_stream), "a run's keys"));
+    TRY(make_ones());
     cuda_sms = f.sms;
     opened = true;
     return OK;

@@ -1,12 +1,17 @@
 /* See gemm.h. cuBLASLt is loaded by name; its types come from its header at build time.
  *
  * cuBLASLt is column-major: a row-major C = op(A) op(B) is its C' = op(B)' op(A)', the same bytes with the operands
- * exchanged. For each shape its heuristics propose algorithms; large products that overwrite C try the first few on the
- * real operands and keep the fastest (a proposal can be 20 % off the best), others take the first. */
+ * exchanged. For each shape its heuristics propose algorithms; large products try the first few on the real operands and
+ * keep the fastest (a proposal can be 20 % off the best), others take the first.
+ *
+ * fp8 on Hopper takes both operands with K innermost and no other way. Scales are vectors, one number a row of C and one a
+ * column, applied to the f32 sums: CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F, of both operands or of none, compute
+ * capability 9.0 and cuBLASLt 12.9 on (its manual, "Outer Vector Scaling for FP8"). Their addresses are set before each run. 13.1 proposes one algorithm a shape. */
 #define _GNU_SOURCE
 #include "cuda/gemm.h"
 #include <cublasLt.h>
 #include <dlfcn.h>
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +29,12 @@ static struct { FUNCTIONS(MEMBER) } lt;
 static cublasLtHandle_t handle;
 static void *workspace, *library;
 
+/* A product of either kind. */
+struct product {
+    const struct cuda_gemm *g;
+    cudaDataType_t in;              /* of A and B */
+    const float *scale_a, *scale_b; /* [M], [N] in fp8, else NULL */
+};
 /* Everything that the choice of an algorithm depends on; zeroed before it is filled, compared as bytes. */
 struct shape {
     int64_t m, n, k, lda, ldb, ldc;
@@ -75,11 +86,12 @@ static int alignment(const void *p) {
     return (int)(u & -u);
 }
 
-static struct shape shape_of(const struct cuda_gemm *g) {
+static struct shape shape_of(const struct product *p) {
+    const struct cuda_gemm *g = p->g;
     struct shape s;
     memset(&s, 0, sizeof s);
     s.m = g->m, s.n = g->n, s.k = g->k, s.lda = g->lda, s.ldb = g->ldb, s.ldc = g->ldc;
-    s.ta = g->ta, s.tb = g->tb, s.in = (int)g->in, s.out = (int)g->out, s.adds = g->beta != 0, s.tf32 = g->in == DT_F32 && cuda_settings.tf32;
+    s.ta = g->ta, s.tb = g->tb, s.in = (int)p->in, s.out = (int)g->out, s.adds = g->beta != 0, s.tf32 = p->in == CUDA_R_32F && cuda_settings.tf32;
     s.align_a = alignment(g->a), s.align_b = alignment(g->b), s.align_c = alignment(g->c);
     return s;
 }
@@ -92,16 +104,27 @@ static struct entry *slot_of(const struct shape *s) {
     return &table[i];
 }
 
-static err run(const struct entry *e, const struct cuda_gemm *g, const cublasLtMatmulAlgo_t *algo) {
+static err set(const struct entry *e, cublasLtMatmulDescAttributes_t what, const void *value, size_t bytes) {
+    return status(lt.MatmulDescSetAttribute(e->op, what, value, bytes), "a descriptor");
+}
+
+static err point_at_scales(const struct entry *e, const struct product *p) {
+    TRY(set(e, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->scale_b, sizeof p->scale_b));
+    return set(e, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->scale_a, sizeof p->scale_a);
+}
+
+static err run(const struct entry *e, const struct product *p, const cublasLtMatmulAlgo_t *algo) {
+    const struct cuda_gemm *g = p->g;
+    if (p->scale_a) TRY(point_at_scales(e, p));
     return status(lt.Matmul(handle, e->op, &g->alpha, g->b, e->a, g->a, e->b, &g->beta, g->c, e->c, g->c, e->c, algo, workspace, WORKSPACE, cuda_stream), "a product");
 }
 
 /* Milliseconds of one run, the best of three. */
-static float time_of(const struct entry *e, const struct cuda_gemm *g, const cublasLtMatmulAlgo_t *algo, cudaEvent_t a, cudaEvent_t b) {
+static float time_of(const struct entry *e, const struct product *p, const cublasLtMatmulAlgo_t *algo, cudaEvent_t a, cudaEvent_t b) {
     float best = 1e30f, ms;
     for (int i = 0; i < 4; i++) {
         cudaEventRecord(a, cuda_stream);
-        if (run(e, g, algo)) return 1e30f;
+        if (run(e, p, algo)) return 1e30f;
         cudaEventRecord(b, cuda_stream);
         if (cudaEventSynchronize(b) != cudaSuccess || cudaEventElapsedTime(&ms, a, b) != cudaSuccess) return 1e30f;
         if (i && ms < best) best = ms;
@@ -109,7 +132,8 @@ static float time_of(const struct entry *e, const struct cuda_gemm *g, const cub
     return best;
 }
 
-static err choose(struct entry *e, const struct cuda_gemm *g) {
+static err choose(struct entry *e, const struct product *p) {
+    const struct cuda_gemm *g = p->g;
     cublasLtMatmulPreference_t pref;
     cublasLtMatmulHeuristicResult_t found[TRIES];
     size_t bytes = WORKSPACE;
@@ -126,13 +150,17 @@ static err choose(struct entry *e, const struct cuda_gemm *g) {
     if (!r && n < 1) r = fail(E_INTERNAL, "cuBLASLt has no algorithm for a product of %lld x %lld x %lld", (long long)g->m, (long long)g->n, (long long)g->k);
     if (r) return r;
     e->algo = found[0].algo;
-    if (n == 1 || g->beta != 0 || cuda_settings.deterministic || (double)g->m * (double)g->n * (double)g->k < 1e9) return OK;
+    if (n == 1 || (g->beta != 0 && g->beta != 1) || cuda_settings.deterministic || (double)g->m * (double)g->n * (double)g->k < 1e9) return OK;
+    struct cuda_gemm same = *g; /* C + 1e-38 A B is C, but where C is next to nothing */
+    struct product trial = *p;
+    if (g->beta != 0) same.alpha = FLT_MIN;
+    trial.g = &same;
     cudaEvent_t a, b;
     TRY(cuda_check(cudaEventCreate(&a), "an event"));
     TRY(cuda_check(cudaEventCreate(&b), "an event"));
     float best = 1e30f;
     for (int i = 0; i < n; i++) {
-        float ms = time_of(e, g, &found[i].algo, a, b);
+        float ms = time_of(e, &trial, &found[i].algo, a, b);
         if (ms < best) best = ms, e->algo = found[i].algo;
     }
     cudaEventDestroy(a);
@@ -140,17 +168,30 @@ static err choose(struct entry *e, const struct cuda_gemm *g) {
     return OK;
 }
 
-static err prepare(struct entry *e, const struct shape *s, const struct cuda_gemm *g) {
+/* fp8: vectors of scales, and partial sums that stay in the tensor cores' short accumulators: 10 to 18 % faster at 8B's shapes,
+ * relative error of a sum of 4096 (14336) products 1.3e-3 (2.9e-3), where the operands' rounding makes 3.7e-2. */
+static err scaled(const struct entry *e, const struct product *p) {
+    int32_t vectors = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    int8_t fast = 1;
+    TRY(set(e, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &vectors, sizeof vectors));
+    TRY(set(e, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &vectors, sizeof vectors));
+    TRY(set(e, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast));
+    return point_at_scales(e, p);
+}
+
+static err prepare(struct entry *e, const struct shape *s, const struct product *p) {
+    const struct cuda_gemm *g = p->g;
     cublasOperation_t T = CUBLAS_OP_T, N = CUBLAS_OP_N;
     *e = (struct entry){.shape = *s};
     TRY(status(lt.MatmulDescCreate(&e->op, e->shape.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F), "a descriptor"));
-    TRY(status(lt.MatmulDescSetAttribute(e->op, CUBLASLT_MATMUL_DESC_TRANSA, g->tb ? &T : &N, sizeof N), "a descriptor"));
-    TRY(status(lt.MatmulDescSetAttribute(e->op, CUBLASLT_MATMUL_DESC_TRANSB, g->ta ? &T : &N, sizeof N), "a descriptor"));
+    TRY(set(e, CUBLASLT_MATMUL_DESC_TRANSA, g->tb ? &T : &N, sizeof N));
+    TRY(set(e, CUBLASLT_MATMUL_DESC_TRANSB, g->ta ? &T : &N, sizeof N));
+    if (p->scale_a) TRY(scaled(e, p));
     uint64_t n = (uint64_t)g->n, m = (uint64_t)g->m, k = (uint64_t)g->k;
-    TRY(status(lt.MatrixLayoutCreate(&e->a, type_of(g->in), g->tb ? k : n, g->tb ? n : k, g->ldb), "a layout"));
-    TRY(status(lt.MatrixLayoutCreate(&e->b, type_of(g->in), g->ta ? m : k, g->ta ? k : m, g->lda), "a layout"));
+    TRY(status(lt.MatrixLayoutCreate(&e->a, p->in, g->tb ? k : n, g->tb ? n : k, g->ldb), "a layout"));
+    TRY(status(lt.MatrixLayoutCreate(&e->b, p->in, g->ta ? m : k, g->ta ? k : m, g->lda), "a layout"));
     TRY(status(lt.MatrixLayoutCreate(&e->c, type_of(g->out), n, m, g->ldc), "a layout"));
-    TRY(choose(e, g));
+    TRY(choose(e, p));
     e->used = true;
     used++;
     return OK;
@@ -169,16 +210,26 @@ static void drop_all(void) {
     used = 0;
 }
 
-err cuda_gemm(const struct cuda_gemm *g) {
+static err multiply(const struct product *p) {
+    const struct cuda_gemm *g = p->g;
     if (!g->m || !g->n || !g->k) return OK;
-    struct shape s = shape_of(g);
+    struct shape s = shape_of(p);
     struct entry *e = slot_of(&s);
     if (!e->used) {
         if (used > SLOTS / 2) { /* ragged batches bring ever new sizes */
             drop_all();
             e = slot_of(&s);
         }
-        TRY(prepare(e, &s, g));
+        TRY(prepare(e, &s, p));
     }
-    return run(e, g, &e->algo);
+    return run(e, p, &e->algo);
+}
+
+err cuda_gemm(const struct cuda_gemm *g) {
+    return multiply(&(struct product){.g = g, .in = type_of(g->in)});
+}
+
+err cuda_fp8_gemm(const struct cuda_fp8_gemm *f) {
+    struct cuda_gemm g = {f->m, f->n, f->k, f->a, f->b, f->c, f->k, f->ldb, f->ldc, false, true, DT_NONE, f->out, 1, f->adds ? 1 : 0};
+    return multiply(&(struct product){&g, CUDA_R_8F_E4M3, f->scale_a, f->scale_b});
 }

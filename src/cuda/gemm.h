@@ -21,6 +21,19 @@ err cuda_gemm(const struct cuda_gemm *g);
 err cuda_gemm_open(void);          /* loads cuBLASLt; E_USAGE with what to install */
 size_t cuda_gemm_version(void);    /* 0: not loaded */
 
+/* C [M, N] = scale_a[m] * scale_b[n] * sum_k A[m, k] B[n, k] + (adds ? C : 0); A [M, K] and B [N, K] of e4m3, A dense; C bf16, f16 or
+ * f32. K and N multiples of 16, pointers and rows 16-byte aligned; compute capability 9.0, cuBLASLt 12.9 on. */
+struct cuda_fp8_gemm {
+    int64_t m, n, k;
+    const void *a, *b;
+    const float *scale_a, *scale_b;
+    void *c;
+    int64_t ldb, ldc;
+    dtype out;
+    bool adds;
+};
+err cuda_fp8_gemm(const struct cuda_fp8_gemm *f);
+
 /* rows.cu: the small loops around products */
 err cuda_fill_random(void *bf16, int64_t n); /* uniform in [-1, 1): for measuring */
 err cuda_add_bias(void *y, dtype dt, int64_t rows, int64_t cols, int64_t ld, const float *bias);

@@ -127,8 +127,10 @@ template <class S> __device__ __forceinline__ int tile_step(void) { return gridD
 /* --- the producer ------------------------------------------------------------------------------------------------ */
 template <bool BACK, class S>
 __device__ __forceinline__ void fetch(const group_args &g, const CUtensorMap *a, const CUtensorMap *b, int depth, place p, ring &r, uint32_t smem) {
-    enum { SHARE = S::BN / S::CL };
-    int mine = S::CL > 1 ? (int)cluster_rank() * SHARE : 0;
+    /* of a shared operand each block of the cluster fetches an equal part: columns, or rows of K where columns do not divide */
+    constexpr bool BY_K = BACK && S::BN / S::CL % LINE != 0;
+    enum { SHARE = BY_K ? S::BN : S::BN / S::CL };
+    int rank = S::CL > 1 ? (int)cluster_rank() : 0, mine = BY_K ? 0 : rank * SHARE, k0 = BY_K ? rank * (DEPTH / S::CL) : 0;
     for (int k = 0; k < depth; k += DEPTH) {
         uint32_t full = smem + S::FULL + r.stage * 8, to = smem + r.stage * S::STAGE;
         barrier_wait(smem + S::EMPTY + r.stage * 8, r.phase ^ 1);
@@ -136,7 +138,7 @@ __device__ __forceinline__ void fetch(const group_args &g, const CUtensorMap *a,
         tma_load<false>(to, a, full, k, p.row, g.hint_a);
         to += S::A_BYTES + mine * ROW_BYTES;
         if (BACK)
-            for (int j = 0; j < SHARE; j += LINE) tma_load<(S::CL > 1)>(to + j * ROW_BYTES, b, full, p.col + mine + j, k, g.hint_b);
+            for (int j = 0; j < SHARE; j += LINE) tma_load<(S::CL > 1)>(to + (j + k0) * ROW_BYTES, b, full, p.col + mine + j, k + k0, g.hint_b);
         else tma_load<(S::CL > 1)>(to, b, full, k, p.col + mine, g.hint_b);
         advance<S>(r);
     }
@@ -170,7 +172,7 @@ template <class S> __device__ __forceinline__ void release(int stage, uint32_t s
     } else if (lane < S::CL) barrier_arrive_at(bar, lane);
 }
 
-/* One stage, k16 times 16 of its K. The stage before (prev, -1: none) is done with then, and given back. */
+/* One stage, the first k16 times 16 of its K. The stage before (prev, -1: none) is done with then, and given back. */
 template <typename T, bool BACK, class S>
 __device__ __forceinline__ void multiply(float (&acc)[S::MT][S::BN / 8][4], int k16, int &add, int &prev, ring &r, uint32_t smem) {
     barrier_wait(smem + S::FULL + r.stage * 8, r.phase);
@@ -178,7 +180,8 @@ __device__ __forceinline__ void multiply(float (&acc)[S::MT][S::BN / 8][4], int 
     uint64_t a = descriptor(at + threadIdx.x / 128 * S::MT * 64 * ROW_BYTES), b = descriptor(at + S::A_BYTES);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < k16; k++) {
+    for (int k = 0; k < DEPTH / 16; k++) {
+        if (k && k >= k16) break;
 #pragma unroll
         for (int m = 0; m < S::MT; m++) wgmma<T, S::BN, BACK>(acc[m], a + (m * 64 * ROW_BYTES >> 4) + k * 2, b + k * (BACK ? 16 * ROW_BYTES >> 4 : 2), add);
         add = 1;
@@ -190,6 +193,14 @@ __device__ __forceinline__ void multiply(float (&acc)[S::MT][S::BN / 8][4], int 
     }
     prev = r.stage;
     advance<S>(r);
+}
+/* The low-rank product, `low` of K: whole stages and a shorter one. */
+template <typename T, bool BACK, class S>
+__device__ __forceinline__ void multiply_low(float (&acc)[S::MT][S::BN / 8][4], int low, int &add, int &prev, ring &r, uint32_t smem) {
+#pragma unroll 1
+    for (; low > 32; low -= DEPTH) multiply<T, BACK, S>(acc, 4, add, prev, r, smem);
+    if (low > 16) multiply<T, BACK, S>(acc, 2, add, prev, r, smem);
+    else if (low > 0) multiply<T, BACK, S>(acc, 1, add, prev, r, smem);
 }
 
 template <class S> __device__ __forceinline__ void drain(float (&acc)[S::MT][S::BN / 8][4], int &prev, uint32_t smem) {
@@ -217,8 +228,8 @@ template <class S> __device__ __forceinline__ void add_bias(float (&acc)[S::MT][
     col += threadIdx.x % 4 * 2;
 #pragma unroll
     for (int j = 0; j < S::BN / 8; j++) {
-        if (col + 8 * j >= width) break;
-        float b0 = bias[col + 8 * j], b1 = bias[col + 8 * j + 1];
+        bool real = col + 8 * j < width;
+        float b0 = real ? bias[col + 8 * j] : 0, b1 = real ? bias[col + 8 * j + 1] : 0;
 #pragma unroll
         for (int m = 0; m < S::MT; m++) acc[m][j][0] += b0, acc[m][j][1] += b1, acc[m][j][2] += b0, acc[m][j][3] += b1;
     }
@@ -257,13 +268,12 @@ template <typename T, bool BACK, class S> __device__ __forceinline__ void consum
         place p = place_of<S>(g, t);
         int add = 0, low = g.low[p.k];
         if (!BACK && low) {
-            for (; low > 0; low -= DEPTH) multiply<T, BACK, S>(acc, min(DEPTH / 16, (low + 15) / 16), add, prev, r, smem);
+            multiply_low<T, BACK, S>(acc, low, add, prev, r, smem);
             drain<S>(acc, prev, smem);
             if (g.alpha[p.k] != 1) scale<S>(acc, g.alpha[p.k]);
         }
         for (int i = 0; i < steps; i++) multiply<T, BACK, S>(acc, DEPTH / 16, add, prev, r, smem);
-        if (BACK)
-            for (; low > 0; low -= DEPTH) multiply<T, BACK, S>(acc, min(DEPTH / 16, (low + 15) / 16), add, prev, r, smem);
+        if (BACK) multiply_low<T, BACK, S>(acc, low, add, prev, r, smem);
         drain<S>(acc, prev, smem);
         if (g.bias[p.k]) add_bias<S>(acc, g.bias[p.k], p.col, g.width[p.k]);
         store<T, S>(g, acc, p, box, smem);
@@ -309,3 +319,127 @@ struct tiling {
             tile_shape<__VA_ARGS__>::BM, tile_shape<__VA_ARGS__>::BN, tile_shape<__VA_ARGS__>::CL, tile_shape<__VA_ARGS__>::PER_SM, tile_shape<__VA_ARGS__>::THREADS, \
             tile_shape<__VA_ARGS__>::BYTES                                                                            \
     }
+#ifndef TILINGS_OF_A_TEST
+#define TILINGS_OF_A_TEST TILING(2, 1, 256, 4, 2, 2, 1)
+#endif
+static const struct tiling tilings[] = {TILINGS_OF_A_TEST};
+/* Rows of K in a box of a B in rows of K. */
+static int box_of_k(const struct tiling *t) { return t->bn / t->cl % LINE ? DEPTH / t->cl : DEPTH; }
+enum { TILINGS = sizeof tilings / sizeof *tilings };
+static int forced_tiling = -1, forced_super = 0;
+static uint64_t hint_a = 0x1000000000000000ull, hint_b = 0x1000000000000000ull;
+
+static __typeof__(&cuTensorMapEncodeTiled) encode;
+
+/* Is there a Hopper card, and a driver with tensor maps? Asked once. */
+static bool ready(void) {
+    static int state; /* 0 unknown, 1 yes, -1 no */
+    if (state) return state > 0;
+    int major = 0, minor = 0;
+    cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+    bool can = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
+               cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) == cudaSuccess && major == 9 && minor == 0 &&
+               cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault, &found) == cudaSuccess && found == cudaDriverEntryPointSuccess;
+    if (!can) cudaGetLastError();
+    state = can ? 1 : -1;
+    return can;
+}
+
+/* A 16-bit matrix as a tensor map: boxes of 64 columns and box_rows rows; zeros outside, nothing written there. */
+struct matrix { const void *p; int64_t rows, cols, ld; };
+static err map_of(CUtensorMap *m, dtype dt, struct matrix x, int box_rows) {
+    cuuint64_t size[2] = {(cuuint64_t)x.cols, (cuuint64_t)x.rows}, stride[1] = {(cuuint64_t)x.ld * 2};
+    cuuint32_t box[2] = {LINE, (cuuint32_t)box_rows}, step[2] = {1, 1};
+    CUresult r = encode(m, dt == DT_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, (void *)x.p, size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return r == CUDA_SUCCESS ? OK : fail(E_INTERNAL, "describing a matrix of %lld x %lld to the card failed (CUDA error %d)", (long long)x.rows, (long long)x.cols, (int)r);
+}
+
+static bool aligned(const void *p, int64_t ld) { return (uintptr_t)p % 16 == 0 && ld % 8 == 0; }
+static const void *past(const void *p, int64_t elements) { return (const char *)p + elements * 2; }
+static int ceil_of(int64_t a, int64_t b) { return (int)((a + b - 1) / b); }
+
+static const struct tiling *choose(const struct group_args *a, int64_t rows) {
+    (void)a, (void)rows;
+    return &tilings[forced_tiling >= 0 ? forced_tiling : 0];
+}
+
+/* Fills in what follows from the tiling. */
+static void lay_out(struct group_args *a, const struct tiling *t, int64_t rows) {
+    a->cols = 0;
+    for (int k = 0; k < a->outs; k++) a->first[k] = a->cols, a->cols += ceil_of(a->width[k], t->bn);
+    a->rows = ceil_of(rows, t->bm * t->cl);
+    a->super = forced_super ? forced_super : 16 / t->cl;
+    if (a->super > a->rows) a->super = a->rows;
+    a->tiles = a->rows * a->cols;
+}
+
+static err launch(struct group_args *a, const struct tiling *t, dtype dt, bool back) {
+    const void *kernel = t->kernel[dt == DT_F16][back];
+    TRY(cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, t->bytes), "a group of products"));
+    a->hint_a = hint_a, a->hint_b = hint_b;
+    int clusters = cuda_sms * t->per_sm / t->cl;
+    cudaLaunchConfig_t c = {};
+    cudaLaunchAttribute together = {};
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim = {(unsigned)t->cl, 1, 1};
+    c.gridDim = dim3((unsigned)((a->tiles < clusters ? a->tiles : clusters) * t->cl));
+    c.blockDim = dim3((unsigned)t->threads);
+    c.dynamicSmemBytes = (size_t)t->bytes;
+    c.stream = cuda_stream;
+    c.attrs = &together;
+    c.numAttrs = t->cl > 1;
+    void *params[] = {a};
+    return cuda_check(cudaLaunchKernelExC(&c, kernel, params), "a group of products");
+}
+
+extern "C" bool cuda_group_forward_takes(const struct cuda_group_forward *g) {
+    bool ok = (g->dt == DT_BF16 || g->dt == DT_F16) && g->rows > 0 && g->rows < 1 << 24 && g->C > 0 && g->C < 1 << 24 && g->C % 8 == 0 && aligned(g->x, g->ldx);
+    int64_t r0 = 0;
+    for (int k = 0; ok && k < g->n; r0 += g->rank[k++]) {
+        ok = g->O[k] > 0 && g->O[k] < 1 << 24 && g->O[k] % 8 == 0 && aligned(g->w[k], 0) && aligned(g->y[k], g->ldy[k]);
+        if (ok && g->rank[k]) ok = g->rank[k] % 8 == 0 && aligned(past(g->t, r0), g->ldt) && aligned(g->b[k], g->ldb[k]);
+    }
+    return ok && ready();
+}
+
+extern "C" err cuda_group_forward(const struct cuda_group_forward *g) {
+    struct group_args a = {};
+    int64_t r0 = 0;
+    a.n = 1, a.outs = g->n, a.depth[0] = (int)g->C;
+    for (int k = 0; k < g->n; k++) a.width[k] = (int)g->O[k], a.low[k] = g->rank[k], a.alpha[k] = g->alpha[k], a.bias[k] = g->bias[k];
+    const struct tiling *t = choose(&a, g->rows);
+    lay_out(&a, t, g->rows);
+    TRY(map_of(&a.big_a[0], g->dt, {g->x, g->rows, g->C, g->ldx}, t->bm));
+    for (int k = 0; k < g->n; r0 += g->rank[k++]) {
+        TRY(map_of(&a.big_b[k], g->dt, {g->w[k], g->O[k], g->C, g->C}, t->bn / t->cl));
+        TRY(map_of(&a.out[k], g->dt, {g->y[k], g->rows, g->O[k], g->ldy[k]}, 16));
+        if (!g->rank[k]) continue;
+        TRY(map_of(&a.low_a[k], g->dt, {past(g->t, r0), g->rows, g->rank[k], g->ldt}, t->bm));
+        TRY(map_of(&a.low_b[k], g->dt, {g->b[k], g->O[k], g->rank[k], g->ldb[k]}, t->bn / t->cl));
+    }
+    return launch(&a, t, g->dt, false);
+}
+
+extern "C" bool cuda_group_backward_takes(const struct cuda_group_backward *g) {
+    bool ok = (g->dt == DT_BF16 || g->dt == DT_F16) && g->rows > 0 && g->rows < 1 << 24 && g->C > 0 && g->C < 1 << 24 && g->C % 8 == 0 && aligned(g->dx, g->lddx);
+    for (int k = 0; ok && k < g->n; k++) ok = g->O[k] > 0 && g->O[k] < 1 << 24 && g->O[k] % 8 == 0 && aligned(g->dy[k], g->lddy[k]) && aligned(g->w[k], 0);
+    if (ok && g->R) ok = g->R % 8 == 0 && aligned(g->dt_low, g->lddt) && aligned(g->a, g->lda);
+    return ok && ready();
+}
+
+extern "C" err cuda_group_backward(const struct cuda_group_backward *g) {
+    struct group_args a = {};
+    a.n = g->n, a.outs = 1, a.width[0] = (int)g->C, a.low[0] = (int)g->R;
+    for (int k = 0; k < g->n; k++) a.depth[k] = (int)g->O[k];
+    const struct tiling *t = choose(&a, g->rows);
+    lay_out(&a, t, g->rows);
+    for (int k = 0; k < g->n; k++) {
+        TRY(map_of(&a.big_a[k], g->dt, {g->dy[k], g->rows, g->O[k], g->lddy[k]}, t->bm));
+        TRY(map_of(&a.big_b[k], g->dt, {g->w[k], g->O[k], g->C, g->C}, box_of_k(t)));
+    }
+    if (g->R) TRY(map_of(&a.low_a[0], g->dt, {g->dt_low, g->rows, g->R, g->lddt}, t->bm));
+    if (g->R) TRY(map_of(&a.low_b[0], g->dt, {g->a, g->R, g->C, g->lda}, box_of_k(t)));
+    TRY(map_of(&a.out[0], g->dt, {g->dx, g->rows, g->C, g->lddx}, 16));
+    return launch(&a, t, g->dt, true);
+}

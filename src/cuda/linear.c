@@ -2,7 +2,9 @@
  *
  * Base weights of the compute type are used where they lie; others are unpacked into scratch first, one matrix at a time.
  * Few rows (decoding) go through the matrix-vector kernel, which reads the weights once as they are stored. The low-rank
- * part is its own products: T for the whole group at once, T B^T added into each output. */
+ * part is its own products: T for the whole group at once, T B^T added into each output. A base kept in fp8 (fp8.h) has its
+ * inputs rounded to fp8 as well, row by row: x once for the group, each dY with the weight's scales in it. */
+#include "cuda/fp8.h"
 #include "cuda/gemm.h"
 
 static size_t aligned(size_t n) { return (n + 255) / 256 * 256; }
@@ -19,16 +21,30 @@ static size_t unpacked_bytes(const struct inst *i, const struct view *w, dtype c
     size_t most = 0;
     for (int k = 0; k < i->a.n; k++) {
         size_t b = aligned((size_t)(w[k].d[0] * w[k].d[1]) * size_of(compute));
-        if (w[k].dt != compute && b > most) most = b;
+        if (w[k].dt != compute && w[k].dt != DT_F8 && b > most) most = b;
     }
     return most;
 }
 
-/* Scratch: [unpacked matrix][dropped x, or the masked gradient][dT, backward only] */
+/* Bytes of the widest input of an fp8 product, and its scales: x, or in the backward (dy) each output's gradient. */
+static size_t fp8_bytes(const struct inst *i, const struct view *w, int64_t rows, bool dy) {
+    int64_t widest = 0;
+    for (int k = 0; k < i->a.n; k++)
+        if (w[k].dt == DT_F8 && w[k].d[!dy] > widest) widest = w[k].d[!dy];
+    return widest ? aligned((size_t)(rows * widest)) + aligned((size_t)rows * sizeof(float)) : 0;
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Scratch: [unpacked matrix, or an input in fp8][dropped x, or the masked gradient][dT, backward only] */
+static size_t front_bytes(const struct inst *i, const struct view *w, const struct view *x, bool dy) {
+    return larger(unpacked_bytes(i, w, x->dt), fp8_bytes(i, w, x->d[0], dy));
+}
+
 size_t cuda_linear_scratch(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
     size_t drop = i->a.dropout > 0 ? aligned((size_t)(in[LIN_X].d[0] * in[LIN_X].d[1]) * size_of(in[LIN_X].dt)) : 0;
-    return unpacked_bytes(i, &in[LIN_W], in[LIN_X].dt) + drop;
+    return front_bytes(i, &in[LIN_W], &in[LIN_X], false) + drop;
 }
 
 size_t cuda_linear_bwd_scratch(const struct inst *i, const struct view *in, const struct view *out) {
@@ -36,7 +52,7 @@ size_t cuda_linear_bwd_scratch(const struct inst *i, const struct view *in, cons
     int64_t N = in[LB_X].d[0], R = rank_sum(i);
     size_t each = size_of(in[LB_X].dt);
     size_t drop = i->a.dropout > 0 ? aligned((size_t)(N * in[LB_X].d[1]) * each) : 0;
-    return unpacked_bytes(i, &in[LB_W], in[LB_X].dt) + drop + aligned((size_t)(N * R) * each);
+    return front_bytes(i, &in[LB_W], &in[LB_X], true) + drop + aligned((size_t)(N * R) * each);
 }
 
 /* W as the products take it: itself, or unpacked into scratch. */
@@ -71,6 +87,24 @@ static bool few_rows(const struct view *w, const struct view *x) {
     return (w->dt != x->dt || x->d[0] <= 12) && cuda_matvec_takes(w->dt, x->dt, x->d[0], x->d[1]);
 }
 
+/* --- a base in fp8 ----------------------------------------------------------------------------------------------------- */
+static const char *fp8_transposed(const struct view *w) { return (char *)w->p + w->d[0] * w->d[1]; }
+static const float *fp8_scales(const struct view *w) { return (float *)((char *)w->p + 2 * w->d[0] * w->d[1]); }
+
+/* x * factor (NULL: 1) in fp8 at scratch; its scales lie behind it. */
+static err fp8_input(const struct view *x, const float *factor, char *scratch, const float **scales) {
+    float *behind = (float *)(scratch + aligned((size_t)(x->d[0] * x->d[1])));
+    *scales = behind;
+    return cuda_fp8_rows(&(struct cuda_fp8_rows){x->dt, 1, x->d[0], {{x->p, x->ld, x->d[1], factor}}, scratch, behind});
+}
+
+/* dx (+)= dY W: W's scales lie on the summed axis, so they go into dY before that is rounded. */
+static err fp8_bwd(const struct view *dy, const struct view *w, const struct view *dx, char *scratch, bool adds) {
+    const float *scales;
+    TRY(fp8_input(dy, fp8_scales(w), scratch, &scales));
+    return cuda_fp8_gemm(&(struct cuda_fp8_gemm){dx->d[0], dx->d[1], dy->d[1], scratch, fp8_transposed(w), scales, cuda_ones, dx->p, dy->d[1], dx->ld, dx->dt, adds});
+}
+
 /* Y_k = alpha T_k B_k^T + beta Y_k */
 static err add_delta(const struct inst *i, int k, int64_t r0, const struct view *in, struct view *out, float beta) {
     const struct view *b = &in[LIN_B + k], *t = &out[LIN_T], *y = &out[k];
@@ -81,8 +115,9 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
     (void)run;
     const struct view *x = &in[LIN_X];
     int64_t N = x->d[0], C = x->d[1], r0 = 0;
+    const float *scales = NULL; /* x in fp8 has been made */
     if (!N) return OK;
-    char *masked = (char *)scratch + unpacked_bytes(i, &in[LIN_W], x->dt);
+    char *masked = (char *)scratch + front_bytes(i, &in[LIN_W], x, false);
     if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked));
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         const struct view *w = &in[LIN_W + k], *y = &out[k];
@@ -94,8 +129,13 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
             const void *weight;
             bool delta = i->a.rank[k] > 0; /* goes first: the large product then adds to it, and reading y hides behind its arithmetic */
             if (delta) TRY(add_delta(i, k, r0, in, out, 0));
-            TRY(weight_of(w, x->dt, scratch, &weight));
-            TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], C, x->p, weight, y->p, x->ld, C, y->ld, false, true, x->dt, y->dt, 1, delta ? 1 : 0}));
+            if (w->dt == DT_F8) {
+                if (!scales) TRY(fp8_input(x, NULL, scratch, &scales));
+                TRY(cuda_fp8_gemm(&(struct cuda_fp8_gemm){N, w->d[0], C, scratch, w->p, scales, fp8_scales(w), y->p, C, y->ld, y->dt, delta}));
+            } else {
+                TRY(weight_of(w, x->dt, scratch, &weight));
+                TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], C, x->p, weight, y->p, x->ld, C, y->ld, false, true, x->dt, y->dt, 1, delta ? 1 : 0}));
+            }
             if (bias) TRY(cuda_add_bias(y->p, y->dt, N, y->d[1], y->ld, bias));
         }
     }
@@ -128,8 +168,11 @@ static err base_bwd(const struct inst *i, const struct view *in, const struct vi
         const struct view *w = &in[LB_W + k], *dy = &in[LB_DY + k];
         const void *weight;
         if (!dy->p) continue;
-        TRY(weight_of(w, dx->dt, scratch, &weight));
-        TRY(cuda_gemm(&(struct cuda_gemm){N, C, w->d[0], dy->p, weight, dx->p, dy->ld, C, dx->ld, false, false, dx->dt, dx->dt, 1, *wrote ? 1 : 0}));
+        if (w->dt == DT_F8) TRY(fp8_bwd(dy, w, dx, scratch, *wrote));
+        else {
+            TRY(weight_of(w, dx->dt, scratch, &weight));
+            TRY(cuda_gemm(&(struct cuda_gemm){N, C, w->d[0], dy->p, weight, dx->p, dy->ld, C, dx->ld, false, false, dx->dt, dx->dt, 1, *wrote ? 1 : 0}));
+        }
         *wrote = true;
     }
     return OK;
@@ -144,7 +187,7 @@ err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struc
     const struct view *x = &in[LB_X], *dx = &out[LB_DX];
     int64_t N = x->d[0], C = x->d[1], R = rank_sum(i), r0 = 0;
     if (!N) return OK;
-    char *dt = (char *)scratch + unpacked_bytes(i, &in[LB_W], x->dt);
+    char *dt = (char *)scratch + front_bytes(i, &in[LB_W], x, true);
     char *masked = dt + aligned((size_t)(N * R) * size_of(x->dt));
     bool low = in[LB_A].p != NULL, drops = i->a.dropout > 0, wrote = false;
     if (dx->p && drops) TRY(base_bwd(i, in, dx, scratch, &wrote)); /* the masked low-rank parts add to it, output by output */

@@ -294,7 +294,7 @@ static val base_of(const struct model *m, struct site *s, const char *name) {
 }
 
 /* A matrix of a layer: its weight may be kept as another type, the embedding and the head are not. */
-static bool is_layers_matrix(const struct weight *w) { return w->nd == 2 && str_starts(w->name, "blk."); }
+static bool is_layers_matrix(const struct weight *w) { return w->nd == 2 && str_starts(w->name, "blk.") && w->d[0] % 16 == 0 && w->d[1] % 16 == 0; }
 
 size_t model_kept_bytes(const struct model *m) {
     size_t bytes = m->bytes;

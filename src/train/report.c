@@ -72,7 +72,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", r->cap.tokens, r->objective->generates ? " and for generation" : "");
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     bool host = r->backend->mem->host;
-    line(m, "weights", f->weights, !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
+    line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
     line(m, "adapters", f->adapters, f->working ? "f32, and a working copy in the compute type" : "f32", measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
     line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));

@@ -36,7 +36,7 @@ static err pick_device(struct run *r) {
 static err keep_base(struct run *r) {
     if (!strcmp(r->cfg->quantization, "none")) return OK;
     r->model.keep = DT_F8;
-    if (!r->backend->keeps || !r->backend->keeps(DT_F8)) return fail(E_USAGE, "quantization: fp8 needs a card with fp8 matrix units (compute capability 8.9 or newer: Ada, Hopper); this run is on %s", r->backend->name);
+    if (!r->backend->keeps || !r->backend->keeps(DT_F8)) return fail(E_USAGE, "quantization: fp8 needs a Hopper card (compute capability 9.0) and cuBLASLt 12.9 or newer; this run is on %s", r->backend->name);
     return r->compute == DT_F32 ? fail(E_USAGE, "quantization: fp8 goes with dtype bfloat16 or float16, not float32") : OK;
 }
 
