@@ -21,7 +21,7 @@ dtype dtype_parse(const char *name) {
 }
 
 size_t dtype_row_bytes(dtype dt, int64_t elems) {
-    return (size_t)(elems / dtype_info[dt].block) * (size_t)dtype_info[dt].bytes + (dt == DT_F8 ? 4 : 0);
+    return (size_t)(elems / dtype_info[dt].block) * (size_t)dtype_info[dt].bytes + (dt == DT_F8 ? 6 : 0);
 }
 
 bool dtype_quantised(dtype dt) { return dtype_info[dt].block > 1; }

@@ -8,8 +8,8 @@
  *   Q6_K 256 weights: 128 bytes low 4 bits, 64 bytes high 2 bits, 16 int8 scales, f16 d;         w = d * sc * (q - 32)
  *
  * F8 is no format of files but how a backend may keep a matrix [O, C] (backend.h, keep): e4m3 numbers row by row, the same
- * numbers column by column (the products of both directions want their summed index last), then a f32 scale for each row;
- * 2 C + 4 bytes a row in all, and no row lies alone.
+ * numbers column by column (the products of both directions want their summed index last), then an f32 scale for each row,
+ * then the same scales in bf16; 2 C + 6 bytes a row in all, and no row lies alone.
  */
 #ifndef CYC_BASE_DTYPE_H
 #define CYC_BASE_DTYPE_H

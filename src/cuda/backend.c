@@ -58,15 +58,14 @@ static bool keeps(dtype as) {
 
 /* The layout is base/dtype.h's F8. Quantised matrices are unpacked whole on their way. */
 static err keep(const void *from, dtype stored, void *to, const struct view *as) {
-    int64_t O = as->d[0], C = as->d[1];
-    struct cuda_fp8_group g = {.n = 1, .C = C, .O = {O}, .w = to, .wt = (char *)to + O * C, .scale = (float *)((char *)to + 2 * O * C), .ones = cuda_ones};
-    struct cuda_fp8_source s = {from, stored, 0, O};
-    if (!dtype_quantised(stored)) return cuda_fp8_weights(&g, 0, &s);
-    void *plain = cuda_mem.take((size_t)(O * C) * 4);
-    if (!plain) return fail(E_MEMORY, "no room on the card to unpack a matrix of %lld x %lld", (long long)O, (long long)C);
-    err e = cuda_dequantise(stored, from, O, C, DT_F32, plain);
-    s.w = plain, s.dt = DT_F32;
-    if (!e) e = cuda_fp8_weights(&g, 0, &s);
+    struct view w = *as;
+    w.p = to;
+    struct cuda_fp8_matrix m = cuda_fp8_matrix(&w);
+    if (!dtype_quantised(stored)) return cuda_fp8_weights(&m, from, stored);
+    void *plain = cuda_mem.take((size_t)(m.O * m.C) * 4);
+    if (!plain) return fail(E_MEMORY, "no room on the card to unpack a matrix of %lld x %lld", (long long)m.O, (long long)m.C);
+    err e = cuda_dequantise(stored, from, m.O, m.C, DT_F32, plain);
+    if (!e) e = cuda_fp8_weights(&m, plain, DT_F32);
     cuda_mem.give(plain, 0);
     return e;
 }

@@ -6,6 +6,7 @@
  * inputs rounded to fp8 as well, row by row: x once for the group, each dY with the weight's scales in it. */
 #include "cuda/fp8.h"
 #include "cuda/gemm.h"
+#include "cuda/group_gemm.h"
 
 static size_t aligned(size_t n) { return (n + 255) / 256 * 256; }
 static size_t size_of(dtype dt) { return dtype_row_bytes(dt, 1); }
@@ -88,27 +89,56 @@ static bool few_rows(const struct view *w, const struct view *x) {
 }
 
 /* --- a base in fp8 ----------------------------------------------------------------------------------------------------- */
-static const char *fp8_transposed(const struct view *w) { return (char *)w->p + w->d[0] * w->d[1]; }
-static const float *fp8_scales(const struct view *w) { return (float *)((char *)w->p + 2 * w->d[0] * w->d[1]); }
-
 /* x * factor (NULL: 1) in fp8 at scratch; its scales lie behind it. */
-static err fp8_input(const struct view *x, const float *factor, char *scratch, const float **scales) {
+static err fp8_input(const struct view *x, const void *factor, char *scratch, const float **scales) {
     float *behind = (float *)(scratch + aligned((size_t)(x->d[0] * x->d[1])));
     *scales = behind;
-    return cuda_fp8_rows(&(struct cuda_fp8_rows){x->dt, 1, x->d[0], {{x->p, x->ld, x->d[1], factor}}, scratch, behind});
+    return cuda_fp8_rows(&(struct cuda_fp8_rows){x->dt, x->d[0], x->d[1], x->p, x->ld, factor, scratch, behind});
+}
+
+/* y (+)= x W^T, x in fp8 at q. */
+static err fp8_forward(const void *q, const float *scales, const struct view *w, const struct view *y, bool adds) {
+    struct cuda_fp8_matrix m = cuda_fp8_matrix(w);
+    return cuda_fp8_gemm(&(struct cuda_fp8_gemm){y->d[0], m.O, m.C, q, m.q, scales, m.scale, y->p, m.C, y->ld, y->dt, adds});
 }
 
 /* dx (+)= dY W: W's scales lie on the summed axis, so they go into dY before that is rounded. */
 static err fp8_bwd(const struct view *dy, const struct view *w, const struct view *dx, char *scratch, bool adds) {
+    struct cuda_fp8_matrix m = cuda_fp8_matrix(w);
     const float *scales;
-    TRY(fp8_input(dy, fp8_scales(w), scratch, &scales));
-    return cuda_fp8_gemm(&(struct cuda_fp8_gemm){dx->d[0], dx->d[1], dy->d[1], scratch, fp8_transposed(w), scales, cuda_ones, dx->p, dy->d[1], dx->ld, dx->dt, adds});
+    TRY(fp8_input(dy, m.factor, scratch, &scales));
+    return cuda_fp8_gemm(&(struct cuda_fp8_gemm){dx->d[0], m.C, m.O, scratch, m.qt, scales, cuda_ones, dx->p, m.O, dx->ld, dx->dt, adds});
 }
 
 /* Y_k = alpha T_k B_k^T + beta Y_k */
 static err add_delta(const struct inst *i, int k, int64_t r0, const struct view *in, struct view *out, float beta) {
     const struct view *b = &in[LIN_B + k], *t = &out[LIN_T], *y = &out[k];
     return cuda_gemm(&(struct cuda_gemm){y->d[0], y->d[1], i->a.rank[k], at(t, r0), b->p, y->p, t->ld, b->ld, y->ld, false, true, t->dt, y->dt, i->a.alpha[k], beta});
+}
+
+/* --- the whole group in one launch (group_gemm.h), where the card and the types are its own --------------------------------- */
+static bool group_forward(const struct inst *i, const struct view *in, const struct view *out, struct cuda_group_forward *g) {
+    const struct view *x = &in[LIN_X], *t = &out[LIN_T];
+    *g = (struct cuda_group_forward){.dt = x->dt, .n = i->a.n, .rows = x->d[0], .C = x->d[1], .x = x->p, .ldx = x->ld, .t = t->p, .ldt = t->ld};
+    for (int k = 0; k < i->a.n; k++) {
+        if (in[LIN_W + k].dt != x->dt || out[k].dt != x->dt) return false;
+        g->O[k] = in[LIN_W + k].d[0], g->w[k] = in[LIN_W + k].p, g->bias[k] = in[LIN_BIAS + k].p;
+        g->rank[k] = i->a.rank[k], g->b[k] = in[LIN_B + k].p, g->ldb[k] = in[LIN_B + k].ld, g->alpha[k] = i->a.alpha[k];
+        g->y[k] = out[k].p, g->ldy[k] = out[k].ld;
+    }
+    return cuda_group_forward_takes(g);
+}
+
+/* dx = sum of dY_k W_k + dT A; dt NULL: without the latter. */
+static bool group_backward(const struct inst *i, const struct view *in, const struct view *dx, const void *dt, struct cuda_group_backward *g) {
+    *g = (struct cuda_group_backward){.dt = dx->dt, .rows = dx->d[0], .C = dx->d[1], .R = dt ? rank_sum(i) : 0, .dt_low = dt, .lddt = rank_sum(i), .a = in[LB_A].p, .lda = in[LB_A].ld, .dx = dx->p, .lddx = dx->ld};
+    for (int k = 0; k < i->a.n; k++) {
+        const struct view *w = &in[LB_W + k], *dy = &in[LB_DY + k];
+        if (!dy->p) continue;
+        if (w->dt != dx->dt) return false;
+        g->O[g->n] = w->d[0], g->w[g->n] = w->p, g->dy[g->n] = dy->p, g->lddy[g->n++] = dy->ld;
+    }
+    return g->n && cuda_group_backward_takes(g);
 }
 
 err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
@@ -119,6 +149,8 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
     if (!N) return OK;
     char *masked = (char *)scratch + front_bytes(i, &in[LIN_W], x, false);
     if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked));
+    struct cuda_group_forward group;
+    if (!few_rows(&in[LIN_W], x) && group_forward(i, in, out, &group)) return cuda_group_forward(&group);
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         const struct view *w = &in[LIN_W + k], *y = &out[k];
         const float *bias = in[LIN_BIAS + k].p;
@@ -131,7 +163,7 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
             if (delta) TRY(add_delta(i, k, r0, in, out, 0));
             if (w->dt == DT_F8) {
                 if (!scales) TRY(fp8_input(x, NULL, scratch, &scales));
-                TRY(cuda_fp8_gemm(&(struct cuda_fp8_gemm){N, w->d[0], C, scratch, w->p, scales, fp8_scales(w), y->p, C, y->ld, y->dt, delta}));
+                TRY(fp8_forward(scratch, scales, w, y, delta));
             } else {
                 TRY(weight_of(w, x->dt, scratch, &weight));
                 TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], C, x->p, weight, y->p, x->ld, C, y->ld, false, true, x->dt, y->dt, 1, delta ? 1 : 0}));
@@ -164,6 +196,8 @@ static err delta_bwd(const struct inst *i, const struct view *in, struct view *o
 /* dx (+)= sum of dY_k W_k over the outputs that have a gradient; false in *wrote as long as nothing is in dx. */
 static err base_bwd(const struct inst *i, const struct view *in, const struct view *dx, void *scratch, bool *wrote) {
     int64_t N = dx->d[0], C = dx->d[1];
+    struct cuda_group_backward group;
+    if (!*wrote && group_backward(i, in, dx, NULL, &group)) return *wrote = true, cuda_group_backward(&group);
     for (int k = 0; k < i->a.n; k++) {
         const struct view *w = &in[LB_W + k], *dy = &in[LB_DY + k];
         const void *weight;
@@ -198,6 +232,8 @@ err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struc
     }
     if (low && !drops && out[LB_DA].p) TRY(cuda_gemm(&(struct cuda_gemm){R, C, N, dt, x->p, out[LB_DA].p, R, x->ld, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
     if (!dx->p) return OK;
+    struct cuda_group_backward group;
+    if (low && !drops && group_backward(i, in, dx, dt, &group)) return cuda_group_backward(&group);
     if (low && !drops) { /* the small product goes first, as in the forward */
         TRY(cuda_gemm(&(struct cuda_gemm){N, C, R, dt, in[LB_A].p, dx->p, R, in[LB_A].ld, dx->ld, false, false, x->dt, dx->dt, 1, 0}));
         wrote = true;
