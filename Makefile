@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make check`.
 BUILD := build/release
 TASK ?= bible
-.PHONY: all setup build demo experiment check asan fuzz bench bench-llamacpp format lint oracles docs clean
+.PHONY: all setup build demo experiment check asan fuzz bench bench-llamacpp bench-gpu format lint oracles docs clean
 
 all: build
 
@@ -35,6 +35,9 @@ bench: build       ## ours beside PyTorch+PEFT, in the same run (installs the pe
 
 bench-llamacpp: build ## batch-1 decoding beside llama.cpp on the same file (builds it: 15 minutes)
 	@bench/run.sh llamacpp
+
+bench-gpu: build    ## ours beside PyTorch+PEFT on this machine's card (GPU_ARGS="--shapes 8b --items decode" for a part)
+	@bench/gpu.sh $(GPU_ARGS)
 
 docs: build        ## docs/config.md from the schema
 	@$(BUILD)/cyclora help config --markdown > docs/config.md

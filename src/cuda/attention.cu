@@ -1,6 +1,7 @@
 /* Attention on the card, the form that takes everything: any head size up to 256, any of the three compute types, causal
- * or not, window, softcap, grouped heads, packed sequences. flash.cu takes the common shapes first (16-bit types, head
- * sizes 64 and 128); what it refuses comes here, and here is also what decoding needs: kv_append and attention_cached.
+ * or not, window, softcap, grouped heads, packed sequences. The common shapes (16-bit types, head sizes 64 and 128) go first
+ * to cuDNN where it is installed and pays (cudnn.h), then to flash.cu; what both refuse comes here, and here is also what
+ * decoding needs: kv_append and attention_cached.
  *
  * Packed sequences. The bounds cu[] live on the device, so the grid only knows N: a block takes TILE packed rows,
  * whatever sequences they fall into, and each row finds its own range of the other side by bisection in cu (span_of). The
@@ -16,7 +17,9 @@
  *
  * Cached (flash-decoding, Dao et al. 2023): a block has one row, one kv head and up to 8 of its query heads, so that a
  * cached key or value is read once, 16 bytes a lane. With few rows the keys are split over blocks; partial (m, l, o) go
- * to scratch and a second kernel joins them. The length is on the device: splits that have nothing to do leave. */
+ * to scratch, and the last block to arrive joins them. The length is on the device: splits may have nothing to do. */
+#include "cuda/cudnn.h"
+#include "cuda/delta.cuh"
 #include "cuda/flash.cuh"
 
 enum { WARPS = 4, ROWS = 4, TILE = WARPS * ROWS, LANES = 32, THREADS = WARPS * 32, MAX_SPLIT = 16, MIN_KEYS = 64, MAX_HEADS = 8 };
@@ -271,16 +274,73 @@ static err refuse_shape(const struct inst *i, const struct view *x) {
     return OK;
 }
 
-extern "C" size_t cuda_attention_scratch(const struct inst *i, const struct view *in, const struct view *out) {
-    (void)i, (void)out;
-    return flash_scratch(in[Q].d[0], in[CU].d[0] - 1);
+/* --- by cuDNN ------------------------------------------------------------------------------------------------------ */
+/* From how many tokens a sequence on, on average, cuDNN is faster than flash.cu (an H100, cuDNN 9.14; the forward of head size
+ * 64 and the backwards break even at 512 in equal rows, below that in mixed ones). */
+static int64_t cudnn_from(const struct inst *i) { return i->op == &op_attention_bwd || i->a.head_dim < 128 ? 576 : 256; }
+
+struct bounds {
+    const int32_t *cu;
+    int S, padded;      /* sequences, and how many the plan has */
+    int64_t row;
+    int ld[CUDNN_TENSORS];
+    int32_t *table;
+};
+
+/* The table of cudnn.h, a thread per boundary. Sequences past S begin at the end and are empty. */
+__global__ void __launch_bounds__(128) tabulate(struct bounds b) {
+    int s = blockIdx.x * 128 + threadIdx.x;
+    if (s > b.padded) return;
+    int from = b.cu[min(s, b.S)];
+    b.table[s] = s < b.S ? b.cu[s + 1] - from : 0;
+    for (int t = 0; t < CUDNN_TENSORS; t++) b.table[(1 + t) * b.row + s] = from * b.ld[t];
 }
 
+/* Is this a case for cuDNN, and which? run NULL: at plan time, of the largest run; its scratch holds that of every run that
+ * is a case. */
+static bool cudnn_call_of(const struct run_ctx *run, const struct inst *i, const struct view *in, const struct view *out, struct cudnn_call *call) {
+    bool backward = i->op == &op_attention_bwd;
+    const struct view *place[CUDNN_TENSORS] = {&in[Q], &in[K], &in[V], &out[0], &out[1]};
+    const struct view *placed[CUDNN_TENSORS] = {&in[Q], &in[K], &in[V], &in[O], &in[LSE], &in[DO], &out[0], &out[1], &out[2]};
+    int64_t N = in[Q].d[0], S = in[CU].d[0] - 1, longest = run && run->longest > 0 && run->longest < N ? run->longest : N;
+    if ((in[Q].dt != DT_BF16 && in[Q].dt != DT_F16) || (i->a.head_dim != 64 && i->a.head_dim != 128)) return false;
+    if (i->a.window > 0 || i->a.softcap > 0 || cuda_settings.deterministic || N > INT32_MAX / 2) return false;
+    if (N < cudnn_from(i) * (run ? S : 1)) return false;
+    memset(call, 0, sizeof *call);
+    struct cudnn_case *c = &call->shape;
+    for (int t = 0; t < (backward ? (int)CUDNN_TENSORS : CUDNN_LSE + 1); t++) {
+        const struct view *v = backward ? placed[t] : place[t];
+        if (t != CUDNN_LSE && v->dt != in[Q].dt) return false;
+        call->tensor[t] = v->p, c->ld[t] = v->ld;
+    }
+    c->dt = in[Q].dt, c->heads = i->a.heads, c->kv_heads = i->a.kv_heads, c->head_dim = i->a.head_dim;
+    c->sequences = cudnn_rung(S, 4), c->longest = cudnn_rung(longest, 2), c->backward = backward, c->causal = i->a.causal;
+    call->tokens = N, call->scale = i->a.scale;
+    return true;
+}
+
+static size_t cudnn_bytes(const struct inst *i, const struct view *in, const struct view *out) {
+    struct cudnn_call call;
+    return cudnn_call_of(NULL, i, in, out, &call) ? cudnn_scratch(&call.shape, call.tokens) : 0;
+}
+
+static err by_cudnn(const struct cudnn_call *call, const struct view *cu) {
+    struct bounds b = {view_i32(cu), (int)cu->d[0] - 1, call->shape.sequences, cudnn_row(call->shape.sequences), {}, (int32_t *)call->scratch};
+    for (int t = 0; t < CUDNN_TENSORS; t++) b.ld[t] = (int)call->shape.ld[t];
+    tabulate<<<(unsigned)(b.padded / 128 + 1), 128, 0, cuda_stream>>>(b);
+    TRY(CUDA_LAUNCHED("attention"));
+    return cudnn_attention(call);
+}
+
+/* --- the ops ------------------------------------------------------------------------------------------------------- */
+extern "C" size_t cuda_attention_scratch(const struct inst *i, const struct view *in, const struct view *out) { return cudnn_bytes(i, in, out); }
+
 extern "C" err cuda_attention(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run;
     TRY(refuse_shape(inst, &in[Q]));
     if (in[Q].d[0] < 1 || in[CU].d[0] < 2) return OK;
-    if (scratch && flash_takes(inst, in, 3, out, 1)) return flash_attention(inst, in, out, scratch);
+    struct cudnn_call call;
+    if (scratch && cudnn_call_of(run, inst, in, out, &call) && (call.scratch = scratch, cudnn_takes(&call))) return by_cudnn(&call, &in[CU]);
+    if (flash_takes(inst, in, 3, out, 1)) return flash_attention(inst, in, out, NULL);
     struct packed a = packed_of(inst, in);
     a.ldlse = out[1].ld;
     dim3 grid((unsigned)((a.N + TILE - 1) / TILE), (unsigned)a.H);
@@ -295,14 +355,15 @@ extern "C" err cuda_attention(const struct run_ctx *run, const struct inst *inst
 static size_t delta_bytes(const struct inst *i, const struct view *in) { return ((size_t)in[Q].d[0] * i->a.heads * 4 + 63) & ~(size_t)63; }
 
 extern "C" size_t cuda_attention_bwd_scratch(const struct inst *i, const struct view *in, const struct view *out) {
-    (void)out;
-    return delta_bytes(i, in) + flash_scratch(in[Q].d[0], in[CU].d[0] - 1);
+    size_t own = delta_bytes(i, in), theirs = cudnn_bytes(i, in, out);
+    return own > theirs ? own : theirs;
 }
 
 extern "C" err cuda_attention_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run;
     TRY(refuse_shape(inst, &in[Q]));
     if (in[Q].d[0] < 1 || in[CU].d[0] < 2) return OK;
+    struct cudnn_call call;
+    if (cudnn_call_of(run, inst, in, out, &call) && (call.scratch = scratch, cudnn_takes(&call))) return by_cudnn(&call, &in[CU]);
     struct packed a = packed_of(inst, in);
     float *delta = (float *)scratch;
     a.o = in[O].p, a.ldo = in[O].ld, a.go = in[DO].p, a.ldgo = in[DO].ld;
@@ -311,7 +372,7 @@ extern "C" err cuda_attention_bwd(const struct run_ctx *run, const struct inst *
     WITH_TYPE(in[Q].dt, delta_of<T><<<warps, THREADS, 0, cuda_stream>>>(a, delta));
     TRY(CUDA_LAUNCHED("attention"));
     const struct view read[] = {in[Q], in[K], in[V], in[DO]};
-    if (flash_takes(inst, read, 4, out, 3)) return flash_attention_bwd(inst, in, out, delta, (char *)scratch + delta_bytes(inst, in));
+    if (flash_takes(inst, read, 4, out, 3)) return flash_attention_bwd(inst, in, out, delta, NULL);
     size_t bytes = (size_t)(2 * TILE + 2 * LANES) * a.stride * 4;
     WITH_TYPE(in[Q].dt, WITH_COLUMNS(a.D, {
         TRY(allow_shared((const void *)attend_dq<T, NC>, bytes));
@@ -363,15 +424,25 @@ extern "C" err cuda_kv_append(const struct run_ctx *run, const struct inst *inst
     return CUDA_LAUNCHED("kv_append");
 }
 
+/* q, k and v of the token itself, as the products have left them: without their low-rank deltas, not rotated, not in the cache. */
+struct fresh {
+    const void *k, *v;
+    int64_t ldk, ldv;
+    struct cuda_delta d[3];
+    const float *inv_freq;
+    bool interleaved, r16; /* r16: all three deltas are delta16's */
+};
+
 struct cached {
-    const void *q, *k, *v;
-    void *o;
+    const void *q;
+    void *k, *v, *o;
     int64_t ldq, ldo, T;
     const int32_t *slot, *pos;
     float *part; /* [N, H, splits, 2 + D]: m, l, o not yet divided by l */
     int H, K, D, window, splits;
     float scale, softcap;
     bool wide; /* rows of the cache are whole, aligned 16-byte units */
+    struct fresh f;
 };
 
 /* The keys of row n's split: [x, y), empty when there are fewer splits to do than were launched. */
@@ -412,22 +483,116 @@ template <int E> __device__ __forceinline__ void join(float *m, float *l, float 
     for (int e = 0; e < E; e++) acc[e] = acc[e] * f + acc2[e] * f2;
 }
 
+/* The token's own q heads, k and v in a block: element i is of row[i / D], which is a head of q, then k, then v. */
+struct own { int part, row, d; int64_t o; };
+__device__ __forceinline__ struct own own_of(const struct cached &a, int i, int64_t h0, int heads, int kh) {
+    int row = i / a.D, d = i - row * a.D, part = row < heads ? 0 : row - heads + 1;
+    return {part, row, d, (int64_t)(part == 0 ? h0 + row : kh) * a.D + d};
+}
+
+/* B's rows for them, at rank 16: asked for before the kernel waits. COUNT elements of a thread. */
+template <typename T, int COUNT> __device__ __forceinline__ void ask_fresh(const struct cached &a, struct delta16<T, 1> low[COUNT], int64_t h0, int heads, int kh) {
+#pragma unroll
+    for (int j = 0; j < COUNT; j++) {
+        int i = threadIdx.x + j * THREADS;
+        if (i >= (heads + 2) * a.D) continue;
+        struct own e = own_of(a, i, h0, heads, kh);
+        low[j].ask(a.f.d[e.part], e.o);
+    }
+}
+
+/* Finishes q's heads, and k and v where this block is to see them, in shared memory: row[head][DP], f32. The key and the value go to
+ * the cache by the way; blocks that share them write the same numbers. */
+template <typename T, int DP, int COUNT> __device__ __forceinline__ void finish_fresh(const struct cached &a, const struct delta16<T, 1> low[COUNT], float *row, int64_t n, int64_t h0, int heads, int kh, bool newest) {
+    int half = a.D / 2, all = (heads + (newest ? 2 : 0)) * a.D, rotated = (heads + (newest ? 1 : 0)) * half, pos = a.pos[n];
+    float x[COUNT];
+#pragma unroll
+    for (int j = 0; j < COUNT; j++) {
+        int i = threadIdx.x + j * THREADS;
+        if (i >= all) continue;
+        struct own e = own_of(a, i, h0, heads, kh);
+        const T *from = (const T *)(e.part == 0 ? a.q : e.part == 1 ? a.f.k : a.f.v);
+        x[j] = to_f32(from[n * (e.part == 0 ? a.ldq : e.part == 1 ? a.f.ldk : a.f.ldv) + e.o]);
+        if (a.f.r16) low[j].add(a.f.d[e.part], n, &x[j]);
+        else if (a.f.d[e.part].rank) x[j] += delta_at<T>(a.f.d[e.part], n, e.o);
+    }
+#pragma unroll
+    for (int j = 0; j < COUNT; j++) {
+        int i = threadIdx.x + j * THREADS;
+        if (i < all) row[i / a.D * DP + i % a.D] = x[j];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < rotated; i += THREADS) {
+        int which = i / half, j = i - which * half;
+        float *u = row + which * DP + (a.f.interleaved ? 2 * j : j), *v = u + (a.f.interleaved ? 1 : half), s, c, p = *u, q = *v;
+        sincosf(__fmul_rn((float)pos, a.f.inv_freq[j]), &s, &c);
+        *u = p * c - q * s, *v = p * s + q * c;
+    }
+    __syncthreads();
+    if (!newest) return;
+    int64_t cell = (((int64_t)a.slot[n] * a.K + kh) * a.T + pos) * a.D;
+    for (int d = threadIdx.x; d < a.D; d += THREADS) {
+        ((T *)a.k)[cell + d] = from_f32<T>(row[heads * DP + d]);
+        ((T *)a.v)[cell + d] = from_f32<T>(row[(heads + 1) * DP + d]);
+    }
+    __syncthreads();
+}
+
+/* The last block of a row's splits to arrive makes one row of theirs; the order of the sum is the splits'. Counters go back to 0. */
+enum { TICKETS = 65536 };
+static __device__ int tickets[TICKETS];
+template <typename T> __device__ __forceinline__ void join_splits(const struct cached &a, int64_t n, int64_t h0, int heads) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int *mine = &tickets[n * gridDim.y + blockIdx.y];
+        last = atomicAdd(mine, 1) == a.splits - 1;
+        if (last) *mine = 0;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    for (int i = threadIdx.x; i < heads * a.D; i += THREADS) {
+        int64_t h = h0 + i / a.D;
+        int d = i % a.D;
+        const float *from = a.part + (n * a.H + h) * a.splits * (a.D + 2);
+        float m = -INFINITY, l = 0, o[1] = {0};
+        for (int s = 0; s < a.splits; s++, from += a.D + 2) {
+            int2 span = split_span(a, n, s);
+            if (span.x < span.y) join<1>(&m, &l, o, __ldcg(from), __ldcg(from + 1), (const float[1]){__ldcg(from + 2 + d)});
+        }
+        ((T *)a.o)[n * a.ldo + h * a.D + d] = from_f32<T>(o[0] / l);
+    }
+}
+
 /* Block (row, kv head and head group, split). L lanes share a key, a warp has 32 / L keys at once, UNROLL times; each such
  * sub-warp keeps its own softmax, they meet at the end. DP: head size rounded up; G: query heads of this block. */
-template <typename T, int DP, int G> __global__ void __launch_bounds__(THREADS) attend_cached(struct cached a) {
+template <typename T, int DP, int G, bool FRESH, int COUNT>
+__device__ __forceinline__ void attend_split(const struct cached &a, const struct delta16<T, 1> low[COUNT], int64_t n, int64_t h0, int heads, int kh, int split, int2 span) {
     enum { EV = 16 / sizeof(T), L = DP / EV < 32 ? DP / EV : 32, VPL = DP / (EV * L), E = EV * VPL, SUB = 32 / L, UNROLL = G > 4 ? 2 : 4 };
     __shared__ float all_m[WARPS][G], all_l[WARPS][G], all_o[WARPS][G][DP];
-    int group = a.H / a.K, groups = (group + G - 1) / G, kh = blockIdx.y / groups, first = blockIdx.y % groups * G, split = blockIdx.z;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = lane % L, heads = min(G, group - first);
-    int64_t n = blockIdx.x, h0 = (int64_t)kh * group + first;
-    int2 span = split_span(a, n, split);
-    if (span.x >= span.y) return;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = lane % L;
     float q[G][E], acc[G][E], m[G], l[G];
+    if (FRESH) {
+        float *row = &all_o[0][0][0]; /* free until the end */
+        static_assert(WARPS * G >= G + 2, "room for q's heads, k and v");
+        finish_fresh<T, DP, COUNT>(a, low, row, n, h0, heads, kh, span.y == a.pos[n] + 1);
+#pragma unroll
+        for (int g = 0; g < G; g++)
+            for (int e = 0; e < E; e++) {
+                int d = (e / EV * L + part) * EV + e % EV;
+                q[g][e] = d < a.D ? row[min(g, heads - 1) * DP + d] : 0;
+            }
+        __syncthreads();
+    }
 #pragma unroll
     for (int g = 0; g < G; g++) {
-        uint4 raw[VPL];
-        load_part<T, L, VPL>(raw, (const T *)a.q + n * a.ldq + (h0 + min(g, heads - 1)) * a.D, part, a.D, false, true);
-        unpack<T, E>(q[g], raw);
+        if (!FRESH) {
+            uint4 raw[VPL];
+            load_part<T, L, VPL>(raw, (const T *)a.q + n * a.ldq + (h0 + min(g, heads - 1)) * a.D, part, a.D, false, true);
+            unpack<T, E>(q[g], raw);
+        }
         m[g] = -INFINITY, l[g] = 0;
         for (int e = 0; e < E; e++) q[g][e] *= a.scale, acc[g][e] = 0;
     }
@@ -500,18 +665,17 @@ template <typename T, int DP, int G> __global__ void __launch_bounds__(THREADS) 
     }
 }
 
-/* Block (row, head), a thread per column: the splits that had keys become one row. */
-template <typename T> __global__ void join_splits(struct cached a) {
-    int64_t n = blockIdx.x;
-    int h = blockIdx.y, d = threadIdx.x;
-    if (d >= a.D) return;
-    const float *from = a.part + (n * a.H + h) * a.splits * (a.D + 2);
-    float m = -INFINITY, l = 0, o[1] = {0};
-    for (int s = 0; s < a.splits; s++, from += a.D + 2) {
-        int2 span = split_span(a, n, s);
-        if (span.x < span.y) join<1>(&m, &l, o, from[0], from[1], &from[2 + d]);
-    }
-    ((T *)a.o)[n * a.ldo + (int64_t)h * a.D + d] = from_f32<T>(o[0] / l);
+template <typename T, int DP, int G, bool FRESH> __global__ void __launch_bounds__(THREADS) attend_cached(const __grid_constant__ struct cached a) {
+    int group = a.H / a.K, groups = (group + G - 1) / G, kh = blockIdx.y / groups, first = blockIdx.y % groups * G, heads = min(G, group - first);
+    enum { COUNT = FRESH ? ((G + 2) * DP + THREADS - 1) / THREADS : 1 };
+    int64_t n = blockIdx.x, h0 = (int64_t)kh * group + first;
+    struct delta16<T, 1> low[COUNT];
+    if (FRESH && sizeof(T) == 2 && a.f.r16) ask_fresh<T, COUNT>(a, low, h0, heads, kh);
+    let_next_start();
+    wait_for_earlier();
+    int2 span = split_span(a, n, blockIdx.z);
+    if (span.x < span.y) attend_split<T, DP, G, FRESH, COUNT>(a, low, n, h0, heads, kh, blockIdx.z, span);
+    if (a.splits > 1) join_splits<T>(a, n, h0, heads);
 }
 
 static int heads_per_block(int group) { return group > 4 ? MAX_HEADS : group > 1 ? 4 : 1; }
@@ -524,6 +688,7 @@ static int64_t blocks_per_row(const struct inst *i) {
 static int splits_of(const struct inst *i, int64_t rows, int64_t T) {
     int64_t blocks = rows * blocks_per_row(i), n = (3 * (int64_t)cuda_sms + blocks - 1) / blocks, most = (T + MIN_KEYS - 1) / MIN_KEYS;
     n = n < most ? n : most;
+    if (blocks > TICKETS) n = 1;
     return n > MAX_SPLIT ? (int)MAX_SPLIT : n < 1 ? 1 : (int)n;
 }
 
@@ -536,33 +701,48 @@ extern "C" size_t cuda_attention_cached_scratch(const struct inst *i, const stru
     return (size_t)parts * i->a.heads * (i->a.head_dim + 2) * 4;
 }
 
-template <typename T, int DP> static void launch_cached(dim3 grid, int G, const struct cached &a) {
-    if (G == 1) attend_cached<T, DP, 1><<<grid, THREADS, 0, cuda_stream>>>(a);
-    else if (G == 4) attend_cached<T, DP, 4><<<grid, THREADS, 0, cuda_stream>>>(a);
-    else attend_cached<T, DP, 8><<<grid, THREADS, 0, cuda_stream>>>(a);
+template <typename T, int DP, bool FRESH> static err launch_cached(dim3 grid, int G, struct cached *a) {
+    const void *kernel = (const void *)attend_cached<T, DP, 8, FRESH>;
+    if (G == 1) kernel = (const void *)attend_cached<T, DP, 1, FRESH>;
+    else if (G == 4) kernel = (const void *)attend_cached<T, DP, 4, FRESH>;
+    return cuda_launch(kernel, grid, THREADS, 0, a, "attention_cached");
+}
+
+template <bool FRESH> static err attend(const struct inst *inst, dtype dt, int64_t N, struct cached *a, void *scratch) {
+    a->part = (float *)scratch;
+    a->H = inst->a.heads, a->K = inst->a.kv_heads, a->D = inst->a.head_dim, a->window = inst->a.window, a->splits = splits_of(inst, N, a->T);
+    a->scale = inst->a.scale, a->softcap = inst->a.softcap;
+    a->wide = a->D * (int64_t)dtype_row_bytes(dt, 1) % 16 == 0 && aligned16(a->k) && aligned16(a->v);
+    int G = heads_per_block(a->H / a->K);
+    dim3 grid((unsigned)N, (unsigned)blocks_per_row(inst), (unsigned)a->splits);
+    WITH_TYPE(dt, {
+        if (a->D <= 64) return launch_cached<T, 64, FRESH>(grid, G, a);
+        if (a->D <= 128) return launch_cached<T, 128, FRESH>(grid, G, a);
+        return launch_cached<T, 256, FRESH>(grid, G, a);
+    });
+    return OK;
 }
 
 extern "C" err cuda_attention_cached(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run;
     TRY(refuse_shape(inst, &in[0]));
-    int64_t N = in[0].d[0], D = inst->a.head_dim;
-    if (N < 1) return OK;
+    if (in[0].d[0] < 1) return OK;
     if (in[0].dt != in[1].dt || in[0].dt != in[2].dt) return fail(E_INTERNAL, "attention_cached: cache and queries differ in type");
     struct cached a = {};
     a.q = in[0].p, a.k = in[1].p, a.v = in[2].p, a.o = out[0].p, a.ldq = in[0].ld, a.ldo = out[0].ld, a.T = in[1].d[2];
-    a.slot = view_i32(&in[3]), a.pos = view_i32(&in[4]), a.part = (float *)scratch;
-    a.H = inst->a.heads, a.K = inst->a.kv_heads, a.D = (int)D, a.window = inst->a.window, a.splits = splits_of(inst, N, a.T);
-    a.scale = inst->a.scale, a.softcap = inst->a.softcap;
-    a.wide = D * (int64_t)dtype_row_bytes(in[0].dt, 1) % 16 == 0 && aligned16(in[1].p) && aligned16(in[2].p);
-    int G = heads_per_block(a.H / a.K);
-    dim3 grid((unsigned)N, (unsigned)blocks_per_row(inst), (unsigned)a.splits);
-    WITH_TYPE(in[0].dt, {
-        if (D <= 64) launch_cached<T, 64>(grid, G, a);
-        else if (D <= 128) launch_cached<T, 128>(grid, G, a);
-        else launch_cached<T, 256>(grid, G, a);
-    });
-    TRY(CUDA_LAUNCHED("attention_cached"));
-    if (a.splits == 1) return OK;
-    WITH_TYPE(in[0].dt, join_splits<T><<<dim3((unsigned)N, (unsigned)a.H), (unsigned)((D + 31) / 32 * 32), 0, cuda_stream>>>(a));
-    return CUDA_LAUNCHED("attention_cached");
+    a.slot = view_i32(&in[3]), a.pos = view_i32(&in[4]);
+    return attend<false>(inst, in[0].dt, in[0].d[0], &a, scratch);
+}
+
+extern "C" err cuda_attend_fresh(const struct inst *inst, const struct view *in, struct view *out, const struct cuda_delta d[3], void *scratch) {
+    const struct view *rope = in + MAX_IN, *cached = in + 4 * MAX_IN, *o = out + 4 * MAX_OUT;
+    TRY(refuse_shape(inst + 4, &cached[0]));
+    if (out[0].dt != cached[1].dt || out[0].dt != cached[2].dt) return fail(E_INTERNAL, "attention_cached: cache and queries differ in type");
+    struct cached a = {};
+    a.q = out[0].p, a.k = cached[1].p, a.v = cached[2].p, a.o = o->p, a.ldq = out[0].ld, a.ldo = o->ld, a.T = cached[1].d[2];
+    a.slot = view_i32(&cached[3]), a.pos = view_i32(&cached[4]);
+    a.f.k = out[1].p, a.f.v = out[2].p, a.f.ldk = out[1].ld, a.f.ldv = out[2].ld, a.f.inv_freq = view_f32(&rope[2]), a.f.interleaved = inst[1].a.interleaved;
+    a.f.r16 = out[0].dt != DT_F32;
+    for (int k = 0; k < 3; k++) a.f.d[k] = d[k], a.f.r16 &= d[k].rank == 16 && d[k].wide;
+    return attend<true>(inst + 4, out[0].dt, out[0].d[0], &a, scratch);
 }

@@ -1,9 +1,11 @@
 /* The CUDA backend's table: which kernel runs which op. One row per op; compute types are checked by the kernels' switch, so
  * what a plan holds is what runs. */
+#include "cuda/cudnn.h"
 #include "cuda/device.h"
 #include "cuda/fp8.h"
 #include "cuda/gemm.h"
 #include "cuda/replay.h"
+#include "cuda/spans.h"
 
 typedef size_t (*scratch_of)(const struct inst *, const struct view *in, const struct view *out);
 
@@ -78,11 +80,12 @@ static void describe(str *out) {
     cuda_facts(&f);
     if (f.driver) str_addf(out, "cuda driver: supports CUDA %d.%d; this program was built with %d.%d\n", f.driver_version / 1000, f.driver_version % 1000 / 10, f.runtime_version / 1000, f.runtime_version % 1000 / 10);
     if (f.cublaslt) str_addf(out, "cuBLASLt: %zu.%zu.%zu\n", f.cublaslt / 10000, f.cublaslt / 100 % 100, f.cublaslt % 100);
-    str_addf(out, f.cudnn ? "cuDNN: %zu.%zu.%zu (not used yet)\n" : "cuDNN: not found (not used yet)\n", f.cudnn / 10000, f.cudnn / 100 % 100, f.cudnn % 100);
+    if (!f.cudnn) str_addf(out, "cuDNN: not found (libcudnn.so.9); it is not needed, on Hopper it makes attention over long rows faster\n");
+    else str_addf(out, "cuDNN: %zu.%zu.%zu%s\n", f.cudnn / 10000, f.cudnn / 100 % 100, f.cudnn % 100, f.cudnn < CUDNN_OLDEST ? " (too old to be used: 9.10 is the oldest)" : "");
     if (f.card) str_addf(out, "card: %s, compute capability %d.%d, %d multiprocessors, %.1f GB, %.1f GB free\n", f.name, f.capability / 10, f.capability % 10, f.sms, (double)f.bytes * 1e-9, (double)f.bytes_free * 1e-9);
     if (*f.why) str_addf(out, "cuda: %s\n", f.why);
     else if (cuda_measure(&bandwidth, &rate)) str_addf(out, "cuda: %s\n", err_text());
     else str_addf(out, "measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", bandwidth * 1e-12, rate * 1e-12);
 }
 
-const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .describe = describe, .configure = configure, .open = cuda_open};
+const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .span = cuda_span, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .describe = describe, .configure = configure, .open = cuda_open};

@@ -28,6 +28,9 @@ extern struct cuda_keys *cuda_keys;
 extern struct settings cuda_settings;
 enum { CUDA_ONES = 65536 };
 extern float *cuda_ones;         /* that many: scales of what has none */
+/* Launches a kernel of one argument, which may start before the kernel before it has ended: it waits for that by wait_for_earlier()
+ * (types.cuh) before it reads or writes anything that another kernel of the run touches. */
+err cuda_launch(const void *kernel, dim3 grid, int threads, int shared_bytes, void *argument, const char *what);
 err cuda_begin_run(const struct run_ctx *run); /* rows.cu: puts it there */
 
 /* OK, or what CUDA said about `what` ("norm", "copy to the card"); sticky errors (a fault in a kernel) say so. */
@@ -76,7 +79,7 @@ struct cuda_matvec {
     void *y;
 };
 bool cuda_matvec_takes(dtype w, dtype x, int64_t n, int64_t C);
-err cuda_matvec(const struct cuda_matvec *m);
+err cuda_matvec(const struct cuda_matvec *m, int n); /* n products that share x: one launch for neighbours of one type of W */
 
 /* flat.cu: flat_ops on the device; the pointers are device memory, the sum comes back to the host, `threads` means nothing */
 err cuda_flat_sumsq(const float *x, int64_t n, int threads, double *out);

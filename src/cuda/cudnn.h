@@ -8,6 +8,8 @@
 extern "C" {
 #endif
 
+enum { CUDNN_OLDEST = 91000 }; /* as cudnn_version() says it */
+
 /* The tensors of attention, all packed: row n of any of them is token n, head h begins at column h * D (lse: column h). */
 enum cudnn_tensor { CUDNN_Q, CUDNN_K, CUDNN_V, CUDNN_O, CUDNN_LSE, CUDNN_DO, CUDNN_DQ, CUDNN_DK, CUDNN_DV, CUDNN_TENSORS };
 
@@ -27,14 +29,15 @@ struct cudnn_call {
     void *tensor[CUDNN_TENSORS];
     int64_t tokens;
     float scale;
-    void *scratch;
-    size_t scratch_bytes;
+    void *scratch; /* cudnn_scratch() bytes at least */
 };
 
 size_t cudnn_version(void);                       /* of the library, as it says it; 0: not found */
-int cudnn_rung(int64_t n);                        /* n rounded up to a quarter of its power of two: few plans serve many shapes */
+int cudnn_rung(int64_t n, int steps);             /* n rounded up to one of `steps` (a power of two) a doubling: few plans serve many shapes */
 int64_t cudnn_row(int sequences);                 /* i32 in a row of the table */
-size_t cudnn_scratch(const struct cudnn_case *c, int64_t tokens); /* what a call needs, workspace included */
+/* What a call needs, workspace included; grows with the tokens and the sequences, whatever the longest. 0 where a card is that
+ * cuDNN is not used on (where none is, the plan is for an H100). */
+size_t cudnn_scratch(const struct cudnn_case *c, int64_t tokens);
 /* Is there a plan for this, or can one be made now (not while recording)? */
 bool cudnn_takes(const struct cudnn_call *call);
 err cudnn_attention(const struct cudnn_call *call); /* after cudnn_takes() */

@@ -1,9 +1,9 @@
 /* The card: one a process, one stream. Its libraries are looked up when it is opened, so that the same program runs on a
- * machine without them: CUDA's runtime is linked in and looks for the driver itself; cuBLASLt is loaded by name (gemm.c). */
+ * machine without them: CUDA's runtime is linked in and looks for the driver itself; cuBLASLt and cuDNN are loaded by name (gemm.c, cudnn.c). */
 #define _GNU_SOURCE
 #include "cuda/device.h"
+#include "cuda/cudnn.h"
 #include "cuda/gemm.h"
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,9 +91,7 @@ void cuda_facts(struct cuda_facts *f) {
     if (cuda_gemm_open()) {
         if (!e) snprintf(f->why, sizeof f->why, "%s", err_text());
     } else f->cublaslt = cuda_gemm_version();
-    void *lib = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
-    size_t (*version)(void) = lib ? (size_t(*)(void))dlsym(lib, "cudnnGetVersion") : NULL;
-    if (version) f->cudnn = version();
+    f->cudnn = cudnn_version();
 }
 
 /* --- memory ---------------------------------------------------------------------------------------------------------- */

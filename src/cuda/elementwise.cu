@@ -13,6 +13,7 @@
  * Refused: compute types other than f32, bf16, f16; tables of a type that dtype.h cannot decode. Ids and row numbers are
  * not checked here (the caller did); no launch for empty inputs. */
 #include "cuda/blocks.cuh"
+#include "cuda/delta.cuh"
 
 enum { THREADS = 256, KEEP = 2, PARTS = 64, TILE_X = 32, TILE_Y = 8, MAX_Y = 65535 };
 
@@ -24,6 +25,10 @@ template <typename T, int W> __device__ __forceinline__ void load(const T *p, fl
         union { uint4 u[W * sizeof(T) / 16]; T t[W]; } v;
 #pragma unroll
         for (int i = 0; i < (int)(W * sizeof(T) / 16); i++) v.u[i] = ((const uint4 *)p)[i];
+#pragma unroll
+        for (int i = 0; i < W; i++) x[i] = to_f32(v.t[i]);
+    } else if constexpr (W * sizeof(T) == 8) {
+        union { uint2 u; T t[W]; } v = {*(const uint2 *)p};
 #pragma unroll
         for (int i = 0; i < W; i++) x[i] = to_f32(v.t[i]);
     } else {
@@ -38,6 +43,11 @@ template <typename T, int W> __device__ __forceinline__ void store(T *p, const f
 #pragma unroll
         for (int i = 0; i < W; i++) v.t[i] = from_f32<T>(x[i]);
         *(uint4 *)p = v.u;
+    } else if constexpr (W * sizeof(T) == 8) {
+        union { uint2 u; T t[W]; } v;
+#pragma unroll
+        for (int i = 0; i < W; i++) v.t[i] = from_f32<T>(x[i]);
+        *(uint2 *)p = v.u;
     } else {
 #pragma unroll
         for (int i = 0; i < W; i++) p[i] = from_f32<T>(x[i]);
@@ -124,6 +134,51 @@ extern "C" err cuda_swiglu(const struct run_ctx *run, const struct inst *inst, c
 extern "C" err cuda_swiglu_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)inst, (void)scratch;
     return map<SWIGLU_BWD>(in, out, "swiglu_bwd");
+}
+
+/* SwiGLU whose inputs lack their deltas: a thread W columns of ROWS rows. */
+enum { ROWS = 4, NARROW = 128 };
+struct swiglu {
+    const void *gate, *up;
+    void *y;
+    struct cuda_delta d[2];
+    int64_t N, ldg, ldu, ldy;
+    int F;
+};
+
+template <typename T, int W, bool R16> __global__ void __launch_bounds__(NARROW) swiglu_kernel(const __grid_constant__ struct swiglu a) {
+    const int c = (int)(blockIdx.x * NARROW + threadIdx.x) * W;
+    struct delta16<T, W> low[2];
+    if (R16 && c < a.F) low[0].ask(a.d[0], c), low[1].ask(a.d[1], c);
+    let_next_start();
+    wait_for_earlier();
+    if (c >= a.F) return;
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+        const int64_t n = (int64_t)blockIdx.y * ROWS + i;
+        if (n >= a.N) break;
+        float g[W], u[W], y[W];
+        load<T, W>((const T *)a.gate + n * a.ldg + c, g);
+        load<T, W>((const T *)a.up + n * a.ldu + c, u);
+        if (R16) low[0].add(a.d[0], n, g), low[1].add(a.d[1], n, u);
+#pragma unroll
+        for (int j = 0; j < W; j++) {
+            if (!R16 && a.d[0].rank) g[j] += delta_at<T>(a.d[0], n, c + j);
+            if (!R16 && a.d[1].rank) u[j] += delta_at<T>(a.d[1], n, c + j);
+            apply<SWIGLU>(g[j], u[j], 0, &y[j], NULL);
+        }
+        store<T, W>((T *)a.y + n * a.ldy + c, y);
+    }
+}
+
+extern "C" err cuda_swiglu_delta(const struct view *in, struct view *out, const struct cuda_delta d[2]) {
+    struct swiglu a = {in[0].p, in[1].p, out[0].p, {d[0], d[1]}, view_rows(&in[0]), in[0].ld, in[1].ld, out[0].ld, (int)in[0].d[1]};
+    if (!a.N || !a.F) return OK;
+    const bool pairs = a.F % 2 == 0 && rows_aligned(&in[0], 2) && rows_aligned(&in[1], 2) && rows_aligned(&out[0], 2);
+    const bool r16 = pairs && in[0].dt != DT_F32 && d[0].rank == 16 && d[1].rank == 16 && d[0].wide && d[1].wide;
+    const dim3 grid((unsigned)blocks_for(a.F, NARROW * (pairs ? 2 : 1)), (unsigned)blocks_for(a.N, ROWS));
+    WITH_TYPE(in[0].dt, return cuda_launch(r16 ? (const void *)swiglu_kernel<T, 2, true> : pairs ? (const void *)swiglu_kernel<T, 2, false> : (const void *)swiglu_kernel<T, 1, false>, grid, NARROW, 0, &a, "swiglu"));
+    return OK;
 }
 
 /* --- embed and gather ----------------------------------------------------------------------------------------- */
@@ -217,66 +272,101 @@ __device__ static float block_sum(float x) {
     return warp_sum(lane < warps ? part[lane] : 0.0f);
 }
 
-/* A block per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. */
-template <typename T, int W>
-__global__ void __launch_bounds__(1024) norm_kernel(const T *x, int64_t ldx, const float *w, T *y, int64_t ldy, float *rstd, int64_t N, int C, float eps) {
+struct norm {
+    const void *x, *o; /* o: added to x first, NULL where there is nothing to add */
+    void *sum, *y;     /* x + o, rounded as the backward will read it; what is normed */
+    const float *w;
+    float *rstd;
+    struct cuda_delta d; /* what o lacks */
+    int64_t N, ldx, ldo, lds, ldy;
+    int C;
+    float eps;
+};
+
+/* A block per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. R16: o lacks a
+ * delta of rank 16, and each thread has W columns at most. */
+template <typename T, int W, bool R16> __global__ void __launch_bounds__(1024) norm_kernel(const __grid_constant__ struct norm a) {
     const int step = blockDim.x * W, first = threadIdx.x * W;
-    for (int64_t n = blockIdx.x; n < N; n += gridDim.x) {
-        const T *xn = x + n * ldx;
-        T *yn = y + n * ldy;
+    struct delta16<T, W> low;
+    if (R16 && first < a.C) low.ask(a.d, first);
+    let_next_start();
+    wait_for_earlier();
+    auto value = [&](int64_t n, int c, float v[W]) {
+        load<T, W>((const T *)a.x + n * a.ldx + c, v);
+        if (!a.o) return;
+        float u[W];
+        load<T, W>((const T *)a.o + n * a.ldo + c, u);
+        if (R16) low.add(a.d, n, u);
+#pragma unroll
+        for (int i = 0; i < W; i++) v[i] = to_f32(from_f32<T>(v[i] + (!R16 && a.d.rank ? u[i] + delta_at<T>(a.d, n, c + i) : u[i])));
+        store<T, W>((T *)a.sum + n * a.lds + c, v);
+    };
+    for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x) {
         float v[KEEP][W], u[W], g[W], sum = 0;
 #pragma unroll
         for (int k = 0; k < KEEP; k++) {
             int c = first + k * step;
-            if (c >= C) continue;
-            load<T, W>(xn + c, v[k]);
+            if (c >= a.C) continue;
+            value(n, c, v[k]);
 #pragma unroll
             for (int i = 0; i < W; i++) sum += v[k][i] * v[k][i];
         }
-        for (int c = first + KEEP * step; c < C; c += step) {
-            load<T, W>(xn + c, u);
+        for (int c = first + KEEP * step; c < a.C; c += step) {
+            value(n, c, u);
 #pragma unroll
             for (int i = 0; i < W; i++) sum += u[i] * u[i];
         }
-        const float r = 1.0f / sqrtf(block_sum(sum) / (float)C + eps);
+        const float r = 1.0f / sqrtf(block_sum(sum) / (float)a.C + a.eps);
+        T *y = (T *)a.y + n * a.ldy;
 #pragma unroll
         for (int k = 0; k < KEEP; k++) {
             int c = first + k * step;
-            if (c >= C) continue;
-            load<float, W>(w + c, g);
+            if (c >= a.C) continue;
+            load<float, W>(a.w + c, g);
 #pragma unroll
             for (int i = 0; i < W; i++) u[i] = v[k][i] * r * g[i];
-            store<T, W>(yn + c, u);
+            store<T, W>(y + c, u);
         }
-        for (int c = first + KEEP * step; c < C; c += step) {
-            load<T, W>(xn + c, u);
-            load<float, W>(w + c, g);
+        for (int c = first + KEEP * step; c < a.C; c += step) { /* the thread's own, a second time */
+            load<T, W>(a.o ? (const T *)a.sum + n * a.lds + c : (const T *)a.x + n * a.ldx + c, u);
+            load<float, W>(a.w + c, g);
 #pragma unroll
             for (int i = 0; i < W; i++) u[i] = u[i] * r * g[i];
-            store<T, W>(yn + c, u);
+            store<T, W>(y + c, u);
         }
-        if (rstd && threadIdx.x == 0) rstd[n] = r;
+        if (a.rstd && threadIdx.x == 0) a.rstd[n] = r;
     }
 }
 
 /* Threads of a row: as few as keep it in registers. */
 static int norm_threads(int64_t loads) { return (int)least(whole_warps(blocks_for(loads, KEEP)), 1024); }
 
+static err norm(struct norm *a, dtype dt, bool fast) {
+    enum { NEAR = 4 }; /* columns of a thread where a delta makes each of them long */
+    const int grid = (int)least(a->N, (int64_t)cuda_sms * 32), w = dt == DT_F32 ? 4 : 8;
+    const bool r16 = fast && a->d.rank == 16 && a->d.wide && dt != DT_F32 && a->C <= NEAR * 1024;
+    const int block = r16 ? (int)whole_warps(blocks_for(a->C, NEAR)) : norm_threads(fast ? a->C / w : a->C);
+    const void *kernel = NULL;
+    if (dt == DT_F32) kernel = fast ? (const void *)norm_kernel<float, 4, false> : (const void *)norm_kernel<float, 1, false>;
+    else if (dt == DT_BF16) kernel = r16 ? (const void *)norm_kernel<bf16, NEAR, true> : fast ? (const void *)norm_kernel<bf16, 8, false> : (const void *)norm_kernel<bf16, 1, false>;
+    else kernel = r16 ? (const void *)norm_kernel<f16, NEAR, true> : fast ? (const void *)norm_kernel<f16, 8, false> : (const void *)norm_kernel<f16, 1, false>;
+    return cuda_launch(kernel, dim3((unsigned)grid), block, 0, a, "norm");
+}
+
 extern "C" err cuda_norm(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
-    const int64_t N = view_rows(&in[0]), C = in[0].d[1];
     const int w = in[0].dt == DT_F32 ? 4 : 8;
-    if (!N || !C) return OK;
-    const bool fast = C % w == 0 && aligned(in[1].p) && rows_aligned(&in[0], w) && rows_aligned(&out[0], w);
-    const int grid = (int)least(N, (int64_t)cuda_sms * 32), block = norm_threads(fast ? C / w : C);
-    const float *weight = view_f32(&in[1]), eps = inst->a.eps;
-    const int64_t ldx = in[0].ld, ldy = out[0].ld;
-    float *rstd = view_f32(&out[1]);
-    const void *x = in[0].p;
-    void *y = out[0].p;
-    if (fast) WITH_TYPE(in[0].dt, norm_kernel<T, wide<T>::n><<<grid, block, 0, cuda_stream>>>((const T *)x, ldx, weight, (T *)y, ldy, rstd, N, (int)C, eps));
-    else WITH_TYPE(in[0].dt, norm_kernel<T, 1><<<grid, block, 0, cuda_stream>>>((const T *)x, ldx, weight, (T *)y, ldy, rstd, N, (int)C, eps));
-    return CUDA_LAUNCHED("norm");
+    struct norm a = {in[0].p, NULL, NULL, out[0].p, view_f32(&in[1]), view_f32(&out[1]), {}, view_rows(&in[0]), in[0].ld, 0, 0, out[0].ld, (int)in[0].d[1], inst->a.eps};
+    if (!a.N || !a.C) return OK;
+    return norm(&a, in[0].dt, a.C % w == 0 && aligned(in[1].p) && rows_aligned(&in[0], w) && rows_aligned(&out[0], w));
+}
+
+extern "C" err cuda_add_norm(const struct inst *add, const struct view *in, struct view *out, int which, const struct cuda_delta *d) {
+    const struct view *x = &in[!which], *o = &in[which], *sum = &out[0], *w = &in[MAX_IN + 1], *y = &out[MAX_OUT], *rstd = &out[MAX_OUT + 1];
+    const int wide = x->dt == DT_F32 ? 4 : 8;
+    struct norm a = {x->p, o->p, sum->p, y->p, view_f32(w), view_f32(rstd), *d, view_rows(x), x->ld, o->ld, sum->ld, y->ld, (int)x->d[1], add[1].a.eps};
+    if (!a.N || !a.C) return OK;
+    return norm(&a, x->dt, a.C % wide == 0 && aligned(w->p) && rows_aligned(x, wide) && rows_aligned(o, wide) && rows_aligned(sum, wide) && rows_aligned(y, wide));
 }
 
 /* --- norm_bwd ------------------------------------------------------------------------------------------------- */
@@ -394,10 +484,12 @@ struct rope {
     int heads, D;
     float sign;
 };
+struct ropes { struct rope r[2]; }; /* one or both rotations of a layer: blockIdx.y */
 
 /* A block per row: the row's sines and cosines once into shared memory, then all its pairs. A unit is W elements of the
  * first half of a head and the W beside them in the second, or W elements that are W / 2 interleaved pairs. */
-template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(struct rope a) {
+template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(const __grid_constant__ struct ropes both) {
+    const struct rope a = both.r[blockIdx.y];
     extern __shared__ float trig[]; /* cos[half], sin[half] */
     const int half = a.D / 2, per_head = INTERLEAVED ? a.D / W : half / W, units = a.heads * per_head;
     float *cosine = trig, *sine = trig + half;
@@ -437,20 +529,42 @@ template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(struc
     }
 }
 
+static bool rope_of(const struct inst *inst, const struct view *in, const struct view *out, struct rope *a) {
+    const struct op_attr *at = &inst->a;
+    const int w = in[0].dt == DT_F32 ? 4 : 8;
+    *a = {in[0].p, out[0].p, view_i32(&in[1]), view_f32(&in[2]), view_rows(&in[0]), in[0].ld, out[0].ld, at->heads, at->head_dim, at->inverse ? -1.0f : 1.0f};
+    return rows_aligned(&in[0], w) && rows_aligned(&out[0], w) && (at->interleaved ? a->D : a->D / 2) % w == 0;
+}
+
+static err rotate(const struct ropes &both, int n, dtype dt, bool interleaved, bool fast) {
+    const struct rope &a = both.r[0]; /* the one with more heads */
+    const int half = a.D / 2, w = dt == DT_F32 ? 4 : 8;
+    if (!a.N || !half || !a.heads) return OK;
+    const int64_t units = (int64_t)a.heads * half / (!fast ? 1 : interleaved ? w / 2 : w);
+    const dim3 grid((unsigned)least(a.N, (int64_t)cuda_sms * 32), (unsigned)n);
+    const int block = (int)least(whole_warps(units > half ? units : half), THREADS);
+    const size_t shared = (size_t)half * 2 * sizeof(float);
+    if (interleaved && fast) WITH_TYPE(dt, rope_kernel<T, wide<T>::n, true><<<grid, block, shared, cuda_stream>>>(both));
+    else if (interleaved) WITH_TYPE(dt, rope_kernel<T, 2, true><<<grid, block, shared, cuda_stream>>>(both));
+    else if (fast) WITH_TYPE(dt, rope_kernel<T, wide<T>::n, false><<<grid, block, shared, cuda_stream>>>(both));
+    else WITH_TYPE(dt, rope_kernel<T, 1, false><<<grid, block, shared, cuda_stream>>>(both));
+    return CUDA_LAUNCHED("rope");
+}
+
 extern "C" err cuda_rope(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
-    const struct op_attr *at = &inst->a;
-    struct rope a = {in[0].p, out[0].p, view_i32(&in[1]), view_f32(&in[2]), view_rows(&in[0]),
-                     in[0].ld, out[0].ld, at->heads, at->head_dim, at->inverse ? -1.0f : 1.0f};
-    const int half = a.D / 2, w = in[0].dt == DT_F32 ? 4 : 8;
-    if (!a.N || !half || !a.heads) return OK;
-    const bool fast = rows_aligned(&in[0], w) && rows_aligned(&out[0], w) && (at->interleaved ? a.D : half) % w == 0;
-    const int64_t units = (int64_t)a.heads * half / (!fast ? 1 : at->interleaved ? w / 2 : w);
-    const int grid = (int)least(a.N, (int64_t)cuda_sms * 32), block = (int)least(whole_warps(units > half ? units : half), THREADS);
-    const size_t shared = (size_t)half * 2 * sizeof(float);
-    if (at->interleaved && fast) WITH_TYPE(in[0].dt, rope_kernel<T, wide<T>::n, true><<<grid, block, shared, cuda_stream>>>(a));
-    else if (at->interleaved) WITH_TYPE(in[0].dt, rope_kernel<T, 2, true><<<grid, block, shared, cuda_stream>>>(a));
-    else if (fast) WITH_TYPE(in[0].dt, rope_kernel<T, wide<T>::n, false><<<grid, block, shared, cuda_stream>>>(a));
-    else WITH_TYPE(in[0].dt, rope_kernel<T, 1, false><<<grid, block, shared, cuda_stream>>>(a));
-    return CUDA_LAUNCHED("rope");
+    struct ropes one = {};
+    const bool fast = rope_of(inst, in, out, &one.r[0]);
+    return rotate(one, 1, in[0].dt, inst->a.interleaved, fast);
+}
+
+extern "C" err cuda_rope_pair(const struct inst *inst, const struct view *in, struct view *out) {
+    struct ropes both = {};
+    const int first = inst[0].a.heads < inst[1].a.heads;
+    bool fast = true;
+    for (int i = 0; i < 2; i++) {
+        const int j = i ? !first : first;
+        fast &= rope_of(&inst[j], in + j * MAX_IN, out + j * MAX_OUT, &both.r[i]);
+    }
+    return rotate(both, 2, in[0].dt, inst->a.interleaved, fast);
 }

@@ -7,10 +7,11 @@
 enum { DEPTH = 64, ROW_BYTES = 128, LINE = 64 }; /* K of a stage; bytes of a row in shared memory; columns of a block of it */
 
 /* A tile's shape: WGS warpgroups of consumers, each MT times 64 rows, BN columns; STAGES in the ring; BOXES of 2 KiB for each
- * warp's output; CL tiles one above the other share the columns' operand; PER_SM such blocks on a multiprocessor. */
-template <int WGS_, int MT_, int BN_, int STAGES_, int BOXES_, int CL_, int PER_SM_> struct tile_shape {
+ * warp's output; clusters of CM times CN tiles: those one above the other share B, those beside each other A; PER_SM such
+ * blocks on a multiprocessor. */
+template <int WGS_, int MT_, int BN_, int STAGES_, int BOXES_, int CM_, int CN_, int PER_SM_> struct tile_shape {
     enum {
-        WGS = WGS_, MT = MT_, BN = BN_, STAGES = STAGES_, BOXES = BOXES_, CL = CL_, PER_SM = PER_SM_,
+        WGS = WGS_, MT = MT_, BN = BN_, STAGES = STAGES_, BOXES = BOXES_, CM = CM_, CN = CN_, CL = CM * CN, PER_SM = PER_SM_,
         BM = WGS * MT * 64, WARPS = WGS * 4, THREADS = WARPS * 32 + 32,
         A_BYTES = BM * ROW_BYTES, B_BYTES = BN * ROW_BYTES, STAGE = A_BYTES + B_BYTES,
         BOX = 16 * ROW_BYTES, BOXES_AT = STAGES * STAGE, FULL = BOXES_AT + WARPS * BOXES * BOX, EMPTY = FULL + STAGES * 8, BYTES = EMPTY + STAGES * 8
@@ -25,7 +26,7 @@ struct group_args {
     int depth[MAX_GROUP], low[MAX_GROUP];          /* K of the products */
     int width[MAX_GROUP], first[MAX_GROUP];        /* columns of an output; its first column of tiles */
     int n, outs, cols, rows, super, tiles;         /* summands of a tile, outputs, columns of tiles, rows of (clusters of) tiles */
-    uint64_t hint_a, hint_b;
+    int stagger;                                   /* cycles by which a warpgroup starts after the one before it */
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -67,27 +68,26 @@ __device__ __forceinline__ void barrier_expect(uint32_t bar, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
 __device__ __forceinline__ void barrier_arrive(uint32_t bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
+/* At another block of the cluster. Without .release.cluster, which would wait for all memory of the GPU: the stage was only read. */
 __device__ __forceinline__ void barrier_arrive_at(uint32_t bar, int cta) {
-    asm volatile("{\n.reg .b32 at;\nmapa.shared::cluster.u32 at, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [at];\n}" ::"r"(bar), "r"(cta) : "memory");
+    asm volatile("{\n.reg .b32 at;\nmapa.shared::cluster.u32 at, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [at];\n}" ::"r"(bar), "r"(cta) : "memory");
 }
 __device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
     asm volatile("{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}" ::"r"(bar), "r"(parity) : "memory");
 }
-__device__ __forceinline__ void cluster_sync(void) { asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_sync(void) { asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 __device__ __forceinline__ uint32_t cluster_rank(void) {
     uint32_t r;
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
     return r;
 }
-template <bool ALL> __device__ __forceinline__ void tma_load(uint32_t dst, const CUtensorMap *m, uint32_t bar, int col, int row, uint64_t hint) {
-    if constexpr (ALL)
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(dst),
-                     "l"(m), "r"(bar), "r"(col), "r"(row), "h"((short)3), "l"(hint)
+/* A box, to the same place of each block of the cluster that is in `to` (a bit each) if there are several. */
+template <bool SEVERAL> __device__ __forceinline__ void tma_load(uint32_t dst, const CUtensorMap *m, uint32_t bar, int col, int row, int to) {
+    if constexpr (SEVERAL)
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(dst), "l"(m), "r"(bar), "r"(col),
+                     "r"(row), "h"((short)to)
                      : "memory");
-    else
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(dst), "l"(m), "r"(bar), "r"(col),
-                     "r"(row), "l"(hint)
-                     : "memory");
+    else asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(dst), "l"(m), "r"(bar), "r"(col), "r"(row) : "memory");
 }
 __device__ __forceinline__ void tma_store(const CUtensorMap *m, uint32_t src, int col, int row) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\ncp.async.bulk.commit_group;" ::"l"(m), "r"(src), "r"(col), "r"(row) : "memory");
@@ -117,31 +117,42 @@ struct place { int row, col, k; };
 template <class S> __device__ __forceinline__ place place_of(const group_args &g, int t) {
     int per = g.super * g.cols, s = t / per, rest = t - s * per, high = min(g.super, g.rows - s * g.super), col = rest / high, k = 0;
     while (k + 1 < g.outs && col >= g.first[k + 1]) k++;
-    int row = s * g.super + rest - col * high;
-    if (S::CL > 1) row = row * S::CL + (int)cluster_rank();
-    return {row * S::BM, (col - g.first[k]) * S::BN, k};
+    int row = (s * g.super + rest - col * high) * S::CM, rank = S::CL > 1 ? (int)cluster_rank() : 0;
+    return {(row + rank / S::CN) * S::BM, ((col - g.first[k]) * S::CN + rank % S::CN) * S::BN, k};
 }
 template <class S> __device__ __forceinline__ int first_tile(void) { return blockIdx.x / S::CL; }
 template <class S> __device__ __forceinline__ int tile_step(void) { return gridDim.x / S::CL; }
 
 /* --- the producer ------------------------------------------------------------------------------------------------ */
+/* Of a shared operand each block fetches an equal part for all: rows, or columns of a B in rows of K, or else rows of its K. */
 template <bool BACK, class S>
-__device__ __forceinline__ void fetch(const group_args &g, const CUtensorMap *a, const CUtensorMap *b, int depth, place p, ring &r, uint32_t smem) {
-    /* of a shared operand each block of the cluster fetches an equal part: columns, or rows of K where columns do not divide */
-    constexpr bool BY_K = BACK && S::BN / S::CL % LINE != 0;
-    enum { SHARE = BY_K ? S::BN : S::BN / S::CL };
-    int rank = S::CL > 1 ? (int)cluster_rank() : 0, mine = BY_K ? 0 : rank * SHARE, k0 = BY_K ? rank * (DEPTH / S::CL) : 0;
+__device__ __forceinline__ void fetch(const CUtensorMap *a, const CUtensorMap *b, int depth, place p, ring &r, uint32_t smem) {
+    constexpr bool BY_K = BACK && S::BN / S::CM % LINE != 0;
+    enum { A_ROWS = S::BM / S::CN, B_COLS = BY_K ? S::BN : S::BN / S::CM };
+    int rank = S::CL > 1 ? (int)cluster_rank() : 0, m = rank / S::CN, n = rank % S::CN;
+    int a0 = n * A_ROWS, b0 = BY_K ? 0 : m * B_COLS, k0 = BY_K ? m * (DEPTH / S::CM) : 0;
+    int a_to = ((1 << S::CN) - 1) << m * S::CN, b_to = (S::CM == 1 ? 1 : S::CM == 2 ? 1 | 1 << S::CN : 1 | 1 << S::CN | 1 << 2 * S::CN | 1 << 3 * S::CN) << n;
     for (int k = 0; k < depth; k += DEPTH) {
         uint32_t full = smem + S::FULL + r.stage * 8, to = smem + r.stage * S::STAGE;
         barrier_wait(smem + S::EMPTY + r.stage * 8, r.phase ^ 1);
         barrier_expect(full, S::STAGE);
-        tma_load<false>(to, a, full, k, p.row, g.hint_a);
-        to += S::A_BYTES + mine * ROW_BYTES;
+        tma_load<(S::CN > 1)>(to + a0 * ROW_BYTES, a, full, k, p.row + a0, a_to);
+        to += S::A_BYTES + b0 * ROW_BYTES;
         if (BACK)
-            for (int j = 0; j < SHARE; j += LINE) tma_load<(S::CL > 1)>(to + (j + k0) * ROW_BYTES, b, full, p.col + mine + j, k + k0, g.hint_b);
-        else tma_load<(S::CL > 1)>(to, b, full, k, p.col + mine, g.hint_b);
+            for (int j = 0; j < B_COLS; j += LINE) tma_load<(S::CM > 1)>(to + (j + k0) * ROW_BYTES, b, full, p.col + b0 + j, k + k0, b_to);
+        else tma_load<(S::CM > 1)>(to, b, full, k, p.col + b0, b_to);
         advance<S>(r);
     }
+}
+
+/* Asks for the descriptors before they are needed: a lane each. */
+template <bool BACK> __device__ __forceinline__ void prefetch_maps(const group_args &g) {
+    int lane = threadIdx.x % 32, k = lane % MAX_GROUP, what = lane / MAX_GROUP;
+    if (what == 0 && k < g.n) prefetch_map(&g.big_a[k]);
+    if (what == 1 && k < (BACK ? g.n : g.outs)) prefetch_map(&g.big_b[k]);
+    if (what == 2 && k < g.outs && g.low[k]) prefetch_map(&g.low_a[k]);
+    if (what == 3 && k < g.outs && g.low[k]) prefetch_map(&g.low_b[k]);
+    if (what == 4 && k < g.outs) prefetch_map(&g.out[k]);
 }
 
 template <bool BACK, class S> __device__ __forceinline__ void produce(const group_args &g, uint32_t smem) {
@@ -149,11 +160,13 @@ template <bool BACK, class S> __device__ __forceinline__ void produce(const grou
     for (int t = first_tile<S>(); t < g.tiles; t += tile_step<S>()) {
         place p = place_of<S>(g, t);
         if (BACK) {
-            for (int k = 0; k < g.n; k++) fetch<BACK, S>(g, &g.big_a[k], &g.big_b[k], g.depth[k], p, r, smem);
-            fetch<BACK, S>(g, &g.low_a[0], &g.low_b[0], g.low[0], p, r, smem);
+            for (int k = 0; k < g.n; k++) fetch<BACK, S>(&g.big_a[k], &g.big_b[k], g.depth[k], p, r, smem);
+            fetch<BACK, S>(&g.low_a[0], &g.low_b[0], g.low[0], p, r, smem);
         } else {
-            fetch<BACK, S>(g, &g.low_a[p.k], &g.low_b[p.k], g.low[p.k], p, r, smem);
-            fetch<BACK, S>(g, &g.big_a[0], &g.big_b[p.k], g.depth[0], p, r, smem);
+            bool scaled = g.alpha[p.k] != 1;
+            for (int i = 0; i < 2; i++) /* the low-rank product first where it has to be scaled, else last: consume() */
+                if ((i == 0) == scaled) fetch<BACK, S>(&g.low_a[p.k], &g.low_b[p.k], g.low[p.k], p, r, smem);
+                else fetch<BACK, S>(&g.big_a[0], &g.big_b[p.k], g.depth[0], p, r, smem);
         }
     }
 }
@@ -162,48 +175,58 @@ template <bool BACK, class S> __device__ __forceinline__ void produce(const grou
 /* A stage's rows of 128 bytes, 16-byte chunks exclusive-ored with the row's number. Groups of 8 rows are 1024 bytes apart (stride
  * offset); blocks of 64 columns of a B in rows of K are DEPTH rows apart (leading offset; unused otherwise). */
 __device__ __forceinline__ uint64_t descriptor(uint32_t at) {
-    return (uint64_t)(at >> 4) | (uint64_t)(DEPTH * ROW_BYTES >> 4) << 16 | (uint64_t)(8 * ROW_BYTES >> 4) << 32 | (uint64_t)1 << 62;
+    return (uint64_t)((at & 0x3FFFF) >> 4) | (uint64_t)(DEPTH * ROW_BYTES >> 4) << 16 | (uint64_t)(8 * ROW_BYTES >> 4) << 32 | (uint64_t)1 << 62;
 }
 
-template <class S> __device__ __forceinline__ void release(int stage, uint32_t smem) {
-    uint32_t bar = smem + S::EMPTY + stage * 8, lane = threadIdx.x % 32;
-    if (S::CL == 1) {
-        if (lane == 0) barrier_arrive(bar);
-    } else if (lane < S::CL) barrier_arrive_at(bar, lane);
+/* Where a warpgroup of consumers stands. */
+struct consumer {
+    uint32_t smem, rows; /* shared memory; bytes from a stage's beginning to the group's rows of A */
+    ring at;
+    int add, prev; /* 0: the next product overwrites the sums; the stage of the product under way, -1: none */
+    int giver;     /* the block whose stages this lane gives back: those that the block shares with; -1: none */
+};
+
+template <class S> __device__ __forceinline__ int giver_of(void) {
+    int lane = threadIdx.x % 32, rank = S::CL > 1 ? (int)cluster_rank() : 0;
+    return lane < S::CL && (lane / S::CN == rank / S::CN || lane % S::CN == rank % S::CN) ? lane : -1;
+}
+template <class S> __device__ __forceinline__ void release(const consumer &c) {
+    uint32_t bar = c.smem + S::EMPTY + c.prev * 8;
+    if (c.giver < 0) return;
+    if (S::CL == 1) barrier_arrive(bar);
+    else barrier_arrive_at(bar, c.giver);
 }
 
-/* One stage, the first k16 times 16 of its K. The stage before (prev, -1: none) is done with then, and given back. */
-template <typename T, bool BACK, class S>
-__device__ __forceinline__ void multiply(float (&acc)[S::MT][S::BN / 8][4], int k16, int &add, int &prev, ring &r, uint32_t smem) {
-    barrier_wait(smem + S::FULL + r.stage * 8, r.phase);
-    uint32_t at = smem + r.stage * S::STAGE;
-    uint64_t a = descriptor(at + threadIdx.x / 128 * S::MT * 64 * ROW_BYTES), b = descriptor(at + S::A_BYTES);
+/* One stage, the first k16 times 16 of its K. The product before is done with then, and its stage given back. */
+template <typename T, bool BACK, class S> __device__ __forceinline__ void multiply(float (&acc)[S::MT][S::BN / 8][4], int k16, consumer &c) {
+    barrier_wait(c.smem + S::FULL + c.at.stage * 8, c.at.phase);
+    uint32_t stage = c.smem + c.at.stage * S::STAGE;
+    uint64_t a = descriptor(stage + c.rows), b = descriptor(stage + S::A_BYTES);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < DEPTH / 16; k++) {
         if (k && k >= k16) break;
 #pragma unroll
-        for (int m = 0; m < S::MT; m++) wgmma<T, S::BN, BACK>(acc[m], a + (m * 64 * ROW_BYTES >> 4) + k * 2, b + k * (BACK ? 16 * ROW_BYTES >> 4 : 2), add);
-        add = 1;
+        for (int m = 0; m < S::MT; m++) wgmma<T, S::BN, BACK>(acc[m], a + (m * 64 * ROW_BYTES >> 4) + k * 2, b + k * (BACK ? 16 * ROW_BYTES >> 4 : 2), c.add);
+        c.add = 1;
     }
     wgmma_commit();
-    if (prev >= 0) {
+    if (c.prev >= 0) {
         wgmma_wait<1>();
-        release<S>(prev, smem);
+        release<S>(c);
     }
-    prev = r.stage;
-    advance<S>(r);
+    c.prev = c.at.stage;
+    advance<S>(c.at);
 }
 /* The low-rank product, `low` of K: whole stages and a shorter one. */
-template <typename T, bool BACK, class S>
-__device__ __forceinline__ void multiply_low(float (&acc)[S::MT][S::BN / 8][4], int low, int &add, int &prev, ring &r, uint32_t smem) {
+template <typename T, bool BACK, class S> __device__ __forceinline__ void multiply_low(float (&acc)[S::MT][S::BN / 8][4], int low, consumer &c) {
 #pragma unroll 1
-    for (; low > 32; low -= DEPTH) multiply<T, BACK, S>(acc, 4, add, prev, r, smem);
-    if (low > 16) multiply<T, BACK, S>(acc, 2, add, prev, r, smem);
-    else if (low > 0) multiply<T, BACK, S>(acc, 1, add, prev, r, smem);
+    for (; low > 32; low -= DEPTH) multiply<T, BACK, S>(acc, 4, c);
+    if (low > 16) multiply<T, BACK, S>(acc, 2, c);
+    else if (low > 0) multiply<T, BACK, S>(acc, 1, c);
 }
 
-template <class S> __device__ __forceinline__ void drain(float (&acc)[S::MT][S::BN / 8][4], int &prev, uint32_t smem) {
+template <class S> __device__ __forceinline__ void drain(float (&acc)[S::MT][S::BN / 8][4], consumer &c) {
     wgmma_wait<0>();
 #pragma unroll
     for (int m = 0; m < S::MT; m++)
@@ -211,8 +234,8 @@ template <class S> __device__ __forceinline__ void drain(float (&acc)[S::MT][S::
         for (int j = 0; j < S::BN / 8; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) asm volatile("" : "+f"(acc[m][j][i])::"memory"); /* not to be read before */
-    release<S>(prev, smem);
-    prev = -1;
+    release<S>(c);
+    c.prev = -1;
 }
 
 template <class S> __device__ __forceinline__ void scale(float (&acc)[S::MT][S::BN / 8][4], float by) {
@@ -259,22 +282,33 @@ template <typename T, class S> __device__ __forceinline__ void store(const group
         }
 }
 
-template <typename T, bool BACK, class S> __device__ __forceinline__ void consume(const group_args &g, uint32_t smem) {
+/* Warpgroups that run a while apart do their scaling and storing while another multiplies; the distance lasts, since each has
+ * the matrix units to itself for as long as the other does without. */
+template <class S> __device__ __forceinline__ void wait_turn(uint32_t smem, uint32_t cycles) {
+    barrier_wait(smem + S::FULL, 0);
+    uint32_t begin = clock();
+    while ((uint32_t)clock() - begin < cycles) {}
+}
+
+template <typename T, bool BACK, class S> __device__ __forceinline__ void consume(const group_args &g, uint32_t smem, int warp) {
     float acc[S::MT][S::BN / 8][4];
-    ring r = {0, 0};
-    int box = 0, prev = -1, steps = 0;
+    consumer c = {smem, (uint32_t)(warp / 4 * S::MT * 64 * ROW_BYTES), {0, 0}, 0, -1, giver_of<S>()};
+    int box = 0, steps = 0;
     for (int k = 0; k < (BACK ? g.n : 1); k++) steps += (g.depth[k] + DEPTH - 1) / DEPTH;
+    if (g.stagger) wait_turn<S>(smem, warp / 4 * g.stagger);
     for (int t = first_tile<S>(); t < g.tiles; t += tile_step<S>()) {
         place p = place_of<S>(g, t);
-        int add = 0, low = g.low[p.k];
-        if (!BACK && low) {
-            multiply_low<T, BACK, S>(acc, low, add, prev, r, smem);
-            drain<S>(acc, prev, smem);
-            if (g.alpha[p.k] != 1) scale<S>(acc, g.alpha[p.k]);
+        int low = g.low[p.k];
+        bool scaled = !BACK && g.alpha[p.k] != 1;
+        c.add = 0;
+        if (scaled && low) {
+            multiply_low<T, BACK, S>(acc, low, c);
+            drain<S>(acc, c);
+            scale<S>(acc, g.alpha[p.k]);
         }
-        for (int i = 0; i < steps; i++) multiply<T, BACK, S>(acc, DEPTH / 16, add, prev, r, smem);
-        if (BACK) multiply_low<T, BACK, S>(acc, low, add, prev, r, smem);
-        drain<S>(acc, prev, smem);
+        for (int i = 0; i < steps; i++) multiply<T, BACK, S>(acc, DEPTH / 16, c);
+        if (!scaled) multiply_low<T, BACK, S>(acc, low, c);
+        drain<S>(acc, c);
         if (g.bias[p.k]) add_bias<S>(acc, g.bias[p.k], p.col, g.width[p.k]);
         store<T, S>(g, acc, p, box, smem);
     }
@@ -285,22 +319,24 @@ template <typename T, bool BACK, class S> __device__ __forceinline__ void consum
 template <typename T, bool BACK, class S> __global__ void __launch_bounds__(S::THREADS, S::PER_SM) group_kernel(const __grid_constant__ group_args g) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) unsigned char shared[];
-    uint32_t smem = (uint32_t)__cvta_generic_to_shared(shared);
+    uint32_t smem = __shfl_sync(0xFFFFFFFFu, (uint32_t)__cvta_generic_to_shared(shared), 0); /* a register, not computed anew at each use */
     int warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);
+    if (warp == S::WARPS) prefetch_maps<BACK>(g);
     if (threadIdx.x == 0) {
         if (smem % 1024) __trap(); /* what the swizzle is reckoned from */
         for (int s = 0; s < S::STAGES; s++) {
             barrier_init(smem + S::FULL + s * 8, 1);
-            barrier_init(smem + S::EMPTY + s * 8, S::WARPS * S::CL);
+            barrier_init(smem + S::EMPTY + s * 8, S::WARPS * (S::CM + S::CN - 1));
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     if (S::CL > 1) cluster_sync();
     else __syncthreads();
+    asm volatile("griddepcontrol.wait;" ::: "memory");
     if (warp == S::WARPS) {
         if (threadIdx.x % 32 == 0) produce<BACK, S>(g, smem);
         __syncwarp();
-    } else consume<T, BACK, S>(g, smem);
+    } else consume<T, BACK, S>(g, smem, warp);
     if (S::CL > 1) cluster_sync(); /* the neighbour's loads and arrivals come here too */
 #else
     __trap();
@@ -310,24 +346,24 @@ template <typename T, bool BACK, class S> __global__ void __launch_bounds__(S::T
 /* --- the host's side --------------------------------------------------------------------------------------------- */
 struct tiling {
     const void *kernel[2][2]; /* [f16][backward] */
-    int bm, bn, cl, per_sm, threads, bytes;
+    int bm, bn, cm, cn, per_sm, threads, bytes;
 };
 #define TILING(...)                                                                                                   \
     {                                                                                                                 \
         {{(const void *)group_kernel<bf16, false, tile_shape<__VA_ARGS__>>, (const void *)group_kernel<bf16, true, tile_shape<__VA_ARGS__>>}, \
          {(const void *)group_kernel<f16, false, tile_shape<__VA_ARGS__>>, (const void *)group_kernel<f16, true, tile_shape<__VA_ARGS__>>}}, \
-            tile_shape<__VA_ARGS__>::BM, tile_shape<__VA_ARGS__>::BN, tile_shape<__VA_ARGS__>::CL, tile_shape<__VA_ARGS__>::PER_SM, tile_shape<__VA_ARGS__>::THREADS, \
+            tile_shape<__VA_ARGS__>::BM, tile_shape<__VA_ARGS__>::BN, tile_shape<__VA_ARGS__>::CM, tile_shape<__VA_ARGS__>::CN, tile_shape<__VA_ARGS__>::PER_SM, tile_shape<__VA_ARGS__>::THREADS, \
             tile_shape<__VA_ARGS__>::BYTES                                                                            \
     }
 #ifndef TILINGS_OF_A_TEST
-#define TILINGS_OF_A_TEST TILING(2, 1, 256, 4, 2, 2, 1)
+#define TILINGS_OF_A_TEST TILING(2, 1, 256, 4, 2, 2, 1, 1)
 #endif
 static const struct tiling tilings[] = {TILINGS_OF_A_TEST};
 /* Rows of K in a box of a B in rows of K. */
-static int box_of_k(const struct tiling *t) { return t->bn / t->cl % LINE ? DEPTH / t->cl : DEPTH; }
+static int box_of_k(const struct tiling *t) { return t->bn / t->cm % LINE ? DEPTH / t->cm : DEPTH; }
 enum { TILINGS = sizeof tilings / sizeof *tilings };
 static int forced_tiling = -1, forced_super = 0;
-static uint64_t hint_a = 0x1000000000000000ull, hint_b = 0x1000000000000000ull;
+static int stagger, pdl;
 
 static __typeof__(&cuTensorMapEncodeTiled) encode;
 
@@ -350,6 +386,7 @@ struct matrix { const void *p; int64_t rows, cols, ld; };
 static err map_of(CUtensorMap *m, dtype dt, struct matrix x, int box_rows) {
     cuuint64_t size[2] = {(cuuint64_t)x.cols, (cuuint64_t)x.rows}, stride[1] = {(cuuint64_t)x.ld * 2};
     cuuint32_t box[2] = {LINE, (cuuint32_t)box_rows}, step[2] = {1, 1};
+    if (!ready()) return fail(E_INTERNAL, "a group of products in one launch needs a Hopper card");
     CUresult r = encode(m, dt == DT_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, (void *)x.p, size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
                         CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return r == CUDA_SUCCESS ? OK : fail(E_INTERNAL, "describing a matrix of %lld x %lld to the card failed (CUDA error %d)", (long long)x.rows, (long long)x.cols, (int)r);
@@ -367,9 +404,10 @@ static const struct tiling *choose(const struct group_args *a, int64_t rows) {
 /* Fills in what follows from the tiling. */
 static void lay_out(struct group_args *a, const struct tiling *t, int64_t rows) {
     a->cols = 0;
-    for (int k = 0; k < a->outs; k++) a->first[k] = a->cols, a->cols += ceil_of(a->width[k], t->bn);
-    a->rows = ceil_of(rows, t->bm * t->cl);
-    a->super = forced_super ? forced_super : 16 / t->cl;
+    for (int k = 0; k < a->outs; k++) a->first[k] = a->cols, a->cols += ceil_of(a->width[k], t->bn * t->cn);
+    a->rows = ceil_of(rows, t->bm * t->cm);
+    a->super = forced_super ? forced_super : 16 / t->cm;
+    a->stagger = stagger;
     if (a->super > a->rows) a->super = a->rows;
     a->tiles = a->rows * a->cols;
 }
@@ -377,18 +415,19 @@ static void lay_out(struct group_args *a, const struct tiling *t, int64_t rows) 
 static err launch(struct group_args *a, const struct tiling *t, dtype dt, bool back) {
     const void *kernel = t->kernel[dt == DT_F16][back];
     TRY(cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, t->bytes), "a group of products"));
-    a->hint_a = hint_a, a->hint_b = hint_b;
-    int clusters = cuda_sms * t->per_sm / t->cl;
+    int size = t->cm * t->cn, clusters = size == 4 ? 32 : cuda_sms * t->per_sm / size;
     cudaLaunchConfig_t c = {};
-    cudaLaunchAttribute together = {};
-    together.id = cudaLaunchAttributeClusterDimension;
-    together.val.clusterDim = {(unsigned)t->cl, 1, 1};
-    c.gridDim = dim3((unsigned)((a->tiles < clusters ? a->tiles : clusters) * t->cl));
+    cudaLaunchAttribute at[2] = {};
+    at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    at[0].val.programmaticStreamSerializationAllowed = pdl;
+    at[1].id = cudaLaunchAttributeClusterDimension;
+    at[1].val.clusterDim = {(unsigned)size, 1, 1};
+    c.gridDim = dim3((unsigned)((a->tiles < clusters ? a->tiles : clusters) * size));
     c.blockDim = dim3((unsigned)t->threads);
     c.dynamicSmemBytes = (size_t)t->bytes;
     c.stream = cuda_stream;
-    c.attrs = &together;
-    c.numAttrs = t->cl > 1;
+    c.attrs = at;
+    c.numAttrs = 1 + (size > 1);
     void *params[] = {a};
     return cuda_check(cudaLaunchKernelExC(&c, kernel, params), "a group of products");
 }
@@ -410,13 +449,13 @@ extern "C" err cuda_group_forward(const struct cuda_group_forward *g) {
     for (int k = 0; k < g->n; k++) a.width[k] = (int)g->O[k], a.low[k] = g->rank[k], a.alpha[k] = g->alpha[k], a.bias[k] = g->bias[k];
     const struct tiling *t = choose(&a, g->rows);
     lay_out(&a, t, g->rows);
-    TRY(map_of(&a.big_a[0], g->dt, {g->x, g->rows, g->C, g->ldx}, t->bm));
+    TRY(map_of(&a.big_a[0], g->dt, {g->x, g->rows, g->C, g->ldx}, t->bm / t->cn));
     for (int k = 0; k < g->n; r0 += g->rank[k++]) {
-        TRY(map_of(&a.big_b[k], g->dt, {g->w[k], g->O[k], g->C, g->C}, t->bn / t->cl));
+        TRY(map_of(&a.big_b[k], g->dt, {g->w[k], g->O[k], g->C, g->C}, t->bn / t->cm));
         TRY(map_of(&a.out[k], g->dt, {g->y[k], g->rows, g->O[k], g->ldy[k]}, 16));
         if (!g->rank[k]) continue;
-        TRY(map_of(&a.low_a[k], g->dt, {past(g->t, r0), g->rows, g->rank[k], g->ldt}, t->bm));
-        TRY(map_of(&a.low_b[k], g->dt, {g->b[k], g->O[k], g->rank[k], g->ldb[k]}, t->bn / t->cl));
+        TRY(map_of(&a.low_a[k], g->dt, {past(g->t, r0), g->rows, g->rank[k], g->ldt}, t->bm / t->cn));
+        TRY(map_of(&a.low_b[k], g->dt, {g->b[k], g->O[k], g->rank[k], g->ldb[k]}, t->bn / t->cm));
     }
     return launch(&a, t, g->dt, false);
 }
@@ -435,10 +474,10 @@ extern "C" err cuda_group_backward(const struct cuda_group_backward *g) {
     const struct tiling *t = choose(&a, g->rows);
     lay_out(&a, t, g->rows);
     for (int k = 0; k < g->n; k++) {
-        TRY(map_of(&a.big_a[k], g->dt, {g->dy[k], g->rows, g->O[k], g->lddy[k]}, t->bm));
+        TRY(map_of(&a.big_a[k], g->dt, {g->dy[k], g->rows, g->O[k], g->lddy[k]}, t->bm / t->cn));
         TRY(map_of(&a.big_b[k], g->dt, {g->w[k], g->O[k], g->C, g->C}, box_of_k(t)));
     }
-    if (g->R) TRY(map_of(&a.low_a[0], g->dt, {g->dt_low, g->rows, g->R, g->lddt}, t->bm));
+    if (g->R) TRY(map_of(&a.low_a[0], g->dt, {g->dt_low, g->rows, g->R, g->lddt}, t->bm / t->cn));
     if (g->R) TRY(map_of(&a.low_b[0], g->dt, {g->a, g->R, g->C, g->lda}, box_of_k(t)));
     TRY(map_of(&a.out[0], g->dt, {g->dx, g->rows, g->C, g->lddx}, 16));
     return launch(&a, t, g->dt, true);

@@ -155,7 +155,7 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
         const struct view *w = &in[LIN_W + k], *y = &out[k];
         const float *bias = in[LIN_BIAS + k].p;
         if (few_rows(w, x)) {
-            TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p}));
+            TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p}, 1));
             if (i->a.rank[k]) TRY(add_delta(i, k, r0, in, out, 1));
         } else {
             const void *weight;

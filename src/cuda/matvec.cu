@@ -22,7 +22,7 @@
 template <typename T> struct T_is_bf16 { enum { yes = 0 }; };
 template <> struct T_is_bf16<bf16> { enum { yes = 1 }; };
 
-enum { MAX_N = 16, WARPS = 4, DEPTH = 3, ROWS = 16 };
+enum { MAX_N = 16, WARPS = 4, DEPTH = 3, ROWS = 16, MOST_JOBS = MAX_GROUP + 1 };
 
 static __device__ __forceinline__ void store_y(void *y, dtype dt, int64_t i, float v) {
     if (dt == DT_F32) ((float *)y)[i] = v;
@@ -186,9 +186,9 @@ __device__ __forceinline__ void plain32(float acc[NT][4], const uint8_t *a, cons
     }
 }
 
-/* Asks for chunk c of rows o.. and of x. Bytes past the row, past the last row and past C become 0, so that nothing is read
- * outside the matrix and whatever is multiplied there is 0. */
-template <int DT> __device__ __forceinline__ void ask(const struct job *q, uint8_t *stage, int64_t o, int64_t c, int lane) {
+/* Asks for chunk c of rows o... Bytes past the row, past the last row and past C become 0, so that nothing is read outside the
+ * matrix and whatever is multiplied there is 0. */
+template <int DT> __device__ __forceinline__ void ask_w(const struct job *q, uint8_t *stage, int64_t o, int64_t c, int lane) {
     using ch = chunk<DT>;
     int64_t at = c * ch::bytes;
     int left = (int)min((int64_t)ch::bytes, q->C / block_of<DT>::weights * block_of<DT>::bytes - at); /* a slice's rows go on past C */
@@ -198,6 +198,11 @@ template <int DT> __device__ __forceinline__ void ask(const struct job *q, uint8
         int bytes = o + r < q->O ? min(16, max(0, (int)skip + left - p * 16)) : 0;
         copy16(stage + r * ch::w_row + p * 16, bytes ? q->w + (from - skip) + p * 16 : q->w, bytes);
     }
+}
+
+/* ... and for the same of x, which lies behind it. */
+template <int DT> __device__ __forceinline__ void ask_x(const struct job *q, uint8_t *stage, int64_t c, int lane) {
+    using ch = chunk<DT>;
     stage += ROWS * ch::w_row;
     int k0 = (int)min((int64_t)ch::k, q->C - c * ch::k);
     const uint8_t *x = (const uint8_t *)q->x + c * ch::k * 2;
@@ -252,25 +257,41 @@ template <int NT> __device__ __forceinline__ void finish(const struct job *q, fl
     }
 }
 
-template <int DT, typename T, int NT> __global__ void __launch_bounds__(WARPS * 32) tile(const __grid_constant__ struct job q, int stage_bytes) {
+/* Matrices of one type that share x, in one launch. */
+struct jobs {
+    struct job j[MOST_JOBS];
+    int first[MOST_JOBS]; /* a job's first block */
+    int n, stage_bytes;
+};
+
+template <int DT, typename T, int NT> __global__ void __launch_bounds__(WARPS * 32) tile(const __grid_constant__ struct jobs all) {
     using ch = chunk<DT>;
     extern __shared__ __align__(16) uint8_t shared[];
     __shared__ float sums[WARPS * NT * 8 * ROWS];
+    int which = 0;
+    while (which + 1 < all.n && (int)blockIdx.x >= all.first[which + 1]) which++;
+    const struct job q = all.j[which];
+    const int stage_bytes = all.stage_bytes;
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, part = warp % q.split;
-    int64_t o = ((int64_t)blockIdx.x * (WARPS / q.split) + warp / q.split) * ROWS;
+    int64_t o = ((int64_t)(blockIdx.x - all.first[which]) * (WARPS / q.split) + warp / q.split) * ROWS;
     int64_t chunks = o < q.O ? (q.C + ch::k - 1) / ch::k : 0;
     uint8_t *ring = shared + warp * DEPTH * stage_bytes;
     float acc[NT][4] = {};
     int64_t next = part; /* the chunk to ask for: part, part + split, .. */
+    for (int s = 0; s < DEPTH - 1; s++) /* W is nobody's output: it can be asked for while the kernel before still runs */
+        if (part + s * q.split < chunks) ask_w<DT>(&q, ring + s * stage_bytes, o, part + s * q.split, lane);
+    let_next_start();
+    wait_for_earlier();
     for (int s = 0; s < DEPTH - 1; s++, next += q.split) {
-        if (next < chunks) ask<DT>(&q, ring + s * stage_bytes, o, next, lane);
+        if (next < chunks) ask_x<DT>(&q, ring + s * stage_bytes, next, lane);
         asm volatile("cp.async.commit_group;" ::: "memory");
     }
     int stage = 0;
     for (int64_t c = part; c < chunks; c += q.split, next += q.split) {
         asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 2) : "memory"); /* chunk c is here, for this lane's copies.. */
         __syncwarp();                                                        /* ..and the others'; all left the stage before */
-        if (next < chunks) ask<DT>(&q, ring + (stage + DEPTH - 1) % DEPTH * stage_bytes, o, next, lane);
+        uint8_t *to = ring + (stage + DEPTH - 1) % DEPTH * stage_bytes;
+        if (next < chunks) ask_w<DT>(&q, to, o, next, lane), ask_x<DT>(&q, to, next, lane);
         asm volatile("cp.async.commit_group;" ::: "memory");
         multiply<DT, T, NT>(acc, &q, ring + stage * stage_bytes, o, c, lane);
         stage = stage + 1 == DEPTH ? 0 : stage + 1;
@@ -278,23 +299,30 @@ template <int DT, typename T, int NT> __global__ void __launch_bounds__(WARPS * 
     finish<NT>(&q, sums, acc, o, warp, lane);
 }
 
-template <int DT, typename T, int NT> static err launch_tile(struct job *q) {
+template <int DT, typename T, int NT> static err launch_tile(const struct job *q, int n) {
     using ch = chunk<DT>;
-    int64_t tiles = (q->O + ROWS - 1) / ROWS, chunks = (q->C + ch::k - 1) / ch::k;
+    struct jobs all = {};
+    int64_t tiles = 0, chunks = (q->C + ch::k - 1) / ch::k, blocks = 0;
+    int split = 1;
+    for (int i = 0; i < n; i++) tiles += (q[i].O + ROWS - 1) / ROWS;
     /* as few warps share rows as make 8 a multiprocessor */
-    for (q->split = 1; q->split < WARPS && q->split < chunks && tiles * q->split < 8 * (int64_t)cuda_sms;) q->split *= 2;
-    int stage_bytes = ROWS * ch::w_row + q->n * ch::x_row, bytes = WARPS * DEPTH * stage_bytes;
+    while (split < WARPS && split < chunks && tiles * split < 8 * (int64_t)cuda_sms) split *= 2;
+    for (int i = 0; i < n; i++) {
+        int64_t mine = (q[i].O + ROWS - 1) / ROWS, per_block = WARPS / split;
+        all.j[i] = q[i], all.j[i].split = split, all.first[i] = (int)blocks;
+        blocks += (mine + per_block - 1) / per_block;
+    }
+    all.n = n, all.stage_bytes = ROWS * ch::w_row + q->n * ch::x_row;
+    int bytes = WARPS * DEPTH * all.stage_bytes;
     static int allowed = 48 << 10; /* per instantiation: one card, one stream */
     if (bytes > allowed) {
         TRY(cuda_check(cudaFuncSetAttribute(tile<DT, T, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "matvec"));
         allowed = bytes;
     }
-    int64_t per_block = WARPS / q->split;
-    tile<DT, T, NT><<<(unsigned)((tiles + per_block - 1) / per_block), WARPS * 32, bytes, cuda_stream>>>(*q, stage_bytes);
-    return CUDA_LAUNCHED("matvec");
+    return cuda_launch((const void *)tile<DT, T, NT>, dim3((unsigned)blocks), WARPS * 32, bytes, &all, "matvec");
 }
 
-template <int DT, typename T> static err tile_n(struct job *q) { return q->n <= 8 ? launch_tile<DT, T, 1>(q) : launch_tile<DT, T, 2>(q); }
+template <int DT, typename T> static err tile_n(const struct job *q, int n) { return q->n <= 8 ? launch_tile<DT, T, 1>(q, n) : launch_tile<DT, T, 2>(q, n); }
 
 /* ---- fma kernel: f32 arithmetic ----
  * A lane takes four neighbouring c of RW rows of W and of every row of x: 128 c a warp and step. */
@@ -368,14 +396,17 @@ static err with_f32(dtype w, struct job *q) {
     }
 }
 
-template <typename T, int SAME, int OTHER> static err with_half(dtype w, struct job *q) {
+/* n jobs of one type of W. */
+template <typename T, int SAME, int OTHER> static err with_half(dtype w, struct job *q, int n) {
     switch (w) {
-    case DT_F32: return fma_n<DT_F32, T>(q);
-    case DT_Q4_0: return tile_n<DT_Q4_0, T>(q);
-    case DT_Q4_1: return tile_n<DT_Q4_1, T>(q);
-    case DT_Q8_0: return tile_n<DT_Q8_0, T>(q);
-    case DT_Q6_K: return tile_n<DT_Q6_K, T>(q);
-    default: return w == SAME ? tile_n<SAME, T>(q) : fma_n<OTHER, T>(q);
+    case DT_Q4_0: return tile_n<DT_Q4_0, T>(q, n);
+    case DT_Q4_1: return tile_n<DT_Q4_1, T>(q, n);
+    case DT_Q8_0: return tile_n<DT_Q8_0, T>(q, n);
+    case DT_Q6_K: return tile_n<DT_Q6_K, T>(q, n);
+    default:
+        if (w == SAME) return tile_n<SAME, T>(q, n);
+        for (int i = 0; i < n; i++) TRY((w == DT_F32 ? fma_n<DT_F32, T>(&q[i]) : fma_n<OTHER, T>(&q[i])));
+        return OK;
     }
 }
 
@@ -389,21 +420,31 @@ extern "C" bool cuda_matvec_takes(dtype w, dtype x, int64_t n, int64_t C) {
     }
 }
 
-extern "C" err cuda_matvec(const struct cuda_matvec *m) {
+static err job_of(const struct cuda_matvec *m, struct job *q) {
     const struct view *w = m->w;
-    int64_t O = w->d[0], C = w->d[1];
-    if (m->n <= 0 || O <= 0) return OK;
+    int64_t C = w->d[1];
     if (!cuda_matvec_takes(w->dt, m->x_dt, m->n, C)) return fail(E_INTERNAL, "matvec: not for this shape or type");
     size_t x_size = m->x_dt == DT_F32 ? 4 : 2;
-    struct job q = {};
-    q.w = (const uint8_t *)w->p, q.bias = m->bias, q.x = m->x, q.y = m->y, q.y_dt = m->y_dt;
-    q.O = O, q.C = C, q.ldx = m->ldx, q.ldy = m->ldy, q.n = (int)m->n;
-    q.row_bytes = dtype_quantised(w->dt) || w->ld <= C ? (int64_t)dtype_row_bytes(w->dt, C) : w->ld * (w->dt == DT_F32 ? 4 : 2);
-    q.x_aligned = !(((uintptr_t)m->x | (m->n > 1 ? (uintptr_t)m->ldx * x_size : 0)) & 15);
-    if (((uintptr_t)q.w & 15) || (!dtype_quantised(w->dt) && (q.row_bytes & 15))) return fail(E_INTERNAL, "matvec: rows of W that are not 16-byte aligned");
-    switch (m->x_dt) {
-    case DT_F32: return with_f32(w->dt, &q);
-    case DT_BF16: return with_half<bf16, DT_BF16, DT_F16>(w->dt, &q);
-    default: return with_half<f16, DT_F16, DT_BF16>(w->dt, &q);
+    *q = {};
+    q->w = (const uint8_t *)w->p, q->bias = m->bias, q->x = m->x, q->y = m->y, q->y_dt = m->y_dt;
+    q->O = w->d[0], q->C = C, q->ldx = m->ldx, q->ldy = m->ldy, q->n = (int)m->n;
+    q->row_bytes = dtype_quantised(w->dt) || w->ld <= C ? (int64_t)dtype_row_bytes(w->dt, C) : w->ld * (w->dt == DT_F32 ? 4 : 2);
+    q->x_aligned = !(((uintptr_t)m->x | (m->n > 1 ? (uintptr_t)m->ldx * x_size : 0)) & 15);
+    if (((uintptr_t)q->w & 15) || (!dtype_quantised(w->dt) && (q->row_bytes & 15))) return fail(E_INTERNAL, "matvec: rows of W that are not 16-byte aligned");
+    return OK;
+}
+
+extern "C" err cuda_matvec(const struct cuda_matvec *m, int n) {
+    for (int from = 0, to; from < n; from = to) { /* runs of one type */
+        struct job q[MOST_JOBS];
+        dtype w = m[from].w->dt;
+        int jobs = 0;
+        for (to = from; to < n && m[to].w->dt == w && jobs < MOST_JOBS; to++)
+            if (m[to].n > 0 && m[to].w->d[0] > 0) TRY(job_of(&m[to], &q[jobs++]));
+        if (!jobs) continue;
+        if (m->x_dt == DT_BF16) TRY((with_half<bf16, DT_BF16, DT_F16>(w, q, jobs)));
+        else if (m->x_dt == DT_F16) TRY((with_half<f16, DT_F16, DT_BF16>(w, q, jobs)));
+        for (int i = 0; i < jobs && m->x_dt == DT_F32; i++) TRY(with_f32(w, &q[i]));
     }
+    return OK;
 }

@@ -22,6 +22,27 @@ extern "C" err cuda_add_bias(void *y, dtype dt, int64_t rows, int64_t cols, int6
     return CUDA_LAUNCHED("bias");
 }
 
+/* Are the kernels of this program built for a card that has early starts? Of PTX for older ones, run on a newer card, they know nothing
+ * of waiting. */
+__global__ static void nothing_kernel(void) {}
+static bool starts_early(void) {
+    static int known; /* 1 yes, -1 no */
+    cudaFuncAttributes a;
+    if (!known) known = cudaFuncGetAttributes(&a, (const void *)nothing_kernel) == cudaSuccess && a.ptxVersion >= 90 ? 1 : -1;
+    return known > 0;
+}
+
+extern "C" err cuda_launch(const void *kernel, dim3 grid, int threads, int shared_bytes, void *argument, const char *what) {
+    cudaLaunchConfig_t c = {};
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    c.gridDim = grid, c.blockDim = dim3((unsigned)threads), c.dynamicSmemBytes = (size_t)shared_bytes, c.stream = cuda_stream;
+    c.attrs = &early, c.numAttrs = starts_early();
+    void *params[] = {argument};
+    return cuda_check(cudaLaunchKernelExC(&c, kernel, params), what);
+}
+
 __global__ static void keys_kernel(struct cuda_keys *to, struct cuda_keys k) { *to = k; }
 
 extern "C" err cuda_begin_run(const struct run_ctx *run) {

@@ -27,6 +27,19 @@ template <> __device__ __forceinline__ f16 from_f32<f16>(float x) { return __flo
         }                                                                                                             \
     } while (0)
 
+/* For kernels of cuda_launch() (programmatic dependent launch, sm_90): the next kernel may be set up now; ... */
+__device__ __forceinline__ void let_next_start(void) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/* ... and from here on everything that earlier kernels wrote is there, and all they read may be overwritten. */
+__device__ __forceinline__ void wait_for_earlier(void) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /* Sum over the 32 lanes of a warp; every lane gets it. */
 __device__ __forceinline__ float warp_sum(float x) {
     for (int d = 16; d; d >>= 1) x += __shfl_xor_sync(0xFFFFFFFFu, x, d);

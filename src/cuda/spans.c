@@ -1,0 +1,170 @@
+/* Instructions that run together (struct backend, span). At plan time the program's list is looked at, place by place, for a row of
+ * the table below; values between the instructions of a span must have no reader outside of it, unless they are written.
+ *
+ * Decoding is bound by the number of launches: a layer is eight of them. A product and what reads it are a span of two: all matrices
+ * of a group, and A beside them, are one matrix-vector launch (T = x A^T rides along), and the reader adds the low-rank deltas:
+ *   linear q k v, rope, rope, kv_append, attention_cached
+ *   linear o (down), add, norm
+ *   linear gate up, swiglu
+ * With more rows than the matrix-vector kernel takes, products are cuBLASLt's, the readers the same. Where a type or a shape is not
+ * for this, the instructions run one after the other.
+ *
+ * In every program: add and the norm after it; the rotations of q and k. */
+#include "cuda/spans.h"
+#include "core/plan.h"
+#include "cuda/gemm.h"
+
+enum { MOST_ROWS = 64 }; /* beyond these a delta of its own costs less than the reader's */
+
+/* --- products that leave their deltas ------------------------------------------------------------------------------------ */
+static bool few(const struct inst *i, const struct view *in, const struct view *x) {
+    for (int k = 0; k < i->a.n; k++)
+        if (!cuda_matvec_takes(in[LIN_W + k].dt, x->dt, x->d[0], x->d[1])) return false;
+    /* of x's own type cuBLASLt is as fast from 12 rows on */
+    return x->d[0] <= 12 || in[LIN_W].dt != x->dt;
+}
+
+static err by_matvec(const struct inst *i, const struct view *in, struct view *out) {
+    const struct view *x = &in[LIN_X], *t = &out[LIN_T];
+    struct cuda_matvec m[MAX_GROUP + 1];
+    int n = 0;
+    for (int k = 0; k < i->a.n; k++) m[n++] = (struct cuda_matvec){&in[LIN_W + k], in[LIN_BIAS + k].p, x->p, x->dt, out[k].dt, x->d[0], x->ld, out[k].ld, out[k].p};
+    if (in[LIN_A].p) m[n++] = (struct cuda_matvec){&in[LIN_A], NULL, x->p, x->dt, t->dt, x->d[0], x->ld, t->ld, t->p};
+    return cuda_matvec(m, n);
+}
+
+static err by_products(const struct inst *i, const struct view *in, struct view *out) {
+    const struct view *x = &in[LIN_X], *t = &out[LIN_T], *a = &in[LIN_A];
+    int64_t N = x->d[0], C = x->d[1];
+    for (int k = 0; k < i->a.n; k++) {
+        TRY(cuda_gemm(&(struct cuda_gemm){N, out[k].d[1], C, x->p, in[LIN_W + k].p, out[k].p, x->ld, C, out[k].ld, false, true, x->dt, out[k].dt, 1, 0}));
+        if (in[LIN_BIAS + k].p) TRY(cuda_add_bias(out[k].p, out[k].dt, N, out[k].d[1], out[k].ld, in[LIN_BIAS + k].p));
+    }
+    return a->p ? cuda_gemm(&(struct cuda_gemm){N, t->d[1], C, x->p, a->p, t->p, x->ld, a->ld, t->ld, false, true, x->dt, t->dt, 1, 0}) : OK;
+}
+
+/* left: the deltas are still to be added. */
+static err products(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch, bool *left) {
+    const struct view *x = &in[LIN_X];
+    bool own = x->d[0] <= MOST_ROWS;
+    for (int k = 0; k < i->a.n; k++) own &= in[LIN_W + k].dt == x->dt;
+    *left = true;
+    if (few(i, in, x) && (!in[LIN_A].p || cuda_matvec_takes(in[LIN_A].dt, x->dt, x->d[0], x->d[1]))) return by_matvec(i, in, out);
+    if (own) return by_products(i, in, out);
+    *left = false;
+    return cuda_linear(run, i, in, out, scratch);
+}
+
+void cuda_delta_of(const struct inst *i, const struct view *in, const struct view *out, int k, bool left, struct cuda_delta *d) {
+    int64_t first = 0, size = (int64_t)dtype_row_bytes(in[LIN_X].dt, 1);
+    for (int j = 0; j < k; j++) first += i->a.rank[j];
+    const struct view *t = &out[LIN_T], *b = &in[LIN_B + k];
+    *d = (struct cuda_delta){.rank = left ? i->a.rank[k] : 0};
+    if (!d->rank) return;
+    d->t = (const char *)t->p + first * size, d->b = b->p, d->ldt = t->ld, d->ldb = b->ld, d->alpha = i->a.alpha[k];
+    d->wide = (((uintptr_t)d->t | (uintptr_t)d->b | (uintptr_t)(t->ld * size) | (uintptr_t)(b->ld * size) | (uintptr_t)(d->rank * size)) & 15) == 0;
+}
+
+/* --- the spans' kernels ----------------------------------------------------------------------------------------------------- */
+#define IN(j) (in + (j) * MAX_IN)
+#define OUT(j) (out + (j) * MAX_OUT)
+
+static err attend(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    struct cuda_delta d[3];
+    bool left;
+    if (!in[LIN_X].d[0]) return OK;
+    TRY(products(run, i, in, out, scratch, &left));
+    for (int k = 0; k < 3; k++) cuda_delta_of(i, in, out, k, left, &d[k]);
+    return cuda_attend_fresh(i, in, out, d, scratch);
+}
+
+static err linear_add_norm(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    struct cuda_delta d;
+    bool left;
+    if (!in[LIN_X].d[0]) return OK;
+    TRY(products(run, i, in, out, scratch, &left));
+    cuda_delta_of(i, in, out, 0, left, &d);
+    return cuda_add_norm(i + 1, IN(1), OUT(1), IN(1)[1].p == out[0].p, &d);
+}
+
+static err linear_swiglu(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    struct cuda_delta d[2];
+    bool left;
+    if (!in[LIN_X].d[0]) return OK;
+    TRY(products(run, i, in, out, scratch, &left));
+    for (int k = 0; k < 2; k++) cuda_delta_of(i, in, out, k, left, &d[k]);
+    return cuda_swiglu_delta(IN(1), OUT(1), d);
+}
+
+static err add_norm(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    return cuda_add_norm(i, in, out, 1, &(struct cuda_delta){.rank = 0});
+}
+
+static err rope_pair(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    return cuda_rope_pair(i, in, out);
+}
+
+/* --- finding them ----------------------------------------------------------------------------------------------------------- */
+static bool same(val a, val b) { return has(a) && a.i == b.i; }
+
+/* Do all outputs of instruction i die by `end`? */
+static bool dies(const struct prog *p, int i, int end) {
+    for (int k = 0; k < p->in[i].op->n_out; k++)
+        if (has(p->in[i].out[k]) && prog_v(p, p->in[i].out[k])->last > end) return false;
+    return true;
+}
+
+static bool decodes(const struct prog *p, const struct inst *s) {
+    const struct value *w = prog_v(p, s->in[LIN_W]);
+    return s->a.dropout == 0 && w->dt != DT_F8;
+}
+
+static bool is_attend(const struct prog *p, int i, const struct inst *s) {
+    if (s[0].a.n != 3 || !decodes(p, s) || s[4].op != &op_attention_cached) return false;
+    bool wired = same(s[1].in[0], s[0].out[0]) && same(s[2].in[0], s[0].out[1]) && same(s[3].in[0], s[2].out[0]) && same(s[3].in[1], s[0].out[2]) && same(s[4].in[0], s[1].out[0]);
+    wired = wired && same(s[4].in[1], s[3].in[4]) && same(s[4].in[2], s[3].in[5]) && same(s[3].in[3], s[4].in[4]) && same(s[1].in[1], s[4].in[4]) && same(s[2].in[1], s[4].in[4]);
+    return wired && !s[1].a.inverse && dies(p, i, i + 4) && dies(p, i + 1, i + 4) && dies(p, i + 2, i + 4);
+}
+
+static bool norm_follows(const struct inst *add) { return same(add[1].in[0], add->out[0]); }
+
+static bool is_linear_add_norm(const struct prog *p, int i, const struct inst *s) {
+    return s[0].a.n == 1 && decodes(p, s) && (same(s[1].in[0], s[0].out[0]) || same(s[1].in[1], s[0].out[0])) && norm_follows(&s[1]) && dies(p, i, i + 1);
+}
+
+static bool is_linear_swiglu(const struct prog *p, int i, const struct inst *s) {
+    return s[0].a.n == 2 && decodes(p, s) && same(s[1].in[0], s[0].out[0]) && same(s[1].in[1], s[0].out[1]) && dies(p, i, i + 1);
+}
+
+static bool is_add_norm(const struct prog *p, int i, const struct inst *s) { return (void)p, (void)i, norm_follows(s); }
+
+static bool is_rope_pair(const struct prog *p, int i, const struct inst *s) {
+    (void)p, (void)i;
+    return same(s[0].in[1], s[1].in[1]) && same(s[0].in[2], s[1].in[2]) && !same(s[1].in[0], s[0].out[0]) && s[0].a.head_dim == s[1].a.head_dim && s[0].a.interleaved == s[1].a.interleaved && s[0].a.inverse == s[1].a.inverse;
+}
+
+static const struct row {
+    int n;
+    const struct op_def *op[MAX_SPAN];
+    bool (*is)(const struct prog *p, int i, const struct inst *s);
+    kernel run;
+} table[] = {
+    {5, {&op_linear, &op_rope, &op_rope, &op_kv_append, &op_attention_cached}, is_attend, attend},
+    {3, {&op_linear, &op_add, &op_norm}, is_linear_add_norm, linear_add_norm},
+    {2, {&op_linear, &op_swiglu}, is_linear_swiglu, linear_swiglu},
+    {2, {&op_add, &op_norm}, is_add_norm, add_norm},
+    {2, {&op_rope, &op_rope}, is_rope_pair, rope_pair},
+};
+
+int cuda_span(const struct prog *p, int first, kernel *run) {
+    for (size_t r = 0; r < sizeof table / sizeof *table; r++) {
+        int n = 0;
+        while (n < table[r].n && first + n < p->ni && p->in[first + n].op == table[r].op[n]) n++;
+        if (n < table[r].n || !table[r].is(p, first, &p->in[first])) continue;
+        *run = table[r].run;
+        return n;
+    }
+    return 0;
+}
