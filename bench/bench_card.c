@@ -199,7 +199,7 @@ static void profile(const char *item, int rows, int length, enum checkpoint leve
     struct feed f = {.ids = pack.ids, .pos = pack.pos, .cu = pack.cu, .sample = pack.sample, .label = pack.label, .weight = pack.weight, .n = pack.n, .s = pack.s};
     float *w = g.backend->mem->take(g.st.params.bytes), *grad = g.backend->mem->take(g.st.params.bytes);
     void *param;
-    struct run_ctx run = {.threads = omp_get_max_threads()};
+    struct run_ctx run = {.threads = omp_get_max_threads(), .longest = length};
     die(memory_bind(&mem, &train, w, run.threads, &param));
     die(program_run(&train, &mem, param, grad, &f, &run, false));
     const void *inputs[] = {f.ids, f.pos, f.cu, f.sample, f.label, f.weight};

@@ -275,9 +275,8 @@ static err refuse_shape(const struct inst *i, const struct view *x) {
 }
 
 /* --- by cuDNN ------------------------------------------------------------------------------------------------------ */
-/* From how many tokens a sequence on, on average, cuDNN is faster than flash.cu (an H100, cuDNN 9.14; the forward of head size
- * 64 and the backwards break even at 512 in equal rows, below that in mixed ones). */
-static int64_t cudnn_from(const struct inst *i) { return i->op == &op_attention_bwd || i->a.head_dim < 128 ? 576 : 256; }
+/* From how many tokens a sequence on, on average, cuDNN is faster than flash.cu (an H100, cuDNN 9.14). */
+static int64_t cudnn_from(const struct inst *i) { return i->op == &op_attention_bwd ? 576 : i->a.head_dim < 128 ? 1024 : 256; }
 
 struct bounds {
     const int32_t *cu;
@@ -340,7 +339,7 @@ extern "C" err cuda_attention(const struct run_ctx *run, const struct inst *inst
     if (in[Q].d[0] < 1 || in[CU].d[0] < 2) return OK;
     struct cudnn_call call;
     if (scratch && cudnn_call_of(run, inst, in, out, &call) && (call.scratch = scratch, cudnn_takes(&call))) return by_cudnn(&call, &in[CU]);
-    if (flash_takes(inst, in, 3, out, 1)) return flash_attention(inst, in, out, NULL);
+    if (flash_takes(inst, in, 3, out, 1)) return flash_attention(inst, in, out);
     struct packed a = packed_of(inst, in);
     a.ldlse = out[1].ld;
     dim3 grid((unsigned)((a.N + TILE - 1) / TILE), (unsigned)a.H);
@@ -372,7 +371,7 @@ extern "C" err cuda_attention_bwd(const struct run_ctx *run, const struct inst *
     WITH_TYPE(in[Q].dt, delta_of<T><<<warps, THREADS, 0, cuda_stream>>>(a, delta));
     TRY(CUDA_LAUNCHED("attention"));
     const struct view read[] = {in[Q], in[K], in[V], in[DO]};
-    if (flash_takes(inst, read, 4, out, 3)) return flash_attention_bwd(inst, in, out, delta, NULL);
+    if (flash_takes(inst, read, 4, out, 3)) return flash_attention_bwd(inst, in, out, delta);
     size_t bytes = (size_t)(2 * TILE + 2 * LANES) * a.stride * 4;
     WITH_TYPE(in[Q].dt, WITH_COLUMNS(a.D, {
         TRY(allow_shared((const void *)attend_dq<T, NC>, bytes));

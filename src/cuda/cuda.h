@@ -79,6 +79,7 @@ struct cuda_matvec {
     void *y;
 };
 bool cuda_matvec_takes(dtype w, dtype x, int64_t n, int64_t C);
+bool cuda_few_rows(const struct view *w, const struct view *x); /* linear.c: is the product x W^T this kernel's? */
 err cuda_matvec(const struct cuda_matvec *m, int n); /* n products that share x: one launch for neighbours of one type of W */
 
 /* flat.cu: flat_ops on the device; the pointers are device memory, the sum comes back to the host, `threads` means nothing */

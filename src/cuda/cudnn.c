@@ -3,13 +3,13 @@
  * are those of its scaled dot product attention, forward and backward, in the packed form: batches of S sequences with at
  * most L rows each, a tensor of lengths, and for each tensor the element at which each sequence begins ("ragged offsets").
  *
- * For Hopper (compute capability 9.0), cuDNN 9.10 or newer: since then -inf may stand where the mask is. Without its headers at
- * build time everything is refused. Refused as well: lds beyond
- * 2^31 elements in all, rows off 16 bytes, plans that want more workspace than the formula grants.
+ * For Hopper (compute capability 9.0), cuDNN 9.10 or newer: since then -inf may stand where the mask is. Without its headers
+ * at build time everything is refused. Refused as well: tensors of 2^31 elements (offsets are i32), rows off 16 bytes, plans
+ * that want more workspace than the formula grants.
  *
- * A plan belongs to a shape; making one takes the host a fraction of a second, so the caller rounds S and L up to few values and
- * every plan is kept, refusals too, as long as the process lives (recorded runs point into their kernels). Nothing is made
- * while a run is being recorded: its shape has been seen by then.
+ * A plan belongs to a shape; making one takes the host 50 ms, and a second for the first of its kind, whose kernel is compiled
+ * then. So the caller rounds S and L up to few values, and every plan is kept, refusals too, as long as the process lives
+ * (recorded runs point into their kernels). Nothing is made while a run is being recorded: its shape has been seen by then.
  *
  * Numerics: 16-bit operands, f32 sums; of grouped heads, dk and dv of each query head are rounded to 16 bits before they are
  * added up. dq is summed in order of arrival (atomics): not for deterministic runs. */
@@ -68,7 +68,9 @@ static bool ready(void) {
     if (tried) return handle != NULL;
     tried = true;
     int major = 0, minor = 0;
-    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) || cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0)) return cudaGetLastError(), false;
+    cudaError_t e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+    if (!e) e = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
+    if (e) return cudaGetLastError(), false;
     if (major != 9 || minor != 0 || !load() || nn.GetVersion() < CUDNN_OLDEST) return false;
     if (nn.Create(&handle) != CUDNN_STATUS_SUCCESS) handle = NULL;
     return handle != NULL;
@@ -267,7 +269,8 @@ static struct tensor lse_of(struct graph *g) {
 static void forward(struct graph *g) {
     const struct cudnn_case *c = g->c;
     desc q = tensor(g, packed(g, CUDNN_Q, c->heads, c->head_dim)), kt = tensor(g, transposed(packed(g, CUDNN_K, c->kv_heads, c->head_dim)));
-    desc v = tensor(g, packed(g, CUDNN_V, c->kv_heads, c->head_dim)), o = tensor(g, packed(g, CUDNN_O, c->heads, c->head_dim)), lse = tensor(g, lse_of(g));
+    desc v = tensor(g, packed(g, CUDNN_V, c->kv_heads, c->head_dim)), o = tensor(g, packed(g, CUDNN_O, c->heads, c->head_dim));
+    desc lse = tensor(g, lse_of(g));
     desc s = product(g, (struct product){q, kt, g->rows_q, g->rows_k, NULL}, scores(g, CUDNN_DATA_FLOAT));
     s = mask(g, on_scores(g, CUDNN_POINTWISE_MUL, s, g->scale));
     desc top = reduce(g, CUDNN_REDUCE_TENSOR_MAX, s, tensor(g, row_numbers(g)));
@@ -300,12 +303,13 @@ static void of_keys(struct graph *g, desc w, desc x, enum cudnn_tensor out, int6
     else reduce(g, CUDNN_REDUCE_TENSOR_ADD, product(g, p, tensor(g, each_head(g, sum, each))), tensor(g, sum));
 }
 
-/* delta = rowsum(do o) */
+/* delta = rowsum(do o), times 1: the pattern has a factor here, for dropout. */
 static desc delta_of(struct graph *g, desc go, struct tensor lse) {
     const struct cudnn_case *c = g->c;
     int64_t H = c->heads, L = c->longest, D = c->head_dim;
     desc o = tensor(g, packed(g, CUDNN_O, H, D)), one = scalar(g, ONE);
-    desc both = apply(g, CUDNN_POINTWISE_MUL, go, o, tensor(g, (struct tensor){.type = CUDNN_DATA_FLOAT, .d = {c->sequences, H, L, D}, .stride = {H * L * D, L * D, H * D, 1}}));
+    struct tensor products = {.type = CUDNN_DATA_FLOAT, .d = {c->sequences, H, L, D}, .stride = {H * L * D, L * D, H * D, 1}};
+    desc both = apply(g, CUDNN_POINTWISE_MUL, go, o, tensor(g, products));
     desc sum = reduce(g, CUDNN_REDUCE_TENSOR_ADD, both, tensor(g, row_numbers(g)));
     lse.name = DELTA;
     return apply(g, CUDNN_POINTWISE_MUL, sum, one, tensor(g, lse));
@@ -341,7 +345,7 @@ int cudnn_rung(int64_t n, int steps) {
 
 int64_t cudnn_row(int sequences) { return ((int64_t)sequences + 1 + 3) / 4 * 4; }
 
-/* What a plan may ask for beside the tensors: 17 KB forward, half a KB a sequence backward (9.19). */
+/* What a plan may ask for beside the tensors. cuDNN 9.19 asks for 17 KB forward, half a KB a sequence backward. */
 static size_t workspace_of(const struct cudnn_case *c) { return ((size_t)1 << 20) + (size_t)c->sequences * 1024; }
 
 /* Where in the scratch what lies: bytes from its beginning. */
@@ -371,31 +375,43 @@ size_t cudnn_scratch(const struct cudnn_case *c, int64_t tokens) {
 }
 
 /* --- plans ---------------------------------------------------------------------------------------------------------------- */
-/* The first engine that the heuristics propose and that takes the graph within the workspace. */
-static void plan_graph(struct graph *g, struct plan *out) {
-    desc graph = make(g, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR), heur, found[CANDIDATES];
-    set(g, graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
-    set(g, graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, g->n_ops, g->ops);
-    finish(g, graph);
-    heur = make(g, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+static desc graph_of(struct graph *g) {
+    desc d = make(g, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    set(g, d, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
+    set(g, d, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, g->n_ops, g->ops);
+    return finish(g, d);
+}
+
+static desc heuristics(struct graph *g) {
+    desc d = make(g, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     cudnnBackendHeurMode_t mode = CUDNN_HEUR_MODE_A;
-    set_desc(g, heur, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
-    set(g, heur, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
-    finish(g, heur);
-    for (int i = 0; i < CANDIDATES; i++) found[i] = make(g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    set_desc(g, d, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph_of(g));
+    set(g, d, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
+    return finish(g, d);
+}
+
+/* The plan of one proposal, or NULL: its engine does not take the graph, or wants too much workspace. */
+static desc plan_of(const struct graph *g, desc engine) {
+    desc d;
+    int64_t got, bytes = 0;
+    if (nn.BackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &d) != CUDNN_STATUS_SUCCESS) return NULL;
+    cudnnStatus_t s = nn.BackendSetAttribute(d, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
+    if (!s) s = nn.BackendSetAttribute(d, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &engine);
+    if (!s) s = nn.BackendFinalize(d);
+    if (!s) s = nn.BackendGetAttribute(d, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got, &bytes);
+    if (!s && bytes <= (int64_t)workspace_of(g->c)) return d;
+    return nn.BackendDestroyDescriptor(d), NULL;
+}
+
+/* The first proposal that works out; they come best first. */
+static desc plan_graph(struct graph *g) {
+    desc from = heuristics(g), found[CANDIDATES], plan = NULL;
     int64_t n = 0;
-    if (g->bad || nn.BackendGetAttribute(heur, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, CANDIDATES, &n, found) != CUDNN_STATUS_SUCCESS) return;
-    for (int64_t i = 0; i < n && i < CANDIDATES && !out->plan; i++) {
-        desc plan;
-        int64_t got, bytes = 0;
-        if (nn.BackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan) != CUDNN_STATUS_SUCCESS) return;
-        bool ok = nn.BackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle) == CUDNN_STATUS_SUCCESS &&
-                  nn.BackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &found[i]) == CUDNN_STATUS_SUCCESS &&
-                  nn.BackendFinalize(plan) == CUDNN_STATUS_SUCCESS &&
-                  nn.BackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got, &bytes) == CUDNN_STATUS_SUCCESS && bytes <= (int64_t)workspace_of(g->c);
-        if (ok) out->plan = plan;
-        else nn.BackendDestroyDescriptor(plan);
-    }
+    for (int i = 0; i < CANDIDATES; i++) found[i] = make(g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    if (g->bad) return NULL;
+    cudnnStatus_t s = nn.BackendGetAttribute(from, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, CANDIDATES, &n, found);
+    for (int64_t i = 0; !s && i < n && i < CANDIDATES && !plan; i++) plan = plan_of(g, found[i]);
+    return plan;
 }
 
 static void make_plan(struct plan *out) {
@@ -406,7 +422,7 @@ static void make_plan(struct plan *out) {
     g->scale = scalar(g, SCALE), g->masked = scalar(g, MASKED);
     if (out->shape.backward) backward(g);
     else forward(g);
-    plan_graph(g, out);
+    out->plan = plan_graph(g);
     drop(g);
     free(g);
 }
@@ -423,9 +439,11 @@ static bool recording(void) {
     return cudaStreamIsCapturing(cuda_stream, &s) == cudaSuccess && s != cudaStreamCaptureStatusNone;
 }
 
+static int tensors_of(const struct cudnn_case *c) { return c->backward ? CUDNN_TENSORS : CUDNN_LSE + 1; }
+
 static bool fits(const struct cudnn_call *call) {
     const struct cudnn_case *c = &call->shape;
-    for (int t = 0; t < (c->backward ? CUDNN_TENSORS : CUDNN_LSE + 1); t++) {
+    for (int t = 0; t < tensors_of(c); t++) {
         int64_t group = t == CUDNN_DK || t == CUDNN_DV ? c->heads / c->kv_heads : 1;
         if ((call->tokens + c->longest) * c->ld[t] * group > INT32_MAX || (uintptr_t)call->tensor[t] % 16) return false;
         if (t != CUDNN_LSE && c->ld[t] % 8) return false;
@@ -461,7 +479,10 @@ static void fill(struct pack *p, const struct cudnn_call *call, float *numbers) 
     char *scratch = call->scratch;
     int32_t *table = call->scratch;
     put(p, ROWS_Q, table), put(p, ROWS_K, table);
-    for (int t = 0; t < (c->backward ? CUDNN_TENSORS : CUDNN_LSE + 1); t++) put(p, 1 + t, call->tensor[t]), put(p, OFFSETS + t, table + (1 + t) * cudnn_row(c->sequences));
+    for (int t = 0; t < tensors_of(c); t++) {
+        put(p, 1 + t, call->tensor[t]);
+        put(p, OFFSETS + t, table + (1 + t) * cudnn_row(c->sequences));
+    }
     put(p, SCALE, &numbers[0]), put(p, MASKED, &numbers[1]);
     if (!c->backward) return;
     put(p, ONE, &numbers[2]), put(p, DQ_SUM, scratch + l.dq), put(p, DELTA, scratch + l.delta);

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-enum { CUDNN_OLDEST = 91000 }; /* as cudnn_version() says it */
+enum { CUDNN_OLDEST = 91002 }; /* as cudnn_version() says it */
 
 /* The tensors of attention, all packed: row n of any of them is token n, head h begins at column h * D (lse: column h). */
 enum cudnn_tensor { CUDNN_Q, CUDNN_K, CUDNN_V, CUDNN_O, CUDNN_LSE, CUDNN_DO, CUDNN_DQ, CUDNN_DK, CUDNN_DV, CUDNN_TENSORS };

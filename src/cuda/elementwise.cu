@@ -283,12 +283,13 @@ struct norm {
     float eps;
 };
 
-/* A block per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. R16: o lacks a
- * delta of rank 16, and each thread has W columns at most. */
-template <typename T, int W, bool R16> __global__ void __launch_bounds__(1024) norm_kernel(const __grid_constant__ struct norm a) {
+enum low { COMPLETE, LACKS, LACKS16 }; /* o: all there; without its delta; without one of rank 16, and W columns a thread at most */
+
+/* A block per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. */
+template <typename T, int W, int LOW> __global__ void __launch_bounds__(1024) norm_kernel(const __grid_constant__ struct norm a) {
     const int step = blockDim.x * W, first = threadIdx.x * W;
     struct delta16<T, W> low;
-    if (R16 && first < a.C) low.ask(a.d, first);
+    if (LOW == LACKS16 && first < a.C) low.ask(a.d, first);
     let_next_start();
     wait_for_earlier();
     auto value = [&](int64_t n, int c, float v[W]) {
@@ -296,9 +297,9 @@ template <typename T, int W, bool R16> __global__ void __launch_bounds__(1024) n
         if (!a.o) return;
         float u[W];
         load<T, W>((const T *)a.o + n * a.ldo + c, u);
-        if (R16) low.add(a.d, n, u);
+        if (LOW == LACKS16) low.add(a.d, n, u);
 #pragma unroll
-        for (int i = 0; i < W; i++) v[i] = to_f32(from_f32<T>(v[i] + (!R16 && a.d.rank ? u[i] + delta_at<T>(a.d, n, c + i) : u[i])));
+        for (int i = 0; i < W; i++) v[i] = to_f32(from_f32<T>(v[i] + (LOW == LACKS ? u[i] + delta_at<T>(a.d, n, c + i) : u[i])));
         store<T, W>((T *)a.sum + n * a.lds + c, v);
     };
     for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x) {
@@ -344,12 +345,15 @@ static int norm_threads(int64_t loads) { return (int)least(whole_warps(blocks_fo
 static err norm(struct norm *a, dtype dt, bool fast) {
     enum { NEAR = 4 }; /* columns of a thread where a delta makes each of them long */
     const int grid = (int)least(a->N, (int64_t)cuda_sms * 32), w = dt == DT_F32 ? 4 : 8;
-    const bool r16 = fast && a->d.rank == 16 && a->d.wide && dt != DT_F32 && a->C <= NEAR * 1024;
-    const int block = r16 ? (int)whole_warps(blocks_for(a->C, NEAR)) : norm_threads(fast ? a->C / w : a->C);
+    const int low = !a->d.rank ? COMPLETE : fast && a->d.rank == 16 && a->d.wide && dt != DT_F32 && a->C <= NEAR * 1024 ? LACKS16 : LACKS;
+    const int each = low == LACKS16 ? NEAR : low == LACKS || !fast ? 1 : w;
+    const int block = low == LACKS16 ? whole_warps(blocks_for(a->C, NEAR)) : norm_threads(blocks_for(a->C, each));
     const void *kernel = NULL;
-    if (dt == DT_F32) kernel = fast ? (const void *)norm_kernel<float, 4, false> : (const void *)norm_kernel<float, 1, false>;
-    else if (dt == DT_BF16) kernel = r16 ? (const void *)norm_kernel<bf16, NEAR, true> : fast ? (const void *)norm_kernel<bf16, 8, false> : (const void *)norm_kernel<bf16, 1, false>;
-    else kernel = r16 ? (const void *)norm_kernel<f16, NEAR, true> : fast ? (const void *)norm_kernel<f16, 8, false> : (const void *)norm_kernel<f16, 1, false>;
+    WITH_TYPE(dt, {
+        if (low == LACKS16) kernel = (const void *)norm_kernel<T, NEAR, LACKS16>;
+        else if (low == LACKS) kernel = (const void *)norm_kernel<T, 1, LACKS>;
+        else kernel = fast ? (const void *)norm_kernel<T, wide<T>::n, COMPLETE> : (const void *)norm_kernel<T, 1, COMPLETE>;
+    });
     return cuda_launch(kernel, dim3((unsigned)grid), block, 0, a, "norm");
 }
 

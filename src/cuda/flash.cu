@@ -365,9 +365,6 @@ __global__ void __launch_bounds__(THREADS) flash_dkv(struct flash a, void *dk, i
 }
 
 /* --- launching -------------------------------------------------------------------------------------------------- */
-
-size_t flash_scratch(int64_t tokens, int64_t sequences) { return (void)tokens, (void)sequences, 0; }
-
 static int64_t most_tiles(int64_t tokens, int64_t sequences, int rows) { return (tokens + rows - 1) / rows + sequences; }
 
 bool flash_takes(const struct inst *inst, const struct view *read, int n_read, const struct view *written, int n_written) {
@@ -408,8 +405,7 @@ static err allow_shared(const void *kernel, int bytes) {
 
 static dim3 grid_of(int heads, const struct view *in, int rows) { return dim3((unsigned)heads, (unsigned)most_tiles(in[Q].d[0], in[CU].d[0] - 1, rows)); }
 
-err flash_attention(const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)scratch;
+err flash_attention(const struct inst *inst, const struct view *in, struct view *out) {
     struct flash a = flash_of(inst, in);
     a.lse = view_f32(&out[1]), a.ldlse = out[1].ld;
     WITH_CASE(in[Q].dt, inst->a.head_dim, {
@@ -420,8 +416,7 @@ err flash_attention(const struct inst *inst, const struct view *in, struct view 
     return CUDA_LAUNCHED("attention");
 }
 
-err flash_attention_bwd(const struct inst *inst, const struct view *in, struct view *out, const float *delta, void *scratch) {
-    (void)scratch;
+err flash_attention_bwd(const struct inst *inst, const struct view *in, struct view *out, const float *delta) {
     struct flash a = flash_of(inst, in);
     a.go = in[DO].p, a.ldgo = in[DO].ld, a.lse = view_f32(&in[LSE]), a.ldlse = in[LSE].ld, a.delta = delta;
     WITH_CASE(in[Q].dt, inst->a.head_dim, {

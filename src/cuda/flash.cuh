@@ -6,9 +6,8 @@
 /* Is this case flash.cu's: 16-bit type, head size 64 or 128, no window, no softcap, scale > 0, rows and pointers on 16 bytes?
  * read, written: the 2-D views of activations that it will touch. */
 bool flash_takes(const struct inst *inst, const struct view *read, int n_read, const struct view *written, int n_written);
-size_t flash_scratch(int64_t tokens, int64_t sequences); /* the tile tables; for the forward as for the backward */
-err flash_attention(const struct inst *inst, const struct view *in, struct view *out, void *scratch);
+err flash_attention(const struct inst *inst, const struct view *in, struct view *out);
 /* delta[N, H] = rowsum(do o), dense */
-err flash_attention_bwd(const struct inst *inst, const struct view *in, struct view *out, const float *delta, void *scratch);
+err flash_attention_bwd(const struct inst *inst, const struct view *in, struct view *out, const float *delta);
 
 #endif

@@ -355,15 +355,14 @@ struct tiling {
             tile_shape<__VA_ARGS__>::BM, tile_shape<__VA_ARGS__>::BN, tile_shape<__VA_ARGS__>::CM, tile_shape<__VA_ARGS__>::CN, tile_shape<__VA_ARGS__>::PER_SM, tile_shape<__VA_ARGS__>::THREADS, \
             tile_shape<__VA_ARGS__>::BYTES                                                                            \
     }
-#ifndef TILINGS_OF_A_TEST
-#define TILINGS_OF_A_TEST TILING(2, 1, 256, 4, 2, 2, 1, 1)
-#endif
-static const struct tiling tilings[] = {TILINGS_OF_A_TEST};
+/* Large tiles for large products; of small ones the smaller tiles fill the card. */
+static const struct tiling tilings[] = {
+    TILING(2, 1, 256, 4, 2, 2, 1, 1), TILING(3, 1, 192, 4, 1, 1, 1, 1), TILING(2, 1, 192, 5, 1, 1, 1, 1),
+    TILING(2, 1, 128, 6, 2, 1, 1, 1), TILING(2, 1, 64, 8, 1, 1, 1, 1),  TILING(1, 1, 64, 8, 1, 1, 1, 1),
+};
+enum { TILINGS = sizeof tilings / sizeof *tilings };
 /* Rows of K in a box of a B in rows of K. */
 static int box_of_k(const struct tiling *t) { return t->bn / t->cm % LINE ? DEPTH / t->cm : DEPTH; }
-enum { TILINGS = sizeof tilings / sizeof *tilings };
-static int forced_tiling = -1, forced_super = 0;
-static int stagger, pdl;
 
 static __typeof__(&cuTensorMapEncodeTiled) encode;
 
@@ -396,38 +395,52 @@ static bool aligned(const void *p, int64_t ld) { return (uintptr_t)p % 16 == 0 &
 static const void *past(const void *p, int64_t elements) { return (const char *)p + elements * 2; }
 static int ceil_of(int64_t a, int64_t b) { return (int)((a + b - 1) / b); }
 
-static const struct tiling *choose(const struct group_args *a, int64_t rows) {
-    (void)a, (void)rows;
-    return &tilings[forced_tiling >= 0 ? forced_tiling : 0];
-}
-
 /* Fills in what follows from the tiling. */
 static void lay_out(struct group_args *a, const struct tiling *t, int64_t rows) {
     a->cols = 0;
     for (int k = 0; k < a->outs; k++) a->first[k] = a->cols, a->cols += ceil_of(a->width[k], t->bn * t->cn);
     a->rows = ceil_of(rows, t->bm * t->cm);
-    a->super = forced_super ? forced_super : 16 / t->cm;
-    a->stagger = stagger;
+    a->super = 16 / t->cm;
     if (a->super > a->rows) a->super = a->rows;
     a->tiles = a->rows * a->cols;
+}
+
+/* Cycles: so many tiles one after the other, each its stages of the matrix units (2048 products a cycle; one or three warpgroups
+ * leave gaps) and what no stage hides. Fitted to an H100; a function of the shape alone, so that results repeat. */
+static double cycles_of(const struct group_args *a, const struct tiling *t, int64_t rows) {
+    struct group_args l = *a;
+    int stages = ceil_of(a->low[0], DEPTH);
+    for (int k = 0; k < a->n; k++) stages += ceil_of(a->depth[k], DEPTH);
+    lay_out(&l, t, rows);
+    int at_once = cuda_sms / (t->cm * t->cn) * t->per_sm;
+    return (double)ceil_of(l.tiles, at_once) * (stages * (t->bm * t->bn / 32 + (t->threads / 128 == 2 ? 30 : 140)) + 2500.0);
+}
+
+static const struct tiling *choose(const struct group_args *a, int64_t rows) {
+    const struct tiling *best = NULL;
+    double least = 0;
+    for (int i = 0; i < TILINGS; i++) {
+        if (tilings[i].bm > 64 && tilings[i].bm * tilings[i].cm >= 2 * rows) continue; /* half empty */
+        double c = cycles_of(a, &tilings[i], rows);
+        if (!best || c < least) best = &tilings[i], least = c;
+    }
+    return best;
 }
 
 static err launch(struct group_args *a, const struct tiling *t, dtype dt, bool back) {
     const void *kernel = t->kernel[dt == DT_F16][back];
     TRY(cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, t->bytes), "a group of products"));
-    int size = t->cm * t->cn, clusters = size == 4 ? 32 : cuda_sms * t->per_sm / size;
+    int size = t->cm * t->cn, clusters = cuda_sms / size * t->per_sm;
     cudaLaunchConfig_t c = {};
-    cudaLaunchAttribute at[2] = {};
-    at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    at[0].val.programmaticStreamSerializationAllowed = pdl;
-    at[1].id = cudaLaunchAttributeClusterDimension;
-    at[1].val.clusterDim = {(unsigned)size, 1, 1};
+    cudaLaunchAttribute together = {};
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim = {(unsigned)size, 1, 1};
     c.gridDim = dim3((unsigned)((a->tiles < clusters ? a->tiles : clusters) * size));
     c.blockDim = dim3((unsigned)t->threads);
     c.dynamicSmemBytes = (size_t)t->bytes;
     c.stream = cuda_stream;
-    c.attrs = at;
-    c.numAttrs = 1 + (size > 1);
+    c.attrs = &together;
+    c.numAttrs = size > 1;
     void *params[] = {a};
     return cuda_check(cudaLaunchKernelExC(&c, kernel, params), "a group of products");
 }

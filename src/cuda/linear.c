@@ -1,12 +1,15 @@
-/* linear and its backward (ops/linear.c) as cuBLASLt products.
+/* linear and its backward (ops/linear.c).
  *
+ * On Hopper, with weights of the compute type, a group's products are one launch each way with the low-rank part in the same sums
+ * (group_gemm.h); T, dT, dA and dB read each large matrix once (low_rank.h). Everything else is cuBLASLt's (gemm.h):
  * Base weights of the compute type are used where they lie; others are unpacked into scratch first, one matrix at a time.
  * Few rows (decoding) go through the matrix-vector kernel, which reads the weights once as they are stored. The low-rank
- * part is its own products: T for the whole group at once, T B^T added into each output. A base kept in fp8 (fp8.h) has its
+ * part is then its own products: T for the whole group at once, T B^T added into each output. A base kept in fp8 (fp8.h) has its
  * inputs rounded to fp8 as well, row by row: x once for the group, each dY with the weight's scales in it. */
 #include "cuda/fp8.h"
 #include "cuda/gemm.h"
 #include "cuda/group_gemm.h"
+#include "cuda/low_rank.h"
 
 static size_t aligned(size_t n) { return (n + 255) / 256 * 256; }
 static size_t size_of(dtype dt) { return dtype_row_bytes(dt, 1); }
@@ -37,23 +40,31 @@ static size_t fp8_bytes(const struct inst *i, const struct view *w, int64_t rows
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-/* Scratch: [unpacked matrix, or an input in fp8][dropped x, or the masked gradient][dT, backward only] */
+/* Scratch: [unpacked matrix, or an input in fp8][dT, backward only][dropped x, or the masked gradient][low_rank.h's] */
 static size_t front_bytes(const struct inst *i, const struct view *w, const struct view *x, bool dy) {
     return larger(unpacked_bytes(i, w, x->dt), fp8_bytes(i, w, x->d[0], dy));
 }
 
+/* x with dropout applied. */
+static size_t dropped_bytes(const struct inst *i, const struct view *x) { return i->a.dropout > 0 ? aligned((size_t)(x->d[0] * x->d[1]) * size_of(x->dt)) : 0; }
+
 size_t cuda_linear_scratch(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
-    size_t drop = i->a.dropout > 0 ? aligned((size_t)(in[LIN_X].d[0] * in[LIN_X].d[1]) * size_of(in[LIN_X].dt)) : 0;
-    return front_bytes(i, &in[LIN_W], &in[LIN_X], false) + drop;
+    const struct view *x = &in[LIN_X];
+    return front_bytes(i, &in[LIN_W], x, false) + dropped_bytes(i, x) + cuda_low_rank_down_scratch(x->d[0], rank_sum(i));
+}
+
+static void outputs_of(const struct inst *i, const struct view *w, int64_t O[MAX_GROUP]) {
+    for (int k = 0; k < i->a.n; k++) O[k] = w[k].d[0];
 }
 
 size_t cuda_linear_bwd_scratch(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
-    int64_t N = in[LB_X].d[0], R = rank_sum(i);
-    size_t each = size_of(in[LB_X].dt);
-    size_t drop = i->a.dropout > 0 ? aligned((size_t)(N * in[LB_X].d[1]) * each) : 0;
-    return front_bytes(i, &in[LB_W], &in[LB_X], true) + drop + aligned((size_t)(N * R) * each);
+    const struct view *x = &in[LB_X];
+    int64_t N = x->d[0], R = rank_sum(i), O[MAX_GROUP];
+    outputs_of(i, &in[LB_W], O);
+    size_t low = larger(cuda_low_rank_up_bwd_scratch(i->a.n, N, O, i->a.rank), cuda_low_rank_down_bwd_scratch(x->d[1], R));
+    return front_bytes(i, &in[LB_W], x, true) + aligned((size_t)(N * R) * size_of(x->dt)) + dropped_bytes(i, x) + low;
 }
 
 /* W as the products take it: itself, or unpacked into scratch. */
@@ -65,10 +76,12 @@ static err weight_of(const struct view *w, dtype compute, void *scratch, const v
 static char *at(const struct view *v, int64_t col) { return (char *)v->p + (size_t)col * size_of(v->dt); }
 
 /* T [N, R] = x A^T; with dropout each output of the group has its own masked x. */
-static err low_rank_t(const struct inst *i, const struct view *in, const struct view *t, void *masked) {
+static err low_rank_t(const struct inst *i, const struct view *in, const struct view *t, void *masked, void *low_scratch) {
     const struct view *x = &in[LIN_X], *a = &in[LIN_A];
     struct cuda_gemm g = {x->d[0], t->d[1], x->d[1], x->p, a->p, t->p, x->ld, a->ld, t->ld, false, true, x->dt, t->dt, 1, 0};
-    if (!(i->a.dropout > 0)) return cuda_gemm(&g);
+    enum { MANY = 256 }; /* fewer rows are cuBLASLt's: 8B decoding with 64 took 9.0 ms a step, 9.5 with the other */
+    struct cuda_low_rank_down down = {x->dt, x->d[0], x->d[1], t->d[1], x->p, a->p, t->p, x->ld, a->ld, t->ld, low_scratch};
+    if (!(i->a.dropout > 0)) return x->d[0] >= MANY && cuda_low_rank_down_takes(&down) ? cuda_low_rank_down(&down) : cuda_gemm(&g);
     int64_t r0 = 0;
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         if (!i->a.rank[k]) continue;
@@ -82,10 +95,11 @@ static err low_rank_t(const struct inst *i, const struct view *in, const struct 
     return OK;
 }
 
-/* Is this the matrix-vector kernel's? With weights of x's own type cuBLASLt is as fast from 12 rows and faster from 16 (measured
- * at 8B: 44 against 83 us for [14336, 4096]); others it would have to unpack first. */
-static bool few_rows(const struct view *w, const struct view *x) {
-    return (w->dt != x->dt || x->d[0] <= 12) && cuda_matvec_takes(w->dt, x->dt, x->d[0], x->d[1]);
+/* Is this the matrix-vector kernel's? With large weights of x's own type cuBLASLt is as fast from 12 rows and faster from 16
+ * (measured at 8B: 44 against 83 us for [14336, 4096]); others it would have to unpack first, and small ones are latency. */
+bool cuda_few_rows(const struct view *w, const struct view *x) {
+    enum { SMALL = 2 << 20 }; /* weights */
+    return (w->dt != x->dt || x->d[0] <= 12 || w->d[0] * w->d[1] <= SMALL) && cuda_matvec_takes(w->dt, x->dt, x->d[0], x->d[1]);
 }
 
 /* --- a base in fp8 ----------------------------------------------------------------------------------------------------- */
@@ -147,14 +161,14 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
     int64_t N = x->d[0], C = x->d[1], r0 = 0;
     const float *scales = NULL; /* x in fp8 has been made */
     if (!N) return OK;
-    char *masked = (char *)scratch + front_bytes(i, &in[LIN_W], x, false);
-    if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked));
+    char *masked = (char *)scratch + front_bytes(i, &in[LIN_W], x, false), *low = masked + dropped_bytes(i, x);
+    if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked, low));
     struct cuda_group_forward group;
-    if (!few_rows(&in[LIN_W], x) && group_forward(i, in, out, &group)) return cuda_group_forward(&group);
+    if (!cuda_few_rows(&in[LIN_W], x) && group_forward(i, in, out, &group)) return cuda_group_forward(&group);
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         const struct view *w = &in[LIN_W + k], *y = &out[k];
         const float *bias = in[LIN_BIAS + k].p;
-        if (few_rows(w, x)) {
+        if (cuda_few_rows(w, x)) {
             TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p}, 1));
             if (i->a.rank[k]) TRY(add_delta(i, k, r0, in, out, 1));
         } else {
@@ -216,6 +230,25 @@ static err zero_columns(char *p, int64_t ld, int64_t rows, int64_t cols, dtype d
     return cuda_check(cudaMemset2DAsync(p, (size_t)ld * size_of(dt), 0, (size_t)cols * size_of(dt), (size_t)rows, cuda_stream), "zeroing a gradient");
 }
 
+/* dT and dB of the whole group, each dY read once (low_rank.h). */
+static bool low_rank_up(const struct inst *i, const struct view *in, const struct view *out, void *dt, void *scratch, struct cuda_low_rank_up_bwd *u) {
+    const struct view *x = &in[LB_X];
+    *u = (struct cuda_low_rank_up_bwd){.dt = x->dt, .n = i->a.n, .rows = x->d[0], .t = in[LB_T].p, .ldt = in[LB_T].ld, .dt_low = dt, .lddt = rank_sum(i), .scratch = scratch};
+    for (int k = 0; k < i->a.n; k++) {
+        u->O[k] = in[LB_W + k].d[0], u->rank[k] = i->a.rank[k], u->alpha[k] = i->a.alpha[k];
+        u->dy[k] = in[LB_DY + k].p, u->lddy[k] = in[LB_DY + k].ld, u->b[k] = in[LB_B + k].p, u->ldb[k] = in[LB_B + k].ld;
+        u->db[k] = out[LB_DB + k].p, u->lddb[k] = out[LB_DB + k].ld;
+    }
+    return cuda_low_rank_up_bwd_takes(u);
+}
+
+/* dA += dT^T x */
+static err low_rank_da(const struct view *x, int64_t R, const void *dt, const struct view *da, void *scratch) {
+    struct cuda_low_rank_down_bwd d = {x->dt, x->d[0], x->d[1], R, x->p, dt, da->p, x->ld, R, da->ld, scratch};
+    if (cuda_low_rank_down_bwd_takes(&d)) return cuda_low_rank_down_bwd(&d);
+    return cuda_gemm(&(struct cuda_gemm){R, x->d[1], x->d[0], dt, x->p, da->p, R, x->ld, da->ld, true, false, x->dt, DT_F32, 1, 1});
+}
+
 err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     (void)run;
     const struct view *x = &in[LB_X], *dx = &out[LB_DX];
@@ -225,12 +258,15 @@ err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struc
     char *masked = dt + aligned((size_t)(N * R) * size_of(x->dt));
     bool low = in[LB_A].p != NULL, drops = i->a.dropout > 0, wrote = false;
     if (dx->p && drops) TRY(base_bwd(i, in, dx, scratch, &wrote)); /* the masked low-rank parts add to it, output by output */
-    for (int k = 0; low && k < i->a.n; r0 += i->a.rank[k++]) {
-        if (!i->a.rank[k]) continue;
-        if (in[LB_DY + k].p) TRY(delta_bwd(i, in, out, k, r0, dt, masked));
-        else TRY(zero_columns(dt + (size_t)r0 * size_of(x->dt), R, N, i->a.rank[k], x->dt)); /* an output that nothing reads */
-    }
-    if (low && !drops && out[LB_DA].p) TRY(cuda_gemm(&(struct cuda_gemm){R, C, N, dt, x->p, out[LB_DA].p, R, x->ld, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
+    struct cuda_low_rank_up_bwd up;
+    if (low && !drops && low_rank_up(i, in, out, dt, masked, &up)) TRY(cuda_low_rank_up_bwd(&up));
+    else
+        for (int k = 0; low && k < i->a.n; r0 += i->a.rank[k++]) {
+            if (!i->a.rank[k]) continue;
+            if (in[LB_DY + k].p) TRY(delta_bwd(i, in, out, k, r0, dt, masked));
+            else TRY(zero_columns(dt + (size_t)r0 * size_of(x->dt), R, N, i->a.rank[k], x->dt)); /* an output that nothing reads */
+        }
+    if (low && !drops && out[LB_DA].p) TRY(low_rank_da(x, R, dt, &out[LB_DA], masked));
     if (!dx->p) return OK;
     struct cuda_group_backward group;
     if (low && !drops && group_backward(i, in, dx, dt, &group)) return cuda_group_backward(&group);

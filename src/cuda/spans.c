@@ -6,22 +6,18 @@
  *   linear q k v, rope, rope, kv_append, attention_cached
  *   linear o (down), add, norm
  *   linear gate up, swiglu
- * With more rows than the matrix-vector kernel takes, products are cuBLASLt's, the readers the same. Where a type or a shape is not
- * for this, the instructions run one after the other.
+ * With more rows than the matrix-vector kernel takes, or a type that is not for it, the linear runs as it does alone, deltas and all,
+ * and the reader has less to do.
  *
  * In every program: add and the norm after it; the rotations of q and k. */
 #include "cuda/spans.h"
 #include "core/plan.h"
-#include "cuda/gemm.h"
-
-enum { MOST_ROWS = 64 }; /* beyond these a delta of its own costs less than the reader's */
 
 /* --- products that leave their deltas ------------------------------------------------------------------------------------ */
 static bool few(const struct inst *i, const struct view *in, const struct view *x) {
     for (int k = 0; k < i->a.n; k++)
-        if (!cuda_matvec_takes(in[LIN_W + k].dt, x->dt, x->d[0], x->d[1])) return false;
-    /* of x's own type cuBLASLt is as fast from 12 rows on */
-    return x->d[0] <= 12 || in[LIN_W].dt != x->dt;
+        if (!cuda_few_rows(&in[LIN_W + k], x)) return false;
+    return !in[LIN_A].p || cuda_few_rows(&in[LIN_A], x);
 }
 
 static err by_matvec(const struct inst *i, const struct view *in, struct view *out) {
@@ -33,26 +29,10 @@ static err by_matvec(const struct inst *i, const struct view *in, struct view *o
     return cuda_matvec(m, n);
 }
 
-static err by_products(const struct inst *i, const struct view *in, struct view *out) {
-    const struct view *x = &in[LIN_X], *t = &out[LIN_T], *a = &in[LIN_A];
-    int64_t N = x->d[0], C = x->d[1];
-    for (int k = 0; k < i->a.n; k++) {
-        TRY(cuda_gemm(&(struct cuda_gemm){N, out[k].d[1], C, x->p, in[LIN_W + k].p, out[k].p, x->ld, C, out[k].ld, false, true, x->dt, out[k].dt, 1, 0}));
-        if (in[LIN_BIAS + k].p) TRY(cuda_add_bias(out[k].p, out[k].dt, N, out[k].d[1], out[k].ld, in[LIN_BIAS + k].p));
-    }
-    return a->p ? cuda_gemm(&(struct cuda_gemm){N, t->d[1], C, x->p, a->p, t->p, x->ld, a->ld, t->ld, false, true, x->dt, t->dt, 1, 0}) : OK;
-}
-
 /* left: the deltas are still to be added. */
 static err products(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch, bool *left) {
-    const struct view *x = &in[LIN_X];
-    bool own = x->d[0] <= MOST_ROWS;
-    for (int k = 0; k < i->a.n; k++) own &= in[LIN_W + k].dt == x->dt;
-    *left = true;
-    if (few(i, in, x) && (!in[LIN_A].p || cuda_matvec_takes(in[LIN_A].dt, x->dt, x->d[0], x->d[1]))) return by_matvec(i, in, out);
-    if (own) return by_products(i, in, out);
-    *left = false;
-    return cuda_linear(run, i, in, out, scratch);
+    *left = few(i, in, &in[LIN_X]);
+    return *left ? by_matvec(i, in, out) : cuda_linear(run, i, in, out, scratch);
 }
 
 void cuda_delta_of(const struct inst *i, const struct view *in, const struct view *out, int k, bool left, struct cuda_delta *d) {

@@ -143,7 +143,8 @@ class Bench:
         torch = self.torch
         self.model.eval()
         with torch.inference_mode():
-            return self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, use_cache=True, **more)
+            return self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
+                                       use_cache=True, **more)
 
     def timed(self, step, warm, least, most):
         for _ in range(warm):

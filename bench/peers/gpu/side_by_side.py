@@ -94,7 +94,8 @@ class Runs:
             out.seek(0), err.seek(0)
             text, words = out.read(), [l for l in err.read().splitlines() if l.strip()]
         self.notes += [f"{engine} {shape_name(shape)}: {l}" for l in text.splitlines() if l.startswith("measured")]
-        found = [dict(json.loads(l[7:]), engine=engine, shape=shape_name(shape)) for l in text.splitlines() if l.startswith("RESULT ")]
+        found = [dict(json.loads(l[7:]), engine=engine, shape=shape_name(shape))
+                 for l in text.splitlines() if l.startswith("RESULT ") and l.endswith("}")]
         return found, words[-1].strip()[:200] if words else f"exit status {p.returncode}", end
 
     def run(self, engine, shape, items):
@@ -112,17 +113,22 @@ class Runs:
             left = left[len(found):]
             if not left:
                 return
-            why = f"stopped after {limit:.0f} s" if end == "late" else words
-            lost = left if end in ("late", "absent") else left[:1] if end == "failed" and not self.context_lost(found) else []
-            if end == "ended":
-                lost, why = left, "no result"
+            lost, why = self.blame(found, left, words, end, limit)
             self.add([dict(engine=engine, shape=shape_name(shape), item=i, error=why) for i in lost])
             left = left[len(lost):]
 
     @staticmethod
-    def context_lost(found):
-        """A peer that reports a CUDA error for an item has said so in its row and leaves: the next item is not to blame."""
-        return bool(found) and "CUDA error" in found[-1].get("error", "")
+    def blame(found, left, words, end, limit):
+        """Which of the items left get no figure from this process, and why; the others are tried in the next."""
+        if end == "late":
+            return left, f"its process was stopped after {limit:.0f} s"
+        if end == "absent":
+            return left, words
+        if end == "ended":
+            return left, "no result"
+        if found and "CUDA error" in found[-1].get("error", ""):
+            return [], ""  # the peer said so in that item's row and left: the next item is not to blame
+        return left[:1], words
 
     def add(self, lines):
         self.lines += lines
@@ -145,9 +151,10 @@ def heading():
             packages.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             packages.append(f"no {name}")
-    return [f"commit {first('git', 'rev-parse', '--short', 'HEAD')}; {first('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader')}",
-            "peers: " + ", ".join(packages),
-            "Unsloth: " + ("installed, but this script does not drive it" if importlib.util.find_spec("unsloth") else "not installed here, so not in the table")]
+    commit = first("git", "rev-parse", "--short", "HEAD")
+    card = first("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    unsloth = "installed, but this script does not drive it" if importlib.util.find_spec("unsloth") else "not installed here, so not in the table"
+    return [f"commit {commit}; {card}", "peers: " + ", ".join(packages), "Unsloth: " + unsloth]
 
 
 def ms(r):
@@ -155,7 +162,7 @@ def ms(r):
 
 
 def percent(share, of):
-    return f"{100 * share:.1f} % of {of}" if 0 < share < 10 else ""  # the processor has no measured rate
+    return f"{100 * share:.1f} % of {of}" if share and share < 10 else ""  # the processor has no measured rate
 
 
 def memory(r):
@@ -166,7 +173,8 @@ def memory(r):
 
 def table(lines):
     """A row for each peer of an item; the peer's share follows from ours, since both do the same work on the same card."""
-    rows = ["| work | cyclora ms (tokens/s) | share | GB | peer | its ms (tokens/s) | its share | GB taken (allocated) | its time ÷ ours |", "|---|---|---|---|---|---|---|---|---|"]
+    rows = ["| work | cyclora ms (tokens/s) | share | GB | peer | its ms (tokens/s) | its share | GB taken (allocated) | its time ÷ ours |",
+            "|---|---|---|---|---|---|---|---|---|"]
     done, none = [], {"error": "not run"}
     for key in [(l["shape"], l["item"]) for l in lines]:
         if key in done:
@@ -179,7 +187,8 @@ def table(lines):
         for peer in peers:
             ratio = peer["ms_median"] / ours["ms_median"] if "ms_median" in peer and "ms_median" in ours else 0
             share = ours.get("share", 0) / ratio if ratio else 0
-            rows.append(f"{own} {peer['engine']} | {ms(peer)} | {percent(share, ours.get('of'))} | {memory(peer)} | {f'{ratio:.2f}' if ratio else ''} |")
+            times = f"{ratio:.2f}" if ratio else ""
+            rows.append(f"{own} {peer['engine']} | {ms(peer)} | {percent(share, ours.get('of'))} | {memory(peer)} | {times} |")
         if not peers:
             rows.append(f"{own} | | | | |")
     return rows
@@ -200,7 +209,8 @@ def main():
             runs.run(engine, shape, [i for i in items_of(shape, a.items) if fits(engine, i)])
     print("\n".join(runs.notes))
     print("\n".join(table(runs.lines)))
-    print("Milliseconds: the median step; a decode step is one token for every row. Peers: adapters f32 under autocast unless bf16 is named. GB: what the driver says is gone (what the allocator handed out at most).")
+    print("Milliseconds: the median step; a decode step is one token for every row. Peers: adapters f32 under autocast unless bf16 is named.")
+    print("GB: what the driver says is gone (what the allocator handed out at most).")
 
 
 if __name__ == "__main__":
