@@ -11,6 +11,9 @@
 #include "cuda/group_gemm.h"
 #include "cuda/low_rank.h"
 
+/* Fewer rows leave most of the card without a tile of an output; cuBLASLt divides the sums there. */
+enum { MANY = 256 };
+
 static size_t aligned(size_t n) { return (n + 255) / 256 * 256; }
 static size_t size_of(dtype dt) { return dtype_row_bytes(dt, 1); }
 
@@ -79,7 +82,6 @@ static char *at(const struct view *v, int64_t col) { return (char *)v->p + (size
 static err low_rank_t(const struct inst *i, const struct view *in, const struct view *t, void *masked, void *low_scratch) {
     const struct view *x = &in[LIN_X], *a = &in[LIN_A];
     struct cuda_gemm g = {x->d[0], t->d[1], x->d[1], x->p, a->p, t->p, x->ld, a->ld, t->ld, false, true, x->dt, t->dt, 1, 0};
-    enum { MANY = 256 }; /* fewer rows are cuBLASLt's: 8B decoding with 64 took 9.0 ms a step, 9.5 with the other */
     struct cuda_low_rank_down down = {x->dt, x->d[0], x->d[1], t->d[1], x->p, a->p, t->p, x->ld, a->ld, t->ld, low_scratch};
     if (!(i->a.dropout > 0)) return x->d[0] >= MANY && cuda_low_rank_down_takes(&down) ? cuda_low_rank_down(&down) : cuda_gemm(&g);
     int64_t r0 = 0;
@@ -152,7 +154,7 @@ static bool group_backward(const struct inst *i, const struct view *in, const st
         if (w->dt != dx->dt) return false;
         g->O[g->n] = w->d[0], g->w[g->n] = w->p, g->dy[g->n] = dy->p, g->lddy[g->n++] = dy->ld;
     }
-    return g->n && cuda_group_backward_takes(g);
+    return g->n && g->rows >= MANY && cuda_group_backward_takes(g);
 }
 
 err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
@@ -164,7 +166,7 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
     char *masked = (char *)scratch + front_bytes(i, &in[LIN_W], x, false), *low = masked + dropped_bytes(i, x);
     if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked, low));
     struct cuda_group_forward group;
-    if (!cuda_few_rows(&in[LIN_W], x) && group_forward(i, in, out, &group)) return cuda_group_forward(&group);
+    if (N >= MANY && group_forward(i, in, out, &group)) return cuda_group_forward(&group);
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         const struct view *w = &in[LIN_W + k], *y = &out[k];
         const float *bias = in[LIN_BIAS + k].p;
