@@ -1,4 +1,17 @@
-/* See group_gemm.h. */
+/* Products of a group of linears on Hopper's own instructions (group_gemm.h): wgmma out of shared memory, filled by TMA, the two kept
+ * apart by mbarriers.
+ *
+ * A block stays on its multiprocessor and takes one tile of an output after the other: one warp asks for the operands' stages,
+ * DEPTH of K each, as fast as the ring has room (produce); one to three warpgroups multiply and store (consume). Tiles of all
+ * outputs are one list, walked so that neighbours in time share operands in L2; the tiles of a cluster share one of them by multicast.
+ * The low-rank part is a few more steps of K in the same sums: in the forward the first ones, so that the sums can be scaled by
+ * alpha before the large product adds to them; in the backward the last, after the dY_k W_k of all outputs, one after the other.
+ *
+ * Operands lie in shared memory in rows of 128 bytes with TMA's 128-byte swizzle. x, dY, T, dT, and in the forward W and B, have K
+ * innermost; in the backward W and A have it outermost, which wgmma takes by its transpose bit (PTX ISA, "Matrix descriptor").
+ *
+ * The tile's shape comes from a formula of the sizes (cycles_of), so a sum's order depends on them alone. Refused: other cards,
+ * types other than bf16 and f16, rows that are not on 16 bytes. Called by linear.c. */
 #include <cuda.h>
 #include <string.h>
 #include "cuda/group_gemm.h"
