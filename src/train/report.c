@@ -86,7 +86,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     json_t *j;
     json_array_foreach(m, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
     size_t now = measured ? run_memory(r) : 0;
-    line(m, "runtime", f->runtime, host ? "program, libraries, tokenizer; the measured figure includes the data" : "inputs, the workspace of products, rounding of allocations", measured, now > known ? now - known : 0);
+    line(m, "runtime", f->runtime, host ? "program, libraries, tokenizer; the measured figure includes the data" : "inputs, the workspace of products, libraries, recorded runs", measured, now > known ? now - known : 0);
     return m;
 }
 

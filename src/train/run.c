@@ -17,7 +17,9 @@ static const struct objective *const objectives[] = {
 };
 
 /* What the process itself takes: program, libraries, tokenizer tables. Measured (docs/memory.md), on a line of its own. */
-enum { RUNTIME_BYTES = 15 << 20, CARD_BYTES = 33 << 20 }; /* on a card: the workspace of its products, and odds and ends */
+/* Measured: of a process; on a card 33 MiB for the workspace of products and odds and ends, and 80 for the libraries' kernels and the
+ * recorded runs (SmolLM2, MACCT, H100: 77 to 83). */
+enum { RUNTIME_BYTES = 15 << 20, CARD_BYTES = (33 + 80) << 20 };
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
