@@ -54,7 +54,8 @@ static size_t dropped_bytes(const struct inst *i, const struct view *x) { return
 size_t cuda_linear_scratch(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
     const struct view *x = &in[LIN_X];
-    return front_bytes(i, &in[LIN_W], x, false) + dropped_bytes(i, x) + cuda_low_rank_down_scratch(x->d[0], rank_sum(i));
+    int64_t R = rank_sum(i);
+    return front_bytes(i, &in[LIN_W], x, false) + dropped_bytes(i, x) + (R ? cuda_low_rank_down_scratch(x->d[0], R) : 0);
 }
 
 static void outputs_of(const struct inst *i, const struct view *w, int64_t O[MAX_GROUP]) {
@@ -66,7 +67,7 @@ size_t cuda_linear_bwd_scratch(const struct inst *i, const struct view *in, cons
     const struct view *x = &in[LB_X];
     int64_t N = x->d[0], R = rank_sum(i), O[MAX_GROUP];
     outputs_of(i, &in[LB_W], O);
-    size_t low = larger(cuda_low_rank_up_bwd_scratch(i->a.n, N, O, i->a.rank), cuda_low_rank_down_bwd_scratch(x->d[1], R));
+    size_t low = !R ? 0 : larger(cuda_low_rank_up_bwd_scratch(i->a.n, N, O, i->a.rank), cuda_low_rank_down_bwd_scratch(x->d[1], R));
     return front_bytes(i, &in[LB_W], x, true) + aligned((size_t)(N * R) * size_of(x->dt)) + dropped_bytes(i, x) + low;
 }
 

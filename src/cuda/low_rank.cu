@@ -494,6 +494,9 @@ static int stages_of(int stage, int rest) {
     return (int)at_most((room - rest) / stage, MOST_STAGES);
 }
 
+/* A card with less shared memory (8.6, 8.9: 99 KiB) may have no room for two stages: such a shape is cuBLASLt's. */
+static bool has_room(int stage, int rest) { return stages_of(stage, rest) >= 2; }
+
 template <typename A> static err launch(void (*kernel)(A), int grid, int bytes, A *a) {
     if (bytes > 48 << 10) TRY(cuda_check(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "a low-rank product"));
     return cuda_launch((const void *)kernel, dim3((unsigned)grid), THREADS, bytes, (void *)a, "a low-rank product");
@@ -527,8 +530,14 @@ template <typename T> static err down_run_rank(down *g) {
     }
 }
 
+/* down_shape's sizes */
+static bool down_has_room(int64_t rows, int64_t R) {
+    int tile = down_rows(rows), nt = ceil_of(R, 16) * 2;
+    return has_room((tile + nt * 8) * 256, nt * (tile == 16 ? 4096 : 8192) + 64);
+}
+
 extern "C" bool cuda_low_rank_down_takes(const struct cuda_low_rank_down *d) {
-    return narrow(d->dt) && d->rows > 0 && d->rows <= MOST_TILES * 128 && size_is_ours(d->C) && rank_is_ours(d->R) && aligned(d->x, d->ldx) && aligned(d->a, d->lda) && aligned(d->t, d->ldt);
+    return narrow(d->dt) && d->rows > 0 && d->rows <= MOST_TILES * 128 && size_is_ours(d->C) && rank_is_ours(d->R) && aligned(d->x, d->ldx) && aligned(d->a, d->lda) && aligned(d->t, d->ldt) && down_has_room(d->rows, d->R);
 }
 
 extern "C" size_t cuda_low_rank_down_scratch(int64_t rows, int64_t R) { return (size_t)2 * (size_t)cuda_sms * (size_t)down_rows(rows) * (size_t)ceil_of(R, 16) * 16 * sizeof(float); }
@@ -604,7 +613,9 @@ extern "C" bool cuda_low_rank_up_bwd_takes(const struct cuda_low_rank_up_bwd *u)
         ok = rank_is_ours(u->rank[k]) && size_is_ours(u->O[k]);
         if (ok && u->dy[k]) ok = aligned(u->dy[k], u->lddy[k]) && u->b[k] && (!u->db[k] || aligned(u->db[k], u->lddb[k]));
     }
-    return ok;
+    if (!ok) return false;
+    const struct sweep_kind *t = up_kind(u->n, u->O, u->rank);
+    return has_room(t->stage, t->sums);
 }
 
 extern "C" size_t cuda_low_rank_up_bwd_scratch(int n, int64_t rows, const int64_t *O, const int *rank) {
@@ -636,7 +647,7 @@ extern "C" err cuda_low_rank_up_bwd(const struct cuda_low_rank_up_bwd *u) {
 }
 
 extern "C" bool cuda_low_rank_down_bwd_takes(const struct cuda_low_rank_down_bwd *d) {
-    return narrow(d->dt) && d->rows > 0 && d->rows < 1 << 24 && size_is_ours(d->C) && rank_is_ours(d->R) && aligned(d->x, d->ldx) && aligned(d->dt_low, d->lddt);
+    return narrow(d->dt) && d->rows > 0 && d->rows < 1 << 24 && size_is_ours(d->C) && rank_is_ours(d->R) && aligned(d->x, d->ldx) && aligned(d->dt_low, d->lddt) && has_room(down_kind(d->C, d->R)->stage, 0);
 }
 
 extern "C" size_t cuda_low_rank_down_bwd_scratch(int64_t C, int64_t R) {
