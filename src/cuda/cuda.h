@@ -31,6 +31,8 @@ extern float *cuda_ones;         /* that many: scales of what has none */
 /* Launches a kernel of one argument, which may start before the kernel before it has ended: it waits for that by wait_for_earlier()
  * (types.cuh) before it reads or writes anything that another kernel of the run touches. */
 err cuda_launch(const void *kernel, dim3 grid, int threads, int shared_bytes, void *argument, const char *what);
+err cuda_launch_clusters(const void *kernel, int blocks, int cluster, int threads, void *argument, const char *what); /* Hopper */
+bool cuda_is_hopper(void); /* were the kernels built for it? else no early starts and no clusters */
 err cuda_begin_run(const struct run_ctx *run); /* rows.cu: puts it there */
 
 /* OK, or what CUDA said about `what` ("norm", "copy to the card"); sticky errors (a fault in a kernel) say so. */
@@ -77,6 +79,8 @@ struct cuda_matvec {
     dtype x_dt, y_dt;
     int64_t n, ldx, ldy;
     void *y;
+    const void *soon; /* what the kernel after this one will read (a hint), NULL: nothing known */
+    int64_t soon_bytes;
 };
 bool cuda_matvec_takes(dtype w, dtype x, int64_t n, int64_t C);
 bool cuda_few_rows(const struct view *w, const struct view *x); /* linear.c: is the product x W^T this kernel's? */

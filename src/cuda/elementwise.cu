@@ -15,7 +15,7 @@
 #include "cuda/blocks.cuh"
 #include "cuda/delta.cuh"
 
-enum { THREADS = 256, KEEP = 2, PARTS = 64, TILE_X = 32, TILE_Y = 8, MAX_Y = 65535 };
+enum { THREADS = 256, KEEP = 2, PARTS = 64, TILE_X = 32, TILE_Y = 8, MAX_Y = 65535, MAX_PARTS = 4 };
 
 template <typename T> struct wide { enum { n = 16 / sizeof(T) }; };
 
@@ -148,19 +148,25 @@ struct swiglu {
 
 template <typename T, int W, bool R16> __global__ void __launch_bounds__(NARROW) swiglu_kernel(const __grid_constant__ struct swiglu a) {
     const int c = (int)(blockIdx.x * NARROW + threadIdx.x) * W;
+    const bool real = c < a.F;
     struct delta16<T, W> low[2];
-    if (R16 && c < a.F) low[0].ask(a.d[0], c), low[1].ask(a.d[1], c);
+    __shared__ float places[R16 ? NARROW * W : 1];
+    float *place = places + (R16 ? threadIdx.x / 32 * 32 * W : 0);
+    if (R16)
+        for (int i = 0; i < 2; i++) low[i].ask(a.d[i], c - (int)(threadIdx.x % 32) * W, a.F);
     let_next_start();
     wait_for_earlier();
-    if (c >= a.F) return;
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
         const int64_t n = (int64_t)blockIdx.y * ROWS + i;
         if (n >= a.N) break;
-        float g[W], u[W], y[W];
-        load<T, W>((const T *)a.gate + n * a.ldg + c, g);
-        load<T, W>((const T *)a.up + n * a.ldu + c, u);
-        if (R16) low[0].add(a.d[0], n, g), low[1].add(a.d[1], n, u);
+        float g[W] = {}, u[W] = {}, y[W];
+        if (real) load<T, W>((const T *)a.gate + n * a.ldg + c, g), load<T, W>((const T *)a.up + n * a.ldu + c, u);
+        if (R16) {
+            const uint4 tg = low[0].row(a.d[0], n), tu = low[1].row(a.d[1], n);
+            low[0].add(a.d[0], tg, g, place), low[1].add(a.d[1], tu, u, place);
+        }
+        if (!real) continue;
 #pragma unroll
         for (int j = 0; j < W; j++) {
             if (!R16 && a.d[0].rank) g[j] += delta_at<T>(a.d[0], n, c + j);
@@ -272,6 +278,31 @@ __device__ static float block_sum(float x) {
     return warp_sum(lane < warps ? part[lane] : 0.0f);
 }
 
+/* Over the blocks of a cluster, in their order: each tells all others, once all have started (cluster_arrive() at the beginning).
+ * turn: two places, so that one row's numbers are still there while the next one's come. */
+__device__ static void cluster_arrive(void) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+__device__ static float cluster_sum(float x, int parts, int turn) {
+#if __CUDA_ARCH__ >= 900
+    __shared__ float told[2][MAX_PARTS];
+    uint32_t mine = (uint32_t)__cvta_generic_to_shared(&told[turn & 1][blockIdx.x % parts]), at;
+    if (turn == 0) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+    if ((int)threadIdx.x < parts) {
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(mine), "r"(threadIdx.x));
+        asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(x) : "memory");
+    }
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+    x = 0;
+    for (int i = 0; i < parts; i++) x += told[turn & 1][i];
+#else
+    (void)parts, (void)turn;
+#endif
+    return x;
+}
+
 struct norm {
     const void *x, *o; /* o: added to x first, NULL where there is nothing to add */
     void *sum, *y;     /* x + o, rounded as the backward will read it; what is normed */
@@ -281,46 +312,56 @@ struct norm {
     int64_t N, ldx, ldo, lds, ldy;
     int C;
     float eps;
+    int parts; /* blocks of a row (LACKS16), a cluster: one multiprocessor alone is slow to read all of B */
 };
 
 enum low { COMPLETE, LACKS, LACKS16 }; /* o: all there; without its delta; without one of rank 16, and W columns a thread at most */
 
-/* A block per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. */
+/* A block (or a.parts of them) per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. */
 template <typename T, int W, int LOW> __global__ void __launch_bounds__(1024) norm_kernel(const __grid_constant__ struct norm a) {
-    const int step = blockDim.x * W, first = threadIdx.x * W;
+    const int parts = LOW == LACKS16 ? a.parts : 1, step = blockDim.x * W, first = (blockIdx.x % parts * blockDim.x + threadIdx.x) * W;
+    int turn = 0;
+    if (parts > 1) cluster_arrive();
     struct delta16<T, W> low;
-    if (LOW == LACKS16 && first < a.C) low.ask(a.d, first);
+    __shared__ float places[LOW == LACKS16 ? 1024 * W : 1]; /* of the block's own columns */
+    float *place = places + (LOW == LACKS16 ? threadIdx.x / 32 * 32 * W : 0);
+    if (LOW == LACKS16) low.ask(a.d, first - (int)(threadIdx.x % 32) * W, a.C);
     let_next_start();
     wait_for_earlier();
     auto value = [&](int64_t n, int c, float v[W]) {
-        load<T, W>((const T *)a.x + n * a.ldx + c, v);
+        const bool real = LOW != LACKS16 || c < a.C; /* the delta is the whole warp's work */
+        float u[W] = {};
+        if (real) load<T, W>((const T *)a.x + n * a.ldx + c, v);
         if (!a.o) return;
-        float u[W];
-        load<T, W>((const T *)a.o + n * a.ldo + c, u);
-        if (LOW == LACKS16) low.add(a.d, n, u);
+        if (real) load<T, W>((const T *)a.o + n * a.ldo + c, u);
+        if (LOW == LACKS16) low.add(a.d, low.row(a.d, n), u, place);
+        if (!real) return;
 #pragma unroll
         for (int i = 0; i < W; i++) v[i] = to_f32(from_f32<T>(v[i] + (LOW == LACKS ? u[i] + delta_at<T>(a.d, n, c + i) : u[i])));
         store<T, W>((T *)a.sum + n * a.lds + c, v);
     };
-    for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x) {
+    for (int64_t n = blockIdx.x / parts; n < a.N; n += gridDim.x / parts) {
         float v[KEEP][W], u[W], g[W], sum = 0;
 #pragma unroll
-        for (int k = 0; k < KEEP; k++) {
+        for (int k = 0; k < (LOW == LACKS16 ? 1 : KEEP); k++) {
             int c = first + k * step;
-            if (c >= a.C) continue;
+            if (LOW != LACKS16 && c >= a.C) continue;
             value(n, c, v[k]);
+            if (c >= a.C) continue;
 #pragma unroll
             for (int i = 0; i < W; i++) sum += v[k][i] * v[k][i];
         }
-        for (int c = first + KEEP * step; c < a.C; c += step) {
+        for (int c = first + KEEP * step; LOW != LACKS16 && c < a.C; c += step) {
             value(n, c, u);
 #pragma unroll
             for (int i = 0; i < W; i++) sum += u[i] * u[i];
         }
-        const float r = 1.0f / sqrtf(block_sum(sum) / (float)a.C + a.eps);
+        sum = block_sum(sum);
+        if (parts > 1) sum = cluster_sum(sum, parts, turn++);
+        const float r = 1.0f / sqrtf(sum / (float)a.C + a.eps);
         T *y = (T *)a.y + n * a.ldy;
 #pragma unroll
-        for (int k = 0; k < KEEP; k++) {
+        for (int k = 0; k < (LOW == LACKS16 ? 1 : KEEP); k++) {
             int c = first + k * step;
             if (c >= a.C) continue;
             load<float, W>(a.w + c, g);
@@ -328,14 +369,14 @@ template <typename T, int W, int LOW> __global__ void __launch_bounds__(1024) no
             for (int i = 0; i < W; i++) u[i] = v[k][i] * r * g[i];
             store<T, W>(y + c, u);
         }
-        for (int c = first + KEEP * step; c < a.C; c += step) { /* the thread's own, a second time */
+        for (int c = first + KEEP * step; LOW != LACKS16 && c < a.C; c += step) { /* the thread's own, a second time */
             load<T, W>(a.o ? (const T *)a.sum + n * a.lds + c : (const T *)a.x + n * a.ldx + c, u);
             load<float, W>(a.w + c, g);
 #pragma unroll
             for (int i = 0; i < W; i++) u[i] = u[i] * r * g[i];
             store<T, W>(y + c, u);
         }
-        if (a.rstd && threadIdx.x == 0) a.rstd[n] = r;
+        if (a.rstd && threadIdx.x == 0 && blockIdx.x % parts == 0) a.rstd[n] = r;
     }
 }
 
@@ -347,14 +388,15 @@ static err norm(struct norm *a, dtype dt, bool fast) {
     const int grid = (int)least(a->N, (int64_t)cuda_sms * 32), w = dt == DT_F32 ? 4 : 8;
     const int low = !a->d.rank ? COMPLETE : fast && a->d.rank == 16 && a->d.wide && dt != DT_F32 && a->C <= NEAR * 1024 ? LACKS16 : LACKS;
     const int each = low == LACKS16 ? NEAR : low == LACKS || !fast ? 1 : w;
-    const int block = low == LACKS16 ? whole_warps(blocks_for(a->C, NEAR)) : norm_threads(blocks_for(a->C, each));
+    a->parts = low == LACKS16 && cuda_is_hopper() && a->C >= 2048 && a->N * MAX_PARTS <= cuda_sms ? MAX_PARTS : 1;
+    const int block = low == LACKS16 ? whole_warps(blocks_for(a->C, NEAR * a->parts)) : norm_threads(blocks_for(a->C, each));
     const void *kernel = NULL;
     WITH_TYPE(dt, {
         if (low == LACKS16) kernel = (const void *)norm_kernel<T, NEAR, LACKS16>;
         else if (low == LACKS) kernel = (const void *)norm_kernel<T, 1, LACKS>;
         else kernel = fast ? (const void *)norm_kernel<T, wide<T>::n, COMPLETE> : (const void *)norm_kernel<T, 1, COMPLETE>;
     });
-    return cuda_launch(kernel, dim3((unsigned)grid), block, 0, a, "norm");
+    return a->parts > 1 ? cuda_launch_clusters(kernel, grid * a->parts, a->parts, block, a, "norm") : cuda_launch(kernel, dim3((unsigned)grid), block, 0, a, "norm");
 }
 
 extern "C" err cuda_norm(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {

@@ -98,12 +98,8 @@ static err low_rank_t(const struct inst *i, const struct view *in, const struct 
     return OK;
 }
 
-/* Is this the matrix-vector kernel's? With large weights of x's own type cuBLASLt is as fast from 12 rows and faster from 16
- * (measured at 8B: 44 against 83 us for [14336, 4096]); others it would have to unpack first, and small ones are latency. */
-bool cuda_few_rows(const struct view *w, const struct view *x) {
-    enum { SMALL = 2 << 20 }; /* weights */
-    return (w->dt != x->dt || x->d[0] <= 12 || w->d[0] * w->d[1] <= SMALL) && cuda_matvec_takes(w->dt, x->dt, x->d[0], x->d[1]);
-}
+/* Is this the matrix-vector kernel's? It takes up to 16 rows of anything that cuda_matvec_takes(). */
+bool cuda_few_rows(const struct view *w, const struct view *x) { return cuda_matvec_takes(w->dt, x->dt, x->d[0], x->d[1]); }
 
 /* --- a base in fp8 ----------------------------------------------------------------------------------------------------- */
 /* x * factor (NULL: 1) in fp8 at scratch; its scales lie behind it. */
@@ -172,7 +168,7 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
         const struct view *w = &in[LIN_W + k], *y = &out[k];
         const float *bias = in[LIN_BIAS + k].p;
         if (cuda_few_rows(w, x)) {
-            TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p}, 1));
+            TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p, NULL, 0}, 1));
             if (i->a.rank[k]) TRY(add_delta(i, k, r0, in, out, 1));
         } else {
             const void *weight;

@@ -24,8 +24,13 @@ static err by_matvec(const struct inst *i, const struct view *in, struct view *o
     const struct view *x = &in[LIN_X], *t = &out[LIN_T];
     struct cuda_matvec m[MAX_GROUP + 1];
     int n = 0;
-    for (int k = 0; k < i->a.n; k++) m[n++] = (struct cuda_matvec){&in[LIN_W + k], in[LIN_BIAS + k].p, x->p, x->dt, out[k].dt, x->d[0], x->ld, out[k].ld, out[k].p};
-    if (in[LIN_A].p) m[n++] = (struct cuda_matvec){&in[LIN_A], NULL, x->p, x->dt, t->dt, x->d[0], x->ld, t->ld, t->p};
+    for (int k = 0; k < i->a.n; k++) {
+        const struct view *b = &in[LIN_B + k];
+        m[n] = (struct cuda_matvec){&in[LIN_W + k], in[LIN_BIAS + k].p, x->p, x->dt, out[k].dt, x->d[0], x->ld, out[k].ld, out[k].p, NULL, 0};
+        if (i->a.rank[k]) m[n].soon = b->p, m[n].soon_bytes = (int64_t)view_bytes(b);
+        n++;
+    }
+    if (in[LIN_A].p) m[n++] = (struct cuda_matvec){&in[LIN_A], NULL, x->p, x->dt, t->dt, x->d[0], x->ld, t->ld, t->p, NULL, 0};
     return cuda_matvec(m, n);
 }
 
