@@ -22,7 +22,7 @@
 #include "cuda/delta.cuh"
 #include "cuda/flash.cuh"
 
-enum { WARPS = 4, ROWS = 4, TILE = WARPS * ROWS, LANES = 32, THREADS = WARPS * 32, MAX_SPLIT = 16, MIN_KEYS = 64, MAX_HEADS = 8 };
+enum { WARPS = 4, ROWS = 4, TILE = WARPS * ROWS, LANES = 32, THREADS = WARPS * 32, MAX_SPLIT = 16, MIN_KEYS = 192, MAX_HEADS = 8 };
 enum { Q, K, V, CU, O, LSE, DO }; /* operands of attention and attention_bwd */
 
 struct packed {
@@ -444,6 +444,9 @@ struct cached {
     struct fresh f;
 };
 
+/* A block: as many warps as shared memory has room for their sums. */
+template <int DP> struct team { enum { warps = DP > 128 ? 4 : 8, threads = warps * 32 }; };
+
 /* The keys [from, to) of row n's split, and how many splits of the row have any: a run may be short of what was launched for. */
 struct split { int from, to, live; };
 __device__ __forceinline__ struct split split_of(const struct cached &a, int64_t n, int which) {
@@ -458,7 +461,7 @@ template <typename T> __device__ __forceinline__ void bring_keys(const struct ca
     struct split span = split_of(a, n, split);
     int from = min(max(span.from, 0), (int)a.T), to = min(max(span.to, from), (int)a.T);
     int64_t at = ((slot * a.K + kh) * a.T + from) * row, bytes = (to - from) * row;
-    for (int64_t i = threadIdx.x * 128; i < bytes; i += THREADS * 128) {
+    for (int64_t i = threadIdx.x * 128; i < bytes; i += blockDim.x * 128) {
         asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)a.k + at + i));
         asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)a.v + at + i));
     }
@@ -517,10 +520,10 @@ __device__ __forceinline__ struct own own_of(const struct cached &a, int i, int6
 }
 
 /* B's rows for them, at rank 16: asked for before the kernel waits. COUNT elements of a thread. */
-template <typename T, int COUNT> __device__ __forceinline__ void ask_fresh(const struct cached &a, struct delta16<T, 1> low[COUNT], int64_t h0, int heads, int kh) {
+template <typename T, int DP, int COUNT> __device__ __forceinline__ void ask_fresh(const struct cached &a, struct delta16<T, 1> low[COUNT], int64_t h0, int heads, int kh) {
 #pragma unroll
     for (int j = 0; j < COUNT; j++) {
-        int i = threadIdx.x + j * THREADS;
+        int i = threadIdx.x + j * team<DP>::threads;
         if (i >= (heads + 2) * a.D) continue;
         struct own e = own_of(a, i & ~31, h0, heads, kh); /* the warp's first: a head is whole warps */
         low[j].ask(a.f.d[e.part], e.o, e.o + 32);
@@ -530,23 +533,23 @@ template <typename T, int COUNT> __device__ __forceinline__ void ask_fresh(const
 /* Finishes q's heads, and k and v where this block is to see them, in shared memory: row[head][DP], f32. The key and the value go to
  * the cache by the way; blocks that share them write the same numbers. */
 template <typename T, int DP, int COUNT> __device__ __forceinline__ void finish_fresh(const struct cached &a, const struct delta16<T, 1> low[COUNT], float *row, int64_t n, int64_t h0, int heads, int kh, bool newest) {
-    __shared__ float places[THREADS], sine[DP / 2], cosine[DP / 2];
+    __shared__ float places[team<DP>::threads], sine[DP / 2], cosine[DP / 2];
     int half = a.D / 2, all = (heads + (newest ? 2 : 0)) * a.D, rotated = (heads + (newest ? 1 : 0)) * half, pos = a.pos[n];
     float x[COUNT];
     uint4 t[COUNT];
 #pragma unroll
     for (int j = 0; j < COUNT; j++) { /* all loads before the first is waited for */
-        int i = threadIdx.x + j * THREADS;
+        int i = threadIdx.x + j * team<DP>::threads;
         if (i >= all) continue;
         struct own e = own_of(a, i, h0, heads, kh);
         const T *from = (const T *)(e.part == 0 ? a.q : e.part == 1 ? a.f.k : a.f.v);
         x[j] = to_f32(from[n * (e.part == 0 ? a.ldq : e.part == 1 ? a.f.ldk : a.f.ldv) + e.o]);
         if (a.f.r16) t[j] = low[j].row(a.f.d[e.part], n);
     }
-    for (int j = threadIdx.x; j < half; j += THREADS) sincosf(__fmul_rn((float)pos, a.f.inv_freq[j]), &sine[j], &cosine[j]);
+    for (int j = threadIdx.x; j < half; j += team<DP>::threads) sincosf(__fmul_rn((float)pos, a.f.inv_freq[j]), &sine[j], &cosine[j]);
 #pragma unroll
     for (int j = 0; j < COUNT; j++) {
-        int i = threadIdx.x + j * THREADS;
+        int i = threadIdx.x + j * team<DP>::threads;
         if (i >= all) continue;
         struct own e = own_of(a, i, h0, heads, kh);
         if (a.f.r16) low[j].add(a.f.d[e.part], t[j], &x[j], places + (threadIdx.x & ~31));
@@ -554,7 +557,7 @@ template <typename T, int DP, int COUNT> __device__ __forceinline__ void finish_
         row[e.row * DP + e.d] = x[j];
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < rotated; i += THREADS) {
+    for (int i = threadIdx.x; i < rotated; i += team<DP>::threads) {
         int which = i / half, j = i - which * half;
         float *u = row + which * DP + (a.f.interleaved ? 2 * j : j), *v = u + (a.f.interleaved ? 1 : half), s = sine[j], c = cosine[j], p = *u, q = *v;
         *u = p * c - q * s, *v = p * s + q * c;
@@ -562,7 +565,7 @@ template <typename T, int DP, int COUNT> __device__ __forceinline__ void finish_
     __syncthreads();
     if (!newest) return;
     int64_t cell = (((int64_t)a.slot[n] * a.K + kh) * a.T + pos) * a.D;
-    for (int d = threadIdx.x; d < a.D; d += THREADS) {
+    for (int d = threadIdx.x; d < a.D; d += team<DP>::threads) {
         ((T *)a.k)[cell + d] = from_f32<T>(row[heads * DP + d]);
         ((T *)a.v)[cell + d] = from_f32<T>(row[(heads + 1) * DP + d]);
     }
@@ -583,7 +586,7 @@ template <typename T> __device__ __forceinline__ void join_splits(const struct c
     __syncthreads();
     if (!last) return;
     __threadfence();
-    for (int i = threadIdx.x; i < heads * a.D; i += THREADS) {
+    for (int i = threadIdx.x; i < heads * a.D; i += blockDim.x) {
         int64_t h = h0 + i / a.D;
         int d = i % a.D;
         const float *from = a.part + (n * a.H + h) * a.splits * (a.D + 2);
@@ -605,7 +608,7 @@ template <typename T> __device__ __forceinline__ void join_splits(const struct c
  * sub-warp keeps its own softmax, they meet at the end. DP: head size rounded up; G: query heads of this block. */
 template <typename T, int DP, int G, bool FRESH, int COUNT>
 __device__ __forceinline__ void attend_split(const struct cached &a, const struct delta16<T, 1> low[COUNT], int64_t n, int64_t h0, int heads, int kh, int which, struct split span) {
-    enum { EV = 16 / sizeof(T), L = DP / EV < 32 ? DP / EV : 32, VPL = DP / (EV * L), E = EV * VPL, SUB = 32 / L, UNROLL = G > 4 ? 2 : 4 };
+    enum { WARPS = team<DP>::warps, EV = 16 / sizeof(T), L = DP / EV < 32 ? DP / EV : 32, VPL = DP / (EV * L), E = EV * VPL, SUB = 32 / L, UNROLL = G > 4 ? 2 : 4 };
     __shared__ float all_m[WARPS][G], all_l[WARPS][G], all_o[WARPS][G][DP];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = lane % L;
     float q[G][E], acc[G][E], m[G], l[G], *row = &all_o[0][0][0]; /* row: free until the end */
@@ -698,7 +701,7 @@ __device__ __forceinline__ void attend_split(const struct cached &a, const struc
             for (int e = 0; e < E; e++) all_o[warp][g][(e / EV * L + part) * EV + e % EV] = acc[g][e];
     }
     __syncthreads();
-    for (int at = threadIdx.x; at < heads * DP; at += THREADS) {
+    for (int at = threadIdx.x; at < heads * DP; at += team<DP>::threads) {
         int g = at / DP, d = at % DP;
         if (d >= a.D) continue;
         float mm = all_m[0][g], ll = all_l[0][g], o[1] = {all_o[0][g][d]};
@@ -712,12 +715,12 @@ __device__ __forceinline__ void attend_split(const struct cached &a, const struc
     }
 }
 
-template <typename T, int DP, int G, bool FRESH> __global__ void __launch_bounds__(THREADS) attend_cached(const __grid_constant__ struct cached a) {
+template <typename T, int DP, int G, bool FRESH> __global__ void __launch_bounds__(team<DP>::threads, DP > 128 || G > 4 ? 1 : 2) attend_cached(const __grid_constant__ struct cached a) {
     int group = a.H / a.K, groups = (group + G - 1) / G, kh = blockIdx.y / groups, first = blockIdx.y % groups * G, heads = min(G, group - first);
-    enum { COUNT = FRESH ? ((G + 2) * DP + THREADS - 1) / THREADS : 1 };
+    enum { COUNT = FRESH ? ((G + 2) * DP + team<DP>::threads - 1) / team<DP>::threads : 1 };
     int64_t n = blockIdx.x, h0 = (int64_t)kh * group + first;
     struct delta16<T, 1> low[COUNT];
-    if (FRESH && sizeof(T) == 2 && a.f.r16) ask_fresh<T, COUNT>(a, low, h0, heads, kh);
+    if (FRESH && sizeof(T) == 2 && a.f.r16) ask_fresh<T, DP, COUNT>(a, low, h0, heads, kh);
     bring_keys<T>(a, n, kh, blockIdx.z);
     let_next_start();
     wait_for_earlier();
@@ -733,19 +736,19 @@ static int64_t blocks_per_row(const struct inst *i) {
     return (int64_t)i->a.kv_heads * ((group + G - 1) / G);
 }
 
-/* Enough splits that about three blocks fall on every multiprocessor, none shorter than MIN_KEYS of the capacity T. */
+/* Enough splits that about two blocks fall on every multiprocessor, none shorter than MIN_KEYS of the capacity T. */
 static int splits_of(const struct inst *i, int64_t rows, int64_t T) {
-    int64_t blocks = rows * blocks_per_row(i), n = (3 * (int64_t)cuda_sms + blocks - 1) / blocks, most = (T + MIN_KEYS - 1) / MIN_KEYS;
+    int64_t blocks = rows * blocks_per_row(i), n = (2 * (int64_t)cuda_sms + blocks - 1) / blocks, most = (T + MIN_KEYS - 1) / MIN_KEYS;
     n = n < most ? n : most;
     if (blocks > TICKETS) n = 1;
     return n > MAX_SPLIT ? (int)MAX_SPLIT : n < 1 ? 1 : (int)n;
 }
 
-/* A run may have fewer rows than the capacity and then more splits: rows * splits stays under rows + 3 sms / blocks per
+/* A run may have fewer rows than the capacity and then more splits: rows * splits stays under rows + 2 sms / blocks per
  * row (the ceiling adds less than one split a row) and under MAX_SPLIT a row. */
 extern "C" size_t cuda_attention_cached_scratch(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
-    int64_t rows = in[0].d[0], parts = rows + 3 * (int64_t)cuda_sms / blocks_per_row(i) + 1;
+    int64_t rows = in[0].d[0], parts = rows + 2 * (int64_t)cuda_sms / blocks_per_row(i) + 1;
     if (parts > rows * MAX_SPLIT) parts = rows * MAX_SPLIT;
     return (size_t)parts * i->a.heads * (i->a.head_dim + 2) * 4;
 }
@@ -754,7 +757,7 @@ template <typename T, int DP, bool FRESH> static err launch_cached(dim3 grid, in
     const void *kernel = (const void *)attend_cached<T, DP, 8, FRESH>;
     if (G == 1) kernel = (const void *)attend_cached<T, DP, 1, FRESH>;
     else if (G == 4) kernel = (const void *)attend_cached<T, DP, 4, FRESH>;
-    return cuda_launch(kernel, grid, THREADS, 0, a, "attention_cached");
+    return cuda_launch(kernel, grid, team<DP>::threads, 0, a, "attention_cached");
 }
 
 template <bool FRESH> static err attend(const struct inst *inst, dtype dt, int64_t N, struct cached *a, void *scratch) {

@@ -12,6 +12,7 @@
  * In every program: add and the norm after it; the rotations of q and k. */
 #include "cuda/spans.h"
 #include "core/plan.h"
+#include <string.h>
 
 /* --- products that leave their deltas ------------------------------------------------------------------------------------ */
 static bool few(const struct inst *i, const struct view *in, const struct view *x) {
@@ -34,10 +35,14 @@ static err by_matvec(const struct inst *i, const struct view *in, struct view *o
     return cuda_matvec(m, n);
 }
 
-/* left: the deltas are still to be added. */
+/* left: the deltas are still to be added. Up to 64 rows the reader adds them for less than launches of their own cost. */
 static err products(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch, bool *left) {
-    *left = few(i, in, &in[LIN_X]);
-    return *left ? by_matvec(i, in, out) : cuda_linear(run, i, in, out, scratch);
+    enum { MOST = 64 };
+    struct inst base = *i;
+    *left = in[LIN_X].d[0] <= MOST;
+    if (few(i, in, &in[LIN_X])) return by_matvec(i, in, out);
+    if (*left) memset(base.a.rank, 0, sizeof base.a.rank);
+    return cuda_linear(run, &base, in, out, scratch);
 }
 
 void cuda_delta_of(const struct inst *i, const struct view *in, const struct view *out, int k, bool left, struct cuda_delta *d) {

@@ -31,6 +31,7 @@ struct shape {
     int seqs;
     int64_t len[SEQS], C;
     int H, K, D;
+    bool for_card; /* nothing new to a processor */
 };
 static const struct shape shapes[] = {
     {"no sequence", 0, {0}, 32, 2, 1, 16},
@@ -43,6 +44,7 @@ static const struct shape shapes[] = {
     {"head of 80", 1, {70}, 160, 2, 1, 80},
     {"head of 128", 2, {1, 66}, 32, 1, 1, 128},
     {"head of 256", 2, {17, 8}, 64, 2, 1, 256},
+    {"many rows", 3, {217, 3, 100}, 72, 2, 1, 32, true}, /* a card's fused products begin at 256 */
 };
 
 /* A program of a few instructions and the contents of its values, by value index. */
@@ -193,7 +195,7 @@ static void build_norm(struct lab *l) {
     emit(l, &op_norm, (val[]){x, w}, &(struct op_attr){.eps = 1e-5f});
 }
 
-/* Variants: one plain output; three with two deltas and a bias; dropout; no gradient to x. */
+/* Variants: one plain output; three with two deltas and a bias; dropout; no gradient to x; sizes that a card's fused products take. */
 static void build_linear(struct lab *l) {
     static const struct {
         int n, rank[3];
@@ -202,8 +204,9 @@ static void build_linear(struct lab *l) {
     } kinds[] = {{1, {0}, 0, false, true},
                  {3, {4, 0, 3}, 0, true, true},
                  {2, {8, 1}, 0.3f, false, true},
-                 {1, {5}, 0, false, false}};
-    const int64_t C = l->s->C, O[] = {C + 3, 1, 2 * C};
+                 {1, {5}, 0, false, false},
+                 {3, {8, 0, 16}, 0, true, true}};
+    const int64_t C = l->s->C, eights = l->variant == 4 ? 8 : 1, O[] = {C + (eights > 1 ? 8 : 3), eights, 2 * C};
     struct op_attr a = {.n = kinds[l->variant].n, .dropout = kinds[l->variant].dropout, .site = 5};
     val in[LIN_IN] = {{0}};
     int64_t R = 0;
@@ -219,7 +222,9 @@ static void build_linear(struct lab *l) {
     if (R) in[LIN_A] = param(l, 2, (int64_t[]){R, C}, "A");
     in[LIN_SAMPLE] = ints(l, SYM_N, "sample", 1000);
     in[LIN_POS] = ints(l, SYM_N, "pos", 1000);
-    l->terms = (double)(4 * C + l->N);
+    l->terms = (double)(C + l->N + R); /* of the longest sum: over C, over tokens, over all outputs (dx), over ranks */
+    for (int k = 0; k < a.n; k++) l->terms += (double)O[k];
+    l->cancelled = C == 1; /* no larger element beside one whose terms cancel */
     l->loss_outs = a.n;
     emit(l, &op_linear, in, &a);
 }
@@ -291,14 +296,15 @@ static void build_gather(struct lab *l) {
 
 /* Rows of five slots; no two rows share a cell. */
 static void cache_of(struct lab *l, val *cache, val *slot, val *pos) {
-    const int64_t d[] = {5, l->s->K, l->N / 5 + 70, l->s->D};
+    const int apart = l->variant ? 150 : 16; /* 1: far enough that a row is divided among blocks */
+    const int64_t d[] = {5, l->s->K, l->N / 5 + 4 * apart + 6, l->s->D};
     cache[0] = floats(l, ROLE_STATE, 4, d, "cache k");
     cache[1] = floats(l, ROLE_STATE, 4, d, "cache v");
     *slot = ints(l, SYM_N, "slot", 1);
     *pos = ints(l, SYM_N, "pos", 1);
     for (int64_t n = 0; n < l->N; n++) {
         ((int32_t *)l->data[slot->i])[n] = (int32_t)(n * 3 % 5);
-        ((int32_t *)l->data[pos->i])[n] = (int32_t)(n / 5 + n % 5 * 16); /* 0 to beyond a tile of keys */
+        ((int32_t *)l->data[pos->i])[n] = (int32_t)(n / 5 + n % 5 * apart); /* 0 to beyond a tile of keys */
     }
 }
 
@@ -313,7 +319,7 @@ static void build_attention_cached(struct lab *l) {
     struct op_attr a = heads(l);
     val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), cache[2], slot, pos;
     cache_of(l, cache, &slot, &pos);
-    l->terms = (double)(l->N + 70 + a.head_dim);
+    l->terms = (double)(l->N + 606 + a.head_dim);
     emit(l, &op_attention_cached, (val[]){q, cache[0], cache[1], slot, pos}, &a);
 }
 
@@ -340,11 +346,11 @@ static void build_sample(struct lab *l) {
 
 static const struct row rows[] = {
     {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 2, false},
-    {&op_linear, build_linear, 4, true},        {&op_rope, build_rope, 4, false},
+    {&op_linear, build_linear, 5, true},        {&op_rope, build_rope, 4, false},
     {&op_attention, build_attention, 3, false}, {&op_add, build_add, 1, false},
     {&op_swiglu, build_swiglu, 2, false},       {&op_head_loss, build_head_loss, 2, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
-    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 1, false},
+    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 2, false},
 };
 
 /* --- running one instruction ----------------------------------------------------------------------------------- */
@@ -758,7 +764,7 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
 static void sweep(void **state) {
     const struct row *r = *state;
     note(r->op);
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes && (card || !shapes[s].for_card); s++)
         for (dtype dt = DT_F32; dt < DT_COUNT; dt++) {
             if (dt == DT_I32 || (!r->weights && dt != DT_F32) || shapes[s].C % dtype_info[dt].block) continue;
             for (int v = 0; v < r->variants; v++) {
