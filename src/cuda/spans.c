@@ -6,8 +6,8 @@
  *   linear q k v, rope, rope, kv_append, attention_cached
  *   linear o (down), add, norm
  *   linear gate up, swiglu
- * With more rows than the matrix-vector kernel takes, or a type that is not for it, the linear runs as it does alone, deltas and all,
- * and the reader has less to do.
+ * With more rows than the matrix-vector kernel takes, or a type that is not for it, the products are cuBLASLt's; beyond 64 rows the
+ * linear runs as it does alone, deltas and all, and the reader has less to do.
  *
  * In every program: add and the norm after it; the rotations of q and k. */
 #include "cuda/spans.h"
