@@ -133,7 +133,7 @@ static const struct row {
 } table[] = {
     {5, {&op_linear, &op_rope, &op_rope, &op_kv_append, &op_attention_cached}, is_attend, attend},
     {3, {&op_linear, &op_add, &op_norm}, is_linear_add_norm, linear_add_norm},
-    {2, {&op_linear, &op_swiglu}, is_linear_swiglu, linear_swiglu},
+    {2, {&op_linear, &op_glu}, is_linear_swiglu, linear_swiglu},
     {2, {&op_add, &op_norm}, is_add_norm, add_norm},
     {2, {&op_rope, &op_rope}, is_rope_pair, rope_pair},
 };

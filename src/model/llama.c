@@ -90,7 +90,7 @@ static val block(const struct model *m, struct site *s, val x, int l) { /* x [N,
     val freq = prog_base(s->p, DT_F32, 1, &half, m->inv_freq, "inv_freq");
     val q[3] = {{0}}, u[2] = {{0}}, h; /* q: [N, H*D], [N, K*D], [N, K*D]; u: [N, F] twice */
 
-    h = emit1(s->p, &op_norm, (val[]){x, model_vec(m, s, "blk.%d.attn_norm.weight", l)}, 2, &norm);
+    h = emit1(s->p, &op_norm, (val[]){x, model_vec(m, s, "blk.%d.attn_norm.weight", l), {0}}, 3, &norm);
     struct linear qkv[] = {model_linear(m, s, "attn_q", l), model_linear(m, s, "attn_k", l), model_linear(m, s, "attn_v", l)};
     site_linears(s, h, 3, qkv, q);
     rope.heads = (int)z->heads;
@@ -100,11 +100,11 @@ static val block(const struct model *m, struct site *s, val x, int l) { /* x [N,
     struct linear o = model_linear(m, s, "attn_output", l);
     x = emit1(s->p, &op_add, (val[]){x, site_linear(s, site_attention(s, q[0], q[1], q[2], l, &attn), &o)}, 2, NULL);
 
-    h = emit1(s->p, &op_norm, (val[]){x, model_vec(m, s, "blk.%d.ffn_norm.weight", l)}, 2, &norm);
+    h = emit1(s->p, &op_norm, (val[]){x, model_vec(m, s, "blk.%d.ffn_norm.weight", l), {0}}, 3, &norm);
     struct linear gate_up[] = {model_linear(m, s, "ffn_gate", l), model_linear(m, s, "ffn_up", l)};
     site_linears(s, h, 2, gate_up, u);
     struct linear down = model_linear(m, s, "ffn_down", l);
-    return emit1(s->p, &op_add, (val[]){x, site_linear(s, emit1(s->p, &op_swiglu, (val[]){u[0], u[1]}, 2, NULL), &down)}, 2, NULL);
+    return emit1(s->p, &op_add, (val[]){x, site_linear(s, emit1(s->p, &op_glu, (val[]){u[0], u[1]}, 2, NULL), &down)}, 2, NULL);
 }
 
 const struct family family_llama = {"llama", "llama", sizes, tensors, block};

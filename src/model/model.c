@@ -334,7 +334,7 @@ val model_body(const struct model *m, struct site *s) {
         x = m->family->block(m, s, x, l);
     }
     s->p->segment = 0;
-    return emit1(s->p, &op_norm, (val[]){x, base_of(m, s, "output_norm.weight")}, 2, &norm);
+    return emit1(s->p, &op_norm, (val[]){x, base_of(m, s, "output_norm.weight"), {0}}, 3, &norm);
 }
 
 val model_head(const struct model *m, struct site *s) { return base_of(m, s, m->shape.tied ? "token_embd.weight" : "output.weight"); }
