@@ -168,8 +168,9 @@ static inline __attribute__((always_inline)) vf activate(const enum activation k
         return g * below;
     }
     if (kind == ACT_GELU_TANH) {
-        const vf z = g * g, s = 1.0f / (1.0f + vf_exp(-1.59576912f * vf_fma(g * z, vf_set1(0.044715f), g)));
-        *slope = s * vf_fma(g * (1.0f - s), 1.59576912f * vf_fma(z, vf_set1(0.134145f), vf_set1(1)), vf_set1(1));
+        const vf z = g * g, e = vf_exp(-vf_max(vf_set1(-87), 1.59576912f * vf_fma(g * z, vf_set1(0.044715f), g)));
+        const vf s = 1.0f / (1.0f + e); /* e is finite, so that 1 - s is e s, with all its bits */
+        *slope = s * vf_fma(g * (e * s), 1.59576912f * vf_fma(z, vf_set1(0.134145f), vf_set1(1)), vf_set1(1));
         return g * s;
     }
     const vf s = 1.0f / (1.0f + vf_exp(-g));

@@ -123,9 +123,11 @@ static inline vf vf_tanh(vf x) {
 }
 
 /* The normal distribution, P(X < x), and its density: with t = 1 / (1 + 0.35 |x|), P(X < -|x|) = exp(-x^2 / 2) t R(t), R a
- * polynomial fitted to within 4e-8 of the result for |x| up to 14. */
+ * polynomial fitted to within 4e-8 of the result for |x| up to 14. The square is taken in two parts, of which the first is
+ * exact: an exponential turns an error of its argument into one of its result. */
 static inline vf vf_normal(vf x, vf *density) {
-    const vf size = vf_max(x, -x), t = 1.0f / (1.0f + 0.35f * size), e = vf_exp(x * x * -0.5f);
+    const vf size = vf_max(x, -x), t = 1.0f / (1.0f + 0.35f * size), high = (vf)((vi)x & ~0xFFF);
+    const vf e = vf_exp(high * high * -0.5f) * vf_exp((x - high) * (x + high) * -0.5f);
     vf p = vf_set1(-0.0295525694f);
     p = vf_fma(p, t, vf_set1(0.145892507f));
     p = vf_fma(p, t, vf_set1(-0.259547650f));
