@@ -12,6 +12,7 @@
 struct structure {
     const struct peft_method *method; /* NULL: the bare base */
     struct lora lora;
+    bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
 };
 

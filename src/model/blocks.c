@@ -21,6 +21,10 @@ val block_norm(const struct model *m, struct site *s, val x, const char *name, i
 
 val block_add(struct site *s, val a, val b) { return emit1(s->p, &op_add, (val[]){a, b}, 2, NULL); }
 
+val block_positions(const struct model *m, struct site *s) {
+    return emit1(s->p, &op_embed, (val[]){s->pos, model_base(m, s, "position_embd.weight")}, 2, &(struct op_attr){.scale = 1});
+}
+
 void block_qkv(const struct model *m, struct site *s, val h, int l, val q[3]) {
     struct linear w[] = {model_linear(m, s, "attn_q", l), model_linear(m, s, "attn_k", l), model_linear(m, s, "attn_v", l)};
     q[0] = q[1] = q[2] = (val){0};

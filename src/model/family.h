@@ -61,6 +61,7 @@ err model_parts(struct model *m, const char *hf, int layer, const struct part *p
 
 /* --- blocks.c ----------------------------------------------------------------------------------------------------- */
 val block_norm(const struct model *m, struct site *s, val x, const char *name, int l); /* RMSNorm, or LayerNorm where there is a bias */
+val block_positions(const struct model *m, struct site *s);               /* rows of the table "position_embd" */
 val block_add(struct site *s, val a, val b);
 void block_qkv(const struct model *m, struct site *s, val h, int l, val q[3]);      /* three matrices, one group */
 void block_qkv_fused(const struct model *m, struct site *s, val h, int l, val q[3]); /* one matrix "attn_qkv" */
