@@ -8,6 +8,9 @@ err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct v
     const struct view *table = &in[1];
     const int64_t N = view_rows(&in[0]), C = table->d[1];
     const size_t row = dtype_row_bytes(table->dt, C);
+    for (int64_t i = 0; i < N; i++)
+        if (view_i32(&in[0])[i] < 0 || view_i32(&in[0])[i] >= table->d[0])
+            return fail(E_INPUT, "embed: row %lld asks for %d of a table of %lld", (long long)i, (int)view_i32(&in[0])[i], (long long)table->d[0]);
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++) {
         float *x = view_row(&out[0], i);

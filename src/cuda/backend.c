@@ -38,10 +38,20 @@ static const struct row *row_of(const struct inst *inst) {
     return NULL;
 }
 
+/* What kernels do not know yet they would leave out without a word: norms per head, with a mean or a bias, activations other
+ * than SiLU, rotation of a part of a head or times a factor, a capped loss. */
+bool cuda_knows(const struct inst *i) {
+    if (i->op == &op_norm) return i->a.heads <= 1 && !i->a.center && !i->in[2].i;
+    if (i->op == &op_norm_bwd) return i->a.heads <= 1 && !i->a.center && !i->in[5].i;
+    if (i->op == &op_glu || i->op == &op_glu_bwd) return i->a.act == ACT_SILU && i->in[1].i;
+    if (i->op == &op_rope) return (!i->a.rope_dims || i->a.rope_dims == i->a.head_dim) && (i->a.scale == 0 || i->a.scale == 1);
+    return i->op != &op_head_loss || i->a.softcap == 0;
+}
+
 static kernel find(const struct inst *inst, const struct view *in, const struct view *out) {
     (void)in, (void)out;
     const struct row *r = row_of(inst);
-    return r ? r->run : NULL;
+    return r && cuda_knows(inst) ? r->run : NULL;
 }
 
 static size_t scratch(const struct inst *inst, const struct view *in, const struct view *out) {

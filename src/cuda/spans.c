@@ -141,7 +141,7 @@ static const struct row {
 int cuda_span(const struct prog *p, int first, kernel *run) {
     for (size_t r = 0; r < sizeof table / sizeof *table; r++) {
         int n = 0;
-        while (n < table[r].n && first + n < p->ni && p->in[first + n].op == table[r].op[n]) n++;
+        while (n < table[r].n && first + n < p->ni && p->in[first + n].op == table[r].op[n] && cuda_knows(&p->in[first + n])) n++;
         if (n < table[r].n || !table[r].is(p, first, &p->in[first])) continue;
         *run = table[r].run;
         return n;

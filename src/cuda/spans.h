@@ -15,6 +15,7 @@ struct cuda_delta { /* rank 0: none */
     float alpha;
     bool wide; /* rows of both are whole, aligned 16-byte pieces */
 };
+bool cuda_knows(const struct inst *i); /* backend.c: all its attributes */
 int cuda_span(const struct prog *p, int first, kernel *run); /* struct backend, span */
 
 /* The delta that output k of a linear (its in and out views) has left to its reader. */

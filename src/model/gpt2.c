@@ -27,7 +27,7 @@ static err sizes_json(struct model *m, const void *json) {
 static err sizes(struct model *m, const struct gguf_meta *meta, const void *json) {
     struct shape *z = &m->shape;
     TRY(meta ? decoder_sizes_gguf(m, meta) : sizes_json(m, json));
-    z->learned_positions = true;
+    z->hard_context = true;
     for (int l = 0; l < z->layers; l++) m->layer[l].rope = NULL;
     return z->heads * z->head_dim == z->width ? OK : fail(E_INPUT, "%s: a width of %lld is not %lld heads", m->path, (long long)z->width, (long long)z->heads);
 }

@@ -20,7 +20,7 @@ struct shape {          /* one alphabet of sizes: L, C, H, K, D, F, V */
     bool qkv_bias, out_bias, mlp_bias;
     bool norm_plus_one;     /* Hugging Face's files hold a norm's weight less 1 (Gemma) */
     bool conv1d;            /* Hugging Face's files hold matrices as [in, out] (GPT-2): PEFT's fan_in_fan_out */
-    bool learned_positions; /* a table of `context` rows: a longer sequence has no position */
+    bool hard_context;      /* positions from `context` on do not exist (learned ones; LongRoPE's short list) */
 };
 
 /* RoPE as one kind of layer has it. */

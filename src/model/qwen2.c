@@ -18,7 +18,7 @@ static err sizes(struct model *m, const struct gguf_meta *meta, const void *json
 err qwen_windows(struct model *m, const void *json) {
     const int64_t window = bool_json_or(json, "use_sliding_window", false) ? size_json_or(json, "sliding_window", 4096) : 0;
     for (int64_t l = size_json_or(json, "max_window_layers", 28); l < m->shape.layers; l++) m->layer[l].window = window;
-    return window ? layer_types_json(m, json, window) : OK;
+    return layer_types_json(m, json, window);
 }
 
 const struct family family_qwen2 = {.name = "qwen2", .hf = "qwen2", .sizes = sizes, .tensors = llama_tensors, .block = block_llama};

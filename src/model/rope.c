@@ -71,7 +71,7 @@ static err stretched(struct model *m, const struct stretch *s, double base, int6
     else if (by_list) {
         double factor = s->factor > 0 ? s->factor : (double)m->shape.context / s->original;
         out->scale = s->attention_factor > 0 ? s->attention_factor : factor > 1 ? sqrt(1 + log(factor) / log(s->original)) : 1;
-        if ((double)m->shape.context > s->original) m->shape.context = (int64_t)s->original;
+        if ((double)m->shape.context > s->original) m->shape.context = (int64_t)s->original, m->shape.hard_context = true;
     } else if (!plain && strcmp(type, "llama3"))
         return fail(E_UNSUPPORTED, "%s: RoPE scaling '%s' is not supported (supported: linear, llama3, yarn, longrope)", m->path, type);
     return OK;

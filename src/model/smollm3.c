@@ -20,7 +20,7 @@ static err sizes(struct model *m, const struct gguf_meta *meta, const void *json
     z->mlp_bias = bool_json_or(json, "mlp_bias", false);
     const int64_t window = bool_json_or(json, "use_sliding_window", false) ? size_json_or(json, "sliding_window", 0) : 0;
     for (int l = 0; l < z->layers; l++) m->layer[l].window = rotates[l] ? 0 : window;
-    if (window) TRY(layer_types_json(m, json, window));
+    TRY(layer_types_json(m, json, window));
     TRY(want_json(m, json, "hidden_act", "silu"));
     return rope_json(m, json, NULL, 2000000, &m->rope[0]);
 }

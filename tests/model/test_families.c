@@ -1,6 +1,8 @@
 /* Every family against transformers and PEFT (tests/golden/make/families.py): loss, every adapter gradient at every checkpoint
  * level, one AdamW step, logits through the decode path, greedy text; from the Hugging Face folder and from the GGUF file of the
  * same weights; on the reference kernels and on the CPU's. And what a family refuses. */
+#define _DEFAULT_SOURCE
+#define _XOPEN_SOURCE 700
 #include "support/support.h"
 #include "data/rows.h"
 #include "gen/generate.h"
@@ -218,9 +220,97 @@ static void test_generation(void **state) {
             }
 }
 
+/* --- what is refused ------------------------------------------------------------------------------------------------ */
+static const char *changed_config(arena *mem, const char *c, const char *from, const char *to) {
+    struct file_map map;
+    char *dir = arena_printf(mem, "%s", GOLDEN), *path = arena_printf(mem, "%s/families/%s/config.json", dir, c);
+    must(file_map(path, &map));
+    const char *text = arena_printf(mem, "%.*s", (int)map.n, (const char *)map.p), *at = strstr(text, from);
+    file_unmap(&map);
+    if (!at) flunk("%s has no '%s'", path, from);
+    const char *out = arena_printf(mem, "/tmp/cyc_families_%d.json", (int)getpid());
+    const char *body = arena_printf(mem, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    must(file_write(out, body, strlen(body)));
+    return out;
+}
+
+static void test_refused(void **state) {
+    (void)state;
+    static const struct { const char *c, *from, *to, *says; err code; } list[] = {
+        {"mistral_v4", "\"silu\"", "\"gelu\"", "hidden_act 'gelu' is not supported (supported: silu)", E_UNSUPPORTED},
+        {"mistral_v4", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "4 heads do not share 3 key/value heads", E_INPUT},
+        {"mistral_v4", "\"head_dim\": 8", "\"head_dim\": 7", "a head size of 7 is not possible", E_INPUT},
+        {"mistral_v4", "\"mistral\"", "\"mixtral\"", "architecture 'mixtral' is not supported (supported: llama, mistral", E_UNSUPPORTED},
+        {"llama_linear", "\"linear\"", "\"dynamic\"", "RoPE scaling 'dynamic' is not supported (supported: linear, llama3, yarn, longrope)", E_UNSUPPORTED},
+        {"llama_linear", "\"factor\": 4.0", "\"factor\": 0.5", "RoPE scaling 'linear' with the factor 0.5", E_INPUT},
+        {"llama_3_v4", "\"original_max_position_embeddings\": 32", "\"original_max\": 32", "RoPE scaling 'llama3' without original_max_position_embeddings", E_INPUT},
+        {"llama_3_v4", "\"high_freq_factor\": 4.0", "\"high_freq_factor\": 1.0", "low_freq_factor 1, high_freq_factor 1", E_INPUT},
+        {"qwen3", "\"full_attention\"", "\"chunked_attention\"", "layer_types 'chunked_attention' is not supported", E_UNSUPPORTED},
+        {"gemma3", "    \"sliding_attention\",\n", "", "layer_types names 6 layers, there are 7", E_INPUT},
+        {"smollm3_window_v4", "    0,\n", "", "no_rope_layers has 1 entries for 2 layers", E_INPUT},
+        {"phi3_long_v4", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 1.5", "partial_rotary_factor 1.5", E_INPUT},
+        {"phi3_long_v4", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 1.0", "short_factor must be a list of 8 numbers", E_INPUT},
+        {"gemma2", "\"gelu_pytorch_tanh\"", "\"gelu\"", "hidden_activation 'gelu' is not supported", E_UNSUPPORTED},
+        {"gemma2", "\"query_pre_attn_scalar\": 8", "\"query_pre_attn_scalar\": 0", "query_pre_attn_scalar 0", E_INPUT},
+        {"gemma3", "\"use_bidirectional_attention\": false", "\"use_bidirectional_attention\": true", "use_bidirectional_attention true is not supported", E_UNSUPPORTED},
+        {"gpt2", "\"scale_attn_by_inverse_layer_idx\": false", "\"scale_attn_by_inverse_layer_idx\": true", "scale_attn_by_inverse_layer_idx true is not supported", E_UNSUPPORTED},
+        {"gpt2", "\"scale_attn_weights\": true", "\"scale_attn_weights\": false", "scale_attn_weights false is not supported", E_UNSUPPORTED},
+        {"gpt2", "\"n_embd\": 16", "\"n_embd\": 17", "a width of 17 is not 2 heads", E_INPUT},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        arena mem = {0};
+        struct model m;
+        const char *config = changed_config(&mem, list[i].c, list[i].from, list[i].to);
+        err e = model_open("random:1:f32", config, &m);
+        if (e != list[i].code || !strstr(err_text(), list[i].says)) flunk("%s, %s: wanted %d \"%s\", got %d \"%s\"", list[i].c, list[i].to, list[i].code, list[i].says, e, e ? err_text() : "");
+        unlink(config);
+        arena_free(&mem);
+    }
+}
+
+/* A weight that the sizes give no place would be left out of the computation. */
+static void test_surplus_tensor(void **state) {
+    (void)state;
+    arena mem = {0};
+    struct model m;
+    const char *dir = arena_printf(&mem, "/tmp/cyc_families_%d", (int)getpid()), *weights = arena_printf(&mem, "%s/model.safetensors", dir), *config = arena_printf(&mem, "%s/config.json", dir);
+    must(dir_make(dir));
+    rename(changed_config(&mem, "qwen3_bias", "\"attention_bias\": true", "\"attention_bias\": false"), config);
+    char *here = realpath(GOLDEN "/families/qwen3_bias/model.safetensors", NULL);
+    assert_int_equal(symlink(here, weights), 0);
+    assert_int_equal(model_open(dir, NULL, &m), E_UNSUPPORTED);
+    assert_non_null(strstr(err_text(), "has no place in a qwen3 model as its sizes describe it"));
+    unlink(weights);
+    unlink(config);
+    rmdir(dir);
+    free(here);
+    arena_free(&mem);
+}
+
+/* Conv1D's fan_in_fan_out goes into the adapter's file; all-linear is written as PEFT writes it. */
+static void test_gpt2_adapter(void **state) {
+    (void)state;
+    struct bench b;
+    start(&b, "gpt2", false, backends[n_backends - 1], CHECKPOINT_NONE);
+    const char *dir = arena_printf(&b.mem, "/tmp/cyc_families_%d", (int)getpid()), *path = arena_printf(&b.mem, "%s/adapter_config.json", dir);
+    float *w = to_host(b.learner.backend, b.learner.w, b.st.params.bytes);
+    must(adapter_write(dir, &b.st, w, "tests/golden/families/gpt2"));
+    struct file_map map;
+    must(file_map(path, &map));
+    const char *text = arena_printf(&b.mem, "%.*s", (int)map.n, (const char *)map.p);
+    file_unmap(&map);
+    assert_non_null(strstr(text, "\"fan_in_fan_out\": true"));
+    assert_true(b.model.copied > 0);
+    unlink(path);
+    unlink(arena_printf(&b.mem, "%s/adapter_model.safetensors", dir));
+    rmdir(dir);
+    free(w);
+    finish(&b);
+}
+
 int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_refused), cmocka_unit_test(test_surplus_tensor), cmocka_unit_test(test_gpt2_adapter)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
