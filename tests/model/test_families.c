@@ -249,7 +249,7 @@ static void test_refused(void **state) {
         {"gemma3", "    \"sliding_attention\",\n", "", "layer_types names 6 layers, there are 7", E_INPUT},
         {"smollm3_window_v4", "    0,\n", "", "no_rope_layers has 1 entries for 2 layers", E_INPUT},
         {"phi3_long_v4", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 1.5", "partial_rotary_factor 1.5", E_INPUT},
-        {"phi3_long_v4", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 1.0", "short_factor must be a list of 8 numbers", E_INPUT},
+        {"phi3_long_v4", "\"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\": 1.0", "short_factor must be a list of 4 numbers", E_INPUT},
         {"gemma2", "\"gelu_pytorch_tanh\"", "\"gelu\"", "hidden_activation 'gelu' is not supported", E_UNSUPPORTED},
         {"gemma2", "\"query_pre_attn_scalar\": 8", "\"query_pre_attn_scalar\": 0", "query_pre_attn_scalar 0", E_INPUT},
         {"gemma3", "\"use_bidirectional_attention\": false", "\"use_bidirectional_attention\": true", "use_bidirectional_attention true is not supported", E_UNSUPPORTED},
