@@ -67,7 +67,10 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     g->ids = s.ids;
     g->pos = s.pos;
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
-    if (mode == MODE_TRAIN || mode == MODE_SCORE) {
+    if (m->family->encoder && mode != MODE_FEATURES)
+        prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features, it has no head to train on or to write with", m->path, model_arch(m));
+    if (mode == MODE_FEATURES) prog_keep(p, g->features = model_body(m, &s));
+    else if (mode == MODE_TRAIN || mode == MODE_SCORE) {
         s.sample = input(p, "sample", &dim_n, DT_I32);
         emit_loss(g, m, &s);
         if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, level, &op_add);

@@ -11,6 +11,7 @@
 
 struct shape {          /* one alphabet of sizes: L, C, H, K, D, F, V */
     int64_t layers, width, heads, kv_heads, head_dim, ffn, vocab, context;
+    int64_t token_types;    /* BERT */
     double norm_eps;
     double attn_scale;      /* of scores; 0: 1 / sqrt(D) */
     double attn_softcap, logit_softcap; /* 0: none */

@@ -220,6 +220,42 @@ static void test_generation(void **state) {
             }
 }
 
+/* An encoder's rows, packed, from folder and GGUF; and that it does not train. */
+static void test_bert(void **state) {
+    (void)state;
+    for (int k = 0; k < 2 * n_backends; k++) {
+        const struct backend *backend = backends[k / 2];
+        arena mem = {0};
+        struct model m;
+        struct tensors want;
+        struct program g;
+        struct memory work = {0};
+        must(model_open(k % 2 ? GOLDEN "/families/bert/model.gguf" : GOLDEN "/families/bert", NULL, &m));
+        must(tensors_open(GOLDEN "/families/bert/expected.safetensors", &want));
+        const struct tensor *rows = fixture(&want, "features");
+        const int32_t *cu = i32_of(fixture(&want, "cu_seqlens"));
+        int n = (int)rows->d[0], s = (int)fixture(&want, "cu_seqlens")->d[0] - 1;
+        int32_t *pos = arena_alloc(&mem, (size_t)n * 4);
+        for (int i = 0; i < s; i++)
+            for (int32_t t = cu[i]; t < cu[i + 1]; t++) pos[t] = t - cu[i];
+        must(program_build(&g, &m, MODE_FEATURES, NULL, (struct capacity){n, s, 0, 0, DT_F32}, CHECKPOINT_NONE, backend, false));
+        must(memory_for(&work, (struct program *const[]){&g}, 1));
+        struct feed f = {.ids = i32_of(fixture(&want, "ids")), .pos = pos, .cu = cu, .n = n, .s = s};
+        must(program_run(&g, &work, NULL, NULL, &f, &(struct run_ctx){.threads = 2}, true));
+        float *have = malloc(rows->bytes);
+        must(program_read(&g, &work, g.features, n, s, have, rows->bytes));
+        close_to("features", have, f32_of(rows), (size_t)(n * rows->d[1]), 0, 1e-5);
+        free(have);
+        memory_free(&work);
+        program_free(&g);
+        assert_int_equal(program_build(&g, &m, MODE_TRAIN, NULL, (struct capacity){n, s, 0, 0, DT_F32}, CHECKPOINT_NONE, backend, false), E_UNSUPPORTED);
+        assert_non_null(strstr(err_text(), "is an encoder (bert): it gives features, it has no head to train on or to write with"));
+        tensors_close(&want);
+        model_close(&m);
+        arena_free(&mem);
+    }
+}
+
 /* --- what is refused ------------------------------------------------------------------------------------------------ */
 static const char *changed_config(arena *mem, const char *c, const char *from, const char *to) {
     struct file_map map;
@@ -311,6 +347,6 @@ static void test_gpt2_adapter(void **state) {
 int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_refused), cmocka_unit_test(test_surplus_tensor), cmocka_unit_test(test_gpt2_adapter)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_bert), cmocka_unit_test(test_refused), cmocka_unit_test(test_surplus_tensor), cmocka_unit_test(test_gpt2_adapter)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -28,7 +28,7 @@ import numpy as np
 import oracle
 from oracle import f32, i32, torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
 
 OUT = os.path.join(oracle.GOLDEN, "families")
 V, LENS, PROMPTS, NEW = 40, (7, 1, 12, 3), (4, 1, 6), 8
@@ -222,6 +222,47 @@ def write_gguf(d, kind, m):
     w.close()
 
 
+BERT = {"embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd", "embeddings.token_type_embeddings": "token_types",
+        "embeddings.LayerNorm": "token_embd_norm", "attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
+        "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm", "intermediate.dense": "ffn_up", "output.dense": "ffn_down",
+        "output.LayerNorm": "layer_output_norm"}
+
+
+def bert(seed):
+    """bert/: an encoder, no adapter. expected.safetensors: ids, cu_seqlens, features[N,C] (last_hidden_state of each sequence alone)."""
+    d = os.path.join(OUT, "bert")
+    m = BertModel(BertConfig(vocab_size=V, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=16, hidden_act="gelu"))
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for n, p in m.named_parameters():
+            p.copy_((1.0 if "LayerNorm.weight" in n else 0.0) + (0.3 if p.dim() > 1 else 0.1) * torch.randn(p.shape, generator=g))
+    shutil.rmtree(d, ignore_errors=True)
+    m.save_pretrained(d)
+    w = gguf.GGUFWriter(os.path.join(d, "model.gguf"), "bert")
+    w.add_context_length(16)
+    w.add_embedding_length(16)
+    w.add_block_count(2)
+    w.add_head_count(2)
+    w.add_feed_forward_length(24)
+    w.add_layer_norm_eps(m.config.layer_norm_eps)
+    for n, t in m.state_dict().items():
+        module, _, suffix = n.rpartition(".")
+        if n.startswith("pooler") or suffix not in ("weight", "bias"):
+            continue
+        parts = module.split(".")
+        name = BERT[module] if parts[0] != "encoder" else f"blk.{parts[2]}.{BERT['.'.join(parts[3:])]}"
+        w.add_tensor(f"{name}.{suffix}", np.ascontiguousarray(t.detach().numpy()))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    seqs = batch(seed)[0]
+    m = m.double().eval()
+    with double(), torch.no_grad():
+        rows = torch.cat([m(input_ids=torch.tensor([q])).last_hidden_state[0] for q in seqs])
+    oracle.save(os.path.join(d, "expected.safetensors"), {"ids": i32(sum(seqs, [])), "cu_seqlens": cu_of(seqs), "features": f32(rows)})
+
+
 # --- answers ----------------------------------------------------------------------------------------------------------------
 def batch(seed):
     g = torch.Generator().manual_seed(1000 + seed)
@@ -290,6 +331,8 @@ def main():
     for i, (name, (kind, kw)) in enumerate(CASES.items()):
         if not a.case or name in a.case:
             case(name, kind, kw, 21 + i)
+    if not a.case or "bert" in a.case:
+        bert(91)
 
 
 if __name__ == "__main__":
