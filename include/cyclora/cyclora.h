@@ -74,6 +74,11 @@ int cyc_tokenizer_open(const char *path, cyc_model **out);
 /* nll[i] = -log p(ids[i] | ids[0..i-1]) for i >= 1; nll[0] = 0. No token is added. adapter may be NULL. */
 int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, float *nll);
 
+/* The rows that a model's last layer makes of a text, averaged (sentence encoders): out[cyc_width(m)]; normalize: to length 1.
+ * n ids with whatever the model expects around them; none is added. Encoders (BERT) take this alone; decoders too. */
+int cyc_width(const cyc_model *m);
+int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, int normalize, float *out);
+
 typedef struct cyc_generate_options {
     int max_new_tokens;          /* 0: 64 */
     float temperature, top_p;    /* temperature 0: greedy; top_p 0: 1 */

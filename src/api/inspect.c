@@ -52,9 +52,9 @@ static err inspect_model(const char *path, json_t *out) {
     struct model m;
     TRY(model_open(path, NULL, &m));
     const struct shape *z = &m.shape;
-    json_object_update_new(out, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "kind", "model", "path", path, "architecture", m.family->name, "parameters", (json_int_t)m.parameters,
+    json_object_update_new(out, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "kind", "model", "path", path, "architecture", model_arch(&m), "parameters", (json_int_t)m.parameters,
                                           "bytes", (json_int_t)m.bytes, "layers", (json_int_t)z->layers, "width", (json_int_t)z->width, "heads", (json_int_t)z->heads, "kv_heads", (json_int_t)z->kv_heads,
-                                          "head_dim", (json_int_t)z->head_dim, "ffn", (json_int_t)z->ffn, "vocabulary", (json_int_t)z->vocab, "context", (json_int_t)z->context, "rope_base", z->rope_base, "tied", (int)z->tied));
+                                          "head_dim", (json_int_t)z->head_dim, "ffn", (json_int_t)z->ffn, "vocabulary", (json_int_t)z->vocab, "context", (json_int_t)z->context, "rope_base", m.rope[0].base, "tied", (int)z->tied));
     char hash[33];
     model_hash(&m, hash);
     json_object_set_new(out, "xxh128_of_tensors", json_string(hash));

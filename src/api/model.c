@@ -5,6 +5,7 @@
 #include "data/score.h"
 #include "io/chat.h"
 #include <jansson.h>
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -196,6 +197,52 @@ int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t
     if (e || n == 0) return api_code(e);
     nll[0] = 0;
     return n == 1 ? CYC_OK : api_code(score(m, adapter, ids, (int)n, nll));
+}
+
+/* --- features -------------------------------------------------------------------------------------------------------- */
+int cyc_width(const cyc_model *m) { return m->weights ? (int)m->m.shape.width : 0; }
+
+/* The mean of rows [n, C], of length 1 if wanted. */
+static void pool(const float *rows, int n, int64_t C, bool normalize, float *out) {
+    double length = 0;
+    for (int64_t c = 0; c < C; c++) {
+        double sum = 0;
+        for (int i = 0; i < n; i++) sum += rows[i * C + c];
+        out[c] = (float)(sum / n);
+        length += sum / n * (sum / n);
+    }
+    for (int64_t c = 0; c < C && normalize && length > 0; c++) out[c] = (float)(out[c] / sqrt(length));
+}
+
+static err embed(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, bool normalize, float *out) {
+    struct program g;
+    struct memory mem = {0};
+    const int64_t C = m->m.shape.width;
+    int32_t *pos = calloc((size_t)n, sizeof *pos), cu[2] = {0, n};
+    float *rows = malloc((size_t)(n * C) * sizeof *rows);
+    void *param;
+    /* features leave in the compute type; f32 is what the host adds up */
+    err e = pos && rows ? program_build(&g, &m->m, MODE_FEATURES, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, DT_F32}, CHECKPOINT_NONE, backend_of(m), false) : fail(E_MEMORY, "out of memory");
+    if (!e) {
+        for (int i = 0; i < n; i++) pos[i] = i;
+        struct feed f = {.ids = ids, .pos = pos, .cu = cu, .n = n, .s = 1};
+        e = memory_for(&mem, (struct program *const[]){&g}, 1);
+        if (!e) e = memory_bind(&mem, &g, a ? a->w : NULL, omp_get_max_threads(), &param);
+        if (!e) e = program_run(&g, &mem, param, NULL, &f, &(struct run_ctx){.threads = omp_get_max_threads()}, false);
+        if (!e) e = program_read(&g, &mem, g.features, n, 1, rows, (size_t)(n * C) * sizeof *rows);
+        if (!e) pool(rows, n, C, normalize, out);
+        memory_free(&mem);
+        program_free(&g);
+    }
+    free(pos);
+    free(rows);
+    return e;
+}
+
+int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, int normalize, float *out) {
+    err e = check_ids(m, ids, n);
+    if (!e && n == 0) e = fail(E_USAGE, "no token to embed");
+    return api_code(e ? e : embed(m, adapter, ids, (int)n, normalize != 0, out));
 }
 
 /* --- generation ------------------------------------------------------------------------------------------------------ */

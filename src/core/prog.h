@@ -38,14 +38,20 @@ struct value {
     const char *name;
 };
 
+enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU };
+
 struct op_attr {
     float eps, scale, dropout, softcap;
     float alpha[MAX_GROUP];       /* linear: the scale of each output's low-rank delta */
     int n;                        /* linear: outputs in the group */
     int rank[MAX_GROUP];          /* linear: rows of A that belong to output i (they lie one after the other) */
+    int width[MAX_GROUP];         /* split: columns of output i */
     int heads, kv_heads, head_dim, window;
+    int rope_dims;                /* rope: rotated columns of a head; 0: all */
+    enum activation act;          /* glu */
     int site;                     /* identity for dropout keys */
     bool causal, interleaved, inverse, decode;
+    bool center;                  /* norm: LayerNorm */
     bool wide;                    /* linear: outputs are f32 whatever the program computes in (logits) */
 };
 

@@ -8,7 +8,7 @@
 #include "core/params.h"
 #include "core/prog.h"
 
-enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE };
+enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES };
 
 /* A linear layer of the base as a method sees it. */
 struct linear {

@@ -45,10 +45,18 @@ err cuda_norm(const struct run_ctx *, const struct inst *, const struct view *in
 err cuda_norm_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_rope(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_add(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_swiglu(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_swiglu_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_glu(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_glu_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_gather(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_split(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_split_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_softcap(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* norm.cu: norms per head, with a mean, with a bias; what cuda_norm() and cuda_norm_bwd() leave to it */
+bool cuda_plain_norm(const struct inst *i);
+err cuda_vector_norm(const struct inst *, const struct view *in, struct view *out);
+err cuda_vector_norm_bwd(const struct inst *, const struct view *in, struct view *out, void *scratch);
+size_t cuda_vector_norm_bwd_scratch(const struct view *in, const struct view *out);
 /* attention.cu */
 err cuda_attention(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);

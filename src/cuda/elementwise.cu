@@ -1,4 +1,4 @@
-/* Rows and elements on the card: embed, norm, rope, add, swiglu, gather and the backwards that are not products.
+/* Rows and elements on the card: embed, RMSNorm (other norms: norm.cu), rope, add, glu, gather, split, softcap and their backwards.
  *
  * All are limited by memory: every operand is read once, 16 bytes a thread where pointers, strides and widths are multiples
  * of 16 bytes, element by element where not (W below: elements of a load; 1 is the plain path). norm keeps a row in
@@ -70,20 +70,46 @@ static struct shape shape_of(int64_t rows, int64_t width) {
     return s;
 }
 
-/* --- add, swiglu, swiglu_bwd ---------------------------------------------------------------------------------- */
-enum map_op { ADD, SWIGLU, SWIGLU_BWD };
+/* --- add, glu, glu_bwd ---------------------------------------------------------------------------------------- */
+enum map_op { ADD, GLU, GLU_BWD };
 struct operands {
-    const void *in[3];
-    void *out[2];
+    const void *in[3]; /* glu's second may be absent: 1 */
+    void *out[2];      /* and then glu_bwd's second is */
     int64_t ld_in[3], ld_out[2], rows, cols;
+    enum activation act;
 };
 
-template <int OP> __device__ __forceinline__ void apply(float a, float b, float d, float *y, float *z) {
+/* act(g) and its derivative, as ops/glu.c defines them. */
+__device__ __forceinline__ float activate(enum activation kind, float g, float *slope) {
+    const float root = 0.797884560802865f, cubic = 0.044715f;
+    float s, u;
+    switch (kind) {
+    case ACT_SILU:
+        s = 1.0f / (1.0f + expf(-g));
+        *slope = s * (1.0f + g * (1.0f - s));
+        return g * s;
+    case ACT_GELU_TANH:
+        u = 2.0f * root * (g + cubic * g * g * g);
+        s = 1.0f / (1.0f + expf(-u));
+        *slope = s + g * s * (1.0f - s) * 2.0f * root * (1.0f + 3.0f * cubic * g * g);
+        return g * s;
+    case ACT_GELU_ERF:
+        s = 0.5f * erfcf(-g * 0.707106781186548f);
+        *slope = s + g * expf(-0.5f * g * g) * root * 0.5f;
+        return g * s;
+    default:
+        *slope = g > 0 ? 1.0f : isnan(g) ? g : 0.0f;
+        return g > 0 || isnan(g) ? g : 0.0f;
+    }
+}
+
+template <int OP> __device__ __forceinline__ void apply(enum activation act, float a, float b, float d, float *y, float *z) {
+    float slope, v;
     if constexpr (OP == ADD) *y = a + b;
     else {
-        float s = 1.0f / (1.0f + expf(-a));
-        if constexpr (OP == SWIGLU) *y = a * s * b;
-        else *y = d * b * s * (1.0f + a * (1.0f - s)), *z = d * a * s;
+        v = activate(act, a, &slope);
+        if constexpr (OP == GLU) *y = v * b;
+        else *y = d * b * slope, *z = d * v;
     }
 }
 
@@ -92,24 +118,25 @@ template <typename T, int W, int OP> __global__ void map_kernel(struct operands 
         for (int64_t c = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; c < o.cols; c += (int64_t)gridDim.x * blockDim.x * W) {
             float a[W], b[W], d[W] = {}, y[W], z[W];
             load<T, W>((const T *)o.in[0] + r * o.ld_in[0] + c, a);
-            load<T, W>((const T *)o.in[1] + r * o.ld_in[1] + c, b);
-            if constexpr (OP == SWIGLU_BWD) load<T, W>((const T *)o.in[2] + r * o.ld_in[2] + c, d);
+            if (o.in[1]) load<T, W>((const T *)o.in[1] + r * o.ld_in[1] + c, b);
+            if constexpr (OP == GLU_BWD) load<T, W>((const T *)o.in[2] + r * o.ld_in[2] + c, d);
 #pragma unroll
-            for (int i = 0; i < W; i++) apply<OP>(a[i], b[i], d[i], &y[i], &z[i]);
+            for (int i = 0; i < W; i++) apply<OP>(o.act, a[i], o.in[1] ? b[i] : 1.0f, d[i], &y[i], &z[i]);
             store<T, W>((T *)o.out[0] + r * o.ld_out[0] + c, y);
-            if constexpr (OP == SWIGLU_BWD) store<T, W>((T *)o.out[1] + r * o.ld_out[1] + c, z);
+            if (OP == GLU_BWD && o.out[1]) store<T, W>((T *)o.out[1] + r * o.ld_out[1] + c, z);
         }
 }
 
-template <int OP> static err map(const struct view *in, const struct view *out, const char *what) {
-    const int n_in = OP == SWIGLU_BWD ? 3 : 2, n_out = OP == SWIGLU_BWD ? 2 : 1;
+template <int OP> static err map(enum activation act, const struct view *in, const struct view *out, const char *what) {
+    const int n_in = OP == GLU_BWD ? 3 : 2, n_out = OP == GLU_BWD ? 2 : 1;
     const int w = in[0].dt == DT_F32 ? 4 : 8;
     struct operands o = {};
-    o.rows = view_rows(&in[0]), o.cols = view_cols(&in[0]);
+    o.act = act, o.rows = view_rows(&in[0]), o.cols = view_cols(&in[0]);
     if (!o.rows || !o.cols) return OK;
     bool fast = true, dense = true;
     for (int i = 0; i < n_in + n_out; i++) {
         const struct view *v = i < n_in ? &in[i] : &out[i - n_in];
+        if (!v->p) continue;
         if (i < n_in) o.in[i] = v->p, o.ld_in[i] = v->ld;
         else o.out[i - n_in] = v->p, o.ld_out[i - n_in] = v->ld;
         fast = fast && rows_aligned(v, w);
@@ -125,28 +152,29 @@ template <int OP> static err map(const struct view *in, const struct view *out, 
 
 extern "C" err cuda_add(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)inst, (void)scratch;
-    return map<ADD>(in, out, "add");
+    return map<ADD>(ACT_SILU, in, out, "add");
 }
-extern "C" err cuda_swiglu(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)inst, (void)scratch;
-    return map<SWIGLU>(in, out, "swiglu");
+extern "C" err cuda_glu(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    return map<GLU>(inst->a.act, in, out, "glu");
 }
-extern "C" err cuda_swiglu_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)inst, (void)scratch;
-    return map<SWIGLU_BWD>(in, out, "swiglu_bwd");
+extern "C" err cuda_glu_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    return map<GLU_BWD>(inst->a.act, in, out, "glu_bwd");
 }
 
-/* SwiGLU whose inputs lack their deltas: a thread W columns of ROWS rows. */
+/* A gated unit whose inputs lack their deltas: a thread W columns of ROWS rows. */
 enum { ROWS = 4, NARROW = 128 };
-struct swiglu {
+struct glu {
     const void *gate, *up;
     void *y;
     struct cuda_delta d[2];
     int64_t N, ldg, ldu, ldy;
     int F;
+    enum activation act;
 };
 
-template <typename T, int W, bool R16> __global__ void __launch_bounds__(NARROW) swiglu_kernel(const __grid_constant__ struct swiglu a) {
+template <typename T, int W, bool R16> __global__ void __launch_bounds__(NARROW) glu_kernel(const __grid_constant__ struct glu a) {
     const int c = (int)(blockIdx.x * NARROW + threadIdx.x) * W;
     const bool real = c < a.F;
     struct delta16<T, W> low[2];
@@ -171,19 +199,19 @@ template <typename T, int W, bool R16> __global__ void __launch_bounds__(NARROW)
         for (int j = 0; j < W; j++) {
             if (!R16 && a.d[0].rank) g[j] += delta_at<T>(a.d[0], n, c + j);
             if (!R16 && a.d[1].rank) u[j] += delta_at<T>(a.d[1], n, c + j);
-            apply<SWIGLU>(g[j], u[j], 0, &y[j], NULL);
+            apply<GLU>(a.act, g[j], u[j], 0, &y[j], NULL);
         }
         store<T, W>((T *)a.y + n * a.ldy + c, y);
     }
 }
 
-extern "C" err cuda_swiglu_delta(const struct view *in, struct view *out, const struct cuda_delta d[2]) {
-    struct swiglu a = {in[0].p, in[1].p, out[0].p, {d[0], d[1]}, view_rows(&in[0]), in[0].ld, in[1].ld, out[0].ld, (int)in[0].d[1]};
+extern "C" err cuda_glu_delta(enum activation act, const struct view *in, struct view *out, const struct cuda_delta d[2]) {
+    struct glu a = {in[0].p, in[1].p, out[0].p, {d[0], d[1]}, view_rows(&in[0]), in[0].ld, in[1].ld, out[0].ld, (int)in[0].d[1], act};
     if (!a.N || !a.F) return OK;
     const bool pairs = a.F % 2 == 0 && rows_aligned(&in[0], 2) && rows_aligned(&in[1], 2) && rows_aligned(&out[0], 2);
     const bool r16 = pairs && in[0].dt != DT_F32 && d[0].rank == 16 && d[1].rank == 16 && d[0].wide && d[1].wide;
     const dim3 grid((unsigned)blocks_for(a.F, NARROW * (pairs ? 2 : 1)), (unsigned)blocks_for(a.N, ROWS));
-    WITH_TYPE(in[0].dt, return cuda_launch(r16 ? (const void *)swiglu_kernel<T, 2, true> : pairs ? (const void *)swiglu_kernel<T, 2, false> : (const void *)swiglu_kernel<T, 1, false>, grid, NARROW, 0, &a, "swiglu"));
+    WITH_TYPE(in[0].dt, return cuda_launch(r16 ? (const void *)glu_kernel<T, 2, true> : pairs ? (const void *)glu_kernel<T, 2, false> : (const void *)glu_kernel<T, 1, false>, grid, NARROW, 0, &a, "glu"));
     return OK;
 }
 
@@ -401,6 +429,7 @@ static err norm(struct norm *a, dtype dt, bool fast) {
 
 extern "C" err cuda_norm(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
+    if (!cuda_plain_norm(inst)) return cuda_vector_norm(inst, in, out);
     const int w = in[0].dt == DT_F32 ? 4 : 8;
     struct norm a = {in[0].p, NULL, NULL, out[0].p, view_f32(&in[1]), view_f32(&out[1]), {}, view_rows(&in[0]), in[0].ld, 0, 0, out[0].ld, (int)in[0].d[1], inst->a.eps};
     if (!a.N || !a.C) return OK;
@@ -495,12 +524,12 @@ __global__ void norm_dw_join_kernel(const float *part, float *dw, int C) {
 }
 
 extern "C" size_t cuda_norm_bwd_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
-    (void)inst;
-    return out[1].dt == DT_NONE ? 0 : (size_t)PARTS * (size_t)in[0].d[1] * sizeof(float);
+    return !cuda_plain_norm(inst) ? cuda_vector_norm_bwd_scratch(in, out) : out[1].dt == DT_NONE ? 0 : (size_t)PARTS * (size_t)in[0].d[1] * sizeof(float);
 }
 
 extern "C" err cuda_norm_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)inst;
+    (void)run;
+    if (!cuda_plain_norm(inst)) return cuda_vector_norm_bwd(inst, in, out, scratch);
     const int64_t N = view_rows(&in[0]), C = in[0].d[1];
     const int w = in[0].dt == DT_F32 ? 4 : 8;
     if (!N || !C) return OK;
@@ -527,8 +556,8 @@ struct rope {
     const int32_t *pos;
     const float *freq;
     int64_t N, ldx, ldy;
-    int heads, D;
-    float sign;
+    int heads, D, R; /* R: a head's columns that are rotated, the first ones */
+    float sign, scale;
 };
 struct ropes { struct rope r[2]; }; /* one or both rotations of a layer: blockIdx.y */
 
@@ -537,7 +566,7 @@ struct ropes { struct rope r[2]; }; /* one or both rotations of a layer: blockId
 template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(const __grid_constant__ struct ropes both) {
     const struct rope a = both.r[blockIdx.y];
     extern __shared__ float trig[]; /* cos[half], sin[half] */
-    const int half = a.D / 2, per_head = INTERLEAVED ? a.D / W : half / W, units = a.heads * per_head;
+    const int half = a.R / 2, per_head = INTERLEAVED ? a.R / W : half / W, units = a.heads * per_head, rest = a.D - a.R;
     float *cosine = trig, *sine = trig + half;
     for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x) {
         const T *x = (const T *)a.x + n * a.ldx;
@@ -546,7 +575,11 @@ template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(const
         for (int j = threadIdx.x; j < half; j += blockDim.x) {
             float s, c;
             sincosf(mul_rn((float)a.pos[n], a.freq[j]), &s, &c); /* the angle is rounded to f32, as everywhere */
-            cosine[j] = c, sine[j] = a.sign * s;
+            cosine[j] = a.scale * c, sine[j] = a.scale * a.sign * s;
+        }
+        for (int i = threadIdx.x; a.x != a.y && i < a.heads * rest; i += blockDim.x) {
+            const int64_t at = (int64_t)(i / rest) * a.D + a.R + i % rest;
+            y[at] = x[at];
         }
         __syncthreads();
         for (int u = threadIdx.x; u < units; u += blockDim.x) {
@@ -578,13 +611,13 @@ template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(const
 static bool rope_of(const struct inst *inst, const struct view *in, const struct view *out, struct rope *a) {
     const struct op_attr *at = &inst->a;
     const int w = in[0].dt == DT_F32 ? 4 : 8;
-    *a = {in[0].p, out[0].p, view_i32(&in[1]), view_f32(&in[2]), view_rows(&in[0]), in[0].ld, out[0].ld, at->heads, at->head_dim, at->inverse ? -1.0f : 1.0f};
-    return rows_aligned(&in[0], w) && rows_aligned(&out[0], w) && (at->interleaved ? a->D : a->D / 2) % w == 0;
+    *a = {in[0].p, out[0].p, view_i32(&in[1]), view_f32(&in[2]), view_rows(&in[0]), in[0].ld, out[0].ld, at->heads, at->head_dim, at->rope_dims ? at->rope_dims : at->head_dim, at->inverse ? -1.0f : 1.0f, at->scale != 0 ? at->scale : 1.0f};
+    return rows_aligned(&in[0], w) && rows_aligned(&out[0], w) && (at->interleaved ? a->R : a->R / 2) % w == 0 && a->D % w == 0;
 }
 
 static err rotate(const struct ropes &both, int n, dtype dt, bool interleaved, bool fast) {
     const struct rope &a = both.r[0]; /* the one with more heads */
-    const int half = a.D / 2, w = dt == DT_F32 ? 4 : 8;
+    const int half = a.R / 2, w = dt == DT_F32 ? 4 : 8;
     if (!a.N || !half || !a.heads) return OK;
     const int64_t units = (int64_t)a.heads * half / (!fast ? 1 : interleaved ? w / 2 : w);
     const dim3 grid((unsigned)least(a.N, (int64_t)cuda_sms * 32), (unsigned)n);
@@ -613,4 +646,41 @@ extern "C" err cuda_rope_pair(const struct inst *inst, const struct view *in, st
         fast &= rope_of(&inst[j], in + j * MAX_IN, out + j * MAX_OUT, &both.r[i]);
     }
     return rotate(both, 2, in[0].dt, inst->a.interleaved, fast);
+}
+
+/* --- split and softcap ---------------------------------------------------------------------------------------- */
+static err columns(const struct view *to, int64_t to_col, const struct view *from, int64_t from_col, int64_t width) {
+    const size_t size = dtype_row_bytes(from->dt, 1);
+    char *a = (char *)to->p + to_col * size;
+    const char *b = (const char *)from->p + from_col * size;
+    if (!view_rows(from) || !width) return OK;
+    return cuda_check(cudaMemcpy2DAsync(a, to->ld * size, b, from->ld * size, width * size, (size_t)view_rows(from), cudaMemcpyDeviceToDevice, cuda_stream), "split");
+}
+
+extern "C" err cuda_split(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    int64_t at = 0;
+    for (int k = 0; k < inst->a.n; at += inst->a.width[k++]) TRY(columns(&out[k], 0, &in[0], at, inst->a.width[k]));
+    return OK;
+}
+
+extern "C" err cuda_split_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    int64_t at = 0;
+    for (int k = 0; k < inst->a.n; at += inst->a.width[k++]) TRY(columns(&out[0], at, &in[k], 0, inst->a.width[k]));
+    return OK;
+}
+
+__global__ void softcap_kernel(const float *x, float *y, int64_t rows, int64_t cols, int64_t ldx, int64_t ldy, float cap) {
+    for (int64_t r = blockIdx.y; r < rows; r += gridDim.y)
+        for (int64_t c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; c < cols; c += (int64_t)gridDim.x * blockDim.x) y[r * ldy + c] = cap * tanhf(x[r * ldx + c] / cap);
+}
+
+extern "C" err cuda_softcap(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    const int64_t rows = view_rows(&in[0]), cols = view_cols(&in[0]);
+    if (!rows || !cols) return OK;
+    const dim3 grid((unsigned)least(blocks_for(cols, THREADS), (int64_t)cuda_sms * 8), (unsigned)least(rows, MAX_Y));
+    softcap_kernel<<<grid, THREADS, 0, cuda_stream>>>((const float *)in[0].p, (float *)out[0].p, rows, cols, in[0].ld, out[0].ld, inst->a.softcap);
+    return CUDA_LAUNCHED("softcap");
 }

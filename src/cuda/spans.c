@@ -5,7 +5,7 @@
  * of a group, and A beside them, are one matrix-vector launch (T = x A^T rides along), and the reader adds the low-rank deltas:
  *   linear q k v, rope, rope, kv_append, attention_cached
  *   linear o (down), add, norm
- *   linear gate up, swiglu
+ *   linear gate up, glu
  * With more rows than the matrix-vector kernel takes, or a type that is not for it, the products are cuBLASLt's; beyond 64 rows the
  * linear runs as it does alone, deltas and all, and the reader has less to do.
  *
@@ -77,13 +77,13 @@ static err linear_add_norm(const struct run_ctx *run, const struct inst *i, cons
     return cuda_add_norm(i + 1, IN(1), OUT(1), IN(1)[1].p == out[0].p, &d);
 }
 
-static err linear_swiglu(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+static err linear_glu(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     struct cuda_delta d[2];
     bool left;
     if (!in[LIN_X].d[0]) return OK;
     TRY(products(run, i, in, out, scratch, &left));
     for (int k = 0; k < 2; k++) cuda_delta_of(i, in, out, k, left, &d[k]);
-    return cuda_swiglu_delta(IN(1), OUT(1), d);
+    return cuda_glu_delta(i[1].a.act, IN(1), OUT(1), d);
 }
 
 static err add_norm(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
@@ -111,20 +111,23 @@ static bool decodes(const struct prog *p, const struct inst *s) {
     return s->a.dropout == 0 && w->dt != DT_F8;
 }
 
+/* The whole head, as it is. */
+static bool plain_rope(const struct inst *i) { return (!i->a.rope_dims || i->a.rope_dims == i->a.head_dim) && (i->a.scale == 0 || i->a.scale == 1); }
+
 static bool is_attend(const struct prog *p, int i, const struct inst *s) {
     if (s[0].a.n != 3 || !decodes(p, s) || s[4].op != &op_attention_cached) return false;
     bool wired = same(s[1].in[0], s[0].out[0]) && same(s[2].in[0], s[0].out[1]) && same(s[3].in[0], s[2].out[0]) && same(s[3].in[1], s[0].out[2]) && same(s[4].in[0], s[1].out[0]);
     wired = wired && same(s[4].in[1], s[3].in[4]) && same(s[4].in[2], s[3].in[5]) && same(s[3].in[3], s[4].in[4]) && same(s[1].in[1], s[4].in[4]) && same(s[2].in[1], s[4].in[4]);
-    return wired && !s[1].a.inverse && dies(p, i, i + 4) && dies(p, i + 1, i + 4) && dies(p, i + 2, i + 4);
+    return wired && plain_rope(&s[1]) && plain_rope(&s[2]) && !s[1].a.inverse && dies(p, i, i + 4) && dies(p, i + 1, i + 4) && dies(p, i + 2, i + 4);
 }
 
-static bool norm_follows(const struct inst *add) { return same(add[1].in[0], add->out[0]); }
+static bool norm_follows(const struct inst *add) { return same(add[1].in[0], add->out[0]) && cuda_plain_norm(&add[1]); }
 
 static bool is_linear_add_norm(const struct prog *p, int i, const struct inst *s) {
     return s[0].a.n == 1 && decodes(p, s) && (same(s[1].in[0], s[0].out[0]) || same(s[1].in[1], s[0].out[0])) && norm_follows(&s[1]) && dies(p, i, i + 1);
 }
 
-static bool is_linear_swiglu(const struct prog *p, int i, const struct inst *s) {
+static bool is_linear_glu(const struct prog *p, int i, const struct inst *s) {
     return s[0].a.n == 2 && decodes(p, s) && same(s[1].in[0], s[0].out[0]) && same(s[1].in[1], s[0].out[1]) && dies(p, i, i + 1);
 }
 
@@ -132,7 +135,7 @@ static bool is_add_norm(const struct prog *p, int i, const struct inst *s) { ret
 
 static bool is_rope_pair(const struct prog *p, int i, const struct inst *s) {
     (void)p, (void)i;
-    return same(s[0].in[1], s[1].in[1]) && same(s[0].in[2], s[1].in[2]) && !same(s[1].in[0], s[0].out[0]) && s[0].a.head_dim == s[1].a.head_dim && s[0].a.interleaved == s[1].a.interleaved && s[0].a.inverse == s[1].a.inverse;
+    return same(s[0].in[1], s[1].in[1]) && same(s[0].in[2], s[1].in[2]) && !same(s[1].in[0], s[0].out[0]) && s[0].a.head_dim == s[1].a.head_dim && s[0].a.rope_dims == s[1].a.rope_dims && s[0].a.interleaved == s[1].a.interleaved && s[0].a.inverse == s[1].a.inverse;
 }
 
 static const struct row {
@@ -143,7 +146,7 @@ static const struct row {
 } table[] = {
     {5, {&op_linear, &op_rope, &op_rope, &op_kv_append, &op_attention_cached}, is_attend, attend},
     {3, {&op_linear, &op_add, &op_norm}, is_linear_add_norm, linear_add_norm},
-    {2, {&op_linear, &op_swiglu}, is_linear_swiglu, linear_swiglu},
+    {2, {&op_linear, &op_glu}, is_linear_glu, linear_glu},
     {2, {&op_add, &op_norm}, is_add_norm, add_norm},
     {2, {&op_rope, &op_rope}, is_rope_pair, rope_pair},
 };

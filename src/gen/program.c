@@ -20,7 +20,7 @@ static void make_cache(struct site *s, const struct model *m, struct capacity ca
 static void emit_loss(struct program *g, const struct model *m, struct site *s) {
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     val x = model_body(m, s);
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, model_head(m, s), label, weight}, 4, NULL);
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, model_head(m, s), label, weight}, 4, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];
@@ -40,6 +40,7 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     struct linear head = {.w = model_head(m, s)};
     if (s->p->failed) return;
     site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
+    if (m->shape.logit_softcap > 0) g->logits = emit1(s->p, &op_softcap, &g->logits, 1, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
     struct inst *i = prog_emit(s->p, &op_sample, (val[]){g->logits, s->sample, next_pos}, 3, NULL);
     if (!i) return;
     g->next = i->out[0];
@@ -66,7 +67,10 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     g->ids = s.ids;
     g->pos = s.pos;
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
-    if (mode == MODE_TRAIN || mode == MODE_SCORE) {
+    if (m->family->encoder && mode != MODE_FEATURES)
+        prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features, it has no head to train on or to write with", m->path, model_arch(m));
+    if (mode == MODE_FEATURES) prog_keep(p, g->features = model_body(m, &s));
+    else if (mode == MODE_TRAIN || mode == MODE_SCORE) {
         s.sample = input(p, "sample", &dim_n, DT_I32);
         emit_loss(g, m, &s);
         if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, level, &op_add);

@@ -14,6 +14,7 @@ static err infer(struct prog *p, struct inst *i) {
     TRY(want(p, i, V, prog_dt(p), 2, (int64_t[]){SYM_N, kw}));
     TRY(want(p, i, CU, DT_I32, 1, (int64_t[]){SYM_S1}));
     if (i->a.kv_heads < 1 || i->a.heads % i->a.kv_heads) return prog_fail(p, E_INPUT, "attention: %d heads do not share %d key/value heads", i->a.heads, i->a.kv_heads);
+    if (i->a.window > 0 && !i->a.causal) return prog_fail(p, E_UNSUPPORTED, "attention: a window of %d without the causal mask", i->a.window);
     i->out[0] = prog_act(p, prog_dt(p), 2, (int64_t[]){SYM_N, qw}, "attention");
     i->out[1] = prog_act(p, DT_F32, 2, (int64_t[]){SYM_N, i->a.heads}, "lse");
     return p->failed;

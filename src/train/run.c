@@ -246,6 +246,8 @@ err run_open(struct run *r, struct config *cfg) {
         r->warm_steps = (r->warm.source.n + per - 1) / per * cfg->warmup_epochs;
         TRY(order_init(&r->warm_order, r->warm.source.n, (uint64_t)cfg->seed, 9, true));
     }
+    if (r->model.shape.hard_context && (r->cap.tokens > r->model.shape.context || r->cap.length > r->model.shape.context))
+        return fail(E_USAGE, "sequences of up to %d tokens, but %s has no positions from %lld on: lower max_length (and max_new_tokens)", r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length, cfg->model, (long long)r->model.shape.context);
     return plan_within(r, r->cap);
 }
 

@@ -182,17 +182,21 @@ static void build_embed(struct lab *l) {
     emit(l, &op_embed, in, &(struct op_attr){.scale = l->variant ? 1.5f : 1});
 }
 
+/* Variants: RMSNorm with a frozen and a trained weight, LayerNorm with both trained, RMSNorm and LayerNorm per head. */
 static void build_norm(struct lab *l) {
-    val x = activation(l, l->s->C, "x");
-    val w = l->variant ? param(l, 1, &l->s->C, "w") : floats(l, ROLE_BASE, 1, &l->s->C, "w");
-    l->terms = (double)(l->s->C + l->N);
-    for (int64_t n = 0; n < l->N; n++) { /* dx is what is left of dy w rstd without its part along x */
-        double ss = 1e-30;
-        for (int64_t c = 0; c < l->s->C; c++) ss += pow(*element(l, x, l->data[x.i], n * l->s->C + c), 2);
-        l->cancelled = fmax(l->cancelled, 1.5 * 1.5 * sqrt((double)l->s->C / ss));
+    const bool center = l->variant == 2 || l->variant == 4, trained = l->variant != 0, apart = l->variant > 2;
+    const int64_t heads = apart ? l->s->H : 1, D = apart ? l->s->D : l->s->C, C = heads * D;
+    val x = activation(l, C, "x"), w = trained ? param(l, 1, &D, "w") : floats(l, ROLE_BASE, 1, &D, "w"), bias = {0};
+    if (center) bias = param(l, 1, &D, "bias");
+    l->terms = (double)(D + l->N * heads);
+    for (int64_t k = 0; k < l->N * heads; k++) { /* dx is what is left of dy w rstd without its part along x */
+        double ss = 1e-30, mean = 0;
+        for (int64_t c = 0; c < D; c++) mean += center ? *element(l, x, l->data[x.i], k * D + c) / (double)D : 0;
+        for (int64_t c = 0; c < D; c++) ss += pow(*element(l, x, l->data[x.i], k * D + c) - mean, 2);
+        l->cancelled = fmax(l->cancelled, 1.5 * 1.5 * fmin(sqrt((double)D / ss), 1 / sqrt(1e-5)) * (center ? 2 : 1));
     }
     l->loss_outs = 1;
-    emit(l, &op_norm, (val[]){x, w}, &(struct op_attr){.eps = 1e-5f});
+    emit(l, &op_norm, (val[]){x, w, bias}, &(struct op_attr){.eps = 1e-5f, .heads = (int)heads, .center = center});
 }
 
 /* Variants: one plain output; three with two deltas and a bias; dropout; no gradient to x; sizes that a card's fused products take. */
@@ -232,11 +236,13 @@ static void build_linear(struct lab *l) {
 /* The definition takes the angle in double, the kernels round it to f32 as the models' own code does: pos eps. */
 static void build_rope(struct lab *l) {
     val x = activation(l, (int64_t)l->s->H * l->s->D, "x"), pos = ints(l, SYM_N, "pos", 500);
-    int64_t half = l->s->D / 2;
+    const int rotated = l->variant < 4 || l->s->D < 4 ? l->s->D : l->s->D / 4 * 2; /* from 4 on: half of a head, and a factor */
+    int64_t half = rotated / 2;
     val freq = floats(l, ROLE_BASE, 1, &half, "freq");
     for (int64_t j = 0; j < half; j++) ((float *)l->data[freq.i])[j] = powf(10000, -(float)j / (float)half);
     struct op_attr a = {
         .heads = l->s->H, .head_dim = l->s->D, .interleaved = l->variant & 1, .inverse = l->variant & 2};
+    if (l->variant >= 4) a.rope_dims = rotated, a.scale = 1.25f;
     l->terms = 500.0 * 500 / 64;
     l->loss_outs = 1;
     emit(l, &op_rope, (val[]){x, pos, freq}, &a);
@@ -247,11 +253,13 @@ static struct op_attr heads(const struct lab *l) {
         .heads = l->s->H, .kv_heads = l->s->K, .head_dim = l->s->D, .scale = 1 / sqrtf((float)l->s->D)};
 }
 
-/* Variants: causal, not causal, window and soft-cap (definition only, until a kernel takes them). */
+/* Variants: causal, not causal, window and soft-cap, a window of more than a tile, soft-cap without a mask. */
 static void build_attention(struct lab *l) {
     struct op_attr a = heads(l);
-    a.causal = l->variant != 1;
+    a.causal = l->variant != 1 && l->variant != 4;
     if (l->variant == 2) a.window = 4, a.softcap = 2;
+    if (l->variant == 3) a.window = 67;
+    if (l->variant == 4) a.softcap = 1.5f;
     val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), k = activation(l, (int64_t)a.kv_heads * a.head_dim, "k");
     val v = activation(l, (int64_t)a.kv_heads * a.head_dim, "v"), cu = ints(l, SYM_S1, "cu", 1);
     for (int s = 0; s < l->s->seqs; s++)
@@ -267,25 +275,46 @@ static void build_add(struct lab *l) {
     emit(l, &op_add, in, NULL);
 }
 
-static void build_swiglu(struct lab *l) {
-    val in[] = {activation(l, l->s->C, "gate"), activation(l, l->s->C, "up")};
-    for (int64_t k = 0; k < elements(l, in[0]); k += 9) *element(l, in[0], l->data[in[0].i], k) *= l->variant ? 80 : 4;
+/* Variants: each activation, gated with moderate and with large gates, then alone. */
+static void build_glu(struct lab *l) {
+    const int kind = l->variant / 3, form = l->variant % 3;
+    val in[] = {activation(l, l->s->C, "gate"), {0}};
+    if (form < 2) in[1] = activation(l, l->s->C, "up");
+    for (int64_t k = 0; k < elements(l, in[0]); k += 9) *element(l, in[0], l->data[in[0].i], k) *= form ? 80 : 4;
+    for (int64_t k = 0; k < elements(l, in[0]) && kind == ACT_RELU; k++) { /* finite differences do not see a kink */
+        float *g = element(l, in[0], l->data[in[0].i], k);
+        *g += fabsf(*g) < 0.1f ? 0.5f : 0;
+    }
     l->terms = 4;
     l->loss_outs = 1;
-    emit(l, &op_swiglu, in, NULL);
+    emit(l, &op_glu, in, &(struct op_attr){.act = (enum activation)kind});
 }
 
-/* Variants: half of the rows count, none does. */
+static void build_split(struct lab *l) {
+    struct op_attr a = {.n = 3, .width = {l->s->D, 1, (int)l->s->C}};
+    l->loss_outs = 3;
+    emit(l, &op_split, (val[]){activation(l, l->s->C + l->s->D + 1, "x")}, &a);
+}
+
+static void build_softcap(struct lab *l) {
+    val x = activation(l, 3 * l->s->C, "logits");
+    prog_v(&l->p, x)->needs = false;
+    for (int64_t k = 0; k < elements(l, x); k += 5) *element(l, x, l->data[x.i], k) *= 100;
+    l->terms = 1;
+    emit(l, &op_softcap, &x, &(struct op_attr){.softcap = 3});
+}
+
+/* Variants: half of the rows count, none does, half with capped logits. */
 static void build_head_loss(struct lab *l) {
     val in[] = {activation(l, l->s->C, "x"), weight(l, 101, l->s->C, "w"), ints(l, SYM_N, "label", 101),
                 floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight")};
     for (int64_t n = 0; n < l->N; n++) {
         float *w = (float *)l->data[in[3].i] + n;
-        *w = l->variant || n % 2 ? 0 : fabsf(*w);
+        *w = l->variant == 1 || n % 2 ? 0 : fabsf(*w);
     }
     l->terms = (double)(l->s->C + l->N + 101);
     l->loss_is_first = true;
-    emit(l, &op_head_loss, in, NULL);
+    emit(l, &op_head_loss, in, &(struct op_attr){.softcap = l->variant == 2 ? 2 : 0});
 }
 
 static void build_gather(struct lab *l) {
@@ -296,7 +325,7 @@ static void build_gather(struct lab *l) {
 
 /* Rows of five slots; no two rows share a cell. */
 static void cache_of(struct lab *l, val *cache, val *slot, val *pos) {
-    const int apart = l->variant ? 150 : 16; /* 1: far enough that a row is divided among blocks */
+    const int apart = l->variant >= 3 ? 150 : 16; /* 3 and 4: far enough that a row is divided among blocks */
     const int64_t d[] = {5, l->s->K, l->N / 5 + 4 * apart + 6, l->s->D};
     cache[0] = floats(l, ROLE_STATE, 4, d, "cache k");
     cache[1] = floats(l, ROLE_STATE, 4, d, "cache v");
@@ -317,6 +346,8 @@ static void build_kv_append(struct lab *l) {
 
 static void build_attention_cached(struct lab *l) {
     struct op_attr a = heads(l);
+    static const int windows[] = {0, 3, 66, 0, 400};
+    a.window = windows[l->variant], a.softcap = l->variant == 1 ? 2 : 0;
     val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), cache[2], slot, pos;
     cache_of(l, cache, &slot, &pos);
     l->terms = (double)(l->N + 606 + a.head_dim);
@@ -345,12 +376,13 @@ static void build_sample(struct lab *l) {
 }
 
 static const struct row rows[] = {
-    {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 2, false},
-    {&op_linear, build_linear, 5, true},        {&op_rope, build_rope, 4, false},
-    {&op_attention, build_attention, 3, false}, {&op_add, build_add, 1, false},
-    {&op_swiglu, build_swiglu, 2, false},       {&op_head_loss, build_head_loss, 2, true},
+    {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 5, false},
+    {&op_linear, build_linear, 5, true},        {&op_rope, build_rope, 8, false},
+    {&op_attention, build_attention, 5, false}, {&op_add, build_add, 1, false},
+    {&op_glu, build_glu, 12, false},            {&op_head_loss, build_head_loss, 3, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
-    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 2, false},
+    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 5, false},
+    {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},
 };
 
 /* --- running one instruction ----------------------------------------------------------------------------------- */
@@ -564,7 +596,7 @@ static void check_on(struct lab *l, const struct inst *i, const struct launch *w
             release(&again);
         }
         for (int k = 0; k < i->op->n_in; k++) {
-            if (!(i->op->inplace >> k & 1)) continue;
+            if (!(i->op->inplace >> k & 1) || !has(i->in[k])) continue;
             struct launch alias = prepare(l, i, k);
             launch(l, i, &backend_cpu, &alias, 2);
             must_equal(l, i, &alias, &got, "in place");
@@ -584,7 +616,7 @@ static void check_on_card(struct lab *l, const struct inst *i, const struct laun
     launch_card(l, i, &again);
     must_equal(l, i, &again, &got, "between two runs");
     for (int k = 0; k < i->op->n_in; k++) {
-        if (!(i->op->inplace >> k & 1)) continue;
+        if (!(i->op->inplace >> k & 1) || !has(i->in[k])) continue;
         struct launch alias = prepare(l, i, k);
         launch_card(l, i, &alias);
         must_equal(l, i, &alias, &got, "in place");
