@@ -39,12 +39,15 @@ static const struct row *row_of(const struct inst *inst) {
 }
 
 /* What kernels do not know yet they would leave out without a word: norms per head, with a mean or a bias, activations other
- * than SiLU, rotation of a part of a head or times a factor, a capped loss. */
+ * than SiLU, rotation of a part of a head or times a factor, attention to another text or with a bias, a capped loss. */
 bool cuda_knows(const struct inst *i) {
     if (i->op == &op_norm) return i->a.heads <= 1 && !i->a.center && !i->in[2].i;
     if (i->op == &op_norm_bwd) return i->a.heads <= 1 && !i->a.center && !i->in[5].i;
     if (i->op == &op_glu || i->op == &op_glu_bwd) return i->a.act == ACT_SILU && i->in[1].i;
     if (i->op == &op_rope) return (!i->a.rope_dims || i->a.rope_dims == i->a.head_dim) && (i->a.scale == 0 || i->a.scale == 1);
+    if (i->op == &op_attention) return !i->in[4].i && !i->in[5].i;
+    if (i->op == &op_attention_bwd) return !i->in[7].i && !i->in[8].i;
+    if (i->op == &op_attention_cached) return !i->in[5].i;
     return i->op != &op_head_loss || i->a.softcap == 0;
 }
 

@@ -36,6 +36,6 @@ val site_attention(struct site *s, val q, val k, val v, int layer, const struct 
     if (s->mode == MODE_PREFILL || s->mode == MODE_DECODE)
         prog_emit(s->p, &op_kv_append, (val[]){k, v, s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, a);
     if (s->mode == MODE_DECODE)
-        return emit1(s->p, &op_attention_cached, (val[]){q, s->cache_k[layer], s->cache_v[layer], s->slot, s->pos}, 5, a);
-    return emit1(s->p, &op_attention, (val[]){q, k, v, s->cu}, 4, a);
+        return emit1(s->p, &op_attention_cached, (val[]){q, s->cache_k[layer], s->cache_v[layer], s->slot, s->pos, {0}}, 6, a);
+    return emit1(s->p, &op_attention, (val[]){q, k, v, s->cu, {0}, {0}}, 6, a);
 }
