@@ -334,7 +334,7 @@ static void forward_item(const struct attention *a, const struct walk *w, struct
     }
     for (int64_t r = 0; r < nq; r++) {
         if (keys) vec_scale(o + r * ldo, 1 / f->l[r], D);
-        *at(a->lse, t0 + q0 + r, w->h) = f->m[r] + logf(f->l[r]);
+        *at(a->lse, t0 + q0 + r, w->h) = keys ? f->m[r] + logf(f->l[r]) : 0;
     }
 }
 

@@ -75,7 +75,7 @@ static void attend(const struct op_attr *a, const struct view *in, struct view *
             if (score(a, in, bias, i, j, h, &s, &slope)) y += exp(s - top) / sum * view_row(&in[V], j)[h * a->kv_heads / a->heads * D + d];
         o[d] = (float)y;
     }
-    view_row(&out[1], i)[h] = (float)(top + log(sum));
+    view_row(&out[1], i)[h] = from < to ? (float)(top + log(sum)) : 0; /* no key: o and lse are 0 */
 }
 
 static err ref(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
