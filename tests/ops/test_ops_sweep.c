@@ -262,7 +262,8 @@ static void build_attention(struct lab *l) {
     for (int s = 0; s < l->s->seqs; s++)
         ((int32_t *)l->data[cu.i])[s + 1] = ((int32_t *)l->data[cu.i])[s] + (int32_t)l->s->len[s];
     l->terms = (double)(l->N + a.head_dim);
-    if (l->N == 1) l->cancelled = 1.5 * 1.5 * 1.5 * a.head_dim * a.scale; /* dq = 0: do v and do o are the same sum */
+    /* one key alone: dq = dk = 0, what is left of two equal sums of a head's terms */
+    if (l->N == 1 || l->variant == 7) l->cancelled = 1.5 * 1.5 * 1.5 * sqrt(a.head_dim) * a.scale;
     l->loss_outs = 1;
     if (l->variant == 5 || l->variant == 6) {
         a.buckets = 8, a.distance = 40;
