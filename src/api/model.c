@@ -194,6 +194,7 @@ static err score(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, float 
 
 int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, float *nll) {
     err e = check_ids(m, ids, n);
+    if (!e && m->m.family->seq2seq) e = fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): it has no likelihood of one text, only of an answer to a prompt", m->m.path, model_arch(&m->m));
     if (e || n == 0) return api_code(e);
     nll[0] = 0;
     return n == 1 ? CYC_OK : api_code(score(m, adapter, ids, (int)n, nll));

@@ -24,6 +24,7 @@
  * packing. */
 #include "cpu/fused.h"
 #include "cpu/vec.h"
+#include "ops/ops.h"
 #include <omp.h>
 
 /* The running maximum before the first key: finite, so that a query whose window has not begun in a tile gets weights of 0
@@ -213,7 +214,9 @@ static void keys_from_queries(const struct place *t, const float *s, struct prod
 struct attention {
     const struct view *q, *k, *v, *o, *lse, *grad; /* grad: dO */
     const struct view *dq, *dk, *dv;
-    const int32_t *cu;
+    const int32_t *cu, *cu_k; /* of queries; of keys */
+    const struct view *bias;  /* NULL: none */
+    const struct op_attr *attr;
     int64_t S;
     int H, K, D;
     int64_t window;
@@ -230,7 +233,7 @@ struct walk {
 
 static bool walk_to(struct walk *w, const struct attention *a, int64_t ticket, int64_t tile_rows, int heads) {
     for (; w->s < a->S; w->s++) {
-        int64_t T = a->cu[w->s + 1] - a->cu[w->s], n = (T + tile_rows - 1) / tile_rows * heads;
+        int64_t T = max64(a->cu[w->s + 1] - a->cu[w->s], tile_rows == INT32_MAX ? a->cu_k[w->s + 1] - a->cu_k[w->s] : 0), n = (T + tile_rows - 1) / tile_rows * heads;
         if (ticket < w->first + n) {
             w->i = (ticket - w->first) / heads;
             w->h = (int)((ticket - w->first) % heads);
@@ -250,8 +253,9 @@ static int64_t take(int64_t *tickets) {
 
 static inline float *at(const struct view *v, int64_t row, int64_t col) { return view_row(v, row) + col; }
 
-static inline struct place place_of(const struct attention *a, int64_t T, int64_t q0, int64_t k0) {
-    return (struct place){min64(ATT_Q, T - q0), min64(ATT_K, T - k0), a->causal ? q0 - k0 : INT32_MAX, a->window};
+/* T queries, keys keys. */
+static inline struct place place_of(const struct attention *a, int64_t T, int64_t keys, int64_t q0, int64_t k0) {
+    return (struct place){min64(ATT_Q, T - q0), min64(ATT_K, keys - k0), a->causal ? q0 - k0 : INT32_MAX, a->window};
 }
 
 /* The first tile of keys that a query from q0 on sees. */
@@ -260,6 +264,15 @@ static inline int64_t first_tile(const struct attention *a, int64_t q0) { return
 static void cap_scores(const struct place *t, float cap, float (*s)[ATT_Q]) {
     for (int64_t c = 0; c < t->nk; c++)
         for (int64_t r = first_query(t, c) / VW * VW; r < t->nq; r += VW) vf_store(s[c] + r, vf_tanh(vf_load(s[c] + r) / cap) * cap);
+}
+
+/* s += bias by distance. The distances of a tile are consecutive, so they are laid out once, nearest key last: query r and key c
+ * are at r - c + ATT_K - 1, and a vector of queries reads neighbours. */
+static void add_bias(const struct attention *a, const struct place *t, int64_t q0, int64_t k0, int h, float (*s)[ATT_Q]) {
+    float by[ATT_K + ATT_Q + VW];
+    for (int64_t i = 0; i < ATT_K + ATT_Q + VW; i++) by[i] = view_row(a->bias, ops_bucket(a->attr, k0 - q0 - (i - ATT_K + 1)))[h];
+    for (int64_t c = 0; c < t->nk; c++)
+        for (int64_t r = first_query(t, c) / VW * VW; r < t->nq; r += VW) vf_store(s[c] + r, vf_load(s[c] + r) + vf_load(by + r - c + ATT_K - 1));
 }
 
 /* --- forward ---------------------------------------------------------------------------------------------------- */
@@ -295,30 +308,33 @@ static void online_softmax(const struct place *t, struct forward_tile *f) {
 static void forward_item(const struct attention *a, const struct walk *w, struct forward_tile *f) {
     const int D = a->D;
     const int64_t t0 = a->cu[w->s], T = a->cu[w->s + 1] - t0, q0 = w->i * ATT_Q, nq = min64(ATT_Q, T - q0);
+    const int64_t u0 = a->cu_k[w->s], keys = a->cu_k[w->s + 1] - u0; /* k and v's rows */
     const int64_t col = (int64_t)w->h * D, kcol = (int64_t)w->h * a->K / a->H * D, ldo = a->o->ld;
     float *o = at(a->o, t0 + q0, col);
     prefetch(at(a->q, t0 + q0, col), a->q->ld, nq, D);
-    prefetch(at(a->k, t0, kcol), a->k->ld, min64(ATT_K, T), D);
+    prefetch(at(a->k, u0, kcol), a->k->ld, min64(ATT_K, keys), D);
     pack_transposed(at(a->q, t0 + q0, col), a->q->ld, (int)nq, D, a->scale, f->q);
     for (int r = 0; r < ATT_Q; r++) {
         f->m[r] = LEAST;
         f->l[r] = 0;
     }
     const int64_t start = first_tile(a, q0);
-    for (int64_t k0 = start; k0 < (a->causal ? q0 + nq : T); k0 += ATT_K) {
-        struct place t = place_of(a, T, q0, k0);
-        prefetch(at(a->v, t0 + k0, kcol), a->v->ld, t.nk, D);
+    for (int64_t r = 0; !keys && r < nq; r++) memset(o + r * ldo, 0, (size_t)D * sizeof *o);
+    for (int64_t k0 = start; k0 < (a->causal ? q0 + nq : keys); k0 += ATT_K) {
+        struct place t = place_of(a, T, keys, q0, k0);
+        prefetch(at(a->v, u0 + k0, kcol), a->v->ld, t.nk, D);
         if (k0 == start) prefetch(o, ldo, nq, D);
-        keys_by_queries(&t, at(a->k, t0 + k0, kcol), a->k->ld, f->q, D, f->s[0]);
+        keys_by_queries(&t, at(a->k, u0 + k0, kcol), a->k->ld, f->q, D, f->s[0]);
         if (a->softcap > 0) cap_scores(&t, a->softcap, f->s);
+        if (a->bias) add_bias(a, &t, q0, k0, w->h, f->s);
         online_softmax(&t, f);
         for (int64_t r = 0; k0 > start && r < nq; r++) vec_scale(o + r * ldo, f->alpha[r], D);
-        struct product pv = {.b = at(a->v, t0 + k0, kcol), .ldb = a->v->ld, .c = o, .ldc = ldo, .add = k0 > start};
+        struct product pv = {.b = at(a->v, u0 + k0, kcol), .ldb = a->v->ld, .c = o, .ldc = ldo, .add = k0 > start};
         queries_from_keys(&t, f->s[0], &pv, D);
     }
     for (int64_t r = 0; r < nq; r++) {
-        vec_scale(o + r * ldo, 1 / f->l[r], D);
-        *at(a->lse, t0 + q0 + r, w->h) = f->m[r] + logf(f->l[r]);
+        if (keys) vec_scale(o + r * ldo, 1 / f->l[r], D);
+        *at(a->lse, t0 + q0 + r, w->h) = keys ? f->m[r] + logf(f->l[r]) : 0;
     }
 }
 
@@ -327,6 +343,8 @@ static struct attention attention_of(const struct inst *inst, const struct view 
                               .k = &in[1],
                               .v = &in[2],
                               .cu = view_i32(&in[3]),
+                              .cu_k = view_i32(&in[3]),
+                              .attr = &inst->a,
                               .S = view_rows(&in[3]) - 1,
                               .H = inst->a.heads,
                               .K = inst->a.kv_heads,
@@ -340,6 +358,8 @@ static struct attention attention_of(const struct inst *inst, const struct view 
 static err attention(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                      void *scratch) {
     struct attention a = attention_of(inst, in);
+    if (in[4].p) a.cu_k = view_i32(&in[4]);
+    if (in[5].p) a.bias = &in[5];
     a.o = &out[0];
     a.lse = &out[1];
     const size_t share = ATT_FORWARD_SHARE((size_t)a.D);
@@ -362,7 +382,7 @@ struct backward_tile { /* one thread's scratch, followed by the packed queries a
 
 /* s -> p = exp(s - lse), dP -> dS = p * (dP - delta) * scale; 0 where masked. */
 static void softmax_backward(const struct place *t, const struct attention *a, struct backward_tile *b) {
-    const float inverse = a->softcap > 0 ? 1 / a->softcap : 0;
+    const float inverse = a->softcap > 0 ? 1 / a->softcap : 0; /* a cap and a bias do not meet (attention_bwd) */
     for (int64_t r = 0; r < t->nq; r += VW) {
         int64_t seen = keys_seen(t, r + VW);
         vf lse = vf_load(b->lse + r), delta = vf_load(b->delta + r);
@@ -383,7 +403,7 @@ static void softmax_backward(const struct place *t, const struct attention *a, s
 static void backward_queries(const struct attention *a, const struct walk *w, int h, int64_t q0,
                              struct backward_tile *b) {
     const int D = a->D;
-    const int64_t t0 = a->cu[w->s], T = a->cu[w->s + 1] - t0, nq = min64(ATT_Q, T - q0);
+    const int64_t t0 = a->cu[w->s], T = a->cu[w->s + 1] - t0, nq = min64(ATT_Q, T - q0), u0 = a->cu_k[w->s], keys = a->cu_k[w->s + 1] - u0;
     const int64_t col = (int64_t)h * D, kcol = (int64_t)w->h * D;
     const bool first_head = h == w->h * (a->H / a->K);
     const float *q = at(a->q, t0 + q0, col), *grad = at(a->grad, t0 + q0, col);
@@ -398,17 +418,19 @@ static void backward_queries(const struct attention *a, const struct walk *w, in
         b->delta[r] = r < nq ? vec_dot(grad + r * a->grad->ld, at(a->o, t0 + q0 + r, col), D) : 0;
     }
     const int64_t start = first_tile(a, q0);
-    for (int64_t k0 = start; k0 < (a->causal ? q0 + nq : T); k0 += ATT_K) {
-        struct place t = place_of(a, T, q0, k0);
+    for (int64_t r = 0; !keys && r < nq; r++) memset(at(a->dq, t0 + q0 + r, col), 0, (size_t)D * sizeof(float));
+    for (int64_t k0 = start; k0 < (a->causal ? q0 + nq : keys); k0 += ATT_K) {
+        struct place t = place_of(a, T, keys, q0, k0);
         const bool add = !first_head || q0 != (a->causal ? k0 : 0);
-        const float *k = at(a->k, t0 + k0, kcol), *v = at(a->v, t0 + k0, kcol);
+        const float *k = at(a->k, u0 + k0, kcol), *v = at(a->v, u0 + k0, kcol);
         keys_by_queries(&t, k, a->k->ld, b->q, D, b->p[0]);
         keys_by_queries(&t, v, a->v->ld, packed_grad, D, b->ds[0]);
         if (a->softcap > 0) cap_scores(&t, a->softcap, b->p);
+        if (a->bias) add_bias(a, &t, q0, k0, h, b->p);
         softmax_backward(&t, a, b);
         struct product dv = {
-            .b = grad, .ldb = a->grad->ld, .c = at(a->dv, t0 + k0, kcol), .ldc = a->dv->ld, .add = add};
-        struct product dk = {.b = q, .ldb = a->q->ld, .c = at(a->dk, t0 + k0, kcol), .ldc = a->dk->ld, .add = add};
+            .b = grad, .ldb = a->grad->ld, .c = at(a->dv, u0 + k0, kcol), .ldc = a->dv->ld, .add = add};
+        struct product dk = {.b = q, .ldb = a->q->ld, .c = at(a->dk, u0 + k0, kcol), .ldc = a->dk->ld, .add = add};
         struct product dq = {.b = k, .ldb = a->k->ld, .c = at(a->dq, t0 + q0, col), .ldc = a->dq->ld, .add = k0 > start};
         keys_from_queries(&t, b->p[0], &dv, D);
         keys_from_queries(&t, b->ds[0], &dk, D);
@@ -419,6 +441,8 @@ static void backward_queries(const struct attention *a, const struct walk *w, in
 static err attention_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                          void *scratch) {
     struct attention a = attention_of(inst, in);
+    if (in[7].p) a.cu_k = view_i32(&in[7]);
+    if (in[8].p) a.bias = &in[8];
     a.o = &in[4];
     a.lse = &in[5];
     a.grad = &in[6];
@@ -434,6 +458,10 @@ static err attention_bwd(const struct run_ctx *run, const struct inst *inst, con
         struct backward_tile *b = (void *)((float *)scratch + (size_t)omp_get_thread_num() * share);
         while (walk_to(&w, &a, take(&tickets), INT32_MAX, a.K)) {
             int64_t T = a.cu[w.s + 1] - a.cu[w.s];
+            for (int64_t c = a.cu_k[w.s]; !T && c < a.cu_k[w.s + 1]; c++) { /* keys that nobody asks for */
+                memset(at(a.dk, c, (int64_t)w.h * a.D), 0, (size_t)a.D * sizeof(float));
+                memset(at(a.dv, c, (int64_t)w.h * a.D), 0, (size_t)a.D * sizeof(float));
+            }
             for (int64_t q0 = 0; q0 < T; q0 += ATT_Q)
                 for (int h = w.h * group; h < (w.h + 1) * group; h++) backward_queries(&a, &w, h, q0, b);
         }
@@ -464,7 +492,7 @@ static void key_scores(const float *q, const float *k, int64_t n, int D, float s
 /* The heads q[group][D] of one kv head against n cached keys and values [n][D]; next: the keys of the item after this, or
  * NULL. s: [group][ATT_K], then m, l. */
 static void cached_item(const float *q, const float *k, const float *v, const float *next, int64_t n, int group,
-                        const struct op_attr *a, float *s, float *o) {
+                        const struct op_attr *a, const struct view *bias, int h0, float *s, float *o) {
     const int D = a->head_dim;
     float *m = s + group * ATT_K, *l = m + group;
     for (int h = 0; h < group; h++) {
@@ -480,6 +508,7 @@ static void cached_item(const float *q, const float *k, const float *v, const fl
                        (const float *[2]){h ? NULL : v + k0 * D, h || !next ? NULL : next + k0 * D});
             for (int64_t c = 0; a->softcap > 0 && c < nk; c += VW) /* up to the end of a vector, which is s's own */
                 vf_store(sh + c, vf_tanh(vf_load(sh + c) / a->softcap) * a->softcap);
+            for (int64_t c = 0; bias && c < nk; c++) sh[c] += view_row(bias, ops_bucket(a, k0 + c - n + 1))[h0 + h];
             for (int64_t c = 0; c < nk; c++) top = sh[c] > top ? sh[c] : top;
             for (int64_t c = nk; c % VW; c++) sh[c] = -INFINITY;
             for (int64_t c = 0; c < nk; c += VW) {
@@ -514,7 +543,7 @@ static err attention_cached(const struct run_ctx *run, const struct inst *inst, 
             const int64_t from = inst->a.window > 0 ? max64(0, pos[n] + 1 - inst->a.window) : 0;
             const float *k = view_f32(ck) + base + from * D, *v = view_f32(cv) + base + from * D;
             cached_item(at(&in[0], n, h * group * D), k, v, h + 1 < K ? k + T * D : NULL, pos[n] + 1 - from, group, &inst->a,
-                        s, at(&out[0], n, h * group * D));
+                        in[5].p ? &in[5] : NULL, (int)h * group, s, at(&out[0], n, h * group * D));
         }
     }
     return OK;

@@ -68,7 +68,7 @@ static err new_row(struct rows *out, size_t n, struct row **r) {
         out->cap = cap;
     }
     *r = &out->r[out->n];
-    **r = (struct row){arena_alloc(&out->mem, n * sizeof(int32_t)), arena_alloc(&out->mem, n), (int)n, 0, NULL};
+    **r = (struct row){.ids = arena_alloc(&out->mem, n * sizeof(int32_t)), .supervised = arena_alloc(&out->mem, n), .n = (int)n};
     if (!(*r)->ids || !(*r)->supervised) return out_of_memory();
     out->n++;
     if ((int)n > out->longest) out->longest = (int)n;

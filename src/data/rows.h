@@ -22,6 +22,7 @@ struct row {
     int n;
     int line; /* where it came from; 0: made, not read */
     const char *path;
+    int source; /* encoder-decoders: so many of the ids are the encoder's, the rest the decoder's; else 0 */
 };
 struct rows {
     arena mem;

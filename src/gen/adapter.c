@@ -34,6 +34,7 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
     if (!method) return OK;
     st->lora = *lora;
     st->fan_in_fan_out = m->shape.conv1d;
+    st->seq2seq = m->family->seq2seq;
     TRY(lora_check(lora));
     struct program probe; /* emitting the forward lays down the parameters */
     TRY(program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false));
@@ -215,6 +216,7 @@ static err write_config(const char *path, const struct structure *st, const char
     json_t *j = config_json(&st->lora, base_model);
     if (!j) return fail(E_MEMORY, "out of memory");
     json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out));
+    if (st->seq2seq) json_object_set_new(j, "task_type", json_string("SEQ_2_SEQ_LM"));
     if (st->lora.all_linear) expand_targets(j, st);
     if (st->lora.alpha == (int)st->lora.alpha) json_object_set_new(j, "lora_alpha", json_integer((int)st->lora.alpha));
     json_object_set_new(j, "init_lora_weights", st->lora.init == LORA_GAUSSIAN ? json_string("gaussian") : json_true());

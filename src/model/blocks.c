@@ -66,7 +66,7 @@ val block_attend(const struct model *m, struct site *s, int l, const val q[3]) {
     struct op_attr a = {.heads = (int)z->heads, .kv_heads = (int)z->kv_heads, .head_dim = (int)z->head_dim, .window = (int)m->layer[l].window,
                         .scale = (float)(z->attn_scale > 0 ? z->attn_scale : 1 / sqrt((double)z->head_dim)), .softcap = (float)z->attn_softcap, .causal = !m->family->encoder};
     struct linear o = model_linear(m, s, "attn_output", l);
-    return site_linear(s, site_attention(s, q[0], q[1], q[2], l, &a), &o);
+    return site_linear(s, site_attention(s, q, (val){0}, l, &a), &o);
 }
 
 static val down(const struct model *m, struct site *s, const val u[2], int l, enum activation act) {

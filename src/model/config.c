@@ -56,6 +56,11 @@ bool bool_json_or(const void *json, const char *key, bool fallback) {
     return json_is_boolean(v) ? json_is_true(v) : fallback;
 }
 
+bool text_json_is(const void *json, const char *key, const char *value) {
+    const char *s = json_string_value(json_object_get(json, key));
+    return s && !strcmp(s, value);
+}
+
 bool has_json(const void *json, const char *key) { return json_object_get(json, key) != NULL; }
 
 bool null_json(const void *json, const char *key) { return json_is_null(json_object_get(json, key)); }

@@ -21,6 +21,7 @@ err size_json(const struct model *m, const void *json, const char *key, int64_t 
 int64_t size_json_or(const void *json, const char *key, int64_t fallback);
 double real_json_or(const void *json, const char *key, double fallback);
 bool bool_json_or(const void *json, const char *key, bool fallback);
+bool text_json_is(const void *json, const char *key, const char *value);
 bool has_json(const void *json, const char *key);
 bool null_json(const void *json, const char *key); /* there, and null */
 /* A key that must be absent, null, or this: another value changes the computation in a way that we do not have. */

@@ -299,10 +299,11 @@ size_t model_kept_bytes(const struct model *m) {
 val model_base(const struct model *m, struct site *s, const char *name) { return base_of(m, s, name); }
 
 struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer) {
-    char full[64];
-    snprintf(full, sizeof full, "blk.%d.%s.bias", layer, name);
+    char full[80], blk[16] = "";
+    if (layer >= 0) snprintf(blk, sizeof blk, "blk.%d.", layer);
+    snprintf(full, sizeof full, "%s%s.bias", blk, name);
     val bias = model_weight(m, full) ? base_of(m, s, full) : (val){0};
-    snprintf(full, sizeof full, "blk.%d.%s.weight", layer, name);
+    snprintf(full, sizeof full, "%s%s.weight", blk, name);
     const struct weight *w = model_weight(m, full);
     if (!w) return prog_fail(s->p, E_INTERNAL, "tensor %s is missing", full), (struct linear){0};
     val matrix = base_of(m, s, w->name);
@@ -322,6 +323,7 @@ val model_embed(const struct model *m, struct site *s, double scale) {
 val model_body(const struct model *m, struct site *s) {
     const struct family *f = m->family;
     s->p->segment = 0;
+    if (f->body) return f->body(m, s);
     val x = f->embed ? f->embed(m, s) : model_embed(m, s, m->shape.embed_scale ? m->shape.embed_scale : 1);
     for (int l = 0; l < m->shape.layers; l++) {
         s->p->segment = l + 1;

@@ -12,6 +12,9 @@
 struct shape {          /* one alphabet of sizes: L, C, H, K, D, F, V */
     int64_t layers, width, heads, kv_heads, head_dim, ffn, vocab, context;
     int64_t token_types;    /* BERT */
+    int64_t encoder_layers, buckets, distance; /* T5; layers are the decoder's */
+    int start;              /* the decoder's first token */
+    bool gated, scaled_head;
     double norm_eps;
     double attn_scale;      /* of scores; 0: 1 / sqrt(D) */
     double attn_softcap, logit_softcap; /* 0: none */
@@ -83,7 +86,10 @@ struct family {
     val (*finish)(const struct model *m, struct site *s, val x);
     /* Ends of tensor names that a file may have beside the family's, without meaning: NULL-terminated, or NULL. */
     const char *const *spare;
+    /* The whole stack, for a family that is not one row of blocks; NULL: embed, the blocks, finish. */
+    val (*body)(const struct model *m, struct site *s);
     bool encoder;            /* no head: features only */
+    bool seq2seq;            /* an encoder reads the prompt, a decoder writes */
 };
 
 /* path: a .gguf file, a Hugging Face folder, or "random:SEED[:dtype]" with config_path naming a config.json. Files are
@@ -103,6 +109,6 @@ val model_head(const struct model *m, struct site *s);             /* the output
 /* For families: */
 val model_base(const struct model *m, struct site *s, const char *name); /* a tensor by its canonical name */
 val model_embed(const struct model *m, struct site *s, double scale);     /* the token table's rows times `scale` */
-struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer); /* "attn_q" of a layer */
+struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer); /* "attn_q" of a layer; layer < 0: the whole name */
 
 #endif

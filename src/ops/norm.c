@@ -16,7 +16,7 @@ static val statistic(struct prog *p, const struct inst *i, int64_t rows, const c
 
 static err infer(struct prog *p, struct inst *i) {
     struct value x = *prog_v(p, i->in[0]);
-    TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){SYM_N, x.d[1]}));
+    TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){x.d[0], x.d[1]}));
     if (x.d[1] % groups(i)) return prog_fail(p, E_INPUT, "norm: '%s' has %lld columns, which are not %d heads", x.name, (long long)x.d[1], groups(i));
     int64_t D = x.d[1] / groups(i);
     TRY(want(p, i, 1, DT_F32, 1, &D));

@@ -20,11 +20,13 @@
  * rope             in  x[N,H*D], pos[N] i32, inv_freq[R/2]       out y[N,H*D] (may be in place)
  *                  R = rope_dims, 0: D. angle = pos * inv_freq[j]; pairs (j, j+R/2), or (2j, 2j+1) when interleaved, of a
  *                  head's first R columns, the others as they are; inverse: -angle; the pairs times scale (0: 1)
- * attention        in  q[N,H*D], k[N,K*D], v[N,K*D], cu[S+1] i32 out o[N,H*D], lse[N,H]
+ * attention        in  q[N,H*D], k[N,K*D], v[N,K*D], cu[S+1] i32, cu_k[S+1] i32 (opt), bias[B,H] f32 (opt)   out o[N,H*D], lse[N,H]
  *                  softmax(scale * q k^T) v inside each sequence cu[s]..cu[s+1], causal; head h reads kv head h*K/H;
  *                  lse = log sum exp of the scaled scores. window > 0: only the last `window` keys; softcap c > 0:
  *                  score = c tanh(score/c).
- * attention_bwd    in  q, k, v, cu, o, lse, do                   out dq, dk, dv
+ *                  cu_k: k and v [M,K*D] are another text's, sequence by sequence (no mask). bias: score of query i, key j
+ *                  += bias[ops_bucket(j-i)][h] (T5; B = buckets)
+ * attention_bwd    in  q, k, v, cu, o, lse, do, cu_k, bias                   out dq, dk, dv
  * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
  * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
@@ -37,7 +39,7 @@
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
- * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N]   out o[N,H*D]
+ * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N], bias (opt)   out o[N,H*D]
  *                  row n attends to positions 0..pos[n] of its slot
  * softcap          in  logits[S,V] f32                           out c tanh(logits/c) (may be in place)
  * sample           in  logits[S,V], sample[S] i32, pos[S] i32    out id[S] i32, logprob[S]
@@ -47,6 +49,7 @@
 #define CYC_OPS_OPS_H
 #include "core/prog.h"
 #include "base/philox.h"
+#include <math.h>
 
 #define OP(name) extern const struct op_def op_##name;
 #include "ops/ops.def"
@@ -62,6 +65,16 @@ static inline struct philox ops_drop_bits(const struct run_ctx *run, int site, i
                                           int64_t c) {
     return philox(philox_key(run->seed, PURPOSE_DROPOUT), (uint32_t)(run->step & 0xFFFFFFFF), (uint32_t)sample,
                   (uint32_t)pos, (uint32_t)(site * MAX_GROUP + output) << 16 | (uint32_t)(c >> 2));
+}
+/* T5's bucket of a relative position (key minus query): half of the buckets for small distances, one each; the others for ranges
+ * that grow as the logarithm, up to `distance`; without a causal mask keys behind have half of all, keys ahead the other half.
+ * In f32 like the models' own code, so that what lies on a border falls on the same side. */
+static inline int ops_bucket(const struct op_attr *a, int64_t ahead) {
+    int n = a->causal ? a->buckets : a->buckets / 2, base = !a->causal && ahead > 0 ? n : 0, exact = n / 2;
+    int64_t far = a->causal ? (ahead < 0 ? -ahead : 0) : ahead < 0 ? -ahead : ahead;
+    if (far < exact) return base + (int)far;
+    int64_t large = exact + (int64_t)(logf((float)far / (float)exact) / (float)log((double)a->distance / exact) * (float)(n - exact));
+    return base + (int)(large < n ? large : n - 1);
 }
 /* A norm's statistic of row n, group g: [N] or [N, H]. */
 static inline float *ops_stat(const struct view *v, int64_t n, int64_t g) { return view_f32(v) + (v->nd == 2 ? n * v->ld + g : n); }

@@ -57,6 +57,7 @@ static int made_limit(const struct run *r, const struct side *s) {
 }
 
 static err load(struct run *r) {
+    if (r->model.family->seq2seq) return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): macct trains decoders so far, sft trains both", r->cfg->model, model_arch(&r->model));
     if (!strcmp(r->side[0].cfg->data, r->side[1].cfg->data)) return fail(E_USAGE, "A.data and B.data are the same file: %s", r->side[0].cfg->data);
     for (int i = 0; i < 2; i++) {
         err e = prompt_form_parse(r->tok, r->side[i].cfg->prompt, &r->side[i].form);

@@ -6,13 +6,14 @@
 #include "support/support.h"
 #include "data/rows.h"
 #include "gen/generate.h"
+#include "ops/ops.h"
 #include "train/learner.h"
 #include <math.h>
 #include <unistd.h>
 
 static const char *const cases[] = {"llama_linear", "llama_3_v4", "llama_yarn", "mistral_v4", "mistral_full", "qwen2", "qwen2_window_v4", "qwen3", "qwen3_bias",
-                                    "smollm3", "smollm3_window_v4", "phi3", "phi3_long_v4", "gemma2", "gemma3", "gemma3_v4", "gpt2"};
-enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 32, CAP_SEQUENCES = 8, CAP_LENGTH = 24 };
+                                    "smollm3", "smollm3_window_v4", "phi3", "phi3_long_v4", "gemma2", "gemma3", "gemma3_v4", "gpt2", "t5", "t5_gated_v4"};
+enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, CAP_LENGTH = 24 };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 
@@ -30,8 +31,8 @@ struct bench {
     char name[128];
 };
 
-static bool can_read_gguf(const char *c) { /* GGUF metadata cannot say their windows, NoPE layers, scale and pattern */
-    static const char *const not[] = {"qwen2_window_v4", "qwen3_bias", "smollm3_window_v4", "gemma3_v4"};
+static bool can_read_gguf(const char *c) { /* GGUF metadata cannot say their windows, NoPE layers, scale, pattern, greatest distance */
+    static const char *const not[] = {"qwen2_window_v4", "qwen3_bias", "smollm3_window_v4", "gemma3_v4", "t5_gated_v4"};
     for (size_t i = 0; i < sizeof not / sizeof *not; i++)
         if (!strcmp(c, not[i])) return false;
     return true;
@@ -40,12 +41,15 @@ static bool can_read_gguf(const char *c) { /* GGUF metadata cannot say their win
 static void make_rows(struct bench *b) {
     const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
     const float *weights = f32_of(fixture(&b->want, "weights"));
+    const struct tensor *src_ids = tensors_find(&b->want, "src_ids"), *src_cu = tensors_find(&b->want, "src_cu"); /* encoder-decoders */
     b->n_rows = (int)fixture(&b->want, "cu_seqlens")->d[0] - 1;
     for (int s = 0; s < b->n_rows; s++) {
-        int n = cu[s + 1] - cu[s];
+        int n = cu[s + 1] - cu[s], from = src_cu ? i32_of(src_cu)[s] : 0, source = src_cu ? i32_of(src_cu)[s + 1] - from : 0;
         struct row *r = &b->row[s];
-        *r = (struct row){.ids = (int32_t *)ids + cu[s], .n = n, .supervised = arena_alloc(&b->mem, (size_t)n)};
-        for (int i = 1; i < n; i++) r->supervised[i] = weights[cu[s] + i - 1] != 0;
+        *r = (struct row){.ids = arena_alloc(&b->mem, (size_t)(source + n) * 4), .n = source + n, .supervised = arena_alloc(&b->mem, (size_t)(source + n)), .source = source};
+        if (source) memcpy(r->ids, i32_of(src_ids) + from, (size_t)source * 4);
+        memcpy(r->ids + source, ids + cu[s], (size_t)n * 4);
+        for (int i = 1; i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
         b->rows[s] = r;
     }
 }
@@ -137,7 +141,7 @@ static void gradients_and_step(const char *c, bool gguf, const struct backend *b
     must(learner_step(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, 0, &r));
     float norm = (float)r.grad_norm;
     close_to(b.name, &norm, f32_of(fixture(&b.want, "grad_norm")), 1, 1e-4, 0);
-    compare_arena(&b, "after1", b.learner.w, 1, 1e-4, 1e-4);
+    compare_arena(&b, "after1", b.learner.w, 1, 1e-3, 1e-3); /* Adam's first step is g / (|g| + eps): a gradient near 0 shows its noise */
     finish(&b);
 }
 
@@ -173,8 +177,24 @@ static void test_checkpoint_levels(void **state) {
     }
 }
 
+/* An encoder-decoder's caches begin with a prefill of all its texts. */
+static void read_sources(struct bench *b) {
+    const struct tensor *src_ids = fixture(&b->want, "src_ids");
+    const int32_t *src_cu = i32_of(fixture(&b->want, "src_cu"));
+    int32_t pos[64], slot[64], zeros[64] = {0}, cu[8], start[8], rows[8], slots[8];
+    struct feed f = {.ids = start, .pos = zeros, .cu = cu, .slot = slots, .rows = rows, .sample = zeros, .next_pos = zeros, .src_ids = i32_of(src_ids),
+                     .src_pos = pos, .src_cu = src_cu, .src_sample = zeros, .src_slot = slot, .n = b->n_rows, .s = b->n_rows, .m = (int)src_ids->d[0]};
+    cu[0] = 0;
+    for (int s = 0; s < b->n_rows; s++) {
+        start[s] = b->model.shape.start, rows[s] = slots[s] = s, cu[s + 1] = s + 1;
+        for (int32_t t = src_cu[s]; t < src_cu[s + 1]; t++) pos[t] = t - src_cu[s], slot[t] = s;
+    }
+    must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+}
+
 /* Token by token through the cache: the packed model's logits. */
 static void decode_logits(struct bench *b) {
+    if (b->gen.decode.seq2seq) read_sources(b);
     const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
     const struct tensor *logits = fixture(&b->want, "logits");
     int64_t V = logits->d[1];
@@ -182,7 +202,8 @@ static void decode_logits(struct bench *b) {
     for (int s = 0; s < b->n_rows; s++)
         for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
             int32_t pos = i - cu[s], slot = s % 4, sample = 0;
-            struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .n = 1};
+            int32_t last = b->rows[s]->source - 1;
+            struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .src_last = &last, .n = 1};
             must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &run, false));
             float z[64];
             assert_true(V <= 64);
@@ -218,6 +239,21 @@ static void test_generation(void **state) {
                 greedy(&b);
                 finish(&b);
             }
+}
+
+/* Every distance falls into the bucket that transformers says, on the borders too. */
+static void test_buckets(void **state) {
+    (void)state;
+    struct tensors want;
+    must(tensors_open(GOLDEN "/families/t5/expected.safetensors", &want));
+    const struct tensor *b = fixture(&want, "buckets");
+    assert_int_equal(b->d[1], 1201);
+    for (int causal = 0; causal < 2; causal++)
+        for (int ahead = -600; ahead <= 600; ahead++) {
+            struct op_attr a = {.buckets = 32, .distance = 128, .causal = causal};
+            if (ops_bucket(&a, ahead) != i32_of(b)[causal * 1201 + ahead + 600]) flunk("distance %d, causal %d: bucket %d, must be %d", ahead, causal, ops_bucket(&a, ahead), i32_of(b)[causal * 1201 + ahead + 600]);
+        }
+    tensors_close(&want);
 }
 
 /* An encoder's rows, packed, from folder and GGUF; and that it does not train. */
@@ -347,6 +383,6 @@ static void test_gpt2_adapter(void **state) {
 int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_bert), cmocka_unit_test(test_refused), cmocka_unit_test(test_surplus_tensor), cmocka_unit_test(test_gpt2_adapter)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_buckets), cmocka_unit_test(test_bert), cmocka_unit_test(test_refused), cmocka_unit_test(test_surplus_tensor), cmocka_unit_test(test_gpt2_adapter)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

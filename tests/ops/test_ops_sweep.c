@@ -253,10 +253,12 @@ static struct op_attr heads(const struct lab *l) {
         .heads = l->s->H, .kv_heads = l->s->K, .head_dim = l->s->D, .scale = 1 / sqrtf((float)l->s->D)};
 }
 
-/* Variants: causal, not causal, window and soft-cap, a window of more than a tile, soft-cap without a mask. */
+/* Variants: causal, not causal, window and soft-cap, a window of more than a tile, soft-cap without a mask, a bias by
+ * distance with and without a mask, keys of another text. */
 static void build_attention(struct lab *l) {
     struct op_attr a = heads(l);
-    a.causal = l->variant != 1 && l->variant != 4;
+    a.causal = l->variant != 1 && l->variant != 4 && l->variant < 6;
+    val bias = {0}, cu_k = {0};
     if (l->variant == 2) a.window = 4, a.softcap = 2;
     if (l->variant == 3) a.window = 67;
     if (l->variant == 4) a.softcap = 1.5f;
@@ -265,8 +267,19 @@ static void build_attention(struct lab *l) {
     for (int s = 0; s < l->s->seqs; s++)
         ((int32_t *)l->data[cu.i])[s + 1] = ((int32_t *)l->data[cu.i])[s] + (int32_t)l->s->len[s];
     l->terms = (double)(l->N + a.head_dim);
+    /* one key alone: dq = dk = 0, what is left of two equal sums of a head's terms */
+    if (l->N == 1 || l->variant == 7) l->cancelled = 1.5 * 1.5 * 1.5 * sqrt(a.head_dim) * a.scale;
     l->loss_outs = 1;
-    emit(l, &op_attention, (val[]){q, k, v, cu}, &a);
+    if (l->variant == 5 || l->variant == 6) {
+        a.buckets = 8, a.distance = 40;
+        bias = floats(l, ROLE_BASE, 2, (int64_t[]){8, a.heads}, "bias");
+    }
+    if (l->variant == 7) { /* keys of another text, whose sequences are the same ones in another order */
+        cu_k = ints(l, SYM_S1, "cu k", 1);
+        for (int s = 0; s < l->s->seqs; s++)
+            ((int32_t *)l->data[cu_k.i])[s + 1] = ((int32_t *)l->data[cu_k.i])[s] + (int32_t)l->s->len[l->s->seqs - 1 - s];
+    }
+    emit(l, &op_attention, (val[]){q, k, v, cu, cu_k, bias}, &a);
 }
 
 static void build_add(struct lab *l) {
@@ -325,7 +338,7 @@ static void build_gather(struct lab *l) {
 
 /* Rows of five slots; no two rows share a cell. */
 static void cache_of(struct lab *l, val *cache, val *slot, val *pos) {
-    const int apart = l->variant >= 3 ? 150 : 16; /* 3 and 4: far enough that a row is divided among blocks */
+    const int apart = l->variant >= 4 ? 150 : 16; /* 4 and 5: far enough that a row is divided among blocks */
     const int64_t d[] = {5, l->s->K, l->N / 5 + 4 * apart + 6, l->s->D};
     cache[0] = floats(l, ROLE_STATE, 4, d, "cache k");
     cache[1] = floats(l, ROLE_STATE, 4, d, "cache v");
@@ -346,12 +359,15 @@ static void build_kv_append(struct lab *l) {
 
 static void build_attention_cached(struct lab *l) {
     struct op_attr a = heads(l);
-    static const int windows[] = {0, 3, 66, 0, 400};
+    static const int windows[] = {0, 3, 66, 0, 0, 400};
     a.window = windows[l->variant], a.softcap = l->variant == 1 ? 2 : 0;
+    a.causal = true;
+    val bias = {0};
+    if (l->variant == 3) a.buckets = 8, a.distance = 40, bias = floats(l, ROLE_BASE, 2, (int64_t[]){8, a.heads}, "bias");
     val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), cache[2], slot, pos;
     cache_of(l, cache, &slot, &pos);
     l->terms = (double)(l->N + 606 + a.head_dim);
-    emit(l, &op_attention_cached, (val[]){q, cache[0], cache[1], slot, pos}, &a);
+    emit(l, &op_attention_cached, (val[]){q, cache[0], cache[1], slot, pos, bias}, &a);
 }
 
 /* Variants: greedy with ties, plain, top-k, top-p, both; one likely id and a tail that together weighs as much. */
@@ -378,10 +394,10 @@ static void build_sample(struct lab *l) {
 static const struct row rows[] = {
     {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 5, false},
     {&op_linear, build_linear, 5, true},        {&op_rope, build_rope, 8, false},
-    {&op_attention, build_attention, 5, false}, {&op_add, build_add, 1, false},
+    {&op_attention, build_attention, 8, false}, {&op_add, build_add, 1, false},
     {&op_glu, build_glu, 12, false},            {&op_head_loss, build_head_loss, 3, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
-    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 5, false},
+    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 6, false},
     {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},
 };
 

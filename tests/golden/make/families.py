@@ -28,7 +28,8 @@ import numpy as np
 import oracle
 from oracle import f32, i32, torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5Attention
 
 OUT = os.path.join(oracle.GOLDEN, "families")
 V, LENS, PROMPTS, NEW = 40, (7, 1, 12, 3), (4, 1, 6), 8
@@ -222,6 +223,128 @@ def write_gguf(d, kind, m):
     w.close()
 
 
+T5 = {"t5": dict(feed_forward_proj="relu", relative_attention_max_distance=128), "t5_gated_v4": dict(feed_forward_proj="gated-gelu", relative_attention_max_distance=20, tie_word_embeddings=False)}
+T5_NAMES = {"SelfAttention": "attn", "EncDecAttention": "cross_attn"}
+
+
+def t5_gguf(module):
+    if module == "shared":
+        return "token_embd"
+    if module == "lm_head":
+        return "output"
+    stack = "enc" if module.startswith("encoder") else "dec"
+    if "final" in module:
+        return stack + ".output_norm"
+    p = module.split(".")
+    l, i, rest = p[2], int(p[4]), p[5:]
+    ffn = i == (1 if stack == "enc" else 2)
+    if rest[0] == "layer_norm":
+        part = "ffn_norm" if ffn else "attn_norm" if i == 0 else "cross_attn_norm"
+    elif ffn:
+        part = {"wi": "ffn_up", "wi_0": "ffn_gate", "wi_1": "ffn_up", "wo": "ffn_down"}[rest[1]]
+    else:
+        part = "attn_rel_b" if rest[1] == "relative_attention_bias" else f"{T5_NAMES[rest[0]]}_{rest[1]}"
+    return f"{stack}.blk.{l}.{part}"
+
+
+class Untied(T5ForConditionalGeneration):
+    """v1.1 has a head of its own."""
+    _tied_weights_keys = {k: v for k, v in T5ForConditionalGeneration._tied_weights_keys.items() if "lm_head" not in k}
+
+
+def t5(name, kw, seed):
+    """t5*/: an encoder-decoder. ids, labels, weights, logits ... are the decoder's; src_ids[M] src_cu[S+1] the encoder's; gen.prompts are
+    the encoder's too. buckets[2,1201]: of relative positions -600..600, both ways and causal, for 32 buckets up to 128."""
+    d = os.path.join(OUT, name)
+    cls = Untied if kw.get("tie_word_embeddings") is False else T5ForConditionalGeneration
+    cfg = T5Config(vocab_size=V, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=3, num_heads=2, relative_attention_num_buckets=8,
+                   decoder_start_token_id=0, dropout_rate=0.0, **kw)
+    m = cls(cfg)
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for n, p in m.named_parameters():
+            z = torch.randn(p.shape, generator=g)
+            p.copy_(1 + 0.1 * z if "norm" in n else z if "bias" in n or "shared" in n else 0.3 * z)
+    shutil.rmtree(d, ignore_errors=True)
+    m.save_pretrained(d)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(d, "generation_config.json"))
+    c = oracle.json.load(open(os.path.join(d, "config.json")))
+    if name.endswith("_v4"):
+        c["torch_dtype"] = c.pop("dtype")
+        c["tie_word_embeddings"] = kw["tie_word_embeddings"]
+        del c["scale_decoder_outputs"]
+    c["architectures"] = ["T5ForConditionalGeneration"]
+    oracle.write_json(os.path.join(d, "config.json"), c)
+
+    def fresh():
+        x = cls.from_pretrained(d, dtype=torch.float32, attn_implementation="eager")
+        x.config.use_cache = False
+        return x.eval()
+
+    w = gguf.GGUFWriter(os.path.join(d, "model.gguf"), "t5")
+    w.add_context_length(64)
+    w.add_embedding_length(16)
+    w.add_feed_forward_length(24)
+    w.add_block_count(2)
+    w.add_uint32("t5.decoder_block_count", 3)
+    w.add_head_count(2)
+    w.add_key_length(8)
+    w.add_value_length(8)
+    w.add_layer_norm_rms_eps(cfg.layer_norm_epsilon)
+    w.add_relative_attn_buckets_count(8)
+    w.add_decoder_start_token_id(0)
+    base = fresh()
+    for n, t in base.state_dict().items():
+        module, _, _ = n.rpartition(".")
+        if "embed_tokens" in n or (module == "lm_head" and cls is not Untied):
+            continue
+        w.add_tensor(t5_gguf(module) + ".weight", np.ascontiguousarray(t.detach().numpy()))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+    seqs, _, wts, prompts = batch(seed)
+    src = [torch.randint(3, V, (n,), generator=g).tolist() + [1] for n in (12, 3, 1, 6)]
+    seqs = [[0] + q for q in seqs]
+    wts = [[1.0 if i < len(q) - 1 else 0.0 for i in range(len(q))] for q in seqs]
+    labels = [q[1:] + [0] for q in seqs]
+    pm = get_peft_model(fresh(), LoraConfig(task_type="SEQ_2_SEQ_LM", lora_dropout=0.0, bias="none", r=2, lora_alpha=3, target_modules="all-linear"))
+    oracle.randomise_lora(pm, torch.Generator().manual_seed(100 * seed))
+    ad = os.path.join(d, "adapter")
+    oracle.save_adapter(pm, ad, base=f"tests/golden/families/{name}")
+
+    def logits(m):
+        return torch.cat([m(input_ids=torch.tensor([s]), decoder_input_ids=torch.tensor([q]), use_cache=False).logits[0] for s, q in zip(src, seqs)])
+
+    def greedy(m, p):
+        ids, out, gaps = [0], [], []
+        with torch.no_grad():
+            for _ in range(NEW):
+                z = m(input_ids=torch.tensor([p]), decoder_input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+                top = z.topk(2).values
+                gaps.append(float(top[0] - top[1]))
+                out.append(int(z.argmax()))
+                ids.append(out[-1])
+        return out, gaps
+
+    m = PeftModel.from_pretrained(fresh().double(), ad, is_trainable=True).double()
+    with double():
+        gen = [greedy(m, p) for p in prompts]
+        exact = answers(m, logits, labels, wts)
+    plain = answers(PeftModel.from_pretrained(fresh(), ad, is_trainable=True), logits, labels, wts)
+    noise = far(exact, plain)
+    assert noise["logits"] < 1e-5 and noise["grad"] < 1e-4, noise
+    gap = torch.tensor([b for _, b in gen], dtype=torch.float32)
+    oracle.save(os.path.join(d, "expected.safetensors"),
+                {"ids": i32(sum(seqs, [])), "cu_seqlens": cu_of(seqs), "labels": i32(sum(labels, [])), "weights": torch.tensor(sum(wts, []), dtype=torch.float32),
+                 "buckets": torch.stack([T5Attention._relative_position_bucket(torch.arange(-600, 601), both, 32, 128).int() for both in (True, False)]),
+                 "src_ids": i32(sum(src, [])), "src_cu": cu_of(src), **{k: f32(v) for k, v in exact.items()},
+                 "gen.prompts": i32(sum(prompts, [])), "gen.cu": cu_of(prompts), "gen.ids": i32([a for a, _ in gen]), "gen.gap": gap})
+    print(f"{name:18} loss {float(exact['loss']):.4f} norm {float(exact['grad_norm']):.3f} min gap {float(gap.min()):.4f} f32 noise {noise}", flush=True)
+
+
 BERT = {"embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd", "embeddings.token_type_embeddings": "token_types",
         "embeddings.LayerNorm": "token_embd_norm", "attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
         "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm", "intermediate.dense": "ffn_up", "output.dense": "ffn_down",
@@ -277,9 +400,9 @@ def cu_of(seqs):
     return i32(np.cumsum([0] + [len(q) for q in seqs]).tolist())
 
 
-def answers(m, seqs, labels, w):
+def answers(m, logits, labels, w):
     wt = torch.tensor(sum(w, []), dtype=next(m.parameters()).dtype)
-    lg = torch.cat([m(input_ids=torch.tensor([q]), use_cache=False).logits[0] for q in seqs])
+    lg = logits(m)
     nll = torch.nn.functional.cross_entropy(lg, torch.tensor(sum(labels, [])), reduction="none")
     loss = (wt * nll).sum() / wt.sum()
     p = oracle.lora_params(m)
@@ -310,11 +433,15 @@ def case(name, kind, kw, seed):
     ad = os.path.join(d, "adapter")
     oracle.save_adapter(pm, ad, base=f"tests/golden/families/{name}")
     write_gguf(d, kind, load(d, kind))
+
+    def logits(m):
+        return torch.cat([m(input_ids=torch.tensor([q]), use_cache=False).logits[0] for q in seqs])
+
     m = PeftModel.from_pretrained(load(d, kind).double(), ad, is_trainable=True).double()
     with double():
         gen = [oracle.greedy(m, p, NEW) for p in prompts]
-        exact = answers(m, seqs, labels, w)
-    plain = answers(PeftModel.from_pretrained(load(d, kind), ad, is_trainable=True), seqs, labels, w)
+        exact = answers(m, logits, labels, w)
+    plain = answers(PeftModel.from_pretrained(load(d, kind), ad, is_trainable=True), logits, labels, w)
     noise = far(exact, plain)
     assert noise["logits"] < 1e-5 and noise["grad"] < 1e-4, noise
     gap = torch.tensor([b for _, b in gen], dtype=torch.float32)
@@ -333,6 +460,9 @@ def main():
             case(name, kind, kw, 21 + i)
     if not a.case or "bert" in a.case:
         bert(91)
+    for i, (name, kw) in enumerate(T5.items()):
+        if not a.case or name in a.case:
+            t5(name, kw, 95 + i)
 
 
 if __name__ == "__main__":
