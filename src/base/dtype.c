@@ -142,10 +142,6 @@ static void q2_k(const uint8_t *b, float *y) {
     }
 }
 
-static int q3_k_scale(const uint8_t *sc, int i) {
-    return ((i < 8 ? sc[i] & 15 : sc[i - 8] >> 4) | (sc[8 + i % 4] >> (i / 4 * 2) & 3) << 4) - 32;
-}
-
 static void q3_k(const uint8_t *b, float *y) {
     const uint8_t *third = b, *q = b + 32;
     float d = half_at(b + 108);
@@ -154,11 +150,6 @@ static void q3_k(const uint8_t *b, float *y) {
         float scaled = d * (float)q3_k_scale(b + 96, i / 16);
         y[i] = scaled * (float)(v - 4);
     }
-}
-
-void k4_scale_min(const uint8_t *sc, int i, int *scale, int *min) {
-    if (i < 4) *scale = sc[i] & 63, *min = sc[i + 4] & 63;
-    else *scale = (sc[i + 4] & 15) | sc[i - 4] >> 6 << 4, *min = sc[i + 4] >> 4 | sc[i] >> 6 << 4;
 }
 
 static void q4_q5_k(const uint8_t *b, float *y, bool five) {
@@ -190,10 +181,7 @@ static void q6_k(const uint8_t *b, float *y) {
 
 static void iq4_xs(const uint8_t *b, float *y) {
     float d = half_at(b);
-    for (int g = 0; g < 8; g++) {
-        int sc = (b[4 + g / 2] >> (g % 2 * 4) & 15) | (load16(b + 2) >> (2 * g) & 3) << 4;
-        iq4(b + 8 + 16 * g, d * (float)(sc - 32), y + 32 * g);
-    }
+    for (int g = 0; g < 8; g++) iq4(b + 8 + 16 * g, d * (float)iq4_xs_scale(b, g), y + 32 * g);
 }
 
 /* --- blocks of 64, our own ----------------------------------------------------------------------------------------- */

@@ -79,8 +79,19 @@ uint16_t f32_to_bf16(float f); /* round to nearest even; NaN stays NaN */
 extern const float nf4_code[16];     /* QLoRA's 4-bit NormalFloat (Dettmers et al. 2023, appendix E) */
 extern const int8_t iq4_code[16];    /* ggml's kvalues_iq4nl */
 float e4m3_to_f32(uint8_t b);        /* the OCP "fn" variant: no infinity, 0x7F and 0xFF are NaN */
-/* Scale and min, 6 bits each, of the 32 weights i of a Q4_K or Q5_K block; sc: its 12 bytes of them. */
-void k4_scale_min(const uint8_t *sc, int i, int *scale, int *min);
+/* Scale and min, 6 bits each, of the i-th 32 weights of a Q4_K or Q5_K block; sc: its 12 bytes of them. */
+static inline void k4_scale_min(const uint8_t *sc, int64_t i, int *scale, int *min) {
+    if (i < 4) *scale = sc[i] & 63, *min = sc[i + 4] & 63;
+    else *scale = (sc[i + 4] & 15) | sc[i - 4] >> 6 << 4, *min = sc[i + 4] >> 4 | sc[i] >> 6 << 4;
+}
+/* The scale of the i-th 16 weights of a Q3_K block; sc: its 12 bytes of them. */
+static inline int q3_k_scale(const uint8_t *sc, int64_t i) {
+    return ((i < 8 ? sc[i] & 15 : sc[i - 8] >> 4) | (sc[8 + i % 4] >> (i / 4 * 2) & 3) << 4) - 32;
+}
+/* The scale of the i-th 32 weights of an IQ4_XS block. */
+static inline int iq4_xs_scale(const uint8_t *b, int64_t i) {
+    return ((b[4 + i / 2] >> (i % 2 * 4) & 15) | (b[2 + i / 4] >> (i % 4 * 2) & 3) << 4) - 32;
+}
 
 /* The definition of each format: n elements (a multiple of the block) starting at src, as f32. */
 void dequantise_row(dtype dt, const void *src, float *dst, int64_t n);
