@@ -28,6 +28,7 @@ struct tensors {
     struct file_map *maps;
     int n_maps;
     struct gguf_meta *meta; /* GGUF only, else NULL */
+    size_t copied;          /* bytes of weights that lie in memory in a form of our own (io/packed.h) */
 };
 
 /* Opens *.gguf, *.safetensors, or a folder with model.safetensors or model.safetensors.index.json (sharded). */

@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "model/family.h"
 #include "base/philox.h"
+#include "io/packed.h"
 #include "ops/ops.h"
 #include <errno.h>
 #include <jansson.h>
@@ -89,6 +90,11 @@ static bool is_bias(const char *name) { return str_ends(name, ".bias"); }
 /* Vectors become f32 copies: they are tiny and every kernel wants them plain. Weights of GGUF's q/k rows keep the file's
  * order, so their biases do too. */
 static err take(struct model *m, struct weight *w, const struct tensor *t) {
+    struct tensor unpacked;
+    if (t->dt == DT_NONE) {
+        TRY(packed_tensor(&m->files, t, &unpacked));
+        t = &unpacked;
+    }
     if (t->nd != w->nd || memcmp(t->d, w->d, (size_t)w->nd * sizeof *w->d)) {
         char have[96] = "", need[96] = "";
         for (int i = 0; i < t->nd; i++) snprintf(have + strlen(have), sizeof have - strlen(have), "%s%lld", i ? "," : "", (long long)t->d[i]);
@@ -123,9 +129,9 @@ err model_want(struct model *m, const char *name, const char *module, int nd, co
         snprintf(hf, sizeof hf, "%s%s", module, is_bias(name) ? ".bias" : ".weight");
         const struct tensor *t = tensors_find(&m->files, m->gguf ? name : hf);
         if (!t && optional) return OK;
-        if (!t) return fail(E_INPUT, "%s: tensor %s is missing", m->path, m->gguf ? name : hf);
+        if (!t) return packed_missing(&m->files, m->gguf ? name : hf);
         TRY(take(m, w, t));
-        m->bytes += t->bytes;
+        m->bytes += t->dt ? t->bytes : weight_bytes(w);
     }
     m->parameters += elems;
     m->n++;
@@ -168,7 +174,7 @@ void model_fill(struct model *m) {
         size_t row = dtype_row_bytes(w->dt, cols);
 #pragma omp parallel for
         for (int64_t r = 0; r < rows; r++) {
-            float block[256]; /* a multiple of every block size that can be written */
+            float block[DTYPE_BLOCK_MAX]; /* a multiple of every block size that can be written */
             for (int64_t c0 = 0; c0 < cols; c0 += 256) {
                 int64_t n = cols - c0 < 256 ? cols - c0 : 256;
                 for (int64_t c = 0; c < n; c++) {
@@ -223,7 +229,7 @@ static err open_random(struct model *m, const char *spec, const char *config_pat
     dtype dt = DT_BF16;
     if (end == spec || errno || (*end && *end != ':')) return fail(E_USAGE, "model '%s': write random:SEED or random:SEED:dtype", m->path);
     if (*end == ':' && (dt = dtype_parse(end + 1)) == DT_NONE) return fail(E_USAGE, "model '%s': unknown type '%s'", m->path, end + 1);
-    if (dt == DT_I32 || dt == DT_Q6_K) return fail(E_USAGE, "model '%s': random weights can be f32, f16, bf16, q4_0, q4_1, q8_0", m->path);
+    if (!dtype_encodes(dt)) return fail(E_USAGE, "model '%s': random weights cannot be %s: it has no encoder here", m->path, dtype_info[dt].name);
     if (!config_path || !*config_path) return fail(E_USAGE, "model '%s' needs model_config: the path of a config.json", m->path);
     m->random = true;
     TRY(open_json(m, config_path));
