@@ -18,6 +18,31 @@ static __attribute__((noinline)) float dot_rest_low(const struct gemm_dot *d, co
     return sum;
 }
 
+/* One super-block of rw rows of W, from `row` on, by n rows of x from column k on. */
+INLINE void super_block(const dtype dt, const int rw, const int n, const struct gemm_dot *d, const uint8_t *row, int64_t k, __m256 *acc) {
+    int8_t codes[DOT_WIDE][256];
+    struct k_scales s[DOT_WIDE];
+#pragma GCC unroll 8
+    for (int r = 0; r < rw; r++) {
+        const uint8_t *b = row + (size_t)r * d->row_bytes;
+        for (size_t at = 0; at < dtype_bytes(dt); at += 64) _mm_prefetch((const char *)b + AHEAD + at, _MM_HINT_T0);
+        k_codes256(dt, b, codes[r]);
+        k_scales(dt, b, &s[r]);
+    }
+    for (int t = 0; t < 32; t++) {
+        __m256 w[DOT_WIDE];
+#pragma GCC unroll 8
+        for (int r = 0; r < rw; r++)
+            w[r] = load_codes(dt, _mm_loadl_epi64((const void *)(codes[r] + 8 * t)), s[r].d + t / 2, s[r].m + t / 2);
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            __m256 x = _mm256_loadu_ps(d->x + i * d->ldx + k + 8 * t);
+#pragma GCC unroll 8
+            for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm256_fmadd_ps(w[r], x, acc[i * rw + r]);
+        }
+    }
+}
+
 /* rw rows of W by n rows of x, one accumulator each. */
 INLINE void dot_block(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
     const size_t bytes = d->row_bytes;
@@ -28,7 +53,8 @@ INLINE void dot_block(const dtype dt, const int rw, const int n, const struct ge
     const size_t block = bytes32(dt);
     struct scales s[DOT_WIDE];
     for (int r = 0; d->r && r < rw; r++) _mm_prefetch((const char *)(d->b + (o + r + B_AHEAD) * d->ldb), _MM_HINT_T0);
-    for (int64_t j = 0; j < d->k / 32; j++) {
+    for (int64_t j = 0; is_super(dt) && j < d->k / 256; j++) super_block(dt, rw, n, d, row + (size_t)j * dtype_bytes(dt), 256 * j, acc);
+    for (int64_t j = 0; !is_super(dt) && j < d->k / 32; j++) {
         if (j % 8 == 0)
 #pragma GCC unroll 8
             for (int r = 0; r < rw; r++) {
@@ -69,7 +95,7 @@ INLINE void dot_block(const dtype dt, const int rw, const int n, const struct ge
 }
 
 enum { WIDE_1 = 4, WIDE_2 = 4, WIDE_3 = 3, WIDE_4 = 2, WIDE_5 = 1, WIDE_6 = 1, WIDE_7 = 1, WIDE_8 = 1 };
-#define DOT_TYPES(X) X(F32) X(F16) X(BF16) QUANTS(X)
+#define DOT_TYPES(X) SMALL(X) SUPER(X)
 #include "cpu/dot_spans.h"
 
 void gemm_few_avx2(const struct gemm_dot *d) { dot(d); }

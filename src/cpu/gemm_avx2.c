@@ -10,27 +10,8 @@
 
 enum { NR = 16, DOT_WIDE = 4, DOT_ACC = 9 }; /* dot_block(): most rows of W, accumulators */
 
-#define EACH_DTYPE(dt, CALL)                                                                                           \
-    switch (dt) {                                                                                                      \
-    case DT_F32: CALL(DT_F32); break;                                                                                  \
-    case DT_F16: CALL(DT_F16); break;                                                                                  \
-    case DT_BF16: CALL(DT_BF16); break;                                                                                \
-    case DT_Q4_0: CALL(DT_Q4_0); break;                                                                                \
-    case DT_Q4_1: CALL(DT_Q4_1); break;                                                                                \
-    case DT_Q5_0: CALL(DT_Q5_0); break;                                                                                \
-    case DT_Q5_1: CALL(DT_Q5_1); break;                                                                                \
-    case DT_Q8_0: CALL(DT_Q8_0); break;                                                                                \
-    case DT_Q2_K: CALL(DT_Q2_K); break;                                                                                \
-    case DT_Q3_K: CALL(DT_Q3_K); break;                                                                                \
-    case DT_Q4_K: CALL(DT_Q4_K); break;                                                                                \
-    case DT_Q5_K: CALL(DT_Q5_K); break;                                                                                \
-    case DT_Q6_K: CALL(DT_Q6_K); break;                                                                                \
-    case DT_IQ4_NL: CALL(DT_IQ4_NL); break;                                                                            \
-    case DT_IQ4_XS: CALL(DT_IQ4_XS); break;                                                                            \
-    case DT_NF4: CALL(DT_NF4); break;                                                                                  \
-    case DT_E4M3: CALL(DT_E4M3); break;                                                                                \
-    default: break;                                                                                                    \
-    }
+/* F(dt) for the one that dt is, a constant in it. */
+#define CASE(name) case DT_##name: F(DT_##name); break;
 
 /* --- the tile -------------------------------------------------------------------------------------------------- */
 
@@ -173,6 +154,35 @@ INLINE void turn_q8(const uint8_t *const p[8], int64_t blocks, float *dst) {
     }
 }
 
+/* Super-blocks: the codes of 8 rows as bytes, which are turned as Q8_0's are; their scales are turned too. */
+INLINE void turn_super(const dtype dt, const uint8_t *const p[8], int64_t blocks, float *dst) {
+    int8_t codes[8][256];
+    struct k_scales s[8];
+    const uint8_t *c[8], *f[8];
+    for (int i = 0; i < 8; i++) c[i] = (const uint8_t *)codes[i], f[i] = (const uint8_t *)&s[i];
+    for (int64_t j = 0; j < blocks; j++) {
+        for (int i = 0; i < 8; i++) {
+            const uint8_t *b = p[i] + (size_t)j * dtype_bytes(dt);
+            k_codes256(dt, b, codes[i]);
+            k_scales(dt, b, &s[i]);
+        }
+        for (int t = 0; t < 16; t++, dst += 16 * NR) {
+            __m256i v[4], d[4], m[4];
+            turn(f, 16 * (t / 4), d);
+            if (has_mins(dt)) turn(f, 64 + 16 * (t / 4), m);
+            turn(c, 16 * t, v);
+            const __m256 scale = _mm256_castsi256_ps(d[t % 4]), min = _mm256_castsi256_ps(has_mins(dt) ? m[t % 4] : d[t % 4]);
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++)
+#pragma GCC unroll 4
+                for (int b = 0; b < 4; b++) {
+                    __m256 q = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v[k], 24 - 8 * b), 24));
+                    _mm256_storeu_ps(dst + (4 * k + b) * NR, has_mins(dt) ? _mm256_fmadd_ps(q, scale, min) : _mm256_mul_ps(q, scale));
+                }
+        }
+    }
+}
+
 static void turn_f32(const uint8_t *const p[8], int64_t k, float scale, float *dst) {
     __m256 s = _mm256_set1_ps(scale);
     int64_t j = 0;
@@ -185,13 +195,13 @@ static void turn_f32(const uint8_t *const p[8], int64_t k, float scale, float *d
         for (int i = 0; i < 8; i++) dst[i] = scale * ((const float *)p[i])[j];
 }
 
-/* n weights from element k0 of a row, as f32; k0 a multiple of 32, of 256 in formats of super-blocks. */
+/* n weights from element k0 (a multiple of 64) of a row of a SMALL type, as f32. */
 INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, float *dst) {
     int64_t j = 0;
     struct scales s;
     for (; j + 32 <= n; j += 32) {
         __m256 w[4];
-        if (has_scales(dt) && j % 256 == 0) group_scales(dt, row + dtype_row_bytes(dt, k0), j / 32, (int)((n - j) / 32), &s);
+        if (j % 256 == 0) group_scales(dt, row + dtype_row_bytes(dt, k0), j / 32, (int)((n - j) / 32), &s);
         load32(dt, row, (k0 + j) / 32, s.v + j / 16 % 16, w);
         for (int i = 0; i < 4; i++) _mm256_storeu_ps(dst + j + 8 * i, w[i]);
     }
@@ -201,7 +211,7 @@ INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, f
 static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
                           float *tmp) {
     const size_t row = dtype_row_bytes(w->dt, w->ld);
-    const bool in_place = w->dt == DT_F32 || w->dt == DT_Q4_0 || w->dt == DT_Q4_1 || w->dt == DT_Q8_0;
+    const bool in_place = w->dt == DT_F32 || w->dt == DT_Q4_0 || w->dt == DT_Q4_1 || w->dt == DT_Q8_0 || is_super(w->dt);
     for (int first = 0; first < cols; first += 8) {
         float *to = dst + first / NR * kc * NR + first % NR;
         const uint8_t *p[8];
@@ -214,11 +224,21 @@ static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t 
         else if (w->dt == DT_Q4_0) turn_q4(DT_Q4_0, p, kc / 32, to);
         else if (w->dt == DT_Q8_0) turn_q8(p, kc / 32, to);
         else if (w->dt == DT_F32) turn_f32(p, kc, w->scale, to);
-        else {
+        else if (is_super(w->dt)) {
+            switch (w->dt) {
+#define F(dt) turn_super(dt, p, kc / 256, to)
+                SUPER(CASE)
+#undef F
+            default: break;
+            }
+        } else {
             for (int i = 0; i < 8; i++) {
-#define ROW(dt) row_f32(dt, p[i], k0, kc, tmp + i * GEMM_KC)
-                EACH_DTYPE(w->dt, ROW)
-#undef ROW
+#define F(dt) row_f32(dt, p[i], k0, kc, tmp + i * GEMM_KC)
+                switch (w->dt) {
+                    SMALL(CASE)
+                default: break;
+                }
+#undef F
                 p[i] = (const uint8_t *)(tmp + i * GEMM_KC);
             }
             turn_f32(p, kc, 1, to);
@@ -233,11 +253,27 @@ INLINE void unpack_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int6
     struct scales s;
     for (int64_t k = 0; k < kc; k++, p += row, dst += NR) {
         __m256 v[4];
-        if (has_scales(dt) && k % 8 == 0) rows_scales(dt, p, row, n0 / 32, (int)(kc - k), &s);
+        if (k % 8 == 0) rows_scales(dt, p, row, n0 / 32, (int)(kc - k), &s);
         load32(dt, p, n0 / 32, s.v + 2 * (k % 8), v);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
             _mm256_storeu_ps(dst + i / 2 * kc * NR + i % 2 * 8, dt == DT_F32 ? _mm256_mul_ps(v[i], f) : v[i]);
+    }
+}
+
+INLINE void unpack_super_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int64_t k0, int64_t kc, float *dst) {
+    const size_t row = dtype_row_bytes(dt, w->ld);
+    const uint8_t *p = (const uint8_t *)w->p + (size_t)k0 * row + (size_t)(n0 / 256) * dtype_bytes(dt);
+    const int i = (int)(n0 / 32 % 8);
+    for (int64_t k = 0; k < kc; k++, p += row, dst += NR) {
+        float d[2], m[2];
+        k_scale(dt, p, i, d, m);
+        __m256i c = k_codes(dt, p, i);
+        for (int h = 0; h < 2; h++) {
+            __m128i q = h ? _mm256_extracti128_si256(c, 1) : _mm256_castsi256_si128(c);
+            _mm256_storeu_ps(dst + h * kc * NR, load_codes(dt, q, d + h, m + h));
+            _mm256_storeu_ps(dst + h * kc * NR + 8, load_codes(dt, _mm_srli_si128(q, 8), d + h, m + h));
+        }
     }
 }
 
@@ -261,9 +297,15 @@ static void unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int
     if (w->t) {
         unpack_turned(w, n0, cols, k0, kc, dst, tmp);
     } else if (cols == GEMM_UNIT) {
-#define ROWS(dt) unpack_rows(dt, w, n0, k0, kc, dst)
-        EACH_DTYPE(w->dt, ROWS)
-#undef ROWS
+        switch (w->dt) {
+#define F(dt) unpack_rows(dt, w, n0, k0, kc, dst)
+            SMALL(CASE)
+#undef F
+#define F(dt) unpack_super_rows(dt, w, n0, k0, kc, dst)
+            SUPER(CASE)
+#undef F
+        default: break;
+        }
     } else {
         unpack_narrow(w, n0, cols, k0, kc, dst, tmp);
     }

@@ -4,7 +4,6 @@
 #include "cpu/blocks.h"
 
 INLINE __m256i bytes8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }
-INLINE __m256i down(__m256i v, int n) { return _mm256_srl_epi32(v, _mm_cvtsi32_si128(n)); }
 INLINE __m256i low_bits(__m256i v, int mask) { return _mm256_and_si256(v, _mm256_set1_epi32(mask)); }
 INLINE __m256 low_signed(__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)); }
 
@@ -21,7 +20,6 @@ INLINE __m256i fifth_bits(uint32_t bits, int c) {
 }
 
 INLINE __m256 line8(__m256i q, float d, float m) { return _mm256_fmadd_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(d), _mm256_set1_ps(m)); }
-INLINE __m256 times8(__m256i q, float d) { return _mm256_mul_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(d)); }
 
 /* What codes of 4 bits mean. */
 INLINE __m256 codes8(const dtype dt, __m256i q) {
@@ -30,27 +28,6 @@ INLINE __m256 codes8(const dtype dt, __m256i q) {
     const __m256 hi = dt == DT_NF4 ? _mm256_loadu_ps(nf4_code + 8) : low_signed(_mm_srli_si128(iq, 8));
     __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(q, 28)); /* bit 3 is the sign that a blend reads */
     return _mm256_blendv_ps(_mm256_permutevar8x32_ps(lo, q), _mm256_permutevar8x32_ps(hi, q), upper);
-}
-
-/* The c-th 8 of group i of a super-block b; s: the group's scales. */
-INLINE __m256 load8_k4(const dtype dt, const uint8_t *b, int i, int c, const float *s) {
-    __m256i q = low_bits(down(bytes8(b + (dt == DT_Q5_K ? 48 : 16) + 32 * (i >> 1) + 8 * c), 4 * (i & 1)), 15);
-    if (dt == DT_Q5_K) q = _mm256_or_si256(q, _mm256_slli_epi32(low_bits(down(bytes8(b + 16 + 8 * c), i), 1), 4));
-    return line8(q, s[0], s[1]);
-}
-INLINE __m256 load8_q6_k(const uint8_t *b, int i, int c, const float *s) {
-    __m256i l = low_bits(down(bytes8(b + 64 * (i >> 2) + 32 * (i & 1) + 8 * c), 2 * (i & 2)), 15);
-    __m256i h = low_bits(down(bytes8(b + 128 + 32 * (i >> 2) + 8 * c), 2 * (i & 3)), 3);
-    return times8(_mm256_sub_epi32(_mm256_or_si256(l, _mm256_slli_epi32(h, 4)), _mm256_set1_epi32(32)), s[c >> 1]);
-}
-INLINE __m256i two_bits(const uint8_t *q, int i, int c) { return low_bits(down(bytes8(q + 32 * (i >> 2) + 8 * c), 2 * (i & 3)), 3); }
-INLINE __m256 load8_q3_k(const uint8_t *b, int i, int c, const float *s) {
-    __m256i third = _mm256_slli_epi32(low_bits(down(bytes8(b + 8 * c), i), 1), 2);
-    return times8(_mm256_sub_epi32(_mm256_or_si256(two_bits(b + 32, i, c), third), _mm256_set1_epi32(4)), s[c >> 1]);
-}
-INLINE __m256 load8_q2_k(const uint8_t *b, int i, int c) {
-    int s = b[2 * i + (c >> 1)];
-    return line8(two_bits(b + 16, i, c), half_of(b + 80) * (float)(s & 15), -half_of(b + 82) * (float)(s >> 4));
 }
 
 /* Through f16, whose exponent is 8 less: (f8 / 256) * (256 s) rounds as f8 * s does. */
@@ -64,7 +41,13 @@ INLINE __m256 load8_bf16(const uint8_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
 }
 
-/* The c-th 8 of group j of a row; s: the group's scales. dt is a constant where this is inlined. */
+/* 8 codes of a super-block with their scale and minimum. */
+INLINE __m256 load_codes(const dtype dt, __m128i q, const float *d, const float *m) {
+    __m256 w = low_signed(q);
+    return has_mins(dt) ? _mm256_fmadd_ps(w, _mm256_set1_ps(*d), _mm256_set1_ps(*m)) : _mm256_mul_ps(w, _mm256_set1_ps(*d));
+}
+
+/* The c-th 8 of group j of a row of a SMALL type; s: the group's scales. dt is a constant where this is inlined. */
 INLINE __m256 load8(const dtype dt, const uint8_t *row, int64_t j, int c, const float *s) {
     const int per = dtype_block(dt) / 32, i = per > 1 ? (int)(j % per) : 0;
     const uint8_t *b = row + (size_t)(per > 1 ? j / per : per ? j : 32 * j) * dtype_bytes(dt);
@@ -78,14 +61,8 @@ INLINE __m256 load8(const dtype dt, const uint8_t *row, int64_t j, int c, const 
     case DT_Q5_1: return line8(_mm256_or_si256(nibbles8(b + 8, c), fifth_bits(get32(b + 4), c)), s[0], s[1]);
     case DT_Q8_0: return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)(b + 2 + 8 * c))), _mm256_set1_ps(s[0]));
     case DT_IQ4_NL: return _mm256_mul_ps(codes8(dt, nibbles8(b + 2, c)), _mm256_set1_ps(s[0]));
-    case DT_IQ4_XS: return _mm256_mul_ps(codes8(dt, nibbles8(b + 8 + 16 * i, c)), _mm256_set1_ps(s[0]));
     case DT_NF4: return _mm256_mul_ps(codes8(dt, nibbles8(b + 4 + 16 * i, c)), _mm256_set1_ps(s[0]));
-    case DT_E4M3: return load8_e4m3(b + 4 + 32 * i + 8 * c, s[0]);
-    case DT_Q4_K:
-    case DT_Q5_K: return load8_k4(dt, b, i, c, s);
-    case DT_Q2_K: return load8_q2_k(b, i, c);
-    case DT_Q3_K: return load8_q3_k(b, i, c, s);
-    default: return load8_q6_k(b, i, c, s);
+    default: return load8_e4m3(b + 4 + 32 * i + 8 * c, s[0]);
     }
 }
 

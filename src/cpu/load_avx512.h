@@ -13,7 +13,6 @@ INLINE __m512 code_table(const dtype dt) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)iq4_code)));
 }
 INLINE __m512i bytes16(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)); }
-INLINE __m512i down(__m512i v, int n) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128(n)); }
 
 /* 16 bytes of nibbles; table: what each means. */
 INLINE void load_nibbles(const uint8_t *q, __m512 table, __m512 *lo, __m512 *hi) {
@@ -34,48 +33,6 @@ INLINE void load_q5(const uint8_t *q, uint32_t bits, __m512 d, __m512 m, __m512 
     *hi = fifth((__mmask16)(bits >> 16), _mm512_srli_epi32(v, 4), low, high);
 }
 
-/* Group i of a Q4_K or Q5_K block: the low or the high nibbles of 32 bytes, bit i of 32 bytes. */
-INLINE void load_k4(const dtype dt, const uint8_t *b, int i, const float *s, __m512 *w[2]) {
-    const uint8_t *q = b + (dt == DT_Q5_K ? 48 : 16) + 32 * (i >> 1);
-    const __m512 d = _mm512_set1_ps(s[0]), m = _mm512_set1_ps(s[1]);
-    const __m512 low = _mm512_fmadd_ps(nibble_table(), d, m), high = _mm512_fmadd_ps(high_table(), d, m);
-    for (int h = 0; h < 2; h++) {
-        __m512i v = down(bytes16(q + 16 * h), 4 * (i & 1));
-        if (dt == DT_Q4_K) *w[h] = _mm512_permutexvar_ps(v, low);
-        else *w[h] = fifth(_mm512_test_epi32_mask(bytes16(b + 16 + 16 * h), _mm512_set1_epi32(1 << i)), v, low, high);
-    }
-}
-
-/* Group i of a Q6_K block, halves of 128 weights in 4 groups: 4 bits of 64 bytes, 2 bits of 32 bytes. */
-INLINE void load_q6_k(const uint8_t *b, int i, const float *s, __m512 *w[2]) {
-    const uint8_t *ql = b + 64 * (i >> 2) + 32 * (i & 1), *qh = b + 128 + 32 * (i >> 2);
-    for (int h = 0; h < 2; h++) {
-        __m512i l = _mm512_and_si512(down(bytes16(ql + 16 * h), 2 * (i & 2)), _mm512_set1_epi32(15));
-        __m512i u = _mm512_and_si512(down(bytes16(qh + 16 * h), 2 * (i & 3)), _mm512_set1_epi32(3));
-        __m512i q = _mm512_sub_epi32(_mm512_or_si512(l, _mm512_slli_epi32(u, 4)), _mm512_set1_epi32(32));
-        *w[h] = _mm512_mul_ps(_mm512_set1_ps(s[h]), _mm512_cvtepi32_ps(q));
-    }
-}
-
-/* Group i of a Q2_K or Q3_K block: 2 bits of 32 bytes; Q3_K: bit i of 32 more. */
-INLINE __m512i two_bits(const uint8_t *q, int i, int h) {
-    return _mm512_and_si512(down(bytes16(q + 32 * (i >> 2) + 16 * h), 2 * (i & 3)), _mm512_set1_epi32(3));
-}
-INLINE void load_q3_k(const uint8_t *b, int i, const float *s, __m512 *w[2]) {
-    for (int h = 0; h < 2; h++) {
-        __m512 q = _mm512_cvtepi32_ps(two_bits(b + 32, i, h));
-        __mmask16 none = _mm512_testn_epi32_mask(bytes16(b + 16 * h), _mm512_set1_epi32(1 << i));
-        *w[h] = _mm512_mul_ps(_mm512_mask_sub_ps(q, none, q, _mm512_set1_ps(4)), _mm512_set1_ps(s[h]));
-    }
-}
-INLINE void load_q2_k(const uint8_t *b, int i, __m512 *w[2]) {
-    for (int h = 0; h < 2; h++) {
-        int s = b[2 * i + h];
-        __m512 d = _mm512_set1_ps(half_of(b + 80) * (float)(s & 15)), m = _mm512_set1_ps(half_of(b + 82) * (float)(s >> 4));
-        *w[h] = _mm512_fmsub_ps(_mm512_cvtepi32_ps(two_bits(b + 16, i, h)), d, m);
-    }
-}
-
 /* Through f16, whose exponent is 8 less: (f8 / 256) * (256 s) rounds as f8 * s does. */
 INLINE __m512 load_e4m3(const uint8_t *p, float s) {
     __m256i v = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p));
@@ -87,11 +44,16 @@ INLINE __m512 load_bf16(const uint8_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }
 
-/* Group j of a row; s: its scales. dt is a constant where this is inlined. */
+/* 16 codes of a super-block with their scale and minimum. */
+INLINE __m512 load_codes(const dtype dt, __m128i q, const float *d, const float *m) {
+    __m512 w = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
+    return has_mins(dt) ? _mm512_fmadd_ps(w, _mm512_set1_ps(*d), _mm512_set1_ps(*m)) : _mm512_mul_ps(w, _mm512_set1_ps(*d));
+}
+
+/* Group j of a row of a SMALL type; s: its scales. dt is a constant where this is inlined. */
 INLINE void load32(const dtype dt, const uint8_t *row, int64_t j, const float *s, __m512 *lo, __m512 *hi) {
     const int per = dtype_block(dt) / 32, i = per > 1 ? (int)(j % per) : 0;
     const uint8_t *b = row + (size_t)(per > 1 ? j / per : per ? j : 32 * j) * dtype_bytes(dt);
-    __m512 *w[2] = {lo, hi};
 #define S _mm512_set1_ps(s[0])
     switch (dt) {
     case DT_F32: *lo = _mm512_loadu_ps(b), *hi = _mm512_loadu_ps(b + 64); break;
@@ -109,14 +71,8 @@ INLINE void load32(const dtype dt, const uint8_t *row, int64_t j, const float *s
         *hi = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(b + 18)))), S);
         break;
     case DT_IQ4_NL: load_nibbles(b + 2, _mm512_mul_ps(code_table(dt), S), lo, hi); break;
-    case DT_IQ4_XS: load_nibbles(b + 8 + 16 * i, _mm512_mul_ps(code_table(dt), S), lo, hi); break;
     case DT_NF4: load_nibbles(b + 4 + 16 * i, _mm512_mul_ps(code_table(dt), S), lo, hi); break;
-    case DT_E4M3: *lo = load_e4m3(b + 4 + 32 * i, s[0]), *hi = load_e4m3(b + 20 + 32 * i, s[0]); break;
-    case DT_Q4_K:
-    case DT_Q5_K: load_k4(dt, b, i, s, w); break;
-    case DT_Q2_K: load_q2_k(b, i, w); break;
-    case DT_Q3_K: load_q3_k(b, i, s, w); break;
-    default: load_q6_k(b, i, s, w); break;
+    default: *lo = load_e4m3(b + 4 + 32 * i, s[0]), *hi = load_e4m3(b + 20 + 32 * i, s[0]); break;
     }
 #undef S
 }
