@@ -10,18 +10,19 @@ static json_t *tensors_json(const struct tensors *ts) {
         const struct tensor *t = &ts->t[i];
         json_t *shape = json_array();
         for (int k = 0; k < t->nd; k++) json_array_append_new(shape, json_integer(t->d[k]));
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", dtype_info[t->dt].name, "shape", shape, "bytes", (json_int_t)t->bytes));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", t->dt ? dtype_info[t->dt].name : t->stored, "shape", shape, "bytes", (json_int_t)t->bytes));
     }
     return list;
 }
 
 /* How many bytes are stored in each type: {"q4_1": 66355200, ...}. */
 static json_t *types_json(const struct tensors *ts) {
-    json_int_t bytes[DT_COUNT] = {0};
     json_t *j = json_object();
-    for (int i = 0; i < ts->n; i++) bytes[ts->t[i].dt] += (json_int_t)ts->t[i].bytes;
-    for (int i = 0; i < DT_COUNT; i++)
-        if (bytes[i]) json_object_set_new(j, dtype_info[i].name, json_integer(bytes[i]));
+    for (int i = 0; i < ts->n; i++) {
+        const struct tensor *t = &ts->t[i];
+        const char *type = t->dt ? dtype_info[t->dt].name : t->stored;
+        json_object_set_new(j, type, json_integer(json_integer_value(json_object_get(j, type)) + (json_int_t)t->bytes));
+    }
     return j;
 }
 

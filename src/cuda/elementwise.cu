@@ -254,18 +254,13 @@ template <typename T, int DT> static err embed(float scale, const struct view *i
     return CUDA_LAUNCHED("embed");
 }
 
+#define EMBED(stored) case stored: return embed<T, stored>(scale, in, out);
 extern "C" err cuda_embed(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
     if (!view_rows(&in[0])) return OK;
     const float scale = inst->a.scale;
     WITH_TYPE(out[0].dt, switch (in[1].dt) {
-        case DT_F32: return embed<T, DT_F32>(scale, in, out);
-        case DT_F16: return embed<T, DT_F16>(scale, in, out);
-        case DT_BF16: return embed<T, DT_BF16>(scale, in, out);
-        case DT_Q4_0: return embed<T, DT_Q4_0>(scale, in, out);
-        case DT_Q4_1: return embed<T, DT_Q4_1>(scale, in, out);
-        case DT_Q8_0: return embed<T, DT_Q8_0>(scale, in, out);
-        case DT_Q6_K: return embed<T, DT_Q6_K>(scale, in, out);
+        EACH_STORED(EMBED)
         default: return fail(E_INTERNAL, "embed: no CUDA kernel for a table of this type");
     });
     return OK;

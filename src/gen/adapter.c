@@ -153,6 +153,7 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
     if (t->nd != 2 || t->d[0] != s->rows || t->d[1] != p->d[1])
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)p->d[1]);
+    TRY(tensor_readable(ts, t));
     size_t bytes = dtype_row_bytes(t->dt, t->d[1]);
     for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row_at(p, s, weights, r), p->d[1]);
     return OK;

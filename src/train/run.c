@@ -137,8 +137,9 @@ static void measure_plan(struct run *r) {
     f->adapters += f->working;
     bool host = r->backend->mem->host;
     if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
-    f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + (r->model.random || !host ? f->weights : 0);
-    f->total = f->resident + (r->model.random || !host ? 0 : f->weights);
+    size_t held = r->model.random || !host ? f->weights : r->model.files.copied; /* of the weights: what is not the mapped file */
+    f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
+    f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
 
 /* --- the limit ---------------------------------------------------------------------------------------------------- */

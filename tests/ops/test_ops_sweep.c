@@ -20,7 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
+#include "support/support.h"
 
 enum { VALUES = 96, SEQS = 6, GUARD = 64 };
 static int PAD = 5; /* floats between the rows of a slice; 8 on a card, where a quantised table's rows go to 16-byte places */
@@ -152,33 +152,34 @@ static val ints(struct lab *l, int64_t d, const char *name, int64_t limit) {
     for (int64_t k = 0; k < rows_of(l, v); k++) ((int32_t *)l->data[v.i])[k] = (int32_t)below(l, limit);
     return v;
 }
-/* A frozen matrix of the lab's type. Q6_K has no encoder: random bits with a sane scale. */
+/* A frozen matrix of the lab's type; quantised ones are random bits. */
 static val weight(struct lab *l, int64_t rows, int64_t cols, const char *name) {
     val v = give(l, ROLE_BASE, l->dt, 2, (int64_t[]){rows, cols}, name);
-    uint8_t *bytes = l->data[v.i];
+    if (dtype_quantised(l->dt)) {
+        uint32_t bits = l->rng; /* the other operands are the same for every type */
+        random_blocks(l->dt, l->data[v.i], rows * cols, 0.4f, &bits);
+        return v;
+    }
     float *row = malloc((size_t)cols * sizeof *row);
     assert_non_null(row);
-    for (int64_t r = 0; r < rows && l->dt != DT_Q6_K; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         for (int64_t c = 0; c < cols; c++) row[c] = random_float(l) / 4;
-        quantise_row(l->dt, row, bytes + (size_t)r * dtype_row_bytes(l->dt, cols), cols);
+        quantise_row(l->dt, row, (uint8_t *)l->data[v.i] + (size_t)r * dtype_row_bytes(l->dt, cols), cols);
     }
     free(row);
-    for (size_t k = 0; k < l->bytes[v.i] && l->dt == DT_Q6_K; k++) {
-        uint16_t d = f32_to_f16(1e-4f);
-        bytes[k] = k % 210 < 208 ? (uint8_t)random_bits(l) : ((uint8_t *)&d)[k % 210 - 208];
-    }
     return v;
 }
 
 /* --- rows ------------------------------------------------------------------------------------------------------ */
 
 static void emit(struct lab *l, const struct op_def *op, const val *in, const struct op_attr *a) {
-    if (!prog_emit(&l->p, op, in, op->n_in, a)) fail_msg("%s: %s", l->what, err_text());
+    if (!prog_emit(&l->p, op, in, op->n_in, a)) flunk("%s: %s", l->what, err_text());
 }
 
 static void build_embed(struct lab *l) {
     val in[] = {ints(l, SYM_N, "ids", 11), weight(l, 11, l->s->C, "table")};
-    l->terms = l->dt == DT_Q4_1 ? 1 : 0; /* d * q + m may round once or twice */
+    bool sum = l->dt == DT_Q4_1 || l->dt == DT_Q5_1 || l->dt == DT_Q2_K || l->dt == DT_Q4_K || l->dt == DT_Q5_K;
+    l->terms = sum ? 1 : 0; /* d * q + m may round once or twice */
     emit(l, &op_embed, in, &(struct op_attr){.scale = l->variant ? 1.5f : 1});
 }
 
@@ -462,12 +463,12 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
     memset(scratch, 0xFF, bytes + GUARD);
     struct run_ctx ctx = l->run;
     ctx.threads = threads;
-    if ((b->begin_run && b->begin_run(&ctx)) || run(&ctx, i, x->in, x->out, scratch)) fail_msg("%s: %s", l->what, err_text());
-    if (!untouched(scratch + bytes, GUARD)) fail_msg("%s, %s: wrote past its scratch", l->what, i->op->name);
+    if ((b->begin_run && b->begin_run(&ctx)) || run(&ctx, i, x->in, x->out, scratch)) flunk("%s: %s", l->what, err_text());
+    if (!untouched(scratch + bytes, GUARD)) flunk("%s, %s: wrote past its scratch", l->what, i->op->name);
     for (int k = 0; k < i->op->n_out; k++) {
         if (!has(i->out[k])) continue;
         if (!untouched((char *)x->own_out[k] + l->bytes[i->out[k].i], GUARD))
-            fail_msg("%s: wrote past '%s'", l->what, prog_v(&l->p, i->out[k])->name);
+            flunk("%s: wrote past '%s'", l->what, prog_v(&l->p, i->out[k])->name);
     }
     free(scratch);
     return true;
@@ -498,7 +499,7 @@ static void *send(const struct lab *l, val v, struct view *w) {
             memcpy(&bits, (float *)w->p + k, 4);
             ((uint16_t *)host)[k] = bits == 0xFFFFFFFF ? 0xFFFF : to_16(l->narrow, ((float *)w->p)[k]);
         }
-    if (card->mem->upload(there, host, bytes + GUARD)) fail_msg("%s: %s", l->what, err_text());
+    if (card->mem->upload(there, host, bytes + GUARD)) flunk("%s: %s", l->what, err_text());
     if (narrowed(l, v)) w->dt = l->narrow;
     free(host);
     return there;
@@ -508,8 +509,8 @@ static void fetch(const struct lab *l, val v, void *there, void *to) {
     size_t n = l->bytes[v.i] / 4, bytes = narrowed(l, v) ? n * 2 : l->bytes[v.i];
     uint8_t *host = malloc(bytes + GUARD);
     assert_non_null(host);
-    if (card->mem->download(host, there, bytes + GUARD)) fail_msg("%s: %s", l->what, err_text());
-    if (!untouched(host + bytes, GUARD)) fail_msg("%s: wrote past '%s'", l->what, prog_v(&l->p, v)->name);
+    if (card->mem->download(host, there, bytes + GUARD)) flunk("%s: %s", l->what, err_text());
+    if (!untouched(host + bytes, GUARD)) flunk("%s: wrote past '%s'", l->what, prog_v(&l->p, v)->name);
     if (!narrowed(l, v)) memcpy(to, host, bytes);
     else
         for (size_t k = 0; k < n; k++) {
@@ -534,14 +535,14 @@ static void launch_card(const struct lab *l, const struct inst *i, struct launch
     for (int k = 0; k < i->op->n_in; k++) c.in[k].p = in[k];
     for (int k = 0; k < i->op->n_out; k++) c.out[k].p = out[k];
     kernel run = card->find(i, c.in, c.out);
-    if (!run) fail_msg("%s: no kernel for %s", l->what, i->op->name);
+    if (!run) flunk("%s: no kernel for %s", l->what, i->op->name);
     size_t bytes = card->scratch(i, c.in, c.out);
     uint8_t *scratch = card->mem->take(bytes + GUARD), guard[GUARD];
     assert_non_null(scratch);
     card->mem->fill(scratch, 0xFF, bytes + GUARD);
-    if (card->begin_run(&l->run) || run(&l->run, i, c.in, c.out, scratch)) fail_msg("%s: %s", l->what, err_text());
-    if (card->mem->download(guard, scratch + bytes, GUARD)) fail_msg("%s: %s", l->what, err_text());
-    if (!untouched(guard, GUARD)) fail_msg("%s, %s: wrote past its scratch", l->what, i->op->name);
+    if (card->begin_run(&l->run) || run(&l->run, i, c.in, c.out, scratch)) flunk("%s: %s", l->what, err_text());
+    if (card->mem->download(guard, scratch + bytes, GUARD)) flunk("%s: %s", l->what, err_text());
+    if (!untouched(guard, GUARD)) flunk("%s, %s: wrote past its scratch", l->what, i->op->name);
     for (int k = 0; k < i->op->n_out; k++)
         if (has(i->out[k])) fetch(l, i->out[k], out[k], x->out[k].p);
     for (int k = 0; k < i->op->n_in; k++)
@@ -558,7 +559,7 @@ static void launch_card(const struct lab *l, const struct inst *i, struct launch
 static void compare_ints(const struct lab *l, val v, const int32_t *got, const int32_t *want) {
     for (int64_t k = 0; k < rows_of(l, v) && !l->planted; k++)
         if (got[k] != want[k])
-            fail_msg("%s: %s[%lld] is %d, must be %d", l->what, prog_v(&l->p, v)->name, (long long)k, got[k], want[k]);
+            flunk("%s: %s[%lld] is %d, must be %d", l->what, prog_v(&l->p, v)->name, (long long)k, got[k], want[k]);
 }
 
 static void compare(const struct lab *l, val v, void *got, void *want) {
@@ -581,11 +582,11 @@ static void compare(const struct lab *l, val v, void *got, void *want) {
     double eps = l->narrow == DT_BF16 ? 0x1p-8 : l->narrow == DT_F16 ? 0x1p-11 : 0x1p-24 * sqrt(l->terms);
     double limit = 8 * eps * top + (l->terms > 0 || l->narrow ? 1e-30 : 0) + (l->narrow == DT_F16 ? 1e-6 : 0);
     if (worst > limit)
-        fail_msg("%s: %s element %lld is %.9g, must be %.9g: error %.3g, limit %.3g", l->what, prog_v(&l->p, v)->name,
+        flunk("%s: %s element %lld is %.9g, must be %.9g: error %.3g, limit %.3g", l->what, prog_v(&l->p, v)->name,
                  (long long)at, (double)*element(l, v, got, at), (double)*element(l, v, want, at), worst, limit);
     for (int64_t r = 0; ld_of(l, v) > prog_v(&l->p, v)->d[1] && prog_v(&l->p, v)->nd == 2 && r < rows_of(l, v); r++)
         if (!untouched((float *)got + r * ld_of(l, v) + prog_v(&l->p, v)->d[1], PAD * sizeof(float)))
-            fail_msg("%s: %s: wrote beyond row %lld of a slice", l->what, prog_v(&l->p, v)->name, (long long)r);
+            flunk("%s: %s: wrote beyond row %lld of a slice", l->what, prog_v(&l->p, v)->name, (long long)r);
 }
 
 /* Bit by bit. */
@@ -594,7 +595,7 @@ static void must_equal(const struct lab *l, const struct inst *i, const struct l
     for (int k = 0; k < i->op->n_out; k++)
         for (int64_t e = 0; has(i->out[k]) && e < elements(l, i->out[k]); e++)
             if (memcmp(element(l, i->out[k], a->out[k].p, e), element(l, i->out[k], b->out[k].p, e), 4))
-                fail_msg("%s: %s differs %s", l->what, prog_v(&l->p, i->out[k])->name, why);
+                flunk("%s: %s differs %s", l->what, prog_v(&l->p, i->out[k])->name, why);
 }
 
 /* On one instruction set, against the definition's results. */
@@ -683,7 +684,7 @@ static void differentiate(struct lab *l, val *dout) {
         dout[k] = floats(l, ROLE_INPUT, y.nd, y.d, "dout");
     }
     if (!forward.op->vjp || !(l->loss_outs || l->loss_is_first)) return;
-    if (forward.op->vjp(&l->p, &forward, dout, l->din)) fail_msg("%s: vjp: %s", l->what, err_text());
+    if (forward.op->vjp(&l->p, &forward, dout, l->din)) flunk("%s: vjp: %s", l->what, err_text());
     for (int i = 1; i < l->p.ni; i++)
         for (int k = 0; k < l->p.in[i].op->n_out; k++) {
             val v = l->p.in[i].out[k];
@@ -718,7 +719,7 @@ static void check_gradient(struct lab *l, const val *dout, int k) {
     const val x = l->p.in[0].in[k], g = gradient_of(l, k);
     const int64_t n = elements(l, x);
     const float h = 2e-3f;
-    if (!has(g)) fail_msg("%s: no gradient for '%s'", l->what, prog_v(&l->p, x)->name);
+    if (!has(g)) flunk("%s: no gradient for '%s'", l->what, prog_v(&l->p, x)->name);
     double along = 0, norm = 0, f[2];
     float *u = malloc((size_t)n * sizeof *u + 1);
     void *keep = copy(l, x);
@@ -737,7 +738,7 @@ static void check_gradient(struct lab *l, const val *dout, int k) {
     memcpy(l->data[x.i], keep, l->bytes[x.i]);
     double difference = (f[1] - f[0]) / (2 * (double)h), limit = 0.01 * (sqrt(norm) + fabs(along)) + 1e-4;
     if (!(fabs(difference - along) <= limit))
-        fail_msg("%s: gradient of '%s': %.6g, finite differences %.6g, limit %.2g", l->what, prog_v(&l->p, x)->name,
+        flunk("%s: gradient of '%s': %.6g, finite differences %.6g, limit %.2g", l->what, prog_v(&l->p, x)->name,
                  along, difference, limit);
     free(u);
     free(keep);
@@ -832,7 +833,7 @@ static void every_op_has_a_row(void **state) {
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
         bool found = false;
         for (int i = 0; i < n_seen; i++) found |= seen[i] == all[k];
-        if (!found) fail_msg("no row of the sweep runs '%s'", all[k]->name);
+        if (!found) flunk("no row of the sweep runs '%s'", all[k]->name);
     }
 }
 
