@@ -233,7 +233,7 @@ def ages():
             stand_in.setdefault((c, wide(cp)), cp)
     rows = [(cp, stand_in[n, wide(cp)]) for cp, n in theirs.items() if unicodedata.category(chr(cp)) != n]
     rows.append((0x180E, 0x200B))  # white space to PCRE2 alone; the zero width space is to neither
-    print("/* Made by tests/golden/make/tokenizer.py --ages; see src/io/pretokenizer.c.\n * NEWER(first, last, stand-in), UNNORMALISED(first, last): ascending. */")
+    print("/* Made by tests/golden/make/tokenizer.py --ages; see src/io/unicode.h.\n * NEWER(first, last, stand-in), UNNORMALISED(first, last): ascending. */")
     print("#ifdef NEWER")
     for a, b, s in ranges(rows):
         print("NEWER(0x%04X, 0x%04X, 0x%04X)" % (a, b, s))
