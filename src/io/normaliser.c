@@ -143,17 +143,19 @@ static err add_bert(const struct norm_step *st, const char *text, size_t n, str 
     return e;
 }
 
+static bool is_nmt_removed(uint32_t cp) {
+    return (cp >= 1 && cp <= 8) || cp == 0xB || (cp >= 0xE && cp <= 0x1F) || cp == 0x7F || cp == 0x8F || cp == 0x9F;
+}
+
 /* SentencePiece's "nmt" rule: some control characters out, others and odd spaces to spaces. */
 static void add_nmt(const char *text, size_t n, str *out) {
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         size_t len = (size_t)utf8_at(text + i, &cp);
-        bool removed = (cp >= 1 && cp <= 8) || cp == 0xB || (cp >= 0xE && cp <= 0x1F) || cp == 0x7F || cp == 0x8F ||
-                       cp == 0x9F;
         bool space = cp == 9 || cp == 0xA || cp == 0xC || cp == 0xD || cp == 0x1680 || (cp >= 0x200B && cp <= 0x200F) ||
                      cp == 0x2028 || cp == 0x2029 || cp == 0x2581 || cp == 0xFEFF || cp == 0xFFFD;
         if (space) str_addc(out, ' ');
-        else if (!removed) str_add(out, text + i, len);
+        else if (!is_nmt_removed(cp)) str_add(out, text + i, len);
         i += len;
     }
 }
@@ -226,6 +228,21 @@ static err add_matched(const struct norm_step *st, struct matcher *m, const char
 
 /* ---- all together ---- */
 
+/* Does the step remove the text's first character? To the reference what is left then does not begin the text. */
+static bool cuts_first(const struct norm_step *st, const char *text, size_t n) {
+    uint32_t cp;
+    if (n == 0) return false;
+    utf8_at(text, &cp);
+    switch (st->kind) {
+    case NORM_STRIP_ACCENTS: return chars_has(CHARS_MARK, cp);
+    case NORM_NMT: return is_nmt_removed(cp);
+    case NORM_BERT: return st->clean_text && (cp == 0 || cp == 0xFFFD || chars_has(CHARS_CONTROL, cp));
+    case NORM_REPLACE:
+        return st->literal && !st->n_content && n >= st->n_literal && !memcmp(text, st->literal, st->n_literal);
+    default: return false;
+    }
+}
+
 /* One step on x, whose text may become s->next. */
 static err apply(const struct norm_step *st, struct norm_scratch *s, enum lead lead, struct normal *x, bool *changed) {
     str *out = &s->next;
@@ -261,6 +278,7 @@ err norm_apply(const struct normaliser *z, struct norm_scratch *s, const char *t
     *out = (struct normal){text, n, false};
     for (int i = 0; i < z->n; i++) {
         bool changed;
+        out->cut |= cuts_first(&z->step[i], out->text, out->n);
         TRY(apply(&z->step[i], s, lead, out, &changed));
         if (!changed) continue;
         str swap = s->now;

@@ -225,13 +225,17 @@ def ranges(rows):
 def ages():
     names = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf".split()
     theirs = {cp: n for n in names for cp in matches(r"\p{%s}" % n)}
-    wide = lambda cp: cp >= 0x10000
-    stand_in = {}
+    # of the same category and length, and on the same side of the sets that DeepSeek's patterns write out
+    import tokenizer_families as families
+    written = [matches(x) for x in ("[%s]" % families.LETTERS, "[一-龥\u0800-一가-\ud7ff]", "[一-龥\u3040-ゟ゠-ヿ]", "[!-/:-~！-／：-～‘-‟\u3000-。]")]
+    written = [set(x) for x in written]
+    kind = lambda cp, c: (c, cp >= 0x10000) + tuple(cp in x for x in written)
+    known = {}
     for cp in range(0x800, 0x110000):
         c = unicodedata.category(chr(cp))
         if theirs.get(cp) == c:
-            stand_in.setdefault((c, wide(cp)), cp)
-    rows = [(cp, stand_in[n, wide(cp)]) for cp, n in theirs.items() if unicodedata.category(chr(cp)) != n]
+            known.setdefault(kind(cp, c), []).append(cp)
+    rows = [(cp, known[kind(cp, n)][0]) for cp, n in theirs.items() if unicodedata.category(chr(cp)) != n]
     rows.append((0x180E, 0x200B))  # white space to PCRE2 alone; the zero width space is to neither
     print("/* Made by tests/golden/make/tokenizer.py --ages; see src/io/unicode.h.\n * NEWER(first, last, stand-in), UNNORMALISED(first, last): ascending. */")
     print("#ifdef NEWER")
