@@ -267,8 +267,6 @@ static err fill(tokenizer *t, const struct file *f) {
     const json_t *pre = json_object_get(f->root, "pre_tokenizer");
     bool unigram = !strcmp(f->type, "Unigram"), bpe = !strcmp(f->type, "BPE");
     t->byte_level = steps_byte_level(pre);
-    if (t->byte_level && !bpe)
-        return fail(E_UNSUPPORTED, "%s: a ByteLevel pre_tokenizer before a %s model is not supported", f->name, f->type);
     if (unigram && !(filling.score = arena_alloc(&t->mem, (size_t)t->n * sizeof *filling.score)))
         return fail(E_MEMORY, "%s: out of memory", f->name);
     TRY(steps_normalizer(t, json_object_get(f->root, "normalizer")));
@@ -289,6 +287,8 @@ static err build(struct file *f, tokenizer **out) {
     f->model = json_object_get(f->root, "model");
     f->added = json_object_get(f->root, "added_tokens");
     TRY(find_type(f));
+    if (strcmp(f->type, "BPE") && steps_byte_level(json_object_get(f->root, "pre_tokenizer")))
+        return fail(E_UNSUPPORTED, "%s: a ByteLevel pre_tokenizer before a %s model is not supported", f->name, f->type);
     TRY(check_added(f));
     TRY(each_entry(f, count_entry, &n_tokens));
     TRY(tok_create(f->name, n_tokens + json_array_size(f->added), out));
