@@ -244,6 +244,19 @@ err tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned fl
     return result;
 }
 
+err tokenizer_surround(const tokenizer *t, bool before, bool after, struct ids *ids) {
+    const struct ids *p = &t->prefix, *s = &t->suffix;
+    bool begins = p->n <= ids->n && (p->n == 0 || !memcmp(ids->v, p->v, p->n * sizeof *p->v));
+    if (before && !begins) {
+        for (size_t i = 0; i < p->n; i++) TRY(ids_push(ids, 0));
+        memmove(ids->v + p->n, ids->v, (ids->n - p->n) * sizeof *ids->v);
+        memcpy(ids->v, p->v, p->n * sizeof *p->v);
+    }
+    bool ends = s->n <= ids->n && (s->n == 0 || !memcmp(ids->v + ids->n - s->n, s->v, s->n * sizeof *s->v));
+    for (size_t i = 0; after && !ends && i < s->n; i++) TRY(ids_push(ids, s->v[i]));
+    return OK;
+}
+
 err tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n, unsigned flags, str *out) {
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= t->n)

@@ -49,6 +49,8 @@ int32_t tokenizer_pad(const tokenizer *t);
 bool tokenizer_adds_bos(const tokenizer *t);                              /* does the model expect a BOS before text? */
 const struct ids *tokenizer_prefix(const tokenizer *t);                   /* all that it expects before a text (BOS, [CLS]) */
 const struct ids *tokenizer_suffix(const tokenizer *t);                   /* and after it (T5's </s>, [SEP]) */
+/* Puts the prefix before ids and the suffix after them, each unless it is there already. */
+err tokenizer_surround(const tokenizer *t, bool before, bool after, struct ids *ids);
 const char *tokenizer_template(const tokenizer *t);                       /* the chat template's source, NULL when none */
 /* Vocabulary and merges as one hash: two models share ids exactly when these agree. */
 void tokenizer_hash(const tokenizer *t, char hex[33]);

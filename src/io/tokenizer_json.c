@@ -400,9 +400,31 @@ static err read_neighbours(tokenizer *t, const char *path) {
     return e;
 }
 
+/* Older models have their tokenizer in another form beside where tokenizer.json would be: says so, and the way out. */
+static err other_form(const char *path) {
+    static const char *const forms[] = {"tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
+                                        "merges.txt"};
+    const char *slash = strrchr(path, '/');
+    int dir = slash ? (int)(slash - path) : 1;
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        str beside = {0};
+        str_addf(&beside, "%.*s/%s", dir, slash ? path : ".", forms[i]);
+        bool there = !beside.failed && path_exists(beside.p);
+        err e = there ? fail(E_UNSUPPORTED,
+                             "%s is not there, and %s is not read: make the one from the other with Python's transformers, "
+                             "AutoTokenizer.from_pretrained(\"%.*s\").save_pretrained(\"%.*s\")",
+                             path, beside.p, dir, slash ? path : ".", dir, slash ? path : ".")
+                      : OK;
+        str_free(&beside);
+        TRY(e);
+    }
+    return OK;
+}
+
 err tokenizer_from_json(const char *path, tokenizer **out) {
     struct file_map map;
     *out = NULL;
+    if (!path_exists(path)) TRY(other_form(path));
     TRY(file_map(path, &map));
     err e = tokenizer_json_parse(path, (const char *)map.p, map.n, out);
     file_unmap(&map);

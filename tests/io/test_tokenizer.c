@@ -409,6 +409,9 @@ static void neighbours_tell_the_rest(void **state) {
     check_err(tokenizer_from_json(path, &t), E_INPUT, "generation_config.json:1:");
     put(dir, "tokenizer_config.json", "{\"bos_token\": \"<none>\"}");
     check_err(tokenizer_from_json(path, &t), E_INPUT, "\"<none>\" is not in the vocabulary");
+    snprintf(path, sizeof path, "%s/none.json", dir);
+    put(dir, "spiece.model", "x");
+    check_err(tokenizer_from_json(path, &t), E_UNSUPPORTED, "spiece.model is not read: make the one from the other");
     str_free(&small);
     check_ok(dir_remove(dir));
 }
