@@ -318,11 +318,44 @@ static void sentencepiece_bpe_equals_its_own(void **state) {
     assert_int_equal(wrong, 0);
 }
 
+/* Models of their makers, too large to keep here. */
+static void real_ones_equal_the_reference(void **state) {
+    (void)state;
+    json_t *list = json_load_file(GOLDEN "real.json", 0, NULL), *row;
+    size_t i, wrong = 0, tried = 0;
+    json_array_foreach(list, i, row) {
+        const char *path = json_string_value(json_object_get(row, "file"));
+        const json_t *around = json_object_get(row, "around");
+        struct tensors ts;
+        tokenizer *t;
+        if (!path_exists(path)) continue;
+        if (str_ends(path, ".gguf")) {
+            err e = tensors_open(path, &ts);
+            if (e == E_UNSUPPORTED) { /* a type of its weights: its tokenizer cannot be asked for */
+                print_message("%s\n", err_text());
+                continue;
+            }
+            check_ok(e);
+            check_ok(tokenizer_from_gguf(&ts, &t));
+            tensors_close(&ts);
+        } else check_ok(tokenizer_from_json(path, &t));
+        wrong += !agrees(t, row, path, json_is_true(json_object_get(row, "both")));
+        assert_true(same_ids(tokenizer_prefix(t), json_array_get(around, 0)));
+        assert_true(same_ids(tokenizer_suffix(t), json_array_get(around, 1)));
+        tokenizer_free(t);
+        tried++;
+    }
+    json_decref(list);
+    assert_int_equal(wrong, 0);
+    if (!tried) skip();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(families_equal_the_reference),
         cmocka_unit_test(gguf_gives_the_same),
         cmocka_unit_test(sentencepiece_bpe_equals_its_own),
+        cmocka_unit_test(real_ones_equal_the_reference),
     };
     return cmocka_run_group_tests(tests, load_lines, free_lines);
 }

@@ -2,7 +2,8 @@
 """Tokenizers of every kind, small, and what Hugging Face's `tokenizers` and SentencePiece make of varied lines with them.
 
     tokenizer_families.py                writes tests/golden/tokenizer_families
-    tokenizer_families.py --real NAME    the sums of a tokenizer.json of one's own: prints a row for real.json
+    tokenizer_families.py --real         writes real.json there: the same sums for the real tokenizers in cache/ (MiniLM's
+                                         tokenizer.json, and Gemma 3's GGUF as a SentencePiece model)
     tokenizer_families.py --sets         prints src/io/unicode_sets.def: asks the library about every character
 
 The lines are those of tests/golden/tokenizer/lines.txt (tokenizer.py) and more.txt here: one JSON string a line, some
@@ -418,11 +419,37 @@ def main():
             f.write("[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in content) + "\n]\n")
 
 
+def gemma_sums(path, lines):
+    """The vocabulary of a GGUF file as the SentencePiece model that it was made from."""
+    import sentencepiece
+    from gguf import GGUFReader
+    from sentencepiece import sentencepiece_model_pb2
+    field = {k: f.contents() for k, f in GGUFReader(path).fields.items() if k.startswith("tokenizer.ggml.")}
+    m = sentencepiece_model_pb2.ModelProto()
+    for text, kind, score in zip(*(field["tokenizer.ggml." + k] for k in ("tokens", "token_type", "scores"))):
+        m.pieces.add(piece=text.replace(" ", SIGN) if kind == 4 else text, type=kind, score=score)
+    unk = field["tokenizer.ggml.unknown_token_id"]
+    m.pieces[unk].type = 2
+    t, n = m.trainer_spec, m.normalizer_spec
+    t.model_type, t.byte_fallback, t.vocab_size, t.unk_id, t.bos_id, t.eos_id, t.pad_id = 2, True, len(m.pieces), unk, 2, 1, 0
+    n.name, n.add_dummy_prefix, n.remove_extra_whitespaces, n.escape_whitespaces = "identity", False, False, True
+    sp = sentencepiece.SentencePieceProcessor(model_proto=m.SerializeToString())
+    return {"special": False, "around": [[2], []], **sums(lines, sp.encode, lambda ids, skip: "\ufffd" if skip else sp.decode(ids))}
+
+
+def real():
+    lines = read_lines(os.path.join(OLD, "lines.txt")) + read_lines(os.path.join(OUT, "more.txt"))
+    minilm, gemma = "cache/minilm/tokenizer.json", "cache/gemma-3-270m.Q4_K_M.gguf"
+    rows = [{"name": "MiniLM", "file": minilm, "both": True, "special": True, **tokenizer_sums(Tokenizer.from_file(minilm), lines, True)},
+            {"name": "Gemma 3", "file": gemma, "both": False, **gemma_sums(gemma, lines)}]
+    with open(os.path.join(OUT, "real.json"), "w", encoding="utf-8") as f:
+        f.write("[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in rows) + "\n]\n")
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["--sets"]:
         sets()
-    elif sys.argv[1:2] == ["--real"]:
-        lines = read_lines(os.path.join(OLD, "lines.txt")) + read_lines(os.path.join(OUT, "more.txt"))
-        print(json.dumps({"name": os.path.basename(os.path.dirname(sys.argv[2])), **tokenizer_sums(Tokenizer.from_file(sys.argv[2]), lines, True)}))
+    elif sys.argv[1:] == ["--real"]:
+        real()
     else:
         main()
