@@ -37,6 +37,14 @@ static const char *lookup(const struct charsmap *map, const char *key, size_t n,
     return NULL;
 }
 
+/* Is there a cluster's end between two characters? The library's Unicode is newer than utf8proc's. */
+static bool breaks(uint32_t cp, uint32_t next, utf8proc_int32_t *state) {
+    if (!utf8proc_grapheme_break_stateful((utf8proc_int32_t)cp, (utf8proc_int32_t)next, state)) return false;
+    if (!chars_has(CHARS_EXTEND, next)) return true;
+    unsigned class = utf8proc_get_property((utf8proc_int32_t)cp)->boundclass;
+    return class == UTF8PROC_BOUNDCLASS_CONTROL || class == UTF8PROC_BOUNDCLASS_CR || class == UTF8PROC_BOUNDCLASS_LF;
+}
+
 /* The bytes of the grapheme cluster at s. */
 static size_t cluster(const char *s, size_t n) {
     uint32_t cp, next;
@@ -45,7 +53,7 @@ static size_t cluster(const char *s, size_t n) {
     while (len < n) {
         int more = utf8_at(s + len, &next);
         if (cp < 128 && next < 128 && !(cp == '\r' && next == '\n')) break;
-        if (utf8proc_grapheme_break_stateful((utf8proc_int32_t)cp, (utf8proc_int32_t)next, &state)) break;
+        if (breaks(cp, next, &state)) break;
         len += (size_t)more;
         cp = next;
     }

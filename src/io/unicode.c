@@ -34,6 +34,10 @@ static const struct range numeric[] = {
 static const struct range control[] = {
 #include "io/unicode_sets.def"
 };
+#define EXTEND ROW
+static const struct range extend[] = {
+#include "io/unicode_sets.def"
+};
 #define LOWER(first, last, stride, delta) {first, last, stride, delta},
 static const struct lower_range {
     uint32_t first, last, stride;
@@ -53,7 +57,7 @@ static const struct {
 } sets[N_CHAR_SETS] = {
     [CHARS_SPACE] = SET(space),           [CHARS_WORD] = SET(word),   [CHARS_MARK] = SET(mark),
     [CHARS_NONSPACING] = SET(nonspacing), [CHARS_PUNCT] = SET(punct), [CHARS_NUMERIC] = SET(numeric),
-    [CHARS_CONTROL] = SET(control),
+    [CHARS_CONTROL] = SET(control),       [CHARS_EXTEND] = SET(extend),
 };
 
 bool chars_has_wide(enum char_set set, uint32_t cp) {

@@ -17,6 +17,7 @@ enum char_set {
     CHARS_PUNCT,
     CHARS_NUMERIC,
     CHARS_CONTROL, /* what BertNormalizer's clean_text removes, beside U+0000 and U+FFFD */
+    CHARS_EXTEND,  /* what goes on a grapheme cluster */
     N_CHAR_SETS
 };
 

@@ -57,7 +57,9 @@ def sets():
     accents = N.BertNormalizer(clean_text=False, handle_chinese_chars=False, strip_accents=True, lowercase=False)
     lower, marks = N.Lowercase(), N.StripAccents()
     steps = {"SPACE": (P.WhitespaceSplit(), 2), "WORD": (P.Whitespace(), 1), "PUNCT": (P.Punctuation(), 3), "NUMERIC": (P.Digits(), 3)}
-    found = {k: set() for k in ["SPACE", "WORD", "PUNCT", "NUMERIC", "CONTROL", "NONSPACING", "MARK"]}
+    found = {k: set() for k in ["SPACE", "WORD", "PUNCT", "NUMERIC", "CONTROL", "NONSPACING", "MARK", "EXTEND"]}
+    # of a cluster whose beginning is replaced the rest is dropped: so shows what goes on one
+    to_x = Tokenizer.from_str(json.dumps({"normalizer": T("Precompiled", precompiled_charsmap=compile_rules({"a": "X"})), "model": {"type": "BPE", "vocab": {}, "merges": []}})).normalizer
     lowered = []
     for cp in range(0x110000):
         if 0xD800 <= cp < 0xE000:
@@ -72,11 +74,13 @@ def sets():
             found["NONSPACING"].add(cp)
         if marks.normalize_str(c) == "":
             found["MARK"].add(cp)
+        if to_x.normalize_str("a" + c) == "X":
+            found["EXTEND"].add(cp)
         low = lower.normalize_str(c)
         if low != c and cp != 0x130:  # which alone becomes two
             lowered.append((cp, ord(low) - cp))
     print("/* Made by tests/golden/make/tokenizer_families.py --sets; see src/io/unicode.c. Ascending. */")
-    bit = {n: 1 << i for i, n in enumerate(["SPACE", "WORD", "MARK", "NONSPACING", "PUNCT", "NUMERIC", "CONTROL"])}
+    bit = {n: 1 << i for i, n in enumerate(["SPACE", "WORD", "MARK", "NONSPACING", "PUNCT", "NUMERIC", "CONTROL", "EXTEND"])}
     print("#ifdef ASCII")
     for row in range(0, 128, 16):
         print("ASCII(%s)" % ", ".join(str(sum(b for n, b in bit.items() if c in found[n])) for c in range(row, row + 16)))
@@ -211,6 +215,10 @@ def charsmap():
         if len(d) == 2:
             rules[d] = c
     rules.update({"\t": " ", "\n": " ", "\r": " ", "\u00ad": "", "\u200b": " ", "\ufeff": "", "\u0301": "", "\uff21\u0301": "X"})
+    return compile_rules(rules)
+
+
+def compile_rules(rules):
     with tempfile.TemporaryDirectory() as d:
         with open(d + "/rules.tsv", "w") as f:
             for k, v in rules.items():
