@@ -1,9 +1,10 @@
 /* Tokenisation: MB of text a second on one core, a line a call. One line of JSON comes out.
  *
- *   bench_tokenizer TOKENIZER TEXT [SECONDS]       TOKENIZER: a tokenizer.json or a .gguf; best of the passes in SECONDS (1)
+ *   bench_tokenizer TOKENIZER TEXT [SECONDS]       TOKENIZER: a tokenizer.json or a .gguf; best of the passes in
+ * SECONDS (1)
  *
- * Processor time, which other programs on the machine do not stretch. bench/peers/bench_tokenizer.py runs it in turn with
- * Hugging Face's library on the same text. */
+ * Processor time, which other programs on the machine do not stretch. bench/peers/bench_tokenizer.py runs it in turn
+ * with Hugging Face's library on the same text. */
 #define _GNU_SOURCE
 #include "base/file.h"
 #include "io/tokenizer.h"
@@ -69,8 +70,9 @@ int main(int argc, char **argv) {
         if (first == 0) first = took;
         if (took < best) best = took;
     }
-    printf("{\"load_s\": %.4f, \"load_mb\": %.1f, \"bytes\": %zu, \"tokens\": %zu, \"first_mb_s\": %.2f, \"mb_s\": %.2f}\n", load,
-           peak, text.n, ids.n, (double)text.n / first * 1e-6, (double)text.n / best * 1e-6);
+    printf("{\"load_s\": %.4f, \"load_mb\": %.1f, \"bytes\": %zu, \"tokens\": %zu, \"first_mb_s\": %.2f, \"mb_s\": "
+           "%.2f}\n",
+           load, peak, text.n, ids.n, (double)text.n / first * 1e-6, (double)text.n / best * 1e-6);
     ids_free(&ids);
     str_free(&text);
     tokenizer_free(t);

@@ -43,9 +43,11 @@ static int print_line(const cyc_model *m, const char *text, size_t n, bool aroun
 int cmd_tokenize(int argc, char **argv) {
     const char *model = NULL, *file = NULL;
     bool json = false, around = false;
-    const struct arg args[] = {
-        {"--model", ARG_TEXT, &model, 0},    {"--file", ARG_TEXT, &file, 0}, {"--around", ARG_FLAG, &around, 0},
-        {"--json", ARG_FLAG, &json, 0}, {0}};
+    const struct arg args[] = {{"--model", ARG_TEXT, &model, 0},
+                               {"--file", ARG_TEXT, &file, 0},
+                               {"--around", ARG_FLAG, &around, 0},
+                               {"--json", ARG_FLAG, &json, 0},
+                               {0}};
     int status = args_parse("tokenize", argc, argv, args);
     if (status >= 0) return status;
     if (!model) return args_missing("tokenize", "--model");

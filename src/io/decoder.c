@@ -9,8 +9,7 @@
 
 err decoder_add(tokenizer *t, struct decode_step step) {
     struct decoder *d = &t->decoder;
-    if (d->n == DECODE_STEPS_MAX)
-        return fail(E_UNSUPPORTED, "%s: more than %d decoders", t->name, DECODE_STEPS_MAX);
+    if (d->n == DECODE_STEPS_MAX) return fail(E_UNSUPPORTED, "%s: more than %d decoders", t->name, DECODE_STEPS_MAX);
     step.from = arena_strn(&t->mem, step.from ? step.from : "", step.n_from);
     step.to = arena_strn(&t->mem, step.to ? step.to : "", step.n_to);
     if (!step.from || !step.to) return fail(E_MEMORY, "%s: out of memory", t->name);
@@ -62,12 +61,12 @@ static void add_stripped(str *out, const char *s, size_t n, const struct decode_
 
 /* The spaces that WordPiece put around marks and contractions, out again. */
 static void clean_up(str *s, size_t from) {
-    static const char *const pairs[][2] = {{" .", "."},     {" ?", "?"},     {" !", "!"},   {" ,", ","},
-                                           {" ' ", "'"},    {" n't", "n't"}, {" 'm", "'m"}, {" do not", " don't"},
-                                           {" 's", "'s"},   {" 've", "'ve"}, {" 're", "'re"}};
+    static const char *const pairs[][2] = {{" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
+                                           {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
+                                           {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
     for (size_t k = 0; k < sizeof pairs / sizeof *pairs && !s->failed; k++) {
-        struct decode_step d = {.from = pairs[k][0], .to = pairs[k][1], .n_from = strlen(pairs[k][0]),
-                                .n_to = strlen(pairs[k][1])};
+        struct decode_step d = {
+            .from = pairs[k][0], .to = pairs[k][1], .n_from = strlen(pairs[k][0]), .n_to = strlen(pairs[k][1])};
         str out = {0};
         add_replaced(&out, s->p + from, s->n - from, &d);
         s->n = from;

@@ -30,6 +30,6 @@ err scan_more(struct scan_cursor *c, char close, bool *first, bool *more);
 err scan_string(struct scan_cursor *c, const char **text, size_t *n); /* valid until the next */
 err scan_number(struct scan_cursor *c, double *value, bool *integer);
 err scan_fail(const struct scan_cursor *c, const char *what); /* E_INPUT with the place */
-const char *scan_kind(struct scan_cursor *c); /* "an object", "a string", ...: of the next value */
+const char *scan_kind(struct scan_cursor *c);                 /* "an object", "a string", ...: of the next value */
 
 #endif

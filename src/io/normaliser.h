@@ -37,10 +37,10 @@ struct charsmap {
 struct norm_step {
     enum norm_kind kind;
     enum normal_form form;
-    bool left, right;                                       /* STRIP */
+    bool left, right;                                          /* STRIP */
     bool clean_text, handle_chinese, strip_accents, lowercase; /* BERT */
-    struct pattern pattern;                                 /* REPLACE */
-    const char *literal, *content;                          /* REPLACE (literal NULL: a regex), PREPEND: content */
+    struct pattern pattern;                                    /* REPLACE */
+    const char *literal, *content;                             /* REPLACE (literal NULL: a regex), PREPEND: content */
     size_t n_literal, n_content;
     struct charsmap map;
 };

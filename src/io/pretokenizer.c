@@ -202,7 +202,8 @@ static err run(const struct stage *st, struct pre_scratch *s, enum lead lead, co
     case STAGE_WORDS:
         for (size_t k = 0; k < s->now.n; k++) TRY(split_words(s, *text, s->now.v[k]));
         break;
-    case STAGE_PREFIX_SPACE: return rewrite(&(struct rewriting){.st = st, .lead = lead, .put = put_prefix_space}, s, text, n);
+    case STAGE_PREFIX_SPACE:
+        return rewrite(&(struct rewriting){.st = st, .lead = lead, .put = put_prefix_space}, s, text, n);
     case STAGE_METASPACE: return rewrite(&(struct rewriting){.st = st, .lead = lead, .put = put_metaspace}, s, text, n);
     }
     return OK;

@@ -233,8 +233,7 @@ err tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned fl
     TRY(check_utf8(text, n));
     struct encoding e = {.t = t, .special = flags & ENCODE_SPECIAL, .out = out};
     enum lead lead = LEAD_TEXT;
-    if (flags & ENCODE_GOES_ON)
-        lead = out->n && is_added(t, out->v[out->n - 1]) ? LEAD_AFTER_TOKEN : LEAD_MIDDLE;
+    if (flags & ENCODE_GOES_ON) lead = out->n && is_added(t, out->v[out->n - 1]) ? LEAD_AFTER_TOKEN : LEAD_MIDDLE;
     tokenizer *shared = (tokenizer *)t; /* the list of scratches is behind a lock */
     TRY(scratch_take(shared, &e.s));
     size_t first = out->n;

@@ -145,7 +145,8 @@ err tok_vocabulary_done(tokenizer *t) {
     int found = 0;
     for (int b = 0; b < 256; b++) {
         char text[8];
-        int n = t->byte_level ? utf8_encode(byte_to_char((uint8_t)b), text) : snprintf(text, sizeof text, "<0x%02X>", b);
+        int n =
+            t->byte_level ? utf8_encode(byte_to_char((uint8_t)b), text) : snprintf(text, sizeof text, "<0x%02X>", b);
         /* byte tokens of a GGUF file are none of the merges' */
         t->byte_id[b] = t->byte_level ? model_id(t, text, (size_t)n) : tok_find(t, text, (size_t)n);
         found += t->byte_id[b] >= 0;
@@ -213,8 +214,7 @@ err tok_merge_line(tokenizer *t, size_t rank, const char *line, size_t n) {
 
 static err check_scores(tokenizer *t, const double *score) {
     for (int32_t i = 0; i < t->n; i++)
-        if (!isfinite(score[i]))
-            return fail(E_INPUT, "%s: the score of token %d is not a finite number", t->name, i);
+        if (!isfinite(score[i])) return fail(E_INPUT, "%s: the score of token %d is not a finite number", t->name, i);
     hash_more(t, score, (size_t)t->n * sizeof *score);
     return OK;
 }

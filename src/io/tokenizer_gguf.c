@@ -1,5 +1,5 @@
-/* Reads a tokenizer from GGUF metadata: gpt2 (BPE on bytes), llama (SentencePiece's BPE, merges by score), t5 (Unigram),
- * bert (WordPiece).
+/* Reads a tokenizer from GGUF metadata: gpt2 (BPE on bytes), llama (SentencePiece's BPE, merges by score), t5
+ * (Unigram), bert (WordPiece).
  *
  * Of a byte-level pre-tokeniser GGUF keeps only a name. The names below are those whose pipeline in the models' own
  * tokenizer.json is known; ids then equal the original tokenizer's, normal form included. Another name is
@@ -24,27 +24,28 @@
 #define PATTERN_QWEN2  CONTRACTIONS "|" WORDS "|\\p{N}|" MARKS "|" SPACES
 #define PATTERN_TEKKEN CASED("") "|\\p{N}|" MARKS_SLASH "|" SPACES
 /* DeepSeek's first models list the letters of their time, alphabet by alphabet */
-#define DEEPSEEK_LETTERS \
-    "A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-" \
-    "\\x{2AF}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}\\x{388}-\\x{38A}\\x{38C}" \
-    "\\x{38E}-\\x{3A1}\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}\\x{48A}-\\x{52F}\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}" \
-    "\\x{13A0}-\\x{13F5}\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}\\x{1D00}-\\x{1D2B}\\x{1D6B}" \
-    "-\\x{1D77}\\x{1D79}-\\x{1D9A}\\x{1E00}-\\x{1F15}\\x{1F18}-\\x{1F1D}\\x{1F20}-\\x{1F45}\\x{1F48}-" \
-    "\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}\\x{1F5B}\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-" \
-    "\\x{1FBC}\\x{1FBE}\\x{1FC2}-\\x{1FC4}\\x{1FC6}-\\x{1FCC}\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}\\x{1FE0}-" \
-    "\\x{1FEC}\\x{1FF2}-\\x{1FF4}\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-" \
-    "\\x{211D}\\x{2124}\\x{2126}\\x{2128}\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}\\x{2139}\\x{213C}-\\x{213F}" \
-    "\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}\\x{2C7E}-\\x{2CE4}\\x{2CEB}-\\x{2CEE}" \
-    "\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}\\x{A78B}-" \
-    "\\x{A78E}\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}" \
-    "\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-" \
+#define DEEPSEEK_LETTERS                                                                                               \
+    "A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-"           \
+    "\\x{2AF}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}\\x{388}-\\x{38A}\\x{38C}"              \
+    "\\x{38E}-\\x{3A1}\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}\\x{48A}-\\x{52F}\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}"         \
+    "\\x{13A0}-\\x{13F5}\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}\\x{1D00}-\\x{1D2B}\\x{1D6B}"         \
+    "-\\x{1D77}\\x{1D79}-\\x{1D9A}\\x{1E00}-\\x{1F15}\\x{1F18}-\\x{1F1D}\\x{1F20}-\\x{1F45}\\x{1F48}-"                 \
+    "\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}\\x{1F5B}\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-"          \
+    "\\x{1FBC}\\x{1FBE}\\x{1FC2}-\\x{1FC4}\\x{1FC6}-\\x{1FCC}\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}\\x{1FE0}-"         \
+    "\\x{1FEC}\\x{1FF2}-\\x{1FF4}\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-"          \
+    "\\x{211D}\\x{2124}\\x{2126}\\x{2128}\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}\\x{2139}\\x{213C}-\\x{213F}"           \
+    "\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}\\x{2C7E}-\\x{2CE4}\\x{2CEB}-\\x{2CEE}"          \
+    "\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}\\x{A78B}-"         \
+    "\\x{A78E}\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}"         \
+    "\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-"                  \
     "\\x{10CF2}\\x{118A0}-\\x{118DF}\\x{1E900}-\\x{1E943}"
 #define DEEPSEEK_MARKS "\\s?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}]+"
 #define DEEPSEEK_HAN   "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"
 #define PATTERN_DEEPSEEK3                                                                                              \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|"   \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "                \
+    "?[\\p{P}\\p{S}]+[\r\n]*|"                                                                                         \
     "\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
-#define PATTERN_GPT4O  CASED(CONTRACTIONS "?") "|\\p{N}{1,3}|" MARKS_SLASH "|" SPACES
+#define PATTERN_GPT4O CASED(CONTRACTIONS "?") "|\\p{N}{1,3}|" MARKS_SLASH "|" SPACES
 
 /* A pattern that stands for a stage by character, whose digits are Rust's. */
 #define EACH_DIGIT "\\d"
@@ -88,7 +89,14 @@ static const struct pre_name {
 };
 enum { N_PRE_NAMES = sizeof pre_names / sizeof *pre_names };
 
-enum token_type { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4, TYPE_UNUSED = 5, TYPE_BYTE = 6 };
+enum token_type {
+    TYPE_NORMAL = 1,
+    TYPE_UNKNOWN = 2,
+    TYPE_CONTROL = 3,
+    TYPE_USER_DEFINED = 4,
+    TYPE_UNUSED = 5,
+    TYPE_BYTE = 6
+};
 
 /* The arrays that every kind has. */
 struct lists {
@@ -250,11 +258,13 @@ static err read_llama(tokenizer *t, const struct tensors *ts, const struct lists
     if (!e) e = tok_ranks(t, score);
     free(score);
     if (!e) e = add_tokens(t, l, true);
-    struct decode_step space = {.kind = DECODE_REPLACE, .from = SPACE_SIGN, .n_from = SPACE_SIGN_BYTES, .to = " ", .n_to = 1};
+    struct decode_step space = {
+        .kind = DECODE_REPLACE, .from = SPACE_SIGN, .n_from = SPACE_SIGN_BYTES, .to = " ", .n_to = 1};
     if (!e) e = decoder_add(t, space);
     if (!e) e = decoder_add(t, (struct decode_step){.kind = DECODE_BYTE_FALLBACK});
     if (!e) e = decoder_add(t, (struct decode_step){.kind = DECODE_FUSE});
-    if (!e && prefix) e = decoder_add(t, (struct decode_step){.kind = DECODE_STRIP, .from = " ", .n_from = 1, .left = 1});
+    if (!e && prefix)
+        e = decoder_add(t, (struct decode_step){.kind = DECODE_STRIP, .from = " ", .n_from = 1, .left = 1});
     return e;
 }
 
@@ -283,8 +293,9 @@ static err read_t5(tokenizer *t, const struct tensors *ts, const struct lists *l
     TRY(read_scores(t, l, score));
     TRY(tok_unigram(t, score));
     TRY(add_tokens(t, l, false));
-    return decoder_add(t, (struct decode_step){
-                              .kind = DECODE_METASPACE, .from = SPACE_SIGN, .n_from = SPACE_SIGN_BYTES, .prepends = prefix});
+    return decoder_add(
+        t, (struct decode_step){
+               .kind = DECODE_METASPACE, .from = SPACE_SIGN, .n_from = SPACE_SIGN_BYTES, .prepends = prefix});
 }
 
 /* ---- bert: WordPiece ---- */
@@ -400,8 +411,8 @@ err tokenizer_from_gguf(const struct tensors *gguf, tokenizer **out) {
     while (i < N_MODELS && strcmp(model_names[i].name, model)) i++;
     if (i == N_MODELS)
         return fail(E_UNSUPPORTED,
-                    "%s: tokenizer.ggml.model \"%.80s\" is not supported (supported: gpt2, llama, t5, bert)", gguf->path,
-                    model);
+                    "%s: tokenizer.ggml.model \"%.80s\" is not supported (supported: gpt2, llama, t5, bert)",
+                    gguf->path, model);
     TRY(get_lists(gguf, &l));
     tokenizer *t;
     TRY(tok_create(gguf->path, l.tokens->n, &t));

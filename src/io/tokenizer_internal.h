@@ -123,14 +123,14 @@ struct tokenizer {
     int32_t unk; /* -1: none */
     bool byte_level;
     bool byte_fallback, fuse_unk, ignore_merges;
-    int32_t byte_id[256];  /* BPE on bytes, or the byte tokens <0x00>...; -1: none */
-    int32_t ascii_id[128]; /* BPE on characters: the ASCII ones' own tokens; -1: none */
-    struct merge *merges;  /* BPE by pairs; NULL: any two neighbours whose text is a token merge, by its rank */
+    int32_t byte_id[256];          /* BPE on bytes, or the byte tokens <0x00>...; -1: none */
+    int32_t ascii_id[128];         /* BPE on characters: the ASCII ones' own tokens; -1: none */
+    struct merge *merges;          /* BPE by pairs; NULL: any two neighbours whose text is a token merge, by its rank */
     size_t merge_mask, merges_max; /* how many there may be */
-    uint32_t *rank; /* of each token, equal for equal scores; UINT32_MAX: is not merged to */
-    bool cut_spaces;     /* BPE on whole texts: words may be cut before a space's sign ... */
-    bool joined[256];    /* ... but behind these bytes */
-    double *score;       /* UNIGRAM, of each token */
+    uint32_t *rank;                /* of each token, equal for equal scores; UINT32_MAX: is not merged to */
+    bool cut_spaces;               /* BPE on whole texts: words may be cut before a space's sign ... */
+    bool joined[256];              /* ... but behind these bytes */
+    double *score;                 /* UNIGRAM, of each token */
     double unk_score;
     struct trie whole, parts; /* UNIGRAM: whole; WORDPIECE: those that begin a word, those that go on, without prefix */
     size_t max_chars;         /* WORDPIECE */
@@ -162,7 +162,7 @@ err tok_merge_line(tokenizer *t, size_t rank, const char *line, size_t n);
 err tok_ranks(tokenizer *t, const double *score);
 err tok_unigram(tokenizer *t, double *score); /* takes the array over (arena) */
 err tok_wordpiece(tokenizer *t, const char *prefix, size_t max_chars);
-err tok_add(tokenizer *t, struct added a, bool normalised); /* a.text is copied */
+err tok_add(tokenizer *t, struct added a, bool normalised);       /* a.text is copied */
 err tok_around(const tokenizer *t, struct ids *list, int64_t id); /* appends to a prefix or suffix, checked */
 /* BOS and EOS go around every text (1), do not (0), or as the prefix and suffix have it already (-1). */
 err tok_ends(tokenizer *t, int adds_bos, int adds_eos);

@@ -54,8 +54,8 @@ static err next_entry(struct scan_cursor *c, bool list, struct entry *e) {
     e->integer = false;
     if (next == '-' || (next >= '0' && next <= '9')) TRY(scan_number(c, &e->value, &e->integer));
     if (!list && !e->integer)
-        return fail(E_INPUT, "%s: model.vocab[\"%.*s\"] is %s, not an id", c->name, (int)(e->n < 80 ? e->n : 80), e->text,
-                    next == '-' || (next >= '0' && next <= '9') ? "a number" : scan_kind(c));
+        return fail(E_INPUT, "%s: model.vocab[\"%.*s\"] is %s, not an id", c->name, (int)(e->n < 80 ? e->n : 80),
+                    e->text, next == '-' || (next >= '0' && next <= '9') ? "a number" : scan_kind(c));
     return list ? scan_take(c, ']') : OK;
 }
 
@@ -70,7 +70,8 @@ static err each_entry(const struct file *f, entry_fn fn, void *ctx) {
         if (e || !more) break;
         e = next_entry(&c, list, &entry);
         if (!e && list) e = fn(ctx, i, &entry);
-        else if (!e) e = fn(ctx, entry.value >= -1 && entry.value < INT32_MAX ? (int64_t)entry.value : INT32_MAX, &entry);
+        else if (!e)
+            e = fn(ctx, entry.value >= -1 && entry.value < INT32_MAX ? (int64_t)entry.value : INT32_MAX, &entry);
     }
     scan_close(&c);
     return e;
@@ -195,9 +196,13 @@ static err check_added(const struct file *f) {
     const json_t *a;
     if (!field_null(f->added) && !json_is_array(f->added))
         return field_wrong(&(struct place){.name = f->name}, "added_tokens", f->added, "an array");
-    json_array_foreach(f->added, i, a)
-        if (!json_is_string(json_object_get(a, "content")) || !json_is_integer(json_object_get(a, "id")))
-            return fail(E_INPUT, "%s: added_tokens[%zu] needs a string \"content\" and a number \"id\"", f->name, i);
+    json_array_foreach(
+        f->added, i,
+        a) if (!json_is_string(json_object_get(a, "content")) ||
+               !json_is_integer(json_object_get(
+                   a, "id"))) return fail(E_INPUT,
+                                          "%s: added_tokens[%zu] needs a string \"content\" and a number \"id\"",
+                                          f->name, i);
     return OK;
 }
 
@@ -258,8 +263,8 @@ static err find_type(struct file *f) {
     if (!f->type && json_object_get(f->model, "unk_id")) f->type = "Unigram";
     if (!f->type) return fail(E_INPUT, "%s: model has no \"type\"", f->name);
     if (!strcmp(f->type, "BPE") || !strcmp(f->type, "Unigram") || !strcmp(f->type, "WordPiece")) return OK;
-    return fail(E_UNSUPPORTED, "%s: model.type \"%.80s\" is not supported (supported: BPE, Unigram, WordPiece)", f->name,
-                f->type);
+    return fail(E_UNSUPPORTED, "%s: model.type \"%.80s\" is not supported (supported: BPE, Unigram, WordPiece)",
+                f->name, f->type);
 }
 
 static err fill(tokenizer *t, const struct file *f) {
@@ -288,7 +293,8 @@ static err build(struct file *f, tokenizer **out) {
     f->added = json_object_get(f->root, "added_tokens");
     TRY(find_type(f));
     if (strcmp(f->type, "BPE") && steps_byte_level(json_object_get(f->root, "pre_tokenizer")))
-        return fail(E_UNSUPPORTED, "%s: a ByteLevel pre_tokenizer before a %s model is not supported", f->name, f->type);
+        return fail(E_UNSUPPORTED, "%s: a ByteLevel pre_tokenizer before a %s model is not supported", f->name,
+                    f->type);
     TRY(check_added(f));
     TRY(each_entry(f, count_entry, &n_tokens));
     TRY(tok_create(f->name, n_tokens + json_array_size(f->added), out));
@@ -341,8 +347,7 @@ static err take_token(tokenizer *t, const char *file, const json_t *root, const 
     if (json_is_array(v)) v = json_array_get(v, 0);
     if (*id >= 0 || !json_is_number(v)) return OK;
     double n = json_number_value(v);
-    if (n < 0 || n >= t->n)
-        return fail(E_INPUT, "%s: %s is %.0f, outside the vocabulary of %d", file, id_key, n, t->n);
+    if (n < 0 || n >= t->n) return fail(E_INPUT, "%s: %s is %.0f, outside the vocabulary of %d", file, id_key, n, t->n);
     *id = (int32_t)n;
     return OK;
 }
@@ -410,11 +415,12 @@ static err other_form(const char *path) {
         str beside = {0};
         str_addf(&beside, "%.*s/%s", dir, slash ? path : ".", forms[i]);
         bool there = !beside.failed && path_exists(beside.p);
-        err e = there ? fail(E_UNSUPPORTED,
-                             "%s is not there, and %s is not read: make the one from the other with Python's transformers, "
-                             "AutoTokenizer.from_pretrained(\"%.*s\").save_pretrained(\"%.*s\")",
-                             path, beside.p, dir, slash ? path : ".", dir, slash ? path : ".")
-                      : OK;
+        err e =
+            there ? fail(E_UNSUPPORTED,
+                         "%s is not there, and %s is not read: make the one from the other with Python's transformers, "
+                         "AutoTokenizer.from_pretrained(\"%.*s\").save_pretrained(\"%.*s\")",
+                         path, beside.p, dir, slash ? path : ".", dir, slash ? path : ".")
+                  : OK;
         str_free(&beside);
         TRY(e);
     }

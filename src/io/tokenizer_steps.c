@@ -268,8 +268,7 @@ static err read_pre_tokenizer(tokenizer *t, const struct place *at, const json_t
         st.set = CHARS_PUNCT;
         TRY(read_behavior(at, step, "Isolated", &st.split));
     } else if (!strcmp(type, "BertPreTokenizer")) {
-        TRY(pre_add(&t->pre, t->name,
-                    (struct stage){.kind = STAGE_CHARS, .set = CHARS_SPACE, .split = SPLIT_REMOVED}));
+        TRY(pre_add(&t->pre, t->name, (struct stage){.kind = STAGE_CHARS, .set = CHARS_SPACE, .split = SPLIT_REMOVED}));
         st.set = CHARS_PUNCT;
         st.split = SPLIT_ISOLATED;
     } else if (!strcmp(type, "Metaspace")) TRY(read_metaspace(at, step, &st));
@@ -418,8 +417,8 @@ static err read_decoder(tokenizer *t, const struct place *at, const json_t *step
 }
 
 err steps_decoder(tokenizer *t, const json_t *step) {
-    static const struct reader r = {"decoder", "decoders",
-                                    "ByteLevel, ByteFallback, Fuse, Strip, Replace, Metaspace, WordPiece", read_decoder};
+    static const struct reader r = {
+        "decoder", "decoders", "ByteLevel, ByteFallback, Fuse, Strip, Replace, Metaspace, WordPiece", read_decoder};
     const json_t *list = json_object_get(step, "decoders");
     const json_t *only = json_array_size(list) == 1 ? json_array_get(list, 0) : step;
     const char *type = json_string_value(json_object_get(only, "type"));

@@ -53,7 +53,8 @@ err trie_build(struct trie *t, arena *mem, struct trie_key *keys, size_t n) {
     t->node = arena_alloc(mem, (nodes + 1) * sizeof *t->node);
     t->byte = arena_alloc(mem, nodes);
     struct below *below = malloc(nodes * sizeof *below);
-    if (!t->node || !t->byte || !below) return free(below), fail(E_MEMORY, "out of memory for a trie of %zu nodes", nodes);
+    if (!t->node || !t->byte || !below)
+        return free(below), fail(E_MEMORY, "out of memory for a trie of %zu nodes", nodes);
     below[0] = (struct below){0, (uint32_t)kept, 0};
     uint32_t made = 1;
     for (uint32_t i = 0; i < made; i++) made = add_children(t, below, i, made, keys);

@@ -1,4 +1,5 @@
-/* Sets of characters by binary search in ranges. See unicode.h; unicode_sets.def and unicode_ages.def are made by scripts. */
+/* Sets of characters by binary search in ranges. See unicode.h; unicode_sets.def and unicode_ages.def are made by
+ * scripts. */
 #include "io/unicode.h"
 #include <stddef.h>
 
@@ -50,13 +51,14 @@ const uint8_t chars_ascii[128] = {
 #include "io/unicode_sets.def"
 };
 
-#define SET(s) {s, sizeof s / sizeof *s}
+#define SET(s)                                                                                                         \
+    { s, sizeof s / sizeof *s }
 static const struct {
     const struct range *v;
     size_t n;
 } sets[N_CHAR_SETS] = {
-    [CHARS_SPACE] = SET(space),           [CHARS_WORD] = SET(word),   [CHARS_MARK] = SET(mark),
-    [CHARS_NONSPACING] = SET(nonspacing), [CHARS_PUNCT] = SET(punct), [CHARS_NUMERIC] = SET(numeric),
+    [CHARS_SPACE] = SET(space),           [CHARS_WORD] = SET(word),     [CHARS_MARK] = SET(mark),
+    [CHARS_NONSPACING] = SET(nonspacing), [CHARS_PUNCT] = SET(punct),   [CHARS_NUMERIC] = SET(numeric),
     [CHARS_CONTROL] = SET(control),       [CHARS_EXTEND] = SET(extend),
 };
 

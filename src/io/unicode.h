@@ -21,7 +21,7 @@ enum char_set {
     N_CHAR_SETS
 };
 
-extern const uint8_t chars_ascii[128]; /* bit 1 << set */
+extern const uint8_t chars_ascii[128];               /* bit 1 << set */
 bool chars_has_wide(enum char_set set, uint32_t cp); /* cp >= 128 */
 static inline bool chars_has(enum char_set set, uint32_t cp) {
     return cp < 128 ? chars_ascii[cp] >> set & 1 : chars_has_wide(set, cp);

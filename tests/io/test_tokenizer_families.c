@@ -1,10 +1,10 @@
-/* Tokenizers of every kind against the reference: tests/golden/make/tokenizer_families.py trained the vocabularies, laid
- * pipelines over them and took sums of what `tokenizers` and SentencePiece make of some 12,000 lines. Each pipeline that
- * has a GGUF spelling is written as such a file too and must give the same ids.
+/* Tokenizers of every kind against the reference: tests/golden/make/tokenizer_families.py trained the vocabularies,
+ * laid pipelines over them and took sums of what `tokenizers` and SentencePiece make of some 12,000 lines. Each
+ * pipeline that has a GGUF spelling is written as such a file too and must give the same ids.
  *
  * The real tokenizers (Gemma 3, MiniLM) are looked for in cache/ and skipped where they are not. */
 #define _GNU_SOURCE
-#include "io/tokenizer_internal.h"
+#include "io/tokenizer_steps.h"
 #include "base/file.h"
 #include <jansson.h>
 #include <setjmp.h>
@@ -101,7 +101,8 @@ static void take_sums(const tokenizer *t, bool special, bool both, struct sums *
 
 /* Compares with a row of sums; says which lines differ. True when all agree. */
 static bool agrees(const tokenizer *t, const json_t *row, const char *kind, bool both) {
-    const char *name = json_string_value(json_object_get(row, "name")), *some = json_string_value(json_object_get(row, "some"));
+    const char *name = json_string_value(json_object_get(row, "name")),
+               *some = json_string_value(json_object_get(row, "some"));
     struct sums s;
     take_sums(t, json_is_true(json_object_get(row, "special")), both, &s);
     bool ids = s.all == strtoull(json_string_value(json_object_get(row, "all")), NULL, 16);
@@ -126,19 +127,9 @@ static bool same_ids(const struct ids *ids, const json_t *list) {
 
 /* ---- tokenizer.json ---- */
 
-/* The text of a family's tokenizer.json; free() it. */
-static char *family_json(const json_t *row) {
-    char path[128];
-    const char *base = json_string_value(json_object_get(row, "base")), *key;
-    snprintf(path, sizeof path, strcmp(base, "small") ? GOLDEN "base_%s.json" : "tests/golden/tokenizer/small.json", base);
-    json_t *root = json_load_file(path, 0, NULL), *value;
-    assert_non_null(root);
-    json_object_foreach(json_object_get(row, "patch"), key, value) {
-        if (!strcmp(key, "model")) json_object_update(json_object_get(root, "model"), value);
-        else json_object_set(root, key, value);
-    }
-    char *text = json_dumps(root, 0), *at = strstr(text, "charsmap.txt");
-    json_decref(root);
+/* The text of a value with "charsmap.txt" replaced by that file's text; free() it. */
+static char *with_charsmap(const json_t *value) {
+    char *text = json_dumps(value, 0), *at = strstr(text, "charsmap.txt");
     if (!at) return text;
     str whole = {0}, table = {0};
     check_ok(file_read(GOLDEN "charsmap.txt", &table));
@@ -148,6 +139,23 @@ static char *family_json(const json_t *row) {
     str_free(&table);
     free(text);
     return whole.p;
+}
+
+/* The text of a family's tokenizer.json; free() it. */
+static char *family_json(const json_t *row) {
+    char path[128];
+    const char *base = json_string_value(json_object_get(row, "base")), *key;
+    snprintf(path, sizeof path, strcmp(base, "small") ? GOLDEN "base_%s.json" : "tests/golden/tokenizer/small.json",
+             base);
+    json_t *root = json_load_file(path, 0, NULL), *value;
+    assert_non_null(root);
+    json_object_foreach(json_object_get(row, "patch"), key, value) {
+        if (!strcmp(key, "model")) json_object_update(json_object_get(root, "model"), value);
+        else json_object_set(root, key, value);
+    }
+    char *text = with_charsmap(root);
+    json_decref(root);
+    return text;
 }
 
 static void families_equal_the_reference(void **state) {
@@ -165,6 +173,43 @@ static void families_equal_the_reference(void **state) {
         assert_true(same_ids(tokenizer_suffix(t), json_array_get(around, 1)));
         tokenizer_free(t);
         free(text);
+    }
+    json_decref(list);
+    assert_int_equal(wrong, 0);
+}
+
+/* ---- normalizers ---- */
+
+static void every_character_is_normalised_alike(void **state) {
+    (void)state;
+    json_t *list = json_load_file(GOLDEN "norms.json", 0, NULL), *row;
+    size_t i, wrong = 0;
+    assert_true(json_array_size(list) >= 12);
+    json_array_foreach(list, i, row) {
+        char *step = with_charsmap(json_object_get(row, "normalizer"));
+        json_t *parsed = json_loads(step, 0, NULL);
+        tokenizer *t;
+        struct norm_scratch s = {0};
+        uint64_t all = 0xCBF29CE484222325ull;
+        check_ok(tok_create("norms.json", 1, &t));
+        check_ok(steps_normalizer(t, parsed));
+        check_ok(matcher_init(&s.matcher));
+        for (unsigned cp = 0; cp < 0x110000; cp++) {
+            char utf8[4];
+            struct normal made;
+            if (cp >= 0xD800 && cp < 0xE000) continue;
+            check_ok(norm_apply(&t->norm, &s, utf8, (size_t)utf8_encode(cp, utf8), LEAD_TEXT, &made));
+            all = fnv64(all, made.text, made.n);
+        }
+        bool same = all == strtoull(json_string_value(json_object_get(row, "all")), NULL, 16);
+        if (!same) print_error("differs: %.100s\n", step);
+        wrong += !same;
+        matcher_free(&s.matcher);
+        str_free(&s.now);
+        str_free(&s.next);
+        tokenizer_free(t);
+        json_decref(parsed);
+        free(step);
     }
     json_decref(list);
     assert_int_equal(wrong, 0);
@@ -352,9 +397,8 @@ static void real_ones_equal_the_reference(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(families_equal_the_reference),
-        cmocka_unit_test(gguf_gives_the_same),
-        cmocka_unit_test(sentencepiece_bpe_equals_its_own),
+        cmocka_unit_test(families_equal_the_reference),  cmocka_unit_test(every_character_is_normalised_alike),
+        cmocka_unit_test(gguf_gives_the_same),           cmocka_unit_test(sentencepiece_bpe_equals_its_own),
         cmocka_unit_test(real_ones_equal_the_reference),
     };
     return cmocka_run_group_tests(tests, load_lines, free_lines);

@@ -19,6 +19,9 @@ The lines are those of tests/golden/tokenizer/lines.txt (tokenizer.py) and more.
     around      the ids that the post-processor puts before and after a text
     gguf        name of the GGUF pre-tokenizer, or kind of GGUF model, that must give the same ids
 
+norms.json has normalizers, each with the FNV-1a (64 bits) of what it makes of every character alone, one after another
+in UTF-8 ("charsmap.txt" as above).
+
 spm_*.gguf are models that SentencePiece trained, as llama.cpp's converter writes their vocabulary (no tensors);
 spm.json has the same sums for them, by SentencePiece itself.
 
@@ -229,6 +232,19 @@ def compile_rules(rules):
         return base64.b64encode(read_model(d + "/m.model").normalizer_spec.precompiled_charsmap).decode()
 
 
+def norm_rows(table):
+    steps = [T(x) for x in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt")] + [T("Strip", strip_left=True, strip_right=True), T("Precompiled", precompiled_charsmap="charsmap.txt")]
+    flags = ((True, True, None, True), (True, True, None, False), (False, False, True, False))
+    steps += [T("BertNormalizer", clean_text=a, handle_chinese_chars=b, strip_accents=c, lowercase=d) for a, b, c, d in flags]
+    rows = []
+    for step in steps:
+        spec = json.dumps({"normalizer": step, "model": {"type": "BPE", "vocab": {}, "merges": []}}).replace("charsmap.txt", table)
+        norm = Tokenizer.from_str(spec).normalizer
+        made = "".join(norm.normalize_str(chr(c)) for c in range(0x110000) if not 0xD800 <= c < 0xE000)
+        rows.append({"normalizer": step, "all": "%016x" % fnv64(0xCBF29CE484222325, made.encode())})
+    return rows
+
+
 # ---- SentencePiece ----
 def train(folder, name, **options):
     import sentencepiece
@@ -422,7 +438,7 @@ def main():
         spec = json.dumps(patched(bases[r["base"]], r["patch"])).replace("charsmap.txt", table)
         r.update(tokenizer_sums(Tokenizer.from_str(spec), lines, r["special"], r["name"]))
         print(r["name"], r["all"], r["around"], file=sys.stderr)
-    for name, content in (("families", rows), ("spm", sentencepiece_models(text, lines))):
+    for name, content in (("families", rows), ("norms", norm_rows(table)), ("spm", sentencepiece_models(text, lines))):
         with open(os.path.join(OUT, name + ".json"), "w", encoding="utf-8") as f:
             f.write("[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in content) + "\n]\n")
 
