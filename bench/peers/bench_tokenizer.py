@@ -6,7 +6,8 @@
 Without tokenizers: SmolLM2 (BPE on bytes), Gemma 3 (SentencePiece's BPE), MiniLM (WordPiece) where cache/ has them, and a
 Unigram model of 16,000 tokens that is trained on the first text once and kept in cache/bench. Each round runs our program for a
 second, then theirs: encode line by line, encode_batch and encode_batch_fast (which leaves the offsets out). MB/s of text by
-processor time, best of the rounds. The ids of all lines are compared first.
+processor time, best of the rounds; "first" is our first pass, before any word was seen. How many ids there are must agree.
+The texts, unless named: English from cache/bible (tools/fetch.py bible), and the test suite's varied lines.
 """
 import argparse
 import json
@@ -17,6 +18,22 @@ import time
 os.environ["RAYON_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
+
+
+def default_texts():
+    made = {"cache/bench/english.txt": [], "cache/bench/varied.txt": []}
+    for part in ("a", "b", "dev", "test"):
+        if os.path.exists("cache/bible/%s.jsonl" % part):
+            with open("cache/bible/%s.jsonl" % part, encoding="utf-8") as f:
+                made["cache/bench/english.txt"] += [v for x in f for k, v in json.loads(x).items() if k != "ref"]
+    with open("tests/golden/tokenizer/lines.txt", encoding="utf-8") as f:
+        made["cache/bench/varied.txt"] = [" ".join(json.loads(x).replace("\r", "\n").split("\n")) for x in f]
+    os.makedirs("cache/bench", exist_ok=True)
+    for path, lines in made.items():
+        if lines:
+            with open(path, "w", encoding="utf-8", newline="\n") as f:
+                f.write("".join(x + "\n" for x in lines))
+    return [path for path, lines in made.items() if lines]
 
 
 def gemma(path, gguf):
@@ -48,7 +65,7 @@ def main():
     ap.add_argument("--text", nargs="*", default=[])
     ap.add_argument("tokenizer", nargs="*")
     a = ap.parse_args()
-    texts = a.text or [x for x in ("cache/bench/english.txt", "cache/bench/varied.txt", "cache/bench/corpus.txt") if os.path.exists(x)]
+    texts = a.text or default_texts()
     chosen = dict(x.split("=", 1) for x in a.tokenizer)
     if not chosen:
         chosen = {"SmolLM2": "cache/smollm2-hf/tokenizer.json", "Gemma 3": gemma("cache/bench/gemma3.json", "cache/gemma-3-270m.Q4_K_M.gguf"),

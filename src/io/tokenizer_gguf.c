@@ -101,6 +101,7 @@ enum token_type {
 /* The arrays that every kind has. */
 struct lists {
     const struct gguf_kv *tokens, *types, *scores; /* types and scores may be NULL */
+    bool phi3;
 };
 
 /* ---- arrays ---- */
@@ -115,7 +116,8 @@ static err get_array(const struct tensors *ts, const char *key, enum gguf_type e
 }
 
 static err get_lists(const struct tensors *ts, struct lists *l) {
-    *l = (struct lists){0};
+    const char *family = gguf_str(ts->meta, "general.architecture");
+    *l = (struct lists){.phi3 = family && !strcmp(family, "phi3")};
     TRY(get_array(ts, "tokenizer.ggml.tokens", GGUF_STRING, &l->tokens));
     if (gguf_find(ts->meta, "tokenizer.ggml.token_type"))
         TRY(get_array(ts, "tokenizer.ggml.token_type", GGUF_I32, &l->types));
@@ -157,6 +159,15 @@ static err put_tokens(tokenizer *t, const struct lists *l, bool (*in_model)(enum
     return tok_vocabulary_done(t);
 }
 
+/* GGUF has no word for tokens that take the white space behind them along. Phi-3's own tokenizer.json says that its
+ * control tokens do, all but these. */
+static bool takes_spaces(const struct lists *l, const char *text, uint64_t n) {
+    static const char *const not[] = {"<unk>", "<s>", "<|endoftext|>"};
+    for (int i = 0; i < 3; i++)
+        if (strlen(not[i]) == n && !memcmp(not[i], text, n)) return false;
+    return l->phi3;
+}
+
 /* Tokens of type control and user-defined are recognised in the text; control ones are special. User-defined ones of
  * SentencePiece's models belong to the normalised text, where a space is its sign. */
 static err add_tokens(tokenizer *t, const struct lists *l, bool spelt) {
@@ -170,6 +181,7 @@ static err add_tokens(tokenizer *t, const struct lists *l, bool spelt) {
         if (type != TYPE_CONTROL && type != TYPE_USER_DEFINED) continue;
         struct added a = {.text = as, .n = n, .id = (int32_t)i, .special = type == TYPE_CONTROL};
         bool normalised = spelt && type == TYPE_USER_DEFINED;
+        a.rstrip = a.special && takes_spaces(l, as, n);
         if (normalised) {
             str_clear(&text);
             for (uint64_t k = 0; k < n; k++) {
@@ -359,6 +371,7 @@ static err read_settings(tokenizer *t, const struct gguf_meta *meta, int adds[2]
     TRY(read_id(t, meta, "tokenizer.ggml.cls_token_id", &cls));
     TRY(read_id(t, meta, "tokenizer.ggml.seperator_token_id", &sep)); /* the format's own spelling */
     if (t->word == wordpiece_word) {
+        adds[1] = flag(meta, "tokenizer.ggml.add_sep_token", true);
         if (cls < 0) cls = tok_find(t, "[CLS]", 5);
         if (sep < 0) sep = tok_find(t, "[SEP]", 5);
         if (t->bos < 0) t->bos = cls;

@@ -345,6 +345,118 @@ static void gguf_gives_the_same(void **state) {
     assert_int_equal(wrong, 0);
 }
 
+/* A GGUF file of a few tokens, all of them with score 0. */
+static void small_gguf(const char *path, const char *family, const char *model, const char *const *tokens,
+                       const int *types, int n) {
+    str out = {0};
+    str_adds(&out, "GGUF");
+    u32(&out, 3);
+    u64(&out, 0);
+    u64(&out, 5);
+    put_string(&out, "general.architecture", family);
+    put_string(&out, "tokenizer.ggml.model", model);
+    put_array(&out, "tokenizer.ggml.tokens", GGUF_STRING, (uint64_t)n);
+    for (int i = 0; i < n; i++) put_text(&out, tokens[i], strlen(tokens[i]));
+    put_array(&out, "tokenizer.ggml.token_type", GGUF_I32, (uint64_t)n);
+    for (int i = 0; i < n; i++) u32(&out, (uint32_t)types[i]);
+    put_array(&out, "tokenizer.ggml.scores", GGUF_F32, (uint64_t)n);
+    for (int i = 0; i < n; i++) u32(&out, 0);
+    while (out.n % 32) str_addc(&out, 0);
+    check_ok(file_write(path, out.p, out.n));
+    str_free(&out);
+}
+
+static void is_encoded(const tokenizer *t, const char *text, unsigned flags, const char *want) {
+    struct ids ids = {0};
+    str shown = {0};
+    check_ok(tokenizer_encode(t, text, strlen(text), flags, &ids));
+    for (size_t i = 0; i < ids.n; i++) str_addf(&shown, i ? " %d" : "%d", ids.v[i]);
+    assert_string_equal(shown.p ? shown.p : "", want);
+    str_free(&shown);
+    ids_free(&ids);
+}
+
+/* What a GGUF file does not say: Phi-3's control tokens take the spaces behind them along. */
+static void phi3_tokens_take_spaces(void **state) {
+    (void)state;
+    char path[] = "/tmp/cyc-phi3-XXXXXX.gguf";
+    static const char *const tokens[] = {"<unk>", "<s>", "<|end|>", "a", SPACE_SIGN, SPACE_SIGN "a"};
+    static const int types[] = {2, 3, 3, 1, 1, 1};
+    tokenizer *t;
+    close(mkstemps(path, 5));
+    small_gguf(path, "phi3", "llama", tokens, types, 6);
+    read_gguf(path, &t);
+    is_encoded(t, "a<|end|>  a<s> a", 1, "5 2 5 1 4 5");
+    is_encoded(t, "a", ENCODE_GOES_ON, "3"); /* in the middle of a text nothing is put before a word */
+    tokenizer_free(t);
+    small_gguf(path, "llama", "llama", tokens, types, 6);
+    read_gguf(path, &t);
+    is_encoded(t, "a<|end|>  a", 1, "5 2 4 4 5");
+    is_encoded(t, "b", 1, "4 0");
+    tokenizer_free(t);
+    unlink(path);
+}
+
+/* The ids of a middle keep the space that a beginning loses, for each decoder that takes one away. */
+static void a_middle_keeps_its_space(void **state) {
+    (void)state;
+    static const char *const chosen[] = {"llama2", "t5", "bert cased"}, *const texts[] = {" the", " the", " the"};
+    json_t *list = json_load_file(GOLDEN "families.json", 0, NULL), *row;
+    size_t i, tried = 0;
+    json_array_foreach(list, i, row) for (int k = 0; k < 3; k++) {
+        if (strcmp(json_string_value(json_object_get(row, "name")), chosen[k])) continue;
+        char *text = family_json(row);
+        struct ids ids = {0};
+        str whole = {0}, middle = {0};
+        tokenizer *t;
+        check_ok(tokenizer_json_parse(chosen[k], text, strlen(text), &t));
+        check_ok(tokenizer_encode(t, "the", 3, 0, &ids));
+        check_ok(tokenizer_decode(t, ids.v, ids.n, 0, &whole));
+        check_ok(tokenizer_decode(t, ids.v, ids.n, DECODE_GOES_ON, &middle));
+        assert_string_equal(whole.p, "the");
+        assert_string_equal(middle.p, texts[k]);
+        ids_free(&ids);
+        str_free(&whole);
+        str_free(&middle);
+        tokenizer_free(t);
+        free(text);
+        tried++;
+    }
+    json_decref(list);
+    assert_int_equal(tried, 3);
+}
+
+static void check_err(err got, err want, const char *part) {
+    if (got != want) fail_msg("\"%s\" is %d, not %d; wanted \"%s\"", got ? err_text() : "", got, want, part);
+    if (!strstr(err_text(), part)) fail_msg("\"%s\" does not say \"%s\"", err_text(), part);
+}
+
+static void bad_gguf_files_are_named(void **state) {
+    (void)state;
+    char path[] = "/tmp/cyc-bad-XXXXXX.gguf";
+    static const char *const tokens[] = {"<unk>", "a", "a"};
+    static const int types[] = {2, 1, 1};
+    struct tensors ts;
+    tokenizer *t;
+    close(mkstemps(path, 5));
+    static const struct {
+        const char *model;
+        err code;
+        const char *part;
+    } bad[] = {{"wordlevel", E_UNSUPPORTED, "\"wordlevel\" is not supported (supported: gpt2, llama, t5, bert)"},
+               {"gpt2", E_INPUT, "no tokenizer.ggml.merges"},
+               {"llama", E_INPUT, "\"a\" is there twice"},
+               {"t5", E_INPUT, "\"a\" is there twice"},
+               {"bert", E_INPUT, "\"##a\" is there twice"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        small_gguf(path, "llama", bad[i].model, tokens, types, 3);
+        check_ok(tensors_open(path, &ts));
+        check_err(tokenizer_from_gguf(&ts, &t), bad[i].code, bad[i].part);
+        tensors_close(&ts);
+    }
+    unlink(path);
+}
+
 static void sentencepiece_bpe_equals_its_own(void **state) {
     (void)state;
     json_t *list = json_load_file(GOLDEN "spm.json", 0, NULL), *row;
@@ -398,7 +510,10 @@ static void real_ones_equal_the_reference(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(families_equal_the_reference),  cmocka_unit_test(every_character_is_normalised_alike),
-        cmocka_unit_test(gguf_gives_the_same),           cmocka_unit_test(sentencepiece_bpe_equals_its_own),
+        cmocka_unit_test(gguf_gives_the_same),           cmocka_unit_test(phi3_tokens_take_spaces),
+        cmocka_unit_test(a_middle_keeps_its_space),
+        cmocka_unit_test(bad_gguf_files_are_named),
+        cmocka_unit_test(sentencepiece_bpe_equals_its_own),
         cmocka_unit_test(real_ones_equal_the_reference),
     };
     return cmocka_run_group_tests(tests, load_lines, free_lines);

@@ -25,6 +25,8 @@ in UTF-8 ("charsmap.txt" as above).
 spm_*.gguf are models that SentencePiece trained, as llama.cpp's converter writes their vocabulary (no tensors);
 spm.json has the same sums for them, by SentencePiece itself.
 
+Training orders equal counts by hash, so another run trains other vocabularies: all files change together.
+
 Made with tokenizers 0.23.3, sentencepiece 0.2.3, gguf 0.19.0.
 """
 import base64
