@@ -29,7 +29,7 @@ static const char *lookup(const struct charsmap *map, const char *key, size_t n,
         if (at >= map->n_units) return NULL;
         if (!unit_has_leaf(unit)) continue;
         uint32_t start = unit_value(map->unit[at]);
-        if (start >= map->n_text) return NULL;
+        if (start >= map->n_text || ((unsigned char)map->text[start] & 0xC0) == 0x80) return NULL; /* in a character */
         const char *text = map->text + start, *end = memchr(text, 0, map->n_text - start);
         *n_out = end ? (size_t)(end - text) : map->n_text - start;
         return text;
