@@ -64,7 +64,7 @@ static err open_model(const char *path, cyc_model *c) {
     TRY(model_open(path, NULL, &c->m));
     c->weights = true;
     TRY(open_tokenizer(path, c->m.gguf ? &c->m.files : NULL, &c->tok));
-    if (tokenizer_vocab(c->tok) > c->m.shape.vocab)
+    if (!tokenizer_fit(c->tok, c->m.shape.vocab))
         return fail(E_INPUT, "%s: the tokenizer has %d ids, the model only %lld", path, tokenizer_vocab(c->tok), (long long)c->m.shape.vocab);
     return OK;
 }

@@ -8,6 +8,7 @@
  * Threads may encode with one tokenizer at the same time: each call takes a scratch (buffers, match data, a cache of
  * words) from a list and gives it back. */
 #define XXH_INLINE_ALL
+#include "base/log.h"
 #include "io/tokenizer_internal.h"
 #include <stdlib.h>
 #include <string.h>
@@ -271,7 +272,34 @@ err tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n, unsigned 
 /* ---- what is known of it ---- */
 
 int tokenizer_vocab(const tokenizer *t) { return t->n; }
-int32_t tokenizer_id(const tokenizer *t, const char *token) { return tok_find(t, token, strlen(token)); }
+static void forget_beyond(struct added_list *list, int64_t n) {
+    size_t kept = 0;
+    for (size_t i = 0; i < list->n; i++)
+        if (list->v[i].id < n) list->v[kept++] = list->v[i];
+    list->n = kept;
+}
+
+bool tokenizer_fit(tokenizer *t, int64_t n) {
+    if (t->n <= n) return true;
+    if (t->bos >= n || t->eos >= n || t->pad >= n || n < 0) return false;
+    for (size_t i = 0; i < t->prefix.n; i++)
+        if (t->prefix.v[i] >= n) return false;
+    for (size_t i = 0; i < t->suffix.n; i++)
+        if (t->suffix.v[i] >= n) return false;
+    for (int64_t i = n; i < t->n; i++)
+        if (t->tokens[i].in_model) return false;
+    log_warn("%s: the model has %lld ids, so the added tokens from \"%.80s\" on are not recognised", t->name, (long long)n,
+             t->tokens[n].text);
+    forget_beyond(&t->raw, n);
+    forget_beyond(&t->normalised, n);
+    t->n = (int32_t)n;
+    return true;
+}
+
+int32_t tokenizer_id(const tokenizer *t, const char *token) {
+    int32_t id = tok_find(t, token, strlen(token));
+    return id < t->n ? id : -1;
+}
 const char *tokenizer_token(const tokenizer *t, int32_t id) { return id >= 0 && id < t->n ? t->tokens[id].text : NULL; }
 int32_t tokenizer_bos(const tokenizer *t) { return t->bos; }
 int32_t tokenizer_eos(const tokenizer *t) { return t->eos; }

@@ -41,6 +41,9 @@ err tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned fl
 err tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n, unsigned flags, str *out);
 
 int tokenizer_vocab(const tokenizer *t);                                  /* number of ids, added tokens included */
+/* True when a model of n ids can take all that this tokenizer gives. Added tokens beyond that (Gemma 3's for images, which
+ * its models for text have no row for) are forgotten, with a warning; other tokens beyond it make it false. */
+bool tokenizer_fit(tokenizer *t, int64_t n);
 int32_t tokenizer_id(const tokenizer *t, const char *token);              /* -1 when absent; token as in the vocabulary file */
 const char *tokenizer_token(const tokenizer *t, int32_t id);
 int32_t tokenizer_bos(const tokenizer *t);                                /* -1 when none */

@@ -215,6 +215,29 @@ static void threads_share_one(void **state) {
     tokenizer_free(t);
 }
 
+/* A model may have no row for the last added tokens: they are not recognised then. Other tokens must have one. */
+static void added_tokens_beyond_the_model(void **state) {
+    (void)state;
+    tokenizer *t;
+    struct ids ids = {0};
+    check_ok(tokenizer_from_json(GOLDEN "small.json", &t));
+    int32_t n = tokenizer_vocab(t), tool = tokenizer_id(t, "<tool>");
+    assert_true(tokenizer_fit(t, n) && tokenizer_fit(t, n + 64));
+    assert_int_equal(tool, 2000);
+    assert_false(tokenizer_fit(t, tool - 1));
+    assert_int_equal(tokenizer_vocab(t), n);
+    check_ok(tokenizer_encode(t, "<tool>", 6, true, &ids));
+    assert_true(ids.n == 1 && ids.v[0] == tool);
+    assert_true(tokenizer_fit(t, tool));
+    assert_int_equal(tokenizer_vocab(t), tool);
+    ids.n = 0;
+    check_ok(tokenizer_encode(t, "<tool>", 6, true, &ids));
+    assert_true(ids.n > 1);
+    for (size_t i = 0; i < ids.n; i++) assert_true(ids.v[i] < tool);
+    ids_free(&ids);
+    tokenizer_free(t);
+}
+
 /* ---- what is refused ---- */
 
 static void check_err(err got, err want, const char *part) {
@@ -495,6 +518,7 @@ int main(void) {
         cmocka_unit_test(small_equals_the_reference),
         cmocka_unit_test(variants_equal_the_reference),
         cmocka_unit_test(threads_share_one),
+        cmocka_unit_test(added_tokens_beyond_the_model),
         cmocka_unit_test(bad_text_is_named),
         cmocka_unit_test(bad_files_are_named),
         cmocka_unit_test(runaway_patterns_end),
