@@ -308,4 +308,5 @@ bool tokenizer_adds_bos(const tokenizer *t) { return t->prefix.n > 0; }
 const struct ids *tokenizer_prefix(const tokenizer *t) { return &t->prefix; }
 const struct ids *tokenizer_suffix(const tokenizer *t) { return &t->suffix; }
 const char *tokenizer_template(const tokenizer *t) { return t->chat_template; }
+size_t tokenizer_bytes(const tokenizer *t) { return arena_bytes(&t->mem); }
 void tokenizer_hash(const tokenizer *t, char hex[33]) { memcpy(hex, t->hash, sizeof t->hash); }

@@ -55,6 +55,7 @@ const struct ids *tokenizer_suffix(const tokenizer *t);                   /* and
 /* Puts the prefix before ids and the suffix after them, each unless it is there already. */
 err tokenizer_surround(const tokenizer *t, bool before, bool after, struct ids *ids);
 const char *tokenizer_template(const tokenizer *t);                       /* the chat template's source, NULL when none */
+size_t tokenizer_bytes(const tokenizer *t);                               /* memory of its tables */
 /* Vocabulary and merges as one hash: two models share ids exactly when these agree. */
 void tokenizer_hash(const tokenizer *t, char hex[33]);
 
