@@ -236,7 +236,9 @@ static bool cuts_first(const struct norm_step *st, const char *text, size_t n) {
     switch (st->kind) {
     case NORM_STRIP_ACCENTS: return chars_has(CHARS_MARK, cp);
     case NORM_NMT: return is_nmt_removed(cp);
-    case NORM_BERT: return st->clean_text && (cp == 0 || cp == 0xFFFD || chars_has(CHARS_CONTROL, cp));
+    case NORM_BERT:
+        return (st->strip_accents && chars_has(CHARS_NONSPACING, cp)) ||
+               (st->clean_text && (cp == 0 || cp == 0xFFFD || chars_has(CHARS_CONTROL, cp)));
     case NORM_REPLACE:
         return st->literal && !st->n_content && n >= st->n_literal && !memcmp(text, st->literal, st->n_literal);
     default: return false;

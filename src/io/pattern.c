@@ -49,13 +49,42 @@ static err translate_interval(struct translation *t) {
     return OK;
 }
 
-/* A backslash and what it introduces. Oniguruma's word characters include marks and connectors, PCRE2's do not. */
+/* Oniguruma's word characters: letters (circled ones too), marks, decimal digits, letter-like numbers, connectors. Alone,
+ * not in a set, \w also takes Latin-1's raised digits and fractions. */
+#define WORD_SET                                                                                                       \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"
+#define WORD_ALONE WORD_SET "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
+
+/* A category's name is the same in both; a script's is to oniguruma the script itself, to PCRE2 its extensions as well. */
+static bool is_category(const char *name, size_t n) {
+    static const char all[] = " L Lu Ll Lt Lm Lo M Mn Mc Me N Nd Nl No P Pc Pd Ps Pe Pi Pf Po S Sm Sc Sk So Z Zs Zl Zp C Cc "
+                              "Cf Cs Co Cn Any ";
+    char word[8] = " ";
+    if (n == 0 || n > 3) return false;
+    memcpy(word + 1, name, n);
+    word[n + 1] = ' ';
+    return strstr(all, word) != NULL;
+}
+
+/* "{name}" of a property, "{number}" of a character. */
+static err translate_braces(struct translation *t, bool property) {
+    const char *name = t->p + t->i + 1, *end = memchr(name, '}', t->n - t->i - 1);
+    if (!end) return refuse(t, t->i, "an open brace");
+    str_addc(&t->out, '{');
+    if (property && name < end && *name == '^') str_addc(&t->out, *name++);
+    if (property && !is_category(name, (size_t)(end - name))) str_adds(&t->out, "sc:");
+    str_add(&t->out, name, (size_t)(end + 1 - name));
+    t->i = (size_t)(end + 1 - t->p);
+    return OK;
+}
+
+/* A backslash and what it introduces. */
 static err translate_escape(struct translation *t) {
     if (t->i + 1 >= t->n) return refuse(t, t->i, "a backslash at the end");
     char c = t->p[t->i + 1];
     bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    if (c == 'w') str_adds(&t->out, t->in_class ? "\\p{L}\\p{M}\\p{N}\\p{Pc}" : "[\\p{L}\\p{M}\\p{N}\\p{Pc}]");
-    else if (c == 'W' && !t->in_class) str_adds(&t->out, "[^\\p{L}\\p{M}\\p{N}\\p{Pc}]");
+    if (c == 'w') str_adds(&t->out, t->in_class ? WORD_SET : "[" WORD_ALONE "]");
+    else if (c == 'W' && !t->in_class) str_adds(&t->out, "[^" WORD_ALONE "]");
     else if (c == 'u') {
         if (t->n - t->i < 6) return refuse(t, t->i, "an incomplete \\u");
         str_addf(&t->out, "\\x{%.4s}", t->p + t->i + 2);
@@ -66,13 +95,19 @@ static err translate_escape(struct translation *t) {
         return refuse(t, t->i, what);
     } else str_add(&t->out, t->p + t->i, 2);
     t->i += 2;
-    if (strchr("pPx", c) && t->i < t->n && t->p[t->i] == '{') { /* the name or number that it takes */
-        const char *end = memchr(t->p + t->i, '}', t->n - t->i);
-        if (!end) return refuse(t, t->i, "an open brace");
-        str_add(&t->out, t->p + t->i, (size_t)(end + 1 - (t->p + t->i)));
-        t->i = (size_t)(end + 1 - t->p);
+    return strchr("pPx", c) && t->i < t->n && t->p[t->i] == '{' ? translate_braces(t, c != 'x') : OK;
+}
+
+/* Without regard to case oniguruma also finds ligatures: "ss" is in "\u00DF". PCRE2 does not. */
+static bool folds_to_one(const struct translation *t, size_t from) {
+    static const char *const pairs[] = {"ss", "ff", "fi", "fl", "st"};
+    int depth = 1;
+    for (size_t i = from; i + 1 < t->n && depth; i++) {
+        depth += (t->p[i] == '(') - (t->p[i] == ')');
+        for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++)
+            if ((t->p[i] | 0x20) == pairs[k][0] && (t->p[i + 1] | 0x20) == pairs[k][1]) return true;
     }
-    return OK;
+    return false;
 }
 
 static err translate_group(struct translation *t) {
@@ -83,6 +118,8 @@ static err translate_group(struct translation *t) {
             if (t->n - t->i >= strlen(known[k]) && !memcmp(t->p + t->i, known[k], strlen(known[k])))
                 len = strlen(known[k]);
         if (len == 0) return refuse(t, t->i, "this kind of group");
+        if (t->p[t->i + 2] == 'i' && folds_to_one(t, t->i + len))
+            return refuse(t, t->i, "a group without regard to case with ss, ff, fi, fl or st in it");
         str_add(&t->out, t->p + t->i, len);
         t->i += len;
         return OK;
@@ -99,6 +136,9 @@ static err translate_in_class(struct translation *t) {
     if (c == '[') { /* [:name:] */
         const char *end = memchr(t->p + t->i, ']', t->n - t->i);
         if (!end) return refuse(t, t->i, "an open bracket");
+        size_t len = (size_t)(end - (t->p + t->i));
+        if (!(len == 8 && (!memcmp(t->p + t->i, "[:space:", 8) || !memcmp(t->p + t->i, "[:digit:", 8))))
+            return refuse(t, t->i, "a set's name but [:space:] and [:digit:], which the engines fill alike,");
         str_add(&t->out, t->p + t->i, (size_t)(end + 1 - (t->p + t->i)));
         t->i = (size_t)(end + 1 - t->p);
         return OK;
