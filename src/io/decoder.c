@@ -91,6 +91,7 @@ static void add_wordpiece(str *out, const char *s, size_t n, const struct decode
 /* One step over all texts. `begins`: the first token is the beginning of a text. */
 static void step(const struct decode_step *d, const struct texts *in, bool begins, struct texts *out) {
     static const struct decode_step to_space = {.to = " ", .n_to = 1}, to_none = {0};
+    bool in_bytes = false;
     for (size_t i = 0, n; i < in->n; i++) {
         const char *s = text_at(in, i, &n);
         bool first = begins && i == 0;
@@ -98,8 +99,12 @@ static void step(const struct decode_step *d, const struct texts *in, bool begin
         struct decode_step sign = d->prepends && first ? to_none : to_space;
         switch (d->kind) {
         case DECODE_BYTE_FALLBACK:
-            if (is_byte(s, n, &byte)) str_add(&out->all, &byte, 1);
-            else str_add(&out->all, s, n);
+            if (in_bytes && !is_byte(s, n, &byte)) text_done(out); /* bytes in a row are one text */
+            if ((in_bytes = is_byte(s, n, &byte))) {
+                str_add(&out->all, &byte, 1);
+                continue;
+            }
+            str_add(&out->all, s, n);
             break;
         case DECODE_FUSE: str_add(&out->all, s, n); continue;
         case DECODE_REPLACE: add_replaced(&out->all, s, n, d); break;
@@ -116,7 +121,7 @@ static void step(const struct decode_step *d, const struct texts *in, bool begin
         }
         text_done(out);
     }
-    if (d->kind == DECODE_FUSE) text_done(out);
+    if (d->kind == DECODE_FUSE || in_bytes) text_done(out);
 }
 
 err decoder_run(const tokenizer *t, const int32_t *ids, size_t n, unsigned flags, str *out) {

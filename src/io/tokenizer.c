@@ -144,8 +144,9 @@ static err cut_added(struct encoding *e, const struct added_list *list, const ch
             while (start > done && chars_has(CHARS_SPACE, char_before(text, start, &len))) start -= len;
         if (k->rstrip)
             while (end < n && chars_has(CHARS_SPACE, char_after(text, end, &len))) end += len;
+        if (k->lstrip && start < done) start = done; /* the one before took these spaces along */
         if (start > done) TRY(gap(e, text + done, start - done, lead));
-        TRY(ids_push(e->out, k->id));
+        if (start < end) TRY(ids_push(e->out, k->id));
         done = end;
         lead = LEAD_AFTER_TOKEN;
     }

@@ -381,6 +381,9 @@ def families(bases, table):
     row("chars", "whole words", model={"ignore_merges": True}, normalizer=T("Nmt"), pre_tokenizer=pres(T("WhitespaceSplit"), meta("first")), decoder=meta())
     row("chars", "stripped first", normalizer=T("Strip", strip_left=True, strip_right=True), pre_tokenizer=pres(meta("first", True), T("Digits", individual_digits=False)), decoder=decs(meta("first"), T("Fuse")))
     row("chars", "regexes", normalizer=norms(replace({"Regex": r"\s+"}, " "), replace({"Regex": "x*"}, "-"), T("Prepend", prepend=SIGN), replace("aa", "b")), pre_tokenizer=T("Punctuation", behavior="MergedWithNext"), decoder=decs(replace("b", "aa")))
+    row("chars", "greedy tokens", normalizer=to_sign, pre_tokenizer=None, decoder=decs(T("ByteFallback"), T("WordPiece", prefix="##", cleanup=False)),
+        added_tokens=[token(900, "  ", lstrip=True, rstrip=True), token(901, "\n", lstrip=True), token(902, "the", rstrip=True), token(903, "\u2581", rstrip=True)])
+    row("chars", "word characters", normalizer=norms(replace({"Regex": r"[^\w\s]"}, "-"), replace({"Regex": r"\W{3,}"}, " ")), pre_tokenizer=pres(split(r"\w+|[^\w\s]+", "Removed", True), split(r"\p{Han}+|\p{Hiragana}|\p{^Latin}\p{Greek}")), decoder=None)
     # Unigram
     ends = [token(0, "<pad>", special=True), token(1, "</s>", special=True), token(2, "<unk>", special=True)]
     row("unigram", "t5", gguf="t5", normalizer=charmap, pre_tokenizer=pres(T("WhitespaceSplit"), meta()), decoder=meta(), post_processor=template([], [("</s>", 1)]),
