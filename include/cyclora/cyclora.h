@@ -65,6 +65,9 @@ int cyc_doctor(char **text);
 
 /* Ids of a text: special tokens in it are recognised, none is added. *ids is freed with cyc_free. */
 int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids);
+/* The same with what the model expects around a text, each once: CYC_BEFORE (BOS, [CLS]), CYC_AFTER (T5's </s>, [SEP]). */
+enum { CYC_BEFORE = 1, CYC_AFTER = 2 };
+int cyc_tokenize_around(const cyc_model *m, const char *text, size_t n, int around, int32_t **ids, size_t *n_ids);
 int cyc_detokenize(const cyc_model *m, const int32_t *ids, size_t n, int skip_special, char **text);
 /* A chat prompt (one user turn) in the model's own template, up to where the assistant speaks. */
 int cyc_chat_prompt(const cyc_model *m, const char *user, char **text);

@@ -153,7 +153,7 @@ static err row_json(const struct run *r, const struct row *row, const struct sou
     json_t *pieces = json_array();
     for (int k = 0; k < row->n; k++) {
         str s = {0};
-        err e = tokenizer_decode(r->tok, &row->ids[k], 1, false, &s);
+        err e = tokenizer_decode(r->tok, &row->ids[k], 1, DECODE_GOES_ON, &s);
         if (e) return json_decref(pieces), e;
         /* a token may be part of a character: such bytes are shown as the vocabulary spells them */
         json_t *text = json_stringn(s.p ? s.p : "", s.n);

@@ -42,14 +42,7 @@ static err push_all(struct ids *out, const int32_t *ids, size_t n) {
 }
 
 /* Puts the BOS before ids where the model expects one and they do not begin with it (a rendered template may). */
-static err lead_bos(const tokenizer *tk, struct ids *ids) {
-    int32_t bos = tokenizer_bos(tk);
-    if (!tokenizer_adds_bos(tk) || bos < 0 || (ids->n && ids->v[0] == bos)) return OK;
-    TRY(ids_push(ids, bos));
-    memmove(ids->v + 1, ids->v, (ids->n - 1) * sizeof *ids->v);
-    ids->v[0] = bos;
-    return OK;
-}
+static err lead_bos(const tokenizer *tk, struct ids *ids) { return tokenizer_surround(tk, true, false, ids); }
 
 static err put_eos(const tokenizer *tk, struct ids *ids) {
     int32_t eos = tokenizer_eos(tk);
@@ -131,7 +124,7 @@ static err draft_completion(struct job *job, const struct record *r, struct draf
     TRY(tokenizer_encode(job->tk, r->prompt, strlen(r->prompt), true, &d->ids));
     TRY(lead_bos(job->tk, &d->ids));
     TRY(mark(d, false));
-    TRY(tokenizer_encode(job->tk, r->completion, strlen(r->completion), true, &d->ids));
+    TRY(tokenizer_encode(job->tk, r->completion, strlen(r->completion), ENCODE_SPECIAL | ENCODE_GOES_ON, &d->ids));
     TRY(put_eos(job->tk, &d->ids));
     return mark(d, true);
 }
@@ -145,7 +138,8 @@ static err draft_chat(struct job *job, const struct record *r, struct draft *d) 
     const struct chat_text *c = &job->rendered;
     TRY(chat_render(&job->chat, r->turns, (size_t)r->n_turns, false, &job->rendered));
     for (size_t i = 0; i < c->n; i++) {
-        TRY(tokenizer_encode(job->tk, c->text.p + c->seg[i].start, c->seg[i].end - c->seg[i].start, true, &d->ids));
+        unsigned flags = i ? ENCODE_SPECIAL | ENCODE_GOES_ON : ENCODE_SPECIAL;
+        TRY(tokenizer_encode(job->tk, c->text.p + c->seg[i].start, c->seg[i].end - c->seg[i].start, flags, &d->ids));
         if (!i) TRY(lead_bos(job->tk, &d->ids));
         TRY(mark(d, c->seg[i].supervised));
     }
@@ -229,7 +223,7 @@ err prompt_form_parse(const tokenizer *tk, const char *form, struct prompt_form 
     f->lead = strndup(lead, (size_t)(at - lead));
     err e = f->lead ? tokenizer_encode(tk, form, (size_t)(lead - form), true, &f->head) : out_of_memory();
     if (!e) e = lead_bos(tk, &f->head);
-    if (!e) e = tokenizer_encode(tk, tail, strlen(tail), true, &f->tail);
+    if (!e) e = tokenizer_encode(tk, tail, strlen(tail), ENCODE_SPECIAL | ENCODE_GOES_ON, &f->tail);
     if (e) prompt_form_free(f);
     return e;
 }
@@ -241,11 +235,16 @@ void prompt_form_free(struct prompt_form *f) {
     *f = (struct prompt_form){0};
 }
 
+/* A tokenizer that puts a space before a text's first word (Llama 2's, T5's) does so only where the form has no lead of
+ * its own. What stands before it in `out` has no say, so that the ids are the same on either side of a cycle. */
 err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const char *text, struct ids *out) {
     str whole = {0};
+    struct ids ids = {0};
     str_adds(&whole, f->lead);
     str_adds(&whole, text);
-    err e = whole.failed ? out_of_memory() : tokenizer_encode(tk, whole.p, whole.n, false, out);
+    err e = whole.failed ? out_of_memory() : tokenizer_encode(tk, whole.p, whole.n, *f->lead ? ENCODE_GOES_ON : 0, &ids);
+    if (!e) e = push_all(out, ids.v, ids.n);
+    ids_free(&ids);
     str_free(&whole);
     return e;
 }

@@ -57,7 +57,7 @@ static err take_transposed(struct model *m, struct weight *w, const struct tenso
                 for (int64_t i = i0; i < in && i < i0 + B; i++) memcpy(to + (size_t)(o * in + i) * each, (const char *)t->data + (size_t)(i * out + o) * each, each);
     w->dt = t->dt;
     w->data = to;
-    m->copied += (size_t)(out * in) * each;
+    m->files.copied += (size_t)(out * in) * each;
     return OK;
 }
 
