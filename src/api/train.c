@@ -147,24 +147,6 @@ int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
 }
 
 /* --- preview --------------------------------------------------------------------------------------------------------- */
-static err row_json(const struct run *r, const struct row *row, json_t *rows) {
-    char from[4300];
-    snprintf(from, sizeof from, "%s:%d", row->path, row->line);
-    json_t *pieces = json_array();
-    for (int k = 0; k < row->n; k++) {
-        str s = {0};
-        err e = tokenizer_decode(r->tok, &row->ids[k], 1, false, &s);
-        if (e) return json_decref(pieces), e;
-        /* a token may be part of a character: such bytes are shown as the vocabulary spells them */
-        json_t *text = json_stringn(s.p ? s.p : "", s.n);
-        if (!text) text = json_string(tokenizer_token(r->tok, row->ids[k]));
-        json_array_append_new(pieces, json_pack("{s:o, s:i, s:b}", "text", text, "id", row->ids[k], "supervised", row->supervised[k]));
-        str_free(&s);
-    }
-    json_array_append_new(rows, json_pack("{s:s, s:o}", "from", from, "pieces", pieces));
-    return OK;
-}
-
 struct totals { json_int_t rows, tokens, supervised, longest, truncated; };
 
 static void count_rows(const struct rows *list, struct totals *t) {
@@ -199,7 +181,7 @@ static err preview_texts(struct run *r, int side, int n, json_t *rows, struct to
         const struct row *text;
         e = rows_draw(&s->rows, &i, 1, &text);
         if (!e) e = text_row(r, side, text, &made);
-        if (!e) e = row_json(r, &made.r[made.n - 1], rows);
+        if (!e) e = api_row_json(r->tok, &made.r[made.n - 1], rows);
     }
     rows_free(&made);
     t->rows += s->rows.n;
@@ -224,7 +206,7 @@ static err preview(struct run *r, int n, json_t *out) {
         for (int i = 0; i < n && i < list->n; i++) {
             const struct row *row;
             TRY(rows_draw(list, &i, 1, &row));
-            TRY(row_json(r, row, rows));
+            TRY(api_row_json(r->tok, row, rows));
         }
         count_rows(list, &t);
     }

@@ -5,6 +5,7 @@
  * the draft to length, refuses it if nothing is left to learn, and copies it into the arena. Drafts are made by many
  * threads, a block of records at a time; rows are kept by one, in order. */
 #define _GNU_SOURCE
+#define XXH_INLINE_ALL
 #include "data/rows.h"
 #include "base/log.h"
 #include "io/chat.h"
@@ -13,6 +14,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 struct draft {
     struct ids ids;
@@ -133,6 +135,7 @@ enum { BLOCK = 512, BLOCK_BYTES = 4 << 20 };
 struct slot { /* one record of a block */
     struct extent x; /* streamed: its bytes, at x.at of the block's */
     int part, line;
+    uint64_t hash; /* visited ones */
     struct draft d;
     err e;
     char *why;
@@ -145,7 +148,22 @@ struct pass {
     int from, n; /* this block's records */
     struct fetcher f;
     const char **path; /* of the source's files; rows outlive it */
+    void (*visit)(void *ctx, const struct row_seen *row); /* rows are looked at, not kept */
+    void *ctx;
 };
+
+/* What a record says, however it is written. */
+static uint64_t record_hash(const struct record *r) {
+    uint64_t h = (uint64_t)r->n_turns + 1;
+    const char *const texts[] = {r->text, r->prompt, r->completion};
+    for (int i = 0; i < 3; i++)
+        if (texts[i]) h = XXH3_64bits_withSeed(texts[i], strlen(texts[i]), h);
+    for (int i = 0; i < r->n_turns; i++) {
+        h = XXH3_64bits_withSeed(r->turns[i].role, strlen(r->turns[i].role), h);
+        h = XXH3_64bits_withSeed(r->turns[i].content, strlen(r->turns[i].content), h);
+    }
+    return h;
+}
 
 /* Gathers the next block: of a streamed source the records' bytes, copied out of the reader's window. */
 static err gather(struct pass *p) {
@@ -179,7 +197,8 @@ static err draft_record(struct pass *p, int k, struct job *job, arena *mem) {
         struct extent x = {p->bytes.p + t->x.at, t->x.n, 0, t->x.line};
         TRY(source_read(part, &x, mem, &own));
     }
-    err e = job->draft(job, r, &t->d);
+    if (p->visit) t->hash = record_hash(r);
+    err e = job->tk ? job->draft(job, r, &t->d) : OK;
     return e ? fail_in(e, "%s:%d", part->path, t->line) : OK;
 }
 
@@ -205,12 +224,22 @@ static void draft_block(struct pass *p) {
     }
 }
 
+static void show(const struct pass *p, const struct slot *t, int max_length) {
+    struct row_seen row = {.path = p->path[t->part], .line = t->line, .tokens = t->d.ids.n, .hash = t->hash};
+    for (size_t i = 1; i < t->d.marked && i < (size_t)max_length; i++) row.supervised += t->d.on[i];
+    p->visit(p->ctx, &row);
+}
+
 /* The block's drafts as rows, in order. */
 static err take_block(struct pass *p, int max_length, struct rows *out) {
     for (int k = 0; k < p->n; k++) {
         struct slot *t = &p->slot[k];
         struct row *r = NULL;
         if (t->e) return fail(t->e, "%s", t->why ? t->why : "out of memory");
+        if (p->visit) {
+            show(p, t, max_length);
+            continue;
+        }
         err e = keep(&t->d, max_length, !p->job->plain, out, p->s->r ? &r : NULL);
         if (e) return fail_in(e, "%s:%d", p->s->part[t->part].path, t->line);
         if (r) r->path = p->path[t->part], r->line = t->line;
@@ -286,19 +315,32 @@ static void stream_free(struct row_stream *st) {
     free(st);
 }
 
-/* The rows of a source, in order. Releases what the job holds, or hands it on to those that are made when drawn. */
-static err make_rows(struct job *job, const struct source *s, int max_length, struct rows *out) {
-    *out = (struct rows){0};
-    struct pass *p = calloc(1, sizeof *p);
-    err e = p ? OK : out_of_memory();
-    if (p) p->s = s, p->job = job;
-    if (!e) e = all_rows(p, max_length, out);
-    for (int k = 0; p && k < BLOCK; k++) {
+static err pass_open(struct pass **out, const struct source *s, const struct job *job) {
+    struct pass *p = *out = calloc(1, sizeof *p);
+    if (!p) return out_of_memory();
+    p->s = s;
+    p->job = job;
+    return OK;
+}
+
+static void pass_close(struct pass *p) {
+    if (!p) return;
+    for (int k = 0; k < BLOCK; k++) {
         draft_free(&p->slot[k].d);
         free(p->slot[k].why);
     }
-    if (p) str_free(&p->bytes), fetcher_free(&p->f);
+    str_free(&p->bytes);
+    fetcher_free(&p->f);
     free(p);
+}
+
+/* The rows of a source, in order. Releases what the job holds, or hands it on to those that are made when drawn. */
+static err make_rows(struct job *job, const struct source *s, int max_length, struct rows *out) {
+    *out = (struct rows){0};
+    struct pass *p;
+    err e = pass_open(&p, s, job);
+    if (!e) e = all_rows(p, max_length, out);
+    pass_close(p);
     if (!e && !s->r) e = stream_begin(job, s, max_length, out);
     job_free(job);
     out->bytes += (size_t)out->cap * sizeof *out->r;
@@ -361,17 +403,39 @@ static err draft_pair(struct job *job, const struct record *r, struct draft *d) 
     return mark(d, true);
 }
 
+/* A model without a template can still learn from prompts and completions. */
+static err read_template(const tokenizer *tk, const struct source *s, struct job *job) {
+    for (int i = 0; i < s->n_parts; i++) {
+        const struct source_part *p = &s->part[i];
+        if (!layout_has_turns(&p->layout)) continue;
+        err e = chat_template_read(tokenizer_template(tk), &job->chat);
+        return e ? fail_in(e, "%s:%d", p->path, p->layout.first_line) : OK;
+    }
+    return OK;
+}
+
 err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out) {
     struct job job = {.tk = tk, .draft = draft_sft};
     *out = (struct rows){0};
-    for (int i = 0; i < s->n_parts; i++) {
-        const struct source_part *p = &s->part[i];
-        if (!layout_has_turns(&p->layout)) continue; /* a model without a template can still learn from prompts and completions */
-        err e = chat_template_read(tokenizer_template(tk), &job.chat);
-        if (e) return fail_in(e, "%s:%d", p->path, p->layout.first_line);
-        break;
-    }
+    TRY(read_template(tk, s, &job));
     return make_rows(&job, s, max_length, out);
+}
+
+err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void (*visit)(void *ctx, const struct row_seen *row), void *ctx) {
+    struct job job = {.tk = tk, .draft = draft_sft};
+    struct rows none = {0};
+    struct pass *p = NULL;
+    if (tk) TRY(read_template(tk, s, &job));
+    err e = pass_open(&p, s, &job);
+    if (!e) {
+        p->visit = visit;
+        p->ctx = ctx;
+        e = all_rows(p, max_length, &none);
+    }
+    pass_close(p);
+    rows_free(&none);
+    job_free(&job);
+    return e;
 }
 
 err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct source *s, bool swap, int max_length,

@@ -67,6 +67,17 @@ err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct so
 err rows_text(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
 /* Texts of one side of a cycle: lead + text, cut to max_length, nothing supervised. They become prompts and answers. */
 err rows_texts(const tokenizer *tk, const struct prompt_form *f, const struct source *s, int max_length, struct rows *out);
+
+/* Every record of a source as a row would have it, in order, without keeping any: for looking at data. A row that leaves
+ * nothing to learn is no error here. tk NULL: without tokens. */
+struct row_seen {
+    const char *path;
+    int line;
+    size_t tokens;     /* uncut */
+    size_t supervised; /* within max_length */
+    uint64_t hash;     /* of what the record says: prompt and completion, turns, text */
+};
+err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void (*visit)(void *ctx, const struct row_seen *row), void *ctx);
 void rows_free(struct rows *r);
 
 /* Adds one row to rows that began as {0}: prompt ids (not supervised) then answer ids (supervised). The caller sees to

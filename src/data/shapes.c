@@ -87,7 +87,8 @@ err layout_begin(const char *path, const char *format, enum source_want want, st
         return fail(E_USAGE, "%s: format %s, but here a text is wanted for each record: name its field, or format: text", path, format);
     if (want == WANT_PAIR && l->named && l->shape != SHAPE_PAIR)
         return fail(E_USAGE, "%s: format %s, but here two texts are wanted for each record (prompt_completion, or two named fields)", path, format);
-    if (want != WANT_SFT) l->shape = want == WANT_TEXT ? SHAPE_TEXT : SHAPE_PAIR, l->named = true;
+    if (want < WANT_SFT) l->shape = want == WANT_TEXT ? SHAPE_TEXT : SHAPE_PAIR, l->named = true;
+    if (want == WANT_ANY && l->container == IN_LINES) l->shape = SHAPE_TEXT;
     if (l->container == IN_LINES && l->shape != SHAPE_TEXT)
         return fail(E_USAGE,
                     "%s: pairs and conversations need a .jsonl file (one JSON object per line), .json, .csv or .tsv; its name "
@@ -406,11 +407,14 @@ err layout_find(struct layout *l, const struct extent *x, enum source_want want)
     json_t *obj;
     if (l->container == IN_LINES) return OK;
     l->first_line = x->line;
-    if (l->shape != SHAPE_UNKNOWN && !(want == WANT_SFT && l->shape == SHAPE_PAIR)) return OK;
+    if (want == WANT_ANY && l->shape == SHAPE_UNKNOWN && l->field && !l->field2) l->shape = SHAPE_TEXT;
+    if (l->shape != SHAPE_UNKNOWN && !(want >= WANT_SFT && l->shape == SHAPE_PAIR)) return OK;
     TRY(read_object(l, x, &obj));
     enum record_shape found;
     err e = shape_of(l, obj, &found);
     if (l->named) e = OK; /* prompt_completion: strings or lists */
+    bool text = !e && found == SHAPE_UNKNOWN && want == WANT_ANY && json_object_get(obj, l->field ? l->field : "text");
+    if (text) found = SHAPE_TEXT;
     if (!e && found == SHAPE_UNKNOWN && !l->named) {
         e = missing(obj, "\"messages\" and no \"prompt\" with \"completion\"");
         if (e == E_INPUT) fail(e, "%s; known shapes: %s%s", err_text(), known, json_object_get(obj, "text") ? "; format: text learns every token of \"text\"" : "");

@@ -29,7 +29,12 @@ struct record {
     int part; /* which of the source's files */
 };
 
-enum source_want { WANT_TEXT, WANT_PAIR, WANT_SFT /* prompt/completion or conversations */ };
+enum source_want {
+    WANT_TEXT,
+    WANT_PAIR,
+    WANT_SFT, /* prompt/completion or conversations */
+    WANT_ANY, /* those, or a text: for looking at a file */
+};
 enum record_shape { SHAPE_UNKNOWN, SHAPE_TEXT, SHAPE_PAIR, SHAPE_MESSAGES, SHAPE_PROMPT_TURNS, SHAPE_ALPACA, SHAPE_SHAREGPT };
 
 struct layout {
