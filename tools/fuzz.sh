@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 command -v clang >/dev/null || { echo "clang is needed: apt-get install clang" >&2; exit 1; }
 out=build/fuzz; mkdir -p $out
-libs=$(pkg-config --cflags --libs jansson libpcre2-8 libutf8proc yaml-0.1)
+libs=$(pkg-config --cflags --libs jansson libpcre2-8 libutf8proc yaml-0.1 zlib libzstd)
 rooms="src/base/*.c src/io/*.c src/data/*.c src/train/config*.c"
 for f in tests/fuzz/fuzz_*.c; do
     name=$(basename "$f" .c)

@@ -132,6 +132,18 @@ int cyc_plan(cyc_config *c, char **json);
 int cyc_explain(cyc_config *c, char **json);
 /* The first n training rows with the supervised tokens marked, lengths and counts, as JSON. */
 int cyc_preview(cyc_config *c, int n, char **json);
+/* What data files hold, without a configuration. */
+typedef struct cyc_data_request {
+    const char *const *files;
+    int n_files;
+    const char *format, *field, *field2; /* NULL: found in the files */
+    const char *model;  /* a model or tokenizer.json, for tokens; NULL: without */
+    int max_length;     /* rows are cut to this; 0: 1024 */
+    int rows;           /* of each file, the first so many as tokens (needs model) */
+} cyc_data_request;
+/* {"files": [{"path", "container", "shape", "packing", "rows", "bytes", "duplicates"[, "tokens", "supervised", "truncated",
+ * "unlearnable", "length": {"min", "median", "p95", "max"}]}], "totals": {...}, "preview": [rows as of cyc_preview]} */
+int cyc_data_stats(const cyc_data_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 

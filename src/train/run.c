@@ -108,16 +108,6 @@ static int list_programs(struct run *r, struct program **out) {
     return n;
 }
 
-static size_t data_bytes(const struct run *r) {
-    size_t n = 0;
-    for (int i = 0; i < r->objective->sides; i++) {
-        const struct side *s = &r->side[i];
-        for (int k = 0; k < s->n_texts; k++) n += s->texts[k].cap * 4 + sizeof *s->texts + 160;
-        for (int k = 0; k < s->rows.n; k++) n += (size_t)s->rows.r[k].n * 5 + sizeof *s->rows.r + 160;
-    }
-    return n;
-}
-
 static void measure_plan(struct run *r) {
     struct program *list[8];
     int n = list_programs(r, list);
@@ -283,7 +273,8 @@ void run_close(struct run *r) {
         order_free(&s->order);
         source_close(&s->source);
         prompt_form_free(&s->form);
-        for (int k = 0; k < s->n_texts; k++) ids_free(&s->texts[k]);
+        for (int k = 0; s->texts && k < s->n_texts; k++)
+            if (s->texts[k].cap) ids_free(&s->texts[k]);
         free(s->texts);
         rows_free(&s->rows);
         rows_free(&r->warm.rows[i]);
