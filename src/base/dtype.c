@@ -180,3 +180,7 @@ void quantise_row(dtype dt, const float *src, void *dst, int64_t n) {
     default: break; /* Q6_K is only read */
     }
 }
+
+bool dtype_writable(dtype dt) {
+    return dt == DT_F32 || dt == DT_F16 || dt == DT_BF16 || dt == DT_Q4_0 || dt == DT_Q4_1 || dt == DT_Q8_0;
+}

@@ -39,5 +39,6 @@ uint16_t f32_to_bf16(float f); /* round to nearest even; NaN stays NaN */
 void dequantise_row(dtype dt, const void *src, float *dst, int64_t n);
 /* Encodes n f32 values (F32, F16, BF16, Q8_0, Q4_0, Q4_1; for tests and random models). */
 void quantise_row(dtype dt, const float *src, void *dst, int64_t n);
+bool dtype_writable(dtype dt); /* can quantise_row() encode it? */
 
 #endif

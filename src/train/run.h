@@ -107,7 +107,6 @@ json_t *run_plan_json(const struct run *r, bool measured);
 json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
-size_t resident_bytes(const char *field);           /* of this process: "VmRSS", "VmHWM" */
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
