@@ -24,6 +24,7 @@ struct cyc_adapter {
 };
 
 int api_code(err e); /* a library error as the API's return value */
+volatile int *api_stop(void); /* what cyc_stop() sets; who saw it sets it back */
 /* A JSON value as an owned string; releases j. */
 struct json_t;
 int api_json(struct json_t *j, char **out);

@@ -2,6 +2,7 @@
  * that a family of llama's make-up crosses with a row here. What struct shape cannot hold (RoPE scaling) is refused. */
 #define _DEFAULT_SOURCE
 #include "export/crossing.h"
+#include "base/log.h"
 #include "io/tokenizer_out.h"
 #include <dirent.h>
 #include <jansson.h>
@@ -101,7 +102,14 @@ err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
     gguf_key_str(out, "general.name", last_part(m->path));
     type_make(type, out);
     sizes_make(m, arch, out);
-    return m->random ? OK : tokenizer_to_gguf(m->path, m->shape.vocab, out);
+    if (m->random) return OK;
+    str file = {0};
+    str_addf(&file, "%s/tokenizer.json", m->path);
+    bool there = !file.failed && path_exists(file.p);
+    str_free(&file);
+    if (there) return tokenizer_to_gguf(m->path, m->shape.vocab, out);
+    log_warn("%s has no tokenizer.json: the GGUF file gets no tokenizer", m->path);
+    return OK;
 }
 
 /* --- to Hugging Face ------------------------------------------------------------------------------------------------- */

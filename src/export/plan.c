@@ -137,14 +137,14 @@ static dtype fitting(dtype want, int64_t cols) {
 }
 
 /* What a matrix is written as. The head (a tied embedding is one) is given 6 bits at least, as llama.cpp's quantiser does: all logits
- * pass through it. A tensor that no delta touches and that is as small already gains nothing from being encoded again. */
+ * pass through it. One that has them already and that no delta touches stays as it is. */
 static dtype type_of(const struct model *m, const struct item *it, const char *name, dtype type) {
     bool head = !strcmp(name, "output.weight") || (m->shape.tied && !strcmp(name, "token_embd.weight"));
     if (it->dt == DT_I32) return DT_I32;
-    if (!type) return it->delta && !plain(it->dt) ? DT_F16 : gguf_writes(it->dt) || !it->delta ? it->dt : DT_F16;
-    if (head && bits(type) < bits(DT_Q6_K)) type = gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : DT_Q8_0;
-    type = fitting(type, it->cols);
-    return !it->delta && bits(it->dt) <= bits(type) && !plain(it->dt) ? it->dt : type;
+    if (!type) return plain(it->dt) || !it->delta ? it->dt : DT_F16;
+    if (!head || bits(type) >= bits(DT_Q6_K)) return fitting(type, it->cols);
+    if (!it->delta && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
+    return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : fitting(DT_Q8_0, it->cols);
 }
 
 static err plan_same(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
