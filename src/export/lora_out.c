@@ -28,7 +28,6 @@ static const struct weight *twin_of(const struct lora_out *o, const struct delta
 }
 
 static const char *name_of(struct lora_out *o, const struct delta *x, bool b) {
-    if (o->form == FORM_PEFT) return b ? x->b->name : x->a->name;
     return arena_printf(&o->mem, "%s.lora_%c", o->form == FORM_GGUF ? x->w->name : x->module, b ? 'b' : 'a');
 }
 
@@ -36,15 +35,28 @@ static err add_tensor(struct lora_out *o, const struct delta *x, bool b) {
     const struct tensor *from = b ? x->b : x->a;
     struct tensor *t = &o->t[o->n++];
     int64_t side = b ? from->d[0] : from->d[1], r = rank_of(o, x);
-    *t = (struct tensor){.name = name_of(o, x, b), .dt = o->form == FORM_PEFT ? from->dt : o->type, .nd = 2, .d = {b ? side : r, b ? r : side, 1, 1}};
+    *t = (struct tensor){.name = name_of(o, x, b), .dt = o->type, .nd = 2, .d = {b ? side : r, b ? r : side, 1, 1}};
     if (o->form == FORM_MLX) t->d[0] = b ? r : side, t->d[1] = b ? side : r;
     t->bytes = dtype_row_bytes(t->dt, t->d[1]) * (size_t)t->d[0];
     return t->name ? OK : out_of_memory();
 }
 
+static int by_place(const void *a, const void *b) {
+    const char *p = ((const struct tensor *)a)->data, *q = ((const struct tensor *)b)->data;
+    return (p > q) - (p < q);
+}
+
+/* The file's own tensors in its own order: an export of what is portable already has the same bytes. */
+static void plan_copy(struct lora_out *o) {
+    o->n = o->d->files.n;
+    memcpy(o->t, o->d->files.t, (size_t)o->n * sizeof *o->t);
+    qsort(o->t, (size_t)o->n, sizeof *o->t, by_place);
+}
+
 static err plan(struct lora_out *o) {
     o->t = arena_alloc(&o->mem, 2 * (size_t)o->d->n * sizeof *o->t);
     if (!o->t) return out_of_memory();
+    if (o->form == FORM_PEFT) return plan_copy(o), OK;
     if (o->form == FORM_GGUF) TRY(crossing_twin(o->m, &o->twin));
     const struct delta *first = &o->d->d[0];
     o->scale = first->scale / unit(o, first);
@@ -125,7 +137,6 @@ static void arrange(const struct lora_out *o, const struct delta *x, bool b, con
 static err write_tensor(const struct lora_out *o, int i, struct tensors_out *out, float *rows, float *arranged, char *encoded) {
     const struct delta *x = &o->d->d[i / 2];
     const struct tensor *from = i % 2 ? x->b : x->a, *t = &o->t[i];
-    if (o->form == FORM_PEFT) return tensors_out_put(out, from->data, from->bytes);
     for (int64_t r = 0; r < from->d[0]; r++)
         dequantise_row(from->dt, (const char *)from->data + dtype_row_bytes(from->dt, from->d[1]) * (size_t)r, rows + r * from->d[1], from->d[1]);
     arrange(o, x, i % 2, rows, arranged);
@@ -140,7 +151,7 @@ err lora_out_write(const struct lora_out *o, struct tensors_out *out, struct pro
     err e = rows && arranged && encoded ? OK : out_of_memory();
     for (int i = 0; i < o->n && !e; i++) {
         if (p->stop && *p->stop) e = fail(E_INTERRUPTED, "interrupted: nothing was left of %s", out->path);
-        else e = write_tensor(o, i, out, rows, arranged, encoded);
+        else e = o->form == FORM_PEFT ? tensors_out_put(out, o->t[i].data, o->t[i].bytes) : write_tensor(o, i, out, rows, arranged, encoded);
         if (!e && p->report) p->report(p->ctx, out->done, out->total);
     }
     progress_memory(p);

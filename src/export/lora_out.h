@@ -19,7 +19,7 @@ struct lora_out {
     enum lora_form form;
     const struct model *m;
     const struct deltas *d;
-    struct tensor *t; /* A and B of each delta, in turn */
+    struct tensor *t; /* A and B of each delta, in turn; peft: the file's own */
     int n;
     double scale;     /* gguf: of adapter.lora.alpha, that is scale * rank; mlx: the scale itself; B is folded relative to it */
     dtype type;
