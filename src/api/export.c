@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct source { const char *folder, *side; }; /* side: "A", "B", "adapter"; "": the folder itself is the adapter */
+struct source {
+    const char *folder, *side;
+}; /* side: "A", "B", "adapter"; "": the folder itself is the adapter */
 
 static const char *in(arena *mem, const char *folder, const char *name) { return arena_printf(mem, "%s/%s", folder, name); }
 static bool is_adapter(arena *mem, const char *folder) { return path_exists(in(mem, folder, "adapter_config.json")); }
@@ -29,7 +31,9 @@ static err find_sources(const char *from, const char *side, arena *mem, struct s
         any = true;
         if (!side || !strcmp(side, names[i])) out[(*n)++] = (struct source){sub, names[i]};
     }
-    if (!any) return fail(E_USAGE, "%s holds no adapter (adapter_config.json), neither itself nor as A, B or adapter: is the run finished?", from);
+    if (!any)
+        return fail(E_USAGE, "%s holds no adapter (adapter_config.json), neither itself nor as A, B or adapter: is the run finished?",
+                    from);
     return *n ? OK : fail(E_USAGE, "%s has no side '%s'", from, side);
 }
 
@@ -42,7 +46,8 @@ static err find_base(const struct source *s, const char *given, arena *mem, cons
     *base = name && *name ? arena_str(mem, name) : NULL;
     json_decref(j);
     if (!*base) return fail(E_USAGE, "%s names no base model: --model does", s->folder);
-    if (!str_starts(*base, "random:") && !path_exists(*base)) return fail(E_USAGE, "the base model %s, which %s names, is not here: --model says where it is", *base, s->folder);
+    if (!str_starts(*base, "random:") && !path_exists(*base))
+        return fail(E_USAGE, "the base model %s, which %s names, is not here: --model says where it is", *base, s->folder);
     return OK;
 }
 
@@ -52,7 +57,8 @@ static void find_hash(const struct source *s, arena *mem, struct export_request 
     for (int i = 0; i < 3; i++) {
         json_t *j = read_json(arena_printf(mem, "%s%s/audit.json", s->folder, up[i]));
         const json_t *base = json_object_get(j, "base");
-        const char *hash = json_string_value(json_object_get(base, "xxh128_of_tensors")), *path = json_string_value(json_object_get(base, "path"));
+        const char *hash = json_string_value(json_object_get(base, "xxh128_of_tensors")),
+                   *path = json_string_value(json_object_get(base, "path"));
         if (hash) r->hash = arena_str(mem, hash), r->hash_binds = path && !strcmp(path, r->base);
         json_decref(j);
         if (r->hash) return;
@@ -60,15 +66,20 @@ static void find_hash(const struct source *s, arena *mem, struct export_request 
 }
 
 /* One output goes to `out` itself; of several each is named after its side. A file's name ends in .gguf, else `out` is its folder. */
-static const char *place_for(const cyc_export_options *o, const char *from, const char *to, const struct source *s, bool several, arena *mem) {
-    const char *out = o->out ? o->out : arena_printf(mem, "%s/export/%s", from, to), *name = s && *s->side ? s->side : s ? "adapter" : "model";
+static const char *place_for(const cyc_export_options *o, const char *from, const char *to, const struct source *s, bool several,
+                             arena *mem) {
+    const char *out = o->out ? o->out : arena_printf(mem, "%s/export/%s", from, to), *name = s && *s->side ? s->side
+                                                                                             : s           ? "adapter"
+                                                                                                           : "model";
     bool file = export_is_file(to);
     if (!out || (file && !several && str_ends(out, ".gguf"))) return out;
     if (file) return arena_printf(mem, "%s/%s.gguf", out, name);
     return several || (!o->out && s && *s->side) ? in(mem, out, name) : out;
 }
 
-struct relay { const cyc_export_options *o; };
+struct relay {
+    const cyc_export_options *o;
+};
 
 static void relay_plan(void *ctx, const json_t *plan) {
     const cyc_export_options *o = ((struct relay *)ctx)->o;
@@ -91,7 +102,8 @@ static err not_itself(const char *out, const char *source) {
     return same ? fail(E_USAGE, "%s is what is read: it cannot be written over", out) : OK;
 }
 
-static err one(const cyc_export_options *o, const char *from, struct export_request *r, const struct source *s, bool several, arena *mem, json_t *outputs) {
+static err one(const cyc_export_options *o, const char *from, struct export_request *r, const struct source *s, bool several, arena *mem,
+               json_t *outputs) {
     struct relay relay = {o};
     json_t *report = NULL;
     r->out = place_for(o, from, r->to, s, several, mem);
@@ -115,7 +127,11 @@ static err one(const cyc_export_options *o, const char *from, struct export_requ
 static err export_all(const char *from, const cyc_export_options *o, arena *mem, json_t *outputs) {
     struct source s[3];
     int n = 0;
-    struct export_request r = {.base = o->model, .base_config = o->model_config, .max_shard = o->max_shard_bytes > 0 ? (size_t)o->max_shard_bytes : 0, .force = o->flags & CYC_EXPORT_FORCE, .unchecked = o->flags & CYC_EXPORT_UNCHECKED};
+    struct export_request r = {.base = o->model,
+                               .base_config = o->model_config,
+                               .max_shard = o->max_shard_bytes > 0 ? (size_t)o->max_shard_bytes : 0,
+                               .force = o->flags & CYC_EXPORT_FORCE,
+                               .unchecked = o->flags & CYC_EXPORT_UNCHECKED};
     r.to = o->to ? o->to : o->out && str_ends(o->out, ".gguf") ? "gguf" : "hf";
     TRY(export_known(r.to));
     if (o->type && !(r.type = dtype_parse(o->type))) return fail(E_USAGE, "--type %s: there is no such type", o->type);

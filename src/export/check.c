@@ -9,9 +9,10 @@
 enum { ROWS = 4, ROW_TOKENS = 16 };
 
 /* Ordinary text, a question, code; the last row is ids from all over the vocabulary. */
-static const char *const texts[ROWS - 1] = {"The river rose slowly in the night, and by morning the lower fields lay under a sheet of grey water.",
-                                            "Question: What is the capital of France, and how many people live there?\nAnswer: The capital",
-                                            "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return result"};
+static const char *const texts[ROWS - 1] = {
+    "The river rose slowly in the night, and by morning the lower fields lay under a sheet of grey water.",
+    "Question: What is the capital of France, and how many people live there?\nAnswer: The capital",
+    "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return result"};
 
 /* --- rows ------------------------------------------------------------------------------------------------------------ */
 static void add_row(struct check *c, const int32_t *ids, int n) {
@@ -39,7 +40,8 @@ err check_open(struct check *c, const struct model *m, const tokenizer *tok) {
     c->cu = c->sample + ROWS * ROW_TOKENS;
     for (uint32_t i = 0; i + 1 < ROWS; i++) {
         struct ids ids = {0};
-        if (tok && tokenizer_adds_bos(tok) && tokenizer_bos(tok) >= 0 && ids_push(&ids, tokenizer_bos(tok))) return fail(E_MEMORY, "out of memory");
+        if (tok && tokenizer_adds_bos(tok) && tokenizer_bos(tok) >= 0 && ids_push(&ids, tokenizer_bos(tok)))
+            return fail(E_MEMORY, "out of memory");
         bool usable = tok && !tokenizer_encode(tok, texts[i], strlen(texts[i]), false, &ids) && ids.n > 0;
         for (size_t k = 0; k < ids.n; k++) usable &= ids.v[k] < c->vocab;
         if (usable) add_row(c, ids.v, (int)ids.n < most ? (int)ids.n : most);
@@ -84,7 +86,9 @@ static void pass_close(struct pass *p) {
 
 static err pass_open(struct pass *p, const struct check *c, const struct model *m, struct structure *st, const float *weights) {
     *p = (struct pass){0};
-    if (m->shape.vocab != c->vocab) return fail(E_INTERNAL, "%s has a vocabulary of %lld, its base one of %lld", m->path, (long long)m->shape.vocab, (long long)c->vocab);
+    if (m->shape.vocab != c->vocab)
+        return fail(E_INTERNAL, "%s has a vocabulary of %lld, its base one of %lld", m->path, (long long)m->shape.vocab,
+                    (long long)c->vocab);
     TRY(build(c, m, st, &p->g));
     struct run_ctx run = {.threads = omp_get_max_threads()};
     struct feed f = {.ids = c->ids, .pos = c->pos, .cu = c->cu, .sample = c->sample, .n = c->n, .s = c->s};
@@ -106,7 +110,11 @@ static double log_sum(const float *x, int64_t n) {
 }
 
 /* Of one position. */
-struct distance { double kl, worst, square, spread; int64_t at; bool same_top; };
+struct distance {
+    double kl, worst, square, spread;
+    int64_t at;
+    bool same_top;
+};
 
 static struct distance distance_of(const float *p, const float *q, int64_t n) {
     struct distance d = {.worst = -1};
@@ -162,7 +170,10 @@ err check_reference(struct check *c, const struct model *m, struct structure *st
 
 /* About ten times what was measured on SmolLM2-135M (30 blocks): f32 1e-6, f16 0.0024, bf16 0.010, q8_0 0.072. */
 double check_bound(dtype type) {
-    static const struct { dtype dt; double bound; } bounds[] = {{DT_F32, 1e-4}, {DT_F16, 0.03}, {DT_BF16, 0.15}, {DT_Q8_0, 0.5}};
+    static const struct {
+        dtype dt;
+        double bound;
+    } bounds[] = {{DT_F32, 1e-4}, {DT_F16, 0.03}, {DT_BF16, 0.15}, {DT_Q8_0, 0.5}};
     for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
         if (bounds[i].dt == type) return bounds[i].bound;
     return HUGE_VAL;
@@ -172,8 +183,9 @@ static json_t *report_of(const struct check *c, const struct distance *d, int wh
     int row = 0;
     while (where >= c->cu[row + 1]) row++;
     double relative = sqrt(d->square / (d->spread > 0 ? d->spread : 1));
-    json_t *j = json_pack("{s:i, s:i, s:f, s:i, s:i, s:I, s:f, s:o, s:f, s:i}", "rows", c->s, "tokens", c->n, "worst", d->worst, "row", row + 1, "position", where - c->cu[row] + 1, "id", (json_int_t)d->at, "relative",
-                          relative, "bound", isfinite(bound) ? json_real(bound) : json_null(), "mean_kl", d->kl > 0 ? d->kl : 0, "same_top", agree);
+    json_t *j = json_pack("{s:i, s:i, s:f, s:i, s:i, s:I, s:f, s:o, s:f, s:i}", "rows", c->s, "tokens", c->n, "worst", d->worst, "row",
+                          row + 1, "position", where - c->cu[row] + 1, "id", (json_int_t)d->at, "relative", relative, "bound",
+                          isfinite(bound) ? json_real(bound) : json_null(), "mean_kl", d->kl > 0 ? d->kl : 0, "same_top", agree);
     const char *token = c->tok && d->at < tokenizer_vocab(c->tok) ? tokenizer_token(c->tok, (int32_t)d->at) : NULL;
     json_t *text = token ? json_string(token) : NULL;
     if (text) json_object_set_new(j, "token", text);
@@ -190,6 +202,8 @@ err check_written(const struct check *c, const struct model *m, struct structure
     double bound = check_bound(type), relative = sqrt(d.square / (d.spread > 0 ? d.spread : 1));
     json_object_set_new(report, "check", report_of(c, &d, where, agree, bound));
     if (relative <= bound && isfinite(d.worst)) return OK;
-    return fail(E_NUMERIC, "the check failed: the logits of what was written differ by %.3g of their spread from the trained model's (%.3g is what %s explains; worst %.4g, mean KL %.4g); nothing was left of it", relative, bound,
-                dtype_info[type].name, d.worst, d.kl);
+    return fail(E_NUMERIC,
+                "the check failed: the logits of what was written differ by %.3g of their spread from the trained model's (%.3g is what %s "
+                "explains; worst %.4g, mean KL %.4g); nothing was left of it",
+                relative, bound, dtype_info[type].name, d.worst, d.kl);
 }

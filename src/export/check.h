@@ -17,11 +17,11 @@
 
 struct check {
     int32_t *ids, *pos, *cu, *sample;
-    int n, s;          /* tokens, rows */
+    int n, s; /* tokens, rows */
     int64_t vocab;
-    float *logits;     /* [n, vocab]: the trained model's */
-    bool moved;        /* there is an adapter */
-    double moved_kl;   /* mean, from the trained model's distribution to the bare base's */
+    float *logits;   /* [n, vocab]: the trained model's */
+    bool moved;      /* there is an adapter */
+    double moved_kl; /* mean, from the trained model's distribution to the bare base's */
     const tokenizer *tok;
 };
 

@@ -12,13 +12,18 @@ enum { ROWS_LOOKED_AT = 8 };
 /* The most that a type's rounding can be of a row's size: half a step for each number of a block whose step one great number sets.
  * step: of the block's greatest magnitude. Plain types: half a unit in the last place, and as much again for sums in another order. */
 static double worst_of(dtype dt) {
-    static const struct { const char *name; double step; int block; } steps[] = {
-        {"q8_0", 1.0 / 127, 32}, {"q6_k", 1.0 / 32, 16}, {"q5_0", 1.0 / 16, 32}, {"q5_1", 2.0 / 31, 32}, {"q5_k", 2.0 / 31, 32}, {"q4_0", 1.0 / 8, 32}, {"q4_1", 2.0 / 15, 32}, {"q4_k", 2.0 / 15, 32}};
+    static const struct {
+        const char *name;
+        double step;
+        int block;
+    } steps[] = {{"q8_0", 1.0 / 127, 32}, {"q6_k", 1.0 / 32, 16}, {"q5_0", 1.0 / 16, 32}, {"q5_1", 2.0 / 31, 32},
+                 {"q5_k", 2.0 / 31, 32},  {"q4_0", 1.0 / 8, 32},  {"q4_1", 2.0 / 15, 32}, {"q4_k", 2.0 / 15, 32}};
     if (dt == DT_F32) return 1e-6;
     if (dt == DT_F16) return 1e-3;
     if (dt == DT_BF16) return 8e-3;
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
-        if (!strcmp(steps[i].name, dtype_info[dt].name)) return 1.5 * steps[i].step / 2 * sqrt(steps[i].block); /* 1.5: scales are rounded too */
+        if (!strcmp(steps[i].name, dtype_info[dt].name))
+            return 1.5 * steps[i].step / 2 * sqrt(steps[i].block); /* 1.5: scales are rounded too */
     return 0.7;
 }
 
@@ -71,17 +76,29 @@ err check_weights(const struct model *base, const struct deltas *d, const struct
     const struct weight *worst = NULL;
     double most = -1, error = 0;
     float *buf = malloc((size_t)buffer_of(base, d) * sizeof *buf);
-    err e = !buf ? fail(E_MEMORY, "out of memory") : base->n == written->n ? OK : fail(E_INTERNAL, "%d tensors were written of %d", written->n, base->n);
+    err e = !buf                    ? fail(E_MEMORY, "out of memory")
+            : base->n == written->n ? OK
+                                    : fail(E_INTERNAL, "%d tensors were written of %d", written->n, base->n);
     for (int i = 0; i < base->n && !e; i++) {
         const struct weight *x = &base->w[i], *w = model_weight(written, x->name);
-        if (!w || w->nd != x->nd || memcmp(w->d, x->d, (size_t)x->nd * sizeof *x->d)) e = fail(E_INTERNAL, "what was written has no %s of the base's shape", x->name);
+        if (!w || w->nd != x->nd || memcmp(w->d, x->d, (size_t)x->nd * sizeof *x->d))
+            e = fail(E_INTERNAL, "what was written has no %s of the base's shape", x->name);
         if (e) break;
-        double rel = error_of(x, x->nd == 2 && d ? deltas_of(d, x) : NULL, w, buf), bound = worst_of(w->nd == 2 ? w->dt : written->gguf ? DT_F32 : DT_BF16);
+        double rel = error_of(x, x->nd == 2 && d ? deltas_of(d, x) : NULL, w, buf), bound = worst_of(w->nd == 2      ? w->dt
+                                                                                                     : written->gguf ? DT_F32
+                                                                                                                     : DT_BF16);
         if (!(rel / bound <= most)) most = rel / bound, error = rel, worst = w;
-        if (!(rel <= bound)) e = fail(E_NUMERIC, "the check failed: rows of %s differ by %.3g of their size from the base's with the adapter (%.2g is what %s explains); nothing was left of it", x->name, rel, bound, dtype_info[w->dt].name);
+        if (!(rel <= bound))
+            e = fail(E_NUMERIC,
+                     "the check failed: rows of %s differ by %.3g of their size from the base's with the adapter (%.2g is what %s "
+                     "explains); nothing was left of it",
+                     x->name, rel, bound, dtype_info[w->dt].name);
     }
     free(buf);
     if (worst)
-        json_object_set_new(report, "weights_check", json_pack("{s:i, s:s, s:s, s:f, s:f}", "tensors", base->n, "tensor", worst->name, "dtype", dtype_info[worst->dt].name, "relative", error, "bound", most > 0 ? error / most : worst_of(worst->dt)));
+        json_object_set_new(report, "weights_check",
+                            json_pack("{s:i, s:s, s:s, s:f, s:f}", "tensors", base->n, "tensor", worst->name, "dtype",
+                                      dtype_info[worst->dt].name, "relative", error, "bound",
+                                      most > 0 ? error / most : worst_of(worst->dt)));
     return e;
 }

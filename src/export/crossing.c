@@ -25,7 +25,8 @@ static const struct crossing *crossing_of(const struct model *m) {
 static err no_crossing(const struct model *m, const char *to) {
     str known = {0};
     for (int i = 0; i < N_CROSSINGS; i++) str_addf(&known, "%s%s", i ? ", " : "", crossings[i].hf);
-    err e = fail(E_UNSUPPORTED, "%s: a %s model cannot be written as %s from the other format (%s can); stay in its own format", m->path, m->family->name, to, known.p ? known.p : "");
+    err e = fail(E_UNSUPPORTED, "%s: a %s model cannot be written as %s from the other format (%s can); stay in its own format", m->path,
+                 m->family->name, to, known.p ? known.p : "");
     str_free(&known);
     return e;
 }
@@ -55,9 +56,19 @@ err crossing_twin(const struct model *m, struct model *out) {
 
 static void sizes_make(const struct model *m, const char *arch, struct gguf_keys *out) {
     const struct shape *z = &m->shape;
-    const struct { const char *name; int64_t n; } sizes[] = {
-        {"block_count", z->layers}, {"context_length", z->context}, {"embedding_length", z->width}, {"feed_forward_length", z->ffn}, {"attention.head_count", z->heads},
-        {"attention.head_count_kv", z->kv_heads}, {"attention.key_length", z->head_dim}, {"attention.value_length", z->head_dim}, {"rope.dimension_count", z->head_dim}, {"vocab_size", z->vocab}};
+    const struct {
+        const char *name;
+        int64_t n;
+    } sizes[] = {{"block_count", z->layers},
+                 {"context_length", z->context},
+                 {"embedding_length", z->width},
+                 {"feed_forward_length", z->ffn},
+                 {"attention.head_count", z->heads},
+                 {"attention.head_count_kv", z->kv_heads},
+                 {"attention.key_length", z->head_dim},
+                 {"attention.value_length", z->head_dim},
+                 {"rope.dimension_count", z->head_dim},
+                 {"vocab_size", z->vocab}};
     char key[96];
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         snprintf(key, sizeof key, "%s.%s", arch, sizes[i].name);
@@ -82,7 +93,8 @@ static void type_make(dtype type, struct gguf_keys *out) {
 
 /* The base's keys but for those that speak of its bytes. */
 static void copy_keys(const struct gguf_meta *meta, dtype type, struct gguf_keys *out) {
-    static const char *const own[] = {"general.architecture", "general.alignment", "general.file_type", "general.quantization_version", "split.", "quantize."};
+    static const char *const own[] = {
+        "general.architecture", "general.alignment", "general.file_type", "general.quantization_version", "split.", "quantize."};
     gguf_key_copy(out, gguf_find(meta, "general.architecture"));
     type_make(type, out);
     for (int i = 0; i < meta->n; i++) {
@@ -136,11 +148,16 @@ static json_t *short_real(double v) {
 static json_t *config_made(const struct model *m) {
     const struct shape *z = &m->shape;
     const struct crossing *c = crossing_of(m);
-    json_t *j = json_pack("{s:[s], s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:b, s:b}", "architectures", c->class, "model_type", c->hf, "hidden_act", "silu",
-                          "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn, "num_hidden_layers", (json_int_t)z->layers, "num_attention_heads", (json_int_t)z->heads,
-                          "num_key_value_heads", (json_int_t)z->kv_heads, "head_dim", (json_int_t)z->head_dim, "vocab_size", (json_int_t)z->vocab, "max_position_embeddings", (json_int_t)z->context,
-                          "rms_norm_eps", short_real(z->norm_eps), "rope_theta", short_real(z->rope_base), "tie_word_embeddings", z->tied, "attention_bias", z->attn_bias, "mlp_bias", z->mlp_bias);
-    static const char *const ids[][2] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"}, {"eos_token_id", "tokenizer.ggml.eos_token_id"}, {"pad_token_id", "tokenizer.ggml.padding_token_id"}};
+    json_t *j =
+        json_pack("{s:[s], s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:b, s:b}", "architectures", c->class,
+                  "model_type", c->hf, "hidden_act", "silu", "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn,
+                  "num_hidden_layers", (json_int_t)z->layers, "num_attention_heads", (json_int_t)z->heads, "num_key_value_heads",
+                  (json_int_t)z->kv_heads, "head_dim", (json_int_t)z->head_dim, "vocab_size", (json_int_t)z->vocab,
+                  "max_position_embeddings", (json_int_t)z->context, "rms_norm_eps", short_real(z->norm_eps), "rope_theta",
+                  short_real(z->rope_base), "tie_word_embeddings", z->tied, "attention_bias", z->attn_bias, "mlp_bias", z->mlp_bias);
+    static const char *const ids[][2] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"},
+                                         {"eos_token_id", "tokenizer.ggml.eos_token_id"},
+                                         {"pad_token_id", "tokenizer.ggml.padding_token_id"}};
     uint64_t id;
     for (int i = 0; m->files.meta && i < 3; i++)
         if (gguf_u64(m->files.meta, ids[i][1], &id)) json_object_set_new(j, ids[i][0], json_integer((json_int_t)id));
@@ -176,8 +193,18 @@ static err write_config(const struct model *m, dtype type, const char *folder) {
 
 /* The files of a folder that go with its weights whatever they are. */
 static bool goes_along(const char *name) {
-    static const char *const names[] = {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-                                        "spiece.model", "chat_template.jinja", "chat_template.json"};
+    static const char *const names[] = {"generation_config.json",
+                                        "tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "tokenizer.model",
+                                        "special_tokens_map.json",
+                                        "added_tokens.json",
+                                        "vocab.json",
+                                        "vocab.txt",
+                                        "merges.txt",
+                                        "spiece.model",
+                                        "chat_template.jinja",
+                                        "chat_template.json"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i])) return true;
     return str_starts(name, "LICENSE") || str_starts(name, "NOTICE") || str_starts(name, "USE_POLICY");

@@ -18,10 +18,15 @@ static bool truthy(const json_t *v) {
 }
 
 static err check_config(const json_t *j, const char *path) {
-    static const struct { const char *key, *why; } refused[] = {
-        {"use_dora", "DoRA's magnitudes are no product of two matrices; merge the adapter in PEFT (merge_and_unload) and convert the result"},
-        {"modules_to_save", "whole modules were trained beside the LoRA; merge the adapter in PEFT (merge_and_unload) and convert the result"},
-        {"trainable_token_indices", "rows of the embedding were trained; merge the adapter in PEFT (merge_and_unload) and convert the result"},
+    static const struct {
+        const char *key, *why;
+    } refused[] = {
+        {"use_dora",
+         "DoRA's magnitudes are no product of two matrices; merge the adapter in PEFT (merge_and_unload) and convert the result"},
+        {"modules_to_save",
+         "whole modules were trained beside the LoRA; merge the adapter in PEFT (merge_and_unload) and convert the result"},
+        {"trainable_token_indices",
+         "rows of the embedding were trained; merge the adapter in PEFT (merge_and_unload) and convert the result"},
         {"lora_bias", "biases beside the products are not supported"},
         {"fan_in_fan_out", "weights stored transposed are not supported"},
         {"layer_replication", "it changes the layers of the base"},
@@ -32,7 +37,8 @@ static err check_config(const json_t *j, const char *path) {
         {"alora_invocation_tokens", "an adapter that works from a token on cannot be in the weights"}};
     const char *type = json_string_value(json_object_get(j, "peft_type")), *bias = json_string_value(json_object_get(j, "bias"));
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    if (strcmp(type, "LORA")) return fail(E_UNSUPPORTED, "%s: peft_type %s: only LoRA adapters can be merged or written in other forms", path, type);
+    if (strcmp(type, "LORA"))
+        return fail(E_UNSUPPORTED, "%s: peft_type %s: only LoRA adapters can be merged or written in other forms", path, type);
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (truthy(json_object_get(j, refused[i].key))) return fail(E_UNSUPPORTED, "%s: '%s': %s", path, refused[i].key, refused[i].why);
     if (bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s': trained biases are not supported", path, bias);
@@ -40,7 +46,8 @@ static err check_config(const json_t *j, const char *path) {
     static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
     for (size_t i = 0; init && i < sizeof changes_base / sizeof *changes_base; i++)
         if (!strncasecmp(init, changes_base[i], strlen(changes_base[i])))
-            return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base too; save the adapter converted to plain LoRA", path, init);
+            return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base too; save the adapter converted to plain LoRA", path,
+                        init);
     return OK;
 }
 
@@ -91,9 +98,11 @@ static err check_module(const struct deltas *d, const struct model *m, const cha
     if (w && (!strcmp(w->name, "output.weight") || !strcmp(w->name, "token_embd.weight")))
         return fail(E_UNSUPPORTED, "%s: %s: LoRA on the embedding or the head is not supported", d->folder, module);
     if (!w && m->shape.tied && !strcmp(module, "lm_head"))
-        return fail(E_UNSUPPORTED, "%s: lm_head: the head of %s is its embedding (tied): a delta on it would change the embedding too", d->folder, m->path);
+        return fail(E_UNSUPPORTED, "%s: lm_head: the head of %s is its embedding (tied): a delta on it would change the embedding too",
+                    d->folder, m->path);
     if (w) return OK;
-    return fail(E_USAGE, "%s: the adapter changes %s, and %s has no such module: was it made for another model?", d->folder, module, m->path);
+    return fail(E_USAGE, "%s: the adapter changes %s, and %s has no such module: was it made for another model?", d->folder, module,
+                m->path);
 }
 
 static err add(struct deltas *d, const struct model *m, const json_t *config, const char *path, const struct tensor *a) {
@@ -107,9 +116,11 @@ static err add(struct deltas *d, const struct model *m, const json_t *config, co
     x->b = tensors_find(&d->files, b);
     if (!x->b) return fail(E_INPUT, "%s: tensor %s is missing", d->folder, b);
     if (a->nd != 2 || x->b->nd != 2 || a->d[0] != x->b->d[1] || a->d[0] > 1 << 20)
-        return fail(E_INPUT, "%s: %s: lora_A [%lld, %lld] and lora_B [%lld, %lld] do not share a rank", d->folder, x->module, (long long)a->d[0], (long long)a->d[1], (long long)x->b->d[0], (long long)x->b->d[1]);
+        return fail(E_INPUT, "%s: %s: lora_A [%lld, %lld] and lora_B [%lld, %lld] do not share a rank", d->folder, x->module,
+                    (long long)a->d[0], (long long)a->d[1], (long long)x->b->d[0], (long long)x->b->d[1]);
     if (a->d[1] != x->w->d[1] || x->b->d[0] != x->w->d[0])
-        return fail(E_USAGE, "%s: %s: the adapter is for a matrix of [%lld, %lld], %s has [%lld, %lld]: another model", d->folder, x->module, (long long)x->b->d[0], (long long)a->d[1], m->path, (long long)x->w->d[0], (long long)x->w->d[1]);
+        return fail(E_USAGE, "%s: %s: the adapter is for a matrix of [%lld, %lld], %s has [%lld, %lld]: another model", d->folder,
+                    x->module, (long long)x->b->d[0], (long long)a->d[1], m->path, (long long)x->w->d[0], (long long)x->w->d[1]);
     double alpha;
     TRY(alpha_of(config, path, x->module, &alpha));
     x->rank = (int)a->d[0];
@@ -120,7 +131,9 @@ static err add(struct deltas *d, const struct model *m, const json_t *config, co
     return OK;
 }
 
-static int by_weight(const void *a, const void *b) { return strcmp(((const struct delta *)a)->w->name, ((const struct delta *)b)->w->name); }
+static int by_weight(const void *a, const void *b) {
+    return strcmp(((const struct delta *)a)->w->name, ((const struct delta *)b)->w->name);
+}
 
 static err read_pairs(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
     int pairs = 0;
@@ -129,7 +142,8 @@ static err read_pairs(struct deltas *d, const struct model *m, const json_t *con
     for (int i = 0; i < d->files.n; i++) {
         const struct tensor *t = &d->files.t[i];
         if (str_starts(t->name, PREFIX) && str_ends(t->name, B_END)) pairs++;
-        else if (!str_starts(t->name, PREFIX) || !str_ends(t->name, A_END) || strlen(t->name) < strlen(PREFIX) + strlen(A_END)) return stranger(d, t->name);
+        else if (!str_starts(t->name, PREFIX) || !str_ends(t->name, A_END) || strlen(t->name) < strlen(PREFIX) + strlen(A_END))
+            return stranger(d, t->name);
         else TRY(add(d, m, config, path, t));
     }
     if (pairs != d->n) return fail(E_INPUT, "%s: %d lora_A and %d lora_B tensors: each needs the other", d->folder, d->n, pairs);
@@ -142,7 +156,8 @@ static err read_pairs(struct deltas *d, const struct model *m, const json_t *con
 
 static err read_settings(struct deltas *d, const json_t *config, const char *path) {
     const json_t *r = json_object_get(config, "r"), *alpha = json_object_get(config, "lora_alpha");
-    if (!json_is_integer(r) || !json_is_number(alpha) || json_integer_value(r) < 1 || json_integer_value(r) > 1 << 20 || !isfinite(json_number_value(alpha)))
+    if (!json_is_integer(r) || !json_is_number(alpha) || json_integer_value(r) < 1 || json_integer_value(r) > 1 << 20 ||
+        !isfinite(json_number_value(alpha)))
         return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing or no number that they can be", path);
     d->r = (int)json_integer_value(r);
     d->alpha = json_number_value(alpha);
@@ -167,7 +182,9 @@ err deltas_open(const char *folder, const struct model *m, struct deltas *d) {
     const char *path = arena_printf(&d->mem, "%s/adapter_config.json", folder);
     json_error_t je;
     json_t *config = path ? json_load_file(path, JSON_REJECT_DUPLICATES, &je) : NULL;
-    err e = !d->folder || !path ? fail(E_MEMORY, "out of memory") : config ? open_folder(d, m, config, path) : fail(E_INPUT, "%s: %s", path, je.text);
+    err e = !d->folder || !path ? fail(E_MEMORY, "out of memory")
+            : config            ? open_folder(d, m, config, path)
+                                : fail(E_INPUT, "%s: %s", path, je.text);
     json_decref(config);
     if (e) deltas_close(d);
     return e;

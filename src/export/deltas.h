@@ -8,8 +8,8 @@
 #include "gen/adapter.h"
 
 struct delta {
-    const char *module;        /* "model.layers.0.self_attn.q_proj" */
-    const struct weight *w;    /* the base's matrix */
+    const char *module;         /* "model.layers.0.self_attn.q_proj" */
+    const struct weight *w;     /* the base's matrix */
     const struct tensor *a, *b; /* [rank, in], [out, rank]; rows of b in Hugging Face's order */
     int rank;
     double scale;
@@ -21,10 +21,10 @@ struct deltas {
     struct tensors files;
     struct delta *d; /* in the order of the base's weights */
     int n, max_rank;
-    const char **targets; /* the modules' names */
-    double dropout;  /* for formats that note it */
+    const char **targets;  /* the modules' names */
+    double dropout;        /* for formats that note it */
     bool rslora, patterns; /* scales are alpha / sqrt(rank); ranks or alphas differ between modules */
-    double alpha;    /* as the folder has it */
+    double alpha;          /* as the folder has it */
     int r;
 };
 

@@ -13,8 +13,16 @@
 static const size_t SHARD_BYTES = 5000000000; /* transformers' own default was 5 GB for long: any file system takes that */
 
 enum form_kind { KIND_LORA, KIND_HF, KIND_GGUF };
-static const struct form { const char *name; enum form_kind kind; enum lora_form lora; bool file; } forms[] = {
-    {"peft", KIND_LORA, FORM_PEFT, false}, {"gguf-lora", KIND_LORA, FORM_GGUF, true}, {"mlx", KIND_LORA, FORM_MLX, false}, {"hf", KIND_HF, 0, false}, {"gguf", KIND_GGUF, 0, true}};
+static const struct form {
+    const char *name;
+    enum form_kind kind;
+    enum lora_form lora;
+    bool file;
+} forms[] = {{"peft", KIND_LORA, FORM_PEFT, false},
+             {"gguf-lora", KIND_LORA, FORM_GGUF, true},
+             {"mlx", KIND_LORA, FORM_MLX, false},
+             {"hf", KIND_HF, 0, false},
+             {"gguf", KIND_GGUF, 0, true}};
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
 static const struct form *form_of(const char *to) {
@@ -25,7 +33,9 @@ static const struct form *form_of(const char *to) {
 
 bool export_is_file(const char *to) { return form_of(to) && form_of(to)->file; }
 
-err export_known(const char *to) { return form_of(to) ? OK : fail(E_USAGE, "'%s' is nothing to export to; peft, gguf-lora, mlx, hf and gguf are", to); }
+err export_known(const char *to) {
+    return form_of(to) ? OK : fail(E_USAGE, "'%s' is nothing to export to; peft, gguf-lora, mlx, hf and gguf are", to);
+}
 
 /* Everything of one export while it lasts. */
 struct job {
@@ -34,10 +44,10 @@ struct job {
     struct model base;
     tokenizer *tok;
     struct deltas deltas;
-    struct structure st;   /* the adapter for the graph */
+    struct structure st; /* the adapter for the graph */
     float *weights;
-    struct items items;    /* of a model */
-    struct lora_out lora;  /* of an adapter */
+    struct items items;   /* of a model */
+    struct lora_out lora; /* of an adapter */
     struct gguf_keys keys;
     struct tensors_out out;
     struct place place;
@@ -63,8 +73,13 @@ static err check_hash(const struct job *j) {
     model_hash(&j->base, hash);
     if (!strcmp(hash, j->r->hash)) return OK;
     if (j->r->hash_binds)
-        return fail(E_USAGE, "%s is no longer the base that %s was trained on: its tensors hash to %s, in training to %s; name the right base with --model", j->r->base, j->r->adapter, hash, j->r->hash);
-    log_warn("%s is not the file that %s was trained on (its tensors hash to %s, in training to %s): right for the same model in another form, wrong otherwise", j->r->base, j->r->adapter, hash, j->r->hash);
+        return fail(
+            E_USAGE,
+            "%s is no longer the base that %s was trained on: its tensors hash to %s, in training to %s; name the right base with --model",
+            j->r->base, j->r->adapter, hash, j->r->hash);
+    log_warn("%s is not the file that %s was trained on (its tensors hash to %s, in training to %s): right for the same model in another "
+             "form, wrong otherwise",
+             j->r->base, j->r->adapter, hash, j->r->hash);
     return OK;
 }
 
@@ -126,7 +141,9 @@ static err plan_output(struct job *j) {
 
 /* What tokenizer.json is made in: the JSON's objects, its text, and the tokenizer that is read back; measured on vocabularies of 49,152 and
  * 128,256 as below 700 bytes for a token and its merge. */
-static size_t tokenizer_bytes(const struct job *j) { return j->base.gguf && j->form->kind == KIND_HF && j->tok ? 700 * (size_t)tokenizer_vocab(j->tok) : 0; }
+static size_t tokenizer_bytes(const struct job *j) {
+    return j->base.gguf && j->form->kind == KIND_HF && j->tok ? 700 * (size_t)tokenizer_vocab(j->tok) : 0;
+}
 
 /* What is there already is looked up; the reference's logits are still to come and stay, then either the output's buffers or a pass
  * over it. A reopened adapter is there twice for a moment, its rows as they were read and the structure. */
@@ -152,17 +169,26 @@ static json_t *types_json(const struct tensor *t, int n) {
     return j;
 }
 
-static size_t planned_peak(const struct job *j) { return j->kept_bytes + (j->write_bytes > j->check_bytes ? j->write_bytes : j->check_bytes); }
+static size_t planned_peak(const struct job *j) {
+    return j->kept_bytes + (j->write_bytes > j->check_bytes ? j->write_bytes : j->check_bytes);
+}
 
 static void plan_json(struct job *j) {
     const struct tensor *t = j->form->kind == KIND_LORA ? j->lora.t : j->items.t;
     int n = j->form->kind == KIND_LORA ? j->lora.n : j->items.n;
     json_t *o = j->report;
-    json_object_update_new(o, json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:i, s:I, s:o}", "to", j->form->name, "base", j->base.path, "architecture", j->base.family->name, "parameters", (json_int_t)j->base.parameters, "base_bytes",
-                                        (json_int_t)j->base.bytes, "path", j->r->out, "tensors", n, "bytes", (json_int_t)j->total, "types", types_json(t, n)));
+    json_object_update_new(o, json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:i, s:I, s:o}", "to", j->form->name, "base", j->base.path,
+                                        "architecture", j->base.family->name, "parameters", (json_int_t)j->base.parameters, "base_bytes",
+                                        (json_int_t)j->base.bytes, "path", j->r->out, "tensors", n, "bytes", (json_int_t)j->total, "types",
+                                        types_json(t, n)));
     if (j->r->adapter)
-        json_object_set_new(o, "adapter", json_pack("{s:s, s:i, s:i, s:f, s:b, s:b}", "path", j->r->adapter, "modules", j->deltas.n, "rank", j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora", j->deltas.rslora, "patterns", j->deltas.patterns));
-    json_object_set_new(o, "memory", json_pack("{s:I, s:I, s:I, s:I}", "planned", (json_int_t)planned_peak(j), "kept", (json_int_t)j->kept_bytes, "write", (json_int_t)j->write_bytes, "check", (json_int_t)j->check_bytes));
+        json_object_set_new(o, "adapter",
+                            json_pack("{s:s, s:i, s:i, s:f, s:b, s:b}", "path", j->r->adapter, "modules", j->deltas.n, "rank",
+                                      j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora", j->deltas.rslora, "patterns",
+                                      j->deltas.patterns));
+    json_object_set_new(o, "memory",
+                        json_pack("{s:I, s:I, s:I, s:I}", "planned", (json_int_t)planned_peak(j), "kept", (json_int_t)j->kept_bytes,
+                                  "write", (json_int_t)j->write_bytes, "check", (json_int_t)j->check_bytes));
     if (j->r->on_plan) j->r->on_plan(j->r->progress.ctx, o);
 }
 
@@ -235,7 +261,9 @@ err export_one(const struct export_request *r, json_t **report) {
     j.progress.before = resident_bytes("RssAnon");
     err e = run_job(&j);
     json_t *memory = json_object_get(j.report, "memory");
-    if (memory) json_object_set_new(memory, "peak", json_integer((json_int_t)(j.progress.peak > j.progress.before ? j.progress.peak - j.progress.before : 0)));
+    if (memory)
+        json_object_set_new(memory, "peak",
+                            json_integer((json_int_t)(j.progress.peak > j.progress.before ? j.progress.peak - j.progress.before : 0)));
     close_job(&j);
     return e;
 }

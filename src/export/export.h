@@ -12,10 +12,10 @@ struct export_request {
     const char *to;                 /* "peft", "gguf-lora", "mlx", "hf", "gguf" */
     dtype type;                     /* DT_NONE: what loses least (items.h) */
     const char *out;
-    size_t max_shard;               /* of safetensors; 0: 5 GB */
+    size_t max_shard; /* of safetensors; 0: 5 GB */
     bool force, unchecked;
-    const char *hash;               /* of the base that the adapter was trained on, or NULL */
-    bool hash_binds;                /* it is the same file: another hash is an error, not a warning */
+    const char *hash; /* of the base that the adapter was trained on, or NULL */
+    bool hash_binds;  /* it is the same file: another hash is an error, not a warning */
     struct progress progress;
     void (*on_plan)(void *ctx, const json_t *plan); /* before anything is written; progress.ctx */
 };

@@ -21,7 +21,8 @@ void progress_memory(struct progress *p) {
 }
 
 void pages_forget(const void *p, size_t n) {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)p + page - 1) / page * page, to = ((uintptr_t)p + n) / page * page;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)p + page - 1) / page * page,
+              to = ((uintptr_t)p + n) / page * page;
     if (to > from) madvise((void *)from, to - from, MADV_DONTNEED); /* a hint */
 }
 
@@ -42,7 +43,8 @@ static size_t chunk_bytes(const struct items *l) {
 static size_t widest_a(const struct items *l) {
     size_t most = 0;
     for (int i = 0; i < l->n; i++)
-        if (l->v[i].delta && (size_t)l->v[i].delta->a->d[0] * (size_t)l->v[i].cols * 4 > most) most = (size_t)l->v[i].delta->a->d[0] * (size_t)l->v[i].cols * 4;
+        if (l->v[i].delta && (size_t)l->v[i].delta->a->d[0] * (size_t)l->v[i].cols * 4 > most)
+            most = (size_t)l->v[i].delta->a->d[0] * (size_t)l->v[i].cols * 4;
     return most;
 }
 
@@ -61,8 +63,8 @@ size_t items_write_bytes(const struct items *l) {
 struct work {
     char *out;
     size_t out_bytes;
-    float *a;     /* the delta's A, [rank, cols] */
-    float *rows;  /* of each thread: a row, then a row of B */
+    float *a;    /* the delta's A, [rank, cols] */
+    float *rows; /* of each thread: a row, then a row of B */
     size_t each;
 };
 
@@ -86,7 +88,8 @@ static float greatest(const float *x, int64_t n) {
 
 static void make_row(const struct item *it, const struct work *w, int64_t r, char *to, float *most) {
     float *row = w->rows + (size_t)omp_get_thread_num() * w->each, *b = row + it->cols;
-    int64_t half = it->head && it->to_pairs ? rope_row_in_halves(r, it->head) : r, from = it->head && it->from_pairs ? rope_row_in_pairs(half, it->head) : half;
+    int64_t half = it->head && it->to_pairs ? rope_row_in_halves(r, it->head) : r,
+            from = it->head && it->from_pairs ? rope_row_in_pairs(half, it->head) : half;
     const char *src = (const char *)it->data + dtype_row_bytes(it->dt, it->cols) * (size_t)from;
     if (it->dt == it->t.dt && !it->delta) {
         memcpy(to, src, dtype_row_bytes(it->dt, it->cols));
@@ -105,9 +108,14 @@ static void make_row(const struct item *it, const struct work *w, int64_t r, cha
 }
 
 static err check_range(const struct item *it, const char *path, float most) {
-    if (!isfinite(most)) return fail(E_NUMERIC, "%s: not written: tensor '%s' is not finite (NaN or infinity) after the merge", path, it->t.name);
-    float limit = it->t.dt == DT_F16 ? 65504.0f : it->t.dt == DT_F32 || it->t.dt == DT_BF16 ? 3.0e38f : 65504.0f * 8; /* block scales are f16 */
-    if (most > limit) return fail(E_NUMERIC, "%s: not written: tensor '%s' reaches %g, which %s cannot hold: choose --type bf16 or f32", path, it->t.name, most, dtype_info[it->t.dt].name);
+    if (!isfinite(most))
+        return fail(E_NUMERIC, "%s: not written: tensor '%s' is not finite (NaN or infinity) after the merge", path, it->t.name);
+    float limit = it->t.dt == DT_F16                          ? 65504.0f
+                  : it->t.dt == DT_F32 || it->t.dt == DT_BF16 ? 3.0e38f
+                                                              : 65504.0f * 8; /* block scales are f16 */
+    if (most > limit)
+        return fail(E_NUMERIC, "%s: not written: tensor '%s' reaches %g, which %s cannot hold: choose --type bf16 or f32", path, it->t.name,
+                    most, dtype_info[it->t.dt].name);
     return OK;
 }
 
@@ -116,7 +124,8 @@ static err write_item(const struct item *it, struct tensors_out *o, const struct
     int64_t per_chunk = (int64_t)(w->out_bytes / row);
     if (it->delta) {
         const struct tensor *a = it->delta->a;
-        for (int64_t r = 0; r < a->d[0]; r++) dequantise_row(a->dt, (const char *)a->data + dtype_row_bytes(a->dt, a->d[1]) * (size_t)r, w->a + r * a->d[1], a->d[1]);
+        for (int64_t r = 0; r < a->d[0]; r++)
+            dequantise_row(a->dt, (const char *)a->data + dtype_row_bytes(a->dt, a->d[1]) * (size_t)r, w->a + r * a->d[1], a->d[1]);
     }
     for (int64_t r0 = 0; r0 < it->rows; r0 += per_chunk) {
         int64_t n = it->rows - r0 < per_chunk ? it->rows - r0 : per_chunk;

@@ -6,10 +6,10 @@
 #include "io/tensors_out.h"
 
 struct item {
-    struct tensor t;           /* the output's: name, type, shape, bytes */
-    const void *data;          /* the base's numbers: rows of cols, in type dt */
+    struct tensor t;  /* the output's: name, type, shape, bytes */
+    const void *data; /* the base's numbers: rows of cols, in type dt */
     dtype dt;
-    bool mapped;               /* data is a file's pages, which may be let go */
+    bool mapped; /* data is a file's pages, which may be let go */
     int64_t rows, cols;
     int64_t head;              /* rows of a head where RoPE's order matters; 0: rows stay where they are */
     bool from_pairs, to_pairs; /* the order there and here (core/rope_rows.h) */
@@ -21,8 +21,8 @@ struct items {
     struct item *v;
     struct tensor *t; /* v's, as the writers want them */
     int n;
-    dtype type;       /* of the matrices, as asked for or chosen; DT_NONE: each keeps its own */
-    int64_t widest;   /* elements of a row */
+    dtype type;     /* of the matrices, as asked for or chosen; DT_NONE: each keeps its own */
+    int64_t widest; /* elements of a row */
 };
 
 /* type DT_NONE: what loses least. A merge into safetensors: the base's own type where it is plain, f16 where it is quantised; into

@@ -72,7 +72,8 @@ static err plan(struct lora_out *o) {
 err lora_out_plan(struct lora_out *o, enum lora_form form, const struct model *m, const struct deltas *d, dtype type) {
     *o = (struct lora_out){.form = form, .m = m, .d = d, .type = type ? type : DT_F32};
     if (type && form == FORM_PEFT) return fail(E_USAGE, "--type: a PEFT adapter keeps the numbers that it has");
-    if (o->type != DT_F32 && o->type != DT_F16 && o->type != DT_BF16) return fail(E_USAGE, "--type %s: an adapter is written in f32, f16 or bf16", dtype_info[type].name);
+    if (o->type != DT_F32 && o->type != DT_F16 && o->type != DT_BF16)
+        return fail(E_USAGE, "--type %s: an adapter is written in f32, f16 or bf16", dtype_info[type].name);
     err e = plan(o);
     if (e) lora_out_free(o);
     return e;
@@ -138,7 +139,8 @@ static err write_tensor(const struct lora_out *o, int i, struct tensors_out *out
     const struct delta *x = &o->d->d[i / 2];
     const struct tensor *from = i % 2 ? x->b : x->a, *t = &o->t[i];
     for (int64_t r = 0; r < from->d[0]; r++)
-        dequantise_row(from->dt, (const char *)from->data + dtype_row_bytes(from->dt, from->d[1]) * (size_t)r, rows + r * from->d[1], from->d[1]);
+        dequantise_row(from->dt, (const char *)from->data + dtype_row_bytes(from->dt, from->d[1]) * (size_t)r, rows + r * from->d[1],
+                       from->d[1]);
     arrange(o, x, i % 2, rows, arranged);
     quantise_row(t->dt, arranged, encoded, t->d[0] * t->d[1]);
     return tensors_out_put(out, encoded, t->bytes);
@@ -151,7 +153,8 @@ err lora_out_write(const struct lora_out *o, struct tensors_out *out, struct pro
     err e = rows && arranged && encoded ? OK : out_of_memory();
     for (int i = 0; i < o->n && !e; i++) {
         if (p->stop && *p->stop) e = fail(E_INTERRUPTED, "interrupted: nothing was left of %s", out->path);
-        else e = o->form == FORM_PEFT ? tensors_out_put(out, o->t[i].data, o->t[i].bytes) : write_tensor(o, i, out, rows, arranged, encoded);
+        else
+            e = o->form == FORM_PEFT ? tensors_out_put(out, o->t[i].data, o->t[i].bytes) : write_tensor(o, i, out, rows, arranged, encoded);
         if (!e && p->report) p->report(p->ctx, out->done, out->total);
     }
     progress_memory(p);
@@ -164,8 +167,26 @@ err lora_out_write(const struct lora_out *o, struct tensors_out *out, struct pro
 /* --- configurations -------------------------------------------------------------------------------------------------- */
 /* The keys that PEFT has had from its first releases; a reader older than a key fails on it. */
 static json_t *portable(const json_t *config) {
-    static const char *const keys[] = {"peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r", "target_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "modules_to_save",
-                                       "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"};
+    static const char *const keys[] = {"peft_type",
+                                       "auto_mapping",
+                                       "base_model_name_or_path",
+                                       "revision",
+                                       "task_type",
+                                       "inference_mode",
+                                       "r",
+                                       "target_modules",
+                                       "lora_alpha",
+                                       "lora_dropout",
+                                       "fan_in_fan_out",
+                                       "bias",
+                                       "modules_to_save",
+                                       "init_lora_weights",
+                                       "layers_to_transform",
+                                       "layers_pattern",
+                                       "rank_pattern",
+                                       "alpha_pattern",
+                                       "use_rslora",
+                                       "use_dora"};
     json_t *j = json_object();
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (json_object_get(config, keys[i])) json_object_set(j, keys[i], json_object_get(config, keys[i]));
@@ -190,8 +211,9 @@ static json_t *mlx_config(const struct lora_out *o) {
         for (size_t k = 0; k < json_array_size(keys); k++) seen |= !strcmp(json_string_value(json_array_get(keys, k)), key);
         if (!seen) json_array_append_new(keys, json_string(key));
     }
-    return json_pack("{s:s, s:s, s:I, s:{s:i, s:f, s:f, s:o}}", "model", o->m->path, "fine_tune_type", "lora", "num_layers", (json_int_t)o->m->shape.layers, "lora_parameters", "rank", o->d->max_rank, "dropout",
-                     o->d->dropout, "scale", o->scale, "keys", keys);
+    return json_pack("{s:s, s:s, s:I, s:{s:i, s:f, s:f, s:o}}", "model", o->m->path, "fine_tune_type", "lora", "num_layers",
+                     (json_int_t)o->m->shape.layers, "lora_parameters", "rank", o->d->max_rank, "dropout", o->d->dropout, "scale", o->scale,
+                     "keys", keys);
 }
 
 static err config_of(const struct lora_out *o, json_t **out) {
@@ -228,8 +250,10 @@ static const struct tensor *as_peft(struct deltas *back, const struct tensor *t,
     if (out && from && to) {
         dequantise_row(t->dt, t->data, from, n);
         for (int64_t r = 0; r < t->d[0]; r++)
-            for (int64_t c = 0; c < t->d[1]; c++) to[transposed ? c * t->d[0] + r : (D ? rope_row_in_halves(r, D) : r) * t->d[1] + c] = from[r * t->d[1] + c];
-        *out = (struct tensor){.name = t->name, .dt = DT_F32, .nd = 2, .d = {t->d[transposed], t->d[!transposed]}, .data = to, .bytes = (size_t)n * 4};
+            for (int64_t c = 0; c < t->d[1]; c++)
+                to[transposed ? c * t->d[0] + r : (D ? rope_row_in_halves(r, D) : r) * t->d[1] + c] = from[r * t->d[1] + c];
+        *out = (struct tensor){
+            .name = t->name, .dt = DT_F32, .nd = 2, .d = {t->d[transposed], t->d[!transposed]}, .data = to, .bytes = (size_t)n * 4};
     }
     bool good = out && from && to;
     free(from);
@@ -246,7 +270,10 @@ static err take_pair(const struct lora_out *o, struct deltas *back, const struct
     if (!a || !b) return fail(E_INTERNAL, "%s: %s is missing", back->files.path, name);
     const struct weight *twin = o->form == FORM_GGUF ? twin_of(o, x) : NULL;
     struct delta *d = &back->d[back->n++];
-    *d = (struct delta){.module = x->module, .w = x->w, .a = as_peft(back, a, o->form == FORM_MLX, 0), .b = as_peft(back, b, o->form == FORM_MLX, twin && twin->rope_heads ? b->d[0] / twin->rope_heads : 0)};
+    *d = (struct delta){.module = x->module,
+                        .w = x->w,
+                        .a = as_peft(back, a, o->form == FORM_MLX, 0),
+                        .b = as_peft(back, b, o->form == FORM_MLX, twin && twin->rope_heads ? b->d[0] / twin->rope_heads : 0)};
     if (!d->a || !d->b) return out_of_memory();
     d->rank = (int)d->a->d[0];
     d->scale = o->form == FORM_GGUF ? scale / d->rank : scale;
@@ -257,7 +284,8 @@ static err take_pair(const struct lora_out *o, struct deltas *back, const struct
 
 /* The number that the written file gives a loader for its scales. */
 static err scale_in(const struct lora_out *o, const struct deltas *back, const char *path, double *scale) {
-    if (o->form == FORM_GGUF) return gguf_f64(back->files.meta, "adapter.lora.alpha", scale) ? OK : fail(E_INTERNAL, "%s: no adapter.lora.alpha", path);
+    if (o->form == FORM_GGUF)
+        return gguf_f64(back->files.meta, "adapter.lora.alpha", scale) ? OK : fail(E_INTERNAL, "%s: no adapter.lora.alpha", path);
     char file[4096];
     json_error_t je;
     snprintf(file, sizeof file, "%s/adapter_config.json", path);

@@ -21,7 +21,7 @@ struct lora_out {
     const struct deltas *d;
     struct tensor *t; /* A and B of each delta, in turn; peft: the file's own */
     int n;
-    double scale;     /* gguf: of adapter.lora.alpha, that is scale * rank; mlx: the scale itself; B is folded relative to it */
+    double scale; /* gguf: of adapter.lora.alpha, that is scale * rank; mlx: the scale itself; B is folded relative to it */
     dtype type;
     struct model twin; /* gguf: names and orders */
 };

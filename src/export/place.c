@@ -52,7 +52,8 @@ static const char *stranger_in(struct place *p) {
     const char *found = NULL;
     DIR *d = opendir(p->path);
     for (struct dirent *e; d && !found && (e = readdir(d));) {
-        bool known = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || str_starts(e->d_name, "LICENSE") || str_starts(e->d_name, "NOTICE") || str_starts(e->d_name, "USE_POLICY");
+        bool known = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || str_starts(e->d_name, "LICENSE") ||
+                     str_starts(e->d_name, "NOTICE") || str_starts(e->d_name, "USE_POLICY");
         for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) known |= str_ends(e->d_name, ours[i]);
         if (!known || path_is_dir(arena_printf(&p->mem, "%s/%s", p->path, e->d_name))) {
             if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) found = arena_str(&p->mem, e->d_name);
@@ -65,7 +66,9 @@ static const char *stranger_in(struct place *p) {
 static err check_target(struct place *p) {
     if (!path_exists(p->path)) return OK;
     if (!p->force) return fail(E_USAGE, "%s exists already; --force replaces it", p->path);
-    if (path_is_dir(p->path) != p->folder) return fail(E_USAGE, "%s is %s: it is not replaced", p->path, p->folder ? "a file, and a folder would be written" : "a folder, and a file would be written");
+    if (path_is_dir(p->path) != p->folder)
+        return fail(E_USAGE, "%s is %s: it is not replaced", p->path,
+                    p->folder ? "a file, and a folder would be written" : "a folder, and a file would be written");
     const char *other = p->folder ? stranger_in(p) : NULL;
     return other ? fail(E_USAGE, "%s holds '%s', which no export wrote: it is not replaced", p->path, other) : OK;
 }

@@ -39,20 +39,29 @@ static const struct tensor **in_order(struct items *l, const struct tensors *fil
     return t;
 }
 
-static const char *hf_name(arena *mem, const struct weight *w) { return arena_printf(mem, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight"); }
+static const char *hf_name(arena *mem, const struct weight *w) {
+    return arena_printf(mem, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
+}
 
 static const struct weight *weight_of(const struct model *m, const struct tensor *t) {
     if (m->gguf) return model_weight(m, t->name);
     for (int i = 0; i < m->n; i++) {
         size_t n = strlen(m->w[i].module);
-        if (!strncmp(t->name, m->w[i].module, n) && !strcmp(t->name + n, str_ends(m->w[i].name, ".bias") ? ".bias" : ".weight")) return &m->w[i];
+        if (!strncmp(t->name, m->w[i].module, n) && !strcmp(t->name + n, str_ends(m->w[i].name, ".bias") ? ".bias" : ".weight"))
+            return &m->w[i];
     }
     return NULL;
 }
 
 /* A tensor of the base's file that stays in its format. */
 static struct item from_tensor(const struct tensor *t, const struct weight *w, const struct deltas *d, dtype to) {
-    struct item it = {.t = *t, .data = t->data, .dt = t->dt, .mapped = true, .rows = 1, .cols = t->d[t->nd - 1], .delta = w && w->nd == 2 ? deltas_of(d, w) : NULL};
+    struct item it = {.t = *t,
+                      .data = t->data,
+                      .dt = t->dt,
+                      .mapped = true,
+                      .rows = 1,
+                      .cols = t->d[t->nd - 1],
+                      .delta = w && w->nd == 2 ? deltas_of(d, w) : NULL};
     for (int i = 0; i < t->nd - 1; i++) it.rows *= t->d[i];
     if (w && w->rope_heads && t->nd == 2) it.head = it.rows / w->rope_heads, it.from_pairs = it.to_pairs = true;
     it.t.dt = to;
@@ -65,8 +74,13 @@ static struct item from_weight(const struct model *m, const struct weight *w, co
     char hf[256];
     snprintf(hf, sizeof hf, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
     if (m->files.n) file = tensors_find(&m->files, m->gguf ? w->name : hf);
-    struct item it = {.t = {.name = name, .dt = to, .nd = w->nd}, .data = file ? file->data : w->data, .dt = file ? file->dt : w->dt, .mapped = file != NULL,
-                      .rows = w->nd == 2 ? w->d[0] : 1, .cols = w->d[w->nd - 1], .delta = w->nd == 2 ? deltas_of(d, w) : NULL};
+    struct item it = {.t = {.name = name, .dt = to, .nd = w->nd},
+                      .data = file ? file->data : w->data,
+                      .dt = file ? file->dt : w->dt,
+                      .mapped = file != NULL,
+                      .rows = w->nd == 2 ? w->d[0] : 1,
+                      .cols = w->d[w->nd - 1],
+                      .delta = w->nd == 2 ? deltas_of(d, w) : NULL};
     memcpy(it.t.d, w->d, sizeof it.t.d);
     return it;
 }
@@ -132,7 +146,9 @@ static dtype fitting(dtype want, int64_t cols) {
     dtype best = DT_F32;
     if (cols % dtype_info[want].block == 0) return want;
     for (int i = 1; i < DT_COUNT; i++)
-        if (gguf_writes((dtype)i) && i != DT_I32 && cols % dtype_info[i].block == 0 && bits((dtype)i) > bits(want) && bits((dtype)i) < bits(best)) best = (dtype)i;
+        if (gguf_writes((dtype)i) && i != DT_I32 && cols % dtype_info[i].block == 0 && bits((dtype)i) > bits(want) &&
+            bits((dtype)i) < bits(best))
+            best = (dtype)i;
     return best;
 }
 

@@ -63,8 +63,26 @@ static void cyclora(const char *folder, json_t *list) {
 }
 
 static void peft(const struct facts *f, json_t *list) {
-    static const char *const known[] = {"peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r", "target_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "modules_to_save",
-                                        "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"};
+    static const char *const known[] = {"peft_type",
+                                        "auto_mapping",
+                                        "base_model_name_or_path",
+                                        "revision",
+                                        "task_type",
+                                        "inference_mode",
+                                        "r",
+                                        "target_modules",
+                                        "lora_alpha",
+                                        "lora_dropout",
+                                        "fan_in_fan_out",
+                                        "bias",
+                                        "modules_to_save",
+                                        "init_lora_weights",
+                                        "layers_to_transform",
+                                        "layers_pattern",
+                                        "rank_pattern",
+                                        "alpha_pattern",
+                                        "use_rslora",
+                                        "use_dora"};
     str new = {0};
     const char *key;
     json_t *v;
@@ -114,10 +132,10 @@ static void vllm(const struct facts *f, json_t *list) {
 
 /* What cannot be in a file of A and B matrices of linear layers; NULL: nothing. */
 static const char *beyond_pairs(const struct facts *f) {
-    return !f->lora                ? "it reads LoRA alone"
-           : f->dora               ? "DoRA's magnitudes cannot be expressed: merge the adapter in PEFT"
-           : f->modules            ? "modules_to_save cannot be expressed: merge the adapter in PEFT"
-           : f->tokens || f->bias  ? "trained tokens or biases cannot be expressed: merge the adapter in PEFT"
+    return !f->lora                  ? "it reads LoRA alone"
+           : f->dora                 ? "DoRA's magnitudes cannot be expressed: merge the adapter in PEFT"
+           : f->modules              ? "modules_to_save cannot be expressed: merge the adapter in PEFT"
+           : f->tokens || f->bias    ? "trained tokens or biases cannot be expressed: merge the adapter in PEFT"
            : f->head || f->embedding ? "LoRA on the head or the embedding is refused (of a tied model both are one tensor)"
                                      : NULL;
 }
@@ -126,7 +144,8 @@ static void through_export(const struct facts *f, const char *loader, const char
     char takes[64], why[160];
     const char *no = beyond_pairs(f);
     snprintf(takes, sizeof takes, "export --to %s", form);
-    snprintf(why, sizeof why, "%s%s", f->rslora ? "rsLoRA's scale is written as alpha * sqrt(r) / r" : "", f->patterns ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B" : "");
+    snprintf(why, sizeof why, "%s%s", f->rslora ? "rsLoRA's scale is written as alpha * sqrt(r) / r" : "",
+             f->patterns ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B" : "");
     if (no) say(list, loader, "no", no);
     else say(list, loader, takes, why);
 }

@@ -104,9 +104,11 @@ err gguf_keys_open(const struct gguf_keys *k, str *bytes, struct tensors *ts) {
 }
 
 int gguf_file_type(dtype dt) {
-    static const struct { const char *name; int number; } types[] = {
-        {"f32", 0},   {"f16", 1},   {"q4_0", 2},  {"q4_1", 3},  {"q8_0", 7},    {"q5_0", 8},    {"q5_1", 9},
-        {"q2_k", 10}, {"q3_k", 12}, {"q4_k", 15}, {"q5_k", 17}, {"q6_k", 18}, {"iq4_nl", 25}, {"iq4_xs", 30}, {"bf16", 32}};
+    static const struct {
+        const char *name;
+        int number;
+    } types[] = {{"f32", 0},   {"f16", 1},   {"q4_0", 2},  {"q4_1", 3},  {"q8_0", 7},    {"q5_0", 8},    {"q5_1", 9}, {"q2_k", 10},
+                 {"q3_k", 12}, {"q4_k", 15}, {"q5_k", 17}, {"q6_k", 18}, {"iq4_nl", 25}, {"iq4_xs", 30}, {"bf16", 32}};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (!strcmp(types[i].name, dtype_info[dt].name)) return types[i].number;
     return -1;
@@ -116,15 +118,18 @@ bool gguf_writes(dtype dt) { return gguf_type_number(dt) >= 0 && (dtype_writable
 
 static err describe(struct tensors_out *o, const struct tensor *t, uint64_t at, str *b) {
     if (!name_valid(t->name, strlen(t->name)))
-        return fail(E_USAGE, "%s: a tensor's name (%zu bytes) is not 1 to %d bytes of plain UTF-8", o->path, strlen(t->name), NAME_BYTES_MAX);
+        return fail(E_USAGE, "%s: a tensor's name (%zu bytes) is not 1 to %d bytes of plain UTF-8", o->path, strlen(t->name),
+                    NAME_BYTES_MAX);
     int number = gguf_type_number(t->dt);
     if (number < 0) return fail(E_UNSUPPORTED, "%s: tensor '%s' is %s, which GGUF does not have", o->path, t->name, dtype_info[t->dt].name);
     int64_t rows = 1, last = t->d[t->nd - 1];
     for (int i = 0; i < t->nd - 1; i++) rows *= t->d[i];
     if (last % dtype_info[t->dt].block)
-        return fail(E_USAGE, "%s: tensor '%s': rows of %lld are no multiple of %s's block of %d", o->path, t->name, (long long)last, dtype_info[t->dt].name, dtype_info[t->dt].block);
+        return fail(E_USAGE, "%s: tensor '%s': rows of %lld are no multiple of %s's block of %d", o->path, t->name, (long long)last,
+                    dtype_info[t->dt].name, dtype_info[t->dt].block);
     if (rows <= 0 || last <= 0 || t->bytes != dtype_row_bytes(t->dt, last) * (size_t)rows)
-        return fail(E_INTERNAL, "%s: tensor '%s': %zu bytes for %lld rows of %lld", o->path, t->name, t->bytes, (long long)rows, (long long)last);
+        return fail(E_INTERNAL, "%s: tensor '%s': %zu bytes for %lld rows of %lld", o->path, t->name, t->bytes, (long long)rows,
+                    (long long)last);
     put_text(b, t->name, strlen(t->name));
     put_u32(b, (uint32_t)t->nd);
     for (int i = t->nd - 1; i >= 0; i--) put_u64(b, (uint64_t)t->d[i]);

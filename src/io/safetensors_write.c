@@ -29,7 +29,8 @@ static err check_writable(const char *path, const struct tensor *t) {
     if (!name_valid(t->name, strlen(t->name)))
         return fail(E_USAGE, "%s: a tensor's name (%zu bytes) is not 1 to %d bytes of plain UTF-8", path, strlen(t->name), NAME_BYTES_MAX);
     if (!dtype_in_file(t->dt))
-        return fail(E_UNSUPPORTED, "%s: tensor '%s' is %s; safetensors are written as F32, F16, BF16, I32", path, t->name, dtype_info[t->dt].name);
+        return fail(E_UNSUPPORTED, "%s: tensor '%s' is %s; safetensors are written as F32, F16, BF16, I32", path, t->name,
+                    dtype_info[t->dt].name);
     int64_t n = 1;
     for (int i = 0; i < t->nd; i++) n *= t->d[i];
     if (n <= 0 || t->bytes != dtype_row_bytes(t->dt, n))
@@ -45,7 +46,8 @@ static json_t *describe(const struct tensor *t, int n) {
     for (int i = 0; i < n && !failed; at += t[i++].bytes) {
         json_t *shape = json_array();
         for (int k = 0; k < t[i].nd; k++) failed |= json_array_append_new(shape, json_integer(t[i].d[k])) != 0;
-        json_t *entry = json_pack("{sssos[II]}", "dtype", dtype_in_file(t[i].dt), "shape", shape, "data_offsets", (json_int_t)at, (json_int_t)(at + t[i].bytes));
+        json_t *entry = json_pack("{sssos[II]}", "dtype", dtype_in_file(t[i].dt), "shape", shape, "data_offsets", (json_int_t)at,
+                                  (json_int_t)(at + t[i].bytes));
         failed |= json_object_set_new(root, t[i].name, entry) != 0;
     }
     if (!failed) return root;
@@ -91,7 +93,8 @@ static err cut(struct tensors_out *o, size_t max_shard) {
 static err name_shards(struct tensors_out *o) {
     for (int i = 0; i < o->n_shards; i++) {
         struct shard *s = &o->shard[i];
-        s->path = o->n_shards == 1 ? arena_printf(&o->mem, "%s/model.safetensors", o->path) : arena_printf(&o->mem, "%s/model-%05d-of-%05d.safetensors", o->path, i + 1, o->n_shards);
+        s->path = o->n_shards == 1 ? arena_printf(&o->mem, "%s/model.safetensors", o->path)
+                                   : arena_printf(&o->mem, "%s/model-%05d-of-%05d.safetensors", o->path, i + 1, o->n_shards);
         if (!s->path) return out_of_memory(o->path);
     }
     return OK;

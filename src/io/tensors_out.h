@@ -20,16 +20,20 @@ struct tensors_out {
     const char *path;       /* the file, or the folder of shards */
     const struct tensor *t; /* in this order; data is not looked at. The caller's, until the end */
     int n;
-    struct shard { const char *path; int first, n; str header; } *shard;
+    struct shard {
+        const char *path;
+        int first, n;
+        str header;
+    } * shard;
     int n_shards;
-    size_t align;           /* of each tensor's data */
-    size_t total;           /* bytes of all files */
-    str index;              /* of several shards */
+    size_t align; /* of each tensor's data */
+    size_t total; /* bytes of all files */
+    str index;    /* of several shards */
     const char *index_path;
-    struct file_out file;   /* of the shard being written */
-    int at_shard, at;       /* the tensor being written */
-    size_t left, flushed;   /* bytes of it to come; bytes of the file that the disk was asked to take */
-    size_t done;            /* bytes written in all */
+    struct file_out file; /* of the shard being written */
+    int at_shard, at;     /* the tensor being written */
+    size_t left, flushed; /* bytes of it to come; bytes of the file that the disk was asked to take */
+    size_t done;          /* bytes written in all */
     bool open;
 };
 
@@ -38,7 +42,7 @@ err tensors_out_safetensors(struct tensors_out *o, const char *path, const struc
 struct gguf_keys;
 err tensors_out_gguf(struct tensors_out *o, const char *path, const struct gguf_keys *keys, const struct tensor *t, int n);
 err tensors_out_put(struct tensors_out *o, const void *bytes, size_t n);
-err tensors_out_commit(struct tensors_out *o);  /* E_INTERNAL where bytes are missing; releases everything, also after an error */
+err tensors_out_commit(struct tensors_out *o);   /* E_INTERNAL where bytes are missing; releases everything, also after an error */
 void tensors_out_abandon(struct tensors_out *o); /* shards that were whole already stay: the folder is the caller's to remove */
 
 /* GGUF metadata in the making. Keys keep the order in which they are added; a key twice is the caller's bug. */

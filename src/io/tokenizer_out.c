@@ -7,15 +7,19 @@
 
 /* Contractions in both cases, runs of digits, mixed case, code, white space of all kinds, scripts, a decomposed letter, symbols: known
  * pre-tokenisers differ somewhere in it. */
-static const char probe[] = "Hello WORLD, don't DON'T I'LL we'll  1 12 123 1234 1234567 x=3.14; foo_bar(baz)  //comment/\n\n\t  indented\r\n  HTTPResponseCode camelCase "
-                            "\xC3\x80\xC3\x89\xC3\x8E Cafe\xCC\x81 \xE4\xBD\xA0\xE5\xA5\xBD \xE3\x81\x93\xE3\x82\x93 \xEC\x95\x88\xEB\x85\x95 \xD0\xBF\xD1\x80\xD0\xB8 "
-                            "\xD9\x85\xD8\xB1 \xF0\x9F\x9A\x80\xF0\x9F\x8E\x89 \xC2\xB2\xC2\xBD \xD9\xA3\xD9\xA4 ... !!!--- $5+<=>^~|\n \n  trailing   ";
+static const char probe[] =
+    "Hello WORLD, don't DON'T I'LL we'll  1 12 123 1234 1234567 x=3.14; foo_bar(baz)  //comment/\n\n\t  indented\r\n  HTTPResponseCode "
+    "camelCase "
+    "\xC3\x80\xC3\x89\xC3\x8E Cafe\xCC\x81 \xE4\xBD\xA0\xE5\xA5\xBD \xE3\x81\x93\xE3\x82\x93 \xEC\x95\x88\xEB\x85\x95 "
+    "\xD0\xBF\xD1\x80\xD0\xB8 "
+    "\xD9\x85\xD8\xB1 \xF0\x9F\x9A\x80\xF0\x9F\x8E\x89 \xC2\xB2\xC2\xBD \xD9\xA3\xD9\xA4 ... !!!--- $5+<=>^~|\n \n  trailing   ";
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
 
 static bool same_ids(const tokenizer *a, const tokenizer *b) {
     struct ids x = {0}, y = {0};
-    bool same = !tokenizer_encode(a, probe, sizeof probe - 1, true, &x) && !tokenizer_encode(b, probe, sizeof probe - 1, true, &y) && x.n == y.n && !memcmp(x.v, y.v, x.n * sizeof *x.v);
+    bool same = !tokenizer_encode(a, probe, sizeof probe - 1, true, &x) && !tokenizer_encode(b, probe, sizeof probe - 1, true, &y) &&
+                x.n == y.n && !memcmp(x.v, y.v, x.n * sizeof *x.v);
     ids_free(&x);
     ids_free(&y);
     return same;
@@ -24,9 +28,11 @@ static bool same_ids(const tokenizer *a, const tokenizer *b) {
 /* --- to GGUF --------------------------------------------------------------------------------------------------------- */
 static err check_kind(const char *path, const json_t *root) {
     const json_t *model = json_object_get(root, "model");
-    const char *type = json_string_value(json_object_get(model, "type")), *decoder = json_string_value(json_object_get(json_object_get(root, "decoder"), "type"));
+    const char *type = json_string_value(json_object_get(model, "type")),
+               *decoder = json_string_value(json_object_get(json_object_get(root, "decoder"), "type"));
     if ((type && strcmp(type, "BPE")) || json_is_true(json_object_get(model, "byte_fallback")) || (decoder && strcmp(decoder, "ByteLevel")))
-        return fail(E_UNSUPPORTED, "%s: only byte-level BPE tokenizers can be written into GGUF metadata; this one is %s%s", path, type ? type : "BPE",
+        return fail(E_UNSUPPORTED, "%s: only byte-level BPE tokenizers can be written into GGUF metadata; this one is %s%s", path,
+                    type ? type : "BPE",
                     json_is_true(json_object_get(model, "byte_fallback")) ? " with byte fallback (SentencePiece)" : "");
     return json_is_object(json_object_get(model, "vocab")) ? OK : fail(E_INPUT, "%s: model.vocab is missing", path);
 }
@@ -73,8 +79,12 @@ static void put_merges(const json_t *root, struct gguf_keys *out) {
 }
 
 static void put_settings(const tokenizer *t, struct gguf_keys *out) {
-    const struct { const char *key; int32_t id; } ids[] = {
-        {"tokenizer.ggml.bos_token_id", tokenizer_bos(t)}, {"tokenizer.ggml.eos_token_id", tokenizer_eos(t)}, {"tokenizer.ggml.padding_token_id", tokenizer_pad(t)}};
+    const struct {
+        const char *key;
+        int32_t id;
+    } ids[] = {{"tokenizer.ggml.bos_token_id", tokenizer_bos(t)},
+               {"tokenizer.ggml.eos_token_id", tokenizer_eos(t)},
+               {"tokenizer.ggml.padding_token_id", tokenizer_pad(t)}};
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
         if (ids[i].id >= 0) gguf_key_u32(out, ids[i].key, (uint32_t)ids[i].id);
     gguf_key_bool(out, "tokenizer.ggml.add_bos_token", tokenizer_adds_bos(t));
@@ -114,7 +124,8 @@ static err put_pre(const char *path, const tokenizer *t, struct gguf_keys *out) 
 
 static err to_gguf(const char *path, const json_t *root, const tokenizer *t, int64_t vocab, struct gguf_keys *out) {
     TRY(check_kind(path, root));
-    if (tokenizer_vocab(t) > vocab) return fail(E_INPUT, "%s: %d tokens, the model has only %lld", path, tokenizer_vocab(t), (long long)vocab);
+    if (tokenizer_vocab(t) > vocab)
+        return fail(E_INPUT, "%s: %d tokens, the model has only %lld", path, tokenizer_vocab(t), (long long)vocab);
     gguf_key_str(out, "tokenizer.ggml.model", "gpt2");
     TRY(put_tokens(root, t, vocab, out));
     put_merges(root, out);
@@ -159,7 +170,8 @@ static json_t *pre_json(const struct gguf_pre *pre) {
         pattern = last && !strcmp(pre->pattern[i], PATTERN_BYTE_LEVEL);
         if (!pattern) json_array_append_new(list, step(pre->pattern[i]));
     }
-    json_array_append_new(list, json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", pattern));
+    json_array_append_new(
+        list, json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", pattern));
     return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list);
 }
 
@@ -178,7 +190,8 @@ static json_t *post_json(const tokenizer *t) {
     json_t *text[2];
     for (int i = 0; i < 2; i++) text[i] = json_pack("{s:{s:s, s:i}}", "Sequence", "id", i ? "B" : "A", "type_id", i);
     json_t *first = json_pack("{s:{s:O, s:i}}", "SpecialToken", "id", bos, "type_id", 0);
-    json_t *template = json_pack("{s:s, s:[O, O], s:[O, O, O], s:o}", "type", "TemplateProcessing", "single", first, text[0], "pair", first, text[0], text[1], "special_tokens", both);
+    json_t *template = json_pack("{s:s, s:[O, O], s:[O, O, O], s:o}", "type", "TemplateProcessing", "single", first, text[0], "pair", first,
+                                 text[0], text[1], "special_tokens", both);
     for (int i = 0; i < 2; i++) json_decref(text[i]);
     json_decref(first);
     json_decref(bos);
@@ -201,7 +214,9 @@ static void vocabulary(const struct gguf_meta *meta, json_t *vocab, json_t *adde
         json_t *name = json_stringn(text, n);
         json_object_set_new(vocab, json_string_value(name), json_integer((json_int_t)i));
         if (type == GGUF_TOKEN_CONTROL || type == GGUF_TOKEN_USER_DEFINED)
-            json_array_append_new(added, json_pack("{s:I, s:O, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)i, "content", name, "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", type == GGUF_TOKEN_CONTROL));
+            json_array_append_new(added,
+                                  json_pack("{s:I, s:O, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)i, "content", name, "single_word", 0,
+                                            "lstrip", 0, "rstrip", 0, "normalized", 0, "special", type == GGUF_TOKEN_CONTROL));
         json_decref(name);
     }
 }
@@ -216,11 +231,13 @@ static json_t *tokenizer_json(const struct gguf_meta *meta, const struct gguf_pr
         const char *line = gguf_array_str(&at, &n);
         json_array_append_new(merges, json_stringn(line, n));
     }
-    json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0,
-                              "ignore_merges", pre->ignore_merges, "vocab", vocab, "merges", merges);
+    json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
+                              "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0, "ignore_merges",
+                              pre->ignore_merges, "vocab", vocab, "merges", merges);
     json_t *decoder = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex", 1);
-    return json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding", "added_tokens", added, "normalizer",
-                     pre->nfc ? json_pack("{s:s}", "type", "NFC") : json_null(), "pre_tokenizer", pre_json(pre), "post_processor", post_json(t), "decoder", decoder, "model", model);
+    return json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding", "added_tokens", added,
+                     "normalizer", pre->nfc ? json_pack("{s:s}", "type", "NFC") : json_null(), "pre_tokenizer", pre_json(pre),
+                     "post_processor", post_json(t), "decoder", decoder, "model", model);
 }
 
 static err write_json(const char *folder, const char *name, json_t *j) {
@@ -239,7 +256,8 @@ static json_t *config_json(const struct gguf_meta *meta, const tokenizer *t) {
     char key[128];
     const char *arch = gguf_str(meta, "general.architecture");
     snprintf(key, sizeof key, "%.100s.context_length", arch ? arch : "");
-    json_t *j = json_pack("{s:s, s:o, s:o, s:o, s:b, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "bos_token", text_of(t, tokenizer_bos(t)), "eos_token", text_of(t, tokenizer_eos(t)), "pad_token",
+    json_t *j = json_pack("{s:s, s:o, s:o, s:o, s:b, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "bos_token",
+                          text_of(t, tokenizer_bos(t)), "eos_token", text_of(t, tokenizer_eos(t)), "pad_token",
                           text_of(t, tokenizer_pad(t)), "add_bos_token", tokenizer_adds_bos(t), "clean_up_tokenization_spaces", 0);
     if (gguf_u64(meta, key, &context)) json_object_set_new(j, "model_max_length", json_integer((json_int_t)context));
     if (tokenizer_template(t)) json_object_set_new(j, "chat_template", json_string(tokenizer_template(t)));
@@ -247,7 +265,10 @@ static json_t *config_json(const struct gguf_meta *meta, const tokenizer *t) {
 }
 
 static json_t *generation_json(const tokenizer *t) {
-    const struct { const char *key; int32_t id; } ids[] = {{"bos_token_id", tokenizer_bos(t)}, {"eos_token_id", tokenizer_eos(t)}, {"pad_token_id", tokenizer_pad(t)}};
+    const struct {
+        const char *key;
+        int32_t id;
+    } ids[] = {{"bos_token_id", tokenizer_bos(t)}, {"eos_token_id", tokenizer_eos(t)}, {"pad_token_id", tokenizer_pad(t)}};
     json_t *j = json_object();
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
         if (ids[i].id >= 0) json_object_set_new(j, ids[i].key, json_integer(ids[i].id));
@@ -270,8 +291,11 @@ err tokenizer_to_hf(const struct tensors *gguf, const char *folder) {
     const struct gguf_pre *pre = pre_of(gguf->meta);
     const char *model = gguf_str(gguf->meta, "tokenizer.ggml.model");
     if (!model || strcmp(model, "gpt2") || !pre)
-        return fail(E_UNSUPPORTED, "%s: tokenizer.json can be made from byte-level BPE metadata alone; this file's tokenizer is '%.80s', pre-tokeniser '%.80s'", gguf->path, model ? model : "none",
-                    gguf_str(gguf->meta, "tokenizer.ggml.pre") ? gguf_str(gguf->meta, "tokenizer.ggml.pre") : "default");
+        return fail(
+            E_UNSUPPORTED,
+            "%s: tokenizer.json can be made from byte-level BPE metadata alone; this file's tokenizer is '%.80s', pre-tokeniser '%.80s'",
+            gguf->path, model ? model : "none",
+            gguf_str(gguf->meta, "tokenizer.ggml.pre") ? gguf_str(gguf->meta, "tokenizer.ggml.pre") : "default");
     TRY(tokenizer_from_gguf(gguf, &t));
     err e = write_json(folder, "tokenizer.json", tokenizer_json(gguf->meta, pre, t));
     if (!e) e = write_json(folder, "tokenizer_config.json", config_json(gguf->meta, t));

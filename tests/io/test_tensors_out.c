@@ -33,12 +33,22 @@ static struct tensor list[N];
 static char bytes[N][4096 * 4];
 
 static void make(dtype last) {
-    static const struct { const char *name; dtype dt; int nd; int64_t d[2]; } shapes[N] = {{"b", DT_F32, 2, {3, 32}}, {"a", DT_F16, 1, {7}}, {"c.weight", DT_BF16, 2, {5, 64}}, {"d", DT_F32, 2, {2, 96}}};
+    static const struct {
+        const char *name;
+        dtype dt;
+        int nd;
+        int64_t d[2];
+    } shapes[N] = {{"b", DT_F32, 2, {3, 32}}, {"a", DT_F16, 1, {7}}, {"c.weight", DT_BF16, 2, {5, 64}}, {"d", DT_F32, 2, {2, 96}}};
     for (int i = 0; i < 4096; i++) numbers[i] = sinf((float)i) * 2;
     for (int i = 0; i < N; i++) {
         dtype dt = i == N - 1 ? last : shapes[i].dt;
         int64_t rows = shapes[i].nd == 2 ? shapes[i].d[0] : 1, cols = shapes[i].d[shapes[i].nd - 1];
-        list[i] = (struct tensor){.name = shapes[i].name, .dt = dt, .nd = shapes[i].nd, .d = {shapes[i].d[0], shapes[i].d[1], 1, 1}, .data = bytes[i], .bytes = dtype_row_bytes(dt, cols) * (size_t)rows};
+        list[i] = (struct tensor){.name = shapes[i].name,
+                                  .dt = dt,
+                                  .nd = shapes[i].nd,
+                                  .d = {shapes[i].d[0], shapes[i].d[1], 1, 1},
+                                  .data = bytes[i],
+                                  .bytes = dtype_row_bytes(dt, cols) * (size_t)rows};
         quantise_row(dt, numbers + 100 * i, bytes[i], rows * cols);
     }
 }
@@ -46,7 +56,8 @@ static void make(dtype last) {
 /* Everything, in pieces of `piece` bytes. */
 static err put_all(struct tensors_out *o, size_t piece) {
     for (int i = 0; i < N; i++)
-        for (size_t k = 0; k < list[i].bytes; k += piece) TRY(tensors_out_put(o, bytes[i] + k, list[i].bytes - k < piece ? list[i].bytes - k : piece));
+        for (size_t k = 0; k < list[i].bytes; k += piece)
+            TRY(tensors_out_put(o, bytes[i] + k, list[i].bytes - k < piece ? list[i].bytes - k : piece));
     return OK;
 }
 
@@ -104,7 +115,10 @@ static void test_shards(void **state) {
     struct tensors_out o;
     struct tensors ts;
     make(DT_F32);
-    static const struct { size_t most; int files; } cases[] = {{1, 5}, {400, 4}, {1100, 3}, {1 << 20, 1}}; /* files: shards and their index */
+    static const struct {
+        size_t most;
+        int files;
+    } cases[] = {{1, 5}, {400, 4}, {1100, 3}, {1 << 20, 1}}; /* files: shards and their index */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char folder[64];
         snprintf(folder, sizeof folder, "shards%zu", i);
@@ -196,7 +210,8 @@ static void test_refusals(void **state) {
     struct gguf_keys k = {0};
     int before = files_in(root);
     make(DT_Q8_0);
-    refuses(tensors_out_safetensors(&o, at("no.safetensors"), list, N, 0), E_UNSUPPORTED, "tensor 'd' is q8_0; safetensors are written as F32, F16, BF16, I32");
+    refuses(tensors_out_safetensors(&o, at("no.safetensors"), list, N, 0), E_UNSUPPORTED,
+            "tensor 'd' is q8_0; safetensors are written as F32, F16, BF16, I32");
     make(DT_F32);
     list[3].name = "b";
     refuses(tensors_out_safetensors(&o, at("no.safetensors"), list, N, 0), E_USAGE, "two tensors are called 'b'");
@@ -250,6 +265,7 @@ static void test_full(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pieces), cmocka_unit_test(test_shards), cmocka_unit_test(test_gguf), cmocka_unit_test(test_refusals), cmocka_unit_test(test_full)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pieces), cmocka_unit_test(test_shards), cmocka_unit_test(test_gguf),
+                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_full)};
     return cmocka_run_group_tests(tests, begin, end);
 }

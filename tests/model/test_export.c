@@ -18,7 +18,9 @@ enum { N_CASES = sizeof cases / sizeof *cases };
 
 static arena names; /* of paths, to the end */
 static const char *at(const char *name) { return arena_printf(&names, "%s/%s", root, name); }
-static const char *golden(const char *name, const char *file) { return arena_printf(&names, GOLDEN "/tiny_llama/%s%s%s", name, *file ? "/" : "", file); }
+static const char *golden(const char *name, const char *file) {
+    return arena_printf(&names, GOLDEN "/tiny_llama/%s%s%s", name, *file ? "/" : "", file);
+}
 static int begin(void **state) {
     (void)state;
     return mkdtemp(root) ? 0 : -1;
@@ -65,7 +67,11 @@ static void test_merged_logits(void **state) {
             struct tensors expected;
             const char *out = at(to_gguf ? "m.gguf" : "m");
             must(tensors_open(golden(cases[i], "expected_all_r4.safetensors"), &expected));
-            json_decref(export_((struct export_request){.base = golden(cases[i], ""), .adapter = golden(cases[i], "adapter_all_r4"), .to = to_gguf ? "gguf" : "hf", .type = DT_F32, .out = out}));
+            json_decref(export_((struct export_request){.base = golden(cases[i], ""),
+                                                        .adapter = golden(cases[i], "adapter_all_r4"),
+                                                        .to = to_gguf ? "gguf" : "hf",
+                                                        .type = DT_F32,
+                                                        .out = out}));
             float *have = logits_of(out, &expected);
             const struct tensor *want = fixture(&expected, "logits");
             close_to(cases[i], have, f32_of(want), want->bytes / 4, 2e-5, 2e-5);
@@ -94,7 +100,8 @@ static void test_there_and_back(void **state) {
         struct model gguf;
         must(model_open(at("c.gguf"), NULL, &gguf));
         assert_int_equal(gguf.shape.heads, base.shape.heads);
-        assert_true(gguf.shape.norm_eps == (float)base.shape.norm_eps && gguf.shape.rope_base == base.shape.rope_base && gguf.shape.head_dim == base.shape.head_dim && gguf.shape.tied == base.shape.tied);
+        assert_true(gguf.shape.norm_eps == (float)base.shape.norm_eps && gguf.shape.rope_base == base.shape.rope_base &&
+                    gguf.shape.head_dim == base.shape.head_dim && gguf.shape.tied == base.shape.tied);
         must(items_plan_hf(&l, &gguf, NULL, DT_F32));
         must(dir_make(at("back")));
         must(dir_clear(at("back"), NULL));
@@ -158,7 +165,8 @@ static void same_products(const struct deltas *a, const struct deltas *b, const 
                 double p = 0, q = 0;
                 for (int k = 0; k < x->rank; k++) p += x->scale * f32_of(x->b)[r * x->rank + k] * f32_of(x->a)[k * x->a->d[1] + c];
                 for (int k = 0; k < y->rank; k++) q += y->scale * f32_of(y->b)[r * y->rank + k] * f32_of(y->a)[k * y->a->d[1] + c];
-                if (fabs(p - q) > 1e-6 * (fabs(p) + 1e-2)) flunk("%s: %s [%lld, %lld] is %.9g, was %.9g", what, x->module, (long long)r, (long long)c, q, p);
+                if (fabs(p - q) > 1e-6 * (fabs(p) + 1e-2))
+                    flunk("%s: %s [%lld, %lld] is %.9g, was %.9g", what, x->module, (long long)r, (long long)c, q, p);
             }
     }
 }
@@ -166,8 +174,11 @@ static void same_products(const struct deltas *a, const struct deltas *b, const 
 /* Plain, rsLoRA, and alphas by module, each through each form. */
 static void test_forms_of_an_adapter(void **state) {
     (void)state;
-    const char *plain = golden("bias", "adapter_all_r4"), *folders[] = {plain, variant(plain, "rs", "{\"use_rslora\": true, \"lora_alpha\": 3}", NULL),
-                                                                     variant(plain, "alphas", "{\"alpha_pattern\": {\"k_proj\": 5, \"^model\\\\.layers\\\\.[01]\\\\.mlp\\\\.up_proj\": 0.5}}", NULL)};
+    const char *plain = golden("bias", "adapter_all_r4"),
+               *folders[] = {plain, variant(plain, "rs", "{\"use_rslora\": true, \"lora_alpha\": 3}", NULL),
+                             variant(plain, "alphas",
+                                     "{\"alpha_pattern\": {\"k_proj\": 5, \"^model\\\\.layers\\\\.[01]\\\\.mlp\\\\.up_proj\": 0.5}}",
+                                     NULL)};
     struct model m;
     must(model_open(golden("bias", ""), NULL, &m));
     for (int i = 0; i < 3; i++)
@@ -204,21 +215,24 @@ static void test_gguf_lora_rows(void **state) {
     (void)state;
     struct tensors peft, gguf;
     double alpha;
-    json_decref(export_((struct export_request){.base = golden("tied_gqa", ""), .adapter = golden("tied_gqa", "adapter_all_r4"), .to = "gguf-lora", .out = at("rows.gguf")}));
+    json_decref(export_((struct export_request){
+        .base = golden("tied_gqa", ""), .adapter = golden("tied_gqa", "adapter_all_r4"), .to = "gguf-lora", .out = at("rows.gguf")}));
     must(tensors_open(golden("tied_gqa", "adapter_all_r4/adapter_model.safetensors"), &peft));
     must(tensors_open(at("rows.gguf"), &gguf));
     assert_string_equal(gguf_str(gguf.meta, "general.type"), "adapter");
     assert_string_equal(gguf_str(gguf.meta, "general.architecture"), "llama");
     assert_string_equal(gguf_str(gguf.meta, "adapter.type"), "lora");
     assert_true(gguf_f64(gguf.meta, "adapter.lora.alpha", &alpha) && alpha == 8);
-    const struct tensor *b = fixture(&peft, "base_model.model.model.layers.1.self_attn.k_proj.lora_B.weight"), *k = fixture(&gguf, "blk.1.attn_k.weight.lora_b");
+    const struct tensor *b = fixture(&peft, "base_model.model.model.layers.1.self_attn.k_proj.lora_B.weight"),
+                        *k = fixture(&gguf, "blk.1.attn_k.weight.lora_b");
     int64_t D = 8, r = b->d[1];
     assert_int_equal(k->d[0], b->d[0]);
     for (int64_t row = 0; row < b->d[0]; row++) {
         int64_t h = row / D, j = row % D, to = j < D / 2 ? h * D + 2 * j : h * D + 2 * (j - D / 2) + 1;
         assert_memory_equal(f32_of(b) + row * r, f32_of(k) + to * r, (size_t)r * 4);
     }
-    const struct tensor *v = fixture(&peft, "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"), *same = fixture(&gguf, "blk.1.attn_v.weight.lora_b");
+    const struct tensor *v = fixture(&peft, "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"),
+                        *same = fixture(&gguf, "blk.1.attn_v.weight.lora_b");
     assert_memory_equal(v->data, same->data, v->bytes);
     tensors_close(&peft);
     tensors_close(&gguf);
@@ -236,7 +250,8 @@ static void test_check_catches(void **state) {
     must(model_open(golden("tied_gqa", ""), NULL, &base));
     must(deltas_open(golden("tied_gqa", "adapter_all_r4"), &base, &d));
     must(deltas_structure(&d, &base, &st, &w));
-    json_decref(export_((struct export_request){.base = golden("tied_gqa", ""), .adapter = d.folder, .to = "gguf", .type = DT_F16, .out = at("check.gguf")}));
+    json_decref(export_((struct export_request){
+        .base = golden("tied_gqa", ""), .adapter = d.folder, .to = "gguf", .type = DT_F16, .out = at("check.gguf")}));
     must(model_open(at("check.gguf"), NULL, &merged));
     must(check_weights(&base, &d, &merged, report));
     must(check_open(&c, &base, NULL));
@@ -275,7 +290,8 @@ static const char *pair(const char *name, const char *a, const char *b) {
     static float zero[64];
     const char *folder = variant(golden("tied_gqa", "adapter_all_r4"), name, "{}", NULL);
     char path[256];
-    struct tensor t[2] = {{.name = a, .dt = DT_F32, .nd = 2, .d = {2, 32}, .data = zero, .bytes = 256}, {.name = b, .dt = DT_F32, .nd = 2, .d = {32, 2}, .data = zero, .bytes = 256}};
+    struct tensor t[2] = {{.name = a, .dt = DT_F32, .nd = 2, .d = {2, 32}, .data = zero, .bytes = 256},
+                          {.name = b, .dt = DT_F32, .nd = 2, .d = {32, 2}, .data = zero, .bytes = 256}};
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
     must(safetensors_write(path, t, b ? 2 : 1));
     return folder;
@@ -285,11 +301,13 @@ static void test_refusals(void **state) {
     (void)state;
     const char *base = golden("tied_gqa", ""), *plain = golden("tied_gqa", "adapter_all_r4");
     refuses(base, variant(plain, "r1", "{\"use_dora\": true}", NULL), E_UNSUPPORTED, "'use_dora': DoRA's magnitudes are no product");
-    refuses(base, variant(plain, "r2", "{\"modules_to_save\": [\"score\"]}", NULL), E_UNSUPPORTED, "'modules_to_save': whole modules were trained");
+    refuses(base, variant(plain, "r2", "{\"modules_to_save\": [\"score\"]}", NULL), E_UNSUPPORTED,
+            "'modules_to_save': whole modules were trained");
     refuses(base, variant(plain, "r3", "{\"bias\": \"all\"}", NULL), E_UNSUPPORTED, "bias 'all'");
     refuses(base, variant(plain, "r4", "{\"peft_type\": \"IA3\"}", NULL), E_UNSUPPORTED, "peft_type IA3: only LoRA adapters");
     refuses(base, variant(plain, "r5", "{\"init_lora_weights\": \"PiSSA_niter_4\"}", NULL), E_UNSUPPORTED, "changed the base too");
-    refuses(base, variant(plain, "r6", "{\"alpha_pattern\": {\"(k_proj\": 1}}", NULL), E_INPUT, "alpha_pattern's key '(k_proj' is no regular expression");
+    refuses(base, variant(plain, "r6", "{\"alpha_pattern\": {\"(k_proj\": 1}}", NULL), E_INPUT,
+            "alpha_pattern's key '(k_proj' is no regular expression");
     refuses(base, variant(plain, "r7", "{}", "layers.1.mlp.up_proj.lora_B"), E_INPUT, "layers.1.mlp.up_proj.lora_B.weight is missing");
     refuses(base, variant(plain, "r8", "{}", "layers.1.mlp.up_proj.lora_A"), E_INPUT, "20 lora_A and 21 lora_B");
     refuses(base, variant(plain, "r9", "{\"r\": 0}", NULL), E_INPUT, "'r' or 'lora_alpha'");
@@ -297,12 +315,17 @@ static void test_refusals(void **state) {
     refuses(golden("head_dim16", ""), plain, E_USAGE, "another model");
     refuses(GOLDEN "/cipher", golden("bias", "adapter_all_r4"), E_USAGE, "the adapter is for a matrix of");
 #define P "base_model.model."
-    refuses(base, pair("p1", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_UNSUPPORTED, "lm_head: the head of " GOLDEN "/tiny_llama/tied_gqa is its embedding (tied)");
-    refuses(golden("untied_mha", ""), pair("p2", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_UNSUPPORTED, "lm_head: LoRA on the embedding or the head");
-    refuses(base, pair("p3", P "model.embed_tokens.lora_embedding_A", P "model.embed_tokens.lora_embedding_B"), E_UNSUPPORTED, "LoRA on embeddings");
+    refuses(base, pair("p1", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_UNSUPPORTED,
+            "lm_head: the head of " GOLDEN "/tiny_llama/tied_gqa is its embedding (tied)");
+    refuses(golden("untied_mha", ""), pair("p2", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_UNSUPPORTED,
+            "lm_head: LoRA on the embedding or the head");
+    refuses(base, pair("p3", P "model.embed_tokens.lora_embedding_A", P "model.embed_tokens.lora_embedding_B"), E_UNSUPPORTED,
+            "LoRA on embeddings");
     refuses(base, pair("p4", P "model.layers.0.self_attn.q_proj.lora_magnitude_vector", NULL), E_UNSUPPORTED, "DoRA is not supported");
-    refuses(base, pair("p5", P "model.layers.0.mlp.fc1.lora_A.weight", P "model.layers.0.mlp.fc1.lora_B.weight"), E_USAGE, "changes model.layers.0.mlp.fc1, and ");
-    refuses(base, pair("p6", "transformer.h.0.lora_A.weight", "transformer.h.0.lora_B.weight"), E_INPUT, "is neither lora_A nor lora_B of a module");
+    refuses(base, pair("p5", P "model.layers.0.mlp.fc1.lora_A.weight", P "model.layers.0.mlp.fc1.lora_B.weight"), E_USAGE,
+            "changes model.layers.0.mlp.fc1, and ");
+    refuses(base, pair("p6", "transformer.h.0.lora_A.weight", "transformer.h.0.lora_B.weight"), E_INPUT,
+            "is neither lora_A nor lora_B of a module");
 }
 
 static void test_types(void **state) {
@@ -382,7 +405,9 @@ static void test_place(void **state) {
 
 int main(void) {
     omp_set_num_threads(1);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_merged_logits), cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter), cmocka_unit_test(test_gguf_lora_rows),
-                                       cmocka_unit_test(test_check_catches), cmocka_unit_test(test_refusals), cmocka_unit_test(test_types), cmocka_unit_test(test_untouched), cmocka_unit_test(test_place)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_merged_logits),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
+        cmocka_unit_test(test_gguf_lora_rows), cmocka_unit_test(test_check_catches),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_place)};
     return cmocka_run_group_tests(tests, begin, end);
 }
