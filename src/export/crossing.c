@@ -31,6 +31,16 @@ static err no_crossing(const struct model *m, const char *to) {
     return e;
 }
 
+/* RoPE as the base alone gives it: scaled frequencies would need keys of their own in either format. */
+static err plain_rope(const struct model *m) {
+    const double D = (double)m->shape.head_dim;
+    for (int64_t j = 0; j < m->shape.head_dim / 2; j++) {
+        double plain = pow(m->shape.rope_base, -2.0 * (double)j / D);
+        if (fabs(m->inv_freq[j] - plain) > 1e-5 * plain) return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
+    }
+    return OK;
+}
+
 /* --- to GGUF --------------------------------------------------------------------------------------------------------- */
 err crossing_to_gguf(const struct model *m, const char **architecture, bool *pairs) {
     const struct crossing *c = crossing_of(m);
@@ -42,13 +52,19 @@ err crossing_to_gguf(const struct model *m, const char **architecture, bool *pai
     if (!c) return no_crossing(m, "GGUF");
     *architecture = c->gguf;
     *pairs = c->pairs;
-    return OK;
+    return plain_rope(m);
 }
 
 err crossing_twin(const struct model *m, struct model *out) {
     const char *architecture;
     bool pairs;
-    *out = (struct model){.path = m->path, .family = m->family, .shape = m->shape};
+    *out = *m; /* sizes; nothing that is m's to free */
+    out->mem = (arena){0};
+    out->files = (struct tensors){0};
+    out->w = NULL;
+    out->random_bytes = NULL;
+    out->residents = NULL;
+    out->n = 0;
     TRY(crossing_to_gguf(m, &architecture, &pairs));
     out->shape.interleaved = pairs;
     return m->family->tensors(out);
@@ -127,10 +143,7 @@ err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
 /* --- to Hugging Face ------------------------------------------------------------------------------------------------- */
 err crossing_to_hf(const struct model *m) {
     if (!crossing_of(m)) return no_crossing(m, "a Hugging Face folder");
-    const char *scaling = gguf_str(m->files.meta, "llama.rope.scaling.type");
-    if (tensors_find(&m->files, "rope_freqs.weight") || (scaling && strcmp(scaling, "none")))
-        return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot be put back into config.json; write GGUF instead", m->path);
-    return OK;
+    return plain_rope(m);
 }
 
 static const char *dtype_word(dtype dt) { return dt == DT_F32 ? "float32" : dt == DT_F16 ? "float16" : "bfloat16"; }

@@ -116,6 +116,12 @@ static dtype main_type(const struct model *m) {
     return most;
 }
 
+/* A matrix that the model has in another form than its file (transposed, unpacked) can be copied, not changed. */
+static err stored_as_used(const struct model *m, const struct tensor *t, const struct weight *w, const struct deltas *d) {
+    if (!w || w->nd != 2 || w->data == t->data || (plain(t->dt) && !deltas_of(d, w))) return OK;
+    return fail(E_UNSUPPORTED, "%s: tensor %s is stored transposed or packed: it cannot be written changed into a Hugging Face folder", m->path, t->name);
+}
+
 err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
     const struct tensors *f = &m->files;
     if (!type) type = plain(main_type(m)) ? main_type(m) : DT_F16;
@@ -125,7 +131,11 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
     if (!m->gguf && f->n) {
         const struct tensor **t = in_order(l, f);
         if (!t) return out_of_memory();
-        for (int i = 0; i < f->n; i++) list_add(l, from_tensor(t[i], weight_of(m, t[i]), d, t[i]->dt == DT_I32 ? DT_I32 : type));
+        for (int i = 0; i < f->n; i++) {
+            const struct weight *w = weight_of(m, t[i]);
+            TRY(stored_as_used(m, t[i], w, d));
+            list_add(l, from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
+        }
         return OK;
     }
     if (m->gguf) TRY(crossing_to_hf(m));

@@ -154,6 +154,7 @@ err takers_of(const char *folder, json_t **out) {
     char path[4096];
     json_error_t je;
     struct facts f;
+    *out = NULL;
     snprintf(path, sizeof path, "%s/adapter_config.json", folder);
     json_t *config = json_load_file(path, JSON_REJECT_DUPLICATES, &je);
     if (!json_is_object(config)) return json_decref(config), fail(E_INPUT, "%s: %s", path, config ? "not an object" : je.text);

@@ -23,7 +23,12 @@
 #define PATTERN_TEKKEN CASED("") "|\\p{N}|" MARKS_SLASH "|" SPACES
 #define PATTERN_GPT4O  CASED(CONTRACTIONS "?") "|\\p{N}{1,3}|" MARKS_SLASH "|" SPACES
 
-static const struct gguf_pre pre_names[] = {
+enum { PATTERNS_MAX = 4 };
+static const struct pre_name {
+    const char *name;
+    bool nfc, ignore_merges, adds_bos;
+    const char *pattern[PATTERNS_MAX];
+} pre_names[] = {
     /* what llama.cpp does with files that name none */
     {"default", 0, 0, 0, {"[\\p{P}\\$\\+<=>\\^~\\|]+", PATTERN_BYTE_LEVEL, "\\p{N}+", "[0-9][0-9][0-9]"}},
     {"gpt-2", 0, 0, 0, {PATTERN_BYTE_LEVEL}},
@@ -42,18 +47,18 @@ static const struct gguf_pre pre_names[] = {
 };
 enum { N_PRE_NAMES = sizeof pre_names / sizeof *pre_names };
 
-const struct gguf_pre *gguf_pre_at(int i) { return i < N_PRE_NAMES ? &pre_names[i] : NULL; }
+enum token_type { TYPE_NORMAL = 1, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4 };
 
 static err read_pre(tokenizer *t, const struct gguf_meta *meta) {
     const char *name = gguf_str(meta, "tokenizer.ggml.pre");
     if (!name) name = "default";
     for (int i = 0; i < N_PRE_NAMES; i++) {
-        const struct gguf_pre *p = &pre_names[i];
+        const struct pre_name *p = &pre_names[i];
         if (strcmp(p->name, name)) continue;
         t->ignore_merges = p->ignore_merges;
         t->adds_bos = p->adds_bos;
         if (p->nfc) TRY(pre_add_form(&t->pre, t->name, NORMAL_NFC));
-        for (int k = 0; k < GGUF_PRE_PATTERNS && p->pattern[k]; k++)
+        for (int k = 0; k < PATTERNS_MAX && p->pattern[k]; k++)
             TRY(pre_add_split(&t->pre, t->name, p->pattern[k], strlen(p->pattern[k]), false, SPLIT_ISOLATED, false));
         return OK;
     }
@@ -75,10 +80,10 @@ static err get_array(const struct tensors *ts, const char *key, enum gguf_type e
 }
 
 /* A token's type; files without types have normal tokens only. */
-static enum gguf_token_type type_at(const struct gguf_kv *types, uint64_t i) {
-    int32_t type = GGUF_TOKEN_NORMAL;
+static enum token_type type_at(const struct gguf_kv *types, uint64_t i) {
+    int32_t type = TYPE_NORMAL;
     if (types) memcpy(&type, types->raw + i * sizeof type, sizeof type);
-    return (enum gguf_token_type)type;
+    return (enum token_type)type;
 }
 
 static err read_tokens(tokenizer *t, const struct gguf_kv *tokens, const struct gguf_kv *types) {
@@ -92,9 +97,9 @@ static err read_tokens(tokenizer *t, const struct gguf_kv *tokens, const struct 
     at = tokens->raw;
     for (uint64_t i = 0; i < tokens->n; i++) {
         const char *text = gguf_array_str(&at, &n);
-        enum gguf_token_type type = type_at(types, i);
-        if (type != GGUF_TOKEN_CONTROL && type != GGUF_TOKEN_USER_DEFINED) continue;
-        TRY(tok_add(t, (struct added){.text = text, .n = n, .id = (int32_t)i, .special = type == GGUF_TOKEN_CONTROL}, false));
+        enum token_type type = type_at(types, i);
+        if (type != TYPE_CONTROL && type != TYPE_USER_DEFINED) continue;
+        TRY(tok_add(t, (struct added){.text = text, .n = n, .id = (int32_t)i, .special = type == TYPE_CONTROL}, false));
     }
     return OK;
 }
@@ -154,4 +159,11 @@ err tokenizer_from_gguf(const struct tensors *gguf, tokenizer **out) {
     if (e) return tokenizer_free(t), e;
     *out = t;
     return OK;
+}
+
+bool gguf_pre_at(int i, struct gguf_pre *out) {
+    if (i >= N_PRE_NAMES) return false;
+    *out = (struct gguf_pre){.name = pre_names[i].name, .nfc = pre_names[i].nfc, .ignore_merges = pre_names[i].ignore_merges};
+    for (int k = 0; k < PATTERNS_MAX; k++) out->pattern[k] = pre_names[i].pattern[k];
+    return true;
 }

@@ -103,16 +103,14 @@ int32_t tok_find(const tokenizer *t, const char *text, size_t n);
 /* From memory, for the fuzz target; `name` stands for the file in messages. */
 err tokenizer_json_parse(const char *name, const char *bytes, size_t n, tokenizer **out);
 
-/* ---- GGUF's vocabulary (tokenizer_gguf.c), for those who write it ---- */
-enum gguf_token_type { GGUF_TOKEN_NORMAL = 1, GGUF_TOKEN_CONTROL = 3, GGUF_TOKEN_USER_DEFINED = 4, GGUF_TOKEN_UNUSED = 5 };
-/* What a name in tokenizer.ggml.pre stands for. */
-enum { GGUF_PRE_PATTERNS = 4 };
+/* ---- GGUF's names for pre-tokenisers (tokenizer_gguf.c), for those who write them ---- */
+enum { GGUF_PRE_PATTERNS = 8 };
 struct gguf_pre {
-    const char *name;
-    bool nfc, ignore_merges, adds_bos;
+    const char *name; /* in tokenizer.ggml.pre */
+    bool nfc, ignore_merges;
     const char *pattern[GGUF_PRE_PATTERNS]; /* to the first NULL */
 };
-const struct gguf_pre *gguf_pre_at(int i); /* the i-th that is known; NULL after the last */
+bool gguf_pre_at(int i, struct gguf_pre *out); /* the i-th that is known; false after the last */
 
 /* ---- merging (bpe.c) ---- */
 err bpe_word(const tokenizer *t, struct scratch *s, const char *word, size_t n, struct ids *out);

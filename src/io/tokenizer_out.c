@@ -14,6 +14,9 @@ static const char probe[] =
     "\xD0\xBF\xD1\x80\xD0\xB8 "
     "\xD9\x85\xD8\xB1 \xF0\x9F\x9A\x80\xF0\x9F\x8E\x89 \xC2\xB2\xC2\xBD \xD9\xA3\xD9\xA4 ... !!!--- $5+<=>^~|\n \n  trailing   ";
 
+/* tokenizer.ggml.token_type */
+enum { GGUF_TOKEN_NORMAL = 1, GGUF_TOKEN_CONTROL = 3, GGUF_TOKEN_USER_DEFINED = 4, GGUF_TOKEN_UNUSED = 5 };
+
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
 
 static bool same_ids(const tokenizer *a, const tokenizer *b) {
@@ -112,12 +115,12 @@ static err try_pre(const struct gguf_keys *keys, const char *pre, const tokenize
 }
 
 static err put_pre(const char *path, const tokenizer *t, struct gguf_keys *out) {
-    for (int i = 0; gguf_pre_at(i); i++) {
-        const char *name = gguf_pre_at(i)->name;
+    struct gguf_pre pre;
+    for (int i = 0; gguf_pre_at(i, &pre); i++) {
         bool same = false;
-        if (!strcmp(name, "default")) continue; /* what readers make of no name: never written */
-        TRY(try_pre(out, name, t, &same));
-        if (same) return gguf_key_str(out, "tokenizer.ggml.pre", name), OK;
+        if (!strcmp(pre.name, "default")) continue; /* what readers make of no name: never written */
+        TRY(try_pre(out, pre.name, t, &same));
+        if (same) return gguf_key_str(out, "tokenizer.ggml.pre", pre.name), OK;
     }
     return fail(E_UNSUPPORTED, "%s: none of the pre-tokenisers that GGUF files can name splits text as this one does", path);
 }
@@ -149,11 +152,11 @@ err tokenizer_to_gguf(const char *folder, int64_t vocab, struct gguf_keys *out) 
 }
 
 /* --- to Hugging Face ------------------------------------------------------------------------------------------------- */
-static const struct gguf_pre *pre_of(const struct gguf_meta *meta) {
+static bool pre_of(const struct gguf_meta *meta, struct gguf_pre *out) {
     const char *name = gguf_str(meta, "tokenizer.ggml.pre");
-    for (int i = 0; gguf_pre_at(i); i++)
-        if (!strcmp(gguf_pre_at(i)->name, name ? name : "default")) return gguf_pre_at(i);
-    return NULL;
+    for (int i = 0; gguf_pre_at(i, out); i++)
+        if (!strcmp(out->name, name ? name : "default")) return true;
+    return false;
 }
 
 static json_t *step(const char *pattern) {
@@ -288,16 +291,17 @@ static err read_back(const char *folder, const tokenizer *t) {
 
 err tokenizer_to_hf(const struct tensors *gguf, const char *folder) {
     tokenizer *t;
-    const struct gguf_pre *pre = pre_of(gguf->meta);
+    struct gguf_pre pre;
+    bool known = pre_of(gguf->meta, &pre);
     const char *model = gguf_str(gguf->meta, "tokenizer.ggml.model");
-    if (!model || strcmp(model, "gpt2") || !pre)
+    if (!model || strcmp(model, "gpt2") || !known)
         return fail(
             E_UNSUPPORTED,
             "%s: tokenizer.json can be made from byte-level BPE metadata alone; this file's tokenizer is '%.80s', pre-tokeniser '%.80s'",
             gguf->path, model ? model : "none",
             gguf_str(gguf->meta, "tokenizer.ggml.pre") ? gguf_str(gguf->meta, "tokenizer.ggml.pre") : "default");
     TRY(tokenizer_from_gguf(gguf, &t));
-    err e = write_json(folder, "tokenizer.json", tokenizer_json(gguf->meta, pre, t));
+    err e = write_json(folder, "tokenizer.json", tokenizer_json(gguf->meta, &pre, t));
     if (!e) e = write_json(folder, "tokenizer_config.json", config_json(gguf->meta, t));
     if (!e) e = write_json(folder, "generation_config.json", generation_json(t));
     if (!e) e = read_back(folder, t);
