@@ -103,15 +103,6 @@ int32_t tok_find(const tokenizer *t, const char *text, size_t n);
 /* From memory, for the fuzz target; `name` stands for the file in messages. */
 err tokenizer_json_parse(const char *name, const char *bytes, size_t n, tokenizer **out);
 
-/* ---- GGUF's names for pre-tokenisers (tokenizer_gguf.c), for those who write them ---- */
-enum { GGUF_PRE_PATTERNS = 8 };
-struct gguf_pre {
-    const char *name; /* in tokenizer.ggml.pre */
-    bool nfc, ignore_merges;
-    const char *pattern[GGUF_PRE_PATTERNS]; /* to the first NULL */
-};
-bool gguf_pre_at(int i, struct gguf_pre *out); /* the i-th that is known; false after the last */
-
 /* ---- merging (bpe.c) ---- */
 err bpe_word(const tokenizer *t, struct scratch *s, const char *word, size_t n, struct ids *out);
 const struct merge *merge_find(const tokenizer *t, int32_t left, int32_t right);
@@ -130,5 +121,14 @@ static inline int char_to_byte(unsigned cp) {
     if (cp == 323) return 173;
     return cp < 256 && byte_to_char((uint8_t)cp) == cp ? (int)cp : -1;
 }
+
+/* ---- GGUF's names for pre-tokenisers (tokenizer_gguf.c), for those who write them ---- */
+enum { GGUF_PRE_PATTERNS = 8 };
+struct gguf_pre {
+    const char *name; /* in tokenizer.ggml.pre */
+    bool nfc, ignore_merges;
+    const char *pattern[GGUF_PRE_PATTERNS]; /* to the first NULL */
+};
+bool gguf_pre_at(int i, struct gguf_pre *out); /* the i-th that is known; false after the last */
 
 #endif
