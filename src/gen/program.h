@@ -28,18 +28,18 @@ struct program {
     struct plan plan;
     val loss, nll;        /* train, score: sums[4], nll[N] */
     val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities */
-    val logits;           /* prefill, decode, score: kept where asked for */
+    val logits;           /* prefill, decode: kept where asked for */
     val ids, pos;         /* the inputs that program_advance() writes */
     struct residents *base; /* the model's, on the backend */
 };
 
-/* keep_logits: for tests; of MODE_SCORE the logits of every position [N, V] in place of the loss, for exports. */
+/* keep_logits: for tests; of MODE_SCORE the logits of every position [N, V] in place of the loss, for exports (inputs: ids pos cu sample). */
 err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                   enum checkpoint level, const struct backend *backend, bool keep_logits);
 void program_free(struct program *g);
 
 /* One pass's inputs; those that the mode does not use are ignored.
- * train, score: ids pos cu sample label weight (with logits in place of the loss the first four); prefill: ids pos cu slot rows sample next_pos; decode: ids pos slot sample. */
+ * train, score: ids pos cu sample label weight; prefill: ids pos cu slot rows sample next_pos; decode: ids pos slot sample. */
 struct feed {
     const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
     const float *weight;
