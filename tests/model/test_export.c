@@ -35,6 +35,9 @@ static json_t *export_(struct export_request r) {
     json_t *report;
     r.force = true;
     must(export_one(&r, &report));
+    const json_t *memory = json_object_get(report, "memory");
+    double planned = json_number_value(json_object_get(memory, "planned")), peak = json_number_value(json_object_get(memory, "peak"));
+    if (!(peak <= planned)) flunk("%s: %.0f bytes at most were planned, %.0f measured", r.out, planned, peak);
     return report;
 }
 
