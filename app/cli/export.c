@@ -125,25 +125,36 @@ static void on_progress(void *ctx, size_t done, size_t total) {
     if (term_tty()) progress_show(line);
 }
 
-static void print_check(const json_t *c) {
+static void print_logits(const json_t *c) {
     str token = {0};
-    text_one_line(&token, json_text(c, "token"), 24);
     char bound[32] = "";
+    printf("  checked   %.0f rows, %.0f tokens: ", json_num(c, "rows"), json_num(c, "tokens"));
+    if (json_num(c, "worst") == 0) {
+        printf("every logit is the same to the last bit\n");
+        return;
+    }
+    text_one_line(&token, json_text(c, "token"), 24);
     if (!isnan(json_num(c, "bound"))) snprintf(bound, sizeof bound, " (bound %.2g)", json_num(c, "bound"));
-    printf("  checked   %.0f rows, %.0f tokens: worst logit difference %.3g (row %.0f, position %.0f, token %.0f%s%s%s), %.2g of the "
+    printf("worst logit difference %.3g (row %.0f, position %.0f, token %.0f%s%s%s), %.2g of the "
            "logits' spread%s\n",
-           json_num(c, "rows"), json_num(c, "tokens"), json_num(c, "worst"), json_num(c, "row"), json_num(c, "position"), json_num(c, "id"),
+           json_num(c, "worst"), json_num(c, "row"), json_num(c, "position"), json_num(c, "id"),
            token.n ? " '" : "", token.n ? token.p : "", token.n ? "'" : "", json_num(c, "relative"), bound);
     str_free(&token);
+}
+
+static void print_check(const json_t *c) {
+    print_logits(c);
     double kl = json_num(c, "mean_kl"), moved = json_num(c, "adapter_kl");
     printf("            mean KL %.3g nats, same first choice at %.0f of %.0f", kl, json_num(c, "same_top"), json_num(c, "tokens"));
-    if (!isnan(moved))
-        printf("; the adapter moves the base by %.3g%s", moved,
-               moved > 0 && kl > 0.1 * moved ? ": rounding costs a good part of that, a larger --type costs less" : "");
+    if (!isnan(moved)) printf("; the adapter moves the base by %.3g", moved);
+    if (moved > 0 && kl > 0.1 * moved) printf(", and rounding costs %.0f %% of that: a larger --type keeps more", 100 * kl / moved);
     putchar('\n');
 }
 
-static void print_done(const json_t *o) {
+static void on_done(void *ctx, const char *text) {
+    (void)ctx;
+    json_t *o = json_loads(text, 0, NULL);
+    progress_clear();
     const json_t *check = json_object_get(o, "check");
     printf("  written   %s in %.2f s, %s/s; peak %s\n", show_bytes(json_num(o, "bytes")), json_num(o, "seconds"),
            show_bytes(json_num(o, "bytes_per_second")), show_bytes(json_num(json_object_get(o, "memory"), "peak")));
@@ -153,25 +164,19 @@ static void print_done(const json_t *o) {
                json_num(w, "tensors"), json_object_get(o, "adapter") ? " with its deltas" : "", json_num(w, "relative"),
                json_text(w, "tensor"), json_text(w, "dtype"), json_num(w, "bound"));
     if (check) print_check(check);
+    json_decref(o);
 }
 
 /* --- asking ---------------------------------------------------------------------------------------------------------- */
 static int run(const char *from, cyc_export_options *o, bool json) {
     char *text = NULL;
-    size_t i;
-    const json_t *output;
-    if (!json) o->on_plan = on_plan, o->on_progress = on_progress;
+    if (!json) o->on_plan = on_plan, o->on_progress = on_progress, o->on_done = on_done;
     catch_signals();
     int code = cyc_export(from, o, &text);
     progress_clear();
     if (code) return cli_failed(code);
-    json_t *answer = json_take(text);
-    if (json) return json_line(answer), STATUS_OK;
-    json_array_foreach(json_object_get(answer, "outputs"), i, output) {
-        if (json_array_size(json_object_get(answer, "outputs")) > 1) printf("%s\n", json_text(output, "path"));
-        print_done(output);
-    }
-    json_decref(answer);
+    if (json) json_line(json_take(text));
+    else cyc_free(text);
     return STATUS_OK;
 }
 
@@ -194,11 +199,11 @@ struct common {
     const char *type, *shard;
     bool force, unchecked, json;
 };
-#define COMMON(c)                                                                                                                          \
-    {"--type", ARG_TEXT, &(c).type, 0}, {"--max-shard-size", ARG_TEXT, &(c).shard, 0}, {"--force", ARG_FLAG, &(c).force, 0},               \
-        {"--no-check", ARG_FLAG, &(c).unchecked, 0}, {                                                                                     \
-        "--json", ARG_FLAG, &(c).json, 0                                                                                                   \
-    }
+/* clang-format off */
+#define COMMON(c)                                                                                                     \
+    {"--type", ARG_TEXT, &(c).type, 0}, {"--max-shard-size", ARG_TEXT, &(c).shard, 0}, {"--force", ARG_FLAG, &(c).force, 0}, \
+    {"--no-check", ARG_FLAG, &(c).unchecked, 0}, {"--json", ARG_FLAG, &(c).json, 0}
+/* clang-format on */
 
 static int finish(const char *from, cyc_export_options *o, const struct common *c) {
     int status = c->shard ? take_size(c->shard, &o->max_shard_bytes) : -1;

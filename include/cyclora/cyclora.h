@@ -141,6 +141,7 @@ typedef struct cyc_export_options {
     void *ctx;
     void (*on_plan)(void *ctx, const char *json);                  /* what will be written; once for each output */
     void (*on_progress)(void *ctx, size_t done, size_t total);     /* bytes of this output */
+    void (*on_done)(void *ctx, const char *json);                  /* it is in place: the plan, with times and check */
 } cyc_export_options;
 /* Writes the adapters of a run, checkpoint or adapter folder in another form, or merged into their base. from NULL: converts the
  * model alone. Each output appears whole and checked, or not at all: its logits on fixed tokens must be those of base and adapter, as

@@ -81,11 +81,15 @@ struct relay {
     const cyc_export_options *o;
 };
 
+static void tell(const cyc_export_options *o, void (*whom)(void *ctx, const char *json), const json_t *what) {
+    char *text = whom ? json_dumps(what, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    if (text) whom(o->ctx, text);
+    free(text);
+}
+
 static void relay_plan(void *ctx, const json_t *plan) {
     const cyc_export_options *o = ((struct relay *)ctx)->o;
-    char *text = o->on_plan ? json_dumps(plan, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    if (text) o->on_plan(o->ctx, text);
-    free(text);
+    tell(o, o->on_plan, plan);
 }
 
 static void relay_progress(void *ctx, size_t done, size_t total) {
@@ -120,6 +124,7 @@ static err one(const cyc_export_options *o, const char *from, struct export_requ
     r->on_plan = relay_plan;
     err e = export_one(r, &report);
     if (s && *s->side && report) json_object_set_new(report, "side", json_string(s->side));
+    if (!e) tell(o, o->on_done, report);
     json_array_append_new(outputs, report ? report : json_null());
     return e;
 }
