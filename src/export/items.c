@@ -55,8 +55,11 @@ static size_t ranks(const struct items *l) {
     return most;
 }
 
+/* Of each thread beside its row: what it has touched of its stack, the file's buffer. */
+enum { STACK = 128 << 10 };
+
 size_t items_write_bytes(const struct items *l) {
-    return chunk_bytes(l) + widest_a(l) + (size_t)omp_get_max_threads() * ((size_t)l->widest + ranks(l)) * 4;
+    return chunk_bytes(l) + widest_a(l) + (size_t)omp_get_max_threads() * (((size_t)l->widest + ranks(l)) * 4 + STACK);
 }
 
 /* Memory of one items_write(). */
