@@ -147,6 +147,29 @@ int cyc_data_stats(const cyc_data_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 
+/* --- files out ------------------------------------------------------------------------------------------------------- */
+enum { CYC_EXPORT_FORCE = 1, CYC_EXPORT_UNCHECKED = 2 };
+typedef struct cyc_export_options {
+    const char *to;           /* "peft", "gguf-lora", "mlx": the adapter; "hf", "gguf": a model. NULL: "gguf" where out ends so, else "hf" */
+    const char *model;        /* the base; NULL: the one that the adapter names */
+    const char *model_config; /* a config.json, for the weights random:SEED of a benchmark */
+    const char *type;         /* of matrices: "f16", "q8_0", ...; NULL: what loses least */
+    const char *out;          /* NULL: FROM/export/TO */
+    const char *side;         /* "A" or "B" of a run; NULL: all its adapters, each in a file or folder of its name */
+    int64_t max_shard_bytes;  /* of safetensors; 0: 5 GB */
+    int flags;                /* CYC_EXPORT_FORCE replaces what is there; CYC_EXPORT_UNCHECKED leaves the check by logits out */
+    void *ctx;
+    void (*on_plan)(void *ctx, const char *json);                  /* what will be written; once for each output */
+    void (*on_progress)(void *ctx, size_t done, size_t total);     /* bytes of this output */
+    void (*on_done)(void *ctx, const char *json);                  /* it is in place: the plan, with times and check */
+} cyc_export_options;
+/* Writes the adapters of a run, checkpoint or adapter folder in another form, or merged into their base. from NULL: converts the
+ * model alone. Each output appears whole and checked, or not at all: its logits on fixed tokens must be those of base and adapter, as
+ * far as its type allows. cyc_stop() ends it (CYC_INTERRUPTED). *json (may be NULL): {"outputs": [...]}, plans, checks, times. */
+int cyc_export(const char *from, const cyc_export_options *opt, char **json);
+/* As cyc_inspect(), of an adapter folder or run against a base: whether it fits. */
+int cyc_inspect_on(const char *path, const char *model, char **json);
+
 typedef struct cyc_scores { double bleu, chrf, chrf_pp, exact; } cyc_scores; /* as sacrebleu; 0..100 */
 int cyc_score_texts(const char *const *hyp, const char *const *ref, int n, cyc_scores *out);
 

@@ -95,8 +95,8 @@ static inline int iq4_xs_scale(const uint8_t *b, int64_t i) {
 
 /* The definition of each format: n elements (a multiple of the block) starting at src, as f32. */
 void dequantise_row(dtype dt, const void *src, float *dst, int64_t n);
-/* Encodes n f32 values, a multiple of the block (quantise.c); for the types that dtype_encodes(). */
+/* Encodes n f32 values, a multiple of the block (quantise.c); for the types that dtype_writable(). */
 void quantise_row(dtype dt, const float *src, void *dst, int64_t n);
-bool dtype_encodes(dtype dt);
+bool dtype_writable(dtype dt); /* can quantise_row() encode it? */
 
 #endif

@@ -6,7 +6,7 @@
  * ladder of tries, then quantise those against the super-block's and round the weights once more against what was stored.
  * Weights count by their size (a large weight moves more): |x| + rms for Q4_K and Q5_K, x^2 for Q6_K.
  *
- * Refused (dtype_encodes): Q2_K, Q3_K, IQ4_NL, IQ4_XS, which are only read. */
+ * Refused (dtype_writable): Q2_K, Q3_K, IQ4_NL, IQ4_XS, which are only read. */
 #include "base/dtype.h"
 #include <math.h>
 #include <string.h>
@@ -222,7 +222,7 @@ static void e4m3(const float *x, uint8_t *b) {
     for (int i = 0; i < 64; i++) b[4 + i] = to_e4m3(x[i] * inv);
 }
 
-bool dtype_encodes(dtype dt) {
+bool dtype_writable(dtype dt) {
     return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS;
 }
 

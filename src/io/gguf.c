@@ -44,6 +44,14 @@ static const struct {
 };
 static const char supported_types[] = "F32, F16, BF16, I32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS";
 
+int gguf_type_number(dtype dt) {
+    for (size_t i = 0; dt && i < sizeof ggml_types / sizeof *ggml_types; i++)
+        if (ggml_types[i].dt == dt) return (int)i;
+    return -1;
+}
+
+size_t gguf_value_bytes(enum gguf_type type) { return value_bytes[type]; }
+
 struct reader {
     arena *mem;
     const char *path;

@@ -434,3 +434,10 @@ err tokenizer_from_gguf(const struct tensors *gguf, tokenizer **out) {
     *out = t;
     return OK;
 }
+
+bool gguf_pre_at(int i, struct gguf_pre *out) {
+    if (i >= N_PRE_NAMES) return false;
+    *out = (struct gguf_pre){.name = pre_names[i].name, .nfc = pre_names[i].nfc, .ignore_merges = pre_names[i].ignore_merges};
+    for (int k = 0; k < PATTERNS_MAX; k++) out->pattern[k] = pre_names[i].pattern[k];
+    return true;
+}

@@ -204,4 +204,13 @@ static inline int char_to_byte(unsigned cp) {
     return cp < 256 && byte_to_char((uint8_t)cp) == cp ? (int)cp : -1;
 }
 
+/* ---- GGUF's names for pre-tokenisers (tokenizer_gguf.c), for those who write them ---- */
+enum { GGUF_PRE_PATTERNS = 8 };
+struct gguf_pre {
+    const char *name; /* in tokenizer.ggml.pre */
+    bool nfc, ignore_merges;
+    const char *pattern[GGUF_PRE_PATTERNS]; /* to the first NULL */
+};
+bool gguf_pre_at(int i, struct gguf_pre *out); /* the i-th that is known; false after the last */
+
 #endif

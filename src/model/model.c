@@ -199,7 +199,7 @@ static err open_random(struct model *m, const char *spec, const char *config_pat
     dtype dt = DT_BF16;
     if (end == spec || errno || (*end && *end != ':')) return fail(E_USAGE, "model '%s': write random:SEED or random:SEED:dtype", m->path);
     if (*end == ':' && (dt = dtype_parse(end + 1)) == DT_NONE) return fail(E_USAGE, "model '%s': unknown type '%s'", m->path, end + 1);
-    if (!dtype_encodes(dt)) return fail(E_USAGE, "model '%s': random weights cannot be %s: it has no encoder here", m->path, dtype_info[dt].name);
+    if (!dtype_writable(dt)) return fail(E_USAGE, "model '%s': random weights cannot be %s: it has no encoder here", m->path, dtype_info[dt].name);
     if (!config_path || !*config_path) return fail(E_USAGE, "model '%s' needs model_config: the path of a config.json", m->path);
     m->random = true;
     TRY(open_json(m, config_path));

@@ -9,16 +9,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-size_t resident_bytes(const char *field) {
-    FILE *f = fopen("/proc/self/status", "re");
-    char line[256];
-    size_t kb = 0, n = strlen(field);
-    while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, field, n) && line[n] == ':') kb = strtoull(line + n + 1, NULL, 10);
-    if (f) fclose(f);
-    return kb * 1024;
-}
-
 size_t run_memory(const struct run *r) {
     size_t left = r->backend->mem->left();
     return r->backend->mem->host ? resident_bytes("VmRSS") : r->left_before > left ? r->left_before - left : 0;

@@ -60,7 +60,7 @@ static struct view weights(dtype dt, int64_t rows, int64_t cols) {
     float *row = take((size_t)cols * sizeof(float));
     for (int64_t r = 0; r < rows; r++, p += bytes) {
         for (int64_t c = 0; c < cols; c++) row[c] = uniform();
-        if (dtype_encodes(dt)) quantise_row(dt, row, p, cols);
+        if (dtype_writable(dt)) quantise_row(dt, row, p, cols);
         else random_blocks(dt, p, cols, 1, &counter);
     }
     return v;

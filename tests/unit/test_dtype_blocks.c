@@ -51,7 +51,7 @@ static void encoders_are_as_good(void **state) {
     bell(x, N);
     for (size_t p = 0; p < sizeof peers / sizeof *peers; p++) {
         double e = 0, s = 0;
-        assert_true(dtype_encodes(peers[p].dt));
+        assert_true(dtype_writable(peers[p].dt));
         quantise_row(peers[p].dt, x, b, N);
         dequantise_row(peers[p].dt, b, y, N);
         for (int i = 0; i < N; i++) e += pow((double)y[i] - (double)x[i], 2), s += pow(x[i], 2);
@@ -59,7 +59,7 @@ static void encoders_are_as_good(void **state) {
         print_message("%s: relative error %.5f, peer %.5f\n", dtype_info[peers[p].dt].name, rms, peers[p].rms);
         if (!(rms <= 1.03 * peers[p].rms)) flunk("%s: relative error %.5f, more than 3 %% above %.5f", dtype_info[peers[p].dt].name, rms, peers[p].rms);
     }
-    for (int dt = DT_F32; dt < DT_COUNT; dt++) assert_int_equal(dtype_encodes(dt), dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS);
+    for (int dt = DT_F32; dt < DT_COUNT; dt++) assert_int_equal(dtype_writable(dt), dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS);
     free(x), free(y), free(b);
 }
 
@@ -69,7 +69,7 @@ static void degenerate_blocks(void **state) {
     float x[256], y[256];
     uint8_t b[1024];
     for (int dt = DT_F32; dt < DT_COUNT; dt++)
-        for (int kind = 0; kind < 5 && dtype_encodes(dt); kind++) {
+        for (int kind = 0; kind < 5 && dtype_writable(dt); kind++) {
             for (int i = 0; i < 256; i++) x[i] = kind == 0 ? 0 : kind == 1 ? 0.5f : kind == 2 ? -0.5f : i == 77 ? (kind == 3 ? 1.0f : -1.0f) : 0;
             quantise_row(dt, x, b, 256);
             dequantise_row(dt, b, y, 256);
