@@ -33,10 +33,10 @@ static err no_crossing(const struct model *m, const char *to) {
 
 /* RoPE as the base alone gives it: scaled frequencies would need keys of their own in either format. */
 static err plain_rope(const struct model *m) {
-    const double D = (double)m->shape.head_dim;
-    for (int64_t j = 0; j < m->shape.head_dim / 2; j++) {
-        double plain = pow(m->shape.rope_base, -2.0 * (double)j / D);
-        if (fabs(m->inv_freq[j] - plain) > 1e-5 * plain) return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
+    const struct rope_table *rope = &m->rope[0];
+    for (int64_t j = 0; j < rope->dims / 2; j++) {
+        double plain = pow(rope->base, -2.0 * (double)j / (double)rope->dims);
+        if (rope->dims != m->shape.head_dim || rope->scale != 1 || fabs(rope->inv_freq[j] - plain) > 1e-5 * plain) return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
     }
     return OK;
 }
@@ -93,7 +93,7 @@ static void sizes_make(const struct model *m, const char *arch, struct gguf_keys
     snprintf(key, sizeof key, "%s.attention.layer_norm_rms_epsilon", arch);
     gguf_key_f32(out, key, z->norm_eps);
     snprintf(key, sizeof key, "%s.rope.freq_base", arch);
-    gguf_key_f32(out, key, z->rope_base);
+    gguf_key_f32(out, key, m->rope[0].base);
 }
 
 static const char *last_part(const char *path) {
@@ -167,7 +167,7 @@ static json_t *config_made(const struct model *m) {
                   "num_hidden_layers", (json_int_t)z->layers, "num_attention_heads", (json_int_t)z->heads, "num_key_value_heads",
                   (json_int_t)z->kv_heads, "head_dim", (json_int_t)z->head_dim, "vocab_size", (json_int_t)z->vocab,
                   "max_position_embeddings", (json_int_t)z->context, "rms_norm_eps", short_real(z->norm_eps), "rope_theta",
-                  short_real(z->rope_base), "tie_word_embeddings", z->tied, "attention_bias", z->attn_bias, "mlp_bias", z->mlp_bias);
+                  short_real(m->rope[0].base), "tie_word_embeddings", z->tied, "attention_bias", z->qkv_bias, "mlp_bias", z->mlp_bias);
     static const char *const ids[][2] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"},
                                          {"eos_token_id", "tokenizer.ggml.eos_token_id"},
                                          {"pad_token_id", "tokenizer.ggml.padding_token_id"}};

@@ -28,7 +28,6 @@ static const struct {
               {"U32", 0, 4},      {"I16", 0, 2},      {"U16", 0, 2},        {"F8_E4M3", 0, 1},      {"F8_E5M2", 0, 1}, {"F8_E8M0", 0, 1}, {"I8", 0, 1},
               {"U8", 0, 1},       {"BOOL", 0, 1}};
 enum { N_DTYPES = sizeof dtypes / sizeof *dtypes };
-static const char writable_dtypes[] = "F32, F16, BF16, I32";
 
 static int bytes_stored(const struct tensor *t) {
     for (int i = 0; i < N_DTYPES; i++)

@@ -47,8 +47,7 @@
     "\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 #define PATTERN_GPT4O CASED(CONTRACTIONS "?") "|\\p{N}{1,3}|" MARKS_SLASH "|" SPACES
 
-/* A pattern that stands for a stage by character, whose digits are Rust's. */
-#define EACH_DIGIT "\\d"
+#define EACH_DIGIT GGUF_PRE_EACH_DIGIT
 
 enum { PATTERNS_MAX = 6 };
 static const struct pre_name {

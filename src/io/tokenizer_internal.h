@@ -205,6 +205,7 @@ static inline int char_to_byte(unsigned cp) {
 }
 
 /* ---- GGUF's names for pre-tokenisers (tokenizer_gguf.c), for those who write them ---- */
+#define GGUF_PRE_EACH_DIGIT "\\d" /* a pattern that stands for a stage by character, whose digits are Rust's */
 enum { GGUF_PRE_PATTERNS = 8 };
 struct gguf_pre {
     const char *name; /* in tokenizer.ggml.pre */

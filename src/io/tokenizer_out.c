@@ -160,7 +160,7 @@ static bool pre_of(const struct gguf_meta *meta, struct gguf_pre *out) {
 }
 
 static json_t *step(const char *pattern) {
-    if (!strcmp(pattern, PATTERN_DIGIT)) return json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1);
+    if (!strcmp(pattern, GGUF_PRE_EACH_DIGIT)) return json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1);
     return json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pattern, "behavior", "Isolated", "invert", 0);
 }
 

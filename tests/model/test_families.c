@@ -372,7 +372,7 @@ static void test_gpt2_adapter(void **state) {
     const char *text = arena_printf(&b.mem, "%.*s", (int)map.n, (const char *)map.p);
     file_unmap(&map);
     assert_non_null(strstr(text, "\"fan_in_fan_out\": true"));
-    assert_true(b.model.copied > 0);
+    assert_true(b.model.files.copied > 0);
     unlink(path);
     unlink(arena_printf(&b.mem, "%s/adapter_model.safetensors", dir));
     rmdir(dir);

@@ -34,16 +34,16 @@ struct shape {
     bool for_card; /* nothing new to a processor */
 };
 static const struct shape shapes[] = {
-    {"no sequence", 0, {0}, 32, 2, 1, 16},
-    {"zero tokens", 2, {0, 0}, 32, 2, 1, 16},
-    {"one", 1, {1}, 1, 1, 1, 2},
-    {"prime", 5, {7, 1, 13, 0, 3}, 37, 6, 2, 10},
-    {"small", 2, {5, 11}, 64, 4, 2, 32},
-    {"aligned", 2, {32, 128}, 256, 2, 2, 64},
-    {"ragged", 4, {65, 3, 0, 130}, 96, 6, 2, 64},
-    {"head of 80", 1, {70}, 160, 2, 1, 80},
-    {"head of 128", 2, {1, 66}, 32, 1, 1, 128},
-    {"head of 256", 2, {17, 8}, 64, 2, 1, 256},
+    {"no sequence", 0, {0}, 32, 2, 1, 16, false},
+    {"zero tokens", 2, {0, 0}, 32, 2, 1, 16, false},
+    {"one", 1, {1}, 1, 1, 1, 2, false},
+    {"prime", 5, {7, 1, 13, 0, 3}, 37, 6, 2, 10, false},
+    {"small", 2, {5, 11}, 64, 4, 2, 32, false},
+    {"aligned", 2, {32, 128}, 256, 2, 2, 64, false},
+    {"ragged", 4, {65, 3, 0, 130}, 96, 6, 2, 64, false},
+    {"head of 80", 1, {70}, 160, 2, 1, 80, false},
+    {"head of 128", 2, {1, 66}, 32, 1, 1, 128, false},
+    {"head of 256", 2, {17, 8}, 64, 2, 1, 256, false},
     {"many rows", 3, {217, 3, 100}, 72, 2, 1, 32, true}, /* a card's fused products begin at 256 */
 };
 
