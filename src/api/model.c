@@ -65,7 +65,7 @@ static err open_model(const char *path, cyc_model *c) {
     TRY(model_open(path, NULL, &c->m));
     c->weights = true;
     TRY(open_tokenizer(path, c->m.gguf ? &c->m.files : NULL, &c->tok));
-    if (tokenizer_vocab(c->tok) > c->m.shape.vocab)
+    if (!tokenizer_fit(c->tok, c->m.shape.vocab))
         return fail(E_INPUT, "%s: the tokenizer has %d ids, the model only %lld", path, tokenizer_vocab(c->tok), (long long)c->m.shape.vocab);
     return OK;
 }
@@ -134,9 +134,12 @@ void cyc_adapter_close(cyc_adapter *a) {
 }
 
 /* --- text ------------------------------------------------------------------------------------------------------------ */
-int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids) {
+int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids) { return cyc_tokenize_around(m, text, n, 0, ids, n_ids); }
+
+int cyc_tokenize_around(const cyc_model *m, const char *text, size_t n, int around, int32_t **ids, size_t *n_ids) {
     struct ids out = {0};
-    err e = tokenizer_encode(m->tok, text, n, true, &out);
+    err e = tokenizer_encode(m->tok, text, n, ENCODE_SPECIAL, &out);
+    if (!e) e = tokenizer_surround(m->tok, around & CYC_BEFORE, around & CYC_AFTER, &out);
     if (e) ids_free(&out);
     *ids = out.v;
     *n_ids = out.n;

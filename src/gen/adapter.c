@@ -1,6 +1,7 @@
 /* See adapter.h. */
 #define _DEFAULT_SOURCE
 #include "gen/adapter.h"
+#include "core/rope_rows.h"
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
@@ -137,12 +138,10 @@ err adapter_check_base(const char *folder, const struct model *m) {
 /* --- tensors ----------------------------------------------------------------------------------------------------- */
 /* Where file row `row` lies in memory. Files have RoPE pairs half a head apart, GGUF's order has them side by side. */
 static int64_t memory_row(const struct param_slice *s, int64_t row) {
-    if (!s->rope_heads) return s->row0 + row;
-    int64_t D = s->rows / s->rope_heads, head = row / D, j = row % D, half = D / 2;
-    return s->row0 + head * D + (j < half ? 2 * j : 2 * (j - half) + 1);
+    return s->row0 + (s->rope_heads ? rope_row_in_pairs(row, s->rows / s->rope_heads) : row);
 }
 
-static float *row_at(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
+float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
     return (float *)weights + p->off / 4 + memory_row(s, row) * p->d[1];
 }
 
@@ -153,8 +152,9 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
     if (t->nd != 2 || t->d[0] != s->rows || t->d[1] != p->d[1])
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)p->d[1]);
+    TRY(tensor_readable(ts, t));
     size_t bytes = dtype_row_bytes(t->dt, t->d[1]);
-    for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row_at(p, s, weights, r), p->d[1]);
+    for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, adapter_row(p, s, weights, r), p->d[1]);
     return OK;
 }
 
@@ -230,10 +230,10 @@ static err write_config(const char *path, const struct structure *st, const char
 
 /* A slice as the file has it: where it lies, or, where RoPE's rows change places, a copy in mem. */
 static const float *file_rows(const struct param *p, const struct param_slice *s, const float *weights, arena *mem) {
-    if (!s->rope_heads) return row_at(p, s, weights, 0);
+    if (!s->rope_heads) return adapter_row(p, s, weights, 0);
     size_t row = (size_t)p->d[1] * 4;
     float *copy = arena_alloc(mem, row * (size_t)s->rows + 1);
-    for (int64_t r = 0; copy && r < s->rows; r++) memcpy(copy + r * p->d[1], row_at(p, s, weights, r), row);
+    for (int64_t r = 0; copy && r < s->rows; r++) memcpy(copy + r * p->d[1], adapter_row(p, s, weights, r), row);
     return copy;
 }
 

@@ -46,6 +46,14 @@ static void emit_loss(struct program *g, const struct model *m, struct site *s) 
     prog_keep(s->p, g->nll);
 }
 
+static void emit_logits(struct program *g, const struct model *m, struct site *s) {
+    val x = model_body(m, s);
+    struct linear head = {.w = model_head(m, s)};
+    if (s->p->failed) return;
+    site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
+    prog_keep(s->p, g->logits);
+}
+
 static void emit_sample(struct program *g, const struct model *m, struct site *s, bool keep_logits) {
     val rows = {0}, next_pos = s->pos;
     if (g->mode == MODE_PREFILL) {
@@ -94,7 +102,8 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     if (mode == MODE_FEATURES) prog_keep(p, g->features = model_body(m, &s));
     else if (mode == MODE_TRAIN || mode == MODE_SCORE) {
         s.sample = input(p, "sample", &dim_n, DT_I32);
-        emit_loss(g, m, &s);
+        if (mode == MODE_SCORE && keep_logits) emit_logits(g, m, &s);
+        else emit_loss(g, m, &s);
         if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, level, &op_add);
     } else {
         s.slot = input(p, "slot", &dim_n, DT_I32);

@@ -37,7 +37,7 @@ struct program {
     struct residents *base; /* the model's, on the backend */
 };
 
-/* keep_logits: for tests. */
+/* keep_logits: for tests; of MODE_SCORE the logits of every position [N, V] in place of the loss, for exports (inputs: ids pos cu sample). */
 err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                   enum checkpoint level, const struct backend *backend, bool keep_logits);
 void program_free(struct program *g);

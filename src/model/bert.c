@@ -42,7 +42,7 @@ static err add_type(struct model *m) {
     }
     pos->dt = DT_F32;
     pos->data = sum;
-    m->copied += bytes;
+    m->files.copied += bytes;
     return OK;
 }
 

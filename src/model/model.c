@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "model/family.h"
 #include "base/philox.h"
+#include "io/packed.h"
 #include "ops/ops.h"
 #include <errno.h>
 #include <jansson.h>
@@ -56,11 +57,16 @@ static err take_transposed(struct model *m, struct weight *w, const struct tenso
                 for (int64_t i = i0; i < in && i < i0 + B; i++) memcpy(to + (size_t)(o * in + i) * each, (const char *)t->data + (size_t)(i * out + o) * each, each);
     w->dt = t->dt;
     w->data = to;
-    m->copied += (size_t)(out * in) * each;
+    m->files.copied += (size_t)(out * in) * each;
     return OK;
 }
 
 static err take(struct model *m, struct weight *w, const struct tensor *t, bool transposed) {
+    struct tensor unpacked;
+    if (t->dt == DT_NONE) {
+        TRY(packed_tensor(&m->files, t, &unpacked));
+        t = &unpacked;
+    }
     int64_t d[2] = {w->d[transposed], w->d[!transposed]};
     if (t->nd != w->nd || memcmp(t->d, d, (size_t)w->nd * sizeof *d)) return wrong_shape(m, w, t);
     if (t->dt == DT_I32) return fail(E_UNSUPPORTED, "%s: tensor %s holds integers", m->path, t->name);
@@ -93,9 +99,9 @@ static err want_tensor(struct model *m, const char *name, const char *module, co
     if (!w->name || !w->module) return fail(E_MEMORY, "out of memory");
     if (m->files.n) {
         const struct tensor *t = m->gguf ? tensors_find(&m->files, w->name) : hf_tensor(m, module, suffix);
-        if (!t) return fail(E_INPUT, "%s: tensor %s%s is missing", m->path, m->gguf ? name : module, suffix);
+        if (!t) return packed_missing(&m->files, m->gguf ? w->name : arena_printf(&m->mem, "%s%s", module, suffix));
         TRY(take(m, w, t, matrix && p->transposed && !m->gguf));
-        m->bytes += t->bytes;
+        m->bytes += t->dt ? t->bytes : weight_bytes(w);
         m->found++;
     }
     m->parameters += w->d[0] * (matrix ? w->d[1] : 1);
@@ -150,7 +156,7 @@ void model_fill(struct model *m) {
         size_t row = dtype_row_bytes(w->dt, cols);
 #pragma omp parallel for
         for (int64_t r = 0; r < rows; r++) {
-            float block[256]; /* a multiple of every block size that can be written */
+            float block[DTYPE_BLOCK_MAX]; /* a multiple of every block size that can be written */
             for (int64_t c0 = 0; c0 < cols; c0 += 256) {
                 int64_t n = cols - c0 < 256 ? cols - c0 : 256;
                 for (int64_t c = 0; c < n; c++) {
@@ -193,7 +199,7 @@ static err open_random(struct model *m, const char *spec, const char *config_pat
     dtype dt = DT_BF16;
     if (end == spec || errno || (*end && *end != ':')) return fail(E_USAGE, "model '%s': write random:SEED or random:SEED:dtype", m->path);
     if (*end == ':' && (dt = dtype_parse(end + 1)) == DT_NONE) return fail(E_USAGE, "model '%s': unknown type '%s'", m->path, end + 1);
-    if (dt == DT_I32 || dt == DT_Q6_K) return fail(E_USAGE, "model '%s': random weights can be f32, f16, bf16, q4_0, q4_1, q8_0", m->path);
+    if (!dtype_writable(dt)) return fail(E_USAGE, "model '%s': random weights cannot be %s: it has no encoder here", m->path, dtype_info[dt].name);
     if (!config_path || !*config_path) return fail(E_USAGE, "model '%s' needs model_config: the path of a config.json", m->path);
     m->random = true;
     TRY(open_json(m, config_path));

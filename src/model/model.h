@@ -62,7 +62,6 @@ struct model {
     struct layer *layer;    /* [L] */
     int64_t parameters;
     size_t bytes;           /* of all tensors, as stored */
-    size_t copied;          /* of those that are copies in memory, not the file's pages: transposed at load */
     dtype keep;             /* what a backend keeps the layers' matrices as; DT_NONE: as stored */
     bool random;            /* random:SEED */
     bool gguf;

@@ -122,8 +122,10 @@ static void test_hf_folders(void **state) {
     hf("printf 'x' | dd of=model.safetensors bs=1 seek=8 conv=notrunc status=none", "byte 8");
     hf("printf '\\000' | dd of=model.safetensors bs=1 seek=40 conv=notrunc status=none", "model.safetensors");
     hf("sed -i 's/layers.1.self_attn.q_proj/layers.1.self_attn.x_proj/' model.safetensors", "layers.1.self_attn.q_proj.weight is missing");
-    hf("sed -i '0,/\"F16\"/s//\"F64\"/' model.safetensors", "F64");
+    hf("sed -i '0,/\"F16\"/s//\"F64\"/' model.safetensors", "do not span");
+    hf("sed -i '0,/\"F16\"/s//\"I16\"/' model.safetensors", "has dtype I16");
     if (!strstr(ran.err.p, "F32")) flunk("what is supported is not said: %s", ran.err.p);
+    hf("sed -i 's/layers.1.self_attn.q_proj.weight/layers.1.self_attn.q_proj.qweigh/' model.safetensors", "layers.1.self_attn.q_proj.weight is missing");
     hf("sed -i '0,/\"F16\"/s//\"F8E\"/' model.safetensors", "F8E");
     hf("printf '{\"weight_map\": {\"model.norm.weight\": \"two.safetensors\"}}' > model.safetensors.index.json; rm model.safetensors", "two.safetensors");
     hf("printf '{\"weight_map\": {\"model.norm.weight\": \"../x.safetensors\"}}' > model.safetensors.index.json; rm model.safetensors", "model.safetensors.index.json");

@@ -239,7 +239,7 @@ static const struct corruption corruptions[] = {
     {AT(tok_ne0), 8, (uint64_t)1 << 62, E_INPUT, "tensor 'tok': its shape [3, 4611686018427387904, 1, 1] needs more"},
     {AT(tok_ne1), 8, 1000, E_INPUT, "tensor 'tok': its shape [1000, 4, 1, 1] needs more"},
     {AT(tok_ne1), 8, 6, E_INPUT, "tensors 'tok' and 'blk.0.w' overlap"},
-    {AT(tok_type), 4, 13, E_UNSUPPORTED, "tensor 'tok' is of type Q5_K (ggml 13); supported are F32, F16, BF16"},
+    {AT(tok_type), 4, 19, E_UNSUPPORTED, "tensor 'tok' is of type IQ1_S (ggml 19); supported are F32, F16, BF16"},
     {AT(tok_type), 4, 999, E_UNSUPPORTED, "of type unknown (ggml 999)"},
     {AT(tok_offset), 8, 1, E_INPUT, "tensor 'tok': its offset 1"},
     {AT(tok_offset), 8, UINT64_MAX - 63, E_INPUT, "lies beyond any file"},

@@ -93,16 +93,13 @@ static void conversations(void **state) {
     assert_int_equal(parse("d.jsonl",
                            "{\"messages\": [{\"role\": \"system\", \"content\": \"be brief\"}, {\"role\": \"user\", "
                            "\"content\": \"hi\"},"
-                           "{\"role\": \"assistant\", \"content\": \"hello\", \"weight\": 1}]}\n"
-                           "{\"prompt\": \"p\", \"completion\": \"c\"}\n",
+                           "{\"role\": \"assistant\", \"content\": \"hello\", \"weight\": 1}]}\n",
                            WANT_SFT, &s),
                      OK);
-    assert_int_equal(s.n, 2);
+    assert_int_equal(s.n, 1);
     assert_int_equal(s.r[0].n_turns, 3);
     assert_string_equal(s.r[0].turns[2].role, "assistant");
     assert_string_equal(s.r[0].turns[2].content, "hello");
-    assert_int_equal(s.r[1].n_turns, 0);
-    assert_string_equal(s.r[1].prompt, "p");
     source_close(&s);
 }
 
