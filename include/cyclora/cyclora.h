@@ -96,7 +96,8 @@ typedef struct cyc_generate_options {
 } cyc_generate_options;
 typedef struct cyc_generation { int32_t *ids; size_t n; int stopped; /* by EOS, which is not in ids */ } cyc_generation;
 typedef struct cyc_generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens; } cyc_generate_stats;
-/* n prompts at once; out[n] is filled, each ids freed with cyc_free. stats may be NULL. */
+/* n prompts at once; out[n] is filled, each ids freed with cyc_free. stats may be NULL. Of an encoder-decoder the prompt is what the
+ * encoder reads; an EOS is put behind it where there is none. */
 int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *prompt, const size_t *prompt_n, int n,
                  const cyc_generate_options *opt, cyc_generation *out, cyc_generate_stats *stats);
 

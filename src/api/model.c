@@ -276,7 +276,9 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     err e = p && g ? OK : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < n && !e; i++) {
         e = check_ids(m, prompt[i], prompt_n[i] + (size_t)(o.max_new_tokens ? o.max_new_tokens : 64) > (size_t)m->m.shape.context ? (size_t)m->m.shape.context + 1 : prompt_n[i]);
-        p[i] = (struct ids){(int32_t *)prompt[i], prompt_n[i], 0};
+        for (size_t k = 0; k < prompt_n[i] && !e; k++) e = ids_push(&p[i], prompt[i][k]);
+        /* an encoder's text ends with EOS, as in training (train/sft.c) */
+        if (!e && m->m.family->seq2seq && prompt_n[i] && prompt[i][prompt_n[i] - 1] != tokenizer_eos(m->tok)) e = ids_push(&p[i], tokenizer_eos(m->tok));
     }
     struct generate_request rq = {.prompt = p, .n = n, .max_new = o.max_new_tokens ? o.max_new_tokens : 64, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .on_token = o.on_token, .ctx = o.ctx};
     rq.run = (struct run_ctx){.seed = o.seed, .temperature = o.temperature, .top_p = o.top_p > 0 ? o.top_p : 1, .top_k = o.top_k, .threads = o.threads > 0 ? o.threads : omp_get_max_threads(), .int_activations = o.int_activations};
@@ -284,6 +286,7 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     if (!e && n > 0) e = run_generation(m, adapter, &rq, g, &st);
     for (int i = 0; i < n && !e; i++) out[i] = (cyc_generation){g[i].ids, (size_t)g[i].n, g[i].stopped};
     if (stats && !e) *stats = (cyc_generate_stats){st.prefill_s, st.decode_s, st.prompt_tokens, st.new_tokens};
+    for (int i = 0; p && i < n; i++) ids_free(&p[i]);
     free(p);
     free(g);
     return api_code(e);

@@ -159,6 +159,9 @@ static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t keys_seen(const struct place *t, int64_t r) { return min64(t->nk, t->lag + r); }
 static inline int64_t first_query(const struct place *t, int64_t c) { return max64(0, c - t->lag); }
 
+/* Does some query of r .. r+VW not see key c? */
+static inline bool edge(const struct place *t, int64_t c, int64_t r) { return c > t->lag + r || c - t->lag - r + t->window < VW; }
+
 /* v in the lanes r .. r+VW whose queries see key c, `hidden` in the others. */
 static inline vf seen_or(const struct place *t, int64_t c, int64_t r, vf v, vf hidden) {
     if (c > t->lag + r) v = vf_from(c - t->lag - r, v, hidden);
@@ -289,7 +292,7 @@ static void online_softmax(const struct place *t, struct forward_tile *f) {
         vf m = vf_load(f->m + r), top = m, sum = {0};
         for (int64_t c = 0; c < seen; c++) {
             vf s = vf_load(f->s[c] + r);
-            vf_store(f->s[c] + r, s = seen_or(t, c, r, s, vf_set1(-INFINITY)));
+            if (edge(t, c, r)) vf_store(f->s[c] + r, s = seen_or(t, c, r, s, vf_set1(-INFINITY)));
             top = vf_max(s, top);
         }
         vf alpha = vf_weight(m - top);
@@ -389,8 +392,12 @@ static void softmax_backward(const struct place *t, const struct attention *a, s
         for (int64_t c = 0; c < seen; c++) {
             vf s = vf_load(b->p[c] + r), bent = s * inverse;
             vf p = vf_weight(s - lse), ds = p * (vf_load(b->ds[c] + r) - delta) * (a->scale * (1 - bent * bent));
-            vf_store(b->p[c] + r, seen_or(t, c, r, p, (vf){0}));
-            vf_store(b->ds[c] + r, seen_or(t, c, r, ds, (vf){0}));
+            if (edge(t, c, r)) {
+                p = seen_or(t, c, r, p, (vf){0});
+                ds = seen_or(t, c, r, ds, (vf){0});
+            }
+            vf_store(b->p[c] + r, p);
+            vf_store(b->ds[c] + r, ds);
         }
         for (int64_t c = seen; c < t->nk; c++) {
             vf_store(b->p[c] + r, (vf){0});
