@@ -13,6 +13,7 @@ struct file_map {
 };
 err file_map(const char *path, struct file_map *m); /* read-only, private; directories and empty files are E_INPUT */
 void file_unmap(struct file_map *m);
+void file_forget(const void *p, size_t n); /* bytes of a map that will hardly be read again: gives their pages back */
 err file_read(const char *path, str *out);          /* the whole file, for small ones */
 
 /* Atomic write: file_create opens "path.tmp-PID", file_commit flushes, fsyncs, renames and fsyncs the folder;
