@@ -33,12 +33,15 @@ err file_map(const char *path, struct file_map *m) {
     return e;
 }
 
+void file_forget(const void *p, size_t n) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p / page * page;
+    madvise((void *)from, (uintptr_t)p + n - from, MADV_DONTNEED); /* pages of a file: whoever reads them again gets them again */
+}
+
 void file_unmap(struct file_map *m) {
     if (m->p) munmap((void *)m->p, m->n);
     *m = (struct file_map){0};
 }
-
-void file_forget(const uint8_t *from, size_t n) { madvise((void *)from, n, MADV_DONTNEED); }
 
 err file_read(const char *path, str *out) {
     FILE *f = fopen(path, "rbe");

@@ -213,7 +213,14 @@ static err widen(struct tensors *ts, const struct tensor *t, dtype dt, struct te
     return OK;
 }
 
-err packed_tensor(struct tensors *ts, const struct tensor *t, struct tensor *out) {
+/* Where the file's bytes are mapped (an odd file has them copied), they have done their work. */
+static void forget(const struct tensors *ts, const struct tensor *t) {
+    const uint8_t *p = t->data;
+    for (int i = 0; i < ts->n_maps; i++)
+        if (p >= ts->maps[i].p && p < ts->maps[i].p + ts->maps[i].n) file_forget(p, t->bytes);
+}
+
+static err unpack(struct tensors *ts, const struct tensor *t, struct tensor *out) {
     const struct tensor *nf4 = companion(ts, t, ".quant_state.bitsandbytes__nf4");
     if (stored_as(t, "U8") && nf4) return stored_as(nf4, "U8") ? take_nf4(ts, t, nf4, out) : fail(E_INPUT, "%s: tensor %s is %s, must be U8", ts->path, nf4->name, nf4->stored);
     if (companion(ts, t, ".quant_state.bitsandbytes__fp4")) return fail(E_UNSUPPORTED, "%s: tensor %s is quantised by bitsandbytes to FP4, which is not read; %s", ts->path, t->name, way_out);
@@ -225,6 +232,12 @@ err packed_tensor(struct tensors *ts, const struct tensor *t, struct tensor *out
     }
     if (stored_as(t, "F64")) return widen(ts, t, DT_F32, out);
     return tensor_readable(ts, t);
+}
+
+err packed_tensor(struct tensors *ts, const struct tensor *t, struct tensor *out) {
+    TRY(unpack(ts, t, out));
+    forget(ts, t);
+    return OK;
 }
 
 err packed_missing(const struct tensors *ts, const char *name) {

@@ -43,8 +43,12 @@ static size_t adapters_resident(const struct run *r, int what) {
 static size_t weights_resident(const struct run *r) {
     if (!r->backend->mem->host) return r->model.residents->bytes;
     if (r->model.random) return resident_of(r, r->model.random_bytes, r->model.bytes);
-    size_t n = r->model.files.copied;
-    for (int i = 0; i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
+    size_t n = 0;
+    for (int i = 0; r->model.files.copied && i < r->model.n; i++) { /* what was repacked has left the file's pages */
+        const struct weight *w = &r->model.w[i];
+        n += resident_of(r, w->data, dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1));
+    }
+    for (int i = 0; !r->model.files.copied && i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
     return n;
 }
 

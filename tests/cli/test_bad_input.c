@@ -172,13 +172,13 @@ static void test_gguf_files(void **state) {
     put("bad.gguf", "", 0), bad_gguf("empty");
     put("bad.gguf", "not a model at all, but long enough", 35), bad_gguf("not a GGUF file");
     patched("general.architecture", "llama", 5, "mamba", 5), bad_gguf("'mamba' is not supported (supported: llama");
-    uint32_t q5_0 = 6, unknown = 999, version = 9;
+    uint32_t iq1_s = 19, unknown = 999, version = 9;
     { /* the type stands behind nd (u32) and two sizes (u64) */
         str b = {0};
         str_add(&b, gguf.p, gguf.n);
         char *at = (char *)memmem(b.p, b.n, "blk.1.attn_q.weight", 19) + 19 + 4 + 16;
-        memcpy(at, &q5_0, 4);
-        put("bad.gguf", b.p, b.n), bad_gguf("blk.1.attn_q.weight", "Q5_0", "supported are F32");
+        memcpy(at, &iq1_s, 4);
+        put("bad.gguf", b.p, b.n), bad_gguf("blk.1.attn_q.weight", "IQ1_S", "supported are F32");
         memcpy(at, &unknown, 4);
         put("bad.gguf", b.p, b.n), bad_gguf("blk.1.attn_q.weight", "999");
         str_free(&b);
