@@ -382,7 +382,7 @@ def families(bases, table):
     row("chars", "stripped first", normalizer=T("Strip", strip_left=True, strip_right=True), pre_tokenizer=pres(meta("first", True), T("Digits", individual_digits=False)), decoder=decs(meta("first"), T("Fuse")))
     row("chars", "regexes", normalizer=norms(replace({"Regex": r"\s+"}, " "), replace({"Regex": "x*"}, "-"), T("Prepend", prepend=SIGN), replace("aa", "b")), pre_tokenizer=T("Punctuation", behavior="MergedWithNext"), decoder=decs(replace("b", "aa")))
     row("chars", "greedy tokens", normalizer=to_sign, pre_tokenizer=None, decoder=decs(T("ByteFallback"), T("WordPiece", prefix="##", cleanup=False)),
-        added_tokens=[token(900, "  ", lstrip=True, rstrip=True), token(901, "the", rstrip=True), token(902, "</table>", lstrip=True)])
+        added_tokens=[token(900, "  ", lstrip=True, rstrip=True), token(901, "Rechten", rstrip=True), token(902, "</table>", lstrip=True)])
     row("chars", "word characters", normalizer=norms(replace({"Regex": r"[^\w\s]"}, "-"), replace({"Regex": r"\W{3,}"}, " ")), pre_tokenizer=pres(split(r"\w+|[^\w\s]+", "Removed", True), split(r"\p{Han}+|\p{Hiragana}|\p{^Latin}\p{Greek}")), decoder=None)
     # Unigram
     ends = [token(0, "<pad>", special=True), token(1, "</s>", special=True), token(2, "<unk>", special=True)]
