@@ -382,7 +382,7 @@ def families(bases, table):
     row("chars", "stripped first", normalizer=T("Strip", strip_left=True, strip_right=True), pre_tokenizer=pres(meta("first", True), T("Digits", individual_digits=False)), decoder=decs(meta("first"), T("Fuse")))
     row("chars", "regexes", normalizer=norms(replace({"Regex": r"\s+"}, " "), replace({"Regex": "x*"}, "-"), T("Prepend", prepend=SIGN), replace("aa", "b")), pre_tokenizer=T("Punctuation", behavior="MergedWithNext"), decoder=decs(replace("b", "aa")))
     row("chars", "greedy tokens", normalizer=to_sign, pre_tokenizer=None, decoder=decs(T("ByteFallback"), T("WordPiece", prefix="##", cleanup=False)),
-        added_tokens=[token(900, "  ", lstrip=True, rstrip=True), token(901, "\n", lstrip=True), token(902, "the", rstrip=True), token(903, "\u2581", rstrip=True)])
+        added_tokens=[token(900, "  ", lstrip=True, rstrip=True), token(901, "Rechten", rstrip=True), token(902, "</table>", lstrip=True)])
     row("chars", "word characters", normalizer=norms(replace({"Regex": r"[^\w\s]"}, "-"), replace({"Regex": r"\W{3,}"}, " ")), pre_tokenizer=pres(split(r"\w+|[^\w\s]+", "Removed", True), split(r"\p{Han}+|\p{Hiragana}|\p{^Latin}\p{Greek}")), decoder=None)
     # Unigram
     ends = [token(0, "<pad>", special=True), token(1, "</s>", special=True), token(2, "<unk>", special=True)]
@@ -430,19 +430,20 @@ def main():
     text = old[:45] * 4 + old[45:2345]
     bases = {"chars": base_chars(text), "unigram": base_unigram(text), "wordpiece": base_wordpiece(text)}
     bases["unigram_bytes"] = patched(bases["unigram"], {"model": {"byte_fallback": True, "vocab": bases["unigram"]["model"]["vocab"] + [[x, -30.0] for x in bytes_vocab()]}})
-    for name, spec in bases.items():
-        with open(os.path.join(OUT, "base_%s.json" % name), "w", encoding="utf-8") as f:
-            json.dump(spec, f, ensure_ascii=False, separators=(",", ":"))
+    trained = dict(bases)
     with open(os.path.join(OLD, "small.json"), encoding="utf-8") as f:
         bases["small"] = json.load(f)
     table = charsmap()
-    with open(os.path.join(OUT, "charsmap.txt"), "w") as f:
-        f.write(table)
     rows = families(bases, "charsmap.txt")
     for r in rows:
         spec = json.dumps(patched(bases[r["base"]], r["patch"])).replace("charsmap.txt", table)
         r.update(tokenizer_sums(Tokenizer.from_str(spec), lines, r["special"], r["name"]))
         print(r["name"], r["all"], r["around"], file=sys.stderr)
+    for name, spec in trained.items():
+        with open(os.path.join(OUT, "base_%s.json" % name), "w", encoding="utf-8") as f:
+            json.dump(spec, f, ensure_ascii=False, separators=(",", ":"))
+    with open(os.path.join(OUT, "charsmap.txt"), "w") as f:
+        f.write(table)
     for name, content in (("families", rows), ("norms", norm_rows(table)), ("spm", sentencepiece_models(text, lines))):
         with open(os.path.join(OUT, name + ".json"), "w", encoding="utf-8") as f:
             f.write("[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in content) + "\n]\n")
