@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 command -v clang >/dev/null || { echo "clang is needed: apt-get install clang" >&2; exit 1; }
 out=build/fuzz; mkdir -p $out
 libs=$(pkg-config --cflags --libs jansson libpcre2-8 libutf8proc yaml-0.1 zlib libzstd)
-rooms="src/base/*.c src/io/*.c src/data/*.c src/train/config*.c"
+rooms="src/base/*.c src/io/*.c src/data/source.c src/data/shapes.c src/data/records.c src/data/text_file.c src/data/unpack.c src/train/config*.c"
 for f in tests/fuzz/fuzz_*.c; do
     name=$(basename "$f" .c)
     clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -Isrc -Itests -D_GNU_SOURCE -w "$f" $rooms -o "$out/$name" $libs -lm
