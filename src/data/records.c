@@ -12,7 +12,7 @@ enum { WINDOW = 1 << 20, LONGEST = 64 << 20 };
 enum seen { FOUND, END, MORE, BAD };
 
 void scan_begin(struct scanner *s, const struct text_file *f, enum container kind) {
-    *s = (struct scanner){.f = f, .kind = kind};
+    *s = (struct scanner){.f = f, .kind = kind, .window = WINDOW};
     scan_seek(s, 0, 1, true);
 }
 
@@ -41,7 +41,7 @@ static err refill(struct scanner *s) {
     s->at = 0;
     s->n = left;
     if (left == s->cap) {
-        size_t cap = s->cap ? s->cap * 2 : WINDOW;
+        size_t cap = s->cap ? s->cap * 2 : s->window;
         if (cap > LONGEST)
             return fail(E_INPUT, "%s:%d: a record longer than %d MiB in a file that is streamed%s", s->f->path, s->line, LONGEST >> 20,
                         s->kind >= IN_CSV ? "; is a quote not closed?" : "");

@@ -31,6 +31,7 @@ struct scanner {
     bool here;      /* the next one begins right here: scan_seek() */
     char *own;
     size_t cap;
+    size_t window;  /* what own begins with: 1 MiB; tests make it small */
 };
 void scan_begin(struct scanner *s, const struct text_file *f, enum container kind);
 /* Goes to where an extent said that a record begins; `first`: it is the text's first. */

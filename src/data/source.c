@@ -34,6 +34,13 @@ static err next_wanted(struct scanner *s, const struct source_options *o, struct
     return OK;
 }
 
+/* Spaces at the beginning of a record that is not blank. */
+static size_t spaces(const struct extent *x) {
+    size_t i = 0;
+    while (x->p[i] == ' ' || x->p[i] == '\t') i++;
+    return i;
+}
+
 /* To the first record: past the header of a table; an array in a .json file is told by its bracket. */
 static err begin(struct source_part *p, const struct source_file *f, arena *mem, struct scanner *s) {
     struct layout *l = &p->layout;
@@ -42,7 +49,7 @@ static err begin(struct source_part *p, const struct source_file *f, arena *mem,
     if (l->container == IN_ARRAY && !(f->format && !strcmp(f->format, "json"))) {
         scan_begin(s, &p->file, IN_JSONL);
         TRY(scan_next(s, &x, &found));
-        if (found && *x.p != '[') l->container = IN_JSONL;
+        if (found && x.p[spaces(&x)] != '[') l->container = IN_JSONL;
         scan_end(s);
     }
     scan_begin(s, &p->file, l->container);
