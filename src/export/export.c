@@ -141,7 +141,7 @@ static err plan_output(struct job *j) {
 
 /* What tokenizer.json is made in: the JSON's objects, its text, and the tokenizer that is read back; measured on vocabularies of 49,152 and
  * 128,256 as below 700 bytes for a token and its merge. */
-static size_t tokenizer_bytes(const struct job *j) {
+static size_t tokenizer_json_bytes(const struct job *j) {
     return j->base.gguf && j->form->kind == KIND_HF && j->tok ? 700 * (size_t)tokenizer_vocab(j->tok) : 0;
 }
 
@@ -154,7 +154,7 @@ static err plan_memory(struct job *j) {
         j->kept_bytes = (size_t)j->check.n * (size_t)j->check.vocab * 4;
         if (j->form->kind == KIND_LORA) j->check_bytes += 3 * j->st.params.bytes;
     }
-    j->write_bytes += tokenizer_bytes(j);
+    j->write_bytes += tokenizer_json_bytes(j);
     progress_memory(&j->progress);
     j->kept_bytes += j->progress.peak - j->progress.before;
     return OK;

@@ -164,6 +164,9 @@ err tokenizer_from_gguf(const struct tensors *gguf, tokenizer **out) {
 bool gguf_pre_at(int i, struct gguf_pre *out) {
     if (i >= N_PRE_NAMES) return false;
     *out = (struct gguf_pre){.name = pre_names[i].name, .nfc = pre_names[i].nfc, .ignore_merges = pre_names[i].ignore_merges};
-    for (int k = 0; k < PATTERNS_MAX; k++) out->pattern[k] = pre_names[i].pattern[k];
+    for (int k = 0; k < PATTERNS_MAX && pre_names[i].pattern[k]; k++) {
+        out->pattern[k] = pre_names[i].pattern[k];
+        out->digits[k] = !strcmp(out->pattern[k], PATTERN_DIGIT);
+    }
     return true;
 }

@@ -128,6 +128,7 @@ struct gguf_pre {
     const char *name; /* in tokenizer.ggml.pre */
     bool nfc, ignore_merges;
     const char *pattern[GGUF_PRE_PATTERNS]; /* to the first NULL */
+    bool digits[GGUF_PRE_PATTERNS];         /* that one is the Digits stage, each by itself */
 };
 bool gguf_pre_at(int i, struct gguf_pre *out); /* the i-th that is known; false after the last */
 
