@@ -36,7 +36,8 @@ static err plain_rope(const struct model *m) {
     const double D = (double)m->shape.head_dim;
     for (int64_t j = 0; j < m->shape.head_dim / 2; j++) {
         double plain = pow(m->shape.rope_base, -2.0 * (double)j / D);
-        if (fabs(m->inv_freq[j] - plain) > 1e-5 * plain) return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
+        if (fabs(m->inv_freq[j] - plain) > 1e-5 * plain)
+            return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
     }
     return OK;
 }
