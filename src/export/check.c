@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = 4, ROW_TOKENS = 16 };
+enum { ROWS = 4, ROW_TOKENS = 16, INPUTS = 4 /* ids, pos, cu, sample */ };
 
 /* Ordinary text, a question, code; the last row is ids from all over the vocabulary. */
 static const char *const texts[ROWS - 1] = {
@@ -69,12 +69,15 @@ static err build(const struct check *c, const struct model *m, struct structure 
     return program_build(g, m, MODE_SCORE, st, (struct capacity){c->n, c->s, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, true);
 }
 
-err check_bytes(const struct check *c, const struct model *m, struct structure *st, size_t *bytes) {
+err check_bytes(struct check *c, const struct model *m, struct structure *st, size_t *bytes) {
     struct program g;
     struct memory mem;
-    TRY(build(c, m, st, &g));
+    err e = build(c, m, st, &g);
+    *bytes = 0;
+    if (e) return e == E_UNSUPPORTED ? OK : e; /* an encoder alone */
     memory_sizes(&mem, (const struct program *const[]){&g}, 1);
     *bytes = mem.act_bytes + mem.scratch_bytes;
+    c->runs = g.p.n_inputs == INPUTS;
     program_free(&g);
     return OK;
 }

@@ -23,13 +23,14 @@ struct check {
     bool moved;      /* there is an adapter */
     double moved_kl; /* mean, from the trained model's distribution to the bare base's */
     const tokenizer *tok;
+    bool runs; /* there is a graph from rows of ids, and nothing else, to logits; known after check_bytes() */
 };
 
 /* tok may be NULL: then rows are of ids alone. */
 err check_open(struct check *c, const struct model *m, const tokenizer *tok);
 void check_close(struct check *c);
 /* Bytes that a pass takes, and the logits that are kept. */
-err check_bytes(const struct check *c, const struct model *m, struct structure *st, size_t *bytes);
+err check_bytes(struct check *c, const struct model *m, struct structure *st, size_t *bytes);
 /* The reference: base and adapter (st NULL: the base alone). */
 err check_reference(struct check *c, const struct model *m, struct structure *st, const float *weights);
 /* The same of what was written; E_NUMERIC beyond the bound of type. *report is filled either way. */

@@ -36,7 +36,8 @@ static err plain_rope(const struct model *m) {
     const struct rope_table *rope = &m->rope[0];
     for (int64_t j = 0; j < rope->dims / 2; j++) {
         double plain = pow(rope->base, -2.0 * (double)j / (double)rope->dims);
-        if (rope->dims != m->shape.head_dim || rope->scale != 1 || fabs(rope->inv_freq[j] - plain) > 1e-5 * plain) return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
+        if (rope->dims != m->shape.head_dim || rope->scale != 1 || fabs(rope->inv_freq[j] - plain) > 1e-5 * plain)
+            return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
     }
     return OK;
 }

@@ -28,7 +28,6 @@ static err check_config(const json_t *j, const char *path) {
         {"trainable_token_indices",
          "rows of the embedding were trained; merge the adapter in PEFT (merge_and_unload) and convert the result"},
         {"lora_bias", "biases beside the products are not supported"},
-        {"fan_in_fan_out", "weights stored transposed are not supported"},
         {"layer_replication", "it changes the layers of the base"},
         {"target_parameters", "adapters of bare parameters are not supported"},
         {"megatron_config", "Megatron's layout is not supported"},
@@ -105,6 +104,8 @@ static err check_module(const struct deltas *d, const struct model *m, const cha
                 m->path);
 }
 
+static bool is_plain(dtype dt) { return dt == DT_F32 || dt == DT_F16 || dt == DT_BF16; }
+
 static err add(struct deltas *d, const struct model *m, const json_t *config, const char *path, const struct tensor *a) {
     size_t n = strlen(a->name) - strlen(A_END) - strlen(PREFIX);
     struct delta *x = &d->d[d->n];
@@ -115,6 +116,8 @@ static err add(struct deltas *d, const struct model *m, const json_t *config, co
     TRY(check_module(d, m, x->module, x->w));
     x->b = tensors_find(&d->files, b);
     if (!x->b) return fail(E_INPUT, "%s: tensor %s is missing", d->folder, b);
+    if (!is_plain(a->dt) || !is_plain(x->b->dt))
+        return fail(E_UNSUPPORTED, "%s: %s: an adapter's matrices are f32, f16 or bf16", d->folder, x->module);
     if (a->nd != 2 || x->b->nd != 2 || a->d[0] != x->b->d[1] || a->d[0] > 1 << 20)
         return fail(E_INPUT, "%s: %s: lora_A [%lld, %lld] and lora_B [%lld, %lld] do not share a rank", d->folder, x->module,
                     (long long)a->d[0], (long long)a->d[1], (long long)x->b->d[0], (long long)x->b->d[1]);

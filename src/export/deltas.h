@@ -10,7 +10,7 @@
 struct delta {
     const char *module;         /* "model.layers.0.self_attn.q_proj" */
     const struct weight *w;     /* the base's matrix */
-    const struct tensor *a, *b; /* [rank, in], [out, rank]; rows of b in Hugging Face's order */
+    const struct tensor *a, *b; /* [rank, in], [out, rank]; rows of b in Hugging Face's order; f32, f16 or bf16 */
     int rank;
     double scale;
 };

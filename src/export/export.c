@@ -151,7 +151,12 @@ static err plan_memory(struct job *j) {
     if (!j->r->unchecked) {
         TRY(check_open(&j->check, &j->base, j->tok));
         TRY(check_bytes(&j->check, &j->base, structure_or_null(j), &j->check_bytes));
-        j->kept_bytes = (size_t)j->check.n * (size_t)j->check.vocab * 4;
+        if (!j->check.runs) {
+            log_warn("%s: it gives no logits for rows of tokens alone: weights are checked, logits are not", j->base.path);
+            j->check_bytes = 0;
+        } else {
+            j->kept_bytes = (size_t)j->check.n * (size_t)j->check.vocab * 4;
+        }
         if (j->form->kind == KIND_LORA) j->check_bytes += 3 * j->st.params.bytes;
     }
     j->write_bytes += tokenizer_json_bytes(j);
@@ -215,7 +220,7 @@ static err check_output(struct job *j) {
         err e = model_open(j->place.tmp, NULL, &m);
         if (e) return fail_in(e, "what was written cannot be read");
         e = check_weights(&j->base, deltas_or_null(j), &m, j->report);
-        if (!e) e = check_written(&j->check, &m, NULL, NULL, j->items.type, j->report);
+        if (!e && j->check.runs) e = check_written(&j->check, &m, NULL, NULL, j->items.type, j->report);
         progress_memory(&j->progress);
         model_close(&m);
         return e;
@@ -226,7 +231,7 @@ static err check_output(struct job *j) {
     err e = lora_out_reopen(&j->lora, j->place.tmp, &back);
     if (e) return fail_in(e, "what was written cannot be read");
     e = deltas_structure(&back, &j->base, &st, &weights);
-    if (!e) e = check_written(&j->check, &j->base, &st, weights, j->lora.type, j->report);
+    if (!e && j->check.runs) e = check_written(&j->check, &j->base, &st, weights, j->lora.type, j->report);
     progress_memory(&j->progress);
     if (weights) arena_f32_free(weights, st.params.bytes);
     structure_free(&st);
@@ -244,7 +249,7 @@ static err run_job(struct job *j) {
     TRY(plan_memory(j));
     TRY(place_open(&j->place, j->r->out, !j->form->file, j->r->force, j->total));
     plan_json(j);
-    if (!j->r->unchecked) TRY(check_reference(&j->check, &j->base, structure_or_null(j), j->weights));
+    if (j->check.runs) TRY(check_reference(&j->check, &j->base, structure_or_null(j), j->weights));
     progress_memory(&j->progress);
     forget_base(j);
     TRY(write_output(j));

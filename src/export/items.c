@@ -89,6 +89,31 @@ static float greatest(const float *x, int64_t n) {
     return sum == 0 ? most : NAN;
 }
 
+static void read_row(const struct tensor *t, int64_t row, float *to) {
+    dequantise_row(t->dt, (const char *)t->data + dtype_row_bytes(t->dt, t->d[1]) * (size_t)row, to, t->d[1]);
+}
+
+static float element(const struct tensor *t, int64_t row, int64_t col) {
+    float v;
+    size_t each = (size_t)dtype_info[t->dt].bytes;
+    dequantise_row(t->dt, (const char *)t->data + each * (size_t)(row * t->d[1] + col), &v, 1);
+    return v;
+}
+
+/* The scaled factors of a row's products: its row of B, or of a transposed weight its column of A. */
+static void take_factors(const struct item *it, int64_t row, float *b) {
+    if (!it->transposed) read_row(it->delta->b, row, b);
+    for (int k = 0; k < it->delta->rank; k++) b[k] = (float)(it->delta->scale * (it->transposed ? element(it->delta->a, k, row) : b[k]));
+}
+
+/* What they multiply, [rank, cols]: A, or the transpose of B. */
+static void take_rows(const struct item *it, float *to) {
+    const struct tensor *a = it->delta->a, *b = it->delta->b;
+    for (int64_t k = 0; k < a->d[0] && !it->transposed; k++) read_row(a, k, to + k * a->d[1]);
+    for (int64_t o = 0; o < b->d[0] && it->transposed; o++)
+        for (int k = 0; k < it->delta->rank; k++) to[k * b->d[0] + o] = element(b, o, k);
+}
+
 static void make_row(const struct item *it, const struct work *w, int64_t r, char *to, float *most) {
     float *row = w->rows + (size_t)omp_get_thread_num() * w->each, *b = row + it->cols;
     int64_t half = it->head && it->to_pairs ? rope_row_in_halves(r, it->head) : r,
@@ -100,9 +125,7 @@ static void make_row(const struct item *it, const struct work *w, int64_t r, cha
     }
     dequantise_row(it->dt, src, row, it->cols);
     if (it->delta) {
-        const struct tensor *t = it->delta->b;
-        dequantise_row(t->dt, (const char *)t->data + dtype_row_bytes(t->dt, t->d[1]) * (size_t)half, b, t->d[1]);
-        for (int k = 0; k < it->delta->rank; k++) b[k] = (float)(it->delta->scale * b[k]);
+        take_factors(it, half, b);
         add_products(row, w->a, b, it->delta->rank, it->cols);
     }
     float big = greatest(row, it->cols);
@@ -125,11 +148,7 @@ static err check_range(const struct item *it, const char *path, float most) {
 static err write_item(const struct item *it, struct tensors_out *o, const struct work *w, struct progress *p) {
     size_t row = dtype_row_bytes(it->t.dt, it->cols);
     int64_t per_chunk = (int64_t)(w->out_bytes / row);
-    if (it->delta) {
-        const struct tensor *a = it->delta->a;
-        for (int64_t r = 0; r < a->d[0]; r++)
-            dequantise_row(a->dt, (const char *)a->data + dtype_row_bytes(a->dt, a->d[1]) * (size_t)r, w->a + r * a->d[1], a->d[1]);
-    }
+    if (it->delta) take_rows(it, w->a);
     for (int64_t r0 = 0; r0 < it->rows; r0 += per_chunk) {
         int64_t n = it->rows - r0 < per_chunk ? it->rows - r0 : per_chunk;
         float most = 0;

@@ -14,6 +14,7 @@ struct item {
     int64_t head;              /* rows of a head where RoPE's order matters; 0: rows stay where they are */
     bool from_pairs, to_pairs; /* the order there and here (core/rope_rows.h) */
     const struct delta *delta;
+    bool transposed; /* the file has [in, out] (GPT-2's Conv1D): rows are inputs, and A and B change places */
 };
 
 struct items {

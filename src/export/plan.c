@@ -65,6 +65,7 @@ static struct item from_tensor(const struct tensor *t, const struct weight *w, c
     for (int i = 0; i < t->nd - 1; i++) it.rows *= t->d[i];
     if (w && w->rope_heads && t->nd == 2) it.head = it.rows / w->rope_heads, it.from_pairs = it.to_pairs = true;
     it.t.dt = to;
+    it.transposed = w && w->nd == 2 && t->nd == 2 && w->data != t->data && t->d[0] == w->d[1] && t->d[1] == w->d[0];
     return it;
 }
 
@@ -116,10 +117,10 @@ static dtype main_type(const struct model *m) {
     return most;
 }
 
-/* A matrix that the model has in another form than its file (transposed, unpacked) can be copied, not changed. */
-static err stored_as_used(const struct model *m, const struct tensor *t, const struct weight *w, const struct deltas *d) {
-    if (!w || w->nd != 2 || w->data == t->data || (plain(t->dt) && !deltas_of(d, w))) return OK;
-    return fail(E_UNSUPPORTED, "%s: tensor %s is stored transposed or packed: it cannot be written changed into a Hugging Face folder", m->path, t->name);
+/* A matrix that the model unpacked from several tensors cannot be written back as one of them. */
+static err stored_plain(const struct model *m, const struct tensor *t, const struct weight *w) {
+    if (!w || w->nd != 2 || w->data == t->data || plain(t->dt)) return OK;
+    return fail(E_UNSUPPORTED, "%s: tensor %s is packed: it cannot be written into a Hugging Face folder yet", m->path, t->name);
 }
 
 err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
@@ -133,7 +134,7 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
         if (!t) return out_of_memory();
         for (int i = 0; i < f->n; i++) {
             const struct weight *w = weight_of(m, t[i]);
-            TRY(stored_as_used(m, t[i], w, d));
+            TRY(stored_plain(m, t[i], w));
             list_add(l, from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
         }
         return OK;

@@ -47,7 +47,8 @@
     "\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 #define PATTERN_GPT4O CASED(CONTRACTIONS "?") "|\\p{N}{1,3}|" MARKS_SLASH "|" SPACES
 
-#define EACH_DIGIT GGUF_PRE_EACH_DIGIT
+/* A pattern that stands for a stage by character, whose digits are Rust's. */
+#define EACH_DIGIT "\\d"
 
 enum { PATTERNS_MAX = 6 };
 static const struct pre_name {
@@ -437,6 +438,9 @@ err tokenizer_from_gguf(const struct tensors *gguf, tokenizer **out) {
 bool gguf_pre_at(int i, struct gguf_pre *out) {
     if (i >= N_PRE_NAMES) return false;
     *out = (struct gguf_pre){.name = pre_names[i].name, .nfc = pre_names[i].nfc, .ignore_merges = pre_names[i].ignore_merges};
-    for (int k = 0; k < PATTERNS_MAX; k++) out->pattern[k] = pre_names[i].pattern[k];
+    for (int k = 0; k < PATTERNS_MAX && pre_names[i].pattern[k]; k++) {
+        out->pattern[k] = pre_names[i].pattern[k];
+        out->digits[k] = out->pattern[k] && !strcmp(out->pattern[k], EACH_DIGIT);
+    }
     return true;
 }

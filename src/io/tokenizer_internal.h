@@ -205,12 +205,12 @@ static inline int char_to_byte(unsigned cp) {
 }
 
 /* ---- GGUF's names for pre-tokenisers (tokenizer_gguf.c), for those who write them ---- */
-#define GGUF_PRE_EACH_DIGIT "\\d" /* a pattern that stands for a stage by character, whose digits are Rust's */
 enum { GGUF_PRE_PATTERNS = 8 };
 struct gguf_pre {
     const char *name; /* in tokenizer.ggml.pre */
     bool nfc, ignore_merges;
     const char *pattern[GGUF_PRE_PATTERNS]; /* to the first NULL */
+    bool digits[GGUF_PRE_PATTERNS];         /* that one is the Digits stage, each by itself */
 };
 bool gguf_pre_at(int i, struct gguf_pre *out); /* the i-th that is known; false after the last */
 

@@ -159,8 +159,8 @@ static bool pre_of(const struct gguf_meta *meta, struct gguf_pre *out) {
     return false;
 }
 
-static json_t *step(const char *pattern) {
-    if (!strcmp(pattern, GGUF_PRE_EACH_DIGIT)) return json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1);
+static json_t *step(const char *pattern, bool digits) {
+    if (digits) return json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1);
     return json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pattern, "behavior", "Isolated", "invert", 0);
 }
 
@@ -171,7 +171,7 @@ static json_t *pre_json(const struct gguf_pre *pre) {
     for (int i = 0; i < GGUF_PRE_PATTERNS && pre->pattern[i]; i++) {
         bool last = i + 1 == GGUF_PRE_PATTERNS || !pre->pattern[i + 1];
         pattern = last && !strcmp(pre->pattern[i], PATTERN_BYTE_LEVEL);
-        if (!pattern) json_array_append_new(list, step(pre->pattern[i]));
+        if (!pattern) json_array_append_new(list, step(pre->pattern[i], pre->digits[i]));
     }
     json_array_append_new(
         list, json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", pattern));

@@ -349,6 +349,46 @@ static void test_types(void **state) {
     model_close(&m);
 }
 
+/* A weight whose file has it transposed, beside the same one as it is used: the results are each other's transpose. */
+static void test_transposed(void **state) {
+    (void)state;
+    enum { IN = 40, OUT = 24, R = 5 };
+    static float w[OUT * IN], wt[OUT * IN], a[R * IN], b[OUT * R];
+    for (int i = 0; i < OUT * IN; i++) w[i] = sinf((float)i), wt[i % IN * OUT + i / IN] = w[i];
+    for (int i = 0; i < R * IN; i++) a[i] = cosf((float)i);
+    for (int i = 0; i < OUT * R; i++) b[i] = sinf(3.0f * (float)i);
+    struct tensor ta = {.dt = DT_F32, .nd = 2, .d = {R, IN}, .data = a}, tb = {.dt = DT_F32, .nd = 2, .d = {OUT, R}, .data = b};
+    struct delta d = {.a = &ta, .b = &tb, .rank = R, .scale = 0.5};
+    struct item it[2] = {{.t = {.name = "w", .dt = DT_F32, .nd = 2, .d = {OUT, IN}, .bytes = sizeof w},
+                          .data = w,
+                          .dt = DT_F32,
+                          .rows = OUT,
+                          .cols = IN,
+                          .delta = &d},
+                         {.t = {.name = "wt", .dt = DT_F32, .nd = 2, .d = {IN, OUT}, .bytes = sizeof w},
+                          .data = wt,
+                          .dt = DT_F32,
+                          .rows = IN,
+                          .cols = OUT,
+                          .delta = &d,
+                          .transposed = true}};
+    struct items l = {.v = it, .t = (struct tensor[]){it[0].t, it[1].t}, .n = 2, .widest = IN};
+    struct tensors_out o;
+    struct tensors ts;
+    must(tensors_out_safetensors(&o, at("t.safetensors"), l.t, 2, 0));
+    must(items_write(&l, &o, &(struct progress){0}));
+    must(tensors_out_commit(&o));
+    must(tensors_open(at("t.safetensors"), &ts));
+    const float *x = f32_of(fixture(&ts, "w")), *y = f32_of(fixture(&ts, "wt"));
+    for (int i = 0; i < OUT * IN; i++) {
+        double want = w[i];
+        for (int k = 0; k < R; k++) want += 0.5 * b[i / IN * R + k] * a[k * IN + i % IN];
+        if (fabs(x[i] - want) > 1e-5 || fabs(y[i % IN * OUT + i / IN] - want) > 1e-5)
+            flunk("[%d, %d]: %g and %g, must be %g", i / IN, i % IN, x[i], y[i % IN * OUT + i / IN], want);
+    }
+    tensors_close(&ts);
+}
+
 /* Of a quantised GGUF base: what no delta touches keeps its bytes, metadata its words. */
 static void test_untouched(void **state) {
     (void)state;
@@ -411,6 +451,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_merged_logits),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
         cmocka_unit_test(test_gguf_lora_rows), cmocka_unit_test(test_check_catches),  cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_place)};
+        cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_transposed),
+        cmocka_unit_test(test_place)};
     return cmocka_run_group_tests(tests, begin, end);
 }
