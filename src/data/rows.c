@@ -100,7 +100,7 @@ struct job {
     const tokenizer *tk;
     const struct prompt_form *form; /* pairs */
     bool swap;
-    struct chat_template chat; /* conversations */
+    chat *chat;                /* conversations */
     struct chat_text rendered; /* scratch */
     struct ids text;           /* scratch */
     err (*draft)(struct job *, const struct record *, struct draft *);
@@ -121,7 +121,7 @@ static err make_rows(struct job *job, const struct source *s, int max_length, st
     }
     draft_free(&d);
     ids_free(&job->text);
-    chat_template_free(&job->chat);
+    chat_close(job->chat);
     chat_text_free(&job->rendered);
     if (e) rows_free(out);
     return e;
@@ -136,20 +136,29 @@ static err draft_completion(struct job *job, const struct record *r, struct draf
     return mark(d, true);
 }
 
+/* What a conversation's row is to be whatever the template and the tokenizer do: one BOS, and only in front; each answer
+ * ends with a control token that carries loss. */
+static err check_chat(const tokenizer *tk, const struct draft *d) {
+    const int32_t *v = d->ids.v, bos = tokenizer_bos(tk);
+    if (d->ids.n > 1 && v[0] == bos && v[1] == bos) return fail(E_INPUT, "the chat template begins with two BOS tokens");
+    for (size_t i = 0; i < d->ids.n; i++) {
+        if (!d->on[i] || (i + 1 < d->ids.n && d->on[i + 1])) continue;
+        size_t k = i; /* a template may let its end token be followed by a line end */
+        while (k && d->on[k - 1] && !tokenizer_is_special(tk, v[k])) k--;
+        if (!tokenizer_is_special(tk, v[k])) return fail(E_INPUT, "an answer that ends without an end token (token %zu)", i);
+    }
+    return OK;
+}
+
 static err draft_chat(struct job *job, const struct record *r, struct draft *d) {
-    static const char *const marks[] = {"<|im_start|>", "<|im_end|>"};
-    for (int i = 0; i < r->n_turns; i++)
-        for (int k = 0; k < 2; k++)
-            if (strstr(r->turns[i].content, marks[k]))
-                return fail(E_INPUT, "\"messages\"[%d]: the content holds \"%s\", the mark of a turn", i, marks[k]);
     const struct chat_text *c = &job->rendered;
-    TRY(chat_render(&job->chat, r->turns, (size_t)r->n_turns, false, &job->rendered));
+    TRY(chat_render(job->chat, r->turns, (size_t)r->n_turns, false, &job->rendered));
     for (size_t i = 0; i < c->n; i++) {
         TRY(tokenizer_encode(job->tk, c->text.p + c->seg[i].start, c->seg[i].end - c->seg[i].start, true, &d->ids));
         if (!i) TRY(lead_bos(job->tk, &d->ids));
         TRY(mark(d, c->seg[i].supervised));
     }
-    return OK;
+    return check_chat(job->tk, d);
 }
 
 static err draft_sft(struct job *job, const struct record *r, struct draft *d) {
@@ -180,7 +189,7 @@ err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct
     *out = (struct rows){0};
     for (int i = 0; i < s->n; i++) {
         if (!s->r[i].n_turns) continue; /* a model without a template can still learn from prompts and completions */
-        err e = chat_template_read(tokenizer_template(tk), &job.chat);
+        err e = chat_open(tk, &job.chat);
         if (e) return fail_in(e, "%s:%d", s->path, s->r[i].line);
         break;
     }

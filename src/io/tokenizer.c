@@ -256,5 +256,12 @@ int32_t tokenizer_bos(const tokenizer *t) { return t->bos; }
 int32_t tokenizer_eos(const tokenizer *t) { return t->eos; }
 int32_t tokenizer_pad(const tokenizer *t) { return t->pad; }
 bool tokenizer_adds_bos(const tokenizer *t) { return t->adds_bos; }
+bool tokenizer_is_special(const tokenizer *t, int32_t id) {
+    return id >= 0 && id < t->n && (t->tokens[id].special || id == t->bos || id == t->eos);
+}
+err tokenizer_set_template(tokenizer *t, const char *source) {
+    t->chat_template = arena_str(&t->mem, source);
+    return t->chat_template ? OK : fail(E_MEMORY, "out of memory");
+}
 const char *tokenizer_template(const tokenizer *t) { return t->chat_template; }
 void tokenizer_hash(const tokenizer *t, char hex[33]) { memcpy(hex, t->hash, sizeof t->hash); }

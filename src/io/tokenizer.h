@@ -38,6 +38,8 @@ int32_t tokenizer_bos(const tokenizer *t);                                /* -1 
 int32_t tokenizer_eos(const tokenizer *t);
 int32_t tokenizer_pad(const tokenizer *t);
 bool tokenizer_adds_bos(const tokenizer *t);                              /* does the model expect a BOS before text? */
+bool tokenizer_is_special(const tokenizer *t, int32_t id);                /* a control token, or the bos or eos */
+err tokenizer_set_template(tokenizer *t, const char *source);             /* in place of the model's own */
 const char *tokenizer_template(const tokenizer *t);                       /* the chat template's source, NULL when none */
 /* Vocabulary and merges as one hash: two models share ids exactly when these agree. */
 void tokenizer_hash(const tokenizer *t, char hex[33]);
