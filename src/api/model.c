@@ -239,7 +239,7 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
 }
 
 int cyc_chat_prompt(const cyc_model *m, const char *user, char **text) {
-    chat *c = NULL;
+    struct chat *c = NULL;
     struct chat_text t = {0};
     str s = {0};
     int32_t bos = tokenizer_bos(m->tok);

@@ -147,6 +147,21 @@ int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
 }
 
 /* --- preview --------------------------------------------------------------------------------------------------------- */
+/* What stands for the checks that a person makes first: the BOS in front, and what each answer ends with (null: it is cut). */
+static json_t *row_ends(const struct run *r, const struct row *row) {
+    int32_t bos = tokenizer_bos(r->tok);
+    bool begins = row->n && bos >= 0 && row->ids[0] == bos;
+    json_t *ends = json_array();
+    for (int k = 0; k < row->n; k++) {
+        if (!row->supervised[k] || (k + 1 < row->n && row->supervised[k + 1])) continue;
+        int last = k; /* a template may let a line end follow */
+        while (last && row->supervised[last - 1] && !tokenizer_is_special(r->tok, row->ids[last])) last--;
+        bool ended = tokenizer_is_special(r->tok, row->ids[last]);
+        json_array_append_new(ends, ended ? json_string(tokenizer_token(r->tok, row->ids[last])) : json_null());
+    }
+    return json_pack("{s:o, s:o}", "bos", begins ? json_string(tokenizer_token(r->tok, bos)) : json_null(), "answers", ends);
+}
+
 static err row_json(const struct run *r, const struct row *row, const struct source *src, int i, json_t *rows) {
     char from[4300];
     snprintf(from, sizeof from, "%s:%d", row->path ? row->path : src->path, row->line ? row->line : src->r[i].line);
@@ -161,7 +176,10 @@ static err row_json(const struct run *r, const struct row *row, const struct sou
         json_array_append_new(pieces, json_pack("{s:o, s:i, s:b}", "text", text, "id", row->ids[k], "supervised", row->supervised[k]));
         str_free(&s);
     }
-    json_array_append_new(rows, json_pack("{s:s, s:o}", "from", from, "pieces", pieces));
+    json_t *o = json_pack("{s:s, s:o}", "from", from, "pieces", pieces), *ends = row_ends(r, row);
+    json_object_update(o, ends);
+    json_decref(ends);
+    json_array_append_new(rows, o);
     return OK;
 }
 

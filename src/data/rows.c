@@ -100,7 +100,7 @@ struct job {
     const tokenizer *tk;
     const struct prompt_form *form; /* pairs */
     bool swap;
-    chat *chat;                /* conversations */
+    struct chat *chat;                /* conversations */
     struct chat_text rendered; /* scratch */
     struct ids text;           /* scratch */
     err (*draft)(struct job *, const struct record *, struct draft *);
@@ -136,8 +136,8 @@ static err draft_completion(struct job *job, const struct record *r, struct draf
     return mark(d, true);
 }
 
-/* What a conversation's row is to be whatever the template and the tokenizer do: one BOS, and only in front; each answer
- * ends with a control token that carries loss. */
+/* What a conversation's row is to be whatever the template and the tokenizer do: not two BOS in front; each answer ends with
+ * a control token that carries loss. */
 static err check_chat(const tokenizer *tk, const struct draft *d) {
     const int32_t *v = d->ids.v, bos = tokenizer_bos(tk);
     if (d->ids.n > 1 && v[0] == bos && v[1] == bos) return fail(E_INPUT, "the chat template begins with two BOS tokens");

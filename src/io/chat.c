@@ -30,7 +30,7 @@ static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
 
 /* --- opening --- */
 
-static err take_control(chat *c, const tokenizer *tk) {
+static err take_control(struct chat *c, const tokenizer *tk) {
     int n = tokenizer_vocab(tk);
     size_t count = 0;
     for (int i = 0; i < n; i++) count += tokenizer_is_special(tk, i);
@@ -58,13 +58,13 @@ static void take_date(struct tm *now) {
     else localtime_r(&t, now);
 }
 
-err chat_open(const tokenizer *tk, chat **out) {
+err chat_open(const tokenizer *tk, struct chat **out) {
     const char *source = tokenizer_template(tk);
     *out = NULL;
     if (!source)
         return fail(E_UNSUPPORTED, "the model has no chat template; give texts instead of messages, or name a template with `chat_template` "
                                    "(a Jinja file, or chatml)");
-    chat *c = calloc(1, sizeof *c);
+    struct chat *c = calloc(1, sizeof *c);
     if (!c) return out_of_memory();
     const int32_t ids[3] = {tokenizer_bos(tk), tokenizer_eos(tk), tokenizer_pad(tk)};
     err e = jinja_parse("chat template", source, strlen(source), &c->t);
@@ -77,7 +77,7 @@ err chat_open(const tokenizer *tk, chat **out) {
     return e;
 }
 
-void chat_close(chat *c) {
+void chat_close(struct chat *c) {
     if (!c) return;
     jinja_free(c->t);
     free(c->control);
@@ -98,7 +98,7 @@ err chat_template_load(const char *name, str *out) {
 
 /* --- rendering --- */
 
-static err render(const chat *c, const struct chat_message *m, size_t n, bool prompt, struct jinja_text *out) {
+static err render(const struct chat *c, const struct chat_message *m, size_t n, bool prompt, struct jinja_text *out) {
     const struct jinja_context x = {.message = m, .n = n, .bos = c->tokens[0].n ? c->tokens[0].p : NULL, .eos = c->tokens[1].n ? c->tokens[1].p : NULL,
                                     .pad = c->tokens[2].n ? c->tokens[2].p : NULL, .add_generation_prompt = prompt, .now = &c->now};
     return jinja_render(c->t, &x, out);
@@ -107,7 +107,7 @@ static err render(const chat *c, const struct chat_message *m, size_t n, bool pr
 static uint32_t from(const struct jinja_text *t, size_t i) { return t->tag[i] & ~JINJA_GENERATION; }
 
 /* Bytes of the longest control token at i, 0 where there is none. */
-static size_t control_at(const chat *c, const str *s, size_t i) {
+static size_t control_at(const struct chat *c, const str *s, size_t i) {
     size_t best = 0;
     if (!c->begins[(unsigned char)s->p[i]]) return 0;
     for (size_t k = 0; k < c->n_control; k++) {
@@ -118,13 +118,13 @@ static size_t control_at(const chat *c, const str *s, size_t i) {
 }
 
 /* The end of the first control token in [at, end) of the text, 0 where there is none. */
-static size_t control_behind(const chat *c, const str *s, size_t at, size_t end) {
+static size_t control_behind(const struct chat *c, const str *s, size_t at, size_t end) {
     for (size_t n; at < end; at++)
         if ((n = control_at(c, s, at)) > 0 && at + n <= end) return at + n;
     return 0;
 }
 
-static err no_control_in_contents(const chat *c, const struct jinja_text *t) {
+static err no_control_in_contents(const struct chat *c, const struct jinja_text *t) {
     for (size_t i = 0, n; i < t->text.n; i += n ? n : 1) {
         n = control_at(c, &t->text, i);
         for (size_t k = i; k < i + n; k++)
@@ -159,7 +159,7 @@ static err no_end(size_t message) {
 
 /* --- by generation blocks --- */
 
-static err by_generation(const chat *c, struct chat_text *out) {
+static err by_generation(const struct chat *c, struct chat_text *out) {
     const struct jinja_text *t = &c->whole;
     for (size_t at = 0, end, last; at < t->text.n; at = end) {
         for (end = at; end < t->text.n && !(t->tag[end] & JINJA_GENERATION);) end++;
@@ -180,7 +180,7 @@ static err by_generation(const chat *c, struct chat_text *out) {
 /* --- by provenance --- */
 
 /* Where [gap, gap_end) of the whole text stops being what the prompt has behind its last content. */
-static size_t prompt_end(chat *c, size_t gap, size_t gap_end, bool *all) {
+static size_t prompt_end(struct chat *c, size_t gap, size_t gap_end, bool *all) {
     const struct jinja_text *w = &c->whole, *p = &c->prompt;
     size_t tail = p->text.n, same = 0;
     while (tail && !from(p, tail - 1)) tail--;
@@ -203,7 +203,7 @@ static size_t prompt_end(chat *c, size_t gap, size_t gap_end, bool *all) {
 }
 
 /* The span of message k, an assistant's; *end is 0 where it has none. `at` is where earlier spans end. */
-static err find_span(chat *c, const struct chat_message *m, size_t k, size_t at, size_t *start, size_t *end) {
+static err find_span(struct chat *c, const struct chat_message *m, size_t k, size_t at, size_t *start, size_t *end) {
     const struct jinja_text *w = &c->whole;
     size_t n = w->text.n, gap = 0, first = at, last, limit;
     bool all = false;
@@ -225,13 +225,14 @@ static err find_span(chat *c, const struct chat_message *m, size_t k, size_t at,
     if (!there && !all) return OK; /* the template leaves the turn out */
     if (!there) last = *start;
     *end = control_behind(c, &w->text, last, limit);
-    return *end ? OK : no_end(k);
+    return *end || !there ? OK : no_end(k);
 }
 
-static err by_provenance(chat *c, const struct chat_message *m, size_t n, struct chat_text *out) {
-    size_t at = 0, start, end;
+static err by_provenance(struct chat *c, const struct chat_message *m, size_t n, struct chat_text *out) {
+    size_t at = 0, start, end, turns = 0;
     for (size_t k = 0; k < n; k++) {
         if (strcmp(m[k].role, "assistant") != 0) continue;
+        turns++;
         TRY(find_span(c, m, k, at, &start, &end));
         if (!end) continue;
         if (start < at) start = at;
@@ -239,10 +240,11 @@ static err by_provenance(chat *c, const struct chat_message *m, size_t n, struct
         TRY(cut(out, end, true));
         at = end;
     }
+    if (turns && !at) return fail(E_INPUT, "the chat template leaves out what the assistant says");
     return cut(out, c->whole.text.n, false);
 }
 
-err chat_render(chat *c, const struct chat_message *m, size_t n, bool prompt, struct chat_text *out) {
+err chat_render(struct chat *c, const struct chat_message *m, size_t n, bool prompt, struct chat_text *out) {
     str_clear(&out->text);
     out->n = 0;
     TRY(render(c, m, n, prompt, &c->whole));

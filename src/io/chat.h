@@ -14,7 +14,7 @@
  *   (a leading space, an empty <think> block that the prompt lacks) is what a model has to write, so that training sees
  *   the tokens that generation does. A prompt with more than the training text has (a forced "<think>") is told once, as
  *   a warning. Where no prompt can be made (the conversation begins with the assistant) the span begins with the content.
- * A turn that the template leaves out has no span. A turn that ends without a control token is E_UNSUPPORTED: a model could
+ * A turn that the template leaves out has no span (all of them left out is E_INPUT). A turn that ends without a control token is E_UNSUPPORTED: a model could
  * not learn to stop.
  *
  * Refused (E_INPUT, naming the message): a content of which a byte would become part of a control token; what the template
@@ -39,12 +39,12 @@ struct chat_text { /* zero-initialise; each render starts anew; chat_text_free *
 
 /* A parsed template and the tokenizer's control tokens. The tokenizer outlives it. A tokenizer without a template is
  * E_UNSUPPORTED, with the way out. strftime_now says today's date, or that of SOURCE_DATE_EPOCH where that is set. */
-typedef struct chat chat;
-err chat_open(const tokenizer *tk, chat **out);
-void chat_close(chat *c);
+struct chat;
+err chat_open(const tokenizer *tk, struct chat **out);
+void chat_close(struct chat *c);
 
 /* With `prompt` the text ends with the head of an assistant's turn and nothing in it is supervised. */
-err chat_render(chat *c, const struct chat_message *m, size_t n, bool prompt, struct chat_text *out);
+err chat_render(struct chat *c, const struct chat_message *m, size_t n, bool prompt, struct chat_text *out);
 void chat_text_free(struct chat_text *c);
 
 /* The template that a configuration names: a file, or a built-in one (chatml), appended to `out`. */

@@ -568,6 +568,7 @@ static err run_for(struct render *r, const struct node *n) {
     TRY(jr_alloc(r, sizeof *loop, &loop));
     loop->items = items;
     TRY(open_scope(r, &s));
+    bool whole = false; /* did a pass reach its end? jinja2 takes the else where none did, also after break and continue */
     for (size_t i = 0; i < items->n; i++) {
         s->n = 0;
         loop->i = i;
@@ -577,9 +578,10 @@ static err run_for(struct render *r, const struct node *n) {
         int how = r->leaving;
         r->leaving = 0;
         if (how == N_BREAK) break;
+        whole = whole || !how;
     }
     r->scope = up;
-    return items->n ? OK : run_body(r, n->d);
+    return whole ? OK : run_body(r, n->d);
 }
 
 static err run_set_block(struct render *r, const struct node *n) {

@@ -164,8 +164,10 @@ static err lex_operator(struct lexer *x) {
     if (strchr("([{", c)) {
         if (x->depth == (int)sizeof x->open) return jinja_fail(x->t, tok.at, E_INPUT, "more than %d brackets inside one another", x->depth);
         x->open[x->depth++] = c == '(' ? ')' : c == '[' ? ']' : '}';
-    } else if (strchr(")]}", c) && (!x->depth || x->open[--x->depth] != c))
-        return jinja_fail(x->t, tok.at, E_INPUT, "'%c' without its beginning", c);
+    } else if (strchr(")]}", c)) {
+        if (!x->depth) return jinja_fail(x->t, tok.at, E_INPUT, "'%c' without its beginning", c);
+        if (x->open[--x->depth] != c) return jinja_fail(x->t, tok.at, E_INPUT, "'%c' expected, not '%c'", x->open[x->depth], c);
+    }
     tok.op = c;
     return push(x, tok);
 }

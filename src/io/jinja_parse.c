@@ -519,6 +519,7 @@ static err parse_with(struct parser *p, size_t at, struct node **out) {
 static err parse_macro(struct parser *p, size_t at, struct node **out) {
     TRY(make(p, N_MACRO, at, out));
     struct node *n = *out, **last = &n->a;
+    bool defaults = false;
     n->name = p->k->p;
     TRY(want_type(p, T_NAME, "the macro's name"));
     TRY(want_op(p, '('));
@@ -526,7 +527,10 @@ static err parse_macro(struct parser *p, size_t at, struct node **out) {
         TRY(make(p, N_PARAM, p->k->at, last));
         (*last)->name = p->k->p;
         TRY(want_type(p, T_NAME, "a parameter's name"));
-        if (skip_op(p, '=')) TRY(expression(p, true, &(*last)->a));
+        if (skip_op(p, '=')) {
+            TRY(expression(p, true, &(*last)->a));
+            defaults = true;
+        } else if (defaults) return syntax(p, "a default as the parameter before has it");
         last = &(*last)->next;
         if (!skip_op(p, ',') && !is_op(p, ')')) return syntax(p, "',' or ')'");
     }

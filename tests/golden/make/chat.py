@@ -4,6 +4,8 @@ Reads tests/golden/chat/*.jinja (their sources: chat/README.md), writes tests/go
   templates      name -> {bos, eos, end: the token that ends an assistant's turn}
   conversations  name -> [[role, content], ...]
   cases          [{template, conversation, text | error, prompt | prompt_error, spans: [[from, to], ...]}]
+  corners        [{file, text | error}]: the seeds of tests/fuzz/corpus/jinja over the conversation "turns", bos "<s>", eos "</s>";
+                 those that only our bounds end are left out
 text is the whole conversation, prompt the same up to its last assistant's turn (the whole of it where it does not end with
 one) with add_generation_prompt; error is the template's own message. spans are bytes of text.
 
@@ -171,6 +173,18 @@ def attempt(what):
         return None, str(e) or type(e).__name__
 
 
+def corners():
+    folder, out = os.path.join(HERE, "..", "..", "fuzz", "corpus", "jinja"), []
+    for name in sorted(os.listdir(folder)):
+        if name in ("bounds", "double", "recursion", "cycle"):
+            continue
+        with open(os.path.join(folder, name), encoding="utf8", newline="") as f:
+            source = f.read()
+        text, error = attempt(lambda: render(compiled(source), CONVERSATIONS["turns"], ("<s>", "</s>"), False))
+        out.append({"file": name, **({"text": text} if error is None else {"error": error})})
+    return out
+
+
 def main():
     folder, out = (sys.argv[1], sys.argv[2]) if len(sys.argv) > 2 else (HERE, os.path.join(HERE, "expected.json"))
     cases, names = [], sorted(os.path.basename(p)[:-6] for p in glob.glob(os.path.join(folder, "*.jinja")))
@@ -191,7 +205,8 @@ def main():
     keys = ("bos", "eos", "end")
     with open(out, "w", encoding="utf8") as f:
         head = {n: dict(zip(keys, TOKENS.get(n, ("<s>", "</s>", "</s>")))) for n in names}
-        f.write('{"templates": ' + json.dumps(head, ensure_ascii=False) + ',\n"conversations": ' + json.dumps(CONVERSATIONS, ensure_ascii=False) + ',\n"cases": [\n')
+        f.write('{"templates": ' + json.dumps(head, ensure_ascii=False) + ',\n"conversations": ' + json.dumps(CONVERSATIONS, ensure_ascii=False) 
+                + ',\n"corners": ' + json.dumps(corners() if folder == HERE else [], ensure_ascii=False) + ',\n"cases": [\n')
         f.write(",\n".join(json.dumps(c, ensure_ascii=False) for c in cases) + "\n]}\n")
     print(f"{len(names)} templates, {len(cases)} cases, {sum('text' in c for c in cases)} rendered, {sum('spans' in c and len(c['spans']) > 0 for c in cases)} with spans")
 
