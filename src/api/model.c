@@ -293,13 +293,19 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
 }
 
 int cyc_chat_prompt(const cyc_model *m, const char *user, char **text) {
-    struct chat_template t = {0};
-    struct chat_text c = {0};
-    err e = chat_template_read(tokenizer_template(m->tok), &t);
-    if (!e) e = chat_render(&t, &(struct chat_message){"user", user}, 1, true, &c);
-    *text = e ? NULL : strdup(c.text.p ? c.text.p : "");
-    if (!e && !*text) e = fail(E_MEMORY, "out of memory");
-    chat_text_free(&c);
-    chat_template_free(&t);
+    struct chat *c = NULL;
+    struct chat_text t = {0};
+    str s = {0};
+    int32_t bos = tokenizer_bos(m->tok);
+    err e = chat_open(m->tok, &c);
+    if (!e) e = chat_render(c, &(struct chat_message){"user", user}, 1, true, &t);
+    if (!e && tokenizer_adds_bos(m->tok) && bos >= 0) e = tokenizer_decode(m->tok, &bos, 1, false, &s);
+    if (!e && s.n && t.text.n >= s.n && !memcmp(t.text.p, s.p, s.n)) str_clear(&s); /* the template brings it */
+    if (!e) str_add(&s, t.text.p ? t.text.p : "", t.text.n);
+    if (!e && s.failed) e = fail(E_MEMORY, "out of memory");
+    if (e) str_free(&s);
+    *text = s.p;
+    chat_text_free(&t);
+    chat_close(c);
     return api_code(e);
 }

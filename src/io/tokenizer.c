@@ -308,6 +308,13 @@ int32_t tokenizer_pad(const tokenizer *t) { return t->pad; }
 bool tokenizer_adds_bos(const tokenizer *t) { return t->prefix.n > 0; }
 const struct ids *tokenizer_prefix(const tokenizer *t) { return &t->prefix; }
 const struct ids *tokenizer_suffix(const tokenizer *t) { return &t->suffix; }
+bool tokenizer_is_special(const tokenizer *t, int32_t id) {
+    return id >= 0 && id < t->n && (t->tokens[id].special || id == t->bos || id == t->eos);
+}
+err tokenizer_set_template(tokenizer *t, const char *source) {
+    t->chat_template = arena_str(&t->mem, source);
+    return t->chat_template ? OK : fail(E_MEMORY, "out of memory");
+}
 const char *tokenizer_template(const tokenizer *t) { return t->chat_template; }
 size_t tokenizer_bytes(const tokenizer *t) { return arena_bytes(&t->mem); }
 void tokenizer_hash(const tokenizer *t, char hex[33]) { memcpy(hex, t->hash, sizeof t->hash); }

@@ -54,6 +54,8 @@ const struct ids *tokenizer_prefix(const tokenizer *t);                   /* all
 const struct ids *tokenizer_suffix(const tokenizer *t);                   /* and after it (T5's </s>, [SEP]) */
 /* Puts the prefix before ids and the suffix after them, each unless it is there already. */
 err tokenizer_surround(const tokenizer *t, bool before, bool after, struct ids *ids);
+bool tokenizer_is_special(const tokenizer *t, int32_t id);                /* a control token, or the bos or eos */
+err tokenizer_set_template(tokenizer *t, const char *source);             /* in place of the model's own */
 const char *tokenizer_template(const tokenizer *t);                       /* the chat template's source, NULL when none */
 size_t tokenizer_bytes(const tokenizer *t);                               /* memory of its tables */
 /* Vocabulary and merges as one hash: two models share ids exactly when these agree. */

@@ -3,6 +3,7 @@
 #include "train/run.h"
 #include "base/log.h"
 #include "cpu/cpu.h"
+#include "io/chat.h"
 #include "ops/ops.h"
 #include <math.h>
 #include <omp.h>
@@ -55,7 +56,12 @@ static err open_tokenizer(struct run *r) {
     r->eos = tokenizer_eos(r->tok);
     if (r->eos < 0) return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end", *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
     tokenizer_hash(r->tok, r->tok_hash);
-    return OK;
+    if (!*r->cfg->chat_template) return OK;
+    str source = {0};
+    err e = chat_template_load(r->cfg->chat_template, &source);
+    if (!e) e = tokenizer_set_template(r->tok, source.p ? source.p : "");
+    str_free(&source);
+    return e;
 }
 
 static err side_lora(const struct side_config *c, struct lora *l) {

@@ -111,6 +111,13 @@ static void check_round_trip(const tokenizer *t) {
 
 /* ---- SmolLM2, from GGUF ---- */
 
+static void check_segment(const struct chat_text *c, size_t i, bool supervised, const char *text) {
+    assert_true(i < c->n);
+    assert_int_equal(c->seg[i].end - c->seg[i].start, strlen(text));
+    assert_memory_equal(c->text.p + c->seg[i].start, text, strlen(text));
+    assert_int_equal(c->seg[i].supervised, supervised);
+}
+
 static const char *gguf_path(void) {
     const char *path = getenv("CYC_SMOLLM2_GGUF");
     return path ? path : "cache/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -134,10 +141,18 @@ static void smollm2_equals_the_reference(void **state) {
     check_sums(t, GOLDEN "smollm2.sums");
     check_round_trip(t);
 
-    struct chat_template chat;
-    check_ok(chat_template_read(tokenizer_template(t), &chat));
-    assert_string_equal(chat.system.p, "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
-    chat_template_free(&chat);
+    struct chat *c;
+    struct chat_text text = {0};
+    check_ok(chat_open(t, &c));
+    check_ok(chat_render(c, (const struct chat_message[]){{"user", "Hi"}, {"assistant", "Yes?"}}, 2, false, &text));
+    assert_int_equal(text.n, 3);
+    check_segment(&text, 0, false,
+                  "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+                  "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+    check_segment(&text, 1, true, "Yes?<|im_end|>");
+    check_segment(&text, 2, false, "\n");
+    chat_text_free(&text);
+    chat_close(c);
     tokenizer_free(t);
 }
 
@@ -459,62 +474,6 @@ static void hash_tells_vocabularies_apart(void **state) {
     assert_string_not_equal(a, b);
 }
 
-/* ---- chat ---- */
-
-#define SMOLLM2_TEMPLATE                                                                                               \
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nBe " \
-    "Smol\\'s.<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "          \
-    "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-
-static void check_segment(const struct chat_text *c, size_t i, bool supervised, const char *text) {
-    assert_true(i < c->n);
-    assert_int_equal(c->seg[i].end - c->seg[i].start, strlen(text));
-    assert_memory_equal(c->text.p + c->seg[i].start, text, strlen(text));
-    assert_int_equal(c->seg[i].supervised, supervised);
-}
-
-static void chat_is_rendered(void **state) {
-    (void)state;
-    struct chat_template t;
-    struct chat_text c = {0};
-    const struct chat_message m[] = {{"user", "Hi"}, {"assistant", "Yes?"}, {"user", "Bye"}};
-    check_ok(chat_template_read(SMOLLM2_TEMPLATE, &t));
-    assert_string_equal(t.system.p, "Be Smol's.");
-    check_ok(chat_render(&t, m, 3, true, &c));
-    assert_int_equal(c.n, 3);
-    check_segment(&c, 0, false,
-                  "<|im_start|>system\nBe Smol's.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
-    check_segment(&c, 1, true, "Yes?<|im_end|>");
-    check_segment(&c, 2, false, "\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n");
-    const struct chat_message own[] = {{"system", "Mine"}, {"assistant", ""}};
-    check_ok(chat_render(&t, own, 2, false, &c));
-    check_segment(&c, 0, false, "<|im_start|>system\nMine<|im_end|>\n<|im_start|>assistant\n");
-    check_segment(&c, 1, true, "<|im_end|>");
-    check_segment(&c, 2, false, "\n");
-    check_ok(chat_render(&t, own, 0, false, &c));
-    assert_int_equal(c.n, 0);
-    chat_text_free(&c);
-    chat_template_free(&t);
-}
-
-static void templates_are_recognised(void **state) {
-    (void)state;
-    struct chat_template t;
-    check_ok(chat_template_read(
-        "{{'<|im_start|>system\\n' + m + '<|im_end|>\\n'}}{{ \"<|im_start|>system\\nIt's me<|im_end|>\" }}", &t));
-    assert_string_equal(t.system.p, "It's me");
-    chat_template_free(&t);
-    check_ok(
-        chat_template_read("<|im_start|>system\n{{ m }}<|im_end|>{% else %}<|im_start|>system\nraw 'x'<|im_end|>", &t));
-    assert_string_equal(t.system.p, "raw 'x'");
-    chat_template_free(&t);
-    check_ok(chat_template_read("{{'<|im_start|>' + role + '\\n' + m + '<|im_end|>'}}", &t));
-    assert_false(t.has_system);
-    check_err(chat_template_read("[INST] {{ m }} [/INST]", &t), E_UNSUPPORTED, "not ChatML");
-    check_err(chat_template_read("<|im_start|><think><|im_end|>", &t), E_UNSUPPORTED, "<think>");
-    check_err(chat_template_read(NULL, &t), E_UNSUPPORTED, "no chat template");
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(smollm2_equals_the_reference),
@@ -527,8 +486,6 @@ int main(void) {
         cmocka_unit_test(runaway_patterns_end),
         cmocka_unit_test(neighbours_tell_the_rest),
         cmocka_unit_test(hash_tells_vocabularies_apart),
-        cmocka_unit_test(chat_is_rendered),
-        cmocka_unit_test(templates_are_recognised),
     };
     return cmocka_run_group_tests(tests, load_lines, free_lines);
 }
