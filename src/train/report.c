@@ -67,7 +67,6 @@ static json_t *memory_json(const struct run *r, bool measured) {
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     bool host = r->backend->mem->host;
     line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
-    if (f->copies) line(m, "copies", f->copies, "of weights that no kernel reads as the file has them, made at opening", measured && host, f->copies);
     line(m, "adapters", f->adapters, f->working ? "f32, and a working copy in the compute type" : "f32", measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
     line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));
