@@ -17,6 +17,7 @@ const struct command commands[] = {
     {"compare", "finished runs beside each other", help_compare, cmd_compare},
     {"generate", "write with a model, with or without an adapter", help_generate, cmd_generate},
     {"score", "BLEU, chrF and exact match of texts against references", help_score, cmd_score},
+    {"embed", "vectors of texts, by an encoder", help_embed, cmd_embed},
     {"tokenize", "token ids of texts", help_tokenize, cmd_tokenize},
     {"export", "adapters in the form that a loader reads, or merged", help_export, cmd_export},
     {"merge", "an adapter and its base as one model", help_merge, cmd_merge},

@@ -87,7 +87,25 @@ static int remove_folder(void **state) {
 }
 
 static const char *const names[] = {"train", "plan",     "data",    "eval", "generate",
-                                    "score", "tokenize", "inspect", "compare", "doctor", "help", NULL};
+                                    "score", "embed", "tokenize", "inspect", "compare", "doctor", "help", NULL};
+
+/* A vector a line, of length 1 unless it is asked for raw. */
+static void embed_lines(void **state) {
+    (void)state;
+    for (int raw = 0; raw < 2; raw++) {
+        sh("printf 'aslf' > $D/e.txt; $C embed --model tests/golden/cipher --file $D/e.txt%s", raw ? " --raw" : "");
+        status_is(0);
+        json_t *j = json_of(ran.out.p), *v = json_object_get(j, "embedding"), *x;
+        double length = 0;
+        size_t i;
+        json_array_foreach(v, i, x) length += json_number_value(x) * json_number_value(x);
+        assert_int_equal(json_integer_value(json_object_get(j, "tokens")), 4);
+        assert_true(json_array_size(v) > 8 && (raw ? fabs(length - 1) > 1e-3 : fabs(length - 1) < 1e-5));
+        json_decref(j);
+    }
+    refused("$C embed --model tests/golden/cipher", "--file");
+    refused("$C embed --model tests/golden/cipher --file $D/none.txt", "none.txt");
+}
 
 static void help_pages(void **state) {
     (void)state;
@@ -531,7 +549,7 @@ static void interrupted_and_resumed(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(help_pages),
+        cmocka_unit_test(help_pages), cmocka_unit_test(embed_lines),
         cmocka_unit_test(wrong_commands),
         cmocka_unit_test(wrong_options),
         cmocka_unit_test(wrong_configurations),

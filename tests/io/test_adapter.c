@@ -257,7 +257,7 @@ static void test_refused_settings(void **state) {
         {"peft_type", "\"ADALORA\"", "supported: LORA"}, {"bias", "\"all\"", "bias"}, {"rank_pattern", "{\"q_proj\": 8}", "rank_pattern"},
         {"alpha_pattern", "{\"q_proj\": 8}", "alpha_pattern"}, {"modules_to_save", "[\"lm_head\"]", "modules_to_save"}, {"layers_to_transform", "[0]", "layers_to_transform"},
         {"lora_bias", "true", "lora_bias"}, {"trainable_token_indices", "[1]", "trainable_token_indices"}, {"exclude_modules", "[\"q_proj\"]", "exclude_modules"},
-        {"layer_replication", "[[0, 2]]", "layer_replication"}, {"target_parameters", "[\"x\"]", "target_parameters"}, {"fan_in_fan_out", "true", "fan_in_fan_out"},
+        {"layer_replication", "[[0, 2]]", "layer_replication"}, {"target_parameters", "[\"x\"]", "target_parameters"},
         {"init_lora_weights", "\"pissa_niter_4\"", "pissa"}, {"init_lora_weights", "\"olora\"", "olora"}, {"use_qalora", "true", "use_qalora"},
         {"r", NULL, "'r'"}, {"r", "0", "lora.r"}, {"r", "-4", "lora.r"}, {"r", "100000", "lora.r"}, {"r", "4294967300", "lora.r"}, {"r", "\"4\"", "'r'"}, {"lora_alpha", NULL, "lora_alpha"},
         {"lora_dropout", "1.5", "dropout"}, {"target_modules", "\".*q_proj\"", "target_modules"}, {"target_modules", "[]", "target_modules"}, {"target_modules", "[3]", "target_modules"},
