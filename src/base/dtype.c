@@ -5,19 +5,34 @@
 #include <string.h>
 
 const struct dtype_info dtype_info[DT_ALL] = {
-    [DT_NONE] = {"none", 1, 0},       [DT_F32] = {"f32", 1, 4},         [DT_F16] = {"f16", 1, 2},
-    [DT_BF16] = {"bf16", 1, 2},       [DT_I32] = {"i32", 1, 4},         [DT_Q4_0] = {"q4_0", 32, 18},
-    [DT_Q4_1] = {"q4_1", 32, 20},     [DT_Q5_0] = {"q5_0", 32, 22},     [DT_Q5_1] = {"q5_1", 32, 24},
-    [DT_Q8_0] = {"q8_0", 32, 34},     [DT_Q2_K] = {"q2_k", 256, 84},    [DT_Q3_K] = {"q3_k", 256, 110},
-    [DT_Q4_K] = {"q4_k", 256, 144},   [DT_Q5_K] = {"q5_k", 256, 176},   [DT_Q6_K] = {"q6_k", 256, 210},
-    [DT_IQ4_NL] = {"iq4_nl", 32, 18}, [DT_IQ4_XS] = {"iq4_xs", 256, 136}, [DT_NF4] = {"nf4", 64, 36},
-    [DT_E4M3] = {"f8_e4m3", 64, 68},  [DT_F8] = {"fp8", 1, 2},
+    [DT_NONE] = {"none", 1, 0},         [DT_F32] = {"f32", 1, 4},
+    [DT_F16] = {"f16", 1, 2},           [DT_BF16] = {"bf16", 1, 2},
+    [DT_I32] = {"i32", 1, 4},           [DT_Q4_0] = {"q4_0", 32, 18},
+    [DT_Q4_1] = {"q4_1", 32, 20},       [DT_Q5_0] = {"q5_0", 32, 22},
+    [DT_Q5_1] = {"q5_1", 32, 24},       [DT_Q8_0] = {"q8_0", 32, 34},
+    [DT_Q2_K] = {"q2_k", 256, 84},      [DT_Q3_K] = {"q3_k", 256, 110},
+    [DT_Q4_K] = {"q4_k", 256, 144},     [DT_Q5_K] = {"q5_k", 256, 176},
+    [DT_Q6_K] = {"q6_k", 256, 210},     [DT_IQ4_NL] = {"iq4_nl", 32, 18},
+    [DT_IQ4_XS] = {"iq4_xs", 256, 136}, [DT_NF4] = {"nf4", 64, 36},
+    [DT_E4M3] = {"f8_e4m3", 64, 68},    [DT_F8] = {"fp8", 1, 2},
 };
 
-const float nf4_code[16] = {
-    -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
-    -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
-    0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
+const float nf4_code[16] = {-1.0f,
+                            -0.6961928009986877f,
+                            -0.5250730514526367f,
+                            -0.39491748809814453f,
+                            -0.28444138169288635f,
+                            -0.18477343022823334f,
+                            -0.09105003625154495f,
+                            0.0f,
+                            0.07958029955625534f,
+                            0.16093020141124725f,
+                            0.24611230194568634f,
+                            0.33791524171829224f,
+                            0.44070982933044434f,
+                            0.5626170039176941f,
+                            0.7229568362236023f,
+                            1.0f};
 const int8_t iq4_code[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 dtype dtype_parse(const char *name) {
@@ -93,7 +108,8 @@ static float float_at(const uint8_t *p) {
 
 /* --- blocks of 32 ----------------------------------------------------------------------------------------------- */
 
-/* Where a format is d * q + m, d * q is a variable of its own: the definition rounds twice, whatever multiply-adds there are. */
+/* Where a format is d * q + m, d * q is a variable of its own: the definition rounds twice, whatever multiply-adds
+ * there are. */
 static void q4(const uint8_t *b, float *y, bool with_min) {
     const uint8_t *q = b + (with_min ? 4 : 2);
     float d = half_at(b), m = with_min ? half_at(b + 2) : 0;
@@ -173,7 +189,8 @@ static void q6_k(const uint8_t *b, float *y) {
     float d = half_at(b + 208);
     for (int i = 0; i < 256; i++) {
         int half = i / 128, quarter = i % 128 / 32, l = i % 32;
-        int lo = ql[half * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4) & 15, hi = qh[half * 32 + l] >> (2 * quarter) & 3;
+        int lo = ql[half * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4) & 15,
+            hi = qh[half * 32 + l] >> (2 * quarter) & 3;
         float scaled = d * (float)sc[i / 16];
         y[i] = scaled * (float)((lo | hi << 4) - 32);
     }
@@ -184,7 +201,8 @@ static void iq4_xs(const uint8_t *b, float *y) {
     for (int g = 0; g < 8; g++) iq4(b + 8 + 16 * g, d * (float)iq4_xs_scale(b, g), y + 32 * g);
 }
 
-/* --- blocks of 64, our own ----------------------------------------------------------------------------------------- */
+/* --- blocks of 64, our own -----------------------------------------------------------------------------------------
+ */
 
 static void nf4(const uint8_t *b, float *y) {
     float d = float_at(b);

@@ -1,10 +1,10 @@
-/* Encoders of the element types that we write: quantise_row() of dtype.h. Called by whoever writes a model (merge, convert),
- * by random models and by tests; nothing here runs in a training step.
+/* Encoders of the element types that we write: quantise_row() of dtype.h. Called by whoever writes a model (merge,
+ * convert), by random models and by tests; nothing here runs in a training step.
  *
- * A block's scale is chosen for a small error of its weights, without knowledge of the activations. The formats of 32 take
- * the extremes, as ggml's own do. The K formats fit scale and minimum of each small block by weighted least squares over a
- * ladder of tries, then quantise those against the super-block's and round the weights once more against what was stored.
- * Weights count by their size (a large weight moves more): |x| + rms for Q4_K and Q5_K, x^2 for Q6_K.
+ * A block's scale is chosen for a small error of its weights, without knowledge of the activations. The formats of 32
+ * take the extremes, as ggml's own do. The K formats fit scale and minimum of each small block by weighted least
+ * squares over a ladder of tries, then quantise those against the super-block's and round the weights once more against
+ * what was stored. Weights count by their size (a large weight moves more): |x| + rms for Q4_K and Q5_K, x^2 for Q6_K.
  *
  * Refused (dtype_writable): Q2_K, Q3_K, IQ4_NL, IQ4_XS, which are only read. */
 #include "base/dtype.h"
@@ -32,7 +32,8 @@ static int clamp_round(float v, int lo, int hi) {
 
 /* --- blocks of 32 ----------------------------------------------------------------------------------------------- */
 
-/* Q4_0, Q4_1, Q5_0, Q5_1: bits 4 or 5. Without a minimum the largest weight falls on the grid's far end, -2^(bits - 1). */
+/* Q4_0, Q4_1, Q5_0, Q5_1: bits 4 or 5. Without a minimum the largest weight falls on the grid's far end, -2^(bits - 1).
+ */
 static void small_block(const float *x, uint8_t *b, int bits, bool with_min) {
     float lo = x[0], hi = x[0], big = x[0];
     for (int j = 1; j < 32; j++) {
@@ -147,7 +148,8 @@ static void q4_q5_k(const float *x, uint8_t *b, bool five) {
     }
 }
 
-/* The scale of 16 weights in -32..31, by least squares over grids around the one on which the largest weight is an end. */
+/* The scale of 16 weights in -32..31, by least squares over grids around the one on which the largest weight is an end.
+ */
 static float fit_signed(const float *x) {
     float big = 0, best = 0, gain = 0;
     for (int i = 0; i < 16; i++)
@@ -223,7 +225,8 @@ static void e4m3(const float *x, uint8_t *b) {
 }
 
 bool dtype_writable(dtype dt) {
-    return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS;
+    return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL &&
+           dt != DT_IQ4_XS;
 }
 
 static void quantise_block(dtype dt, const float *x, uint8_t *b) {

@@ -42,9 +42,9 @@ INLINE uint32_t get32(const uint8_t *p) {
 /* --- small blocks ------------------------------------------------------------------------------------------------ */
 
 /* A group is 32 weights of a row from a multiple of 32 on: a small block, or half of one of 64. It is unpacked with two
- * numbers, scale and minimum (0 where the format has none). Those of up to 8 groups lie in memory as pairs of floats, to be
- * broadcast later. Each pair is stored as one piece: a vector loaded from eight small stores waits until all have left the
- * store queue, and a broadcast between registers takes the port that shuffles. */
+ * numbers, scale and minimum (0 where the format has none). Those of up to 8 groups lie in memory as pairs of floats,
+ * to be broadcast later. Each pair is stored as one piece: a vector loaded from eight small stores waits until all have
+ * left the store queue, and a broadcast between registers takes the port that shuffles. */
 struct scales {
     float v[16];
 };
@@ -94,7 +94,9 @@ INLINE __m256i bit_as(__m256i v, int i, int value) {
     const __m256i bit = _mm256_set1_epi8((char)(1 << i));
     return masked(_mm256_cmpeq_epi8(_mm256_and_si256(v, bit), bit), value);
 }
-INLINE __m256i two_bits(const uint8_t *q, int i) { return masked(_mm256_srli_epi16(bytes32_at(q + 32 * (i >> 2)), 2 * (i & 3)), 3); }
+INLINE __m256i two_bits(const uint8_t *q, int i) {
+    return masked(_mm256_srli_epi16(bytes32_at(q + 32 * (i >> 2)), 2 * (i & 3)), 3);
+}
 INLINE __m256i four_bits(const uint8_t *q, bool high) {
     __m256i v = bytes32_at(q);
     return masked(high ? _mm256_srli_epi16(v, 4) : v, 15);
@@ -104,12 +106,14 @@ INLINE __m256i four_bits(const uint8_t *q, bool high) {
 INLINE __m256i k_codes(const dtype dt, const uint8_t *b, int i) {
     switch (dt) {
     case DT_Q2_K: return two_bits(b + 16, i);
-    case DT_Q3_K: return _mm256_sub_epi8(_mm256_or_si256(two_bits(b + 32, i), bit_as(bytes32_at(b), i, 4)), _mm256_set1_epi8(4));
+    case DT_Q3_K:
+        return _mm256_sub_epi8(_mm256_or_si256(two_bits(b + 32, i), bit_as(bytes32_at(b), i, 4)), _mm256_set1_epi8(4));
     case DT_Q4_K: return four_bits(b + 16 + 32 * (i >> 1), i & 1);
     case DT_Q5_K: return _mm256_or_si256(four_bits(b + 48 + 32 * (i >> 1), i & 1), bit_as(bytes32_at(b + 16), i, 16));
     case DT_Q6_K: {
         __m256i h = _mm256_slli_epi16(two_bits(b + 128, i), 4);
-        return _mm256_sub_epi8(_mm256_or_si256(four_bits(b + 64 * (i >> 2) + 32 * (i & 1), i & 2), h), _mm256_set1_epi8(32));
+        return _mm256_sub_epi8(_mm256_or_si256(four_bits(b + 64 * (i >> 2) + 32 * (i & 1), i & 2), h),
+                               _mm256_set1_epi8(32));
     }
     default: {
         __m128i v = _mm_loadu_si128((const void *)(b + 8 + 16 * i));
@@ -137,7 +141,8 @@ INLINE void times16(__m128i q, float f, float *v) {
     _mm256_storeu_ps(v + 8, _mm256_mul_ps(s, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)))));
 }
 
-/* The 16 scales of block b as bytes, and in *m the minimums. Every byte is made of its bits by arithmetic on words of four. */
+/* The 16 scales of block b as bytes, and in *m the minimums. Every byte is made of its bits by arithmetic on words of
+ * four. */
 INLINE __m128i k_scale_bytes(const dtype dt, const uint8_t *b, __m128i *m) {
     const uint32_t six = 0x3F3F3F3F, four = 0x0F0F0F0F, two = 0x03030303;
     if (dt == DT_Q2_K) {
@@ -147,8 +152,9 @@ INLINE __m128i k_scale_bytes(const dtype dt, const uint8_t *b, __m128i *m) {
     }
     if (dt == DT_Q3_K) {
         const uint32_t a = get32(b + 96), c = get32(b + 100), h = get32(b + 104);
-        __m128i q = _mm_setr_epi32((int)((a & four) | (h & two) << 4), (int)((c & four) | (h >> 2 & two) << 4),
-                                   (int)((a >> 4 & four) | (h >> 4 & two) << 4), (int)((c >> 4 & four) | (h >> 6 & two) << 4));
+        __m128i q =
+            _mm_setr_epi32((int)((a & four) | (h & two) << 4), (int)((c & four) | (h >> 2 & two) << 4),
+                           (int)((a >> 4 & four) | (h >> 4 & two) << 4), (int)((c >> 4 & four) | (h >> 6 & two) << 4));
         return _mm_sub_epi8(q, _mm_set1_epi8(32));
     }
     if (dt == DT_Q6_K) return _mm_loadu_si128((const void *)(b + 192));
@@ -167,7 +173,8 @@ INLINE __m128i k_scale_bytes(const dtype dt, const uint8_t *b, __m128i *m) {
 }
 
 INLINE void k_scales(const dtype dt, const uint8_t *b, struct k_scales *s) {
-    static const uint8_t at[] = {[DT_Q2_K] = 80, [DT_Q3_K] = 108, [DT_Q4_K] = 0, [DT_Q5_K] = 0, [DT_Q6_K] = 208, [DT_IQ4_XS] = 0};
+    static const uint8_t at[] = {
+        [DT_Q2_K] = 80, [DT_Q3_K] = 108, [DT_Q4_K] = 0, [DT_Q5_K] = 0, [DT_Q6_K] = 208, [DT_IQ4_XS] = 0};
     __m128i m;
     times16(k_scale_bytes(dt, b, &m), half_of(b + at[dt]), s->d);
     if (has_mins(dt)) times16(m, -half_of(b + at[dt] + 2), s->m);
@@ -178,7 +185,8 @@ INLINE void k_scale(const dtype dt, const uint8_t *b, int i, float d[2], float m
     int sc = 0, mn = 0;
     switch (dt) {
     case DT_Q2_K:
-        for (int h = 0; h < 2; h++) d[h] = half_of(b + 80) * (float)(b[2 * i + h] & 15), m[h] = -half_of(b + 82) * (float)(b[2 * i + h] >> 4);
+        for (int h = 0; h < 2; h++)
+            d[h] = half_of(b + 80) * (float)(b[2 * i + h] & 15), m[h] = -half_of(b + 82) * (float)(b[2 * i + h] >> 4);
         return;
     case DT_Q3_K:
         for (int h = 0; h < 2; h++) d[h] = half_of(b + 108) * (float)q3_k_scale(b + 96, 2 * i + h);

@@ -19,7 +19,8 @@ static __attribute__((noinline)) float dot_rest_low(const struct gemm_dot *d, co
 }
 
 /* One super-block of rw rows of W, from `row` on, by n rows of x from column k on. */
-INLINE void super_block(const dtype dt, const int rw, const int n, const struct gemm_dot *d, const uint8_t *row, int64_t k, __m256 *acc) {
+INLINE void super_block(const dtype dt, const int rw, const int n, const struct gemm_dot *d, const uint8_t *row,
+                        int64_t k, __m256 *acc) {
     int8_t codes[DOT_WIDE][256];
     struct k_scales s[DOT_WIDE];
 #pragma GCC unroll 8
@@ -53,7 +54,8 @@ INLINE void dot_block(const dtype dt, const int rw, const int n, const struct ge
     const size_t block = bytes32(dt);
     struct scales s[DOT_WIDE];
     for (int r = 0; d->r && r < rw; r++) _mm_prefetch((const char *)(d->b + (o + r + B_AHEAD) * d->ldb), _MM_HINT_T0);
-    for (int64_t j = 0; is_super(dt) && j < d->k / 256; j++) super_block(dt, rw, n, d, row + (size_t)j * dtype_bytes(dt), 256 * j, acc);
+    for (int64_t j = 0; is_super(dt) && j < d->k / 256; j++)
+        super_block(dt, rw, n, d, row + (size_t)j * dtype_bytes(dt), 256 * j, acc);
     for (int64_t j = 0; !is_super(dt) && j < d->k / 32; j++) {
         if (j % 8 == 0)
 #pragma GCC unroll 8
@@ -66,8 +68,7 @@ INLINE void dot_block(const dtype dt, const int rw, const int n, const struct ge
         for (int q = 0; q < 4; q++) {
             __m256 w[DOT_WIDE];
 #pragma GCC unroll 8
-            for (int r = 0; r < rw; r++)
-                w[r] = load8(dt, row + (size_t)r * bytes, j, q, s[r].v + 2 * (j % 8));
+            for (int r = 0; r < rw; r++) w[r] = load8(dt, row + (size_t)r * bytes, j, q, s[r].v + 2 * (j % 8));
 #pragma GCC unroll 8
             for (int i = 0; i < n; i++) {
                 __m256 x = _mm256_loadu_ps(d->x + i * d->ldx + 32 * j + 8 * q);

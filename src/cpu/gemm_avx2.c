@@ -11,7 +11,8 @@
 enum { NR = 16, DOT_WIDE = 4, DOT_ACC = 9 }; /* dot_block(): most rows of W, accumulators */
 
 /* F(dt) for the one that dt is, a constant in it. */
-#define CASE(name) case DT_##name: F(DT_##name); break;
+#define CASE(name)                                                                                                     \
+    case DT_##name: F(DT_##name); break;
 
 /* --- the tile -------------------------------------------------------------------------------------------------- */
 
@@ -171,13 +172,15 @@ INLINE void turn_super(const dtype dt, const uint8_t *const p[8], int64_t blocks
             turn(f, 16 * (t / 4), d);
             if (has_mins(dt)) turn(f, 64 + 16 * (t / 4), m);
             turn(c, 16 * t, v);
-            const __m256 scale = _mm256_castsi256_ps(d[t % 4]), min = _mm256_castsi256_ps(has_mins(dt) ? m[t % 4] : d[t % 4]);
+            const __m256 scale = _mm256_castsi256_ps(d[t % 4]),
+                         min = _mm256_castsi256_ps(has_mins(dt) ? m[t % 4] : d[t % 4]);
 #pragma GCC unroll 4
             for (int k = 0; k < 4; k++)
 #pragma GCC unroll 4
                 for (int b = 0; b < 4; b++) {
                     __m256 q = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v[k], 24 - 8 * b), 24));
-                    _mm256_storeu_ps(dst + (4 * k + b) * NR, has_mins(dt) ? _mm256_fmadd_ps(q, scale, min) : _mm256_mul_ps(q, scale));
+                    _mm256_storeu_ps(dst + (4 * k + b) * NR,
+                                     has_mins(dt) ? _mm256_fmadd_ps(q, scale, min) : _mm256_mul_ps(q, scale));
                 }
         }
     }
@@ -211,7 +214,8 @@ INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, f
 static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
                           float *tmp) {
     const size_t row = dtype_row_bytes(w->dt, w->ld);
-    const bool in_place = w->dt == DT_F32 || w->dt == DT_Q4_0 || w->dt == DT_Q4_1 || w->dt == DT_Q8_0 || is_super(w->dt);
+    const bool in_place =
+        w->dt == DT_F32 || w->dt == DT_Q4_0 || w->dt == DT_Q4_1 || w->dt == DT_Q8_0 || is_super(w->dt);
     for (int first = 0; first < cols; first += 8) {
         float *to = dst + first / NR * kc * NR + first % NR;
         const uint8_t *p[8];

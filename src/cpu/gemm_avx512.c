@@ -10,7 +10,8 @@
 #include "cpu/load_avx512.h"
 
 /* F(dt) for the one that dt is, a constant in it. */
-#define CASE(name) case DT_##name: F(DT_##name); break;
+#define CASE(name)                                                                                                     \
+    case DT_##name: F(DT_##name); break;
 
 /* --- the tile -------------------------------------------------------------------------------------------------- */
 
@@ -156,13 +157,15 @@ INLINE void turn_super(const dtype dt, const uint8_t *const p[16], int64_t block
             turn(f, 16 * (t / 4), d);
             if (has_mins(dt)) turn(f, 64 + 16 * (t / 4), m);
             turn(c, 16 * t, v);
-            const __m512 scale = _mm512_castsi512_ps(d[t % 4]), min = _mm512_castsi512_ps(has_mins(dt) ? m[t % 4] : d[t % 4]);
+            const __m512 scale = _mm512_castsi512_ps(d[t % 4]),
+                         min = _mm512_castsi512_ps(has_mins(dt) ? m[t % 4] : d[t % 4]);
 #pragma GCC unroll 4
             for (int k = 0; k < 4; k++)
 #pragma GCC unroll 4
                 for (int b = 0; b < 4; b++) {
                     __m512 q = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(v[k], 24 - 8 * b), 24));
-                    _mm512_storeu_ps(dst + (4 * k + b) * GEMM_UNIT, has_mins(dt) ? _mm512_fmadd_ps(q, scale, min) : _mm512_mul_ps(q, scale));
+                    _mm512_storeu_ps(dst + (4 * k + b) * GEMM_UNIT,
+                                     has_mins(dt) ? _mm512_fmadd_ps(q, scale, min) : _mm512_mul_ps(q, scale));
                 }
         }
     }
@@ -197,7 +200,8 @@ INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, f
 static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
                           float *tmp) {
     const size_t row = dtype_row_bytes(w->dt, w->ld);
-    const bool in_place = w->dt == DT_F32 || w->dt == DT_Q4_0 || w->dt == DT_Q4_1 || w->dt == DT_Q8_0 || is_super(w->dt);
+    const bool in_place =
+        w->dt == DT_F32 || w->dt == DT_Q4_0 || w->dt == DT_Q4_1 || w->dt == DT_Q8_0 || is_super(w->dt);
     for (int half = 0; half < cols; half += 16, dst += 16) {
         const uint8_t *p[16];
         for (int i = 0; i < 16; i++) {

@@ -19,7 +19,9 @@ INLINE __m256i fifth_bits(uint32_t bits, int c) {
     return _mm256_slli_epi32(low_bits(v, 1), 4);
 }
 
-INLINE __m256 line8(__m256i q, float d, float m) { return _mm256_fmadd_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(d), _mm256_set1_ps(m)); }
+INLINE __m256 line8(__m256i q, float d, float m) {
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(d), _mm256_set1_ps(m));
+}
 
 /* What codes of 4 bits mean. */
 INLINE __m256 codes8(const dtype dt, __m256i q) {
@@ -44,7 +46,8 @@ INLINE __m256 load8_bf16(const uint8_t *p) {
 /* 8 codes of a super-block with their scale and minimum. */
 INLINE __m256 load_codes(const dtype dt, __m128i q, const float *d, const float *m) {
     __m256 w = low_signed(q);
-    return has_mins(dt) ? _mm256_fmadd_ps(w, _mm256_set1_ps(*d), _mm256_set1_ps(*m)) : _mm256_mul_ps(w, _mm256_set1_ps(*d));
+    return has_mins(dt) ? _mm256_fmadd_ps(w, _mm256_set1_ps(*d), _mm256_set1_ps(*m))
+                        : _mm256_mul_ps(w, _mm256_set1_ps(*d));
 }
 
 /* The c-th 8 of group j of a row of a SMALL type; s: the group's scales. dt is a constant where this is inlined. */
@@ -59,7 +62,8 @@ INLINE __m256 load8(const dtype dt, const uint8_t *row, int64_t j, int c, const 
     case DT_Q4_1: return line8(nibbles8(b + 4, c), s[0], s[1]);
     case DT_Q5_0: return line8(_mm256_or_si256(nibbles8(b + 6, c), fifth_bits(get32(b + 2), c)), s[0], -16 * s[0]);
     case DT_Q5_1: return line8(_mm256_or_si256(nibbles8(b + 8, c), fifth_bits(get32(b + 4), c)), s[0], s[1]);
-    case DT_Q8_0: return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)(b + 2 + 8 * c))), _mm256_set1_ps(s[0]));
+    case DT_Q8_0:
+        return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)(b + 2 + 8 * c))), _mm256_set1_ps(s[0]));
     case DT_IQ4_NL: return _mm256_mul_ps(codes8(dt, nibbles8(b + 2, c)), _mm256_set1_ps(s[0]));
     case DT_NF4: return _mm256_mul_ps(codes8(dt, nibbles8(b + 4 + 16 * i, c)), _mm256_set1_ps(s[0]));
     default: return load8_e4m3(b + 4 + 32 * i + 8 * c, s[0]);

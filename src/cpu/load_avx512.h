@@ -1,13 +1,13 @@
-/* Weights of a row, 32 at a time, in AVX-512 registers: what gemm_avx512.c (panels) and few_avx512.c (dot products) share.
+/* Weights of a row, 32 at a time, in AVX-512 registers: what gemm_avx512.c (panels) and few_avx512.c (dot products)
+ * share.
  *
- * A code of 4 bits becomes a float by a permute of a table of 16 (vpermps reads only the low 4 bits of an index): of the
- * values that the block can hold, or of the codes where the scale comes later. A fifth bit chooses a second table by a mask. */
+ * A code of 4 bits becomes a float by a permute of a table of 16 (vpermps reads only the low 4 bits of an index): of
+ * the values that the block can hold, or of the codes where the scale comes later. */
 #ifndef CYC_CPU_LOAD_AVX512_H
 #define CYC_CPU_LOAD_AVX512_H
 #include "cpu/blocks.h"
 
 INLINE __m512 nibble_table(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
-INLINE __m512 high_table(void) { return _mm512_setr_ps(16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31); }
 INLINE __m512 code_table(const dtype dt) {
     if (dt == DT_NF4) return _mm512_loadu_ps(nf4_code);
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)iq4_code)));
@@ -21,16 +21,14 @@ INLINE void load_nibbles(const uint8_t *q, __m512 table, __m512 *lo, __m512 *hi)
     *hi = _mm512_permutexvar_ps(_mm512_srli_epi32(v, 4), table);
 }
 
-INLINE __m512 fifth(__mmask16 bit, __m512i v, __m512 low, __m512 high) {
-    return _mm512_mask_permutexvar_ps(_mm512_permutexvar_ps(v, low), bit, v, high);
-}
-
-/* Q5_0, Q5_1: the fifth bits are one word. */
+/* Q5_0, Q5_1: the fifth bits are one word, a mask of bytes. */
 INLINE void load_q5(const uint8_t *q, uint32_t bits, __m512 d, __m512 m, __m512 *lo, __m512 *hi) {
-    __m512 low = _mm512_fmadd_ps(nibble_table(), d, m), high = _mm512_fmadd_ps(high_table(), d, m);
-    __m512i v = bytes16(q);
-    *lo = fifth((__mmask16)bits, v, low, high);
-    *hi = fifth((__mmask16)(bits >> 16), _mm512_srli_epi32(v, 4), low, high);
+    __m128i v = _mm_loadu_si128((const void *)q);
+    __m256i c = _mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1);
+    c = _mm256_and_si256(c, _mm256_set1_epi8(15));
+    c = _mm256_mask_add_epi8(c, bits, c, _mm256_set1_epi8(16));
+    *lo = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(c))), d, m);
+    *hi = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(c, 1))), d, m);
 }
 
 /* Through f16, whose exponent is 8 less: (f8 / 256) * (256 s) rounds as f8 * s does. */
@@ -47,7 +45,8 @@ INLINE __m512 load_bf16(const uint8_t *p) {
 /* 16 codes of a super-block with their scale and minimum. */
 INLINE __m512 load_codes(const dtype dt, __m128i q, const float *d, const float *m) {
     __m512 w = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
-    return has_mins(dt) ? _mm512_fmadd_ps(w, _mm512_set1_ps(*d), _mm512_set1_ps(*m)) : _mm512_mul_ps(w, _mm512_set1_ps(*d));
+    return has_mins(dt) ? _mm512_fmadd_ps(w, _mm512_set1_ps(*d), _mm512_set1_ps(*m))
+                        : _mm512_mul_ps(w, _mm512_set1_ps(*d));
 }
 
 /* Group j of a row of a SMALL type; s: its scales. dt is a constant where this is inlined. */

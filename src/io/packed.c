@@ -1,16 +1,17 @@
 /* See packed.h. What is read, W being the name of the weight:
- *   bitsandbytes NF4   W (U8, two weights a byte, high nibble first), W.absmax, W.quant_map, W.quant_state.bitsandbytes__nf4 (U8:
- *                      JSON), and where absmax is itself quantised W.nested_absmax, W.nested_quant_map (QuantState.from_dict)
- *   F8_E4M3            W, and W_scale_inv or W_scale: one scale, one a row, or one a block of 128 x 128 (DeepSeek's
- *                      checkpoints, transformers' fine-grained FP8, compressed-tensors); without any the numbers themselves
- *   F8_E5M2, F64       W alone, as F16 and F32
+ *   bitsandbytes NF4   W (U8, two weights a byte, high nibble first), W.absmax, W.quant_map,
+ * W.quant_state.bitsandbytes__nf4 (U8: JSON), and where absmax is itself quantised W.nested_absmax, W.nested_quant_map
+ * (QuantState.from_dict) F8_E4M3            W, and W_scale_inv or W_scale: one scale, one a row, or one a block of 128
+ * x 128 (DeepSeek's checkpoints, transformers' fine-grained FP8, compressed-tensors); without any the numbers
+ * themselves F8_E5M2, F64       W alone, as F16 and F32
  *
- * NF4 and E4M3 become the blocks of 64 of base/dtype.h, with their scale in front as f32: 4.5 and 8.5 bits a weight. Everything
- * stays as it was trained: NF4's absmax is decoded in f32 as bitsandbytes does, a product of scale and code rounds once.
+ * NF4 and E4M3 become the blocks of 64 of base/dtype.h, with their scale in front as f32: 4.5 and 8.5 bits a weight.
+ * Everything stays as it was trained: NF4's absmax is decoded in f32 as bitsandbytes does, a product of scale and code
+ * rounds once.
  *
- * It refuses: rows that are no whole number of blocks of 64, NF4 of another block size or code, scales that are not finite, and
- * by their names the schemes that are not read: FP4, int8, GPTQ, AWQ, MXFP4, packed compressed-tensors, other groupings of
- * F8 scales. Files are hostile: each companion's type and size is checked before it is read. */
+ * It refuses: rows that are no whole number of blocks of 64, NF4 of another block size or code, scales that are not
+ * finite, and by their names the schemes that are not read: FP4, int8, GPTQ, AWQ, MXFP4, packed compressed-tensors,
+ * other groupings of F8 scales. Files are hostile: each companion's type and size is checked before it is read. */
 #include "io/packed.h"
 #include "base/str.h"
 #include <jansson.h>
@@ -32,19 +33,24 @@ static const struct tensor *companion(const struct tensors *ts, const struct ten
 }
 
 /* A companion that must be there, of that type and size. */
-static err want(const struct tensors *ts, const struct tensor *t, const char *suffix, const char *type, int64_t n, const struct tensor **out) {
+static err want(const struct tensors *ts, const struct tensor *t, const char *suffix, const char *type, int64_t n,
+                const struct tensor **out) {
     const struct tensor *c = *out = companion(ts, t, suffix);
-    if (!c) return fail(E_INPUT, "%s: tensor %s has no %s%s beside it: the file is incomplete", ts->path, t->name, t->name, suffix);
+    if (!c)
+        return fail(E_INPUT, "%s: tensor %s has no %s%s beside it: the file is incomplete", ts->path, t->name, t->name,
+                    suffix);
     if (!stored_as(c, type) || elements(c) != n)
-        return fail(E_INPUT, "%s: tensor %s is %s of %lld elements, must be %s of %lld", ts->path, c->name, c->stored, (long long)elements(c), type, (long long)n);
+        return fail(E_INPUT, "%s: tensor %s is %s of %lld elements, must be %s of %lld", ts->path, c->name, c->stored,
+                    (long long)elements(c), type, (long long)n);
     return OK;
 }
 
 /* Room for `out`, [rows, cols] of a type. */
 static err make(struct tensors *ts, const struct tensor *t, dtype dt, int64_t rows, int64_t cols, struct tensor *out) {
     if (cols % dtype_info[dt].block)
-        return fail(E_UNSUPPORTED, "%s: tensor %s: rows of %lld weights are no whole number of blocks of %d, which %s needs; %s", ts->path, t->name, (long long)cols,
-                    dtype_info[dt].block, dtype_info[dt].name, way_out);
+        return fail(E_UNSUPPORTED,
+                    "%s: tensor %s: rows of %lld weights are no whole number of blocks of %d, which %s needs; %s",
+                    ts->path, t->name, (long long)cols, dtype_info[dt].block, dtype_info[dt].name, way_out);
     *out = *t;
     out->dt = dt;
     out->bytes = (size_t)rows * dtype_row_bytes(dt, cols);
@@ -55,7 +61,8 @@ static err make(struct tensors *ts, const struct tensor *t, dtype dt, int64_t ro
 }
 
 static err not_finite(const struct tensors *ts, const struct tensor *t, int64_t row) {
-    return fail(E_NUMERIC, "%s: tensor %s is not finite (NaN or infinity) in row %lld", ts->path, t->name, (long long)row);
+    return fail(E_NUMERIC, "%s: tensor %s is not finite (NaN or infinity) in row %lld", ts->path, t->name,
+                (long long)row);
 }
 
 /* --- NF4 --------------------------------------------------------------------------------------------------------- */
@@ -70,7 +77,8 @@ struct nf4 {
 };
 
 static float nf4_absmax(const struct nf4 *q, int64_t block) {
-    return q->absmax ? q->absmax[block] : q->nested_code[q->codes[block]] * q->nested_absmax[block / q->nested_block] + q->offset;
+    return q->absmax ? q->absmax[block]
+                     : q->nested_code[q->codes[block]] * q->nested_absmax[block / q->nested_block] + q->offset;
 }
 
 static err read_state(const struct tensors *ts, const struct tensor *state, struct nf4 *q) {
@@ -86,7 +94,8 @@ static err read_state(const struct tensors *ts, const struct tensor *state, stru
     q->offset = (float)json_number_value(offset);
     err e = OK;
     if (!type || strcmp(type, "nf4") != 0 || block != BLOCK)
-        e = fail(E_UNSUPPORTED, "%s: tensor %s: quant_type must be nf4 and blocksize %d; %s", ts->path, state->name, BLOCK, way_out);
+        e = fail(E_UNSUPPORTED, "%s: tensor %s: quant_type must be nf4 and blocksize %d; %s", ts->path, state->name,
+                 BLOCK, way_out);
     else if (json_array_size(shape) != 2 || q->rows < 1 || q->cols < 1 || q->rows > INT32_MAX || q->cols > INT32_MAX)
         e = fail(E_INPUT, "%s: tensor %s: its shape is not that of a matrix", ts->path, state->name);
     else if (offset && (q->nested_block < 1 || !isfinite(q->offset)))
@@ -100,18 +109,20 @@ static err read_nf4(const struct tensors *ts, const struct tensor *t, const stru
     TRY(read_state(ts, state, q));
     int64_t n = q->rows * q->cols, blocks = n / BLOCK;
     if (n % 2 || elements(t) != n / 2)
-        return fail(E_INPUT, "%s: tensor %s has %lld bytes; its quant_state says [%lld, %lld], half a byte each", ts->path, t->name, (long long)elements(t), (long long)q->rows,
-                    (long long)q->cols);
+        return fail(E_INPUT, "%s: tensor %s has %lld bytes; its quant_state says [%lld, %lld], half a byte each",
+                    ts->path, t->name, (long long)elements(t), (long long)q->rows, (long long)q->cols);
     q->packed = t->data;
     TRY(want(ts, t, ".quant_map", "F32", 16, &c));
     for (int i = 0; i < 16; i++)
-        if (!(fabsf(((const float *)c->data)[i] - nf4_code[i]) < 1e-6f)) return fail(E_UNSUPPORTED, "%s: tensor %s is not NF4's code; %s", ts->path, c->name, way_out);
+        if (!(fabsf(((const float *)c->data)[i] - nf4_code[i]) < 1e-6f))
+            return fail(E_UNSUPPORTED, "%s: tensor %s is not NF4's code; %s", ts->path, c->name, way_out);
     bool nested = companion(ts, t, ".nested_absmax") != NULL;
     TRY(want(ts, t, ".absmax", nested ? "U8" : "F32", (n + BLOCK - 1) / BLOCK, &c));
     if (nested) q->codes = c->data;
     else q->absmax = c->data;
     if (!nested) return OK;
-    if (q->nested_block < 1) return fail(E_INPUT, "%s: tensor %s: no nested_blocksize beside a quantised absmax", ts->path, state->name);
+    if (q->nested_block < 1)
+        return fail(E_INPUT, "%s: tensor %s: no nested_blocksize beside a quantised absmax", ts->path, state->name);
     TRY(want(ts, t, ".nested_absmax", "F32", (blocks + q->nested_block - 1) / q->nested_block, &c));
     q->nested_absmax = c->data;
     TRY(want(ts, t, ".nested_quant_map", "F32", 256, &c));
@@ -159,7 +170,11 @@ struct scale_map {
 
 static float scale_at(const struct scale_map *m, int64_t row, int64_t col) {
     float s = 1;
-    if (m->t) dequantise_row(m->t->dt, (const char *)m->t->data + (size_t)(row / m->row * m->ld + col / m->col) * (size_t)dtype_info[m->t->dt].bytes, &s, 1);
+    if (m->t)
+        dequantise_row(m->t->dt,
+                       (const char *)m->t->data +
+                           (size_t)(row / m->row * m->ld + col / m->col) * (size_t)dtype_info[m->t->dt].bytes,
+                       &s, 1);
     return s;
 }
 
@@ -169,12 +184,16 @@ static err find_scales(const struct tensors *ts, const struct tensor *t, struct 
     if (!s) s = m->t = companion(ts, t, "_scale");
     *m = (struct scale_map){s, R, C, 0};
     if (!s) return OK;
-    if (s->dt != DT_F32 && s->dt != DT_F16 && s->dt != DT_BF16) return fail(E_UNSUPPORTED, "%s: tensor %s: scales of type %s are not read; %s", ts->path, s->name, s->stored, way_out);
+    if (s->dt != DT_F32 && s->dt != DT_F16 && s->dt != DT_BF16)
+        return fail(E_UNSUPPORTED, "%s: tensor %s: scales of type %s are not read; %s", ts->path, s->name, s->stored,
+                    way_out);
     if (elements(s) == 1) return OK;
     if (s->nd == 2 && s->d[0] == tr && s->d[1] == tc) return *m = (struct scale_map){s, F8_TILE, F8_TILE, tc}, OK;
     if (elements(s) == R && s->d[0] == R) return *m = (struct scale_map){s, 1, C, 1}, OK;
-    return fail(E_UNSUPPORTED, "%s: tensor %s is [%lld, %lld]: scales are read one for the matrix, one a row, or one a block of %d x %d; %s", ts->path, s->name, (long long)s->d[0],
-                (long long)s->d[1], F8_TILE, F8_TILE, way_out);
+    return fail(
+        E_UNSUPPORTED,
+        "%s: tensor %s is [%lld, %lld]: scales are read one for the matrix, one a row, or one a block of %d x %d; %s",
+        ts->path, s->name, (long long)s->d[0], (long long)s->d[1], F8_TILE, F8_TILE, way_out);
 }
 
 static err take_e4m3(struct tensors *ts, const struct tensor *t, struct tensor *out) {
@@ -199,7 +218,8 @@ static err take_e4m3(struct tensors *ts, const struct tensor *t, struct tensor *
     return bad < 0 ? OK : not_finite(ts, t, bad);
 }
 
-/* --- plain types ---------------------------------------------------------------------------------------------------- */
+/* --- plain types ----------------------------------------------------------------------------------------------------
+ */
 
 /* E5M2 is the upper byte of an f16. */
 static err widen(struct tensors *ts, const struct tensor *t, dtype dt, struct tensor *out) {
@@ -222,12 +242,23 @@ static void forget(const struct tensors *ts, const struct tensor *t) {
 
 static err unpack(struct tensors *ts, const struct tensor *t, struct tensor *out) {
     const struct tensor *nf4 = companion(ts, t, ".quant_state.bitsandbytes__nf4");
-    if (stored_as(t, "U8") && nf4) return stored_as(nf4, "U8") ? take_nf4(ts, t, nf4, out) : fail(E_INPUT, "%s: tensor %s is %s, must be U8", ts->path, nf4->name, nf4->stored);
-    if (companion(ts, t, ".quant_state.bitsandbytes__fp4")) return fail(E_UNSUPPORTED, "%s: tensor %s is quantised by bitsandbytes to FP4, which is not read; %s", ts->path, t->name, way_out);
-    if (stored_as(t, "I8")) return fail(E_UNSUPPORTED, "%s: tensor %s is quantised to int8 (bitsandbytes LLM.int8(), compressed-tensors), which is not read; %s", ts->path, t->name, way_out);
+    if (stored_as(t, "U8") && nf4)
+        return stored_as(nf4, "U8")
+                   ? take_nf4(ts, t, nf4, out)
+                   : fail(E_INPUT, "%s: tensor %s is %s, must be U8", ts->path, nf4->name, nf4->stored);
+    if (companion(ts, t, ".quant_state.bitsandbytes__fp4"))
+        return fail(E_UNSUPPORTED, "%s: tensor %s is quantised by bitsandbytes to FP4, which is not read; %s", ts->path,
+                    t->name, way_out);
+    if (stored_as(t, "I8"))
+        return fail(
+            E_UNSUPPORTED,
+            "%s: tensor %s is quantised to int8 (bitsandbytes LLM.int8(), compressed-tensors), which is not read; %s",
+            ts->path, t->name, way_out);
     if (stored_as(t, "F8_E4M3")) return take_e4m3(ts, t, out);
     if (stored_as(t, "F8_E5M2")) {
-        if (companion(ts, t, "_scale_inv") || companion(ts, t, "_scale")) return fail(E_UNSUPPORTED, "%s: tensor %s: F8_E5M2 with scales is not read; %s", ts->path, t->name, way_out);
+        if (companion(ts, t, "_scale_inv") || companion(ts, t, "_scale"))
+            return fail(E_UNSUPPORTED, "%s: tensor %s: F8_E5M2 with scales is not read; %s", ts->path, t->name,
+                        way_out);
         return widen(ts, t, DT_F16, out);
     }
     if (stored_as(t, "F64")) return widen(ts, t, DT_F32, out);
@@ -243,12 +274,17 @@ err packed_tensor(struct tensors *ts, const struct tensor *t, struct tensor *out
 err packed_missing(const struct tensors *ts, const char *name) {
     static const struct {
         const char *suffix, *scheme;
-    } known[] = {{".qweight", "GPTQ or AWQ"}, {".weight_packed", "compressed-tensors in packed integers"}, {".weight_blocks", "MXFP4"}, {"_blocks", "MXFP4"}};
+    } known[] = {{".qweight", "GPTQ or AWQ"},
+                 {".weight_packed", "compressed-tensors in packed integers"},
+                 {".weight_blocks", "MXFP4"},
+                 {"_blocks", "MXFP4"}};
     char other[2048];
     int n = (int)strlen(name) - (str_ends(name, ".weight") ? 7 : 0);
     for (size_t i = 0; i < sizeof known / sizeof *known && n < 1024; i++) {
         snprintf(other, sizeof other, "%.*s%s", n, name, known[i].suffix);
-        if (tensors_find(ts, other)) return fail(E_UNSUPPORTED, "%s: tensor %s is quantised as %s (%s is there), which is not read; %s", ts->path, name, known[i].scheme, other, way_out);
+        if (tensors_find(ts, other))
+            return fail(E_UNSUPPORTED, "%s: tensor %s is quantised as %s (%s is there), which is not read; %s",
+                        ts->path, name, known[i].scheme, other, way_out);
     }
     return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
 }

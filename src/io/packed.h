@@ -4,8 +4,8 @@
 #define CYC_IO_PACKED_H
 #include "io/tensors.h"
 
-/* `out` is t in one of our types: a copy, which lives and dies with ts and is counted in ts->copied. E_UNSUPPORTED, with the
- * scheme's name and the way out, where it is none that can be read. */
+/* `out` is t in one of our types: a copy, which lives and dies with ts and is counted in ts->copied. E_UNSUPPORTED,
+ * with the scheme's name and the way out, where it is none that can be read. */
 err packed_tensor(struct tensors *ts, const struct tensor *t, struct tensor *out);
 
 /* The error for a tensor that a model wants and the file lacks: names the scheme that keeps it under other names. */

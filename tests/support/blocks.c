@@ -8,10 +8,13 @@ void random_blocks(dtype dt, void *p, int64_t n, float scale, uint32_t *rng);
 void random_blocks(dtype dt, void *p, int64_t n, float scale, uint32_t *rng) {
     static const struct {
         dtype dt;
-        int at[2], full; /* where its halves (floats of our own formats) lie, -1: none; the largest that they are multiplied with */
-    } forms[] = {{DT_Q4_0, {0, -1}, 8},          {DT_Q4_1, {0, 2}, 16},        {DT_Q5_0, {0, -1}, 16},    {DT_Q5_1, {0, 2}, 32},   {DT_Q8_0, {0, -1}, 128},
-                 {DT_Q2_K, {80, 82}, 45},        {DT_Q3_K, {108, -1}, 128},    {DT_Q4_K, {0, 2}, 945},    {DT_Q5_K, {0, 2}, 1953}, {DT_Q6_K, {208, -1}, 4096},
-                 {DT_IQ4_NL, {0, -1}, 127},      {DT_IQ4_XS, {0, -1}, 4064},   {DT_NF4, {0, -1}, 1},      {DT_E4M3, {0, -1}, 448}};
+        int at[2], full; /* where its halves (floats of our own formats) lie, -1: none; the largest that they are
+                            multiplied with */
+    } forms[] = {{DT_Q4_0, {0, -1}, 8},      {DT_Q4_1, {0, 2}, 16},     {DT_Q5_0, {0, -1}, 16},
+                 {DT_Q5_1, {0, 2}, 32},      {DT_Q8_0, {0, -1}, 128},   {DT_Q2_K, {80, 82}, 45},
+                 {DT_Q3_K, {108, -1}, 128},  {DT_Q4_K, {0, 2}, 945},    {DT_Q5_K, {0, 2}, 1953},
+                 {DT_Q6_K, {208, -1}, 4096}, {DT_IQ4_NL, {0, -1}, 127}, {DT_IQ4_XS, {0, -1}, 4064},
+                 {DT_NF4, {0, -1}, 1},       {DT_E4M3, {0, -1}, 448}};
     uint8_t *b = p;
     const int block = dtype_info[dt].block, bytes = dtype_info[dt].bytes;
     for (int64_t i = 0; i < n; i += block, b += bytes) {

@@ -1,6 +1,6 @@
-/* Every quantised GGUF type on random blocks: what the reference makes of them (tests/golden/make/blocks.py), bit for bit.
- * Our encoders: the error of a block against what ggml's own left on the same numbers. NF4 and E4M3, which are ours, against
- * their definitions in double. */
+/* Every quantised GGUF type on random blocks: what the reference makes of them (tests/golden/make/blocks.py), bit for
+ * bit. Our encoders: the error of a block against what ggml's own left on the same numbers. NF4 and E4M3, which are
+ * ours, against their definitions in double. */
 #include "support/support.h"
 #include "base/philox.h"
 
@@ -21,7 +21,9 @@ static void same_as_reference(void **state) {
         assert_int_equal(blocks->bytes, dtype_row_bytes(dt, n));
         dequantise_row(dt, blocks->data, y, n);
         for (int64_t i = 0; i < n; i++)
-            if (memcmp(y + i, f32_of(values) + i, 4)) flunk("%s: weight %lld is %a, the reference says %a", name, (long long)i, (double)y[i], (double)f32_of(values)[i]);
+            if (memcmp(y + i, f32_of(values) + i, 4))
+                flunk("%s: weight %lld is %a, the reference says %a", name, (long long)i, (double)y[i],
+                      (double)f32_of(values)[i]);
         free(y);
         seen++;
     }
@@ -37,14 +39,16 @@ static void bell(float *x, int n) {
     }
 }
 
-/* Relative errors of ggml 0.13.1's quantisers on 2^18 normal numbers (libggml-base of the PyPI package pywhispercpp) and 3 %. */
+/* Relative errors of ggml 0.13.1's quantisers on 2^18 normal numbers (libggml-base of the PyPI package pywhispercpp)
+ * and 3 %. */
 static void encoders_are_as_good(void **state) {
     (void)state;
     static const struct {
         dtype dt;
         double rms;
-    } peers[] = {{DT_Q4_0, 0.0862}, {DT_Q4_1, 0.0784}, {DT_Q5_0, 0.0429}, {DT_Q5_1, 0.0380}, {DT_Q8_0, 0.00537}, {DT_Q4_K, 0.0716}, {DT_Q5_K, 0.0362}, {DT_Q6_K, 0.0178},
-                 {DT_NF4, 0.0930},  {DT_E4M3, 0.0270}}; /* the last two: of the definition, measured */
+    } peers[] = {{DT_Q4_0, 0.0862},  {DT_Q4_1, 0.0784}, {DT_Q5_0, 0.0429}, {DT_Q5_1, 0.0380},
+                 {DT_Q8_0, 0.00537}, {DT_Q4_K, 0.0716}, {DT_Q5_K, 0.0362}, {DT_Q6_K, 0.0178},
+                 {DT_NF4, 0.0930},   {DT_E4M3, 0.0270}}; /* the last two: of the definition, measured */
     enum { N = 1 << 14 };
     float *x = malloc(N * 4), *y = malloc(N * 4);
     uint8_t *b = malloc(N * 2);
@@ -57,25 +61,32 @@ static void encoders_are_as_good(void **state) {
         for (int i = 0; i < N; i++) e += pow((double)y[i] - (double)x[i], 2), s += pow(x[i], 2);
         double rms = sqrt(e / s);
         print_message("%s: relative error %.5f, peer %.5f\n", dtype_info[peers[p].dt].name, rms, peers[p].rms);
-        if (!(rms <= 1.03 * peers[p].rms)) flunk("%s: relative error %.5f, more than 3 %% above %.5f", dtype_info[peers[p].dt].name, rms, peers[p].rms);
+        if (!(rms <= 1.03 * peers[p].rms))
+            flunk("%s: relative error %.5f, more than 3 %% above %.5f", dtype_info[peers[p].dt].name, rms,
+                  peers[p].rms);
     }
-    for (int dt = DT_F32; dt < DT_COUNT; dt++) assert_int_equal(dtype_writable(dt), dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS);
+    for (int dt = DT_F32; dt < DT_COUNT; dt++)
+        assert_int_equal(dtype_writable(dt),
+                         dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS);
     free(x), free(y), free(b);
 }
 
-/* Blocks that hold nothing, one value, or one weight beside zeros: no NaN, zeros stay, the largest weight within its grid. */
+/* Blocks that hold nothing, one value, or one weight beside zeros: no NaN, zeros stay, the largest weight within its
+ * grid. */
 static void degenerate_blocks(void **state) {
     (void)state;
     float x[256], y[256];
     uint8_t b[1024];
     for (int dt = DT_F32; dt < DT_COUNT; dt++)
         for (int kind = 0; kind < 5 && dtype_writable(dt); kind++) {
-            for (int i = 0; i < 256; i++) x[i] = kind == 0 ? 0 : kind == 1 ? 0.5f : kind == 2 ? -0.5f : i == 77 ? (kind == 3 ? 1.0f : -1.0f) : 0;
+            for (int i = 0; i < 256; i++)
+                x[i] = kind == 0 ? 0 : kind == 1 ? 0.5f : kind == 2 ? -0.5f : i == 77 ? (kind == 3 ? 1.0f : -1.0f) : 0;
             quantise_row(dt, x, b, 256);
             dequantise_row(dt, b, y, 256);
             for (int i = 0; i < 256; i++)
                 if (!(fabsf(y[i] - x[i]) <= 0.1f * fabsf(x[i]) + (kind > 2 && x[i] == 0 ? 0.02f : 0)))
-                    flunk("%s, kind %d: weight %d is %g, was %g", dtype_info[dt].name, kind, i, (double)y[i], (double)x[i]);
+                    flunk("%s, kind %d: weight %d is %g, was %g", dtype_info[dt].name, kind, i, (double)y[i],
+                          (double)x[i]);
         }
 }
 
@@ -98,12 +109,14 @@ static void own_layouts(void **state) {
             int e = (first + i) >> 3 & 15, m = (first + i) & 7;
             double v = ldexp(e ? 8 + m : m, (e ? e : 1) - 10) * (first + i >= 128 ? -1 : 1);
             if (e == 15 && m == 7) assert_true(isnan(y[i]));
-            else if (y[i] != scale * (float)v) flunk("e4m3 %02x is %g, not %g", first + i, (double)y[i] / (double)scale, v);
+            else if (y[i] != scale * (float)v)
+                flunk("e4m3 %02x is %g, not %g", first + i, (double)y[i] / (double)scale, v);
         }
     }
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_reference), cmocka_unit_test(encoders_are_as_good), cmocka_unit_test(degenerate_blocks), cmocka_unit_test(own_layouts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_reference), cmocka_unit_test(encoders_are_as_good),
+                                       cmocka_unit_test(degenerate_blocks), cmocka_unit_test(own_layouts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
