@@ -26,8 +26,8 @@ const char help_data[] =
     "  --field NAME     the field of a text; two with a comma: of a prompt and its completion\n"
     "  --max-length N   where rows are cut (1024)\n"
     "  --set key=value  goes over the configuration; may be given several times\n"
-    "  --json           {\"rows\": [{\"from\", \"pieces\": [{\"text\", \"id\", \"supervised\"}]}], \"totals\": {...}} "
-    "on one line;\n"
+    "  --json           {\"rows\": [{\"from\", \"bos\", \"answers\", \"pieces\": [{\"text\", \"id\", \"supervised\"}]}], \"totals\": {...}}\n"
+    "                   on one line (\"answers\": the token that ends each, null where it is cut);\n"
     "                   of files {\"files\": [{\"path\", \"shape\", \"rows\", ...}], \"preview\": [rows], \"totals\": {...}}\n"
     "\n"
     "Examples:\n"
@@ -60,14 +60,33 @@ static void print_piece(const char *s, bool *line_open) {
     }
 }
 
+/* "BOS <s>; 2 answers, each ended by <|im_end|>": what is to be checked before anything else. */
+static void print_ends(const json_t *row) {
+    const json_t *ends = json_object_get(row, "answers"), *e;
+    const char *bos = json_string_value(json_object_get(row, "bos")), *end = NULL;
+    size_t i, n = json_array_size(ends), cut = 0;
+    bool alike = true;
+    json_array_foreach(ends, i, e) {
+        const char *s = json_string_value(e);
+        cut += !s;
+        alike = alike && (!s || !end || !strcmp(s, end));
+        if (s) end = s;
+    }
+    printf("; %s%s; %zu answer%s", bos ? "BOS " : "no BOS", bos ? bos : "", n, n == 1 ? "" : "s");
+    if (cut) printf(", %zu without an end token", cut);
+    if (end) printf(", %s by %s", n - cut == 1 ? "ended" : "each ended", alike ? end : "a token of its own");
+}
+
 static void print_row(const json_t *row) {
     size_t i, supervised = 0;
     const json_t *p, *pieces = json_object_get(row, "pieces");
     bool on = false, line_open = true;
     const char *begin = term_colour() ? term_good() : "⟦", *end = term_colour() ? term_off() : "⟧";
     json_array_foreach(pieces, i, p) supervised += json_is_true(json_object_get(p, "supervised"));
-    printf("%s%s%s  %zu tokens, %zu supervised\n    ", term_bold(), json_text(row, "from"), term_off(),
+    printf("%s%s%s  %zu tokens, %zu supervised", term_bold(), json_text(row, "from"), term_off(),
            json_array_size(pieces), supervised);
+    print_ends(row);
+    fputs("\n    ", stdout);
     json_array_foreach(pieces, i, p) {
         bool now = json_is_true(json_object_get(p, "supervised"));
         if (now && !on) open_line(&line_open);

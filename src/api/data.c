@@ -9,6 +9,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What stands for the checks that a person makes first: the BOS in front, and what each answer ends with (null: it is cut). */
+static json_t *row_ends(const tokenizer *tk, const struct row *row) {
+    int32_t bos = tokenizer_bos(tk);
+    bool begins = row->n && bos >= 0 && row->ids[0] == bos;
+    json_t *ends = json_array();
+    for (int k = 0; k < row->n; k++) {
+        if (!row->supervised[k] || (k + 1 < row->n && row->supervised[k + 1])) continue;
+        int last = k; /* a template may let a line end follow */
+        while (last && row->supervised[last - 1] && !tokenizer_is_special(tk, row->ids[last])) last--;
+        bool ended = tokenizer_is_special(tk, row->ids[last]);
+        json_array_append_new(ends, ended ? json_string(tokenizer_token(tk, row->ids[last])) : json_null());
+    }
+    return json_pack("{s:o, s:o}", "bos", begins ? json_string(tokenizer_token(tk, bos)) : json_null(), "answers", ends);
+}
+
 /* A row's text, piece by piece. A token may be part of a character: such bytes are shown as the vocabulary spells them. */
 err api_row_json(const tokenizer *tk, const struct row *row, struct json_t *rows) {
     char from[4300];
@@ -16,14 +31,17 @@ err api_row_json(const tokenizer *tk, const struct row *row, struct json_t *rows
     json_t *pieces = json_array();
     for (int k = 0; k < row->n; k++) {
         str s = {0};
-        err e = tokenizer_decode(tk, &row->ids[k], 1, false, &s);
+        err e = tokenizer_decode(tk, &row->ids[k], 1, DECODE_GOES_ON, &s);
         if (e) return json_decref(pieces), e;
         json_t *text = json_stringn(s.p ? s.p : "", s.n);
         if (!text) text = json_string(tokenizer_token(tk, row->ids[k]));
         json_array_append_new(pieces, json_pack("{s:o, s:i, s:b}", "text", text, "id", row->ids[k], "supervised", row->supervised[k]));
         str_free(&s);
     }
-    json_array_append_new(rows, json_pack("{s:s, s:o}", "from", from, "pieces", pieces));
+    json_t *o = json_pack("{s:s, s:o}", "from", from, "pieces", pieces), *ends = row_ends(tk, row);
+    json_object_update(o, ends);
+    json_decref(ends);
+    json_array_append_new(rows, o);
     return OK;
 }
 

@@ -7,6 +7,7 @@
 
 static volatile int stop_requested;
 void cyc_stop(void) { stop_requested = 1; }
+volatile int *api_stop(void) { return &stop_requested; }
 
 /* --- configuration --------------------------------------------------------------------------------------------------- */
 cyc_config *cyc_config_new(void) {

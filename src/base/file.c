@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -32,12 +33,15 @@ err file_map(const char *path, struct file_map *m) {
     return e;
 }
 
+void file_forget(const void *p, size_t n) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p / page * page;
+    madvise((void *)from, (uintptr_t)p + n - from, MADV_DONTNEED); /* pages of a file: whoever reads them again gets them again */
+}
+
 void file_unmap(struct file_map *m) {
     if (m->p) munmap((void *)m->p, m->n);
     *m = (struct file_map){0};
 }
-
-void file_forget(const uint8_t *from, size_t n) { madvise((void *)from, n, MADV_DONTNEED); }
 
 err file_read(const char *path, str *out) {
     FILE *f = fopen(path, "rbe");
@@ -178,6 +182,21 @@ int dir_empty(const char *path, const char *but) {
     for (struct dirent *ent; (ent = readdir(d));) n += is_entry(ent, but);
     closedir(d);
     return n == 0;
+}
+
+size_t resident_bytes(const char *field) {
+    FILE *f = fopen("/proc/self/status", "re");
+    char line[256];
+    size_t kb = 0, n = strlen(field);
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, field, n) && line[n] == ':') kb = strtoull(line + n + 1, NULL, 10);
+    if (f) fclose(f);
+    return kb * 1024;
+}
+
+int64_t disk_free(const char *path) {
+    struct statvfs v;
+    return statvfs(path, &v) ? -1 : (int64_t)v.f_bavail * (int64_t)v.f_frsize;
 }
 
 void bytes_hash(const void *p, size_t n, char hex[33]) {

@@ -46,14 +46,7 @@ static err push_all(struct ids *out, const int32_t *ids, size_t n) {
 }
 
 /* Puts the BOS before ids where the model expects one and they do not begin with it (a rendered template may). */
-static err lead_bos(const tokenizer *tk, struct ids *ids) {
-    int32_t bos = tokenizer_bos(tk);
-    if (!tokenizer_adds_bos(tk) || bos < 0 || (ids->n && ids->v[0] == bos)) return OK;
-    TRY(ids_push(ids, bos));
-    memmove(ids->v + 1, ids->v, (ids->n - 1) * sizeof *ids->v);
-    ids->v[0] = bos;
-    return OK;
-}
+static err lead_bos(const tokenizer *tk, struct ids *ids) { return tokenizer_surround(tk, true, false, ids); }
 
 static err put_eos(const tokenizer *tk, struct ids *ids) {
     int32_t eos = tokenizer_eos(tk);
@@ -72,7 +65,7 @@ static err new_row(struct rows *out, size_t n, struct row **r) {
         out->cap = cap;
     }
     *r = &out->r[out->n];
-    **r = (struct row){arena_alloc(&out->mem, n * sizeof(int32_t)), arena_alloc(&out->mem, n), (int)n, 0, NULL};
+    **r = (struct row){.ids = arena_alloc(&out->mem, n * sizeof(int32_t)), .supervised = arena_alloc(&out->mem, n), .n = (int)n};
     if (!(*r)->ids || !(*r)->supervised) return out_of_memory();
     out->n++;
     if ((int)n > out->longest) out->longest = (int)n;
@@ -116,7 +109,7 @@ struct job {
     const tokenizer *tk;
     const struct prompt_form *form; /* pairs */
     bool swap, plain;          /* plain: texts, of which nothing is learnt as they are */
-    struct chat_template chat; /* conversations */
+    struct chat *chat;         /* conversations; a thread's own */
     struct chat_text rendered; /* scratch */
     struct ids text;           /* scratch */
     err (*draft)(struct job *, const struct record *, struct draft *);
@@ -124,13 +117,13 @@ struct job {
 
 static void job_free(struct job *job) {
     ids_free(&job->text);
-    chat_template_free(&job->chat);
+    chat_close(job->chat);
     chat_text_free(&job->rendered);
 }
 
 /* ---- the pass over all records ---- */
 
-enum { BLOCK = 512, BLOCK_BYTES = 4 << 20 };
+enum { BLOCK = 512, BLOCK_BYTES = 4 << 20, CHATS = 64 };
 
 struct slot { /* one record of a block */
     struct extent x; /* streamed: its bytes, at x.at of the block's */
@@ -148,6 +141,7 @@ struct pass {
     int from, n; /* this block's records */
     struct fetcher f;
     const char **path; /* of the source's files; rows outlive it */
+    struct chat *chat[CHATS]; /* of the threads beside the first, which has the job's */
     void (*visit)(void *ctx, const struct row_seen *row); /* rows are looked at, not kept */
     void *ctx;
 };
@@ -205,12 +199,15 @@ static err draft_record(struct pass *p, int k, struct job *job, arena *mem) {
 /* Messages are per thread, so a failing record keeps its own for whoever takes the results. */
 static void draft_block(struct pass *p) {
     int threads = p->s->opt.threads > 0 ? p->s->opt.threads : omp_get_max_threads();
+    if (threads > CHATS) threads = CHATS;
 #pragma omp parallel num_threads(threads) if (p->n > 8)
     {
         struct job mine = *p->job;
         arena mem = {0};
         mine.rendered = (struct chat_text){0};
         mine.text = (struct ids){0};
+        int me = omp_get_thread_num();
+        if (me) mine.chat = p->chat[me];
 #pragma omp for schedule(dynamic, 8)
         for (int k = 0; k < p->n; k++) {
             struct slot *t = &p->slot[k];
@@ -218,6 +215,7 @@ static void draft_block(struct pass *p) {
             t->e = draft_record(p, k, &mine, &mem);
             if (t->e) t->why = strdup(err_text());
         }
+        if (me) p->chat[me] = mine.chat;
         arena_free(&mem);
         chat_text_free(&mine.rendered);
         ids_free(&mine.text);
@@ -329,6 +327,7 @@ static void pass_close(struct pass *p) {
         draft_free(&p->slot[k].d);
         free(p->slot[k].why);
     }
+    for (int k = 0; k < CHATS; k++) chat_close(p->chat[k]);
     str_free(&p->bytes);
     fetcher_free(&p->f);
     free(p);
@@ -354,25 +353,36 @@ static err draft_completion(struct job *job, const struct record *r, struct draf
     TRY(tokenizer_encode(job->tk, r->prompt, strlen(r->prompt), true, &d->ids));
     TRY(lead_bos(job->tk, &d->ids));
     TRY(mark(d, false));
-    TRY(tokenizer_encode(job->tk, r->completion, strlen(r->completion), true, &d->ids));
+    TRY(tokenizer_encode(job->tk, r->completion, strlen(r->completion), ENCODE_SPECIAL | ENCODE_GOES_ON, &d->ids));
     TRY(put_eos(job->tk, &d->ids));
     return mark(d, true);
 }
 
+/* What a conversation's row is to be whatever the template and the tokenizer do: not two BOS in front; each answer ends with
+ * a control token that carries loss. */
+static err check_chat(const tokenizer *tk, const struct draft *d) {
+    const int32_t *v = d->ids.v, bos = tokenizer_bos(tk);
+    if (d->ids.n > 1 && v[0] == bos && v[1] == bos) return fail(E_INPUT, "the chat template begins with two BOS tokens");
+    for (size_t i = 0; i < d->ids.n; i++) {
+        if (!d->on[i] || (i + 1 < d->ids.n && d->on[i + 1])) continue;
+        size_t k = i; /* a template may let its end token be followed by a line end */
+        while (k && d->on[k - 1] && !tokenizer_is_special(tk, v[k])) k--;
+        if (!tokenizer_is_special(tk, v[k])) return fail(E_INPUT, "an answer that ends without an end token (token %zu)", i);
+    }
+    return OK;
+}
+
 static err draft_chat(struct job *job, const struct record *r, struct draft *d) {
-    static const char *const marks[] = {"<|im_start|>", "<|im_end|>"};
-    for (int i = 0; i < r->n_turns; i++)
-        for (int k = 0; k < 2; k++)
-            if (strstr(r->turns[i].content, marks[k]))
-                return fail(E_INPUT, "\"messages\"[%d]: the content holds \"%s\", the mark of a turn", i, marks[k]);
     const struct chat_text *c = &job->rendered;
-    TRY(chat_render(&job->chat, r->turns, (size_t)r->n_turns, false, &job->rendered));
+    if (!job->chat) TRY(chat_open(job->tk, &job->chat));
+    TRY(chat_render(job->chat, r->turns, (size_t)r->n_turns, false, &job->rendered));
     for (size_t i = 0; i < c->n; i++) {
-        TRY(tokenizer_encode(job->tk, c->text.p + c->seg[i].start, c->seg[i].end - c->seg[i].start, true, &d->ids));
+        unsigned flags = i ? ENCODE_SPECIAL | ENCODE_GOES_ON : ENCODE_SPECIAL;
+        TRY(tokenizer_encode(job->tk, c->text.p + c->seg[i].start, c->seg[i].end - c->seg[i].start, flags, &d->ids));
         if (!i) TRY(lead_bos(job->tk, &d->ids));
         TRY(mark(d, c->seg[i].supervised));
     }
-    return OK;
+    return check_chat(job->tk, d);
 }
 
 static err draft_text(struct job *job, const struct record *r, struct draft *d) {
@@ -404,11 +414,12 @@ static err draft_pair(struct job *job, const struct record *r, struct draft *d) 
 }
 
 /* A model without a template can still learn from prompts and completions. */
+/* Is there a template, where a file has conversations? (A model without one can still learn from prompts and completions.) */
 static err read_template(const tokenizer *tk, const struct source *s, struct job *job) {
     for (int i = 0; i < s->n_parts; i++) {
         const struct source_part *p = &s->part[i];
         if (!layout_has_turns(&p->layout)) continue;
-        err e = chat_template_read(tokenizer_template(tk), &job->chat);
+        err e = chat_open(tk, &job->chat);
         return e ? fail_in(e, "%s:%d", p->path, p->layout.first_line) : OK;
     }
     return OK;
@@ -490,7 +501,7 @@ err prompt_form_parse(const tokenizer *tk, const char *form, struct prompt_form 
     f->lead = strndup(lead, (size_t)(at - lead));
     err e = f->lead ? tokenizer_encode(tk, form, (size_t)(lead - form), true, &f->head) : out_of_memory();
     if (!e) e = lead_bos(tk, &f->head);
-    if (!e) e = tokenizer_encode(tk, tail, strlen(tail), true, &f->tail);
+    if (!e) e = tokenizer_encode(tk, tail, strlen(tail), ENCODE_SPECIAL | ENCODE_GOES_ON, &f->tail);
     if (e) prompt_form_free(f);
     return e;
 }
@@ -502,11 +513,16 @@ void prompt_form_free(struct prompt_form *f) {
     *f = (struct prompt_form){0};
 }
 
+/* A tokenizer that puts a space before a text's first word (Llama 2's, T5's) does so only where the form has no lead of
+ * its own. What stands before it in `out` has no say, so that the ids are the same on either side of a cycle. */
 err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const char *text, struct ids *out) {
     str whole = {0};
+    struct ids ids = {0};
     str_adds(&whole, f->lead);
     str_adds(&whole, text);
-    err e = whole.failed ? out_of_memory() : tokenizer_encode(tk, whole.p, whole.n, false, out);
+    err e = whole.failed ? out_of_memory() : tokenizer_encode(tk, whole.p, whole.n, *f->lead ? ENCODE_GOES_ON : 0, &ids);
+    if (!e) e = push_all(out, ids.v, ids.n);
+    ids_free(&ids);
     str_free(&whole);
     return e;
 }

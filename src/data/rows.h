@@ -6,8 +6,9 @@
  *
  * Control tokens: prompt forms, and the prompts and completions of rows_sft (which may be templates rendered
  * elsewhere), are written by whoever trains, so "<|im_end|>" in them is that token. Texts and pairs are data: there it
- * is ten characters. A conversation whose content holds a turn's mark is refused: it could end the turn that is being
- * learnt. A BOS goes first where the model expects one and the row does not begin with it.
+ * is ten characters. A conversation whose content would make a control token is refused (io/chat.h): it could end the turn
+ * that is being learnt. A BOS goes first where the model expects one and the row does not begin with it; a template that
+ * brings two is refused.
  *
  * Invariants of every row: at least one supervised token beside the first; not longer than max_length; unless cut, its
  * last supervised token ends the answer (EOS, or the template's end of turn).
@@ -28,6 +29,7 @@ struct row {
     int n;
     int line; /* where it came from; 0: made, not read */
     const char *path;
+    int source; /* encoder-decoders: so many of the ids are the encoder's, the rest the decoder's; else 0 */
 };
 struct rows {
     arena mem;

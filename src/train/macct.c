@@ -62,6 +62,7 @@ static int made_limit(const struct run *r, const struct side *s) {
 }
 
 static err load(struct run *r) {
+    if (r->model.family->seq2seq) return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): macct trains decoders so far, sft trains both", r->cfg->model, model_arch(&r->model));
     for (int i = 0; i < 2; i++) {
         err e = prompt_form_parse(r->tok, r->side[i].cfg->prompt, &r->side[i].form);
         if (e) return fail_in(e, "%s.prompt", r->side[i].name);

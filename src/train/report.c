@@ -9,16 +9,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-size_t resident_bytes(const char *field) {
-    FILE *f = fopen("/proc/self/status", "re");
-    char line[256];
-    size_t kb = 0, n = strlen(field);
-    while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, field, n) && line[n] == ':') kb = strtoull(line + n + 1, NULL, 10);
-    if (f) fclose(f);
-    return kb * 1024;
-}
-
 size_t run_memory(const struct run *r) {
     size_t left = r->backend->mem->left();
     return r->backend->mem->host ? resident_bytes("VmRSS") : r->left_before > left ? r->left_before - left : 0;
@@ -54,7 +44,11 @@ static size_t weights_resident(const struct run *r) {
     if (!r->backend->mem->host) return r->model.residents->bytes;
     if (r->model.random) return resident_of(r, r->model.random_bytes, r->model.bytes);
     size_t n = 0;
-    for (int i = 0; i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
+    for (int i = 0; r->model.files.copied && i < r->model.n; i++) { /* what was repacked has left the file's pages */
+        const struct weight *w = &r->model.w[i];
+        n += resident_of(r, w->data, dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1));
+    }
+    for (int i = 0; !r->model.files.copied && i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
     return n;
 }
 
@@ -72,7 +66,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", r->cap.tokens, r->objective->generates ? " and for generation" : "");
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     bool host = r->backend->mem->host;
-    line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
+    line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
     line(m, "adapters", f->adapters, f->working ? "f32, and a working copy in the compute type" : "f32", measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
     line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));
@@ -124,7 +118,7 @@ json_t *run_plan_json(const struct run *r, bool measured) {
                                                "longest", s->longest));
     }
     char *text = sentence(r);
-    json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", "path", m->path, "arch", m->family->name, "random", (int)m->random,
+    json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", "path", m->path, "arch", model_arch(m), "random", (int)m->random,
                           "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width", (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab,
                           "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", r->cap.tokens,
                           "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps", (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));

@@ -107,7 +107,6 @@ json_t *run_plan_json(const struct run *r, bool measured);
 json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
-size_t resident_bytes(const char *field);           /* of this process: "VmRSS", "VmHWM" */
 
 /* data.c: a side's files as one source, in an order with weights; rows and texts in memory or made when drawn */
 err data_open(const struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s);
