@@ -176,7 +176,7 @@ static int look_at(const struct look *l, int rows, bool json) {
 static int preview_any(const struct look *l, const struct arg_list *sets, int rows, bool json) {
     const char *first = l->files.v[0];
     bool config = str_ends(first, ".yaml") || str_ends(first, ".yml");
-    if (!config && !l->model) return args_missing("data", "--model (of whose tokenizer? A CONFIG ends in .yaml)");
+    if (!config && !l->model) return cli_bad("data: %s is taken for a data file (a CONFIG ends in .yaml), so --model must say whose tokenizer to use", first);
     if (!config && sets->n) return cli_bad("data: --set is for a CONFIG; %s is taken for a data file (a CONFIG ends in .yaml)", first);
     if (!config) return look_at(l, rows, json);
     if (l->files.n > 1) return cli_bad("data: superfluous argument '%s'", l->files.v[1]);

@@ -243,6 +243,32 @@ static void test_data(void **state) {
     refused("", "--set eval.data=$G/test.jsonl --set eval.fields=a,c", "test.jsonl:1: ", "\"c\"");
 }
 
+/* Shapes, containers, compression, lists: what the library's own tests refuse is refused here before anything is written. */
+static void test_data_files(void **state) {
+    (void)state;
+    static const char sets[] = "--set objective=sft --set data=$D/bad.jsonl", gz[] = "--set A.data=$D/bad.jsonl.gz", zst[] = "--set A.data=$D/bad.jsonl.zst";
+    refused("{ head -1 $D/sft.jsonl; echo '{\"instruction\": \"a\", \"output\": \"b\"}'; } > $D/bad.jsonl", sets, "bad.jsonl:2: is of shape alpaca", "began (line 1) with prompt_completion");
+    refused("", "--set objective=sft --set data=$D/bad.jsonl --set streaming=true", "bad.jsonl:2: is of shape alpaca");
+    refused("echo '{\"question\": \"a\", \"answer\": \"b\"}' > $D/bad.jsonl", sets, "bad.jsonl:1: ", "\"question\"", "known shapes");
+    refused("", "--set objective=sft --set data=$D/sft.jsonl --set format=alpaca", "sft.jsonl:1: no field \"instruction\"");
+    refused("", "--set A.format=alpaca", "a.jsonl: format alpaca", "a text is wanted");
+    refused("", "--set format=parquet", "'format' wants one of");
+    refused("printf 'prompt,completion\\n\"a\\nb,c\\n' > $D/bad.csv", "--set objective=sft --set data=$D/bad.csv", "bad.csv:2: a quote is opened");
+    refused("printf '[{\"prompt\": \"a\"' > $D/bad.json", "--set objective=sft --set data=$D/bad.json", "bad.json:1: the JSON array is cut off");
+    refused("gzip -c $D/a.jsonl | head -c 60 > $D/bad.jsonl.gz", gz, "bad.jsonl.gz: the gzip stream ends early, at byte 60");
+    refused("{ gzip -c $D/a.jsonl; echo x; } > $D/bad.jsonl.gz", gz, "bad.jsonl.gz: bytes that are not gzip follow");
+    refused("head -c 200000000 /dev/zero | gzip -c > $D/bad.jsonl.gz", gz, "decompression bomb");
+    refused("printf '\\050\\265\\057\\375\\044\\377\\001\\000\\000' > $D/bad.jsonl.zst", zst, "bad.jsonl.zst: ", "zstd", "byte");
+    refused("", "--set \"A.data=[$D/a.jsonl;weight=0]\"", "weight wants a number > 0, found '0'");
+    refused("", "--set \"A.data=[$D/a.jsonl;limit=1.5]\"", "limit wants an integer >= 1, found '1.5'");
+    refused("", "--set \"A.data=[$D/a.jsonl, $D/nowhere.jsonl]\"", "nowhere.jsonl");
+    refused("", "--set \"A.data=[$D/a.jsonl, $D/b.jsonl]\"", "same text", "b.jsonl");
+    refused("", "--set eval.split=0.1", "'eval.split' has no use with objective macct");
+    refused("", "--set objective=sft --set data=$D/sft.jsonl --set eval.split=0.1 --set eval.data=$D/sft.jsonl", "'eval.split' and 'eval.data' are both given");
+    refused("head -1 $D/sft.jsonl > $D/bad.jsonl", "--set objective=sft --set data=$D/bad.jsonl --set eval.split=0.5", "bad.jsonl: no record falls on the", "side of a split of 0.5");
+    refused("", "--set streaming=maybe", "'streaming' wants one of auto, true, false");
+}
+
 static void test_sft_data(void **state) {
     (void)state;
     static const char sets[] = "--set objective=sft --set data=$D/bad.jsonl";
@@ -339,7 +365,7 @@ static void test_full_pipe(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good),     cmocka_unit_test(test_hf_folders), cmocka_unit_test(test_tokenizers),    cmocka_unit_test(test_gguf_files), cmocka_unit_test(test_weights_not_finite),
-        cmocka_unit_test(test_data),     cmocka_unit_test(test_sft_data),   cmocka_unit_test(test_settings),      cmocka_unit_test(test_output_folder),
+        cmocka_unit_test(test_data),     cmocka_unit_test(test_data_files), cmocka_unit_test(test_sft_data),   cmocka_unit_test(test_settings),      cmocka_unit_test(test_output_folder),
         cmocka_unit_test(test_memory),   cmocka_unit_test(test_full_disk),  cmocka_unit_test(test_full_pipe),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

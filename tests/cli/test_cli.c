@@ -156,6 +156,12 @@ static void wrong_commands(void **state) {
     refused("$C help nosuch", "no page 'nosuch'");
     refused("$C data", "data: ", "preview");
     refused("$C data previw run.yaml", "'previw'");
+    refused("$C data stats", "FILE is missing");
+    refused("$C data stats /nowhere.jsonl", "/nowhere.jsonl: cannot open");
+    refused("$C data preview d.jsonl", "--model", "a CONFIG ends in .yaml");
+    refused("$C data preview d.jsonl --model m --set a=b", "--set is for a CONFIG");
+    refused("$C data preview run.yaml more.yaml", "superfluous argument 'more.yaml'");
+    refused("$C data preview run.yaml --format alpaca", "are for data files");
 }
 
 static void wrong_options(void **state) {
@@ -502,6 +508,37 @@ static void plans_and_previews(void **state) {
     says(ran.out.p, "⟦");
 }
 
+static void data_files(void **state) {
+    (void)state;
+    sh("printf '%%s\\n' '{\"text\": \"one two\"}' '{\"n\": 1, \"text\": \"one two\"}' '{\"text\": \"three\"}' | gzip -c > $D/d.jsonl.gz");
+    sh("printf 'instruction,output\\nadd,three\\n' > $D/d.csv");
+    sh("$C data stats $D/d.jsonl.gz $D/d.csv --json");
+    json_t *o = json_of(ran.out.p), *f = json_array_get(json_object_get(o, "files"), 0);
+    assert_int_equal(json_integer_value(json_object_get(f, "rows")), 3);
+    assert_int_equal(json_integer_value(json_object_get(f, "duplicates")), 1);
+    assert_string_equal(json_string_value(json_object_get(f, "shape")), "text");
+    assert_string_equal(json_string_value(json_object_get(f, "packing")), "gzip");
+    f = json_array_get(json_object_get(o, "files"), 1);
+    assert_string_equal(json_string_value(json_object_get(f, "shape")), "alpaca");
+    assert_string_equal(json_string_value(json_object_get(f, "container")), "CSV");
+    assert_null(json_object_get(f, "tokens"));
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(o, "totals"), "rows")), 4);
+    json_decref(o);
+    if (!model()) return;
+    sh("$C data stats $D/d.jsonl.gz --model %s --max-length 2 --json", model());
+    o = json_of(ran.out.p);
+    f = json_array_get(json_object_get(o, "files"), 0);
+    assert_int_equal(json_integer_value(json_object_get(f, "tokens")), 8); /* one two EOS, twice; three EOS */
+    assert_int_equal(json_integer_value(json_object_get(f, "truncated")), 2);
+    assert_int_equal(json_integer_value(json_object_get(f, "supervised")), 3);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(f, "length"), "max")), 3);
+    json_decref(o);
+    sh("$C data preview $D/d.csv --model %s", model());
+    status_is(0);
+    says(ran.out.p, "shape alpaca");
+    says(ran.out.p, "⟦three<|im_end|>⟧");
+}
+
 static int count(const char *s, const char *part) {
     int n = 0;
     for (; (s = strstr(s, part)); s++) n++;
@@ -562,7 +599,7 @@ int main(void) {
         cmocka_unit_test(tokenizes),
         cmocka_unit_test(likelihoods),
         cmocka_unit_test(generates),
-        cmocka_unit_test(plans_and_previews),
+        cmocka_unit_test(data_files), cmocka_unit_test(plans_and_previews),
         cmocka_unit_test(trains),
         cmocka_unit_test(interrupted_and_resumed),
     };

@@ -124,6 +124,47 @@ static void yaml_to_structs(void **state) {
     config_free(&c);
 }
 
+/* A list of files: paths and mappings become items, and items entries; written and read again they are the same. */
+static void lists_of_files(void **state) {
+    (void)state;
+    struct config c, d;
+    struct file_entry e;
+    str out = {0};
+    parse(&c, "A:\n  data:\n    - a,b.jsonl\n    - {path: \"more;x.csv\", weight: 0.5, limit: 100}\n    - path: c.json.gz\n      format: alpaca\n      field: body\n"
+              "B: {data: {path: b.txt, weight: 2}}\n");
+    assert_int_equal(c.side[0].data.n, 3);
+    assert_int_equal(c.side[1].data.n, 1);
+    assert_string_equal(c.side[0].data.v[0], "a,b.jsonl");
+    assert_int_equal(config_entry(&c.mem, c.side[0].data.v[1], &e), OK);
+    assert_string_equal(e.path, "more;x.csv");
+    assert_true(e.weight == 0.5 && e.limit == 100 && !e.format && !e.field);
+    assert_int_equal(config_entry(&c.mem, c.side[0].data.v[2], &e), OK);
+    assert_string_equal(e.path, "c.json.gz");
+    assert_string_equal(e.format, "alpaca");
+    assert_string_equal(e.field, "body");
+    assert_int_equal(config_write(&c, &out), OK);
+    parse(&d, out.p);
+    for (int i = 0; i < 3; i++) assert_string_equal(d.side[0].data.v[i], c.side[0].data.v[i]);
+    assert_string_equal(d.side[1].data.v[0], "b.txt;weight=2");
+    assert_int_equal(config_set(&d, "A.data=[x.jsonl, \"y.jsonl;weight=3\"]"), OK);
+    assert_int_equal(d.side[0].data.n, 2);
+    assert_int_equal(config_set(&d, "A.data=one, with comma.jsonl"), OK);
+    assert_int_equal(d.side[0].data.n, 1);
+    assert_int_equal(config_set(&d, "A.data="), OK);
+    assert_int_equal(d.side[0].data.n, 0);
+    str_free(&out);
+    config_free(&c);
+    config_free(&d);
+    refused("data: [{path: a, wieght: 2}]\n", "run.yaml:1: a file of 'data' has path, weight, limit, format and field, not 'wieght'");
+    refused("data:\n  - a\n  - {weight: 2}\n", "run.yaml:3: a file of 'data' needs a path");
+    refused("data: [{path: a, path: b}]\n", "'path' is given twice");
+    refused("data: [{path: a, weight: 1, weight: 2}]\n", "'weight' is given twice");
+    refused("data: [{path: a, weight: [1]}]\n", "run.yaml:1: 'weight' of a file wants one value");
+    refused("data: [[a]]\n", "other than names");
+    refused("data: ~\n", "'data' wants a file, or list of files, found nothing");
+    refused("tokenizer: {path: a}\n", "'tokenizer'", "nested keys");
+}
+
 static void settings(void **state) {
     (void)state;
     struct config c;
@@ -374,7 +415,7 @@ static void from_a_file(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults),       cmocka_unit_test(yaml_to_structs),
-        cmocka_unit_test(settings),       cmocka_unit_test(wrong_values),
+        cmocka_unit_test(settings), cmocka_unit_test(lists_of_files),       cmocka_unit_test(wrong_values),
         cmocka_unit_test(wrong_keys),     cmocka_unit_test(not_a_configuration),
         cmocka_unit_test(contradictions), cmocka_unit_test(ranges_of_structs),
         cmocka_unit_test(sizes),          cmocka_unit_test(written_and_read_back),
