@@ -27,6 +27,14 @@ static double worst_of(dtype dt) {
     return 0.7;
 }
 
+/* The type in the file: what the model has may be a copy in f32. */
+static dtype stored_as(const struct model *m, const struct weight *w) {
+    char hf[256];
+    snprintf(hf, sizeof hf, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
+    const struct tensor *t = tensors_find(&m->files, m->gguf ? w->name : hf);
+    return t ? t->dt : w->dt;
+}
+
 static int64_t row_in(const struct weight *w, int64_t row) { return w->rope_heads ? rope_row_in_pairs(row, w->d[0] / w->rope_heads) : row; }
 
 static void read_row(const struct weight *w, int64_t row, int64_t cols, float *to) {
@@ -92,13 +100,13 @@ err check_weights(const struct model *base, const struct deltas *d, const struct
             e = fail(E_NUMERIC,
                      "the check failed: rows of %s differ by %.3g of their size from the base's with the adapter (%.2g is what %s "
                      "explains); nothing was left of it",
-                     x->name, rel, bound, dtype_info[w->dt].name);
+                     x->name, rel, bound, dtype_info[stored_as(written, w)].name);
     }
     free(buf);
     if (worst)
         json_object_set_new(report, "weights_check",
                             json_pack("{s:i, s:s, s:s, s:f, s:f}", "tensors", base->n, "tensor", worst->name, "dtype",
-                                      dtype_info[worst->dt].name, "relative", error, "bound",
-                                      most > 0 ? error / most : worst_of(worst->dt)));
+                                      dtype_info[stored_as(written, worst)].name, "relative", error, "bound",
+                                      most > 0 ? error / most : worst_of(stored_as(written, worst))));
     return e;
 }
