@@ -92,9 +92,7 @@ err check_weights(const struct model *base, const struct deltas *d, const struct
         if (!w || w->nd != x->nd || memcmp(w->d, x->d, (size_t)x->nd * sizeof *x->d))
             e = fail(E_INTERNAL, "what was written has no %s of the base's shape", x->name);
         if (e) break;
-        double rel = error_of(x, x->nd == 2 && d ? deltas_of(d, x) : NULL, w, buf), bound = worst_of(w->nd == 2      ? w->dt
-                                                                                                     : written->gguf ? DT_F32
-                                                                                                                     : DT_BF16);
+        double rel = error_of(x, x->nd == 2 && d ? deltas_of(d, x) : NULL, w, buf), bound = worst_of(stored_as(written, w));
         if (!(rel / bound <= most)) most = rel / bound, error = rel, worst = w;
         if (!(rel <= bound))
             e = fail(E_NUMERIC,
