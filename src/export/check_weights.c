@@ -29,9 +29,7 @@ static double worst_of(dtype dt) {
 
 /* The type in the file: what the model has may be a copy in f32. */
 static dtype stored_as(const struct model *m, const struct weight *w) {
-    char hf[256];
-    snprintf(hf, sizeof hf, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
-    const struct tensor *t = tensors_find(&m->files, m->gguf ? w->name : hf);
+    const struct tensor *t = tensor_of_weight(m, w);
     return t ? t->dt : w->dt;
 }
 

@@ -204,6 +204,30 @@ const struct delta *deltas_of(const struct deltas *d, const struct weight *w) {
     return d && d->n && w ? bsearch(&key, d->d, (size_t)d->n, sizeof key, by_weight) : NULL;
 }
 
+/* --- weights and their tensors --------------------------------------------------------------------------------------- */
+static bool names(const char *tensor, const struct weight *w) {
+    const char *kind = str_ends(w->name, ".bias") ? ".bias" : ".weight";
+    size_t n = strlen(tensor), module = strlen(w->module), tail = module + strlen(kind);
+    if (n < tail || !str_ends(tensor, kind) || strncmp(tensor + n - tail, w->module, module)) return false;
+    return n == tail || tensor[n - tail - 1] == '.';
+}
+
+const struct tensor *tensor_of_weight(const struct model *m, const struct weight *w) {
+    char hf[256];
+    snprintf(hf, sizeof hf, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
+    const struct tensor *t = tensors_find(&m->files, m->gguf ? w->name : hf);
+    for (int i = 0; i < m->files.n && !t && !m->gguf; i++)
+        if (names(m->files.t[i].name, w)) t = &m->files.t[i];
+    return t;
+}
+
+const struct weight *weight_of_tensor(const struct model *m, const struct tensor *t) {
+    if (m->gguf) return model_weight(m, t->name);
+    for (int i = 0; i < m->n; i++)
+        if (names(t->name, &m->w[i])) return &m->w[i];
+    return NULL;
+}
+
 /* --- for the graph --------------------------------------------------------------------------------------------------- */
 static const struct param *param_of(const struct structure *st, const char *name, const struct param_slice **slice) {
     for (int i = 0; i < st->params.n; i++)
