@@ -205,20 +205,20 @@ const struct delta *deltas_of(const struct deltas *d, const struct weight *w) {
 }
 
 /* --- weights and their tensors --------------------------------------------------------------------------------------- */
+/* Equal, or one of them with a prefix. */
 static bool names(const char *tensor, const struct weight *w) {
-    const char *kind = str_ends(w->name, ".bias") ? ".bias" : ".weight";
-    size_t n = strlen(tensor), module = strlen(w->module), tail = module + strlen(kind);
-    if (n < tail || !str_ends(tensor, kind) || strncmp(tensor + n - tail, w->module, module)) return false;
-    return n == tail || tensor[n - tail - 1] == '.';
+    char hf[256];
+    int n = snprintf(hf, sizeof hf, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight"), t = (int)strlen(tensor);
+    const char *longer = t > n ? tensor : hf, *shorter = t > n ? hf : tensor;
+    size_t more = strlen(longer) - strlen(shorter);
+    return !strcmp(longer + more, shorter) && (more == 0 || longer[more - 1] == '.');
 }
 
 const struct tensor *tensor_of_weight(const struct model *m, const struct weight *w) {
-    char hf[256];
-    snprintf(hf, sizeof hf, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
-    const struct tensor *t = tensors_find(&m->files, m->gguf ? w->name : hf);
-    for (int i = 0; i < m->files.n && !t && !m->gguf; i++)
-        if (names(m->files.t[i].name, w)) t = &m->files.t[i];
-    return t;
+    if (m->gguf) return tensors_find(&m->files, w->name);
+    for (int i = 0; i < m->files.n; i++)
+        if (names(m->files.t[i].name, w)) return &m->files.t[i];
+    return NULL;
 }
 
 const struct weight *weight_of_tensor(const struct model *m, const struct tensor *t) {
