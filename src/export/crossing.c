@@ -12,8 +12,7 @@
 
 static const struct crossing {
     const char *hf, *class, *gguf; /* model_type, architectures, general.architecture */
-    bool pairs;                    /* llama.cpp's converter puts RoPE's pairs of this family side by side */
-} crossings[] = {{"llama", "LlamaForCausalLM", "llama", true}};
+} crossings[] = {{"llama", "LlamaForCausalLM", "llama"}};
 enum { N_CROSSINGS = sizeof crossings / sizeof *crossings };
 
 static const struct crossing *crossing_of(const struct model *m) {
@@ -43,22 +42,20 @@ static err plain_rope(const struct model *m) {
 }
 
 /* --- to GGUF --------------------------------------------------------------------------------------------------------- */
-err crossing_to_gguf(const struct model *m, const char **architecture, bool *pairs) {
-    const struct crossing *c = crossing_of(m);
-    if (m->gguf) { /* it is GGUF already: its own name, and rows as they are */
-        *architecture = m->family->name;
-        *pairs = m->shape.interleaved;
-        return OK;
-    }
-    if (!c) return no_crossing(m, "GGUF");
-    *architecture = c->gguf;
-    *pairs = c->pairs;
+err crossing_to_gguf(const struct model *m) {
+    if (!crossing_of(m)) return no_crossing(m, "GGUF");
     return plain_rope(m);
 }
 
+/* Architectures whose q and k llama.cpp's converter puts into pairs (LlamaModel of convert_hf_to_gguf.py and what inherits from it). */
+static bool keeps_pairs(const char *architecture) {
+    static const char *const names[] = {"llama", "smollm3"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], architecture)) return true;
+    return false;
+}
+
 err crossing_twin(const struct model *m, struct model *out) {
-    const char *architecture;
-    bool pairs;
     *out = *m; /* sizes; nothing that is m's to free */
     out->mem = (arena){0};
     out->files = (struct tensors){0};
@@ -66,8 +63,7 @@ err crossing_twin(const struct model *m, struct model *out) {
     out->random_bytes = NULL;
     out->residents = NULL;
     out->n = 0;
-    TRY(crossing_to_gguf(m, &architecture, &pairs));
-    out->shape.interleaved = pairs;
+    out->shape.interleaved = m->gguf ? m->shape.interleaved : keeps_pairs(m->family->name);
     return m->family->tensors(out);
 }
 
@@ -122,10 +118,9 @@ static void copy_keys(const struct gguf_meta *meta, dtype type, struct gguf_keys
 }
 
 err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
-    const char *arch;
-    bool pairs;
     if (m->gguf) return copy_keys(m->files.meta, type, out), OK;
-    TRY(crossing_to_gguf(m, &arch, &pairs));
+    TRY(crossing_to_gguf(m));
+    const char *arch = crossing_of(m)->gguf;
     gguf_key_str(out, "general.architecture", arch);
     gguf_key_str(out, "general.type", "model");
     gguf_key_str(out, "general.name", last_part(m->path));

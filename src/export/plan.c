@@ -180,6 +180,7 @@ static int heads_of(const struct model *m, const char *name) {
 
 static err plan_made(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
     struct model twin;
+    TRY(crossing_to_gguf(m));
     TRY(no_strangers(m, "a GGUF file"));
     err e = crossing_twin(m, &twin);
     for (int i = 0; i < m->n && !e; i++) {
