@@ -12,18 +12,19 @@ static json_t *tensors_json(const struct tensors *ts) {
         const struct tensor *t = &ts->t[i];
         json_t *shape = json_array();
         for (int k = 0; k < t->nd; k++) json_array_append_new(shape, json_integer(t->d[k]));
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", dtype_info[t->dt].name, "shape", shape, "bytes", (json_int_t)t->bytes));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", t->dt ? dtype_info[t->dt].name : t->stored, "shape", shape, "bytes", (json_int_t)t->bytes));
     }
     return list;
 }
 
 /* How many bytes are stored in each type: {"q4_1": 66355200, ...}. */
 static json_t *types_json(const struct tensors *ts) {
-    json_int_t bytes[DT_COUNT] = {0};
     json_t *j = json_object();
-    for (int i = 0; i < ts->n; i++) bytes[ts->t[i].dt] += (json_int_t)ts->t[i].bytes;
-    for (int i = 0; i < DT_COUNT; i++)
-        if (bytes[i]) json_object_set_new(j, dtype_info[i].name, json_integer(bytes[i]));
+    for (int i = 0; i < ts->n; i++) {
+        const struct tensor *t = &ts->t[i];
+        const char *type = t->dt ? dtype_info[t->dt].name : t->stored;
+        json_object_set_new(j, type, json_integer(json_integer_value(json_object_get(j, type)) + (json_int_t)t->bytes));
+    }
     return j;
 }
 
@@ -54,9 +55,9 @@ static err inspect_model(const char *path, json_t *out) {
     struct model m;
     TRY(model_open(path, NULL, &m));
     const struct shape *z = &m.shape;
-    json_object_update_new(out, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "kind", "model", "path", path, "architecture", m.family->name, "parameters", (json_int_t)m.parameters,
+    json_object_update_new(out, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "kind", "model", "path", path, "architecture", model_arch(&m), "parameters", (json_int_t)m.parameters,
                                           "bytes", (json_int_t)m.bytes, "layers", (json_int_t)z->layers, "width", (json_int_t)z->width, "heads", (json_int_t)z->heads, "kv_heads", (json_int_t)z->kv_heads,
-                                          "head_dim", (json_int_t)z->head_dim, "ffn", (json_int_t)z->ffn, "vocabulary", (json_int_t)z->vocab, "context", (json_int_t)z->context, "rope_base", z->rope_base, "tied", (int)z->tied));
+                                          "head_dim", (json_int_t)z->head_dim, "ffn", (json_int_t)z->ffn, "vocabulary", (json_int_t)z->vocab, "context", (json_int_t)z->context, "rope_base", m.rope[0].base, "tied", (int)z->tied));
     char hash[33];
     model_hash(&m, hash);
     json_object_set_new(out, "xxh128_of_tensors", json_string(hash));

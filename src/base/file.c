@@ -13,6 +13,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+enum { WINDOW = 8 << 20 }; /* a multiple of any page */
+
 err file_map(const char *path, struct file_map *m) {
     *m = (struct file_map){0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -29,6 +31,11 @@ err file_map(const char *path, struct file_map *m) {
     }
     close(fd);
     return e;
+}
+
+void file_forget(const void *p, size_t n) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p / page * page;
+    madvise((void *)from, (uintptr_t)p + n - from, MADV_DONTNEED); /* pages of a file: whoever reads them again gets them again */
 }
 
 void file_unmap(struct file_map *m) {
@@ -199,8 +206,19 @@ void bytes_hash(const void *p, size_t n, char hex[33]) {
 
 err file_hash(const char *path, char hex[33]) {
     struct file_map m;
-    TRY(file_map(path, &m));
-    bytes_hash(m.p, m.n, hex);
+    XXH3_state_t *x = XXH3_createState();
+    if (!x) return fail(E_MEMORY, "out of memory");
+    err e = file_map(path, &m);
+    XXH3_128bits_reset(x);
+    for (size_t at = 0, n; !e && at < m.n; at += n) {
+        n = m.n - at < WINDOW ? m.n - at : WINDOW;
+        XXH3_128bits_update(x, m.p + at, n);
+        file_forget(m.p + at, n);
+    }
+    XXH128_hash_t h = XXH3_128bits_digest(x);
+    XXH3_freeState(x);
+    if (e) return e;
     file_unmap(&m);
+    snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
     return OK;
 }

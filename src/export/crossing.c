@@ -12,7 +12,10 @@
 
 static const struct crossing {
     const char *hf, *class, *gguf; /* model_type, architectures, general.architecture */
-} crossings[] = {{"llama", "LlamaForCausalLM", "llama"}};
+} crossings[] = {{"llama", "LlamaForCausalLM", "llama"},
+                 {"mistral", "MistralForCausalLM", "llama"},
+                 {"qwen2", "Qwen2ForCausalLM", "qwen2"},
+                 {"qwen3", "Qwen3ForCausalLM", "qwen3"}};
 enum { N_CROSSINGS = sizeof crossings / sizeof *crossings };
 
 static const struct crossing *crossing_of(const struct model *m) {
@@ -30,21 +33,25 @@ static err no_crossing(const struct model *m, const char *to) {
     return e;
 }
 
-/* RoPE as the base alone gives it: scaled frequencies would need keys of their own in either format. */
-static err plain_rope(const struct model *m) {
-    const double D = (double)m->shape.head_dim;
-    for (int64_t j = 0; j < m->shape.head_dim / 2; j++) {
-        double plain = pow(m->shape.rope_base, -2.0 * (double)j / D);
-        if (fabs(m->inv_freq[j] - plain) > 1e-5 * plain)
+/* RoPE as the base alone gives it, and no sliding windows: either would need keys of its own in the other format. */
+static err plain_positions(const struct model *m) {
+    const struct rope_table *rope = &m->rope[0];
+    for (int64_t j = 0; j < rope->dims / 2; j++) {
+        double plain = pow(rope->base, -2.0 * (double)j / (double)rope->dims);
+        if (rope->dims != m->shape.head_dim || rope->scale != 1 || fabs(rope->inv_freq[j] - plain) > 1e-5 * plain)
             return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
     }
+    for (int64_t l = 0; l < m->shape.layers; l++)
+        if (m->layer[l].window || m->layer[l].rope != rope)
+            return fail(E_UNSUPPORTED, "%s: sliding windows and layers without positions cannot cross between formats yet; stay in its own",
+                        m->path);
     return OK;
 }
 
 /* --- to GGUF --------------------------------------------------------------------------------------------------------- */
 err crossing_to_gguf(const struct model *m) {
     if (!crossing_of(m)) return no_crossing(m, "GGUF");
-    return plain_rope(m);
+    return plain_positions(m);
 }
 
 /* Architectures whose q and k llama.cpp's converter puts into pairs (LlamaModel of convert_hf_to_gguf.py and what inherits from it). */
@@ -90,7 +97,7 @@ static void sizes_make(const struct model *m, const char *arch, struct gguf_keys
     snprintf(key, sizeof key, "%s.attention.layer_norm_rms_epsilon", arch);
     gguf_key_f32(out, key, z->norm_eps);
     snprintf(key, sizeof key, "%s.rope.freq_base", arch);
-    gguf_key_f32(out, key, z->rope_base);
+    gguf_key_f32(out, key, m->rope[0].base);
 }
 
 static const char *last_part(const char *path) {
@@ -139,7 +146,7 @@ err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
 /* --- to Hugging Face ------------------------------------------------------------------------------------------------- */
 err crossing_to_hf(const struct model *m) {
     if (!crossing_of(m)) return no_crossing(m, "a Hugging Face folder");
-    return plain_rope(m);
+    return plain_positions(m);
 }
 
 static const char *dtype_word(dtype dt) { return dt == DT_F32 ? "float32" : dt == DT_F16 ? "float16" : "bfloat16"; }
@@ -163,7 +170,7 @@ static json_t *config_made(const struct model *m) {
                   "num_hidden_layers", (json_int_t)z->layers, "num_attention_heads", (json_int_t)z->heads, "num_key_value_heads",
                   (json_int_t)z->kv_heads, "head_dim", (json_int_t)z->head_dim, "vocab_size", (json_int_t)z->vocab,
                   "max_position_embeddings", (json_int_t)z->context, "rms_norm_eps", short_real(z->norm_eps), "rope_theta",
-                  short_real(z->rope_base), "tie_word_embeddings", z->tied, "attention_bias", z->attn_bias, "mlp_bias", z->mlp_bias);
+                  short_real(m->rope[0].base), "tie_word_embeddings", z->tied, "attention_bias", z->qkv_bias, "mlp_bias", z->mlp_bias);
     static const char *const ids[][2] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"},
                                          {"eos_token_id", "tokenizer.ggml.eos_token_id"},
                                          {"pad_token_id", "tokenizer.ggml.padding_token_id"}};

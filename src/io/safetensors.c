@@ -2,7 +2,10 @@
  * back. Reads one file or a folder's shards (model.safetensors.index.json). Called by tensors_open(); what
  * writes them is safetensors_write.c.
  *
- * It refuses: element types other than F32, F16, BF16 and I32, more than 4 dimensions, tensors without elements
+ * Element types that no kernel reads (F8, I64, U8 ..) have their size checked and are listed by their name, dt DT_NONE: it is
+ * for whoever wants the tensor to take it (model/packed.c) or to refuse it (tensor_readable).
+ *
+ * It refuses: element types that the format does not define, more than 4 dimensions, tensors without elements
  * (E_UNSUPPORTED); holes, overlaps and bytes that no tensor owns, as the format does (E_INPUT). Of a sharded model the
  * index decides: it names each tensor's one shard, and a shard's other tensors are not seen. Shards are names inside
  * the folder, never paths out of it.
@@ -20,9 +23,17 @@ enum { HEADER_BYTES_MAX = 100 * 1000 * 1000 /* the safetensors library's own lim
 static const struct {
     const char *name;
     dtype dt;
-} dtypes[] = {{"F32", DT_F32}, {"F16", DT_F16}, {"BF16", DT_BF16}, {"I32", DT_I32}};
+    int bytes;
+} dtypes[] = {{"F32", DT_F32, 4}, {"F16", DT_F16, 2}, {"BF16", DT_BF16, 2}, {"I32", DT_I32, 4},     {"F64", 0, 8},     {"I64", 0, 8},     {"U64", 0, 8},
+              {"U32", 0, 4},      {"I16", 0, 2},      {"U16", 0, 2},        {"F8_E4M3", 0, 1},      {"F8_E5M2", 0, 1}, {"F8_E8M0", 0, 1}, {"I8", 0, 1},
+              {"U8", 0, 1},       {"BOOL", 0, 1}};
 enum { N_DTYPES = sizeof dtypes / sizeof *dtypes };
-static const char supported_dtypes[] = "F32, F16, BF16, I32";
+
+static int bytes_stored(const struct tensor *t) {
+    for (int i = 0; i < N_DTYPES; i++)
+        if (t->stored == dtypes[i].name) return dtypes[i].bytes;
+    return 0;
+}
 
 /* The header of one file, parsed: its tensors, sorted by name once checked. */
 struct header {
@@ -52,11 +63,11 @@ static err read_dtype(const char *path, struct tensor *t, const json_t *entry) {
     const char *name = json_string_value(json_object_get(entry, "dtype"));
     if (!name) return fail(E_INPUT, "%s: tensor '%s': no \"dtype\" string in the header: corrupt", path, t->name);
     for (int i = 0; i < N_DTYPES; i++)
-        if (!strcmp(name, dtypes[i].name)) t->dt = dtypes[i].dt;
-    if (t->dt) return OK;
+        if (!strcmp(name, dtypes[i].name)) t->dt = dtypes[i].dt, t->stored = dtypes[i].name;
+    if (t->stored) return OK;
     bool plain = name_valid(name, strlen(name)) && strlen(name) < 32;
-    return fail(E_UNSUPPORTED, "%s: tensor '%s' has dtype %s; supported are %s: convert the file", path, t->name,
-                plain ? name : "unknown", supported_dtypes);
+    return fail(E_UNSUPPORTED, "%s: tensor '%s' has dtype %s, which is not known: convert the file", path, t->name,
+                plain ? name : "unknown");
 }
 
 static err read_shape(const char *path, struct tensor *t, const json_t *entry) {
@@ -77,7 +88,7 @@ static err read_shape(const char *path, struct tensor *t, const json_t *entry) {
         if (__builtin_mul_overflow(n, t->d[i], &n))
             return fail(E_INPUT, "%s: tensor '%s': its shape's product overflows: corrupt", path, t->name);
     }
-    if (__builtin_mul_overflow(n, dtype_info[t->dt].bytes, &t->bytes))
+    if (__builtin_mul_overflow(n, bytes_stored(t), &t->bytes))
         return fail(E_INPUT, "%s: tensor '%s': its size in bytes overflows: corrupt", path, t->name);
     return OK;
 }
@@ -128,7 +139,7 @@ static err check_layout(struct header *h) {
 static err align(arena *mem, struct header *h) {
     for (int i = 0; i < h->n; i++) {
         struct tensor *t = &h->t[i];
-        if ((uintptr_t)t->data % (size_t)dtype_info[t->dt].bytes == 0) continue;
+        if ((uintptr_t)t->data % (size_t)bytes_stored(t) == 0) continue;
         void *copy = arena_alloc(mem, t->bytes);
         if (!copy) return out_of_memory(h->path);
         t->data = memcpy(copy, t->data, t->bytes);

@@ -103,7 +103,7 @@ static void test_there_and_back(void **state) {
         struct model gguf;
         must(model_open(at("c.gguf"), NULL, &gguf));
         assert_int_equal(gguf.shape.heads, base.shape.heads);
-        assert_true(gguf.shape.norm_eps == (float)base.shape.norm_eps && gguf.shape.rope_base == base.shape.rope_base &&
+        assert_true(gguf.shape.norm_eps == (float)base.shape.norm_eps && gguf.rope[0].base == base.rope[0].base &&
                     gguf.shape.head_dim == base.shape.head_dim && gguf.shape.tied == base.shape.tied);
         must(items_plan_hf(&l, &gguf, NULL, DT_F32));
         must(dir_make(at("back")));

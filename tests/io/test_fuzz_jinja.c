@@ -1,0 +1,53 @@
+/* Replays the fuzz corpus of chat templates and the real ones, and each cut short and with bytes changed: no input may do
+ * more than fail. */
+#include "../fuzz/fuzz_jinja.c"
+#include "base/file.h"
+#include <dirent.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <cmocka.h>
+
+
+static void replay(const str *file) {
+    LLVMFuzzerTestOneInput((const uint8_t *)file->p, file->n);
+    size_t step = file->n / 97 + 1;
+    char *copy = malloc(file->n + 1);
+    assert_non_null(copy);
+    for (size_t at = 0; at < file->n; at += step) {
+        LLVMFuzzerTestOneInput((const uint8_t *)file->p, at);
+        memcpy(copy, file->p, file->n);
+        copy[at] ^= (char)(1 << at % 8);
+        LLVMFuzzerTestOneInput((const uint8_t *)copy, file->n);
+    }
+    free(copy);
+}
+
+static int replay_folder(const char *folder) {
+    DIR *dir = opendir(folder);
+    assert_non_null(dir);
+    int n = 0;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.' || strstr(entry->d_name, ".json") || strstr(entry->d_name, ".md")) continue;
+        str path = {0}, file = {0};
+        str_addf(&path, "%s/%s", folder, entry->d_name);
+        assert_int_equal(file_read(path.p, &file), OK);
+        replay(&file);
+        str_free(&path);
+        str_free(&file);
+        n++;
+    }
+    closedir(dir);
+    return n;
+}
+
+static void corpus_is_harmless(void **state) {
+    (void)state;
+    assert_true(replay_folder("tests/fuzz/corpus/jinja") >= 20);
+    assert_true(replay_folder("tests/golden/chat") >= 20);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(corpus_is_harmless)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
