@@ -27,6 +27,12 @@ static double worst_of(dtype dt) {
     return 0.7;
 }
 
+/* The type in the file: what the model has may be a copy in f32. */
+static dtype stored_as(const struct model *m, const struct weight *w) {
+    const struct tensor *t = tensor_of_weight(m, w);
+    return t ? t->dt : w->dt;
+}
+
 static int64_t row_in(const struct weight *w, int64_t row) { return w->rope_heads ? rope_row_in_pairs(row, w->d[0] / w->rope_heads) : row; }
 
 static void read_row(const struct weight *w, int64_t row, int64_t cols, float *to) {
@@ -84,21 +90,19 @@ err check_weights(const struct model *base, const struct deltas *d, const struct
         if (!w || w->nd != x->nd || memcmp(w->d, x->d, (size_t)x->nd * sizeof *x->d))
             e = fail(E_INTERNAL, "what was written has no %s of the base's shape", x->name);
         if (e) break;
-        double rel = error_of(x, x->nd == 2 && d ? deltas_of(d, x) : NULL, w, buf), bound = worst_of(w->nd == 2      ? w->dt
-                                                                                                     : written->gguf ? DT_F32
-                                                                                                                     : DT_BF16);
+        double rel = error_of(x, x->nd == 2 && d ? deltas_of(d, x) : NULL, w, buf), bound = worst_of(stored_as(written, w));
         if (!(rel / bound <= most)) most = rel / bound, error = rel, worst = w;
         if (!(rel <= bound))
             e = fail(E_NUMERIC,
                      "the check failed: rows of %s differ by %.3g of their size from the base's with the adapter (%.2g is what %s "
                      "explains); nothing was left of it",
-                     x->name, rel, bound, dtype_info[w->dt].name);
+                     x->name, rel, bound, dtype_info[stored_as(written, w)].name);
     }
     free(buf);
     if (worst)
         json_object_set_new(report, "weights_check",
                             json_pack("{s:i, s:s, s:s, s:f, s:f}", "tensors", base->n, "tensor", worst->name, "dtype",
-                                      dtype_info[worst->dt].name, "relative", error, "bound",
-                                      most > 0 ? error / most : worst_of(worst->dt)));
+                                      dtype_info[stored_as(written, worst)].name, "relative", error, "bound",
+                                      most > 0 ? error / most : worst_of(stored_as(written, worst))));
     return e;
 }

@@ -12,8 +12,10 @@
 
 static const struct crossing {
     const char *hf, *class, *gguf; /* model_type, architectures, general.architecture */
-    bool pairs;                    /* llama.cpp's converter puts RoPE's pairs of this family side by side */
-} crossings[] = {{"llama", "LlamaForCausalLM", "llama", true}};
+} crossings[] = {{"llama", "LlamaForCausalLM", "llama"},
+                 {"mistral", "MistralForCausalLM", "llama"},
+                 {"qwen2", "Qwen2ForCausalLM", "qwen2"},
+                 {"qwen3", "Qwen3ForCausalLM", "qwen3"}};
 enum { N_CROSSINGS = sizeof crossings / sizeof *crossings };
 
 static const struct crossing *crossing_of(const struct model *m) {
@@ -31,34 +33,36 @@ static err no_crossing(const struct model *m, const char *to) {
     return e;
 }
 
-/* RoPE as the base alone gives it: scaled frequencies would need keys of their own in either format. */
-static err plain_rope(const struct model *m) {
+/* RoPE as the base alone gives it, and no sliding windows: either would need keys of its own in the other format. */
+static err plain_positions(const struct model *m) {
     const struct rope_table *rope = &m->rope[0];
     for (int64_t j = 0; j < rope->dims / 2; j++) {
         double plain = pow(rope->base, -2.0 * (double)j / (double)rope->dims);
         if (rope->dims != m->shape.head_dim || rope->scale != 1 || fabs(rope->inv_freq[j] - plain) > 1e-5 * plain)
             return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
     }
+    for (int64_t l = 0; l < m->shape.layers; l++)
+        if (m->layer[l].window || m->layer[l].rope != rope)
+            return fail(E_UNSUPPORTED, "%s: sliding windows and layers without positions cannot cross between formats yet; stay in its own",
+                        m->path);
     return OK;
 }
 
 /* --- to GGUF --------------------------------------------------------------------------------------------------------- */
-err crossing_to_gguf(const struct model *m, const char **architecture, bool *pairs) {
-    const struct crossing *c = crossing_of(m);
-    if (m->gguf) { /* it is GGUF already: its own name, and rows as they are */
-        *architecture = m->family->name;
-        *pairs = m->shape.interleaved;
-        return OK;
-    }
-    if (!c) return no_crossing(m, "GGUF");
-    *architecture = c->gguf;
-    *pairs = c->pairs;
-    return plain_rope(m);
+err crossing_to_gguf(const struct model *m) {
+    if (!crossing_of(m)) return no_crossing(m, "GGUF");
+    return plain_positions(m);
+}
+
+/* Architectures whose q and k llama.cpp's converter puts into pairs (LlamaModel of convert_hf_to_gguf.py and what inherits from it). */
+static bool keeps_pairs(const char *architecture) {
+    static const char *const names[] = {"llama", "smollm3"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], architecture)) return true;
+    return false;
 }
 
 err crossing_twin(const struct model *m, struct model *out) {
-    const char *architecture;
-    bool pairs;
     *out = *m; /* sizes; nothing that is m's to free */
     out->mem = (arena){0};
     out->files = (struct tensors){0};
@@ -66,8 +70,7 @@ err crossing_twin(const struct model *m, struct model *out) {
     out->random_bytes = NULL;
     out->residents = NULL;
     out->n = 0;
-    TRY(crossing_to_gguf(m, &architecture, &pairs));
-    out->shape.interleaved = pairs;
+    out->shape.interleaved = m->gguf ? m->shape.interleaved : keeps_pairs(m->family->name);
     return m->family->tensors(out);
 }
 
@@ -122,10 +125,9 @@ static void copy_keys(const struct gguf_meta *meta, dtype type, struct gguf_keys
 }
 
 err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
-    const char *arch;
-    bool pairs;
     if (m->gguf) return copy_keys(m->files.meta, type, out), OK;
-    TRY(crossing_to_gguf(m, &arch, &pairs));
+    TRY(crossing_to_gguf(m));
+    const char *arch = crossing_of(m)->gguf;
     gguf_key_str(out, "general.architecture", arch);
     gguf_key_str(out, "general.type", "model");
     gguf_key_str(out, "general.name", last_part(m->path));
@@ -144,7 +146,7 @@ err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
 /* --- to Hugging Face ------------------------------------------------------------------------------------------------- */
 err crossing_to_hf(const struct model *m) {
     if (!crossing_of(m)) return no_crossing(m, "a Hugging Face folder");
-    return plain_rope(m);
+    return plain_positions(m);
 }
 
 static const char *dtype_word(dtype dt) { return dt == DT_F32 ? "float32" : dt == DT_F16 ? "float16" : "bfloat16"; }

@@ -6,13 +6,11 @@
 #include "io/tensors_out.h"
 #include "model/model.h"
 
-/* GGUF's name for the architecture of a model from a Hugging Face folder, and whether its files keep q and k in pairs; E_UNSUPPORTED
- * for a family that cannot cross. */
-err crossing_to_gguf(const struct model *m, const char **architecture, bool *pairs);
-/* The family's tensors as a GGUF file names and orders them (rope_heads); model_close() it. */
-err crossing_twin(const struct model *m, struct model *out);
-/* E_UNSUPPORTED where a model from a GGUF file cannot be written as a Hugging Face folder. */
+/* E_UNSUPPORTED where a model from a Hugging Face folder cannot be written as a GGUF file, and the other way round. */
+err crossing_to_gguf(const struct model *m);
 err crossing_to_hf(const struct model *m);
+/* The family's tensors as GGUF files name and order them (rope_heads), of any family: an adapter's file needs no more. model_close() it. */
+err crossing_twin(const struct model *m, struct model *out);
 
 /* All metadata of the output, tokenizer included. type: of most matrices. */
 err metadata_make(const struct model *m, dtype type, struct gguf_keys *out);

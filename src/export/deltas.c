@@ -204,6 +204,32 @@ const struct delta *deltas_of(const struct deltas *d, const struct weight *w) {
     return d && d->n && w ? bsearch(&key, d->d, (size_t)d->n, sizeof key, by_weight) : NULL;
 }
 
+/* --- weights and their tensors --------------------------------------------------------------------------------------- */
+/* Equal, or (prefix) one of them with something before it. */
+static bool names(const char *tensor, const struct weight *w, bool prefix) {
+    char hf[256];
+    int n = snprintf(hf, sizeof hf, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight"), t = (int)strlen(tensor);
+    const char *longer = t > n ? tensor : hf, *shorter = t > n ? hf : tensor;
+    size_t more = strlen(longer) - strlen(shorter);
+    return !strcmp(longer + more, shorter) && (more == 0 || (prefix && longer[more - 1] == '.'));
+}
+
+const struct tensor *tensor_of_weight(const struct model *m, const struct weight *w) {
+    if (m->gguf) return tensors_find(&m->files, w->name);
+    for (int prefix = 0; prefix < 2; prefix++)
+        for (int i = 0; i < m->files.n; i++)
+            if (names(m->files.t[i].name, w, prefix)) return &m->files.t[i];
+    return NULL;
+}
+
+const struct weight *weight_of_tensor(const struct model *m, const struct tensor *t) {
+    if (m->gguf) return model_weight(m, t->name);
+    for (int prefix = 0; prefix < 2; prefix++)
+        for (int i = 0; i < m->n; i++)
+            if (names(t->name, &m->w[i], prefix)) return &m->w[i];
+    return NULL;
+}
+
 /* --- for the graph --------------------------------------------------------------------------------------------------- */
 static const struct param *param_of(const struct structure *st, const char *name, const struct param_slice **slice) {
     for (int i = 0; i < st->params.n; i++)

@@ -32,6 +32,11 @@ err deltas_open(const char *folder, const struct model *m, struct deltas *out);
 void deltas_close(struct deltas *d);
 const struct delta *deltas_of(const struct deltas *d, const struct weight *w); /* NULL: untouched */
 
+/* The tensor of the base's files that a weight was read from, and back; NULL: none. Hugging Face files may have a prefix before all names
+ * ("bert.", "transformer."). */
+const struct tensor *tensor_of_weight(const struct model *m, const struct weight *w);
+const struct weight *weight_of_tensor(const struct model *m, const struct tensor *t);
+
 /* The adapter as a structure of uniform rank and scale 1 with the scales in B, ranks filled up with zeros: the same products, in
  * the form in which the training graph takes them. *weights is an arena of st->params.bytes (arena_f32_free). d outlives st. */
 err deltas_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights);

@@ -43,16 +43,6 @@ static const char *hf_name(arena *mem, const struct weight *w) {
     return arena_printf(mem, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
 }
 
-static const struct weight *weight_of(const struct model *m, const struct tensor *t) {
-    if (m->gguf) return model_weight(m, t->name);
-    for (int i = 0; i < m->n; i++) {
-        size_t n = strlen(m->w[i].module);
-        if (!strncmp(t->name, m->w[i].module, n) && !strcmp(t->name + n, str_ends(m->w[i].name, ".bias") ? ".bias" : ".weight"))
-            return &m->w[i];
-    }
-    return NULL;
-}
-
 /* A tensor of the base's file that stays in its format. */
 static struct item from_tensor(const struct tensor *t, const struct weight *w, const struct deltas *d, dtype to) {
     struct item it = {.t = *t,
@@ -71,10 +61,7 @@ static struct item from_tensor(const struct tensor *t, const struct weight *w, c
 
 /* A weight of the base that changes its format. heads: of a matrix or bias whose rows change places. */
 static struct item from_weight(const struct model *m, const struct weight *w, const char *name, const struct deltas *d, dtype to) {
-    const struct tensor *file = NULL;
-    char hf[256];
-    snprintf(hf, sizeof hf, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
-    if (m->files.n) file = tensors_find(&m->files, m->gguf ? w->name : hf);
+    const struct tensor *file = tensor_of_weight(m, w);
     struct item it = {.t = {.name = name, .dt = to, .nd = w->nd},
                       .data = file ? file->data : w->data,
                       .dt = file ? file->dt : w->dt,
@@ -100,7 +87,7 @@ static err no_strangers(const struct model *m, const char *to) {
     for (int i = 0; i < m->files.n; i++) {
         const char *name = m->files.t[i].name;
         bool derived = str_ends(name, ".rotary_emb.inv_freq") || (m->shape.tied && !strcmp(name, "lm_head.weight"));
-        if (!derived && !weight_of(m, &m->files.t[i])) return fail(E_UNSUPPORTED, "%s: tensor %s has no place in %s", m->path, name, to);
+        if (!derived && !weight_of_tensor(m, &m->files.t[i])) return fail(E_UNSUPPORTED, "%s: tensor %s has no place in %s", m->path, name, to);
     }
     return OK;
 }
@@ -133,7 +120,7 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
         const struct tensor **t = in_order(l, f);
         if (!t) return out_of_memory();
         for (int i = 0; i < f->n; i++) {
-            const struct weight *w = weight_of(m, t[i]);
+            const struct weight *w = weight_of_tensor(m, t[i]);
             TRY(stored_plain(m, t[i], w));
             list_add(l, from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
         }
@@ -178,7 +165,7 @@ static err plan_same(struct items *l, const struct model *m, const struct deltas
     const struct tensor **t = in_order(l, &m->files);
     if (!t) return out_of_memory();
     for (int i = 0; i < m->files.n; i++) {
-        struct item it = from_tensor(t[i], weight_of(m, t[i]), d, t[i]->dt);
+        struct item it = from_tensor(t[i], weight_of_tensor(m, t[i]), d, t[i]->dt);
         if (t[i]->nd == 2) it.t.dt = type_of(m, &it, it.t.name, type);
         list_add(l, it);
     }
@@ -193,6 +180,7 @@ static int heads_of(const struct model *m, const char *name) {
 
 static err plan_made(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
     struct model twin;
+    TRY(crossing_to_gguf(m));
     TRY(no_strangers(m, "a GGUF file"));
     err e = crossing_twin(m, &twin);
     for (int i = 0; i < m->n && !e; i++) {

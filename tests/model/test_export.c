@@ -446,12 +446,60 @@ static void test_place(void **state) {
     place_abandon(&p);
 }
 
+/* Every family: one adapter gives one and the same GGUF LoRA on the Hugging Face base and on its GGUF twin, byte for byte, so names and
+ * orders are those of llama.cpp's converter; merged into either, the check holds. */
+static void test_families(void **state) {
+    (void)state;
+    static const char *const families[] = {"mistral_full", "qwen2",  "qwen3", "smollm3",    "phi3",
+                                           "gemma2",       "gemma3", "gpt2",  "llama_3_v4", "t5"};
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        const char *hf = arena_printf(&names, GOLDEN "/families/%s", families[i]), *gguf = arena_printf(&names, "%s/model.gguf", hf),
+                   *adapter = arena_printf(&names, "%s/adapter", hf), *bases[] = {hf, gguf};
+        str file[2] = {{0}};
+        for (int k = 0; k < 2; k++) {
+            json_decref(
+                export_((struct export_request){.base = bases[k], .adapter = adapter, .to = "gguf-lora", .out = at("family.gguf")}));
+            must(file_read(at("family.gguf"), &file[k]));
+            json_t *report = export_((struct export_request){.base = bases[k],
+                                                             .adapter = adapter,
+                                                             .to = k ? "gguf" : "hf",
+                                                             .type = DT_F32,
+                                                             .out = at(k ? "family-m.gguf" : "family-m")});
+            assert_non_null(json_object_get(report, "weights_check"));
+            if (!json_object_get(report, "check") && strcmp(families[i], "t5")) flunk("%s: no logits were compared", families[i]);
+            json_decref(report);
+        }
+        if (file[0].n != file[1].n || memcmp(file[0].p, file[1].p, file[0].n))
+            flunk("%s: the two bases give different GGUF LoRAs", families[i]);
+        str_free(&file[0]);
+        str_free(&file[1]);
+    }
+    static const char *const cross[] = {"mistral_full", "qwen2", "qwen3"}, *const refused[][2] = {
+                                                                               {"gemma2",
+                                                                                "cannot be written as GGUF from the other format"},
+                                                                               {"llama_3_v4", "RoPE scaling cannot cross"},
+                                                                               {"mistral_v4", "sliding windows"}};
+    for (int i = 0; i < 3; i++) {
+        json_t *report;
+        const char *base = arena_printf(&names, GOLDEN "/families/%s", cross[i]);
+        json_decref(export_((struct export_request){
+            .base = base, .adapter = arena_printf(&names, "%s/adapter", base), .to = "gguf", .type = DT_F32, .out = at("crossed.gguf")}));
+        assert_int_equal(export_one(&(struct export_request){.base = arena_printf(&names, GOLDEN "/families/%s", refused[i][0]),
+                                                             .to = "gguf",
+                                                             .out = at("no.gguf")},
+                                    &report),
+                         E_UNSUPPORTED);
+        json_decref(report);
+        if (!strstr(err_text(), refused[i][1])) flunk("%s: %s", refused[i][0], err_text());
+    }
+}
+
 int main(void) {
     omp_set_num_threads(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_merged_logits),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
         cmocka_unit_test(test_gguf_lora_rows), cmocka_unit_test(test_check_catches),  cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_transposed),
-        cmocka_unit_test(test_place)};
+        cmocka_unit_test(test_families),       cmocka_unit_test(test_place)};
     return cmocka_run_group_tests(tests, begin, end);
 }
