@@ -66,13 +66,13 @@ static err get_string(struct source *s, const json_t *obj, const char *key, cons
 }
 
 static err get_turn(struct source *s, const json_t *obj, struct chat_message *t) {
-    static const char *const roles[] = {"system", "user", "assistant", NULL};
+    static const char *const roles[] = {"system", "user", "assistant", "tool", NULL};
     if (!json_is_object(obj)) return fail(E_INPUT, "is %s, not an object", type_name(obj));
     TRY(get_string(s, obj, "role", &t->role));
     TRY(get_string(s, obj, "content", &t->content));
     for (int i = 0; roles[i]; i++)
         if (!strcmp(t->role, roles[i])) return OK;
-    return fail(E_INPUT, "unknown role \"%.40s\" (supported: system, user, assistant)", t->role);
+    return fail(E_INPUT, "unknown role \"%.40s\" (supported: system, user, assistant, tool)", t->role);
 }
 
 static err get_turns(struct source *s, const json_t *list, struct record *r) {

@@ -20,7 +20,7 @@
 struct record {
     const char *text;                 /* {"text"}, a named field, or a plain line */
     const char *prompt, *completion;  /* {"prompt","completion"} or the two named fields of a pair */
-    const struct chat_message *turns; /* {"messages"}; role: system, user, assistant */
+    const struct chat_message *turns; /* {"messages"}; role: system, user, assistant, tool */
     int n_turns;
     int line; /* 1-based */
 };
