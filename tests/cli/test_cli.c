@@ -495,7 +495,7 @@ static void previews_conversations(void **state) {
     sh("{ echo 'model: %s'; echo 'objective: sft'; echo \"data: $D/chat.jsonl\"; echo \"output_dir: $D/out\"; } > $D/chat.yaml", m);
     sh("$C data preview $D/chat.yaml");
     status_is(0);
-    says(ran.out.p, "chat.jsonl:1  34 tokens, 3 supervised; BOS <|im_start|>; 1 answer, ended by <|im_end|>\n");
+    says(ran.out.p, "chat.jsonl:1  35 tokens, 3 supervised; BOS <|im_start|>; 1 answer, ended by <|im_end|>\n");
     says(ran.out.p, "⟦Yes?<|im_end|>⟧↵");
     sh("$C data preview $D/chat.yaml --set chat_template=$D/mine.jinja --json");
     status_is(0);
@@ -503,9 +503,9 @@ static void previews_conversations(void **state) {
     assert_true(json_is_null(json_object_get(row, "bos")));
     assert_string_equal(json_string_value(json_array_get(json_object_get(row, "answers"), 0)), "<|im_end|>");
     json_decref(o);
-    sh("$C data preview $D/chat.yaml --set max_length=33");
+    sh("$C data preview $D/chat.yaml --set max_length=34");
     says(ran.out.p, "1 answer, ended by <|im_end|>");
-    sh("$C data preview $D/chat.yaml --set max_length=32");
+    sh("$C data preview $D/chat.yaml --set max_length=33");
     says(ran.out.p, "1 answer, 1 without an end token\n");
     refused("$C data preview $D/chat.yaml --set chat_template=$D/broken.jinja", "chat.jsonl:1: chat template:2:4: ", "endfor is missing");
     refused("$C data preview $D/chat.yaml --set chat_template=$D/refuses.jinja", "chat.jsonl:1: chat template:1:19: ", "not today");
