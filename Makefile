@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make check`.
 BUILD := build/release
 TASK ?= bible
-.PHONY: all setup build demo experiment check asan fuzz bench bench-llamacpp bench-gpu format lint oracles docs clean
+.PHONY: all setup build demo experiment check check-exports check-llamacpp asan fuzz bench bench-llamacpp bench-gpu format lint oracles docs clean
 
 all: build
 
@@ -23,6 +23,12 @@ experiment: build  ## the same, in full: 43 cycles and a long control, three see
 
 check: build       ## every test
 	@tools/check.sh
+
+check-exports: build  ## PEFT, transformers and the gguf package read what we export (installs them into cache/peer)
+	@tools/check-loads.sh exports
+
+check-llamacpp: build ## llama.cpp runs our merged GGUF and GGUF LoRA and continues as we do (builds it: 15 minutes)
+	@tools/check-loads.sh llamacpp
 
 asan: setup        ## address and undefined-behaviour sanitizers
 	@cmake --preset asan >/dev/null && cmake --build build/asan -- --quiet

@@ -240,7 +240,7 @@ static double product(bool matvec, dtype dt, int64_t n, int64_t O, int64_t C) {
         enum { RUNS = 50 };
         for (int i = 0; i < RUNS; i++) {
             struct view v = {w + each * ((size_t)i % copies), dt, 2, {O, C}, C};
-            if (matvec) die(cuda_matvec(&(struct cuda_matvec){&v, NULL, x, dt, dt, n, C, O, y}, 1));
+            if (matvec) die(cuda_matvec(&(struct cuda_matvec){&v, NULL, x, dt, dt, n, C, O, y, NULL, 0}, 1));
             else die(cuda_gemm(&(struct cuda_gemm){n, O, C, x, v.p, y, C, C, O, false, true, dt, dt, 1, 0}));
         }
         die(g.backend->mem->download(byte, y, 4));

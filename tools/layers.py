@@ -14,8 +14,9 @@ MAY = {
     "model": {"base", "core", "ops", "io", "model"},
     "data": {"base", "io", "data"},
     "gen": {"base", "core", "ops", "io", "model", "peft", "gen"},
+    "export": {"base", "core", "ops", "io", "model", "peft", "gen", "export"},
     "train": {"base", "core", "ops", "io", "model", "peft", "gen", "data", "train", "cpu"},
-    "api": {"base", "core", "ops", "io", "model", "peft", "gen", "data", "train", "api", "cpu"},
+    "api": {"base", "core", "ops", "io", "model", "peft", "gen", "data", "train", "export", "api", "cpu"},
     "app": {"base", "cyclora", "app"},
 }
 root = pathlib.Path(__file__).resolve().parent.parent

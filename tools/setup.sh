@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a build needs from Debian's packages; says what to do where it may not.
 set -eu
-need="gcc cmake ninja-build pkg-config python3 python3-pip libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libcmocka-dev libxxhash-dev"
+need="gcc cmake ninja-build pkg-config python3 python3-pip libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libcmocka-dev libxxhash-dev zlib1g-dev libzstd-dev"
 missing=""
 for p in $need; do
     case $p in

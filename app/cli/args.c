@@ -111,7 +111,7 @@ int args_parse(const char *command, int argc, char **argv, const struct arg *arg
         else {
             while (next->name && is_option(next->name)) next++;
             if (!next->name) return cli_bad("%s: superfluous argument '%s'", command, argv[i]);
-            status = take(command, next++, argv[i], argc);
+            status = take(command, next->type == ARG_LIST ? next : next++, argv[i], argc);
         }
         if (status >= 0) return status;
     }

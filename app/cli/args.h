@@ -1,4 +1,5 @@
 /* Options: `--name value`, `--name=value`, flags, and positional arguments, in any order; `--` ends the options.
+ * A positional ARG_LIST, the last one, takes all that follow.
  * An unknown option, a missing or malformed value and a superfluous argument are refused by name. */
 #ifndef CYC_CLI_ARGS_H
 #define CYC_CLI_ARGS_H

@@ -1,8 +1,10 @@
-/* `cyclora data preview`: the training rows as the model will see them, token by token. */
+/* `cyclora data`: what data files hold (stats), and training rows as the model will see them, token by token (preview). */
+#define _POSIX_C_SOURCE 200809L /* strdup */
 #include "args.h"
 #include "cli.h"
 #include "term.h"
 #include <cyclora/cyclora.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,18 +12,28 @@
 const char help_data[] =
     "Shows the first training rows as token pieces, with those that carry loss marked: in green, or between ⟦ and ⟧\n"
     "where there are no colours. A mask that is off by a token, a template twice, a missing end token are seen here.\n"
+    "Or counts what data files hold: their shape, rows, lengths, duplicates, what max_length cuts.\n"
     "\n"
     "Usage: cyclora data preview CONFIG [-n N] [--set key=value]... [--json]\n"
+    "       cyclora data preview FILE... --model PATH [-n N] [--format F] [--field NAME] [--max-length N] [--json]\n"
+    "       cyclora data stats FILE... [--model PATH] [--format F] [--field NAME] [--max-length N] [--json]\n"
     "\n"
-    "  CONFIG           a run's YAML file\n"
-    "  -n N             rows to show (3)\n"
-    "  --set key=value  goes over the file; may be given several times\n"
-    "  --json           {\"rows\": [{\"from\", \"bos\", \"answers\", \"pieces\": [{\"text\", \"id\", \"supervised\"}]}],\n"
-    "                   \"totals\": {...}} on one line; \"answers\" is the token that ends each (null where it is cut)\n"
+    "  CONFIG           a run's YAML file (.yaml, .yml)\n"
+    "  FILE             JSONL, a JSON array, CSV or TSV with a header, plain lines; also .gz and .zst\n"
+    "  --model PATH     whose tokenizer and chat template to use: a .gguf file, a folder, a tokenizer.json\n"
+    "  -n N             rows to show of each file (3)\n"
+    "  --format F       text, messages, prompt_completion, alpaca, sharegpt; lines, jsonl, json, csv, tsv (found by itself)\n"
+    "  --field NAME     the field of a text; two with a comma: of a prompt and its completion\n"
+    "  --max-length N   where rows are cut (1024)\n"
+    "  --set key=value  goes over the configuration; may be given several times\n"
+    "  --json           {\"rows\": [{\"from\", \"bos\", \"answers\", \"pieces\": [{\"text\", \"id\", \"supervised\"}]}], \"totals\": {...}}\n"
+    "                   on one line (\"answers\": the token that ends each, null where it is cut);\n"
+    "                   of files {\"files\": [{\"path\", \"shape\", \"rows\", ...}], \"preview\": [rows], \"totals\": {...}}\n"
     "\n"
     "Examples:\n"
     "  cyclora data preview run.yaml\n"
     "  cyclora data preview run.yaml -n 20 --set max_length=128 --json | jq .totals\n"
+    "  cyclora data stats alpaca.json chats.jsonl.gz --model SmolLM2-135M-Instruct.Q4_1.gguf\n"
     "\n"
     "Writes to stdout alone. Exit status: 0; 2 for a wrong configuration or data file (named with its line); 1 "
     "otherwise.\n";
@@ -112,22 +124,85 @@ static int preview(const char *config, const struct arg_list *sets, int rows, bo
     return STATUS_OK;
 }
 
+/* --- files ---------------------------------------------------------------------------------------------------------- */
+static void print_counts(const json_t *o) {
+    const json_t *l = json_object_get(o, "length");
+    printf("  %.0f rows, %.0f duplicates", json_num(o, "rows"), json_num(o, "duplicates"));
+    if (!l) return (void)putchar('\n');
+    printf("; %.0f tokens\n", json_num(o, "tokens"));
+    printf("  tokens a row: %.0f at least, %.0f the median, %.0f the 95th percentile, %.0f at most\n", json_num(l, "min"), json_num(l, "median"), json_num(l, "p95"), json_num(l, "max"));
+    printf("  %.1f %% of the tokens that are kept carry loss", 100 * json_num(o, "supervised") / fmax(json_num(o, "kept"), 1));
+    if (json_num(o, "truncated") > 0) printf("; %.0f rows are cut to max_length", json_num(o, "truncated"));
+    if (json_num(o, "unlearnable") > 0) printf("; %.0f have nothing to learn within it", json_num(o, "unlearnable"));
+    putchar('\n');
+}
+
+static void print_files(const json_t *o) {
+    size_t i;
+    const json_t *f, *row, *files = json_object_get(o, "files");
+    json_array_foreach(json_object_get(o, "preview"), i, row) print_row(row);
+    json_array_foreach(files, i, f) {
+        const char *packing = json_text(f, "packing");
+        printf("%s%s%s  %s, shape %s", term_bold(), json_text(f, "path"), term_off(), json_text(f, "container"), json_text(f, "shape"));
+        if (strcmp(packing, "none") != 0) printf(", %s", packing);
+        printf(", %.3g MB\n", json_num(f, "bytes") / 1e6);
+        print_counts(f);
+    }
+    if (json_array_size(files) < 2) return;
+    printf("%sall files%s\n", term_bold(), term_off());
+    print_counts(json_object_get(o, "totals"));
+}
+
+struct look { /* what `stats` and `preview FILE` are asked for */
+    struct arg_list files;
+    const char *model, *format, *field;
+    int max_length;
+};
+
+static int look_at(const struct look *l, int rows, bool json) {
+    char *text = NULL, *first = l->field ? strdup(l->field) : NULL, *second = first ? strchr(first, ',') : NULL;
+    if (second) *second++ = 0;
+    cyc_data_request q = {l->files.v, l->files.n, l->format, first, second, l->model, l->max_length, rows};
+    int code = cyc_data_stats(&q, &text);
+    free(first);
+    if (code) return cli_failed(code);
+    json_t *o = json_take(text);
+    if (!json) print_files(o);
+    json ? json_line(o) : json_decref(o);
+    return STATUS_OK;
+}
+
+/* What belongs to files has no say over a configuration, and the other way round. */
+static int preview_any(const struct look *l, const struct arg_list *sets, int rows, bool json) {
+    const char *first = l->files.v[0];
+    bool config = str_ends(first, ".yaml") || str_ends(first, ".yml");
+    if (!config && !l->model) return args_missing("data", "--model (of whose tokenizer? A CONFIG ends in .yaml)");
+    if (!config && sets->n) return cli_bad("data: --set is for a CONFIG; %s is taken for a data file (a CONFIG ends in .yaml)", first);
+    if (!config) return look_at(l, rows, json);
+    if (l->files.n > 1) return cli_bad("data: superfluous argument '%s'", l->files.v[1]);
+    if (l->model || l->format || l->field || l->max_length) return cli_bad("data: --model, --format, --field and --max-length are for data files; a CONFIG says these itself (--set)");
+    return preview(first, sets, rows, json);
+}
+
 int cmd_data(int argc, char **argv) {
-    const char *what = NULL, *config = NULL;
+    const char *what = NULL;
     struct arg_list sets = {0};
+    struct look l = {0};
     int rows = 3;
     bool json = false;
-    const struct arg args[] = {{"preview", ARG_TEXT, &what, 0}, {"CONFIG", ARG_TEXT, &config, 0},
-                               {"-n", ARG_INT, &rows, 1},       {"--set", ARG_LIST, &sets, 0},
-                               {"--json", ARG_FLAG, &json, 0},  {0}};
+    const struct arg args[] = {{"preview", ARG_TEXT, &what, 0},      {"FILE", ARG_LIST, &l.files, 0},      {"-n", ARG_INT, &rows, 1},
+                               {"--set", ARG_LIST, &sets, 0},        {"--json", ARG_FLAG, &json, 0},       {"--model", ARG_TEXT, &l.model, 0},
+                               {"--format", ARG_TEXT, &l.format, 0}, {"--field", ARG_TEXT, &l.field, 0},   {"--max-length", ARG_INT, &l.max_length, 2},
+                               {0}};
     int status = args_parse("data", argc, argv, args);
     if (status < 0) {
-        if (!what) status = args_missing("data", "what to do (preview)");
-        else if (strcmp(what, "preview") != 0)
-            status = cli_bad("data: '%s' is nothing that can be done; `cyclora data preview CONFIG` is", what);
-        else if (!config) status = args_missing("data", "CONFIG");
-        else status = preview(config, &sets, rows, json);
+        if (!what) status = args_missing("data", "what to do (preview, stats)");
+        else if (strcmp(what, "preview") != 0 && strcmp(what, "stats") != 0)
+            status = cli_bad("data: '%s' is nothing that can be done; `cyclora data preview CONFIG` and `cyclora data stats FILE...` are", what);
+        else if (!l.files.n) status = args_missing("data", *what == 'p' ? "CONFIG" : "FILE");
+        else status = *what == 'p' ? preview_any(&l, &sets, rows, json) : look_at(&l, 0, json);
     }
     free(sets.v);
+    free(l.files.v);
     return status;
 }

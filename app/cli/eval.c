@@ -53,7 +53,7 @@ static void print_likelihood(const int32_t *ids, const float *nll, size_t n, boo
 static int score_text(cyc_model *m, cyc_adapter *a, const char *path, const str *text, bool json) {
     int32_t *ids = NULL;
     size_t n = 0;
-    int code = cyc_tokenize(m, text->p, text->n, &ids, &n), status = STATUS_OK;
+    int code = cyc_tokenize_around(m, text->p, text->n, CYC_BEFORE, &ids, &n), status = STATUS_OK;
     float *nll = code ? NULL : calloc(n + 1, sizeof *nll);
     if (code) return cli_failed(code);
     if (!nll) status = cli_bad("eval: out of memory");

@@ -115,7 +115,7 @@ static int on_token(void *ctx, int row, int32_t id) {
 static int encode(const struct request *q, const char *prompt, int32_t **ids, size_t *n) {
     char *turn = NULL;
     int code = q->chat || q->template ? cyc_chat_prompt(q->model, prompt, &turn) : CYC_OK;
-    if (!code) code = cyc_tokenize(q->model, turn ? turn : prompt, strlen(turn ? turn : prompt), ids, n);
+    if (!code) code = cyc_tokenize_around(q->model, turn ? turn : prompt, strlen(turn ? turn : prompt), CYC_BEFORE, ids, n);
     cyc_free(turn);
     if (code) return cli_failed(code);
     return *n ? STATUS_OK : cli_bad("generate: the prompt is empty");

@@ -10,14 +10,17 @@
 
 const char help_inspect[] =
     "Shows what a path holds: a model (.gguf file or Hugging Face folder), a LoRA adapter folder, a checkpoint, a run\n"
-    "folder, or any safetensors file.\n"
+    "folder, or any safetensors file. Of an adapter also which of cyclora, PEFT, vLLM, llama.cpp and mlx-lm will take it,\n"
+    "with what flag or export, or why not.\n"
     "\n"
-    "Usage: cyclora inspect PATH [--json]\n"
+    "Usage: cyclora inspect PATH [--model BASE] [--json]\n"
     "\n"
+    "  --model BASE of an adapter or run: does it fit this base (names, shapes, the hash that its run noted)?\n"
     "  --json       everything as one JSON object\n"
     "\n"
     "Examples:\n"
     "  cyclora inspect SmolLM2-135M-Instruct.Q4_1.gguf\n"
+    "  cyclora inspect out/A --model SmolLM2-135M-Instruct.Q4_1.gguf\n"
     "  cyclora inspect out/A --json | jq '.tensors | length'\n"
     "\n"
     "Writes to stdout alone. Exit status: 0; 2 for a path that is none of these or is damaged; 1 otherwise.\n";
@@ -107,14 +110,14 @@ static void print_object(const json_t *o, int depth) {
 }
 
 int cmd_inspect(int argc, char **argv) {
-    const char *path = NULL;
+    const char *path = NULL, *model = NULL;
     bool json = false;
     char *text = NULL;
-    const struct arg args[] = {{"PATH", ARG_TEXT, &path, 0}, {"--json", ARG_FLAG, &json, 0}, {0}};
+    const struct arg args[] = {{"PATH", ARG_TEXT, &path, 0}, {"--model", ARG_TEXT, &model, 0}, {"--json", ARG_FLAG, &json, 0}, {0}};
     int status = args_parse("inspect", argc, argv, args);
     if (status >= 0) return status;
     if (!path) return args_missing("inspect", "PATH");
-    int code = cyc_inspect(path, &text);
+    int code = model ? cyc_inspect_on(path, model, &text) : cyc_inspect(path, &text);
     if (code) return cli_failed(code);
     json_t *o = json_take(text);
     if (json) {

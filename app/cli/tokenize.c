@@ -7,12 +7,13 @@
 
 const char help_tokenize[] =
     "Token ids of each line of a file, as the model's own tokenizer cuts it. Special tokens written in the text are\n"
-    "recognised; none is added.\n"
+    "recognised; none is added, unless asked for.\n"
     "\n"
-    "Usage: cyclora tokenize --model M --file F [--json]\n"
+    "Usage: cyclora tokenize --model M --file F [--around] [--json]\n"
     "\n"
     "  --model M    a .gguf file, a Hugging Face folder, or a tokenizer.json\n"
     "  --file F     UTF-8 text; lines end at \\n alone; - is stdin\n"
+    "  --around     with what the model expects around a text: BOS, [CLS] ... [SEP], T5's </s>\n"
     "  --json       {\"text\": ..., \"ids\": [...]} per line; else the ids, separated by spaces\n"
     "\n"
     "Examples:\n"
@@ -22,10 +23,10 @@ const char help_tokenize[] =
     "Writes to stdout alone. Exit status: 0; 2 for an unreadable model or a line that is not UTF-8 (named); 1 "
     "otherwise.\n";
 
-static int print_line(const cyc_model *m, const char *text, size_t n, bool json) {
+static int print_line(const cyc_model *m, const char *text, size_t n, bool around, bool json) {
     int32_t *ids;
     size_t count;
-    int code = cyc_tokenize(m, text, n, &ids, &count);
+    int code = cyc_tokenize_around(m, text, n, around ? CYC_BEFORE | CYC_AFTER : 0, &ids, &count);
     if (code) return cli_failed(code);
     if (json) {
         json_t *list = json_array();
@@ -41,9 +42,12 @@ static int print_line(const cyc_model *m, const char *text, size_t n, bool json)
 
 int cmd_tokenize(int argc, char **argv) {
     const char *model = NULL, *file = NULL;
-    bool json = false;
-    const struct arg args[] = {
-        {"--model", ARG_TEXT, &model, 0}, {"--file", ARG_TEXT, &file, 0}, {"--json", ARG_FLAG, &json, 0}, {0}};
+    bool json = false, around = false;
+    const struct arg args[] = {{"--model", ARG_TEXT, &model, 0},
+                               {"--file", ARG_TEXT, &file, 0},
+                               {"--around", ARG_FLAG, &around, 0},
+                               {"--json", ARG_FLAG, &json, 0},
+                               {0}};
     int status = args_parse("tokenize", argc, argv, args);
     if (status >= 0) return status;
     if (!model) return args_missing("tokenize", "--model");
@@ -53,7 +57,7 @@ int cmd_tokenize(int argc, char **argv) {
     status = lines_read(file, LINES_UTF8, &l);
     int code = status ? CYC_OK : cyc_tokenizer_open(model, &m);
     if (code) status = cli_failed(code);
-    for (int i = 0; i < l.n && !status; i++) status = print_line(m, l.v[i], l.len[i], json);
+    for (int i = 0; i < l.n && !status; i++) status = print_line(m, l.v[i], l.len[i], around, json);
     if (m) cyc_model_close(m);
     lines_free(&l);
     return status;

@@ -65,6 +65,9 @@ int cyc_doctor(char **text);
 
 /* Ids of a text: special tokens in it are recognised, none is added. *ids is freed with cyc_free. */
 int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids);
+/* The same with what the model expects around a text, each once: CYC_BEFORE (BOS, [CLS]), CYC_AFTER (T5's </s>, [SEP]). */
+enum { CYC_BEFORE = 1, CYC_AFTER = 2 };
+int cyc_tokenize_around(const cyc_model *m, const char *text, size_t n, int around, int32_t **ids, size_t *n_ids);
 int cyc_detokenize(const cyc_model *m, const int32_t *ids, size_t n, int skip_special, char **text);
 /* A chat prompt (one user turn) in the model's own template, up to where the assistant speaks; with the BOS where the model
  * expects one. A prompt that holds a control token's text is refused. */
@@ -76,6 +79,11 @@ int cyc_tokenizer_open(const char *path, cyc_model **out);
 
 /* nll[i] = -log p(ids[i] | ids[0..i-1]) for i >= 1; nll[0] = 0. No token is added. adapter may be NULL. */
 int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, float *nll);
+
+/* The rows that a model's last layer makes of a text, averaged (sentence encoders): out[cyc_width(m)]; normalize: to length 1.
+ * n ids with whatever the model expects around them; none is added. Encoders (BERT) take this alone; decoders too. */
+int cyc_width(const cyc_model *m);
+int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, int normalize, float *out);
 
 typedef struct cyc_generate_options {
     int max_new_tokens;          /* 0: 64 */
@@ -91,7 +99,8 @@ typedef struct cyc_generate_options {
 } cyc_generate_options;
 typedef struct cyc_generation { int32_t *ids; size_t n; int stopped; /* by EOS, which is not in ids */ } cyc_generation;
 typedef struct cyc_generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens; } cyc_generate_stats;
-/* n prompts at once; out[n] is filled, each ids freed with cyc_free. stats may be NULL. */
+/* n prompts at once; out[n] is filled, each ids freed with cyc_free. stats may be NULL. Of an encoder-decoder the prompt is what the
+ * encoder reads; an EOS is put behind it where there is none. */
 int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *prompt, const size_t *prompt_n, int n,
                  const cyc_generate_options *opt, cyc_generation *out, cyc_generate_stats *stats);
 
@@ -127,8 +136,43 @@ int cyc_plan(cyc_config *c, char **json);
 int cyc_explain(cyc_config *c, char **json);
 /* The first n training rows with the supervised tokens marked, lengths and counts, as JSON. */
 int cyc_preview(cyc_config *c, int n, char **json);
+/* What data files hold, without a configuration. */
+typedef struct cyc_data_request {
+    const char *const *files;
+    int n_files;
+    const char *format, *field, *field2; /* NULL: found in the files */
+    const char *model;  /* a model or tokenizer.json, for tokens; NULL: without */
+    int max_length;     /* rows are cut to this; 0: 1024 */
+    int rows;           /* of each file, the first so many as tokens (needs model) */
+} cyc_data_request;
+/* {"files": [{"path", "container", "shape", "packing", "rows", "bytes", "duplicates"[, "tokens", "supervised", "truncated",
+ * "unlearnable", "length": {"min", "median", "p95", "max"}]}], "totals": {...}, "preview": [rows as of cyc_preview]} */
+int cyc_data_stats(const cyc_data_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
+
+/* --- files out ------------------------------------------------------------------------------------------------------- */
+enum { CYC_EXPORT_FORCE = 1, CYC_EXPORT_UNCHECKED = 2 };
+typedef struct cyc_export_options {
+    const char *to;           /* "peft", "gguf-lora", "mlx": the adapter; "hf", "gguf": a model. NULL: "gguf" where out ends so, else "hf" */
+    const char *model;        /* the base; NULL: the one that the adapter names */
+    const char *model_config; /* a config.json, for the weights random:SEED of a benchmark */
+    const char *type;         /* of matrices: "f16", "q8_0", ...; NULL: what loses least */
+    const char *out;          /* NULL: FROM/export/TO */
+    const char *side;         /* "A" or "B" of a run; NULL: all its adapters, each in a file or folder of its name */
+    int64_t max_shard_bytes;  /* of safetensors; 0: 5 GB */
+    int flags;                /* CYC_EXPORT_FORCE replaces what is there; CYC_EXPORT_UNCHECKED leaves the check by logits out */
+    void *ctx;
+    void (*on_plan)(void *ctx, const char *json);                  /* what will be written; once for each output */
+    void (*on_progress)(void *ctx, size_t done, size_t total);     /* bytes of this output */
+    void (*on_done)(void *ctx, const char *json);                  /* it is in place: the plan, with times and check */
+} cyc_export_options;
+/* Writes the adapters of a run, checkpoint or adapter folder in another form, or merged into their base. from NULL: converts the
+ * model alone. Each output appears whole and checked, or not at all: its logits on fixed tokens must be those of base and adapter, as
+ * far as its type allows. cyc_stop() ends it (CYC_INTERRUPTED). *json (may be NULL): {"outputs": [...]}, plans, checks, times. */
+int cyc_export(const char *from, const cyc_export_options *opt, char **json);
+/* As cyc_inspect(), of an adapter folder or run against a base: whether it fits. */
+int cyc_inspect_on(const char *path, const char *model, char **json);
 
 typedef struct cyc_scores { double bleu, chrf, chrf_pp, exact; } cyc_scores; /* as sacrebleu; 0..100 */
 int cyc_score_texts(const char *const *hyp, const char *const *ref, int n, cyc_scores *out);

@@ -24,8 +24,12 @@ struct cyc_adapter {
 };
 
 int api_code(err e); /* a library error as the API's return value */
-/* A JSON value as an owned string; releases j. */
+volatile int *api_stop(void); /* what cyc_stop() sets; who saw it sets it back */
 struct json_t;
+struct row;
+/* A row's tokens as JSON: {"from": "file:line", "pieces": [{"text", "id", "supervised"}]}, appended to rows. */
+err api_row_json(const tokenizer *tk, const struct row *row, struct json_t *rows);
+/* A JSON value as an owned string; releases j. */
 int api_json(struct json_t *j, char **out);
 
 #endif

@@ -1,5 +1,7 @@
-/* cyc_inspect: what a file or folder holds, as JSON. */
+/* cyc_inspect: what a file or folder holds, as JSON; of an adapter also who will load it, and whether it fits a base. */
 #include "api/api.h"
+#include "export/deltas.h"
+#include "export/takers.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,18 +12,19 @@ static json_t *tensors_json(const struct tensors *ts) {
         const struct tensor *t = &ts->t[i];
         json_t *shape = json_array();
         for (int k = 0; k < t->nd; k++) json_array_append_new(shape, json_integer(t->d[k]));
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", dtype_info[t->dt].name, "shape", shape, "bytes", (json_int_t)t->bytes));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", t->dt ? dtype_info[t->dt].name : t->stored, "shape", shape, "bytes", (json_int_t)t->bytes));
     }
     return list;
 }
 
 /* How many bytes are stored in each type: {"q4_1": 66355200, ...}. */
 static json_t *types_json(const struct tensors *ts) {
-    json_int_t bytes[DT_COUNT] = {0};
     json_t *j = json_object();
-    for (int i = 0; i < ts->n; i++) bytes[ts->t[i].dt] += (json_int_t)ts->t[i].bytes;
-    for (int i = 0; i < DT_COUNT; i++)
-        if (bytes[i]) json_object_set_new(j, dtype_info[i].name, json_integer(bytes[i]));
+    for (int i = 0; i < ts->n; i++) {
+        const struct tensor *t = &ts->t[i];
+        const char *type = t->dt ? dtype_info[t->dt].name : t->stored;
+        json_object_set_new(j, type, json_integer(json_integer_value(json_object_get(j, type)) + (json_int_t)t->bytes));
+    }
     return j;
 }
 
@@ -52,9 +55,9 @@ static err inspect_model(const char *path, json_t *out) {
     struct model m;
     TRY(model_open(path, NULL, &m));
     const struct shape *z = &m.shape;
-    json_object_update_new(out, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "kind", "model", "path", path, "architecture", m.family->name, "parameters", (json_int_t)m.parameters,
+    json_object_update_new(out, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "kind", "model", "path", path, "architecture", model_arch(&m), "parameters", (json_int_t)m.parameters,
                                           "bytes", (json_int_t)m.bytes, "layers", (json_int_t)z->layers, "width", (json_int_t)z->width, "heads", (json_int_t)z->heads, "kv_heads", (json_int_t)z->kv_heads,
-                                          "head_dim", (json_int_t)z->head_dim, "ffn", (json_int_t)z->ffn, "vocabulary", (json_int_t)z->vocab, "context", (json_int_t)z->context, "rope_base", z->rope_base, "tied", (int)z->tied));
+                                          "head_dim", (json_int_t)z->head_dim, "ffn", (json_int_t)z->ffn, "vocabulary", (json_int_t)z->vocab, "context", (json_int_t)z->context, "rope_base", m.rope[0].base, "tied", (int)z->tied));
     char hash[33];
     model_hash(&m, hash);
     json_object_set_new(out, "xxh128_of_tensors", json_string(hash));
@@ -70,27 +73,57 @@ static err inspect_json(const char *path, const char *key, json_t *out) {
     return OK;
 }
 
-static err inspect_adapter(const char *folder, arena *mem, json_t *out) {
-    struct lora l;
-    TRY(adapter_read_config(folder, mem, &l));
+/* Does it fit this base: names and shapes of all its pairs, and the hash that its run noted. */
+static err fit_json(const char *folder, const char *model, arena *mem, json_t *out) {
+    struct model m;
+    struct deltas d;
+    char hash[33];
+    const char *noted = NULL;
+    json_t *audit = NULL;
+    TRY(model_open(model, NULL, &m));
+    err e = deltas_open(folder, &m, &d);
+    json_t *fit = json_pack("{s:s, s:b, s:s}", "model", model, "fits", e == OK, "why", e ? err_text() : "every pair finds its matrix");
+    if (!e) deltas_close(&d);
+    for (int up = 0; up < 3 && !noted; up++) {
+        json_decref(audit);
+        audit = json_load_file(arena_printf(mem, "%s%s/audit.json", folder, up == 2 ? "/../.." : up ? "/.." : ""), 0, NULL);
+        noted = json_string_value(json_object_get(json_object_get(audit, "base"), "xxh128_of_tensors"));
+    }
+    model_hash(&m, hash);
+    json_object_set_new(fit, "trained_on_it", noted ? json_string(strcmp(noted, hash) ? "no: another file (right for the same model in another form)" : "yes: the hash of its tensors is the one that the run noted") : json_string("not known: no audit.json beside the adapter"));
+    json_decref(audit);
+    model_close(&m);
+    json_object_set_new(out, "base", fit);
+    return OK;
+}
+
+static err inspect_adapter(const char *folder, const char *model, arena *mem, json_t *out) {
+    json_t *loaders;
     TRY(inspect_json(arena_printf(mem, "%s/adapter_config.json", folder), "config", out));
+    TRY(takers_of(folder, &loaders));
     json_object_set_new(out, "kind", json_string("adapter"));
+    json_object_set_new(out, "loaders", loaders);
+    if (model) TRY(fit_json(folder, model, mem, out));
     TRY(inspect_tensors(arena_printf(mem, "%s/adapter_model.safetensors", folder), out));
     json_int_t n = 0;
     size_t i;
     json_t *t;
-    json_array_foreach(json_object_get(out, "tensors"), i, t) n += json_integer_value(json_array_get(json_object_get(t, "shape"), 0)) * json_integer_value(json_array_get(json_object_get(t, "shape"), 1));
+    json_array_foreach(json_object_get(out, "tensors"), i, t) {
+        json_int_t elements = 1;
+        for (size_t k = 0; k < json_array_size(json_object_get(t, "shape")); k++) elements *= json_integer_value(json_array_get(json_object_get(t, "shape"), k));
+        n += elements;
+    }
     json_object_set_new(out, "parameters", json_integer(n));
     return OK;
 }
 
-static err inspect_sides(const char *path, arena *mem, json_t *out) {
+static err inspect_sides(const char *path, const char *model, arena *mem, json_t *out) {
     static const char *const names[] = {"A", "B", "adapter"};
     for (int i = 0; i < 3; i++) {
         char *sub = arena_printf(mem, "%s/%s", path, names[i]);
         if (!path_exists(arena_printf(mem, "%s/adapter_config.json", sub))) continue;
         json_t *side = json_object();
-        err e = inspect_adapter(sub, mem, side);
+        err e = inspect_adapter(sub, model, mem, side);
         if (e) return json_decref(side), e;
         json_object_del(side, "tensors");
         json_object_set_new(out, names[i], side);
@@ -98,33 +131,35 @@ static err inspect_sides(const char *path, arena *mem, json_t *out) {
     return OK;
 }
 
-static err inspect(const char *path, arena *mem, json_t *out) {
+static err inspect(const char *path, const char *model, arena *mem, json_t *out) {
     if (!path_exists(path)) return fail(E_USAGE, "%s: no such file or folder", path);
     if (!path_is_dir(path)) {
         if (str_ends(path, ".safetensors")) return json_object_set_new(out, "kind", json_string("tensors")), inspect_tensors(path, out);
         return inspect_model(path, out);
     }
-    if (path_exists(arena_printf(mem, "%s/adapter_config.json", path))) return inspect_adapter(path, mem, out);
+    if (path_exists(arena_printf(mem, "%s/adapter_config.json", path))) return inspect_adapter(path, model, mem, out);
     char *state = arena_printf(mem, "%s/trainer_state.json", path), *audit = arena_printf(mem, "%s/audit.json", path);
     if (path_exists(state)) {
         json_object_set_new(out, "kind", json_string("checkpoint"));
         TRY(inspect_json(state, "state", out));
-        return inspect_sides(path, mem, out);
+        return inspect_sides(path, model, mem, out);
     }
     if (path_exists(audit)) {
         json_object_set_new(out, "kind", json_string("run"));
         TRY(inspect_json(audit, "audit", out));
-        return inspect_sides(path, mem, out);
+        return inspect_sides(path, model, mem, out);
     }
     if (path_exists(arena_printf(mem, "%s/config.json", path))) return inspect_model(path, out);
     return fail(E_INPUT, "%s: neither a model (config.json), an adapter (adapter_config.json), a checkpoint (trainer_state.json) nor a run (audit.json)", path);
 }
 
-int cyc_inspect(const char *path, char **json) {
+int cyc_inspect(const char *path, char **json) { return cyc_inspect_on(path, NULL, json); }
+
+int cyc_inspect_on(const char *path, const char *model, char **json) {
     arena mem = {0};
     json_t *j = json_object();
     *json = NULL;
-    err e = j ? inspect(path, &mem, j) : fail(E_MEMORY, "out of memory");
+    err e = j ? inspect(path, model, &mem, j) : fail(E_MEMORY, "out of memory");
     arena_free(&mem);
     if (e) return json_decref(j), api_code(e);
     return api_json((struct json_t *)j, json);

@@ -5,6 +5,7 @@
 #include "data/score.h"
 #include "io/chat.h"
 #include <jansson.h>
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,7 @@ static err open_model(const char *path, cyc_model *c) {
     TRY(model_open(path, NULL, &c->m));
     c->weights = true;
     TRY(open_tokenizer(path, c->m.gguf ? &c->m.files : NULL, &c->tok));
-    if (tokenizer_vocab(c->tok) > c->m.shape.vocab)
+    if (!tokenizer_fit(c->tok, c->m.shape.vocab))
         return fail(E_INPUT, "%s: the tokenizer has %d ids, the model only %lld", path, tokenizer_vocab(c->tok), (long long)c->m.shape.vocab);
     return OK;
 }
@@ -133,9 +134,12 @@ void cyc_adapter_close(cyc_adapter *a) {
 }
 
 /* --- text ------------------------------------------------------------------------------------------------------------ */
-int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids) {
+int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids) { return cyc_tokenize_around(m, text, n, 0, ids, n_ids); }
+
+int cyc_tokenize_around(const cyc_model *m, const char *text, size_t n, int around, int32_t **ids, size_t *n_ids) {
     struct ids out = {0};
-    err e = tokenizer_encode(m->tok, text, n, true, &out);
+    err e = tokenizer_encode(m->tok, text, n, ENCODE_SPECIAL, &out);
+    if (!e) e = tokenizer_surround(m->tok, around & CYC_BEFORE, around & CYC_AFTER, &out);
     if (e) ids_free(&out);
     *ids = out.v;
     *n_ids = out.n;
@@ -193,9 +197,56 @@ static err score(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, float 
 
 int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, float *nll) {
     err e = check_ids(m, ids, n);
+    if (!e && m->m.family->seq2seq) e = fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): it has no likelihood of one text, only of an answer to a prompt", m->m.path, model_arch(&m->m));
     if (e || n == 0) return api_code(e);
     nll[0] = 0;
     return n == 1 ? CYC_OK : api_code(score(m, adapter, ids, (int)n, nll));
+}
+
+/* --- features -------------------------------------------------------------------------------------------------------- */
+int cyc_width(const cyc_model *m) { return m->weights ? (int)m->m.shape.width : 0; }
+
+/* The mean of rows [n, C], of length 1 if wanted. */
+static void pool(const float *rows, int n, int64_t C, bool normalize, float *out) {
+    double length = 0;
+    for (int64_t c = 0; c < C; c++) {
+        double sum = 0;
+        for (int i = 0; i < n; i++) sum += rows[i * C + c];
+        out[c] = (float)(sum / n);
+        length += sum / n * (sum / n);
+    }
+    for (int64_t c = 0; c < C && normalize && length > 0; c++) out[c] = (float)(out[c] / sqrt(length));
+}
+
+static err embed(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, bool normalize, float *out) {
+    struct program g;
+    struct memory mem = {0};
+    const int64_t C = m->m.shape.width;
+    int32_t *pos = calloc((size_t)n, sizeof *pos), cu[2] = {0, n};
+    float *rows = malloc((size_t)(n * C) * sizeof *rows);
+    void *param;
+    /* features leave in the compute type; f32 is what the host adds up */
+    err e = pos && rows ? program_build(&g, &m->m, MODE_FEATURES, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, DT_F32}, CHECKPOINT_NONE, backend_of(m), false) : fail(E_MEMORY, "out of memory");
+    if (!e) {
+        for (int i = 0; i < n; i++) pos[i] = i;
+        struct feed f = {.ids = ids, .pos = pos, .cu = cu, .n = n, .s = 1};
+        e = memory_for(&mem, (struct program *const[]){&g}, 1);
+        if (!e) e = memory_bind(&mem, &g, a ? a->w : NULL, omp_get_max_threads(), &param);
+        if (!e) e = program_run(&g, &mem, param, NULL, &f, &(struct run_ctx){.threads = omp_get_max_threads()}, false);
+        if (!e) e = program_read(&g, &mem, g.features, n, 1, rows, (size_t)(n * C) * sizeof *rows);
+        if (!e) pool(rows, n, C, normalize, out);
+        memory_free(&mem);
+        program_free(&g);
+    }
+    free(pos);
+    free(rows);
+    return e;
+}
+
+int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, int normalize, float *out) {
+    err e = check_ids(m, ids, n);
+    if (!e && n == 0) e = fail(E_USAGE, "no token to embed");
+    return api_code(e ? e : embed(m, adapter, ids, (int)n, normalize != 0, out));
 }
 
 /* --- generation ------------------------------------------------------------------------------------------------------ */
@@ -225,7 +276,9 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     err e = p && g ? OK : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < n && !e; i++) {
         e = check_ids(m, prompt[i], prompt_n[i] + (size_t)(o.max_new_tokens ? o.max_new_tokens : 64) > (size_t)m->m.shape.context ? (size_t)m->m.shape.context + 1 : prompt_n[i]);
-        p[i] = (struct ids){(int32_t *)prompt[i], prompt_n[i], 0};
+        for (size_t k = 0; k < prompt_n[i] && !e; k++) e = ids_push(&p[i], prompt[i][k]);
+        /* an encoder's text ends with EOS, as in training (train/sft.c) */
+        if (!e && m->m.family->seq2seq && prompt_n[i] && prompt[i][prompt_n[i] - 1] != tokenizer_eos(m->tok)) e = ids_push(&p[i], tokenizer_eos(m->tok));
     }
     struct generate_request rq = {.prompt = p, .n = n, .max_new = o.max_new_tokens ? o.max_new_tokens : 64, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .on_token = o.on_token, .ctx = o.ctx};
     rq.run = (struct run_ctx){.seed = o.seed, .temperature = o.temperature, .top_p = o.top_p > 0 ? o.top_p : 1, .top_k = o.top_k, .threads = o.threads > 0 ? o.threads : omp_get_max_threads(), .int_activations = o.int_activations};
@@ -233,6 +286,7 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     if (!e && n > 0) e = run_generation(m, adapter, &rq, g, &st);
     for (int i = 0; i < n && !e; i++) out[i] = (cyc_generation){g[i].ids, (size_t)g[i].n, g[i].stopped};
     if (stats && !e) *stats = (cyc_generate_stats){st.prefill_s, st.decode_s, st.prompt_tokens, st.new_tokens};
+    for (int i = 0; p && i < n; i++) ids_free(&p[i]);
     free(p);
     free(g);
     return api_code(e);

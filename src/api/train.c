@@ -7,6 +7,7 @@
 
 static volatile int stop_requested;
 void cyc_stop(void) { stop_requested = 1; }
+volatile int *api_stop(void) { return &stop_requested; }
 
 /* --- configuration --------------------------------------------------------------------------------------------------- */
 cyc_config *cyc_config_new(void) {
@@ -147,80 +148,70 @@ int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
 }
 
 /* --- preview --------------------------------------------------------------------------------------------------------- */
-/* What stands for the checks that a person makes first: the BOS in front, and what each answer ends with (null: it is cut). */
-static json_t *row_ends(const struct run *r, const struct row *row) {
-    int32_t bos = tokenizer_bos(r->tok);
-    bool begins = row->n && bos >= 0 && row->ids[0] == bos;
-    json_t *ends = json_array();
-    for (int k = 0; k < row->n; k++) {
-        if (!row->supervised[k] || (k + 1 < row->n && row->supervised[k + 1])) continue;
-        int last = k; /* a template may let a line end follow */
-        while (last && row->supervised[last - 1] && !tokenizer_is_special(r->tok, row->ids[last])) last--;
-        bool ended = tokenizer_is_special(r->tok, row->ids[last]);
-        json_array_append_new(ends, ended ? json_string(tokenizer_token(r->tok, row->ids[last])) : json_null());
-    }
-    return json_pack("{s:o, s:o}", "bos", begins ? json_string(tokenizer_token(r->tok, bos)) : json_null(), "answers", ends);
+struct totals { json_int_t rows, tokens, supervised, longest, truncated; };
+
+static void count_rows(const struct rows *list, struct totals *t) {
+    t->rows += list->n;
+    t->tokens += list->tokens;
+    t->supervised += list->supervised;
+    t->truncated += list->truncated;
+    if (list->longest > t->longest) t->longest = list->longest;
 }
 
-static err row_json(const struct run *r, const struct row *row, const struct source *src, int i, json_t *rows) {
-    char from[4300];
-    snprintf(from, sizeof from, "%s:%d", row->path ? row->path : src->path, row->line ? row->line : src->r[i].line);
-    json_t *pieces = json_array();
-    for (int k = 0; k < row->n; k++) {
-        str s = {0};
-        err e = tokenizer_decode(r->tok, &row->ids[k], 1, false, &s);
-        if (e) return json_decref(pieces), e;
-        /* a token may be part of a character: such bytes are shown as the vocabulary spells them */
-        json_t *text = json_stringn(s.p ? s.p : "", s.n);
-        if (!text) text = json_string(tokenizer_token(r->tok, row->ids[k]));
-        json_array_append_new(pieces, json_pack("{s:o, s:i, s:b}", "text", text, "id", row->ids[k], "supervised", row->supervised[k]));
-        str_free(&s);
+/* A text of macct as the answer that it will be: after the other side's prompt with nothing in it, and an EOS. */
+static err text_row(const struct run *r, int side, const struct row *text, struct rows *made) {
+    struct ids prompt = {0}, answer = {0};
+    err e = prompt_form_wrap(&r->side[!side].form, NULL, 0, &prompt);
+    for (int k = 0; k < text->n && !e; k++) e = ids_push(&answer, text->ids[k]);
+    if (!e) e = ids_push(&answer, r->eos);
+    if (!e) e = rows_add(made, prompt.v, prompt.n, answer.v, answer.n);
+    ids_free(&prompt);
+    ids_free(&answer);
+    if (!e) made->r[made->n - 1].path = text->path, made->r[made->n - 1].line = text->line;
+    return e;
+}
+
+/* macct's texts, where no pairs are given: the first n as rows, the totals from all. */
+static err preview_texts(struct run *r, int side, int n, json_t *rows, struct totals *t) {
+    struct side *s = &r->side[side];
+    const struct prompt_form *form = &r->side[!side].form;
+    int around = (int)(form->head.n + form->tail.n);
+    struct rows made = {0};
+    err e = OK;
+    for (int i = 0; i < n && i < s->rows.n && !e; i++) {
+        const struct row *text;
+        e = rows_draw(&s->rows, &i, 1, &text);
+        if (!e) e = text_row(r, side, text, &made);
+        if (!e) e = api_row_json(r->tok, &made.r[made.n - 1], rows);
     }
-    json_t *o = json_pack("{s:s, s:o}", "from", from, "pieces", pieces), *ends = row_ends(r, row);
-    json_object_update(o, ends);
-    json_decref(ends);
-    json_array_append_new(rows, o);
-    return OK;
+    rows_free(&made);
+    t->rows += s->rows.n;
+    t->tokens += s->rows.tokens + (json_int_t)s->rows.n * (around + 1);
+    t->supervised += s->rows.tokens + s->rows.n;
+    t->truncated += s->rows.truncated;
+    if (s->rows.longest + around + 1 > t->longest) t->longest = s->rows.longest + around + 1;
+    return e;
 }
 
 /* macct has no rows before a generation: the pairs are shown where given, else the texts as answers. */
-static err preview(const struct run *r, int n, json_t *out) {
+static err preview(struct run *r, int n, json_t *out) {
     json_t *rows = json_array();
     json_object_set_new(out, "rows", rows);
-    json_int_t tokens = 0, supervised = 0, longest = 0, count = 0, truncated = 0;
+    struct totals t = {0};
     for (int d = 0; d < r->objective->sides; d++) {
-        const struct side *s = &r->side[d];
-        const struct rows *list = r->objective->sides == 1 ? &s->rows : &r->warm.rows[d];
-        const struct source *src = r->objective->sides == 1 ? &s->source : &r->warm.source;
-        struct rows made = {0};
+        struct rows *list = r->objective->sides == 1 ? &r->side[d].rows : &r->warm.rows[d];
         if (!list->n) {
-            for (int i = 0; i < s->n_texts; i++) {
-                struct ids prompt = {0};
-                err e = prompt_form_wrap(&r->side[!d].form, NULL, 0, &prompt);
-                struct ids answer = {0};
-                for (size_t k = 0; k < s->texts[i].n && !e; k++) e = ids_push(&answer, s->texts[i].v[k]);
-                if (!e) e = ids_push(&answer, r->eos);
-                if (!e) e = rows_add(&made, prompt.v, prompt.n, answer.v, answer.n);
-                ids_free(&prompt);
-                ids_free(&answer);
-                if (e) return rows_free(&made), e;
-            }
-            list = &made;
-            src = &s->source;
+            TRY(preview_texts(r, d, n, rows, &t));
+            continue;
         }
-        err e = OK;
-        for (int i = 0; i < list->n && !e; i++) {
-            if (i < n) e = row_json(r, &list->r[i], src, i, rows);
-            tokens += list->r[i].n;
-            for (int k = 0; k < list->r[i].n; k++) supervised += list->r[i].supervised[k];
-            if (list->r[i].n > longest) longest = list->r[i].n;
+        for (int i = 0; i < n && i < list->n; i++) {
+            const struct row *row;
+            TRY(rows_draw(list, &i, 1, &row));
+            TRY(api_row_json(r->tok, row, rows));
         }
-        count += list->n;
-        truncated += list->truncated + s->truncated;
-        rows_free(&made);
-        if (e) return e;
+        count_rows(list, &t);
     }
-    json_object_set_new(out, "totals", json_pack("{s:I, s:I, s:I, s:I, s:f, s:I}", "rows", count, "tokens", tokens, "supervised", supervised, "longest", longest, "mean", count ? (double)tokens / (double)count : 0.0, "truncated", truncated));
+    json_object_set_new(out, "totals", json_pack("{s:I, s:I, s:I, s:I, s:f, s:I}", "rows", t.rows, "tokens", t.tokens, "supervised", t.supervised, "longest", t.longest, "mean", t.rows ? (double)t.tokens / (double)t.rows : 0.0, "truncated", t.truncated));
     return OK;
 }
 

@@ -53,6 +53,12 @@ char *arena_printf(arena *a, const char *fmt, ...) {
     return p;
 }
 
+size_t arena_bytes(const arena *a) {
+    size_t n = 0;
+    for (const struct arena_block *b = a->head; b; b = b->next) n += sizeof *b + b->size;
+    return n;
+}
+
 void arena_free(arena *a) {
     for (struct arena_block *b = a->head, *next; b; b = next) {
         next = b->next;

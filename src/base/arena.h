@@ -14,6 +14,7 @@ void *arena_alloc(arena *a, size_t bytes);
 char *arena_str(arena *a, const char *s);                    /* copy of a C string */
 char *arena_strn(arena *a, const char *s, size_t n);         /* copy of n bytes, terminated */
 char *arena_printf(arena *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+size_t arena_bytes(const arena *a);                          /* what it holds of the system's memory */
 void arena_free(arena *a);                                   /* frees everything; the arena may be used again */
 
 /* Zeroed memory in whole pages, taken when first touched; in large pages where the system has them (a gigabyte of small

@@ -5,11 +5,20 @@
 #include <string.h>
 
 const struct dtype_info dtype_info[DT_ALL] = {
-    [DT_NONE] = {"none", 1, 0},   [DT_F32] = {"f32", 1, 4},     [DT_F16] = {"f16", 1, 2},
-    [DT_BF16] = {"bf16", 1, 2},   [DT_I32] = {"i32", 1, 4},     [DT_Q4_0] = {"q4_0", 32, 18},
-    [DT_Q4_1] = {"q4_1", 32, 20}, [DT_Q8_0] = {"q8_0", 32, 34}, [DT_Q6_K] = {"q6_k", 256, 210},
-    [DT_F8] = {"fp8", 1, 2},
+    [DT_NONE] = {"none", 1, 0},       [DT_F32] = {"f32", 1, 4},         [DT_F16] = {"f16", 1, 2},
+    [DT_BF16] = {"bf16", 1, 2},       [DT_I32] = {"i32", 1, 4},         [DT_Q4_0] = {"q4_0", 32, 18},
+    [DT_Q4_1] = {"q4_1", 32, 20},     [DT_Q5_0] = {"q5_0", 32, 22},     [DT_Q5_1] = {"q5_1", 32, 24},
+    [DT_Q8_0] = {"q8_0", 32, 34},     [DT_Q2_K] = {"q2_k", 256, 84},    [DT_Q3_K] = {"q3_k", 256, 110},
+    [DT_Q4_K] = {"q4_k", 256, 144},   [DT_Q5_K] = {"q5_k", 256, 176},   [DT_Q6_K] = {"q6_k", 256, 210},
+    [DT_IQ4_NL] = {"iq4_nl", 32, 18}, [DT_IQ4_XS] = {"iq4_xs", 256, 136}, [DT_NF4] = {"nf4", 64, 36},
+    [DT_E4M3] = {"f8_e4m3", 64, 68},  [DT_F8] = {"fp8", 1, 2},
 };
+
+const float nf4_code[16] = {
+    -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
+    -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+    0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
+const int8_t iq4_code[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 dtype dtype_parse(const char *name) {
     for (int i = 1; i < DT_COUNT; i++)
@@ -66,117 +75,153 @@ uint16_t f32_to_bf16(float f) {
     return (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
 }
 
-static uint16_t load16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
-
-static void store16(uint8_t *p, uint16_t v) {
-    p[0] = (uint8_t)v;
-    p[1] = (uint8_t)(v >> 8);
+/* As f16 with the exponent's bias put right by 2^8: subnormals come out too. */
+float e4m3_to_f32(uint8_t b) {
+    if ((b & 0x7F) == 0x7F) return NAN;
+    return f16_to_f32((uint16_t)((b & 0x80) << 8 | (b & 0x7F) << 7)) * 256;
 }
 
-static void dequantise_q6_k(const uint8_t *b, float *y) {
+static uint16_t load16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static uint32_t load32(const uint8_t *p) { return load16(p) | (uint32_t)load16(p + 2) << 16; }
+static float half_at(const uint8_t *p) { return f16_to_f32(load16(p)); }
+
+static float float_at(const uint8_t *p) {
+    float f;
+    memcpy(&f, p, 4);
+    return f;
+}
+
+/* --- blocks of 32 ----------------------------------------------------------------------------------------------- */
+
+/* Where a format is d * q + m, d * q is a variable of its own: the definition rounds twice, whatever multiply-adds there are. */
+static void q4(const uint8_t *b, float *y, bool with_min) {
+    const uint8_t *q = b + (with_min ? 4 : 2);
+    float d = half_at(b), m = with_min ? half_at(b + 2) : 0;
+    int zero = with_min ? 0 : 8;
+    for (int j = 0; j < 16; j++) {
+        float lo = d * (float)((q[j] & 15) - zero), hi = d * (float)((q[j] >> 4) - zero);
+        y[j] = with_min ? lo + m : lo;
+        y[j + 16] = with_min ? hi + m : hi;
+    }
+}
+
+static void q5(const uint8_t *b, float *y, bool with_min) {
+    const uint8_t *p = b + (with_min ? 4 : 2), *q = p + 4;
+    float d = half_at(b), m = with_min ? half_at(b + 2) : 0;
+    uint32_t fifth = load32(p);
+    int zero = with_min ? 0 : 16;
+    for (int j = 0; j < 16; j++) {
+        float lo = d * (float)((int)((q[j] & 15) | (fifth >> j & 1) << 4) - zero);
+        float hi = d * (float)((int)((q[j] >> 4) | (fifth >> (j + 16) & 1) << 4) - zero);
+        y[j] = with_min ? lo + m : lo;
+        y[j + 16] = with_min ? hi + m : hi;
+    }
+}
+
+static void q8_0(const uint8_t *b, float *y) {
+    float d = half_at(b);
+    for (int j = 0; j < 32; j++) y[j] = d * (float)(int8_t)b[2 + j];
+}
+
+static void iq4(const uint8_t *q, float d, float *y) {
+    for (int j = 0; j < 16; j++) {
+        y[j] = d * (float)iq4_code[q[j] & 15];
+        y[j + 16] = d * (float)iq4_code[q[j] >> 4];
+    }
+}
+
+/* --- blocks of 256 ---------------------------------------------------------------------------------------------- */
+
+static void q2_k(const uint8_t *b, float *y) {
+    const uint8_t *sc = b, *q = b + 16;
+    float d = half_at(b + 80), dm = half_at(b + 82);
+    for (int i = 0; i < 256; i++) {
+        int s = sc[i / 16], v = q[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+        float scaled = d * (float)(s & 15), min = dm * (float)(s >> 4), w = scaled * (float)v;
+        y[i] = w - min;
+    }
+}
+
+static void q3_k(const uint8_t *b, float *y) {
+    const uint8_t *third = b, *q = b + 32;
+    float d = half_at(b + 108);
+    for (int i = 0; i < 256; i++) {
+        int v = (q[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) | (third[i % 32] >> (i / 32) & 1) << 2;
+        float scaled = d * (float)q3_k_scale(b + 96, i / 16);
+        y[i] = scaled * (float)(v - 4);
+    }
+}
+
+static void q4_q5_k(const uint8_t *b, float *y, bool five) {
+    const uint8_t *fifth = b + 16, *q = b + (five ? 48 : 16);
+    float d = half_at(b), dm = half_at(b + 2);
+    for (int g = 0; g < 8; g++) {
+        int sc, mn;
+        k4_scale_min(b + 4, g, &sc, &mn);
+        float scaled = d * (float)sc, min = dm * (float)mn;
+        for (int l = 0; l < 32; l++) {
+            int v = (q[g / 2 * 32 + l] >> (g % 2 * 4) & 15) | (five ? (fifth[l] >> g & 1) << 4 : 0);
+            float w = scaled * (float)v;
+            y[32 * g + l] = w - min;
+        }
+    }
+}
+
+static void q6_k(const uint8_t *b, float *y) {
     const uint8_t *ql = b, *qh = b + 128;
     const int8_t *sc = (const int8_t *)(b + 192);
-    float d = f16_to_f32(load16(b + 208));
-    for (int half = 0; half < 2; half++, y += 128, ql += 64, qh += 32, sc += 8)
-        for (int l = 0; l < 32; l++) {
-            int is = l / 16;
-            int q0 = (ql[l] & 15) | (qh[l] & 3) << 4, q1 = (ql[l + 32] & 15) | (qh[l] >> 2 & 3) << 4;
-            int q2 = ql[l] >> 4 | (qh[l] >> 4 & 3) << 4, q3 = ql[l + 32] >> 4 | (qh[l] >> 6) << 4;
-            y[l] = d * (float)sc[is] * (float)(q0 - 32);
-            y[l + 32] = d * (float)sc[is + 2] * (float)(q1 - 32);
-            y[l + 64] = d * (float)sc[is + 4] * (float)(q2 - 32);
-            y[l + 96] = d * (float)sc[is + 6] * (float)(q3 - 32);
-        }
+    float d = half_at(b + 208);
+    for (int i = 0; i < 256; i++) {
+        int half = i / 128, quarter = i % 128 / 32, l = i % 32;
+        int lo = ql[half * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4) & 15, hi = qh[half * 32 + l] >> (2 * quarter) & 3;
+        float scaled = d * (float)sc[i / 16];
+        y[i] = scaled * (float)((lo | hi << 4) - 32);
+    }
 }
 
-void dequantise_row(dtype dt, const void *src, float *dst, int64_t n) {
-    const uint8_t *b = src;
+static void iq4_xs(const uint8_t *b, float *y) {
+    float d = half_at(b);
+    for (int g = 0; g < 8; g++) iq4(b + 8 + 16 * g, d * (float)iq4_xs_scale(b, g), y + 32 * g);
+}
+
+/* --- blocks of 64, our own ----------------------------------------------------------------------------------------- */
+
+static void nf4(const uint8_t *b, float *y) {
+    float d = float_at(b);
+    for (int i = 0; i < 64; i++) y[i] = d * nf4_code[b[4 + i / 32 * 16 + i % 16] >> (i % 32 / 16 * 4) & 15];
+}
+
+static void e4m3(const uint8_t *b, float *y) {
+    float d = float_at(b);
+    for (int i = 0; i < 64; i++) y[i] = d * e4m3_to_f32(b[4 + i]);
+}
+
+static void dequantise_block(dtype dt, const uint8_t *b, float *y) {
     switch (dt) {
-    case DT_F32: memcpy(dst, src, (size_t)n * 4); break;
-    case DT_F16:
-        for (int64_t i = 0; i < n; i++) dst[i] = f16_to_f32(load16(b + 2 * i));
-        break;
-    case DT_BF16:
-        for (int64_t i = 0; i < n; i++) dst[i] = bf16_to_f32(load16(b + 2 * i));
-        break;
-    case DT_Q4_0:
-        for (int64_t i = 0; i < n; i += 32, b += 18) {
-            float d = f16_to_f32(load16(b));
-            for (int j = 0; j < 16; j++) {
-                dst[i + j] = d * (float)((b[2 + j] & 15) - 8);
-                dst[i + j + 16] = d * (float)((b[2 + j] >> 4) - 8);
-            }
-        }
-        break;
-    case DT_Q4_1:
-        for (int64_t i = 0; i < n; i += 32, b += 20) {
-            float d = f16_to_f32(load16(b)), m = f16_to_f32(load16(b + 2));
-            for (int j = 0; j < 16; j++) {
-                dst[i + j] = d * (float)(b[4 + j] & 15) + m;
-                dst[i + j + 16] = d * (float)(b[4 + j] >> 4) + m;
-            }
-        }
-        break;
-    case DT_Q8_0:
-        for (int64_t i = 0; i < n; i += 32, b += 34) {
-            float d = f16_to_f32(load16(b));
-            for (int j = 0; j < 32; j++) dst[i + j] = d * (float)(int8_t)b[2 + j];
-        }
-        break;
-    case DT_Q6_K:
-        for (int64_t i = 0; i < n; i += 256, b += 210) dequantise_q6_k(b, dst + i);
-        break;
+    case DT_Q4_0: q4(b, y, false); break;
+    case DT_Q4_1: q4(b, y, true); break;
+    case DT_Q5_0: q5(b, y, false); break;
+    case DT_Q5_1: q5(b, y, true); break;
+    case DT_Q8_0: q8_0(b, y); break;
+    case DT_Q2_K: q2_k(b, y); break;
+    case DT_Q3_K: q3_k(b, y); break;
+    case DT_Q4_K: q4_q5_k(b, y, false); break;
+    case DT_Q5_K: q4_q5_k(b, y, true); break;
+    case DT_Q6_K: q6_k(b, y); break;
+    case DT_IQ4_NL: iq4(b + 2, half_at(b), y); break;
+    case DT_IQ4_XS: iq4_xs(b, y); break;
+    case DT_NF4: nf4(b, y); break;
+    case DT_E4M3: e4m3(b, y); break;
     default: break;
     }
 }
 
-static int clamp_round(float v, int lo, int hi) {
-    int q = (int)lrintf(v);
-    return q < lo ? lo : q > hi ? hi : q;
-}
-
-static void quantise_block4(const float *x, uint8_t *b, bool with_min) {
-    float lo = x[0], hi = x[0], big = x[0];
-    for (int j = 1; j < 32; j++) {
-        lo = fminf(lo, x[j]);
-        hi = fmaxf(hi, x[j]);
-        if (fabsf(x[j]) > fabsf(big)) big = x[j];
-    }
-    float d = with_min ? (hi - lo) / 15 : big / -8, inv = d != 0 ? 1 / d : 0, shift = with_min ? -lo : 0;
-    store16(b, f32_to_f16(d));
-    if (with_min) store16(b + 2, f32_to_f16(lo));
-    uint8_t *q = b + (with_min ? 4 : 2);
-    int zero = with_min ? 0 : 8;
-    for (int j = 0; j < 16; j++)
-        q[j] = (uint8_t)(clamp_round((x[j] + shift) * inv + (float)zero, 0, 15) |
-                         clamp_round((x[j + 16] + shift) * inv + (float)zero, 0, 15) << 4);
-}
-
-void quantise_row(dtype dt, const float *src, void *dst, int64_t n) {
-    uint8_t *b = dst;
-    switch (dt) {
-    case DT_F32: memcpy(dst, src, (size_t)n * 4); break;
-    case DT_F16:
-        for (int64_t i = 0; i < n; i++) store16(b + 2 * i, f32_to_f16(src[i]));
-        break;
-    case DT_BF16:
-        for (int64_t i = 0; i < n; i++) store16(b + 2 * i, f32_to_bf16(src[i]));
-        break;
-    case DT_Q4_0:
-        for (int64_t i = 0; i < n; i += 32, b += 18) quantise_block4(src + i, b, false);
-        break;
-    case DT_Q4_1:
-        for (int64_t i = 0; i < n; i += 32, b += 20) quantise_block4(src + i, b, true);
-        break;
-    case DT_Q8_0:
-        for (int64_t i = 0; i < n; i += 32, b += 34) {
-            float big = 0;
-            for (int j = 0; j < 32; j++) big = fmaxf(big, fabsf(src[i + j]));
-            float d = big / 127, inv = d != 0 ? 1 / d : 0;
-            store16(b, f32_to_f16(d));
-            for (int j = 0; j < 32; j++) b[2 + j] = (uint8_t)clamp_round(src[i + j] * inv, -127, 127);
-        }
-        break;
-    default: break; /* Q6_K is only read */
-    }
+void dequantise_row(dtype dt, const void *src, float *dst, int64_t n) {
+    const uint8_t *b = src;
+    if (dt == DT_F32) memcpy(dst, src, (size_t)n * 4);
+    for (int64_t i = 0; i < n && dt == DT_F16; i++) dst[i] = half_at(b + 2 * i);
+    for (int64_t i = 0; i < n && dt == DT_BF16; i++) dst[i] = bf16_to_f32(load16(b + 2 * i));
+    if (!dtype_quantised(dt)) return;
+    const int block = dtype_info[dt].block, bytes = dtype_info[dt].bytes;
+    for (int64_t i = 0; i < n; i += block, b += bytes) dequantise_block(dt, b, dst + i);
 }

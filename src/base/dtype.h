@@ -1,11 +1,27 @@
-/* Element types: plain ones and GGUF's block-quantised ones. A quantised row is a run of blocks; a tensor is
- * quantised along its last dimension, which is a multiple of the block size.
+/* Element types: plain ones, GGUF's block-quantised ones, and two layouts of our own for what safetensors hold in separate
+ * tensors. A quantised row is a run of blocks; a tensor is quantised along its last dimension, which is a multiple of the
+ * block size.
  *
- * Formats are ggml's (docs: ggml/include, block layouts as on disk):
- *   Q4_0  32 weights: f16 d, 16 bytes nibbles (low nibble = weight i, high = weight i+16);      w = d * (q - 8)
- *   Q4_1  32 weights: f16 d, f16 m, 16 bytes nibbles;                                            w = d * q + m
- *   Q8_0  32 weights: f16 d, 32 int8;                                                            w = d * q
- *   Q6_K 256 weights: 128 bytes low 4 bits, 64 bytes high 2 bits, 16 int8 scales, f16 d;         w = d * sc * (q - 32)
+ * Formats are ggml's (docs: ggml/include, block layouts as on disk; the definition in numbers: the PyPI package gguf,
+ * gguf.quants). Nibbles: 16 bytes, the low one of byte i is weight i, the high one weight i + 16.
+ *   Q4_0    32 weights: f16 d, nibbles;                                                          w = d * (q - 8)
+ *   Q4_1    32 weights: f16 d, f16 m, nibbles;                                                   w = d * q + m
+ *   Q5_0    32 weights: f16 d, u32 fifth bits, nibbles;                                          w = d * (q - 16)
+ *   Q5_1    32 weights: f16 d, f16 m, u32 fifth bits, nibbles;                                   w = d * q + m
+ *   Q8_0    32 weights: f16 d, 32 int8;                                                          w = d * q
+ *   Q2_K   256 weights: 16 bytes scale | min << 4 (each of 16 weights), 64 bytes of 2 bits, f16 d, f16 dm;
+ *                                                                                               w = d * sc * q - dm * mn
+ *   Q3_K   256 weights: 32 bytes third bits, 64 bytes of 2 bits, 12 bytes of 16 scales of 6 bits, f16 d;
+ *                                                                                               w = d * (sc - 32) * (q - 4)
+ *   Q4_K   256 weights: f16 d, f16 dm, 12 bytes of 8 scales and 8 mins of 6 bits, 128 bytes of 4 bits;
+ *                                                                                               w = d * sc * q - dm * mn
+ *   Q5_K   256 weights: as Q4_K, with 32 bytes of fifth bits before the 4 bits
+ *   Q6_K   256 weights: 128 bytes low 4 bits, 64 bytes high 2 bits, 16 int8 scales, f16 d;        w = d * sc * (q - 32)
+ *   IQ4_NL  32 weights: f16 d, nibbles;                                                          w = d * code[q]
+ *   IQ4_XS 256 weights: f16 d, 8 scales of 6 bits (u16 high 2, 4 bytes low 4), 8 times nibbles;   w = d * (sc - 32) * code[q]
+ * Of our own (model/packed.c makes them from safetensors; a file never has them):
+ *   NF4     64 weights: f32 absmax, 2 times nibbles;                                             w = absmax * code[q]
+ *   E4M3    64 weights: f32 scale, 64 bytes of f8 (4 bits of exponent, 3 of mantissa, no NaN);    w = scale * f8
  *
  * F8 is no format of files but how a backend may keep a matrix [O, C] (backend.h, keep): e4m3 numbers row by row, the same
  * numbers column by column (the products of both directions want their summed index last), then an f32 scale for each row,
@@ -17,7 +33,32 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum dtype { DT_NONE, DT_F32, DT_F16, DT_BF16, DT_I32, DT_Q4_0, DT_Q4_1, DT_Q8_0, DT_Q6_K, DT_COUNT, DT_F8 = DT_COUNT, DT_ALL } dtype;
+typedef enum dtype {
+    DT_NONE,
+    DT_F32,
+    DT_F16,
+    DT_BF16,
+    DT_I32,
+    DT_Q4_0,
+    DT_Q4_1,
+    DT_Q5_0,
+    DT_Q5_1,
+    DT_Q8_0,
+    DT_Q2_K,
+    DT_Q3_K,
+    DT_Q4_K,
+    DT_Q5_K,
+    DT_Q6_K,
+    DT_IQ4_NL,
+    DT_IQ4_XS,
+    DT_NF4,
+    DT_E4M3,
+    DT_COUNT,
+    DT_F8 = DT_COUNT,
+    DT_ALL
+} dtype;
+
+enum { DTYPE_BLOCK_MAX = 256 };
 
 struct dtype_info {
     const char *name; /* as users write it: "f32", "q4_1" */
@@ -35,9 +76,27 @@ uint16_t f32_to_f16(float f);  /* round to nearest even, overflow to infinity */
 float bf16_to_f32(uint16_t h);
 uint16_t f32_to_bf16(float f); /* round to nearest even; NaN stays NaN */
 
+extern const float nf4_code[16];     /* QLoRA's 4-bit NormalFloat (Dettmers et al. 2023, appendix E) */
+extern const int8_t iq4_code[16];    /* ggml's kvalues_iq4nl */
+float e4m3_to_f32(uint8_t b);        /* the OCP "fn" variant: no infinity, 0x7F and 0xFF are NaN */
+/* Scale and min, 6 bits each, of the i-th 32 weights of a Q4_K or Q5_K block; sc: its 12 bytes of them. */
+static inline void k4_scale_min(const uint8_t *sc, int64_t i, int *scale, int *min) {
+    if (i < 4) *scale = sc[i] & 63, *min = sc[i + 4] & 63;
+    else *scale = (sc[i + 4] & 15) | sc[i - 4] >> 6 << 4, *min = sc[i + 4] >> 4 | sc[i] >> 6 << 4;
+}
+/* The scale of the i-th 16 weights of a Q3_K block; sc: its 12 bytes of them. */
+static inline int q3_k_scale(const uint8_t *sc, int64_t i) {
+    return ((i < 8 ? sc[i] & 15 : sc[i - 8] >> 4) | (sc[8 + i % 4] >> (i / 4 * 2) & 3) << 4) - 32;
+}
+/* The scale of the i-th 32 weights of an IQ4_XS block. */
+static inline int iq4_xs_scale(const uint8_t *b, int64_t i) {
+    return ((b[4 + i / 2] >> (i % 2 * 4) & 15) | (b[2 + i / 4] >> (i % 4 * 2) & 3) << 4) - 32;
+}
+
 /* The definition of each format: n elements (a multiple of the block) starting at src, as f32. */
 void dequantise_row(dtype dt, const void *src, float *dst, int64_t n);
-/* Encodes n f32 values (F32, F16, BF16, Q8_0, Q4_0, Q4_1; for tests and random models). */
+/* Encodes n f32 values, a multiple of the block (quantise.c); for the types that dtype_writable(). */
 void quantise_row(dtype dt, const float *src, void *dst, int64_t n);
+bool dtype_writable(dtype dt); /* can quantise_row() encode it? */
 
 #endif

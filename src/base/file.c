@@ -9,8 +9,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <xxhash.h>
+
+enum { WINDOW = 8 << 20 }; /* a multiple of any page */
 
 err file_map(const char *path, struct file_map *m) {
     *m = (struct file_map){0};
@@ -28,6 +31,11 @@ err file_map(const char *path, struct file_map *m) {
     }
     close(fd);
     return e;
+}
+
+void file_forget(const void *p, size_t n) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p / page * page;
+    madvise((void *)from, (uintptr_t)p + n - from, MADV_DONTNEED); /* pages of a file: whoever reads them again gets them again */
 }
 
 void file_unmap(struct file_map *m) {
@@ -176,6 +184,21 @@ int dir_empty(const char *path, const char *but) {
     return n == 0;
 }
 
+size_t resident_bytes(const char *field) {
+    FILE *f = fopen("/proc/self/status", "re");
+    char line[256];
+    size_t kb = 0, n = strlen(field);
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, field, n) && line[n] == ':') kb = strtoull(line + n + 1, NULL, 10);
+    if (f) fclose(f);
+    return kb * 1024;
+}
+
+int64_t disk_free(const char *path) {
+    struct statvfs v;
+    return statvfs(path, &v) ? -1 : (int64_t)v.f_bavail * (int64_t)v.f_frsize;
+}
+
 void bytes_hash(const void *p, size_t n, char hex[33]) {
     XXH128_hash_t h = XXH3_128bits(p, n);
     snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
@@ -183,8 +206,19 @@ void bytes_hash(const void *p, size_t n, char hex[33]) {
 
 err file_hash(const char *path, char hex[33]) {
     struct file_map m;
-    TRY(file_map(path, &m));
-    bytes_hash(m.p, m.n, hex);
+    XXH3_state_t *x = XXH3_createState();
+    if (!x) return fail(E_MEMORY, "out of memory");
+    err e = file_map(path, &m);
+    XXH3_128bits_reset(x);
+    for (size_t at = 0, n; !e && at < m.n; at += n) {
+        n = m.n - at < WINDOW ? m.n - at : WINDOW;
+        XXH3_128bits_update(x, m.p + at, n);
+        file_forget(m.p + at, n);
+    }
+    XXH128_hash_t h = XXH3_128bits_digest(x);
+    XXH3_freeState(x);
+    if (e) return e;
     file_unmap(&m);
+    snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
     return OK;
 }

@@ -13,6 +13,8 @@ struct file_map {
 };
 err file_map(const char *path, struct file_map *m); /* read-only, private; directories and empty files are E_INPUT */
 void file_unmap(struct file_map *m);
+/* Bytes of a map that are not needed soon: their pages leave this process's memory and come back when read again. */
+void file_forget(const void *p, size_t n);
 err file_read(const char *path, str *out);          /* the whole file, for small ones */
 
 /* Atomic write: file_create opens "path.tmp-PID", file_commit flushes, fsyncs, renames and fsyncs the folder;
@@ -35,6 +37,8 @@ int path_is_dir(const char *path);
 int path_exists(const char *path);
 /* XXH3 128 of a file's bytes as 32 hex digits (the same as Debian's `xxh128sum`). */
 err file_hash(const char *path, char hex[33]);
+size_t resident_bytes(const char *field);    /* of this process: "VmRSS", "VmHWM", "RssAnon" */
+int64_t disk_free(const char *path);         /* bytes that the file system of an existing path can still take; -1: unknown */
 void bytes_hash(const void *p, size_t n, char hex[33]);
 
 #endif

@@ -138,7 +138,7 @@ size_t view_bytes(const struct view *v) {
 
 static void shape_text(const struct prog *p, const struct value *v, char *out, size_t n) {
     size_t at = 0;
-    static const char *const sym[SYM_COUNT] = {"0", "N", "S", "S+1"};
+    static const char *const sym[SYM_COUNT] = {"0", "N", "S", "S+1", "M"};
     at += (size_t)snprintf(out, n, "%s[", dtype_info[v->dt].name);
     for (int i = 0; i < v->nd && at < n; i++) {
         if (v->d[i] < 0) at += (size_t)snprintf(out + at, n - at, "%s%s", i ? "," : "", sym[-v->d[i]]);

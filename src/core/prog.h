@@ -4,7 +4,8 @@
  * Values are SSA: an instruction defines its outputs once. Two kinds are written by more than one instruction, and only
  * these: ROLE_GRAD (parameter gradients: every writer adds) and ROLE_STATE (the KV cache).
  * `needs` (does a gradient flow here?) is derived: true for PARAM, and for an output when true for any input.
- * Sizes that change from run to run are symbols (SYM_N tokens, SYM_S sequences, SYM_S1 = S + 1); everything else is a
+ * Sizes that change from run to run are symbols (SYM_N tokens, SYM_S sequences, SYM_S1 = S + 1, SYM_M tokens of
+ * an encoder); everything else is a
  * number. The planner uses capacities, a run its actual sizes. */
 #ifndef CYC_CORE_PROG_H
 #define CYC_CORE_PROG_H
@@ -16,8 +17,8 @@ typedef struct { uint32_t i; } val; /* 0 = absent */
 static inline bool has(val v) { return v.i != 0; }
 
 enum role { ROLE_INPUT, ROLE_BASE, ROLE_PARAM, ROLE_ACT, ROLE_GRAD, ROLE_STATE };
-enum sym { SYM_N = -1, SYM_S = -2, SYM_S1 = -3 };
-enum { SYM_COUNT = 4, MAX_IN = 24, MAX_OUT = 8, MAX_GROUP = 4 };
+enum sym { SYM_N = -1, SYM_S = -2, SYM_S1 = -3, SYM_M = -4 };
+enum { SYM_COUNT = 5, MAX_IN = 24, MAX_OUT = 8, MAX_GROUP = 4 };
 
 struct value {
     dtype dt;
@@ -38,14 +39,21 @@ struct value {
     const char *name;
 };
 
+enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU };
+
 struct op_attr {
     float eps, scale, dropout, softcap;
     float alpha[MAX_GROUP];       /* linear: the scale of each output's low-rank delta */
     int n;                        /* linear: outputs in the group */
     int rank[MAX_GROUP];          /* linear: rows of A that belong to output i (they lie one after the other) */
+    int width[MAX_GROUP];         /* split: columns of output i */
     int heads, kv_heads, head_dim, window;
+    int buckets, distance;        /* attention with a bias: relative positions share so many rows of its table; from where on all do */
+    int rope_dims;                /* rope: rotated columns of a head; 0: all */
+    enum activation act;          /* glu */
     int site;                     /* identity for dropout keys */
     bool causal, interleaved, inverse, decode;
+    bool center;                  /* norm: LayerNorm */
     bool wide;                    /* linear: outputs are f32 whatever the program computes in (logits) */
 };
 

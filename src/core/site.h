@@ -8,7 +8,7 @@
 #include "core/params.h"
 #include "core/prog.h"
 
-enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE };
+enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES };
 
 /* A linear layer of the base as a method sees it. */
 struct linear {
@@ -37,6 +37,9 @@ struct site {
     int next_site;                    /* dropout identity, counted in emission order */
     val ids, pos, cu, sample, slot;   /* inputs; which ones exist depends on the mode */
     val *cache_k, *cache_v;           /* per layer */
+    /* Encoder-decoders: the encoder's inputs (rows [M]), and in decoding the last row of each text that it read. */
+    val src_ids, src_pos, src_cu, src_sample, src_slot, src_last;
+    val *cross_k, *cross_v;           /* per layer of the decoder: keys and values of the encoder's rows, made once by prefill */
 };
 
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);
@@ -44,7 +47,13 @@ val site_linear(struct site *s, val x, const struct linear *w);
 /* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. */
 struct low_rank { val a, b[MAX_GROUP]; };
 err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *a, const struct low_rank *low, val *out);
-/* q, k, v after RoPE -> o, by mode; layer picks the cache. */
-val site_attention(struct site *s, val q, val k, val v, int layer, const struct op_attr *a);
+/* q, k, v after RoPE -> o, by mode; layer picks the cache. bias: by distance, or absent. */
+val site_attention(struct site *s, const val q[3], val bias, int layer, const struct op_attr *a);
+/* Encoder-decoders. The site whose rows are the encoder's; attention among them (no cache in any mode); linears that read its rows
+ * from the decoder's side; and the decoder's attention to them: k and v are absent in decoding. */
+struct site site_of_source(const struct site *s);
+val site_attention_source(struct site *s, const val q[3], val bias, const struct op_attr *a);
+err site_source_linears(struct site *s, val x, int n, const struct linear *w, val *out);
+val site_attention_cross(struct site *s, const val q[3], int layer, const struct op_attr *a);
 
 #endif

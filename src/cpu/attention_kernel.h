@@ -12,19 +12,24 @@
  *              dV += p dO;  dK += dS Q;  dQ += dS^T K
  *
  * Causal: a tile above the diagonal is never met; in a tile on it, work starts at the first vector of queries that sees
- * the key, and what the mask hides is written as 0, so that every product may run over whole tiles.
+ * the key, and what the mask hides is written as 0, so that every product may run over whole tiles. A window hides
+ * what lies further back: tiles beyond it are never met, and those on its edge are masked likewise.
  *
  * Threads take items from a ticket counter. Forward an item is (sequence, tile of queries, head); backward it is
  * (sequence, kv head), so that each row of dk and dv has one writer. A result therefore never depends on the number of
  * threads nor on who took what. Nothing is zeroed first: tile (i, j) of dK and dV is first met on the diagonal.
  *
- * Accumulation: f32 over at most D, ATT_K or T terms. Window and soft-cap are not here (backend.c leaves them to the
- * reference). Cost outside of multiply(), which runs near peak: the exponentials and, for very short sequences,
+ * Accumulation: f32 over at most D, ATT_K or T terms. A soft-cap bends scores in place; its slope, backward, comes from
+ * the bent score. Cost outside of multiply(), which runs near peak: the exponentials and, for very short sequences,
  * packing. */
 #include "cpu/fused.h"
 #include "cpu/vec.h"
+#include "ops/ops.h"
 #include <omp.h>
 
+/* The running maximum before the first key: finite, so that a query whose window has not begun in a tile gets weights of 0
+ * and not of exp(inf - inf). */
+static const float LEAST = -1e30f;
 enum { MR = 6, NV = VW == 16 ? 4 : 2 }; /* multiply(): rows and vectors of one register tile */
 
 /* C[m][n] = (or +=) sum over k of a[m*am + k*ak] * b[k*ldb + n] */
@@ -145,13 +150,24 @@ static void pack_transposed(const float *x, int64_t ldx, int rows, int D, float 
  * every query comes after every key. */
 struct place {
     int64_t nq, nk;
-    int64_t lag; /* q0 - k0: query r sees key c when c <= r + lag */
+    int64_t lag; /* q0 - k0: query r sees key c when c <= r + lag, ... */
+    int64_t window; /* ... and c > r + lag - window; without one it is too large to matter */
 };
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 /* Keys that some query below r sees; queries from which on key c is seen. */
 static inline int64_t keys_seen(const struct place *t, int64_t r) { return min64(t->nk, t->lag + r); }
 static inline int64_t first_query(const struct place *t, int64_t c) { return max64(0, c - t->lag); }
+
+/* Does some query of r .. r+VW not see key c? */
+static inline bool edge(const struct place *t, int64_t c, int64_t r) { return c > t->lag + r || c - t->lag - r + t->window < VW; }
+
+/* v in the lanes r .. r+VW whose queries see key c, `hidden` in the others. */
+static inline vf seen_or(const struct place *t, int64_t c, int64_t r, vf v, vf hidden) {
+    if (c > t->lag + r) v = vf_from(c - t->lag - r, v, hidden);
+    const int64_t past = c - t->lag - r + t->window; /* the first lane whose window has left the key behind */
+    return past < VW ? vf_from(past, hidden, v) : v;
+}
 
 /* s[c][r] = sum over d of x[c][d] * packed[d][r]: scores, or dP. Vectors that the mask hides are left as they were. */
 static void keys_by_queries(const struct place *t, const float *x, int64_t ldx, const float *packed, int D, float *s) {
@@ -201,10 +217,13 @@ static void keys_from_queries(const struct place *t, const float *s, struct prod
 struct attention {
     const struct view *q, *k, *v, *o, *lse, *grad; /* grad: dO */
     const struct view *dq, *dk, *dv;
-    const int32_t *cu;
+    const int32_t *cu, *cu_k; /* of queries; of keys */
+    const struct view *bias;  /* NULL: none */
+    const struct op_attr *attr;
     int64_t S;
     int H, K, D;
-    float scale;
+    int64_t window;
+    float scale, softcap;
     bool causal;
 };
 
@@ -217,7 +236,7 @@ struct walk {
 
 static bool walk_to(struct walk *w, const struct attention *a, int64_t ticket, int64_t tile_rows, int heads) {
     for (; w->s < a->S; w->s++) {
-        int64_t T = a->cu[w->s + 1] - a->cu[w->s], n = (T + tile_rows - 1) / tile_rows * heads;
+        int64_t T = max64(a->cu[w->s + 1] - a->cu[w->s], tile_rows == INT32_MAX ? a->cu_k[w->s + 1] - a->cu_k[w->s] : 0), n = (T + tile_rows - 1) / tile_rows * heads;
         if (ticket < w->first + n) {
             w->i = (ticket - w->first) / heads;
             w->h = (int)((ticket - w->first) % heads);
@@ -237,8 +256,26 @@ static int64_t take(int64_t *tickets) {
 
 static inline float *at(const struct view *v, int64_t row, int64_t col) { return view_row(v, row) + col; }
 
-static inline struct place place_of(const struct attention *a, int64_t T, int64_t q0, int64_t k0) {
-    return (struct place){min64(ATT_Q, T - q0), min64(ATT_K, T - k0), a->causal ? q0 - k0 : INT32_MAX};
+/* T queries, keys keys. */
+static inline struct place place_of(const struct attention *a, int64_t T, int64_t keys, int64_t q0, int64_t k0) {
+    return (struct place){min64(ATT_Q, T - q0), min64(ATT_K, keys - k0), a->causal ? q0 - k0 : INT32_MAX, a->window};
+}
+
+/* The first tile of keys that a query from q0 on sees. */
+static inline int64_t first_tile(const struct attention *a, int64_t q0) { return max64(0, q0 - a->window + 1) / ATT_K * ATT_K; }
+
+static void cap_scores(const struct place *t, float cap, float (*s)[ATT_Q]) {
+    for (int64_t c = 0; c < t->nk; c++)
+        for (int64_t r = first_query(t, c) / VW * VW; r < t->nq; r += VW) vf_store(s[c] + r, vf_tanh(vf_load(s[c] + r) / cap) * cap);
+}
+
+/* s += bias by distance. The distances of a tile are consecutive, so they are laid out once, nearest key last: query r and key c
+ * are at r - c + ATT_K - 1, and a vector of queries reads neighbours. */
+static void add_bias(const struct attention *a, const struct place *t, int64_t q0, int64_t k0, int h, float (*s)[ATT_Q]) {
+    float by[ATT_K + ATT_Q + VW];
+    for (int64_t i = 0; i < ATT_K + ATT_Q + VW; i++) by[i] = view_row(a->bias, ops_bucket(a->attr, k0 - q0 - (i - ATT_K + 1)))[h];
+    for (int64_t c = 0; c < t->nk; c++)
+        for (int64_t r = first_query(t, c) / VW * VW; r < t->nq; r += VW) vf_store(s[c] + r, vf_load(s[c] + r) + vf_load(by + r - c + ATT_K - 1));
 }
 
 /* --- forward ---------------------------------------------------------------------------------------------------- */
@@ -255,7 +292,7 @@ static void online_softmax(const struct place *t, struct forward_tile *f) {
         vf m = vf_load(f->m + r), top = m, sum = {0};
         for (int64_t c = 0; c < seen; c++) {
             vf s = vf_load(f->s[c] + r);
-            if (c > t->lag + r) vf_store(f->s[c] + r, s = vf_from(c - t->lag - r, s, vf_set1(-INFINITY)));
+            if (edge(t, c, r)) vf_store(f->s[c] + r, s = seen_or(t, c, r, s, vf_set1(-INFINITY)));
             top = vf_max(s, top);
         }
         vf alpha = vf_weight(m - top);
@@ -274,28 +311,33 @@ static void online_softmax(const struct place *t, struct forward_tile *f) {
 static void forward_item(const struct attention *a, const struct walk *w, struct forward_tile *f) {
     const int D = a->D;
     const int64_t t0 = a->cu[w->s], T = a->cu[w->s + 1] - t0, q0 = w->i * ATT_Q, nq = min64(ATT_Q, T - q0);
+    const int64_t u0 = a->cu_k[w->s], keys = a->cu_k[w->s + 1] - u0; /* k and v's rows */
     const int64_t col = (int64_t)w->h * D, kcol = (int64_t)w->h * a->K / a->H * D, ldo = a->o->ld;
     float *o = at(a->o, t0 + q0, col);
     prefetch(at(a->q, t0 + q0, col), a->q->ld, nq, D);
-    prefetch(at(a->k, t0, kcol), a->k->ld, min64(ATT_K, T), D);
+    prefetch(at(a->k, u0, kcol), a->k->ld, min64(ATT_K, keys), D);
     pack_transposed(at(a->q, t0 + q0, col), a->q->ld, (int)nq, D, a->scale, f->q);
     for (int r = 0; r < ATT_Q; r++) {
-        f->m[r] = -INFINITY;
+        f->m[r] = LEAST;
         f->l[r] = 0;
     }
-    for (int64_t k0 = 0; k0 < (a->causal ? q0 + nq : T); k0 += ATT_K) {
-        struct place t = place_of(a, T, q0, k0);
-        prefetch(at(a->v, t0 + k0, kcol), a->v->ld, t.nk, D);
-        if (!k0) prefetch(o, ldo, nq, D);
-        keys_by_queries(&t, at(a->k, t0 + k0, kcol), a->k->ld, f->q, D, f->s[0]);
+    const int64_t start = first_tile(a, q0);
+    for (int64_t r = 0; !keys && r < nq; r++) memset(o + r * ldo, 0, (size_t)D * sizeof *o);
+    for (int64_t k0 = start; k0 < (a->causal ? q0 + nq : keys); k0 += ATT_K) {
+        struct place t = place_of(a, T, keys, q0, k0);
+        prefetch(at(a->v, u0 + k0, kcol), a->v->ld, t.nk, D);
+        if (k0 == start) prefetch(o, ldo, nq, D);
+        keys_by_queries(&t, at(a->k, u0 + k0, kcol), a->k->ld, f->q, D, f->s[0]);
+        if (a->softcap > 0) cap_scores(&t, a->softcap, f->s);
+        if (a->bias) add_bias(a, &t, q0, k0, w->h, f->s);
         online_softmax(&t, f);
-        for (int64_t r = 0; k0 && r < nq; r++) vec_scale(o + r * ldo, f->alpha[r], D);
-        struct product pv = {.b = at(a->v, t0 + k0, kcol), .ldb = a->v->ld, .c = o, .ldc = ldo, .add = k0 > 0};
+        for (int64_t r = 0; k0 > start && r < nq; r++) vec_scale(o + r * ldo, f->alpha[r], D);
+        struct product pv = {.b = at(a->v, u0 + k0, kcol), .ldb = a->v->ld, .c = o, .ldc = ldo, .add = k0 > start};
         queries_from_keys(&t, f->s[0], &pv, D);
     }
     for (int64_t r = 0; r < nq; r++) {
-        vec_scale(o + r * ldo, 1 / f->l[r], D);
-        *at(a->lse, t0 + q0 + r, w->h) = f->m[r] + logf(f->l[r]);
+        if (keys) vec_scale(o + r * ldo, 1 / f->l[r], D);
+        *at(a->lse, t0 + q0 + r, w->h) = keys ? f->m[r] + logf(f->l[r]) : 0;
     }
 }
 
@@ -304,17 +346,23 @@ static struct attention attention_of(const struct inst *inst, const struct view 
                               .k = &in[1],
                               .v = &in[2],
                               .cu = view_i32(&in[3]),
+                              .cu_k = view_i32(&in[3]),
+                              .attr = &inst->a,
                               .S = view_rows(&in[3]) - 1,
                               .H = inst->a.heads,
                               .K = inst->a.kv_heads,
                               .D = inst->a.head_dim,
                               .scale = inst->a.scale,
+                              .softcap = inst->a.softcap,
+                              .window = inst->a.window > 0 ? inst->a.window : INT64_C(1) << 40,
                               .causal = inst->a.causal};
 }
 
 static err attention(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                      void *scratch) {
     struct attention a = attention_of(inst, in);
+    if (in[4].p) a.cu_k = view_i32(&in[4]);
+    if (in[5].p) a.bias = &in[5];
     a.o = &out[0];
     a.lse = &out[1];
     const size_t share = ATT_FORWARD_SHARE((size_t)a.D);
@@ -336,15 +384,17 @@ struct backward_tile { /* one thread's scratch, followed by the packed queries a
 };
 
 /* s -> p = exp(s - lse), dP -> dS = p * (dP - delta) * scale; 0 where masked. */
-static void softmax_backward(const struct place *t, float scale, struct backward_tile *b) {
+static void softmax_backward(const struct place *t, const struct attention *a, struct backward_tile *b) {
+    const float inverse = a->softcap > 0 ? 1 / a->softcap : 0; /* a cap and a bias do not meet (attention_bwd) */
     for (int64_t r = 0; r < t->nq; r += VW) {
         int64_t seen = keys_seen(t, r + VW);
         vf lse = vf_load(b->lse + r), delta = vf_load(b->delta + r);
         for (int64_t c = 0; c < seen; c++) {
-            vf p = vf_weight(vf_load(b->p[c] + r) - lse), ds = p * (vf_load(b->ds[c] + r) - delta) * scale;
-            if (c > t->lag + r) {
-                p = vf_from(c - t->lag - r, p, (vf){0});
-                ds = vf_from(c - t->lag - r, ds, (vf){0});
+            vf s = vf_load(b->p[c] + r), bent = s * inverse;
+            vf p = vf_weight(s - lse), ds = p * (vf_load(b->ds[c] + r) - delta) * (a->scale * (1 - bent * bent));
+            if (edge(t, c, r)) {
+                p = seen_or(t, c, r, p, (vf){0});
+                ds = seen_or(t, c, r, ds, (vf){0});
             }
             vf_store(b->p[c] + r, p);
             vf_store(b->ds[c] + r, ds);
@@ -360,7 +410,7 @@ static void softmax_backward(const struct place *t, float scale, struct backward
 static void backward_queries(const struct attention *a, const struct walk *w, int h, int64_t q0,
                              struct backward_tile *b) {
     const int D = a->D;
-    const int64_t t0 = a->cu[w->s], T = a->cu[w->s + 1] - t0, nq = min64(ATT_Q, T - q0);
+    const int64_t t0 = a->cu[w->s], T = a->cu[w->s + 1] - t0, nq = min64(ATT_Q, T - q0), u0 = a->cu_k[w->s], keys = a->cu_k[w->s + 1] - u0;
     const int64_t col = (int64_t)h * D, kcol = (int64_t)w->h * D;
     const bool first_head = h == w->h * (a->H / a->K);
     const float *q = at(a->q, t0 + q0, col), *grad = at(a->grad, t0 + q0, col);
@@ -374,17 +424,21 @@ static void backward_queries(const struct attention *a, const struct walk *w, in
         b->lse[r] = r < nq ? *at(a->lse, t0 + q0 + r, h) : 0;
         b->delta[r] = r < nq ? vec_dot(grad + r * a->grad->ld, at(a->o, t0 + q0 + r, col), D) : 0;
     }
-    for (int64_t k0 = 0; k0 < (a->causal ? q0 + nq : T); k0 += ATT_K) {
-        struct place t = place_of(a, T, q0, k0);
+    const int64_t start = first_tile(a, q0);
+    for (int64_t r = 0; !keys && r < nq; r++) memset(at(a->dq, t0 + q0 + r, col), 0, (size_t)D * sizeof(float));
+    for (int64_t k0 = start; k0 < (a->causal ? q0 + nq : keys); k0 += ATT_K) {
+        struct place t = place_of(a, T, keys, q0, k0);
         const bool add = !first_head || q0 != (a->causal ? k0 : 0);
-        const float *k = at(a->k, t0 + k0, kcol), *v = at(a->v, t0 + k0, kcol);
+        const float *k = at(a->k, u0 + k0, kcol), *v = at(a->v, u0 + k0, kcol);
         keys_by_queries(&t, k, a->k->ld, b->q, D, b->p[0]);
         keys_by_queries(&t, v, a->v->ld, packed_grad, D, b->ds[0]);
-        softmax_backward(&t, a->scale, b);
+        if (a->softcap > 0) cap_scores(&t, a->softcap, b->p);
+        if (a->bias) add_bias(a, &t, q0, k0, h, b->p);
+        softmax_backward(&t, a, b);
         struct product dv = {
-            .b = grad, .ldb = a->grad->ld, .c = at(a->dv, t0 + k0, kcol), .ldc = a->dv->ld, .add = add};
-        struct product dk = {.b = q, .ldb = a->q->ld, .c = at(a->dk, t0 + k0, kcol), .ldc = a->dk->ld, .add = add};
-        struct product dq = {.b = k, .ldb = a->k->ld, .c = at(a->dq, t0 + q0, col), .ldc = a->dq->ld, .add = k0 > 0};
+            .b = grad, .ldb = a->grad->ld, .c = at(a->dv, u0 + k0, kcol), .ldc = a->dv->ld, .add = add};
+        struct product dk = {.b = q, .ldb = a->q->ld, .c = at(a->dk, u0 + k0, kcol), .ldc = a->dk->ld, .add = add};
+        struct product dq = {.b = k, .ldb = a->k->ld, .c = at(a->dq, t0 + q0, col), .ldc = a->dq->ld, .add = k0 > start};
         keys_from_queries(&t, b->p[0], &dv, D);
         keys_from_queries(&t, b->ds[0], &dk, D);
         queries_from_keys(&t, b->ds[0], &dq, D);
@@ -394,6 +448,8 @@ static void backward_queries(const struct attention *a, const struct walk *w, in
 static err attention_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                          void *scratch) {
     struct attention a = attention_of(inst, in);
+    if (in[7].p) a.cu_k = view_i32(&in[7]);
+    if (in[8].p) a.bias = &in[8];
     a.o = &in[4];
     a.lse = &in[5];
     a.grad = &in[6];
@@ -409,6 +465,10 @@ static err attention_bwd(const struct run_ctx *run, const struct inst *inst, con
         struct backward_tile *b = (void *)((float *)scratch + (size_t)omp_get_thread_num() * share);
         while (walk_to(&w, &a, take(&tickets), INT32_MAX, a.K)) {
             int64_t T = a.cu[w.s + 1] - a.cu[w.s];
+            for (int64_t c = a.cu_k[w.s]; !T && c < a.cu_k[w.s + 1]; c++) { /* keys that nobody asks for */
+                memset(at(a.dk, c, (int64_t)w.h * a.D), 0, (size_t)a.D * sizeof(float));
+                memset(at(a.dv, c, (int64_t)w.h * a.D), 0, (size_t)a.D * sizeof(float));
+            }
             for (int64_t q0 = 0; q0 < T; q0 += ATT_Q)
                 for (int h = w.h * group; h < (w.h + 1) * group; h++) backward_queries(&a, &w, h, q0, b);
         }
@@ -438,8 +498,9 @@ static void key_scores(const float *q, const float *k, int64_t n, int D, float s
 
 /* The heads q[group][D] of one kv head against n cached keys and values [n][D]; next: the keys of the item after this, or
  * NULL. s: [group][ATT_K], then m, l. */
-static void cached_item(const float *q, const float *k, const float *v, const float *next, int64_t n, int group, int D,
-                        float scale, float *s, float *o) {
+static void cached_item(const float *q, const float *k, const float *v, const float *next, int64_t n, int group,
+                        const struct op_attr *a, const struct view *bias, int h0, float *s, float *o) {
+    const int D = a->head_dim;
     float *m = s + group * ATT_K, *l = m + group;
     for (int h = 0; h < group; h++) {
         m[h] = -INFINITY;
@@ -450,8 +511,11 @@ static void cached_item(const float *q, const float *k, const float *v, const fl
         for (int h = 0; h < group; h++) {
             float *sh = s + h * ATT_K, top = m[h];
             vf sum = {0};
-            key_scores(q + h * D, k + k0 * D, nk, D, scale, sh,
+            key_scores(q + h * D, k + k0 * D, nk, D, a->scale, sh,
                        (const float *[2]){h ? NULL : v + k0 * D, h || !next ? NULL : next + k0 * D});
+            for (int64_t c = 0; a->softcap > 0 && c < nk; c += VW) /* up to the end of a vector, which is s's own */
+                vf_store(sh + c, vf_tanh(vf_load(sh + c) / a->softcap) * a->softcap);
+            for (int64_t c = 0; bias && c < nk; c++) sh[c] += view_row(bias, ops_bucket(a, k0 + c - n + 1))[h0 + h];
             for (int64_t c = 0; c < nk; c++) top = sh[c] > top ? sh[c] : top;
             for (int64_t c = nk; c % VW; c++) sh[c] = -INFINITY;
             for (int64_t c = 0; c < nk; c += VW) {
@@ -483,9 +547,10 @@ static err attention_cached(const struct run_ctx *run, const struct inst *inst, 
 #pragma omp for
         for (int64_t i = 0; i < N * K; i++) {
             int64_t n = i / K, h = i % K, base = (slot[n] * (int64_t)K + h) * T * D;
-            const float *next = h + 1 < K ? view_f32(ck) + base + T * D : NULL;
-            cached_item(at(&in[0], n, h * group * D), view_f32(ck) + base, view_f32(cv) + base, next, pos[n] + 1, group,
-                        D, inst->a.scale, s, at(&out[0], n, h * group * D));
+            const int64_t from = inst->a.window > 0 ? max64(0, pos[n] + 1 - inst->a.window) : 0;
+            const float *k = view_f32(ck) + base + from * D, *v = view_f32(cv) + base + from * D;
+            cached_item(at(&in[0], n, h * group * D), k, v, h + 1 < K ? k + T * D : NULL, pos[n] + 1 - from, group, &inst->a,
+                        in[5].p ? &in[5] : NULL, (int)h * group, s, at(&out[0], n, h * group * D));
         }
     }
     return OK;

@@ -1,6 +1,5 @@
-/* The CPU backend: which kernel runs which op. One row per op; what a kernel does not do (attention with a window or a
- * soft-cap) it leaves to the op's reference by not being found. The kernels behind fused() exist once per instruction
- * set; the set is looked up when a plan is made. */
+/* The CPU backend: which kernel runs which op. One row per op. The kernels behind fused() exist once per instruction set; the
+ * set is looked up when a plan is made. */
 #define _DEFAULT_SOURCE
 #include "cpu/cpu.h"
 #include "cpu/fused.h"
@@ -15,35 +14,35 @@ struct row {
     const struct op_def *op;
     kernel run; /* NULL: the fused kernel at this offset */
     size_t fused;
-    scratch_of scratch;                 /* NULL: none */
-    bool (*takes)(const struct inst *); /* NULL: any */
+    scratch_of scratch; /* NULL: none */
 };
-
-static bool plain_attention(const struct inst *i) { return i->a.window <= 0 && i->a.softcap <= 0; }
 
 #define FUSED(name) NULL, offsetof(struct fused_kernels, name)
 static const struct row table[] = {
-    {&op_embed, cpu_embed, 0, NULL, NULL},
-    {&op_norm, FUSED(norm), NULL, NULL},
-    {&op_norm_bwd, FUSED(norm_bwd), NULL, NULL},
-    {&op_linear, cpu_linear, 0, cpu_linear_scratch, NULL},
-    {&op_linear_bwd, cpu_linear_bwd, 0, cpu_linear_bwd_scratch, NULL},
-    {&op_rope, FUSED(rope), cpu_rope_scratch, NULL},
-    {&op_attention, FUSED(attention), cpu_attention_scratch, plain_attention},
-    {&op_attention_bwd, FUSED(attention_bwd), cpu_attention_bwd_scratch, plain_attention},
-    {&op_add, FUSED(add), NULL, NULL},
-    {&op_swiglu, FUSED(swiglu), NULL, NULL},
-    {&op_swiglu_bwd, FUSED(swiglu_bwd), NULL, NULL},
-    {&op_head_loss, cpu_head_loss, 0, cpu_head_loss_scratch, NULL},
-    {&op_gather, cpu_gather, 0, NULL, NULL},
-    {&op_kv_append, cpu_kv_append, 0, NULL, NULL},
-    {&op_attention_cached, FUSED(attention_cached), cpu_attention_cached_scratch, plain_attention},
-    {&op_sample, cpu_sample, 0, cpu_sample_scratch, NULL},
+    {&op_embed, cpu_embed, 0, NULL},
+    {&op_norm, FUSED(norm), NULL},
+    {&op_norm_bwd, FUSED(norm_bwd), NULL},
+    {&op_linear, cpu_linear, 0, cpu_linear_scratch},
+    {&op_linear_bwd, cpu_linear_bwd, 0, cpu_linear_bwd_scratch},
+    {&op_rope, FUSED(rope), cpu_rope_scratch},
+    {&op_attention, FUSED(attention), cpu_attention_scratch},
+    {&op_attention_bwd, FUSED(attention_bwd), cpu_attention_bwd_scratch},
+    {&op_add, FUSED(add), NULL},
+    {&op_glu, FUSED(glu), NULL},
+    {&op_glu_bwd, FUSED(glu_bwd), NULL},
+    {&op_split, cpu_split, 0, NULL},
+    {&op_split_bwd, cpu_split_bwd, 0, NULL},
+    {&op_head_loss, cpu_head_loss, 0, cpu_head_loss_scratch},
+    {&op_gather, cpu_gather, 0, NULL},
+    {&op_kv_append, cpu_kv_append, 0, NULL},
+    {&op_attention_cached, FUSED(attention_cached), cpu_attention_cached_scratch},
+    {&op_softcap, FUSED(softcap), NULL},
+    {&op_sample, cpu_sample, 0, cpu_sample_scratch},
 };
 
 static const struct row *row_of(const struct inst *inst) {
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (table[i].op == inst->op && (!table[i].takes || table[i].takes(inst))) return &table[i];
+        if (table[i].op == inst->op) return &table[i];
     return NULL;
 }
 

@@ -3,7 +3,7 @@
 #ifndef CYC_CPU_DOT_AVX512_H
 #define CYC_CPU_DOT_AVX512_H
 #include "cpu/blocks.h"
-#include "cpu/gemm.h"
+#include "cpu/dot_rest.h"
 
 enum { DOT_WIDE = 8, DOT_ACC = 24 }; /* dot_block(): most rows of W, accumulators */
 /* The sums of four vectors: 13 instructions, where one after the other would take 32. */

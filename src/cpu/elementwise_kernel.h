@@ -7,6 +7,7 @@
  * f32 in 2 * VW partial sums. */
 #include "cpu/fused.h"
 #include "cpu/vec.h"
+#include "ops/ops.h"
 #include <omp.h>
 
 /* for (c in steps of VW) with `n` = VW, then once with the rest: LOAD and STORE of the body take n. */
@@ -21,48 +22,82 @@ static inline void store(float *p, vf x, int64_t n) {
     static err name(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,       \
                     void *scratch)
 
+/* sum of (x - shift)^2 */
+static float squares(const float *x, float shift, int64_t cols) {
+    if (shift == 0) return vec_dot(x, x, cols);
+    vf sum = {0};
+    EACH_VECTOR(c, n, cols) {
+        vf d = load(x + c, n) - shift;
+        if (n < VW) d = vf_from(n, (vf){0}, d);
+        sum = vf_fma(d, d, sum);
+    }
+    return vf_sum(sum);
+}
+
+static float mean_of(const float *x, int64_t cols) {
+    vf sum = {0};
+    EACH_VECTOR(c, n, cols) sum += load(x + c, n);
+    return vf_sum(sum) / (float)cols;
+}
+
 FUSED_KERNEL(norm) {
     (void)scratch;
-    const int64_t N = view_rows(&in[0]), C = in[0].d[1];
-    const float *w = in[1].p, eps = inst->a.eps;
-#pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
-    for (int64_t i = 0; i < N; i++) {
-        const float *x = view_row(&in[0], i);
-        float *y = view_row(&out[0], i), r = 1 / sqrtf(vec_dot(x, x, C) / (float)C + eps);
-        EACH_VECTOR(c, n, C) store(y + c, load(x + c, n) * r * load(w + c, n), n);
-        view_f32(&out[1])[i] = r;
-    }
+    const int64_t N = view_rows(&in[0]), G = inst->a.heads > 1 ? inst->a.heads : 1, D = in[0].d[1] / G;
+    const float *w = in[1].p, *bias = in[2].p, eps = inst->a.eps;
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * G * D))
+    for (int64_t i = 0; i < N; i++)
+        for (int64_t g = 0; g < G; g++) {
+            const float *x = view_row(&in[0], i) + g * D, mean = inst->a.center ? mean_of(x, D) : 0;
+            float *y = view_row(&out[0], i) + g * D, r = 1 / sqrtf(squares(x, mean, D) / (float)D + eps);
+            EACH_VECTOR(c, n, D) {
+                vf v = (load(x + c, n) - mean) * r * load(w + c, n);
+                store(y + c, bias ? v + load(bias + c, n) : v, n);
+            }
+            *ops_stat(&out[1], i, g) = r;
+            if (out[2].p) *ops_stat(&out[2], i, g) = mean;
+        }
     return OK;
 }
 
-/* dw: columns are split between threads so that each has one writer and one order of rows. */
-static void norm_bwd_weight(int threads, const struct view *in, const struct view *dw) {
-    const int64_t N = view_rows(&in[0]), C = in[0].d[1];
-    const float *r = in[2].p;
+/* dw and dbias: columns are split between threads so that each has one writer and one order of rows. */
+static void norm_bwd_weight(int threads, int64_t G, const struct view *in, const struct view *dw, const struct view *dbias) {
+    const int64_t N = view_rows(&in[0]), D = in[0].d[1] / G;
 #pragma omp parallel for num_threads(threads)
-    for (int64_t c = 0; c < C; c += VW) {
-        int64_t n = C - c < VW ? C - c : VW;
-        vf sum = {0};
+    for (int64_t c = 0; c < D; c += VW) {
+        int64_t n = D - c < VW ? D - c : VW;
+        vf sum = {0}, plain = {0};
         for (int64_t i = 0; i < N; i++)
-            sum += load(view_row(&in[3], i) + c, n) * load(view_row(&in[0], i) + c, n) * r[i];
-        store(view_f32(dw) + c, load(view_f32(dw) + c, n) + sum, n);
+            for (int64_t g = 0; g < G; g++) {
+                const vf dy = load(view_row(&in[3], i) + g * D + c, n), x = load(view_row(&in[0], i) + g * D + c, n);
+                sum += dy * (in[4].p ? x - *ops_stat(&in[4], i, g) : x) * *ops_stat(&in[2], i, g);
+                plain += dy;
+            }
+        if (dw->p) store(view_f32(dw) + c, load(view_f32(dw) + c, n) + sum, n);
+        if (dbias->p) store(view_f32(dbias) + c, load(view_f32(dbias) + c, n) + plain, n);
     }
 }
 
 FUSED_KERNEL(norm_bwd) {
-    (void)inst, (void)scratch;
-    const int64_t N = view_rows(&in[0]), C = in[0].d[1];
+    (void)scratch;
+    const int64_t N = view_rows(&in[0]), G = inst->a.heads > 1 ? inst->a.heads : 1, D = in[0].d[1] / G;
     const float *w = in[1].p;
-    if (out[1].p) norm_bwd_weight(cpu_threads(run), in, &out[1]);
-#pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
-    for (int64_t i = 0; i < N; i++) {
-        const float *x = view_row(&in[0], i), *dy = view_row(&in[3], i), r = view_f32(&in[2])[i];
-        float *dx = view_row(&out[0], i);
-        vf sum = {0};
-        EACH_VECTOR(c, n, C) sum = vf_fma(load(dy + c, n) * load(w + c, n), load(x + c, n), sum);
-        vf mean = vf_set1(-vf_sum(sum) * r * r / (float)C);
-        EACH_VECTOR(c, n, C) store(dx + c, r * vf_fma(load(x + c, n), mean, load(dy + c, n) * load(w + c, n)), n);
-    }
+    if (out[1].p || out[2].p) norm_bwd_weight(cpu_threads(run), G, in, &out[1], &out[2]);
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * G * D))
+    for (int64_t i = 0; i < N; i++)
+        for (int64_t g = 0; g < G; g++) {
+            const float *x = view_row(&in[0], i) + g * D, *dy = view_row(&in[3], i) + g * D, r = *ops_stat(&in[2], i, g);
+            const float shift = in[4].p ? *ops_stat(&in[4], i, g) : 0;
+            float *dx = view_row(&out[0], i) + g * D;
+            vf along = {0}, all = {0};
+            EACH_VECTOR(c, n, D) {
+                const vf gw = load(dy + c, n) * load(w + c, n);
+                along = vf_fma(gw, load(x + c, n) - shift, along);
+                all += gw;
+            }
+            const vf mean = vf_set1(-vf_sum(along) * r * r / (float)D), level = vf_set1(in[4].p ? -vf_sum(all) / (float)D : 0);
+            EACH_VECTOR(c, n, D)
+            store(dx + c, r * (vf_fma(load(x + c, n) - shift, mean, load(dy + c, n) * load(w + c, n)) + level), n);
+        }
     return OK;
 }
 
@@ -84,8 +119,8 @@ static void rotate(const float *x, float *y, const float *c, const float *s, int
 }
 
 FUSED_KERNEL(rope) {
-    const int64_t N = view_rows(&in[0]), D = inst->a.head_dim, half = D / 2;
-    const float *freq = in[2].p, sign = inst->a.inverse ? -1 : 1;
+    const int64_t N = view_rows(&in[0]), D = inst->a.head_dim, R = inst->a.rope_dims ? inst->a.rope_dims : D, half = R / 2;
+    const float *freq = in[2].p, scale = inst->a.scale != 0 ? inst->a.scale : 1, sign = inst->a.inverse ? -scale : scale;
 #pragma omp parallel num_threads(cpu_threads_for(run, N * in[0].d[1]))
     {
         float *cosines = (float *)scratch + (size_t)omp_get_thread_num() * 2 * (size_t)half, *sines = cosines + half;
@@ -96,11 +131,14 @@ FUSED_KERNEL(rope) {
                 vf s, c;
                 vf_sincos(load(freq + j, n) * pos, &s, &c);
                 store(sines + j, s * sign, n);
-                store(cosines + j, c, n);
+                store(cosines + j, c * scale, n);
             }
-            for (int h = 0; h < inst->a.heads; h++)
-                rotate(view_row(&in[0], i) + h * D, view_row(&out[0], i) + h * D, cosines, sines, half,
-                       inst->a.interleaved);
+            for (int h = 0; h < inst->a.heads; h++) {
+                const float *x = view_row(&in[0], i) + h * D;
+                float *y = view_row(&out[0], i) + h * D;
+                rotate(x, y, cosines, sines, half, inst->a.interleaved);
+                if (R < D && x != y) memcpy(y + R, x + R, (size_t)(D - R) * sizeof *y);
+            }
         }
     }
     return OK;
@@ -118,33 +156,88 @@ FUSED_KERNEL(add) {
     return OK;
 }
 
-FUSED_KERNEL(swiglu) {
-    (void)inst, (void)scratch;
+/* act(g) and its slope (ops/glu.c). */
+static inline __attribute__((always_inline)) vf activate(const enum activation kind, vf g, vf *slope) {
+    if (kind == ACT_RELU) {
+        *slope = vf_select(g > 0.0f, vf_set1(1), g * 0.0f); /* NaN stays NaN */
+        return vf_max((vf){0}, g);
+    }
+    if (kind == ACT_GELU_ERF) {
+        vf density, below = vf_normal(g, &density);
+        *slope = vf_fma(g, density, below);
+        return g * below;
+    }
+    if (kind == ACT_GELU_TANH) {
+        const vf z = g * g, e = vf_exp(-vf_max(vf_set1(-87), 1.59576912f * vf_fma(g * z, vf_set1(0.044715f), g)));
+        const vf s = 1.0f / (1.0f + e); /* e is finite, so that 1 - s is e s, with all its bits */
+        *slope = s * vf_fma(g * (e * s), 1.59576912f * vf_fma(z, vf_set1(0.134145f), vf_set1(1)), vf_set1(1));
+        return g * s;
+    }
+    const vf s = 1.0f / (1.0f + vf_exp(-g));
+    *slope = s * vf_fma(g, 1.0f - s, vf_set1(1));
+    return g * s;
+}
+
+/* BODY once per kind of activation, each with the kind as a constant. */
+#define EACH_ACTIVATION(kind, BODY)                                                                                    \
+    switch (kind) {                                                                                                    \
+    case ACT_SILU: BODY(ACT_SILU); break;                                                                              \
+    case ACT_GELU_TANH: BODY(ACT_GELU_TANH); break;                                                                    \
+    case ACT_GELU_ERF: BODY(ACT_GELU_ERF); break;                                                                      \
+    case ACT_RELU: BODY(ACT_RELU); break;                                                                              \
+    }
+
+FUSED_KERNEL(glu) {
+    (void)scratch;
     const int64_t N = view_rows(&in[0]), F = in[0].d[1];
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * F))
     for (int64_t i = 0; i < N; i++) {
-        const float *gate = view_row(&in[0], i), *up = view_row(&in[1], i);
+        const float *gate = view_row(&in[0], i), *up = in[1].p ? view_row(&in[1], i) : NULL;
         float *y = view_row(&out[0], i);
-        EACH_VECTOR(c, n, F) {
-            vf g = load(gate + c, n);
-            store(y + c, g / (1.0f + vf_exp(-g)) * load(up + c, n), n);
-        }
+        vf slope;
+#define ROW(kind)                                                                                                      \
+    EACH_VECTOR(c, n, F) {                                                                                             \
+        vf v = activate(kind, load(gate + c, n), &slope);                                                              \
+        store(y + c, up ? v * load(up + c, n) : v, n);                                                                 \
+    }
+        EACH_ACTIVATION(inst->a.act, ROW)
+#undef ROW
     }
     return OK;
 }
 
-FUSED_KERNEL(swiglu_bwd) {
-    (void)inst, (void)scratch;
+FUSED_KERNEL(glu_bwd) {
+    (void)scratch;
     const int64_t N = view_rows(&in[0]), F = in[0].d[1];
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * F))
     for (int64_t i = 0; i < N; i++) {
-        const float *gate = view_row(&in[0], i), *up = view_row(&in[1], i), *dy = view_row(&in[2], i);
-        float *dgate = view_row(&out[0], i), *dup = view_row(&out[1], i);
-        EACH_VECTOR(c, n, F) {
-            vf g = load(gate + c, n), d = load(dy + c, n), s = 1.0f / (1.0f + vf_exp(-g)), u = load(up + c, n);
-            store(dgate + c, d * u * s * vf_fma(g, 1.0f - s, vf_set1(1)), n);
-            store(dup + c, d * g * s, n);
-        }
+        const float *gate = view_row(&in[0], i), *up = in[1].p ? view_row(&in[1], i) : NULL, *dy = view_row(&in[2], i);
+        float *dgate = view_row(&out[0], i), *dup = up ? view_row(&out[1], i) : NULL;
+        vf slope;
+#define ROW(kind)                                                                                                      \
+    EACH_VECTOR(c, n, F) {                                                                                             \
+        vf d = load(dy + c, n), y = activate(kind, load(gate + c, n), &slope);                                         \
+        store(dgate + c, (up ? d * load(up + c, n) : d) * slope, n);                                                   \
+        if (dup) store(dup + c, d * y, n);                                                                             \
+    }
+        EACH_ACTIVATION(inst->a.act, ROW)
+#undef ROW
+    }
+    return OK;
+}
+
+static void cap_row(float *x, int64_t cols, float cap) {
+    EACH_VECTOR(c, n, cols) store(x + c, vf_tanh(load(x + c, n) / cap) * cap, n);
+}
+
+FUSED_KERNEL(softcap) {
+    (void)scratch;
+    const int64_t N = view_rows(&in[0]), V = in[0].d[1];
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * V))
+    for (int64_t i = 0; i < N; i++) {
+        float *y = view_row(&out[0], i);
+        if (y != view_row(&in[0], i)) memcpy(y, view_row(&in[0], i), (size_t)V * sizeof *y);
+        cap_row(y, V, inst->a.softcap);
     }
     return OK;
 }

@@ -28,8 +28,9 @@ struct chunk {
     int64_t k0;
 };
 
-/* Block length of a piece: equal parts, so that 576 is 3 x 192 and not 256 + 256 + 64. */
-static int64_t block_len(int64_t k) { return ceil_div(ceil_div(k, ceil_div(k, GEMM_KC)), 32) * 32; }
+/* Block length of a piece: equal parts, so that 576 is 3 x 192 and not 256 + 256 + 64; of whole blocks of 64, and of 256
+ * where k is. */
+static int64_t block_len(int64_t k) { return ceil_div(ceil_div(k, ceil_div(k, GEMM_KC)), 64) * 64; }
 
 static bool next_chunk(const struct gemm *g, int64_t rows, struct chunk *c) {
     int64_t off = 0, most = GEMM_PACK / rows;
@@ -305,19 +306,19 @@ static void generic_pack(const float *x, int64_t ld, int rows, int64_t k, float 
         for (int i = 0; i < rows; i++) *dst++ = x[i * ld + j];
 }
 
-/* n <= GEMM_KC weights from element k0 (a multiple of 32) of a row: whole blocks are decoded, which Q6_K's may exceed.
- */
+/* n <= GEMM_KC weights from element k0 (a multiple of 32) of a row: whole blocks are decoded, which may be larger. */
 static void generic_row(const struct gemm_w *w, int64_t row, int64_t k0, int64_t n, float *dst) {
     const uint8_t *p = (const uint8_t *)w->p + (size_t)row * dtype_row_bytes(w->dt, w->ld);
-    float whole[256];
-    if (w->dt != DT_Q6_K) {
+    float whole[DTYPE_BLOCK_MAX];
+    const int block = dtype_info[w->dt].block;
+    if (block <= 32) {
         dequantise_row(w->dt, p + dtype_row_bytes(w->dt, k0), dst, n);
         return;
     }
     for (int64_t done = 0, len; done < n; done += len) {
-        int64_t at = (k0 + done) % 256;
-        len = imin(256 - at, n - done);
-        dequantise_row(w->dt, p + dtype_row_bytes(w->dt, k0 + done - at), whole, 256);
+        int64_t at = (k0 + done) % block;
+        len = imin(block - at, n - done);
+        dequantise_row(w->dt, p + dtype_row_bytes(w->dt, k0 + done - at), whole, block);
         memcpy(dst + done, whole + at, (size_t)len * sizeof(float));
     }
 }

@@ -24,7 +24,7 @@
 enum {
     GEMM_UNIT = 32,  /* output columns unpacked at once: one block of the 32-wide formats in either orientation */
     GEMM_KC = 256,   /* most rows of an unpacked unit: 256 x 16 x 4 = 16 KB (AVX2), x 32 = 32 KB (AVX-512) stay in L1.
-                      * Exactly a Q6_K super-block, so blocks of those never straddle two. */
+                      * Exactly a super-block of the K formats, so blocks of those never straddle two. */
     GEMM_ROWS = 256, /* rows at a time: x GEMM_KC x 4 = 256 KB of packed activations, half a Zen 3's L2. More rows take
                       * their weights' unpacking (3 %) again rather than stream activations from L3 (10 %). */
     GEMM_PIECES = 5,
@@ -114,6 +114,7 @@ struct gemm_isa {
     void (*dot)(const struct gemm_dot *d);
 };
 extern const struct gemm_isa gemm_generic, gemm_avx2, gemm_avx512;
+void gemm_few_avx2(const struct gemm_dot *d), gemm_few_avx512(const struct gemm_dot *d); /* their dot() */
 const struct gemm_isa *gemm_isa(void);
 
 /* Dot products with integer activations. */

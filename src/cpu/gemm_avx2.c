@@ -6,79 +6,12 @@
  * and nibbles are then 4 or 8 consecutive k of 8 outputs: 8 weights cost a shift, a mask, a conversion, an FMA and a
  * store. */
 #ifdef __AVX2__
-#include "cpu/blocks.h"
-#include "cpu/gemm.h"
+#include "cpu/load_avx2.h"
 
 enum { NR = 16, DOT_WIDE = 4, DOT_ACC = 9 }; /* dot_block(): most rows of W, accumulators */
 
-INLINE __m256 half_all(uint32_t h) { return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128((int)h))); }
-INLINE __m256 low_signed(__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)); }
-
-/* The i-th 8 of a block's 32 weights: nibbles of the bytes at q, low ones first. */
-INLINE __m256 load8_q4(const uint8_t *q, int i, __m256 d, __m256 m) {
-    __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(q + 8 * (i & 1))));
-    v = i < 2 ? _mm256_and_si256(v, _mm256_set1_epi32(15)) : _mm256_srli_epi32(v, 4);
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(v), d, m);
-}
-
-/* Weights 32 j .. 32 j + 31 of a Q6_K row: group j % 4 of half j / 4 % 2 of super-block j / 8. */
-INLINE void load_q6_k(const uint8_t *row, int64_t j, __m256 w[4]) {
-    const uint8_t *b = row + j / 8 * 210;
-    int half = (int)(j / 4 & 1), g = (int)(j & 3);
-    const uint8_t *ql = b + 64 * half + 32 * (g & 1), *qh = b + 128 + 32 * half;
-    const int8_t *sc = (const int8_t *)(b + 192 + 8 * half + 2 * g);
-    __m256 d = half_all(get16(b + 208));
-    for (int i = 0; i < 2; i++) {
-        __m128i l = _mm_loadu_si128((const void *)(ql + 16 * i)), h = _mm_loadu_si128((const void *)(qh + 16 * i));
-        l = _mm_and_si128(_mm_srl_epi16(l, _mm_cvtsi32_si128(g & 2 ? 4 : 0)), _mm_set1_epi8(15));
-        h = _mm_and_si128(_mm_srl_epi16(h, _mm_cvtsi32_si128(2 * g)), _mm_set1_epi8(3));
-        __m128i q = _mm_sub_epi8(_mm_or_si128(l, _mm_slli_epi16(h, 4)), _mm_set1_epi8(32));
-        __m256 s = _mm256_mul_ps(d, _mm256_set1_ps((float)sc[i]));
-        w[2 * i] = _mm256_mul_ps(s, low_signed(q));
-        w[2 * i + 1] = _mm256_mul_ps(s, low_signed(_mm_srli_si128(q, 8)));
-    }
-}
-
-INLINE __m256 load8_bf16(const uint8_t *p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
-}
-
-INLINE __m256 load8_q8(const uint8_t *p, __m256 d) {
-    return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)p)), d);
-}
-
-/* The i-th 8 of weights 32 j .. 32 j + 31 of a row; s: the block's scales. dt is a constant where this is inlined. */
-INLINE __m256 load8(dtype dt, const uint8_t *row, int64_t j, int i, const float *s) {
-    switch (dt) {
-    case DT_F32: return _mm256_loadu_ps((const void *)(row + 128 * j + 32 * i));
-    case DT_F16: return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + 64 * j + 16 * i)));
-    case DT_BF16: return load8_bf16(row + 64 * j + 16 * i);
-    case DT_Q4_0: return load8_q4(row + 18 * j + 2, i, _mm256_set1_ps(s[0]), _mm256_set1_ps(-8 * s[0]));
-    case DT_Q4_1: return load8_q4(row + 20 * j + 4, i, _mm256_set1_ps(s[0]), _mm256_set1_ps(s[1]));
-    default: return load8_q8(row + 34 * j + 2 + 8 * i, _mm256_set1_ps(s[0]));
-    }
-}
-
-INLINE void load32(dtype dt, const uint8_t *row, int64_t j, const float *s, __m256 w[4]) {
-    if (dt == DT_Q6_K) {
-        load_q6_k(row, j, w);
-        return;
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) w[i] = load8(dt, row, j, i, s);
-}
-
-#define EACH_DTYPE(dt, CALL)                                                                                           \
-    switch (dt) {                                                                                                      \
-    case DT_F32: CALL(DT_F32); break;                                                                                  \
-    case DT_F16: CALL(DT_F16); break;                                                                                  \
-    case DT_BF16: CALL(DT_BF16); break;                                                                                \
-    case DT_Q4_0: CALL(DT_Q4_0); break;                                                                                \
-    case DT_Q4_1: CALL(DT_Q4_1); break;                                                                                \
-    case DT_Q8_0: CALL(DT_Q8_0); break;                                                                                \
-    case DT_Q6_K: CALL(DT_Q6_K); break;                                                                                \
-    default: break;                                                                                                    \
-    }
+/* F(dt) for the one that dt is, a constant in it. */
+#define CASE(name) case DT_##name: F(DT_##name); break;
 
 /* --- the tile -------------------------------------------------------------------------------------------------- */
 
@@ -221,6 +154,35 @@ INLINE void turn_q8(const uint8_t *const p[8], int64_t blocks, float *dst) {
     }
 }
 
+/* Super-blocks: the codes of 8 rows as bytes, which are turned as Q8_0's are; their scales are turned too. */
+INLINE void turn_super(const dtype dt, const uint8_t *const p[8], int64_t blocks, float *dst) {
+    int8_t codes[8][256];
+    struct k_scales s[8];
+    const uint8_t *c[8], *f[8];
+    for (int i = 0; i < 8; i++) c[i] = (const uint8_t *)codes[i], f[i] = (const uint8_t *)&s[i];
+    for (int64_t j = 0; j < blocks; j++) {
+        for (int i = 0; i < 8; i++) {
+            const uint8_t *b = p[i] + (size_t)j * dtype_bytes(dt);
+            k_codes256(dt, b, codes[i]);
+            k_scales(dt, b, &s[i]);
+        }
+        for (int t = 0; t < 16; t++, dst += 16 * NR) {
+            __m256i v[4], d[4], m[4];
+            turn(f, 16 * (t / 4), d);
+            if (has_mins(dt)) turn(f, 64 + 16 * (t / 4), m);
+            turn(c, 16 * t, v);
+            const __m256 scale = _mm256_castsi256_ps(d[t % 4]), min = _mm256_castsi256_ps(has_mins(dt) ? m[t % 4] : d[t % 4]);
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++)
+#pragma GCC unroll 4
+                for (int b = 0; b < 4; b++) {
+                    __m256 q = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v[k], 24 - 8 * b), 24));
+                    _mm256_storeu_ps(dst + (4 * k + b) * NR, has_mins(dt) ? _mm256_fmadd_ps(q, scale, min) : _mm256_mul_ps(q, scale));
+                }
+        }
+    }
+}
+
 static void turn_f32(const uint8_t *const p[8], int64_t k, float scale, float *dst) {
     __m256 s = _mm256_set1_ps(scale);
     int64_t j = 0;
@@ -233,12 +195,14 @@ static void turn_f32(const uint8_t *const p[8], int64_t k, float scale, float *d
         for (int i = 0; i < 8; i++) dst[i] = scale * ((const float *)p[i])[j];
 }
 
-/* n weights from element k0 (a multiple of 32) of a row, as f32; for the formats without separate scales. */
+/* n weights from element k0 (a multiple of 64) of a row of a SMALL type, as f32. */
 INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, float *dst) {
     int64_t j = 0;
+    struct scales s;
     for (; j + 32 <= n; j += 32) {
         __m256 w[4];
-        load32(dt, row, (k0 + j) / 32, NULL, w);
+        if (j % 256 == 0) group_scales(dt, row + dtype_row_bytes(dt, k0), j / 32, (int)((n - j) / 32), &s);
+        load32(dt, row, (k0 + j) / 32, s.v + j / 16 % 16, w);
         for (int i = 0; i < 4; i++) _mm256_storeu_ps(dst + j + 8 * i, w[i]);
     }
     if (j < n) dequantise_row(dt, row + dtype_row_bytes(dt, k0 + j), dst + j, n - j);
@@ -247,23 +211,34 @@ INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, f
 static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
                           float *tmp) {
     const size_t row = dtype_row_bytes(w->dt, w->ld);
+    const bool in_place = w->dt == DT_F32 || w->dt == DT_Q4_0 || w->dt == DT_Q4_1 || w->dt == DT_Q8_0 || is_super(w->dt);
     for (int first = 0; first < cols; first += 8) {
         float *to = dst + first / NR * kc * NR + first % NR;
         const uint8_t *p[8];
         for (int i = 0; i < 8; i++) {
             int64_t r = n0 + (first + i < cols ? first + i : cols - 1);
             p[i] = (const uint8_t *)w->p + (size_t)r * row;
-            if (w->dt != DT_F16 && w->dt != DT_BF16 && w->dt != DT_Q6_K) p[i] += dtype_row_bytes(w->dt, k0);
+            if (in_place) p[i] += dtype_row_bytes(w->dt, k0);
         }
         if (w->dt == DT_Q4_1) turn_q4(DT_Q4_1, p, kc / 32, to);
         else if (w->dt == DT_Q4_0) turn_q4(DT_Q4_0, p, kc / 32, to);
         else if (w->dt == DT_Q8_0) turn_q8(p, kc / 32, to);
         else if (w->dt == DT_F32) turn_f32(p, kc, w->scale, to);
-        else {
+        else if (is_super(w->dt)) {
+            switch (w->dt) {
+#define F(dt) turn_super(dt, p, kc / 256, to)
+                SUPER(CASE)
+#undef F
+            default: break;
+            }
+        } else {
             for (int i = 0; i < 8; i++) {
-#define ROW(dt) row_f32(dt, p[i], k0, kc, tmp + i * GEMM_KC)
-                EACH_DTYPE(w->dt, ROW)
-#undef ROW
+#define F(dt) row_f32(dt, p[i], k0, kc, tmp + i * GEMM_KC)
+                switch (w->dt) {
+                    SMALL(CASE)
+                default: break;
+                }
+#undef F
                 p[i] = (const uint8_t *)(tmp + i * GEMM_KC);
             }
             turn_f32(p, kc, 1, to);
@@ -278,11 +253,27 @@ INLINE void unpack_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int6
     struct scales s;
     for (int64_t k = 0; k < kc; k++, p += row, dst += NR) {
         __m256 v[4];
-        if (k % 8 == 0) get_scales(dt, p + (size_t)(n0 / 32 * dtype_info[dt].bytes), (int64_t)row, (int)(kc - k), &s);
+        if (k % 8 == 0) rows_scales(dt, p, row, n0 / 32, (int)(kc - k), &s);
         load32(dt, p, n0 / 32, s.v + 2 * (k % 8), v);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
             _mm256_storeu_ps(dst + i / 2 * kc * NR + i % 2 * 8, dt == DT_F32 ? _mm256_mul_ps(v[i], f) : v[i]);
+    }
+}
+
+INLINE void unpack_super_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int64_t k0, int64_t kc, float *dst) {
+    const size_t row = dtype_row_bytes(dt, w->ld);
+    const uint8_t *p = (const uint8_t *)w->p + (size_t)k0 * row + (size_t)(n0 / 256) * dtype_bytes(dt);
+    const int i = (int)(n0 / 32 % 8);
+    for (int64_t k = 0; k < kc; k++, p += row, dst += NR) {
+        float d[2], m[2];
+        k_scale(dt, p, i, d, m);
+        __m256i c = k_codes(dt, p, i);
+        for (int h = 0; h < 2; h++) {
+            __m128i q = h ? _mm256_extracti128_si256(c, 1) : _mm256_castsi256_si128(c);
+            _mm256_storeu_ps(dst + h * kc * NR, load_codes(dt, q, d + h, m + h));
+            _mm256_storeu_ps(dst + h * kc * NR + 8, load_codes(dt, _mm_srli_si128(q, 8), d + h, m + h));
+        }
     }
 }
 
@@ -306,86 +297,21 @@ static void unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int
     if (w->t) {
         unpack_turned(w, n0, cols, k0, kc, dst, tmp);
     } else if (cols == GEMM_UNIT) {
-#define ROWS(dt) unpack_rows(dt, w, n0, k0, kc, dst)
-        EACH_DTYPE(w->dt, ROWS)
-#undef ROWS
+        switch (w->dt) {
+#define F(dt) unpack_rows(dt, w, n0, k0, kc, dst)
+            SMALL(CASE)
+#undef F
+#define F(dt) unpack_super_rows(dt, w, n0, k0, kc, dst)
+            SUPER(CASE)
+#undef F
+        default: break;
+        }
     } else {
         unpack_narrow(w, n0, cols, k0, kc, dst, tmp);
     }
 }
 
-/* --- dot products for few rows --------------------------------------------------------------------------------- */
-
-INLINE float sum8(__m256 v) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-
-/* Here the last r % 8 of the low-rank part are left over too. */
-static __attribute__((noinline)) float dot_rest_low(const struct gemm_dot *d, const uint8_t *row, int64_t o, int i) {
-    float sum = dot_rest(d, row, o, i);
-    for (int64_t j = d->r & ~(int64_t)7; j < d->r; j++) sum += d->t[i * d->ldt + j] * d->b[o * d->ldb + j];
-    return sum;
-}
-
-/* rw rows of W by n rows of x, one accumulator each. */
-INLINE void dot_block(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
-    const size_t bytes = d->row_bytes;
-    const uint8_t *row = (const uint8_t *)d->w + (size_t)o * bytes;
-    __m256 acc[DOT_ACC];
-#pragma GCC unroll 12
-    for (int a = 0; a < rw * n; a++) acc[a] = _mm256_setzero_ps();
-    const size_t block = bytes32(dt);
-    struct scales s[DOT_WIDE];
-    for (int r = 0; d->r && r < rw; r++) _mm_prefetch((const char *)(d->b + (o + r + B_AHEAD) * d->ldb), _MM_HINT_T0);
-    for (int64_t j = 0; j < d->k / 32; j++) {
-        if (j % 8 == 0)
-#pragma GCC unroll 8
-            for (int r = 0; r < rw; r++) {
-                const uint8_t *at = row + (size_t)r * bytes + (size_t)j * block;
-                for (size_t b = 0; b < 8 * block; b += 64) _mm_prefetch((const char *)at + AHEAD + b, _MM_HINT_T0);
-                get_scales(dt, at, (int64_t)block, (int)(d->k / 32 - j), &s[r]);
-            }
-        __m256 whole[DOT_WIDE][4]; /* Q6_K alone is unpacked 32 weights at once */
-        for (int r = 0; dt == DT_Q6_K && r < rw; r++) load32(dt, row + (size_t)r * bytes, j, NULL, whole[r]);
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++) {
-            __m256 w[DOT_WIDE];
-#pragma GCC unroll 8
-            for (int r = 0; r < rw; r++)
-                w[r] = dt == DT_Q6_K ? whole[r][q] : load8(dt, row + (size_t)r * bytes, j, q, s[r].v + 2 * (j % 8));
-#pragma GCC unroll 8
-            for (int i = 0; i < n; i++) {
-                __m256 x = _mm256_loadu_ps(d->x + i * d->ldx + 32 * j + 8 * q);
-#pragma GCC unroll 8
-                for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm256_fmadd_ps(w[r], x, acc[i * rw + r]);
-            }
-        }
-    }
-    for (int64_t j = 0; j + 8 <= d->r; j += 8) {
-#pragma GCC unroll 8
-        for (int r = 0; r < rw; r++) {
-            __m256 b = _mm256_loadu_ps(d->b + (o + r) * d->ldb + j);
-#pragma GCC unroll 8
-            for (int i = 0; i < n; i++)
-                acc[i * rw + r] = _mm256_fmadd_ps(b, _mm256_loadu_ps(d->t + i * d->ldt + j), acc[i * rw + r]);
-        }
-    }
-    float sum[DOT_ACC]; /* all of them before dot_rest_low() is called: a call would put the accumulators in memory */
-#pragma GCC unroll 12
-    for (int a = 0; a < rw * n; a++) sum[a] = sum8(acc[a]);
-    if (d->bias || d->k % 32 || d->r % 8)
-        for (int a = 0; a < rw * n; a++) sum[a] += dot_rest_low(d, row + (size_t)(a % rw) * bytes, o + a % rw, a / rw);
-    for (int i = 0; i < n; i++)
-        for (int r = 0; r < rw; r++) d->y[i * d->ldy + o + r] = sum[i * rw + r];
-}
-
-enum { WIDE_1 = 4, WIDE_2 = 4, WIDE_3 = 3, WIDE_4 = 2, WIDE_5 = 1, WIDE_6 = 1, WIDE_7 = 1, WIDE_8 = 1 };
-#define DOT_TYPES(X) X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q8_0) X(Q6_K)
-#include "cpu/dot_spans.h"
-
-const struct gemm_isa gemm_avx2 = {6, NR, 8, 8, tile, pack, unpack, dot};
+const struct gemm_isa gemm_avx2 = {6, NR, 8, 8, tile, pack, unpack, gemm_few_avx2};
 #else
 typedef int no_avx2_here;
 #endif

@@ -7,80 +7,10 @@
  * 0..15 (vpermps reads only the low 4 bits of an index), so 16 weights cost a shift, a permute, an FMA and a store: the
  * shuffle of bytes to transpose them would double that. */
 #ifdef __AVX512F__
-#include "cpu/dot_avx512.h"
+#include "cpu/load_avx512.h"
 
-INLINE __m512 half_all(uint32_t h) { return _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128((int)h))); }
-
-INLINE __m512 nibble_table(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
-
-/* The 16 values that a block can hold, then a permute of them by the nibbles. */
-INLINE void load_q4(const uint8_t *q, __m512 d, __m512 m, __m512 *lo, __m512 *hi) {
-    __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)q));
-    __m512 table = _mm512_fmadd_ps(nibble_table(), d, m);
-    *lo = _mm512_permutexvar_ps(v, table);
-    *hi = _mm512_permutexvar_ps(_mm512_srli_epi32(v, 4), table);
-}
-
-/* Weights 32 j .. 32 j + 31 of a Q6_K row: group j % 4 of half j / 4 % 2 of super-block j / 8. */
-INLINE void load_q6_k(const uint8_t *row, int64_t j, __m512 *lo, __m512 *hi) {
-    const uint8_t *b = row + j / 8 * 210;
-    int half = (int)(j / 4 & 1), g = (int)(j & 3);
-    const uint8_t *ql = b + 64 * half + 32 * (g & 1), *qh = b + 128 + 32 * half;
-    const int8_t *sc = (const int8_t *)(b + 192 + 8 * half + 2 * g);
-    __m512 d = half_all(get16(b + 208));
-    __m512 *w[2] = {lo, hi};
-    for (int i = 0; i < 2; i++) {
-        __m512i l = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(ql + 16 * i)));
-        __m512i h = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(qh + 16 * i)));
-        l = _mm512_and_si512(_mm512_srl_epi32(l, _mm_cvtsi32_si128(g & 2 ? 4 : 0)), _mm512_set1_epi32(15));
-        h = _mm512_and_si512(_mm512_srl_epi32(h, _mm_cvtsi32_si128(2 * g)), _mm512_set1_epi32(3));
-        __m512i q = _mm512_sub_epi32(_mm512_or_si512(l, _mm512_slli_epi32(h, 4)), _mm512_set1_epi32(32));
-        *w[i] = _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps((float)sc[i])), _mm512_cvtepi32_ps(q));
-    }
-}
-
-/* Weights 32 j .. 32 j + 31 of a row; s: the block's scales. dt is a constant where this is inlined. */
-INLINE void load32(dtype dt, const uint8_t *row, int64_t j, const float *s, __m512 *lo, __m512 *hi) {
-    switch (dt) {
-    case DT_F32:
-        *lo = _mm512_loadu_ps(row + 128 * j);
-        *hi = _mm512_loadu_ps(row + 128 * j + 64);
-        break;
-    case DT_F16:
-        *lo = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(row + 64 * j)));
-        *hi = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(row + 64 * j + 32)));
-        break;
-    case DT_BF16: {
-        __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(row + 64 * j)));
-        __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(row + 64 * j + 32)));
-        *lo = _mm512_castsi512_ps(_mm512_slli_epi32(a, 16));
-        *hi = _mm512_castsi512_ps(_mm512_slli_epi32(b, 16));
-        break;
-    }
-    case DT_Q4_0: load_q4(row + 18 * j + 2, _mm512_set1_ps(s[0]), _mm512_set1_ps(-8 * s[0]), lo, hi); break;
-    case DT_Q4_1: load_q4(row + 20 * j + 4, _mm512_set1_ps(s[0]), _mm512_set1_ps(s[1]), lo, hi); break;
-    case DT_Q8_0: {
-        __m512i q0 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(row + 34 * j + 2)));
-        __m512i q1 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(row + 34 * j + 18)));
-        *lo = _mm512_mul_ps(_mm512_cvtepi32_ps(q0), _mm512_set1_ps(s[0]));
-        *hi = _mm512_mul_ps(_mm512_cvtepi32_ps(q1), _mm512_set1_ps(s[0]));
-        break;
-    }
-    default: load_q6_k(row, j, lo, hi); break;
-    }
-}
-
-#define EACH_DTYPE(dt, CALL)                                                                                           \
-    switch (dt) {                                                                                                      \
-    case DT_F32: CALL(DT_F32); break;                                                                                  \
-    case DT_F16: CALL(DT_F16); break;                                                                                  \
-    case DT_BF16: CALL(DT_BF16); break;                                                                                \
-    case DT_Q4_0: CALL(DT_Q4_0); break;                                                                                \
-    case DT_Q4_1: CALL(DT_Q4_1); break;                                                                                \
-    case DT_Q8_0: CALL(DT_Q8_0); break;                                                                                \
-    case DT_Q6_K: CALL(DT_Q6_K); break;                                                                                \
-    default: break;                                                                                                    \
-    }
+/* F(dt) for the one that dt is, a constant in it. */
+#define CASE(name) case DT_##name: F(DT_##name); break;
 
 /* --- the tile -------------------------------------------------------------------------------------------------- */
 
@@ -209,6 +139,35 @@ INLINE void turn_q8(const uint8_t *const p[16], int64_t blocks, float *dst) {
     }
 }
 
+/* Super-blocks: the codes of 16 rows as bytes, which are turned as Q8_0's are; their scales are turned too. */
+INLINE void turn_super(const dtype dt, const uint8_t *const p[16], int64_t blocks, float *dst) {
+    int8_t codes[16][256];
+    struct k_scales s[16];
+    const uint8_t *c[16], *f[16];
+    for (int i = 0; i < 16; i++) c[i] = (const uint8_t *)codes[i], f[i] = (const uint8_t *)&s[i];
+    for (int64_t j = 0; j < blocks; j++) {
+        for (int i = 0; i < 16; i++) {
+            const uint8_t *b = p[i] + (size_t)j * dtype_bytes(dt);
+            k_codes256(dt, b, codes[i]);
+            k_scales(dt, b, &s[i]);
+        }
+        for (int t = 0; t < 16; t++, dst += 16 * GEMM_UNIT) {
+            __m512i v[4], d[4], m[4];
+            turn(f, 16 * (t / 4), d);
+            if (has_mins(dt)) turn(f, 64 + 16 * (t / 4), m);
+            turn(c, 16 * t, v);
+            const __m512 scale = _mm512_castsi512_ps(d[t % 4]), min = _mm512_castsi512_ps(has_mins(dt) ? m[t % 4] : d[t % 4]);
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++)
+#pragma GCC unroll 4
+                for (int b = 0; b < 4; b++) {
+                    __m512 q = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(v[k], 24 - 8 * b), 24));
+                    _mm512_storeu_ps(dst + (4 * k + b) * GEMM_UNIT, has_mins(dt) ? _mm512_fmadd_ps(q, scale, min) : _mm512_mul_ps(q, scale));
+                }
+        }
+    }
+}
+
 static void turn_f32(const uint8_t *const p[16], int64_t k, float scale, float *dst) {
     __m512 s = _mm512_set1_ps(scale);
     int64_t j = 0;
@@ -221,12 +180,14 @@ static void turn_f32(const uint8_t *const p[16], int64_t k, float scale, float *
         for (int i = 0; i < 16; i++) dst[i] = scale * ((const float *)p[i])[j];
 }
 
-/* n weights from element k0 (a multiple of 32) of a row, as f32; for the formats without separate scales. */
+/* n weights from element k0 (a multiple of 64) of a row of a SMALL type, as f32. */
 INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, float *dst) {
     int64_t j = 0;
+    struct scales s;
     for (; j + 32 <= n; j += 32) {
         __m512 lo, hi;
-        load32(dt, row, (k0 + j) / 32, NULL, &lo, &hi);
+        if (j % 256 == 0) group_scales(dt, row + dtype_row_bytes(dt, k0), j / 32, (int)((n - j) / 32), &s);
+        load32(dt, row, (k0 + j) / 32, s.v + j / 16 % 16, &lo, &hi);
         _mm512_storeu_ps(dst + j, lo);
         _mm512_storeu_ps(dst + j + 16, hi);
     }
@@ -236,22 +197,33 @@ INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, f
 static void unpack_turned(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int64_t kc, float *dst,
                           float *tmp) {
     const size_t row = dtype_row_bytes(w->dt, w->ld);
+    const bool in_place = w->dt == DT_F32 || w->dt == DT_Q4_0 || w->dt == DT_Q4_1 || w->dt == DT_Q8_0 || is_super(w->dt);
     for (int half = 0; half < cols; half += 16, dst += 16) {
         const uint8_t *p[16];
         for (int i = 0; i < 16; i++) {
             int64_t r = n0 + (half + i < cols ? half + i : cols - 1);
             p[i] = (const uint8_t *)w->p + (size_t)r * row;
-            if (w->dt != DT_F16 && w->dt != DT_BF16 && w->dt != DT_Q6_K) p[i] += dtype_row_bytes(w->dt, k0);
+            if (in_place) p[i] += dtype_row_bytes(w->dt, k0);
         }
         if (w->dt == DT_Q4_1) turn_q4(DT_Q4_1, p, kc / 32, dst);
         else if (w->dt == DT_Q4_0) turn_q4(DT_Q4_0, p, kc / 32, dst);
         else if (w->dt == DT_Q8_0) turn_q8(p, kc / 32, dst);
         else if (w->dt == DT_F32) turn_f32(p, kc, w->scale, dst);
-        else {
+        else if (is_super(w->dt)) {
+            switch (w->dt) {
+#define F(dt) turn_super(dt, p, kc / 256, dst)
+                SUPER(CASE)
+#undef F
+            default: break;
+            }
+        } else {
             for (int i = 0; i < 16; i++) {
-#define ROW(dt) row_f32(dt, p[i], k0, kc, tmp + i * GEMM_KC)
-                EACH_DTYPE(w->dt, ROW)
-#undef ROW
+#define F(dt) row_f32(dt, p[i], k0, kc, tmp + i * GEMM_KC)
+                switch (w->dt) {
+                    SMALL(CASE)
+                default: break;
+                }
+#undef F
                 p[i] = (const uint8_t *)(tmp + i * GEMM_KC);
             }
             turn_f32(p, kc, 1, dst);
@@ -266,7 +238,7 @@ INLINE void unpack_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int6
     struct scales s;
     for (int64_t k = 0; k < kc; k++, p += row, dst += GEMM_UNIT) {
         __m512 lo, hi;
-        if (k % 8 == 0) get_scales(dt, p + (size_t)(n0 / 32 * dtype_info[dt].bytes), (int64_t)row, (int)(kc - k), &s);
+        if (k % 8 == 0) rows_scales(dt, p, row, n0 / 32, (int)(kc - k), &s);
         load32(dt, p, n0 / 32, s.v + 2 * (k % 8), &lo, &hi);
         if (dt == DT_F32) {
             lo = _mm512_mul_ps(lo, f);
@@ -274,6 +246,21 @@ INLINE void unpack_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int6
         }
         _mm512_storeu_ps(dst, lo);
         _mm512_storeu_ps(dst + 16, hi);
+    }
+}
+
+INLINE void unpack_super_rows(const dtype dt, const struct gemm_w *w, int64_t n0, int64_t k0, int64_t kc, float *dst) {
+    const size_t row = dtype_row_bytes(dt, w->ld);
+    const uint8_t *p = (const uint8_t *)w->p + (size_t)k0 * row + (size_t)(n0 / 256) * dtype_bytes(dt);
+    const int i = (int)(n0 / 32 % 8);
+    for (int64_t k = 0; k < kc; k++, p += row, dst += GEMM_UNIT) {
+        float d[2], m[2];
+        k_scale(dt, p, i, d, m);
+        __m256i c = k_codes(dt, p, i);
+        for (int h = 0; h < 2; h++) {
+            __m128i q = h ? _mm256_extracti128_si256(c, 1) : _mm256_castsi256_si128(c);
+            _mm512_storeu_ps(dst + 16 * h, load_codes(dt, q, d + h, m + h));
+        }
     }
 }
 
@@ -297,58 +284,21 @@ static void unpack(const struct gemm_w *w, int64_t n0, int cols, int64_t k0, int
     if (w->t) {
         unpack_turned(w, n0, cols, k0, kc, dst, tmp);
     } else if (cols == GEMM_UNIT) {
-#define ROWS(dt) unpack_rows(dt, w, n0, k0, kc, dst)
-        EACH_DTYPE(w->dt, ROWS)
-#undef ROWS
+        switch (w->dt) {
+#define F(dt) unpack_rows(dt, w, n0, k0, kc, dst)
+            SMALL(CASE)
+#undef F
+#define F(dt) unpack_super_rows(dt, w, n0, k0, kc, dst)
+            SUPER(CASE)
+#undef F
+        default: break;
+        }
     } else {
         unpack_narrow(w, n0, cols, k0, kc, dst, tmp);
     }
 }
 
-/* --- dot products for few rows --------------------------------------------------------------------------------- */
-
-/* rw rows of W by n rows of x, one accumulator each: a vector of x, once loaded, meets all rw rows. */
-INLINE void dot_block(const dtype dt, const int rw, const int n, const struct gemm_dot *d, int64_t o) {
-    const size_t bytes = d->row_bytes;
-    const uint8_t *row = (const uint8_t *)d->w + (size_t)o * bytes;
-    __m512 acc[DOT_ACC] __attribute__((aligned(64)));
-#pragma GCC unroll 32
-    for (int a = 0; a < (rw * n + 3) / 4 * 4; a++) acc[a] = _mm512_setzero_ps();
-    const size_t block = bytes32(dt);
-    struct scales s[DOT_WIDE];
-    for (int r = 0; d->r && r < rw; r++) _mm_prefetch((const char *)(d->b + (o + r + B_AHEAD) * d->ldb), _MM_HINT_T0);
-    for (int64_t j = 0; j < d->k / 32; j++) {
-        if (j % 8 == 0)
-#pragma GCC unroll 8
-            for (int r = 0; r < rw; r++) {
-                const uint8_t *at = row + (size_t)r * bytes + (size_t)j * block;
-                for (size_t b = 0; b < 8 * block; b += 64) _mm_prefetch((const char *)at + AHEAD + b, _MM_HINT_T0);
-                get_scales(dt, at, (int64_t)block, (int)(d->k / 32 - j), &s[r]);
-            }
-        __m512 lo[DOT_WIDE], hi[DOT_WIDE];
-#pragma GCC unroll 8
-        for (int r = 0; r < rw; r++) load32(dt, row + (size_t)r * bytes, j, s[r].v + 2 * (j % 8), &lo[r], &hi[r]);
-#pragma GCC unroll 8
-        for (int i = 0; i < n; i++) {
-            __m512 x = _mm512_loadu_ps(d->x + i * d->ldx + 32 * j);
-#pragma GCC unroll 8
-            for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm512_fmadd_ps(lo[r], x, acc[i * rw + r]);
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < n; i++) {
-            __m512 x = _mm512_loadu_ps(d->x + i * d->ldx + 32 * j + 16);
-#pragma GCC unroll 8
-            for (int r = 0; r < rw; r++) acc[i * rw + r] = _mm512_fmadd_ps(hi[r], x, acc[i * rw + r]);
-        }
-    }
-    dot_end(rw, n, d, o, acc);
-}
-
-enum { WIDE_1 = 8, WIDE_2 = 6, WIDE_3 = 4, WIDE_4 = 4, WIDE_5 = 4, WIDE_6 = 4, WIDE_7 = 3, WIDE_8 = 3 };
-#define DOT_TYPES(X) X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q8_0) X(Q6_K)
-#include "cpu/dot_spans.h"
-
-const struct gemm_isa gemm_avx512 = {14, 32, 32, 8, tile, pack, unpack, dot};
+const struct gemm_isa gemm_avx512 = {14, 32, 32, 8, tile, pack, unpack, gemm_few_avx512};
 #else
 typedef int no_avx512_here;
 #endif

@@ -7,6 +7,7 @@
  * or clamped when a value is not finite: a NaN or infinite logit makes its row's nll, and so sums[0], NaN. */
 #include "cpu/head_loss.h"
 #include "cpu/cpu.h"
+#include "cpu/fused.h"
 #include "cpu/gemm.h"
 #include "ops/ops.h"
 #include <math.h>
@@ -80,18 +81,33 @@ size_t cpu_head_loss_scratch(const struct inst *inst, const struct view *in, con
 
 /* --- the kernel ------------------------------------------------------------------------------------------------ */
 
+/* dlogits of capped logits: what dlogits would be without the cap, times the cap's slope 1 - (z / cap)^2. A block's
+ * capped values are kept aside while their place takes the gradient. */
+static void capped_grad(const struct head_rows *isa, float *z, int64_t v, float max, float scale, float cap) {
+    float kept[256];
+    for (int64_t i = 0, n; i < v; i += n) {
+        n = v - i < 256 ? v - i : 256;
+        memcpy(kept, z + i, (size_t)n * sizeof *z);
+        isa->grad(z + i, n, max, scale);
+        for (int64_t j = 0; j < n; j++) z[i + j] *= 1 - kept[j] / cap * (kept[j] / cap);
+    }
+}
+
 /* One row of logits: nll, whether the label is the argmax (the lowest index of equals), and dlogits in place. */
-static void one_row(const struct head_rows *isa, float *z, int64_t v, int32_t label, float weight, bool gradient,
+static void one_row(const struct head_rows *isa, float *z, int64_t v, int32_t label, float weight, float cap, bool gradient,
                     float *nll, float *correct) {
     float max;
     double sum;
+    if (cap > 0) fused()->cap_row(z, v, cap);
+    const float mine = z[label];
     isa->stats(z, v, &max, &sum);
     *nll = (float)((double)max - (double)z[label] + log(sum));
     *correct = z[label] == max;
     for (int32_t i = 0; *correct && i < label; i++) *correct = z[i] != max;
     if (!gradient) return;
-    isa->grad(z, v, max, (float)((double)weight / sum));
-    z[label] -= weight;
+    if (cap > 0) capped_grad(isa, z, v, max, (float)((double)weight / sum), cap);
+    else isa->grad(z, v, max, (float)((double)weight / sum));
+    z[label] -= cap > 0 ? weight * (1 - mine / cap * (mine / cap)) : weight;
 }
 
 static struct gemm product(const struct run_ctx *run, int64_t m, const float *x, int64_t k, float *y, int64_t n,
@@ -103,7 +119,7 @@ static struct gemm product(const struct run_ctx *run, int64_t m, const float *x,
     return g;
 }
 
-static void one_chunk(const struct run_ctx *run, const struct view *in, struct view *out, const struct buffers *b,
+static void one_chunk(const struct run_ctx *run, float cap, const struct view *in, struct view *out, const struct buffers *b,
                       const int32_t *rows, int64_t m) {
     const struct view *x = &in[0], *w = &in[1], *dx = &out[2];
     const int32_t *label = view_i32(&in[2]);
@@ -116,7 +132,7 @@ static void one_chunk(const struct run_ctx *run, const struct view *in, struct v
     gemm_run(&g, b->gemm);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(run))
     for (int64_t i = 0; i < m; i++)
-        one_row(isa, b->logits + i * v, v, label[rows[i]], scale * weight[rows[i]], dx->p != NULL, &view_f32(&out[1])[rows[i]],
+        one_row(isa, b->logits + i * v, v, label[rows[i]], scale * weight[rows[i]], cap, dx->p != NULL, &view_f32(&out[1])[rows[i]],
                 &b->correct[rows[i]]);
     if (!dx->p) return;
     g = product(run, m, b->logits, v, b->dx, c, w, false);
@@ -145,14 +161,13 @@ static err choose_rows(const struct view *in, struct view *out, int32_t *rows, i
 
 err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                   void *scratch) {
-    (void)inst;
     int64_t count, n = in[0].d[0];
     struct buffers b = layout((uintptr_t)scratch, n, in[0].d[1], in[1].d[0]);
     TRY(choose_rows(in, out, b.rows, &count));
     int64_t chunks = b.chunk ? (count + b.chunk - 1) / b.chunk : 0;
     for (int64_t i = 0; i < chunks; i++) {
         int64_t from = count * i / chunks, to = count * (i + 1) / chunks;
-        one_chunk(run, in, out, &b, b.rows + from, to - from);
+        one_chunk(run, inst->a.softcap, in, out, &b, b.rows + from, to - from);
     }
     double sum[4] = {0};
     for (int64_t i = 0; i < count; i++) {

@@ -1,4 +1,4 @@
-/* Ops that move rows: embed (by token id, dequantised), gather, kv_append. No arithmetic but embed's scale. */
+/* Ops that move rows: embed (by token id, dequantised), gather, kv_append, split and its backward. No arithmetic but embed's scale. */
 #include "cpu/fused.h"
 #include <string.h>
 
@@ -8,6 +8,9 @@ err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct v
     const struct view *table = &in[1];
     const int64_t N = view_rows(&in[0]), C = table->d[1];
     const size_t row = dtype_row_bytes(table->dt, C);
+    for (int64_t i = 0; i < N; i++)
+        if (view_i32(&in[0])[i] < 0 || view_i32(&in[0])[i] >= table->d[0])
+            return fail(E_INPUT, "embed: row %lld asks for %d of a table of %lld", (long long)i, (int)view_i32(&in[0])[i], (long long)table->d[0]);
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++) {
         float *x = view_row(&out[0], i);
@@ -38,5 +41,30 @@ err cpu_kv_append(const struct run_ctx *run, const struct inst *inst, const stru
             memcpy(view_f32(&in[4]) + cell, view_row(&in[0], i) + h * D, (size_t)D * sizeof(float));
             memcpy(view_f32(&in[5]) + cell, view_row(&in[1], i) + h * D, (size_t)D * sizeof(float));
         }
+    return OK;
+}
+
+/* wide's row i and the slices' rows, either way. */
+static void columns(const struct run_ctx *run, const struct op_attr *a, const struct view *wide, const struct view *slice, bool apart) {
+    const int64_t N = view_rows(wide);
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * wide->d[1]))
+    for (int64_t i = 0; i < N; i++) {
+        float *x = view_row(wide, i);
+        for (int k = 0; k < a->n; x += a->width[k++]) {
+            float *y = view_row(&slice[k], i);
+            memcpy(apart ? y : x, apart ? x : y, (size_t)a->width[k] * sizeof(float));
+        }
+    }
+}
+
+err cpu_split(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
+    columns(run, &inst->a, &in[0], out, true);
+    return OK;
+}
+
+err cpu_split_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
+    columns(run, &inst->a, &out[0], in, false);
     return OK;
 }

@@ -31,6 +31,8 @@ extern float *cuda_ones;         /* that many: scales of what has none */
 /* Launches a kernel of one argument, which may start before the kernel before it has ended: it waits for that by wait_for_earlier()
  * (types.cuh) before it reads or writes anything that another kernel of the run touches. */
 err cuda_launch(const void *kernel, dim3 grid, int threads, int shared_bytes, void *argument, const char *what);
+err cuda_launch_clusters(const void *kernel, int blocks, int cluster, int threads, void *argument, const char *what); /* Hopper */
+bool cuda_is_hopper(void); /* were the kernels built for it? else no early starts and no clusters */
 err cuda_begin_run(const struct run_ctx *run); /* rows.cu: puts it there */
 
 /* OK, or what CUDA said about `what` ("norm", "copy to the card"); sticky errors (a fault in a kernel) say so. */
@@ -43,10 +45,18 @@ err cuda_norm(const struct run_ctx *, const struct inst *, const struct view *in
 err cuda_norm_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_rope(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_add(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_swiglu(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_swiglu_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_glu(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_glu_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_gather(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_split(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_split_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_softcap(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* norm.cu: norms per head, with a mean, with a bias; what cuda_norm() and cuda_norm_bwd() leave to it */
+bool cuda_plain_norm(const struct inst *i);
+err cuda_vector_norm(const struct inst *, const struct view *in, struct view *out);
+err cuda_vector_norm_bwd(const struct inst *, const struct view *in, struct view *out, void *scratch);
+size_t cuda_vector_norm_bwd_scratch(const struct view *in, const struct view *out);
 /* attention.cu */
 err cuda_attention(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
@@ -77,6 +87,8 @@ struct cuda_matvec {
     dtype x_dt, y_dt;
     int64_t n, ldx, ldy;
     void *y;
+    const void *soon; /* what the kernel after this one will read (a hint), NULL: nothing known */
+    int64_t soon_bytes;
 };
 bool cuda_matvec_takes(dtype w, dtype x, int64_t n, int64_t C);
 bool cuda_few_rows(const struct view *w, const struct view *x); /* linear.c: is the product x W^T this kernel's? */

@@ -21,29 +21,35 @@ template <typename T> __device__ __forceinline__ float delta_at(const struct cud
     return d.alpha * sum;
 }
 
-/* The common case, W neighbouring outputs of a 16-bit type at rank 16: their rows of B are asked for before the kernel waits for the
- * one before it (they are nobody's output), and all at once: a chain of loads would cost more than the product itself. */
+/* The common case, rank 16 of a 16-bit type, by whole warps: a warp has 32 * W neighbouring outputs, a lane W of them. Their rows of B
+ * are asked for before the kernel waits for the one before it (they are nobody's output), all at once and 512 bytes an instruction, two
+ * lanes a row: a chain of loads, or a row a lane, would cost more than the product itself. */
 template <typename T, int W> struct delta16 {
-    uint4 b[W][2];
-    __device__ __forceinline__ void ask(const struct cuda_delta &d, int64_t o) {
+    uint4 b[2 * W];
+    /* o: the warp's first output; there are `end` of them in all. */
+    __device__ __forceinline__ void ask(const struct cuda_delta &d, int64_t o, int64_t end) {
+        const int lane = threadIdx.x & 31;
+        o += lane >> 1;
 #pragma unroll
-        for (int i = 0; i < W; i++) {
-            const uint4 *row = (const uint4 *)((const T *)d.b + (o + i) * d.ldb);
-            b[i][0] = __ldg(row), b[i][1] = __ldg(row + 1);
-        }
+        for (int j = 0; j < 2 * W; j++, o += 16) b[j] = o < end ? __ldg((const uint4 *)((const T *)d.b + o * d.ldb) + (lane & 1)) : make_uint4(0, 0, 0, 0);
     }
-    __device__ __forceinline__ void add(const struct cuda_delta &d, int64_t n, float x[W]) const {
-        const uint4 *t = (const uint4 *)((const T *)d.t + n * d.ldt);
-        const uint4 t0 = t[0], t1 = t[1];
+    /* The lane's half of T's row n. */
+    __device__ __forceinline__ static uint4 row(const struct cuda_delta &d, int64_t n) { return ((const uint4 *)((const T *)d.t + n * d.ldt))[threadIdx.x & 1]; }
+    /* x: the lane's outputs; t: row(); place: 32 * W floats of shared memory, the warp's own. */
+    __device__ __forceinline__ void add(const struct cuda_delta &d, uint4 t, float x[W], float *place) const {
+        const int lane = threadIdx.x & 31;
+        __syncwarp(); /* what was there before has been read */
 #pragma unroll
-        for (int i = 0; i < W; i++) {
+        for (int j = 0; j < 2 * W; j++) {
             float sum = 0;
 #pragma unroll
-            for (int j = 0; j < 8; j++) sum = fmaf(to_f32(((const T *)&t0)[j]), to_f32(((const T *)&b[i][0])[j]), sum);
-#pragma unroll
-            for (int j = 0; j < 8; j++) sum = fmaf(to_f32(((const T *)&t1)[j]), to_f32(((const T *)&b[i][1])[j]), sum);
-            x[i] += d.alpha * sum;
+            for (int i = 0; i < 8; i++) sum = fmaf(to_f32(((const T *)&t)[i]), to_f32(((const T *)&b[j])[i]), sum);
+            sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
+            if (!(lane & 1)) place[j * 16 + (lane >> 1)] = sum;
         }
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < W; i++) x[i] += d.alpha * place[lane * W + i];
     }
 };
 

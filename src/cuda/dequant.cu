@@ -56,16 +56,12 @@ extern "C" err cuda_dequantise(dtype dt, const void *src, int64_t rows, int64_t 
     if (((uintptr_t)src | (uintptr_t)dst) & 15) return fail(E_INTERNAL, "dequantise: a matrix that is not 16-byte aligned");
     if (dt == to && (dt == DT_F32 || dt == DT_F16 || dt == DT_BF16))
         return cuda_check(cudaMemcpyAsync(dst, src, (size_t)n * (dt == DT_F32 ? 4 : 2), cudaMemcpyDeviceToDevice, cuda_stream), "dequantise");
-    if (dtype_quantised(dt) && cols % (dt == DT_Q6_K ? 256 : 32))
+    if (dtype_quantised(dt) && cols % dtype_info[dt].block)
         return fail(E_INTERNAL, "dequantise: %lld columns are no whole number of blocks", (long long)cols);
     switch (dt) {
-    case DT_F32: return launch<DT_F32>(src, n, to, dst);
-    case DT_F16: return launch<DT_F16>(src, n, to, dst);
-    case DT_BF16: return launch<DT_BF16>(src, n, to, dst);
-    case DT_Q4_0: return launch<DT_Q4_0>(src, n, to, dst);
-    case DT_Q4_1: return launch<DT_Q4_1>(src, n, to, dst);
-    case DT_Q8_0: return launch<DT_Q8_0>(src, n, to, dst);
-    case DT_Q6_K: return launch<DT_Q6_K>(src, n, to, dst);
+#define LAUNCH(stored) case stored: return launch<stored>(src, n, to, dst);
+        EACH_STORED(LAUNCH)
+#undef LAUNCH
     default: return fail(E_INTERNAL, "dequantise: no kernel for stored type %d", (int)dt);
     }
 }

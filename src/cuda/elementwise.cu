@@ -1,4 +1,4 @@
-/* Rows and elements on the card: embed, norm, rope, add, swiglu, gather and the backwards that are not products.
+/* Rows and elements on the card: embed, RMSNorm (other norms: norm.cu), rope, add, glu, gather, split, softcap and their backwards.
  *
  * All are limited by memory: every operand is read once, 16 bytes a thread where pointers, strides and widths are multiples
  * of 16 bytes, element by element where not (W below: elements of a load; 1 is the plain path). norm keeps a row in
@@ -15,7 +15,7 @@
 #include "cuda/blocks.cuh"
 #include "cuda/delta.cuh"
 
-enum { THREADS = 256, KEEP = 2, PARTS = 64, TILE_X = 32, TILE_Y = 8, MAX_Y = 65535 };
+enum { THREADS = 256, KEEP = 2, PARTS = 64, TILE_X = 32, TILE_Y = 8, MAX_Y = 65535, MAX_PARTS = 4 };
 
 template <typename T> struct wide { enum { n = 16 / sizeof(T) }; };
 
@@ -70,20 +70,46 @@ static struct shape shape_of(int64_t rows, int64_t width) {
     return s;
 }
 
-/* --- add, swiglu, swiglu_bwd ---------------------------------------------------------------------------------- */
-enum map_op { ADD, SWIGLU, SWIGLU_BWD };
+/* --- add, glu, glu_bwd ---------------------------------------------------------------------------------------- */
+enum map_op { ADD, GLU, GLU_BWD };
 struct operands {
-    const void *in[3];
-    void *out[2];
+    const void *in[3]; /* glu's second may be absent: 1 */
+    void *out[2];      /* and then glu_bwd's second is */
     int64_t ld_in[3], ld_out[2], rows, cols;
+    enum activation act;
 };
 
-template <int OP> __device__ __forceinline__ void apply(float a, float b, float d, float *y, float *z) {
+/* act(g) and its derivative, as ops/glu.c defines them. */
+__device__ __forceinline__ float activate(enum activation kind, float g, float *slope) {
+    const float root = 0.797884560802865f, cubic = 0.044715f;
+    float s, u;
+    switch (kind) {
+    case ACT_SILU:
+        s = 1.0f / (1.0f + expf(-g));
+        *slope = s * (1.0f + g * (1.0f - s));
+        return g * s;
+    case ACT_GELU_TANH:
+        u = 2.0f * root * (g + cubic * g * g * g);
+        s = 1.0f / (1.0f + expf(-u));
+        *slope = s + g * s * (1.0f - s) * 2.0f * root * (1.0f + 3.0f * cubic * g * g);
+        return g * s;
+    case ACT_GELU_ERF:
+        s = 0.5f * erfcf(-g * 0.707106781186548f);
+        *slope = s + g * expf(-0.5f * g * g) * root * 0.5f;
+        return g * s;
+    default:
+        *slope = g > 0 ? 1.0f : isnan(g) ? g : 0.0f;
+        return g > 0 || isnan(g) ? g : 0.0f;
+    }
+}
+
+template <int OP> __device__ __forceinline__ void apply(enum activation act, float a, float b, float d, float *y, float *z) {
+    float slope, v;
     if constexpr (OP == ADD) *y = a + b;
     else {
-        float s = 1.0f / (1.0f + expf(-a));
-        if constexpr (OP == SWIGLU) *y = a * s * b;
-        else *y = d * b * s * (1.0f + a * (1.0f - s)), *z = d * a * s;
+        v = activate(act, a, &slope);
+        if constexpr (OP == GLU) *y = v * b;
+        else *y = d * b * slope, *z = d * v;
     }
 }
 
@@ -92,24 +118,25 @@ template <typename T, int W, int OP> __global__ void map_kernel(struct operands 
         for (int64_t c = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; c < o.cols; c += (int64_t)gridDim.x * blockDim.x * W) {
             float a[W], b[W], d[W] = {}, y[W], z[W];
             load<T, W>((const T *)o.in[0] + r * o.ld_in[0] + c, a);
-            load<T, W>((const T *)o.in[1] + r * o.ld_in[1] + c, b);
-            if constexpr (OP == SWIGLU_BWD) load<T, W>((const T *)o.in[2] + r * o.ld_in[2] + c, d);
+            if (o.in[1]) load<T, W>((const T *)o.in[1] + r * o.ld_in[1] + c, b);
+            if constexpr (OP == GLU_BWD) load<T, W>((const T *)o.in[2] + r * o.ld_in[2] + c, d);
 #pragma unroll
-            for (int i = 0; i < W; i++) apply<OP>(a[i], b[i], d[i], &y[i], &z[i]);
+            for (int i = 0; i < W; i++) apply<OP>(o.act, a[i], o.in[1] ? b[i] : 1.0f, d[i], &y[i], &z[i]);
             store<T, W>((T *)o.out[0] + r * o.ld_out[0] + c, y);
-            if constexpr (OP == SWIGLU_BWD) store<T, W>((T *)o.out[1] + r * o.ld_out[1] + c, z);
+            if (OP == GLU_BWD && o.out[1]) store<T, W>((T *)o.out[1] + r * o.ld_out[1] + c, z);
         }
 }
 
-template <int OP> static err map(const struct view *in, const struct view *out, const char *what) {
-    const int n_in = OP == SWIGLU_BWD ? 3 : 2, n_out = OP == SWIGLU_BWD ? 2 : 1;
+template <int OP> static err map(enum activation act, const struct view *in, const struct view *out, const char *what) {
+    const int n_in = OP == GLU_BWD ? 3 : 2, n_out = OP == GLU_BWD ? 2 : 1;
     const int w = in[0].dt == DT_F32 ? 4 : 8;
     struct operands o = {};
-    o.rows = view_rows(&in[0]), o.cols = view_cols(&in[0]);
+    o.act = act, o.rows = view_rows(&in[0]), o.cols = view_cols(&in[0]);
     if (!o.rows || !o.cols) return OK;
     bool fast = true, dense = true;
     for (int i = 0; i < n_in + n_out; i++) {
         const struct view *v = i < n_in ? &in[i] : &out[i - n_in];
+        if (!v->p) continue;
         if (i < n_in) o.in[i] = v->p, o.ld_in[i] = v->ld;
         else o.out[i - n_in] = v->p, o.ld_out[i - n_in] = v->ld;
         fast = fast && rows_aligned(v, w);
@@ -125,59 +152,66 @@ template <int OP> static err map(const struct view *in, const struct view *out, 
 
 extern "C" err cuda_add(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)inst, (void)scratch;
-    return map<ADD>(in, out, "add");
+    return map<ADD>(ACT_SILU, in, out, "add");
 }
-extern "C" err cuda_swiglu(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)inst, (void)scratch;
-    return map<SWIGLU>(in, out, "swiglu");
+extern "C" err cuda_glu(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    return map<GLU>(inst->a.act, in, out, "glu");
 }
-extern "C" err cuda_swiglu_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)inst, (void)scratch;
-    return map<SWIGLU_BWD>(in, out, "swiglu_bwd");
+extern "C" err cuda_glu_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    return map<GLU_BWD>(inst->a.act, in, out, "glu_bwd");
 }
 
-/* SwiGLU whose inputs lack their deltas: a thread W columns of ROWS rows. */
+/* A gated unit whose inputs lack their deltas: a thread W columns of ROWS rows. */
 enum { ROWS = 4, NARROW = 128 };
-struct swiglu {
+struct glu {
     const void *gate, *up;
     void *y;
     struct cuda_delta d[2];
     int64_t N, ldg, ldu, ldy;
     int F;
+    enum activation act;
 };
 
-template <typename T, int W, bool R16> __global__ void __launch_bounds__(NARROW) swiglu_kernel(const __grid_constant__ struct swiglu a) {
+template <typename T, int W, bool R16> __global__ void __launch_bounds__(NARROW) glu_kernel(const __grid_constant__ struct glu a) {
     const int c = (int)(blockIdx.x * NARROW + threadIdx.x) * W;
+    const bool real = c < a.F;
     struct delta16<T, W> low[2];
-    if (R16 && c < a.F) low[0].ask(a.d[0], c), low[1].ask(a.d[1], c);
+    __shared__ float places[R16 ? NARROW * W : 1];
+    float *place = places + (R16 ? threadIdx.x / 32 * 32 * W : 0);
+    if (R16)
+        for (int i = 0; i < 2; i++) low[i].ask(a.d[i], c - (int)(threadIdx.x % 32) * W, a.F);
     let_next_start();
     wait_for_earlier();
-    if (c >= a.F) return;
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
         const int64_t n = (int64_t)blockIdx.y * ROWS + i;
         if (n >= a.N) break;
-        float g[W], u[W], y[W];
-        load<T, W>((const T *)a.gate + n * a.ldg + c, g);
-        load<T, W>((const T *)a.up + n * a.ldu + c, u);
-        if (R16) low[0].add(a.d[0], n, g), low[1].add(a.d[1], n, u);
+        float g[W] = {}, u[W] = {}, y[W];
+        if (real) load<T, W>((const T *)a.gate + n * a.ldg + c, g), load<T, W>((const T *)a.up + n * a.ldu + c, u);
+        if (R16) {
+            const uint4 tg = low[0].row(a.d[0], n), tu = low[1].row(a.d[1], n);
+            low[0].add(a.d[0], tg, g, place), low[1].add(a.d[1], tu, u, place);
+        }
+        if (!real) continue;
 #pragma unroll
         for (int j = 0; j < W; j++) {
             if (!R16 && a.d[0].rank) g[j] += delta_at<T>(a.d[0], n, c + j);
             if (!R16 && a.d[1].rank) u[j] += delta_at<T>(a.d[1], n, c + j);
-            apply<SWIGLU>(g[j], u[j], 0, &y[j], NULL);
+            apply<GLU>(a.act, g[j], u[j], 0, &y[j], NULL);
         }
         store<T, W>((T *)a.y + n * a.ldy + c, y);
     }
 }
 
-extern "C" err cuda_swiglu_delta(const struct view *in, struct view *out, const struct cuda_delta d[2]) {
-    struct swiglu a = {in[0].p, in[1].p, out[0].p, {d[0], d[1]}, view_rows(&in[0]), in[0].ld, in[1].ld, out[0].ld, (int)in[0].d[1]};
+extern "C" err cuda_glu_delta(enum activation act, const struct view *in, struct view *out, const struct cuda_delta d[2]) {
+    struct glu a = {in[0].p, in[1].p, out[0].p, {d[0], d[1]}, view_rows(&in[0]), in[0].ld, in[1].ld, out[0].ld, (int)in[0].d[1], act};
     if (!a.N || !a.F) return OK;
     const bool pairs = a.F % 2 == 0 && rows_aligned(&in[0], 2) && rows_aligned(&in[1], 2) && rows_aligned(&out[0], 2);
     const bool r16 = pairs && in[0].dt != DT_F32 && d[0].rank == 16 && d[1].rank == 16 && d[0].wide && d[1].wide;
     const dim3 grid((unsigned)blocks_for(a.F, NARROW * (pairs ? 2 : 1)), (unsigned)blocks_for(a.N, ROWS));
-    WITH_TYPE(in[0].dt, return cuda_launch(r16 ? (const void *)swiglu_kernel<T, 2, true> : pairs ? (const void *)swiglu_kernel<T, 2, false> : (const void *)swiglu_kernel<T, 1, false>, grid, NARROW, 0, &a, "swiglu"));
+    WITH_TYPE(in[0].dt, return cuda_launch(r16 ? (const void *)glu_kernel<T, 2, true> : pairs ? (const void *)glu_kernel<T, 2, false> : (const void *)glu_kernel<T, 1, false>, grid, NARROW, 0, &a, "glu"));
     return OK;
 }
 
@@ -220,18 +254,13 @@ template <typename T, int DT> static err embed(float scale, const struct view *i
     return CUDA_LAUNCHED("embed");
 }
 
+#define EMBED(stored) case stored: return embed<T, stored>(scale, in, out);
 extern "C" err cuda_embed(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
     if (!view_rows(&in[0])) return OK;
     const float scale = inst->a.scale;
     WITH_TYPE(out[0].dt, switch (in[1].dt) {
-        case DT_F32: return embed<T, DT_F32>(scale, in, out);
-        case DT_F16: return embed<T, DT_F16>(scale, in, out);
-        case DT_BF16: return embed<T, DT_BF16>(scale, in, out);
-        case DT_Q4_0: return embed<T, DT_Q4_0>(scale, in, out);
-        case DT_Q4_1: return embed<T, DT_Q4_1>(scale, in, out);
-        case DT_Q8_0: return embed<T, DT_Q8_0>(scale, in, out);
-        case DT_Q6_K: return embed<T, DT_Q6_K>(scale, in, out);
+        EACH_STORED(EMBED)
         default: return fail(E_INTERNAL, "embed: no CUDA kernel for a table of this type");
     });
     return OK;
@@ -272,6 +301,31 @@ __device__ static float block_sum(float x) {
     return warp_sum(lane < warps ? part[lane] : 0.0f);
 }
 
+/* Over the blocks of a cluster, in their order: each tells all others, once all have started (cluster_arrive() at the beginning).
+ * turn: two places, so that one row's numbers are still there while the next one's come. */
+__device__ static void cluster_arrive(void) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+__device__ static float cluster_sum(float x, int parts, int turn) {
+#if __CUDA_ARCH__ >= 900
+    __shared__ float told[2][MAX_PARTS];
+    uint32_t mine = (uint32_t)__cvta_generic_to_shared(&told[turn & 1][blockIdx.x % parts]), at;
+    if (turn == 0) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+    if ((int)threadIdx.x < parts) {
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(mine), "r"(threadIdx.x));
+        asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(x) : "memory");
+    }
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+    x = 0;
+    for (int i = 0; i < parts; i++) x += told[turn & 1][i];
+#else
+    (void)parts, (void)turn;
+#endif
+    return x;
+}
+
 struct norm {
     const void *x, *o; /* o: added to x first, NULL where there is nothing to add */
     void *sum, *y;     /* x + o, rounded as the backward will read it; what is normed */
@@ -281,46 +335,56 @@ struct norm {
     int64_t N, ldx, ldo, lds, ldy;
     int C;
     float eps;
+    int parts; /* blocks of a row (LACKS16), a cluster: one multiprocessor alone is slow to read all of B */
 };
 
 enum low { COMPLETE, LACKS, LACKS16 }; /* o: all there; without its delta; without one of rank 16, and W columns a thread at most */
 
-/* A block per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. */
+/* A block (or a.parts of them) per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. */
 template <typename T, int W, int LOW> __global__ void __launch_bounds__(1024) norm_kernel(const __grid_constant__ struct norm a) {
-    const int step = blockDim.x * W, first = threadIdx.x * W;
+    const int parts = LOW == LACKS16 ? a.parts : 1, step = blockDim.x * W, first = (blockIdx.x % parts * blockDim.x + threadIdx.x) * W;
+    int turn = 0;
+    if (parts > 1) cluster_arrive();
     struct delta16<T, W> low;
-    if (LOW == LACKS16 && first < a.C) low.ask(a.d, first);
+    __shared__ float places[LOW == LACKS16 ? 1024 * W : 1]; /* of the block's own columns */
+    float *place = places + (LOW == LACKS16 ? threadIdx.x / 32 * 32 * W : 0);
+    if (LOW == LACKS16) low.ask(a.d, first - (int)(threadIdx.x % 32) * W, a.C);
     let_next_start();
     wait_for_earlier();
     auto value = [&](int64_t n, int c, float v[W]) {
-        load<T, W>((const T *)a.x + n * a.ldx + c, v);
+        const bool real = LOW != LACKS16 || c < a.C; /* the delta is the whole warp's work */
+        float u[W] = {};
+        if (real) load<T, W>((const T *)a.x + n * a.ldx + c, v);
         if (!a.o) return;
-        float u[W];
-        load<T, W>((const T *)a.o + n * a.ldo + c, u);
-        if (LOW == LACKS16) low.add(a.d, n, u);
+        if (real) load<T, W>((const T *)a.o + n * a.ldo + c, u);
+        if (LOW == LACKS16) low.add(a.d, low.row(a.d, n), u, place);
+        if (!real) return;
 #pragma unroll
         for (int i = 0; i < W; i++) v[i] = to_f32(from_f32<T>(v[i] + (LOW == LACKS ? u[i] + delta_at<T>(a.d, n, c + i) : u[i])));
         store<T, W>((T *)a.sum + n * a.lds + c, v);
     };
-    for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x) {
+    for (int64_t n = blockIdx.x / parts; n < a.N; n += gridDim.x / parts) {
         float v[KEEP][W], u[W], g[W], sum = 0;
 #pragma unroll
-        for (int k = 0; k < KEEP; k++) {
+        for (int k = 0; k < (LOW == LACKS16 ? 1 : KEEP); k++) {
             int c = first + k * step;
-            if (c >= a.C) continue;
+            if (LOW != LACKS16 && c >= a.C) continue;
             value(n, c, v[k]);
+            if (c >= a.C) continue;
 #pragma unroll
             for (int i = 0; i < W; i++) sum += v[k][i] * v[k][i];
         }
-        for (int c = first + KEEP * step; c < a.C; c += step) {
+        for (int c = first + KEEP * step; LOW != LACKS16 && c < a.C; c += step) {
             value(n, c, u);
 #pragma unroll
             for (int i = 0; i < W; i++) sum += u[i] * u[i];
         }
-        const float r = 1.0f / sqrtf(block_sum(sum) / (float)a.C + a.eps);
+        sum = block_sum(sum);
+        if (parts > 1) sum = cluster_sum(sum, parts, turn++);
+        const float r = 1.0f / sqrtf(sum / (float)a.C + a.eps);
         T *y = (T *)a.y + n * a.ldy;
 #pragma unroll
-        for (int k = 0; k < KEEP; k++) {
+        for (int k = 0; k < (LOW == LACKS16 ? 1 : KEEP); k++) {
             int c = first + k * step;
             if (c >= a.C) continue;
             load<float, W>(a.w + c, g);
@@ -328,14 +392,14 @@ template <typename T, int W, int LOW> __global__ void __launch_bounds__(1024) no
             for (int i = 0; i < W; i++) u[i] = v[k][i] * r * g[i];
             store<T, W>(y + c, u);
         }
-        for (int c = first + KEEP * step; c < a.C; c += step) { /* the thread's own, a second time */
+        for (int c = first + KEEP * step; LOW != LACKS16 && c < a.C; c += step) { /* the thread's own, a second time */
             load<T, W>(a.o ? (const T *)a.sum + n * a.lds + c : (const T *)a.x + n * a.ldx + c, u);
             load<float, W>(a.w + c, g);
 #pragma unroll
             for (int i = 0; i < W; i++) u[i] = u[i] * r * g[i];
             store<T, W>(y + c, u);
         }
-        if (a.rstd && threadIdx.x == 0) a.rstd[n] = r;
+        if (a.rstd && threadIdx.x == 0 && blockIdx.x % parts == 0) a.rstd[n] = r;
     }
 }
 
@@ -347,18 +411,20 @@ static err norm(struct norm *a, dtype dt, bool fast) {
     const int grid = (int)least(a->N, (int64_t)cuda_sms * 32), w = dt == DT_F32 ? 4 : 8;
     const int low = !a->d.rank ? COMPLETE : fast && a->d.rank == 16 && a->d.wide && dt != DT_F32 && a->C <= NEAR * 1024 ? LACKS16 : LACKS;
     const int each = low == LACKS16 ? NEAR : low == LACKS || !fast ? 1 : w;
-    const int block = low == LACKS16 ? whole_warps(blocks_for(a->C, NEAR)) : norm_threads(blocks_for(a->C, each));
+    a->parts = low == LACKS16 && cuda_is_hopper() && a->C >= 2048 && a->N * MAX_PARTS <= cuda_sms ? MAX_PARTS : 1;
+    const int block = low == LACKS16 ? whole_warps(blocks_for(a->C, NEAR * a->parts)) : norm_threads(blocks_for(a->C, each));
     const void *kernel = NULL;
     WITH_TYPE(dt, {
         if (low == LACKS16) kernel = (const void *)norm_kernel<T, NEAR, LACKS16>;
         else if (low == LACKS) kernel = (const void *)norm_kernel<T, 1, LACKS>;
         else kernel = fast ? (const void *)norm_kernel<T, wide<T>::n, COMPLETE> : (const void *)norm_kernel<T, 1, COMPLETE>;
     });
-    return cuda_launch(kernel, dim3((unsigned)grid), block, 0, a, "norm");
+    return a->parts > 1 ? cuda_launch_clusters(kernel, grid * a->parts, a->parts, block, a, "norm") : cuda_launch(kernel, dim3((unsigned)grid), block, 0, a, "norm");
 }
 
 extern "C" err cuda_norm(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
+    if (!cuda_plain_norm(inst)) return cuda_vector_norm(inst, in, out);
     const int w = in[0].dt == DT_F32 ? 4 : 8;
     struct norm a = {in[0].p, NULL, NULL, out[0].p, view_f32(&in[1]), view_f32(&out[1]), {}, view_rows(&in[0]), in[0].ld, 0, 0, out[0].ld, (int)in[0].d[1], inst->a.eps};
     if (!a.N || !a.C) return OK;
@@ -453,12 +519,12 @@ __global__ void norm_dw_join_kernel(const float *part, float *dw, int C) {
 }
 
 extern "C" size_t cuda_norm_bwd_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
-    (void)inst;
-    return out[1].dt == DT_NONE ? 0 : (size_t)PARTS * (size_t)in[0].d[1] * sizeof(float);
+    return !cuda_plain_norm(inst) ? cuda_vector_norm_bwd_scratch(in, out) : out[1].dt == DT_NONE ? 0 : (size_t)PARTS * (size_t)in[0].d[1] * sizeof(float);
 }
 
 extern "C" err cuda_norm_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)inst;
+    (void)run;
+    if (!cuda_plain_norm(inst)) return cuda_vector_norm_bwd(inst, in, out, scratch);
     const int64_t N = view_rows(&in[0]), C = in[0].d[1];
     const int w = in[0].dt == DT_F32 ? 4 : 8;
     if (!N || !C) return OK;
@@ -485,8 +551,8 @@ struct rope {
     const int32_t *pos;
     const float *freq;
     int64_t N, ldx, ldy;
-    int heads, D;
-    float sign;
+    int heads, D, R; /* R: a head's columns that are rotated, the first ones */
+    float sign, scale;
 };
 struct ropes { struct rope r[2]; }; /* one or both rotations of a layer: blockIdx.y */
 
@@ -495,7 +561,7 @@ struct ropes { struct rope r[2]; }; /* one or both rotations of a layer: blockId
 template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(const __grid_constant__ struct ropes both) {
     const struct rope a = both.r[blockIdx.y];
     extern __shared__ float trig[]; /* cos[half], sin[half] */
-    const int half = a.D / 2, per_head = INTERLEAVED ? a.D / W : half / W, units = a.heads * per_head;
+    const int half = a.R / 2, per_head = INTERLEAVED ? a.R / W : half / W, units = a.heads * per_head, rest = a.D - a.R;
     float *cosine = trig, *sine = trig + half;
     for (int64_t n = blockIdx.x; n < a.N; n += gridDim.x) {
         const T *x = (const T *)a.x + n * a.ldx;
@@ -504,7 +570,11 @@ template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(const
         for (int j = threadIdx.x; j < half; j += blockDim.x) {
             float s, c;
             sincosf(mul_rn((float)a.pos[n], a.freq[j]), &s, &c); /* the angle is rounded to f32, as everywhere */
-            cosine[j] = c, sine[j] = a.sign * s;
+            cosine[j] = a.scale * c, sine[j] = a.scale * a.sign * s;
+        }
+        for (int i = threadIdx.x; a.x != a.y && i < a.heads * rest; i += blockDim.x) {
+            const int64_t at = (int64_t)(i / rest) * a.D + a.R + i % rest;
+            y[at] = x[at];
         }
         __syncthreads();
         for (int u = threadIdx.x; u < units; u += blockDim.x) {
@@ -536,13 +606,13 @@ template <typename T, int W, bool INTERLEAVED> __global__ void rope_kernel(const
 static bool rope_of(const struct inst *inst, const struct view *in, const struct view *out, struct rope *a) {
     const struct op_attr *at = &inst->a;
     const int w = in[0].dt == DT_F32 ? 4 : 8;
-    *a = {in[0].p, out[0].p, view_i32(&in[1]), view_f32(&in[2]), view_rows(&in[0]), in[0].ld, out[0].ld, at->heads, at->head_dim, at->inverse ? -1.0f : 1.0f};
-    return rows_aligned(&in[0], w) && rows_aligned(&out[0], w) && (at->interleaved ? a->D : a->D / 2) % w == 0;
+    *a = {in[0].p, out[0].p, view_i32(&in[1]), view_f32(&in[2]), view_rows(&in[0]), in[0].ld, out[0].ld, at->heads, at->head_dim, at->rope_dims ? at->rope_dims : at->head_dim, at->inverse ? -1.0f : 1.0f, at->scale != 0 ? at->scale : 1.0f};
+    return rows_aligned(&in[0], w) && rows_aligned(&out[0], w) && (at->interleaved ? a->R : a->R / 2) % w == 0 && a->D % w == 0;
 }
 
 static err rotate(const struct ropes &both, int n, dtype dt, bool interleaved, bool fast) {
     const struct rope &a = both.r[0]; /* the one with more heads */
-    const int half = a.D / 2, w = dt == DT_F32 ? 4 : 8;
+    const int half = a.R / 2, w = dt == DT_F32 ? 4 : 8;
     if (!a.N || !half || !a.heads) return OK;
     const int64_t units = (int64_t)a.heads * half / (!fast ? 1 : interleaved ? w / 2 : w);
     const dim3 grid((unsigned)least(a.N, (int64_t)cuda_sms * 32), (unsigned)n);
@@ -571,4 +641,41 @@ extern "C" err cuda_rope_pair(const struct inst *inst, const struct view *in, st
         fast &= rope_of(&inst[j], in + j * MAX_IN, out + j * MAX_OUT, &both.r[i]);
     }
     return rotate(both, 2, in[0].dt, inst->a.interleaved, fast);
+}
+
+/* --- split and softcap ---------------------------------------------------------------------------------------- */
+static err columns(const struct view *to, int64_t to_col, const struct view *from, int64_t from_col, int64_t width) {
+    const size_t size = dtype_row_bytes(from->dt, 1);
+    char *a = (char *)to->p + to_col * size;
+    const char *b = (const char *)from->p + from_col * size;
+    if (!view_rows(from) || !width) return OK;
+    return cuda_check(cudaMemcpy2DAsync(a, to->ld * size, b, from->ld * size, width * size, (size_t)view_rows(from), cudaMemcpyDeviceToDevice, cuda_stream), "split");
+}
+
+extern "C" err cuda_split(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    int64_t at = 0;
+    for (int k = 0; k < inst->a.n; at += inst->a.width[k++]) TRY(columns(&out[k], 0, &in[0], at, inst->a.width[k]));
+    return OK;
+}
+
+extern "C" err cuda_split_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    int64_t at = 0;
+    for (int k = 0; k < inst->a.n; at += inst->a.width[k++]) TRY(columns(&out[0], at, &in[k], 0, inst->a.width[k]));
+    return OK;
+}
+
+__global__ void softcap_kernel(const float *x, float *y, int64_t rows, int64_t cols, int64_t ldx, int64_t ldy, float cap) {
+    for (int64_t r = blockIdx.y; r < rows; r += gridDim.y)
+        for (int64_t c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; c < cols; c += (int64_t)gridDim.x * blockDim.x) y[r * ldy + c] = cap * tanhf(x[r * ldx + c] / cap);
+}
+
+extern "C" err cuda_softcap(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    const int64_t rows = view_rows(&in[0]), cols = view_cols(&in[0]);
+    if (!rows || !cols) return OK;
+    const dim3 grid((unsigned)least(blocks_for(cols, THREADS), (int64_t)cuda_sms * 8), (unsigned)least(rows, MAX_Y));
+    softcap_kernel<<<grid, THREADS, 0, cuda_stream>>>((const float *)in[0].p, (float *)out[0].p, rows, cols, in[0].ld, out[0].ld, inst->a.softcap);
+    return CUDA_LAUNCHED("softcap");
 }

@@ -89,6 +89,9 @@ __device__ static struct soft join(struct soft a, struct soft b) {
     return r;
 }
 
+/* The logit that the loss is of (softcap). */
+__device__ __forceinline__ float capped(float z, float cap) { return cap > 0 ? cap * tanhf(z / cap) : z; }
+
 /* Four logits in order from v on. */
 __device__ __forceinline__ void see(struct soft *s, const float z[4], int v) {
     float most = fmaxf(fmaxf(z[0], z[1]), fmaxf(z[2], z[3]));
@@ -112,7 +115,7 @@ __device__ static struct soft block_soft(struct soft s, struct soft *shared) {
 /* A block a row. grad may be the logits themselves (f32): each element is read before it is written, by its own thread. W: elements a
  * load; 4 where V is a multiple of it. */
 template <typename T, int W>
-__global__ void __launch_bounds__(THREADS) loss_kernel(const float *logits, T *grad, int64_t V, const int *index, const int32_t *label, const float *weight, float *nll, float *row, const struct cuda_keys *keys) {
+__global__ void __launch_bounds__(THREADS) loss_kernel(const float *logits, T *grad, int64_t V, const int *index, const int32_t *label, const float *weight, float *nll, float *row, const struct cuda_keys *keys, float cap) {
     __shared__ struct soft parts[THREADS / 32];
     __shared__ float wanted;
     int64_t r = blockIdx.x, n = index[r];
@@ -122,11 +125,12 @@ __global__ void __launch_bounds__(THREADS) loss_kernel(const float *logits, T *g
         return;
     }
     int32_t want = label[n];
-    if (threadIdx.x == 0) wanted = want >= 0 && want < V ? z[want] : NAN; /* a label out of range makes the step E_NUMERIC */
+    if (threadIdx.x == 0) wanted = want >= 0 && want < V ? capped(z[want], cap) : NAN; /* a label out of range makes the step E_NUMERIC */
     struct soft s = {-INFINITY, 0, 0x7FFFFFFF};
     for (int64_t v = threadIdx.x * W; v < V; v += THREADS * W) {
         float x[4] = {z[v], -INFINITY, -INFINITY, -INFINITY};
         if (W == 4) *(float4 *)x = *(const float4 *)(z + v);
+        for (int i = 0; i < W; i++) x[i] = capped(x[i], cap);
         see(&s, x, (int)v);
     }
     s = block_soft(s, parts);
@@ -140,7 +144,10 @@ __global__ void __launch_bounds__(THREADS) loss_kernel(const float *logits, T *g
         float x[4] = {z[v]};
         if (W == 4) *(float4 *)x = *(const float4 *)(z + v);
         alignas(16) T g[4];
-        for (int i = 0; i < W; i++) g[i] = from_f32<T>(w * (expf(x[i] - s.top) * inv - (v + i == want)));
+        for (int i = 0; i < W; i++) {
+            const float y = capped(x[i], cap), slope = cap > 0 ? 1 - y / cap * (y / cap) : 1;
+            g[i] = from_f32<T>(w * (expf(y - s.top) * inv - (v + i == want)) * slope);
+        }
         if (W == 1) grad[r * V + v] = g[0];
         else if (sizeof(T) == 4) *(uint4 *)(grad + r * V + v) = *(uint4 *)g;
         else *(uint2 *)(grad + r * V + v) = *(uint2 *)g;
@@ -174,6 +181,7 @@ struct head {
     char *scratch;
     struct places at;
     bool grads;
+    float cap;
 };
 
 template <typename T> static err chunk(const struct head *h, int64_t from, int64_t rows) {
@@ -187,7 +195,7 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
     struct cuda_gemm g = {rows, V, C, xs, h->w, logits, C, C, V, false, true, x->dt, DT_F32, 1, 0};
     TRY(cuda_gemm(&g));
     auto loss = V % 4 ? loss_kernel<T, 1> : loss_kernel<T, 4>;
-    loss<<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, (const int32_t *)h->in[2].p, (const float *)h->in[3].p, (float *)h->out[1].p, row, cuda_keys);
+    loss<<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, (const int32_t *)h->in[2].p, (const float *)h->in[3].p, (float *)h->out[1].p, row, cuda_keys, h->cap);
     TRY(CUDA_LAUNCHED("head_loss"));
     if (!grad) return OK;
     struct cuda_gemm d = {rows, C, V, grad, h->w, dx, V, C, C, false, false, x->dt, x->dt, 1, 0};
@@ -197,9 +205,8 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
 }
 
 extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
-    (void)i;
     int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], bound = run->weighted && run->weighted < N ? run->weighted : N;
-    struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, out[2].p != NULL), out[2].p != NULL};
+    struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, out[2].p != NULL), out[2].p != NULL, i->a.softcap};
     int *index = (int *)(h.scratch + h.at.index);
     TRY(cuda_check(cudaMemsetAsync(out[0].p, 0, 16, cuda_stream), "head_loss"));
     if (!N) return OK;

@@ -1,7 +1,7 @@
 /* linear and its backward (ops/linear.c).
  *
  * On Hopper, with weights of the compute type, a group's products are one launch each way with the low-rank part in the same sums
- * (group_gemm.h); T, dT, dA and dB read each large matrix once (low_rank.h). Everything else is cuBLASLt's (gemm.h):
+ * (group_gemm.h); dT and dB read dY once (low_rank.h). Everything else is cuBLASLt's (gemm.h):
  * Base weights of the compute type are used where they lie; others are unpacked into scratch first, one matrix at a time.
  * Few rows (decoding) go through the matrix-vector kernel, which reads the weights once as they are stored. The low-rank
  * part is then its own products: T for the whole group at once, T B^T added into each output. A base kept in fp8 (fp8.h) has its
@@ -54,8 +54,7 @@ static size_t dropped_bytes(const struct inst *i, const struct view *x) { return
 size_t cuda_linear_scratch(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
     const struct view *x = &in[LIN_X];
-    int64_t R = rank_sum(i);
-    return front_bytes(i, &in[LIN_W], x, false) + dropped_bytes(i, x) + (R ? cuda_low_rank_down_scratch(x->d[0], R) : 0);
+    return front_bytes(i, &in[LIN_W], x, false) + dropped_bytes(i, x);
 }
 
 static void outputs_of(const struct inst *i, const struct view *w, int64_t O[MAX_GROUP]) {
@@ -67,7 +66,7 @@ size_t cuda_linear_bwd_scratch(const struct inst *i, const struct view *in, cons
     const struct view *x = &in[LB_X];
     int64_t N = x->d[0], R = rank_sum(i), O[MAX_GROUP];
     outputs_of(i, &in[LB_W], O);
-    size_t low = !R ? 0 : larger(cuda_low_rank_up_bwd_scratch(i->a.n, N, O, i->a.rank), cuda_low_rank_down_bwd_scratch(x->d[1], R));
+    size_t low = R ? cuda_low_rank_up_bwd_scratch(i->a.n, N, O, i->a.rank) : 0;
     return front_bytes(i, &in[LB_W], x, true) + aligned((size_t)(N * R) * size_of(x->dt)) + dropped_bytes(i, x) + low;
 }
 
@@ -80,11 +79,10 @@ static err weight_of(const struct view *w, dtype compute, void *scratch, const v
 static char *at(const struct view *v, int64_t col) { return (char *)v->p + (size_t)col * size_of(v->dt); }
 
 /* T [N, R] = x A^T; with dropout each output of the group has its own masked x. */
-static err low_rank_t(const struct inst *i, const struct view *in, const struct view *t, void *masked, void *low_scratch) {
+static err low_rank_t(const struct inst *i, const struct view *in, const struct view *t, void *masked) {
     const struct view *x = &in[LIN_X], *a = &in[LIN_A];
     struct cuda_gemm g = {x->d[0], t->d[1], x->d[1], x->p, a->p, t->p, x->ld, a->ld, t->ld, false, true, x->dt, t->dt, 1, 0};
-    struct cuda_low_rank_down down = {x->dt, x->d[0], x->d[1], t->d[1], x->p, a->p, t->p, x->ld, a->ld, t->ld, low_scratch};
-    if (!(i->a.dropout > 0)) return x->d[0] >= MANY && cuda_low_rank_down_takes(&down) ? cuda_low_rank_down(&down) : cuda_gemm(&g);
+    if (!(i->a.dropout > 0)) return cuda_gemm(&g);
     int64_t r0 = 0;
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         if (!i->a.rank[k]) continue;
@@ -98,12 +96,8 @@ static err low_rank_t(const struct inst *i, const struct view *in, const struct 
     return OK;
 }
 
-/* Is this the matrix-vector kernel's? With large weights of x's own type cuBLASLt is as fast from 12 rows and faster from 16
- * (measured at 8B: 44 against 83 us for [14336, 4096]); others it would have to unpack first, and small ones are latency. */
-bool cuda_few_rows(const struct view *w, const struct view *x) {
-    enum { SMALL = 2 << 20 }; /* weights */
-    return (w->dt != x->dt || x->d[0] <= 12 || w->d[0] * w->d[1] <= SMALL) && cuda_matvec_takes(w->dt, x->dt, x->d[0], x->d[1]);
-}
+/* Is this the matrix-vector kernel's? It takes up to 16 rows of anything that cuda_matvec_takes(). */
+bool cuda_few_rows(const struct view *w, const struct view *x) { return cuda_matvec_takes(w->dt, x->dt, x->d[0], x->d[1]); }
 
 /* --- a base in fp8 ----------------------------------------------------------------------------------------------------- */
 /* x * factor (NULL: 1) in fp8 at scratch; its scales lie behind it. */
@@ -164,15 +158,15 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
     int64_t N = x->d[0], C = x->d[1], r0 = 0;
     const float *scales = NULL; /* x in fp8 has been made */
     if (!N) return OK;
-    char *masked = (char *)scratch + front_bytes(i, &in[LIN_W], x, false), *low = masked + dropped_bytes(i, x);
-    if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked, low));
+    char *masked = (char *)scratch + front_bytes(i, &in[LIN_W], x, false);
+    if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked));
     struct cuda_group_forward group;
     if (N >= MANY && group_forward(i, in, out, &group)) return cuda_group_forward(&group);
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         const struct view *w = &in[LIN_W + k], *y = &out[k];
         const float *bias = in[LIN_BIAS + k].p;
         if (cuda_few_rows(w, x)) {
-            TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p}, 1));
+            TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p, NULL, 0}, 1));
             if (i->a.rank[k]) TRY(add_delta(i, k, r0, in, out, 1));
         } else {
             const void *weight;
@@ -245,13 +239,6 @@ static bool low_rank_up(const struct inst *i, const struct view *in, const struc
     return cuda_low_rank_up_bwd_takes(u);
 }
 
-/* dA += dT^T x */
-static err low_rank_da(const struct view *x, int64_t R, const void *dt, const struct view *da, void *scratch) {
-    struct cuda_low_rank_down_bwd d = {x->dt, x->d[0], x->d[1], R, x->p, dt, da->p, x->ld, R, da->ld, scratch};
-    if (cuda_low_rank_down_bwd_takes(&d)) return cuda_low_rank_down_bwd(&d);
-    return cuda_gemm(&(struct cuda_gemm){R, x->d[1], x->d[0], dt, x->p, da->p, R, x->ld, da->ld, true, false, x->dt, DT_F32, 1, 1});
-}
-
 err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     (void)run;
     const struct view *x = &in[LB_X], *dx = &out[LB_DX];
@@ -269,7 +256,7 @@ err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struc
             if (in[LB_DY + k].p) TRY(delta_bwd(i, in, out, k, r0, dt, masked));
             else TRY(zero_columns(dt + (size_t)r0 * size_of(x->dt), R, N, i->a.rank[k], x->dt)); /* an output that nothing reads */
         }
-    if (low && !drops && out[LB_DA].p) TRY(low_rank_da(x, R, dt, &out[LB_DA], masked));
+    if (low && !drops && out[LB_DA].p) TRY(cuda_gemm(&(struct cuda_gemm){R, C, N, dt, x->p, out[LB_DA].p, R, x->ld, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
     if (!dx->p) return OK;
     struct cuda_group_backward group;
     if (low && !drops && group_backward(i, in, dx, dt, &group)) return cuda_group_backward(&group);

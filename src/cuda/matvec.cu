@@ -4,7 +4,11 @@
  * multiprocessor: 23 weights of Q4_0. With 128 multiply-adds a clock a product of n rows on the CUDA cores takes 23 n of them
  * beside some 80 for unpacking: over at n = 3. So bf16 and f16 x go through tensor cores at any n, which take 128 weights
  * a clock with 8 columns (one m16n8k16 is 256 weights): W's rows are the 16-row operand, x's the 8 columns, 9..16 rows of x
- * are two such. (tile kernel)
+ * are two such.
+ *
+ * W of x's own type, the usual case, goes through the stream kernel: a multiprocessor keeps its share of all rows to itself, so x
+ * is read once for up to 48 of them (a warp of 16 rows of its own would read as much of x as of W at 16 rows of x). Quants go through
+ * the tile kernel, where unpacking is the work.
  *
  * Quants stay integers there: q - zero is exact in bf16 and f16, the tensor cores add the exact products of one scale's
  * weights (16 or 32) in f32, then acc += d * that; Q4_1 adds m * sum x, the sum by one more product with ones. No weight is
@@ -40,7 +44,14 @@ struct job {
     int n, split; /* split: warps of a block that share the same rows of W, each a part of C */
     dtype y_dt;
     bool x_aligned; /* every row of x starts at a multiple of 16 bytes */
+    const char *soon; /* what the next kernel reads first, in lines of 128 bytes */
+    int soon_lines;
 };
+
+/* Brought to L2 while W streams past it: the next kernel is short, its first misses would be most of it. */
+static __device__ __forceinline__ void bring_soon(const struct job &q) {
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < q.soon_lines; i += gridDim.x * blockDim.x) asm volatile("prefetch.global.L2 [%0];" ::"l"(q.soon + (int64_t)i * 128));
+}
 
 /* ---- tile kernel: bf16 or f16 x, tensor cores ----
  * A warp has 16 rows of W and streams its chunks of C (256 weights, 128 plain) through DEPTH stages of its own shared
@@ -280,6 +291,7 @@ template <int DT, typename T, int NT> __global__ void __launch_bounds__(WARPS * 
     int64_t next = part; /* the chunk to ask for: part, part + split, .. */
     for (int s = 0; s < DEPTH - 1; s++) /* W is nobody's output: it can be asked for while the kernel before still runs */
         if (part + s * q.split < chunks) ask_w<DT>(&q, ring + s * stage_bytes, o, part + s * q.split, lane);
+    for (int i = 0; i < all.n; i++) bring_soon(all.j[i]);
     let_next_start();
     wait_for_earlier();
     for (int s = 0; s < DEPTH - 1; s++, next += q.split) {
@@ -323,6 +335,173 @@ template <int DT, typename T, int NT> static err launch_tile(const struct job *q
 }
 
 template <int DT, typename T> static err tile_n(const struct job *q, int n) { return q->n <= 8 ? launch_tile<DT, T, 1>(q, n) : launch_tile<DT, T, 2>(q, n); }
+
+/* ---- stream kernel: W of x's own 16-bit type ----
+ * One block a multiprocessor has all the rows that fall to it, in units of MT * 16 rows of one matrix; its warps divide C, every
+ * warp a step of STEP columns in turn. A warp streams its steps, from unit to unit without a stop, through a ring of its own in
+ * shared memory: full lines of 128 bytes, a lane 16 of them. x's columns come through L1 into registers one step ahead. A unit's
+ * sums meet in shared memory, by turns in two places, so that a warp waits for the others once a unit.
+ *
+ * Unpadded rows of 128 bytes: odd rows have their halves exchanged, and 8 lanes reading two rows hit all banks once. A row of
+ * sums is 4 floats longer than its unit for the same reason. */
+enum { STEP = 64, LINE = STEP * 2 };
+template <int MT, int NT> struct unit {
+    enum { rows = MT * 16, bytes = rows * LINE, warps = MT == 3 || (MT == 2 && NT == 2) ? 8 : 12, depth = warps == 12 ? 6 / MT : MT == 3 ? 3 : 4, sum_row = rows + 4 };
+};
+
+struct units {
+    struct job j[MOST_JOBS];
+    int first[MOST_JOBS + 1]; /* a job's first unit; behind the last: how many there are */
+    int n, per_block;
+};
+
+/* Whose unit u is. */
+static __device__ __forceinline__ int job_at(const struct units &all, int u) {
+    int which = 0;
+    while (which + 1 < all.n && u >= all.first[which + 1]) which++;
+    return which;
+}
+
+/* A warp's requests for W: what comes next, and where it goes. */
+template <int MT, int NT> struct asked {
+    const uint8_t *base; /* row 0 of the unit */
+    uint64_t once;       /* cache policy: W is read once */
+    uint32_t ring, row_bytes;
+    int u, end, step, steps, warps, last, slot; /* last: the unit's last row that exists */
+
+    __device__ __forceinline__ void enter(const struct units &all) {
+        const int which = job_at(all, u);
+        const struct job &q = all.j[which];
+        const int64_t o = (int64_t)(u - all.first[which]) * unit<MT, NT>::rows;
+        base = q.w + o * q.row_bytes, row_bytes = (uint32_t)q.row_bytes, last = (int)min(q.O - 1 - o, (int64_t)unit<MT, NT>::rows - 1);
+    }
+    /* Columns past C become 0; rows past the last are that one again, their sums are not stored. */
+    __device__ __forceinline__ void next(const struct units &all, int C, int warp, int lane) {
+        if (u < end && step < steps) {
+            const int row0 = lane >> 3, piece = lane & 7, k = step * STEP + piece * 8, bytes = k < C ? 16 : 0;
+            const uint32_t to = ring + slot * unit<MT, NT>::bytes;
+#pragma unroll
+            for (int i = 0; i < MT * 4; i++) {
+                const int row = row0 + i * 4;
+                const uint8_t *from = base + (uint64_t)(uint32_t)min(row, last) * row_bytes + (bytes ? k * 2 : 0);
+                asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to + row * LINE + ((piece ^ (row & 1) << 2) << 4)), "l"(from), "r"(bytes), "l"(once) : "memory");
+            }
+            if ((step += warps) >= steps && (step = warp, ++u < end)) enter(all);
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+        slot = slot + 1 == unit<MT, NT>::depth ? 0 : slot + 1;
+    }
+};
+
+/* One step of a unit: x's 16 bytes of a lane are the k of two products, as in plain32. */
+template <typename T, int MT, int NT> __device__ __forceinline__ void multiply_step(float acc[MT][NT][4], const uint8_t *w, const uint4 x[NT][2], int g, int t) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint8_t *at = w + (m * 16 + g) * LINE + (((h * 4 + t) ^ (g & 1) << 2) << 4);
+            const uint4 a = *(const uint4 *)at, b = *(const uint4 *)(at + 8 * LINE);
+            const uint32_t a0[4] = {a.x, b.x, a.y, b.y}, a1[4] = {a.z, b.z, a.w, b.w};
+#pragma unroll
+            for (int i = 0; i < NT; i++) mma<T>(acc[m][i], a0, x[i][h].x, x[i][h].y), mma<T>(acc[m][i], a1, x[i][h].z, x[i][h].w);
+        }
+}
+
+/* Adds the warps' parts of unit u in their order and writes y; part: [warps][NT * 8 columns][sum_row]. */
+template <int MT, int NT> __device__ __forceinline__ void finish_unit(const struct units &all, int u, float *part, const float acc[MT][NT][4], int warps, int warp, int lane) {
+    enum { R = unit<MT, NT>::rows, ROW = unit<MT, NT>::sum_row };
+    const int g = lane >> 2, t = lane & 3, which = job_at(all, u);
+    const struct job &q = all.j[which];
+    const int64_t o = (int64_t)(u - all.first[which]) * R;
+    float *mine = part + warp * NT * 8 * ROW;
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int i = 0; i < NT; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) mine[(i * 8 + 2 * t + (j & 1)) * ROW + m * 16 + g + (j >> 1) * 8] = acc[m][i][j];
+    __syncthreads();
+    for (int i = threadIdx.x; i < q.n * R; i += blockDim.x) {
+        const int col = i / R, r = i % R;
+        if (o + r >= q.O) continue;
+        float v = 0;
+        for (int s = 0; s < warps; s++) v += part[(s * NT * 8 + col) * ROW + r];
+        store_y(q.y, q.y_dt, col * q.ldy + o + r, q.bias ? v + q.bias[o + r] : v);
+    }
+}
+
+template <typename T, int MT, int NT> __global__ void __launch_bounds__(unit<MT, NT>::warps * 32) stream(const __grid_constant__ struct units all) {
+    enum { AHEAD = unit<MT, NT>::depth, BYTES = unit<MT, NT>::bytes };
+    extern __shared__ __align__(16) uint8_t shared[];
+    const int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const int C = (int)all.j[0].C, steps = (C + STEP - 1) / STEP;
+    const int from = blockIdx.x * all.per_block, to = min(from + all.per_block, all.first[all.n]);
+    const uint8_t *mine = shared + warp * AHEAD * BYTES;
+    float *sums = (float *)(shared + warps * AHEAD * BYTES);
+    struct asked<MT, NT> w = {NULL, 0, (uint32_t)__cvta_generic_to_shared(mine), 0, from, to, warp, steps, warps, 0, 0};
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(w.once));
+    w.enter(all);
+    for (int d = 0; d < AHEAD; d++) w.next(all, C, warp, lane); /* W is nobody's output: it can be asked for early */
+    for (int i = 0; i < all.n; i++) bring_soon(all.j[i]);
+    let_next_start();
+    wait_for_earlier();
+
+    const T *x[NT];
+    uint4 ahead[NT][2];
+#pragma unroll
+    for (int i = 0; i < NT; i++) x[i] = (const T *)all.j[0].x + min(g + 8 * i, all.j[0].n - 1) * all.j[0].ldx + t * 8; /* columns past the last are not stored */
+    auto load_x = [&](int step) {
+#pragma unroll
+        for (int i = 0; i < NT; i++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int k = step * STEP + h * 32;
+                ahead[i][h] = k + t * 8 < C ? *(const uint4 *)(x[i] + k) : make_uint4(0, 0, 0, 0);
+            }
+    };
+    load_x(warp);
+    int slot = 0;
+    for (int u = from; u < to; u++) {
+        float acc[MT][NT][4] = {};
+        for (int s = warp; s < steps; s += warps) {
+            uint4 now[NT][2];
+#pragma unroll
+            for (int i = 0; i < NT; i++) now[i][0] = ahead[i][0], now[i][1] = ahead[i][1];
+            load_x(s + warps < steps ? s + warps : warp);
+            asm volatile("cp.async.wait_group %0;" ::"n"(AHEAD - 1) : "memory"); /* this step is here, for this lane's copies.. */
+            __syncwarp();                                                         /* ..and the others' */
+            multiply_step<T, MT, NT>(acc, mine + slot * BYTES, now, g, t);
+            __syncwarp(); /* all have read the slot */
+            w.next(all, C, warp, lane);
+            slot = slot + 1 == AHEAD ? 0 : slot + 1;
+        }
+        finish_unit<MT, NT>(all, u, sums + (u & 1) * warps * NT * 8 * unit<MT, NT>::sum_row, acc, warps, warp, lane);
+    }
+}
+
+template <typename T, int MT, int NT> static err launch_stream(const struct job *q, int n, int shared_most) {
+    struct units all = {};
+    const int per_warp = unit<MT, NT>::depth * unit<MT, NT>::bytes + 2 * NT * 8 * unit<MT, NT>::sum_row * (int)sizeof(float);
+    const int warps = shared_most / per_warp < unit<MT, NT>::warps ? shared_most / per_warp : unit<MT, NT>::warps, bytes = warps * per_warp;
+    for (int i = 0; i < n; i++) all.j[i] = q[i], all.first[i + 1] = all.first[i] + (int)((q[i].O + unit<MT, NT>::rows - 1) / unit<MT, NT>::rows);
+    all.n = n, all.per_block = (all.first[n] + cuda_sms - 1) / cuda_sms;
+    static bool allowed; /* per instantiation: one card */
+    if (!allowed) TRY(cuda_check(cudaFuncSetAttribute(stream<T, MT, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "matvec"));
+    allowed = true;
+    return cuda_launch((const void *)stream<T, MT, NT>, dim3((unsigned)((all.first[n] + all.per_block - 1) / all.per_block)), warps * 32, bytes, &all, "matvec");
+}
+
+/* Units as wide as what falls to a multiprocessor, else two tiles: x is read once a unit. */
+template <typename T, int NT> static err stream_units(const struct job *q, int n) {
+    static int shared_most; /* one card */
+    int64_t tiles = 0;
+    if (!shared_most) TRY(cuda_check(cudaDeviceGetAttribute(&shared_most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), "matvec"));
+    for (int i = 0; i < n; i++) tiles += (q[i].O + ROWS - 1) / ROWS;
+    const int64_t each = (tiles + cuda_sms - 1) / cuda_sms;
+    return each == 1 ? launch_stream<T, 1, NT>(q, n, shared_most) : each == 3 ? launch_stream<T, 3, NT>(q, n, shared_most) : launch_stream<T, 2, NT>(q, n, shared_most);
+}
+
+template <typename T> static err stream_n(const struct job *q, int n) { return q->n <= 8 ? stream_units<T, 1>(q, n) : stream_units<T, 2>(q, n); }
 
 /* ---- fma kernel: f32 arithmetic ----
  * A lane takes four neighbouring c of RW rows of W and of every row of x: 128 c a warp and step. */
@@ -404,7 +583,7 @@ template <typename T, int SAME, int OTHER> static err with_half(dtype w, struct 
     case DT_Q8_0: return tile_n<DT_Q8_0, T>(q, n);
     case DT_Q6_K: return tile_n<DT_Q6_K, T>(q, n);
     default:
-        if (w == SAME) return tile_n<SAME, T>(q, n);
+        if (w == SAME) return q->x_aligned ? stream_n<T>(q, n) : tile_n<SAME, T>(q, n);
         for (int i = 0; i < n; i++) TRY((w == DT_F32 ? fma_n<DT_F32, T>(&q[i]) : fma_n<OTHER, T>(&q[i])));
         return OK;
     }
@@ -428,6 +607,7 @@ static err job_of(const struct cuda_matvec *m, struct job *q) {
     *q = {};
     q->w = (const uint8_t *)w->p, q->bias = m->bias, q->x = m->x, q->y = m->y, q->y_dt = m->y_dt;
     q->O = w->d[0], q->C = C, q->ldx = m->ldx, q->ldy = m->ldy, q->n = (int)m->n;
+    q->soon = (const char *)m->soon, q->soon_lines = (int)((m->soon_bytes + 127) / 128);
     q->row_bytes = dtype_quantised(w->dt) || w->ld <= C ? (int64_t)dtype_row_bytes(w->dt, C) : w->ld * (w->dt == DT_F32 ? 4 : 2);
     q->x_aligned = !(((uintptr_t)m->x | (m->n > 1 ? (uintptr_t)m->ldx * x_size : 0)) & 15);
     if (((uintptr_t)q->w & 15) || (!dtype_quantised(w->dt) && (q->row_bytes & 15))) return fail(E_INTERNAL, "matvec: rows of W that are not 16-byte aligned");

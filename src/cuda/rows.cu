@@ -22,25 +22,37 @@ extern "C" err cuda_add_bias(void *y, dtype dt, int64_t rows, int64_t cols, int6
     return CUDA_LAUNCHED("bias");
 }
 
-/* Are the kernels of this program built for a card that has early starts? Of PTX for older ones, run on a newer card, they know nothing
- * of waiting. */
+/* Are the kernels of this program built for a card that has early starts and clusters? Of PTX for older ones, run on a newer card, they
+ * know nothing of waiting. */
 __global__ static void nothing_kernel(void) {}
-static bool starts_early(void) {
+extern "C" bool cuda_is_hopper(void) {
     static int known; /* 1 yes, -1 no */
     cudaFuncAttributes a;
     if (!known) known = cudaFuncGetAttributes(&a, (const void *)nothing_kernel) == cudaSuccess && a.ptxVersion >= 90 ? 1 : -1;
     return known > 0;
 }
 
-extern "C" err cuda_launch(const void *kernel, dim3 grid, int threads, int shared_bytes, void *argument, const char *what) {
-    cudaLaunchConfig_t c = {};
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    c.gridDim = grid, c.blockDim = dim3((unsigned)threads), c.dynamicSmemBytes = (size_t)shared_bytes, c.stream = cuda_stream;
-    c.attrs = &early, c.numAttrs = starts_early();
+static err launch(const void *kernel, cudaLaunchConfig_t c, int cluster, void *argument, const char *what) {
+    cudaLaunchAttribute how[2] = {};
+    how[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    how[0].val.programmaticStreamSerializationAllowed = 1;
+    how[1].id = cudaLaunchAttributeClusterDimension;
+    how[1].val.clusterDim = {(unsigned)cluster, 1, 1};
+    c.stream = cuda_stream, c.attrs = how, c.numAttrs = cuda_is_hopper() ? 1 + (cluster > 1) : 0;
     void *params[] = {argument};
     return cuda_check(cudaLaunchKernelExC(&c, kernel, params), what);
+}
+
+extern "C" err cuda_launch(const void *kernel, dim3 grid, int threads, int shared_bytes, void *argument, const char *what) {
+    cudaLaunchConfig_t c = {};
+    c.gridDim = grid, c.blockDim = dim3((unsigned)threads), c.dynamicSmemBytes = (size_t)shared_bytes;
+    return launch(kernel, c, 1, argument, what);
+}
+
+extern "C" err cuda_launch_clusters(const void *kernel, int blocks, int cluster, int threads, void *argument, const char *what) {
+    cudaLaunchConfig_t c = {};
+    c.gridDim = dim3((unsigned)blocks), c.blockDim = dim3((unsigned)threads);
+    return launch(kernel, c, cluster, argument, what);
 }
 
 __global__ static void keys_kernel(struct cuda_keys *to, struct cuda_keys k) { *to = k; }

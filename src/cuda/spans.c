@@ -5,13 +5,14 @@
  * of a group, and A beside them, are one matrix-vector launch (T = x A^T rides along), and the reader adds the low-rank deltas:
  *   linear q k v, rope, rope, kv_append, attention_cached
  *   linear o (down), add, norm
- *   linear gate up, swiglu
- * With more rows than the matrix-vector kernel takes, or a type that is not for it, the linear runs as it does alone, deltas and all,
- * and the reader has less to do.
+ *   linear gate up, glu
+ * With more rows than the matrix-vector kernel takes, or a type that is not for it, the products are cuBLASLt's; beyond 64 rows the
+ * linear runs as it does alone, deltas and all, and the reader has less to do.
  *
  * In every program: add and the norm after it; the rotations of q and k. */
 #include "cuda/spans.h"
 #include "core/plan.h"
+#include <string.h>
 
 /* --- products that leave their deltas ------------------------------------------------------------------------------------ */
 static bool few(const struct inst *i, const struct view *in, const struct view *x) {
@@ -24,15 +25,24 @@ static err by_matvec(const struct inst *i, const struct view *in, struct view *o
     const struct view *x = &in[LIN_X], *t = &out[LIN_T];
     struct cuda_matvec m[MAX_GROUP + 1];
     int n = 0;
-    for (int k = 0; k < i->a.n; k++) m[n++] = (struct cuda_matvec){&in[LIN_W + k], in[LIN_BIAS + k].p, x->p, x->dt, out[k].dt, x->d[0], x->ld, out[k].ld, out[k].p};
-    if (in[LIN_A].p) m[n++] = (struct cuda_matvec){&in[LIN_A], NULL, x->p, x->dt, t->dt, x->d[0], x->ld, t->ld, t->p};
+    for (int k = 0; k < i->a.n; k++) {
+        const struct view *b = &in[LIN_B + k];
+        m[n] = (struct cuda_matvec){&in[LIN_W + k], in[LIN_BIAS + k].p, x->p, x->dt, out[k].dt, x->d[0], x->ld, out[k].ld, out[k].p, NULL, 0};
+        if (i->a.rank[k]) m[n].soon = b->p, m[n].soon_bytes = (int64_t)view_bytes(b);
+        n++;
+    }
+    if (in[LIN_A].p) m[n++] = (struct cuda_matvec){&in[LIN_A], NULL, x->p, x->dt, t->dt, x->d[0], x->ld, t->ld, t->p, NULL, 0};
     return cuda_matvec(m, n);
 }
 
-/* left: the deltas are still to be added. */
+/* left: the deltas are still to be added. Up to 64 rows the reader adds them for less than launches of their own cost. */
 static err products(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch, bool *left) {
-    *left = few(i, in, &in[LIN_X]);
-    return *left ? by_matvec(i, in, out) : cuda_linear(run, i, in, out, scratch);
+    enum { MOST = 64 };
+    struct inst base = *i;
+    *left = in[LIN_X].d[0] <= MOST;
+    if (few(i, in, &in[LIN_X])) return by_matvec(i, in, out);
+    if (*left) memset(base.a.rank, 0, sizeof base.a.rank);
+    return cuda_linear(run, &base, in, out, scratch);
 }
 
 void cuda_delta_of(const struct inst *i, const struct view *in, const struct view *out, int k, bool left, struct cuda_delta *d) {
@@ -67,13 +77,13 @@ static err linear_add_norm(const struct run_ctx *run, const struct inst *i, cons
     return cuda_add_norm(i + 1, IN(1), OUT(1), IN(1)[1].p == out[0].p, &d);
 }
 
-static err linear_swiglu(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+static err linear_glu(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     struct cuda_delta d[2];
     bool left;
     if (!in[LIN_X].d[0]) return OK;
     TRY(products(run, i, in, out, scratch, &left));
     for (int k = 0; k < 2; k++) cuda_delta_of(i, in, out, k, left, &d[k]);
-    return cuda_swiglu_delta(IN(1), OUT(1), d);
+    return cuda_glu_delta(i[1].a.act, IN(1), OUT(1), d);
 }
 
 static err add_norm(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
@@ -101,20 +111,23 @@ static bool decodes(const struct prog *p, const struct inst *s) {
     return s->a.dropout == 0 && w->dt != DT_F8;
 }
 
+/* The whole head, as it is. */
+static bool plain_rope(const struct inst *i) { return (!i->a.rope_dims || i->a.rope_dims == i->a.head_dim) && (i->a.scale == 0 || i->a.scale == 1); }
+
 static bool is_attend(const struct prog *p, int i, const struct inst *s) {
     if (s[0].a.n != 3 || !decodes(p, s) || s[4].op != &op_attention_cached) return false;
     bool wired = same(s[1].in[0], s[0].out[0]) && same(s[2].in[0], s[0].out[1]) && same(s[3].in[0], s[2].out[0]) && same(s[3].in[1], s[0].out[2]) && same(s[4].in[0], s[1].out[0]);
     wired = wired && same(s[4].in[1], s[3].in[4]) && same(s[4].in[2], s[3].in[5]) && same(s[3].in[3], s[4].in[4]) && same(s[1].in[1], s[4].in[4]) && same(s[2].in[1], s[4].in[4]);
-    return wired && !s[1].a.inverse && dies(p, i, i + 4) && dies(p, i + 1, i + 4) && dies(p, i + 2, i + 4);
+    return wired && plain_rope(&s[1]) && plain_rope(&s[2]) && !s[1].a.inverse && dies(p, i, i + 4) && dies(p, i + 1, i + 4) && dies(p, i + 2, i + 4);
 }
 
-static bool norm_follows(const struct inst *add) { return same(add[1].in[0], add->out[0]); }
+static bool norm_follows(const struct inst *add) { return same(add[1].in[0], add->out[0]) && cuda_plain_norm(&add[1]); }
 
 static bool is_linear_add_norm(const struct prog *p, int i, const struct inst *s) {
     return s[0].a.n == 1 && decodes(p, s) && (same(s[1].in[0], s[0].out[0]) || same(s[1].in[1], s[0].out[0])) && norm_follows(&s[1]) && dies(p, i, i + 1);
 }
 
-static bool is_linear_swiglu(const struct prog *p, int i, const struct inst *s) {
+static bool is_linear_glu(const struct prog *p, int i, const struct inst *s) {
     return s[0].a.n == 2 && decodes(p, s) && same(s[1].in[0], s[0].out[0]) && same(s[1].in[1], s[0].out[1]) && dies(p, i, i + 1);
 }
 
@@ -122,7 +135,7 @@ static bool is_add_norm(const struct prog *p, int i, const struct inst *s) { ret
 
 static bool is_rope_pair(const struct prog *p, int i, const struct inst *s) {
     (void)p, (void)i;
-    return same(s[0].in[1], s[1].in[1]) && same(s[0].in[2], s[1].in[2]) && !same(s[1].in[0], s[0].out[0]) && s[0].a.head_dim == s[1].a.head_dim && s[0].a.interleaved == s[1].a.interleaved && s[0].a.inverse == s[1].a.inverse;
+    return same(s[0].in[1], s[1].in[1]) && same(s[0].in[2], s[1].in[2]) && !same(s[1].in[0], s[0].out[0]) && s[0].a.head_dim == s[1].a.head_dim && s[0].a.rope_dims == s[1].a.rope_dims && s[0].a.interleaved == s[1].a.interleaved && s[0].a.inverse == s[1].a.inverse;
 }
 
 static const struct row {
@@ -133,7 +146,7 @@ static const struct row {
 } table[] = {
     {5, {&op_linear, &op_rope, &op_rope, &op_kv_append, &op_attention_cached}, is_attend, attend},
     {3, {&op_linear, &op_add, &op_norm}, is_linear_add_norm, linear_add_norm},
-    {2, {&op_linear, &op_swiglu}, is_linear_swiglu, linear_swiglu},
+    {2, {&op_linear, &op_glu}, is_linear_glu, linear_glu},
     {2, {&op_add, &op_norm}, is_add_norm, add_norm},
     {2, {&op_rope, &op_rope}, is_rope_pair, rope_pair},
 };

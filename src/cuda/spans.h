@@ -22,8 +22,8 @@ void cuda_delta_of(const struct inst *linear, const struct view *in, const struc
 
 /* sum = x + (o + delta), y = norm(sum): the add's and the norm's instructions. which: the add's operand that is o. */
 err cuda_add_norm(const struct inst *add, const struct view *in, struct view *out, int which, const struct cuda_delta *d);
-/* y = silu(gate + its delta) * (up + its delta) */
-err cuda_swiglu_delta(const struct view *in, struct view *out, const struct cuda_delta d[2]);
+/* y = act(gate + its delta) * (up + its delta) */
+err cuda_glu_delta(enum activation act, const struct view *in, struct view *out, const struct cuda_delta d[2]);
 /* kv_append and attention_cached of q, k, v that are not finished: delta and rotation are theirs. in, out: views of linear, rope q,
  * rope k, kv_append, attention_cached, MAX_IN and MAX_OUT apart; inst: the first of them. */
 err cuda_attend_fresh(const struct inst *inst, const struct view *in, struct view *out, const struct cuda_delta d[3], void *scratch);

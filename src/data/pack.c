@@ -8,7 +8,7 @@
 err pack_init(struct pack *p, int cap_n, int cap_s) {
     assert(cap_n > 0 && cap_s > 0);
     size_t n = (size_t)cap_n, s = (size_t)cap_s;
-    int32_t *all = calloc(4 * n + 2 * s + 1, sizeof *all); /* one block: ids, pos, label, sample, cu, last */
+    int32_t *all = calloc(7 * n + 3 * s + 2, sizeof *all); /* one block: ids, pos, label, sample, cu, last, the source's */
     float *weight = calloc(n, sizeof *weight);
     *p = (struct pack){0};
     if (!all || !weight) {
@@ -22,6 +22,10 @@ err pack_init(struct pack *p, int cap_n, int cap_s) {
                        .sample = all + 3 * n,
                        .cu = all + 4 * n,
                        .last = all + 4 * n + s + 1,
+                       .src_cu = all + 4 * n + 2 * s + 1,
+                       .src_ids = all + 4 * n + 3 * s + 2,
+                       .src_pos = all + 5 * n + 3 * s + 2,
+                       .src_sample = all + 6 * n + 3 * s + 2,
                        .weight = weight,
                        .cap_n = cap_n,
                        .cap_s = cap_s};
@@ -35,24 +39,29 @@ void pack_free(struct pack *p) {
 }
 
 void pack_clear(struct pack *p) {
-    p->n = p->s = 0;
+    p->n = p->s = p->m = 0;
     p->supervised = 0;
 }
 
 bool pack_row(struct pack *p, const struct row *r, int32_t sample) {
-    assert(r->n > 0);
-    if (p->s == p->cap_s || r->n > p->cap_n - p->n) return false;
-    for (int i = 0; i < r->n; i++) {
+    assert(r->n > r->source);
+    if (p->s == p->cap_s || r->n > p->cap_n - p->n - p->m) return false;
+    for (int i = 0; i < r->source; i++) p->src_ids[p->m + i] = r->ids[i], p->src_pos[p->m + i] = i, p->src_sample[p->m + i] = sample;
+    p->m += r->source;
+    p->src_cu[p->s + 1] = p->m;
+    const int32_t *ids = r->ids + r->source;
+    const int n = r->n - r->source;
+    for (int i = 0; i < n; i++) {
         int at = p->n + i;
-        bool predicts = i + 1 < r->n;
-        p->ids[at] = r->ids[i];
+        bool predicts = i + 1 < n;
+        p->ids[at] = ids[i];
         p->pos[at] = i;
         p->sample[at] = sample;
-        p->label[at] = predicts ? r->ids[i + 1] : 0;
-        p->weight[at] = predicts && r->supervised[i + 1] ? 1 : 0;
+        p->label[at] = predicts ? ids[i + 1] : 0;
+        p->weight[at] = predicts && r->supervised[r->source + i + 1] ? 1 : 0;
         p->supervised += p->weight[at];
     }
-    p->n += r->n;
+    p->n += n;
     p->last[p->s++] = p->n - 1;
     p->cu[p->s] = p->n;
     return true;
@@ -66,7 +75,7 @@ void pack_pad(struct pack *p, int n, int s) {
         p->weight[i] = 0;
     }
     p->n = n;
-    for (; p->s < s; p->cu[p->s] = n) p->last[p->s++] = n - 1;
+    for (; p->s < s; p->cu[p->s] = n, p->src_cu[p->s] = p->m) p->last[p->s++] = n - 1;
 }
 
 int pack_plan(const struct row *const *rows, int n, int cap_n, int cap_s, int *first) {

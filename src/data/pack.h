@@ -13,7 +13,9 @@ struct pack {
     float *weight;                       /* [n] */
     int32_t *cu;                         /* [s+1] */
     int32_t *last;                       /* [s]: index of each sequence's last token */
-    int n, s;
+    int32_t *src_ids, *src_pos, *src_sample; /* [m]: the encoder's ids of rows that have some (rows.h, source) */
+    int32_t *src_cu;                     /* [s+1] */
+    int n, s, m;
     int cap_n, cap_s;
     double supervised; /* sum of weight */
 };

@@ -2,15 +2,19 @@
  *
  * A row is drafted as a growing id list; after each segment mark() says whether the ids since the last mark are
  * supervised, so the boundary between prompt and answer is a position, never a token to search for. keep() then cuts
- * the draft to length, refuses it if nothing is left to learn, and copies it into the arena. */
+ * the draft to length, refuses it if nothing is left to learn, and copies it into the arena. Drafts are made by many
+ * threads, a block of records at a time; rows are kept by one, in order. */
 #define _GNU_SOURCE
+#define XXH_INLINE_ALL
 #include "data/rows.h"
 #include "base/log.h"
 #include "io/chat.h"
 #include <assert.h>
 #include <limits.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 struct draft {
     struct ids ids;
@@ -42,14 +46,7 @@ static err push_all(struct ids *out, const int32_t *ids, size_t n) {
 }
 
 /* Puts the BOS before ids where the model expects one and they do not begin with it (a rendered template may). */
-static err lead_bos(const tokenizer *tk, struct ids *ids) {
-    int32_t bos = tokenizer_bos(tk);
-    if (!tokenizer_adds_bos(tk) || bos < 0 || (ids->n && ids->v[0] == bos)) return OK;
-    TRY(ids_push(ids, bos));
-    memmove(ids->v + 1, ids->v, (ids->n - 1) * sizeof *ids->v);
-    ids->v[0] = bos;
-    return OK;
-}
+static err lead_bos(const tokenizer *tk, struct ids *ids) { return tokenizer_surround(tk, true, false, ids); }
 
 static err put_eos(const tokenizer *tk, struct ids *ids) {
     int32_t eos = tokenizer_eos(tk);
@@ -68,29 +65,41 @@ static err new_row(struct rows *out, size_t n, struct row **r) {
         out->cap = cap;
     }
     *r = &out->r[out->n];
-    **r = (struct row){arena_alloc(&out->mem, n * sizeof(int32_t)), arena_alloc(&out->mem, n), (int)n, 0, NULL};
+    **r = (struct row){.ids = arena_alloc(&out->mem, n * sizeof(int32_t)), .supervised = arena_alloc(&out->mem, n), .n = (int)n};
     if (!(*r)->ids || !(*r)->supervised) return out_of_memory();
     out->n++;
     if ((int)n > out->longest) out->longest = (int)n;
     return OK;
 }
 
-/* The draft becomes a row; the draft is empty again. */
-static err keep(struct draft *d, int max_length, struct rows *out) {
-    size_t n = d->ids.n, first = 1; /* the first token is predicted by nothing */
-    if (n > (size_t)max_length) n = (size_t)max_length;
+/* How many of the draft's tokens the row has; refuses one that leaves nothing to learn. */
+static err measure(const struct draft *d, int max_length, bool learnt, size_t *n) {
+    size_t first = 1; /* the first token is predicted by nothing */
+    *n = d->ids.n > (size_t)max_length ? (size_t)max_length : d->ids.n;
     while (first < d->marked && !d->on[first]) first++;
-    if (first >= n && first < d->marked)
+    if (!learnt || first < *n) return OK;
+    if (first < d->marked)
         return fail(E_INPUT,
                     "the prompt alone has %zu tokens, so max_length %d leaves nothing to learn: raise max_length or "
                     "shorten the prompt",
                     first, max_length);
-    if (first >= n) return fail(E_INPUT, "no token to learn from (%zu in all, max_length %d)", d->ids.n, max_length);
-    struct row *r;
-    TRY(new_row(out, n, &r));
-    memcpy(r->ids, d->ids.v, n * sizeof *r->ids);
-    memcpy(r->supervised, d->on, n);
+    return fail(E_INPUT, "no token to learn from (%zu in all, max_length %d)", d->ids.n, max_length);
+}
+
+/* The draft becomes a row, or is only counted (r NULL); the draft is empty again. */
+static err keep(struct draft *d, int max_length, bool learnt, struct rows *out, struct row **r) {
+    size_t n;
+    TRY(measure(d, max_length, learnt, &n));
+    if (r) {
+        TRY(new_row(out, n, r));
+        memcpy((*r)->ids, d->ids.v, n * sizeof *(*r)->ids);
+        memcpy((*r)->supervised, d->on, n);
+        out->bytes += n * 5 + 16; /* 16: what the arena rounds up */
+    } else out->n++;
+    if ((int)n > out->longest) out->longest = (int)n;
     out->truncated += n < d->ids.n;
+    out->tokens += (int64_t)n;
+    for (size_t i = 1; i < n; i++) out->supervised += d->on[i];
     d->ids.n = d->marked = 0;
     return OK;
 }
@@ -99,39 +108,252 @@ static err keep(struct draft *d, int max_length, struct rows *out) {
 struct job {
     const tokenizer *tk;
     const struct prompt_form *form; /* pairs */
-    bool swap;
-    struct chat *chat;                /* conversations */
+    bool swap, plain;          /* plain: texts, of which nothing is learnt as they are */
+    struct chat *chat;         /* conversations; a thread's own */
     struct chat_text rendered; /* scratch */
     struct ids text;           /* scratch */
     err (*draft)(struct job *, const struct record *, struct draft *);
 };
 
-/* The rows of a source, in order. Releases what the job holds. */
-static err make_rows(struct job *job, const struct source *s, int max_length, struct rows *out) {
-    *out = (struct rows){0};
-    struct draft d = {0};
-    const char *path = arena_str(&out->mem, s->path); /* rows outlive their source */
-    err e = path ? OK : out_of_memory();
-    if (max_length < 2) e = fail(E_USAGE, "max_length %d: a row needs a token to read and one to learn", max_length);
-    for (int i = 0; i < s->n && !e; i++) {
-        e = job->draft(job, &s->r[i], &d);
-        if (!e) e = keep(&d, max_length, out);
-        if (e) fail_in(e, "%s:%d", s->path, s->r[i].line);
-        else out->r[i].path = path, out->r[i].line = s->r[i].line;
-    }
-    draft_free(&d);
+static void job_free(struct job *job) {
     ids_free(&job->text);
     chat_close(job->chat);
     chat_text_free(&job->rendered);
+}
+
+/* ---- the pass over all records ---- */
+
+enum { BLOCK = 512, BLOCK_BYTES = 4 << 20, CHATS = 64 };
+
+struct slot { /* one record of a block */
+    struct extent x; /* streamed: its bytes, at x.at of the block's */
+    int part, line;
+    uint64_t hash; /* visited ones */
+    struct draft d;
+    err e;
+    char *why;
+};
+struct pass {
+    const struct source *s;
+    const struct job *job;
+    struct slot slot[BLOCK];
+    str bytes;
+    int from, n; /* this block's records */
+    struct fetcher f;
+    const char **path; /* of the source's files; rows outlive it */
+    struct chat *chat[CHATS]; /* of the threads beside the first, which has the job's */
+    void (*visit)(void *ctx, const struct row_seen *row); /* rows are looked at, not kept */
+    void *ctx;
+};
+
+/* What a record says, however it is written. */
+static uint64_t record_hash(const struct record *r) {
+    uint64_t h = (uint64_t)r->n_turns + 1;
+    const char *const texts[] = {r->text, r->prompt, r->completion};
+    for (int i = 0; i < 3; i++)
+        if (texts[i]) h = XXH3_64bits_withSeed(texts[i], strlen(texts[i]), h);
+    for (int i = 0; i < r->n_turns; i++) {
+        h = XXH3_64bits_withSeed(r->turns[i].role, strlen(r->turns[i].role), h);
+        h = XXH3_64bits_withSeed(r->turns[i].content, strlen(r->turns[i].content), h);
+    }
+    return h;
+}
+
+/* Gathers the next block: of a streamed source the records' bytes, copied out of the reader's window. */
+static err gather(struct pass *p) {
+    const struct source *s = p->s;
+    p->from += p->n;
+    str_clear(&p->bytes);
+    for (p->n = 0; p->n < BLOCK && p->from + p->n < s->n && p->bytes.n < BLOCK_BYTES; p->n++) {
+        struct slot *t = &p->slot[p->n];
+        const struct source_part *part;
+        if (s->r) {
+            t->part = s->r[p->from + p->n].part;
+            t->line = s->r[p->from + p->n].line;
+            continue;
+        }
+        TRY(source_scan(s, p->from + p->n, &p->f, &t->x, &part));
+        t->part = (int)(part - s->part);
+        t->line = t->x.line;
+        t->x.at = p->bytes.n;
+        str_add(&p->bytes, t->x.p, t->x.n);
+    }
+    return p->bytes.failed ? out_of_memory() : OK;
+}
+
+static err draft_record(struct pass *p, int k, struct job *job, arena *mem) {
+    struct slot *t = &p->slot[k];
+    const struct source_part *part = &p->s->part[t->part];
+    struct record own;
+    const struct record *r = &own;
+    if (p->s->r) r = &p->s->r[p->from + k];
+    else {
+        struct extent x = {p->bytes.p + t->x.at, t->x.n, 0, t->x.line};
+        TRY(source_read(part, &x, mem, &own));
+    }
+    if (p->visit) t->hash = record_hash(r);
+    err e = job->tk ? job->draft(job, r, &t->d) : OK;
+    return e ? fail_in(e, "%s:%d", part->path, t->line) : OK;
+}
+
+/* Messages are per thread, so a failing record keeps its own for whoever takes the results. */
+static void draft_block(struct pass *p) {
+    int threads = p->s->opt.threads > 0 ? p->s->opt.threads : omp_get_max_threads();
+    if (threads > CHATS) threads = CHATS;
+#pragma omp parallel num_threads(threads) if (p->n > 8)
+    {
+        struct job mine = *p->job;
+        arena mem = {0};
+        mine.rendered = (struct chat_text){0};
+        mine.text = (struct ids){0};
+        int me = omp_get_thread_num();
+        if (me) mine.chat = p->chat[me];
+#pragma omp for schedule(dynamic, 8)
+        for (int k = 0; k < p->n; k++) {
+            struct slot *t = &p->slot[k];
+            t->d.ids.n = t->d.marked = 0;
+            t->e = draft_record(p, k, &mine, &mem);
+            if (t->e) t->why = strdup(err_text());
+        }
+        if (me) p->chat[me] = mine.chat;
+        arena_free(&mem);
+        chat_text_free(&mine.rendered);
+        ids_free(&mine.text);
+    }
+}
+
+static void show(const struct pass *p, const struct slot *t, int max_length) {
+    struct row_seen row = {.path = p->path[t->part], .line = t->line, .tokens = t->d.ids.n, .hash = t->hash};
+    for (size_t i = 1; i < t->d.marked && i < (size_t)max_length; i++) row.supervised += t->d.on[i];
+    p->visit(p->ctx, &row);
+}
+
+/* The block's drafts as rows, in order. */
+static err take_block(struct pass *p, int max_length, struct rows *out) {
+    for (int k = 0; k < p->n; k++) {
+        struct slot *t = &p->slot[k];
+        struct row *r = NULL;
+        if (t->e) return fail(t->e, "%s", t->why ? t->why : "out of memory");
+        if (p->visit) {
+            show(p, t, max_length);
+            continue;
+        }
+        err e = keep(&t->d, max_length, !p->job->plain, out, p->s->r ? &r : NULL);
+        if (e) return fail_in(e, "%s:%d", p->s->part[t->part].path, t->line);
+        if (r) r->path = p->path[t->part], r->line = t->line;
+    }
+    return OK;
+}
+
+static err all_rows(struct pass *p, int max_length, struct rows *out) {
+    p->path = arena_alloc(&out->mem, (size_t)p->s->n_parts * sizeof *p->path);
+    if (!p->path) return out_of_memory();
+    for (int i = 0; i < p->s->n_parts; i++)
+        if (!(p->path[i] = arena_str(&out->mem, p->s->part[i].path))) return out_of_memory();
+    if (max_length < 2) return fail(E_USAGE, "max_length %d: a row needs a token to read and one to learn", max_length);
+    while (p->from + p->n < p->s->n) {
+        TRY(gather(p));
+        draft_block(p);
+        TRY(take_block(p, max_length, out));
+    }
+    return OK;
+}
+
+/* ---- rows that are made when drawn ---- */
+
+struct row_stream {
+    struct job job;
+    const struct source *s;
+    int max_length;
+    struct fetcher f;
+    struct draft d;
+    struct rows batch;
+};
+
+static err stream_begin(struct job *job, const struct source *s, int max_length, struct rows *out) {
+    out->stream = calloc(1, sizeof *out->stream);
+    if (!out->stream) return out_of_memory();
+    *out->stream = (struct row_stream){.job = *job, .s = s, .max_length = max_length};
+    out->bytes += sizeof *out->stream + BLOCK_BYTES; /* the reader's window and the rows of a step */
+    *job = (struct job){0};
+    return OK;
+}
+
+static err draw(struct row_stream *st, int i) {
+    struct record rec;
+    struct row *r;
+    const struct source_part *part = source_part_of(st->s, i);
+    TRY(source_fetch(st->s, i, &st->f, &rec));
+    st->d.ids.n = st->d.marked = 0;
+    err e = st->job.draft(&st->job, &rec, &st->d);
+    if (!e) e = keep(&st->d, st->max_length, !st->job.plain, &st->batch, &r);
+    if (e) return fail_in(e, "%s:%d", part->path, rec.line);
+    r->path = part->path;
+    r->line = rec.line;
+    return OK;
+}
+
+err rows_draw(struct rows *rows, const int *which, int n, const struct row **list) {
+    struct row_stream *st = rows->stream;
+    if (st) {
+        arena_free(&st->batch.mem);
+        st->batch.n = 0;
+        for (int i = 0; i < n; i++) TRY(draw(st, which[i]));
+    }
+    for (int i = 0; i < n; i++) list[i] = st ? &st->batch.r[i] : &rows->r[which[i]];
+    return OK;
+}
+
+static void stream_free(struct row_stream *st) {
+    if (!st) return;
+    job_free(&st->job);
+    fetcher_free(&st->f);
+    draft_free(&st->d);
+    rows_free(&st->batch);
+    free(st);
+}
+
+static err pass_open(struct pass **out, const struct source *s, const struct job *job) {
+    struct pass *p = *out = calloc(1, sizeof *p);
+    if (!p) return out_of_memory();
+    p->s = s;
+    p->job = job;
+    return OK;
+}
+
+static void pass_close(struct pass *p) {
+    if (!p) return;
+    for (int k = 0; k < BLOCK; k++) {
+        draft_free(&p->slot[k].d);
+        free(p->slot[k].why);
+    }
+    for (int k = 0; k < CHATS; k++) chat_close(p->chat[k]);
+    str_free(&p->bytes);
+    fetcher_free(&p->f);
+    free(p);
+}
+
+/* The rows of a source, in order. Releases what the job holds, or hands it on to those that are made when drawn. */
+static err make_rows(struct job *job, const struct source *s, int max_length, struct rows *out) {
+    *out = (struct rows){0};
+    struct pass *p;
+    err e = pass_open(&p, s, job);
+    if (!e) e = all_rows(p, max_length, out);
+    pass_close(p);
+    if (!e && !s->r) e = stream_begin(job, s, max_length, out);
+    job_free(job);
+    out->bytes += (size_t)out->cap * sizeof *out->r;
     if (e) rows_free(out);
     return e;
 }
+
+/* ---- drafts ---- */
 
 static err draft_completion(struct job *job, const struct record *r, struct draft *d) {
     TRY(tokenizer_encode(job->tk, r->prompt, strlen(r->prompt), true, &d->ids));
     TRY(lead_bos(job->tk, &d->ids));
     TRY(mark(d, false));
-    TRY(tokenizer_encode(job->tk, r->completion, strlen(r->completion), true, &d->ids));
+    TRY(tokenizer_encode(job->tk, r->completion, strlen(r->completion), ENCODE_SPECIAL | ENCODE_GOES_ON, &d->ids));
     TRY(put_eos(job->tk, &d->ids));
     return mark(d, true);
 }
@@ -152,16 +374,31 @@ static err check_chat(const tokenizer *tk, const struct draft *d) {
 
 static err draft_chat(struct job *job, const struct record *r, struct draft *d) {
     const struct chat_text *c = &job->rendered;
+    if (!job->chat) TRY(chat_open(job->tk, &job->chat));
     TRY(chat_render(job->chat, r->turns, (size_t)r->n_turns, false, &job->rendered));
     for (size_t i = 0; i < c->n; i++) {
-        TRY(tokenizer_encode(job->tk, c->text.p + c->seg[i].start, c->seg[i].end - c->seg[i].start, true, &d->ids));
+        unsigned flags = i ? ENCODE_SPECIAL | ENCODE_GOES_ON : ENCODE_SPECIAL;
+        TRY(tokenizer_encode(job->tk, c->text.p + c->seg[i].start, c->seg[i].end - c->seg[i].start, flags, &d->ids));
         if (!i) TRY(lead_bos(job->tk, &d->ids));
         TRY(mark(d, c->seg[i].supervised));
     }
     return check_chat(job->tk, d);
 }
 
+static err draft_text(struct job *job, const struct record *r, struct draft *d) {
+    TRY(tokenizer_encode(job->tk, r->text, strlen(r->text), false, &d->ids));
+    TRY(lead_bos(job->tk, &d->ids));
+    TRY(mark(d, true));
+    if (d->marked) d->on[0] = 0;
+    return OK;
+}
+
 static err draft_sft(struct job *job, const struct record *r, struct draft *d) {
+    if (r->text) {
+        TRY(draft_text(job, r, d));
+        TRY(put_eos(job->tk, &d->ids));
+        return mark(d, true);
+    }
     return r->n_turns ? draft_chat(job, r, d) : draft_completion(job, r, d);
 }
 
@@ -176,24 +413,40 @@ static err draft_pair(struct job *job, const struct record *r, struct draft *d) 
     return mark(d, true);
 }
 
-static err draft_text(struct job *job, const struct record *r, struct draft *d) {
-    TRY(tokenizer_encode(job->tk, r->text, strlen(r->text), false, &d->ids));
-    TRY(lead_bos(job->tk, &d->ids));
-    TRY(mark(d, true));
-    if (d->marked) d->on[0] = 0;
+/* A model without a template can still learn from prompts and completions. */
+/* Is there a template, where a file has conversations? (A model without one can still learn from prompts and completions.) */
+static err read_template(const tokenizer *tk, const struct source *s, struct job *job) {
+    for (int i = 0; i < s->n_parts; i++) {
+        const struct source_part *p = &s->part[i];
+        if (!layout_has_turns(&p->layout)) continue;
+        err e = chat_open(tk, &job->chat);
+        return e ? fail_in(e, "%s:%d", p->path, p->layout.first_line) : OK;
+    }
     return OK;
 }
 
 err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out) {
     struct job job = {.tk = tk, .draft = draft_sft};
     *out = (struct rows){0};
-    for (int i = 0; i < s->n; i++) {
-        if (!s->r[i].n_turns) continue; /* a model without a template can still learn from prompts and completions */
-        err e = chat_open(tk, &job.chat);
-        if (e) return fail_in(e, "%s:%d", s->path, s->r[i].line);
-        break;
-    }
+    TRY(read_template(tk, s, &job));
     return make_rows(&job, s, max_length, out);
+}
+
+err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void (*visit)(void *ctx, const struct row_seen *row), void *ctx) {
+    struct job job = {.tk = tk, .draft = draft_sft};
+    struct rows none = {0};
+    struct pass *p = NULL;
+    if (tk) TRY(read_template(tk, s, &job));
+    err e = pass_open(&p, s, &job);
+    if (!e) {
+        p->visit = visit;
+        p->ctx = ctx;
+        e = all_rows(p, max_length, &none);
+    }
+    pass_close(p);
+    rows_free(&none);
+    job_free(&job);
+    return e;
 }
 
 err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct source *s, bool swap, int max_length,
@@ -203,6 +456,15 @@ err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct so
 
 err rows_text(const tokenizer *tk, const struct source *s, int max_length, struct rows *out) {
     return make_rows(&(struct job){.tk = tk, .draft = draft_text}, s, max_length, out);
+}
+
+static err draft_side(struct job *job, const struct record *r, struct draft *d) {
+    TRY(prompt_form_text(job->tk, job->form, r->text, &d->ids));
+    return mark(d, false);
+}
+
+err rows_texts(const tokenizer *tk, const struct prompt_form *f, const struct source *s, int max_length, struct rows *out) {
+    return make_rows(&(struct job){.tk = tk, .form = f, .plain = true, .draft = draft_side}, s, max_length, out);
 }
 
 err rows_add(struct rows *out, const int32_t *prompt, size_t np, const int32_t *answer, size_t na) {
@@ -215,6 +477,7 @@ err rows_add(struct rows *out, const int32_t *prompt, size_t np, const int32_t *
 }
 
 void rows_free(struct rows *r) {
+    stream_free(r->stream);
     free(r->r);
     arena_free(&r->mem);
     *r = (struct rows){0};
@@ -238,7 +501,7 @@ err prompt_form_parse(const tokenizer *tk, const char *form, struct prompt_form 
     f->lead = strndup(lead, (size_t)(at - lead));
     err e = f->lead ? tokenizer_encode(tk, form, (size_t)(lead - form), true, &f->head) : out_of_memory();
     if (!e) e = lead_bos(tk, &f->head);
-    if (!e) e = tokenizer_encode(tk, tail, strlen(tail), true, &f->tail);
+    if (!e) e = tokenizer_encode(tk, tail, strlen(tail), ENCODE_SPECIAL | ENCODE_GOES_ON, &f->tail);
     if (e) prompt_form_free(f);
     return e;
 }
@@ -250,11 +513,16 @@ void prompt_form_free(struct prompt_form *f) {
     *f = (struct prompt_form){0};
 }
 
+/* A tokenizer that puts a space before a text's first word (Llama 2's, T5's) does so only where the form has no lead of
+ * its own. What stands before it in `out` has no say, so that the ids are the same on either side of a cycle. */
 err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const char *text, struct ids *out) {
     str whole = {0};
+    struct ids ids = {0};
     str_adds(&whole, f->lead);
     str_adds(&whole, text);
-    err e = whole.failed ? out_of_memory() : tokenizer_encode(tk, whole.p, whole.n, false, out);
+    err e = whole.failed ? out_of_memory() : tokenizer_encode(tk, whole.p, whole.n, *f->lead ? ENCODE_GOES_ON : 0, &ids);
+    if (!e) e = push_all(out, ids.v, ids.n);
+    ids_free(&ids);
     str_free(&whole);
     return e;
 }

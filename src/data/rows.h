@@ -11,7 +11,13 @@
  * brings two is refused.
  *
  * Invariants of every row: at least one supervised token beside the first; not longer than max_length; unless cut, its
- * last supervised token ends the answer (EOS, or the template's end of turn). Called by train and the data preview. */
+ * last supervised token ends the answer (EOS, or the template's end of turn).
+ *
+ * Rows of a parsed source are all in memory: r[n]. Those of a streamed one are tokenised once to be checked, measured and
+ * counted (so `longest` is known before any step), then made again whenever they are drawn; r is NULL, and rows_draw() is
+ * the one door to both. The pass over all records is shared among threads, in blocks whose results are taken in order, so
+ * nothing depends on how many there are; the first bad record in file order is the one that is complained of.
+ * Called by train and the data preview. */
 #ifndef CYC_DATA_ROWS_H
 #define CYC_DATA_ROWS_H
 #include "data/source.h"
@@ -23,14 +29,20 @@ struct row {
     int n;
     int line; /* where it came from; 0: made, not read */
     const char *path;
+    int source; /* encoder-decoders: so many of the ids are the encoder's, the rest the decoder's; else 0 */
 };
 struct rows {
     arena mem;
     int n, cap;
     struct row *r;
     int longest;
-    int truncated; /* rows cut to max_length */
+    int truncated;              /* rows cut to max_length */
+    int64_t tokens, supervised; /* of all rows */
+    size_t bytes;               /* of memory, that the rows take */
+    struct row_stream *stream;  /* rows that are made when they are drawn */
 };
+/* The rows of these numbers; they stay until the next draw. Those of a streamed source need it still to be open. */
+err rows_draw(struct rows *rows, const int *which, int n, const struct row **list);
 
 /* A prompt around a text: "KJV: {text}\nModern:" becomes head ids, the text, tail ids. Whitespace right before {text}
  * belongs to the text (lead), so that the ids of a text are the same whether it is written or read: that is what lets
@@ -46,8 +58,8 @@ err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const cha
 /* Appends head + text ids + tail. */
 err prompt_form_wrap(const struct prompt_form *f, const int32_t *text, size_t n, struct ids *out);
 
-/* SFT rows of a source: prompt/completion (tokenised apart, EOS after the completion) or messages through the chat
- * form. Rows longer than max_length lose their end. A row left without a supervised token is E_INPUT naming file:line
+/* SFT rows of a source: prompt/completion (tokenised apart, EOS after the completion), conversations through the chat
+ * form, or texts (format: text), of which every token but the first is supervised, and an EOS. Rows longer than max_length lose their end. A row left without a supervised token is E_INPUT naming file:line
  * and max_length. On error nothing is left to free. */
 err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
 /* Rows of pairs: wrap(lead + prompt) + lead + completion + EOS. swap: the record's two texts change places. */
@@ -55,6 +67,19 @@ err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct so
                struct rows *out);
 /* Plain text rows for evaluation and preview: every token supervised but the first; no EOS. */
 err rows_text(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
+/* Texts of one side of a cycle: lead + text, cut to max_length, nothing supervised. They become prompts and answers. */
+err rows_texts(const tokenizer *tk, const struct prompt_form *f, const struct source *s, int max_length, struct rows *out);
+
+/* Every record of a source as a row would have it, in order, without keeping any: for looking at data. A row that leaves
+ * nothing to learn is no error here. tk NULL: without tokens. */
+struct row_seen {
+    const char *path;
+    int line;
+    size_t tokens;     /* uncut */
+    size_t supervised; /* within max_length */
+    uint64_t hash;     /* of what the record says: prompt and completion, turns, text */
+};
+err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void (*visit)(void *ctx, const struct row_seen *row), void *ctx);
 void rows_free(struct rows *r);
 
 /* Adds one row to rows that began as {0}: prompt ids (not supervised) then answer ids (supervised). The caller sees to

@@ -1,194 +1,277 @@
-/* Lines to records. source.h says what is accepted and what is refused.
+/* Files to records or to places of records. See source.h.
  *
- * One loop walks the lines; parse_line() turns a line into a record and knows neither the file's name nor the line's
- * number: the loop puts "file:line: " before whatever it complains of, so no complaint can lack them. JSON itself is
- * jansson's work (syntax, UTF-8, depth); plain lines are checked here. Every string that a record keeps is copied into
- * the source's arena, so neither the file nor the JSON outlives the parse. */
+ * A file is walked once (walk): each record that the split sends this way is parsed into memory, or, streamed, counted
+ * and every 16th place kept. Whether to stream is decided before, from the files' sizes; a compressed file shows its size
+ * only while it is unpacked, so text_file_open() puts it on disk from the same bound on, and what lies there is streamed. */
+#define _POSIX_C_SOURCE 200809L
+#define XXH_INLINE_ALL
 #include "data/source.h"
-#include "base/file.h"
-#include "base/str.h"
-#include <jansson.h>
 #include <limits.h>
-#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
 
-struct reader {
-    struct source *s;
-    enum source_want want;
-    const char *field, *field2;
-    bool json;
-    int cap; /* records that s->r has room for */
-};
+enum { EVERY = 16 };
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
 
-static bool blank(const char *p, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!strchr(" \t\r\n\f\v", p[i]) || !p[i]) return false;
-    return true;
+/* --- one file ------------------------------------------------------------------------------------------------------- */
+/* Is this record on the side that is wanted? */
+static bool wanted(const struct source_options *o, const struct extent *x) {
+    if (o->split <= 0) return true;
+    size_t n = x->n;
+    while (n && strchr(" \t\r\n", x->p[n - 1]) && x->p[n - 1]) n--;
+    double u = (double)(XXH3_64bits(x->p, n) >> 11) * 0x1p-53;
+    return (u < o->split) == o->held_out;
 }
 
-static const char *type_name(const json_t *v) {
-    static const char *const name[] = {"an object", "an array",  "a string",  "a number",
-                                       "a number",  "a boolean", "a boolean", "null"};
-    return name[json_typeof(v)];
-}
-
-/* "no field X", with the fields that are there: a misnamed field is the commonest mistake. */
-static err missing(const json_t *obj, const char *what) {
-    str have = {0};
-    const char *key;
-    json_t *v;
-    int shown = 0;
-    json_object_foreach((json_t *)obj, key, v) {
-        if (strlen(key) > 40 || shown == 8) continue;
-        str_addf(&have, "%s\"%s\"", shown++ ? ", " : "", key);
-    }
-    err e = have.n ? fail(E_INPUT, "no %s (the line has %s)", what, have.p) : fail(E_INPUT, "no %s", what);
-    str_free(&have);
-    return e;
-}
-
-static err get_string(struct source *s, const json_t *obj, const char *key, const char **out) {
-    const json_t *v = json_object_get(obj, key);
-    if (!v) {
-        str what = {0};
-        str_addf(&what, "field \"%.60s\"", key);
-        err e = what.failed ? out_of_memory() : missing(obj, what.p);
-        str_free(&what);
-        return e;
-    }
-    if (!json_is_string(v)) return fail(E_INPUT, "\"%.60s\" is %s, not a string", key, type_name(v));
-    if (blank(json_string_value(v), json_string_length(v))) return fail(E_INPUT, "\"%.60s\" holds no text", key);
-    *out = arena_strn(&s->mem, json_string_value(v), json_string_length(v));
-    return *out ? OK : out_of_memory();
-}
-
-static err get_turn(struct source *s, const json_t *obj, struct chat_message *t) {
-    static const char *const roles[] = {"system", "user", "assistant", "tool", NULL};
-    if (!json_is_object(obj)) return fail(E_INPUT, "is %s, not an object", type_name(obj));
-    TRY(get_string(s, obj, "role", &t->role));
-    TRY(get_string(s, obj, "content", &t->content));
-    for (int i = 0; roles[i]; i++)
-        if (!strcmp(t->role, roles[i])) return OK;
-    return fail(E_INPUT, "unknown role \"%.40s\" (supported: system, user, assistant, tool)", t->role);
-}
-
-static err get_turns(struct source *s, const json_t *list, struct record *r) {
-    if (!json_is_array(list)) return fail(E_INPUT, "\"messages\" is %s, not an array", type_name(list));
-    size_t n = json_array_size(list);
-    if (n > INT_MAX) return fail(E_INPUT, "\"messages\" has %zu turns", n);
-    struct chat_message *t = arena_alloc(&s->mem, n * sizeof *t);
-    if (!t) return out_of_memory();
-    bool answered = false;
-    for (size_t i = 0; i < n; i++) {
-        err e = get_turn(s, json_array_get(list, i), &t[i]);
-        if (e) return fail_in(e, "\"messages\"[%zu]", i);
-        answered |= !strcmp(t[i].role, "assistant");
-    }
-    if (!answered) return fail(E_INPUT, "\"messages\" has no assistant's turn: there is nothing to learn");
-    r->turns = t;
-    r->n_turns = (int)n;
+/* The next record on the side that is wanted. */
+static err next_wanted(struct scanner *s, const struct source_options *o, struct extent *x, bool *found) {
+    do TRY(scan_next(s, x, found));
+    while (*found && !wanted(o, x));
     return OK;
 }
 
-static err get_pair(const struct reader *rd, const json_t *obj, struct record *r) {
-    TRY(get_string(rd->s, obj, rd->field ? rd->field : "prompt", &r->prompt));
-    return get_string(rd->s, obj, rd->field2 ? rd->field2 : "completion", &r->completion);
+/* Spaces at the beginning of a record that is not blank. */
+static size_t spaces(const struct extent *x) {
+    size_t i = 0;
+    while (x->p[i] == ' ' || x->p[i] == '\t') i++;
+    return i;
 }
 
-static err get_record(const struct reader *rd, const json_t *obj, struct record *r) {
-    if (rd->want == WANT_TEXT) return get_string(rd->s, obj, rd->field ? rd->field : "text", &r->text);
-    if (rd->want == WANT_PAIR) return get_pair(rd, obj, r);
-    const json_t *turns = json_object_get(obj, "messages");
-    bool pair = json_object_get(obj, rd->field ? rd->field : "prompt");
-    if (turns && pair) return fail(E_INPUT, "has both \"messages\" and a prompt: which one is meant? Remove one");
-    if (turns) return get_turns(rd->s, turns, r);
-    if (!pair) return missing(obj, "\"messages\" and no \"prompt\" with \"completion\"");
-    return get_pair(rd, obj, r);
-}
-
-static err parse_json(const struct reader *rd, const char *p, size_t n, struct record *r) {
-    json_error_t why;
-    /* Numbers are never read: as reals, an identifier beyond 64 bits does not spoil the line. */
-    json_t *v = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, &why);
-    if (!v && json_error_code(&why) == json_error_null_character)
-        return fail(E_INPUT, "a NUL (\\u0000) inside a string");
-    if (!v && json_error_code(&why) == json_error_out_of_memory) return out_of_memory();
-    if (!v)
-        return fail(E_INPUT, "not a JSON object on one line: %s (column %d)%s", why.text, why.column,
-                    *p == '[' ? "; a JSON array must be rewritten as one object per line" : "");
-    err e = json_is_object(v) ? get_record(rd, v, r) : fail(E_INPUT, "is %s, not a JSON object", type_name(v));
-    json_decref(v);
-    return e;
-}
-
-static err parse_plain(const struct reader *rd, const char *p, size_t n, struct record *r) {
-    if (p[n - 1] == '\r') n--;
-    unsigned cp;
-    for (size_t i = 0, len; i < n; i += len) {
-        len = (size_t)utf8_decode(p + i, n - i, &cp);
-        if (!len) return fail(E_INPUT, "invalid UTF-8 (byte 0x%02x at column %zu)", (unsigned char)p[i], i + 1);
-        if (!cp) return fail(E_INPUT, "a NUL at column %zu: not a text file?", i + 1);
+/* To the first record: past the header of a table; an array in a .json file is told by its bracket. */
+static err begin(struct source_part *p, const struct source_file *f, arena *mem, struct scanner *s) {
+    struct layout *l = &p->layout;
+    struct extent x;
+    bool found;
+    if (l->container == IN_ARRAY && !(f->format && !strcmp(f->format, "json"))) {
+        scan_begin(s, &p->file, IN_JSONL);
+        TRY(scan_next(s, &x, &found));
+        if (found && x.p[spaces(&x)] != '[') l->container = IN_JSONL;
+        scan_end(s);
     }
-    r->text = arena_strn(&rd->s->mem, p, n);
-    return r->text ? OK : out_of_memory();
+    scan_begin(s, &p->file, l->container);
+    if (l->container != IN_CSV && l->container != IN_TSV) return OK;
+    TRY(scan_next(s, &x, &found));
+    if (!found) return fail(E_INPUT, "%s: holds no records, and no header", p->path);
+    err e = layout_columns(l, &x, mem);
+    return e ? fail_in(e, "%s:%d", p->path, x.line) : OK;
 }
 
-static err parse_line(struct reader *rd, const char *p, size_t n, int line) {
-    struct source *s = rd->s;
-    if (s->n == rd->cap) {
-        int cap = rd->cap ? (rd->cap > INT_MAX / 2 ? INT_MAX : rd->cap * 2) : 64;
-        struct record *r = s->n == INT_MAX ? NULL : realloc(s->r, (size_t)cap * sizeof *r);
-        if (!r) return out_of_memory();
-        s->r = r;
-        rd->cap = cap;
+static err grow(void **p, size_t size, int n, int *cap) {
+    if (n < *cap) return OK;
+    int more = *cap > INT_MAX / 2 ? INT_MAX : *cap * 2 + 64;
+    void *q = n == INT_MAX ? NULL : realloc(*p, (size_t)more * size);
+    if (!q) return out_of_memory();
+    *p = q;
+    *cap = more;
+    return OK;
+}
+
+struct caps {
+    int records, marks;
+};
+
+static err add_record(struct source *s, struct source_part *p, const struct extent *x, struct caps *cap) {
+    if (s->n == INT_MAX) return fail(E_INPUT, "%s: too many records", p->path);
+    if (s->streams) {
+        if (p->n % EVERY == 0) {
+            TRY(grow((void **)&p->mark, sizeof *p->mark, p->n / EVERY, &cap->marks));
+            p->mark[p->n / EVERY] = (struct mark){x->at, x->line};
+        }
+    } else {
+        TRY(grow((void **)&s->r, sizeof *s->r, s->n, &cap->records));
+        TRY(source_read(p, x, &s->texts, &s->r[s->n]));
+        s->r[s->n].part = (int)(p - s->part);
+        s->bytes += x->n;
     }
-    struct record *r = &s->r[s->n];
-    *r = (struct record){.line = line};
-    TRY(rd->json ? parse_json(rd, p, n, r) : parse_plain(rd, p, n, r));
+    p->n++;
     s->n++;
     return OK;
 }
 
-static err parse_lines(struct reader *rd, const char *p, size_t n) {
-    const char *end = p + n;
-    if (n >= 3 && !memcmp(p, "\xEF\xBB\xBF", 3)) p += 3;
-    for (int line = 1; p < end; line++) {
-        const char *stop = memchr(p, '\n', (size_t)(end - p));
-        size_t len = (size_t)((stop ? stop : end) - p);
-        err e = line == INT_MAX ? fail(E_INPUT, "too many lines") : blank(p, len) ? OK : parse_line(rd, p, len, line);
-        if (e) return fail_in(e, "%s:%d", rd->s->path, line);
-        p += len + (stop != NULL);
+static err walk(struct source *s, struct source_part *p, const struct source_file *f, struct caps *cap) {
+    struct scanner scan = {0};
+    struct extent x;
+    bool found = true;
+    err e = begin(p, f, &s->mem, &scan);
+    p->first = s->n;
+    cap->marks = 0;
+    while (!e && (!f->limit || p->n < f->limit)) {
+        e = next_wanted(&scan, &s->opt, &x, &found);
+        if (e || !found) break;
+        if (!p->n && (e = layout_find(&p->layout, &x, s->opt.want))) fail_in(e, "%s:%d", p->path, x.line);
+        if (!e) e = add_record(s, p, &x, cap);
     }
-    return rd->s->n ? OK : fail(E_INPUT, "%s: holds no records (%zu bytes)", rd->s->path, n);
+    scan_end(&scan);
+    if (e || p->n) return e;
+    if (s->opt.split > 0) return fail(E_INPUT, "%s: no record falls on the %s side of a split of %g", p->path, s->opt.held_out ? "held-out" : "training", s->opt.split);
+    return fail(E_INPUT, "%s: holds no records (%llu bytes)", p->path, (unsigned long long)p->file.n);
 }
 
-err source_parse(const char *path, const void *bytes, size_t n, enum source_want want, const char *field,
-                 const char *field2, struct source *s) {
-    *s = (struct source){0};
-    struct reader rd = {s, want, field, field2, str_ends(path, ".jsonl") || str_ends(path, ".json"), 0};
-    if (!rd.json && want != WANT_TEXT)
-        return fail(E_USAGE, "%s: pairs and conversations need a .jsonl file (one JSON object per line)", path);
-    s->path = arena_str(&s->mem, path);
-    err e = s->path ? parse_lines(&rd, bytes, n) : out_of_memory();
-    bytes_hash(bytes, n, s->hash);
+/* --- all of them ---------------------------------------------------------------------------------------------------- */
+static err name_all(struct source *s, const struct source_file *f, int n) {
+    s->path = n == 1 ? s->part[0].path : arena_printf(&s->mem, "%s and %d more", s->part[0].path, n - 1);
+    if (!s->path) return out_of_memory();
+    for (int i = 0; i < n; i++) memcpy(s->part[i].hash, s->part[i].file.hash, sizeof s->hash);
+    if (n == 1 && f->weight == 0 && !f->limit && s->opt.split <= 0) return memcpy(s->hash, s->part[0].hash, sizeof s->hash), OK;
+    str all = {0};
+    str_addf(&all, "%.17g\n", s->opt.split);
+    for (int i = 0; i < n; i++) str_addf(&all, "%s %.17g %lld\n", s->part[i].hash, s->part[i].weight, (long long)f[i].limit);
+    if (!all.failed) bytes_hash(all.p, all.n, s->hash);
+    err e = all.failed ? out_of_memory() : OK;
+    str_free(&all);
+    return e;
+}
+
+static err add_part(struct source *s, const struct source_file *f, struct source_part *p) {
+    p->weight = f->weight > 0 ? f->weight : 1;
+    p->path = arena_str(&s->mem, f->path);
+    if (!p->path) return out_of_memory();
+    TRY(layout_begin(p->path, f->format, s->opt.want, &p->layout));
+    p->layout.field = f->field;
+    p->layout.field2 = f->field2;
+    if (f->field && !(p->layout.field = arena_str(&s->mem, f->field))) return out_of_memory();
+    return f->field2 && !(p->layout.field2 = arena_str(&s->mem, f->field2)) ? out_of_memory() : OK;
+}
+
+static err start(struct source *s, int n, const struct source_options *opt) {
+    *s = (struct source){.opt = *opt};
+    s->part = calloc((size_t)n, sizeof *s->part);
+    if (!s->part) return out_of_memory();
+    for (int i = 0; i < n; i++) s->part[i].file.fd = -1;
+    s->n_parts = n;
+    return OK;
+}
+
+static uint64_t size_of(const char *path) {
+    struct stat st;
+    return stat(path, &st) ? 0 : (uint64_t)st.st_size;
+}
+
+/* Files that are in memory as records are no longer needed; those that are streamed stay open. */
+static err finish(struct source *s, const struct source_file *f, int n, err e) {
+    if (!e) e = name_all(s, f, n);
+    for (int i = 0; i < n; i++) {
+        if (!s->streams) text_file_close(&s->part[i].file);
+        s->bytes += (size_t)(s->part[i].n / EVERY + 1) * (s->streams ? sizeof(struct mark) : 0);
+        if (s->streams) s->bytes += s->part[i].file.plain.cap;
+    }
+    if (!s->streams) s->bytes += (size_t)s->n * (sizeof *s->r + 24); /* what the arena rounds up, and the growth of r */
     if (e) source_close(s);
     return e;
 }
 
+err source_open_files(const struct source_file *f, int n, const struct source_options *opt, struct source *s) {
+    struct caps cap = {0};
+    uint64_t total = 0;
+    TRY(start(s, n, opt));
+    err e = OK;
+    for (int i = 0; i < n; i++) total += size_of(f[i].path);
+    s->streams = total > opt->in_memory;
+    for (int i = 0; i < n && !e; i++) {
+        struct source_part *p = &s->part[i];
+        e = add_part(s, &f[i], p);
+        if (!e) e = text_file_open(p->path, s->streams ? 0 : opt->in_memory, &p->file);
+        if (!e) s->streams |= !p->file.p;
+    }
+    for (int i = 0; i < n && !e; i++) e = walk(s, &s->part[i], &f[i], &cap);
+    return finish(s, f, n, e);
+}
+
+err source_parse_as(const struct source_file *f, const void *bytes, size_t n, const struct source_options *opt, struct source *s) {
+    struct caps cap = {0};
+    TRY(start(s, 1, opt));
+    err e = add_part(s, f, s->part);
+    if (!e) e = text_file_from(s->part->path, bytes, n, opt->in_memory, &s->part->file);
+    s->streams = n > opt->in_memory || (!e && !s->part->file.p);
+    if (!e) e = walk(s, s->part, f, &cap);
+    return finish(s, f, 1, e);
+}
+
+err source_parse(const char *path, const void *bytes, size_t n, enum source_want want, const char *field,
+                 const char *field2, struct source *s) {
+    return source_parse_as(&(struct source_file){.path = path, .field = field, .field2 = field2}, bytes, n,
+                           &(struct source_options){.want = want, .in_memory = UINT64_MAX}, s);
+}
+
 err source_open(const char *path, enum source_want want, const char *field, const char *field2, struct source *s) {
-    struct file_map m;
-    *s = (struct source){0};
-    TRY(file_map(path, &m));
-    err e = source_parse(path, m.p, m.n, want, field, field2, s);
-    file_unmap(&m);
-    return e;
+    return source_open_files(&(struct source_file){.path = path, .field = field, .field2 = field2}, 1,
+                             &(struct source_options){.want = want, .in_memory = UINT64_MAX}, s);
+}
+
+void source_drop_texts(struct source *s) {
+    if (s->streams) return;
+    free(s->r);
+    s->r = NULL;
+    arena_free(&s->texts);
+    s->bytes = 0;
 }
 
 void source_close(struct source *s) {
+    for (int i = 0; i < s->n_parts; i++) {
+        text_file_close(&s->part[i].file);
+        free(s->part[i].mark);
+    }
+    free(s->part);
     free(s->r);
+    arena_free(&s->texts);
     arena_free(&s->mem);
     *s = (struct source){0};
+}
+
+bool source_has_turns(const struct source *s) {
+    for (int i = 0; i < s->n_parts; i++)
+        if (layout_has_turns(&s->part[i].layout)) return true;
+    return false;
+}
+
+/* --- fetching ------------------------------------------------------------------------------------------------------- */
+const struct source_part *source_part_of(const struct source *s, int i) {
+    const struct source_part *p = s->part;
+    while (i >= p->first + p->n) p++;
+    return p;
+}
+
+err source_scan(const struct source *s, int i, struct fetcher *f, struct extent *x, const struct source_part **part) {
+    const struct source_part *p = source_part_of(s, i);
+    int k = i - p->first, which = (int)(p - s->part);
+    bool found = true;
+    if (!f->next || f->part != which) {
+        scan_end(&f->scan);
+        scan_begin(&f->scan, &p->file, p->layout.container);
+    }
+    if (!f->next || f->part != which || f->next - 1 > k || k - (f->next - 1) >= EVERY) {
+        const struct mark *m = &p->mark[k / EVERY];
+        scan_seek(&f->scan, m->at, m->line, false);
+        f->next = k / EVERY * EVERY + 1;
+    }
+    f->part = which;
+    *part = p;
+    for (; f->next - 1 <= k && found; f->next++) TRY(next_wanted(&f->scan, &s->opt, x, &found));
+    return found ? OK : fail(E_INPUT, "%s: has fewer records than when the run began: did it change?", p->path);
+}
+
+err source_read(const struct source_part *part, const struct extent *x, arena *mem, struct record *r) {
+    err e = record_parse(&part->layout, x, mem, r);
+    return e ? fail_in(e, "%s:%d", part->path, x->line) : OK;
+}
+
+err source_fetch(const struct source *s, int i, struct fetcher *f, struct record *r) {
+    struct extent x;
+    const struct source_part *p;
+    if (s->r) return *r = s->r[i], OK;
+    TRY(source_scan(s, i, f, &x, &p));
+    arena_free(&f->mem);
+    TRY(source_read(p, &x, &f->mem, r));
+    r->part = (int)(p - s->part);
+    return OK;
+}
+
+void fetcher_free(struct fetcher *f) {
+    scan_end(&f->scan);
+    arena_free(&f->mem);
+    *f = (struct fetcher){0};
 }

@@ -1,47 +1,95 @@
-/* Texts from files: JSONL (one object per line) or plain lines, as lists of records in memory with their origin, so
- * that every later complaint can say file:line.
+/* Records from files: one file or several with weights, of any container and shape (data/records.h, data/shapes.h),
+ * plain or compressed, each record with its origin, so that every later complaint can say file:line.
  *
- * A record is what the line holds, not yet tokens: {"text"}, {"prompt","completion"}, {"messages"}, or any pair of
- * string fields ({"a","b"}). Other fields are allowed and ignored.
+ * Two ways of having them, chosen by size (source_options.in_memory):
+ *   parsed   every record is in memory as strings: r[n].
+ *   streamed (streams is true, r is NULL) only places are kept: of every 16th record its offset and line, 16 bytes, so a
+ *            byte a record. source_fetch() reads and parses a record when it is needed; one after the other it reads on,
+ *            anywhere else it seeks and skips at most 15. Such records are checked by whoever fetches them first.
+ * Nothing that a caller sees depends on which it is.
  *
- * Refused, always as file:line: a line that is not one JSON object, a key given twice, a missing, blank or non-string
- * field, an unknown role, a conversation without an assistant's turn, a NUL, invalid UTF-8. A file that yields no
- * record is refused too. Accepted: a byte order mark, CRLF, blank lines (skipped, but counted), a last line without
- * its newline, lines of any length.
+ * Refused, always as file:line: what records.h and shapes.h refuse, and a file that yields no record. Accepted: a byte
+ * order mark, CRLF, blank lines (skipped, but counted), a last line without its newline, lines of any length (streamed:
+ * up to 64 MiB).
  *
- * Called by data/rows.c's users (train, api). Strings live as long as the source. A caller that wants fewer records
- * ("limit: 64") lowers `n`. */
+ * A split (`split` 0.05) sends each record to one of two sides by the hash of its bytes: the same record is always on
+ * the same side, whatever else is in the file, so equal records never are on both.
+ *
+ * Called by data/rows.c and its users (train, api). Strings live as long as the source, fetched ones as long as said
+ * there. A caller that wants fewer records lowers `n`. */
 #ifndef CYC_DATA_SOURCE_H
 #define CYC_DATA_SOURCE_H
-#include "base/arena.h"
-#include "base/err.h"
-#include "io/chat.h"
+#include "data/shapes.h"
 
-struct record {
-    const char *text;                 /* {"text"}, a named field, or a plain line */
-    const char *prompt, *completion;  /* {"prompt","completion"} or the two named fields of a pair */
-    const struct chat_message *turns; /* {"messages"}; role: system, user, assistant, tool */
-    int n_turns;
-    int line; /* 1-based */
+struct source_file {
+    const char *path, *format; /* format NULL: auto */
+    const char *field, *field2;
+    double weight;  /* how often a row is seen in an epoch; 0 is 1 */
+    int64_t limit;  /* only the first so many records; 0: all */
 };
 
-enum source_want { WANT_TEXT, WANT_PAIR, WANT_SFT /* prompt/completion or messages, per line */ };
+struct source_options {
+    enum source_want want;
+    uint64_t in_memory; /* all files together, as they lie on disk or unpacked: above this they are streamed */
+    double split;       /* share of the records that is held out */
+    bool held_out;      /* these are wanted, not the others */
+    int threads;        /* of those who make rows of it; 0: as many as there are */
+};
+
+struct mark { /* where record 16 * i of a part begins */
+    uint64_t at;
+    int line;
+};
+
+struct source_part {
+    struct text_file file;
+    struct layout layout;
+    const char *path;
+    char hash[33]; /* XXH3 128 of the file as it lies on disk */
+    double weight;
+    int first, n; /* records first .. first + n - 1 of the source */
+    struct mark *mark;
+};
 
 struct source {
-    arena mem;
-    const char *path;
+    arena mem, texts; /* texts: what the records hold */
+    const char *path; /* the first file's, for several with how many more there are */
     int n;
-    struct record *r;
-    char hash[33]; /* XXH3 128 of the file */
+    struct record *r; /* NULL when streamed, or after source_drop_texts() */
+    char hash[33];    /* XXH3 128 of the file; of several, or with a weight, limit or split: of all that */
+    int n_parts;
+    struct source_part *part;
+    struct source_options opt;
+    bool streams;
+    size_t bytes; /* of memory, that it keeps */
 };
 
-/* field/field2 name the JSON fields (WANT_TEXT: "text" when NULL; WANT_PAIR and WANT_SFT: "prompt", "completion" when
- * NULL). A file not ending in .jsonl or .json is plain lines (WANT_TEXT only; they have no fields, so
- * none is asked for). On error nothing is left to close. */
+err source_open_files(const struct source_file *f, int n, const struct source_options *opt, struct source *s);
+
+/* One file, in memory. field/field2 name the fields (WANT_TEXT: "text" when NULL; WANT_PAIR and WANT_SFT: "prompt",
+ * "completion" when NULL). A file whose name ends in none of .jsonl, .json, .csv, .tsv (.gz and .zst aside) is plain lines
+ * (WANT_TEXT only; they have no fields, so none is asked for). On error nothing is left to close. */
 err source_open(const char *path, enum source_want want, const char *field, const char *field2, struct source *s);
-/* The same from memory; path is the name for messages, and its ending says which of the two formats. */
+/* The same from memory; path is the name for messages, and its ending says which container. */
 err source_parse(const char *path, const void *bytes, size_t n, enum source_want want, const char *field,
                  const char *field2, struct source *s);
+err source_parse_as(const struct source_file *f, const void *bytes, size_t n, const struct source_options *opt, struct source *s);
 void source_close(struct source *s);
+void source_drop_texts(struct source *s); /* rows have been made: records are no longer needed (places stay) */
+bool source_has_turns(const struct source *s); /* is any file one of conversations? */
+
+/* A record's bytes, for whoever parses them elsewhere (source_scan), or the record itself, from either kind of source.
+ * What one call gives lives until the next with the same fetcher, which begins as {0}. */
+struct fetcher {
+    struct scanner scan;
+    arena mem;
+    int part, next; /* scan stands before record `next` of this part (1 + its index; 0: nowhere) */
+};
+err source_scan(const struct source *s, int i, struct fetcher *f, struct extent *x, const struct source_part **part);
+err source_fetch(const struct source *s, int i, struct fetcher *f, struct record *r);
+void fetcher_free(struct fetcher *f);
+/* A record of the source from its bytes; errors say file:line. */
+err source_read(const struct source_part *part, const struct extent *x, arena *mem, struct record *r);
+const struct source_part *source_part_of(const struct source *s, int i);
 
 #endif

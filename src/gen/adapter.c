@@ -1,6 +1,7 @@
 /* See adapter.h. */
 #define _DEFAULT_SOURCE
 #include "gen/adapter.h"
+#include "core/rope_rows.h"
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
@@ -33,6 +34,8 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
     *st = (struct structure){.method = method};
     if (!method) return OK;
     st->lora = *lora;
+    st->fan_in_fan_out = m->shape.conv1d;
+    st->seq2seq = m->family->seq2seq;
     TRY(lora_check(lora));
     struct program probe; /* emitting the forward lays down the parameters */
     TRY(program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false));
@@ -82,7 +85,7 @@ static err read_config(const json_t *j, const char *path, arena *mem, struct lor
     }
     static const char *const refused[] = {"use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform",
                                           "trainable_token_indices", "lora_bias", "exclude_modules", "layer_replication", "megatron_config", "target_parameters",
-                                          "alora_invocation_tokens", "use_qalora", "use_bdlora", "fan_in_fan_out"};
+                                          "alora_invocation_tokens", "use_qalora", "use_bdlora"}; /* fan_in_fan_out says how the base is stored, which the model knows */
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (truthy(json_object_get(j, refused[i]))) return fail(E_UNSUPPORTED, "%s: '%s' is not supported yet", path, refused[i]);
     const char *init = json_string_value(json_object_get(j, "init_lora_weights"));
@@ -135,12 +138,10 @@ err adapter_check_base(const char *folder, const struct model *m) {
 /* --- tensors ----------------------------------------------------------------------------------------------------- */
 /* Where file row `row` lies in memory. Files have RoPE pairs half a head apart, GGUF's order has them side by side. */
 static int64_t memory_row(const struct param_slice *s, int64_t row) {
-    if (!s->rope_heads) return s->row0 + row;
-    int64_t D = s->rows / s->rope_heads, head = row / D, j = row % D, half = D / 2;
-    return s->row0 + head * D + (j < half ? 2 * j : 2 * (j - half) + 1);
+    return s->row0 + (s->rope_heads ? rope_row_in_pairs(row, s->rows / s->rope_heads) : row);
 }
 
-static float *row_at(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
+float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
     return (float *)weights + p->off / 4 + memory_row(s, row) * p->d[1];
 }
 
@@ -151,8 +152,9 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
     if (t->nd != 2 || t->d[0] != s->rows || t->d[1] != p->d[1])
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)p->d[1]);
+    TRY(tensor_readable(ts, t));
     size_t bytes = dtype_row_bytes(t->dt, t->d[1]);
-    for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row_at(p, s, weights, r), p->d[1]);
+    for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, adapter_row(p, s, weights, r), p->d[1]);
     return OK;
 }
 
@@ -187,8 +189,8 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
 static json_t *config_json(const struct lora *l, const char *base_model) {
     json_t *targets = json_array();
     for (int i = 0; i < l->n_targets; i++) json_array_append_new(targets, json_string(l->targets[i]));
-    return json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:b, s:i, s:f, s:f, s:o, s:n, s:s, s:b, s:b, s:n, s:o, s:o, s:n}", "peft_type", method_lora.peft_type, "auto_mapping",
-                     "base_model_name_or_path", base_model, "revision", "task_type", "CAUSAL_LM", "inference_mode", 1, "fan_in_fan_out", 0, "r", l->r,
+    return json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:i, s:f, s:f, s:o, s:n, s:s, s:b, s:b, s:n, s:o, s:o, s:n}", "peft_type", method_lora.peft_type, "auto_mapping",
+                     "base_model_name_or_path", base_model, "revision", "task_type", "CAUSAL_LM", "inference_mode", 1, "r", l->r,
                      "lora_alpha", l->alpha, "lora_dropout", l->dropout, "target_modules", targets, "modules_to_save", "bias", "none", "use_rslora", 0,
                      "use_dora", 0, "layers_to_transform", "rank_pattern", json_object(), "alpha_pattern", json_object(), "layers_pattern");
 }
@@ -213,6 +215,8 @@ static void expand_targets(json_t *config, const struct structure *st) {
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
     json_t *j = config_json(&st->lora, base_model);
     if (!j) return fail(E_MEMORY, "out of memory");
+    json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out));
+    if (st->seq2seq) json_object_set_new(j, "task_type", json_string("SEQ_2_SEQ_LM"));
     if (st->lora.all_linear) expand_targets(j, st);
     if (st->lora.alpha == (int)st->lora.alpha) json_object_set_new(j, "lora_alpha", json_integer((int)st->lora.alpha));
     json_object_set_new(j, "init_lora_weights", st->lora.init == LORA_GAUSSIAN ? json_string("gaussian") : json_true());
@@ -226,10 +230,10 @@ static err write_config(const char *path, const struct structure *st, const char
 
 /* A slice as the file has it: where it lies, or, where RoPE's rows change places, a copy in mem. */
 static const float *file_rows(const struct param *p, const struct param_slice *s, const float *weights, arena *mem) {
-    if (!s->rope_heads) return row_at(p, s, weights, 0);
+    if (!s->rope_heads) return adapter_row(p, s, weights, 0);
     size_t row = (size_t)p->d[1] * 4;
     float *copy = arena_alloc(mem, row * (size_t)s->rows + 1);
-    for (int64_t r = 0; copy && r < s->rows; r++) memcpy(copy + r * p->d[1], row_at(p, s, weights, r), row);
+    for (int64_t r = 0; copy && r < s->rows; r++) memcpy(copy + r * p->d[1], adapter_row(p, s, weights, r), row);
     return copy;
 }
 

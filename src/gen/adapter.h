@@ -10,6 +10,8 @@
 err adapter_read_config(const char *folder, arena *mem, struct lora *out);
 /* weights: an arena of st->params.bytes; the structure's parameters must have been laid down (a program built). */
 err adapter_read(const char *folder, const struct structure *st, float *weights);
+/* Where row `row` of a file's tensor lies in an arena. */
+float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row);
 /* An adapter that was trained on random weights (of a benchmark) goes on no other base: E_USAGE. */
 err adapter_check_base(const char *folder, const struct model *m);
 /* Reads into a structure that did not come from the folder: its settings must scale the delta as the folder's do, and the

@@ -12,7 +12,7 @@ double seconds_now(void) {
 }
 
 err generator_build(struct generator *g, const struct model *m, struct structure *st, struct capacity cap, const struct backend *backend) {
-    *g = (struct generator){.cap = cap};
+    *g = (struct generator){.cap = cap, .start = m->shape.start};
     err e = program_build(&g->prefill, m, MODE_PREFILL, st, cap, CHECKPOINT_NONE, backend, false);
     if (!e) e = program_build(&g->decode, m, MODE_DECODE, st, cap, CHECKPOINT_NONE, backend, false);
     if (e) generator_free(g);
@@ -27,13 +27,14 @@ void generator_free(struct generator *g) {
 /* The inputs of one run and the rows behind them. One allocation serves prefill and decode. */
 struct batch {
     int32_t *ids, *pos, *slot, *cu, *rows, *sample, *next_pos, *next;
+    int32_t *src_ids, *src_pos, *src_slot, *src_sample, *src_cu, *src_last; /* encoder-decoders */
     int *live; /* decode: request row of each live line */
     void *all;
 };
 
 static err batch_init(struct batch *b, struct capacity cap) {
     size_t n = (size_t)(cap.tokens > cap.slots ? cap.tokens : cap.slots), s = (size_t)(cap.sequences > cap.slots ? cap.sequences : cap.slots) + 1;
-    int32_t *p = b->all = calloc(3 * n + (5 + LOG_LINES) * s, sizeof *p);
+    int32_t *p = b->all = calloc(7 * n + (7 + LOG_LINES) * s, sizeof *p);
     if (!p) return fail(E_MEMORY, "out of memory");
     b->ids = p;
     b->pos = p + n;
@@ -44,6 +45,12 @@ static err batch_init(struct batch *b, struct capacity cap) {
     b->next_pos = b->sample + s;
     b->next = b->next_pos + s;
     b->live = b->next + LOG_LINES * s;
+    b->src_cu = b->live + s;
+    b->src_last = b->src_cu + s;
+    b->src_ids = b->src_last + s;
+    b->src_pos = b->src_ids + n;
+    b->src_slot = b->src_pos + n;
+    b->src_sample = b->src_slot + n;
     return OK;
 }
 
@@ -56,22 +63,34 @@ static bool take(const struct generate_request *rq, struct generation *out, int 
     return o->n < rq->max_new;
 }
 
+/* Adds a prompt to a prefill. An encoder-decoder's is the encoder's text; its decoder begins with one token of its own. */
+static void add_prompt(const struct generator *g, const struct generate_request *rq, struct batch *b, struct feed *f, int row, int slot) {
+    const int len = (int)rq->prompt[row].n;
+    const bool apart = g->prefill.seq2seq;
+    int32_t *ids = apart ? b->src_ids + f->m : b->ids + f->n, *pos = apart ? b->src_pos + f->m : b->pos + f->n, *slots = apart ? b->src_slot + f->m : b->slot + f->n;
+    for (int t = 0; t < len; t++) ids[t] = rq->prompt[row].v[t], pos[t] = t, slots[t] = slot;
+    if (apart) {
+        f->m += len;
+        b->ids[f->n] = g->start, b->pos[f->n] = 0, b->slot[f->n] = slot;
+    }
+    f->n += apart ? 1 : len;
+    b->cu[f->s + 1] = f->n;
+    b->src_cu[f->s + 1] = f->m;
+    b->rows[f->s] = f->n - 1;
+    b->sample[f->s] = rq->first_sample + row;
+    b->next_pos[f->s++] = apart ? 1 : len;
+}
+
 /* Prefills request rows from..to in passes; slot = row - from. Leaves each row's first token in out. */
 static err prefill(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq,
                    struct batch *b, int from, int to, struct generation *out, int *n_live) {
     struct run_ctx run = rq->run;
     run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
     for (int row = from; row < to;) {
-        struct feed f = {.ids = b->ids, .pos = b->pos, .cu = b->cu, .slot = b->slot, .rows = b->rows, .sample = b->sample, .next_pos = b->next_pos};
+        struct feed f = {.ids = b->ids, .pos = b->pos, .cu = b->cu, .slot = b->slot, .rows = b->rows, .sample = b->sample, .next_pos = b->next_pos,
+                         .src_ids = b->src_ids, .src_pos = b->src_pos, .src_cu = b->src_cu, .src_sample = b->src_sample, .src_slot = b->src_slot};
         int first = row;
-        for (; row < to && f.s < g->cap.sequences && f.n + (int)rq->prompt[row].n <= g->cap.tokens; row++) {
-            int len = (int)rq->prompt[row].n;
-            for (int t = 0; t < len; t++, f.n++) b->ids[f.n] = rq->prompt[row].v[t], b->pos[f.n] = t, b->slot[f.n] = row - from;
-            b->cu[f.s + 1] = f.n;
-            b->rows[f.s] = f.n - 1;
-            b->sample[f.s] = rq->first_sample + row;
-            b->next_pos[f.s++] = len;
-        }
+        for (; row < to && f.s < g->cap.sequences && (g->prefill.seq2seq ? f.m : f.n) + (int)rq->prompt[row].n <= g->cap.tokens; row++) add_prompt(g, rq, b, &f, row, row - from);
         if (row == first) return fail(E_INTERNAL, "a prompt of %zu tokens does not fit a pass of %d", rq->prompt[row].n, g->cap.tokens);
         TRY(program_run(&g->prefill, mem, param, NULL, &f, &run, false));
         TRY(program_read(&g->prefill, mem, g->prefill.next, f.n, f.s, b->next, (size_t)f.s * 4));
@@ -83,11 +102,12 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
 
 /* Live rows are the first lines of the batch; lines beyond them, up to a size that has been recorded, repeat line 0 and are
  * not listened to. */
-static void fill_lines(struct batch *b, const struct generate_request *rq, const struct generation *out, int from, int n_live, int lines) {
+static void fill_lines(const struct generator *g, struct batch *b, const struct generate_request *rq, const struct generation *out, int from, int n_live, int lines) {
     for (int i = 0; i < lines; i++) {
         int row = b->live[i < n_live ? i : 0], made = out[row].n;
         b->ids[i] = out[row].ids[made - 1];
-        b->pos[i] = (int32_t)rq->prompt[row].n + made - 1;
+        b->pos[i] = (g->decode.seq2seq ? 1 : (int32_t)rq->prompt[row].n) + made - 1;
+        b->src_last[i] = (int32_t)rq->prompt[row].n - 1;
         b->slot[i] = row - from;
         b->sample[i] = rq->first_sample + row;
     }
@@ -95,7 +115,7 @@ static void fill_lines(struct batch *b, const struct generate_request *rq, const
 
 /* `steps` tokens for each line into b->next, [steps][lines]. Between them nothing comes to the host. */
 static err run_steps(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq, struct batch *b, int lines, int steps) {
-    struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .n = lines, .repeats = true};
+    struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .src_last = b->src_last, .n = lines, .repeats = true};
     TRY(program_run(&g->decode, mem, param, NULL, &f, &rq->run, false));
     if (!mem->log) return program_read(&g->decode, mem, g->decode.next, lines, 0, b->next, (size_t)lines * 4);
     for (int k = 0; k < steps; k++) {
@@ -113,7 +133,7 @@ static err decode(const struct generator *g, const struct memory *mem, void *par
         if (rq->stop && *rq->stop) return fail(E_INTERRUPTED, "interrupted");
         int left = rq->max_new - out[b->live[0]].n, steps = !mem->log || rq->on_token ? 1 : left < LOG_LINES ? left : LOG_LINES;
         int lines = program_lines(&g->decode, n_live);
-        fill_lines(b, rq, out, from, n_live, lines);
+        fill_lines(g, b, rq, out, from, n_live, lines);
         TRY(run_steps(g, mem, param, rq, b, lines, steps));
         int still = 0;
         for (int i = 0; i < n_live; i++) {

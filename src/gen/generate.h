@@ -8,6 +8,7 @@
 struct generator {
     struct program prefill, decode;
     struct capacity cap;
+    int32_t start; /* encoder-decoders: what the decoder begins with */
 };
 err generator_build(struct generator *g, const struct model *m, struct structure *st, struct capacity cap,
                     const struct backend *backend);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const int64_t dim_n = SYM_N, dim_s = SYM_S, dim_s1 = SYM_S1;
+static const int64_t dim_n = SYM_N, dim_s = SYM_S, dim_s1 = SYM_S1, dim_m = SYM_M;
 
 static val input(struct prog *p, const char *name, const int64_t *dim, dtype dt) { return prog_input(p, dt, 1, dim, name); }
 
@@ -17,15 +17,41 @@ static void make_cache(struct site *s, const struct model *m, struct capacity ca
     }
 }
 
+/* What the encoder reads, and where its keys are kept for the decoder. */
+static void source_inputs(struct site *s, const struct model *m, struct capacity cap) {
+    if (s->mode == MODE_DECODE) s->src_last = input(s->p, "src_last", &dim_n, DT_I32);
+    else {
+        s->src_ids = input(s->p, "src_ids", &dim_m, DT_I32);
+        s->src_pos = input(s->p, "src_pos", &dim_m, DT_I32);
+        s->src_cu = input(s->p, "src_cu", &dim_s1, DT_I32);
+        s->src_sample = input(s->p, "src_sample", &dim_m, DT_I32);
+    }
+    if (s->mode == MODE_PREFILL) s->src_slot = input(s->p, "src_slot", &dim_m, DT_I32);
+    if (s->mode != MODE_PREFILL && s->mode != MODE_DECODE) return;
+    int64_t d[4] = {cap.slots, m->shape.kv_heads, cap.length, m->shape.head_dim};
+    for (int l = 0; l < m->shape.layers; l++) {
+        s->cross_k[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cross k");
+        s->cross_v[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cross v");
+    }
+}
+
 static void emit_loss(struct program *g, const struct model *m, struct site *s) {
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     val x = model_body(m, s);
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, model_head(m, s), label, weight}, 4, NULL);
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, model_head(m, s), label, weight}, 4, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];
     prog_keep(s->p, g->loss);
     prog_keep(s->p, g->nll);
+}
+
+static void emit_logits(struct program *g, const struct model *m, struct site *s) {
+    val x = model_body(m, s);
+    struct linear head = {.w = model_head(m, s)};
+    if (s->p->failed) return;
+    site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
+    prog_keep(s->p, g->logits);
 }
 
 static void emit_sample(struct program *g, const struct model *m, struct site *s, bool keep_logits) {
@@ -40,6 +66,7 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     struct linear head = {.w = model_head(m, s)};
     if (s->p->failed) return;
     site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
+    if (m->shape.logit_softcap > 0) g->logits = emit1(s->p, &op_softcap, &g->logits, 1, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
     struct inst *i = prog_emit(s->p, &op_sample, (val[]){g->logits, s->sample, next_pos}, 3, NULL);
     if (!i) return;
     g->next = i->out[0];
@@ -57,18 +84,26 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
-    val *cache = arena_alloc(&p->mem, 2 * (size_t)m->shape.layers * sizeof *cache);
+    p->cap[-SYM_M] = m->family->seq2seq ? cap.tokens : 0;
+    g->seq2seq = m->family->seq2seq;
+    val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
-    struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers};
+    struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers};
     if (st && st->method) s.method = st->method, s.settings = &st->lora, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
     g->ids = s.ids;
     g->pos = s.pos;
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
-    if (mode == MODE_TRAIN || mode == MODE_SCORE) {
+    if (g->seq2seq) source_inputs(&s, m, cap);
+    if (g->seq2seq && mode == MODE_FEATURES) prog_fail(p, E_UNSUPPORTED, "features of an encoder-decoder (%s) are not to be had yet", m->path);
+    if (m->family->encoder && mode != MODE_FEATURES)
+        prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features, it has no head to train on or to write with", m->path, model_arch(m));
+    if (mode == MODE_FEATURES) prog_keep(p, g->features = model_body(m, &s));
+    else if (mode == MODE_TRAIN || mode == MODE_SCORE) {
         s.sample = input(p, "sample", &dim_n, DT_I32);
-        emit_loss(g, m, &s);
+        if (mode == MODE_SCORE && keep_logits) emit_logits(g, m, &s);
+        else emit_loss(g, m, &s);
         if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, level, &op_add);
     } else {
         s.slot = input(p, "slot", &dim_n, DT_I32);
@@ -151,11 +186,12 @@ err memory_bind(const struct memory *mem, const struct program *g, const float *
     return mem->backend->flat->cast(weights, mem->work, mem->compute, (int64_t)(g->plan.param / dtype_row_bytes(mem->compute, 1)), threads);
 }
 
-static struct binding bind(const struct memory *mem, int n, int s) {
+static struct binding bind(const struct memory *mem, int n, int s, int m) {
     struct binding b = {.act = mem->act, .scratch = mem->scratch, .state = mem->act + mem->state_off, .stage = mem->stage, .stage_host = mem->stage_host};
     b.size[-SYM_N] = n;
     b.size[-SYM_S] = s;
     b.size[-SYM_S1] = s + 1;
+    b.size[-SYM_M] = m;
     return b;
 }
 
@@ -200,30 +236,42 @@ static void look_at(const struct feed *f, struct run_ctx *run) {
     run->weighted = at_most(f->n, rung(run->weighted, 4));
 }
 
+/* In the order in which program_build() has made the inputs. */
+static void list_inputs(const struct program *g, const struct feed *f, const void **in) {
+    int n = 0;
+    in[n++] = f->ids, in[n++] = f->pos;
+    if (g->mode != MODE_DECODE) in[n++] = f->cu;
+    if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
+    else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
+    if (g->seq2seq && g->mode == MODE_PREFILL) in[n++] = f->src_slot;
+    if (g->mode == MODE_PREFILL) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->next_pos;
+    else if (g->mode == MODE_DECODE) in[n++] = f->slot, in[n++] = f->sample;
+    else if (g->mode != MODE_FEATURES) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
+}
+
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,
                 const struct run_ctx *run, bool poison) {
-    const void *train[] = {f->ids, f->pos, f->cu, f->sample, f->label, f->weight};
-    const void *prefill[] = {f->ids, f->pos, f->cu, f->slot, f->rows, f->sample, f->next_pos};
-    const void *decode[] = {f->ids, f->pos, f->slot, f->sample};
-    struct binding b = bind(mem, f->n, g->mode == MODE_DECODE ? 0 : f->s);
+    const void *input[16];
+    list_inputs(g, f, input);
+    struct binding b = bind(mem, f->n, g->mode == MODE_DECODE ? 0 : f->s, f->m);
     struct run_ctx known = *run;
     look_at(f, &known);
     b.param = param;
     b.grad = grad;
     b.poison = poison;
     b.repeats = f->repeats;
-    b.input = (void *const *)(g->mode == MODE_PREFILL ? prefill : g->mode == MODE_DECODE ? decode : train);
+    b.input = (void *const *)input;
     return plan_run(&g->plan, &b, &known);
 }
 
 /* --- token by token -------------------------------------------------------------------------------------------------- */
 err program_advance(const struct program *g, const struct memory *mem, int n, int line) {
-    struct binding b = bind(mem, n, 0);
+    struct binding b = bind(mem, n, 0, 0);
     return mem->backend->flat->advance(plan_view(&g->plan, &b, g->ids).p, plan_view(&g->plan, &b, g->pos).p, plan_view(&g->plan, &b, g->next).p, mem->log + (size_t)line * n, n);
 }
 
 err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run) {
-    struct binding b = bind(mem, n, 0);
+    struct binding b = bind(mem, n, 0, 0);
     b.param = param;
     b.repeats = b.staged = true;
     return plan_run(&g->plan, &b, run);
@@ -232,7 +280,7 @@ err program_again(const struct program *g, const struct memory *mem, void *param
 err program_log(const struct memory *mem, int n, int lines, int32_t *to) { return mem->backend->mem->download(to, mem->log, (size_t)n * lines * sizeof *to); }
 
 struct view program_out(const struct program *g, const struct memory *mem, val v, int n, int s) {
-    struct binding b = bind(mem, n, s);
+    struct binding b = bind(mem, n, s, 0);
     return plan_view(&g->plan, &b, v);
 }
 

@@ -1,4 +1,4 @@
-/* The four programs that a model runs as: training, scoring, prefill, one-token decode; built from the same family text by
+/* The five programs that a model runs as: training, scoring, prefill, one-token decode, features; built from the same family text by
  * mode, compiled to a plan on a backend. Inputs are bound by name through struct feed, in one fixed order per mode. */
 #ifndef CYC_GEN_PROGRAM_H
 #define CYC_GEN_PROGRAM_H
@@ -12,6 +12,8 @@
 struct structure {
     const struct peft_method *method; /* NULL: the bare base */
     struct lora lora;
+    bool seq2seq;        /* ... and its task type */
+    bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
 };
 
@@ -28,22 +30,26 @@ struct program {
     struct plan plan;
     val loss, nll;        /* train, score: sums[4], nll[N] */
     val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities */
+    val features;         /* features: the last rows [N, C] */
     val logits;           /* prefill, decode: kept where asked for */
+    bool seq2seq;         /* the model reads prompts with an encoder */
     val ids, pos;         /* the inputs that program_advance() writes */
     struct residents *base; /* the model's, on the backend */
 };
 
-/* keep_logits: for tests. */
+/* keep_logits: for tests; of MODE_SCORE the logits of every position [N, V] in place of the loss, for exports (inputs: ids pos cu sample). */
 err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                   enum checkpoint level, const struct backend *backend, bool keep_logits);
 void program_free(struct program *g);
 
 /* One pass's inputs; those that the mode does not use are ignored.
- * train, score: ids pos cu sample label weight; prefill: ids pos cu slot rows sample next_pos; decode: ids pos slot sample. */
+ * An encoder-decoder's programs take src_ids src_pos src_cu src_sample beside these (prefill: and src_slot; decode: src_last alone).
+ * train, score: ids pos cu sample label weight; features: ids pos cu; prefill: ids pos cu slot rows sample next_pos; decode: ids pos slot sample. */
 struct feed {
     const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
     const float *weight;
-    int n, s;
+    const int32_t *src_ids, *src_pos, *src_cu, *src_sample, *src_slot, *src_last; /* encoder-decoders: the encoder's rows; decode: each row's last */
+    int n, s, m;
     bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */
 };
 /* Memory for the plans of one session: each arena as large as the largest plan asks. */

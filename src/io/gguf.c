@@ -31,18 +31,26 @@ static const struct {
     dtype dt;
 } ggml_types[] = {
     [0] = {"F32", DT_F32},    [1] = {"F16", DT_F16},    [2] = {"Q4_0", DT_Q4_0},  [3] = {"Q4_1", DT_Q4_1},
-    [4] = {"Q4_2", 0},        [5] = {"Q4_3", 0},        [6] = {"Q5_0", 0},        [7] = {"Q5_1", 0},
-    [8] = {"Q8_0", DT_Q8_0},  [9] = {"Q8_1", 0},        [10] = {"Q2_K", 0},       [11] = {"Q3_K", 0},
-    [12] = {"Q4_K", 0},       [13] = {"Q5_K", 0},       [14] = {"Q6_K", DT_Q6_K}, [15] = {"Q8_K", 0},
+    [4] = {"Q4_2", 0},        [5] = {"Q4_3", 0},        [6] = {"Q5_0", DT_Q5_0},        [7] = {"Q5_1", DT_Q5_1},
+    [8] = {"Q8_0", DT_Q8_0},  [9] = {"Q8_1", 0},        [10] = {"Q2_K", DT_Q2_K},       [11] = {"Q3_K", DT_Q3_K},
+    [12] = {"Q4_K", DT_Q4_K},       [13] = {"Q5_K", DT_Q5_K},       [14] = {"Q6_K", DT_Q6_K}, [15] = {"Q8_K", 0},
     [16] = {"IQ2_XXS", 0},    [17] = {"IQ2_XS", 0},     [18] = {"IQ3_XXS", 0},    [19] = {"IQ1_S", 0},
-    [20] = {"IQ4_NL", 0},     [21] = {"IQ3_S", 0},      [22] = {"IQ2_S", 0},      [23] = {"IQ4_XS", 0},
+    [20] = {"IQ4_NL", DT_IQ4_NL},     [21] = {"IQ3_S", 0},      [22] = {"IQ2_S", 0},      [23] = {"IQ4_XS", DT_IQ4_XS},
     [24] = {"I8", 0},         [25] = {"I16", 0},        [26] = {"I32", DT_I32},   [27] = {"I64", 0},
     [28] = {"F64", 0},        [29] = {"IQ1_M", 0},      [30] = {"BF16", DT_BF16}, [31] = {"Q4_0_4_4", 0},
     [32] = {"Q4_0_4_8", 0},   [33] = {"Q4_0_8_8", 0},   [34] = {"TQ1_0", 0},      [35] = {"TQ2_0", 0},
     [36] = {"IQ4_NL_4_4", 0}, [37] = {"IQ4_NL_4_8", 0}, [38] = {"IQ4_NL_8_8", 0}, [39] = {"MXFP4", 0},
     [40] = {"NVFP4", 0},      [41] = {"Q1_0", 0},
 };
-static const char supported_types[] = "F32, F16, BF16, I32, Q4_0, Q4_1, Q8_0, Q6_K";
+static const char supported_types[] = "F32, F16, BF16, I32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS";
+
+int gguf_type_number(dtype dt) {
+    for (size_t i = 0; dt && i < sizeof ggml_types / sizeof *ggml_types; i++)
+        if (ggml_types[i].dt == dt) return (int)i;
+    return -1;
+}
+
+size_t gguf_value_bytes(enum gguf_type type) { return value_bytes[type]; }
 
 struct reader {
     arena *mem;
@@ -274,6 +282,7 @@ static err take_dtype(struct reader *r, struct tensor *t) {
     TRY(take_u32(r, "the type", &type));
     bool known = type < sizeof ggml_types / sizeof *ggml_types;
     t->dt = known ? ggml_types[type].dt : DT_NONE;
+    if (known) t->stored = ggml_types[type].name;
     if (t->dt) return OK;
     return fail(E_UNSUPPORTED,
                 "%s: %s is of type %s (ggml %u); supported are %s: take such a file, or requantise with llama-quantize",

@@ -1,11 +1,14 @@
 /* safetensors: a u64 header length, a JSON header {name: {dtype, shape, data_offsets}}, then the tensors' bytes back to
- * back. Reads one file or a folder's shards (model.safetensors.index.json), writes one file. Called by tensors_open(),
- * and the writer by whatever saves adapters and models.
+ * back. Reads one file or a folder's shards (model.safetensors.index.json). Called by tensors_open(); what
+ * writes them is safetensors_write.c.
  *
- * It refuses: element types other than F32, F16, BF16 and I32, more than 4 dimensions, tensors without elements
+ * Element types that no kernel reads (F8, I64, U8 ..) have their size checked and are listed by their name, dt DT_NONE: it is
+ * for whoever wants the tensor to take it (model/packed.c) or to refuse it (tensor_readable).
+ *
+ * It refuses: element types that the format does not define, more than 4 dimensions, tensors without elements
  * (E_UNSUPPORTED); holes, overlaps and bytes that no tensor owns, as the format does (E_INPUT). Of a sharded model the
  * index decides: it names each tensor's one shard, and a shard's other tensors are not seen. Shards are names inside
- * the folder, never paths out of it. The writer refuses numbers that are not finite.
+ * the folder, never paths out of it.
  *
  * Invariant of what is read: data is aligned to its element, so that kernels may load it as it lies. The few files in
  * which it is not (odd header lengths of early writers) cost a copy of the tensor. */
@@ -20,9 +23,17 @@ enum { HEADER_BYTES_MAX = 100 * 1000 * 1000 /* the safetensors library's own lim
 static const struct {
     const char *name;
     dtype dt;
-} dtypes[] = {{"F32", DT_F32}, {"F16", DT_F16}, {"BF16", DT_BF16}, {"I32", DT_I32}};
+    int bytes;
+} dtypes[] = {{"F32", DT_F32, 4}, {"F16", DT_F16, 2}, {"BF16", DT_BF16, 2}, {"I32", DT_I32, 4},     {"F64", 0, 8},     {"I64", 0, 8},     {"U64", 0, 8},
+              {"U32", 0, 4},      {"I16", 0, 2},      {"U16", 0, 2},        {"F8_E4M3", 0, 1},      {"F8_E5M2", 0, 1}, {"F8_E8M0", 0, 1}, {"I8", 0, 1},
+              {"U8", 0, 1},       {"BOOL", 0, 1}};
 enum { N_DTYPES = sizeof dtypes / sizeof *dtypes };
-static const char supported_dtypes[] = "F32, F16, BF16, I32";
+
+static int bytes_stored(const struct tensor *t) {
+    for (int i = 0; i < N_DTYPES; i++)
+        if (t->stored == dtypes[i].name) return dtypes[i].bytes;
+    return 0;
+}
 
 /* The header of one file, parsed: its tensors, sorted by name once checked. */
 struct header {
@@ -52,11 +63,11 @@ static err read_dtype(const char *path, struct tensor *t, const json_t *entry) {
     const char *name = json_string_value(json_object_get(entry, "dtype"));
     if (!name) return fail(E_INPUT, "%s: tensor '%s': no \"dtype\" string in the header: corrupt", path, t->name);
     for (int i = 0; i < N_DTYPES; i++)
-        if (!strcmp(name, dtypes[i].name)) t->dt = dtypes[i].dt;
-    if (t->dt) return OK;
+        if (!strcmp(name, dtypes[i].name)) t->dt = dtypes[i].dt, t->stored = dtypes[i].name;
+    if (t->stored) return OK;
     bool plain = name_valid(name, strlen(name)) && strlen(name) < 32;
-    return fail(E_UNSUPPORTED, "%s: tensor '%s' has dtype %s; supported are %s: convert the file", path, t->name,
-                plain ? name : "unknown", supported_dtypes);
+    return fail(E_UNSUPPORTED, "%s: tensor '%s' has dtype %s, which is not known: convert the file", path, t->name,
+                plain ? name : "unknown");
 }
 
 static err read_shape(const char *path, struct tensor *t, const json_t *entry) {
@@ -77,7 +88,7 @@ static err read_shape(const char *path, struct tensor *t, const json_t *entry) {
         if (__builtin_mul_overflow(n, t->d[i], &n))
             return fail(E_INPUT, "%s: tensor '%s': its shape's product overflows: corrupt", path, t->name);
     }
-    if (__builtin_mul_overflow(n, dtype_info[t->dt].bytes, &t->bytes))
+    if (__builtin_mul_overflow(n, bytes_stored(t), &t->bytes))
         return fail(E_INPUT, "%s: tensor '%s': its size in bytes overflows: corrupt", path, t->name);
     return OK;
 }
@@ -128,7 +139,7 @@ static err check_layout(struct header *h) {
 static err align(arena *mem, struct header *h) {
     for (int i = 0; i < h->n; i++) {
         struct tensor *t = &h->t[i];
-        if ((uintptr_t)t->data % (size_t)dtype_info[t->dt].bytes == 0) continue;
+        if ((uintptr_t)t->data % (size_t)bytes_stored(t) == 0) continue;
         void *copy = arena_alloc(mem, t->bytes);
         if (!copy) return out_of_memory(h->path);
         t->data = memcpy(copy, t->data, t->bytes);
@@ -256,95 +267,5 @@ err safetensors_read_sharded(struct tensors *ts, const char *folder, const char 
     if (!root) return bad_json(index, "the file", &why);
     err e = read_shards(ts, folder, index, root);
     json_decref(root);
-    return e;
-}
-
-/* The index of the first element that is not finite, or -1. Such a number has an exponent of ones alone. */
-static int64_t first_non_finite(const struct tensor *t) {
-    const uint8_t *p = t->data;
-    if (t->dt == DT_F32)
-        for (size_t i = 0; i < t->bytes; i += 4)
-            if ((~load_u32(p + i) & 0x7F800000) == 0) return (int64_t)(i / 4);
-    if (t->dt == DT_F16 || t->dt == DT_BF16) {
-        int ones = t->dt == DT_F16 ? 0x7C00 : 0x7F80;
-        for (size_t i = 0; i < t->bytes; i += 2)
-            if ((~(p[i] | p[i + 1] << 8) & ones) == 0) return (int64_t)(i / 2);
-    }
-    return -1;
-}
-
-static const char *dtype_in_file(dtype dt) {
-    for (int i = 0; i < N_DTYPES; i++)
-        if (dtypes[i].dt == dt) return dtypes[i].name;
-    return NULL;
-}
-
-/* What the caller must not ask for, before anything is written. */
-static err check_writable(const char *path, const struct tensor *t) {
-    TRY(check_name(E_USAGE, path, t->name));
-    if (!dtype_in_file(t->dt))
-        return fail(E_UNSUPPORTED, "%s: tensor '%s' is %s; safetensors are written as %s", path, t->name,
-                    dtype_info[t->dt].name, supported_dtypes);
-    int64_t n = 1;
-    for (int i = 0; i < t->nd; i++) n *= t->d[i];
-    if (n <= 0 || t->bytes != dtype_row_bytes(t->dt, n))
-        return fail(E_INTERNAL, "%s: tensor '%s': %zu bytes for a shape of %lld elements", path, t->name, t->bytes,
-                    (long long)n);
-    int64_t bad = first_non_finite(t);
-    if (bad >= 0)
-        return fail(E_NUMERIC, "%s: not written: tensor '%s' is not finite (NaN or infinity) at element %lld of %lld",
-                    path, t->name, (long long)bad, (long long)n);
-    return OK;
-}
-
-/* The header's object, or NULL where memory ran out. *twice becomes the name that two tensors share. */
-static json_t *describe(const struct tensor *t, int n, const char **twice) {
-    json_t *root = json_pack("{s{ss}}", "__metadata__", "format", "pt");
-    bool failed = !root;
-    uint64_t at = 0;
-    for (int i = 0; i < n && !failed; at += t[i++].bytes) {
-        if (json_object_get(root, t[i].name)) *twice = t[i].name;
-        json_t *shape = json_array();
-        for (int k = 0; k < t[i].nd; k++) failed |= json_array_append_new(shape, json_integer(t[i].d[k])) != 0;
-        json_t *entry = json_pack("{sssos[II]}", "dtype", dtype_in_file(t[i].dt), "shape", shape, "data_offsets",
-                                  (json_int_t)at, (json_int_t)(at + t[i].bytes));
-        failed |= json_object_set_new(root, t[i].name, entry) != 0;
-    }
-    if (!failed) return root;
-    json_decref(root);
-    return NULL;
-}
-
-static err write_all(struct file_out *o, const str *header, const struct tensor *t, int n) {
-    uint64_t length = header->n;
-    TRY(file_put(o, &length, sizeof length));
-    TRY(file_put(o, header->p, header->n));
-    for (int i = 0; i < n; i++) TRY(file_put(o, t[i].data, t[i].bytes));
-    return OK;
-}
-
-static int add_text(const char *bytes, size_t n, void *header) {
-    str_add(header, bytes, n);
-    return 0;
-}
-
-err safetensors_write(const char *path, const struct tensor *t, int n) {
-    for (int i = 0; i < n; i++) TRY(check_writable(path, &t[i]));
-    const char *twice = NULL;
-    json_t *root = describe(t, n, &twice);
-    str header = {0};
-    bool failed = !root || json_dump_callback(root, add_text, &header, JSON_COMPACT);
-    json_decref(root);
-    while (header.n % 8 && !header.failed) str_addc(&header, ' '); /* the data starts aligned */
-    struct file_out o;
-    err e = failed || header.failed ? out_of_memory(path)
-            : twice                 ? fail(E_USAGE, "%s: not written: two tensors are called '%s'", path, twice)
-                                    : file_create(&o, path);
-    if (!e) {
-        e = write_all(&o, &header, t, n);
-        if (e) file_abandon(&o);
-        else e = file_commit(&o);
-    }
-    str_free(&header);
     return e;
 }

@@ -75,6 +75,11 @@ const struct tensor *tensors_find(const struct tensors *ts, const char *name) {
     return tensors_search(ts->t, ts->n, name);
 }
 
+err tensor_readable(const struct tensors *ts, const struct tensor *t) {
+    if (t->dt != DT_NONE) return OK;
+    return fail(E_UNSUPPORTED, "%s: tensor '%s' has dtype %s; supported are F32, F16, BF16, I32: convert the file", ts->path, t->name, t->stored);
+}
+
 static int order_of_names(const void *a, const void *b) {
     return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
 }

@@ -12,7 +12,8 @@
 
 struct tensor {
     const char *name;
-    dtype dt;
+    dtype dt;           /* DT_NONE: safetensors of a type that no kernel reads, see `stored` */
+    const char *stored; /* the file's name of its type: "Q4_K", "F8_E4M3", "U8" */
     int nd;
     int64_t d[4]; /* row-major, outermost first: a linear weight is [out, in] in both formats */
     const void *data;
@@ -27,12 +28,16 @@ struct tensors {
     struct file_map *maps;
     int n_maps;
     struct gguf_meta *meta; /* GGUF only, else NULL */
+    size_t copied;          /* bytes of weights that lie in memory in a form of our own (io/packed.h) */
 };
 
 /* Opens *.gguf, *.safetensors, or a folder with model.safetensors or model.safetensors.index.json (sharded). */
 err tensors_open(const char *path, struct tensors *ts);
 void tensors_close(struct tensors *ts);
 const struct tensor *tensors_find(const struct tensors *ts, const char *name); /* NULL when absent */
+
+/* E_UNSUPPORTED where the tensor is of a type that dequantise_row() does not read; for readers that want numbers. */
+err tensor_readable(const struct tensors *ts, const struct tensor *t);
 
 /* GGUF metadata. Getters return false when the key is absent or of another type. */
 enum gguf_type { GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64 };

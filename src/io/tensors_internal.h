@@ -22,6 +22,17 @@ err tensors_map(struct tensors *ts, const char *path, struct file_map *m);
 enum { NAME_BYTES_MAX = 1024 };
 bool name_valid(const char *s, size_t n);
 
+/* Of tensors_out.c, for the formats: the start of every writer; the bytes that a tensor takes with its padding; a name that two share. */
+struct tensors_out;
+err tensors_out_begin(struct tensors_out *o, const char *path, const struct tensor *t, int n);
+size_t tensors_out_span(const struct tensors_out *o, const struct tensor *t);
+const char *tensors_name_twice(const struct tensor *t, int n);
+/* `before`: bytes of the tensor that came earlier. Quantised types pass. */
+err tensors_check_finite(const char *path, const struct tensor *t, const void *bytes, size_t n, size_t before);
+/* ggml's number of a type, -1 where it has none; the bytes of a scalar. */
+int gguf_type_number(dtype dt);
+size_t gguf_value_bytes(enum gguf_type type);
+
 /* By the address of the data, so that neighbours can be checked for overlap. */
 void tensors_sort_by_place(struct tensor *t, int n);
 /* By name, as tensors_find() needs it; two of one name are E_INPUT. */

@@ -1,294 +1,318 @@
 /* Reads Hugging Face's tokenizer.json, and what its neighbours say of bos, eos, padding and the chat template.
  *
- * A tokenizer.json names each step of its pipeline. The steps that byte-level BPE models use are taken; any other is
- * E_UNSUPPORTED by its name, for to skip a step would give other ids. The post-processor is not run (callers add what
- * a training row needs); it only tells whether the model expects a BOS. Fields of the wrong type are E_INPUT.
+ * Here is the model: BPE, Unigram or WordPiece, its vocabulary, and the added tokens; tokenizer_steps.c reads the steps
+ * around it. What is not known is E_UNSUPPORTED by its name, for to skip it would give other ids; fields of the wrong
+ * type are E_INPUT. Vocabulary and merges, nearly all of a file, are read where they lie (json_scan.h).
  *
  * Neighbours, the first that says something wins: tokenizer_config.json, special_tokens_map.json,
  * generation_config.json, config.json; for the template chat_template.jinja, then tokenizer_config.json. */
+#define _GNU_SOURCE /* strndup */
 #include "base/file.h"
-#include "io/tokenizer_internal.h"
-#include <jansson.h>
+#include "io/json_scan.h"
+#include "io/tokenizer_steps.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- fields ---- */
+enum { VOCAB, MERGES, N_LONG }; /* the long values of "model" */
+static const char *const long_keys[] = {[VOCAB] = "vocab", [MERGES] = "merges", [N_LONG] = NULL};
 
-static const char *type_name(const json_t *v) {
-    static const char *const names[] = {"an object", "an array", "a string", "a number",
-                                        "a number",  "true",     "false",    "null"};
-    return v ? names[json_typeof(v)] : "absent";
+struct file {
+    const char *name, *bytes;
+    struct scan_span span[N_LONG];
+    const json_t *root, *model, *added;
+    const char *type; /* the model's */
+};
+
+static const struct place in_model = {.path = "model"};
+static struct place model_place(const struct file *f) {
+    struct place at = in_model;
+    at.name = f->name;
+    return at;
 }
 
-static bool is_null(const json_t *v) { return !v || json_is_null(v); }
-
-static err wrong(const char *name, const char *field, const json_t *v, const char *wanted) {
-    return fail(E_INPUT, "%s: %s is %s, not %s", name, field, type_name(v), wanted);
-}
-
-static err get_bool(const char *name, const json_t *o, const char *key, bool fallback, bool *out) {
-    const json_t *v = json_object_get(o, key);
-    if (!is_null(v) && !json_is_boolean(v)) return wrong(name, key, v, "true or false");
-    *out = is_null(v) ? fallback : json_is_true(v);
-    return OK;
-}
-
-/* The "type" of a pipeline step. */
-static err get_type(const char *name, const char *field, const json_t *step, const char **type) {
-    if (!json_is_object(step)) return wrong(name, field, step, "an object");
-    *type = json_string_value(json_object_get(step, "type"));
-    return *type ? OK : fail(E_INPUT, "%s: %s has no \"type\"", name, field);
-}
-
-/* An option that must be absent, null, false, zero or empty, because we do not do what it asks for. */
-static err must_be_off(const char *name, const char *field, const json_t *o, const char *key) {
-    const json_t *v = json_object_get(o, key);
-    bool off = is_null(v) || json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0) ||
-               (json_is_string(v) && json_string_length(v) == 0);
-    return off ? OK : fail(E_UNSUPPORTED, "%s: %s.%s is set, which is not supported", name, field, key);
-}
-
-/* ---- normaliser ---- */
-
-static err read_normalizer(tokenizer *t, const json_t *step, int depth) {
-    static const char *const forms[] = {"NFC", "NFD", "NFKC", "NFKD"};
-    const char *type;
-    if (is_null(step)) return OK;
-    TRY(get_type(t->name, "normalizer", step, &type));
-    for (int i = 0; i < 4; i++)
-        if (!strcmp(type, forms[i])) return pre_add_form(&t->pre, t->name, (enum normal_form)i);
-    if (strcmp(type, "Sequence") || depth)
-        return fail(E_UNSUPPORTED,
-                    "%s: normalizer \"%s\" is not supported (NFC, NFD, NFKC, NFKD and a Sequence of them are)", t->name,
-                    type);
-    const json_t *list = json_object_get(step, "normalizers"), *v;
-    size_t i;
-    if (!json_is_array(list)) return wrong(t->name, "normalizer.normalizers", list, "an array");
-    json_array_foreach(list, i, v) TRY(read_normalizer(t, v, depth + 1));
-    return OK;
-}
-
-/* ---- pre-tokeniser ---- */
-
-static err read_split(tokenizer *t, const json_t *step) {
-    static const char *const kinds[] = {[SPLIT_ISOLATED] = "Isolated",
-                                        [SPLIT_REMOVED] = "Removed",
-                                        [SPLIT_WITH_PREVIOUS] = "MergedWithPrevious",
-                                        [SPLIT_WITH_NEXT] = "MergedWithNext",
-                                        [SPLIT_CONTIGUOUS] = "Contiguous"};
-    const json_t *pattern = json_object_get(step, "pattern");
-    const json_t *regex = json_object_get(pattern, "Regex"), *literal = json_object_get(pattern, "String");
-    const json_t *text = regex ? regex : literal;
-    if (!json_is_string(text))
-        return wrong(t->name, "pre_tokenizer Split.pattern", text, "{\"Regex\": ...} or {\"String\": ...}");
-    const char *behavior = json_string_value(json_object_get(step, "behavior"));
-    if (!behavior) return fail(E_INPUT, "%s: pre_tokenizer Split has no \"behavior\"", t->name);
-    bool invert;
-    TRY(get_bool(t->name, step, "invert", false, &invert));
-    for (int k = SPLIT_ISOLATED; k <= SPLIT_CONTIGUOUS; k++)
-        if (!strcmp(behavior, kinds[k]))
-            return pre_add_split(&t->pre, t->name, json_string_value(text), json_string_length(text), !regex,
-                                 (enum split_kind)k, invert);
-    return fail(E_INPUT, "%s: pre_tokenizer Split.behavior \"%s\" is unknown", t->name, behavior);
-}
-
-static err read_byte_level(tokenizer *t, const json_t *step) {
-    bool prefix, regex;
-    TRY(get_bool(t->name, step, "add_prefix_space", true, &prefix));
-    TRY(get_bool(t->name, step, "use_regex", true, &regex));
-    if (prefix) TRY(pre_add_prefix_space(&t->pre, t->name));
-    if (!regex) return OK;
-    return pre_add_split(&t->pre, t->name, PATTERN_BYTE_LEVEL, strlen(PATTERN_BYTE_LEVEL), false, SPLIT_ISOLATED,
-                         false);
-}
-
-static err read_digits(tokenizer *t, const json_t *step) {
-    bool each;
-    TRY(get_bool(t->name, step, "individual_digits", false, &each));
-    const char *pattern = each ? PATTERN_DIGIT : PATTERN_DIGIT "+";
-    return pre_add_split(&t->pre, t->name, pattern, strlen(pattern), false, SPLIT_ISOLATED, false);
-}
-
-/* ByteLevel respells the text, so nothing may follow it. */
-static err read_pre_tokenizer(tokenizer *t, const json_t *step, int depth, bool *byte_level) {
-    const char *type;
-    TRY(get_type(t->name, "pre_tokenizer", step, &type));
-    if (*byte_level)
-        return fail(E_UNSUPPORTED, "%s: pre_tokenizer \"%s\" after ByteLevel is not supported", t->name, type);
-    if (!strcmp(type, "Split")) return read_split(t, step);
-    if (!strcmp(type, "Digits")) return read_digits(t, step);
-    if (!strcmp(type, "ByteLevel")) return *byte_level = true, read_byte_level(t, step);
-    if (strcmp(type, "Sequence") || depth)
-        return fail(E_UNSUPPORTED,
-                    "%s: pre_tokenizer \"%s\" is not supported (ByteLevel, Split, Digits and a Sequence of them are)",
-                    t->name, type);
-    const json_t *list = json_object_get(step, "pretokenizers"), *v;
-    size_t i;
-    if (!json_is_array(list)) return wrong(t->name, "pre_tokenizer.pretokenizers", list, "an array");
-    json_array_foreach(list, i, v) TRY(read_pre_tokenizer(t, v, depth + 1, byte_level));
-    return OK;
+static err open_cursor(const struct file *f, int key, char open, const char *wanted, struct scan_cursor *c) {
+    scan_open(c, f->name, f->bytes, f->span[key]);
+    if (scan_peek(c) == open) return c->at++, OK;
+    return fail(E_INPUT, "%s: model.%s is %s, not %s", f->name, long_keys[key], scan_kind(c), wanted);
 }
 
 /* ---- model ---- */
 
-static err read_merges(tokenizer *t, const json_t *merges) {
-    size_t rank;
-    json_t *m;
-    json_array_foreach(merges, rank, m) {
-        const json_t *left = json_array_get(m, 0), *right = json_array_get(m, 1);
-        if (json_is_string(m)) TRY(tok_merge_line(t, rank, json_string_value(m), json_string_length(m)));
-        else if (json_array_size(m) == 2 && json_is_string(left) && json_is_string(right))
-            TRY(tok_merge(t, rank, json_string_value(left), json_string_length(left), json_string_value(right),
-                          json_string_length(right)));
-        else return fail(E_INPUT, "%s: model.merges[%zu] is neither \"a b\" nor [\"a\", \"b\"]", t->name, rank);
-    }
-    return OK;
-}
-
-static err read_vocabulary(tokenizer *t, json_t *vocab, const json_t *added) {
+/* One entry of a vocabulary: {"text": id, ...} or [["text", score], ...], whose ids count up. */
+struct entry {
     const char *text;
-    json_t *id;
-    void *at;
-    for (at = json_object_iter(vocab); at; at = json_object_iter_next(vocab, at)) {
-        text = json_object_iter_key(at);
-        id = json_object_iter_value(at);
-        if (!json_is_integer(id))
-            return fail(E_INPUT, "%s: model.vocab[\"%.80s\"] is %s, not an id", t->name, text, type_name(id));
-        TRY(tok_put(t, json_integer_value(id), text, strlen(text), true));
-    }
-    size_t i;
-    json_array_foreach(added, i, id) {
-        const json_t *content = json_object_get(id, "content");
-        if (!json_object_get(vocab, json_string_value(content)))
-            TRY(tok_put(t, json_integer_value(json_object_get(id, "id")), json_string_value(content),
-                        json_string_length(content), false));
-    }
-    return tok_vocabulary_done(t);
+    size_t n;
+    double value;
+    bool integer;
+};
+
+static err next_entry(struct scan_cursor *c, bool list, struct entry *e) {
+    if (list) TRY(scan_take(c, '['));
+    TRY(scan_string(c, &e->text, &e->n));
+    TRY(scan_take(c, list ? ',' : ':'));
+    char next = scan_peek(c);
+    e->integer = false;
+    if (next == '-' || (next >= '0' && next <= '9')) TRY(scan_number(c, &e->value, &e->integer));
+    if (!list && !e->integer)
+        return fail(E_INPUT, "%s: model.vocab[\"%.*s\"] is %s, not an id", c->name, (int)(e->n < 80 ? e->n : 80),
+                    e->text, next == '-' || (next >= '0' && next <= '9') ? "a number" : scan_kind(c));
+    return list ? scan_take(c, ']') : OK;
 }
 
-static err read_unknown(tokenizer *t, const json_t *model) {
-    const json_t *unk = json_object_get(model, "unk_token");
-    if (is_null(unk)) return OK;
-    if (!json_is_string(unk)) return wrong(t->name, "model.unk_token", unk, "a string");
-    t->unk = tok_find(t, json_string_value(unk), json_string_length(unk));
-    return get_bool(t->name, model, "fuse_unk", false, &t->fuse_unk);
+typedef err (*entry_fn)(void *ctx, int64_t id, const struct entry *e);
+static err each_entry(const struct file *f, entry_fn fn, void *ctx) {
+    bool list = !strcmp(f->type, "Unigram"), first = true, more;
+    struct scan_cursor c;
+    struct entry entry;
+    err e = open_cursor(f, VOCAB, list ? '[' : '{', list ? "an array" : "an object", &c);
+    for (int64_t i = 0; !e; i++) {
+        e = scan_more(&c, list ? ']' : '}', &first, &more);
+        if (e || !more) break;
+        e = next_entry(&c, list, &entry);
+        if (!e && list) e = fn(ctx, i, &entry);
+        else if (!e)
+            e = fn(ctx, entry.value >= -1 && entry.value < INT32_MAX ? (int64_t)entry.value : INT32_MAX, &entry);
+    }
+    scan_close(&c);
+    return e;
 }
 
-/* Checks what is there before the tokenizer is made, and counts its tokens. */
-static err check_model(const char *name, const json_t *model, const json_t *added, size_t *n_tokens) {
-    static const char *const off[] = {"byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix"};
-    const json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges"), *a;
-    const char *type = json_string_value(json_object_get(model, "type"));
-    if (!json_is_object(model)) return wrong(name, "model", model, "an object");
-    if (type && strcmp(type, "BPE"))
-        return fail(E_UNSUPPORTED, "%s: model.type \"%s\" is not supported (BPE is)", name, type);
-    if (!json_is_object(vocab)) return wrong(name, "model.vocab", vocab, "an object");
-    if (!json_is_array(merges)) return wrong(name, "model.merges", merges, "an array");
-    for (int i = 0; i < 4; i++) TRY(must_be_off(name, "model", model, off[i]));
-    if (!is_null(added) && !json_is_array(added)) return wrong(name, "added_tokens", added, "an array");
-    *n_tokens = json_object_size(vocab);
+static err count_entry(void *ctx, int64_t id, const struct entry *e) {
+    (void)id, (void)e;
+    ++*(size_t *)ctx;
+    return OK;
+}
+
+struct filling {
+    tokenizer *t;
+    double *score;
+};
+static err put_entry(void *ctx, int64_t id, const struct entry *e) {
+    struct filling *f = ctx;
+    if (f->score) f->score[id] = e->value;
+    return tok_put(f->t, id, e->text, e->n, true);
+}
+
+static err next_merge(tokenizer *t, struct scan_cursor *c, size_t rank) {
+    const char *left, *right;
+    size_t n_left, n_right;
+    if (scan_peek(c) == '"') {
+        TRY(scan_string(c, &left, &n_left));
+        return tok_merge_line(t, rank, left, n_left);
+    }
+    if (scan_peek(c) != '[')
+        return fail(E_INPUT, "%s: model.merges[%zu] is neither \"a b\" nor [\"a\", \"b\"]", t->name, rank);
+    TRY(scan_take(c, '['));
+    TRY(scan_string(c, &left, &n_left));
+    char *copy = left == c->text.p ? strndup(left, n_left) : NULL; /* the next string may overwrite it */
+    if (left == c->text.p && !copy) return fail(E_MEMORY, "%s: out of memory", t->name);
+    err e = scan_take(c, ',');
+    if (!e) e = scan_string(c, &right, &n_right);
+    if (!e) e = scan_take(c, ']');
+    if (!e) e = tok_merge(t, rank, copy ? copy : left, n_left, right, n_right);
+    else e = fail_in(e, "model.merges[%zu]", rank);
+    free(copy);
+    return e;
+}
+
+static err read_merges(tokenizer *t, const struct file *f) {
+    struct scan_cursor c;
+    bool first = true, more;
+    size_t n = 1;
+    err e = open_cursor(f, MERGES, '[', "an array", &c);
+    for (size_t i = f->span[MERGES].start; i < f->span[MERGES].end; i++) n += f->bytes[i] == ',';
+    if (scan_peek(&c) == '[') n = n / 2 + 1; /* at most so many: each pair has a comma inside */
+    if (!e) e = tok_merges_begin(t, n);
+    for (size_t rank = 0; !e; rank++) {
+        e = scan_more(&c, ']', &first, &more);
+        if (e || !more) break;
+        e = next_merge(t, &c, rank);
+    }
+    scan_close(&c);
+    return e;
+}
+
+static err read_unk(tokenizer *t, const struct file *f) {
+    const char *unk = NULL;
+    size_t n;
+    struct place at = model_place(f);
+    TRY(field_text(&at, f->model, "unk_token", false, &unk, &n));
+    if (unk) t->unk = tok_find(t, unk, n);
+    return OK;
+}
+
+/* An option that must be absent, null, false, zero or empty, because we do not do what it asks for. */
+static err must_be_off(const struct file *f, const char *key) {
+    const json_t *v = json_object_get(f->model, key);
+    bool off = field_null(v) || json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0) ||
+               (json_is_string(v) && json_string_length(v) == 0);
+    return off ? OK : fail(E_UNSUPPORTED, "%s: model.%s is set, which is not supported", f->name, key);
+}
+
+static err finish_bpe(tokenizer *t, const struct file *f) {
+    static const char *const off[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix"};
+    struct place at = model_place(f);
+    t->kind = MODEL_BPE;
+    t->word = t->byte_level ? bpe_bytes : bpe_chars;
+    for (int i = 0; i < 3; i++) TRY(must_be_off(f, off[i]));
+    TRY(read_unk(t, f));
+    TRY(field_bool(&at, f->model, "fuse_unk", false, &t->fuse_unk));
+    TRY(field_bool(&at, f->model, "ignore_merges", false, &t->ignore_merges));
+    TRY(field_bool(&at, f->model, "byte_fallback", false, &t->byte_fallback));
+    for (int b = 0; b < 256 && t->byte_level && t->byte_fallback; b++)
+        if (t->byte_id[b] < 0)
+            return fail(E_UNSUPPORTED, "%s: model.byte_fallback with a byte-level vocabulary that lacks byte 0x%02X",
+                        f->name, (unsigned)b);
+    return read_merges(t, f);
+}
+
+static err finish_unigram(tokenizer *t, const struct file *f, double *score) {
+    struct place at = model_place(f);
+    const json_t *unk = json_object_get(f->model, "unk_id");
+    TRY(field_bool(&at, f->model, "byte_fallback", false, &t->byte_fallback));
+    if (!field_null(unk)) {
+        json_int_t id = json_is_integer(unk) ? json_integer_value(unk) : -1;
+        if (id < 0 || id >= t->n || !t->tokens[id].in_model)
+            return fail(E_INPUT, "%s: model.unk_id is no id of the vocabulary", f->name);
+        t->unk = (int32_t)id;
+    }
+    return tok_unigram(t, score);
+}
+
+static err finish_wordpiece(tokenizer *t, const struct file *f) {
+    struct place at = model_place(f);
+    const char *prefix = "##";
+    size_t n = 2, max_chars;
+    TRY(field_text(&at, f->model, "continuing_subword_prefix", false, &prefix, &n));
+    TRY(field_count(&at, f->model, "max_input_chars_per_word", 100, &max_chars));
+    TRY(read_unk(t, f));
+    return tok_wordpiece(t, prefix, max_chars);
+}
+
+/* ---- added tokens ---- */
+
+static err check_added(const struct file *f) {
     size_t i;
-    json_array_foreach(added, i, a) {
-        const json_t *content = json_object_get(a, "content"), *id = json_object_get(a, "id");
-        if (!json_is_string(content) || !json_is_integer(id))
-            return fail(E_INPUT, "%s: added_tokens[%zu] needs a string \"content\" and a number \"id\"", name, i);
-        const json_t *known = json_object_get(vocab, json_string_value(content));
-        if (known && json_integer_value(known) != json_integer_value(id))
-            return fail(E_INPUT, "%s: added token \"%.80s\" has id %lld, but model.vocab gives it %lld", name,
-                        json_string_value(content), (long long)json_integer_value(id),
-                        (long long)json_integer_value(known));
-        *n_tokens += known == NULL;
+    const json_t *a;
+    if (!field_null(f->added) && !json_is_array(f->added))
+        return field_wrong(&(struct place){.name = f->name}, "added_tokens", f->added, "an array");
+    json_array_foreach(
+        f->added, i,
+        a) if (!json_is_string(json_object_get(a, "content")) ||
+               !json_is_integer(json_object_get(
+                   a, "id"))) return fail(E_INPUT,
+                                          "%s: added_tokens[%zu] needs a string \"content\" and a number \"id\"",
+                                          f->name, i);
+    return OK;
+}
+
+/* Those that the model's vocabulary lacks get their ids; the others must agree with it. */
+static err put_added(tokenizer *t, const struct file *f) {
+    size_t i;
+    const json_t *a;
+    json_array_foreach(f->added, i, a) {
+        const json_t *content = json_object_get(a, "content");
+        const char *text = json_string_value(content);
+        json_int_t id = json_integer_value(json_object_get(a, "id"));
+        int32_t known = tok_find(t, text, json_string_length(content));
+        if (known < 0 || !t->tokens[known].in_model) TRY(tok_put(t, id, text, json_string_length(content), false));
+        else if (known != id)
+            return fail(E_INPUT, "%s: added token \"%.80s\" has id %lld, but model.vocab gives it %d", f->name, text,
+                        (long long)id, known);
     }
     return OK;
 }
 
-static err read_added(tokenizer *t, const json_t *list) {
+static err read_added(tokenizer *t, const struct file *f) {
     size_t i;
     json_t *v;
-    json_array_foreach(list, i, v) {
-        const char *content = json_string_value(json_object_get(v, "content")), *normal;
+    struct norm_scratch s = {0};
+    err e = matcher_init(&s.matcher);
+    json_array_foreach(f->added, i, v) {
+        if (e) break;
+        const json_t *content = json_object_get(v, "content");
         struct added a = {.id = (int32_t)json_integer_value(json_object_get(v, "id"))};
-        bool normalised;
-        TRY(get_bool(t->name, v, "special", false, &a.special));
-        TRY(get_bool(t->name, v, "lstrip", false, &a.lstrip));
-        TRY(get_bool(t->name, v, "rstrip", false, &a.rstrip));
-        TRY(get_bool(t->name, v, "single_word", false, &a.single_word));
-        TRY(get_bool(t->name, v, "normalized", !a.special, &normalised));
-        str buf = {0};
-        err e = OK;
-        if (normalised) {
-            e = pre_normalise(&t->pre, content, strlen(content), &buf, &normal, &a.n);
-            a.text = normal;
-        } else {
-            a.text = content;
-            a.n = strlen(content);
-        }
+        struct normal normal = {json_string_value(content), json_string_length(content), false};
+        struct place at = place_in(&(struct place){.name = f->name}, "added_tokens", (int)i);
+        bool normalised = false;
+        e = field_bool(&at, v, "special", false, &a.special);
+        if (!e) e = field_bool(&at, v, "lstrip", false, &a.lstrip);
+        if (!e) e = field_bool(&at, v, "rstrip", false, &a.rstrip);
+        if (!e) e = field_bool(&at, v, "single_word", false, &a.single_word);
+        if (!e) e = field_bool(&at, v, "normalized", !a.special, &normalised);
+        if (!e && normalised) e = norm_apply(&t->norm, &s, normal.text, normal.n, LEAD_TEXT, &normal);
+        a.text = normal.text;
+        a.n = normal.n;
         if (!e) e = tok_add(t, a, normalised);
-        str_free(&buf);
-        TRY(e);
     }
-    return OK;
+    matcher_free(&s.matcher);
+    str_free(&s.now);
+    str_free(&s.next);
+    return e;
 }
 
-/* ---- the rest of the file ---- */
+/* ---- the whole file ---- */
 
-/* The first token that the post-processor puts before a text, or -1. */
-static int32_t first_added(const tokenizer *t, const json_t *post) {
-    const json_t *list = json_object_get(post, "processors"), *v;
-    size_t i;
-    json_array_foreach(list, i, v) {
-        int32_t id = first_added(t, v);
-        if (id >= 0) return id;
-    }
-    const json_t *first = json_object_get(json_array_get(json_object_get(post, "single"), 0), "SpecialToken");
-    const char *text = json_string_value(json_object_get(first, "id"));
-    if (!text) text = json_string_value(json_array_get(json_object_get(post, "cls"), 0)); /* BERT's and RoBERTa's */
-    return text ? tokenizer_id(t, text) : -1;
+/* Files older than "type" tell their model by its fields. */
+static err find_type(struct file *f) {
+    struct place at = {.name = f->name};
+    if (!json_is_object(f->model)) return field_wrong(&at, "model", f->model, "an object");
+    f->type = json_string_value(json_object_get(f->model, "type"));
+    if (!f->type && f->span[MERGES].end) f->type = "BPE";
+    if (!f->type && json_object_get(f->model, "max_input_chars_per_word")) f->type = "WordPiece";
+    if (!f->type && json_object_get(f->model, "unk_id")) f->type = "Unigram";
+    if (!f->type) return fail(E_INPUT, "%s: model has no \"type\"", f->name);
+    if (!strcmp(f->type, "BPE") || !strcmp(f->type, "Unigram") || !strcmp(f->type, "WordPiece")) return OK;
+    return fail(E_UNSUPPORTED, "%s: model.type \"%.80s\" is not supported (supported: BPE, Unigram, WordPiece)",
+                f->name, f->type);
 }
 
-static err check_decoder(const tokenizer *t, const json_t *decoder) {
-    const char *type;
-    if (is_null(decoder)) return OK;
-    TRY(get_type(t->name, "decoder", decoder, &type));
-    return strcmp(type, "ByteLevel")
-               ? fail(E_UNSUPPORTED, "%s: decoder \"%s\" is not supported (ByteLevel is)", t->name, type)
-               : OK;
+static err fill(tokenizer *t, const struct file *f) {
+    struct filling filling = {.t = t};
+    const json_t *pre = json_object_get(f->root, "pre_tokenizer");
+    bool unigram = !strcmp(f->type, "Unigram"), bpe = !strcmp(f->type, "BPE");
+    t->byte_level = steps_byte_level(pre);
+    if (unigram && !(filling.score = arena_alloc(&t->mem, (size_t)t->n * sizeof *filling.score)))
+        return fail(E_MEMORY, "%s: out of memory", f->name);
+    TRY(steps_normalizer(t, json_object_get(f->root, "normalizer")));
+    TRY(steps_pre_tokenizer(t, pre));
+    TRY(steps_decoder(t, json_object_get(f->root, "decoder")));
+    TRY(each_entry(f, put_entry, &filling));
+    TRY(put_added(t, f));
+    TRY(tok_vocabulary_done(t));
+    TRY(bpe ? finish_bpe(t, f) : unigram ? finish_unigram(t, f, filling.score) : finish_wordpiece(t, f));
+    TRY(read_added(t, f));
+    TRY(steps_post_processor(t, json_object_get(f->root, "post_processor")));
+    if (t->prefix.n) t->bos = t->prefix.v[0];
+    return tok_finish(t);
 }
 
-static err build(tokenizer *t, const json_t *root) {
-    const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
-    bool byte_level = false;
-    TRY(read_normalizer(t, json_object_get(root, "normalizer"), 0));
-    if (!is_null(json_object_get(root, "pre_tokenizer")))
-        TRY(read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), 0, &byte_level));
-    if (!byte_level)
-        return fail(E_UNSUPPORTED, "%s: no ByteLevel pre_tokenizer: only byte-level BPE is supported", t->name);
-    TRY(check_decoder(t, json_object_get(root, "decoder")));
-    TRY(read_vocabulary(t, json_object_get(model, "vocab"), added));
-    TRY(read_unknown(t, model));
-    TRY(get_bool(t->name, model, "ignore_merges", false, &t->ignore_merges));
-    TRY(read_merges(t, json_object_get(model, "merges")));
-    TRY(read_added(t, added));
-    int32_t first = first_added(t, json_object_get(root, "post_processor"));
-    if (first >= 0) {
-        t->bos = first;
-        t->adds_bos = true;
-    }
-    return OK;
+static err build(struct file *f, tokenizer **out) {
+    size_t n_tokens = 0;
+    f->model = json_object_get(f->root, "model");
+    f->added = json_object_get(f->root, "added_tokens");
+    TRY(find_type(f));
+    if (strcmp(f->type, "BPE") && steps_byte_level(json_object_get(f->root, "pre_tokenizer")))
+        return fail(E_UNSUPPORTED, "%s: a ByteLevel pre_tokenizer before a %s model is not supported", f->name,
+                    f->type);
+    TRY(check_added(f));
+    TRY(each_entry(f, count_entry, &n_tokens));
+    TRY(tok_create(f->name, n_tokens + json_array_size(f->added), out));
+    return fill(*out, f);
 }
 
 err tokenizer_json_parse(const char *name, const char *bytes, size_t n, tokenizer **out) {
     json_error_t where;
-    size_t n_tokens = 0;
+    struct file f = {.name = name, .bytes = bytes};
+    str rest = {0};
+    json_t *root = NULL;
     *out = NULL;
-    json_t *root = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &where);
-    if (!root) return fail(E_INPUT, "%s:%d:%d: not JSON: %s", name, where.line, where.column, where.text);
-    json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
-    err e = check_model(name, model, added, &n_tokens);
-    if (!e) e = tok_create(name, n_tokens, json_array_size(json_object_get(model, "merges")), out);
-    if (!e) e = build(*out, root);
-    if (!e) e = tok_finish(*out);
+    err e = scan_outline(name, bytes, n, "model", long_keys, f.span, &rest);
+    if (!e && !(f.root = root = json_loadb(rest.p ? rest.p : "", rest.n, JSON_REJECT_DUPLICATES, &where)))
+        e = fail(E_INPUT, "%s:%d:%d: not JSON: %s", name, where.line, where.column, where.text);
+    if (!e) e = build(&f, out);
     json_decref(root);
+    str_free(&rest);
     if (e) {
         tokenizer_free(*out);
         *out = NULL;
@@ -323,8 +347,7 @@ static err take_token(tokenizer *t, const char *file, const json_t *root, const 
     if (json_is_array(v)) v = json_array_get(v, 0);
     if (*id >= 0 || !json_is_number(v)) return OK;
     double n = json_number_value(v);
-    if (n < 0 || n >= t->n)
-        return fail(E_INPUT, "%s: %s is %.0f, outside the vocabulary of %d", file, id_key, n, t->n);
+    if (n < 0 || n >= t->n) return fail(E_INPUT, "%s: %s is %.0f, outside the vocabulary of %d", file, id_key, n, t->n);
     *id = (int32_t)n;
     return OK;
 }
@@ -343,7 +366,8 @@ static err take_template(tokenizer *t, const json_t *root) {
     return t->chat_template ? OK : fail(E_MEMORY, "out of memory");
 }
 
-static err take_config(tokenizer *t, const char *file, const str *text) {
+/* adds: BOS, EOS; -1 as long as no file says. */
+static err take_config(tokenizer *t, const char *file, const str *text, int adds[2]) {
     json_error_t where;
     /* integers as reals: Hugging Face writes 1000000000000000019884624838656 for "no limit" */
     json_t *root = json_loadb(text->p, text->n, JSON_DECODE_INT_AS_REAL, &where);
@@ -352,8 +376,9 @@ static err take_config(tokenizer *t, const char *file, const str *text) {
     if (!e) e = take_token(t, file, root, "eos_token", &t->eos);
     if (!e) e = take_token(t, file, root, "pad_token", &t->pad);
     if (!e) e = take_template(t, root);
-    const json_t *adds = json_object_get(root, "add_bos_token");
-    if (json_is_boolean(adds)) t->adds_bos = json_is_true(adds);
+    const json_t *bos = json_object_get(root, "add_bos_token"), *eos = json_object_get(root, "add_eos_token");
+    if (json_is_boolean(bos)) adds[0] = json_is_true(bos);
+    if (json_is_boolean(eos)) adds[1] = json_is_true(eos);
     json_decref(root);
     return e;
 }
@@ -363,6 +388,7 @@ static err read_neighbours(tokenizer *t, const char *path) {
                                         "config.json"};
     str text = {0};
     bool found;
+    int adds[2] = {-1, -1};
     int32_t first = t->bos; /* what the post-processor puts before a text: BOS, unless a file names another */
     t->bos = -1;
     err e = read_beside(path, "chat_template.jinja", &text, &found);
@@ -370,17 +396,41 @@ static err read_neighbours(tokenizer *t, const char *path) {
     for (int i = 0; i < 4 && !e; i++) {
         str_clear(&text);
         e = read_beside(path, files[i], &text, &found);
-        if (!e && found) e = take_config(t, files[i], &text);
+        if (!e && found) e = take_config(t, files[i], &text, adds);
         if (e) e = fail_in(e, "%s", path);
     }
     if (t->bos < 0) t->bos = first;
+    if (!e) e = tok_ends(t, adds[0], adds[1]);
     str_free(&text);
     return e;
+}
+
+/* Older models have their tokenizer in another form beside where tokenizer.json would be: says so, and the way out. */
+static err other_form(const char *path) {
+    static const char *const forms[] = {"tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
+                                        "merges.txt"};
+    const char *slash = strrchr(path, '/');
+    int dir = slash ? (int)(slash - path) : 1;
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        str beside = {0};
+        str_addf(&beside, "%.*s/%s", dir, slash ? path : ".", forms[i]);
+        bool there = !beside.failed && path_exists(beside.p);
+        err e =
+            there ? fail(E_UNSUPPORTED,
+                         "%s is not there, and %s is not read: make the one from the other with Python's transformers, "
+                         "AutoTokenizer.from_pretrained(\"%.*s\").save_pretrained(\"%.*s\")",
+                         path, beside.p, dir, slash ? path : ".", dir, slash ? path : ".")
+                  : OK;
+        str_free(&beside);
+        TRY(e);
+    }
+    return OK;
 }
 
 err tokenizer_from_json(const char *path, tokenizer **out) {
     struct file_map map;
     *out = NULL;
+    if (!path_exists(path)) TRY(other_form(path));
     TRY(file_map(path, &map));
     err e = tokenizer_json_parse(path, (const char *)map.p, map.n, out);
     file_unmap(&map);

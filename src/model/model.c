@@ -2,10 +2,10 @@
 #define _DEFAULT_SOURCE
 #include "model/family.h"
 #include "base/philox.h"
+#include "io/packed.h"
 #include "ops/ops.h"
 #include <errno.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,67 +17,6 @@ static const struct family *const families[] = {
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
-/* --- sizes ----------------------------------------------------------------------------------------------------- */
-err size_gguf(const struct gguf_meta *meta, const char *key, int64_t *out) {
-    uint64_t u;
-    if (!gguf_u64(meta, key, &u)) return fail(E_INPUT, "metadata key %s is missing or not an integer", key);
-    if (u == 0 || u > 1u << 30) return fail(E_INPUT, "metadata key %s is %llu, which is not a size", key, (unsigned long long)u);
-    *out = (int64_t)u;
-    return OK;
-}
-
-int64_t size_gguf_or(const struct gguf_meta *meta, const char *key, int64_t fallback) {
-    uint64_t u;
-    return gguf_u64(meta, key, &u) && u && u <= 1u << 30 ? (int64_t)u : fallback;
-}
-
-double real_gguf_or(const struct gguf_meta *meta, const char *key, double fallback) {
-    double f;
-    return gguf_f64(meta, key, &f) ? f : fallback;
-}
-
-err size_json(const struct model *m, const void *json, const char *key, int64_t *out) {
-    const json_t *v = json_object_get(json, key);
-    if (!json_is_integer(v)) return fail(E_INPUT, "%s: config.json: '%s' is missing or not an integer", m->path, key);
-    *out = json_integer_value(v);
-    if (*out < 1 || *out > 1 << 30) return fail(E_INPUT, "%s: config.json: '%s' is %lld, which is not a size", m->path, key, (long long)*out);
-    return OK;
-}
-
-int64_t size_json_or(const void *json, const char *key, int64_t fallback) {
-    const json_t *v = json_object_get(json, key);
-    return json_is_integer(v) && json_integer_value(v) > 0 ? json_integer_value(v) : fallback;
-}
-
-double real_json_or(const void *json, const char *key, double fallback) {
-    const json_t *v = json_object_get(json, key);
-    return json_is_number(v) ? json_number_value(v) : fallback;
-}
-
-bool bool_json_or(const void *json, const char *key, bool fallback) {
-    const json_t *v = json_object_get(json, key);
-    return json_is_boolean(v) ? json_is_true(v) : fallback;
-}
-
-double rope_base_json(const void *json, double fallback) {
-    const json_t *nested = json_object_get(json, "rope_parameters");
-    return real_json_or(json, "rope_theta", json_is_object(nested) ? real_json_or(nested, "rope_theta", fallback) : fallback);
-}
-
-err want_json(const struct model *m, const void *json, const char *key, const char *value) {
-    const char *s = json_string_value(json_object_get(json, key));
-    if (!s || !strcmp(s, value)) return OK;
-    return fail(E_UNSUPPORTED, "%s: config.json: %s '%s' is not supported (supported: %s)", m->path, key, s, value);
-}
-
-err want_no_rope_scaling(const struct model *m, const void *json) {
-    const json_t *scaling = json_object_get(json, "rope_scaling"), *nested = json_object_get(json, "rope_parameters");
-    const char *type = json_string_value(json_object_get(json_is_object(nested) ? nested : scaling, "rope_type"));
-    if ((json_is_object(scaling) || type) && !(type && !strcmp(type, "default")))
-        return fail(E_UNSUPPORTED, "%s: config.json: RoPE scaling '%s' is not supported yet", m->path, type ? type : "?");
-    return OK;
-}
-
 /* --- tensors ---------------------------------------------------------------------------------------------------- */
 /* Bytes of a tensor as stored. */
 static size_t weight_bytes(const struct weight *w) {
@@ -86,49 +25,98 @@ static size_t weight_bytes(const struct weight *w) {
 
 static bool is_bias(const char *name) { return str_ends(name, ".bias"); }
 
+static err wrong_shape(const struct model *m, const struct weight *w, const struct tensor *t) {
+    char have[96] = "", need[96] = "";
+    for (int i = 0; i < t->nd; i++) snprintf(have + strlen(have), sizeof have - strlen(have), "%s%lld", i ? "," : "", (long long)t->d[i]);
+    for (int i = 0; i < w->nd; i++) snprintf(need + strlen(need), sizeof need - strlen(need), "%s%lld", i ? "," : "", (long long)w->d[i]);
+    return fail(E_INPUT, "%s: tensor %s is [%s], the model's sizes say [%s]", m->path, t->name, have, need);
+}
+
 /* Vectors become f32 copies: they are tiny and every kernel wants them plain. Weights of GGUF's q/k rows keep the file's
  * order, so their biases do too. */
-static err take(struct model *m, struct weight *w, const struct tensor *t) {
-    if (t->nd != w->nd || memcmp(t->d, w->d, (size_t)w->nd * sizeof *w->d)) {
-        char have[96] = "", need[96] = "";
-        for (int i = 0; i < t->nd; i++) snprintf(have + strlen(have), sizeof have - strlen(have), "%s%lld", i ? "," : "", (long long)t->d[i]);
-        for (int i = 0; i < w->nd; i++) snprintf(need + strlen(need), sizeof need - strlen(need), "%s%lld", i ? "," : "", (long long)w->d[i]);
-        return fail(E_INPUT, "%s: tensor %s is [%s], the model's sizes say [%s]", m->path, t->name, have, need);
-    }
-    w->dt = t->dt;
-    w->data = t->data;
-    if (t->dt == DT_I32) return fail(E_UNSUPPORTED, "%s: tensor %s holds integers", m->path, t->name);
-    if (w->nd != 1) return OK;
+static err take_vector(struct model *m, struct weight *w, const struct tensor *t) {
     float *f = arena_alloc(&m->mem, (size_t)w->d[0] * 4);
     if (!f) return fail(E_MEMORY, "out of memory");
     dequantise_row(t->dt, t->data, f, w->d[0]);
+    for (int64_t i = 0; i < w->d[0] && m->shape.norm_plus_one && !m->gguf && !is_bias(w->name); i++) f[i] += 1;
     w->dt = DT_F32;
     w->data = f;
     return OK;
 }
 
-err model_want(struct model *m, const char *name, const char *module, int nd, const int64_t *d, bool optional, int rope_heads) {
+/* [in, out] of the file to [out, in], in blocks that stay in the cache. */
+static err take_transposed(struct model *m, struct weight *w, const struct tensor *t) {
+    const int64_t out = w->d[0], in = w->d[1], B = 32;
+    const size_t each = dtype_row_bytes(t->dt, 1);
+    if (dtype_quantised(t->dt)) return fail(E_UNSUPPORTED, "%s: tensor %s is quantised and would have to be transposed", m->path, t->name);
+    char *to = arena_alloc(&m->mem, (size_t)(out * in) * each);
+    if (!to) return fail(E_MEMORY, "out of memory");
+    for (int64_t o0 = 0; o0 < out; o0 += B)
+        for (int64_t i0 = 0; i0 < in; i0 += B)
+            for (int64_t o = o0; o < out && o < o0 + B; o++)
+                for (int64_t i = i0; i < in && i < i0 + B; i++) memcpy(to + (size_t)(o * in + i) * each, (const char *)t->data + (size_t)(i * out + o) * each, each);
+    w->dt = t->dt;
+    w->data = to;
+    m->files.copied += (size_t)(out * in) * each;
+    return OK;
+}
+
+static err take(struct model *m, struct weight *w, const struct tensor *t, bool transposed) {
+    struct tensor unpacked;
+    if (t->dt == DT_NONE) {
+        TRY(packed_tensor(&m->files, t, &unpacked));
+        t = &unpacked;
+    }
+    int64_t d[2] = {w->d[transposed], w->d[!transposed]};
+    if (t->nd != w->nd || memcmp(t->d, d, (size_t)w->nd * sizeof *d)) return wrong_shape(m, w, t);
+    if (t->dt == DT_I32) return fail(E_UNSUPPORTED, "%s: tensor %s holds integers", m->path, t->name);
+    if (w->nd == 1) return take_vector(m, w, t);
+    if (transposed) return take_transposed(m, w, t);
+    w->dt = t->dt;
+    w->data = t->data;
+    return OK;
+}
+
+/* Files of the bare stack lack the first part of the module's path ("transformer.wte" is "wte"). */
+static const struct tensor *hf_tensor(const struct model *m, const char *module, const char *suffix) {
+    char name[256];
+    snprintf(name, sizeof name, "%s%s", module, suffix);
+    const struct tensor *t = tensors_find(&m->files, name);
+    const char *dot = strchr(name, '.');
+    return t || !dot ? t : tensors_find(&m->files, dot + 1);
+}
+
+/* suffix: ".weight" or ".bias" */
+static err want_tensor(struct model *m, const char *name, const char *module, const char *suffix, const struct part *p) {
     struct weight *w = realloc(m->w, (size_t)(m->n + 1) * sizeof *w);
     if (!w) return fail(E_MEMORY, "out of memory");
     m->w = w;
     w += m->n;
-    *w = (struct weight){.nd = nd, .dt = nd == 1 ? DT_F32 : DT_F16, .rope_heads = rope_heads};
-    w->name = arena_str(&m->mem, name);
+    const bool matrix = p->in > 0 && suffix[1] == 'w';
+    *w = (struct weight){.nd = matrix ? 2 : 1, .dt = matrix ? DT_F16 : DT_F32, .d = {p->out, matrix ? p->in : 0}, .rope_heads = m->shape.interleaved ? (int)p->rope_heads : 0};
+    w->name = arena_printf(&m->mem, "%s%s", name, suffix);
     w->module = arena_str(&m->mem, module);
     if (!w->name || !w->module) return fail(E_MEMORY, "out of memory");
-    int64_t elems = 1;
-    for (int i = 0; i < nd; i++) elems *= w->d[i] = d[i];
     if (m->files.n) {
-        char hf[256];
-        snprintf(hf, sizeof hf, "%s%s", module, is_bias(name) ? ".bias" : ".weight");
-        const struct tensor *t = tensors_find(&m->files, m->gguf ? name : hf);
-        if (!t && optional) return OK;
-        if (!t) return fail(E_INPUT, "%s: tensor %s is missing", m->path, m->gguf ? name : hf);
-        TRY(take(m, w, t));
-        m->bytes += t->bytes;
+        const struct tensor *t = m->gguf ? tensors_find(&m->files, w->name) : hf_tensor(m, module, suffix);
+        if (!t) return packed_missing(&m->files, m->gguf ? w->name : arena_printf(&m->mem, "%s%s", module, suffix));
+        TRY(take(m, w, t, matrix && p->transposed && !m->gguf));
+        m->bytes += t->dt ? t->bytes : weight_bytes(w);
+        m->found++;
     }
-    m->parameters += elems;
+    m->parameters += w->d[0] * (matrix ? w->d[1] : 1);
     m->n++;
+    return OK;
+}
+
+err model_parts(struct model *m, const char *hf, int layer, const struct part *parts, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        char name[64], module[128];
+        if (layer < 0) snprintf(name, sizeof name, "%s", parts[i].name), snprintf(module, sizeof module, "%s", parts[i].module);
+        else snprintf(name, sizeof name, "blk.%d.%s", layer, parts[i].name), snprintf(module, sizeof module, "%s.%d.%s", hf, layer, parts[i].module);
+        TRY(want_tensor(m, name, module, ".weight", &parts[i]));
+        if (parts[i].bias) TRY(want_tensor(m, name, module, ".bias", &parts[i]));
+    }
     return OK;
 }
 
@@ -168,7 +156,7 @@ void model_fill(struct model *m) {
         size_t row = dtype_row_bytes(w->dt, cols);
 #pragma omp parallel for
         for (int64_t r = 0; r < rows; r++) {
-            float block[256]; /* a multiple of every block size that can be written */
+            float block[DTYPE_BLOCK_MAX]; /* a multiple of every block size that can be written */
             for (int64_t c0 = 0; c0 < cols; c0 += 256) {
                 int64_t n = cols - c0 < 256 ? cols - c0 : 256;
                 for (int64_t c = 0; c < n; c++) {
@@ -193,18 +181,6 @@ static err pick_family(struct model *m, const char *arch, bool hf) {
     return fail(E_UNSUPPORTED, "%s: architecture '%s' is not supported (supported: %s)", m->path, arch, known);
 }
 
-static err check_sizes(const struct model *m) {
-    const struct shape *z = &m->shape;
-    if (z->heads < 1 || z->kv_heads < 1 || z->heads % z->kv_heads)
-        return fail(E_INPUT, "%s: %lld heads do not share %lld key/value heads", m->path, (long long)z->heads, (long long)z->kv_heads);
-    if (z->head_dim < 2 || z->head_dim % 2 || z->head_dim > 512)
-        return fail(E_INPUT, "%s: a head size of %lld is not possible (even, 2 to 512)", m->path, (long long)z->head_dim);
-    if (!(z->norm_eps > 0 && z->norm_eps < 1)) return fail(E_INPUT, "%s: norm epsilon %g is out of range", m->path, z->norm_eps);
-    if (!(z->rope_base > 1)) return fail(E_INPUT, "%s: RoPE base %g is out of range", m->path, z->rope_base);
-    if (z->layers > 1024) return fail(E_INPUT, "%s: %lld layers", m->path, (long long)z->layers);
-    return OK;
-}
-
 static err open_json(struct model *m, const char *path) {
     json_error_t je;
     json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &je);
@@ -223,13 +199,37 @@ static err open_random(struct model *m, const char *spec, const char *config_pat
     dtype dt = DT_BF16;
     if (end == spec || errno || (*end && *end != ':')) return fail(E_USAGE, "model '%s': write random:SEED or random:SEED:dtype", m->path);
     if (*end == ':' && (dt = dtype_parse(end + 1)) == DT_NONE) return fail(E_USAGE, "model '%s': unknown type '%s'", m->path, end + 1);
-    if (dt == DT_I32 || dt == DT_Q6_K) return fail(E_USAGE, "model '%s': random weights can be f32, f16, bf16, q4_0, q4_1, q8_0", m->path);
+    if (!dtype_writable(dt)) return fail(E_USAGE, "model '%s': random weights cannot be %s: it has no encoder here", m->path, dtype_info[dt].name);
     if (!config_path || !*config_path) return fail(E_USAGE, "model '%s' needs model_config: the path of a config.json", m->path);
     m->random = true;
     TRY(open_json(m, config_path));
-    TRY(check_sizes(m));
     TRY(m->family->tensors(m));
     return reserve_random(m, dt);
+}
+
+/* Is this the name that a weight has in the file? */
+static bool is_files(const struct model *m, const struct weight *w, const char *name) {
+    if (m->gguf) return !strcmp(w->name, name);
+    const char *suffix = is_bias(w->name) ? ".bias" : ".weight", *rest = strchr(w->module, '.');
+    size_t n = strlen(name), tail = strlen(suffix);
+    if (n < tail || strcmp(name + n - tail, suffix)) return false;
+    return (strlen(w->module) == n - tail && !memcmp(w->module, name, n - tail)) || (rest && strlen(rest + 1) == n - tail && !memcmp(rest + 1, name, n - tail));
+}
+
+/* Weights and biases that the family does not ask for would be left out of the computation without a word. */
+static err no_surplus(const struct model *m) {
+    static const char *const spare[] = {"rotary_emb.inv_freq", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight", NULL};
+    const char *const *lists[] = {spare, m->family->spare};
+    for (int i = 0; i < m->files.n; i++) {
+        const char *name = m->files.t[i].name;
+        bool known = !str_ends(name, ".weight") && !is_bias(name);
+        for (int k = 0; k < 2; k++)
+            for (int j = 0; lists[k] && lists[k][j]; j++) known |= str_ends(name, lists[k][j]);
+        if (m->shape.tied) known |= !strcmp(name, "lm_head.weight") || !strcmp(name, "output.weight");
+        for (int k = 0; k < m->n && !known; k++) known = is_files(m, &m->w[k], name);
+        if (!known) return fail(E_UNSUPPORTED, "%s: tensor %s has no place in a %s model as its sizes describe it", m->path, name, m->gguf ? m->family->name : m->family->hf);
+    }
+    return OK;
 }
 
 static err open_files(struct model *m) {
@@ -245,8 +245,8 @@ static err open_files(struct model *m) {
         if (!path_is_dir(m->path)) return fail(E_USAGE, "%s: a model in safetensors is a folder with config.json beside it; name the folder", m->path);
         TRY(open_json(m, arena_printf(&m->mem, "%s/config.json", m->path)));
     }
-    TRY(check_sizes(m));
-    return m->family->tensors(m);
+    TRY(m->family->tensors(m));
+    return m->found == m->files.n ? OK : no_surplus(m);
 }
 
 err model_open(const char *path, const char *config_path, struct model *m) {
@@ -255,11 +255,8 @@ err model_open(const char *path, const char *config_path, struct model *m) {
     err e = str_starts(path, "random:") ? open_random(m, path + 7, config_path) : open_files(m);
     if (!e) {
         qsort(m->w, (size_t)m->n, sizeof *m->w, by_name);
-        int64_t half = m->shape.head_dim / 2;
-        m->inv_freq = arena_alloc(&m->mem, (size_t)half * 4);
-        for (int64_t j = 0; m->inv_freq && j < half; j++) m->inv_freq[j] = (float)pow(m->shape.rope_base, -2.0 * (double)j / (double)m->shape.head_dim);
         m->residents = arena_alloc(&m->mem, sizeof *m->residents);
-        if (!m->inv_freq || !m->residents) e = fail(E_MEMORY, "out of memory");
+        if (!m->residents) e = fail(E_MEMORY, "out of memory");
     }
     if (e) model_close(m);
     return e;
@@ -305,17 +302,14 @@ size_t model_kept_bytes(const struct model *m) {
     return bytes;
 }
 
-val model_vec(const struct model *m, struct site *s, const char *fmt, int layer) {
-    char name[64];
-    snprintf(name, sizeof name, fmt, layer);
-    return base_of(m, s, name);
-}
+val model_base(const struct model *m, struct site *s, const char *name) { return base_of(m, s, name); }
 
 struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer) {
-    char full[64];
-    snprintf(full, sizeof full, "blk.%d.%s.bias", layer, name);
+    char full[80], blk[16] = "";
+    if (layer >= 0) snprintf(blk, sizeof blk, "blk.%d.", layer);
+    snprintf(full, sizeof full, "%s%s.bias", blk, name);
     val bias = model_weight(m, full) ? base_of(m, s, full) : (val){0};
-    snprintf(full, sizeof full, "blk.%d.%s.weight", layer, name);
+    snprintf(full, sizeof full, "%s%s.weight", blk, name);
     const struct weight *w = model_weight(m, full);
     if (!w) return prog_fail(s->p, E_INTERNAL, "tensor %s is missing", full), (struct linear){0};
     val matrix = base_of(m, s, w->name);
@@ -325,16 +319,24 @@ struct linear model_linear(const struct model *m, struct site *s, const char *na
                            .in = w->d[1], .out = w->d[0], .rope_heads = w->rope_heads};
 }
 
+val model_embed(const struct model *m, struct site *s, double scale) {
+    struct op_attr a = {.scale = (float)scale};
+    if (prog_dt(s->p) == DT_BF16) a.scale = bf16_to_f32(f32_to_bf16(a.scale)); /* the factor has the activations' type, as in the models' own code */
+    if (prog_dt(s->p) == DT_F16) a.scale = f16_to_f32(f32_to_f16(a.scale));
+    return emit1(s->p, &op_embed, (val[]){s->ids, base_of(m, s, "token_embd.weight")}, 2, &a);
+}
+
 val model_body(const struct model *m, struct site *s) {
-    struct op_attr embed = {.scale = 1}, norm = {.eps = (float)m->shape.norm_eps};
+    const struct family *f = m->family;
     s->p->segment = 0;
-    val x = emit1(s->p, &op_embed, (val[]){s->ids, base_of(m, s, "token_embd.weight")}, 2, &embed);
+    if (f->body) return f->body(m, s);
+    val x = f->embed ? f->embed(m, s) : model_embed(m, s, m->shape.embed_scale ? m->shape.embed_scale : 1);
     for (int l = 0; l < m->shape.layers; l++) {
         s->p->segment = l + 1;
-        x = m->family->block(m, s, x, l);
+        x = f->block(m, s, x, l);
     }
     s->p->segment = 0;
-    return emit1(s->p, &op_norm, (val[]){x, base_of(m, s, "output_norm.weight")}, 2, &norm);
+    return f->finish ? f->finish(m, s, x) : block_norm(m, s, x, "output_norm", -1);
 }
 
 val model_head(const struct model *m, struct site *s) { return base_of(m, s, m->shape.tied ? "token_embd.weight" : "output.weight"); }

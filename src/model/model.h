@@ -11,10 +11,33 @@
 
 struct shape {          /* one alphabet of sizes: L, C, H, K, D, F, V */
     int64_t layers, width, heads, kv_heads, head_dim, ffn, vocab, context;
-    double norm_eps, rope_base;
-    bool tied;          /* the output projection is the embedding */
-    bool interleaved;   /* RoPE pairs are neighbours (GGUF "llama") */
-    bool attn_bias, mlp_bias;
+    int64_t token_types;    /* BERT */
+    int64_t encoder_layers, buckets, distance; /* T5; layers are the decoder's */
+    int start;              /* the decoder's first token */
+    bool gated, scaled_head;
+    double norm_eps;
+    double attn_scale;      /* of scores; 0: 1 / sqrt(D) */
+    double attn_softcap, logit_softcap; /* 0: none */
+    double embed_scale;     /* 0: 1 */
+    bool tied;              /* the output projection is the embedding */
+    bool interleaved;       /* RoPE pairs are neighbours (GGUF "llama") */
+    bool qkv_bias, out_bias, mlp_bias;
+    bool norm_plus_one;     /* Hugging Face's files hold a norm's weight less 1 (Gemma) */
+    bool conv1d;            /* Hugging Face's files hold matrices as [in, out] (GPT-2): PEFT's fan_in_fan_out */
+    bool hard_context;      /* positions from `context` on do not exist (learned ones; LongRoPE's short list) */
+};
+
+/* RoPE as one kind of layer has it. */
+struct rope_table {
+    double base;
+    int64_t dims;    /* rotated columns of a head */
+    float *inv_freq; /* [dims / 2] */
+    double scale;    /* of sine and cosine (YaRN, LongRoPE) */
+};
+
+struct layer {
+    int64_t window;                /* keys that a query sees, itself among them; 0: all before it */
+    const struct rope_table *rope; /* NULL: no positions (SmolLM3) */
 };
 
 struct weight {
@@ -33,9 +56,10 @@ struct model {
     const struct family *family;
     struct shape shape;
     struct tensors files;
-    int n;
-    struct weight *w;       /* sorted by name */
-    float *inv_freq;        /* [D/2] */
+    int n, found;           /* tensors; how many of them the file has */
+    struct weight *w;       /* sorted by name once open */
+    struct rope_table rope[2];
+    struct layer *layer;    /* [L] */
     int64_t parameters;
     size_t bytes;           /* of all tensors, as stored */
     dtype keep;             /* what a backend keeps the layers' matrices as; DT_NONE: as stored */
@@ -55,6 +79,16 @@ struct family {
     err (*tensors)(struct model *m);
     /* Emits the block of a layer: x [N, C] -> [N, C]. */
     val (*block)(const struct model *m, struct site *s, val x, int layer);
+    /* Token ids -> x [N, C]; NULL: the token table times embed_scale. */
+    val (*embed)(const struct model *m, struct site *s);
+    /* What comes after the last block; NULL: the norm "output_norm". */
+    val (*finish)(const struct model *m, struct site *s, val x);
+    /* Ends of tensor names that a file may have beside the family's, without meaning: NULL-terminated, or NULL. */
+    const char *const *spare;
+    /* The whole stack, for a family that is not one row of blocks; NULL: embed, the blocks, finish. */
+    val (*body)(const struct model *m, struct site *s);
+    bool encoder;            /* no head: features only */
+    bool seq2seq;            /* an encoder reads the prompt, a decoder writes */
 };
 
 /* path: a .gguf file, a Hugging Face folder, or "random:SEED[:dtype]" with config_path naming a config.json. Files are
@@ -62,6 +96,7 @@ struct family {
 err model_open(const char *path, const char *config_path, struct model *m);
 void model_fill(struct model *m); /* random models: make the weights; others: nothing */
 void model_close(struct model *m);
+static inline const char *model_arch(const struct model *m) { return m->gguf ? m->family->name : m->family->hf; } /* as its files say it */
 const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
 size_t model_kept_bytes(const struct model *m); /* of all tensors, as a backend keeps them */
 /* XXH3 128 over all tensors' names, types and bytes: equal before and after training. */
@@ -71,8 +106,8 @@ void model_hash(const struct model *m, char hex[33]);
 val model_body(const struct model *m, struct site *s);
 val model_head(const struct model *m, struct site *s);             /* the output projection's weight [V, C] */
 /* For families: */
-val model_vec(const struct model *m, struct site *s, const char *fmt, int layer);
-struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer); /* "attn_q" of a layer */
-err model_want(struct model *m, const char *name, const char *module, int nd, const int64_t *d, bool optional, int rope_heads);
+val model_base(const struct model *m, struct site *s, const char *name); /* a tensor by its canonical name */
+val model_embed(const struct model *m, struct site *s, double scale);     /* the token table's rows times `scale` */
+struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer); /* "attn_q" of a layer; layer < 0: the whole name */
 
 #endif

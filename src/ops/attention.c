@@ -5,23 +5,32 @@
 #include <math.h>
 #include <string.h>
 
-enum { Q, K, V, CU, O, LSE, DO };
+enum { Q, K, V, CU, O, LSE, DO, BWD_CU_K, BWD_BIAS };
+enum { CU_K = 4, BIAS = 5 }; /* forward */
 
 static err infer(struct prog *p, struct inst *i) {
     int64_t qw = (int64_t)i->a.heads * i->a.head_dim, kw = (int64_t)i->a.kv_heads * i->a.head_dim;
-    TRY(want(p, i, Q, prog_dt(p), 2, (int64_t[]){SYM_N, qw}));
-    TRY(want(p, i, K, prog_dt(p), 2, (int64_t[]){SYM_N, kw}));
-    TRY(want(p, i, V, prog_dt(p), 2, (int64_t[]){SYM_N, kw}));
+    const int64_t rows = prog_v(p, i->in[Q])->d[0], keys = has(i->in[CU_K]) ? prog_v(p, i->in[K])->d[0] : rows;
+    TRY(want(p, i, Q, prog_dt(p), 2, (int64_t[]){rows, qw}));
+    TRY(want(p, i, K, prog_dt(p), 2, (int64_t[]){keys, kw}));
+    TRY(want(p, i, V, prog_dt(p), 2, (int64_t[]){keys, kw}));
+    if (has(i->in[CU_K])) TRY(want(p, i, CU_K, DT_I32, 1, (int64_t[]){SYM_S1}));
+    if (has(i->in[CU_K]) && (i->a.causal || has(i->in[BIAS]))) return prog_fail(p, E_UNSUPPORTED, "attention to another text's keys has neither a mask nor a bias by distance");
+    if (has(i->in[BIAS])) TRY(want(p, i, BIAS, DT_F32, 2, (int64_t[]){i->a.buckets, i->a.heads}));
+    if (has(i->in[BIAS]) && (i->a.buckets < 4 || i->a.buckets % 4 || i->a.distance <= i->a.buckets)) return prog_fail(p, E_INPUT, "attention: %d buckets for distances up to %d", i->a.buckets, i->a.distance);
     TRY(want(p, i, CU, DT_I32, 1, (int64_t[]){SYM_S1}));
     if (i->a.kv_heads < 1 || i->a.heads % i->a.kv_heads) return prog_fail(p, E_INPUT, "attention: %d heads do not share %d key/value heads", i->a.heads, i->a.kv_heads);
-    i->out[0] = prog_act(p, prog_dt(p), 2, (int64_t[]){SYM_N, qw}, "attention");
-    i->out[1] = prog_act(p, DT_F32, 2, (int64_t[]){SYM_N, i->a.heads}, "lse");
+    if (has(i->in[BIAS]) && i->a.softcap > 0) return prog_fail(p, E_UNSUPPORTED, "attention: a soft-cap beside a bias");
+    if (i->a.window > 0 && !i->a.causal) return prog_fail(p, E_UNSUPPORTED, "attention: a window of %d without the causal mask", i->a.window);
+    i->out[0] = prog_act(p, prog_dt(p), 2, (int64_t[]){rows, qw}, "attention");
+    i->out[1] = prog_act(p, DT_F32, 2, (int64_t[]){rows, i->a.heads}, "lse");
     return p->failed;
 }
 
 static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) {
-    val in[] = {i->in[Q], i->in[K], i->in[V], i->in[CU], i->out[0], i->out[1], dout[0]};
-    struct inst *b = prog_emit(p, &op_attention_bwd, in, 7, &i->a);
+    if (has(i->in[BIAS]) && prog_v(p, i->in[BIAS])->needs) return prog_fail(p, E_UNSUPPORTED, "attention: training the bias '%s' is not possible yet", prog_v(p, i->in[BIAS])->name);
+    val in[] = {i->in[Q], i->in[K], i->in[V], i->in[CU], i->out[0], i->out[1], dout[0], i->in[CU_K], i->in[BIAS]};
+    struct inst *b = prog_emit(p, &op_attention_bwd, in, 9, &i->a);
     for (int k = 0; b && k < 3; k++) din[k] = b->out[k];
     return p->failed;
 }
@@ -32,8 +41,8 @@ static err infer_bwd(struct prog *p, struct inst *i) {
     return p->failed ? p->failed : want(p, i, DO, prog_dt(p), 2, prog_v(p, i->in[Q])->d);
 }
 
-/* The scaled (and capped) score and d score / d (q.k) for query i, key j of head h; false when masked. */
-static bool score(const struct op_attr *a, const struct view *in, int64_t i, int64_t j, int h, double *s, double *slope) {
+/* The scaled (and capped, and biased) score and d score / d (q.k) for query i, key j of head h; false when masked. */
+static bool score(const struct op_attr *a, const struct view *in, const struct view *bias, int64_t i, int64_t j, int h, double *s, double *slope) {
     if ((a->causal && j > i) || (a->window > 0 && i - j >= a->window)) return false;
     int D = a->head_dim;
     const float *q = view_row(&in[Q], i) + h * D, *k = view_row(&in[K], j) + h * a->kv_heads / a->heads * D;
@@ -46,42 +55,46 @@ static bool score(const struct op_attr *a, const struct view *in, int64_t i, int
         *s = a->softcap * t;
         *slope *= 1 - t * t;
     }
+    if (bias->p) *s += view_row(bias, ops_bucket(a, j - i))[h];
     return true;
 }
 
+/* from, to: the keys. */
 static void attend(const struct op_attr *a, const struct view *in, struct view *out, int64_t i, int64_t from, int64_t to, int h) {
+    const struct view *bias = &in[BIAS];
     int D = a->head_dim;
     double top = -INFINITY, sum = 0, s, slope;
     float *o = view_row(&out[0], i) + h * D;
     for (int64_t j = from; j < to; j++)
-        if (score(a, in, i, j, h, &s, &slope) && s > top) top = s;
+        if (score(a, in, bias, i, j, h, &s, &slope) && s > top) top = s;
     for (int64_t j = from; j < to; j++)
-        if (score(a, in, i, j, h, &s, &slope)) sum += exp(s - top);
+        if (score(a, in, bias, i, j, h, &s, &slope)) sum += exp(s - top);
     for (int d = 0; d < D; d++) {
         double y = 0;
         for (int64_t j = from; j < to; j++)
-            if (score(a, in, i, j, h, &s, &slope)) y += exp(s - top) / sum * view_row(&in[V], j)[h * a->kv_heads / a->heads * D + d];
+            if (score(a, in, bias, i, j, h, &s, &slope)) y += exp(s - top) / sum * view_row(&in[V], j)[h * a->kv_heads / a->heads * D + d];
         o[d] = (float)y;
     }
-    view_row(&out[1], i)[h] = (float)(top + log(sum));
+    view_row(&out[1], i)[h] = from < to ? (float)(top + log(sum)) : 0; /* no key: o and lse are 0 */
 }
 
 static err ref(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
-    const int32_t *cu = view_i32(&in[CU]);
+    const int32_t *cu = view_i32(&in[CU]), *keys = in[CU_K].p ? view_i32(&in[CU_K]) : cu;
     for (int64_t s = 0; s + 1 < in[CU].d[0]; s++)
         for (int32_t i = cu[s]; i < cu[s + 1]; i++)
-            for (int h = 0; h < inst->a.heads; h++) attend(&inst->a, in, out, i, cu[s], cu[s + 1], h);
+            for (int h = 0; h < inst->a.heads; h++) attend(&inst->a, in, out, i, keys[s], keys[s + 1], h);
     return OK;
 }
 
 static void attend_bwd(const struct op_attr *a, const struct view *in, struct view *out, int64_t i, int64_t from, int64_t to, int h) {
+    const struct view *bias = &in[BWD_BIAS];
     int D = a->head_dim, kh = h * a->kv_heads / a->heads * D;
     const float *go = view_row(&in[DO], i) + h * D, *o = view_row(&in[O], i) + h * D, *q = view_row(&in[Q], i) + h * D;
     double delta = 0, s, slope;
     for (int d = 0; d < D; d++) delta += (double)go[d] * o[d];
     for (int64_t j = from; j < to; j++) {
-        if (!score(a, in, i, j, h, &s, &slope)) continue;
+        if (!score(a, in, bias, i, j, h, &s, &slope)) continue;
         const float *k = view_row(&in[K], j) + kh, *v = view_row(&in[V], j) + kh;
         double p = exp(s - view_row(&in[LSE], i)[h]), dp = 0;
         for (int d = 0; d < D; d++) dp += (double)go[d] * v[d];
@@ -98,10 +111,10 @@ static err ref_bwd(const struct run_ctx *run, const struct inst *inst, const str
     (void)run, (void)scratch;
     for (int k = 0; k < 3; k++)
         for (int64_t n = 0; n < out[k].d[0]; n++) memset(view_row(&out[k], n), 0, (size_t)out[k].d[1] * 4);
-    const int32_t *cu = view_i32(&in[CU]);
+    const int32_t *cu = view_i32(&in[CU]), *keys = in[BWD_CU_K].p ? view_i32(&in[BWD_CU_K]) : cu;
     for (int64_t s = 0; s + 1 < in[CU].d[0]; s++)
         for (int32_t i = cu[s]; i < cu[s + 1]; i++)
-            for (int h = 0; h < inst->a.heads; h++) attend_bwd(&inst->a, in, out, i, cu[s], cu[s + 1], h);
+            for (int h = 0; h < inst->a.heads; h++) attend_bwd(&inst->a, in, out, i, keys[s], keys[s + 1], h);
     return OK;
 }
 
@@ -117,5 +130,5 @@ static struct cost cost_bwd(const struct inst *i, const struct view *in, const s
     return (struct cost){2.5 * c.flops, 2 * c.bytes};
 }
 
-const struct op_def op_attention = {.name = "attention", .n_in = 4, .n_out = 2, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
-const struct op_def op_attention_bwd = {.name = "attention_bwd", .n_in = 7, .n_out = 3, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};
+const struct op_def op_attention = {.name = "attention", .n_in = 6, .n_out = 2, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_attention_bwd = {.name = "attention_bwd", .n_in = 9, .n_out = 3, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};

@@ -6,9 +6,10 @@
 
 static err infer_append(struct prog *p, struct inst *i) {
     struct value c = *prog_v(p, i->in[4]);
+    const int64_t rows = prog_v(p, i->in[0])->d[0]; /* of the decoder, or of the encoder for the keys of cross-attention */
     for (int k = 0; k < 2; k++) {
-        TRY(want(p, i, k, prog_dt(p), 2, (int64_t[]){SYM_N, c.d[1] * c.d[3]}));
-        TRY(want(p, i, 2 + k, DT_I32, 1, (int64_t[]){SYM_N}));
+        TRY(want(p, i, k, prog_dt(p), 2, (int64_t[]){rows, c.d[1] * c.d[3]}));
+        TRY(want(p, i, 2 + k, DT_I32, 1, &rows));
         TRY(want(p, i, 4 + k, prog_dt(p), 4, c.d));
     }
     return OK;
@@ -35,6 +36,7 @@ static err infer_cached(struct prog *p, struct inst *i) {
     TRY(want(p, i, 2, prog_dt(p), 4, c.d));
     TRY(want(p, i, 3, DT_I32, 1, (int64_t[]){SYM_N}));
     TRY(want(p, i, 4, DT_I32, 1, (int64_t[]){SYM_N}));
+    if (has(i->in[5])) TRY(want(p, i, 5, DT_F32, 2, (int64_t[]){i->a.buckets, i->a.heads}));
     i->out[0] = prog_like(p, i->in[0], "attention");
     return p->failed;
 }
@@ -55,6 +57,7 @@ static err ref_cached(const struct run_ctx *run, const struct inst *i, const str
                     for (int d = 0; d < D; d++) s += (double)q[d] * k[d];
                     s *= i->a.scale;
                     if (i->a.softcap > 0) s = i->a.softcap * tanh(s / i->a.softcap);
+                    if (in[5].p) s += view_row(&in[5], ops_bucket(&i->a, t - last))[h];
                     if (!pass) top = s > top || isnan(s) ? s : top;
                     else {
                         double e = exp(s - top);
@@ -79,4 +82,4 @@ static struct cost cost_cached(const struct inst *i, const struct view *in, cons
 }
 
 const struct op_def op_kv_append = {.name = "kv_append", .n_in = 6, .n_out = 0, .effect = true, .infer = infer_append, .cost = cost_append, .ref = ref_append};
-const struct op_def op_attention_cached = {.name = "attention_cached", .n_in = 5, .n_out = 1, .infer = infer_cached, .cost = cost_cached, .ref = ref_cached};
+const struct op_def op_attention_cached = {.name = "attention_cached", .n_in = 6, .n_out = 1, .infer = infer_cached, .cost = cost_cached, .ref = ref_cached};

@@ -2,10 +2,11 @@
 #include "ops/ops.h"
 
 static err infer(struct prog *p, struct inst *i) {
-    TRY(want(p, i, 0, DT_I32, 1, (int64_t[]){SYM_N}));
+    const int64_t rows = prog_v(p, i->in[0])->d[0];
+    TRY(want(p, i, 0, DT_I32, 1, &rows));
     struct value table = *prog_v(p, i->in[1]);
     TRY(want(p, i, 1, DT_NONE, 2, (int64_t[]){table.d[0], table.d[1]}));
-    i->out[0] = prog_act(p, prog_dt(p), 2, (int64_t[]){SYM_N, table.d[1]}, "embed");
+    i->out[0] = prog_act(p, prog_dt(p), 2, (int64_t[]){rows, table.d[1]}, "embed");
     return p->failed;
 }
 

@@ -1,5 +1,6 @@
-/* gather and sample: what generation needs beside the model. gather picks the rows whose logits matter (the last token of
- * each prompt); sample turns logits into ids. */
+/* gather, softcap and sample: what generation needs beside the model. gather picks the rows whose logits matter (the last token of
+ * each prompt); softcap bounds logits (Gemma 2);
+ * sample turns them into ids. */
 #include "ops/ops.h"
 #include <math.h>
 #include <stdlib.h>
@@ -17,6 +18,22 @@ static err ref_gather(const struct run_ctx *run, const struct inst *i, const str
     (void)run, (void)i, (void)scratch;
     for (int64_t s = 0; s < in[1].d[0]; s++)
         memcpy(view_row(&out[0], s), view_row(&in[0], view_i32(&in[1])[s]), (size_t)in[0].d[1] * 4);
+    return OK;
+}
+
+static err infer_softcap(struct prog *p, struct inst *i) {
+    struct value x = *prog_v(p, i->in[0]);
+    TRY(want(p, i, 0, DT_F32, 2, x.d));
+    if (!(i->a.softcap > 0)) return prog_fail(p, E_INTERNAL, "softcap: %g is no cap", (double)i->a.softcap);
+    i->out[0] = prog_act(p, DT_F32, 2, x.d, "capped logits");
+    return p->failed;
+}
+
+static err ref_softcap(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)scratch;
+    double cap = i->a.softcap;
+    for (int64_t n = 0; n < in[0].d[0]; n++)
+        for (int64_t c = 0; c < in[0].d[1]; c++) view_row(&out[0], n)[c] = (float)(cap * tanh(view_row(&in[0], n)[c] / cap));
     return OK;
 }
 
@@ -85,4 +102,5 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
 }
 
 const struct op_def op_gather = {.name = "gather", .n_in = 2, .n_out = 1, .infer = infer_gather, .cost = cost, .ref = ref_gather};
+const struct op_def op_softcap = {.name = "softcap", .n_in = 1, .n_out = 1, .inplace = 1, .infer = infer_softcap, .cost = cost, .ref = ref_softcap};
 const struct op_def op_sample = {.name = "sample", .n_in = 3, .n_out = 2, .infer = infer_sample, .cost = cost, .ref_scratch = sample_scratch, .ref = ref_sample};

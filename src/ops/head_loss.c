@@ -30,8 +30,7 @@ static size_t ref_scratch(const struct inst *i, const struct view *in, const str
 }
 
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
-    (void)i;
-    double scale = run->loss_scale != 0 ? run->loss_scale : 1;
+    double cap = i->a.softcap, scale = run->loss_scale != 0 ? run->loss_scale : 1;
     int64_t V = in[1].d[0], C = in[1].d[1];
     double *z = scratch, sums[4] = {0};
     float *w = (float *)(z + V);
@@ -49,6 +48,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
             dequantise_row(in[1].dt, (const char *)in[1].p + row * (size_t)v, w, C);
             z[v] = 0;
             for (int64_t c = 0; c < C; c++) z[v] += (double)x[c] * w[c];
+            if (cap > 0) z[v] = cap * tanh(z[v] / cap);
             if (z[v] > top || isnan(z[v])) top = z[v], best = v;
         }
         for (int64_t v = 0; v < V; v++) sum += exp(z[v] - top);
@@ -61,6 +61,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         for (int64_t v = 0; v < V && dx; v++) {
             dequantise_row(in[1].dt, (const char *)in[1].p + row * (size_t)v, w, C);
             double g = scale * weight * (exp(z[v] - top) / sum - (v == label));
+            if (cap > 0) g *= 1 - z[v] / cap * (z[v] / cap);
             for (int64_t c = 0; c < C; c++) dx[c] += (float)(g * w[c]);
         }
     }

@@ -2,8 +2,11 @@
  * weights W may be any dtype of base/dtype.h (quantised along the last dimension); vectors (norm weights, biases) f32.
  *
  * embed            in  ids[N] i32, table[V,C]                    out x[N,C]                   x = scale * table[ids]
- * norm             in  x[N,C], w[C]                              out y[N,C], rstd[N]          rstd = 1/sqrt(mean(x^2)+eps), y = x*rstd*w
- * norm_bwd         in  x, w, rstd, dy                            out dx[N,C], dw[C] (opt, GRAD: added)
+ * norm             in  x[N,C], w[D], bias[D] (opt)                out y[N,C], rstd[N] ([N,H] when heads H > 1), mean (with center)
+ *                  D = C / H, H = max(heads, 1); each of a row's H vectors: m = center ? mean(x) : 0,
+ *                  rstd = 1/sqrt(mean((x-m)^2)+eps), y = (x-m)*rstd*w + bias
+ * norm_bwd         in  x, w, rstd, dy, mean (with center), bias (opt)
+ *                  out dx[N,C], dw[D], dbias[D] (opt, GRAD: added)
  * linear           in  LIN_X x[N,C]; LIN_W+i W_i[O_i,C]; LIN_BIAS+i bias_i[O_i] (opt); LIN_A A[R,C] (opt);
  *                      LIN_B+i B_i[O_i,r_i] (opt); LIN_SAMPLE sample[N] i32, LIN_POS pos[N] i32 (with dropout)
  *                  out Y_i[N,O_i] for i < n; LIN_T T[N,R] (when A)
@@ -14,24 +17,31 @@
  *                  out LB_DX dx[N,C] (opt); LB_DA dA[R,C] (opt, GRAD: added); LB_DB+i dB_i (opt, GRAD: added)
  *                  dT_i = alpha_i * dY_i B_i; dx = sum_i dY_i W_i + drop_i'(dT_i A_i); dA_i += dT_i^T drop_i(x);
  *                  dB_i += alpha_i * dY_i^T T_i
- * rope             in  x[N,H*D], pos[N] i32, inv_freq[D/2]       out y[N,H*D] (may be in place)
- *                  angle = pos * inv_freq[j]; pairs (j, j+D/2), or (2j, 2j+1) when interleaved; inverse: -angle
- * attention        in  q[N,H*D], k[N,K*D], v[N,K*D], cu[S+1] i32 out o[N,H*D], lse[N,H]
+ * rope             in  x[N,H*D], pos[N] i32, inv_freq[R/2]       out y[N,H*D] (may be in place)
+ *                  R = rope_dims, 0: D. angle = pos * inv_freq[j]; pairs (j, j+R/2), or (2j, 2j+1) when interleaved, of a
+ *                  head's first R columns, the others as they are; inverse: -angle; the pairs times scale (0: 1)
+ * attention        in  q[N,H*D], k[N,K*D], v[N,K*D], cu[S+1] i32, cu_k[S+1] i32 (opt), bias[B,H] f32 (opt)   out o[N,H*D], lse[N,H]
  *                  softmax(scale * q k^T) v inside each sequence cu[s]..cu[s+1], causal; head h reads kv head h*K/H;
  *                  lse = log sum exp of the scaled scores. window > 0: only the last `window` keys; softcap c > 0:
  *                  score = c tanh(score/c).
- * attention_bwd    in  q, k, v, cu, o, lse, do                   out dq, dk, dv
+ *                  cu_k: k and v [M,K*D] are another text's, sequence by sequence (no mask). bias: score of query i, key j
+ *                  += bias[ops_bucket(j-i)][h] (T5; B = buckets)
+ * attention_bwd    in  q, k, v, cu, o, lse, do, cu_k, bias                   out dq, dk, dv
  * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
- * swiglu           in  gate[N,F], up[N,F]                        out y = silu(gate)*up
- * swiglu_bwd       in  gate, up, dy                              out dgate, dup
+ * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
+ * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
+ * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
+ * split_bwd        in  dy_i[N,W_i]                               out dx
  * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
  *                      dx[N,C] (opt; loss_scale * d(sum w*nll)/dx, 0 where w = 0)
+ *                  logits z = x W^T, with softcap c > 0: c tanh(z/c).
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
- * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N]   out o[N,H*D]
+ * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N], bias (opt)   out o[N,H*D]
  *                  row n attends to positions 0..pos[n] of its slot
+ * softcap          in  logits[S,V] f32                           out c tanh(logits/c) (may be in place)
  * sample           in  logits[S,V], sample[S] i32, pos[S] i32    out id[S] i32, logprob[S]
  *                  temperature 0: argmax (lowest id on ties); else temperature, top_k, top_p, philox(seed, sample, pos)
  */
@@ -39,6 +49,7 @@
 #define CYC_OPS_OPS_H
 #include "core/prog.h"
 #include "base/philox.h"
+#include <math.h>
 
 #define OP(name) extern const struct op_def op_##name;
 #include "ops/ops.def"
@@ -55,6 +66,18 @@ static inline struct philox ops_drop_bits(const struct run_ctx *run, int site, i
     return philox(philox_key(run->seed, PURPOSE_DROPOUT), (uint32_t)(run->step & 0xFFFFFFFF), (uint32_t)sample,
                   (uint32_t)pos, (uint32_t)(site * MAX_GROUP + output) << 16 | (uint32_t)(c >> 2));
 }
+/* T5's bucket of a relative position (key minus query): half of the buckets for small distances, one each; the others for ranges
+ * that grow as the logarithm, up to `distance`; without a causal mask keys behind have half of all, keys ahead the other half.
+ * In f32 like the models' own code, so that what lies on a border falls on the same side. */
+static inline int ops_bucket(const struct op_attr *a, int64_t ahead) {
+    int n = a->causal ? a->buckets : a->buckets / 2, base = !a->causal && ahead > 0 ? n : 0, exact = n / 2;
+    int64_t far = a->causal ? (ahead < 0 ? -ahead : 0) : ahead < 0 ? -ahead : ahead;
+    if (far < exact) return base + (int)far;
+    int64_t large = exact + (int64_t)(logf((float)far / (float)exact) / (float)log((double)a->distance / exact) * (float)(n - exact));
+    return base + (int)(large < n ? large : n - 1);
+}
+/* A norm's statistic of row n, group g: [N] or [N, H]. */
+static inline float *ops_stat(const struct view *v, int64_t n, int64_t g) { return view_f32(v) + (v->nd == 2 ? n * v->ld + g : n); }
 static inline bool ops_drop_keep(uint32_t bits, float p) { return philox_unit(bits) >= p; }
 
 #endif

@@ -32,10 +32,35 @@ val site_linear(struct site *s, val x, const struct linear *w) {
     return out;
 }
 
-val site_attention(struct site *s, val q, val k, val v, int layer, const struct op_attr *a) {
+val site_attention(struct site *s, const val q[3], val bias, int layer, const struct op_attr *a) {
     if (s->mode == MODE_PREFILL || s->mode == MODE_DECODE)
-        prog_emit(s->p, &op_kv_append, (val[]){k, v, s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, a);
+        prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, a);
     if (s->mode == MODE_DECODE)
-        return emit1(s->p, &op_attention_cached, (val[]){q, s->cache_k[layer], s->cache_v[layer], s->slot, s->pos}, 5, a);
-    return emit1(s->p, &op_attention, (val[]){q, k, v, s->cu}, 4, a);
+        return emit1(s->p, &op_attention_cached, (val[]){q[0], s->cache_k[layer], s->cache_v[layer], s->slot, s->pos, bias}, 6, a);
+    return emit1(s->p, &op_attention, (val[]){q[0], q[1], q[2], s->cu, {0}, bias}, 6, a);
+}
+
+struct site site_of_source(const struct site *s) {
+    struct site source = *s;
+    source.ids = s->src_ids, source.pos = s->src_pos, source.cu = s->src_cu, source.sample = s->src_sample;
+    return source;
+}
+
+val site_attention_source(struct site *s, const val q[3], val bias, const struct op_attr *a) {
+    return emit1(s->p, &op_attention, (val[]){q[0], q[1], q[2], s->cu, {0}, bias}, 6, a);
+}
+
+err site_source_linears(struct site *s, val x, int n, const struct linear *w, val *out) {
+    struct site source = site_of_source(s);
+    err e = site_linears(&source, x, n, w, out);
+    s->next_site = source.next_site;
+    return e;
+}
+
+val site_attention_cross(struct site *s, const val q[3], int layer, const struct op_attr *a) {
+    if (s->mode == MODE_PREFILL)
+        prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->src_slot, s->src_pos, s->cross_k[layer], s->cross_v[layer]}, 6, a);
+    if (s->mode == MODE_DECODE)
+        return emit1(s->p, &op_attention_cached, (val[]){q[0], s->cross_k[layer], s->cross_v[layer], s->slot, s->src_last, {0}}, 6, a);
+    return emit1(s->p, &op_attention, (val[]){q[0], q[1], q[2], s->cu, s->src_cu, {0}}, 6, a);
 }

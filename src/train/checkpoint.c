@@ -38,11 +38,15 @@ static err write_json(const char *path, json_t *j) {
 }
 
 /* --- the folder ---------------------------------------------------------------------------------------------------- */
+static void audit_files(const struct source *s, json_t *data) {
+    for (int i = 0; i < s->n_parts; i++) json_array_append_new(data, json_pack("{s:s, s:s}", "path", s->part[i].path, "xxh128", s->part[i].hash));
+}
+
 static json_t *audit_json(const struct run *r) {
     char hash[33];
     model_hash(&r->model, hash);
     json_t *data = json_array();
-    for (int i = 0; i < r->objective->sides; i++) json_array_append_new(data, json_pack("{s:s, s:s}", "path", r->side[i].source.path, "xxh128", r->side[i].source.hash));
+    for (int i = 0; i < r->objective->sides; i++) audit_files(&r->side[i].source, data);
     const struct source *pairs[] = {&r->warm.source, &r->eval.source, &r->test.source};
     for (int i = 0; i < 3; i++)
         if (pairs[i]->n) json_array_append_new(data, json_pack("{s:s, s:s}", "path", pairs[i]->path, "xxh128", pairs[i]->hash));

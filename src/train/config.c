@@ -33,6 +33,7 @@ struct place {
 #define TYPE_INT(wants)  sizeof(wants) > 1 ? "integer " wants : "integer"
 #define TYPE_REAL(wants) sizeof(wants) > 1 ? "number " wants : "number"
 #define TYPE_BOOL(wants) "true|false"
+#define TYPE_FILES(wants) "file, or list of files"
 #define TYPE_STRS(wants) sizeof(wants) > 1 ? wants : "list of names"
 #define SIDE_RUN         false
 #define SIDE_SIDE        true
@@ -85,7 +86,8 @@ static void store(struct config *c, int k, int side, union value v) {
     case KIND_INT: *(int64_t *)p = v.i; break;
     case KIND_REAL: *(double *)p = v.r; break;
     case KIND_BOOL: *(bool *)p = v.b; break;
-    case KIND_STRS: *(struct strs *)p = v.l; break;
+    case KIND_STRS:
+    case KIND_FILES: *(struct strs *)p = v.l; break;
     }
 }
 
@@ -156,6 +158,7 @@ static bool fits(const struct place *at, union value *v, arena *mem) {
         return !*at->wants || (v->i <= INT32_MAX && within(at->wants, (double)v->i));
     case KIND_REAL: return isfinite(v->r) && within(at->wants, v->r);
     case KIND_BOOL: return true;
+    case KIND_FILES: return true;
     case KIND_STRS: return v->l.n > 0 && (!str_starts(at->wants, "two") || v->l.n == 2);
     case KIND_STR: break;
     }
@@ -316,15 +319,23 @@ static struct strs split_commas(arena *mem, const char *s) {
     return l;
 }
 
+/* A path stays whole, commas or not; the empty one is no file. */
+static bool one_file(const char *path, union value *v, arena *mem) {
+    v->l = (struct strs){*path != 0, arena_alloc(mem, sizeof *v->l.v)};
+    if (v->l.v) v->l.v[0] = path;
+    return v->l.v != NULL;
+}
+
 static bool convert(const struct given *g, enum kind kind, union value *v, arena *mem) {
     const char *s = g->shape == LIST || g->shape == MAPPING ? NULL : g->v.v[0];
-    if (kind == KIND_STRS && g->shape == LIST) {
+    if (kind >= KIND_STRS && g->shape == LIST) {
         v->l = g->v;
         for (int i = 0; i < v->l.n; i++)
             if (!*v->l.v[i]) return false;
         return true;
     }
     if (!s || config_is_null(g)) return false;
+    if (kind == KIND_FILES) return one_file(s, v, mem);
     switch (kind) {
     case KIND_STR: v->s = s; return true;
     case KIND_STRS: v->l = split_commas(mem, s); return true;
@@ -334,6 +345,7 @@ static bool convert(const struct given *g, enum kind kind, union value *v, arena
         v->i = strtoll(s, NULL, 10);
         return g->shape == PLAIN && is_decimal(s, false) && !errno;
     case KIND_REAL: v->r = strtod(s, NULL); return g->shape == PLAIN && is_decimal(s, true);
+    case KIND_FILES: break;
     }
     return false;
 }
@@ -414,7 +426,8 @@ static void show(int k, union value v, str *out) {
     case KIND_INT: str_addf(out, "%lld", (long long)v.i); break;
     case KIND_REAL: str_addf(out, "%g", v.r); break;
     case KIND_BOOL: str_adds(out, v.b ? "true" : "false"); break;
-    case KIND_STRS: str_addf(out, "a list of %d", v.l.n); break;
+    case KIND_STRS:
+    case KIND_FILES: str_addf(out, "a list of %d", v.l.n); break;
     }
 }
 
@@ -480,22 +493,74 @@ static bool same_file(const char *a, const char *b) {
     return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-static err check_data(const struct config *c) {
-    const struct side_config *a = &c->side[0], *b = &c->side[1];
-    if (!strcmp(c->objective, "sft")) {
-        if (!*a->data) return fail(E_USAGE, "'data' is missing: sft trains on a file of prompt/completion or messages");
-        if (*b->data && strcmp(a->data, b->data) != 0)
-            return fail(E_USAGE, "'B.data' has no use: sft trains one adapter, on 'data'");
-        if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective sft");
-        return OK;
+const char *const config_file_options[] = {"weight", "limit", "format", "field", NULL};
+
+err config_entry(arena *mem, const char *item, struct file_entry *e) {
+    char *path = arena_str(mem, item);
+    if (!path) return fail(E_MEMORY, "out of memory");
+    *e = (struct file_entry){.path = path};
+    for (char *at; (at = strrchr(path, ';'));) {
+        int k = 0;
+        char *value = strchr(at, '=');
+        size_t n = value ? (size_t)(value - at - 1) : 0;
+        while (config_file_options[k] && (strlen(config_file_options[k]) != n || strncmp(at + 1, config_file_options[k], n) != 0)) k++;
+        if (!value++ || !config_file_options[k]) break;
+        *at = 0;
+        if (k == 0) e->weight = strtod(value, NULL);
+        if (k == 1) e->limit = strtoll(value, NULL, 10);
+        if (k == 2) e->format = value;
+        if (k == 3) e->field = value;
+        if (k == 0 && (!is_decimal(value, true) || !(e->weight > 0 && e->weight <= 1e6)))
+            return fail(E_USAGE, "'data': %s: weight wants a number > 0, found '%.40s'", path, value);
+        if (k == 1 && (!is_decimal(value, false) || e->limit < 1 || e->limit > INT32_MAX))
+            return fail(E_USAGE, "'data': %s: limit wants an integer >= 1, found '%.40s'", path, value);
+        if (k > 1 && !*value) return fail(E_USAGE, "'data': %s: %s is empty", path, config_file_options[k]);
     }
+    return *path ? OK : fail(E_USAGE, "'data': '%s' names no file", item);
+}
+
+/* The first entries of A and B that are the same text are an error: a cycle needs two different sides. */
+static err check_sides_differ(const struct config *c, arena *mem) {
+    const struct side_config *a = &c->side[0], *b = &c->side[1];
+    for (int i = 0; i < a->data.n; i++) {
+        for (int k = 0; k < b->data.n; k++) {
+            struct file_entry x, y;
+            TRY(config_entry(mem, a->data.v[i], &x));
+            TRY(config_entry(mem, b->data.v[k], &y));
+            if (same_file(x.path, y.path) && !strcmp(x.field ? x.field : a->field, y.field ? y.field : b->field))
+                return fail(E_USAGE, "'A.data' and 'B.data' are the same text (%s): a cycle needs two different sides", x.path);
+        }
+    }
+    return OK;
+}
+
+static err check_sft(const struct config *c) {
+    const struct strs *a = &c->side[0].data, *b = &c->side[1].data;
+    struct file_entry e;
+    if (!a->n) return fail(E_USAGE, "'data' is missing: sft trains on a file of prompt/completion or conversations");
+    bool same = a->n == b->n;
+    for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
+    if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: sft trains one adapter, on 'data'");
+    if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective sft");
+    if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
+    arena mem = {0};
+    err why = OK;
+    for (int i = 0; i < a->n && !why; i++) why = config_entry(&mem, a->v[i], &e);
+    arena_free(&mem);
+    return why;
+}
+
+static err check_data(const struct config *c) {
+    if (!strcmp(c->objective, "sft")) return check_sft(c);
     for (int s = 0; s < 2; s++)
-        if (!*c->side[s].data)
+        if (!c->side[s].data.n)
             return fail(E_USAGE, "'%s.data' is missing: macct needs unpaired text for both sides, A.data and B.data",
                         s ? "B" : "A");
-    if (same_file(a->data, b->data) && !strcmp(a->field, b->field))
-        return fail(E_USAGE, "'A.data' and 'B.data' are the same text (%s): a cycle needs two different sides",
-                    a->data);
+    if (c->eval_split > 0) return fail(E_USAGE, "'eval.split' has no use with objective macct: its evaluation needs pairs (eval.data)");
+    arena mem = {0};
+    err e = check_sides_differ(c, &mem);
+    arena_free(&mem);
+    TRY(e);
     if (c->max_new_tokens >= c->max_length)
         return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",
                     (long long)c->max_new_tokens, (long long)c->max_length);
@@ -524,9 +589,10 @@ err config_check(const struct config *c) {
     if (c->temperature == 0 && (c->top_p < 1 || c->top_k))
         return fail(E_USAGE, "'generation.%s' has no use at generation.temperature 0 (greedy): raise the temperature",
                     c->top_k ? "top_k" : "top_p");
-    if (c->eval_steps && !*c->eval_data)
+    bool held_out = *c->eval_data || c->eval_split > 0;
+    if (c->eval_steps && !held_out)
         return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);
-    if (strcmp(c->best_metric, "none") != 0 && !*c->eval_data)
+    if (strcmp(c->best_metric, "none") != 0 && !held_out)
         return fail(E_USAGE, "'metric_for_best_model' is %s but 'eval.data' names no file", c->best_metric);
     if (c->max_steps == 0 && !*c->warmup_pairs)
         return fail(E_USAGE, "'max_steps' is 0 and there are no 'warmup_pairs': nothing to train");

@@ -24,6 +24,7 @@ struct strs {
 #define REAL double
 #define BOOL bool
 #define STRS struct strs
+#define FILES struct strs
 struct side_config {
 #define KEY_RUN(type, field)
 #define KEY_SIDE(type, field)                          type field;
@@ -50,6 +51,7 @@ struct config {
 #undef REAL
 #undef BOOL
 #undef STRS
+#undef FILES
 
 /* A key as help pages show it; `type` includes the range ("integer >= 1"). */
 struct config_key {
@@ -69,6 +71,15 @@ void config_free(struct config *c);                  /* after a failed load or p
 
 /* "2GB", "1.5 GiB", "500MB", in any case: GB is 10^9, GiB 2^30. A number without a unit is E_USAGE. "" is 0. */
 err config_bytes(const char *text, size_t *bytes);
+/* An item of a list of files: "more.jsonl.gz;weight=0.5;limit=1000;format=alpaca;field=body". In YAML it may be written as
+ * {path: ..., weight: ...}; a name that has a semicolon of its own is left alone. What is not given is 0 or NULL. */
+struct file_entry {
+    const char *path, *format, *field;
+    double weight;
+    int64_t limit;
+};
+err config_entry(arena *mem, const char *item, struct file_entry *e);
+
 /* "random:SEED[:dtype]": true and both parts (dtype "" when not given), false for any other model name. A malformed one
  * has been refused by config_check(). */
 bool config_random_model(const char *model, uint64_t *seed, const char **dtype);

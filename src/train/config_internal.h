@@ -4,7 +4,7 @@
 #define CYC_TRAIN_CONFIG_INTERNAL_H
 #include "train/config.h"
 
-enum kind { KIND_STR, KIND_INT, KIND_REAL, KIND_BOOL, KIND_STRS };
+enum kind { KIND_STR, KIND_INT, KIND_REAL, KIND_BOOL, KIND_STRS, KIND_FILES };
 union value {
     const char *s;
     int64_t i;
@@ -29,6 +29,9 @@ bool config_is_section(const char *name);                    /* "lora", "A", "B.
 bool config_is_null(const struct given *g);                  /* nothing was written, or null */
 err config_key_of(const struct given *g, int *k, int *side); /* side -1: both; unknown and misplaced keys are E_USAGE */
 err config_mismatch(const struct given *g, int k);           /* E_USAGE: "run.yaml:3: 'lora.r' wants ..., found ..." */
+
+/* The options of a file in a list, NULL-ended: weight, limit, format, field. */
+extern const char *const config_file_options[];
 
 /* Reads a file's bytes into a list of given values; each names a known key once (sections are among them, with shape
  * MAPPING or a null value). Strings live in mem. */

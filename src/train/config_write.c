@@ -46,6 +46,12 @@ static void write_value(int k, union value v, str *out) {
     case KIND_INT: str_addf(out, "%lld", (long long)v.i); break;
     case KIND_REAL: write_real(v.r, out); break;
     case KIND_BOOL: str_adds(out, v.b ? "true" : "false"); break;
+    case KIND_FILES:
+        if (v.l.n < 2) {
+            write_text(v.l.n ? v.l.v[0] : "", out);
+            break;
+        }
+        /* fall through */
     case KIND_STRS:
         str_addc(out, '[');
         for (int i = 0; i < v.l.n; i++) {
@@ -64,7 +70,8 @@ static bool same_value(int k, union value a, union value b) {
     case KIND_INT: return a.i == b.i;
     case KIND_REAL: return a.r == b.r;
     case KIND_BOOL: return a.b == b.b;
-    case KIND_STRS: break;
+    case KIND_STRS:
+    case KIND_FILES: break;
     }
     if (a.l.n != b.l.n) return false;
     for (int i = 0; i < a.l.n; i++)

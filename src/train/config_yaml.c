@@ -61,16 +61,46 @@ static err scalar(struct reader *r, const char **text) {
     return *text ? OK : fail(E_MEMORY, "out of memory");
 }
 
-static err read_list(struct reader *r, struct given *g) {
-    const char *item[LIST_MOST];
-    g->shape = LIST;
+/* {path: a.jsonl, weight: 2} as the item "a.jsonl;weight=2" (config_entry). The current event opens the mapping. */
+static err read_file(struct reader *r, const struct given *g, const char **item) {
+    const char *path = NULL, *options = "", *key, *value;
     for (;;) {
         TRY(next_event(r));
+        if (r->ev.type == YAML_MAPPING_END_EVENT) break;
+        if (r->ev.type != YAML_SCALAR_EVENT) return fail(E_USAGE, "%s: a key must be a name", here(r));
+        TRY(scalar(r, &key));
+        int k = 0;
+        while (config_file_options[k] && strcmp(config_file_options[k], key) != 0) k++;
+        if (!config_file_options[k] && strcmp(key, "path") != 0)
+            return fail(E_USAGE, "%s: a file of '%s' has path, weight, limit, format and field, not '%.40s'", here(r), g->name, key);
+        TRY(next_event(r));
+        if (r->ev.type != YAML_SCALAR_EVENT) return fail(E_USAGE, "%s: '%s' of a file wants one value", here(r), key);
+        TRY(scalar(r, &value));
+        if (!strcmp(key, "path") ? path != NULL : strstr(options, arena_printf(r->mem, ";%s=", key)) != NULL)
+            return fail(E_USAGE, "%s: '%s' is given twice for one file", here(r), key);
+        if (!strcmp(key, "path")) path = value;
+        else options = arena_printf(r->mem, "%s;%s=%s", options, key, value);
+        if (!options) return fail(E_MEMORY, "out of memory");
+    }
+    if (!path || !*path) return fail(E_USAGE, "%s: a file of '%s' needs a path", here(r), g->name);
+    *item = arena_printf(r->mem, "%s%s", path, options);
+    return *item ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static err read_list(struct reader *r, struct given *g, bool files) {
+    const char *item[LIST_MOST];
+    bool one = r->ev.type == YAML_MAPPING_START_EVENT;
+    g->shape = LIST;
+    if (one) TRY(read_file(r, g, &item[g->v.n++]));
+    while (!one) {
+        TRY(next_event(r));
         if (r->ev.type == YAML_SEQUENCE_END_EVENT) break;
-        if (r->ev.type != YAML_SCALAR_EVENT)
+        bool mapping = files && r->ev.type == YAML_MAPPING_START_EVENT;
+        if (r->ev.type != YAML_SCALAR_EVENT && !mapping)
             return fail(E_USAGE, "%s: the list of '%s' holds something other than names", here(r), g->name);
         if (g->v.n == LIST_MOST) return fail(E_USAGE, "%s: '%s' has more than %d items", g->at, g->name, LIST_MOST);
-        TRY(scalar(r, &item[g->v.n++]));
+        TRY(mapping ? read_file(r, g, &item[g->v.n]) : scalar(r, &item[g->v.n]));
+        g->v.n++;
     }
     g->v.v = arena_alloc(r->mem, (size_t)(g->v.n + 1) * sizeof *g->v.v);
     if (!g->v.v) return fail(E_MEMORY, "out of memory");
@@ -101,11 +131,12 @@ static err read_value(struct reader *r, struct given *g) {
         if (config_is_null(g) && config_is_section(g->name)) return OK;
     }
     TRY(config_key_of(g, &k, &side));
-    if (mapping) {
+    bool files = config_kind(k) == KIND_FILES;
+    if (mapping && !files) {
         g->shape = MAPPING;
         return config_mismatch(g, k);
     }
-    return r->ev.type == YAML_SEQUENCE_START_EVENT ? read_list(r, g) : OK;
+    return mapping || r->ev.type == YAML_SEQUENCE_START_EVENT ? read_list(r, g, files) : OK;
 }
 
 static err read_mapping(struct reader *r, const char *prefix) {

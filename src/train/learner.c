@@ -131,9 +131,10 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(&b->pack, rows[i], i);
         struct pack *k = &b->pack;
         int up_n = k->n, up_s = k->s;
-        bool repeats = program_rungs(g, &up_n, &up_s);
+        bool repeats = !g->seq2seq && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
-        struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s, .repeats = repeats};
+        struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s, .repeats = repeats,
+                         .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m};
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));

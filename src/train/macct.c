@@ -23,21 +23,26 @@ static int64_t text_limit(const struct run *r, const struct prompt_form *f) {
     return room - r->cfg->max_new_tokens;
 }
 
+/* Rows of texts as the list of ids that a step takes from; streamed ones are drawn instead. */
+static err list_texts(struct side *s) {
+    s->n_texts = s->rows.n;
+    if (!s->rows.r) return OK;
+    s->texts = calloc((size_t)s->n_texts, sizeof *s->texts);
+    if (!s->texts) return s->n_texts = 0, fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < s->n_texts; i++) s->texts[i] = (struct ids){s->rows.r[i].ids, (size_t)s->rows.r[i].n, 0};
+    return OK;
+}
+
 static err load_texts(struct run *r, struct side *s) {
-    TRY(source_open(s->cfg->data, WANT_TEXT, s->cfg->field, NULL, &s->source));
+    TRY(data_open(r, s->cfg, WANT_TEXT, false, &s->source));
     int64_t limit = text_limit(r, &s->form);
     if (limit < 1) return fail(E_USAGE, "max_length %lld leaves no room for a text beside the prompt of side %s and max_new_tokens %lld", (long long)r->cfg->max_length, s->name, (long long)r->cfg->max_new_tokens);
-    s->texts = calloc((size_t)s->source.n, sizeof *s->texts);
-    if (!s->texts) return fail(E_MEMORY, "out of memory");
-    for (; s->n_texts < s->source.n; s->n_texts++) {
-        struct ids *t = &s->texts[s->n_texts];
-        err e = prompt_form_text(r->tok, &s->form, s->source.r[s->n_texts].text, t);
-        if (e) return fail_in(e, "%s:%d", s->source.path, s->source.r[s->n_texts].line);
-        if ((int64_t)t->n > limit) t->n = (size_t)limit, s->truncated++;
-        if ((int)t->n > s->longest) s->longest = (int)t->n;
-    }
-    if (s->truncated) log_warn("%s: %d of %d texts were cut to %lld tokens (max_length, less the prompt and max_new_tokens)", s->cfg->data, s->truncated, s->n_texts, (long long)limit);
-    return order_init(&s->order, s->n_texts, (uint64_t)r->cfg->seed, (uint32_t)(s - r->side), s->cfg->shuffle);
+    TRY(rows_texts(r->tok, &s->form, &s->source, (int)limit, &s->rows));
+    TRY(list_texts(s));
+    s->longest = s->rows.longest;
+    s->truncated = s->rows.truncated;
+    if (s->truncated) log_warn("%s: %d of %d texts were cut to %lld tokens (max_length, less the prompt and max_new_tokens)", s->source.path, s->truncated, s->n_texts, (long long)limit);
+    return data_order(r, s, (uint32_t)(s - r->side));
 }
 
 static err load_pairs(struct run *r, struct pairs *p, const char *path, struct strs fields, int64_t limit) {
@@ -57,7 +62,7 @@ static int made_limit(const struct run *r, const struct side *s) {
 }
 
 static err load(struct run *r) {
-    if (!strcmp(r->side[0].cfg->data, r->side[1].cfg->data)) return fail(E_USAGE, "A.data and B.data are the same file: %s", r->side[0].cfg->data);
+    if (r->model.family->seq2seq) return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): macct trains decoders so far, sft trains both", r->cfg->model, model_arch(&r->model));
     for (int i = 0; i < 2; i++) {
         err e = prompt_form_parse(r->tok, r->side[i].cfg->prompt, &r->side[i].form);
         if (e) return fail_in(e, "%s.prompt", r->side[i].name);
@@ -112,12 +117,12 @@ static err hand_over(struct run *r, const struct side *to, const struct generati
 }
 
 /* Rows that adapter `s` trains on: its side's prompt around each synthetic text, then the real text and EOS. */
-static err cycle_rows(struct run *r, const struct side *s, const struct generation *made, const struct ids *const *real, int n, struct rows *out) {
+static err cycle_rows(struct run *r, const struct side *s, const struct generation *made, const struct ids *real, int n, struct rows *out) {
     for (int i = 0; i < n; i++) {
         struct ids synth = {0}, prompt = {0}, answer = {0};
         err e = hand_over(r, s, &made[i], &synth);
         if (!e) e = prompt_form_wrap(&s->form, synth.v, synth.n, &prompt);
-        for (size_t k = 0; k < real[i]->n && !e; k++) e = ids_push(&answer, real[i]->v[k]);
+        for (size_t k = 0; k < real[i].n && !e; k++) e = ids_push(&answer, real[i].v[k]);
         if (!e) e = ids_push(&answer, r->eos);
         if (!e) e = rows_add(out, prompt.v, prompt.n, answer.v, answer.n);
         ids_free(&synth);
@@ -132,16 +137,14 @@ static err cycle_rows(struct run *r, const struct side *s, const struct generati
 static err half(struct run *r, int which, struct step_info *info) {
     struct side *s = &r->side[which], *o = &r->side[!which];
     int n = (int)(s->cfg->batch * s->cfg->accumulation);
-    const struct ids **real = calloc((size_t)n, sizeof *real);
+    struct ids *real = calloc((size_t)n, sizeof *real);
     struct ids *prompt = calloc((size_t)n, sizeof *prompt);
     struct generation *made = calloc((size_t)n, sizeof *made);
     const struct row **list = calloc((size_t)n, sizeof *list);
     struct rows rows = {0};
     err e = real && prompt && made && list ? OK : fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < n && !e; i++) {
-        real[i] = &o->texts[order_next(&o->order)];
-        e = prompt_form_wrap(&o->form, real[i]->v, real[i]->n, &prompt[i]);
-    }
+    if (!e) e = data_draw_texts(o, n, real);
+    for (int i = 0; i < n && !e; i++) e = prompt_form_wrap(&o->form, real[i].v, real[i].n, &prompt[i]);
     double t0 = seconds_now(), t1;
     if (!e) e = generate_texts(r, !which, prompt, n, (int)r->cfg->max_new_tokens, r->cfg->temperature, (uint64_t)(2 * r->step + which), made, NULL);
     info->generate_s += (t1 = seconds_now()) - t0;
@@ -252,15 +255,26 @@ static json_t *sample_json(const char *a, const char *b, const char *back, const
     return json_pack("{s:s, s:s, s:s, s:s*}", "a", a, "b", b, "back", back, "reference", want);
 }
 
+/* Text i of side A, copied. */
+static err own_text(struct run *r, int i, arena *mem, const char **text) {
+    struct fetcher f = {0};
+    struct record rec;
+    err e = source_fetch(&r->side[0].source, i, &f, &rec);
+    if (!e && !(*text = arena_str(mem, rec.text))) e = fail(E_MEMORY, "out of memory");
+    fetcher_free(&f);
+    return e;
+}
+
 /* With pairs: both directions against references, and the round trip. Without: the round trip of some of A's own text. */
 static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     int n = on->source.n ? on->source.n : r->side[0].n_texts < 32 ? r->side[0].n_texts : 32;
     const char **a = calloc((size_t)n, sizeof *a), **b = calloc((size_t)n, sizeof *b);
     struct texts to_b = {0}, to_a = {0}, back = {0};
     err e = a && b ? OK : fail(E_MEMORY, "out of memory");
+    arena mem = {0};
     for (int i = 0; i < n && !e; i++) {
-        a[i] = on->source.n ? on->source.r[i].prompt : r->side[0].source.r[i].text;
-        b[i] = on->source.n ? on->source.r[i].completion : NULL;
+        if (on->source.n) a[i] = on->source.r[i].prompt, b[i] = on->source.r[i].completion;
+        else e = own_text(r, i, &mem, &a[i]);
     }
     if (!e) e = translate(r, 0, a, n, &to_b);
     if (!e && on->source.n) {
@@ -279,6 +293,7 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
         for (int i = 0; i < n && i < r->cfg->eval_samples; i++) json_array_append_new(samples, sample_json(a[i], to_b.v[i], back.v[i], b[i]));
         json_object_set_new(out, "samples", samples);
     }
+    arena_free(&mem);
     texts_free(&to_b);
     texts_free(&to_a);
     texts_free(&back);

@@ -9,16 +9,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-size_t resident_bytes(const char *field) {
-    FILE *f = fopen("/proc/self/status", "re");
-    char line[256];
-    size_t kb = 0, n = strlen(field);
-    while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, field, n) && line[n] == ':') kb = strtoull(line + n + 1, NULL, 10);
-    if (f) fclose(f);
-    return kb * 1024;
-}
-
 size_t run_memory(const struct run *r) {
     size_t left = r->backend->mem->left();
     return r->backend->mem->host ? resident_bytes("VmRSS") : r->left_before > left ? r->left_before - left : 0;
@@ -54,7 +44,11 @@ static size_t weights_resident(const struct run *r) {
     if (!r->backend->mem->host) return r->model.residents->bytes;
     if (r->model.random) return resident_of(r, r->model.random_bytes, r->model.bytes);
     size_t n = 0;
-    for (int i = 0; i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
+    for (int i = 0; r->model.files.copied && i < r->model.n; i++) { /* what was repacked has left the file's pages */
+        const struct weight *w = &r->model.w[i];
+        n += resident_of(r, w->data, dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1));
+    }
+    for (int i = 0; !r->model.files.copied && i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
     return n;
 }
 
@@ -72,7 +66,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", r->cap.tokens, r->objective->generates ? " and for generation" : "");
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     bool host = r->backend->mem->host;
-    line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
+    line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
     line(m, "adapters", f->adapters, f->working ? "f32, and a working copy in the compute type" : "f32", measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
     line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));
@@ -81,7 +75,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
     if (r->objective->generates) line(m, "kv cache", f->cache, "inside that arena; training passes use its bytes too", measured, cache_now);
     line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
-    if (host) line(m, "data", f->data, "token ids and texts", false, 0);
+    if (host) line(m, "data", f->data, data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts", false, 0);
     size_t known = 0, i;
     json_t *j;
     json_array_foreach(m, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
@@ -105,10 +99,10 @@ static json_t *programs_json(const struct run *r) {
 static char *sentence(const struct run *r) {
     str s = {0};
     const struct side *a = &r->side[0], *b = &r->side[1];
-    if (r->objective->sides == 1) str_addf(&s, "One LoRA adapter (r %d, %d modules) learns from %s (%d rows).", a->plans->st.lora.r, a->plans->modules, a->cfg->data, a->rows.n);
+    if (r->objective->sides == 1) str_addf(&s, "One LoRA adapter (r %d, %d modules) learns from %s (%d rows).", a->plans->st.lora.r, a->plans->modules, a->source.path, a->rows.n);
     else {
-        str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ", b->cfg->data, b->n_texts);
-        str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->cfg->data, a->n_texts);
+        str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ", b->source.path, b->n_texts);
+        str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->source.path, a->n_texts);
         if (r->warm_steps) str_addf(&s, " First, both learn from %d pairs of %s for %lld passes.", r->warm.source.n, r->cfg->warmup_pairs, (long long)r->cfg->warmup_epochs);
     }
     return s.p;
@@ -120,11 +114,11 @@ json_t *run_plan_json(const struct run *r, bool measured) {
     for (int i = 0; i < r->objective->sides; i++) {
         const struct side *s = &r->side[i], *o = r->objective->sides > 1 ? &r->side[!i] : s;
         json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:s, s:s, s:i, s:i, s:f, s:i}", "name", s->name, "trained", (json_int_t)param_count(&s->plans->st.params), "modules", s->plans->modules,
-                                               "data", s->cfg->data, "targets", o->cfg->data, "rows", o->n_texts ? o->n_texts : o->rows.n, "r", s->plans->st.lora.r, "lora_alpha", s->plans->st.lora.alpha,
+                                               "data", s->source.path, "targets", o->source.path, "rows", o->n_texts ? o->n_texts : o->rows.n, "r", s->plans->st.lora.r, "lora_alpha", s->plans->st.lora.alpha,
                                                "longest", s->longest));
     }
     char *text = sentence(r);
-    json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", "path", m->path, "arch", m->family->name, "random", (int)m->random,
+    json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", "path", m->path, "arch", model_arch(m), "random", (int)m->random,
                           "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width", (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab,
                           "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", r->cap.tokens,
                           "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps", (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));

@@ -17,10 +17,10 @@ static const struct objective *const objectives[] = {
 #undef OBJECTIVE
 };
 
-/* What the process itself takes: program, libraries, tokenizer tables. Measured (docs/memory.md), on a line of its own. */
+/* What the process itself takes: program and libraries, measured (docs/memory.md), and the tokenizer's tables, on a line of their own. */
 /* Measured: of a process; on a card 33 MiB for the workspace of products and odds and ends, and 80 for the libraries' kernels and the
  * recorded runs (SmolLM2, MACCT, H100: 77 to 83). */
-enum { RUNTIME_BYTES = 15 << 20, CARD_BYTES = (33 + 80) << 20 };
+enum { RUNTIME_BYTES = 9023 << 10, CARD_BYTES = (33 + 80) << 20 };
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
@@ -51,7 +51,7 @@ static err open_tokenizer(struct run *r) {
         char *path = arena_printf(&r->model.mem, "%s/tokenizer.json", r->cfg->model);
         TRY(tokenizer_from_json(path, &r->tok));
     }
-    if (tokenizer_vocab(r->tok) > r->model.shape.vocab)
+    if (!tokenizer_fit(r->tok, r->model.shape.vocab))
         return fail(E_INPUT, "the tokenizer has %d ids, the model %s only %lld: they do not belong together", tokenizer_vocab(r->tok), r->cfg->model, (long long)r->model.shape.vocab);
     r->eos = tokenizer_eos(r->tok);
     if (r->eos < 0) return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end", *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
@@ -114,23 +114,13 @@ static int list_programs(struct run *r, struct program **out) {
     return n;
 }
 
-static size_t data_bytes(const struct run *r) {
-    size_t n = 0;
-    for (int i = 0; i < r->objective->sides; i++) {
-        const struct side *s = &r->side[i];
-        for (int k = 0; k < s->n_texts; k++) n += s->texts[k].cap * 4 + sizeof *s->texts + 160;
-        for (int k = 0; k < s->rows.n; k++) n += (size_t)s->rows.r[k].n * 5 + sizeof *s->rows.r + 160;
-    }
-    return n;
-}
-
 static void measure_plan(struct run *r) {
     struct program *list[8];
     int n = list_programs(r, list);
     struct memory m;
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model), .data = data_bytes(r), .runtime = RUNTIME_BYTES, .scratch = m.scratch_bytes, .working = m.work_bytes};
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model), .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
@@ -143,8 +133,9 @@ static void measure_plan(struct run *r) {
     f->adapters += f->working;
     bool host = r->backend->mem->host;
     if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
-    f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + (r->model.random || !host ? f->weights : 0);
-    f->total = f->resident + (r->model.random || !host ? 0 : f->weights);
+    size_t held = r->model.random || !host ? f->weights : r->model.files.copied; /* of the weights: what is not the mapped file */
+    f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
+    f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
 
 /* --- the limit ---------------------------------------------------------------------------------------------------- */
@@ -252,6 +243,8 @@ err run_open(struct run *r, struct config *cfg) {
         r->warm_steps = (r->warm.source.n + per - 1) / per * cfg->warmup_epochs;
         TRY(order_init(&r->warm_order, r->warm.source.n, (uint64_t)cfg->seed, 9, true));
     }
+    if (r->model.shape.hard_context && (r->cap.tokens > r->model.shape.context || r->cap.length > r->model.shape.context))
+        return fail(E_USAGE, "sequences of up to %d tokens, but %s has no positions from %lld on: lower max_length (and max_new_tokens)", r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length, cfg->model, (long long)r->model.shape.context);
     return plan_within(r, r->cap);
 }
 
@@ -286,7 +279,8 @@ void run_close(struct run *r) {
         order_free(&s->order);
         source_close(&s->source);
         prompt_form_free(&s->form);
-        for (int k = 0; k < s->n_texts; k++) ids_free(&s->texts[k]);
+        for (int k = 0; s->texts && k < s->n_texts; k++)
+            if (s->texts[k].cap) ids_free(&s->texts[k]);
         free(s->texts);
         rows_free(&s->rows);
         rows_free(&r->warm.rows[i]);

@@ -29,9 +29,9 @@ struct side {
     struct order order;        /* over this side's own data */
     struct source source;
     struct prompt_form form;   /* macct: a text of this side as a prompt for the other */
-    struct ids *texts;         /* macct: this side's data, tokenised */
+    struct ids *texts;         /* macct: this side's data, tokenised; NULL when streamed. cap 0: the ids lie in rows */
     int n_texts, longest, truncated;
-    struct rows rows;          /* sft */
+    struct rows rows;          /* sft: what is trained on; macct: the texts as rows */
 };
 
 struct pairs {                 /* supervised pairs: warm-up and evaluation (macct) */
@@ -107,7 +107,14 @@ json_t *run_plan_json(const struct run *r, bool measured);
 json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
-size_t resident_bytes(const char *field);           /* of this process: "VmRSS", "VmHWM" */
+
+/* data.c: a side's files as one source, in an order with weights; rows and texts in memory or made when drawn */
+err data_open(const struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s);
+err data_order(const struct run *r, struct side *s, uint32_t stream);
+err data_draw(struct side *s, int n, const struct row **list);    /* the next n rows; they stay until the next draw */
+err data_draw_texts(struct side *s, int n, struct ids *texts);    /* the same of macct's texts; not owned */
+size_t data_bytes(const struct run *r);
+bool data_streams(const struct run *r);
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);

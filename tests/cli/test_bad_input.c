@@ -122,8 +122,10 @@ static void test_hf_folders(void **state) {
     hf("printf 'x' | dd of=model.safetensors bs=1 seek=8 conv=notrunc status=none", "byte 8");
     hf("printf '\\000' | dd of=model.safetensors bs=1 seek=40 conv=notrunc status=none", "model.safetensors");
     hf("sed -i 's/layers.1.self_attn.q_proj/layers.1.self_attn.x_proj/' model.safetensors", "layers.1.self_attn.q_proj.weight is missing");
-    hf("sed -i '0,/\"F16\"/s//\"F64\"/' model.safetensors", "F64");
+    hf("sed -i '0,/\"F16\"/s//\"F64\"/' model.safetensors", "do not span");
+    hf("sed -i '0,/\"F16\"/s//\"I16\"/' model.safetensors", "has dtype I16");
     if (!strstr(ran.err.p, "F32")) flunk("what is supported is not said: %s", ran.err.p);
+    hf("sed -i 's/layers.1.self_attn.q_proj.weight/layers.1.self_attn.q_proj.qweigh/' model.safetensors", "layers.1.self_attn.q_proj.weight is missing");
     hf("sed -i '0,/\"F16\"/s//\"F8E\"/' model.safetensors", "F8E");
     hf("printf '{\"weight_map\": {\"model.norm.weight\": \"two.safetensors\"}}' > model.safetensors.index.json; rm model.safetensors", "two.safetensors");
     hf("printf '{\"weight_map\": {\"model.norm.weight\": \"../x.safetensors\"}}' > model.safetensors.index.json; rm model.safetensors", "model.safetensors.index.json");
@@ -170,13 +172,13 @@ static void test_gguf_files(void **state) {
     put("bad.gguf", "", 0), bad_gguf("empty");
     put("bad.gguf", "not a model at all, but long enough", 35), bad_gguf("not a GGUF file");
     patched("general.architecture", "llama", 5, "mamba", 5), bad_gguf("'mamba' is not supported (supported: llama");
-    uint32_t q5_0 = 6, unknown = 999, version = 9;
+    uint32_t iq1_s = 19, unknown = 999, version = 9;
     { /* the type stands behind nd (u32) and two sizes (u64) */
         str b = {0};
         str_add(&b, gguf.p, gguf.n);
         char *at = (char *)memmem(b.p, b.n, "blk.1.attn_q.weight", 19) + 19 + 4 + 16;
-        memcpy(at, &q5_0, 4);
-        put("bad.gguf", b.p, b.n), bad_gguf("blk.1.attn_q.weight", "Q5_0", "supported are F32");
+        memcpy(at, &iq1_s, 4);
+        put("bad.gguf", b.p, b.n), bad_gguf("blk.1.attn_q.weight", "IQ1_S", "supported are F32");
         memcpy(at, &unknown, 4);
         put("bad.gguf", b.p, b.n), bad_gguf("blk.1.attn_q.weight", "999");
         str_free(&b);

@@ -1,11 +1,11 @@
-/* One decoding step of a whole random model (135M shape, rank 16, B not 0) with spans and without them, in 16-bit types: both must be
+/* One decoding step of a whole random model (135M shape; one as wide as 1B; rank 16, B not 0) with spans and without them, in 16-bit types: both must be
  * as near to the f32 logits, and near each other. Bases of the compute type and quantised ones; few rows and many. */
 #include "support/support.h"
 #include "gen/adapter.h"
 #include "gen/generate.h"
 #include "peft/methods.h"
 
-enum { LENGTH = 70, ROWS = 40 };
+enum { LENGTH = 230 /* more than one block's keys */, ROWS = 40 };
 static const struct backend *card;
 static struct backend apart; /* the same card, instruction by instruction */
 static struct model model;
@@ -17,11 +17,11 @@ static float noise(uint32_t *s) {
     return (float)(*s >> 8) * 0x1p-24f - 0.5f;
 }
 
-static void begin(const char *base) {
+static void begin(const char *base, const char *config) {
     struct lora lora = {.r = 16, .alpha = 32, .all_linear = true};
     int modules;
     uint32_t seed = 7;
-    must(model_open(base, "bench/shapes/135m.json", &model));
+    must(model_open(base, config, &model));
     model_fill(&model);
     must(structure_init(&st, &model, &method_lora, &lora, &modules));
     float *host = malloc(st.params.bytes);
@@ -49,7 +49,7 @@ static float *decode(const struct backend *b, dtype compute, int rows) {
     struct feed f = {.ids = ids, .pos = pos, .slot = slot, .cu = cu, .rows = last, .sample = sample, .next_pos = next, .n = 0, .s = rows};
     for (int r = 0; r < rows; r++) { /* of different lengths */
         int len = LENGTH - r % 7;
-        for (int t = 0; t < len; t++, f.n++) ids[f.n] = (r * 131 + t * 17) % 40000, pos[f.n] = t, slot[f.n] = r;
+        for (int t = 0; t < len; t++, f.n++) ids[f.n] = (r * 131 + t * 17) % 4000, pos[f.n] = t, slot[f.n] = r;
         cu[r + 1] = f.n, last[r] = f.n - 1, sample[r] = r, next[r] = len;
     }
     void *param;
@@ -74,10 +74,10 @@ static double distance(const float *a, const float *b, int64_t n) {
 
 static void test_spans(void **state) {
     (void)state;
-    static const char *const bases[] = {"random:1:bf16", "random:1:f16", "random:1:q8_0"};
+    static const char *const bases[] = {"random:1:bf16", "random:1:f16", "random:1:q8_0", "random:1:bf16"};
     static const int rows[] = {1, 5, 16, ROWS};
-    for (int b = 0; b < 3; b++) {
-        begin(bases[b]);
+    for (int b = 0; b < 4; b++) {
+        begin(bases[b], b < 3 ? "bench/shapes/135m.json" : "tests/cuda/wide.json");
         for (int r = 0; r < 4; r++) {
             float *exact = decode(&apart, DT_F32, rows[r]);
             for (int t = 0; t < 2; t++) {

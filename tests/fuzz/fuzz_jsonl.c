@@ -1,15 +1,20 @@
-/* Fuzz target for data/source.c. The first byte picks what is wanted and the format, the rest is the file.
+/* Fuzz target for data/source.c and what is under it. The first byte picks what is wanted (its remainder by 3; with bit 7
+ * also bit 5: anything) and the kind of file (bit 6: plain lines; bit 7: bits 3 and 4 pick an array, CSV, TSV or JSONL),
+ * the rest is the file. gzip and zstd are recognised by themselves.
  *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/fuzz_jsonl.c src/data/source.c src/base/[aefs]*.c
- *         -ljansson -o fuzz_jsonl && ./fuzz_jsonl tests/fuzz/corpus/jsonl
+ *   tools/fuzz.sh builds and runs it with libFuzzer.
  *
- * Beside not crashing: what is accepted must be what source.h promises, what is refused must say why and where.
+ * Beside not crashing: what is accepted must be what source.h promises, what is refused must say why and where, and a
+ * scanner that sees the file through a small window must find the same records as one that has all of it.
  * tests/unit/test_fuzz_jsonl.c replays the corpus in every test run. */
+#define _GNU_SOURCE
 #include "data/source.h"
 #include "base/str.h"
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 static void must(int truth) {
     if (!truth) abort();
@@ -23,9 +28,11 @@ static void check_string(const char *s) {
 }
 
 static void check_record(const struct record *r, enum source_want want, int after) {
-    must(r->line > after);
-    if (want == WANT_TEXT) check_string(r->text);
-    else if (r->n_turns) must(want == WANT_SFT);
+    must(r->line >= after);
+    if (want == WANT_TEXT || r->text) {
+        must(want == WANT_TEXT || want == WANT_ANY);
+        check_string(r->text);
+    } else if (r->n_turns) must(want >= WANT_SFT);
     else {
         check_string(r->prompt);
         check_string(r->completion);
@@ -36,20 +43,66 @@ static void check_record(const struct record *r, enum source_want want, int afte
     }
 }
 
+/* The same text on disk, seen through a window that begins with a few bytes. */
+static void check_window(const struct text_file *t, enum container kind, size_t window) {
+    static int fd = -1;
+    struct text_file disk = *t;
+    struct scanner whole, part;
+    if (fd < 0) fd = memfd_create("fuzz", MFD_CLOEXEC);
+    must(fd >= 0 && !ftruncate(fd, 0) && pwrite(fd, t->p, t->n, 0) == (ssize_t)t->n);
+    disk.p = NULL;
+    disk.fd = fd;
+    scan_begin(&whole, t, kind);
+    scan_begin(&part, &disk, kind);
+    part.window = window;
+    for (bool found = true, again; found;) {
+        struct extent x, y;
+        err e = scan_next(&whole, &x, &found), f = scan_next(&part, &y, &again);
+        must(e == f && found == again);
+        if (e) break;
+        must(!found || (x.at == y.at && x.n == y.n && x.line == y.line && !memcmp(x.p, y.p, x.n)));
+    }
+    scan_end(&whole);
+    scan_end(&part);
+}
+
+static void check_streamed(const struct source *s, const struct source_file *f, const uint8_t *bytes, size_t n, const struct source_options *o) {
+    struct source_options on_disk = *o;
+    struct source again;
+    struct fetcher fetch = {0};
+    struct record r;
+    on_disk.in_memory = 0;
+    must(source_parse_as(f, bytes, n, &on_disk, &again) == OK && again.streams && again.n == s->n);
+    for (int i = s->n - 1; i >= 0; i -= 1 + s->n / 16) {
+        must(source_fetch(&again, i, &fetch, &r) == OK && r.line == s->r[i].line && r.n_turns == s->r[i].n_turns);
+        must(!r.text == !s->r[i].text && (!r.text || !strcmp(r.text, s->r[i].text)));
+    }
+    fetcher_free(&fetch);
+    source_close(&again);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char *const names[] = {"fuzz.json", "fuzz.csv", "fuzz.tsv", "fuzz.jsonl"};
     if (!size) return 0;
-    enum source_want want = data[0] % 3u;
-    const char *path = data[0] & 64 ? "fuzz.txt" : "fuzz.jsonl";
+    uint8_t pick = data[0];
+    struct source_options o = {.want = pick & 128 && pick & 32 ? WANT_ANY : pick % 3u, .in_memory = UINT64_MAX};
+    struct source_file f = {.path = pick & 128 ? names[pick >> 3 & 3] : pick & 64 ? "fuzz.txt" : "fuzz.jsonl"};
     struct source s;
-    err e = source_parse(path, data + 1, size - 1, want, NULL, NULL, &s);
+    struct text_file t;
+    if (size > 1 && size < 4096 && text_file_from(f.path, data + 1, size - 1, UINT64_MAX, &t) == OK) {
+        for (int kind = IN_LINES; kind <= IN_TSV; kind++) check_window(&t, (enum container)kind, 1 + pick % 13u);
+        text_file_close(&t);
+    }
+    err e = source_parse_as(&f, data + 1, size - 1, &o, &s);
     if (e) {
-        must(strstr(err_text(), path) != NULL);
+        must(strstr(err_text(), f.path) != NULL);
         must(!s.r && !s.n);
         return 0;
     }
-    must(s.n > 0);
-    for (int i = 0; i < s.n; i++) check_record(&s.r[i], want, i ? s.r[i - 1].line : 0);
+    must(s.n > 0 && strlen(s.hash) == 32);
+    for (int i = 0; i < s.n; i++) check_record(&s.r[i], o.want, i ? s.r[i - 1].line : 1);
+    if (size < 65536) check_streamed(&s, &f, data + 1, size - 1, &o);
     source_close(&s);
     return 0;
 }

@@ -153,6 +153,35 @@ static void test_good_file(void **state) {
     }
 }
 
+/* ggml's numbers (ggml.h, enum ggml_type) and what a row of 512 weights takes. */
+static void test_every_type(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t type;
+        dtype dt;
+        size_t bytes;
+        const char *stored;
+    } types[] = {{0, DT_F32, 2048, "F32"},     {1, DT_F16, 1024, "F16"},     {30, DT_BF16, 1024, "BF16"},   {2, DT_Q4_0, 288, "Q4_0"},
+                 {3, DT_Q4_1, 320, "Q4_1"},    {6, DT_Q5_0, 352, "Q5_0"},    {7, DT_Q5_1, 384, "Q5_1"},     {8, DT_Q8_0, 544, "Q8_0"},
+                 {10, DT_Q2_K, 168, "Q2_K"},   {11, DT_Q3_K, 220, "Q3_K"},   {12, DT_Q4_K, 288, "Q4_K"},    {13, DT_Q5_K, 352, "Q5_K"},
+                 {14, DT_Q6_K, 420, "Q6_K"},   {20, DT_IQ4_NL, 288, "IQ4_NL"}, {23, DT_IQ4_XS, 272, "IQ4_XS"}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        str b = {0};
+        struct tensors ts;
+        str_adds(&b, "GGUF");
+        u32(&b, 3), u64(&b, 1), u64(&b, 0), text(&b, "w"), u32(&b, 1), u64(&b, 512), u32(&b, types[i].type), u64(&b, 0);
+        while (b.n % 32) str_addc(&b, 0);
+        for (size_t k = 0; k < types[i].bytes; k++) str_addc(&b, 1);
+        assert_int_equal(open_bytes(b.p, b.n, &ts), OK);
+        assert_int_equal(ts.t[0].dt, types[i].dt);
+        assert_string_equal(ts.t[0].stored, types[i].stored);
+        assert_int_equal(ts.t[0].bytes, types[i].bytes);
+        tensors_close(&ts);
+        refused(&(str){.p = b.p, .n = b.n - 1}, E_INPUT, "1 bytes are missing");
+        str_free(&b);
+    }
+}
+
 static void test_metadata(void **state) {
     (void)state;
     struct sample s = sample_make(3);
@@ -239,7 +268,7 @@ static const struct corruption corruptions[] = {
     {AT(tok_ne0), 8, (uint64_t)1 << 62, E_INPUT, "tensor 'tok': its shape [3, 4611686018427387904, 1, 1] needs more"},
     {AT(tok_ne1), 8, 1000, E_INPUT, "tensor 'tok': its shape [1000, 4, 1, 1] needs more"},
     {AT(tok_ne1), 8, 6, E_INPUT, "tensors 'tok' and 'blk.0.w' overlap"},
-    {AT(tok_type), 4, 13, E_UNSUPPORTED, "tensor 'tok' is of type Q5_K (ggml 13); supported are F32, F16, BF16"},
+    {AT(tok_type), 4, 19, E_UNSUPPORTED, "tensor 'tok' is of type IQ1_S (ggml 19); supported are F32, F16, BF16"},
     {AT(tok_type), 4, 999, E_UNSUPPORTED, "of type unknown (ggml 999)"},
     {AT(tok_offset), 8, 1, E_INPUT, "tensor 'tok': its offset 1"},
     {AT(tok_offset), 8, UINT64_MAX - 63, E_INPUT, "lies beyond any file"},
@@ -416,7 +445,7 @@ static int remove_folder(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good_file),
-        cmocka_unit_test(test_metadata),
+        cmocka_unit_test(test_every_type), cmocka_unit_test(test_metadata),
         cmocka_unit_test(test_each_field_corrupt),
         cmocka_unit_test(test_magic),
         cmocka_unit_test(test_duplicates),

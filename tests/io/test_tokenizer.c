@@ -230,10 +230,33 @@ static void threads_share_one(void **state) {
     tokenizer_free(t);
 }
 
+/* A model may have no row for the last added tokens: they are not recognised then. Other tokens must have one. */
+static void added_tokens_beyond_the_model(void **state) {
+    (void)state;
+    tokenizer *t;
+    struct ids ids = {0};
+    check_ok(tokenizer_from_json(GOLDEN "small.json", &t));
+    int32_t n = tokenizer_vocab(t), tool = tokenizer_id(t, "<tool>");
+    assert_true(tokenizer_fit(t, n) && tokenizer_fit(t, n + 64));
+    assert_int_equal(tool, 2000);
+    assert_false(tokenizer_fit(t, tool - 1));
+    assert_int_equal(tokenizer_vocab(t), n);
+    check_ok(tokenizer_encode(t, "<tool>", 6, true, &ids));
+    assert_true(ids.n == 1 && ids.v[0] == tool);
+    assert_true(tokenizer_fit(t, tool));
+    assert_int_equal(tokenizer_vocab(t), tool);
+    ids.n = 0;
+    check_ok(tokenizer_encode(t, "<tool>", 6, true, &ids));
+    assert_true(ids.n > 1);
+    for (size_t i = 0; i < ids.n; i++) assert_true(ids.v[i] < tool);
+    ids_free(&ids);
+    tokenizer_free(t);
+}
+
 /* ---- what is refused ---- */
 
 static void check_err(err got, err want, const char *part) {
-    assert_int_equal(got, want);
+    if (got != want) fail_msg("\"%s\" is %d, not %d; wanted \"%s\"", got ? err_text() : "", got, want, part);
     if (!strstr(err_text(), part)) fail_msg("\"%s\" does not say \"%s\"", err_text(), part);
 }
 
@@ -285,33 +308,47 @@ static void bad_files_are_named(void **state) {
         const char *part;
     } bad[] = {
         {"model", "3", E_INPUT, "model is a number"},
-        {"model.type", "\"Unigram\"", E_UNSUPPORTED, "\"Unigram\""},
+        {"model.type", "\"WordLevel\"", E_UNSUPPORTED, "\"WordLevel\""},
+        {"model.type", "\"Unigram\"", E_UNSUPPORTED, "ByteLevel pre_tokenizer before a Unigram"},
         {"model.vocab", "[]", E_INPUT, "model.vocab is an array"},
+        {"model.vocab", NULL, E_INPUT, "model.vocab is absent"},
         {"model.vocab", "{}", E_INPUT, "hole"},
         {"model.vocab.!", "\"x\"", E_INPUT, "not an id"},
+        {"model.vocab.!", "1.5", E_INPUT, "is a number, not an id"},
         {"model.vocab.!", "4", E_INPUT, "given to both"},
         {"model.vocab.!", "70000", E_INPUT, "hole"},
         {"model.vocab.!", "-1", E_INPUT, "hole"},
         {"model.merges", "null", E_INPUT, "model.merges is null"},
+        {"model.merges", "[3]", E_INPUT, "model.merges[0]"},
         {"model.merges.0", "\"ab\"", E_INPUT, "merge 0: \"ab\" is not two tokens"},
         {"model.merges.1", "[\"a\"]", E_INPUT, "model.merges[1]"},
         {"model.merges.2", "[\"a\", \"nope!\"]", E_INPUT, "merge 2: \"nope!\""},
         {"model.merges.2", "[\"~\", \"~\"]", E_INPUT, "merge 2: \"~~\""},
         {"model.dropout", "0.1", E_UNSUPPORTED, "dropout"},
-        {"model.byte_fallback", "true", E_UNSUPPORTED, "byte_fallback"},
+        {"model.end_of_word_suffix", "\"</w>\"", E_UNSUPPORTED, "end_of_word_suffix"},
         {"model.ignore_merges", "1", E_INPUT, "ignore_merges is a number"},
         {"model.unk_token", "1", E_INPUT, "unk_token"},
         {"added_tokens", "{}", E_INPUT, "added_tokens is an object"},
         {"added_tokens.0.content", "1", E_INPUT, "added_tokens[0]"},
         {"added_tokens.0.id", "9", E_INPUT, "but model.vocab gives it"},
         {"added_tokens.3.id", "9", E_INPUT, "given to both"},
-        {"added_tokens.3.lstrip", "\"\"", E_INPUT, "lstrip"},
-        {"normalizer", "{\"type\": \"Lowercase\"}", E_UNSUPPORTED, "\"Lowercase\""},
+        {"added_tokens.3.lstrip", "\"\"", E_INPUT, "added_tokens[3].lstrip"},
+        {"normalizer", "{\"type\": \"ByteLevel\"}", E_UNSUPPORTED, "normalizer \"ByteLevel\""},
+        {"normalizer", "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, {\"type\": \"X\"}]}", E_UNSUPPORTED,
+         "normalizer.normalizers[1]"},
         {"normalizer", "{}", E_INPUT, "normalizer has no \"type\""},
-        {"pre_tokenizer", NULL, E_UNSUPPORTED, "ByteLevel"},
-        {"pre_tokenizer", "{\"type\": \"Whitespace\"}", E_UNSUPPORTED, "\"Whitespace\""},
+        {"normalizer", "{\"type\": \"Precompiled\", \"precompiled_charsmap\": \"A*\"}", E_INPUT, "not base64"},
+        {"normalizer", "{\"type\": \"Precompiled\", \"precompiled_charsmap\": \"AAAAAAAAAAAA\"}", E_INPUT, "damaged"},
+        {"normalizer", "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}}", E_INPUT, "normalizer.content"},
+        {"normalizer", "{\"type\": \"Prepend\", \"prepend\": 1}", E_INPUT, "normalizer.prepend is a number"},
+        {"normalizer", "{\"type\": \"BertNormalizer\", \"lowercase\": 1}", E_INPUT, "normalizer.lowercase"},
+        {"pre_tokenizer", "{\"type\": \"CharDelimiterSplit\"}", E_UNSUPPORTED, "\"CharDelimiterSplit\""},
+        {"pre_tokenizer", "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"ByteLevel\"}, {\"type\": \"Whitespace\"}]}",
+         E_UNSUPPORTED, "pretokenizers[1]: a step after ByteLevel"},
+        {"pre_tokenizer", "{\"type\": \"Metaspace\", \"replacement\": \"__\"}", E_INPUT, "not one character"},
+        {"pre_tokenizer", "{\"type\": \"Metaspace\", \"prepend_scheme\": \"often\"}", E_INPUT, "\"often\""},
         {"pre_tokenizer.pretokenizers.0.behavior", "\"Else\"", E_INPUT, "\"Else\""},
-        {"pre_tokenizer.pretokenizers.0.pattern", "{}", E_INPUT, "pattern"},
+        {"pre_tokenizer.pretokenizers.0.pattern", "{}", E_INPUT, "pretokenizers[0].pattern"},
         {"pre_tokenizer.pretokenizers.0.pattern.Regex", "\"a(\"", E_UNSUPPORTED, "does not compile"},
         {"pre_tokenizer.pretokenizers.0.pattern.Regex", "\"\\\\h\"", E_UNSUPPORTED, "escape \\h"},
         {"pre_tokenizer.pretokenizers.0.pattern.Regex", "\"[a[b]]\"", E_UNSUPPORTED, "set inside"},
@@ -319,7 +356,16 @@ static void bad_files_are_named(void **state) {
         {"pre_tokenizer.pretokenizers.0.pattern.Regex", "\"a{2}+\"", E_UNSUPPORTED, "repeat of a repeat"},
         {"pre_tokenizer.pretokenizers.0.pattern.Regex", "\"a{b\"", E_UNSUPPORTED, "brace"},
         {"pre_tokenizer.pretokenizers.0.pattern.Regex", "\"(?m)a\"", E_UNSUPPORTED, "group"},
-        {"decoder", "{\"type\": \"Metaspace\"}", E_UNSUPPORTED, "\"Metaspace\""},
+        {"pre_tokenizer.pretokenizers.0.pattern.Regex", "\"(?i:a|mess)\"", E_UNSUPPORTED, "without regard to case"},
+        {"pre_tokenizer.pretokenizers.0.pattern.Regex", "\"[[:alpha:]]\"", E_UNSUPPORTED, "a set's name"},
+        {"pre_tokenizer.pretokenizers.0.pattern.Regex", "\"\\\\p{Alpha}\"", E_UNSUPPORTED, "does not compile"},
+        {"post_processor", "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"x\"}}]}", E_INPUT,
+         "does not know \"x\""},
+        {"post_processor", "{\"type\": \"BertProcessing\", \"cls\": [\"a\", 70000], \"sep\": [\"b\", 1]}", E_INPUT, "70000"},
+        {"post_processor", "{\"type\": \"Other\"}", E_UNSUPPORTED, "post_processor \"Other\""},
+        {"decoder", "{\"type\": \"CTC\"}", E_UNSUPPORTED, "decoder \"CTC\""},
+        {"decoder", "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"a\"}, \"content\": \"\"}", E_UNSUPPORTED, "with a regex"},
+        {"decoder", "{\"type\": \"Strip\", \"content\": \"ab\"}", E_INPUT, "not one character"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         json_t *root = small_json();
@@ -333,6 +379,22 @@ static void bad_files_are_named(void **state) {
     check_err(tokenizer_from_json("nowhere/tokenizer.json", &t), E_USAGE, "nowhere/tokenizer.json");
     check_err(tokenizer_json_parse("f", "{\"a\":1,\"a\":2}", 13, &t), E_INPUT, "f:1:");
     check_err(tokenizer_json_parse("f", "[]", 2, &t), E_INPUT, "model is absent");
+    static const struct {
+        const char *text, *part;
+    } damaged[] = {
+        {"{\"model\": {\"type\": \"BPE\",\n \"vocab\": {\"a\": 0,}, \"merges\": []}}", "f:2:19: not JSON: '\"' expected"},
+        {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\\ud800b\": 0}, \"merges\": []}}", "half a surrogate pair"},
+        {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\\qb\": 0}, \"merges\": []}}", "bad escape"},
+        {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"a\": 1}, \"merges\": []}}", "there twice"},
+        {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"vocab\": {}, \"merges\": []}}", "there twice"},
+        {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a", "f:1:"},
+        {"{\"model\": {\"type\": \"Unigram\", \"unk_id\": 3, \"vocab\": [[\"a\", 0.5]]}}", "model.unk_id"},
+        {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", 1e999]]}}", "not a finite number"},
+        {"{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\"]]}}", "',' expected"},
+        {"{\"model\": {\"vocab\": {}}}", "model has no \"type\""},
+    };
+    for (size_t i = 0; i < sizeof damaged / sizeof *damaged; i++)
+        check_err(tokenizer_json_parse("f", damaged[i].text, strlen(damaged[i].text), &t), E_INPUT, damaged[i].part);
 }
 
 /* A pattern that runs away on a text ends with an error, not with a hang. */
@@ -388,6 +450,9 @@ static void neighbours_tell_the_rest(void **state) {
     check_err(tokenizer_from_json(path, &t), E_INPUT, "generation_config.json:1:");
     put(dir, "tokenizer_config.json", "{\"bos_token\": \"<none>\"}");
     check_err(tokenizer_from_json(path, &t), E_INPUT, "\"<none>\" is not in the vocabulary");
+    snprintf(path, sizeof path, "%s/none.json", dir);
+    put(dir, "spiece.model", "x");
+    check_err(tokenizer_from_json(path, &t), E_UNSUPPORTED, "spiece.model is not read: make the one from the other");
     str_free(&small);
     check_ok(dir_remove(dir));
 }
@@ -415,6 +480,7 @@ int main(void) {
         cmocka_unit_test(small_equals_the_reference),
         cmocka_unit_test(variants_equal_the_reference),
         cmocka_unit_test(threads_share_one),
+        cmocka_unit_test(added_tokens_beyond_the_model),
         cmocka_unit_test(bad_text_is_named),
         cmocka_unit_test(bad_files_are_named),
         cmocka_unit_test(runaway_patterns_end),

@@ -17,7 +17,7 @@
 #include "cpu/cpu.h"
 #include "cpu/gemm.h"
 #include "ops/ops.h"
-#include <cmocka.h> /* after ours: it defines a macro fail() */
+#include "support/support.h" /* after ours: cmocka defines a macro fail() */
 
 enum { MAX_BLOCKS = 256 };
 static void *blocks[MAX_BLOCKS];
@@ -60,15 +60,8 @@ static struct view weights(dtype dt, int64_t rows, int64_t cols) {
     float *row = take((size_t)cols * sizeof(float));
     for (int64_t r = 0; r < rows; r++, p += bytes) {
         for (int64_t c = 0; c < cols; c++) row[c] = uniform();
-        if (dt != DT_Q6_K) {
-            quantise_row(dt, row, p, cols);
-            continue;
-        }
-        for (size_t i = 0; i < bytes; i++) p[i] = (uint8_t)philox(8, counter++, 0, 0, 0).v[0];
-        for (size_t i = 208; i < bytes; i += 210) { /* d: any bits could be NaN */
-            uint16_t d = f32_to_f16(uniform() * 2e-4f);
-            memcpy(p + i, &d, 2);
-        }
+        if (dtype_writable(dt)) quantise_row(dt, row, p, cols);
+        else random_blocks(dt, p, cols, 1, &counter);
     }
     return v;
 }
@@ -104,7 +97,7 @@ static double sum_bound(const struct sum *s) {
 static const char *place = "";
 static void near(const struct sum *s, double got, const char *name, int64_t i, int64_t j) {
     if (fabs(got - s->v) <= sum_bound(s)) return;
-    fail_msg("%s %s %s[%lld,%lld] = %.9g, want %.9g +- %.2g", cpu_isa_name(cpu_isa()), place, name, (long long)i,
+    flunk("%s %s %s[%lld,%lld] = %.9g, want %.9g +- %.2g", cpu_isa_name(cpu_isa()), place, name, (long long)i,
              (long long)j, got, s->v, sum_bound(s));
 }
 
@@ -313,17 +306,17 @@ static void for_each_isa(void (*f)(void)) {
 }
 
 static void every_dtype(void) {
-    static const dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_Q4_0, DT_Q4_1, DT_Q8_0, DT_Q6_K};
-    static const int64_t rows[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 17, 32, 64}, outs[] = {1, 37, 64};
-    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
-        int64_t block = dtype_info[types[t]].block;
+        static const int64_t rows[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 17, 32, 64}, outs[] = {1, 37, 64};
+    for (int t = DT_F32; t < DT_COUNT; t++) {
+        if (t == DT_I32) continue;
+        int64_t block = dtype_info[t].block;
         int64_t plain_c[] = {1, 7, 64, 331}, quant_c[] = {block, 3 * block, 576 / block * block, 0};
-        place = dtype_info[types[t]].name;
+        place = dtype_info[t].name;
         for (int c = 0; c < 4; c++)
             for (size_t o = 0; o < 3; o++)
                 for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
                     int64_t width = block == 1 ? plain_c[c] : quant_c[c];
-                    struct layer l = {1,   {types[t]}, rows[n], width, {outs[o]}, (int64_t)(n % 3),
+                    struct layer l = {1,   {(dtype)t}, rows[n], width, {outs[o]}, (int64_t)(n % 3),
                                       {0}, n % 2,      0,       2,     false};
                     if (width) check_layer(&l, -1);
                 }
@@ -334,6 +327,9 @@ static void every_group(void) {
     static const struct layer cases[] = {
         {3, {DT_Q4_1, DT_Q8_0, DT_Q4_0}, 19, 96, {96, 32, 45}, 5, {16, 7, 16}, true, 0, 2, false},
         {3, {DT_Q4_1, DT_Q6_K, DT_F32}, 70, 256, {64, 33, 1}, 0, {0, 8, 64}, false, 0, 3, false},
+        {4, {DT_Q4_K, DT_Q5_0, DT_Q6_K, DT_NF4}, 33, 512, {64, 96, 33, 40}, 0, {8, 0, 4, 16}, false, 0, 2, false},
+        {3, {DT_NF4, DT_E4M3, DT_Q5_K}, 20, 768, {64, 33, 40}, 0, {0, 4, 0}, true, 0, 3, false},
+        {2, {DT_NF4, DT_E4M3}, 40, 320, {64, 33}, 0, {0, 4}, true, 0, 3, false},
         {2, {DT_Q4_1, DT_Q4_1}, 300, 64, {300, 40}, 0, {4, 0}, false, 0, 2, false},
         {4, {DT_F32, DT_F16, DT_BF16, DT_Q8_0}, 4, 64, {33, 70, 5, 64}, 3, {1, 17, 8, 32}, true, 0, 2, false},
         {2, {DT_Q4_1, DT_Q8_0}, 1, 576, {50, 31}, 0, {16, 16}, false, 0, 1, false},
@@ -476,7 +472,7 @@ static void check_head_row(const struct head *h, int64_t n, double *sums) {
     bound = 2 * bound + 8 * FLT_EPSILON * (1 + fabs(z[best]) + fabs(nll));
     if (weight == 0) nll = bound = 0;
     if (fabs(got - nll) > bound)
-        fail_msg("%s nll[%lld] = %.9g, want %.9g +- %.2g", place, (long long)n, got, nll, bound);
+        flunk("%s nll[%lld] = %.9g, want %.9g +- %.2g", place, (long long)n, got, nll, bound);
     sums[0] += weight * nll;
     sums[1] += weight;
     sums[2] += weight * (best == label);

@@ -20,7 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
+#include "support/support.h"
 
 enum { VALUES = 96, SEQS = 6, GUARD = 64 };
 static int PAD = 5; /* floats between the rows of a slice; 8 on a card, where a quantised table's rows go to 16-byte places */
@@ -31,18 +31,20 @@ struct shape {
     int seqs;
     int64_t len[SEQS], C;
     int H, K, D;
+    bool for_card; /* nothing new to a processor */
 };
 static const struct shape shapes[] = {
-    {"no sequence", 0, {0}, 32, 2, 1, 16},
-    {"zero tokens", 2, {0, 0}, 32, 2, 1, 16},
-    {"one", 1, {1}, 1, 1, 1, 2},
-    {"prime", 5, {7, 1, 13, 0, 3}, 37, 6, 2, 10},
-    {"small", 2, {5, 11}, 64, 4, 2, 32},
-    {"aligned", 2, {32, 128}, 256, 2, 2, 64},
-    {"ragged", 4, {65, 3, 0, 130}, 96, 6, 2, 64},
-    {"head of 80", 1, {70}, 160, 2, 1, 80},
-    {"head of 128", 2, {1, 66}, 32, 1, 1, 128},
-    {"head of 256", 2, {17, 8}, 64, 2, 1, 256},
+    {"no sequence", 0, {0}, 32, 2, 1, 16, false},
+    {"zero tokens", 2, {0, 0}, 32, 2, 1, 16, false},
+    {"one", 1, {1}, 1, 1, 1, 2, false},
+    {"prime", 5, {7, 1, 13, 0, 3}, 37, 6, 2, 10, false},
+    {"small", 2, {5, 11}, 64, 4, 2, 32, false},
+    {"aligned", 2, {32, 128}, 256, 2, 2, 64, false},
+    {"ragged", 4, {65, 3, 0, 130}, 96, 6, 2, 64, false},
+    {"head of 80", 1, {70}, 160, 2, 1, 80, false},
+    {"head of 128", 2, {1, 66}, 32, 1, 1, 128, false},
+    {"head of 256", 2, {17, 8}, 64, 2, 1, 256, false},
+    {"many rows", 3, {217, 3, 100}, 72, 2, 1, 32, true}, /* a card's fused products begin at 256 */
 };
 
 /* A program of a few instructions and the contents of its values, by value index. */
@@ -150,50 +152,55 @@ static val ints(struct lab *l, int64_t d, const char *name, int64_t limit) {
     for (int64_t k = 0; k < rows_of(l, v); k++) ((int32_t *)l->data[v.i])[k] = (int32_t)below(l, limit);
     return v;
 }
-/* A frozen matrix of the lab's type. Q6_K has no encoder: random bits with a sane scale. */
+/* A frozen matrix of the lab's type; quantised ones are random bits. */
 static val weight(struct lab *l, int64_t rows, int64_t cols, const char *name) {
     val v = give(l, ROLE_BASE, l->dt, 2, (int64_t[]){rows, cols}, name);
-    uint8_t *bytes = l->data[v.i];
+    if (dtype_quantised(l->dt)) {
+        uint32_t bits = l->rng; /* the other operands are the same for every type */
+        random_blocks(l->dt, l->data[v.i], rows * cols, 0.4f, &bits);
+        return v;
+    }
     float *row = malloc((size_t)cols * sizeof *row);
     assert_non_null(row);
-    for (int64_t r = 0; r < rows && l->dt != DT_Q6_K; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         for (int64_t c = 0; c < cols; c++) row[c] = random_float(l) / 4;
-        quantise_row(l->dt, row, bytes + (size_t)r * dtype_row_bytes(l->dt, cols), cols);
+        quantise_row(l->dt, row, (uint8_t *)l->data[v.i] + (size_t)r * dtype_row_bytes(l->dt, cols), cols);
     }
     free(row);
-    for (size_t k = 0; k < l->bytes[v.i] && l->dt == DT_Q6_K; k++) {
-        uint16_t d = f32_to_f16(1e-4f);
-        bytes[k] = k % 210 < 208 ? (uint8_t)random_bits(l) : ((uint8_t *)&d)[k % 210 - 208];
-    }
     return v;
 }
 
 /* --- rows ------------------------------------------------------------------------------------------------------ */
 
 static void emit(struct lab *l, const struct op_def *op, const val *in, const struct op_attr *a) {
-    if (!prog_emit(&l->p, op, in, op->n_in, a)) fail_msg("%s: %s", l->what, err_text());
+    if (!prog_emit(&l->p, op, in, op->n_in, a)) flunk("%s: %s", l->what, err_text());
 }
 
 static void build_embed(struct lab *l) {
     val in[] = {ints(l, SYM_N, "ids", 11), weight(l, 11, l->s->C, "table")};
-    l->terms = l->dt == DT_Q4_1 ? 1 : 0; /* d * q + m may round once or twice */
+    bool sum = l->dt == DT_Q4_1 || l->dt == DT_Q5_1 || l->dt == DT_Q2_K || l->dt == DT_Q4_K || l->dt == DT_Q5_K;
+    l->terms = sum ? 1 : 0; /* d * q + m may round once or twice */
     emit(l, &op_embed, in, &(struct op_attr){.scale = l->variant ? 1.5f : 1});
 }
 
+/* Variants: RMSNorm with a frozen and a trained weight, LayerNorm with both trained, RMSNorm and LayerNorm per head. */
 static void build_norm(struct lab *l) {
-    val x = activation(l, l->s->C, "x");
-    val w = l->variant ? param(l, 1, &l->s->C, "w") : floats(l, ROLE_BASE, 1, &l->s->C, "w");
-    l->terms = (double)(l->s->C + l->N);
-    for (int64_t n = 0; n < l->N; n++) { /* dx is what is left of dy w rstd without its part along x */
-        double ss = 1e-30;
-        for (int64_t c = 0; c < l->s->C; c++) ss += pow(*element(l, x, l->data[x.i], n * l->s->C + c), 2);
-        l->cancelled = fmax(l->cancelled, 1.5 * 1.5 * sqrt((double)l->s->C / ss));
+    const bool center = l->variant == 2 || l->variant == 4, trained = l->variant != 0, apart = l->variant > 2;
+    const int64_t heads = apart ? l->s->H : 1, D = apart ? l->s->D : l->s->C, C = heads * D;
+    val x = activation(l, C, "x"), w = trained ? param(l, 1, &D, "w") : floats(l, ROLE_BASE, 1, &D, "w"), bias = {0};
+    if (center) bias = param(l, 1, &D, "bias");
+    l->terms = (double)(D + l->N * heads);
+    for (int64_t k = 0; k < l->N * heads; k++) { /* dx is what is left of dy w rstd without its part along x */
+        double ss = 1e-30, mean = 0;
+        for (int64_t c = 0; c < D; c++) mean += center ? *element(l, x, l->data[x.i], k * D + c) / (double)D : 0;
+        for (int64_t c = 0; c < D; c++) ss += pow(*element(l, x, l->data[x.i], k * D + c) - mean, 2);
+        l->cancelled = fmax(l->cancelled, 1.5 * 1.5 * fmin(sqrt((double)D / ss), 1 / sqrt(1e-5)) * (center ? 2 : 1));
     }
     l->loss_outs = 1;
-    emit(l, &op_norm, (val[]){x, w}, &(struct op_attr){.eps = 1e-5f});
+    emit(l, &op_norm, (val[]){x, w, bias}, &(struct op_attr){.eps = 1e-5f, .heads = (int)heads, .center = center});
 }
 
-/* Variants: one plain output; three with two deltas and a bias; dropout; no gradient to x. */
+/* Variants: one plain output; three with two deltas and a bias; dropout; no gradient to x; sizes that a card's fused products take. */
 static void build_linear(struct lab *l) {
     static const struct {
         int n, rank[3];
@@ -202,8 +209,9 @@ static void build_linear(struct lab *l) {
     } kinds[] = {{1, {0}, 0, false, true},
                  {3, {4, 0, 3}, 0, true, true},
                  {2, {8, 1}, 0.3f, false, true},
-                 {1, {5}, 0, false, false}};
-    const int64_t C = l->s->C, O[] = {C + 3, 1, 2 * C};
+                 {1, {5}, 0, false, false},
+                 {3, {8, 0, 16}, 0, true, true}};
+    const int64_t C = l->s->C, eights = l->variant == 4 ? 8 : 1, O[] = {C + (eights > 1 ? 8 : 3), eights, 2 * C};
     struct op_attr a = {.n = kinds[l->variant].n, .dropout = kinds[l->variant].dropout, .site = 5};
     val in[LIN_IN] = {{0}};
     int64_t R = 0;
@@ -219,7 +227,9 @@ static void build_linear(struct lab *l) {
     if (R) in[LIN_A] = param(l, 2, (int64_t[]){R, C}, "A");
     in[LIN_SAMPLE] = ints(l, SYM_N, "sample", 1000);
     in[LIN_POS] = ints(l, SYM_N, "pos", 1000);
-    l->terms = (double)(4 * C + l->N);
+    l->terms = (double)(C + l->N + R); /* of the longest sum: over C, over tokens, over all outputs (dx), over ranks */
+    for (int k = 0; k < a.n; k++) l->terms += (double)O[k];
+    l->cancelled = C == 1; /* no larger element beside one whose terms cancel */
     l->loss_outs = a.n;
     emit(l, &op_linear, in, &a);
 }
@@ -227,11 +237,13 @@ static void build_linear(struct lab *l) {
 /* The definition takes the angle in double, the kernels round it to f32 as the models' own code does: pos eps. */
 static void build_rope(struct lab *l) {
     val x = activation(l, (int64_t)l->s->H * l->s->D, "x"), pos = ints(l, SYM_N, "pos", 500);
-    int64_t half = l->s->D / 2;
+    const int rotated = l->variant < 4 || l->s->D < 4 ? l->s->D : l->s->D / 4 * 2; /* from 4 on: half of a head, and a factor */
+    int64_t half = rotated / 2;
     val freq = floats(l, ROLE_BASE, 1, &half, "freq");
     for (int64_t j = 0; j < half; j++) ((float *)l->data[freq.i])[j] = powf(10000, -(float)j / (float)half);
     struct op_attr a = {
         .heads = l->s->H, .head_dim = l->s->D, .interleaved = l->variant & 1, .inverse = l->variant & 2};
+    if (l->variant >= 4) a.rope_dims = rotated, a.scale = 1.25f;
     l->terms = 500.0 * 500 / 64;
     l->loss_outs = 1;
     emit(l, &op_rope, (val[]){x, pos, freq}, &a);
@@ -242,18 +254,33 @@ static struct op_attr heads(const struct lab *l) {
         .heads = l->s->H, .kv_heads = l->s->K, .head_dim = l->s->D, .scale = 1 / sqrtf((float)l->s->D)};
 }
 
-/* Variants: causal, not causal, window and soft-cap (definition only, until a kernel takes them). */
+/* Variants: causal, not causal, window and soft-cap, a window of more than a tile, soft-cap without a mask, a bias by
+ * distance with and without a mask, keys of another text. */
 static void build_attention(struct lab *l) {
     struct op_attr a = heads(l);
-    a.causal = l->variant != 1;
+    a.causal = l->variant != 1 && l->variant != 4 && l->variant < 6;
+    val bias = {0}, cu_k = {0};
     if (l->variant == 2) a.window = 4, a.softcap = 2;
+    if (l->variant == 3) a.window = 67;
+    if (l->variant == 4) a.softcap = 1.5f;
     val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), k = activation(l, (int64_t)a.kv_heads * a.head_dim, "k");
     val v = activation(l, (int64_t)a.kv_heads * a.head_dim, "v"), cu = ints(l, SYM_S1, "cu", 1);
     for (int s = 0; s < l->s->seqs; s++)
         ((int32_t *)l->data[cu.i])[s + 1] = ((int32_t *)l->data[cu.i])[s] + (int32_t)l->s->len[s];
     l->terms = (double)(l->N + a.head_dim);
+    /* one key alone: dq = dk = 0, what is left of two equal sums of a head's terms */
+    if (l->N == 1 || l->variant == 7) l->cancelled = 1.5 * 1.5 * 1.5 * sqrt(a.head_dim) * a.scale;
     l->loss_outs = 1;
-    emit(l, &op_attention, (val[]){q, k, v, cu}, &a);
+    if (l->variant == 5 || l->variant == 6) {
+        a.buckets = 8, a.distance = 40;
+        bias = floats(l, ROLE_BASE, 2, (int64_t[]){8, a.heads}, "bias");
+    }
+    if (l->variant == 7) { /* keys of another text, whose sequences are the same ones in another order */
+        cu_k = ints(l, SYM_S1, "cu k", 1);
+        for (int s = 0; s < l->s->seqs; s++)
+            ((int32_t *)l->data[cu_k.i])[s + 1] = ((int32_t *)l->data[cu_k.i])[s] + (int32_t)l->s->len[l->s->seqs - 1 - s];
+    }
+    emit(l, &op_attention, (val[]){q, k, v, cu, cu_k, bias}, &a);
 }
 
 static void build_add(struct lab *l) {
@@ -262,25 +289,46 @@ static void build_add(struct lab *l) {
     emit(l, &op_add, in, NULL);
 }
 
-static void build_swiglu(struct lab *l) {
-    val in[] = {activation(l, l->s->C, "gate"), activation(l, l->s->C, "up")};
-    for (int64_t k = 0; k < elements(l, in[0]); k += 9) *element(l, in[0], l->data[in[0].i], k) *= l->variant ? 80 : 4;
+/* Variants: each activation, gated with moderate and with large gates, then alone. */
+static void build_glu(struct lab *l) {
+    const int kind = l->variant / 3, form = l->variant % 3;
+    val in[] = {activation(l, l->s->C, "gate"), {0}};
+    if (form < 2) in[1] = activation(l, l->s->C, "up");
+    for (int64_t k = 0; k < elements(l, in[0]); k += 9) *element(l, in[0], l->data[in[0].i], k) *= form ? 80 : 4;
+    for (int64_t k = 0; k < elements(l, in[0]) && kind == ACT_RELU; k++) { /* finite differences do not see a kink */
+        float *g = element(l, in[0], l->data[in[0].i], k);
+        *g += fabsf(*g) < 0.1f ? 0.5f : 0;
+    }
     l->terms = 4;
     l->loss_outs = 1;
-    emit(l, &op_swiglu, in, NULL);
+    emit(l, &op_glu, in, &(struct op_attr){.act = (enum activation)kind});
 }
 
-/* Variants: half of the rows count, none does. */
+static void build_split(struct lab *l) {
+    struct op_attr a = {.n = 3, .width = {l->s->D, 1, (int)l->s->C}};
+    l->loss_outs = 3;
+    emit(l, &op_split, (val[]){activation(l, l->s->C + l->s->D + 1, "x")}, &a);
+}
+
+static void build_softcap(struct lab *l) {
+    val x = activation(l, 3 * l->s->C, "logits");
+    prog_v(&l->p, x)->needs = false;
+    for (int64_t k = 0; k < elements(l, x); k += 5) *element(l, x, l->data[x.i], k) *= 100;
+    l->terms = 1;
+    emit(l, &op_softcap, &x, &(struct op_attr){.softcap = 3});
+}
+
+/* Variants: half of the rows count, none does, half with capped logits. */
 static void build_head_loss(struct lab *l) {
     val in[] = {activation(l, l->s->C, "x"), weight(l, 101, l->s->C, "w"), ints(l, SYM_N, "label", 101),
                 floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight")};
     for (int64_t n = 0; n < l->N; n++) {
         float *w = (float *)l->data[in[3].i] + n;
-        *w = l->variant || n % 2 ? 0 : fabsf(*w);
+        *w = l->variant == 1 || n % 2 ? 0 : fabsf(*w);
     }
     l->terms = (double)(l->s->C + l->N + 101);
     l->loss_is_first = true;
-    emit(l, &op_head_loss, in, NULL);
+    emit(l, &op_head_loss, in, &(struct op_attr){.softcap = l->variant == 2 ? 2 : 0});
 }
 
 static void build_gather(struct lab *l) {
@@ -291,14 +339,15 @@ static void build_gather(struct lab *l) {
 
 /* Rows of five slots; no two rows share a cell. */
 static void cache_of(struct lab *l, val *cache, val *slot, val *pos) {
-    const int64_t d[] = {5, l->s->K, l->N / 5 + 70, l->s->D};
+    const int apart = l->variant >= 4 ? 150 : 16; /* 4 and 5: far enough that a row is divided among blocks */
+    const int64_t d[] = {5, l->s->K, l->N / 5 + 4 * apart + 6, l->s->D};
     cache[0] = floats(l, ROLE_STATE, 4, d, "cache k");
     cache[1] = floats(l, ROLE_STATE, 4, d, "cache v");
     *slot = ints(l, SYM_N, "slot", 1);
     *pos = ints(l, SYM_N, "pos", 1);
     for (int64_t n = 0; n < l->N; n++) {
         ((int32_t *)l->data[slot->i])[n] = (int32_t)(n * 3 % 5);
-        ((int32_t *)l->data[pos->i])[n] = (int32_t)(n / 5 + n % 5 * 16); /* 0 to beyond a tile of keys */
+        ((int32_t *)l->data[pos->i])[n] = (int32_t)(n / 5 + n % 5 * apart); /* 0 to beyond a tile of keys */
     }
 }
 
@@ -311,10 +360,15 @@ static void build_kv_append(struct lab *l) {
 
 static void build_attention_cached(struct lab *l) {
     struct op_attr a = heads(l);
+    static const int windows[] = {0, 3, 66, 0, 0, 400};
+    a.window = windows[l->variant], a.softcap = l->variant == 1 ? 2 : 0;
+    a.causal = true;
+    val bias = {0};
+    if (l->variant == 3) a.buckets = 8, a.distance = 40, bias = floats(l, ROLE_BASE, 2, (int64_t[]){8, a.heads}, "bias");
     val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), cache[2], slot, pos;
     cache_of(l, cache, &slot, &pos);
-    l->terms = (double)(l->N + 70 + a.head_dim);
-    emit(l, &op_attention_cached, (val[]){q, cache[0], cache[1], slot, pos}, &a);
+    l->terms = (double)(l->N + 606 + a.head_dim);
+    emit(l, &op_attention_cached, (val[]){q, cache[0], cache[1], slot, pos, bias}, &a);
 }
 
 /* Variants: greedy with ties, plain, top-k, top-p, both; one likely id and a tail that together weighs as much. */
@@ -339,12 +393,13 @@ static void build_sample(struct lab *l) {
 }
 
 static const struct row rows[] = {
-    {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 2, false},
-    {&op_linear, build_linear, 4, true},        {&op_rope, build_rope, 4, false},
-    {&op_attention, build_attention, 3, false}, {&op_add, build_add, 1, false},
-    {&op_swiglu, build_swiglu, 2, false},       {&op_head_loss, build_head_loss, 2, true},
+    {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 5, false},
+    {&op_linear, build_linear, 5, true},        {&op_rope, build_rope, 8, false},
+    {&op_attention, build_attention, 8, false}, {&op_add, build_add, 1, false},
+    {&op_glu, build_glu, 12, false},            {&op_head_loss, build_head_loss, 3, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
-    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 1, false},
+    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 6, false},
+    {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},
 };
 
 /* --- running one instruction ----------------------------------------------------------------------------------- */
@@ -408,12 +463,12 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
     memset(scratch, 0xFF, bytes + GUARD);
     struct run_ctx ctx = l->run;
     ctx.threads = threads;
-    if ((b->begin_run && b->begin_run(&ctx)) || run(&ctx, i, x->in, x->out, scratch)) fail_msg("%s: %s", l->what, err_text());
-    if (!untouched(scratch + bytes, GUARD)) fail_msg("%s, %s: wrote past its scratch", l->what, i->op->name);
+    if ((b->begin_run && b->begin_run(&ctx)) || run(&ctx, i, x->in, x->out, scratch)) flunk("%s: %s", l->what, err_text());
+    if (!untouched(scratch + bytes, GUARD)) flunk("%s, %s: wrote past its scratch", l->what, i->op->name);
     for (int k = 0; k < i->op->n_out; k++) {
         if (!has(i->out[k])) continue;
         if (!untouched((char *)x->own_out[k] + l->bytes[i->out[k].i], GUARD))
-            fail_msg("%s: wrote past '%s'", l->what, prog_v(&l->p, i->out[k])->name);
+            flunk("%s: wrote past '%s'", l->what, prog_v(&l->p, i->out[k])->name);
     }
     free(scratch);
     return true;
@@ -444,7 +499,7 @@ static void *send(const struct lab *l, val v, struct view *w) {
             memcpy(&bits, (float *)w->p + k, 4);
             ((uint16_t *)host)[k] = bits == 0xFFFFFFFF ? 0xFFFF : to_16(l->narrow, ((float *)w->p)[k]);
         }
-    if (card->mem->upload(there, host, bytes + GUARD)) fail_msg("%s: %s", l->what, err_text());
+    if (card->mem->upload(there, host, bytes + GUARD)) flunk("%s: %s", l->what, err_text());
     if (narrowed(l, v)) w->dt = l->narrow;
     free(host);
     return there;
@@ -454,8 +509,8 @@ static void fetch(const struct lab *l, val v, void *there, void *to) {
     size_t n = l->bytes[v.i] / 4, bytes = narrowed(l, v) ? n * 2 : l->bytes[v.i];
     uint8_t *host = malloc(bytes + GUARD);
     assert_non_null(host);
-    if (card->mem->download(host, there, bytes + GUARD)) fail_msg("%s: %s", l->what, err_text());
-    if (!untouched(host + bytes, GUARD)) fail_msg("%s: wrote past '%s'", l->what, prog_v(&l->p, v)->name);
+    if (card->mem->download(host, there, bytes + GUARD)) flunk("%s: %s", l->what, err_text());
+    if (!untouched(host + bytes, GUARD)) flunk("%s: wrote past '%s'", l->what, prog_v(&l->p, v)->name);
     if (!narrowed(l, v)) memcpy(to, host, bytes);
     else
         for (size_t k = 0; k < n; k++) {
@@ -480,14 +535,14 @@ static void launch_card(const struct lab *l, const struct inst *i, struct launch
     for (int k = 0; k < i->op->n_in; k++) c.in[k].p = in[k];
     for (int k = 0; k < i->op->n_out; k++) c.out[k].p = out[k];
     kernel run = card->find(i, c.in, c.out);
-    if (!run) fail_msg("%s: no kernel for %s", l->what, i->op->name);
+    if (!run) flunk("%s: no kernel for %s", l->what, i->op->name);
     size_t bytes = card->scratch(i, c.in, c.out);
     uint8_t *scratch = card->mem->take(bytes + GUARD), guard[GUARD];
     assert_non_null(scratch);
     card->mem->fill(scratch, 0xFF, bytes + GUARD);
-    if (card->begin_run(&l->run) || run(&l->run, i, c.in, c.out, scratch)) fail_msg("%s: %s", l->what, err_text());
-    if (card->mem->download(guard, scratch + bytes, GUARD)) fail_msg("%s: %s", l->what, err_text());
-    if (!untouched(guard, GUARD)) fail_msg("%s, %s: wrote past its scratch", l->what, i->op->name);
+    if (card->begin_run(&l->run) || run(&l->run, i, c.in, c.out, scratch)) flunk("%s: %s", l->what, err_text());
+    if (card->mem->download(guard, scratch + bytes, GUARD)) flunk("%s: %s", l->what, err_text());
+    if (!untouched(guard, GUARD)) flunk("%s, %s: wrote past its scratch", l->what, i->op->name);
     for (int k = 0; k < i->op->n_out; k++)
         if (has(i->out[k])) fetch(l, i->out[k], out[k], x->out[k].p);
     for (int k = 0; k < i->op->n_in; k++)
@@ -504,7 +559,7 @@ static void launch_card(const struct lab *l, const struct inst *i, struct launch
 static void compare_ints(const struct lab *l, val v, const int32_t *got, const int32_t *want) {
     for (int64_t k = 0; k < rows_of(l, v) && !l->planted; k++)
         if (got[k] != want[k])
-            fail_msg("%s: %s[%lld] is %d, must be %d", l->what, prog_v(&l->p, v)->name, (long long)k, got[k], want[k]);
+            flunk("%s: %s[%lld] is %d, must be %d", l->what, prog_v(&l->p, v)->name, (long long)k, got[k], want[k]);
 }
 
 static void compare(const struct lab *l, val v, void *got, void *want) {
@@ -527,11 +582,11 @@ static void compare(const struct lab *l, val v, void *got, void *want) {
     double eps = l->narrow == DT_BF16 ? 0x1p-8 : l->narrow == DT_F16 ? 0x1p-11 : 0x1p-24 * sqrt(l->terms);
     double limit = 8 * eps * top + (l->terms > 0 || l->narrow ? 1e-30 : 0) + (l->narrow == DT_F16 ? 1e-6 : 0);
     if (worst > limit)
-        fail_msg("%s: %s element %lld is %.9g, must be %.9g: error %.3g, limit %.3g", l->what, prog_v(&l->p, v)->name,
+        flunk("%s: %s element %lld is %.9g, must be %.9g: error %.3g, limit %.3g", l->what, prog_v(&l->p, v)->name,
                  (long long)at, (double)*element(l, v, got, at), (double)*element(l, v, want, at), worst, limit);
     for (int64_t r = 0; ld_of(l, v) > prog_v(&l->p, v)->d[1] && prog_v(&l->p, v)->nd == 2 && r < rows_of(l, v); r++)
         if (!untouched((float *)got + r * ld_of(l, v) + prog_v(&l->p, v)->d[1], PAD * sizeof(float)))
-            fail_msg("%s: %s: wrote beyond row %lld of a slice", l->what, prog_v(&l->p, v)->name, (long long)r);
+            flunk("%s: %s: wrote beyond row %lld of a slice", l->what, prog_v(&l->p, v)->name, (long long)r);
 }
 
 /* Bit by bit. */
@@ -540,7 +595,7 @@ static void must_equal(const struct lab *l, const struct inst *i, const struct l
     for (int k = 0; k < i->op->n_out; k++)
         for (int64_t e = 0; has(i->out[k]) && e < elements(l, i->out[k]); e++)
             if (memcmp(element(l, i->out[k], a->out[k].p, e), element(l, i->out[k], b->out[k].p, e), 4))
-                fail_msg("%s: %s differs %s", l->what, prog_v(&l->p, i->out[k])->name, why);
+                flunk("%s: %s differs %s", l->what, prog_v(&l->p, i->out[k])->name, why);
 }
 
 /* On one instruction set, against the definition's results. */
@@ -558,7 +613,7 @@ static void check_on(struct lab *l, const struct inst *i, const struct launch *w
             release(&again);
         }
         for (int k = 0; k < i->op->n_in; k++) {
-            if (!(i->op->inplace >> k & 1)) continue;
+            if (!(i->op->inplace >> k & 1) || !has(i->in[k])) continue;
             struct launch alias = prepare(l, i, k);
             launch(l, i, &backend_cpu, &alias, 2);
             must_equal(l, i, &alias, &got, "in place");
@@ -578,7 +633,7 @@ static void check_on_card(struct lab *l, const struct inst *i, const struct laun
     launch_card(l, i, &again);
     must_equal(l, i, &again, &got, "between two runs");
     for (int k = 0; k < i->op->n_in; k++) {
-        if (!(i->op->inplace >> k & 1)) continue;
+        if (!(i->op->inplace >> k & 1) || !has(i->in[k])) continue;
         struct launch alias = prepare(l, i, k);
         launch_card(l, i, &alias);
         must_equal(l, i, &alias, &got, "in place");
@@ -629,7 +684,7 @@ static void differentiate(struct lab *l, val *dout) {
         dout[k] = floats(l, ROLE_INPUT, y.nd, y.d, "dout");
     }
     if (!forward.op->vjp || !(l->loss_outs || l->loss_is_first)) return;
-    if (forward.op->vjp(&l->p, &forward, dout, l->din)) fail_msg("%s: vjp: %s", l->what, err_text());
+    if (forward.op->vjp(&l->p, &forward, dout, l->din)) flunk("%s: vjp: %s", l->what, err_text());
     for (int i = 1; i < l->p.ni; i++)
         for (int k = 0; k < l->p.in[i].op->n_out; k++) {
             val v = l->p.in[i].out[k];
@@ -664,7 +719,7 @@ static void check_gradient(struct lab *l, const val *dout, int k) {
     const val x = l->p.in[0].in[k], g = gradient_of(l, k);
     const int64_t n = elements(l, x);
     const float h = 2e-3f;
-    if (!has(g)) fail_msg("%s: no gradient for '%s'", l->what, prog_v(&l->p, x)->name);
+    if (!has(g)) flunk("%s: no gradient for '%s'", l->what, prog_v(&l->p, x)->name);
     double along = 0, norm = 0, f[2];
     float *u = malloc((size_t)n * sizeof *u + 1);
     void *keep = copy(l, x);
@@ -683,7 +738,7 @@ static void check_gradient(struct lab *l, const val *dout, int k) {
     memcpy(l->data[x.i], keep, l->bytes[x.i]);
     double difference = (f[1] - f[0]) / (2 * (double)h), limit = 0.01 * (sqrt(norm) + fabs(along)) + 1e-4;
     if (!(fabs(difference - along) <= limit))
-        fail_msg("%s: gradient of '%s': %.6g, finite differences %.6g, limit %.2g", l->what, prog_v(&l->p, x)->name,
+        flunk("%s: gradient of '%s': %.6g, finite differences %.6g, limit %.2g", l->what, prog_v(&l->p, x)->name,
                  along, difference, limit);
     free(u);
     free(keep);
@@ -758,7 +813,7 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
 static void sweep(void **state) {
     const struct row *r = *state;
     note(r->op);
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes && (card || !shapes[s].for_card); s++)
         for (dtype dt = DT_F32; dt < DT_COUNT; dt++) {
             if (dt == DT_I32 || (!r->weights && dt != DT_F32) || shapes[s].C % dtype_info[dt].block) continue;
             for (int v = 0; v < r->variants; v++) {
@@ -778,7 +833,7 @@ static void every_op_has_a_row(void **state) {
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
         bool found = false;
         for (int i = 0; i < n_seen; i++) found |= seen[i] == all[k];
-        if (!found) fail_msg("no row of the sweep runs '%s'", all[k]->name);
+        if (!found) flunk("no row of the sweep runs '%s'", all[k]->name);
     }
 }
 

@@ -1,5 +1,6 @@
 /* See support.h. */
 #include "support/support.h"
+#include "base/philox.h"
 #include "base/file.h"
 
 void must_(err e, const char *what, const char *file, int line) {

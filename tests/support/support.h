@@ -29,6 +29,10 @@ static inline const int32_t *i32_of(const struct tensor *t) { return t->data; }
 /* Greatest |a - b| / (abs_tol + rel_tol * |b|) over n elements; fails above 1, printing name, index and both values. */
 void close_to(const char *name, const float *a, const float *b, size_t n, double rel_tol, double abs_tol);
 
+/* A run of n weights of any quantised type, every bit random but where scales lie; those are near `scale` over the code's
+ * largest value. rng: a counter. */
+void random_blocks(dtype dt, void *p, int64_t n, float scale, uint32_t *rng);
+
 /* The backend that CYC_TEST_DEVICE names, open; NULL without that variable. Exits with 77 (skipped) where there is no such card. */
 const struct backend *test_card(void);
 /* A copy of a backend's arena; free() it. */

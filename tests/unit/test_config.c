@@ -338,7 +338,7 @@ static void written_and_read_back(void **state) {
     assert_int_equal(d.side[0].lora_targets.n, 3);
     assert_string_equal(d.side[0].lora_targets.v[1], "odd, name");
     assert_string_equal(d.side[0].lora_targets.v[2], "null");
-    assert_string_equal(d.side[1].data, "b.jsonl");
+    assert_string_equal(d.side[1].data.v[0], "b.jsonl");
     size_t n;
     const struct config_key *k = config_keys(&n);
     for (size_t i = 0; i < n; i++) { /* every key is there */

@@ -88,7 +88,7 @@ static void test_names_and_sizes(void **state) {
     assert_int_equal(dtype_parse("float16"), DT_F16);
     assert_int_equal(dtype_parse("bfloat16"), DT_BF16);
     assert_int_equal(dtype_parse("none"), DT_NONE);
-    assert_int_equal(dtype_parse("q5_k"), DT_NONE);
+    assert_int_equal(dtype_parse("q1_0"), DT_NONE);
     assert_int_equal(dtype_row_bytes(DT_F32, 7), 28);
     assert_int_equal(dtype_row_bytes(DT_BF16, 7), 14);
     assert_int_equal(dtype_row_bytes(DT_Q4_0, 64), 36);

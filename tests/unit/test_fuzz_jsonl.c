@@ -1,7 +1,10 @@
-/* Replays the fuzz corpus of data/source.c, each file whole and cut at every length: the target aborts on a broken
+/* Replays the fuzz corpora of data/source.c and data/unpack.c, each file whole and cut at every length: the target aborts on a broken
  * promise. */
 #define _GNU_SOURCE
 #include "fuzz/fuzz_jsonl.c"
+#define LLVMFuzzerTestOneInput fuzz_unpack
+#include "fuzz/fuzz_unpack.c"
+#undef LLVMFuzzerTestOneInput
 #include "base/file.h"
 #include <dirent.h>
 #include <setjmp.h>
@@ -9,9 +12,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-static void replay(void **state) {
-    (void)state;
-    const char *folder = "tests/fuzz/corpus/jsonl";
+static void replay(const char *folder, int (*entry)(const uint8_t *, size_t)) {
     DIR *d = opendir(folder);
     assert_non_null(d);
     int files = 0;
@@ -24,7 +25,7 @@ static void replay(void **state) {
         for (size_t n = 0; n <= m.n; n++) {
             uint8_t *exact = malloc(n ? n : 1); /* so that the sanitizer sees a read past the end */
             memcpy(exact, m.p, n);
-            LLVMFuzzerTestOneInput(exact, n);
+            entry(exact, n);
             free(exact);
         }
         file_unmap(&m);
@@ -32,10 +33,20 @@ static void replay(void **state) {
         files++;
     }
     closedir(d);
-    assert_true(files >= 10);
+    assert_true(files >= 4);
+}
+
+static void files(void **state) {
+    (void)state;
+    replay("tests/fuzz/corpus/jsonl", LLVMFuzzerTestOneInput);
+}
+
+static void streams(void **state) {
+    (void)state;
+    replay("tests/fuzz/corpus/unpack", fuzz_unpack);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(replay)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(files), cmocka_unit_test(streams)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

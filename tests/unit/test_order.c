@@ -107,6 +107,47 @@ static void every_order_is_equally_likely(void **state) {
     order_free(&o);
 }
 
+/* Weights 1, 2 and 0.4: in every epoch each sample of the first once, of the second twice; of the third 4 of 10, and in
+ * five epochs each of them twice. The parts' own samples, and any cursor resumes. */
+static void parts_have_weights(void **state) {
+    (void)state;
+    const struct order_part parts[] = {{0, 7, 7}, {7, 5, 10}, {12, 10, 4}};
+    struct order o, b;
+    int count[22] = {0};
+    assert_int_equal(order_init_parts(&o, parts, 3, 5, 0, true), OK);
+    assert_int_equal(o.n, 21);
+    for (int e = 0; e < 5; e++) {
+        int here[22] = {0};
+        for (int i = 0; i < 21; i++) {
+            assert_int_equal(order_init_parts(&b, parts, 3, 5, 0, true), OK);
+            assert_int_equal(order_seek(&b, o.epoch, o.index), OK);
+            int k = order_next(&o);
+            assert_int_equal(order_next(&b), k);
+            order_free(&b);
+            assert_in_range(k, 0, 21);
+            here[k]++;
+            count[k]++;
+        }
+        for (int k = 0; k < 12; k++) assert_int_equal(here[k], k < 7 ? 1 : 2);
+        for (int k = 12; k < 22; k++) assert_true(here[k] < 2);
+    }
+    for (int k = 12; k < 22; k++) assert_int_equal(count[k], 2);
+    order_free(&o);
+}
+
+static void parts_without_weights_are_one(void **state) {
+    (void)state;
+    const struct order_part parts[] = {{0, 7, 7}, {7, 5, 5}};
+    struct order a, b;
+    assert_int_equal(order_init_parts(&a, parts, 2, 5, 3, true), OK);
+    assert_int_equal(order_init(&b, 12, 5, 3, true), OK);
+    for (int i = 0; i < 40; i++) assert_int_equal(order_next(&a), order_next(&b));
+    order_free(&a);
+    order_free(&b);
+    assert_int_equal(order_init_parts(&a, (const struct order_part[]){{0, 5, 2000000000}, {5, 5, 2000000000}}, 2, 1, 0, true), E_INPUT);
+    assert_non_null(strstr(err_text(), "4000000000 samples"));
+}
+
 static void refuses_what_does_not_fit(void **state) {
     (void)state;
     struct order o;
@@ -127,6 +168,7 @@ int main(void) {
         cmocka_unit_test(each_epoch_is_a_permutation),   cmocka_unit_test(depends_on_seed_stream_and_epoch),
         cmocka_unit_test(resumes_at_every_cursor),       cmocka_unit_test(unshuffled_is_file_order),
         cmocka_unit_test(every_order_is_equally_likely), cmocka_unit_test(refuses_what_does_not_fit),
+        cmocka_unit_test(parts_have_weights),            cmocka_unit_test(parts_without_weights_are_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@ For each base, cyclora trains an adapter for a few sft steps (so that B is not z
 the Hugging Face form of the same base, and the per-token likelihoods of a short text must agree to 1e-3 with
 `cyclora eval --model BASE --adapter FOLDER --text F --json`:
   cipher    tests/golden/cipher, where cyclora too reads the Hugging Face folder
+  KIND      for every other family of decoders, a random model of cipher's tokenizer, as a Hugging Face folder in both
   gguf      cyclora reads the GGUF file, whose q and k rows are in another order; PEFT a folder with the dequantised
             weights (bench/peers/convert.py makes it). Left out when the files are not there.
 The text is one that the adapter moves: the difference to the bare base is shown, and must be ten times the tolerance.
@@ -15,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import shutil
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,10 +24,32 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 TOLERANCE = 1e-3
 CIPHER = "tests/golden/cipher"
+
+
+COMMON = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+              bos_token_id=None, pad_token_id=None, sliding_window=4)
+KINDS = {"mistral": COMMON, "qwen2": COMMON, "qwen3": COMMON | {"head_dim": 16}, "smollm3": COMMON, "phi3": COMMON, "gemma2": COMMON | {"head_dim": 16, "query_pre_attn_scalar": 16},
+         "gemma3_text": COMMON | {"head_dim": 16, "query_pre_attn_scalar": 16},
+         "gpt2": dict(bos_token_id=None, eos_token_id=2, vocab_size=48, n_embd=32, n_layer=3, n_head=4, n_positions=128)}
+
+
+def random_model(kind, out):
+    """A folder with random weights and cipher's tokenizer."""
+    torch.manual_seed(5)
+    m = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **KINDS[kind]))
+    with torch.no_grad():
+        for n, p in m.named_parameters():
+            if p.dim() > 1:
+                p.normal_(0, 0.25)
+    m.save_pretrained(out)
+    for f in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(os.path.join(CIPHER, f), out)
+    return out
 
 
 def nll(model, ids):
@@ -57,7 +81,7 @@ def check(a, name, base, hf, rows, text, tmp):
         f.write(text)
     ours = cyclora(a.cyclora, "eval", "--model", base, "--adapter", folder, "--text", path, "--json")
     bare = cyclora(a.cyclora, "eval", "--model", base, "--text", path, "--json")
-    model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32, attn_implementation="eager").eval()
     theirs_bare = nll(model, ours["ids"])
     theirs = nll(PeftModel.from_pretrained(model, folder).eval(), ours["ids"])
     mine, mine_bare = torch.tensor(ours["nll"][1:]), torch.tensor(bare["nll"][1:])
@@ -66,6 +90,34 @@ def check(a, name, base, hf, rows, text, tmp):
     good = worst <= TOLERANCE and moved > 10 * TOLERANCE
     print(f"{name}: {len(mine)} tokens, mean NLL cyclora {mine.mean():.6f}, PEFT {theirs.mean():.6f} (bare base {mine_bare.mean():.6f}); greatest difference "
           f"{worst:.1e} (bare base {worst_bare:.1e}); the adapter moves up to {moved:.3f}; max |B| {b:.1e}: {'ok' if good else 'WRONG'}")
+    return good
+
+
+def check_t5(a, rows, prompts, tmp):
+    """An encoder-decoder: greedy text of both, and the prompt's EOS."""
+    base, out = f"{tmp}/t5-base", f"{tmp}/t5"
+    torch.manual_seed(6)
+    tok = Tokenizer.from_file(f"{CIPHER}/tokenizer.json")
+    eos = tok.token_to_id("<eos>")
+    m = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", vocab_size=48, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=4, eos_token_id=eos, pad_token_id=eos,
+                                                               decoder_start_token_id=0))
+    with torch.no_grad():
+        for n, p in m.named_parameters():
+            if p.dim() > 1:
+                p.normal_(0, 1 if "shared" in n else 0.25)
+    m.save_pretrained(base)
+    for f in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(os.path.join(CIPHER, f), base)
+    folder = train(argparse.Namespace(**{**vars(a), "steps": 40, "lr": "1e-2"}), base, rows, out)
+    model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32).eval(), folder).eval()
+    good = True
+    for p in prompts:
+        ids = tok.encode(p).ids + [eos]
+        want = model.generate(input_ids=torch.tensor([ids]), max_new_tokens=10, do_sample=False)[0, 1:].tolist()
+        want = tok.decode(want[:want.index(eos)] if eos in want else want)
+        have = subprocess.run([a.cyclora, "generate", "--model", base, "--adapter", folder, "--prompt", p, "--max-new-tokens", "10"], check=True, capture_output=True, text=True).stdout.rstrip("\n")
+        good &= have == want
+        print(f"t5: {p!r}: cyclora {have!r}, PEFT {want!r}: {'ok' if have == want else 'WRONG'}")
     return good
 
 
@@ -81,6 +133,10 @@ def main():
     good = True
     with tempfile.TemporaryDirectory() as tmp:
         good &= check(a, "cipher", CIPHER, CIPHER, [(p["a"] + "\n", p["b"]) for p in pairs], "ajslfcrmq\nTOFGBQCHP", tmp)
+        for kind in KINDS:
+            folder = random_model(kind, f"{tmp}/{kind}-base")
+            good &= check(a, kind, folder, folder, [(p["a"] + "\n", p["b"]) for p in pairs], "ajslfcrmq\nTOFGBQCHP", tmp)
+        good &= check_t5(a, [(p["a"] + "\n", p["b"]) for p in pairs], ["ajslfcrmq\n", "sle\n", "najeetccc\n"], tmp)
         if os.path.exists(a.gguf) and os.path.exists(a.hf):
             rows = [("Say it like a pirate: " + s + "\n", r) for s, r in [
                 ("Good morning, my friend.", "Ahoy there, matey!"), ("Where is the money?", "Where be the doubloons?"),

@@ -225,15 +225,25 @@ def ranges(rows):
 def ages():
     names = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf".split()
     theirs = {cp: n for n in names for cp in matches(r"\p{%s}" % n)}
-    wide = lambda cp: cp >= 0x10000
-    stand_in = {}
+    # of the same category and length, and on the same side of the sets that DeepSeek's patterns write out and of common scripts
+    import tokenizer_families as families
+    written = [matches(x) for x in ("[%s]" % families.LETTERS, "[一-龥\u0800-一가-\ud7ff]", "[一-龥\u3040-ゟ゠-ヿ]", "[!-/:-~！-／：-～‘-‟\u3000-。]")]
+    written = [set(x) for x in written]
+    written += [set(matches(r"\p{%s}" % x)) for x in ("Han", "Hiragana", "Katakana", "Hangul", "Latin", "Cyrillic", "Greek", "Arabic")]
+    kind = lambda cp, c: (c, cp >= 0x10000) + tuple(cp in x for x in written)
+    known = {}
     for cp in range(0x800, 0x110000):
         c = unicodedata.category(chr(cp))
         if theirs.get(cp) == c:
-            stand_in.setdefault((c, wide(cp)), cp)
-    rows = [(cp, stand_in[n, wide(cp)]) for cp, n in theirs.items() if unicodedata.category(chr(cp)) != n]
+            known.setdefault(kind(cp, c), []).append(cp)
+
+    def nearest(cp, n):  # where no character agrees in all, the written-out sets count before the scripts
+        want = kind(cp, n)
+        miss = lambda k: sum((20 if i < 6 else 1) * (a != b) for i, (a, b) in enumerate(zip(k, want)))
+        return known[min((k for k in known if k[:2] == want[:2]), key=lambda k: (miss(k), known[k][0]))][0]
+    rows = [(cp, nearest(cp, n)) for cp, n in theirs.items() if unicodedata.category(chr(cp)) != n]
     rows.append((0x180E, 0x200B))  # white space to PCRE2 alone; the zero width space is to neither
-    print("/* Made by tests/golden/make/tokenizer.py --ages; see src/io/pretokenizer.c.\n * NEWER(first, last, stand-in), UNNORMALISED(first, last): ascending. */")
+    print("/* Made by tests/golden/make/tokenizer.py --ages; see src/io/unicode.h.\n * NEWER(first, last, stand-in), UNNORMALISED(first, last): ascending. */")
     print("#ifdef NEWER")
     for a, b, s in ranges(rows):
         print("NEWER(0x%04X, 0x%04X, 0x%04X)" % (a, b, s))

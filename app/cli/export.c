@@ -1,0 +1,258 @@
+/* `cyclora export`, `cyclora merge` and `cyclora convert`: three ways to ask for one thing, cyc_export(). What will be written is said
+ * before, what was written and how its check went after; --json gives the library's answer as it is. */
+#define _POSIX_C_SOURCE 200809L
+#include "args.h"
+#include "cli.h"
+#include "term.h"
+#include <cyclora/cyclora.h>
+#include <ctype.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OPTIONS                                                                                                                            \
+    "  --type T         of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, ...; without it what loses least: a Hugging Face\n"             \
+    "                   folder keeps a plain base's type (f16 for a quantised base), GGUF keeps what no adapter touches as\n"              \
+    "                   it is and makes the rest f16 where it was quantised. Vectors are f32 in GGUF; the head gets 6 bits\n"              \
+    "                   at least\n"                                                                                                        \
+    "  --max-shard-size S   of safetensors: 5GB, 500MB (default 5GB)\n"                                                                    \
+    "  --force          replaces what an earlier export left there\n"                                                                      \
+    "  --no-check       leaves out the check by logits\n"                                                                                  \
+    "  --json           what was written and the checks as one JSON object\n"
+
+#define CHECK                                                                                                                              \
+    "Tensors are streamed one by one, beside the place and under another name; then the result is opened again: rows of\n"                 \
+    "every tensor are compared with the base and its deltas, and its logits on fixed tokens with those of base and adapter\n"              \
+    "in the training graph. Beyond what the type's rounding explains it is removed and nothing is left (exit status 1);\n"                 \
+    "else it appears under its name, whole. Printed: the worst differences and their places, and the mean KL divergence in\n"              \
+    "nats beside the one that the adapter makes.\n"
+
+const char help_export[] =
+    "Writes trained adapters in the form that a loader reads, or merged into their base.\n"
+    "\n"
+    "Usage: cyclora export RUN --to peft|gguf-lora|mlx|hf|gguf [--out PATH] [--model BASE] [--side A|B] [--type T] ...\n"
+    "\n"
+    "  RUN              a run folder, a checkpoint, or one adapter's folder in PEFT's layout\n"
+    "  --to peft        the adapter for PEFT, vLLM, ...: the keys that every version of PEFT knows\n"
+    "  --to gguf-lora   the adapter for llama.cpp (--lora)\n"
+    "  --to mlx         the adapter for mlx-lm\n"
+    "  --to hf          the merged model as a Hugging Face folder\n"
+    "  --to gguf        the merged model as one GGUF file\n"
+    "  --out PATH       where to (default RUN/export/FORM); of a run with sides A and B a folder that gets both\n"
+    "  --model BASE     the base model, where it is not what the adapter names\n"
+    "  --side S         of a run with two sides only this one\n" OPTIONS "\n" CHECK "\n"
+    "Examples:\n"
+    "  cyclora export runs/mine --to gguf-lora\n"
+    "  cyclora export runs/mine --to gguf --side A --type q8_0 --out mine-a.gguf\n"
+    "  cyclora export runs/mine/A --to hf --model SmolLM2-135M-Instruct --out merged\n"
+    "\n"
+    "Exit status: 0; 1 where writing or its check failed; 2 for something that cannot be written so, with the reason; 130\n"
+    "interrupted, with nothing left.\n";
+
+const char help_merge[] =
+    "Adds an adapter to its base: a model of its own, as a GGUF file or a Hugging Face folder, whatever the base is.\n"
+    "\n"
+    "Usage: cyclora merge --model BASE --adapter DIR --out PATH [--type T] ...\n"
+    "\n"
+    "  --model BASE     the base: a .gguf file or a Hugging Face folder\n"
+    "  --adapter DIR    a LoRA adapter in PEFT's layout\n"
+    "  --out PATH       NAME.gguf for a GGUF file, anything else for a folder\n" OPTIONS "\n" CHECK "\n"
+    "Examples:\n"
+    "  cyclora merge --model base.gguf --adapter runs/mine/A --out mine.gguf\n"
+    "  cyclora merge --model base.gguf --adapter runs/mine/A --out mine-q4.gguf --type q4_0     see what 4 bits cost\n"
+    "\n"
+    "Exit status as that of `cyclora export`.\n";
+
+const char help_convert[] =
+    "Writes a model in the other format, or in another type.\n"
+    "\n"
+    "Usage: cyclora convert IN OUT [--type T] ...\n"
+    "\n"
+    "  IN               a .gguf file or a Hugging Face folder; random:SEED[:TYPE] with --model-config for benchmarks\n"
+    "  OUT              NAME.gguf for a GGUF file, anything else for a folder\n"
+    "  --model-config C a config.json: the shape of random weights\n" OPTIONS "\n" CHECK "\n"
+    "Examples:\n"
+    "  cyclora convert SmolLM2-135M-Instruct smollm2-q8.gguf --type q8_0\n"
+    "  cyclora convert base.gguf base-hf\n"
+    "\n"
+    "Exit status as that of `cyclora export`.\n";
+
+static void on_signal(int sig) {
+    (void)sig;
+    cyc_stop();
+}
+
+static void catch_signals(void) {
+    struct sigaction stop = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigaction(SIGINT, &stop, NULL);
+    sigaction(SIGTERM, &stop, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is a full disk, not a death */
+}
+
+/* --- printing -------------------------------------------------------------------------------------------------------- */
+static void print_types(const json_t *types) {
+    const char *name, *comma = "";
+    json_t *bytes;
+    json_object_foreach((json_t *)types, name, bytes) {
+        printf("%s%s %s", comma, name, show_bytes(json_number_value(bytes)));
+        comma = ", ";
+    }
+}
+
+static void on_plan(void *ctx, const char *text) {
+    (void)ctx;
+    json_t *o = json_loads(text, 0, NULL), *a = json_object_get(o, "adapter"), *m = json_object_get(o, "memory");
+    printf("%s%s%s  from %s, %s, %s parameters, %s\n", term_bold(), json_text(o, "path"), term_off(), json_text(o, "base"),
+           json_text(o, "architecture"), show_count(json_num(o, "parameters")), show_bytes(json_num(o, "base_bytes")));
+    if (a)
+        printf("  adapter   %s: LoRA of rank %.0f on %.0f matrices%s%s\n", json_text(a, "path"), json_num(a, "rank"),
+               json_num(a, "modules"), json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
+               json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "");
+    printf("  writes    %.0f tensors, %s: ", json_num(o, "tensors"), show_bytes(json_num(o, "bytes")));
+    print_types(json_object_get(o, "types"));
+    printf("\n  memory    planned %s (writing %s, checking %s, kept %s) beside the mapped files\n", show_bytes(json_num(m, "planned")),
+           show_bytes(json_num(m, "write")), show_bytes(json_num(m, "check")), show_bytes(json_num(m, "kept")));
+    fflush(stdout);
+    json_decref(o);
+}
+
+static void on_progress(void *ctx, size_t done, size_t total) {
+    (void)ctx;
+    char line[64];
+    snprintf(line, sizeof line, "  %.0f %% of %s", 100.0 * (double)done / (double)total, show_bytes((double)total));
+    if (term_tty()) progress_show(line);
+}
+
+static void print_logits(const json_t *c) {
+    str token = {0};
+    char bound[32] = "";
+    printf("  checked   %.0f rows, %.0f tokens: ", json_num(c, "rows"), json_num(c, "tokens"));
+    if (json_num(c, "worst") == 0) {
+        printf("every logit is the same to the last bit\n");
+        return;
+    }
+    text_one_line(&token, json_text(c, "token"), 24);
+    if (!isnan(json_num(c, "bound"))) snprintf(bound, sizeof bound, " (bound %.2g)", json_num(c, "bound"));
+    printf("worst logit difference %.3g (row %.0f, position %.0f, token %.0f%s%s%s), %.2g of the "
+           "logits' spread%s\n",
+           json_num(c, "worst"), json_num(c, "row"), json_num(c, "position"), json_num(c, "id"),
+           token.n ? " '" : "", token.n ? token.p : "", token.n ? "'" : "", json_num(c, "relative"), bound);
+    str_free(&token);
+}
+
+static void print_check(const json_t *c) {
+    print_logits(c);
+    double kl = json_num(c, "mean_kl"), moved = json_num(c, "adapter_kl");
+    printf("            mean KL %.3g nats, same first choice at %.0f of %.0f", kl, json_num(c, "same_top"), json_num(c, "tokens"));
+    if (!isnan(moved)) printf("; the adapter moves the base by %.3g", moved);
+    if (moved > 0 && kl > 0.1 * moved) printf(", and rounding costs %.0f %% of that: a larger --type keeps more", 100 * kl / moved);
+    putchar('\n');
+}
+
+static void on_done(void *ctx, const char *text) {
+    (void)ctx;
+    json_t *o = json_loads(text, 0, NULL);
+    progress_clear();
+    const json_t *check = json_object_get(o, "check");
+    printf("  written   %s in %.2f s, %s/s; peak %s\n", show_bytes(json_num(o, "bytes")), json_num(o, "seconds"),
+           show_bytes(json_num(o, "bytes_per_second")), show_bytes(json_num(json_object_get(o, "memory"), "peak")));
+    const json_t *w = json_object_get(o, "weights_check");
+    if (w)
+        printf("  weights   %.0f tensors against the base%s: worst error %.2g of a row's size (%s in %s, bound %.2g)\n",
+               json_num(w, "tensors"), json_object_get(o, "adapter") ? " with its deltas" : "", json_num(w, "relative"),
+               json_text(w, "tensor"), json_text(w, "dtype"), json_num(w, "bound"));
+    if (check) print_check(check);
+    json_decref(o);
+}
+
+/* --- asking ---------------------------------------------------------------------------------------------------------- */
+static int run(const char *from, cyc_export_options *o, bool json) {
+    char *text = NULL;
+    if (!json) o->on_plan = on_plan, o->on_progress = on_progress, o->on_done = on_done;
+    catch_signals();
+    int code = cyc_export(from, o, &text);
+    progress_clear();
+    if (code) return cli_failed(code);
+    if (json) json_line(json_take(text));
+    else cyc_free(text);
+    return STATUS_OK;
+}
+
+/* "5GB", "500MB", "1.5 GiB", bytes. */
+static int take_size(const char *text, int64_t *bytes) {
+    static const struct {
+        const char *unit;
+        double each;
+    } units[] = {{"", 1},      {"B", 1},      {"KB", 1e3},      {"MB", 1e6},        {"GB", 1e9},
+                 {"TB", 1e12}, {"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824}};
+    char *end;
+    double n = strtod(text, &end);
+    while (isspace((unsigned char)*end)) end++;
+    for (size_t i = 0; end != text && i < sizeof units / sizeof *units; i++)
+        if (!strcmp(end, units[i].unit) && n >= 1 && n * units[i].each < 1e18) return *bytes = (int64_t)(n * units[i].each), -1;
+    return cli_bad("--max-shard-size wants a size such as 5GB or 500MB, not '%s'", text);
+}
+
+struct common {
+    const char *type, *shard;
+    bool force, unchecked, json;
+};
+/* clang-format off */
+#define COMMON(c)                                                                                                     \
+    {"--type", ARG_TEXT, &(c).type, 0}, {"--max-shard-size", ARG_TEXT, &(c).shard, 0}, {"--force", ARG_FLAG, &(c).force, 0}, \
+    {"--no-check", ARG_FLAG, &(c).unchecked, 0}, {"--json", ARG_FLAG, &(c).json, 0}
+/* clang-format on */
+
+static int finish(const char *from, cyc_export_options *o, const struct common *c) {
+    int status = c->shard ? take_size(c->shard, &o->max_shard_bytes) : -1;
+    if (status >= 0) return status;
+    o->type = c->type;
+    o->flags = (c->force ? CYC_EXPORT_FORCE : 0) | (c->unchecked ? CYC_EXPORT_UNCHECKED : 0);
+    return run(from, o, c->json);
+}
+
+int cmd_export(int argc, char **argv) {
+    const char *from = NULL;
+    cyc_export_options o = {0};
+    struct common c = {0};
+    const struct arg args[] = {{"RUN", ARG_TEXT, &from, 0},
+                               {"--to", ARG_TEXT, &o.to, 0},
+                               {"--out", ARG_TEXT, &o.out, 0},
+                               {"--model", ARG_TEXT, &o.model, 0},
+                               {"--side", ARG_TEXT, &o.side, 0},
+                               COMMON(c),
+                               {0}};
+    int status = args_parse("export", argc, argv, args);
+    if (status >= 0) return status;
+    if (!from) return args_missing("export", "RUN");
+    if (!o.to) return args_missing("export", "--to");
+    return finish(from, &o, &c);
+}
+
+int cmd_merge(int argc, char **argv) {
+    const char *adapter = NULL;
+    cyc_export_options o = {0};
+    struct common c = {0};
+    const struct arg args[] = {
+        {"--model", ARG_TEXT, &o.model, 0}, {"--adapter", ARG_TEXT, &adapter, 0}, {"--out", ARG_TEXT, &o.out, 0}, COMMON(c), {0}};
+    int status = args_parse("merge", argc, argv, args);
+    if (status >= 0) return status;
+    if (!o.model) return args_missing("merge", "--model");
+    if (!adapter) return args_missing("merge", "--adapter");
+    if (!o.out) return args_missing("merge", "--out");
+    return finish(adapter, &o, &c);
+}
+
+int cmd_convert(int argc, char **argv) {
+    cyc_export_options o = {0};
+    struct common c = {0};
+    const struct arg args[] = {
+        {"IN", ARG_TEXT, &o.model, 0}, {"OUT", ARG_TEXT, &o.out, 0}, {"--model-config", ARG_TEXT, &o.model_config, 0}, COMMON(c), {0}};
+    int status = args_parse("convert", argc, argv, args);
+    if (status >= 0) return status;
+    if (!o.model) return args_missing("convert", "IN");
+    if (!o.out) return args_missing("convert", "OUT");
+    return finish(NULL, &o, &c);
+}

@@ -1,0 +1,61 @@
+/* What a record says: one line of JSONL, one object of an array or one row of a CSV becomes a struct record.
+ *
+ * A file has one layout, found from its name and first record or named by `format`, and every record must have it:
+ *
+ *   text               {"text"}, or any one named field; plain lines
+ *   prompt_completion  {"prompt", "completion"}, both strings or both lists of messages; or two named fields
+ *   messages           {"messages": [{"role", "content"}]}
+ *   alpaca             {"instruction", "input", "output"[, "system", "history"]}: user = instruction, newline, input
+ *   sharegpt           {"conversations": [{"from": "human|gpt|system", "value"}][, "system"]}
+ *
+ * The last three, and prompts that are lists, are conversations: turns with the roles system, user and assistant.
+ * In CSV and TSV the first record names the columns, which then are fields like JSON's. Other fields are ignored.
+ *
+ * Refused, each with the keys that are there: a missing, blank or non-string field, an unknown role, a conversation
+ * without an assistant's turn, a record of another shape than the file's first, a key given twice, a NUL, invalid UTF-8.
+ * Messages carry no place; callers put file:line before them. Called by data/source.c; record_parse() by many threads. */
+#ifndef CYC_DATA_SHAPES_H
+#define CYC_DATA_SHAPES_H
+#include "base/arena.h"
+#include "data/records.h"
+#include "io/chat.h"
+
+struct record {
+    const char *text;                 /* {"text"}, a named field, or a plain line */
+    const char *prompt, *completion;  /* {"prompt","completion"} or the two named fields of a pair */
+    const struct chat_message *turns; /* a conversation; role: system, user, assistant */
+    int n_turns;
+    int line; /* 1-based */
+    int part; /* which of the source's files */
+};
+
+enum source_want {
+    WANT_TEXT,
+    WANT_PAIR,
+    WANT_SFT, /* prompt/completion or conversations */
+    WANT_ANY, /* those, or a text: for looking at a file */
+};
+enum record_shape { SHAPE_UNKNOWN, SHAPE_TEXT, SHAPE_PAIR, SHAPE_MESSAGES, SHAPE_PROMPT_TURNS, SHAPE_ALPACA, SHAPE_SHAREGPT };
+
+struct layout {
+    enum container container;
+    enum record_shape shape;
+    bool named;                 /* the shape was asked for, not found */
+    const char *field, *field2; /* of text and pairs */
+    int first_line;             /* where the shape was seen */
+    int n_columns;
+    const char **column; /* CSV and TSV; in the arena */
+};
+
+/* From the file's name and `format` ("auto" or NULL, a shape above, or lines, jsonl, json, csv, tsv). */
+err layout_begin(const char *path, const char *format, enum source_want want, struct layout *l);
+/* The first record of a CSV or TSV: its columns. */
+err layout_columns(struct layout *l, const struct extent *x, arena *mem);
+/* From the first record, where the shape is not known yet. */
+err layout_find(struct layout *l, const struct extent *x, enum source_want want);
+err record_parse(const struct layout *l, const struct extent *x, arena *mem, struct record *r);
+
+bool layout_has_turns(const struct layout *l);
+const char *layout_name(const struct layout *l); /* "alpaca", "text"; as `format` takes it */
+const char *container_name(enum container c);    /* "JSONL", "CSV" */
+#endif

@@ -1,0 +1,104 @@
+/* The weights' half of the check (check.h): what was written, tensor by tensor, against what should have been. Rows are named in Hugging
+ * Face's order and looked up in each file by what its own model says of it (struct weight, rope_heads), so that this shares nothing
+ * with the plan that wrote them but the numbers. */
+#include "core/rope_rows.h"
+#include "export/check.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS_LOOKED_AT = 8 };
+
+/* The most that a type's rounding can be of a row's size: half a step for each number of a block whose step one great number sets.
+ * step: of the block's greatest magnitude. Plain types: half a unit in the last place, and as much again for sums in another order. */
+static double worst_of(dtype dt) {
+    static const struct {
+        const char *name;
+        double step;
+        int block;
+    } steps[] = {{"q8_0", 1.0 / 127, 32}, {"q6_k", 1.0 / 32, 16}, {"q5_0", 1.0 / 16, 32}, {"q5_1", 2.0 / 31, 32},
+                 {"q5_k", 2.0 / 31, 32},  {"q4_0", 1.0 / 8, 32},  {"q4_1", 2.0 / 15, 32}, {"q4_k", 2.0 / 15, 32}};
+    if (dt == DT_F32) return 1e-6;
+    if (dt == DT_F16) return 1e-3;
+    if (dt == DT_BF16) return 8e-3;
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
+        if (!strcmp(steps[i].name, dtype_info[dt].name))
+            return 1.5 * steps[i].step / 2 * sqrt(steps[i].block); /* 1.5: scales are rounded too */
+    return 0.7;
+}
+
+static int64_t row_in(const struct weight *w, int64_t row) { return w->rope_heads ? rope_row_in_pairs(row, w->d[0] / w->rope_heads) : row; }
+
+static void read_row(const struct weight *w, int64_t row, int64_t cols, float *to) {
+    dequantise_row(w->dt, (const char *)w->data + dtype_row_bytes(w->dt, cols) * (size_t)row_in(w, row), to, cols);
+}
+
+static void add_delta(const struct delta *d, int64_t row, float *to, float *a, float *b) {
+    int64_t cols = d->a->d[1];
+    dequantise_row(d->b->dt, (const char *)d->b->data + dtype_row_bytes(d->b->dt, d->rank) * (size_t)row, b, d->rank);
+    for (int k = 0; k < d->rank; k++) {
+        dequantise_row(d->a->dt, (const char *)d->a->data + dtype_row_bytes(d->a->dt, cols) * (size_t)k, a, cols);
+        for (int64_t c = 0; c < cols; c++) to[c] += (float)(d->scale * b[k]) * a[c];
+    }
+}
+
+/* Size of the difference over size of the row, the worst of the rows looked at. Vectors are one row; of q's and k's bias each number
+ * is looked up. */
+static double error_of(const struct weight *base, const struct delta *d, const struct weight *w, float *buf) {
+    int64_t rows = base->nd == 2 ? base->d[0] : 1, cols = base->nd == 2 ? base->d[1] : base->d[0];
+    int64_t step = rows <= ROWS_LOOKED_AT ? 1 : rows / ROWS_LOOKED_AT + 1; /* odd places too: neighbours differ in order */
+    float *want = buf, *have = want + cols, *a = have + cols, *b = a + cols;
+    double worst = 0;
+    for (int64_t r = 0; r < rows; r += step) {
+        double diff = 0, size = 0;
+        if (base->nd == 2) read_row(base, r, cols, want), read_row(w, r, cols, have);
+        else
+            for (int64_t i = 0; i < cols; i++) read_row(base, i, 1, want + i), read_row(w, i, 1, have + i);
+        if (d) add_delta(d, r, want, a, b);
+        for (int64_t c = 0; c < cols; c++) {
+            diff += ((double)have[c] - want[c]) * ((double)have[c] - want[c]);
+            size += (double)want[c] * want[c];
+        }
+        double rel = size > 0 ? sqrt(diff / size) : diff > 0 ? 1 : 0;
+        if (!(rel <= worst)) worst = rel;
+    }
+    return worst;
+}
+
+static int64_t buffer_of(const struct model *m, const struct deltas *d) {
+    int64_t most = 0;
+    for (int i = 0; i < m->n; i++)
+        if (m->w[i].d[m->w[i].nd - 1] > most) most = m->w[i].d[m->w[i].nd - 1];
+    return 3 * most + (d ? d->max_rank : 0) + 1;
+}
+
+err check_weights(const struct model *base, const struct deltas *d, const struct model *written, json_t *report) {
+    const struct weight *worst = NULL;
+    double most = -1, error = 0;
+    float *buf = malloc((size_t)buffer_of(base, d) * sizeof *buf);
+    err e = !buf                    ? fail(E_MEMORY, "out of memory")
+            : base->n == written->n ? OK
+                                    : fail(E_INTERNAL, "%d tensors were written of %d", written->n, base->n);
+    for (int i = 0; i < base->n && !e; i++) {
+        const struct weight *x = &base->w[i], *w = model_weight(written, x->name);
+        if (!w || w->nd != x->nd || memcmp(w->d, x->d, (size_t)x->nd * sizeof *x->d))
+            e = fail(E_INTERNAL, "what was written has no %s of the base's shape", x->name);
+        if (e) break;
+        double rel = error_of(x, x->nd == 2 && d ? deltas_of(d, x) : NULL, w, buf), bound = worst_of(w->nd == 2      ? w->dt
+                                                                                                     : written->gguf ? DT_F32
+                                                                                                                     : DT_BF16);
+        if (!(rel / bound <= most)) most = rel / bound, error = rel, worst = w;
+        if (!(rel <= bound))
+            e = fail(E_NUMERIC,
+                     "the check failed: rows of %s differ by %.3g of their size from the base's with the adapter (%.2g is what %s "
+                     "explains); nothing was left of it",
+                     x->name, rel, bound, dtype_info[w->dt].name);
+    }
+    free(buf);
+    if (worst)
+        json_object_set_new(report, "weights_check",
+                            json_pack("{s:i, s:s, s:s, s:f, s:f}", "tensors", base->n, "tensor", worst->name, "dtype",
+                                      dtype_info[worst->dt].name, "relative", error, "bound",
+                                      most > 0 ? error / most : worst_of(worst->dt)));
+    return e;
+}

@@ -1,0 +1,274 @@
+/* See export.h. */
+#include "export/export.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "export/check.h"
+#include "export/crossing.h"
+#include "export/lora_out.h"
+#include "export/place.h"
+#include "gen/generate.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const size_t SHARD_BYTES = 5000000000; /* transformers' own default was 5 GB for long: any file system takes that */
+
+enum form_kind { KIND_LORA, KIND_HF, KIND_GGUF };
+static const struct form {
+    const char *name;
+    enum form_kind kind;
+    enum lora_form lora;
+    bool file;
+} forms[] = {{"peft", KIND_LORA, FORM_PEFT, false},
+             {"gguf-lora", KIND_LORA, FORM_GGUF, true},
+             {"mlx", KIND_LORA, FORM_MLX, false},
+             {"hf", KIND_HF, 0, false},
+             {"gguf", KIND_GGUF, 0, true}};
+enum { N_FORMS = sizeof forms / sizeof *forms };
+
+static const struct form *form_of(const char *to) {
+    for (int i = 0; i < N_FORMS; i++)
+        if (!strcmp(forms[i].name, to)) return &forms[i];
+    return NULL;
+}
+
+bool export_is_file(const char *to) { return form_of(to) && form_of(to)->file; }
+
+err export_known(const char *to) {
+    return form_of(to) ? OK : fail(E_USAGE, "'%s' is nothing to export to; peft, gguf-lora, mlx, hf and gguf are", to);
+}
+
+/* Everything of one export while it lasts. */
+struct job {
+    const struct export_request *r;
+    const struct form *form;
+    struct model base;
+    tokenizer *tok;
+    struct deltas deltas;
+    struct structure st; /* the adapter for the graph */
+    float *weights;
+    struct items items;   /* of a model */
+    struct lora_out lora; /* of an adapter */
+    struct gguf_keys keys;
+    struct tensors_out out;
+    struct place place;
+    struct check check;
+    struct progress progress;
+    size_t write_bytes, check_bytes, kept_bytes, total;
+    json_t *report;
+};
+
+/* --- opening --------------------------------------------------------------------------------------------------------- */
+/* The base's tokenizer, for readable check rows and metadata; a model may be without. */
+static void open_tokenizer(struct job *j) {
+    char path[4096];
+    if (j->base.random) return;
+    snprintf(path, sizeof path, "%s/tokenizer.json", j->r->base);
+    err e = j->base.gguf ? tokenizer_from_gguf(&j->base.files, &j->tok) : path_exists(path) ? tokenizer_from_json(path, &j->tok) : OK;
+    if (e) j->tok = NULL;
+}
+
+static err check_hash(const struct job *j) {
+    char hash[33];
+    if (!j->r->hash || j->base.random) return OK;
+    model_hash(&j->base, hash);
+    if (!strcmp(hash, j->r->hash)) return OK;
+    if (j->r->hash_binds)
+        return fail(
+            E_USAGE,
+            "%s is no longer the base that %s was trained on: its tensors hash to %s, in training to %s; name the right base with --model",
+            j->r->base, j->r->adapter, hash, j->r->hash);
+    log_warn("%s is not the file that %s was trained on (its tensors hash to %s, in training to %s): right for the same model in another "
+             "form, wrong otherwise",
+             j->r->base, j->r->adapter, hash, j->r->hash);
+    return OK;
+}
+
+static err open_job(struct job *j) {
+    TRY(model_open(j->r->base, j->r->base_config, &j->base));
+    model_fill(&j->base);
+    open_tokenizer(j);
+    if (!j->r->adapter) return j->form->kind == KIND_LORA ? fail(E_USAGE, "--to %s needs an adapter", j->form->name) : OK;
+    TRY(deltas_open(j->r->adapter, &j->base, &j->deltas));
+    TRY(check_hash(j));
+    err e = deltas_structure(&j->deltas, &j->base, &j->st, &j->weights);
+    return e ? fail_in(e, "%s", j->r->adapter) : OK;
+}
+
+static void close_job(struct job *j) {
+    tensors_out_abandon(&j->out);
+    place_abandon(&j->place);
+    check_close(&j->check);
+    gguf_keys_free(&j->keys);
+    lora_out_free(&j->lora);
+    items_free(&j->items);
+    if (j->weights) arena_f32_free(j->weights, j->st.params.bytes);
+    structure_free(&j->st);
+    deltas_close(&j->deltas);
+    if (j->tok) tokenizer_free(j->tok);
+    model_close(&j->base);
+}
+
+/* --- planning -------------------------------------------------------------------------------------------------------- */
+static const struct deltas *deltas_or_null(const struct job *j) { return j->r->adapter ? &j->deltas : NULL; }
+static struct structure *structure_or_null(struct job *j) { return j->r->adapter ? &j->st : NULL; }
+
+/* The header is made twice: here for its size, and in begin() for the place that is known by then. */
+static err begin(struct job *j, const char *path, struct tensors_out *out) {
+    size_t shard = j->r->max_shard ? j->r->max_shard : SHARD_BYTES;
+    if (j->form->kind == KIND_LORA) return lora_out_begin(&j->lora, path, out);
+    if (j->form->kind == KIND_HF) return tensors_out_safetensors(out, path, j->items.t, j->items.n, shard);
+    return tensors_out_gguf(out, path, &j->keys, j->items.t, j->items.n);
+}
+
+static err plan_output(struct job *j) {
+    const struct deltas *d = deltas_or_null(j);
+    if (j->form->kind == KIND_LORA) {
+        TRY(lora_out_plan(&j->lora, j->form->lora, &j->base, d, j->r->type));
+        j->write_bytes = lora_out_bytes(&j->lora);
+    } else if (j->form->kind == KIND_HF) {
+        TRY(items_plan_hf(&j->items, &j->base, d, j->r->type));
+    } else {
+        TRY(items_plan_gguf(&j->items, &j->base, d, j->r->type));
+        TRY(metadata_make(&j->base, j->items.type, &j->keys));
+    }
+    if (j->form->kind != KIND_LORA) j->write_bytes = items_write_bytes(&j->items);
+    struct tensors_out probe;
+    TRY(begin(j, j->r->out, &probe));
+    j->total = probe.total;
+    tensors_out_abandon(&probe);
+    return OK;
+}
+
+/* What tokenizer.json is made in: the JSON's objects, its text, and the tokenizer that is read back; measured on vocabularies of 49,152 and
+ * 128,256 as below 700 bytes for a token and its merge. */
+static size_t tokenizer_json_bytes(const struct job *j) {
+    return j->base.gguf && j->form->kind == KIND_HF && j->tok ? 700 * (size_t)tokenizer_vocab(j->tok) : 0;
+}
+
+/* What is there already is looked up; the reference's logits are still to come and stay, then either the output's buffers or a pass
+ * over it. A reopened adapter is there twice for a moment, its rows as they were read and the structure. */
+static err plan_memory(struct job *j) {
+    if (!j->r->unchecked) {
+        TRY(check_open(&j->check, &j->base, j->tok));
+        TRY(check_bytes(&j->check, &j->base, structure_or_null(j), &j->check_bytes));
+        if (!j->check.runs) {
+            log_warn("%s: it gives no logits for rows of tokens alone: weights are checked, logits are not", j->base.path);
+            j->check_bytes = 0;
+        } else {
+            j->kept_bytes = (size_t)j->check.n * (size_t)j->check.vocab * 4;
+        }
+        if (j->form->kind == KIND_LORA) j->check_bytes += 3 * j->st.params.bytes;
+    }
+    j->write_bytes += tokenizer_json_bytes(j);
+    progress_memory(&j->progress);
+    j->kept_bytes += j->progress.peak - j->progress.before;
+    return OK;
+}
+
+static json_t *types_json(const struct tensor *t, int n) {
+    json_int_t bytes[DT_ALL] = {0};
+    json_t *j = json_object();
+    for (int i = 0; i < n; i++) bytes[t[i].dt] += (json_int_t)t[i].bytes;
+    for (int i = 0; i < DT_ALL; i++)
+        if (bytes[i]) json_object_set_new(j, dtype_info[i].name, json_integer(bytes[i]));
+    return j;
+}
+
+static size_t planned_peak(const struct job *j) {
+    return j->kept_bytes + (j->write_bytes > j->check_bytes ? j->write_bytes : j->check_bytes);
+}
+
+static void plan_json(struct job *j) {
+    const struct tensor *t = j->form->kind == KIND_LORA ? j->lora.t : j->items.t;
+    int n = j->form->kind == KIND_LORA ? j->lora.n : j->items.n;
+    json_t *o = j->report;
+    json_object_update_new(o, json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:i, s:I, s:o}", "to", j->form->name, "base", j->base.path,
+                                        "architecture", j->base.family->name, "parameters", (json_int_t)j->base.parameters, "base_bytes",
+                                        (json_int_t)j->base.bytes, "path", j->r->out, "tensors", n, "bytes", (json_int_t)j->total, "types",
+                                        types_json(t, n)));
+    if (j->r->adapter)
+        json_object_set_new(o, "adapter",
+                            json_pack("{s:s, s:i, s:i, s:f, s:b, s:b}", "path", j->r->adapter, "modules", j->deltas.n, "rank",
+                                      j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora", j->deltas.rslora, "patterns",
+                                      j->deltas.patterns));
+    json_object_set_new(o, "memory",
+                        json_pack("{s:I, s:I, s:I, s:I}", "planned", (json_int_t)planned_peak(j), "kept", (json_int_t)j->kept_bytes,
+                                  "write", (json_int_t)j->write_bytes, "check", (json_int_t)j->check_bytes));
+    if (j->r->on_plan) j->r->on_plan(j->r->progress.ctx, o);
+}
+
+/* --- writing --------------------------------------------------------------------------------------------------------- */
+static err write_output(struct job *j) {
+    double start = seconds_now();
+    const char *at = j->place.tmp;
+    TRY(begin(j, at, &j->out));
+    err e = j->form->kind == KIND_LORA ? lora_out_write(&j->lora, &j->out, &j->progress) : items_write(&j->items, &j->out, &j->progress);
+    if (!e) e = tensors_out_commit(&j->out);
+    if (!e && j->form->kind == KIND_LORA) e = lora_out_finish(&j->lora, at);
+    if (!e && j->form->kind == KIND_HF) e = folder_make(&j->base, j->items.type, at);
+    progress_memory(&j->progress);
+    double took = seconds_now() - start;
+    json_object_set_new(j->report, "seconds", json_real(took));
+    json_object_set_new(j->report, "bytes_per_second", json_real((double)j->total / (took > 0 ? took : 1e-9)));
+    return e;
+}
+
+/* What was written, opened from its bytes: an adapter on the base again, or a model. */
+static err check_output(struct job *j) {
+    if (j->form->kind != KIND_LORA) {
+        struct model m;
+        err e = model_open(j->place.tmp, NULL, &m);
+        if (e) return fail_in(e, "what was written cannot be read");
+        e = check_weights(&j->base, deltas_or_null(j), &m, j->report);
+        if (!e && j->check.runs) e = check_written(&j->check, &m, NULL, NULL, j->items.type, j->report);
+        progress_memory(&j->progress);
+        model_close(&m);
+        return e;
+    }
+    struct deltas back;
+    struct structure st = {0};
+    float *weights = NULL;
+    err e = lora_out_reopen(&j->lora, j->place.tmp, &back);
+    if (e) return fail_in(e, "what was written cannot be read");
+    e = deltas_structure(&back, &j->base, &st, &weights);
+    if (!e && j->check.runs) e = check_written(&j->check, &j->base, &st, weights, j->lora.type, j->report);
+    progress_memory(&j->progress);
+    if (weights) arena_f32_free(weights, st.params.bytes);
+    structure_free(&st);
+    deltas_close(&back);
+    return e;
+}
+
+static void forget_base(const struct job *j) {
+    for (int i = 0; i < j->base.files.n_maps; i++) pages_forget(j->base.files.maps[i].p, j->base.files.maps[i].n);
+}
+
+static err run_job(struct job *j) {
+    TRY(open_job(j));
+    TRY(plan_output(j));
+    TRY(plan_memory(j));
+    TRY(place_open(&j->place, j->r->out, !j->form->file, j->r->force, j->total));
+    plan_json(j);
+    if (j->check.runs) TRY(check_reference(&j->check, &j->base, structure_or_null(j), j->weights));
+    progress_memory(&j->progress);
+    forget_base(j);
+    TRY(write_output(j));
+    if (!j->r->unchecked) TRY(check_output(j));
+    TRY(place_publish(&j->place));
+    return OK;
+}
+
+err export_one(const struct export_request *r, json_t **report) {
+    struct job j = {.r = r, .form = form_of(r->to), .progress = r->progress, .report = json_object()};
+    *report = j.report;
+    TRY(export_known(r->to));
+    if (!j.report) return fail(E_MEMORY, "out of memory");
+    j.progress.before = resident_bytes("RssAnon");
+    err e = run_job(&j);
+    json_t *memory = json_object_get(j.report, "memory");
+    if (memory)
+        json_object_set_new(memory, "peak",
+                            json_integer((json_int_t)(j.progress.peak > j.progress.before ? j.progress.peak - j.progress.before : 0)));
+    close_job(&j);
+    return e;
+}

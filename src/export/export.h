@@ -1,0 +1,27 @@
+/* One output: a merged or converted model, or an adapter in another form. Opens the base, plans (items.h, lora_out.h), says what it
+ * will take, writes beside the place (place.h), reopens and checks what it wrote (check.h), and puts it in place. Called by api. */
+#ifndef CYC_EXPORT_EXPORT_H
+#define CYC_EXPORT_EXPORT_H
+#include "base/dtype.h"
+#include "export/items.h"
+#include <jansson.h>
+
+struct export_request {
+    const char *base, *base_config; /* as model_open(); base_config for random:SEED */
+    const char *adapter;            /* NULL: the base alone, converted */
+    const char *to;                 /* "peft", "gguf-lora", "mlx", "hf", "gguf" */
+    dtype type;                     /* DT_NONE: what loses least (items.h) */
+    const char *out;
+    size_t max_shard; /* of safetensors; 0: 5 GB */
+    bool force, unchecked;
+    const char *hash; /* of the base that the adapter was trained on, or NULL */
+    bool hash_binds;  /* it is the same file: another hash is an error, not a warning */
+    struct progress progress;
+    void (*on_plan)(void *ctx, const json_t *plan); /* before anything is written; progress.ctx */
+};
+/* *report: the plan, then what was written and how the check went; also after a failed check. */
+err export_one(const struct export_request *r, json_t **report);
+bool export_is_file(const char *to); /* one file, not a folder */
+err export_known(const char *to);    /* E_USAGE with the list */
+
+#endif

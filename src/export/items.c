@@ -1,0 +1,185 @@
+/* Streaming a list of items: rows are read where the base has them, changed, encoded into one buffer and written; then the pages that
+ * were read are given back. The one buffer and a row for each thread are all the memory there is, whatever the model's size.
+ *
+ * The sum is W + s·BA in f32, encoded once: a tensor that nothing changes and that keeps its type is copied byte for byte. */
+#define _GNU_SOURCE
+#include "export/items.h"
+#include "base/file.h"
+#include "core/rope_rows.h"
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { CHUNK = 8 << 20 };
+
+void progress_memory(struct progress *p) {
+    size_t now = resident_bytes("RssAnon");
+    if (now > p->peak) p->peak = now;
+}
+
+void pages_forget(const void *p, size_t n) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)p + page - 1) / page * page,
+              to = ((uintptr_t)p + n) / page * page;
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED); /* a hint */
+}
+
+void items_free(struct items *l) {
+    arena_free(&l->mem);
+    *l = (struct items){0};
+}
+
+static size_t chunk_bytes(const struct items *l) {
+    size_t most = CHUNK;
+    for (int i = 0; i < l->n; i++) {
+        size_t row = dtype_row_bytes(l->v[i].t.dt, l->v[i].cols);
+        if (row > most) most = row;
+    }
+    return most;
+}
+
+static size_t widest_a(const struct items *l) {
+    size_t most = 0;
+    for (int i = 0; i < l->n; i++)
+        if (l->v[i].delta && (size_t)l->v[i].delta->a->d[0] * (size_t)l->v[i].cols * 4 > most)
+            most = (size_t)l->v[i].delta->a->d[0] * (size_t)l->v[i].cols * 4;
+    return most;
+}
+
+static size_t ranks(const struct items *l) {
+    size_t most = 1;
+    for (int i = 0; i < l->n; i++)
+        if (l->v[i].delta && (size_t)l->v[i].delta->rank > most) most = (size_t)l->v[i].delta->rank;
+    return most;
+}
+
+/* Of each thread beside its row: what it has touched of its stack, the file's buffer. */
+enum { STACK = 128 << 10 };
+
+size_t items_write_bytes(const struct items *l) {
+    return chunk_bytes(l) + widest_a(l) + (size_t)omp_get_max_threads() * (((size_t)l->widest + ranks(l)) * 4 + STACK);
+}
+
+/* Memory of one items_write(). */
+struct work {
+    char *out;
+    size_t out_bytes;
+    float *a;    /* the delta's A, [rank, cols] */
+    float *rows; /* of each thread: a row, then a row of B */
+    size_t each;
+};
+
+/* row += sum over k of b[k] * a[k], four rows of A at a time. */
+static void add_products(float *restrict row, const float *restrict a, const float *b, int rank, int64_t cols) {
+    int k = 0;
+    for (; k + 4 <= rank; k += 4) {
+        const float *a0 = a + k * cols, *a1 = a0 + cols, *a2 = a1 + cols, *a3 = a2 + cols;
+        for (int64_t c = 0; c < cols; c++) row[c] += (b[k] * a0[c] + b[k + 1] * a1[c]) + (b[k + 2] * a2[c] + b[k + 3] * a3[c]);
+    }
+    for (; k < rank; k++)
+        for (int64_t c = 0; c < cols; c++) row[c] += b[k] * a[k * cols + c];
+}
+
+/* The greatest magnitude; NaN where there is one. */
+static float greatest(const float *x, int64_t n) {
+    float most = 0, sum = 0;
+    for (int64_t i = 0; i < n; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most, sum += x[i] * 0;
+    return sum == 0 ? most : NAN;
+}
+
+static void read_row(const struct tensor *t, int64_t row, float *to) {
+    dequantise_row(t->dt, (const char *)t->data + dtype_row_bytes(t->dt, t->d[1]) * (size_t)row, to, t->d[1]);
+}
+
+static float element(const struct tensor *t, int64_t row, int64_t col) {
+    float v;
+    size_t each = (size_t)dtype_info[t->dt].bytes;
+    dequantise_row(t->dt, (const char *)t->data + each * (size_t)(row * t->d[1] + col), &v, 1);
+    return v;
+}
+
+/* The scaled factors of a row's products: its row of B, or of a transposed weight its column of A. */
+static void take_factors(const struct item *it, int64_t row, float *b) {
+    if (!it->transposed) read_row(it->delta->b, row, b);
+    for (int k = 0; k < it->delta->rank; k++) b[k] = (float)(it->delta->scale * (it->transposed ? element(it->delta->a, k, row) : b[k]));
+}
+
+/* What they multiply, [rank, cols]: A, or the transpose of B. */
+static void take_rows(const struct item *it, float *to) {
+    const struct tensor *a = it->delta->a, *b = it->delta->b;
+    for (int64_t k = 0; k < a->d[0] && !it->transposed; k++) read_row(a, k, to + k * a->d[1]);
+    for (int64_t o = 0; o < b->d[0] && it->transposed; o++)
+        for (int k = 0; k < it->delta->rank; k++) to[k * b->d[0] + o] = element(b, o, k);
+}
+
+static void make_row(const struct item *it, const struct work *w, int64_t r, char *to, float *most) {
+    float *row = w->rows + (size_t)omp_get_thread_num() * w->each, *b = row + it->cols;
+    int64_t half = it->head && it->to_pairs ? rope_row_in_halves(r, it->head) : r,
+            from = it->head && it->from_pairs ? rope_row_in_pairs(half, it->head) : half;
+    const char *src = (const char *)it->data + dtype_row_bytes(it->dt, it->cols) * (size_t)from;
+    if (it->dt == it->t.dt && !it->delta) {
+        memcpy(to, src, dtype_row_bytes(it->dt, it->cols));
+        return;
+    }
+    dequantise_row(it->dt, src, row, it->cols);
+    if (it->delta) {
+        take_factors(it, half, b);
+        add_products(row, w->a, b, it->delta->rank, it->cols);
+    }
+    float big = greatest(row, it->cols);
+    if (!(big <= *most)) *most = big;
+    quantise_row(it->t.dt, row, to, it->cols);
+}
+
+static err check_range(const struct item *it, const char *path, float most) {
+    if (!isfinite(most))
+        return fail(E_NUMERIC, "%s: not written: tensor '%s' is not finite (NaN or infinity) after the merge", path, it->t.name);
+    float limit = it->t.dt == DT_F16                          ? 65504.0f
+                  : it->t.dt == DT_F32 || it->t.dt == DT_BF16 ? 3.0e38f
+                                                              : 65504.0f * 8; /* block scales are f16 */
+    if (most > limit)
+        return fail(E_NUMERIC, "%s: not written: tensor '%s' reaches %g, which %s cannot hold: choose --type bf16 or f32", path, it->t.name,
+                    most, dtype_info[it->t.dt].name);
+    return OK;
+}
+
+static err write_item(const struct item *it, struct tensors_out *o, const struct work *w, struct progress *p) {
+    size_t row = dtype_row_bytes(it->t.dt, it->cols);
+    int64_t per_chunk = (int64_t)(w->out_bytes / row);
+    if (it->delta) take_rows(it, w->a);
+    for (int64_t r0 = 0; r0 < it->rows; r0 += per_chunk) {
+        int64_t n = it->rows - r0 < per_chunk ? it->rows - r0 : per_chunk;
+        float most = 0;
+        if (p->stop && *p->stop) return fail(E_INTERRUPTED, "interrupted: nothing was left of %s", o->path);
+#pragma omp parallel
+        {
+            float mine = 0;
+#pragma omp for schedule(static) nowait
+            for (int64_t r = 0; r < n; r++) make_row(it, w, r0 + r, w->out + row * (size_t)r, &mine);
+#pragma omp critical(cyc_export_most)
+            if (!(mine <= most)) most = mine;
+        }
+        TRY(check_range(it, o->path, most));
+        TRY(tensors_out_put(o, w->out, row * (size_t)n));
+        progress_memory(p);
+        if (p->report) p->report(p->ctx, o->done, o->total);
+    }
+    if (it->mapped) pages_forget(it->data, dtype_row_bytes(it->dt, it->cols) * (size_t)it->rows);
+    return OK;
+}
+
+err items_write(const struct items *l, struct tensors_out *o, struct progress *p) {
+    struct work w = {.out_bytes = chunk_bytes(l), .each = (size_t)l->widest + ranks(l)};
+    size_t a = widest_a(l), rows = (size_t)omp_get_max_threads() * w.each * 4;
+    w.out = pages_take(w.out_bytes);
+    w.a = pages_take(a);
+    w.rows = pages_take(rows);
+    err e = w.out && w.a && w.rows ? OK : fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < l->n && !e; i++) e = write_item(&l->v[i], o, &w, p);
+    if (w.out) pages_give(w.out, w.out_bytes);
+    if (w.a) pages_give(w.a, a);
+    if (w.rows) pages_give(w.rows, rows);
+    return e;
+}

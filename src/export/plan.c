@@ -1,0 +1,228 @@
+/* The lists of items: which tensor of the base becomes which tensor of the output, in which type and row order. See items.h.
+ *
+ * Where formats are equal the base's own list is walked, in the order of its file, so that tensors which no family knows are copied
+ * too. Where they differ the family's list is, with both names of each weight (struct weight). */
+#include "export/crossing.h"
+#include "export/items.h"
+#include <stdlib.h>
+#include <string.h>
+
+static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
+static bool plain(dtype dt) { return dt == DT_F32 || dt == DT_F16 || dt == DT_BF16; }
+static double bits(dtype dt) { return 8.0 * dtype_info[dt].bytes / dtype_info[dt].block; }
+
+/* --- lists ----------------------------------------------------------------------------------------------------------- */
+static err list_init(struct items *l, int most) {
+    *l = (struct items){0};
+    l->v = arena_alloc(&l->mem, (size_t)most * sizeof *l->v + 1);
+    l->t = arena_alloc(&l->mem, (size_t)most * sizeof *l->t + 1);
+    return l->v && l->t ? OK : out_of_memory();
+}
+
+static void list_add(struct items *l, struct item it) {
+    it.t.bytes = dtype_row_bytes(it.t.dt, it.cols) * (size_t)it.rows;
+    if (it.cols > l->widest) l->widest = it.cols;
+    l->v[l->n] = it;
+    l->t[l->n++] = it.t;
+}
+
+static int by_place(const void *a, const void *b) {
+    const char *p = (*(const struct tensor *const *)a)->data, *q = (*(const struct tensor *const *)b)->data;
+    return (p > q) - (p < q);
+}
+
+/* The base's tensors in the order of its file. */
+static const struct tensor **in_order(struct items *l, const struct tensors *files) {
+    const struct tensor **t = arena_alloc(&l->mem, (size_t)files->n * sizeof *t + 1);
+    for (int i = 0; t && i < files->n; i++) t[i] = &files->t[i];
+    if (t) qsort(t, (size_t)files->n, sizeof *t, by_place);
+    return t;
+}
+
+static const char *hf_name(arena *mem, const struct weight *w) {
+    return arena_printf(mem, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
+}
+
+static const struct weight *weight_of(const struct model *m, const struct tensor *t) {
+    if (m->gguf) return model_weight(m, t->name);
+    for (int i = 0; i < m->n; i++) {
+        size_t n = strlen(m->w[i].module);
+        if (!strncmp(t->name, m->w[i].module, n) && !strcmp(t->name + n, str_ends(m->w[i].name, ".bias") ? ".bias" : ".weight"))
+            return &m->w[i];
+    }
+    return NULL;
+}
+
+/* A tensor of the base's file that stays in its format. */
+static struct item from_tensor(const struct tensor *t, const struct weight *w, const struct deltas *d, dtype to) {
+    struct item it = {.t = *t,
+                      .data = t->data,
+                      .dt = t->dt,
+                      .mapped = true,
+                      .rows = 1,
+                      .cols = t->d[t->nd - 1],
+                      .delta = w && w->nd == 2 ? deltas_of(d, w) : NULL};
+    for (int i = 0; i < t->nd - 1; i++) it.rows *= t->d[i];
+    if (w && w->rope_heads && t->nd == 2) it.head = it.rows / w->rope_heads, it.from_pairs = it.to_pairs = true;
+    it.t.dt = to;
+    it.transposed = w && w->nd == 2 && t->nd == 2 && w->data != t->data && t->d[0] == w->d[1] && t->d[1] == w->d[0];
+    return it;
+}
+
+/* A weight of the base that changes its format. heads: of a matrix or bias whose rows change places. */
+static struct item from_weight(const struct model *m, const struct weight *w, const char *name, const struct deltas *d, dtype to) {
+    const struct tensor *file = NULL;
+    char hf[256];
+    snprintf(hf, sizeof hf, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
+    if (m->files.n) file = tensors_find(&m->files, m->gguf ? w->name : hf);
+    struct item it = {.t = {.name = name, .dt = to, .nd = w->nd},
+                      .data = file ? file->data : w->data,
+                      .dt = file ? file->dt : w->dt,
+                      .mapped = file != NULL,
+                      .rows = w->nd == 2 ? w->d[0] : 1,
+                      .cols = w->d[w->nd - 1],
+                      .delta = w->nd == 2 ? deltas_of(d, w) : NULL};
+    memcpy(it.t.d, w->d, sizeof it.t.d);
+    return it;
+}
+
+/* Rows that move: of a vector each number is a row. */
+static void move_rows(struct item *it, int heads, bool to_pairs) {
+    if (!heads) return;
+    if (it->t.nd == 1) it->rows = it->cols, it->cols = 1;
+    it->head = it->rows / heads;
+    it->to_pairs = to_pairs;
+    it->from_pairs = !to_pairs;
+}
+
+/* Every tensor of the base's file must be among the weights that cross. */
+static err no_strangers(const struct model *m, const char *to) {
+    for (int i = 0; i < m->files.n; i++) {
+        const char *name = m->files.t[i].name;
+        bool derived = str_ends(name, ".rotary_emb.inv_freq") || (m->shape.tied && !strcmp(name, "lm_head.weight"));
+        if (!derived && !weight_of(m, &m->files.t[i])) return fail(E_UNSUPPORTED, "%s: tensor %s has no place in %s", m->path, name, to);
+    }
+    return OK;
+}
+
+/* --- Hugging Face ---------------------------------------------------------------------------------------------------- */
+/* The type that most bytes of the base's matrices are in. */
+static dtype main_type(const struct model *m) {
+    size_t sum[DT_ALL] = {0};
+    dtype most = DT_F32;
+    for (int i = 0; i < m->n; i++)
+        if (m->w[i].nd == 2) sum[m->w[i].dt] += dtype_row_bytes(m->w[i].dt, m->w[i].d[1]) * (size_t)m->w[i].d[0];
+    for (int i = 1; i < DT_ALL; i++)
+        if (sum[i] > sum[most]) most = (dtype)i;
+    return most;
+}
+
+/* A matrix that the model unpacked from several tensors cannot be written back as one of them. */
+static err stored_plain(const struct model *m, const struct tensor *t, const struct weight *w) {
+    if (!w || w->nd != 2 || w->data == t->data || plain(t->dt)) return OK;
+    return fail(E_UNSUPPORTED, "%s: tensor %s is packed: it cannot be written into a Hugging Face folder yet", m->path, t->name);
+}
+
+err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+    const struct tensors *f = &m->files;
+    if (!type) type = plain(main_type(m)) ? main_type(m) : DT_F16;
+    if (!plain(type)) return fail(E_USAGE, "--type %s: a Hugging Face folder is written in f32, f16 or bf16", dtype_info[type].name);
+    TRY(list_init(l, m->n + f->n));
+    l->type = type;
+    if (!m->gguf && f->n) {
+        const struct tensor **t = in_order(l, f);
+        if (!t) return out_of_memory();
+        for (int i = 0; i < f->n; i++) {
+            const struct weight *w = weight_of(m, t[i]);
+            TRY(stored_plain(m, t[i], w));
+            list_add(l, from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
+        }
+        return OK;
+    }
+    if (m->gguf) TRY(crossing_to_hf(m));
+    if (m->gguf) TRY(no_strangers(m, "a Hugging Face folder"));
+    for (int i = 0; i < m->n; i++) {
+        const char *name = hf_name(&l->mem, &m->w[i]);
+        if (!name) return out_of_memory();
+        struct item it = from_weight(m, &m->w[i], name, d, type);
+        move_rows(&it, m->w[i].rope_heads, false);
+        list_add(l, it);
+    }
+    return OK;
+}
+
+/* --- GGUF ------------------------------------------------------------------------------------------------------------ */
+/* `want`, or where its blocks do not fit the rows the smallest type with more bits whose blocks do. */
+static dtype fitting(dtype want, int64_t cols) {
+    dtype best = DT_F32;
+    if (cols % dtype_info[want].block == 0) return want;
+    for (int i = 1; i < DT_COUNT; i++)
+        if (gguf_writes((dtype)i) && i != DT_I32 && cols % dtype_info[i].block == 0 && bits((dtype)i) > bits(want) &&
+            bits((dtype)i) < bits(best))
+            best = (dtype)i;
+    return best;
+}
+
+/* What a matrix is written as. The head (a tied embedding is one) is given 6 bits at least, as llama.cpp's quantiser does: all logits
+ * pass through it. One that has them already and that no delta touches stays as it is. */
+static dtype type_of(const struct model *m, const struct item *it, const char *name, dtype type) {
+    bool head = !strcmp(name, "output.weight") || (m->shape.tied && !strcmp(name, "token_embd.weight"));
+    if (it->dt == DT_I32) return DT_I32;
+    if (!type) return plain(it->dt) || !it->delta ? it->dt : DT_F16;
+    if (!head || bits(type) >= bits(DT_Q6_K)) return fitting(type, it->cols);
+    if (!it->delta && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
+    return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : fitting(DT_Q8_0, it->cols);
+}
+
+static err plan_same(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+    const struct tensor **t = in_order(l, &m->files);
+    if (!t) return out_of_memory();
+    for (int i = 0; i < m->files.n; i++) {
+        struct item it = from_tensor(t[i], weight_of(m, t[i]), d, t[i]->dt);
+        if (t[i]->nd == 2) it.t.dt = type_of(m, &it, it.t.name, type);
+        list_add(l, it);
+    }
+    return OK;
+}
+
+static int heads_of(const struct model *m, const char *name) {
+    for (int i = 0; i < m->n; i++)
+        if (!strcmp(m->w[i].name, name)) return m->w[i].rope_heads;
+    return 0;
+}
+
+static err plan_made(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+    struct model twin;
+    TRY(no_strangers(m, "a GGUF file"));
+    err e = crossing_twin(m, &twin);
+    for (int i = 0; i < m->n && !e; i++) {
+        const struct weight *w = &m->w[i];
+        struct item it = from_weight(m, w, w->name, d, DT_F32);
+        if (w->nd == 2) it.t.dt = type_of(m, &it, w->name, type);
+        move_rows(&it, heads_of(&twin, w->name), true);
+        list_add(l, it);
+    }
+    model_close(&twin);
+    return e;
+}
+
+err items_plan_gguf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+    if (type && (!gguf_writes(type) || type == DT_I32)) {
+        str known = {0};
+        for (int i = 1; i < DT_COUNT; i++)
+            if (gguf_writes((dtype)i) && i != DT_I32) str_addf(&known, "%s%s", known.n ? ", " : "", dtype_info[i].name);
+        err e = fail(E_USAGE, "--type %s cannot be written; %s can", dtype_info[type].name, known.p ? known.p : "");
+        str_free(&known);
+        return e;
+    }
+    TRY(list_init(l, m->n + m->files.n));
+    TRY(m->gguf ? plan_same(l, m, d, type) : plan_made(l, m, d, type));
+    size_t sum[DT_ALL] = {0};
+    for (int i = 0; i < l->n; i++)
+        if (l->v[i].t.nd == 2) sum[l->v[i].t.dt] += l->v[i].t.bytes;
+    l->type = DT_F32;
+    for (int i = 1; i < DT_ALL; i++)
+        if (sum[i] > sum[l->type]) l->type = (dtype)i;
+    if (type) l->type = type;
+    return OK;
+}

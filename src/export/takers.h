@@ -1,0 +1,12 @@
+/* Which loaders will take an adapter folder, and why others will not: told from its configuration and the names and shapes of its
+ * tensors, before anybody tries. Sources: the loaders' own checks (PEFT's config keys; vLLM's peft_helper.py and its list of ranks;
+ * llama.cpp's llama-adapter.cpp; mlx-lm's lora loading). Called by api for `inspect`. */
+#ifndef CYC_EXPORT_TAKERS_H
+#define CYC_EXPORT_TAKERS_H
+#include "base/err.h"
+#include <jansson.h>
+
+/* [{"loader", "takes", "why"}, ...]; takes: "yes", "no", or what it needs. */
+err takers_of(const char *folder, json_t **out);
+
+#endif

@@ -1,0 +1,90 @@
+/* The data of a run: which files, in memory or streamed, in which order, and what they take.
+ *
+ * A side's files become one source (data/source.h). Streaming is decided here: `streaming: auto` streams where the files
+ * are larger than an eighth of the memory limit, since records and ids in memory take two to four times a file's size.
+ * Held-out data (eval, test, warm-up pairs) are always in memory: they are looked at as a whole.
+ *
+ * Called by the objectives' load and step, and by run.c for the plan. */
+#define _DEFAULT_SOURCE
+#include "train/run.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SHARE = 8 }; /* of the memory limit: what files may have before they are streamed */
+
+static uint64_t in_memory(const struct config *c) {
+    size_t limit = 0;
+    if (!strcmp(c->streaming, "true")) return 0;
+    if (!strcmp(c->streaming, "false")) return UINT64_MAX;
+    config_bytes(c->memory, &limit); /* checked by config_check */
+    if (!limit) limit = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    return limit / SHARE;
+}
+
+err data_open(const struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s) {
+    arena mem = {0};
+    struct source_file *f = arena_alloc(&mem, (size_t)c->data.n * sizeof *f);
+    struct source_options o = {.want = want, .in_memory = held_out ? UINT64_MAX : in_memory(r->cfg), .split = r->cfg->eval_split, .held_out = held_out, .threads = r->threads};
+    err e = f ? OK : fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < c->data.n && !e; i++) {
+        struct file_entry entry;
+        e = config_entry(&mem, c->data.v[i], &entry);
+        f[i] = (struct source_file){.path = entry.path, .format = entry.format ? entry.format : c->format, .field = entry.field, .weight = entry.weight, .limit = entry.limit};
+        if (want == WANT_TEXT && !f[i].field) f[i].field = c->field;
+    }
+    if (!e) e = source_open_files(f, c->data.n, &o, s);
+    arena_free(&mem);
+    return e;
+}
+
+err data_order(const struct run *r, struct side *s, uint32_t stream) {
+    const struct source *src = &s->source;
+    struct order_part *part = calloc((size_t)src->n_parts, sizeof *part);
+    if (!part) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < src->n_parts; i++) {
+        const struct source_part *p = &src->part[i];
+        double take = fmin(fmax(round(p->weight * p->n), 1), INT32_MAX);
+        part[i] = (struct order_part){p->first, p->n, (int)take};
+    }
+    err e = order_init_parts(&s->order, part, src->n_parts, (uint64_t)r->cfg->seed, stream, s->cfg->shuffle);
+    free(part);
+    return e;
+}
+
+err data_draw(struct side *s, int n, const struct row **list) {
+    int *which = malloc((size_t)n * sizeof *which);
+    if (!which) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < n; i++) which[i] = order_next(&s->order);
+    err e = rows_draw(&s->rows, which, n, list);
+    free(which);
+    return e;
+}
+
+err data_draw_texts(struct side *s, int n, struct ids *texts) {
+    const struct row **list = calloc((size_t)n, sizeof *list);
+    if (!list) return fail(E_MEMORY, "out of memory");
+    err e = s->texts ? OK : data_draw(s, n, list);
+    for (int i = 0; i < n && !e; i++) texts[i] = s->texts ? s->texts[order_next(&s->order)] : (struct ids){list[i]->ids, (size_t)list[i]->n, 0};
+    free(list);
+    return e;
+}
+
+static size_t pairs_bytes(const struct pairs *p) { return p->source.bytes + p->rows[0].bytes + p->rows[1].bytes; }
+
+size_t data_bytes(const struct run *r) {
+    size_t n = pairs_bytes(&r->warm) + pairs_bytes(&r->eval) + pairs_bytes(&r->test);
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct side *s = &r->side[i];
+        n += s->source.bytes + s->rows.bytes + (size_t)s->order.n * sizeof *s->order.perm;
+        if (s->texts) n += (size_t)s->n_texts * sizeof *s->texts;
+    }
+    return n;
+}
+
+bool data_streams(const struct run *r) {
+    for (int i = 0; i < r->objective->sides; i++)
+        if (r->side[i].source.streams) return true;
+    return false;
+}

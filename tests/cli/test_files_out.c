@@ -1,0 +1,183 @@
+/* Files out as a user asks for them: what is said, where it lands, that a merged model writes what base and adapter write, that
+ * nothing is overwritten or left half done, and each refusal. */
+#define _GNU_SOURCE
+#include "support/shell.h"
+
+static int begin(void **state) {
+    if (shell_begin(state)) return -1;
+    ok("{ echo \"model: $G\"; echo 'max_steps: 3'; echo 'max_new_tokens: 4'; echo 'max_length: 32'; echo 'pass_tokens: 64'; echo "
+       "'learning_rate: 1e-2'; "
+       "echo 'per_device_train_batch_size: 2'; echo 'lora: {r: 2, lora_alpha: 4, target_modules: all-linear}'; echo \"output_dir: "
+       "$D/run\"; "
+       "echo \"A: {data: $G/a.jsonl}\"; echo \"B: {data: $G/b.jsonl}\"; } > $D/run.yaml; $C train $D/run.yaml --quiet");
+    return 0;
+}
+
+static void test_adapters(void **state) {
+    (void)state;
+    ok("$C export $D/run --to peft");
+    says(ran.out.p, "/run/export/peft/A");
+    says(ran.out.p, "LoRA of rank 2 on 21 matrices");
+    says(ran.out.p, "memory    planned ");
+    says(ran.out.p, "every logit is the same to the last bit");
+    says(ran.out.p, "; the adapter moves the base by ");
+    ok("for s in A B; do cmp $D/run/$s/adapter_model.safetensors $D/run/export/peft/$s/adapter_model.safetensors || exit 1; done");
+    ok("grep -q '\"base_model_name_or_path\"' $D/run/export/peft/A/adapter_config.json && grep -q '\"inference_mode\": true' "
+       "$D/run/export/peft/A/adapter_config.json");
+    ok("$C export $D/run --to gguf-lora --out $D/lora && test -f $D/lora/A.gguf && test -f $D/lora/B.gguf && $C inspect $D/lora/A.gguf "
+       "--json || true");
+    ok("$C export $D/run/A --to mlx --out $D/mlx && test -f $D/mlx/adapters.safetensors && grep -q '\"self_attn.q_proj\"' "
+       "$D/mlx/adapter_config.json");
+    ok("$C export $D/run --to gguf-lora --side B --out $D/b.gguf && cmp $D/b.gguf $D/lora/B.gguf");
+    ok("$C export $D/run/checkpoint-3 --to mlx --out $D/fromcheck --json");
+    says(ran.out.p, "{\"outputs\":[{\"to\":\"mlx\",");
+    says(ran.out.p, "\"adapter_kl\":");
+}
+
+/* Keys that a reader older than they are would fail on are left out. */
+static void test_portable_keys(void **state) {
+    (void)state;
+    ok("cp -r $D/run/A $D/new && sed -i 's/\"r\": 2/\"r\": 2, \"peft_version\": \"9\", \"corda_config\": null/' $D/new/adapter_config.json "
+       "&& $C export $D/new --to peft --out $D/old --no-check && ! grep -q 'corda\\|peft_version' $D/old/adapter_config.json");
+}
+
+static void test_merged(void **state) {
+    (void)state;
+    ok("$C merge --model $G --adapter $D/run/A --out $D/m.gguf --type f32 && $C merge --model $G --adapter $D/run/A --out $D/m --type f32 "
+       "--max-shard-size 100KB");
+    says(ran.out.p, "tensors against the base with its deltas: worst error ");
+    ok("ls $D/m/model-00001-of-*.safetensors $D/m/model.safetensors.index.json $D/m/config.json $D/m/tokenizer.json");
+    ok("$C generate --model $G --adapter $D/run/A --file $G/a.jsonl --max-new-tokens 6 --threads 1 > $D/want 2>/dev/null; for m in "
+       "$D/m.gguf $D/m; do $C generate --model $m --file $G/a.jsonl --max-new-tokens 6 --threads 1 > $D/have 2>/dev/null; cmp $D/want "
+       "$D/have || exit 1; done");
+    ok("$C generate --model $G --file $G/a.jsonl --max-new-tokens 6 --threads 1 2>/dev/null | cmp -s - $D/want; test $? = 1"); /* the base alone writes otherwise */
+    ok("$C export $D/run --to gguf --type q4_0 --out $D/quant");
+    says(ran.out.p, "quant/B.gguf");
+    ok("test -f $D/quant/A.gguf");
+}
+
+static void test_converted(void **state) {
+    (void)state;
+    ok("$C convert $G $D/c.gguf && $C convert $D/c.gguf $D/c && $C convert $D/c $D/c2.gguf --json");
+    ok("$C inspect $D/c.gguf --json > $D/1 && $C inspect $D/c2.gguf --json > $D/2 && jq -S 'del(.path)|.metadata|del(.\"general.name\")' "
+       "$D/1 > $D/1m && jq -S '.metadata|del(.\"general.name\")' $D/2 > $D/2m && cmp $D/1m $D/2m || ! command -v jq");
+    ok("for m in $G $D/c.gguf $D/c; do $C tokenize --model $m --file $G/a.jsonl > $D/ids$(basename $m); done; cmp $D/idscipher "
+       "$D/idsc.gguf && cmp $D/idscipher $D/idsc");
+    ok("$C convert random:3:f16 $D/r --model-config $G/config.json && $C inspect $D/r --json > /dev/null");
+}
+
+static void test_places(void **state) {
+    (void)state;
+    ok("$C convert $G $D/there.gguf && cp $D/there.gguf $D/keep");
+    refused("$C convert $G $D/there.gguf", "/there.gguf exists already; --force replaces it");
+    ok("$C convert $G $D/there.gguf --type q8_0 --force && ! cmp -s $D/there.gguf $D/keep");
+    refused("$C convert $D/there.gguf $D/there.gguf --force", "is what is read");
+    ok("mkdir -p $D/mine && echo precious > $D/mine/thesis.tex");
+    refused("$C convert $G $D/mine --force", "/mine holds 'thesis.tex', which no export wrote");
+    ok("test \"$(cat $D/mine/thesis.tex)\" = precious");
+    ok("$C convert $G $D/folder && $C convert $G $D/folder --force --type bf16");
+}
+
+/* A disk that is full, as a limit on file sizes; a signal; what a killed export left. */
+static void test_nothing_left(void **state) {
+    (void)state;
+    sh("mkdir $D/none; ulimit -f 20; $C convert $G $D/none/x.gguf");
+    if (ran.status != 1) flunk("status %d: %s", ran.status, ran.err.p);
+    says(ran.err.p, "cannot write: File too large");
+    sh("ulimit -f 20; $C convert $G $D/none/x");
+    if (ran.status != 1) flunk("status %d: %s", ran.status, ran.err.p);
+    ok("test -z \"$(ls -A $D/none)\"");
+    sh("$C convert random:1:f32 $D/none/big --model-config bench/shapes/135m.json --no-check > $D/said 2> $D/complaint & p=$!; n=0; until "
+       "ls -A $D/none | grep -q cyclora- || test $((n += 1)) -gt 600; do sleep 0.05; done; kill -TERM $p; wait $p; s=$?; "
+       "cat $D/complaint >&2; exit $s");
+    if (ran.status != 130) flunk("status %d: %s", ran.status, ran.err.p);
+    says(ran.err.p, "interrupted: nothing was left");
+    ok("test -z \"$(ls -A $D/none)\"");
+    ok("mkdir $D/none/.y.cyclora-4194305 && touch $D/none/.y.cyclora-4194305/model.safetensors && $C convert $G $D/none/y && test \"$(ls "
+       "-A $D/none)\" = y");
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    refused("$C export $D/run --to onnx", "'onnx' is nothing to export to; peft, gguf-lora, mlx, hf and gguf are");
+    refused("$C export $D/run", "--to is missing");
+    refused("$C export", "RUN is missing");
+    refused("$C export $D/run --to hf --side C", "has no side 'C'");
+    refused("$C export $D/run/A --to hf --side A", "it has no side 'A'");
+    refused("$C export $G --to hf", "holds no adapter");
+    refused("$C export $D/nowhere --to hf", "no such folder");
+    refused("$C export $D/run/A --to peft --type f16 --out $D/no", "keeps the numbers that it has");
+    refused("$C export $D/run/A --to gguf-lora --type q8_0 --out $D/no", "an adapter is written in f32, f16 or bf16");
+    refused("$C merge --model $G --adapter $D/run/A", "--out is missing");
+    refused("$C merge --model $G --out $D/no", "--adapter is missing");
+    refused("$C merge --adapter $D/run/A --out $D/no", "--model is missing");
+    refused("$C merge --model $G --adapter $D/run/A --out $D/no --type q5_9", "--type q5_9: there is no such type");
+    refused("$C merge --model $G --adapter $D/run/A --out $D/no --type q8_0", "a Hugging Face folder is written in f32, f16 or bf16");
+    refused("$C merge --model $G --adapter $D/run/A --out $D/no --max-shard-size big", "wants a size such as 5GB or 500MB, not 'big'");
+    refused("$C merge --model tests/golden/tiny_llama/bias --adapter $D/run/A --out $D/no", "the adapter is for a matrix of");
+    refused("$C convert $G", "OUT is missing");
+    refused("$C convert", "IN is missing");
+    ok("cp -r $D/run/A $D/lost && sed -i 's|\"base_model_name_or_path\": \"[^\"]*\"|\"base_model_name_or_path\": \"/not/here\"|' "
+       "$D/lost/adapter_config.json");
+    refused("$C export $D/lost --to hf --out $D/no", "the base model /not/here, which ", "is not here: --model says where it is");
+    ok("test ! -e $D/no");
+}
+
+/* The run noted its base's hash. */
+static void test_another_base(void **state) {
+    (void)state;
+    ok("cp -r $D/run $D/changed && sed -i 's/\"xxh128_of_tensors\": \"[0-9a-f]*\"/\"xxh128_of_tensors\": \"00\"/' $D/changed/audit.json");
+    refused("$C export $D/changed --to hf --side A --out $D/no2", "is no longer the base that ", "/changed/A was trained on",
+            "in training to 00");
+    ok("cp -r $G $D/twin && $C export $D/run --to hf --side A --model $D/twin --out $D/twin-a"); /* another path, the same tensors */
+    if (ran.err.n) flunk("%s", ran.err.p);
+    ok("$C convert $G $D/twin.gguf && $C export $D/run --to gguf --side A --model $D/twin.gguf --out $D/twin-a.gguf");
+    says(ran.err.p, "cyclora: warning: ");
+    says(ran.err.p, "right for the same model in another form");
+}
+
+static void test_inspect(void **state) {
+    (void)state;
+    ok("$C inspect $D/run/A --model $G");
+    says(ran.out.p, "vLLM       yes                    with --enable-lora");
+    says(ran.out.p, "llama.cpp  export --to gguf-lora");
+    says(ran.out.p, "every pair finds its matrix");
+    says(ran.out.p, "yes: the hash of its tensors is the one that the run noted");
+    ok("$C inspect $D/run/A --model tests/golden/tiny_llama/bias");
+    says(ran.out.p, "another model");
+    ok("$C inspect $D/run --model $G");
+    static const struct {
+        const char *change, *says[3];
+    } cases[] = {{"s/\"use_dora\": false/\"use_dora\": true/",
+                  {"use_dora is rejected: merge the adapter", "DoRA's magnitudes cannot be expressed", "'use_dora' is not supported yet"}},
+                 {"s/\"modules_to_save\": null/\"modules_to_save\": [\"score\"]/",
+                  {"modules_to_save is rejected", "modules_to_save cannot be expressed", "cyclora"}},
+                 {"s/\"use_rslora\": false/\"use_rslora\": true/",
+                  {"rsLoRA's scale is written as alpha * sqrt(r) / r", "with --enable-lora", "mlx-lm"}},
+                 {"s/\"rank_pattern\": {}/\"rank_pattern\": {\"q_proj\": 4}/",
+                  {"rank_pattern and alpha_pattern are not read", "scales by module are folded into B", "cyclora"}},
+                 {"s/\"r\": 2/\"r\": 2, \"corda_config\": null/",
+                  {"a version that knows corda_config; `cyclora export --to peft` leaves such keys out", "new enough", "yes"}},
+                 {"s/\"peft_type\": \"LORA\"/\"peft_type\": \"IA3\"/",
+                  {"it serves LoRA alone", "it reads LoRA alone", "peft_type IA3 is not supported"}},
+                 {"s/\"base_model_name_or_path\"/\"base\"/",
+                  {"base_model_name_or_path is missing: transformers raises KeyError", "vLLM", "mlx-lm"}}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ok("rm -rf $D/v && cp -r $D/run/A $D/v && sed -i '%s' $D/v/adapter_config.json && ! cmp -s $D/v/adapter_config.json "
+           "$D/run/A/adapter_config.json && $C inspect $D/v",
+           cases[i].change);
+        for (int k = 0; k < 3; k++) says(ran.out.p, cases[i].says[k]);
+    }
+    ok("sed 's/r: 2,/r: 24,/; s|/run$|/run24|; s/max_steps: 3/max_steps: 1/' $D/run.yaml > $D/run24.yaml && $C train $D/run24.yaml --quiet "
+       "&& $C inspect $D/run24/A");
+    says(ran.out.p, "--max-lora-rank 32");
+    says(ran.out.p, "rank 24; the default is 16");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged),
+        cmocka_unit_test(test_converted), cmocka_unit_test(test_places),        cmocka_unit_test(test_nothing_left),
+        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
+    return cmocka_run_group_tests(tests, begin, shell_end);
+}

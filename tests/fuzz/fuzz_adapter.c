@@ -1,0 +1,49 @@
+/* Any bytes as one of an adapter's two files, beside a good other one: those that start with '{' as adapter_config.json, others as
+ * adapter_model.safetensors. Read as deltas on a tiny model and asked who would load it: taken or refused with a message. Runs from the
+ * source root. */
+#define _GNU_SOURCE
+#include "export/deltas.h"
+#include "export/takers.h"
+#include "fuzz/fuzz_tensors.h"
+
+#ifdef FUZZ_WITHOUT_CPU /* tools/fuzz.sh leaves src/cpu out, whose files need flags of their own; parameters are laid down without kernels */
+static kernel no_kernel(const struct inst *inst, const struct view *in, const struct view *out) { return (void)inst, (void)in, (void)out, NULL; }
+const struct backend backend_cpu = {.name = "none", .find = no_kernel};
+const struct flat_ops flat_cpu;
+#endif
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
+
+static const char BASE[] = "tests/golden/tiny_llama/tied_gqa";
+
+static void good(const char *file) {
+    char path[256];
+    str b = {0};
+    snprintf(path, sizeof path, "%s/adapter_qv_r3/%s", BASE, file);
+    if (file_read(path, &b)) abort();
+    fuzz_file(file, (const uint8_t *)b.p, b.n);
+    str_free(&b);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
+    static struct model m;
+    struct deltas d;
+    json_t *list = NULL;
+    if (!m.n && model_open(BASE, NULL, &m)) abort();
+    bool config = n && bytes[0] == '{';
+    fuzz_file(config ? "adapter_config.json" : "adapter_model.safetensors", bytes, n);
+    good(config ? "adapter_model.safetensors" : "adapter_config.json");
+    err e = deltas_open(fuzz_folder, &m, &d);
+    if (e && (!*err_text() || d.n || d.mem.head)) abort();
+    if (!e) {
+        struct structure st = {0};
+        float *w = NULL;
+        if (!deltas_structure(&d, &m, &st, &w)) arena_f32_free(w, st.params.bytes);
+        structure_free(&st);
+        deltas_close(&d);
+    }
+    e = takers_of(fuzz_folder, &list);
+    if (e ? !*err_text() || list : json_array_size(list) != 5) abort();
+    json_decref(list);
+    return 0;
+}

@@ -1,0 +1,457 @@
+/* Exports against what PyTorch says of the same adapters (tests/golden/tiny_llama): merged files of both formats give its logits, so
+ * orders of rows and scales are right; every form of an adapter gives its deltas back; a model goes to the other format and back bit
+ * for bit; the check catches what it is for; what cannot be exported is refused with the reason. */
+#define _GNU_SOURCE
+#include "support/support.h"
+#include "base/file.h"
+#include "export/check.h"
+#include "export/crossing.h"
+#include "export/export.h"
+#include "export/lora_out.h"
+#include "export/place.h"
+#include <jansson.h>
+#include <omp.h>
+
+static char root[] = "/tmp/cyc-test-export-XXXXXX";
+static const char *const cases[] = {"tied_gqa", "untied_mha", "bias", "head_dim16"};
+enum { N_CASES = sizeof cases / sizeof *cases };
+
+static arena names; /* of paths, to the end */
+static const char *at(const char *name) { return arena_printf(&names, "%s/%s", root, name); }
+static const char *golden(const char *name, const char *file) {
+    return arena_printf(&names, GOLDEN "/tiny_llama/%s%s%s", name, *file ? "/" : "", file);
+}
+static int begin(void **state) {
+    (void)state;
+    return mkdtemp(root) ? 0 : -1;
+}
+static int end(void **state) {
+    (void)state;
+    arena_free(&names);
+    return dir_remove(root) != OK;
+}
+
+static json_t *export_(struct export_request r) {
+    json_t *report;
+    r.force = true;
+    must(export_one(&r, &report));
+    const json_t *memory = json_object_get(report, "memory");
+    double planned = json_number_value(json_object_get(memory, "planned")), peak = json_number_value(json_object_get(memory, "peak"));
+    if (!(peak <= planned)) flunk("%s: %.0f bytes at most were planned, %.0f measured", r.out, planned, peak);
+    return report;
+}
+
+/* Logits of a fixture's batch by a model, [N, V]; the caller frees. */
+static float *logits_of(const char *path, const struct tensors *expected) {
+    struct model m;
+    struct program g;
+    struct memory mem;
+    const struct tensor *ids = fixture(expected, "ids"), *cu = fixture(expected, "cu_seqlens");
+    int n = (int)ids->d[0], s = (int)cu->d[0] - 1;
+    int32_t *sample = calloc((size_t)n, sizeof *sample);
+    must(model_open(path, NULL, &m));
+    must(program_build(&g, &m, MODE_SCORE, NULL, (struct capacity){n, s, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, true));
+    must(memory_for(&mem, (struct program *const[]){&g}, 1));
+    struct feed f = {.ids = i32_of(ids), .pos = i32_of(fixture(expected, "pos")), .cu = i32_of(cu), .sample = sample, .n = n, .s = s};
+    must(program_run(&g, &mem, NULL, NULL, &f, &(struct run_ctx){.threads = 1}, true));
+    float *out = malloc((size_t)(n * m.shape.vocab) * 4);
+    must(program_read(&g, &mem, g.logits, n, s, out, (size_t)(n * m.shape.vocab) * 4));
+    memory_free(&mem);
+    program_free(&g);
+    model_close(&m);
+    free(sample);
+    return out;
+}
+
+static void test_merged_logits(void **state) {
+    (void)state;
+    for (int i = 0; i < N_CASES; i++)
+        for (int to_gguf = 0; to_gguf < 2; to_gguf++) {
+            struct tensors expected;
+            const char *out = at(to_gguf ? "m.gguf" : "m");
+            must(tensors_open(golden(cases[i], "expected_all_r4.safetensors"), &expected));
+            json_decref(export_((struct export_request){.base = golden(cases[i], ""),
+                                                        .adapter = golden(cases[i], "adapter_all_r4"),
+                                                        .to = to_gguf ? "gguf" : "hf",
+                                                        .type = DT_F32,
+                                                        .out = out}));
+            float *have = logits_of(out, &expected);
+            const struct tensor *want = fixture(&expected, "logits");
+            close_to(cases[i], have, f32_of(want), want->bytes / 4, 2e-5, 2e-5);
+            free(have);
+            tensors_close(&expected);
+        }
+}
+
+/* Into the other format and back: every tensor has the base's bits, the sizes are the base's. */
+static void test_there_and_back(void **state) {
+    (void)state;
+    for (int i = 0; i < N_CASES; i++) {
+        struct model base, back;
+        json_decref(export_((struct export_request){.base = golden(cases[i], ""), .to = "gguf", .out = at("b.gguf")}));
+        json_decref(export_((struct export_request){.base = at("b.gguf"), .to = "gguf", .out = at("c.gguf")}));
+        str x = {0}, y = {0};
+        must(file_read(at("b.gguf"), &x));
+        must(file_read(at("c.gguf"), &y));
+        assert_int_equal(x.n, y.n); /* the same keys, sorted by the reader */
+        str_free(&x);
+        str_free(&y);
+        must(model_open(golden(cases[i], ""), NULL, &base));
+        /* what tokenizer-less metadata lacks: the folder is made by hand around the tensors */
+        struct items l;
+        struct tensors_out o;
+        struct model gguf;
+        must(model_open(at("c.gguf"), NULL, &gguf));
+        assert_int_equal(gguf.shape.heads, base.shape.heads);
+        assert_true(gguf.shape.norm_eps == (float)base.shape.norm_eps && gguf.rope[0].base == base.rope[0].base &&
+                    gguf.shape.head_dim == base.shape.head_dim && gguf.shape.tied == base.shape.tied);
+        must(items_plan_hf(&l, &gguf, NULL, DT_F32));
+        must(dir_make(at("back")));
+        must(dir_clear(at("back"), NULL));
+        must(tensors_out_safetensors(&o, at("back"), l.t, l.n, 3000));
+        must(items_write(&l, &o, &(struct progress){0}));
+        must(tensors_out_commit(&o));
+        str c = {0};
+        must(file_read(golden(cases[i], "config.json"), &c));
+        must(file_write(at("back/config.json"), c.p, c.n));
+        str_free(&c);
+        must(model_open(at("back"), NULL, &back));
+        assert_int_equal(back.n, base.n);
+        for (int k = 0; k < base.n; k++) {
+            const struct weight *a = &base.w[k], *b = model_weight(&back, a->name);
+            assert_int_equal(a->dt, b->dt);
+            assert_memory_equal(a->data, b->data, dtype_row_bytes(a->dt, a->d[a->nd - 1]) * (size_t)(a->nd == 2 ? a->d[0] : 1));
+        }
+        items_free(&l);
+        model_close(&gguf);
+        model_close(&back);
+        model_close(&base);
+    }
+}
+
+/* A PEFT folder with some keys of its configuration changed, and its tensors renamed or dropped. */
+static const char *variant(const char *from, const char *name, const char *json, const char *drop) {
+    struct tensors ts;
+    const char *folder = at(name);
+    char path[256];
+    must(dir_make(folder));
+    snprintf(path, sizeof path, "%s/adapter_config.json", from);
+    json_t *j = json_load_file(path, 0, NULL), *changes = json_loads(json, 0, NULL);
+    assert_non_null(changes);
+    json_object_update(j, changes);
+    snprintf(path, sizeof path, "%s/adapter_config.json", folder);
+    assert_int_equal(json_dump_file(j, path, 0), 0);
+    json_decref(j);
+    json_decref(changes);
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", from);
+    must(tensors_open(path, &ts));
+    struct tensor *t = malloc((size_t)ts.n * sizeof *t);
+    int n = 0;
+    for (int i = 0; i < ts.n; i++)
+        if (!drop || !strstr(ts.t[i].name, drop)) t[n++] = ts.t[i];
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+    must(safetensors_write(path, t, n));
+    free(t);
+    tensors_close(&ts);
+    return folder;
+}
+
+static void same_products(const struct deltas *a, const struct deltas *b, const char *what) {
+    assert_int_equal(a->n, b->n);
+    for (int i = 0; i < a->n; i++) {
+        const struct delta *x = &a->d[i], *y = NULL;
+        for (int k = 0; k < b->n; k++)
+            if (!strcmp(b->d[k].module, x->module)) y = &b->d[k];
+        assert_non_null(y);
+        for (int64_t r = 0; r < x->b->d[0]; r++)
+            for (int64_t c = 0; c < x->a->d[1]; c++) {
+                double p = 0, q = 0;
+                for (int k = 0; k < x->rank; k++) p += x->scale * f32_of(x->b)[r * x->rank + k] * f32_of(x->a)[k * x->a->d[1] + c];
+                for (int k = 0; k < y->rank; k++) q += y->scale * f32_of(y->b)[r * y->rank + k] * f32_of(y->a)[k * y->a->d[1] + c];
+                if (fabs(p - q) > 1e-6 * (fabs(p) + 1e-2))
+                    flunk("%s: %s [%lld, %lld] is %.9g, was %.9g", what, x->module, (long long)r, (long long)c, q, p);
+            }
+    }
+}
+
+/* Plain, rsLoRA, and alphas by module, each through each form. */
+static void test_forms_of_an_adapter(void **state) {
+    (void)state;
+    const char *plain = golden("bias", "adapter_all_r4"),
+               *folders[] = {plain, variant(plain, "rs", "{\"use_rslora\": true, \"lora_alpha\": 3}", NULL),
+                             variant(plain, "alphas",
+                                     "{\"alpha_pattern\": {\"k_proj\": 5, \"^model\\\\.layers\\\\.[01]\\\\.mlp\\\\.up_proj\": 0.5}}",
+                                     NULL)};
+    struct model m;
+    must(model_open(golden("bias", ""), NULL, &m));
+    for (int i = 0; i < 3; i++)
+        for (int form = FORM_PEFT; form <= FORM_MLX; form++) {
+            struct deltas d, back;
+            struct lora_out o;
+            struct tensors_out out;
+            static const char *const outputs[] = {"peft", "lora.gguf", "mlx"};
+            must(deltas_open(folders[i], &m, &d));
+            assert_int_equal(d.n, 7 * m.shape.layers);
+            for (int k = 0; k < d.n; k++) {
+                double alpha = i == 1 ? 3.0 : 8.0, want = i == 1 ? alpha / 2 : alpha / 4; /* r 4: sqrt is 2 */
+                if (i == 2 && str_ends(d.d[k].module, "k_proj")) want = 5.0 / 4;
+                if (i == 2 && str_ends(d.d[k].module, "up_proj") && !strstr(d.d[k].module, "layers.2")) want = 0.5 / 4;
+                assert_true(d.d[k].scale == want);
+            }
+            must(lora_out_plan(&o, (enum lora_form)form, &m, &d, DT_NONE));
+            if (form != FORM_GGUF) must(dir_make(at(outputs[form])));
+            must(lora_out_begin(&o, at(outputs[form]), &out));
+            must(lora_out_write(&o, &out, &(struct progress){0}));
+            must(tensors_out_commit(&out));
+            must(lora_out_finish(&o, at(outputs[form])));
+            must(lora_out_reopen(&o, at(outputs[form]), &back));
+            same_products(&d, &back, outputs[form]);
+            deltas_close(&back);
+            lora_out_free(&o);
+            deltas_close(&d);
+        }
+    model_close(&m);
+}
+
+/* Rows of B by the formula written out here, and the scale as llama.cpp forms it. */
+static void test_gguf_lora_rows(void **state) {
+    (void)state;
+    struct tensors peft, gguf;
+    double alpha;
+    json_decref(export_((struct export_request){
+        .base = golden("tied_gqa", ""), .adapter = golden("tied_gqa", "adapter_all_r4"), .to = "gguf-lora", .out = at("rows.gguf")}));
+    must(tensors_open(golden("tied_gqa", "adapter_all_r4/adapter_model.safetensors"), &peft));
+    must(tensors_open(at("rows.gguf"), &gguf));
+    assert_string_equal(gguf_str(gguf.meta, "general.type"), "adapter");
+    assert_string_equal(gguf_str(gguf.meta, "general.architecture"), "llama");
+    assert_string_equal(gguf_str(gguf.meta, "adapter.type"), "lora");
+    assert_true(gguf_f64(gguf.meta, "adapter.lora.alpha", &alpha) && alpha == 8);
+    const struct tensor *b = fixture(&peft, "base_model.model.model.layers.1.self_attn.k_proj.lora_B.weight"),
+                        *k = fixture(&gguf, "blk.1.attn_k.weight.lora_b");
+    int64_t D = 8, r = b->d[1];
+    assert_int_equal(k->d[0], b->d[0]);
+    for (int64_t row = 0; row < b->d[0]; row++) {
+        int64_t h = row / D, j = row % D, to = j < D / 2 ? h * D + 2 * j : h * D + 2 * (j - D / 2) + 1;
+        assert_memory_equal(f32_of(b) + row * r, f32_of(k) + to * r, (size_t)r * 4);
+    }
+    const struct tensor *v = fixture(&peft, "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"),
+                        *same = fixture(&gguf, "blk.1.attn_v.weight.lora_b");
+    assert_memory_equal(v->data, same->data, v->bytes);
+    tensors_close(&peft);
+    tensors_close(&gguf);
+}
+
+/* The check must fail where a model is not what was trained: without its delta, or with its heads' rows in the other order. */
+static void test_check_catches(void **state) {
+    (void)state;
+    struct model base, merged;
+    struct deltas d;
+    struct structure st;
+    struct check c;
+    float *w;
+    json_t *report = json_object();
+    must(model_open(golden("tied_gqa", ""), NULL, &base));
+    must(deltas_open(golden("tied_gqa", "adapter_all_r4"), &base, &d));
+    must(deltas_structure(&d, &base, &st, &w));
+    json_decref(export_((struct export_request){
+        .base = golden("tied_gqa", ""), .adapter = d.folder, .to = "gguf", .type = DT_F16, .out = at("check.gguf")}));
+    must(model_open(at("check.gguf"), NULL, &merged));
+    must(check_weights(&base, &d, &merged, report));
+    must(check_open(&c, &base, NULL));
+    must(check_reference(&c, &base, &st, w));
+    must(check_written(&c, &merged, NULL, NULL, DT_F16, report));
+    assert_true(json_number_value(json_object_get(json_object_get(report, "check"), "adapter_kl")) > 0.1);
+    assert_int_equal(check_written(&c, &base, NULL, NULL, DT_F16, report), E_NUMERIC); /* the bare base */
+    assert_non_null(strstr(err_text(), "0.03 is what f16 explains"));
+    assert_int_equal(check_weights(&base, NULL, &merged, report), E_NUMERIC);
+    assert_non_null(strstr(err_text(), "rows of blk.0.attn_k.weight differ by"));
+    for (int i = 0; i < merged.n; i++) merged.w[i].rope_heads = 0; /* as if its rows lay in halves */
+    assert_int_equal(check_weights(&base, &d, &merged, report), E_NUMERIC);
+    assert_non_null(strstr(err_text(), "rows of blk.0.attn_k.weight differ by"));
+    merged.shape.interleaved = false;
+    assert_int_equal(check_written(&c, &merged, NULL, NULL, DT_Q8_0, report), E_NUMERIC);
+    check_close(&c);
+    arena_f32_free(w, st.params.bytes);
+    structure_free(&st);
+    deltas_close(&d);
+    model_close(&merged);
+    model_close(&base);
+    json_decref(report);
+}
+
+static void refuses(const char *base, const char *folder, err want, const char *says) {
+    struct model m;
+    struct deltas d;
+    must(model_open(base, NULL, &m));
+    err e = deltas_open(folder, &m, &d);
+    if (e != want || !strstr(err_text(), says)) flunk("%s: wanted %d \"%s\", got %d \"%s\"", folder, want, says, e, e ? err_text() : "");
+    model_close(&m);
+}
+
+/* An adapter of one pair with any names, each [2, 32] and [32, 2]. */
+static const char *pair(const char *name, const char *a, const char *b) {
+    static float zero[64];
+    const char *folder = variant(golden("tied_gqa", "adapter_all_r4"), name, "{}", NULL);
+    char path[256];
+    struct tensor t[2] = {{.name = a, .dt = DT_F32, .nd = 2, .d = {2, 32}, .data = zero, .bytes = 256},
+                          {.name = b, .dt = DT_F32, .nd = 2, .d = {32, 2}, .data = zero, .bytes = 256}};
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+    must(safetensors_write(path, t, b ? 2 : 1));
+    return folder;
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    const char *base = golden("tied_gqa", ""), *plain = golden("tied_gqa", "adapter_all_r4");
+    refuses(base, variant(plain, "r1", "{\"use_dora\": true}", NULL), E_UNSUPPORTED, "'use_dora': DoRA's magnitudes are no product");
+    refuses(base, variant(plain, "r2", "{\"modules_to_save\": [\"score\"]}", NULL), E_UNSUPPORTED,
+            "'modules_to_save': whole modules were trained");
+    refuses(base, variant(plain, "r3", "{\"bias\": \"all\"}", NULL), E_UNSUPPORTED, "bias 'all'");
+    refuses(base, variant(plain, "r4", "{\"peft_type\": \"IA3\"}", NULL), E_UNSUPPORTED, "peft_type IA3: only LoRA adapters");
+    refuses(base, variant(plain, "r5", "{\"init_lora_weights\": \"PiSSA_niter_4\"}", NULL), E_UNSUPPORTED, "changed the base too");
+    refuses(base, variant(plain, "r6", "{\"alpha_pattern\": {\"(k_proj\": 1}}", NULL), E_INPUT,
+            "alpha_pattern's key '(k_proj' is no regular expression");
+    refuses(base, variant(plain, "r7", "{}", "layers.1.mlp.up_proj.lora_B"), E_INPUT, "layers.1.mlp.up_proj.lora_B.weight is missing");
+    refuses(base, variant(plain, "r8", "{}", "layers.1.mlp.up_proj.lora_A"), E_INPUT, "20 lora_A and 21 lora_B");
+    refuses(base, variant(plain, "r9", "{\"r\": 0}", NULL), E_INPUT, "'r' or 'lora_alpha'");
+    refuses(base, variant(plain, "r10", "{\"base_model_name_or_path\": \"random:1\"}", NULL), E_USAGE, "random weights");
+    refuses(golden("head_dim16", ""), plain, E_USAGE, "another model");
+    refuses(GOLDEN "/cipher", golden("bias", "adapter_all_r4"), E_USAGE, "the adapter is for a matrix of");
+#define P "base_model.model."
+    refuses(base, pair("p1", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_UNSUPPORTED,
+            "lm_head: the head of " GOLDEN "/tiny_llama/tied_gqa is its embedding (tied)");
+    refuses(golden("untied_mha", ""), pair("p2", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_UNSUPPORTED,
+            "lm_head: LoRA on the embedding or the head");
+    refuses(base, pair("p3", P "model.embed_tokens.lora_embedding_A", P "model.embed_tokens.lora_embedding_B"), E_UNSUPPORTED,
+            "LoRA on embeddings");
+    refuses(base, pair("p4", P "model.layers.0.self_attn.q_proj.lora_magnitude_vector", NULL), E_UNSUPPORTED, "DoRA is not supported");
+    refuses(base, pair("p5", P "model.layers.0.mlp.fc1.lora_A.weight", P "model.layers.0.mlp.fc1.lora_B.weight"), E_USAGE,
+            "changes model.layers.0.mlp.fc1, and ");
+    refuses(base, pair("p6", "transformer.h.0.lora_A.weight", "transformer.h.0.lora_B.weight"), E_INPUT,
+            "is neither lora_A nor lora_B of a module");
+}
+
+static void test_types(void **state) {
+    (void)state;
+    struct model m;
+    struct items l;
+    must(model_open(golden("tied_gqa", ""), NULL, &m));
+    assert_int_equal(items_plan_hf(&l, &m, NULL, DT_Q8_0), E_USAGE);
+    assert_non_null(strstr(err_text(), "a Hugging Face folder is written in f32, f16 or bf16"));
+    assert_int_equal(items_plan_gguf(&l, &m, NULL, DT_I32), E_USAGE);
+    assert_non_null(strstr(err_text(), "--type i32 cannot be written; f32, f16, bf16, "));
+    must(items_plan_gguf(&l, &m, NULL, DT_Q4_0));
+    for (int i = 0; i < l.n; i++) { /* vectors f32; the tied embedding is a head: rows of 32 have no q6_k */
+        bool head = !strcmp(l.t[i].name, "token_embd.weight");
+        assert_int_equal(l.t[i].dt, l.t[i].nd == 1 ? DT_F32 : head ? DT_Q8_0 : DT_Q4_0);
+    }
+    items_free(&l);
+    model_close(&m);
+}
+
+/* A weight whose file has it transposed, beside the same one as it is used: the results are each other's transpose. */
+static void test_transposed(void **state) {
+    (void)state;
+    enum { IN = 40, OUT = 24, R = 5 };
+    static float w[OUT * IN], wt[OUT * IN], a[R * IN], b[OUT * R];
+    for (int i = 0; i < OUT * IN; i++) w[i] = sinf((float)i), wt[i % IN * OUT + i / IN] = w[i];
+    for (int i = 0; i < R * IN; i++) a[i] = cosf((float)i);
+    for (int i = 0; i < OUT * R; i++) b[i] = sinf(3.0f * (float)i);
+    struct tensor ta = {.dt = DT_F32, .nd = 2, .d = {R, IN}, .data = a}, tb = {.dt = DT_F32, .nd = 2, .d = {OUT, R}, .data = b};
+    struct delta d = {.a = &ta, .b = &tb, .rank = R, .scale = 0.5};
+    struct item it[2] = {{.t = {.name = "w", .dt = DT_F32, .nd = 2, .d = {OUT, IN}, .bytes = sizeof w},
+                          .data = w,
+                          .dt = DT_F32,
+                          .rows = OUT,
+                          .cols = IN,
+                          .delta = &d},
+                         {.t = {.name = "wt", .dt = DT_F32, .nd = 2, .d = {IN, OUT}, .bytes = sizeof w},
+                          .data = wt,
+                          .dt = DT_F32,
+                          .rows = IN,
+                          .cols = OUT,
+                          .delta = &d,
+                          .transposed = true}};
+    struct items l = {.v = it, .t = (struct tensor[]){it[0].t, it[1].t}, .n = 2, .widest = IN};
+    struct tensors_out o;
+    struct tensors ts;
+    must(tensors_out_safetensors(&o, at("t.safetensors"), l.t, 2, 0));
+    must(items_write(&l, &o, &(struct progress){0}));
+    must(tensors_out_commit(&o));
+    must(tensors_open(at("t.safetensors"), &ts));
+    const float *x = f32_of(fixture(&ts, "w")), *y = f32_of(fixture(&ts, "wt"));
+    for (int i = 0; i < OUT * IN; i++) {
+        double want = w[i];
+        for (int k = 0; k < R; k++) want += 0.5 * b[i / IN * R + k] * a[k * IN + i % IN];
+        if (fabs(x[i] - want) > 1e-5 || fabs(y[i % IN * OUT + i / IN] - want) > 1e-5)
+            flunk("[%d, %d]: %g and %g, must be %g", i / IN, i % IN, x[i], y[i % IN * OUT + i / IN], want);
+    }
+    tensors_close(&ts);
+}
+
+/* Of a quantised GGUF base: what no delta touches keeps its bytes, metadata its words. */
+static void test_untouched(void **state) {
+    (void)state;
+    struct tensors a, b;
+    const char *adapter = golden("tied_gqa", "adapter_qv_r3");
+    json_decref(export_((struct export_request){.base = golden("tied_gqa", ""), .to = "gguf", .type = DT_Q8_0, .out = at("q8.gguf")}));
+    json_t *report = export_((struct export_request){.base = at("q8.gguf"), .adapter = adapter, .to = "gguf", .out = at("q8m.gguf")});
+    assert_true(json_number_value(json_object_get(json_object_get(report, "check"), "mean_kl")) < 1e-4);
+    json_decref(report);
+    must(tensors_open(at("q8.gguf"), &a));
+    must(tensors_open(at("q8m.gguf"), &b));
+    assert_int_equal(a.n, b.n);
+    for (int i = 0; i < a.n; i++) {
+        bool touched = strstr(a.t[i].name, "attn_q.weight") || strstr(a.t[i].name, "attn_v.weight");
+        assert_int_equal(b.t[i].dt, touched ? DT_F16 : a.t[i].dt);
+        if (!touched) assert_memory_equal(a.t[i].data, b.t[i].data, a.t[i].bytes);
+    }
+    for (int i = 0; i < a.meta->n; i++) {
+        const struct gguf_kv *x = &a.meta->kv[i], *y = gguf_find(b.meta, x->key);
+        if (!strcmp(x->key, "general.file_type") || !strcmp(x->key, "general.quantization_version")) continue;
+        assert_non_null(y);
+        assert_int_equal(x->type, y->type);
+        if (x->type == GGUF_STRING) assert_string_equal(x->v.s, y->v.s);
+        else assert_true(x->v.u == y->v.u);
+    }
+    tensors_close(&a);
+    tensors_close(&b);
+}
+
+static void test_place(void **state) {
+    (void)state;
+    struct place p;
+    assert_int_equal(place_open(&p, at("big"), true, false, (size_t)1 << 60), E_IO);
+    assert_non_null(strstr(err_text(), "/big needs 1152921504606.8 MB and its file system has "));
+    assert_false(path_exists(at("big")));
+    assert_int_equal(place_open(&p, "/", true, true, 1), E_USAGE);
+    must(place_open(&p, at("new/deep/x.gguf"), false, false, 1));
+    must(file_write(p.tmp, "x", 1));
+    must(place_publish(&p));
+    assert_true(path_exists(at("new/deep/x.gguf")));
+    assert_int_equal(place_open(&p, at("new/deep/x.gguf"), false, false, 1), E_USAGE);
+    assert_non_null(strstr(err_text(), "exists already; --force replaces it"));
+    assert_int_equal(place_open(&p, at("new/deep/x.gguf"), true, true, 1), E_USAGE);
+    assert_int_equal(place_open(&p, at("new"), true, true, 1), E_USAGE);
+    assert_non_null(strstr(err_text(), "holds 'deep', which no export wrote"));
+    must(place_open(&p, at("new/f"), true, true, 1));
+    must(dir_make(p.tmp));
+    place_abandon(&p);
+    assert_false(path_exists(at("new/f")));
+    must(file_write(at("new/.f.cyclora-4194305"), "x", 1)); /* of a process that cannot be */
+    must(file_write(at("new/.f.cyclora-1"), "x", 1));       /* of one that is there */
+    must(place_open(&p, at("new/f"), true, true, 1));
+    assert_false(path_exists(at("new/.f.cyclora-4194305")));
+    assert_true(path_exists(at("new/.f.cyclora-1")));
+    place_abandon(&p);
+}
+
+int main(void) {
+    omp_set_num_threads(1);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_merged_logits),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
+        cmocka_unit_test(test_gguf_lora_rows), cmocka_unit_test(test_check_catches),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_transposed),
+        cmocka_unit_test(test_place)};
+    return cmocka_run_group_tests(tests, begin, end);
+}
