@@ -23,6 +23,7 @@ const char help_generate[] =
     "  --file F              a prompt per line, UTF-8; of a .jsonl file the field \"prompt\" (or \"text\"); - is "
     "stdin\n"
     "  --chat                the prompt is a user's turn\n"
+    "  --chat-template T     the same, in this template: a Jinja file, or chatml\n"
     "  --max-new-tokens N    at most so many tokens (128)\n"
     "  --greedy              always the likeliest token (the default)\n"
     "  --temperature T       sample at this temperature; then also\n"
@@ -47,7 +48,7 @@ const char help_generate[] =
     "adapter or prompt; 1 otherwise.\n";
 
 struct request {
-    const char *model_path, *adapter_path, *prompt, *file, *activations, *device, *dtype;
+    const char *model_path, *adapter_path, *prompt, *file, *activations, *device, *dtype, *template;
     bool chat, greedy, ignore_eos, json;
     int max_new, top_k, batch, threads;
     double temperature, top_p;
@@ -113,7 +114,7 @@ static int on_token(void *ctx, int row, int32_t id) {
  */
 static int encode(const struct request *q, const char *prompt, int32_t **ids, size_t *n) {
     char *turn = NULL;
-    int code = q->chat ? cyc_chat_prompt(q->model, prompt, &turn) : CYC_OK;
+    int code = q->chat || q->template ? cyc_chat_prompt(q->model, prompt, &turn) : CYC_OK;
     if (!code) code = cyc_tokenize_around(q->model, turn ? turn : prompt, strlen(turn ? turn : prompt), CYC_BEFORE, ids, n);
     cyc_free(turn);
     if (code) return cli_failed(code);
@@ -235,6 +236,7 @@ static int run_request(struct request *q) {
         if (!*q->text[i]) status = cli_bad("%s:%d: an empty prompt", q->file ? q->file : "--prompt", i + 1);
     if (!status) code = cyc_model_open(q->model_path, &q->model);
     if (!status && !code) code = cyc_model_device(q->model, q->device, q->dtype);
+    if (!status && !code && q->template) code = cyc_chat_template(q->model, q->template);
     if (!status && !code && q->adapter_path) code = cyc_adapter_open(q->model, q->adapter_path, &q->adapter);
     if (code) status = cli_failed(code);
     if (!status) status = run_batches(q);
@@ -268,6 +270,7 @@ int cmd_generate(int argc, char **argv) {
                                {"--batch", ARG_INT, &q.batch, 1},       {"--threads", ARG_INT, &q.threads, 0},
                                {"--json", ARG_FLAG, &q.json, 0},        {"--activations", ARG_TEXT, &q.activations, 0},
                                {"--device", ARG_TEXT, &q.device, 0},    {"--dtype", ARG_TEXT, &q.dtype, 0},
+                               {"--chat-template", ARG_TEXT, &q.template, 0},
                                {0}};
     int status = args_parse("generate", argc, argv, args);
     if (status >= 0) return status;

@@ -69,8 +69,11 @@ int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, 
 enum { CYC_BEFORE = 1, CYC_AFTER = 2 };
 int cyc_tokenize_around(const cyc_model *m, const char *text, size_t n, int around, int32_t **ids, size_t *n_ids);
 int cyc_detokenize(const cyc_model *m, const int32_t *ids, size_t n, int skip_special, char **text);
-/* A chat prompt (one user turn) in the model's own template, up to where the assistant speaks. */
+/* A chat prompt (one user turn) in the model's own template, up to where the assistant speaks; with the BOS where the model
+ * expects one. A prompt that holds a control token's text is refused. */
 int cyc_chat_prompt(const cyc_model *m, const char *user, char **text);
+/* Another template in place of the model's own: a Jinja file, or a built-in one (chatml). */
+int cyc_chat_template(cyc_model *m, const char *name);
 /* A tokenizer alone: from a model path or a tokenizer.json. The handle serves cyc_tokenize and cyc_detokenize only. */
 int cyc_tokenizer_open(const char *path, cyc_model **out);
 

@@ -309,3 +309,11 @@ int cyc_chat_prompt(const cyc_model *m, const char *user, char **text) {
     chat_close(c);
     return api_code(e);
 }
+
+int cyc_chat_template(cyc_model *m, const char *name) {
+    str source = {0};
+    err e = chat_template_load(name, &source);
+    if (!e) e = tokenizer_set_template(m->tok, source.p ? source.p : "");
+    str_free(&source);
+    return api_code(e);
+}

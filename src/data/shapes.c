@@ -148,9 +148,9 @@ struct turn_names {
     const char *const *roles; /* "human=user", in pairs, NULL-ended */
     const char *known;
 };
-static const char *const message_roles[] = {"system", "system", "user", "user", "assistant", "assistant", NULL};
+static const char *const message_roles[] = {"system", "system", "user", "user", "assistant", "assistant", "tool", "tool", NULL};
 static const char *const sharegpt_roles[] = {"system", "system", "human", "user", "user", "user", "gpt", "assistant", "assistant", "assistant", NULL};
-static const struct turn_names in_messages = {"role", "content", message_roles, "system, user, assistant"};
+static const struct turn_names in_messages = {"role", "content", message_roles, "system, user, assistant, tool"};
 static const struct turn_names in_sharegpt = {"from", "value", sharegpt_roles, "system, human, gpt"};
 
 static err get_turn(arena *mem, const struct turn_names *names, const json_t *obj, struct chat_message *t) {

@@ -62,8 +62,9 @@ err chat_open(const tokenizer *tk, struct chat **out) {
     const char *source = tokenizer_template(tk);
     *out = NULL;
     if (!source)
-        return fail(E_UNSUPPORTED, "the model has no chat template; give texts instead of messages, or name a template with `chat_template` "
-                                   "(a Jinja file, or chatml)");
+        return fail(E_UNSUPPORTED,
+                    "the model has no chat template; give texts instead of messages, or name a template with `chat_template` "
+                    "(a Jinja file, or chatml)");
     struct chat *c = calloc(1, sizeof *c);
     if (!c) return out_of_memory();
     const int32_t ids[3] = {tokenizer_bos(tk), tokenizer_eos(tk), tokenizer_pad(tk)};
@@ -89,8 +90,9 @@ void chat_close(struct chat *c) {
 }
 
 err chat_template_load(const char *name, str *out) {
-    static const char chatml[] = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-                                 "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+    static const char chatml[] =
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
     if (strcmp(name, "chatml") != 0) return file_read(name, out);
     str_adds(out, chatml);
     return out->failed ? out_of_memory() : OK;
@@ -99,8 +101,13 @@ err chat_template_load(const char *name, str *out) {
 /* --- rendering --- */
 
 static err render(const struct chat *c, const struct chat_message *m, size_t n, bool prompt, struct jinja_text *out) {
-    const struct jinja_context x = {.message = m, .n = n, .bos = c->tokens[0].n ? c->tokens[0].p : NULL, .eos = c->tokens[1].n ? c->tokens[1].p : NULL,
-                                    .pad = c->tokens[2].n ? c->tokens[2].p : NULL, .add_generation_prompt = prompt, .now = &c->now};
+    const struct jinja_context x = {.message = m,
+                                    .n = n,
+                                    .bos = c->tokens[0].n ? c->tokens[0].p : NULL,
+                                    .eos = c->tokens[1].n ? c->tokens[1].p : NULL,
+                                    .pad = c->tokens[2].n ? c->tokens[2].p : NULL,
+                                    .add_generation_prompt = prompt,
+                                    .now = &c->now};
     return jinja_render(c->t, &x, out);
 }
 
@@ -129,7 +136,8 @@ static err no_control_in_contents(const struct chat *c, const struct jinja_text 
         n = control_at(c, &t->text, i);
         for (size_t k = i; k < i + n; k++)
             if (from(t, k))
-                return fail(E_INPUT, "\"messages\"[%u]: the content holds \"%.*s\", a control token of the model", from(t, k) - 1, (int)(n < 60 ? n : 60), t->text.p + i);
+                return fail(E_INPUT, "\"messages\"[%u]: the content holds \"%.*s\", a control token of the model", from(t, k) - 1,
+                            (int)(n < 60 ? n : 60), t->text.p + i);
     }
     return OK;
 }
@@ -153,8 +161,11 @@ static err cut(struct chat_text *c, size_t end, bool supervised) {
 }
 
 static err no_end(size_t message) {
-    return fail(E_UNSUPPORTED, "\"messages\"[%zu]: the chat template ends the turn with no control token of the tokenizer, so a model could not learn to stop; "
-                               "name another with `chat_template`", message);
+    return fail(
+        E_UNSUPPORTED,
+        "\"messages\"[%zu]: the chat template ends the turn with no control token of the tokenizer, so a model could not learn to stop; "
+        "name another with `chat_template`",
+        message);
 }
 
 /* --- by generation blocks --- */
@@ -195,7 +206,8 @@ static size_t prompt_end(struct chat *c, size_t gap, size_t gap_end, bool *all) 
     if (!*all && !c->warned) {
         str rest = {0};
         for (size_t i = tail + same; i < p->text.n; i++) p->text.p[i] == '\n' ? str_adds(&rest, "\\n") : str_addc(&rest, p->text.p[i]);
-        log_warn("chat template: a generation's prompt goes on with \"%.80s\", which an answer in training does not have before it", rest.p ? rest.p : "");
+        log_warn("chat template: a generation's prompt goes on with \"%.80s\", which an answer in training does not have before it",
+                 rest.p ? rest.p : "");
         str_free(&rest);
         c->warned = true;
     }

@@ -14,8 +14,8 @@
  *   (a leading space, an empty <think> block that the prompt lacks) is what a model has to write, so that training sees
  *   the tokens that generation does. A prompt with more than the training text has (a forced "<think>") is told once, as
  *   a warning. Where no prompt can be made (the conversation begins with the assistant) the span begins with the content.
- * A turn that the template leaves out has no span (all of them left out is E_INPUT). A turn that ends without a control token is E_UNSUPPORTED: a model could
- * not learn to stop.
+ * A turn that the template leaves out has no span (all of them left out is E_INPUT). A turn that ends without a control token is
+ * E_UNSUPPORTED: a model could not learn to stop.
  *
  * Refused (E_INPUT, naming the message): a content of which a byte would become part of a control token; what the template
  * itself refuses, in its own words with line and column. Not an object for several threads at once. Called by data/rows.c

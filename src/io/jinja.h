@@ -37,10 +37,10 @@ struct chat_message {
     const char *role, *content; /* UTF-8 */
 };
 struct jinja_limits {
-    uint64_t steps;  /* nodes visited and, at sixteen to a step, bytes handled */
-    size_t output;   /* bytes of the longest string */
-    size_t memory;   /* bytes of all values together */
-    int depth;       /* of expressions, blocks, macros and values inside one another */
+    uint64_t steps; /* nodes visited and, at sixteen to a step, bytes handled */
+    size_t output;  /* bytes of the longest string */
+    size_t memory;  /* bytes of all values together */
+    int depth;      /* of expressions, blocks, macros and values inside one another */
 };
 extern const struct jinja_limits jinja_default_limits;
 

@@ -26,7 +26,8 @@ err jr_fail(struct render *r, err code, const char *fmt, ...) {
 
 err jr_alloc(struct render *r, size_t bytes, void *out) {
     void *p = NULL;
-    if (bytes > r->lim.memory || r->used > r->lim.memory - bytes) return jr_fail(r, E_INPUT, "the template needs more than %zu bytes", r->lim.memory);
+    if (bytes > r->lim.memory || r->used > r->lim.memory - bytes)
+        return jr_fail(r, E_INPUT, "the template needs more than %zu bytes", r->lim.memory);
     r->used += bytes;
     if (!(p = arena_alloc(&r->mem, bytes))) return fail(E_MEMORY, "out of memory");
     memcpy(out, &p, sizeof p);
@@ -97,8 +98,7 @@ static err int_math(struct render *r, int op, int64_t a, int64_t b, jval *out) {
     else if (op == '+') over = __builtin_add_overflow(a, b, &c);
     else if (op == '-') over = __builtin_sub_overflow(a, b, &c);
     else if (op == '*') over = __builtin_mul_overflow(a, b, &c);
-    else if (b == -1) { /* the one quotient that does not fit is the least integer's */
-        over = op == OP_FLOORDIV && a == INT64_MIN;
+    else if (b == -1) { /* the one quotient that does not fit is the least integer's */ over = op == OP_FLOORDIV && a == INT64_MIN;
         if (!over) c = op == OP_FLOORDIV ? -a : 0;
     } else {
         int64_t rest = a % b;
@@ -168,7 +168,8 @@ static err arithmetic(struct render *r, int op, jval a, jval b, jval *out) {
     if (op == '*' && repeats(a) && is_whole(b)) return repeat(r, a, whole(b), out);
     if (op == '*' && is_whole(a) && repeats(b)) return repeat(r, b, whole(a), out);
     if (op == '%' && a.t == J_STR) return jr_fail(r, E_UNSUPPORTED, "\"%%\" on a string is not supported");
-    if (a.t == J_UNDEFINED || b.t == J_UNDEFINED) return jr_fail(r, E_INPUT, "\"%.60s\" is undefined", a.t == J_UNDEFINED ? a.name : b.name);
+    if (a.t == J_UNDEFINED || b.t == J_UNDEFINED)
+        return jr_fail(r, E_INPUT, "\"%.60s\" is undefined", a.t == J_UNDEFINED ? a.name : b.name);
     char sign[3] = {(char)(op == OP_FLOORDIV ? '/' : op == OP_POW ? '*' : op), op == OP_FLOORDIV ? '/' : op == OP_POW ? '*' : 0, 0};
     return jr_fail(r, E_INPUT, "%s and %s have no \"%s\"", j_type(a), j_type(b), sign);
 }
@@ -471,20 +472,19 @@ static err eval_inner(struct render *r, const struct node *n, jval *out) {
     switch (n->k) {
     case N_CONST: *out = n->v; return OK;
     case N_NAME: *out = lookup(r, n->name); return OK;
-    case N_LIST: case N_TUPLE: return eval_list(r, n, out);
+    case N_LIST:
+    case N_TUPLE: return eval_list(r, n, out);
     case N_DICT: return eval_dict(r, n, out);
     case N_COND:
         TRY(eval(r, n->b, &b));
         if (j_true(b)) return eval(r, n->a, out);
         if (n->c) return eval(r, n->c, out);
         return *out = j_undefined("an inline if without else"), OK;
-    case N_AND: case N_OR:
-        TRY(eval(r, n->a, out));
-        return j_true(*out) == (n->k == N_AND) ? eval(r, n->b, out) : OK;
-    case N_NOT:
-        TRY(eval(r, n->a, &a));
-        return *out = j_bool(!j_true(a)), OK;
-    case N_NEG: case N_POS: return eval_sign(r, n, out);
+    case N_AND:
+    case N_OR: TRY(eval(r, n->a, out)); return j_true(*out) == (n->k == N_AND) ? eval(r, n->b, out) : OK;
+    case N_NOT: TRY(eval(r, n->a, &a)); return *out = j_bool(!j_true(a)), OK;
+    case N_NEG:
+    case N_POS: return eval_sign(r, n, out);
     case N_BINARY:
         TRY(eval(r, n->a, &a));
         TRY(eval(r, n->b, &b));
@@ -632,9 +632,7 @@ static err run_one(struct render *r, const struct node *n) {
         r->at = n->at;
         return jb_text(r, r->out, v);
     case N_FOR: return run_for(r, n);
-    case N_SET:
-        TRY(eval(r, n->b, &v));
-        return assign(r, n->a, v);
+    case N_SET: TRY(eval(r, n->b, &v)); return assign(r, n->a, v);
     case N_SET_BLOCK: return run_set_block(r, n);
     case N_WITH: return run_with(r, n);
     case N_MACRO: return run_macro(r, n);

@@ -141,12 +141,14 @@ static err f_indent(struct render *r, struct call *c, jval *out) {
 }
 
 static err f_tojson(struct render *r, struct call *c, jval *out) {
-    struct json_form f = {.ascii = j_true(call_arg(c, 0, "ensure_ascii", j_bool(false))), .sort = j_true(call_arg(c, 3, "sort_keys", j_bool(false)))};
+    struct json_form f = {.ascii = j_true(call_arg(c, 0, "ensure_ascii", j_bool(false))),
+                          .sort = j_true(call_arg(c, 3, "sort_keys", j_bool(false)))};
     jval indent = call_arg(c, 1, "indent", j_none), sep = call_arg(c, 2, "separators", j_none);
     struct builder b = {0}, pad = {0};
     f.item = (struct jstr){.p = indent.t == J_NONE ? ", " : ",", .n = indent.t == J_NONE ? 2 : 1};
     f.key = (struct jstr){.p = ": ", .n = 2};
-    if (sep.t == J_LIST && sep.l->n == 2 && sep.l->v[0].t == J_STR && sep.l->v[1].t == J_STR) f.item = *sep.l->v[0].s, f.key = *sep.l->v[1].s;
+    if (sep.t == J_LIST && sep.l->n == 2 && sep.l->v[0].t == J_STR && sep.l->v[1].t == J_STR)
+        f.item = *sep.l->v[0].s, f.key = *sep.l->v[1].s;
     else if (sep.t != J_NONE) return jr_fail(r, E_INPUT, "tojson: separators are two strings");
     if (indent.t == J_STR) TRY(jb_text(r, &pad, indent));
     else if (indent.t == J_INT)
@@ -308,7 +310,8 @@ static err sorted(struct render *r, const struct jlist *l, jval path, bool exact
 static err f_sort(struct render *r, struct call *c, jval *out) {
     const struct jlist *l;
     TRY(j_iterate(r, c->self, &l));
-    return sorted(r, l, call_arg(c, 2, "attribute", j_none), j_true(call_arg(c, 1, "case_sensitive", j_bool(false))), j_true(call_arg(c, 0, "reverse", j_bool(false))), out);
+    return sorted(r, l, call_arg(c, 2, "attribute", j_none), j_true(call_arg(c, 1, "case_sensitive", j_bool(false))),
+                  j_true(call_arg(c, 0, "reverse", j_bool(false))), out);
 }
 
 static err f_dictsort(struct render *r, struct call *c, jval *out) {
@@ -317,7 +320,8 @@ static err f_dictsort(struct render *r, struct call *c, jval *out) {
     TRY(call_str(r, c, 1, "by", "key", &by));
     if (c->self.t != J_DICT) return jr_fail(r, E_INPUT, "dictsort: of %s, not of a dict", j_type(c->self));
     TRY(f_items(r, c, &pairs));
-    return sorted(r, pairs.l, j_int(by->n == 5 && !memcmp(by->p, "value", 5)), j_true(call_arg(c, 0, "case_sensitive", j_bool(false))), j_true(call_arg(c, 2, "reverse", j_bool(false))), out);
+    return sorted(r, pairs.l, j_int(by->n == 5 && !memcmp(by->p, "value", 5)), j_true(call_arg(c, 0, "case_sensitive", j_bool(false))),
+                  j_true(call_arg(c, 2, "reverse", j_bool(false))), out);
 }
 
 static err f_unique(struct render *r, struct call *c, jval *out) {
@@ -432,7 +436,8 @@ static err f_round(struct render *r, struct call *c, jval *out) {
     TRY(call_int(r, c, 0, "precision", 0, &digits));
     TRY(call_str(r, c, 1, "method", "common", &how));
     bool common = how->n == 6 && !memcmp(how->p, "common", 6), up = how->n == 4 && !memcmp(how->p, "ceil", 4);
-    if (!common && !up && !(how->n == 5 && !memcmp(how->p, "floor", 5))) return jr_fail(r, E_INPUT, "round: the method is common, ceil or floor");
+    if (!common && !up && !(how->n == 5 && !memcmp(how->p, "floor", 5)))
+        return jr_fail(r, E_INPUT, "round: the method is common, ceil or floor");
     if (digits < 0 || digits > 20) return jr_fail(r, E_UNSUPPORTED, "round: to %lld digits", (long long)digits);
     if (common && v.t == J_INT) return *out = v, OK;
     if (v.t != J_INT && v.t != J_FLOAT) return jr_fail(r, E_INPUT, "round: of %s", j_type(v));
@@ -455,13 +460,41 @@ static err f_default(struct render *r, struct call *c, jval *out) {
 static const struct filter {
     const char *name;
     err (*apply)(struct render *, struct call *, jval *);
-} filters[] = {
-    {"trim", f_trim}, {"length", f_length}, {"count", f_length}, {"join", f_join}, {"upper", f_upper}, {"lower", f_lower}, {"title", f_title},
-    {"capitalize", f_capitalize}, {"first", f_first}, {"last", f_last}, {"default", f_default}, {"d", f_default}, {"tojson", f_tojson},
-    {"list", f_list}, {"string", f_string}, {"int", f_int}, {"float", f_float}, {"items", f_items}, {"map", f_map}, {"select", f_select},
-    {"reject", f_reject}, {"selectattr", f_selectattr}, {"rejectattr", f_rejectattr}, {"replace", f_replace}, {"safe", f_safe},
-    {"indent", f_indent}, {"sort", f_sort}, {"unique", f_unique}, {"reverse", f_reverse}, {"dictsort", f_dictsort}, {"abs", f_abs},
-    {"round", f_round}, {"min", f_min}, {"max", f_max}, {"sum", f_sum}};
+} filters[] = {{"trim", f_trim},
+               {"length", f_length},
+               {"count", f_length},
+               {"join", f_join},
+               {"upper", f_upper},
+               {"lower", f_lower},
+               {"title", f_title},
+               {"capitalize", f_capitalize},
+               {"first", f_first},
+               {"last", f_last},
+               {"default", f_default},
+               {"d", f_default},
+               {"tojson", f_tojson},
+               {"list", f_list},
+               {"string", f_string},
+               {"int", f_int},
+               {"float", f_float},
+               {"items", f_items},
+               {"map", f_map},
+               {"select", f_select},
+               {"reject", f_reject},
+               {"selectattr", f_selectattr},
+               {"rejectattr", f_rejectattr},
+               {"replace", f_replace},
+               {"safe", f_safe},
+               {"indent", f_indent},
+               {"sort", f_sort},
+               {"unique", f_unique},
+               {"reverse", f_reverse},
+               {"dictsort", f_dictsort},
+               {"abs", f_abs},
+               {"round", f_round},
+               {"min", f_min},
+               {"max", f_max},
+               {"sum", f_sum}};
 
 int filter_find(const char *name) {
     for (size_t i = 0; i < sizeof filters / sizeof *filters; i++)
@@ -473,16 +506,75 @@ err filter_apply(struct render *r, int which, struct call *c, jval *out) { retur
 
 /* --- tests --- */
 
-enum test { IS_DEFINED, IS_UNDEFINED, IS_NONE, IS_STRING, IS_NUMBER, IS_INTEGER, IS_FLOAT, IS_BOOLEAN, IS_MAPPING, IS_ITERABLE, IS_SEQUENCE,
-            IS_CALLABLE, IS_TRUE, IS_FALSE, IS_EQ, IS_NE, IS_LT, IS_LE, IS_GT, IS_GE, IS_IN, IS_ODD, IS_EVEN, IS_DIVISIBLE, IS_SAME, IS_LOWER, IS_UPPER };
-static const struct { const char *name; enum test is; int args; } tests[] = {
-    {"defined", IS_DEFINED, 0}, {"undefined", IS_UNDEFINED, 0}, {"none", IS_NONE, 0}, {"string", IS_STRING, 0}, {"number", IS_NUMBER, 0},
-    {"integer", IS_INTEGER, 0}, {"float", IS_FLOAT, 0}, {"boolean", IS_BOOLEAN, 0}, {"mapping", IS_MAPPING, 0}, {"iterable", IS_ITERABLE, 0},
-    {"sequence", IS_SEQUENCE, 0}, {"callable", IS_CALLABLE, 0}, {"true", IS_TRUE, 0}, {"false", IS_FALSE, 0}, {"equalto", IS_EQ, 1},
-    {"eq", IS_EQ, 1}, {"==", IS_EQ, 1}, {"ne", IS_NE, 1}, {"!=", IS_NE, 1}, {"lt", IS_LT, 1}, {"lessthan", IS_LT, 1}, {"<", IS_LT, 1},
-    {"le", IS_LE, 1}, {"<=", IS_LE, 1}, {"gt", IS_GT, 1}, {"greaterthan", IS_GT, 1}, {">", IS_GT, 1}, {"ge", IS_GE, 1}, {">=", IS_GE, 1},
-    {"in", IS_IN, 1}, {"odd", IS_ODD, 0}, {"even", IS_EVEN, 0}, {"divisibleby", IS_DIVISIBLE, 1}, {"sameas", IS_SAME, 1},
-    {"lower", IS_LOWER, 0}, {"upper", IS_UPPER, 0}};
+enum test {
+    IS_DEFINED,
+    IS_UNDEFINED,
+    IS_NONE,
+    IS_STRING,
+    IS_NUMBER,
+    IS_INTEGER,
+    IS_FLOAT,
+    IS_BOOLEAN,
+    IS_MAPPING,
+    IS_ITERABLE,
+    IS_SEQUENCE,
+    IS_CALLABLE,
+    IS_TRUE,
+    IS_FALSE,
+    IS_EQ,
+    IS_NE,
+    IS_LT,
+    IS_LE,
+    IS_GT,
+    IS_GE,
+    IS_IN,
+    IS_ODD,
+    IS_EVEN,
+    IS_DIVISIBLE,
+    IS_SAME,
+    IS_LOWER,
+    IS_UPPER
+};
+static const struct {
+    const char *name;
+    enum test is;
+    int args;
+} tests[] = {{"defined", IS_DEFINED, 0},
+             {"undefined", IS_UNDEFINED, 0},
+             {"none", IS_NONE, 0},
+             {"string", IS_STRING, 0},
+             {"number", IS_NUMBER, 0},
+             {"integer", IS_INTEGER, 0},
+             {"float", IS_FLOAT, 0},
+             {"boolean", IS_BOOLEAN, 0},
+             {"mapping", IS_MAPPING, 0},
+             {"iterable", IS_ITERABLE, 0},
+             {"sequence", IS_SEQUENCE, 0},
+             {"callable", IS_CALLABLE, 0},
+             {"true", IS_TRUE, 0},
+             {"false", IS_FALSE, 0},
+             {"equalto", IS_EQ, 1},
+             {"eq", IS_EQ, 1},
+             {"==", IS_EQ, 1},
+             {"ne", IS_NE, 1},
+             {"!=", IS_NE, 1},
+             {"lt", IS_LT, 1},
+             {"lessthan", IS_LT, 1},
+             {"<", IS_LT, 1},
+             {"le", IS_LE, 1},
+             {"<=", IS_LE, 1},
+             {"gt", IS_GT, 1},
+             {"greaterthan", IS_GT, 1},
+             {">", IS_GT, 1},
+             {"ge", IS_GE, 1},
+             {">=", IS_GE, 1},
+             {"in", IS_IN, 1},
+             {"odd", IS_ODD, 0},
+             {"even", IS_EVEN, 0},
+             {"divisibleby", IS_DIVISIBLE, 1},
+             {"sameas", IS_SAME, 1},
+             {"lower", IS_LOWER, 0},
+             {"upper", IS_UPPER, 0}};
 
 int test_find(const char *name) {
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
@@ -539,8 +631,14 @@ err test_apply(struct render *r, int which, struct call *c, bool *out) {
     case IS_CALLABLE: *out = v.t == J_MACRO || v.t == J_FUNCTION || v.t == J_METHOD || undefined; break;
     case IS_TRUE: *out = v.t == J_BOOL && v.b; break;
     case IS_FALSE: *out = v.t == J_BOOL && !v.b; break;
-    case IS_NE: TRY(j_equal(r, v, x, out)); *out = !*out; break;
-    case IS_SAME: *out = v.t == x.t; if (*out) TRY(j_equal(r, v, x, out)); break;
+    case IS_NE:
+        TRY(j_equal(r, v, x, out));
+        *out = !*out;
+        break;
+    case IS_SAME:
+        *out = v.t == x.t;
+        if (*out) TRY(j_equal(r, v, x, out));
+        break;
     case IS_EQ: return j_equal(r, v, x, out);
     case IS_IN: return j_contains(r, x, v, out);
     case IS_ODD: return divisible(r, c, 2, 1, out);

@@ -11,12 +11,19 @@
 /* --- tokens --- */
 enum token_type { T_EOF, T_DATA, T_VAR_BEGIN, T_VAR_END, T_BLOCK_BEGIN, T_BLOCK_END, T_NAME, T_STR, T_INT, T_FLOAT, T_OP };
 enum { /* operators of two characters; those of one are their character */
-    OP_EQ = 256, OP_NE, OP_LE, OP_GE, OP_FLOORDIV, OP_POW, OP_IN, OP_NOT_IN
+       OP_EQ = 256,
+       OP_NE,
+       OP_LE,
+       OP_GE,
+       OP_FLOORDIV,
+       OP_POW,
+       OP_IN,
+       OP_NOT_IN
 };
 struct token {
     enum token_type type;
     int op;
-    uint32_t at; /* byte in the source */
+    uint32_t at;   /* byte in the source */
     const char *p; /* text, name, decoded string */
     size_t n;
     int64_t i;
@@ -24,9 +31,7 @@ struct token {
 };
 
 /* --- values --- */
-enum jtype {
-    J_UNDEFINED, J_NONE, J_BOOL, J_INT, J_FLOAT, J_STR, J_LIST, J_DICT, J_NAMESPACE, J_LOOP, J_MACRO, J_FUNCTION, J_METHOD
-};
+enum jtype { J_UNDEFINED, J_NONE, J_BOOL, J_INT, J_FLOAT, J_STR, J_LIST, J_DICT, J_NAMESPACE, J_LOOP, J_MACRO, J_FUNCTION, J_METHOD };
 struct jstr {
     const char *p;
     size_t n;
@@ -78,9 +83,41 @@ struct jmacro {
 
 /* --- the tree --- */
 enum node_kind {
-    N_CONST, N_NAME, N_LIST, N_TUPLE, N_DICT, N_PAIR, N_COND, N_AND, N_OR, N_NOT, N_NEG, N_POS, N_BINARY, N_COMPARE, N_OPERAND,
-    N_ATTR, N_ITEM, N_SLICE, N_CALL, N_FILTER, N_TEST, N_ARG, N_PARAM, /* expressions and their parts */
-    N_TEXT, N_PRINT, N_IF, N_FOR, N_SET, N_SET_BLOCK, N_WITH, N_MACRO, N_FILTER_BLOCK, N_GENERATION, N_BREAK, N_CONTINUE
+    N_CONST,
+    N_NAME,
+    N_LIST,
+    N_TUPLE,
+    N_DICT,
+    N_PAIR,
+    N_COND,
+    N_AND,
+    N_OR,
+    N_NOT,
+    N_NEG,
+    N_POS,
+    N_BINARY,
+    N_COMPARE,
+    N_OPERAND,
+    N_ATTR,
+    N_ITEM,
+    N_SLICE,
+    N_CALL,
+    N_FILTER,
+    N_TEST,
+    N_ARG,
+    N_PARAM, /* expressions and their parts */
+    N_TEXT,
+    N_PRINT,
+    N_IF,
+    N_FOR,
+    N_SET,
+    N_SET_BLOCK,
+    N_WITH,
+    N_MACRO,
+    N_FILTER_BLOCK,
+    N_GENERATION,
+    N_BREAK,
+    N_CONTINUE
 };
 struct node {
     enum node_kind k;

@@ -103,7 +103,8 @@ static err lex_string(struct lexer *x) {
         size_t used = 1;
         if (x->s[x->i] != '\\') str_addc(&s, x->s[x->i]);
         else if (x->i + 1 == x->n) used = 2;
-        else if (!(used = unescape(x->s + x->i + 1, x->n - x->i - 1, &s))) e = jinja_fail(x->t, x->i, E_INPUT, "an escape that is no character");
+        else if (!(used = unescape(x->s + x->i + 1, x->n - x->i - 1, &s)))
+            e = jinja_fail(x->t, x->i, E_INPUT, "an escape that is no character");
         else used++;
         x->i += used;
     }
@@ -153,14 +154,18 @@ static err lex_number(struct lexer *x) {
 }
 
 static err lex_operator(struct lexer *x) {
-    static const struct { const char *text; int op; } two[] = {{"==", OP_EQ}, {"!=", OP_NE}, {"<=", OP_LE}, {">=", OP_GE}, {"//", OP_FLOORDIV}, {"**", OP_POW}};
+    static const struct {
+        const char *text;
+        int op;
+    } two[] = {{"==", OP_EQ}, {"!=", OP_NE}, {"<=", OP_LE}, {">=", OP_GE}, {"//", OP_FLOORDIV}, {"**", OP_POW}};
     struct token tok = {.type = T_OP, .at = (uint32_t)x->i};
     char c = x->s[x->i];
     for (size_t k = 0; k < sizeof two / sizeof *two && !tok.op; k++)
         if (at(x, x->i, two[k].text)) tok.op = two[k].op;
     x->i += tok.op ? 2 : 1;
     if (tok.op) return push(x, tok);
-    if (!c || !strchr("+-*/%~<>=.,:;|()[]{}", c)) return jinja_fail(x->t, tok.at, E_INPUT, "a character that has no meaning here (0x%02x)", (unsigned char)c);
+    if (!c || !strchr("+-*/%~<>=.,:;|()[]{}", c))
+        return jinja_fail(x->t, tok.at, E_INPUT, "a character that has no meaning here (0x%02x)", (unsigned char)c);
     if (strchr("([{", c)) {
         if (x->depth == (int)sizeof x->open) return jinja_fail(x->t, tok.at, E_INPUT, "more than %d brackets inside one another", x->depth);
         x->open[x->depth++] = c == '(' ? ')' : c == '[' ? ']' : '}';

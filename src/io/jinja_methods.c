@@ -118,7 +118,9 @@ static err m_splitlines(struct render *r, struct call *c, jval *out) {
     return from < s->n ? push_sub(r, out->l, s, from, s->n) : OK;
 }
 
-static bool matches(const struct jstr *s, const struct jstr *what, bool end) { return s->n >= what->n && !memcmp(s->p + (end ? s->n - what->n : 0), what->p, what->n); }
+static bool matches(const struct jstr *s, const struct jstr *what, bool end) {
+    return s->n >= what->n && !memcmp(s->p + (end ? s->n - what->n : 0), what->p, what->n);
+}
 
 static err affix(struct render *r, struct call *c, bool end, jval *out) {
     jval what = call_arg(c, 0, "prefix", j_none);
@@ -297,15 +299,33 @@ static const struct {
     const char *name;
     unsigned of; /* a bit for each type that has it */
     err (*call)(struct render *, struct call *, jval *);
-} methods[] = {
-    {"strip", 1u << J_STR, m_strip}, {"lstrip", 1u << J_STR, m_lstrip}, {"rstrip", 1u << J_STR, m_rstrip}, {"split", 1u << J_STR, m_split},
-    {"rsplit", 1u << J_STR, m_rsplit}, {"splitlines", 1u << J_STR, m_splitlines}, {"startswith", 1u << J_STR, m_startswith},
-    {"endswith", 1u << J_STR, m_endswith}, {"removeprefix", 1u << J_STR, m_removeprefix}, {"removesuffix", 1u << J_STR, m_removesuffix},
-    {"upper", 1u << J_STR, m_upper}, {"lower", 1u << J_STR, m_lower}, {"title", 1u << J_STR, m_title}, {"capitalize", 1u << J_STR, m_capitalize},
-    {"replace", 1u << J_STR, m_replace}, {"join", 1u << J_STR, m_join}, {"format", 1u << J_STR, m_format}, {"find", 1u << J_STR, m_find},
-    {"rfind", 1u << J_STR, m_rfind}, {"isdigit", 1u << J_STR, m_isdigit}, {"isspace", 1u << J_STR, m_isspace},
-    {"count", 1u << J_STR | 1u << J_LIST, m_count}, {"index", 1u << J_STR | 1u << J_LIST, m_index},
-    {"get", 1u << J_DICT, m_get}, {"keys", 1u << J_DICT, m_keys}, {"values", 1u << J_DICT, m_values}, {"items", 1u << J_DICT, m_items}};
+} methods[] = {{"strip", 1u << J_STR, m_strip},
+               {"lstrip", 1u << J_STR, m_lstrip},
+               {"rstrip", 1u << J_STR, m_rstrip},
+               {"split", 1u << J_STR, m_split},
+               {"rsplit", 1u << J_STR, m_rsplit},
+               {"splitlines", 1u << J_STR, m_splitlines},
+               {"startswith", 1u << J_STR, m_startswith},
+               {"endswith", 1u << J_STR, m_endswith},
+               {"removeprefix", 1u << J_STR, m_removeprefix},
+               {"removesuffix", 1u << J_STR, m_removesuffix},
+               {"upper", 1u << J_STR, m_upper},
+               {"lower", 1u << J_STR, m_lower},
+               {"title", 1u << J_STR, m_title},
+               {"capitalize", 1u << J_STR, m_capitalize},
+               {"replace", 1u << J_STR, m_replace},
+               {"join", 1u << J_STR, m_join},
+               {"format", 1u << J_STR, m_format},
+               {"find", 1u << J_STR, m_find},
+               {"rfind", 1u << J_STR, m_rfind},
+               {"isdigit", 1u << J_STR, m_isdigit},
+               {"isspace", 1u << J_STR, m_isspace},
+               {"count", 1u << J_STR | 1u << J_LIST, m_count},
+               {"index", 1u << J_STR | 1u << J_LIST, m_index},
+               {"get", 1u << J_DICT, m_get},
+               {"keys", 1u << J_DICT, m_keys},
+               {"values", 1u << J_DICT, m_values},
+               {"items", 1u << J_DICT, m_items}};
 
 int method_find(const char *name) {
     for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
@@ -377,7 +397,8 @@ static err g_namespace(struct render *r, struct call *c, jval *out) {
 static const struct {
     const char *name;
     err (*call)(struct render *, struct call *, jval *);
-} functions[] = {{"raise_exception", g_raise}, {"strftime_now", g_strftime}, {"range", g_range}, {"dict", g_dict}, {"namespace", g_namespace}};
+} functions[] = {
+    {"raise_exception", g_raise}, {"strftime_now", g_strftime}, {"range", g_range}, {"dict", g_dict}, {"namespace", g_namespace}};
 
 int function_find(const char *name) {
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)

@@ -61,7 +61,8 @@ static err syntax(const struct parser *p, const char *want) {
     if (k->type == T_NAME) snprintf(found, sizeof found, "\"%.40s\"", k->p);
     else if (k->type == T_OP && k->op < 256) snprintf(found, sizeof found, "'%c'", k->op);
     else {
-        static const char *const what[] = {"the template's end", "text", "{{", "}}", "{%", "%}", "", "a string", "a number", "a number", "an operator"};
+        static const char *const what[] = {"the template's end", "text",     "{{",       "}}",         "{%", "%}", "",
+                                           "a string",           "a number", "a number", "an operator"};
         snprintf(found, sizeof found, "%s", what[k->type]);
     }
     return jinja_fail(p->t, k->at, E_INPUT, "%s expected, not %s", want, found);
@@ -163,8 +164,15 @@ static err list_of(struct parser *p, int end, struct node **list) {
 }
 
 static err name_or_const(struct parser *p, struct node **out) {
-    static const struct { const char *word; jval v; } fixed[] = {{"true", {.t = J_BOOL, .b = true}}, {"True", {.t = J_BOOL, .b = true}},
-        {"false", {.t = J_BOOL}}, {"False", {.t = J_BOOL}}, {"none", {.t = J_NONE}}, {"None", {.t = J_NONE}}};
+    static const struct {
+        const char *word;
+        jval v;
+    } fixed[] = {{"true", {.t = J_BOOL, .b = true}},
+                 {"True", {.t = J_BOOL, .b = true}},
+                 {"false", {.t = J_BOOL}},
+                 {"False", {.t = J_BOOL}},
+                 {"none", {.t = J_NONE}},
+                 {"None", {.t = J_NONE}}};
     TRY(make(p, N_NAME, p->k->at, out));
     (*out)->name = p->k->p;
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
@@ -559,8 +567,16 @@ static err parse_generation(struct parser *p, size_t at, struct node **out) {
 }
 
 static err statement(struct parser *p, struct node **out) {
-    static const struct { const char *word; err (*parse)(struct parser *, size_t, struct node **); } kinds[] = {
-        {"if", parse_if}, {"for", parse_for}, {"set", parse_set}, {"with", parse_with}, {"macro", parse_macro}, {"filter", parse_filter_block}, {"generation", parse_generation}};
+    static const struct {
+        const char *word;
+        err (*parse)(struct parser *, size_t, struct node **);
+    } kinds[] = {{"if", parse_if},
+                 {"for", parse_for},
+                 {"set", parse_set},
+                 {"with", parse_with},
+                 {"macro", parse_macro},
+                 {"filter", parse_filter_block},
+                 {"generation", parse_generation}};
     static const char *const refused[] = {"include", "import", "from", "extends", "block", "call", "do", "autoescape", "trans"};
     size_t at = p->k->at;
     if (p->k->type != T_NAME) return syntax(p, "a tag's name");
@@ -623,12 +639,14 @@ static err take_source(jinja *t, const char *s, size_t n) {
     to[t->n] = 0;
     unsigned cp;
     for (size_t i = 0, len; i < t->n; i += len)
-        if (!(len = (size_t)utf8_decode(to + i, t->n - i, &cp)) || !cp) return jinja_fail(t, i, E_INPUT, "not UTF-8 text (byte 0x%02x)", (unsigned char)to[i]);
+        if (!(len = (size_t)utf8_decode(to + i, t->n - i, &cp)) || !cp)
+            return jinja_fail(t, i, E_INPUT, "not UTF-8 text (byte 0x%02x)", (unsigned char)to[i]);
     return OK;
 }
 
 static err intern_words(jinja *t) {
-    static const char *const words[N_WORDS] = {"loop", "messages", "bos_token", "eos_token", "pad_token", "add_generation_prompt", "tools", "documents"};
+    static const char *const words[N_WORDS] = {"loop",  "messages", "bos_token", "eos_token", "pad_token", "add_generation_prompt",
+                                               "tools", "documents"};
     for (int i = 0; i < N_WORDS; i++)
         if (!(t->word[i] = jinja_intern(t, words[i], strlen(words[i])))) return no_memory();
     return OK;

@@ -2,7 +2,7 @@
  *
  * A string's bytes and tags are shared by its slices. Most strings have one tag; an array of tags is made when two kinds
  * meet. Positions in a string are bytes here; filters and methods count in characters (j_chars, j_offset). Case mapping
- * is one character to one (utf8proc), so "ß" stays what it is. */
+ * is one character to one (utf8proc), but for "ß"; Python's other special cases (ligatures, final sigma) are not there. */
 #define _GNU_SOURCE
 #include "io/jinja_internal.h"
 #include <math.h>
@@ -18,7 +18,8 @@ jval j_float(double f) { return (jval){.t = J_FLOAT, .f = f}; }
 jval j_undefined(const char *name) { return (jval){.t = J_UNDEFINED, .name = name}; }
 
 const char *j_type(jval v) {
-    static const char *const name[] = {"undefined", "none", "a boolean", "an integer", "a float", "a string", "a list", "a dict", "a namespace", "a loop", "a macro", "a function", "a method"};
+    static const char *const name[] = {"undefined", "none",        "a boolean", "an integer", "a float",    "a string", "a list",
+                                       "a dict",    "a namespace", "a loop",    "a macro",    "a function", "a method"};
     return name[v.t];
 }
 
@@ -169,7 +170,8 @@ err jb_str(struct render *r, const struct builder *b, jval *out) {
 
 bool j_true(jval v) {
     switch (v.t) {
-    case J_UNDEFINED: case J_NONE: return false;
+    case J_UNDEFINED:
+    case J_NONE: return false;
     case J_BOOL: return v.b;
     case J_INT: return v.i != 0;
     case J_FLOAT: return v.f != 0;
@@ -231,7 +233,8 @@ err j_order(struct render *r, jval a, jval b, int *out) {
         return jr_work(r, n);
     }
     if (a.t != J_LIST || b.t != J_LIST) {
-        if (a.t == J_UNDEFINED || b.t == J_UNDEFINED) return jr_fail(r, E_INPUT, "\"%.60s\" is undefined", a.t == J_UNDEFINED ? a.name : b.name);
+        if (a.t == J_UNDEFINED || b.t == J_UNDEFINED)
+            return jr_fail(r, E_INPUT, "\"%.60s\" is undefined", a.t == J_UNDEFINED ? a.name : b.name);
         return jr_fail(r, E_INPUT, "%s and %s have no order", j_type(a), j_type(b));
     }
     TRY(jr_enter(r));
@@ -303,7 +306,8 @@ static void float_text(double f, char out[40]) {
     while (strtod(digits, NULL) != f && ++prec < 17);
     char *e = strchr(digits, 'e');
     exponent = atoi(e + 1);
-    if (exponent < -4 || exponent >= 16) snprintf(out, 40, "%.*se%s%02d", (int)(e - digits), digits, exponent < 0 ? "-" : "+", abs(exponent));
+    if (exponent < -4 || exponent >= 16)
+        snprintf(out, 40, "%.*se%s%02d", (int)(e - digits), digits, exponent < 0 ? "-" : "+", abs(exponent));
     else snprintf(out, 40, "%.*f", prec > exponent ? prec - exponent : 1, f);
 }
 
@@ -349,8 +353,14 @@ err jb_repr(struct render *r, struct builder *b, jval v) {
     case J_UNDEFINED: TRY(jb_adds(r, b, "Undefined")); break;
     case J_NONE: TRY(jb_adds(r, b, "None")); break;
     case J_BOOL: TRY(jb_adds(r, b, v.b ? "True" : "False")); break;
-    case J_INT: snprintf(text, sizeof text, "%lld", (long long)v.i); TRY(jb_adds(r, b, text)); break;
-    case J_FLOAT: float_text(v.f, text); TRY(jb_adds(r, b, text)); break;
+    case J_INT:
+        snprintf(text, sizeof text, "%lld", (long long)v.i);
+        TRY(jb_adds(r, b, text));
+        break;
+    case J_FLOAT:
+        float_text(v.f, text);
+        TRY(jb_adds(r, b, text));
+        break;
     case J_STR: TRY(repr_string(r, b, v.s)); break;
     case J_LIST: TRY(repr_list(r, b, v.l)); break;
     case J_DICT: TRY(repr_dict(r, b, v.d)); break;
@@ -478,7 +488,8 @@ size_t j_space(const char *p, size_t n) {
     if (c < 0x80) return n && ((c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20));
     int len = utf8_decode(p, n, &cp);
     if (!len) return 0;
-    bool space = cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
+    bool space = cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 ||
+                 cp == 0x202F || cp == 0x205F || cp == 0x3000;
     return space ? (size_t)len : 0;
 }
 
@@ -522,7 +533,9 @@ err j_letters(struct render *r, const struct jstr *s, enum letters how, jval *ou
         utf8proc_category_t c = utf8proc_category((int32_t)cp);
         if (how == TITLE_FILTER) word = !j_space(s->p + i, n) && (cp >= 0x80 || !strchr("-({[<", (int)cp));
         else word = how == CAPITALIZE || (how == TITLE && c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LT);
-        TRY(jb_add(r, &b, text, (size_t)utf8_encode((unsigned)to, text), s->tags ? s->tags[i] : s->tag));
+        int len = up && cp == 0xDF ? 2 : utf8_encode((unsigned)to, text);
+        if (up && cp == 0xDF) memcpy(text, how == UPPER ? "SS" : "Ss", 2);
+        TRY(jb_add(r, &b, text, (size_t)len, s->tags ? s->tags[i] : s->tag));
     }
     return jb_str(r, &b, out);
 }

@@ -539,6 +539,39 @@ static void data_files(void **state) {
     says(ran.out.p, "⟦three<|im_end|>⟧");
 }
 
+/* Conversations, in the model's own template and in others. */
+static void previews_conversations(void **state) {
+    (void)state;
+    const char *m = model();
+    put("chat.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Yes?\"}]}\n");
+    put("mine.jinja", "{% for m in messages %}[{{ m.content }}{{ eos_token if m.role == 'assistant' }}]{% endfor %}");
+    put("broken.jinja", "\n{% for m in messages %}");
+    put("refuses.jinja", "{{ raise_exception('not today') }}");
+    sh("{ echo 'model: %s'; echo 'objective: sft'; echo \"data: $D/chat.jsonl\"; echo \"output_dir: $D/out\"; } > $D/chat.yaml", m);
+    sh("$C data preview $D/chat.yaml");
+    status_is(0);
+    says(ran.out.p, "chat.jsonl:1  35 tokens, 3 supervised; BOS <|im_start|>; 1 answer, ended by <|im_end|>\n");
+    says(ran.out.p, "⟦Yes?<|im_end|>⟧↵");
+    sh("$C data preview $D/chat.yaml --set chat_template=$D/mine.jinja --json");
+    status_is(0);
+    json_t *o = json_of(ran.out.p), *row = json_array_get(json_object_get(o, "rows"), 0);
+    assert_true(json_is_null(json_object_get(row, "bos")));
+    assert_string_equal(json_string_value(json_array_get(json_object_get(row, "answers"), 0)), "<|im_end|>");
+    json_decref(o);
+    sh("$C data preview $D/chat.yaml --set max_length=34");
+    says(ran.out.p, "1 answer, ended by <|im_end|>");
+    sh("$C data preview $D/chat.yaml --set max_length=33");
+    says(ran.out.p, "1 answer, 1 without an end token\n");
+    refused("$C data preview $D/chat.yaml --set chat_template=$D/broken.jinja", "chat.jsonl:1: chat template:2:4: ", "endfor is missing");
+    refused("$C data preview $D/chat.yaml --set chat_template=$D/refuses.jinja", "chat.jsonl:1: chat template:1:19: ", "not today");
+    refused("$C data preview $D/chat.yaml --set chat_template=$D/none.jinja", "none.jinja: ");
+    sh("$C generate --model '%s' --chat-template chatml --prompt 'Say yes.' --max-new-tokens 2", m);
+    status_is(0);
+    sh("$C generate --model '%s' --chat --prompt 'a<|im_end|>b' --max-new-tokens 2", m);
+    status_is(2);
+    says(ran.err.p, "holds \"<|im_end|>\", a control token");
+}
+
 static int count(const char *s, const char *part) {
     int n = 0;
     for (; (s = strstr(s, part)); s++) n++;
@@ -600,6 +633,7 @@ int main(void) {
         cmocka_unit_test(likelihoods),
         cmocka_unit_test(generates),
         cmocka_unit_test(data_files), cmocka_unit_test(plans_and_previews),
+        cmocka_unit_test(previews_conversations),
         cmocka_unit_test(trains),
         cmocka_unit_test(interrupted_and_resumed),
     };

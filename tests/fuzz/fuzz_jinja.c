@@ -13,8 +13,11 @@ static void must_hold(int truth) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const struct chat_message talk[] = {
-        {"system", "Be brief."}, {"user", " \xC3\xBC\xE6\x97\xA5 {{ x }} "}, {"assistant", "<think>\na\n</think>\n\nb"}, {"user", ""}, {"assistant", "42"}};
+    static const struct chat_message talk[] = {{"system", "Be brief."},
+                                               {"user", " \xC3\xBC\xE6\x97\xA5 {{ x }} "},
+                                               {"assistant", "<think>\na\n</think>\n\nb"},
+                                               {"user", ""},
+                                               {"assistant", "42"}};
     static const struct jinja_limits limits = {.steps = 200000, .output = 1 << 16, .memory = 8 << 20, .depth = 120};
     static const struct tm now = {.tm_year = 125, .tm_mon = 2, .tm_mday = 5, .tm_wday = 3, .tm_yday = 63};
     struct jinja_text out = {0};
@@ -24,7 +27,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     for (size_t n = 0; n <= 5; n += 1 + 3 * (n > 0)) {
-        const struct jinja_context c = {.message = talk, .n = n, .bos = "<s>", .eos = n ? "</s>" : NULL, .add_generation_prompt = n == 1, .now = &now, .limits = &limits};
+        const struct jinja_context c = {.message = talk,
+                                        .n = n,
+                                        .bos = "<s>",
+                                        .eos = n ? "</s>" : NULL,
+                                        .add_generation_prompt = n == 1,
+                                        .now = &now,
+                                        .limits = &limits};
         if (jinja_render(t, &c, &out)) {
             must_hold(!strncmp(err_text(), "fuzz:", 5));
             continue;

@@ -13,15 +13,16 @@
 #define CHAT GOLDEN "/chat/"
 
 /* Control tokens that the real templates write, beside each template's bos, eos and end token. */
-static const char *const controls[] = {"<|im_start|>", "<|im_sep|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<|user|>",
-                                       "<|assistant|>", "<|system|>", "<｜User｜>", "<｜Assistant｜>", "<|START_OF_TURN_TOKEN|>", "[INST]", "[/INST]"};
+static const char *const controls[] = {
+    "<|im_start|>", "<|im_sep|>", "<|start_header_id|>", "<|end_header_id|>",       "<start_of_turn>", "<|user|>", "<|assistant|>",
+    "<|system|>",   "<｜User｜>", "<｜Assistant｜>",     "<|START_OF_TURN_TOKEN|>", "[INST]",          "[/INST]"};
 
 static void add_control(json_t *added, const char *text) {
     size_t i;
     json_t *have;
     json_array_foreach(added, i, have) if (!strcmp(json_string_value(json_object_get(have, "content")), text)) return;
-    json_array_append_new(added, json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", 258 + (int)json_array_size(added), "content", text, "single_word", 0, "lstrip", 0,
-                                           "rstrip", 0, "normalized", 0, "special", 1));
+    json_array_append_new(added, json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", 258 + (int)json_array_size(added), "content", text,
+                                           "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1));
 }
 
 /* The tokenizer of tests/golden/rows with these control tokens and this template. */
@@ -59,12 +60,14 @@ static void keep_warning(void *ctx, enum log_level level, const char *line) {
 static size_t take(const json_t *talk, struct chat_message *m) {
     size_t n = json_array_size(talk);
     for (size_t i = 0; i < n; i++)
-        m[i] = (struct chat_message){json_string_value(json_array_get(json_array_get(talk, i), 0)), json_string_value(json_array_get(json_array_get(talk, i), 1))};
+        m[i] = (struct chat_message){json_string_value(json_array_get(json_array_get(talk, i), 0)),
+                                     json_string_value(json_array_get(json_array_get(talk, i), 1))};
     return n;
 }
 
 /* One rendering against what is expected: the text, or the message of a refusal. */
-static bool same_text(const char *what, struct chat *c, const struct chat_message *m, size_t n, bool prompt, const json_t *text, const json_t *error, struct chat_text *out) {
+static bool same_text(const char *what, struct chat *c, const struct chat_message *m, size_t n, bool prompt, const json_t *text,
+                      const json_t *error, struct chat_text *out) {
     err e = chat_render(c, m, n, prompt, out);
     if (error) {
         if (!e) flunk("%s: rendered, but must be refused: %s", what, json_string_value(error));
@@ -74,7 +77,8 @@ static bool same_text(const char *what, struct chat *c, const struct chat_messag
         return false;
     }
     if (e) flunk("%s: %s", what, err_text());
-    if (out->text.n != json_string_length(text) || memcmp(out->text.p, json_string_value(text), out->text.n)) flunk("%s:\n%s\n--- expected\n%s", what, out->text.p, json_string_value(text));
+    if (out->text.n != json_string_length(text) || memcmp(out->text.p, json_string_value(text), out->text.n))
+        flunk("%s:\n%s\n--- expected\n%s", what, out->text.p, json_string_value(text));
     return true;
 }
 
@@ -87,7 +91,8 @@ static void same_spans(const char *what, const struct chat_text *t, const json_t
         const json_t *want = json_array_get(spans, k++);
         size_t a = (size_t)json_integer_value(json_array_get(want, 0)), b = (size_t)json_integer_value(json_array_get(want, 1));
         if (!want || a != t->seg[i].start || b != t->seg[i].end)
-            flunk("%s: span %zu is [%zu, %zu) \"%.*s\", not [%zu, %zu)", what, k - 1, t->seg[i].start, t->seg[i].end, (int)(t->seg[i].end - t->seg[i].start), t->text.p + t->seg[i].start, a, b);
+            flunk("%s: span %zu is [%zu, %zu) \"%.*s\", not [%zu, %zu)", what, k - 1, t->seg[i].start, t->seg[i].end,
+                  (int)(t->seg[i].end - t->seg[i].start), t->text.p + t->seg[i].start, a, b);
     }
     if (end != t->text.n) flunk("%s: the segments end at %zu of %zu", what, end, t->text.n);
     if (k != json_array_size(spans)) flunk("%s: %zu spans, not %zu", what, k, json_array_size(spans));
@@ -107,7 +112,8 @@ static void real_templates_equal_jinja2(void **state) {
     json_array_foreach(cases, i, one) {
         struct chat_message m[16];
         char what[200];
-        const char *of = json_string_value(json_object_get(one, "template")), *about = json_string_value(json_object_get(one, "conversation"));
+        const char *of = json_string_value(json_object_get(one, "template")),
+                   *about = json_string_value(json_object_get(one, "conversation"));
         if (strcmp(name, of) != 0) {
             const json_t *t = json_object_get(json_object_get(root, "templates"), of);
             str source = {0};
@@ -115,7 +121,8 @@ static void real_templates_equal_jinja2(void **state) {
             must(file_read(what, &source));
             chat_close(c);
             tokenizer_free(tk);
-            tk = tokenizer_with(source.p, json_string_value(json_object_get(t, "bos")), json_string_value(json_object_get(t, "eos")), json_string_value(json_object_get(t, "end")));
+            tk = tokenizer_with(source.p, json_string_value(json_object_get(t, "bos")), json_string_value(json_object_get(t, "eos")),
+                                json_string_value(json_object_get(t, "end")));
             c = open_chat(tk);
             str_free(&source);
             name = of;
@@ -145,10 +152,11 @@ static void real_templates_equal_jinja2(void **state) {
 static const struct chat_message turns[] = {{"user", "Hi!"}, {"assistant", "Hello."}, {"user", "And now?"}, {"assistant", "Bye, then."}};
 
 static err render_bounded(const char *source, const struct jinja_limits *limits, struct jinja_text *out) {
-    struct tm now = {.tm_year = 125, .tm_mon = 2, .tm_mday = 5, .tm_wday = 3, .tm_yday = 63};
+    struct tm now = {.tm_year = 125, .tm_mon = 2, .tm_mday = 5, .tm_wday = 3, .tm_yday = 63, .tm_hour = 12};
     jinja *t;
     TRY(jinja_parse("t", source, strlen(source), &t));
-    err e = jinja_render(t, &(struct jinja_context){.message = turns, .n = 4, .bos = "<s>", .eos = "</s>", .now = &now, .limits = limits}, out);
+    err e =
+        jinja_render(t, &(struct jinja_context){.message = turns, .n = 4, .bos = "<s>", .eos = "</s>", .now = &now, .limits = limits}, out);
     jinja_free(t);
     return e;
 }
@@ -170,13 +178,26 @@ static void corners_equal_jinja2(void **state) {
         str_free(&source);
     }
     assert_true(i >= 16);
+    json_array_foreach(json_object_get(root, "expressions"), i, one) {
+        const char *source = json_string_value(json_object_get(one, "source"));
+        const json_t *want = json_object_get(one, "text");
+        err e = render_bounded(source, NULL, &out);
+        if (json_is_null(want) != (e != OK)) flunk("%s: %s", source, e ? err_text() : "rendered, but Python refuses it");
+        if (!e && (out.text.n != json_string_length(want) || memcmp(out.text.n ? out.text.p : "", json_string_value(want), out.text.n)))
+            flunk("%s:\n%s\n--- expected\n%s", source, out.text.p, json_string_value(want));
+    }
+    assert_true(i > 90);
     jinja_text_free(&out);
     json_decref(root);
 }
 
 static void errors_name_their_place(void **state) {
     (void)state;
-    static const struct { const char *source; err code; const char *message; } bad[] = {
+    static const struct {
+        const char *source;
+        err code;
+        const char *message;
+    } bad[] = {
         {"a\nb {{ x", E_INPUT, "t:2:3: a tag without its end"},
         {"{# x", E_INPUT, "t:1:1: a comment without its end"},
         {"{% raw %}{{ x }}", E_INPUT, "t:1:1: {% raw %} without"},
@@ -226,27 +247,37 @@ static void errors_name_their_place(void **state) {
     struct jinja_text out = {0};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         err e = render_bounded(bad[i].source, NULL, &out);
-        if (e != bad[i].code || !strstr(err_text(), bad[i].message) || !str_starts(err_text(), "t:")) flunk("%s: %d %s", bad[i].source, e, e ? err_text() : "rendered");
+        if (e != bad[i].code || !strstr(err_text(), bad[i].message) || !str_starts(err_text(), "t:"))
+            flunk("%s: %d %s", bad[i].source, e, e ? err_text() : "rendered");
     }
     jinja_text_free(&out);
 }
 
 static void bounds_hold(void **state) {
     (void)state;
-    static const struct { const char *source, *message; } bad[] = {
+    static const struct {
+        const char *source, *message;
+    } bad[] = {
         {"{% set l = range(500) %}{% for a in l %}{% for b in l %}{% endfor %}{% endfor %}", "more than 20000 steps"},
-        {"{% set ns = namespace(s='x') %}{% for a in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "a text of more than 4096 bytes"},
+        {"{% set ns = namespace(s='x') %}{% for a in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+         "a text of more than 4096 bytes"},
         {"{{ 'abcdefgh' * 1000000000 }}", "a text of more than 4096 bytes"},
         {"{% for a in range(20) %}{% set x = range(1000) %}{% endfor %}", "more than 65536 bytes"},
         {"{{ range(1000000) }}", "t:1:9: "},
         {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "more than 60 levels"},
-        {"{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns.a == [ns] }}{% set ns.a = [ns.a, ns.a] %}{{ [1, ns] == [1, ns] }}{% set l = [1] %}{{ raise_exception('end') }}", "end"},
-        {"{{ 1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1 }}", "more than 60 levels"},
+        {"{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns.a == [ns] }}{% set ns.a = [ns.a, ns.a] %}{{ [1, ns] == [1, ns] }}{% set l = "
+         "[1] %}{{ raise_exception('end') }}",
+         "end"},
+        {"{{ "
+         "1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+"
+         "1 }}",
+         "more than 60 levels"},
     };
     const struct jinja_limits limits = {.steps = 20000, .output = 4096, .memory = 65536, .depth = 60};
     struct jinja_text out = {0};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        if (render_bounded(bad[i].source, &limits, &out) != E_INPUT || !strstr(err_text(), bad[i].message)) flunk("%s: %s", bad[i].source, err_text());
+        if (render_bounded(bad[i].source, &limits, &out) != E_INPUT || !strstr(err_text(), bad[i].message))
+            flunk("%s: %s", bad[i].source, err_text());
     str deep = {0};
     for (int i = 0; i < 200; i++) str_adds(&deep, i ? "[" : "{{ ");
     assert_int_equal(render_bounded(deep.p, NULL, &out), E_INPUT);
@@ -265,7 +296,10 @@ static void bounds_hold(void **state) {
 /* A content keeps its tag through whatever a template does to it, and what a template makes itself has none. */
 static void provenance_survives(void **state) {
     (void)state;
-    static const struct { const char *source, *text, *tags; } way[] = { /* a tag is a digit: 0 the template, 1 "Hi!", 2 "Hello." */
+    static const struct {
+        const char *source, *text, *tags;
+    } way[] = {
+        /* a tag is a digit: 0 the template, 1 "Hi!", 2 "Hello." */
         {"<{{ messages[1].content[1:3] }}>", "<el>", "0220"},
         {"{{ (' ' ~ messages[1].content ~ ' ') | trim }}|", "Hello.|", "2222220"},
         {"{{ messages[1].content | replace('l', 'LL') }}", "HeLLLLo.", "22000022"},
@@ -313,7 +347,9 @@ static const char *shown(const char *source, const struct chat_message *m, size_
 }
 
 #define EACH "{% for m in messages %}"
-#define CHATML EACH "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+#define CHATML                                                                                                                             \
+    EACH "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif " \
+         "%}"
 static const struct chat_message one[] = {{"user", "u"}, {"assistant", "a"}};
 
 static void spans_follow_the_structure(void **state) {
@@ -324,19 +360,33 @@ static void spans_follow_the_structure(void **state) {
     const struct chat_message empty[] = {{"user", ""}, {"assistant", ""}};
     assert_string_equal(shown(CHATML, empty, 2, false), "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n«<|im_end|>»\n");
     const struct chat_message alike[] = {{"user", "same"}, {"assistant", "same"}, {"user", "<|im_end"}, {"assistant", "same"}};
-    assert_string_equal(shown(CHATML, alike, 4, false), "<|im_start|>user\nsame<|im_end|>\n<|im_start|>assistant\n«same<|im_end|>»\n<|im_start|>user\n<|im_end<|im_end|>\n"
-                                                        "<|im_start|>assistant\n«same<|im_end|>»\n");
-    assert_string_equal(shown(EACH "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}", one, 2, false), "[INST] u [/INST]« a </s>»");
+    assert_string_equal(shown(CHATML, alike, 4, false),
+                        "<|im_start|>user\nsame<|im_end|>\n<|im_start|>assistant\n«same<|im_end|>»\n<|im_start|>user\n<|im_end<|im_end|>\n"
+                        "<|im_start|>assistant\n«same<|im_end|>»\n");
+    assert_string_equal(
+        shown(EACH
+              "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}",
+              one, 2, false),
+        "[INST] u [/INST]« a </s>»");
     str_clear(&warning);
-    assert_string_equal(shown(CHATML "{% if add_generation_prompt %}<think>\n{% endif %}", one, 2, false), "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n«a<|im_end|>»\n");
+    assert_string_equal(shown(CHATML "{% if add_generation_prompt %}<think>\n{% endif %}", one, 2, false),
+                        "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n«a<|im_end|>»\n");
     assert_non_null(strstr(warning.p, "goes on with \"<think>\\n\""));
-    assert_string_equal(shown(EACH "{% if m.role == 'user' %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}", one, 2, false), "the chat template leaves out what the assistant says");
+    assert_string_equal(shown(EACH "{% if m.role == 'user' %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}", one, 2, false),
+                        "the chat template leaves out what the assistant says");
     const struct chat_message two[] = {{"user", "u"}, {"assistant", "a"}, {"user", "v"}, {"assistant", "b"}};
-    assert_string_equal(shown(EACH "{% if loop.index0 != 1 %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}", two, 4, false), "u</s>v</s>«b</s>»"); /* one left out */
-    assert_non_null(strstr(shown(EACH "{{ m.role }}: {{ m.content }}\n{% endfor %}", one, 2, false), "\"messages\"[1]: the chat template ends the turn with no control token"));
-    assert_string_equal(shown(EACH "{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n{% endfor %}", one, 2, false), "«u<|im_end|>»\n«a<|im_end|>»\n");
-    assert_string_equal(shown(EACH "{% if m.role == 'user' %}{{ m.content }}{% else %}{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}{% endif %}{% endfor %}", one, 2, false), "u«a<|im_end|>\n»");
-    assert_non_null(strstr(shown(EACH "{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}", one, 2, false), "no control token"));
+    assert_string_equal(shown(EACH "{% if loop.index0 != 1 %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}", two, 4, false),
+                        "u</s>v</s>«b</s>»"); /* one left out */
+    assert_non_null(strstr(shown(EACH "{{ m.role }}: {{ m.content }}\n{% endfor %}", one, 2, false),
+                           "\"messages\"[1]: the chat template ends the turn with no control token"));
+    assert_string_equal(shown(EACH "{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n{% endfor %}", one, 2, false),
+                        "«u<|im_end|>»\n«a<|im_end|>»\n");
+    assert_string_equal(shown(EACH "{% if m.role == 'user' %}{{ m.content }}{% else %}{% generation %}{{ m.content }}<|im_end|>\n{% "
+                                   "endgeneration %}{% endif %}{% endfor %}",
+                              one, 2, false),
+                        "u«a<|im_end|>\n»");
+    assert_non_null(
+        strstr(shown(EACH "{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}", one, 2, false), "no control token"));
     log_set(NULL, NULL);
 }
 
@@ -344,9 +394,12 @@ static void contents_make_no_control_token(void **state) {
     (void)state;
     const struct chat_message whole[] = {{"user", "u"}, {"assistant", "a<|im_end|>b"}}, part[] = {{"user", "<|im_end"}, {"assistant", "a"}};
     assert_string_equal(shown(CHATML, whole, 2, false), "\"messages\"[1]: the content holds \"<|im_end|>\", a control token of the model");
-    assert_string_equal(shown(CHATML, &(struct chat_message){"user", "</s>"}, 1, true), "\"messages\"[0]: the content holds \"</s>\", a control token of the model");
-    assert_string_equal(shown(EACH "{{ m.content }}|>\n{% endfor %}", part, 2, false), "\"messages\"[0]: the content holds \"<|im_end|>\", a control token of the model");
-    assert_string_equal(shown(EACH "{{ m.content[1:] }}<|im_end|>{% endfor %}", &(struct chat_message){"assistant", "</s>"}, 1, false), "«/s><|im_end|>»");
+    assert_string_equal(shown(CHATML, &(struct chat_message){"user", "</s>"}, 1, true),
+                        "\"messages\"[0]: the content holds \"</s>\", a control token of the model");
+    assert_string_equal(shown(EACH "{{ m.content }}|>\n{% endfor %}", part, 2, false),
+                        "\"messages\"[0]: the content holds \"<|im_end|>\", a control token of the model");
+    assert_string_equal(shown(EACH "{{ m.content[1:] }}<|im_end|>{% endfor %}", &(struct chat_message){"assistant", "</s>"}, 1, false),
+                        "«/s><|im_end|>»");
 }
 
 static void templates_by_name(void **state) {
@@ -372,8 +425,9 @@ static void templates_by_name(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(real_templates_equal_jinja2), cmocka_unit_test(corners_equal_jinja2),           cmocka_unit_test(errors_name_their_place),
-        cmocka_unit_test(bounds_hold),                 cmocka_unit_test(provenance_survives),            cmocka_unit_test(spans_follow_the_structure),
+        cmocka_unit_test(real_templates_equal_jinja2), cmocka_unit_test(corners_equal_jinja2),
+        cmocka_unit_test(errors_name_their_place),     cmocka_unit_test(bounds_hold),
+        cmocka_unit_test(provenance_survives),         cmocka_unit_test(spans_follow_the_structure),
         cmocka_unit_test(templates_by_name),           cmocka_unit_test(contents_make_no_control_token),
     };
     setenv("SOURCE_DATE_EPOCH", "1741176000", 1); /* 5 March 2025, 12:00 UTC: chat.py's date */

@@ -8,7 +8,6 @@
 #include <string.h>
 #include <cmocka.h>
 
-
 static void replay(const str *file) {
     LLVMFuzzerTestOneInput((const uint8_t *)file->p, file->n);
     size_t step = file->n / 97 + 1;

@@ -104,6 +104,29 @@ static void conversations(void **state) {
     source_close(&s);
 }
 
+/* The tokenizer adds a BOS and the template may bring it: one in each row; a template of two is refused. */
+static void one_bos_with_every_template(void **state) {
+    (void)state;
+    static const char turns[] = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}>{% else %}{{ m.content }}{{ eos_token }}\n{% endif %}{% endfor %}";
+    static const char *const lead[] = {"", "{{ bos_token }}", "{{ bos_token * 2 }}"};
+    tokenizer *tk;
+    struct source s;
+    struct rows r;
+    parse("{\"messages\": [{\"role\": \"user\", \"content\": \"u\"}, {\"role\": \"assistant\", \"content\": \"w\"}]}", WANT_SFT, &s);
+    assert_int_equal(tokenizer_from_json("tests/golden/rows/bos/tokenizer.json", &tk), OK);
+    for (int i = 0; i < 3; i++) {
+        char source[300];
+        snprintf(source, sizeof source, "%s%s", lead[i], turns);
+        assert_int_equal(tokenizer_set_template(tk, source), OK);
+        assert_int_equal(rows_sft(tk, &s, 100, &r), i < 2 ? OK : E_INPUT);
+        if (i < 2) is_row(&r.r[0], 1, "<s>u>w*<eos>*\\n");
+        else assert_non_null(strstr(err_text(), "d.jsonl:1: the chat template begins with two BOS tokens"));
+        rows_free(&r);
+    }
+    source_close(&s);
+    tokenizer_free(tk);
+}
+
 static void every_uncut_row_teaches_the_end(void **state) {
     (void)state;
     struct source s;
@@ -311,6 +334,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompt_and_completion),
         cmocka_unit_test(conversations),
+        cmocka_unit_test(one_bos_with_every_template),
         cmocka_unit_test(every_uncut_row_teaches_the_end),
         cmocka_unit_test(cut_to_length),
         cmocka_unit_test(bos_once),

@@ -142,8 +142,8 @@ static void refused_conversations(void **state) {
     REFUSED(WANT_SFT, "{\"messages\": [{\"role\": \"user\"}]}\n", "no field \"content\"");
     REFUSED(WANT_SFT, "{\"messages\": [{\"content\": \"user\"}]}\n", "no field \"role\"");
     REFUSED(WANT_SFT,
-            "\n{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"tool\", \"content\": \"a\"}]}\n",
-            "d.jsonl:2: \"messages\"[1]: unknown role \"tool\"", "assistant");
+            "\n{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"robot\", \"content\": \"a\"}]}\n",
+            "d.jsonl:2: \"messages\"[1]: unknown role \"robot\"", "assistant");
 }
 
 /* --- other shapes and containers ------------------------------------------------------------------------------------- */

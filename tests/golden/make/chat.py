@@ -6,6 +6,7 @@ Reads tests/golden/chat/*.jinja (their sources: chat/README.md), writes tests/go
   cases          [{template, conversation, text | error, prompt | prompt_error, spans: [[from, to], ...]}]
   corners        [{file, text | error}]: the seeds of tests/fuzz/corpus/jinja over the conversation "turns", bos "<s>", eos "</s>";
                  those that only our bounds end are left out
+  expressions    [{source, text | null}]: the lines of expressions.txt over the same; null: Python refuses it
 text is the whole conversation, prompt the same up to its last assistant's turn (the whole of it where it does not end with
 one) with add_generation_prompt; error is the template's own message. spans are bytes of text.
 
@@ -185,6 +186,13 @@ def corners():
     return out
 
 
+def expressions():
+    with open(os.path.join(HERE, "expressions.txt"), encoding="utf8") as f:
+        lines = f.read().rstrip("\n").split("\n")
+    every = [attempt(lambda: render(compiled(line), CONVERSATIONS["turns"], ("<s>", "</s>"), False))[0] for line in lines]
+    return [{"source": line, "text": text} for line, text in zip(lines, every)]
+
+
 def main():
     folder, out = (sys.argv[1], sys.argv[2]) if len(sys.argv) > 2 else (HERE, os.path.join(HERE, "expected.json"))
     cases, names = [], sorted(os.path.basename(p)[:-6] for p in glob.glob(os.path.join(folder, "*.jinja")))
@@ -206,7 +214,8 @@ def main():
     with open(out, "w", encoding="utf8") as f:
         head = {n: dict(zip(keys, TOKENS.get(n, ("<s>", "</s>", "</s>")))) for n in names}
         f.write('{"templates": ' + json.dumps(head, ensure_ascii=False) + ',\n"conversations": ' + json.dumps(CONVERSATIONS, ensure_ascii=False) 
-                + ',\n"corners": ' + json.dumps(corners() if folder == HERE else [], ensure_ascii=False) + ',\n"cases": [\n')
+                + ',\n"corners": ' + json.dumps(corners() if folder == HERE else [], ensure_ascii=False)
+                + ',\n"expressions": ' + json.dumps(expressions() if folder == HERE else [], ensure_ascii=False) + ',\n"cases": [\n')
         f.write(",\n".join(json.dumps(c, ensure_ascii=False) for c in cases) + "\n]}\n")
     print(f"{len(names)} templates, {len(cases)} cases, {sum('text' in c for c in cases)} rendered, {sum('spans' in c and len(c['spans']) > 0 for c in cases)} with spans")
 
