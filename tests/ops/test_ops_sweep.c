@@ -260,6 +260,7 @@ static void build_attention(struct lab *l) {
     struct op_attr a = heads(l);
     a.causal = l->variant != 1 && l->variant != 4 && l->variant < 6;
     val bias = {0}, cu_k = {0};
+    if (card && l->variant >= 5) return; /* T5's, which a card refuses */
     if (l->variant == 2) a.window = 4, a.softcap = 2;
     if (l->variant == 3) a.window = 67;
     if (l->variant == 4) a.softcap = 1.5f;
@@ -364,6 +365,7 @@ static void build_attention_cached(struct lab *l) {
     a.window = windows[l->variant], a.softcap = l->variant == 1 ? 2 : 0;
     a.causal = true;
     val bias = {0};
+    if (card && l->variant == 3) return;
     if (l->variant == 3) a.buckets = 8, a.distance = 40, bias = floats(l, ROLE_BASE, 2, (int64_t[]){8, a.heads}, "bias");
     val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), cache[2], slot, pos;
     cache_of(l, cache, &slot, &pos);
