@@ -49,7 +49,7 @@ static json_t *audit_json(const struct run *r) {
     for (int i = 0; i < r->objective->sides; i++) audit_files(&r->side[i].source, data);
     const struct source *pairs[] = {&r->warm.source, &r->eval.source, &r->test.source};
     for (int i = 0; i < 3; i++)
-        if (pairs[i]->n) json_array_append_new(data, json_pack("{s:s, s:s}", "path", pairs[i]->path, "xxh128", pairs[i]->hash));
+        audit_files(pairs[i], data);
     return json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", "path", r->model.path, "xxh128_of_tensors", hash,
                      "parameters", (json_int_t)r->model.parameters, "tokenizer_xxh128", r->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
 }
