@@ -93,8 +93,9 @@ __device__ __forceinline__ float activate(enum activation kind, float g, float *
         s = 1.0f / (1.0f + expf(-u));
         *slope = s + g * s * (1.0f - s) * 2.0f * root * (1.0f + 3.0f * cubic * g * g);
         return g * s;
-    case ACT_GELU_ERF:
-        s = 0.5f * erfcf(-g * 0.707106781186548f);
+    case ACT_GELU_ERF: /* erfc(x) = erfcx(x) exp(-x^2): far below 0 the rounding of x would otherwise be the result's, times 2 x^2 */
+        u = g * g;
+        s = g >= 0 ? 0.5f * erfcf(-g * 0.707106781186548f) : 0.5f * erfcxf(-g * 0.707106781186548f) * (expf(-0.5f * u) * (isinf(u) ? 1.0f : 1.0f - 0.5f * fmaf(g, g, -u)));
         *slope = s + g * expf(-0.5f * g * g) * root * 0.5f;
         return g * s;
     default:
@@ -174,7 +175,7 @@ struct glu {
     enum activation act;
 };
 
-template <typename T, int W, bool R16> __global__ void __launch_bounds__(NARROW) glu_kernel(const __grid_constant__ struct glu a) {
+template <typename T, int W, bool R16, bool SILU> __global__ void __launch_bounds__(NARROW) glu_kernel(const __grid_constant__ struct glu a) {
     const int c = (int)(blockIdx.x * NARROW + threadIdx.x) * W;
     const bool real = c < a.F;
     struct delta16<T, W> low[2];
@@ -199,7 +200,7 @@ template <typename T, int W, bool R16> __global__ void __launch_bounds__(NARROW)
         for (int j = 0; j < W; j++) {
             if (!R16 && a.d[0].rank) g[j] += delta_at<T>(a.d[0], n, c + j);
             if (!R16 && a.d[1].rank) u[j] += delta_at<T>(a.d[1], n, c + j);
-            apply<GLU>(a.act, g[j], u[j], 0, &y[j], NULL);
+            apply<GLU>(SILU ? ACT_SILU : a.act, g[j], u[j], 0, &y[j], NULL);
         }
         store<T, W>((T *)a.y + n * a.ldy + c, y);
     }
@@ -211,8 +212,12 @@ extern "C" err cuda_glu_delta(enum activation act, const struct view *in, struct
     const bool pairs = a.F % 2 == 0 && rows_aligned(&in[0], 2) && rows_aligned(&in[1], 2) && rows_aligned(&out[0], 2);
     const bool r16 = pairs && in[0].dt != DT_F32 && d[0].rank == 16 && d[1].rank == 16 && d[0].wide && d[1].wide;
     const dim3 grid((unsigned)blocks_for(a.F, NARROW * (pairs ? 2 : 1)), (unsigned)blocks_for(a.N, ROWS));
-    WITH_TYPE(in[0].dt, return cuda_launch(r16 ? (const void *)glu_kernel<T, 2, true> : pairs ? (const void *)glu_kernel<T, 2, false> : (const void *)glu_kernel<T, 1, false>, grid, NARROW, 0, &a, "glu"));
-    return OK;
+    const void *kernel = NULL;
+    WITH_TYPE(in[0].dt, {
+        if (r16) kernel = act == ACT_SILU ? (const void *)glu_kernel<T, 2, true, true> : (const void *)glu_kernel<T, 2, true, false>;
+        else kernel = pairs ? (const void *)glu_kernel<T, 2, false, false> : (const void *)glu_kernel<T, 1, false, false>;
+    });
+    return cuda_launch(kernel, grid, NARROW, 0, &a, "glu");
 }
 
 /* --- embed and gather ----------------------------------------------------------------------------------------- */

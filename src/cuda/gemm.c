@@ -81,10 +81,9 @@ size_t cuda_gemm_version(void) { return library ? lt.GetVersion() : 0; }
 
 static cudaDataType_t type_of(dtype dt) { return dt == DT_F32 ? CUDA_R_32F : dt == DT_BF16 ? CUDA_R_16BF : CUDA_R_16F; }
 
-/* The largest power of two up to 16 that divides an address. No kernel wants more, and where the planner has put a value must not choose
- * between algorithms: recomputed values would not be equal bit for bit. */
+/* The largest power of two up to 256 that divides an address. */
 static int alignment(const void *p) {
-    uintptr_t u = (uintptr_t)p | 16;
+    uintptr_t u = (uintptr_t)p | 256;
     return (int)(u & -u);
 }
 

@@ -106,9 +106,16 @@ static bool dies(const struct prog *p, int i, int end) {
     return true;
 }
 
+/* In programs with a cache only: in training a recomputed block has to be the first one's bits, wherever its spans lie. */
+static bool generates(const struct prog *p) {
+    for (int v = 1; v < p->nv; v++)
+        if (p->v[v].role == ROLE_STATE) return true;
+    return false;
+}
+
 static bool decodes(const struct prog *p, const struct inst *s) {
     const struct value *w = prog_v(p, s->in[LIN_W]);
-    return s->a.dropout == 0 && w->dt != DT_F8;
+    return s->a.dropout == 0 && w->dt != DT_F8 && generates(p);
 }
 
 /* The whole head, as it is. */

@@ -481,7 +481,8 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
 /* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses and gradients stay f32. */
 static bool narrowed(const struct lab *l, val v) {
     const struct value *x = prog_v(&l->p, v);
-    return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && strcmp(x->name, "lse") != 0;
+    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean");
+    return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && !statistic;
 }
 
 static uint16_t to_16(dtype dt, float x) { return dt == DT_BF16 ? f32_to_bf16(x) : f32_to_f16(x); }
@@ -805,7 +806,7 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
             note(l.p.in[i].op);
             check(&l, &l.p.in[i]);
         }
-        if (card && !nan && r->op != &op_sample)
+        if (card && !nan && r->op != &op_sample && r->op != &op_softcap) /* logits are f32 in any program */
             for (l.narrow = DT_F16; l.narrow <= DT_BF16; l.narrow++) check_narrow(&l);
     }
     for (int v = 0; v < VALUES; v++) free(l.data[v]);
