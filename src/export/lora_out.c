@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "core/rope_rows.h"
 #include "export/crossing.h"
+#include "export/takers.h"
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -165,31 +166,11 @@ err lora_out_write(const struct lora_out *o, struct tensors_out *out, struct pro
 }
 
 /* --- configurations -------------------------------------------------------------------------------------------------- */
-/* The keys that PEFT has had from its first releases; a reader older than a key fails on it. */
+/* Of a configuration what every PEFT can read. */
 static json_t *portable(const json_t *config) {
-    static const char *const keys[] = {"peft_type",
-                                       "auto_mapping",
-                                       "base_model_name_or_path",
-                                       "revision",
-                                       "task_type",
-                                       "inference_mode",
-                                       "r",
-                                       "target_modules",
-                                       "lora_alpha",
-                                       "lora_dropout",
-                                       "fan_in_fan_out",
-                                       "bias",
-                                       "modules_to_save",
-                                       "init_lora_weights",
-                                       "layers_to_transform",
-                                       "layers_pattern",
-                                       "rank_pattern",
-                                       "alpha_pattern",
-                                       "use_rslora",
-                                       "use_dora"};
     json_t *j = json_object();
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (json_object_get(config, keys[i])) json_object_set(j, keys[i], json_object_get(config, keys[i]));
+    for (const char *const *key = peft_keys; *key; key++)
+        if (json_object_get(config, *key)) json_object_set(j, *key, json_object_get(config, *key));
     if (!json_is_string(json_object_get(j, "base_model_name_or_path"))) json_object_set_new(j, "base_model_name_or_path", json_string(""));
     json_object_set_new(j, "inference_mode", json_true());
     return j;

@@ -62,33 +62,19 @@ static void cyclora(const char *folder, json_t *list) {
     arena_free(&mem);
 }
 
+const char *const peft_keys[] = {
+    "peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r",
+    "target_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "modules_to_save", "init_lora_weights",
+    "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", NULL,
+};
+
 static void peft(const struct facts *f, json_t *list) {
-    static const char *const known[] = {"peft_type",
-                                        "auto_mapping",
-                                        "base_model_name_or_path",
-                                        "revision",
-                                        "task_type",
-                                        "inference_mode",
-                                        "r",
-                                        "target_modules",
-                                        "lora_alpha",
-                                        "lora_dropout",
-                                        "fan_in_fan_out",
-                                        "bias",
-                                        "modules_to_save",
-                                        "init_lora_weights",
-                                        "layers_to_transform",
-                                        "layers_pattern",
-                                        "rank_pattern",
-                                        "alpha_pattern",
-                                        "use_rslora",
-                                        "use_dora"};
     str new = {0};
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)f->config, key, v) {
         bool old = false;
-        for (size_t i = 0; i < sizeof known / sizeof *known; i++) old |= !strcmp(known[i], key);
+        for (const char *const *known = peft_keys; *known; known++) old |= !strcmp(*known, key);
         if (!old && f->lora) str_addf(&new, "%s%s", new.n ? ", " : "", key);
     }
     bool named = json_is_string(json_object_get(f->config, "base_model_name_or_path"));

@@ -6,6 +6,9 @@
 #include "base/err.h"
 #include <jansson.h>
 
+/* The keys of adapter_config.json that PEFT has had from its first releases, NULL at the end; a reader older than a key fails on it. */
+extern const char *const peft_keys[];
+
 /* [{"loader", "takes", "why"}, ...]; takes: "yes", "no", or what it needs. */
 err takers_of(const char *folder, json_t **out);
 

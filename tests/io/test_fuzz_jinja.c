@@ -2,25 +2,12 @@
  * more than fail. */
 #include "../fuzz/fuzz_jinja.c"
 #include "base/file.h"
+#include "fuzz/replay.h"
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
 #include <cmocka.h>
-
-static void replay(const str *file) {
-    LLVMFuzzerTestOneInput((const uint8_t *)file->p, file->n);
-    size_t step = file->n / 97 + 1;
-    char *copy = malloc(file->n + 1);
-    assert_non_null(copy);
-    for (size_t at = 0; at < file->n; at += step) {
-        LLVMFuzzerTestOneInput((const uint8_t *)file->p, at);
-        memcpy(copy, file->p, file->n);
-        copy[at] ^= (char)(1 << at % 8);
-        LLVMFuzzerTestOneInput((const uint8_t *)copy, file->n);
-    }
-    free(copy);
-}
 
 static int replay_folder(const char *folder) {
     DIR *dir = opendir(folder);
@@ -31,7 +18,7 @@ static int replay_folder(const char *folder) {
         str path = {0}, file = {0};
         str_addf(&path, "%s/%s", folder, entry->d_name);
         assert_int_equal(file_read(path.p, &file), OK);
-        replay(&file);
+        replay(&file, LLVMFuzzerTestOneInput, 97);
         str_free(&path);
         str_free(&file);
         n++;

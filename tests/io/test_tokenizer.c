@@ -5,6 +5,7 @@
 #include "io/chat.h"
 #include "io/tokenizer_internal.h"
 #include "base/file.h"
+#include "lines.h"
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,11 +16,6 @@
 
 #define GOLDEN "tests/golden/tokenizer/"
 
-struct lines {
-    json_t **v;
-    size_t n;
-};
-static struct lines lines;
 static const char *line_text(size_t i) { return json_string_value(lines.v[i]); }
 static size_t line_bytes(size_t i) { return json_string_length(lines.v[i]); }
 
@@ -29,24 +25,7 @@ static void check_ok(err e) {
 
 static int load_lines(void **state) {
     (void)state;
-    str file = {0};
-    if (file_read(GOLDEN "lines.txt", &file)) return -1;
-    for (char *s = file.p; *s;) {
-        char *end = strchr(s, '\n');
-        lines.v = realloc(lines.v, (lines.n + 1) * sizeof *lines.v);
-        lines.v[lines.n] = json_loadb(s, (size_t)(end - s), JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-        if (!lines.v[lines.n++]) return -1;
-        s = end + 1;
-    }
-    str_free(&file);
-    return 0;
-}
-
-static int free_lines(void **state) {
-    (void)state;
-    for (size_t i = 0; i < lines.n; i++) json_decref(lines.v[i]);
-    free(lines.v);
-    return 0;
+    return lines_add(GOLDEN "lines.txt");
 }
 
 /* FNV-1a over the ids' bytes. */

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "io/tokenizer_steps.h"
 #include "base/file.h"
+#include "lines.h"
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,39 +17,13 @@
 
 #define GOLDEN "tests/golden/tokenizer_families/"
 
-static struct {
-    json_t **v;
-    size_t n;
-} lines;
-
 static void check_ok(err e) {
     if (e) fail_msg("%s", err_text());
 }
 
-static int load(const char *path) {
-    str file = {0};
-    if (file_read(path, &file)) return -1;
-    for (char *s = file.p; *s;) {
-        char *end = strchr(s, '\n');
-        lines.v = realloc(lines.v, (lines.n + 1) * sizeof *lines.v);
-        lines.v[lines.n] = json_loadb(s, (size_t)(end - s), JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-        if (!lines.v[lines.n++]) return -1;
-        s = end + 1;
-    }
-    str_free(&file);
-    return 0;
-}
-
 static int load_lines(void **state) {
     (void)state;
-    return load("tests/golden/tokenizer/lines.txt") || load(GOLDEN "more.txt") ? -1 : 0;
-}
-
-static int free_lines(void **state) {
-    (void)state;
-    for (size_t i = 0; i < lines.n; i++) json_decref(lines.v[i]);
-    free(lines.v);
-    return 0;
+    return lines_add("tests/golden/tokenizer/lines.txt") || lines_add(GOLDEN "more.txt") ? -1 : 0;
 }
 
 /* ---- sums ---- */

@@ -102,16 +102,6 @@ static int run(const char *name, int flags, const char *const *sets) {
     return code;
 }
 
-static bool same_bytes(const char *a, const char *b) {
-    str x = {0}, y = {0};
-    must(file_read(a, &x));
-    must(file_read(b, &y));
-    bool same = x.n == y.n && !memcmp(x.p, y.p, x.n);
-    str_free(&x);
-    str_free(&y);
-    return same;
-}
-
 #define SFT "objective=sft", "model=" DATA, "per_device_train_batch_size=8", "max_length=32", "pass_tokens=64", "lora.r=4", "lora.lora_dropout=0.1", "learning_rate=4e-3"
 
 static void sft_as(const char *name, const char *file, const char *streaming, const char *threads) {

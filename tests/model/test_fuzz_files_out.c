@@ -6,22 +6,9 @@
 #undef LLVMFuzzerTestOneInput
 #define LLVMFuzzerTestOneInput fuzz_adapter
 #include "fuzz/fuzz_adapter.c"
+#include "fuzz/replay.h"
 #include "support/support.h"
 #include <dirent.h>
-
-static void replay(const str *file, int (*entry)(const uint8_t *, size_t)) {
-    size_t step = file->n / 23 + 1;
-    char *copy = malloc(file->n + 1);
-    assert_non_null(copy);
-    entry((const uint8_t *)file->p, file->n);
-    for (size_t at = 0; at < file->n; at += step) {
-        entry((const uint8_t *)file->p, at);
-        memcpy(copy, file->p, file->n);
-        copy[at] ^= (char)(1 << at % 8);
-        entry((const uint8_t *)copy, file->n);
-    }
-    free(copy);
-}
 
 static void replay_folder(const char *folder, int (*entry)(const uint8_t *, size_t), int least) {
     DIR *d = opendir(folder);
@@ -33,7 +20,7 @@ static void replay_folder(const char *folder, int (*entry)(const uint8_t *, size
         if (e->d_name[0] == '.') continue;
         snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
         must(file_read(path, &file));
-        replay(&file, entry);
+        replay(&file, entry, 23);
         str_free(&file);
         n++;
     }

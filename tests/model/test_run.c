@@ -110,15 +110,6 @@ static void sh(const char *fmt, ...) {
     if (system(line)) flunk("failed: %s", line);
 }
 
-static bool same_bytes(const char *a, const char *b) {
-    str x = {0}, y = {0};
-    must(file_read(a, &x));
-    must(file_read(b, &y));
-    bool same = x.n == y.n && !memcmp(x.p, y.p, x.n);
-    str_free(&x);
-    str_free(&y);
-    return same;
-}
 static void same_files(const char *a, const char *b) {
     if (!same_bytes(a, b)) flunk("%s and %s differ", a, b);
 }

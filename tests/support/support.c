@@ -50,3 +50,13 @@ float *to_host(const struct backend *b, const float *p, size_t bytes) {
     must(b->mem->download(host, p, bytes));
     return host;
 }
+
+bool same_bytes(const char *a, const char *b) {
+    str x = {0}, y = {0};
+    must(file_read(a, &x));
+    must(file_read(b, &y));
+    bool same = x.n == y.n && !memcmp(x.p, y.p, x.n);
+    str_free(&x);
+    str_free(&y);
+    return same;
+}

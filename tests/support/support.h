@@ -33,6 +33,8 @@ void close_to(const char *name, const float *a, const float *b, size_t n, double
  * largest value. rng: a counter. */
 void random_blocks(dtype dt, void *p, int64_t n, float scale, uint32_t *rng);
 
+bool same_bytes(const char *a, const char *b); /* of two files */
+
 /* The backend that CYC_TEST_DEVICE names, open; NULL without that variable. Exits with 77 (skipped) where there is no such card. */
 const struct backend *test_card(void);
 /* A copy of a backend's arena; free() it. */
