@@ -16,10 +16,8 @@ static json_t *row_ends(const tokenizer *tk, const struct row *row) {
     json_t *ends = json_array();
     for (int k = 0; k < row->n; k++) {
         if (!row->supervised[k] || (k + 1 < row->n && row->supervised[k + 1])) continue;
-        int last = k; /* a template may let a line end follow */
-        while (last && row->supervised[last - 1] && !tokenizer_is_special(tk, row->ids[last])) last--;
-        bool ended = tokenizer_is_special(tk, row->ids[last]);
-        json_array_append_new(ends, ended ? json_string(tokenizer_token(tk, row->ids[last])) : json_null());
+        int end = answer_end(tk, row->ids, row->supervised, k);
+        json_array_append_new(ends, end >= 0 ? json_string(tokenizer_token(tk, row->ids[end])) : json_null());
     }
     return json_pack("{s:o, s:o}", "bos", begins ? json_string(tokenizer_token(tk, bos)) : json_null(), "answers", ends);
 }

@@ -358,6 +358,11 @@ static err draft_completion(struct job *job, const struct record *r, struct draf
     return mark(d, true);
 }
 
+int answer_end(const tokenizer *tk, const int32_t *ids, const uint8_t *supervised, int k) {
+    while (k && supervised[k - 1] && !tokenizer_is_special(tk, ids[k])) k--;
+    return tokenizer_is_special(tk, ids[k]) ? k : -1;
+}
+
 /* What a conversation's row is to be whatever the template and the tokenizer do: not two BOS in front; each answer ends with
  * a control token that carries loss. */
 static err check_chat(const tokenizer *tk, const struct draft *d) {
@@ -365,9 +370,7 @@ static err check_chat(const tokenizer *tk, const struct draft *d) {
     if (d->ids.n > 1 && v[0] == bos && v[1] == bos) return fail(E_INPUT, "the chat template begins with two BOS tokens");
     for (size_t i = 0; i < d->ids.n; i++) {
         if (!d->on[i] || (i + 1 < d->ids.n && d->on[i + 1])) continue;
-        size_t k = i; /* a template may let its end token be followed by a line end */
-        while (k && d->on[k - 1] && !tokenizer_is_special(tk, v[k])) k--;
-        if (!tokenizer_is_special(tk, v[k])) return fail(E_INPUT, "an answer that ends without an end token (token %zu)", i);
+        if (answer_end(tk, v, d->on, (int)i) < 0) return fail(E_INPUT, "an answer that ends without an end token (token %zu)", i);
     }
     return OK;
 }

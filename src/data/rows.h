@@ -82,6 +82,9 @@ struct row_seen {
 err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void (*visit)(void *ctx, const struct row_seen *row), void *ctx);
 void rows_free(struct rows *r);
 
+/* Where the answer ends whose last token with loss is k: its control token (a template may let a line end follow it); -1: it has none. */
+int answer_end(const tokenizer *tk, const int32_t *ids, const uint8_t *supervised, int k);
+
 /* Adds one row to rows that began as {0}: prompt ids (not supervised) then answer ids (supervised). The caller sees to
  * the length and to the answer's EOS. */
 err rows_add(struct rows *out, const int32_t *prompt, size_t np, const int32_t *answer, size_t na);
