@@ -66,7 +66,7 @@ static void print(const char *item, double *s, int n, double tokens, double shar
     size_t left = g.backend->mem->left();
     qsort(s, (size_t)n, sizeof *s, ascending);
     printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"ms_best\": %.3f, \"ms_median\": %.3f, \"tok_s\": %.1f, \"share\": %.3f, \"of\": \"%s\", \"planned_gb\": %.2f, \"taken_gb\": %.2f}\n", item,
-           1e3 * s[0], 1e3 * s[n / 2], tokens / s[n / 2], share / s[n / 2], of, (double)planned * 1e-9, left ? (double)(g.before - left) * 1e-9 : 0);
+           1e3 * s[0], 1e3 * s[n / 2], tokens / s[n / 2], share / s[n / 2], of, (double)planned * 1e-9, left && left < g.before ? (double)(g.before - left) * 1e-9 : 0); /* another process may have given back meanwhile */
     fflush(stdout);
 }
 

@@ -93,10 +93,11 @@ __device__ __forceinline__ float activate(enum activation kind, float g, float *
         s = 1.0f / (1.0f + expf(-u));
         *slope = s + g * s * (1.0f - s) * 2.0f * root * (1.0f + 3.0f * cubic * g * g);
         return g * s;
-    case ACT_GELU_ERF: /* erfc(x) = erfcx(x) exp(-x^2): far below 0 the rounding of x would otherwise be the result's, times 2 x^2 */
+    case ACT_GELU_ERF: /* erfc(x) = erfcx(x) exp(-x^2): far below 0 the rounding of x^2 would otherwise be the result's, times x^2 */
         u = g * g;
-        s = g >= 0 ? 0.5f * erfcf(-g * 0.707106781186548f) : 0.5f * erfcxf(-g * 0.707106781186548f) * (expf(-0.5f * u) * (isinf(u) ? 1.0f : 1.0f - 0.5f * fmaf(g, g, -u)));
-        *slope = s + g * expf(-0.5f * g * g) * root * 0.5f;
+        u = expf(-0.5f * u) * (isinf(u) ? 1.0f : 1.0f - 0.5f * fmaf(g, g, -u));
+        s = g >= 0 ? 0.5f * erfcf(-g * 0.707106781186548f) : 0.5f * erfcxf(-g * 0.707106781186548f) * u;
+        *slope = s + g * u * root * 0.5f;
         return g * s;
     default:
         *slope = g > 0 ? 1.0f : isnan(g) ? g : 0.0f;

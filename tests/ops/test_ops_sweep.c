@@ -25,6 +25,7 @@
 enum { VALUES = 96, SEQS = 6, GUARD = 64 };
 static int PAD = 5; /* floats between the rows of a slice; 8 on a card, where a quantised table's rows go to 16-byte places */
 static const struct backend *card; /* NULL: the CPU's instruction sets are tested */
+static const char *only;           /* the shape to which a run is confined: a race checker has no time for all */
 
 struct shape {
     const char *name;
@@ -816,7 +817,8 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
 static void sweep(void **state) {
     const struct row *r = *state;
     note(r->op);
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes && (card || !shapes[s].for_card); s++)
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes && (card || !shapes[s].for_card); s++) {
+        if (only && strcmp(only, shapes[s].name)) continue;
         for (dtype dt = DT_F32; dt < DT_COUNT; dt++) {
             if (dt == DT_I32 || (!r->weights && dt != DT_F32) || shapes[s].C % dtype_info[dt].block) continue;
             for (int v = 0; v < r->variants; v++) {
@@ -824,6 +826,7 @@ static void sweep(void **state) {
                 if (dt == DT_F32 && s % 2) sweep_one(r, &shapes[s], dt, v, true);
             }
         }
+    }
 }
 
 static void every_op_has_a_row(void **state) {
@@ -840,7 +843,7 @@ static void every_op_has_a_row(void **state) {
     }
 }
 
-int main(int argc, char **argv) { /* an argument: only the ops that it matches, such as 'atten*' */
+int main(int argc, char **argv) { /* arguments: only the ops that the first matches, such as 'atten*'; only the shape of that name */
     const char *device = getenv("CYC_TEST_DEVICE");
     if (device) {
         if (backend_pick(device, &card) || card->open()) return fprintf(stderr, "%s\n", err_text()), 77; /* ctest: skipped */
@@ -852,5 +855,6 @@ int main(int argc, char **argv) { /* an argument: only the ops that it matches, 
         tests[i] = (struct CMUnitTest){rows[i].op->name, sweep, NULL, NULL, (void *)&rows[i]};
     tests[ROWS] = (struct CMUnitTest)cmocka_unit_test(every_op_has_a_row);
     if (argc > 1) cmocka_set_test_filter(argv[1]);
+    if (argc > 2) only = argv[2];
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
