@@ -17,6 +17,7 @@
 #ifdef CYC_CUDA
 #include "cuda/device.h"
 #include "cuda/gemm.h"
+#include "peft/lora.h"
 #endif
 #include <math.h>
 #include <omp.h>
@@ -294,7 +295,7 @@ int main(int argc, char **argv) {
     die(model_open("random:1:bf16", argv[i++], &g.model));
     model_fill(&g.model);
     g.model.keep = keep;
-    struct lora lora = {.r = 16, .alpha = 32, .all_linear = true};
+    struct lora lora = {.r = 16, .alpha = 32, .targets.of.take = TAKE_ALL_LINEAR};
     int modules;
     die(structure_init(&g.st, &g.model, &method_lora, &lora, &modules));
     printf("random weights made in %.1f s\n", seconds_now() - t0);

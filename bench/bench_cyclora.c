@@ -10,6 +10,7 @@
 #include "base/str.h"
 #include "ops/ops.h"
 #include "train/run.h"
+#include "peft/lora.h"
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -51,7 +52,7 @@ static void start(struct bench *b, const char *model, int sides, bool generates,
     die(config_init(&b->cfg));
     *r = (struct run){.cfg = &b->cfg, .objective = sides > 1 ? &objective_macct : &objective_sft, .backend = &backend_cpu, .threads = omp_get_max_threads(), .eos = -1, .n_plans = 1, .cap = cap};
     die(model_open(model, NULL, &r->model));
-    struct lora lora = {.r = 16, .alpha = 32, .all_linear = true};
+    struct lora lora = {.r = 16, .alpha = 32, .targets.of.take = TAKE_ALL_LINEAR};
     struct plans *p = &r->plans[0];
     die(structure_init(&p->st, &r->model, &method_lora, &lora, &p->modules));
     struct program *list[3];

@@ -99,10 +99,11 @@ void cyc_model_close(cyc_model *c) {
 }
 
 static err open_adapter(const char *folder, cyc_adapter *a) {
-    struct lora l;
+    const struct peft_method *method;
+    const void *settings;
     TRY(adapter_check_base(folder, &a->model->m));
-    TRY(adapter_read_config(folder, &a->mem, &l));
-    err e = structure_init(&a->st, &a->model->m, &method_lora, &l, NULL);
+    TRY(adapter_read_config(folder, &a->mem, &method, &settings));
+    err e = structure_init(&a->st, &a->model->m, method, settings, NULL);
     if (e) return fail_in(e, "%s", folder);
     const struct mem_ops *there = backend_of(a->model)->mem;
     size_t bytes = a->st.params.bytes;

@@ -61,6 +61,13 @@ val prog_param(struct prog *p, const struct param_set *s, int index) {
     return v;
 }
 
+static float slice_scale(const struct param *p, int64_t element) {
+    int64_t columns = p->nd > 1 ? p->d[1] : 1, row = element / columns;
+    for (int i = 0; i < p->n_slices; i++)
+        if (row >= p->slice[i].row0 && row < p->slice[i].row0 + p->slice[i].rows) return p->slice[i].init_scale;
+    return 0;
+}
+
 /* Two uniforms to one normal (Box-Muller). */
 static float normal(uint32_t a, uint32_t b) {
     double u = (a + 1.0) * 0x1p-32, t = 6.283185307179586 * (b * 0x1p-32);
@@ -77,7 +84,7 @@ void param_fill(const struct param_set *s, uint64_t key, float *weights) {
             struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
             if (p->init == INIT_ONE) w[k] = 1;
             else if (p->init == INIT_UNIFORM) w[k] = (2 * philox_unit(r.v[0]) - 1) * p->init_scale;
-            else w[k] = normal(r.v[0], r.v[1]) * p->init_scale;
+            else w[k] = normal(r.v[0], r.v[1]) * slice_scale(p, k);
         }
     }
 }

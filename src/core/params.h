@@ -8,12 +8,13 @@
 #define CYC_CORE_PARAMS_H
 #include "core/prog.h"
 
-enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL /* N(0, scale^2) */, INIT_ONE };
+enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE };
 
 struct param_slice {
     const char *name;   /* in the adapter's file, e.g. "model.layers.0.self_attn.q_proj.lora_A.weight" */
     int64_t row0, rows; /* rows of the parameter */
     int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
+    float init_scale;   /* of INIT_NORMAL_SLICES */
 };
 
 struct param {

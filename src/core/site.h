@@ -21,9 +21,24 @@ struct linear {
 };
 
 struct site;
+struct targets;
+struct module_list;
+/* A method: a row of peft/methods.def and one file. Its settings are a struct of its own; as JSON (jansson) they have PEFT's names,
+ * in adapter_config.json and from a configuration alike. */
 struct peft_method {
-    const char *name;
+    const char *name;      /* also its section of the configuration */
     const char *peft_type; /* in adapter_config.json */
+    size_t settings;       /* bytes of them */
+    err (*check)(const void *settings);
+    bool (*same)(const void *a, const void *b); /* the same programs: they share plans and arenas */
+    err (*read)(const void *json, const char *where, arena *mem, void *settings); /* texts in mem; what it cannot do is E_UNSUPPORTED by name */
+    /* named: what to write for a word such as all-linear, or NULL. */
+    err (*write)(const void *settings, const struct module_list *named, void *json);
+    /* Do the numbers that were made for `module` under `have` mean the same under `want`? */
+    err (*agrees)(const void *have, const void *want, const char *module, const char *folder);
+    void (*describe)(const void *settings, str *out);   /* "LoRA adapter (r 16": an open bracket for its size */
+    const struct targets *(*targets)(const void *settings); /* NULL: it does not choose modules */
+    const char *mark;      /* ends the name of the tensor that it has once in each module */
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
 };

@@ -1,6 +1,7 @@
 /* See deltas.h. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "export/deltas.h"
+#include "peft/lora.h"
 #include <jansson.h>
 #include <math.h>
 #include <pcre2.h>
@@ -262,7 +263,7 @@ err deltas_structure(const struct deltas *d, const struct model *m, struct struc
         if (d->d[i].rank > widest) widest = d->d[i].rank;
     }
     float *row = arena_alloc(&mem, (size_t)widest * 4);
-    struct lora l = {.r = d->max_rank, .alpha = d->max_rank, .n_targets = d->n, .targets = d->targets};
+    struct lora l = {.r = d->max_rank, .alpha = d->max_rank, .targets.of = {TAKE_NAMES, d->n, d->targets}};
     *weights = NULL;
     err e = row ? structure_init(st, m, &method_lora, &l, NULL) : fail(E_MEMORY, "out of memory");
     if (!e) {

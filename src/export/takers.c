@@ -55,8 +55,9 @@ static void say(json_t *list, const char *loader, const char *takes, const char 
 
 static void cyclora(const char *folder, json_t *list) {
     arena mem = {0};
-    struct lora l;
-    err e = adapter_read_config(folder, &mem, &l);
+    const struct peft_method *method;
+    const void *settings;
+    err e = adapter_read_config(folder, &mem, &method, &settings);
     const char *text = e ? err_text() : "", *after = strstr(text, "adapter_config.json: ");
     say(list, "cyclora", e ? "no" : "yes", after ? after + strlen("adapter_config.json: ") : text);
     arena_free(&mem);

@@ -3,11 +3,8 @@
 #include "gen/adapter.h"
 #include "core/rope_rows.h"
 #include <jansson.h>
-#include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 static const char PREFIX[] = "base_model.model.";
 
@@ -16,91 +13,115 @@ float *arena_f32(size_t bytes) { return pages_take(bytes); }
 void arena_f32_free(float *p, size_t bytes) { pages_give(p, bytes); }
 
 /* --- structure --------------------------------------------------------------------------------------------------- */
-static err no_match(const struct model *m, const struct lora *l) {
-    str names = {0};
-    for (int i = 0; i < l->n_targets; i++) str_addf(&names, "%s%s", i ? ", " : "", l->targets[i]);
-    str known = {0};
+static err no_match(const struct model *m, const struct structure *st) {
+    static const char *const words[] = {[TAKE_ALL_LINEAR] = "all-linear", [TAKE_ATTENTION] = "attention", [TAKE_MLP] = "mlp"};
+    str names = {0}, known = {0};
+    const struct targets *t = st->method->targets(st->settings);
+    if (t->of.take > TAKE_REGEX) str_adds(&names, words[t->of.take]);
+    for (int i = 0; i < t->of.n; i++) str_addf(&names, "%s%s", i ? ", " : "", t->of.names[i]);
     for (int i = 0; i < m->n; i++) { /* the last name parts of layer 0's matrices */
         if (m->w[i].nd != 2 || !strstr(m->w[i].module, ".layers.0.")) continue;
         str_addf(&known, "%s%s", known.n ? ", " : "", strrchr(m->w[i].module, '.') + 1);
     }
-    err e = fail(E_USAGE, "lora.target_modules (%s) match no module of this model; it has %s, or use all-linear", names.p ? names.p : "", known.p ? known.p : "none");
+    err e = fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s, or use all-linear", st->method->name, names.p ? names.p : "",
+                 t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p ? known.p : "no module");
     str_free(&names);
     str_free(&known);
     return e;
 }
 
-err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const struct lora *lora, int *modules) {
-    *st = (struct structure){.method = method};
-    if (!method) return OK;
-    st->lora = *lora;
-    st->fan_in_fan_out = m->shape.conv1d;
-    st->seq2seq = m->family->seq2seq;
-    TRY(lora_check(lora));
-    struct program probe; /* emitting the forward lays down the parameters */
-    TRY(program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false));
-    program_free(&probe);
-    int n = 0;
-    for (int i = 0; i < st->params.n; i++)
-        for (int k = 0; k < st->params.p[i].n_slices; k++) n += str_ends(st->params.p[i].slice[k].name, ".lora_A.weight");
-    if (modules) *modules = n;
-    if (n) return OK;
-    structure_free(st);
-    return no_match(m, lora);
-}
-
-void structure_free(struct structure *st) { param_free(&st->params); }
-
-/* --- configuration ----------------------------------------------------------------------------------------------- */
-static bool truthy(const json_t *v) {
-    if (!v || json_is_null(v) || json_is_false(v)) return false;
-    if (json_is_object(v)) return json_object_size(v) > 0;
-    if (json_is_array(v)) return json_array_size(v) > 0;
+/* The module of a slice, up to the method's mark, in `name`; false: the slice is not the one that a module has once. */
+static bool marked_module(const struct structure *st, const struct param_slice *s, char name[256]) {
+    snprintf(name, 256, "%s", s->name);
+    size_t n = strlen(name), end = strlen(st->method->mark);
+    if (n < end || strcmp(name + n - end, st->method->mark)) return false;
+    name[n - end] = 0;
     return true;
 }
 
-static err read_targets(const json_t *v, const char *path, arena *mem, struct lora *out) {
-    if (json_is_string(v) && !strcmp(json_string_value(v), "all-linear")) return out->all_linear = true, OK;
-    if (!json_is_array(v)) return fail(E_UNSUPPORTED, "%s: target_modules must be a list of names or \"all-linear\"", path);
-    const char **t = arena_alloc(mem, json_array_size(v) * sizeof *t + 1);
-    size_t i;
-    json_t *item;
-    json_array_foreach(v, i, item) {
-        if (!json_is_string(item) || !t) return fail(E_INPUT, "%s: target_modules holds something that is not a name", path);
-        t[out->n_targets++] = arena_str(mem, json_string_value(item));
+/* The modules' names, whole (ending: their last parts, each once) into list; returns how many. */
+static int module_names(struct structure *st, bool ending, const char **list) {
+    int n = 0;
+    for (int i = 0; i < st->params.n; i++)
+        for (int k = 0; k < st->params.p[i].n_slices; k++) {
+            char name[256];
+            if (!marked_module(st, &st->params.p[i].slice[k], name)) continue;
+            const char *last = ending && strrchr(name, '.') ? strrchr(name, '.') + 1 : name;
+            bool seen = false;
+            for (int t = 0; t < n && ending; t++) seen |= !strcmp(list[t], last);
+            if (!seen && !(list[n++] = arena_str(&st->mem, last))) return -1;
+        }
+    return n;
+}
+
+/* Would the endings take a matrix that is not among the whole names? */
+static bool takes_more(const struct model *m, const struct structure *st, const struct module_list *endings, const struct module_list *whole) {
+    struct targets other = *st->method->targets(st->settings);
+    other.of = *endings;
+    for (int i = 0; i < m->n; i++) {
+        if (m->w[i].nd != 2 || !str_ends(m->w[i].name, ".weight")) continue;
+        const struct linear w = {.name = m->w[i].name, .module = m->w[i].module};
+        bool taken = false;
+        for (int k = 0; k < whole->n && !taken; k++) taken = !strcmp(whole->names[k], w.module);
+        if (!taken && targets_take(&other, &w)) return true;
     }
-    out->targets = t;
+    return false;
+}
+
+/* Words such as all-linear are written as the endings that they took, as PEFT does; where these would take more than that
+ * (GPT-2's attention and MLP both have a c_proj), as whole names. */
+static err name_modules(struct structure *st, const struct model *m, int modules) {
+    const char **list[2];
+    for (int k = 0; k < 2; k++)
+        if (!(list[k] = arena_alloc(&st->mem, (size_t)modules * sizeof **list + 1))) return fail(E_MEMORY, "out of memory");
+    const struct module_list endings = {TAKE_NAMES, module_names(st, true, list[0]), list[0]}, whole = {TAKE_NAMES, module_names(st, false, list[1]), list[1]};
+    if (endings.n < 0 || whole.n < 0) return fail(E_MEMORY, "out of memory");
+    st->named = takes_more(m, st, &endings, &whole) ? whole : endings;
     return OK;
 }
 
-static err read_config(const json_t *j, const char *path, arena *mem, struct lora *out) {
+err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules) {
+    *st = (struct structure){.method = method};
+    if (!method) return OK;
+    st->fan_in_fan_out = m->shape.conv1d;
+    st->seq2seq = m->family->seq2seq;
+    TRY(method->check(settings));
+    void *copy = arena_alloc(&st->mem, method->settings);
+    if (!copy) return fail(E_MEMORY, "out of memory");
+    st->settings = memcpy(copy, settings, method->settings);
+    struct program probe; /* emitting the forward lays down the parameters */
+    err e = program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
+    if (!e) program_free(&probe);
+    int n = 0;
+    for (int i = 0; i < st->params.n && !e; i++)
+        for (int k = 0; k < st->params.p[i].n_slices; k++) n += str_ends(st->params.p[i].slice[k].name, method->mark);
+    if (modules) *modules = n;
+    if (!e && !n) e = no_match(m, st);
+    if (!e) e = name_modules(st, m, n);
+    if (e) structure_free(st);
+    return e;
+}
+
+void structure_free(struct structure *st) {
+    param_free(&st->params);
+    arena_free(&st->mem);
+}
+
+/* --- configuration ----------------------------------------------------------------------------------------------- */
+static err read_config(const json_t *j, const char *path, arena *mem, const struct peft_method **method, const void **out) {
     const char *type = json_string_value(json_object_get(j, "peft_type"));
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    if (!method_of_type(type)) {
+    *method = method_of_type(type);
+    if (!*method) {
         str known = {0};
         method_types(&known);
         err e = fail(E_UNSUPPORTED, "%s: peft_type %s is not supported (supported: %s)", path, type, known.p);
         str_free(&known);
         return e;
     }
-    static const char *const refused[] = {"use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform",
-                                          "trainable_token_indices", "lora_bias", "exclude_modules", "layer_replication", "megatron_config", "target_parameters",
-                                          "alora_invocation_tokens", "use_qalora", "use_bdlora"}; /* fan_in_fan_out says how the base is stored, which the model knows */
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (truthy(json_object_get(j, refused[i]))) return fail(E_UNSUPPORTED, "%s: '%s' is not supported yet", path, refused[i]);
-    const char *init = json_string_value(json_object_get(j, "init_lora_weights"));
-    static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
-    for (size_t i = 0; init && i < sizeof changes_base / sizeof *changes_base; i++)
-        if (!strncasecmp(init, changes_base[i], strlen(changes_base[i]))) return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base model too; save the adapter converted to plain LoRA", path, init);
-    const char *bias = json_string_value(json_object_get(j, "bias"));
-    if (bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s' is not supported yet", path, bias);
-    const json_t *r = json_object_get(j, "r"), *alpha = json_object_get(j, "lora_alpha"), *drop = json_object_get(j, "lora_dropout");
-    if (!json_is_integer(r) || !json_is_number(alpha)) return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing", path);
-    json_int_t rank = json_integer_value(r);
-    *out = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(drop)};
-    TRY(read_targets(json_object_get(j, "target_modules"), path, mem, out));
-    err e = lora_check(out);
-    return e ? fail_in(e, "%s", path) : OK;
+    void *settings = arena_alloc(mem, (*method)->settings);
+    *out = settings;
+    return settings ? (*method)->read(j, path, mem, settings) : fail(E_MEMORY, "out of memory");
 }
 
 static err load_config(const char *folder, arena *mem, const char **path, json_t **out) {
@@ -111,11 +132,11 @@ static err load_config(const char *folder, arena *mem, const char **path, json_t
     return *out ? OK : fail(path_exists(*path) ? E_INPUT : E_USAGE, "%s: %s", *path, je.text);
 }
 
-err adapter_read_config(const char *folder, arena *mem, struct lora *out) {
+err adapter_read_config(const char *folder, arena *mem, const struct peft_method **method, const void **settings) {
     const char *path;
     json_t *j;
     TRY(load_config(folder, mem, &path, &j));
-    err e = read_config(j, path, mem, out);
+    err e = read_config(j, path, mem, method, settings);
     json_decref(j);
     return e;
 }
@@ -173,57 +194,30 @@ err adapter_read(const char *folder, const struct structure *st, float *weights)
 }
 
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
-    TRY(adapter_check_base(folder, m));
-    struct lora have = {0};
-    const struct lora *want = &st->lora;
+    const struct peft_method *method;
+    const void *have;
     arena mem = {0};
-    err e = adapter_read_config(folder, &mem, &have);
-    arena_free(&mem);
-    TRY(e);
-    if (have.r != want->r) return fail(E_USAGE, "%s was made with lora.r %d, the configuration says %d", folder, have.r, want->r);
-    if (fabs(have.alpha - want->alpha) > 1e-6 * fabs(want->alpha))
-        return fail(E_USAGE, "%s was made with lora.lora_alpha %g, the configuration says %g", folder, have.alpha, want->alpha);
-    return adapter_read(folder, st, weights);
-}
-
-static json_t *config_json(const struct lora *l, const char *base_model) {
-    json_t *targets = json_array();
-    for (int i = 0; i < l->n_targets; i++) json_array_append_new(targets, json_string(l->targets[i]));
-    return json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:i, s:f, s:f, s:o, s:n, s:s, s:b, s:b, s:n, s:o, s:o, s:n}", "peft_type", method_lora.peft_type, "auto_mapping",
-                     "base_model_name_or_path", base_model, "revision", "task_type", "CAUSAL_LM", "inference_mode", 1, "r", l->r,
-                     "lora_alpha", l->alpha, "lora_dropout", l->dropout, "target_modules", targets, "modules_to_save", "bias", "none", "use_rslora", 0,
-                     "use_dora", 0, "layers_to_transform", "rank_pattern", json_object(), "alpha_pattern", json_object(), "layers_pattern");
-}
-
-/* all-linear is written as the list of name endings that it took, as PEFT does. */
-static void expand_targets(json_t *config, const struct structure *st) {
-    json_t *list = json_object_get(config, "target_modules");
-    for (int i = 0; i < st->params.n; i++)
-        for (int k = 0; k < st->params.p[i].n_slices; k++) {
-            char name[256];
-            snprintf(name, sizeof name, "%s", st->params.p[i].slice[k].name);
-            char *end = strstr(name, ".lora_A.weight");
-            if (!end) continue;
-            *end = 0;
-            const char *last = strrchr(name, '.') ? strrchr(name, '.') + 1 : name;
-            bool seen = false;
-            for (size_t t = 0; t < json_array_size(list); t++) seen |= !strcmp(json_string_value(json_array_get(list, t)), last);
-            if (!seen) json_array_append_new(list, json_string(last));
+    TRY(adapter_check_base(folder, m));
+    err e = adapter_read_config(folder, &mem, &method, &have);
+    if (!e && method != st->method) e = fail(E_USAGE, "%s is a %s adapter, the configuration says %s", folder, method->name, st->method->name);
+    for (int i = 0; i < st->params.n && !e; i++)
+        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
+            char module[256];
+            if (marked_module(st, &st->params.p[i].slice[k], module)) e = st->method->agrees(have, st->settings, module, folder);
         }
+    arena_free(&mem);
+    return e ? e : adapter_read(folder, st, weights);
 }
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
-    json_t *j = config_json(&st->lora, base_model);
+    json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
+                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1, "fan_in_fan_out", (int)st->fan_in_fan_out);
     if (!j) return fail(E_MEMORY, "out of memory");
-    json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out));
-    if (st->seq2seq) json_object_set_new(j, "task_type", json_string("SEQ_2_SEQ_LM"));
-    if (st->lora.all_linear) expand_targets(j, st);
-    if (st->lora.alpha == (int)st->lora.alpha) json_object_set_new(j, "lora_alpha", json_integer((int)st->lora.alpha));
-    json_object_set_new(j, "init_lora_weights", st->lora.init == LORA_GAUSSIAN ? json_string("gaussian") : json_true());
-    char *text = json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
+    err e = st->method->write(st->settings, &st->named, j);
+    char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
-    if (!text) return fail(E_MEMORY, "out of memory");
-    err e = file_write(path, text, strlen(text));
+    if (!text) return e ? e : fail(E_MEMORY, "out of memory");
+    e = file_write(path, text, strlen(text));
     free(text);
     return e;
 }

@@ -6,8 +6,8 @@
 #define CYC_GEN_ADAPTER_H
 #include "gen/program.h"
 
-/* Settings from adapter_config.json; what we cannot do is E_UNSUPPORTED by name. Strings live in mem. */
-err adapter_read_config(const char *folder, arena *mem, struct lora *out);
+/* Method and settings from adapter_config.json; what we cannot do is E_UNSUPPORTED by name. All of it lives in mem. */
+err adapter_read_config(const char *folder, arena *mem, const struct peft_method **method, const void **settings);
 /* weights: an arena of st->params.bytes; the structure's parameters must have been laid down (a program built). */
 err adapter_read(const char *folder, const struct structure *st, float *weights);
 /* Where row `row` of a file's tensor lies in an arena. */
@@ -19,9 +19,9 @@ err adapter_check_base(const char *folder, const struct model *m);
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights);
 err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model);
 
-/* Lays down the parameters of a structure for a model, without a plan; E_USAGE when target_modules match nothing, with the
- * names that would. modules: how many base modules it takes. */
-err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const struct lora *lora, int *modules);
+/* Lays down the parameters of a structure for a model, without a plan; E_USAGE when the method finds nothing to train, with the
+ * module names that would do. settings: copied, but their texts must outlive the structure. modules: how many base modules it takes. */
+err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules);
 void structure_free(struct structure *st);
 
 float *arena_f32(size_t bytes); /* zeroed, mapped; NULL when out of memory */

@@ -89,7 +89,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers};
-    if (st && st->method) s.method = st->method, s.settings = &st->lora, s.params = &st->params;
+    if (st && st->method) s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
     g->ids = s.ids;

@@ -5,13 +5,15 @@
 #include "core/grad.h"
 #include "core/plan.h"
 #include "model/model.h"
-#include "peft/lora.h"
 #include "peft/methods.h"
+#include "peft/targets.h"
 
 /* What an adapter is, before its numbers: method, settings, parameters. Adapters of equal structure share plans. */
 struct structure {
     const struct peft_method *method; /* NULL: the bare base */
-    struct lora lora;
+    const void *settings;             /* the method's; a copy in mem, but for the texts */
+    struct module_list named;         /* what adapter_config.json says for a word such as all-linear */
+    arena mem;
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;

@@ -1,81 +1,165 @@
 /* LoRA (Hu et al. 2021): y = W x + (alpha / r) B A x, with A [r, in] random and B [out, r] zero at the start, so that step 0
  * is the base. All targets that share an input are one instruction: their A matrices are one parameter, rows stacked in the
- * order of the group; adapter files see the named slices (core/params.h). */
+ * order of the group; adapter files see the named slices (core/params.h).
+ *
+ * Rank and scale may differ from module to module (rank_pattern, alpha_pattern). rsLoRA (Kalajdzievski 2023) divides alpha by the
+ * root of r. Of adapter_config.json everything is read that changes the computation; what we do not compute is refused by name. */
 #include "peft/lora.h"
 #include "peft/methods.h"
+#include <jansson.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
-bool lora_targets(const struct lora *l, const struct linear *w) {
-    if (l->all_linear) return !w->head;
-    for (int i = 0; i < l->n_targets; i++) {
-        size_t n = strlen(w->module), m = strlen(l->targets[i]);
-        if (n < m || strcmp(w->module + n - m, l->targets[i])) continue;
-        if (n == m || w->module[n - m - 1] == '.') return true;
-    }
-    return false;
+enum { MOST_R = 4096 };
+
+int lora_rank(const struct lora *l, const char *module) { return (int)module_value(l->ranks, l->n_ranks, module, l->r); }
+
+double lora_scale(const struct lora *l, const char *module) {
+    const int r = lora_rank(l, module);
+    return module_value(l->alphas, l->n_alphas, module, l->alpha) / (l->rslora ? sqrt(r) : r);
 }
 
-bool lora_same_structure(const struct lora *a, const struct lora *b) {
-    if (a->r != b->r || a->alpha != b->alpha || a->dropout != b->dropout || a->all_linear != b->all_linear || a->n_targets != b->n_targets) return false;
-    for (int i = 0; i < a->n_targets; i++)
-        if (strcmp(a->targets[i], b->targets[i])) return false;
+/* --- settings ------------------------------------------------------------------------------------------------------------ */
+static bool same(const void *one, const void *other) {
+    const struct lora *a = one, *b = other;
+    return a->r == b->r && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && targets_same(&a->targets, &b->targets) &&
+           module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
+}
+
+static err check(const void *settings) {
+    const struct lora *l = settings;
+    if (l->r < 1 || l->r > MOST_R) return fail(E_USAGE, "lora.r is %d; it must be 1 to %d", l->r, MOST_R);
+    if (!isfinite(l->alpha)) return fail(E_USAGE, "lora.lora_alpha is not a number");
+    if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
+    for (int i = 0; i < l->n_ranks; i++)
+        if (!(l->ranks[i].value >= 1 && l->ranks[i].value <= MOST_R) || l->ranks[i].value != floor(l->ranks[i].value))
+            return fail(E_USAGE, "lora.rank_pattern: the rank of '%.80s' is %g; it must be an integer of 1 to %d", l->ranks[i].key, l->ranks[i].value, MOST_R);
+    TRY(module_values_check(l->ranks, l->n_ranks, "lora.rank_pattern"));
+    TRY(module_values_check(l->alphas, l->n_alphas, "lora.alpha_pattern"));
+    return targets_check(&l->targets, "lora");
+}
+
+static bool truthy(const json_t *v) {
+    if (!v || json_is_null(v) || json_is_false(v)) return false;
+    if (json_is_object(v)) return json_object_size(v) > 0;
+    if (json_is_array(v)) return json_array_size(v) > 0;
     return true;
 }
 
-err lora_check(const struct lora *l) {
-    if (l->r < 1 || l->r > 4096) return fail(E_USAGE, "lora.r is %d; it must be 1 to 4096", l->r);
-    if (!isfinite(l->alpha)) return fail(E_USAGE, "lora.lora_alpha is not a number");
-    if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
-    if (!l->all_linear && l->n_targets == 0) return fail(E_USAGE, "lora.target_modules is empty; name modules such as q_proj, or all-linear");
+static err refuse_others(const json_t *j, const char *where) {
+    static const char *const refused[] = {"use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
+                                          "alora_invocation_tokens", "use_qalora", "use_bdlora"}; /* fan_in_fan_out says how the base is stored, which the model knows */
+    static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
+    const char *init = json_string_value(json_object_get(j, "init_lora_weights")), *bias = json_string_value(json_object_get(j, "bias"));
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        if (truthy(json_object_get(j, refused[i]))) return fail(E_UNSUPPORTED, "%s: '%s' is not supported yet", where, refused[i]);
+    for (size_t i = 0; init && i < sizeof changes_base / sizeof *changes_base; i++)
+        if (!strncasecmp(init, changes_base[i], strlen(changes_base[i]))) return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base model too; save the adapter converted to plain LoRA", where, init);
+    return bias && strcmp(bias, "none") ? fail(E_UNSUPPORTED, "%s: bias '%s' is not supported yet", where, bias) : OK;
+}
+
+static err read_json(const void *json, const char *where, arena *mem, void *settings) {
+    struct lora *l = settings;
+    const json_t *r = json_object_get(json, "r"), *alpha = json_object_get(json, "lora_alpha");
+    const char *init = json_string_value(json_object_get(json, "init_lora_weights"));
+    TRY(refuse_others(json, where));
+    if (!json_is_integer(r) || !json_is_number(alpha)) return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing", where);
+    json_int_t rank = json_integer_value(r);
+    *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(json_object_get(json, "lora_dropout")),
+                       .init = init && !strcmp(init, "gaussian") ? LORA_GAUSSIAN : LORA_KAIMING, .rslora = json_is_true(json_object_get(json, "use_rslora"))};
+    TRY(targets_read(json, where, mem, &l->targets));
+    TRY(module_values_read(json, "rank_pattern", where, mem, &l->ranks, &l->n_ranks));
+    TRY(module_values_read(json, "alpha_pattern", where, mem, &l->alphas, &l->n_alphas));
+    err e = check(l);
+    return e ? fail_in(e, "%s", where) : OK;
+}
+
+static json_t *number(double x) { return x == (int)x ? json_integer((int)x) : json_real(x); }
+
+/* The keys that every PEFT since 0.4 reads. */
+static err write_json(const void *settings, const struct module_list *named, void *json) {
+    const struct lora *l = settings;
+    int bad = json_object_set_new(json, "r", json_integer(l->r)) | json_object_set_new(json, "lora_alpha", number(l->alpha)) |
+              json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string("none")) |
+              json_object_set_new(json, "modules_to_save", json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
+              json_object_set_new(json, "use_dora", json_false()) |
+              json_object_set_new(json, "init_lora_weights", l->init == LORA_GAUSSIAN ? json_string("gaussian") : json_true());
+    if (bad) return fail(E_MEMORY, "out of memory");
+    TRY(module_values_write(l->ranks, l->n_ranks, "rank_pattern", json));
+    TRY(module_values_write(l->alphas, l->n_alphas, "alpha_pattern", json));
+    return targets_write(&l->targets, named, json);
+}
+
+/* Would the numbers of `have` mean the same under `want`? */
+static err agrees(const void *one, const void *other, const char *module, const char *folder) {
+    const struct lora *have = one, *want = other;
+    const int r = lora_rank(have, module), wanted = lora_rank(want, module);
+    const double scale = lora_scale(have, module), wanted_scale = lora_scale(want, module);
+    if (r != wanted) return fail(E_USAGE, "%s was made with lora.r %d for %s, the configuration says %d", folder, r, module, wanted);
+    if (fabs(scale - wanted_scale) > 1e-6 * fabs(wanted_scale))
+        return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, module_value(have->alphas, have->n_alphas, module, have->alpha), have->rslora ? " and use_rslora" : "",
+                    module, module_value(want->alphas, want->n_alphas, module, want->alpha), want->rslora ? " and use_rslora" : "");
     return OK;
 }
 
-/* A [R, in]: PEFT's default is kaiming_uniform(a = sqrt 5), whose bound is 1 / sqrt(in); gaussian is N(0, 1/r). */
-static val a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const bool *taken) {
+static void describe(const void *settings, str *out) {
+    const struct lora *l = settings;
+    str_addf(out, "LoRA adapter (r %d", l->r);
+    if (l->n_ranks) str_addf(out, ", of some modules another");
+    if (l->rslora) str_addf(out, ", rank-stabilised");
+}
+
+static const struct targets *targets_of(const void *settings) { return &((const struct lora *)settings)->targets; }
+
+/* --- in a program -------------------------------------------------------------------------------------------------------- */
+/* A [R, in]: PEFT's default is kaiming_uniform(a = sqrt 5), whose bound is 1 / sqrt(in); gaussian is N(0, 1/r^2). */
+static val a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const int *rank) {
     struct param_slice slice[MAX_GROUP] = {{0}};
     char names[MAX_GROUP][256], name[256];
     int slices = 0;
+    int64_t rows = 0;
     size_t at = 0;
     for (int i = 0; i < n; i++) {
-        if (!taken[i]) continue;
+        if (!rank[i]) continue;
         snprintf(names[slices], sizeof names[0], "%s.lora_A.weight", w[i].module);
-        slice[slices] = (struct param_slice){names[slices], (int64_t)slices * l->r, l->r, 0};
+        slice[slices] = (struct param_slice){names[slices], rows, rank[i], 0, 1.0f / (float)rank[i]};
+        rows += rank[i];
         at += (size_t)snprintf(name + at, sizeof name - at, "%s%s", slices ? "+" : "", w[i].name);
         if (at > sizeof name - 16) at = sizeof name - 16;
         slices++;
     }
     snprintf(name + at, sizeof name - at, ".lora_A");
-    float scale = (float)(l->init == LORA_GAUSSIAN ? 1.0 / l->r : 1 / sqrt((double)w[0].in));
-    int p = param_get(s->params, name, 2, (int64_t[]){(int64_t)slices * l->r, w[0].in},
-                      l->init == LORA_GAUSSIAN ? INIT_NORMAL : INIT_UNIFORM, scale, slice, slices);
+    const bool gaussian = l->init == LORA_GAUSSIAN;
+    int p = param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, gaussian ? INIT_NORMAL_SLICES : INIT_UNIFORM, (float)(1 / sqrt((double)w[0].in)), slice, slices);
     return prog_param(s->p, s->params, p);
 }
 
-static val b_param(struct site *s, const struct lora *l, const struct linear *w) {
+static val b_param(struct site *s, int r, const struct linear *w) {
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.lora_B", w->name);
     snprintf(file, sizeof file, "%s.lora_B.weight", w->module);
-    struct param_slice slice = {file, 0, w->out, w->rope_heads};
-    return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){w->out, l->r}, INIT_ZERO, 0, &slice, 1));
+    struct param_slice slice = {file, 0, w->out, w->rope_heads, 0};
+    return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){w->out, r}, INIT_ZERO, 0, &slice, 1));
 }
 
 static err linears(struct site *s, val x, int n, const struct linear *w, val *out) {
     const struct lora *l = s->settings;
     struct low_rank low = {0};
     struct op_attr a = {.dropout = (float)l->dropout};
-    bool taken[MAX_GROUP] = {0}, any = false;
-    for (int i = 0; i < n; i++) any |= taken[i] = lora_targets(l, &w[i]);
+    int any = 0;
+    for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i]) ? lora_rank(l, w[i].module) : 0;
     if (!any) return site_emit_linear(s, x, n, w, NULL, NULL, out);
-    low.a = a_param(s, l, n, w, taken);
+    low.a = a_param(s, l, n, w, a.rank);
     for (int i = 0; i < n; i++) {
-        if (!taken[i]) continue;
-        a.rank[i] = l->r;
-        a.alpha[i] = (float)(l->alpha / l->r);
-        low.b[i] = b_param(s, l, &w[i]);
+        if (!a.rank[i]) continue;
+        a.alpha[i] = (float)lora_scale(l, w[i].module);
+        low.b[i] = b_param(s, a.rank[i], &w[i]);
     }
     return site_emit_linear(s, x, n, w, &a, &low, out);
 }
 
-const struct peft_method method_lora = {"lora", "LORA", linears};
+const struct peft_method method_lora = {.name = "lora", .peft_type = "LORA", .settings = sizeof(struct lora), .check = check, .same = same, .read = read_json, .write = write_json,
+                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .linears = linears};

@@ -1,7 +1,7 @@
-/* LoRA's settings and what surrounds them: which modules it takes, its adapter_config.json. */
+/* LoRA's settings. */
 #ifndef CYC_PEFT_LORA_H
 #define CYC_PEFT_LORA_H
-#include "core/site.h"
+#include "peft/targets.h"
 
 enum lora_init { LORA_KAIMING, LORA_GAUSSIAN };
 
@@ -9,15 +9,13 @@ struct lora {
     int r;
     double alpha, dropout;
     enum lora_init init;
-    bool all_linear;
-    int n_targets;
-    const char *const *targets; /* module names or suffixes ("q_proj"); unused when all_linear */
+    bool rslora; /* the delta is scaled by alpha / sqrt(r) */
+    struct targets targets;
+    int n_ranks, n_alphas;
+    const struct module_value *ranks, *alphas; /* r and alpha of some modules */
 };
 
-/* Does the setting take this linear? PEFT's rule: equal, or ends with "." + target. */
-bool lora_targets(const struct lora *l, const struct linear *w);
-/* Two adapters share plans and arenas when their structures are equal. */
-bool lora_same_structure(const struct lora *a, const struct lora *b);
-err lora_check(const struct lora *l);
+int lora_rank(const struct lora *l, const char *module);
+double lora_scale(const struct lora *l, const char *module); /* of the product B A */
 
 #endif

@@ -159,7 +159,7 @@ static bool fits(const struct place *at, union value *v, arena *mem) {
     case KIND_REAL: return isfinite(v->r) && within(at->wants, v->r);
     case KIND_BOOL: return true;
     case KIND_FILES: return true;
-    case KIND_STRS: return v->l.n > 0 && (!str_starts(at->wants, "two") || v->l.n == 2);
+    case KIND_STRS: return (v->l.n > 0 || str_ends(at->wants, "may be empty")) && (!str_starts(at->wants, "two") || v->l.n == 2);
     case KIND_STR: break;
     }
     if (is_choice(at->wants)) return choose(at->wants, &v->s, mem);

@@ -99,8 +99,11 @@ static json_t *programs_json(const struct run *r) {
 static char *sentence(const struct run *r) {
     str s = {0};
     const struct side *a = &r->side[0], *b = &r->side[1];
-    if (r->objective->sides == 1) str_addf(&s, "One LoRA adapter (r %d, %d modules) learns from %s (%d rows).", a->plans->st.lora.r, a->plans->modules, a->source.path, a->rows.n);
-    else {
+    if (r->objective->sides == 1) {
+        str_adds(&s, "One ");
+        a->plans->st.method->describe(a->plans->st.settings, &s);
+        str_addf(&s, ", %d modules) learns from %s (%d rows).", a->plans->modules, a->source.path, a->rows.n);
+    } else {
         str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ", b->source.path, b->n_texts);
         str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->source.path, a->n_texts);
         if (r->warm_steps) str_addf(&s, " First, both learn from %d pairs of %s for %lld passes.", r->warm.source.n, r->cfg->warmup_pairs, (long long)r->cfg->warmup_epochs);
@@ -113,9 +116,11 @@ json_t *run_plan_json(const struct run *r, bool measured) {
     json_t *sides = json_array();
     for (int i = 0; i < r->objective->sides; i++) {
         const struct side *s = &r->side[i], *o = r->objective->sides > 1 ? &r->side[!i] : s;
-        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:s, s:s, s:i, s:i, s:f, s:i}", "name", s->name, "trained", (json_int_t)param_count(&s->plans->st.params), "modules", s->plans->modules,
-                                               "data", s->source.path, "targets", o->source.path, "rows", o->n_texts ? o->n_texts : o->rows.n, "r", s->plans->st.lora.r, "lora_alpha", s->plans->st.lora.alpha,
-                                               "longest", s->longest));
+        json_t *settings = json_object();
+        const struct structure *st = &s->plans->st;
+        if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
+        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "data", s->source.path,
+                                               "targets", o->source.path, "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);
     json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", "path", m->path, "arch", model_arch(m), "random", (int)m->random,

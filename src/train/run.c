@@ -64,15 +64,6 @@ static err open_tokenizer(struct run *r) {
     return e;
 }
 
-static err side_lora(const struct side_config *c, struct lora *l) {
-    *l = (struct lora){.r = (int)c->lora_r, .alpha = c->lora_alpha, .dropout = c->lora_dropout};
-    if (!strcmp(c->lora_init, "gaussian")) l->init = LORA_GAUSSIAN;
-    else if (strcmp(c->lora_init, "true")) return fail(E_USAGE, "lora.init_lora_weights '%s' is not known (true, gaussian)", c->lora_init);
-    l->all_linear = c->lora_targets.n == 1 && !strcmp(c->lora_targets.v[0], "all-linear");
-    if (!l->all_linear) l->targets = c->lora_targets.v, l->n_targets = c->lora_targets.n;
-    return OK;
-}
-
 static err checkpoint_level(const char *name, enum checkpoint *out) {
     *out = !strcmp(name, "none") || !strcmp(name, "false") ? CHECKPOINT_NONE : !strcmp(name, "selective") ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK;
     return OK;
@@ -80,12 +71,13 @@ static err checkpoint_level(const char *name, enum checkpoint *out) {
 
 /* Sides of equal structure share plans: find one or lay it down. */
 static err side_plans(struct run *r, struct side *s) {
-    struct lora l;
-    TRY(side_lora(s->cfg, &l));
+    const struct peft_method *method;
+    const void *settings;
+    TRY(side_method(s->cfg, &r->cfg->mem, &method, &settings));
     for (int i = 0; i < r->n_plans; i++)
-        if (lora_same_structure(&r->plans[i].st.lora, &l)) return s->plans = &r->plans[i], OK;
+        if (r->plans[i].st.method == method && method->same(r->plans[i].st.settings, settings)) return s->plans = &r->plans[i], OK;
     struct plans *p = &r->plans[r->n_plans];
-    TRY(structure_init(&p->st, &r->model, &method_lora, &l, &p->modules));
+    TRY(structure_init(&p->st, &r->model, method, settings, &p->modules));
     r->n_plans++;
     s->plans = p;
     return OK;

@@ -4,6 +4,7 @@
 #include "gen/adapter.h"
 #include "gen/generate.h"
 #include "peft/methods.h"
+#include "peft/lora.h"
 
 enum { LENGTH = 230 /* more than one block's keys */, ROWS = 40 };
 static const struct backend *card;
@@ -18,7 +19,7 @@ static float noise(uint32_t *s) {
 }
 
 static void begin(const char *base, const char *config) {
-    struct lora lora = {.r = 16, .alpha = 32, .all_linear = true};
+    struct lora lora = {.r = 16, .alpha = 32, .targets.of.take = TAKE_ALL_LINEAR};
     int modules;
     uint32_t seed = 7;
     must(model_open(base, config, &model));

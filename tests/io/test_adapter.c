@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "cyclora/cyclora.h"
 #include "gen/adapter.h"
+#include "peft/lora.h"
 #include <jansson.h>
 #include <unistd.h>
 
@@ -65,8 +66,8 @@ static void finish(struct bench *b) {
     model_close(&b->m);
 }
 
-static const struct lora all = {.r = 4, .alpha = 8, .all_linear = true};
-static const struct lora qv = {.r = 3, .alpha = 7.5, .dropout = 0.25, .init = LORA_GAUSSIAN, .n_targets = 2, .targets = (const char *const[]){"q_proj", "v_proj"}};
+static const struct lora all = {.r = 4, .alpha = 8, .targets.of.take = TAKE_ALL_LINEAR};
+static const struct lora qv = {.r = 3, .alpha = 7.5, .dropout = 0.25, .init = LORA_GAUSSIAN, .targets.of = {TAKE_NAMES, 2, (const char *const[]){"q_proj", "v_proj"}}};
 
 static void test_round_trip(void **state) {
     (void)state;
@@ -76,7 +77,8 @@ static void test_round_trip(void **state) {
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 2; k++) {
             struct bench b;
-            struct lora have;
+            const struct peft_method *method;
+            const void *settings;
             arena mem = {0};
             start(&b, bases[i], k ? &qv : &all);
             assert_int_equal(b.modules, b.m.shape.layers * (k ? 2 : 7));
@@ -87,13 +89,83 @@ static void test_round_trip(void **state) {
             must(adapter_read(at("trip"), &b.st, again));
             for (size_t j = 0; j < n / 4; j++)
                 if (memcmp(&b.w[j], &again[j], 4)) flunk("%s: number %zu is %.9g, was %.9g", bases[i], j, (double)again[j], (double)b.w[j]);
-            must(adapter_read_config(at("trip"), &mem, &have));
-            assert_int_equal(have.r, b.st.lora.r);
-            assert_true(have.alpha == b.st.lora.alpha && have.dropout == b.st.lora.dropout);
+            must(adapter_read_config(at("trip"), &mem, &method, &settings));
+            const struct lora *have = settings, *had = b.st.settings;
+            assert_ptr_equal(method, &method_lora);
+            assert_int_equal(have->r, had->r);
+            assert_true(have->alpha == had->alpha && have->dropout == had->dropout && have->init == had->init);
             arena_free(&mem);
             arena_f32_free(again, n);
             finish(&b);
         }
+}
+
+/* Ranks, scales and modules by pattern, and what a word of ours becomes in the file. */
+static void test_patterns(void **state) {
+    (void)state;
+    static const struct module_value ranks[] = {{"down_proj", 5}, {"layers\\.0\\.self_attn\\.q_proj", 3}}, alphas[] = {{"o_proj", 9}};
+    const struct lora rich = {.r = 2, .alpha = 6, .rslora = true, .ranks = ranks, .n_ranks = 2, .alphas = alphas, .n_alphas = 1, .targets = {.of.take = TAKE_ALL_LINEAR,
+        .except = {TAKE_NAMES, 1, (const char *const[]){"k_proj"}}, .layers = (const int[]){0, 2}, .n_layers = 2}};
+    struct bench b;
+    const struct peft_method *method;
+    const void *settings;
+    arena mem = {0};
+    start(&b, GOLDEN "/tiny_llama/tied_gqa", &rich);
+    assert_int_equal(b.modules, 2 * 6);
+    must(adapter_write(at("rich"), &b.st, b.w, "org/base"));
+    must(adapter_load(at("rich"), &b.m, &b.st, b.w));
+    must(adapter_read_config(at("rich"), &mem, &method, &settings));
+    const struct lora *have = settings;
+    assert_int_equal(lora_rank(have, "model.layers.2.mlp.down_proj"), 5);
+    assert_int_equal(lora_rank(have, "model.layers.0.self_attn.q_proj"), 3);
+    assert_int_equal(lora_rank(have, "model.layers.2.self_attn.q_proj"), 2);
+    assert_true(lora_scale(have, "model.layers.0.self_attn.o_proj") == 9 / sqrt(2) && lora_scale(have, "model.layers.0.mlp.down_proj") == 6 / sqrt(5));
+    assert_true(have->targets.of.take == TAKE_NAMES && have->targets.of.n == 6 && have->targets.n_layers == 2);
+    struct structure again;
+    int modules;
+    must(structure_init(&again, &b.m, method, settings, &modules));
+    assert_int_equal(modules, b.modules);
+    structure_free(&again);
+    finish(&b);
+    struct lora other = rich; /* another alpha of one module is another adapter */
+    other.n_alphas = 0;
+    start(&b, GOLDEN "/tiny_llama/tied_gqa", &other);
+    assert_int_equal(adapter_load(at("rich"), &b.m, &b.st, b.w), E_USAGE);
+    if (!strstr(err_text(), "lora_alpha 9") || !strstr(err_text(), "o_proj")) flunk("%s", err_text());
+    finish(&b);
+    arena_free(&mem);
+}
+
+/* attention and mlp: the endings, or whole names where an ending would take the other's too. */
+static void test_words(void **state) {
+    (void)state;
+    static const struct { const char *base; enum take take; int modules; const char *name; } cases[] = {
+        {GOLDEN "/tiny_llama/tied_gqa", TAKE_ATTENTION, 3 * 4, "o_proj"}, {GOLDEN "/tiny_llama/tied_gqa", TAKE_MLP, 3 * 3, "up_proj"},
+        {GOLDEN "/families/gpt2", TAKE_ATTENTION, 2 * 2, "attn.c_proj"},  {GOLDEN "/families/gpt2", TAKE_MLP, 2 * 2, "mlp.c_proj"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct bench b;
+        struct lora l = {.r = 2, .alpha = 4, .targets.of.take = cases[i].take};
+        start(&b, cases[i].base, &l);
+        assert_int_equal(b.modules, cases[i].modules);
+        must(adapter_write(at("words"), &b.st, b.w, "org/base"));
+        json_t *j = json_load_file(at("words/adapter_config.json"), 0, NULL), *list = json_object_get(j, "target_modules"), *v;
+        bool found = false;
+        size_t k;
+        json_array_foreach(list, k, v) found |= str_ends(json_string_value(v), cases[i].name);
+        if (!found) flunk("%s is not among the %zu names", cases[i].name, json_array_size(list));
+        json_decref(j);
+        const struct peft_method *method;
+        const void *settings;
+        arena mem = {0};
+        struct structure again;
+        int modules;
+        must(adapter_read_config(at("words"), &mem, &method, &settings));
+        must(structure_init(&again, &b.m, method, settings, &modules));
+        assert_int_equal(modules, cases[i].modules);
+        structure_free(&again);
+        arena_free(&mem);
+        finish(&b);
+    }
 }
 
 /* Row h*D + j of the file, of the first half of a head (j < D/2), is row h*D + 2j in memory; of the second, 2(j - D/2) + 1. */
@@ -253,14 +325,16 @@ static void with_key(const char *key, const char *json) {
 static void test_refused_settings(void **state) {
     (void)state;
     static const struct { const char *key, *value, *says; } cases[] = {
-        {"use_dora", "true", "use_dora"}, {"use_rslora", "true", "use_rslora"}, {"peft_type", "\"IA3\"", "IA3"}, {"peft_type", NULL, "peft_type"},
-        {"peft_type", "\"ADALORA\"", "supported: LORA"}, {"bias", "\"all\"", "bias"}, {"rank_pattern", "{\"q_proj\": 8}", "rank_pattern"},
-        {"alpha_pattern", "{\"q_proj\": 8}", "alpha_pattern"}, {"modules_to_save", "[\"lm_head\"]", "modules_to_save"}, {"layers_to_transform", "[0]", "layers_to_transform"},
-        {"lora_bias", "true", "lora_bias"}, {"trainable_token_indices", "[1]", "trainable_token_indices"}, {"exclude_modules", "[\"q_proj\"]", "exclude_modules"},
+        {"use_dora", "true", "use_dora"}, {"peft_type", "\"IA3\"", "IA3"}, {"peft_type", NULL, "peft_type"},
+        {"peft_type", "\"ADALORA\"", "supported: LORA"}, {"bias", "\"all\"", "bias"}, {"rank_pattern", "{\"q_proj\": 8}", "another shape"},
+        {"rank_pattern", "{\"(q_proj\": 8}", "no regular expression"}, {"rank_pattern", "{\"q_proj\": 0}", "rank_pattern"}, {"rank_pattern", "{\"q_proj\": 2.5}", "rank_pattern"},
+        {"rank_pattern", "[8]", "rank_pattern"}, {"alpha_pattern", "{\"q_proj\": true}", "alpha_pattern"}, {"modules_to_save", "[\"lm_head\"]", "modules_to_save"}, {"layers_to_transform", "[0]", "tensors"}, {"layers_to_transform", "[-1]", "layers_to_transform"},
+        {"layers_to_transform", "\"all\"", "layers_to_transform"}, {"layers_to_transform", "[77]", "match no module"},
+        {"lora_bias", "true", "lora_bias"}, {"trainable_token_indices", "[1]", "trainable_token_indices"}, {"exclude_modules", "[\"q_proj\"]", "tensors"}, {"exclude_modules", "\"*\"", "exclude_modules"},
         {"layer_replication", "[[0, 2]]", "layer_replication"}, {"target_parameters", "[\"x\"]", "target_parameters"},
         {"init_lora_weights", "\"pissa_niter_4\"", "pissa"}, {"init_lora_weights", "\"olora\"", "olora"}, {"use_qalora", "true", "use_qalora"},
         {"r", NULL, "'r'"}, {"r", "0", "lora.r"}, {"r", "-4", "lora.r"}, {"r", "100000", "lora.r"}, {"r", "4294967300", "lora.r"}, {"r", "\"4\"", "'r'"}, {"lora_alpha", NULL, "lora_alpha"},
-        {"lora_dropout", "1.5", "dropout"}, {"target_modules", "\".*q_proj\"", "target_modules"}, {"target_modules", "[]", "target_modules"}, {"target_modules", "[3]", "target_modules"},
+        {"lora_dropout", "1.5", "dropout"}, {"target_modules", "\".*q_proj\"", "tensors"}, {"target_modules", "\"(q_proj\"", "no regular expression"}, {"target_modules", "[]", "target_modules"}, {"target_modules", "[3]", "target_modules"},
         {"target_modules", "[\"query\"]", "q_proj"}, /* matches nothing: says what would */
         {"r", "8", "another shape"}, {"r", "2", "another shape"}, {"target_modules", "[\"q_proj\"]", "tensors"},
     };
@@ -359,7 +433,7 @@ static void test_scale(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_rope_order),      cmocka_unit_test(test_one_adapter_two_bases),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_patterns),         cmocka_unit_test(test_words),           cmocka_unit_test(test_rope_order),      cmocka_unit_test(test_one_adapter_two_bases),
                                        cmocka_unit_test(test_settings_file),    cmocka_unit_test(test_refused_settings), cmocka_unit_test(test_refused_tensors),
                                        cmocka_unit_test(test_not_finite),       cmocka_unit_test(test_scale)};
     return cmocka_run_group_tests(tests, make_root, remove_root);

@@ -60,10 +60,11 @@ static void start(struct bench *b, const char *c, bool gguf, const struct backen
     char *dir = arena_printf(&b->mem, GOLDEN "/families/%s", c);
     must(model_open(gguf ? arena_printf(&b->mem, "%s/model.gguf", dir) : dir, NULL, &b->model));
     must(tensors_open(arena_printf(&b->mem, "%s/expected.safetensors", dir), &b->want));
-    struct lora lora;
+    const struct peft_method *method;
+    const void *settings;
     char *folder = arena_printf(&b->mem, "%s/adapter", dir);
-    must(adapter_read_config(folder, &b->mem, &lora));
-    must(structure_init(&b->st, &b->model, &method_lora, &lora, NULL));
+    must(adapter_read_config(folder, &b->mem, &method, &settings));
+    must(structure_init(&b->st, &b->model, method, settings, NULL));
     struct capacity capacity = {CAP_TOKENS, CAP_SEQUENCES, 4, CAP_LENGTH, DT_F32};
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, capacity, level, backend, false));
     must(program_build(&b->gen.prefill, &b->model, MODE_PREFILL, &b->st, capacity, level, backend, true));

@@ -6,6 +6,7 @@
 #include <float.h>
 #include "data/rows.h"
 #include "train/learner.h"
+#include "peft/lora.h"
 
 enum { ROWS = 11, LONGEST = 8, VOCAB = 96 };
 static const int lengths[ROWS] = {5, 8, 2, 7, 3, 8, 6, 2, 4, 8, 1}; /* 54 tokens; the last row predicts nothing */
@@ -40,11 +41,13 @@ static void make_rows(struct bench *b) {
 static void start(struct bench *b, const struct backend *backend, enum checkpoint level, int cap, double dropout) {
     *b = (struct bench){0};
     static const char base[] = GOLDEN "/tiny_llama/tied_gqa", folder[] = GOLDEN "/tiny_llama/tied_gqa/adapter_all_r4";
-    struct lora lora;
+    const struct peft_method *method;
+    const void *settings;
     must(model_open(base, NULL, &b->model));
-    must(adapter_read_config(folder, &b->mem, &lora));
+    must(adapter_read_config(folder, &b->mem, &method, &settings));
+    struct lora lora = *(const struct lora *)settings;
     lora.dropout = dropout;
-    must(structure_init(&b->st, &b->model, &method_lora, &lora, NULL));
+    must(structure_init(&b->st, &b->model, method, &lora, NULL));
     struct capacity capacity = {cap, ROWS, 1, 1, DT_NONE};
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, capacity, level, backend, false));
     must(program_build(&b->score, &b->model, MODE_SCORE, &b->st, capacity, CHECKPOINT_NONE, backend, false));

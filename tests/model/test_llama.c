@@ -8,6 +8,7 @@
 
 static const char *const cases[] = {"tied_gqa", "untied_mha", "bias", "head_dim16", "bf16", "f16"};
 static const char *const adapters[] = {"all_r4", "qv_r3"};
+static const char *const more[] = {"mixed", "layers", "regex"}; /* of tied_gqa: ranks, scales and modules by pattern */
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 enum { N_F32 = 4, CAP_TOKENS = 32, CAP_SEQUENCES = 8 };
@@ -46,10 +47,11 @@ static void start(struct bench *b, const char *c, const char *adapter, const str
     char *dir = arena_printf(&b->mem, GOLDEN "/tiny_llama/%s", c);
     must(model_open(dir, NULL, &b->model));
     must(tensors_open(arena_printf(&b->mem, "%s/expected_%s.safetensors", dir, adapter), &b->want));
-    struct lora lora;
+    const struct peft_method *method;
+    const void *settings;
     char *folder = arena_printf(&b->mem, "%s/adapter_%s", dir, adapter);
-    must(adapter_read_config(folder, &b->mem, &lora));
-    must(structure_init(&b->st, &b->model, &method_lora, &lora, NULL));
+    must(adapter_read_config(folder, &b->mem, &method, &settings));
+    must(structure_init(&b->st, &b->model, method, settings, NULL));
     struct capacity capacity = {cap, CAP_SEQUENCES, 4, 32, DT_F32};
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, capacity, level, backend, false));
     must(program_build(&b->score, &b->model, MODE_SCORE, &b->st, capacity, level, backend, false));
@@ -133,6 +135,8 @@ static void test_gradients(void **state) {
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
         for (int a = 0; a < (c < N_F32 ? 2 : 1); a++) /* the 16-bit checkpoints come with one adapter */
             for (int k = 0; k < n_backends; k++) gradients_and_steps(cases[c], adapters[a], backends[k], CHECKPOINT_SELECTIVE, CAP_TOKENS);
+    for (size_t a = 0; a < sizeof more / sizeof *more; a++)
+        for (int k = 0; k < n_backends; k++) gradients_and_steps("tied_gqa", more[a], backends[k], CHECKPOINT_SELECTIVE, CAP_TOKENS);
 }
 
 /* Recomputation is bit-equal: the same numbers come out of the same kernels. */
@@ -215,6 +219,8 @@ static void test_generation(void **state) {
             decode_logits(cases[c], "all_r4", backends[k]);
             greedy(cases[c], "all_r4", backends[k]);
         }
+    for (size_t a = 0; a < sizeof more / sizeof *more; a++)
+        for (int k = 0; k < n_backends; k++) decode_logits("tied_gqa", more[a], backends[k]), greedy("tied_gqa", more[a], backends[k]);
 }
 
 int main(void) {

@@ -23,10 +23,11 @@ static void start(struct run *r, struct config *cfg, const struct tensors *want,
     static int32_t sep = 3;
     *r = (struct run){.cfg = cfg, .objective = &objective_macct, .backend = backend, .threads = 2, .eos = 2, .n_plans = 1};
     must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &r->model));
-    struct lora lora;
-    must(adapter_read_config(GOLDEN "/macct/A", mem, &lora));
+    const struct peft_method *method;
+    const void *settings;
+    must(adapter_read_config(GOLDEN "/macct/A", mem, &method, &settings));
     struct plans *p = &r->plans[0];
-    must(structure_init(&p->st, &r->model, &method_lora, &lora, &p->modules));
+    must(structure_init(&p->st, &r->model, method, settings, &p->modules));
     r->cap = (struct capacity){32, 8, BATCH, 32, DT_F32};
     must(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, r->cap, CHECKPOINT_SELECTIVE, backend, false));
     must(generator_build(&p->gen, &r->model, &p->st, r->cap, backend));

@@ -360,6 +360,12 @@ static void test_folder(void **state) {
     ends_with(run("folder", CYC_OVERWRITE, NULL, macct, LIST("max_steps=4", "A.adapter=/nowhere")), CYC_BAD_INPUT, "/nowhere");
     ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.lora_alpha=5")), CYC_BAD_INPUT, "lora_alpha");
     ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.r=2")), CYC_BAD_INPUT, "lora.r");
+    ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.rank_pattern=down_proj=2")), CYC_BAD_INPUT, "down_proj");
+    ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.rank_pattern=down_proj")), CYC_BAD_INPUT, "such as down_proj=32");
+    ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.use_rslora=true")), CYC_BAD_INPUT, "use_rslora");
+    ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.layers_to_transform=2-1")), CYC_BAD_INPUT, "8-15");
+    ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.layers_to_transform=77")), CYC_BAD_INPUT, "match no module");
+    ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.target_modules=[\"(q_proj\"]")), CYC_BAD_INPUT, "no regular expression");
     sh("cd %s && find folder -type f | sort | xargs md5sum | cmp - before", root); /* what is refused changes nothing */
     sh("touch %s", at("folder/stale"));
     runs("folder", CYC_OVERWRITE, NULL, macct, LIST("max_steps=1", "warmup_pairs.data=", "eval.data="));

@@ -6,6 +6,7 @@ For each base, cyclora trains an adapter for a few sft steps (so that B is not z
 the Hugging Face form of the same base, and the per-token likelihoods of a short text must agree to 1e-3 with
 `cyclora eval --model BASE --adapter FOLDER --text F --json`:
   cipher    tests/golden/cipher, where cyclora too reads the Hugging Face folder
+  patterns  cipher again: rsLoRA, ranks and scales by module, some layers, some modules left out
   KIND      for every other family of decoders, a random model of cipher's tokenizer, as a Hugging Face folder in both
   gguf      cyclora reads the GGUF file, whose q and k rows are in another order; PEFT a folder with the dequantised
             weights (bench/peers/convert.py makes it). Left out when the files are not there.
@@ -31,6 +32,9 @@ TOLERANCE = 1e-3
 CIPHER = "tests/golden/cipher"
 
 
+LORA = "{r: 8, lora_alpha: 12, target_modules: all-linear}"
+PATTERNS = ("{r: 4, lora_alpha: 12, use_rslora: true, target_modules: all-linear, exclude_modules: k_proj, layers_to_transform: 0-1, rank_pattern: [down_proj=7], "
+            "alpha_pattern: ['.*1\\.self_attn\\.o_proj=20']}")
 COMMON = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
               bos_token_id=None, pad_token_id=None, sliding_window=4)
 KINDS = {"mistral": COMMON, "qwen2": COMMON, "qwen3": COMMON | {"head_dim": 16}, "smollm3": COMMON, "phi3": COMMON, "gemma2": COMMON | {"head_dim": 16, "query_pre_attn_scalar": 16},
@@ -62,20 +66,20 @@ def cyclora(*args):
     return json.loads(subprocess.run(args, check=True, capture_output=True, text=True).stdout)
 
 
-def train(a, base, rows, out):
+def train(a, base, rows, out, lora=LORA):
     data = out + ".jsonl"
     with open(data, "w") as f:
         f.writelines(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in rows)
     config = out + ".yaml"
     with open(config, "w") as f:
         f.write(f"objective: sft\nmodel: {base}\ndata: {data}\noutput_dir: {out}\nmax_steps: {a.steps}\nmax_length: 64\nlearning_rate: {a.lr}\n"
-                "per_device_train_batch_size: 4\nlora: {r: 8, lora_alpha: 12, target_modules: all-linear}\n")
+                f"per_device_train_batch_size: 4\nlora: {lora}\n")
     subprocess.run([a.cyclora, "train", config, "--quiet"], check=True, stdout=subprocess.DEVNULL)
     return out + "/adapter"
 
 
-def check(a, name, base, hf, rows, text, tmp):
-    folder = train(a, base, rows, f"{tmp}/{name}")
+def check(a, name, base, hf, rows, text, tmp, lora=LORA):
+    folder = train(a, base, rows, f"{tmp}/{name}", lora)
     path = f"{tmp}/{name}.txt"
     with open(path, "w") as f:
         f.write(text)
@@ -133,6 +137,7 @@ def main():
     good = True
     with tempfile.TemporaryDirectory() as tmp:
         good &= check(a, "cipher", CIPHER, CIPHER, [(p["a"] + "\n", p["b"]) for p in pairs], "ajslfcrmq\nTOFGBQCHP", tmp)
+        good &= check(a, "patterns", CIPHER, CIPHER, [(p["a"] + "\n", p["b"]) for p in pairs], "ajslfcrmq\nTOFGBQCHP", tmp, PATTERNS)
         for kind in KINDS:
             folder = random_model(kind, f"{tmp}/{kind}-base")
             good &= check(a, kind, folder, folder, [(p["a"] + "\n", p["b"]) for p in pairs], "ajslfcrmq\nTOFGBQCHP", tmp)

@@ -41,6 +41,11 @@ CASES = {
 }
 ADAPTERS = {"all_r4": dict(r=4, lora_alpha=8, target_modules="all-linear"),
             "qv_r3": dict(r=3, lora_alpha=5, target_modules=["q_proj", "v_proj"])}
+# Of one case alone: which modules are taken, and ranks and scales that differ between them.
+MORE = {"mixed": dict(r=2, lora_alpha=6, use_rslora=True, target_modules="all-linear", exclude_modules=["k_proj", "layers.2.mlp.up_proj"],
+                      rank_pattern={"down_proj": 5, r"layers\.0\.self_attn\.q_proj": 3}, alpha_pattern={"o_proj": 9, "q_proj": 4}),
+        "layers": dict(r=4, lora_alpha=8, target_modules=["q_proj", "gate_proj", "down_proj"], layers_to_transform=[0, 2], layers_pattern="layers"),
+        "regex": dict(r=3, lora_alpha=7, target_modules=r".*\.layers\.[01]\.(self_attn\.[qv]|mlp\.down)_proj")}
 LENS, PROMPTS, NEW, V = (7, 1, 12, 5), (4, 1, 6), 12, 96
 
 
@@ -146,11 +151,14 @@ def far(a, b):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.parse_args()
+    ap.add_argument("--more", action="store_true", help="only the adapters of MORE, on the base that is there")
+    more = ap.parse_args().more
     os.makedirs(OUT, exist_ok=True)
-    noise = {}
+    noise = oracle.json.load(open(os.path.join(OUT, "noise.json"))) if more else {}
     for name, kw in CASES.items():
-        d = make_base(name, **kw)
+        if more and name != "tied_gqa":
+            continue
+        d = os.path.join(OUT, name) if more else make_base(name, **kw)
         seqs, labels, w, prompts = batch(kw["seed"])
         cu = [0]
         for q in seqs:
@@ -163,8 +171,12 @@ def main():
         wt = common["weights"].double()
         base = {**common, "logits": f32(lg), "nll": f32(nll), "loss": f32(((wt * nll).sum() / wt.sum())[None]),
                 **generate(m, prompts)}
-        oracle.save(os.path.join(d, "expected_base.safetensors"), base)
-        for i, (an, ac) in enumerate(ADAPTERS.items()):
+        if not more:
+            oracle.save(os.path.join(d, "expected_base.safetensors"), base)
+        adapters = {**ADAPTERS, **MORE} if name == "tied_gqa" else ADAPTERS
+        for i, (an, ac) in enumerate(adapters.items()):
+            if more and an in ADAPTERS:
+                continue
             if an == "qv_r3" and name in ("bf16", "f16"):
                 continue
             g = torch.Generator().manual_seed(100 * kw["seed"] + i)

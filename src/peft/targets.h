@@ -1,0 +1,45 @@
+/* Which modules of a base a method takes: PEFT's rules for target_modules, exclude_modules, layers_to_transform and layers_pattern
+ * (tuners/tuners_utils.py, check_target_module_exists), and what *_pattern settings say of a module.
+ *
+ * Names and texts belong to whoever made the settings. */
+#ifndef CYC_PEFT_TARGETS_H
+#define CYC_PEFT_TARGETS_H
+#include "core/site.h"
+
+enum take { TAKE_NAMES, TAKE_REGEX, TAKE_ALL_LINEAR, TAKE_ATTENTION, TAKE_MLP };
+
+struct module_list {
+    enum take take;
+    int n;
+    const char *const *names; /* modules or endings of them ("q_proj"); one regular expression of whole names where take says so */
+};
+
+struct targets {
+    struct module_list of, except;
+    int n_layers, n_containers;
+    const int *layers;              /* none: every layer */
+    const char *const *containers;  /* names before a layer's number; none: any */
+};
+
+/* One key of rank_pattern and the like: a module's ending, or a regular expression for it. */
+struct module_value {
+    const char *key;
+    double value;
+};
+
+bool targets_take(const struct targets *t, const struct linear *w);
+bool targets_same(const struct targets *a, const struct targets *b);
+err targets_check(const struct targets *t, const char *method);
+/* From and to adapter_config.json (jansson values). `named`: the names that stand for all-linear, attention, mlp in this model, or NULL. */
+err targets_read(const void *json, const char *where, arena *mem, struct targets *t);
+err targets_write(const struct targets *t, const struct module_list *named, void *json);
+
+/* The first of n whose key matches the module, or otherwise. */
+double module_value(const struct module_value *v, int n, const char *module, double otherwise);
+bool module_values_same(const struct module_value *a, int na, const struct module_value *b, int nb);
+err module_values_check(const struct module_value *v, int n, const char *setting);
+/* {"key": number}, or absent or null. */
+err module_values_read(const void *json, const char *setting, const char *where, arena *mem, const struct module_value **v, int *n);
+err module_values_write(const struct module_value *v, int n, const char *setting, void *json);
+
+#endif
