@@ -7,7 +7,7 @@ out=build/fuzz; mkdir -p $out
 libs=$(pkg-config --cflags --libs jansson libpcre2-8 libutf8proc yaml-0.1 zlib libzstd)
 rooms="src/base/*.c src/io/*.c src/data/source.c src/data/shapes.c src/data/records.c src/data/text_file.c src/data/unpack.c src/train/config*.c"
 library() { # everything, for targets above the rooms of parsers: the processor's kernels need flags of their own, which CMake knows
-    cmake -S . -B $out/library -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_COMPILER=clang -DCMAKE_C_FLAGS="-O1 -g -w -fsanitize=fuzzer-no-link,address,undefined" -DCYC_CUDA=OFF -DBUILD_TESTING=OFF >/dev/null
+    cmake -S . -B $out/library -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_COMPILER=clang -DCMAKE_C_FLAGS="-O1 -g -w -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined" -DCYC_CUDA=OFF -DBUILD_TESTING=OFF >/dev/null
     cmake --build $out/library --target cyclora -- --quiet
     echo "$out/library/libcyclora.a -fopenmp"
 }
@@ -15,7 +15,7 @@ for f in tests/fuzz/fuzz_*.c; do
     name=$(basename "$f" .c)
     [ -z "${1:-}" ] || [ "$name" = "fuzz_$1" ] || continue # tools/fuzz.sh gguf: that one alone
     parts=$rooms; ! grep -q '"export/' "$f" || parts=$(library)
-    clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -Isrc -Itests -D_GNU_SOURCE -w "$f" $parts -o "$out/$name" $libs -lm
+    clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Isrc -Itests -D_GNU_SOURCE -w "$f" $parts -o "$out/$name" $libs -lm
     mkdir -p "$out/corpus-$name"
     echo "== $name"
     "$out/$name" -max_total_time="${SECONDS_EACH:-60}" -verbosity=0 -print_final_stats=1 "$out/corpus-$name" "tests/fuzz/corpus/${name#fuzz_}"

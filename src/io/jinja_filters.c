@@ -256,7 +256,7 @@ static err pick(struct render *r, const struct call *c, bool want, bool attr, jv
         if ((test = test_find(name)) < 0) return jr_fail(r, E_UNSUPPORTED, "the test \"%s\" is not supported", name);
     }
     for (size_t i = 0; i < l->n; i++) {
-        struct call one = {.name = c->name, .n = c->n - used, .v = c->v + used, .n_kw = c->n_kw, .kw = c->kw};
+        struct call one = {.name = c->name, .n = c->n - used, .v = c->n > used ? c->v + used : NULL, .n_kw = c->n_kw, .kw = c->kw};
         bool is;
         TRY(attribute(r, l->v[i], attr ? c->v[0] : j_none, &one.self));
         if (test < 0) is = j_true(one.self);
