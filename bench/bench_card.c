@@ -1,12 +1,15 @@
 /* Steps and decoding at the size of real models, on a card (or, to check the program, on the processor): random weights of a
  * shape, random ids, LoRA r 16 on all linear layers with f32 adapters. Only speed and memory mean anything.
  *
- *   bench_card [--cpu] [--f32] SHAPE.json ITEM...
+ *   bench_card [--cpu] [--f32] [--fp8] [--base TYPE] SHAPE.json ITEM...
  *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; LEVEL none, selective, block; PASS tokens a pass (default: the whole step)
  *     decode:ROWS[:LENGTH]           one token for each row, its cache LENGTH (64) tokens long
  *     macct:ROWS                     both halves of a cycle, ROWS a side, 64 + 64 tokens
  *     profile:ROWSxLENGTH:LEVEL      where a training pass spends its time: each op launched alone and waited for
  *     products                       few rows through the matrix-vector kernel and through cuBLASLt, microseconds each
+ *
+ * --base: how the matrices are stored: q4_k, nf4, f8_e4m3, .. or q4_k_m, GGUF's mixture (half of the value and down projections and the
+ * output in Q6_K). Their blocks are random bytes, one row of them repeated: made in no time, and as slow to unpack as any.
  *
  * Prints one RESULT {json} line an item: best and median seconds, tokens/s, the plan's bytes and what the card says is taken,
  * the share of the card's own rate (4 flops a matrix parameter and token, attention besides; 6 where blocks are recomputed
@@ -22,6 +25,8 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+
+void random_blocks(dtype dt, void *p, int64_t n, float scale, uint32_t *rng); /* tests/support/blocks.c */
 
 static struct {
     const struct backend *backend;
@@ -55,6 +60,35 @@ static struct row *random_rows(int n, int length) {
         r[i].supervised[0] = 0;
     }
     return r;
+}
+
+/* What each matrix is stored as in llama.cpp's Q4_K_M, about. */
+static dtype mixture(const struct weight *w) {
+    int layer = 0;
+    bool wide = strstr(w->name, "attn_v.") || strstr(w->name, "ffn_down.");
+    if (wide && sscanf(w->name, "blk.%d.", &layer) == 1) return layer % 2 ? DT_Q4_K : DT_Q6_K;
+    return !strncmp(w->name, "output.", 7) ? DT_Q6_K : DT_Q4_K;
+}
+
+/* In place of model_fill(): matrices of a stored type (DT_NONE: the mixture) in the room that was reserved for bf16. */
+static void fill_stored(struct model *m, dtype type) {
+    m->bytes = 0;
+    for (int i = 0; i < m->n; i++) {
+        struct weight *w = &m->w[i];
+        dtype dt = type ? type : mixture(w);
+        uint32_t rng = 1;
+        if (w->nd == 1)
+            for (int64_t k = 0; k < w->d[0]; k++) ((float *)w->data)[k] = strstr(w->name, ".bias") ? 0 : 1;
+        else if (w->d[1] % dtype_info[dt].block || !dtype_quantised(dt)) die(fail(E_USAGE, "%s has %lld columns: not for %s", w->name, (long long)w->d[1], dtype_info[dt].name));
+        else {
+            size_t row = dtype_row_bytes(w->dt = dt, w->d[1]);
+            char *first = (char *)w->data;
+            random_blocks(dt, first, w->d[1], 0.07f, &rng);
+#pragma omp parallel for
+            for (int64_t r = 1; r < w->d[0]; r++) memcpy(first + (size_t)r * row, first, row);
+        }
+        m->bytes += w->nd == 1 ? (size_t)w->d[0] * 4 : dtype_row_bytes(w->dt, w->d[1]) * (size_t)w->d[0];
+    }
 }
 
 static double matrix_parameters(void) { /* those that a token is multiplied with: an untied embedding is only looked up */
@@ -129,7 +163,8 @@ static void decode(const char *item, int rows, int length) {
         if (k >= 0) s[k] = st.decode_s / (STEPS - 1);
         for (int i = 0; i < rows; i++) free(out[i].ids);
     }
-    double bytes = (double)g.model.bytes - (g.model.shape.tied ? 0 : (double)(g.model.shape.vocab * g.model.shape.width * 2));
+    const struct weight *table = model_weight(&g.model, "token_embd.weight"); /* only looked up */
+    double bytes = (double)g.model.bytes - (g.model.shape.tied ? 0 : (double)dtype_row_bytes(table->dt, table->d[1]) * (double)table->d[0]);
     print(item, s, 4, rows, bytes / g.bandwidth, "bandwidth", planned(&mem, 1));
     learner_free(&l);
     memory_free(&mem);
@@ -273,15 +308,16 @@ static void products(void) { die(fail(E_USAGE, "products are compared on a card"
 static enum checkpoint level_of(const char *s) { return !strncmp(s, "none", 4) ? CHECKPOINT_NONE : !strncmp(s, "sel", 3) ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK; }
 
 int main(int argc, char **argv) {
-    const char *device = "cuda";
+    const char *device = "cuda", *base = NULL;
     dtype keep = DT_NONE;
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (!strcmp(argv[i], "--cpu")) device = "cpu";
         if (!strcmp(argv[i], "--f32")) g.compute = DT_F32;
         if (!strcmp(argv[i], "--fp8")) keep = DT_F8;
+        if (!strcmp(argv[i], "--base") && i + 1 < argc) base = argv[++i];
     }
-    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
+    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] [--base TYPE] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
     die(backend_pick(device, &g.backend));
     if (g.backend->open) die(g.backend->open());
     g.rate = g.bandwidth = 1;
@@ -292,7 +328,10 @@ int main(int argc, char **argv) {
     g.before = g.backend->mem->left();
     double t0 = seconds_now();
     die(model_open("random:1:bf16", argv[i++], &g.model));
-    model_fill(&g.model);
+    if (!base) model_fill(&g.model);
+    else if (!strcmp(base, "q4_k_m")) fill_stored(&g.model, DT_NONE);
+    else if (dtype_parse(base)) fill_stored(&g.model, dtype_parse(base));
+    else return fprintf(stderr, "bench_card: what is a base of '%s'?\n", base), 2;
     g.model.keep = keep;
     struct lora lora = {.r = 16, .alpha = 32, .all_linear = true};
     int modules;
