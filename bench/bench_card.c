@@ -7,6 +7,7 @@
  *     macct:ROWS                     both halves of a cycle, ROWS a side, 64 + 64 tokens
  *     profile:ROWSxLENGTH:LEVEL      where a training pass spends its time: each op launched alone and waited for
  *     products                       few rows through the matrix-vector kernel and through cuBLASLt, microseconds each
+ *     products:TYPE                  the same with matrices of a stored type, and their bytes a second
  *
  * --base: how the matrices are stored: q4_k, nf4, f8_e4m3, .. or q4_k_m, GGUF's mixture (half of the value and down projections and the
  * output in Q6_K). Their blocks are random bytes, one row of them repeated: made in no time, and as slow to unpack as any.
@@ -264,9 +265,9 @@ static void profile(const char *item, int rows, int length, enum checkpoint leve
 }
 
 #ifdef CYC_CUDA
-/* Microseconds of a product of n rows with W [O, C], over several copies so that W comes from memory. */
-static double product(bool matvec, dtype dt, int64_t n, int64_t O, int64_t C) {
-    size_t each = (size_t)(O * C) * 2, copies = (size_t)(200 << 20) / each + 1;
+/* Microseconds of a product of n rows of bf16 with W [O, C] of type w, over several copies so that W comes from memory. */
+static double product(bool matvec, dtype w_dt, int64_t n, int64_t O, int64_t C) {
+    size_t each = (dtype_row_bytes(w_dt, C) * (size_t)O + 255) / 256 * 256, copies = (size_t)(200 << 20) / each + 1;
     char *w = g.backend->mem->take(each * copies), *x = g.backend->mem->take((size_t)(n * C) * 2), *y = g.backend->mem->take((size_t)(n * O) * 2), byte[4];
     double best = 1e30;
     for (int rep = 0; rep < 4; rep++) {
@@ -274,9 +275,9 @@ static double product(bool matvec, dtype dt, int64_t n, int64_t O, int64_t C) {
         double t0 = seconds_now();
         enum { RUNS = 50 };
         for (int i = 0; i < RUNS; i++) {
-            struct view v = {w + each * ((size_t)i % copies), dt, 2, {O, C}, C};
-            if (matvec) die(cuda_matvec(&(struct cuda_matvec){&v, NULL, x, dt, dt, n, C, O, y, NULL, 0}, 1));
-            else die(cuda_gemm(&(struct cuda_gemm){n, O, C, x, v.p, y, C, C, O, false, true, dt, dt, 1, 0}));
+            struct view v = {w + each * ((size_t)i % copies), w_dt, 2, {O, C}, C};
+            if (matvec) die(cuda_matvec(&(struct cuda_matvec){&v, NULL, x, DT_BF16, DT_BF16, n, C, O, y, NULL, 0}, 1));
+            else die(cuda_gemm(&(struct cuda_gemm){n, O, C, x, v.p, y, C, C, O, false, true, DT_BF16, DT_BF16, 1, 0}));
         }
         die(g.backend->mem->download(byte, y, 4));
         double t = (seconds_now() - t0) / RUNS * 1e6;
@@ -288,21 +289,26 @@ static double product(bool matvec, dtype dt, int64_t n, int64_t O, int64_t C) {
     return best;
 }
 
-static void products(void) {
+/* Of bf16 beside cuBLASLt's, of other types alone. */
+static void products(dtype w_dt) {
     static const int rows[] = {1, 2, 4, 8, 12, 16};
     const struct shape *z = &g.model.shape;
     const int64_t shapes[][2] = {{z->heads * z->head_dim, z->width}, {z->kv_heads * z->head_dim, z->width}, {z->ffn, z->width}, {z->width, z->ffn}, {z->vocab, z->width}, {48, z->width}, {16, z->ffn}};
     printf("%-16s", "rows: us of each");
-    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) printf("  %6d mv / lt", rows[k]);
+    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) printf("  %6d mv / %s", rows[k], w_dt == DT_BF16 ? "lt" : "TB/s");
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        printf("\n%7lld x %-6lld", (long long)shapes[s][0], (long long)shapes[s][1]);
-        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
-            printf("  %6.1f / %4.1f", product(true, DT_BF16, rows[k], shapes[s][0], shapes[s][1]), product(false, DT_BF16, rows[k], shapes[s][0], shapes[s][1]));
+        const int64_t O = shapes[s][0], C = shapes[s][1];
+        printf("\n%7lld x %-6lld", (long long)O, (long long)C);
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+            double us = product(true, w_dt, rows[k], O, C);
+            if (w_dt == DT_BF16) printf("  %6.1f / %4.1f", us, product(false, w_dt, rows[k], O, C));
+            else printf("  %6.1f / %4.2f", us, (double)(dtype_row_bytes(w_dt, C) * (size_t)O) / us * 1e-6);
+        }
     }
     printf("\n");
 }
 #else
-static void products(void) { die(fail(E_USAGE, "products are compared on a card")); }
+static void products(dtype w_dt) { (void)w_dt, die(fail(E_USAGE, "products are compared on a card")); }
 #endif
 
 static enum checkpoint level_of(const char *s) { return !strncmp(s, "none", 4) ? CHECKPOINT_NONE : !strncmp(s, "sel", 3) ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK; }
@@ -344,7 +350,7 @@ int main(int argc, char **argv) {
         else if (sscanf(argv[i], "decode:%d:%d", &a, &b) >= 1) decode(argv[i], a, b ? b : 64);
         else if (sscanf(argv[i], "macct:%d", &a) == 1) macct(argv[i], a);
         else if (sscanf(argv[i], "profile:%dx%d:%15[a-z]", &a, &b, level) >= 2) profile(argv[i], a, b, level_of(level));
-        else if (!strcmp(argv[i], "products")) products();
+        else if (!strncmp(argv[i], "products", 8)) products(argv[i][8] == ':' ? dtype_parse(argv[i] + 9) : DT_BF16);
         else return fprintf(stderr, "bench_card: what is '%s'?\n", argv[i]), 2;
     }
     return 0;

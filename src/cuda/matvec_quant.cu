@@ -2,9 +2,10 @@
  * of x's type that share x with them (a group's A, or a bf16 matrix among Q4_K ones).
  *
  * Floor: the bytes of W; 8B in Q4_K 4.5 GB, 1.6 ms at 2.9 TB/s. That is 13 bytes a clock and multiprocessor, 23 weights of 4.5
- * bits; a warp unpacks 512 weights (32 columns of 16 rows) in some 60 instructions, so the four schedulers must issue 2.7 a clock:
- * about half of the floor's rate is what one may hope for. x is as much of a limit: each multiprocessor reads all of it once for
- * every unit of rows, 128 KB for 16 rows of 4096 columns, from L2; hence units of 48 rows where there are as many.
+ * bits; unpacking 512 weights (32 columns of 16 rows) and multiplying them takes a warp some 80 instructions (by the machine code: Q4_K
+ * and NF4 80-90, Q4_0 65), which is 3.6 of the 4 that a multiprocessor can issue a clock: two thirds of the floor's rate is what one
+ * may hope for. x is the other limit: each multiprocessor reads all of it once for every unit of rows, 128 KB for 16 rows of 4096
+ * columns, from L2; hence units of 48 rows where there are as many.
  *
  * All jobs of a group are one launch whatever their types: a unit is rows of one job, and each step looks up its type. One block a
  * multiprocessor; its warps divide C, a step each in turn (256 columns, 128 of 8 bits, 64 plain), and stream their steps, from unit
@@ -27,10 +28,10 @@ template <int MT> struct requests {
     const int warp, warps, lane;
     uint32_t ring;       /* in shared memory */
     uint64_t once;       /* cache policy: W is read once */
-    int u, end, step, steps, slot;
+    int u, end, step, steps, slot; /* the next one's unit, .. */
     const struct job *q; /* unit u's */
     const uint8_t *base; /* its row 0 */
-    int last, row, piece; /* its last row that exists; the lane's first piece */
+    int last, row, piece, down, right; /* its last row that exists; the lane's first piece, and from one of its pieces to the next */
 
     /* To the first unit from u on that has a step for this warp. */
     __device__ __forceinline__ void enter(void) {
@@ -41,14 +42,14 @@ template <int MT> struct requests {
             if (step >= steps) continue;
             const int64_t o = (int64_t)(u - all.first[which]) * (MT * ROWS);
             base = q->w + o * q->row_bytes, last = (int)min(q->O - 1 - o, (int64_t)(MT * ROWS - 1));
-            row = lane / q->pieces, piece = lane % q->pieces;
+            row = lane / q->pieces, piece = lane % q->pieces, down = 32 / q->pieces, right = 32 % q->pieces;
             return;
         }
     }
     /* Bytes past the row's C columns become 0; rows past the last are that one again, their sums are not stored. */
     __device__ __forceinline__ void next(void) {
         if (u < end) {
-            const int pieces = q->pieces, down = 32 / pieces, right = 32 % pieces, at = step * q->step_bytes, left = min(q->step_bytes, q->used - at);
+            const int pieces = q->pieces, at = step * q->step_bytes, left = min(q->step_bytes, q->used - at);
             const uint32_t to = ring + slot * all.slot_bytes;
             for (int r = row, p = piece; r < MT * ROWS;) {
                 const uint8_t *from = base + (int64_t)min(r, last) * q->row_bytes + at;
@@ -123,9 +124,27 @@ template <typename T, int NT> __device__ __forceinline__ void sum_x(float s[NT][
     multiply8<T, NT>(s, ones, ones, x);
 }
 
+/* What the products of 32 columns of one row are multiplied with: line32()'s two, or of Q6_K the scales of both halves. */
+struct line { float first, second; };
+
+template <int DT, typename T> __device__ __forceinline__ struct line line_at(const uint8_t *p, int j) {
+    struct line l;
+    if constexpr (quant<DT>::plain) l.first = 1, l.second = 0;
+    else if constexpr (quant<DT>::sixteenths) l.first = line16(p, j), l.second = line16(p, j + 16);
+    else line32<T, DT>(p, j, &l.first, &l.second);
+    return l;
+}
+
+/* Lane t of each 4 holds the line of the t-th 32 of 128 columns: unpacking them is a good part of the work of the K formats. */
+template <int DT> __device__ __forceinline__ struct line line_of(const struct line &held, int from) {
+    struct line l = {__shfl_sync(0xFFFFFFFFu, held.first, from, 4), 0};
+    if constexpr (quant<DT>::sixteenths || quant<DT>::offset) l.second = __shfl_sync(0xFFFFFFFFu, held.second, from, 4);
+    return l;
+}
+
 /* 32 columns from j on of rows g (at a) and g + 8 (at b); s: the sums of x over them. */
 template <int DT, typename T, int NT>
-__device__ __forceinline__ void tile32(float acc[NT][4], const uint8_t *a, const uint8_t *b, int j, int t, const uint4 x[NT], const float s[NT][4]) {
+__device__ __forceinline__ void tile32(float acc[NT][4], const uint8_t *a, const uint8_t *b, int j, int t, const uint4 x[NT], const float s[NT][4], const struct line held[2]) {
     uint32_t va[4], vb[4];
     if constexpr (quant<DT>::plain) {
         const uint4 wa = *(const uint4 *)(a + j * 2 + 16 * t), wb = *(const uint4 *)(b + j * 2 + 16 * t);
@@ -133,6 +152,7 @@ __device__ __forceinline__ void tile32(float acc[NT][4], const uint8_t *a, const
         vb[0] = wb.x, vb[1] = wb.y, vb[2] = wb.z, vb[3] = wb.w;
         multiply8<T, NT>(acc, va, vb, x);
     } else {
+        const struct line la = line_of<DT>(held[0], j >> 5 & 3), lb = line_of<DT>(held[1], j >> 5 & 3);
         float p[NT][4] = {};
         operands<T, DT>(codes8<DT>(a, j, t), va), operands<T, DT>(codes8<DT>(b, j, t), vb);
         if constexpr (quant<DT>::sixteenths) {
@@ -142,13 +162,11 @@ __device__ __forceinline__ void tile32(float acc[NT][4], const uint8_t *a, const
 #pragma unroll
             for (int i = 0; i < NT; i++) first[i] = t < 2 ? x[i] : none, second[i] = t < 2 ? none : x[i];
             multiply8<T, NT>(p, va, vb, first), multiply8<T, NT>(p2, va, vb, second);
-            add_scaled<NT>(acc, p, line16(a, j), line16(b, j)), add_scaled<NT>(acc, p2, line16(a, j + 16), line16(b, j + 16));
+            add_scaled<NT>(acc, p, la.first, lb.first), add_scaled<NT>(acc, p2, la.second, lb.second);
         } else {
-            float da, db, ma, mb;
-            line32<T, DT>(a, j, &da, &ma), line32<T, DT>(b, j, &db, &mb);
             multiply8<T, NT>(p, va, vb, x);
-            add_scaled<NT>(acc, p, da, db);
-            if constexpr (quant<DT>::offset) add_scaled<NT>(acc, s, ma, mb);
+            add_scaled<NT>(acc, p, la.first, lb.first);
+            if constexpr (quant<DT>::offset) add_scaled<NT>(acc, s, la.second, lb.second);
         }
     }
 }
@@ -156,12 +174,15 @@ __device__ __forceinline__ void tile32(float acc[NT][4], const uint8_t *a, const
 template <int DT, typename T, int MT, int NT> __device__ __forceinline__ void multiply(float acc[MT][NT][4], const struct place &at, struct columns<NT> &x) {
     constexpr int K = quant<DT>::step;
     const int from = at.step * K, k0 = min(K, x.C - from);
-    const uint8_t *row[MT][2];
+    const uint8_t *row[MT][2]; /* g and g + 8 of each tile */
+    struct line held[MT][2];
 #pragma unroll
-    for (int i = 0; i < MT * 2; i++) {
-        const uint32_t r = (i >> 1) * ROWS + (i & 1) * 8 + at.g, skip = (at.o + min(r, at.last)) * (uint32_t)at.q->row_bytes + at.step * at.q->step_bytes & 15;
-        row[i >> 1][i & 1] = at.slot + r * at.q->row_space + (quant<DT>::plain ? 0 : skip);
-    }
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint32_t r = m * ROWS + i * 8 + at.g, skip = (at.o + min(r, at.last)) * (uint32_t)at.q->row_bytes + at.step * at.q->step_bytes & 15;
+            row[m][i] = at.slot + r * at.q->row_space + (quant<DT>::plain ? 0 : skip);
+        }
     if (x.col != from) x.load(from, at.t);
 #pragma unroll 1
     for (int k = 0; k < k0; k += 64) {
@@ -169,13 +190,18 @@ template <int DT, typename T, int MT, int NT> __device__ __forceinline__ void mu
 #pragma unroll
         for (int i = 0; i < NT; i++) now[0][i] = x.v[i][0], now[1][i] = x.v[i][1];
         x.load(k + 64 < k0 ? from + k + 64 : at.then, at.t);
+        if (!(k & 64)) {
+            const int j = min(k + at.t * 32, k0 - 32);
+#pragma unroll
+            for (int m = 0; m < MT; m++) held[m][0] = line_at<DT, T>(row[m][0], j), held[m][1] = line_at<DT, T>(row[m][1], j);
+        }
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             if (k + h * 32 >= k0) break;
             float s[NT][4] = {};
             if (quant<DT>::offset) sum_x<T, NT>(s, now[h]);
 #pragma unroll
-            for (int m = 0; m < MT; m++) tile32<DT, T, NT>(acc[m], row[m][0], row[m][1], k + h * 32, at.t, now[h], s);
+            for (int m = 0; m < MT; m++) tile32<DT, T, NT>(acc[m], row[m][0], row[m][1], k + h * 32, at.t, now[h], s, held[m]);
         }
     }
 }
@@ -246,7 +272,7 @@ static void measure(struct job *q) {
 template <typename T, int MT, int NT> static err launch_stored(const struct job *q, int n) {
     enum { SUMS = NT * 8 * sums_of<MT>::ld * (int)sizeof(float) };
     struct units all = {};
-    int most = 0, warps = 1; /* as many as give all a whole number of steps of the job with the longest ones, up to the block's */
+    int most = 0;
     static int shared_most, allowed; /* per instantiation: one card */
     if (!shared_most) TRY(cuda_check(cudaDeviceGetAttribute(&shared_most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), "matvec"));
     count_units(&all, q, n, MT * ROWS);
@@ -256,8 +282,9 @@ template <typename T, int MT, int NT> static err launch_stored(const struct job 
         if (j->row_space * MT * ROWS > all.slot_bytes) all.slot_bytes = j->row_space * MT * ROWS;
         if (j->step > most) most = j->step;
     }
-    const int steps = (int)((q->C + most - 1) / most), rounds = (steps + block_size<MT>::warps - 1) / block_size<MT>::warps;
-    warps = (steps + rounds - 1) / rounds;
+    /* as many warps as take the fewest turns at the longest steps */
+    const int steps = (int)((q->C + most - 1) / most), turns = (steps + block_size<MT>::warps - 1) / block_size<MT>::warps;
+    int warps = (steps + turns - 1) / turns;
     all.depth = warps * (3 * all.slot_bytes + SUMS) <= shared_most ? 3 : 2;
     const int fit = shared_most / (all.depth * all.slot_bytes + SUMS);
     if (warps > fit) warps = fit;

@@ -180,9 +180,10 @@ template <typename T, int DT> HD void line32(const uint8_t *p, int j, float *sca
     *offset = 0;
     if constexpr (DT == DT_Q4_K || DT == DT_Q5_K) { /* k4_line(), by one load: its header is 16 bytes in a place for them */
         const uint4 h = *(const uint4 *)b;
-        const int g = j >> 5, up = 8 * (g & 3);
-        const uint32_t sc = g < 4 ? h.y >> up & 63 : (h.w >> up & 15) | (h.y >> up & 0xC0) >> 2;
-        const uint32_t mn = g < 4 ? h.z >> up & 63 : (h.w >> up >> 4 & 15) | (h.z >> up & 0xC0) >> 2;
+        const int up = j >> 2 & 24; /* 8 times the group's place among four */
+        const uint32_t w0 = h.y >> up, w1 = h.z >> up, w2 = h.w >> up;
+        const bool late = j & 128;
+        const uint32_t sc = late ? (w2 & 15) | (w0 >> 2 & 48) : w0 & 63, mn = late ? (w2 >> 4 & 15) | (w1 >> 2 & 48) : w1 & 63;
         *scale = mul_rn(half_f32(h.x & 0xFFFF), small_f32(sc)), *offset = -mul_rn(half_f32(h.x >> 16), small_f32(mn));
     } else if constexpr (DT == DT_IQ4_XS) {
         const int g = j >> 5, sc = (b[4 + (g >> 1)] >> 4 * (g & 1) & 15) | (load_u16(b + 2) >> 2 * g & 3) << 4;
