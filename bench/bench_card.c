@@ -1,12 +1,16 @@
 /* Steps and decoding at the size of real models, on a card (or, to check the program, on the processor): random weights of a
  * shape, random ids, LoRA r 16 on all linear layers with f32 adapters. Only speed and memory mean anything.
  *
- *   bench_card [--cpu] [--f32] SHAPE.json ITEM...
+ *   bench_card [--cpu] [--f32] [--fp8] [--base TYPE] SHAPE.json ITEM...
  *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; LEVEL none, selective, block; PASS tokens a pass (default: the whole step)
  *     decode:ROWS[:LENGTH]           one token for each row, its cache LENGTH (64) tokens long
  *     macct:ROWS                     both halves of a cycle, ROWS a side, 64 + 64 tokens
  *     profile:ROWSxLENGTH:LEVEL      where a training pass spends its time: each op launched alone and waited for
  *     products                       few rows through the matrix-vector kernel and through cuBLASLt, microseconds each
+ *     products:TYPE                  the same with matrices of a stored type, and their bytes a second
+ *
+ * --base: how the matrices are stored: q4_k, nf4, f8_e4m3, .. or q4_k_m, GGUF's mixture (half of the value and down projections and the
+ * output in Q6_K). Their blocks are random bytes, one row of them repeated: made in no time, and as slow to unpack as any.
  *
  * Prints one RESULT {json} line an item: best and median seconds, tokens/s, the plan's bytes and what the card says is taken,
  * the share of the card's own rate (4 flops a matrix parameter and token, attention besides; 6 where blocks are recomputed
@@ -23,6 +27,8 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+
+void random_blocks(dtype dt, void *p, int64_t n, float scale, uint32_t *rng); /* tests/support/blocks.c */
 
 static struct {
     const struct backend *backend;
@@ -56,6 +62,35 @@ static struct row *random_rows(int n, int length) {
         r[i].supervised[0] = 0;
     }
     return r;
+}
+
+/* What each matrix is stored as in llama.cpp's Q4_K_M, about. */
+static dtype mixture(const struct weight *w) {
+    int layer = 0;
+    bool wide = strstr(w->name, "attn_v.") || strstr(w->name, "ffn_down.");
+    if (wide && sscanf(w->name, "blk.%d.", &layer) == 1) return layer % 2 ? DT_Q4_K : DT_Q6_K;
+    return !strncmp(w->name, "output.", 7) ? DT_Q6_K : DT_Q4_K;
+}
+
+/* In place of model_fill(): matrices of a stored type (DT_NONE: the mixture) in the room that was reserved for bf16. */
+static void fill_stored(struct model *m, dtype type) {
+    m->bytes = 0;
+    for (int i = 0; i < m->n; i++) {
+        struct weight *w = &m->w[i];
+        dtype dt = type ? type : mixture(w);
+        uint32_t rng = 1;
+        if (w->nd == 1)
+            for (int64_t k = 0; k < w->d[0]; k++) ((float *)w->data)[k] = strstr(w->name, ".bias") ? 0 : 1;
+        else if (w->d[1] % dtype_info[dt].block || !dtype_quantised(dt)) die(fail(E_USAGE, "%s has %lld columns: not for %s", w->name, (long long)w->d[1], dtype_info[dt].name));
+        else {
+            size_t row = dtype_row_bytes(w->dt = dt, w->d[1]);
+            char *first = (char *)w->data;
+            random_blocks(dt, first, w->d[1], 0.07f, &rng);
+#pragma omp parallel for
+            for (int64_t r = 1; r < w->d[0]; r++) memcpy(first + (size_t)r * row, first, row);
+        }
+        m->bytes += w->nd == 1 ? (size_t)w->d[0] * 4 : dtype_row_bytes(w->dt, w->d[1]) * (size_t)w->d[0];
+    }
 }
 
 static double matrix_parameters(void) { /* those that a token is multiplied with: an untied embedding is only looked up */
@@ -130,7 +165,8 @@ static void decode(const char *item, int rows, int length) {
         if (k >= 0) s[k] = st.decode_s / (STEPS - 1);
         for (int i = 0; i < rows; i++) free(out[i].ids);
     }
-    double bytes = (double)g.model.bytes - (g.model.shape.tied ? 0 : (double)(g.model.shape.vocab * g.model.shape.width * 2));
+    const struct weight *table = model_weight(&g.model, "token_embd.weight"); /* only looked up */
+    double bytes = (double)g.model.bytes - (g.model.shape.tied ? 0 : (double)dtype_row_bytes(table->dt, table->d[1]) * (double)table->d[0]);
     print(item, s, 4, rows, bytes / g.bandwidth, "bandwidth", planned(&mem, 1));
     learner_free(&l);
     memory_free(&mem);
@@ -230,9 +266,9 @@ static void profile(const char *item, int rows, int length, enum checkpoint leve
 }
 
 #ifdef CYC_CUDA
-/* Microseconds of a product of n rows with W [O, C], over several copies so that W comes from memory. */
-static double product(bool matvec, dtype dt, int64_t n, int64_t O, int64_t C) {
-    size_t each = (size_t)(O * C) * 2, copies = (size_t)(200 << 20) / each + 1;
+/* Microseconds of a product of n rows of bf16 with W [O, C] of type w, over several copies so that W comes from memory. */
+static double product(bool matvec, dtype w_dt, int64_t n, int64_t O, int64_t C) {
+    size_t each = (dtype_row_bytes(w_dt, C) * (size_t)O + 255) / 256 * 256, copies = (size_t)(200 << 20) / each + 1;
     char *w = g.backend->mem->take(each * copies), *x = g.backend->mem->take((size_t)(n * C) * 2), *y = g.backend->mem->take((size_t)(n * O) * 2), byte[4];
     double best = 1e30;
     for (int rep = 0; rep < 4; rep++) {
@@ -240,9 +276,9 @@ static double product(bool matvec, dtype dt, int64_t n, int64_t O, int64_t C) {
         double t0 = seconds_now();
         enum { RUNS = 50 };
         for (int i = 0; i < RUNS; i++) {
-            struct view v = {w + each * ((size_t)i % copies), dt, 2, {O, C}, C};
-            if (matvec) die(cuda_matvec(&(struct cuda_matvec){&v, NULL, x, dt, dt, n, C, O, y, NULL, 0}, 1));
-            else die(cuda_gemm(&(struct cuda_gemm){n, O, C, x, v.p, y, C, C, O, false, true, dt, dt, 1, 0}));
+            struct view v = {w + each * ((size_t)i % copies), w_dt, 2, {O, C}, C};
+            if (matvec) die(cuda_matvec(&(struct cuda_matvec){&v, NULL, x, DT_BF16, DT_BF16, n, C, O, y, NULL, 0}, 1));
+            else die(cuda_gemm(&(struct cuda_gemm){n, O, C, x, v.p, y, C, C, O, false, true, DT_BF16, DT_BF16, 1, 0}));
         }
         die(g.backend->mem->download(byte, y, 4));
         double t = (seconds_now() - t0) / RUNS * 1e6;
@@ -254,35 +290,41 @@ static double product(bool matvec, dtype dt, int64_t n, int64_t O, int64_t C) {
     return best;
 }
 
-static void products(void) {
+/* Of bf16 beside cuBLASLt's, of other types alone. */
+static void products(dtype w_dt) {
     static const int rows[] = {1, 2, 4, 8, 12, 16};
     const struct shape *z = &g.model.shape;
     const int64_t shapes[][2] = {{z->heads * z->head_dim, z->width}, {z->kv_heads * z->head_dim, z->width}, {z->ffn, z->width}, {z->width, z->ffn}, {z->vocab, z->width}, {48, z->width}, {16, z->ffn}};
     printf("%-16s", "rows: us of each");
-    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) printf("  %6d mv / lt", rows[k]);
+    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) printf("  %6d mv / %s", rows[k], w_dt == DT_BF16 ? "lt" : "TB/s");
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        printf("\n%7lld x %-6lld", (long long)shapes[s][0], (long long)shapes[s][1]);
-        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
-            printf("  %6.1f / %4.1f", product(true, DT_BF16, rows[k], shapes[s][0], shapes[s][1]), product(false, DT_BF16, rows[k], shapes[s][0], shapes[s][1]));
+        const int64_t O = shapes[s][0], C = shapes[s][1];
+        printf("\n%7lld x %-6lld", (long long)O, (long long)C);
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+            double us = product(true, w_dt, rows[k], O, C);
+            if (w_dt == DT_BF16) printf("  %6.1f / %4.1f", us, product(false, w_dt, rows[k], O, C));
+            else printf("  %6.1f / %4.2f", us, (double)(dtype_row_bytes(w_dt, C) * (size_t)O) / us * 1e-6);
+        }
     }
     printf("\n");
 }
 #else
-static void products(void) { die(fail(E_USAGE, "products are compared on a card")); }
+static void products(dtype w_dt) { (void)w_dt, die(fail(E_USAGE, "products are compared on a card")); }
 #endif
 
 static enum checkpoint level_of(const char *s) { return !strncmp(s, "none", 4) ? CHECKPOINT_NONE : !strncmp(s, "sel", 3) ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK; }
 
 int main(int argc, char **argv) {
-    const char *device = "cuda";
+    const char *device = "cuda", *base = NULL;
     dtype keep = DT_NONE;
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (!strcmp(argv[i], "--cpu")) device = "cpu";
         if (!strcmp(argv[i], "--f32")) g.compute = DT_F32;
         if (!strcmp(argv[i], "--fp8")) keep = DT_F8;
+        if (!strcmp(argv[i], "--base") && i + 1 < argc) base = argv[++i];
     }
-    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
+    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] [--base TYPE] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
     die(backend_pick(device, &g.backend));
     if (g.backend->open) die(g.backend->open());
     g.rate = g.bandwidth = 1;
@@ -293,7 +335,10 @@ int main(int argc, char **argv) {
     g.before = g.backend->mem->left();
     double t0 = seconds_now();
     die(model_open("random:1:bf16", argv[i++], &g.model));
-    model_fill(&g.model);
+    if (!base) model_fill(&g.model);
+    else if (!strcmp(base, "q4_k_m")) fill_stored(&g.model, DT_NONE);
+    else if (dtype_parse(base)) fill_stored(&g.model, dtype_parse(base));
+    else return fprintf(stderr, "bench_card: what is a base of '%s'?\n", base), 2;
     g.model.keep = keep;
     struct lora lora = {.r = 16, .alpha = 32, .targets.of.take = TAKE_ALL_LINEAR};
     int modules;
@@ -306,7 +351,7 @@ int main(int argc, char **argv) {
         else if (sscanf(argv[i], "decode:%d:%d", &a, &b) >= 1) decode(argv[i], a, b ? b : 64);
         else if (sscanf(argv[i], "macct:%d", &a) == 1) macct(argv[i], a);
         else if (sscanf(argv[i], "profile:%dx%d:%15[a-z]", &a, &b, level) >= 2) profile(argv[i], a, b, level_of(level));
-        else if (!strcmp(argv[i], "products")) products();
+        else if (!strncmp(argv[i], "products", 8)) products(argv[i][8] == ':' ? dtype_parse(argv[i] + 9) : DT_BF16);
         else return fprintf(stderr, "bench_card: what is '%s'?\n", argv[i]), 2;
     }
     return 0;

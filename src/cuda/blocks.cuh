@@ -1,9 +1,9 @@
-/* Stored weights, four at a time: what dequant.cu and matvec.cu know of the formats of base/dtype.h.
+/* Stored weights, four at a time: what dequant.cu and matvec.cu (in f32) know of the formats of base/dtype.h.
  *
  * A block starts at any even byte (Q4_0: 18 bytes, Q8_0: 34, Q6_K: 210 ..), so words of a block are read as two halves, but in the
  * formats whose blocks are whole words (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K, IQ4_XS, NF4, E4M3) and plain types. A group is four weights e..e+3 with e a multiple of
- * 4: it never crosses a scale, and its quants are one byte each of a word. matvec.cu reads some of these types; the others reach
- * every op through dequant.cu.
+ * 4: it never crosses a scale, and its quants are one byte each of a word. Products of few rows on the tensor
+ * cores read eight at a time (quants.cuh).
  *
  * block4() is bit-equal to dequantise_row for finite scales: f16 d times a 4- or 8-bit integer is exact in f32, so is d * sc * q of
  * the K formats but Q6_K (11 + 6 + 5 bits), so the sums and Q6_K's second product are the only roundings, and a contracted

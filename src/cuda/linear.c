@@ -3,7 +3,7 @@
  * On Hopper, with weights of the compute type, a group's products are one launch each way with the low-rank part in the same sums
  * (group_gemm.h); dT and dB read dY once (low_rank.h). Everything else is cuBLASLt's (gemm.h):
  * Base weights of the compute type are used where they lie; others are unpacked into scratch first, one matrix at a time.
- * Few rows (decoding) go through the matrix-vector kernel, which reads the weights once as they are stored. The low-rank
+ * Few rows (decoding) go through the matrix-vector kernels, a group in one launch, which read the weights once as they are stored. The low-rank
  * part is then its own products: T for the whole group at once, T B^T added into each output. A base kept in fp8 (fp8.h) has its
  * inputs rounded to fp8 as well, row by row: x once for the group, each dY with the weight's scales in it. */
 #include "cuda/fp8.h"
@@ -162,25 +162,29 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
     if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked));
     struct cuda_group_forward group;
     if (N >= MANY && group_forward(i, in, out, &group)) return cuda_group_forward(&group);
+    struct cuda_matvec few[MAX_GROUP];
+    int n_few = 0;
+    for (int k = 0; k < i->a.n; k++)
+        if (cuda_few_rows(&in[LIN_W + k], x)) few[n_few++] = (struct cuda_matvec){&in[LIN_W + k], in[LIN_BIAS + k].p, x->p, x->dt, out[k].dt, N, x->ld, out[k].ld, out[k].p, NULL, 0};
+    if (n_few) TRY(cuda_matvec(few, n_few));
     for (int k = 0; k < i->a.n; r0 += i->a.rank[k++]) {
         const struct view *w = &in[LIN_W + k], *y = &out[k];
         const float *bias = in[LIN_BIAS + k].p;
+        bool delta = i->a.rank[k] > 0;
         if (cuda_few_rows(w, x)) {
-            TRY(cuda_matvec(&(struct cuda_matvec){w, bias, x->p, x->dt, y->dt, N, x->ld, y->ld, y->p, NULL, 0}, 1));
-            if (i->a.rank[k]) TRY(add_delta(i, k, r0, in, out, 1));
-        } else {
-            const void *weight;
-            bool delta = i->a.rank[k] > 0; /* goes first: the large product then adds to it, and reading y hides behind its arithmetic */
-            if (delta) TRY(add_delta(i, k, r0, in, out, 0));
-            if (w->dt == DT_F8) {
-                if (!scales) TRY(fp8_input(x, NULL, scratch, &scales));
-                TRY(fp8_forward(scratch, scales, w, y, delta));
-            } else {
-                TRY(weight_of(w, x->dt, scratch, &weight));
-                TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], C, x->p, weight, y->p, x->ld, C, y->ld, false, true, x->dt, y->dt, 1, delta ? 1 : 0}));
-            }
-            if (bias) TRY(cuda_add_bias(y->p, y->dt, N, y->d[1], y->ld, bias));
+            if (delta) TRY(add_delta(i, k, r0, in, out, 1));
+            continue;
         }
+        const void *weight;
+        if (delta) TRY(add_delta(i, k, r0, in, out, 0)); /* goes first: the large product then adds to it, and reading y hides behind its arithmetic */
+        if (w->dt == DT_F8) {
+            if (!scales) TRY(fp8_input(x, NULL, scratch, &scales));
+            TRY(fp8_forward(scratch, scales, w, y, delta));
+        } else {
+            TRY(weight_of(w, x->dt, scratch, &weight));
+            TRY(cuda_gemm(&(struct cuda_gemm){N, w->d[0], C, x->p, weight, y->p, x->ld, C, y->ld, false, true, x->dt, y->dt, 1, delta ? 1 : 0}));
+        }
+        if (bias) TRY(cuda_add_bias(y->p, y->dt, N, y->d[1], y->ld, bias));
     }
     return OK;
 }

@@ -46,6 +46,10 @@ static const struct shape shapes[] = {
     {"head of 128", 2, {1, 66}, 32, 1, 1, 128, false},
     {"head of 256", 2, {17, 8}, 64, 2, 1, 256, false},
     {"many rows", 3, {217, 3, 100}, 72, 2, 1, 32, true}, /* a card's fused products begin at 256 */
+    {"one row", 1, {1}, 256, 2, 1, 16, true},            /* .. and its matrix-vector products end at 16 */
+    {"three rows", 1, {3}, 256, 2, 1, 16, true},
+    {"nine rows", 2, {4, 5}, 256, 2, 1, 16, true},
+    {"sixteen rows", 1, {16}, 256, 2, 1, 16, true},
 };
 
 /* A program of a few instructions and the contents of its values, by value index. */
@@ -235,6 +239,29 @@ static void build_linear(struct lab *l) {
     emit(l, &op_linear, in, &a);
 }
 
+/* A card's matrix-vector products: groups of mixed types whose last step is a part of one where the type's blocks allow it. Variants: more
+ * steps than warps; more units than multiprocessors, x unaligned; units of three tiles, two a multiprocessor. */
+static void build_few(struct lab *l) {
+    static const int64_t outputs[][3] = {{33, 1, 48}, {2200, 7, 50}, {8500, 7, 300}}, steps[] = {18, 1, 2};
+    const dtype dt = l->dt, types[] = {dt, dtype_info[dt].block == 256 ? DT_Q6_K : DT_Q8_0, DT_BF16};
+    const int64_t block = dtype_info[dt].block, C = 256 * steps[l->variant] + (block < 8 ? 8 : block), *O = outputs[l->variant];
+    if (!card || l->N < 1 || l->N > 16 || l->s->C < 256) return;
+    struct op_attr a = {.n = C % 32 ? 1 : 3};
+    val in[LIN_IN] = {{0}};
+    const int pad = PAD;
+    if (l->variant == 1) PAD = 4;
+    in[LIN_X] = activation(l, C, "x");
+    PAD = pad;
+    for (int k = 0; k < a.n; k++) {
+        l->dt = types[k];
+        in[LIN_W + k] = weight(l, O[k], C, "w");
+        if (k != 1) in[LIN_BIAS + k] = floats(l, ROLE_BASE, 1, &O[k], "bias");
+    }
+    l->dt = dt;
+    l->terms = (double)C;
+    emit(l, &op_linear, in, &a);
+}
+
 /* The definition takes the angle in double, the kernels round it to f32 as the models' own code does: pos eps. */
 static void build_rope(struct lab *l) {
     val x = activation(l, (int64_t)l->s->H * l->s->D, "x"), pos = ints(l, SYM_N, "pos", 500);
@@ -398,6 +425,7 @@ static void build_sample(struct lab *l) {
 static const struct row rows[] = {
     {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 5, false},
     {&op_linear, build_linear, 5, true},        {&op_rope, build_rope, 8, false},
+    {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 8, false}, {&op_add, build_add, 1, false},
     {&op_glu, build_glu, 12, false},            {&op_head_loss, build_head_loss, 3, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
