@@ -10,37 +10,47 @@
  * (dk, dv): rows of a tile in one warp each ROWS, the other side in shared memory LANES at a time, a lane per entry for
  * the dot products and a lane per column for the sums.
  *
+ * Keys of another text (T5's cross-attention) are the same but for the bounds: cu_k of the keys, cu of the queries, and as many
+ * rows of each as there are. A row whose other text is empty has o = lse = 0, a key that nobody asks for dk = dv = 0. A bias by
+ * distance (T5) is added to the scores from its table (attention.cuh). Both are kernels of their own by template (enum form):
+ * cuDNN (cudnn_call_of) and flash.cu (flash_takes) refuse them.
+ *
  * Backward (Dao et al. 2022): delta = rowsum(do o), p = exp(s - lse), ds = p (dp - delta). dq over query tiles, dk and dv
  * over key tiles with the loop over the group's query heads inside: every sum has one owner and one order, no atomics.
  *
- * Numerics: everything in f32, results rounded once. A row whose scores are all -inf comes out NaN, as in the reference.
- */
+ * Numerics: everything in f32, results rounded once. A row whose scores are all -inf comes out NaN, as in the reference. */
 #include "cuda/attention.cuh"
 #include "cuda/cudnn.h"
 #include "cuda/flash.cuh"
 
 enum { WARPS = 4, ROWS = 4, TILE = WARPS * ROWS, LANES = 32, THREADS = WARPS * 32 };
-enum { Q, K, V, CU, O, LSE, DO }; /* operands of attention and attention_bwd */
+enum { Q, K, V, CU, O, LSE, DO, BWD_CU_K, BWD_BIAS }; /* operands of attention_bwd and, up to CU, of attention */
+enum { CU_K = 4, BIAS = 5 };                           /* ... and what else attention has */
+/* Where the keys are: a query's own sequence, ... with a bias by distance, or another text's sequence. The last two do not meet. */
+enum form { PLAIN, BIASED, CROSS };
 
 struct packed {
     const void *q, *k, *v, *o, *go; /* [N, H*D] or [N, K*D] */
     int64_t ldq, ldk, ldv, ldo, ldgo, ldlse;
     const float *lse, *delta; /* backward: [N, H] with ldlse; [N, H] dense */
-    const int32_t *cu;
-    int S, N, H, K, D, stride, window; /* stride: floats from row to row in shared memory */
+    const int32_t *cu, *cu_k; /* bounds of the queries and of the keys; the same but in CROSS */
+    int S, N, M, H, K, D, stride, window; /* N queries, M keys; stride: floats from row to row in shared memory */
     float scale, softcap;
     bool causal;
+    struct by_distance by; /* BIASED */
 };
 
 /* What row i may look at: the keys of query i, or (of_key) the queries that see key i. */
-__device__ int2 span_of(const struct packed &a, int i, bool of_key) {
-    int lo = 0, hi = a.S; /* the last s with cu[s] <= i: empty sequences before it fall out */
+template <enum form F> __device__ int2 span_of(const struct packed &a, int i, bool of_key) {
+    const int32_t *own = F == CROSS && of_key ? a.cu_k : a.cu, *other = F != CROSS || of_key ? a.cu : a.cu_k;
+    int lo = 0, hi = a.S; /* the last s with own[s] <= i: empty sequences before it fall out */
     while (hi - lo > 1) {
         int mid = (lo + hi) / 2;
-        if (a.cu[mid] <= i) lo = mid;
+        if (own[mid] <= i) lo = mid;
         else hi = mid;
     }
-    int from = a.cu[lo], to = a.cu[lo + 1];
+    int from = other[lo], to = other[lo + 1];
+    if (F == CROSS) return make_int2(from, to); /* no mask between texts */
     if (of_key) {
         if (a.causal) from = i;
         if (a.window > 0 && a.window < to - i) to = i + a.window;
@@ -106,7 +116,7 @@ template <typename T, int NC> __device__ void put_row(const struct packed &a, vo
     }
 }
 
-template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend(struct packed a, void *out, int64_t ldout, float *lse) {
+template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THREADS) attend(const __grid_constant__ struct packed a, void *out, int64_t ldout, float *lse) {
     extern __shared__ float4 shared[];
     float *qs = (float *)shared, *ks = qs + TILE * a.stride, *vs = ks + LANES * a.stride;
     int lane = threadIdx.x % 32, mine = threadIdx.x / 32 * ROWS, h = blockIdx.y, kh = h / (a.H / a.K), i0 = blockIdx.x * TILE;
@@ -114,11 +124,11 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend(
     float m[ROWS], l[ROWS], acc[ROWS][NC];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        span[r] = i0 + mine + r < a.N ? span_of(a, i0 + mine + r, false) : make_int2(0, 0);
+        span[r] = i0 + mine + r < a.N ? span_of<F>(a, i0 + mine + r, false) : make_int2(0, 0);
         m[r] = -INFINITY, l[r] = 0;
         for (int c = 0; c < NC; c++) acc[r][c] = 0;
     }
-    int begin = span_of(a, i0, false).x, end = span_of(a, min(i0 + TILE, a.N) - 1, false).y;
+    int begin = span_of<F>(a, i0, false).x, end = span_of<F>(a, min(i0 + TILE, a.N) - 1, false).y;
     stage<T>(a, qs, a.q, a.ldq, h, i0, TILE, a.N);
     for (int j0 = begin; j0 < end; j0 += LANES) {
         __syncthreads();
@@ -130,6 +140,7 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend(
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             scored(a.scale, a.softcap, &s[r]);
+            if (F == BIASED) s[r] += bias_at(a.by, j0 + lane - i0 - mine - r, h);
             bool seen = j0 + lane >= span[r].x && j0 + lane < span[r].y;
             float top = fmaxf(m[r], warp_max(seen ? s[r] : -INFINITY)), base = top == -INFINITY ? 0 : top, shrink = expf(m[r] - base);
             s[r] = seen ? expf(s[r] - base) : 0;
@@ -142,13 +153,14 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend(
     for (int r = 0; r < ROWS; r++) {
         int i = i0 + mine + r;
         if (i >= a.N) break;
-        put_row<T, NC>(a, out, ldout, h, i, acc[r], 1 / l[r]);
-        if (lane == 0) lse[i * a.ldlse + h] = m[r] + logf(l[r]);
+        bool alone = F == CROSS && span[r].x >= span[r].y; /* the other text is empty: o and lse are 0 */
+        put_row<T, NC>(a, out, ldout, h, i, acc[r], alone ? 0 : 1 / l[r]);
+        if (lane == 0) lse[i * a.ldlse + h] = alone ? 0 : m[r] + logf(l[r]);
     }
 }
 
 /* delta[n, h] = sum_d do o: a warp each. */
-template <typename T> __global__ void __launch_bounds__(THREADS) delta_of(struct packed a, float *delta) {
+template <typename T> __global__ void __launch_bounds__(THREADS) delta_of(const __grid_constant__ struct packed a, float *delta) {
     int64_t at = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
     if (at >= (int64_t)a.N * a.H) return;
     int64_t n = at / a.H, col = at % a.H * a.D;
@@ -159,7 +171,7 @@ template <typename T> __global__ void __launch_bounds__(THREADS) delta_of(struct
     if (threadIdx.x % 32 == 0) delta[at] = sum;
 }
 
-template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend_dq(struct packed a, void *out, int64_t ldout) {
+template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THREADS) attend_dq(const __grid_constant__ struct packed a, void *out, int64_t ldout) {
     extern __shared__ float4 shared[];
     float *qs = (float *)shared, *gs = qs + TILE * a.stride, *ks = gs + TILE * a.stride, *vs = ks + LANES * a.stride;
     int lane = threadIdx.x % 32, mine = threadIdx.x / 32 * ROWS, h = blockIdx.y, kh = h / (a.H / a.K), i0 = blockIdx.x * TILE;
@@ -169,11 +181,11 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend_
     for (int r = 0; r < ROWS; r++) {
         int i = i0 + mine + r;
         bool real = i < a.N;
-        span[r] = real ? span_of(a, i, false) : make_int2(0, 0);
+        span[r] = real ? span_of<F>(a, i, false) : make_int2(0, 0);
         lse[r] = real ? a.lse[i * a.ldlse + h] : 0, delta[r] = real ? a.delta[(int64_t)i * a.H + h] : 0;
         for (int c = 0; c < NC; c++) acc[r][c] = 0;
     }
-    int begin = span_of(a, i0, false).x, end = span_of(a, min(i0 + TILE, a.N) - 1, false).y;
+    int begin = span_of<F>(a, i0, false).x, end = span_of<F>(a, min(i0 + TILE, a.N) - 1, false).y;
     stage<T>(a, qs, a.q, a.ldq, h, i0, TILE, a.N);
     stage<T>(a, gs, a.go, a.ldgo, h, i0, TILE, a.N);
     for (int j0 = begin; j0 < end; j0 += LANES) {
@@ -187,6 +199,7 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend_
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             float slope = scored(a.scale, a.softcap, &s[r]);
+            if (F == BIASED) s[r] += bias_at(a.by, j0 + lane - i0 - mine - r, h);
             bool seen = j0 + lane >= span[r].x && j0 + lane < span[r].y;
             s[r] = seen ? expf(s[r] - lse[r]) * (dp[r] - delta[r]) * slope : 0;
         }
@@ -198,7 +211,7 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend_
 }
 
 /* The same with the sides exchanged: rows are keys, lanes are queries, once for every query head of the group. */
-template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend_dkv(struct packed a, void *dk, int64_t lddk, void *dv, int64_t lddv) {
+template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THREADS) attend_dkv(const __grid_constant__ struct packed a, void *dk, int64_t lddk, void *dv, int64_t lddv) {
     extern __shared__ float4 shared[];
     float *ks = (float *)shared, *vs = ks + TILE * a.stride, *qs = vs + TILE * a.stride, *gs = qs + LANES * a.stride;
     int lane = threadIdx.x % 32, mine = threadIdx.x / 32 * ROWS, kh = blockIdx.y, group = a.H / a.K, j0 = blockIdx.x * TILE;
@@ -206,12 +219,12 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend_
     float sum_k[ROWS][NC], sum_v[ROWS][NC];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        span[r] = j0 + mine + r < a.N ? span_of(a, j0 + mine + r, true) : make_int2(0, 0);
+        span[r] = j0 + mine + r < a.M ? span_of<F>(a, j0 + mine + r, true) : make_int2(0, 0);
         for (int c = 0; c < NC; c++) sum_k[r][c] = sum_v[r][c] = 0;
     }
-    int begin = span_of(a, j0, true).x, end = span_of(a, min(j0 + TILE, a.N) - 1, true).y;
-    stage<T>(a, ks, a.k, a.ldk, kh, j0, TILE, a.N);
-    stage<T>(a, vs, a.v, a.ldv, kh, j0, TILE, a.N);
+    int begin = span_of<F>(a, j0, true).x, end = span_of<F>(a, min(j0 + TILE, a.M) - 1, true).y;
+    stage<T>(a, ks, a.k, a.ldk, kh, j0, TILE, a.M);
+    stage<T>(a, vs, a.v, a.ldv, kh, j0, TILE, a.M);
     for (int h = kh * group; h < (kh + 1) * group; h++)
         for (int i0 = begin; i0 < end; i0 += LANES) {
             __syncthreads();
@@ -225,6 +238,7 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend_
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 float slope = scored(a.scale, a.softcap, &s[r]);
+                if (F == BIASED) s[r] += bias_at(a.by, j0 + mine + r - i, h);
                 s[r] = i >= span[r].x && i < span[r].y ? expf(s[r] - lse) : 0; /* p; dp becomes ds */
                 dp[r] = i >= span[r].x && i < span[r].y ? s[r] * (dp[r] - delta) * slope : 0;
             }
@@ -233,7 +247,7 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend_
         }
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        if (j0 + mine + r >= a.N) break;
+        if (j0 + mine + r >= a.M) break;
         put_row<T, NC>(a, dk, lddk, kh, j0 + mine + r, sum_k[r], 1);
         put_row<T, NC>(a, dv, lddv, kh, j0 + mine + r, sum_v[r], 1);
     }
@@ -249,20 +263,32 @@ template <typename T, int NC> __global__ void __launch_bounds__(THREADS) attend_
         else { enum { NC = 8 }; __VA_ARGS__; }                                                                        \
     } while (0)
 
+/* Runs `...` with F = where the keys are. */
+#define WITH_FORM(form, ...)                                                                                          \
+    do {                                                                                                              \
+        if ((form) == PLAIN) { enum { F = PLAIN }; __VA_ARGS__; }                                                     \
+        else if ((form) == BIASED) { enum { F = BIASED }; __VA_ARGS__; }                                              \
+        else { enum { F = CROSS }; __VA_ARGS__; }                                                                     \
+    } while (0)
+
 /* More than 48 KB of shared memory has to be asked for, per kernel. */
 static err allow_shared(const void *kernel, size_t bytes) {
     if (bytes <= 48 * 1024) return OK;
     return cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "attention");
 }
 
-static struct packed packed_of(const struct inst *i, const struct view *in) {
+/* cu_k, bias: the operands, which may be absent. */
+static err packed_of(const struct inst *i, const struct view *in, const struct view *cu_k, const struct view *bias, struct packed *to, enum form *form) {
     struct packed a = {};
     a.q = in[Q].p, a.k = in[K].p, a.v = in[V].p, a.ldq = in[Q].ld, a.ldk = in[K].ld, a.ldv = in[V].ld;
-    a.cu = view_i32(&in[CU]), a.S = (int)in[CU].d[0] - 1, a.N = (int)in[Q].d[0];
+    a.cu = view_i32(&in[CU]), a.cu_k = cu_k->p ? view_i32(cu_k) : a.cu, a.S = (int)in[CU].d[0] - 1, a.N = (int)in[Q].d[0], a.M = (int)in[K].d[0];
     a.H = i->a.heads, a.K = i->a.kv_heads, a.D = i->a.head_dim, a.window = i->a.window;
     a.stride = ((a.D + 3) & ~3) | 4;
     a.scale = i->a.scale, a.softcap = i->a.softcap, a.causal = i->a.causal;
-    return a;
+    *form = cu_k->p ? CROSS : bias->p ? BIASED : PLAIN;
+    if (*form == BIASED) TRY(by_distance_of(i, bias, &a.by));
+    *to = a;
+    return OK;
 }
 
 /* --- by cuDNN ------------------------------------------------------------------------------------------------------ */
@@ -293,7 +319,7 @@ static bool cudnn_call_of(const struct run_ctx *run, const struct inst *i, const
     const struct view *place[CUDNN_TENSORS] = {&in[Q], &in[K], &in[V], &out[0], &out[1]};
     const struct view *placed[CUDNN_TENSORS] = {&in[Q], &in[K], &in[V], &in[O], &in[LSE], &in[DO], &out[0], &out[1], &out[2]};
     int64_t N = in[Q].d[0], S = in[CU].d[0] - 1, longest = run && run->longest > 0 && run->longest < N ? run->longest : N;
-    if ((in[Q].dt != DT_BF16 && in[Q].dt != DT_F16) || (i->a.head_dim != 64 && i->a.head_dim != 128)) return false;
+    if (!attention_plain(i) || (in[Q].dt != DT_BF16 && in[Q].dt != DT_F16) || (i->a.head_dim != 64 && i->a.head_dim != 128)) return false;
     if (i->a.window > 0 || i->a.softcap > 0 || cuda_settings.deterministic || N > INT32_MAX / 2) return false;
     if (N < cudnn_from(i) * (run ? S : 1)) return false;
     memset(call, 0, sizeof *call);
@@ -331,14 +357,17 @@ extern "C" err cuda_attention(const struct run_ctx *run, const struct inst *inst
     struct cudnn_call call;
     if (scratch && cudnn_call_of(run, inst, in, out, &call) && (call.scratch = scratch, cudnn_takes(&call))) return by_cudnn(&call, &in[CU]);
     if (flash_takes(inst, in, 3, out, 1)) return flash_attention(inst, in, out);
-    struct packed a = packed_of(inst, in);
+    struct packed a;
+    enum form form;
+    TRY(refuse_shape(inst, &in[K]));
+    TRY(packed_of(inst, in, &in[CU_K], &in[BIAS], &a, &form));
     a.ldlse = out[1].ld;
     dim3 grid((unsigned)((a.N + TILE - 1) / TILE), (unsigned)a.H);
     size_t bytes = (size_t)(TILE + 2 * LANES) * a.stride * 4;
-    WITH_TYPE(in[Q].dt, WITH_COLUMNS(a.D, {
-        TRY(allow_shared((const void *)attend<T, NC>, bytes));
-        attend<T, NC><<<grid, THREADS, bytes, cuda_stream>>>(a, out[0].p, out[0].ld, view_f32(&out[1]));
-    }));
+    WITH_TYPE(in[Q].dt, WITH_COLUMNS(a.D, WITH_FORM(form, {
+        TRY(allow_shared((const void *)attend<T, NC, (enum form)F>, bytes));
+        attend<T, NC, (enum form)F><<<grid, THREADS, bytes, cuda_stream>>>(a, out[0].p, out[0].ld, view_f32(&out[1]));
+    })));
     return CUDA_LAUNCHED("attention");
 }
 
@@ -349,27 +378,35 @@ extern "C" size_t cuda_attention_bwd_scratch(const struct inst *i, const struct 
     return own > theirs ? own : theirs;
 }
 
+/* dq over tiles of queries, dk and dv over tiles of keys; either side may have no rows where the keys are another text's. */
+template <typename T, int NC, enum form F> static err general_bwd(const struct packed &a, struct view *out) {
+    size_t bytes = (size_t)(2 * TILE + 2 * LANES) * a.stride * 4;
+    unsigned queries = (unsigned)((a.N + TILE - 1) / TILE), keys = (unsigned)((a.M + TILE - 1) / TILE);
+    TRY(allow_shared((const void *)attend_dq<T, NC, F>, bytes));
+    TRY(allow_shared((const void *)attend_dkv<T, NC, F>, bytes));
+    if (queries) attend_dq<T, NC, F><<<dim3(queries, (unsigned)a.H), THREADS, bytes, cuda_stream>>>(a, out[0].p, out[0].ld);
+    TRY(CUDA_LAUNCHED("attention"));
+    if (keys) attend_dkv<T, NC, F><<<dim3(keys, (unsigned)a.K), THREADS, bytes, cuda_stream>>>(a, out[1].p, out[1].ld, out[2].p, out[2].ld);
+    return CUDA_LAUNCHED("attention");
+}
+
 extern "C" err cuda_attention_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     TRY(refuse_shape(inst, &in[Q]));
-    if (in[Q].d[0] < 1 || in[CU].d[0] < 2) return OK;
+    TRY(refuse_shape(inst, &in[K]));
+    if ((in[Q].d[0] < 1 && in[K].d[0] < 1) || in[CU].d[0] < 2) return OK;
     struct cudnn_call call;
     if (cudnn_call_of(run, inst, in, out, &call) && (call.scratch = scratch, cudnn_takes(&call))) return by_cudnn(&call, &in[CU]);
-    struct packed a = packed_of(inst, in);
+    struct packed a;
+    enum form form;
+    TRY(packed_of(inst, in, &in[BWD_CU_K], &in[BWD_BIAS], &a, &form));
     float *delta = (float *)scratch;
     a.o = in[O].p, a.ldo = in[O].ld, a.go = in[DO].p, a.ldgo = in[DO].ld;
     a.lse = view_f32(&in[LSE]), a.ldlse = in[LSE].ld, a.delta = delta;
-    unsigned warps = (unsigned)(((int64_t)a.N * a.H + WARPS - 1) / WARPS), tiles = (unsigned)((a.N + TILE - 1) / TILE);
-    WITH_TYPE(in[Q].dt, delta_of<T><<<warps, THREADS, 0, cuda_stream>>>(a, delta));
+    unsigned warps = (unsigned)(((int64_t)a.N * a.H + WARPS - 1) / WARPS);
+    if (warps) WITH_TYPE(in[Q].dt, delta_of<T><<<warps, THREADS, 0, cuda_stream>>>(a, delta));
     TRY(CUDA_LAUNCHED("attention"));
     const struct view read[] = {in[Q], in[K], in[V], in[DO]};
     if (flash_takes(inst, read, 4, out, 3)) return flash_attention_bwd(inst, in, out, delta);
-    size_t bytes = (size_t)(2 * TILE + 2 * LANES) * a.stride * 4;
-    WITH_TYPE(in[Q].dt, WITH_COLUMNS(a.D, {
-        TRY(allow_shared((const void *)attend_dq<T, NC>, bytes));
-        TRY(allow_shared((const void *)attend_dkv<T, NC>, bytes));
-        attend_dq<T, NC><<<dim3(tiles, (unsigned)a.H), THREADS, bytes, cuda_stream>>>(a, out[0].p, out[0].ld);
-        TRY(CUDA_LAUNCHED("attention"));
-        attend_dkv<T, NC><<<dim3(tiles, (unsigned)a.K), THREADS, bytes, cuda_stream>>>(a, out[1].p, out[1].ld, out[2].p, out[2].ld);
-    }));
-    return CUDA_LAUNCHED("attention");
+    WITH_TYPE(in[Q].dt, WITH_COLUMNS(a.D, WITH_FORM(form, return (general_bwd<T, NC, (enum form)F>(a, out)))));
+    return OK;
 }

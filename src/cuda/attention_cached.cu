@@ -1,5 +1,6 @@
 /* What decoding needs of attention on the card: kv_append and attention_cached, for any head size up to 256 and any of the three
- * compute types, with window, softcap and grouped heads. A layer's q, k and v may come unfinished, as a span of spans.c leaves them
+ * compute types, with window, softcap, grouped heads and a bias by distance (attend_biased); the cache may be of another text's keys
+ * (T5's cross-attention): pos is then that text's last. A layer's q, k and v may come unfinished, as a span of spans.c leaves them
  * (cuda_attend_fresh): then deltas, rotation and kv_append happen here by the way.
  *
  * Flash-decoding (Dao et al. 2023): a block has one row, one kv head and up to 8 of its query heads, so that a cached key or
@@ -232,7 +233,7 @@ template <typename T> __device__ __forceinline__ void join_splits(const struct c
 /* Block (row, kv head and head group, split). L lanes share a key, a warp has 32 / L keys at once, UNROLL times; each such
  * sub-warp keeps its own softmax, they meet at the end. DP: head size rounded up; G: query heads of this block. */
 template <typename T, int DP, int G, bool FRESH, int COUNT>
-__device__ __forceinline__ void attend_split(const struct cached &a, const struct delta16<T, 1> low[COUNT], int64_t n, int64_t h0, int heads, int kh, int which, struct split span) {
+__device__ __forceinline__ void attend_split(const struct cached &a, const struct by_distance *bias, const struct delta16<T, 1> low[COUNT], int64_t n, int64_t h0, int heads, int kh, int which, struct split span) {
     enum { WARPS = team<DP>::warps, EV = 16 / sizeof(T), L = DP / EV < 32 ? DP / EV : 32, VPL = DP / (EV * L), E = EV * VPL, SUB = 32 / L, UNROLL = G > 4 ? 2 : 4 };
     __shared__ float all_m[WARPS][G], all_l[WARPS][G], all_o[WARPS][G][DP];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = lane % L;
@@ -291,8 +292,10 @@ __device__ __forceinline__ void attend_split(const struct cached &a, const struc
                 for (int e = 0; e < E; e++) dot = fmaf(q[g][e], x[e], dot);
 #pragma unroll
                 for (int d = L / 2; d; d >>= 1) dot += __shfl_xor_sync(0xFFFFFFFFu, dot, d);
+                int t = base + u * WARPS * SUB + lane / L;
                 if (a.softcap > 0) dot = a.softcap * tanhf(dot / a.softcap);
-                s[u][g] = base + u * WARPS * SUB + lane / L < span.to ? dot : -INFINITY;
+                if (bias) dot += bias_at(*bias, t - a.pos[n], (int)h0 + min(g, heads - 1));
+                s[u][g] = t < span.to ? dot : -INFINITY;
             }
         }
 #pragma unroll
@@ -340,7 +343,7 @@ __device__ __forceinline__ void attend_split(const struct cached &a, const struc
     }
 }
 
-template <typename T, int DP, int G, bool FRESH> __global__ void __launch_bounds__(team<DP>::threads, DP > 128 || G > 4 ? 1 : 2) attend_cached(const __grid_constant__ struct cached a) {
+template <typename T, int DP, int G, bool FRESH> __device__ __forceinline__ void attend_row(const struct cached &a, const struct by_distance *bias) {
     int group = a.H / a.K, groups = (group + G - 1) / G, kh = blockIdx.y / groups, first = blockIdx.y % groups * G, heads = min(G, group - first);
     enum { COUNT = FRESH ? ((G + 2) * DP + team<DP>::threads - 1) / team<DP>::threads : 1 };
     int64_t n = blockIdx.x, h0 = (int64_t)kh * group + first;
@@ -351,8 +354,18 @@ template <typename T, int DP, int G, bool FRESH> __global__ void __launch_bounds
     wait_for_earlier();
     struct split span = split_of(a, n, blockIdx.z);
     if ((int)blockIdx.z >= span.live) return;
-    attend_split<T, DP, G, FRESH, COUNT>(a, low, n, h0, heads, kh, blockIdx.z, span);
+    attend_split<T, DP, G, FRESH, COUNT>(a, bias, low, n, h0, heads, kh, blockIdx.z, span);
     if (span.live > 1) join_splits<T>(a, n, h0, heads, span.live);
+}
+
+template <typename T, int DP, int G, bool FRESH> __global__ void __launch_bounds__(team<DP>::threads, DP > 128 || G > 4 ? 1 : 2) attend_cached(const __grid_constant__ struct cached a) {
+    attend_row<T, DP, G, FRESH>(a, NULL);
+}
+
+/* Apart from the others, which would carry the table in every launch. */
+struct biased { struct cached a; struct by_distance by; };
+template <typename T, int DP, int G> __global__ void __launch_bounds__(team<DP>::threads, DP > 128 || G > 4 ? 1 : 2) attend_biased(const __grid_constant__ struct biased b) {
+    attend_row<T, DP, G, false>(b.a, &b.by);
 }
 
 static int heads_per_block(int group) { return group > 4 ? MAX_HEADS : group > 1 ? 4 : 1; }
@@ -378,14 +391,23 @@ extern "C" size_t cuda_attention_cached_scratch(const struct inst *i, const stru
     return (size_t)parts * i->a.heads * (i->a.head_dim + 2) * 4;
 }
 
-template <typename T, int DP, bool FRESH> static err launch_cached(dim3 grid, int G, struct cached *a) {
-    const void *kernel = (const void *)attend_cached<T, DP, 8, FRESH>;
-    if (G == 1) kernel = (const void *)attend_cached<T, DP, 1, FRESH>;
-    else if (G == 4) kernel = (const void *)attend_cached<T, DP, 4, FRESH>;
-    return cuda_launch(kernel, grid, team<DP>::threads, 0, a, "attention_cached");
+template <typename T, int DP, bool FRESH> static const void *cached_kernel(int G) {
+    return G == 1 ? (const void *)attend_cached<T, DP, 1, FRESH> : G == 4 ? (const void *)attend_cached<T, DP, 4, FRESH> : (const void *)attend_cached<T, DP, 8, FRESH>;
 }
 
-template <bool FRESH> static err attend(const struct inst *inst, dtype dt, int64_t N, struct cached *a, void *scratch) {
+template <typename T, int DP> static const void *biased_kernel(int G) {
+    return G == 1 ? (const void *)attend_biased<T, DP, 1> : G == 4 ? (const void *)attend_biased<T, DP, 4> : (const void *)attend_biased<T, DP, 8>;
+}
+
+/* How a row is attended to: finished or fresh, with a bias or without. */
+enum kind { FINISHED, FRESH_ROW, WITH_BIAS };
+template <typename T, int DP> static const void *kernel_of(enum kind kind, int G) {
+    return kind == FRESH_ROW ? cached_kernel<T, DP, true>(G) : kind == WITH_BIAS ? biased_kernel<T, DP>(G) : cached_kernel<T, DP, false>(G);
+}
+
+/* b->by is read WITH_BIAS only; the other kernels' argument is b->a, which comes first. */
+static err attend(const struct inst *inst, dtype dt, int64_t N, enum kind kind, struct biased *b, void *scratch) {
+    struct cached *a = &b->a;
     a->part = (float *)scratch;
     a->H = inst->a.heads, a->K = inst->a.kv_heads, a->D = inst->a.head_dim, a->window = inst->a.window, a->splits = splits_of(inst, N, a->T);
     a->scale = inst->a.scale, a->softcap = inst->a.softcap;
@@ -393,9 +415,9 @@ template <bool FRESH> static err attend(const struct inst *inst, dtype dt, int64
     int G = heads_per_block(a->H / a->K);
     dim3 grid((unsigned)N, (unsigned)blocks_per_row(inst), (unsigned)a->splits);
     WITH_TYPE(dt, {
-        if (a->D <= 64) return launch_cached<T, 64, FRESH>(grid, G, a);
-        if (a->D <= 128) return launch_cached<T, 128, FRESH>(grid, G, a);
-        return launch_cached<T, 256, FRESH>(grid, G, a);
+        if (a->D <= 64) return cuda_launch(kernel_of<T, 64>(kind, G), grid, team<64>::threads, 0, b, "attention_cached");
+        if (a->D <= 128) return cuda_launch(kernel_of<T, 128>(kind, G), grid, team<128>::threads, 0, b, "attention_cached");
+        return cuda_launch(kernel_of<T, 256>(kind, G), grid, team<256>::threads, 0, b, "attention_cached");
     });
     return OK;
 }
@@ -405,21 +427,24 @@ extern "C" err cuda_attention_cached(const struct run_ctx *run, const struct ins
     TRY(refuse_shape(inst, &in[0]));
     if (in[0].d[0] < 1) return OK;
     if (in[0].dt != in[1].dt || in[0].dt != in[2].dt) return fail(E_INTERNAL, "attention_cached: cache and queries differ in type");
-    struct cached a = {};
+    struct biased b = {};
+    struct cached &a = b.a;
     a.q = in[0].p, a.k = in[1].p, a.v = in[2].p, a.o = out[0].p, a.ldq = in[0].ld, a.ldo = out[0].ld, a.T = in[1].d[2], a.slots = (int)in[1].d[0];
     a.slot = view_i32(&in[3]), a.pos = view_i32(&in[4]);
-    return attend<false>(inst, in[0].dt, in[0].d[0], &a, scratch);
+    if (in[5].p) TRY(by_distance_of(inst, &in[5], &b.by));
+    return attend(inst, in[0].dt, in[0].d[0], in[5].p ? WITH_BIAS : FINISHED, &b, scratch);
 }
 
 extern "C" err cuda_attend_fresh(const struct inst *inst, const struct view *in, struct view *out, const struct cuda_delta d[3], void *scratch) {
     const struct view *rope = in + MAX_IN, *cached = in + 4 * MAX_IN, *o = out + 4 * MAX_OUT;
     TRY(refuse_shape(inst + 4, &cached[0]));
     if (out[0].dt != cached[1].dt || out[0].dt != cached[2].dt) return fail(E_INTERNAL, "attention_cached: cache and queries differ in type");
-    struct cached a = {};
+    struct biased b = {};
+    struct cached &a = b.a;
     a.q = out[0].p, a.k = cached[1].p, a.v = cached[2].p, a.o = o->p, a.ldq = out[0].ld, a.ldo = o->ld, a.T = cached[1].d[2], a.slots = (int)cached[1].d[0];
     a.slot = view_i32(&cached[3]), a.pos = view_i32(&cached[4]);
     a.f.k = out[1].p, a.f.v = out[2].p, a.f.ldk = out[1].ld, a.f.ldv = out[2].ld, a.f.inv_freq = view_f32(&rope[2]), a.f.interleaved = inst[1].a.interleaved;
     a.f.r16 = out[0].dt != DT_F32 && inst[4].a.head_dim % 32 == 0;
     for (int k = 0; k < 3; k++) a.f.d[k] = d[k], a.f.r16 &= d[k].rank == 16 && d[k].wide;
-    return attend<true>(inst + 4, out[0].dt, out[0].d[0], &a, scratch);
+    return attend(inst + 4, out[0].dt, out[0].d[0], FRESH_ROW, &b, scratch);
 }
