@@ -57,7 +57,7 @@ bool cuda_plain_norm(const struct inst *i);
 err cuda_vector_norm(const struct inst *, const struct view *in, struct view *out);
 err cuda_vector_norm_bwd(const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_vector_norm_bwd_scratch(const struct view *in, const struct view *out);
-/* attention.cu */
+/* attention.cu, attention_cached.cu */
 err cuda_attention(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_kv_append(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);

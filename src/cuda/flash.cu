@@ -1,7 +1,7 @@
 /* Attention on the tensor cores, after FlashAttention (Dao et al. 2022) and FlashAttention-2 (Dao 2023): scores live in
  * registers only, a tile of rows passes over the tiles of the other side with a running softmax. For bf16 and f16, head
- * sizes 64 and 128, causal or not, grouped heads, packed sequences; refuses window, softcap, scale <= 0, rows or pointers
- * off 16 bytes (attention.cu has the form for those). mma.sync, ldmatrix and cp.async: sm_80 and later.
+ * sizes 64 and 128, causal or not, grouped heads, packed sequences; refuses window, softcap, bias, keys of another text,
+ * scale <= 0, rows or pointers off 16 bytes (attention.cu has the form for those). mma.sync, ldmatrix and cp.async: sm_80 and later.
  *
  * Tiles. A tile of rows never crosses a sequence. Where sequences begin is known on the device only: each warp counts the
  * tiles of the sequences before its own (tile_of), and the grid is their upper bound, ceil(N / tile) + S; blocks left over leave.
@@ -27,6 +27,7 @@
  *
  * Numerics: products of 16-bit operands with f32 sums; P and dS are rounded to the compute type before they multiply, l is
  * summed from P before rounding; exponentials base 2 by ex2.approx; lse in natural log. */
+#include "cuda/attention.cuh"
 #include "cuda/flash.cuh"
 
 /* --- the instructions ------------------------------------------------------------------------------------------- */
@@ -370,7 +371,7 @@ static int64_t most_tiles(int64_t tokens, int64_t sequences, int rows) { return 
 bool flash_takes(const struct inst *inst, const struct view *read, int n_read, const struct view *written, int n_written) {
     const struct op_attr *a = &inst->a;
     dtype dt = read[0].dt;
-    if ((dt != DT_BF16 && dt != DT_F16) || (a->head_dim != 64 && a->head_dim != 128)) return false;
+    if (!attention_plain(inst) || (dt != DT_BF16 && dt != DT_F16) || (a->head_dim != 64 && a->head_dim != 128)) return false;
     if (a->window > 0 || a->softcap > 0 || !(a->scale > 0) || read[0].d[0] > 2000000) return false; /* grid.y ends at 65535 */
     for (int i = 0; i < n_read + n_written; i++) {
         const struct view *x = i < n_read ? &read[i] : &written[i - n_read];

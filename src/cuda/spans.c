@@ -122,7 +122,7 @@ static bool decodes(const struct prog *p, const struct inst *s) {
 static bool plain_rope(const struct inst *i) { return (!i->a.rope_dims || i->a.rope_dims == i->a.head_dim) && (i->a.scale == 0 || i->a.scale == 1); }
 
 static bool is_attend(const struct prog *p, int i, const struct inst *s) {
-    if (s[0].a.n != 3 || !decodes(p, s) || s[4].op != &op_attention_cached) return false;
+    if (s[0].a.n != 3 || !decodes(p, s) || s[4].op != &op_attention_cached || has(s[4].in[5])) return false;
     bool wired = same(s[1].in[0], s[0].out[0]) && same(s[2].in[0], s[0].out[1]) && same(s[3].in[0], s[2].out[0]) && same(s[3].in[1], s[0].out[2]) && same(s[4].in[0], s[1].out[0]);
     wired = wired && same(s[4].in[1], s[3].in[4]) && same(s[4].in[2], s[3].in[5]) && same(s[3].in[3], s[4].in[4]) && same(s[1].in[1], s[4].in[4]) && same(s[2].in[1], s[4].in[4]);
     return wired && plain_rope(&s[1]) && plain_rope(&s[2]) && !s[1].a.inverse && dies(p, i, i + 4) && dies(p, i + 1, i + 4) && dies(p, i + 2, i + 4);

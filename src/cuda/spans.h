@@ -1,4 +1,4 @@
-/* What runs several instructions in one or two launches: spans.c finds them, elementwise.cu and attention.cu run what follows a product. */
+/* What runs several instructions in one or two launches: spans.c finds them, elementwise.cu and attention_cached.cu run what follows a product. */
 #ifndef CYC_CUDA_SPANS_H
 #define CYC_CUDA_SPANS_H
 #include "cuda/cuda.h"

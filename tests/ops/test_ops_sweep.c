@@ -140,11 +140,12 @@ static val floats(struct lab *l, enum role role, int nd, const int64_t *d, const
     return v;
 }
 /* An activation [N, cols] that wants a gradient. */
-static val activation(struct lab *l, int64_t cols, const char *name) {
-    val v = floats(l, ROLE_INPUT, 2, (int64_t[]){SYM_N, cols}, name);
+static val activation_of(struct lab *l, int64_t rows, int64_t cols, const char *name) {
+    val v = floats(l, ROLE_INPUT, 2, (int64_t[]){rows, cols}, name);
     prog_v(&l->p, v)->needs = true;
     return v;
 }
+static val activation(struct lab *l, int64_t cols, const char *name) { return activation_of(l, SYM_N, cols, name); }
 static val param(struct lab *l, int nd, const int64_t *d, const char *name) {
     val v = floats(l, ROLE_PARAM, nd, d, name);
     prog_v(&l->p, v)->needs = true;
@@ -282,33 +283,40 @@ static struct op_attr heads(const struct lab *l) {
         .heads = l->s->H, .kv_heads = l->s->K, .head_dim = l->s->D, .scale = 1 / sqrtf((float)l->s->D)};
 }
 
+/* The bounds of sequences that are len[s] long. */
+static val bounds(struct lab *l, const int64_t *len, const char *name) {
+    val cu = ints(l, SYM_S1, name, 1);
+    for (int s = 0; s < l->s->seqs; s++) ((int32_t *)l->data[cu.i])[s + 1] = ((int32_t *)l->data[cu.i])[s] + (int32_t)len[s];
+    return cu;
+}
+
 /* Variants: causal, not causal, window and soft-cap, a window of more than a tile, soft-cap without a mask, a bias by
- * distance with and without a mask, keys of another text. */
+ * distance with and without a mask (8 buckets; T5's 32), keys of another text, whose sequences are the same ones in another order, and
+ * of one with another number of rows, where some rows find no key and some keys are for no row. */
 static void build_attention(struct lab *l) {
     struct op_attr a = heads(l);
     a.causal = l->variant != 1 && l->variant != 4 && l->variant < 6;
     val bias = {0}, cu_k = {0};
-    if (card && l->variant >= 5) return; /* T5's, which a card refuses */
+    int64_t keys[SEQS], M = 0;
     if (l->variant == 2) a.window = 4, a.softcap = 2;
     if (l->variant == 3) a.window = 67;
     if (l->variant == 4) a.softcap = 1.5f;
-    val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), k = activation(l, (int64_t)a.kv_heads * a.head_dim, "k");
-    val v = activation(l, (int64_t)a.kv_heads * a.head_dim, "v"), cu = ints(l, SYM_S1, "cu", 1);
-    for (int s = 0; s < l->s->seqs; s++)
-        ((int32_t *)l->data[cu.i])[s + 1] = ((int32_t *)l->data[cu.i])[s] + (int32_t)l->s->len[s];
-    l->terms = (double)(l->N + a.head_dim);
+    for (int s = 0; s < l->s->seqs; M += keys[s++]) {
+        keys[s] = l->s->len[l->s->seqs - 1 - s];
+        if (l->variant == 8) keys[s] = s % 3 == 1 ? 0 : keys[s] + 5;
+    }
+    l->p.cap[-SYM_M] = M;
+    const int64_t rows = l->variant < 7 ? SYM_N : SYM_M, width = (int64_t)a.kv_heads * a.head_dim;
+    val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), k = activation_of(l, rows, width, "k"), v = activation_of(l, rows, width, "v");
+    val cu = bounds(l, l->s->len, "cu");
+    l->terms = (double)(l->N + M + a.head_dim);
     /* one key alone: dq = dk = 0, what is left of two equal sums of a head's terms */
-    if (l->N == 1 || l->variant == 7) l->cancelled = 1.5 * 1.5 * 1.5 * sqrt(a.head_dim) * a.scale;
+    if (l->N == 1 || l->variant >= 7) l->cancelled = 1.5 * 1.5 * 1.5 * sqrt(a.head_dim) * a.scale;
     l->loss_outs = 1;
-    if (l->variant == 5 || l->variant == 6) {
-        a.buckets = 8, a.distance = 40;
-        bias = floats(l, ROLE_BASE, 2, (int64_t[]){8, a.heads}, "bias");
-    }
-    if (l->variant == 7) { /* keys of another text, whose sequences are the same ones in another order */
-        cu_k = ints(l, SYM_S1, "cu k", 1);
-        for (int s = 0; s < l->s->seqs; s++)
-            ((int32_t *)l->data[cu_k.i])[s + 1] = ((int32_t *)l->data[cu_k.i])[s] + (int32_t)l->s->len[l->s->seqs - 1 - s];
-    }
+    if (l->variant == 5) a.buckets = 8, a.distance = 40;
+    if (l->variant == 6) a.buckets = 32, a.distance = 128;
+    if (a.buckets) bias = floats(l, ROLE_BASE, 2, (int64_t[]){a.buckets, a.heads}, "bias");
+    if (l->variant >= 7) cu_k = bounds(l, keys, "cu k");
     emit(l, &op_attention, (val[]){q, k, v, cu, cu_k, bias}, &a);
 }
 
@@ -368,7 +376,7 @@ static void build_gather(struct lab *l) {
 
 /* Rows of five slots; no two rows share a cell. */
 static void cache_of(struct lab *l, val *cache, val *slot, val *pos) {
-    const int apart = l->variant >= 4 ? 150 : 16; /* 4 and 5: far enough that a row is divided among blocks */
+    const int apart = l->variant >= 4 ? 150 : 16; /* far enough that a row is divided among blocks */
     const int64_t d[] = {5, l->s->K, l->N / 5 + 4 * apart + 6, l->s->D};
     cache[0] = floats(l, ROLE_STATE, 4, d, "cache k");
     cache[1] = floats(l, ROLE_STATE, 4, d, "cache v");
@@ -389,12 +397,13 @@ static void build_kv_append(struct lab *l) {
 
 static void build_attention_cached(struct lab *l) {
     struct op_attr a = heads(l);
-    static const int windows[] = {0, 3, 66, 0, 0, 400};
+    static const int windows[] = {0, 3, 66, 0, 0, 400, 0};
     a.window = windows[l->variant], a.softcap = l->variant == 1 ? 2 : 0;
     a.causal = true;
     val bias = {0};
-    if (card && l->variant == 3) return;
-    if (l->variant == 3) a.buckets = 8, a.distance = 40, bias = floats(l, ROLE_BASE, 2, (int64_t[]){8, a.heads}, "bias");
+    if (l->variant == 3) a.buckets = 8, a.distance = 40;
+    if (l->variant == 6) a.buckets = 32, a.distance = 128;
+    if (a.buckets) bias = floats(l, ROLE_BASE, 2, (int64_t[]){a.buckets, a.heads}, "bias");
     val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), cache[2], slot, pos;
     cache_of(l, cache, &slot, &pos);
     l->terms = (double)(l->N + 606 + a.head_dim);
@@ -426,10 +435,10 @@ static const struct row rows[] = {
     {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 5, false},
     {&op_linear, build_linear, 5, true},        {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
-    {&op_attention, build_attention, 8, false}, {&op_add, build_add, 1, false},
+    {&op_attention, build_attention, 9, false}, {&op_add, build_add, 1, false},
     {&op_glu, build_glu, 12, false},            {&op_head_loss, build_head_loss, 3, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
-    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 6, false},
+    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},
 };
 
