@@ -16,16 +16,17 @@
 static const struct crossing {
     const char *hf, *class, *gguf; /* model_type, architectures, general.architecture */
     bool windows;                  /* both formats have a key for a sliding window */
-    bool gelu, softcaps;           /* Gemma's gates and keys */
-} crossings[] = {{"llama", "LlamaForCausalLM", "llama", false, false, false},
-                 {"mistral", "MistralForCausalLM", "llama", false, false, false},
-                 {"qwen2", "Qwen2ForCausalLM", "qwen2", false, false, false},
+    bool gemma;                    /* its gates, soft-caps and layers by turns */
+    bool biases;                   /* llama.cpp loads its biases; where it has none, it refuses the file */
+} crossings[] = {{"llama", "LlamaForCausalLM", "llama", false, false, true},
+                 {"mistral", "MistralForCausalLM", "llama", false, false, true},
+                 {"qwen2", "Qwen2ForCausalLM", "qwen2", false, false, true},
                  {"qwen3", "Qwen3ForCausalLM", "qwen3", false, false, false},
                  {"smollm3", "SmolLM3ForCausalLM", "smollm3", false, false, false},
                  {"phi3", "Phi3ForCausalLM", "phi3", true, false, false},
-                 {"gemma2", "Gemma2ForCausalLM", "gemma2", true, true, true},
-                 {"gemma3_text", "Gemma3ForCausalLM", "gemma3", true, true, true},
-                 {"gpt2", "GPT2LMHeadModel", "gpt2", false, false, false}};
+                 {"gemma2", "Gemma2ForCausalLM", "gemma2", true, true, false},
+                 {"gemma3_text", "Gemma3ForCausalLM", "gemma3", true, true, false},
+                 {"gpt2", "GPT2LMHeadModel", "gpt2", false, false, true}};
 enum { N_CROSSINGS = sizeof crossings / sizeof *crossings };
 
 static const struct crossing *crossing_of(const struct model *m) {
@@ -158,8 +159,8 @@ static void sizes_make(const struct model *m, const struct crossing *c, struct g
         key_u32(out, c->gguf, "attention.value_length", z->head_dim);
     }
     if (c->windows) key_u32(out, c->gguf, "attention.sliding_window", widest_window(m));
-    if (c->softcaps && z->attn_softcap > 0) key_f32(out, c->gguf, "attn_logit_softcapping", z->attn_softcap);
-    if (c->softcaps && z->logit_softcap > 0) key_f32(out, c->gguf, "final_logit_softcapping", z->logit_softcap);
+    if (c->gemma && z->attn_softcap > 0) key_f32(out, c->gguf, "attn_logit_softcapping", z->attn_softcap);
+    if (c->gemma && z->logit_softcap > 0) key_f32(out, c->gguf, "final_logit_softcapping", z->logit_softcap);
     key_f32(out, c->gguf, layer_norms(m) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", z->norm_eps);
     positions_keys(m, c->gguf, out);
 }
@@ -201,10 +202,23 @@ static err read_as_gguf(const struct model *m, const struct crossing *c, struct 
     return e;
 }
 
+/* What llama.cpp would not read as our reader does; found by loading such files into it (tests/golden/make/crossing_loads.py). */
+static err loads(const struct model *m, const struct crossing *c) {
+    const struct rope_scaling *s = &m->rope[0].scaling;
+    for (int i = 0; i < m->n && !c->biases; i++)
+        if (str_ends(m->w[i].name, ".bias"))
+            return fail(E_UNSUPPORTED, "%s: %s files have no place for %s: llama.cpp would refuse it; stay in its own format", m->path, c->gguf, m->w[i].name);
+    if (s->type && !strcmp(s->type, "yarn") && (s->beta_fast != 32 || s->beta_slow != 1))
+        return fail(E_UNSUPPORTED, "%s: RoPE scaling yarn with beta_fast %g and beta_slow %g: llama.cpp takes 32 and 1 whatever a GGUF file says; stay in its own format",
+                    m->path, s->beta_fast, s->beta_slow);
+    return OK;
+}
+
 err crossing_to_gguf(const struct model *m) {
     struct model twin = {0};
     const struct crossing *c = crossing_of(m);
     if (!c) return no_crossing(m, "GGUF");
+    TRY(loads(m, c));
     err e = read_as_gguf(m, c, &twin);
     if (!e) e = same_model(m, "GGUF", &twin);
     arena_free(&twin.mem);
@@ -304,13 +318,13 @@ static void config_gemma(const struct model *m, json_t *j) {
 static json_t *config_decoder(const struct model *m, const struct crossing *c) {
     const struct shape *z = &m->shape;
     const int64_t window = widest_window(m);
-    json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:b}", "hidden_act", c->gelu ? "gelu_pytorch_tanh" : "silu",
+    json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:b}", "hidden_act", c->gemma ? "gelu_pytorch_tanh" : "silu",
                           "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn, "num_hidden_layers", (json_int_t)z->layers,
                           "num_attention_heads", (json_int_t)z->heads, "num_key_value_heads", (json_int_t)z->kv_heads, "head_dim",
                           (json_int_t)z->head_dim, "vocab_size", (json_int_t)z->vocab, "max_position_embeddings", (json_int_t)z->context,
                           "rms_norm_eps", short_real(z->norm_eps), "attention_bias", z->qkv_bias, "mlp_bias", z->mlp_bias);
     if (c->windows) json_object_set_new(j, "sliding_window", window ? json_integer((json_int_t)window) : json_null());
-    if (c->softcaps) config_gemma(m, j);
+    if (c->gemma) config_gemma(m, j);
     if (!strcmp(c->hf, "phi3")) json_object_set_new(j, "original_max_position_embeddings", json_integer((json_int_t)z->context));
     if (!strcmp(c->hf, "smollm3")) json_object_set_new(j, "no_rope_layers", rotating_layers(m));
     return j;

@@ -31,10 +31,6 @@ void positions_keys(const struct model *m, const char *arch, struct gguf_keys *o
         gguf_key_str(out, key(&n, "scaling.type"), t->scaling.type);
         gguf_key_f32(out, key(&n, "scaling.factor"), t->scaling.factor);
     }
-    if (is(t, "yarn")) {
-        gguf_key_f32(out, key(&n, "scaling.yarn_beta_fast"), t->scaling.beta_fast);
-        gguf_key_f32(out, key(&n, "scaling.yarn_beta_slow"), t->scaling.beta_slow);
-    }
     if (is(t, "longrope")) gguf_key_f32(out, key(&n, "scaling.attn_factor"), t->scale);
     if (is(t, "yarn") || is(t, "longrope")) gguf_key_u32(out, key(&n, "scaling.original_context_length"), (uint32_t)t->scaling.original);
 }
