@@ -69,6 +69,7 @@ static float shift_of(const struct model *m, const struct weight *w, bool from_f
 /* A weight of the base that changes its format. A matrix that was turned when it was opened is taken from where it lies so. */
 static struct item from_weight(const struct model *m, const struct weight *w, const char *name, const struct deltas *d, dtype to, bool to_gguf) {
     const struct tensor *file = w->turned && !m->gguf ? NULL : tensor_of_weight(m, w);
+    if (file && file->dt == DT_NONE) file = NULL; /* packed: what the model made of it */
     struct item it = {.t = {.name = name, .dt = to, .nd = w->nd},
                       .data = file ? file->data : w->data,
                       .dt = file ? file->dt : w->dt,
@@ -102,11 +103,21 @@ static err turn(const struct model *m, const struct weight *w, struct item *it) 
     return OK;
 }
 
+/* Is it beside a packed weight, as a part of it ("...weight.absmax", "...weight_scale")? */
+static bool part_of_packed(const struct model *m, const char *name) {
+    for (int i = 0; i < m->files.n; i++) {
+        const struct tensor *t = &m->files.t[i];
+        size_t n = strlen(t->name);
+        if (t->dt == DT_NONE && n < strlen(name) && !memcmp(t->name, name, n) && (name[n] == '.' || name[n] == '_')) return true;
+    }
+    return false;
+}
+
 /* Every tensor of the base's file must be among the weights that cross. */
 static err no_strangers(const struct model *m, const char *to) {
     for (int i = 0; i < m->files.n; i++) {
         const char *name = m->files.t[i].name;
-        bool derived = str_ends(name, ".rotary_emb.inv_freq") || (m->shape.tied && !strcmp(name, "lm_head.weight")) || positions_tensor(name);
+        bool derived = str_ends(name, ".rotary_emb.inv_freq") || (m->shape.tied && !strcmp(name, "lm_head.weight")) || positions_tensor(name) || part_of_packed(m, name);
         for (const char *const *spare = m->family->spare; spare && *spare; spare++) derived |= str_ends(name, *spare);
         if (!derived && !weight_of_tensor(m, &m->files.t[i])) return fail(E_UNSUPPORTED, "%s: tensor %s has no place in %s", m->path, name, to);
     }
@@ -125,12 +136,6 @@ static dtype main_type(const struct model *m) {
     return most;
 }
 
-/* A matrix that the model unpacked from several tensors cannot be written back as one of them. */
-static err stored_plain(const struct model *m, const struct tensor *t, const struct weight *w) {
-    if (!w || w->nd != 2 || w->data == t->data || plain(t->dt)) return OK;
-    return fail(E_UNSUPPORTED, "%s: tensor %s is packed: it cannot be written into a Hugging Face folder yet", m->path, t->name);
-}
-
 err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
     const struct tensors *f = &m->files;
     if (!type) type = plain(main_type(m)) ? main_type(m) : DT_F16;
@@ -142,8 +147,9 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
         if (!t) return out_of_memory();
         for (int i = 0; i < f->n; i++) {
             const struct weight *w = weight_of_tensor(m, t[i]);
-            TRY(stored_plain(m, t[i], w));
-            list_add(l, from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
+            if (part_of_packed(m, t[i]->name)) continue;
+            if (!w && t[i]->dt == DT_NONE) return fail(E_UNSUPPORTED, "%s: tensor %s is %s, which cannot be written", m->path, t[i]->name, t[i]->stored);
+            list_add(l, w && t[i]->dt == DT_NONE ? from_weight(m, w, t[i]->name, d, type, false) : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
         }
         return OK;
     }
@@ -177,9 +183,10 @@ static dtype fitting(dtype want, int64_t cols) {
 static dtype type_of(const struct model *m, const struct item *it, const char *name, dtype type) {
     bool head = !strcmp(name, "output.weight") || (m->shape.tied && !strcmp(name, "token_embd.weight"));
     if (it->dt == DT_I32) return DT_I32;
-    if (!type) return plain(it->dt) || !it->delta ? it->dt : DT_F16;
+    const bool gguf_has = it->dt != DT_NF4 && it->dt != DT_E4M3;
+    if (!type) return gguf_has && (plain(it->dt) || !it->delta) ? it->dt : DT_F16;
     if (!head || bits(type) >= bits(DT_Q6_K)) return fitting(type, it->cols);
-    if (!it->delta && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
+    if (gguf_has && !it->delta && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
     return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : fitting(DT_Q8_0, it->cols);
 }
 
