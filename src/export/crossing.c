@@ -1,8 +1,11 @@
-/* See crossing.h. The table holds what the two formats call a family; its sizes come from struct shape, which both readers fill, so
- * that a family of llama's make-up crosses with a row here. What struct shape cannot hold (RoPE scaling) is refused. */
+/* See crossing.h. What is made for the other format is read again as its own readers would, before a byte is written, and must give the
+ * base's sizes, windows and RoPE tables (same_model): what the other format cannot say, or would mean otherwise by default (a window of
+ * Mistral's in GGUF, Gemma's pattern of layers), is refused by that and by no list. Names, orders, transpositions and Gemma's norms less 1
+ * follow from struct weight and struct shape (plan.c). Keys are those of llama.cpp's converter. */
 #define _DEFAULT_SOURCE
 #include "export/crossing.h"
 #include "base/log.h"
+#include "export/positions.h"
 #include "io/tokenizer_out.h"
 #include <dirent.h>
 #include <jansson.h>
@@ -12,10 +15,18 @@
 
 static const struct crossing {
     const char *hf, *class, *gguf; /* model_type, architectures, general.architecture */
-} crossings[] = {{"llama", "LlamaForCausalLM", "llama"},
-                 {"mistral", "MistralForCausalLM", "llama"},
-                 {"qwen2", "Qwen2ForCausalLM", "qwen2"},
-                 {"qwen3", "Qwen3ForCausalLM", "qwen3"}};
+    bool windows;                  /* both formats have a key for a sliding window */
+    bool gemma;                    /* its gates, soft-caps and layers by turns */
+    bool biases;                   /* llama.cpp loads its biases; where it has none, it refuses the file */
+} crossings[] = {{"llama", "LlamaForCausalLM", "llama", false, false, true},
+                 {"mistral", "MistralForCausalLM", "llama", false, false, true},
+                 {"qwen2", "Qwen2ForCausalLM", "qwen2", false, false, true},
+                 {"qwen3", "Qwen3ForCausalLM", "qwen3", false, false, false},
+                 {"smollm3", "SmolLM3ForCausalLM", "smollm3", false, false, false},
+                 {"phi3", "Phi3ForCausalLM", "phi3", true, false, false},
+                 {"gemma2", "Gemma2ForCausalLM", "gemma2", true, true, false},
+                 {"gemma3_text", "Gemma3ForCausalLM", "gemma3", true, true, false},
+                 {"gpt2", "GPT2LMHeadModel", "gpt2", false, false, true}};
 enum { N_CROSSINGS = sizeof crossings / sizeof *crossings };
 
 static const struct crossing *crossing_of(const struct model *m) {
@@ -33,27 +44,74 @@ static err no_crossing(const struct model *m, const char *to) {
     return e;
 }
 
-/* RoPE as the base alone gives it, and no sliding windows: either would need keys of its own in the other format. */
-static err plain_positions(const struct model *m) {
-    const struct rope_table *rope = &m->rope[0];
-    for (int64_t j = 0; j < rope->dims / 2; j++) {
-        double plain = pow(rope->base, -2.0 * (double)j / (double)rope->dims);
-        if (rope->dims != m->shape.head_dim || rope->scale != 1 || fabs(rope->inv_freq[j] - plain) > 1e-5 * plain)
-            return fail(E_UNSUPPORTED, "%s: RoPE scaling cannot cross between formats yet; stay in its own", m->path);
-    }
+static bool learned_positions(const struct model *m) { return model_weight(m, "position_embd.weight") != NULL; }
+static bool layer_norms(const struct model *m) { return model_weight(m, "output_norm.bias") != NULL; }
+
+static int64_t widest_window(const struct model *m) {
+    int64_t most = 0;
     for (int64_t l = 0; l < m->shape.layers; l++)
-        if (m->layer[l].window || m->layer[l].rope != rope)
-            return fail(E_UNSUPPORTED, "%s: sliding windows and layers without positions cannot cross between formats yet; stay in its own",
-                        m->path);
+        if (m->layer[l].window > most) most = m->layer[l].window;
+    return most;
+}
+
+/* --- the same model? ------------------------------------------------------------------------------------------------- */
+static bool same_real(double a, double b) { return fabs(a - b) <= 1e-6 * fabs(a); }
+
+static err differs(const struct model *m, const char *to, const char *what, double have, double read) {
+    return fail(E_UNSUPPORTED, "%s: %s cannot say its %s (%.6g, and %.6g would be read); stay in its own format", m->path, to, what, have, read);
+}
+
+static err same_table(const struct model *m, const char *to, const struct rope_table *a, const struct rope_table *b) {
+    if (a->dims != b->dims) return differs(m, to, "rotated columns", (double)a->dims, (double)b->dims);
+    if (!same_real(a->scale, b->scale)) return differs(m, to, "RoPE scaling: sine and cosine are scaled by its factor", a->scale, b->scale);
+    for (int64_t j = 0; j < a->dims / 2; j++)
+        if (!same_real(a->inv_freq[j], b->inv_freq[j]))
+            return differs(m, to, "RoPE scaling: a frequency", a->inv_freq[j], b->inv_freq[j]);
     return OK;
 }
 
-/* --- to GGUF --------------------------------------------------------------------------------------------------------- */
-err crossing_to_gguf(const struct model *m) {
-    if (!crossing_of(m)) return no_crossing(m, "GGUF");
-    return plain_positions(m);
+static err same_layers(const struct model *m, const char *to, const struct model *b) {
+    for (int64_t l = 0; l < m->shape.layers; l++) {
+        const struct layer *x = &m->layer[l], *y = &b->layer[l];
+        char what[64];
+        snprintf(what, sizeof what, "sliding windows: layer %lld's", (long long)l);
+        if (x->window != y->window) return differs(m, to, what, (double)x->window, (double)y->window);
+        snprintf(what, sizeof what, "layers without positions: layer %lld", (long long)l);
+        if (!x->rope != !y->rope) return differs(m, to, what, x->rope ? 1 : 0, y->rope ? 1 : 0);
+        if (x->rope) TRY(same_table(m, to, x->rope, y->rope));
+    }
+    return OK;
 }
 
+static double score_scale(const struct shape *z) { return z->attn_scale > 0 ? z->attn_scale : 1 / sqrt((double)z->head_dim); }
+
+/* b: what a reader of the other format makes of what would be written. */
+static err same_model(const struct model *m, const char *to, const struct model *b) {
+    const struct shape *x = &m->shape, *y = &b->shape;
+    const struct {
+        const char *what;
+        double a, b;
+    } sizes[] = {{"number of layers", (double)x->layers, (double)y->layers},
+                 {"width", (double)x->width, (double)y->width},
+                 {"heads", (double)x->heads, (double)y->heads},
+                 {"key and value heads", (double)x->kv_heads, (double)y->kv_heads},
+                 {"head size", (double)x->head_dim, (double)y->head_dim},
+                 {"inner width", (double)x->ffn, (double)y->ffn},
+                 {"vocabulary", (double)x->vocab, (double)y->vocab},
+                 {"context", (double)x->context, (double)y->context},
+                 {"norms' epsilon", x->norm_eps, y->norm_eps},
+                 {"scale of scores", score_scale(x), score_scale(y)},
+                 {"soft-cap of scores", x->attn_softcap, y->attn_softcap},
+                 {"soft-cap of logits", x->logit_softcap, y->logit_softcap},
+                 {"scale of embeddings", x->embed_scale, y->embed_scale},
+                 {"tied head", x->tied, y->tied},
+                 {"bound context", x->hard_context, y->hard_context}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (!same_real(sizes[i].a, sizes[i].b)) return differs(m, to, sizes[i].what, sizes[i].a, sizes[i].b);
+    return same_layers(m, to, b);
+}
+
+/* --- to GGUF --------------------------------------------------------------------------------------------------------- */
 /* Architectures whose q and k llama.cpp's converter puts into pairs (LlamaModel of convert_hf_to_gguf.py and what inherits from it). */
 static bool keeps_pairs(const char *architecture) {
     static const char *const names[] = {"llama", "smollm3"};
@@ -74,30 +132,97 @@ err crossing_twin(const struct model *m, struct model *out) {
     return m->family->tensors(out);
 }
 
-static void sizes_make(const struct model *m, const char *arch, struct gguf_keys *out) {
-    const struct shape *z = &m->shape;
-    const struct {
-        const char *name;
-        int64_t n;
-    } sizes[] = {{"block_count", z->layers},
-                 {"context_length", z->context},
-                 {"embedding_length", z->width},
-                 {"feed_forward_length", z->ffn},
-                 {"attention.head_count", z->heads},
-                 {"attention.head_count_kv", z->kv_heads},
-                 {"attention.key_length", z->head_dim},
-                 {"attention.value_length", z->head_dim},
-                 {"rope.dimension_count", z->head_dim},
-                 {"vocab_size", z->vocab}};
+static void key_u32(struct gguf_keys *out, const char *arch, const char *name, int64_t n) {
     char key[96];
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        snprintf(key, sizeof key, "%s.%s", arch, sizes[i].name);
-        gguf_key_u32(out, key, (uint32_t)sizes[i].n);
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    gguf_key_u32(out, key, (uint32_t)n);
+}
+
+static void key_f32(struct gguf_keys *out, const char *arch, const char *name, double v) {
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    gguf_key_f32(out, key, v);
+}
+
+static void sizes_make(const struct model *m, const struct crossing *c, struct gguf_keys *out) {
+    const struct shape *z = &m->shape;
+    const int64_t context = m->rope[0].scaling.context && z->hard_context ? m->rope[0].scaling.context : z->context;
+    key_u32(out, c->gguf, "block_count", z->layers);
+    key_u32(out, c->gguf, "context_length", context);
+    key_u32(out, c->gguf, "embedding_length", z->width);
+    key_u32(out, c->gguf, "feed_forward_length", z->ffn);
+    key_u32(out, c->gguf, "attention.head_count", z->heads);
+    key_u32(out, c->gguf, "vocab_size", z->vocab);
+    if (!learned_positions(m)) {
+        key_u32(out, c->gguf, "attention.head_count_kv", z->kv_heads);
+        key_u32(out, c->gguf, "attention.key_length", z->head_dim);
+        key_u32(out, c->gguf, "attention.value_length", z->head_dim);
     }
-    snprintf(key, sizeof key, "%s.attention.layer_norm_rms_epsilon", arch);
-    gguf_key_f32(out, key, z->norm_eps);
-    snprintf(key, sizeof key, "%s.rope.freq_base", arch);
-    gguf_key_f32(out, key, m->rope[0].base);
+    if (c->windows) key_u32(out, c->gguf, "attention.sliding_window", widest_window(m));
+    if (c->gemma && z->attn_softcap > 0) key_f32(out, c->gguf, "attn_logit_softcapping", z->attn_softcap);
+    if (c->gemma && z->logit_softcap > 0) key_f32(out, c->gguf, "final_logit_softcapping", z->logit_softcap);
+    key_f32(out, c->gguf, layer_norms(m) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", z->norm_eps);
+    positions_keys(m, c->gguf, out);
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name); }
+
+/* The tensors of the file to be, as far as readers of sizes look at them. */
+static err tensors_named(const struct model *m, arena *mem, struct tensors *ts) {
+    int extra;
+    struct tensor more[POSITION_TENSORS];
+    TRY(positions_tensors(m, mem, more, &extra));
+    ts->t = arena_alloc(mem, (size_t)(m->n + extra) * sizeof *ts->t);
+    if (!ts->t) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < m->n; i++) {
+        ts->t[ts->n] = (struct tensor){.name = m->w[i].name, .dt = m->w[i].dt, .nd = m->w[i].nd};
+        memcpy(ts->t[ts->n++].d, m->w[i].d, sizeof m->w[i].d);
+    }
+    for (int i = 0; i < extra; i++) ts->t[ts->n++] = more[i];
+    qsort(ts->t, (size_t)ts->n, sizeof *ts->t, by_name);
+    return OK;
+}
+
+static err read_as_gguf(const struct model *m, const struct crossing *c, struct model *twin) {
+    str bytes = {0};
+    struct gguf_keys keys = {0};
+    struct tensors ts;
+    sizes_make(m, c, &keys);
+    err e = gguf_keys_open(&keys, &bytes, &ts);
+    gguf_keys_free(&keys);
+    if (!e) {
+        *twin = (struct model){.path = m->path, .gguf = true, .family = model_family(c->gguf, false)};
+        e = tensors_named(m, &twin->mem, &ts);
+        twin->files = ts; /* for the reader of sizes alone: not the twin's to close */
+        if (!e) e = twin->family->sizes(twin, ts.meta, NULL);
+        twin->files = (struct tensors){0};
+        tensors_close(&ts);
+    }
+    str_free(&bytes);
+    return e;
+}
+
+/* What llama.cpp would not read as our reader does; found by loading such files into it (tests/golden/make/crossing_loads.py). */
+static err loads(const struct model *m, const struct crossing *c) {
+    const struct rope_scaling *s = &m->rope[0].scaling;
+    for (int i = 0; i < m->n && !c->biases; i++)
+        if (str_ends(m->w[i].name, ".bias"))
+            return fail(E_UNSUPPORTED, "%s: %s files have no place for %s: llama.cpp would refuse it; stay in its own format", m->path, c->gguf, m->w[i].name);
+    if (s->type && !strcmp(s->type, "yarn") && (s->beta_fast != 32 || s->beta_slow != 1))
+        return fail(E_UNSUPPORTED, "%s: RoPE scaling yarn with beta_fast %g and beta_slow %g: llama.cpp takes 32 and 1 whatever a GGUF file says; stay in its own format",
+                    m->path, s->beta_fast, s->beta_slow);
+    return OK;
+}
+
+err crossing_to_gguf(const struct model *m) {
+    struct model twin = {0};
+    const struct crossing *c = crossing_of(m);
+    if (!c) return no_crossing(m, "GGUF");
+    TRY(loads(m, c));
+    err e = read_as_gguf(m, c, &twin);
+    if (!e) e = same_model(m, "GGUF", &twin);
+    arena_free(&twin.mem);
+    return e;
 }
 
 static const char *last_part(const char *path) {
@@ -127,12 +252,12 @@ static void copy_keys(const struct gguf_meta *meta, dtype type, struct gguf_keys
 err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
     if (m->gguf) return copy_keys(m->files.meta, type, out), OK;
     TRY(crossing_to_gguf(m));
-    const char *arch = crossing_of(m)->gguf;
-    gguf_key_str(out, "general.architecture", arch);
+    const struct crossing *c = crossing_of(m);
+    gguf_key_str(out, "general.architecture", c->gguf);
     gguf_key_str(out, "general.type", "model");
     gguf_key_str(out, "general.name", last_part(m->path));
     type_make(type, out);
-    sizes_make(m, arch, out);
+    sizes_make(m, c, out);
     if (m->random) return OK;
     str file = {0};
     str_addf(&file, "%s/tokenizer.json", m->path);
@@ -144,40 +269,107 @@ err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
 }
 
 /* --- to Hugging Face ------------------------------------------------------------------------------------------------- */
-err crossing_to_hf(const struct model *m) {
-    if (!crossing_of(m)) return no_crossing(m, "a Hugging Face folder");
-    return plain_positions(m);
-}
-
 static const char *dtype_word(dtype dt) { return dt == DT_F32 ? "float32" : dt == DT_F16 ? "float16" : "bfloat16"; }
 
-/* A real as the shortest decimal that is the same f32: metadata has f32, people wrote 1e-05. */
-static json_t *short_real(double v) {
-    char text[40];
-    for (int digits = 1; digits <= 9; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, v);
-        if (strtof(text, NULL) == (float)v) break;
-    }
-    return json_real(strtod(text, NULL));
-}
-
-static json_t *config_made(const struct model *m) {
-    const struct shape *z = &m->shape;
-    const struct crossing *c = crossing_of(m);
-    json_t *j =
-        json_pack("{s:[s], s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:b, s:b}", "architectures", c->class,
-                  "model_type", c->hf, "hidden_act", "silu", "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn,
-                  "num_hidden_layers", (json_int_t)z->layers, "num_attention_heads", (json_int_t)z->heads, "num_key_value_heads",
-                  (json_int_t)z->kv_heads, "head_dim", (json_int_t)z->head_dim, "vocab_size", (json_int_t)z->vocab,
-                  "max_position_embeddings", (json_int_t)z->context, "rms_norm_eps", short_real(z->norm_eps), "rope_theta",
-                  short_real(m->rope[0].base), "tie_word_embeddings", z->tied, "attention_bias", z->qkv_bias, "mlp_bias", z->mlp_bias);
+/* Ids that the tokenizer's metadata names; the others are null, since classes have defaults of their own. */
+static void ids_into(const struct model *m, json_t *j) {
     static const char *const ids[][2] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"},
                                          {"eos_token_id", "tokenizer.ggml.eos_token_id"},
                                          {"pad_token_id", "tokenizer.ggml.padding_token_id"}};
     uint64_t id;
-    for (int i = 0; m->files.meta && i < 3; i++)
-        if (gguf_u64(m->files.meta, ids[i][1], &id)) json_object_set_new(j, ids[i][0], json_integer((json_int_t)id));
+    for (int i = 0; i < 3; i++)
+        json_object_set_new(j, ids[i][0],
+                            m->files.meta && gguf_u64(m->files.meta, ids[i][1], &id) && id < (uint64_t)m->shape.vocab ? json_integer((json_int_t)id)
+                                                                                                                    : json_null());
+}
+
+static json_t *real_or_null(double v) { return v > 0 ? short_real(v) : json_null(); }
+
+static json_t *types_of_layers(const struct model *m) {
+    json_t *list = json_array();
+    for (int64_t l = 0; l < m->shape.layers; l++) json_array_append_new(list, json_string(m->layer[l].window ? "sliding_attention" : "full_attention"));
+    return list;
+}
+
+static json_t *rotating_layers(const struct model *m) {
+    json_t *list = json_array();
+    for (int64_t l = 0; l < m->shape.layers; l++) json_array_append_new(list, json_integer(m->layer[l].rope != NULL));
+    return list;
+}
+
+/* GPT-2 has words of its own. */
+static json_t *config_gpt2(const struct model *m) {
+    const struct shape *z = &m->shape;
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "activation_function", "gelu_new", "n_embd", (json_int_t)z->width, "n_layer",
+                     (json_int_t)z->layers, "n_head", (json_int_t)z->heads, "n_inner", (json_int_t)z->ffn, "n_positions", (json_int_t)z->context,
+                     "n_ctx", (json_int_t)z->context, "vocab_size", (json_int_t)z->vocab, "layer_norm_epsilon", short_real(z->norm_eps));
+}
+
+static void config_gemma(const struct model *m, json_t *j) {
+    const struct shape *z = &m->shape;
+    double scalar = 1 / (score_scale(z) * score_scale(z));
+    json_object_update_new(j, json_pack("{s:s, s:o, s:o, s:o}", "hidden_activation", "gelu_pytorch_tanh", "query_pre_attn_scalar",
+                                        fabs(scalar - round(scalar)) < 1e-4 ? json_integer((json_int_t)round(scalar)) : short_real(scalar),
+                                        "attn_logit_softcapping", real_or_null(z->attn_softcap), "final_logit_softcapping",
+                                        real_or_null(z->logit_softcap)));
+    json_object_set_new(j, "layer_types", types_of_layers(m));
+}
+
+static json_t *config_decoder(const struct model *m, const struct crossing *c) {
+    const struct shape *z = &m->shape;
+    const int64_t window = widest_window(m);
+    json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:b}", "hidden_act", c->gemma ? "gelu_pytorch_tanh" : "silu",
+                          "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn, "num_hidden_layers", (json_int_t)z->layers,
+                          "num_attention_heads", (json_int_t)z->heads, "num_key_value_heads", (json_int_t)z->kv_heads, "head_dim",
+                          (json_int_t)z->head_dim, "vocab_size", (json_int_t)z->vocab, "max_position_embeddings", (json_int_t)z->context,
+                          "rms_norm_eps", short_real(z->norm_eps), "attention_bias", z->qkv_bias, "mlp_bias", z->mlp_bias);
+    if (c->windows) json_object_set_new(j, "sliding_window", window ? json_integer((json_int_t)window) : json_null());
+    if (c->gemma) config_gemma(m, j);
+    if (!strcmp(c->hf, "phi3")) json_object_set_new(j, "original_max_position_embeddings", json_integer((json_int_t)z->context));
+    if (!strcmp(c->hf, "smollm3")) json_object_set_new(j, "no_rope_layers", rotating_layers(m));
     return j;
+}
+
+/* original: positions_config(). */
+static err config_made(const struct model *m, double original, json_t **out) {
+    const struct crossing *c = crossing_of(m);
+    json_t *j = *out = learned_positions(m) ? config_gpt2(m) : config_decoder(m, c);
+    json_object_update_new(j, json_pack("{s:[s], s:s, s:b}", "architectures", c->class, "model_type", c->hf, "tie_word_embeddings", m->shape.tied));
+    ids_into(m, j);
+    return positions_config(m, original, j);
+}
+
+static err reads_same(const struct model *m, const json_t *config) {
+    struct model twin = {.path = m->path, .family = m->family};
+    err e = m->family->sizes(&twin, NULL, config);
+    if (!e) e = same_model(m, "config.json", &twin);
+    arena_free(&twin.mem);
+    return e;
+}
+
+/* The config.json that is read as this model. llama3's original context is none of GGUF's words: Llama 3's own, else the power of two that
+ * gives the file's divisors. */
+static err config_found(const struct model *m, json_t **out) {
+    double original = 8192;
+    err e;
+    if (!crossing_of(m)) return no_crossing(m, "a Hugging Face folder");
+    for (int power = 4;; power++) {
+        e = config_made(m, original, out);
+        if (!e) e = reads_same(m, *out);
+        const char *type = m->rope[0].scaling.type;
+        if (!e || !type || strcmp(type, "llama3") || power > 20) break;
+        json_decref(*out);
+        original = ldexp(1, power);
+    }
+    if (e) json_decref(*out), *out = NULL;
+    return e;
+}
+
+err crossing_to_hf(const struct model *m) {
+    json_t *config;
+    TRY(config_found(m, &config));
+    json_decref(config);
+    return gguf_find(m->files.meta, "tokenizer.ggml.tokens") ? tokenizer_to_hf_known(&m->files) : OK;
 }
 
 /* config.json of the base, with the output's type; what described a quantised base is gone with it. */
@@ -196,7 +388,8 @@ static err write_config(const struct model *m, dtype type, const char *folder) {
     json_t *j = NULL;
     str path = {0};
     if (!m->gguf && !m->random) TRY(config_copied(m, &j));
-    else j = config_made(m);
+    else if (m->gguf) TRY(config_found(m, &j));
+    else TRY(config_made(m, m->rope[0].scaling.original, &j));
     json_object_set_new(j, json_object_get(j, "dtype") ? "dtype" : "torch_dtype", json_string(dtype_word(type)));
     char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     str_addf(&path, "%s/config.json", folder);
@@ -250,5 +443,8 @@ static err copy_neighbours(const char *from, const char *to) {
 err folder_make(const struct model *m, dtype type, const char *folder) {
     TRY(write_config(m, type, folder));
     if (m->random) return OK;
-    return m->gguf ? tokenizer_to_hf(&m->files, folder) : copy_neighbours(m->path, folder);
+    if (!m->gguf) return copy_neighbours(m->path, folder);
+    if (gguf_find(m->files.meta, "tokenizer.ggml.tokens")) return tokenizer_to_hf(&m->files, folder);
+    log_warn("%s has no tokenizer: the folder gets none", m->path);
+    return OK;
 }

@@ -1,12 +1,12 @@
 /* Between the two formats of a model: what a Hugging Face folder says in config.json and tokenizer files, a GGUF file says in metadata.
  * Where input and output have one format everything is copied and no family needs to be known; where they differ it has to be made,
- * which is done for the families of crossing.c's table (llama) and refused by name for others. */
+ * which is done for the families of crossing.c's table and refused by name for others. What would be written is read again first. */
 #ifndef CYC_EXPORT_CROSSING_H
 #define CYC_EXPORT_CROSSING_H
 #include "io/tensors_out.h"
 #include "model/model.h"
 
-/* E_UNSUPPORTED where a model from a Hugging Face folder cannot be written as a GGUF file, and the other way round. */
+/* E_UNSUPPORTED, before anything is written, where a model from a Hugging Face folder cannot be written as a GGUF file, and the other way round. */
 err crossing_to_gguf(const struct model *m);
 err crossing_to_hf(const struct model *m);
 /* The family's tensors as GGUF files name and order them (rope_heads), of any family: an adapter's file needs no more. model_close() it. */

@@ -114,16 +114,23 @@ static void take_rows(const struct item *it, float *to) {
         for (int k = 0; k < it->delta->rank; k++) to[k * b->d[0] + o] = element(b, o, k);
 }
 
+static void source_row(const struct item *it, int64_t from, float *row) {
+    const size_t each = (size_t)dtype_info[it->dt].bytes;
+    if (!it->turned) dequantise_row(it->dt, (const char *)it->data + dtype_row_bytes(it->dt, it->cols) * (size_t)from, row, it->cols);
+    for (int64_t c = 0; c < it->cols && it->turned; c++) dequantise_row(it->dt, (const char *)it->data + each * (size_t)(c * it->rows + from), row + c, 1);
+    for (int64_t c = 0; c < it->cols && it->shift != 0; c++) row[c] += it->shift;
+}
+
 static void make_row(const struct item *it, const struct work *w, int64_t r, char *to, float *most) {
     float *row = w->rows + (size_t)omp_get_thread_num() * w->each, *b = row + it->cols;
     int64_t half = it->head && it->to_pairs ? rope_row_in_halves(r, it->head) : r,
             from = it->head && it->from_pairs ? rope_row_in_pairs(half, it->head) : half;
-    const char *src = (const char *)it->data + dtype_row_bytes(it->dt, it->cols) * (size_t)from;
-    if (it->dt == it->t.dt && !it->delta) {
-        memcpy(to, src, dtype_row_bytes(it->dt, it->cols));
+    if (it->dt == it->t.dt && !it->delta && !it->turned && it->shift == 0) {
+        size_t bytes = dtype_row_bytes(it->dt, it->cols);
+        memcpy(to, (const char *)it->data + bytes * (size_t)from, bytes);
         return;
     }
-    dequantise_row(it->dt, src, row, it->cols);
+    source_row(it, from, row);
     if (it->delta) {
         take_factors(it, half, b);
         add_products(row, w->a, b, it->delta->rank, it->cols);

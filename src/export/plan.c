@@ -4,6 +4,7 @@
  * too. Where they differ the family's list is, with both names of each weight (struct weight). */
 #include "export/crossing.h"
 #include "export/items.h"
+#include "export/positions.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,15 +60,23 @@ static struct item from_tensor(const struct tensor *t, const struct weight *w, c
     return it;
 }
 
-/* A weight of the base that changes its format. heads: of a matrix or bias whose rows change places. */
-static struct item from_weight(const struct model *m, const struct weight *w, const char *name, const struct deltas *d, dtype to) {
-    const struct tensor *file = tensor_of_weight(m, w);
+/* What to add to a vector: Hugging Face's files hold Gemma's norms less 1; ours in memory, and GGUF's, do not. */
+static float shift_of(const struct model *m, const struct weight *w, bool from_file, bool to_gguf) {
+    if (!m->shape.norm_plus_one || w->nd != 1 || str_ends(w->name, ".bias")) return 0;
+    return (float)to_gguf - (float)(m->gguf || !from_file);
+}
+
+/* A weight of the base that changes its format. A matrix that was turned when it was opened is taken from where it lies so. */
+static struct item from_weight(const struct model *m, const struct weight *w, const char *name, const struct deltas *d, dtype to, bool to_gguf) {
+    const struct tensor *file = w->turned && !m->gguf ? NULL : tensor_of_weight(m, w);
+    if (file && file->dt == DT_NONE) file = NULL; /* packed: what the model made of it */
     struct item it = {.t = {.name = name, .dt = to, .nd = w->nd},
                       .data = file ? file->data : w->data,
                       .dt = file ? file->dt : w->dt,
                       .mapped = file != NULL,
                       .rows = w->nd == 2 ? w->d[0] : 1,
                       .cols = w->d[w->nd - 1],
+                      .shift = shift_of(m, w, file != NULL, to_gguf),
                       .delta = w->nd == 2 ? deltas_of(d, w) : NULL};
     memcpy(it.t.d, w->d, sizeof it.t.d);
     return it;
@@ -82,11 +91,34 @@ static void move_rows(struct item *it, int heads, bool to_pairs) {
     it->from_pairs = !to_pairs;
 }
 
+/* GPT-2's matrices (Conv1D) are [in, out] in Hugging Face's files: rows of the output are inputs, and columns of what we have. */
+static err turn(const struct model *m, const struct weight *w, struct item *it) {
+    if (!w->turned) return OK;
+    if (!plain(it->dt))
+        return fail(E_UNSUPPORTED, "%s: tensor %s is %s and would have to be transposed: write a GGUF file of --type f16 first, then convert that",
+                    m->path, w->name, dtype_info[it->dt].name);
+    it->turned = it->transposed = true;
+    it->rows = it->t.d[0] = w->d[1];
+    it->cols = it->t.d[1] = w->d[0];
+    return OK;
+}
+
+/* Is it beside a packed weight, as a part of it ("...weight.absmax", "...weight_scale")? */
+static bool part_of_packed(const struct model *m, const char *name) {
+    for (int i = 0; i < m->files.n; i++) {
+        const struct tensor *t = &m->files.t[i];
+        size_t n = strlen(t->name);
+        if (t->dt == DT_NONE && n < strlen(name) && !memcmp(t->name, name, n) && (name[n] == '.' || name[n] == '_')) return true;
+    }
+    return false;
+}
+
 /* Every tensor of the base's file must be among the weights that cross. */
 static err no_strangers(const struct model *m, const char *to) {
     for (int i = 0; i < m->files.n; i++) {
         const char *name = m->files.t[i].name;
-        bool derived = str_ends(name, ".rotary_emb.inv_freq") || (m->shape.tied && !strcmp(name, "lm_head.weight"));
+        bool derived = str_ends(name, ".rotary_emb.inv_freq") || (m->shape.tied && !strcmp(name, "lm_head.weight")) || positions_tensor(name) || part_of_packed(m, name);
+        for (const char *const *spare = m->family->spare; spare && *spare; spare++) derived |= str_ends(name, *spare);
         if (!derived && !weight_of_tensor(m, &m->files.t[i])) return fail(E_UNSUPPORTED, "%s: tensor %s has no place in %s", m->path, name, to);
     }
     return OK;
@@ -104,12 +136,6 @@ static dtype main_type(const struct model *m) {
     return most;
 }
 
-/* A matrix that the model unpacked from several tensors cannot be written back as one of them. */
-static err stored_plain(const struct model *m, const struct tensor *t, const struct weight *w) {
-    if (!w || w->nd != 2 || w->data == t->data || plain(t->dt)) return OK;
-    return fail(E_UNSUPPORTED, "%s: tensor %s is packed: it cannot be written into a Hugging Face folder yet", m->path, t->name);
-}
-
 err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
     const struct tensors *f = &m->files;
     if (!type) type = plain(main_type(m)) ? main_type(m) : DT_F16;
@@ -121,8 +147,9 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
         if (!t) return out_of_memory();
         for (int i = 0; i < f->n; i++) {
             const struct weight *w = weight_of_tensor(m, t[i]);
-            TRY(stored_plain(m, t[i], w));
-            list_add(l, from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
+            if (part_of_packed(m, t[i]->name)) continue;
+            if (!w && t[i]->dt == DT_NONE) return fail(E_UNSUPPORTED, "%s: tensor %s is %s, which cannot be written", m->path, t[i]->name, t[i]->stored);
+            list_add(l, w && t[i]->dt == DT_NONE ? from_weight(m, w, t[i]->name, d, type, false) : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
         }
         return OK;
     }
@@ -131,8 +158,9 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
     for (int i = 0; i < m->n; i++) {
         const char *name = hf_name(&l->mem, &m->w[i]);
         if (!name) return out_of_memory();
-        struct item it = from_weight(m, &m->w[i], name, d, type);
+        struct item it = from_weight(m, &m->w[i], name, d, type, false);
         move_rows(&it, m->w[i].rope_heads, false);
+        TRY(turn(m, &m->w[i], &it));
         list_add(l, it);
     }
     return OK;
@@ -155,9 +183,10 @@ static dtype fitting(dtype want, int64_t cols) {
 static dtype type_of(const struct model *m, const struct item *it, const char *name, dtype type) {
     bool head = !strcmp(name, "output.weight") || (m->shape.tied && !strcmp(name, "token_embd.weight"));
     if (it->dt == DT_I32) return DT_I32;
-    if (!type) return plain(it->dt) || !it->delta ? it->dt : DT_F16;
+    const bool gguf_has = it->dt != DT_NF4 && it->dt != DT_E4M3;
+    if (!type) return gguf_has && (plain(it->dt) || !it->delta) ? it->dt : DT_F16;
     if (!head || bits(type) >= bits(DT_Q6_K)) return fitting(type, it->cols);
-    if (!it->delta && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
+    if (gguf_has && !it->delta && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
     return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : fitting(DT_Q8_0, it->cols);
 }
 
@@ -178,6 +207,15 @@ static int heads_of(const struct model *m, const char *name) {
     return 0;
 }
 
+/* Tables that config.json has as numbers. */
+static err add_positions(struct items *l, const struct model *m) {
+    struct tensor t[POSITION_TENSORS];
+    int n;
+    TRY(positions_tensors(m, &l->mem, t, &n));
+    for (int i = 0; i < n; i++) list_add(l, (struct item){.t = t[i], .data = t[i].data, .dt = DT_F32, .rows = 1, .cols = t[i].d[0]});
+    return OK;
+}
+
 static err plan_made(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
     struct model twin;
     TRY(crossing_to_gguf(m));
@@ -185,13 +223,13 @@ static err plan_made(struct items *l, const struct model *m, const struct deltas
     err e = crossing_twin(m, &twin);
     for (int i = 0; i < m->n && !e; i++) {
         const struct weight *w = &m->w[i];
-        struct item it = from_weight(m, w, w->name, d, DT_F32);
-        if (w->nd == 2) it.t.dt = type_of(m, &it, w->name, type);
+        struct item it = from_weight(m, w, w->name, d, DT_F32, true);
+        if (w->nd == 2 && strcmp(w->name, "position_embd.weight") != 0) it.t.dt = type_of(m, &it, w->name, type); /* positions: f32, as llama.cpp's */
         move_rows(&it, heads_of(&twin, w->name), true);
         list_add(l, it);
     }
     model_close(&twin);
-    return e;
+    return e ? e : add_positions(l, m);
 }
 
 err items_plan_gguf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
@@ -203,7 +241,7 @@ err items_plan_gguf(struct items *l, const struct model *m, const struct deltas 
         str_free(&known);
         return e;
     }
-    TRY(list_init(l, m->n + m->files.n));
+    TRY(list_init(l, m->n + m->files.n + POSITION_TENSORS));
     TRY(m->gguf ? plan_same(l, m, d, type) : plan_made(l, m, d, type));
     size_t sum[DT_ALL] = {0};
     for (int i = 0; i < l->n; i++)

@@ -289,17 +289,21 @@ static err read_back(const char *folder, const tokenizer *t) {
     return e;
 }
 
+err tokenizer_to_hf_known(const struct tensors *gguf) {
+    struct gguf_pre pre;
+    const char *model = gguf_str(gguf->meta, "tokenizer.ggml.model");
+    if (model && !strcmp(model, "gpt2") && pre_of(gguf->meta, &pre)) return OK;
+    return fail(E_UNSUPPORTED,
+                "%s: tokenizer.json can be made from byte-level BPE metadata alone; this file's tokenizer is '%.80s', pre-tokeniser '%.80s'",
+                gguf->path, model ? model : "none",
+                gguf_str(gguf->meta, "tokenizer.ggml.pre") ? gguf_str(gguf->meta, "tokenizer.ggml.pre") : "default");
+}
+
 err tokenizer_to_hf(const struct tensors *gguf, const char *folder) {
     tokenizer *t;
     struct gguf_pre pre;
-    bool known = pre_of(gguf->meta, &pre);
-    const char *model = gguf_str(gguf->meta, "tokenizer.ggml.model");
-    if (!model || strcmp(model, "gpt2") || !known)
-        return fail(
-            E_UNSUPPORTED,
-            "%s: tokenizer.json can be made from byte-level BPE metadata alone; this file's tokenizer is '%.80s', pre-tokeniser '%.80s'",
-            gguf->path, model ? model : "none",
-            gguf_str(gguf->meta, "tokenizer.ggml.pre") ? gguf_str(gguf->meta, "tokenizer.ggml.pre") : "default");
+    TRY(tokenizer_to_hf_known(gguf));
+    pre_of(gguf->meta, &pre);
     TRY(tokenizer_from_gguf(gguf, &t));
     err e = write_json(folder, "tokenizer.json", tokenizer_json(gguf->meta, &pre, t));
     if (!e) e = write_json(folder, "tokenizer_config.json", config_json(gguf->meta, t));

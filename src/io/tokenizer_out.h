@@ -9,6 +9,8 @@
 /* Adds tokenizer.* keys: those of folder/tokenizer.json and its neighbours. vocab: rows of the embedding; ids that have no token get
  * one that nothing uses. */
 err tokenizer_to_gguf(const char *folder, int64_t vocab, struct gguf_keys *out);
+/* E_UNSUPPORTED where the metadata's tokenizer is none that can be written as tokenizer.json: known before anything is written. */
+err tokenizer_to_hf_known(const struct tensors *gguf);
 /* Writes tokenizer.json, tokenizer_config.json and generation_config.json into the folder. */
 err tokenizer_to_hf(const struct tensors *gguf, const char *folder);
 

@@ -93,7 +93,8 @@ static err want_tensor(struct model *m, const char *name, const char *module, co
     m->w = w;
     w += m->n;
     const bool matrix = p->in > 0 && suffix[1] == 'w';
-    *w = (struct weight){.nd = matrix ? 2 : 1, .dt = matrix ? DT_F16 : DT_F32, .d = {p->out, matrix ? p->in : 0}, .rope_heads = m->shape.interleaved ? (int)p->rope_heads : 0};
+    *w = (struct weight){.nd = matrix ? 2 : 1, .dt = matrix ? DT_F16 : DT_F32, .d = {p->out, matrix ? p->in : 0}, .rope_heads = m->shape.interleaved ? (int)p->rope_heads : 0,
+                         .turned = matrix && p->transposed};
     w->name = arena_printf(&m->mem, "%s%s", name, suffix);
     w->module = arena_str(&m->mem, module);
     if (!w->name || !w->module) return fail(E_MEMORY, "out of memory");
@@ -171,13 +172,19 @@ void model_fill(struct model *m) {
 }
 
 /* --- opening ---------------------------------------------------------------------------------------------------- */
+static const char *family_name(int i, bool hf) { return hf ? families[i]->hf : families[i]->name; }
+
+const struct family *model_family(const char *arch, bool hf) {
+    for (int i = 0; i < N_FAMILIES; i++)
+        if (!strcmp(arch, family_name(i, hf))) return families[i];
+    return NULL;
+}
+
 static err pick_family(struct model *m, const char *arch, bool hf) {
     char known[128] = "";
-    for (int i = 0; i < N_FAMILIES; i++) {
-        const char *name = hf ? families[i]->hf : families[i]->name;
-        if (!strcmp(arch, name)) return m->family = families[i], OK;
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", name);
-    }
+    m->family = model_family(arch, hf);
+    if (m->family) return OK;
+    for (int i = 0; i < N_FAMILIES; i++) snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", family_name(i, hf));
     return fail(E_UNSUPPORTED, "%s: architecture '%s' is not supported (supported: %s)", m->path, arch, known);
 }
 

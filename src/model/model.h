@@ -27,12 +27,21 @@ struct shape {          /* one alphabet of sizes: L, C, H, K, D, F, V */
     bool hard_context;      /* positions from `context` on do not exist (learned ones; LongRoPE's short list) */
 };
 
+/* How a table was stretched, as its file said it; computing needs the table alone, writing another format this. */
+struct rope_scaling {
+    const char *type;    /* NULL: not at all; "llama3" of a GGUF file: by a tensor of divisors, of which `factor` is the greatest */
+    double factor, original, beta_fast, beta_slow;
+    int64_t context;     /* longrope: the context that the lists together are for */
+    const float *divide, *divide_long; /* longrope: [dims / 2]; the second NULL where the file has none */
+};
+
 /* RoPE as one kind of layer has it. */
 struct rope_table {
     double base;
     int64_t dims;    /* rotated columns of a head */
     float *inv_freq; /* [dims / 2] */
     double scale;    /* of sine and cosine (YaRN, LongRoPE) */
+    struct rope_scaling scaling;
 };
 
 struct layer {
@@ -48,6 +57,7 @@ struct weight {
     int64_t d[4];
     const void *data;
     int rope_heads;
+    bool turned;        /* Hugging Face's files have it as [in, out] (GPT-2) */
 };
 
 struct model {
@@ -90,6 +100,9 @@ struct family {
     bool encoder;            /* no head: features only */
     bool seq2seq;            /* an encoder reads the prompt, a decoder writes */
 };
+
+/* By general.architecture, or (hf) by model_type; NULL: not known. */
+const struct family *model_family(const char *arch, bool hf);
 
 /* path: a .gguf file, a Hugging Face folder, or "random:SEED[:dtype]" with config_path naming a config.json. Files are
  * mapped, so no matrix is read yet; a random model's memory is reserved and filled by model_fill(). */

@@ -17,7 +17,7 @@ struct stretch {
     const char *type; /* NULL: none */
     double factor, original, attention_factor, low, high, beta_fast, beta_slow, mscale, mscale_all;
     bool truncate;
-    float *divide;    /* longrope's list */
+    float *divide, *divide_long; /* longrope's lists */
 };
 
 static err frequencies(struct model *m, double base, int64_t dims, struct rope_table *out) {
@@ -54,8 +54,17 @@ static double llama3(const struct stretch *s, double f) {
     return (1 - smooth) * f / s->factor + smooth * f;
 }
 
+/* What was asked for, for those who write another format. */
+static err remember(struct model *m, const struct stretch *s, struct rope_table *out) {
+    if (!s->type) return OK;
+    out->scaling = (struct rope_scaling){.type = arena_str(&m->mem, s->type), .factor = s->factor, .original = s->original, .beta_fast = s->beta_fast,
+                                         .beta_slow = s->beta_slow, .context = m->shape.context, .divide = s->divide, .divide_long = s->divide_long};
+    return out->scaling.type ? OK : fail(E_MEMORY, "out of memory");
+}
+
 static err stretched(struct model *m, const struct stretch *s, double base, int64_t dims, struct rope_table *out) {
     TRY(frequencies(m, base, dims, out));
+    TRY(remember(m, s, out));
     const char *type = s->type ? s->type : "default";
     static const char *const with_factor[] = {"linear", "llama3", "yarn"};
     for (size_t i = 0; i < sizeof with_factor / sizeof *with_factor; i++)
@@ -80,12 +89,13 @@ static err stretched(struct model *m, const struct stretch *s, double base, int6
 err rope_plain(struct model *m, double base, int64_t dims, struct rope_table *out) { return stretched(m, &(struct stretch){0}, base, dims, out); }
 
 /* --- config.json ---------------------------------------------------------------------------------------------------- */
-static err list_json(struct model *m, const json_t *list, int64_t n, float **out) {
-    if (!json_is_array(list) || json_array_size(list) != (size_t)n) return fail(E_INPUT, "%s: config.json: short_factor must be a list of %lld numbers", m->path, (long long)n);
+static err list_json(struct model *m, const json_t *p, const char *key, int64_t n, float **out) {
+    const json_t *list = json_object_get(p, key);
+    if (!json_is_array(list) || json_array_size(list) != (size_t)n) return fail(E_INPUT, "%s: config.json: %s must be a list of %lld numbers", m->path, key, (long long)n);
     *out = arena_alloc(&m->mem, (size_t)n * sizeof **out);
     if (!*out) return fail(E_MEMORY, "out of memory");
     for (int64_t j = 0; j < n; j++)
-        if (!(((*out)[j] = (float)json_number_value(json_array_get(list, (size_t)j))) > 0)) return fail(E_INPUT, "%s: config.json: short_factor[%lld] is not a positive number", m->path, (long long)j);
+        if (!(((*out)[j] = (float)json_number_value(json_array_get(list, (size_t)j))) > 0)) return fail(E_INPUT, "%s: config.json: %s[%lld] is not a positive number", m->path, key, (long long)j);
     return OK;
 }
 
@@ -105,7 +115,10 @@ err rope_json(struct model *m, const void *json, const char *layer_type, double 
                         .truncate = bool_json_or(p, "truncate", true)};
     if (!s.type) s.type = json_string_value(json_object_get(p, "type"));
     if (s.type && !strcmp(s.type, "su")) s.type = "longrope"; /* its first name */
-    if (s.type && !strcmp(s.type, "longrope")) TRY(list_json(m, json_object_get(p, "short_factor"), dims / 2, &s.divide));
+    if (s.type && !strcmp(s.type, "longrope")) {
+        TRY(list_json(m, p, "short_factor", dims / 2, &s.divide));
+        if (json_object_get(p, "long_factor")) TRY(list_json(m, p, "long_factor", dims / 2, &s.divide_long));
+    }
     if (s.type && !strcmp(s.type, "default")) s.type = NULL;
     return stretched(m, &s, base, dims, out);
 }
@@ -136,11 +149,17 @@ err rope_gguf(struct model *m, const struct gguf_meta *meta, double base, bool s
     if (lists) {
         s.type = "longrope";
         TRY(list_gguf(m, "rope_factors_short.weight", dims / 2, &s.divide));
+        if (tensors_find(&m->files, "rope_factors_long.weight")) TRY(list_gguf(m, "rope_factors_long.weight", dims / 2, &s.divide_long));
     } else if (s.type && !strcmp(s.type, "longrope")) return fail(E_INPUT, "tensor rope_factors_short.weight is missing");
     TRY(stretched(m, &s, base, dims, out));
     if (!tensors_find(&m->files, "rope_freqs.weight")) return OK;
     float *divide;
     TRY(list_gguf(m, "rope_freqs.weight", dims / 2, &divide));
-    for (int64_t j = 0; j < dims / 2; j++) out->inv_freq[j] /= divide[j];
+    double most = 1;
+    for (int64_t j = 0; j < dims / 2; j++) {
+        out->inv_freq[j] /= divide[j];
+        if (divide[j] > most) most = divide[j];
+    }
+    if (!s.type) out->scaling = (struct rope_scaling){.type = "llama3", .factor = most};
     return OK;
 }

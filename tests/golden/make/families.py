@@ -20,6 +20,7 @@ contexts of a dozen tokens). Answers are computed in double, as `double` below s
 """
 import argparse
 import contextlib
+import copy
 import os
 import shutil
 
@@ -110,7 +111,7 @@ def v4(c):
 
 
 def make_base(name, kind, kw, seed):
-    cfg = AutoConfig.for_model(kind, **(GPT2 if kind == "gpt2" else {**COMMON, **kw}))
+    cfg = AutoConfig.for_model(kind, **copy.deepcopy(GPT2 if kind == "gpt2" else {**COMMON, **kw}))  # transformers adds keys to what it is given
     m = AutoModelForCausalLM.from_config(cfg, dtype=torch.float32)
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -4,8 +4,12 @@ nf4.safetensors    plain.weight, nested.weight [24, 128] quantised by bitsandbyt
                    double quantisation; plain.values, nested.values: its dequantisation in f32
 f8.safetensors     none, tensor, channel, blocks .weight in F8_E4M3 with no scale, one, one a row, one a block of 128 x 128;
                    e5m2.weight, f64.weight; *.values: the numbers by torch, in f32
+nf4_llama/         a Llama of 2 layers as transformers saves one that bitsandbytes quantised on loading (config.json with its
+                   quantization_config; layers' matrices NF4, double-quantised, in nf4_llama; the rest f32), without transformers'
+                   own saving, which needs a card; expected.safetensors: ids, cu_seqlens, logits by transformers in double on the
+                   matrices as bitsandbytes dequantises them
 
-    PYTHONPATH=<site-packages with torch> python tests/golden/make/packed.py      (torch, bitsandbytes, safetensors)
+    PYTHONPATH=<site-packages with torch> python tests/golden/make/packed.py      (torch, transformers, bitsandbytes, safetensors)
 """
 from pathlib import Path
 
@@ -22,6 +26,42 @@ def nf4(out, name, w, nested):
     for k, v in state.as_dict(packed=True).items():
         out[f"{name}.weight.{k}"] = v
     out[f"{name}.values"] = F.dequantize_4bit(q, state).float().reshape(w.shape)
+
+
+def llama():
+    import oracle
+    from transformers import LlamaConfig, LlamaForCausalLM
+    folder = OUT / "nf4_llama"
+    folder.mkdir(exist_ok=True)
+    config = LlamaConfig(vocab_size=40, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                         max_position_embeddings=64, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
+    m = LlamaForCausalLM(config).eval()
+    g = torch.Generator().manual_seed(9)
+    out = {}
+    with torch.no_grad():
+        for n, p in m.named_parameters():
+            p.copy_((1 if "norm" in n else 0) + (0.1 if p.dim() < 2 else 0.2) * torch.randn(p.shape, generator=g))
+            if "_proj" not in n:
+                out[n] = p.detach().clone()
+                continue
+            q, state = F.quantize_4bit(p, blocksize=64, compress_statistics=True, quant_type="nf4", quant_storage=torch.uint8)
+            out[n] = q
+            out |= {f"{n}.{k}": v for k, v in state.as_dict(packed=True).items()}
+            p.copy_(F.dequantize_4bit(q, state).float().reshape(p.shape))
+    save_file({k: v.contiguous() for k, v in out.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    c = config.to_dict() | {"architectures": ["LlamaForCausalLM"], "quantization_config": {
+        "quant_method": "bitsandbytes", "_load_in_4bit": True, "_load_in_8bit": False, "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True, "bnb_4bit_quant_storage": "uint8", "bnb_4bit_compute_dtype": "float32", "llm_int8_skip_modules": None}}
+    oracle.write_json(str(folder / "config.json"), c)
+    seqs = [torch.randint(3, 40, (n,), generator=g).tolist() for n in (9, 1, 5)]
+    with torch.no_grad():
+        exact = oracle.exact(m)
+        logits = torch.cat([exact(input_ids=torch.tensor([q]), use_cache=False).logits[0] for q in seqs])
+    cu = [0]
+    for q in seqs:
+        cu.append(cu[-1] + len(q))
+    save_file({"ids": torch.tensor(sum(seqs, []), dtype=torch.int32), "cu_seqlens": torch.tensor(cu, dtype=torch.int32), "logits": logits.float().contiguous()},
+              folder / "expected.safetensors")
 
 
 def f8(out, name, w, scale, spread=None):
@@ -56,6 +96,7 @@ def main():
     out["f64.weight"] = w[:2, :64].double() / 3
     out["f64.values"] = out["f64.weight"].float()
     save_file({k: v.contiguous() for k, v in out.items()}, OUT / "f8.safetensors")
+    llama()
 
 
 if __name__ == "__main__":
