@@ -278,8 +278,10 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     for (int i = 0; i < n && !e; i++) {
         e = check_ids(m, prompt[i], prompt_n[i]);
         if (!e && prompt_n[i] + (size_t)new > (size_t)m->m.shape.context)
-            e = fail(E_INPUT, "a prompt of %zu tokens and up to %d new ones are more than the model's context of %lld: ask for fewer (max_new_tokens) or shorten the prompt", prompt_n[i], new,
-                     (long long)m->m.shape.context);
+            e = fail(E_INPUT,
+                     "a prompt of %zu tokens and up to %d new ones are more than the model's context of %lld: ask for fewer "
+                     "(max_new_tokens) or shorten the prompt",
+                     prompt_n[i], new, (long long)m->m.shape.context);
         for (size_t k = 0; k < prompt_n[i] && !e; k++) e = ids_push(&p[i], prompt[i][k]);
         /* an encoder's text ends with EOS, as in training (train/sft.c) */
         if (!e && m->m.family->seq2seq && prompt_n[i] && prompt[i][prompt_n[i] - 1] != tokenizer_eos(m->tok)) e = ids_push(&p[i], tokenizer_eos(m->tok));

@@ -235,6 +235,7 @@ static void test_map_and_read(void **state) {
     assert_int_equal(file_map(path, &m), E_USAGE);
     assert_int_equal(file_read(path, &s), E_USAGE);
     assert_int_equal(file_map(folder, &m), E_INPUT);
+    assert_int_equal(file_read(folder, &s), E_INPUT);
     assert_int_equal(file_write(path, "", 0), OK);
     assert_int_equal(file_map(path, &m), E_INPUT);
     assert_null(m.p);
