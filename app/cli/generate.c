@@ -176,7 +176,7 @@ static int run_batch(const struct request *q, int first, int n, int32_t **ids, s
     int code = cyc_generate(q->model, q->adapter, (const int32_t *const *)ids, lengths, n, &opt, out, &stats);
     if (streamed) {
         stream_flush(&s, true);
-        if (s.line_open || !s.shown) putchar('\n');
+        if (s.line_open || (!code && !s.shown)) putchar('\n');
         free(s.ids);
     }
     if (code) return cli_failed(code);

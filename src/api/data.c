@@ -121,24 +121,29 @@ static void join(struct seen *all, const struct seen *one) {
 
 static const struct source_options streamed = {.want = WANT_ANY, .in_memory = 0};
 
-static err preview_file(const tokenizer *tk, struct source_file f, int rows, int max_length, json_t *out) {
-    struct source s;
+/* The first rows of a source that is streamed, whose records stay what they are. */
+static err first_rows(const tokenizer *tk, struct source *s, int rows, int max_length, json_t *out) {
     struct rows made;
-    f.limit = rows;
-    TRY(source_open_files(&f, 1, &(struct source_options){.want = WANT_ANY, .in_memory = UINT64_MAX}, &s));
-    err e = rows_sft(tk, &s, max_length, &made);
-    for (int i = 0; !e && i < made.n; i++) e = api_row_json(tk, &made.r[i], out);
-    if (!e) rows_free(&made);
-    source_close(&s);
+    const struct row *row;
+    int all = s->n;
+    if (rows < s->n) s->n = rows;
+    err e = rows_sft(tk, s, max_length, &made);
+    for (int i = 0; !e && i < s->n; i++) {
+        e = rows_draw(&made, &i, 1, &row);
+        if (!e) e = api_row_json(tk, row, out);
+    }
+    rows_free(&made);
+    s->n = all;
     return e;
 }
 
-static err file_stats(const tokenizer *tk, const struct source_file *f, int max_length, struct seen *all, json_t *files) {
+static err file_stats(const tokenizer *tk, const struct source_file *f, int max_length, int shown, struct seen *all, json_t *rows, json_t *files) {
     static const char *const packings[] = {"none", "gzip", "zstd"};
     struct source s;
     struct seen one = {.max_length = (size_t)max_length};
     TRY(source_open_files(f, 1, &streamed, &s));
-    err e = rows_visit(tk, &s, max_length, see, &one);
+    err e = shown && tk ? first_rows(tk, &s, shown, max_length, rows) : OK;
+    if (!e) e = rows_visit(tk, &s, max_length, see, &one);
     if (!e) join(all, &one);
     if (!e && (one.failed || all->failed)) e = fail(E_MEMORY, "%s: out of memory", f->path);
     if (!e) {
@@ -162,8 +167,7 @@ static err stats(const cyc_data_request *q, const tokenizer *tk, json_t *out) {
     err e = OK;
     for (int i = 0; i < q->n_files && !e; i++) {
         struct source_file f = {.path = q->files[i], .format = q->format, .field = q->field, .field2 = q->field2};
-        if (q->rows > 0 && tk) e = preview_file(tk, f, q->rows, max_length, rows);
-        if (!e) e = file_stats(tk, &f, max_length, &all, files);
+        e = file_stats(tk, &f, max_length, q->rows, &all, rows, files);
     }
     if (!e) json_object_set_new(out, "totals", seen_json(&all, tk != NULL));
     seen_free(&all);

@@ -18,7 +18,9 @@ static bool is_adapter(arena *mem, const char *folder) { return path_exists(in(m
 
 static err find_sources(const char *from, const char *side, arena *mem, struct source *out, int *n) {
     static const char *const names[] = {"A", "B", "adapter"};
-    if (!path_is_dir(from)) return fail(E_USAGE, "%s: no such folder", from);
+    if (!path_is_dir(from))
+        return fail(E_USAGE, "%s: %s", from,
+                    path_exists(from) ? "a file, where the folder of a run or of an adapter is wanted" : "no such folder");
     if (is_adapter(mem, from)) {
         if (side) return fail(E_USAGE, "%s is one adapter: it has no side '%s'", from, side);
         out[(*n)++] = (struct source){from, ""};
@@ -139,7 +141,8 @@ static err export_all(const char *from, const cyc_export_options *o, arena *mem,
                                .unchecked = o->flags & CYC_EXPORT_UNCHECKED};
     r.to = o->to ? o->to : o->out && str_ends(o->out, ".gguf") ? "gguf" : "hf";
     TRY(export_known(r.to));
-    if (o->type && !(r.type = dtype_parse(o->type))) return fail(E_USAGE, "--type %s: there is no such type", o->type);
+    if (o->type && !(r.type = dtype_parse(o->type)))
+        return fail(E_USAGE, "--type %s: there is no such type (f32, f16, bf16, q8_0, q4_0, q6_k, ...: the names that GGUF has)", o->type);
     if (!from) {
         if (!o->model || !o->out) return fail(E_USAGE, "a conversion needs a model and a place to write to");
         return one(o, o->model, &r, NULL, false, mem, outputs);

@@ -275,13 +275,19 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     struct ids *p = calloc((size_t)(n > 0 ? n : 1), sizeof *p);
     struct generation *g = calloc((size_t)(n > 0 ? n : 1), sizeof *g);
     err e = p && g ? OK : fail(E_MEMORY, "out of memory");
+    int new = o.max_new_tokens ? o.max_new_tokens : 64;
     for (int i = 0; i < n && !e; i++) {
-        e = check_ids(m, prompt[i], prompt_n[i] + (size_t)(o.max_new_tokens ? o.max_new_tokens : 64) > (size_t)m->m.shape.context ? (size_t)m->m.shape.context + 1 : prompt_n[i]);
+        e = check_ids(m, prompt[i], prompt_n[i]);
+        if (!e && prompt_n[i] + (size_t)new > (size_t)m->m.shape.context)
+            e = fail(E_INPUT,
+                     "a prompt of %zu tokens and up to %d new ones are more than the model's context of %lld: ask for fewer "
+                     "(max_new_tokens) or shorten the prompt",
+                     prompt_n[i], new, (long long)m->m.shape.context);
         for (size_t k = 0; k < prompt_n[i] && !e; k++) e = ids_push(&p[i], prompt[i][k]);
         /* an encoder's text ends with EOS, as in training (train/sft.c) */
         if (!e && m->m.family->seq2seq && prompt_n[i] && prompt[i][prompt_n[i] - 1] != tokenizer_eos(m->tok)) e = ids_push(&p[i], tokenizer_eos(m->tok));
     }
-    struct generate_request rq = {.prompt = p, .n = n, .max_new = o.max_new_tokens ? o.max_new_tokens : 64, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .on_token = o.on_token, .ctx = o.ctx};
+    struct generate_request rq = {.prompt = p, .n = n, .max_new = new, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .on_token = o.on_token, .ctx = o.ctx};
     rq.run = (struct run_ctx){.seed = o.seed, .temperature = o.temperature, .top_p = o.top_p > 0 ? o.top_p : 1, .top_k = o.top_k, .threads = o.threads > 0 ? o.threads : omp_get_max_threads(), .int_activations = o.int_activations};
     struct generate_stats st = {0};
     if (!e && n > 0) e = run_generation(m, adapter, &rq, g, &st);

@@ -22,6 +22,7 @@ err file_map(const char *path, struct file_map *m) {
     struct stat st;
     err e = OK;
     if (fstat(fd, &st)) e = fail(E_IO, "%s: %s", path, strerror(errno));
+    else if (S_ISDIR(st.st_mode)) e = fail(E_INPUT, "%s: a folder, where a file is wanted", path);
     else if (!S_ISREG(st.st_mode)) e = fail(E_INPUT, "%s: not a regular file", path);
     else if (st.st_size == 0) e = fail(E_INPUT, "%s: the file is empty", path);
     else {
@@ -51,6 +52,7 @@ err file_read(const char *path, str *out) {
     while ((n = fread(buf, 1, sizeof buf, f)) > 0) str_add(out, buf, n);
     int bad = ferror(f), why = errno;
     fclose(f);
+    if (bad && why == EISDIR) return fail(E_INPUT, "%s: a folder, where a file is wanted", path);
     if (bad) return fail(E_IO, "%s: cannot read: %s", path, strerror(why));
     str_add(out, "", 0);
     return out->failed ? fail(E_MEMORY, "%s: out of memory", path) : OK;

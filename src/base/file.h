@@ -15,7 +15,7 @@ err file_map(const char *path, struct file_map *m); /* read-only, private; direc
 void file_unmap(struct file_map *m);
 /* Bytes of a map that are not needed soon: their pages leave this process's memory and come back when read again. */
 void file_forget(const void *p, size_t n);
-err file_read(const char *path, str *out);          /* the whole file, for small ones */
+err file_read(const char *path, str *out);          /* the whole file, for small ones; a folder is E_INPUT */
 
 /* Atomic write: file_create opens "path.tmp-PID", file_commit flushes, fsyncs, renames and fsyncs the folder;
  * file_abandon removes it. Exactly one of the two must follow a successful create. A full disk is E_IO. */

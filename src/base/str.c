@@ -104,6 +104,32 @@ int utf8_decode(const char *s, size_t n, unsigned *cp) {
     return len;
 }
 
+/* Of bytes that begin with no character: how many are the beginning of one, at least 1. */
+static size_t broken_length(const unsigned char *u, size_t n) {
+    if (u[0] < 0xC2 || u[0] > 0xF4) return 1;
+    unsigned least = u[0] == 0xE0 ? 0xA0 : u[0] == 0xF0 ? 0x90 : 0x80, most = u[0] == 0xED ? 0x9F : u[0] == 0xF4 ? 0x8F : 0xBF;
+    if (n < 2 || u[1] < least || u[1] > most) return 1;
+    return n > 2 && u[0] >= 0xF0 && (u[2] & 0xC0) == 0x80 ? 3 : 2;
+}
+
+void utf8_repair(str *s) {
+    str out = {0};
+    size_t kept = 0; /* bytes before it are in `out` */
+    unsigned cp;
+    for (size_t i = 0, len; i < s->n; i += len) {
+        if ((len = (size_t)utf8_decode(s->p + i, s->n - i, &cp)) > 0) continue;
+        len = broken_length((const unsigned char *)s->p + i, s->n - i);
+        str_add(&out, s->p + kept, i - kept);
+        str_adds(&out, "\xEF\xBF\xBD");
+        kept = i + len;
+    }
+    if (!kept) return; /* all was well */
+    str_add(&out, s->p + kept, s->n - kept);
+    out.failed |= s->failed;
+    free(s->p);
+    *s = out;
+}
+
 int utf8_encode(unsigned cp, char *out) {
     if (cp < 0x80) return out[0] = (char)cp, 1;
     int len = cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;

@@ -30,6 +30,9 @@ bool str_ends(const char *s, const char *suffix);
 /* One code point of UTF-8 at s (n bytes there): returns its length 1-4 and stores it, or 0 when malformed
  * (overlong forms, surrogates and values above U+10FFFF are malformed). */
 int utf8_decode(const char *s, size_t n, unsigned *cp);
+/* Puts U+FFFD for what is no UTF-8 in s, one for each longest beginning of a character that breaks off and one for each
+ * other byte, as Unicode recommends and Python's and Rust's decoders do. What a model writes may be such text. */
+void utf8_repair(str *s);
 /* Writes cp as UTF-8 to out (4 bytes of room), returns the length. */
 int utf8_encode(unsigned cp, char *out);
 

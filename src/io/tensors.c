@@ -28,7 +28,15 @@ err tensors_map(struct tensors *ts, const char *path, struct file_map *m) {
     return OK;
 }
 
+/* NAME.safetensors that is not there, where NAME.bin is: an older adapter. */
+static err pickle_instead(struct tensors *ts, const char *path) {
+    if (!str_ends(path, ".safetensors") || path_exists(path)) return OK;
+    const char *pickle = arena_printf(&ts->mem, "%.*s.bin", (int)(strlen(path) - strlen(".safetensors")), path);
+    return pickle && path_exists(pickle) ? refuse_pickle(pickle) : OK;
+}
+
 static err open_file(struct tensors *ts, const char *path) {
+    TRY(pickle_instead(ts, path));
     ts->maps = arena_alloc(&ts->mem, sizeof *ts->maps);
     if (!ts->maps) return fail(E_MEMORY, "%s: out of memory", path);
     struct file_map m;
@@ -49,6 +57,9 @@ static err open_folder(struct tensors *ts, const char *folder) {
     if (path_exists(index)) return safetensors_read_sharded(ts, folder, index);
     if (path_exists(pickle)) return refuse_pickle(pickle);
     if (path_exists(pickles)) return refuse_pickle(pickles);
+    const char *adapter = arena_printf(&ts->mem, "%s/adapter_config.json", folder);
+    if (adapter && path_exists(adapter))
+        return fail(E_USAGE, "%s: an adapter, not a model: name its base as the model and this folder as the adapter", folder);
     return fail(E_USAGE,
                 "%s: the folder has neither model.safetensors nor model.safetensors.index.json; a GGUF file is named "
                 "by its own path",

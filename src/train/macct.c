@@ -99,6 +99,14 @@ static void free_generations(struct generation *g, int n) {
     free(g);
 }
 
+/* The text of what was generated. An adapter that has learnt little, or that ran into max_new_tokens inside a character,
+ * writes bytes that are none: they are text that the other side can read, and the samples can show. */
+static err text_of(const struct run *r, const struct generation *g, str *text) {
+    TRY(tokenizer_decode(r->tok, g->ids, (size_t)g->n, true, text));
+    utf8_repair(text);
+    return text->failed ? fail(E_MEMORY, "out of memory") : OK;
+}
+
 /* Generated text of the other side becomes ids for this side's prompt: as they are, or through text. Text can come back as
  * more ids than were generated (the prompt's lead, bytes that are no character): what the plan has no room for is cut. */
 static err hand_over(struct run *r, const struct side *to, const struct generation *g, struct ids *out) {
@@ -107,7 +115,7 @@ static err hand_over(struct run *r, const struct side *to, const struct generati
         return OK;
     }
     str text = {0};
-    err e = tokenizer_decode(r->tok, g->ids, (size_t)g->n, true, &text);
+    err e = text_of(r, g, &text);
     char *t = text.p ? text.p : "";
     while (*t && isspace((unsigned char)*t)) t++;
     if (!e) e = prompt_form_text(r->tok, &to->form, t, out);
@@ -223,7 +231,7 @@ static err translate(struct run *r, int side, const char *const *in, int n, stru
     if (!e) e = generate_texts(r, side, prompt, n, (int)r->cfg->max_new_tokens, 0, 0, made, NULL);
     for (int i = 0; i < n && !e; i++) {
         str s = {0};
-        e = tokenizer_decode(r->tok, made[i].ids, (size_t)made[i].n, true, &s);
+        e = text_of(r, &made[i], &s);
         if (!e && !(out->v[i] = trimmed(&s))) e = fail(E_MEMORY, "out of memory");
         str_free(&s);
     }

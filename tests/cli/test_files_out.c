@@ -97,6 +97,25 @@ static void test_nothing_left(void **state) {
        "-A $D/none)\" = y");
 }
 
+/* The wrong kind of thing where a model, an adapter or a text is wanted. */
+static void test_mistaken(void **state) {
+    (void)state;
+    refused("$C tokenize --model $G --file $D", ": a folder, where a file is wanted");
+    refused("$C embed --model $G --file $D", ": a folder, where a file is wanted");
+    refused("$C generate --model $G --file $D", ": a folder, where a file is wanted");
+    refused("mkdir $D/folder.gguf; $C tokenize --model $D/folder.gguf/ --file $G/a.jsonl", "tokenizer.json");
+    static const char mistaken[] = "run/A: an adapter, not a model: name its base as the model and this folder as the adapter";
+    refused("$C generate --model $D/run/A --prompt abc", mistaken);
+    refused("$C convert $D/run/A $D/no", mistaken);
+    refused("$C merge --model $D/run/A --adapter $D/run/A --out $D/no", mistaken);
+    ok("mkdir $D/older && cp $D/run/A/adapter_config.json $D/older && echo pickle > $D/older/adapter_model.bin");
+    refused("$C generate --model $G --adapter $D/older --prompt abc", "older/adapter_model.bin: a PyTorch pickle", "convert it to safetensors");
+    refused("$C merge --model $G --adapter $D/older --out $D/no", "older/adapter_model.bin: a PyTorch pickle");
+    refused("$C inspect $D/older", "older/adapter_model.bin: a PyTorch pickle");
+    refused("$C generate --model $G --prompt abc", "a prompt of 3 tokens and up to 128 new ones are more than the model's context of 64", "max_new_tokens");
+    ok("test ! -e $D/no");
+}
+
 static void test_refusals(void **state) {
     (void)state;
     refused("$C export $D/run --to onnx", "'onnx' is nothing to export to; peft, gguf-lora, mlx, hf and gguf are");
@@ -106,12 +125,13 @@ static void test_refusals(void **state) {
     refused("$C export $D/run/A --to hf --side A", "it has no side 'A'");
     refused("$C export $G --to hf", "holds no adapter");
     refused("$C export $D/nowhere --to hf", "no such folder");
+    refused("$C export $G/config.json --to hf", "config.json: a file, where the folder of a run or of an adapter is wanted");
     refused("$C export $D/run/A --to peft --type f16 --out $D/no", "keeps the numbers that it has");
     refused("$C export $D/run/A --to gguf-lora --type q8_0 --out $D/no", "an adapter is written in f32, f16 or bf16");
     refused("$C merge --model $G --adapter $D/run/A", "--out is missing");
     refused("$C merge --model $G --out $D/no", "--adapter is missing");
     refused("$C merge --adapter $D/run/A --out $D/no", "--model is missing");
-    refused("$C merge --model $G --adapter $D/run/A --out $D/no --type q5_9", "--type q5_9: there is no such type");
+    refused("$C merge --model $G --adapter $D/run/A --out $D/no --type q5_9", "--type q5_9: there is no such type (f32, f16, bf16, q8_0,");
     refused("$C merge --model $G --adapter $D/run/A --out $D/no --type q8_0", "a Hugging Face folder is written in f32, f16 or bf16");
     refused("$C merge --model $G --adapter $D/run/A --out $D/no --max-shard-size big", "wants a size such as 5GB or 500MB, not 'big'");
     refused("$C merge --model tests/golden/tiny_llama/bias --adapter $D/run/A --out $D/no", "the adapter is for a matrix of");
@@ -178,6 +198,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged),
         cmocka_unit_test(test_converted), cmocka_unit_test(test_places),        cmocka_unit_test(test_nothing_left),
-        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
+        cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

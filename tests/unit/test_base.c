@@ -115,6 +115,28 @@ static void test_utf8_malformed(void **state) {
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(utf8_decode(bad[i], strlen(bad[i]), &cp), 0);
 }
 
+/* What Python's bytes.decode("utf-8", "replace") makes of the same bytes. */
+static void test_utf8_repair(void **state) {
+    (void)state;
+#define FFFD "\xEF\xBF\xBD"
+    static const struct { const char *in, *out; } cases[] = {
+        {"abc \xD7\x90 \xE2\x82\xAC", "abc \xD7\x90 \xE2\x82\xAC"}, {"abc\xD7", "abc" FFFD},
+        {"\xD7\x90\xD7 x", "\xD7\x90" FFFD " x"}, {"\xE2\x82", FFFD}, {"\xE0\x80\x80", FFFD FFFD FFFD},
+        {"\xED\xA0\x80", FFFD FFFD FFFD}, {"\xF0\x9F\x98", FFFD}, {"\xF0\x9F\x98z\xFF", FFFD "z" FFFD},
+        {"\xF4\x90\x80\x80", FFFD FFFD FFFD FFFD}, {"\xC0\xAF", FFFD FFFD}, {"\xF0\x9F\xE2\x82\xAC", FFFD "\xE2\x82\xAC"},
+        {"\x80\x80", FFFD FFFD}, {"\xF5" "a", FFFD "a"}, {"\xE2\x28\xA1", FFFD "(" FFFD}, {"", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        str s = {0};
+        str_adds(&s, cases[i].in);
+        utf8_repair(&s);
+        assert_string_equal(s.p ? s.p : "", cases[i].out);
+        assert_int_equal(s.n, strlen(cases[i].out));
+        str_free(&s);
+    }
+#undef FFFD
+}
+
 static void test_arena(void **state) {
     (void)state;
     arena a = {0};
@@ -213,6 +235,7 @@ static void test_map_and_read(void **state) {
     assert_int_equal(file_map(path, &m), E_USAGE);
     assert_int_equal(file_read(path, &s), E_USAGE);
     assert_int_equal(file_map(folder, &m), E_INPUT);
+    assert_int_equal(file_read(folder, &s), E_INPUT);
     assert_int_equal(file_write(path, "", 0), OK);
     assert_int_equal(file_map(path, &m), E_INPUT);
     assert_null(m.p);
@@ -325,6 +348,7 @@ int main(void) {
         cmocka_unit_test(test_nearest),
         cmocka_unit_test(test_utf8_every_code_point),
         cmocka_unit_test(test_utf8_malformed),
+        cmocka_unit_test(test_utf8_repair),
         cmocka_unit_test(test_arena),
         cmocka_unit_test(test_atomic_write),
         cmocka_unit_test(test_failed_write_leaves_the_old_file),
