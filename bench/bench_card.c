@@ -17,11 +17,11 @@
  * count as 4) or bandwidth (all weights once a decode step), both measured first in this process. */
 #include "base/philox.h"
 #include "base/str.h"
+#include "peft/lora.h"
 #include "train/run.h"
 #ifdef CYC_CUDA
 #include "cuda/device.h"
 #include "cuda/gemm.h"
-#include "peft/lora.h"
 #endif
 #include <math.h>
 #include <omp.h>
