@@ -292,6 +292,7 @@ static double product(bool matvec, dtype w_dt, int64_t n, int64_t O, int64_t C) 
 
 /* Of bf16 beside cuBLASLt's, of other types alone. */
 static void products(dtype w_dt) {
+    if (!w_dt) die(fail(E_USAGE, "products: of which stored type?"));
     static const int rows[] = {1, 2, 4, 8, 12, 16};
     const struct shape *z = &g.model.shape;
     const int64_t shapes[][2] = {{z->heads * z->head_dim, z->width}, {z->kv_heads * z->head_dim, z->width}, {z->ffn, z->width}, {z->width, z->ffn}, {z->vocab, z->width}, {48, z->width}, {16, z->ffn}};
