@@ -1,7 +1,7 @@
 #!/bin/bash
 # Do other loaders read what we export? Sets up their packages in cache/peer, then runs the scripts of tests/golden/make by hand.
 #   tools/check-loads.sh exports    PEFT, transformers, the gguf package; mlx by keys and shapes
-#   tools/check-loads.sh llamacpp   llama.cpp continues as cyclora does (builds llama-cpp-python where it is missing: 15 minutes)
+#   tools/check-loads.sh llamacpp   llama.cpp continues as cyclora does, and reads every family that crosses (builds llama-cpp-python where it is missing: 15 minutes)
 set -eu
 cd "$(dirname "$0")/.."
 peer=cache/peer model=cache/SmolLM2-135M-Instruct.Q4_1.gguf hf=cache/smollm2-hf
@@ -21,6 +21,7 @@ exports)
     ;;
 llamacpp)
     "$python" -c 'import llama_cpp' 2>/dev/null || "$python" -m pip install -q "$(grep llama-cpp bench/peers/requirements.txt)"
+    "$python" tests/golden/make/crossing_loads.py
     exec "$python" tests/golden/make/llamacpp_loads.py --gguf $model
     ;;
 *) echo "tools/check-loads.sh exports | llamacpp" >&2 && exit 2 ;;

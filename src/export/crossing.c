@@ -58,15 +58,15 @@ static int64_t widest_window(const struct model *m) {
 static bool same_real(double a, double b) { return fabs(a - b) <= 1e-6 * fabs(a); }
 
 static err differs(const struct model *m, const char *to, const char *what, double have, double read) {
-    return fail(E_UNSUPPORTED, "%s: %s cannot say its %s (%.6g, and %.6g would be read); stay in its own format", m->path, to, what, have, read);
+    return fail(E_UNSUPPORTED, "%s: %s cannot say its %s (%.6g, and %.6g would be read); stay in its own format", m->path, to, what, have,
+                read);
 }
 
 static err same_table(const struct model *m, const char *to, const struct rope_table *a, const struct rope_table *b) {
     if (a->dims != b->dims) return differs(m, to, "rotated columns", (double)a->dims, (double)b->dims);
     if (!same_real(a->scale, b->scale)) return differs(m, to, "RoPE scaling: sine and cosine are scaled by its factor", a->scale, b->scale);
     for (int64_t j = 0; j < a->dims / 2; j++)
-        if (!same_real(a->inv_freq[j], b->inv_freq[j]))
-            return differs(m, to, "RoPE scaling: a frequency", a->inv_freq[j], b->inv_freq[j]);
+        if (!same_real(a->inv_freq[j], b->inv_freq[j])) return differs(m, to, "RoPE scaling: a frequency", a->inv_freq[j], b->inv_freq[j]);
     return OK;
 }
 
@@ -207,9 +207,12 @@ static err loads(const struct model *m, const struct crossing *c) {
     const struct rope_scaling *s = &m->rope[0].scaling;
     for (int i = 0; i < m->n && !c->biases; i++)
         if (str_ends(m->w[i].name, ".bias"))
-            return fail(E_UNSUPPORTED, "%s: %s files have no place for %s: llama.cpp would refuse it; stay in its own format", m->path, c->gguf, m->w[i].name);
+            return fail(E_UNSUPPORTED, "%s: %s files have no place for %s: llama.cpp would refuse it; stay in its own format", m->path,
+                        c->gguf, m->w[i].name);
     if (s->type && !strcmp(s->type, "yarn") && (s->beta_fast != 32 || s->beta_slow != 1))
-        return fail(E_UNSUPPORTED, "%s: RoPE scaling yarn with beta_fast %g and beta_slow %g: llama.cpp takes 32 and 1 whatever a GGUF file says; stay in its own format",
+        return fail(E_UNSUPPORTED,
+                    "%s: RoPE scaling yarn with beta_fast %g and beta_slow %g: llama.cpp takes 32 and 1 whatever a GGUF file says; stay in "
+                    "its own format",
                     m->path, s->beta_fast, s->beta_slow);
     return OK;
 }
@@ -279,15 +282,17 @@ static void ids_into(const struct model *m, json_t *j) {
     uint64_t id;
     for (int i = 0; i < 3; i++)
         json_object_set_new(j, ids[i][0],
-                            m->files.meta && gguf_u64(m->files.meta, ids[i][1], &id) && id < (uint64_t)m->shape.vocab ? json_integer((json_int_t)id)
-                                                                                                                    : json_null());
+                            m->files.meta && gguf_u64(m->files.meta, ids[i][1], &id) && id < (uint64_t)m->shape.vocab
+                                ? json_integer((json_int_t)id)
+                                : json_null());
 }
 
 static json_t *real_or_null(double v) { return v > 0 ? short_real(v) : json_null(); }
 
 static json_t *types_of_layers(const struct model *m) {
     json_t *list = json_array();
-    for (int64_t l = 0; l < m->shape.layers; l++) json_array_append_new(list, json_string(m->layer[l].window ? "sliding_attention" : "full_attention"));
+    for (int64_t l = 0; l < m->shape.layers; l++)
+        json_array_append_new(list, json_string(m->layer[l].window ? "sliding_attention" : "full_attention"));
     return list;
 }
 
@@ -300,9 +305,10 @@ static json_t *rotating_layers(const struct model *m) {
 /* GPT-2 has words of its own. */
 static json_t *config_gpt2(const struct model *m) {
     const struct shape *z = &m->shape;
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "activation_function", "gelu_new", "n_embd", (json_int_t)z->width, "n_layer",
-                     (json_int_t)z->layers, "n_head", (json_int_t)z->heads, "n_inner", (json_int_t)z->ffn, "n_positions", (json_int_t)z->context,
-                     "n_ctx", (json_int_t)z->context, "vocab_size", (json_int_t)z->vocab, "layer_norm_epsilon", short_real(z->norm_eps));
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "activation_function", "gelu_new", "n_embd", (json_int_t)z->width,
+                     "n_layer", (json_int_t)z->layers, "n_head", (json_int_t)z->heads, "n_inner", (json_int_t)z->ffn, "n_positions",
+                     (json_int_t)z->context, "n_ctx", (json_int_t)z->context, "vocab_size", (json_int_t)z->vocab, "layer_norm_epsilon",
+                     short_real(z->norm_eps));
 }
 
 static void config_gemma(const struct model *m, json_t *j) {
@@ -318,11 +324,12 @@ static void config_gemma(const struct model *m, json_t *j) {
 static json_t *config_decoder(const struct model *m, const struct crossing *c) {
     const struct shape *z = &m->shape;
     const int64_t window = widest_window(m);
-    json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:b}", "hidden_act", c->gemma ? "gelu_pytorch_tanh" : "silu",
-                          "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn, "num_hidden_layers", (json_int_t)z->layers,
-                          "num_attention_heads", (json_int_t)z->heads, "num_key_value_heads", (json_int_t)z->kv_heads, "head_dim",
-                          (json_int_t)z->head_dim, "vocab_size", (json_int_t)z->vocab, "max_position_embeddings", (json_int_t)z->context,
-                          "rms_norm_eps", short_real(z->norm_eps), "attention_bias", z->qkv_bias, "mlp_bias", z->mlp_bias);
+    json_t *j =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:b}", "hidden_act", c->gemma ? "gelu_pytorch_tanh" : "silu",
+                  "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn, "num_hidden_layers", (json_int_t)z->layers,
+                  "num_attention_heads", (json_int_t)z->heads, "num_key_value_heads", (json_int_t)z->kv_heads, "head_dim",
+                  (json_int_t)z->head_dim, "vocab_size", (json_int_t)z->vocab, "max_position_embeddings", (json_int_t)z->context,
+                  "rms_norm_eps", short_real(z->norm_eps), "attention_bias", z->qkv_bias, "mlp_bias", z->mlp_bias);
     if (c->windows) json_object_set_new(j, "sliding_window", window ? json_integer((json_int_t)window) : json_null());
     if (c->gemma) config_gemma(m, j);
     if (!strcmp(c->hf, "phi3")) json_object_set_new(j, "original_max_position_embeddings", json_integer((json_int_t)z->context));
@@ -334,7 +341,8 @@ static json_t *config_decoder(const struct model *m, const struct crossing *c) {
 static err config_made(const struct model *m, double original, json_t **out) {
     const struct crossing *c = crossing_of(m);
     json_t *j = *out = learned_positions(m) ? config_gpt2(m) : config_decoder(m, c);
-    json_object_update_new(j, json_pack("{s:[s], s:s, s:b}", "architectures", c->class, "model_type", c->hf, "tie_word_embeddings", m->shape.tied));
+    json_object_update_new(
+        j, json_pack("{s:[s], s:s, s:b}", "architectures", c->class, "model_type", c->hf, "tie_word_embeddings", m->shape.tied));
     ids_into(m, j);
     return positions_config(m, original, j);
 }
@@ -350,7 +358,7 @@ static err reads_same(const struct model *m, const json_t *config) {
 /* The config.json that is read as this model. llama3's original context is none of GGUF's words: Llama 3's own, else the power of two that
  * gives the file's divisors. */
 static err config_found(const struct model *m, json_t **out) {
-    double original = 8192;
+    double original = m->rope[0].scaling.original > 0 ? m->rope[0].scaling.original : 8192;
     err e;
     if (!crossing_of(m)) return no_crossing(m, "a Hugging Face folder");
     for (int power = 4;; power++) {
@@ -369,7 +377,7 @@ err crossing_to_hf(const struct model *m) {
     json_t *config;
     TRY(config_found(m, &config));
     json_decref(config);
-    return gguf_find(m->files.meta, "tokenizer.ggml.tokens") ? tokenizer_to_hf_known(&m->files) : OK;
+    return m->gguf && gguf_find(m->files.meta, "tokenizer.ggml.tokens") ? tokenizer_to_hf_known(&m->files) : OK;
 }
 
 /* config.json of the base, with the output's type; what described a quantised base is gone with it. */
@@ -388,8 +396,7 @@ static err write_config(const struct model *m, dtype type, const char *folder) {
     json_t *j = NULL;
     str path = {0};
     if (!m->gguf && !m->random) TRY(config_copied(m, &j));
-    else if (m->gguf) TRY(config_found(m, &j));
-    else TRY(config_made(m, m->rope[0].scaling.original, &j));
+    else TRY(config_found(m, &j));
     json_object_set_new(j, json_object_get(j, "dtype") ? "dtype" : "torch_dtype", json_string(dtype_word(type)));
     char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     str_addf(&path, "%s/config.json", folder);

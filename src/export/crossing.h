@@ -6,7 +6,7 @@
 #include "io/tensors_out.h"
 #include "model/model.h"
 
-/* E_UNSUPPORTED, before anything is written, where a model from a Hugging Face folder cannot be written as a GGUF file, and the other way round. */
+/* E_UNSUPPORTED, before anything is written, where a model from a Hugging Face folder cannot be a GGUF file, and the other way round. */
 err crossing_to_gguf(const struct model *m);
 err crossing_to_hf(const struct model *m);
 /* The family's tensors as GGUF files name and order them (rope_heads), of any family: an adapter's file needs no more. model_close() it. */

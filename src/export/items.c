@@ -117,7 +117,8 @@ static void take_rows(const struct item *it, float *to) {
 static void source_row(const struct item *it, int64_t from, float *row) {
     const size_t each = (size_t)dtype_info[it->dt].bytes;
     if (!it->turned) dequantise_row(it->dt, (const char *)it->data + dtype_row_bytes(it->dt, it->cols) * (size_t)from, row, it->cols);
-    for (int64_t c = 0; c < it->cols && it->turned; c++) dequantise_row(it->dt, (const char *)it->data + each * (size_t)(c * it->rows + from), row + c, 1);
+    for (int64_t c = 0; c < it->cols && it->turned; c++)
+        dequantise_row(it->dt, (const char *)it->data + each * (size_t)(c * it->rows + from), row + c, 1);
     for (int64_t c = 0; c < it->cols && it->shift != 0; c++) row[c] += it->shift;
 }
 

@@ -67,7 +67,8 @@ static float shift_of(const struct model *m, const struct weight *w, bool from_f
 }
 
 /* A weight of the base that changes its format. A matrix that was turned when it was opened is taken from where it lies so. */
-static struct item from_weight(const struct model *m, const struct weight *w, const char *name, const struct deltas *d, dtype to, bool to_gguf) {
+static struct item from_weight(const struct model *m, const struct weight *w, const char *name, const struct deltas *d, dtype to,
+                               bool to_gguf) {
     const struct tensor *file = w->turned && !m->gguf ? NULL : tensor_of_weight(m, w);
     if (file && file->dt == DT_NONE) file = NULL; /* packed: what the model made of it */
     struct item it = {.t = {.name = name, .dt = to, .nd = w->nd},
@@ -95,7 +96,8 @@ static void move_rows(struct item *it, int heads, bool to_pairs) {
 static err turn(const struct model *m, const struct weight *w, struct item *it) {
     if (!w->turned) return OK;
     if (!plain(it->dt))
-        return fail(E_UNSUPPORTED, "%s: tensor %s is %s and would have to be transposed: write a GGUF file of --type f16 first, then convert that",
+        return fail(E_UNSUPPORTED,
+                    "%s: tensor %s is %s and would have to be transposed: write a GGUF file of --type f16 first, then convert that",
                     m->path, w->name, dtype_info[it->dt].name);
     it->turned = it->transposed = true;
     it->rows = it->t.d[0] = w->d[1];
@@ -117,9 +119,11 @@ static bool part_of_packed(const struct model *m, const char *name) {
 static err no_strangers(const struct model *m, const char *to) {
     for (int i = 0; i < m->files.n; i++) {
         const char *name = m->files.t[i].name;
-        bool derived = str_ends(name, ".rotary_emb.inv_freq") || (m->shape.tied && !strcmp(name, "lm_head.weight")) || positions_tensor(name) || part_of_packed(m, name);
+        bool derived = str_ends(name, ".rotary_emb.inv_freq") || (m->shape.tied && !strcmp(name, "lm_head.weight")) ||
+                       positions_tensor(name) || part_of_packed(m, name);
         for (const char *const *spare = m->family->spare; spare && *spare; spare++) derived |= str_ends(name, *spare);
-        if (!derived && !weight_of_tensor(m, &m->files.t[i])) return fail(E_UNSUPPORTED, "%s: tensor %s has no place in %s", m->path, name, to);
+        if (!derived && !weight_of_tensor(m, &m->files.t[i]))
+            return fail(E_UNSUPPORTED, "%s: tensor %s has no place in %s", m->path, name, to);
     }
     return OK;
 }
@@ -148,12 +152,14 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
         for (int i = 0; i < f->n; i++) {
             const struct weight *w = weight_of_tensor(m, t[i]);
             if (part_of_packed(m, t[i]->name)) continue;
-            if (!w && t[i]->dt == DT_NONE) return fail(E_UNSUPPORTED, "%s: tensor %s is %s, which cannot be written", m->path, t[i]->name, t[i]->stored);
-            list_add(l, w && t[i]->dt == DT_NONE ? from_weight(m, w, t[i]->name, d, type, false) : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
+            if (!w && t[i]->dt == DT_NONE)
+                return fail(E_UNSUPPORTED, "%s: tensor %s is %s, which cannot be written", m->path, t[i]->name, t[i]->stored);
+            list_add(l, w && t[i]->dt == DT_NONE ? from_weight(m, w, t[i]->name, d, type, false)
+                                                 : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
         }
         return OK;
     }
-    if (m->gguf) TRY(crossing_to_hf(m));
+    TRY(crossing_to_hf(m)); /* random weights too: their config.json is made */
     if (m->gguf) TRY(no_strangers(m, "a Hugging Face folder"));
     for (int i = 0; i < m->n; i++) {
         const char *name = hf_name(&l->mem, &m->w[i]);
@@ -224,7 +230,8 @@ static err plan_made(struct items *l, const struct model *m, const struct deltas
     for (int i = 0; i < m->n && !e; i++) {
         const struct weight *w = &m->w[i];
         struct item it = from_weight(m, w, w->name, d, DT_F32, true);
-        if (w->nd == 2 && strcmp(w->name, "position_embd.weight") != 0) it.t.dt = type_of(m, &it, w->name, type); /* positions: f32, as llama.cpp's */
+        if (w->nd == 2 && strcmp(w->name, "position_embd.weight") != 0)
+            it.t.dt = type_of(m, &it, w->name, type); /* positions: f32, as llama.cpp's */
         move_rows(&it, heads_of(&twin, w->name), true);
         list_add(l, it);
     }

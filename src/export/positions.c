@@ -58,7 +58,8 @@ err positions_tensors(const struct model *m, arena *mem, struct tensor out[POSIT
         out[(*n)++] = vector("rope_freqs.weight", d, t->dims / 2);
     }
     if (is(t, "longrope")) {
-        if (!t->scaling.divide_long) return fail(E_UNSUPPORTED, "%s: LongRoPE without its long list (long_factor) cannot be written as GGUF", m->path);
+        if (!t->scaling.divide_long)
+            return fail(E_UNSUPPORTED, "%s: LongRoPE without its long list (long_factor) cannot be written as GGUF", m->path);
         out[(*n)++] = vector("rope_factors_short.weight", t->scaling.divide, t->dims / 2);
         out[(*n)++] = vector("rope_factors_long.weight", t->scaling.divide_long, t->dims / 2);
     }
@@ -87,7 +88,8 @@ static json_t *list(const float *v, int64_t n) {
 
 static err longrope_config(const struct model *m, json_t *config, json_t *scaling) {
     const struct rope_table *t = &m->rope[0];
-    if (!t->scaling.divide_long) return fail(E_UNSUPPORTED, "%s: LongRoPE without rope_factors_long cannot be written as config.json", m->path);
+    if (!t->scaling.divide_long)
+        return fail(E_UNSUPPORTED, "%s: LongRoPE without rope_factors_long cannot be written as config.json", m->path);
     json_object_set_new(scaling, "short_factor", list(t->scaling.divide, t->dims / 2));
     json_object_set_new(scaling, "long_factor", list(t->scaling.divide_long, t->dims / 2));
     json_object_set_new(scaling, "attention_factor", short_real(t->scale));
@@ -103,14 +105,16 @@ err positions_config(const struct model *m, double original, json_t *config) {
     if (!rotates(m)) return OK;
     json_object_set_new(config, "rope_theta", short_real(t->base));
     if (two_tables(m)) json_object_set_new(config, "rope_local_base_freq", short_real(m->rope[1].base));
-    if (t->dims != m->shape.head_dim) json_object_set_new(config, "partial_rotary_factor", json_real((double)t->dims / (double)m->shape.head_dim));
+    if (t->dims != m->shape.head_dim)
+        json_object_set_new(config, "partial_rotary_factor", json_real((double)t->dims / (double)m->shape.head_dim));
     if (!s->type) return OK;
     json_t *j = json_pack("{s:s, s:s}", "rope_type", s->type, "type", s->type);
     err e = OK;
     if (is(t, "longrope")) e = longrope_config(m, config, j);
     else json_object_set_new(j, "factor", short_real(s->factor));
     if (is(t, "llama3")) json_object_update_new(j, json_pack("{s:f, s:f}", "low_freq_factor", 1.0, "high_freq_factor", 4.0));
-    if (is(t, "yarn")) json_object_update_new(j, json_pack("{s:o, s:o}", "beta_fast", short_real(s->beta_fast), "beta_slow", short_real(s->beta_slow)));
+    if (is(t, "yarn"))
+        json_object_update_new(j, json_pack("{s:o, s:o}", "beta_fast", short_real(s->beta_fast), "beta_slow", short_real(s->beta_slow)));
     if (is(t, "llama3") || is(t, "yarn"))
         json_object_set_new(j, "original_max_position_embeddings", json_integer((json_int_t)(is(t, "yarn") ? s->original : original)));
     json_object_set_new(config, "rope_scaling", j);

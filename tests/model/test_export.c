@@ -484,8 +484,8 @@ static void test_families(void **state) {
 }
 
 /* Families whose models go to the other format, and its adapters' merges with them. */
-static const char *const crossing[] = {"llama_linear", "llama_3_v4", "mistral_full", "qwen2", "qwen3",
-                                       "smollm3",      "phi3",       "phi3_long_v4", "gemma2", "gemma3", "gpt2"};
+static const char *const crossing[] = {"llama_linear", "llama_3_v4",   "mistral_full", "qwen2",  "qwen3", "smollm3",
+                                       "phi3",         "phi3_long_v4", "gemma2",       "gemma3", "gpt2"};
 enum { N_CROSSING = sizeof crossing / sizeof *crossing };
 
 /* Merged into the other format, from either: PyTorch's logits of base and adapter. */
@@ -526,7 +526,8 @@ static void test_crossed_and_back(void **state) {
         assert_int_equal(a.n, b.n);
         for (int k = 0; k < a.n; k++) {
             const struct tensor *t = fixture(&b, a.t[k].name);
-            assert_true(t->nd == a.t[k].nd && t->d[0] == a.t[k].d[0] && t->d[1] == a.t[k].d[1] && t->dt == type && t->bytes == a.t[k].bytes);
+            assert_true(t->nd == a.t[k].nd && t->d[0] == a.t[k].d[0] && t->d[1] == a.t[k].d[1] && t->dt == type &&
+                        t->bytes == a.t[k].bytes);
             bool sum = type == DT_F32 && str_starts(name, "gemma") && strstr(t->name, "norm");
             if (sum) close_to(t->name, f32_of(t), f32_of(&a.t[k]), t->bytes / 4, 0, 0x1p-23f);
             else if (memcmp(t->data, a.t[k].data, t->bytes)) flunk("%s, %s: %s has other bits", name, dtype_info[type].name, t->name);
@@ -572,6 +573,9 @@ static void no_export(const char *base, const char *to, err code, const char *sa
     json_decref(report);
 }
 
+static const char wide_gpt2[] =
+    "{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_embd\": 32, \"n_head\": 2, \"vocab_size\": 40, \"n_positions\": 24}";
+
 static void test_no_crossing(void **state) {
     (void)state;
     static const char *const refused[][2] = {{"t5", "a t5 model cannot be written as GGUF from the other format (llama, "},
@@ -583,7 +587,19 @@ static void test_no_crossing(void **state) {
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         no_export(arena_printf(&names, GOLDEN "/families/%s", refused[i][0]), "gguf", E_UNSUPPORTED, refused[i][1]);
     no_export(GOLDEN "/families/bert/model.gguf", "hf", E_UNSUPPORTED, "a bert model cannot be written as a Hugging Face folder");
-    json_decref(export_((struct export_request){.base = GOLDEN "/families/gpt2", .to = "gguf", .type = DT_Q8_0, .out = at("q8-gpt2.gguf")}));
+    json_t *report;
+    export_one(
+        &(struct export_request){.base = "random:1:q8_0", .base_config = GOLDEN "/families/t5/config.json", .to = "hf", .out = at("no")},
+        &report);
+    assert_non_null(strstr(err_text(), "a t5 model cannot be written as a Hugging Face folder"));
+    json_decref(report);
+    /* quantised matrices that would have to be turned, and the way out that the message names */
+    must(file_write(at("wide.json"), wide_gpt2, sizeof wide_gpt2 - 1));
+    json_decref(export_((struct export_request){
+        .base = "random:1:q8_0", .base_config = at("wide.json"), .to = "gguf", .type = DT_Q8_0, .out = at("wide.gguf")}));
+    no_export(at("wide.gguf"), "hf", E_UNSUPPORTED, "is q8_0 and would have to be transposed: write a GGUF file of --type f16 first");
+    json_decref(export_((struct export_request){.base = at("wide.gguf"), .to = "gguf", .type = DT_F16, .out = at("wide16.gguf")}));
+    json_decref(export_((struct export_request){.base = at("wide16.gguf"), .to = "hf", .out = at("wide16")}));
 }
 
 int main(void) {
@@ -592,7 +608,7 @@ int main(void) {
         cmocka_unit_test(test_merged_logits),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
         cmocka_unit_test(test_gguf_lora_rows), cmocka_unit_test(test_check_catches),  cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_transposed),
-        cmocka_unit_test(test_families),       cmocka_unit_test(test_crossed_logits),   cmocka_unit_test(test_crossed_and_back),
-        cmocka_unit_test(test_keys_of_gguf),   cmocka_unit_test(test_no_crossing),       cmocka_unit_test(test_place)};
+        cmocka_unit_test(test_families),       cmocka_unit_test(test_crossed_logits), cmocka_unit_test(test_crossed_and_back),
+        cmocka_unit_test(test_keys_of_gguf),   cmocka_unit_test(test_no_crossing),    cmocka_unit_test(test_place)};
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -5,8 +5,10 @@
 cyclora trains an adapter on the GGUF base for some sft steps, so that its words are not the base's, and exports it: merged GGUF files in
 f16, q8_0 and q4_1, a GGUF LoRA, and (through a Hugging Face folder) a GGUF file whose metadata and tokenizer were made here. llama.cpp
 (llama-cpp-python) loads each and continues the prompts greedily; the ids must be those of `cyclora generate` on base + adapter (of a
-quantised file: on that file). Where they part, the two candidates must have been a near tie (logits within --tie) in llama.cpp too: its
-quantised products round activations to 8 bits. Ids of the prompts must be equal with the tokenizer that each file carries.
+quantised file: on that file). Where they part, the two candidates must have been a near tie (logits within --tie) in llama.cpp too. Its
+quantised products round activations to 8 bits, which moves its logits; a quantised file therefore has two verdicts: the same numbers in f32
+(`cyclora convert --type f32`, exact) must agree to --tie, and the file itself within 4 times what the rounding moves llama.cpp's own logits
+at that place (rms over the vocabulary). Ids of the prompts must be equal with the tokenizer that each file carries.
 """
 import argparse
 import json
@@ -15,6 +17,7 @@ import sys
 import tempfile
 
 import llama_cpp
+import numpy as np
 from llama_cpp import Llama
 
 defaults = llama_cpp.llama_model_default_params
@@ -64,28 +67,42 @@ def ours(a, tmp, model, *adapter):
     return ids, [o["ids"] for o in out]
 
 
-def theirs(model, prompt, n, want):
-    """Greedy ids, following ours through a parting whose gap is told; and the gaps of all partings."""
-    m, ids, gaps = model, model.tokenize(prompt.encode(), add_bos=False, special=True), []
-    m.reset()
-    m.eval(ids)
+def theirs(model, exact, prompt, n, want):
+    """Where llama.cpp prefers another token than ours, following ours: (place, gap of its logits, rms that rounding moves them by, or None)."""
+    both = [m for m in (model, exact) if m]
+    ids, gaps = model.tokenize(prompt.encode(), add_bos=False, special=True), []
+    for m in both:
+        m.reset()
+        m.eval(ids)
     for i in range(n):
-        logits = m.scores[m.n_tokens - 1]
+        logits = model.scores[model.n_tokens - 1]
         best = int(logits.argmax())
         if best != want[i]:
-            gaps.append((i, float(logits[best] - logits[want[i]])))
-        m.eval([want[i]])
+            moved = float(np.sqrt(((logits - exact.scores[exact.n_tokens - 1]) ** 2).mean())) if exact else None
+            gaps.append((i, float(logits[best] - logits[want[i]]), moved))
+        for m in both:
+            m.eval([want[i]])
     return gaps
 
 
-def check(a, tmp, name, file, want_ids, want, **lora):
-    m = Llama(file, n_ctx=512, n_threads=2, n_threads_batch=2, verbose=False, logits_all=True, **lora)
+def load(file, **lora):
+    return Llama(file, n_ctx=256, n_threads=2, n_threads_batch=2, verbose=False, logits_all=True, **lora)
+
+
+def check(a, tmp, name, file, want_ids, want, quantised=False, **lora):
+    m, exact = load(file, **lora), None
+    if quantised:
+        cyclora(a, "convert", file, f"{tmp}/exact.gguf", "--type", "f32", "--force")
+        good = check(a, tmp, name + ", its numbers in f32", f"{tmp}/exact.gguf", want_ids, want, **lora)
+        exact = load(f"{tmp}/exact.gguf", **lora)
     cut = sum(m.tokenize(x.encode(), add_bos=False, special=True) != ids for x, ids in zip(LINES, want_ids))
-    gaps = [(p, *g) for p, prompt in enumerate(PROMPTS) for g in theirs(m, prompt, a.new, want[p])]
-    worst = max((g for _, _, g in gaps), default=0)
-    good = worst <= a.tie and not cut
-    print(f"{name:42s} {len(PROMPTS) * a.new} tokens, {len(gaps)} partings, all near ties of at most {worst:.3f} (limit {a.tie}); {cut} of {len(LINES)} lines cut otherwise: {'ok' if good else 'WRONG'}", flush=True)
-    return good
+    gaps = [g for p, prompt in enumerate(PROMPTS) for g in theirs(m, exact, prompt, a.new, want[p])]
+    worst = max((g for _, g, _ in gaps), default=0)
+    over = max((g / (4 * moved if moved else a.tie) for _, g, moved in gaps), default=0)
+    fine = over <= 1 and not cut
+    print(f"{name:42s} {len(PROMPTS) * a.new} tokens, {len(gaps)} partings of at most {worst:.3f}, {over:.2f} of "
+          f"{'what rounding explains' if quantised else f'a tie ({a.tie})'}; {cut} of {len(LINES)} lines cut otherwise: {'ok' if fine else 'WRONG'}", flush=True)
+    return fine and (not quantised or good)
 
 
 def main():
@@ -94,7 +111,7 @@ def main():
     ap.add_argument("--gguf", default="cache/SmolLM2-135M-Instruct.Q4_1.gguf")
     ap.add_argument("--steps", type=int, default=12)
     ap.add_argument("--new", type=int, default=24)
-    ap.add_argument("--tie", type=float, default=0.35)
+    ap.add_argument("--tie", type=float, default=0.02)
     a = ap.parse_args()
     good = True
     with tempfile.TemporaryDirectory() as tmp:
@@ -107,9 +124,9 @@ def main():
         for kind in "f16", "q8_0", "q4_1":
             cyclora(a, "merge", "--model", a.gguf, "--adapter", adapter, "--out", f"{tmp}/{kind}.gguf", "--type", kind)
             mine = (ids, want) if kind == "f16" else ours(a, tmp, f"{tmp}/{kind}.gguf")
-            good &= check(a, tmp, f"merged, {kind}", f"{tmp}/{kind}.gguf", *mine)
+            good &= check(a, tmp, f"merged, {kind}", f"{tmp}/{kind}.gguf", *mine, quantised=kind != "f16")
         cyclora(a, "export", adapter, "--to", "gguf-lora", "--out", f"{tmp}/lora.gguf")
-        good &= check(a, tmp, "base (Q4_1) and GGUF LoRA", a.gguf, ids, want, lora_path=f"{tmp}/lora.gguf")
+        good &= check(a, tmp, "base (Q4_1) and GGUF LoRA", a.gguf, ids, want, quantised=True, lora_path=f"{tmp}/lora.gguf")
         cyclora(a, "merge", "--model", a.gguf, "--adapter", adapter, "--out", f"{tmp}/hf")
         cyclora(a, "convert", f"{tmp}/hf", f"{tmp}/made.gguf")
         good &= check(a, tmp, "through a Hugging Face folder, f16", f"{tmp}/made.gguf", ids, want)
