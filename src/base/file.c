@@ -15,10 +15,16 @@
 
 enum { WINDOW = 8 << 20 }; /* a multiple of any page */
 
+/* A path that leads nowhere, or through a file, is the caller's mistake. */
+static err cannot_open(const char *path) {
+    int why = errno;
+    return fail(why == ENOENT || why == ENOTDIR ? E_USAGE : E_IO, "%s: cannot open: %s", path, strerror(why));
+}
+
 err file_map(const char *path, struct file_map *m) {
     *m = (struct file_map){0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return fail(errno == ENOENT ? E_USAGE : E_IO, "%s: cannot open: %s", path, strerror(errno));
+    if (fd < 0) return cannot_open(path);
     struct stat st;
     err e = OK;
     if (fstat(fd, &st)) e = fail(E_IO, "%s: %s", path, strerror(errno));
@@ -46,7 +52,7 @@ void file_unmap(struct file_map *m) {
 
 err file_read(const char *path, str *out) {
     FILE *f = fopen(path, "rbe");
-    if (!f) return fail(errno == ENOENT ? E_USAGE : E_IO, "%s: cannot open: %s", path, strerror(errno));
+    if (!f) return cannot_open(path);
     char buf[65536];
     size_t n;
     while ((n = fread(buf, 1, sizeof buf, f)) > 0) str_add(out, buf, n);

@@ -103,7 +103,7 @@ static void test_mistaken(void **state) {
     refused("$C tokenize --model $G --file $D", ": a folder, where a file is wanted");
     refused("$C embed --model $G --file $D", ": a folder, where a file is wanted");
     refused("$C generate --model $G --file $D", ": a folder, where a file is wanted");
-    refused("mkdir $D/folder.gguf; $C tokenize --model $D/folder.gguf/ --file $G/a.jsonl", "tokenizer.json");
+    refused("$C tokenize --model $G/README.md --file $G/a.jsonl", "README.md/tokenizer.json: cannot open: Not a directory");
     static const char mistaken[] = "run/A: an adapter, not a model: name its base as the model and this folder as the adapter";
     refused("$C generate --model $D/run/A --prompt abc", mistaken);
     refused("$C convert $D/run/A $D/no", mistaken);

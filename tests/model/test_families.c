@@ -3,11 +3,8 @@
  * same weights; on the reference kernels and on the CPU's. And what a family refuses. */
 #define _DEFAULT_SOURCE
 #define _XOPEN_SOURCE 700
-#include "support/support.h"
-#include "data/rows.h"
-#include "gen/generate.h"
+#include "support/bench.h"
 #include "ops/ops.h"
-#include "train/learner.h"
 #include <math.h>
 #include <unistd.h>
 
@@ -17,20 +14,6 @@ enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8,
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 
-struct bench {
-    arena mem;
-    struct model model;
-    struct tensors want;
-    struct structure st;
-    struct program train;
-    struct generator gen;
-    struct learner learner;
-    struct workbench wb;
-    struct row row[8], *rows[8];
-    int n_rows;
-    char name[128];
-};
-
 static bool can_read_gguf(const char *c) { /* GGUF metadata cannot say their windows, NoPE layers, scale, pattern, greatest distance */
     static const char *const not[] = {"qwen2_window_v4", "qwen3_bias", "smollm3_window_v4", "gemma3_v4", "t5_gated_v4"};
     for (size_t i = 0; i < sizeof not / sizeof *not; i++)
@@ -38,96 +21,19 @@ static bool can_read_gguf(const char *c) { /* GGUF metadata cannot say their win
     return true;
 }
 
-static void make_rows(struct bench *b) {
-    const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
-    const float *weights = f32_of(fixture(&b->want, "weights"));
-    const struct tensor *src_ids = tensors_find(&b->want, "src_ids"), *src_cu = tensors_find(&b->want, "src_cu"); /* encoder-decoders */
-    b->n_rows = (int)fixture(&b->want, "cu_seqlens")->d[0] - 1;
-    for (int s = 0; s < b->n_rows; s++) {
-        int n = cu[s + 1] - cu[s], from = src_cu ? i32_of(src_cu)[s] : 0, source = src_cu ? i32_of(src_cu)[s + 1] - from : 0;
-        struct row *r = &b->row[s];
-        *r = (struct row){.ids = arena_alloc(&b->mem, (size_t)(source + n) * 4), .n = source + n, .supervised = arena_alloc(&b->mem, (size_t)(source + n)), .source = source};
-        if (source) memcpy(r->ids, i32_of(src_ids) + from, (size_t)source * 4);
-        memcpy(r->ids + source, ids + cu[s], (size_t)n * 4);
-        for (int i = 1; i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
-        b->rows[s] = r;
-    }
-}
-
 static void start(struct bench *b, const char *c, bool gguf, const struct backend *backend, enum checkpoint level) {
-    *b = (struct bench){0};
+    char model[128], adapter[128], expected[128];
+    snprintf(model, sizeof model, GOLDEN "/families/%s%s", c, gguf ? "/model.gguf" : "");
+    snprintf(adapter, sizeof adapter, GOLDEN "/families/%s/adapter", c);
+    snprintf(expected, sizeof expected, GOLDEN "/families/%s/expected.safetensors", c);
+    bench_open(b, &(struct bench_case){.model = model,
+                                       .adapter = adapter,
+                                       .expected = expected,
+                                       .backend = backend,
+                                       .level = level,
+                                       .cap = {CAP_TOKENS, CAP_SEQUENCES, 4, CAP_LENGTH, DT_F32},
+                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_CONSTANT, 0, 1}});
     snprintf(b->name, sizeof b->name, "%s%s on %s", c, gguf ? " (gguf)" : "", backend->name);
-    char *dir = arena_printf(&b->mem, GOLDEN "/families/%s", c);
-    must(model_open(gguf ? arena_printf(&b->mem, "%s/model.gguf", dir) : dir, NULL, &b->model));
-    must(tensors_open(arena_printf(&b->mem, "%s/expected.safetensors", dir), &b->want));
-    const struct peft_method *method;
-    const void *settings;
-    char *folder = arena_printf(&b->mem, "%s/adapter", dir);
-    must(adapter_read_config(folder, &b->mem, &method, &settings));
-    must(structure_init(&b->st, &b->model, method, settings, NULL));
-    struct capacity capacity = {CAP_TOKENS, CAP_SEQUENCES, 4, CAP_LENGTH, DT_F32};
-    must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, capacity, level, backend, false));
-    must(program_build(&b->gen.prefill, &b->model, MODE_PREFILL, &b->st, capacity, level, backend, true));
-    must(program_build(&b->gen.decode, &b->model, MODE_DECODE, &b->st, capacity, level, backend, true));
-    b->gen.cap = capacity;
-    must(memory_for(&b->wb.mem, (struct program *const[]){&b->train, &b->gen.prefill, &b->gen.decode}, 3));
-    struct recipe recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_CONSTANT, 0, 1};
-    must(learner_init(&b->learner, &b->st, &b->train, &recipe));
-    must(learner_load(&b->learner, folder, &b->model));
-    b->wb.grad = backend->mem->take(b->st.params.bytes);
-    b->wb.threads = 2;
-    must(pack_init(&b->wb.pack, CAP_TOKENS, CAP_SEQUENCES));
-    make_rows(b);
-}
-
-static void finish(struct bench *b) {
-    b->learner.backend->mem->give(b->wb.grad, b->st.params.bytes);
-    pack_free(&b->wb.pack);
-    free(b->wb.first);
-    learner_free(&b->learner);
-    memory_free(&b->wb.mem);
-    program_free(&b->train);
-    generator_free(&b->gen);
-    structure_free(&b->st);
-    tensors_close(&b->want);
-    model_close(&b->model);
-    arena_free(&b->mem);
-}
-
-/* Where file row `row` of a slice lies: GGUF's interleaved order (core/params.h). */
-static int64_t place_of(const struct param_slice *s, int64_t row) {
-    if (!s->rope_heads) return s->row0 + row;
-    int64_t D = s->rows / s->rope_heads, head = row / D, j = row % D;
-    return s->row0 + head * D + (j < D / 2 ? 2 * j : 2 * (j - D / 2) + 1);
-}
-
-/* Compares every slice of an arena with the fixture's tensors PREFIX + file name. */
-static void compare_arena(struct bench *b, const char *prefix, const float *there, double scale, double rel, double abs) {
-    float *weights = to_host(b->learner.backend, there, b->st.params.bytes);
-    int slices = 0;
-    for (int i = 0; i < b->st.params.n; i++)
-        for (int k = 0; k < b->st.params.p[i].n_slices; k++, slices++) {
-            const struct param *p = &b->st.params.p[i];
-            const struct param_slice *s = &p->slice[k];
-            char name[512];
-            snprintf(name, sizeof name, "%s.base_model.model.%s", prefix, s->name);
-            const struct tensor *t = fixture(&b->want, name);
-            assert_int_equal(t->d[0], s->rows);
-            assert_int_equal(t->d[1], p->d[1]);
-            size_t n = (size_t)(s->rows * p->d[1]);
-            float *have = malloc(n * 4), big = 0;
-            for (int64_t j = 0; j < (int64_t)n; j++) {
-                have[j] = (float)(scale * weights[p->off / 4 + (size_t)(place_of(s, j / p->d[1]) * p->d[1] + j % p->d[1])]);
-                big = fmaxf(big, fabsf(f32_of(t)[j]));
-            }
-            snprintf(name, sizeof name, "%s: %s %s", b->name, prefix, s->name);
-            close_to(name, have, f32_of(t), n, rel, abs * (big > 1e-3 ? big : 1e-3));
-            free(have);
-        }
-    int wanted = 0;
-    for (int i = 0; i < b->want.n; i++) wanted += str_starts(b->want.t[i].name, prefix) && b->want.t[i].name[strlen(prefix)] == '.';
-    assert_int_equal(slices, wanted);
-    free(weights);
 }
 
 static void gradients_and_step(const char *c, bool gguf, const struct backend *backend, enum checkpoint level) {
@@ -137,13 +43,13 @@ static void gradients_and_step(const char *c, bool gguf, const struct backend *b
     must(learner_gradient(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, 0, sums));
     float loss = (float)(sums[0] / sums[1]);
     close_to(b.name, &loss, f32_of(fixture(&b.want, "loss")), 1, 1e-5, 0);
-    compare_arena(&b, "grad", b.wb.grad, 1 / sums[1], 1e-4, 1e-4);
+    bench_compare(&b, "grad", b.wb.grad, 1 / sums[1], 1e-4, 1e-4);
     struct step_result r;
     must(learner_step(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, 0, &r));
     float norm = (float)r.grad_norm;
     close_to(b.name, &norm, f32_of(fixture(&b.want, "grad_norm")), 1, 1e-4, 0);
-    compare_arena(&b, "after1", b.learner.w, 1, 1e-3, 1e-3); /* Adam's first step is g / (|g| + eps): a gradient near 0 shows its noise */
-    finish(&b);
+    bench_compare(&b, "after1", b.learner.w, 1, 1e-3, 1e-3); /* Adam's first step is g / (|g| + eps): a gradient near 0 shows its noise */
+    bench_close(&b);
 }
 
 static void test_gradients(void **state) {
@@ -171,7 +77,7 @@ static void test_checkpoint_levels(void **state) {
                 assert_memory_equal(first, grad, b.st.params.bytes);
                 free(grad);
             }
-            finish(&b);
+            bench_close(&b);
         }
         assert_true(act[1] < act[0] && act[2] <= act[1]);
         free(first);
@@ -238,7 +144,7 @@ static void test_generation(void **state) {
                 start(&b, cases[c], gguf, backends[k], CHECKPOINT_NONE);
                 decode_logits(&b);
                 greedy(&b);
-                finish(&b);
+                bench_close(&b);
             }
 }
 
@@ -378,7 +284,7 @@ static void test_gpt2_adapter(void **state) {
     unlink(arena_printf(&b.mem, "%s/adapter_model.safetensors", dir));
     rmdir(dir);
     free(w);
-    finish(&b);
+    bench_close(&b);
 }
 
 int main(void) {

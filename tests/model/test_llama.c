@@ -1,10 +1,7 @@
 /* The Llama family against PyTorch and PEFT (tests/golden/make/tiny_llama.py): losses, every adapter gradient, ten AdamW
  * steps, logits through the decode path, greedy text; on the reference kernels and on the CPU's; at every checkpoint
  * level and in every split into passes. */
-#include "support/support.h"
-#include "data/rows.h"
-#include "gen/generate.h"
-#include "train/learner.h"
+#include "support/bench.h"
 
 static const char *const cases[] = {"tied_gqa", "untied_mha", "bias", "head_dim16", "bf16", "f16"};
 static const char *const adapters[] = {"all_r4", "qv_r3"};
@@ -13,97 +10,20 @@ static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 enum { N_F32 = 4, CAP_TOKENS = 32, CAP_SEQUENCES = 8 };
 
-struct bench {
-    arena mem;
-    struct model model;
-    struct tensors want;
-    struct structure st;
-    struct program train, score;
-    struct generator gen;
-    struct learner learner;
-    struct workbench wb;
-    struct row row[8], *rows[8];
-    int n_rows;
-    char name[128];
-};
-
-/* Rows whose packed labels and weights are the fixture's. */
-static void make_rows(struct bench *b) {
-    const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
-    const float *weights = f32_of(fixture(&b->want, "weights"));
-    b->n_rows = (int)fixture(&b->want, "cu_seqlens")->d[0] - 1;
-    for (int s = 0; s < b->n_rows; s++) {
-        int n = cu[s + 1] - cu[s];
-        struct row *r = &b->row[s];
-        *r = (struct row){.ids = (int32_t *)ids + cu[s], .n = n, .supervised = arena_alloc(&b->mem, (size_t)n)};
-        for (int i = 1; i < n; i++) r->supervised[i] = weights[cu[s] + i - 1] != 0;
-        b->rows[s] = r;
-    }
-}
-
-static void start(struct bench *b, const char *c, const char *adapter, const struct backend *backend, enum checkpoint level, int cap) {
-    *b = (struct bench){0};
-    snprintf(b->name, sizeof b->name, "%s/%s on %s", c, adapter, backend->name);
-    char *dir = arena_printf(&b->mem, GOLDEN "/tiny_llama/%s", c);
-    must(model_open(dir, NULL, &b->model));
-    must(tensors_open(arena_printf(&b->mem, "%s/expected_%s.safetensors", dir, adapter), &b->want));
-    const struct peft_method *method;
-    const void *settings;
-    char *folder = arena_printf(&b->mem, "%s/adapter_%s", dir, adapter);
-    must(adapter_read_config(folder, &b->mem, &method, &settings));
-    must(structure_init(&b->st, &b->model, method, settings, NULL));
-    struct capacity capacity = {cap, CAP_SEQUENCES, 4, 32, DT_F32};
-    must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, capacity, level, backend, false));
-    must(program_build(&b->score, &b->model, MODE_SCORE, &b->st, capacity, level, backend, false));
-    must(program_build(&b->gen.prefill, &b->model, MODE_PREFILL, &b->st, capacity, level, backend, true));
-    must(program_build(&b->gen.decode, &b->model, MODE_DECODE, &b->st, capacity, level, backend, true));
-    b->gen.cap = capacity;
-    must(memory_for(&b->wb.mem, (struct program *const[]){&b->train, &b->score, &b->gen.prefill, &b->gen.decode}, 4));
-    struct recipe recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_LINEAR, 2, 10};
-    must(learner_init(&b->learner, &b->st, &b->train, &recipe));
-    must(learner_load(&b->learner, folder, &b->model));
-    b->wb.grad = backend->mem->take(b->st.params.bytes);
-    b->wb.threads = 2;
-    must(pack_init(&b->wb.pack, cap, CAP_SEQUENCES));
-    make_rows(b);
-}
-
-static void finish(struct bench *b) {
-    b->learner.backend->mem->give(b->wb.grad, b->st.params.bytes);
-    pack_free(&b->wb.pack);
-    free(b->wb.first);
-    learner_free(&b->learner);
-    memory_free(&b->wb.mem);
-    program_free(&b->train);
-    program_free(&b->score);
-    generator_free(&b->gen);
-    structure_free(&b->st);
-    tensors_close(&b->want);
-    model_close(&b->model);
-    arena_free(&b->mem);
-}
-
-/* Compares every slice of an arena with the fixture's tensors PREFIX + file name. */
-static void compare_arena(struct bench *b, const char *prefix, const float *there, double scale, double rel, double abs) {
-    float *weights = to_host(b->learner.backend, there, b->st.params.bytes);
-    for (int i = 0; i < b->st.params.n; i++)
-        for (int k = 0; k < b->st.params.p[i].n_slices; k++) {
-            const struct param *p = &b->st.params.p[i];
-            const struct param_slice *s = &p->slice[k];
-            char name[512];
-            snprintf(name, sizeof name, "%s.base_model.model.%s", prefix, s->name);
-            const struct tensor *t = fixture(&b->want, name);
-            size_t n = (size_t)(s->rows * p->d[1]);
-            float *have = malloc(n * 4), big = 0;
-            for (size_t j = 0; j < n; j++) {
-                have[j] = (float)(scale * weights[p->off / 4 + (size_t)(s->row0 * p->d[1]) + j]);
-                big = fmaxf(big, fabsf(f32_of(t)[j]));
-            }
-            snprintf(name, sizeof name, "%s: %s %s", b->name, prefix, s->name);
-            close_to(name, have, f32_of(t), n, rel, abs * (big > 1e-3 ? big : 1e-3));
-            free(have);
-        }
-    free(weights);
+static void start(struct bench *b, const char *c, const char *a, const struct backend *backend, enum checkpoint level, int cap) {
+    char model[128], adapter[128], expected[128];
+    snprintf(model, sizeof model, GOLDEN "/tiny_llama/%s", c);
+    snprintf(adapter, sizeof adapter, GOLDEN "/tiny_llama/%s/adapter_%s", c, a);
+    snprintf(expected, sizeof expected, GOLDEN "/tiny_llama/%s/expected_%s.safetensors", c, a);
+    bench_open(b, &(struct bench_case){.model = model,
+                                       .adapter = adapter,
+                                       .expected = expected,
+                                       .backend = backend,
+                                       .level = level,
+                                       .cap = {cap, CAP_SEQUENCES, 4, 32, DT_F32},
+                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_LINEAR, 2, 10},
+                                       .score = true});
+    snprintf(b->name, sizeof b->name, "%s/%s on %s", c, a, backend->name);
 }
 
 static void gradients_and_steps(const char *c, const char *a, const struct backend *backend, enum checkpoint level, int cap) {
@@ -113,7 +33,7 @@ static void gradients_and_steps(const char *c, const char *a, const struct backe
     must(learner_gradient(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, 0, sums));
     float loss = (float)(sums[0] / sums[1]);
     close_to("loss", &loss, f32_of(fixture(&b.want, "loss")), 1, 1e-5, 0);
-    compare_arena(&b, "grad", b.wb.grad, 1 / sums[1], 1e-4, 1e-4);
+    bench_compare(&b, "grad", b.wb.grad, 1 / sums[1], 1e-4, 1e-4);
     double again[4];
     must(rows_loss(&b.score, &b.wb, b.learner.w, (const struct row *const *)b.rows, b.n_rows, again));
     float scored = (float)again[0], trained = (float)sums[0];
@@ -126,8 +46,8 @@ static void gradients_and_steps(const char *c, const char *a, const struct backe
         close_to("grad_norms", &got[1], f32_of(fixture(&b.want, "grad_norms")) + step, 1, 1e-3, 1e-5);
         close_to("lrs", &got[2], f32_of(fixture(&b.want, "lrs")) + step, 1, 1e-6, 1e-12);
     }
-    compare_arena(&b, "after10", b.learner.w, 1, 1e-3, 1e-3);
-    finish(&b);
+    bench_compare(&b, "after10", b.learner.w, 1, 1e-3, 1e-3);
+    bench_close(&b);
 }
 
 static void test_gradients(void **state) {
@@ -158,7 +78,7 @@ static void test_checkpoint_levels(void **state) {
                 assert_memory_equal(first, grad, bytes);
                 free(grad);
             }
-            finish(&b);
+            bench_close(&b);
         }
         assert_true(act[1] < act[0] && act[2] < act[1]);
         free(first);
@@ -190,7 +110,7 @@ static void decode_logits(const char *c, const char *a, const struct backend *ba
             must(program_read(&b.gen.decode, &b.wb.mem, b.gen.decode.logits, 1, 0, z, (size_t)V * 4));
             close_to(b.name, z, f32_of(logits) + i * V, (size_t)V, 0, 1e-4);
         }
-    finish(&b);
+    bench_close(&b);
 }
 
 static void greedy(const char *c, const char *a, const struct backend *backend) {
@@ -209,7 +129,7 @@ static void greedy(const char *c, const char *a, const struct backend *backend) 
         assert_memory_equal(out[i].ids, i32_of(want_ids) + i * new, (size_t)new * 4);
         free(out[i].ids);
     }
-    finish(&b);
+    bench_close(&b);
 }
 
 static void test_generation(void **state) {

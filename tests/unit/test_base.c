@@ -244,6 +244,10 @@ static void test_map_and_read(void **state) {
     assert_string_equal(s.p, "");
     str_free(&s);
     assert_int_equal(file_write(path, "abc", 3), OK);
+    char below[176];
+    snprintf(below, sizeof below, "%s/f", path); /* a file is no folder */
+    assert_int_equal(file_map(below, &m), E_USAGE);
+    assert_int_equal(file_read(below, &s), E_USAGE);
     assert_int_equal(file_map(path, &m), OK);
     assert_int_equal(m.n, 3);
     assert_memory_equal(m.p, "abc", 3);

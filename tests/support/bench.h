@@ -1,0 +1,41 @@
+/* A family's golden case on a backend, ready to train, score and generate: what test_families.c and test_llama.c stand on.
+ *
+ * The fixture (tensors of PyTorch and PEFT) gives rows, expected gradients and weights; the model, the adapter and the
+ * programs are the library's own. */
+#ifndef TESTS_BENCH_H
+#define TESTS_BENCH_H
+#include "support/support.h"
+#include "data/rows.h"
+#include "gen/generate.h"
+#include "train/learner.h"
+
+struct bench {
+    arena mem;
+    struct model model;
+    struct tensors want;
+    struct structure st;
+    struct program train, score; /* score: where the case asks for it */
+    struct generator gen;
+    struct learner learner;
+    struct workbench wb;
+    struct row row[8], *rows[8];
+    int n_rows;
+    char name[128]; /* for messages; the caller's */
+};
+
+struct bench_case {
+    const char *model, *adapter, *expected; /* a folder or file, a folder, a file */
+    const struct backend *backend;
+    enum checkpoint level;
+    struct capacity cap;
+    struct recipe recipe;
+    bool score;
+};
+
+void bench_open(struct bench *b, const struct bench_case *c);
+void bench_close(struct bench *b);
+
+/* Compares every slice of an arena, times `scale`, with the fixture's tensors PREFIX + file name; the fixture has no others. */
+void bench_compare(struct bench *b, const char *prefix, const float *there, double scale, double rel, double abs);
+
+#endif
