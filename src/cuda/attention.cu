@@ -33,24 +33,29 @@ struct packed {
     const void *q, *k, *v, *o, *go; /* [N, H*D] or [N, K*D] */
     int64_t ldq, ldk, ldv, ldo, ldgo, ldlse;
     const float *lse, *delta; /* backward: [N, H] with ldlse; [N, H] dense */
-    const int32_t *cu, *cu_k; /* bounds of the queries and of the keys; the same but in CROSS */
-    int S, N, M, H, K, D, stride, window; /* N queries, M keys; stride: floats from row to row in shared memory */
+    const int32_t *cu;
+    int S, N, H, K, D, stride, window; /* stride: floats from row to row in shared memory */
     float scale, softcap;
     bool causal;
+    int M;                 /* keys; N but in CROSS. This and what follows lie last: ptxas gives other kernels for other offsets */
+    const int32_t *cu_k;   /* CROSS: the keys' bounds */
     struct by_distance by; /* BIASED */
 };
 
-/* What row i may look at: the keys of query i, or (of_key) the queries that see key i. */
-template <enum form F> __device__ int2 span_of(const struct packed &a, int i, bool of_key) {
-    const int32_t *own = F == CROSS && of_key ? a.cu_k : a.cu, *other = F != CROSS || of_key ? a.cu : a.cu_k;
-    int lo = 0, hi = a.S; /* the last s with own[s] <= i: empty sequences before it fall out */
+/* The last s with cu[s] <= i: empty sequences before it fall out. */
+__device__ __forceinline__ int sequence_of(const int32_t *cu, int S, int i) {
+    int lo = 0, hi = S;
     while (hi - lo > 1) {
         int mid = (lo + hi) / 2;
-        if (own[mid] <= i) lo = mid;
+        if (cu[mid] <= i) lo = mid;
         else hi = mid;
     }
-    int from = other[lo], to = other[lo + 1];
-    if (F == CROSS) return make_int2(from, to); /* no mask between texts */
+    return lo;
+}
+
+/* What row i may look at: the keys of query i, or (of_key) the queries that see key i. */
+__device__ int2 span_within(const struct packed &a, int i, bool of_key) {
+    int s = sequence_of(a.cu, a.S, i), from = a.cu[s], to = a.cu[s + 1];
     if (of_key) {
         if (a.causal) from = i;
         if (a.window > 0 && a.window < to - i) to = i + a.window;
@@ -59,6 +64,13 @@ template <enum form F> __device__ int2 span_of(const struct packed &a, int i, bo
         if (a.window > 0 && i - from >= a.window) from = i - a.window + 1;
     }
     return make_int2(from, to);
+}
+
+template <enum form F> __device__ __forceinline__ int2 span_of(const struct packed &a, int i, bool of_key) {
+    if (F != CROSS) return span_within(a, i, of_key);
+    const int32_t *other = of_key ? a.cu : a.cu_k; /* no mask between texts */
+    int s = sequence_of(of_key ? a.cu_k : a.cu, a.S, i);
+    return make_int2(other[s], other[s + 1]);
 }
 
 /* Rows [first, first + n) of x as f32 in shared memory; rows from `end` on and columns from D on become 0. */
@@ -116,7 +128,7 @@ template <typename T, int NC> __device__ void put_row(const struct packed &a, vo
     }
 }
 
-template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THREADS) attend(const __grid_constant__ struct packed a, void *out, int64_t ldout, float *lse) {
+template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THREADS) attend(struct packed a, void *out, int64_t ldout, float *lse) {
     extern __shared__ float4 shared[];
     float *qs = (float *)shared, *ks = qs + TILE * a.stride, *vs = ks + LANES * a.stride;
     int lane = threadIdx.x % 32, mine = threadIdx.x / 32 * ROWS, h = blockIdx.y, kh = h / (a.H / a.K), i0 = blockIdx.x * TILE;
@@ -160,7 +172,7 @@ template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THR
 }
 
 /* delta[n, h] = sum_d do o: a warp each. */
-template <typename T> __global__ void __launch_bounds__(THREADS) delta_of(const __grid_constant__ struct packed a, float *delta) {
+template <typename T> __global__ void __launch_bounds__(THREADS) delta_of(struct packed a, float *delta) {
     int64_t at = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
     if (at >= (int64_t)a.N * a.H) return;
     int64_t n = at / a.H, col = at % a.H * a.D;
@@ -171,7 +183,7 @@ template <typename T> __global__ void __launch_bounds__(THREADS) delta_of(const 
     if (threadIdx.x % 32 == 0) delta[at] = sum;
 }
 
-template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THREADS) attend_dq(const __grid_constant__ struct packed a, void *out, int64_t ldout) {
+template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THREADS) attend_dq(struct packed a, void *out, int64_t ldout) {
     extern __shared__ float4 shared[];
     float *qs = (float *)shared, *gs = qs + TILE * a.stride, *ks = gs + TILE * a.stride, *vs = ks + LANES * a.stride;
     int lane = threadIdx.x % 32, mine = threadIdx.x / 32 * ROWS, h = blockIdx.y, kh = h / (a.H / a.K), i0 = blockIdx.x * TILE;
@@ -211,7 +223,7 @@ template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THR
 }
 
 /* The same with the sides exchanged: rows are keys, lanes are queries, once for every query head of the group. */
-template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THREADS) attend_dkv(const __grid_constant__ struct packed a, void *dk, int64_t lddk, void *dv, int64_t lddv) {
+template <typename T, int NC, enum form F> __global__ void __launch_bounds__(THREADS) attend_dkv(struct packed a, void *dk, int64_t lddk, void *dv, int64_t lddv) {
     extern __shared__ float4 shared[];
     float *ks = (float *)shared, *vs = ks + TILE * a.stride, *qs = vs + TILE * a.stride, *gs = qs + LANES * a.stride;
     int lane = threadIdx.x % 32, mine = threadIdx.x / 32 * ROWS, kh = blockIdx.y, group = a.H / a.K, j0 = blockIdx.x * TILE;
@@ -281,7 +293,7 @@ static err allow_shared(const void *kernel, size_t bytes) {
 static err packed_of(const struct inst *i, const struct view *in, const struct view *cu_k, const struct view *bias, struct packed *to, enum form *form) {
     struct packed a = {};
     a.q = in[Q].p, a.k = in[K].p, a.v = in[V].p, a.ldq = in[Q].ld, a.ldk = in[K].ld, a.ldv = in[V].ld;
-    a.cu = view_i32(&in[CU]), a.cu_k = cu_k->p ? view_i32(cu_k) : a.cu, a.S = (int)in[CU].d[0] - 1, a.N = (int)in[Q].d[0], a.M = (int)in[K].d[0];
+    a.cu = view_i32(&in[CU]), a.cu_k = view_i32(cu_k), a.S = (int)in[CU].d[0] - 1, a.N = (int)in[Q].d[0], a.M = (int)in[K].d[0];
     a.H = i->a.heads, a.K = i->a.kv_heads, a.D = i->a.head_dim, a.window = i->a.window;
     a.stride = ((a.D + 3) & ~3) | 4;
     a.scale = i->a.scale, a.softcap = i->a.softcap, a.causal = i->a.causal;

@@ -292,10 +292,9 @@ __device__ __forceinline__ void attend_split(const struct cached &a, const struc
                 for (int e = 0; e < E; e++) dot = fmaf(q[g][e], x[e], dot);
 #pragma unroll
                 for (int d = L / 2; d; d >>= 1) dot += __shfl_xor_sync(0xFFFFFFFFu, dot, d);
-                int t = base + u * WARPS * SUB + lane / L;
                 if (a.softcap > 0) dot = a.softcap * tanhf(dot / a.softcap);
-                if (bias) dot += bias_at(*bias, t - a.pos[n], (int)h0 + min(g, heads - 1));
-                s[u][g] = t < span.to ? dot : -INFINITY;
+                if (bias) dot += bias_at(*bias, base + u * WARPS * SUB + lane / L - a.pos[n], (int)h0 + min(g, heads - 1));
+                s[u][g] = base + u * WARPS * SUB + lane / L < span.to ? dot : -INFINITY;
             }
         }
 #pragma unroll
