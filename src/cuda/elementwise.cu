@@ -82,7 +82,7 @@ struct operands {
 /* act(g) and its derivative, as ops/glu.c defines them. */
 __device__ __forceinline__ float activate(enum activation kind, float g, float *slope) {
     const float root = 0.797884560802865f, cubic = 0.044715f;
-    float s, u;
+    float s, u, e;
     switch (kind) {
     case ACT_SILU:
         s = 1.0f / (1.0f + expf(-g));
@@ -90,8 +90,9 @@ __device__ __forceinline__ float activate(enum activation kind, float g, float *
         return g * s;
     case ACT_GELU_TANH:
         u = 2.0f * root * (g + cubic * g * g * g);
-        s = 1.0f / (1.0f + expf(-u));
-        *slope = s + g * s * (1.0f - s) * 2.0f * root * (1.0f + 3.0f * cubic * g * g);
+        e = expf(-fabsf(u)); /* s (1 - s) = e / (1 + e)^2: for s near 1 the difference would be all rounding, times g^3 */
+        s = (u >= 0 ? 1.0f : e) / (1.0f + e);
+        *slope = s + g * (e / ((1.0f + e) * (1.0f + e))) * 2.0f * root * (1.0f + 3.0f * cubic * g * g);
         return g * s;
     case ACT_GELU_ERF: /* erfc(x) = erfcx(x) exp(-x^2): far below 0 the rounding of x^2 would otherwise be the result's, times x^2 */
         u = g * g;

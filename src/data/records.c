@@ -166,7 +166,8 @@ err scan_next(struct scanner *s, struct extent *x, bool *found) {
     for (;;) {
         if (!s->at && !s->base && s->n >= 3 && !memcmp(s->p, "\xEF\xBB\xBF", 3)) s->at = 3;
         size_t from = 0, to = 0;
-        enum seen seen = !s->n && !at_end(s)                     ? MORE
+        bool mark_open = !s->base && s->n < 3; /* too little to tell a byte order mark */
+        enum seen seen = (!s->n || mark_open) && !at_end(s)      ? MORE
                          : s->kind == IN_ARRAY                   ? frame_element(s, &from, &to)
                          : s->kind == IN_CSV || s->kind == IN_TSV ? frame_csv(s, &from, &to)
                                                                  : frame_line(s, &from, &to);
