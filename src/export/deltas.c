@@ -52,7 +52,7 @@ static err check_config(const json_t *j, const char *path) {
 }
 
 /* PEFT's rule for a pattern's key: a regular expression that matches the module's name from a dot, or from its start, to its end. */
-static err key_matches(const char *path, const char *key, const char *module, bool *yes) {
+static err key_matches(const char *path, const char *setting, const char *key, const char *module, bool *yes) {
     str text = {0};
     int code;
     PCRE2_SIZE where;
@@ -64,18 +64,19 @@ static err key_matches(const char *path, const char *key, const char *module, bo
     *yes = found > 0;
     pcre2_match_data_free(match);
     pcre2_code_free(re);
-    if (!re || !match) return fail(E_INPUT, "%s: alpha_pattern's key '%.80s' is no regular expression", path, key);
-    return found < 0 && found != PCRE2_ERROR_NOMATCH ? fail(E_INPUT, "%s: alpha_pattern's key '%.80s' cannot be matched", path, key) : OK;
+    if (!re || !match) return fail(E_INPUT, "%s: %s's key '%.80s' is no regular expression", path, setting, key);
+    return found < 0 && found != PCRE2_ERROR_NOMATCH ? fail(E_INPUT, "%s: %s's key '%.80s' cannot be matched", path, setting, key) : OK;
 }
 
-static err alpha_of(const json_t *config, const char *path, const char *module, double *alpha) {
+/* What a pattern setting says of a module, or `otherwise`. */
+static err value_of(const json_t *config, const char *path, const char *setting, const char *module, double otherwise, double *value) {
     const char *key;
     json_t *v;
-    *alpha = json_number_value(json_object_get(config, "lora_alpha"));
-    json_object_foreach(json_object_get(config, "alpha_pattern"), key, v) {
+    *value = otherwise;
+    json_object_foreach(json_object_get(config, setting), key, v) {
         bool yes;
-        TRY(key_matches(path, key, module, &yes));
-        if (yes && json_is_number(v)) return *alpha = json_number_value(v), OK;
+        TRY(key_matches(path, setting, key, module, &yes));
+        if (yes && json_is_number(v)) return *value = json_number_value(v), OK;
     }
     return OK;
 }
@@ -125,9 +126,11 @@ static err add(struct deltas *d, const struct model *m, const json_t *config, co
     if (a->d[1] != x->w->d[1] || x->b->d[0] != x->w->d[0])
         return fail(E_USAGE, "%s: %s: the adapter is for a matrix of [%lld, %lld], %s has [%lld, %lld]: another model", d->folder,
                     x->module, (long long)x->b->d[0], (long long)a->d[1], m->path, (long long)x->w->d[0], (long long)x->w->d[1]);
-    double alpha;
-    TRY(alpha_of(config, path, x->module, &alpha));
+    double alpha, rank;
+    TRY(value_of(config, path, "alpha_pattern", x->module, d->alpha, &alpha));
+    TRY(value_of(config, path, "rank_pattern", x->module, d->r, &rank));
     x->rank = (int)a->d[0];
+    if (x->rank != rank) return fail(E_INPUT, "%s: %s has rank %d, adapter_config.json says %g: files of two adapters?", d->folder, x->module, x->rank, rank);
     x->scale = alpha / (d->rslora ? sqrt((double)x->rank) : (double)x->rank);
     if (x->rank > d->max_rank) d->max_rank = x->rank;
     d->patterns |= x->rank != d->r || alpha != d->alpha;

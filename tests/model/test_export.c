@@ -321,6 +321,8 @@ static void test_refusals(void **state) {
     refuses(base, variant(plain, "r7", "{}", "layers.1.mlp.up_proj.lora_B"), E_INPUT, "layers.1.mlp.up_proj.lora_B.weight is missing");
     refuses(base, variant(plain, "r8", "{}", "layers.1.mlp.up_proj.lora_A"), E_INPUT, "20 lora_A and 21 lora_B");
     refuses(base, variant(plain, "r9", "{\"r\": 0}", NULL), E_INPUT, "'r' or 'lora_alpha'");
+    refuses(base, variant(plain, "r11", "{\"r\": 7}", NULL), E_INPUT, "has rank 4, adapter_config.json says 7");
+    refuses(base, variant(plain, "r12", "{\"rank_pattern\": {\"k_proj\": 3}}", NULL), E_INPUT, "k_proj has rank 4, adapter_config.json says 3");
     refuses(base, variant(plain, "r10", "{\"base_model_name_or_path\": \"random:1\"}", NULL), E_USAGE, "random weights");
     refuses(golden("head_dim16", ""), plain, E_USAGE, "another model");
     refuses(GOLDEN "/cipher", golden("bias", "adapter_all_r4"), E_USAGE, "the adapter is for a matrix of");
