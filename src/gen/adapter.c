@@ -14,10 +14,9 @@ void arena_f32_free(float *p, size_t bytes) { pages_give(p, bytes); }
 
 /* --- structure --------------------------------------------------------------------------------------------------- */
 static err no_match(const struct model *m, const struct structure *st) {
-    static const char *const words[] = {[TAKE_ALL_LINEAR] = "all-linear", [TAKE_ATTENTION] = "attention", [TAKE_MLP] = "mlp"};
     str names = {0}, known = {0};
     const struct targets *t = st->method->targets(st->settings);
-    if (t->of.take > TAKE_REGEX) str_adds(&names, words[t->of.take]);
+    if (take_word(t->of.take)) str_adds(&names, take_word(t->of.take));
     for (int i = 0; i < t->of.n; i++) str_addf(&names, "%s%s", i ? ", " : "", t->of.names[i]);
     for (int i = 0; i < m->n; i++) { /* the last name parts of layer 0's matrices */
         if (m->w[i].nd != 2 || !strstr(m->w[i].module, ".layers.0.")) continue;

@@ -8,6 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* --- words ------------------------------------------------------------------------------------------------------------- */
+static const char *const words[] = {[TAKE_ALL_LINEAR] = "all-linear", [TAKE_ATTENTION] = "attention", [TAKE_MLP] = "mlp"};
+enum { N_WORDS = sizeof words / sizeof *words };
+
+const char *take_word(enum take take) { return words[take]; }
+
+enum take take_of_word(const char *word) {
+    for (int i = 0; i < N_WORDS; i++)
+        if (words[i] && !strcmp(word, words[i])) return (enum take)i;
+    return TAKE_NAMES;
+}
+
 /* --- names ------------------------------------------------------------------------------------------------------------- */
 static pcre2_code *compile(const char *regex) {
     int code;
@@ -173,15 +185,10 @@ static err names_read(const json_t *v, const char *setting, const char *where, a
 }
 
 static err list_read(const json_t *v, const char *setting, const char *where, arena *mem, struct module_list *l) {
-    static const struct {
-        const char *word;
-        enum take take;
-    } words[] = {{"all-linear", TAKE_ALL_LINEAR}, {"attention", TAKE_ATTENTION}, {"mlp", TAKE_MLP}};
     const char *text = json_string_value(v);
     *l = (struct module_list){0};
     if (!v || json_is_null(v)) return OK;
-    for (size_t i = 0; text && i < sizeof words / sizeof *words; i++)
-        if (!strcmp(text, words[i].word)) return l->take = words[i].take, OK;
+    if (text && (l->take = take_of_word(text)) != TAKE_NAMES) return OK;
     if (!text && !json_is_array(v)) return fail(E_INPUT, "%s: %s must be a list of names, a regular expression or \"all-linear\"", where, setting);
     if (!text) return names_read(v, setting, where, mem, &l->n, &l->names);
     const char **one = arena_alloc(mem, sizeof *one);

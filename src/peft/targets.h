@@ -27,6 +27,11 @@ struct module_value {
     double value;
 };
 
+/* all-linear, attention, mlp. Of names and expressions: NULL. */
+const char *take_word(enum take take);
+/* The word's; TAKE_NAMES where it is none. */
+enum take take_of_word(const char *word);
+
 bool targets_take(const struct targets *t, const struct linear *w);
 bool targets_same(const struct targets *a, const struct targets *b);
 err targets_check(const struct targets *t, const char *method);

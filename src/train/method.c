@@ -6,7 +6,7 @@
 
 /* A word, a regular expression (module names have none of its characters) or a list of names. */
 static json_t *modules_json(const struct strs *l) {
-    if (l->n == 1 && (strpbrk(l->v[0], "*\\()[]|^$+?{}") || !strcmp(l->v[0], "all-linear") || !strcmp(l->v[0], "attention") || !strcmp(l->v[0], "mlp"))) return json_string(l->v[0]);
+    if (l->n == 1 && (strpbrk(l->v[0], "*\\()[]|^$+?{}") || take_of_word(l->v[0]) != TAKE_NAMES)) return json_string(l->v[0]);
     json_t *j = l->n ? json_array() : json_null();
     for (int i = 0; i < l->n; i++) json_array_append_new(j, json_string(l->v[i]));
     return j;

@@ -2,7 +2,7 @@
  * orders of rows and scales are right; every form of an adapter gives its deltas back; a model goes to the other format and back bit
  * for bit; the check catches what it is for; what cannot be exported is refused with the reason. */
 #define _GNU_SOURCE
-#include "support/support.h"
+#include "support/bench.h"
 #include "base/file.h"
 #include "export/check.h"
 #include "export/crossing.h"
@@ -39,35 +39,6 @@ static json_t *export_(struct export_request r) {
     double planned = json_number_value(json_object_get(memory, "planned")), peak = json_number_value(json_object_get(memory, "peak"));
     if (!(peak <= planned)) flunk("%s: %.0f bytes at most were planned, %.0f measured", r.out, planned, peak);
     return report;
-}
-
-/* Logits of a fixture's batch by a model, [N, V]; the caller frees. */
-static float *logits_of(const char *path, const struct tensors *expected) {
-    struct model m;
-    struct program g;
-    struct memory mem;
-    const struct tensor *ids = fixture(expected, "ids"), *cu = fixture(expected, "cu_seqlens");
-    int n = (int)ids->d[0], s = (int)cu->d[0] - 1;
-    int32_t *sample = calloc((size_t)n, sizeof *sample), *pos = calloc((size_t)n, sizeof *pos);
-    for (int i = 0, row = 0; i < n; i++) {
-        while (i >= i32_of(cu)[row + 1]) row++;
-        pos[i] = i - i32_of(cu)[row];
-    }
-    must(model_open(path, NULL, &m));
-    must(program_build(&g, &m, MODE_SCORE, NULL, (struct capacity){n, s, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, true));
-    must(memory_for(&mem, (struct program *const[]){&g}, 1));
-    struct feed f = {.ids = i32_of(ids), .pos = pos, .cu = i32_of(cu), .sample = sample, .n = n, .s = s};
-    must(program_run(&g, &mem, NULL, NULL, &f, &(struct run_ctx){.threads = 1}, true));
-    float *out = malloc((size_t)(n * m.shape.vocab) * 4);
-    must(program_read(&g, &mem, g.logits, n, s, out, (size_t)(n * m.shape.vocab) * 4));
-    const double cap = m.shape.logit_softcap; /* what the loss does with them */
-    for (int64_t i = 0; cap > 0 && i < n * m.shape.vocab; i++) out[i] = (float)(cap * tanh(out[i] / cap));
-    memory_free(&mem);
-    program_free(&g);
-    model_close(&m);
-    free(sample);
-    free(pos);
-    return out;
 }
 
 static void test_merged_logits(void **state) {

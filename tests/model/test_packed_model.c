@@ -2,7 +2,7 @@
  * its logits are those of transformers on the matrices as bitsandbytes dequantises them, and an adapter trains on it. Merged, it can be
  * written in plain types; what makes up a packed weight goes nowhere else. */
 #define _GNU_SOURCE
-#include "support/support.h"
+#include "support/bench.h"
 #include "export/export.h"
 #include <jansson.h>
 
@@ -16,32 +16,6 @@ static int begin(void **state) {
 static int end(void **state) {
     (void)state;
     return dir_remove(root) != OK;
-}
-
-/* Logits of each row of a batch, [N, V]; the caller frees. */
-static float *logits_of(const char *path, const struct tensors *expected) {
-    struct model m;
-    struct program g;
-    struct memory mem;
-    const struct tensor *ids = fixture(expected, "ids"), *cu = fixture(expected, "cu_seqlens");
-    int n = (int)ids->d[0], s = (int)cu->d[0] - 1;
-    int32_t *sample = calloc(2 * (size_t)n, sizeof *sample), *pos = sample + n;
-    for (int i = 0, row = 0; i < n; i++) {
-        while (i >= i32_of(cu)[row + 1]) row++;
-        pos[i] = i - i32_of(cu)[row];
-    }
-    must(model_open(path, NULL, &m));
-    must(program_build(&g, &m, MODE_SCORE, NULL, (struct capacity){n, s, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, true));
-    must(memory_for(&mem, (struct program *const[]){&g}, 1));
-    struct feed f = {.ids = i32_of(ids), .pos = pos, .cu = i32_of(cu), .sample = sample, .n = n, .s = s};
-    must(program_run(&g, &mem, NULL, NULL, &f, &(struct run_ctx){.threads = 1}, true));
-    float *out = malloc((size_t)(n * m.shape.vocab) * 4);
-    must(program_read(&g, &mem, g.logits, n, s, out, (size_t)(n * m.shape.vocab) * 4));
-    memory_free(&mem);
-    program_free(&g);
-    model_close(&m);
-    free(sample);
-    return out;
 }
 
 static void same_logits(const char *path, double tolerance) {

@@ -1,4 +1,4 @@
-/* A family's golden case on a backend, ready to train, score and generate: what test_families.c and test_llama.c stand on.
+/* A family's golden case on a backend, ready to train, score and generate: what test_families.c and test_llama.c stand on; and the logits of a bare model.
  *
  * The fixture (tensors of PyTorch and PEFT) gives rows, expected gradients and weights; the model, the adapter and the
  * programs are the library's own. */
@@ -37,5 +37,8 @@ void bench_close(struct bench *b);
 
 /* Compares every slice of an arena, times `scale`, with the fixture's tensors PREFIX + file name; the fixture has no others. */
 void bench_compare(struct bench *b, const char *prefix, const float *there, double scale, double rel, double abs);
+
+/* Logits of a fixture's batch (ids, cu_seqlens) by the bare model at `path`, capped where the model caps them, [N, V]; the caller frees. */
+float *logits_of(const char *path, const struct tensors *expected);
 
 #endif
