@@ -70,6 +70,7 @@ static bool takes_more(const struct model *m, const struct structure *st, const 
 /* Words such as all-linear are written as the endings that they took, as PEFT does; where these would take more than that
  * (GPT-2's attention and MLP both have a c_proj), as whole names. */
 static err name_modules(struct structure *st, const struct model *m, int modules) {
+    if (!take_word(st->method->targets(st->settings)->of.take)) return OK; /* names and expressions are written as they are */
     const char **list[2];
     for (int k = 0; k < 2; k++)
         if (!(list[k] = arena_alloc(&st->mem, (size_t)modules * sizeof **list + 1))) return fail(E_MEMORY, "out of memory");
