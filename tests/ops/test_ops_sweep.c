@@ -149,7 +149,7 @@ static val activation(struct lab *l, int64_t cols, const char *name) { return ac
 static val param(struct lab *l, int nd, const int64_t *d, const char *name) {
     val v = floats(l, ROLE_PARAM, nd, d, name);
     prog_v(&l->p, v)->needs = true;
-    prog_v(&l->p, v)->off = l->param_off;
+    prog_v(&l->p, v)->off = prog_v(&l->p, v)->grad = l->param_off;
     l->param_off += 1 << 20;
     return v;
 }
