@@ -241,12 +241,15 @@ void *module_list_json(const struct module_list *l) { return l->take == TAKE_REG
 
 err targets_write(const struct targets *t, const struct module_list *named, void *json) {
     const struct module_list *of = t->of.take > TAKE_REGEX && named ? named : &t->of;
-    json_t *layers = t->n_layers ? json_array() : json_null();
-    for (int i = 0; i < t->n_layers; i++) json_array_append_new(layers, json_integer(t->layers[i]));
     int bad = json_object_set_new(json, "target_modules", module_list_json(of));
-    bad |= json_object_set_new(json, "layers_to_transform", layers);
-    bad |= json_object_set_new(json, "layers_pattern", names_json(t->n_containers, t->containers));
-    if (t->except.n) /* a key that older readers do not know: only where it says something */
+    /* keys that not every method's or older readers know: only where they say something */
+    if (t->n_layers) {
+        json_t *layers = json_array();
+        for (int i = 0; i < t->n_layers; i++) json_array_append_new(layers, json_integer(t->layers[i]));
+        bad |= json_object_set_new(json, "layers_to_transform", layers);
+        bad |= json_object_set_new(json, "layers_pattern", names_json(t->n_containers, t->containers));
+    }
+    if (t->except.n)
         bad |= json_object_set_new(json, "exclude_modules", module_list_json(&t->except));
     return bad ? fail(E_MEMORY, "out of memory") : OK;
 }
