@@ -27,8 +27,8 @@ static err no_match(const struct model *m, const struct structure *st) {
         if (!could_take(st->method, &m->w[i]) || !strstr(m->w[i].module, ".layers.0.")) continue;
         str_addf(&known, "%s%s", known.n ? ", " : "", strrchr(m->w[i].module, '.') + 1);
     }
-    err e = known.n ? fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s", st->method->name, names.p ? names.p : "",
-                           t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p)
+    err e = known.n ? fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s%s", st->method->name, names.p ? names.p : "",
+                           t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p, st->method->linears ? ", or use all-linear" : "")
                     : fail(E_USAGE, "%s has nothing to train in this model: no layer has a %s", st->method->name, strrchr(st->method->mark, '.') + 1);
     str_free(&names);
     str_free(&known);
