@@ -54,6 +54,7 @@ struct op_attr {
     int site;                     /* identity for dropout keys */
     bool causal, interleaved, inverse, decode;
     bool center;                  /* norm: LayerNorm */
+    bool backward;                /* head_loss: makes gradients too */
     bool wide;                    /* linear: outputs are f32 whatever the program computes in (logits) */
 };
 

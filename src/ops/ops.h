@@ -32,10 +32,11 @@
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
  * split_bwd        in  dy_i[N,W_i]                               out dx
- * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32
+ * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt)
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
- *                      dx[N,C] (opt; loss_scale * d(sum w*nll)/dx, 0 where w = 0)
- *                  logits z = x W^T, with softcap c > 0: c tanh(z/c).
+ *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
+ *                      dbias[V] (where they are trained; GRAD: added)
+ *                  logits z = x W^T + bias, with softcap c > 0: c tanh(z/c).
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
