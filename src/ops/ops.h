@@ -1,7 +1,12 @@
 /* The ops and their operands, in order. [..] shapes; (opt) may be absent. All activations are f32 row-major [N, C];
  * weights W may be any dtype of base/dtype.h (quantised along the last dimension); vectors (norm weights, biases) f32.
  *
- * embed            in  ids[N] i32, table[V,C]                    out x[N,C]                   x = scale * table[ids]
+ * embed            in  ids[N] i32, table[V,C]                    out x[N,C]                   x = scale * table[ids], 0 where ids is no row of it
+ * embed_bwd        in  dx[N,C], ids, table                       out dtable[V,C] (GRAD: added: scale * dx to row ids)
+ * overlay          in  x[N,C], ids[N] i32, table[P,C] act        out y[N,C] (may be in place of x)
+ *                  y = ids < first ? x : table[ids - first], 0 where that is no row of it
+ * overlay_bwd      in  dy[N,C], ids, table                       out dx[N,C] (with backward; may be in place of dy; 0 where ids >= first),
+ *                      dtable[P,C] (a trained table: GRAD, added), or dtable[P,C] (another that needs it): sums of dy's rows
  * norm             in  x[N,C], w[D], bias[D] (opt)                out y[N,C], rstd[N] ([N,H] when heads H > 1), mean (with center)
  *                  D = C / H, H = max(heads, 1); each of a row's H vectors: m = center ? mean(x) : 0,
  *                  rstd = 1/sqrt(mean((x-m)^2)+eps), y = (x-m)*rstd*w + bias

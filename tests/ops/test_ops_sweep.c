@@ -182,11 +182,29 @@ static void emit(struct lab *l, const struct op_def *op, const val *in, const st
     if (!prog_emit(&l->p, op, in, op->n_in, a)) flunk("%s: %s", l->what, err_text());
 }
 
+/* Variants: plain, with a factor; a trained table (f32). Some ids are no rows of the table. */
 static void build_embed(struct lab *l) {
-    val in[] = {ints(l, SYM_N, "ids", 11), weight(l, 11, l->s->C, "table")};
+    const bool trained = l->variant == 2;
+    if (trained && l->dt != DT_F32) return;
+    val in[] = {ints(l, SYM_N, "ids", 11), trained ? param(l, 2, (int64_t[]){11, l->s->C}, "table") : weight(l, 11, l->s->C, "table")};
+    for (int64_t n = 3; n < l->N; n += 5) ((int32_t *)l->data[in[0].i])[n] = n % 3 ? 11 + (int32_t)n * 100 : -(int32_t)n;
     bool sum = l->dt == DT_Q4_1 || l->dt == DT_Q5_1 || l->dt == DT_Q2_K || l->dt == DT_Q4_K || l->dt == DT_Q5_K;
-    l->terms = sum ? 1 : 0; /* d * q + m may round once or twice */
+    l->terms = trained ? (double)l->N : sum ? 1 : 0; /* d * q + m may round once or twice */
+    l->loss_outs = trained;
     emit(l, &op_embed, in, &(struct op_attr){.scale = l->variant ? 1.5f : 1});
+}
+
+/* Variants: a trained table over rows that want a gradient, the same over frozen rows, a table that other ops made over either, a
+ * frozen table. A third of the ids name its rows, some none. */
+static void build_overlay(struct lab *l) {
+    const int64_t C = l->s->C, P = 4, d[] = {P, C};
+    val in[] = {activation(l, C, "x"), ints(l, SYM_N, "ids", 18), {0}};
+    prog_v(&l->p, in[0])->needs = l->variant % 2 == 0;
+    in[2] = l->variant < 2 ? param(l, 2, d, "table") : activation_of(l, P, C, "table");
+    if (l->variant == 4) prog_v(&l->p, in[2])->needs = false;
+    l->terms = (double)l->N;
+    l->loss_outs = 1;
+    emit(l, &op_overlay, in, &(struct op_attr){.first = 12});
 }
 
 /* Variants: RMSNorm with a frozen and a trained weight, LayerNorm with both trained, RMSNorm and LayerNorm per head. */
@@ -442,7 +460,8 @@ static void build_sample(struct lab *l) {
 }
 
 static const struct row rows[] = {
-    {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 5, false},
+    {&op_embed, build_embed, 3, true},          {&op_norm, build_norm, 5, false},
+    {&op_overlay, build_overlay, 5, false},
     {&op_linear, build_linear, 5, true},        {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 9, false}, {&op_add, build_add, 1, false},
@@ -664,7 +683,7 @@ static void check_on(struct lab *l, const struct inst *i, const struct launch *w
             release(&again);
         }
         for (int k = 0; k < i->op->n_in; k++) {
-            if (!(i->op->inplace >> k & 1) || !has(i->in[k])) continue;
+            if (!(i->op->inplace >> k & 1) || !has(i->in[k]) || !has(i->out[0])) continue;
             struct launch alias = prepare(l, i, k);
             launch(l, i, &backend_cpu, &alias, 2);
             must_equal(l, i, &alias, &got, "in place");
@@ -684,7 +703,7 @@ static void check_on_card(struct lab *l, const struct inst *i, const struct laun
     launch_card(l, i, &again);
     must_equal(l, i, &again, &got, "between two runs");
     for (int k = 0; k < i->op->n_in; k++) {
-        if (!(i->op->inplace >> k & 1) || !has(i->in[k])) continue;
+        if (!(i->op->inplace >> k & 1) || !has(i->in[k]) || !has(i->out[0])) continue;
         struct launch alias = prepare(l, i, k);
         launch_card(l, i, &alias);
         must_equal(l, i, &alias, &got, "in place");
