@@ -53,7 +53,7 @@ extern const struct mem_ops mem_host;
 struct flat_ops {
     err (*sumsq)(const float *x, int64_t n, int threads, double *out);
     err (*adamw)(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
-    err (*cast)(const float *x, void *to, dtype dt, int64_t n, int threads); /* to bf16 or f16, nearest even */
+    err (*cast)(const float *x, void *to, dtype dt, int64_t n, int threads); /* to bf16 or f16, nearest even; to f32, a copy */
     /* One token on: ids[i] = log[i] = next[i], pos[i] += 1. NULL where memory is the host's. */
     err (*advance)(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n);
 };

@@ -5,10 +5,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int64_t elems_of(const struct param *p) {
+    int64_t n = 1;
+    for (int i = 0; i < p->nd; i++) n *= p->d[i];
+    return n;
+}
+
+static size_t padded_bytes(const struct param *p) { return ((size_t)elems_of(p) * 4 + 63) & ~(size_t)63; }
+
 int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, enum param_init init, float scale,
               const struct param_slice *slice, int n_slices) {
     for (int i = 0; i < s->n; i++)
         if (!strcmp(s->p[i].name, name)) return i;
+    if (s->sealed) return -1;
     if (s->n == s->cap) {
         int cap = s->cap ? 2 * s->cap : 64;
         struct param *p = realloc(s->p, (size_t)cap * sizeof *p);
@@ -18,8 +27,7 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
     }
     struct param *p = &s->p[s->n];
     *p = (struct param){.nd = nd, .init = init, .init_scale = scale, .off = s->bytes, .n_slices = n_slices};
-    int64_t elems = 1;
-    for (int i = 0; i < nd; i++) elems *= p->d[i] = d[i];
+    for (int i = 0; i < nd; i++) p->d[i] = d[i];
     p->name = arena_str(&s->mem, name);
     p->slice = arena_alloc(&s->mem, (size_t)n_slices * sizeof *slice + 1);
     if (!p->name || !p->slice) return -1;
@@ -28,20 +36,29 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
         p->slice[i].name = arena_str(&s->mem, slice[i].name);
         if (!p->slice[i].name) return -1;
     }
-    s->bytes += ((size_t)elems * 4 + 63) & ~(size_t)63;
+    s->bytes += padded_bytes(p);
     return s->n++;
 }
+
+void param_seal(struct param_set *s) {
+    s->bytes = 0;
+    for (int vectors = 0; vectors < 2; vectors++) {
+        if (vectors) s->vectors = s->bytes;
+        for (int i = 0; i < s->n; i++) {
+            if ((s->p[i].nd == 1) != vectors) continue;
+            s->p[i].off = s->bytes;
+            s->bytes += padded_bytes(&s->p[i]);
+        }
+    }
+    s->sealed = true;
+}
+
+size_t param_work_bytes(const struct param_set *s, dtype compute) { return s->vectors / 4 * dtype_row_bytes(compute, 1) + (s->bytes - s->vectors); }
 
 void param_free(struct param_set *s) {
     arena_free(&s->mem);
     free(s->p);
     *s = (struct param_set){0};
-}
-
-static int64_t elems_of(const struct param *p) {
-    int64_t n = 1;
-    for (int i = 0; i < p->nd; i++) n *= p->d[i];
-    return n;
 }
 
 int64_t param_count(const struct param_set *s) {
@@ -54,11 +71,19 @@ val prog_param(struct prog *p, const struct param_set *s, int index) {
     if (p->failed) return (val){0};
     if (index < 0) return prog_fail(p, E_MEMORY, "out of memory while building a program"), (val){0};
     const struct param *q = &s->p[index];
-    val v = prog_value(p, ROLE_PARAM, prog_dt(p), q->nd, q->d, q->name);
+    const bool vector = q->nd == 1 && s->sealed;
+    val v = prog_value(p, ROLE_PARAM, q->nd == 1 ? DT_F32 : prog_dt(p), q->nd, q->d, q->name);
     if (!has(v)) return v;
-    prog_v(p, v)->off = q->off / 4 * dtype_row_bytes(prog_dt(p), 1); /* of the working copy: same order, its own element size */
+    const size_t matrices = vector ? s->vectors : q->off;
+    prog_v(p, v)->off = matrices / 4 * dtype_row_bytes(prog_dt(p), 1) + (q->off - matrices); /* of the working copy */
+    prog_v(p, v)->grad = q->off;
     prog_v(p, v)->needs = true;
     return v;
+}
+
+static void copy_slices(const struct param *p, float *w) {
+    const int64_t columns = p->nd > 1 ? p->d[1] : 1;
+    for (int i = 0; i < p->n_slices; i++) memcpy(w + p->slice[i].row0 * columns, p->slice[i].from, (size_t)(p->slice[i].rows * columns) * sizeof *w);
 }
 
 static float slice_scale(const struct param *p, int64_t element) {
@@ -80,7 +105,8 @@ void param_fill(const struct param_set *s, uint64_t key, float *weights) {
         const struct param *p = &s->p[i];
         float *w = weights + p->off / 4;
         int64_t n = elems_of(p);
-        for (int64_t k = 0; k < n && p->init != INIT_ZERO; k++) {
+        if (p->init == INIT_COPY) copy_slices(p, w);
+        for (int64_t k = 0; k < n && p->init != INIT_ZERO && p->init != INIT_COPY; k++) {
             struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
             if (p->init == INIT_ONE) w[k] = 1;
             else if (p->init == INIT_UNIFORM) w[k] = (2 * philox_unit(r.v[0]) - 1) * p->init_scale;

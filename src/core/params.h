@@ -3,18 +3,27 @@
  *
  * Weights, gradient and each optimizer state are flat f32 arenas with the same offsets: clip, AdamW, save are one loop.
  * A parameter may be several of the file format's tensors laid one after the other (the A matrices of q, k, v, which
- * share their input, are one [3r, C] product): its slices carry the file names. */
+ * share their input, are one [3r, C] product): its slices carry the file names.
+ *
+ * Matrices lie before vectors. Programs that compute in bf16 or f16 read matrices in that type and vectors (norm weights, biases) in
+ * f32: their working copy is the cast matrices and, behind them, the vectors as they are. */
 #ifndef CYC_CORE_PARAMS_H
 #define CYC_CORE_PARAMS_H
 #include "core/prog.h"
 
-enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE };
+enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */ };
+
+/* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it).
+ * All zero: x. */
+struct file_form { float times, less; };
 
 struct param_slice {
     const char *name;   /* in the adapter's file, e.g. "model.layers.0.self_attn.q_proj.lora_A.weight" */
     int64_t row0, rows; /* rows of the parameter */
     int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
+    const float *from;  /* of INIT_COPY: the base's own values, in the order of memory */
+    struct file_form form;
 };
 
 struct param {
@@ -32,12 +41,16 @@ struct param_set {
     arena mem;
     int n, cap;
     struct param *p;
-    size_t bytes;
+    size_t bytes, vectors; /* of the arena; where the first vector lies: its end where there is none */
+    bool sealed;
 };
 
 /* Finds or adds `name`; returns its index or -1 (out of memory). Slices are copied, their names too. */
 int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, enum param_init init, float scale,
               const struct param_slice *slice, int n_slices);
+/* After the first program, before the arenas are taken: gives every parameter its place. No new ones from here on. */
+void param_seal(struct param_set *s);
+size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
 

@@ -79,7 +79,7 @@ val prog_grad_of(struct prog *p, val param) {
     char name[256];
     snprintf(name, sizeof name, "grad %s", v.name);
     val g = prog_value(p, ROLE_GRAD, DT_F32, v.nd, v.d, name);
-    if (has(g)) prog_v(p, g)->off = v.off / dtype_row_bytes(v.dt, 1) * 4;
+    if (has(g)) prog_v(p, g)->off = v.grad;
     return g;
 }
 

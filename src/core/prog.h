@@ -29,6 +29,7 @@ struct value {
     bool keep;         /* read by the caller after the run: its memory is not reused */
     int def, last;     /* defining instruction (-1: none) and last use, set by the planner */
     int segment;       /* checkpoint segment of the definition */
+    size_t grad;       /* PARAM: its gradient's byte offset in the gradient arena */
     size_t off;        /* ACT, STATE, INPUT: byte offset in its arena (planner). PARAM: in the adapter's working copy; GRAD: in its
                           gradient, which is f32 */
     val alias;         /* this value shares the memory of that one (in-place op) */

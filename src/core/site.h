@@ -10,14 +10,30 @@
 
 enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES };
 
-/* A linear layer of the base as a method sees it. */
-struct linear {
+/* A part of the base by its names. */
+struct module {
     const char *name;   /* "blk.3.attn_q" */
     const char *module; /* "model.layers.3.self_attn.q_proj": what target_modules match, and the name in adapter files */
+    bool head;          /* the output projection: not part of all-linear */
+};
+
+/* A linear layer of the base as a method sees it. */
+struct linear {
+    struct module of;
     val w, bias;        /* [out, in]; bias may be absent */
     int64_t in, out;
     int rope_heads;     /* > 0: the rows are in GGUF's interleaved RoPE order, this many heads */
-    bool head;          /* the output projection: not part of all-linear */
+};
+
+/* A vector of the base: a norm's weight, or a bias. */
+struct base_vector {
+    struct module of;
+    const char *part;   /* "weight", "bias" */
+    val base;           /* [n] */
+    const float *data;  /* on the host */
+    int64_t n;
+    int rope_heads;     /* as above */
+    struct file_form form;
 };
 
 struct site;
@@ -34,13 +50,15 @@ struct peft_method {
     err (*read)(const void *json, const char *where, arena *mem, void *settings); /* texts in mem; what it cannot do is E_UNSUPPORTED by name */
     /* named: what to write for a word such as all-linear, or NULL. */
     err (*write)(const void *settings, const struct module_list *named, void *json);
-    /* Do the numbers that were made for `module` under `have` mean the same under `want`? */
+    /* Do the numbers that were made for `module` under `have` mean the same under `want`? NULL: always. */
     err (*agrees)(const void *have, const void *want, const char *module, const char *folder);
     void (*describe)(const void *settings, str *out);   /* "LoRA adapter (r 16": an open bracket for its size */
     const struct targets *(*targets)(const void *settings); /* NULL: it does not choose modules */
     const char *mark;      /* ends the name of the tensor that it has once in each module */
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
+    /* What takes the vector's place; absent or NULL: the vector. */
+    val (*vector)(struct site *s, const struct base_vector *v);
 };
 
 struct site {
@@ -59,6 +77,7 @@ struct site {
 
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);
 val site_linear(struct site *s, val x, const struct linear *w);
+val site_vector(struct site *s, const struct base_vector *v);
 /* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. */
 struct low_rank { val a, b[MAX_GROUP]; };
 err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *a, const struct low_rank *low, val *out);

@@ -31,6 +31,9 @@ size_t cpu_linear_scratch(const struct inst *inst, const struct view *in, const 
 err cpu_linear_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                    void *scratch);
 size_t cpu_linear_bwd_scratch(const struct inst *inst, const struct view *in, const struct view *out);
+err cpu_weight_grad(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+                    void *scratch);
+size_t cpu_weight_grad_scratch(const struct inst *inst, const struct view *in, const struct view *out);
 err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                   void *scratch);
 size_t cpu_head_loss_scratch(const struct inst *inst, const struct view *in, const struct view *out);

@@ -79,6 +79,7 @@ static err sumsq_of(const float *x, int64_t n, int threads, double *out) { retur
 static err adamw_of(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads) { return flat_adamw(o, s, n, threads), OK; }
 
 static err cast_of(const float *x, void *to, dtype dt, int64_t n, int threads) {
+    if (dt == DT_F32) return memcpy(to, x, (size_t)n * sizeof *x), OK;
 #pragma omp parallel for num_threads(threads_for(n, threads))
     for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[i] = dt == DT_BF16 ? f32_to_bf16(x[i]) : f32_to_f16(x[i]);
     return OK;

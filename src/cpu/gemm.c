@@ -65,7 +65,9 @@ static void pack_tile(const struct gemm *g, const struct gemm_isa *isa, const st
     for (int b = 0; b < c->n; b++) {
         const struct block *k = &c->b[b];
         const struct gemm_piece *p = &g->piece[k->piece];
-        isa->pack(p->x + (t.first + r0) * p->ld + k->k0, p->ld, (int)rows, k->kc, packed + k->off * t.m + r0 * k->kc);
+        float *dst = packed + k->off * t.m + r0 * k->kc;
+        if (!g->turned) isa->pack(p->x + (t.first + r0) * p->ld + k->k0, p->ld, (int)rows, k->kc, dst);
+        for (int64_t j = 0; g->turned && j < k->kc; j++) memcpy(dst + j * rows, p->x + (k->k0 + j) * p->ld + t.first + r0, (size_t)rows * sizeof *dst);
     }
 }
 
@@ -112,9 +114,11 @@ static struct item item_of(const struct gemm *g, const struct plan *p, struct ti
     return (struct item){o, n0, (int)imin(GEMM_UNIT, o->n - n0), t.n * part / p->parts, t.n * (part + 1) / p->parts};
 }
 
-/* Whether the block adds to what is there: the output's first one overwrites, or adds to the bias put down here. */
+/* Whether the block adds to what is there: the output's first one overwrites (but where the output is to be added to), or adds to
+ * the bias put down here. */
 static bool adds(const struct item *it, const struct block *b, struct tiles t) {
     const struct gemm_out *o = it->out;
+    if (o->add) return true;
     for (int p = 0; p < b->piece; p++)
         if (o->w[p].p) return true;
     if (b->k0) return true;
@@ -165,11 +169,11 @@ enum { THREAD_FLOATS = 2 * GEMM_UNIT * GEMM_KC };
 
 size_t gemm_scratch(void) { return (size_t)(GEMM_PACK + (int64_t)THREAD_FLOATS * cpu_max_threads()) * sizeof(float); }
 
-/* Outputs that no piece reaches are their bias, or zero. */
+/* Outputs that no piece reaches are their bias, or zero, or what they were. */
 static void fill_untouched(const struct gemm *g) {
     for (int j = 0; j < g->outs; j++) {
         const struct gemm_out *o = &g->out[j];
-        bool any = false;
+        bool any = o->add;
         for (int p = 0; p < g->pieces; p++) any |= o->w[p].p && g->piece[p].k > 0;
         for (int64_t r = 0; !any && r < g->m; r++)
             for (int64_t n = 0; n < o->n; n++) o->y[r * o->ld + n] = o->bias ? o->bias[n] : 0;

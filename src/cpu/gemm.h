@@ -5,6 +5,7 @@
  * matrix it is multiplied with (or none). So one run computes a whole layer group from one packed copy of its input:
  *   forward   pieces x, T_0, T_1..;  outputs Y_i = x W_i^T + T_i (alpha_i B_i)^T, and T = x A^T itself
  *   backward  pieces dY_0, dY_1.., dT;  outputs dx = sum dY_i W_i + dT A, and dT_i = alpha_i dY_i B_i
+ *   a trained weight's gradient  piece dY^T, `turned`;  output dW += dY^T x, x in the weight's place
  * A piece that reads what an earlier piece's output wrote (T, dT) is marked `after`.
  *
  * Weights are never expanded whole: a unit is GEMM_UNIT output columns, and a thread unpacks GEMM_KC rows of a unit
@@ -53,13 +54,15 @@ struct gemm_piece {
 struct gemm_out {
     float *y;
     int64_t ld, n;
-    const float *bias;
+    const float *bias; /* NULL where `add` */
+    bool add;          /* to what is in y */
     struct gemm_w w[GEMM_PIECES];
 };
 
 struct gemm {
     int64_t m;
     int pieces, outs, threads;
+    bool turned; /* pieces are stored [k][m] */
     struct gemm_piece piece[GEMM_PIECES];
     struct gemm_out out[GEMM_OUTS];
 };

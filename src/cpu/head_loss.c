@@ -51,13 +51,12 @@ struct buffers {
     float *logits;  /* [chunk, V] */
     int32_t *rows;  /* [N]: which rows have weight */
     float *correct; /* [N]: 1 where the argmax is the label */
-    void *gemm;     /* of the products, and of dW */
+    void *gemm;
     size_t bytes;
 };
 
 /* Where everything lies behind `base` (0 to count). */
-static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v, bool trained) {
-    const size_t outer = trained ? gemm_outers_scratch(c < v ? c : v) : 0;
+static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v) {
     struct buffers b = {.chunk = HEAD_BYTES / (v * (int64_t)sizeof(float))};
     if (b.chunk < HEAD_ROWS_MIN) b.chunk = HEAD_ROWS_MIN;
     if (b.chunk > HEAD_ROWS_MAX) b.chunk = HEAD_ROWS_MAX;
@@ -71,14 +70,14 @@ static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v, bo
     TAKE(rows, n);
     TAKE(correct, n);
     b.gemm = (void *)(base + b.bytes);
-    b.bytes += outer > gemm_scratch() ? outer : gemm_scratch();
+    b.bytes += gemm_scratch();
 #undef TAKE
     return b;
 }
 
 size_t cpu_head_loss_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
-    (void)inst;
-    return layout(0, in[0].d[0], in[0].d[1], in[1].d[0], out[3].dt != DT_NONE).bytes;
+    (void)inst, (void)out;
+    return layout(0, in[0].d[0], in[0].d[1], in[1].d[0]).bytes;
 }
 
 /* --- the kernel ------------------------------------------------------------------------------------------------ */
@@ -112,12 +111,14 @@ static void one_row(const struct head_rows *isa, float *z, int64_t v, int32_t la
     z[label] -= cap > 0 ? weight * (1 - mine / cap * (mine / cap)) : weight;
 }
 
-/* dW += dlogits^T x: the longer side of W is cut in panels, the other one's length is what scratch is for. */
+/* dW += dlogits^T x */
 static void weight_gradient(const struct run_ctx *run, const struct view *dw, const struct buffers *b, int64_t m) {
     const int64_t v = dw->d[0], c = dw->d[1];
-    struct gemm_outer o = {b->logits, b->x, dw->p, m, v, c, v, c, dw->ld, false, 1};
-    if (v > c) o = (struct gemm_outer){b->x, b->logits, dw->p, m, c, v, c, v, dw->ld, true, 1};
-    gemm_outers(&o, 1, cpu_threads(run), b->gemm);
+    struct gemm g = {.m = v, .pieces = 1, .outs = 1, .threads = cpu_threads(run), .turned = true};
+    g.piece[0] = (struct gemm_piece){b->logits, v, m, false};
+    g.out[0] = (struct gemm_out){.y = dw->p, .ld = dw->ld, .n = c, .add = true};
+    g.out[0].w[0] = (struct gemm_w){b->x, DT_F32, c, false, 1};
+    gemm_run(&g, b->gemm);
 }
 
 /* dbias += the columns' sums: each has one writer and one order of rows. */
@@ -189,7 +190,7 @@ static err choose_rows(const struct view *in, struct view *out, int32_t *rows, i
 err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                   void *scratch) {
     int64_t count, n = in[0].d[0];
-    struct buffers b = layout((uintptr_t)scratch, n, in[0].d[1], in[1].d[0], out[3].p != NULL);
+    struct buffers b = layout((uintptr_t)scratch, n, in[0].d[1], in[1].d[0]);
     TRY(choose_rows(in, out, b.rows, &count));
     int64_t chunks = b.chunk ? (count + b.chunk - 1) / b.chunk : 0;
     for (int64_t i = 0; i < chunks; i++) {

@@ -1,5 +1,5 @@
-/* linear and linear_bwd: a group of frozen linear layers that share their input, with their low-rank deltas. Operands
- * are in ops/ops.h. The products are gemm.h's; here it is decided which of them run together.
+/* linear and linear_bwd: a group of linear layers that share their input, with their low-rank deltas; and the gradient of a
+ * matrix that is trained (weight_grad). Operands are in ops/ops.h. The products are gemm.h's; here it is decided which of them run together.
  *
  * Forward, one run: x is packed once for all W_i and for A; T = x A^T is an output like the Y_i, and becomes the last
  * piece of their long K.
@@ -321,5 +321,24 @@ err cpu_linear_bwd(const struct run_ctx *run, const struct inst *inst, const str
     input_gradients(run, a, in, out, dt, !drop, rest);
     if (low) parameter_gradients(run, a, in, out, dt, !drop, rest);
     if (drop) dropped_gradients(run, a, in, out, dt, masked, rest);
+    return OK;
+}
+
+/* --- a trained matrix ------------------------------------------------------------------------------------------ */
+
+size_t cpu_weight_grad_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
+    (void)inst, (void)in, (void)out;
+    return gemm_scratch();
+}
+
+err cpu_weight_grad(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+                    void *scratch) {
+    (void)inst;
+    const struct view *x = &in[0], *dy = &in[1], *dw = &out[0];
+    struct gemm g = {.m = dy->d[1], .pieces = 1, .outs = 1, .threads = cpu_threads(run), .turned = true};
+    g.piece[0] = (struct gemm_piece){dy->p, dy->ld, dy->d[0], false};
+    g.out[0] = (struct gemm_out){.y = dw->p, .ld = dw->ld, .n = dw->d[1], .add = true};
+    g.out[0].w[0] = weight(x, false, 1);
+    gemm_run(&g, scratch);
     return OK;
 }

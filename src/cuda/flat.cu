@@ -8,7 +8,7 @@
  * AdamW is src/cpu/flat.c, operation by operation: each is rounded to f32 by itself (no contracted multiply-adds), so both
  * give the same bits where the CPU's build has no FMA. Non-finite values go through.
  *
- * Refused: casts to anything but bf16, f16 (f32 would be a copy). Not for two host threads at once: the sums share one
+ * Refused: casts to anything but bf16, f16 and, a copy, f32. Not for two host threads at once: the sums share one
  * small buffer on the card, made at first use and kept. */
 #include "cuda/types.cuh"
 #include <math.h>
@@ -123,11 +123,12 @@ template <typename T> __global__ void cast_kernel(const float *x, T *to, int64_t
 extern "C" err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int threads) {
     (void)threads;
     if (n <= 0) return OK;
+    if (dt == DT_F32) return cuda_check(cudaMemcpyAsync(to, x, (size_t)n * sizeof *x, cudaMemcpyDeviceToDevice, cuda_stream), "cast");
     const int64_t octets = aligned(x) && aligned(to) ? n / 8 : 0;
     const int grid = grid_for(octets ? octets : n);
     if (dt == DT_BF16) cast_kernel<bf16><<<grid, THREADS, 0, cuda_stream>>>(x, (bf16 *)to, octets, n);
     else if (dt == DT_F16) cast_kernel<f16><<<grid, THREADS, 0, cuda_stream>>>(x, (f16 *)to, octets, n);
-    else return fail(E_INTERNAL, "cast: to bf16 or f16 only");
+    else return fail(E_INTERNAL, "cast: to bf16, f16 or f32 only");
     return CUDA_LAUNCHED("cast");
 }
 

@@ -13,16 +13,21 @@ float *arena_f32(size_t bytes) { return pages_take(bytes); }
 void arena_f32_free(float *p, size_t bytes) { pages_give(p, bytes); }
 
 /* --- structure --------------------------------------------------------------------------------------------------- */
+/* What the method could take: matrices, or vectors of the part that its mark names. */
+static bool could_take(const struct peft_method *method, const struct weight *w) {
+    return method->linears ? w->nd == 2 && str_ends(w->name, ".weight") : w->nd == 1 && str_ends(w->name, strrchr(method->mark, '.'));
+}
+
 static err no_match(const struct model *m, const struct structure *st) {
     str names = {0}, known = {0};
     const struct targets *t = st->method->targets(st->settings);
     if (take_word(t->of.take)) str_adds(&names, take_word(t->of.take));
     for (int i = 0; i < t->of.n; i++) str_addf(&names, "%s%s", i ? ", " : "", t->of.names[i]);
-    for (int i = 0; i < m->n; i++) { /* the last name parts of layer 0's matrices */
-        if (m->w[i].nd != 2 || !strstr(m->w[i].module, ".layers.0.")) continue;
+    for (int i = 0; i < m->n; i++) { /* the last name parts of layer 0's */
+        if (!could_take(st->method, &m->w[i]) || !strstr(m->w[i].module, ".layers.0.")) continue;
         str_addf(&known, "%s%s", known.n ? ", " : "", strrchr(m->w[i].module, '.') + 1);
     }
-    err e = fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s, or use all-linear", st->method->name, names.p ? names.p : "",
+    err e = fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s", st->method->name, names.p ? names.p : "",
                  t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p ? known.p : "no module");
     str_free(&names);
     str_free(&known);
@@ -58,8 +63,8 @@ static bool takes_more(const struct model *m, const struct structure *st, const 
     struct targets other = *st->method->targets(st->settings);
     other.of = *endings;
     for (int i = 0; i < m->n; i++) {
-        if (m->w[i].nd != 2 || !str_ends(m->w[i].name, ".weight")) continue;
-        const struct linear w = {.name = m->w[i].name, .module = m->w[i].module};
+        if (!could_take(st->method, &m->w[i])) continue;
+        const struct module w = {.name = m->w[i].name, .module = m->w[i].module};
         bool taken = false;
         for (int k = 0; k < whole->n && !taken; k++) taken = !strcmp(whole->names[k], w.module);
         if (!taken && targets_take(&other, &w)) return true;
@@ -92,6 +97,7 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
     struct program probe; /* emitting the forward lays down the parameters */
     err e = program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
     if (!e) program_free(&probe);
+    param_seal(&st->params);
     int n = 0;
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices; k++) n += str_ends(st->params.p[i].slice[k].name, method->mark);
@@ -162,8 +168,21 @@ static int64_t memory_row(const struct param_slice *s, int64_t row) {
     return s->row0 + (s->rope_heads ? rope_row_in_pairs(row, s->rows / s->rope_heads) : row);
 }
 
+static int64_t columns_of(const struct param *p) { return p->nd > 1 ? p->d[1] : 1; }
+
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
-    return (float *)weights + p->off / 4 + memory_row(s, row) * p->d[1];
+    return (float *)weights + p->off / 4 + memory_row(s, row) * columns_of(p);
+}
+
+static bool plain(const struct file_form *f) { return f->times == 0 && f->less == 0; }
+
+/* core/params.h */
+static void from_file(const struct file_form *f, float *x, int64_t n) {
+    for (int64_t i = 0; i < n && !plain(f); i++) x[i] = (x[i] + f->less) * (f->times != 0 ? f->times : 1);
+}
+
+static void to_file(const struct file_form *f, float *x, int64_t n) {
+    for (int64_t i = 0; i < n && !plain(f); i++) x[i] = x[i] / (f->times != 0 ? f->times : 1) - f->less;
 }
 
 static err read_slice(const struct tensors *ts, const struct param *p, const struct param_slice *s, float *weights) {
@@ -171,11 +190,12 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     snprintf(name, sizeof name, "%s%s", PREFIX, s->name);
     const struct tensor *t = tensors_find(ts, name);
     if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
-    if (t->nd != 2 || t->d[0] != s->rows || t->d[1] != p->d[1])
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)p->d[1]);
+    if (t->nd != p->nd || t->d[0] != s->rows || (p->nd > 1 && t->d[1] != p->d[1]))
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)columns_of(p));
     TRY(tensor_readable(ts, t));
-    size_t bytes = dtype_row_bytes(t->dt, t->d[1]);
-    for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, adapter_row(p, s, weights, r), p->d[1]);
+    const size_t bytes = dtype_row_bytes(t->dt, columns_of(p));
+    for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, adapter_row(p, s, weights, r), columns_of(p));
+    if (p->nd == 1) from_file(&s->form, weights + p->off / 4 + s->row0, s->rows);
     return OK;
 }
 
@@ -203,7 +223,7 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
             char module[256];
-            if (marked_module(st, &st->params.p[i].slice[k], module)) e = st->method->agrees(have, st->settings, module, folder);
+            if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module)) e = st->method->agrees(have, st->settings, module, folder);
         }
     arena_free(&mem);
     return e ? e : adapter_read(folder, st, weights);
@@ -222,12 +242,13 @@ static err write_config(const char *path, const struct structure *st, const char
     return e;
 }
 
-/* A slice as the file has it: where it lies, or, where RoPE's rows change places, a copy in mem. */
+/* A slice as the file has it: where it lies, or, where RoPE's rows change places or a number is taken off, a copy in mem. */
 static const float *file_rows(const struct param *p, const struct param_slice *s, const float *weights, arena *mem) {
-    if (!s->rope_heads) return adapter_row(p, s, weights, 0);
-    size_t row = (size_t)p->d[1] * 4;
-    float *copy = arena_alloc(mem, row * (size_t)s->rows + 1);
-    for (int64_t r = 0; copy && r < s->rows; r++) memcpy(copy + r * p->d[1], adapter_row(p, s, weights, r), row);
+    if (!s->rope_heads && plain(&s->form)) return adapter_row(p, s, weights, 0);
+    const int64_t columns = columns_of(p);
+    float *copy = arena_alloc(mem, (size_t)(columns * s->rows) * sizeof *copy + 1);
+    for (int64_t r = 0; copy && r < s->rows; r++) memcpy(copy + r * columns, adapter_row(p, s, weights, r), (size_t)columns * sizeof *copy);
+    if (copy) to_file(&s->form, copy, columns * s->rows);
     return copy;
 }
 
@@ -243,7 +264,7 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
             const struct param *p = &st->params.p[i];
             const struct param_slice *s = &p->slice[k];
             const float *rows = file_rows(p, s, weights, &mem);
-            t[at] = (struct tensor){.name = arena_printf(&mem, "%s%s", PREFIX, s->name), .dt = DT_F32, .nd = 2, .d = {s->rows, p->d[1]}, .data = rows, .bytes = (size_t)(s->rows * p->d[1]) * 4};
+            t[at] = (struct tensor){.name = arena_printf(&mem, "%s%s", PREFIX, s->name), .dt = DT_F32, .nd = p->nd, .d = {s->rows, columns_of(p)}, .data = rows, .bytes = (size_t)(s->rows * columns_of(p)) * 4};
             if (!rows || !t[at].name) e = fail(E_MEMORY, "out of memory");
         }
     if (!e) e = dir_make(folder);

@@ -90,7 +90,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers};
-    if (st && st->method) s.method = st->method, s.settings = st->settings, s.params = &st->params;
+    if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
     g->ids = s.ids;
@@ -146,7 +146,8 @@ void memory_sizes(struct memory *mem, const struct program *const *programs, int
         const struct plan *pl = &programs[i]->plan;
         if (pl->scratch > mem->scratch_bytes) mem->scratch_bytes = pl->scratch;
         if (pl->input > mem->log_off && !backend->mem->host) mem->log_off = pl->input;
-        if (pl->param > mem->work_bytes && mem->compute != DT_F32) mem->work_bytes = pl->param;
+        const size_t work = programs[i]->params && mem->compute != DT_F32 ? param_work_bytes(programs[i]->params, mem->compute) : 0;
+        if (work > mem->work_bytes) mem->work_bytes = work;
         if (programs[i]->mode == MODE_DECODE && programs[i]->p.cap[-SYM_N] > slots) slots = programs[i]->p.cap[-SYM_N];
     }
     if (mem->log_off) mem->stage_bytes = mem->log_off + LOG_LINES * (size_t)slots * sizeof *mem->log;
@@ -184,7 +185,11 @@ void memory_free(struct memory *mem) {
 err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param) {
     *param = mem->compute == DT_F32 || !weights ? (void *)weights : mem->work;
     if (*param == weights) return OK;
-    return mem->backend->flat->cast(weights, mem->work, mem->compute, (int64_t)(g->plan.param / dtype_row_bytes(mem->compute, 1)), threads);
+    const struct param_set *s = g->params;
+    const size_t matrices = s->vectors / 4, vectors = (s->bytes - s->vectors) / 4;
+    err e = matrices ? mem->backend->flat->cast(weights, mem->work, mem->compute, (int64_t)matrices, threads) : OK;
+    if (e || !vectors) return e;
+    return mem->backend->flat->cast(weights + matrices, (char *)mem->work + matrices * dtype_row_bytes(mem->compute, 1), DT_F32, (int64_t)vectors, threads);
 }
 
 static struct binding bind(const struct memory *mem, int n, int s, int m) {

@@ -37,6 +37,7 @@ struct program {
     bool seq2seq;         /* the model reads prompts with an encoder */
     val ids, pos;         /* the inputs that program_advance() writes */
     struct residents *base; /* the model's, on the backend */
+    const struct param_set *params; /* NULL: none */
 };
 
 /* keep_logits: for tests; of MODE_SCORE the logits of every position [N, V] in place of the loss, for exports (inputs: ids pos cu sample). */

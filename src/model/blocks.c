@@ -1,19 +1,10 @@
 /* The pieces of which blocks are made: a family's block() reads as a few of these calls. */
 #include "model/family.h"
 #include <math.h>
-#include <stdio.h>
-
-/* "blk.3.attn_norm", or the name alone where it is not of a layer. */
-static const char *full_name(int l, const char *name, const char *suffix, char full[64]) {
-    if (l < 0) snprintf(full, 64, "%s%s", name, suffix);
-    else snprintf(full, 64, "blk.%d.%s%s", l, name, suffix);
-    return full;
-}
 
 static val norm_of(const struct model *m, struct site *s, val x, const char *name, int l, int heads) {
-    char full[64];
-    val bias = model_weight(m, full_name(l, name, ".bias", full)) ? model_base(m, s, full) : (val){0};
-    val w = model_base(m, s, full_name(l, name, ".weight", full));
+    val w = model_vector(m, s, name, l, "weight"), bias = model_vector(m, s, name, l, "bias");
+    if (!has(w)) prog_fail(s->p, E_INTERNAL, "the weight of %s is missing", name);
     return emit1(s->p, &op_norm, (val[]){x, w, bias}, 3, &(struct op_attr){.eps = (float)m->shape.norm_eps, .heads = heads, .center = has(bias)});
 }
 

@@ -38,7 +38,7 @@ static err take_vector(struct model *m, struct weight *w, const struct tensor *t
     float *f = arena_alloc(&m->mem, (size_t)w->d[0] * 4);
     if (!f) return fail(E_MEMORY, "out of memory");
     dequantise_row(t->dt, t->data, f, w->d[0]);
-    for (int64_t i = 0; i < w->d[0] && m->shape.norm_plus_one && !m->gguf && !is_bias(w->name); i++) f[i] += 1;
+    for (int64_t i = 0; i < w->d[0] && !m->gguf; i++) f[i] += w->form.less;
     w->dt = DT_F32;
     w->data = f;
     return OK;
@@ -95,6 +95,7 @@ static err want_tensor(struct model *m, const char *name, const char *module, co
     const bool matrix = p->in > 0 && suffix[1] == 'w';
     *w = (struct weight){.nd = matrix ? 2 : 1, .dt = matrix ? DT_F16 : DT_F32, .d = {p->out, matrix ? p->in : 0}, .rope_heads = m->shape.interleaved ? (int)p->rope_heads : 0,
                          .turned = matrix && p->transposed};
+    if (w->nd == 1 && m->shape.norm_plus_one && suffix[1] == 'w') w->form.less = 1;
     w->name = arena_printf(&m->mem, "%s%s", name, suffix);
     w->module = arena_str(&m->mem, module);
     if (!w->name || !w->module) return fail(E_MEMORY, "out of memory");
@@ -311,18 +312,28 @@ size_t model_kept_bytes(const struct model *m) {
 
 val model_base(const struct model *m, struct site *s, const char *name) { return base_of(m, s, name); }
 
+val model_vector(const struct model *m, struct site *s, const char *name, int layer, const char *part) {
+    char full[80], blk[16] = "";
+    if (layer >= 0) snprintf(blk, sizeof blk, "blk.%d.", layer);
+    snprintf(full, sizeof full, "%s%s.%s", blk, name, part);
+    const struct weight *w = model_weight(m, full);
+    if (!w) return (val){0};
+    full[strlen(full) - strlen(part) - 1] = 0;
+    return site_vector(s, &(struct base_vector){.of = {.name = full, .module = w->module}, .part = part, .base = base_of(m, s, w->name), .data = w->data, .n = w->d[0],
+                                                .rope_heads = w->rope_heads, .form = w->form});
+}
+
 struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer) {
     char full[80], blk[16] = "";
     if (layer >= 0) snprintf(blk, sizeof blk, "blk.%d.", layer);
-    snprintf(full, sizeof full, "%s%s.bias", blk, name);
-    val bias = model_weight(m, full) ? base_of(m, s, full) : (val){0};
+    val bias = model_vector(m, s, name, layer, "bias");
     snprintf(full, sizeof full, "%s%s.weight", blk, name);
     const struct weight *w = model_weight(m, full);
     if (!w) return prog_fail(s->p, E_INTERNAL, "tensor %s is missing", full), (struct linear){0};
     val matrix = base_of(m, s, w->name);
     if (m->keep && has(matrix) && is_layers_matrix(w)) prog_v(s->p, matrix)->dt = m->keep;
     full[strlen(full) - strlen(".weight")] = 0;
-    return (struct linear){.name = arena_str(&s->p->mem, full), .module = w->module, .w = matrix, .bias = bias,
+    return (struct linear){.of = {.name = arena_str(&s->p->mem, full), .module = w->module}, .w = matrix, .bias = bias,
                            .in = w->d[1], .out = w->d[0], .rope_heads = w->rope_heads};
 }
 

@@ -57,6 +57,7 @@ struct weight {
     int64_t d[4];
     const void *data;
     int rope_heads;
+    struct file_form form; /* vectors: how Hugging Face's files have them */
     bool turned;        /* Hugging Face's files have it as [in, out] (GPT-2) */
 };
 
@@ -121,6 +122,7 @@ val model_head(const struct model *m, struct site *s);             /* the output
 /* For families: */
 val model_base(const struct model *m, struct site *s, const char *name); /* a tensor by its canonical name */
 val model_embed(const struct model *m, struct site *s, double scale);     /* the token table's rows times `scale` */
+val model_vector(const struct model *m, struct site *s, const char *name, int layer, const char *part); /* "attn_norm", "weight": as a method may have it; absent where there is none */
 struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer); /* "attn_q" of a layer; layer < 0: the whole name */
 
 #endif

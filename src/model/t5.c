@@ -109,7 +109,8 @@ static err finish_tensors(struct model *m) {
         float *f = arena_alloc(&m->mem, (size_t)(rows * cols) * sizeof *f);
         if (!f) return fail(E_MEMORY, "out of memory");
         for (int64_t r = 0; r < rows; r++) dequantise_row(w->dt, (const char *)w->data + dtype_row_bytes(w->dt, cols) * (size_t)r, f + r * cols, cols);
-        for (int64_t c = 0; last && c < cols; c++) f[c] = (float)(f[c] / sqrt((double)z->width));
+        if (last) w->form.times = (float)(1 / sqrt((double)z->width));
+        for (int64_t c = 0; last && c < cols; c++) f[c] *= w->form.times;
         w->data = f;
         w->dt = DT_F32;
     }
@@ -156,7 +157,7 @@ static val bias_of(const struct at *a) {
 }
 
 static val ffn(const struct at *a, val x) {
-    struct linear w[] = {linear(a, "ffn_up"), {0}}, down = linear(a, "ffn_down");
+    struct linear w[2] = {linear(a, "ffn_up")}, down = linear(a, "ffn_down");
     val h = norm(a, x, "ffn_norm"), u[2] = {{0}};
     if (a->m->shape.gated) w[1] = w[0], w[0] = linear(a, "ffn_gate");
     site_linears(a->s, h, a->m->shape.gated ? 2 : 1, w, u);

@@ -1,7 +1,8 @@
 /* linear: a group of products that share their input, each with an optional low-rank delta (LoRA, Hu et al. 2021), as one
  * instruction: the op that decides the speed. Y_i = x W_i^T + bias_i + alpha_i (drop_i(x) A_i^T) B_i^T.
  *
- * The base weights W are frozen: the backward gives dx, dA and dB only, in one instruction, so that dY is read once.
+ * The backward of what is frozen and of the deltas is one instruction, dx, dA and dB, so that dY is read once. A matrix or a bias that
+ * is trained (a PARAM in the place of a base's) has an instruction of its own beside it: weight_grad, column_sum.
  * Operand and output slots: the LIN_* and LB_* enums of ops.h. */
 #include "ops/ops.h"
 #include <stdio.h>
@@ -42,11 +43,14 @@ static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) 
     in[LB_SAMPLE] = i->in[LIN_SAMPLE];
     in[LB_POS] = i->in[LIN_POS];
     for (int k = 0; k < i->a.n; k++) {
-        if (prog_v(p, i->in[LIN_W + k])->needs)
-            return prog_fail(p, E_UNSUPPORTED, "linear: training the base weight '%s' is not possible yet", prog_v(p, i->in[LIN_W + k])->name);
         in[LB_W + k] = i->in[LIN_W + k];
         in[LB_B + k] = i->in[LIN_B + k];
         in[LB_DY + k] = dout[k];
+    }
+    for (int k = 0; k < i->a.n && !p->failed; k++) {
+        val w = i->in[LIN_W + k], bias = i->in[LIN_BIAS + k];
+        if (has(dout[k]) && prog_v(p, w)->needs) prog_emit(p, &op_weight_grad, (val[]){i->in[LIN_X], dout[k], w}, 3, NULL);
+        if (has(dout[k]) && has(bias) && prog_v(p, bias)->needs) prog_emit(p, &op_column_sum, (val[]){dout[k], bias}, 2, NULL);
     }
     struct inst *b = prog_emit(p, &op_linear_bwd, in, LB_IN, &i->a);
     if (b) din[LIN_X] = b->out[LB_DX];

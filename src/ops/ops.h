@@ -22,6 +22,8 @@
  *                  out LB_DX dx[N,C] (opt); LB_DA dA[R,C] (opt, GRAD: added); LB_DB+i dB_i (opt, GRAD: added)
  *                  dT_i = alpha_i * dY_i B_i; dx = sum_i dY_i W_i + drop_i'(dT_i A_i); dA_i += dT_i^T drop_i(x);
  *                  dB_i += alpha_i * dY_i^T T_i
+ * column_sum       in  dy[N,O], bias[O] (PARAM)                 out dbias[O] (GRAD: added)   dbias += sum_n dy
+ * weight_grad      in  x[N,C], dy[N,O], W[O,C] (PARAM)          out dW[O,C] (GRAD: added)    dW += dy^T x
  * rope             in  x[N,H*D], pos[N] i32, inv_freq[R/2]       out y[N,H*D] (may be in place)
  *                  R = rope_dims, 0: D. angle = pos * inv_freq[j]; pairs (j, j+R/2), or (2j, 2j+1) when interleaved, of a
  *                  head's first R columns, the others as they are; inverse: -angle; the pairs times scale (0: 1)
@@ -33,6 +35,10 @@
  *                  += bias[ops_bucket(j-i)][h] (T5; B = buckets)
  * attention_bwd    in  q, k, v, cu, o, lse, do, cu_k, bias                   out dq, dk, dv
  * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
+ * scale            in  x[N,C], l[C] f32                         out y[N,C] = x * l (may be in place)
+ * scale_bwd        in  x (with dl), l, dy                       out dx (opt; may be in place of x or dy), dl[C] (opt, GRAD: added),
+ *                                                               dl[C] f32 (opt, ACT: written)
+ *                  dx = dy * l; dl = sum_n dy * x, of an l that is trained or computed
  * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other

@@ -32,6 +32,11 @@ val site_linear(struct site *s, val x, const struct linear *w) {
     return out;
 }
 
+val site_vector(struct site *s, const struct base_vector *v) {
+    val own = s->method && s->method->vector ? s->method->vector(s, v) : (val){0};
+    return has(own) ? own : v->base;
+}
+
 val site_attention(struct site *s, const val q[3], val bias, int layer, const struct op_attr *a) {
     if (s->mode == MODE_PREFILL || s->mode == MODE_DECODE)
         prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, a);

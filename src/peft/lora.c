@@ -124,10 +124,10 @@ static val a_param(struct site *s, const struct lora *l, int n, const struct lin
     size_t at = 0;
     for (int i = 0; i < n; i++) {
         if (!rank[i]) continue;
-        snprintf(names[slices], sizeof names[0], "%s.lora_A.weight", w[i].module);
-        slice[slices] = (struct param_slice){names[slices], rows, rank[i], 0, 1.0f / (float)rank[i]};
+        snprintf(names[slices], sizeof names[0], "%s.lora_A.weight", w[i].of.module);
+        slice[slices] = (struct param_slice){.name = names[slices], .row0 = rows, .rows = rank[i], .init_scale = 1.0f / (float)rank[i]};
         rows += rank[i];
-        at += (size_t)snprintf(name + at, sizeof name - at, "%s%s", slices ? "+" : "", w[i].name);
+        at += (size_t)snprintf(name + at, sizeof name - at, "%s%s", slices ? "+" : "", w[i].of.name);
         if (at > sizeof name - 16) at = sizeof name - 16;
         slices++;
     }
@@ -139,9 +139,9 @@ static val a_param(struct site *s, const struct lora *l, int n, const struct lin
 
 static val b_param(struct site *s, int r, const struct linear *w) {
     char name[256], file[256];
-    snprintf(name, sizeof name, "%s.lora_B", w->name);
-    snprintf(file, sizeof file, "%s.lora_B.weight", w->module);
-    struct param_slice slice = {file, 0, w->out, w->rope_heads, 0};
+    snprintf(name, sizeof name, "%s.lora_B", w->of.name);
+    snprintf(file, sizeof file, "%s.lora_B.weight", w->of.module);
+    const struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads};
     return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){w->out, r}, INIT_ZERO, 0, &slice, 1));
 }
 
@@ -150,12 +150,12 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     struct low_rank low = {0};
     struct op_attr a = {.dropout = (float)l->dropout};
     int any = 0;
-    for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i]) ? lora_rank(l, w[i].module) : 0;
+    for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
     if (!any) return site_emit_linear(s, x, n, w, NULL, NULL, out);
     low.a = a_param(s, l, n, w, a.rank);
     for (int i = 0; i < n; i++) {
         if (!a.rank[i]) continue;
-        a.alpha[i] = (float)lora_scale(l, w[i].module);
+        a.alpha[i] = (float)lora_scale(l, w[i].of.module);
         low.b[i] = b_param(s, a.rank[i], &w[i]);
     }
     return site_emit_linear(s, x, n, w, &a, &low, out);

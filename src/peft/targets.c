@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* --- words ------------------------------------------------------------------------------------------------------------- */
-static const char *const words[] = {[TAKE_ALL_LINEAR] = "all-linear", [TAKE_ATTENTION] = "attention", [TAKE_MLP] = "mlp"};
+static const char *const words[] = {[TAKE_ALL_LINEAR] = "all-linear", [TAKE_ATTENTION] = "attention", [TAKE_MLP] = "mlp", [TAKE_NORMS] = "norms", [TAKE_ALL] = "all"};
 enum { N_WORDS = sizeof words / sizeof *words };
 
 const char *take_word(enum take take) { return words[take]; }
@@ -48,11 +48,13 @@ static bool names_module(const char *name, const char *module) {
     return n == m || module[n - m - 1] == '.';
 }
 
-static bool list_takes(const struct module_list *l, const struct linear *w) {
-    switch (l->take) { /* canonical names are GGUF's: blk.3.attn_q, dec.blk.0.cross_attn_k, blk.3.ffn_up */
+static bool list_takes(const struct module_list *l, const struct module *w) {
+    switch (l->take) { /* canonical names are GGUF's: blk.3.attn_q, dec.blk.0.cross_attn_k, blk.3.ffn_up, blk.3.attn_norm */
     case TAKE_ALL_LINEAR: return !w->head;
     case TAKE_ATTENTION: return !w->head && strstr(w->name, "attn_");
     case TAKE_MLP: return !w->head && strstr(w->name, "ffn_");
+    case TAKE_NORMS: return strstr(w->name, "norm") != NULL;
+    case TAKE_ALL: return true;
     case TAKE_REGEX: return l->n && full_match(l->names[0], w->module);
     case TAKE_NAMES: break;
     }
@@ -78,7 +80,7 @@ static int layer_of(const struct targets *t, const char *module) {
     return layer;
 }
 
-bool targets_take(const struct targets *t, const struct linear *w) {
+bool targets_take(const struct targets *t, const struct module *w) {
     if (t->except.n && list_takes(&t->except, w)) return false;
     if (!list_takes(&t->of, w)) return false;
     if (!t->n_layers) return true;

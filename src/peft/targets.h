@@ -6,7 +6,7 @@
 #define CYC_PEFT_TARGETS_H
 #include "core/site.h"
 
-enum take { TAKE_NAMES, TAKE_REGEX, TAKE_ALL_LINEAR, TAKE_ATTENTION, TAKE_MLP };
+enum take { TAKE_NAMES, TAKE_REGEX, TAKE_ALL_LINEAR, TAKE_ATTENTION, TAKE_MLP, TAKE_NORMS, TAKE_ALL };
 
 struct module_list {
     enum take take;
@@ -27,12 +27,12 @@ struct module_value {
     double value;
 };
 
-/* all-linear, attention, mlp. Of names and expressions: NULL. */
+/* all-linear, attention, mlp, norms, all. Of names and expressions: NULL. */
 const char *take_word(enum take take);
 /* The word's; TAKE_NAMES where it is none. */
 enum take take_of_word(const char *word);
 
-bool targets_take(const struct targets *t, const struct linear *w);
+bool targets_take(const struct targets *t, const struct module *w);
 bool targets_same(const struct targets *a, const struct targets *b);
 err targets_check(const struct targets *t, const char *method);
 /* From and to adapter_config.json (jansson values). `named`: the names that stand for all-linear, attention, mlp in this model, or NULL. */

@@ -162,6 +162,17 @@ static bool scaler_skips(struct scaler *s, bool finite) {
     return !finite && s->scale >= 1; /* below that it is not the scale */
 }
 
+/* Weight decay is for matrices: a norm's weight, a bias, a scale have no reason to be near 0 (transformers' Trainer leaves norms and
+ * biases out too). */
+static err adamw(struct learner *l, const struct adamw *o, struct workbench *b) {
+    const size_t n = l->st->params.vectors / 4, all = l->st->params.bytes / 4;
+    struct adamw of_vectors = *o;
+    of_vectors.weight_decay = 0;
+    err e = n ? l->backend->flat->adamw(o, &(struct adamw_state){l->w, l->m, l->v, b->grad}, (int64_t)n, b->threads) : OK;
+    if (e || n == all) return e;
+    return l->backend->flat->adamw(&of_vectors, &(struct adamw_state){l->w + n, l->m + n, l->v + n, b->grad + n}, (int64_t)(all - n), b->threads);
+}
+
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, struct step_result *out) {
     double sums[4], scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
     const struct recipe *r = &l->recipe;
@@ -181,7 +192,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
     struct adamw o = {.lr = out->learning_rate, .beta1 = r->beta1, .beta2 = r->beta2, .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->adam_steps + 1,
                       .grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale))};
-    TRY(l->backend->flat->adamw(&o, &(struct adamw_state){l->w, l->m, l->v, b->grad}, elems, b->threads));
+    TRY(adamw(l, &o, b));
     l->updates++;
     l->adam_steps++;
     return OK;

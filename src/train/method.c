@@ -37,18 +37,35 @@ static err pattern_json(const struct strs *l, const char *key, json_t *j) {
     return OK;
 }
 
-err side_method(const struct side_config *c, arena *mem, const struct peft_method **method, const void **settings) {
+static err lora_json(const struct side_config *c, json_t **out) {
     json_t *layers = json_array(), *ranks = json_object(), *alphas = json_object();
-    json_t *j = json_pack("{s:I, s:f, s:f, s:b, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
+    *out = json_pack("{s:I, s:f, s:f, s:b, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
                           "init_lora_weights", c->lora_init, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
-    void *s = arena_alloc(mem, method_lora.settings);
-    err e = j && s ? layers_json(&c->lora_layers, layers) : fail(E_MEMORY, "out of memory");
-    if (!e) e = pattern_json(&c->lora_ranks, "rank_pattern", ranks);
-    if (!e) e = pattern_json(&c->lora_alphas, "alpha_pattern", alphas);
-    if (!e) e = method_lora.read(j, "configuration", mem, s);
+    if (!*out) return fail(E_MEMORY, "out of memory");
+    TRY(layers_json(&c->lora_layers, layers));
+    TRY(pattern_json(&c->lora_ranks, "rank_pattern", ranks));
+    return pattern_json(&c->lora_alphas, "alpha_pattern", alphas);
+}
+
+static err ln_tuning_json(const struct side_config *c, json_t **out) {
+    *out = json_pack("{s:o}", "target_modules", modules_json(&c->ln_targets));
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+err side_method(const struct side_config *c, arena *mem, const struct peft_method **method, const void **settings) {
+    static const struct {
+        const struct peft_method *method;
+        err (*json)(const struct side_config *, json_t **);
+    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}};
+    size_t i = 0;
+    while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */
+    json_t *j = NULL;
+    void *s = arena_alloc(mem, ways[i].method->settings);
+    err e = s ? ways[i].json(c, &j) : fail(E_MEMORY, "out of memory");
+    if (!e) e = ways[i].method->read(j, "configuration", mem, s);
     json_decref(j);
-    *method = &method_lora;
+    *method = ways[i].method;
     *settings = s;
     return e;
 }

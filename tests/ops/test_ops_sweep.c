@@ -149,7 +149,7 @@ static val activation(struct lab *l, int64_t cols, const char *name) { return ac
 static val param(struct lab *l, int nd, const int64_t *d, const char *name) {
     val v = floats(l, ROLE_PARAM, nd, d, name);
     prog_v(&l->p, v)->needs = true;
-    prog_v(&l->p, v)->off = l->param_off;
+    prog_v(&l->p, v)->off = prog_v(&l->p, v)->grad = l->param_off;
     l->param_off += 1 << 20;
     return v;
 }
@@ -224,26 +224,37 @@ static void build_norm(struct lab *l) {
     emit(l, &op_norm, (val[]){x, w, bias}, &(struct op_attr){.eps = 1e-5f, .heads = (int)heads, .center = center});
 }
 
-/* Variants: one plain output; three with two deltas and a bias; dropout; no gradient to x; sizes that a card's fused products take. */
+/* Variants: one plain output; three with two deltas and a bias; dropout; no gradient to x; sizes that a card's fused products take.
+ * From 5 on trained matrices and biases: two of three beside a frozen one, with deltas; biases alone; a matrix and nothing below;
+ * all of a group, in a card's sizes. */
 static void build_linear(struct lab *l) {
     static const struct {
         int n, rank[3];
         float dropout;
         bool bias, dx;
-    } kinds[] = {{1, {0}, 0, false, true},
-                 {3, {4, 0, 3}, 0, true, true},
-                 {2, {8, 1}, 0.3f, false, true},
-                 {1, {5}, 0, false, false},
-                 {3, {8, 0, 16}, 0, true, true}};
-    const int64_t C = l->s->C, eights = l->variant == 4 ? 8 : 1, O[] = {C + (eights > 1 ? 8 : 3), eights, 2 * C};
+        unsigned trained, trained_bias; /* bit k: output k's */
+    } kinds[] = {{1, {0}, 0, false, true, 0, 0},
+                 {3, {4, 0, 3}, 0, true, true, 0, 0},
+                 {2, {8, 1}, 0.3f, false, true, 0, 0},
+                 {1, {5}, 0, false, false, 0, 0},
+                 {3, {8, 0, 16}, 0, true, true, 0, 0},
+                 {3, {4, 0, 3}, 0, false, true, 5, 6},
+                 {2, {0}, 0, false, true, 0, 3},
+                 {1, {0}, 0, false, false, 1, 1},
+                 {3, {8, 0, 16}, 0, false, true, 7, 5}};
+    const bool fused = l->variant == 4 || l->variant == 8;
+    const int64_t C = l->s->C, eights = fused ? 8 : 1, O[] = {C + (fused ? 8 : 3), eights, 2 * C};
+    const unsigned trained = kinds[l->variant].trained, trained_bias = kinds[l->variant].trained_bias;
+    if (l->dt != DT_F32 && trained == (1u << kinds[l->variant].n) - 1) return; /* nothing is of the lab's type */
     struct op_attr a = {.n = kinds[l->variant].n, .dropout = kinds[l->variant].dropout, .site = 5};
     val in[LIN_IN] = {{0}};
     int64_t R = 0;
     in[LIN_X] = activation(l, C, "x");
     prog_v(&l->p, in[LIN_X])->needs = kinds[l->variant].dx;
     for (int k = 0; k < a.n; k++) {
-        in[LIN_W + k] = weight(l, O[k], C, "w");
+        in[LIN_W + k] = trained >> k & 1 ? param(l, 2, (int64_t[]){O[k], C}, "w") : weight(l, O[k], C, "w");
         if (kinds[l->variant].bias && k == 0) in[LIN_BIAS + k] = floats(l, ROLE_BASE, 1, &O[k], "bias");
+        if (trained_bias >> k & 1) in[LIN_BIAS + k] = param(l, 1, &O[k], "bias");
         R += a.rank[k] = kinds[l->variant].rank[k];
         a.alpha[k] = 0.5f + (float)k;
         if (a.rank[k]) in[LIN_B + k] = param(l, 2, (int64_t[]){O[k], a.rank[k]}, "B");
@@ -342,6 +353,18 @@ static void build_add(struct lab *l) {
     val in[] = {activation(l, l->s->C, "a"), activation(l, l->s->C, "b")};
     l->loss_outs = 1;
     emit(l, &op_add, in, NULL);
+}
+
+/* Variants: a frozen vector, a trained one, one that is computed; the latter two with no gradient to x. */
+static void build_scale(struct lab *l) {
+    const int64_t C = l->s->C;
+    const bool computed = l->variant == 2 || l->variant == 4;
+    val x = activation(l, C, "x"), by = l->variant && !computed ? param(l, 1, &C, "l") : floats(l, l->variant ? ROLE_INPUT : ROLE_BASE, 1, &C, "l");
+    prog_v(&l->p, x)->needs = l->variant < 3;
+    prog_v(&l->p, by)->needs = l->variant > 0;
+    l->terms = (double)l->N;
+    l->loss_outs = 1;
+    emit(l, &op_scale, (val[]){x, by}, NULL);
 }
 
 /* Variants: each activation, gated with moderate and with large gates, then alone. */
@@ -462,13 +485,14 @@ static void build_sample(struct lab *l) {
 static const struct row rows[] = {
     {&op_embed, build_embed, 3, true},          {&op_norm, build_norm, 5, false},
     {&op_overlay, build_overlay, 5, false},
-    {&op_linear, build_linear, 5, true},        {&op_rope, build_rope, 8, false},
+    {&op_linear, build_linear, 9, true},        {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 9, false}, {&op_add, build_add, 1, false},
     {&op_glu, build_glu, 12, false},            {&op_head_loss, build_head_loss, 7, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},
+    {&op_scale, build_scale, 5, false},
 };
 
 /* --- running one instruction ----------------------------------------------------------------------------------- */

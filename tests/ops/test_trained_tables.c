@@ -32,7 +32,7 @@ static int contents(void **state) {
 
 static val param(struct prog *p, int64_t rows, int64_t cols, size_t off, const char *name) {
     val v = prog_value(p, ROLE_PARAM, DT_F32, cols ? 2 : 1, (int64_t[]){rows, cols}, name);
-    prog_v(p, v)->off = off;
+    prog_v(p, v)->off = prog_v(p, v)->grad = off;
     prog_v(p, v)->needs = true;
     return v;
 }

@@ -70,12 +70,14 @@ static void compare_slice(struct bench *b, const char *prefix, const struct para
     char name[512];
     snprintf(name, sizeof name, "%s.base_model.model.%s", prefix, s->name);
     const struct tensor *t = fixture(&b->want, name);
+    const int64_t columns = p->nd > 1 ? p->d[1] : 1;
     assert_int_equal(t->d[0], s->rows);
-    assert_int_equal(t->d[1], p->d[1]);
-    size_t n = (size_t)(s->rows * p->d[1]);
+    if (p->nd > 1) assert_int_equal(t->d[1], columns);
+    size_t n = (size_t)(s->rows * columns);
     float *have = malloc(n * 4), big = 0;
     for (int64_t j = 0; j < (int64_t)n; j++) {
-        have[j] = (float)(scale * weights[p->off / 4 + (size_t)(place_of(s, j / p->d[1]) * p->d[1] + j % p->d[1])]);
+        have[j] = (float)(scale * weights[p->off / 4 + (size_t)(place_of(s, j / columns) * columns + j % columns)]);
+        if (s->form.less != 0 && !strncmp(prefix, "after", 5)) have[j] -= s->form.less; /* as files have it (core/params.h) */
         big = fmaxf(big, fabsf(f32_of(t)[j]));
     }
     snprintf(name, sizeof name, "%s: %s %s", b->name, prefix, s->name);
@@ -95,7 +97,7 @@ void bench_compare(struct bench *b, const char *prefix, const float *there, doub
     free(weights);
 }
 
-float *logits_of(const char *path, const struct tensors *expected) {
+static float *logits_by(const char *path, struct structure *st, float *weights, const struct tensors *expected) {
     struct model m;
     struct program g;
     struct memory mem;
@@ -107,10 +109,10 @@ float *logits_of(const char *path, const struct tensors *expected) {
         pos[i] = i - i32_of(cu)[row];
     }
     must(model_open(path, NULL, &m));
-    must(program_build(&g, &m, MODE_SCORE, NULL, (struct capacity){n, s, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, true));
+    must(program_build(&g, &m, MODE_SCORE, st, (struct capacity){n, s, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, true));
     must(memory_for(&mem, (struct program *const[]){&g}, 1));
     struct feed f = {.ids = i32_of(ids), .pos = pos, .cu = i32_of(cu), .sample = sample, .n = n, .s = s};
-    must(program_run(&g, &mem, NULL, NULL, &f, &(struct run_ctx){.threads = 1}, true));
+    must(program_run(&g, &mem, weights, NULL, &f, &(struct run_ctx){.threads = 1}, true));
     float *out = malloc((size_t)(n * m.shape.vocab) * 4);
     must(program_read(&g, &mem, g.logits, n, s, out, (size_t)(n * m.shape.vocab) * 4));
     const double cap = m.shape.logit_softcap; /* what the loss does with them */
@@ -120,5 +122,15 @@ float *logits_of(const char *path, const struct tensors *expected) {
     model_close(&m);
     free(sample);
     free(pos);
+    return out;
+}
+
+float *logits_of(const char *path, const struct tensors *expected) { return logits_by(path, NULL, NULL, expected); }
+
+float *logits_of_fresh(const char *path, struct structure *st, const struct tensors *expected) {
+    float *weights = arena_f32(st->params.bytes), *out;
+    param_fill(&st->params, 1, weights);
+    out = logits_by(path, st, weights, expected);
+    arena_f32_free(weights, st->params.bytes);
     return out;
 }

@@ -1,0 +1,76 @@
+/* scale: each column of x times its own number, y[n, c] = x[n, c] l[c]: the trained vectors of IA3 (Liu et al. 2022), the magnitudes
+ * of DoRA (Liu et al. 2024). l is f32 whatever the program computes in. Backward: dx = dy l, dl = sum over the rows of dy x.
+ *
+ * l is a vector of the adapter (its gradient is added to) or one that the program has computed (its gradient is a value of its own,
+ * written). Where l is frozen x is not asked for, so nothing keeps it. Either direction may work in place: forward only where x dies
+ * with it, which the planner knows, so never where the backward still reads x; backward sums dl before it writes dx. */
+#include "ops/ops.h"
+
+enum { DX, DL_ADDED, DL_WRITTEN };
+
+static err infer(struct prog *p, struct inst *i) {
+    struct value x = *prog_v(p, i->in[0]);
+    TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){x.d[0], x.d[1]}));
+    TRY(want(p, i, 1, DT_F32, 1, &x.d[1]));
+    i->out[0] = prog_act(p, prog_dt(p), 2, x.d, "scale");
+    return p->failed;
+}
+
+static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) {
+    val x = prog_v(p, i->in[1])->needs ? i->in[0] : (val){0};
+    struct inst *b = prog_emit(p, &op_scale_bwd, (val[]){x, i->in[1], dout[0]}, 3, NULL);
+    if (b) din[0] = b->out[DX], din[1] = b->out[DL_WRITTEN];
+    return p->failed;
+}
+
+static err infer_bwd(struct prog *p, struct inst *i) {
+    struct value dy = *prog_v(p, i->in[2]), l = *prog_v(p, i->in[1]);
+    TRY(want(p, i, 1, DT_F32, 1, &dy.d[1]));
+    TRY(want(p, i, 2, prog_dt(p), 2, (int64_t[]){dy.d[0], dy.d[1]}));
+    if (l.needs) TRY(want(p, i, 0, prog_dt(p), 2, dy.d));
+    if (!l.needs || prog_v(p, i->in[0])->needs) i->out[DX] = prog_act(p, prog_dt(p), 2, dy.d, "d scale");
+    if (!l.needs) return p->failed;
+    if (l.role == ROLE_PARAM) i->out[DL_ADDED] = prog_grad_of(p, i->in[1]);
+    else i->out[DL_WRITTEN] = prog_act(p, DT_F32, 1, l.d, "d scales");
+    return p->failed;
+}
+
+static void scaled(const struct view *x, const struct view *l, const struct view *y) {
+    for (int64_t n = 0; n < x->d[0]; n++)
+        for (int64_t c = 0; c < x->d[1]; c++) view_row(y, n)[c] = view_row(x, n)[c] * view_f32(l)[c];
+}
+
+static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)i, (void)scratch;
+    scaled(&in[0], &in[1], &out[0]);
+    return OK;
+}
+
+static err ref_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)i, (void)scratch;
+    const struct view *x = &in[0], *dy = &in[2];
+    for (int64_t c = 0; c < dy->d[1] && x->p; c++) {
+        double sum = 0;
+        for (int64_t n = 0; n < dy->d[0]; n++) sum += (double)view_row(dy, n)[c] * view_row(x, n)[c];
+        if (out[DL_ADDED].p) view_f32(&out[DL_ADDED])[c] += (float)sum;
+        if (out[DL_WRITTEN].p) view_f32(&out[DL_WRITTEN])[c] = (float)sum;
+    }
+    if (out[DX].p) scaled(dy, &in[1], &out[DX]);
+    return OK;
+}
+
+static struct cost cost(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)i, (void)out;
+    double e = (double)in[0].d[0] * (double)in[0].d[1];
+    return (struct cost){e, 8 * e};
+}
+
+static struct cost cost_bwd(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)i;
+    double e = (double)in[2].d[0] * (double)in[2].d[1];
+    bool dx = out[DX].nd, dl = in[0].nd;
+    return (struct cost){(dx + 2 * dl) * e, (8 * dx + 8 * dl - 4 * (dx && dl)) * e}; /* dy is read once */
+}
+
+const struct op_def op_scale = {.name = "scale", .n_in = 2, .n_out = 1, .inplace = 1, .cheap = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_scale_bwd = {.name = "scale_bwd", .n_in = 3, .n_out = 3, .inplace = 1 | 1 << 2, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};

@@ -1,0 +1,12 @@
+/* For methods that train vectors of the base in place of them (norm tuning, BitFit, LoRA's `bias`). */
+#ifndef CYC_PEFT_VECTORS_H
+#define CYC_PEFT_VECTORS_H
+#include "core/site.h"
+#include <string.h>
+
+/* A trained copy of the vector, equal to it at the start. In files it is "MODULE.{infix}{part}", whole. */
+val vector_copy(struct site *s, const struct base_vector *v, const char *infix);
+static inline bool vector_of_norm(const struct base_vector *v) { return strstr(v->of.name, "norm") != NULL; } /* canonical names: blk.3.attn_norm */
+static inline bool vector_is_bias(const struct base_vector *v) { return !strcmp(v->part, "bias"); }
+
+#endif
