@@ -176,6 +176,12 @@ float *adapter_row(const struct param *p, const struct param_slice *s, const flo
 
 static bool plain(const struct file_form *f) { return f->times == 0 && f->less == 0; }
 
+static struct tensor file_shape(const struct param *p, const struct param_slice *s) {
+    if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
+    if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
+    return (struct tensor){.nd = 2, .d = {s->rows, columns_of(p)}};
+}
+
 /* core/params.h */
 static void from_file(const struct file_form *f, float *x, int64_t n) {
     for (int64_t i = 0; i < n && !plain(f); i++) x[i] = (x[i] + f->less) * (f->times != 0 ? f->times : 1);
@@ -190,8 +196,9 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     snprintf(name, sizeof name, "%s%s", PREFIX, s->name);
     const struct tensor *t = tensors_find(ts, name);
     if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
-    if (t->nd != p->nd || t->d[0] != s->rows || (p->nd > 1 && t->d[1] != p->d[1]))
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)columns_of(p));
+    const struct tensor want = file_shape(p, s);
+    if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
     TRY(tensor_readable(ts, t));
     const size_t bytes = dtype_row_bytes(t->dt, columns_of(p));
     for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, adapter_row(p, s, weights, r), columns_of(p));
@@ -264,7 +271,11 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
             const struct param *p = &st->params.p[i];
             const struct param_slice *s = &p->slice[k];
             const float *rows = file_rows(p, s, weights, &mem);
-            t[at] = (struct tensor){.name = arena_printf(&mem, "%s%s", PREFIX, s->name), .dt = DT_F32, .nd = p->nd, .d = {s->rows, columns_of(p)}, .data = rows, .bytes = (size_t)(s->rows * columns_of(p)) * 4};
+            t[at] = file_shape(p, s);
+            t[at].name = arena_printf(&mem, "%s%s", PREFIX, s->name);
+            t[at].dt = DT_F32;
+            t[at].data = rows;
+            t[at].bytes = (size_t)(s->rows * columns_of(p)) * 4;
             if (!rows || !t[at].name) e = fail(E_MEMORY, "out of memory");
         }
     if (!e) e = dir_make(folder);
