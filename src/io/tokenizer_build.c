@@ -259,8 +259,12 @@ static err build_trie(tokenizer *t, struct trie *trie, const char *prefix) {
     return e ? fail_in(e, "%s", t->name) : OK;
 }
 
-err tok_unigram(tokenizer *t, double *score) {
+void tok_unknown_score(tokenizer *t, double least) {
     enum { UNKNOWN_PENALTY = 10 };
+    if (isfinite(least)) t->unk_score = least - UNKNOWN_PENALTY;
+}
+
+err tok_unigram(tokenizer *t, double *score) {
     double least = INFINITY;
     TRY(check_scores(t, score));
     for (int32_t i = 0; i < t->n; i++)
@@ -268,7 +272,7 @@ err tok_unigram(tokenizer *t, double *score) {
     t->kind = MODEL_UNIGRAM;
     t->word = unigram_word;
     t->score = score;
-    t->unk_score = least - UNKNOWN_PENALTY;
+    tok_unknown_score(t, least);
     return build_trie(t, &t->whole, "");
 }
 
