@@ -259,12 +259,8 @@ static err build_trie(tokenizer *t, struct trie *trie, const char *prefix) {
     return e ? fail_in(e, "%s", t->name) : OK;
 }
 
-void tok_unknown_score(tokenizer *t, double least) {
-    enum { UNKNOWN_PENALTY = 10 };
-    if (isfinite(least)) t->unk_score = least - UNKNOWN_PENALTY;
-}
-
 err tok_unigram(tokenizer *t, double *score) {
+    enum { UNKNOWN_PENALTY = 10 };
     double least = INFINITY;
     TRY(check_scores(t, score));
     for (int32_t i = 0; i < t->n; i++)
@@ -272,7 +268,7 @@ err tok_unigram(tokenizer *t, double *score) {
     t->kind = MODEL_UNIGRAM;
     t->word = unigram_word;
     t->score = score;
-    tok_unknown_score(t, least);
+    t->unk_score = least - UNKNOWN_PENALTY;
     return build_trie(t, &t->whole, "");
 }
 

@@ -294,12 +294,15 @@ static err read_charsmap(tokenizer *t, const struct gguf_meta *meta) {
     return norm_add_charsmap(&t->norm, &t->mem, t->name, kv->raw, kv->n);
 }
 
-/* Converters give ids that only fill the table scores far below all others: those are none to measure the unknown by. */
-static double least_normal(const tokenizer *t, const struct lists *l, const double *score) {
+/* The model's own tokens are those that a path may use. Converters give to what the model lacks (special tokens that were added to it,
+ * ids that only fill the table) scores far below all of its own; else a text that spells such a token would become it, and the unknown
+ * token's score, which hangs on the least one, would be another. */
+static void leave_out_strangers(tokenizer *t, const struct lists *l, const double *score) {
     double least = INFINITY;
     for (int32_t i = 0; i < t->n; i++)
         if (type_at(l, (uint64_t)i) == TYPE_NORMAL && score[i] < least) least = score[i];
-    return least;
+    for (int32_t i = 0; i < t->n && isfinite(least); i++)
+        t->tokens[i].in_model = type_at(l, (uint64_t)i) != TYPE_UNUSED && score[i] >= least;
 }
 
 static err read_t5(tokenizer *t, const struct tensors *ts, const struct lists *l, int adds[2]) {
@@ -315,8 +318,8 @@ static err read_t5(tokenizer *t, const struct tensors *ts, const struct lists *l
     double *score = arena_alloc(&t->mem, (size_t)t->n * sizeof *score);
     if (!score) return fail(E_MEMORY, "%s: out of memory", t->name);
     TRY(read_scores(t, l, score));
+    leave_out_strangers(t, l, score);
     TRY(tok_unigram(t, score));
-    tok_unknown_score(t, least_normal(t, l, score));
     TRY(add_tokens(t, l, false));
     return decoder_add(
         t, (struct decode_step){

@@ -161,7 +161,6 @@ err tok_merge_line(tokenizer *t, size_t rank, const char *line, size_t n);
 /* SentencePiece's BPE: scores order the merges. The array, one per token, is read and may be freed. */
 err tok_ranks(tokenizer *t, const double *score);
 err tok_unigram(tokenizer *t, double *score); /* takes the array over (arena) */
-void tok_unknown_score(tokenizer *t, double least); /* by another measure than the least score of the model's tokens */
 err tok_wordpiece(tokenizer *t, const char *prefix, size_t max_chars);
 err tok_add(tokenizer *t, struct added a, bool normalised);       /* a.text is copied */
 err tok_around(const tokenizer *t, struct ids *list, int64_t id); /* appends to a prefix or suffix, checked */

@@ -211,16 +211,20 @@ static json_t *generation_json(const tokenizer *t) {
     return j;
 }
 
+static err other_ids(const tokenizer *t, const char *what) {
+    return fail(E_UNSUPPORTED, "%s: tokenizer.json cannot say this tokenizer: it would give other ids for %s; stay in GGUF", t->name, what);
+}
+
 static err read_back(const char *folder, const tokenizer *t) {
     str path = {0};
     tokenizer *again = NULL;
     char what[128];
     str_addf(&path, "%s/tokenizer.json", folder);
     err e = path.failed ? out_of_memory() : tokenizer_from_json(path.p, &again);
-    if (!e && !out_same_text(t, again)) e = fail(E_INTERNAL, "%s gives other ids than the metadata it was made from", path.p);
-    if (!e && (!out_same_added(t, again, what, sizeof what) || !out_same_added(again, t, what, sizeof what)))
-        e = fail(E_INTERNAL, "%s gives other ids than the metadata it was made from: %s", path.p, what);
-    if (!e && !out_same_around(t, again)) e = fail(E_INTERNAL, "%s puts other tokens around a text than the metadata it was made from", path.p);
+    if (e) e = fail_in(e, "what was made of %s", t->name);
+    else if (!out_same_text(t, again)) e = other_ids(t, "texts of its own tokens");
+    else if (!out_same_added(t, again, what, sizeof what) || !out_same_added(again, t, what, sizeof what)) e = other_ids(t, what);
+    else if (!out_same_around(t, again)) e = other_ids(t, "what goes around a text");
     if (again) tokenizer_free(again);
     str_free(&path);
     return e;

@@ -67,7 +67,7 @@ static void put_id(struct gguf_keys *out, const char *key, int32_t id) {
 static void put_settings(const tokenizer *t, struct gguf_keys *out) {
     const bool bert = t->kind == MODEL_WORDPIECE;
     put_id(out, "tokenizer.ggml.bos_token_id", tokenizer_bos(t));
-    put_id(out, "tokenizer.ggml.eos_token_id", tokenizer_eos(t));
+    put_id(out, "tokenizer.ggml.eos_token_id", t->eos < 0 && t->suffix.n ? t->suffix.v[0] : t->eos);
     put_id(out, "tokenizer.ggml.padding_token_id", tokenizer_pad(t));
     if (!t->byte_level) put_id(out, "tokenizer.ggml.unknown_token_id", t->unk);
     if (bert) put_id(out, "tokenizer.ggml.cls_token_id", t->prefix.n ? t->prefix.v[0] : -1);
@@ -202,12 +202,14 @@ static void put_charsmap(const tokenizer *t, struct gguf_keys *out) {
 }
 
 static err put_t5(const tokenizer *t, int64_t vocab, struct gguf_keys *out) {
-    double least = 0;
+    enum { STRANGER = -10000 }; /* what llama.cpp's converter gives to tokens that the model lacks */
     if (t->byte_fallback) return fail(E_UNSUPPORTED, "%s: model.byte_fallback: GGUF has no word for it in a Unigram model", t->name);
-    for (int32_t i = 0; i < t->n; i++)
-        if (t->score[i] < least) least = t->score[i];
-    put_scores(t, t->score, least, vocab, out);
+    double *score = malloc((size_t)t->n * sizeof *score);
+    if (!score) return out_of_memory();
+    for (int32_t i = 0; i < t->n; i++) score[i] = t->tokens[i].in_model ? t->score[i] : STRANGER;
+    put_scores(t, score, STRANGER, vocab, out);
     put_charsmap(t, out);
+    free(score);
     return OK;
 }
 

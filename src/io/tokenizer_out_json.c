@@ -193,14 +193,29 @@ static void add_quoted(str *out, const char *s, size_t n) {
     str_addc(out, '"');
 }
 
+/* A Unigram vocabulary ends with the model's last own token: what follows are added tokens and ids that only fill the table. A stranger
+ * before that gets the least score there is. */
+static void add_scored(const tokenizer *t, const struct spelt *spelt, str *out) {
+    double least = 0;
+    int32_t n = 0;
+    for (int32_t i = 0; i < t->n; i++) {
+        if (!t->tokens[i].in_model) continue;
+        if (t->score[i] < least) least = t->score[i];
+        n = i + 1;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        str_adds(out, i ? ",\n      [" : "\n      [");
+        add_quoted(out, spelt[i].text, spelt[i].n);
+        str_addf(out, ", %.9g]", t->tokens[i].in_model ? t->score[i] : least);
+    }
+}
+
 static void add_vocabulary(const tokenizer *t, const struct spelt *spelt, str *out) {
-    const bool list = t->kind == MODEL_UNIGRAM;
+    if (t->kind == MODEL_UNIGRAM) return add_scored(t, spelt, out);
     for (int32_t i = 0; i < t->n; i++) {
         str_adds(out, i ? ",\n      " : "\n      ");
-        if (list) str_addc(out, '[');
         add_quoted(out, spelt[i].text, spelt[i].n);
-        if (list) str_addf(out, ", %.9g]", t->score[i]);
-        else str_addf(out, ": %d", i);
+        str_addf(out, ": %d", i);
     }
 }
 
@@ -230,8 +245,7 @@ static err has_token(void *ctx, int32_t whole, int32_t left, int32_t right) {
                 t->name, t->tokens[whole].text);
 }
 
-static err add_pair(void *ctx, int32_t whole, int32_t left, int32_t right) {
-    struct pairs *p = ctx;
+static err push_pair(struct pairs *p, uint32_t rank, int32_t left, int32_t right) {
     const struct token *tokens = p->t->tokens;
     if (p->n == p->cap) {
         size_t cap = p->cap ? 2 * p->cap : 4096;
@@ -240,8 +254,13 @@ static err add_pair(void *ctx, int32_t whole, int32_t left, int32_t right) {
         p->v = v;
         p->cap = cap;
     }
-    p->v[p->n++] = (struct pair){p->t->rank[whole], chars(&tokens[left]), chars(&tokens[right]), left, right};
+    p->v[p->n++] = (struct pair){rank, chars(&tokens[left]), chars(&tokens[right]), left, right};
     return OK;
+}
+
+static err scored_pair(void *ctx, int32_t whole, int32_t left, int32_t right) {
+    struct pairs *p = ctx;
+    return push_pair(p, p->t->rank[whole], left, right);
 }
 
 /* By score; of one score the longer halves first, then by id: what sorted(..., reverse=True) makes of the pairs in Hugging Face's converter. */
@@ -260,15 +279,14 @@ static err table_pairs(struct pairs *p) {
     for (size_t i = 0; t->merges && i <= t->merge_mask; i++) {
         const struct merge *m = &t->merges[i];
         if (m->pair == MERGE_FREE) continue;
-        TRY(add_pair(p, 0, (int32_t)(m->pair >> 32), (int32_t)(uint32_t)m->pair));
-        p->v[p->n - 1].rank = m->rank;
+        TRY(push_pair(p, m->rank, (int32_t)(m->pair >> 32), (int32_t)(uint32_t)m->pair));
     }
     return OK;
 }
 
 static err add_merges(const tokenizer *t, str *out) {
     struct pairs p = {.t = t};
-    err e = t->merges ? table_pairs(&p) : each_halves(t, add_pair, &p);
+    err e = t->merges ? table_pairs(&p) : each_halves(t, scored_pair, &p);
     if (p.n) qsort(p.v, p.n, sizeof *p.v, by_place);
     for (size_t i = 0; i < p.n && !e; i++) {
         const struct token *l = &t->tokens[p.v[i].left], *r = &t->tokens[p.v[i].right];
