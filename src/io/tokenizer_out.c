@@ -181,12 +181,17 @@ static void set_token(json_t *j, const char *key, const tokenizer *t, int32_t id
     if (s) json_object_set_new(j, key, json_string(s));
 }
 
+/* A key of the model's architecture. */
+static bool arch_u64(const struct gguf_meta *meta, const char *name, uint64_t *out) {
+    char key[160];
+    const char *arch = gguf_str(meta, "general.architecture");
+    snprintf(key, sizeof key, "%.100s.%s", arch ? arch : "", name);
+    return gguf_u64(meta, key, out);
+}
+
 static json_t *config_json(const struct gguf_meta *meta, const tokenizer *t) {
     uint64_t context = 0;
-    char key[128];
-    const char *arch = gguf_str(meta, "general.architecture");
     const bool bert = t->kind == MODEL_WORDPIECE;
-    snprintf(key, sizeof key, "%.100s.context_length", arch ? arch : "");
     json_t *j = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", bert);
     set_token(j, bert ? "cls_token" : "bos_token", t, tokenizer_bos(t));
     set_token(j, bert ? "sep_token" : "eos_token", t, tokenizer_eos(t));
@@ -195,19 +200,21 @@ static json_t *config_json(const struct gguf_meta *meta, const tokenizer *t) {
     if (bert) set_token(j, "mask_token", t, tokenizer_id(t, "[MASK]"));
     if (t->kind == MODEL_BPE) json_object_set_new(j, "add_bos_token", json_boolean(t->prefix.n > 0));
     if (t->kind == MODEL_BPE && t->suffix.n) json_object_set_new(j, "add_eos_token", json_true());
-    if (gguf_u64(meta, key, &context)) json_object_set_new(j, "model_max_length", json_integer((json_int_t)context));
+    if (arch_u64(meta, "context_length", &context)) json_object_set_new(j, "model_max_length", json_integer((json_int_t)context));
     if (tokenizer_template(t)) json_object_set_new(j, "chat_template", json_string(tokenizer_template(t)));
     return j;
 }
 
-static json_t *generation_json(const tokenizer *t) {
+static json_t *generation_json(const struct gguf_meta *meta, const tokenizer *t) {
     const struct {
         const char *key;
         int32_t id;
     } ids[] = {{"bos_token_id", tokenizer_bos(t)}, {"eos_token_id", tokenizer_eos(t)}, {"pad_token_id", tokenizer_pad(t)}};
+    uint64_t start;
     json_t *j = json_object();
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
         if (ids[i].id >= 0) json_object_set_new(j, ids[i].key, json_integer(ids[i].id));
+    if (arch_u64(meta, "decoder_start_token_id", &start)) json_object_set_new(j, "decoder_start_token_id", json_integer((json_int_t)start));
     return j;
 }
 
@@ -259,7 +266,7 @@ err tokenizer_to_hf(const struct tensors *gguf, const char *folder) {
     if (!e) e = tokenizer_json(t, used, &text);
     if (!e) e = write_text(folder, "tokenizer.json", text.p, text.n);
     if (!e) e = write_json(folder, "tokenizer_config.json", config_json(gguf->meta, t));
-    if (!e && t->kind != MODEL_WORDPIECE) e = write_json(folder, "generation_config.json", generation_json(t));
+    if (!e && t->kind != MODEL_WORDPIECE) e = write_json(folder, "generation_config.json", generation_json(gguf->meta, t));
     if (!e) e = read_back(folder, t);
     str_free(&text);
     tokenizer_free(t);
