@@ -256,6 +256,9 @@ static err loads(const struct model *m, const struct crossing *c) {
                     "%s: RoPE scaling yarn with beta_fast %g and beta_slow %g: llama.cpp takes 32 and 1 whatever a GGUF file says; stay in "
                     "its own format",
                     m->path, s->beta_fast, s->beta_slow);
+    if (m->family->seq2seq && m->shape.layers > m->shape.encoder_layers)
+        log_warn("%s: %lld decoder layers after %lld of the encoder: llama.cpp loads no T5 with the deeper decoder; cyclora does", m->path,
+                 (long long)m->shape.layers, (long long)m->shape.encoder_layers);
     return OK;
 }
 

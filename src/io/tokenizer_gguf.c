@@ -397,8 +397,12 @@ static err read_settings(tokenizer *t, const struct gguf_meta *meta, int adds[2]
     adds[1] = flag(meta, "tokenizer.ggml.add_eos_token", adds[1] == 1);
     TRY(tok_ends(t, adds[0], adds[1]));
     const char *chat = gguf_str(meta, "tokenizer.chat_template");
-    if (chat && !(t->chat_template = arena_str(&t->mem, chat))) return fail(E_MEMORY, "%s: out of memory", t->name);
-    return OK;
+    if (!chat) return OK;
+    str name = {0};
+    str_addf(&name, "tokenizer.chat_template of %s", t->name);
+    err e = name.failed ? fail(E_MEMORY, "%s: out of memory", t->name) : tokenizer_set_template(t, chat, name.p);
+    str_free(&name);
+    return e;
 }
 
 static const struct model_name {

@@ -141,7 +141,7 @@ struct tokenizer {
     struct decoder decoder;
     struct ids prefix, suffix; /* what the model expects around a text */
     int32_t bos, eos, pad;
-    const char *chat_template;
+    const char *chat_template, *template_name;
 
     void *hashing; /* while building: the state of the hash */
     char hash[33];
