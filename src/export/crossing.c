@@ -18,17 +18,13 @@ static const struct crossing {
     bool windows;                  /* both formats have a key for a sliding window */
     bool gemma;                    /* its gates, soft-caps and layers by turns */
     bool biases;                   /* llama.cpp loads its biases; where it has none, it refuses the file */
-} crossings[] = {{"llama", "LlamaForCausalLM", "llama", false, false, true},
-                 {"mistral", "MistralForCausalLM", "llama", false, false, true},
-                 {"qwen2", "Qwen2ForCausalLM", "qwen2", false, false, true},
-                 {"qwen3", "Qwen3ForCausalLM", "qwen3", false, false, false},
-                 {"smollm3", "SmolLM3ForCausalLM", "smollm3", false, false, false},
-                 {"phi3", "Phi3ForCausalLM", "phi3", true, false, false},
-                 {"gemma2", "Gemma2ForCausalLM", "gemma2", true, true, false},
-                 {"gemma3_text", "Gemma3ForCausalLM", "gemma3", true, true, false},
-                 {"gpt2", "GPT2LMHeadModel", "gpt2", false, false, true},
-                 {"bert", "BertModel", "bert", false, false, true},
-                 {"t5", "T5ForConditionalGeneration", "t5", false, false, true}};
+} crossings[] = {
+    {"llama", "LlamaForCausalLM", "llama", false, false, true},        {"mistral", "MistralForCausalLM", "llama", false, false, true},
+    {"qwen2", "Qwen2ForCausalLM", "qwen2", false, false, true},        {"qwen3", "Qwen3ForCausalLM", "qwen3", false, false, false},
+    {"smollm3", "SmolLM3ForCausalLM", "smollm3", false, false, false}, {"phi3", "Phi3ForCausalLM", "phi3", true, false, false},
+    {"gemma2", "Gemma2ForCausalLM", "gemma2", true, true, false},      {"gemma3_text", "Gemma3ForCausalLM", "gemma3", true, true, false},
+    {"gpt2", "GPT2LMHeadModel", "gpt2", false, false, true},           {"bert", "BertModel", "bert", false, false, true},
+    {"t5", "T5ForConditionalGeneration", "t5", false, false, true}};
 enum { N_CROSSINGS = sizeof crossings / sizeof *crossings };
 
 static const struct crossing *crossing_of(const struct model *m) {
@@ -47,9 +43,7 @@ static err no_crossing(const struct model *m, const char *to) {
 }
 
 static bool learned_positions(const struct model *m) { return model_weight(m, "position_embd.weight") != NULL; }
-static bool layer_norms(const struct model *m) {
-    return model_weight(m, "output_norm.bias") || model_weight(m, "token_embd_norm.bias");
-}
+static bool layer_norms(const struct model *m) { return model_weight(m, "output_norm.bias") || model_weight(m, "token_embd_norm.bias"); }
 
 static int64_t widest_window(const struct model *m) {
     int64_t most = 0;
@@ -385,17 +379,18 @@ static json_t *config_decoder(const struct model *m, const struct crossing *c) {
 static json_t *config_bert(const struct model *m) {
     const struct shape *z = &m->shape;
     return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "hidden_act", "gelu", "position_embedding_type", "absolute",
-                     "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn, "num_hidden_layers", (json_int_t)z->layers,
-                     "num_attention_heads", (json_int_t)z->heads, "vocab_size", (json_int_t)z->vocab, "max_position_embeddings",
-                     (json_int_t)z->context, "type_vocab_size", (json_int_t)z->token_types, "layer_norm_eps", short_real(z->norm_eps));
+                     "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn, "num_hidden_layers",
+                     (json_int_t)z->layers, "num_attention_heads", (json_int_t)z->heads, "vocab_size", (json_int_t)z->vocab,
+                     "max_position_embeddings", (json_int_t)z->context, "type_vocab_size", (json_int_t)z->token_types, "layer_norm_eps",
+                     short_real(z->norm_eps));
 }
 
 static json_t *config_t5(const struct model *m) {
     const struct shape *z = &m->shape;
     json_t *j = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:b}", "d_model", (json_int_t)z->width, "d_kv",
                           (json_int_t)z->head_dim, "d_ff", (json_int_t)z->ffn, "num_layers", (json_int_t)z->encoder_layers,
-                          "num_decoder_layers", (json_int_t)z->layers, "num_heads", (json_int_t)z->heads, "vocab_size", (json_int_t)z->vocab,
-                          "relative_attention_num_buckets", (json_int_t)z->buckets, "relative_attention_max_distance",
+                          "num_decoder_layers", (json_int_t)z->layers, "num_heads", (json_int_t)z->heads, "vocab_size",
+                          (json_int_t)z->vocab, "relative_attention_num_buckets", (json_int_t)z->buckets, "relative_attention_max_distance",
                           (json_int_t)z->distance, "layer_norm_epsilon", short_real(z->norm_eps), "feed_forward_proj",
                           z->gated ? "gated-gelu" : "relu", "is_encoder_decoder", 1);
     json_object_set_new(j, "n_positions", json_integer(context_of(m)));

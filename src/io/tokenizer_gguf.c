@@ -160,7 +160,9 @@ static err put_tokens(tokenizer *t, const struct lists *l, bool (*in_model)(enum
     return tok_vocabulary_done(t);
 }
 
-static bool is_text(const char *want, const char *text, uint64_t n) { return strlen(want) == n && !memcmp(want, text, n); }
+static bool is_text(const char *want, const char *text, uint64_t n) {
+    return strlen(want) == n && !memcmp(want, text, n);
+}
 
 /* GGUF has no word for tokens that take the white space behind them along. Phi-3's own tokenizer.json says that its
  * control tokens and </s> do, all but these. */
@@ -172,8 +174,8 @@ static bool takes_spaces(const struct lists *l, bool special, const char *text, 
 }
 
 /* Tokens of type control, unknown and user-defined are recognised in the text; the first two are special. User-defined
- * ones of SentencePiece's models belong to the normalised text (`spelt`), where a space is its sign: but where a space is put
- * before texts, also before those behind them, as llama.cpp and the models' own tokenizer.json have it. */
+ * ones of SentencePiece's models belong to the normalised text (`spelt`), where a space is its sign: but where a space
+ * is put before texts, also before those behind them, as llama.cpp and the models' own tokenizer.json have it. */
 static err add_tokens(tokenizer *t, const struct lists *l, bool spelt) {
     const uint8_t *at = l->tokens->raw;
     uint64_t n;
@@ -294,9 +296,9 @@ static err read_charsmap(tokenizer *t, const struct gguf_meta *meta) {
     return norm_add_charsmap(&t->norm, &t->mem, t->name, kv->raw, kv->n);
 }
 
-/* The model's own tokens are those that a path may use. Converters give to what the model lacks (special tokens that were added to it,
- * ids that only fill the table) scores far below all of its own; else a text that spells such a token would become it, and the unknown
- * token's score, which hangs on the least one, would be another. */
+/* The model's own tokens are those that a path may use. Converters give to what the model lacks (special tokens that
+ * were added to it, ids that only fill the table) scores far below all of its own; else a text that spells such a token
+ * would become it, and the unknown token's score, which hangs on the least one, would be another. */
 static void leave_out_strangers(tokenizer *t, const struct lists *l, const double *score) {
     double least = INFINITY;
     for (int32_t i = 0; i < t->n; i++)
@@ -457,7 +459,8 @@ err tokenizer_from_gguf(const struct tensors *gguf, tokenizer **out) {
 
 bool gguf_pre_at(int i, struct gguf_pre *out) {
     if (i >= N_PRE_NAMES) return false;
-    *out = (struct gguf_pre){.name = pre_names[i].name, .nfc = pre_names[i].nfc, .ignore_merges = pre_names[i].ignore_merges};
+    *out = (struct gguf_pre){
+        .name = pre_names[i].name, .nfc = pre_names[i].nfc, .ignore_merges = pre_names[i].ignore_merges};
     for (int k = 0; k < PATTERNS_MAX && pre_names[i].pattern[k]; k++) {
         out->pattern[k] = pre_names[i].pattern[k];
         out->digits[k] = out->pattern[k] && !strcmp(out->pattern[k], EACH_DIGIT);

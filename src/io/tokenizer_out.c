@@ -112,9 +112,7 @@ enum gguf_token out_type(const tokenizer *t, int32_t id) {
     return is_byte(t, id) ? TOKEN_BYTE : TOKEN_NORMAL;
 }
 
-static bool merges_of(const tokenizer *t, int32_t id) {
-    return id >= 0 && t->tokens[id].in_model && out_type(t, id) == TOKEN_NORMAL;
-}
+static bool merges_of(const tokenizer *t, int32_t id) { return id >= 0 && t->tokens[id].in_model && out_type(t, id) == TOKEN_NORMAL; }
 
 /* The symbol with this text: its id, -1 for a character without one; false: no symbol at all. */
 static bool symbol_of(const tokenizer *t, const char *text, size_t n, int32_t *id) {
@@ -126,13 +124,17 @@ static bool symbol_of(const tokenizer *t, const char *text, size_t n, int32_t *i
 }
 
 err each_halves(const tokenizer *t, halves_fn fn, void *ctx) {
+    enum { LONGEST = 1024 }; /* each cut looks at all bytes: a file of few huge tokens would take for ever */
     int32_t half[2];
     for (int32_t id = 0; id < t->n; id++) {
         const struct token *k = &t->tokens[id];
         if (!merges_of(t, id)) continue;
+        if (k->n_text > LONGEST)
+            return fail(E_UNSUPPORTED, "%s: token %d has %u bytes; tokens of merges cross formats up to %d", t->name, id, k->n_text,
+                        LONGEST);
         for (uint32_t at = 1; at < k->n_text; at++) {
-            if (((uint8_t)k->text[at] & 0xC0) == 0x80) continue;
-            if (symbol_of(t, k->text, at, &half[0]) && symbol_of(t, k->text + at, k->n_text - at, &half[1])) TRY(fn(ctx, id, half[0], half[1]));
+            if (((uint8_t)k->text[at] & 0xC0) == 0x80 || !symbol_of(t, k->text, at, &half[0])) continue;
+            if (symbol_of(t, k->text + at, k->n_text - at, &half[1])) TRY(fn(ctx, id, half[0], half[1]));
         }
     }
     return OK;

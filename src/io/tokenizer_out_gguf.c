@@ -243,13 +243,14 @@ static const struct kind {
     const char *name, *lacks; /* why none of the variants gave the same ids */
     err (*put)(const tokenizer *t, int64_t vocab, struct gguf_keys *out);
     bool (*variant)(int i, struct gguf_keys *out); /* adds the keys of the i-th way to say what goes on around the model; false: no more */
-} kinds[] = {
-    {"gpt2", "none of the pre-tokenisers that GGUF files can name splits text as this one does", put_gpt2, gpt2_variant},
-    {"llama", "GGUF's kind llama means SentencePiece's BPE on whole texts, and this normalizer and pre_tokenizer make other pieces of them",
-     put_llama, llama_variant},
-    {"t5", "GGUF's kind t5 means SentencePiece's Unigram, and this normalizer and pre_tokenizer make other pieces of a text", put_t5, t5_variant},
-    {"bert", "GGUF's kind bert means BERT's own steps, and this normalizer and pre_tokenizer make other pieces of a text", put_nothing,
-     bert_variant}};
+} kinds[] = {{"gpt2", "none of the pre-tokenisers that GGUF files can name splits text as this one does", put_gpt2, gpt2_variant},
+             {"llama",
+              "GGUF's kind llama means SentencePiece's BPE on whole texts, and this normalizer and pre_tokenizer make other pieces of them",
+              put_llama, llama_variant},
+             {"t5", "GGUF's kind t5 means SentencePiece's Unigram, and this normalizer and pre_tokenizer make other pieces of a text",
+              put_t5, t5_variant},
+             {"bert", "GGUF's kind bert means BERT's own steps, and this normalizer and pre_tokenizer make other pieces of a text",
+              put_nothing, bert_variant}};
 
 static const struct kind *kind_of(const tokenizer *t) {
     if (t->kind == MODEL_BPE) return &kinds[t->byte_level ? 0 : 1];

@@ -1,7 +1,7 @@
 /* A tokenizer that GGUF metadata gave, as Hugging Face's tokenizer.json. That format says everything that a GGUF file can, with two
  * exceptions in SentencePiece's BPE, which merges by the scores of tokens where tokenizer.json has pairs in an order: a character without a
- * token cannot be a half of a pair (refused by the token), and of equal scores the leftmost would merge first (held against the vocabulary's
- * own texts by the caller). Pairs are in the order in which Hugging Face's own converter puts them.
+ * token cannot be a half of a pair (refused by the token), and of equal scores the leftmost would merge first (held against the
+ * vocabulary's own texts by the caller). Pairs are in the order in which Hugging Face's own converter puts them.
  *
  * Vocabulary and merges are written as text at once: a tree of the JSON would take ten times their size. */
 #include "io/tokenizer_out_parts.h"
@@ -17,8 +17,8 @@ static json_t *replace(const char *from, const char *to) {
 }
 
 static json_t *metaspace(bool prepends) {
-    return json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", SPACE_SIGN, "prepend_scheme", prepends ? "always" : "never",
-                     "split", 1);
+    return json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", SPACE_SIGN, "prepend_scheme",
+                     prepends ? "always" : "never", "split", 1);
 }
 
 static json_t *base64(const struct charsmap *map) {
@@ -103,7 +103,8 @@ static json_t *decode_step_json(const struct decode_step *d) {
     case DECODE_REPLACE: return replace(d->from, d->to);
     case DECODE_BYTE_FALLBACK: return json_pack("{s:s}", "type", "ByteFallback");
     case DECODE_FUSE: return json_pack("{s:s}", "type", "Fuse");
-    case DECODE_STRIP: return json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", (int)d->left, "stop", (int)d->right);
+    case DECODE_STRIP:
+        return json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", (int)d->left, "stop", (int)d->right);
     case DECODE_METASPACE: return metaspace(d->prepends);
     default: return json_pack("{s:s, s:s, s:b}", "type", "WordPiece", "prefix", "##", "cleanup", d->cleanup);
     }
@@ -175,9 +176,9 @@ static json_t *added_json(const tokenizer *t, const struct spelt *spelt) {
     for (int32_t i = 0; i < t->n; i++) {
         const struct added *a = spelt[i].added;
         if (!a) continue;
-        json_array_append_new(list, json_pack("{s:i, s:o, s:b, s:b, s:b, s:b, s:b}", "id", i, "content", json_stringn(a->text, a->n), "single_word",
-                                              a->single_word, "lstrip", a->lstrip, "rstrip", a->rstrip, "normalized", spelt[i].normalised,
-                                              "special", a->special));
+        json_array_append_new(list, json_pack("{s:i, s:o, s:b, s:b, s:b, s:b, s:b}", "id", i, "content", json_stringn(a->text, a->n),
+                                              "single_word", a->single_word, "lstrip", a->lstrip, "rstrip", a->rstrip, "normalized",
+                                              spelt[i].normalised, "special", a->special));
     }
     return list;
 }
@@ -263,7 +264,8 @@ static err scored_pair(void *ctx, int32_t whole, int32_t left, int32_t right) {
     return push_pair(p, p->t->rank[whole], left, right);
 }
 
-/* By score; of one score the longer halves first, then by id: what sorted(..., reverse=True) makes of the pairs in Hugging Face's converter. */
+/* By score; of one score the longer halves first, then by id: what sorted(..., reverse=True) makes of the pairs in Hugging Face's
+ * converter. */
 static int by_place(const void *a, const void *b) {
     const struct pair *x = a, *y = b;
     if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
@@ -306,25 +308,25 @@ static json_t *unknown(const tokenizer *t) { return t->unk < 0 || t->byte_level 
 /* The model but for its vocabulary and merges. */
 static json_t *model_json(const tokenizer *t) {
     if (t->kind == MODEL_UNIGRAM)
-        return json_pack("{s:s, s:o, s:b}", "type", "Unigram", "unk_id", t->unk < 0 ? json_null() : json_integer(t->unk), "byte_fallback", 0);
+        return json_pack("{s:s, s:o, s:b}", "type", "Unigram", "unk_id", t->unk < 0 ? json_null() : json_integer(t->unk), "byte_fallback",
+                         0);
     if (t->kind == MODEL_WORDPIECE)
         return json_pack("{s:s, s:o, s:s, s:I}", "type", "WordPiece", "unk_token", unknown(t), "continuing_subword_prefix", "##",
                          "max_input_chars_per_word", (json_int_t)t->max_chars);
-    return json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b}", "type", "BPE", "dropout", "unk_token", unknown(t), "continuing_subword_prefix",
-                     "end_of_word_suffix", "fuse_unk", t->fuse_unk, "byte_fallback", t->byte_fallback, "ignore_merges", t->ignore_merges);
+    return json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b}", "type", "BPE", "dropout", "unk_token", unknown(t),
+                     "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", t->fuse_unk, "byte_fallback", t->byte_fallback,
+                     "ignore_merges", t->ignore_merges);
 }
 
-err tokenizer_json_can(const tokenizer *t) {
-    return t->kind == MODEL_BPE && !t->byte_level ? each_halves(t, has_token, (void *)t) : OK;
-}
+err tokenizer_json_can(const tokenizer *t) { return t->kind == MODEL_BPE && !t->byte_level ? each_halves(t, has_token, (void *)t) : OK; }
 
 err tokenizer_json(const tokenizer *t, const struct gguf_pre *pre, str *out) {
     static const char end[] = "\n  }\n}"; /* of the object and of the model in it, which comes last */
     struct spelt *spelt = spelling(t);
     if (!spelt) return out_of_memory();
     json_t *j = json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding", "added_tokens",
-                          added_json(t, spelt), "normalizer", norm_json(t), "pre_tokenizer", pre_json(t, pre), "post_processor", post_json(t),
-                          "decoder", decoder_json(t), "model", model_json(t));
+                          added_json(t, spelt), "normalizer", norm_json(t), "pre_tokenizer", pre_json(t, pre), "post_processor",
+                          post_json(t), "decoder", decoder_json(t), "model", model_json(t));
     char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
     err e = text && str_ends(text, end) ? OK : out_of_memory();
     if (!e) {

@@ -1,5 +1,6 @@
-/* Tokenizers that go to the other format and back: the ids of all 12,000 lines of test_tokenizer_families.c must be those of the source, which
- * is held to its reference there. And what a format cannot say is refused by name, or warned of where it is about special tokens alone. */
+/* Tokenizers that go to the other format and back: the ids of all 12,000 lines of test_tokenizer_families.c must be those of the source,
+ * which is held to its reference there. And what a format cannot say is refused by name, or warned of where it is about special tokens
+ * alone. */
 #define _GNU_SOURCE
 #include "io/tokenizer.h"
 #include "io/tokenizer_out.h"
@@ -50,7 +51,8 @@ static void same_lines(const char *name, const tokenizer *a, const tokenizer *b,
     for (size_t i = 0; i < lines.n; i++) {
         encoded(a, lines.v[i], flags, &x);
         encoded(b, lines.v[i], flags, &y);
-        if (x.n != y.n || (x.n && memcmp(x.v, y.v, x.n * sizeof *x.v))) flunk("%s, flags %u: other ids of \"%s\"", name, flags, json_string_value(lines.v[i]));
+        if (x.n != y.n || (x.n && memcmp(x.v, y.v, x.n * sizeof *x.v)))
+            flunk("%s, flags %u: other ids of \"%s\"", name, flags, json_string_value(lines.v[i]));
         str_clear(&s);
         str_clear(&u);
         must(tokenizer_decode(a, x.v, x.n, 0, &s));
@@ -261,8 +263,8 @@ static void tokens_that_take_spaces_are_warned_of(void **state) {
 }
 
 static json_t *added(int id, const char *text, bool special, bool rstrip) {
-    return json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", id, "content", text, "single_word", 0, "lstrip", 0, "rstrip", rstrip, "normalized",
-                     0, "special", special);
+    return json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", id, "content", text, "single_word", 0, "lstrip", 0, "rstrip", rstrip,
+                     "normalized", 0, "special", special);
 }
 
 /* GGUF readers know Phi-3's tokens by the family's name, and they take spaces along. */
@@ -270,8 +272,8 @@ static void phi3_crosses(void **state) {
     (void)state;
     json_t *root = sentencepiece_json();
     json_object_set_new(root, "added_tokens",
-                        json_pack("[o, o, o, o, o]", added(0, "<unk>", true, false), added(1, "<s>", true, false), added(2, "</s>", false, true),
-                                  added(1000, "<|user|>", true, true), added(1001, "<|end|>", true, true)));
+                        json_pack("[o, o, o, o, o]", added(0, "<unk>", true, false), added(1, "<s>", true, false),
+                                  added(2, "</s>", false, true), added(1000, "<|user|>", true, true), added(1001, "<|end|>", true, true)));
     into_folder(root);
     folder_crosses("phi3", "phi3", 10, ENCODE_SPECIAL);
 }
@@ -279,7 +281,8 @@ static void phi3_crosses(void **state) {
 /* SentencePiece's model as newer files have it: a space before the first word of a text alone, and only where none is. */
 static void newer_spelling_of_the_space(void **state) {
     (void)state;
-    json_t *root = sentencepiece_json(), *pre = json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", "\xE2\x96\x81", "prepend_scheme", "first", "split", 0);
+    json_t *root = sentencepiece_json(), *pre = json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", "\xE2\x96\x81",
+                                                          "prepend_scheme", "first", "split", 0);
     json_object_set_new(root, "normalizer", json_null());
     json_object_set_new(root, "pre_tokenizer", pre);
     crosses_with_a_warning(root, "cut a text that begins with a space otherwise", no_space_first);
@@ -308,7 +311,8 @@ static json_t *model_patched(const char *name, const char *key, json_t *value) {
 
 static void what_gguf_cannot_say_is_named(void **state) {
     (void)state;
-    is_refused(family("llama2"), E_UNSUPPORTED, "and GGUF's kind llama (SentencePiece's BPE) would merge them"); /* another trainer's merges */
+    is_refused(family("llama2"), E_UNSUPPORTED,
+               "and GGUF's kind llama (SentencePiece's BPE) would merge them"); /* another trainer's merges */
     is_refused(family("whole words"), E_UNSUPPORTED, "model.ignore_merges");
     is_refused(model_patched("llama2", "byte_fallback", json_false()), E_UNSUPPORTED, "tokens for bytes without model.byte_fallback");
     is_refused(family("with bytes"), E_UNSUPPORTED, "model.byte_fallback: GGUF has no word for it in a Unigram model");
@@ -318,7 +322,8 @@ static void what_gguf_cannot_say_is_named(void **state) {
     is_refused(family("marks Removed"), E_UNSUPPORTED, "kind bert means BERT's own steps");
     is_refused(patched("llama3", "pre_tokenizer", json_pack("{s:s}", "type", "ByteLevel")), E_UNSUPPORTED,
                "none of the pre-tokenisers that GGUF files can name");
-    json_t *twice = family("llama3"), *single = json_object_get(json_array_get(json_object_get(json_object_get(twice, "post_processor"), "processors"), 1), "single");
+    json_t *twice = family("llama3"),
+           *single = json_object_get(json_array_get(json_object_get(json_object_get(twice, "post_processor"), "processors"), 1), "single");
     json_array_insert(single, 0, json_array_get(single, 0)); /* BOS, BOS */
     is_refused(twice, E_UNSUPPORTED, "what it puts around a text");
 }
@@ -353,6 +358,29 @@ static void what_tokenizer_json_cannot_say_is_named(void **state) {
     gguf_keys_free(&keys);
 }
 
+/* Looking for the halves of a token of a megabyte would take for ever. */
+static void huge_tokens_are_refused(void **state) {
+    (void)state;
+    enum { BYTES = 1025 };
+    char long_token[BYTES];
+    struct gguf_keys keys = {0};
+    str file = {0};
+    struct tensors ts;
+    memset(long_token, 'a', BYTES);
+    gguf_key_str(&keys, "tokenizer.ggml.model", "llama");
+    gguf_key_array(&keys, "tokenizer.ggml.tokens", GGUF_STRING, 2);
+    gguf_array_add_str(&keys, "a", 1);
+    gguf_array_add_str(&keys, long_token, BYTES);
+    gguf_key_array(&keys, "tokenizer.ggml.scores", GGUF_F32, 2);
+    for (int i = 0; i < 2; i++) gguf_array_add_f32(&keys, -i);
+    must(gguf_keys_open(&keys, &file, &ts));
+    assert_int_equal(tokenizer_to_hf_known(&ts), E_UNSUPPORTED);
+    assert_non_null(strstr(err_text(), "token 1 has 1025 bytes"));
+    tensors_close(&ts);
+    str_free(&file);
+    gguf_keys_free(&keys);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(sentencepiece_crosses),
                                        cmocka_unit_test(families_cross),
@@ -361,6 +389,7 @@ int main(void) {
                                        cmocka_unit_test(newer_spelling_of_the_space),
                                        cmocka_unit_test(what_gguf_cannot_say_is_named),
                                        cmocka_unit_test(too_small_a_model_is_named),
-                                       cmocka_unit_test(what_tokenizer_json_cannot_say_is_named)};
+                                       cmocka_unit_test(what_tokenizer_json_cannot_say_is_named),
+                                       cmocka_unit_test(huge_tokens_are_refused)};
     return cmocka_run_group_tests(tests, begin, end);
 }
