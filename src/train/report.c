@@ -40,15 +40,24 @@ static size_t adapters_resident(const struct run *r, int what) {
     return n;
 }
 
+static bool mapped(const struct tensors *files, const void *p) {
+    for (int i = 0; i < files->n_maps; i++)
+        if ((uintptr_t)p - (uintptr_t)files->maps[i].p < files->maps[i].n) return true;
+    return false;
+}
+
 static size_t weights_resident(const struct run *r) {
     if (!r->backend->mem->host) return r->model.residents->bytes;
     if (r->model.random) return resident_of(r, r->model.random_bytes, r->model.bytes);
     size_t n = 0;
-    for (int i = 0; r->model.files.copied && i < r->model.n; i++) { /* what was repacked has left the file's pages */
+    bool all = !r->model.files.copied; /* what was repacked or copied for training has left the file's pages */
+    for (int i = 0; i < r->model.n; i++) all &= !run_replaces(r, &r->model.w[i]);
+    for (int i = 0; all && i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
+    for (int i = 0; !all && i < r->model.n; i++) {
         const struct weight *w = &r->model.w[i];
+        if (run_replaces(r, w) && mapped(&r->model.files, w->data)) continue;
         n += resident_of(r, w->data, dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1));
     }
-    for (int i = 0; !r->model.files.copied && i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
     return n;
 }
 

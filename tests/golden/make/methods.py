@@ -10,6 +10,7 @@ Run:  python tests/golden/make/methods.py [case ...]     (torch, transformers, p
 tests/model/test_methods.c has the same list of cases, with the base of each.
 """
 import os
+import re
 import sys
 
 import families
@@ -27,6 +28,12 @@ CASES = {
     "ln_gpt2": ("families/gpt2", LNTuningConfig(task_type="CAUSAL_LM", target_modules=["ln_1", "ln_2", "ln_f"])),
     "bitfit": ("tiny_llama/bias", "bias"),
     "bitfit_qwen2": ("families/qwen2", "bias"),
+    "full": ("tiny_llama/tied_gqa", {"target_modules": "all", "exclude_modules": ["gate_proj", "up_proj"]}),
+    "full_gpt2": ("families/gpt2", {"target_modules": "all", "exclude_modules": ["c_attn"]}),  # the bias of its keys has no gradient but rounding
+    "full_gemma2": ("families/gemma2", {"target_modules": "all"}),
+    "full_last": ("families/qwen2", {"target_modules": "all", "layers_to_transform": [1]}),
+    "full_regex": ("families/qwen2", {"target_modules": r"model\.layers\.0\.(mlp\.down_proj|self_attn\.v_proj|input_layernorm)|model\.norm"}),
+    "full_names": ("families/mistral_full", {"target_modules": ["q_proj", "k_proj"]}),
 }
 
 
@@ -40,26 +47,44 @@ def opened(base):
     return families.load(os.path.join(oracle.GOLDEN, base), None)
 
 
+def ours(config):
+    """Methods that PEFT does not have: "bias", or the settings of full."""
+    return config == "bias" or isinstance(config, dict)
+
+
+def taken(name, config):
+    """Of a base's parameter: is it trained? PEFT's rules for modules (tuners_utils.py), told anew."""
+    if config == "bias":
+        return name.endswith(".bias")
+    module, of, layers = name.rsplit(".", 1)[0], config["target_modules"], config.get("layers_to_transform")
+    ends = lambda names: any(module == n or module.endswith("." + n) for n in names)
+    layer = re.search(r"\.(\d+)\.", module)
+    if ends(config.get("exclude_modules", [])) or (layers and not (layer and int(layer[1]) in layers)):
+        return False
+    return of == "all" or (ends(of) if isinstance(of, list) else bool(re.fullmatch(of, module)))
+
+
 def fresh(base, config):
     m = opened(base)
-    if config == "bias":
+    if ours(config):
         for n, p in m.named_parameters():
-            p.requires_grad_(n.endswith(".bias"))
+            p.requires_grad_(taken(n, config))
         return m
     return get_peft_model(m, config)
 
 
 def save(m, config, path, base):
-    if config != "bias":
+    if not ours(config):
         oracle.save_adapter(m, path, base="tests/golden/" + base)
         return
+    c = {"peft_type": "BITFIT", "target_modules": None} if config == "bias" else {"peft_type": "FULL", **config}
     oracle.save(os.path.join(path, "adapter_model.safetensors"), {n: p.detach() for n, p in trained(m).items()})
-    oracle.write_json(os.path.join(path, "adapter_config.json"), {"peft_type": "BITFIT", "base_model_name_or_path": "tests/golden/" + base, "task_type": "CAUSAL_LM", "target_modules": None})
+    oracle.write_json(os.path.join(path, "adapter_config.json"), {"base_model_name_or_path": "tests/golden/" + base, "task_type": "CAUSAL_LM", **c})
 
 
 def loaded(base, config, path):
     m = opened(base)
-    if config != "bias":
+    if not ours(config):
         return PeftModel.from_pretrained(m, path, is_trainable=True)
     m = fresh(base, config)
     saved = oracle.load_file(os.path.join(path, "adapter_model.safetensors"))
@@ -77,7 +102,7 @@ def case(name, seed):
     g = torch.Generator().manual_seed(100 * seed)
     with torch.no_grad():
         for n, p in trained(m).items():
-            p.add_(torch.randn(p.shape, generator=g) * (0.1 if p.dim() == 1 or ".lora_B" in n else p.shape[-1] ** -0.5))
+            p.add_(torch.randn(p.shape, generator=g) * (0.1 if p.dim() == 1 or ".lora_B" in n or ours(config) else p.shape[-1] ** -0.5))
     ad = os.path.join(d, "adapter")
     save(m, config, ad, base)
     assert set(oracle.load_file(os.path.join(ad, "adapter_model.safetensors"))) == set(trained(m)), (set(oracle.load_file(os.path.join(ad, "adapter_model.safetensors"))) ^ set(trained(m)))
