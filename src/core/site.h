@@ -74,6 +74,7 @@ struct peft_method {
     val (*matrix)(struct site *s, const struct base_matrix *m);
     /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
     const char *whole;
+    bool ours;             /* PEFT has no such method */
 };
 
 struct site {

@@ -270,6 +270,16 @@ err model_open(const char *path, const char *config_path, struct model *m) {
     return e;
 }
 
+bool model_maps(const struct model *m, const struct weight *w) {
+    for (int i = 0; i < m->files.n_maps; i++)
+        if ((uintptr_t)w->data - (uintptr_t)m->files.maps[i].p < m->files.maps[i].n) return true;
+    return false;
+}
+
+void model_forget(const struct model *m, const struct weight *w) {
+    if (model_maps(m, w)) file_forget(w->data, weight_bytes(w));
+}
+
 void model_close(struct model *m) {
     if (m->residents) residents_free(m->residents);
     if (m->random_bytes) munmap(m->random_bytes, m->bytes);

@@ -114,6 +114,8 @@ static inline const char *model_arch(const struct model *m) { return m->gguf ? m
 const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
 size_t model_kept_bytes(const struct model *m); /* of all tensors, as a backend keeps them */
 size_t weight_kept_bytes(const struct model *m, const struct weight *w);
+bool model_maps(const struct model *m, const struct weight *w);   /* its bytes are a file's pages */
+void model_forget(const struct model *m, const struct weight *w); /* these leave the process's memory until they are read again */
 /* XXH3 128 over all tensors' names, types and bytes: equal before and after training. */
 void model_hash(const struct model *m, char hex[33]);
 

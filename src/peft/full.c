@@ -59,4 +59,4 @@ static val matrix(struct site *s, const struct base_matrix *m) {
 }
 
 const struct peft_method method_full = {.name = "full", .peft_type = "FULL", .settings = sizeof(struct full), .check = check, .same = same, .read = read_json, .write = write_json,
-                                        .describe = describe, .targets = targets_of, .mark = ".weight", .vector = vector, .matrix = matrix, .whole = ""};
+                                        .describe = describe, .targets = targets_of, .mark = ".weight", .vector = vector, .matrix = matrix, .whole = "", .ours = true};

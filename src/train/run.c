@@ -112,6 +112,11 @@ bool run_replaces(const struct run *r, const struct weight *w) {
     return w->nd == 2;
 }
 
+void run_forget(const struct run *r) {
+    for (int i = 0; i < r->model.n; i++)
+        if (run_replaces(r, &r->model.w[i])) model_forget(&r->model, &r->model.w[i]);
+}
+
 static size_t replaced_bytes(const struct run *r) {
     size_t bytes = 0;
     for (int i = 0; i < r->model.n; i++)
@@ -276,7 +281,7 @@ err run_start(struct run *r) {
             if (e) return fail_in(e, "adapter of side %s", s->name);
         } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
     }
-    for (int i = 0; i < r->model.files.n_maps; i++) file_forget(r->model.files.maps[i].p, r->model.files.maps[i].n); /* what copies were made of */
+    run_forget(r);
     return OK;
 }
 
