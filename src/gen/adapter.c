@@ -29,8 +29,9 @@ static err no_match(const struct model *m, const struct structure *st) {
         if (!could_take(st->method, &m->w[i]) || !strstr(m->w[i].module, ".layers.0.")) continue;
         str_addf(&known, "%s%s", known.n ? ", " : "", strrchr(m->w[i].module, '.') + 1);
     }
-    err e = fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s", st->method->name, names.p ? names.p : "",
-                 t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p ? known.p : "no module");
+    err e = known.n ? fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s%s", st->method->name, names.p ? names.p : "",
+                           t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p, st->method->linears ? ", or use all-linear" : "")
+                    : fail(E_USAGE, "%s has nothing to train in this model: no layer has a %s", st->method->name, strrchr(st->method->mark, '.') + 1);
     str_free(&names);
     str_free(&known);
     return e;
@@ -178,6 +179,13 @@ float *adapter_row(const struct param *p, const struct param_slice *s, const flo
 
 static bool plain(const struct file_form *f) { return f->times == 0 && f->less == 0 && !f->row; }
 
+static struct tensor file_shape(const struct param *p, const struct param_slice *s) {
+    if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
+    if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
+    if (s->turned) return (struct tensor){.nd = 2, .d = {columns_of(p), s->rows}};
+    return (struct tensor){.nd = 2, .d = {s->rows, columns_of(p)}};
+}
+
 /* core/params.h; n: of a vector, or of a matrix's row. */
 void form_from_file(const struct file_form *f, float *x, int64_t n) {
     for (int64_t i = 0; i < n && !plain(f); i++) x[i] = (x[i] + f->less + (f->row ? f->row[i] : 0)) * (f->times != 0 ? f->times : 1);
@@ -205,13 +213,14 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     snprintf(name, sizeof name, "%s%s", PREFIX, s->name);
     const struct tensor *t = tensors_find(ts, name);
     if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
-    const int64_t columns = columns_of(p), rows = s->turned ? columns : s->rows, of_each = s->turned ? s->rows : columns; /* in the file */
-    if (t->nd != p->nd || t->d[0] != rows || (p->nd > 1 && t->d[1] != of_each))
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)rows, (long long)of_each);
+    const struct tensor want = file_shape(p, s);
+    if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
     TRY(tensor_readable(ts, t));
     if (s->turned) return read_turned(ts, t, p, s, weights);
+    const int64_t columns = columns_of(p);
     const size_t bytes = dtype_row_bytes(t->dt, columns);
-    for (int64_t r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < s->rows; r++) {
         float *to = adapter_row(p, s, weights, r);
         dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, to, columns);
         if (p->nd > 1) form_from_file(&s->form, to, columns);
@@ -251,9 +260,10 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
 }
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
-    json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1, "fan_in_fan_out", (int)st->fan_in_fan_out);
+    json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
+                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
     if (!j) return fail(E_MEMORY, "out of memory");
+    if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
@@ -310,9 +320,10 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++, at++) {
             const struct param *p = &st->params.p[i];
             const struct param_slice *s = &p->slice[k];
-            const int64_t columns = columns_of(p);
-            t[at] = (struct tensor){.name = arena_printf(&mem, "%s%s", PREFIX, s->name), .dt = DT_F32, .nd = p->nd, .d = {s->turned ? columns : s->rows, s->turned ? s->rows : columns},
-                                    .bytes = (size_t)(s->rows * columns) * sizeof *weights};
+            t[at] = file_shape(p, s);
+            t[at].name = arena_printf(&mem, "%s%s", PREFIX, s->name);
+            t[at].dt = DT_F32;
+            t[at].bytes = (size_t)(s->rows * columns_of(p)) * sizeof *weights;
             if (!t[at].name) e = fail(E_MEMORY, "out of memory");
         }
     if (!e) e = dir_make(folder);
