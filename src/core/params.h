@@ -13,10 +13,11 @@
 
 enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */ };
 
-/* What files hold of a tensor x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it), of a
- * matrix each row less `row` (BERT's positions have a token type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. */
+/* What files hold of a tensor x: x - less (Gemma's norm weights: less 1), of a matrix each row less `row` (BERT's positions have a token
+ * type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. No factor: what is trained must be what the files' own code
+ * trains, or an optimizer's step is another. */
 struct file_form {
-    float times, less;
+    float less;
     const float *row;
     enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW } shape;
 };

@@ -177,7 +177,7 @@ float *adapter_row(const struct param *p, const struct param_slice *s, const flo
     return (float *)weights + p->off / 4 + memory_row(s, row) * columns_of(p);
 }
 
-static bool plain(const struct file_form *f) { return f->times == 0 && f->less == 0 && !f->row; }
+static bool plain(const struct file_form *f) { return f->less == 0 && !f->row; }
 
 static struct tensor file_shape(const struct param *p, const struct param_slice *s) {
     if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
@@ -188,11 +188,11 @@ static struct tensor file_shape(const struct param *p, const struct param_slice 
 
 /* core/params.h; n: of a vector, or of a matrix's row. */
 void form_from_file(const struct file_form *f, float *x, int64_t n) {
-    for (int64_t i = 0; i < n && !plain(f); i++) x[i] = (x[i] + f->less + (f->row ? f->row[i] : 0)) * (f->times != 0 ? f->times : 1);
+    for (int64_t i = 0; i < n && !plain(f); i++) x[i] += f->less + (f->row ? f->row[i] : 0);
 }
 
 static void to_file(const struct file_form *f, float *x, int64_t n) {
-    for (int64_t i = 0; i < n && !plain(f); i++) x[i] = x[i] / (f->times != 0 ? f->times : 1) - f->less - (f->row ? f->row[i] : 0);
+    for (int64_t i = 0; i < n && !plain(f); i++) x[i] -= f->less + (f->row ? f->row[i] : 0);
 }
 
 /* The file's rows are the parameter's columns. */

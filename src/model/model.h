@@ -71,6 +71,7 @@ struct model {
     struct weight *w;       /* sorted by name once open */
     struct rope_table rope[2];
     struct layer *layer;    /* [L] */
+    const float *head_scale; /* [C]: what the head's input is multiplied by (T5); NULL: nothing */
     int64_t parameters;
     size_t bytes;           /* of all tensors, as stored */
     dtype keep;             /* what a backend keeps the layers' matrices as; DT_NONE: as stored */

@@ -507,6 +507,16 @@ static void test_whole_tensors(void **state) {
     }
 }
 
+/* T5, whose logits are not compared (the check says so): its weights are, in its own format. */
+static void test_whole_t5(void **state) {
+    (void)state;
+    for (int gguf = 0; gguf < 2; gguf++) {
+        json_t *report = export_((struct export_request){.base = gguf ? GOLDEN "/families/t5/model.gguf" : GOLDEN "/families/t5", .adapter = GOLDEN "/methods/full_t5/adapter", .to = gguf ? "gguf" : "hf", .type = DT_F32, .out = at(gguf ? "t5.gguf" : "t5")});
+        assert_true(json_number_value(json_object_get(json_object_get(report, "weights_check"), "relative")) < 1e-6);
+        json_decref(report);
+    }
+}
+
 /* A folder that holds the tied table under its second name too: both names get what was trained. */
 static void test_tied_table_twice(void **state) {
     (void)state;
@@ -663,7 +673,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_merged_logits),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
         cmocka_unit_test(test_gguf_lora_rows), cmocka_unit_test(test_check_catches),  cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_whole_tensors),  cmocka_unit_test(test_whole_tensors_refused), cmocka_unit_test(test_tied_table_twice),
+        cmocka_unit_test(test_whole_tensors),  cmocka_unit_test(test_whole_tensors_refused), cmocka_unit_test(test_tied_table_twice), cmocka_unit_test(test_whole_t5),
         cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_transposed),
         cmocka_unit_test(test_families),       cmocka_unit_test(test_crossed_logits), cmocka_unit_test(test_crossed_and_back),
         cmocka_unit_test(test_keys_of_gguf),   cmocka_unit_test(test_no_crossing),    cmocka_unit_test(test_place)};
