@@ -196,8 +196,35 @@ static void test_files(void **state) {
     must(dir_remove(root));
 }
 
+static void refused(const char *base, const char *folder, const char *say) {
+    struct model m;
+    struct structure st;
+    arena mem = {0};
+    const struct peft_method *method;
+    const void *read;
+    must(model_open(base, NULL, &m));
+    must(adapter_read_config(folder, &mem, &method, &read));
+    must(structure_init(&st, &m, method, read, NULL));
+    float *w = arena_f32(st.params.bytes);
+    assert_int_equal(adapter_load(folder, &m, &st, w), E_INPUT);
+    if (!strstr(err_text(), say)) flunk("%s", err_text());
+    arena_f32_free(w, st.params.bytes);
+    structure_free(&st);
+    arena_free(&mem);
+    model_close(&m);
+}
+
+/* Of another base: another shape, more of its tensors than there are, fewer. */
+static void test_other_bases(void **state) {
+    (void)state;
+    refused(TINY "head_dim16", GOLDEN "/methods/full/adapter", "self_attn.q_proj.weight has another shape than [64, 32]: was it made for another model");
+    refused(TINY "untied_mha", GOLDEN "/methods/full/adapter", "another shape");
+    refused(TINY "bias", GOLDEN "/methods/full/adapter", ".bias is missing");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_words),        cmocka_unit_test(test_backward_ends), cmocka_unit_test(test_ends_of_the_stack),
-                                       cmocka_unit_test(test_no_base_left), cmocka_unit_test(test_copies_decode), cmocka_unit_test(test_files)};
+                                       cmocka_unit_test(test_no_base_left), cmocka_unit_test(test_copies_decode), cmocka_unit_test(test_files),
+                                       cmocka_unit_test(test_other_bases)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
