@@ -133,6 +133,8 @@ void cyc_stop(void); /* async-signal-safe */
 
 /* The memory plan of a run, before a weight is read, as JSON. */
 int cyc_plan(cyc_config *c, char **json);
+/* The run's programs as text: a line for each, "train: 386 instructions", and then one for each instruction. */
+int cyc_plan_dump(cyc_config *c, char **text);
 /* The plan with "explain": the static sums of DMCCT and MACCT, and this run's beside them. c may be NULL: the sums alone. */
 int cyc_explain(cyc_config *c, char **json);
 /* The first n training rows with the supervised tokens marked, lengths and counts, as JSON. */

@@ -45,6 +45,7 @@ static err add_type(struct model *m) {
     }
     pos->dt = DT_F32;
     pos->data = sum;
+    pos->form.row = zero;
     m->files.copied += bytes;
     return OK;
 }

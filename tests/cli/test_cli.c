@@ -295,6 +295,8 @@ static void explains_the_sums(void **state) {
     for (size_t i = 0; i < sizeof page / sizeof *page; i++) says(text.p, page[i]);
     str_free(&text);
     refused("$C plan --explain --set lora.r=8", "CONFIG is missing");
+    refused("$C plan $D/run.yaml --dump --json", "--dump is text and goes alone");
+    refused("$C plan --dump", "CONFIG is missing");
 }
 
 /* A run's own sum is that of its plan's lines, but for what aligning each parameter adds. */
