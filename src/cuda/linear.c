@@ -1,4 +1,4 @@
-/* linear and its backward (ops/linear.c).
+/* linear and its backward (ops/linear.c), and the gradient of a matrix that is trained (ops/weight_grad.c).
  *
  * On Hopper, with weights of the compute type, a group's products are one launch each way with the low-rank part in the same sums
  * (group_gemm.h); dT and dB read dY once (low_rank.h). Everything else is cuBLASLt's (gemm.h):
@@ -270,4 +270,10 @@ err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struc
     }
     if (!drops) TRY(base_bwd(i, in, dx, scratch, &wrote));
     return wrote ? OK : zero_columns(dx->p, dx->ld, N, C, dx->dt);
+}
+
+err cuda_weight_grad(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)i, (void)scratch;
+    const struct view *x = &in[0], *dy = &in[1], *dw = &out[0];
+    return cuda_gemm(&(struct cuda_gemm){dy->d[1], x->d[1], x->d[0], dy->p, x->p, dw->p, dy->ld, x->ld, dw->ld, true, false, x->dt, DT_F32, 1, 1});
 }
