@@ -49,12 +49,14 @@ struct op_attr {
     int rank[MAX_GROUP];          /* linear: rows of A that belong to output i (they lie one after the other) */
     int width[MAX_GROUP];         /* split: columns of output i */
     int heads, kv_heads, head_dim, window;
+    int first;                    /* overlay: ids from here on are rows of its table */
     int buckets, distance;        /* attention with a bias: relative positions share so many rows of its table; from where on all do */
     int rope_dims;                /* rope: rotated columns of a head; 0: all */
     enum activation act;          /* glu */
     int site;                     /* identity for dropout keys */
     bool causal, interleaved, inverse, decode;
     bool center;                  /* norm: LayerNorm */
+    bool backward;                /* head_loss: makes gradients too; overlay_bwd: x wants one */
     bool wide;                    /* linear: outputs are f32 whatever the program computes in (logits) */
 };
 

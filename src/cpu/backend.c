@@ -20,6 +20,9 @@ struct row {
 #define FUSED(name) NULL, offsetof(struct fused_kernels, name)
 static const struct row table[] = {
     {&op_embed, cpu_embed, 0, NULL},
+    {&op_embed_bwd, cpu_embed_bwd, 0, NULL},
+    {&op_overlay, cpu_overlay, 0, NULL},
+    {&op_overlay_bwd, cpu_overlay_bwd, 0, NULL},
     {&op_norm, FUSED(norm), NULL},
     {&op_norm_bwd, FUSED(norm_bwd), NULL},
     {&op_linear, cpu_linear, 0, cpu_linear_scratch},

@@ -34,6 +34,9 @@ size_t cpu_rope_scratch(const struct inst *inst, const struct view *in, const st
 /* rows.c, sample.c */
 err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
               void *scratch);
+err cpu_embed_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
+err cpu_overlay(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
+err cpu_overlay_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 err cpu_gather(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                void *scratch);
 err cpu_kv_append(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,

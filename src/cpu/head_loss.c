@@ -1,8 +1,9 @@
-/* head_loss: the vocabulary projection, softmax cross-entropy and its gradient to the hidden state, without the [N, V]
- * logits. Operands are in ops/ops.h.
+/* head_loss: the vocabulary projection, softmax cross-entropy and its gradients to the hidden state, the projection and its
+ * bias, without the [N, V] logits. Operands are in ops/ops.h.
  *
  * Rows with weight 0 are left out before anything is computed. The others go in chunks of equal size whose logits fit
  * HEAD_BYTES: per chunk the head is unpacked twice (logits, then dx), about 7 % of the products' time at 64 rows.
+ * dW and dbias take a chunk after the other, so that their bits depend on which rows have weight and on nothing else.
  * Sums: f32 products; sum exp in f32 per 64 vectors and then double; nll and the totals in double. Nothing is skipped
  * or clamped when a value is not finite: a NaN or infinite logit makes its row's nll, and so sums[0], NaN. */
 #include "cpu/head_loss.h"
@@ -110,6 +111,29 @@ static void one_row(const struct head_rows *isa, float *z, int64_t v, int32_t la
     z[label] -= cap > 0 ? weight * (1 - mine / cap * (mine / cap)) : weight;
 }
 
+/* dW += dlogits^T x */
+static void weight_gradient(const struct run_ctx *run, const struct view *dw, const struct buffers *b, int64_t m) {
+    const int64_t v = dw->d[0], c = dw->d[1];
+    struct gemm g = {.m = v, .pieces = 1, .outs = 1, .threads = cpu_threads(run), .turned = true};
+    g.piece[0] = (struct gemm_piece){b->logits, v, m, false};
+    g.out[0] = (struct gemm_out){.y = dw->p, .ld = dw->ld, .n = c, .add = true};
+    g.out[0].w[0] = (struct gemm_w){b->x, DT_F32, c, false, 1};
+    gemm_run(&g, b->gemm);
+}
+
+/* dbias += the columns' sums: each has one writer and one order of rows. */
+static void bias_gradient(const struct run_ctx *run, float *dbias, const float *dlogits, int64_t m, int64_t v) {
+    enum { STRIPE = 256 };
+#pragma omp parallel for num_threads(cpu_threads_for(run, m * v))
+    for (int64_t from = 0; from < v; from += STRIPE) {
+        const int64_t n = v - from < STRIPE ? v - from : STRIPE;
+        float sum[STRIPE] = {0};
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < n; j++) sum[j] += dlogits[i * v + from + j];
+        for (int64_t j = 0; j < n; j++) dbias[from + j] += sum[j];
+    }
+}
+
 static struct gemm product(const struct run_ctx *run, int64_t m, const float *x, int64_t k, float *y, int64_t n,
                            const struct view *w, bool t) {
     struct gemm g = {.m = m, .pieces = 1, .outs = 1, .threads = cpu_threads(run)};
@@ -127,13 +151,17 @@ static void one_chunk(const struct run_ctx *run, float cap, const struct view *i
     const float scale = run->loss_scale != 0 ? run->loss_scale : 1;
     int64_t c = x->d[1], v = w->d[0];
     const struct head_rows *isa = rows_isa();
+    const bool gradient = dx->p || out[3].p || out[4].p;
     for (int64_t i = 0; i < m; i++) memcpy(b->x + i * c, view_row(x, rows[i]), (size_t)c * sizeof(float));
     struct gemm g = product(run, m, b->x, c, b->logits, v, w, true);
+    g.out[0].bias = view_f32(&in[4]);
     gemm_run(&g, b->gemm);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(run))
     for (int64_t i = 0; i < m; i++)
-        one_row(isa, b->logits + i * v, v, label[rows[i]], scale * weight[rows[i]], cap, dx->p != NULL, &view_f32(&out[1])[rows[i]],
+        one_row(isa, b->logits + i * v, v, label[rows[i]], scale * weight[rows[i]], cap, gradient, &view_f32(&out[1])[rows[i]],
                 &b->correct[rows[i]]);
+    if (out[3].p) weight_gradient(run, &out[3], b, m);
+    if (out[4].p) bias_gradient(run, view_f32(&out[4]), b->logits, m, v);
     if (!dx->p) return;
     g = product(run, m, b->logits, v, b->dx, c, w, false);
     gemm_run(&g, b->gemm);

@@ -1,4 +1,5 @@
-/* Ops that move rows: embed (by token id, dequantised), gather, kv_append, split and its backward. No arithmetic but embed's scale. */
+/* Ops that move rows: embed (by token id, dequantised), overlay, gather, kv_append, split, and their backwards. No arithmetic but
+ * embed's scale and the sums of a table's gradient. */
 #include "cpu/fused.h"
 #include <string.h>
 
@@ -8,15 +9,69 @@ err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct v
     const struct view *table = &in[1];
     const int64_t N = view_rows(&in[0]), C = table->d[1];
     const size_t row = dtype_row_bytes(table->dt, C);
-    for (int64_t i = 0; i < N; i++)
-        if (view_i32(&in[0])[i] < 0 || view_i32(&in[0])[i] >= table->d[0])
-            return fail(E_INPUT, "embed: row %lld asks for %d of a table of %lld", (long long)i, (int)view_i32(&in[0])[i], (long long)table->d[0]);
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++) {
+        const int32_t id = view_i32(&in[0])[i];
         float *x = view_row(&out[0], i);
-        dequantise_row(table->dt, (const char *)table->p + row * (size_t)view_i32(&in[0])[i], x, C);
+        if (id < 0 || id >= table->d[0]) {
+            memset(x, 0, (size_t)C * sizeof *x);
+            continue;
+        }
+        dequantise_row(table->dt, (const char *)table->p + row * (size_t)id, x, C);
         for (int64_t c = 0; c < C && inst->a.scale != 1; c++) x[c] *= inst->a.scale;
     }
+    return OK;
+}
+
+/* to[ids[i] - first] += scale * dy[i], where that is a row of it. Columns are split between threads, so that each element has one
+ * writer and one order of rows; a stripe of a row is four cache lines. */
+static void add_rows(const struct run_ctx *run, const struct view *dy, const int32_t *ids, int64_t first, float scale, const struct view *to) {
+    enum { STRIPE = 64 };
+    const int64_t N = view_rows(dy), C = dy->d[1];
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
+    for (int64_t from = 0; from < C; from += STRIPE) {
+        const int64_t n = C - from < STRIPE ? C - from : STRIPE;
+        for (int64_t i = 0; i < N; i++) {
+            const int64_t row = ids[i] - first;
+            if (row < 0 || row >= to->d[0]) continue;
+            const float *x = view_row(dy, i) + from;
+            float *y = view_row(to, row) + from;
+            for (int64_t c = 0; c < n; c++) y[c] += scale * x[c];
+        }
+    }
+}
+
+err cpu_embed_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
+    add_rows(run, &in[0], view_i32(&in[1]), 0, inst->a.scale, &out[0]);
+    return OK;
+}
+
+/* y = ids < first ? x : the table's row, or zeros where it has none (table NULL: never). */
+static void lay_over(const struct run_ctx *run, int64_t first, const struct view *x, const int32_t *ids, const struct view *table, const struct view *y) {
+    const int64_t N = view_rows(x), C = x->d[1], rows = table ? table->d[0] : 0;
+#pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
+    for (int64_t i = 0; i < N; i++) {
+        const int64_t row = ids[i] - first;
+        const float *from = row < 0 ? view_row(x, i) : row < rows ? view_row(table, row) : NULL;
+        float *to = view_row(y, i);
+        if (!from) memset(to, 0, (size_t)C * sizeof *to);
+        else if (from != to) memcpy(to, from, (size_t)C * sizeof *to);
+    }
+}
+
+err cpu_overlay(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
+    lay_over(run, inst->a.first, &in[0], view_i32(&in[1]), &in[2], &out[0]);
+    return OK;
+}
+
+/* The table first: dx may be dy's memory. */
+err cpu_overlay_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
+    for (int64_t p = 0; p < out[2].d[0] && out[2].p; p++) memset(view_row(&out[2], p), 0, (size_t)out[2].d[1] * sizeof(float));
+    if (out[1].p || out[2].p) add_rows(run, &in[0], view_i32(&in[1]), inst->a.first, 1, out[1].p ? &out[1] : &out[2]);
+    if (out[0].p) lay_over(run, inst->a.first, &in[0], view_i32(&in[1]), NULL, &out[0]);
     return OK;
 }
 

@@ -15,6 +15,9 @@ static const struct row {
     scratch_of scratch; /* NULL: none */
 } table[] = {
     {&op_embed, cuda_embed, NULL},
+    {&op_embed_bwd, cuda_embed_bwd, NULL},
+    {&op_overlay, cuda_overlay, NULL},
+    {&op_overlay_bwd, cuda_overlay_bwd, NULL},
     {&op_norm, cuda_norm, NULL},
     {&op_norm_bwd, cuda_norm_bwd, cuda_norm_bwd_scratch},
     {&op_linear, cuda_linear, cuda_linear_scratch},

@@ -59,6 +59,10 @@ err cuda_scale_bwd(const struct run_ctx *, const struct inst *, const struct vie
 err cuda_column_sum(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_scale_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 size_t cuda_column_sum_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* tables.cu: gradients of tables, rows laid over rows */
+err cuda_embed_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_overlay(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_overlay_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 /* norm.cu: norms per head, with a mean, with a bias; what cuda_norm() and cuda_norm_bwd() leave to it */
 bool cuda_plain_norm(const struct inst *i);
 err cuda_vector_norm(const struct inst *, const struct view *in, struct view *out);

@@ -11,8 +11,8 @@
  * owner and one order that depends on shapes alone: norm_bwd sums dw over PARTS pieces of the rows into scratch, then over
  * the pieces. Non-finite values come through.
  *
- * Refused: compute types other than f32, bf16, f16; tables of a type that dtype.h cannot decode. Ids and row numbers are
- * not checked here (the caller did); no launch for empty inputs. */
+ * Refused: compute types other than f32, bf16, f16; tables of a type that dtype.h cannot decode. Row numbers are not checked here (the
+ * caller did), ids that are no row of the table give zeros; no launch for empty inputs. */
 #include "cuda/blocks.cuh"
 #include "cuda/delta.cuh"
 
@@ -263,13 +263,15 @@ template <int DT> __device__ __forceinline__ float plain(const uint8_t *table, i
 
 /* W: 1 (plain tables only) or a multiple of 4, which C is a multiple of. Rows follow each other without gaps. */
 template <typename T, int W, int DT>
-__global__ void embed_kernel(const int32_t *ids, const uint8_t *table, T *x, int64_t N, int64_t C, int64_t ld, float scale) {
+__global__ void embed_kernel(const int32_t *ids, const uint8_t *table, T *x, int64_t N, int64_t V, int64_t C, int64_t ld, float scale) {
     for (int64_t r = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; r < N; r += (int64_t)gridDim.y * blockDim.y)
         for (int64_t c = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; c < C; c += (int64_t)gridDim.x * blockDim.x * W) {
-            float w[W];
-            int64_t e = (int64_t)ids[r] * C + c;
-            if constexpr (W == 1) w[0] = plain<DT>(table, e);
-            else {
+            float w[W] = {};
+            const int32_t id = ids[r];
+            const bool there = id >= 0 && id < V;
+            int64_t e = (int64_t)id * C + c;
+            if constexpr (W == 1) w[0] = there ? plain<DT>(table, e) : 0.0f;
+            else if (there) {
 #pragma unroll
                 for (int i = 0; i < W; i += 4) block4<DT>(table, e + i, w + i);
             }
@@ -280,14 +282,14 @@ __global__ void embed_kernel(const int32_t *ids, const uint8_t *table, T *x, int
 }
 
 template <typename T, int DT> static err embed(float scale, const struct view *in, const struct view *out) {
-    const int64_t N = view_rows(&in[0]), C = in[1].d[1], w = wide<T>::n;
+    const int64_t N = view_rows(&in[0]), V = in[1].d[0], C = in[1].d[1], w = wide<T>::n;
     const bool fast = aligned(in[1].p) && rows_aligned(&out[0], (int)w) && C % w == 0;
     const int32_t *ids = view_i32(&in[0]);
     const uint8_t *table = (const uint8_t *)in[1].p;
     struct shape s = shape_of(N, fast ? C / w : C);
-    if (fast) embed_kernel<T, wide<T>::n, DT><<<s.grid, s.block, 0, cuda_stream>>>(ids, table, (T *)out[0].p, N, C, out[0].ld, scale);
+    if (fast) embed_kernel<T, wide<T>::n, DT><<<s.grid, s.block, 0, cuda_stream>>>(ids, table, (T *)out[0].p, N, V, C, out[0].ld, scale);
     else if constexpr (block_of<DT>::weights == 1)
-        embed_kernel<T, 1, DT><<<s.grid, s.block, 0, cuda_stream>>>(ids, table, (T *)out[0].p, N, C, out[0].ld, scale);
+        embed_kernel<T, 1, DT><<<s.grid, s.block, 0, cuda_stream>>>(ids, table, (T *)out[0].p, N, V, C, out[0].ld, scale);
     else return fail(E_INTERNAL, "embed: a quantised table and its output must start at a multiple of 16 bytes");
     return CUDA_LAUNCHED("embed");
 }

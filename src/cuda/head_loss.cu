@@ -3,8 +3,9 @@
  * knows no more than a bound of their number (run_ctx.weighted) and waits for nothing; between the two lie rows of zeros.
  *
  * A chunk: gathered x [r, C] -> logits f32 [r, V] -> one block a row: max and sum of exponentials in one reading, nll, and the
- * gradient loss_scale * weight * (softmax - onehot) in the compute type -> dx rows [r, C] -> scattered. Sums are made in the end
- * from per-row figures, in row order, in double: the same bits in every run. */
+ * gradient g = loss_scale * weight * (softmax - onehot) in the compute type -> dx rows [r, C] -> scattered; dW += g^T x, and dbias +=
+ * the columns' sums of g, in f32: rows without weight are zeros in both. Sums are made in the end from per-row figures, in row order,
+ * in double: the same bits in every run. */
 #include "cuda/gemm.h"
 #include "cuda/types.cuh"
 
@@ -22,7 +23,15 @@ static int64_t chunk_rows(int64_t N, int64_t V) {
 /* Scratch, in this order. */
 struct places { size_t index, row, weights, x, logits, grad, dx, total; };
 
-static struct places places_of(const struct view *in, bool grads) {
+/* Which gradients are made; g is what all of them are made of. */
+struct wanted { bool dx, dw, dbias, g; };
+static struct wanted wanted_of(const struct view *out) {
+    struct wanted w = {out[2].nd != 0, out[3].nd != 0, out[4].nd != 0, false};
+    w.g = w.dx || w.dw || w.dbias;
+    return w;
+}
+
+static struct places places_of(const struct view *in, struct wanted make) {
     int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], r = chunk_rows(N, V);
     dtype dt = in[0].dt;
     struct places p = {0, 0, 0, 0, 0, 0, 0, 0};
@@ -31,14 +40,14 @@ static struct places places_of(const struct view *in, bool grads) {
     p.x = p.weights + (in[1].dt == dt ? 0 : aligned((size_t)(V * C) * size_of(dt)));
     p.logits = p.x + aligned((size_t)(r * C) * size_of(dt));
     p.grad = p.logits + aligned((size_t)(r * V) * 4);
-    p.dx = p.grad + (grads && dt != DT_F32 ? aligned((size_t)(r * V) * size_of(dt)) : 0);
-    p.total = p.dx + (grads ? aligned((size_t)(r * C) * size_of(dt)) : 0);
+    p.dx = p.grad + (make.g && dt != DT_F32 ? aligned((size_t)(r * V) * size_of(dt)) : 0);
+    p.total = p.dx + (make.dx ? aligned((size_t)(r * C) * size_of(dt)) : 0);
     return p;
 }
 
 extern "C" size_t cuda_head_loss_scratch(const struct inst *i, const struct view *in, const struct view *out) {
     (void)i;
-    return places_of(in, out[2].nd != 0).total;
+    return places_of(in, wanted_of(out)).total;
 }
 
 /* index[0] = how many, index[1..bound]: the rows with weight, in order, then NOBODY. One block. */
@@ -154,6 +163,20 @@ __global__ void __launch_bounds__(THREADS) loss_kernel(const float *logits, T *g
     }
 }
 
+/* to[v] += the sum of column v over the rows of g. A block has 32 columns: each warp adds up every 32nd row, then one the warps' sums. */
+template <typename T> __global__ void __launch_bounds__(MANY) columns_kernel(const T *g, int64_t rows, int64_t V, float *to) {
+    __shared__ float part[32][32];
+    const int x = threadIdx.x % 32, y = threadIdx.x / 32;
+    const int64_t v = (int64_t)blockIdx.x * 32 + x;
+    float sum = 0;
+    for (int64_t r = y; r < rows && v < V; r += 32) sum += to_f32(g[r * V + v]);
+    part[y][x] = sum;
+    __syncthreads();
+    if (y || v >= V) return;
+    for (int k = 1; k < 32; k++) sum += part[k][x];
+    to[v] += sum;
+}
+
 __global__ static void sums_kernel(const int *index, const float *row, const float *weight, float *out) {
     __shared__ double part[3][256];
     int n = index[0], each = (n + 255) / 256, from = threadIdx.x * each, to = min(n, from + each);
@@ -180,7 +203,7 @@ struct head {
     const void *w; /* in the compute type */
     char *scratch;
     struct places at;
-    bool grads;
+    struct wanted make;
     float cap;
 };
 
@@ -190,14 +213,20 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
     const int *index = (const int *)(h->scratch + h->at.index) + 1 + from;
     T *xs = (T *)(h->scratch + h->at.x), *dx = (T *)(h->scratch + h->at.dx);
     float *logits = (float *)(h->scratch + h->at.logits), *row = (float *)(h->scratch + h->at.row) + 2 * from;
-    T *grad = !h->grads ? NULL : sizeof(T) == 4 ? (T *)logits : (T *)(h->scratch + h->at.grad);
+    T *grad = !h->make.g ? NULL : sizeof(T) == 4 ? (T *)logits : (T *)(h->scratch + h->at.grad);
     move(x->p, x->ld * sizeof(T), xs, C * sizeof(T), index, rows, C * sizeof(T), false);
     struct cuda_gemm g = {rows, V, C, xs, h->w, logits, C, C, V, false, true, x->dt, DT_F32, 1, 0};
     TRY(cuda_gemm(&g));
+    if (h->in[4].p) TRY(cuda_add_bias(logits, DT_F32, rows, V, V, view_f32(&h->in[4])));
     auto loss = V % 4 ? loss_kernel<T, 1> : loss_kernel<T, 4>;
     loss<<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, (const int32_t *)h->in[2].p, (const float *)h->in[3].p, (float *)h->out[1].p, row, cuda_keys, h->cap);
     TRY(CUDA_LAUNCHED("head_loss"));
-    if (!grad) return OK;
+    if (h->make.dw) {
+        struct cuda_gemm w = {V, C, rows, grad, xs, h->out[3].p, V, C, h->out[3].ld, true, false, x->dt, DT_F32, 1, 1};
+        TRY(cuda_gemm(&w));
+    }
+    if (h->make.dbias) columns_kernel<T><<<(unsigned)((V + 31) / 32), MANY, 0, cuda_stream>>>(grad, rows, V, view_f32(&h->out[4]));
+    if (!h->make.dx) return CUDA_LAUNCHED("head_loss");
     struct cuda_gemm d = {rows, C, V, grad, h->w, dx, V, C, C, false, false, x->dt, x->dt, 1, 0};
     TRY(cuda_gemm(&d));
     move(dx, C * sizeof(T), h->out[2].p, h->out[2].ld * sizeof(T), index, rows, C * sizeof(T), true);
@@ -206,12 +235,12 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
 
 extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], bound = run->weighted && run->weighted < N ? run->weighted : N;
-    struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, out[2].p != NULL), out[2].p != NULL, i->a.softcap};
+    struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, wanted_of(out)), wanted_of(out), i->a.softcap};
     int *index = (int *)(h.scratch + h.at.index);
     TRY(cuda_check(cudaMemsetAsync(out[0].p, 0, 16, cuda_stream), "head_loss"));
     if (!N) return OK;
     TRY(cuda_check(cudaMemsetAsync(out[1].p, 0, (size_t)N * 4, cuda_stream), "head_loss"));
-    if (h.grads) TRY(cuda_check(cudaMemset2DAsync(out[2].p, (size_t)out[2].ld * size_of(out[2].dt), 0, (size_t)C * size_of(out[2].dt), (size_t)N, cuda_stream), "head_loss"));
+    if (h.make.dx) TRY(cuda_check(cudaMemset2DAsync(out[2].p, (size_t)out[2].ld * size_of(out[2].dt), 0, (size_t)C * size_of(out[2].dt), (size_t)N, cuda_stream), "head_loss"));
     list_kernel<<<1, MANY, 0, cuda_stream>>>((const float *)in[3].p, (int)N, (int)bound, index);
     if (in[1].dt != in[0].dt) {
         TRY(cuda_dequantise(in[1].dt, in[1].p, V, C, in[0].dt, h.scratch + h.at.weights));

@@ -38,7 +38,8 @@ static void source_inputs(struct site *s, const struct model *m, struct capacity
 static void emit_loss(struct program *g, const struct model *m, struct site *s) {
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     val x = model_body(m, s);
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, model_head(m, s), label, weight}, 4, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
+    const struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, model_head(m, s), label, weight, {0}}, 5, &a);
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];

@@ -1,25 +1,33 @@
 /* head_loss: the output projection and the cross-entropy in one op, so that the [N, V] logits never exist. Rows with weight
- * zero are not computed (half of a cycle step's tokens are prompt). The gradient to x comes out of the same pass, while a
- * chunk's logits are at hand: dlogits = loss_scale weight (softmax - onehot). The sums are not normalised: whoever owns the step
- * divides once by the weight of all its passes. */
+ * zero are not computed (half of a cycle step's tokens are prompt). With `backward` the gradients come out of the same pass, while
+ * a chunk's logits are at hand, dlogits = loss_scale weight (softmax - onehot): to x where it needs one, and to W and the bias where
+ * they are trained (a classifier, an output matrix). A program that only scores makes none. The sums are not normalised: whoever owns
+ * the step divides once by the weight of all its passes. */
 #include "ops/ops.h"
 #include <math.h>
 #include <string.h>
 
 static err infer(struct prog *p, struct inst *i) {
-    struct value x = *prog_v(p, i->in[0]), w = *prog_v(p, i->in[1]);
-    TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){SYM_N, x.d[1]}));
+    struct value x = *prog_v(p, i->in[0]), w = *prog_v(p, i->in[1]), bias = *prog_v(p, i->in[4]);
+    TRY(want(p, i, 0, prog_dt(p), 2, x.d));
     TRY(want(p, i, 1, DT_NONE, 2, (int64_t[]){w.d[0], x.d[1]}));
-    TRY(want(p, i, 2, DT_I32, 1, (int64_t[]){SYM_N}));
-    TRY(want(p, i, 3, DT_F32, 1, (int64_t[]){SYM_N}));
+    TRY(want(p, i, 2, DT_I32, 1, x.d));
+    TRY(want(p, i, 3, DT_F32, 1, x.d));
+    if (has(i->in[4])) TRY(want(p, i, 4, DT_F32, 1, w.d));
+    const bool trains_w = w.needs, trains_bias = has(i->in[4]) && bias.needs;
+    if (trains_w && w.role != ROLE_PARAM) return prog_fail(p, E_UNSUPPORTED, "head_loss: a gradient of '%s', which is no parameter", w.name);
+    if (trains_bias && bias.role != ROLE_PARAM) return prog_fail(p, E_UNSUPPORTED, "head_loss: a gradient of '%s', which is no parameter", bias.name);
     i->out[0] = prog_act(p, DT_F32, 1, (int64_t[]){4}, "loss sums");
-    i->out[1] = prog_act(p, DT_F32, 1, (int64_t[]){SYM_N}, "nll");
-    if (x.needs) i->out[2] = prog_act(p, prog_dt(p), 2, x.d, "d head");
+    i->out[1] = prog_act(p, DT_F32, 1, x.d, "nll");
+    if (i->a.backward && x.needs) i->out[2] = prog_act(p, prog_dt(p), 2, x.d, "d head");
+    if (i->a.backward && trains_w) i->out[3] = prog_grad_of(p, i->in[1]);
+    if (i->a.backward && trains_bias) i->out[4] = prog_grad_of(p, i->in[4]);
     return p->failed;
 }
 
 static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) {
-    (void)p, (void)dout;
+    (void)dout;
+    if (!i->a.backward) return prog_fail(p, E_INTERNAL, "head_loss: gradients are wanted of one that was to make none");
     din[0] = i->out[2];
     return OK;
 }
@@ -46,7 +54,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         int64_t best = 0;
         for (int64_t v = 0; v < V; v++) {
             dequantise_row(in[1].dt, (const char *)in[1].p + row * (size_t)v, w, C);
-            z[v] = 0;
+            z[v] = in[4].p ? view_f32(&in[4])[v] : 0;
             for (int64_t c = 0; c < C; c++) z[v] += (double)x[c] * w[c];
             if (cap > 0) z[v] = cap * tanh(z[v] / cap);
             if (z[v] > top || isnan(z[v])) top = z[v], best = v;
@@ -58,11 +66,13 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         sums[1] += weight;
         sums[2] += best == label ? weight : 0;
         sums[3] += 1;
-        for (int64_t v = 0; v < V && dx; v++) {
+        for (int64_t v = 0; v < V && (dx || out[3].p || out[4].p); v++) {
             dequantise_row(in[1].dt, (const char *)in[1].p + row * (size_t)v, w, C);
             double g = scale * weight * (exp(z[v] - top) / sum - (v == label));
             if (cap > 0) g *= 1 - z[v] / cap * (z[v] / cap);
-            for (int64_t c = 0; c < C; c++) dx[c] += (float)(g * w[c]);
+            for (int64_t c = 0; c < C && dx; c++) dx[c] += (float)(g * w[c]);
+            for (int64_t c = 0; c < C && out[3].p; c++) view_row(&out[3], v)[c] += (float)(g * x[c]);
+            if (out[4].p) view_f32(&out[4])[v] += (float)g;
         }
     }
     for (int k = 0; k < 4; k++) view_f32(&out[0])[k] = (float)sums[k];
@@ -72,7 +82,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
 static struct cost cost(const struct inst *i, const struct view *in, const struct view *out) {
     (void)i;
     double n = (double)in[0].d[0], v = (double)in[1].d[0], c = (double)in[1].d[1];
-    return (struct cost){2 * n * v * c * (out[2].nd ? 2 : 1), v * (double)dtype_row_bytes(in[1].dt, in[1].d[1])};
+    return (struct cost){2 * n * v * c * (1 + (out[2].nd != 0) + (out[3].nd != 0)), v * (double)dtype_row_bytes(in[1].dt, in[1].d[1])};
 }
 
-const struct op_def op_head_loss = {.name = "head_loss", .n_in = 4, .n_out = 3, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
+const struct op_def op_head_loss = {.name = "head_loss", .n_in = 5, .n_out = 5, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};

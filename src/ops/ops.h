@@ -1,7 +1,12 @@
 /* The ops and their operands, in order. [..] shapes; (opt) may be absent. All activations are f32 row-major [N, C];
  * weights W may be any dtype of base/dtype.h (quantised along the last dimension); vectors (norm weights, biases) f32.
  *
- * embed            in  ids[N] i32, table[V,C]                    out x[N,C]                   x = scale * table[ids]
+ * embed            in  ids[N] i32, table[V,C]                    out x[N,C]                   x = scale * table[ids], 0 where ids is no row of it
+ * embed_bwd        in  dx[N,C], ids, table                       out dtable[V,C] (GRAD: added: scale * dx to row ids)
+ * overlay          in  x[N,C], ids[N] i32, table[P,C] act        out y[N,C] (may be in place of x)
+ *                  y = ids < first ? x : table[ids - first], 0 where that is no row of it
+ * overlay_bwd      in  dy[N,C], ids, table                       out dx[N,C] (with backward; may be in place of dy; 0 where ids >= first),
+ *                      dtable[P,C] (a trained table: GRAD, added), or dtable[P,C] (another that needs it): sums of dy's rows
  * norm             in  x[N,C], w[D], bias[D] (opt)                out y[N,C], rstd[N] ([N,H] when heads H > 1), mean (with center)
  *                  D = C / H, H = max(heads, 1); each of a row's H vectors: m = center ? mean(x) : 0,
  *                  rstd = 1/sqrt(mean((x-m)^2)+eps), y = (x-m)*rstd*w + bias
@@ -38,10 +43,11 @@
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
  * split_bwd        in  dy_i[N,W_i]                               out dx
- * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32
+ * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt)
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
- *                      dx[N,C] (opt; loss_scale * d(sum w*nll)/dx, 0 where w = 0)
- *                  logits z = x W^T, with softcap c > 0: c tanh(z/c).
+ *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
+ *                      dbias[V] (where they are trained; GRAD: added)
+ *                  logits z = x W^T + bias, with softcap c > 0: c tanh(z/c).
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -

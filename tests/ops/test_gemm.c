@@ -431,7 +431,7 @@ static void same_bits(void) {
 
 struct head {
     struct inst inst;
-    struct view in[4], out[3];
+    struct view in[5], out[5];
     float *w;
 };
 

@@ -182,11 +182,29 @@ static void emit(struct lab *l, const struct op_def *op, const val *in, const st
     if (!prog_emit(&l->p, op, in, op->n_in, a)) flunk("%s: %s", l->what, err_text());
 }
 
+/* Variants: plain, with a factor; a trained table (f32). Some ids are no rows of the table. */
 static void build_embed(struct lab *l) {
-    val in[] = {ints(l, SYM_N, "ids", 11), weight(l, 11, l->s->C, "table")};
+    const bool trained = l->variant == 2;
+    if (trained && l->dt != DT_F32) return;
+    val in[] = {ints(l, SYM_N, "ids", 11), trained ? param(l, 2, (int64_t[]){11, l->s->C}, "table") : weight(l, 11, l->s->C, "table")};
+    for (int64_t n = 3; n < l->N; n += 5) ((int32_t *)l->data[in[0].i])[n] = n % 3 ? 11 + (int32_t)n * 100 : -(int32_t)n;
     bool sum = l->dt == DT_Q4_1 || l->dt == DT_Q5_1 || l->dt == DT_Q2_K || l->dt == DT_Q4_K || l->dt == DT_Q5_K;
-    l->terms = sum ? 1 : 0; /* d * q + m may round once or twice */
+    l->terms = trained ? (double)l->N : sum ? 1 : 0; /* d * q + m may round once or twice */
+    l->loss_outs = trained;
     emit(l, &op_embed, in, &(struct op_attr){.scale = l->variant ? 1.5f : 1});
+}
+
+/* Variants: a trained table over rows that want a gradient, the same over frozen rows, a table that other ops made over either, a
+ * frozen table. A third of the ids name its rows, some none. */
+static void build_overlay(struct lab *l) {
+    const int64_t C = l->s->C, P = 4, d[] = {P, C};
+    val in[] = {activation(l, C, "x"), ints(l, SYM_N, "ids", 18), {0}};
+    prog_v(&l->p, in[0])->needs = l->variant % 2 == 0;
+    in[2] = l->variant < 2 ? param(l, 2, d, "table") : activation_of(l, P, C, "table");
+    if (l->variant == 4) prog_v(&l->p, in[2])->needs = false;
+    l->terms = (double)l->N;
+    l->loss_outs = 1;
+    emit(l, &op_overlay, in, &(struct op_attr){.first = 12});
 }
 
 /* Variants: RMSNorm with a frozen and a trained weight, LayerNorm with both trained, RMSNorm and LayerNorm per head. */
@@ -378,17 +396,27 @@ static void build_softcap(struct lab *l) {
     emit(l, &op_softcap, &x, &(struct op_attr){.softcap = 3});
 }
 
-/* Variants: half of the rows count, none does, half with capped logits. */
+/* Variants: half of the rows count, none does, half with capped logits; a trained classifier of few labels, a trained matrix with a
+ * frozen bias over a frozen backbone, a trained bias alone; a forward pass without gradients. Where W is trained it is f32. */
 static void build_head_loss(struct lab *l) {
-    val in[] = {activation(l, l->s->C, "x"), weight(l, 101, l->s->C, "w"), ints(l, SYM_N, "label", 101),
-                floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight")};
+    const bool trained = l->variant == 3 || l->variant == 4, frozen = l->variant == 4 || l->variant == 5;
+    const int64_t V = l->variant == 3 ? 5 : 101, C = l->s->C;
+    if (trained && l->dt != DT_F32) return;
+    val in[] = {activation(l, C, "x"), trained ? param(l, 2, (int64_t[]){V, C}, "w") : weight(l, V, C, "w"), ints(l, SYM_N, "label", V),
+                floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight"), {0}};
+    if (frozen) prog_v(&l->p, in[0])->needs = false;
+    if (l->variant == 3 || l->variant == 5) in[4] = param(l, 1, &V, "bias");
+    if (l->variant == 4) in[4] = floats(l, ROLE_BASE, 1, &V, "bias");
     for (int64_t n = 0; n < l->N; n++) {
         float *w = (float *)l->data[in[3].i] + n;
         *w = l->variant == 1 || n % 2 ? 0 : fabsf(*w);
     }
-    l->terms = (double)(l->s->C + l->N + 101);
-    l->loss_is_first = true;
-    emit(l, &op_head_loss, in, &(struct op_attr){.softcap = l->variant == 2 ? 2 : 0});
+    l->terms = (double)(C + l->N + V);
+    l->loss_is_first = l->variant < 6;
+    emit(l, &op_head_loss, in, &(struct op_attr){.softcap = l->variant == 2 || l->variant == 4 ? 2 : 0, .backward = l->variant < 6});
+    for (int k = 2; k < 5 && l->p.ni; k++)
+        if (has(l->p.in[0].out[k]) != (l->variant < 6 && (k == 2 ? !frozen : k == 3 ? trained : l->variant == 3 || l->variant == 5)))
+            flunk("%s: gradient %d", l->what, k - 2);
 }
 
 static void build_gather(struct lab *l) {
@@ -455,11 +483,12 @@ static void build_sample(struct lab *l) {
 }
 
 static const struct row rows[] = {
-    {&op_embed, build_embed, 2, true},          {&op_norm, build_norm, 5, false},
+    {&op_embed, build_embed, 3, true},          {&op_norm, build_norm, 5, false},
+    {&op_overlay, build_overlay, 5, false},
     {&op_linear, build_linear, 9, true},        {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 9, false}, {&op_add, build_add, 1, false},
-    {&op_glu, build_glu, 12, false},            {&op_head_loss, build_head_loss, 3, true},
+    {&op_glu, build_glu, 12, false},            {&op_head_loss, build_head_loss, 7, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},
@@ -855,12 +884,16 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
     r->build(&l);
     if (l.p.ni) {
         val dout[MAX_OUT] = {{0}};
-        for (int k = 0; k < r->op->n_out; k++)
-            if (has(l.p.in[0].out[k])) allocate(&l, l.p.in[0].out[k]);
+        for (int k = 0; k < r->op->n_out; k++) {
+            const val y = l.p.in[0].out[k];
+            if (!has(y)) continue;
+            allocate(&l, y);
+            if (prog_v(&l.p, y)->role == ROLE_GRAD) memset(l.data[y.i], 0, l.bytes[y.i]);
+        }
         if (nan) plant(&l);
         differentiate(&l, dout);
         for (int i = 0; i < l.p.ni; i++) define(&l, &l.p.in[i]);
-        for (int k = 0; k < r->op->n_in && l.N && l.N < 30 && !nan && l.p.ni > 1; k++)
+        for (int k = 0; k < r->op->n_in && l.N && l.N < 30 && !nan && (l.p.ni > 1 || l.loss_is_first); k++)
             if (has(l.p.in[0].in[k]) && prog_v(&l.p, l.p.in[0].in[k])->needs) check_gradient(&l, dout, k);
         for (uint32_t v = 1; v < (uint32_t)l.p.nv; v++)
             if (l.p.v[v].role == ROLE_GRAD) fill(&l, (val){v});
