@@ -26,7 +26,7 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
         s->cap = cap;
     }
     struct param *p = &s->p[s->n];
-    *p = (struct param){.nd = nd, .init = init, .init_scale = scale, .off = s->bytes, .n_slices = n_slices};
+    *p = (struct param){.nd = nd, .init = init, .init_scale = scale, .rate = 1, .off = s->bytes, .n_slices = n_slices};
     for (int i = 0; i < nd; i++) p->d[i] = d[i];
     p->name = arena_str(&s->mem, name);
     p->slice = arena_alloc(&s->mem, (size_t)n_slices * sizeof *slice + 1);
@@ -40,17 +40,39 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
     return s->n++;
 }
 
+void param_rate(struct param_set *s, int index, float rate) {
+    if (index >= 0 && !s->sealed) s->p[index].rate = rate;
+}
+
+/* The least rate above `above` among the matrices, or the vectors; 0: none. */
+static float next_rate(const struct param_set *s, bool vectors, float above) {
+    float least = 0;
+    for (int i = 0; i < s->n; i++)
+        if ((s->p[i].nd == 1) == vectors && s->p[i].rate > above && (least == 0 || s->p[i].rate < least)) least = s->p[i].rate;
+    return least;
+}
+
 void param_seal(struct param_set *s) {
     s->bytes = 0;
     for (int vectors = 0; vectors < 2; vectors++) {
         if (vectors) s->vectors = s->bytes;
-        for (int i = 0; i < s->n; i++) {
-            if ((s->p[i].nd == 1) != vectors) continue;
-            s->p[i].off = s->bytes;
-            s->bytes += padded_bytes(&s->p[i]);
-        }
+        for (float rate = next_rate(s, vectors, 0); rate > 0; rate = next_rate(s, vectors, rate))
+            for (int i = 0; i < s->n; i++) {
+                if ((s->p[i].nd == 1) != vectors || s->p[i].rate != rate) continue;
+                s->p[i].off = s->bytes;
+                s->bytes += padded_bytes(&s->p[i]);
+            }
     }
     s->sealed = true;
+}
+
+struct param_stretch param_stretch(const struct param_set *s, size_t from) {
+    struct param_stretch t = {s->bytes, 1, from >= s->vectors};
+    for (int i = 0; i < s->n; i++)
+        if (s->p[i].off == from) t.rate = s->p[i].rate;
+    for (int i = 0; i < s->n; i++)
+        if (s->p[i].off > from && s->p[i].off < t.end && (s->p[i].rate != t.rate || (s->p[i].nd == 1) != t.vectors)) t.end = s->p[i].off;
+    return t;
 }
 
 size_t param_work_bytes(const struct param_set *s, dtype compute) { return s->vectors / 4 * dtype_row_bytes(compute, 1) + (s->bytes - s->vectors); }

@@ -6,7 +6,8 @@
  * share their input, are one [3r, C] product): its slices carry the file names.
  *
  * Matrices lie before vectors. Programs that compute in bf16 or f16 read matrices in that type and vectors (norm weights, biases) in
- * f32: their working copy is the cast matrices and, behind them, the vectors as they are. */
+ * f32: their working copy is the cast matrices and, behind them, the vectors as they are. Among the matrices, and among the vectors,
+ * those of one learning rate lie together, so that the optimizer's loops are few. */
 #ifndef CYC_CORE_PARAMS_H
 #define CYC_CORE_PARAMS_H
 #include "core/prog.h"
@@ -33,6 +34,7 @@ struct param {
     size_t off; /* bytes into the arena */
     enum param_init init;
     float init_scale;
+    float rate; /* its learning rate is so many times the recipe's */
     struct param_slice *slice;
     int n_slices;
 };
@@ -48,9 +50,14 @@ struct param_set {
 /* Finds or adds `name`; returns its index or -1 (out of memory). Slices are copied, their names too. */
 int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, enum param_init init, float scale,
               const struct param_slice *slice, int n_slices);
+/* Before the set is sealed: parameter `index` learns `rate` times as fast as the recipe says (1 where nothing is said). */
+void param_rate(struct param_set *s, int index, float rate);
 /* After the first program, before the arenas are taken: gives every parameter its place. No new ones from here on. */
 void param_seal(struct param_set *s);
 size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */
+/* What lies from byte `from` of the arena on and learns alike: matrices or vectors, at one rate. From 0, then from each end, to bytes. */
+struct param_stretch { size_t end; float rate; bool vectors; };
+struct param_stretch param_stretch(const struct param_set *s, size_t from);
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
 

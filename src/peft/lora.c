@@ -3,7 +3,8 @@
  * order of the group; adapter files see the named slices (core/params.h).
  *
  * Rank and scale may differ from module to module (rank_pattern, alpha_pattern). rsLoRA (Kalajdzievski 2023) divides alpha by the
- * root of r. Of adapter_config.json everything is read that changes the computation; what we do not compute is refused by name. */
+ * root of r. LoRA+ (Hayou et al. 2024) lets B learn faster than A: a setting of the optimizer, which adapter files do not have (PEFT:
+ * create_loraplus_optimizer). Of adapter_config.json everything is read that changes the computation; what we do not compute is refused by name. */
 #include "peft/lora.h"
 #include "peft/methods.h"
 #include <jansson.h>
@@ -25,7 +26,7 @@ double lora_scale(const struct lora *l, const char *module) {
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
     const struct lora *a = one, *b = other;
-    return a->r == b->r && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && targets_same(&a->targets, &b->targets) &&
+    return a->r == b->r && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && a->plus == b->plus && targets_same(&a->targets, &b->targets) &&
            module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
 }
 
@@ -34,6 +35,7 @@ static err check(const void *settings) {
     if (l->r < 1 || l->r > MOST_R) return fail(E_USAGE, "lora.r is %d; it must be 1 to %d", l->r, MOST_R);
     if (!isfinite(l->alpha)) return fail(E_USAGE, "lora.lora_alpha is not a number");
     if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
+    if (!(l->plus >= 0 && isfinite(l->plus))) return fail(E_USAGE, "lora.loraplus_lr_ratio is %g; it must be above 0", l->plus);
     for (int i = 0; i < l->n_ranks; i++)
         if (!(l->ranks[i].value >= 1 && l->ranks[i].value <= MOST_R) || l->ranks[i].value != floor(l->ranks[i].value))
             return fail(E_USAGE, "lora.rank_pattern: the rank of '%.80s' is %g; it must be an integer of 1 to %d", l->ranks[i].key, l->ranks[i].value, MOST_R);
@@ -63,13 +65,13 @@ static err refuse_others(const json_t *j, const char *where) {
 
 static err read_json(const void *json, const char *where, arena *mem, void *settings) {
     struct lora *l = settings;
-    const json_t *r = json_object_get(json, "r"), *alpha = json_object_get(json, "lora_alpha");
+    const json_t *r = json_object_get(json, "r"), *alpha = json_object_get(json, "lora_alpha"), *plus = json_object_get(json, "loraplus_lr_ratio");
     const char *init = json_string_value(json_object_get(json, "init_lora_weights"));
     TRY(refuse_others(json, where));
     if (!json_is_integer(r) || !json_is_number(alpha)) return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing", where);
     json_int_t rank = json_integer_value(r);
     *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(json_object_get(json, "lora_dropout")),
-                       .init = init && !strcmp(init, "gaussian") ? LORA_GAUSSIAN : LORA_KAIMING, .rslora = json_is_true(json_object_get(json, "use_rslora"))};
+                       .init = init && !strcmp(init, "gaussian") ? LORA_GAUSSIAN : LORA_KAIMING, .rslora = json_is_true(json_object_get(json, "use_rslora")), .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
     TRY(targets_read(json, where, mem, &l->targets));
     TRY(module_values_read(json, "rank_pattern", where, mem, &l->ranks, &l->n_ranks));
     TRY(module_values_read(json, "alpha_pattern", where, mem, &l->alphas, &l->n_alphas));
@@ -110,6 +112,7 @@ static void describe(const void *settings, str *out) {
     str_addf(out, "LoRA adapter (r %d", l->r);
     if (l->n_ranks) str_addf(out, ", of some modules another");
     if (l->rslora) str_addf(out, ", rank-stabilised");
+    if (l->plus > 0) str_addf(out, ", B learns %g times as fast", l->plus);
 }
 
 static const struct targets *targets_of(const void *settings) { return &((const struct lora *)settings)->targets; }
@@ -137,12 +140,14 @@ static val a_param(struct site *s, const struct lora *l, int n, const struct lin
     return prog_param(s->p, s->params, p);
 }
 
-static val b_param(struct site *s, int r, const struct linear *w) {
+static val b_param(struct site *s, const struct lora *l, int r, const struct linear *w) {
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.lora_B", w->of.name);
     snprintf(file, sizeof file, "%s.lora_B.weight", w->of.module);
     const struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads};
-    return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){w->out, r}, INIT_ZERO, 0, &slice, 1));
+    const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, INIT_ZERO, 0, &slice, 1);
+    if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
+    return prog_param(s->p, s->params, p);
 }
 
 static err linears(struct site *s, val x, int n, const struct linear *w, val *out) {
@@ -156,7 +161,7 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     for (int i = 0; i < n; i++) {
         if (!a.rank[i]) continue;
         a.alpha[i] = (float)lora_scale(l, w[i].of.module);
-        low.b[i] = b_param(s, a.rank[i], &w[i]);
+        low.b[i] = b_param(s, l, a.rank[i], &w[i]);
     }
     return site_emit_linear(s, x, n, w, &a, &low, out);
 }

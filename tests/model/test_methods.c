@@ -7,7 +7,7 @@
 static const struct {
     const char *name, *base;
 } cases[] = {{"ln", "tiny_llama/tied_gqa"}, {"ln_gemma2", "families/gemma2"}, {"ln_qwen3", "families/qwen3"}, {"ln_gpt2", "families/gpt2"},
-             {"bitfit", "tiny_llama/bias"}, {"bitfit_qwen2", "families/qwen2"}};
+             {"bitfit", "tiny_llama/bias"}, {"bitfit_qwen2", "families/qwen2"}, {"lora_plus", "tiny_llama/tied_gqa"}};
 enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8 };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
