@@ -191,6 +191,26 @@ static void test_nothing_below(void **state) {
         }
 }
 
+/* Only what a gradient is summed against is kept or computed again: with a bias of layer 0 alone, no matrix's input. */
+static void test_no_input_kept(void **state) {
+    (void)state;
+    static struct model m = {.trained = {1 << UP_BIAS, 0}};
+    static float grad[2][VALUES];
+    fill(&m);
+    for (int level = 0; level < 2; level++) {
+        struct prog p;
+        val loss = build(&p, &m, (enum checkpoint)level);
+        assert_int_equal(count(&p, &op_linear_bwd), 2 * LAYERS - 1);
+        assert_int_equal(count(&p, &op_glu), LAYERS); /* scale is computed again, for silu's slope; silu itself is not */
+        for (int i = 0; i < p.ni; i++)
+            if (p.in[i].op == &op_linear_bwd) assert_false(has(p.in[i].in[LB_X]));
+        run(&p, &m, loss, &backend_cpu, grad[level], NULL);
+        if (!level) finite_difference(&p, &m, loss, grad[0], m.part[0][UP_BIAS]);
+        prog_free(&p);
+    }
+    assert_memory_equal(grad[0], grad[1], sizeof grad[0]);
+}
+
 /* The gradient of a computed bias or matrix has no place to go. */
 static void test_refused(void **state) {
     (void)state;
@@ -209,6 +229,6 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_recomputed), cmocka_unit_test(test_in_place), cmocka_unit_test(test_nothing_below), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_recomputed), cmocka_unit_test(test_in_place), cmocka_unit_test(test_nothing_below), cmocka_unit_test(test_no_input_kept), cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
