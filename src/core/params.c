@@ -34,7 +34,8 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
     for (int i = 0; i < n_slices; i++) {
         p->slice[i] = slice[i];
         p->slice[i].name = arena_str(&s->mem, slice[i].name);
-        if (!p->slice[i].name) return -1;
+        if (slice[i].also) p->slice[i].also = arena_str(&s->mem, slice[i].also);
+        if (!p->slice[i].name || (slice[i].also && !p->slice[i].also)) return -1;
     }
     s->bytes += padded_bytes(p);
     return s->n++;
@@ -42,6 +43,10 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
 
 void param_rate(struct param_set *s, int index, float rate) {
     if (index >= 0 && !s->sealed) s->p[index].rate = rate;
+}
+
+void param_keep(struct param_set *s, int index) {
+    if (index >= 0 && !s->sealed) s->p[index].kept = true;
 }
 
 /* The least rate above `above` among the matrices, or the vectors; 0: none. */
@@ -103,9 +108,20 @@ val prog_param(struct prog *p, const struct param_set *s, int index) {
     return v;
 }
 
+val prog_param_rows(struct prog *p, const struct param_set *s, int index, int64_t row0, int64_t rows) {
+    val v = prog_param(p, s, index);
+    if (!has(v)) return v;
+    struct value *x = prog_v(p, v);
+    x->off += (size_t)row0 * dtype_row_bytes(x->dt, x->d[1]);
+    x->d[0] = rows;
+    x->needs = false;
+    return v;
+}
+
 static void copy_slices(const struct param *p, float *w) {
     const int64_t columns = p->nd > 1 ? p->d[1] : 1;
     for (int i = 0; i < p->n_slices; i++) memcpy(w + p->slice[i].row0 * columns, p->slice[i].from, (size_t)(p->slice[i].rows * columns) * sizeof *w);
+    for (int64_t k = 0; k < elems_of(p) && p->init == INIT_ROOT; k++) w[k] = sqrtf(w[k]);
 }
 
 static float slice_scale(const struct param *p, int64_t element) {
@@ -127,8 +143,9 @@ void param_fill(const struct param_set *s, uint64_t key, float *weights) {
         const struct param *p = &s->p[i];
         float *w = weights + p->off / 4;
         int64_t n = elems_of(p);
-        if (p->init == INIT_COPY) copy_slices(p, w);
-        for (int64_t k = 0; k < n && p->init != INIT_ZERO && p->init != INIT_COPY; k++) {
+        const bool copied = p->init == INIT_COPY || p->init == INIT_ROOT;
+        if (copied) copy_slices(p, w);
+        for (int64_t k = 0; k < n && p->init != INIT_ZERO && !copied; k++) {
             struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
             if (p->init == INIT_ONE) w[k] = 1;
             else if (p->init == INIT_UNIFORM) w[k] = (2 * philox_unit(r.v[0]) - 1) * p->init_scale;

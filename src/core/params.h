@@ -12,7 +12,8 @@
 #define CYC_CORE_PARAMS_H
 #include "core/prog.h"
 
-enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */ };
+enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
+                  INIT_ROOT /* the square root of it */ };
 
 /* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it).
  * All zero: x. */
@@ -23,7 +24,8 @@ struct param_slice {
     int64_t row0, rows; /* rows of the parameter */
     int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
-    const float *from;  /* of INIT_COPY: the base's own values, in the order of memory */
+    const float *from;  /* of INIT_COPY, INIT_ROOT: the base's own values, in the order of memory; read when weights are filled */
+    const char *also;   /* another name under which a file may have it; NULL: none */
     struct file_form form;
 };
 
@@ -35,6 +37,7 @@ struct param {
     enum param_init init;
     float init_scale;
     float rate; /* its learning rate is so many times the recipe's */
+    bool kept;  /* what prefill computes from it decoding reads: STATE of the parameter's shape (core/site.h) */
     struct param_slice *slice;
     int n_slices;
 };
@@ -52,6 +55,7 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
               const struct param_slice *slice, int n_slices);
 /* Before the set is sealed: parameter `index` learns `rate` times as fast as the recipe says (1 where nothing is said). */
 void param_rate(struct param_set *s, int index, float rate);
+void param_keep(struct param_set *s, int index); /* ... has a STATE in generation */
 /* After the first program, before the arenas are taken: gives every parameter its place. No new ones from here on. */
 void param_seal(struct param_set *s);
 size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */
@@ -63,6 +67,8 @@ int64_t param_count(const struct param_set *s); /* trained scalars */
 
 /* The parameter as a value of this program. */
 val prog_param(struct prog *p, const struct param_set *s, int index);
+/* Rows of a matrix, as what no gradient flows to. */
+val prog_param_rows(struct prog *p, const struct param_set *s, int index, int64_t row0, int64_t rows);
 
 /* Fills an arena with the initial values: philox(seed, PURPOSE, parameter, element), independent of everything else. */
 void param_fill(const struct param_set *s, uint64_t key, float *weights);

@@ -189,7 +189,8 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     char name[512];
     snprintf(name, sizeof name, "%s%s", PREFIX, s->name);
     const struct tensor *t = tensors_find(ts, name);
-    if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
+    if (!t && s->also) snprintf(name, sizeof name, "%s%s", PREFIX, s->also), t = tensors_find(ts, name);
+    if (!t) return fail(E_INPUT, "%s: tensor %s%s is missing", ts->path, PREFIX, s->name);
     if (t->nd != p->nd || t->d[0] != s->rows || (p->nd > 1 && t->d[1] != p->d[1]))
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)columns_of(p));
     TRY(tensor_readable(ts, t));

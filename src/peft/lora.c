@@ -4,8 +4,9 @@
  *
  * Rank and scale may differ from module to module (rank_pattern, alpha_pattern). rsLoRA (Kalajdzievski 2023) divides alpha by the
  * root of r. LoRA+ (Hayou et al. 2024) lets B learn faster than A: a setting of the optimizer, which adapter files do not have (PEFT:
- * create_loraplus_optimizer). Of adapter_config.json everything is read that changes the computation; what we do not compute is refused by name. */
+ * create_loraplus_optimizer). DoRA is dora.c's. Of adapter_config.json everything is read that changes the computation; what we do not compute is refused by name. */
 #include "peft/lora.h"
+#include "peft/dora.h"
 #include "peft/methods.h"
 #include <jansson.h>
 #include <limits.h>
@@ -26,7 +27,7 @@ double lora_scale(const struct lora *l, const char *module) {
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
     const struct lora *a = one, *b = other;
-    return a->r == b->r && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && a->plus == b->plus && targets_same(&a->targets, &b->targets) &&
+    return a->r == b->r && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && a->dora == b->dora && a->plus == b->plus && targets_same(&a->targets, &b->targets) &&
            module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
 }
 
@@ -52,7 +53,7 @@ static bool truthy(const json_t *v) {
 }
 
 static err refuse_others(const json_t *j, const char *where) {
-    static const char *const refused[] = {"use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
+    static const char *const refused[] = {"modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
                                           "alora_invocation_tokens", "use_qalora", "use_bdlora"}; /* fan_in_fan_out says how the base is stored, which the model knows */
     static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
     const char *init = json_string_value(json_object_get(j, "init_lora_weights")), *bias = json_string_value(json_object_get(j, "bias"));
@@ -71,7 +72,7 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     if (!json_is_integer(r) || !json_is_number(alpha)) return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing", where);
     json_int_t rank = json_integer_value(r);
     *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(json_object_get(json, "lora_dropout")),
-                       .init = init && !strcmp(init, "gaussian") ? LORA_GAUSSIAN : LORA_KAIMING, .rslora = json_is_true(json_object_get(json, "use_rslora")), .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
+                       .init = init && !strcmp(init, "gaussian") ? LORA_GAUSSIAN : LORA_KAIMING, .rslora = json_is_true(json_object_get(json, "use_rslora")), .dora = json_is_true(json_object_get(json, "use_dora")), .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
     TRY(targets_read(json, where, mem, &l->targets));
     TRY(module_values_read(json, "rank_pattern", where, mem, &l->ranks, &l->n_ranks));
     TRY(module_values_read(json, "alpha_pattern", where, mem, &l->alphas, &l->n_alphas));
@@ -87,7 +88,7 @@ static err write_json(const void *settings, const struct module_list *named, voi
     int bad = json_object_set_new(json, "r", json_integer(l->r)) | json_object_set_new(json, "lora_alpha", number(l->alpha)) |
               json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string("none")) |
               json_object_set_new(json, "modules_to_save", json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
-              json_object_set_new(json, "use_dora", json_false()) |
+              json_object_set_new(json, "use_dora", json_boolean(l->dora)) |
               json_object_set_new(json, "init_lora_weights", l->init == LORA_GAUSSIAN ? json_string("gaussian") : json_true());
     if (bad) return fail(E_MEMORY, "out of memory");
     TRY(module_values_write(l->ranks, l->n_ranks, "rank_pattern", json));
@@ -100,6 +101,7 @@ static err agrees(const void *one, const void *other, const char *module, const 
     const struct lora *have = one, *want = other;
     const int r = lora_rank(have, module), wanted = lora_rank(want, module);
     const double scale = lora_scale(have, module), wanted_scale = lora_scale(want, module);
+    if (have->dora != want->dora) return fail(E_USAGE, "%s was made with%s lora.use_dora, the configuration says with%s", folder, have->dora ? "" : "out", want->dora ? "" : "out");
     if (r != wanted) return fail(E_USAGE, "%s was made with lora.r %d for %s, the configuration says %d", folder, r, module, wanted);
     if (fabs(scale - wanted_scale) > 1e-6 * fabs(wanted_scale))
         return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, module_value(have->alphas, have->n_alphas, module, have->alpha), have->rslora ? " and use_rslora" : "",
@@ -109,7 +111,7 @@ static err agrees(const void *one, const void *other, const char *module, const 
 
 static void describe(const void *settings, str *out) {
     const struct lora *l = settings;
-    str_addf(out, "LoRA adapter (r %d", l->r);
+    str_addf(out, "%s adapter (r %d", l->dora ? "DoRA" : "LoRA", l->r);
     if (l->n_ranks) str_addf(out, ", of some modules another");
     if (l->rslora) str_addf(out, ", rank-stabilised");
     if (l->plus > 0) str_addf(out, ", B learns %g times as fast", l->plus);
@@ -119,7 +121,7 @@ static const struct targets *targets_of(const void *settings) { return &((const 
 
 /* --- in a program -------------------------------------------------------------------------------------------------------- */
 /* A [R, in]: PEFT's default is kaiming_uniform(a = sqrt 5), whose bound is 1 / sqrt(in); gaussian is N(0, 1/r^2). */
-static val a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const int *rank) {
+static int a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const int *rank) {
     struct param_slice slice[MAX_GROUP] = {{0}};
     char names[MAX_GROUP][256], name[256];
     int slices = 0;
@@ -136,8 +138,7 @@ static val a_param(struct site *s, const struct lora *l, int n, const struct lin
     }
     snprintf(name + at, sizeof name - at, ".lora_A");
     const bool gaussian = l->init == LORA_GAUSSIAN;
-    int p = param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, gaussian ? INIT_NORMAL_SLICES : INIT_UNIFORM, (float)(1 / sqrt((double)w[0].in)), slice, slices);
-    return prog_param(s->p, s->params, p);
+    return param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, gaussian ? INIT_NORMAL_SLICES : INIT_UNIFORM, (float)(1 / sqrt((double)w[0].in)), slice, slices);
 }
 
 static val b_param(struct site *s, const struct lora *l, int r, const struct linear *w) {
@@ -157,13 +158,24 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     int any = 0;
     for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
     if (!any) return site_emit_linear(s, x, n, w, NULL, NULL, out);
-    low.a = a_param(s, l, n, w, a.rank);
+    const int in_a = a_param(s, l, n, w, a.rank);
+    struct linear plain[MAX_GROUP];
+    low.a = prog_param(s->p, s->params, in_a);
     for (int i = 0; i < n; i++) {
+        plain[i] = w[i];
         if (!a.rank[i]) continue;
         a.alpha[i] = (float)lora_scale(l, w[i].of.module);
         low.b[i] = b_param(s, l, a.rank[i], &w[i]);
+        if (l->dora) plain[i].bias = (val){0}; /* it is added to what has been scaled */
     }
-    return site_emit_linear(s, x, n, w, &a, &low, out);
+    TRY(site_emit_linear(s, x, n, plain, &a, &low, out));
+    struct dora d = {.a = in_a, .rate = l->plus > 0 ? (float)l->plus : 1};
+    for (int i = 0; i < n && l->dora; d.row0 += a.rank[i++]) {
+        if (!a.rank[i]) continue;
+        d.rank = a.rank[i], d.b = low.b[i], d.scale = a.alpha[i];
+        out[i] = dora_output(s, &d, &w[i], out[i]);
+    }
+    return s->p->failed;
 }
 
 const struct peft_method method_lora = {.name = "lora", .peft_type = "LORA", .settings = sizeof(struct lora), .check = check, .same = same, .read = read_json, .write = write_json,

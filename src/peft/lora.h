@@ -10,6 +10,7 @@ struct lora {
     double alpha, dropout;
     enum lora_init init;
     bool rslora; /* the delta is scaled by alpha / sqrt(r) */
+    bool dora;   /* the length of each row of W + BA is trained apart */
     double plus; /* LoRA+: B learns so many times as fast as A; 0: as fast (as 1) */
     struct targets targets;
     int n_ranks, n_alphas;

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "cpu/cpu.h"
 #include "io/chat.h"
+#include "model/norms.h"
 #include "ops/ops.h"
 #include <math.h>
 #include <omp.h>
@@ -112,7 +113,8 @@ static void measure_plan(struct run *r) {
     struct memory m;
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model), .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
+    const size_t norms = r->model.norms->bytes; /* of the base's rows, computed at the start */
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model) + norms, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
@@ -125,7 +127,7 @@ static void measure_plan(struct run *r) {
     f->adapters += f->working;
     bool host = r->backend->mem->host;
     if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
-    size_t held = r->model.random || !host ? f->weights : r->model.files.copied; /* of the weights: what is not the mapped file */
+    size_t held = r->model.random || !host ? f->weights : r->model.files.copied + norms; /* of the weights: what is not the mapped file */
     f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
     f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
