@@ -137,7 +137,13 @@ static float normal(uint32_t a, uint32_t b) {
     return (float)(sqrt(-2 * log(u)) * cos(t));
 }
 
-void param_fill(const struct param_set *s, uint64_t key, float *weights) {
+static err make_slices(const struct param *p, uint64_t key, float *w) {
+    const int64_t columns = p->nd > 1 ? p->d[1] : 1;
+    for (int i = 0; i < p->n_slices; i++) TRY(p->slice[i].make(&p->slice[i], columns, key, w + p->slice[i].row0 * columns));
+    return OK;
+}
+
+err param_fill(const struct param_set *s, uint64_t key, float *weights) {
     memset(weights, 0, s->bytes);
     for (int i = 0; i < s->n; i++) {
         const struct param *p = &s->p[i];
@@ -145,11 +151,13 @@ void param_fill(const struct param_set *s, uint64_t key, float *weights) {
         int64_t n = elems_of(p);
         const bool copied = p->init == INIT_COPY || p->init == INIT_ROOT;
         if (copied) copy_slices(p, w);
-        for (int64_t k = 0; k < n && p->init != INIT_ZERO && !copied; k++) {
+        if (p->init == INIT_MADE) TRY(make_slices(p, key, w));
+        for (int64_t k = 0; k < n && p->init != INIT_ZERO && p->init != INIT_MADE && !copied; k++) {
             struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
             if (p->init == INIT_ONE) w[k] = 1;
             else if (p->init == INIT_UNIFORM) w[k] = (2 * philox_unit(r.v[0]) - 1) * p->init_scale;
             else w[k] = normal(r.v[0], r.v[1]) * slice_scale(p, k);
         }
     }
+    return OK;
 }

@@ -13,19 +13,22 @@
 #include "core/prog.h"
 
 enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
-                  INIT_ROOT /* the square root of it */ };
+                  INIT_ROOT /* the square root of it */, INIT_MADE /* by each slice's `make` */ };
 
 /* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it).
  * All zero: x. */
 struct file_form { float times, less; };
 
+struct param_slice;
+typedef err (*param_maker)(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);
 struct param_slice {
     const char *name;   /* in the adapter's file, e.g. "model.layers.0.self_attn.q_proj.lora_A.weight" */
     int64_t row0, rows; /* rows of the parameter */
     int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
     const float *from;  /* of INIT_COPY, INIT_ROOT: the base's own values, in the order of memory; read when weights are filled */
-    const char *also;   /* another name under which a file may have it; NULL: none */
+    param_maker make;    /* of INIT_MADE */
+    const char *also;    /* another name under which a file may have it; NULL: none */
     struct file_form form;
 };
 
@@ -71,6 +74,6 @@ val prog_param(struct prog *p, const struct param_set *s, int index);
 val prog_param_rows(struct prog *p, const struct param_set *s, int index, int64_t row0, int64_t rows);
 
 /* Fills an arena with the initial values: philox(seed, PURPOSE, parameter, element), independent of everything else. */
-void param_fill(const struct param_set *s, uint64_t key, float *weights);
+err param_fill(const struct param_set *s, uint64_t key, float *weights);
 
 #endif

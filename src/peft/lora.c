@@ -31,6 +31,13 @@ static bool same(const void *one, const void *other) {
            module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
 }
 
+static const char *const inits[] = {[LORA_GAUSSIAN] = "gaussian", [LORA_ORTHOGONAL] = "orthogonal"}; /* init_lora_weights; else: true */
+
+static err needs_even(const struct lora *l, double r, const char *what, const char *of) {
+    if (l->init != LORA_ORTHOGONAL || fmod(r, 2) == 0) return OK;
+    return fail(E_USAGE, "lora.init_lora_weights: orthogonal halves the rank, so ranks must be even; %s%s is %g", what, of, r);
+}
+
 static err check(const void *settings) {
     const struct lora *l = settings;
     if (l->r < 1 || l->r > MOST_R) return fail(E_USAGE, "lora.r is %d; it must be 1 to %d", l->r, MOST_R);
@@ -41,6 +48,8 @@ static err check(const void *settings) {
         if (!(l->ranks[i].value >= 1 && l->ranks[i].value <= MOST_R) || l->ranks[i].value != floor(l->ranks[i].value))
             return fail(E_USAGE, "lora.rank_pattern: the rank of '%.80s' is %g; it must be an integer of 1 to %d", l->ranks[i].key, l->ranks[i].value, MOST_R);
     TRY(module_values_check(l->ranks, l->n_ranks, "lora.rank_pattern"));
+    TRY(needs_even(l, l->r, "lora.r", ""));
+    for (int i = 0; i < l->n_ranks; i++) TRY(needs_even(l, l->ranks[i].value, "lora.rank_pattern's of ", l->ranks[i].key));
     TRY(module_values_check(l->alphas, l->n_alphas, "lora.alpha_pattern"));
     return targets_check(&l->targets, "lora");
 }
@@ -72,7 +81,9 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     if (!json_is_integer(r) || !json_is_number(alpha)) return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing", where);
     json_int_t rank = json_integer_value(r);
     *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(json_object_get(json, "lora_dropout")),
-                       .init = init && !strcmp(init, "gaussian") ? LORA_GAUSSIAN : LORA_KAIMING, .rslora = json_is_true(json_object_get(json, "use_rslora")), .dora = json_is_true(json_object_get(json, "use_dora")), .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
+                       .rslora = json_is_true(json_object_get(json, "use_rslora")), .dora = json_is_true(json_object_get(json, "use_dora")), .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
+    for (size_t i = 0; init && i < sizeof inits / sizeof *inits; i++)
+        if (inits[i] && !strcmp(init, inits[i])) l->init = (enum lora_init)i;
     TRY(targets_read(json, where, mem, &l->targets));
     TRY(module_values_read(json, "rank_pattern", where, mem, &l->ranks, &l->n_ranks));
     TRY(module_values_read(json, "alpha_pattern", where, mem, &l->alphas, &l->n_alphas));
@@ -89,7 +100,7 @@ static err write_json(const void *settings, const struct module_list *named, voi
               json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string("none")) |
               json_object_set_new(json, "modules_to_save", json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
               json_object_set_new(json, "use_dora", json_boolean(l->dora)) |
-              json_object_set_new(json, "init_lora_weights", l->init == LORA_GAUSSIAN ? json_string("gaussian") : json_true());
+              json_object_set_new(json, "init_lora_weights", inits[l->init] ? json_string(inits[l->init]) : json_true());
     if (bad) return fail(E_MEMORY, "out of memory");
     TRY(module_values_write(l->ranks, l->n_ranks, "rank_pattern", json));
     TRY(module_values_write(l->alphas, l->n_alphas, "alpha_pattern", json));
@@ -120,7 +131,7 @@ static void describe(const void *settings, str *out) {
 static const struct targets *targets_of(const void *settings) { return &((const struct lora *)settings)->targets; }
 
 /* --- in a program -------------------------------------------------------------------------------------------------------- */
-/* A [R, in]: PEFT's default is kaiming_uniform(a = sqrt 5), whose bound is 1 / sqrt(in); gaussian is N(0, 1/r^2). */
+/* A [R, in]: PEFT's default is kaiming_uniform(a = sqrt 5), whose bound is 1 / sqrt(in); gaussian is N(0, 1/r^2); orthogonal is orthogonal.c's. */
 static int a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const int *rank) {
     struct param_slice slice[MAX_GROUP] = {{0}};
     char names[MAX_GROUP][256], name[256];
@@ -130,23 +141,23 @@ static int a_param(struct site *s, const struct lora *l, int n, const struct lin
     for (int i = 0; i < n; i++) {
         if (!rank[i]) continue;
         snprintf(names[slices], sizeof names[0], "%s.lora_A.weight", w[i].of.module);
-        slice[slices] = (struct param_slice){.name = names[slices], .row0 = rows, .rows = rank[i], .init_scale = 1.0f / (float)rank[i]};
+        slice[slices] = (struct param_slice){.name = names[slices], .row0 = rows, .rows = rank[i], .init_scale = 1.0f / (float)rank[i], .make = lora_orthogonal_a};
         rows += rank[i];
         at += (size_t)snprintf(name + at, sizeof name - at, "%s%s", slices ? "+" : "", w[i].of.name);
         if (at > sizeof name - 16) at = sizeof name - 16;
         slices++;
     }
     snprintf(name + at, sizeof name - at, ".lora_A");
-    const bool gaussian = l->init == LORA_GAUSSIAN;
-    return param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, gaussian ? INIT_NORMAL_SLICES : INIT_UNIFORM, (float)(1 / sqrt((double)w[0].in)), slice, slices);
+    static const enum param_init how[] = {INIT_UNIFORM, INIT_NORMAL_SLICES, INIT_MADE};
+    return param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, how[l->init], (float)(1 / sqrt((double)w[0].in)), slice, slices);
 }
 
 static val b_param(struct site *s, const struct lora *l, int r, const struct linear *w) {
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.lora_B", w->of.name);
     snprintf(file, sizeof file, "%s.lora_B.weight", w->of.module);
-    const struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads};
-    const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, INIT_ZERO, 0, &slice, 1);
+    const struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads, .make = lora_orthogonal_b};
+    const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, l->init == LORA_ORTHOGONAL ? INIT_MADE : INIT_ZERO, 0, &slice, 1);
     if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
     return prog_param(s->p, s->params, p);
 }

@@ -3,7 +3,7 @@
 #define CYC_PEFT_LORA_H
 #include "peft/targets.h"
 
-enum lora_init { LORA_KAIMING, LORA_GAUSSIAN };
+enum lora_init { LORA_KAIMING, LORA_GAUSSIAN, LORA_ORTHOGONAL };
 
 struct lora {
     int r;
@@ -19,5 +19,8 @@ struct lora {
 
 int lora_rank(const struct lora *l, const char *module);
 double lora_scale(const struct lora *l, const char *module); /* of the product B A */
+/* orthogonal.c: an A and a B whose product is zero (core/params.h, param_maker) */
+err lora_orthogonal_a(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);
+err lora_orthogonal_b(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);
 
 #endif

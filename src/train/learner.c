@@ -49,8 +49,8 @@ static void lend_end(const struct learner *l, const float *there, float *host) {
 err learner_fill(struct learner *l, uint64_t key) {
     float *host;
     TRY(lend(l, l->w, false, &host));
-    param_fill(&l->st->params, key, host);
-    err e = put_back(l, l->w, host);
+    err e = param_fill(&l->st->params, key, host);
+    if (!e) e = put_back(l, l->w, host);
     lend_end(l, l->w, host);
     return e;
 }

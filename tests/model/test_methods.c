@@ -1,7 +1,9 @@
 /* Every method but plain LoRA against PEFT, or PyTorch where PEFT has no such method (tests/golden/make/methods.py): loss, each gradient,
  * ten AdamW steps, logits through the decode path, greedy text; on the reference kernels and on the CPU's, at every checkpoint level. And
  * the law of step 0: a fresh adapter is the base, bit for bit (or, where it adds in another order, within what that can do). */
+#define _DEFAULT_SOURCE
 #include "support/bench.h"
+#include "peft/lora.h"
 #include "peft/methods.h"
 
 static const struct {
@@ -144,9 +146,110 @@ static void test_step_zero(void **state) {
     }
 }
 
+/* What a slice of a fresh adapter of all linear modules holds, by the name in files. */
+static const float *slice_of(const struct structure *st, const float *weights, const char *name, int64_t d[2]) {
+    for (int i = 0; i < st->params.n; i++)
+        for (int k = 0; k < st->params.p[i].n_slices; k++) {
+            const struct param *p = &st->params.p[i];
+            if (strcmp(p->slice[k].name, name)) continue;
+            d[0] = p->slice[k].rows, d[1] = p->d[1];
+            return weights + p->off / 4 + p->slice[k].row0 * p->d[1];
+        }
+    flunk("no %s", name);
+    return NULL;
+}
+
+/* Orthogonal start: B A is zero but for rounding, neither factor is; entries vary as PEFT's, half the rank times 0.01 in a column; other
+ * modules and other seeds have other numbers; and a model with it is the base within that rounding. */
+static void test_orthogonal(void **state) {
+    (void)state;
+    static const char *const modules[] = {"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj", "model.layers.2.mlp.down_proj"};
+    struct model m;
+    struct structure st;
+    struct tensors want;
+    const struct lora l = {.r = 8, .alpha = 16, .init = LORA_ORTHOGONAL, .targets.of.take = TAKE_ALL_LINEAR};
+    must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
+    must(structure_init(&st, &m, &method_lora, &l, NULL));
+    float *weights = arena_f32(st.params.bytes), *other = arena_f32(st.params.bytes), first = 0;
+    must(param_fill(&st.params, 1, weights));
+    must(param_fill(&st.params, 2, other));
+    for (int k = 0; k < 3; k++) {
+        char name[128];
+        int64_t a[2], b[2];
+        double squares = 0, worst = 0;
+        snprintf(name, sizeof name, "%s.lora_A.weight", modules[k]);
+        const float *A = slice_of(&st, weights, name, a), *A2 = slice_of(&st, other, name, a);
+        snprintf(name, sizeof name, "%s.lora_B.weight", modules[k]);
+        const float *B = slice_of(&st, weights, name, b);
+        for (int64_t o = 0; o < b[0]; o++)
+            for (int64_t c = 0; c < a[1]; c++) {
+                double sum = 0;
+                for (int64_t j = 0; j < 8; j++) sum += (double)B[o * 8 + j] * A[j * a[1] + c];
+                worst = fmax(worst, fabs(sum));
+            }
+        assert_true(worst < 8 * 8 * 0x1p-24 * 0.5 * 0.5); /* of eight products, of factors that stay below 0.5 */
+        for (int64_t i = 0; i < 8 * a[1]; i++) squares += (double)A[i] * A[i];
+        assert_true(fabs(squares / (double)a[1] / 0.04 - 1) < 6 * sqrt(2 / (4.0 * (double)a[1])));
+        squares = 0;
+        for (int64_t i = 0; i < 8 * b[0]; i++) squares += (double)B[i] * B[i];
+        assert_true(fabs(squares / (double)b[0] / 0.04 - 1) < 6 * sqrt(2 / (4.0 * (double)b[0])));
+        assert_true(A[0] != A2[0] && A[0] != first);
+        first = A[0];
+    }
+    must(tensors_open(GOLDEN "/tiny_llama/tied_gqa/expected_base.safetensors", &want));
+    float *base = logits_of(GOLDEN "/tiny_llama/tied_gqa", &want), *fresh = logits_of_fresh(GOLDEN "/tiny_llama/tied_gqa", &st, &want);
+    const size_t n = (size_t)fixture(&want, "ids")->d[0] * (size_t)m.shape.vocab;
+    close_to("orthogonal", fresh, base, n, 0, 8 * 0x1p-24 * sqrt(64 + 8) * largest(base, n));
+    free(base);
+    free(fresh);
+    tensors_close(&want);
+    arena_f32_free(weights, st.params.bytes);
+    arena_f32_free(other, st.params.bytes);
+    structure_free(&st);
+    struct lora odd = l;
+    odd.r = 7;
+    assert_int_equal(structure_init(&st, &m, &method_lora, &odd, NULL), E_USAGE);
+    assert_non_null(strstr(err_text(), "ranks must be even; lora.r is 7"));
+    odd = l, odd.n_ranks = 1, odd.ranks = &(const struct module_value){"down_proj", 5};
+    assert_int_equal(structure_init(&st, &m, &method_lora, &odd, NULL), E_USAGE);
+    assert_non_null(strstr(err_text(), "lora.rank_pattern's of down_proj is 5"));
+    model_close(&m);
+}
+
+/* Moments that were saved in another order of the parameters are refused, whatever their size. */
+static void test_optimizer_layout(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-layout-XXXXXX";
+    int plus = 0;
+    while (strcmp(cases[plus].name, "lora_plus")) plus++;
+    struct bench b;
+    bool found;
+    assert_non_null(mkdtemp(folder));
+    start(&b, plus, &backend_cpu, CHECKPOINT_NONE);
+    b.learner.adam_steps = 3;
+    must(optimizer_write(&b.learner, folder));
+    b.learner.adam_steps = 0;
+    must(optimizer_read(&b.learner, folder, &found));
+    assert_true(found && b.learner.adam_steps == 3);
+    struct lora even = *(const struct lora *)b.st.settings;
+    even.plus = 0;
+    struct structure other;
+    must(structure_init(&other, &b.model, &method_lora, &even, NULL));
+    assert_int_equal(other.params.bytes, b.st.params.bytes);
+    struct structure *own = b.learner.st;
+    b.learner.st = &other;
+    assert_int_equal(optimizer_read(&b.learner, folder, &found), E_INPUT);
+    assert_non_null(strstr(err_text(), "does not belong to this configuration"));
+    b.learner.st = own;
+    structure_free(&other);
+    bench_close(&b);
+    must(dir_remove(folder));
+}
+
 int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
+                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
