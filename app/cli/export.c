@@ -107,8 +107,8 @@ static void on_plan(void *ctx, const char *text) {
     printf("%s%s%s  from %s, %s, %s parameters, %s\n", term_bold(), json_text(o, "path"), term_off(), json_text(o, "base"),
            json_text(o, "architecture"), show_count(json_num(o, "parameters")), show_bytes(json_num(o, "base_bytes")));
     if (a)
-        printf("  adapter   %s: LoRA of rank %.0f on %.0f matrices%s%s\n", json_text(a, "path"), json_num(a, "rank"),
-               json_num(a, "modules"), json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
+        printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s\n", json_text(a, "path"), json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA",
+               json_num(a, "rank"), json_num(a, "modules"), json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
                json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "");
     printf("  writes    %.0f tensors, %s: ", json_num(o, "tensors"), show_bytes(json_num(o, "bytes")));
     print_types(json_object_get(o, "types"));

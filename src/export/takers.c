@@ -120,7 +120,7 @@ static void vllm(const struct facts *f, json_t *list) {
 /* What cannot be in a file of A and B matrices of linear layers; NULL: nothing. */
 static const char *beyond_pairs(const struct facts *f) {
     return !f->lora                  ? "it reads LoRA alone"
-           : f->dora                 ? "DoRA's magnitudes cannot be expressed: merge the adapter in PEFT"
+           : f->dora                 ? "DoRA's magnitudes cannot be expressed: merge the adapter"
            : f->modules              ? "modules_to_save cannot be expressed: merge the adapter in PEFT"
            : f->tokens || f->bias    ? "trained tokens or biases cannot be expressed: merge the adapter in PEFT"
            : f->head || f->embedding ? "LoRA on the head or the embedding is refused (of a tied model both are one tensor)"
