@@ -15,9 +15,12 @@
 enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
                   INIT_ROOT /* the square root of it */, INIT_MADE /* by each slice's `make` */ };
 
-/* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it).
- * All zero: x. */
-struct file_form { float times, less; };
+/* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it), as [n],
+ * [n, 1] or [1, n]. All zero: x, [n]. */
+struct file_form {
+    float times, less;
+    enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW } shape;
+};
 
 struct param_slice;
 typedef err (*param_maker)(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);

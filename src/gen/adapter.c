@@ -27,8 +27,9 @@ static err no_match(const struct model *m, const struct structure *st) {
         if (!could_take(st->method, &m->w[i]) || !strstr(m->w[i].module, ".layers.0.")) continue;
         str_addf(&known, "%s%s", known.n ? ", " : "", strrchr(m->w[i].module, '.') + 1);
     }
-    err e = fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s", st->method->name, names.p ? names.p : "",
-                 t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p ? known.p : "no module");
+    err e = known.n ? fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s%s", st->method->name, names.p ? names.p : "",
+                           t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p, st->method->linears ? ", or use all-linear" : "")
+                    : fail(E_USAGE, "%s has nothing to train in this model: no layer has a %s", st->method->name, strrchr(st->method->mark, '.') + 1);
     str_free(&names);
     str_free(&known);
     return e;
@@ -176,6 +177,12 @@ float *adapter_row(const struct param *p, const struct param_slice *s, const flo
 
 static bool plain(const struct file_form *f) { return f->times == 0 && f->less == 0; }
 
+static struct tensor file_shape(const struct param *p, const struct param_slice *s) {
+    if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
+    if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
+    return (struct tensor){.nd = 2, .d = {s->rows, columns_of(p)}};
+}
+
 /* core/params.h */
 static void from_file(const struct file_form *f, float *x, int64_t n) {
     for (int64_t i = 0; i < n && !plain(f); i++) x[i] = (x[i] + f->less) * (f->times != 0 ? f->times : 1);
@@ -191,8 +198,9 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     const struct tensor *t = tensors_find(ts, name);
     if (!t && s->also) snprintf(name, sizeof name, "%s%s", PREFIX, s->also), t = tensors_find(ts, name);
     if (!t) return fail(E_INPUT, "%s: tensor %s%s is missing", ts->path, PREFIX, s->name);
-    if (t->nd != p->nd || t->d[0] != s->rows || (p->nd > 1 && t->d[1] != p->d[1]))
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)columns_of(p));
+    const struct tensor want = file_shape(p, s);
+    if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
     TRY(tensor_readable(ts, t));
     const size_t bytes = dtype_row_bytes(t->dt, columns_of(p));
     for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, adapter_row(p, s, weights, r), columns_of(p));
@@ -231,9 +239,10 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
 }
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
-    json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1, "fan_in_fan_out", (int)st->fan_in_fan_out);
+    json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
+                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
     if (!j) return fail(E_MEMORY, "out of memory");
+    if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
@@ -265,7 +274,11 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
             const struct param *p = &st->params.p[i];
             const struct param_slice *s = &p->slice[k];
             const float *rows = file_rows(p, s, weights, &mem);
-            t[at] = (struct tensor){.name = arena_printf(&mem, "%s%s", PREFIX, s->name), .dt = DT_F32, .nd = p->nd, .d = {s->rows, columns_of(p)}, .data = rows, .bytes = (size_t)(s->rows * columns_of(p)) * 4};
+            t[at] = file_shape(p, s);
+            t[at].name = arena_printf(&mem, "%s%s", PREFIX, s->name);
+            t[at].dt = DT_F32;
+            t[at].data = rows;
+            t[at].bytes = (size_t)(s->rows * columns_of(p)) * 4;
             if (!rows || !t[at].name) e = fail(E_MEMORY, "out of memory");
         }
     if (!e) e = dir_make(folder);

@@ -5,13 +5,16 @@
 
 enum lora_init { LORA_KAIMING, LORA_GAUSSIAN, LORA_ORTHOGONAL };
 
+enum lora_bias { LORA_BIAS_NONE, LORA_BIAS_OWN /* of the modules with a delta */, LORA_BIAS_ALL };
+
 struct lora {
     int r;
     double alpha, dropout;
     enum lora_init init;
+    enum lora_bias bias;
     bool rslora; /* the delta is scaled by alpha / sqrt(r) */
     bool dora;   /* the length of each row of W + BA is trained apart */
-    double plus; /* LoRA+: B learns so many times as fast as A; 0: as fast (as 1) */
+    double plus; /* LoRA+: B and all vectors learn so many times as fast as A; 0: as fast (as 1) */
     struct targets targets;
     int n_ranks, n_alphas;
     const struct module_value *ranks, *alphas; /* r and alpha of some modules */

@@ -9,8 +9,9 @@
 static const struct {
     const char *name, *base;
 } cases[] = {{"ln", "tiny_llama/tied_gqa"}, {"ln_gemma2", "families/gemma2"}, {"ln_qwen3", "families/qwen3"}, {"ln_gpt2", "families/gpt2"},
+             {"bias_all", "tiny_llama/bias"}, {"bias_own", "families/gpt2"}, {"ia3", "tiny_llama/tied_gqa"}, {"ia3_gpt2", "families/gpt2"}, {"ia3_phi3", "families/phi3"},
              {"bitfit", "tiny_llama/bias"}, {"bitfit_qwen2", "families/qwen2"}, {"lora_plus", "tiny_llama/tied_gqa"},
-             {"dora", "tiny_llama/tied_gqa"}, {"dora_bias", "tiny_llama/bias"}, {"dora_gpt2", "families/gpt2"}, {"dora_plus", "tiny_llama/tied_gqa"}};
+             {"dora", "tiny_llama/tied_gqa"}, {"dora_bias", "tiny_llama/bias"}, {"dora_gpt2", "families/gpt2"}, {"dora_plus", "tiny_llama/bias"}};
 enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8 };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
