@@ -3,6 +3,8 @@
  * the law of step 0: a fresh adapter is the base, bit for bit (or, where it adds in another order, within what that can do). */
 #define _DEFAULT_SOURCE
 #include "support/bench.h"
+#include "model/norms.h"
+#include "ops/ops.h"
 #include "peft/lora.h"
 #include "peft/methods.h"
 
@@ -217,6 +219,100 @@ static void test_orthogonal(void **state) {
     model_close(&m);
 }
 
+static int count(const struct program *g, const struct op_def *op) {
+    int n = 0;
+    for (int i = 0; i < g->p.ni; i++) n += g->p.in[i].op == op;
+    return n;
+}
+
+/* DoRA's norms: planning reads no weight; the rows' squares come when memory is taken, once for all programs; what decoding multiplies with
+ * is not computed there; no gradient goes to what the norm is made of. */
+static void test_dora_programs(void **state) {
+    (void)state;
+    struct model m;
+    struct structure st;
+    struct program g[3];
+    struct memory mem;
+    const struct lora l = {.r = 2, .alpha = 4, .dora = true, .targets.of.take = TAKE_ALL_LINEAR};
+    const struct capacity cap = {16, 2, 2, 16, DT_F32};
+    must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
+    must(structure_init(&st, &m, &method_lora, &l, NULL));
+    static const enum mode modes[] = {MODE_TRAIN, MODE_PREFILL, MODE_DECODE};
+    for (int k = 0; k < 3; k++) must(program_build(&g[k], &m, modes[k], &st, cap, CHECKPOINT_BLOCK, &backend_cpu, false));
+    const int modules = 7 * (int)m.shape.layers, groups = 4 * (int)m.shape.layers;
+    assert_int_equal(count(&g[0], &op_magnitude), modules); /* a block that is recomputed does not make them again */
+    assert_int_equal(count(&g[0], &op_magnitude_bwd), modules);
+    assert_int_equal(count(&g[0], &op_linear_bwd), groups);
+    assert_int_equal(count(&g[1], &op_magnitude), modules);
+    assert_int_equal(count(&g[1], &op_linear), groups + 2 * modules + 1);
+    assert_int_equal(count(&g[2], &op_magnitude), 0);
+    assert_int_equal(count(&g[2], &op_linear), groups + 1);
+    assert_int_equal(g[1].plan.state, g[2].plan.state);
+    size_t bytes = 0;
+    for (int filled = 0; filled < 2; filled++) {
+        if (filled) must(memory_for(&mem, (struct program *const[]){&g[0], &g[1], &g[2]}, 3));
+        for (int i = 0; i < st.params.n; i++) {
+            const struct param *p = &st.params.p[i];
+            if (p->nd > 1) continue;
+            char name[128];
+            snprintf(name, sizeof name, "%.*s.weight", (int)(strlen(p->name) - strlen(".lora_magnitude")), p->name);
+            const struct weight *w = model_weight(&m, name);
+            assert_int_equal(w->dt, DT_F32);
+            bytes += filled ? 4 * (size_t)p->d[0] : 0;
+            for (int64_t o = 0; o < p->d[0]; o++) {
+                double squares = 0;
+                for (int64_t c = 0; c < w->d[1] && filled; c++) squares += (double)((const float *)w->data)[o * w->d[1] + c] * ((const float *)w->data)[o * w->d[1] + c];
+                assert_true(fabs(p->slice[0].from[o] - squares) <= 1e-7 * squares);
+            }
+        }
+    }
+    assert_int_equal(m.norms->bytes, bytes);
+    memory_free(&mem);
+    for (int k = 0; k < 3; k++) program_free(&g[k]);
+    structure_free(&st);
+    model_close(&m);
+}
+
+/* Files in which the lengths are named with ".weight" are read too; an adapter without them is no DoRA adapter. */
+static void test_dora_files(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-dora-XXXXXX", path[128];
+    int dora = 0;
+    while (strcmp(cases[dora].name, "dora")) dora++;
+    struct bench b;
+    struct tensors ts;
+    arena names = {0};
+    assert_non_null(mkdtemp(folder));
+    start(&b, dora, &backend_cpu, CHECKPOINT_NONE);
+    must(adapter_write(folder, &b.st, b.learner.w, "base"));
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+    must(tensors_open(path, &ts));
+    struct tensor *t = arena_alloc(&names, (size_t)ts.n * sizeof *t);
+    for (int i = 0; i < ts.n; i++) {
+        t[i] = ts.t[i];
+        if (str_ends(t[i].name, ".lora_magnitude_vector")) t[i].name = arena_printf(&names, "%s.weight", t[i].name);
+    }
+    char other[128];
+    snprintf(other, sizeof other, "%s/other.safetensors", folder);
+    must(safetensors_write(other, t, ts.n));
+    tensors_close(&ts);
+    assert_int_equal(rename(other, path), 0);
+    float *again = arena_f32(b.st.params.bytes);
+    must(adapter_load(folder, &b.model, &b.st, again));
+    assert_memory_equal(again, b.learner.w, b.st.params.bytes);
+    struct lora plain = *(const struct lora *)b.st.settings;
+    plain.dora = false;
+    struct structure without;
+    must(structure_init(&without, &b.model, &method_lora, &plain, NULL));
+    assert_int_equal(adapter_load(folder, &b.model, &without, again), E_USAGE);
+    assert_non_null(strstr(err_text(), "was made with lora.use_dora, the configuration says without"));
+    structure_free(&without);
+    arena_f32_free(again, b.st.params.bytes);
+    bench_close(&b);
+    arena_free(&names);
+    must(dir_remove(folder));
+}
+
 /* Moments that were saved in another order of the parameters are refused, whatever their size. */
 static void test_optimizer_layout(void **state) {
     (void)state;
@@ -251,6 +347,6 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
-                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout)};
+                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
