@@ -122,7 +122,8 @@ template <typename T, int MT, int NT> __global__ void __launch_bounds__(unit<MT,
             w.next(all, C, warp, lane);
             slot = slot + 1 == AHEAD ? 0 : slot + 1;
         }
-        finish_unit<MT, NT>(all, u, sums + (u & 1) * warps * NT * 8 * sums_of<MT>::ld, acc, warps, warp, lane);
+        const int which = job_at(all, u);
+        finish_unit<MT, NT>(all.j[which], (u - all.first[which]) * unit<MT, NT>::rows, sums + (u & 1) * warps * NT * 8 * sums_of<MT>::ld, acc, warps, warp, lane);
     }
 }
 

@@ -27,9 +27,10 @@ struct job {
     bool x_aligned; /* every row of x starts at a multiple of 16 bytes */
     const char *soon; /* what the next kernel reads first, in lines of 128 bytes */
     int soon_lines;
-    /* matvec_quant.cu: columns and bytes of a step, bytes of a row's C columns, 16-byte pieces that hold a step wherever it
-     * starts, bytes from row to row in shared memory */
-    int step, step_bytes, used, pieces, row_space;
+    /* matvec_quant.cu: parts of a slice of C, their bytes, bytes of a row's C columns, 16-byte pieces that hold a part wherever
+     * it starts, bytes from row to row in shared memory; whole: every part of every row is pieces of its own */
+    int parts, step_bytes, used, pieces, row_space;
+    bool whole;
 };
 
 /* Brought to L2 while W streams past it: the next kernel is short, its first misses would be most of it. */
@@ -52,7 +53,7 @@ struct units {
     struct job j[MOST_JOBS];
     int first[MOST_JOBS + 1]; /* a job's first unit; behind the last: how many there are */
     int n, per_block;
-    int slot_bytes, depth; /* matvec_quant.cu: a warp's ring */
+    int slot_bytes, depth, slices; /* matvec_quant.cu: a warp's ring; C's slices */
 };
 
 /* Whose unit u is. */
@@ -77,25 +78,25 @@ static inline int64_t tiles_each(const struct job *q, int n) {
 /* Floats from column to column of a unit's sums: 4 more than its rows, so that a warp's stores fall into different banks. */
 template <int MT> struct sums_of { enum { rows = MT * ROWS, ld = rows + 4 }; };
 
-/* Adds the warps' parts of unit u in their order and writes y; part: [warps][NT * 8 columns][sums_of::ld]. */
-template <int MT, int NT> __device__ __forceinline__ void finish_unit(const struct units &all, int u, float *part, const float acc[MT][NT][4], int warps, int warp, int lane) {
+/* Adds the warps' parts of a unit that begins at row o of a job in their order and writes y; part: [warps][NT * 8 columns][sums_of::ld]. */
+template <int MT, int NT> __device__ __forceinline__ void finish_unit(const struct job &q, int o, float *part, const float acc[MT][NT][4], int warps, int warp, int lane) {
     enum { R = sums_of<MT>::rows, LD = sums_of<MT>::ld };
-    const int g = lane >> 2, t = lane & 3, which = job_at(all, u);
-    const struct job &q = all.j[which];
-    const int64_t o = (int64_t)(u - all.first[which]) * R;
-    float *mine = part + warp * NT * 8 * LD;
+    const int g = lane >> 2, t = lane & 3;
+    float *mine = part + warp * NT * 8 * LD + 2 * t * LD + g;
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int i = 0; i < NT; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++) mine[(i * 8 + 2 * t + (j & 1)) * LD + m * 16 + g + (j >> 1) * 8] = acc[m][i][j];
+            for (int j = 0; j < 4; j++) mine[(i * 8 + (j & 1)) * LD + m * 16 + (j >> 1) * 8] = acc[m][i][j];
     __syncthreads();
     for (int i = threadIdx.x; i < q.n * R; i += blockDim.x) {
         const int col = i / R, r = i % R;
         if (o + r >= q.O) continue;
+        const float *from = part + col * LD + r;
         float v = 0;
-        for (int s = 0; s < warps; s++) v += part[(s * NT * 8 + col) * LD + r];
+#pragma unroll 8
+        for (int s = 0; s < warps; s++) v += from[s * NT * 8 * LD];
         store_y(q.y, q.y_dt, col * q.ldy + o + r, q.bias ? v + q.bias[o + r] : v);
     }
 }
