@@ -123,7 +123,7 @@ template <typename T, int MT, int NT> __global__ void __launch_bounds__(unit<MT,
             slot = slot + 1 == AHEAD ? 0 : slot + 1;
         }
         const int which = job_at(all, u);
-        finish_unit<MT, NT>(all.j[which], (u - all.first[which]) * unit<MT, NT>::rows, sums + (u & 1) * warps * NT * 8 * sums_of<MT>::ld, acc, warps, warp, lane);
+        finish_unit<MT, NT>(all.j[which], u, (u - all.first[which]) * unit<MT, NT>::rows, sums, acc, warps, warp, lane);
     }
 }
 

@@ -22,6 +22,7 @@ struct job {
     const void *x;
     void *y;
     int64_t O, C, row_bytes, ldx, ldy;
+    int unit_rows;
     int n, split; /* split, fma kernel: warps of a block that share the same rows of W, each a part of C */
     dtype w_dt, y_dt;
     bool x_aligned; /* every row of x starts at a multiple of 16 bytes */
@@ -48,7 +49,7 @@ template <> __device__ __forceinline__ void mma<f16>(float c[4], const uint32_t 
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* Jobs that share x, in one launch; a unit is MT * 16 rows of one of them. */
+/* Jobs that share x, in one launch; a unit is up to MT * 16 rows of one of them. */
 struct units {
     struct job j[MOST_JOBS];
     int first[MOST_JOBS + 1]; /* a job's first unit; behind the last: how many there are */
@@ -63,9 +64,15 @@ static __device__ __forceinline__ int job_at(const struct units &all, int u) {
     return which;
 }
 
+static inline void number_units(struct units *all) {
+    for (int i = 0; i < all->n; i++) all->first[i + 1] = all->first[i] + (int)((all->j[i].O + all->j[i].unit_rows - 1) / all->j[i].unit_rows);
+    all->per_block = (all->first[all->n] + cuda_sms - 1) / cuda_sms;
+}
+
 static inline void count_units(struct units *all, const struct job *q, int n, int rows) {
-    for (int i = 0; i < n; i++) all->j[i] = q[i], all->first[i + 1] = all->first[i] + (int)((q[i].O + rows - 1) / rows);
-    all->n = n, all->per_block = (all->first[n] + cuda_sms - 1) / cuda_sms;
+    for (int i = 0; i < n; i++) all->j[i] = q[i], all->j[i].unit_rows = rows;
+    all->n = n;
+    number_units(all);
 }
 
 /* Tiles of 16 rows that fall to the busiest multiprocessor. */
@@ -78,10 +85,12 @@ static inline int64_t tiles_each(const struct job *q, int n) {
 /* Floats from column to column of a unit's sums: 4 more than its rows, so that a warp's stores fall into different banks. */
 template <int MT> struct sums_of { enum { rows = MT * ROWS, ld = rows + 4 }; };
 
-/* Adds the warps' parts of a unit that begins at row o of a job in their order and writes y; part: [warps][NT * 8 columns][sums_of::ld]. */
-template <int MT, int NT> __device__ __forceinline__ void finish_unit(const struct job &q, int o, float *part, const float acc[MT][NT][4], int warps, int warp, int lane) {
+/* Adds the warps' parts of unit u, which begins at row o of a job, in their order and writes y; sums: two times, in turn,
+ * [warps][NT * 8 columns][sums_of::ld]. There is work for half of the warps: the one half in even units, the other in odd ones. */
+template <int MT, int NT> __device__ __forceinline__ void finish_unit(const struct job &q, int u, int o, float *sums, const float acc[MT][NT][4], int warps, int warp, int lane) {
     enum { R = sums_of<MT>::rows, LD = sums_of<MT>::ld };
-    const int g = lane >> 2, t = lane & 3;
+    const int g = lane >> 2, t = lane & 3, threads = warps * 32;
+    float *part = sums + (u & 1) * warps * NT * 8 * LD;
     float *mine = part + warp * NT * 8 * LD + 2 * t * LD + g;
 #pragma unroll
     for (int m = 0; m < MT; m++)
@@ -90,9 +99,9 @@ template <int MT, int NT> __device__ __forceinline__ void finish_unit(const stru
 #pragma unroll
             for (int j = 0; j < 4; j++) mine[(i * 8 + (j & 1)) * LD + m * 16 + (j >> 1) * 8] = acc[m][i][j];
     __syncthreads();
-    for (int i = threadIdx.x; i < q.n * R; i += blockDim.x) {
+    for (int i = u & 1 ? threads - 1 - (int)threadIdx.x : threadIdx.x; i < q.n * R; i += threads) {
         const int col = i / R, r = i % R;
-        if (o + r >= q.O) continue;
+        if (r >= q.unit_rows || o + r >= q.O) continue;
         const float *from = part + col * LD + r;
         float v = 0;
 #pragma unroll 8

@@ -6,7 +6,7 @@
  * tile and multiplying it must stay below 60, and nothing else may be done per tile. So x does not move: a warp has 256 columns of it
  * in registers, whose products with all rows of the multiprocessor's share it adds up, and the warps' sums meet once a unit.
  *
- * All jobs of a group are one launch whatever their types: a unit is MT tiles of 16 rows of one job. One block a multiprocessor; its
+ * All jobs of a group are one launch whatever their types: a unit is up to MT tiles of 16 rows of one job. One block a multiprocessor; its
  * warps divide C by 256 columns, and take turns where C is longer than that: then x is read again for each turn, and MT is 2 where a
  * multiprocessor has as many tiles. A warp streams its parts of W (256 columns of a tile, 128 of 8 bits, 64 plain) from unit to
  * unit without a stop through a ring of its own in shared memory.
@@ -24,6 +24,9 @@ enum { SLICE = 256, GROUPS = SLICE / 32, DEPTH_MOST = 4 };
 /* Registers: the sums of two tiles leave room for fewer warps, in fours. */
 template <int MT> struct block_size { enum { warps = MT == 1 ? 16 : 12 }; };
 
+/* Tiles of the unit that begins at row o. */
+template <int MT> __device__ __forceinline__ int tiles_of(const struct job &q, int o) { return MT > 1 && min((int)q.O - o, q.unit_rows) > ROWS ? MT : 1; }
+
 /* A warp's requests for W: what comes next, and where it goes. Four lanes share a row: lane >> 2, and the one 8 further on. */
 template <int MT> struct requests {
     const struct units &all;
@@ -37,12 +40,12 @@ template <int MT> struct requests {
 
     __device__ __forceinline__ void tile(void) {
         const struct job &q = all.j[which];
-        const int o = ((u - all.first[which]) * MT + m) * ROWS;
-        row = q.w + (int64_t)(o + (lane >> 2)) * q.row_bytes, last = min((int)q.O - 1 - o, ROWS - 1);
+        const int o = (u - all.first[which]) * q.unit_rows + m * ROWS;
+        row = q.w + (int64_t)(o + (lane >> 2)) * (int)q.row_bytes, last = min((int)q.O - o, min(q.unit_rows, ROWS)) - 1;
     }
     __device__ __forceinline__ void enter(void) {
         if (u >= end) return;
-        which = job_at(all, u);
+        while (u >= all.first[which + 1]) which++;
         turn = m = part = 0;
         tile();
     }
@@ -53,7 +56,7 @@ template <int MT> struct requests {
     __device__ __forceinline__ void copy_pieces(uint32_t to, int at) const {
         const struct job &q = all.j[which];
         const int r = lane >> 2, c = (lane & 3) * 16, end = q.pieces * 16, space = q.row_space;
-        const uint8_t *first = row + at + c, *second = first + 8 * q.row_bytes;
+        const uint8_t *first = row + at + c, *second = first + 8 * (int)q.row_bytes;
         to += r * space + c;
         for (int p = c; p < end; p += 64, to += 64, first += 64, second += 64) {
             if (r <= last) asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(first), "l"(once) : "memory");
@@ -82,7 +85,7 @@ template <int MT> struct requests {
             else copy_bytes(to, at);
             if (++part == q.parts) {
                 part = 0;
-                if (MT > 1 && ++m < MT) tile();
+                if (MT > 1 && ++m < tiles_of<MT>(q, (u - all.first[which]) * q.unit_rows)) tile();
                 else if (m = 0, warp + ++turn * warps < all.slices) { if (MT > 1) tile(); }
                 else u++, enter();
             }
@@ -290,7 +293,7 @@ template <typename T, int MT, int NT> __global__ void __launch_bounds__(block_si
     const int from = blockIdx.x * all.per_block, to = min(from + all.per_block, all.first[all.n]);
     const uint8_t *mine = shared + warp * all.depth * all.slot_bytes;
     float *sums = (float *)(shared + warps * all.depth * all.slot_bytes);
-    struct requests<MT> w = {all, warp, warps, lane, (uint32_t)__cvta_generic_to_shared(mine), 0, from, to};
+    struct requests<MT> w = {all, warp, warps, lane, (uint32_t)__cvta_generic_to_shared(mine), 0, from, to, 0, 0, 0, 0, job_at(all, from)};
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(w.once));
     w.enter();
     for (int d = 0; d < all.depth; d++) w.next(); /* W is nobody's output: it can be asked for early */
@@ -300,20 +303,22 @@ template <typename T, int MT, int NT> __global__ void __launch_bounds__(block_si
 
     struct columns<T, NT> x;
     x.slice = -1;
-    int slot = 0;
+    int slot = 0, which = job_at(all, from);
     for (int u = from; u < to; u++) {
-        const int which = job_at(all, u), o = (u - all.first[which]) * MT * ROWS;
+        while (u >= all.first[which + 1]) which++;
+        const int o = (u - all.first[which]) * all.j[which].unit_rows;
         struct tile i = {which, o, warp, g, t};
         float acc[MT][NT][4] = {};
         for (; i.slice < all.slices; i.slice += warps) {
             if (x.slice != i.slice) x.load(all.j[0], i.slice, g, t), x.add_up(g, t);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
+                if (m >= tiles_of<MT>(all.j[which], o)) break;
                 i.o = o + m * ROWS;
                 multiply_any<T, MT, NT>(acc[m], i, x, w, mine, &slot);
             }
         }
-        finish_unit<MT, NT>(all.j[which], o, sums + (u & 1) * warps * NT * 8 * sums_of<MT>::ld, acc, warps, warp, lane);
+        finish_unit<MT, NT>(all.j[which], u, o, sums, acc, warps, warp, lane);
     }
 }
 
@@ -334,6 +339,16 @@ static void measure(struct job *q) {
     if (q->w_dt == DT_Q4_K || q->w_dt == DT_Q5_K) q->row_space = (q->pieces + 1) / 4 * 64 + 32; /* .. and pairs of words of 4 rows */
 }
 
+/* The rows of a group's A are several times as long as those of a quantised W: units of fewer of them go to more multiprocessors, where
+ * that leaves none with more units. */
+static void spread_small(struct units *all) {
+    const struct units before = *all;
+    for (int i = 0; i < all->n; i++)
+        if (!dtype_quantised(all->j[i].w_dt) && all->j[i].O <= 4 * ROWS) all->j[i].unit_rows = ROWS / 4;
+    number_units(all);
+    if (all->per_block > before.per_block) *all = before;
+}
+
 template <typename T, int MT, int NT> static err launch_stored(const struct job *q, int n) {
     enum { SUMS = 2 * NT * 8 * sums_of<MT>::ld * (int)sizeof(float) };
     struct units all = {};
@@ -344,6 +359,7 @@ template <typename T, int MT, int NT> static err launch_stored(const struct job 
         measure(&all.j[i]);
         if (all.j[i].row_space * ROWS > all.slot_bytes) all.slot_bytes = all.j[i].row_space * ROWS;
     }
+    spread_small(&all);
     all.slices = (int)((q->C + SLICE - 1) / SLICE);
     const int turns = (all.slices + block_size<MT>::warps - 1) / block_size<MT>::warps;
     int warps = (all.slices + turns - 1) / turns; /* as many as take the fewest turns */
