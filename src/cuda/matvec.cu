@@ -14,7 +14,7 @@
  * n = 4 on it is bound by arithmetic and L1, not by memory.
  *
  * Every sum has a fixed order that depends on the shape alone, so results repeat bit for bit.
- * Refused by cuda_matvec_takes: n > 16, C no multiple of the block (of 8 for plain types), Q2_K and Q3_K. W must be 16-byte aligned
+ * Refused by cuda_matvec_takes: n > 16, C no multiple of the block (of 8 for plain types), Q2_K. W must be 16-byte aligned
  * and, if plain, its rows too; x and y need only their own type's alignment. */
 #include "cuda/matvec.cuh"
 

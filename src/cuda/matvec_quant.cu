@@ -191,7 +191,7 @@ template <int DT, typename T, int NT> __device__ __forceinline__ struct scales<D
     struct scales<DT> s;
     if constexpr (quant<DT>::sixteenths) {
 #pragma unroll
-        for (int i = 0; i < s.n / 4; i++) s.a[i] = line16(at.a, 64 * i + 16 * at.t), s.b[i] = line16(at.b, 64 * i + 16 * at.t);
+        for (int i = 0; i < s.n / 4; i++) s.a[i] = line16<DT>(at.a, 64 * i + 16 * at.t), s.b[i] = line16<DT>(at.b, 64 * i + 16 * at.t);
     } else {
         float high[4] = {}, low[4] = {};
 #pragma unroll

@@ -8,7 +8,7 @@
  * codes alone are not: they are rounded to T, once, where the way over dequant.cu rounds code * absmax to T: the same size of
  * error for each weight. As bf16, integers of up to 5 bits are left excess<>() too large: two of them become floats by one byte
  * permutation, and what is too much is scale * excess * sum x, which goes with the offset (f16's excess would be 1024, too much for
- * what the sums then lose). Q6_K has a scale each 16 weights
+ * what the sums then lose). Q3_K and Q6_K have a scale each 16 weights
  * (quant<>::sixteenths): line16(), and no excess.
  *
  * Tables are looked up by byte permutation: one prmt takes four of 8 bytes, by the low 16 bits of its selector; two and one more
@@ -35,6 +35,7 @@ template <> struct quant<DT_Q5_1> : traits<INTEGERS, 0, true> {};
 template <> struct quant<DT_Q8_0> : traits<INTEGERS, 128, false, 128> {};
 template <> struct quant<DT_Q4_K> : traits<INTEGERS, 0, true> {};
 template <> struct quant<DT_Q5_K> : traits<INTEGERS, 0, true> {};
+template <> struct quant<DT_Q3_K> : traits<INTEGERS, 4, false> { static constexpr bool sixteenths = true; };
 template <> struct quant<DT_Q6_K> : traits<INTEGERS, 32, false> { static constexpr bool sixteenths = true; };
 template <> struct quant<DT_IQ4_NL> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_IQ4_XS> : traits<TABLE, 0, false> {};
@@ -88,7 +89,12 @@ template <int DT> HD uint2 codes8(const uint8_t *p, int j, int t) {
         return make_uint2(q.x ^ 0x80808080u, q.y ^ 0x80808080u);
     } else if constexpr (DT == DT_E4M3) return two_words<words>(b + 4 + (j & 32) + 8 * t);
     else if constexpr (DT == DT_Q6_K) return make_uint2(q6_quants(b, j + 8 * t), q6_quants(b, j + 8 * t + 4));
-    else {
+    else if constexpr (DT == DT_Q3_K) {
+        const int g = j >> 5, up = 2 * (g & 3);
+        const uint8_t *low = b + 32 + 32 * (g >> 2) + 8 * t;
+        const uint2 q = two_words<words>(low), high = two_words<words>(b + 8 * t);
+        return make_uint2((q.x >> up & 0x03030303u) | byte_bits(high.x, g, 2), (q.y >> up & 0x03030303u) | byte_bits(high.y, g, 2));
+    } else {
         const int g = j >> 5, up = 4 * (g & 1);
         uint2 q = *(const uint2 *)(b + (DT == DT_Q5_K ? 48 : 16) + j / 64 * 32 + 8 * t);
         q = make_uint2(q.x >> up & 0x0F0F0F0Fu, q.y >> up & 0x0F0F0F0Fu);
@@ -207,7 +213,14 @@ template <typename T, int DT> HD void line32(const uint8_t *p, int j, float *sca
     } else *scale = half_f32(load_u16(b));
 }
 
-/* Q6_K: of the 16 weights from j on. */
-HD float line16(const uint8_t *b, int j) { return mul_rn(half_f32(load_u16(b + 208)), (float)(int8_t)b[192 + (j >> 4)]); }
+/* Q3_K, Q6_K: of the 16 weights from j on. */
+template <int DT> HD float line16(const uint8_t *b, int j) {
+    const int k = j >> 4;
+    if constexpr (DT == DT_Q6_K) return mul_rn(half_f32(load_u16(b + 208)), (float)(int8_t)b[192 + k]);
+    else {
+        const int sc = (k < 8 ? b[96 + k] & 15 : b[88 + k] >> 4) | (b[104 + (k & 3)] >> 2 * (k >> 2) & 3) << 4;
+        return mul_rn(half_f32(load_u16(b + 108)), (float)(sc - 32));
+    }
+}
 
 #endif
