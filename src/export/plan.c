@@ -47,8 +47,10 @@ static const struct weight *weight_in(const struct model *m, const struct tensor
     return w || !again || !m->shape.tied ? w : model_weight(m, "token_embd.weight");
 }
 
-static const char *hf_name(arena *mem, const struct weight *w) {
-    return arena_printf(mem, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
+/* An encoder without a head is saved under its own names, not as a part ("bert.") of a model with one. */
+static const char *hf_name(const struct model *m, arena *mem, const struct weight *w) {
+    const char *dot = m->family->encoder ? strchr(w->module, '.') : NULL;
+    return arena_printf(mem, "%s%s", dot ? dot + 1 : w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
 }
 
 /* What the adapter does to it. w NULL: nobody's. */
@@ -196,7 +198,7 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
     TRY(crossing_to_hf(m)); /* random weights too: their config.json is made */
     if (m->gguf) TRY(no_strangers(m, "a Hugging Face folder"));
     for (int i = 0; i < m->n; i++) {
-        const char *name = hf_name(&l->mem, &m->w[i]);
+        const char *name = hf_name(m, &l->mem, &m->w[i]);
         if (!name) return out_of_memory();
         struct item it = from_weight(m, &m->w[i], name, d, type, false);
         move_rows(&it, m->w[i].rope_heads, false);
@@ -258,6 +260,11 @@ static err add_positions(struct items *l, const struct model *m) {
     return OK;
 }
 
+/* Small tables that are looked up: f32, as llama.cpp has them. */
+static bool is_table(const char *name) {
+    return !strcmp(name, "position_embd.weight") || !strcmp(name, "token_types.weight") || str_ends(name, "attn_rel_b.weight");
+}
+
 static err plan_made(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
     struct model twin;
     TRY(crossing_to_gguf(m));
@@ -266,8 +273,7 @@ static err plan_made(struct items *l, const struct model *m, const struct deltas
     for (int i = 0; i < m->n && !e; i++) {
         const struct weight *w = &m->w[i];
         struct item it = from_weight(m, w, w->name, d, DT_F32, true);
-        if (w->nd == 2 && strcmp(w->name, "position_embd.weight") != 0)
-            it.t.dt = type_of(m, &it, w->name, type); /* positions: f32, as llama.cpp's */
+        if (w->nd == 2 && !is_table(w->name)) it.t.dt = type_of(m, &it, w->name, type);
         move_rows(&it, heads_of(&twin, w->name), true);
         take_whole(&it, d, w, true, heads_of(&twin, w->name));
         list_add(l, it);

@@ -59,7 +59,7 @@ static err open_tokenizer(struct run *r) {
     if (!*r->cfg->chat_template) return OK;
     str source = {0};
     err e = chat_template_load(r->cfg->chat_template, &source);
-    if (!e) e = tokenizer_set_template(r->tok, source.p ? source.p : "");
+    if (!e) e = tokenizer_set_template(r->tok, source.p ? source.p : "", r->cfg->chat_template);
     str_free(&source);
     return e;
 }

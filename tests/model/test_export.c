@@ -457,14 +457,14 @@ static void test_families(void **state) {
 }
 
 /* Families whose models go to the other format, and its adapters' merges with them. */
-static const char *const crossing[] = {"llama_linear", "llama_3_v4",   "mistral_full", "qwen2",  "qwen3", "smollm3",
-                                       "phi3",         "phi3_long_v4", "gemma2",       "gemma3", "gpt2"};
-enum { N_CROSSING = sizeof crossing / sizeof *crossing };
+static const char *const crossing[] = {"llama_linear", "llama_3_v4", "mistral_full", "qwen2", "qwen3", "smollm3", "phi3",
+                                       "phi3_long_v4", "gemma2",     "gemma3",       "gpt2",  "t5",    "bert"};
+enum { N_CROSSING = sizeof crossing / sizeof *crossing, N_DECODERS = N_CROSSING - 2 /* of the others test_families.c reads both formats */ };
 
 /* Merged into the other format, from either: PyTorch's logits of base and adapter. */
 static void test_crossed_logits(void **state) {
     (void)state;
-    for (int i = 0; i < 2 * N_CROSSING; i++) {
+    for (int i = 0; i < 2 * N_DECODERS; i++) {
         const char *hf = arena_printf(&names, GOLDEN "/families/%s", crossing[i / 2]), *gguf = arena_printf(&names, "%s/model.gguf", hf),
                    *to = i % 2 ? "hf" : "gguf", *out = at(i % 2 ? "across" : "across.gguf");
         struct tensors expected;
@@ -589,8 +589,9 @@ static void test_crossed_and_back(void **state) {
         json_decref(export_((struct export_request){.base = at("middle.gguf"), .to = "hf", .type = type, .out = at("last")}));
         must(tensors_open(at("first"), &a));
         must(tensors_open(at("last"), &b));
-        assert_int_equal(a.n, b.n);
+        assert_int_equal(a.n, b.n + (strcmp(name, "bert") ? 0 : 2)); /* less the pooler, which nobody here computes */
         for (int k = 0; k < a.n; k++) {
+            if (strstr(a.t[k].name, "pooler.")) continue;
             const struct tensor *t = fixture(&b, a.t[k].name);
             assert_true(t->nd == a.t[k].nd && t->d[0] == a.t[k].d[0] && t->d[1] == a.t[k].d[1] && t->dt == type &&
                         t->bytes == a.t[k].bytes);
@@ -616,7 +617,7 @@ static void test_keys_of_gguf(void **state) {
             double x, y;
             const char *key = want.meta->kv[k].key, *s = gguf_str(want.meta, key);
             if (s && (!gguf_str(have.meta, key) || strcmp(s, gguf_str(have.meta, key)))) flunk("%s: %s is not %s", crossing[i], key, s);
-            if (s || !gguf_f64(want.meta, key, &x)) continue;
+            if (s || !gguf_f64(want.meta, key, &x) || !strcmp(key, "t5.context_length")) continue; /* config.json has none */
             if (!gguf_f64(have.meta, key, &y) || fabs(x - y) > 1e-6 * fabs(x)) flunk("%s: %s is not %.9g", crossing[i], key, x);
         }
         assert_int_equal(want.n, have.n);
@@ -644,7 +645,7 @@ static const char wide_gpt2[] =
 
 static void test_no_crossing(void **state) {
     (void)state;
-    static const char *const refused[][2] = {{"t5", "a t5 model cannot be written as GGUF from the other format (llama, "},
+    static const char *const refused[][2] = {{"t5_gated_v4", "GGUF cannot say its greatest relative distance (20, and 128 would be read)"},
                                              {"mistral_v4", "GGUF cannot say its sliding windows: layer 0's (4, and 0 would be read)"},
                                              {"qwen2_window_v4", "GGUF cannot say its sliding windows: layer 1's (4, and 0"},
                                              {"qwen3_bias", "qwen3 files have no place for blk.0.attn_k.bias"},
@@ -652,13 +653,6 @@ static void test_no_crossing(void **state) {
                                              {"llama_yarn", "yarn with beta_fast 2 and beta_slow 1"}};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         no_export(arena_printf(&names, GOLDEN "/families/%s", refused[i][0]), "gguf", E_UNSUPPORTED, refused[i][1]);
-    no_export(GOLDEN "/families/bert/model.gguf", "hf", E_UNSUPPORTED, "a bert model cannot be written as a Hugging Face folder");
-    json_t *report;
-    export_one(
-        &(struct export_request){.base = "random:1:q8_0", .base_config = GOLDEN "/families/t5/config.json", .to = "hf", .out = at("no")},
-        &report);
-    assert_non_null(strstr(err_text(), "a t5 model cannot be written as a Hugging Face folder"));
-    json_decref(report);
     /* quantised matrices that would have to be turned, and the way out that the message names */
     must(file_write(at("wide.json"), wide_gpt2, sizeof wide_gpt2 - 1));
     json_decref(export_((struct export_request){
