@@ -11,18 +11,31 @@
 #define CYC_CORE_PARAMS_H
 #include "core/prog.h"
 
-enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */ };
+enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
+                  INIT_ROWS /* of a table: each slice's `of` */ };
 
 /* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it).
  * All zero: x. */
 struct file_form { float times, less; };
 
+/* Rows of a table of the base, as it is stored, times `scale`. Row k is that of ids[k % n_ids]; without ids each is drawn from all. */
+struct table_rows {
+    const void *table;
+    dtype dt;
+    int64_t n;
+    float scale;
+    int n_ids;
+    const int32_t *ids;
+};
+
 struct param_slice {
     const char *name;   /* in the adapter's file, e.g. "model.layers.0.self_attn.q_proj.lora_A.weight" */
     int64_t row0, rows; /* rows of the parameter */
-    int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
+    int64_t column0, columns; /* columns > 0: the file's tensor has so many, of which the parameter is those from column0 on */
+    int rope_heads;     /* > 0: rows (of such a slice: columns) are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
     const float *from;  /* of INIT_COPY: the base's own values, in the order of memory */
+    struct table_rows of; /* of INIT_ROWS */
     struct file_form form;
 };
 

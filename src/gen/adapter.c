@@ -75,7 +75,7 @@ static bool takes_more(const struct model *m, const struct structure *st, const 
 /* Words such as all-linear are written as the endings that they took, as PEFT does; where these would take more than that
  * (GPT-2's attention and MLP both have a c_proj), as whole names. */
 static err name_modules(struct structure *st, const struct model *m, int modules) {
-    if (!take_word(st->method->targets(st->settings)->of.take)) return OK; /* names and expressions are written as they are */
+    if (!st->method->targets || !take_word(st->method->targets(st->settings)->of.take)) return OK; /* names and expressions are written as they are */
     const char **list[2];
     for (int k = 0; k < 2; k++)
         if (!(list[k] = arena_alloc(&st->mem, (size_t)modules * sizeof **list + 1))) return fail(E_MEMORY, "out of memory");
@@ -85,24 +85,37 @@ static err name_modules(struct structure *st, const struct model *m, int modules
     return OK;
 }
 
+/* The method's own copy of its settings, with what it wants to know of the base. */
+static err fit_settings(struct structure *st, const struct model *m, const void *settings) {
+    const struct peft_method *method = st->method;
+    const struct shape *z = &m->shape;
+    const struct base_sizes base = {z->layers, z->width, z->heads, z->kv_heads, z->head_dim, z->vocab, z->interleaved, m->family->seq2seq};
+    TRY(method->check(settings));
+    void *copy = arena_alloc(&st->mem, method->settings);
+    if (!copy) return fail(E_MEMORY, "out of memory");
+    st->settings = memcpy(copy, settings, method->settings);
+    TRY(method->fit ? method->fit(copy, &base) : OK);
+    st->virtual_tokens = method->virtual_tokens ? method->virtual_tokens(copy) : 0;
+    return OK;
+}
+
 err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules) {
     *st = (struct structure){.method = method};
     if (!method) return OK;
     st->fan_in_fan_out = m->shape.conv1d;
     st->seq2seq = m->family->seq2seq;
-    TRY(method->check(settings));
-    void *copy = arena_alloc(&st->mem, method->settings);
-    if (!copy) return fail(E_MEMORY, "out of memory");
-    st->settings = memcpy(copy, settings, method->settings);
     struct program probe; /* emitting the forward lays down the parameters */
-    err e = program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
-    if (!e) program_free(&probe);
+    err e = fit_settings(st, m, settings);
+    if (!e) {
+        e = program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
+        if (!e) program_free(&probe);
+    }
     param_seal(&st->params);
     int n = 0;
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices; k++) n += str_ends(st->params.p[i].slice[k].name, method->mark);
-    if (modules) *modules = n;
-    if (!e && !n) e = no_match(m, st);
+    if (modules) *modules = method->targets ? n : 0;
+    if (!e && !n && method->targets) e = no_match(m, st);
     if (!e) e = name_modules(st, m, n);
     if (e) structure_free(st);
     return e;
@@ -163,12 +176,31 @@ err adapter_check_base(const char *folder, const struct model *m) {
 }
 
 /* --- tensors ----------------------------------------------------------------------------------------------------- */
+static int64_t columns_of(const struct param *p) { return p->nd > 1 ? p->d[1] : 1; }
+
 /* Where file row `row` lies in memory. Files have RoPE pairs half a head apart, GGUF's order has them side by side. */
 static int64_t memory_row(const struct param_slice *s, int64_t row) {
-    return s->row0 + (s->rope_heads ? rope_row_in_pairs(row, s->rows / s->rope_heads) : row);
+    return s->row0 + (s->rope_heads && !s->columns ? rope_row_in_pairs(row, s->rows / s->rope_heads) : row);
 }
 
-static int64_t columns_of(const struct param *p) { return p->nd > 1 ? p->d[1] : 1; }
+/* The same of the columns of a slice that is some of a tensor's. */
+static int64_t memory_column(const struct param *p, const struct param_slice *s, int64_t column) {
+    return s->rope_heads ? rope_row_in_pairs(column, p->d[1] / s->rope_heads) : column;
+}
+
+static int64_t file_columns(const struct param *p, const struct param_slice *s) { return s->columns ? s->columns : columns_of(p); }
+
+/* A file's tensor may be several slices, columns of it: the one that begins it stands for it. */
+static bool begins_tensor(const struct param_slice *s) { return s->column0 == 0; }
+
+static int count_tensors(const struct param_set *set) {
+    int n = 0;
+    for (int i = 0; i < set->n; i++)
+        for (int k = 0; k < set->p[i].n_slices; k++) n += begins_tensor(&set->p[i].slice[k]);
+    return n;
+}
+
+void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) { snprintf(name, 512, "%s%s", st->method->bare ? "" : PREFIX, s->name); }
 
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
     return (float *)weights + p->off / 4 + memory_row(s, row) * columns_of(p);
@@ -185,29 +217,42 @@ static void to_file(const struct file_form *f, float *x, int64_t n) {
     for (int64_t i = 0; i < n && !plain(f); i++) x[i] = x[i] / (f->times != 0 ? f->times : 1) - f->less;
 }
 
-static err read_slice(const struct tensors *ts, const struct param *p, const struct param_slice *s, float *weights) {
+static err read_slice(const struct tensors *ts, const struct structure *st, const struct param *p, const struct param_slice *s, float *weights) {
+    const int64_t columns = file_columns(p, s);
     char name[512];
-    snprintf(name, sizeof name, "%s%s", PREFIX, s->name);
+    adapter_tensor_name(st, s, name);
     const struct tensor *t = tensors_find(ts, name);
     if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
-    if (t->nd != p->nd || t->d[0] != s->rows || (p->nd > 1 && t->d[1] != p->d[1]))
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)columns_of(p));
+    if (t->nd != p->nd || t->d[0] != s->rows || (p->nd > 1 && t->d[1] != columns))
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)columns);
     TRY(tensor_readable(ts, t));
-    const size_t bytes = dtype_row_bytes(t->dt, columns_of(p));
-    for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, adapter_row(p, s, weights, r), columns_of(p));
+    const size_t bytes = dtype_row_bytes(t->dt, columns);
+    float *row = s->columns ? malloc((size_t)columns * sizeof *row) : NULL;
+    if (s->columns && !row) return fail(E_MEMORY, "out of memory");
+    for (int64_t r = 0; r < s->rows; r++) {
+        float *to = adapter_row(p, s, weights, r);
+        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row ? row : to, columns);
+        for (int64_t c = 0; row && c < p->d[1]; c++) to[memory_column(p, s, c)] = row[s->column0 + c];
+    }
+    free(row);
     if (p->nd == 1) from_file(&s->form, weights + p->off / 4 + s->row0, s->rows);
     return OK;
 }
 
+static const char *file_apart(const struct structure *st) { return st->method->apart ? st->method->apart(st->settings) : NULL; }
+
 err adapter_read(const char *folder, const struct structure *st, float *weights) {
     char path[4096];
     struct tensors ts;
-    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+    const char *apart = file_apart(st);
+    snprintf(path, sizeof path, "%s/%s", folder, apart ? apart : "adapter_model.safetensors");
+    if (apart && !path_exists(path))
+        return fail(E_USAGE, "%s holds what its training came to, but not what it went on from: %s is missing", folder, apart);
     TRY(tensors_open(path, &ts));
     err e = OK;
-    int n = 0;
+    const int n = count_tensors(&st->params);
     for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices && !e; k++, n++) e = read_slice(&ts, &st->params.p[i], &st->params.p[i].slice[k], weights);
+        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) e = read_slice(&ts, st, &st->params.p[i], &st->params.p[i].slice[k], weights);
     if (!e && ts.n != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", path, ts.n, n);
     tensors_close(&ts);
     return e;
@@ -242,8 +287,16 @@ static err write_config(const char *path, const struct structure *st, const char
     return e;
 }
 
-/* A slice as the file has it: where it lies, or, where RoPE's rows change places or a number is taken off, a copy in mem. */
+/* The columns of a slice into a tensor as the file has it. */
+static void put_columns(const struct param *p, const struct param_slice *s, const float *weights, float *to) {
+    for (int64_t r = 0; r < s->rows; r++)
+        for (int64_t c = 0; c < p->d[1]; c++) to[r * s->columns + s->column0 + c] = adapter_row(p, s, weights, r)[memory_column(p, s, c)];
+}
+
+/* A slice as the file has it: where it lies, or, where RoPE's rows change places or a number is taken off, a copy in mem. Of a tensor of which
+ * it is the first columns: all of it, to be filled. */
 static const float *file_rows(const struct param *p, const struct param_slice *s, const float *weights, arena *mem) {
+    if (s->columns) return arena_alloc(mem, (size_t)(s->columns * s->rows) * sizeof(float));
     if (!s->rope_heads && plain(&s->form)) return adapter_row(p, s, weights, 0);
     const int64_t columns = columns_of(p);
     float *copy = arena_alloc(mem, (size_t)(columns * s->rows) * sizeof *copy + 1);
@@ -252,23 +305,37 @@ static const float *file_rows(const struct param *p, const struct param_slice *s
     return copy;
 }
 
+static err write_made(const char *folder, const struct structure *st, const float *weights, arena *mem) {
+    struct made_matrix m;
+    TRY(st->method->made(st->settings, &st->params, weights, mem, &m));
+    const struct tensor t = {.name = m.name, .dt = DT_F32, .nd = 2, .d = {m.rows, m.columns}, .data = m.data, .bytes = (size_t)(m.rows * m.columns) * 4};
+    return safetensors_write(arena_printf(mem, "%s/adapter_model.safetensors", folder), &t, 1);
+}
+
+static err make_tensor(const struct structure *st, const struct param *p, const struct param_slice *s, const float *weights, arena *mem, struct tensor *t) {
+    char name[512];
+    adapter_tensor_name(st, s, name);
+    const int64_t columns = file_columns(p, s);
+    *t = (struct tensor){.name = arena_str(mem, name), .dt = DT_F32, .nd = p->nd, .d = {s->rows, columns}, .data = file_rows(p, s, weights, mem), .bytes = (size_t)(s->rows * columns) * 4};
+    return t->data && t->name ? OK : fail(E_MEMORY, "out of memory");
+}
+
 err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model) {
     arena mem = {0};
-    err e = OK;
-    int n = 0, at = 0;
-    for (int i = 0; i < st->params.n; i++) n += st->params.p[i].n_slices;
+    const int n = count_tensors(&st->params);
     struct tensor *t = arena_alloc(&mem, (size_t)n * sizeof *t + 1);
-    if (!t) e = fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices && !e; k++, at++) {
+    err e = t ? OK : fail(E_MEMORY, "out of memory");
+    for (int i = 0, at = -1; i < st->params.n && !e; i++)
+        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
             const struct param *p = &st->params.p[i];
             const struct param_slice *s = &p->slice[k];
-            const float *rows = file_rows(p, s, weights, &mem);
-            t[at] = (struct tensor){.name = arena_printf(&mem, "%s%s", PREFIX, s->name), .dt = DT_F32, .nd = p->nd, .d = {s->rows, columns_of(p)}, .data = rows, .bytes = (size_t)(s->rows * columns_of(p)) * 4};
-            if (!rows || !t[at].name) e = fail(E_MEMORY, "out of memory");
+            if (begins_tensor(s)) e = make_tensor(st, p, s, weights, &mem, &t[++at]);
+            if (!e && s->columns) put_columns(p, s, weights, (float *)t[at].data);
         }
+    const char *apart = file_apart(st);
     if (!e) e = dir_make(folder);
-    if (!e) e = safetensors_write(arena_printf(&mem, "%s/adapter_model.safetensors", folder), t, n);
+    if (!e) e = safetensors_write(arena_printf(&mem, "%s/%s", folder, apart ? apart : "adapter_model.safetensors"), t, n);
+    if (!e && apart) e = write_made(folder, st, weights, &mem);
     if (!e) e = write_config(arena_printf(&mem, "%s/adapter_config.json", folder), st, base_model);
     arena_free(&mem);
     return e;

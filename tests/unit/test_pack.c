@@ -90,15 +90,15 @@ static void passes(void **state) {
     int first[9];
     for (int i = 0; i < 8; i++) add(&r, 1, length[i] - 1);
     for (int i = 0; i < 8; i++) row[i] = &r.r[i];
-    assert_int_equal(pack_plan(row, 8, 8, 8, first), 3);
+    assert_int_equal(pack_plan(row, 8, 0, 8, 8, first), 3);
     SAME(first, 0, 3, 4, 8);
-    assert_int_equal(pack_plan(row, 8, 8, 3, first), 4);
+    assert_int_equal(pack_plan(row, 8, 0, 8, 3, first), 4);
     SAME(first, 0, 3, 4, 7, 8);
-    assert_int_equal(pack_plan(row, 8, 8, 1, first), 8);
+    assert_int_equal(pack_plan(row, 8, 0, 8, 1, first), 8);
     SAME(first, 0, 1, 2, 3, 4, 5, 6, 7, 8);
-    assert_int_equal(pack_plan(row, 8, 1000, 1000, first), 1);
+    assert_int_equal(pack_plan(row, 8, 0, 1000, 1000, first), 1);
     SAME(first, 0, 8);
-    assert_int_equal(pack_plan(row, 0, 8, 8, first), 0);
+    assert_int_equal(pack_plan(row, 0, 0, 8, 8, first), 0);
     SAME(first, 0);
     rows_free(&r);
 }

@@ -5,6 +5,8 @@ Run:  python tests/golden/make/methods.py [case ...]     (torch, transformers, p
 
 <case>/adapter/                 as PEFT saves it, every trained number away from where it begins
 <case>/fresh/                   where a fresh one begins, of methods that begin elsewhere than at the base (PiSSA, ...)
+<case>/adapter/prompt_encoder.safetensors   of P-tuning: what its prompt is made by; the names are those of PEFT's modules. Its adapter_config.json
+                                says that it is being trained (inference_mode false)
 <case>/expected.safetensors     as tiny_llama's: a batch, logits, nll, loss, gradients, ten AdamW steps, greedy text. In double. Vectors are not decayed.
 
 tests/model/test_methods.c has the same list of cases, with the base of each.
@@ -16,7 +18,9 @@ import families
 import oracle
 import tiny_llama
 from oracle import f32, i32, torch
-from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, get_peft_model
+from peft import (IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
+                  get_peft_model)
+from transformers import GenerationConfig
 
 OUT = os.path.join(oracle.GOLDEN, "methods")
 NORMS = ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm", "norm"]
@@ -27,12 +31,28 @@ CASES = {
     "ln_gpt2": ("families/gpt2", LNTuningConfig(task_type="CAUSAL_LM", target_modules=["ln_1", "ln_2", "ln_f"])),
     "bitfit": ("tiny_llama/bias", "bias"),
     "bitfit_qwen2": ("families/qwen2", "bias"),
+    "prompt": ("tiny_llama/tied_gqa", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
+    "prompt_gemma2": ("families/gemma2", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, prompt_tuning_init="SAMPLE_VOCAB")),
+    "prompt_gpt2": ("families/gpt2", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
+    "ptuning": ("tiny_llama/tied_gqa", PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=24)),
+    "ptuning_qwen2": ("families/qwen2", PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=20)),
+    "prefix": ("tiny_llama/tied_gqa", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
+    "prefix_linear": ("families/llama_linear", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
+    "prefix_gemma2": ("families/gemma2", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
+    "prefix_gpt2": ("families/gpt2", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
 }
+ENCODER = "prompt_encoder.safetensors"
+
+
+def is_prompt(config):
+    return config != "bias" and config.is_prompt_learning
 
 
 def trained(m):
     """{name in an adapter file: parameter}, in the model's order."""
     prefix = "" if isinstance(m, PeftModel) else "base_model.model."
+    if isinstance(m, PeftModel) and m.active_peft_config.peft_type in ("PROMPT_TUNING", "PREFIX_TUNING"):
+        return {"prompt_embeddings": m.prompt_encoder["default"].embedding.weight}
     return {prefix + n.replace(".default", ""): p for n, p in m.named_parameters() if p.requires_grad}
 
 
@@ -52,6 +72,10 @@ def fresh(base, config):
 def save(m, config, path, base):
     if config != "bias":
         oracle.save_adapter(m, path, base="tests/golden/" + base)
+        if config.peft_type == "P_TUNING":
+            oracle.save(os.path.join(path, ENCODER), {n: p.detach() for n, p in trained(m).items()})
+            c = oracle.json.load(open(os.path.join(path, "adapter_config.json")))
+            oracle.write_json(os.path.join(path, "adapter_config.json"), c | {"inference_mode": False})
         return
     oracle.save(os.path.join(path, "adapter_model.safetensors"), {n: p.detach() for n, p in trained(m).items()})
     oracle.write_json(os.path.join(path, "adapter_config.json"), {"peft_type": "BITFIT", "base_model_name_or_path": "tests/golden/" + base, "task_type": "CAUSAL_LM", "target_modules": None})
@@ -59,20 +83,35 @@ def save(m, config, path, base):
 
 def loaded(base, config, path):
     m = opened(base)
-    if config != "bias":
+    if config != "bias" and not is_prompt(config):
         return PeftModel.from_pretrained(m, path, is_trainable=True)
-    m = fresh(base, config)
-    saved = oracle.load_file(os.path.join(path, "adapter_model.safetensors"))
+    m = fresh(base, config)  # PEFT loads no soft prompt to train it on
+    encoder = os.path.join(path, ENCODER)
+    saved = oracle.load_file(encoder if os.path.exists(encoder) else os.path.join(path, "adapter_model.safetensors"))
     with torch.no_grad():
         for n, p in trained(m).items():
             p.copy_(saved[n])
     return m
 
 
+def check_loaded(base, path, seqs, logits, prompts, ids):
+    """What PEFT loads of the folder says the same, and its own generate, with its cache, writes the same."""
+    m = PeftModel.from_pretrained(opened(base), path).eval()
+    with torch.no_grad():
+        got = torch.cat([m(input_ids=torch.tensor([q])).logits[0, -len(q):] for q in seqs])
+    assert (got - logits).abs().max() < 1e-5 * logits.abs().max(), (got - logits).abs().max()
+    m.base_model.config.use_cache = True
+    for p, want in zip(prompts, ids.tolist()):
+        got = m.generate(input_ids=torch.tensor([p]), attention_mask=torch.ones(1, len(p), dtype=torch.long),
+                         generation_config=GenerationConfig(max_new_tokens=families.NEW, do_sample=False, eos_token_id=2, pad_token_id=0, use_cache=True))
+        assert got[0, len(p):].tolist() == (want[:want.index(2) + 1] if 2 in want else want), (p, got, want)
+
+
 def case(name, seed):
     base, config = CASES[name]
     d = os.path.join(OUT, name)
     seqs, labels, w, prompts = families.batch(seed)
+    torch.manual_seed(seed)
     m = fresh(base, config)
     g = torch.Generator().manual_seed(100 * seed)
     with torch.no_grad():
@@ -80,14 +119,18 @@ def case(name, seed):
             p.add_(torch.randn(p.shape, generator=g) * (0.1 if p.dim() == 1 or ".lora_B" in n else p.shape[-1] ** -0.5))
     ad = os.path.join(d, "adapter")
     save(m, config, ad, base)
-    assert set(oracle.load_file(os.path.join(ad, "adapter_model.safetensors"))) == set(trained(m)), (set(oracle.load_file(os.path.join(ad, "adapter_model.safetensors"))) ^ set(trained(m)))
+    saved = set(oracle.load_file(os.path.join(ad, ENCODER if os.path.exists(os.path.join(ad, ENCODER)) else "adapter_model.safetensors")))
+    assert saved == set(trained(m)), saved ^ set(trained(m))
     tiny_llama.oracle.lora_params = trained
     tiny_llama.NEW = families.NEW
     m = loaded(base, config, ad).double()
     with families.double():
         gen = tiny_llama.generate(m, prompts)
         exact = tiny_llama.run(m, seqs, labels, w)
-    noise = tiny_llama.far(exact, tiny_llama.run(loaded(base, config, ad), seqs, labels, w))
+    plain = loaded(base, config, ad)
+    if is_prompt(config):
+        check_loaded(base, ad, seqs, exact["logits"], prompts, gen["gen.ids"])
+    noise = tiny_llama.far(exact, tiny_llama.run(plain, seqs, labels, w))
     assert noise["logits"]["rel"] < 1e-5 and noise["grad"]["rel"] < 1e-4, noise
     common = {"ids": i32(sum(seqs, [])), "cu_seqlens": families.cu_of(seqs), "labels": i32(sum(labels, [])), "weights": torch.tensor(sum(w, []), dtype=torch.float32)}
     oracle.save(os.path.join(d, "expected.safetensors"), {**common, **{k: f32(v) for k, v in exact.items()}, **gen})
