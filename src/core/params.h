@@ -14,9 +14,12 @@
 enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
                   INIT_ROWS /* of a table: each slice's `of` */ };
 
-/* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it).
- * All zero: x. */
-struct file_form { float times, less; };
+/* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it), as [n],
+ * [n, 1] or [1, n]. All zero: x, [n]. */
+struct file_form {
+    float times, less;
+    enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW } shape;
+};
 
 /* Rows of a table of the base, as it is stored, times `scale`. Row k is that of ids[k % n_ids]; without ids each is drawn from all. */
 struct table_rows {

@@ -27,8 +27,9 @@ static err no_match(const struct model *m, const struct structure *st) {
         if (!could_take(st->method, &m->w[i]) || !strstr(m->w[i].module, ".layers.0.")) continue;
         str_addf(&known, "%s%s", known.n ? ", " : "", strrchr(m->w[i].module, '.') + 1);
     }
-    err e = fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s", st->method->name, names.p ? names.p : "",
-                 t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p ? known.p : "no module");
+    err e = known.n ? fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s%s", st->method->name, names.p ? names.p : "",
+                           t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p, st->method->linears ? ", or use all-linear" : "")
+                    : fail(E_USAGE, "%s has nothing to train in this model: no layer has a %s", st->method->name, strrchr(st->method->mark, '.') + 1);
     str_free(&names);
     str_free(&known);
     return e;
@@ -208,6 +209,12 @@ float *adapter_row(const struct param *p, const struct param_slice *s, const flo
 
 static bool plain(const struct file_form *f) { return f->times == 0 && f->less == 0; }
 
+static struct tensor file_shape(const struct param *p, const struct param_slice *s) {
+    if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
+    if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
+    return (struct tensor){.nd = 2, .d = {s->rows, file_columns(p, s)}};
+}
+
 /* core/params.h */
 static void from_file(const struct file_form *f, float *x, int64_t n) {
     for (int64_t i = 0; i < n && !plain(f); i++) x[i] = (x[i] + f->less) * (f->times != 0 ? f->times : 1);
@@ -223,8 +230,9 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
     adapter_tensor_name(st, s, name);
     const struct tensor *t = tensors_find(ts, name);
     if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
-    if (t->nd != p->nd || t->d[0] != s->rows || (p->nd > 1 && t->d[1] != columns))
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)s->rows, (long long)columns);
+    const struct tensor want = file_shape(p, s);
+    if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
     TRY(tensor_readable(ts, t));
     const size_t bytes = dtype_row_bytes(t->dt, columns);
     float *row = s->columns ? malloc((size_t)columns * sizeof *row) : NULL;
@@ -275,9 +283,10 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
 }
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
-    json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1, "fan_in_fan_out", (int)st->fan_in_fan_out);
+    json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
+                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
     if (!j) return fail(E_MEMORY, "out of memory");
+    if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
@@ -315,8 +324,11 @@ static err write_made(const char *folder, const struct structure *st, const floa
 static err make_tensor(const struct structure *st, const struct param *p, const struct param_slice *s, const float *weights, arena *mem, struct tensor *t) {
     char name[512];
     adapter_tensor_name(st, s, name);
-    const int64_t columns = file_columns(p, s);
-    *t = (struct tensor){.name = arena_str(mem, name), .dt = DT_F32, .nd = p->nd, .d = {s->rows, columns}, .data = file_rows(p, s, weights, mem), .bytes = (size_t)(s->rows * columns) * 4};
+    *t = file_shape(p, s);
+    t->name = arena_str(mem, name);
+    t->dt = DT_F32;
+    t->data = file_rows(p, s, weights, mem);
+    t->bytes = (size_t)(s->rows * file_columns(p, s)) * 4;
     return t->data && t->name ? OK : fail(E_MEMORY, "out of memory");
 }
 

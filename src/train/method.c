@@ -40,8 +40,8 @@ static err pattern_json(const struct strs *l, const char *key, json_t *j) {
 static err lora_json(const struct side_config *c, const tokenizer *tok, json_t **out) {
     (void)tok;
     json_t *layers = json_array(), *ranks = json_object(), *alphas = json_object();
-    *out = json_pack("{s:I, s:f, s:f, s:b, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
-                          "init_lora_weights", c->lora_init, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
+    *out = json_pack("{s:I, s:f, s:f, s:b, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
+                          "bias", c->lora_bias, "init_lora_weights", c->lora_init, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
     if (!*out) return fail(E_MEMORY, "out of memory");
     TRY(layers_json(&c->lora_layers, layers));
@@ -52,6 +52,18 @@ static err lora_json(const struct side_config *c, const tokenizer *tok, json_t *
 static err ln_tuning_json(const struct side_config *c, const tokenizer *tok, json_t **out) {
     (void)tok;
     *out = json_pack("{s:o}", "target_modules", modules_json(&c->ln_targets));
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static err bitfit_json(const struct side_config *c, const tokenizer *tok, json_t **out) {
+    (void)tok;
+    *out = json_pack("{s:o}", "target_modules", modules_json(&c->bitfit_targets));
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static err ia3_json(const struct side_config *c, const tokenizer *tok, json_t **out) {
+    (void)tok;
+    *out = json_pack("{s:o, s:o}", "target_modules", modules_json(&c->ia3_targets), "feedforward_modules", modules_json(&c->ia3_inputs));
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
@@ -88,7 +100,8 @@ err side_method(const struct side_config *c, const tokenizer *tok, arena *mem, c
     static const struct {
         const struct peft_method *method;
         err (*json)(const struct side_config *, const tokenizer *, json_t **);
-    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}};
+    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json},
+                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */
     json_t *j = NULL;

@@ -178,8 +178,8 @@ static void test_inspect(void **state) {
                   {"rank_pattern and alpha_pattern are not read", "scales by module are folded into B", "cyclora"}},
                  {"s/\"r\": 2/\"r\": 2, \"corda_config\": null/",
                   {"a version that knows corda_config; `cyclora export --to peft` leaves such keys out", "new enough", "yes"}},
-                 {"s/\"peft_type\": \"LORA\"/\"peft_type\": \"IA3\"/",
-                  {"it serves LoRA alone", "it reads LoRA alone", "peft_type IA3 is not supported"}},
+                 {"s/\"peft_type\": \"LORA\"/\"peft_type\": \"LOHA\"/",
+                  {"it serves LoRA alone", "it reads LoRA alone", "peft_type LOHA is not supported"}},
                  {"s/\"base_model_name_or_path\"/\"base\"/",
                   {"base_model_name_or_path is missing: transformers raises KeyError", "vLLM", "mlx-lm"}}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

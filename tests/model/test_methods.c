@@ -9,6 +9,7 @@
 static const struct {
     const char *name, *base;
 } cases[] = {{"ln", "tiny_llama/tied_gqa"}, {"ln_gemma2", "families/gemma2"}, {"ln_qwen3", "families/qwen3"}, {"ln_gpt2", "families/gpt2"},
+             {"bias_all", "tiny_llama/bias"}, {"bias_own", "families/gpt2"}, {"ia3", "tiny_llama/tied_gqa"}, {"ia3_gpt2", "families/gpt2"}, {"ia3_phi3", "families/phi3"},
              {"bitfit", "tiny_llama/bias"}, {"bitfit_qwen2", "families/qwen2"},
              {"prompt", "tiny_llama/tied_gqa"}, {"prompt_gemma2", "families/gemma2"}, {"prompt_gpt2", "families/gpt2"},
              {"ptuning", "tiny_llama/tied_gqa"}, {"ptuning_qwen2", "families/qwen2"},

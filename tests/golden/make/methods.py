@@ -29,6 +29,11 @@ CASES = {
     "ln_gemma2": ("families/gemma2", LNTuningConfig(task_type="CAUSAL_LM", target_modules=NORMS)),
     "ln_qwen3": ("families/qwen3", LNTuningConfig(task_type="CAUSAL_LM", target_modules=["q_norm", "k_norm", "input_layernorm"])),
     "ln_gpt2": ("families/gpt2", LNTuningConfig(task_type="CAUSAL_LM", target_modules=["ln_1", "ln_2", "ln_f"])),
+    "bias_all": ("tiny_llama/bias", LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], bias="all")),
+    "bias_own": ("families/gpt2", LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=3, target_modules=["c_fc", "mlp.c_proj"], bias="lora_only", fan_in_fan_out=True)),
+    "ia3": ("tiny_llama/tied_gqa", IA3Config(task_type="CAUSAL_LM")),
+    "ia3_gpt2": ("families/gpt2", IA3Config(task_type="CAUSAL_LM", target_modules=["c_attn", "mlp.c_fc", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"], fan_in_fan_out=True)),
+    "ia3_phi3": ("families/phi3", IA3Config(task_type="CAUSAL_LM", target_modules=["qkv_proj", "gate_up_proj", "o_proj", "down_proj"], feedforward_modules=["gate_up_proj", "down_proj"])),
     "bitfit": ("tiny_llama/bias", "bias"),
     "bitfit_qwen2": ("families/qwen2", "bias"),
     "prompt": ("tiny_llama/tied_gqa", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
@@ -111,12 +116,13 @@ def case(name, seed):
     base, config = CASES[name]
     d = os.path.join(OUT, name)
     seqs, labels, w, prompts = families.batch(seed)
-    torch.manual_seed(seed)
+    if is_prompt(config):
+        torch.manual_seed(seed)
     m = fresh(base, config)
     g = torch.Generator().manual_seed(100 * seed)
     with torch.no_grad():
         for n, p in trained(m).items():
-            p.add_(torch.randn(p.shape, generator=g) * (0.1 if p.dim() == 1 or ".lora_B" in n else p.shape[-1] ** -0.5))
+            p.add_(torch.randn(p.shape, generator=g) * (0.1 if p.dim() == 1 or min(p.shape) == 1 or ".lora_B" in n else p.shape[-1] ** -0.5))
     ad = os.path.join(d, "adapter")
     save(m, config, ad, base)
     saved = set(oracle.load_file(os.path.join(ad, ENCODER if os.path.exists(os.path.join(ad, ENCODER)) else "adapter_model.safetensors")))
@@ -138,6 +144,5 @@ def case(name, seed):
 
 
 if __name__ == "__main__":
-    for i, name in enumerate(CASES):
-        if len(sys.argv) < 2 or name in sys.argv[1:]:
-            case(name, 41 + i)
+    for name in sys.argv[1:] or CASES:
+        case(name, 41 + sum(name.encode()) % 100)
