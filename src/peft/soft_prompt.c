@@ -41,7 +41,7 @@ err soft_prompt_fit(struct soft_prompt *p, const char *method, const struct base
     if (base->seq2seq)
         return fail(E_UNSUPPORTED, "%s of an encoder-decoder is not supported yet: its virtual tokens belong before the encoder's text and before the decoder's (PEFT's num_transformer_submodules 2), and rows are made for the decoder's alone", method);
     if (p->width && p->width != width)
-        return fail(E_USAGE, "the adapter was made for a base with %s %lld, this one has %lld", "token_dim", (long long)p->width, (long long)width);
+        return fail(E_USAGE, "the adapter was made for a base with token_dim %lld, this one has %lld", (long long)p->width, (long long)width);
     if (p->layers && p->layers != base->layers)
         return fail(E_USAGE, "the adapter was made for a base of %lld layers, this one has %lld", (long long)p->layers, (long long)base->layers);
     p->width = width;
@@ -52,8 +52,9 @@ err soft_prompt_fit(struct soft_prompt *p, const char *method, const struct base
 }
 
 err soft_prompt_agrees(const struct soft_prompt *have, const struct soft_prompt *want, const char *method, const char *folder) {
-    if (have->tokens == want->tokens) return OK;
-    return fail(E_USAGE, "%s was made with %s.num_virtual_tokens %d, the configuration says %d", folder, method, have->tokens, want->tokens);
+    if (have->tokens != want->tokens) return fail(E_USAGE, "%s was made with %s.num_virtual_tokens %d, the configuration says %d", folder, method, have->tokens, want->tokens);
+    if (have->width && have->width != want->width) return fail(E_USAGE, "%s was made for a base with token_dim %lld, this one has %lld", folder, (long long)have->width, (long long)want->width);
+    return OK;
 }
 
 val soft_prompt_lay(struct site *s, const struct soft_prompt *p, val x, val table) {

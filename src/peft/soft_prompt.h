@@ -17,7 +17,7 @@ err soft_prompt_read(const void *json, const char *where, struct soft_prompt *p)
 err soft_prompt_write(const struct soft_prompt *p, void *json);
 /* width, heads: of what is trained. A folder that was made for another base is refused. */
 err soft_prompt_fit(struct soft_prompt *p, const char *method, const struct base_sizes *base, int64_t width, int64_t heads);
-/* Same number of tokens? */
+/* Of a folder and of the structure that is to take its numbers. */
 err soft_prompt_agrees(const struct soft_prompt *have, const struct soft_prompt *want, const char *method, const char *folder);
 /* Rows of virtual tokens in x become the table's [tokens, width of x]. */
 val soft_prompt_lay(struct site *s, const struct soft_prompt *p, val x, val table);

@@ -276,7 +276,7 @@ err run_start(struct run *r) {
             bool found;
             err e = learner_load(&s->learner, s->cfg->adapter, &r->model);
             if (!e) e = optimizer_read(&s->learner, s->cfg->adapter, &found); /* a checkpoint's folder has one */
-            if (e) return fail_in(e, "adapter of side %s", s->name);
+            if (e) return *s->name ? fail_in(e, "adapter of side %s", s->name) : e;
         } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
     }
     return OK;
