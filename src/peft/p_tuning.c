@@ -14,7 +14,7 @@
 #include <string.h>
 
 static const char APART[] = "prompt_encoder.safetensors", ROWS[] = "prompt_encoder.embedding.weight";
-enum { LAYERS = 3 };
+enum { LAYERS = 3, MOST_HIDDEN = 1 << 16 };
 
 static bool same(const void *one, const void *other) {
     const struct p_tuning *a = one, *b = other;
@@ -23,7 +23,7 @@ static bool same(const void *one, const void *other) {
 
 static err check(const void *settings) {
     const struct p_tuning *p = settings;
-    if (p->hidden < 0 || p->hidden > 1 << 20) return fail(E_USAGE, "p_tuning.encoder_hidden_size is %lld; it must be 0 (the model's width) to %d", (long long)p->hidden, 1 << 20);
+    if (p->hidden < 0 || p->hidden > MOST_HIDDEN) return fail(E_USAGE, "p_tuning.encoder_hidden_size is %lld; it must be 0 (the model's width) to %d", (long long)p->hidden, MOST_HIDDEN);
     return soft_prompt_check(&p->of, "p_tuning");
 }
 
