@@ -14,10 +14,12 @@
 enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
                   INIT_ROWS /* of a table: each slice's `of` */ };
 
-/* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it), as [n],
- * [n, 1] or [1, n]. All zero: x, [n]. */
+/* What files hold of a tensor x: x - less (Gemma's norm weights: less 1), of a matrix each row less `row` (BERT's positions have a token
+ * type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. No factor: what is trained must be what the files' own code
+ * trains, or an optimizer's step is another. */
 struct file_form {
-    float times, less;
+    float less;
+    const float *row;
     enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW } shape;
 };
 
@@ -37,7 +39,9 @@ struct param_slice {
     int64_t column0, columns; /* columns > 0: the file's tensor has so many, of which the parameter is those from column0 on */
     int rope_heads;     /* > 0: rows (of such a slice: columns) are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
-    const float *from;  /* of INIT_COPY: the base's own values, in the order of memory */
+    const void *from;   /* of INIT_COPY: the base's own values, in the order of memory, ... */
+    dtype stored;       /* ... of this type; read when an arena is filled, not before */
+    bool turned;        /* files have it as [columns, rows] */
     struct table_rows of; /* of INIT_ROWS */
     struct file_form form;
 };
@@ -69,6 +73,7 @@ void param_seal(struct param_set *s);
 size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
+bool param_copies(const struct param_set *s, const void *data); /* does a parameter stand in the place of the base's tensor with these bytes? */
 
 /* The parameter as a value of this program. */
 val prog_param(struct prog *p, const struct param_set *s, int index);

@@ -36,6 +36,17 @@ struct base_vector {
     struct file_form form;
 };
 
+/* A matrix of the base: of a linear layer, the head's, or a table that rows are taken from. A tied table is one matrix with two users. */
+struct base_matrix {
+    struct module of;
+    const void *data;   /* on the host, rows of type `stored` */
+    dtype stored;
+    int64_t rows, cols;
+    int rope_heads;     /* as above */
+    bool turned;        /* files have it as [cols, rows] */
+    struct file_form form;
+};
+
 /* The token table of the base. */
 struct embedding {
     struct module of;
@@ -82,6 +93,11 @@ struct peft_method {
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
     /* What takes the vector's place; absent or NULL: the vector. */
     val (*vector)(struct site *s, const struct base_vector *v);
+    /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike. */
+    val (*matrix)(struct site *s, const struct base_matrix *m);
+    /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
+    const char *whole;
+    bool ours;             /* PEFT has no such method */
 
     /* For methods of the input; each may be NULL. */
     /* Takes note of the base's sizes in the structure's own copy of the settings; refuses a base that it cannot go with. */
@@ -115,6 +131,7 @@ struct site {
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);
 val site_linear(struct site *s, val x, const struct linear *w);
 val site_vector(struct site *s, const struct base_vector *v);
+val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */
 val site_embed(struct site *s, const struct embedding *e, val table); /* token ids -> rows [N, C] */
 /* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. */
 struct low_rank { val a, b[MAX_GROUP]; };

@@ -73,11 +73,12 @@ static void compare_slice(struct bench *b, const char *prefix, const struct para
     const struct tensor *t = fixture(&b->want, name);
     const int64_t columns = p->nd > 1 ? p->d[1] : 1, wide = s->columns ? s->columns : columns;
     assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1), s->rows * wide);
+    if (s->turned) assert_int_equal(t->d[0], columns);
     size_t n = (size_t)(s->rows * columns);
     float *have = malloc(n * 4), *want = malloc(n * 4), big = 0;
     for (int64_t j = 0; j < (int64_t)n; j++) {
-        int64_t row = j / columns, column = j % columns;
-        want[j] = f32_of(t)[row * wide + s->column0 + column];
+        int64_t row = s->turned ? j % s->rows : j / columns, column = s->turned ? j / s->rows : j % columns;
+        want[j] = f32_of(t)[s->columns ? row * wide + s->column0 + column : j];
         big = fmaxf(big, fabsf(want[j]));
         if (s->columns) column = place_of(s->rope_heads, columns, column);
         else row = place_of(s->rope_heads, s->rows, row);
