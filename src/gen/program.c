@@ -91,6 +91,9 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
                   enum checkpoint level, const struct backend *backend, bool keep_logits) {
     *g = (struct program){.mode = mode, .base = m->residents, .norms = m->norms};
     struct prog *p = &g->p;
+    if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
+    cap.tokens += g->virtual_tokens;
+    cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
