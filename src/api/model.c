@@ -103,7 +103,9 @@ static err open_adapter(const char *folder, cyc_adapter *a) {
     const void *settings;
     TRY(adapter_check_base(folder, &a->model->m));
     TRY(adapter_read_config(folder, &a->mem, &method, &settings));
-    err e = structure_init(&a->st, &a->model->m, method, settings, NULL);
+    struct head head;
+    TRY(adapter_read_head(folder, &a->mem, &head));
+    err e = structure_init_head(&a->st, &a->model->m, method, settings, &head, NULL);
     if (e) return fail_in(e, "%s", folder);
     const struct mem_ops *there = backend_of(a->model)->mem;
     size_t bytes = a->st.params.bytes;

@@ -86,8 +86,13 @@ static err name_modules(struct structure *st, const struct model *m, int modules
 }
 
 err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules) {
+    return structure_init_head(st, m, method, settings, NULL, modules);
+}
+
+err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, const struct head *head, int *modules) {
     *st = (struct structure){.method = method};
     if (!method) return OK;
+    if (head && head->classes) st->head = *head, st->head_module = head_module(m);
     st->fan_in_fan_out = m->shape.conv1d;
     st->seq2seq = m->family->seq2seq;
     TRY(method->check(settings));
@@ -95,15 +100,16 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
     if (!copy) return fail(E_MEMORY, "out of memory");
     st->settings = memcpy(copy, settings, method->settings);
     struct program probe; /* emitting the forward lays down the parameters */
-    err e = program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
+    err e = program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
     if (!e) program_free(&probe);
     param_seal(&st->params);
     int n = 0;
     for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices; k++) n += str_ends(st->params.p[i].slice[k].name, method->mark);
+        for (int k = 0; k < st->params.p[i].n_slices && method->targets; k++) n += str_ends(st->params.p[i].slice[k].name, method->mark);
     if (modules) *modules = n;
-    if (!e && !n) e = no_match(m, st);
-    if (!e) e = name_modules(st, m, n);
+    if (!e && method->targets && !n) e = no_match(m, st);
+    if (!e && method->targets) e = name_modules(st, m, n);
+    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification)", method->name);
     if (e) structure_free(st);
     return e;
 }
@@ -117,7 +123,7 @@ void structure_free(struct structure *st) {
 static err read_config(const json_t *j, const char *path, arena *mem, const struct peft_method **method, const void **out) {
     const char *type = json_string_value(json_object_get(j, "peft_type"));
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    *method = method_of_type(type);
+    *method = none_is(j) ? &method_none : method_of_type(type);
     if (!*method) {
         str known = {0};
         method_types(&known);
@@ -125,6 +131,7 @@ static err read_config(const json_t *j, const char *path, arena *mem, const stru
         str_free(&known);
         return e;
     }
+    TRY(head_check(j, path));
     void *settings = arena_alloc(mem, (*method)->settings);
     *out = settings;
     return settings ? (*method)->read(j, path, mem, settings) : fail(E_MEMORY, "out of memory");
@@ -143,6 +150,15 @@ err adapter_read_config(const char *folder, arena *mem, const struct peft_method
     json_t *j;
     TRY(load_config(folder, mem, &path, &j));
     err e = read_config(j, path, mem, method, settings);
+    json_decref(j);
+    return e;
+}
+
+err adapter_read_head(const char *folder, arena *mem, struct head *head) {
+    const char *path;
+    json_t *j;
+    TRY(load_config(folder, mem, &path, &j));
+    err e = head_read(j, folder, mem, head);
     json_decref(j);
     return e;
 }
@@ -213,6 +229,16 @@ err adapter_read(const char *folder, const struct structure *st, float *weights)
     return e;
 }
 
+/* Is the folder's classifier the one of this structure? */
+static err head_agrees(const char *folder, const struct structure *st, arena *mem) {
+    struct head have;
+    TRY(adapter_read_head(folder, mem, &have));
+    if (head_same(&have, &st->head)) return OK;
+    if (!st->head.classes) return fail(E_USAGE, "%s holds a classifier of %d classes: it goes on with objective: classification", folder, have.classes);
+    if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be of %d classes", folder, st->head.classes);
+    return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`", folder, have.classes, st->head.classes);
+}
+
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
     const struct peft_method *method;
     const void *have;
@@ -220,6 +246,7 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
     TRY(adapter_check_base(folder, m));
     err e = adapter_read_config(folder, &mem, &method, &have);
     if (!e && method != st->method) e = fail(E_USAGE, "%s is a %s adapter, the configuration says %s", folder, method->name, st->method->name);
+    if (!e) e = head_agrees(folder, st, &mem);
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
             char module[256];
@@ -231,9 +258,10 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
     json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1, "fan_in_fan_out", (int)st->fan_in_fan_out);
+                          st->head_module ? "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1, "fan_in_fan_out", (int)st->fan_in_fan_out);
     if (!j) return fail(E_MEMORY, "out of memory");
-    err e = st->method->write(st->settings, &st->named, j);
+    err e = json_object_set_new(j, "modules_to_save", st->head_module ? json_pack("[s]", st->head_module) : json_null()) ? fail(E_MEMORY, "out of memory") : OK;
+    if (!e) e = st->method->write(st->settings, &st->named, j);
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (!text) return e ? e : fail(E_MEMORY, "out of memory");
@@ -270,6 +298,7 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
     if (!e) e = dir_make(folder);
     if (!e) e = safetensors_write(arena_printf(&mem, "%s/adapter_model.safetensors", folder), t, n);
     if (!e) e = write_config(arena_printf(&mem, "%s/adapter_config.json", folder), st, base_model);
+    if (!e) e = head_write_labels(&st->head, folder);
     arena_free(&mem);
     return e;
 }

@@ -50,7 +50,7 @@ static bool truthy(const json_t *v) {
 }
 
 static err refuse_others(const json_t *j, const char *where) {
-    static const char *const refused[] = {"use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
+    static const char *const refused[] = {"use_dora", "trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
                                           "alora_invocation_tokens", "use_qalora", "use_bdlora"}; /* fan_in_fan_out says how the base is stored, which the model knows */
     static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
     const char *init = json_string_value(json_object_get(j, "init_lora_weights")), *bias = json_string_value(json_object_get(j, "bias"));
@@ -84,7 +84,7 @@ static err write_json(const void *settings, const struct module_list *named, voi
     const struct lora *l = settings;
     int bad = json_object_set_new(json, "r", json_integer(l->r)) | json_object_set_new(json, "lora_alpha", number(l->alpha)) |
               json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string("none")) |
-              json_object_set_new(json, "modules_to_save", json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
+              json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
               json_object_set_new(json, "use_dora", json_false()) |
               json_object_set_new(json, "init_lora_weights", l->init == LORA_GAUSSIAN ? json_string("gaussian") : json_true());
     if (bad) return fail(E_MEMORY, "out of memory");

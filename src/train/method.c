@@ -53,11 +53,17 @@ static err ln_tuning_json(const struct side_config *c, json_t **out) {
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
+static err none_json(const struct side_config *c, json_t **out) {
+    (void)c;
+    *out = json_object();
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
 err side_method(const struct side_config *c, arena *mem, const struct peft_method **method, const void **settings) {
     static const struct {
         const struct peft_method *method;
         err (*json)(const struct side_config *, json_t **);
-    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}};
+    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_none, none_json}};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */
     json_t *j = NULL;

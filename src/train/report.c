@@ -88,10 +88,12 @@ static json_t *programs_json(const struct run *r) {
     json_t *list = json_array();
     for (int i = 0; i < r->n_plans; i++) {
         const struct plans *p = &r->plans[i];
-        const struct { const char *name; const struct program *g; } all[] = {{"train", &p->train}, {"score", &p->score}, {"prefill", &p->gen.prefill}, {"decode", &p->gen.decode}};
-        for (int k = 0; k < (p->generates ? 4 : 2); k++)
+        const struct { const char *name; const struct program *g; } all[] = {{"train", &p->train}, {"score", &p->score}, {"prefill", &p->gen.prefill}, {"decode", &p->gen.decode}, {"features", &p->body}};
+        for (int k = 0; k < 5; k++) {
+            if (!all[k].g->p.ni) continue;
             json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", all[k].name, "instructions", all[k].g->p.ni, "flops", all[k].g->plan.flops, "act",
                                                   (json_int_t)all[k].g->plan.act, "scratch", (json_int_t)all[k].g->plan.scratch));
+        }
     }
     return list;
 }
@@ -100,9 +102,11 @@ static char *sentence(const struct run *r) {
     str s = {0};
     const struct side *a = &r->side[0], *b = &r->side[1];
     if (r->objective->sides == 1) {
-        str_adds(&s, "One ");
-        a->plans->st.method->describe(a->plans->st.settings, &s);
-        str_addf(&s, ", %d modules) learns from %s (%d rows).", a->plans->modules, a->source.path, a->rows.n);
+        const struct structure *st = &a->plans->st;
+        if (st->head.classes) str_addf(&s, "One classifier of %d classes%s", st->head.classes, st->method->targets ? " and one " : " on the frozen base");
+        else str_adds(&s, "One ");
+        if (st->method->targets) st->method->describe(st->settings, &s), str_addf(&s, ", %d modules)", a->plans->modules);
+        str_addf(&s, " learn%s from %s (%d rows).", st->head.classes && st->method->targets ? "" : "s", a->source.path, a->rows.n);
     } else {
         str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ", b->source.path, b->n_texts);
         str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->source.path, a->n_texts);
@@ -127,6 +131,12 @@ json_t *run_plan_json(const struct run *r, bool measured) {
                           "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width", (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab,
                           "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", r->cap.tokens,
                           "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps", (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
+    if (r->labels.n) {
+        json_t *names = json_array();
+        for (int i = 0; i < r->labels.n; i++) json_array_append_new(names, json_string(r->labels.name[i]));
+        json_object_set_new(j, "labels", names);
+    }
+    if (r->freezes) json_object_set_new(j, "features", features_json(r));
     if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
     free(text);
     return j;
