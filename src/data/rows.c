@@ -459,8 +459,9 @@ err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void
 static err draft_labelled(struct job *job, const struct record *r, struct draft *d) {
     const struct ids *after = tokenizer_suffix(job->tk);
     const size_t most = (size_t)job->max_length;
-    const int label = labels_find(job->classes->labels, r->label);
-    if (label < 0) return labels_unknown(job->classes->labels, r->label);
+    const struct labels *known = job->classes->labels;
+    const int label = known ? labels_find(known, r->label) : 0;
+    if (label < 0) return labels_unknown(known, r->label);
     TRY(tokenizer_encode(job->tk, r->text, strlen(r->text), 0, &d->ids));
     TRY(tokenizer_surround(job->tk, true, true, &d->ids));
     if (!d->ids.n) return fail(E_INPUT, "no token in the text");

@@ -73,7 +73,7 @@ err rows_text(const tokenizer *tk, const struct source *s, int max_length, struc
 err rows_texts(const tokenizer *tk, const struct prompt_form *f, const struct source *s, int max_length, struct rows *out);
 
 /* Labelled texts: with what the model expects around a text (a row that is cut keeps what comes after it); the class is told at the
- * last token, or (first) at the first. A label that is none of `labels` is E_INPUT. */
+ * last token, or (first) at the first. A label that is none of `labels` is E_INPUT; labels NULL: texts without one, to be read at that place. */
 struct class_form { const struct labels *labels; bool first; }; /* it and the labels must outlive streamed rows */
 err rows_labelled(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out);
 

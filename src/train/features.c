@@ -9,11 +9,9 @@
  * Called by classification.c and the loop (run.h). */
 #define XXH_INLINE_ALL
 #include "train/run.h"
-#include "base/log.h"
-#include <stdio.h>
+#include "io/matrix_out.h"
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 /* --- rows of one id, in place of the texts ------------------------------------------------------------------------------ */
@@ -98,17 +96,6 @@ static err read_file(struct frozen *f, const char *path, int64_t width) {
     return e;
 }
 
-/* Under another name first: a file that is there is whole. */
-static err write_file(const struct frozen *f, const char *path, int64_t width) {
-    char tmp[4096];
-    if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp-%ld", path, (long)getpid()) >= sizeof tmp) return fail(E_USAGE, "features.cache: the path is too long");
-    const struct tensor t = {.name = "features", .dt = DT_F32, .nd = 2, .d = {f->table.n, width}, .data = f->row, .bytes = f->bytes};
-    err e = safetensors_write(tmp, &t, 1);
-    if (!e && rename(tmp, path)) e = fail(E_IO, "%s: cannot rename to %s", tmp, path);
-    if (e) unlink(tmp);
-    return e;
-}
-
 /* --- making them -------------------------------------------------------------------------------------------------------- */
 static err make_rows(struct run *r) {
     const struct program *g = &r->plans[0].body;
@@ -149,7 +136,7 @@ err features_keep(struct run *r, const struct run_events *ev) {
     err e = name_file(r, &folder, &path);
     if (!e && !path_exists(path.p)) {
         e = dir_make(folder.p);
-        if (!e) e = write_file(&r->frozen, path.p, r->model.shape.width);
+        if (!e) e = matrix_write(path.p, "features", r->frozen.row, r->frozen.table.n, r->model.shape.width);
         if (!e && ev->save) ev->save(ev->ctx, path.p);
     }
     str_free(&folder);
