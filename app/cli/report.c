@@ -117,6 +117,7 @@ static void classes(const json_t *side, bool details) {
     putchar('\n');
     for (i = 0; i < sizeof heads / sizeof *heads; i++) table_head(&t, heads[i]);
     json_array_foreach(list, i, c) {
+        if (!(json_num(c, "support") + json_num(c, "predicted") > 0)) continue;
         table_text(&t, json_text(c, "label"));
         table_number(&t, c, "precision", "%.3f");
         table_number(&t, c, "recall", "%.3f");

@@ -54,7 +54,7 @@ static err open_tokenizer(struct run *r) {
     if (!tokenizer_fit(r->tok, r->model.shape.vocab))
         return fail(E_INPUT, "the tokenizer has %d ids, the model %s only %lld: they do not belong together", tokenizer_vocab(r->tok), r->cfg->model, (long long)r->model.shape.vocab);
     r->eos = tokenizer_eos(r->tok);
-    if (r->eos < 0) return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end", *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
+    if (r->eos < 0 && !r->objective->classifies) return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end", *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
     tokenizer_hash(r->tok, r->tok_hash);
     if (!*r->cfg->chat_template) return OK;
     str source = {0};

@@ -27,6 +27,8 @@ CASES = {
     "none": ("tiny_llama/tied_gqa", LoraConfig(r=1, target_modules="dummy-target-modules", **HEAD)),
     "ln": ("tiny_llama/untied_mha", LNTuningConfig(**HEAD)),
     "lora_gemma2": ("families/gemma2", LoraConfig(r=2, target_modules=["q_proj", "down_proj"], **HEAD)),
+    "bert": ("families/bert", LoraConfig(r=2, target_modules=["query", "value", "dense"], **{**HEAD, "modules_to_save": ["classifier"]})),
+    "none_bert": ("families/bert", LoraConfig(r=1, target_modules="dummy-target-modules", **{**HEAD, "modules_to_save": ["classifier"]})),
     "lora_gpt2": ("families/gpt2", LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, **HEAD)),
 }
 
