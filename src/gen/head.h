@@ -1,8 +1,7 @@
 /* A trained classifier that a structure may have beside its method, whatever that is: transformers' sequence classification. Decoders:
  * "score" [classes, C], no bias, on the last token's row (LlamaForSequenceClassification and its kin); encoders: the family says
  * (model.h, classifier). In a folder it is what PEFT calls a module to save: modules_to_save names it, its tensors lie whole beside the
- * method's, task_type is SEQ_CLS; the names of the classes are in labels.json, in a form that transformers' from_pretrained() takes as
- * keywords.
+ * method's, task_type is SEQ_CLS; the names of the classes are in labels.json, as in a configuration of transformers (id2label, label2id).
  *
  * Of a base that is frozen (method none) the rows that the head reads never change: they can be made once and stand in for the whole
  * body (struct features). The train program then has no instruction of the backbone at all, forward or backward.

@@ -1,6 +1,6 @@
 /* A frozen base under a classifier: no value of the backbone ever changes, so the row that the head reads of each text is made once, by
- * a program without backward, and the head trains on those rows (gen/head.h, struct features). What a run's head sees is the same to the
- * bit as if every step went through the model.
+ * a program without backward, and the head trains on those rows (gen/head.h, struct features). What a run's head sees is what it would see
+ * if every step went through the model, to the bit where both passes take the same kernels (few rows take others than many).
  *
  * The rows are kept on disk, features.cache/KEY.safetensors with one tensor "features" [texts, C], and found there by the next run whose
  * KEY is the same: a hash of the base's tensors, of the type and device that they were made on, and of every token of every text in its
