@@ -1,10 +1,12 @@
-/* Any bytes as one of an adapter's two files, beside a good other one: those that start with '{' as adapter_config.json, others as
- * adapter_model.safetensors. Read as deltas on a tiny model and asked who would load it: taken or refused with a message. Runs from the
+/* Any bytes as one of an adapter's files, beside good other ones: those that start with '{"id2label' as labels.json of a classifier, with
+ * '{' as adapter_config.json, others as adapter_model.safetensors. Read as a classifier, as deltas on a tiny model and asked who would load it: taken or refused with a message. Runs from the
  * source root. */
 #define _GNU_SOURCE
 #include "export/deltas.h"
 #include "export/takers.h"
 #include "fuzz/fuzz_tensors.h"
+#include "gen/adapter.h"
+#include <string.h>
 
 #ifdef FUZZ_WITHOUT_CPU /* tools/fuzz.sh leaves src/cpu out, whose files need flags of their own; parameters are laid down without kernels */
 static kernel no_kernel(const struct inst *inst, const struct view *in, const struct view *out) { return (void)inst, (void)in, (void)out, NULL; }
@@ -16,13 +18,34 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
 static const char BASE[] = "tests/golden/tiny_llama/tied_gqa";
 
-static void good(const char *file) {
+static void good(const char *folder, const char *file) {
     char path[256];
     str b = {0};
-    snprintf(path, sizeof path, "%s/adapter_qv_r3/%s", BASE, file);
+    snprintf(path, sizeof path, "%s/%s", folder, file);
     if (file_read(path, &b)) abort();
     fuzz_file(file, (const uint8_t *)b.p, b.n);
     str_free(&b);
+}
+
+static err read_head(void) {
+    arena mem = {0};
+    struct head head;
+    err e = adapter_read_head(fuzz_folder, &mem, &head);
+    if (e && !*err_text()) abort();
+    for (int i = 0; !e && head.names && i < head.classes; i++)
+        if (!head.names[i]) abort();
+    arena_free(&mem);
+    return e;
+}
+
+static int read_labels(const uint8_t *bytes, size_t n) {
+    char path[256];
+    good("tests/golden/heads/none/adapter", "adapter_config.json");
+    good("tests/golden/heads/none/adapter", "adapter_model.safetensors");
+    fuzz_file("labels.json", bytes, n);
+    read_head();
+    snprintf(path, sizeof path, "%s/labels.json", fuzz_folder);
+    return unlink(path);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
@@ -30,9 +53,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     struct deltas d;
     json_t *list = NULL;
     if (!m.n && model_open(BASE, NULL, &m)) abort();
+    static const char names[] = "{\"id2label";
+    if (n >= sizeof names - 1 && !memcmp(bytes, names, sizeof names - 1)) return read_labels(bytes, n);
     bool config = n && bytes[0] == '{';
     fuzz_file(config ? "adapter_config.json" : "adapter_model.safetensors", bytes, n);
-    good(config ? "adapter_model.safetensors" : "adapter_config.json");
+    good("tests/golden/tiny_llama/tied_gqa/adapter_qv_r3", config ? "adapter_model.safetensors" : "adapter_config.json");
+    read_head();
     err e = deltas_open(fuzz_folder, &m, &d);
     if (e && (!*err_text() || d.n || d.mem.head)) abort();
     if (!e) {
