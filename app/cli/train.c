@@ -21,7 +21,8 @@
 
 const char help_train[] =
     "Trains adapters as a configuration says: two by cycle consistency on unpaired text (objective macct), one on pairs\n"
-    "or conversations (sft), or a classifier with one beside it on texts with labels (classification). The base model is never changed.\n"
+    "or conversations (sft), or a classifier with one beside it on texts with labels\n"
+    "(classification). The base model is never changed.\n"
     "\n"
     "Usage: cyclora train CONFIG [--set key=value]... [--device D] [--dtype T] [--resume | --overwrite] [--quiet] [--json]\n"
     "\n"

@@ -13,16 +13,23 @@
 
 enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */ };
 
-/* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it).
- * All zero: x. */
-struct file_form { float times, less; };
+/* What files hold of a tensor x: x - less (Gemma's norm weights: less 1), of a matrix each row less `row` (BERT's positions have a token
+ * type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. No factor: what is trained must be what the files' own code
+ * trains, or an optimizer's step is another. */
+struct file_form {
+    float less;
+    const float *row;
+    enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW } shape;
+};
 
 struct param_slice {
     const char *name;   /* in the adapter's file, e.g. "model.layers.0.self_attn.q_proj.lora_A.weight" */
     int64_t row0, rows; /* rows of the parameter */
     int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
-    const float *from;  /* of INIT_COPY: the base's own values, in the order of memory */
+    const void *from;   /* of INIT_COPY: the base's own values, in the order of memory, ... */
+    dtype stored;       /* ... of this type; read when an arena is filled, not before */
+    bool turned;        /* files have it as [columns, rows] */
     struct file_form form;
 };
 
@@ -53,6 +60,7 @@ void param_seal(struct param_set *s);
 size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
+bool param_copies(const struct param_set *s, const void *data); /* does a parameter stand in the place of the base's tensor with these bytes? */
 
 /* The parameter as a value of this program. */
 val prog_param(struct prog *p, const struct param_set *s, int index);

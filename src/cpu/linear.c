@@ -226,7 +226,7 @@ err cpu_linear(const struct run_ctx *run, const struct inst *inst, const struct 
 static void input_gradients(const struct run_ctx *run, const struct op_attr *a, const struct view *in,
                             const struct view *out, float *dt, bool with_low, void *scratch) {
     const struct view *dx = &out[LB_DX], *A = &in[LB_A];
-    struct gemm g = {.m = in[LB_X].d[0], .threads = cpu_threads(run)};
+    struct gemm g = {.m = ops_like_x(in, out)->d[0], .threads = cpu_threads(run)};
     struct gemm_out *to = dx->p ? &g.out[g.outs++] : NULL;
     if (to) *to = (struct gemm_out){.y = dx->p, .ld = dx->ld, .n = dx->d[1]};
     for (int i = 0; i < a->n; i++) {
@@ -249,7 +249,7 @@ static void input_gradients(const struct run_ctx *run, const struct op_attr *a, 
 static void dropped_gradients(const struct run_ctx *run, const struct op_attr *a, const struct view *in,
                               const struct view *out, const float *dt, float *rows, void *scratch) {
     const struct view *x = &in[LB_X], *A = &in[LB_A], *dx = &out[LB_DX], *da = &out[LB_DA];
-    int64_t tokens = x->d[0], c = x->d[1], ldt = A->d[0];
+    int64_t tokens = ops_like_x(in, out)->d[0], c = A->d[1], ldt = A->d[0];
     for (int i = 0; i < a->n; i++) {
         struct drop d = {run, a->dropout, a->site, i, in[LB_SAMPLE].p, in[LB_POS].p};
         int64_t r0 = rank_before(a, i);
@@ -279,7 +279,7 @@ static void parameter_gradients(const struct run_ctx *run, const struct op_attr 
     const struct view *x = &in[LB_X], *t = &in[LB_T], *da = &out[LB_DA];
     struct gemm_outer list[MAX_GROUP + 1];
     int count = 0;
-    int64_t tokens = x->d[0], rank = in[LB_A].d[0];
+    int64_t tokens = t->d[0], rank = in[LB_A].d[0];
     if (with_a && da->p)
         list[count++] = (struct gemm_outer){dt, x->p, da->p, tokens, rank, x->d[1], rank, x->ld, da->ld, false, 1};
     for (int i = 0; i < a->n; i++) {
@@ -301,17 +301,17 @@ static void parameter_gradients(const struct run_ctx *run, const struct op_attr 
 }
 
 size_t cpu_linear_bwd_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
-    (void)out;
     bool low = in[LB_A].dt != DT_NONE;
-    int64_t tokens = in[LB_X].d[0], rank = low ? in[LB_A].d[0] : 0;
-    size_t dt = floats(tokens * rank), drop = low && inst->a.dropout > 0 ? floats(DROP_ROWS * in[LB_X].d[1]) : 0;
+    const struct view *x = ops_like_x(in, out);
+    int64_t tokens = x->d[0], rank = low ? in[LB_A].d[0] : 0;
+    size_t dt = floats(tokens * rank), drop = low && inst->a.dropout > 0 ? floats(DROP_ROWS * x->d[1]) : 0;
     return dt + drop + max_size(gemm_scratch(), gemm_outers_scratch(rank));
 }
 
 err cpu_linear_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                    void *scratch) {
     const struct op_attr *a = &inst->a;
-    int64_t tokens = in[LB_X].d[0], c = in[LB_X].d[1];
+    int64_t tokens = ops_like_x(in, out)->d[0], c = ops_like_x(in, out)->d[1];
     if (tokens == 0) return OK;
     bool low = in[LB_A].p != NULL, drop = low && a->dropout > 0;
     float *dt = low ? scratch : NULL;

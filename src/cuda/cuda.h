@@ -51,7 +51,14 @@ err cuda_gather(const struct run_ctx *, const struct inst *, const struct view *
 err cuda_split(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_split_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_softcap(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_scale(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_scale_columns(const struct view *x, const struct view *l, const struct view *y); /* y = x * l, y may be x */
 size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* columns.cu: sums over rows */
+err cuda_scale_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_column_sum(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+size_t cuda_scale_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
+size_t cuda_column_sum_scratch(const struct inst *, const struct view *in, const struct view *out);
 /* tables.cu: gradients of tables, rows laid over rows */
 err cuda_embed_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_overlay(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
@@ -75,6 +82,7 @@ size_t cuda_sample_scratch(const struct inst *, const struct view *in, const str
 /* linear.c, head_loss.cu: products by cuBLASLt (gemm.h) */
 err cuda_linear(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_linear_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_weight_grad(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_head_loss(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_linear_scratch(const struct inst *, const struct view *in, const struct view *out);
 size_t cuda_linear_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);

@@ -1,4 +1,4 @@
-/* linear and its backward (ops/linear.c).
+/* linear and its backward (ops/linear.c), and the gradient of a matrix that is trained (ops/weight_grad.c).
  *
  * On Hopper, with weights of the compute type, a group's products are one launch each way with the low-rank part in the same sums
  * (group_gemm.h); dT and dB read dY once (low_rank.h). Everything else is cuBLASLt's (gemm.h):
@@ -62,8 +62,7 @@ static void outputs_of(const struct inst *i, const struct view *w, int64_t O[MAX
 }
 
 size_t cuda_linear_bwd_scratch(const struct inst *i, const struct view *in, const struct view *out) {
-    (void)out;
-    const struct view *x = &in[LB_X];
+    const struct view *x = ops_like_x(in, out);
     int64_t N = x->d[0], R = rank_sum(i), O[MAX_GROUP];
     outputs_of(i, &in[LB_W], O);
     size_t low = R ? cuda_low_rank_up_bwd_scratch(i->a.n, N, O, i->a.rank) : 0;
@@ -191,7 +190,7 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
 
 /* Output k: dT_k = alpha dY B, dB += alpha dY^T T, dA += dT^T drop(x), dx += drop'(dT A). */
 static err delta_bwd(const struct inst *i, const struct view *in, struct view *out, int k, int64_t r0, void *dt, void *masked) {
-    const struct view *x = &in[LB_X], *dy = &in[LB_DY + k], *b = &in[LB_B + k], *t = &in[LB_T], *a = &in[LB_A], *dx = &out[LB_DX];
+    const struct view *x = ops_like_x(in, out), *dy = &in[LB_DY + k], *b = &in[LB_B + k], *t = &in[LB_T], *a = &in[LB_A], *dx = &out[LB_DX];
     int64_t N = x->d[0], C = x->d[1], O = dy->d[1], r = i->a.rank[k], R = rank_sum(i);
     float alpha = i->a.alpha[k];
     struct cuda_drop d = {i, k, in[LB_SAMPLE].p, in[LB_POS].p};
@@ -233,7 +232,7 @@ static err zero_columns(char *p, int64_t ld, int64_t rows, int64_t cols, dtype d
 
 /* dT and dB of the whole group, each dY read once (low_rank.h). */
 static bool low_rank_up(const struct inst *i, const struct view *in, const struct view *out, void *dt, void *scratch, struct cuda_low_rank_up_bwd *u) {
-    const struct view *x = &in[LB_X];
+    const struct view *x = ops_like_x(in, out);
     *u = (struct cuda_low_rank_up_bwd){.dt = x->dt, .n = i->a.n, .rows = x->d[0], .t = in[LB_T].p, .ldt = in[LB_T].ld, .dt_low = dt, .lddt = rank_sum(i), .scratch = scratch};
     for (int k = 0; k < i->a.n; k++) {
         u->O[k] = in[LB_W + k].d[0], u->rank[k] = i->a.rank[k], u->alpha[k] = i->a.alpha[k];
@@ -245,7 +244,7 @@ static bool low_rank_up(const struct inst *i, const struct view *in, const struc
 
 err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     (void)run;
-    const struct view *x = &in[LB_X], *dx = &out[LB_DX];
+    const struct view *x = ops_like_x(in, out), *dx = &out[LB_DX];
     int64_t N = x->d[0], C = x->d[1], R = rank_sum(i), r0 = 0;
     if (!N) return OK;
     char *dt = (char *)scratch + front_bytes(i, &in[LB_W], x, true);
@@ -270,4 +269,10 @@ err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struc
     }
     if (!drops) TRY(base_bwd(i, in, dx, scratch, &wrote));
     return wrote ? OK : zero_columns(dx->p, dx->ld, N, C, dx->dt);
+}
+
+err cuda_weight_grad(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)i, (void)scratch;
+    const struct view *x = &in[0], *dy = &in[1], *dw = &out[0];
+    return cuda_gemm(&(struct cuda_gemm){dy->d[1], x->d[1], x->d[0], dy->p, x->p, dw->p, dy->ld, x->ld, dw->ld, true, false, x->dt, DT_F32, 1, 1});
 }

@@ -2,7 +2,8 @@
  * instruction: the op that decides the speed. Y_i = x W_i^T + bias_i + alpha_i (drop_i(x) A_i^T) B_i^T.
  *
  * The backward of what is frozen and of the deltas is one instruction, dx, dA and dB, so that dY is read once. A matrix or a bias that
- * is trained (a PARAM in the place of a base's) has an instruction of its own beside it: weight_grad, column_sum.
+ * is trained (a PARAM in the place of a base's) has an instruction of its own beside it: weight_grad, column_sum. Where nothing is
+ * summed against x it is no operand, so a frozen linear's input is neither kept nor computed again for its backward.
  * Operand and output slots: the LIN_* and LB_* enums of ops.h. */
 #include "ops/ops.h"
 #include <stdio.h>
@@ -37,7 +38,7 @@ static err infer(struct prog *p, struct inst *i) {
 
 static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) {
     val in[LIN_IN + 1] = {{0}};
-    in[LB_X] = i->in[LIN_X];
+    if (!prog_v(p, i->in[LIN_X])->needs || (has(i->in[LIN_A]) && prog_v(p, i->in[LIN_A])->needs)) in[LB_X] = i->in[LIN_X];
     in[LB_A] = i->in[LIN_A];
     in[LB_T] = i->out[LIN_T];
     in[LB_SAMPLE] = i->in[LIN_SAMPLE];
@@ -58,10 +59,13 @@ static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) 
 }
 
 static err infer_bwd(struct prog *p, struct inst *i) {
-    struct value x = *prog_v(p, i->in[LB_X]);
+    int64_t d[] = {0, prog_v(p, i->in[LB_W])->d[1]}; /* of x */
+    for (int k = i->a.n - 1; k >= 0; k--)
+        if (has(i->in[LB_DY + k])) d[0] = prog_v(p, i->in[LB_DY + k])->d[0];
     for (int k = 0; k < i->a.n; k++)
-        if (has(i->in[LB_DY + k])) TRY(want(p, i, LB_DY + k, prog_dt(p), 2, (int64_t[]){x.d[0], prog_v(p, i->in[LB_W + k])->d[0]}));
-    if (x.needs) i->out[LB_DX] = prog_act(p, prog_dt(p), 2, x.d, "d linear");
+        if (has(i->in[LB_DY + k])) TRY(want(p, i, LB_DY + k, prog_dt(p), 2, (int64_t[]){d[0], prog_v(p, i->in[LB_W + k])->d[0]}));
+    if (has(i->in[LB_X])) TRY(want(p, i, LB_X, prog_dt(p), 2, d));
+    if (!has(i->in[LB_X]) || prog_v(p, i->in[LB_X])->needs) i->out[LB_DX] = prog_act(p, prog_dt(p), 2, d, "d linear");
     if (!has(i->in[LB_A])) return p->failed;
     if (prog_v(p, i->in[LB_A])->needs) i->out[LB_DA] = prog_grad_of(p, i->in[LB_A]);
     for (int k = 0; k < i->a.n; k++)
@@ -83,7 +87,7 @@ static const float *dropped(const struct run_ctx *run, const struct inst *i, int
 
 static size_t ref_scratch(const struct inst *i, const struct view *in, const struct view *out) {
     (void)i, (void)out;
-    return (size_t)in[LIN_X].d[1] * 8; /* one weight row and one dropped input row (LB_X is the same slot) */
+    return (size_t)in[LIN_W].d[1] * 8; /* one weight row and one dropped input row (LB_W is the same slot) */
 }
 
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
@@ -120,10 +124,10 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
 /* dA, dB and the low-rank part of dx for output k. */
 static void ref_bwd_delta(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, int k,
                           int64_t r0, float *buf) {
-    int64_t N = in[LB_X].d[0], C = in[LB_X].d[1], O = in[LB_W + k].d[0];
+    int64_t N = ops_like_x(in, out)->d[0], C = ops_like_x(in, out)->d[1], O = in[LB_W + k].d[0];
     for (int64_t n = 0; n < N; n++) {
         const float *dy = view_row(&in[LB_DY + k], n), *t = view_row(&in[LB_T], n) + r0;
-        const float *x = dropped(run, i, k, &in[LB_SAMPLE], &in[LB_POS], n, view_row(&in[LB_X], n), C, buf);
+        const float *x = out[LB_DA].p ? dropped(run, i, k, &in[LB_SAMPLE], &in[LB_POS], n, view_row(&in[LB_X], n), C, buf) : NULL;
         for (int64_t j = 0; j < i->a.rank[k]; j++) {
             double dt = 0;
             for (int64_t o = 0; o < O; o++) {
@@ -147,7 +151,7 @@ static void ref_bwd_delta(const struct run_ctx *run, const struct inst *i, const
 }
 
 static err ref_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
-    int64_t N = in[LB_X].d[0], C = in[LB_X].d[1], r0 = 0;
+    int64_t N = ops_like_x(in, out)->d[0], C = ops_like_x(in, out)->d[1], r0 = 0;
     float *w = scratch, *buf = w + C;
     for (int64_t n = 0; n < N && out[LB_DX].p; n++) memset(view_row(&out[LB_DX], n), 0, (size_t)C * 4);
     for (int k = 0; k < i->a.n; k++) {
@@ -169,23 +173,23 @@ static err ref_bwd(const struct run_ctx *run, const struct inst *i, const struct
     return OK;
 }
 
-static struct cost cost_of(const struct inst *i, const struct view *in, int w0, bool bwd, bool dx) {
-    double n = (double)in[0].d[0], c = (double)in[0].d[1], f = 0, b = 4 * n * c;
+static struct cost cost_of(const struct inst *i, const struct view *x, const struct view *w, bool bwd, bool dx) {
+    double n = (double)x->d[0], c = (double)x->d[1], f = 0, b = 4 * n * c;
     for (int k = 0; k < i->a.n; k++) {
-        double o = (double)in[w0 + k].d[0], r = i->a.rank[k];
+        double o = (double)w[k].d[0], r = i->a.rank[k];
         f += (bwd ? dx : 1) * 2 * n * o * c + (bwd ? 4 : 2) * n * r * (o + c);
-        b += o * (double)dtype_row_bytes(in[w0 + k].dt, in[w0 + k].d[1]) + 4 * n * o;
+        b += o * (double)dtype_row_bytes(w[k].dt, w[k].d[1]) + 4 * n * o;
     }
     return (struct cost){f, b};
 }
 
 static struct cost cost(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
-    return cost_of(i, in, LIN_W, false, true);
+    return cost_of(i, &in[LIN_X], &in[LIN_W], false, true);
 }
 
 static struct cost cost_bwd(const struct inst *i, const struct view *in, const struct view *out) {
-    return cost_of(i, in, LB_W, true, out[LB_DX].nd != 0);
+    return cost_of(i, ops_like_x(in, out), &in[LB_W], true, out[LB_DX].nd != 0);
 }
 
 const struct op_def op_linear = {.name = "linear", .n_in = LIN_IN, .n_out = 5, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};

@@ -18,7 +18,7 @@
  *                  Y_i = x W_i^T + bias_i + alpha_i * T_i B_i^T, T_i = drop_i(x) A_i^T; A_i, T_i: the r_i rows/columns
  *                  of output i, laid one after the other; r_i = 0: no delta there.
  *                  drop_i(x)[n,c] = keep ? x/(1-p) : 0, see ops_drop_keep().
- * linear_bwd       in  LB_X x; LB_W+i; LB_A; LB_B+i; LB_T T; LB_DY+i dY_i[N,O_i] (opt); LB_SAMPLE, LB_POS
+ * linear_bwd       in  LB_X x (with dA, or without dx); LB_W+i; LB_A; LB_B+i; LB_T T; LB_DY+i dY_i[N,O_i] (opt); LB_SAMPLE, LB_POS
  *                  out LB_DX dx[N,C] (opt); LB_DA dA[R,C] (opt, GRAD: added); LB_DB+i dB_i (opt, GRAD: added)
  *                  dT_i = alpha_i * dY_i B_i; dx = sum_i dY_i W_i + drop_i'(dT_i A_i); dA_i += dT_i^T drop_i(x);
  *                  dB_i += alpha_i * dY_i^T T_i
@@ -88,6 +88,8 @@ static inline int ops_bucket(const struct op_attr *a, int64_t ahead) {
     int64_t large = exact + (int64_t)(logf((float)far / (float)exact) / (float)log((double)a->distance / exact) * (float)(n - exact));
     return base + (int)(large < n ? large : n - 1);
 }
+/* What has the shape and type of a linear_bwd's x, which itself may be absent. */
+static inline const struct view *ops_like_x(const struct view *in, const struct view *out) { return in[LB_X].nd ? &in[LB_X] : &out[LB_DX]; }
 /* A norm's statistic of row n, group g: [N] or [N, H]. */
 static inline float *ops_stat(const struct view *v, int64_t n, int64_t g) { return view_f32(v) + (v->nd == 2 ? n * v->ld + g : n); }
 static inline bool ops_drop_keep(uint32_t bits, float p) { return philox_unit(bits) >= p; }

@@ -3,9 +3,11 @@
  * order of the group; adapter files see the named slices (core/params.h).
  *
  * Rank and scale may differ from module to module (rank_pattern, alpha_pattern). rsLoRA (Kalajdzievski 2023) divides alpha by the
- * root of r. Of adapter_config.json everything is read that changes the computation; what we do not compute is refused by name. */
+ * root of r. `bias` trains biases of the base beside the deltas, of the modules that have one (lora_only) or all there are, norms' too (all).
+ * Of adapter_config.json everything is read that changes the computation; what we do not compute is refused by name. */
 #include "peft/lora.h"
 #include "peft/methods.h"
+#include "peft/vectors.h"
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
@@ -25,7 +27,7 @@ double lora_scale(const struct lora *l, const char *module) {
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
     const struct lora *a = one, *b = other;
-    return a->r == b->r && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && targets_same(&a->targets, &b->targets) &&
+    return a->r == b->r && a->bias == b->bias && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && targets_same(&a->targets, &b->targets) &&
            module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
 }
 
@@ -49,16 +51,26 @@ static bool truthy(const json_t *v) {
     return true;
 }
 
+static const char *const biases[] = {[LORA_BIAS_NONE] = "none", [LORA_BIAS_OWN] = "lora_only", [LORA_BIAS_ALL] = "all"};
+
+static err read_bias(const json_t *j, const char *where, enum lora_bias *out) {
+    const char *bias = json_string_value(json_object_get(j, "bias"));
+    *out = LORA_BIAS_NONE;
+    while (bias && strcmp(bias, biases[*out]))
+        if (++*out > LORA_BIAS_ALL) return fail(E_INPUT, "%s: bias is '%.40s'; it may be none, lora_only or all", where, bias);
+    return OK;
+}
+
 static err refuse_others(const json_t *j, const char *where) {
     static const char *const refused[] = {"use_dora", "trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
                                           "alora_invocation_tokens", "use_qalora", "use_bdlora"}; /* fan_in_fan_out says how the base is stored, which the model knows */
     static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
-    const char *init = json_string_value(json_object_get(j, "init_lora_weights")), *bias = json_string_value(json_object_get(j, "bias"));
+    const char *init = json_string_value(json_object_get(j, "init_lora_weights"));
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (truthy(json_object_get(j, refused[i]))) return fail(E_UNSUPPORTED, "%s: '%s' is not supported yet", where, refused[i]);
     for (size_t i = 0; init && i < sizeof changes_base / sizeof *changes_base; i++)
         if (!strncasecmp(init, changes_base[i], strlen(changes_base[i]))) return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base model too; save the adapter converted to plain LoRA", where, init);
-    return bias && strcmp(bias, "none") ? fail(E_UNSUPPORTED, "%s: bias '%s' is not supported yet", where, bias) : OK;
+    return OK;
 }
 
 static err read_json(const void *json, const char *where, arena *mem, void *settings) {
@@ -70,6 +82,7 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     json_int_t rank = json_integer_value(r);
     *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(json_object_get(json, "lora_dropout")),
                        .init = init && !strcmp(init, "gaussian") ? LORA_GAUSSIAN : LORA_KAIMING, .rslora = json_is_true(json_object_get(json, "use_rslora"))};
+    TRY(read_bias(json, where, &l->bias));
     TRY(targets_read(json, where, mem, &l->targets));
     TRY(module_values_read(json, "rank_pattern", where, mem, &l->ranks, &l->n_ranks));
     TRY(module_values_read(json, "alpha_pattern", where, mem, &l->alphas, &l->n_alphas));
@@ -83,8 +96,8 @@ static json_t *number(double x) { return x == (int)x ? json_integer((int)x) : js
 static err write_json(const void *settings, const struct module_list *named, void *json) {
     const struct lora *l = settings;
     int bad = json_object_set_new(json, "r", json_integer(l->r)) | json_object_set_new(json, "lora_alpha", number(l->alpha)) |
-              json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string("none")) |
-              json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
+              json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string(biases[l->bias])) |
+              json_object_set_new(json, "modules_to_save", json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
               json_object_set_new(json, "use_dora", json_false()) |
               json_object_set_new(json, "init_lora_weights", l->init == LORA_GAUSSIAN ? json_string("gaussian") : json_true());
     if (bad) return fail(E_MEMORY, "out of memory");
@@ -110,6 +123,7 @@ static void describe(const void *settings, str *out) {
     str_addf(out, "LoRA adapter (r %d", l->r);
     if (l->n_ranks) str_addf(out, ", of some modules another");
     if (l->rslora) str_addf(out, ", rank-stabilised");
+    if (l->bias) str_addf(out, l->bias == LORA_BIAS_ALL ? ", all biases" : ", their biases");
 }
 
 static const struct targets *targets_of(const void *settings) { return &((const struct lora *)settings)->targets; }
@@ -161,5 +175,13 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     return site_emit_linear(s, x, n, w, &a, &low, out);
 }
 
+/* PEFT wraps a module that has a delta, so its own bias is "base_layer.bias" there. */
+static val vector(struct site *s, const struct base_vector *v) {
+    const struct lora *l = s->settings;
+    if (!l->bias || !vector_is_bias(v)) return (val){0};
+    const bool own = !vector_of_norm(v) && targets_take(&l->targets, &v->of);
+    return own || l->bias == LORA_BIAS_ALL ? vector_copy(s, v, own ? "base_layer." : "") : (val){0};
+}
+
 const struct peft_method method_lora = {.name = "lora", .peft_type = "LORA", .settings = sizeof(struct lora), .check = check, .same = same, .read = read_json, .write = write_json,
-                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .linears = linears};
+                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .linears = linears, .vector = vector};

@@ -5,10 +5,13 @@
 
 enum lora_init { LORA_KAIMING, LORA_GAUSSIAN };
 
+enum lora_bias { LORA_BIAS_NONE, LORA_BIAS_OWN /* of the modules with a delta */, LORA_BIAS_ALL };
+
 struct lora {
     int r;
     double alpha, dropout;
     enum lora_init init;
+    enum lora_bias bias;
     bool rslora; /* the delta is scaled by alpha / sqrt(r) */
     struct targets targets;
     int n_ranks, n_alphas;

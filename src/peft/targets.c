@@ -48,12 +48,14 @@ static bool names_module(const char *name, const char *module) {
     return n == m || module[n - m - 1] == '.';
 }
 
-static bool list_takes(const struct module_list *l, const struct module *w) {
-    switch (l->take) { /* canonical names are GGUF's: blk.3.attn_q, dec.blk.0.cross_attn_k, blk.3.ffn_up, blk.3.attn_norm */
-    case TAKE_ALL_LINEAR: return !w->head;
-    case TAKE_ATTENTION: return !w->head && strstr(w->name, "attn_");
-    case TAKE_MLP: return !w->head && strstr(w->name, "ffn_");
-    case TAKE_NORMS: return strstr(w->name, "norm") != NULL;
+bool module_list_takes(const struct module_list *l, const struct module *w) {
+    /* canonical names are GGUF's: blk.3.attn_q, dec.blk.0.cross_attn_k, blk.3.ffn_up, blk.3.attn_norm, token_embd */
+    const bool norm = strstr(w->name, "norm") != NULL, linear = !w->head && !norm && !strstr(w->name, "_embd");
+    switch (l->take) {
+    case TAKE_ALL_LINEAR: return linear;
+    case TAKE_ATTENTION: return linear && strstr(w->name, "attn_");
+    case TAKE_MLP: return linear && strstr(w->name, "ffn_");
+    case TAKE_NORMS: return norm;
     case TAKE_ALL: return true;
     case TAKE_REGEX: return l->n && full_match(l->names[0], w->module);
     case TAKE_NAMES: break;
@@ -81,8 +83,8 @@ static int layer_of(const struct targets *t, const char *module) {
 }
 
 bool targets_take(const struct targets *t, const struct module *w) {
-    if (t->except.n && list_takes(&t->except, w)) return false;
-    if (!list_takes(&t->of, w)) return false;
+    if (t->except.n && module_list_takes(&t->except, w)) return false;
+    if (!module_list_takes(&t->of, w)) return false;
     if (!t->n_layers) return true;
     int layer = layer_of(t, w->module);
     for (int i = 0; i < t->n_layers; i++)
@@ -90,7 +92,7 @@ bool targets_take(const struct targets *t, const struct module *w) {
     return false;
 }
 
-static bool lists_same(const struct module_list *a, const struct module_list *b) {
+bool module_lists_same(const struct module_list *a, const struct module_list *b) {
     bool same = a->take == b->take && a->n == b->n;
     for (int i = 0; same && i < a->n; i++) same = !strcmp(a->names[i], b->names[i]);
     return same;
@@ -98,7 +100,7 @@ static bool lists_same(const struct module_list *a, const struct module_list *b)
 
 bool targets_same(const struct targets *a, const struct targets *b) {
     const struct module_list x = {TAKE_NAMES, a->n_containers, a->containers}, y = {TAKE_NAMES, b->n_containers, b->containers};
-    return lists_same(&a->of, &b->of) && lists_same(&a->except, &b->except) && lists_same(&x, &y) && a->n_layers == b->n_layers &&
+    return module_lists_same(&a->of, &b->of) && module_lists_same(&a->except, &b->except) && module_lists_same(&x, &y) && a->n_layers == b->n_layers &&
            (!a->n_layers || !memcmp(a->layers, b->layers, (size_t)a->n_layers * sizeof *a->layers));
 }
 
@@ -108,13 +110,15 @@ static err regex_check(const char *setting, const char *regex) {
     return re ? OK : fail(E_USAGE, "%s: '%.80s' is no regular expression", setting, regex);
 }
 
+err module_list_check(const struct module_list *l, const char *setting) { return l->take == TAKE_REGEX ? regex_check(setting, l->names[0]) : OK; }
+
 err targets_check(const struct targets *t, const char *method) {
     char setting[64];
     snprintf(setting, sizeof setting, "%s.target_modules", method);
     if (t->of.take <= TAKE_REGEX && t->of.n == 0) return fail(E_USAGE, "%s is empty; name modules such as q_proj, or all-linear", setting);
-    if (t->of.take == TAKE_REGEX) TRY(regex_check(setting, t->of.names[0]));
+    TRY(module_list_check(&t->of, setting));
     snprintf(setting, sizeof setting, "%s.exclude_modules", method);
-    if (t->except.take == TAKE_REGEX) TRY(regex_check(setting, t->except.names[0]));
+    TRY(module_list_check(&t->except, setting));
     if (t->n_layers && t->of.take == TAKE_REGEX)
         return fail(E_USAGE, "%s.layers_to_transform goes with a list of modules; a regular expression says itself which layers it means", method);
     if (t->n_containers && !t->n_layers) return fail(E_USAGE, "%s.layers_pattern has no use without layers_to_transform", method);
@@ -186,7 +190,8 @@ static err names_read(const json_t *v, const char *setting, const char *where, a
     return OK;
 }
 
-static err list_read(const json_t *v, const char *setting, const char *where, arena *mem, struct module_list *l) {
+err module_list_read(const void *json, const char *setting, const char *where, arena *mem, struct module_list *l) {
+    const json_t *v = json;
     const char *text = json_string_value(v);
     *l = (struct module_list){0};
     if (!v || json_is_null(v)) return OK;
@@ -218,8 +223,8 @@ static err layers_read(const json_t *v, const char *where, arena *mem, struct ta
 err targets_read(const void *json, const char *where, arena *mem, struct targets *t) {
     const json_t *pattern = json_object_get(json, "layers_pattern");
     *t = (struct targets){0};
-    TRY(list_read(json_object_get(json, "target_modules"), "target_modules", where, mem, &t->of));
-    TRY(list_read(json_object_get(json, "exclude_modules"), "exclude_modules", where, mem, &t->except));
+    TRY(module_list_read(json_object_get(json, "target_modules"), "target_modules", where, mem, &t->of));
+    TRY(module_list_read(json_object_get(json, "exclude_modules"), "exclude_modules", where, mem, &t->except));
     TRY(layers_read(json_object_get(json, "layers_to_transform"), where, mem, t));
     if (!t->n_layers || !pattern || json_is_null(pattern)) return OK;
     json_t *list = json_is_string(pattern) ? json_pack("[O]", pattern) : json_incref((json_t *)pattern);
@@ -234,14 +239,19 @@ static json_t *names_json(int n, const char *const *names) {
     return j;
 }
 
+void *module_list_json(const struct module_list *l) { return l->take == TAKE_REGEX ? json_string(l->names[0]) : names_json(l->n, l->names); }
+
 err targets_write(const struct targets *t, const struct module_list *named, void *json) {
     const struct module_list *of = t->of.take > TAKE_REGEX && named ? named : &t->of;
-    json_t *layers = t->n_layers ? json_array() : json_null();
-    for (int i = 0; i < t->n_layers; i++) json_array_append_new(layers, json_integer(t->layers[i]));
-    int bad = json_object_set_new(json, "target_modules", of->take == TAKE_REGEX ? json_string(of->names[0]) : names_json(of->n, of->names));
-    bad |= json_object_set_new(json, "layers_to_transform", layers);
-    bad |= json_object_set_new(json, "layers_pattern", names_json(t->n_containers, t->containers));
-    if (t->except.n) /* a key that older readers do not know: only where it says something */
-        bad |= json_object_set_new(json, "exclude_modules", t->except.take == TAKE_REGEX ? json_string(t->except.names[0]) : names_json(t->except.n, t->except.names));
+    int bad = json_object_set_new(json, "target_modules", module_list_json(of));
+    /* keys that not every method's or older readers know: only where they say something */
+    if (t->n_layers) {
+        json_t *layers = json_array();
+        for (int i = 0; i < t->n_layers; i++) json_array_append_new(layers, json_integer(t->layers[i]));
+        bad |= json_object_set_new(json, "layers_to_transform", layers);
+        bad |= json_object_set_new(json, "layers_pattern", names_json(t->n_containers, t->containers));
+    }
+    if (t->except.n)
+        bad |= json_object_set_new(json, "exclude_modules", module_list_json(&t->except));
     return bad ? fail(E_MEMORY, "out of memory") : OK;
 }

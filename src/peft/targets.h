@@ -27,10 +27,17 @@ struct module_value {
     double value;
 };
 
-/* all-linear, attention, mlp, norms, all. Of names and expressions: NULL. */
+/* all-linear, attention, mlp (linear layers and their biases), norms, all. Of names and expressions: NULL. */
 const char *take_word(enum take take);
 /* The word's; TAKE_NAMES where it is none. */
 enum take take_of_word(const char *word);
+
+bool module_list_takes(const struct module_list *l, const struct module *w);
+bool module_lists_same(const struct module_list *a, const struct module_list *b);
+err module_list_check(const struct module_list *l, const char *setting);
+/* A list of names, one regular expression, or a word; absent or null: none. And back (a jansson value, the caller's; null: none). */
+err module_list_read(const void *json, const char *setting, const char *where, arena *mem, struct module_list *l);
+void *module_list_json(const struct module_list *l);
 
 bool targets_take(const struct targets *t, const struct module *w);
 bool targets_same(const struct targets *a, const struct targets *b);

@@ -76,6 +76,9 @@ static void test_run(void **state) {
 
     ok("$C train $D/run.yaml --quiet --set method=lora --set lora.r=4 --set learning_rate=1e-2 --set max_steps=30 --set output_dir=$D/lora && ! test -e $D/lora/features");
     assert_true(share_right("lora/adapter") > 0.6);
+    ok("for m in ln_tuning ia3 full; do $C train $D/run.yaml --quiet --set method=$m --set learning_rate=1e-2 --set max_steps=30 --set output_dir=$D/$m && $C eval $D/run.yaml --set method=$m --run $D/$m && "
+       "$C inspect $D/$m/adapter || exit 1; done");
+    assert_true(share_right("ln_tuning/adapter") > 0.6 && share_right("ia3/adapter") > 0.6 && share_right("full/adapter") > 0.6);
     ok("$C inspect $D/lora/adapter && $C plan $D/run.yaml --set method=lora && $C data preview $D/run.yaml");
     says(ran.out.p, "label of ");
 }

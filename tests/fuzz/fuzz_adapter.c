@@ -1,6 +1,6 @@
-/* Any bytes as one of an adapter's files, beside good other ones: those that start with '{"id2label' as labels.json of a classifier, with
- * '{' as adapter_config.json, others as adapter_model.safetensors. Read as a classifier, as deltas on a tiny model and asked who would load it: taken or refused with a message. Runs from the
- * source root. */
+/* Any bytes as one of an adapter's files, beside good other ones. Those that start with '{"id2label' as labels.json of a classifier. Others
+ * of a LoRA and of trained tensors in turn: with '{' as adapter_config.json, else as adapter_model.safetensors; read as a classifier, as
+ * deltas on a tiny model, and asked who would load it. Taken or refused with a message. Runs from the source root. */
 #define _GNU_SOURCE
 #include "export/deltas.h"
 #include "export/takers.h"
@@ -21,13 +21,13 @@ static const char BASE[] = "tests/golden/tiny_llama/tied_gqa";
 static void good(const char *folder, const char *file) {
     char path[256];
     str b = {0};
-    snprintf(path, sizeof path, "%s/%s", folder, file);
+    snprintf(path, sizeof path, "tests/golden/%s/%s", folder, file);
     if (file_read(path, &b)) abort();
     fuzz_file(file, (const uint8_t *)b.p, b.n);
     str_free(&b);
 }
 
-static err read_head(void) {
+static void read_head(void) {
     arena mem = {0};
     struct head head;
     err e = adapter_read_head(fuzz_folder, &mem, &head);
@@ -35,41 +35,44 @@ static err read_head(void) {
     for (int i = 0; !e && head.names && i < head.classes; i++)
         if (!head.names[i]) abort();
     arena_free(&mem);
-    return e;
 }
 
 static int read_labels(const uint8_t *bytes, size_t n) {
     char path[256];
-    good("tests/golden/heads/none/adapter", "adapter_config.json");
-    good("tests/golden/heads/none/adapter", "adapter_model.safetensors");
+    good("heads/none/adapter", "adapter_config.json");
+    good("heads/none/adapter", "adapter_model.safetensors");
     fuzz_file("labels.json", bytes, n);
     read_head();
     snprintf(path, sizeof path, "%s/labels.json", fuzz_folder);
     return unlink(path);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
-    static struct model m;
+static void beside(const struct model *base, const uint8_t *bytes, size_t n, bool whole) {
     struct deltas d;
     json_t *list = NULL;
-    if (!m.n && model_open(BASE, NULL, &m)) abort();
-    static const char names[] = "{\"id2label";
-    if (n >= sizeof names - 1 && !memcmp(bytes, names, sizeof names - 1)) return read_labels(bytes, n);
     bool config = n && bytes[0] == '{';
     fuzz_file(config ? "adapter_config.json" : "adapter_model.safetensors", bytes, n);
-    good("tests/golden/tiny_llama/tied_gqa/adapter_qv_r3", config ? "adapter_model.safetensors" : "adapter_config.json");
+    good(whole ? "methods/full/adapter" : "tiny_llama/tied_gqa/adapter_qv_r3", config ? "adapter_model.safetensors" : "adapter_config.json");
     read_head();
-    err e = deltas_open(fuzz_folder, &m, &d);
+    err e = deltas_open(fuzz_folder, base, &d);
     if (e && (!*err_text() || d.n || d.mem.head)) abort();
     if (!e) {
         struct structure st = {0};
         float *w = NULL;
-        if (!deltas_structure(&d, &m, &st, &w)) arena_f32_free(w, st.params.bytes);
+        if (!deltas_structure(&d, base, &st, &w)) arena_f32_free(w, st.params.bytes);
         structure_free(&st);
         deltas_close(&d);
     }
     e = takers_of(fuzz_folder, &list);
     if (e ? !*err_text() || list : json_array_size(list) != 5) abort();
     json_decref(list);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
+    static struct model m;
+    static const char names[] = "{\"id2label";
+    if (n >= sizeof names - 1 && !memcmp(bytes, names, sizeof names - 1)) return read_labels(bytes, n);
+    if (!m.n && model_open(BASE, NULL, &m)) abort();
+    for (int whole = 0; whole < 2; whole++) beside(&m, bytes, n, whole);
     return 0;
 }

@@ -233,10 +233,10 @@ static void test_one_adapter_two_bases(void **state) {
 
 /* --- the settings file ---------------------------------------------------------------------------------------------- */
 /* PEFT's keys since 0.3: what every reader knows. A key that an old PEFT does not know makes it fail. */
-static const char *const keys[] = {"auto_mapping", "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-                                   "layers_to_transform", "lora_alpha", "lora_dropout", "modules_to_save", "peft_type", "r", "revision", "target_modules", "task_type"};
+static const char *const keys[] = {"auto_mapping", "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+                                   "lora_alpha", "lora_dropout", "modules_to_save", "peft_type", "r", "revision", "target_modules", "task_type"};
 static const char *const later_keys[] = {"alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "exclude_modules", "lora_bias", "trainable_token_indices", "layer_replication",
-                                         "loftq_config", "megatron_core", "megatron_config", "peft_version"};
+                                         "loftq_config", "megatron_core", "megatron_config", "peft_version", "layers_to_transform", "layers_pattern"};
 
 static bool listed(const char *name, const char *const *list, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -325,8 +325,8 @@ static void with_key(const char *key, const char *json) {
 static void test_refused_settings(void **state) {
     (void)state;
     static const struct { const char *key, *value, *says; } cases[] = {
-        {"use_dora", "true", "use_dora"}, {"peft_type", "\"IA3\"", "IA3"}, {"peft_type", NULL, "peft_type"},
-        {"peft_type", "\"ADALORA\"", "supported: LORA"}, {"bias", "\"all\"", "bias"}, {"rank_pattern", "{\"q_proj\": 8}", "another shape"},
+        {"use_dora", "true", "use_dora"}, {"peft_type", "\"LOHA\"", "LOHA"}, {"peft_type", NULL, "peft_type"},
+        {"peft_type", "\"ADALORA\"", "supported: LORA"}, {"bias", "\"both\"", "lora_only"}, {"rank_pattern", "{\"q_proj\": 8}", "another shape"},
         {"rank_pattern", "{\"(q_proj\": 8}", "no regular expression"}, {"rank_pattern", "{\"q_proj\": 0}", "rank_pattern"}, {"rank_pattern", "{\"q_proj\": 2.5}", "rank_pattern"},
         {"rank_pattern", "[8]", "rank_pattern"}, {"alpha_pattern", "{\"q_proj\": true}", "alpha_pattern"}, {"modules_to_save", "[\"lm_head\"]", "modules_to_save"}, {"layers_to_transform", "[0]", "tensors"}, {"layers_to_transform", "[-1]", "layers_to_transform"},
         {"layers_to_transform", "\"all\"", "layers_to_transform"}, {"layers_to_transform", "[77]", "match no module"},

@@ -226,23 +226,26 @@ static void build_norm(struct lab *l) {
 
 /* Variants: one plain output; three with two deltas and a bias; dropout; no gradient to x; sizes that a card's fused products take.
  * From 5 on trained matrices and biases: two of three beside a frozen one, with deltas; biases alone; a matrix and nothing below;
- * all of a group, in a card's sizes. */
+ * all of a group, in a card's sizes. Last, with and without dropout, deltas of which A is frozen: their backward has no x. */
 static void build_linear(struct lab *l) {
     static const struct {
         int n, rank[3];
         float dropout;
         bool bias, dx;
         unsigned trained, trained_bias; /* bit k: output k's */
-    } kinds[] = {{1, {0}, 0, false, true, 0, 0},
-                 {3, {4, 0, 3}, 0, true, true, 0, 0},
-                 {2, {8, 1}, 0.3f, false, true, 0, 0},
-                 {1, {5}, 0, false, false, 0, 0},
-                 {3, {8, 0, 16}, 0, true, true, 0, 0},
-                 {3, {4, 0, 3}, 0, false, true, 5, 6},
-                 {2, {0}, 0, false, true, 0, 3},
-                 {1, {0}, 0, false, false, 1, 1},
-                 {3, {8, 0, 16}, 0, false, true, 7, 5}};
-    const bool fused = l->variant == 4 || l->variant == 8;
+        bool frozen_a;
+    } kinds[] = {{1, {0}, 0, false, true, 0, 0, false},
+                 {3, {4, 0, 3}, 0, true, true, 0, 0, false},
+                 {2, {8, 1}, 0.3f, false, true, 0, 0, false},
+                 {1, {5}, 0, false, false, 0, 0, false},
+                 {3, {8, 0, 16}, 0, true, true, 0, 0, false},
+                 {3, {4, 0, 3}, 0, false, true, 5, 6, false},
+                 {2, {0}, 0, false, true, 0, 3, false},
+                 {1, {0}, 0, false, false, 1, 1, false},
+                 {3, {8, 0, 16}, 0, false, true, 7, 5, false},
+                 {3, {8, 0, 16}, 0, false, true, 0, 0, true},
+                 {2, {3, 2}, 0.3f, false, true, 0, 0, true}};
+    const bool fused = l->variant == 4 || l->variant == 8 || l->variant == 9;
     const int64_t C = l->s->C, eights = fused ? 8 : 1, O[] = {C + (fused ? 8 : 3), eights, 2 * C};
     const unsigned trained = kinds[l->variant].trained, trained_bias = kinds[l->variant].trained_bias;
     if (l->dt != DT_F32 && trained == (1u << kinds[l->variant].n) - 1) return; /* nothing is of the lab's type */
@@ -260,6 +263,7 @@ static void build_linear(struct lab *l) {
         if (a.rank[k]) in[LIN_B + k] = param(l, 2, (int64_t[]){O[k], a.rank[k]}, "B");
     }
     if (R) in[LIN_A] = param(l, 2, (int64_t[]){R, C}, "A");
+    if (R && kinds[l->variant].frozen_a) prog_v(&l->p, in[LIN_A])->needs = false;
     in[LIN_SAMPLE] = ints(l, SYM_N, "sample", 1000);
     in[LIN_POS] = ints(l, SYM_N, "pos", 1000);
     l->terms = (double)(C + l->N + R); /* of the longest sum: over C, over tokens, over all outputs (dx), over ranks */
@@ -485,7 +489,7 @@ static void build_sample(struct lab *l) {
 static const struct row rows[] = {
     {&op_embed, build_embed, 3, true},          {&op_norm, build_norm, 5, false},
     {&op_overlay, build_overlay, 5, false},
-    {&op_linear, build_linear, 9, true},        {&op_rope, build_rope, 8, false},
+    {&op_linear, build_linear, 11, true},       {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 9, false}, {&op_add, build_add, 1, false},
     {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 7, true},

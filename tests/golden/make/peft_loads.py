@@ -8,6 +8,7 @@ the Hugging Face form of the same base, and the per-token likelihoods of a short
   cipher    tests/golden/cipher, where cyclora too reads the Hugging Face folder
   patterns  cipher again: rsLoRA, ranks and scales by module, some layers, some modules left out
   KIND      for every other family of decoders, a random model of cipher's tokenizer, as a Hugging Face folder in both
+  METHOD    for every method that PEFT has beside plain LoRA, on one of these
   gguf      cyclora reads the GGUF file, whose q and k rows are in another order; PEFT a folder with the dequantised
             weights (bench/peers/convert.py makes it). Left out when the files are not there.
 The text is one that the adapter moves: the difference to the bare base is shown, and must be ten times the tolerance.
@@ -24,7 +25,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -32,9 +32,11 @@ TOLERANCE = 1e-3
 CIPHER = "tests/golden/cipher"
 
 
-LORA = "{r: 8, lora_alpha: 12, target_modules: all-linear}"
-PATTERNS = ("{r: 4, lora_alpha: 12, use_rslora: true, target_modules: all-linear, exclude_modules: k_proj, layers_to_transform: 0-1, rank_pattern: [down_proj=7], "
+LORA = "lora: {r: 8, lora_alpha: 12, target_modules: all-linear}"
+PATTERNS = ("lora: {r: 4, lora_alpha: 12, use_rslora: true, target_modules: all-linear, exclude_modules: k_proj, layers_to_transform: 0-1, rank_pattern: [down_proj=7], "
             "alpha_pattern: ['.*1\\.self_attn\\.o_proj=20']}")
+METHODS = {"ia3": ("gemma2", "method: ia3\nlearning_rate: 3e-2"), "norms": ("gemma2", "method: ln_tuning\nlearning_rate: 1e-2"),
+           "biases": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], bias: all}\nlearning_rate: 1e-2")}
 COMMON = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
               bos_token_id=None, pad_token_id=None, sliding_window=4)
 KINDS = {"mistral": COMMON, "qwen2": COMMON, "qwen3": COMMON | {"head_dim": 16}, "smollm3": COMMON, "phi3": COMMON, "gemma2": COMMON | {"head_dim": 16, "query_pre_attn_scalar": 16},
@@ -66,20 +68,20 @@ def cyclora(*args):
     return json.loads(subprocess.run(args, check=True, capture_output=True, text=True).stdout)
 
 
-def train(a, base, rows, out, lora=LORA):
+def train(a, base, rows, out, settings=LORA):
     data = out + ".jsonl"
     with open(data, "w") as f:
         f.writelines(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in rows)
     config = out + ".yaml"
     with open(config, "w") as f:
-        f.write(f"objective: sft\nmodel: {base}\ndata: {data}\noutput_dir: {out}\nmax_steps: {a.steps}\nmax_length: 64\nlearning_rate: {a.lr}\n"
-                f"per_device_train_batch_size: 4\nlora: {lora}\n")
+        f.write(f"objective: sft\nmodel: {base}\ndata: {data}\noutput_dir: {out}\nmax_steps: {a.steps}\nmax_length: 64\n"
+                f"per_device_train_batch_size: 4\n{settings}\n" + ("" if "learning_rate" in settings else f"learning_rate: {a.lr}\n"))
     subprocess.run([a.cyclora, "train", config, "--quiet"], check=True, stdout=subprocess.DEVNULL)
     return out + "/adapter"
 
 
-def check(a, name, base, hf, rows, text, tmp, lora=LORA):
-    folder = train(a, base, rows, f"{tmp}/{name}", lora)
+def check(a, name, base, hf, rows, text, tmp, settings=LORA):
+    folder = train(a, base, rows, f"{tmp}/{name}", settings)
     path = f"{tmp}/{name}.txt"
     with open(path, "w") as f:
         f.write(text)
@@ -89,11 +91,10 @@ def check(a, name, base, hf, rows, text, tmp, lora=LORA):
     theirs_bare = nll(model, ours["ids"])
     theirs = nll(PeftModel.from_pretrained(model, folder).eval(), ours["ids"])
     mine, mine_bare = torch.tensor(ours["nll"][1:]), torch.tensor(bare["nll"][1:])
-    b = max(t.abs().max().item() for n, t in load_file(folder + "/adapter_model.safetensors").items() if "lora_B" in n)
     worst, worst_bare, moved = (mine - theirs).abs().max().item(), (mine_bare - theirs_bare).abs().max().item(), (mine - mine_bare).abs().max().item()
     good = worst <= TOLERANCE and moved > 10 * TOLERANCE
     print(f"{name}: {len(mine)} tokens, mean NLL cyclora {mine.mean():.6f}, PEFT {theirs.mean():.6f} (bare base {mine_bare.mean():.6f}); greatest difference "
-          f"{worst:.1e} (bare base {worst_bare:.1e}); the adapter moves up to {moved:.3f}; max |B| {b:.1e}: {'ok' if good else 'WRONG'}")
+          f"{worst:.1e} (bare base {worst_bare:.1e}); the adapter moves up to {moved:.3f}: {'ok' if good else 'WRONG'}")
     return good
 
 
@@ -141,6 +142,8 @@ def main():
         for kind in KINDS:
             folder = random_model(kind, f"{tmp}/{kind}-base")
             good &= check(a, kind, folder, folder, [(p["a"] + "\n", p["b"]) for p in pairs], "ajslfcrmq\nTOFGBQCHP", tmp)
+        for name, (kind, settings) in METHODS.items():
+            good &= check(a, name, f"{tmp}/{kind}-base", f"{tmp}/{kind}-base", [(p["a"] + "\n", p["b"]) for p in pairs], "ajslfcrmq\nTOFGBQCHP", tmp, settings)
         good &= check_t5(a, [(p["a"] + "\n", p["b"]) for p in pairs], ["ajslfcrmq\n", "sle\n", "najeetccc\n"], tmp)
         if os.path.exists(a.gguf) and os.path.exists(a.hf):
             rows = [("Say it like a pirate: " + s + "\n", r) for s, r in [

@@ -107,7 +107,8 @@ def run(m, seqs, labels, w):
     wt = torch.tensor(sum(w, []), dtype=next(m.parameters()).dtype)
     p = oracle.lora_params(m)
     out = {}
-    groups = [{"params": [t for t in p.values() if t.dim() > 1]}, {"params": [t for t in p.values() if t.dim() == 1], "weight_decay": 0.0}]
+    vectors = [t for n, t in p.items() if t.dim() == 1 or "ia3_l" in n]
+    groups = [{"params": [t for t in p.values() if not any(t is v for v in vectors)]}, {"params": vectors, "weight_decay": 0.0}]
     opt = torch.optim.AdamW([x for x in groups if x["params"]], lr=1e-2, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     sch = get_linear_schedule_with_warmup(opt, 2, 10)
     losses, norms, lrs = [], [], []
