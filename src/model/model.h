@@ -58,6 +58,7 @@ struct weight {
     const void *data;
     int rope_heads;
     struct file_form form; /* how Hugging Face's files have it */
+    bool hf_only;       /* GGUF has no place for it */
     bool turned;        /* Hugging Face's files have it as [in, out] (GPT-2) */
 };
 
