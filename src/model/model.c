@@ -95,7 +95,7 @@ static err want_tensor(struct model *m, const char *name, const char *module, co
     w += m->n;
     const bool matrix = p->in > 0 && suffix[1] == 'w';
     *w = (struct weight){.nd = matrix ? 2 : 1, .dt = matrix ? DT_F16 : DT_F32, .d = {p->out, matrix ? p->in : 0}, .rope_heads = m->shape.interleaved ? (int)p->rope_heads : 0,
-                         .turned = matrix && p->transposed};
+                         .turned = matrix && p->transposed, .hf_only = p->hf_only};
     if (w->nd == 1 && m->shape.norm_plus_one && suffix[1] == 'w') w->form.less = 1;
     w->name = arena_printf(&m->mem, "%s%s", name, suffix);
     w->module = arena_str(&m->mem, module);
