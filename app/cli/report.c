@@ -51,6 +51,12 @@ void report_run(const json_t *plan) {
     if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
     report_model(json_object_get(plan, "model"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
+    const json_t *f = json_object_get(plan, "features");
+    if (!(json_num(f, "seconds") > 0)) return;
+    label("features");
+    printf("the base's rows of %.0f texts, %s; ", json_num(f, "texts"), show_bytes(json_num(f, "bytes")));
+    if (json_is_true(json_object_get(f, "found"))) printf("found on disk\n");
+    else printf("computed in %s\n", show_time(json_num(f, "seconds")));
 }
 
 void report_memory(const json_t *plan) {

@@ -46,6 +46,7 @@ static void test_run(void **state) {
     ok("$C train $D/run.yaml");
     says(ran.out.p, "One classifier of 3 classes on the frozen base learns from");
     says(ran.out.p, "/run/features/");
+    says(ran.out.p, "the base's rows of 60 texts");
     says(ran.out.p, "macro F1");
     says(ran.out.p, "cyclora classify --model");
     json_t *report = json_file("run/report.json"), *plan = json_object_get(report, "plan"), *evals = json_object_get(report, "evals");
