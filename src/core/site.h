@@ -71,6 +71,7 @@ struct made_matrix {
 };
 
 struct site;
+struct model;
 struct targets;
 struct module_list;
 /* A method: a row of peft/methods.def and one file. Its settings are a struct of its own; as JSON (jansson) they have PEFT's names,
@@ -126,6 +127,10 @@ struct site {
     /* Encoder-decoders: the encoder's inputs (rows [M]), and in decoding the last row of each text that it read. */
     val src_ids, src_pos, src_cu, src_sample, src_slot, src_last;
     val *cross_k, *cross_v;           /* per layer of the decoder: keys and values of the encoder's rows, made once by prefill */
+    val *kept;                        /* by parameter, where one is `kept`: STATE that prefill writes and decoding reads; NULL in other modes */
+    /* Each row's sum of squares of a linear's matrix, [out] f32, of the base: computed when weights are first read. */
+    val (*row_norms)(struct site *s, const struct linear *w);
+    const struct model *model;        /* the base: row_norms' own */
 };
 
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);

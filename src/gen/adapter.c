@@ -257,7 +257,8 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
     char name[512];
     adapter_tensor_name(st, s, name);
     const struct tensor *t = tensors_find(ts, name);
-    if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
+    if (!t && s->also) snprintf(name, sizeof name, "%s%s", PREFIX, s->also), t = tensors_find(ts, name);
+    if (!t) return fail(E_INPUT, "%s: tensor %s%s is missing", ts->path, PREFIX, s->name);
     const struct tensor want = file_shape(p, s);
     if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));

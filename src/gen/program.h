@@ -41,6 +41,7 @@ struct program {
     int32_t virtual_first;
     val ids, pos;         /* the inputs that program_advance() writes */
     struct residents *base; /* the model's, on the backend */
+    struct norms *norms;    /* the model's */
     const struct param_set *params; /* NULL: none */
 };
 
@@ -72,7 +73,7 @@ struct memory {
 };
 /* The sizes alone, with nothing taken. */
 void memory_sizes(struct memory *mem, const struct program *const *programs, int n);
-/* Takes the memory and brings the base weights to the backend. All programs are of one backend and compute type. */
+/* Takes the memory, computes what programs want of the base beside its tensors, and brings both to the backend. All programs are of one backend and compute type. */
 err memory_for(struct memory *mem, struct program *const *programs, int n);
 void memory_free(struct memory *mem);
 

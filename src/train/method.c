@@ -77,8 +77,8 @@ static err pattern_json(const struct strs *l, const char *key, json_t *j) {
 static err lora_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers, *ranks = json_object(), *alphas = json_object();
     err e = layers_json(&c->lora_layers, "lora.layers_to_transform", base->depth, &layers);
-    *out = json_pack("{s:I, s:f, s:f, s:b, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
-                          "bias", c->lora_bias, "init_lora_weights", c->lora_init, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
+    *out = json_pack("{s:I, s:f, s:f, s:b, s:b, s:f, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
+                          "use_dora", (int)c->lora_dora, "loraplus_lr_ratio", c->lora_plus, "bias", c->lora_bias, "init_lora_weights", c->lora_init, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
     if (!*out) return fail(E_MEMORY, "out of memory");
     TRY(e);

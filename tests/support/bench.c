@@ -153,7 +153,7 @@ float *logits_with(const char *path, struct structure *st, float *weights, const
 
 float *logits_of_fresh(const char *path, struct structure *st, const struct tensors *expected) {
     float *weights = arena_f32(st->params.bytes), *out;
-    param_fill(&st->params, 1, weights);
+    must(param_fill(&st->params, 1, weights));
     out = logits_with(path, st, weights, expected);
     arena_f32_free(weights, st->params.bytes);
     return out;

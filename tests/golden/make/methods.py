@@ -54,7 +54,13 @@ CASES = {
     "full_regex": ("families/qwen2", {"target_modules": r"model\.layers\.0\.(mlp\.down_proj|self_attn\.v_proj|input_layernorm)|model\.norm"}, 56),
     "full_names": ("families/mistral_full", {"target_modules": ["q_proj", "k_proj"]}, 57),
     "full_t5": ("families/t5", {"target_modules": "all"}, 58),
+    "lora_plus": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")),
+    "dora": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules="all-linear", rank_pattern={"v_proj": 3, "down_proj": 5}, task_type="CAUSAL_LM")),
+    "dora_bias": ("tiny_llama/bias", LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"], task_type="CAUSAL_LM")),
+    "dora_gpt2": ("families/gpt2", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
+    "dora_plus": ("tiny_llama/bias", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["v_proj", "gate_proj"], bias="lora_only", task_type="CAUSAL_LM")),
 }
+RATIO = {"lora_plus": 4.0, "dora_plus": 4.0}  # of LoRA+: the learning rate of B and of vectors over that of A, as PEFT's create_loraplus_optimizer groups them
 ENCODER = "prompt_encoder.safetensors"
 
 
@@ -67,7 +73,7 @@ def trained(m):
     prefix = "" if isinstance(m, PeftModel) else "base_model.model."
     if isinstance(m, PeftModel) and m.active_peft_config.peft_type in ("PROMPT_TUNING", "PREFIX_TUNING"):
         return {"prompt_embeddings": m.prompt_encoder["default"].embedding.weight}
-    return {prefix + n.replace(".default", ""): p for n, p in m.named_parameters() if p.requires_grad}
+    return {prefix + n.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): p for n, p in m.named_parameters() if p.requires_grad}
 
 
 def opened(base):
@@ -184,11 +190,14 @@ def case(name, seed):
     m = loaded(base, config, ad).double()
     with families.double():
         gen = {} if common else tiny_llama.generate(m, prompts)
-        exact = tiny_llama.run(m, seqs, labels, w)
+        exact = tiny_llama.run(m, seqs, labels, w, RATIO.get(name, 1.0))
     plain = loaded(base, config, ad)
     if is_prompt(config):
         check_loaded(base, ad, seqs, exact["logits"], prompts, gen["gen.ids"])
-    noise = tiny_llama.far(exact, tiny_llama.run(plain, seqs, labels, w))
+    noise = tiny_llama.far(exact, tiny_llama.run(plain, seqs, labels, w, RATIO.get(name, 1.0)))
+    if name in RATIO:  # the product's own settings, which PEFT's file has no place for
+        path = os.path.join(ad, "adapter_config.json")
+        oracle.write_json(path, {**oracle.json.load(open(path)), "loraplus_lr_ratio": RATIO[name]})
     assert noise["logits"]["rel"] < 1e-5 and noise["grad"]["rel"] < 1e-4, noise
     tiny_llama.forward = plain_forward
     common |= {"ids": i32(sum(seqs, [])), "cu_seqlens": families.cu_of(seqs), "labels": i32(sum(labels, [])), "weights": torch.tensor(sum(w, []), dtype=torch.float32)}

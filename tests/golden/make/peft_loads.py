@@ -75,19 +75,19 @@ def cyclora(*args):
     return json.loads(subprocess.run(args, check=True, capture_output=True, text=True).stdout)
 
 
-def train(a, base, rows, out, settings=LORA):
+def train(a, base, rows, out, settings=None):
     data = out + ".jsonl"
     with open(data, "w") as f:
         f.writelines(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in rows)
     config = out + ".yaml"
     with open(config, "w") as f:
         f.write(f"objective: sft\nmodel: {base}\ndata: {data}\noutput_dir: {out}\nmax_steps: {a.steps}\nmax_length: 64\n"
-                f"per_device_train_batch_size: 4\n{settings}\n" + ("" if "learning_rate" in settings else f"learning_rate: {a.lr}\n"))
+                f"per_device_train_batch_size: 4\n{settings or a.settings}\n" + ("" if "learning_rate" in (settings or a.settings) else f"learning_rate: {a.lr}\n"))
     subprocess.run([a.cyclora, "train", config, "--quiet"], check=True, stdout=subprocess.DEVNULL)
     return out + "/adapter"
 
 
-def check(a, name, base, hf, rows, text, tmp, settings=LORA):
+def check(a, name, base, hf, rows, text, tmp, settings=None):
     folder = train(a, base, rows, f"{tmp}/{name}", settings)
     path = f"{tmp}/{name}.txt"
     with open(path, "w") as f:
@@ -138,6 +138,7 @@ def main():
     ap.add_argument("--cyclora", default="build/release/cyclora")
     ap.add_argument("--gguf", default="cache/SmolLM2-135M-Instruct.Q4_1.gguf")
     ap.add_argument("--hf", default="cache/smollm2-hf")
+    ap.add_argument("--settings", default=LORA, help="for every base, in place of LoRA's: 'lora: {r: 8, lora_alpha: 12, target_modules: all-linear, use_dora: true}'")
     ap.add_argument("--steps", type=int, default=3)
     ap.add_argument("--lr", default="1e-3")
     a = ap.parse_args()
