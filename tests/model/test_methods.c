@@ -180,6 +180,12 @@ static void test_step_zero(void **state) {
     }
 }
 
+static int count(const struct program *g, const struct op_def *op) {
+    int n = 0;
+    for (int i = 0; i < g->p.ni; i++) n += g->p.in[i].op == op;
+    return n;
+}
+
 /* A prompt that begins as a text is the base with that text before every row, to the last bit; where it is shorter than the prompt, again
  * from its beginning. */
 static void test_text_prompt(void **state) {
@@ -201,6 +207,22 @@ static void test_text_prompt(void **state) {
             free(fresh);
             structure_free(&st);
         }
+        bench_close(&b);
+    }
+}
+
+/* Decoding holds nothing of a soft prompt: what it does is in the cache. Nothing of the token table's gradient is computed. */
+static void test_prompt_programs(void **state) {
+    (void)state;
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        const int laid = !b.st.virtual_tokens ? 0 : b.st.method->kv ? 2 * (int)b.model.shape.layers : 1, encoder = !strncmp(cases[c].name, "ptuning", 7);
+        assert_int_equal(count(&b.train, &op_overlay), laid);
+        assert_int_equal(count(&b.train, &op_overlay_bwd), laid);
+        assert_int_equal(count(&b.gen.prefill, &op_overlay), laid);
+        assert_int_equal(count(&b.gen.decode, &op_overlay), 0);
+        if (b.st.virtual_tokens) assert_int_equal(count(&b.train, &op_embed_bwd), encoder); /* of the encoder's own rows */
         bench_close(&b);
     }
 }
@@ -311,12 +333,6 @@ static void test_orthogonal(void **state) {
     assert_int_equal(structure_init(&st, &m, &method_lora, &odd, NULL), E_USAGE);
     assert_non_null(strstr(err_text(), "lora.rank_pattern's of down_proj is 5"));
     model_close(&m);
-}
-
-static int count(const struct program *g, const struct op_def *op) {
-    int n = 0;
-    for (int i = 0; i < g->p.ni; i++) n += g->p.in[i].op == op;
-    return n;
 }
 
 /* DoRA's norms: planning reads no weight; the rows' squares come when memory is taken, once for all programs; what decoding multiplies with
@@ -442,6 +458,6 @@ int main(void) {
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
                                        cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
-                                       cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt)};
+                                       cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
