@@ -17,13 +17,15 @@ struct structure {
     struct head head;    /* a classifier beside the method */
     const char *head_module;
     arena mem;
+    int virtual_tokens;  /* before every text (core/site.h) */
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
 };
 
+/* In tokens of texts: programs add the room for what a method puts before one. */
 struct capacity {
-    int tokens;        /* N of one pass */
+    int tokens;        /* of one pass */
     int sequences;     /* S of one pass */
     int slots, length; /* KV cache: running sequences, tokens each */
     dtype compute;     /* of activations; DT_NONE: the backend's own */
@@ -38,6 +40,8 @@ struct program {
     val features;         /* features: the last rows [N, C]; classify without a head: those of each text that a head would read [S, C] */
     val logits;           /* prefill, decode: kept where asked for; classify: of the classes [S, classes], f32 */
     bool seq2seq;         /* the model reads prompts with an encoder */
+    int virtual_tokens;   /* before every text, of ids virtual_first, virtual_first + 1, ... */
+    int32_t virtual_first;
     val ids, pos;         /* the inputs that program_advance() writes */
     struct residents *base; /* the model's, on the backend */
     struct norms *norms;    /* the model's */

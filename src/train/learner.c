@@ -141,8 +141,10 @@ static err split_passes(const struct program *g, struct workbench *b, const stru
         b->first_cap = n + 1;
     }
     for (int i = 0; i < n; i++)
-        if (rows[i]->n > cap_n) return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n, cap_n);
-    *passes = pack_plan(rows, n, cap_n, cap_s, b->first);
+        if (rows[i]->n + g->virtual_tokens > cap_n) return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n + g->virtual_tokens, cap_n);
+    *passes = pack_plan(rows, n, g->virtual_tokens, cap_n, cap_s, b->first);
+    b->pack.virtual_tokens = g->virtual_tokens;
+    b->pack.virtual_first = g->virtual_first;
     return OK;
 }
 

@@ -1,6 +1,7 @@
 /* Any bytes as one of an adapter's files, beside good other ones. Those that start with '{"id2label' as labels.json of a classifier. Others
  * of a LoRA and of trained tensors in turn: with '{' as adapter_config.json, else as adapter_model.safetensors; read as a classifier, as
- * deltas on a tiny model, and asked who would load it. Taken or refused with a message. Runs from the source root. */
+ * deltas on a tiny model, as an adapter of whatever method it names, and asked who would load it. Taken or refused with a message. Runs from
+ * the source root. */
 #define _GNU_SOURCE
 #include "export/deltas.h"
 #include "export/takers.h"
@@ -47,6 +48,23 @@ static int read_labels(const uint8_t *bytes, size_t n) {
     return unlink(path);
 }
 
+/* As `generate --adapter` would. */
+static void as_adapter(const struct model *m) {
+    const struct peft_method *method;
+    const void *settings;
+    struct structure st;
+    arena mem = {0};
+    err e = adapter_read_config(fuzz_folder, &mem, &method, &settings);
+    if (!e) e = structure_init(&st, m, method, settings, NULL);
+    else st = (struct structure){0};
+    float *w = e || st.params.bytes > 64 << 20 ? NULL : arena_f32(st.params.bytes);
+    if (w) e = adapter_read(fuzz_folder, &st, w);
+    if (e && !*err_text()) abort();
+    if (w) arena_f32_free(w, st.params.bytes);
+    structure_free(&st);
+    arena_free(&mem);
+}
+
 static void beside(const struct model *base, const uint8_t *bytes, size_t n, bool whole) {
     struct deltas d;
     json_t *list = NULL;
@@ -63,6 +81,7 @@ static void beside(const struct model *base, const uint8_t *bytes, size_t n, boo
         structure_free(&st);
         deltas_close(&d);
     }
+    as_adapter(base);
     e = takers_of(fuzz_folder, &list);
     if (e ? !*err_text() || list : json_array_size(list) != 5) abort();
     json_decref(list);
