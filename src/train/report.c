@@ -127,15 +127,12 @@ static char *sentence(const struct run *r) {
     const struct side *a = &r->side[0], *b = &r->side[1];
     if (r->objective->sides == 1) {
         const struct structure *st = &a->plans->st;
-        const bool alone = st->method == &method_none;
-        if (st->head.classes) str_addf(&s, "One classifier of %d classes%s", st->head.classes, alone ? " on the frozen base" : " and one ");
+        const bool adapts = st->method->targets || st->virtual_tokens;
+        if (st->head.classes) str_addf(&s, "One classifier of %d classes%s", st->head.classes, adapts ? " and one " : " on the frozen base");
         else str_adds(&s, "One ");
-        if (!alone) {
-            st->method->describe(st->settings, &s);
-            if (a->plans->modules) str_addf(&s, ", %d modules", a->plans->modules);
-            str_addc(&s, ')');
-        }
-        str_addf(&s, " learn%s from %s (%d rows).", st->head.classes && !alone ? "" : "s", a->source.path, a->rows.n);
+        if (adapts) st->method->describe(st->settings, &s);
+        if (a->plans->modules) str_addf(&s, ", %d modules", a->plans->modules);
+        str_addf(&s, "%s learn%s from %s (%d rows).", adapts ? ")" : "", st->head.classes && adapts ? "" : "s", a->source.path, a->rows.n);
     } else {
         str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ", b->source.path, b->n_texts);
         str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->source.path, a->n_texts);

@@ -28,6 +28,23 @@ static void good(const char *folder, const char *file) {
     str_free(&b);
 }
 
+/* As `generate --adapter` would. */
+static void as_adapter(const struct model *m) {
+    const struct peft_method *method;
+    const void *settings;
+    struct structure st;
+    arena mem = {0};
+    err e = adapter_read_config(fuzz_folder, &mem, &method, &settings);
+    if (!e) e = structure_init(&st, m, method, settings, NULL);
+    else st = (struct structure){0};
+    float *w = e || st.params.bytes > 64 << 20 ? NULL : arena_f32(st.params.bytes);
+    if (w) e = adapter_read(fuzz_folder, &st, w);
+    if (e && !*err_text()) abort();
+    if (w) arena_f32_free(w, st.params.bytes);
+    structure_free(&st);
+    arena_free(&mem);
+}
+
 static void read_head(void) {
     arena mem = {0};
     struct head head;
@@ -46,23 +63,6 @@ static int read_labels(const uint8_t *bytes, size_t n) {
     read_head();
     snprintf(path, sizeof path, "%s/labels.json", fuzz_folder);
     return unlink(path);
-}
-
-/* As `generate --adapter` would. */
-static void as_adapter(const struct model *m) {
-    const struct peft_method *method;
-    const void *settings;
-    struct structure st;
-    arena mem = {0};
-    err e = adapter_read_config(fuzz_folder, &mem, &method, &settings);
-    if (!e) e = structure_init(&st, m, method, settings, NULL);
-    else st = (struct structure){0};
-    float *w = e || st.params.bytes > 64 << 20 ? NULL : arena_f32(st.params.bytes);
-    if (w) e = adapter_read(fuzz_folder, &st, w);
-    if (e && !*err_text()) abort();
-    if (w) arena_f32_free(w, st.params.bytes);
-    structure_free(&st);
-    arena_free(&mem);
 }
 
 static void beside(const struct model *base, const uint8_t *bytes, size_t n, bool whole) {
