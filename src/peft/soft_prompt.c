@@ -25,8 +25,6 @@ err soft_prompt_read(const void *json, const char *where, struct soft_prompt *p)
     if (submodules > 1)
         return fail(E_UNSUPPORTED, "%s: num_transformer_submodules %d: virtual tokens for encoder and decoder are not supported yet", where,
                     (int)submodules);
-    const json_t *saved = json_object_get(json, "modules_to_save");
-    if (json_array_size(saved)) return fail(E_UNSUPPORTED, "%s: 'modules_to_save' is not supported yet", where);
     TRY(read_size(json, "token_dim", where, &p->width));
     TRY(read_size(json, "num_layers", where, &p->layers));
     return read_size(json, "num_attention_heads", where, &p->heads);

@@ -232,7 +232,7 @@ static void test_refused(void **state) {
             "prefix_tuning.num_virtual_tokens is 9999999; it must be 1 to 4096");
     refused(PROMPT(", \"token_dim\": \"wide\""), CIPHER, E_INPUT, "'token_dim' is no size");
     refused(PROMPT(", \"num_transformer_submodules\": 2"), CIPHER, E_UNSUPPORTED, "num_transformer_submodules 2");
-    refused(PROMPT(", \"modules_to_save\": [\"score\"]"), CIPHER, E_UNSUPPORTED, "'modules_to_save'");
+    refused(PROMPT(", \"modules_to_save\": [\"lm_head\"]"), CIPHER, E_UNSUPPORTED, "'modules_to_save'");
     refused(PROMPT(", \"prompt_tuning_init\": \"TEXT\""), CIPHER, E_USAGE, "needs prompt_tuning_init_text");
     refused(PROMPT(", \"prompt_tuning_init_ids\": [3, 4711]"), CIPHER, E_INPUT, "token id 4711 is not in the vocabulary of 48");
     refused(PROMPT(", \"token_dim\": 64"), CIPHER, E_USAGE, "made for a base with token_dim 64, this one has 96");
