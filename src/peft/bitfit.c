@@ -3,24 +3,14 @@
  *
  * PEFT has no such method: the adapter's folder has its layout with a peft_type of our own, and in the file each bias whole, under the
  * base's name ("base_model.model.MODULE.bias"). */
-#include "peft/bitfit.h"
 #include "peft/methods.h"
+#include "peft/targets.h"
 #include "peft/vectors.h"
 
-static bool same(const void *a, const void *b) { return targets_same(&((const struct bitfit *)a)->targets, &((const struct bitfit *)b)->targets); }
-
-static err check(const void *settings) { return targets_check(&((const struct bitfit *)settings)->targets, "bitfit"); }
+static err check(const void *settings) { return targets_check(settings, "bitfit"); }
 
 static err read_json(const void *json, const char *where, arena *mem, void *settings) {
-    struct bitfit *b = settings;
-    TRY(targets_read(json, where, mem, &b->targets));
-    if (b->targets.of.take == TAKE_NAMES && !b->targets.of.n) b->targets.of.take = TAKE_ALL;
-    err e = check(b);
-    return e ? fail_in(e, "%s", where) : OK;
-}
-
-static err write_json(const void *settings, const struct module_list *named, void *json) {
-    return targets_write(&((const struct bitfit *)settings)->targets, named, json);
+    return targets_alone_read(json, where, mem, settings, TAKE_ALL, "bitfit");
 }
 
 static void describe(const void *settings, str *out) {
@@ -28,12 +18,9 @@ static void describe(const void *settings, str *out) {
     str_adds(out, "BitFit adapter (biases");
 }
 
-static const struct targets *targets_of(const void *settings) { return &((const struct bitfit *)settings)->targets; }
-
 static val vector(struct site *s, const struct base_vector *v) {
-    const struct bitfit *b = s->settings;
-    return vector_is_bias(v) && targets_take(&b->targets, &v->of) ? vector_copy(s, v, "") : (val){0};
+    return vector_is_bias(v) && targets_take(s->settings, &v->of) ? vector_copy(s, v, "") : (val){0};
 }
 
-const struct peft_method method_bitfit = {.name = "bitfit", .peft_type = "BITFIT", .settings = sizeof(struct bitfit), .check = check, .same = same, .read = read_json,
-                                          .write = write_json, .describe = describe, .targets = targets_of, .mark = ".bias", .vector = vector, .whole = "", .ours = true};
+const struct peft_method method_bitfit = {.name = "bitfit", .peft_type = "BITFIT", .settings = sizeof(struct targets), .check = check, .same = targets_alone_same, .read = read_json,
+                                          .write = targets_alone_write, .describe = describe, .targets = targets_alone, .mark = ".bias", .vector = vector, .whole = "", .ours = true};

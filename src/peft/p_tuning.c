@@ -63,8 +63,6 @@ static void describe(const void *settings, str *out) {
     if (p->trains) str_addf(out, ", made by an MLP of %lld", (long long)p->hidden);
 }
 
-static int virtual_tokens(const void *settings) { return ((const struct p_tuning *)settings)->of.tokens; }
-
 static err fit(void *settings, const struct base_sizes *base) {
     struct p_tuning *p = settings;
     if (!p->hidden) p->hidden = base->width;
@@ -164,7 +162,7 @@ const struct peft_method method_p_tuning = {.name = "p_tuning",
                                             .mark = "",
                                             .bare = true,
                                             .fit = fit,
-                                            .virtual_tokens = virtual_tokens,
+                                            .virtual_tokens = soft_prompt_tokens,
                                             .embed = embed,
                                             .apart = apart,
                                             .made = made};

@@ -54,8 +54,6 @@ static void describe(const void *settings, str *out) {
     str_addf(out, "prefix (%d virtual tokens", ((const struct prefix_tuning *)settings)->of.tokens);
 }
 
-static int virtual_tokens(const void *settings) { return ((const struct prefix_tuning *)settings)->of.tokens; }
-
 static err fit(void *settings, const struct base_sizes *base) {
     struct prefix_tuning *p = settings;
     p->pairs = base->pairs;
@@ -97,5 +95,5 @@ const struct peft_method method_prefix_tuning = {.name = "prefix_tuning",
                                                  .mark = "prompt_embeddings",
                                                  .bare = true,
                                                  .fit = fit,
-                                                 .virtual_tokens = virtual_tokens,
+                                                 .virtual_tokens = soft_prompt_tokens,
                                                  .kv = kv};

@@ -74,8 +74,6 @@ static void describe(const void *settings, str *out) {
     str_addf(out, "soft prompt (%d virtual tokens", ((const struct prompt_tuning *)settings)->of.tokens);
 }
 
-static int virtual_tokens(const void *settings) { return ((const struct prompt_tuning *)settings)->of.tokens; }
-
 static err fit(void *settings, const struct base_sizes *base) {
     struct prompt_tuning *p = settings;
     for (int i = 0; i < p->n_ids; i++)
@@ -138,5 +136,5 @@ const struct peft_method method_prompt_tuning = {.name = "prompt_tuning",
                                                  .mark = "prompt_embeddings",
                                                  .bare = true,
                                                  .fit = fit,
-                                                 .virtual_tokens = virtual_tokens,
+                                                 .virtual_tokens = soft_prompt_tokens,
                                                  .embed = embed};

@@ -69,6 +69,8 @@ err soft_prompt_agrees(const struct soft_prompt *have, const struct soft_prompt 
     return OK;
 }
 
+int soft_prompt_tokens(const void *settings) { return ((const struct soft_prompt *)settings)->tokens; }
+
 val soft_prompt_lay(struct site *s, const struct soft_prompt *p, val x, val table) {
     return emit1(s->p, &op_overlay, (val[]){x, s->ids, table}, 3, &(struct op_attr){.first = (int)p->first});
 }

@@ -1,5 +1,5 @@
-/* What methods with virtual tokens share (prompt tuning, P-tuning, prefix tuning): how many there are, and the sizes of the base that
- * PEFT's configuration repeats. */
+/* What methods with virtual tokens share (prompt tuning, P-tuning, prefix tuning), whose settings all begin with a struct soft_prompt: how
+ * many there are, and the sizes of the base that PEFT's configuration repeats. */
 #ifndef CYC_PEFT_SOFT_PROMPT_H
 #define CYC_PEFT_SOFT_PROMPT_H
 #include "core/site.h"
@@ -19,6 +19,7 @@ err soft_prompt_write(const struct soft_prompt *p, void *json);
 err soft_prompt_fit(struct soft_prompt *p, const char *method, const struct base_sizes *base, int64_t width, int64_t heads);
 /* Of a folder and of the structure that is to take its numbers. */
 err soft_prompt_agrees(const struct soft_prompt *have, const struct soft_prompt *want, const char *method, const char *folder);
+int soft_prompt_tokens(const void *settings); /* the methods' virtual_tokens (core/site.h) */
 /* Rows of virtual tokens in x become the table's [tokens, width of x]. */
 val soft_prompt_lay(struct site *s, const struct soft_prompt *p, val x, val table);
 

@@ -255,3 +255,18 @@ err targets_write(const struct targets *t, const struct module_list *named, void
         bad |= json_object_set_new(json, "exclude_modules", module_list_json(&t->except));
     return bad ? fail(E_MEMORY, "out of memory") : OK;
 }
+
+/* --- settings that are targets alone ----------------------------------------------------------------------------------- */
+err targets_alone_read(const void *json, const char *where, arena *mem, void *settings, enum take otherwise, const char *method) {
+    struct targets *t = settings;
+    TRY(targets_read(json, where, mem, t));
+    if (t->of.take == TAKE_NAMES && !t->of.n) t->of.take = otherwise;
+    err e = targets_check(t, method);
+    return e ? fail_in(e, "%s", where) : OK;
+}
+
+err targets_alone_write(const void *settings, const struct module_list *named, void *json) { return targets_write(settings, named, json); }
+
+bool targets_alone_same(const void *a, const void *b) { return targets_same(a, b); }
+
+const struct targets *targets_alone(const void *settings) { return settings; }

@@ -46,6 +46,12 @@ err targets_check(const struct targets *t, const char *method);
 err targets_read(const void *json, const char *where, arena *mem, struct targets *t);
 err targets_write(const struct targets *t, const struct module_list *named, void *json);
 
+/* For methods whose settings are a struct targets and nothing else. What names no module takes `otherwise`. */
+err targets_alone_read(const void *json, const char *where, arena *mem, void *settings, enum take otherwise, const char *method);
+err targets_alone_write(const void *settings, const struct module_list *named, void *json);
+bool targets_alone_same(const void *a, const void *b);
+const struct targets *targets_alone(const void *settings);
+
 /* The first of n whose key matches the module, or otherwise. */
 double module_value(const struct module_value *v, int n, const char *module, double otherwise);
 bool module_values_same(const struct module_value *a, int na, const struct module_value *b, int nb);

@@ -3,21 +3,21 @@
 #define _GNU_SOURCE
 #include "support/bench.h"
 #include "base/file.h"
-#include "peft/full.h"
 #include "peft/methods.h"
+#include "peft/targets.h"
 
 #define TINY GOLDEN "/tiny_llama/"
 enum { LAYERS = 3 };
 
-static struct full settings(enum take take, const char *const *names, int n, const int *layers, int n_layers) {
-    return (struct full){.targets = {.of = {take, n, names}, .layers = layers, .n_layers = n_layers}};
+static struct targets settings(enum take take, const char *const *names, int n, const int *layers, int n_layers) {
+    return (struct targets){.of = {take, n, names}, .layers = layers, .n_layers = n_layers};
 }
 
 /* --- what is taken ---------------------------------------------------------------------------------------------------- */
 static int modules(const char *base, enum take take, const char *name) {
     struct model m;
     struct structure st;
-    struct full f = settings(take, &name, name != NULL, NULL, 0);
+    struct targets f = settings(take, &name, name != NULL, NULL, 0);
     int n;
     must(model_open(base, NULL, &m));
     must(structure_init(&st, &m, &method_full, &f, &n));
@@ -53,7 +53,7 @@ static int head_loss_at(const struct program *g) {
     return i;
 }
 
-static void train_program(struct program *g, struct model *m, struct structure *st, const struct full *f, const char *base, enum checkpoint level) {
+static void train_program(struct program *g, struct model *m, struct structure *st, const struct targets *f, const char *base, enum checkpoint level) {
     must(model_open(base, NULL, m));
     must(structure_init(st, m, &method_full, f, NULL));
     must(program_build(g, m, MODE_TRAIN, st, (struct capacity){64, 8, 0, 0, DT_F32}, level, &backend_cpu, false));
@@ -74,7 +74,7 @@ static void test_backward_ends(void **state) {
             struct model m;
             struct structure st;
             struct program g;
-            struct full f = settings(TAKE_ALL, NULL, 0, all + LAYERS - k, k);
+            struct targets f = settings(TAKE_ALL, NULL, 0, all + LAYERS - k, k);
             train_program(&g, &m, &st, &f, TINY "tied_gqa", (enum checkpoint)level);
             assert_int_equal(count(&g, "attention_bwd"), k);
             assert_int_equal(count(&g, "glu_bwd"), k);
@@ -92,7 +92,7 @@ static void test_backward_ends(void **state) {
 static void test_ends_of_the_stack(void **state) {
     (void)state;
     static const char *const head[] = {"lm_head"}, *const table[] = {"embed_tokens"};
-    const struct { const char *base; struct full f; int weight_grads, embed_bwds, behind; } list[] = {
+    const struct { const char *base; struct targets f; int weight_grads, embed_bwds, behind; } list[] = {
         {TINY "tied_gqa", settings(TAKE_ALL, NULL, 0, NULL, 0), 7 * LAYERS, 1, -1},
         {TINY "untied_mha", settings(TAKE_NAMES, head, 1, NULL, 0), 0, 0, 0},
         {TINY "untied_mha", settings(TAKE_NAMES, table, 1, NULL, 0), 0, 1, -1}};
@@ -114,7 +114,7 @@ static void test_no_base_left(void **state) {
     struct model m;
     struct structure st;
     struct program g;
-    struct full f = settings(TAKE_ALL, NULL, 0, NULL, 0);
+    struct targets f = settings(TAKE_ALL, NULL, 0, NULL, 0);
     train_program(&g, &m, &st, &f, TINY "untied_mha", CHECKPOINT_NONE);
     for (int v = 1; v < g.p.nv; v++)
         if (g.p.v[v].role == ROLE_BASE && g.p.v[v].nd == 2) flunk("%s is still there", g.p.v[v].name);
@@ -128,7 +128,7 @@ static void test_copies_decode(void **state) {
     for (size_t b = 0; b < sizeof bases / sizeof *bases; b++) {
         struct model m;
         struct structure st;
-        struct full f = settings(TAKE_ALL, NULL, 0, NULL, 0);
+        struct targets f = settings(TAKE_ALL, NULL, 0, NULL, 0);
         must(model_open(bases[b], TINY "tied_gqa/config.json", &m));
         must(structure_init(&st, &m, &method_full, &f, NULL)); /* before there is a number to read */
         model_fill(&m);
