@@ -5,8 +5,7 @@
  * features.once is false.
  *
  * The classes are known before the adapter's structure is (run.h, open): the head's rows are theirs. */
-#include "train/run.h"
-#include "base/log.h"
+#include "train/one_side.h"
 #include "data/class_score.h"
 #include <math.h>
 #include <stdlib.h>
@@ -24,50 +23,14 @@ static err open(struct run *r) {
     return OK;
 }
 
-static err held_out_rows(struct run *r, int64_t limit, struct pairs *out) {
-    if (limit > 0 && limit < out->source.n) out->source.n = (int)limit;
-    TRY(rows_labelled(r->tok, &r->classes, &out->source, (int)r->cfg->max_length, &out->rows[0]));
-    if (out->rows[0].longest > r->side[0].longest) r->side[0].longest = out->rows[0].longest;
-    source_drop_texts(&out->source);
-    return OK;
-}
-
-static err load_held_out(struct run *r, const char *path, int64_t limit, struct pairs *out) {
-    if (!*path) return OK;
-    TRY(source_open(path, WANT_LABELLED, r->cfg->side[0].field, r->cfg->label_field, &out->source));
-    return held_out_rows(r, limit, out);
-}
+static err make(struct run *r, struct source *from, struct rows *to) { return rows_labelled(r->tok, &r->classes, from, (int)r->cfg->max_length, to); }
 
 static err load(struct run *r) {
-    struct side *s = &r->side[0];
-    TRY(rows_labelled(r->tok, &r->classes, &s->source, (int)r->cfg->max_length, &s->rows));
-    source_drop_texts(&s->source);
-    s->longest = s->rows.longest;
-    if (s->rows.truncated) log_warn("%s: %d of %d texts were cut to max_length %lld", s->source.path, s->rows.truncated, s->rows.n, (long long)r->cfg->max_length);
-    if (r->cfg->eval_split > 0) {
-        TRY(data_open(r, s->cfg, WANT_LABELLED, true, &r->eval.source));
-        TRY(held_out_rows(r, r->cfg->eval_limit, &r->eval));
-    }
-    TRY(load_held_out(r, r->cfg->eval_data, r->cfg->eval_limit, &r->eval));
-    TRY(load_held_out(r, r->cfg->test_data, r->cfg->test_limit, &r->test));
-    if (r->freezes) {
-        TRY(features_plan(r));
-        s->plans->st.head.features = &r->frozen.table;
-    }
-    return data_order(r, s, 0);
-}
-
-static err step(struct run *r, struct step_info *info) {
-    struct side *s = &r->side[0];
-    const int n = (int)(s->cfg->batch * s->cfg->accumulation);
-    const struct row **rows = malloc((size_t)n * sizeof *rows);
-    if (!rows) return fail(E_MEMORY, "out of memory");
-    const double t0 = seconds_now();
-    err e = data_draw(s, n, rows);
-    if (!e) e = learner_step(&s->learner, &r->wb, rows, n, (uint64_t)r->cfg->seed, (uint64_t)r->step, &info->side[0]);
-    info->train_s = seconds_now() - t0;
-    free(rows);
-    return e;
+    TRY(one_side_load(r, &(struct row_maker){WANT_LABELLED, "texts", make}));
+    if (!r->freezes) return OK;
+    TRY(features_plan(r));
+    r->side[0].plans->st.head.features = &r->frozen.table;
+    return OK;
 }
 
 /* --- evaluation ---------------------------------------------------------------------------------------------------------- */
@@ -147,4 +110,4 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     return e;
 }
 
-const struct objective objective_classification = {.name = "classification", .sides = 1, .classifies = true, .open = open, .load = load, .step = step, .evaluate = evaluate};
+const struct objective objective_classification = {.name = "classification", .sides = 1, .classifies = true, .open = open, .load = load, .step = one_side_step, .evaluate = evaluate};

@@ -1,7 +1,6 @@
 /* sft: supervised fine-tuning of one adapter on prompt/completion or conversations, loss on the answer only (on every token
  * where a file is named as text). */
-#include "train/run.h"
-#include "base/log.h"
+#include "train/one_side.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,51 +34,16 @@ static err split_rows(const struct run *r, struct rows *all) {
     return OK;
 }
 
-static err eval_rows(struct run *r, int64_t limit, struct pairs *out) {
-    if (limit > 0 && limit < out->source.n) out->source.n = (int)limit;
-    TRY(rows_sft(r->tok, &out->source, (int)r->cfg->max_length, &out->rows[0]));
-    TRY(split_rows(r, &out->rows[0]));
-    if (out->rows[0].longest > r->side[0].longest) r->side[0].longest = out->rows[0].longest;
-    source_drop_texts(&out->source);
-    return OK;
-}
-
-static err load_eval(struct run *r, const char *path, int64_t limit, struct pairs *out) {
-    if (!*path) return OK;
-    TRY(source_open(path, WANT_SFT, NULL, NULL, &out->source));
-    return eval_rows(r, limit, out);
+static err make(struct run *r, struct source *from, struct rows *to) {
+    TRY(rows_sft(r->tok, from, (int)r->cfg->max_length, to));
+    if (to->stream && r->model.family->seq2seq)
+        return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s), whose rows are not streamed yet: set streaming: false", r->cfg->model, model_arch(&r->model));
+    return split_rows(r, to);
 }
 
 static err load(struct run *r) {
-    struct side *s = &r->side[0];
-    TRY(data_open(r, s->cfg, WANT_SFT, false, &s->source));
-    TRY(rows_sft(r->tok, &s->source, (int)r->cfg->max_length, &s->rows));
-    if (s->rows.stream && r->model.family->seq2seq)
-        return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s), whose rows are not streamed yet: set streaming: false", r->cfg->model, model_arch(&r->model));
-    TRY(split_rows(r, &s->rows));
-    source_drop_texts(&s->source);
-    s->longest = s->rows.longest;
-    if (s->rows.truncated) log_warn("%s: %d of %d rows were cut to max_length %lld", s->source.path, s->rows.truncated, s->rows.n, (long long)r->cfg->max_length);
-    if (r->cfg->eval_split > 0) {
-        TRY(data_open(r, s->cfg, WANT_SFT, true, &r->eval.source));
-        TRY(eval_rows(r, r->cfg->eval_limit, &r->eval));
-    }
-    TRY(load_eval(r, r->cfg->eval_data, r->cfg->eval_limit, &r->eval));
-    TRY(load_eval(r, r->cfg->test_data, r->cfg->test_limit, &r->test));
-    return data_order(r, s, 0);
-}
-
-static err step(struct run *r, struct step_info *info) {
-    struct side *s = &r->side[0];
-    int n = (int)(s->cfg->batch * s->cfg->accumulation);
-    const struct row **rows = malloc((size_t)n * sizeof *rows);
-    if (!rows) return fail(E_MEMORY, "out of memory");
-    double t0 = seconds_now();
-    err e = data_draw(s, n, rows);
-    if (!e) e = learner_step(&s->learner, &r->wb, rows, n, (uint64_t)r->cfg->seed, (uint64_t)r->step, &info->side[0]);
-    info->train_s = seconds_now() - t0;
-    free(rows);
-    return e;
+    TRY(data_open(r, r->side[0].cfg, WANT_SFT, false, &r->side[0].source));
+    return one_side_load(r, &(struct row_maker){WANT_SFT, "rows", make});
 }
 
 static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
@@ -98,4 +62,4 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     return OK;
 }
 
-const struct objective objective_sft = {.name = "sft", .sides = 1, .load = load, .step = step, .evaluate = evaluate};
+const struct objective objective_sft = {.name = "sft", .sides = 1, .load = load, .step = one_side_step, .evaluate = evaluate};

@@ -1,0 +1,47 @@
+/* See one_side.h. */
+#include "train/one_side.h"
+#include "base/log.h"
+#include <stdlib.h>
+
+static err held_out_rows(struct run *r, const struct row_maker *k, int64_t limit, struct pairs *out) {
+    if (limit > 0 && limit < out->source.n) out->source.n = (int)limit;
+    TRY(k->make(r, &out->source, &out->rows[0]));
+    if (out->rows[0].longest > r->side[0].longest) r->side[0].longest = out->rows[0].longest;
+    source_drop_texts(&out->source);
+    return OK;
+}
+
+static err load_held_out(struct run *r, const struct row_maker *k, const char *path, int64_t limit, struct pairs *out) {
+    const bool labelled = k->want == WANT_LABELLED; /* its two fields have names of their own */
+    if (!*path) return OK;
+    TRY(source_open(path, k->want, labelled ? r->cfg->side[0].field : NULL, labelled ? r->cfg->label_field : NULL, &out->source));
+    return held_out_rows(r, k, limit, out);
+}
+
+err one_side_load(struct run *r, const struct row_maker *k) {
+    struct side *s = &r->side[0];
+    TRY(k->make(r, &s->source, &s->rows));
+    source_drop_texts(&s->source);
+    s->longest = s->rows.longest;
+    if (s->rows.truncated) log_warn("%s: %d of %d %s were cut to max_length %lld", s->source.path, s->rows.truncated, s->rows.n, k->name, (long long)r->cfg->max_length);
+    if (r->cfg->eval_split > 0) {
+        TRY(data_open(r, s->cfg, k->want, true, &r->eval.source));
+        TRY(held_out_rows(r, k, r->cfg->eval_limit, &r->eval));
+    }
+    TRY(load_held_out(r, k, r->cfg->eval_data, r->cfg->eval_limit, &r->eval));
+    TRY(load_held_out(r, k, r->cfg->test_data, r->cfg->test_limit, &r->test));
+    return data_order(r, s, 0);
+}
+
+err one_side_step(struct run *r, struct step_info *info) {
+    struct side *s = &r->side[0];
+    const int n = (int)(s->cfg->batch * s->cfg->accumulation);
+    const struct row **rows = malloc((size_t)n * sizeof *rows);
+    if (!rows) return fail(E_MEMORY, "out of memory");
+    const double t0 = seconds_now();
+    err e = data_draw(s, n, rows);
+    if (!e) e = learner_step(&s->learner, &r->wb, rows, n, (uint64_t)r->cfg->seed, (uint64_t)r->step, &info->side[0]);
+    info->train_s = seconds_now() - t0;
+    free(rows);
+    return e;
+}
