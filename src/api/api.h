@@ -24,6 +24,8 @@ struct cyc_adapter {
 };
 
 const struct backend *api_backend(const cyc_model *m); /* where it computes */
+/* The mean of rows [n, C], of length 1 if wanted. */
+void api_mean(const float *rows, int n, int64_t C, bool normalize, float *out);
 
 int api_code(err e); /* a library error as the API's return value */
 volatile int *api_stop(void); /* what cyc_stop() sets; who saw it sets it back */

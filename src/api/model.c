@@ -250,8 +250,7 @@ int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t
 /* --- features -------------------------------------------------------------------------------------------------------- */
 int cyc_width(const cyc_model *m) { return m->weights ? (int)m->m.shape.width : 0; }
 
-/* The mean of rows [n, C], of length 1 if wanted. */
-static void pool(const float *rows, int n, int64_t C, bool normalize, float *out) {
+void api_mean(const float *rows, int n, int64_t C, bool normalize, float *out) {
     double length = 0;
     for (int64_t c = 0; c < C; c++) {
         double sum = 0;
@@ -267,7 +266,7 @@ static err embed(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, bool n
     float *rows = malloc((size_t)(n * C) * sizeof *rows);
     /* features leave in the compute type; f32 is what the host adds up */
     err e = rows ? run_text(m, a, MODE_FEATURES, DT_F32, ids, n, C, rows) : fail(E_MEMORY, "out of memory");
-    if (!e) pool(rows, n, C, normalize, out);
+    if (!e) api_mean(rows, n, C, normalize, out);
     free(rows);
     return e;
 }

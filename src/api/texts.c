@@ -74,16 +74,7 @@ static err work_begin(struct work *w, cyc_model *m, cyc_adapter *a, const cyc_te
 }
 
 /* --- vectors ------------------------------------------------------------------------------------------------------------- */
-/* The mean of a text's rows [n, C]. */
-static void mean_of(const float *rows, int n, int64_t C, float *out) {
-    for (int64_t c = 0; c < C; c++) {
-        double sum = 0;
-        for (int i = 0; i < n; i++) sum += rows[i * C + c];
-        out[c] = (float)(sum / n);
-    }
-}
-
-static err means(struct work *w, const float *weights, int64_t C, float *out) {
+static err means(struct work *w, const float *weights, int64_t C, bool normalize, float *out) {
     struct pack *k = &w->b.pack;
     const struct run_ctx run = {.threads = w->b.threads};
     float *rows = malloc((size_t)(k->cap_n * C) * sizeof *rows);
@@ -97,7 +88,7 @@ static err means(struct work *w, const float *weights, int64_t C, float *out) {
         const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .n = k->n, .s = k->s};
         e = program_run(&w->g, &w->b.mem, param, NULL, &f, &run, false);
         if (!e) e = program_read(&w->g, &w->b.mem, w->g.features, k->n, k->s, rows, (size_t)(k->n * C) * sizeof *rows);
-        for (int s = 0; s < k->s && !e; s++, out += C) mean_of(rows + (k->cu[s] + before) * C, k->cu[s + 1] - k->cu[s] - before, C, out);
+        for (int s = 0; s < k->s && !e; s++, out += C) api_mean(rows + (k->cu[s] + before) * C, k->cu[s + 1] - k->cu[s] - before, C, normalize, out);
     }
     free(rows);
     return e;
@@ -117,8 +108,8 @@ int cyc_embed_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int poolin
     const bool mean = pooling == CYC_POOL_MEAN;
     if (a && !mean && a->st.head.classes) return api_code(fail(E_UNSUPPORTED, "vectors of single tokens under a classifier's adapter are not to be had yet: ask for their mean"));
     err e = work_begin(&w, m, a, t, &(struct ask){mean ? MODE_FEATURES : MODE_CLASSIFY, pooling == CYC_POOL_FIRST, max_length, DT_F32});
-    if (!e) e = mean ? means(&w, a ? a->w : NULL, m->m.shape.width, out) : rows_outputs(&w.g, &w.b, a ? a->w : NULL, w.list, w.rows.n, w.g.features, out);
-    if (!e && normalize) unit_length(out, w.rows.n, m->m.shape.width);
+    if (!e) e = mean ? means(&w, a ? a->w : NULL, m->m.shape.width, normalize, out) : rows_outputs(&w.g, &w.b, a ? a->w : NULL, w.list, w.rows.n, w.g.features, out);
+    if (!e && normalize && !mean) unit_length(out, w.rows.n, m->m.shape.width);
     work_end(&w);
     return api_code(e);
 }
