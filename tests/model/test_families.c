@@ -67,71 +67,13 @@ static void test_checkpoint_levels(void **state) {
         size_t act[3];
         for (int level = 0; level < 3; level++) {
             struct bench b;
-            double sums[4];
             start(&b, cases[c], false, backends[n_backends - 1], (enum checkpoint)level);
-            must(learner_gradient(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, 0, sums));
+            bench_same_gradient(&b, &first);
             act[level] = b.train.plan.act;
-            float *grad = to_host(b.learner.backend, b.wb.grad, b.st.params.bytes);
-            if (!first) first = grad;
-            else {
-                assert_memory_equal(first, grad, b.st.params.bytes);
-                free(grad);
-            }
             bench_close(&b);
         }
         assert_true(act[1] < act[0] && act[2] <= act[1]);
         free(first);
-    }
-}
-
-/* An encoder-decoder's caches begin with a prefill of all its texts. */
-static void read_sources(struct bench *b) {
-    const struct tensor *src_ids = fixture(&b->want, "src_ids");
-    const int32_t *src_cu = i32_of(fixture(&b->want, "src_cu"));
-    int32_t pos[64], slot[64], zeros[64] = {0}, cu[8], start[8], rows[8], slots[8];
-    struct feed f = {.ids = start, .pos = zeros, .cu = cu, .slot = slots, .rows = rows, .sample = zeros, .next_pos = zeros, .src_ids = i32_of(src_ids),
-                     .src_pos = pos, .src_cu = src_cu, .src_sample = zeros, .src_slot = slot, .n = b->n_rows, .s = b->n_rows, .m = (int)src_ids->d[0]};
-    cu[0] = 0;
-    for (int s = 0; s < b->n_rows; s++) {
-        start[s] = b->model.shape.start, rows[s] = slots[s] = s, cu[s + 1] = s + 1;
-        for (int32_t t = src_cu[s]; t < src_cu[s + 1]; t++) pos[t] = t - src_cu[s], slot[t] = s;
-    }
-    must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
-}
-
-/* Token by token through the cache: the packed model's logits. */
-static void decode_logits(struct bench *b) {
-    if (b->gen.decode.seq2seq) read_sources(b);
-    const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
-    const struct tensor *logits = fixture(&b->want, "logits");
-    int64_t V = logits->d[1];
-    struct run_ctx run = {.threads = 2};
-    for (int s = 0; s < b->n_rows; s++)
-        for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
-            int32_t pos = i - cu[s], slot = s % 4, sample = 0;
-            int32_t last = b->rows[s]->source - 1;
-            struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .src_last = &last, .n = 1};
-            must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &run, false));
-            float z[64];
-            assert_true(V <= 64);
-            must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
-            close_to(b->name, z, f32_of(logits) + i * V, (size_t)V, 0, 5e-5);
-        }
-}
-
-static void greedy(struct bench *b) {
-    const int32_t *prompts = i32_of(fixture(&b->want, "gen.prompts")), *cu = i32_of(fixture(&b->want, "gen.cu"));
-    const struct tensor *want_ids = fixture(&b->want, "gen.ids");
-    struct ids prompt[8];
-    struct generation out[8];
-    int n = (int)want_ids->d[0], new = (int)want_ids->d[1];
-    for (int i = 0; i < n; i++) prompt[i] = (struct ids){(int32_t *)prompts + cu[i], (size_t)(cu[i + 1] - cu[i]), 0};
-    struct generate_request rq = {.prompt = prompt, .n = n, .max_new = new, .eos = -1, .run = {.threads = 2}};
-    must(generate(&b->gen, &b->wb.mem, b->learner.w, &rq, out, NULL));
-    for (int i = 0; i < n; i++) {
-        assert_int_equal(out[i].n, new);
-        assert_memory_equal(out[i].ids, i32_of(want_ids) + i * new, (size_t)new * 4);
-        free(out[i].ids);
     }
 }
 
@@ -142,8 +84,8 @@ static void test_generation(void **state) {
             for (int gguf = 0; gguf < (can_read_gguf(cases[c]) ? 2 : 1); gguf++) {
                 struct bench b;
                 start(&b, cases[c], gguf, backends[k], CHECKPOINT_NONE);
-                decode_logits(&b);
-                greedy(&b);
+                bench_decode(&b, 5e-5);
+                bench_greedy(&b);
                 bench_close(&b);
             }
 }

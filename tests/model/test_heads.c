@@ -32,19 +32,8 @@ static void one_case(int c, const struct backend *backend) {
     start(&b, c, backend, CHECKPOINT_SELECTIVE);
     must(rows_outputs(&b.score, &b.wb, b.learner.w, rows_of(&b), b.n_rows, b.score.logits, logits));
     close_to(b.name, logits, f32_of(fixture(&b.want, "logits")), (size_t)b.n_rows * CLASSES, 0, 1e-4);
-    must(learner_gradient(&b.learner, &b.wb, rows_of(&b), b.n_rows, 1, 0, sums));
+    bench_train(&b, sums);
     assert_int_equal((int)sums[3], b.n_rows);
-    float loss = (float)(sums[0] / sums[1]);
-    close_to(b.name, &loss, f32_of(fixture(&b.want, "loss")), 1, 1e-5, 0);
-    bench_compare(&b, "grad", b.wb.grad, 1 / sums[1], 1e-4, 1e-4);
-    for (int step = 0; step < 10; step++) {
-        struct step_result r;
-        must(learner_step(&b.learner, &b.wb, rows_of(&b), b.n_rows, 1, (uint64_t)step, &r));
-        float got[2] = {(float)r.loss, (float)r.grad_norm};
-        close_to("losses", &got[0], f32_of(fixture(&b.want, "losses")) + step, 1, 1e-4, 1e-5);
-        close_to("grad_norms", &got[1], f32_of(fixture(&b.want, "grad_norms")) + step, 1, 1e-3, 1e-5);
-    }
-    bench_compare(&b, "after10", b.learner.w, 1, 1e-3, 1e-3);
     bench_close(&b);
 }
 
@@ -144,13 +133,8 @@ static void test_checkpoint_levels(void **state) {
     float *first = NULL;
     for (int level = 0; level < 3; level++) {
         struct bench b;
-        double sums[4];
         start(&b, 0, backends[n_backends - 1], (enum checkpoint)level);
-        must(learner_gradient(&b.learner, &b.wb, rows_of(&b), b.n_rows, 1, 0, sums));
-        float *grad = to_host(b.learner.backend, b.wb.grad, b.st.params.bytes);
-        if (first) assert_memory_equal(first, grad, b.st.params.bytes);
-        if (first) free(grad);
-        else first = grad;
+        bench_same_gradient(&b, &first);
         bench_close(&b);
     }
     free(first);

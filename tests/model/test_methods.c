@@ -48,18 +48,7 @@ static void gradients_and_steps(int c, const struct backend *backend) {
     struct bench b;
     double sums[4];
     start(&b, c, backend, CHECKPOINT_SELECTIVE);
-    must(learner_gradient(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, 0, sums));
-    float loss = (float)(sums[0] / sums[1]);
-    close_to(b.name, &loss, f32_of(fixture(&b.want, "loss")), 1, 1e-5, 0);
-    bench_compare(&b, "grad", b.wb.grad, 1 / sums[1], 1e-4, 1e-4);
-    for (int step = 0; step < 10; step++) {
-        struct step_result r;
-        must(learner_step(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, (uint64_t)step, &r));
-        float got[2] = {(float)r.loss, (float)r.grad_norm};
-        close_to("losses", &got[0], f32_of(fixture(&b.want, "losses")) + step, 1, 1e-4, 1e-5);
-        close_to("grad_norms", &got[1], f32_of(fixture(&b.want, "grad_norms")) + step, 1, 1e-3, 1e-5);
-    }
-    bench_compare(&b, "after10", b.learner.w, 1, 1e-3, 1e-3);
+    bench_train(&b, sums);
     bench_close(&b);
 }
 
@@ -76,67 +65,11 @@ static void test_checkpoint_levels(void **state) {
         float *first = NULL;
         for (int level = 0; level < 3; level++) {
             struct bench b;
-            double sums[4];
             start(&b, c, backends[n_backends - 1], (enum checkpoint)level);
-            must(learner_gradient(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, 0, sums));
-            float *grad = to_host(b.learner.backend, b.wb.grad, b.st.params.bytes);
-            if (!first) first = grad;
-            else {
-                assert_memory_equal(first, grad, b.st.params.bytes);
-                free(grad);
-            }
+            bench_same_gradient(&b, &first);
             bench_close(&b);
         }
         free(first);
-    }
-}
-
-/* The first token of a row as a prompt, behind the virtual ones that only a prefill can have. */
-static void first_token(struct bench *b, int32_t id, int32_t slot, float *z, int64_t V) {
-    enum { MOST = 16 };
-    const int before = b->st.virtual_tokens, n = before + 1;
-    int32_t ids[MOST], pos[MOST], slots[MOST];
-    assert_true(n <= MOST);
-    for (int i = 0; i < n; i++) ids[i] = i < before ? (int32_t)b->model.shape.vocab + i : id, pos[i] = i, slots[i] = slot;
-    const int32_t bounds[2] = {0, n}, sample = 0, next = n;
-    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1};
-    must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
-    must(program_read(&b->gen.prefill, &b->wb.mem, b->gen.prefill.logits, n, 1, z, (size_t)V * 4));
-}
-
-/* Token by token through the cache: the packed model's logits. */
-static void decode_logits(struct bench *b) {
-    const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
-    const struct tensor *logits = fixture(&b->want, "logits");
-    const int64_t V = logits->d[1];
-    assert_true(V <= 256);
-    for (int s = 0; s < b->n_rows; s++)
-        for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
-            const int32_t pos = b->st.virtual_tokens + i - cu[s], slot = s % 4, sample = 0;
-            const struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .n = 1};
-            float z[256];
-            if (b->st.virtual_tokens && i == cu[s]) first_token(b, ids[i], slot, z, V);
-            else {
-                must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
-                must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
-            }
-            close_to(b->name, z, f32_of(logits) + i * V, (size_t)V, 0, 1e-4);
-        }
-}
-
-static void greedy(struct bench *b) {
-    const int32_t *prompts = i32_of(fixture(&b->want, "gen.prompts")), *cu = i32_of(fixture(&b->want, "gen.cu"));
-    const struct tensor *want_ids = fixture(&b->want, "gen.ids");
-    struct ids prompt[8];
-    struct generation out[8];
-    const int n = (int)want_ids->d[0], new = (int)want_ids->d[1];
-    for (int i = 0; i < n; i++) prompt[i] = (struct ids){(int32_t *)prompts + cu[i], (size_t)(cu[i + 1] - cu[i]), 0};
-    const struct generate_request rq = {.prompt = prompt, .n = n, .max_new = new, .eos = -1, .run = {.threads = 2}};
-    must(generate(&b->gen, &b->wb.mem, b->learner.w, &rq, out, NULL));
-    for (int i = 0; i < n; i++) {
-        assert_int_equal(out[i].n, new);
-        assert_memory_equal(out[i].ids, i32_of(want_ids) + i * new, (size_t)new * 4);
-        free(out[i].ids);
     }
 }
 
@@ -146,8 +79,8 @@ static void test_generation(void **state) {
         for (int k = 0; k < n_backends; k++) {
             struct bench b;
             start(&b, c, backends[k], CHECKPOINT_NONE);
-            greedy(&b);
-            decode_logits(&b); /* with what the last prefill has left (DoRA's factors) */
+            bench_greedy(&b);
+            bench_decode(&b, 1e-4);
             bench_close(&b);
         }
 }

@@ -116,6 +116,101 @@ void bench_compare(struct bench *b, const char *prefix, const float *there, doub
     free(weights);
 }
 
+/* --- what every oracle of a whole model asks ----------------------------------------------------------------------------- */
+void bench_train(struct bench *b, double sums[4]) {
+    const struct row *const *rows = (const struct row *const *)b->rows;
+    const struct tensor *lrs = tensors_find(&b->want, "lrs");
+    must(learner_gradient(&b->learner, &b->wb, rows, b->n_rows, 1, 0, sums));
+    float loss = (float)(sums[0] / sums[1]);
+    close_to(b->name, &loss, f32_of(fixture(&b->want, "loss")), 1, 1e-5, 0);
+    bench_compare(b, "grad", b->wb.grad, 1 / sums[1], 1e-4, 1e-4);
+    for (int step = 0; step < 10; step++) {
+        struct step_result r;
+        must(learner_step(&b->learner, &b->wb, rows, b->n_rows, 1, (uint64_t)step, &r));
+        float got[3] = {(float)r.loss, (float)r.grad_norm, (float)r.learning_rate};
+        close_to("losses", &got[0], f32_of(fixture(&b->want, "losses")) + step, 1, 1e-4, 1e-5);
+        close_to("grad_norms", &got[1], f32_of(fixture(&b->want, "grad_norms")) + step, 1, 1e-3, 1e-5);
+        if (lrs) close_to("lrs", &got[2], f32_of(lrs) + step, 1, 1e-6, 1e-12);
+    }
+    bench_compare(b, "after10", b->learner.w, 1, 1e-3, 1e-3);
+}
+
+void bench_same_gradient(struct bench *b, float **first) {
+    double sums[4];
+    must(learner_gradient(&b->learner, &b->wb, (const struct row *const *)b->rows, b->n_rows, 1, 0, sums));
+    float *grad = to_host(b->learner.backend, b->wb.grad, b->st.params.bytes);
+    if (!*first) {
+        *first = grad;
+        return;
+    }
+    assert_memory_equal(*first, grad, b->st.params.bytes);
+    free(grad);
+}
+
+/* An encoder-decoder's caches begin with a prefill of all its texts. */
+static void read_sources(struct bench *b) {
+    const struct tensor *src_ids = fixture(&b->want, "src_ids");
+    const int32_t *src_cu = i32_of(fixture(&b->want, "src_cu"));
+    int32_t pos[64], slot[64], zeros[64] = {0}, cu[8], start[8], rows[8], slots[8];
+    struct feed f = {.ids = start, .pos = zeros, .cu = cu, .slot = slots, .rows = rows, .sample = zeros, .next_pos = zeros, .src_ids = i32_of(src_ids),
+                     .src_pos = pos, .src_cu = src_cu, .src_sample = zeros, .src_slot = slot, .n = b->n_rows, .s = b->n_rows, .m = (int)src_ids->d[0]};
+    cu[0] = 0;
+    for (int s = 0; s < b->n_rows; s++) {
+        start[s] = b->model.shape.start, rows[s] = slots[s] = s, cu[s + 1] = s + 1;
+        for (int32_t t = src_cu[s]; t < src_cu[s + 1]; t++) pos[t] = t - src_cu[s], slot[t] = s;
+    }
+    must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+}
+
+/* The first token of a row as a prompt, behind the virtual ones that only a prefill can have. */
+static void first_token(struct bench *b, int32_t id, int32_t slot, float *z, int64_t V) {
+    enum { MOST = 16 };
+    const int before = b->st.virtual_tokens, n = before + 1;
+    int32_t ids[MOST], pos[MOST], slots[MOST];
+    assert_true(n <= MOST);
+    for (int i = 0; i < n; i++) ids[i] = i < before ? (int32_t)b->model.shape.vocab + i : id, pos[i] = i, slots[i] = slot;
+    const int32_t bounds[2] = {0, n}, sample = 0, next = n;
+    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1};
+    must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+    must(program_read(&b->gen.prefill, &b->wb.mem, b->gen.prefill.logits, n, 1, z, (size_t)V * 4));
+}
+
+void bench_decode(struct bench *b, double abs) {
+    if (b->gen.decode.seq2seq) read_sources(b);
+    const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
+    const struct tensor *logits = fixture(&b->want, "logits");
+    const int64_t V = logits->d[1];
+    float *z = malloc((size_t)V * sizeof *z);
+    for (int s = 0; s < b->n_rows; s++)
+        for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
+            const int32_t pos = b->st.virtual_tokens + i - cu[s], slot = s % 4, sample = 0, last = b->rows[s]->source - 1;
+            const struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .src_last = &last, .n = 1};
+            if (b->st.virtual_tokens && i == cu[s]) first_token(b, ids[i], slot, z, V);
+            else {
+                must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+                must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
+            }
+            close_to(b->name, z, f32_of(logits) + i * V, (size_t)V, 0, abs);
+        }
+    free(z);
+}
+
+void bench_greedy(struct bench *b) {
+    const int32_t *prompts = i32_of(fixture(&b->want, "gen.prompts")), *cu = i32_of(fixture(&b->want, "gen.cu"));
+    const struct tensor *want_ids = fixture(&b->want, "gen.ids");
+    struct ids prompt[8];
+    struct generation out[8];
+    const int n = (int)want_ids->d[0], new = (int)want_ids->d[1];
+    for (int i = 0; i < n; i++) prompt[i] = (struct ids){(int32_t *)prompts + cu[i], (size_t)(cu[i + 1] - cu[i]), 0};
+    const struct generate_request rq = {.prompt = prompt, .n = n, .max_new = new, .eos = -1, .run = {.threads = 2}};
+    must(generate(&b->gen, &b->wb.mem, b->learner.w, &rq, out, NULL));
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(out[i].n, new);
+        assert_memory_equal(out[i].ids, i32_of(want_ids) + i * new, (size_t)new * 4);
+        free(out[i].ids);
+    }
+}
+
 /* Each row of the fixture with `n_before` ids before it, packed as a program wants it (data/pack.h); the logits of the fixture's own tokens. */
 static float *logits_by(const char *path, struct structure *st, float *weights, const struct tensors *expected, const int32_t *before, int n_before) {
     struct model m;

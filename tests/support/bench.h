@@ -38,6 +38,16 @@ void bench_close(struct bench *b);
 /* Compares every slice of an arena, times `scale`, with the fixture's tensors PREFIX + file name; the fixture has no others. */
 void bench_compare(struct bench *b, const char *prefix, const float *there, double scale, double rel, double abs);
 
+/* Loss and every gradient of the fixture's rows, then ten AdamW steps: losses, norms, learning rates (where the fixture has them) and what
+ * is trained. sums: those of the first gradient. */
+void bench_train(struct bench *b, double sums[4]);
+/* The gradient is *first's, bit for bit; where there is none it becomes that (the caller frees). */
+void bench_same_gradient(struct bench *b, float **first);
+/* Token by token through the cache: the packed model's logits. After bench_greedy() it reads what that prefill left (DoRA's factors). */
+void bench_decode(struct bench *b, double abs);
+/* Greedy text of the fixture's prompts. */
+void bench_greedy(struct bench *b);
+
 /* Logits of a fixture's batch (ids, cu_seqlens) by the bare model at `path`, capped where the model caps them, [N, V]; the caller frees. */
 float *logits_of(const char *path, const struct tensors *expected);
 /* The same of rows that have n ids before them. */
