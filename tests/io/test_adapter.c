@@ -2,6 +2,7 @@
  * Hugging Face's in the file by the formula written out here; one folder gives one and the same model on the Hugging Face
  * base and on its GGUF twin; the settings file says what PEFT reads; everything that does not fit is refused by name. */
 #define _GNU_SOURCE
+#include "support/folder.h"
 #include "support/gguf.h"
 #include "support/support.h"
 #include "base/file.h"
@@ -11,30 +12,14 @@
 #include <jansson.h>
 #include <unistd.h>
 
-static char root[] = "/tmp/cyclora_adapter_XXXXXX";
-
-static const char *at(const char *name) {
-    static char ring[8][256];
-    static int next;
-    char *s = ring[next++ % 8];
-    snprintf(s, sizeof ring[0], "%s/%s", root, name);
-    return s;
-}
-
 static int make_root(void **state) {
-    (void)state;
     str b;
-    if (!mkdtemp(root)) return -1;
+    if (own_folder_make(state)) return -1;
     cipher_gguf(&b);
     must(file_write(at("base.gguf"), b.p, b.n));
     str_free(&b);
     return 0;
 }
-static int remove_root(void **state) {
-    (void)state;
-    return dir_remove(root) != OK;
-}
-
 /* Values that a lossy path would show: many bits, both signs, tiny ones, a negative zero. */
 static void fill(float *w, size_t n) {
     uint32_t x = 12345;
@@ -72,7 +57,7 @@ static const struct lora qv = {.r = 3, .alpha = 7.5, .dropout = 0.25, .init = LO
 static void test_round_trip(void **state) {
     (void)state;
     char gguf[256];
-    snprintf(gguf, sizeof gguf, "%s/base.gguf", root);
+    snprintf(gguf, sizeof gguf, "%s/base.gguf", own_folder());
     const char *bases[] = {GOLDEN "/tiny_llama/tied_gqa", GOLDEN "/tiny_llama/untied_mha", GOLDEN "/cipher", gguf};
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 2; k++) {
@@ -436,5 +421,5 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_patterns),         cmocka_unit_test(test_words),           cmocka_unit_test(test_rope_order),      cmocka_unit_test(test_one_adapter_two_bases),
                                        cmocka_unit_test(test_settings_file),    cmocka_unit_test(test_refused_settings), cmocka_unit_test(test_refused_tensors),
                                        cmocka_unit_test(test_not_finite),       cmocka_unit_test(test_scale)};
-    return cmocka_run_group_tests(tests, make_root, remove_root);
+    return cmocka_run_group_tests(tests, make_root, own_folder_remove);
 }

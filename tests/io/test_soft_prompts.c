@@ -2,6 +2,7 @@
  * its GGUF twin, whose keys have their columns in another order; a prompt that is a text scores, generates and embeds like the text; nobody
  * who counts tokens sees virtual ones; PEFT's own folders are read; what does not fit is refused by name. */
 #define _GNU_SOURCE
+#include "support/folder.h"
 #include "support/gguf.h"
 #include "support/support.h"
 #include "base/file.h"
@@ -14,32 +15,18 @@
 #include <unistd.h>
 
 #define CIPHER GOLDEN "/cipher"
-static char root[] = "/tmp/cyclora_prompts_XXXXXX", twin[64];
+static char twin[64];
 static const char *const bases[] = {CIPHER, twin}; /* the same base as a folder and as a GGUF file */
 
-static const char *at(const char *name) {
-    static char ring[8][256];
-    static int next;
-    char *s = ring[next++ % 8];
-    snprintf(s, sizeof ring[0], "%s/%s", root, name);
-    return s;
-}
-
 static int make_root(void **state) {
-    (void)state;
     str b;
-    if (!mkdtemp(root)) return -1;
-    snprintf(twin, sizeof twin, "%s/base.gguf", root);
+    if (own_folder_make(state)) return -1;
+    snprintf(twin, sizeof twin, "%s", at("base.gguf"));
     cipher_gguf(&b);
     must(file_write(twin, b.p, b.n));
     str_free(&b);
     return 0;
 }
-static int remove_root(void **state) {
-    (void)state;
-    return dir_remove(root) != OK;
-}
-
 static const int32_t text_ids[] = {9, 4, 12};
 static const struct prompt_tuning random_prompt = {.of.tokens = 6, .text = ""},
                                   text_prompt = {.of.tokens = 3, .init = PROMPT_TEXT, .text = "f.a", .n_ids = 3, .ids = text_ids};
@@ -279,5 +266,5 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip), cmocka_unit_test(test_two_bases),
                                        cmocka_unit_test(test_as_a_text),  cmocka_unit_test(test_context),
                                        cmocka_unit_test(test_refused),    cmocka_unit_test(test_other_folder)};
-    return cmocka_run_group_tests(tests, make_root, remove_root);
+    return cmocka_run_group_tests(tests, make_root, own_folder_remove);
 }

@@ -1,30 +1,13 @@
 /* The streaming writers against the readers: shards, GGUF with metadata of every type, pieces of any size; what must be refused, and
  * that nothing is left of a file that did not become whole. */
 #define _GNU_SOURCE
+#include "support/folder.h"
 #include "support/support.h"
 #include "base/file.h"
 #include "io/tensors_out.h"
 #include <dirent.h>
 #include <signal.h>
 #include <sys/resource.h>
-
-static char root[] = "/tmp/cyc-test-tensors-out-XXXXXX";
-
-static const char *at(const char *name) {
-    static char ring[8][128];
-    static int next;
-    char *s = ring[next++ % 8];
-    snprintf(s, sizeof ring[0], "%s/%s", root, name);
-    return s;
-}
-static int begin(void **state) {
-    (void)state;
-    return mkdtemp(root) ? 0 : -1;
-}
-static int end(void **state) {
-    (void)state;
-    return dir_remove(root) != OK;
-}
 
 /* Four tensors of different sizes and types, with numbers that are finite in each. */
 enum { N = 4 };
@@ -208,7 +191,7 @@ static void test_refusals(void **state) {
     (void)state;
     struct tensors_out o;
     struct gguf_keys k = {0};
-    int before = files_in(root);
+    int before = files_in(own_folder());
     make(DT_Q8_0);
     refuses(tensors_out_safetensors(&o, at("no.safetensors"), list, N, 0), E_UNSUPPORTED,
             "tensor 'd' is q8_0; safetensors are written as F32, F16, BF16, I32");
@@ -240,7 +223,7 @@ static void test_refusals(void **state) {
     must(put_all(&o, 4096));
     refuses(tensors_out_put(&o, bytes[0], 4), E_INTERNAL, "4 bytes after the last tensor");
     tensors_out_abandon(&o);
-    assert_int_equal(files_in(root), before + 1); /* yes.safetensors was whole when the last byte came */
+    assert_int_equal(files_in(own_folder()), before + 1); /* yes.safetensors was whole when the last byte came */
 }
 
 /* A file system that takes no more: a limit on file sizes behaves so, with EFBIG for ENOSPC. */
@@ -249,7 +232,7 @@ static void test_full(void **state) {
     struct tensors_out o;
     struct gguf_keys k = {0};
     struct rlimit was, small = {700, 0};
-    int before = files_in(root);
+    int before = files_in(own_folder());
     make(DT_F32);
     getrlimit(RLIMIT_FSIZE, &was);
     small.rlim_max = was.rlim_max;
@@ -261,11 +244,11 @@ static void test_full(void **state) {
     else tensors_out_abandon(&o);
     setrlimit(RLIMIT_FSIZE, &was);
     refuses(e, E_IO, "/full.gguf: cannot write: File too large");
-    assert_int_equal(files_in(root), before);
+    assert_int_equal(files_in(own_folder()), before);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pieces), cmocka_unit_test(test_shards), cmocka_unit_test(test_gguf),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_full)};
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }

@@ -2,6 +2,7 @@
  * one thread or two: the same adapters, to the byte. Files with weights resume exactly where a run was killed. A held-out
  * split is disjoint from what is trained on. On the cipher base, through the public API. */
 #define _GNU_SOURCE
+#include "support/folder.h"
 #include "support/support.h"
 #include "base/file.h"
 #include "cyclora/cyclora.h"
@@ -14,15 +15,6 @@
 
 #define DATA GOLDEN "/cipher/"
 enum { ROWS = 96 };
-static char root[] = "/tmp/cyclora_data_XXXXXX";
-
-static const char *at(const char *name) {
-    static char ring[8][256];
-    static int next;
-    char *s = ring[next++ % 8];
-    snprintf(s, sizeof ring[0], "%s/%s", root, name);
-    return s;
-}
 
 static void put(const char *name, const str *s) { must(file_write(at(name), s->p, s->n)); }
 
@@ -52,8 +44,7 @@ static void words(int i, char *prompt, char *completion) {
 }
 
 static int make_files(void **state) {
-    (void)state;
-    if (!mkdtemp(root)) return -1;
+    if (own_folder_make(state)) return -1;
     str lines = {0}, array = {0}, csv = {0}, texts = {0};
     str_adds(&csv, "note,completion,prompt\r\n");
     for (int i = 0; i < ROWS; i++) {
@@ -78,11 +69,6 @@ static int make_files(void **state) {
     str_free(&texts);
     return 0;
 }
-static int remove_files(void **state) {
-    (void)state;
-    return dir_remove(root) != OK;
-}
-
 static int kill_at;
 static void on_step(void *ctx, const cyc_step *s) {
     (void)ctx;
@@ -204,5 +190,5 @@ int main(void) {
         cmocka_unit_test(streamed_as_parsed), cmocka_unit_test(any_container),     cmocka_unit_test(macct_streamed),
         cmocka_unit_test(killed_and_resumed), cmocka_unit_test(split_is_disjoint),
     };
-    return cmocka_run_group_tests(tests, make_files, remove_files);
+    return cmocka_run_group_tests(tests, make_files, own_folder_remove);
 }

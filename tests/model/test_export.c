@@ -3,6 +3,7 @@
  * for bit; the check catches what it is for; what cannot be exported is refused with the reason. */
 #define _GNU_SOURCE
 #include "support/bench.h"
+#include "support/folder.h"
 #include "base/file.h"
 #include "export/check.h"
 #include "export/crossing.h"
@@ -12,23 +13,16 @@
 #include <jansson.h>
 #include <omp.h>
 
-static char root[] = "/tmp/cyc-test-export-XXXXXX";
 static const char *const cases[] = {"tied_gqa", "untied_mha", "bias", "head_dim16"};
 enum { N_CASES = sizeof cases / sizeof *cases };
 
 static arena names; /* of paths, to the end */
-static const char *at(const char *name) { return arena_printf(&names, "%s/%s", root, name); }
 static const char *golden(const char *name, const char *file) {
     return arena_printf(&names, GOLDEN "/tiny_llama/%s%s%s", name, *file ? "/" : "", file);
 }
-static int begin(void **state) {
-    (void)state;
-    return mkdtemp(root) ? 0 : -1;
-}
 static int end(void **state) {
-    (void)state;
     arena_free(&names);
-    return dir_remove(root) != OK;
+    return own_folder_remove(state);
 }
 
 static json_t *export_(struct export_request r) {
@@ -728,5 +722,5 @@ int main(void) {
         cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_transposed),
         cmocka_unit_test(test_families),       cmocka_unit_test(test_crossed_logits), cmocka_unit_test(test_crossed_and_back),
         cmocka_unit_test(test_keys_of_gguf),   cmocka_unit_test(test_no_crossing),    cmocka_unit_test(test_place)};
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, own_folder_make, end);
 }

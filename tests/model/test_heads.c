@@ -3,6 +3,7 @@
  * were made once has the gradients of one that goes through the model. What a folder with a head is refused for. */
 #define _GNU_SOURCE
 #include "support/bench.h"
+#include "support/folder.h"
 #include "peft/methods.h"
 
 static const struct {
@@ -141,16 +142,6 @@ static void test_checkpoint_levels(void **state) {
 }
 
 /* --- folders ------------------------------------------------------------------------------------------------------------- */
-static char folder[] = "/tmp/cyclora-heads-XXXXXX";
-
-static const char *at(const char *name) {
-    static char path[4][256];
-    static int turn;
-    char *p = path[turn++ % 4];
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
-
 /* Names come back with the weights; who has other classes, or none, is refused. */
 static void test_folder(void **state) {
     (void)state;
@@ -266,13 +257,11 @@ static void test_bad_folders(void **state) {
     labels("{\"id2label\": {\"0\": \"a\", \"0\": \"b\"}}", "not JSON");
 }
 
-static int make_folder(void **state) { return (void)state, !mkdtemp(folder); }
-static int drop_folder(void **state) { return (void)state, dir_remove(folder) != OK; }
 
 int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_oracle),  cmocka_unit_test(test_no_backward), cmocka_unit_test(test_features), cmocka_unit_test(test_checkpoint_levels),
                                        cmocka_unit_test(test_folder), cmocka_unit_test(test_modes),       cmocka_unit_test(test_bad_folders)};
-    return cmocka_run_group_tests(tests, make_folder, drop_folder);
+    return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }

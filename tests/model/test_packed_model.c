@@ -3,20 +3,11 @@
  * written in plain types; what makes up a packed weight goes nowhere else. */
 #define _GNU_SOURCE
 #include "support/bench.h"
+#include "support/folder.h"
 #include "export/export.h"
 #include <jansson.h>
 
 #define FOLDER GOLDEN "/packed/nf4_llama"
-static char root[] = "/tmp/cyc-test-packed-XXXXXX";
-
-static int begin(void **state) {
-    (void)state;
-    return mkdtemp(root) ? 0 : -1;
-}
-static int end(void **state) {
-    (void)state;
-    return dir_remove(root) != OK;
-}
 
 static void same_logits(const char *path, double tolerance) {
     struct tensors want;
@@ -51,12 +42,12 @@ static void test_converted(void **state) {
     for (int i = 0; i < 2; i++) {
         json_t *report;
         char out[96];
-        snprintf(out, sizeof out, "%s/%s", root, i ? "plain" : "plain.gguf");
+        snprintf(out, sizeof out, "%s/%s", own_folder(), i ? "plain" : "plain.gguf");
         must(export_one(&(struct export_request){.base = FOLDER, .to = i ? "hf" : "gguf", .type = DT_F32, .out = out}, &report));
         assert_non_null(json_object_get(report, "check"));
         json_decref(report);
         same_logits(out, 2e-5);
-        snprintf(out, sizeof out, "%s/%s", root, i ? "least" : "least.gguf"); /* what loses least: f16 */
+        snprintf(out, sizeof out, "%s/%s", own_folder(), i ? "least" : "least.gguf"); /* what loses least: f16 */
         must(export_one(&(struct export_request){.base = FOLDER, .to = i ? "hf" : "gguf", .out = out}, &report));
         assert_non_null(json_object_get(json_object_get(report, "types"), "f16"));
         json_decref(report);
@@ -65,5 +56,5 @@ static void test_converted(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_opens), cmocka_unit_test(test_converted)};
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }
