@@ -1,7 +1,6 @@
 /* `cyclora classify`: texts in, classes out, by an adapter that holds a classifier. */
 #include "args.h"
-#include "cli.h"
-#include <cyclora/cyclora.h>
+#include "texts.h"
 #include <stdlib.h>
 
 const char help_classify[] =
@@ -24,11 +23,6 @@ const char help_classify[] =
     "Writes a JSON object a text to stdout, {\"text\", \"label\", \"probabilities\": {class: p, ...}}. Exit status: 0; 2 for a\n"
     "wrong option, model, adapter or file (named with its line); 1 otherwise.\n";
 
-struct asked {
-    const char *model, *adapter, *data, *format, *field, *device, *dtype;
-    int max_length;
-};
-
 static void print_classes(const cyc_adapter *a, const char *text, const float *p) {
     json_t *all = json_object();
     int best = 0;
@@ -39,7 +33,7 @@ static void print_classes(const cyc_adapter *a, const char *text, const float *p
     json_line(json_pack("{s:s, s:s, s:o}", "text", text, "label", cyc_class_name(a, best), "probabilities", all));
 }
 
-static int classify(const struct asked *q, cyc_model *m, cyc_adapter *a, const cyc_texts *t) {
+static int classify(const struct texts_ask *q, cyc_model *m, cyc_adapter *a, const cyc_texts *t) {
     float *p = malloc(((size_t)cyc_texts_count(t) * (size_t)cyc_classes(a) + 1) * sizeof *p);
     if (!p) return cli_bad("classify: out of memory");
     int code = cyc_classify_texts(m, a, t, q->max_length, p);
@@ -49,7 +43,7 @@ static int classify(const struct asked *q, cyc_model *m, cyc_adapter *a, const c
 }
 
 int cmd_classify(int argc, char **argv) {
-    struct asked q = {.device = "cpu", .dtype = "auto"};
+    struct texts_ask q = {.device = "cpu", .dtype = "auto"};
     const struct arg args[] = {{"--model", ARG_TEXT, &q.model, 0},   {"--adapter", ARG_TEXT, &q.adapter, 0}, {"--data", ARG_TEXT, &q.data, 0},
                                {"--format", ARG_TEXT, &q.format, 0}, {"--field", ARG_TEXT, &q.field, 0},     {"--device", ARG_TEXT, &q.device, 0},
                                {"--dtype", ARG_TEXT, &q.dtype, 0},   {"--max-length", ARG_INT, &q.max_length, 1}, {0}};
@@ -58,16 +52,9 @@ int cmd_classify(int argc, char **argv) {
     if (!q.model) return args_missing("classify", "--model");
     if (!q.adapter) return args_missing("classify", "--adapter");
     if (!q.data) return args_missing("classify", "--data");
-    cyc_model *m = NULL;
-    cyc_adapter *a = NULL;
-    cyc_texts *t = NULL;
-    int code = cyc_texts_open(q.data, q.format, q.field, &t);
-    if (!code) code = cyc_model_open(q.model, &m);
-    if (!code) code = cyc_model_device(m, q.device, q.dtype);
-    if (!code) code = cyc_adapter_open(m, q.adapter, &a);
-    status = code ? cli_failed(code) : classify(&q, m, a, t);
-    if (a) cyc_adapter_close(a);
-    if (m) cyc_model_close(m);
-    cyc_texts_close(t);
+    struct texts_open o;
+    const int code = texts_begin(&q, &o);
+    status = code ? cli_failed(code) : classify(&q, o.m, o.a, o.t);
+    texts_end(&o);
     return status;
 }

@@ -1,8 +1,7 @@
 /* `cyclora embed`: texts in, vectors out: what feature-based transfer and sentence encoders (MiniLM and others of BERT's kind) take of a
  * model. */
 #include "args.h"
-#include "cli.h"
-#include <cyclora/cyclora.h>
+#include "texts.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,8 +30,8 @@ const char help_embed[] =
     "Exit status: 0; 2 for a wrong option, model or file (named with its line); 1 otherwise.\n";
 
 struct asked {
-    const char *model, *adapter, *data, *format, *field, *pooling, *device, *dtype, *out;
-    int max_length;
+    struct texts_ask of;
+    const char *pooling, *out;
     bool raw;
 };
 
@@ -46,7 +45,7 @@ static int embed(const struct asked *q, int pooling, cyc_model *m, cyc_adapter *
     const int n = cyc_texts_count(t), width = cyc_width(m);
     float *x = malloc((size_t)n * (size_t)width * sizeof *x + 1);
     if (!x) return cli_bad("embed: out of memory");
-    int code = cyc_embed_texts(m, a, t, pooling, !q->raw, q->max_length, x);
+    int code = cyc_embed_texts(m, a, t, pooling, !q->raw, q->of.max_length, x);
     if (!code && q->out) code = cyc_matrix_write(q->out, x, n, width);
     for (int i = 0; i < n && !code && !q->out; i++) print_vector(cyc_text_at(t, i), x + (size_t)i * (size_t)width, width);
     free(x);
@@ -62,26 +61,19 @@ static int pooling_of(const char *word, int *pooling) {
 }
 
 int cmd_embed(int argc, char **argv) {
-    struct asked q = {.pooling = "mean", .device = "cpu", .dtype = "auto"};
-    const struct arg args[] = {{"--model", ARG_TEXT, &q.model, 0},     {"--data", ARG_TEXT, &q.data, 0},     {"--file", ARG_TEXT, &q.data, 0}, {"--out", ARG_TEXT, &q.out, 0},
-                               {"--pooling", ARG_TEXT, &q.pooling, 0}, {"--raw", ARG_FLAG, &q.raw, 0},       {"--adapter", ARG_TEXT, &q.adapter, 0},
-                               {"--format", ARG_TEXT, &q.format, 0},   {"--field", ARG_TEXT, &q.field, 0},   {"--max-length", ARG_INT, &q.max_length, 1},
-                               {"--device", ARG_TEXT, &q.device, 0},   {"--dtype", ARG_TEXT, &q.dtype, 0},   {0}};
+    struct asked q = {.pooling = "mean", .of = {.device = "cpu", .dtype = "auto"}};
+    const struct arg args[] = {{"--model", ARG_TEXT, &q.of.model, 0},     {"--data", ARG_TEXT, &q.of.data, 0},     {"--file", ARG_TEXT, &q.of.data, 0}, {"--out", ARG_TEXT, &q.out, 0},
+                               {"--pooling", ARG_TEXT, &q.pooling, 0}, {"--raw", ARG_FLAG, &q.raw, 0},       {"--adapter", ARG_TEXT, &q.of.adapter, 0},
+                               {"--format", ARG_TEXT, &q.of.format, 0},   {"--field", ARG_TEXT, &q.of.field, 0},   {"--max-length", ARG_INT, &q.of.max_length, 1},
+                               {"--device", ARG_TEXT, &q.of.device, 0},   {"--dtype", ARG_TEXT, &q.of.dtype, 0},   {0}};
     int status = args_parse("embed", argc, argv, args), pooling;
     if (status >= 0) return status;
-    if (!q.model) return args_missing("embed", "--model");
-    if (!q.data) return args_missing("embed", "--data");
+    if (!q.of.model) return args_missing("embed", "--model");
+    if (!q.of.data) return args_missing("embed", "--data");
     if ((status = pooling_of(q.pooling, &pooling))) return status;
-    cyc_model *m = NULL;
-    cyc_adapter *a = NULL;
-    cyc_texts *t = NULL;
-    int code = cyc_texts_open(q.data, q.format, q.field, &t);
-    if (!code) code = cyc_model_open(q.model, &m);
-    if (!code) code = cyc_model_device(m, q.device, q.dtype);
-    if (!code && q.adapter) code = cyc_adapter_open(m, q.adapter, &a);
-    status = code ? cli_failed(code) : embed(&q, pooling, m, a, t);
-    if (a) cyc_adapter_close(a);
-    if (m) cyc_model_close(m);
-    cyc_texts_close(t);
+    struct texts_open o;
+    const int code = texts_begin(&q.of, &o);
+    status = code ? cli_failed(code) : embed(&q, pooling, o.m, o.a, o.t);
+    texts_end(&o);
     return status;
 }

@@ -1,0 +1,17 @@
+/* See texts.h. */
+#include "texts.h"
+
+int texts_begin(const struct texts_ask *q, struct texts_open *o) {
+    *o = (struct texts_open){0};
+    int code = cyc_texts_open(q->data, q->format, q->field, &o->t);
+    if (!code) code = cyc_model_open(q->model, &o->m);
+    if (!code) code = cyc_model_device(o->m, q->device, q->dtype);
+    if (!code && q->adapter) code = cyc_adapter_open(o->m, q->adapter, &o->a);
+    return code;
+}
+
+void texts_end(struct texts_open *o) {
+    if (o->a) cyc_adapter_close(o->a);
+    if (o->m) cyc_model_close(o->m);
+    cyc_texts_close(o->t);
+}
