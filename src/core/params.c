@@ -135,7 +135,6 @@ static void copy_slices(const struct param *p, float *w) {
 #pragma omp parallel for schedule(static)
         for (int64_t r = 0; r < rows; r++) dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)r, to + r * columns, columns);
     }
-    for (int64_t k = 0; k < elems_of(p) && p->init == INIT_ROOT; k++) w[k] = sqrtf(w[k]);
 }
 
 static float slice_scale(const struct param *p, int64_t element) {
@@ -163,10 +162,9 @@ err param_fill(const struct param_set *s, uint64_t key, float *weights) {
         const struct param *p = &s->p[i];
         float *w = weights + p->off / 4;
         int64_t n = elems_of(p);
-        const bool copied = p->init == INIT_COPY || p->init == INIT_ROOT;
-        if (copied) copy_slices(p, w);
+        if (p->init == INIT_COPY) copy_slices(p, w);
         if (p->init == INIT_MADE) TRY(make_slices(p, key, w));
-        for (int64_t k = 0; k < n && p->init != INIT_ZERO && p->init != INIT_MADE && !copied; k++) {
+        for (int64_t k = 0; k < n && p->init != INIT_ZERO && p->init != INIT_MADE && p->init != INIT_COPY; k++) {
             struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
             if (p->init == INIT_ONE) w[k] = 1;
             else if (p->init == INIT_UNIFORM) w[k] = (2 * philox_unit(r.v[0]) - 1) * p->init_scale;

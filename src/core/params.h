@@ -13,7 +13,7 @@
 #include "core/prog.h"
 
 enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
-                  INIT_ROOT /* the square root of it */, INIT_MADE /* by each slice's `make` */ };
+                  INIT_MADE /* by each slice's `make` */ };
 
 /* What files hold of a tensor x: x - less (Gemma's norm weights: less 1), of a matrix each row less `row` (BERT's positions have a token
  * type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. No factor: what is trained must be what the files' own code
@@ -32,7 +32,7 @@ struct param_slice {
     int64_t column0, columns; /* columns > 0: the file's tensor has so many, of which the parameter is those from column0 on */
     int rope_heads;     /* > 0: rows (of such a slice: columns) are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
-    const void *from;   /* of INIT_COPY, INIT_ROOT: the base's own values, in the order of memory, ... */
+    const void *from;   /* of INIT_COPY: the base's own values, in the order of memory, ... */
     dtype stored;       /* ... of this type; read when an arena is filled, not before */
     param_maker make;   /* of INIT_MADE, ... */
     const void *how;    /* ... and what it goes by; NULL where the slice says all */

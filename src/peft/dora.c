@@ -9,7 +9,16 @@
  * which the factor differs from 1; without dropout, and whenever nothing is trained, both are the same. */
 #include "peft/dora.h"
 #include "ops/ops.h"
+#include <math.h>
 #include <stdio.h>
+
+/* m begins as ||W||: the roots of the rows' squares, which are there when an arena is filled. */
+static err lengths(const struct param_slice *s, int64_t columns, uint64_t key, float *to) {
+    const float *squares = s->how;
+    (void)columns, (void)key;
+    for (int64_t o = 0; o < s->rows; o++) to[o] = sqrtf(squares[o]);
+    return OK;
+}
 
 /* [out] f32; PEFT's files of today have no ".weight" behind the name. */
 static int magnitude_param(struct site *s, const struct dora *d, const struct linear *w, val squares) {
@@ -17,8 +26,8 @@ static int magnitude_param(struct site *s, const struct dora *d, const struct li
     snprintf(name, sizeof name, "%s.lora_magnitude", w->of.name);
     snprintf(file, sizeof file, "%s.lora_magnitude_vector", w->of.module);
     snprintf(also, sizeof also, "%s.weight", file);
-    const struct param_slice slice = {.name = file, .also = also, .rows = w->out, .rope_heads = w->rope_heads, .from = prog_v(s->p, squares)->data, .stored = DT_F32};
-    const int p = param_get(s->params, name, 1, &w->out, INIT_ROOT, 0, &slice, 1);
+    const struct param_slice slice = {.name = file, .also = also, .rows = w->out, .rope_heads = w->rope_heads, .make = lengths, .how = prog_v(s->p, squares)->data};
+    const int p = param_get(s->params, name, 1, &w->out, INIT_MADE, 0, &slice, 1);
     param_rate(s->params, p, d->rate);
     param_keep(s->params, p);
     return p;

@@ -305,7 +305,7 @@ static void test_dora_programs(void **state) {
             for (int64_t o = 0; o < p->d[0]; o++) {
                 double squares = 0;
                 for (int64_t c = 0; c < w->d[1] && filled; c++) squares += (double)((const float *)w->data)[o * w->d[1] + c] * ((const float *)w->data)[o * w->d[1] + c];
-                assert_true(fabs(((const float *)p->slice[0].from)[o] - squares) <= 1e-7 * squares);
+                assert_true(fabs(((const float *)p->slice[0].how)[o] - squares) <= 1e-7 * squares);
             }
         }
     }
