@@ -42,15 +42,13 @@ static void audit_files(const struct source *s, json_t *data) {
     for (int i = 0; i < s->n_parts; i++) json_array_append_new(data, json_pack("{s:s, s:s}", "path", s->part[i].path, "xxh128", s->part[i].hash));
 }
 
-static json_t *audit_json(const struct run *r) {
-    char hash[33];
-    model_hash(&r->model, hash);
+static json_t *audit_json(struct run *r) {
     json_t *data = json_array();
     for (int i = 0; i < r->objective->sides; i++) audit_files(&r->side[i].source, data);
     const struct source *pairs[] = {&r->warm.source, &r->eval.source, &r->test.source};
     for (int i = 0; i < 3; i++)
         audit_files(pairs[i], data);
-    return json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", "path", r->model.path, "xxh128_of_tensors", hash,
+    return json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", "path", r->model.path, "xxh128_of_tensors", run_base_hash(r),
                      "parameters", (json_int_t)r->model.parameters, "tokenizer_xxh128", r->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
 }
 
@@ -118,7 +116,7 @@ static err sweep_unfinished(const struct run *r) {
     return e;
 }
 
-static err write_record(const struct run *r) {
+static err write_record(struct run *r) {
     arena mem = {0};
     str yaml = {0};
     err e = config_write(r->cfg, &yaml);

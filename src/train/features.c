@@ -59,10 +59,8 @@ void features_free(struct frozen *f) {
 
 /* --- on disk ------------------------------------------------------------------------------------------------------------ */
 static void make_key(struct run *r) {
-    char base[33];
     str all = {0};
     XXH3_state_t *h = XXH3_createState();
-    model_hash(&r->model, base);
     if (h) XXH3_128bits_reset(h);
     for (int i = 0; h && i < 3; i++)
         for (int k = 0; k < r->frozen.texts[i].n; k++) {
@@ -72,7 +70,7 @@ static void make_key(struct run *r) {
         }
     const XXH128_hash_t ids = h ? XXH3_128bits_digest(h) : (XXH128_hash_t){0};
     XXH3_freeState(h);
-    str_addf(&all, "%s %s %s %s %016llx%016llx", base, r->backend->name, dtype_info[r->compute].name, r->cfg->quantization, (unsigned long long)ids.high64, (unsigned long long)ids.low64);
+    str_addf(&all, "%s %s %s %s %016llx%016llx", run_base_hash(r), r->backend->name, dtype_info[r->compute].name, r->cfg->quantization, (unsigned long long)ids.high64, (unsigned long long)ids.low64);
     bytes_hash(all.p ? all.p : "", all.n, r->frozen.key);
     str_free(&all);
 }

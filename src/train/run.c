@@ -95,6 +95,11 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens, enum
     return p->generates ? generator_build(&p->gen, &r->model, &p->st, cap, r->backend) : OK;
 }
 
+const char *run_base_hash(struct run *r) {
+    if (!*r->base_hash) model_hash(&r->model, r->base_hash);
+    return r->base_hash;
+}
+
 /* Tokens of the longest pass, virtual ones included. */
 int run_pass(const struct run *r) {
     int64_t n = 0;

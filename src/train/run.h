@@ -89,7 +89,7 @@ struct run {
     const struct objective *objective;
     struct model model;
     tokenizer *tok;
-    char tok_hash[33];
+    char tok_hash[33], base_hash[33]; /* base_hash: run_base_hash() */
     int32_t eos;
     const struct backend *backend;
     dtype compute;             /* of activations */
@@ -125,6 +125,7 @@ err run_loop(struct run *r, const struct run_events *ev); /* to the last step, o
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
+const char *run_base_hash(struct run *r); /* model_hash(), which reads the whole base, once a run */
 bool run_replaces(const struct run *r, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */
 void run_forget(const struct run *r);               /* the pages of such matrices, after something read them */
 json_t *run_plan_json(const struct run *r, bool measured);

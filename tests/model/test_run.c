@@ -447,6 +447,19 @@ static void test_broken_checkpoints(void **state) {
     }
 }
 
+/* A finished adapter, evaluated from its files, gives what the run said. Takes c. */
+static void same_evaluation(cyc_config *c, const char *folder, const json_t *eval) {
+    char *text;
+    if (cyc_evaluate(c, folder, &text)) flunk("%s", cyc_error());
+    json_t *again = json_loads(text, 0, NULL);
+    double x = json_number_value(json_object_get(json_array_get(json_object_get(again, "sides"), 0), "loss"));
+    double y = json_number_value(json_object_get(json_array_get(json_object_get(eval, "sides"), 0), "loss"));
+    if (fabs(x - y) > 1e-6 * y) flunk("eval loss %.9g from the files, %.9g in the run", x, y);
+    json_decref(again);
+    cyc_free(text);
+    cyc_config_free(c);
+}
+
 /* --- sft ----------------------------------------------------------------------------------------------------------- */
 static const char *sft_data(const char *key, const char *file) {
     static char ring[4][160];
@@ -479,15 +492,7 @@ static void test_sft(void **state) {
     json_decref(m);
     /* the same rows scored through the finished adapter give the last evaluation again */
     cyc_config *c = config("sft", sft, LIST(sft_data("data", "train.jsonl"), sft_data("eval.data", "held.jsonl")));
-    char *text;
-    if (cyc_evaluate(c, at("sft"), &text)) flunk("%s", cyc_error());
-    json_t *again = json_loads(text, 0, NULL);
-    double x = json_number_value(json_object_get(json_array_get(json_object_get(again, "sides"), 0), "loss"));
-    double y = json_number_value(json_object_get(json_array_get(json_object_get(w.eval[2], "sides"), 0), "loss"));
-    if (fabs(x - y) > 1e-6 * y) flunk("eval loss %.9g from the files, %.9g in the run", x, y);
-    json_decref(again);
-    cyc_free(text);
-    cyc_config_free(c);
+    same_evaluation(c, at("sft"), w.eval[2]);
     watch_free(&w);
 }
 
@@ -635,15 +640,7 @@ static void test_full_sft(void **state) {
     runs("full-sft", 0, &w, sft, LIST("method=full", "learning_rate=2e-3", "max_steps=30", "eval_steps=30", data, held));
     if (!(w.loss[29] < 0.5 * w.loss[0])) flunk("loss %g at first, %g after 30 steps", w.loss[0], w.loss[29]);
     cyc_config *c = config("full-sft", sft, LIST("method=full", data, held));
-    char *text;
-    if (cyc_evaluate(c, at("full-sft"), &text)) flunk("%s", cyc_error());
-    json_t *again = json_loads(text, 0, NULL);
-    double x = json_number_value(json_object_get(json_array_get(json_object_get(again, "sides"), 0), "loss"));
-    double y = json_number_value(json_object_get(json_array_get(json_object_get(w.eval[1], "sides"), 0), "loss"));
-    if (fabs(x - y) > 1e-6 * y) flunk("eval loss %.9g from the files, %.9g in the run", x, y);
-    json_decref(again);
-    cyc_free(text);
-    cyc_config_free(c);
+    same_evaluation(c, at("full-sft"), w.eval[1]);
     watch_free(&w);
     cyc_model *m;
     cyc_adapter *a;
