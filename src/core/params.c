@@ -70,7 +70,7 @@ int64_t param_count(const struct param_set *s) {
 bool param_copies(const struct param_set *s, const void *data) {
     for (int i = 0; i < s->n; i++)
         for (int k = 0; k < s->p[i].n_slices && s->p[i].init == INIT_COPY; k++)
-            if (s->p[i].slice[k].from == data) return true;
+            if (s->p[i].slice[k].from == data && !s->p[i].slice[k].pick) return true;
     return false;
 }
 
@@ -96,7 +96,7 @@ static void copy_slices(const struct param *p, float *w) {
         const size_t bytes = dtype_row_bytes(s->stored, columns);
         float *to = w + s->row0 * (p->nd > 1 ? columns : 1);
 #pragma omp parallel for schedule(static)
-        for (int64_t r = 0; r < rows; r++) dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)r, to + r * columns, columns);
+        for (int64_t r = 0; r < rows; r++) dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)(s->pick ? s->pick[r] : r), to + r * columns, columns);
     }
 }
 

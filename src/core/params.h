@@ -29,6 +29,7 @@ struct param_slice {
     float init_scale;   /* of INIT_NORMAL_SLICES */
     const void *from;   /* of INIT_COPY: the base's own values, in the order of memory, ... */
     dtype stored;       /* ... of this type; read when an arena is filled, not before */
+    const int32_t *pick; /* which rows of it; NULL: the first ones */
     bool turned;        /* files have it as [columns, rows] */
     struct file_form form;
 };

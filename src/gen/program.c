@@ -39,7 +39,8 @@ static void emit_loss(struct program *g, const struct model *m, struct site *s) 
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     val x = model_body(m, s);
     const struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, model_head(m, s), label, weight, {0}}, 5, &a);
+    const struct head h = model_head(m, s);
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, h.w, label, weight, {0}, h.own, has(h.own) ? s->own_ids : (val){0}}, 7, &a);
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];
@@ -48,10 +49,8 @@ static void emit_loss(struct program *g, const struct model *m, struct site *s) 
 }
 
 static void emit_logits(struct program *g, const struct model *m, struct site *s) {
-    val x = model_body(m, s);
-    struct linear head = {.w = model_head(m, s)};
+    g->logits = model_logits(m, s, model_body(m, s));
     if (s->p->failed) return;
-    site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
     prog_keep(s->p, g->logits);
 }
 
@@ -64,9 +63,8 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     }
     val x = model_body(m, s);
     if (has(rows)) x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
-    struct linear head = {.w = model_head(m, s)};
+    g->logits = model_logits(m, s, x);
     if (s->p->failed) return;
-    site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
     if (m->shape.logit_softcap > 0) g->logits = emit1(s->p, &op_softcap, &g->logits, 1, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
     struct inst *i = prog_emit(s->p, &op_sample, (val[]){g->logits, s->sample, next_pos}, 3, NULL);
     if (!i) return;
@@ -95,6 +93,11 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     s.pos = input(p, "pos", &dim_n, DT_I32);
     g->ids = s.ids;
     g->pos = s.pos;
+    if (s.method && s.method->own_tokens) {
+        int n;
+        g->own_ids = s.method->own_tokens(s.settings, &n);
+        s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
+    }
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
     if (g->seq2seq && mode == MODE_FEATURES) prog_fail(p, E_UNSUPPORTED, "features of an encoder-decoder (%s) are not to be had yet", m->path);
@@ -246,6 +249,7 @@ static void look_at(const struct feed *f, struct run_ctx *run) {
 static void list_inputs(const struct program *g, const struct feed *f, const void **in) {
     int n = 0;
     in[n++] = f->ids, in[n++] = f->pos;
+    if (g->own_ids) in[n++] = g->own_ids;
     if (g->mode != MODE_DECODE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;

@@ -36,6 +36,7 @@ struct program {
     val logits;           /* prefill, decode: kept where asked for */
     bool seq2seq;         /* the model reads prompts with an encoder */
     val ids, pos;         /* the inputs that program_advance() writes */
+    const int32_t *own_ids; /* an input of its own: tokens whose rows are the method's; NULL: none */
     struct residents *base; /* the model's, on the backend */
     const struct param_set *params; /* NULL: none */
 };

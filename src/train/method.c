@@ -105,11 +105,29 @@ static err full_json(const struct side_config *c, struct depth depth, json_t **o
     return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
+/* "5", "49140-49151" */
+static err tokens_json(const struct side_config *c, struct depth depth, json_t **out) {
+    json_t *ids = json_array();
+    (void)depth;
+    *out = json_pack("{s:o}", "token_indices", ids);
+    if (!*out) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < c->token_indices.n; i++) {
+        int first, last, end = 0;
+        const char *text = c->token_indices.v[i];
+        const int n = sscanf(text, "%d%n-%d%n", &first, &end, &last, &end);
+        if (n == 1) last = first;
+        if (n < 1 || text[end] || first < 0 || last < first || last - first > 1 << 20)
+            return fail(E_USAGE, "'trainable_tokens.token_indices' wants ids such as 49150 or 49140-49151, found '%.40s'", text);
+        for (int k = first; k <= last; k++) json_array_append_new(ids, json_integer(k));
+    }
+    return OK;
+}
+
 err side_method(const struct side_config *c, const struct model *m, arena *mem, const struct peft_method **method, const void **settings) {
     static const struct {
         const struct peft_method *method;
         err (*json)(const struct side_config *, struct depth, json_t **);
-    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}};
+    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json}};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */
     json_t *j = NULL;

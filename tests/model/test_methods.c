@@ -8,7 +8,8 @@ static const struct {
     const char *name, *base;
 } cases[] = {{"ln", "tiny_llama/tied_gqa"}, {"ln_gemma2", "families/gemma2"}, {"ln_qwen3", "families/qwen3"}, {"ln_gpt2", "families/gpt2"},
              {"bias_all", "tiny_llama/bias"}, {"bias_own", "families/gpt2"}, {"ia3", "tiny_llama/tied_gqa"}, {"ia3_gpt2", "families/gpt2"}, {"ia3_phi3", "families/phi3"},
-             {"bitfit", "tiny_llama/bias"}, {"bitfit_qwen2", "families/qwen2"}, {"full", "tiny_llama/tied_gqa"}, {"full_gpt2", "families/gpt2"}, {"full_gemma2", "families/gemma2"},
+             {"bitfit", "tiny_llama/bias"}, {"bitfit_qwen2", "families/qwen2"}, {"tokens", "tiny_llama/tied_gqa"}, {"tokens_untied", "tiny_llama/untied_mha"},
+             {"tokens_gemma2", "families/gemma2"}, {"tokens_gpt2", "families/gpt2"}, {"tokens_gemma2", "families/gemma2/model.gguf"}, {"full", "tiny_llama/tied_gqa"}, {"full_gpt2", "families/gpt2"}, {"full_gemma2", "families/gemma2"},
              {"full_last", "families/qwen2"}, {"full_regex", "families/qwen2"}, {"full_names", "families/mistral_full"}, {"full_gpt2", "families/gpt2/model.gguf"},
              {"full_gemma2", "families/gemma2/model.gguf"}, {"full_names", "families/mistral_full/model.gguf"}, {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
 enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 2 /* the last ones: training alone */ };
