@@ -74,7 +74,7 @@ static void start(struct bench *b, const char *model, int sides, bool generates,
         struct recipe q = {.learning_rate = 2e-4, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
         r->side[i] = (struct side){.name = i ? "B" : "A", .cfg = &b->cfg.side[i], .plans = p};
         die(learner_init(&r->side[i].learner, &p->st, &p->train, &q));
-        param_fill(&p->st.params, (uint64_t)i + 1, r->side[i].learner.w);
+        die(param_fill(&p->st.params, (uint64_t)i + 1, r->side[i].learner.w));
     }
 }
 

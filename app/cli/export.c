@@ -109,8 +109,8 @@ static void on_plan(void *ctx, const char *text) {
     if (a && strcmp(json_text(a, "method"), "lora"))
         printf("  adapter   %s: %.0f trained tensors of the base (%s)\n", json_text(a, "path"), json_num(a, "modules"), json_text(a, "method"));
     else if (a)
-        printf("  adapter   %s: LoRA of rank %.0f on %.0f matrices%s%s\n", json_text(a, "path"), json_num(a, "rank"),
-               json_num(a, "modules"), json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
+        printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s\n", json_text(a, "path"), json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA",
+               json_num(a, "rank"), json_num(a, "modules"), json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
                json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "");
     printf("  writes    %.0f tensors, %s: ", json_num(o, "tensors"), show_bytes(json_num(o, "bytes")));
     print_types(json_object_get(o, "types"));

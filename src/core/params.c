@@ -26,7 +26,7 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
         s->cap = cap;
     }
     struct param *p = &s->p[s->n];
-    *p = (struct param){.nd = nd, .init = init, .init_scale = scale, .off = s->bytes, .n_slices = n_slices};
+    *p = (struct param){.nd = nd, .init = init, .init_scale = scale, .rate = 1, .off = s->bytes, .n_slices = n_slices};
     for (int i = 0; i < nd; i++) p->d[i] = d[i];
     p->name = arena_str(&s->mem, name);
     p->slice = arena_alloc(&s->mem, (size_t)n_slices * sizeof *slice + 1);
@@ -34,23 +34,50 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
     for (int i = 0; i < n_slices; i++) {
         p->slice[i] = slice[i];
         p->slice[i].name = arena_str(&s->mem, slice[i].name);
-        if (!p->slice[i].name) return -1;
+        if (slice[i].also) p->slice[i].also = arena_str(&s->mem, slice[i].also);
+        if (!p->slice[i].name || (slice[i].also && !p->slice[i].also)) return -1;
     }
     s->bytes += padded_bytes(p);
     return s->n++;
+}
+
+void param_rate(struct param_set *s, int index, float rate) {
+    if (index >= 0 && !s->sealed) s->p[index].rate = rate;
+}
+
+void param_keep(struct param_set *s, int index) {
+    if (index >= 0 && !s->sealed) s->p[index].kept = true;
+}
+
+/* The least rate above `above` among the matrices, or the vectors; 0: none. */
+static float next_rate(const struct param_set *s, bool vectors, float above) {
+    float least = 0;
+    for (int i = 0; i < s->n; i++)
+        if ((s->p[i].nd == 1) == vectors && s->p[i].rate > above && (least == 0 || s->p[i].rate < least)) least = s->p[i].rate;
+    return least;
 }
 
 void param_seal(struct param_set *s) {
     s->bytes = 0;
     for (int vectors = 0; vectors < 2; vectors++) {
         if (vectors) s->vectors = s->bytes;
-        for (int i = 0; i < s->n; i++) {
-            if ((s->p[i].nd == 1) != vectors) continue;
-            s->p[i].off = s->bytes;
-            s->bytes += padded_bytes(&s->p[i]);
-        }
+        for (float rate = next_rate(s, vectors, 0); rate > 0; rate = next_rate(s, vectors, rate))
+            for (int i = 0; i < s->n; i++) {
+                if ((s->p[i].nd == 1) != vectors || s->p[i].rate != rate) continue;
+                s->p[i].off = s->bytes;
+                s->bytes += padded_bytes(&s->p[i]);
+            }
     }
     s->sealed = true;
+}
+
+struct param_stretch param_stretch(const struct param_set *s, size_t from) {
+    struct param_stretch t = {s->bytes, 1, from >= s->vectors};
+    for (int i = 0; i < s->n; i++)
+        if (s->p[i].off == from) t.rate = s->p[i].rate;
+    for (int i = 0; i < s->n; i++)
+        if (s->p[i].off > from && s->p[i].off < t.end && (s->p[i].rate != t.rate || (s->p[i].nd == 1) != t.vectors)) t.end = s->p[i].off;
+    return t;
 }
 
 size_t param_work_bytes(const struct param_set *s, dtype compute) { return s->vectors / 4 * dtype_row_bytes(compute, 1) + (s->bytes - s->vectors); }
@@ -70,7 +97,7 @@ int64_t param_count(const struct param_set *s) {
 bool param_copies(const struct param_set *s, const void *data) {
     for (int i = 0; i < s->n; i++)
         for (int k = 0; k < s->p[i].n_slices && s->p[i].init == INIT_COPY; k++)
-            if (s->p[i].slice[k].from == data && !s->p[i].slice[k].pick) return true;
+            if (s->p[i].slice[k].from == data) return true;
     return false;
 }
 
@@ -88,6 +115,16 @@ val prog_param(struct prog *p, const struct param_set *s, int index) {
     return v;
 }
 
+val prog_param_rows(struct prog *p, const struct param_set *s, int index, int64_t row0, int64_t rows) {
+    val v = prog_param(p, s, index);
+    if (!has(v)) return v;
+    struct value *x = prog_v(p, v);
+    x->off += (size_t)row0 * dtype_row_bytes(x->dt, x->d[1]);
+    x->d[0] = rows;
+    x->needs = false;
+    return v;
+}
+
 /* A vector is one row of its numbers. */
 static void copy_slices(const struct param *p, float *w) {
     for (int i = 0; i < p->n_slices; i++) {
@@ -96,7 +133,21 @@ static void copy_slices(const struct param *p, float *w) {
         const size_t bytes = dtype_row_bytes(s->stored, columns);
         float *to = w + s->row0 * (p->nd > 1 ? columns : 1);
 #pragma omp parallel for schedule(static)
-        for (int64_t r = 0; r < rows; r++) dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)(s->pick ? s->pick[r] : r), to + r * columns, columns);
+        for (int64_t r = 0; r < rows; r++) dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)r, to + r * columns, columns);
+    }
+    for (int64_t k = 0; k < elems_of(p) && p->init == INIT_ROOT; k++) w[k] = sqrtf(w[k]);
+}
+
+static void table_rows(const struct param *p, uint64_t key, uint32_t number, float *w) {
+    for (int i = 0; i < p->n_slices; i++) {
+        const struct table_rows *t = &p->slice[i].of;
+        const size_t bytes = dtype_row_bytes(t->dt, p->d[1]);
+        for (int64_t r = 0; r < p->slice[i].rows; r++) {
+            float *to = w + (p->slice[i].row0 + r) * p->d[1];
+            const int64_t drawn = (int64_t)((uint64_t)philox(key, number, (uint32_t)r, 0, 0).v[0] * (uint64_t)t->n >> 32);
+            dequantise_row(t->dt, (const char *)t->table + bytes * (size_t)(t->n_ids ? t->ids[r % t->n_ids] : drawn), to, p->d[1]);
+            for (int64_t c = 0; c < p->d[1]; c++) to[c] *= t->scale;
+        }
     }
 }
 
@@ -113,18 +164,28 @@ static float normal(uint32_t a, uint32_t b) {
     return (float)(sqrt(-2 * log(u)) * cos(t));
 }
 
-void param_fill(const struct param_set *s, uint64_t key, float *weights) {
+static err make_slices(const struct param *p, uint64_t key, float *w) {
+    const int64_t columns = p->nd > 1 ? p->d[1] : 1;
+    for (int i = 0; i < p->n_slices; i++) TRY(p->slice[i].make(&p->slice[i], columns, key, w + p->slice[i].row0 * columns));
+    return OK;
+}
+
+err param_fill(const struct param_set *s, uint64_t key, float *weights) {
     memset(weights, 0, s->bytes);
     for (int i = 0; i < s->n; i++) {
         const struct param *p = &s->p[i];
         float *w = weights + p->off / 4;
         int64_t n = elems_of(p);
-        if (p->init == INIT_COPY) copy_slices(p, w);
-        for (int64_t k = 0; k < n && p->init != INIT_ZERO && p->init != INIT_COPY; k++) {
+        const bool made = p->init == INIT_COPY || p->init == INIT_ROOT || p->init == INIT_MADE || p->init == INIT_ROWS;
+        if (p->init == INIT_COPY || p->init == INIT_ROOT) copy_slices(p, w);
+        if (p->init == INIT_MADE) TRY(make_slices(p, key, w));
+        if (p->init == INIT_ROWS) table_rows(p, key, (uint32_t)i, w);
+        for (int64_t k = 0; k < n && p->init != INIT_ZERO && !made; k++) {
             struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
             if (p->init == INIT_ONE) w[k] = 1;
             else if (p->init == INIT_UNIFORM) w[k] = (2 * philox_unit(r.v[0]) - 1) * p->init_scale;
             else w[k] = normal(r.v[0], r.v[1]) * slice_scale(p, k);
         }
     }
+    return OK;
 }

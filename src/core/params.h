@@ -6,12 +6,15 @@
  * share their input, are one [3r, C] product): its slices carry the file names.
  *
  * Matrices lie before vectors. Programs that compute in bf16 or f16 read matrices in that type and vectors (norm weights, biases) in
- * f32: their working copy is the cast matrices and, behind them, the vectors as they are. */
+ * f32: their working copy is the cast matrices and, behind them, the vectors as they are. Among the matrices, and among the vectors,
+ * those of one learning rate lie together, so that the optimizer's loops are few. */
 #ifndef CYC_CORE_PARAMS_H
 #define CYC_CORE_PARAMS_H
 #include "core/prog.h"
 
-enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */ };
+enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
+                  INIT_ROOT /* the square root of it */, INIT_MADE /* by each slice's `make` */,
+                  INIT_ROWS /* of a table: each slice's `of` */ };
 
 /* What files hold of a tensor x: x - less (Gemma's norm weights: less 1), of a matrix each row less `row` (BERT's positions have a token
  * type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. No factor: what is trained must be what the files' own code
@@ -22,15 +25,30 @@ struct file_form {
     enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW } shape;
 };
 
+struct param_slice;
+typedef err (*param_maker)(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);
+/* Rows of a table of the base, as it is stored, times `scale`. Row k is that of ids[k % n_ids]; without ids each is drawn from all. */
+struct table_rows {
+    const void *table;
+    dtype dt;
+    int64_t n;
+    float scale;
+    int n_ids;
+    const int32_t *ids;
+};
+
 struct param_slice {
     const char *name;   /* in the adapter's file, e.g. "model.layers.0.self_attn.q_proj.lora_A.weight" */
     int64_t row0, rows; /* rows of the parameter */
-    int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
+    int64_t column0, columns; /* columns > 0: the file's tensor has so many, of which the parameter is those from column0 on */
+    int rope_heads;     /* > 0: rows (of such a slice: columns) are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
-    const void *from;   /* of INIT_COPY: the base's own values, in the order of memory, ... */
+    const void *from;   /* of INIT_COPY, INIT_ROOT: the base's own values, in the order of memory, ... */
     dtype stored;       /* ... of this type; read when an arena is filled, not before */
-    const int32_t *pick; /* which rows of it; NULL: the first ones */
+    param_maker make;   /* of INIT_MADE */
     bool turned;        /* files have it as [columns, rows] */
+    const char *also;   /* another name under which a file may have it; NULL: none */
+    struct table_rows of; /* of INIT_ROWS */
     struct file_form form;
 };
 
@@ -41,6 +59,8 @@ struct param {
     size_t off; /* bytes into the arena */
     enum param_init init;
     float init_scale;
+    float rate; /* its learning rate is so many times the recipe's */
+    bool kept;  /* what prefill computes from it decoding reads: STATE of the parameter's shape (core/site.h) */
     struct param_slice *slice;
     int n_slices;
 };
@@ -56,17 +76,25 @@ struct param_set {
 /* Finds or adds `name`; returns its index or -1 (out of memory). Slices are copied, their names too. */
 int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, enum param_init init, float scale,
               const struct param_slice *slice, int n_slices);
+/* Before the set is sealed: parameter `index` learns `rate` times as fast as the recipe says (1 where nothing is said). */
+void param_rate(struct param_set *s, int index, float rate);
+void param_keep(struct param_set *s, int index); /* ... has a STATE in generation */
 /* After the first program, before the arenas are taken: gives every parameter its place. No new ones from here on. */
 void param_seal(struct param_set *s);
 size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */
+/* What lies from byte `from` of the arena on and learns alike: matrices or vectors, at one rate. From 0, then from each end, to bytes. */
+struct param_stretch { size_t end; float rate; bool vectors; };
+struct param_stretch param_stretch(const struct param_set *s, size_t from);
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
 bool param_copies(const struct param_set *s, const void *data); /* does a parameter stand in the place of the base's tensor with these bytes? */
 
 /* The parameter as a value of this program. */
 val prog_param(struct prog *p, const struct param_set *s, int index);
+/* Rows of a matrix, as what no gradient flows to. */
+val prog_param_rows(struct prog *p, const struct param_set *s, int index, int64_t row0, int64_t rows);
 
 /* Fills an arena with the initial values: philox(seed, PURPOSE, parameter, element), independent of everything else. */
-void param_fill(const struct param_set *s, uint64_t key, float *weights);
+err param_fill(const struct param_set *s, uint64_t key, float *weights);
 
 #endif

@@ -173,7 +173,7 @@ void prog_drop_dead(struct prog *p) {
         for (int k = 0; k < s->op->n_out; k++) {
             if (!has(s->out[k])) continue;
             const struct value *v = prog_v(p, s->out[k]);
-            live[i] |= used[s->out[k].i] || v->keep || v->role == ROLE_GRAD;
+            live[i] |= used[s->out[k].i] || v->keep || v->role == ROLE_GRAD || v->role == ROLE_STATE;
         }
         for (int k = 0; live[i] && k < s->op->n_in; k++) used[s->in[k].i] = true;
     }

@@ -2,7 +2,7 @@
  * rewritten. What will run is this list; prog_print() shows it.
  *
  * Values are SSA: an instruction defines its outputs once. Two kinds are written by more than one instruction, and only
- * these: ROLE_GRAD (parameter gradients: every writer adds) and ROLE_STATE (the KV cache).
+ * these: ROLE_GRAD (parameter gradients: every writer adds) and ROLE_STATE (the KV cache, and what prefill leaves for decoding).
  * `needs` (does a gradient flow here?) is derived: true for PARAM, and for an output when true for any input.
  * Sizes that change from run to run are symbols (SYM_N tokens, SYM_S sequences, SYM_S1 = S + 1, SYM_M tokens of
  * an encoder); everything else is a

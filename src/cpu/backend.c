@@ -35,6 +35,8 @@ static const struct row table[] = {
     {&op_add, FUSED(add), NULL},
     {&op_scale, FUSED(scale), NULL},
     {&op_scale_bwd, FUSED(scale_bwd), NULL},
+    {&op_magnitude, FUSED(magnitude), NULL},
+    {&op_magnitude_bwd, FUSED(magnitude_bwd), NULL},
     {&op_glu, FUSED(glu), NULL},
     {&op_glu_bwd, FUSED(glu_bwd), NULL},
     {&op_split, cpu_split, 0, NULL},

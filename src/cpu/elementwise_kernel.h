@@ -156,11 +156,14 @@ FUSED_KERNEL(add) {
     return OK;
 }
 
-static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, const struct view *y) {
+static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, const float *bias, const struct view *y) {
     const int64_t N = view_rows(x), C = x->d[1];
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++)
-        EACH_VECTOR(c, n, C) store(view_row(y, i) + c, load(view_row(x, i) + c, n) * load(view_f32(l) + c, n), n);
+        EACH_VECTOR(c, n, C) {
+            const vf v = load(view_row(x, i) + c, n) * load(view_f32(l) + c, n);
+            store(view_row(y, i) + c, bias ? v + load(bias + c, n) : v, n);
+        }
 }
 
 /* to[c] (+)= sum over the rows of dy[c], times x[c] where there is an x. Threads split the columns, so each sum has one writer and one
@@ -183,7 +186,7 @@ static void column_sums(const struct run_ctx *run, const struct view *dy, const 
 
 FUSED_KERNEL(scale) {
     (void)inst, (void)scratch;
-    scale_rows(run, &in[0], &in[1], &out[0]);
+    scale_rows(run, &in[0], &in[1], in[2].p, &out[0]);
     return OK;
 }
 
@@ -191,7 +194,32 @@ FUSED_KERNEL(scale_bwd) {
     (void)inst, (void)scratch;
     if (out[1].p) column_sums(run, &in[2], &in[0], view_f32(&out[1]), true);
     if (out[2].p) column_sums(run, &in[2], &in[0], view_f32(&out[2]), false);
-    if (out[0].p) scale_rows(run, &in[2], &in[1], &out[0]);
+    if (out[0].p) scale_rows(run, &in[2], &in[1], NULL, &out[0]);
+    return OK;
+}
+
+FUSED_KERNEL(magnitude) {
+    (void)scratch;
+    const int64_t O = in[0].d[0], r = in[4].d[0];
+    const float s = inst->a.scale;
+#pragma omp parallel for num_threads(cpu_threads_for(run, O * r * r))
+    for (int64_t o = 0; o < O; o++) {
+        const float *b = view_row(&in[3], o), m = view_f32(&in[0])[o];
+        float along = 0, inside = 0;
+        for (int64_t j = 0; j < r; j++) {
+            along += view_row(&in[2], j)[o] * b[j];
+            inside += b[j] * vec_dot(view_row(&in[4], j), b, r);
+        }
+        const float square = view_f32(&in[1])[o] + s * (2 * along + s * inside), norm = sqrtf(square);
+        view_f32(&out[0])[o] = square > 0 ? m / norm : m * (square * 0); /* NaN stays NaN */
+        view_f32(&out[1])[o] = square > 0 ? 1 / norm : square * 0;
+    }
+    return OK;
+}
+
+FUSED_KERNEL(magnitude_bwd) {
+    (void)run, (void)inst, (void)scratch;
+    EACH_VECTOR(c, n, in[0].d[0]) store(view_f32(&out[0]) + c, vf_fma(load(view_f32(&in[0]) + c, n), load(view_f32(&in[1]) + c, n), load(view_f32(&out[0]) + c, n)), n);
     return OK;
 }
 

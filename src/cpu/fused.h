@@ -10,14 +10,14 @@
 enum { ATT_Q = 64, ATT_K = 64 }; /* queries and keys of one attention tile */
 
 struct fused_kernels {
-    kernel attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, glu, glu_bwd, softcap, scale, scale_bwd, column_sum;
+    kernel attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, glu, glu_bwd, softcap, scale, scale_bwd, column_sum, magnitude, magnitude_bwd;
     void (*cap_row)(float *x, int64_t n, float cap); /* x = cap tanh(x / cap) */
     float (*row_max)(const float *x, int64_t n); /* NaNs are skipped; -inf when nothing is left */
     /* y[i] = exp((x[i] - shift) * factor), y may be NULL; returns their sum */
     double (*row_exp)(const float *x, int64_t n, float shift, float factor, float *y);
 };
 #define FUSED_KERNELS                                                                                                  \
-    { attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, glu, glu_bwd, softcap, scale, scale_bwd, column_sum, cap_row, row_max, row_exp }
+    { attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, glu, glu_bwd, softcap, scale, scale_bwd, column_sum, magnitude, magnitude_bwd, cap_row, row_max, row_exp }
 extern const struct fused_kernels fused_generic, fused_avx2, fused_avx512;
 const struct fused_kernels *fused(void);
 

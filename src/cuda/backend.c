@@ -32,6 +32,8 @@ static const struct row {
     {&op_add, cuda_add, NULL},
     {&op_scale, cuda_scale, NULL},
     {&op_scale_bwd, cuda_scale_bwd, cuda_scale_bwd_scratch},
+    {&op_magnitude, cuda_magnitude, NULL},
+    {&op_magnitude_bwd, cuda_magnitude_bwd, NULL},
     {&op_glu, cuda_glu, NULL},
     {&op_glu_bwd, cuda_glu_bwd, NULL},
     {&op_split, cuda_split, NULL},

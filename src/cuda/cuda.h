@@ -52,13 +52,16 @@ err cuda_split(const struct run_ctx *, const struct inst *, const struct view *i
 err cuda_split_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_softcap(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_scale(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_scale_columns(const struct view *x, const struct view *l, const struct view *y); /* y = x * l, y may be x */
+err cuda_scale_columns(const struct view *x, const struct view *l, const float *bias, const struct view *y); /* y = x * l + bias (or NULL), y may be x */
 size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 /* columns.cu: sums over rows */
 err cuda_scale_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_column_sum(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_scale_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 size_t cuda_column_sum_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* magnitude.cu */
+err cuda_magnitude(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_magnitude_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 /* tables.cu: gradients of tables, rows laid over rows, rows that have replacements */
 err cuda_find_rows(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_put_columns(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);

@@ -56,6 +56,9 @@ static void add_delta(const struct delta *d, int64_t row, float *to, float *a, f
         dequantise_row(d->a->dt, (const char *)d->a->data + dtype_row_bytes(d->a->dt, cols) * (size_t)k, a, cols);
         for (int64_t c = 0; c < cols; c++) to[c] += (float)(d->scale * b[k]) * a[c];
     }
+    double squares = 0;
+    for (int64_t c = 0; c < cols && d->m; c++) squares += (double)to[c] * to[c];
+    for (int64_t c = 0; c < cols && d->m; c++) to[c] = (float)(to[c] * delta_factor(d, row, squares));
 }
 
 /* Size of the difference over size of the row, the worst of the rows looked at. Vectors are one row; of q's and k's bias each number

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
-static const char PREFIX[] = "base_model.model.", A_END[] = ".lora_A.weight", B_END[] = ".lora_B.weight";
+static const char PREFIX[] = "base_model.model.", A_END[] = ".lora_A.weight", B_END[] = ".lora_B.weight", M_END[] = ".lora_magnitude_vector";
 
 /* --- configuration --------------------------------------------------------------------------------------------------- */
 static bool truthy(const json_t *v) {
@@ -22,8 +22,6 @@ static err check_config(const json_t *j, const char *path) {
     static const struct {
         const char *key, *why;
     } refused[] = {
-        {"use_dora",
-         "DoRA's magnitudes are no product of two matrices; merge the adapter in PEFT (merge_and_unload) and convert the result"},
         {"modules_to_save",
          "whole modules were trained beside the LoRA; merge the adapter in PEFT (merge_and_unload) and convert the result"},
         {"trainable_token_indices",
@@ -91,7 +89,7 @@ static const struct weight *matrix_of(const struct model *m, const char *module)
 
 /* A tensor that is neither A nor B of a linear layer. */
 static err stranger(const struct deltas *d, const char *name) {
-    if (strstr(name, "lora_magnitude_vector")) return fail(E_UNSUPPORTED, "%s: %s: DoRA is not supported", d->folder, name);
+    if (strstr(name, M_END)) return fail(E_INPUT, "%s: %s: lengths of DoRA, but adapter_config.json does not say use_dora", d->folder, name);
     if (strstr(name, "lora_embedding")) return fail(E_UNSUPPORTED, "%s: %s: LoRA on embeddings is not supported", d->folder, name);
     return fail(E_INPUT, "%s: tensor %s is neither lora_A nor lora_B of a module", d->folder, name);
 }
@@ -108,6 +106,31 @@ static err check_module(const struct deltas *d, const struct model *m, const cha
 }
 
 static bool is_plain(dtype dt) { return dt == DT_F32 || dt == DT_F16 || dt == DT_BF16; }
+
+/* A file's name for a module's lengths: PEFT's of today, or with ".weight". */
+static bool is_magnitude(const char *name) {
+    const char *end = strstr(name, M_END);
+    return str_starts(name, PREFIX) && end && (!end[strlen(M_END)] || !strcmp(end + strlen(M_END), ".weight"));
+}
+
+static err add_magnitude(const struct deltas *d, struct delta *x) {
+    char name[512];
+    for (int k = 0; k < 2 && !x->m; k++) {
+        snprintf(name, sizeof name, "%s%s%s%s", PREFIX, x->module, M_END, k ? ".weight" : "");
+        x->m = tensors_find(&d->files, name);
+    }
+    if (!x->m) return fail(E_INPUT, "%s: tensor %s%s%s is missing, which use_dora needs", d->folder, PREFIX, x->module, M_END);
+    if (!is_plain(x->m->dt)) return fail(E_UNSUPPORTED, "%s: %s: lengths are f32, f16 or bf16", d->folder, x->m->name);
+    if (x->m->nd == 1 && x->m->d[0] == x->b->d[0]) return OK;
+    return fail(E_INPUT, "%s: %s holds not one length for each of %lld rows", d->folder, x->m->name, (long long)x->b->d[0]);
+}
+
+double delta_factor(const struct delta *d, int64_t row, double squares) {
+    float m;
+    if (!d->m) return 1;
+    dequantise_row(d->m->dt, (const char *)d->m->data + (size_t)dtype_info[d->m->dt].bytes * (size_t)row, &m, 1);
+    return squares > 0 ? m / sqrt(squares) : squares * 0; /* as op magnitude has it */
+}
 
 static err add(struct deltas *d, const struct model *m, const json_t *config, const char *path, const struct tensor *a) {
     size_t n = strlen(a->name) - strlen(A_END) - strlen(PREFIX);
@@ -136,7 +159,7 @@ static err add(struct deltas *d, const struct model *m, const json_t *config, co
     if (x->rank > d->max_rank) d->max_rank = x->rank;
     d->patterns |= x->rank != d->r || alpha != d->alpha;
     d->n++;
-    return OK;
+    return d->dora ? add_magnitude(d, x) : OK;
 }
 
 static int by_weight(const void *a, const void *b) {
@@ -144,17 +167,19 @@ static int by_weight(const void *a, const void *b) {
 }
 
 static err read_pairs(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
-    int pairs = 0;
+    int pairs = 0, lengths = 0;
     d->d = arena_alloc(&d->mem, (size_t)d->files.n * sizeof *d->d + 1);
     if (!d->d) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < d->files.n; i++) {
         const struct tensor *t = &d->files.t[i];
         if (str_starts(t->name, PREFIX) && str_ends(t->name, B_END)) pairs++;
+        else if (d->dora && is_magnitude(t->name)) lengths++;
         else if (!str_starts(t->name, PREFIX) || !str_ends(t->name, A_END) || strlen(t->name) < strlen(PREFIX) + strlen(A_END))
             return stranger(d, t->name);
         else TRY(add(d, m, config, path, t));
     }
     if (pairs != d->n) return fail(E_INPUT, "%s: %d lora_A and %d lora_B tensors: each needs the other", d->folder, d->n, pairs);
+    if (d->dora && lengths != d->n) return fail(E_INPUT, "%s: %d lora_A and %d lora_magnitude_vector tensors: each needs the other", d->folder, d->n, lengths);
     if (!d->n) return fail(E_INPUT, "%s: the adapter holds no tensors", d->folder);
     qsort(d->d, (size_t)d->n, sizeof *d->d, by_weight);
     d->targets = arena_alloc(&d->mem, (size_t)d->n * sizeof *d->targets);
@@ -170,6 +195,7 @@ static err read_settings(struct deltas *d, const json_t *config, const char *pat
     d->r = (int)json_integer_value(r);
     d->alpha = json_number_value(alpha);
     d->rslora = json_is_true(json_object_get(config, "use_rslora"));
+    d->dora = json_is_true(json_object_get(config, "use_dora"));
     d->dropout = json_number_value(json_object_get(config, "lora_dropout"));
     return OK;
 }
@@ -278,18 +304,18 @@ static const struct param *param_of(const struct structure *st, const char *name
     return NULL;
 }
 
-static err place(const struct structure *st, const struct delta *x, bool is_b, float *weights, float *row) {
+static err place(const struct structure *st, const struct delta *x, const struct tensor *t, float *weights, float *row) {
     char name[512];
     const struct param_slice *s;
-    const struct tensor *t = is_b ? x->b : x->a;
-    snprintf(name, sizeof name, "%s%s", x->module, is_b ? B_END : A_END);
+    const int64_t columns = t->nd > 1 ? t->d[1] : 1;
+    snprintf(name, sizeof name, "%s%s", x->module, t == x->m ? M_END : t == x->b ? B_END : A_END);
     const struct param *p = param_of(st, name, &s);
     if (!p) return fail(E_UNSUPPORTED, "%s: this model's graph takes no LoRA there", x->module);
-    size_t bytes = dtype_row_bytes(t->dt, t->d[1]);
+    size_t bytes = dtype_row_bytes(t->dt, columns);
     for (int64_t r = 0; r < t->d[0]; r++) {
-        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, t->d[1]);
+        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, columns);
         float *to = adapter_row(p, s, weights, r);
-        for (int64_t c = 0; c < t->d[1]; c++) to[c] = is_b ? (float)(x->scale * row[c]) : row[c];
+        for (int64_t c = 0; c < columns; c++) to[c] = t == x->b ? (float)(x->scale * row[c]) : row[c];
     }
     return OK;
 }
@@ -315,14 +341,16 @@ err deltas_structure(const struct deltas *d, const struct model *m, struct struc
         if (d->d[i].rank > widest) widest = d->d[i].rank;
     }
     float *row = arena_alloc(&mem, (size_t)widest * 4);
-    struct lora l = {.r = d->max_rank, .alpha = d->max_rank, .targets.of = {TAKE_NAMES, d->n, d->targets}};
+    struct lora l = {.r = d->max_rank, .alpha = d->max_rank, .dora = d->dora, .targets.of = {TAKE_NAMES, d->n, d->targets}};
+    *weights = NULL;
     err e = row ? structure_init(st, m, &method_lora, &l, NULL) : fail(E_MEMORY, "out of memory");
     if (!e) {
         *weights = arena_f32(st->params.bytes);
         if (!*weights) e = fail(E_MEMORY, "out of memory");
         for (int i = 0; i < d->n && !e; i++) {
-            e = place(st, &d->d[i], false, *weights, row);
-            if (!e) e = place(st, &d->d[i], true, *weights, row);
+            const struct delta *x = &d->d[i];
+            const struct tensor *const parts[] = {x->a, x->b, x->m};
+            for (int k = 0; k < 3 && !e; k++) e = parts[k] ? place(st, x, parts[k], *weights, row) : OK;
         }
         if (e) {
             if (*weights) arena_f32_free(*weights, st->params.bytes);

@@ -1,10 +1,10 @@
-/* An adapter as what it does to its base: of LoRA W + scale * B A for each module, of methods that train tensors of the base (struct
- * peft_method, whole) the tensor that takes the place of the base's. This reader takes any PEFT LoRA folder, more than training can
- * (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
+/* An adapter as what it does to its base: of LoRA W + scale * B A for each module (with DoRA its rows brought to lengths m), of methods that
+ * train tensors of the base (struct peft_method, whole) the tensor that takes the place of the base's. This reader takes any PEFT LoRA
+ * folder, more than training can (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
  *
  * It is strict: each tensor of the file belongs to a pair or to a tensor of the base, each of the right shape. It refuses by name, with
- * the reason: other methods, DoRA, biases beside a LoRA, modules_to_save, LoRA on embeddings and heads, adapters whose initialisation
- * changed the base. */
+ * the reason: other methods, biases beside a LoRA, modules_to_save, LoRA on embeddings and heads, adapters whose initialisation changed
+ * the base. */
 #ifndef CYC_EXPORT_DELTAS_H
 #define CYC_EXPORT_DELTAS_H
 #include "gen/adapter.h"
@@ -14,6 +14,7 @@ struct delta {
     const struct weight *w;     /* the base's */
     const struct tensor *whole; /* what takes its place, in the form of Hugging Face's files; then there is no pair */
     const struct tensor *a, *b; /* [rank, in], [out, rank]; rows of b in Hugging Face's order; f32, f16 or bf16 */
+    const struct tensor *m;     /* DoRA: [out], the lengths of the sum's rows; NULL */
     int rank;
     double scale;
 };
@@ -28,6 +29,7 @@ struct deltas {
     const void *settings;
     const char **targets;  /* the modules' names */
     double dropout;        /* for formats that note it */
+    bool dora;             /* each delta has an m */
     bool rslora, patterns; /* scales are alpha / sqrt(rank); ranks or alphas differ between modules */
     double alpha;          /* as the folder has it */
     int r;
@@ -35,6 +37,8 @@ struct deltas {
 
 err deltas_open(const char *folder, const struct model *m, struct deltas *out);
 void deltas_close(struct deltas *d);
+/* What a row of W + scale * B A is multiplied by when its sum of squares is `squares`: 1 without DoRA. row: in Hugging Face's order. */
+double delta_factor(const struct delta *d, int64_t row, double squares);
 const struct delta *deltas_of(const struct deltas *d, const struct weight *w); /* NULL: untouched */
 
 /* The tensor of the base's files that a weight was read from, and back; NULL: none. Hugging Face files may have a prefix before all names

@@ -1,7 +1,7 @@
 /* Streaming a list of items: rows are read where the base has them, changed, encoded into one buffer and written; then the pages that
  * were read are given back. The one buffer and a row for each thread are all the memory there is, whatever the model's size.
  *
- * The sum is W + s·BA in f32, encoded once: a tensor that nothing changes and that keeps its type is copied byte for byte. */
+ * The sum is W + s·BA in f32, with DoRA each row of it brought to its length, encoded once: a tensor that nothing changes and that keeps its type is copied byte for byte. */
 #define _GNU_SOURCE
 #include "export/items.h"
 #include "base/file.h"
@@ -55,11 +55,19 @@ static size_t ranks(const struct items *l) {
     return most;
 }
 
+/* A number for each of W's rows where they are columns here (DoRA on a transposed weight). */
+static size_t factors_bytes(const struct items *l) {
+    size_t most = 0;
+    for (int i = 0; i < l->n; i++)
+        if (l->v[i].transposed && l->v[i].delta && l->v[i].delta->m && (size_t)l->v[i].cols * sizeof(double) > most) most = (size_t)l->v[i].cols * sizeof(double);
+    return most;
+}
+
 /* Of each thread beside its row: what it has touched of its stack, the file's buffer. */
 enum { STACK = 128 << 10 };
 
 size_t items_write_bytes(const struct items *l) {
-    return chunk_bytes(l) + widest_a(l) + (size_t)omp_get_max_threads() * (((size_t)l->widest + ranks(l)) * 4 + STACK);
+    return chunk_bytes(l) + widest_a(l) + factors_bytes(l) + (size_t)omp_get_max_threads() * (((size_t)l->widest + ranks(l)) * 4 + STACK);
 }
 
 /* Memory of one items_write(). */
@@ -69,6 +77,7 @@ struct work {
     float *a;    /* the delta's A, [rank, cols] */
     float *rows; /* of each thread: a row, then a row of B */
     size_t each;
+    double *factors; /* factors_bytes() */
 };
 
 /* row += sum over k of b[k] * a[k], four rows of A at a time. */
@@ -122,6 +131,32 @@ static void source_row(const struct item *it, int64_t from, float *row) {
     for (int64_t c = 0; c < it->cols && it->shift != 0; c++) row[c] += it->shift;
 }
 
+/* Row `half` (Hugging Face's order) of the base with its delta, not yet brought to its length. */
+static void sum_row(const struct item *it, const struct work *w, int64_t from, int64_t half, float *row, float *b) {
+    source_row(it, from, row);
+    if (!it->delta) return;
+    take_factors(it, half, b);
+    add_products(row, w->a, b, it->delta->rank, it->cols);
+}
+
+/* DoRA on a transposed weight: W's rows are columns, so all of them are measured before the first is written. */
+static void measure_columns(const struct item *it, const struct work *w) {
+    float *row = w->rows, *b = row + it->cols;
+    memset(w->factors, 0, (size_t)it->cols * sizeof *w->factors);
+    for (int64_t r = 0; r < it->rows; r++) {
+        sum_row(it, w, r, r, row, b);
+        for (int64_t c = 0; c < it->cols; c++) w->factors[c] += (double)row[c] * row[c];
+    }
+    for (int64_t c = 0; c < it->cols; c++) w->factors[c] = delta_factor(it->delta, c, w->factors[c]);
+}
+
+static void set_length(const struct item *it, const struct work *w, int64_t half, float *row) {
+    double squares = 0;
+    for (int64_t c = 0; c < it->cols && !it->transposed; c++) squares += (double)row[c] * row[c];
+    const double by = it->transposed ? 1 : delta_factor(it->delta, half, squares);
+    for (int64_t c = 0; c < it->cols; c++) row[c] = (float)(row[c] * (it->transposed ? w->factors[c] : by));
+}
+
 static void make_row(const struct item *it, const struct work *w, int64_t r, char *to, float *most) {
     float *row = w->rows + (size_t)omp_get_thread_num() * w->each, *b = row + it->cols;
     int64_t half = it->head && it->to_pairs ? rope_row_in_halves(r, it->head) : r,
@@ -131,11 +166,8 @@ static void make_row(const struct item *it, const struct work *w, int64_t r, cha
         memcpy(to, (const char *)it->data + bytes * (size_t)from, bytes);
         return;
     }
-    source_row(it, from, row);
-    if (it->delta) {
-        take_factors(it, half, b);
-        add_products(row, w->a, b, it->delta->rank, it->cols);
-    }
+    sum_row(it, w, from, half, row, b);
+    if (it->delta && it->delta->m) set_length(it, w, half, row);
     float big = greatest(row, it->cols);
     if (!(big <= *most)) *most = big;
     quantise_row(it->t.dt, row, to, it->cols);
@@ -157,6 +189,7 @@ static err write_item(const struct item *it, struct tensors_out *o, const struct
     size_t row = dtype_row_bytes(it->t.dt, it->cols);
     int64_t per_chunk = (int64_t)(w->out_bytes / row);
     if (it->delta) take_rows(it, w->a);
+    if (it->delta && it->delta->m && it->transposed) measure_columns(it, w);
     for (int64_t r0 = 0; r0 < it->rows; r0 += per_chunk) {
         int64_t n = it->rows - r0 < per_chunk ? it->rows - r0 : per_chunk;
         float most = 0;
@@ -184,10 +217,12 @@ err items_write(const struct items *l, struct tensors_out *o, struct progress *p
     w.out = pages_take(w.out_bytes);
     w.a = pages_take(a);
     w.rows = pages_take(rows);
-    err e = w.out && w.a && w.rows ? OK : fail(E_MEMORY, "out of memory");
+    w.factors = pages_take(factors_bytes(l));
+    err e = w.out && w.a && w.rows && w.factors ? OK : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < l->n && !e; i++) e = write_item(&l->v[i], o, &w, p);
     if (w.out) pages_give(w.out, w.out_bytes);
     if (w.a) pages_give(w.a, a);
     if (w.rows) pages_give(w.rows, rows);
+    if (w.factors) pages_give(w.factors, factors_bytes(l));
     return e;
 }

@@ -55,7 +55,9 @@ static void plan_copy(struct lora_out *o) {
 }
 
 static err plan(struct lora_out *o) {
-    o->t = arena_alloc(&o->mem, 2 * (size_t)o->d->n * sizeof *o->t);
+    if (o->d->dora && o->form != FORM_PEFT)
+        return fail(E_UNSUPPORTED, "%s: DoRA's lengths are no product of two matrices, which is all that this form holds: merge the adapter (`cyclora merge`)", o->d->folder);
+    o->t = arena_alloc(&o->mem, (size_t)o->d->files.n * sizeof *o->t + 1);
     if (!o->t) return out_of_memory();
     if (o->form == FORM_PEFT) return plan_copy(o), OK;
     if (o->form == FORM_GGUF) TRY(crossing_twin(o->m, &o->twin));

@@ -127,7 +127,7 @@ static void vllm(const struct facts *f, json_t *list) {
 static const char *beyond_pairs(const struct facts *f) {
     return whole(f)                  ? "it reads LoRA alone: merge the adapter"
            : !f->lora                ? "it reads LoRA alone"
-           : f->dora                 ? "DoRA's magnitudes cannot be expressed: merge the adapter in PEFT"
+           : f->dora                 ? "DoRA's magnitudes cannot be expressed: merge the adapter"
            : f->modules              ? "modules_to_save cannot be expressed: merge the adapter in PEFT"
            : f->tokens || f->bias    ? "trained tokens or biases cannot be expressed: merge the adapter in PEFT"
            : f->head || f->embedding ? "LoRA on the head or the embedding is refused (of a tied model both are one tensor)"

@@ -11,6 +11,7 @@
 err adapter_read_config(const char *folder, arena *mem, const struct peft_method **method, const void **settings);
 /* weights: an arena of st->params.bytes; the structure's parameters must have been laid down (a program built). */
 err adapter_read(const char *folder, const struct structure *st, float *weights);
+void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]); /* in the adapter's file */
 /* Where row `row` of a file's tensor lies in an arena. */
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row);
 /* A vector, or a row of a matrix, from the form of files to that of programs. */

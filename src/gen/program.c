@@ -1,6 +1,7 @@
 /* See program.h. */
 #include "gen/program.h"
 #include "base/arena.h"
+#include "model/norms.h"
 #include "ops/ops.h"
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,15 @@ static void make_cache(struct site *s, const struct model *m, struct capacity ca
         s->cache_k[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cache k");
         s->cache_v[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cache v");
     }
+}
+
+/* What prefill leaves for decoding beside the cache: places in the order of the parameters, so that both programs have the same. */
+static void make_kept(struct site *s) {
+    const struct param_set *set = s->params;
+    s->kept = set ? arena_alloc(&s->p->mem, (size_t)set->n * sizeof *s->kept + 1) : NULL;
+    if (set && !s->kept) prog_fail(s->p, E_MEMORY, "out of memory while building a program");
+    for (int i = 0; s->kept && i < set->n; i++)
+        if (set->p[i].kept) s->kept[i] = prog_value(s->p, ROLE_STATE, DT_F32, set->p[i].nd, set->p[i].d, "kept");
 }
 
 /* What the encoder reads, and where its keys are kept for the decoder. */
@@ -77,8 +87,11 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
 
 err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                   enum checkpoint level, const struct backend *backend, bool keep_logits) {
-    *g = (struct program){.mode = mode, .base = m->residents};
+    *g = (struct program){.mode = mode, .base = m->residents, .norms = m->norms};
     struct prog *p = &g->p;
+    if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
+    cap.tokens += g->virtual_tokens;
+    cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
@@ -87,7 +100,8 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     g->seq2seq = m->family->seq2seq;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
-    struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers};
+    struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
+                     .row_norms = norms_of_rows, .model = m};
     if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
@@ -112,6 +126,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     } else {
         s.slot = input(p, "slot", &dim_n, DT_I32);
         make_cache(&s, m, cap);
+        make_kept(&s);
         if (mode == MODE_DECODE) s.sample = input(p, "sample", &dim_n, DT_I32);
         emit_sample(g, m, &s, keep_logits);
     }
@@ -160,6 +175,7 @@ err memory_for(struct memory *mem, struct program *const *programs, int n) {
     memory_sizes(mem, (const struct program *const *)programs, n);
     const struct backend *backend = mem->backend;
     if (backend->open) TRY(backend->open());
+    for (int i = 0; i < n; i++) norms_fill(programs[i]->norms);
     for (int i = 0; i < n; i++) TRY(plan_place(&programs[i]->plan, programs[i]->base));
     mem->act = backend->mem->take(mem->act_bytes);
     mem->scratch = backend->mem->take(mem->scratch_bytes);

@@ -14,13 +14,15 @@ struct structure {
     const void *settings;             /* the method's; a copy in mem, but for the texts */
     struct module_list named;         /* what adapter_config.json says for a word such as all-linear */
     arena mem;
+    int virtual_tokens;  /* before every text (core/site.h) */
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
 };
 
+/* In tokens of texts: programs add the room for what a method puts before one. */
 struct capacity {
-    int tokens;        /* N of one pass */
+    int tokens;        /* of one pass */
     int sequences;     /* S of one pass */
     int slots, length; /* KV cache: running sequences, tokens each */
     dtype compute;     /* of activations; DT_NONE: the backend's own */
@@ -35,9 +37,12 @@ struct program {
     val features;         /* features: the last rows [N, C] */
     val logits;           /* prefill, decode: kept where asked for */
     bool seq2seq;         /* the model reads prompts with an encoder */
+    int virtual_tokens;   /* before every text, of ids virtual_first, virtual_first + 1, ... */
+    int32_t virtual_first;
     val ids, pos;         /* the inputs that program_advance() writes */
     const int32_t *own_ids; /* an input of its own: tokens whose rows are the method's; NULL: none */
     struct residents *base; /* the model's, on the backend */
+    struct norms *norms;    /* the model's */
     const struct param_set *params; /* NULL: none */
 };
 
@@ -69,7 +74,7 @@ struct memory {
 };
 /* The sizes alone, with nothing taken. */
 void memory_sizes(struct memory *mem, const struct program *const *programs, int n);
-/* Takes the memory and brings the base weights to the backend. All programs are of one backend and compute type. */
+/* Takes the memory, computes what programs want of the base beside its tensors, and brings both to the backend. All programs are of one backend and compute type. */
 err memory_for(struct memory *mem, struct program *const *programs, int n);
 void memory_free(struct memory *mem);
 

@@ -3,6 +3,7 @@
 #include "model/family.h"
 #include "base/philox.h"
 #include "io/packed.h"
+#include "model/norms.h"
 #include "ops/ops.h"
 #include <errno.h>
 #include <jansson.h>
@@ -264,7 +265,8 @@ err model_open(const char *path, const char *config_path, struct model *m) {
     if (!e) {
         qsort(m->w, (size_t)m->n, sizeof *m->w, by_name);
         m->residents = arena_alloc(&m->mem, sizeof *m->residents);
-        if (!m->residents) e = fail(E_MEMORY, "out of memory");
+        m->norms = arena_alloc(&m->mem, sizeof *m->norms);
+        if (!m->residents || !m->norms) e = fail(E_MEMORY, "out of memory");
     }
     if (e) model_close(m);
     return e;
@@ -282,6 +284,7 @@ void model_forget(const struct model *m, const struct weight *w) {
 
 void model_close(struct model *m) {
     if (m->residents) residents_free(m->residents);
+    if (m->norms) norms_free(m->norms);
     if (m->random_bytes) munmap(m->random_bytes, m->bytes);
     tensors_close(&m->files);
     free(m->w);
@@ -376,17 +379,25 @@ static val token_rows(const struct model *m, struct site *s) {
     return w ? site_tokens(s, &table) : (val){0};
 }
 
-val model_embed(const struct model *m, struct site *s, double scale) {
-    struct op_attr a = {.scale = (float)scale};
-    if (prog_dt(s->p) == DT_BF16) a.scale = bf16_to_f32(f32_to_bf16(a.scale)); /* the factor has the activations' type, as in the models' own code */
-    if (prog_dt(s->p) == DT_F16) a.scale = f16_to_f32(f32_to_f16(a.scale));
-    val table = model_matrix(m, s, "token_embd"), own = token_rows(m, s);
-    if (!has(own)) return emit1(s->p, &op_embed, (val[]){s->ids, table}, 2, &a);
+/* Some ids have a row in `own` (site.own_ids), the others in the table. */
+static val embed_with(struct site *s, val table, val own, float scale) {
     struct inst *i = prog_emit(s->p, &op_find_rows, (val[]){s->ids, s->own_ids}, 2, NULL);
     if (!i) return (val){0};
     const val row = i->out[0], rest = i->out[1];
-    val x = emit1(s->p, &op_embed, (val[]){rest, table}, 2, &a), y = emit1(s->p, &op_embed, (val[]){row, own}, 2, &a);
+    const struct op_attr a = {.scale = scale};
+    const val x = emit1(s->p, &op_embed, (val[]){rest, table}, 2, &a), y = emit1(s->p, &op_embed, (val[]){row, own}, 2, &a);
     return emit1(s->p, &op_add, (val[]){x, y}, 2, NULL);
+}
+
+val model_embed(const struct model *m, struct site *s, double scale) {
+    const struct weight *w = model_weight(m, "token_embd.weight");
+    if (!w) return (val){0};
+    /* the factor has the activations' type, as in the models' own code */
+    if (prog_dt(s->p) == DT_BF16) scale = bf16_to_f32(f32_to_bf16((float)scale));
+    if (prog_dt(s->p) == DT_F16) scale = f16_to_f32(f32_to_f16((float)scale));
+    const val own = token_rows(m, s), table = model_matrix(m, s, "token_embd");
+    if (has(own)) return embed_with(s, table, own, (float)scale);
+    return site_embed(s, &(struct embedding){.of = {.name = "token_embd", .module = w->module}, .rows = w->d[0], .width = w->d[1], .dt = w->dt, .data = w->data, .scale = scale}, table);
 }
 
 val model_body(const struct model *m, struct site *s) {

@@ -37,10 +37,15 @@
  *                  += bias[ops_bucket(j-i)][h] (T5; B = buckets)
  * attention_bwd    in  q, k, v, cu, o, lse, do, cu_k, bias                   out dq, dk, dv
  * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
- * scale            in  x[N,C], l[C] f32                         out y[N,C] = x * l (may be in place)
+ * scale            in  x[N,C], l[C] f32, bias[C] f32 (opt)      out y[N,C] = x * l + bias (may be in place)
  * scale_bwd        in  x (with dl), l, dy                       out dx (opt; may be in place of x or dy), dl[C] (opt, GRAD: added),
  *                                                               dl[C] f32 (opt, ACT: written)
- *                  dx = dy * l; dl = sum_n dy * x, of an l that is trained or computed
+ *                  dx = dy * l; dl = sum_n dy * x, of an l that is trained or computed; of a trained bias: column_sum
+ * magnitude        in  m[O] f32, w2[O] f32, P[r,O] f32, B[O,r], G[r,r] f32, state[O] f32 STATE (opt)
+ *                  out l[O] f32 (the STATE, where there is one), inv[O] f32
+ *                  norm_o = sqrt(w2_o + 2 s sum_j P_jo B_oj + s^2 B_o G B_o^T), s = scale; l = m / norm, inv = 1 / norm, both 0 where
+ *                  norm is 0. To gradients the norm is a constant
+ * magnitude_bwd    in  dl[O] f32, inv[O] f32, m[O] (PARAM)       out dm[O] (GRAD: added)      dm += dl * inv
  * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other

@@ -1,5 +1,6 @@
 /* scale: each column of x times its own number, y[n, c] = x[n, c] l[c]: the trained vectors of IA3 (Liu et al. 2022), the magnitudes
- * of DoRA (Liu et al. 2024). l is f32 whatever the program computes in. Backward: dx = dy l, dl = sum over the rows of dy x.
+ * of DoRA (Liu et al. 2024). l is f32 whatever the program computes in. Backward: dx = dy l, dl = sum over the rows of dy x. A bias of
+ * the layer that made x may come with it: it is added unscaled.
  *
  * l is a vector of the adapter (its gradient is added to) or one that the program has computed (its gradient is a value of its own,
  * written). Where l is frozen x is not asked for, so nothing keeps it. Either direction may work in place: forward only where x dies
@@ -12,12 +13,14 @@ static err infer(struct prog *p, struct inst *i) {
     struct value x = *prog_v(p, i->in[0]);
     TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){x.d[0], x.d[1]}));
     TRY(want(p, i, 1, DT_F32, 1, &x.d[1]));
+    if (has(i->in[2])) TRY(want(p, i, 2, DT_F32, 1, &x.d[1]));
     i->out[0] = prog_act(p, prog_dt(p), 2, x.d, "scale");
     return p->failed;
 }
 
 static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) {
-    val x = prog_v(p, i->in[1])->needs ? i->in[0] : (val){0};
+    val x = prog_v(p, i->in[1])->needs ? i->in[0] : (val){0}, bias = i->in[2];
+    if (has(bias) && prog_v(p, bias)->needs) prog_emit(p, &op_column_sum, (val[]){dout[0], bias}, 2, NULL);
     struct inst *b = prog_emit(p, &op_scale_bwd, (val[]){x, i->in[1], dout[0]}, 3, NULL);
     if (b) din[0] = b->out[DX], din[1] = b->out[DL_WRITTEN];
     return p->failed;
@@ -35,14 +38,14 @@ static err infer_bwd(struct prog *p, struct inst *i) {
     return p->failed;
 }
 
-static void scaled(const struct view *x, const struct view *l, const struct view *y) {
+static void scaled(const struct view *x, const struct view *l, const struct view *bias, const struct view *y) {
     for (int64_t n = 0; n < x->d[0]; n++)
-        for (int64_t c = 0; c < x->d[1]; c++) view_row(y, n)[c] = view_row(x, n)[c] * view_f32(l)[c];
+        for (int64_t c = 0; c < x->d[1]; c++) view_row(y, n)[c] = view_row(x, n)[c] * view_f32(l)[c] + (bias && bias->p ? view_f32(bias)[c] : 0);
 }
 
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)i, (void)scratch;
-    scaled(&in[0], &in[1], &out[0]);
+    scaled(&in[0], &in[1], &in[2], &out[0]);
     return OK;
 }
 
@@ -55,7 +58,7 @@ static err ref_bwd(const struct run_ctx *run, const struct inst *i, const struct
         if (out[DL_ADDED].p) view_f32(&out[DL_ADDED])[c] += (float)sum;
         if (out[DL_WRITTEN].p) view_f32(&out[DL_WRITTEN])[c] = (float)sum;
     }
-    if (out[DX].p) scaled(dy, &in[1], &out[DX]);
+    if (out[DX].p) scaled(dy, &in[1], NULL, &out[DX]);
     return OK;
 }
 
@@ -72,5 +75,5 @@ static struct cost cost_bwd(const struct inst *i, const struct view *in, const s
     return (struct cost){(dx + 2 * dl) * e, (8 * dx + 8 * dl - 4 * (dx && dl)) * e}; /* dy is read once */
 }
 
-const struct op_def op_scale = {.name = "scale", .n_in = 2, .n_out = 1, .inplace = 1, .cheap = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_scale = {.name = "scale", .n_in = 3, .n_out = 1, .inplace = 1, .cheap = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
 const struct op_def op_scale_bwd = {.name = "scale_bwd", .n_in = 3, .n_out = 3, .inplace = 1 | 1 << 2, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};

@@ -3,9 +3,12 @@
  * order of the group; adapter files see the named slices (core/params.h).
  *
  * Rank and scale may differ from module to module (rank_pattern, alpha_pattern). rsLoRA (Kalajdzievski 2023) divides alpha by the
- * root of r. `bias` trains biases of the base beside the deltas, of the modules that have one (lora_only) or all there are, norms' too (all).
- * Of adapter_config.json everything is read that changes the computation; what we do not compute is refused by name. */
+ * root of r. LoRA+ (Hayou et al. 2024) lets B learn faster than A: a setting of the optimizer, which adapter files do not have (PEFT:
+ * create_loraplus_optimizer). `bias` trains biases of the base beside the deltas, of the modules that have one (lora_only) or all there are,
+ * norms' too (all). DoRA is dora.c's. Of adapter_config.json everything is read that changes the computation; what we do not compute is
+ * refused by name. */
 #include "peft/lora.h"
+#include "peft/dora.h"
 #include "peft/methods.h"
 #include "peft/vectors.h"
 #include <jansson.h>
@@ -27,8 +30,15 @@ double lora_scale(const struct lora *l, const char *module) {
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
     const struct lora *a = one, *b = other;
-    return a->r == b->r && a->bias == b->bias && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && targets_same(&a->targets, &b->targets) &&
+    return a->r == b->r && a->bias == b->bias && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && a->dora == b->dora && a->plus == b->plus && targets_same(&a->targets, &b->targets) &&
            module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
+}
+
+static const char *const inits[] = {[LORA_GAUSSIAN] = "gaussian", [LORA_ORTHOGONAL] = "orthogonal"}; /* init_lora_weights; else: true */
+
+static err needs_even(const struct lora *l, double r, const char *what, const char *of) {
+    if (l->init != LORA_ORTHOGONAL || fmod(r, 2) == 0) return OK;
+    return fail(E_USAGE, "lora.init_lora_weights: orthogonal halves the rank, so ranks must be even; %s%s is %g", what, of, r);
 }
 
 static err check(const void *settings) {
@@ -36,10 +46,13 @@ static err check(const void *settings) {
     if (l->r < 1 || l->r > MOST_R) return fail(E_USAGE, "lora.r is %d; it must be 1 to %d", l->r, MOST_R);
     if (!isfinite(l->alpha)) return fail(E_USAGE, "lora.lora_alpha is not a number");
     if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
+    if (!(l->plus >= 0 && isfinite(l->plus))) return fail(E_USAGE, "lora.loraplus_lr_ratio is %g; it must be above 0", l->plus);
     for (int i = 0; i < l->n_ranks; i++)
         if (!(l->ranks[i].value >= 1 && l->ranks[i].value <= MOST_R) || l->ranks[i].value != floor(l->ranks[i].value))
             return fail(E_USAGE, "lora.rank_pattern: the rank of '%.80s' is %g; it must be an integer of 1 to %d", l->ranks[i].key, l->ranks[i].value, MOST_R);
     TRY(module_values_check(l->ranks, l->n_ranks, "lora.rank_pattern"));
+    TRY(needs_even(l, l->r, "lora.r", ""));
+    for (int i = 0; i < l->n_ranks; i++) TRY(needs_even(l, l->ranks[i].value, "lora.rank_pattern's of ", l->ranks[i].key));
     TRY(module_values_check(l->alphas, l->n_alphas, "lora.alpha_pattern"));
     return targets_check(&l->targets, "lora");
 }
@@ -62,7 +75,7 @@ static err read_bias(const json_t *j, const char *where, enum lora_bias *out) {
 }
 
 static err refuse_others(const json_t *j, const char *where) {
-    static const char *const refused[] = {"use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
+    static const char *const refused[] = {"modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
                                           "alora_invocation_tokens", "use_qalora", "use_bdlora"}; /* fan_in_fan_out says how the base is stored, which the model knows */
     static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
     const char *init = json_string_value(json_object_get(j, "init_lora_weights"));
@@ -75,13 +88,15 @@ static err refuse_others(const json_t *j, const char *where) {
 
 static err read_json(const void *json, const char *where, arena *mem, void *settings) {
     struct lora *l = settings;
-    const json_t *r = json_object_get(json, "r"), *alpha = json_object_get(json, "lora_alpha");
+    const json_t *r = json_object_get(json, "r"), *alpha = json_object_get(json, "lora_alpha"), *plus = json_object_get(json, "loraplus_lr_ratio");
     const char *init = json_string_value(json_object_get(json, "init_lora_weights"));
     TRY(refuse_others(json, where));
     if (!json_is_integer(r) || !json_is_number(alpha)) return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing", where);
     json_int_t rank = json_integer_value(r);
     *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(json_object_get(json, "lora_dropout")),
-                       .init = init && !strcmp(init, "gaussian") ? LORA_GAUSSIAN : LORA_KAIMING, .rslora = json_is_true(json_object_get(json, "use_rslora"))};
+                       .rslora = json_is_true(json_object_get(json, "use_rslora")), .dora = json_is_true(json_object_get(json, "use_dora")), .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
+    for (size_t i = 0; init && i < sizeof inits / sizeof *inits; i++)
+        if (inits[i] && !strcmp(init, inits[i])) l->init = (enum lora_init)i;
     TRY(read_bias(json, where, &l->bias));
     TRY(targets_read(json, where, mem, &l->targets));
     TRY(module_values_read(json, "rank_pattern", where, mem, &l->ranks, &l->n_ranks));
@@ -98,8 +113,8 @@ static err write_json(const void *settings, const struct module_list *named, voi
     int bad = json_object_set_new(json, "r", json_integer(l->r)) | json_object_set_new(json, "lora_alpha", number(l->alpha)) |
               json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string(biases[l->bias])) |
               json_object_set_new(json, "modules_to_save", json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
-              json_object_set_new(json, "use_dora", json_false()) |
-              json_object_set_new(json, "init_lora_weights", l->init == LORA_GAUSSIAN ? json_string("gaussian") : json_true());
+              json_object_set_new(json, "use_dora", json_boolean(l->dora)) |
+              json_object_set_new(json, "init_lora_weights", inits[l->init] ? json_string(inits[l->init]) : json_true());
     if (bad) return fail(E_MEMORY, "out of memory");
     TRY(module_values_write(l->ranks, l->n_ranks, "rank_pattern", json));
     TRY(module_values_write(l->alphas, l->n_alphas, "alpha_pattern", json));
@@ -111,6 +126,7 @@ static err agrees(const void *one, const void *other, const char *module, const 
     const struct lora *have = one, *want = other;
     const int r = lora_rank(have, module), wanted = lora_rank(want, module);
     const double scale = lora_scale(have, module), wanted_scale = lora_scale(want, module);
+    if (have->dora != want->dora) return fail(E_USAGE, "%s was made with%s lora.use_dora, the configuration says with%s", folder, have->dora ? "" : "out", want->dora ? "" : "out");
     if (r != wanted) return fail(E_USAGE, "%s was made with lora.r %d for %s, the configuration says %d", folder, r, module, wanted);
     if (fabs(scale - wanted_scale) > 1e-6 * fabs(wanted_scale))
         return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, module_value(have->alphas, have->n_alphas, module, have->alpha), have->rslora ? " and use_rslora" : "",
@@ -120,17 +136,18 @@ static err agrees(const void *one, const void *other, const char *module, const 
 
 static void describe(const void *settings, str *out) {
     const struct lora *l = settings;
-    str_addf(out, "LoRA adapter (r %d", l->r);
+    str_addf(out, "%s adapter (r %d", l->dora ? "DoRA" : "LoRA", l->r);
     if (l->n_ranks) str_addf(out, ", of some modules another");
     if (l->rslora) str_addf(out, ", rank-stabilised");
+    if (l->plus > 0) str_addf(out, ", B learns %g times as fast", l->plus);
     if (l->bias) str_addf(out, l->bias == LORA_BIAS_ALL ? ", all biases" : ", their biases");
 }
 
 static const struct targets *targets_of(const void *settings) { return &((const struct lora *)settings)->targets; }
 
 /* --- in a program -------------------------------------------------------------------------------------------------------- */
-/* A [R, in]: PEFT's default is kaiming_uniform(a = sqrt 5), whose bound is 1 / sqrt(in); gaussian is N(0, 1/r^2). */
-static val a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const int *rank) {
+/* A [R, in]: PEFT's default is kaiming_uniform(a = sqrt 5), whose bound is 1 / sqrt(in); gaussian is N(0, 1/r^2); orthogonal is orthogonal.c's. */
+static int a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const int *rank) {
     struct param_slice slice[MAX_GROUP] = {{0}};
     char names[MAX_GROUP][256], name[256];
     int slices = 0;
@@ -139,24 +156,25 @@ static val a_param(struct site *s, const struct lora *l, int n, const struct lin
     for (int i = 0; i < n; i++) {
         if (!rank[i]) continue;
         snprintf(names[slices], sizeof names[0], "%s.lora_A.weight", w[i].of.module);
-        slice[slices] = (struct param_slice){.name = names[slices], .row0 = rows, .rows = rank[i], .init_scale = 1.0f / (float)rank[i]};
+        slice[slices] = (struct param_slice){.name = names[slices], .row0 = rows, .rows = rank[i], .init_scale = 1.0f / (float)rank[i], .make = lora_orthogonal_a};
         rows += rank[i];
         at += (size_t)snprintf(name + at, sizeof name - at, "%s%s", slices ? "+" : "", w[i].of.name);
         if (at > sizeof name - 16) at = sizeof name - 16;
         slices++;
     }
     snprintf(name + at, sizeof name - at, ".lora_A");
-    const bool gaussian = l->init == LORA_GAUSSIAN;
-    int p = param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, gaussian ? INIT_NORMAL_SLICES : INIT_UNIFORM, (float)(1 / sqrt((double)w[0].in)), slice, slices);
-    return prog_param(s->p, s->params, p);
+    static const enum param_init how[] = {INIT_UNIFORM, INIT_NORMAL_SLICES, INIT_MADE};
+    return param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, how[l->init], (float)(1 / sqrt((double)w[0].in)), slice, slices);
 }
 
-static val b_param(struct site *s, int r, const struct linear *w) {
+static val b_param(struct site *s, const struct lora *l, int r, const struct linear *w) {
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.lora_B", w->of.name);
     snprintf(file, sizeof file, "%s.lora_B.weight", w->of.module);
-    const struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads};
-    return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){w->out, r}, INIT_ZERO, 0, &slice, 1));
+    const struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads, .make = lora_orthogonal_b};
+    const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, l->init == LORA_ORTHOGONAL ? INIT_MADE : INIT_ZERO, 0, &slice, 1);
+    if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
+    return prog_param(s->p, s->params, p);
 }
 
 static err linears(struct site *s, val x, int n, const struct linear *w, val *out) {
@@ -166,13 +184,24 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     int any = 0;
     for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
     if (!any) return site_emit_linear(s, x, n, w, NULL, NULL, out);
-    low.a = a_param(s, l, n, w, a.rank);
+    const int in_a = a_param(s, l, n, w, a.rank);
+    struct linear plain[MAX_GROUP];
+    low.a = prog_param(s->p, s->params, in_a);
     for (int i = 0; i < n; i++) {
+        plain[i] = w[i];
         if (!a.rank[i]) continue;
         a.alpha[i] = (float)lora_scale(l, w[i].of.module);
-        low.b[i] = b_param(s, a.rank[i], &w[i]);
+        low.b[i] = b_param(s, l, a.rank[i], &w[i]);
+        if (l->dora) plain[i].bias = (val){0}; /* it is added to what has been scaled */
     }
-    return site_emit_linear(s, x, n, w, &a, &low, out);
+    TRY(site_emit_linear(s, x, n, plain, &a, &low, out));
+    struct dora d = {.a = in_a, .rate = l->plus > 0 ? (float)l->plus : 1};
+    for (int i = 0; i < n && l->dora; d.row0 += a.rank[i++]) {
+        if (!a.rank[i]) continue;
+        d.rank = a.rank[i], d.b = low.b[i], d.scale = a.alpha[i];
+        out[i] = dora_output(s, &d, &w[i], out[i]);
+    }
+    return s->p->failed;
 }
 
 /* PEFT wraps a module that has a delta, so its own bias is "base_layer.bias" there. */
@@ -180,7 +209,10 @@ static val vector(struct site *s, const struct base_vector *v) {
     const struct lora *l = s->settings;
     if (!l->bias || !vector_is_bias(v)) return (val){0};
     const bool own = !vector_of_norm(v) && targets_take(&l->targets, &v->of);
-    return own || l->bias == LORA_BIAS_ALL ? vector_copy(s, v, own ? "base_layer." : "") : (val){0};
+    if (!own && l->bias != LORA_BIAS_ALL) return (val){0};
+    const int p = vector_param(s, v, own ? "base_layer." : "");
+    if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
+    return prog_param(s->p, s->params, p);
 }
 
 const struct peft_method method_lora = {.name = "lora", .peft_type = "LORA", .settings = sizeof(struct lora), .check = check, .same = same, .read = read_json, .write = write_json,

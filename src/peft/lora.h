@@ -3,7 +3,7 @@
 #define CYC_PEFT_LORA_H
 #include "peft/targets.h"
 
-enum lora_init { LORA_KAIMING, LORA_GAUSSIAN };
+enum lora_init { LORA_KAIMING, LORA_GAUSSIAN, LORA_ORTHOGONAL };
 
 enum lora_bias { LORA_BIAS_NONE, LORA_BIAS_OWN /* of the modules with a delta */, LORA_BIAS_ALL };
 
@@ -13,6 +13,8 @@ struct lora {
     enum lora_init init;
     enum lora_bias bias;
     bool rslora; /* the delta is scaled by alpha / sqrt(r) */
+    bool dora;   /* the length of each row of W + BA is trained apart */
+    double plus; /* LoRA+: B and all vectors learn so many times as fast as A; 0: as fast (as 1) */
     struct targets targets;
     int n_ranks, n_alphas;
     const struct module_value *ranks, *alphas; /* r and alpha of some modules */
@@ -20,5 +22,8 @@ struct lora {
 
 int lora_rank(const struct lora *l, const char *module);
 double lora_scale(const struct lora *l, const char *module); /* of the product B A */
+/* orthogonal.c: an A and a B whose product is zero (core/params.h, param_maker) */
+err lora_orthogonal_a(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);
+err lora_orthogonal_b(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);
 
 #endif

@@ -2,10 +2,12 @@
 #include "peft/vectors.h"
 #include <stdio.h>
 
-val vector_copy(struct site *s, const struct base_vector *v, const char *infix) {
+int vector_param(struct site *s, const struct base_vector *v, const char *infix) {
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.%s", v->of.name, v->part);
     snprintf(file, sizeof file, "%s.%s%s", v->of.module, infix, v->part);
     const struct param_slice whole = {.name = file, .rows = v->n, .rope_heads = v->rope_heads, .from = v->data, .stored = DT_F32, .form = v->form};
-    return prog_param(s->p, s->params, param_get(s->params, name, 1, &v->n, INIT_COPY, 0, &whole, 1));
+    return param_get(s->params, name, 1, &v->n, INIT_COPY, 0, &whole, 1);
 }
+
+val vector_copy(struct site *s, const struct base_vector *v, const char *infix) { return prog_param(s->p, s->params, vector_param(s, v, infix)); }

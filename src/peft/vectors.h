@@ -6,6 +6,7 @@
 
 /* A trained copy of the vector, equal to it at the start. In files it is "MODULE.{infix}{part}", whole. */
 val vector_copy(struct site *s, const struct base_vector *v, const char *infix);
+int vector_param(struct site *s, const struct base_vector *v, const char *infix); /* the parameter that it is of */
 static inline bool vector_of_norm(const struct base_vector *v) { return strstr(v->of.name, "norm") != NULL; } /* canonical names: blk.3.attn_norm */
 static inline bool vector_is_bias(const struct base_vector *v) { return !strcmp(v->part, "bias"); }
 

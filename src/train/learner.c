@@ -49,8 +49,8 @@ static void lend_end(const struct learner *l, const float *there, float *host) {
 err learner_fill(struct learner *l, uint64_t key) {
     float *host;
     TRY(lend(l, l->w, false, &host));
-    param_fill(&l->st->params, key, host);
-    err e = put_back(l, l->w, host);
+    err e = param_fill(&l->st->params, key, host);
+    if (!e) e = put_back(l, l->w, host);
     lend_end(l, l->w, host);
     return e;
 }
@@ -72,35 +72,56 @@ err learner_load(struct learner *l, const char *folder, const struct model *m) {
     return e;
 }
 
+/* Where each parameter lies, as 32 characters: moments that were saved for another order of the same size are for other parameters. */
+static err layout_hash(const struct param_set *s, char hex[33]) {
+    str all = {0};
+    for (int i = 0; i < s->n; i++) str_addf(&all, "%s %zu\n", s->p[i].name, s->p[i].off);
+    if (!all.p) return fail(E_MEMORY, "out of memory");
+    bytes_hash(all.p, all.n, hex);
+    str_free(&all);
+    return OK;
+}
+
 err optimizer_write(const struct learner *l, const char *folder) {
-    char path[4096];
+    char path[4096], layout[33];
     size_t bytes = l->st->params.bytes;
     int32_t step = (int32_t)l->adam_steps, good = (int32_t)l->scaler.good;
     float *m, *v = NULL, scale = (float)l->scaler.scale;
     err e = lend(l, l->m, true, &m);
     if (!e) e = lend(l, l->v, true, &v);
+    if (!e) e = layout_hash(&l->st->params, layout);
     struct tensor t[] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = m, .bytes = bytes},
                          {.name = "exp_avg_sq", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = v, .bytes = bytes},
                          {.name = "step", .dt = DT_I32, .nd = 1, .d = {1}, .data = &step, .bytes = 4},
+                         {.name = "layout", .dt = DT_I32, .nd = 1, .d = {8}, .data = layout, .bytes = 32},
                          {.name = "loss_scale", .dt = DT_F32, .nd = 1, .d = {1}, .data = &scale, .bytes = 4},
                          {.name = "loss_scale_good_steps", .dt = DT_I32, .nd = 1, .d = {1}, .data = &good, .bytes = 4}};
     snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
-    if (!e) e = safetensors_write(path, t, l->scaler.scale != 0 ? 5 : 3);
+    if (!e) e = safetensors_write(path, t, l->scaler.scale != 0 ? 6 : 4);
     lend_end(l, l->m, m);
     lend_end(l, l->v, v);
     return e;
 }
 
+/* Files of before there was a layout have the parameters in the order of their names' making, as an arena of one rate has. */
+static bool layout_fits(const struct tensor *t, const struct param_set *s, const char hex[33]) {
+    if (t) return t->bytes == 32 && !memcmp(t->data, hex, 32);
+    for (int i = 0; i < s->n; i++)
+        if (s->p[i].rate != 1) return false;
+    return true;
+}
+
 err optimizer_read(struct learner *l, const char *folder, bool *found) {
-    char path[4096];
+    char path[4096], layout[33];
     struct tensors ts;
     size_t bytes = l->st->params.bytes;
     snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
     *found = path_exists(path);
     if (!*found) return OK;
+    TRY(layout_hash(&l->st->params, layout));
     TRY(tensors_open(path, &ts));
     const struct tensor *m = tensors_find(&ts, "exp_avg"), *v = tensors_find(&ts, "exp_avg_sq"), *step = tensors_find(&ts, "step");
-    err e = m && v && step && m->bytes == bytes && v->bytes == bytes && step->bytes == 4 ? OK : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", path);
+    err e = m && v && step && m->bytes == bytes && v->bytes == bytes && step->bytes == 4 && layout_fits(tensors_find(&ts, "layout"), &l->st->params, layout) ? OK : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", path);
     if (!e) e = l->backend->mem->upload(l->m, m->data, bytes);
     if (!e) e = l->backend->mem->upload(l->v, v->data, bytes);
     if (!e) l->adam_steps = *(const int32_t *)step->data;
@@ -121,8 +142,10 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         b->first_cap = n + 1;
     }
     for (int i = 0; i < n; i++)
-        if (rows[i]->n > cap_n) return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n, cap_n);
-    int passes = pack_plan(rows, n, cap_n, cap_s, b->first);
+        if (rows[i]->n + g->virtual_tokens > cap_n) return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n + g->virtual_tokens, cap_n);
+    int passes = pack_plan(rows, n, g->virtual_tokens, cap_n, cap_s, b->first);
+    b->pack.virtual_tokens = g->virtual_tokens;
+    b->pack.virtual_first = g->virtual_first;
     void *param;
     TRY(memory_bind(&b->mem, g, weights, b->threads, &param));
     memset(sums, 0, 4 * sizeof *sums);
@@ -162,15 +185,18 @@ static bool scaler_skips(struct scaler *s, bool finite) {
     return !finite && s->scale >= 1; /* below that it is not the scale */
 }
 
-/* Weight decay is for matrices: a norm's weight, a bias, a scale have no reason to be near 0 (transformers' Trainer leaves norms and
+/* A stretch of the arena at a time (core/params.h). Weight decay is for matrices: a norm's weight, a bias, a scale have no reason to be near 0 (transformers' Trainer leaves norms and
  * biases out too). */
 static err adamw(struct learner *l, const struct adamw *o, struct workbench *b) {
-    const size_t n = l->st->params.vectors / 4, all = l->st->params.bytes / 4;
-    struct adamw of_vectors = *o;
-    of_vectors.weight_decay = 0;
-    err e = n ? l->backend->flat->adamw(o, &(struct adamw_state){l->w, l->m, l->v, b->grad}, (int64_t)n, b->threads) : OK;
-    if (e || n == all) return e;
-    return l->backend->flat->adamw(&of_vectors, &(struct adamw_state){l->w + n, l->m + n, l->v + n, b->grad + n}, (int64_t)(all - n), b->threads);
+    struct param_stretch t;
+    for (size_t from = 0, n = 0; from < l->st->params.bytes; from = t.end, n = from / 4) {
+        t = param_stretch(&l->st->params, from);
+        struct adamw its = *o;
+        its.lr *= t.rate;
+        if (t.vectors) its.weight_decay = 0;
+        TRY(l->backend->flat->adamw(&its, &(struct adamw_state){l->w + n, l->m + n, l->v + n, b->grad + n}, (int64_t)(t.end - from) / 4, b->threads));
+    }
+    return OK;
 }
 
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, struct step_result *out) {

@@ -66,7 +66,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     json_t *m = json_array();
     char act[160], grad[96];
     size_t gen = r->objective->generates ? r->wb.mem.state_off : 0;
-    snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", r->cap.tokens, r->objective->generates ? " and for generation" : "");
+    snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->objective->generates ? " and for generation" : "");
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     bool host = r->backend->mem->host;
     line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
@@ -125,7 +125,8 @@ static char *sentence(const struct run *r) {
     if (r->objective->sides == 1) {
         str_adds(&s, "One ");
         a->plans->st.method->describe(a->plans->st.settings, &s);
-        str_addf(&s, ", %d modules) learns from %s (%d rows).", a->plans->modules, a->source.path, a->rows.n);
+        if (a->plans->modules) str_addf(&s, ", %d modules", a->plans->modules);
+        str_addf(&s, ") learns from %s (%d rows).", a->source.path, a->rows.n);
     } else {
         str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ", b->source.path, b->n_texts);
         str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->source.path, a->n_texts);
@@ -142,13 +143,13 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         json_t *settings = json_object();
         const struct structure *st = &s->plans->st;
         if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
-        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "data", s->source.path,
+        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens", st->virtual_tokens, "data", s->source.path,
                                                "targets", o->source.path, "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);
     json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", "path", m->path, "arch", model_arch(m), "random", (int)m->random,
                           "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width", (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab,
-                          "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", r->cap.tokens,
+                          "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", run_pass(r),
                           "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps", (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
     if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
     free(text);

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "cpu/cpu.h"
 #include "io/chat.h"
+#include "model/norms.h"
 #include "ops/ops.h"
 #include <math.h>
 #include <omp.h>
@@ -73,7 +74,7 @@ static err checkpoint_level(const char *name, enum checkpoint *out) {
 static err side_plans(struct run *r, struct side *s) {
     const struct peft_method *method;
     const void *settings;
-    TRY(side_method(s->cfg, &r->model, &r->cfg->mem, &method, &settings));
+    TRY(side_method(s->cfg, &r->model, r->tok, &r->cfg->mem, &method, &settings));
     for (int i = 0; i < r->n_plans; i++)
         if (r->plans[i].st.method == method && method->same(r->plans[i].st.settings, settings)) return s->plans = &r->plans[i], OK;
     struct plans *p = &r->plans[r->n_plans];
@@ -83,11 +84,29 @@ static err side_plans(struct run *r, struct side *s) {
     return OK;
 }
 
-static err build_plans(struct run *r, struct plans *p, enum checkpoint level) {
-    TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, r->cap, level, r->backend, false));
-    TRY(program_build(&p->score, &r->model, MODE_SCORE, &p->st, r->cap, CHECKPOINT_NONE, r->backend, false));
+/* pass_tokens counts virtual tokens too: they are computed. */
+static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens, enum checkpoint level) {
+    struct capacity cap = r->cap;
+    if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
+    TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, level, r->backend, false));
+    TRY(program_build(&p->score, &r->model, MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
     p->generates = r->objective->generates;
-    return p->generates ? generator_build(&p->gen, &r->model, &p->st, r->cap, r->backend) : OK;
+    return p->generates ? generator_build(&p->gen, &r->model, &p->st, cap, r->backend) : OK;
+}
+
+/* Tokens of the longest pass, virtual ones included. */
+int run_pass(const struct run *r) {
+    int64_t n = 0;
+    for (int i = 0; i < r->n_plans; i++)
+        if (r->plans[i].train.p.cap[-SYM_N] > n) n = r->plans[i].train.p.cap[-SYM_N];
+    return (int)n;
+}
+
+static int most_virtual(const struct run *r) {
+    int n = 0;
+    for (int i = 0; i < r->n_plans; i++)
+        if (r->plans[i].st.virtual_tokens > n) n = r->plans[i].st.virtual_tokens;
+    return n;
 }
 
 static void drop_plans(struct plans *p) {
@@ -130,7 +149,8 @@ static void measure_plan(struct run *r) {
     struct memory m;
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r), .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
+    const size_t norms = r->model.norms->bytes; /* of the base's rows, computed at the start */
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r) + norms, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
@@ -144,7 +164,7 @@ static void measure_plan(struct run *r) {
     bool host = r->backend->mem->host;
     if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
     /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
-    size_t held = r->model.random && host ? model_kept_bytes(&r->model) : !host ? f->weights : r->model.files.copied;
+    size_t held = r->model.random && host ? model_kept_bytes(&r->model) + norms : !host ? f->weights : r->model.files.copied + norms;
     if (held > f->weights) f->weights = held;
     f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
     f->total = f->resident + (f->weights > held ? f->weights - held : 0);
@@ -166,13 +186,12 @@ static size_t memory_limit(const struct config *c, const struct backend *backend
 static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, int slots, struct capacity least) {
     r->cap = least;
     if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
-    if (pass_tokens > r->cap.tokens) r->cap.tokens = (int)pass_tokens;
     r->cap.compute = r->compute;
-    r->cap.sequences = r->cap.tokens / 2 + 1;
+    r->cap.sequences = (int)(pass_tokens > r->cap.tokens ? pass_tokens : r->cap.tokens) / 2 + 1;
     r->cap.slots = slots;
     for (int i = 0; i < r->n_plans; i++) {
         drop_plans(&r->plans[i]);
-        TRY(build_plans(r, &r->plans[i], level));
+        TRY(build_plans(r, &r->plans[i], pass_tokens, level));
     }
     measure_plan(r);
     return OK;
@@ -255,8 +274,9 @@ err run_open(struct run *r, struct config *cfg) {
         r->warm_steps = (r->warm.source.n + per - 1) / per * cfg->warmup_epochs;
         TRY(order_init(&r->warm_order, r->warm.source.n, (uint64_t)cfg->seed, 9, true));
     }
-    if (r->model.shape.hard_context && (r->cap.tokens > r->model.shape.context || r->cap.length > r->model.shape.context))
-        return fail(E_USAGE, "sequences of up to %d tokens, but %s has no positions from %lld on: lower max_length (and max_new_tokens)", r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length, cfg->model, (long long)r->model.shape.context);
+    const int longest = (r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length) + most_virtual(r);
+    if (r->model.shape.hard_context && longest > r->model.shape.context)
+        return fail(E_USAGE, "sequences of up to %d tokens%s, but %s has no positions from %lld on: lower max_length (and max_new_tokens)", longest, most_virtual(r) ? " (virtual ones among them)" : "", cfg->model, (long long)r->model.shape.context);
     return plan_within(r, r->cap);
 }
 
@@ -266,7 +286,7 @@ err run_start(struct run *r) {
     model_fill(&r->model);
     r->wb.threads = r->threads;
     TRY(memory_for(&r->wb.mem, list, n));
-    TRY(pack_init(&r->wb.pack, r->cap.tokens, r->cap.sequences));
+    TRY(pack_init(&r->wb.pack, run_pass(r), r->cap.sequences));
     r->wb.grad_bytes = r->foot.gradients;
     r->wb.grad = r->backend->mem->take(r->wb.grad_bytes);
     if (!r->wb.grad) return fail(E_MEMORY, "cannot allocate %zu bytes of gradients", r->wb.grad_bytes);
@@ -278,7 +298,7 @@ err run_start(struct run *r) {
             bool found;
             err e = learner_load(&s->learner, s->cfg->adapter, &r->model);
             if (!e) e = optimizer_read(&s->learner, s->cfg->adapter, &found); /* a checkpoint's folder has one */
-            if (e) return fail_in(e, "adapter of side %s", s->name);
+            if (e) return *s->name ? fail_in(e, "adapter of side %s", s->name) : e;
         } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
     }
     run_forget(r);

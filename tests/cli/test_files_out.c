@@ -190,7 +190,7 @@ static void test_inspect(void **state) {
     static const struct {
         const char *change, *says[3];
     } cases[] = {{"s/\"use_dora\": false/\"use_dora\": true/",
-                  {"use_dora is rejected: merge the adapter", "DoRA's magnitudes cannot be expressed", "'use_dora' is not supported yet"}},
+                  {"use_dora is rejected: merge the adapter", "DoRA's magnitudes cannot be expressed: merge the adapter", "cyclora"}},
                  {"s/\"modules_to_save\": null/\"modules_to_save\": [\"score\"]/",
                   {"modules_to_save is rejected", "modules_to_save cannot be expressed", "cyclora"}},
                  {"s/\"use_rslora\": false/\"use_rslora\": true/",

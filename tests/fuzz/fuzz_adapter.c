@@ -1,6 +1,6 @@
 /* Any bytes as one of an adapter's two files, beside a good other one, of a LoRA and of trained tensors in turn: those that start with '{'
- * as adapter_config.json, others as adapter_model.safetensors. Read as deltas on a tiny model and asked who would load it: taken or refused with a message. Runs from the
- * source root. */
+ * as adapter_config.json, others as adapter_model.safetensors. Read as deltas on a tiny model, as an adapter of whatever method it names, and
+ * asked who would load it: taken or refused with a message. Runs from the source root. */
 #define _GNU_SOURCE
 #include "export/deltas.h"
 #include "export/takers.h"
@@ -25,6 +25,23 @@ static void good(const char *file, bool whole) {
     str_free(&b);
 }
 
+/* As `generate --adapter` would. */
+static void as_adapter(const struct model *m) {
+    const struct peft_method *method;
+    const void *settings;
+    struct structure st;
+    arena mem = {0};
+    err e = adapter_read_config(fuzz_folder, &mem, &method, &settings);
+    if (!e) e = structure_init(&st, m, method, settings, NULL);
+    else st = (struct structure){0};
+    float *w = e || st.params.bytes > 64 << 20 ? NULL : arena_f32(st.params.bytes);
+    if (w) e = adapter_read(fuzz_folder, &st, w);
+    if (e && !*err_text()) abort();
+    if (w) arena_f32_free(w, st.params.bytes);
+    structure_free(&st);
+    arena_free(&mem);
+}
+
 static void beside(const struct model *base, const uint8_t *bytes, size_t n, bool whole) {
     struct deltas d;
     json_t *list = NULL;
@@ -40,6 +57,7 @@ static void beside(const struct model *base, const uint8_t *bytes, size_t n, boo
         structure_free(&st);
         deltas_close(&d);
     }
+    as_adapter(base);
     e = takers_of(fuzz_folder, &list);
     if (e ? !*err_text() || list : json_array_size(list) != 5) abort();
     json_decref(list);

@@ -325,7 +325,7 @@ static void with_key(const char *key, const char *json) {
 static void test_refused_settings(void **state) {
     (void)state;
     static const struct { const char *key, *value, *says; } cases[] = {
-        {"use_dora", "true", "use_dora"}, {"peft_type", "\"LOHA\"", "LOHA"}, {"peft_type", NULL, "peft_type"},
+        {"use_dora", "true", "lora_magnitude_vector is missing"}, {"peft_type", "\"LOHA\"", "LOHA"}, {"peft_type", NULL, "peft_type"},
         {"peft_type", "\"ADALORA\"", "supported: LORA"}, {"bias", "\"both\"", "lora_only"}, {"rank_pattern", "{\"q_proj\": 8}", "another shape"},
         {"rank_pattern", "{\"(q_proj\": 8}", "no regular expression"}, {"rank_pattern", "{\"q_proj\": 0}", "rank_pattern"}, {"rank_pattern", "{\"q_proj\": 2.5}", "rank_pattern"},
         {"rank_pattern", "[8]", "rank_pattern"}, {"alpha_pattern", "{\"q_proj\": true}", "alpha_pattern"}, {"modules_to_save", "[\"lm_head\"]", "modules_to_save"}, {"layers_to_transform", "[0]", "tensors"}, {"layers_to_transform", "[-1]", "layers_to_transform"},

@@ -61,6 +61,51 @@ static void test_merged_logits(void **state) {
         }
 }
 
+/* DoRA: PEFT's logits of the adapter (tests/golden/methods) are those of the merged model; GPT-2's Hugging Face matrices lie transposed. */
+static void test_merged_dora(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *base;
+    } of[] = {{"dora", "tiny_llama/tied_gqa"}, {"dora_bias", "tiny_llama/bias"}, {"dora_gpt2", "families/gpt2"}};
+    for (int i = 0; i < 3; i++)
+        for (int to_gguf = 0; to_gguf < 2; to_gguf++) {
+            struct tensors expected;
+            const char *base = arena_printf(&names, GOLDEN "/%s", of[i].base), *adapter = arena_printf(&names, GOLDEN "/methods/%s/adapter", of[i].name);
+            must(tensors_open(arena_printf(&names, GOLDEN "/methods/%s/expected.safetensors", of[i].name), &expected));
+            json_t *report = export_((struct export_request){.base = base, .adapter = adapter, .to = to_gguf ? "gguf" : "hf", .type = DT_F32, .out = at(to_gguf ? "dora.gguf" : "dora")});
+            assert_true(json_number_value(json_object_get(json_object_get(report, "check"), "adapter_kl")) > 0.01);
+            json_decref(report);
+            float *have = logits_of(at(to_gguf ? "dora.gguf" : "dora"), &expected);
+            const struct tensor *want = fixture(&expected, "logits");
+            close_to(of[i].name, have, f32_of(want), want->bytes / 4, 2e-5, 2e-5);
+            free(have);
+            tensors_close(&expected);
+        }
+}
+
+/* As PEFT's folder it keeps its bytes; other forms have no place for lengths. */
+static void test_forms_of_dora(void **state) {
+    (void)state;
+    const char *adapter = GOLDEN "/methods/dora/adapter";
+    struct model m;
+    struct deltas d, back;
+    struct lora_out o;
+    must(model_open(golden("tied_gqa", ""), NULL, &m));
+    must(deltas_open(adapter, &m, &d));
+    assert_true(d.dora && d.d[0].m && d.d[0].m->d[0] == d.d[0].b->d[0]);
+    for (int form = FORM_GGUF; form <= FORM_MLX; form++) {
+        assert_int_equal(lora_out_plan(&o, (enum lora_form)form, &m, &d, DT_NONE), E_UNSUPPORTED);
+        assert_non_null(strstr(err_text(), "DoRA's lengths are no product of two matrices"));
+    }
+    json_decref(export_((struct export_request){.base = golden("tied_gqa", ""), .adapter = adapter, .to = "peft", .out = at("dora-peft")}));
+    must(deltas_open(at("dora-peft"), &m, &back));
+    assert_int_equal(back.n, d.n);
+    for (int i = 0; i < d.n; i++) assert_memory_equal(back.d[i].m->data, d.d[i].m->data, d.d[i].m->bytes);
+    deltas_close(&back);
+    deltas_close(&d);
+    model_close(&m);
+}
+
 /* Into the other format and back: every tensor has the base's bits, the sizes are the base's. */
 static void test_there_and_back(void **state) {
     (void)state;
@@ -281,7 +326,11 @@ static const char *pair(const char *name, const char *a, const char *b) {
 static void test_refusals(void **state) {
     (void)state;
     const char *base = golden("tied_gqa", ""), *plain = golden("tied_gqa", "adapter_all_r4");
-    refuses(base, variant(plain, "r1", "{\"use_dora\": true}", NULL), E_UNSUPPORTED, "'use_dora': DoRA's magnitudes are no product");
+    const char *dora = GOLDEN "/methods/dora/adapter";
+    refuses(base, variant(plain, "r1", "{\"use_dora\": true}", NULL), E_INPUT, "lora_magnitude_vector is missing, which use_dora needs");
+    refuses(base, variant(dora, "r13", "{\"use_dora\": false}", NULL), E_INPUT, "lengths of DoRA, but adapter_config.json does not say use_dora");
+    refuses(base, variant(dora, "r14", "{}", "layers.1.mlp.up_proj.lora_magnitude"), E_INPUT, "layers.1.mlp.up_proj.lora_magnitude_vector is missing");
+    refuses(base, variant(dora, "r15", "{}", "layers.1.mlp.up_proj.lora_A"), E_INPUT, "20 lora_A and 21 lora_B");
     refuses(base, variant(plain, "r2", "{\"modules_to_save\": [\"score\"]}", NULL), E_UNSUPPORTED,
             "'modules_to_save': whole modules were trained");
     refuses(base, variant(plain, "r3", "{\"bias\": \"all\"}", NULL), E_UNSUPPORTED, "bias 'all'");
@@ -304,7 +353,7 @@ static void test_refusals(void **state) {
             "lm_head: LoRA on the embedding or the head");
     refuses(base, pair("p3", P "model.embed_tokens.lora_embedding_A", P "model.embed_tokens.lora_embedding_B"), E_UNSUPPORTED,
             "LoRA on embeddings");
-    refuses(base, pair("p4", P "model.layers.0.self_attn.q_proj.lora_magnitude_vector", NULL), E_UNSUPPORTED, "DoRA is not supported");
+    refuses(base, pair("p4", P "model.layers.0.self_attn.q_proj.lora_magnitude_vector", NULL), E_INPUT, "lengths of DoRA, but");
     refuses(base, pair("p5", P "model.layers.0.mlp.fc1.lora_A.weight", P "model.layers.0.mlp.fc1.lora_B.weight"), E_USAGE,
             "changes model.layers.0.mlp.fc1, and ");
     refuses(base, pair("p6", "transformer.h.0.lora_A.weight", "transformer.h.0.lora_B.weight"), E_INPUT,
@@ -669,7 +718,7 @@ static void test_no_crossing(void **state) {
 int main(void) {
     omp_set_num_threads(1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merged_logits),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
+        cmocka_unit_test(test_merged_logits), cmocka_unit_test(test_merged_dora), cmocka_unit_test(test_forms_of_dora),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
         cmocka_unit_test(test_gguf_lora_rows), cmocka_unit_test(test_check_catches),  cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_whole_tensors),  cmocka_unit_test(test_whole_tensors_refused), cmocka_unit_test(test_tied_table_twice), cmocka_unit_test(test_whole_t5),
         cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_transposed),

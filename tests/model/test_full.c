@@ -135,7 +135,7 @@ static void test_copies_decode(void **state) {
         must(structure_init(&st, &m, &method_full, &f, NULL)); /* before there is a number to read */
         model_fill(&m);
         float *w = arena_f32(st.params.bytes);
-        param_fill(&st.params, 1, w);
+        must(param_fill(&st.params, 1, w));
         for (int i = 0; i < st.params.n; i++) {
             const struct param *p = &st.params.p[i];
             const struct weight *from = model_weight(&m, p->name);

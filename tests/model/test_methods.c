@@ -1,17 +1,32 @@
 /* Every method but plain LoRA against PEFT, or PyTorch where PEFT has no such method (tests/golden/make/methods.py): loss, each gradient,
  * ten AdamW steps, logits through the decode path, greedy text; on the reference kernels and on the CPU's, at every checkpoint level. And
- * the law of step 0: a fresh adapter is the base, bit for bit. */
+ * the law of step 0: a fresh adapter is the base, bit for bit (or, where it adds in another order, within what that can do). Of virtual
+ * tokens: as a text before it. */
+#define _DEFAULT_SOURCE
 #include "support/bench.h"
+#include "model/norms.h"
+#include "ops/ops.h"
+#include "peft/lora.h"
 #include "peft/methods.h"
+#include "peft/prompt_tuning.h"
+#include <unistd.h>
 
 static const struct {
     const char *name, *base;
 } cases[] = {{"ln", "tiny_llama/tied_gqa"}, {"ln_gemma2", "families/gemma2"}, {"ln_qwen3", "families/qwen3"}, {"ln_gpt2", "families/gpt2"},
              {"bias_all", "tiny_llama/bias"}, {"bias_own", "families/gpt2"}, {"ia3", "tiny_llama/tied_gqa"}, {"ia3_gpt2", "families/gpt2"}, {"ia3_phi3", "families/phi3"},
-             {"bitfit", "tiny_llama/bias"}, {"bitfit_qwen2", "families/qwen2"}, {"tokens", "tiny_llama/tied_gqa"}, {"tokens_untied", "tiny_llama/untied_mha"},
-             {"tokens_gemma2", "families/gemma2"}, {"tokens_gpt2", "families/gpt2"}, {"tokens_gemma2", "families/gemma2/model.gguf"}, {"full", "tiny_llama/tied_gqa"}, {"full_gpt2", "families/gpt2"}, {"full_gemma2", "families/gemma2"},
+             {"bitfit", "tiny_llama/bias"}, {"bitfit_qwen2", "families/qwen2"}, {"lora_plus", "tiny_llama/tied_gqa"},
+             {"dora", "tiny_llama/tied_gqa"}, {"dora_bias", "tiny_llama/bias"}, {"dora_gpt2", "families/gpt2"}, {"dora_plus", "tiny_llama/bias"},
+             {"tokens", "tiny_llama/tied_gqa"}, {"tokens_untied", "tiny_llama/untied_mha"}, {"tokens_gemma2", "families/gemma2"}, {"tokens_gpt2", "families/gpt2"},
+             {"tokens_gemma2", "families/gemma2/model.gguf"},
+             {"full", "tiny_llama/tied_gqa"}, {"full_gpt2", "families/gpt2"}, {"full_gemma2", "families/gemma2"},
              {"full_last", "families/qwen2"}, {"full_regex", "families/qwen2"}, {"full_names", "families/mistral_full"}, {"full_gpt2", "families/gpt2/model.gguf"},
-             {"full_gemma2", "families/gemma2/model.gguf"}, {"full_names", "families/mistral_full/model.gguf"}, {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
+             {"full_gemma2", "families/gemma2/model.gguf"}, {"full_names", "families/mistral_full/model.gguf"},
+             {"prompt", "tiny_llama/tied_gqa"}, {"prompt_gemma2", "families/gemma2"}, {"prompt_gpt2", "families/gpt2"},
+             {"ptuning", "tiny_llama/tied_gqa"}, {"ptuning_qwen2", "families/qwen2"},
+             {"prefix", "tiny_llama/tied_gqa"}, {"prefix_linear", "families/llama_linear"}, {"prefix_linear", "families/llama_linear/model.gguf"},
+             {"prefix_gemma2", "families/gemma2"}, {"prefix_gpt2", "families/gpt2"},
+             {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
 enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 2 /* the last ones: training alone */ };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
@@ -78,19 +93,35 @@ static void test_checkpoint_levels(void **state) {
     }
 }
 
+/* The first token of a row as a prompt, behind the virtual ones that only a prefill can have. */
+static void first_token(struct bench *b, int32_t id, int32_t slot, float *z, int64_t V) {
+    enum { MOST = 16 };
+    const int before = b->st.virtual_tokens, n = before + 1;
+    int32_t ids[MOST], pos[MOST], slots[MOST];
+    assert_true(n <= MOST);
+    for (int i = 0; i < n; i++) ids[i] = i < before ? (int32_t)b->model.shape.vocab + i : id, pos[i] = i, slots[i] = slot;
+    const int32_t bounds[2] = {0, n}, sample = 0, next = n;
+    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1};
+    must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+    must(program_read(&b->gen.prefill, &b->wb.mem, b->gen.prefill.logits, n, 1, z, (size_t)V * 4));
+}
+
 /* Token by token through the cache: the packed model's logits. */
 static void decode_logits(struct bench *b) {
     const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
     const struct tensor *logits = fixture(&b->want, "logits");
     const int64_t V = logits->d[1];
+    assert_true(V <= 256);
     for (int s = 0; s < b->n_rows; s++)
         for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
-            const int32_t pos = i - cu[s], slot = s % 4, sample = 0;
+            const int32_t pos = b->st.virtual_tokens + i - cu[s], slot = s % 4, sample = 0;
             const struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .n = 1};
             float z[256];
-            assert_true(V <= 256);
-            must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
-            must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
+            if (b->st.virtual_tokens && i == cu[s]) first_token(b, ids[i], slot, z, V);
+            else {
+                must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+                must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
+            }
             close_to(b->name, z, f32_of(logits) + i * V, (size_t)V, 0, 1e-4);
         }
 }
@@ -117,24 +148,293 @@ static void test_generation(void **state) {
         for (int k = 0; k < n_backends; k++) {
             struct bench b;
             start(&b, c, backends[k], CHECKPOINT_NONE);
-            decode_logits(&b);
             greedy(&b);
+            decode_logits(&b); /* with what the last prefill has left (DoRA's factors) */
             bench_close(&b);
         }
 }
 
-/* A fresh adapter's logits are the base's, to the last bit. */
+static double largest(const float *x, size_t n) {
+    double most = 0;
+    for (size_t k = 0; k < n; k++) most = fmax(most, fabs(x[k]));
+    return most;
+}
+
+/* A fresh adapter's logits are the base's, to the last bit, but where a bias is added in another place. */
 static void test_step_zero(void **state) {
     (void)state;
     for (int c = 0; c < CASES - T5; c++) {
         struct bench b;
         char model[128];
         start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        if (b.st.virtual_tokens) { /* there are no virtual tokens that change nothing; test_text_prompt() has their law */
+            bench_close(&b);
+            continue;
+        }
         snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
         float *base = logits_of(model, &b.want), *fresh = logits_of_fresh(model, &b.st, &b.want);
-        assert_memory_equal(base, fresh, (size_t)fixture(&b.want, "ids")->d[0] * (size_t)b.model.shape.vocab * sizeof *base);
+        const size_t n = (size_t)fixture(&b.want, "ids")->d[0] * (size_t)b.model.shape.vocab;
+        if (strcmp(cases[c].name, "dora_gpt2")) assert_memory_equal(base, fresh, n * sizeof *base);
+        else close_to(cases[c].name, fresh, base, n, 0, 8 * 0x1p-24 * sqrt(64) * largest(base, n)); /* biases come after sums of up to 64 products, not with them */
         free(base);
         free(fresh);
+        bench_close(&b);
+    }
+}
+
+/* What a slice of a fresh adapter of all linear modules holds, by the name in files. */
+static const float *slice_of(const struct structure *st, const float *weights, const char *name, int64_t d[2]) {
+    for (int i = 0; i < st->params.n; i++)
+        for (int k = 0; k < st->params.p[i].n_slices; k++) {
+            const struct param *p = &st->params.p[i];
+            if (strcmp(p->slice[k].name, name)) continue;
+            d[0] = p->slice[k].rows, d[1] = p->d[1];
+            return weights + p->off / 4 + p->slice[k].row0 * p->d[1];
+        }
+    flunk("no %s", name);
+    return NULL;
+}
+
+/* Orthogonal start: B A is zero but for rounding, neither factor is; entries vary as PEFT's, half the rank times 0.01 in a column; other
+ * modules and other seeds have other numbers; and a model with it is the base within that rounding. */
+static void test_orthogonal(void **state) {
+    (void)state;
+    static const char *const modules[] = {"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj", "model.layers.2.mlp.down_proj"};
+    struct model m;
+    struct structure st;
+    struct tensors want;
+    const struct lora l = {.r = 8, .alpha = 16, .init = LORA_ORTHOGONAL, .targets.of.take = TAKE_ALL_LINEAR};
+    must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
+    must(structure_init(&st, &m, &method_lora, &l, NULL));
+    float *weights = arena_f32(st.params.bytes), *other = arena_f32(st.params.bytes), first = 0;
+    must(param_fill(&st.params, 1, weights));
+    must(param_fill(&st.params, 2, other));
+    for (int k = 0; k < 3; k++) {
+        char name[128];
+        int64_t a[2], b[2];
+        double squares = 0, worst = 0;
+        snprintf(name, sizeof name, "%s.lora_A.weight", modules[k]);
+        const float *A = slice_of(&st, weights, name, a), *A2 = slice_of(&st, other, name, a);
+        snprintf(name, sizeof name, "%s.lora_B.weight", modules[k]);
+        const float *B = slice_of(&st, weights, name, b);
+        for (int64_t o = 0; o < b[0]; o++)
+            for (int64_t c = 0; c < a[1]; c++) {
+                double sum = 0;
+                for (int64_t j = 0; j < 8; j++) sum += (double)B[o * 8 + j] * A[j * a[1] + c];
+                worst = fmax(worst, fabs(sum));
+            }
+        assert_true(worst < 8 * 8 * 0x1p-24 * 0.5 * 0.5); /* of eight products, of factors that stay below 0.5 */
+        for (int64_t i = 0; i < 8 * a[1]; i++) squares += (double)A[i] * A[i];
+        assert_true(fabs(squares / (double)a[1] / 0.04 - 1) < 6 * sqrt(2 / (4.0 * (double)a[1])));
+        squares = 0;
+        for (int64_t i = 0; i < 8 * b[0]; i++) squares += (double)B[i] * B[i];
+        assert_true(fabs(squares / (double)b[0] / 0.04 - 1) < 6 * sqrt(2 / (4.0 * (double)b[0])));
+        assert_true(A[0] != A2[0] && A[0] != first);
+        first = A[0];
+    }
+    must(tensors_open(GOLDEN "/tiny_llama/tied_gqa/expected_base.safetensors", &want));
+    float *base = logits_of(GOLDEN "/tiny_llama/tied_gqa", &want), *fresh = logits_of_fresh(GOLDEN "/tiny_llama/tied_gqa", &st, &want);
+    const size_t n = (size_t)fixture(&want, "ids")->d[0] * (size_t)m.shape.vocab;
+    close_to("orthogonal", fresh, base, n, 0, 8 * 0x1p-24 * sqrt(64 + 8) * largest(base, n));
+    free(base);
+    free(fresh);
+    tensors_close(&want);
+    arena_f32_free(weights, st.params.bytes);
+    arena_f32_free(other, st.params.bytes);
+    structure_free(&st);
+    struct lora odd = l;
+    odd.r = 7;
+    assert_int_equal(structure_init(&st, &m, &method_lora, &odd, NULL), E_USAGE);
+    assert_non_null(strstr(err_text(), "ranks must be even; lora.r is 7"));
+    odd = l, odd.n_ranks = 1, odd.ranks = &(const struct module_value){"down_proj", 5};
+    assert_int_equal(structure_init(&st, &m, &method_lora, &odd, NULL), E_USAGE);
+    assert_non_null(strstr(err_text(), "lora.rank_pattern's of down_proj is 5"));
+    model_close(&m);
+}
+
+static int count(const struct program *g, const struct op_def *op) {
+    int n = 0;
+    for (int i = 0; i < g->p.ni; i++) n += g->p.in[i].op == op;
+    return n;
+}
+
+/* DoRA's norms: planning reads no weight; the rows' squares come when memory is taken, once for all programs; what decoding multiplies with
+ * is not computed there; no gradient goes to what the norm is made of. */
+static void test_dora_programs(void **state) {
+    (void)state;
+    struct model m;
+    struct structure st;
+    struct program g[3];
+    struct memory mem;
+    const struct lora l = {.r = 2, .alpha = 4, .dora = true, .targets.of.take = TAKE_ALL_LINEAR};
+    const struct capacity cap = {16, 2, 2, 16, DT_F32};
+    must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
+    must(structure_init(&st, &m, &method_lora, &l, NULL));
+    static const enum mode modes[] = {MODE_TRAIN, MODE_PREFILL, MODE_DECODE};
+    for (int k = 0; k < 3; k++) must(program_build(&g[k], &m, modes[k], &st, cap, CHECKPOINT_BLOCK, &backend_cpu, false));
+    const int modules = 7 * (int)m.shape.layers, groups = 4 * (int)m.shape.layers;
+    assert_int_equal(count(&g[0], &op_magnitude), modules); /* a block that is recomputed does not make them again */
+    assert_int_equal(count(&g[0], &op_magnitude_bwd), modules);
+    assert_int_equal(count(&g[0], &op_linear_bwd), groups);
+    assert_int_equal(count(&g[1], &op_magnitude), modules);
+    assert_int_equal(count(&g[1], &op_linear), groups + 2 * modules + 1);
+    assert_int_equal(count(&g[2], &op_magnitude), 0);
+    assert_int_equal(count(&g[2], &op_linear), groups + 1);
+    assert_int_equal(g[1].plan.state, g[2].plan.state);
+    size_t bytes = 0;
+    for (int filled = 0; filled < 2; filled++) {
+        if (filled) must(memory_for(&mem, (struct program *const[]){&g[0], &g[1], &g[2]}, 3));
+        for (int i = 0; i < st.params.n; i++) {
+            const struct param *p = &st.params.p[i];
+            if (p->nd > 1) continue;
+            char name[128];
+            snprintf(name, sizeof name, "%.*s.weight", (int)(strlen(p->name) - strlen(".lora_magnitude")), p->name);
+            const struct weight *w = model_weight(&m, name);
+            assert_int_equal(w->dt, DT_F32);
+            bytes += filled ? 4 * (size_t)p->d[0] : 0;
+            for (int64_t o = 0; o < p->d[0]; o++) {
+                double squares = 0;
+                for (int64_t c = 0; c < w->d[1] && filled; c++) squares += (double)((const float *)w->data)[o * w->d[1] + c] * ((const float *)w->data)[o * w->d[1] + c];
+                assert_true(fabs(((const float *)p->slice[0].from)[o] - squares) <= 1e-7 * squares);
+            }
+        }
+    }
+    assert_int_equal(m.norms->bytes, bytes);
+    memory_free(&mem);
+    for (int k = 0; k < 3; k++) program_free(&g[k]);
+    structure_free(&st);
+    model_close(&m);
+}
+
+/* Files in which the lengths are named with ".weight" are read too; an adapter without them is no DoRA adapter. */
+static void test_dora_files(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-dora-XXXXXX", path[128];
+    int dora = 0;
+    while (strcmp(cases[dora].name, "dora")) dora++;
+    struct bench b;
+    struct tensors ts;
+    arena names = {0};
+    assert_non_null(mkdtemp(folder));
+    start(&b, dora, &backend_cpu, CHECKPOINT_NONE);
+    must(adapter_write(folder, &b.st, b.learner.w, "base"));
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+    must(tensors_open(path, &ts));
+    struct tensor *t = arena_alloc(&names, (size_t)ts.n * sizeof *t);
+    for (int i = 0; i < ts.n; i++) {
+        t[i] = ts.t[i];
+        if (str_ends(t[i].name, ".lora_magnitude_vector")) t[i].name = arena_printf(&names, "%s.weight", t[i].name);
+    }
+    char other[128];
+    snprintf(other, sizeof other, "%s/other.safetensors", folder);
+    must(safetensors_write(other, t, ts.n));
+    tensors_close(&ts);
+    assert_int_equal(rename(other, path), 0);
+    float *again = arena_f32(b.st.params.bytes);
+    must(adapter_load(folder, &b.model, &b.st, again));
+    assert_memory_equal(again, b.learner.w, b.st.params.bytes);
+    struct lora plain = *(const struct lora *)b.st.settings;
+    plain.dora = false;
+    struct structure without;
+    must(structure_init(&without, &b.model, &method_lora, &plain, NULL));
+    assert_int_equal(adapter_load(folder, &b.model, &without, again), E_USAGE);
+    assert_non_null(strstr(err_text(), "was made with lora.use_dora, the configuration says without"));
+    structure_free(&without);
+    arena_f32_free(again, b.st.params.bytes);
+    bench_close(&b);
+    arena_free(&names);
+    must(dir_remove(folder));
+}
+
+/* Moments that were saved in another order of the parameters are refused, whatever their size. */
+static void test_optimizer_layout(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-layout-XXXXXX";
+    int plus = 0;
+    while (strcmp(cases[plus].name, "lora_plus")) plus++;
+    struct bench b;
+    bool found;
+    assert_non_null(mkdtemp(folder));
+    start(&b, plus, &backend_cpu, CHECKPOINT_NONE);
+    b.learner.adam_steps = 3;
+    must(optimizer_write(&b.learner, folder));
+    b.learner.adam_steps = 0;
+    must(optimizer_read(&b.learner, folder, &found));
+    assert_true(found && b.learner.adam_steps == 3);
+    struct lora even = *(const struct lora *)b.st.settings;
+    even.plus = 0;
+    struct structure other;
+    must(structure_init(&other, &b.model, &method_lora, &even, NULL));
+    assert_int_equal(other.params.bytes, b.st.params.bytes);
+    struct structure *own = b.learner.st;
+    b.learner.st = &other;
+    assert_int_equal(optimizer_read(&b.learner, folder, &found), E_INPUT);
+    assert_non_null(strstr(err_text(), "does not belong to this configuration"));
+    b.learner.st = own;
+    structure_free(&other);
+    bench_close(&b);
+    must(dir_remove(folder));
+}
+
+/* A prompt that begins as a text is the base with that text before every row, to the last bit; where it is shorter than the prompt, again
+ * from its beginning. */
+static void test_text_prompt(void **state) {
+    (void)state;
+    static const int32_t text[] = {17, 4, 33}, cycled[] = {17, 4, 33, 17, 4};
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        struct structure st;
+        char model[128];
+        if (strncmp(cases[c].name, "prompt", 6)) continue;
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
+        for (int tokens = 2; tokens <= 5; tokens += 3) {
+            const struct prompt_tuning settings = {.of.tokens = tokens, .init = PROMPT_TEXT, .text = "-", .n_ids = 3, .ids = text};
+            must(structure_init(&st, &b.model, &method_prompt_tuning, &settings, NULL));
+            float *base = logits_after(model, &b.want, cycled, tokens), *fresh = logits_of_fresh(model, &st, &b.want);
+            assert_memory_equal(base, fresh, (size_t)fixture(&b.want, "ids")->d[0] * (size_t)b.model.shape.vocab * sizeof *base);
+            free(base);
+            free(fresh);
+            structure_free(&st);
+        }
+        bench_close(&b);
+    }
+}
+
+/* What is saved of a trained prompt is the prompt: the folder's adapter, that PEFT would load too, says what the one in training said. */
+static void test_finished_prompt(void **state) {
+    (void)state;
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        struct structure st;
+        const struct peft_method *method;
+        const void *settings;
+        char model[128], folder[64];
+        if (strncmp(cases[c].name, "ptuning", 7)) continue;
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
+        snprintf(folder, sizeof folder, "/tmp/cyc_prompt_%d", (int)getpid());
+        must(adapter_write(folder, &b.st, b.learner.w, "base"));
+        must(adapter_read_config(folder, &b.mem, &method, &settings));
+        must(structure_init(&st, &b.model, method, settings, NULL));
+        assert_int_equal(st.params.n, 1);
+        float *weights = arena_f32(st.params.bytes), *again = arena_f32(b.st.params.bytes);
+        must(adapter_read(folder, &st, weights));
+        float *got = logits_with(model, &st, weights, &b.want);
+        const struct tensor *want = fixture(&b.want, "logits");
+        close_to(b.name, got, f32_of(want), (size_t)(want->d[0] * want->d[1]), 0, 1e-4);
+        must(adapter_load(folder, &b.model, &b.st, again)); /* and training goes on from the encoder beside it */
+        assert_memory_equal(again, b.learner.w, b.st.params.bytes);
+        char path[128];
+        snprintf(path, sizeof path, "%s/prompt_encoder.safetensors", folder);
+        assert_int_equal(remove(path), 0);
+        assert_int_equal(adapter_load(folder, &b.model, &b.st, again), E_USAGE);
+        assert_non_null(strstr(err_text(), "prompt_encoder.safetensors is missing"));
+        must(dir_remove(folder));
+        free(got);
+        arena_f32_free(weights, st.params.bytes);
+        arena_f32_free(again, b.st.params.bytes);
+        structure_free(&st);
         bench_close(&b);
     }
 }
@@ -142,6 +442,8 @@ static void test_step_zero(void **state) {
 int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
+                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
+                                       cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -378,16 +378,30 @@ static void build_add(struct lab *l) {
     emit(l, &op_add, in, NULL);
 }
 
-/* Variants: a frozen vector, a trained one, one that is computed; the latter two with no gradient to x. */
+/* Variants: a frozen vector, a trained one, one that is computed; the latter two with no gradient to x; a trained bias beside a computed one. */
 static void build_scale(struct lab *l) {
     const int64_t C = l->s->C;
-    const bool computed = l->variant == 2 || l->variant == 4;
+    const bool computed = l->variant == 2 || l->variant >= 4;
     val x = activation(l, C, "x"), by = l->variant && !computed ? param(l, 1, &C, "l") : floats(l, l->variant ? ROLE_INPUT : ROLE_BASE, 1, &C, "l");
-    prog_v(&l->p, x)->needs = l->variant < 3;
+    val bias = l->variant == 5 ? param(l, 1, &C, "bias") : (val){0};
+    prog_v(&l->p, x)->needs = l->variant < 3 || l->variant == 5;
     prog_v(&l->p, by)->needs = l->variant > 0;
     l->terms = (double)l->N;
     l->loss_outs = 1;
-    emit(l, &op_scale, (val[]){x, by}, NULL);
+    emit(l, &op_scale, (val[]){x, by, bias}, NULL);
+}
+
+/* Variants: ranks below, at and beyond a vector. ||W||^2 is large enough for the parts never to cancel. */
+static void build_magnitude(struct lab *l) {
+    static const int64_t ranks[] = {1, 5, 16, 21};
+    const int64_t O = l->s->C, r = ranks[l->variant];
+    val m = param(l, 1, &O, "m"), w2 = floats(l, ROLE_BASE, 1, &O, "w2"), P = floats(l, ROLE_BASE, 2, (int64_t[]){r, O}, "P");
+    val B = param(l, 2, (int64_t[]){O, r}, "B"), G = floats(l, ROLE_BASE, 2, (int64_t[]){r, r}, "G");
+    prog_v(&l->p, B)->needs = false; /* to the gradient the norm is a constant */
+    for (int64_t o = 0; o < O; o++) ((float *)l->data[w2.i])[o] += 2 * 1.5f * 1.5f * 1.5f * (float)(r * r + 2 * r) + 2;
+    l->terms = (double)(r * r + r);
+    l->loss_outs = 1;
+    emit(l, &op_magnitude, (val[]){m, w2, P, B, G, {0}}, &(struct op_attr){.scale = 0.75f});
 }
 
 /* Variants: each activation, gated with moderate and with large gates, then alone. */
@@ -519,7 +533,8 @@ static const struct row rows[] = {
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},
-    {&op_scale, build_scale, 5, false},
+    {&op_scale, build_scale, 6, false},
+    {&op_magnitude, build_magnitude, 4, false},
 };
 
 /* --- running one instruction ----------------------------------------------------------------------------------- */

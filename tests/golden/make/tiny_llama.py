@@ -95,20 +95,21 @@ def batch(seed):
 def forward(m, seqs, labels):
     lg, nll = [], []
     for q, y in zip(seqs, labels):
-        o = m(input_ids=torch.tensor([q]), use_cache=False).logits[0]
+        o = m(input_ids=torch.tensor([q]), use_cache=False).logits[0, -len(q):]  # without a method's virtual tokens
         e = torch.nn.functional.cross_entropy(o, torch.tensor(y), reduction="none")
         lg.append(o)
         nll.append(e * torch.tensor([1.0] * (len(q) - 1) + [0.0], dtype=e.dtype))
     return torch.cat(lg), torch.cat(nll)
 
 
-def run(m, seqs, labels, w):
-    """Everything about one adapter: a dictionary of tensors in the model's own precision."""
+def run(m, seqs, labels, w, ratio=1.0):
+    """Everything about one adapter: a dictionary of tensors in the model's own precision. ratio: of LoRA+."""
     wt = torch.tensor(sum(w, []), dtype=next(m.parameters()).dtype)
     p = oracle.lora_params(m)
     out = {}
     vectors = [t for n, t in p.items() if t.dim() == 1 or "ia3_l" in n]
-    groups = [{"params": [t for t in p.values() if not any(t is v for v in vectors)]}, {"params": vectors, "weight_decay": 0.0}]
+    fast = [t for n, t in p.items() if "lora_B" in n]
+    groups = [{"params": [t for t in p.values() if not any(t is v for v in vectors + fast)]}, {"params": fast, "lr": 1e-2 * ratio}, {"params": vectors, "weight_decay": 0.0, "lr": 1e-2 * ratio}]
     opt = torch.optim.AdamW([x for x in groups if x["params"]], lr=1e-2, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     sch = get_linear_schedule_with_warmup(opt, 2, 10)
     losses, norms, lrs = [], [], []

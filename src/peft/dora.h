@@ -1,0 +1,17 @@
+/* DoRA: LoRA's delta with the length of each row of the sum trained apart (dora.c). Called by lora.c. */
+#ifndef CYC_PEFT_DORA_H
+#define CYC_PEFT_DORA_H
+#include "core/site.h"
+
+/* The delta of one linear layer. */
+struct dora {
+    int a;                /* the parameter that has A's rows, ... */
+    int64_t row0, rank;   /* ... these */
+    val b;
+    float scale, rate;    /* of B A; of learning (core/params.h) */
+};
+
+/* y = the layer's output without its bias, delta included -> (m / ||W + scale B A||) * y + bias. */
+val dora_output(struct site *s, const struct dora *d, const struct linear *w, val y);
+
+#endif
