@@ -79,7 +79,7 @@ int cyc_model_open(const char *path, cyc_model **out) {
     return api_code(e);
 }
 
-static const struct backend *backend_of(const cyc_model *m) { return m->backend ? m->backend : &backend_cpu; }
+const struct backend *api_backend(const cyc_model *m) { return m->backend ? m->backend : &backend_cpu; }
 
 static err model_device(cyc_model *m, const char *device, const char *dtype_name) {
     TRY(backend_pick(device, &m->backend));
@@ -99,14 +99,27 @@ void cyc_model_close(cyc_model *c) {
     free(c);
 }
 
+/* As transformers names classes that nobody has named. */
+static err name_classes(struct head *h, arena *mem) {
+    const char **name = h->classes && !h->names ? arena_alloc(mem, (size_t)h->classes * sizeof *name) : NULL;
+    if (!h->classes || h->names) return OK;
+    for (int i = 0; i < h->classes; i++)
+        if (!name || !(name[i] = arena_printf(mem, "LABEL_%d", i))) return fail(E_MEMORY, "out of memory");
+    h->names = name;
+    return OK;
+}
+
 static err open_adapter(const char *folder, cyc_adapter *a) {
     const struct peft_method *method;
     const void *settings;
     TRY(adapter_check_base(folder, &a->model->m));
     TRY(adapter_read_config(folder, &a->mem, &method, &settings));
-    err e = structure_init(&a->st, &a->model->m, method, settings, NULL);
+    struct head head;
+    TRY(adapter_read_head(folder, &a->mem, &head));
+    err e = name_classes(&head, &a->mem);
+    if (!e) e = structure_init_head(&a->st, &a->model->m, method, settings, &head, NULL);
     if (e) return fail_in(e, "%s", folder);
-    const struct mem_ops *there = backend_of(a->model)->mem;
+    const struct mem_ops *there = api_backend(a->model)->mem;
     size_t bytes = a->st.params.bytes;
     float *host = arena_f32(bytes);
     a->w = there->host ? host : there->take(bytes);
@@ -129,7 +142,7 @@ int cyc_adapter_open(cyc_model *m, const char *folder, cyc_adapter **out) {
 
 void cyc_adapter_close(cyc_adapter *a) {
     if (!a) return;
-    if (a->w) backend_of(a->model)->mem->give(a->w, a->st.params.bytes);
+    if (a->w) api_backend(a->model)->mem->give(a->w, a->st.params.bytes);
     structure_free(&a->st);
     arena_free(&a->mem);
     free(a);
@@ -200,7 +213,7 @@ static err run_text(cyc_model *m, cyc_adapter *a, enum mode mode, dtype compute,
     struct memory mem = {0};
     struct pack k = {0};
     void *param;
-    TRY(program_build(&g, &m->m, mode, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, compute}, CHECKPOINT_NONE, backend_of(m), false));
+    TRY(program_build(&g, &m->m, mode, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, compute}, CHECKPOINT_NONE, api_backend(m), false));
     const int before = g.virtual_tokens;
     const size_t all = (size_t)((before + n) * columns) * sizeof *to;
     float *got = malloc(all);
@@ -276,7 +289,7 @@ static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_re
     struct memory mem = {0};
     int pass = total < 512 ? total : 512;
     struct capacity cap = {pass > longest ? pass : longest, rq->n, rq->n < 64 ? rq->n : 64, longest + rq->max_new, m->compute};
-    TRY(generator_build(&g, &m->m, a ? &a->st : NULL, cap, backend_of(m)));
+    TRY(generator_build(&g, &m->m, a ? &a->st : NULL, cap, api_backend(m)));
     err e = memory_for(&mem, (struct program *const[]){&g.prefill, &g.decode}, 2);
     if (!e) e = generate(&g, &mem, a ? a->w : NULL, rq, out, stats);
     memory_free(&mem);

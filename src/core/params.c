@@ -138,19 +138,6 @@ static void copy_slices(const struct param *p, float *w) {
     for (int64_t k = 0; k < elems_of(p) && p->init == INIT_ROOT; k++) w[k] = sqrtf(w[k]);
 }
 
-static void table_rows(const struct param *p, uint64_t key, uint32_t number, float *w) {
-    for (int i = 0; i < p->n_slices; i++) {
-        const struct table_rows *t = &p->slice[i].of;
-        const size_t bytes = dtype_row_bytes(t->dt, p->d[1]);
-        for (int64_t r = 0; r < p->slice[i].rows; r++) {
-            float *to = w + (p->slice[i].row0 + r) * p->d[1];
-            const int64_t drawn = (int64_t)((uint64_t)philox(key, number, (uint32_t)r, 0, 0).v[0] * (uint64_t)t->n >> 32);
-            dequantise_row(t->dt, (const char *)t->table + bytes * (size_t)(t->n_ids ? t->ids[r % t->n_ids] : drawn), to, p->d[1]);
-            for (int64_t c = 0; c < p->d[1]; c++) to[c] *= t->scale;
-        }
-    }
-}
-
 static float slice_scale(const struct param *p, int64_t element) {
     int64_t columns = p->nd > 1 ? p->d[1] : 1, row = element / columns;
     for (int i = 0; i < p->n_slices; i++)
@@ -176,11 +163,10 @@ err param_fill(const struct param_set *s, uint64_t key, float *weights) {
         const struct param *p = &s->p[i];
         float *w = weights + p->off / 4;
         int64_t n = elems_of(p);
-        const bool made = p->init == INIT_COPY || p->init == INIT_ROOT || p->init == INIT_MADE || p->init == INIT_ROWS;
-        if (p->init == INIT_COPY || p->init == INIT_ROOT) copy_slices(p, w);
+        const bool copied = p->init == INIT_COPY || p->init == INIT_ROOT;
+        if (copied) copy_slices(p, w);
         if (p->init == INIT_MADE) TRY(make_slices(p, key, w));
-        if (p->init == INIT_ROWS) table_rows(p, key, (uint32_t)i, w);
-        for (int64_t k = 0; k < n && p->init != INIT_ZERO && !made; k++) {
+        for (int64_t k = 0; k < n && p->init != INIT_ZERO && p->init != INIT_MADE && !copied; k++) {
             struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
             if (p->init == INIT_ONE) w[k] = 1;
             else if (p->init == INIT_UNIFORM) w[k] = (2 * philox_unit(r.v[0]) - 1) * p->init_scale;

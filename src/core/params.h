@@ -13,8 +13,7 @@
 #include "core/prog.h"
 
 enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
-                  INIT_ROOT /* the square root of it */, INIT_MADE /* by each slice's `make` */,
-                  INIT_ROWS /* of a table: each slice's `of` */ };
+                  INIT_ROOT /* the square root of it */, INIT_MADE /* by each slice's `make` */ };
 
 /* What files hold of a tensor x: x - less (Gemma's norm weights: less 1), of a matrix each row less `row` (BERT's positions have a token
  * type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. No factor: what is trained must be what the files' own code
@@ -27,16 +26,6 @@ struct file_form {
 
 struct param_slice;
 typedef err (*param_maker)(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);
-/* Rows of a table of the base, as it is stored, times `scale`. Row k is that of ids[k % n_ids]; without ids each is drawn from all. */
-struct table_rows {
-    const void *table;
-    dtype dt;
-    int64_t n;
-    float scale;
-    int n_ids;
-    const int32_t *ids;
-};
-
 struct param_slice {
     const char *name;   /* in the adapter's file, e.g. "model.layers.0.self_attn.q_proj.lora_A.weight" */
     int64_t row0, rows; /* rows of the parameter */
@@ -45,10 +34,10 @@ struct param_slice {
     float init_scale;   /* of INIT_NORMAL_SLICES */
     const void *from;   /* of INIT_COPY, INIT_ROOT: the base's own values, in the order of memory, ... */
     dtype stored;       /* ... of this type; read when an arena is filled, not before */
-    param_maker make;   /* of INIT_MADE */
+    param_maker make;   /* of INIT_MADE, ... */
+    const void *how;    /* ... and what it goes by; NULL where the slice says all */
     bool turned;        /* files have it as [columns, rows] */
     const char *also;   /* another name under which a file may have it; NULL: none */
-    struct table_rows of; /* of INIT_ROWS */
     struct file_form form;
 };
 

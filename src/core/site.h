@@ -8,7 +8,7 @@
 #include "core/params.h"
 #include "core/prog.h"
 
-enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES };
+enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY };
 
 /* A part of the base by its names. */
 struct module {

@@ -65,8 +65,8 @@ bool pack_row(struct pack *p, const struct row *r, int32_t sample) {
         p->ids[at] = ids[i];
         p->pos[at] = before + i;
         p->sample[at] = sample;
-        p->label[at] = predicts ? ids[i + 1] : 0;
-        p->weight[at] = predicts && r->supervised[r->source + i + 1] ? 1 : 0;
+        p->label[at] = r->label ? r->label - 1 : predicts ? ids[i + 1] : 0;
+        p->weight[at] = r->label ? r->supervised[i] : predicts && r->supervised[r->source + i + 1] ? 1 : 0;
         p->supervised += p->weight[at];
     }
     p->n += before + n;

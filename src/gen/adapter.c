@@ -40,7 +40,8 @@ static err no_match(const struct model *m, const struct structure *st) {
 /* The module of a slice, up to the method's mark, in `name`; false: the slice is not the one that a module has once. */
 static bool marked_module(const struct structure *st, const struct param_slice *s, char name[256]) {
     snprintf(name, 256, "%s", s->name);
-    size_t n = strlen(name), end = strlen(st->method->mark);
+    size_t n = strlen(name), end = strlen(st->method->mark), head = st->head_module ? strlen(st->head_module) : 0;
+    if (head && !strncmp(name, st->head_module, head) && name[head] == '.') return false; /* what lies beside the method is not its */
     if (n < end || strcmp(name + n - end, st->method->mark)) return false;
     name[n - end] = 0;
     return true;
@@ -103,23 +104,32 @@ static err fit_settings(struct structure *st, const struct model *m, const void 
 }
 
 err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules) {
+    return structure_init_head(st, m, method, settings, NULL, modules);
+}
+
+err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, const struct head *head, int *modules) {
     *st = (struct structure){.method = method};
     if (!method) return OK;
+    if (head && head->classes) st->head = *head, st->head_module = head_module(m);
     st->fan_in_fan_out = m->shape.conv1d;
     st->seq2seq = m->family->seq2seq;
     struct program probe; /* emitting the forward lays down the parameters */
     err e = fit_settings(st, m, settings);
     if (!e) {
-        e = program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
+        e = program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
         if (!e) program_free(&probe);
     }
     param_seal(&st->params);
     int n = 0;
     for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices; k++) n += str_ends(st->params.p[i].slice[k].name, method->mark);
-    if (modules) *modules = method->targets ? n : 0;
-    if (!e && !n && method->targets) e = no_match(m, st);
-    if (!e) e = name_modules(st, m, n);
+        for (int k = 0; k < st->params.p[i].n_slices && method->targets; k++) {
+            char name[256];
+            n += marked_module(st, &st->params.p[i].slice[k], name);
+        }
+    if (modules) *modules = n;
+    if (!e && method->targets && !n) e = no_match(m, st);
+    if (!e && method->targets) e = name_modules(st, m, n);
+    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification)", method->name);
     if (e) structure_free(st);
     return e;
 }
@@ -133,7 +143,7 @@ void structure_free(struct structure *st) {
 static err read_config(const json_t *j, const char *path, arena *mem, const struct peft_method **method, const void **out) {
     const char *type = json_string_value(json_object_get(j, "peft_type"));
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    *method = method_of_type(type);
+    *method = none_is(j) ? &method_none : method_of_type(type);
     if (!*method) {
         str known = {0};
         method_types(&known);
@@ -141,6 +151,7 @@ static err read_config(const json_t *j, const char *path, arena *mem, const stru
         str_free(&known);
         return e;
     }
+    TRY(head_check(j, path));
     void *settings = arena_alloc(mem, (*method)->settings);
     *out = settings;
     return settings ? (*method)->read(j, path, mem, settings) : fail(E_MEMORY, "out of memory");
@@ -159,6 +170,15 @@ err adapter_read_config(const char *folder, arena *mem, const struct peft_method
     json_t *j;
     TRY(load_config(folder, mem, &path, &j));
     err e = read_config(j, path, mem, method, settings);
+    json_decref(j);
+    return e;
+}
+
+err adapter_read_head(const char *folder, arena *mem, struct head *head) {
+    const char *path;
+    json_t *j;
+    TRY(load_config(folder, mem, &path, &j));
+    err e = head_read(j, folder, mem, head);
     json_decref(j);
     return e;
 }
@@ -295,6 +315,16 @@ err adapter_read(const char *folder, const struct structure *st, float *weights)
     return e;
 }
 
+/* Is the folder's classifier the one of this structure? */
+static err head_agrees(const char *folder, const struct structure *st, arena *mem) {
+    struct head have;
+    TRY(adapter_read_head(folder, mem, &have));
+    if (head_same(&have, &st->head)) return OK;
+    if (!st->head.classes) return fail(E_USAGE, "%s holds a classifier of %d classes: it goes on with objective: classification", folder, have.classes);
+    if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be of %d classes", folder, st->head.classes);
+    return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`", folder, have.classes, st->head.classes);
+}
+
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
     const struct peft_method *method;
     const void *have;
@@ -302,6 +332,7 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
     TRY(adapter_check_base(folder, m));
     err e = adapter_read_config(folder, &mem, &method, &have);
     if (!e && method != st->method) e = fail(E_USAGE, "%s is a %s adapter, the configuration says %s", folder, method->name, st->method->name);
+    if (!e) e = head_agrees(folder, st, &mem);
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
             char module[256];
@@ -313,10 +344,11 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
     json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
+                          st->head_module ? "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
     if (!j) return fail(E_MEMORY, "out of memory");
     if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);
+    if (!e && st->head_module && json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))) e = fail(E_MEMORY, "out of memory");
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (!text) return e ? e : fail(E_MEMORY, "out of memory");
@@ -411,6 +443,7 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
     if (!e) e = write_tensors(arena_printf(&mem, "%s/%s", folder, apart ? apart : "adapter_model.safetensors"), st, weights, t, n);
     if (!e && apart) e = write_made(folder, st, weights, &mem);
     if (!e) e = write_config(arena_printf(&mem, "%s/adapter_config.json", folder), st, base_model);
+    if (!e) e = head_write_labels(&st->head, folder);
     arena_free(&mem);
     return e;
 }

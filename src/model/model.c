@@ -95,7 +95,7 @@ static err want_tensor(struct model *m, const char *name, const char *module, co
     w += m->n;
     const bool matrix = p->in > 0 && suffix[1] == 'w';
     *w = (struct weight){.nd = matrix ? 2 : 1, .dt = matrix ? DT_F16 : DT_F32, .d = {p->out, matrix ? p->in : 0}, .rope_heads = m->shape.interleaved ? (int)p->rope_heads : 0,
-                         .turned = matrix && p->transposed};
+                         .turned = matrix && p->transposed, .hf_only = p->hf_only};
     if (w->nd == 1 && m->shape.norm_plus_one && suffix[1] == 'w') w->form.less = 1;
     w->name = arena_printf(&m->mem, "%s%s", name, suffix);
     w->module = arena_str(&m->mem, module);
@@ -413,12 +413,12 @@ val model_body(const struct model *m, struct site *s) {
     return f->finish ? f->finish(m, s, x) : block_norm(m, s, x, "output_norm", -1);
 }
 
-struct head model_head(const struct model *m, struct site *s) {
-    return (struct head){model_matrix(m, s, m->shape.tied ? "token_embd" : "output"), m->shape.tied ? token_rows(m, s) : (val){0}};
+struct projection model_head(const struct model *m, struct site *s) {
+    return (struct projection){model_matrix(m, s, m->shape.tied ? "token_embd" : "output"), m->shape.tied ? token_rows(m, s) : (val){0}};
 }
 
 val model_logits(const struct model *m, struct site *s, val x) {
-    const struct head h = model_head(m, s);
+    const struct projection h = model_head(m, s);
     const struct linear w[] = {{.w = h.w}, {.w = h.own}};
     val z[2] = {{0}};
     if (s->p->failed || site_emit_linear(s, x, has(h.own) ? 2 : 1, w, &(struct op_attr){.wide = true}, NULL, z)) return (val){0};

@@ -58,6 +58,7 @@ struct weight {
     const void *data;
     int rope_heads;
     struct file_form form; /* how Hugging Face's files have it */
+    bool hf_only;       /* GGUF has no place for it */
     bool turned;        /* Hugging Face's files have it as [in, out] (GPT-2) */
 };
 
@@ -100,7 +101,11 @@ struct family {
     const char *const *spare;
     /* The whole stack, for a family that is not one row of blocks; NULL: embed, the blocks, finish. */
     val (*body)(const struct model *m, struct site *s);
-    bool encoder;            /* no head: features only */
+    /* transformers' sequence classifier of the family. The module that is trained, with a bias, and reads the first token's row; NULL: "score",
+     * without, which reads the last's. pool: what stands between body and classifier; NULL: nothing. */
+    const char *classifier;
+    val (*pool)(const struct model *m, struct site *s, val x);
+    bool encoder;            /* no head of its own: features, and classifiers */
     bool seq2seq;            /* an encoder reads the prompt, a decoder writes */
 };
 
@@ -124,8 +129,8 @@ void model_hash(const struct model *m, char hex[33]);
 /* Emits the whole stack up to the final norm: returns x [N, C]. */
 val model_body(const struct model *m, struct site *s);
 /* The output projection's weight [V, C], and the rows [R, C] that stand in the place of some of it (site.own_ids), or none. */
-struct head { val w, own; };
-struct head model_head(const struct model *m, struct site *s);
+struct projection { val w, own; };
+struct projection model_head(const struct model *m, struct site *s);
 val model_logits(const struct model *m, struct site *s, val x);    /* [N, V] f32, without the cap */
 /* For families: */
 val model_base(const struct model *m, struct site *s, const char *name); /* a tensor by its canonical name */

@@ -7,6 +7,7 @@
  *
  * Decoding needs nothing of it: no virtual token comes after the prompt. */
 #include "peft/prompt_tuning.h"
+#include "base/philox.h"
 #include "peft/methods.h"
 #include <jansson.h>
 #include <string.h>
@@ -77,13 +78,39 @@ static err fit(void *settings, const struct base_sizes *base) {
     return soft_prompt_fit(&p->of, "prompt_tuning", base, base->width, base->heads);
 }
 
+/* --- in a program -------------------------------------------------------------------------------------------------------- */
+/* Where rows begin that are rows of the vocabulary. */
+struct beginning {
+    const struct prompt_tuning *settings;
+    struct embedding table;
+};
+
+static err token_rows(const struct param_slice *s, int64_t columns, uint64_t key, float *to) {
+    const struct beginning *b = s->how;
+    const struct embedding *e = &b->table;
+    const size_t bytes = dtype_row_bytes(e->dt, columns);
+    for (int64_t r = 0; r < s->rows; r++, to += columns) {
+        int64_t id = (int64_t)((uint64_t)philox(key, (uint32_t)r, 0, 0, 0).v[0] * (uint64_t)e->rows >> 32);
+        if (b->settings->n_ids) id = b->settings->ids[r % b->settings->n_ids];
+        dequantise_row(e->dt, (const char *)e->data + bytes * (size_t)id, to, columns);
+        for (int64_t c = 0; c < columns; c++) to[c] *= (float)e->scale;
+    }
+    return OK;
+}
+
+static const struct beginning *begin(struct site *s, const struct embedding *e) {
+    struct beginning *b = arena_alloc(&s->params->mem, sizeof *b);
+    if (b) *b = (struct beginning){s->settings, *e};
+    else prog_fail(s->p, E_MEMORY, "out of memory while building a program");
+    return b;
+}
+
 static val embed(struct site *s, const struct embedding *e, val x) {
     const struct prompt_tuning *p = s->settings;
     if (s->mode == MODE_DECODE) return x;
-    const struct param_slice whole = {.name = "prompt_embeddings", .rows = p->of.tokens, .init_scale = 1,
-                                      .of = {.table = e->data, .dt = e->dt, .n = e->rows, .scale = (float)e->scale, .n_ids = p->n_ids, .ids = p->ids}};
-    const enum param_init init = p->init == PROMPT_RANDOM ? INIT_NORMAL_SLICES : INIT_ROWS;
-    const int table = param_get(s->params, "prompt_embeddings", 2, (int64_t[]){p->of.tokens, e->width}, init, 0, &whole, 1);
+    const bool drawn = p->init == PROMPT_RANDOM;
+    const struct param_slice whole = {.name = "prompt_embeddings", .rows = p->of.tokens, .init_scale = 1, .make = token_rows, .how = drawn || s->params->sealed ? NULL : begin(s, e)};
+    const int table = param_get(s->params, "prompt_embeddings", 2, (int64_t[]){p->of.tokens, e->width}, drawn ? INIT_NORMAL_SLICES : INIT_MADE, 0, &whole, 1);
     return soft_prompt_lay(s, &p->of, x, prog_param(s->p, s->params, table));
 }
 

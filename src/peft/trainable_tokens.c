@@ -92,6 +92,15 @@ static const int32_t *own_tokens(const void *settings, int *n) {
     return t->ids;
 }
 
+/* The table's own. */
+static err rows_of_ids(const struct param_slice *s, int64_t columns, uint64_t key, float *rows) {
+    const int32_t *ids = s->how;
+    const size_t bytes = dtype_row_bytes(s->stored, columns);
+    (void)key;
+    for (int64_t r = 0; r < s->rows; r++) dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)ids[r], rows + r * columns, columns);
+    return OK;
+}
+
 static val tokens(struct site *s, const struct base_matrix *table) {
     const struct trainable_tokens *t = s->settings;
     const bool named = t->targets.of.take != TAKE_NAMES || t->targets.of.n;
@@ -101,10 +110,10 @@ static val tokens(struct site *s, const struct base_matrix *table) {
         if (t->ids[i] >= table->rows) return prog_fail(s->p, E_USAGE, "trainable_tokens.token_indices: %d is no token of this model, which has %lld", (int)t->ids[i], (long long)table->rows), (val){0};
     char file[256];
     snprintf(file, sizeof file, "%s" MARK, table->of.module);
-    struct param_slice rows[2] = {{.name = file, .rows = t->n, .of = {table->data, table->stored, table->rows, 1, t->n, t->ids}}};
+    struct param_slice rows[2] = {{.name = file, .rows = t->n, .from = table->data, .stored = table->stored, .make = rows_of_ids, .how = t->ids}};
     rows[1] = rows[0];
     rows[1].name = "lm_head" MARK;
-    return prog_param(s->p, s->params, param_get(s->params, "token rows", 2, (int64_t[]){t->n, table->cols}, INIT_ROWS, 0, rows, table->tied ? 2 : 1));
+    return prog_param(s->p, s->params, param_get(s->params, "token rows", 2, (int64_t[]){t->n, table->cols}, INIT_MADE, 0, rows, table->tied ? 2 : 1));
 }
 
 const struct peft_method method_trainable_tokens = {.name = "trainable_tokens", .peft_type = "TRAINABLE_TOKENS", .settings = sizeof(struct trainable_tokens), .check = check, .same = same, .read = read_json,

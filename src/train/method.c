@@ -158,12 +158,18 @@ static err prefix_tuning_json(const struct side_config *c, const struct known *b
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
+static err none_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)c, (void)base;
+    *out = json_object();
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
 err side_method(const struct side_config *c, const struct model *m, const tokenizer *tok, arena *mem, const struct peft_method **method, const void **settings) {
     static const struct {
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
     } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
-                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}};
+                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_none, none_json}};
     const struct known base = {depth_of(m), tok};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */

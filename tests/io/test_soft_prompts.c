@@ -56,7 +56,7 @@ static void write_fresh(const char *base, const struct peft_method *method, cons
     must(model_open(base, NULL, &m));
     must(structure_init(&st, &m, method, settings, NULL));
     float *w = arena_f32(st.params.bytes);
-    param_fill(&st.params, 7, w);
+    must(param_fill(&st.params, 7, w));
     must(adapter_write(folder, &st, w, "cipher"));
     arena_f32_free(w, st.params.bytes);
     structure_free(&st);
@@ -73,7 +73,7 @@ static void test_round_trip(void **state) {
             must(model_open(bases[i], NULL, &m));
             must(structure_init(&st, &m, kinds[k].method, kinds[k].settings, NULL));
             float *w = arena_f32(st.params.bytes), *again = arena_f32(st.params.bytes);
-            param_fill(&st.params, 7, w);
+            must(param_fill(&st.params, 7, w));
             must(adapter_write(at("trip"), &st, w, "cipher"));
             must(adapter_load(at("trip"), &m, &st, again));
             assert_memory_equal(w, again, st.params.bytes);

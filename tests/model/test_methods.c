@@ -1,7 +1,7 @@
 /* Every method but plain LoRA against PEFT, or PyTorch where PEFT has no such method (tests/golden/make/methods.py): loss, each gradient,
  * ten AdamW steps, logits through the decode path, greedy text; on the reference kernels and on the CPU's, at every checkpoint level. And
- * the law of step 0: a fresh adapter is the base, bit for bit (or, where it adds in another order, within what that can do). Of virtual
- * tokens: as a text before it. */
+ * the law of step 0: a fresh adapter is the base, bit for bit (or, where it adds in another order, within what that can do). Of virtual tokens: as a text
+ * before it. */
 #define _DEFAULT_SOURCE
 #include "support/bench.h"
 #include "model/norms.h"
@@ -182,6 +182,91 @@ static void test_step_zero(void **state) {
     }
 }
 
+static int count(const struct program *g, const struct op_def *op) {
+    int n = 0;
+    for (int i = 0; i < g->p.ni; i++) n += g->p.in[i].op == op;
+    return n;
+}
+
+/* A prompt that begins as a text is the base with that text before every row, to the last bit; where it is shorter than the prompt, again
+ * from its beginning. */
+static void test_text_prompt(void **state) {
+    (void)state;
+    static const int32_t text[] = {17, 4, 33}, cycled[] = {17, 4, 33, 17, 4};
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        struct structure st;
+        char model[128];
+        if (strncmp(cases[c].name, "prompt", 6)) continue;
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
+        for (int tokens = 2; tokens <= 5; tokens += 3) {
+            const struct prompt_tuning settings = {.of.tokens = tokens, .init = PROMPT_TEXT, .text = "-", .n_ids = 3, .ids = text};
+            must(structure_init(&st, &b.model, &method_prompt_tuning, &settings, NULL));
+            float *base = logits_after(model, &b.want, cycled, tokens), *fresh = logits_of_fresh(model, &st, &b.want);
+            assert_memory_equal(base, fresh, (size_t)fixture(&b.want, "ids")->d[0] * (size_t)b.model.shape.vocab * sizeof *base);
+            free(base);
+            free(fresh);
+            structure_free(&st);
+        }
+        bench_close(&b);
+    }
+}
+
+/* Decoding holds nothing of a soft prompt: what it does is in the cache. Nothing of the token table's gradient is computed. */
+static void test_prompt_programs(void **state) {
+    (void)state;
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        const int laid = !b.st.virtual_tokens ? 0 : b.st.method->kv ? 2 * (int)b.model.shape.layers : 1, encoder = !strncmp(cases[c].name, "ptuning", 7);
+        assert_int_equal(count(&b.train, &op_overlay), laid);
+        assert_int_equal(count(&b.train, &op_overlay_bwd), laid);
+        assert_int_equal(count(&b.gen.prefill, &op_overlay), laid);
+        assert_int_equal(count(&b.gen.decode, &op_overlay), 0);
+        if (b.st.virtual_tokens) assert_int_equal(count(&b.train, &op_embed_bwd), encoder); /* of the encoder's own rows */
+        bench_close(&b);
+    }
+}
+
+/* What is saved of a trained prompt is the prompt: the folder's adapter, that PEFT would load too, says what the one in training said. */
+static void test_finished_prompt(void **state) {
+    (void)state;
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        struct structure st;
+        const struct peft_method *method;
+        const void *settings;
+        char model[128], folder[64];
+        if (strncmp(cases[c].name, "ptuning", 7)) continue;
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
+        snprintf(folder, sizeof folder, "/tmp/cyc_prompt_%d", (int)getpid());
+        must(adapter_write(folder, &b.st, b.learner.w, "base"));
+        must(adapter_read_config(folder, &b.mem, &method, &settings));
+        must(structure_init(&st, &b.model, method, settings, NULL));
+        assert_int_equal(st.params.n, 1);
+        float *weights = arena_f32(st.params.bytes), *again = arena_f32(b.st.params.bytes);
+        must(adapter_read(folder, &st, weights));
+        float *got = logits_with(model, &st, weights, &b.want);
+        const struct tensor *want = fixture(&b.want, "logits");
+        close_to(b.name, got, f32_of(want), (size_t)(want->d[0] * want->d[1]), 0, 1e-4);
+        must(adapter_load(folder, &b.model, &b.st, again)); /* and training goes on from the encoder beside it */
+        assert_memory_equal(again, b.learner.w, b.st.params.bytes);
+        char path[128];
+        snprintf(path, sizeof path, "%s/prompt_encoder.safetensors", folder);
+        assert_int_equal(remove(path), 0);
+        assert_int_equal(adapter_load(folder, &b.model, &b.st, again), E_USAGE);
+        assert_non_null(strstr(err_text(), "prompt_encoder.safetensors is missing"));
+        must(dir_remove(folder));
+        free(got);
+        arena_f32_free(weights, st.params.bytes);
+        arena_f32_free(again, b.st.params.bytes);
+        structure_free(&st);
+        bench_close(&b);
+    }
+}
+
 /* What a slice of a fresh adapter of all linear modules holds, by the name in files. */
 static const float *slice_of(const struct structure *st, const float *weights, const char *name, int64_t d[2]) {
     for (int i = 0; i < st->params.n; i++)
@@ -250,12 +335,6 @@ static void test_orthogonal(void **state) {
     assert_int_equal(structure_init(&st, &m, &method_lora, &odd, NULL), E_USAGE);
     assert_non_null(strstr(err_text(), "lora.rank_pattern's of down_proj is 5"));
     model_close(&m);
-}
-
-static int count(const struct program *g, const struct op_def *op) {
-    int n = 0;
-    for (int i = 0; i < g->p.ni; i++) n += g->p.in[i].op == op;
-    return n;
 }
 
 /* DoRA's norms: planning reads no weight; the rows' squares come when memory is taken, once for all programs; what decoding multiplies with
@@ -376,74 +455,11 @@ static void test_optimizer_layout(void **state) {
     must(dir_remove(folder));
 }
 
-/* A prompt that begins as a text is the base with that text before every row, to the last bit; where it is shorter than the prompt, again
- * from its beginning. */
-static void test_text_prompt(void **state) {
-    (void)state;
-    static const int32_t text[] = {17, 4, 33}, cycled[] = {17, 4, 33, 17, 4};
-    for (int c = 0; c < CASES; c++) {
-        struct bench b;
-        struct structure st;
-        char model[128];
-        if (strncmp(cases[c].name, "prompt", 6)) continue;
-        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
-        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
-        for (int tokens = 2; tokens <= 5; tokens += 3) {
-            const struct prompt_tuning settings = {.of.tokens = tokens, .init = PROMPT_TEXT, .text = "-", .n_ids = 3, .ids = text};
-            must(structure_init(&st, &b.model, &method_prompt_tuning, &settings, NULL));
-            float *base = logits_after(model, &b.want, cycled, tokens), *fresh = logits_of_fresh(model, &st, &b.want);
-            assert_memory_equal(base, fresh, (size_t)fixture(&b.want, "ids")->d[0] * (size_t)b.model.shape.vocab * sizeof *base);
-            free(base);
-            free(fresh);
-            structure_free(&st);
-        }
-        bench_close(&b);
-    }
-}
-
-/* What is saved of a trained prompt is the prompt: the folder's adapter, that PEFT would load too, says what the one in training said. */
-static void test_finished_prompt(void **state) {
-    (void)state;
-    for (int c = 0; c < CASES; c++) {
-        struct bench b;
-        struct structure st;
-        const struct peft_method *method;
-        const void *settings;
-        char model[128], folder[64];
-        if (strncmp(cases[c].name, "ptuning", 7)) continue;
-        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
-        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
-        snprintf(folder, sizeof folder, "/tmp/cyc_prompt_%d", (int)getpid());
-        must(adapter_write(folder, &b.st, b.learner.w, "base"));
-        must(adapter_read_config(folder, &b.mem, &method, &settings));
-        must(structure_init(&st, &b.model, method, settings, NULL));
-        assert_int_equal(st.params.n, 1);
-        float *weights = arena_f32(st.params.bytes), *again = arena_f32(b.st.params.bytes);
-        must(adapter_read(folder, &st, weights));
-        float *got = logits_with(model, &st, weights, &b.want);
-        const struct tensor *want = fixture(&b.want, "logits");
-        close_to(b.name, got, f32_of(want), (size_t)(want->d[0] * want->d[1]), 0, 1e-4);
-        must(adapter_load(folder, &b.model, &b.st, again)); /* and training goes on from the encoder beside it */
-        assert_memory_equal(again, b.learner.w, b.st.params.bytes);
-        char path[128];
-        snprintf(path, sizeof path, "%s/prompt_encoder.safetensors", folder);
-        assert_int_equal(remove(path), 0);
-        assert_int_equal(adapter_load(folder, &b.model, &b.st, again), E_USAGE);
-        assert_non_null(strstr(err_text(), "prompt_encoder.safetensors is missing"));
-        must(dir_remove(folder));
-        free(got);
-        arena_f32_free(weights, st.params.bytes);
-        arena_f32_free(again, b.st.params.bytes);
-        structure_free(&st);
-        bench_close(&b);
-    }
-}
-
 int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
                                        cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
-                                       cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt)};
+                                       cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

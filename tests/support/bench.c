@@ -4,7 +4,8 @@
 /* Rows whose packed labels and weights are the fixture's; before an encoder-decoder's, the source. */
 static void make_rows(struct bench *b) {
     const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
-    const float *weights = f32_of(fixture(&b->want, "weights"));
+    const struct tensor *classes = tensors_find(&b->want, "classes");
+    const float *weights = classes ? NULL : f32_of(fixture(&b->want, "weights"));
     const struct tensor *src_ids = tensors_find(&b->want, "src_ids"), *src_cu = tensors_find(&b->want, "src_cu");
     b->n_rows = (int)fixture(&b->want, "cu_seqlens")->d[0] - 1;
     for (int s = 0; s < b->n_rows; s++) {
@@ -16,7 +17,8 @@ static void make_rows(struct bench *b) {
                           .source = source};
         if (source) memcpy(r->ids, i32_of(src_ids) + from, (size_t)source * 4);
         memcpy(r->ids + source, ids + cu[s], (size_t)n * 4);
-        for (int i = 1; i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
+        for (int i = 1; weights && i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
+        if (classes) r->label = 1 + i32_of(classes)[s], r->supervised[head_reads_first(&b->model) ? 0 : n - 1] = 1;
         b->rows[s] = r;
     }
 }
@@ -24,17 +26,25 @@ static void make_rows(struct bench *b) {
 void bench_open(struct bench *b, const struct bench_case *c) {
     const struct peft_method *method;
     const void *settings;
+    struct head head;
     *b = (struct bench){0};
     must(model_open(c->model, NULL, &b->model));
     must(tensors_open(c->expected, &b->want));
     must(adapter_read_config(c->adapter, &b->mem, &method, &settings));
-    must(structure_init(&b->st, &b->model, method, settings, NULL));
+    must(adapter_read_head(c->adapter, &b->mem, &head));
+    must(structure_init_head(&b->st, &b->model, method, settings, &head, NULL));
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, c->cap, c->level, c->backend, false));
-    if (c->score) must(program_build(&b->score, &b->model, MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
-    must(program_build(&b->gen.prefill, &b->model, MODE_PREFILL, &b->st, c->cap, c->level, c->backend, true));
-    must(program_build(&b->gen.decode, &b->model, MODE_DECODE, &b->st, c->cap, c->level, c->backend, true));
+    struct program *list[4] = {&b->train};
+    int n = 1;
+    if (c->score || head.classes) {
+        must(program_build(list[n++] = &b->score, &b->model, head.classes ? MODE_CLASSIFY : MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
+    }
+    if (!head.classes) {
+        must(program_build(list[n++] = &b->gen.prefill, &b->model, MODE_PREFILL, &b->st, c->cap, c->level, c->backend, true));
+        must(program_build(list[n++] = &b->gen.decode, &b->model, MODE_DECODE, &b->st, c->cap, c->level, c->backend, true));
+    }
     b->gen.cap = c->cap;
-    must(memory_for(&b->wb.mem, (struct program *const[]){&b->train, &b->gen.prefill, &b->gen.decode, &b->score}, c->score ? 4 : 3));
+    must(memory_for(&b->wb.mem, list, n));
     must(learner_init(&b->learner, &b->st, &b->train, &c->recipe));
     must(learner_load(&b->learner, c->adapter, &b->model));
     b->wb.grad = c->backend->mem->take(b->st.params.bytes);

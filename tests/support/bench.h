@@ -1,6 +1,6 @@
 /* A family's golden case on a backend, ready to train, score and generate: what test_families.c and test_llama.c stand on; and the logits of a bare model.
  *
- * The fixture (tensors of PyTorch and PEFT) gives rows, expected gradients and weights; the model, the adapter and the
+ * The fixture (tensors of PyTorch and PEFT) gives rows (with "classes": of a classifier), expected gradients and weights; the model, the adapter and the
  * programs are the library's own. */
 #ifndef TESTS_BENCH_H
 #define TESTS_BENCH_H
@@ -14,7 +14,7 @@ struct bench {
     struct model model;
     struct tensors want;
     struct structure st;
-    struct program train, score; /* score: where the case asks for it */
+    struct program train, score; /* score: where the case asks for it; of a classifier what it says (MODE_CLASSIFY), and no generator */
     struct generator gen;
     struct learner learner;
     struct workbench wb;
