@@ -340,7 +340,7 @@ val model_vector(const struct model *m, struct site *s, const char *name, int la
 /* name: without ".weight" */
 static struct base_matrix matrix_as_base(const struct model *m, const struct weight *w, const char *name) {
     return (struct base_matrix){.of = {.name = name, .module = w->module, .head = !strcmp(name, "output")}, .data = w->data, .stored = w->dt, .rows = w->d[0], .cols = w->d[1],
-                                .rope_heads = w->rope_heads, .turned = w->turned, .tied = m->shape.tied && !strcmp(name, "token_embd"), .form = w->form};
+                                .rope_heads = w->rope_heads, .turned = w->turned, .tied = m->shape.tied && !m->family->encoder && !strcmp(name, "token_embd"), .form = w->form};
 }
 
 /* The base's matrix, or what the method puts in its place: then the program has none of the base's. */
