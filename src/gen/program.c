@@ -53,9 +53,10 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
     struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
     val x;
     struct linear w = {0};
+    struct projection own = {0};
     if (h) x = head_rows(h, m, s), w = head_linear(h, m, s), a.softcap = 0;
-    else x = model_body(m, s), w.w = model_head(m, s);
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias}, 5, &a);
+    else x = model_body(m, s), own = model_head(m, s), w.w = own.w;
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}}, 7, &a);
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];
@@ -64,10 +65,8 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
 }
 
 static void emit_logits(struct program *g, const struct model *m, struct site *s) {
-    val x = model_body(m, s);
-    struct linear head = {.w = model_head(m, s)};
+    g->logits = model_logits(m, s, model_body(m, s));
     if (s->p->failed) return;
-    site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
     prog_keep(s->p, g->logits);
 }
 
@@ -109,9 +108,8 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     }
     val x = model_body(m, s);
     if (has(rows)) x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
-    struct linear head = {.w = model_head(m, s)};
+    g->logits = model_logits(m, s, x);
     if (s->p->failed) return;
-    site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
     if (m->shape.logit_softcap > 0) g->logits = emit1(s->p, &op_softcap, &g->logits, 1, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
     struct inst *i = prog_emit(s->p, &op_sample, (val[]){g->logits, s->sample, next_pos}, 3, NULL);
     if (!i) return;
@@ -144,6 +142,11 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     s.pos = input(p, "pos", &dim_n, DT_I32);
     g->ids = s.ids;
     g->pos = s.pos;
+    if (s.method && s.method->own_tokens) {
+        int n;
+        g->own_ids = s.method->own_tokens(s.settings, &n);
+        s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
+    }
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
     refuse(p, m, mode, st);
@@ -296,6 +299,7 @@ static void look_at(const struct feed *f, struct run_ctx *run) {
 static void list_inputs(const struct program *g, const struct feed *f, const void **in) {
     int n = 0;
     in[n++] = f->ids, in[n++] = f->pos;
+    if (g->own_ids) in[n++] = g->own_ids;
     if (g->mode != MODE_DECODE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;

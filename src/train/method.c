@@ -111,6 +111,24 @@ static err full_json(const struct side_config *c, const struct known *base, json
     return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
+/* "5", "49140-49151", or a token as the vocabulary has it: "<|im_start|>" */
+static err tokens_json(const struct side_config *c, const struct known *base, json_t **out) {
+    json_t *ids = json_array();
+    *out = json_pack("{s:o}", "token_indices", ids);
+    if (!*out) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < c->token_indices.n; i++) {
+        int first, last, end = 0;
+        const char *text = c->token_indices.v[i];
+        int n = sscanf(text, "%d%n-%d%n", &first, &end, &last, &end);
+        if (n == 1) last = first;
+        if (n < 1 && (first = last = tokenizer_id(base->tok, text)) >= 0) n = 1, end = (int)strlen(text);
+        if (n < 1 || text[end] || first < 0 || last < first || last - first > 1 << 20)
+            return fail(E_USAGE, "'trainable_tokens.token_indices' wants ids such as 49150 or 49140-49151, or tokens of the vocabulary, found '%.40s'", text);
+        for (int k = first; k <= last; k++) json_array_append_new(ids, json_integer(k));
+    }
+    return OK;
+}
+
 /* A text is settled as ids here, where its tokenizer is: with what the tokenizer puts around a text, as PEFT does it. */
 static err text_ids(const char *text, const tokenizer *tok, json_t *list) {
     struct ids ids = {0};
@@ -150,7 +168,7 @@ err side_method(const struct side_config *c, const struct model *m, const tokeni
     static const struct {
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
-    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json},
+    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
                 {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_none, none_json}};
     const struct known base = {depth_of(m), tok};
     size_t i = 0;

@@ -17,6 +17,8 @@ static const struct {
              {"bias_all", "tiny_llama/bias"}, {"bias_own", "families/gpt2"}, {"ia3", "tiny_llama/tied_gqa"}, {"ia3_gpt2", "families/gpt2"}, {"ia3_phi3", "families/phi3"},
              {"bitfit", "tiny_llama/bias"}, {"bitfit_qwen2", "families/qwen2"}, {"lora_plus", "tiny_llama/tied_gqa"},
              {"dora", "tiny_llama/tied_gqa"}, {"dora_bias", "tiny_llama/bias"}, {"dora_gpt2", "families/gpt2"}, {"dora_plus", "tiny_llama/bias"},
+             {"tokens", "tiny_llama/tied_gqa"}, {"tokens_untied", "tiny_llama/untied_mha"}, {"tokens_gemma2", "families/gemma2"}, {"tokens_gpt2", "families/gpt2"},
+             {"tokens_gemma2", "families/gemma2/model.gguf"},
              {"full", "tiny_llama/tied_gqa"}, {"full_gpt2", "families/gpt2"}, {"full_gemma2", "families/gemma2"},
              {"full_last", "families/qwen2"}, {"full_regex", "families/qwen2"}, {"full_names", "families/mistral_full"}, {"full_gpt2", "families/gpt2/model.gguf"},
              {"full_gemma2", "families/gemma2/model.gguf"}, {"full_names", "families/mistral_full/model.gguf"},

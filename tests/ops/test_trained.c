@@ -64,7 +64,7 @@ static val build(struct prog *p, struct model *m, enum checkpoint level) {
     val label = prog_input(p, DT_I32, 1, (int64_t[]){SYM_N}, "label"), weight = prog_input(p, DT_F32, 1, (int64_t[]){SYM_N}, "weight");
     for (int l = 0; l < LAYERS; l++) x = layer(p, m, l, x);
     val head = tensor(p, m, false, 2, (int64_t[]){V, C}, "head");
-    val loss = emit1(p, &op_head_loss, (val[]){x, head, label, weight, {0}}, 5, &(struct op_attr){.backward = true});
+    val loss = emit1(p, &op_head_loss, (val[]){x, head, label, weight, {0}, {0}, {0}}, 7, &(struct op_attr){.backward = true});
     prog_keep(p, loss);
     must(prog_backward(p, loss, level, &op_add));
     return loss;
