@@ -22,6 +22,7 @@ exports)
 llamacpp)
     "$python" -c 'import llama_cpp' 2>/dev/null || "$python" -m pip install -q "$(grep llama-cpp bench/peers/requirements.txt)"
     "$python" tests/golden/make/crossing_loads.py
+    "$python" tests/golden/make/tokenizer_loads.py
     exec "$python" tests/golden/make/llamacpp_loads.py --gguf $model
     ;;
 *) echo "tools/check-loads.sh exports | llamacpp" >&2 && exit 2 ;;

@@ -57,7 +57,7 @@ const char help_merge[] =
     "Usage: cyclora merge --model BASE --adapter DIR --out PATH [--type T] ...\n"
     "\n"
     "  --model BASE     the base: a .gguf file or a Hugging Face folder\n"
-    "  --adapter DIR    a LoRA adapter in PEFT's layout\n"
+    "  --adapter DIR    a LoRA adapter in PEFT's layout, or trained tensors of the base (full, bitfit, ln_tuning)\n"
     "  --out PATH       NAME.gguf for a GGUF file, anything else for a folder\n" OPTIONS "\n" CHECK "\n"
     "Examples:\n"
     "  cyclora merge --model base.gguf --adapter runs/mine/A --out mine.gguf\n"
@@ -106,7 +106,9 @@ static void on_plan(void *ctx, const char *text) {
     json_t *o = json_loads(text, 0, NULL), *a = json_object_get(o, "adapter"), *m = json_object_get(o, "memory");
     printf("%s%s%s  from %s, %s, %s parameters, %s\n", term_bold(), json_text(o, "path"), term_off(), json_text(o, "base"),
            json_text(o, "architecture"), show_count(json_num(o, "parameters")), show_bytes(json_num(o, "base_bytes")));
-    if (a)
+    if (a && strcmp(json_text(a, "method"), "lora"))
+        printf("  adapter   %s: %.0f trained tensors of the base (%s)\n", json_text(a, "path"), json_num(a, "modules"), json_text(a, "method"));
+    else if (a)
         printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s\n", json_text(a, "path"), json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA",
                json_num(a, "rank"), json_num(a, "modules"), json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
                json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "");

@@ -37,7 +37,8 @@ const char help_generate[] =
     "(f32)\n"
     "  --json                {\"prompt\", \"ids\", \"text\", \"stopped\", \"tokens_per_s\", \"prefill_tokens_per_s\"} "
     "per prompt;\n"
-    "                        the rates are those of its batch\n"
+    "                        the rates are those of its batch; null where each text has one token, which the prompt's\n"
+    "                        pass made\n"
     "\n"
     "Examples:\n"
     "  cyclora generate --model SmolLM2-135M-Instruct.Q4_1.gguf --chat --prompt \"Name three rivers.\"\n"
@@ -131,8 +132,9 @@ static int print_row(const struct request *q, const char *prompt, const cyc_gene
     if (q->json) {
         json_t *ids = json_array();
         for (size_t i = 0; i < g->n; i++) json_array_append_new(ids, json_integer(g->ids[i]));
-        json_line(json_pack("{s:o, s:o, s:o, s:b, s:f, s:f}", "prompt", json_utf8(prompt), "ids", ids, "text",
-                            json_utf8(text), "stopped", g->stopped, "tokens_per_s", rate(st->new_tokens, st->decode_s),
+        json_t *decoding = st->decoded_tokens ? json_real(rate(st->decoded_tokens, st->decode_s)) : json_null();
+        json_line(json_pack("{s:o, s:o, s:o, s:b, s:o, s:f}", "prompt", json_utf8(prompt), "ids", ids, "text",
+                            json_utf8(text), "stopped", g->stopped, "tokens_per_s", decoding,
                             "prefill_tokens_per_s", rate(st->prompt_tokens, st->prefill_s)));
     } else {
         str head = {0};
@@ -148,8 +150,9 @@ static int print_row(const struct request *q, const char *prompt, const cyc_gene
 
 static void print_rates(const cyc_generate_stats *st) {
     fflush(stdout);
-    fprintf(stderr, "%lld tokens at %.1f tokens/s; prompt of %lld tokens at %.1f tokens/s\n", (long long)st->new_tokens,
-            rate(st->new_tokens, st->decode_s), (long long)st->prompt_tokens, rate(st->prompt_tokens, st->prefill_s));
+    fprintf(stderr, "%lld token%s", (long long)st->new_tokens, st->new_tokens == 1 ? "" : "s");
+    if (st->decoded_tokens) fprintf(stderr, " at %.1f tokens/s", rate(st->decoded_tokens, st->decode_s));
+    fprintf(stderr, "; prompt of %lld tokens at %.1f tokens/s\n", (long long)st->prompt_tokens, rate(st->prompt_tokens, st->prefill_s));
 }
 
 static int run_batch(const struct request *q, int first, int n, int32_t **ids, size_t *lengths, cyc_generation *out) {

@@ -98,7 +98,8 @@ typedef struct cyc_generate_options {
     void *ctx;
 } cyc_generate_options;
 typedef struct cyc_generation { int32_t *ids; size_t n; int stopped; /* by EOS, which is not in ids */ } cyc_generation;
-typedef struct cyc_generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens; } cyc_generate_stats;
+/* Of the new tokens the first of each row comes of the pass over its prompt; decoded_tokens are the others. */
+typedef struct cyc_generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens, decoded_tokens; } cyc_generate_stats;
 /* n prompts at once; out[n] is filled, each ids freed with cyc_free. stats may be NULL. Of an encoder-decoder the prompt is what the
  * encoder reads; an EOS is put behind it where there is none. */
 int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *prompt, const size_t *prompt_n, int n,
@@ -132,6 +133,8 @@ void cyc_stop(void); /* async-signal-safe */
 
 /* The memory plan of a run, before a weight is read, as JSON. */
 int cyc_plan(cyc_config *c, char **json);
+/* The run's programs as text: a line for each, "train: 386 instructions", and then one for each instruction. */
+int cyc_plan_dump(cyc_config *c, char **text);
 /* The plan with "explain": the static sums of DMCCT and MACCT, and this run's beside them. c may be NULL: the sums alone. */
 int cyc_explain(cyc_config *c, char **json);
 /* The first n training rows with the supervised tokens marked, lengths and counts, as JSON. */

@@ -82,7 +82,7 @@ static err fit_json(const char *folder, const char *model, arena *mem, json_t *o
     json_t *audit = NULL;
     TRY(model_open(model, NULL, &m));
     err e = deltas_open(folder, &m, &d);
-    json_t *fit = json_pack("{s:s, s:b, s:s}", "model", model, "fits", e == OK, "why", e ? err_text() : "every pair finds its matrix");
+    json_t *fit = json_pack("{s:s, s:b, s:s}", "model", model, "fits", e == OK, "why", e ? err_text() : d.method ? "every tensor finds its place" : "every pair finds its matrix");
     if (!e) deltas_close(&d);
     for (int up = 0; up < 3 && !noted; up++) {
         json_decref(audit);

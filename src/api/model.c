@@ -292,7 +292,7 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     struct generate_stats st = {0};
     if (!e && n > 0) e = run_generation(m, adapter, &rq, g, &st);
     for (int i = 0; i < n && !e; i++) out[i] = (cyc_generation){g[i].ids, (size_t)g[i].n, g[i].stopped};
-    if (stats && !e) *stats = (cyc_generate_stats){st.prefill_s, st.decode_s, st.prompt_tokens, st.new_tokens};
+    if (stats && !e) *stats = (cyc_generate_stats){st.prefill_s, st.decode_s, st.prompt_tokens, st.new_tokens, st.decoded_tokens};
     for (int i = 0; p && i < n; i++) ids_free(&p[i]);
     free(p);
     free(g);
@@ -320,7 +320,7 @@ int cyc_chat_prompt(const cyc_model *m, const char *user, char **text) {
 int cyc_chat_template(cyc_model *m, const char *name) {
     str source = {0};
     err e = chat_template_load(name, &source);
-    if (!e) e = tokenizer_set_template(m->tok, source.p ? source.p : "");
+    if (!e) e = tokenizer_set_template(m->tok, source.p ? source.p : "", name);
     str_free(&source);
     return api_code(e);
 }

@@ -122,6 +122,18 @@ int cyc_plan(cyc_config *c, char **json) {
     return code;
 }
 
+int cyc_plan_dump(cyc_config *c, char **text) {
+    struct run r = {0};
+    str s = {0};
+    err e = run_open(&r, &c->c);
+    if (!e) run_dump(&r, &s);
+    if (!e && s.failed) e = fail(E_MEMORY, "out of memory");
+    run_close(&r);
+    if (e) str_free(&s);
+    *text = s.p;
+    return api_code(e);
+}
+
 int cyc_explain(cyc_config *c, char **json) {
     struct run r = {0};
     *json = NULL;

@@ -94,6 +94,13 @@ int64_t param_count(const struct param_set *s) {
     return n;
 }
 
+bool param_copies(const struct param_set *s, const void *data) {
+    for (int i = 0; i < s->n; i++)
+        for (int k = 0; k < s->p[i].n_slices && s->p[i].init == INIT_COPY; k++)
+            if (s->p[i].slice[k].from == data) return true;
+    return false;
+}
+
 val prog_param(struct prog *p, const struct param_set *s, int index) {
     if (p->failed) return (val){0};
     if (index < 0) return prog_fail(p, E_MEMORY, "out of memory while building a program"), (val){0};
@@ -118,9 +125,16 @@ val prog_param_rows(struct prog *p, const struct param_set *s, int index, int64_
     return v;
 }
 
+/* A vector is one row of its numbers. */
 static void copy_slices(const struct param *p, float *w) {
-    const int64_t columns = p->nd > 1 ? p->d[1] : 1;
-    for (int i = 0; i < p->n_slices; i++) memcpy(w + p->slice[i].row0 * columns, p->slice[i].from, (size_t)(p->slice[i].rows * columns) * sizeof *w);
+    for (int i = 0; i < p->n_slices; i++) {
+        const struct param_slice *s = &p->slice[i];
+        const int64_t rows = p->nd > 1 ? s->rows : 1, columns = p->nd > 1 ? p->d[1] : s->rows;
+        const size_t bytes = dtype_row_bytes(s->stored, columns);
+        float *to = w + s->row0 * (p->nd > 1 ? columns : 1);
+#pragma omp parallel for schedule(static)
+        for (int64_t r = 0; r < rows; r++) dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)r, to + r * columns, columns);
+    }
     for (int64_t k = 0; k < elems_of(p) && p->init == INIT_ROOT; k++) w[k] = sqrtf(w[k]);
 }
 

@@ -15,10 +15,12 @@
 enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SLICES /* N(0, scale^2) by each slice's own scale */, INIT_ONE, INIT_COPY /* of each slice's `from` */,
                   INIT_ROOT /* the square root of it */, INIT_MADE /* by each slice's `make` */ };
 
-/* What files hold of a vector x: x / times - less (Gemma's norm weights: less 1; T5's last norm has the head's factor in it), as [n],
- * [n, 1] or [1, n]. All zero: x, [n]. */
+/* What files hold of a tensor x: x - less (Gemma's norm weights: less 1), of a matrix each row less `row` (BERT's positions have a token
+ * type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. No factor: what is trained must be what the files' own code
+ * trains, or an optimizer's step is another. */
 struct file_form {
-    float times, less;
+    float less;
+    const float *row;
     enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW } shape;
 };
 
@@ -29,9 +31,11 @@ struct param_slice {
     int64_t row0, rows; /* rows of the parameter */
     int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
-    const float *from;  /* of INIT_COPY, INIT_ROOT: the base's own values, in the order of memory; read when weights are filled */
-    param_maker make;    /* of INIT_MADE */
-    const char *also;    /* another name under which a file may have it; NULL: none */
+    const void *from;   /* of INIT_COPY, INIT_ROOT: the base's own values, in the order of memory, ... */
+    dtype stored;       /* ... of this type; read when an arena is filled, not before */
+    bool turned;        /* files have it as [columns, rows] */
+    param_maker make;   /* of INIT_MADE */
+    const char *also;   /* another name under which a file may have it; NULL: none */
     struct file_form form;
 };
 
@@ -70,6 +74,7 @@ struct param_stretch { size_t end; float rate; bool vectors; };
 struct param_stretch param_stretch(const struct param_set *s, size_t from);
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
+bool param_copies(const struct param_set *s, const void *data); /* does a parameter stand in the place of the base's tensor with these bytes? */
 
 /* The parameter as a value of this program. */
 val prog_param(struct prog *p, const struct param_set *s, int index);

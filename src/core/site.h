@@ -36,6 +36,17 @@ struct base_vector {
     struct file_form form;
 };
 
+/* A matrix of the base: of a linear layer, the head's, or a table that rows are taken from. A tied table is one matrix with two users. */
+struct base_matrix {
+    struct module of;
+    const void *data;   /* on the host, rows of type `stored` */
+    dtype stored;
+    int64_t rows, cols;
+    int rope_heads;     /* as above */
+    bool turned;        /* files have it as [cols, rows] */
+    struct file_form form;
+};
+
 struct site;
 struct model;
 struct targets;
@@ -60,6 +71,11 @@ struct peft_method {
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
     /* What takes the vector's place; absent or NULL: the vector. */
     val (*vector)(struct site *s, const struct base_vector *v);
+    /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike. */
+    val (*matrix)(struct site *s, const struct base_matrix *m);
+    /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
+    const char *whole;
+    bool ours;             /* PEFT has no such method */
 };
 
 struct site {
@@ -83,6 +99,7 @@ struct site {
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);
 val site_linear(struct site *s, val x, const struct linear *w);
 val site_vector(struct site *s, const struct base_vector *v);
+val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */
 /* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. */
 struct low_rank { val a, b[MAX_GROUP]; };
 err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *a, const struct low_rank *low, val *out);

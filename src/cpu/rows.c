@@ -25,7 +25,8 @@ err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct v
 
 /* to[ids[i] - first] += scale * dy[i], where that is a row of it. Columns are split between threads, so that each element has one
  * writer and one order of rows; a stripe of a row is four cache lines. */
-static void add_rows(const struct run_ctx *run, const struct view *dy, const int32_t *ids, int64_t first, float scale, const struct view *to) {
+static void add_rows(const struct run_ctx *run, const struct view *dy, const int32_t *ids, int64_t first, float scale,
+                     const struct view *to) {
     enum { STRIPE = 64 };
     const int64_t N = view_rows(dy), C = dy->d[1];
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
@@ -48,7 +49,8 @@ err cpu_embed_bwd(const struct run_ctx *run, const struct inst *inst, const stru
 }
 
 /* y = ids < first ? x : the table's row, or zeros where it has none (table NULL: never). */
-static void lay_over(const struct run_ctx *run, int64_t first, const struct view *x, const int32_t *ids, const struct view *table, const struct view *y) {
+static void lay_over(const struct run_ctx *run, int64_t first, const struct view *x, const int32_t *ids, const struct view *table,
+                     const struct view *y) {
     const int64_t N = view_rows(x), C = x->d[1], rows = table ? table->d[0] : 0;
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++) {

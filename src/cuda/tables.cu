@@ -105,7 +105,8 @@ static err lay_over(const struct view *x, const int32_t *ids, const struct view 
     const uintptr_t all = (uintptr_t)x->p | (uintptr_t)y->p | (uintptr_t)table->p | (uintptr_t)(x->ld | y->ld | table->ld | x->d[1]) * size;
     const int64_t unit = (int64_t)((all & 15) == 0 ? 16 : 2), per = (int64_t)size;
     if (!N || !x->d[1]) return OK;
-    struct rows a = {x->p, table->p, ids, y->p, x->ld * per / unit, table->ld * per / unit, y->ld * per / unit, first, table->p ? table->d[0] : 0, (int)(x->d[1] * per / unit)};
+    struct rows a = {x->p, table->p, ids, y->p, x->ld * per / unit, table->ld * per / unit, y->ld * per / unit, first, 0, (int)(x->d[1] * per / unit)};
+    if (table->p) a.rows = table->d[0];
     if (unit == 16) overlay_kernel<uint4><<<(unsigned)N, THREADS, 0, cuda_stream>>>(a);
     else overlay_kernel<uint16_t><<<(unsigned)N, THREADS, 0, cuda_stream>>>(a);
     return CUDA_LAUNCHED("overlay");

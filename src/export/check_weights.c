@@ -39,6 +39,16 @@ static void read_row(const struct weight *w, int64_t row, int64_t cols, float *t
     dequantise_row(w->dt, (const char *)w->data + dtype_row_bytes(w->dt, cols) * (size_t)row_in(w, row), to, cols);
 }
 
+/* The adapter's own row in the place of the base's; of a vector all of it. */
+static void read_whole(const struct delta *d, int64_t row, int64_t cols, float *to) {
+    const struct tensor *t = d->whole;
+    const size_t each = (size_t)dtype_info[t->dt].bytes;
+    for (int64_t c = 0; c < cols && d->w->turned; c++)
+        dequantise_row(t->dt, (const char *)t->data + each * (size_t)(c * t->d[1] + row), to + c, 1);
+    if (!d->w->turned) dequantise_row(t->dt, (const char *)t->data + each * (size_t)(row * cols), to, cols);
+    form_from_file(&d->w->form, to, cols);
+}
+
 static void add_delta(const struct delta *d, int64_t row, float *to, float *a, float *b) {
     int64_t cols = d->a->d[1];
     dequantise_row(d->b->dt, (const char *)d->b->data + dtype_row_bytes(d->b->dt, d->rank) * (size_t)row, b, d->rank);
@@ -63,7 +73,8 @@ static double error_of(const struct weight *base, const struct delta *d, const s
         if (base->nd == 2) read_row(base, r, cols, want), read_row(w, r, cols, have);
         else
             for (int64_t i = 0; i < cols; i++) read_row(base, i, 1, want + i), read_row(w, i, 1, have + i);
-        if (d) add_delta(d, r, want, a, b);
+        if (d && d->whole) read_whole(d, r, cols, want);
+        else if (d) add_delta(d, r, want, a, b);
         for (int64_t c = 0; c < cols; c++) {
             diff += ((double)have[c] - want[c]) * ((double)have[c] - want[c]);
             size += (double)want[c] * want[c];
@@ -93,7 +104,7 @@ err check_weights(const struct model *base, const struct deltas *d, const struct
         if (!w || w->nd != x->nd || memcmp(w->d, x->d, (size_t)x->nd * sizeof *x->d))
             e = fail(E_INTERNAL, "what was written has no %s of the base's shape", x->name);
         if (e) break;
-        double rel = error_of(x, x->nd == 2 && d ? deltas_of(d, x) : NULL, w, buf), bound = worst_of(stored_as(written, w));
+        double rel = error_of(x, deltas_of(d, x), w, buf), bound = worst_of(stored_as(written, w));
         if (!(rel / bound <= most)) most = rel / bound, error = rel, worst = w;
         if (!(rel <= bound))
             e = fail(E_NUMERIC,

@@ -18,15 +18,13 @@ static const struct crossing {
     bool windows;                  /* both formats have a key for a sliding window */
     bool gemma;                    /* its gates, soft-caps and layers by turns */
     bool biases;                   /* llama.cpp loads its biases; where it has none, it refuses the file */
-} crossings[] = {{"llama", "LlamaForCausalLM", "llama", false, false, true},
-                 {"mistral", "MistralForCausalLM", "llama", false, false, true},
-                 {"qwen2", "Qwen2ForCausalLM", "qwen2", false, false, true},
-                 {"qwen3", "Qwen3ForCausalLM", "qwen3", false, false, false},
-                 {"smollm3", "SmolLM3ForCausalLM", "smollm3", false, false, false},
-                 {"phi3", "Phi3ForCausalLM", "phi3", true, false, false},
-                 {"gemma2", "Gemma2ForCausalLM", "gemma2", true, true, false},
-                 {"gemma3_text", "Gemma3ForCausalLM", "gemma3", true, true, false},
-                 {"gpt2", "GPT2LMHeadModel", "gpt2", false, false, true}};
+} crossings[] = {
+    {"llama", "LlamaForCausalLM", "llama", false, false, true},        {"mistral", "MistralForCausalLM", "llama", false, false, true},
+    {"qwen2", "Qwen2ForCausalLM", "qwen2", false, false, true},        {"qwen3", "Qwen3ForCausalLM", "qwen3", false, false, false},
+    {"smollm3", "SmolLM3ForCausalLM", "smollm3", false, false, false}, {"phi3", "Phi3ForCausalLM", "phi3", true, false, false},
+    {"gemma2", "Gemma2ForCausalLM", "gemma2", true, true, false},      {"gemma3_text", "Gemma3ForCausalLM", "gemma3", true, true, false},
+    {"gpt2", "GPT2LMHeadModel", "gpt2", false, false, true},           {"bert", "BertModel", "bert", false, false, true},
+    {"t5", "T5ForConditionalGeneration", "t5", false, false, true}};
 enum { N_CROSSINGS = sizeof crossings / sizeof *crossings };
 
 static const struct crossing *crossing_of(const struct model *m) {
@@ -45,7 +43,7 @@ static err no_crossing(const struct model *m, const char *to) {
 }
 
 static bool learned_positions(const struct model *m) { return model_weight(m, "position_embd.weight") != NULL; }
-static bool layer_norms(const struct model *m) { return model_weight(m, "output_norm.bias") != NULL; }
+static bool layer_norms(const struct model *m) { return model_weight(m, "output_norm.bias") || model_weight(m, "token_embd_norm.bias"); }
 
 static int64_t widest_window(const struct model *m) {
     int64_t most = 0;
@@ -105,7 +103,14 @@ static err same_model(const struct model *m, const char *to, const struct model 
                  {"soft-cap of logits", x->logit_softcap, y->logit_softcap},
                  {"scale of embeddings", x->embed_scale, y->embed_scale},
                  {"tied head", x->tied, y->tied},
-                 {"bound context", x->hard_context, y->hard_context}};
+                 {"bound context", x->hard_context, y->hard_context},
+                 {"token types", (double)x->token_types, (double)y->token_types},
+                 {"number of encoder layers", (double)x->encoder_layers, (double)y->encoder_layers},
+                 {"buckets of distances", (double)x->buckets, (double)y->buckets},
+                 {"greatest relative distance", (double)x->distance, (double)y->distance},
+                 {"decoder's first token", x->start, y->start},
+                 {"gate", x->gated, y->gated},
+                 {"factor before the head", x->scaled_head, y->scaled_head}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (!same_real(sizes[i].a, sizes[i].b)) return differs(m, to, sizes[i].what, sizes[i].a, sizes[i].b);
     return same_layers(m, to, b);
@@ -144,11 +149,40 @@ static void key_f32(struct gguf_keys *out, const char *arch, const char *name, d
     gguf_key_f32(out, key, v);
 }
 
+/* What llama.cpp asks of an encoder beside its sizes: that it looks both ways, and how a text's rows become one vector. */
+static void encoder_keys(const struct model *m, const char *arch, struct gguf_keys *out) {
+    enum { POOL_MEAN = 1, POOL_CLS = 2 }; /* its LLAMA_POOLING_TYPE */
+    char key[96];
+    str path = {0};
+    snprintf(key, sizeof key, "%s.attention.causal", arch);
+    gguf_key_bool(out, key, false);
+    gguf_key_u32(out, "tokenizer.ggml.token_type_count", (uint32_t)m->shape.token_types);
+    str_addf(&path, "%s/1_Pooling/config.json", m->path); /* of sentence-transformers */
+    json_t *pooling = path.failed ? NULL : json_load_file(path.p, 0, NULL);
+    if (json_is_true(json_object_get(pooling, "pooling_mode_mean_tokens"))) key_u32(out, arch, "pooling_type", POOL_MEAN);
+    else if (json_is_true(json_object_get(pooling, "pooling_mode_cls_token"))) key_u32(out, arch, "pooling_type", POOL_CLS);
+    json_decref(pooling);
+    str_free(&path);
+}
+
+static void seq2seq_keys(const struct model *m, const char *arch, struct gguf_keys *out) {
+    key_u32(out, arch, "decoder_block_count", m->shape.layers);
+    key_u32(out, arch, "decoder_start_token_id", m->shape.start);
+    key_u32(out, arch, "attention.relative_buckets_count", m->shape.buckets);
+    key_f32(out, arch, "attention.layer_norm_epsilon", m->shape.norm_eps); /* llama.cpp wants both, one is used */
+}
+
+/* T5 was trained on 512 tokens, and has no last position. */
+static int64_t context_of(const struct model *m) {
+    enum { T5_CONTEXT = 512 };
+    if (m->family->seq2seq) return T5_CONTEXT;
+    return m->rope[0].scaling.context && m->shape.hard_context ? m->rope[0].scaling.context : m->shape.context;
+}
+
 static void sizes_make(const struct model *m, const struct crossing *c, struct gguf_keys *out) {
     const struct shape *z = &m->shape;
-    const int64_t context = m->rope[0].scaling.context && z->hard_context ? m->rope[0].scaling.context : z->context;
-    key_u32(out, c->gguf, "block_count", z->layers);
-    key_u32(out, c->gguf, "context_length", context);
+    key_u32(out, c->gguf, "block_count", m->family->seq2seq ? z->encoder_layers : z->layers);
+    key_u32(out, c->gguf, "context_length", context_of(m));
     key_u32(out, c->gguf, "embedding_length", z->width);
     key_u32(out, c->gguf, "feed_forward_length", z->ffn);
     key_u32(out, c->gguf, "attention.head_count", z->heads);
@@ -162,6 +196,8 @@ static void sizes_make(const struct model *m, const struct crossing *c, struct g
     if (c->gemma && z->attn_softcap > 0) key_f32(out, c->gguf, "attn_logit_softcapping", z->attn_softcap);
     if (c->gemma && z->logit_softcap > 0) key_f32(out, c->gguf, "final_logit_softcapping", z->logit_softcap);
     key_f32(out, c->gguf, layer_norms(m) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", z->norm_eps);
+    if (m->family->encoder) encoder_keys(m, c->gguf, out);
+    if (m->family->seq2seq) seq2seq_keys(m, c->gguf, out);
     positions_keys(m, c->gguf, out);
 }
 
@@ -214,6 +250,9 @@ static err loads(const struct model *m, const struct crossing *c) {
                     "%s: RoPE scaling yarn with beta_fast %g and beta_slow %g: llama.cpp takes 32 and 1 whatever a GGUF file says; stay in "
                     "its own format",
                     m->path, s->beta_fast, s->beta_slow);
+    if (m->family->seq2seq && m->shape.layers > m->shape.encoder_layers)
+        log_warn("%s: %lld decoder layers after %lld of the encoder: llama.cpp loads no T5 with the deeper decoder; cyclora does", m->path,
+                 (long long)m->shape.layers, (long long)m->shape.encoder_layers);
     return OK;
 }
 
@@ -337,10 +376,38 @@ static json_t *config_decoder(const struct model *m, const struct crossing *c) {
     return j;
 }
 
+static json_t *config_bert(const struct model *m) {
+    const struct shape *z = &m->shape;
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "hidden_act", "gelu", "position_embedding_type", "absolute",
+                     "hidden_size", (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn, "num_hidden_layers",
+                     (json_int_t)z->layers, "num_attention_heads", (json_int_t)z->heads, "vocab_size", (json_int_t)z->vocab,
+                     "max_position_embeddings", (json_int_t)z->context, "type_vocab_size", (json_int_t)z->token_types, "layer_norm_eps",
+                     short_real(z->norm_eps));
+}
+
+static json_t *config_t5(const struct model *m) {
+    const struct shape *z = &m->shape;
+    json_t *j = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:b}", "d_model", (json_int_t)z->width, "d_kv",
+                          (json_int_t)z->head_dim, "d_ff", (json_int_t)z->ffn, "num_layers", (json_int_t)z->encoder_layers,
+                          "num_decoder_layers", (json_int_t)z->layers, "num_heads", (json_int_t)z->heads, "vocab_size",
+                          (json_int_t)z->vocab, "relative_attention_num_buckets", (json_int_t)z->buckets, "relative_attention_max_distance",
+                          (json_int_t)z->distance, "layer_norm_epsilon", short_real(z->norm_eps), "feed_forward_proj",
+                          z->gated ? "gated-gelu" : "relu", "is_encoder_decoder", 1);
+    json_object_set_new(j, "n_positions", json_integer(context_of(m)));
+    json_object_set_new(j, "decoder_start_token_id", json_integer(z->start));
+    return j;
+}
+
+static json_t *config_sizes(const struct model *m, const struct crossing *c) {
+    if (m->family->encoder) return config_bert(m);
+    if (m->family->seq2seq) return config_t5(m);
+    return learned_positions(m) ? config_gpt2(m) : config_decoder(m, c);
+}
+
 /* original: positions_config(). */
 static err config_made(const struct model *m, double original, json_t **out) {
     const struct crossing *c = crossing_of(m);
-    json_t *j = *out = learned_positions(m) ? config_gpt2(m) : config_decoder(m, c);
+    json_t *j = *out = config_sizes(m, c);
     json_object_update_new(
         j, json_pack("{s:[s], s:s, s:b}", "architectures", c->class, "model_type", c->hf, "tie_word_embeddings", m->shape.tied));
     ids_into(m, j);

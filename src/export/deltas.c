@@ -36,7 +36,8 @@ static err check_config(const json_t *j, const char *path) {
     const char *type = json_string_value(json_object_get(j, "peft_type")), *bias = json_string_value(json_object_get(j, "bias"));
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
     if (strcmp(type, "LORA"))
-        return fail(E_UNSUPPORTED, "%s: peft_type %s: only LoRA adapters can be merged or written in other forms", path, type);
+        return fail(E_UNSUPPORTED, "%s: peft_type %s: only LoRA adapters, and trained tensors of the base, can be merged or written in other forms",
+                    path, type);
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (truthy(json_object_get(j, refused[i].key))) return fail(E_UNSUPPORTED, "%s: '%s': %s", path, refused[i].key, refused[i].why);
     if (bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s': trained biases are not supported", path, bias);
@@ -199,13 +200,48 @@ static err read_settings(struct deltas *d, const json_t *config, const char *pat
     return OK;
 }
 
+/* --- whole tensors --------------------------------------------------------------------------------------------------- */
+/* The weight that a tensor of the file takes the place of: "base_model.model.MODULE.{whole}weight", or bias. */
+static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name) {
+    char want[512];
+    for (int i = 0; i < m->n && str_starts(name, PREFIX); i++) {
+        snprintf(want, sizeof want, "%s.%s%s", m->w[i].module, d->method->whole, str_ends(m->w[i].name, ".bias") ? "bias" : "weight");
+        if (!strcmp(name + strlen(PREFIX), want)) return &m->w[i];
+    }
+    return NULL;
+}
+
+static err add_whole(struct deltas *d, const struct model *m, const struct tensor *t) {
+    const struct weight *w = weight_of_whole(d, m, t->name);
+    if (!w) return fail(E_USAGE, "%s: the adapter has %s, and %s has no such tensor: was it made for another model?", d->folder, t->name, m->path);
+    if (!is_plain(t->dt)) return fail(E_UNSUPPORTED, "%s: %s: an adapter's tensors are f32, f16 or bf16", d->folder, t->name);
+    if (t->nd != w->nd || t->d[0] != w->d[w->turned] || (w->nd == 2 && t->d[1] != w->d[!w->turned]))
+        return fail(E_USAGE, "%s: %s: the adapter's tensor has another shape than that of %s: another model", d->folder, t->name, m->path);
+    d->d[d->n++] = (struct delta){.module = w->module, .w = w, .whole = t};
+    return OK;
+}
+
+static err read_whole(struct deltas *d, const struct model *m) {
+    d->d = arena_alloc(&d->mem, (size_t)d->files.n * sizeof *d->d + 1);
+    if (!d->d) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < d->files.n; i++) TRY(add_whole(d, m, &d->files.t[i]));
+    if (!d->n) return fail(E_INPUT, "%s: the adapter holds no tensors", d->folder);
+    qsort(d->d, (size_t)d->n, sizeof *d->d, by_weight);
+    return OK;
+}
+
 static err open_folder(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
-    TRY(check_config(config, path));
-    TRY(read_settings(d, config, path));
-    const char *file = arena_printf(&d->mem, "%s/adapter_model.safetensors", d->folder);
+    const char *type = json_string_value(json_object_get(config, "peft_type")),
+               *file = arena_printf(&d->mem, "%s/adapter_model.safetensors", d->folder);
+    const struct peft_method *method = type ? method_of_type(type) : NULL;
     if (!file) return fail(E_MEMORY, "out of memory");
+    if (method && method->whole) TRY(adapter_read_config(d->folder, &d->mem, &d->method, &d->settings));
+    else {
+        TRY(check_config(config, path));
+        TRY(read_settings(d, config, path));
+    }
     TRY(tensors_open(file, &d->files));
-    return read_pairs(d, m, config, path);
+    return d->method ? read_whole(d, m) : read_pairs(d, m, config, path);
 }
 
 err deltas_open(const char *folder, const struct model *m, struct deltas *d) {
@@ -284,16 +320,28 @@ static err place(const struct structure *st, const struct delta *x, const struct
     return OK;
 }
 
+static err whole_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights) {
+    TRY(structure_init(st, m, d->method, d->settings, NULL));
+    *weights = arena_f32(st->params.bytes);
+    err e = *weights ? adapter_read(d->folder, st, *weights) : fail(E_MEMORY, "out of memory");
+    if (!e) return OK;
+    if (*weights) arena_f32_free(*weights, st->params.bytes);
+    *weights = NULL;
+    structure_free(st);
+    return e;
+}
+
 err deltas_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights) {
     arena mem = {0};
     int64_t widest = 1;
+    *weights = NULL;
+    if (d->method) return whole_structure(d, m, st, weights);
     for (int i = 0; i < d->n; i++) {
         if (d->d[i].a->d[1] > widest) widest = d->d[i].a->d[1];
         if (d->d[i].rank > widest) widest = d->d[i].rank;
     }
     float *row = arena_alloc(&mem, (size_t)widest * 4);
     struct lora l = {.r = d->max_rank, .alpha = d->max_rank, .dora = d->dora, .targets.of = {TAKE_NAMES, d->n, d->targets}};
-    *weights = NULL;
     err e = row ? structure_init(st, m, &method_lora, &l, NULL) : fail(E_MEMORY, "out of memory");
     if (!e) {
         *weights = arena_f32(st->params.bytes);

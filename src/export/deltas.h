@@ -1,15 +1,18 @@
-/* A LoRA adapter as what it does to its base: W + scale * B A for each module, with DoRA its rows brought to lengths m. This reader takes any PEFT LoRA folder, more than
- * training can (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
+/* An adapter as what it does to its base: of LoRA W + scale * B A for each module (with DoRA its rows brought to lengths m), of methods
+ * that train tensors of the base (struct peft_method, whole) the tensor that takes the place of the base's. This reader takes any PEFT LoRA
+ * folder, more than training can (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
  *
- * It is strict: each tensor of the file belongs to a pair, each pair to a matrix of the base of the right shape. It refuses by name,
- * with the reason: biases, modules_to_save, embeddings and heads, adapters whose initialisation changed the base. */
+ * It is strict: each tensor of the file belongs to a pair or to a tensor of the base, each of the right shape. It refuses by name, with
+ * the reason: other methods, biases beside a LoRA, modules_to_save, LoRA on embeddings and heads, adapters whose initialisation changed
+ * the base. */
 #ifndef CYC_EXPORT_DELTAS_H
 #define CYC_EXPORT_DELTAS_H
 #include "gen/adapter.h"
 
 struct delta {
     const char *module;         /* "model.layers.0.self_attn.q_proj" */
-    const struct weight *w;     /* the base's matrix */
+    const struct weight *w;     /* the base's */
+    const struct tensor *whole; /* what takes its place, in the form of Hugging Face's files; then there is no pair */
     const struct tensor *a, *b; /* [rank, in], [out, rank]; rows of b in Hugging Face's order; f32, f16 or bf16 */
     const struct tensor *m;     /* DoRA: [out], the lengths of the sum's rows; NULL */
     int rank;
@@ -22,6 +25,8 @@ struct deltas {
     struct tensors files;
     struct delta *d; /* in the order of the base's weights */
     int n, max_rank;
+    const struct peft_method *method; /* of whole tensors, with its settings; NULL: LoRA's pairs */
+    const void *settings;
     const char **targets;  /* the modules' names */
     double dropout;        /* for formats that note it */
     bool dora;             /* each delta has an m */
@@ -41,8 +46,8 @@ const struct delta *deltas_of(const struct deltas *d, const struct weight *w); /
 const struct tensor *tensor_of_weight(const struct model *m, const struct weight *w);
 const struct weight *weight_of_tensor(const struct model *m, const struct tensor *t);
 
-/* The adapter as a structure of uniform rank and scale 1 with the scales in B, ranks filled up with zeros: the same products, in
- * the form in which the training graph takes them. *weights is an arena of st->params.bytes (arena_f32_free). d outlives st. */
+/* LoRA as a structure of uniform rank and scale 1 with the scales in B, ranks filled up with zeros: the same products, in
+ * the form in which the training graph takes them. Whole tensors as training takes them. *weights is an arena of st->params.bytes (arena_f32_free). d outlives st. */
 err deltas_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights);
 
 #endif

@@ -122,6 +122,9 @@ static err begin(struct job *j, const char *path, struct tensors_out *out) {
 
 static err plan_output(struct job *j) {
     const struct deltas *d = deltas_or_null(j);
+    if (j->form->kind == KIND_LORA && j->deltas.method)
+        return fail(E_UNSUPPORTED, "%s: tensors of the base were trained (%s), for which %s has no form: `cyclora merge` puts them into a model", j->r->adapter,
+                    j->deltas.method->name, j->form->name);
     if (j->form->kind == KIND_LORA) {
         TRY(lora_out_plan(&j->lora, j->form->lora, &j->base, d, j->r->type));
         j->write_bytes = lora_out_bytes(&j->lora);
@@ -192,9 +195,9 @@ static void plan_json(struct job *j) {
                                         types_json(t, n)));
     if (j->r->adapter)
         json_object_set_new(o, "adapter",
-                            json_pack("{s:s, s:i, s:i, s:f, s:b, s:b, s:b}", "path", j->r->adapter, "modules", j->deltas.n, "rank",
-                                      j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora", j->deltas.rslora, "dora", j->deltas.dora,
-                                      "patterns", j->deltas.patterns));
+                            json_pack("{s:s, s:s, s:i, s:i, s:f, s:b, s:b, s:b}", "path", j->r->adapter, "method",
+                                      j->deltas.method ? j->deltas.method->name : "lora", "modules", j->deltas.n, "rank", j->deltas.max_rank, "alpha", j->deltas.alpha,
+                                      "rslora", j->deltas.rslora, "dora", j->deltas.dora, "patterns", j->deltas.patterns));
     json_object_set_new(o, "memory",
                         json_pack("{s:I, s:I, s:I, s:I}", "planned", (json_int_t)planned_peak(j), "kept", (json_int_t)j->kept_bytes,
                                   "write", (json_int_t)j->write_bytes, "check", (json_int_t)j->check_bytes));

@@ -40,8 +40,24 @@ static const struct tensor **in_order(struct items *l, const struct tensors *fil
     return t;
 }
 
-static const char *hf_name(arena *mem, const struct weight *w) {
-    return arena_printf(mem, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
+/* Whose the tensor of the file is. Some files hold a tied table under its other names too. */
+static const struct weight *weight_in(const struct model *m, const struct tensor *t) {
+    const struct weight *w = weight_of_tensor(m, t);
+    const bool again = str_ends(t->name, "lm_head.weight") || str_ends(t->name, "coder.embed_tokens.weight"); /* encoder, decoder */
+    return w || !again || !m->shape.tied ? w : model_weight(m, "token_embd.weight");
+}
+
+/* An encoder without a head is saved under its own names, not as a part ("bert.") of a model with one. */
+static const char *hf_name(const struct model *m, arena *mem, const struct weight *w) {
+    const char *dot = m->family->encoder ? strchr(w->module, '.') : NULL;
+    return arena_printf(mem, "%s%s", dot ? dot + 1 : w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
+}
+
+/* What the adapter does to it. w NULL: nobody's. */
+static void take_delta(struct item *it, const struct deltas *d, const struct weight *w) {
+    const struct delta *x = deltas_of(d, w);
+    it->changed = x != NULL;
+    it->delta = x && !x->whole ? x : NULL;
 }
 
 /* A tensor of the base's file that stays in its format. */
@@ -51,8 +67,8 @@ static struct item from_tensor(const struct tensor *t, const struct weight *w, c
                       .dt = t->dt,
                       .mapped = true,
                       .rows = 1,
-                      .cols = t->d[t->nd - 1],
-                      .delta = w && w->nd == 2 ? deltas_of(d, w) : NULL};
+                      .cols = t->d[t->nd - 1]};
+    take_delta(&it, d, w);
     for (int i = 0; i < t->nd - 1; i++) it.rows *= t->d[i];
     if (w && w->rope_heads && t->nd == 2) it.head = it.rows / w->rope_heads, it.from_pairs = it.to_pairs = true;
     it.t.dt = to;
@@ -77,8 +93,8 @@ static struct item from_weight(const struct model *m, const struct weight *w, co
                       .mapped = file != NULL,
                       .rows = w->nd == 2 ? w->d[0] : 1,
                       .cols = w->d[w->nd - 1],
-                      .shift = shift_of(m, w, file != NULL, to_gguf),
-                      .delta = w->nd == 2 ? deltas_of(d, w) : NULL};
+                      .shift = shift_of(m, w, file != NULL, to_gguf)};
+    take_delta(&it, d, w);
     memcpy(it.t.d, w->d, sizeof it.t.d);
     return it;
 }
@@ -90,6 +106,24 @@ static void move_rows(struct item *it, int heads, bool to_pairs) {
     it->head = it->rows / heads;
     it->to_pairs = to_pairs;
     it->from_pairs = !to_pairs;
+}
+
+/* The adapter's own tensor, where it has one, in place of the base's: the item is one of a base that has the form of Hugging Face's files,
+ * as the adapter does. heads: of the output, with rows in pairs. Comes last: the type is the item's as planned without it. False: none. */
+static bool take_whole(struct item *it, const struct deltas *d, const struct weight *w, bool to_gguf, int heads) {
+    const struct delta *x = deltas_of(d, w);
+    if (!x || !x->whole) return false;
+    memcpy(it->t.d, to_gguf ? w->d : x->whole->d, sizeof it->t.d);
+    it->data = x->whole->data;
+    it->dt = x->whole->dt;
+    it->mapped = true;
+    it->rows = w->nd == 2 ? it->t.d[0] : 1;
+    it->cols = it->t.d[w->nd - 1];
+    it->head = 0;
+    if (to_gguf) move_rows(it, heads, true);
+    it->turned = to_gguf && w->turned;
+    it->shift = to_gguf ? w->form.less : 0;
+    return true;
 }
 
 /* GPT-2's matrices (Conv1D) are [in, out] in Hugging Face's files: rows of the output are inputs, and columns of what we have. */
@@ -150,23 +184,25 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
         const struct tensor **t = in_order(l, f);
         if (!t) return out_of_memory();
         for (int i = 0; i < f->n; i++) {
-            const struct weight *w = weight_of_tensor(m, t[i]);
+            const struct weight *w = weight_in(m, t[i]);
             if (part_of_packed(m, t[i]->name)) continue;
             if (!w && t[i]->dt == DT_NONE)
                 return fail(E_UNSUPPORTED, "%s: tensor %s is %s, which cannot be written", m->path, t[i]->name, t[i]->stored);
-            list_add(l, w && t[i]->dt == DT_NONE ? from_weight(m, w, t[i]->name, d, type, false)
-                                                 : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type));
+            struct item it = w && t[i]->dt == DT_NONE ? from_weight(m, w, t[i]->name, d, type, false)
+                                                      : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type);
+            take_whole(&it, d, w, false, 0);
+            list_add(l, it);
         }
         return OK;
     }
     TRY(crossing_to_hf(m)); /* random weights too: their config.json is made */
     if (m->gguf) TRY(no_strangers(m, "a Hugging Face folder"));
     for (int i = 0; i < m->n; i++) {
-        const char *name = hf_name(&l->mem, &m->w[i]);
+        const char *name = hf_name(m, &l->mem, &m->w[i]);
         if (!name) return out_of_memory();
         struct item it = from_weight(m, &m->w[i], name, d, type, false);
         move_rows(&it, m->w[i].rope_heads, false);
-        TRY(turn(m, &m->w[i], &it));
+        if (!take_whole(&it, d, &m->w[i], false, 0)) TRY(turn(m, &m->w[i], &it));
         list_add(l, it);
     }
     return OK;
@@ -190,9 +226,9 @@ static dtype type_of(const struct model *m, const struct item *it, const char *n
     bool head = !strcmp(name, "output.weight") || (m->shape.tied && !strcmp(name, "token_embd.weight"));
     if (it->dt == DT_I32) return DT_I32;
     const bool gguf_has = it->dt != DT_NF4 && it->dt != DT_E4M3;
-    if (!type) return gguf_has && (plain(it->dt) || !it->delta) ? it->dt : DT_F16;
+    if (!type) return gguf_has && (plain(it->dt) || !it->changed) ? it->dt : DT_F16;
     if (!head || bits(type) >= bits(DT_Q6_K)) return fitting(type, it->cols);
-    if (gguf_has && !it->delta && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
+    if (gguf_has && !it->changed && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
     return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : fitting(DT_Q8_0, it->cols);
 }
 
@@ -200,8 +236,10 @@ static err plan_same(struct items *l, const struct model *m, const struct deltas
     const struct tensor **t = in_order(l, &m->files);
     if (!t) return out_of_memory();
     for (int i = 0; i < m->files.n; i++) {
-        struct item it = from_tensor(t[i], weight_of_tensor(m, t[i]), d, t[i]->dt);
+        const struct weight *w = weight_in(m, t[i]);
+        struct item it = from_tensor(t[i], w, d, t[i]->dt);
         if (t[i]->nd == 2) it.t.dt = type_of(m, &it, it.t.name, type);
+        take_whole(&it, d, w, true, w ? w->rope_heads : 0);
         list_add(l, it);
     }
     return OK;
@@ -222,6 +260,11 @@ static err add_positions(struct items *l, const struct model *m) {
     return OK;
 }
 
+/* Small tables that are looked up: f32, as llama.cpp has them. */
+static bool is_table(const char *name) {
+    return !strcmp(name, "position_embd.weight") || !strcmp(name, "token_types.weight") || str_ends(name, "attn_rel_b.weight");
+}
+
 static err plan_made(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
     struct model twin;
     TRY(crossing_to_gguf(m));
@@ -230,9 +273,9 @@ static err plan_made(struct items *l, const struct model *m, const struct deltas
     for (int i = 0; i < m->n && !e; i++) {
         const struct weight *w = &m->w[i];
         struct item it = from_weight(m, w, w->name, d, DT_F32, true);
-        if (w->nd == 2 && strcmp(w->name, "position_embd.weight") != 0)
-            it.t.dt = type_of(m, &it, w->name, type); /* positions: f32, as llama.cpp's */
+        if (w->nd == 2 && !is_table(w->name)) it.t.dt = type_of(m, &it, w->name, type);
         move_rows(&it, heads_of(&twin, w->name), true);
+        take_whole(&it, d, w, true, heads_of(&twin, w->name));
         list_add(l, it);
     }
     model_close(&twin);

@@ -10,6 +10,7 @@
 struct facts {
     const json_t *config;
     const char *type;
+    const struct peft_method *method; /* NULL: none of ours */
     bool lora, dora, rslora, modules, bias, patterns, head, embedding, tokens;
     int64_t rank; /* the greatest */
 };
@@ -36,6 +37,7 @@ static err collect(const char *folder, const json_t *config, struct facts *f) {
     const char *bias = json_string_value(json_object_get(config, "bias")), *type = json_string_value(json_object_get(config, "peft_type"));
     *f = (struct facts){.config = config, .type = type ? type : "none", .rank = json_integer_value(json_object_get(config, "r"))};
     f->lora = !strcmp(f->type, "LORA");
+    f->method = method_of_type(f->type);
     f->dora = truthy(json_object_get(config, "use_dora"));
     f->rslora = truthy(json_object_get(config, "use_rslora"));
     f->modules = truthy(json_object_get(config, "modules_to_save"));
@@ -81,6 +83,7 @@ static void peft(const struct facts *f, json_t *list) {
     bool named = json_is_string(json_object_get(f->config, "base_model_name_or_path"));
     if (!named) say(list, "PEFT", "no", "base_model_name_or_path is missing: transformers raises KeyError");
     else if (!strcmp(f->type, "none")) say(list, "PEFT", "no", "peft_type is missing");
+    else if (f->method && f->method->ours) say(list, "PEFT", "no", "it has no such method; `cyclora merge` makes a model of it");
     else if (new.n) {
         str why = {0};
         str_addf(&why, "a version that knows %s; `cyclora export --to peft` leaves such keys out", new.p);
@@ -89,6 +92,8 @@ static void peft(const struct facts *f, json_t *list) {
     } else say(list, "PEFT", "yes", "");
     str_free(&new);
 }
+
+static bool whole(const struct facts *f) { return f->method && f->method->whole; }
 
 /* The smallest value of vLLM's --max-lora-rank that holds the rank; 0: none. */
 static int vllm_rank(int64_t rank) {
@@ -101,7 +106,8 @@ static int vllm_rank(int64_t rank) {
 static void vllm(const struct facts *f, json_t *list) {
     char why[128], takes[64];
     int rank = vllm_rank(f->rank);
-    const char *no = !f->lora      ? "it serves LoRA alone"
+    const char *no = whole(f)      ? "it serves LoRA alone: merge the adapter"
+                     : !f->lora    ? "it serves LoRA alone"
                      : f->dora     ? "use_dora is rejected: merge the adapter"
                      : f->modules  ? "modules_to_save is rejected: merge the adapter"
                      : f->bias     ? "trained biases are rejected"
@@ -119,7 +125,8 @@ static void vllm(const struct facts *f, json_t *list) {
 
 /* What cannot be in a file of A and B matrices of linear layers; NULL: nothing. */
 static const char *beyond_pairs(const struct facts *f) {
-    return !f->lora                  ? "it reads LoRA alone"
+    return whole(f)                  ? "it reads LoRA alone: merge the adapter"
+           : !f->lora                ? "it reads LoRA alone"
            : f->dora                 ? "DoRA's magnitudes cannot be expressed: merge the adapter"
            : f->modules              ? "modules_to_save cannot be expressed: merge the adapter in PEFT"
            : f->tokens || f->bias    ? "trained tokens or biases cannot be expressed: merge the adapter in PEFT"

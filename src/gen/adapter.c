@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "gen/adapter.h"
 #include "core/rope_rows.h"
+#include "io/tensors_out.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +14,9 @@ float *arena_f32(size_t bytes) { return pages_take(bytes); }
 void arena_f32_free(float *p, size_t bytes) { pages_give(p, bytes); }
 
 /* --- structure --------------------------------------------------------------------------------------------------- */
-/* What the method could take: matrices, or vectors of the part that its mark names. */
+/* What the method could take: any weight, matrices, or vectors of the part that its mark names. */
 static bool could_take(const struct peft_method *method, const struct weight *w) {
+    if (method->matrix) return str_ends(w->name, ".weight");
     return method->linears ? w->nd == 2 && str_ends(w->name, ".weight") : w->nd == 1 && str_ends(w->name, strrchr(method->mark, '.'));
 }
 
@@ -175,21 +177,35 @@ float *adapter_row(const struct param *p, const struct param_slice *s, const flo
     return (float *)weights + p->off / 4 + memory_row(s, row) * columns_of(p);
 }
 
-static bool plain(const struct file_form *f) { return f->times == 0 && f->less == 0; }
+static bool plain(const struct file_form *f) { return f->less == 0 && !f->row; }
 
 static struct tensor file_shape(const struct param *p, const struct param_slice *s) {
     if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
     if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
+    if (s->turned) return (struct tensor){.nd = 2, .d = {columns_of(p), s->rows}};
     return (struct tensor){.nd = 2, .d = {s->rows, columns_of(p)}};
 }
 
-/* core/params.h */
-static void from_file(const struct file_form *f, float *x, int64_t n) {
-    for (int64_t i = 0; i < n && !plain(f); i++) x[i] = (x[i] + f->less) * (f->times != 0 ? f->times : 1);
+/* core/params.h; n: of a vector, or of a matrix's row. */
+void form_from_file(const struct file_form *f, float *x, int64_t n) {
+    for (int64_t i = 0; i < n && !plain(f); i++) x[i] += f->less + (f->row ? f->row[i] : 0);
 }
 
 static void to_file(const struct file_form *f, float *x, int64_t n) {
-    for (int64_t i = 0; i < n && !plain(f); i++) x[i] = x[i] / (f->times != 0 ? f->times : 1) - f->less;
+    for (int64_t i = 0; i < n && !plain(f); i++) x[i] -= f->less + (f->row ? f->row[i] : 0);
+}
+
+/* The file's rows are the parameter's columns. */
+static err read_turned(const struct tensors *ts, const struct tensor *t, const struct param *p, const struct param_slice *s, float *weights) {
+    const size_t bytes = dtype_row_bytes(t->dt, s->rows);
+    float *column = malloc((size_t)s->rows * sizeof *column + 1);
+    if (!column) return fail(E_MEMORY, "%s: out of memory", ts->path);
+    for (int64_t c = 0; c < p->d[1]; c++) {
+        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)c, column, s->rows);
+        for (int64_t r = 0; r < s->rows; r++) adapter_row(p, s, weights, r)[c] = column[r];
+    }
+    free(column);
+    return OK;
 }
 
 static err read_slice(const struct tensors *ts, const struct param *p, const struct param_slice *s, float *weights) {
@@ -202,9 +218,15 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
     TRY(tensor_readable(ts, t));
-    const size_t bytes = dtype_row_bytes(t->dt, columns_of(p));
-    for (int64_t r = 0; r < s->rows; r++) dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, adapter_row(p, s, weights, r), columns_of(p));
-    if (p->nd == 1) from_file(&s->form, weights + p->off / 4 + s->row0, s->rows);
+    if (s->turned) return read_turned(ts, t, p, s, weights);
+    const int64_t columns = columns_of(p);
+    const size_t bytes = dtype_row_bytes(t->dt, columns);
+    for (int64_t r = 0; r < s->rows; r++) {
+        float *to = adapter_row(p, s, weights, r);
+        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, to, columns);
+        if (p->nd > 1) form_from_file(&s->form, to, columns);
+    }
+    if (p->nd == 1) form_from_file(&s->form, weights + p->off / 4 + s->row0, s->rows);
     return OK;
 }
 
@@ -252,14 +274,40 @@ static err write_config(const char *path, const struct structure *st, const char
     return e;
 }
 
-/* A slice as the file has it: where it lies, or, where RoPE's rows change places or a number is taken off, a copy in mem. */
-static const float *file_rows(const struct param *p, const struct param_slice *s, const float *weights, arena *mem) {
-    if (!s->rope_heads && plain(&s->form)) return adapter_row(p, s, weights, 0);
-    const int64_t columns = columns_of(p);
-    float *copy = arena_alloc(mem, (size_t)(columns * s->rows) * sizeof *copy + 1);
-    for (int64_t r = 0; copy && r < s->rows; r++) memcpy(copy + r * columns, adapter_row(p, s, weights, r), (size_t)columns * sizeof *copy);
-    if (copy) to_file(&s->form, copy, columns * s->rows);
-    return copy;
+/* A slice on its way into a file: as it lies, or, where RoPE's rows change places, a number is taken off or rows become columns, a piece
+ * at a time through `piece`, of WRITE_PIECE floats or one row of the file. */
+enum { WRITE_PIECE = 1 << 18 };
+
+static err write_slice(struct tensors_out *o, const struct param *p, const struct param_slice *s, const float *weights, float *piece) {
+    const int64_t columns = columns_of(p), rows = s->turned ? columns : s->rows, of_each = s->turned ? s->rows : columns;
+    if (!s->rope_heads && !s->turned && plain(&s->form)) return tensors_out_put(o, adapter_row(p, s, weights, 0), (size_t)(s->rows * columns) * sizeof *weights);
+    const int64_t at_once = of_each < WRITE_PIECE ? WRITE_PIECE / of_each : 1;
+    for (int64_t r0 = 0; r0 < rows; r0 += at_once) {
+        const int64_t n = rows - r0 < at_once ? rows - r0 : at_once;
+        for (int64_t r = 0; r < n && !s->turned; r++) memcpy(piece + r * columns, adapter_row(p, s, weights, r0 + r), (size_t)columns * sizeof *piece);
+        for (int64_t k = 0; k < s->rows && s->turned; k++)
+            for (int64_t r = 0; r < n; r++) piece[r * s->rows + k] = adapter_row(p, s, weights, k)[r0 + r];
+        for (int64_t r = 0; r < n; r++) to_file(&s->form, piece + r * of_each, of_each);
+        TRY(tensors_out_put(o, piece, (size_t)(n * of_each) * sizeof *piece));
+    }
+    return OK;
+}
+
+/* The same list in the same order. */
+static err write_tensors(const char *path, const struct structure *st, const float *weights, const struct tensor *t, int n) {
+    struct tensors_out o;
+    int64_t most = WRITE_PIECE;
+    for (int i = 0; i < n; i++) most = t[i].d[t[i].nd - 1] > most ? t[i].d[t[i].nd - 1] : most;
+    float *piece = malloc((size_t)most * sizeof *piece);
+    err e = piece ? tensors_out_safetensors(&o, path, t, n, 0) : fail(E_MEMORY, "%s: out of memory", path);
+    if (!e) {
+        for (int i = 0; i < st->params.n && !e; i++)
+            for (int k = 0; k < st->params.p[i].n_slices && !e; k++) e = write_slice(&o, &st->params.p[i], &st->params.p[i].slice[k], weights, piece);
+        if (e) tensors_out_abandon(&o);
+        else e = tensors_out_commit(&o);
+    }
+    free(piece);
+    return e;
 }
 
 err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model) {
@@ -273,16 +321,14 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++, at++) {
             const struct param *p = &st->params.p[i];
             const struct param_slice *s = &p->slice[k];
-            const float *rows = file_rows(p, s, weights, &mem);
             t[at] = file_shape(p, s);
             t[at].name = arena_printf(&mem, "%s%s", PREFIX, s->name);
             t[at].dt = DT_F32;
-            t[at].data = rows;
-            t[at].bytes = (size_t)(s->rows * columns_of(p)) * 4;
-            if (!rows || !t[at].name) e = fail(E_MEMORY, "out of memory");
+            t[at].bytes = (size_t)(s->rows * columns_of(p)) * sizeof *weights;
+            if (!t[at].name) e = fail(E_MEMORY, "out of memory");
         }
     if (!e) e = dir_make(folder);
-    if (!e) e = safetensors_write(arena_printf(&mem, "%s/adapter_model.safetensors", folder), t, n);
+    if (!e) e = write_tensors(arena_printf(&mem, "%s/adapter_model.safetensors", folder), st, weights, t, n);
     if (!e) e = write_config(arena_printf(&mem, "%s/adapter_config.json", folder), st, base_model);
     arena_free(&mem);
     return e;

@@ -1,7 +1,8 @@
 /* An adapter's numbers and its files: a folder in PEFT's layout (adapter_config.json, adapter_model.safetensors) that PEFT,
  * vLLM and others load. Reading is strict: every tensor of the file is used and every parameter is found, or it is an error.
  *
- * Trained arenas are f32. On the way to and from files the rows of q and k change between GGUF's and Hugging Face's order. */
+ * Trained arenas are f32. On the way to and from files the rows of q and k change between GGUF's and Hugging Face's order, whole tensors
+ * of the base take the form that they have there (transposed, less 1). Writing takes a piece of memory, whatever the adapter's size. */
 #ifndef CYC_GEN_ADAPTER_H
 #define CYC_GEN_ADAPTER_H
 #include "gen/program.h"
@@ -12,6 +13,8 @@ err adapter_read_config(const char *folder, arena *mem, const struct peft_method
 err adapter_read(const char *folder, const struct structure *st, float *weights);
 /* Where row `row` of a file's tensor lies in an arena. */
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row);
+/* A vector, or a row of a matrix, from the form of files to that of programs. */
+void form_from_file(const struct file_form *f, float *x, int64_t n);
 /* An adapter that was trained on random weights (of a benchmark) goes on no other base: E_USAGE. */
 err adapter_check_base(const char *folder, const struct model *m);
 /* Reads into a structure that did not come from the folder: its settings must scale the delta as the folder's do, and the

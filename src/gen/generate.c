@@ -175,7 +175,12 @@ err generate(const struct generator *g, const struct memory *mem, const float *w
         if (stats) {
             stats->prefill_s += t1 - t0;
             stats->decode_s += seconds_now() - t1;
-            for (int i = from; i < to; i++) stats->prompt_tokens += (int64_t)rq->prompt[i].n, stats->new_tokens += out[i].n + out[i].stopped;
+            for (int i = from; i < to; i++) {
+                const int64_t new = out[i].n + out[i].stopped;
+                stats->prompt_tokens += (int64_t)rq->prompt[i].n;
+                stats->new_tokens += new;
+                stats->decoded_tokens += new > 0 ? new - 1 : 0; /* the first is prefill's */
+            }
         }
     }
     for (int i = 0; i < rq->n && e; i++) {

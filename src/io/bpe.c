@@ -27,6 +27,8 @@ static inline const struct merge *merge_find(const tokenizer *t, int32_t left, i
     }
 }
 
+const struct merge *merge_of(const tokenizer *t, int32_t left, int32_t right) { return merge_find(t, left, right); }
+
 void merge_put(tokenizer *t, int32_t left, int32_t right, struct merge m) {
     m.pair = pair_of(left, right);
     size_t i = pair_slot(t, m.pair);

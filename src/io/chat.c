@@ -16,6 +16,7 @@ struct control { /* a token that no content may make */
 };
 struct chat {
     jinja *t;
+    const char *name; /* the template, in messages; the tokenizer's */
     struct control *control;
     size_t n_control;
     bool begins[256]; /* is there a control token with this first byte? */
@@ -68,7 +69,8 @@ err chat_open(const tokenizer *tk, struct chat **out) {
     struct chat *c = calloc(1, sizeof *c);
     if (!c) return out_of_memory();
     const int32_t ids[3] = {tokenizer_bos(tk), tokenizer_eos(tk), tokenizer_pad(tk)};
-    err e = jinja_parse("chat template", source, strlen(source), &c->t);
+    c->name = tokenizer_template_name(tk);
+    err e = jinja_parse(c->name, source, strlen(source), &c->t);
     if (!e) e = take_control(c, tk);
     for (int i = 0; i < 3 && !e; i++)
         if (ids[i] >= 0) e = tokenizer_decode(tk, &ids[i], 1, false, &c->tokens[i]);
@@ -206,7 +208,7 @@ static size_t prompt_end(struct chat *c, size_t gap, size_t gap_end, bool *all) 
     if (!*all && !c->warned) {
         str rest = {0};
         for (size_t i = tail + same; i < p->text.n; i++) p->text.p[i] == '\n' ? str_adds(&rest, "\\n") : str_addc(&rest, p->text.p[i]);
-        log_warn("chat template: a generation's prompt goes on with \"%.80s\", which an answer in training does not have before it",
+        log_warn("%s: a generation's prompt goes on with \"%.80s\", which an answer in training does not have before it", c->name,
                  rest.p ? rest.p : "");
         str_free(&rest);
         c->warned = true;

@@ -50,6 +50,11 @@ void gguf_key_array(struct gguf_keys *k, const char *name, enum gguf_type elem, 
 
 void gguf_array_add_str(struct gguf_keys *k, const char *s, size_t n) { put_text(&k->bytes, s, n); }
 void gguf_array_add_i32(struct gguf_keys *k, int32_t v) { put_u32(&k->bytes, (uint32_t)v); }
+void gguf_array_add_f32(struct gguf_keys *k, double v) {
+    float f = (float)v;
+    str_add(&k->bytes, (const char *)&f, sizeof f);
+}
+void gguf_array_add_bytes(struct gguf_keys *k, const void *bytes, size_t n) { str_add(&k->bytes, bytes, n); }
 
 /* Widened scalars keep their low bytes: the format is little endian, as the machine is. */
 static void copy_scalar(str *b, enum gguf_type type, const struct gguf_kv *kv) {

@@ -58,6 +58,8 @@ void gguf_key_str(struct gguf_keys *k, const char *key, const char *v);
 void gguf_key_array(struct gguf_keys *k, const char *key, enum gguf_type elem, uint64_t n);
 void gguf_array_add_str(struct gguf_keys *k, const char *s, size_t n);
 void gguf_array_add_i32(struct gguf_keys *k, int32_t v);
+void gguf_array_add_f32(struct gguf_keys *k, double v);
+void gguf_array_add_bytes(struct gguf_keys *k, const void *bytes, size_t n); /* n elements of one byte */
 void gguf_key_copy(struct gguf_keys *k, const struct gguf_kv *kv); /* a key of another file, as it is there */
 void gguf_keys_free(struct gguf_keys *k);
 /* The keys as a file without tensors, mapped nowhere: what a reader of metadata would see. bytes must outlive ts. */

@@ -311,10 +311,12 @@ const struct ids *tokenizer_suffix(const tokenizer *t) { return &t->suffix; }
 bool tokenizer_is_special(const tokenizer *t, int32_t id) {
     return id >= 0 && id < t->n && (t->tokens[id].special || id == t->bos || id == t->eos);
 }
-err tokenizer_set_template(tokenizer *t, const char *source) {
+err tokenizer_set_template(tokenizer *t, const char *source, const char *name) {
     t->chat_template = arena_str(&t->mem, source);
-    return t->chat_template ? OK : fail(E_MEMORY, "out of memory");
+    t->template_name = arena_str(&t->mem, name);
+    return t->chat_template && t->template_name ? OK : fail(E_MEMORY, "out of memory");
 }
 const char *tokenizer_template(const tokenizer *t) { return t->chat_template; }
+const char *tokenizer_template_name(const tokenizer *t) { return t->template_name ? t->template_name : "chat template"; }
 size_t tokenizer_bytes(const tokenizer *t) { return arena_bytes(&t->mem); }
 void tokenizer_hash(const tokenizer *t, char hex[33]) { memcpy(hex, t->hash, sizeof t->hash); }

@@ -55,8 +55,10 @@ const struct ids *tokenizer_suffix(const tokenizer *t);                   /* and
 /* Puts the prefix before ids and the suffix after them, each unless it is there already. */
 err tokenizer_surround(const tokenizer *t, bool before, bool after, struct ids *ids);
 bool tokenizer_is_special(const tokenizer *t, int32_t id);                /* a control token, or the bos or eos */
-err tokenizer_set_template(tokenizer *t, const char *source);             /* in place of the model's own */
+/* In place of the model's own; name: of its file, for messages. */
+err tokenizer_set_template(tokenizer *t, const char *source, const char *name);
 const char *tokenizer_template(const tokenizer *t);                       /* the chat template's source, NULL when none */
+const char *tokenizer_template_name(const tokenizer *t);                  /* where it is from, for messages */
 size_t tokenizer_bytes(const tokenizer *t);                               /* memory of its tables */
 /* Vocabulary and merges as one hash: two models share ids exactly when these agree. */
 void tokenizer_hash(const tokenizer *t, char hex[33]);

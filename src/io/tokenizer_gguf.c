@@ -7,6 +7,7 @@
  *
  * Their ids equal those of the SentencePiece model, or of BERT's tokenizer.json, that the file was made from. */
 #include "io/tokenizer_internal.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,17 +160,22 @@ static err put_tokens(tokenizer *t, const struct lists *l, bool (*in_model)(enum
     return tok_vocabulary_done(t);
 }
 
-/* GGUF has no word for tokens that take the white space behind them along. Phi-3's own tokenizer.json says that its
- * control tokens do, all but these. */
-static bool takes_spaces(const struct lists *l, const char *text, uint64_t n) {
-    static const char *const not[] = {"<unk>", "<s>", "<|endoftext|>"};
-    for (int i = 0; i < 3; i++)
-        if (strlen(not[i]) == n && !memcmp(not[i], text, n)) return false;
-    return l->phi3;
+static bool is_text(const char *want, const char *text, uint64_t n) {
+    return strlen(want) == n && !memcmp(want, text, n);
 }
 
-/* Tokens of type control and user-defined are recognised in the text; control ones are special. User-defined ones of
- * SentencePiece's models belong to the normalised text, where a space is its sign. */
+/* GGUF has no word for tokens that take the white space behind them along. Phi-3's own tokenizer.json says that its
+ * control tokens and </s> do, all but these. */
+static bool takes_spaces(const struct lists *l, bool special, const char *text, uint64_t n) {
+    static const char *const not[] = {"<unk>", "<s>", "<|endoftext|>"};
+    for (int i = 0; i < 3; i++)
+        if (is_text(not[i], text, n)) return false;
+    return l->phi3 && (special || is_text("</s>", text, n));
+}
+
+/* Tokens of type control, unknown and user-defined are recognised in the text; the first two are special. User-defined
+ * ones of SentencePiece's models belong to the normalised text (`spelt`), where a space is its sign: but where a space
+ * is put before texts, also before those behind them, as llama.cpp and the models' own tokenizer.json have it. */
 static err add_tokens(tokenizer *t, const struct lists *l, bool spelt) {
     const uint8_t *at = l->tokens->raw;
     uint64_t n;
@@ -178,10 +184,10 @@ static err add_tokens(tokenizer *t, const struct lists *l, bool spelt) {
     for (uint64_t i = 0; i < l->tokens->n && !e; i++) {
         const char *as = gguf_array_str(&at, &n);
         enum token_type type = type_at(l, i);
-        if (type != TYPE_CONTROL && type != TYPE_USER_DEFINED) continue;
-        struct added a = {.text = as, .n = n, .id = (int32_t)i, .special = type == TYPE_CONTROL};
+        if (type != TYPE_CONTROL && type != TYPE_UNKNOWN && type != TYPE_USER_DEFINED) continue;
+        struct added a = {.text = as, .n = n, .id = (int32_t)i, .special = type != TYPE_USER_DEFINED};
         bool normalised = spelt && type == TYPE_USER_DEFINED;
-        a.rstrip = a.special && takes_spaces(l, as, n);
+        a.rstrip = takes_spaces(l, a.special, as, n);
         if (normalised) {
             str_clear(&text);
             for (uint64_t k = 0; k < n; k++) {
@@ -269,7 +275,7 @@ static err read_llama(tokenizer *t, const struct tensors *ts, const struct lists
     err e = score ? read_scores(t, l, score) : fail(E_MEMORY, "%s: out of memory", t->name);
     if (!e) e = tok_ranks(t, score);
     free(score);
-    if (!e) e = add_tokens(t, l, true);
+    if (!e) e = add_tokens(t, l, !prefix);
     struct decode_step space = {
         .kind = DECODE_REPLACE, .from = SPACE_SIGN, .n_from = SPACE_SIGN_BYTES, .to = " ", .n_to = 1};
     if (!e) e = decoder_add(t, space);
@@ -290,6 +296,17 @@ static err read_charsmap(tokenizer *t, const struct gguf_meta *meta) {
     return norm_add_charsmap(&t->norm, &t->mem, t->name, kv->raw, kv->n);
 }
 
+/* The model's own tokens are those that a path may use. Converters give to what the model lacks (special tokens that
+ * were added to it, ids that only fill the table) scores far below all of its own; else a text that spells such a token
+ * would become it, and the unknown token's score, which hangs on the least one, would be another. */
+static void leave_out_strangers(tokenizer *t, const struct lists *l, const double *score) {
+    double least = INFINITY;
+    for (int32_t i = 0; i < t->n; i++)
+        if (type_at(l, (uint64_t)i) == TYPE_NORMAL && score[i] < least) least = score[i];
+    for (int32_t i = 0; i < t->n && isfinite(least); i++)
+        t->tokens[i].in_model = type_at(l, (uint64_t)i) != TYPE_UNUSED && score[i] >= least;
+}
+
 static err read_t5(tokenizer *t, const struct tensors *ts, const struct lists *l, int adds[2]) {
     bool prefix = flag(ts->meta, "tokenizer.ggml.add_space_prefix", true);
     struct stage words = {.kind = STAGE_CHARS, .set = CHARS_SPACE, .split = SPLIT_REMOVED};
@@ -303,6 +320,7 @@ static err read_t5(tokenizer *t, const struct tensors *ts, const struct lists *l
     double *score = arena_alloc(&t->mem, (size_t)t->n * sizeof *score);
     if (!score) return fail(E_MEMORY, "%s: out of memory", t->name);
     TRY(read_scores(t, l, score));
+    leave_out_strangers(t, l, score);
     TRY(tok_unigram(t, score));
     TRY(add_tokens(t, l, false));
     return decoder_add(
@@ -381,8 +399,12 @@ static err read_settings(tokenizer *t, const struct gguf_meta *meta, int adds[2]
     adds[1] = flag(meta, "tokenizer.ggml.add_eos_token", adds[1] == 1);
     TRY(tok_ends(t, adds[0], adds[1]));
     const char *chat = gguf_str(meta, "tokenizer.chat_template");
-    if (chat && !(t->chat_template = arena_str(&t->mem, chat))) return fail(E_MEMORY, "%s: out of memory", t->name);
-    return OK;
+    if (!chat) return OK;
+    str name = {0};
+    str_addf(&name, "tokenizer.chat_template of %s", t->name);
+    err e = name.failed ? fail(E_MEMORY, "%s: out of memory", t->name) : tokenizer_set_template(t, chat, name.p);
+    str_free(&name);
+    return e;
 }
 
 static const struct model_name {
@@ -437,7 +459,8 @@ err tokenizer_from_gguf(const struct tensors *gguf, tokenizer **out) {
 
 bool gguf_pre_at(int i, struct gguf_pre *out) {
     if (i >= N_PRE_NAMES) return false;
-    *out = (struct gguf_pre){.name = pre_names[i].name, .nfc = pre_names[i].nfc, .ignore_merges = pre_names[i].ignore_merges};
+    *out = (struct gguf_pre){
+        .name = pre_names[i].name, .nfc = pre_names[i].nfc, .ignore_merges = pre_names[i].ignore_merges};
     for (int k = 0; k < PATTERNS_MAX && pre_names[i].pattern[k]; k++) {
         out->pattern[k] = pre_names[i].pattern[k];
         out->digits[k] = out->pattern[k] && !strcmp(out->pattern[k], EACH_DIGIT);

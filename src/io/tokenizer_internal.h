@@ -141,7 +141,7 @@ struct tokenizer {
     struct decoder decoder;
     struct ids prefix, suffix; /* what the model expects around a text */
     int32_t bos, eos, pad;
-    const char *chat_template;
+    const char *chat_template, *template_name;
 
     void *hashing; /* while building: the state of the hash */
     char hash[33];
@@ -181,6 +181,7 @@ err bpe_chars(const tokenizer *t, struct scratch *s, const char *word, size_t n,
 err unigram_word(const tokenizer *t, struct scratch *s, const char *word, size_t n, struct ids *out);
 err wordpiece_word(const tokenizer *t, struct scratch *s, const char *word, size_t n, struct ids *out);
 void merge_put(tokenizer *t, int32_t left, int32_t right, struct merge m);
+const struct merge *merge_of(const tokenizer *t, int32_t left, int32_t right); /* NULL: they do not merge */
 
 /* ---- decoding (decoder.c) ---- */
 err decoder_add(tokenizer *t, struct decode_step step); /* texts are copied */

@@ -352,8 +352,20 @@ static err take_token(tokenizer *t, const char *file, const json_t *root, const 
     return OK;
 }
 
+/* A template out of a file in the folder of `path`; a key's value has lines of its own. */
+static err set_template(tokenizer *t, const char *path, const char *file, const char *source) {
+    const char *slash = strrchr(path, '/');
+    str name = {0};
+    if (!str_ends(file, ".jinja")) str_adds(&name, "chat_template of ");
+    str_add(&name, path, slash ? (size_t)(slash + 1 - path) : 0);
+    str_adds(&name, file);
+    err e = name.failed ? fail(E_MEMORY, "out of memory") : tokenizer_set_template(t, source, name.p);
+    str_free(&name);
+    return e;
+}
+
 /* "chat_template": a text, or a list of {name, template} of which "default" counts. */
-static err take_template(tokenizer *t, const json_t *root) {
+static err take_template(tokenizer *t, const char *path, const char *file, const json_t *root) {
     const json_t *v = json_object_get(root, "chat_template"), *choice;
     const char *text = json_string_value(v);
     size_t i;
@@ -362,12 +374,11 @@ static err take_template(tokenizer *t, const json_t *root) {
         if (name && !strcmp(name, "default")) text = json_string_value(json_object_get(choice, "template"));
     }
     if (t->chat_template || !text) return OK;
-    t->chat_template = arena_str(&t->mem, text);
-    return t->chat_template ? OK : fail(E_MEMORY, "out of memory");
+    return set_template(t, path, file, text);
 }
 
 /* adds: BOS, EOS; -1 as long as no file says. */
-static err take_config(tokenizer *t, const char *file, const str *text, int adds[2]) {
+static err take_config(tokenizer *t, const char *path, const char *file, const str *text, int adds[2]) {
     json_error_t where;
     /* integers as reals: Hugging Face writes 1000000000000000019884624838656 for "no limit" */
     json_t *root = json_loadb(text->p, text->n, JSON_DECODE_INT_AS_REAL, &where);
@@ -375,7 +386,7 @@ static err take_config(tokenizer *t, const char *file, const str *text, int adds
     err e = take_token(t, file, root, "bos_token", &t->bos);
     if (!e) e = take_token(t, file, root, "eos_token", &t->eos);
     if (!e) e = take_token(t, file, root, "pad_token", &t->pad);
-    if (!e) e = take_template(t, root);
+    if (!e) e = take_template(t, path, file, root);
     const json_t *bos = json_object_get(root, "add_bos_token"), *eos = json_object_get(root, "add_eos_token");
     if (json_is_boolean(bos)) adds[0] = json_is_true(bos);
     if (json_is_boolean(eos)) adds[1] = json_is_true(eos);
@@ -392,11 +403,11 @@ static err read_neighbours(tokenizer *t, const char *path) {
     int32_t first = t->bos; /* what the post-processor puts before a text: BOS, unless a file names another */
     t->bos = -1;
     err e = read_beside(path, "chat_template.jinja", &text, &found);
-    if (!e && found && !(t->chat_template = arena_strn(&t->mem, text.p, text.n))) e = fail(E_MEMORY, "out of memory");
+    if (!e && found) e = set_template(t, path, "chat_template.jinja", text.p ? text.p : "");
     for (int i = 0; i < 4 && !e; i++) {
         str_clear(&text);
         e = read_beside(path, files[i], &text, &found);
-        if (!e && found) e = take_config(t, files[i], &text, adds);
+        if (!e && found) e = take_config(t, path, files[i], &text, adds);
         if (e) e = fail_in(e, "%s", path);
     }
     if (t->bos < 0) t->bos = first;

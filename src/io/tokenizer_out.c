@@ -1,151 +1,154 @@
-/* See tokenizer_out.h. */
+/* See tokenizer_out.h: what both ways share, and the files of the folder. The halves are tokenizer_out_gguf.c and
+ * tokenizer_out_json.c; each makes its form from the tokenizer as it was read, and here both are held against each other. */
 #include "io/tokenizer_out.h"
-#include "io/tokenizer_internal.h"
+#include "io/tokenizer_out_parts.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
+static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
+
+/* --- the same ids? --------------------------------------------------------------------------------------------------- */
 /* Contractions in both cases, runs of digits, mixed case, code, white space of all kinds, scripts, a decomposed letter, symbols: known
- * pre-tokenisers differ somewhere in it. */
+ * pipelines differ somewhere in it. */
 static const char probe[] =
     "Hello WORLD, don't DON'T I'LL we'll  1 12 123 1234 1234567 x=3.14; foo_bar(baz)  //comment/\n\n\t  indented\r\n  HTTPResponseCode "
     "camelCase "
     "\xC3\x80\xC3\x89\xC3\x8E Cafe\xCC\x81 \xE4\xBD\xA0\xE5\xA5\xBD \xE3\x81\x93\xE3\x82\x93 \xEC\x95\x88\xEB\x85\x95 "
     "\xD0\xBF\xD1\x80\xD0\xB8 "
-    "\xD9\x85\xD8\xB1 \xF0\x9F\x9A\x80\xF0\x9F\x8E\x89 \xC2\xB2\xC2\xBD \xD9\xA3\xD9\xA4 ... !!!--- $5+<=>^~|\n \n  trailing   ";
+    "\xD9\x85\xD8\xB1 \xF0\x9F\x9A\x80\xF0\x9F\x8E\x89 \xC2\xB2\xC2\xBD \xD9\xA3\xD9\xA4 ... !!!--- $5+<=>^~|\n \n  trailing   "
+    "a     b \xEF\xBC\xA1\xEF\xAC\x81\xC2\xAD\xE2\x80\x8B\xE3\x80\x80 \xE2\x96\x81\xE2\x96\x81 end";
 
-/* tokenizer.ggml.token_type */
-enum { GGUF_TOKEN_NORMAL = 1, GGUF_TOKEN_CONTROL = 3, GGUF_TOKEN_USER_DEFINED = 4, GGUF_TOKEN_UNUSED = 5 };
-
-static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
-
-static bool same_ids(const tokenizer *a, const tokenizer *b) {
+static bool same_ids(const tokenizer *a, const tokenizer *b, const char *text, size_t n, unsigned flags) {
     struct ids x = {0}, y = {0};
-    bool same = !tokenizer_encode(a, probe, sizeof probe - 1, true, &x) && !tokenizer_encode(b, probe, sizeof probe - 1, true, &y) &&
-                x.n == y.n && !memcmp(x.v, y.v, x.n * sizeof *x.v);
+    bool same = !tokenizer_encode(a, text, n, flags, &x) && !tokenizer_encode(b, text, n, flags, &y) && x.n == y.n &&
+                (x.n == 0 || !memcmp(x.v, y.v, x.n * sizeof *x.v));
     ids_free(&x);
     ids_free(&y);
     return same;
 }
 
-/* --- to GGUF --------------------------------------------------------------------------------------------------------- */
-static err check_kind(const char *path, const json_t *root) {
-    const json_t *model = json_object_get(root, "model");
-    const char *type = json_string_value(json_object_get(model, "type")),
-               *decoder = json_string_value(json_object_get(json_object_get(root, "decoder"), "type"));
-    if ((type && strcmp(type, "BPE")) || json_is_true(json_object_get(model, "byte_fallback")) || (decoder && strcmp(decoder, "ByteLevel")))
-        return fail(E_UNSUPPORTED, "%s: only byte-level BPE tokenizers can be written into GGUF metadata; this one is %s%s", path,
-                    type ? type : "BPE",
-                    json_is_true(json_object_get(model, "byte_fallback")) ? " with byte fallback (SentencePiece)" : "");
-    return json_is_object(json_object_get(model, "vocab")) ? OK : fail(E_INPUT, "%s: model.vocab is missing", path);
+static bool is_text(const struct token *k) {
+    unsigned cp;
+    for (size_t i = 0, len; i < k->n_bytes; i += len)
+        if ((len = (size_t)utf8_decode(k->bytes + i, k->n_bytes - i, &cp)) == 0) return false;
+    return true;
 }
 
-static err put_tokens(const json_t *root, const tokenizer *t, int64_t vocab, struct gguf_keys *out) {
-    int32_t *type = calloc((size_t)vocab, sizeof *type);
-    if (!type) return out_of_memory();
-    for (int64_t i = 0; i < vocab; i++) type[i] = i < tokenizer_vocab(t) ? GGUF_TOKEN_NORMAL : GGUF_TOKEN_UNUSED;
-    size_t k;
-    const json_t *a;
-    json_array_foreach(json_object_get(root, "added_tokens"), k, a) {
-        json_int_t id = json_integer_value(json_object_get(a, "id"));
-        if (id >= 0 && id < vocab) type[id] = json_is_true(json_object_get(a, "special")) ? GGUF_TOKEN_CONTROL : GGUF_TOKEN_USER_DEFINED;
+void out_spaced(const char *text, size_t n, str *out) {
+    for (size_t at = 0; at < n; at++) {
+        bool sign = at + SPACE_SIGN_BYTES <= n && !memcmp(text + at, SPACE_SIGN, SPACE_SIGN_BYTES);
+        str_addc(out, sign ? ' ' : text[at]);
+        if (sign) at += SPACE_SIGN_BYTES - 1;
     }
-    gguf_key_array(out, "tokenizer.ggml.tokens", GGUF_STRING, (uint64_t)vocab);
-    for (int64_t i = 0; i < vocab; i++) {
-        char unused[32];
-        const char *text = i < tokenizer_vocab(t) ? tokenizer_token(t, (int32_t)i) : NULL;
-        snprintf(unused, sizeof unused, "[PAD%lld]", (long long)i);
-        gguf_array_add_str(out, text ? text : unused, strlen(text ? text : unused));
+}
+
+/* Tokens from all over the vocabulary, some with a space between: every merge, path and word of it is as likely to be in this. */
+static void vocabulary_text(const tokenizer *t, str *out) {
+    enum { TOKENS = 4096, STRIDE = 2654435761u % (1u << 31) };
+    str_addc(out, 'x');
+    for (uint64_t i = 1; i <= TOKENS; i++) {
+        const struct token *k = &t->tokens[i * STRIDE % (uint64_t)t->n];
+        if (k->added || !is_text(k)) continue;
+        if (i % 3 == 0) str_addc(out, ' ');
+        out_spaced(k->bytes, k->n_bytes, out);
     }
-    gguf_key_array(out, "tokenizer.ggml.token_type", GGUF_I32, (uint64_t)vocab);
-    for (int64_t i = 0; i < vocab; i++) gguf_array_add_i32(out, type[i]);
-    free(type);
+}
+
+bool out_same_text(const tokenizer *a, const tokenizer *b) {
+    str own = {0};
+    vocabulary_text(a, &own);
+    bool same = !own.failed && same_ids(a, b, probe, sizeof probe - 1, 0) && same_ids(a, b, own.p, own.n, 0);
+    str_free(&own);
+    return same;
+}
+
+static bool same_beside(const tokenizer *a, const tokenizer *b, const struct added *k) {
+    str text = {0};
+    for (int i = 0; i < 3; i++) {
+        str_adds(&text, (const char *[]){"a", " b ", "c\n"}[i]);
+        str_add(&text, k->text, k->n);
+    }
+    str_adds(&text, "d");
+    bool same = !text.failed && same_ids(a, b, text.p, text.n, ENCODE_SPECIAL);
+    str_free(&text);
+    return same;
+}
+
+bool out_same_added(const tokenizer *a, const tokenizer *b, char *what, size_t room) {
+    const struct added_list *lists[] = {&a->raw, &a->normalised};
+    snprintf(what, room, "a text that begins with a space");
+    if (!same_ids(a, b, " a", 2, 0)) return false;
+    for (int k = 0; k < 2; k++)
+        for (size_t i = 0; i < lists[k]->n; i++) {
+            if (same_beside(a, b, &lists[k]->v[i])) continue;
+            snprintf(what, room, "what stands beside \"%.60s\"", a->tokens[lists[k]->v[i].id].text);
+            return false;
+        }
+    return true;
+}
+
+static bool same_list(const struct ids *a, const struct ids *b) {
+    return a->n == b->n && (a->n == 0 || !memcmp(a->v, b->v, a->n * sizeof *a->v));
+}
+
+bool out_same_around(const tokenizer *a, const tokenizer *b) {
+    return same_list(&a->prefix, &b->prefix) && same_list(&a->suffix, &b->suffix);
+}
+
+/* --- what GGUF knows of tokens --------------------------------------------------------------------------------------- */
+static bool is_byte(const tokenizer *t, int32_t id) {
+    const struct token *k = &t->tokens[id];
+    if (t->byte_level || !t->byte_fallback || k->n_text != 6 || k->text[0] != '<') return false;
+    long b = strtol(k->text + 1, NULL, 16);
+    return b >= 0 && b < 256 && t->byte_id[b] == id;
+}
+
+enum gguf_token out_type(const tokenizer *t, int32_t id) {
+    const struct token *k = &t->tokens[id];
+    if (id == t->unk && !t->byte_level && t->kind != MODEL_WORDPIECE) return TOKEN_UNKNOWN;
+    if (k->special) return TOKEN_CONTROL;
+    if (k->added) return TOKEN_USER_DEFINED;
+    return is_byte(t, id) ? TOKEN_BYTE : TOKEN_NORMAL;
+}
+
+static bool merges_of(const tokenizer *t, int32_t id) { return id >= 0 && t->tokens[id].in_model && out_type(t, id) == TOKEN_NORMAL; }
+
+/* The symbol with this text: its id, -1 for a character without one; false: no symbol at all. */
+static bool symbol_of(const tokenizer *t, const char *text, size_t n, int32_t *id) {
+    unsigned cp;
+    *id = tok_find(t, text, n);
+    if (merges_of(t, *id)) return true;
+    *id = -1;
+    return (size_t)utf8_decode(text, n, &cp) == n;
+}
+
+err each_halves(const tokenizer *t, halves_fn fn, void *ctx) {
+    enum { LONGEST = 1024 }; /* each cut looks at all bytes: a file of few huge tokens would take for ever */
+    int32_t half[2];
+    for (int32_t id = 0; id < t->n; id++) {
+        const struct token *k = &t->tokens[id];
+        if (!merges_of(t, id)) continue;
+        if (k->n_text > LONGEST)
+            return fail(E_UNSUPPORTED, "%s: token %d has %u bytes; tokens of merges cross formats up to %d", t->name, id, k->n_text,
+                        LONGEST);
+        for (uint32_t at = 1; at < k->n_text; at++) {
+            if (((uint8_t)k->text[at] & 0xC0) == 0x80 || !symbol_of(t, k->text, at, &half[0])) continue;
+            if (symbol_of(t, k->text + at, k->n_text - at, &half[1])) TRY(fn(ctx, id, half[0], half[1]));
+        }
+    }
     return OK;
 }
 
-static void put_merges(const json_t *root, struct gguf_keys *out) {
-    const json_t *merges = json_object_get(json_object_get(root, "model"), "merges"), *m;
-    size_t i;
-    gguf_key_array(out, "tokenizer.ggml.merges", GGUF_STRING, json_array_size(merges));
-    json_array_foreach(merges, i, m) {
-        str line = {0};
-        if (json_is_string(m)) str_add(&line, json_string_value(m), json_string_length(m));
-        else {
-            const json_t *l = json_array_get(m, 0), *r = json_array_get(m, 1);
-            str_add(&line, json_string_value(l), json_string_length(l));
-            str_addc(&line, ' ');
-            str_add(&line, json_string_value(r), json_string_length(r));
-        }
-        gguf_array_add_str(out, line.p ? line.p : "", line.n);
-        str_free(&line);
-    }
-}
-
-static void put_settings(const tokenizer *t, struct gguf_keys *out) {
-    const struct {
-        const char *key;
-        int32_t id;
-    } ids[] = {{"tokenizer.ggml.bos_token_id", tokenizer_bos(t)},
-               {"tokenizer.ggml.eos_token_id", tokenizer_eos(t)},
-               {"tokenizer.ggml.padding_token_id", tokenizer_pad(t)}};
-    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
-        if (ids[i].id >= 0) gguf_key_u32(out, ids[i].key, (uint32_t)ids[i].id);
-    gguf_key_bool(out, "tokenizer.ggml.add_bos_token", tokenizer_adds_bos(t));
-    if (tokenizer_template(t)) gguf_key_str(out, "tokenizer.chat_template", tokenizer_template(t));
-}
-
-/* Does a file with these keys and this name for the pre-tokeniser give the ids of t? */
-static err try_pre(const struct gguf_keys *keys, const char *pre, const tokenizer *t, bool *same) {
-    struct gguf_keys with = {.n = keys->n};
-    str bytes = {0};
-    struct tensors ts;
-    tokenizer *made = NULL;
-    str_add(&with.bytes, keys->bytes.p, keys->bytes.n);
-    gguf_key_str(&with, "tokenizer.ggml.pre", pre);
-    err e = gguf_keys_open(&with, &bytes, &ts);
-    if (!e) {
-        e = tokenizer_from_gguf(&ts, &made);
-        *same = !e && same_ids(t, made);
-        if (made) tokenizer_free(made);
-        tensors_close(&ts);
-    }
-    str_free(&bytes);
-    gguf_keys_free(&with);
-    return e;
-}
-
-static err put_pre(const char *path, const tokenizer *t, struct gguf_keys *out) {
-    struct gguf_pre pre;
-    for (int i = 0; gguf_pre_at(i, &pre); i++) {
-        bool same = false;
-        if (!strcmp(pre.name, "default")) continue; /* what readers make of no name: never written */
-        TRY(try_pre(out, pre.name, t, &same));
-        if (same) return gguf_key_str(out, "tokenizer.ggml.pre", pre.name), OK;
-    }
-    return fail(E_UNSUPPORTED, "%s: none of the pre-tokenisers that GGUF files can name splits text as this one does", path);
-}
-
-static err to_gguf(const char *path, const json_t *root, const tokenizer *t, int64_t vocab, struct gguf_keys *out) {
-    TRY(check_kind(path, root));
-    if (tokenizer_vocab(t) > vocab)
-        return fail(E_INPUT, "%s: %d tokens, the model has only %lld", path, tokenizer_vocab(t), (long long)vocab);
-    gguf_key_str(out, "tokenizer.ggml.model", "gpt2");
-    TRY(put_tokens(root, t, vocab, out));
-    put_merges(root, out);
-    put_settings(t, out);
-    return put_pre(path, t, out);
-}
-
+/* --- to GGUF --------------------------------------------------------------------------------------------------------- */
 err tokenizer_to_gguf(const char *folder, int64_t vocab, struct gguf_keys *out) {
     str path = {0};
-    json_error_t je;
     tokenizer *t = NULL;
     str_addf(&path, "%s/tokenizer.json", folder);
-    if (path.failed) return out_of_memory();
-    err e = tokenizer_from_json(path.p, &t);
-    json_t *root = e ? NULL : json_load_file(path.p, JSON_REJECT_DUPLICATES, &je);
-    if (!e) e = root ? to_gguf(path.p, root, t, vocab, out) : fail(E_INPUT, "%s: %s", path.p, je.text);
-    json_decref(root);
+    err e = path.failed ? out_of_memory() : tokenizer_from_json(path.p, &t);
+    if (!e && !tokenizer_fit(t, vocab))
+        e = fail(E_INPUT, "%s: %d tokens, the model has only %lld", path.p, tokenizer_vocab(t), (long long)vocab);
+    if (!e) e = tokenizer_keys(t, vocab, out);
     if (t) tokenizer_free(t);
     str_free(&path);
     return e;
@@ -159,156 +162,115 @@ static bool pre_of(const struct gguf_meta *meta, struct gguf_pre *out) {
     return false;
 }
 
-static json_t *step(const char *pattern, bool digits) {
-    if (digits) return json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1);
-    return json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pattern, "behavior", "Isolated", "invert", 0);
-}
-
-/* The stages that the name stands for; the last is always ByteLevel, which has the byte-level pattern where that came last. */
-static json_t *pre_json(const struct gguf_pre *pre) {
-    json_t *list = json_array();
-    bool pattern = false;
-    for (int i = 0; i < GGUF_PRE_PATTERNS && pre->pattern[i]; i++) {
-        bool last = i + 1 == GGUF_PRE_PATTERNS || !pre->pattern[i + 1];
-        pattern = last && !strcmp(pre->pattern[i], PATTERN_BYTE_LEVEL);
-        if (!pattern) json_array_append_new(list, step(pre->pattern[i], pre->digits[i]));
-    }
-    json_array_append_new(
-        list, json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", pattern));
-    return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list);
-}
-
-static json_t *text_of(const tokenizer *t, int32_t id) {
-    const char *s = id >= 0 ? tokenizer_token(t, id) : NULL;
-    return s ? json_string(s) : json_null();
-}
-
-static json_t *post_json(const tokenizer *t) {
-    json_t *byte_level = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 0, "use_regex", 1);
-    if (!tokenizer_adds_bos(t) || tokenizer_bos(t) < 0) return byte_level;
-    json_t *bos = text_of(t, tokenizer_bos(t));
-    json_t *special = json_pack("{s:O, s:[i], s:[O]}", "id", bos, "ids", tokenizer_bos(t), "tokens", bos);
-    json_t *both = json_object();
-    json_object_set_new(both, json_string_value(bos), special);
-    json_t *text[2];
-    for (int i = 0; i < 2; i++) text[i] = json_pack("{s:{s:s, s:i}}", "Sequence", "id", i ? "B" : "A", "type_id", i);
-    json_t *first = json_pack("{s:{s:O, s:i}}", "SpecialToken", "id", bos, "type_id", 0);
-    json_t *template = json_pack("{s:s, s:[O, O], s:[O, O, O], s:o}", "type", "TemplateProcessing", "single", first, text[0], "pair", first,
-                                 text[0], text[1], "special_tokens", both);
-    for (int i = 0; i < 2; i++) json_decref(text[i]);
-    json_decref(first);
-    json_decref(bos);
-    return json_pack("{s:s, s:[o, o]}", "type", "Sequence", "processors", byte_level, template);
-}
-
-static int32_t type_at(const struct gguf_kv *types, uint64_t i) {
-    int32_t type = GGUF_TOKEN_NORMAL;
-    if (types && i < types->n) memcpy(&type, types->raw + 4 * i, 4);
-    return type;
-}
-
-static void vocabulary(const struct gguf_meta *meta, json_t *vocab, json_t *added) {
-    const struct gguf_kv *tokens = gguf_find(meta, "tokenizer.ggml.tokens"), *types = gguf_find(meta, "tokenizer.ggml.token_type");
-    const uint8_t *at = tokens->raw;
-    uint64_t n;
-    for (uint64_t i = 0; i < tokens->n; i++) {
-        const char *text = gguf_array_str(&at, &n);
-        int32_t type = type_at(types, i);
-        json_t *name = json_stringn(text, n);
-        json_object_set_new(vocab, json_string_value(name), json_integer((json_int_t)i));
-        if (type == GGUF_TOKEN_CONTROL || type == GGUF_TOKEN_USER_DEFINED)
-            json_array_append_new(added,
-                                  json_pack("{s:I, s:O, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)i, "content", name, "single_word", 0,
-                                            "lstrip", 0, "rstrip", 0, "normalized", 0, "special", type == GGUF_TOKEN_CONTROL));
-        json_decref(name);
-    }
-}
-
-static json_t *tokenizer_json(const struct gguf_meta *meta, const struct gguf_pre *pre, const tokenizer *t) {
-    json_t *vocab = json_object(), *added = json_array(), *merges = json_array();
-    const struct gguf_kv *lines = gguf_find(meta, "tokenizer.ggml.merges");
-    const uint8_t *at = lines->raw;
-    uint64_t n;
-    vocabulary(meta, vocab, added);
-    for (uint64_t i = 0; i < lines->n; i++) {
-        const char *line = gguf_array_str(&at, &n);
-        json_array_append_new(merges, json_stringn(line, n));
-    }
-    json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
-                              "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0, "ignore_merges",
-                              pre->ignore_merges, "vocab", vocab, "merges", merges);
-    json_t *decoder = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex", 1);
-    return json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding", "added_tokens", added,
-                     "normalizer", pre->nfc ? json_pack("{s:s}", "type", "NFC") : json_null(), "pre_tokenizer", pre_json(pre),
-                     "post_processor", post_json(t), "decoder", decoder, "model", model);
+static err write_text(const char *folder, const char *name, const char *text, size_t n) {
+    str path = {0};
+    str_addf(&path, "%s/%s", folder, name);
+    err e = text && !path.failed ? file_write(path.p, text, n) : out_of_memory();
+    str_free(&path);
+    return e;
 }
 
 static err write_json(const char *folder, const char *name, json_t *j) {
-    str path = {0};
-    str_addf(&path, "%s/%s", folder, name);
-    char *text = j && !path.failed ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
-    err e = text ? file_write(path.p, text, strlen(text)) : out_of_memory();
+    char *text = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
+    err e = write_text(folder, name, text, text ? strlen(text) : 0);
     free(text);
-    str_free(&path);
     json_decref(j);
     return e;
 }
 
+static void set_token(json_t *j, const char *key, const tokenizer *t, int32_t id) {
+    const char *s = id >= 0 ? tokenizer_token(t, id) : NULL;
+    if (s) json_object_set_new(j, key, json_string(s));
+}
+
+/* A key of the model's architecture. */
+static bool arch_u64(const struct gguf_meta *meta, const char *name, uint64_t *out) {
+    char key[160];
+    const char *arch = gguf_str(meta, "general.architecture");
+    snprintf(key, sizeof key, "%.100s.%s", arch ? arch : "", name);
+    return gguf_u64(meta, key, out);
+}
+
 static json_t *config_json(const struct gguf_meta *meta, const tokenizer *t) {
     uint64_t context = 0;
-    char key[128];
-    const char *arch = gguf_str(meta, "general.architecture");
-    snprintf(key, sizeof key, "%.100s.context_length", arch ? arch : "");
-    json_t *j = json_pack("{s:s, s:o, s:o, s:o, s:b, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "bos_token",
-                          text_of(t, tokenizer_bos(t)), "eos_token", text_of(t, tokenizer_eos(t)), "pad_token",
-                          text_of(t, tokenizer_pad(t)), "add_bos_token", tokenizer_adds_bos(t), "clean_up_tokenization_spaces", 0);
-    if (gguf_u64(meta, key, &context)) json_object_set_new(j, "model_max_length", json_integer((json_int_t)context));
+    const bool bert = t->kind == MODEL_WORDPIECE;
+    json_t *j = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", bert);
+    set_token(j, bert ? "cls_token" : "bos_token", t, tokenizer_bos(t));
+    set_token(j, bert ? "sep_token" : "eos_token", t, tokenizer_eos(t));
+    set_token(j, "pad_token", t, tokenizer_pad(t));
+    if (!t->byte_level) set_token(j, "unk_token", t, t->unk);
+    if (bert) set_token(j, "mask_token", t, tokenizer_id(t, "[MASK]"));
+    if (t->kind == MODEL_BPE) json_object_set_new(j, "add_bos_token", json_boolean(t->prefix.n > 0));
+    if (t->kind == MODEL_BPE && t->suffix.n) json_object_set_new(j, "add_eos_token", json_true());
+    if (arch_u64(meta, "context_length", &context)) json_object_set_new(j, "model_max_length", json_integer((json_int_t)context));
     if (tokenizer_template(t)) json_object_set_new(j, "chat_template", json_string(tokenizer_template(t)));
     return j;
 }
 
-static json_t *generation_json(const tokenizer *t) {
+static json_t *generation_json(const struct gguf_meta *meta, const tokenizer *t) {
     const struct {
         const char *key;
         int32_t id;
     } ids[] = {{"bos_token_id", tokenizer_bos(t)}, {"eos_token_id", tokenizer_eos(t)}, {"pad_token_id", tokenizer_pad(t)}};
+    uint64_t start;
     json_t *j = json_object();
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
         if (ids[i].id >= 0) json_object_set_new(j, ids[i].key, json_integer(ids[i].id));
+    if (arch_u64(meta, "decoder_start_token_id", &start)) json_object_set_new(j, "decoder_start_token_id", json_integer((json_int_t)start));
     return j;
+}
+
+static err other_ids(const tokenizer *t, const char *what) {
+    return fail(E_UNSUPPORTED, "%s: tokenizer.json cannot say this tokenizer: it would give other ids for %s; stay in GGUF", t->name, what);
 }
 
 static err read_back(const char *folder, const tokenizer *t) {
     str path = {0};
     tokenizer *again = NULL;
+    char what[128];
     str_addf(&path, "%s/tokenizer.json", folder);
     err e = path.failed ? out_of_memory() : tokenizer_from_json(path.p, &again);
-    if (!e && !same_ids(t, again)) e = fail(E_INTERNAL, "%s gives other ids than the metadata it was made from", path.p);
+    if (e) e = fail_in(e, "what was made of %s", t->name);
+    else if (!out_same_text(t, again)) e = other_ids(t, "texts of its own tokens");
+    else if (!out_same_added(t, again, what, sizeof what) || !out_same_added(again, t, what, sizeof what)) e = other_ids(t, what);
+    else if (!out_same_around(t, again)) e = other_ids(t, "what goes around a text");
     if (again) tokenizer_free(again);
     str_free(&path);
     return e;
 }
 
+/* pre: NULL but for BPE on bytes. */
+static err readable(const struct tensors *gguf, struct gguf_pre *pre, const struct gguf_pre **out, tokenizer **t) {
+    const char *model = gguf_str(gguf->meta, "tokenizer.ggml.model");
+    *out = model && !strcmp(model, "gpt2") ? pre : NULL;
+    TRY(tokenizer_from_gguf(gguf, t)); /* refuses kinds and pre-tokenisers that it does not know */
+    if (*out) pre_of(gguf->meta, pre);
+    return OK;
+}
+
 err tokenizer_to_hf_known(const struct tensors *gguf) {
     struct gguf_pre pre;
-    const char *model = gguf_str(gguf->meta, "tokenizer.ggml.model");
-    if (model && !strcmp(model, "gpt2") && pre_of(gguf->meta, &pre)) return OK;
-    return fail(E_UNSUPPORTED,
-                "%s: tokenizer.json can be made from byte-level BPE metadata alone; this file's tokenizer is '%.80s', pre-tokeniser '%.80s'",
-                gguf->path, model ? model : "none",
-                gguf_str(gguf->meta, "tokenizer.ggml.pre") ? gguf_str(gguf->meta, "tokenizer.ggml.pre") : "default");
+    const struct gguf_pre *used;
+    tokenizer *t;
+    TRY(readable(gguf, &pre, &used, &t));
+    err e = tokenizer_json_can(t);
+    tokenizer_free(t);
+    return e;
 }
 
 err tokenizer_to_hf(const struct tensors *gguf, const char *folder) {
-    tokenizer *t;
     struct gguf_pre pre;
-    TRY(tokenizer_to_hf_known(gguf));
-    pre_of(gguf->meta, &pre);
-    TRY(tokenizer_from_gguf(gguf, &t));
-    err e = write_json(folder, "tokenizer.json", tokenizer_json(gguf->meta, &pre, t));
+    const struct gguf_pre *used;
+    tokenizer *t;
+    str text = {0};
+    TRY(readable(gguf, &pre, &used, &t));
+    err e = tokenizer_json_can(t);
+    if (!e) e = tokenizer_json(t, used, &text);
+    if (!e) e = write_text(folder, "tokenizer.json", text.p, text.n);
     if (!e) e = write_json(folder, "tokenizer_config.json", config_json(gguf->meta, t));
-    if (!e) e = write_json(folder, "generation_config.json", generation_json(t));
+    if (!e && t->kind != MODEL_WORDPIECE) e = write_json(folder, "generation_config.json", generation_json(gguf->meta, t));
     if (!e) e = read_back(folder, t);
+    str_free(&text);
     tokenizer_free(t);
     return e;
 }

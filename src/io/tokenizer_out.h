@@ -1,7 +1,9 @@
-/* A byte-level BPE tokenizer in the other format: tokenizer.json as GGUF metadata, GGUF metadata as tokenizer.json.
+/* A tokenizer in the other format: tokenizer.json as GGUF metadata, GGUF metadata as tokenizer.json. All kinds: BPE on bytes, SentencePiece's
+ * BPE, Unigram, WordPiece.
  *
- * Either way the result is read back and both must give the same ids on a text that shows what pre-tokenisers differ in; where no
- * name that GGUF has for pre-tokenisers does, it is refused: a near miss would be a model that reads other tokens than it learnt. */
+ * Either way the result is read back and both must give the same ids: on a text in which known pipelines differ, on one of the
+ * vocabulary's own tokens, around added tokens. What the other format has no word for is refused by name, a near miss would be a model that reads other
+ * tokens than it learnt; of GGUF's rules for spaces beside special tokens, which texts do not show, it is a warning. */
 #ifndef CYC_IO_TOKENIZER_OUT_H
 #define CYC_IO_TOKENIZER_OUT_H
 #include "io/tensors_out.h"

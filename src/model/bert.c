@@ -18,7 +18,10 @@ static err sizes(struct model *m, const struct gguf_meta *meta, const void *json
     TRY(meta ? decoder_sizes_gguf(m, meta) : sizes_json(m, json));
     m->shape.tied = true; /* there is no output projection to ask for */
     m->shape.hard_context = true;
-    m->shape.token_types = json ? size_json_or(json, "type_vocab_size", 2) : size_gguf_or(m, meta, "token_type_count", 2);
+    uint64_t types = 2;
+    if (meta) gguf_u64(meta, "tokenizer.ggml.token_type_count", &types);
+    m->shape.token_types = json ? size_json_or(json, "type_vocab_size", 2) : types < 1 << 16 ? (int64_t)types : 0;
+    if (m->shape.token_types < 1) return fail(E_INPUT, "%s: a model of no token types", m->path);
     for (int l = 0; l < m->shape.layers; l++) m->layer[l].rope = NULL;
     return OK;
 }
@@ -42,6 +45,7 @@ static err add_type(struct model *m) {
     }
     pos->dt = DT_F32;
     pos->data = sum;
+    pos->form.row = zero;
     m->files.copied += bytes;
     return OK;
 }
@@ -83,8 +87,8 @@ static val block(const struct model *m, struct site *s, val x, int l) { /* x [N,
 
 static val finish(const struct model *m, struct site *s, val x) { return (void)m, (void)s, x; }
 
-/* The heads of pretraining, which sentence encoders do not use. */
-static const char *const spare[] = {"pooler.dense.weight", "pooler.dense.bias", "cls.predictions.bias", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
+/* A count of positions, and the heads of pretraining, which sentence encoders do not use. */
+static const char *const spare[] = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "cls.predictions.bias", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
                                     "cls.predictions.transform.dense.weight", "cls.predictions.transform.dense.bias", "cls.predictions.transform.LayerNorm.weight",
                                     "cls.predictions.transform.LayerNorm.bias", "cls.seq_relationship.weight", "cls.seq_relationship.bias", NULL};
 

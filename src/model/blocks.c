@@ -13,7 +13,7 @@ val block_norm(const struct model *m, struct site *s, val x, const char *name, i
 val block_add(struct site *s, val a, val b) { return emit1(s->p, &op_add, (val[]){a, b}, 2, NULL); }
 
 val block_positions(const struct model *m, struct site *s) {
-    return emit1(s->p, &op_embed, (val[]){s->pos, model_base(m, s, "position_embd.weight")}, 2, &(struct op_attr){.scale = 1});
+    return emit1(s->p, &op_embed, (val[]){s->pos, model_matrix(m, s, "position_embd")}, 2, &(struct op_attr){.scale = 1});
 }
 
 void block_qkv(const struct model *m, struct site *s, val h, int l, val q[3]) {

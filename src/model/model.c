@@ -272,6 +272,16 @@ err model_open(const char *path, const char *config_path, struct model *m) {
     return e;
 }
 
+bool model_maps(const struct model *m, const struct weight *w) {
+    for (int i = 0; i < m->files.n_maps; i++)
+        if ((uintptr_t)w->data - (uintptr_t)m->files.maps[i].p < m->files.maps[i].n) return true;
+    return false;
+}
+
+void model_forget(const struct model *m, const struct weight *w) {
+    if (model_maps(m, w)) file_forget(w->data, weight_bytes(w));
+}
+
 void model_close(struct model *m) {
     if (m->residents) residents_free(m->residents);
     if (m->norms) norms_free(m->norms);
@@ -304,12 +314,13 @@ static val base_of(const struct model *m, struct site *s, const char *name) {
 /* A matrix of a layer: its weight may be kept as another type, the embedding and the head are not. */
 static bool is_layers_matrix(const struct weight *w) { return w->nd == 2 && str_starts(w->name, "blk.") && w->d[0] % 16 == 0 && w->d[1] % 16 == 0; }
 
+size_t weight_kept_bytes(const struct model *m, const struct weight *w) {
+    return m->keep && is_layers_matrix(w) ? (size_t)w->d[0] * dtype_row_bytes(m->keep, w->d[1]) : weight_bytes(w);
+}
+
 size_t model_kept_bytes(const struct model *m) {
     size_t bytes = m->bytes;
-    for (int i = 0; i < m->n && m->keep; i++) {
-        const struct weight *w = &m->w[i];
-        if (is_layers_matrix(w)) bytes += (size_t)w->d[0] * dtype_row_bytes(m->keep, w->d[1]) - weight_bytes(w);
-    }
+    for (int i = 0; i < m->n && m->keep; i++) bytes += weight_kept_bytes(m, &m->w[i]) - weight_bytes(&m->w[i]);
     return bytes;
 }
 
@@ -326,6 +337,24 @@ val model_vector(const struct model *m, struct site *s, const char *name, int la
                                                 .rope_heads = w->rope_heads, .form = w->form});
 }
 
+/* The base's matrix, or what the method puts in its place: then the program has none of the base's. name: without ".weight". */
+static val matrix_at(const struct model *m, struct site *s, const struct weight *w, const char *name) {
+    const struct base_matrix b = {.of = {.name = name, .module = w->module, .head = !strcmp(name, "output")}, .data = w->data, .stored = w->dt, .rows = w->d[0], .cols = w->d[1],
+                                  .rope_heads = w->rope_heads, .turned = w->turned, .form = w->form};
+    val own = site_matrix(s, &b);
+    if (has(own)) return own;
+    val matrix = base_of(m, s, w->name);
+    if (m->keep && has(matrix) && is_layers_matrix(w)) prog_v(s->p, matrix)->dt = m->keep;
+    return matrix;
+}
+
+val model_matrix(const struct model *m, struct site *s, const char *name) {
+    char full[80];
+    snprintf(full, sizeof full, "%s.weight", name);
+    const struct weight *w = model_weight(m, full);
+    return w ? matrix_at(m, s, w, name) : (prog_fail(s->p, E_INTERNAL, "tensor %s is missing", full), (val){0});
+}
+
 struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer) {
     char full[80], blk[16] = "";
     if (layer >= 0) snprintf(blk, sizeof blk, "blk.%d.", layer);
@@ -333,10 +362,8 @@ struct linear model_linear(const struct model *m, struct site *s, const char *na
     snprintf(full, sizeof full, "%s%s.weight", blk, name);
     const struct weight *w = model_weight(m, full);
     if (!w) return prog_fail(s->p, E_INTERNAL, "tensor %s is missing", full), (struct linear){0};
-    val matrix = base_of(m, s, w->name);
-    if (m->keep && has(matrix) && is_layers_matrix(w)) prog_v(s->p, matrix)->dt = m->keep;
     full[strlen(full) - strlen(".weight")] = 0;
-    return (struct linear){.of = {.name = arena_str(&s->p->mem, full), .module = w->module}, .w = matrix, .bias = bias,
+    return (struct linear){.of = {.name = arena_str(&s->p->mem, full), .module = w->module}, .w = matrix_at(m, s, w, full), .bias = bias,
                            .in = w->d[1], .out = w->d[0], .rope_heads = w->rope_heads};
 }
 
@@ -344,7 +371,7 @@ val model_embed(const struct model *m, struct site *s, double scale) {
     struct op_attr a = {.scale = (float)scale};
     if (prog_dt(s->p) == DT_BF16) a.scale = bf16_to_f32(f32_to_bf16(a.scale)); /* the factor has the activations' type, as in the models' own code */
     if (prog_dt(s->p) == DT_F16) a.scale = f16_to_f32(f32_to_f16(a.scale));
-    return emit1(s->p, &op_embed, (val[]){s->ids, base_of(m, s, "token_embd.weight")}, 2, &a);
+    return emit1(s->p, &op_embed, (val[]){s->ids, model_matrix(m, s, "token_embd")}, 2, &a);
 }
 
 val model_body(const struct model *m, struct site *s) {
@@ -360,4 +387,4 @@ val model_body(const struct model *m, struct site *s) {
     return f->finish ? f->finish(m, s, x) : block_norm(m, s, x, "output_norm", -1);
 }
 
-val model_head(const struct model *m, struct site *s) { return base_of(m, s, m->shape.tied ? "token_embd.weight" : "output.weight"); }
+val model_head(const struct model *m, struct site *s) { return model_matrix(m, s, m->shape.tied ? "token_embd" : "output"); }

@@ -57,7 +57,7 @@ struct weight {
     int64_t d[4];
     const void *data;
     int rope_heads;
-    struct file_form form; /* vectors: how Hugging Face's files have them */
+    struct file_form form; /* how Hugging Face's files have it */
     bool turned;        /* Hugging Face's files have it as [in, out] (GPT-2) */
 };
 
@@ -71,6 +71,7 @@ struct model {
     struct weight *w;       /* sorted by name once open */
     struct rope_table rope[2];
     struct layer *layer;    /* [L] */
+    const float *head_scale; /* [C]: what the head's input is multiplied by (T5); NULL: nothing */
     int64_t parameters;
     size_t bytes;           /* of all tensors, as stored */
     dtype keep;             /* what a backend keeps the layers' matrices as; DT_NONE: as stored */
@@ -114,6 +115,9 @@ void model_close(struct model *m);
 static inline const char *model_arch(const struct model *m) { return m->gguf ? m->family->name : m->family->hf; } /* as its files say it */
 const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
 size_t model_kept_bytes(const struct model *m); /* of all tensors, as a backend keeps them */
+size_t weight_kept_bytes(const struct model *m, const struct weight *w);
+bool model_maps(const struct model *m, const struct weight *w);   /* its bytes are a file's pages */
+void model_forget(const struct model *m, const struct weight *w); /* these leave the process's memory until they are read again */
 /* XXH3 128 over all tensors' names, types and bytes: equal before and after training. */
 void model_hash(const struct model *m, char hex[33]);
 
@@ -122,6 +126,7 @@ val model_body(const struct model *m, struct site *s);
 val model_head(const struct model *m, struct site *s);             /* the output projection's weight [V, C] */
 /* For families: */
 val model_base(const struct model *m, struct site *s, const char *name); /* a tensor by its canonical name */
+val model_matrix(const struct model *m, struct site *s, const char *name); /* "token_embd": as a method may have it */
 val model_embed(const struct model *m, struct site *s, double scale);     /* the token table's rows times `scale` */
 val model_vector(const struct model *m, struct site *s, const char *name, int layer, const char *part); /* "attn_norm", "weight": as a method may have it; absent where there is none */
 struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer); /* "attn_q" of a layer; layer < 0: the whole name */

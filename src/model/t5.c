@@ -98,23 +98,24 @@ static err stack_tensors(struct model *m, const char *stack, int64_t layers) {
     return part_of(m, stack, 0, &bias);
 }
 
-/* What is read as f32 whatever the file has: the tables of biases. And the head's factor goes into the last norm. */
+/* What is read as f32 whatever the file has: the tables of biases. And the head's factor. */
 static err finish_tensors(struct model *m) {
     const struct shape *z = &m->shape;
     for (int i = 0; i < m->n; i++) {
         struct weight *w = &m->w[i];
-        const bool table = str_ends(w->name, "attn_rel_b.weight"), last = z->scaled_head && !strcmp(w->name, "dec.output_norm.weight");
-        if (!w->data || (!table && !last)) continue;
-        const int64_t rows = table ? w->d[0] : 1, cols = w->d[w->nd - 1];
+        if (!w->data || !str_ends(w->name, "attn_rel_b.weight")) continue;
+        const int64_t rows = w->d[0], cols = w->d[1];
         float *f = arena_alloc(&m->mem, (size_t)(rows * cols) * sizeof *f);
         if (!f) return fail(E_MEMORY, "out of memory");
         for (int64_t r = 0; r < rows; r++) dequantise_row(w->dt, (const char *)w->data + dtype_row_bytes(w->dt, cols) * (size_t)r, f + r * cols, cols);
-        if (last) w->form.times = (float)(1 / sqrt((double)z->width));
-        for (int64_t c = 0; last && c < cols; c++) f[c] *= w->form.times;
         w->data = f;
         w->dt = DT_F32;
     }
-    return OK;
+    if (!z->scaled_head) return OK;
+    float *scale = arena_alloc(&m->mem, (size_t)z->width * sizeof *scale);
+    for (int64_t c = 0; scale && c < z->width; c++) scale[c] = (float)(1 / sqrt((double)z->width));
+    m->head_scale = scale;
+    return scale ? OK : fail(E_MEMORY, "out of memory");
 }
 
 static err tensors(struct model *m) {
@@ -210,7 +211,8 @@ static val body(const struct model *m, struct site *s) {
         x = ffn(&a, cross_attention(&a, self_attention(&a, x, true), source));
     }
     s->p->segment = 0;
-    return block_norm(m, s, x, "dec.output_norm", -1);
+    x = block_norm(m, s, x, "dec.output_norm", -1);
+    return m->head_scale ? emit1(s->p, &op_scale, (val[]){x, prog_base(s->p, DT_F32, 1, &m->shape.width, m->head_scale, "head scale")}, 2, NULL) : x;
 }
 
 static const char *const spare[] = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "layer.1.EncDecAttention.relative_attention_bias.weight", NULL};

@@ -15,8 +15,8 @@ static err infer(struct prog *p, struct inst *i) {
     TRY(want(p, i, 3, DT_F32, 1, x.d));
     if (has(i->in[4])) TRY(want(p, i, 4, DT_F32, 1, w.d));
     const bool trains_w = w.needs, trains_bias = has(i->in[4]) && bias.needs;
-    if (trains_w && w.role != ROLE_PARAM) return prog_fail(p, E_UNSUPPORTED, "head_loss: a gradient of '%s', which is no parameter", w.name);
-    if (trains_bias && bias.role != ROLE_PARAM) return prog_fail(p, E_UNSUPPORTED, "head_loss: a gradient of '%s', which is no parameter", bias.name);
+    const char *made = trains_w && w.role != ROLE_PARAM ? w.name : trains_bias && bias.role != ROLE_PARAM ? bias.name : NULL;
+    if (made) return prog_fail(p, E_UNSUPPORTED, "head_loss: a gradient of '%s', which is no parameter", made);
     i->out[0] = prog_act(p, DT_F32, 1, (int64_t[]){4}, "loss sums");
     i->out[1] = prog_act(p, DT_F32, 1, x.d, "nll");
     if (i->a.backward && x.needs) i->out[2] = prog_act(p, prog_dt(p), 2, x.d, "d head");

@@ -37,6 +37,8 @@ val site_vector(struct site *s, const struct base_vector *v) {
     return has(own) ? own : v->base;
 }
 
+val site_matrix(struct site *s, const struct base_matrix *m) { return s->method && s->method->matrix ? s->method->matrix(s, m) : (val){0}; }
+
 val site_attention(struct site *s, const val q[3], val bias, int layer, const struct op_attr *a) {
     if (s->mode == MODE_PREFILL || s->mode == MODE_DECODE)
         prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, a);

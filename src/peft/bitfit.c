@@ -36,4 +36,4 @@ static val vector(struct site *s, const struct base_vector *v) {
 }
 
 const struct peft_method method_bitfit = {.name = "bitfit", .peft_type = "BITFIT", .settings = sizeof(struct bitfit), .check = check, .same = same, .read = read_json,
-                                          .write = write_json, .describe = describe, .targets = targets_of, .mark = ".bias", .vector = vector};
+                                          .write = write_json, .describe = describe, .targets = targets_of, .mark = ".bias", .vector = vector, .whole = "", .ours = true};

@@ -17,7 +17,7 @@ static int magnitude_param(struct site *s, const struct dora *d, const struct li
     snprintf(name, sizeof name, "%s.lora_magnitude", w->of.name);
     snprintf(file, sizeof file, "%s.lora_magnitude_vector", w->of.module);
     snprintf(also, sizeof also, "%s.weight", file);
-    const struct param_slice slice = {.name = file, .also = also, .rows = w->out, .rope_heads = w->rope_heads, .from = prog_v(s->p, squares)->data};
+    const struct param_slice slice = {.name = file, .also = also, .rows = w->out, .rope_heads = w->rope_heads, .from = prog_v(s->p, squares)->data, .stored = DT_F32};
     const int p = param_get(s->params, name, 1, &w->out, INIT_ROOT, 0, &slice, 1);
     param_rate(s->params, p, d->rate);
     param_keep(s->params, p);

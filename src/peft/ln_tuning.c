@@ -34,4 +34,4 @@ static val vector(struct site *s, const struct base_vector *v) {
 }
 
 const struct peft_method method_ln_tuning = {.name = "ln_tuning", .peft_type = "LN_TUNING", .settings = sizeof(struct ln_tuning), .check = check, .same = same, .read = read_json,
-                                             .write = write_json, .describe = describe, .targets = targets_of, .mark = ".ln_tuning_layers.weight", .vector = vector};
+                                             .write = write_json, .describe = describe, .targets = targets_of, .mark = ".ln_tuning_layers.weight", .vector = vector, .whole = "ln_tuning_layers."};

@@ -49,11 +49,13 @@ static bool names_module(const char *name, const char *module) {
 }
 
 bool module_list_takes(const struct module_list *l, const struct module *w) {
-    switch (l->take) { /* canonical names are GGUF's: blk.3.attn_q, dec.blk.0.cross_attn_k, blk.3.ffn_up, blk.3.attn_norm */
-    case TAKE_ALL_LINEAR: return !w->head;
-    case TAKE_ATTENTION: return !w->head && strstr(w->name, "attn_");
-    case TAKE_MLP: return !w->head && strstr(w->name, "ffn_");
-    case TAKE_NORMS: return strstr(w->name, "norm") != NULL;
+    /* canonical names are GGUF's: blk.3.attn_q, dec.blk.0.cross_attn_k, blk.3.ffn_up, blk.3.attn_norm, token_embd */
+    const bool norm = strstr(w->name, "norm") != NULL, linear = !w->head && !norm && !strstr(w->name, "_embd");
+    switch (l->take) {
+    case TAKE_ALL_LINEAR: return linear;
+    case TAKE_ATTENTION: return linear && strstr(w->name, "attn_");
+    case TAKE_MLP: return linear && strstr(w->name, "ffn_");
+    case TAKE_NORMS: return norm;
     case TAKE_ALL: return true;
     case TAKE_REGEX: return l->n && full_match(l->names[0], w->module);
     case TAKE_NAMES: break;

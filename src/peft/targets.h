@@ -27,7 +27,7 @@ struct module_value {
     double value;
 };
 
-/* all-linear, attention, mlp, norms, all. Of names and expressions: NULL. */
+/* all-linear, attention, mlp (linear layers and their biases), norms, all. Of names and expressions: NULL. */
 const char *take_word(enum take take);
 /* The word's; TAKE_NAMES where it is none. */
 enum take take_of_word(const char *word);

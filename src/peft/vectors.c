@@ -6,7 +6,7 @@ int vector_param(struct site *s, const struct base_vector *v, const char *infix)
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.%s", v->of.name, v->part);
     snprintf(file, sizeof file, "%s.%s%s", v->of.module, infix, v->part);
-    const struct param_slice whole = {.name = file, .rows = v->n, .rope_heads = v->rope_heads, .from = v->data, .form = v->form};
+    const struct param_slice whole = {.name = file, .rows = v->n, .rope_heads = v->rope_heads, .from = v->data, .stored = DT_F32, .form = v->form};
     return param_get(s->params, name, 1, &v->n, INIT_COPY, 0, &whole, 1);
 }
 

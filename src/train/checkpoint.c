@@ -124,6 +124,7 @@ static err write_record(const struct run *r) {
     err e = config_write(r->cfg, &yaml);
     if (!e) e = file_write(in_folder(r, "config.yaml", &mem), yaml.p, yaml.n);
     if (!e) e = write_json(in_folder(r, "audit.json", &mem), audit_json(r));
+    run_forget(r); /* the hash has read the whole base */
     str_free(&yaml);
     arena_free(&mem);
     return e;

@@ -504,7 +504,8 @@ err config_entry(arena *mem, const char *item, struct file_entry *e) {
         char *value = strchr(at, '=');
         size_t n = value ? (size_t)(value - at - 1) : 0;
         while (config_file_options[k] && (strlen(config_file_options[k]) != n || strncmp(at + 1, config_file_options[k], n) != 0)) k++;
-        if (!value++ || !config_file_options[k]) break;
+        if (!value || !config_file_options[k]) break;
+        value++;
         *at = 0;
         if (k == 0) e->weight = strtod(value, NULL);
         if (k == 1) e->limit = strtoll(value, NULL, 10);

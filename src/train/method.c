@@ -12,14 +12,45 @@ static json_t *modules_json(const struct strs *l) {
     return j;
 }
 
-/* "3", "8-15" */
-static err layers_json(const struct strs *l, json_t *j) {
+/* The layers of a model, of both stacks where there are two; equal: these have as many. */
+struct depth { int layers; bool equal; };
+
+static struct depth depth_of(const struct model *m) {
+    const int64_t source = m->shape.encoder_layers, own = m->shape.layers;
+    return (struct depth){(int)(source > own ? source : own), !source || source == own};
+}
+
+/* first, first + step, ... to last. "3", "8-15", and relative to how many there are: "first-2", "last-4", "every-2" (0, 2, 4, ...). */
+static bool layers_of(const char *text, int layers, int *first, int *last, int *step) {
+    static const char *const words[] = {"first-", "last-", "every-"};
+    int end = 0, n;
+    *step = 1;
+    for (int w = 0; w < 3; w++) {
+        if (!str_starts(text, words[w])) continue;
+        const char *number = text + strlen(words[w]);
+        if (sscanf(number, "%d%n", &n, &end) != 1 || number[end] || n < 1) return false;
+        *first = w == 1 ? layers - n : 0;
+        *last = w == 0 ? n - 1 : layers - 1;
+        *step = w == 2 ? n : 1;
+        return *first >= 0;
+    }
+    n = sscanf(text, "%d%n-%d%n", first, &end, last, &end);
+    if (n == 1) *last = *first;
+    return n >= 1 && !text[end] && *first >= 0 && *last >= *first;
+}
+
+/* As numbers, which is what files have. key: for messages. */
+static err layers_json(const struct strs *l, const char *key, struct depth depth, json_t **out) {
+    json_t *j = *out = json_array();
+    if (!j) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < l->n; i++) {
-        int first, last, end = 0;
-        int n = sscanf(l->v[i], "%d%n-%d%n", &first, &end, &last, &end);
-        if (n == 1) last = first;
-        if (n < 1 || l->v[i][end] || first < 0 || last < first || last > 9999) return fail(E_USAGE, "'lora.layers_to_transform' wants layers such as 3 or 8-15, found '%.40s'", l->v[i]);
-        for (int k = first; k <= last; k++) json_array_append_new(j, json_integer(k));
+        int first, last, step;
+        if (!layers_of(l->v[i], depth.layers, &first, &last, &step))
+            return fail(E_USAGE, "'%s' wants layers such as 3, 8-15, first-2, last-4 or every-2 of the model's %d, found '%.40s'", key, depth.layers, l->v[i]);
+        if (last >= depth.layers) return fail(E_USAGE, "'%s': '%.40s' goes beyond the model's last layer, %d", key, l->v[i], depth.layers - 1);
+        const bool relative = *l->v[i] > '9';
+        if (!depth.equal && relative) return fail(E_USAGE, "'%s': '%.40s' means two things in stacks of different depth; write numbers", key, l->v[i]);
+        for (int k = first; k <= last; k += step) json_array_append_new(j, json_integer(k));
     }
     return OK;
 }
@@ -37,42 +68,53 @@ static err pattern_json(const struct strs *l, const char *key, json_t *j) {
     return OK;
 }
 
-static err lora_json(const struct side_config *c, json_t **out) {
-    json_t *layers = json_array(), *ranks = json_object(), *alphas = json_object();
+static err lora_json(const struct side_config *c, struct depth depth, json_t **out) {
+    json_t *layers, *ranks = json_object(), *alphas = json_object();
+    err e = layers_json(&c->lora_layers, "lora.layers_to_transform", depth, &layers);
     *out = json_pack("{s:I, s:f, s:f, s:b, s:b, s:f, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
                           "use_dora", (int)c->lora_dora, "loraplus_lr_ratio", c->lora_plus, "bias", c->lora_bias, "init_lora_weights", c->lora_init, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
     if (!*out) return fail(E_MEMORY, "out of memory");
-    TRY(layers_json(&c->lora_layers, layers));
+    TRY(e);
     TRY(pattern_json(&c->lora_ranks, "rank_pattern", ranks));
     return pattern_json(&c->lora_alphas, "alpha_pattern", alphas);
 }
 
-static err ln_tuning_json(const struct side_config *c, json_t **out) {
+static err ln_tuning_json(const struct side_config *c, struct depth depth, json_t **out) {
+    (void)depth;
     *out = json_pack("{s:o}", "target_modules", modules_json(&c->ln_targets));
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
-static err bitfit_json(const struct side_config *c, json_t **out) {
+static err bitfit_json(const struct side_config *c, struct depth depth, json_t **out) {
+    (void)depth;
     *out = json_pack("{s:o}", "target_modules", modules_json(&c->bitfit_targets));
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
-static err ia3_json(const struct side_config *c, json_t **out) {
+static err ia3_json(const struct side_config *c, struct depth depth, json_t **out) {
+    (void)depth;
     *out = json_pack("{s:o, s:o}", "target_modules", modules_json(&c->ia3_targets), "feedforward_modules", modules_json(&c->ia3_inputs));
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
-err side_method(const struct side_config *c, arena *mem, const struct peft_method **method, const void **settings) {
+static err full_json(const struct side_config *c, struct depth depth, json_t **out) {
+    json_t *layers;
+    err e = layers_json(&c->full_layers, "full.layers", depth, &layers);
+    *out = json_pack("{s:o, s:o, s:o}", "target_modules", modules_json(&c->full_targets), "exclude_modules", modules_json(&c->full_excluded), "layers_to_transform", layers);
+    return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+err side_method(const struct side_config *c, const struct model *m, arena *mem, const struct peft_method **method, const void **settings) {
     static const struct {
         const struct peft_method *method;
-        err (*json)(const struct side_config *, json_t **);
-    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}};
+        err (*json)(const struct side_config *, struct depth, json_t **);
+    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */
     json_t *j = NULL;
     void *s = arena_alloc(mem, ways[i].method->settings);
-    err e = s ? ways[i].json(c, &j) : fail(E_MEMORY, "out of memory");
+    err e = s ? ways[i].json(c, depth_of(m), &j) : fail(E_MEMORY, "out of memory");
     if (!e) e = ways[i].method->read(j, "configuration", mem, s);
     json_decref(j);
     *method = ways[i].method;

@@ -44,11 +44,14 @@ static size_t weights_resident(const struct run *r) {
     if (!r->backend->mem->host) return r->model.residents->bytes;
     if (r->model.random) return resident_of(r, r->model.random_bytes, r->model.bytes);
     size_t n = 0;
-    for (int i = 0; r->model.files.copied && i < r->model.n; i++) { /* what was repacked has left the file's pages */
+    bool all = !r->model.files.copied; /* what was repacked or copied for training has left the file's pages */
+    for (int i = 0; i < r->model.n; i++) all &= !run_replaces(r, &r->model.w[i]);
+    for (int i = 0; all && i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
+    for (int i = 0; !all && i < r->model.n; i++) {
         const struct weight *w = &r->model.w[i];
+        if (run_replaces(r, w) && model_maps(&r->model, w)) continue;
         n += resident_of(r, w->data, dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1));
     }
-    for (int i = 0; !r->model.files.copied && i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
     return n;
 }
 
@@ -84,16 +87,36 @@ static json_t *memory_json(const struct run *r, bool measured) {
     return m;
 }
 
+struct named_program { const char *name; const struct program *g; };
+
+/* The programs of a structure; returns how many. */
+static int named_programs(const struct plans *p, struct named_program out[4]) {
+    const struct named_program all[] = {{"train", &p->train}, {"score", &p->score}, {"prefill", &p->gen.prefill}, {"decode", &p->gen.decode}};
+    memcpy(out, all, sizeof all);
+    return p->generates ? 4 : 2;
+}
+
 static json_t *programs_json(const struct run *r) {
     json_t *list = json_array();
     for (int i = 0; i < r->n_plans; i++) {
-        const struct plans *p = &r->plans[i];
-        const struct { const char *name; const struct program *g; } all[] = {{"train", &p->train}, {"score", &p->score}, {"prefill", &p->gen.prefill}, {"decode", &p->gen.decode}};
-        for (int k = 0; k < (p->generates ? 4 : 2); k++)
+        struct named_program all[4];
+        const int n = named_programs(&r->plans[i], all);
+        for (int k = 0; k < n; k++)
             json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", all[k].name, "instructions", all[k].g->p.ni, "flops", all[k].g->plan.flops, "act",
                                                   (json_int_t)all[k].g->plan.act, "scratch", (json_int_t)all[k].g->plan.scratch));
     }
     return list;
+}
+
+void run_dump(const struct run *r, str *out) {
+    for (int i = 0; i < r->n_plans; i++) {
+        struct named_program all[4];
+        const int n = named_programs(&r->plans[i], all);
+        for (int k = 0; k < n; k++) {
+            str_addf(out, "%s%s: %d instructions\n", out->n ? "\n" : "", all[k].name, all[k].g->p.ni);
+            prog_print(&all[k].g->p, out);
+        }
+    }
 }
 
 static char *sentence(const struct run *r) {

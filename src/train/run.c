@@ -60,7 +60,7 @@ static err open_tokenizer(struct run *r) {
     if (!*r->cfg->chat_template) return OK;
     str source = {0};
     err e = chat_template_load(r->cfg->chat_template, &source);
-    if (!e) e = tokenizer_set_template(r->tok, source.p ? source.p : "");
+    if (!e) e = tokenizer_set_template(r->tok, source.p ? source.p : "", r->cfg->chat_template);
     str_free(&source);
     return e;
 }
@@ -74,7 +74,7 @@ static err checkpoint_level(const char *name, enum checkpoint *out) {
 static err side_plans(struct run *r, struct side *s) {
     const struct peft_method *method;
     const void *settings;
-    TRY(side_method(s->cfg, &r->cfg->mem, &method, &settings));
+    TRY(side_method(s->cfg, &r->model, &r->cfg->mem, &method, &settings));
     for (int i = 0; i < r->n_plans; i++)
         if (r->plans[i].st.method == method && method->same(r->plans[i].st.settings, settings)) return s->plans = &r->plans[i], OK;
     struct plans *p = &r->plans[r->n_plans];
@@ -107,6 +107,24 @@ static int list_programs(struct run *r, struct program **out) {
     return n;
 }
 
+bool run_replaces(const struct run *r, const struct weight *w) {
+    for (int i = 0; i < r->n_plans; i++)
+        if (!param_copies(&r->plans[i].st.params, w->data)) return false;
+    return w->nd == 2;
+}
+
+void run_forget(const struct run *r) {
+    for (int i = 0; i < r->model.n; i++)
+        if (run_replaces(r, &r->model.w[i])) model_forget(&r->model, &r->model.w[i]);
+}
+
+static size_t replaced_bytes(const struct run *r) {
+    size_t bytes = 0;
+    for (int i = 0; i < r->model.n; i++)
+        if (run_replaces(r, &r->model.w[i])) bytes += weight_kept_bytes(&r->model, &r->model.w[i]);
+    return bytes;
+}
+
 static void measure_plan(struct run *r) {
     struct program *list[8];
     int n = list_programs(r, list);
@@ -114,7 +132,7 @@ static void measure_plan(struct run *r) {
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
     const size_t norms = r->model.norms->bytes; /* of the base's rows, computed at the start */
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model) + norms, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r) + norms, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
@@ -127,7 +145,9 @@ static void measure_plan(struct run *r) {
     f->adapters += f->working;
     bool host = r->backend->mem->host;
     if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
-    size_t held = r->model.random || !host ? f->weights : r->model.files.copied + norms; /* of the weights: what is not the mapped file */
+    /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
+    size_t held = r->model.random && host ? model_kept_bytes(&r->model) + norms : !host ? f->weights : r->model.files.copied + norms;
+    if (held > f->weights) f->weights = held;
     f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
     f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
@@ -263,6 +283,7 @@ err run_start(struct run *r) {
             if (e) return fail_in(e, "adapter of side %s", s->name);
         } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
     }
+    run_forget(r);
     return OK;
 }
 

@@ -100,12 +100,15 @@ struct run {
 
 err run_open(struct run *r, struct config *cfg);
 /* A side's method and its settings, in mem (method.c). */
-err side_method(const struct side_config *c, arena *mem, const struct peft_method **method, const void **settings);
+err side_method(const struct side_config *c, const struct model *m, arena *mem, const struct peft_method **method, const void **settings);
 err run_start(struct run *r);                       /* memory, weights, fresh adapters */
 err run_loop(struct run *r, const struct run_events *ev); /* to the last step, or E_INTERRUPTED with a checkpoint saved */
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
+bool run_replaces(const struct run *r, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */
+void run_forget(const struct run *r);               /* the pages of such matrices, after something read them */
 json_t *run_plan_json(const struct run *r, bool measured);
+void run_dump(const struct run *r, str *out);       /* its programs, an instruction a line */
 json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */

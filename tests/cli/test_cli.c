@@ -295,6 +295,8 @@ static void explains_the_sums(void **state) {
     for (size_t i = 0; i < sizeof page / sizeof *page; i++) says(text.p, page[i]);
     str_free(&text);
     refused("$C plan --explain --set lora.r=8", "CONFIG is missing");
+    refused("$C plan $D/run.yaml --dump --json", "--dump is text and goes alone");
+    refused("$C plan --dump", "CONFIG is missing");
 }
 
 /* A run's own sum is that of its plan's lines, but for what aligning each parameter adds. */
@@ -439,6 +441,12 @@ static void generates(void **state) {
     assert_true(json_number_value(json_object_get(o, "tokens_per_s")) > 0);
     assert_true(json_number_value(json_object_get(o, "prefill_tokens_per_s")) > 0);
     json_decref(o);
+    sh("$C generate --model '%s' --prompt 'The capital of France is' --max-new-tokens 1 --greedy --json", m);
+    o = json_of(ran.out.p);
+    assert_true(json_is_null(json_object_get(o, "tokens_per_s"))); /* the prompt's pass made it: nothing was decoded */
+    json_decref(o);
+    sh("$C generate --model '%s' --prompt 'The capital of France is' --max-new-tokens 1 --greedy", m);
+    says(ran.err.p, "1 token; prompt of 5 tokens at ");
     sh("$C generate --model '%s' --prompt x --max-new-tokens 4 --device tpu", m);
     status_is(2);
     says(ran.err.p, "device 'tpu' is not known");
@@ -562,8 +570,8 @@ static void previews_conversations(void **state) {
     says(ran.out.p, "1 answer, ended by <|im_end|>");
     sh("$C data preview $D/chat.yaml --set max_length=33");
     says(ran.out.p, "1 answer, 1 without an end token\n");
-    refused("$C data preview $D/chat.yaml --set chat_template=$D/broken.jinja", "chat.jsonl:1: chat template:2:4: ", "endfor is missing");
-    refused("$C data preview $D/chat.yaml --set chat_template=$D/refuses.jinja", "chat.jsonl:1: chat template:1:19: ", "not today");
+    refused("$C data preview $D/chat.yaml --set chat_template=$D/broken.jinja", "chat.jsonl:1: ", "/broken.jinja:2:4: ", "endfor is missing");
+    refused("$C data preview $D/chat.yaml --set chat_template=$D/refuses.jinja", "chat.jsonl:1: ", "/refuses.jinja:1:19: ", "not today");
     refused("$C data preview $D/chat.yaml --set chat_template=$D/none.jinja", "none.jinja: ");
     sh("$C generate --model '%s' --chat-template chatml --prompt 'Say yes.' --max-new-tokens 2", m);
     status_is(0);

@@ -56,6 +56,27 @@ static void test_merged(void **state) {
     ok("test -f $D/quant/A.gguf");
 }
 
+/* Tensors of the base that were trained: the plan's instructions end where they do, what loaders say, and the model that merging makes. */
+static void test_trained_tensors(void **state) {
+    (void)state;
+    ok("$C plan $D/run.yaml --set method=full --set full.layers=last-1 --dump | sed -n '/^train/,/^$/p' > $D/dump && head -1 $D/dump && test $(grep -c weight_grad $D/dump) = 7 && "
+       "test $(grep -c attention_bwd $D/dump) = 1 && ! grep -q embed_bwd $D/dump && ! grep 'blk.[01]' $D/dump | grep -q '_bwd\\|grad'");
+    says(ran.out.p, "train: ");
+    says(ran.out.p, " instructions");
+    ok("$C train $D/run.yaml --quiet --set method=full --set full.layers=last-1 --set output_dir=$D/full --set max_steps=1 && $C inspect $D/full/A --model $G");
+    says(ran.out.p, "FULL");
+    says(ran.out.p, "it has no such method; `cyclora merge` makes a model of it");
+    says(ran.out.p, "it serves LoRA alone: merge the adapter");
+    says(ran.out.p, "every tensor finds its place");
+    ok("$C merge --model $G --adapter $D/full/A --out $D/fm.gguf --type f32 && $C merge --model $G --adapter $D/full/A --out $D/fm --type f32");
+    says(ran.out.p, "full/A: 9 trained tensors of the base (full)");
+    ok("$C generate --model $G --adapter $D/full/A --file $G/a.jsonl --max-new-tokens 6 --threads 1 > $D/want 2>/dev/null; for m in $D/fm.gguf $D/fm; do "
+       "$C generate --model $m --file $G/a.jsonl --max-new-tokens 6 --threads 1 > $D/have 2>/dev/null; cmp $D/want $D/have || exit 1; done");
+    refused("$C export $D/full --to peft --out $D/no", "full/A: tensors of the base were trained (full), for which peft has no form: `cyclora merge` puts them into a model");
+    refused("$C merge --model tests/golden/tiny_llama/bias --adapter $D/full/A --out $D/no", "the adapter's tensor has another shape than that of tests/golden/tiny_llama/bias: another model");
+    ok("test ! -e $D/no");
+}
+
 static void test_converted(void **state) {
     (void)state;
     ok("$C convert $G $D/c.gguf && $C convert $D/c.gguf $D/c && $C convert $D/c $D/c2.gguf --json");
@@ -196,7 +217,7 @@ static void test_inspect(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged),
+        cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged), cmocka_unit_test(test_trained_tensors),
         cmocka_unit_test(test_converted), cmocka_unit_test(test_places),        cmocka_unit_test(test_nothing_left),
         cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
     return cmocka_run_group_tests(tests, begin, shell_end);

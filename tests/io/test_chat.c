@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "io/chat.h"
+#include "io/tensors_out.h"
 #include "io/tokenizer_internal.h"
 #include <jansson.h>
 #include <time.h>
@@ -38,7 +39,7 @@ static tokenizer *tokenizer_with(const char *source, const char *bos, const char
     must(tokenizer_json_parse("test", text, strlen(text), &tk));
     tk->bos = *bos ? tokenizer_id(tk, bos) : -1;
     tk->eos = *eos ? tokenizer_id(tk, eos) : -1;
-    must(tokenizer_set_template(tk, source));
+    must(tokenizer_set_template(tk, source, "chat template"));
     free(text);
     json_decref(root);
     return tk;
@@ -423,12 +424,63 @@ static void templates_by_name(void **state) {
     tokenizer_free(tk);
 }
 
+static void opens_not(const tokenizer *tk, const char *place) {
+    struct chat *c;
+    assert_int_equal(chat_open(tk, &c), E_INPUT);
+    if (!str_starts(err_text(), place)) flunk("%s: wanted %s", err_text(), place);
+}
+
+/* A template's errors say which file has it. */
+static void errors_name_their_file(void **state) {
+    (void)state;
+    static const char broken[] = "\n{{ x", config[] = "{\"chat_template\": \"\\n{{ x\"}";
+    char dir[] = "/tmp/cyc-chat-XXXXXX", path[64], place[128];
+    str json = {0}, file = {0};
+    struct gguf_keys keys = {0};
+    struct tensors ts;
+    tokenizer *tk;
+    assert_non_null(mkdtemp(dir));
+    must(file_read(GOLDEN "/rows/tokenizer.json", &json));
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", dir);
+    must(file_write(path, config, sizeof config - 1));
+    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    must(file_write(path, json.p, json.n));
+    must(tokenizer_from_json(path, &tk));
+    snprintf(place, sizeof place, "chat_template of %s/tokenizer_config.json:2:1: ", dir);
+    opens_not(tk, place);
+    must(tokenizer_set_template(tk, broken, "my.jinja"));
+    opens_not(tk, "my.jinja:2:1: ");
+    tokenizer_free(tk);
+    snprintf(place, sizeof place, "%s/chat_template.jinja", dir);
+    must(file_write(place, broken, sizeof broken - 1));
+    must(tokenizer_from_json(path, &tk));
+    snprintf(place, sizeof place, "%s/chat_template.jinja:2:1: ", dir);
+    opens_not(tk, place);
+    tokenizer_free(tk);
+    must(tensors_open(GOLDEN "/tokenizer_families/spm_llama.gguf", &ts));
+    for (int i = 0; i < ts.meta->n; i++) gguf_key_copy(&keys, &ts.meta->kv[i]);
+    gguf_key_str(&keys, "tokenizer.chat_template", broken);
+    tensors_close(&ts);
+    must(gguf_keys_open(&keys, &file, &ts));
+    must(tokenizer_from_gguf(&ts, &tk));
+    snprintf(place, sizeof place, "tokenizer.chat_template of %s:2:1: ", ts.path);
+    opens_not(tk, place);
+    tokenizer_free(tk);
+    tensors_close(&ts);
+    gguf_keys_free(&keys);
+    str_free(&file);
+    str_free(&json);
+    snprintf(path, sizeof path, "rm -r %s", dir);
+    assert_int_equal(system(path), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(real_templates_equal_jinja2), cmocka_unit_test(corners_equal_jinja2),
         cmocka_unit_test(errors_name_their_place),     cmocka_unit_test(bounds_hold),
         cmocka_unit_test(provenance_survives),         cmocka_unit_test(spans_follow_the_structure),
-        cmocka_unit_test(templates_by_name),           cmocka_unit_test(contents_make_no_control_token),
+        cmocka_unit_test(errors_name_their_file),      cmocka_unit_test(templates_by_name),
+        cmocka_unit_test(contents_make_no_control_token),
     };
     setenv("SOURCE_DATE_EPOCH", "1741176000", 1); /* 5 March 2025, 12:00 UTC: chat.py's date */
     return cmocka_run_group_tests(tests, NULL, NULL);

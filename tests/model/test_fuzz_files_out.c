@@ -30,7 +30,7 @@ static void replay_folder(const char *folder, int (*entry)(const uint8_t *, size
 
 static void test_tokenizer_out(void **state) {
     (void)state;
-    replay_folder("tests/fuzz/corpus/tokenizer_out", fuzz_tokenizer_out, 4);
+    replay_folder("tests/fuzz/corpus/tokenizer_out", fuzz_tokenizer_out, 11);
 }
 
 static void test_adapter(void **state) {

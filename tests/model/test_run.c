@@ -364,7 +364,7 @@ static void test_folder(void **state) {
     ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.rank_pattern=down_proj")), CYC_BAD_INPUT, "such as down_proj=32");
     ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.use_rslora=true")), CYC_BAD_INPUT, "use_rslora");
     ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.layers_to_transform=2-1")), CYC_BAD_INPUT, "8-15");
-    ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.layers_to_transform=77")), CYC_BAD_INPUT, "match no module");
+    ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.layers_to_transform=77")), CYC_BAD_INPUT, "'77' goes beyond the model's last layer, 2");
     ends_with(run("folder", CYC_RESUME, NULL, macct, LIST("max_steps=9", "lora.target_modules=[\"(q_proj\"]")), CYC_BAD_INPUT, "no regular expression");
     sh("cd %s && find folder -type f | sort | xargs md5sum | cmp - before", root); /* what is refused changes nothing */
     sh("touch %s", at("folder/stale"));
@@ -604,6 +604,80 @@ static void test_two_structures(void **state) {
     cyc_model_close(m);
 }
 
+/* --- full fine-tuning ------------------------------------------------------------------------------------------------ */
+/* Both sides train the last block, each its own copy: stopped and resumed it is the same; files hold that block and nothing else. */
+static void test_full_last_layer(void **state) {
+    (void)state;
+    struct tensors ts;
+    const char *const *more = LIST("method=full", "full.layers=last-1", "max_steps=3");
+    struct watch w = {.stop_at = 7};
+    runs("full", 0, NULL, macct, more);
+    ends_with(run("full-stopped", 0, &w, macct, more), CYC_INTERRUPTED, "");
+    watch_free(&w);
+    runs("full-stopped", CYC_RESUME, NULL, macct, more);
+    same_adapters("full", "full-stopped");
+    same_metrics("full", "full-stopped");
+    assert_false(same_bytes(at("full/A/adapter_model.safetensors"), at("full/B/adapter_model.safetensors")));
+    must(tensors_open(at("full/A/adapter_model.safetensors"), &ts));
+    assert_int_equal(ts.n, 7 + 2);
+    for (int i = 0; i < ts.n; i++) assert_true(str_starts(ts.t[i].name, "base_model.model.model.layers.2.") && str_ends(ts.t[i].name, ".weight"));
+    tensors_close(&ts);
+    ends_with(run("full", CYC_RESUME, NULL, macct, LIST("max_steps=9")), CYC_BAD_INPUT, "is a full adapter, the configuration says lora");
+    ends_with(run("full", CYC_RESUME, NULL, macct, LIST("max_steps=9", "method=full", "full.layers=first-1")), CYC_BAD_INPUT, "layers.0.input_layernorm.weight is missing");
+    ends_with(run("full", CYC_RESUME, NULL, macct, LIST("max_steps=9", "method=full", "full.layers=last-1", "full.target_modules=mlp")), CYC_BAD_INPUT, "holds 9 tensors, this adapter's settings use 3");
+}
+
+/* Everything: it learns, and what is evaluated from the files is what was trained. */
+static void test_full_sft(void **state) {
+    (void)state;
+    struct watch w = {0};
+    const char *data = sft_data("data", "train.jsonl"), *held = sft_data("eval.data", "held.jsonl");
+    runs("full-sft", 0, &w, sft, LIST("method=full", "learning_rate=2e-3", "max_steps=30", "eval_steps=30", data, held));
+    if (!(w.loss[29] < 0.5 * w.loss[0])) flunk("loss %g at first, %g after 30 steps", w.loss[0], w.loss[29]);
+    cyc_config *c = config("full-sft", sft, LIST("method=full", data, held));
+    char *text;
+    if (cyc_evaluate(c, at("full-sft"), &text)) flunk("%s", cyc_error());
+    json_t *again = json_loads(text, 0, NULL);
+    double x = json_number_value(json_object_get(json_array_get(json_object_get(again, "sides"), 0), "loss"));
+    double y = json_number_value(json_object_get(json_array_get(json_object_get(w.eval[1], "sides"), 0), "loss"));
+    if (fabs(x - y) > 1e-6 * y) flunk("eval loss %.9g from the files, %.9g in the run", x, y);
+    json_decref(again);
+    cyc_free(text);
+    cyc_config_free(c);
+    watch_free(&w);
+    cyc_model *m;
+    cyc_adapter *a;
+    if (cyc_model_open(DATA, &m) || cyc_adapter_open(m, at("full-sft/adapter"), &a)) flunk("%s", cyc_error());
+    cyc_adapter_close(a);
+    cyc_model_close(m);
+}
+
+/* Layers by their place in the model, for any method: files have numbers. */
+static void test_layers(void **state) {
+    (void)state;
+    static const struct { const char *setting, *say; } bad[] = {
+        {"lora.layers_to_transform=last-4", "'lora.layers_to_transform' wants layers such as 3, 8-15, first-2, last-4 or every-2 of the model's 3, found 'last-4'"},
+        {"lora.layers_to_transform=first-4", "'first-4' goes beyond the model's last layer, 2"},
+        {"lora.layers_to_transform=last-0", "found 'last-0'"}, {"lora.layers_to_transform=every-", "found 'every-'"}, {"lora.layers_to_transform=every-2x", "found 'every-2x'"},
+        {"lora.layers_to_transform=[0, middle]", "found 'middle'"}, {"lora.layers_to_transform=1-3", "'1-3' goes beyond"}, {"full.layers=5", "'full.layers': '5' goes beyond"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const bool full = str_starts(bad[i].setting, "full");
+        ends_with(run("layers-bad", 0, NULL, sft, LIST(bad[i].setting, full ? "method=full" : "method=lora", sft_data("data", "train.jsonl"))), CYC_BAD_INPUT, bad[i].say);
+    }
+    ends_with(run("layers-bad", 0, NULL, sft, LIST("method=full", "full.layers=last-1", "full.target_modules=\".*mlp.*\"", sft_data("data", "train.jsonl"))), CYC_BAD_INPUT, "a regular expression says itself which layers");
+    ends_with(run("layers-bad", 0, NULL, sft, LIST("method=full", "full.target_modules=lm_head", sft_data("data", "train.jsonl"))), CYC_BAD_INPUT, "full.target_modules (lm_head) match no module of this model; it has 3 layers of");
+    static const struct { const char *words; int n, layer[3]; } good[] = {{"every-2", 2, {0, 2}}, {"[first-1, last-1]", 2, {0, 2}}, {"last-2", 2, {1, 2}}, {"every-1", 3, {0, 1, 2}}};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        char setting[80];
+        snprintf(setting, sizeof setting, "lora.layers_to_transform=%s", good[i].words);
+        runs("layers", CYC_OVERWRITE, NULL, sft, LIST(setting, "max_steps=1", sft_data("data", "train.jsonl")));
+        json_t *j = json_at(at("layers/adapter/adapter_config.json")), *list = json_object_get(j, "layers_to_transform");
+        assert_int_equal(json_array_size(list), good[i].n);
+        for (int k = 0; k < good[i].n; k++) assert_int_equal(json_integer_value(json_array_get(list, (size_t)k)), good[i].layer[k]);
+        json_decref(j);
+    }
+}
+
 static double eval_loss(const json_t *e) { return json_number_value(json_object_get(json_array_get(json_object_get(e, "sides"), 0), "loss")); }
 
 /* Sixteen rows at a high rate: the held-out loss falls, then rises. The finished adapter is that of its lowest point. */
@@ -643,6 +717,7 @@ int main(void) {
         cmocka_unit_test(test_overwrite_from_itself), cmocka_unit_test(test_folder_taken_meanwhile), cmocka_unit_test(test_broken_checkpoints), cmocka_unit_test(test_sft),
         cmocka_unit_test(test_sft_resume),       cmocka_unit_test(test_messages_without_template), cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_metric_names),     cmocka_unit_test(test_two_structures),       cmocka_unit_test(test_best),
+        cmocka_unit_test(test_full_last_layer),  cmocka_unit_test(test_full_sft),             cmocka_unit_test(test_layers),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

@@ -26,7 +26,11 @@ static int contents(void **state) {
     for (uint32_t i = 0; i < V * C; i++) base_table[i] = 2 * noise(i), base_head[i] = noise(1000 + i);
     for (uint32_t i = 0; i < ARENA / 4; i++) weights[i] = noise(2000 + i);
     for (int i = 0; i < C; i++) ones[i] = 1;
-    for (int i = 0; i < N; i++) ids[i] = i < 4 ? V + i % P : (i * 7) % 5, label[i] = i * 3 % V, weight[i] = i % 4 == 1 ? 0 : 0.5f + (float)(i % 3);
+    for (int i = 0; i < N; i++) {
+        ids[i] = i < 4 ? V + i % P : (i * 7) % 5;
+        label[i] = i * 3 % V;
+        weight[i] = i % 4 == 1 ? 0 : 0.5f + (float)(i % 3);
+    }
     return 0;
 }
 
@@ -43,7 +47,8 @@ static void lay_down(struct net *n, enum kind kind, enum checkpoint level, bool 
     struct prog *p = &n->p;
     const int64_t rows = SYM_N, table[] = {V, C}, width = C;
     *n = (struct net){.p.cap = {[-SYM_N] = N}};
-    val id = prog_input(p, DT_I32, 1, &rows, "ids"), want = prog_input(p, DT_I32, 1, &rows, "label"), w = prog_input(p, DT_F32, 1, &rows, "weight");
+    val id = prog_input(p, DT_I32, 1, &rows, "ids"), want = prog_input(p, DT_I32, 1, &rows, "label");
+    val w = prog_input(p, DT_F32, 1, &rows, "weight");
     val tokens = kind == TIED ? param(p, V, C, 0, "table") : prog_base(p, DT_F32, 2, table, base_table, "table");
     val head = kind == TIED ? tokens : kind == CLASSIFIER ? param(p, V, C, 0, "head") : prog_base(p, DT_F32, 2, table, base_head, "head");
     val bias = kind == CLASSIFIER ? param(p, V, 0, V * C * 4, "bias") : (val){0};
@@ -70,7 +75,8 @@ static void drop(struct net *n) {
 
 /* The loss of `weights` in double, from the rows' own; gradient: added to. Over arenas of NaN. */
 static double run(struct net *n) {
-    void *inputs[] = {ids, label, weight}, *act = aligned_alloc(64, n->plan.act + 64), *scratch = aligned_alloc(64, (n->plan.scratch + 127) / 64 * 64);
+    void *inputs[] = {ids, label, weight}, *act = aligned_alloc(64, n->plan.act + 64);
+    void *scratch = aligned_alloc(64, (n->plan.scratch + 127) / 64 * 64);
     struct binding b = {.act = act, .scratch = scratch, .param = weights, .grad = gradient, .input = inputs, .poison = true};
     b.size[-SYM_N] = N;
     double loss = 0;
@@ -177,7 +183,8 @@ static void test_loss_scale(void **state) {
     struct net n;
     lay_down(&n, CLASSIFIER, CHECKPOINT_NONE, true);
     static float plain[ARENA / 4];
-    void *inputs[] = {ids, label, weight}, *act = aligned_alloc(64, n.plan.act + 64), *scratch = aligned_alloc(64, (n.plan.scratch + 127) / 64 * 64);
+    void *inputs[] = {ids, label, weight}, *act = aligned_alloc(64, n.plan.act + 64);
+    void *scratch = aligned_alloc(64, (n.plan.scratch + 127) / 64 * 64);
     struct binding b = {.act = act, .scratch = scratch, .param = weights, .grad = gradient, .input = inputs, .size = {[-SYM_N] = N}};
     for (int scale = 1; scale <= 1024; scale *= 1024) {
         memset(gradient, 0, sizeof gradient);
@@ -201,8 +208,9 @@ static void test_refusals(void **state) {
     const int64_t rows = SYM_N, x[] = {SYM_N, C}, w[] = {V, C}, narrow[] = {P, C - 1};
     for (int kind = 0; kind < 4; kind++) {
         struct prog p = {.cap = {[-SYM_N] = N}};
-        val h = prog_act(&p, DT_F32, 2, x, "h"), id = prog_input(&p, DT_I32, 1, &rows, "ids"), weighted = prog_input(&p, DT_F32, 1, &rows, "weight");
-        val made = prog_act(&p, DT_F32, 2, w, "made"), thin = prog_act(&p, DT_F32, 2, narrow, "thin"), short_bias = param(&p, P, 0, 0, "short");
+        val h = prog_act(&p, DT_F32, 2, x, "h"), id = prog_input(&p, DT_I32, 1, &rows, "ids");
+        val weighted = prog_input(&p, DT_F32, 1, &rows, "weight"), short_bias = param(&p, P, 0, 0, "short");
+        val made = prog_act(&p, DT_F32, 2, w, "made"), thin = prog_act(&p, DT_F32, 2, narrow, "thin");
         prog_v(&p, made)->needs = prog_v(&p, h)->needs = true;
         if (kind == 0) {
             prog_emit(&p, &op_head_loss, (val[]){h, made, id, weighted, {0}}, 5, NULL);
@@ -212,7 +220,8 @@ static void test_refusals(void **state) {
             refused(&p, E_INPUT, "head_loss: 'short' is f32[3], must be f32[20]");
         } else if (kind == 2) {
             val y = emit1(&p, &op_embed, (val[]){id, made}, 2, &(struct op_attr){.scale = 1});
-            struct inst *i = prog_emit(&p, &op_head_loss, (val[]){y, param(&p, V, C, 0, "head"), id, weighted, {0}}, 5, &(struct op_attr){.backward = true});
+            val in[] = {y, param(&p, V, C, 0, "head"), id, weighted, {0}};
+            struct inst *i = prog_emit(&p, &op_head_loss, in, 5, &(struct op_attr){.backward = true});
             prog_backward(&p, i->out[0], CHECKPOINT_NONE, &op_add);
             refused(&p, E_UNSUPPORTED, "embed: a gradient of 'made', which is no parameter");
         } else {
@@ -223,6 +232,7 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_classifier), cmocka_unit_test(test_tied), cmocka_unit_test(test_virtual), cmocka_unit_test(test_scoring), cmocka_unit_test(test_loss_scale), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_classifier), cmocka_unit_test(test_tied),       cmocka_unit_test(test_virtual),
+                                       cmocka_unit_test(test_scoring),    cmocka_unit_test(test_loss_scale), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, contents, NULL);
 }

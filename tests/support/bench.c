@@ -72,10 +72,12 @@ static void compare_slice(struct bench *b, const char *prefix, const struct para
     const struct tensor *t = fixture(&b->want, name);
     const int64_t columns = p->nd > 1 ? p->d[1] : 1;
     assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1), s->rows * columns);
+    if (s->turned) assert_int_equal(t->d[0], columns);
     size_t n = (size_t)(s->rows * columns);
     float *have = malloc(n * 4), big = 0;
     for (int64_t j = 0; j < (int64_t)n; j++) {
-        have[j] = (float)(scale * weights[p->off / 4 + (size_t)(place_of(s, j / columns) * columns + j % columns)]);
+        const int64_t row = s->turned ? j % s->rows : j / columns, column = s->turned ? j / s->rows : j % columns;
+        have[j] = (float)(scale * weights[p->off / 4 + (size_t)(place_of(s, row) * columns + column)]);
         if (s->form.less != 0 && !strncmp(prefix, "after", 5)) have[j] -= s->form.less; /* as files have it (core/params.h) */
         big = fmaxf(big, fabsf(f32_of(t)[j]));
     }

@@ -117,7 +117,7 @@ static void one_bos_with_every_template(void **state) {
     for (int i = 0; i < 3; i++) {
         char source[300];
         snprintf(source, sizeof source, "%s%s", lead[i], turns);
-        assert_int_equal(tokenizer_set_template(tk, source), OK);
+        assert_int_equal(tokenizer_set_template(tk, source, "chat template"), OK);
         assert_int_equal(rows_sft(tk, &s, 100, &r), i < 2 ? OK : E_INPUT);
         if (i < 2) is_row(&r.r[0], 1, "<s>u>w*<eos>*\\n");
         else assert_non_null(strstr(err_text(), "d.jsonl:1: the chat template begins with two BOS tokens"));

@@ -5,11 +5,13 @@ Run:  python tests/golden/make/methods.py [case ...]     (torch, transformers, p
 
 <case>/adapter/                 as PEFT saves it, every trained number away from where it begins
 <case>/fresh/                   where a fresh one begins, of methods that begin elsewhere than at the base (PiSSA, ...)
-<case>/expected.safetensors     as tiny_llama's: a batch, logits, nll, loss, gradients, ten AdamW steps, greedy text. In double. Vectors are not decayed.
+<case>/expected.safetensors     (T5: with src_ids, src_cu, and without text) as tiny_llama's: a batch, logits, nll, loss, gradients, ten AdamW steps, greedy text. In double. Vectors are not decayed.
 
+A third entry of a case is its seed; without one it goes by its place in the list.
 tests/model/test_methods.c has the same list of cases, with the base of each.
 """
 import os
+import re
 import sys
 
 import families
@@ -37,6 +39,13 @@ CASES = {
     "dora_bias": ("tiny_llama/bias", LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"], task_type="CAUSAL_LM")),
     "dora_gpt2": ("families/gpt2", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
     "dora_plus": ("tiny_llama/bias", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["v_proj", "gate_proj"], bias="lora_only", task_type="CAUSAL_LM")),
+    "full": ("tiny_llama/tied_gqa", {"target_modules": "all", "exclude_modules": ["gate_proj", "up_proj"]}, 47),
+    "full_gpt2": ("families/gpt2", {"target_modules": "all", "exclude_modules": ["c_attn"]}, 48),  # the bias of its keys has no gradient but rounding
+    "full_gemma2": ("families/gemma2", {"target_modules": "all"}, 54),
+    "full_last": ("families/qwen2", {"target_modules": "all", "layers_to_transform": [1]}, 55),
+    "full_regex": ("families/qwen2", {"target_modules": r"model\.layers\.0\.(mlp\.down_proj|self_attn\.v_proj|input_layernorm)|model\.norm"}, 56),
+    "full_names": ("families/mistral_full", {"target_modules": ["q_proj", "k_proj"]}, 57),
+    "full_t5": ("families/t5", {"target_modules": "all"}, 58),
 }
 RATIO = {"lora_plus": 4.0, "dora_plus": 4.0}  # of LoRA+: the learning rate of B and of vectors over that of A, as PEFT's create_loraplus_optimizer groups them
 
@@ -48,29 +57,52 @@ def trained(m):
 
 
 def opened(base):
+    if base == "families/t5":
+        m = families.T5ForConditionalGeneration.from_pretrained(os.path.join(oracle.GOLDEN, base), dtype=torch.float32, attn_implementation="eager")
+        return m.eval()
     return families.load(os.path.join(oracle.GOLDEN, base), None)
+
+
+def ours(config):
+    """Methods that PEFT does not have: "bias", or the settings of full."""
+    return config == "bias" or isinstance(config, dict)
+
+
+def taken(name, config):
+    """Of a base's parameter: is it trained? PEFT's rules for modules (tuners_utils.py), told anew."""
+    if config == "bias":
+        return name.endswith(".bias")
+    if "relative_attention_bias" in name:  # not trainable yet
+        return False
+    module, of, layers = name.rsplit(".", 1)[0], config["target_modules"], config.get("layers_to_transform")
+    ends = lambda names: any(module == n or module.endswith("." + n) for n in names)
+    layer = re.search(r"\.(\d+)\.", module)
+    if ends(config.get("exclude_modules", [])) or (layers and not (layer and int(layer[1]) in layers)):
+        return False
+    return of == "all" or (ends(of) if isinstance(of, list) else bool(re.fullmatch(of, module)))
 
 
 def fresh(base, config):
     m = opened(base)
-    if config == "bias":
+    if ours(config):
         for n, p in m.named_parameters():
-            p.requires_grad_(n.endswith(".bias"))
+            p.requires_grad_(taken(n, config))
         return m
     return get_peft_model(m, config)
 
 
 def save(m, config, path, base):
-    if config != "bias":
+    if not ours(config):
         oracle.save_adapter(m, path, base="tests/golden/" + base)
         return
+    c = {"peft_type": "BITFIT", "target_modules": None} if config == "bias" else {"peft_type": "FULL", **config}
     oracle.save(os.path.join(path, "adapter_model.safetensors"), {n: p.detach() for n, p in trained(m).items()})
-    oracle.write_json(os.path.join(path, "adapter_config.json"), {"peft_type": "BITFIT", "base_model_name_or_path": "tests/golden/" + base, "task_type": "CAUSAL_LM", "target_modules": None})
+    oracle.write_json(os.path.join(path, "adapter_config.json"), {"base_model_name_or_path": "tests/golden/" + base, "task_type": "CAUSAL_LM", **c})
 
 
 def loaded(base, config, path):
     m = opened(base)
-    if config != "bias":
+    if not ours(config):
         return PeftModel.from_pretrained(m, path, is_trainable=True)
     m = fresh(base, config)
     saved = oracle.load_file(os.path.join(path, "adapter_model.safetensors"))
@@ -80,15 +112,35 @@ def loaded(base, config, path):
     return m
 
 
+def encoder_decoder(seed, seqs):
+    """T5: what the encoder reads, and the decoder's rows; tiny_llama.forward then runs both."""
+    g = torch.Generator().manual_seed(seed)
+    src = [torch.randint(3, families.V, (n,), generator=g).tolist() + [1] for n in (12, 3, 1, 6)]
+    seqs = [[0] + q for q in seqs]
+
+    def forward(m, seqs, labels):
+        lg = [m(input_ids=torch.tensor([s]), decoder_input_ids=torch.tensor([q]), use_cache=False).logits[0] for s, q in zip(src, seqs)]
+        nll = [torch.nn.functional.cross_entropy(z, torch.tensor(y), reduction="none") * torch.tensor([1.0] * (len(y) - 1) + [0.0], dtype=z.dtype) for z, y in zip(lg, labels)]
+        return torch.cat(lg), torch.cat(nll)
+
+    tiny_llama.forward = forward
+    extra = {"src_ids": i32(sum(src, [])), "src_cu": families.cu_of(src)}
+    return seqs, [q[1:] + [0] for q in seqs], [[float(i < len(q) - 1) for i in range(len(q))] for q in seqs], extra
+
+
 def case(name, seed):
-    base, config = CASES[name]
+    base, config = CASES[name][:2]
+    seed = (CASES[name][2:] or (seed,))[0]
     d = os.path.join(OUT, name)
     seqs, labels, w, prompts = families.batch(seed)
+    common, plain_forward = {}, tiny_llama.forward
+    if base == "families/t5":
+        seqs, labels, w, common = encoder_decoder(seed, seqs)
     m = fresh(base, config)
     g = torch.Generator().manual_seed(100 * seed)
     with torch.no_grad():
         for n, p in trained(m).items():
-            p.add_(torch.randn(p.shape, generator=g) * (0.1 if p.dim() == 1 or min(p.shape) == 1 or ".lora_B" in n else p.shape[-1] ** -0.5))
+            p.add_(torch.randn(p.shape, generator=g) * (0.1 if p.dim() == 1 or min(p.shape) == 1 or ".lora_B" in n or ours(config) else p.shape[-1] ** -0.5))
     ad = os.path.join(d, "adapter")
     save(m, config, ad, base)
     assert set(oracle.load_file(os.path.join(ad, "adapter_model.safetensors"))) == set(trained(m)), (set(oracle.load_file(os.path.join(ad, "adapter_model.safetensors"))) ^ set(trained(m)))
@@ -96,16 +148,17 @@ def case(name, seed):
     tiny_llama.NEW = families.NEW
     m = loaded(base, config, ad).double()
     with families.double():
-        gen = tiny_llama.generate(m, prompts)
+        gen = {} if common else tiny_llama.generate(m, prompts)
         exact = tiny_llama.run(m, seqs, labels, w, RATIO.get(name, 1.0))
     noise = tiny_llama.far(exact, tiny_llama.run(loaded(base, config, ad), seqs, labels, w, RATIO.get(name, 1.0)))
     if name in RATIO:  # the product's own settings, which PEFT's file has no place for
         path = os.path.join(ad, "adapter_config.json")
         oracle.write_json(path, {**oracle.json.load(open(path)), "loraplus_lr_ratio": RATIO[name]})
     assert noise["logits"]["rel"] < 1e-5 and noise["grad"]["rel"] < 1e-4, noise
-    common = {"ids": i32(sum(seqs, [])), "cu_seqlens": families.cu_of(seqs), "labels": i32(sum(labels, [])), "weights": torch.tensor(sum(w, []), dtype=torch.float32)}
+    tiny_llama.forward = plain_forward
+    common |= {"ids": i32(sum(seqs, [])), "cu_seqlens": families.cu_of(seqs), "labels": i32(sum(labels, [])), "weights": torch.tensor(sum(w, []), dtype=torch.float32)}
     oracle.save(os.path.join(d, "expected.safetensors"), {**common, **{k: f32(v) for k, v in exact.items()}, **gen})
-    print(name, "loss %.4f -> %.4f" % (exact["losses"][0], exact["losses"][9]), "min gap %.4f" % gen["gen.gap"].min(), {k: v["rel"] for k, v in noise.items()}, flush=True)
+    print(name, "loss %.4f -> %.4f" % (exact["losses"][0], exact["losses"][9]), "min gap %.4f" % gen["gen.gap"].min() if gen else "", {k: v["rel"] for k, v in noise.items()}, flush=True)
 
 
 if __name__ == "__main__":
