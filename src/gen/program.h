@@ -37,7 +37,7 @@ struct program {
     bool seq2seq;         /* the model reads prompts with an encoder */
     val ids, pos;         /* the inputs that program_advance() writes */
     struct residents *base; /* the model's, on the backend */
-    struct norms *norms;    /* the model's */
+    struct derived *derived; /* the model's */
     const struct param_set *params; /* NULL: none */
 };
 

@@ -3,7 +3,7 @@
  * the law of step 0: a fresh adapter is the base, bit for bit (or, where it adds in another order, within what that can do). */
 #define _DEFAULT_SOURCE
 #include "support/bench.h"
-#include "model/norms.h"
+#include "model/derived.h"
 #include "ops/ops.h"
 #include "peft/lora.h"
 #include "peft/methods.h"
@@ -269,7 +269,7 @@ static void test_dora_programs(void **state) {
             }
         }
     }
-    assert_int_equal(m.norms->bytes, bytes);
+    assert_int_equal(m.derived->bytes, bytes);
     memory_free(&mem);
     for (int k = 0; k < 3; k++) program_free(&g[k]);
     structure_free(&st);
