@@ -6,18 +6,17 @@ struct derived_part {
     struct derived_part *next;
     const struct weight *w;
     struct derivation how;
-    float *out;
     bool there;
+    _Alignas(16) float out[];
 };
 
 static struct derived_part *find_or_add(struct derived *n, const struct weight *w, const struct derivation *d) {
     for (struct derived_part *p = n->first; p; p = p->next)
         if (p->w == w && p->how.make == d->make && p->how.floats == d->floats && p->how.rank == d->rank && p->how.iterations == d->iterations) return p;
-    struct derived_part *p = arena_alloc(&n->mem, sizeof *p);
-    float *out = arena_alloc(&n->mem, d->floats * sizeof *out);
-    if (!p || !out) return NULL;
-    *p = (struct derived_part){n->first, w, *d, out, false};
-    n->bytes += d->floats * sizeof *out;
+    struct derived_part *p = arena_alloc(&n->mem, sizeof *p + d->floats * sizeof *p->out);
+    if (!p) return NULL;
+    *p = (struct derived_part){.next = n->first, .w = w, .how = *d};
+    n->bytes += d->floats * sizeof *p->out;
     return n->first = p;
 }
 
