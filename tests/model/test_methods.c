@@ -318,6 +318,54 @@ static void test_dora_files(void **state) {
     must(dir_remove(folder));
 }
 
+/* A finished PiSSA adapter is a LoRA of twice the rank for the base as it is: as such it gives PEFT's logits of the adapter with its residual
+ * base. One that began elsewhere is refused; so are ranks that a matrix has not, and lengths beside it. */
+static void test_pissa_files(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-pissa-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    for (int c = 0; c < CASES; c++) {
+        if (!str_starts(cases[c].name, "pissa")) continue;
+        struct bench b;
+        const struct peft_method *method;
+        const void *settings;
+        struct structure plain;
+        char model[128];
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
+        must(adapter_write(folder, &b.st, b.learner.w, "base"));
+        must(adapter_read_config(folder, &b.mem, &method, &settings));
+        const struct lora *had = b.st.settings, *have = settings;
+        assert_true(have->init == LORA_KAIMING && have->r == 2 * had->r && lora_rank(have, "x.o_proj") == 2 * lora_rank(had, "x.o_proj"));
+        assert_true(fabs(lora_scale(have, "x.o_proj") - lora_scale(had, "x.o_proj")) < 1e-8);
+        must(structure_init(&plain, &b.model, method, settings, NULL));
+        float *weights = arena_f32(plain.params.bytes);
+        must(adapter_load(folder, &b.model, &plain, weights));
+        float *logits = logits_with(model, &plain, weights, &b.want);
+        const struct tensor *want = fixture(&b.want, "logits");
+        close_to(cases[c].name, logits, f32_of(want), want->bytes / 4, 0, 1e-4);
+        must(adapter_load(folder, &b.model, &b.st, b.learner.w)); /* and where it goes on */
+        must(adapter_write(folder, &plain, weights, "base"));
+        must(adapter_load(folder, &b.model, &b.st, b.learner.w));
+        for (size_t i = 0; i < plain.params.bytes / 4; i++) weights[i] *= 1.01f;
+        must(adapter_write(folder, &plain, weights, "base"));
+        assert_int_equal(adapter_load(folder, &b.model, &b.st, b.learner.w), E_INPUT);
+        assert_non_null(strstr(err_text(), "has begun elsewhere than at this base's singular vectors"));
+        free(logits);
+        arena_f32_free(weights, plain.params.bytes);
+        structure_free(&plain);
+        struct lora other = *had;
+        other.r = 33, other.n_ranks = 0;
+        assert_int_equal(structure_init(&plain, &b.model, &method_lora, &other, NULL), E_USAGE);
+        assert_non_null(strstr(err_text(), "is 33, and the matrix has only "));
+        other = *had, other.dora = true;
+        assert_int_equal(structure_init(&plain, &b.model, &method_lora, &other, NULL), E_USAGE);
+        assert_non_null(strstr(err_text(), "lora.use_dora does not go with init_lora_weights: pissa"));
+        bench_close(&b);
+    }
+    must(dir_remove(folder));
+}
+
 /* Moments that were saved in another order of the parameters are refused, whatever their size. */
 static void test_optimizer_layout(void **state) {
     (void)state;
@@ -352,6 +400,6 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
-                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files)};
+                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files), cmocka_unit_test(test_pissa_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -98,7 +98,7 @@ void bench_compare(struct bench *b, const char *prefix, const float *there, doub
     free(weights);
 }
 
-static float *logits_by(const char *path, struct structure *st, float *weights, const struct tensors *expected) {
+float *logits_with(const char *path, struct structure *st, float *weights, const struct tensors *expected) {
     struct model m;
     struct program g;
     struct memory mem;
@@ -126,12 +126,12 @@ static float *logits_by(const char *path, struct structure *st, float *weights, 
     return out;
 }
 
-float *logits_of(const char *path, const struct tensors *expected) { return logits_by(path, NULL, NULL, expected); }
+float *logits_of(const char *path, const struct tensors *expected) { return logits_with(path, NULL, NULL, expected); }
 
 float *logits_of_fresh(const char *path, struct structure *st, const struct tensors *expected) {
     float *weights = arena_f32(st->params.bytes), *out;
     must(param_fill(&st->params, 1, weights));
-    out = logits_by(path, st, weights, expected);
+    out = logits_with(path, st, weights, expected);
     arena_f32_free(weights, st->params.bytes);
     return out;
 }

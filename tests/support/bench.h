@@ -40,6 +40,8 @@ void bench_compare(struct bench *b, const char *prefix, const float *there, doub
 
 /* Logits of a fixture's batch (ids, cu_seqlens) by the bare model at `path`, capped where the model caps them, [N, V]; the caller frees. */
 float *logits_of(const char *path, const struct tensors *expected);
+/* The same with an adapter's weights, by a structure that was made for the model (NULL: the bare model). */
+float *logits_with(const char *path, struct structure *st, float *weights, const struct tensors *expected);
 /* The same with a fresh adapter of a structure that was made for the model. */
 float *logits_of_fresh(const char *path, struct structure *st, const struct tensors *expected);
 
