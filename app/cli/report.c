@@ -28,7 +28,8 @@ static void report_side(const json_t *s) {
     snprintf(name, sizeof name, "adapter %s", json_text(s, "name"));
     label(name);
     printf("%s parameters", show_count(json_num(s, "trained")));
-    if (json_object_get(s, "modules")) printf(" in %.0f modules", json_num(s, "modules"));
+    if (json_num(s, "modules") > 0) printf(" in %.0f modules", json_num(s, "modules"));
+    if (json_num(s, "virtual_tokens") > 0) printf(" for %.0f virtual tokens", json_num(s, "virtual_tokens"));
     if (json_object_get(s, "rows")) printf("; %.0f rows of %s", json_num(s, "rows"), *targets ? targets : data);
     putchar('\n');
 }
@@ -50,6 +51,12 @@ void report_run(const json_t *plan) {
     if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
     report_model(json_object_get(plan, "model"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
+    const json_t *f = json_object_get(plan, "features");
+    if (!(json_num(f, "seconds") > 0)) return;
+    label("features");
+    printf("the base's rows of %.0f texts, %s; ", json_num(f, "texts"), show_bytes(json_num(f, "bytes")));
+    if (json_is_true(json_object_get(f, "found"))) printf("found on disk\n");
+    else printf("computed in %s\n", show_time(json_num(f, "seconds")));
 }
 
 void report_memory(const json_t *plan) {
@@ -87,7 +94,9 @@ static const struct {
                {">perplexity", "perplexity", "%.2f"},
                {">BLEU", "bleu", "%.1f"},
                {">chrF", "chrf", "%.1f"},
-               {">exact %", "exact", "%.1f"}};
+               {">exact %", "exact", "%.1f"},
+               {">accuracy", "accuracy", "%.4f"},
+               {">macro F1", "macro_f1", "%.4f"}};
 enum { METRICS = sizeof metrics / sizeof *metrics };
 
 static void metric_heads(struct table *t) {
@@ -99,7 +108,41 @@ static void metric_heads(struct table *t) {
 static void metric_row(struct table *t, const char *name, const char *what, const json_t *o) {
     table_text(t, name);
     table_text(t, what);
-    for (int m = 0; m < METRICS; m++) table_number(t, o, metrics[m].key, metrics[m].fmt);
+    bool classes = json_object_get(o, "macro_f1") != NULL; /* of tokens the accuracy is not shown */
+    for (int m = 0; m < METRICS; m++)
+        table_number(t, classes || strcmp(metrics[m].key, "accuracy") ? o : NULL, metrics[m].key, metrics[m].fmt);
+}
+
+/* A classifier's classes, and what it took for what. */
+static void classes(const json_t *side, bool details) {
+    enum { SHOWN = 8 };
+    struct table t = {0};
+    size_t i;
+    const json_t *c, *list = json_object_get(side, "classes"), *wrong = json_object_get(side, "confusions");
+    static const char *const heads[] = {"class", ">precision", ">recall", ">F1", ">texts", ">predicted"};
+    if (!list || !details) return;
+    putchar('\n');
+    for (i = 0; i < sizeof heads / sizeof *heads; i++) table_head(&t, heads[i]);
+    json_array_foreach(list, i, c) {
+        if (!(json_num(c, "support") + json_num(c, "predicted") > 0)) continue;
+        table_text(&t, json_text(c, "label"));
+        table_number(&t, c, "precision", "%.3f");
+        table_number(&t, c, "recall", "%.3f");
+        table_number(&t, c, "f1", "%.3f");
+        table_number(&t, c, "support", "%.0f");
+        table_number(&t, c, "predicted", "%.0f");
+    }
+    table_print(&t, "  ");
+    json_array_foreach(wrong, i, c) {
+        str from = {0}, to = {0};
+        if (i == SHOWN) break;
+        text_one_line(&from, json_text(c, "label"), 60);
+        text_one_line(&to, json_text(c, "predicted"), 60);
+        printf("%s  %s taken for %s: %.0f\n", i ? "" : "\n", from.p ? from.p : "", to.p ? to.p : "", json_num(c, "count"));
+        str_free(&from);
+        str_free(&to);
+    }
+    if (json_array_size(wrong) > SHOWN) printf("  and %zu other confusions\n", json_array_size(wrong) - SHOWN);
 }
 
 static const char *direction(const json_t *side) {
@@ -135,6 +178,8 @@ void report_eval(const json_t *eval) {
     }
     if (round) metric_row(&t, "A→B→A", "", round);
     table_print(&t, "  ");
+    const char *tag = json_text(eval, "tag"); /* what was measured on the way is not looked at that closely */
+    json_array_foreach(json_object_get(eval, "sides"), i, side) classes(side, strcmp(tag, "step") && strcmp(tag, "before"));
     samples(json_object_get(eval, "samples"));
 }
 

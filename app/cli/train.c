@@ -20,8 +20,9 @@
 #include <unistd.h>
 
 const char help_train[] =
-    "Trains adapters as a configuration says: two by cycle consistency on unpaired text (objective macct), or one on\n"
-    "pairs or conversations (sft). The base model is never changed.\n"
+    "Trains adapters as a configuration says: two by cycle consistency on unpaired text (objective macct), one on pairs\n"
+    "or conversations (sft), or a classifier with one beside it on texts with labels\n"
+    "(classification). The base model is never changed.\n"
     "\n"
     "Usage: cyclora train CONFIG [--set key=value]... [--device D] [--dtype T] [--resume | --overwrite] [--quiet] [--json]\n"
     "\n"
@@ -39,7 +40,7 @@ const char help_train[] =
     "  cyclora train run.yaml\n"
     "  cyclora train run.yaml --set max_steps=500 --set output_dir=long --json > events.jsonl\n"
     "\n"
-    "Writes into output_dir, one run at a time: the adapters in PEFT's layout (A and B; sft: adapter), metrics.jsonl,\n"
+    "Writes into output_dir, one run at a time: the adapters in PEFT's layout (A and B; of one side: adapter), metrics.jsonl,\n"
     "checkpoints, the resolved configuration and a report. Ctrl-C finishes the step and saves a checkpoint; a second one\n"
     "leaves at once. On a random:SEED base, which is for benchmarks, checkpoints are saved and adapters are not.\n"
     "Exit status: 0; 2 for a wrong configuration or data; 130 interrupted, with the state saved; 1 otherwise.\n";
@@ -213,8 +214,9 @@ static void print_usage(const json_t *plan, const char *dir) {
         str adapter = {0};
         str_addf(&adapter, "%s/%s", dir, *json_text(side, "name") ? json_text(side, "name") : "adapter");
         bool own = adapter.p && path_is_dir(adapter.p);
-        printf("  cyclora generate --model %s --adapter %s --prompt \"...\"\n", *model ? model : "MODEL",
-               own ? adapter.p : dir);
+        const char *with = *model ? model : "MODEL", *folder = own ? adapter.p : dir;
+        if (json_object_get(plan, "labels")) printf("  cyclora classify --model %s --adapter %s --data FILE\n", with, folder);
+        else printf("  cyclora generate --model %s --adapter %s --prompt \"...\"\n", with, folder);
         str_free(&adapter);
     }
 }

@@ -85,6 +85,27 @@ int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t
 int cyc_width(const cyc_model *m);
 int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, int normalize, float *out);
 
+/* Texts of a file: plain lines, or a field (NULL: "text") of JSONL, a JSON array, CSV or TSV; format NULL: found by itself. */
+typedef struct cyc_texts cyc_texts;
+int cyc_texts_open(const char *path, const char *format, const char *field, cyc_texts **out);
+void cyc_texts_close(cyc_texts *t);
+int cyc_texts_count(const cyc_texts *t);
+const char *cyc_text_at(const cyc_texts *t, int i);
+
+/* A vector for each text, out[count * cyc_width(m)]: the model's last rows of it, averaged, or the last token's, or the first's ([CLS]).
+ * Each text gets what the model expects around it; one longer than max_length (0: 1024, or the model's context) loses its end, and a
+ * warning says so. */
+enum { CYC_POOL_MEAN, CYC_POOL_LAST, CYC_POOL_FIRST };
+int cyc_embed_texts(cyc_model *m, cyc_adapter *adapter, const cyc_texts *t, int pooling, int normalize, int max_length, float *out);
+/* x[rows, columns] as OUT.npy, or OUT.safetensors with the one tensor "embeddings". */
+int cyc_matrix_write(const char *out, const float *x, int rows, int columns);
+
+/* A classifier's adapter (objective: classification; PEFT's SEQ_CLS). How many classes (0: it is none), their names ("LABEL_0" where the
+ * folder has no labels.json), and their probabilities for each text: out[count * classes]. */
+int cyc_classes(const cyc_adapter *a);
+const char *cyc_class_name(const cyc_adapter *a, int i);
+int cyc_classify_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int max_length, float *out);
+
 typedef struct cyc_generate_options {
     int max_new_tokens;          /* 0: 64 */
     float temperature, top_p;    /* temperature 0: greedy; top_p 0: 1 */

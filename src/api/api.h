@@ -23,6 +23,8 @@ struct cyc_adapter {
     float *w; /* an arena of the model's backend */
 };
 
+const struct backend *api_backend(const cyc_model *m); /* where it computes */
+
 int api_code(err e); /* a library error as the API's return value */
 volatile int *api_stop(void); /* what cyc_stop() sets; who saw it sets it back */
 struct json_t;

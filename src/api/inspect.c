@@ -73,17 +73,38 @@ static err inspect_json(const char *path, const char *key, json_t *out) {
     return OK;
 }
 
+/* A soft prompt: it takes the place of no tensor of the base, so what it fits is what the base's sizes ask for. */
+static err prompt_fits(const char *folder, const struct model *m, const struct peft_method *method, const void *settings) {
+    struct structure st;
+    TRY(structure_init(&st, m, method, settings, NULL));
+    float *weights = arena_f32(st.params.bytes);
+    err e = weights ? adapter_read(folder, &st, weights) : fail(E_MEMORY, "out of memory");
+    if (weights) arena_f32_free(weights, st.params.bytes);
+    structure_free(&st);
+    return e;
+}
+
+static err fits(const char *folder, const struct model *m, arena *mem, const char **how) {
+    const struct peft_method *method;
+    const void *settings;
+    struct deltas d;
+    *how = "its shape is what this base asks for";
+    if (!adapter_read_config(folder, mem, &method, &settings) && method->virtual_tokens) return prompt_fits(folder, m, method, settings);
+    err e = deltas_open(folder, m, &d);
+    *how = d.method ? "every tensor finds its place" : "every pair finds its matrix";
+    if (!e) deltas_close(&d);
+    return e;
+}
+
 /* Does it fit this base: names and shapes of all its pairs, and the hash that its run noted. */
 static err fit_json(const char *folder, const char *model, arena *mem, json_t *out) {
     struct model m;
-    struct deltas d;
     char hash[33];
-    const char *noted = NULL;
+    const char *noted = NULL, *how;
     json_t *audit = NULL;
     TRY(model_open(model, NULL, &m));
-    err e = deltas_open(folder, &m, &d);
-    json_t *fit = json_pack("{s:s, s:b, s:s}", "model", model, "fits", e == OK, "why", e ? err_text() : d.method ? "every tensor finds its place" : "every pair finds its matrix");
-    if (!e) deltas_close(&d);
+    err e = fits(folder, &m, mem, &how);
+    json_t *fit = json_pack("{s:s, s:b, s:s}", "model", model, "fits", e == OK, "why", e ? err_text() : how);
     for (int up = 0; up < 3 && !noted; up++) {
         json_decref(audit);
         audit = json_load_file(arena_printf(mem, "%s%s/audit.json", folder, up == 2 ? "/../.." : up ? "/.." : ""), 0, NULL);

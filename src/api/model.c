@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "api/api.h"
 #include "base/log.h"
+#include "data/pack.h"
 #include "data/score.h"
 #include "io/chat.h"
 #include <jansson.h>
@@ -78,7 +79,7 @@ int cyc_model_open(const char *path, cyc_model **out) {
     return api_code(e);
 }
 
-static const struct backend *backend_of(const cyc_model *m) { return m->backend ? m->backend : &backend_cpu; }
+const struct backend *api_backend(const cyc_model *m) { return m->backend ? m->backend : &backend_cpu; }
 
 static err model_device(cyc_model *m, const char *device, const char *dtype_name) {
     TRY(backend_pick(device, &m->backend));
@@ -98,14 +99,27 @@ void cyc_model_close(cyc_model *c) {
     free(c);
 }
 
+/* As transformers names classes that nobody has named. */
+static err name_classes(struct head *h, arena *mem) {
+    const char **name = h->classes && !h->names ? arena_alloc(mem, (size_t)h->classes * sizeof *name) : NULL;
+    if (!h->classes || h->names) return OK;
+    for (int i = 0; i < h->classes; i++)
+        if (!name || !(name[i] = arena_printf(mem, "LABEL_%d", i))) return fail(E_MEMORY, "out of memory");
+    h->names = name;
+    return OK;
+}
+
 static err open_adapter(const char *folder, cyc_adapter *a) {
     const struct peft_method *method;
     const void *settings;
     TRY(adapter_check_base(folder, &a->model->m));
     TRY(adapter_read_config(folder, &a->mem, &method, &settings));
-    err e = structure_init(&a->st, &a->model->m, method, settings, NULL);
+    struct head head;
+    TRY(adapter_read_head(folder, &a->mem, &head));
+    err e = name_classes(&head, &a->mem);
+    if (!e) e = structure_init_head(&a->st, &a->model->m, method, settings, &head, NULL);
     if (e) return fail_in(e, "%s", folder);
-    const struct mem_ops *there = backend_of(a->model)->mem;
+    const struct mem_ops *there = api_backend(a->model)->mem;
     size_t bytes = a->st.params.bytes;
     float *host = arena_f32(bytes);
     a->w = there->host ? host : there->take(bytes);
@@ -128,7 +142,7 @@ int cyc_adapter_open(cyc_model *m, const char *folder, cyc_adapter **out) {
 
 void cyc_adapter_close(cyc_adapter *a) {
     if (!a) return;
-    if (a->w) backend_of(a->model)->mem->give(a->w, a->st.params.bytes);
+    if (a->w) api_backend(a->model)->mem->give(a->w, a->st.params.bytes);
     structure_free(&a->st);
     arena_free(&a->mem);
     free(a);
@@ -165,39 +179,68 @@ int cyc_score_texts(const char *const *hyp, const char *const *ref, int n, cyc_s
 }
 
 /* --- scoring --------------------------------------------------------------------------------------------------------- */
-static err check_ids(const cyc_model *m, const int32_t *ids, size_t n) {
+static err check_ids(const cyc_model *m, const cyc_adapter *a, const int32_t *ids, size_t n) {
     if (!m->weights) return fail(E_USAGE, "this handle is a tokenizer alone");
-    if (n > (size_t)m->m.shape.context) return fail(E_INPUT, "%zu tokens are more than the model's context of %lld", n, (long long)m->m.shape.context);
+    const int before = a ? a->st.virtual_tokens : 0;
+    if (n + (size_t)before > (size_t)m->m.shape.context) {
+        char also[64] = "";
+        if (before) snprintf(also, sizeof also, " and the adapter's %d virtual ones", before);
+        return fail(E_INPUT, "%zu tokens%s are more than the model's context of %lld", n, also, (long long)m->m.shape.context);
+    }
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= m->m.shape.vocab) return fail(E_INPUT, "token id %d at place %zu is not in the vocabulary of %lld", ids[i], i + 1, (long long)m->m.shape.vocab);
     return OK;
 }
 
-static err score(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, float *nll) {
-    struct program g;
-    struct memory mem = {0};
-    int32_t *pos = calloc((size_t)n * 3 + 2, sizeof *pos), *label = pos + n, *cu = pos + 3 * n, *sample = label + n;
-    float *weight = calloc((size_t)n, sizeof *weight);
-    err e = pos && weight ? program_build(&g, &m->m, MODE_SCORE, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, m->compute}, CHECKPOINT_NONE, backend_of(m), false) : fail(E_MEMORY, "out of memory");
+/* One text as a pass of a program, with what its method puts before it; every token is to be predicted. */
+static err pack_text(const struct program *g, const int32_t *ids, int n, struct pack *k) {
+    uint8_t *supervised = malloc((size_t)n);
+    err e = supervised ? pack_init(k, n + g->virtual_tokens, 1) : fail(E_MEMORY, "out of memory");
     if (!e) {
-        for (int i = 0; i < n; i++) pos[i] = i, label[i] = i + 1 < n ? ids[i + 1] : 0, weight[i] = i + 1 < n;
-        cu[1] = n;
-        e = memory_for(&mem, (struct program *const[]){&g}, 1);
-        struct feed f = {.ids = ids, .pos = pos, .cu = cu, .sample = sample, .label = label, .weight = weight, .n = n, .s = 1};
-        void *param;
-        if (!e) e = memory_bind(&mem, &g, a ? a->w : NULL, omp_get_max_threads(), &param);
-        if (!e) e = program_run(&g, &mem, param, NULL, &f, &(struct run_ctx){.threads = omp_get_max_threads()}, false);
-        if (!e) e = program_read(&g, &mem, g.nll, n, 1, nll + 1, (size_t)(n - 1) * 4);
-        memory_free(&mem);
-        program_free(&g);
+        memset(supervised, 1, (size_t)n);
+        k->virtual_tokens = g->virtual_tokens;
+        k->virtual_first = g->virtual_first;
+        pack_row(k, &(struct row){.ids = (int32_t *)ids, .supervised = supervised, .n = n}, 0);
     }
-    free(pos);
-    free(weight);
+    free(supervised);
     return e;
 }
 
+/* Runs a text through a program of its length; what the program gives for each of its tokens (`columns` f32 of `out`, from the text's first token
+ * on) goes to `to`. */
+static err run_text(cyc_model *m, cyc_adapter *a, enum mode mode, dtype compute, const int32_t *ids, int n, int64_t columns, float *to) {
+    struct program g;
+    struct memory mem = {0};
+    struct pack k = {0};
+    void *param;
+    TRY(program_build(&g, &m->m, mode, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, compute}, CHECKPOINT_NONE, api_backend(m), false));
+    const int before = g.virtual_tokens;
+    const size_t all = (size_t)((before + n) * columns) * sizeof *to;
+    float *got = malloc(all);
+    err e = got ? pack_text(&g, ids, n, &k) : fail(E_MEMORY, "out of memory");
+    if (!e) e = memory_for(&mem, (struct program *const[]){&g}, 1);
+    if (!e) e = memory_bind(&mem, &g, a ? a->w : NULL, omp_get_max_threads(), &param);
+    struct feed f = {.ids = k.ids, .pos = k.pos, .cu = k.cu, .sample = k.sample, .label = k.label, .weight = k.weight, .n = k.n, .s = k.s};
+    if (!e) e = program_run(&g, &mem, param, NULL, &f, &(struct run_ctx){.threads = omp_get_max_threads()}, false);
+    if (!e) e = program_read(&g, &mem, mode == MODE_SCORE ? g.nll : g.features, k.n, k.s, got, all);
+    if (!e) memcpy(to, got + before * columns, (size_t)(n * columns) * sizeof *to);
+    free(got);
+    pack_free(&k);
+    memory_free(&mem);
+    program_free(&g);
+    return e;
+}
+
+/* The pack has a token's likelihood at the position that predicts it. */
+static err score(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, float *nll) {
+    TRY(run_text(m, a, MODE_SCORE, m->compute, ids, n, 1, nll));
+    memmove(nll + 1, nll, (size_t)(n - 1) * sizeof *nll);
+    nll[0] = 0;
+    return OK;
+}
+
 int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, float *nll) {
-    err e = check_ids(m, ids, n);
+    err e = check_ids(m, adapter, ids, n);
     if (!e && m->m.family->seq2seq) e = fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): it has no likelihood of one text, only of an answer to a prompt", m->m.path, model_arch(&m->m));
     if (e || n == 0) return api_code(e);
     nll[0] = 0;
@@ -220,32 +263,17 @@ static void pool(const float *rows, int n, int64_t C, bool normalize, float *out
 }
 
 static err embed(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, bool normalize, float *out) {
-    struct program g;
-    struct memory mem = {0};
     const int64_t C = m->m.shape.width;
-    int32_t *pos = calloc((size_t)n, sizeof *pos), cu[2] = {0, n};
     float *rows = malloc((size_t)(n * C) * sizeof *rows);
-    void *param;
     /* features leave in the compute type; f32 is what the host adds up */
-    err e = pos && rows ? program_build(&g, &m->m, MODE_FEATURES, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, DT_F32}, CHECKPOINT_NONE, backend_of(m), false) : fail(E_MEMORY, "out of memory");
-    if (!e) {
-        for (int i = 0; i < n; i++) pos[i] = i;
-        struct feed f = {.ids = ids, .pos = pos, .cu = cu, .n = n, .s = 1};
-        e = memory_for(&mem, (struct program *const[]){&g}, 1);
-        if (!e) e = memory_bind(&mem, &g, a ? a->w : NULL, omp_get_max_threads(), &param);
-        if (!e) e = program_run(&g, &mem, param, NULL, &f, &(struct run_ctx){.threads = omp_get_max_threads()}, false);
-        if (!e) e = program_read(&g, &mem, g.features, n, 1, rows, (size_t)(n * C) * sizeof *rows);
-        if (!e) pool(rows, n, C, normalize, out);
-        memory_free(&mem);
-        program_free(&g);
-    }
-    free(pos);
+    err e = rows ? run_text(m, a, MODE_FEATURES, DT_F32, ids, n, C, rows) : fail(E_MEMORY, "out of memory");
+    if (!e) pool(rows, n, C, normalize, out);
     free(rows);
     return e;
 }
 
 int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, int normalize, float *out) {
-    err e = check_ids(m, ids, n);
+    err e = check_ids(m, adapter, ids, n);
     if (!e && n == 0) e = fail(E_USAGE, "no token to embed");
     return api_code(e ? e : embed(m, adapter, ids, (int)n, normalize != 0, out));
 }
@@ -261,7 +289,7 @@ static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_re
     struct memory mem = {0};
     int pass = total < 512 ? total : 512;
     struct capacity cap = {pass > longest ? pass : longest, rq->n, rq->n < 64 ? rq->n : 64, longest + rq->max_new, m->compute};
-    TRY(generator_build(&g, &m->m, a ? &a->st : NULL, cap, backend_of(m)));
+    TRY(generator_build(&g, &m->m, a ? &a->st : NULL, cap, api_backend(m)));
     err e = memory_for(&mem, (struct program *const[]){&g.prefill, &g.decode}, 2);
     if (!e) e = generate(&g, &mem, a ? a->w : NULL, rq, out, stats);
     memory_free(&mem);
@@ -275,14 +303,14 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     struct ids *p = calloc((size_t)(n > 0 ? n : 1), sizeof *p);
     struct generation *g = calloc((size_t)(n > 0 ? n : 1), sizeof *g);
     err e = p && g ? OK : fail(E_MEMORY, "out of memory");
-    int new = o.max_new_tokens ? o.max_new_tokens : 64;
+    const int new = o.max_new_tokens ? o.max_new_tokens : 64, before = adapter ? adapter->st.virtual_tokens : 0;
     for (int i = 0; i < n && !e; i++) {
-        e = check_ids(m, prompt[i], prompt_n[i]);
-        if (!e && prompt_n[i] + (size_t)new > (size_t)m->m.shape.context)
+        e = check_ids(m, adapter, prompt[i], prompt_n[i]);
+        if (!e && prompt_n[i] + (size_t)(before + new) > (size_t)m->m.shape.context)
             e = fail(E_INPUT,
-                     "a prompt of %zu tokens and up to %d new ones are more than the model's context of %lld: ask for fewer "
+                     "a prompt of %zu tokens%s and up to %d new ones are more than the model's context of %lld: ask for fewer "
                      "(max_new_tokens) or shorten the prompt",
-                     prompt_n[i], new, (long long)m->m.shape.context);
+                     prompt_n[i], before ? ", the adapter's virtual ones" : "", new, (long long)m->m.shape.context);
         for (size_t k = 0; k < prompt_n[i] && !e; k++) e = ids_push(&p[i], prompt[i][k]);
         /* an encoder's text ends with EOS, as in training (train/sft.c) */
         if (!e && m->m.family->seq2seq && prompt_n[i] && prompt[i][prompt_n[i] - 1] != tokenizer_eos(m->tok)) e = ids_push(&p[i], tokenizer_eos(m->tok));

@@ -149,8 +149,12 @@ int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
     struct run r = {0};
     json_t *j = NULL;
     *json = NULL;
+    const bool once = c->c.features_once;
+    c->c.features_once = false; /* of the training data none are wanted here */
     err e = run_open(&r, &c->c);
+    c->c.features_once = once;
     if (!e) r.stop = &stop_requested;
+    if (!e && !run_dir && r.objective->classifies) e = fail(E_USAGE, "the bare base has no classifier to evaluate: name the run that trained one");
     if (!e) e = run_start(&r);
     if (!e && run_dir) e = adapters_load(&r, run_dir);
     if (!e) e = run_evaluate(&r, r.test.source.n ? &r.test : &r.eval, run_dir ? "run" : "base", &j);
@@ -211,7 +215,7 @@ static err preview(struct run *r, int n, json_t *out) {
     json_object_set_new(out, "rows", rows);
     struct totals t = {0};
     for (int d = 0; d < r->objective->sides; d++) {
-        struct rows *list = r->objective->sides == 1 ? &r->side[d].rows : &r->warm.rows[d];
+        struct rows *list = r->freezes ? &r->frozen.texts[0] : r->objective->sides == 1 ? &r->side[d].rows : &r->warm.rows[d];
         if (!list->n) {
             TRY(preview_texts(r, d, n, rows, &t));
             continue;
@@ -220,6 +224,7 @@ static err preview(struct run *r, int n, json_t *out) {
             const struct row *row;
             TRY(rows_draw(list, &i, 1, &row));
             TRY(api_row_json(r->tok, row, rows));
+            if (row->label) json_object_set_new(json_array_get(rows, json_array_size(rows) - 1), "label", json_string(r->labels.name[row->label - 1]));
         }
         count_rows(list, &t);
     }

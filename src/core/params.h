@@ -29,15 +29,17 @@ typedef err (*param_maker)(const struct param_slice *s, int64_t columns, uint64_
 struct param_slice {
     const char *name;   /* in the adapter's file, e.g. "model.layers.0.self_attn.q_proj.lora_A.weight" */
     int64_t row0, rows; /* rows of the parameter */
-    int rope_heads;     /* > 0: rows are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
+    int64_t column0, columns; /* columns > 0: the file's tensor has so many, of which the parameter is those from column0 on */
+    int rope_heads;     /* > 0: rows (of such a slice: columns) are stored in GGUF's interleaved RoPE order for this many heads; files use halves */
     float init_scale;   /* of INIT_NORMAL_SLICES */
     const void *from;   /* of INIT_COPY, INIT_ROOT: the base's own values, in the order of memory, ... */
     dtype stored;       /* ... of this type; read when an arena is filled, not before */
     float times;        /* ... and of INIT_COPY, times this; 0: 1 */
+    param_maker make;   /* of INIT_MADE, ... */
+    const void *how;    /* ... and what it goes by; NULL where the slice says all */
     bool turned;        /* files have it as [columns, rows] */
     /* Files have what it began with (`from`, f32, times `times`) once more: below its rows, or to their right and negated. */
     enum { BESIDE_NOTHING, BESIDE_BELOW, BESIDE_NEGATED } beside;
-    param_maker make;   /* of INIT_MADE */
     const char *also;   /* another name under which a file may have it; NULL: none */
     struct file_form form;
 };

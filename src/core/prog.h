@@ -40,7 +40,7 @@ struct value {
     const char *name;
 };
 
-enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU };
+enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU, ACT_TANH };
 
 struct op_attr {
     float eps, scale, dropout, softcap;

@@ -8,7 +8,7 @@
 #include "core/params.h"
 #include "core/prog.h"
 
-enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES };
+enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY };
 
 /* A part of the base by its names. */
 struct module {
@@ -60,6 +60,29 @@ struct derivation {
     int rank, iterations; /* make's own */
 };
 
+/* The token table of the base. */
+struct embedding {
+    struct module of;
+    int64_t rows, width; /* [V, C] */
+    dtype dt;
+    const void *data;    /* on the host */
+    double scale;        /* of its rows */
+};
+
+/* What a method may want to know of a base before any program. */
+struct base_sizes {
+    int64_t layers, width, heads, kv_heads, head_dim, vocab;
+    bool pairs;   /* columns of queries and keys are in GGUF's interleaved RoPE order */
+    bool seq2seq; /* an encoder reads, a decoder writes */
+};
+
+/* A matrix of an adapter's file that is made of its parameters. */
+struct made_matrix {
+    const char *name;
+    int64_t rows, columns;
+    const float *data;
+};
+
 struct site;
 struct model;
 struct targets;
@@ -89,6 +112,20 @@ struct peft_method {
     /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
     const char *whole;
     bool ours;             /* PEFT has no such method */
+
+    /* For methods of the input; each may be NULL. */
+    /* Takes note of the base's sizes in the structure's own copy of the settings; refuses a base that it cannot go with. */
+    err (*fit)(void *settings, const struct base_sizes *base);
+    /* So many virtual tokens stand before every text, at positions 0, 1, ...; their ids are V, V + 1, ..., of which the token table makes
+     * rows of zeros. They carry no loss, and nobody who counts or shows tokens sees them. */
+    int (*virtual_tokens)(const void *settings);
+    val (*embed)(struct site *s, const struct embedding *e, val x); /* the rows of the ids -> what the model goes on with */
+    err (*kv)(struct site *s, int layer, val *k, val *v);           /* keys and values as attention is about to read and to keep them */
+    bool bare;           /* the names in its file stand without "base_model.model." */
+    /* Where training takes a detour (P-tuning's encoder): the file beside the adapter's own that the parameters lie in, NULL: none; and what the
+     * adapter's own holds then, made of them in mem. */
+    const char *(*apart)(const void *settings);
+    err (*made)(const void *settings, const struct param_set *set, const float *weights, arena *mem, struct made_matrix *out);
 };
 
 struct site {
@@ -113,6 +150,7 @@ err site_linears(struct site *s, val x, int n, const struct linear *w, val *out)
 val site_linear(struct site *s, val x, const struct linear *w);
 val site_vector(struct site *s, const struct base_vector *v);
 val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */
+val site_embed(struct site *s, const struct embedding *e, val table); /* token ids -> rows [N, C] */
 /* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. */
 struct low_rank { val a, b[MAX_GROUP]; };
 err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *a, const struct low_rank *low, val *out);

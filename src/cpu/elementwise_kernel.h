@@ -246,6 +246,11 @@ static inline __attribute__((always_inline)) vf activate(const enum activation k
         *slope = s * vf_fma(g * (e * s), 1.59576912f * vf_fma(z, vf_set1(0.134145f), vf_set1(1)), vf_set1(1));
         return g * s;
     }
+    if (kind == ACT_TANH) {
+        const vf e = vf_exp(-2.0f * vf_max(g, -g)); /* 1 - tanh^2 = 4 e / (1 + e)^2, with all its bits */
+        *slope = 4.0f * e / ((1.0f + e) * (1.0f + e));
+        return vf_tanh(g);
+    }
     const vf s = 1.0f / (1.0f + vf_exp(-g));
     *slope = s * vf_fma(g, 1.0f - s, vf_set1(1));
     return g * s;
@@ -258,6 +263,7 @@ static inline __attribute__((always_inline)) vf activate(const enum activation k
     case ACT_GELU_TANH: BODY(ACT_GELU_TANH); break;                                                                    \
     case ACT_GELU_ERF: BODY(ACT_GELU_ERF); break;                                                                      \
     case ACT_RELU: BODY(ACT_RELU); break;                                                                              \
+    case ACT_TANH: BODY(ACT_TANH); break;                                                                              \
     }
 
 FUSED_KERNEL(glu) {

@@ -101,6 +101,10 @@ __device__ __forceinline__ float activate(enum activation kind, float g, float *
         s = g >= 0 ? 0.5f * erfcf(-g * 0.707106781186548f) : 0.5f * erfcxf(-g * 0.707106781186548f) * u;
         *slope = s + g * u * root * 0.5f;
         return g * s;
+    case ACT_TANH:
+        e = expf(-2.0f * fabsf(g)); /* 1 - tanh^2 = 4 e / (1 + e)^2, with all its bits */
+        *slope = 4.0f * e / ((1.0f + e) * (1.0f + e));
+        return tanhf(g);
     default:
         *slope = g > 0 ? 1.0f : isnan(g) ? g : 0.0f;
         return g > 0 || isnan(g) ? g : 0.0f;

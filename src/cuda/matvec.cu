@@ -14,7 +14,7 @@
  * n = 4 on it is bound by arithmetic and L1, not by memory.
  *
  * Every sum has a fixed order that depends on the shape alone, so results repeat bit for bit.
- * Refused by cuda_matvec_takes: n > 16, C no multiple of the block (of 8 for plain types), Q2_K and Q3_K. W must be 16-byte aligned
+ * Refused by cuda_matvec_takes: n > 16, C no multiple of the block (of 8 for plain types), Q2_K. W must be 16-byte aligned
  * and, if plain, its rows too; x and y need only their own type's alignment. */
 #include "cuda/matvec.cuh"
 
@@ -122,7 +122,8 @@ template <typename T, int MT, int NT> __global__ void __launch_bounds__(unit<MT,
             w.next(all, C, warp, lane);
             slot = slot + 1 == AHEAD ? 0 : slot + 1;
         }
-        finish_unit<MT, NT>(all, u, sums + (u & 1) * warps * NT * 8 * sums_of<MT>::ld, acc, warps, warp, lane);
+        const int which = job_at(all, u);
+        finish_unit<MT, NT>(all.j[which], u, (u - all.first[which]) * unit<MT, NT>::rows, sums, acc, warps, warp, lane);
     }
 }
 

@@ -22,14 +22,16 @@ struct job {
     const void *x;
     void *y;
     int64_t O, C, row_bytes, ldx, ldy;
+    int unit_rows;
     int n, split; /* split, fma kernel: warps of a block that share the same rows of W, each a part of C */
     dtype w_dt, y_dt;
     bool x_aligned; /* every row of x starts at a multiple of 16 bytes */
     const char *soon; /* what the next kernel reads first, in lines of 128 bytes */
     int soon_lines;
-    /* matvec_quant.cu: columns and bytes of a step, bytes of a row's C columns, 16-byte pieces that hold a step wherever it
-     * starts, bytes from row to row in shared memory */
-    int step, step_bytes, used, pieces, row_space;
+    /* matvec_quant.cu: parts of a slice of C, their bytes, bytes of a row's C columns, 16-byte pieces that hold a part wherever
+     * it starts, bytes from row to row in shared memory; whole: every part of every row is pieces of its own */
+    int parts, step_bytes, used, pieces, row_space;
+    bool whole;
 };
 
 /* Brought to L2 while W streams past it: the next kernel is short, its first misses would be most of it. */
@@ -47,12 +49,12 @@ template <> __device__ __forceinline__ void mma<f16>(float c[4], const uint32_t 
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* Jobs that share x, in one launch; a unit is MT * 16 rows of one of them. */
+/* Jobs that share x, in one launch; a unit is up to MT * 16 rows of one of them. */
 struct units {
     struct job j[MOST_JOBS];
     int first[MOST_JOBS + 1]; /* a job's first unit; behind the last: how many there are */
     int n, per_block;
-    int slot_bytes, depth; /* matvec_quant.cu: a warp's ring */
+    int slot_bytes, depth, slices; /* matvec_quant.cu: a warp's ring; C's slices */
 };
 
 /* Whose unit u is. */
@@ -62,9 +64,15 @@ static __device__ __forceinline__ int job_at(const struct units &all, int u) {
     return which;
 }
 
+static inline void number_units(struct units *all) {
+    for (int i = 0; i < all->n; i++) all->first[i + 1] = all->first[i] + (int)((all->j[i].O + all->j[i].unit_rows - 1) / all->j[i].unit_rows);
+    all->per_block = (all->first[all->n] + cuda_sms - 1) / cuda_sms;
+}
+
 static inline void count_units(struct units *all, const struct job *q, int n, int rows) {
-    for (int i = 0; i < n; i++) all->j[i] = q[i], all->first[i + 1] = all->first[i] + (int)((q[i].O + rows - 1) / rows);
-    all->n = n, all->per_block = (all->first[n] + cuda_sms - 1) / cuda_sms;
+    for (int i = 0; i < n; i++) all->j[i] = q[i], all->j[i].unit_rows = rows;
+    all->n = n;
+    number_units(all);
 }
 
 /* Tiles of 16 rows that fall to the busiest multiprocessor. */
@@ -77,25 +85,27 @@ static inline int64_t tiles_each(const struct job *q, int n) {
 /* Floats from column to column of a unit's sums: 4 more than its rows, so that a warp's stores fall into different banks. */
 template <int MT> struct sums_of { enum { rows = MT * ROWS, ld = rows + 4 }; };
 
-/* Adds the warps' parts of unit u in their order and writes y; part: [warps][NT * 8 columns][sums_of::ld]. */
-template <int MT, int NT> __device__ __forceinline__ void finish_unit(const struct units &all, int u, float *part, const float acc[MT][NT][4], int warps, int warp, int lane) {
+/* Adds the warps' parts of unit u, which begins at row o of a job, in their order and writes y; sums: two times, in turn,
+ * [warps][NT * 8 columns][sums_of::ld]. There is work for half of the warps: the one half in even units, the other in odd ones. */
+template <int MT, int NT> __device__ __forceinline__ void finish_unit(const struct job &q, int u, int o, float *sums, const float acc[MT][NT][4], int warps, int warp, int lane) {
     enum { R = sums_of<MT>::rows, LD = sums_of<MT>::ld };
-    const int g = lane >> 2, t = lane & 3, which = job_at(all, u);
-    const struct job &q = all.j[which];
-    const int64_t o = (int64_t)(u - all.first[which]) * R;
-    float *mine = part + warp * NT * 8 * LD;
+    const int g = lane >> 2, t = lane & 3, threads = warps * 32;
+    float *part = sums + (u & 1) * warps * NT * 8 * LD;
+    float *mine = part + warp * NT * 8 * LD + 2 * t * LD + g;
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int i = 0; i < NT; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++) mine[(i * 8 + 2 * t + (j & 1)) * LD + m * 16 + g + (j >> 1) * 8] = acc[m][i][j];
+            for (int j = 0; j < 4; j++) mine[(i * 8 + (j & 1)) * LD + m * 16 + (j >> 1) * 8] = acc[m][i][j];
     __syncthreads();
-    for (int i = threadIdx.x; i < q.n * R; i += blockDim.x) {
+    for (int i = u & 1 ? threads - 1 - (int)threadIdx.x : threadIdx.x; i < q.n * R; i += threads) {
         const int col = i / R, r = i % R;
-        if (o + r >= q.O) continue;
+        if (r >= q.unit_rows || o + r >= q.O) continue;
+        const float *from = part + col * LD + r;
         float v = 0;
-        for (int s = 0; s < warps; s++) v += part[(s * NT * 8 + col) * LD + r];
+#pragma unroll 8
+        for (int s = 0; s < warps; s++) v += from[s * NT * 8 * LD];
         store_y(q.y, q.y_dt, col * q.ldy + o + r, q.bias ? v + q.bias[o + r] : v);
     }
 }
@@ -104,7 +114,7 @@ template <int MT, int NT> __device__ __forceinline__ void finish_unit(const stru
 err cuda_matvec_stored(dtype x_dt, const struct job *q, int n);
 /* quants.cuh's types are the ones it knows; fma_rows takes the same with f32 x. */
 #define EACH_QUANT(CASE)                                                                                              \
-    CASE(DT_Q4_0) CASE(DT_Q4_1) CASE(DT_Q5_0) CASE(DT_Q5_1) CASE(DT_Q8_0) CASE(DT_Q4_K) CASE(DT_Q5_K) CASE(DT_Q6_K) \
-    CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3)
+    CASE(DT_Q4_0) CASE(DT_Q4_1) CASE(DT_Q5_0) CASE(DT_Q5_1) CASE(DT_Q8_0) CASE(DT_Q3_K) CASE(DT_Q4_K) CASE(DT_Q5_K) \
+    CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3)
 
 #endif

@@ -1,12 +1,15 @@
 /* Stored weights as operands of the tensor cores: what matvec_quant.cu knows of the formats of base/dtype.h.
  *
- * A lane t of 4 takes eight neighbouring weights j + 8t .. + 7 of each 32 that begin at column j of a row's step. Those are
+ * A lane t of 4 takes eight neighbouring weights j + 8t .. + 7 of each 32 that begin at column j of a row's part. Those are
  *   codes8()    two words, a code in each byte, in order,
  *   operands()  the codes' values as four pairs of bf16 or f16 (columns 0 1, 2 3, 4 5, 6 7),
  *   line32()    what a sum over those values is multiplied with, and (quant<>::offset) what the sum of x is.
  * A value is exact: integers less their zero, IQ4's signed bytes, e4m3 (for f16 times 2^-8, which line32() takes back). NF4's 16
  * codes alone are not: they are rounded to T, once, where the way over dequant.cu rounds code * absmax to T: the same size of
- * error for each weight. Q6_K has a scale each 16 weights (quant<>::sixteenths): line16().
+ * error for each weight. As bf16, integers of up to 5 bits are left excess<>() too large: two of them become floats by one byte
+ * permutation, and what is too much is scale * excess * sum x, which goes with the offset (f16's excess would be 1024, too much for
+ * what the sums then lose). Q3_K and Q6_K have a scale each 16 weights
+ * (quant<>::sixteenths): line16(), and no excess.
  *
  * Tables are looked up by byte permutation: one prmt takes four of 8 bytes, by the low 16 bits of its selector; two and one more
  * that chooses by each code's highest bit are four bytes of 16, twice that are four values of 16 bits.
@@ -18,13 +21,13 @@
 
 enum codes { INTEGERS, TABLE, FP8 };
 
-/* step: columns that a warp takes at a time, whole blocks; zero: what an integer code is less. */
+/* step: columns that are brought at a time, whole blocks; zero: what an integer code is less. */
 template <enum codes KIND, int ZERO, bool OFFSET, int STEP = 256> struct traits {
     static constexpr enum codes kind = KIND;
     static constexpr int zero = ZERO, step = STEP;
     static constexpr bool offset = OFFSET, sixteenths = false, plain = false;
 };
-template <int DT> struct quant : traits<INTEGERS, 0, false, 64> { static constexpr bool plain = true; };
+template <int DT> struct quant : traits<TABLE, 0, false, 64> { static constexpr bool plain = true; };
 template <> struct quant<DT_Q4_0> : traits<INTEGERS, 8, false> {};
 template <> struct quant<DT_Q4_1> : traits<INTEGERS, 0, true> {};
 template <> struct quant<DT_Q5_0> : traits<INTEGERS, 16, false> {};
@@ -32,11 +35,15 @@ template <> struct quant<DT_Q5_1> : traits<INTEGERS, 0, true> {};
 template <> struct quant<DT_Q8_0> : traits<INTEGERS, 128, false, 128> {};
 template <> struct quant<DT_Q4_K> : traits<INTEGERS, 0, true> {};
 template <> struct quant<DT_Q5_K> : traits<INTEGERS, 0, true> {};
+template <> struct quant<DT_Q3_K> : traits<INTEGERS, 4, false> { static constexpr bool sixteenths = true; };
 template <> struct quant<DT_Q6_K> : traits<INTEGERS, 32, false> { static constexpr bool sixteenths = true; };
 template <> struct quant<DT_IQ4_NL> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_IQ4_XS> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_NF4> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_E4M3> : traits<FP8, 0, false, 128> {};
+
+template <typename T, int DT> HD constexpr bool in_excess(void) { return T_is_bf16<T>::yes && quant<DT>::kind == INTEGERS && quant<DT>::step == 256 && !quant<DT>::sixteenths; }
+template <typename T, int DT> HD constexpr float excess(void) { return in_excess<T, DT>() ? 128.0f + (float)quant<DT>::zero : 0; }
 
 /* Four of the eight bytes of b:a, by the lowest 3 bits of each of selector's four low nibbles; the fourth must be 0. */
 HD uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
@@ -82,7 +89,12 @@ template <int DT> HD uint2 codes8(const uint8_t *p, int j, int t) {
         return make_uint2(q.x ^ 0x80808080u, q.y ^ 0x80808080u);
     } else if constexpr (DT == DT_E4M3) return two_words<words>(b + 4 + (j & 32) + 8 * t);
     else if constexpr (DT == DT_Q6_K) return make_uint2(q6_quants(b, j + 8 * t), q6_quants(b, j + 8 * t + 4));
-    else {
+    else if constexpr (DT == DT_Q3_K) {
+        const int g = j >> 5, up = 2 * (g & 3);
+        const uint8_t *low = b + 32 + 32 * (g >> 2) + 8 * t;
+        const uint2 q = two_words<words>(low), high = two_words<words>(b + 8 * t);
+        return make_uint2((q.x >> up & 0x03030303u) | byte_bits(high.x, g, 2), (q.y >> up & 0x03030303u) | byte_bits(high.y, g, 2));
+    } else {
         const int g = j >> 5, up = 4 * (g & 1);
         uint2 q = *(const uint2 *)(b + (DT == DT_Q5_K ? 48 : 16) + j / 64 * 32 + 8 * t);
         q = make_uint2(q.x >> up & 0x0F0F0F0Fu, q.y >> up & 0x0F0F0F0Fu);
@@ -95,29 +107,33 @@ template <int DT> HD uint2 codes8(const uint8_t *p, int j, int t) {
 }
 
 /* --- values ------------------------------------------------------------------------------------------------------------ */
-/* The four bytes of q, less ZERO, as two pairs; exact. f16: 0x64qq is 1024 + q. bf16: 0x43qq is 128 + q for q < 128, Q8_0's
- * bytes (ZERO = 128) go by way of f32. */
+/* The four bytes of q as two pairs, in excess: 0x64qq is 1024 + q in f16, 0x43qq 128 + q in bf16 for q < 128. */
+template <typename T> HD void excess4(uint32_t q, uint32_t a[2]) {
+    constexpr uint32_t high = T_is_bf16<T>::yes ? 0x43434343u : 0x64646464u;
+    a[0] = pick_bytes(q, high, 0x4140), a[1] = pick_bytes(q, high, 0x4342);
+}
+
+/* .. less ZERO; exact. Q8_0's bytes (ZERO = 128) become bf16 by way of f32. */
 template <typename T, int ZERO> HD void integers4(uint32_t q, uint32_t a[2]) {
     if constexpr (ZERO == 128 && T_is_bf16<T>::yes) {
         for (int i = 0; i < 2; i++) {
             __nv_bfloat162 v = __floats2bfloat162_rn(byte_f32(q, 2 * i, ZERO), byte_f32(q, 2 * i + 1, ZERO));
             memcpy(&a[i], &v, 4);
         }
-    } else if constexpr (T_is_bf16<T>::yes) {
-        for (int i = 0; i < 2; i++) {
-            uint32_t biased = pick_bytes(q, 0x43434343u, i ? 0x4342 : 0x4140);
-            __nv_bfloat162 v;
-            memcpy(&v, &biased, 4);
-            v = __hsub2(v, __float2bfloat162_rn(128.0f + ZERO));
-            memcpy(&a[i], &v, 4);
-        }
     } else {
+        excess4<T>(q, a);
         for (int i = 0; i < 2; i++) {
-            uint32_t biased = pick_bytes(q, 0x64646464u, i ? 0x4342 : 0x4140);
-            __half2 v;
-            memcpy(&v, &biased, 4);
-            v = __hsub2(v, __float2half2_rn(1024.0f + ZERO));
-            memcpy(&a[i], &v, 4);
+            if constexpr (T_is_bf16<T>::yes) {
+                __nv_bfloat162 v;
+                memcpy(&v, &a[i], 4);
+                v = __hsub2(v, __float2bfloat162_rn(128.0f + ZERO));
+                memcpy(&a[i], &v, 4);
+            } else {
+                __half2 v;
+                memcpy(&v, &a[i], 4);
+                v = __hsub2(v, __float2half2_rn(1024.0f + ZERO));
+                memcpy(&a[i], &v, 4);
+            }
         }
     }
 }
@@ -168,13 +184,14 @@ template <typename T, int DT> HD void table8(uint2 q, uint32_t a[4]) {
 template <typename T, int DT> HD void operands(uint2 q, uint32_t a[4]) {
     if constexpr (quant<DT>::kind == TABLE) table8<T, DT>(q, a);
     else if constexpr (quant<DT>::kind == FP8) e4m3_4<T>(q.x, a), e4m3_4<T>(q.y, a + 2);
+    else if constexpr (in_excess<T, DT>()) excess4<T>(q.x, a), excess4<T>(q.y, a + 2);
     else integers4<T, quant<DT>::zero>(q.x, a), integers4<T, quant<DT>::zero>(q.y, a + 2);
 }
 
 /* --- scales ------------------------------------------------------------------------------------------------------------ */
 HD float small_f32(uint32_t byte) { return add_rn(bits_f32(0x4B000000u | byte), -8388608.0f); }
 
-/* weight = scale * value + offset. */
+/* weight = scale * (value - excess) + offset. */
 template <typename T, int DT> HD void line32(const uint8_t *p, int j, float *scale, float *offset) {
     const uint8_t *b = p + j / block_of<DT>::weights * block_of<DT>::bytes;
     *offset = 0;
@@ -196,7 +213,14 @@ template <typename T, int DT> HD void line32(const uint8_t *p, int j, float *sca
     } else *scale = half_f32(load_u16(b));
 }
 
-/* Q6_K: of the 16 weights from j on. */
-HD float line16(const uint8_t *b, int j) { return mul_rn(half_f32(load_u16(b + 208)), (float)(int8_t)b[192 + (j >> 4)]); }
+/* Q3_K, Q6_K: of the 16 weights from j on. */
+template <int DT> HD float line16(const uint8_t *b, int j) {
+    const int k = j >> 4;
+    if constexpr (DT == DT_Q6_K) return mul_rn(half_f32(load_u16(b + 208)), (float)(int8_t)b[192 + k]);
+    else {
+        const int sc = (k < 8 ? b[96 + k] & 15 : b[88 + k] >> 4) | (b[104 + (k & 3)] >> 2 * (k >> 2) & 3) << 4;
+        return mul_rn(half_f32(load_u16(b + 108)), (float)(sc - 32));
+    }
+}
 
 #endif

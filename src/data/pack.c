@@ -45,23 +45,31 @@ void pack_clear(struct pack *p) {
 
 bool pack_row(struct pack *p, const struct row *r, int32_t sample) {
     assert(r->n > r->source);
-    if (p->s == p->cap_s || r->n > p->cap_n - p->n - p->m) return false;
+    if (p->s == p->cap_s || r->n + p->virtual_tokens > p->cap_n - p->n - p->m) return false;
     for (int i = 0; i < r->source; i++) p->src_ids[p->m + i] = r->ids[i], p->src_pos[p->m + i] = i, p->src_sample[p->m + i] = sample;
     p->m += r->source;
     p->src_cu[p->s + 1] = p->m;
     const int32_t *ids = r->ids + r->source;
-    const int n = r->n - r->source;
-    for (int i = 0; i < n; i++) {
-        int at = p->n + i;
-        bool predicts = i + 1 < n;
-        p->ids[at] = ids[i];
+    const int n = r->n - r->source, before = p->virtual_tokens;
+    for (int i = 0; i < before; i++) {
+        const int at = p->n + i;
+        p->ids[at] = p->virtual_first + i;
         p->pos[at] = i;
         p->sample[at] = sample;
-        p->label[at] = predicts ? ids[i + 1] : 0;
-        p->weight[at] = predicts && r->supervised[r->source + i + 1] ? 1 : 0;
+        p->label[at] = 0;
+        p->weight[at] = 0;
+    }
+    for (int i = 0; i < n; i++) {
+        int at = p->n + before + i;
+        bool predicts = i + 1 < n;
+        p->ids[at] = ids[i];
+        p->pos[at] = before + i;
+        p->sample[at] = sample;
+        p->label[at] = r->label ? r->label - 1 : predicts ? ids[i + 1] : 0;
+        p->weight[at] = r->label ? r->supervised[i] : predicts && r->supervised[r->source + i + 1] ? 1 : 0;
         p->supervised += p->weight[at];
     }
-    p->n += n;
+    p->n += before + n;
     p->last[p->s++] = p->n - 1;
     p->cu[p->s] = p->n;
     return true;
@@ -78,16 +86,17 @@ void pack_pad(struct pack *p, int n, int s) {
     for (; p->s < s; p->cu[p->s] = n, p->src_cu[p->s] = p->m) p->last[p->s++] = n - 1;
 }
 
-int pack_plan(const struct row *const *rows, int n, int cap_n, int cap_s, int *first) {
+int pack_plan(const struct row *const *rows, int n, int virtual_tokens, int cap_n, int cap_s, int *first) {
     int passes = 0, tokens = 0;
     first[0] = 0;
     for (int i = 0; i < n; i++) {
-        assert(rows[i]->n <= cap_n);
-        if (rows[i]->n > cap_n - tokens || i - first[passes] == cap_s) {
+        const int len = rows[i]->n + virtual_tokens;
+        assert(len <= cap_n);
+        if (len > cap_n - tokens || i - first[passes] == cap_s) {
             first[++passes] = i;
             tokens = 0;
         }
-        tokens += rows[i]->n;
+        tokens += len;
     }
     if (n) first[++passes] = n;
     return passes;

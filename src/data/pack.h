@@ -1,8 +1,10 @@
 /* Packing: rows laid end to end as one [N] list of tokens with sequence bounds; nothing is padded, samples never see
- * each other, positions restart. One pack is what one pass of a program takes.
+ * each other, positions restart. One pack is what one pass of a program takes. Virtual tokens of a method (core/site.h) come in here:
+ * they stand before a row, take its first positions and carry no weight.
  *
  * label[i] is the token that position i must predict (the next one of the same row), weight[i] its loss weight; the
- * last position of a row predicts nothing (label 0, weight 0). Invariants: cu[0] = 0, cu[s] = n, last[k] = cu[k+1] - 1,
+ * last position of a row predicts nothing (label 0, weight 0). Of a row with a class (rows.h) label is the class and weight 1 at its
+ * one supervised position. Invariants: cu[0] = 0, cu[s] = n, last[k] = cu[k+1] - 1,
  * supervised = the sum of weight. Called by train, evaluation and generation (prompts are rows too). */
 #ifndef CYC_DATA_PACK_H
 #define CYC_DATA_PACK_H
@@ -17,6 +19,8 @@ struct pack {
     int32_t *src_cu;                     /* [s+1] */
     int n, s, m;
     int cap_n, cap_s;
+    int virtual_tokens; /* before each row, of ids virtual_first, virtual_first + 1, ...: the caller sets them, for the program that takes the pack */
+    int32_t virtual_first;
     double supervised; /* sum of weight */
 };
 err pack_init(struct pack *p, int cap_n, int cap_s);
@@ -30,9 +34,9 @@ bool pack_row(struct pack *p, const struct row *r, int32_t sample);
  * capacities; where there is slack in n, s is more than the sequences that are there. */
 void pack_pad(struct pack *p, int n, int s);
 
-/* Splits rows into passes of at most cap_n tokens and cap_s rows, in order: first[i] .. first[i+1]-1 are the rows of
- * pass i. Greedy in order (deterministic); a row longer than cap_n is the caller's bug. Returns the number of passes;
+/* Splits rows, each with virtual_tokens before it, into passes of at most cap_n tokens and cap_s rows, in order: first[i] .. first[i+1]-1
+ * are the rows of pass i. Greedy in order (deterministic); a row longer than cap_n is the caller's bug. Returns the number of passes;
  * first has room for n+1. */
-int pack_plan(const struct row *const *rows, int n, int cap_n, int cap_s, int *first);
+int pack_plan(const struct row *const *rows, int n, int virtual_tokens, int cap_n, int cap_s, int *first);
 
 #endif

@@ -20,6 +20,7 @@ struct draft {
     struct ids ids;
     uint8_t *on; /* [marked] */
     size_t marked, cap;
+    int label; /* of a labelled text: row.label */
 };
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
@@ -94,12 +95,13 @@ static err keep(struct draft *d, int max_length, bool learnt, struct rows *out, 
         TRY(new_row(out, n, r));
         memcpy((*r)->ids, d->ids.v, n * sizeof *(*r)->ids);
         memcpy((*r)->supervised, d->on, n);
+        (*r)->label = d->label;
         out->bytes += n * 5 + 16; /* 16: what the arena rounds up */
     } else out->n++;
     if ((int)n > out->longest) out->longest = (int)n;
     out->truncated += n < d->ids.n;
     out->tokens += (int64_t)n;
-    for (size_t i = 1; i < n; i++) out->supervised += d->on[i];
+    for (size_t i = !d->label; i < n; i++) out->supervised += d->on[i];
     d->ids.n = d->marked = 0;
     return OK;
 }
@@ -108,6 +110,8 @@ static err keep(struct draft *d, int max_length, bool learnt, struct rows *out, 
 struct job {
     const tokenizer *tk;
     const struct prompt_form *form; /* pairs */
+    const struct class_form *classes; /* labelled texts */
+    int max_length;                   /* of them */
     bool swap, plain;          /* plain: texts, of which nothing is learnt as they are */
     struct chat *chat;         /* conversations; a thread's own */
     struct chat_text rendered; /* scratch */
@@ -149,8 +153,8 @@ struct pass {
 /* What a record says, however it is written. */
 static uint64_t record_hash(const struct record *r) {
     uint64_t h = (uint64_t)r->n_turns + 1;
-    const char *const texts[] = {r->text, r->prompt, r->completion};
-    for (int i = 0; i < 3; i++)
+    const char *const texts[] = {r->text, r->prompt, r->completion, r->label};
+    for (int i = 0; i < 4; i++)
         if (texts[i]) h = XXH3_64bits_withSeed(texts[i], strlen(texts[i]), h);
     for (int i = 0; i < r->n_turns; i++) {
         h = XXH3_64bits_withSeed(r->turns[i].role, strlen(r->turns[i].role), h);
@@ -450,6 +454,27 @@ err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void
     rows_free(&none);
     job_free(&job);
     return e;
+}
+
+static err draft_labelled(struct job *job, const struct record *r, struct draft *d) {
+    const struct ids *after = tokenizer_suffix(job->tk);
+    const size_t most = (size_t)job->max_length;
+    const struct labels *known = job->classes->labels;
+    const int label = known ? labels_find(known, r->label) : 0;
+    if (label < 0) return labels_unknown(known, r->label);
+    TRY(tokenizer_encode(job->tk, r->text, strlen(r->text), 0, &d->ids));
+    TRY(tokenizer_surround(job->tk, true, true, &d->ids));
+    if (!d->ids.n) return fail(E_INPUT, "no token in the text");
+    const size_t n = d->ids.n < most ? d->ids.n : most;
+    for (size_t i = 0; n < d->ids.n && i < after->n && i < n; i++) d->ids.v[n - 1 - i] = after->v[after->n - 1 - i];
+    TRY(mark(d, false));
+    d->on[job->classes->first ? 0 : n - 1] = 1;
+    d->label = label + 1;
+    return OK;
+}
+
+err rows_labelled(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out) {
+    return make_rows(&(struct job){.tk = tk, .classes = form, .max_length = max_length, .plain = true, .draft = draft_labelled}, s, max_length, out);
 }
 
 err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct source *s, bool swap, int max_length,

@@ -11,7 +11,8 @@
  * brings two is refused.
  *
  * Invariants of every row: at least one supervised token beside the first; not longer than max_length; unless cut, its
- * last supervised token ends the answer (EOS, or the template's end of turn).
+ * last supervised token ends the answer (EOS, or the template's end of turn). A row of a classification task has one supervised
+ * position, which tells the class of the whole text.
  *
  * Rows of a parsed source are all in memory: r[n]. Those of a streamed one are tokenised once to be checked, measured and
  * counted (so `longest` is known before any step), then made again whenever they are drawn; r is NULL, and rows_draw() is
@@ -20,7 +21,7 @@
  * Called by train and the data preview. */
 #ifndef CYC_DATA_ROWS_H
 #define CYC_DATA_ROWS_H
-#include "data/source.h"
+#include "data/labels.h"
 #include "io/tokenizer.h"
 
 struct row {
@@ -30,6 +31,7 @@ struct row {
     int line; /* where it came from; 0: made, not read */
     const char *path;
     int source; /* encoder-decoders: so many of the ids are the encoder's, the rest the decoder's; else 0 */
+    int label;  /* classification: 1 + the class that the row's one supervised position is to tell; 0: each position tells the next id */
 };
 struct rows {
     arena mem;
@@ -69,6 +71,11 @@ err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct so
 err rows_text(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
 /* Texts of one side of a cycle: lead + text, cut to max_length, nothing supervised. They become prompts and answers. */
 err rows_texts(const tokenizer *tk, const struct prompt_form *f, const struct source *s, int max_length, struct rows *out);
+
+/* Labelled texts: with what the model expects around a text (a row that is cut keeps what comes after it); the class is told at the
+ * last token, or (first) at the first. A label that is none of `labels` is E_INPUT; labels NULL: texts without one, to be read at that place. */
+struct class_form { const struct labels *labels; bool first; }; /* it and the labels must outlive streamed rows */
+err rows_labelled(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out);
 
 /* Every record of a source as a row would have it, in order, without keeping any: for looking at data. A row that leaves
  * nothing to learn is no error here. tk NULL: without tokens. */

@@ -6,6 +6,7 @@
 #include "data/shapes.h"
 #include <jansson.h>
 #include <limits.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,12 +46,13 @@ const char *container_name(enum container c) { return containers[c].shown; }
 
 const char *layout_name(const struct layout *l) {
     if (l->shape == SHAPE_PROMPT_TURNS) return "prompt_completion";
+    if (l->shape == SHAPE_LABELLED) return "labelled";
     for (int i = 0; i < N_SHAPES; i++)
         if (shapes[i].shape == l->shape) return shapes[i].name;
     return "unknown";
 }
 
-bool layout_has_turns(const struct layout *l) { return l->shape > SHAPE_PAIR; }
+bool layout_has_turns(const struct layout *l) { return l->shape > SHAPE_PAIR && l->shape < SHAPE_LABELLED; }
 
 /* The ending that tells the container; .gz and .zst say nothing about it. */
 static bool ends(const char *path, const char *ending) {
@@ -87,11 +89,13 @@ err layout_begin(const char *path, const char *format, enum source_want want, st
         return fail(E_USAGE, "%s: format %s, but here a text is wanted for each record: name its field, or format: text", path, format);
     if (want == WANT_PAIR && l->named && l->shape != SHAPE_PAIR)
         return fail(E_USAGE, "%s: format %s, but here two texts are wanted for each record (prompt_completion, or two named fields)", path, format);
-    if (want < WANT_SFT) l->shape = want == WANT_TEXT ? SHAPE_TEXT : SHAPE_PAIR, l->named = true;
+    if (want == WANT_LABELLED && l->named && l->shape != SHAPE_TEXT)
+        return fail(E_USAGE, "%s: format %s, but here a text and its label are wanted for each record", path, format);
+    if (want < WANT_SFT) l->shape = want == WANT_TEXT ? SHAPE_TEXT : want == WANT_PAIR ? SHAPE_PAIR : SHAPE_LABELLED, l->named = true;
     if (want == WANT_ANY && l->container == IN_LINES) l->shape = SHAPE_TEXT;
     if (l->container == IN_LINES && l->shape != SHAPE_TEXT)
         return fail(E_USAGE,
-                    "%s: pairs and conversations need a .jsonl file (one JSON object per line), .json, .csv or .tsv; its name "
+                    "%s: pairs, labels and conversations need a .jsonl file (one JSON object per line), .json, .csv or .tsv; its name "
                     "ends in none of them, so it would be plain lines (`format` says otherwise)",
                     path);
     return OK;
@@ -268,8 +272,21 @@ static const char *pair_field(const struct layout *l, int which) {
     return f ? f : which ? "completion" : "prompt";
 }
 
+/* A class by its name or its number (read as a real, like every number here). */
+static err get_label(arena *mem, const json_t *obj, const char *key, const char **out) {
+    const json_t *v = json_object_get(obj, key);
+    if (!json_is_number(v)) return get_string(mem, obj, key, out);
+    const double x = json_number_value(v);
+    if (x != floor(x) || fabs(x) > 0x1p53) return fail(E_INPUT, "\"%.60s\" is %g: a label is a name or an integer", key, x);
+    *out = arena_printf(mem, "%.0f", x);
+    return *out ? OK : out_of_memory();
+}
+
 static err get_record(const struct layout *l, const json_t *obj, arena *mem, struct record *r) {
     switch (l->shape) {
+    case SHAPE_LABELLED:
+        TRY(get_string(mem, obj, l->field ? l->field : "text", &r->text));
+        return get_label(mem, obj, l->field2 ? l->field2 : "label", &r->label);
     case SHAPE_TEXT: return get_string(mem, obj, l->field ? l->field : "text", &r->text);
     case SHAPE_MESSAGES: return get_messages(mem, &in_messages, obj, "messages", r);
     case SHAPE_SHAREGPT: return get_messages(mem, &in_sharegpt, obj, "conversations", r);

@@ -5,6 +5,7 @@
  *   text               {"text"}, or any one named field; plain lines
  *   prompt_completion  {"prompt", "completion"}, both strings or both lists of messages; or two named fields
  *   messages           {"messages": [{"role", "content"}]}
+ *   labelled           {"text", "label"}, or two named fields: a text and its class, a string or an integer
  *   alpaca             {"instruction", "input", "output"[, "system", "history"]}: user = instruction, newline, input
  *   sharegpt           {"conversations": [{"from": "human|gpt|system", "value"}][, "system"]}
  *
@@ -23,6 +24,7 @@
 struct record {
     const char *text;                 /* {"text"}, a named field, or a plain line */
     const char *prompt, *completion;  /* {"prompt","completion"} or the two named fields of a pair */
+    const char *label;                /* of `text`: the name of its class */
     const struct chat_message *turns; /* a conversation; role: system, user, assistant */
     int n_turns;
     int line; /* 1-based */
@@ -32,16 +34,17 @@ struct record {
 enum source_want {
     WANT_TEXT,
     WANT_PAIR,
+    WANT_LABELLED, /* a text and its class */
     WANT_SFT, /* prompt/completion or conversations */
     WANT_ANY, /* those, or a text: for looking at a file */
 };
-enum record_shape { SHAPE_UNKNOWN, SHAPE_TEXT, SHAPE_PAIR, SHAPE_MESSAGES, SHAPE_PROMPT_TURNS, SHAPE_ALPACA, SHAPE_SHAREGPT };
+enum record_shape { SHAPE_UNKNOWN, SHAPE_TEXT, SHAPE_PAIR, SHAPE_MESSAGES, SHAPE_PROMPT_TURNS, SHAPE_ALPACA, SHAPE_SHAREGPT, SHAPE_LABELLED };
 
 struct layout {
     enum container container;
     enum record_shape shape;
     bool named;                 /* the shape was asked for, not found */
-    const char *field, *field2; /* of text and pairs */
+    const char *field, *field2; /* of text and pairs; of labelled texts: text and label */
     int first_line;             /* where the shape was seen */
     int n_columns;
     const char **column; /* CSV and TSV; in the arena */

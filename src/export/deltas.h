@@ -1,5 +1,5 @@
-/* An adapter as what it does to its base: of LoRA W + scale * B A for each module (with DoRA its rows brought to lengths m), of methods
- * that train tensors of the base (struct peft_method, whole) the tensor that takes the place of the base's. This reader takes any PEFT LoRA
+/* An adapter as what it does to its base: of LoRA W + scale * B A for each module (with DoRA its rows brought to lengths m), of methods that
+ * train tensors of the base (struct peft_method, whole) the tensor that takes the place of the base's. This reader takes any PEFT LoRA
  * folder, more than training can (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
  *
  * It is strict: each tensor of the file belongs to a pair or to a tensor of the base, each of the right shape. It refuses by name, with

@@ -272,6 +272,7 @@ static err plan_made(struct items *l, const struct model *m, const struct deltas
     err e = crossing_twin(m, &twin);
     for (int i = 0; i < m->n && !e; i++) {
         const struct weight *w = &m->w[i];
+        if (w->hf_only) continue;
         struct item it = from_weight(m, w, w->name, d, DT_F32, true);
         if (w->nd == 2 && !is_table(w->name)) it.t.dt = type_of(m, &it, w->name, type);
         move_rows(&it, heads_of(&twin, w->name), true);

@@ -41,7 +41,8 @@ static err no_match(const struct model *m, const struct structure *st) {
 /* The module of a slice, up to the method's mark, in `name`; false: the slice is not the one that a module has once. */
 static bool marked_module(const struct structure *st, const struct param_slice *s, char name[256]) {
     snprintf(name, 256, "%s", s->name);
-    size_t n = strlen(name), end = strlen(st->method->mark);
+    size_t n = strlen(name), end = strlen(st->method->mark), head = st->head_module ? strlen(st->head_module) : 0;
+    if (head && !strncmp(name, st->head_module, head) && name[head] == '.') return false; /* what lies beside the method is not its */
     if (n < end || strcmp(name + n - end, st->method->mark)) return false;
     name[n - end] = 0;
     return true;
@@ -79,7 +80,7 @@ static bool takes_more(const struct model *m, const struct structure *st, const 
 /* Words such as all-linear are written as the endings that they took, as PEFT does; where these would take more than that
  * (GPT-2's attention and MLP both have a c_proj), as whole names. */
 static err name_modules(struct structure *st, const struct model *m, int modules) {
-    if (!take_word(st->method->targets(st->settings)->of.take)) return OK; /* names and expressions are written as they are */
+    if (!st->method->targets || !take_word(st->method->targets(st->settings)->of.take)) return OK; /* names and expressions are written as they are */
     const char **list[2];
     for (int k = 0; k < 2; k++)
         if (!(list[k] = arena_alloc(&st->mem, (size_t)modules * sizeof **list + 1))) return fail(E_MEMORY, "out of memory");
@@ -89,25 +90,47 @@ static err name_modules(struct structure *st, const struct model *m, int modules
     return OK;
 }
 
-err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules) {
-    *st = (struct structure){.method = method};
-    if (!method) return OK;
-    st->fan_in_fan_out = m->shape.conv1d;
-    st->seq2seq = m->family->seq2seq;
+/* The method's own copy of its settings, with what it wants to know of the base. */
+static err fit_settings(struct structure *st, const struct model *m, const void *settings) {
+    const struct peft_method *method = st->method;
+    const struct shape *z = &m->shape;
+    const struct base_sizes base = {z->layers, z->width, z->heads, z->kv_heads, z->head_dim, z->vocab, z->interleaved, m->family->seq2seq};
     TRY(method->check(settings));
     void *copy = arena_alloc(&st->mem, method->settings);
     if (!copy) return fail(E_MEMORY, "out of memory");
     st->settings = memcpy(copy, settings, method->settings);
+    TRY(method->fit ? method->fit(copy, &base) : OK);
+    st->virtual_tokens = method->virtual_tokens ? method->virtual_tokens(copy) : 0;
+    return OK;
+}
+
+err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules) {
+    return structure_init_head(st, m, method, settings, NULL, modules);
+}
+
+err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, const struct head *head, int *modules) {
+    *st = (struct structure){.method = method};
+    if (!method) return OK;
+    if (head && head->classes) st->head = *head, st->head_module = head_module(m);
+    st->fan_in_fan_out = m->shape.conv1d;
+    st->seq2seq = m->family->seq2seq;
     struct program probe; /* emitting the forward lays down the parameters */
-    err e = program_build(&probe, m, MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
-    if (!e) program_free(&probe);
+    err e = fit_settings(st, m, settings);
+    if (!e) {
+        e = program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
+        if (!e) program_free(&probe);
+    }
     param_seal(&st->params);
     int n = 0;
     for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices; k++) n += str_ends(st->params.p[i].slice[k].name, method->mark);
+        for (int k = 0; k < st->params.p[i].n_slices && method->targets; k++) {
+            char name[256];
+            n += marked_module(st, &st->params.p[i].slice[k], name);
+        }
     if (modules) *modules = n;
-    if (!e && !n) e = no_match(m, st);
-    if (!e) e = name_modules(st, m, n);
+    if (!e && method->targets && !n) e = no_match(m, st);
+    if (!e && method->targets) e = name_modules(st, m, n);
+    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification)", method->name);
     if (e) structure_free(st);
     return e;
 }
@@ -121,7 +144,7 @@ void structure_free(struct structure *st) {
 static err read_config(const json_t *j, const char *path, arena *mem, const struct peft_method **method, const void **out) {
     const char *type = json_string_value(json_object_get(j, "peft_type"));
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    *method = method_of_type(type);
+    *method = none_is(j) ? &method_none : method_of_type(type);
     if (!*method) {
         str known = {0};
         method_types(&known);
@@ -129,6 +152,7 @@ static err read_config(const json_t *j, const char *path, arena *mem, const stru
         str_free(&known);
         return e;
     }
+    TRY(head_check(j, path));
     void *settings = arena_alloc(mem, (*method)->settings);
     *out = settings;
     return settings ? (*method)->read(j, path, mem, settings) : fail(E_MEMORY, "out of memory");
@@ -151,6 +175,15 @@ err adapter_read_config(const char *folder, arena *mem, const struct peft_method
     return e;
 }
 
+err adapter_read_head(const char *folder, arena *mem, struct head *head) {
+    const char *path;
+    json_t *j;
+    TRY(load_config(folder, mem, &path, &j));
+    err e = head_read(j, folder, mem, head);
+    json_decref(j);
+    return e;
+}
+
 err adapter_check_base(const char *folder, const struct model *m) {
     const char *path;
     json_t *j;
@@ -167,12 +200,31 @@ err adapter_check_base(const char *folder, const struct model *m) {
 }
 
 /* --- tensors ----------------------------------------------------------------------------------------------------- */
+static int64_t columns_of(const struct param *p) { return p->nd > 1 ? p->d[1] : 1; }
+
 /* Where file row `row` lies in memory. Files have RoPE pairs half a head apart, GGUF's order has them side by side. */
 static int64_t memory_row(const struct param_slice *s, int64_t row) {
-    return s->row0 + (s->rope_heads ? rope_row_in_pairs(row, s->rows / s->rope_heads) : row);
+    return s->row0 + (s->rope_heads && !s->columns ? rope_row_in_pairs(row, s->rows / s->rope_heads) : row);
 }
 
-static int64_t columns_of(const struct param *p) { return p->nd > 1 ? p->d[1] : 1; }
+/* The same of the columns of a slice that is some of a tensor's. */
+static int64_t memory_column(const struct param *p, const struct param_slice *s, int64_t column) {
+    return s->rope_heads ? rope_row_in_pairs(column, p->d[1] / s->rope_heads) : column;
+}
+
+static int64_t file_columns(const struct param *p, const struct param_slice *s) { return s->columns ? s->columns : columns_of(p); }
+
+/* A file's tensor may be several slices, columns of it: the one that begins it stands for it. */
+static bool begins_tensor(const struct param_slice *s) { return s->column0 == 0; }
+
+static int count_tensors(const struct param_set *set) {
+    int n = 0;
+    for (int i = 0; i < set->n; i++)
+        for (int k = 0; k < set->p[i].n_slices; k++) n += begins_tensor(&set->p[i].slice[k]);
+    return n;
+}
+
+void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) { snprintf(name, 512, "%s%s", st->method->bare ? "" : PREFIX, s->name); }
 
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
     return (float *)weights + p->off / 4 + memory_row(s, row) * columns_of(p);
@@ -185,7 +237,7 @@ static struct tensor file_shape(const struct param *p, const struct param_slice 
     if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
     if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
     if (s->turned) return (struct tensor){.nd = 2, .d = {columns_of(p), s->rows}};
-    return (struct tensor){.nd = 2, .d = {s->rows, columns_of(p)}};
+    return (struct tensor){.nd = 2, .d = {s->rows, file_columns(p, s)}};
 }
 
 /* core/params.h; n: of a vector, or of a matrix's row. */
@@ -246,9 +298,22 @@ static err write_beside(struct tensors_out *o, const struct param *p, const stru
     return OK;
 }
 
-static err read_slice(const struct tensors *ts, const struct param *p, const struct param_slice *s, float *weights) {
+/* Of each row of the file's tensor the columns that are the parameter's. */
+static err read_columns(const struct tensors *ts, const struct tensor *t, const struct param *p, const struct param_slice *s, float *weights) {
+    const size_t bytes = dtype_row_bytes(t->dt, s->columns);
+    float *row = malloc((size_t)s->columns * sizeof *row);
+    if (!row) return fail(E_MEMORY, "%s: out of memory", ts->path);
+    for (int64_t r = 0; r < s->rows; r++) {
+        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, s->columns);
+        for (int64_t c = 0; c < p->d[1]; c++) adapter_row(p, s, weights, r)[memory_column(p, s, c)] = row[s->column0 + c];
+    }
+    free(row);
+    return OK;
+}
+
+static err read_slice(const struct tensors *ts, const struct structure *st, const struct param *p, const struct param_slice *s, float *weights) {
     char name[512];
-    snprintf(name, sizeof name, "%s%s", PREFIX, s->name);
+    adapter_tensor_name(st, s, name);
     const struct tensor *t = tensors_find(ts, name);
     if (!t && s->also) snprintf(name, sizeof name, "%s%s", PREFIX, s->also), t = tensors_find(ts, name);
     if (!t) return fail(E_INPUT, "%s: tensor %s%s is missing", ts->path, PREFIX, s->name);
@@ -258,6 +323,7 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     TRY(tensor_readable(ts, t));
     if (s->turned) return read_turned(ts, t, p, s, weights);
     if (s->beside) return read_beside(ts, t, p, s, weights);
+    if (s->columns) return read_columns(ts, t, p, s, weights);
     const int64_t columns = columns_of(p);
     const size_t bytes = dtype_row_bytes(t->dt, columns);
     for (int64_t r = 0; r < s->rows; r++) {
@@ -269,18 +335,33 @@ static err read_slice(const struct tensors *ts, const struct param *p, const str
     return OK;
 }
 
+static const char *file_apart(const struct structure *st) { return st->method->apart ? st->method->apart(st->settings) : NULL; }
+
 err adapter_read(const char *folder, const struct structure *st, float *weights) {
     char path[4096];
     struct tensors ts;
-    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+    const char *apart = file_apart(st);
+    snprintf(path, sizeof path, "%s/%s", folder, apart ? apart : "adapter_model.safetensors");
+    if (apart && !path_exists(path))
+        return fail(E_USAGE, "%s holds what its training came to, but not what it went on from: %s is missing", folder, apart);
     TRY(tensors_open(path, &ts));
     err e = OK;
-    int n = 0;
+    const int n = count_tensors(&st->params);
     for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices && !e; k++, n++) e = read_slice(&ts, &st->params.p[i], &st->params.p[i].slice[k], weights);
+        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) e = read_slice(&ts, st, &st->params.p[i], &st->params.p[i].slice[k], weights);
     if (!e && ts.n != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", path, ts.n, n);
     tensors_close(&ts);
     return e;
+}
+
+/* Is the folder's classifier the one of this structure? */
+static err head_agrees(const char *folder, const struct structure *st, arena *mem) {
+    struct head have;
+    TRY(adapter_read_head(folder, mem, &have));
+    if (head_same(&have, &st->head)) return OK;
+    if (!st->head.classes) return fail(E_USAGE, "%s holds a classifier of %d classes: it goes on with objective: classification", folder, have.classes);
+    if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be of %d classes", folder, st->head.classes);
+    return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`", folder, have.classes, st->head.classes);
 }
 
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
@@ -290,6 +371,7 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
     TRY(adapter_check_base(folder, m));
     err e = adapter_read_config(folder, &mem, &method, &have);
     if (!e && method != st->method) e = fail(E_USAGE, "%s is a %s adapter, the configuration says %s", folder, method->name, st->method->name);
+    if (!e) e = head_agrees(folder, st, &mem);
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
             char module[256];
@@ -301,10 +383,11 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
     json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
+                          st->head_module ? "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
     if (!j) return fail(E_MEMORY, "out of memory");
     if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);
+    if (!e && st->head_module && json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))) e = fail(E_MEMORY, "out of memory");
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (!text) return e ? e : fail(E_MEMORY, "out of memory");
@@ -333,6 +416,21 @@ static err write_slice(struct tensors_out *o, const struct param *p, const struc
     return OK;
 }
 
+/* A tensor that lies in several parameters, columns of it in each: row by row through `piece`. */
+static err write_columns(struct tensors_out *o, const struct structure *st, const struct param_slice *first, const float *weights, float *piece) {
+    for (int64_t r = 0; r < first->rows; r++) {
+        for (int i = 0; i < st->params.n; i++)
+            for (int k = 0; k < st->params.p[i].n_slices; k++) {
+                const struct param *p = &st->params.p[i];
+                const struct param_slice *s = &p->slice[k];
+                if (!s->columns || strcmp(s->name, first->name)) continue;
+                for (int64_t c = 0; c < p->d[1]; c++) piece[s->column0 + c] = adapter_row(p, s, weights, r)[memory_column(p, s, c)];
+            }
+        TRY(tensors_out_put(o, piece, (size_t)first->columns * sizeof *piece));
+    }
+    return OK;
+}
+
 /* The same list in the same order. */
 static err write_tensors(const char *path, const struct structure *st, const float *weights, const struct tensor *t, int n) {
     struct tensors_out o;
@@ -342,7 +440,10 @@ static err write_tensors(const char *path, const struct structure *st, const flo
     err e = piece ? tensors_out_safetensors(&o, path, t, n, 0) : fail(E_MEMORY, "%s: out of memory", path);
     if (!e) {
         for (int i = 0; i < st->params.n && !e; i++)
-            for (int k = 0; k < st->params.p[i].n_slices && !e; k++) e = write_slice(&o, &st->params.p[i], &st->params.p[i].slice[k], weights, piece);
+            for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
+                const struct param_slice *s = &st->params.p[i].slice[k];
+                if (begins_tensor(s)) e = s->columns ? write_columns(&o, st, s, weights, piece) : write_slice(&o, &st->params.p[i], s, weights, piece);
+            }
         if (e) tensors_out_abandon(&o);
         else e = tensors_out_commit(&o);
     }
@@ -350,26 +451,39 @@ static err write_tensors(const char *path, const struct structure *st, const flo
     return e;
 }
 
+static err write_made(const char *folder, const struct structure *st, const float *weights, arena *mem) {
+    struct made_matrix m;
+    TRY(st->method->made(st->settings, &st->params, weights, mem, &m));
+    const struct tensor t = {.name = m.name, .dt = DT_F32, .nd = 2, .d = {m.rows, m.columns}, .data = m.data, .bytes = (size_t)(m.rows * m.columns) * 4};
+    return safetensors_write(arena_printf(mem, "%s/adapter_model.safetensors", folder), &t, 1);
+}
+
+static err describe_tensor(const struct structure *st, const struct param *p, const struct param_slice *s, arena *mem, struct tensor *t) {
+    char name[512];
+    adapter_tensor_name(st, s, name);
+    *t = file_shape(p, s);
+    t->name = arena_str(mem, name);
+    t->dt = DT_F32;
+    t->bytes = (size_t)(t->d[0] * (t->nd > 1 ? t->d[1] : 1)) * sizeof(float);
+    return t->name ? OK : fail(E_MEMORY, "out of memory");
+}
+
 err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model) {
     arena mem = {0};
-    err e = OK;
-    int n = 0, at = 0;
-    for (int i = 0; i < st->params.n; i++) n += st->params.p[i].n_slices;
+    const int n = count_tensors(&st->params);
     struct tensor *t = arena_alloc(&mem, (size_t)n * sizeof *t + 1);
-    if (!t) e = fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices && !e; k++, at++) {
-            const struct param *p = &st->params.p[i];
-            const struct param_slice *s = &p->slice[k];
-            t[at] = file_shape(p, s);
-            t[at].name = arena_printf(&mem, "%s%s", PREFIX, s->name);
-            t[at].dt = DT_F32;
-            t[at].bytes = (size_t)(t[at].d[0] * (t[at].nd > 1 ? t[at].d[1] : 1)) * sizeof *weights;
-            if (!t[at].name) e = fail(E_MEMORY, "out of memory");
+    err e = t ? OK : fail(E_MEMORY, "out of memory");
+    for (int i = 0, at = 0; i < st->params.n && !e; i++)
+        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
+            const struct param_slice *s = &st->params.p[i].slice[k];
+            if (begins_tensor(s)) e = describe_tensor(st, &st->params.p[i], s, &mem, &t[at++]);
         }
+    const char *apart = file_apart(st);
     if (!e) e = dir_make(folder);
-    if (!e) e = write_tensors(arena_printf(&mem, "%s/adapter_model.safetensors", folder), st, weights, t, n);
+    if (!e) e = write_tensors(arena_printf(&mem, "%s/%s", folder, apart ? apart : "adapter_model.safetensors"), st, weights, t, n);
+    if (!e && apart) e = write_made(folder, st, weights, &mem);
     if (!e) e = write_config(arena_printf(&mem, "%s/adapter_config.json", folder), st, base_model);
+    if (!e) e = head_write_labels(&st->head, folder);
     arena_free(&mem);
     return e;
 }

@@ -9,8 +9,11 @@
 
 /* Method and settings from adapter_config.json; what we cannot do is E_UNSUPPORTED by name. All of it lives in mem. */
 err adapter_read_config(const char *folder, arena *mem, const struct peft_method **method, const void **settings);
+/* The classifier that the folder has beside them: classes 0 where there is none. */
+err adapter_read_head(const char *folder, arena *mem, struct head *head);
 /* weights: an arena of st->params.bytes; the structure's parameters must have been laid down (a program built). */
 err adapter_read(const char *folder, const struct structure *st, float *weights);
+void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]); /* in the adapter's file */
 /* Where row `row` of a file's tensor lies in an arena. */
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row);
 /* A vector, or a row of a matrix, from the form of files to that of programs. */
@@ -25,6 +28,8 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
 /* Lays down the parameters of a structure for a model, without a plan; E_USAGE when the method finds nothing to train, with the
  * module names that would do. settings: copied, but their texts must outlive the structure. modules: how many base modules it takes. */
 err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules);
+/* With a classifier beside the method (its names and features must outlive the structure); NULL: without. */
+err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, const struct head *head, int *modules);
 void structure_free(struct structure *st);
 
 float *arena_f32(size_t bytes); /* zeroed, mapped; NULL when out of memory */

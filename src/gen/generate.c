@@ -32,8 +32,10 @@ struct batch {
     void *all;
 };
 
-static err batch_init(struct batch *b, struct capacity cap) {
-    size_t n = (size_t)(cap.tokens > cap.slots ? cap.tokens : cap.slots), s = (size_t)(cap.sequences > cap.slots ? cap.sequences : cap.slots) + 1;
+static err batch_init(struct batch *b, const struct generator *g) {
+    const struct capacity cap = g->cap;
+    const int tokens = cap.tokens + g->prefill.virtual_tokens;
+    size_t n = (size_t)(tokens > cap.slots ? tokens : cap.slots), s = (size_t)(cap.sequences > cap.slots ? cap.sequences : cap.slots) + 1;
     int32_t *p = b->all = calloc(7 * n + (7 + LOG_LINES) * s, sizeof *p);
     if (!p) return fail(E_MEMORY, "out of memory");
     b->ids = p;
@@ -65,20 +67,24 @@ static bool take(const struct generate_request *rq, struct generation *out, int 
 
 /* Adds a prompt to a prefill. An encoder-decoder's is the encoder's text; its decoder begins with one token of its own. */
 static void add_prompt(const struct generator *g, const struct generate_request *rq, struct batch *b, struct feed *f, int row, int slot) {
-    const int len = (int)rq->prompt[row].n;
+    const int len = (int)rq->prompt[row].n, before = g->prefill.virtual_tokens;
     const bool apart = g->prefill.seq2seq;
     int32_t *ids = apart ? b->src_ids + f->m : b->ids + f->n, *pos = apart ? b->src_pos + f->m : b->pos + f->n, *slots = apart ? b->src_slot + f->m : b->slot + f->n;
-    for (int t = 0; t < len; t++) ids[t] = rq->prompt[row].v[t], pos[t] = t, slots[t] = slot;
+    for (int t = 0; t < before + len; t++) {
+        ids[t] = t < before ? g->prefill.virtual_first + t : rq->prompt[row].v[t - before];
+        pos[t] = t;
+        slots[t] = slot;
+    }
     if (apart) {
         f->m += len;
         b->ids[f->n] = g->start, b->pos[f->n] = 0, b->slot[f->n] = slot;
     }
-    f->n += apart ? 1 : len;
+    f->n += apart ? 1 : before + len;
     b->cu[f->s + 1] = f->n;
     b->src_cu[f->s + 1] = f->m;
     b->rows[f->s] = f->n - 1;
     b->sample[f->s] = rq->first_sample + row;
-    b->next_pos[f->s++] = apart ? 1 : len;
+    b->next_pos[f->s++] = apart ? 1 : before + len;
 }
 
 /* Prefills request rows from..to in passes; slot = row - from. Leaves each row's first token in out. */
@@ -90,7 +96,8 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
         struct feed f = {.ids = b->ids, .pos = b->pos, .cu = b->cu, .slot = b->slot, .rows = b->rows, .sample = b->sample, .next_pos = b->next_pos,
                          .src_ids = b->src_ids, .src_pos = b->src_pos, .src_cu = b->src_cu, .src_sample = b->src_sample, .src_slot = b->src_slot};
         int first = row;
-        for (; row < to && f.s < g->cap.sequences && (g->prefill.seq2seq ? f.m : f.n) + (int)rq->prompt[row].n <= g->cap.tokens; row++) add_prompt(g, rq, b, &f, row, row - from);
+        const int before = g->prefill.virtual_tokens, most = g->cap.tokens + before;
+        for (; row < to && f.s < g->cap.sequences && (g->prefill.seq2seq ? f.m : f.n) + before + (int)rq->prompt[row].n <= most; row++) add_prompt(g, rq, b, &f, row, row - from);
         if (row == first) return fail(E_INTERNAL, "a prompt of %zu tokens does not fit a pass of %d", rq->prompt[row].n, g->cap.tokens);
         TRY(program_run(&g->prefill, mem, param, NULL, &f, &run, false));
         TRY(program_read(&g->prefill, mem, g->prefill.next, f.n, f.s, b->next, (size_t)f.s * 4));
@@ -106,7 +113,7 @@ static void fill_lines(const struct generator *g, struct batch *b, const struct 
     for (int i = 0; i < lines; i++) {
         int row = b->live[i < n_live ? i : 0], made = out[row].n;
         b->ids[i] = out[row].ids[made - 1];
-        b->pos[i] = (g->decode.seq2seq ? 1 : (int32_t)rq->prompt[row].n) + made - 1;
+        b->pos[i] = (g->decode.seq2seq ? 1 : g->decode.virtual_tokens + (int32_t)rq->prompt[row].n) + made - 1;
         b->src_last[i] = (int32_t)rq->prompt[row].n - 1;
         b->slot[i] = row - from;
         b->sample[i] = rq->first_sample + row;
@@ -159,7 +166,7 @@ err generate(const struct generator *g, const struct memory *mem, const float *w
              struct generation *out, struct generate_stats *stats) {
     struct batch b;
     TRY(check(g, rq));
-    TRY(batch_init(&b, g->cap));
+    TRY(batch_init(&b, g));
     void *param;
     err e = memory_bind(mem, &g->decode, weights, rq->run.threads, &param);
     for (int i = 0; i < rq->n; i++) {

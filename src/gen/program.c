@@ -45,11 +45,17 @@ static void source_inputs(struct site *s, const struct model *m, struct capacity
     }
 }
 
-static void emit_loss(struct program *g, const struct model *m, struct site *s) {
+static const struct head *head_of(const struct structure *st) { return st && st->head.classes ? &st->head : NULL; }
+
+static void emit_loss(struct program *g, const struct model *m, const struct structure *st, struct site *s) {
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
-    val x = model_body(m, s);
-    const struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, model_head(m, s), label, weight, {0}}, 5, &a);
+    const struct head *h = head_of(st);
+    struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
+    val x;
+    struct linear w = {0};
+    if (h) x = head_rows(h, m, s), w = head_linear(h, m, s), a.softcap = 0;
+    else x = model_body(m, s), w.w = model_head(m, s);
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias}, 5, &a);
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];
@@ -63,6 +69,33 @@ static void emit_logits(struct program *g, const struct model *m, struct site *s
     if (s->p->failed) return;
     site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
     prog_keep(s->p, g->logits);
+}
+
+/* The rows that a classifier reads, one for each text, and what it says of them. */
+static void emit_classes(struct program *g, const struct model *m, const struct structure *st, struct site *s) {
+    const struct head *h = head_of(st);
+    val rows = input(s->p, "rows", &dim_s, DT_I32);
+    val x = h ? head_rows(h, m, s) : model_body(m, s);
+    x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
+    if (s->p->failed) return;
+    if (!h) {
+        prog_keep(s->p, g->features = x);
+        return;
+    }
+    const struct linear w = head_linear(h, m, s);
+    if (s->p->failed) return;
+    site_emit_linear(s, x, 1, &w, &(struct op_attr){.wide = true}, NULL, &g->logits);
+    if (!s->p->failed) prog_keep(s->p, g->logits);
+}
+
+/* What a mode cannot be of this model and structure. */
+static void refuse(struct prog *p, const struct model *m, enum mode mode, const struct structure *st) {
+    if (m->family->seq2seq && (mode == MODE_FEATURES || mode == MODE_CLASSIFY || head_of(st)))
+        prog_fail(p, E_UNSUPPORTED, "features and classes of an encoder-decoder (%s) are not to be had yet", m->path);
+    else if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
+        prog_fail(p, E_USAGE, "this adapter is a classifier of %d classes: it tells the class of a text (cyclora classify), it does not write or score one", st->head.classes);
+    else if (m->family->encoder && mode != MODE_FEATURES && mode != MODE_CLASSIFY && !head_of(st))
+        prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features and classes, it has no head to write with", m->path, model_arch(m));
 }
 
 static void emit_sample(struct program *g, const struct model *m, struct site *s, bool keep_logits) {
@@ -91,6 +124,9 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
                   enum checkpoint level, const struct backend *backend, bool keep_logits) {
     *g = (struct program){.mode = mode, .base = m->residents, .derived = m->derived};
     struct prog *p = &g->p;
+    if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
+    cap.tokens += g->virtual_tokens;
+    cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
@@ -108,14 +144,13 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     g->pos = s.pos;
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
-    if (g->seq2seq && mode == MODE_FEATURES) prog_fail(p, E_UNSUPPORTED, "features of an encoder-decoder (%s) are not to be had yet", m->path);
-    if (m->family->encoder && mode != MODE_FEATURES)
-        prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features, it has no head to train on or to write with", m->path, model_arch(m));
+    refuse(p, m, mode, st);
     if (mode == MODE_FEATURES) prog_keep(p, g->features = model_body(m, &s));
+    else if (mode == MODE_CLASSIFY) emit_classes(g, m, st, &s);
     else if (mode == MODE_TRAIN || mode == MODE_SCORE) {
         s.sample = input(p, "sample", &dim_n, DT_I32);
         if (mode == MODE_SCORE && keep_logits) emit_logits(g, m, &s);
-        else emit_loss(g, m, &s);
+        else emit_loss(g, m, st, &s);
         if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, level, &op_add);
     } else {
         s.slot = input(p, "slot", &dim_n, DT_I32);
@@ -265,6 +300,7 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
     if (g->seq2seq && g->mode == MODE_PREFILL) in[n++] = f->src_slot;
     if (g->mode == MODE_PREFILL) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->next_pos;
     else if (g->mode == MODE_DECODE) in[n++] = f->slot, in[n++] = f->sample;
+    else if (g->mode == MODE_CLASSIFY) in[n++] = f->rows;
     else if (g->mode != MODE_FEATURES) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
 }
 

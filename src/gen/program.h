@@ -1,9 +1,10 @@
-/* The five programs that a model runs as: training, scoring, prefill, one-token decode, features; built from the same family text by
+/* The six programs that a model runs as: training, scoring, prefill, one-token decode, features, classification; built from the same family text by
  * mode, compiled to a plan on a backend. Inputs are bound by name through struct feed, in one fixed order per mode. */
 #ifndef CYC_GEN_PROGRAM_H
 #define CYC_GEN_PROGRAM_H
 #include "core/grad.h"
 #include "core/plan.h"
+#include "gen/head.h"
 #include "model/model.h"
 #include "peft/methods.h"
 #include "peft/targets.h"
@@ -13,14 +14,18 @@ struct structure {
     const struct peft_method *method; /* NULL: the bare base */
     const void *settings;             /* the method's; a copy in mem, but for the texts */
     struct module_list named;         /* what adapter_config.json says for a word such as all-linear */
+    struct head head;    /* a classifier beside the method */
+    const char *head_module;
     arena mem;
+    int virtual_tokens;  /* before every text (core/site.h) */
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
 };
 
+/* In tokens of texts: programs add the room for what a method puts before one. */
 struct capacity {
-    int tokens;        /* N of one pass */
+    int tokens;        /* of one pass */
     int sequences;     /* S of one pass */
     int slots, length; /* KV cache: running sequences, tokens each */
     dtype compute;     /* of activations; DT_NONE: the backend's own */
@@ -32,9 +37,11 @@ struct program {
     struct plan plan;
     val loss, nll;        /* train, score: sums[4], nll[N] */
     val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities */
-    val features;         /* features: the last rows [N, C] */
-    val logits;           /* prefill, decode: kept where asked for */
+    val features;         /* features: the last rows [N, C]; classify without a head: those of each text that a head would read [S, C] */
+    val logits;           /* prefill, decode: kept where asked for; classify: of the classes [S, classes], f32 */
     bool seq2seq;         /* the model reads prompts with an encoder */
+    int virtual_tokens;   /* before every text, of ids virtual_first, virtual_first + 1, ... */
+    int32_t virtual_first;
     val ids, pos;         /* the inputs that program_advance() writes */
     struct residents *base; /* the model's, on the backend */
     struct derived *derived; /* the model's */
@@ -48,7 +55,7 @@ void program_free(struct program *g);
 
 /* One pass's inputs; those that the mode does not use are ignored.
  * An encoder-decoder's programs take src_ids src_pos src_cu src_sample beside these (prefill: and src_slot; decode: src_last alone).
- * train, score: ids pos cu sample label weight; features: ids pos cu; prefill: ids pos cu slot rows sample next_pos; decode: ids pos slot sample. */
+ * train, score: ids pos cu sample label weight; features: ids pos cu; classify: ids pos cu rows; prefill: ids pos cu slot rows sample next_pos; decode: ids pos slot sample. */
 struct feed {
     const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
     const float *weight;

@@ -1,5 +1,7 @@
 /* BERT and its kin (MiniLM): an encoder. Learned positions, LayerNorm after each sublayer, attention without a mask, GELU by erf.
- * It has no head here: what it gives is the last layer's rows (MODE_FEATURES), pooled by who asks. One text at a time is what
+ * It writes nothing: what it gives is the last layer's rows (MODE_FEATURES), pooled by who asks, and classes: transformers'
+ * BertForSequenceClassification, whose "classifier" reads the pooler's tanh of the first token's row (its dropout, which is the base's
+ * and not the method's, is not there). One text at a time is what
  * sentence encoders see, so the token type is always 0: its row is added to the position table when the model is opened. */
 #include "model/family.h"
 #include <string.h>
@@ -69,7 +71,9 @@ static err tensors(struct model *m) {
         BIASED("ffn_down", "output.dense", C, F, true),
         {.name = "layer_output_norm", .module = "output.LayerNorm", .out = C, .bias = true},
     };
+    const struct part pooler = {.name = "pooler", .module = "bert.pooler.dense", .out = C, .in = C, .bias = true, .hf_only = true};
     TRY(model_parts(m, NULL, -1, whole, sizeof whole / sizeof *whole));
+    if (m->random || tensors_find(&m->files, "bert.pooler.dense.weight") || tensors_find(&m->files, "pooler.dense.weight")) TRY(model_parts(m, NULL, -1, &pooler, 1));
     for (int l = 0; l < z->layers; l++) TRY(model_parts(m, "bert.encoder.layer", l, layer, sizeof layer / sizeof *layer));
     return add_type(m);
 }
@@ -87,9 +91,16 @@ static val block(const struct model *m, struct site *s, val x, int l) { /* x [N,
 
 static val finish(const struct model *m, struct site *s, val x) { return (void)m, (void)s, x; }
 
-/* A count of positions, and the heads of pretraining, which sentence encoders do not use. */
-static const char *const spare[] = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "cls.predictions.bias", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
+static val pool(const struct model *m, struct site *s, val x) {
+    if (!model_weight(m, "pooler.weight")) return prog_fail(s->p, E_UNSUPPORTED, "%s has no pooler (pooler.dense), which BERT's classifier reads", m->path), (val){0};
+    struct linear w = model_linear(m, s, "pooler", -1);
+    val h = site_linear(s, x, &w);
+    return emit1(s->p, &op_glu, (val[]){h, {0}}, 2, &(struct op_attr){.act = ACT_TANH});
+}
+
+/* A count of positions, and the heads of pretraining, which nothing here uses. */
+static const char *const spare[] = {"embeddings.position_ids", "cls.predictions.bias", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
                                     "cls.predictions.transform.dense.weight", "cls.predictions.transform.dense.bias", "cls.predictions.transform.LayerNorm.weight",
                                     "cls.predictions.transform.LayerNorm.bias", "cls.seq_relationship.weight", "cls.seq_relationship.bias", NULL};
 
-const struct family family_bert = {.name = "bert", .hf = "bert", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .finish = finish, .spare = spare, .encoder = true};
+const struct family family_bert = {.name = "bert", .hf = "bert", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .finish = finish, .spare = spare, .classifier = "classifier", .pool = pool, .encoder = true};

@@ -52,6 +52,7 @@ struct part {
     bool bias;                 /* a vector of `out` beside it */
     int64_t rope_heads;        /* rows are in RoPE's interleaved order where the file's are (shape.interleaved) */
     bool transposed;           /* Hugging Face's file has [in, out] */
+    bool hf_only;              /* GGUF has no place for it */
 };
 #define VECTOR(n, m, o)            {.name = (n), .module = (m), .out = (o)}
 #define MATRIX(n, m, o, i)         {.name = (n), .module = (m), .out = (o), .in = (i)}

@@ -95,7 +95,7 @@ static err want_tensor(struct model *m, const char *name, const char *module, co
     w += m->n;
     const bool matrix = p->in > 0 && suffix[1] == 'w';
     *w = (struct weight){.nd = matrix ? 2 : 1, .dt = matrix ? DT_F16 : DT_F32, .d = {p->out, matrix ? p->in : 0}, .rope_heads = m->shape.interleaved ? (int)p->rope_heads : 0,
-                         .turned = matrix && p->transposed};
+                         .turned = matrix && p->transposed, .hf_only = p->hf_only};
     if (w->nd == 1 && m->shape.norm_plus_one && suffix[1] == 'w') w->form.less = 1;
     w->name = arena_printf(&m->mem, "%s%s", name, suffix);
     w->module = arena_str(&m->mem, module);
@@ -368,10 +368,12 @@ struct linear model_linear(const struct model *m, struct site *s, const char *na
 }
 
 val model_embed(const struct model *m, struct site *s, double scale) {
-    struct op_attr a = {.scale = (float)scale};
-    if (prog_dt(s->p) == DT_BF16) a.scale = bf16_to_f32(f32_to_bf16(a.scale)); /* the factor has the activations' type, as in the models' own code */
-    if (prog_dt(s->p) == DT_F16) a.scale = f16_to_f32(f32_to_f16(a.scale));
-    return emit1(s->p, &op_embed, (val[]){s->ids, model_matrix(m, s, "token_embd")}, 2, &a);
+    const struct weight *w = model_weight(m, "token_embd.weight");
+    if (!w) return (val){0};
+    /* the factor has the activations' type, as in the models' own code */
+    if (prog_dt(s->p) == DT_BF16) scale = bf16_to_f32(f32_to_bf16((float)scale));
+    if (prog_dt(s->p) == DT_F16) scale = f16_to_f32(f32_to_f16((float)scale));
+    return site_embed(s, &(struct embedding){.of = {.name = "token_embd", .module = w->module}, .rows = w->d[0], .width = w->d[1], .dt = w->dt, .data = w->data, .scale = scale}, model_matrix(m, s, "token_embd"));
 }
 
 val model_body(const struct model *m, struct site *s) {

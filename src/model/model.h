@@ -58,6 +58,7 @@ struct weight {
     const void *data;
     int rope_heads;
     struct file_form form; /* how Hugging Face's files have it */
+    bool hf_only;       /* GGUF has no place for it */
     bool turned;        /* Hugging Face's files have it as [in, out] (GPT-2) */
 };
 
@@ -100,7 +101,11 @@ struct family {
     const char *const *spare;
     /* The whole stack, for a family that is not one row of blocks; NULL: embed, the blocks, finish. */
     val (*body)(const struct model *m, struct site *s);
-    bool encoder;            /* no head: features only */
+    /* transformers' sequence classifier of the family. The module that is trained, with a bias, and reads the first token's row; NULL: "score",
+     * without, which reads the last's. pool: what stands between body and classifier; NULL: nothing. */
+    const char *classifier;
+    val (*pool)(const struct model *m, struct site *s, val x);
+    bool encoder;            /* no head of its own: features, and classifiers */
     bool seq2seq;            /* an encoder reads the prompt, a decoder writes */
 };
 

@@ -212,7 +212,7 @@ static val body(const struct model *m, struct site *s) {
     }
     s->p->segment = 0;
     x = block_norm(m, s, x, "dec.output_norm", -1);
-    return m->head_scale ? emit1(s->p, &op_scale, (val[]){x, prog_base(s->p, DT_F32, 1, &m->shape.width, m->head_scale, "head scale")}, 2, NULL) : x;
+    return m->head_scale ? emit1(s->p, &op_scale, (val[]){x, prog_base(s->p, DT_F32, 1, &m->shape.width, m->head_scale, "head scale"), {0}}, 3, NULL) : x;
 }
 
 static const char *const spare[] = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "layer.1.EncDecAttention.relative_attention_bias.weight", NULL};

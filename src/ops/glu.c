@@ -1,5 +1,5 @@
 /* glu: a gated unit, act(gate) * up (Shazeer 2020), or act(gate) alone where there is no `up`. The activation is an attribute:
- * SiLU (Llama), GELU by tanh (Gemma, GPT-2) or by erf (BERT), ReLU. d gate = dy up act'(gate), d up = dy act(gate). */
+ * SiLU (Llama), GELU by tanh (Gemma, GPT-2) or by erf (BERT), ReLU, tanh (BERT's pooler). d gate = dy up act'(gate), d up = dy act(gate). */
 #include "ops/ops.h"
 #include <math.h>
 
@@ -40,6 +40,10 @@ static double activate(enum activation kind, double g, double *slope) {
         s = erfc(-g * 0.70710678118654752440) / 2;
         *slope = s + g * exp(-g * g / 2) * root / 2;
         return g * s;
+    case ACT_TANH:
+        s = exp(-2 * fabs(g));
+        *slope = 4 * s / ((1 + s) * (1 + s));
+        return tanh(g);
     case ACT_RELU: break;
     }
     *slope = g > 0 ? 1 : isnan(g) ? g : 0;

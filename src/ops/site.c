@@ -39,7 +39,14 @@ val site_vector(struct site *s, const struct base_vector *v) {
 
 val site_matrix(struct site *s, const struct base_matrix *m) { return s->method && s->method->matrix ? s->method->matrix(s, m) : (val){0}; }
 
-val site_attention(struct site *s, const val q[3], val bias, int layer, const struct op_attr *a) {
+val site_embed(struct site *s, const struct embedding *e, val table) {
+    const val x = emit1(s->p, &op_embed, (val[]){s->ids, table}, 2, &(struct op_attr){.scale = (float)e->scale});
+    return s->method && s->method->embed ? s->method->embed(s, e, x) : x;
+}
+
+val site_attention(struct site *s, const val projected[3], val bias, int layer, const struct op_attr *a) {
+    val q[3] = {projected[0], projected[1], projected[2]};
+    if (s->method && s->method->kv) s->method->kv(s, layer, &q[1], &q[2]);
     if (s->mode == MODE_PREFILL || s->mode == MODE_DECODE)
         prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, a);
     if (s->mode == MODE_DECODE)

@@ -79,7 +79,7 @@ static err read_bias(const json_t *j, const char *where, enum lora_bias *out) {
 }
 
 static err refuse_others(const json_t *j, const char *where) {
-    static const char *const refused[] = {"modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
+    static const char *const refused[] = {"trainable_token_indices", "lora_bias", "layer_replication", "megatron_config", "target_parameters",
                                           "alora_invocation_tokens", "use_qalora", "use_bdlora"}; /* fan_in_fan_out says how the base is stored, which the model knows */
     static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
     const char *init = json_string_value(json_object_get(j, "init_lora_weights"));

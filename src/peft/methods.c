@@ -16,5 +16,6 @@ const struct peft_method *method_of_type(const char *peft_type) {
 }
 
 void method_types(str *out) {
-    for (int i = 0; i < N_METHODS; i++) str_addf(out, "%s%s", i ? ", " : "", methods[i]->peft_type);
+    for (int i = 0; i < N_METHODS; i++)
+        if (method_of_type(methods[i]->peft_type) == methods[i]) str_addf(out, "%s%s", i ? ", " : "", methods[i]->peft_type);
 }

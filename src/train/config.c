@@ -433,10 +433,10 @@ static void show(int k, union value v, str *out) {
     }
 }
 
-/* sft has one adapter, whose keys people write without a side. */
-static const char *side_prefix(const struct config *c, int side) {
-    return !strcmp(c->objective, "sft") ? "" : side ? "B." : "A.";
-}
+/* Objectives but macct have one adapter, whose keys people write without a side. */
+static bool one_sided(const struct config *c) { return strcmp(c->objective, "macct") != 0; }
+
+static const char *side_prefix(const struct config *c, int side) { return one_sided(c) ? "" : side ? "B." : "A."; }
 
 /* Values that a program wrote into the struct obey the same ranges as those that were read. */
 static err check_ranges(const struct config *c) {
@@ -537,14 +537,17 @@ static err check_sides_differ(const struct config *c, arena *mem) {
     return OK;
 }
 
-static err check_sft(const struct config *c) {
+static err check_one_side(const struct config *c) {
+    const bool sft = !strcmp(c->objective, "sft");
     const struct strs *a = &c->side[0].data, *b = &c->side[1].data;
     struct file_entry e;
-    if (!a->n) return fail(E_USAGE, "'data' is missing: sft trains on a file of prompt/completion or conversations");
+    if (!a->n) return fail(E_USAGE, "'data' is missing: %s", sft ? "sft trains on a file of prompt/completion or conversations" : "classification trains on a file of texts with labels");
     bool same = a->n == b->n;
     for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
-    if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: sft trains one adapter, on 'data'");
-    if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective sft");
+    if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: %s trains one adapter, on 'data'", c->objective);
+    if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
+    if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
+    if (sft && !strcmp(c->side[0].method, "none")) return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification");
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     arena mem = {0};
     err why = OK;
@@ -554,7 +557,7 @@ static err check_sft(const struct config *c) {
 }
 
 static err check_data(const struct config *c) {
-    if (!strcmp(c->objective, "sft")) return check_sft(c);
+    if (one_sided(c)) return check_one_side(c);
     for (int s = 0; s < 2; s++)
         if (!c->side[s].data.n)
             return fail(E_USAGE, "'%s.data' is missing: macct needs unpaired text for both sides, A.data and B.data",
@@ -564,6 +567,9 @@ static err check_data(const struct config *c) {
     err e = check_sides_differ(c, &mem);
     arena_free(&mem);
     TRY(e);
+    for (int s = 0; s < 2; s++)
+        if (!strcmp(c->side[s].method, "none")) return fail(E_USAGE, "'%s.method' none trains nothing but a classifier's head: it goes with objective classification", s ? "B" : "A");
+    if (c->labels.n) return fail(E_USAGE, "'labels' has no use with objective macct: classes belong to objective classification");
     if (c->max_new_tokens >= c->max_length)
         return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",
                     (long long)c->max_new_tokens, (long long)c->max_length);

@@ -32,7 +32,8 @@ err data_open(const struct run *r, const struct side_config *c, enum source_want
         struct file_entry entry;
         e = config_entry(&mem, c->data.v[i], &entry);
         f[i] = (struct source_file){.path = entry.path, .format = entry.format ? entry.format : c->format, .field = entry.field, .weight = entry.weight, .limit = entry.limit};
-        if (want == WANT_TEXT && !f[i].field) f[i].field = c->field;
+        if ((want == WANT_TEXT || want == WANT_LABELLED) && !f[i].field) f[i].field = c->field;
+        if (want == WANT_LABELLED) f[i].field2 = r->cfg->label_field;
     }
     if (!e) e = source_open_files(f, c->data.n, &o, s);
     arena_free(&mem);
@@ -75,6 +76,8 @@ static size_t pairs_bytes(const struct pairs *p) { return p->source.bytes + p->r
 
 size_t data_bytes(const struct run *r) {
     size_t n = pairs_bytes(&r->warm) + pairs_bytes(&r->eval) + pairs_bytes(&r->test);
+    for (int i = 0; i < 3; i++) n += r->frozen.texts[i].bytes;
+    n += r->frozen.bytes;
     for (int i = 0; i < r->objective->sides; i++) {
         const struct side *s = &r->side[i];
         n += s->source.bytes + s->rows.bytes + (size_t)s->order.n * sizeof *s->order.perm;

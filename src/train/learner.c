@@ -131,9 +131,8 @@ err optimizer_read(struct learner *l, const char *folder, bool *found) {
     return e;
 }
 
-/* Runs rows through a train or score program, pass by pass, adding its four sums. */
-static err run_passes(const struct program *g, struct workbench *b, const float *weights, float *grad, const struct row *const *rows,
-                      int n, const struct run_ctx *run, double sums[4]) {
+/* Splits rows into passes: b->first. */
+static err split_passes(const struct program *g, struct workbench *b, const struct row *const *rows, int n, int *passes) {
     int cap_n = (int)g->p.cap[-SYM_N], cap_s = (int)g->p.cap[-SYM_S];
     if (n + 1 > b->first_cap) {
         int *first = realloc(b->first, (size_t)(n + 1) * sizeof *first);
@@ -142,9 +141,19 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         b->first_cap = n + 1;
     }
     for (int i = 0; i < n; i++)
-        if (rows[i]->n > cap_n) return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n, cap_n);
-    int passes = pack_plan(rows, n, cap_n, cap_s, b->first);
+        if (rows[i]->n + g->virtual_tokens > cap_n) return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n + g->virtual_tokens, cap_n);
+    *passes = pack_plan(rows, n, g->virtual_tokens, cap_n, cap_s, b->first);
+    b->pack.virtual_tokens = g->virtual_tokens;
+    b->pack.virtual_first = g->virtual_first;
+    return OK;
+}
+
+/* Runs rows through a train or score program, pass by pass, adding its four sums. */
+static err run_passes(const struct program *g, struct workbench *b, const float *weights, float *grad, const struct row *const *rows,
+                      int n, const struct run_ctx *run, double sums[4]) {
+    int passes;
     void *param;
+    TRY(split_passes(g, b, rows, n, &passes));
     TRY(memory_bind(&b->mem, g, weights, b->threads, &param));
     memset(sums, 0, 4 * sizeof *sums);
     for (int p = 0; p < passes; p++) {
@@ -162,6 +171,40 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         for (int j = 0; j < 4; j++) sums[j] += (double)out[j];
     }
     return OK;
+}
+
+/* The rows of a pack that are read, one of each sequence. */
+static void read_positions(const struct pack *k, int32_t *at) {
+    for (int s = 0; s < k->s; s++)
+        for (int32_t i = k->cu[s]; i < k->cu[s + 1]; i++)
+            if (k->weight[i] != 0) at[s] = i;
+}
+
+err rows_outputs(const struct program *g, struct workbench *b, const float *weights, const struct row *const *rows, int n, val value, float *to) {
+    const struct view out = prog_view(&g->p, value, NULL);
+    const int64_t columns = out.d[1];
+    const size_t row = dtype_row_bytes(out.dt, columns), most = (size_t)g->p.cap[-SYM_S];
+    const struct run_ctx run = {.threads = b->threads};
+    int passes;
+    void *param;
+    TRY(split_passes(g, b, rows, n, &passes));
+    TRY(memory_bind(&b->mem, g, weights, b->threads, &param));
+    int32_t *at = calloc(most, sizeof *at);
+    char *have = malloc(most * row);
+    err e = at && have ? OK : fail(E_MEMORY, "out of memory");
+    for (int p = 0; p < passes && !e; p++) {
+        struct pack *k = &b->pack;
+        pack_clear(k);
+        for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(k, rows[i], i);
+        read_positions(k, at);
+        const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .rows = at, .n = k->n, .s = k->s};
+        e = program_run(g, &b->mem, param, NULL, &f, &run, false);
+        if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)k->s * row);
+        for (int s = 0; s < k->s && !e; s++, to += columns) dequantise_row(out.dt, have + (size_t)s * row, to, columns);
+    }
+    free(at);
+    free(have);
+    return e;
 }
 
 err rows_loss(const struct program *score, struct workbench *b, const float *weights, const struct row *const *rows, int n, double sums[4]) {

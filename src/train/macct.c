@@ -310,4 +310,4 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     return e;
 }
 
-const struct objective objective_macct = {"macct", 2, true, load, step, evaluate};
+const struct objective objective_macct = {.name = "macct", .sides = 2, .generates = true, .load = load, .step = step, .evaluate = evaluate};

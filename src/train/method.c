@@ -21,6 +21,12 @@ static struct depth depth_of(const struct model *m) {
     return (struct depth){(int)(source > own ? source : own), !source || source == own};
 }
 
+/* What a method's settings may hang on. */
+struct known {
+    struct depth depth;
+    const tokenizer *tok;
+};
+
 /* first, first + step, ... to last. "3", "8-15", and relative to how many there are: "first-2", "last-4", "every-2" (0, 2, 4, ...). */
 static bool layers_of(const char *text, int layers, int *first, int *last, int *step) {
     static const char *const words[] = {"first-", "last-", "every-"};
@@ -78,9 +84,9 @@ static void start_json(const char *init, json_t *j) {
     if (pissa) json_object_set_new(j, "pissa", json_integer(n));
 }
 
-static err lora_json(const struct side_config *c, struct depth depth, json_t **out) {
+static err lora_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers, *ranks = json_object(), *alphas = json_object();
-    err e = layers_json(&c->lora_layers, "lora.layers_to_transform", depth, &layers);
+    err e = layers_json(&c->lora_layers, "lora.layers_to_transform", base->depth, &layers);
     *out = json_pack("{s:I, s:f, s:f, s:b, s:b, s:f, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
                           "use_dora", (int)c->lora_dora, "loraplus_lr_ratio", c->lora_plus, "bias", c->lora_bias, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
@@ -91,41 +97,78 @@ static err lora_json(const struct side_config *c, struct depth depth, json_t **o
     return pattern_json(&c->lora_alphas, "alpha_pattern", alphas);
 }
 
-static err ln_tuning_json(const struct side_config *c, struct depth depth, json_t **out) {
-    (void)depth;
+static err ln_tuning_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
     *out = json_pack("{s:o}", "target_modules", modules_json(&c->ln_targets));
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
-static err bitfit_json(const struct side_config *c, struct depth depth, json_t **out) {
-    (void)depth;
+static err bitfit_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
     *out = json_pack("{s:o}", "target_modules", modules_json(&c->bitfit_targets));
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
-static err ia3_json(const struct side_config *c, struct depth depth, json_t **out) {
-    (void)depth;
+static err ia3_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
     *out = json_pack("{s:o, s:o}", "target_modules", modules_json(&c->ia3_targets), "feedforward_modules", modules_json(&c->ia3_inputs));
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
-static err full_json(const struct side_config *c, struct depth depth, json_t **out) {
+static err full_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers;
-    err e = layers_json(&c->full_layers, "full.layers", depth, &layers);
+    err e = layers_json(&c->full_layers, "full.layers", base->depth, &layers);
     *out = json_pack("{s:o, s:o, s:o}", "target_modules", modules_json(&c->full_targets), "exclude_modules", modules_json(&c->full_excluded), "layers_to_transform", layers);
     return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
-err side_method(const struct side_config *c, const struct model *m, arena *mem, const struct peft_method **method, const void **settings) {
+/* A text is settled as ids here, where its tokenizer is: with what the tokenizer puts around a text, as PEFT does it. */
+static err text_ids(const char *text, const tokenizer *tok, json_t *list) {
+    struct ids ids = {0};
+    err e = tokenizer_encode(tok, text, strlen(text), ENCODE_SPECIAL, &ids);
+    if (!e) e = tokenizer_surround(tok, true, true, &ids);
+    for (size_t i = 0; i < ids.n && !e; i++) json_array_append_new(list, json_integer(ids.v[i]));
+    ids_free(&ids);
+    return e ? fail_in(e, "prompt_tuning.prompt_tuning_init_text") : OK;
+}
+
+static err prompt_tuning_json(const struct side_config *c, const struct known *base, json_t **out) {
+    json_t *ids = json_array();
+    *out = json_pack("{s:I, s:s, s:s, s:o}", "num_virtual_tokens", (json_int_t)c->prompt_tokens, "prompt_tuning_init", c->prompt_init, "prompt_tuning_init_text", c->prompt_text, "prompt_tuning_init_ids", ids);
+    if (!*out) return fail(E_MEMORY, "out of memory");
+    return !strcmp(c->prompt_init, "TEXT") ? text_ids(c->prompt_text, base->tok, ids) : OK;
+}
+
+static err p_tuning_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
+    *out = json_pack("{s:I, s:I}", "num_virtual_tokens", (json_int_t)c->p_tokens, "encoder_hidden_size", (json_int_t)c->p_hidden);
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static err prefix_tuning_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
+    *out = json_pack("{s:I, s:s}", "num_virtual_tokens", (json_int_t)c->prefix_tokens, "init_weights", c->prefix_init);
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static err none_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)c, (void)base;
+    *out = json_object();
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+err side_method(const struct side_config *c, const struct model *m, const tokenizer *tok, arena *mem, const struct peft_method **method, const void **settings) {
     static const struct {
         const struct peft_method *method;
-        err (*json)(const struct side_config *, struct depth, json_t **);
-    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}};
+        err (*json)(const struct side_config *, const struct known *, json_t **);
+    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json},
+                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_none, none_json}};
+    const struct known base = {depth_of(m), tok};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */
     json_t *j = NULL;
     void *s = arena_alloc(mem, ways[i].method->settings);
-    err e = s ? ways[i].json(c, depth_of(m), &j) : fail(E_MEMORY, "out of memory");
+    err e = s ? ways[i].json(c, &base, &j) : fail(E_MEMORY, "out of memory");
     if (!e) e = ways[i].method->read(j, "configuration", mem, s);
     json_decref(j);
     *method = ways[i].method;

@@ -66,7 +66,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     json_t *m = json_array();
     char act[160], grad[96];
     size_t gen = r->objective->generates ? r->wb.mem.state_off : 0;
-    snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", r->cap.tokens, r->objective->generates ? " and for generation" : "");
+    snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->objective->generates ? " and for generation" : "");
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     bool host = r->backend->mem->host;
     line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
@@ -88,19 +88,22 @@ static json_t *memory_json(const struct run *r, bool measured) {
     return m;
 }
 
+enum { MAX_PROGRAMS = 5 };
 struct named_program { const char *name; const struct program *g; };
 
 /* The programs of a structure; returns how many. */
-static int named_programs(const struct plans *p, struct named_program out[4]) {
-    const struct named_program all[] = {{"train", &p->train}, {"score", &p->score}, {"prefill", &p->gen.prefill}, {"decode", &p->gen.decode}};
-    memcpy(out, all, sizeof all);
-    return p->generates ? 4 : 2;
+static int named_programs(const struct plans *p, struct named_program out[MAX_PROGRAMS]) {
+    const struct named_program all[MAX_PROGRAMS] = {{"train", &p->train}, {"score", &p->score}, {"prefill", &p->gen.prefill}, {"decode", &p->gen.decode}, {"features", &p->body}};
+    int n = 0;
+    for (int k = 0; k < MAX_PROGRAMS; k++)
+        if (all[k].g->p.ni) out[n++] = all[k];
+    return n;
 }
 
 static json_t *programs_json(const struct run *r) {
     json_t *list = json_array();
     for (int i = 0; i < r->n_plans; i++) {
-        struct named_program all[4];
+        struct named_program all[MAX_PROGRAMS];
         const int n = named_programs(&r->plans[i], all);
         for (int k = 0; k < n; k++)
             json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", all[k].name, "instructions", all[k].g->p.ni, "flops", all[k].g->plan.flops, "act",
@@ -111,7 +114,7 @@ static json_t *programs_json(const struct run *r) {
 
 void run_dump(const struct run *r, str *out) {
     for (int i = 0; i < r->n_plans; i++) {
-        struct named_program all[4];
+        struct named_program all[MAX_PROGRAMS];
         const int n = named_programs(&r->plans[i], all);
         for (int k = 0; k < n; k++) {
             str_addf(out, "%s%s: %d instructions\n", out->n ? "\n" : "", all[k].name, all[k].g->p.ni);
@@ -124,9 +127,13 @@ static char *sentence(const struct run *r) {
     str s = {0};
     const struct side *a = &r->side[0], *b = &r->side[1];
     if (r->objective->sides == 1) {
-        str_adds(&s, "One ");
-        a->plans->st.method->describe(a->plans->st.settings, &s);
-        str_addf(&s, ", %d modules) learns from %s (%d rows).", a->plans->modules, a->source.path, a->rows.n);
+        const struct structure *st = &a->plans->st;
+        const bool adapts = st->method->targets || st->virtual_tokens;
+        if (st->head.classes) str_addf(&s, "One classifier of %d classes%s", st->head.classes, adapts ? " and one " : " on the frozen base");
+        else str_adds(&s, "One ");
+        if (adapts) st->method->describe(st->settings, &s);
+        if (a->plans->modules) str_addf(&s, ", %d modules", a->plans->modules);
+        str_addf(&s, "%s learn%s from %s (%d rows).", adapts ? ")" : "", st->head.classes && adapts ? "" : "s", a->source.path, a->rows.n);
     } else {
         str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ", b->source.path, b->n_texts);
         str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->source.path, a->n_texts);
@@ -143,14 +150,20 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         json_t *settings = json_object();
         const struct structure *st = &s->plans->st;
         if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
-        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "data", s->source.path,
+        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens", st->virtual_tokens, "data", s->source.path,
                                                "targets", o->source.path, "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);
     json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", "path", m->path, "arch", model_arch(m), "random", (int)m->random,
                           "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width", (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab,
-                          "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", r->cap.tokens,
+                          "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", run_pass(r),
                           "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps", (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
+    if (r->labels.n) {
+        json_t *names = json_array();
+        for (int i = 0; i < r->labels.n; i++) json_array_append_new(names, json_string(r->labels.name[i]));
+        json_object_set_new(j, "labels", names);
+    }
+    if (r->freezes) json_object_set_new(j, "features", features_json(r));
     if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
     free(text);
     return j;

@@ -26,7 +26,7 @@ enum { RUNTIME_BYTES = 9023 << 10, CARD_BYTES = (33 + 80) << 20 };
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
         if (!strcmp(objectives[i]->name, r->cfg->objective)) return r->objective = objectives[i], OK;
-    return fail(E_USAGE, "objective '%s' is not known (macct, sft)", r->cfg->objective);
+    return fail(E_USAGE, "objective '%s' is not known (macct, sft, classification)", r->cfg->objective);
 }
 
 static err pick_device(struct run *r) {
@@ -55,7 +55,7 @@ static err open_tokenizer(struct run *r) {
     if (!tokenizer_fit(r->tok, r->model.shape.vocab))
         return fail(E_INPUT, "the tokenizer has %d ids, the model %s only %lld: they do not belong together", tokenizer_vocab(r->tok), r->cfg->model, (long long)r->model.shape.vocab);
     r->eos = tokenizer_eos(r->tok);
-    if (r->eos < 0) return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end", *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
+    if (r->eos < 0 && !r->objective->classifies) return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end", *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
     tokenizer_hash(r->tok, r->tok_hash);
     if (!*r->cfg->chat_template) return OK;
     str source = {0};
@@ -74,29 +74,50 @@ static err checkpoint_level(const char *name, enum checkpoint *out) {
 static err side_plans(struct run *r, struct side *s) {
     const struct peft_method *method;
     const void *settings;
-    TRY(side_method(s->cfg, &r->model, &r->cfg->mem, &method, &settings));
+    TRY(side_method(s->cfg, &r->model, r->tok, &r->cfg->mem, &method, &settings));
     for (int i = 0; i < r->n_plans; i++)
         if (r->plans[i].st.method == method && method->same(r->plans[i].st.settings, settings)) return s->plans = &r->plans[i], OK;
     struct plans *p = &r->plans[r->n_plans];
-    TRY(structure_init(&p->st, &r->model, method, settings, &p->modules));
+    TRY(structure_init_head(&p->st, &r->model, method, settings, &r->head, &p->modules));
     r->n_plans++;
     s->plans = p;
     return OK;
 }
 
-static err build_plans(struct run *r, struct plans *p, enum checkpoint level) {
-    TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, r->cap, level, r->backend, false));
-    TRY(program_build(&p->score, &r->model, MODE_SCORE, &p->st, r->cap, CHECKPOINT_NONE, r->backend, false));
+/* pass_tokens counts virtual tokens too: they are computed. */
+static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens, enum checkpoint level) {
+    struct capacity cap = r->cap;
+    if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
+    TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, level, r->backend, false));
+    TRY(program_build(&p->score, &r->model, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
+    if (r->freezes) TRY(program_build(&p->body, &r->model, MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend, false));
     p->generates = r->objective->generates;
-    return p->generates ? generator_build(&p->gen, &r->model, &p->st, r->cap, r->backend) : OK;
+    return p->generates ? generator_build(&p->gen, &r->model, &p->st, cap, r->backend) : OK;
+}
+
+/* Tokens of the longest pass, virtual ones included. */
+int run_pass(const struct run *r) {
+    int64_t n = 0;
+    for (int i = 0; i < r->n_plans; i++)
+        if (r->plans[i].train.p.cap[-SYM_N] > n) n = r->plans[i].train.p.cap[-SYM_N];
+    return (int)n;
+}
+
+static int most_virtual(const struct run *r) {
+    int n = 0;
+    for (int i = 0; i < r->n_plans; i++)
+        if (r->plans[i].st.virtual_tokens > n) n = r->plans[i].st.virtual_tokens;
+    return n;
 }
 
 static void drop_plans(struct plans *p) {
     program_free(&p->train);
     program_free(&p->score);
+    program_free(&p->body);
     generator_free(&p->gen);
 }
 
+/* Of those whose memory is taken for the whole run. */
 static int list_programs(struct run *r, struct program **out) {
     int n = 0;
     for (int i = 0; i < r->n_plans; i++) {
@@ -129,6 +150,7 @@ static void measure_plan(struct run *r) {
     struct program *list[8];
     int n = list_programs(r, list);
     struct memory m;
+    if (r->freezes) list[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
     *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
@@ -167,13 +189,12 @@ static size_t memory_limit(const struct config *c, const struct backend *backend
 static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, int slots, struct capacity least) {
     r->cap = least;
     if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
-    if (pass_tokens > r->cap.tokens) r->cap.tokens = (int)pass_tokens;
     r->cap.compute = r->compute;
-    r->cap.sequences = r->cap.tokens / 2 + 1;
+    r->cap.sequences = (int)(pass_tokens > r->cap.tokens ? pass_tokens : r->cap.tokens) / 2 + 1;
     r->cap.slots = slots;
     for (int i = 0; i < r->n_plans; i++) {
         drop_plans(&r->plans[i]);
-        TRY(build_plans(r, &r->plans[i], level));
+        TRY(build_plans(r, &r->plans[i], pass_tokens, level));
     }
     measure_plan(r);
     return OK;
@@ -245,8 +266,9 @@ err run_open(struct run *r, struct config *cfg) {
     for (int i = 0; i < r->objective->sides; i++) {
         r->side[i].cfg = &cfg->side[i];
         r->side[i].name = r->objective->sides > 1 ? names[i] : "";
-        TRY(side_plans(r, &r->side[i]));
     }
+    if (r->objective->open) TRY(r->objective->open(r));
+    for (int i = 0; i < r->objective->sides; i++) TRY(side_plans(r, &r->side[i]));
     r->cap.length = 1;
     TRY(r->objective->load(r));
     for (int i = 0; i < r->objective->sides && !r->objective->generates; i++)
@@ -256,8 +278,9 @@ err run_open(struct run *r, struct config *cfg) {
         r->warm_steps = (r->warm.source.n + per - 1) / per * cfg->warmup_epochs;
         TRY(order_init(&r->warm_order, r->warm.source.n, (uint64_t)cfg->seed, 9, true));
     }
-    if (r->model.shape.hard_context && (r->cap.tokens > r->model.shape.context || r->cap.length > r->model.shape.context))
-        return fail(E_USAGE, "sequences of up to %d tokens, but %s has no positions from %lld on: lower max_length (and max_new_tokens)", r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length, cfg->model, (long long)r->model.shape.context);
+    const int longest = (r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length) + most_virtual(r);
+    if (r->model.shape.hard_context && longest > r->model.shape.context)
+        return fail(E_USAGE, "sequences of up to %d tokens%s, but %s has no positions from %lld on: lower max_length (and max_new_tokens)", longest, most_virtual(r) ? " (virtual ones among them)" : "", cfg->model, (long long)r->model.shape.context);
     return plan_within(r, r->cap);
 }
 
@@ -266,8 +289,9 @@ err run_start(struct run *r) {
     int n = list_programs(r, list);
     model_fill(&r->model);
     r->wb.threads = r->threads;
+    if (r->freezes) TRY(features_start(r));
     TRY(memory_for(&r->wb.mem, list, n));
-    TRY(pack_init(&r->wb.pack, r->cap.tokens, r->cap.sequences));
+    TRY(pack_init(&r->wb.pack, run_pass(r), r->cap.sequences));
     r->wb.grad_bytes = r->foot.gradients;
     r->wb.grad = r->backend->mem->take(r->wb.grad_bytes);
     if (!r->wb.grad) return fail(E_MEMORY, "cannot allocate %zu bytes of gradients", r->wb.grad_bytes);
@@ -279,7 +303,7 @@ err run_start(struct run *r) {
             bool found;
             err e = learner_load(&s->learner, s->cfg->adapter, &r->model);
             if (!e) e = optimizer_read(&s->learner, s->cfg->adapter, &found); /* a checkpoint's folder has one */
-            if (e) return fail_in(e, "adapter of side %s", s->name);
+            if (e) return *s->name ? fail_in(e, "adapter of side %s", s->name) : e;
         } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
     }
     run_forget(r);
@@ -315,6 +339,8 @@ void run_close(struct run *r) {
     free(r->wb.first);
     tokenizer_free(r->tok);
     model_close(&r->model);
+    features_free(&r->frozen);
+    labels_free(&r->labels);
     json_decref(r->evals);
     lock_drop(&r->lock);
     *r = (struct run){0};
@@ -340,7 +366,7 @@ static err log_step(struct run *r, const struct step_info *info) {
         json_object_set_new(j, keyed(k, sizeof k, s, "learning_rate"), json_real(q->learning_rate));
         if (q->loss_scale > 0) json_object_set_new(j, keyed(k, sizeof k, s, "loss_scale"), json_real(q->loss_scale));
         if (q->skipped) json_object_set_new(j, keyed(k, sizeof k, s, "skipped"), json_true());
-        json_object_set_new(j, keyed(k, sizeof k, s, "mean_token_accuracy"), json_real(q->accuracy));
+        json_object_set_new(j, keyed(k, sizeof k, s, r->objective->classifies ? "accuracy" : "mean_token_accuracy"), json_real(q->accuracy));
         json_object_set_new(j, keyed(k, sizeof k, s, "num_tokens"), json_integer(q->tokens));
         json_object_set_new(j, keyed(k, sizeof k, s, "supervised_tokens"), json_integer(q->supervised));
         json_object_set_new(j, keyed(k, sizeof k, s, "epoch"), json_real((double)s->order.epoch + (double)s->order.index / s->order.n));
@@ -368,7 +394,7 @@ static err eval_now(struct run *r, const struct pairs *on, const char *tag, cons
     size_t i;
     json_t *side;
     json_array_foreach(json_object_get(j, "sides"), i, side) {
-        static const char *const names[] = {"loss", "perplexity", "bleu", "chrf", "exact", "accuracy"};
+        static const char *const names[] = {"loss", "perplexity", "bleu", "chrf", "exact", "accuracy", "macro_f1"};
         for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
             char key[64], full[72];
             json_t *v = json_object_get(side, names[k]);
@@ -427,6 +453,7 @@ static bool evaluated(const struct run *r) {
  * and made up for by the run that resumes. */
 err run_loop(struct run *r, const struct run_events *ev) {
     int64_t total = run_total(r);
+    if (r->freezes) TRY(features_keep(r, ev));
     err e = r->resumed && evaluated(r) ? OK : eval_if_due(r, ev);
     while (!e && r->step < total) {
         TRY(one_step(r, ev));

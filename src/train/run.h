@@ -16,7 +16,8 @@
 struct plans {
     struct structure st;
     int modules;
-    struct program train, score;
+    struct program train, score; /* score: the loss alone; of a classifier what it says of each text */
+    struct program body;         /* a frozen base under a classifier: its rows of the texts (features.c) */
     struct generator gen; /* built only for objectives that generate */
     bool generates;
 };
@@ -55,12 +56,25 @@ struct objective {
     err (*load)(struct run *r);                         /* data; before any weight */
     err (*step)(struct run *r, struct step_info *info); /* one optimizer step of each side */
     err (*evaluate)(struct run *r, const struct pairs *on, json_t *out); /* adds "sides", "round_trip", "samples" */
+    bool classifies;                                    /* trains a classifier: its score program is MODE_CLASSIFY */
+    err (*open)(struct run *r);                         /* before load: what the adapters' structure depends on; NULL: nothing */
 };
 
 struct footprint { /* bytes */
     size_t weights, derived, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
     size_t working; /* inside adapters: the copy in the compute type, of the largest */
     size_t total, resident; /* resident: without the file-backed weights */
+};
+
+/* A frozen base's rows for a classifier, in place of the texts (features.c). */
+struct frozen {
+    struct features table;
+    float *row;                /* the table's */
+    size_t bytes;
+    struct rows texts[3];      /* training, eval, test */
+    char key[33];
+    bool found;                /* on disk */
+    double seconds;            /* that they took */
 };
 
 struct run_events {
@@ -85,6 +99,11 @@ struct run {
     int n_plans;
     struct side side[2];
     struct pairs warm, eval, test;
+    struct labels labels;      /* classification */
+    struct head head;
+    struct class_form classes;
+    bool freezes;              /* nothing but the head is trained, on features that are made once */
+    struct frozen frozen;
     bool text_path;            /* macct: generated ids pass through text, because the two prompts lead texts in differently */
     struct order warm_order;
     struct workbench wb;
@@ -100,11 +119,12 @@ struct run {
 
 err run_open(struct run *r, struct config *cfg);
 /* A side's method and its settings, in mem (method.c). */
-err side_method(const struct side_config *c, const struct model *m, arena *mem, const struct peft_method **method, const void **settings);
+err side_method(const struct side_config *c, const struct model *m, const tokenizer *tok, arena *mem, const struct peft_method **method, const void **settings);
 err run_start(struct run *r);                       /* memory, weights, fresh adapters */
 err run_loop(struct run *r, const struct run_events *ev); /* to the last step, or E_INTERRUPTED with a checkpoint saved */
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
+int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
 bool run_replaces(const struct run *r, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */
 void run_forget(const struct run *r);               /* the pages of such matrices, after something read them */
 json_t *run_plan_json(const struct run *r, bool measured);
@@ -120,6 +140,13 @@ err data_draw(struct side *s, int n, const struct row **list);    /* the next n 
 err data_draw_texts(struct side *s, int n, struct ids *texts);    /* the same of macct's texts; not owned */
 size_t data_bytes(const struct run *r);
 bool data_streams(const struct run *r);
+
+/* features.c, for runs that freeze the base */
+err features_plan(struct run *r);                   /* after the rows are made: what will be computed, and the memory for it */
+err features_start(struct run *r);                  /* finds them on disk, or computes them */
+err features_keep(struct run *r, const struct run_events *ev); /* on disk, where they are not yet */
+void features_free(struct frozen *f);
+json_t *features_json(const struct run *r);
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);

@@ -98,4 +98,4 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     return OK;
 }
 
-const struct objective objective_sft = {"sft", 1, false, load, step, evaluate};
+const struct objective objective_sft = {.name = "sft", .sides = 1, .load = load, .step = step, .evaluate = evaluate};

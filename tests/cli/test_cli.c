@@ -87,7 +87,7 @@ static int remove_folder(void **state) {
 }
 
 static const char *const names[] = {"train", "plan",     "data",    "eval", "generate",
-                                    "score", "embed", "tokenize", "inspect", "compare", "doctor", "help", NULL};
+                                    "score", "embed", "classify", "tokenize", "inspect", "compare", "doctor", "help", NULL};
 
 /* A vector a line, of length 1 unless it is asked for raw. */
 static void embed_lines(void **state) {
@@ -99,11 +99,10 @@ static void embed_lines(void **state) {
         double length = 0;
         size_t i;
         json_array_foreach(v, i, x) length += json_number_value(x) * json_number_value(x);
-        assert_int_equal(json_integer_value(json_object_get(j, "tokens")), 4);
         assert_true(json_array_size(v) > 8 && (raw ? fabs(length - 1) > 1e-3 : fabs(length - 1) < 1e-5));
         json_decref(j);
     }
-    refused("$C embed --model tests/golden/cipher", "--file");
+    refused("$C embed --model tests/golden/cipher", "--data");
     refused("$C embed --model tests/golden/cipher --file $D/none.txt", "none.txt");
 }
 

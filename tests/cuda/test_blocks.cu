@@ -60,8 +60,9 @@ template <typename T, int DT> HD void lane8(const uint8_t *p, int j, int t, floa
     operands<T, DT>(codes8<DT>(p, j, t), a);
     for (int i = 0; i < 8; i++) {
         float scale, offset = 0, v = operand_f32<T>(a[i / 2] >> 16 * (i & 1) & 0xFFFF);
-        if constexpr (quant<DT>::sixteenths) scale = line16(p, j + (t >> 1) * 16);
+        if constexpr (quant<DT>::sixteenths) scale = line16<DT>(p, j + (t >> 1) * 16);
         else line32<T, DT>(p, j, &scale, &offset);
+        v = add_rn(v, -excess<T, DT>());
         w[i] = quant<DT>::offset ? add_rn(mul_rn(scale, v), offset) : mul_rn(scale, v);
     }
 }

@@ -30,8 +30,9 @@ static void check_string(const char *s) {
 static void check_record(const struct record *r, enum source_want want, int after) {
     must(r->line >= after);
     if (want == WANT_TEXT || r->text) {
-        must(want == WANT_TEXT || want == WANT_ANY);
+        must(want == WANT_TEXT || want == WANT_ANY || want == WANT_LABELLED);
         check_string(r->text);
+        if (want == WANT_LABELLED) check_string(r->label);
     } else if (r->n_turns) must(want >= WANT_SFT);
     else {
         check_string(r->prompt);
@@ -84,9 +85,10 @@ static void check_streamed(const struct source *s, const struct source_file *f, 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char *const names[] = {"fuzz.json", "fuzz.csv", "fuzz.tsv", "fuzz.jsonl"};
+    static const enum source_want wants[] = {WANT_TEXT, WANT_PAIR, WANT_SFT, WANT_LABELLED};
     if (!size) return 0;
     uint8_t pick = data[0];
-    struct source_options o = {.want = pick & 128 && pick & 32 ? WANT_ANY : pick % 3u, .in_memory = UINT64_MAX};
+    struct source_options o = {.want = pick & 128 && pick & 32 ? WANT_ANY : wants[pick % 4u], .in_memory = UINT64_MAX};
     struct source_file f = {.path = pick & 128 ? names[pick >> 3 & 3] : pick & 64 ? "fuzz.txt" : "fuzz.jsonl"};
     struct source s;
     struct text_file t;

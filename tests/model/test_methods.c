@@ -1,12 +1,15 @@
 /* Every method but plain LoRA against PEFT, or PyTorch where PEFT has no such method (tests/golden/make/methods.py): loss, each gradient,
  * ten AdamW steps, logits through the decode path, greedy text; on the reference kernels and on the CPU's, at every checkpoint level. And
- * the law of step 0: a fresh adapter is the base, bit for bit (or, where it adds in another order, within what that can do). */
+ * the law of step 0: a fresh adapter is the base, bit for bit (or, where it adds in another order, within what that can do). Of virtual tokens: as a text
+ * before it. */
 #define _DEFAULT_SOURCE
 #include "support/bench.h"
 #include "model/derived.h"
 #include "ops/ops.h"
 #include "peft/lora.h"
 #include "peft/methods.h"
+#include "peft/prompt_tuning.h"
+#include <unistd.h>
 
 static const struct {
     const char *name, *base;
@@ -17,7 +20,12 @@ static const struct {
              {"pissa", "tiny_llama/tied_gqa"}, {"pissa_rs", "tiny_llama/bias"},
              {"full", "tiny_llama/tied_gqa"}, {"full_gpt2", "families/gpt2"}, {"full_gemma2", "families/gemma2"},
              {"full_last", "families/qwen2"}, {"full_regex", "families/qwen2"}, {"full_names", "families/mistral_full"}, {"full_gpt2", "families/gpt2/model.gguf"},
-             {"full_gemma2", "families/gemma2/model.gguf"}, {"full_names", "families/mistral_full/model.gguf"}, {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
+             {"full_gemma2", "families/gemma2/model.gguf"}, {"full_names", "families/mistral_full/model.gguf"},
+             {"prompt", "tiny_llama/tied_gqa"}, {"prompt_gemma2", "families/gemma2"}, {"prompt_gpt2", "families/gpt2"},
+             {"ptuning", "tiny_llama/tied_gqa"}, {"ptuning_qwen2", "families/qwen2"},
+             {"prefix", "tiny_llama/tied_gqa"}, {"prefix_linear", "families/llama_linear"}, {"prefix_linear", "families/llama_linear/model.gguf"},
+             {"prefix_gemma2", "families/gemma2"}, {"prefix_gpt2", "families/gpt2"},
+             {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
 enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 2 /* the last ones: training alone */ };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
@@ -84,19 +92,35 @@ static void test_checkpoint_levels(void **state) {
     }
 }
 
+/* The first token of a row as a prompt, behind the virtual ones that only a prefill can have. */
+static void first_token(struct bench *b, int32_t id, int32_t slot, float *z, int64_t V) {
+    enum { MOST = 16 };
+    const int before = b->st.virtual_tokens, n = before + 1;
+    int32_t ids[MOST], pos[MOST], slots[MOST];
+    assert_true(n <= MOST);
+    for (int i = 0; i < n; i++) ids[i] = i < before ? (int32_t)b->model.shape.vocab + i : id, pos[i] = i, slots[i] = slot;
+    const int32_t bounds[2] = {0, n}, sample = 0, next = n;
+    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1};
+    must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+    must(program_read(&b->gen.prefill, &b->wb.mem, b->gen.prefill.logits, n, 1, z, (size_t)V * 4));
+}
+
 /* Token by token through the cache: the packed model's logits. */
 static void decode_logits(struct bench *b) {
     const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
     const struct tensor *logits = fixture(&b->want, "logits");
     const int64_t V = logits->d[1];
+    assert_true(V <= 256);
     for (int s = 0; s < b->n_rows; s++)
         for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
-            const int32_t pos = i - cu[s], slot = s % 4, sample = 0;
+            const int32_t pos = b->st.virtual_tokens + i - cu[s], slot = s % 4, sample = 0;
             const struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .n = 1};
             float z[256];
-            assert_true(V <= 256);
-            must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
-            must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
+            if (b->st.virtual_tokens && i == cu[s]) first_token(b, ids[i], slot, z, V);
+            else {
+                must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+                must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
+            }
             close_to(b->name, z, f32_of(logits) + i * V, (size_t)V, 0, 1e-4);
         }
 }
@@ -142,6 +166,10 @@ static void test_step_zero(void **state) {
         struct bench b;
         char model[128];
         start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        if (b.st.virtual_tokens) { /* there are no virtual tokens that change nothing; test_text_prompt() has their law */
+            bench_close(&b);
+            continue;
+        }
         snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
         float *base = logits_of(model, &b.want), *fresh = logits_of_fresh(model, &b.st, &b.want);
         const size_t n = (size_t)fixture(&b.want, "ids")->d[0] * (size_t)b.model.shape.vocab;
@@ -150,6 +178,91 @@ static void test_step_zero(void **state) {
         else close_to(cases[c].name, fresh, base, n, 0, 8 * 0x1p-24 * sqrt(64) * largest(base, n));
         free(base);
         free(fresh);
+        bench_close(&b);
+    }
+}
+
+static int count(const struct program *g, const struct op_def *op) {
+    int n = 0;
+    for (int i = 0; i < g->p.ni; i++) n += g->p.in[i].op == op;
+    return n;
+}
+
+/* A prompt that begins as a text is the base with that text before every row, to the last bit; where it is shorter than the prompt, again
+ * from its beginning. */
+static void test_text_prompt(void **state) {
+    (void)state;
+    static const int32_t text[] = {17, 4, 33}, cycled[] = {17, 4, 33, 17, 4};
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        struct structure st;
+        char model[128];
+        if (strncmp(cases[c].name, "prompt", 6)) continue;
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
+        for (int tokens = 2; tokens <= 5; tokens += 3) {
+            const struct prompt_tuning settings = {.of.tokens = tokens, .init = PROMPT_TEXT, .text = "-", .n_ids = 3, .ids = text};
+            must(structure_init(&st, &b.model, &method_prompt_tuning, &settings, NULL));
+            float *base = logits_after(model, &b.want, cycled, tokens), *fresh = logits_of_fresh(model, &st, &b.want);
+            assert_memory_equal(base, fresh, (size_t)fixture(&b.want, "ids")->d[0] * (size_t)b.model.shape.vocab * sizeof *base);
+            free(base);
+            free(fresh);
+            structure_free(&st);
+        }
+        bench_close(&b);
+    }
+}
+
+/* Decoding holds nothing of a soft prompt: what it does is in the cache. Nothing of the token table's gradient is computed. */
+static void test_prompt_programs(void **state) {
+    (void)state;
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        const int laid = !b.st.virtual_tokens ? 0 : b.st.method->kv ? 2 * (int)b.model.shape.layers : 1, encoder = !strncmp(cases[c].name, "ptuning", 7);
+        assert_int_equal(count(&b.train, &op_overlay), laid);
+        assert_int_equal(count(&b.train, &op_overlay_bwd), laid);
+        assert_int_equal(count(&b.gen.prefill, &op_overlay), laid);
+        assert_int_equal(count(&b.gen.decode, &op_overlay), 0);
+        if (b.st.virtual_tokens) assert_int_equal(count(&b.train, &op_embed_bwd), encoder); /* of the encoder's own rows */
+        bench_close(&b);
+    }
+}
+
+/* What is saved of a trained prompt is the prompt: the folder's adapter, that PEFT would load too, says what the one in training said. */
+static void test_finished_prompt(void **state) {
+    (void)state;
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        struct structure st;
+        const struct peft_method *method;
+        const void *settings;
+        char model[128], folder[64];
+        if (strncmp(cases[c].name, "ptuning", 7)) continue;
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
+        snprintf(folder, sizeof folder, "/tmp/cyc_prompt_%d", (int)getpid());
+        must(adapter_write(folder, &b.st, b.learner.w, "base"));
+        must(adapter_read_config(folder, &b.mem, &method, &settings));
+        must(structure_init(&st, &b.model, method, settings, NULL));
+        assert_int_equal(st.params.n, 1);
+        float *weights = arena_f32(st.params.bytes), *again = arena_f32(b.st.params.bytes);
+        must(adapter_read(folder, &st, weights));
+        float *got = logits_with(model, &st, weights, &b.want);
+        const struct tensor *want = fixture(&b.want, "logits");
+        close_to(b.name, got, f32_of(want), (size_t)(want->d[0] * want->d[1]), 0, 1e-4);
+        must(adapter_load(folder, &b.model, &b.st, again)); /* and training goes on from the encoder beside it */
+        assert_memory_equal(again, b.learner.w, b.st.params.bytes);
+        char path[128];
+        snprintf(path, sizeof path, "%s/prompt_encoder.safetensors", folder);
+        assert_int_equal(remove(path), 0);
+        assert_int_equal(adapter_load(folder, &b.model, &b.st, again), E_USAGE);
+        assert_non_null(strstr(err_text(), "prompt_encoder.safetensors is missing"));
+        must(dir_remove(folder));
+        free(got);
+        arena_f32_free(weights, st.params.bytes);
+        arena_f32_free(again, b.st.params.bytes);
+        structure_free(&st);
         bench_close(&b);
     }
 }
@@ -222,12 +335,6 @@ static void test_orthogonal(void **state) {
     assert_int_equal(structure_init(&st, &m, &method_lora, &odd, NULL), E_USAGE);
     assert_non_null(strstr(err_text(), "lora.rank_pattern's of down_proj is 5"));
     model_close(&m);
-}
-
-static int count(const struct program *g, const struct op_def *op) {
-    int n = 0;
-    for (int i = 0; i < g->p.ni; i++) n += g->p.in[i].op == op;
-    return n;
 }
 
 /* DoRA's norms: planning reads no weight; the rows' squares come when memory is taken, once for all programs; what decoding multiplies with
@@ -400,6 +507,7 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
-                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files), cmocka_unit_test(test_pissa_files)};
+                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
+                                       cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -506,7 +506,7 @@ static const struct row rows[] = {
     {&op_linear, build_linear, 11, true},       {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 9, false}, {&op_add, build_add, 1, false},
-    {&op_glu, build_glu, 12, false},            {&op_head_loss, build_head_loss, 7, true},
+    {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 7, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},

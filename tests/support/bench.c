@@ -4,7 +4,8 @@
 /* Rows whose packed labels and weights are the fixture's; before an encoder-decoder's, the source. */
 static void make_rows(struct bench *b) {
     const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
-    const float *weights = f32_of(fixture(&b->want, "weights"));
+    const struct tensor *classes = tensors_find(&b->want, "classes");
+    const float *weights = classes ? NULL : f32_of(fixture(&b->want, "weights"));
     const struct tensor *src_ids = tensors_find(&b->want, "src_ids"), *src_cu = tensors_find(&b->want, "src_cu");
     b->n_rows = (int)fixture(&b->want, "cu_seqlens")->d[0] - 1;
     for (int s = 0; s < b->n_rows; s++) {
@@ -16,7 +17,8 @@ static void make_rows(struct bench *b) {
                           .source = source};
         if (source) memcpy(r->ids, i32_of(src_ids) + from, (size_t)source * 4);
         memcpy(r->ids + source, ids + cu[s], (size_t)n * 4);
-        for (int i = 1; i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
+        for (int i = 1; weights && i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
+        if (classes) r->label = 1 + i32_of(classes)[s], r->supervised[head_reads_first(&b->model) ? 0 : n - 1] = 1;
         b->rows[s] = r;
     }
 }
@@ -24,22 +26,30 @@ static void make_rows(struct bench *b) {
 void bench_open(struct bench *b, const struct bench_case *c) {
     const struct peft_method *method;
     const void *settings;
+    struct head head;
     *b = (struct bench){0};
     must(model_open(c->model, NULL, &b->model));
     must(tensors_open(c->expected, &b->want));
     must(adapter_read_config(c->adapter, &b->mem, &method, &settings));
-    must(structure_init(&b->st, &b->model, method, settings, NULL));
+    must(adapter_read_head(c->adapter, &b->mem, &head));
+    must(structure_init_head(&b->st, &b->model, method, settings, &head, NULL));
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, c->cap, c->level, c->backend, false));
-    if (c->score) must(program_build(&b->score, &b->model, MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
-    must(program_build(&b->gen.prefill, &b->model, MODE_PREFILL, &b->st, c->cap, c->level, c->backend, true));
-    must(program_build(&b->gen.decode, &b->model, MODE_DECODE, &b->st, c->cap, c->level, c->backend, true));
+    struct program *list[4] = {&b->train};
+    int n = 1;
+    if (c->score || head.classes) {
+        must(program_build(list[n++] = &b->score, &b->model, head.classes ? MODE_CLASSIFY : MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
+    }
+    if (!head.classes) {
+        must(program_build(list[n++] = &b->gen.prefill, &b->model, MODE_PREFILL, &b->st, c->cap, c->level, c->backend, true));
+        must(program_build(list[n++] = &b->gen.decode, &b->model, MODE_DECODE, &b->st, c->cap, c->level, c->backend, true));
+    }
     b->gen.cap = c->cap;
-    must(memory_for(&b->wb.mem, (struct program *const[]){&b->train, &b->gen.prefill, &b->gen.decode, &b->score}, c->score ? 4 : 3));
+    must(memory_for(&b->wb.mem, list, n));
     must(learner_init(&b->learner, &b->st, &b->train, &c->recipe));
     must(learner_load(&b->learner, c->adapter, &b->model));
     b->wb.grad = c->backend->mem->take(b->st.params.bytes);
     b->wb.threads = 2;
-    must(pack_init(&b->wb.pack, c->cap.tokens, c->cap.sequences));
+    must(pack_init(&b->wb.pack, (int)b->train.p.cap[-SYM_N], c->cap.sequences));
     make_rows(b);
 }
 
@@ -58,75 +68,98 @@ void bench_close(struct bench *b) {
     arena_free(&b->mem);
 }
 
-/* Where file row `row` of a slice lies: GGUF's interleaved order (core/params.h). */
-static int64_t place_of(const struct param_slice *s, int64_t row) {
-    if (!s->rope_heads) return s->row0 + row;
-    int64_t D = s->rows / s->rope_heads, head = row / D, j = row % D;
-    return s->row0 + head * D + (j < D / 2 ? 2 * j : 2 * (j - D / 2) + 1);
+/* Where file row `row` of n lies: GGUF's interleaved order (core/params.h). */
+static int64_t place_of(int heads, int64_t n, int64_t row) {
+    if (!heads) return row;
+    int64_t D = n / heads, head = row / D, j = row % D;
+    return head * D + (j < D / 2 ? 2 * j : 2 * (j - D / 2) + 1);
 }
 
 static void compare_slice(struct bench *b, const char *prefix, const struct param *p, const struct param_slice *s, const float *weights,
                           double scale, double rel, double abs) {
-    char name[512];
-    snprintf(name, sizeof name, "%s.base_model.model.%s", prefix, s->name);
+    char name[640], tensor[512];
+    adapter_tensor_name(&b->st, s, tensor);
+    snprintf(name, sizeof name, "%s.%s", prefix, tensor);
     const struct tensor *t = fixture(&b->want, name);
-    const int64_t columns = p->nd > 1 ? p->d[1] : 1;
-    assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1), s->rows * columns);
+    const int64_t columns = p->nd > 1 ? p->d[1] : 1, wide = s->columns ? s->columns : columns;
+    assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1), s->rows * wide);
     if (s->turned) assert_int_equal(t->d[0], columns);
     size_t n = (size_t)(s->rows * columns);
-    float *have = malloc(n * 4), big = 0;
+    float *have = malloc(n * 4), *want = malloc(n * 4), big = 0;
     for (int64_t j = 0; j < (int64_t)n; j++) {
-        const int64_t row = s->turned ? j % s->rows : j / columns, column = s->turned ? j / s->rows : j % columns;
-        have[j] = (float)(scale * weights[p->off / 4 + (size_t)(place_of(s, row) * columns + column)]);
+        int64_t row = s->turned ? j % s->rows : j / columns, column = s->turned ? j / s->rows : j % columns;
+        want[j] = f32_of(t)[s->columns ? row * wide + s->column0 + column : j];
+        big = fmaxf(big, fabsf(want[j]));
+        if (s->columns) column = place_of(s->rope_heads, columns, column);
+        else row = place_of(s->rope_heads, s->rows, row);
+        have[j] = (float)(scale * weights[p->off / 4 + (size_t)((s->row0 + row) * columns + column)]);
         if (s->form.less != 0 && !strncmp(prefix, "after", 5)) have[j] -= s->form.less; /* as files have it (core/params.h) */
-        big = fmaxf(big, fabsf(f32_of(t)[j]));
     }
-    snprintf(name, sizeof name, "%s: %s %s", b->name, prefix, s->name);
-    close_to(name, have, f32_of(t), n, rel, abs * (big > 1e-3 ? big : 1e-3));
+    snprintf(name, sizeof name, "%s: %s %s", b->name, prefix, p->name);
+    close_to(name, have, want, n, rel, abs * (big > 1e-3 ? big : 1e-3));
     free(have);
+    free(want);
 }
 
 void bench_compare(struct bench *b, const char *prefix, const float *there, double scale, double rel, double abs) {
     float *weights = to_host(b->learner.backend, there, b->st.params.bytes);
     int slices = 0, wanted = 0;
     for (int i = 0; i < b->st.params.n; i++)
-        for (int k = 0; k < b->st.params.p[i].n_slices; k++, slices++)
-            compare_slice(b, prefix, &b->st.params.p[i], &b->st.params.p[i].slice[k], weights, scale, rel, abs);
+        for (int k = 0; k < b->st.params.p[i].n_slices; k++) {
+            const struct param_slice *s = &b->st.params.p[i].slice[k];
+            compare_slice(b, prefix, &b->st.params.p[i], s, weights, scale, rel, abs);
+            slices += s->column0 == 0; /* columns of one tensor count once */
+        }
     for (int i = 0; i < b->want.n; i++)
         wanted += str_starts(b->want.t[i].name, prefix) && b->want.t[i].name[strlen(prefix)] == '.';
     assert_int_equal(slices, wanted);
     free(weights);
 }
 
-float *logits_with(const char *path, struct structure *st, float *weights, const struct tensors *expected) {
+/* Each row of the fixture with `n_before` ids before it, packed as a program wants it (data/pack.h); the logits of the fixture's own tokens. */
+static float *logits_by(const char *path, struct structure *st, float *weights, const struct tensors *expected, const int32_t *before, int n_before) {
     struct model m;
     struct program g;
     struct memory mem;
-    const struct tensor *ids = fixture(expected, "ids"), *cu = fixture(expected, "cu_seqlens");
-    int n = (int)ids->d[0], s = (int)cu->d[0] - 1;
-    int32_t *sample = calloc((size_t)n, sizeof *sample), *pos = calloc((size_t)n, sizeof *pos);
-    for (int i = 0, row = 0; i < n; i++) {
-        while (i >= i32_of(cu)[row + 1]) row++;
-        pos[i] = i - i32_of(cu)[row];
-    }
+    struct pack k;
+    const int32_t *ids = i32_of(fixture(expected, "ids")), *cu = i32_of(fixture(expected, "cu_seqlens"));
+    const int n = (int)fixture(expected, "ids")->d[0], s = (int)fixture(expected, "cu_seqlens")->d[0] - 1, made = st ? st->virtual_tokens : 0, extra = n_before + made;
     must(model_open(path, NULL, &m));
-    must(program_build(&g, &m, MODE_SCORE, st, (struct capacity){n, s, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, true));
+    const int64_t V = m.shape.vocab;
+    must(program_build(&g, &m, MODE_SCORE, st, (struct capacity){n + s * extra, s, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, true));
     must(memory_for(&mem, (struct program *const[]){&g}, 1));
-    struct feed f = {.ids = i32_of(ids), .pos = pos, .cu = i32_of(cu), .sample = sample, .n = n, .s = s};
+    must(pack_init(&k, n + s * extra, s));
+    k.virtual_tokens = g.virtual_tokens;
+    k.virtual_first = g.virtual_first;
+    for (int r = 0; r < s; r++) {
+        int32_t row[128];
+        uint8_t supervised[128] = {0};
+        const int len = cu[r + 1] - cu[r];
+        assert_true(n_before + len <= 128);
+        if (n_before) memcpy(row, before, (size_t)n_before * 4);
+        memcpy(row + n_before, ids + cu[r], (size_t)len * 4);
+        assert_true(pack_row(&k, &(struct row){.ids = row, .supervised = supervised, .n = n_before + len}, 0));
+    }
+    struct feed f = {.ids = k.ids, .pos = k.pos, .cu = k.cu, .sample = k.sample, .n = k.n, .s = k.s};
     must(program_run(&g, &mem, weights, NULL, &f, &(struct run_ctx){.threads = 1}, true));
-    float *out = malloc((size_t)(n * m.shape.vocab) * 4);
-    must(program_read(&g, &mem, g.logits, n, s, out, (size_t)(n * m.shape.vocab) * 4));
+    float *all = malloc((size_t)(k.n * V) * 4), *out = malloc((size_t)(n * V) * 4);
+    must(program_read(&g, &mem, g.logits, k.n, s, all, (size_t)(k.n * V) * 4));
+    for (int r = 0; r < s; r++) memcpy(out + cu[r] * V, all + (k.cu[r] + extra) * V, (size_t)((cu[r + 1] - cu[r]) * V) * 4);
     const double cap = m.shape.logit_softcap; /* what the loss does with them */
-    for (int64_t i = 0; cap > 0 && i < n * m.shape.vocab; i++) out[i] = (float)(cap * tanh(out[i] / cap));
+    for (int64_t i = 0; cap > 0 && i < n * V; i++) out[i] = (float)(cap * tanh(out[i] / cap));
+    free(all);
+    pack_free(&k);
     memory_free(&mem);
     program_free(&g);
     model_close(&m);
-    free(sample);
-    free(pos);
     return out;
 }
 
-float *logits_of(const char *path, const struct tensors *expected) { return logits_with(path, NULL, NULL, expected); }
+float *logits_of(const char *path, const struct tensors *expected) { return logits_by(path, NULL, NULL, expected, NULL, 0); }
+
+float *logits_after(const char *path, const struct tensors *expected, const int32_t *before, int n) { return logits_by(path, NULL, NULL, expected, before, n); }
+
+float *logits_with(const char *path, struct structure *st, float *weights, const struct tensors *expected) { return logits_by(path, st, weights, expected, NULL, 0); }
 
 float *logits_of_fresh(const char *path, struct structure *st, const struct tensors *expected) {
     float *weights = arena_f32(st->params.bytes), *out;

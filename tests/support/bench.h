@@ -1,6 +1,6 @@
 /* A family's golden case on a backend, ready to train, score and generate: what test_families.c and test_llama.c stand on; and the logits of a bare model.
  *
- * The fixture (tensors of PyTorch and PEFT) gives rows, expected gradients and weights; the model, the adapter and the
+ * The fixture (tensors of PyTorch and PEFT) gives rows (with "classes": of a classifier), expected gradients and weights; the model, the adapter and the
  * programs are the library's own. */
 #ifndef TESTS_BENCH_H
 #define TESTS_BENCH_H
@@ -14,7 +14,7 @@ struct bench {
     struct model model;
     struct tensors want;
     struct structure st;
-    struct program train, score; /* score: where the case asks for it */
+    struct program train, score; /* score: where the case asks for it; of a classifier what it says (MODE_CLASSIFY), and no generator */
     struct generator gen;
     struct learner learner;
     struct workbench wb;
@@ -40,7 +40,9 @@ void bench_compare(struct bench *b, const char *prefix, const float *there, doub
 
 /* Logits of a fixture's batch (ids, cu_seqlens) by the bare model at `path`, capped where the model caps them, [N, V]; the caller frees. */
 float *logits_of(const char *path, const struct tensors *expected);
-/* The same with an adapter's weights, by a structure that was made for the model (NULL: the bare model). */
+/* The same of rows that have n ids before them. */
+float *logits_after(const char *path, const struct tensors *expected, const int32_t *before, int n);
+/* With an adapter of a structure that was made for the model. */
 float *logits_with(const char *path, struct structure *st, float *weights, const struct tensors *expected);
 /* The same with a fresh adapter of a structure that was made for the model. */
 float *logits_of_fresh(const char *path, struct structure *st, const struct tensors *expected);

@@ -82,6 +82,39 @@ static void slack_is_a_sequence_of_no_weight(void **state) {
     rows_free(&r);
 }
 
+/* Before each row, at its first positions, without a weight; the rows' own labels and weights are what they were. */
+static void virtual_tokens(void **state) {
+    (void)state;
+    struct rows r = {0};
+    struct pack p;
+    const struct row *row[2];
+    int first[3];
+    add(&r, 1, 2);
+    add(&r, 1, 1);
+    assert_int_equal(pack_init(&p, 9, 2), OK);
+    p.virtual_tokens = 2;
+    p.virtual_first = 500;
+    assert_true(pack_row(&p, &r.r[0], 70));
+    assert_true(pack_row(&p, &r.r[1], 71));
+    SAME(p.ids, 500, 501, 0, 0, 1, 500, 501, 10, 100);
+    SAME(p.pos, 0, 1, 2, 3, 4, 0, 1, 2, 3);
+    SAME(p.label, 0, 0, 0, 1, 0, 0, 0, 100, 0);
+    SAME(p.sample, 70, 70, 70, 70, 70, 71, 71, 71, 71);
+    SAME(p.cu, 0, 5, 9);
+    SAME(p.last, 4, 8);
+    assert_memory_equal(p.weight, ((float[]){0, 0, 1, 1, 0, 0, 0, 1, 0}), 9 * sizeof(float));
+    assert_true(p.supervised == 3);
+    pack_clear(&p);
+    assert_true(pack_row(&p, &r.r[0], 0));
+    p.virtual_tokens = 3;
+    assert_false(pack_row(&p, &r.r[1], 0)); /* two tokens, but ten with what stands before them */
+    for (int i = 0; i < 2; i++) row[i] = &r.r[i];
+    assert_int_equal(pack_plan(row, 2, 2, 9, 2, first), 1);
+    assert_int_equal(pack_plan(row, 2, 3, 9, 2, first), 2);
+    pack_free(&p);
+    rows_free(&r);
+}
+
 static void passes(void **state) {
     (void)state;
     struct rows r = {0};
@@ -90,15 +123,15 @@ static void passes(void **state) {
     int first[9];
     for (int i = 0; i < 8; i++) add(&r, 1, length[i] - 1);
     for (int i = 0; i < 8; i++) row[i] = &r.r[i];
-    assert_int_equal(pack_plan(row, 8, 8, 8, first), 3);
+    assert_int_equal(pack_plan(row, 8, 0, 8, 8, first), 3);
     SAME(first, 0, 3, 4, 8);
-    assert_int_equal(pack_plan(row, 8, 8, 3, first), 4);
+    assert_int_equal(pack_plan(row, 8, 0, 8, 3, first), 4);
     SAME(first, 0, 3, 4, 7, 8);
-    assert_int_equal(pack_plan(row, 8, 8, 1, first), 8);
+    assert_int_equal(pack_plan(row, 8, 0, 8, 1, first), 8);
     SAME(first, 0, 1, 2, 3, 4, 5, 6, 7, 8);
-    assert_int_equal(pack_plan(row, 8, 1000, 1000, first), 1);
+    assert_int_equal(pack_plan(row, 8, 0, 1000, 1000, first), 1);
     SAME(first, 0, 8);
-    assert_int_equal(pack_plan(row, 0, 8, 8, first), 0);
+    assert_int_equal(pack_plan(row, 0, 0, 8, 8, first), 0);
     SAME(first, 0);
     rows_free(&r);
 }
@@ -106,6 +139,6 @@ static void passes(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(three_rows),
                                        cmocka_unit_test(what_does_not_fit_changes_nothing),
-                                       cmocka_unit_test(slack_is_a_sequence_of_no_weight), cmocka_unit_test(passes)};
+                                       cmocka_unit_test(slack_is_a_sequence_of_no_weight), cmocka_unit_test(passes), cmocka_unit_test(virtual_tokens)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,8 @@ Run:  python tests/golden/make/methods.py [case ...]     (torch, transformers, p
 
 <case>/adapter/                 as PEFT saves it, every trained number away from where it begins
 <case>/fresh/                   where a fresh one begins, of methods that begin elsewhere than at the base (PiSSA, ...)
+<case>/adapter/prompt_encoder.safetensors   of P-tuning: what its prompt is made by; the names are those of PEFT's modules. Its adapter_config.json
+                                says that it is being trained (inference_mode false)
 <case>/expected.safetensors     (T5: with src_ids, src_cu, and without text) as tiny_llama's: a batch, logits, nll, loss, gradients, ten AdamW steps, greedy text. In double. Vectors are not decayed.
 
 A third entry of a case is its seed; without one it goes by its place in the list.
@@ -18,7 +20,9 @@ import families
 import oracle
 import tiny_llama
 from oracle import f32, i32, torch
-from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, get_peft_model
+from peft import (IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
+                  get_peft_model)
+from transformers import GenerationConfig
 
 OUT = os.path.join(oracle.GOLDEN, "methods")
 NORMS = ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm", "norm"]
@@ -34,13 +38,17 @@ CASES = {
     "ia3_phi3": ("families/phi3", IA3Config(task_type="CAUSAL_LM", target_modules=["qkv_proj", "gate_up_proj", "o_proj", "down_proj"], feedforward_modules=["gate_up_proj", "down_proj"])),
     "bitfit": ("tiny_llama/bias", "bias"),
     "bitfit_qwen2": ("families/qwen2", "bias"),
-    "lora_plus": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")),
-    "dora": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules="all-linear", rank_pattern={"v_proj": 3, "down_proj": 5}, task_type="CAUSAL_LM")),
-    "dora_bias": ("tiny_llama/bias", LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"], task_type="CAUSAL_LM")),
-    "dora_gpt2": ("families/gpt2", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
-    "dora_plus": ("tiny_llama/bias", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["v_proj", "gate_proj"], bias="lora_only", task_type="CAUSAL_LM")),
     "pissa": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, init_lora_weights="pissa", target_modules=["q_proj", "k_proj", "o_proj", "up_proj"], rank_pattern={"o_proj": 3}, task_type="CAUSAL_LM")),
     "pissa_rs": ("tiny_llama/bias", LoraConfig(r=2, lora_alpha=3, use_rslora=True, init_lora_weights="pissa", target_modules=["v_proj", "down_proj"], task_type="CAUSAL_LM")),
+    "prompt": ("tiny_llama/tied_gqa", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
+    "prompt_gemma2": ("families/gemma2", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, prompt_tuning_init="SAMPLE_VOCAB")),
+    "prompt_gpt2": ("families/gpt2", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
+    "ptuning": ("tiny_llama/tied_gqa", PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=24)),
+    "ptuning_qwen2": ("families/qwen2", PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=20)),
+    "prefix": ("tiny_llama/tied_gqa", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
+    "prefix_linear": ("families/llama_linear", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
+    "prefix_gemma2": ("families/gemma2", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
+    "prefix_gpt2": ("families/gpt2", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
     "full": ("tiny_llama/tied_gqa", {"target_modules": "all", "exclude_modules": ["gate_proj", "up_proj"]}, 47),
     "full_gpt2": ("families/gpt2", {"target_modules": "all", "exclude_modules": ["c_attn"]}, 48),  # the bias of its keys has no gradient but rounding
     "full_gemma2": ("families/gemma2", {"target_modules": "all"}, 54),
@@ -48,14 +56,26 @@ CASES = {
     "full_regex": ("families/qwen2", {"target_modules": r"model\.layers\.0\.(mlp\.down_proj|self_attn\.v_proj|input_layernorm)|model\.norm"}, 56),
     "full_names": ("families/mistral_full", {"target_modules": ["q_proj", "k_proj"]}, 57),
     "full_t5": ("families/t5", {"target_modules": "all"}, 58),
+    "lora_plus": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")),
+    "dora": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules="all-linear", rank_pattern={"v_proj": 3, "down_proj": 5}, task_type="CAUSAL_LM")),
+    "dora_bias": ("tiny_llama/bias", LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"], task_type="CAUSAL_LM")),
+    "dora_gpt2": ("families/gpt2", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
+    "dora_plus": ("tiny_llama/bias", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["v_proj", "gate_proj"], bias="lora_only", task_type="CAUSAL_LM")),
 }
 PISSA = {"pissa": -1, "pissa_rs": 16}  # iterations of our own search for singular vectors; -1: until they are found
 RATIO = {"lora_plus": 4.0, "dora_plus": 4.0}  # of LoRA+: the learning rate of B and of vectors over that of A, as PEFT's create_loraplus_optimizer groups them
+ENCODER = "prompt_encoder.safetensors"
+
+
+def is_prompt(config):
+    return not ours(config) and config.is_prompt_learning
 
 
 def trained(m):
     """{name in an adapter file: parameter}, in the model's order."""
     prefix = "" if isinstance(m, PeftModel) else "base_model.model."
+    if isinstance(m, PeftModel) and m.active_peft_config.peft_type in ("PROMPT_TUNING", "PREFIX_TUNING"):
+        return {"prompt_embeddings": m.prompt_encoder["default"].embedding.weight}
     return {prefix + n.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): p for n, p in m.named_parameters() if p.requires_grad}
 
 
@@ -97,6 +117,10 @@ def fresh(base, config):
 def save(m, config, path, base):
     if not ours(config):
         oracle.save_adapter(m, path, base="tests/golden/" + base)
+        if config.peft_type == "P_TUNING":
+            oracle.save(os.path.join(path, ENCODER), {n: p.detach() for n, p in trained(m).items()})
+            c = oracle.json.load(open(os.path.join(path, "adapter_config.json")))
+            oracle.write_json(os.path.join(path, "adapter_config.json"), c | {"inference_mode": False})
         return
     c = {"peft_type": "BITFIT", "target_modules": None} if config == "bias" else {"peft_type": "FULL", **config}
     oracle.save(os.path.join(path, "adapter_model.safetensors"), {n: p.detach() for n, p in trained(m).items()})
@@ -105,14 +129,28 @@ def save(m, config, path, base):
 
 def loaded(base, config, path):
     m = opened(base)
-    if not ours(config):
+    if not ours(config) and not is_prompt(config):
         return PeftModel.from_pretrained(m, path, is_trainable=True)
-    m = fresh(base, config)
-    saved = oracle.load_file(os.path.join(path, "adapter_model.safetensors"))
+    m = fresh(base, config)  # PEFT loads no soft prompt to train it on
+    encoder = os.path.join(path, ENCODER)
+    saved = oracle.load_file(encoder if os.path.exists(encoder) else os.path.join(path, "adapter_model.safetensors"))
     with torch.no_grad():
         for n, p in trained(m).items():
             p.copy_(saved[n])
     return m
+
+
+def check_loaded(base, path, seqs, logits, prompts, ids):
+    """What PEFT loads of the folder says the same, and its own generate, with its cache, writes the same."""
+    m = PeftModel.from_pretrained(opened(base), path).eval()
+    with torch.no_grad():
+        got = torch.cat([m(input_ids=torch.tensor([q])).logits[0, -len(q):] for q in seqs])
+    assert (got - logits).abs().max() < 1e-5 * logits.abs().max(), (got - logits).abs().max()
+    m.base_model.config.use_cache = True
+    for p, want in zip(prompts, ids.tolist()):
+        got = m.generate(input_ids=torch.tensor([p]), attention_mask=torch.ones(1, len(p), dtype=torch.long),
+                         generation_config=GenerationConfig(max_new_tokens=families.NEW, do_sample=False, eos_token_id=2, pad_token_id=0, use_cache=True))
+        assert got[0, len(p):].tolist() == (want[:want.index(2) + 1] if 2 in want else want), (p, got, want)
 
 
 def encoder_decoder(seed, seqs):
@@ -148,6 +186,8 @@ def case(name, seed):
     seed = (CASES[name][2:] or (seed,))[0]
     d = os.path.join(OUT, name)
     seqs, labels, w, prompts = families.batch(seed)
+    if is_prompt(config):
+        torch.manual_seed(seed)
     common, plain_forward = {}, tiny_llama.forward
     if base == "families/t5":
         seqs, labels, w, common = encoder_decoder(seed, seqs)
@@ -159,14 +199,18 @@ def case(name, seed):
     ad = os.path.join(d, "adapter")
     save(m, config, ad, base)
     began = {n: p.detach().clone() for n, p in trained(fresh(base, config)).items()} if name in PISSA else {}
-    assert set(oracle.load_file(os.path.join(ad, "adapter_model.safetensors"))) == set(trained(m)), (set(oracle.load_file(os.path.join(ad, "adapter_model.safetensors"))) ^ set(trained(m)))
+    saved = set(oracle.load_file(os.path.join(ad, ENCODER if os.path.exists(os.path.join(ad, ENCODER)) else "adapter_model.safetensors")))
+    assert saved == set(trained(m)), saved ^ set(trained(m))
     tiny_llama.oracle.lora_params = trained
     tiny_llama.NEW = families.NEW
     m = loaded(base, config, ad).double()
     with families.double():
         gen = {} if common else tiny_llama.generate(m, prompts)
         exact = tiny_llama.run(m, seqs, labels, w, RATIO.get(name, 1.0))
-    noise = tiny_llama.far(exact, tiny_llama.run(loaded(base, config, ad), seqs, labels, w, RATIO.get(name, 1.0)))
+    plain = loaded(base, config, ad)
+    if is_prompt(config):
+        check_loaded(base, ad, seqs, exact["logits"], prompts, gen["gen.ids"])
+    noise = tiny_llama.far(exact, tiny_llama.run(plain, seqs, labels, w, RATIO.get(name, 1.0)))
     path = os.path.join(ad, "adapter_config.json")
     if name in RATIO:  # the product's own settings, which PEFT's file has no place for
         oracle.write_json(path, {**oracle.json.load(open(path)), "loraplus_lr_ratio": RATIO[name]})

@@ -88,7 +88,7 @@ def save_adapter(model, path, adapter="default", base="base"):
     os.makedirs(path)
     shutil.copy(os.path.join(src, "adapter_model.safetensors"), path)
     c = json.load(open(os.path.join(src, "adapter_config.json")))
-    if isinstance(c["target_modules"], list):
+    if isinstance(c.get("target_modules"), list):
         c["target_modules"] = sorted(c["target_modules"])
     c["base_model_name_or_path"] = base
     write_json(os.path.join(path, "adapter_config.json"), c)

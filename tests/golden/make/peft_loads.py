@@ -36,7 +36,14 @@ LORA = "lora: {r: 8, lora_alpha: 12, target_modules: all-linear}"
 PATTERNS = ("lora: {r: 4, lora_alpha: 12, use_rslora: true, target_modules: all-linear, exclude_modules: k_proj, layers_to_transform: 0-1, rank_pattern: [down_proj=7], "
             "alpha_pattern: ['.*1\\.self_attn\\.o_proj=20']}")
 METHODS = {"ia3": ("gemma2", "method: ia3\nlearning_rate: 3e-2"), "norms": ("gemma2", "method: ln_tuning\nlearning_rate: 1e-2"),
-           "biases": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], bias: all}\nlearning_rate: 1e-2")}
+           "biases": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], bias: all}\nlearning_rate: 1e-2"),
+           "prompt": ("gpt2", "method: prompt_tuning\nprompt_tuning: {num_virtual_tokens: 5}\nlearning_rate: 1e-2"),
+           "prompt of a text": ("gemma2", "method: prompt_tuning\nprompt_tuning: {num_virtual_tokens: 5, prompt_tuning_init: TEXT, prompt_tuning_init_text: slf}\nlearning_rate: 1e-2"),
+           "p_tuning": ("qwen3", "method: p_tuning\np_tuning: {num_virtual_tokens: 4, encoder_hidden_size: 24}\nlearning_rate: 1e-2"),
+           "prefix": ("gemma2", "method: prefix_tuning\nprefix_tuning: {num_virtual_tokens: 6}\nlearning_rate: 1e-2"),
+           "prefix without positions": ("smollm3", "method: prefix_tuning\nprefix_tuning: {num_virtual_tokens: 3, init_weights: zero}\nlearning_rate: 1e-2")}
+ON_GGUF = {"gguf, prompt": "method: prompt_tuning\nlearning_rate: 1e-2", "gguf, p_tuning": "method: p_tuning\nlearning_rate: 1e-3",
+           "gguf, prefix": "method: prefix_tuning\nlearning_rate: 1e-2"}  # a prefix's keys meet queries in another order there
 COMMON = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
               bos_token_id=None, pad_token_id=None, sliding_window=4)
 KINDS = {"mistral": COMMON, "qwen2": COMMON, "qwen3": COMMON | {"head_dim": 16}, "smollm3": COMMON, "phi3": COMMON, "gemma2": COMMON | {"head_dim": 16, "query_pre_attn_scalar": 16},
@@ -60,7 +67,7 @@ def random_model(kind, out):
 
 def nll(model, ids):
     with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0, :-1].float()
+        logits = model(torch.tensor([ids])).logits[0, -len(ids):-1].float()  # without virtual tokens
     return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
 
 
@@ -151,6 +158,8 @@ def main():
                 ("Good morning, my friend.", "Ahoy there, matey!"), ("Where is the money?", "Where be the doubloons?"),
                 ("We are leaving now.", "Weigh anchor, ye dogs!"), ("I am hungry.", "Me belly be rumblin'!")]]
             good &= check(a, "gguf", a.gguf, a.hf, rows, "Say it like a pirate: Good evening, my dear friend.\nAhoy there, matey! The sea be calm tonight.", tmp)
+            for name, settings in ON_GGUF.items():
+                good &= check(a, name, a.gguf, a.hf, rows, "Say it like a pirate: Good evening, my dear friend.\nAhoy there, matey! The sea be calm tonight.", tmp, settings)
         else:
             print(f"gguf: left out ({a.gguf} or {a.hf} is not there)")
     sys.exit(not good)

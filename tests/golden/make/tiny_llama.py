@@ -95,7 +95,7 @@ def batch(seed):
 def forward(m, seqs, labels):
     lg, nll = [], []
     for q, y in zip(seqs, labels):
-        o = m(input_ids=torch.tensor([q]), use_cache=False).logits[0]
+        o = m(input_ids=torch.tensor([q]), use_cache=False).logits[0, -len(q):]  # without a method's virtual tokens
         e = torch.nn.functional.cross_entropy(o, torch.tensor(y), reduction="none")
         lg.append(o)
         nll.append(e * torch.tensor([1.0] * (len(q) - 1) + [0.0], dtype=e.dtype))

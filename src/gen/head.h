@@ -1,0 +1,41 @@
+/* A trained classifier that a structure may have beside its method, whatever that is: transformers' sequence classification. Decoders:
+ * "score" [classes, C], no bias, on the last token's row (LlamaForSequenceClassification and its kin); encoders: the family says
+ * (model.h, classifier). In a folder it is what PEFT calls a module to save: modules_to_save names it, its tensors lie whole beside the
+ * method's, task_type is SEQ_CLS; the names of the classes are in labels.json, as in a configuration of transformers (id2label, label2id).
+ *
+ * Of a base that is frozen (method none) the rows that the head reads never change: they can be made once and stand in for the whole
+ * body (struct features). The train program then has no instruction of the backbone at all, forward or backward.
+ *
+ * Refused: modules_to_save that are no classifier; an encoder-decoder. Called by program.c and adapter.c. */
+#ifndef CYC_GEN_HEAD_H
+#define CYC_GEN_HEAD_H
+#include "model/model.h"
+
+/* A base's rows, one for each text, made before: the ids of a program that has them are their numbers. */
+struct features {
+    int64_t n;
+    const float *row; /* [n, C]; the memory is there when programs are built, filled before they run */
+};
+
+struct head {
+    int classes; /* 0: none */
+    const char *const *names;        /* [classes]; NULL: not known */
+    const struct features *features; /* in place of the model's body; NULL: the body */
+};
+
+/* x [N, C] for the classifier: rows of the body as the family reads them. */
+val head_rows(const struct head *h, const struct model *m, struct site *s);
+/* Its matrix and bias, which are the structure's parameters. */
+struct linear head_linear(const struct head *h, const struct model *m, struct site *s);
+const char *head_module(const struct model *m); /* "score" */
+bool head_reads_first(const struct model *m);   /* the first token's row; else the last's */
+
+err head_check(const void *json, const char *where); /* of an adapter_config.json: are its modules_to_save a classifier's? */
+/* From an adapter's folder: none where modules_to_save is empty. json: its adapter_config.json. Texts in mem. */
+err head_read(const void *json, const char *folder, arena *mem, struct head *h);
+/* labels.json; nothing where the names are not known. */
+err head_write_labels(const struct head *h, const char *folder);
+/* Do these classes stand in the same order? */
+bool head_same(const struct head *a, const struct head *b);
+
+#endif
