@@ -70,7 +70,7 @@ static err work_begin(struct work *w, cyc_model *m, cyc_adapter *a, const cyc_te
     for (int i = 0; w->list && i < w->rows.n; i++) w->list[i] = &w->rows.r[i];
     TRY(w->list ? program_build(&w->g, &m->m, ask->mode, a ? &a->st : NULL, (struct capacity){tokens, tokens / 2 + 1, 0, 0, ask->compute}, CHECKPOINT_NONE, backend, false) : fail(E_MEMORY, "out of memory"));
     TRY(memory_for(&w->b.mem, (struct program *const[]){&w->g}, 1));
-    return pack_init(&w->b.pack, tokens, tokens / 2 + 1);
+    return pack_init(&w->b.pack, tokens + w->g.virtual_tokens, tokens / 2 + 1);
 }
 
 /* --- vectors ------------------------------------------------------------------------------------------------------------- */
@@ -89,13 +89,15 @@ static err means(struct work *w, const float *weights, int64_t C, float *out) {
     float *rows = malloc((size_t)(k->cap_n * C) * sizeof *rows);
     void *param = NULL;
     err e = rows ? memory_bind(&w->b.mem, &w->g, weights, w->b.threads, &param) : fail(E_MEMORY, "out of memory");
+    const int before = k->virtual_tokens = w->g.virtual_tokens;
+    k->virtual_first = w->g.virtual_first;
     for (int i = 0; i < w->rows.n && !e;) {
         pack_clear(k);
         while (i < w->rows.n && pack_row(k, w->list[i], i)) i++;
         const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .n = k->n, .s = k->s};
         e = program_run(&w->g, &w->b.mem, param, NULL, &f, &run, false);
         if (!e) e = program_read(&w->g, &w->b.mem, w->g.features, k->n, k->s, rows, (size_t)(k->n * C) * sizeof *rows);
-        for (int s = 0; s < k->s && !e; s++, out += C) mean_of(rows + k->cu[s] * C, k->cu[s + 1] - k->cu[s], C, out);
+        for (int s = 0; s < k->s && !e; s++, out += C) mean_of(rows + (k->cu[s] + before) * C, k->cu[s + 1] - k->cu[s] - before, C, out);
     }
     free(rows);
     return e;

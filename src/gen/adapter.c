@@ -38,12 +38,17 @@ static err no_match(const struct model *m, const struct structure *st) {
     return e;
 }
 
+/* Is it what lies beside the method? */
+static bool of_head(const struct structure *st, const struct param_slice *s) {
+    const size_t n = st->head_module ? strlen(st->head_module) : 0;
+    return n && !strncmp(s->name, st->head_module, n) && s->name[n] == '.';
+}
+
 /* The module of a slice, up to the method's mark, in `name`; false: the slice is not the one that a module has once. */
 static bool marked_module(const struct structure *st, const struct param_slice *s, char name[256]) {
     snprintf(name, 256, "%s", s->name);
-    size_t n = strlen(name), end = strlen(st->method->mark), head = st->head_module ? strlen(st->head_module) : 0;
-    if (head && !strncmp(name, st->head_module, head) && name[head] == '.') return false; /* what lies beside the method is not its */
-    if (n < end || strcmp(name + n - end, st->method->mark)) return false;
+    size_t n = strlen(name), end = strlen(st->method->mark);
+    if (of_head(st, s) || n < end || strcmp(name + n - end, st->method->mark)) return false;
     name[n - end] = 0;
     return true;
 }
@@ -100,6 +105,8 @@ static err fit_settings(struct structure *st, const struct model *m, const void 
     if (!copy) return fail(E_MEMORY, "out of memory");
     st->settings = memcpy(copy, settings, method->settings);
     TRY(method->fit ? method->fit(copy, &base) : OK);
+    if (st->head_module && method->apart && method->apart(copy))
+        return fail(E_UNSUPPORTED, "method %s keeps what it trains apart from what it comes to, where a classifier has no place: use another method beside it", method->name);
     st->virtual_tokens = method->virtual_tokens ? method->virtual_tokens(copy) : 0;
     return OK;
 }
@@ -224,7 +231,10 @@ static int count_tensors(const struct param_set *set) {
     return n;
 }
 
-void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) { snprintf(name, 512, "%s%s", st->method->bare ? "" : PREFIX, s->name); }
+/* PEFT puts its own model around the base's for most methods, not for soft prompts: a head's module is one level less deep there. */
+void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) {
+    snprintf(name, 512, "%s%s", !st->method->bare ? PREFIX : of_head(st, s) ? "base_model." : "", s->name);
+}
 
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
     return (float *)weights + p->off / 4 + memory_row(s, row) * columns_of(p);

@@ -63,6 +63,7 @@ static err count_classes(const char *folder, int *classes) {
     TRY(tensors_open(path, &ts));
     const struct tensor *t = tensors_find(&ts, "base_model.model.score.weight");
     if (!t) t = tensors_find(&ts, "base_model.model.classifier.weight");
+    if (!t) t = tensors_find(&ts, "base_model.score.weight"); /* beside soft prompts */
     err e = OK;
     if (!t) e = fail(E_INPUT, "%s: a classifier is to be there (modules_to_save), but neither score.weight nor classifier.weight is", path);
     else if (t->nd != 2 || t->d[0] < 2 || t->d[0] > MOST_CLASSES) e = fail(E_INPUT, "%s: tensor %s is no classifier of 2 to %d classes", path, t->name, MOST_CLASSES);

@@ -94,6 +94,8 @@ static void refuse(struct prog *p, const struct model *m, enum mode mode, const 
         prog_fail(p, E_UNSUPPORTED, "features and classes of an encoder-decoder (%s) are not to be had yet", m->path);
     else if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
         prog_fail(p, E_USAGE, "this adapter is a classifier of %d classes: it tells the class of a text (cyclora classify), it does not write or score one", st->head.classes);
+    else if (head_of(st) && m->family->encoder && st->virtual_tokens)
+        prog_fail(p, E_UNSUPPORTED, "a classifier of an encoder (%s) reads its first token's row, before which no virtual ones can stand", model_arch(m));
     else if (m->family->encoder && mode != MODE_FEATURES && mode != MODE_CLASSIFY && !head_of(st))
         prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features and classes, it has no head to write with", m->path, model_arch(m));
 }

@@ -23,7 +23,9 @@ static bool same(const void *one, const void *other) {
 
 static err check(const void *settings) {
     const struct p_tuning *p = settings;
-    if (p->hidden < 0 || p->hidden > MOST_HIDDEN) return fail(E_USAGE, "p_tuning.encoder_hidden_size is %lld; it must be 0 (the model's width) to %d", (long long)p->hidden, MOST_HIDDEN);
+    if (p->hidden < 0 || p->hidden > MOST_HIDDEN)
+        return fail(E_USAGE, "p_tuning.encoder_hidden_size is %lld; it must be 0 (the model's width) to %d", (long long)p->hidden,
+                    MOST_HIDDEN);
     return soft_prompt_check(&p->of, "p_tuning");
 }
 
@@ -31,9 +33,11 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     struct p_tuning *p = settings;
     const char *kind = json_string_value(json_object_get(json, "encoder_reparameterization_type"));
     (void)mem;
-    *p = (struct p_tuning){.hidden = json_integer_value(json_object_get(json, "encoder_hidden_size")), .trains = !json_is_true(json_object_get(json, "inference_mode"))};
+    *p = (struct p_tuning){.hidden = json_integer_value(json_object_get(json, "encoder_hidden_size")),
+                           .trains = !json_is_true(json_object_get(json, "inference_mode"))};
     TRY(soft_prompt_read(json, where, &p->of));
-    if (p->trains && kind && strcmp(kind, "MLP")) return fail(E_UNSUPPORTED, "%s: encoder_reparameterization_type %s is not trained here, MLP is", where, kind);
+    if (p->trains && kind && strcmp(kind, "MLP"))
+        return fail(E_UNSUPPORTED, "%s: encoder_reparameterization_type %s is not trained here, MLP is", where, kind);
     err e = check(p);
     return e ? fail_in(e, "%s", where) : OK;
 }
@@ -42,7 +46,8 @@ static err write_json(const void *settings, const struct module_list *named, voi
     const struct p_tuning *p = settings;
     (void)named;
     TRY(soft_prompt_write(&p->of, json));
-    int bad = json_object_set_new(json, "encoder_reparameterization_type", json_string("MLP")) | json_object_set_new(json, "encoder_hidden_size", json_integer((json_int_t)p->hidden)) |
+    int bad = json_object_set_new(json, "encoder_reparameterization_type", json_string("MLP")) |
+              json_object_set_new(json, "encoder_hidden_size", json_integer((json_int_t)p->hidden)) |
               json_object_set_new(json, "encoder_num_layers", json_integer(2)) | json_object_set_new(json, "encoder_dropout", json_real(0));
     return bad ? fail(E_MEMORY, "out of memory") : OK;
 }
@@ -80,7 +85,9 @@ static val layer(struct site *s, val x, int number, int64_t in, int64_t out) {
     const float bound = (float)(1 / sqrt((double)in));
     const struct param_slice whole = {.name = bias, .rows = out};
     const struct linear w = {.w = matrix(s, weight, out, in, INIT_UNIFORM, bound),
-                             .bias = prog_param(s->p, s->params, param_get(s->params, bias, 1, &out, INIT_UNIFORM, bound, &whole, 1)), .in = in, .out = out};
+                             .bias = prog_param(s->p, s->params, param_get(s->params, bias, 1, &out, INIT_UNIFORM, bound, &whole, 1)),
+                             .in = in,
+                             .out = out};
     val y = {0};
     site_emit_linear(s, x, 1, &w, NULL, NULL, &y);
     return y;
@@ -95,7 +102,8 @@ static const int32_t *row_numbers(void) {
 
 static val encode(struct site *s, const struct p_tuning *p) {
     const int64_t width[LAYERS + 1] = {p->of.width, p->hidden, p->hidden, p->of.width}, tokens = p->of.tokens;
-    val rows = matrix(s, ROWS, tokens, p->of.width, INIT_NORMAL_SLICES, 1), ids = prog_base(s->p, DT_I32, 1, &tokens, row_numbers(), "virtual tokens");
+    val rows = matrix(s, ROWS, tokens, p->of.width, INIT_NORMAL_SLICES, 1),
+        ids = prog_base(s->p, DT_I32, 1, &tokens, row_numbers(), "virtual tokens");
     val x = emit1(s->p, &op_embed, (val[]){ids, rows}, 2, &(struct op_attr){.scale = 1});
     for (int k = 0; k < LAYERS; k++) {
         x = layer(s, x, k, width[k], width[k + 1]);
@@ -108,7 +116,8 @@ static val embed(struct site *s, const struct embedding *e, val x) {
     const struct p_tuning *p = s->settings;
     (void)e;
     if (s->mode == MODE_DECODE) return x;
-    return soft_prompt_lay(s, &p->of, x, p->trains ? encode(s, p) : matrix(s, "prompt_embeddings", p->of.tokens, p->of.width, INIT_NORMAL_SLICES, 1));
+    return soft_prompt_lay(s, &p->of, x,
+                           p->trains ? encode(s, p) : matrix(s, "prompt_embeddings", p->of.tokens, p->of.width, INIT_NORMAL_SLICES, 1));
 }
 
 /* --- the finished prompt ------------------------------------------------------------------------------------------------- */
@@ -143,6 +152,19 @@ static err made(const void *settings, const struct param_set *set, const float *
     return OK;
 }
 
-const struct peft_method method_p_tuning = {.name = "p_tuning", .peft_type = "P_TUNING", .settings = sizeof(struct p_tuning), .check = check, .same = same, .read = read_json,
-                                            .write = write_json, .agrees = agrees, .describe = describe, .mark = "", .bare = true, .fit = fit,
-                                            .virtual_tokens = virtual_tokens, .embed = embed, .apart = apart, .made = made};
+const struct peft_method method_p_tuning = {.name = "p_tuning",
+                                            .peft_type = "P_TUNING",
+                                            .settings = sizeof(struct p_tuning),
+                                            .check = check,
+                                            .same = same,
+                                            .read = read_json,
+                                            .write = write_json,
+                                            .agrees = agrees,
+                                            .describe = describe,
+                                            .mark = "",
+                                            .bare = true,
+                                            .fit = fit,
+                                            .virtual_tokens = virtual_tokens,
+                                            .embed = embed,
+                                            .apart = apart,
+                                            .made = made};

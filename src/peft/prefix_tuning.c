@@ -38,17 +38,21 @@ static err write_json(const void *settings, const struct module_list *named, voi
     const struct prefix_tuning *p = settings;
     (void)named;
     TRY(soft_prompt_write(&p->of, json));
-    int bad = json_object_set_new(json, "prefix_projection", json_false()) | json_object_set_new(json, "encoder_hidden_size", json_integer((json_int_t)p->of.width));
+    int bad = json_object_set_new(json, "prefix_projection", json_false()) |
+              json_object_set_new(json, "encoder_hidden_size", json_integer((json_int_t)p->of.width));
     if (p->zero) bad |= json_object_set_new(json, "init_weights", json_string("zero"));
     return bad ? fail(E_MEMORY, "out of memory") : OK;
 }
 
 static err agrees(const void *have, const void *want, const char *module, const char *folder) {
     (void)module;
-    return soft_prompt_agrees(&((const struct prefix_tuning *)have)->of, &((const struct prefix_tuning *)want)->of, "prefix_tuning", folder);
+    return soft_prompt_agrees(&((const struct prefix_tuning *)have)->of, &((const struct prefix_tuning *)want)->of, "prefix_tuning",
+                              folder);
 }
 
-static void describe(const void *settings, str *out) { str_addf(out, "prefix (%d virtual tokens", ((const struct prefix_tuning *)settings)->of.tokens); }
+static void describe(const void *settings, str *out) {
+    str_addf(out, "prefix (%d virtual tokens", ((const struct prefix_tuning *)settings)->of.tokens);
+}
 
 static int virtual_tokens(const void *settings) { return ((const struct prefix_tuning *)settings)->of.tokens; }
 
@@ -62,9 +66,15 @@ static err fit(void *settings, const struct base_sizes *base) {
 static val part(struct site *s, const struct prefix_tuning *p, int layer, int which) {
     char name[64];
     snprintf(name, sizeof name, "blk.%d.prefix_%c", layer, which ? 'v' : 'k');
-    const struct param_slice slice = {.name = "prompt_embeddings", .rows = p->of.tokens, .column0 = (2 * layer + which) * p->of.width, .columns = 2 * p->of.layers * p->of.width,
-                                      .rope_heads = !which && p->pairs ? (int)p->of.heads : 0, .init_scale = 1};
-    return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){p->of.tokens, p->of.width}, p->zero ? INIT_ZERO : INIT_NORMAL_SLICES, 0, &slice, 1));
+    const struct param_slice slice = {.name = "prompt_embeddings",
+                                      .rows = p->of.tokens,
+                                      .column0 = (2 * layer + which) * p->of.width,
+                                      .columns = 2 * p->of.layers * p->of.width,
+                                      .rope_heads = !which && p->pairs ? (int)p->of.heads : 0,
+                                      .init_scale = 1};
+    return prog_param(
+        s->p, s->params,
+        param_get(s->params, name, 2, (int64_t[]){p->of.tokens, p->of.width}, p->zero ? INIT_ZERO : INIT_NORMAL_SLICES, 0, &slice, 1));
 }
 
 static err kv(struct site *s, int layer, val *k, val *v) {
@@ -75,6 +85,17 @@ static err kv(struct site *s, int layer, val *k, val *v) {
     return s->p->failed;
 }
 
-const struct peft_method method_prefix_tuning = {.name = "prefix_tuning", .peft_type = "PREFIX_TUNING", .settings = sizeof(struct prefix_tuning), .check = check, .same = same,
-                                                 .read = read_json, .write = write_json, .agrees = agrees, .describe = describe, .mark = "prompt_embeddings", .bare = true,
-                                                 .fit = fit, .virtual_tokens = virtual_tokens, .kv = kv};
+const struct peft_method method_prefix_tuning = {.name = "prefix_tuning",
+                                                 .peft_type = "PREFIX_TUNING",
+                                                 .settings = sizeof(struct prefix_tuning),
+                                                 .check = check,
+                                                 .same = same,
+                                                 .read = read_json,
+                                                 .write = write_json,
+                                                 .agrees = agrees,
+                                                 .describe = describe,
+                                                 .mark = "prompt_embeddings",
+                                                 .bare = true,
+                                                 .fit = fit,
+                                                 .virtual_tokens = virtual_tokens,
+                                                 .kv = kv};

@@ -1,9 +1,9 @@
 /* Prompt tuning (Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning"): the rows of P virtual tokens before every
  * text are trained, P C numbers, in place of what the token table would give. PEFT's PROMPT_TUNING.
  *
- * They begin as N(0, 1) (PEFT's RANDOM), as rows of tokens drawn from the vocabulary, or as those of a text, repeated or cut to P: then step 0
- * is the base with that text before every other, bit for bit. Where a model scales its rows (Gemma) the table holds them scaled, as PEFT has
- * them: it lays its prompt over what the embedding gives.
+ * They begin as N(0, 1) (PEFT's RANDOM), as rows of tokens drawn from the vocabulary, or as those of a text, repeated or cut to P: then
+ * step 0 is the base with that text before every other, bit for bit. Where a model scales its rows (Gemma) the table holds them scaled, as
+ * PEFT has them: it lays its prompt over what the embedding gives.
  *
  * Decoding needs nothing of it: no virtual token comes after the prompt. */
 #include "peft/prompt_tuning.h"
@@ -38,7 +38,8 @@ static err read_ids(const json_t *list, arena *mem, struct prompt_tuning *p) {
 /* prompt_tuning_init_ids is the configuration's way to say what the text is (train/method.c); PEFT has no such key. */
 static err read_json(const void *json, const char *where, arena *mem, void *settings) {
     struct prompt_tuning *p = settings;
-    const char *init = json_string_value(json_object_get(json, "prompt_tuning_init")), *text = json_string_value(json_object_get(json, "prompt_tuning_init_text"));
+    const char *init = json_string_value(json_object_get(json, "prompt_tuning_init")),
+               *text = json_string_value(json_object_get(json, "prompt_tuning_init_text"));
     *p = (struct prompt_tuning){0};
     TRY(soft_prompt_read(json, where, &p->of));
     for (int i = 0; init && i < 3; i++)
@@ -57,24 +58,30 @@ static err write_json(const void *settings, const struct module_list *named, voi
     const json_t *base = json_object_get(json, "base_model_name_or_path");
     (void)named;
     TRY(soft_prompt_write(&p->of, json));
-    int bad = json_object_set_new(json, "prompt_tuning_init", json_string(words[p->init])) | json_object_set_new(json, "prompt_tuning_init_text", text ? json_string(p->text) : json_null()) |
+    int bad = json_object_set_new(json, "prompt_tuning_init", json_string(words[p->init])) |
+              json_object_set_new(json, "prompt_tuning_init_text", text ? json_string(p->text) : json_null()) |
               json_object_set_new(json, "tokenizer_name_or_path", text ? base ? json_copy((json_t *)base) : json_string("") : json_null());
     return bad ? fail(E_MEMORY, "out of memory") : OK;
 }
 
 static err agrees(const void *have, const void *want, const char *module, const char *folder) {
     (void)module;
-    return soft_prompt_agrees(&((const struct prompt_tuning *)have)->of, &((const struct prompt_tuning *)want)->of, "prompt_tuning", folder);
+    return soft_prompt_agrees(&((const struct prompt_tuning *)have)->of, &((const struct prompt_tuning *)want)->of, "prompt_tuning",
+                              folder);
 }
 
-static void describe(const void *settings, str *out) { str_addf(out, "soft prompt (%d virtual tokens", ((const struct prompt_tuning *)settings)->of.tokens); }
+static void describe(const void *settings, str *out) {
+    str_addf(out, "soft prompt (%d virtual tokens", ((const struct prompt_tuning *)settings)->of.tokens);
+}
 
 static int virtual_tokens(const void *settings) { return ((const struct prompt_tuning *)settings)->of.tokens; }
 
 static err fit(void *settings, const struct base_sizes *base) {
     struct prompt_tuning *p = settings;
     for (int i = 0; i < p->n_ids; i++)
-        if (p->ids[i] < 0 || p->ids[i] >= base->vocab) return fail(E_INPUT, "prompt_tuning.prompt_tuning_init_text: token id %d is not in the vocabulary of %lld", p->ids[i], (long long)base->vocab);
+        if (p->ids[i] < 0 || p->ids[i] >= base->vocab)
+            return fail(E_INPUT, "prompt_tuning.prompt_tuning_init_text: token id %d is not in the vocabulary of %lld", p->ids[i],
+                        (long long)base->vocab);
     return soft_prompt_fit(&p->of, "prompt_tuning", base, base->width, base->heads);
 }
 
@@ -109,11 +116,27 @@ static val embed(struct site *s, const struct embedding *e, val x) {
     const struct prompt_tuning *p = s->settings;
     if (s->mode == MODE_DECODE) return x;
     const bool drawn = p->init == PROMPT_RANDOM;
-    const struct param_slice whole = {.name = "prompt_embeddings", .rows = p->of.tokens, .init_scale = 1, .make = token_rows, .how = drawn || s->params->sealed ? NULL : begin(s, e)};
-    const int table = param_get(s->params, "prompt_embeddings", 2, (int64_t[]){p->of.tokens, e->width}, drawn ? INIT_NORMAL_SLICES : INIT_MADE, 0, &whole, 1);
+    const struct param_slice whole = {.name = "prompt_embeddings",
+                                      .rows = p->of.tokens,
+                                      .init_scale = 1,
+                                      .make = token_rows,
+                                      .how = drawn || s->params->sealed ? NULL : begin(s, e)};
+    const int table = param_get(s->params, "prompt_embeddings", 2, (int64_t[]){p->of.tokens, e->width},
+                                drawn ? INIT_NORMAL_SLICES : INIT_MADE, 0, &whole, 1);
     return soft_prompt_lay(s, &p->of, x, prog_param(s->p, s->params, table));
 }
 
-const struct peft_method method_prompt_tuning = {.name = "prompt_tuning", .peft_type = "PROMPT_TUNING", .settings = sizeof(struct prompt_tuning), .check = check, .same = same,
-                                                 .read = read_json, .write = write_json, .agrees = agrees, .describe = describe, .mark = "prompt_embeddings", .bare = true,
-                                                 .fit = fit, .virtual_tokens = virtual_tokens, .embed = embed};
+const struct peft_method method_prompt_tuning = {.name = "prompt_tuning",
+                                                 .peft_type = "PROMPT_TUNING",
+                                                 .settings = sizeof(struct prompt_tuning),
+                                                 .check = check,
+                                                 .same = same,
+                                                 .read = read_json,
+                                                 .write = write_json,
+                                                 .agrees = agrees,
+                                                 .describe = describe,
+                                                 .mark = "prompt_embeddings",
+                                                 .bare = true,
+                                                 .fit = fit,
+                                                 .virtual_tokens = virtual_tokens,
+                                                 .embed = embed};

@@ -22,28 +22,36 @@ err soft_prompt_read(const void *json, const char *where, struct soft_prompt *p)
     if (!tokens) return fail(E_INPUT, "%s: 'num_virtual_tokens' is missing", where);
     p->tokens = (int)tokens;
     TRY(read_size(json, "num_transformer_submodules", where, &submodules));
-    if (submodules > 1) return fail(E_UNSUPPORTED, "%s: num_transformer_submodules %d: virtual tokens for encoder and decoder are not supported yet", where, (int)submodules);
-    const json_t *saved = json_object_get(json, "modules_to_save");
-    if (json_array_size(saved)) return fail(E_UNSUPPORTED, "%s: 'modules_to_save' is not supported yet", where);
+    if (submodules > 1)
+        return fail(E_UNSUPPORTED, "%s: num_transformer_submodules %d: virtual tokens for encoder and decoder are not supported yet", where,
+                    (int)submodules);
     TRY(read_size(json, "token_dim", where, &p->width));
     TRY(read_size(json, "num_layers", where, &p->layers));
     return read_size(json, "num_attention_heads", where, &p->heads);
 }
 
 err soft_prompt_write(const struct soft_prompt *p, void *json) {
-    int bad = json_object_set_new(json, "num_virtual_tokens", json_integer(p->tokens)) | json_object_set_new(json, "num_transformer_submodules", json_integer(1)) |
-              json_object_set_new(json, "token_dim", json_integer((json_int_t)p->width)) | json_object_set_new(json, "num_layers", json_integer((json_int_t)p->layers)) |
-              json_object_set_new(json, "num_attention_heads", json_integer((json_int_t)p->heads)) | json_object_set_new(json, "modules_to_save", json_null());
+    int bad = json_object_set_new(json, "num_virtual_tokens", json_integer(p->tokens)) |
+              json_object_set_new(json, "num_transformer_submodules", json_integer(1)) |
+              json_object_set_new(json, "token_dim", json_integer((json_int_t)p->width)) |
+              json_object_set_new(json, "num_layers", json_integer((json_int_t)p->layers)) |
+              json_object_set_new(json, "num_attention_heads", json_integer((json_int_t)p->heads)) |
+              json_object_set_new(json, "modules_to_save", json_null());
     return bad ? fail(E_MEMORY, "out of memory") : OK;
 }
 
 err soft_prompt_fit(struct soft_prompt *p, const char *method, const struct base_sizes *base, int64_t width, int64_t heads) {
     if (base->seq2seq)
-        return fail(E_UNSUPPORTED, "%s of an encoder-decoder is not supported yet: its virtual tokens belong before the encoder's text and before the decoder's (PEFT's num_transformer_submodules 2), and rows are made for the decoder's alone", method);
+        return fail(E_UNSUPPORTED,
+                    "%s of an encoder-decoder is not supported yet: its virtual tokens belong before the encoder's text and before the "
+                    "decoder's (PEFT's num_transformer_submodules 2), and rows are made for the decoder's alone",
+                    method);
     if (p->width && p->width != width)
-        return fail(E_USAGE, "the adapter was made for a base with token_dim %lld, this one has %lld", (long long)p->width, (long long)width);
+        return fail(E_USAGE, "the adapter was made for a base with token_dim %lld, this one has %lld", (long long)p->width,
+                    (long long)width);
     if (p->layers && p->layers != base->layers)
-        return fail(E_USAGE, "the adapter was made for a base of %lld layers, this one has %lld", (long long)p->layers, (long long)base->layers);
+        return fail(E_USAGE, "the adapter was made for a base of %lld layers, this one has %lld", (long long)p->layers,
+                    (long long)base->layers);
     p->width = width;
     p->layers = base->layers;
     p->heads = heads;
@@ -52,8 +60,12 @@ err soft_prompt_fit(struct soft_prompt *p, const char *method, const struct base
 }
 
 err soft_prompt_agrees(const struct soft_prompt *have, const struct soft_prompt *want, const char *method, const char *folder) {
-    if (have->tokens != want->tokens) return fail(E_USAGE, "%s was made with %s.num_virtual_tokens %d, the configuration says %d", folder, method, have->tokens, want->tokens);
-    if (have->width && have->width != want->width) return fail(E_USAGE, "%s was made for a base with token_dim %lld, this one has %lld", folder, (long long)have->width, (long long)want->width);
+    if (have->tokens != want->tokens)
+        return fail(E_USAGE, "%s was made with %s.num_virtual_tokens %d, the configuration says %d", folder, method, have->tokens,
+                    want->tokens);
+    if (have->width && have->width != want->width)
+        return fail(E_USAGE, "%s was made for a base with token_dim %lld, this one has %lld", folder, (long long)have->width,
+                    (long long)want->width);
     return OK;
 }
 

@@ -102,7 +102,7 @@ static err make_rows(struct run *r) {
     struct workbench b = {.threads = r->threads};
     float *to = r->frozen.row;
     err e = memory_for(&b.mem, (struct program *const[]){&r->plans[0].body}, 1);
-    if (!e) e = pack_init(&b.pack, r->cap.tokens, r->cap.sequences);
+    if (!e) e = pack_init(&b.pack, (int)g->p.cap[-SYM_N], r->cap.sequences);
     for (int i = 0; i < 3 && !e; i++) {
         const struct rows *texts = &r->frozen.texts[i];
         const struct row **list = malloc((size_t)texts->n * sizeof *list + 1);

@@ -1,6 +1,6 @@
-/* Adapters of virtual tokens as files and through the public API: what is written is read back bit for bit, on a Hugging Face base and on its
- * GGUF twin, whose keys have their columns in another order; a prompt that is a text scores, generates and embeds like the text; nobody who
- * counts tokens sees virtual ones; PEFT's own folders are read; what does not fit is refused by name. */
+/* Adapters of virtual tokens as files and through the public API: what is written is read back bit for bit, on a Hugging Face base and on
+ * its GGUF twin, whose keys have their columns in another order; a prompt that is a text scores, generates and embeds like the text; nobody
+ * who counts tokens sees virtual ones; PEFT's own folders are read; what does not fit is refused by name. */
 #define _GNU_SOURCE
 #include "support/gguf.h"
 #include "support/support.h"
@@ -41,7 +41,8 @@ static int remove_root(void **state) {
 }
 
 static const int32_t text_ids[] = {9, 4, 12};
-static const struct prompt_tuning random_prompt = {.of.tokens = 6, .text = ""}, text_prompt = {.of.tokens = 3, .init = PROMPT_TEXT, .text = "f.a", .n_ids = 3, .ids = text_ids};
+static const struct prompt_tuning random_prompt = {.of.tokens = 6, .text = ""},
+                                  text_prompt = {.of.tokens = 3, .init = PROMPT_TEXT, .text = "f.a", .n_ids = 3, .ids = text_ids};
 static const struct p_tuning made_prompt = {.of.tokens = 5, .hidden = 10, .trains = true};
 static const struct prefix_tuning prefix = {.of.tokens = 4};
 static const struct {
@@ -140,7 +141,9 @@ static void test_as_a_text(void **state) {
     assert_true(nll[0] == 0);
     close_to("nll", nll + 1, want + 4, N - 1, 1e-6, 1e-6);
     for (int i = 0; i < 2; i++)
-        if (cyc_generate(m, i ? NULL : a, &prompt[i], &n[i], 1, &(cyc_generate_options){.max_new_tokens = NEW, .ignore_eos = 1, .threads = 1}, &made[i], i ? NULL : &stats)) flunk("%s", cyc_error());
+        if (cyc_generate(m, i ? NULL : a, &prompt[i], &n[i], 1,
+                         &(cyc_generate_options){.max_new_tokens = NEW, .ignore_eos = 1, .threads = 1}, &made[i], i ? NULL : &stats))
+            flunk("%s", cyc_error());
     assert_int_equal(made[0].n, NEW);
     assert_memory_equal(made[0].ids, made[1].ids, NEW * sizeof *made[0].ids);
     assert_int_equal(stats.prompt_tokens, N);
@@ -216,16 +219,20 @@ static void test_refused(void **state) {
     (void)state;
 #define PROMPT(more) "{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 3" more "}"
 #define PREFIX(more) "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3" more "}"
-#define MADE(more) "{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 3" more "}"
-    must(read_settings(PROMPT(", \"token_dim\": 96, \"num_layers\": 3, \"num_attention_heads\": 4, \"prompt_tuning_init\": \"TEXT\", \"prompt_tuning_init_text\": \"a\""), CIPHER));
-    must(read_settings(PREFIX(", \"token_dim\": 48, \"prefix_projection\": true, \"inference_mode\": true"), CIPHER)); /* projected already */
+#define MADE(more)   "{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 3" more "}"
+    must(read_settings(PROMPT(", \"token_dim\": 96, \"num_layers\": 3, \"num_attention_heads\": 4, \"prompt_tuning_init\": \"TEXT\", "
+                              "\"prompt_tuning_init_text\": \"a\""),
+                       CIPHER));
+    must(read_settings(PREFIX(", \"token_dim\": 48, \"prefix_projection\": true, \"inference_mode\": true"),
+                       CIPHER)); /* projected already */
     must(read_settings(MADE(", \"encoder_reparameterization_type\": \"LSTM\", \"inference_mode\": true"), CIPHER));
     refused("{\"peft_type\": \"PROMPT_TUNING\"}", CIPHER, E_INPUT, "'num_virtual_tokens' is missing");
     refused("{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": -4}", CIPHER, E_INPUT, "'num_virtual_tokens' is no size");
-    refused("{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 9999999}", CIPHER, E_USAGE, "prefix_tuning.num_virtual_tokens is 9999999; it must be 1 to 4096");
+    refused("{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 9999999}", CIPHER, E_USAGE,
+            "prefix_tuning.num_virtual_tokens is 9999999; it must be 1 to 4096");
     refused(PROMPT(", \"token_dim\": \"wide\""), CIPHER, E_INPUT, "'token_dim' is no size");
     refused(PROMPT(", \"num_transformer_submodules\": 2"), CIPHER, E_UNSUPPORTED, "num_transformer_submodules 2");
-    refused(PROMPT(", \"modules_to_save\": [\"score\"]"), CIPHER, E_UNSUPPORTED, "'modules_to_save'");
+    refused(PROMPT(", \"modules_to_save\": [\"lm_head\"]"), CIPHER, E_UNSUPPORTED, "'modules_to_save'");
     refused(PROMPT(", \"prompt_tuning_init\": \"TEXT\""), CIPHER, E_USAGE, "needs prompt_tuning_init_text");
     refused(PROMPT(", \"prompt_tuning_init_ids\": [3, 4711]"), CIPHER, E_INPUT, "token id 4711 is not in the vocabulary of 48");
     refused(PROMPT(", \"token_dim\": 64"), CIPHER, E_USAGE, "made for a base with token_dim 64, this one has 96");
@@ -269,7 +276,8 @@ static void test_other_folder(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip), cmocka_unit_test(test_two_bases), cmocka_unit_test(test_as_a_text), cmocka_unit_test(test_context),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip), cmocka_unit_test(test_two_bases),
+                                       cmocka_unit_test(test_as_a_text),  cmocka_unit_test(test_context),
                                        cmocka_unit_test(test_refused),    cmocka_unit_test(test_other_folder)};
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }
