@@ -20,7 +20,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { MOST_R = 4096 };
+enum { MOST_R = 4096, MOST_RATIO = 1000000, MOST_ITERATIONS = 999 };
 
 int lora_rank(const struct lora *l, const char *module) { return (int)module_value(l->ranks, l->n_ranks, module, l->r); }
 
@@ -50,7 +50,7 @@ static err check(const void *settings) {
     if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
     if (l->init == LORA_PISSA && l->dora) return fail(E_USAGE, "lora.use_dora does not go with init_lora_weights: pissa: the finished adapter could not say so");
     if (l->init == LORA_PISSA && !(l->alpha > 0)) return fail(E_USAGE, "lora.init_lora_weights: pissa wants a lora_alpha above 0");
-    if (!(l->plus >= 0 && isfinite(l->plus))) return fail(E_USAGE, "lora.loraplus_lr_ratio is %g; it must be above 0", l->plus);
+    if (!(l->plus >= 0 && l->plus <= MOST_RATIO)) return fail(E_USAGE, "lora.loraplus_lr_ratio is %g; it must be above 0 and at most %d", l->plus, MOST_RATIO);
     for (int i = 0; i < l->n_ranks; i++)
         if (!(l->ranks[i].value >= 1 && l->ranks[i].value <= MOST_R) || l->ranks[i].value != floor(l->ranks[i].value))
             return fail(E_USAGE, "lora.rank_pattern: the rank of '%.80s' is %g; it must be an integer of 1 to %d", l->ranks[i].key, l->ranks[i].value, MOST_R);
@@ -100,7 +100,7 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(json_object_get(json, "lora_dropout")),
                        .rslora = json_is_true(json_object_get(json, "use_rslora")), .dora = json_is_true(json_object_get(json, "use_dora")), .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
     const json_t *pissa = json_object_get(json, "pissa"); /* the configuration's: an adapter of PEFT's that says pissa changed its base */
-    if (json_is_integer(pissa)) l->init = LORA_PISSA, l->pissa = (int)json_integer_value(pissa);
+    if (json_is_integer(pissa) && json_integer_value(pissa) <= MOST_ITERATIONS) l->init = LORA_PISSA, l->pissa = json_integer_value(pissa) < 0 ? PISSA_SETTLED : (int)json_integer_value(pissa);
     for (size_t i = 0; init && i < sizeof inits / sizeof *inits; i++)
         if (inits[i] && !strcmp(init, inits[i])) l->init = (enum lora_init)i;
     TRY(read_bias(json, where, &l->bias));
