@@ -36,7 +36,7 @@ static bool same(const void *one, const void *other) {
            module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
 }
 
-static const char *const inits[] = {[LORA_GAUSSIAN] = "gaussian", [LORA_ORTHOGONAL] = "orthogonal"}; /* init_lora_weights; else: true */
+static const char *const inits[] = {[LORA_GAUSSIAN] = "gaussian", [LORA_ORTHOGONAL] = "orthogonal", [LORA_PISSA] = NULL}; /* init_lora_weights; NULL: true */
 
 static err needs_even(const struct lora *l, double r, const char *what, const char *of) {
     if (l->init != LORA_ORTHOGONAL || fmod(r, 2) == 0) return OK;
