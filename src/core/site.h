@@ -48,6 +48,19 @@ struct base_matrix {
     struct file_form form;
 };
 
+/* What a method computes of a matrix of the base once and for all. */
+struct matrix {
+    const char *name;
+    dtype dt;
+    const void *data;
+    int64_t rows, columns;
+};
+struct derivation {
+    err (*make)(const struct matrix *w, const struct derivation *d, float *out);
+    size_t floats;        /* of `out` */
+    int rank, iterations; /* make's own */
+};
+
 /* The token table of the base. */
 struct embedding {
     struct module of;
@@ -133,9 +146,9 @@ struct site {
     val src_ids, src_pos, src_cu, src_sample, src_slot, src_last;
     val *cross_k, *cross_v;           /* per layer of the decoder: keys and values of the encoder's rows, made once by prefill */
     val *kept;                        /* by parameter, where one is `kept`: STATE that prefill writes and decoding reads; NULL in other modes */
-    /* Each row's sum of squares of a linear's matrix, [out] f32, of the base: computed when weights are first read. */
-    val (*row_norms)(struct site *s, const struct linear *w);
-    const struct model *model;        /* the base: row_norms' own */
+    /* Where `d` of a linear's matrix will lie, from when weights are first read (model/derived.h); NULL: the program has failed. */
+    const float *(*derived)(struct site *s, const struct linear *w, const struct derivation *d);
+    const struct model *model;        /* the base: derived()'s own */
 };
 
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);

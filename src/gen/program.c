@@ -1,7 +1,7 @@
 /* See program.h. */
 #include "gen/program.h"
 #include "base/arena.h"
-#include "model/norms.h"
+#include "model/derived.h"
 #include "ops/ops.h"
 #include <stdlib.h>
 #include <string.h>
@@ -122,7 +122,7 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
 
 err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                   enum checkpoint level, const struct backend *backend, bool keep_logits) {
-    *g = (struct program){.mode = mode, .base = m->residents, .norms = m->norms};
+    *g = (struct program){.mode = mode, .base = m->residents, .derived = m->derived};
     struct prog *p = &g->p;
     if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
     cap.tokens += g->virtual_tokens;
@@ -136,7 +136,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
-                     .row_norms = norms_of_rows, .model = m};
+                     .derived = derived_place, .model = m};
     if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
@@ -209,7 +209,7 @@ err memory_for(struct memory *mem, struct program *const *programs, int n) {
     memory_sizes(mem, (const struct program *const *)programs, n);
     const struct backend *backend = mem->backend;
     if (backend->open) TRY(backend->open());
-    for (int i = 0; i < n; i++) norms_fill(programs[i]->norms);
+    for (int i = 0; i < n; i++) TRY(derived_fill(programs[i]->derived));
     for (int i = 0; i < n; i++) TRY(plan_place(&programs[i]->plan, programs[i]->base));
     mem->act = backend->mem->take(mem->act_bytes);
     mem->scratch = backend->mem->take(mem->scratch_bytes);

@@ -3,7 +3,7 @@
 #include "model/family.h"
 #include "base/philox.h"
 #include "io/packed.h"
-#include "model/norms.h"
+#include "model/derived.h"
 #include "ops/ops.h"
 #include <errno.h>
 #include <jansson.h>
@@ -265,8 +265,8 @@ err model_open(const char *path, const char *config_path, struct model *m) {
     if (!e) {
         qsort(m->w, (size_t)m->n, sizeof *m->w, by_name);
         m->residents = arena_alloc(&m->mem, sizeof *m->residents);
-        m->norms = arena_alloc(&m->mem, sizeof *m->norms);
-        if (!m->residents || !m->norms) e = fail(E_MEMORY, "out of memory");
+        m->derived = arena_alloc(&m->mem, sizeof *m->derived);
+        if (!m->residents || !m->derived) e = fail(E_MEMORY, "out of memory");
     }
     if (e) model_close(m);
     return e;
@@ -284,7 +284,7 @@ void model_forget(const struct model *m, const struct weight *w) {
 
 void model_close(struct model *m) {
     if (m->residents) residents_free(m->residents);
-    if (m->norms) norms_free(m->norms);
+    if (m->derived) derived_free(m->derived);
     if (m->random_bytes) munmap(m->random_bytes, m->bytes);
     tensors_close(&m->files);
     free(m->w);

@@ -81,7 +81,7 @@ struct model {
     void *random_bytes;
     uint64_t seed;
     struct residents *residents; /* where a backend has the tensors */
-    struct norms *norms;    /* sums of squares of rows that programs have asked for (model/norms.h) */
+    struct derived *derived; /* what methods want of its matrices (model/derived.h) */
 };
 
 struct family {

@@ -1,6 +1,7 @@
 /* A side's method and its settings. The keys of the configuration have PEFT's names and become what adapter_config.json would say, which
  * the method reads: one reader, one set of rules for both. */
 #include "train/run.h"
+#include "peft/pissa.h"
 #include <jansson.h>
 #include <string.h>
 
@@ -74,13 +75,23 @@ static err pattern_json(const struct strs *l, const char *key, json_t *j) {
     return OK;
 }
 
+/* pissa, pissa_niter_4: as a setting of its own, for an adapter of PEFT's that says so in init_lora_weights changed its base. */
+static void start_json(const char *init, json_t *j) {
+    int n = PISSA_SETTLED;
+    const bool pissa = !strncmp(init, "pissa", 5);
+    sscanf(init, "pissa_niter_%d", &n);
+    json_object_set_new(j, "init_lora_weights", pissa ? json_true() : json_string(init));
+    if (pissa) json_object_set_new(j, "pissa", json_integer(n));
+}
+
 static err lora_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers, *ranks = json_object(), *alphas = json_object();
     err e = layers_json(&c->lora_layers, "lora.layers_to_transform", base->depth, &layers);
-    *out = json_pack("{s:I, s:f, s:f, s:b, s:b, s:f, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
-                          "use_dora", (int)c->lora_dora, "loraplus_lr_ratio", c->lora_plus, "bias", c->lora_bias, "init_lora_weights", c->lora_init, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
+    *out = json_pack("{s:I, s:f, s:f, s:b, s:b, s:f, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
+                          "use_dora", (int)c->lora_dora, "loraplus_lr_ratio", c->lora_plus, "bias", c->lora_bias, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
     if (!*out) return fail(E_MEMORY, "out of memory");
+    start_json(c->lora_init, *out);
     TRY(e);
     TRY(pattern_json(&c->lora_ranks, "rank_pattern", ranks));
     return pattern_json(&c->lora_alphas, "alpha_pattern", alphas);

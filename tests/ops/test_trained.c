@@ -49,7 +49,7 @@ static val layer(struct prog *p, struct model *m, int l, val x) {
     val in[LIN_IN] = {[LIN_X] = emit1(p, &op_norm, (val[]){x, one, {0}}, 3, &(struct op_attr){.eps = 1e-5f}), [LIN_W] = t[UP], [LIN_BIAS] = t[UP_BIAS]};
     const struct op_attr one_of = {.n = 1};
     val h = emit1(p, &op_linear, in, LIN_IN, &one_of);
-    h = emit1(p, &op_scale, (val[]){h, t[SCALE], {0}}, 3, NULL);
+    h = emit1(p, &op_scale, (val[]){h, t[SCALE]}, 2, NULL);
     val to[LIN_IN] = {[LIN_X] = emit1(p, &op_glu, (val[]){h, {0}}, 2, &(struct op_attr){.act = ACT_SILU}), [LIN_W] = t[DOWN], [LIN_BIAS] = t[DOWN_BIAS]};
     x = emit1(p, &op_add, (val[]){x, emit1(p, &op_linear, to, LIN_IN, &one_of)}, 2, NULL);
     p->segment = 0;

@@ -42,6 +42,8 @@ CASES = {
     "tokens_untied": ("tiny_llama/untied_mha", TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[27, 32, 7, 77]), 72),
     "tokens_gemma2": ("families/gemma2", TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[39, 18, 4, 27]), 73),
     "tokens_gpt2": ("families/gpt2", TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[36, 33, 3]), 74),
+    "pissa": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, init_lora_weights="pissa", target_modules=["q_proj", "k_proj", "o_proj", "up_proj"], rank_pattern={"o_proj": 3}, task_type="CAUSAL_LM")),
+    "pissa_rs": ("tiny_llama/bias", LoraConfig(r=2, lora_alpha=3, use_rslora=True, init_lora_weights="pissa", target_modules=["v_proj", "down_proj"], task_type="CAUSAL_LM")),
     "prompt": ("tiny_llama/tied_gqa", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
     "prompt_gemma2": ("families/gemma2", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, prompt_tuning_init="SAMPLE_VOCAB")),
     "prompt_gpt2": ("families/gpt2", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
@@ -64,6 +66,7 @@ CASES = {
     "dora_gpt2": ("families/gpt2", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
     "dora_plus": ("tiny_llama/bias", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["v_proj", "gate_proj"], bias="lora_only", task_type="CAUSAL_LM")),
 }
+PISSA = {"pissa": -1, "pissa_rs": 16}  # iterations of our own search for singular vectors; -1: until they are found
 RATIO = {"lora_plus": 4.0, "dora_plus": 4.0}  # of LoRA+: the learning rate of B and of vectors over that of A, as PEFT's create_loraplus_optimizer groups them
 ENCODER = "prompt_encoder.safetensors"
 
@@ -176,6 +179,18 @@ def encoder_decoder(seed, seqs):
     return seqs, [q[1:] + [0] for q in seqs], [[float(i < len(q) - 1) for i in range(len(q))] for q in seqs], extra
 
 
+def as_lora(now, began):
+    """PEFT's conversion of a PiSSA adapter (subtract_mutated_init), with the signs that we give to singular vectors."""
+    out = {}
+    for n in now:
+        if "lora_A" not in n:
+            continue
+        b, a0, b0 = n.replace("lora_A", "lora_B"), began[n], began[n.replace("lora_A", "lora_B")]
+        sign = a0.gather(1, a0.abs().argmax(1, keepdim=True)).sign()
+        out[n], out[b] = torch.cat([now[n], a0 * sign]), torch.cat([now[b], -b0 * sign.T], 1)
+    return out
+
+
 def case(name, seed):
     base, config = CASES[name][:2]
     seed = (CASES[name][2:] or (seed,))[0]
@@ -193,6 +208,7 @@ def case(name, seed):
             p.add_(torch.randn(p.shape, generator=g) * (0.1 if p.dim() == 1 or min(p.shape) == 1 or ".lora_B" in n or ours(config) else p.shape[-1] ** -0.5))
     ad = os.path.join(d, "adapter")
     save(m, config, ad, base)
+    began = {n: p.detach().clone() for n, p in trained(fresh(base, config)).items()} if name in PISSA else {}
     saved = set(oracle.load_file(os.path.join(ad, ENCODER if os.path.exists(os.path.join(ad, ENCODER)) else "adapter_model.safetensors")))
     assert saved - {again(n) for n in saved} == set(trained(m)), saved ^ set(trained(m))
     tiny_llama.oracle.lora_params = trained
@@ -205,9 +221,12 @@ def case(name, seed):
     if is_prompt(config):
         check_loaded(base, ad, seqs, exact["logits"], prompts, gen["gen.ids"])
     noise = tiny_llama.far(exact, tiny_llama.run(plain, seqs, labels, w, RATIO.get(name, 1.0)))
+    path = os.path.join(ad, "adapter_config.json")
     if name in RATIO:  # the product's own settings, which PEFT's file has no place for
-        path = os.path.join(ad, "adapter_config.json")
         oracle.write_json(path, {**oracle.json.load(open(path)), "loraplus_lr_ratio": RATIO[name]})
+    if name in PISSA:
+        oracle.write_json(path, {**oracle.json.load(open(path)), "init_lora_weights": True, "pissa": PISSA[name]})
+        oracle.save(os.path.join(ad, "adapter_model.safetensors"), as_lora(oracle.load_file(os.path.join(ad, "adapter_model.safetensors")), began))
     assert noise["logits"]["rel"] < 1e-5 and noise["grad"]["rel"] < 1e-4, noise
     exact |= {again(n): v for n, v in exact.items() if again(n).partition(".")[2] in saved}
     tiny_llama.forward = plain_forward
