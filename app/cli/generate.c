@@ -11,7 +11,7 @@
 #include <string.h>
 
 const char help_generate[] =
-    "Continues prompts with a model, with or without a LoRA adapter. A prompt is taken as it is written; --chat puts "
+    "Continues prompts with a model, with or without an adapter. A prompt is taken as it is written; --chat puts "
     "it\n"
     "into the model's own chat template as one user turn.\n"
     "\n"

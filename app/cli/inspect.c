@@ -9,7 +9,7 @@
 #include <string.h>
 
 const char help_inspect[] =
-    "Shows what a path holds: a model (.gguf file or Hugging Face folder), a LoRA adapter folder, a checkpoint, a run\n"
+    "Shows what a path holds: a model (.gguf file or Hugging Face folder), an adapter folder, a checkpoint, a run\n"
     "folder, or any safetensors file. Of an adapter also which of cyclora, PEFT, vLLM, llama.cpp and mlx-lm will take it,\n"
     "with what flag or export, or why not.\n"
     "\n"

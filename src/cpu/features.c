@@ -1,6 +1,9 @@
 /* Which instruction set the kernels use: asked of the processor once, capped by the environment variable CYC_CPU so
  * that each path can be tested on one machine. A race between two first callers is harmless: both find the same. */
 #include "cpu/cpu.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <omp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -9,11 +12,18 @@
 static const char *const names[] = {"generic", "avx2", "avx512"};
 static _Atomic int chosen = -1;
 
+#if defined(__x86_64__)
+/* Clang 14, which builds the fuzz targets, has no word for it. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 static enum cpu_isa detect(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
-        return CPU_GENERIC;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return CPU_GENERIC;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq"))
         return CPU_AVX512;

@@ -37,7 +37,11 @@ static json_t *export_(struct export_request r) {
     must(export_one(&r, &report));
     const json_t *memory = json_object_get(report, "memory");
     double planned = json_number_value(json_object_get(memory, "planned")), peak = json_number_value(json_object_get(memory, "peak"));
+#ifdef __SANITIZE_ADDRESS__ /* keeps what was freed for a while, so what is measured is more than was held */
+    (void)planned, (void)peak;
+#else
     if (!(peak <= planned)) flunk("%s: %.0f bytes at most were planned, %.0f measured", r.out, planned, peak);
+#endif
     return report;
 }
 
