@@ -1,7 +1,7 @@
 /* Steps and decoding at the size of real models, on a card (or, to check the program, on the processor): random weights of a
  * shape, random ids, LoRA r 16 on all linear layers with f32 adapters. Only speed and memory mean anything.
  *
- *   bench_card [--cpu] [--f32] [--fp8] [--dora] [--base TYPE] SHAPE.json ITEM...
+ *   bench_card [--cpu] [--f32] [--fp8] [--dora] [--pissa] [--base TYPE] SHAPE.json ITEM...
  *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; LEVEL none, selective, block; PASS tokens a pass (default: the whole step)
  *     decode:ROWS[:LENGTH]           one token for each row, its cache LENGTH (64) tokens long
  *     macct:ROWS                     both halves of a cycle, ROWS a side, 64 + 64 tokens
@@ -318,16 +318,17 @@ static enum checkpoint level_of(const char *s) { return !strncmp(s, "none", 4) ?
 int main(int argc, char **argv) {
     const char *device = "cuda", *base = NULL;
     dtype keep = DT_NONE;
-    bool dora = false;
+    bool dora = false, pissa = false;
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (!strcmp(argv[i], "--cpu")) device = "cpu";
         if (!strcmp(argv[i], "--f32")) g.compute = DT_F32;
         if (!strcmp(argv[i], "--fp8")) keep = DT_F8;
         if (!strcmp(argv[i], "--dora")) dora = true;
+        if (!strcmp(argv[i], "--pissa")) pissa = true;
         if (!strcmp(argv[i], "--base") && i + 1 < argc) base = argv[++i];
     }
-    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] [--dora] [--base TYPE] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
+    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] [--dora] [--pissa] [--base TYPE] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
     die(backend_pick(device, &g.backend));
     if (g.backend->open) die(g.backend->open());
     g.rate = g.bandwidth = 1;
@@ -343,7 +344,7 @@ int main(int argc, char **argv) {
     else if (dtype_parse(base)) fill_stored(&g.model, dtype_parse(base));
     else return fprintf(stderr, "bench_card: what is a base of '%s'?\n", base), 2;
     g.model.keep = keep;
-    struct lora lora = {.r = 16, .alpha = 32, .dora = dora, .targets.of.take = TAKE_ALL_LINEAR};
+    struct lora lora = {.r = 16, .alpha = 32, .dora = dora, .init = pissa ? LORA_PISSA : LORA_KAIMING, .targets.of.take = TAKE_ALL_LINEAR};
     int modules;
     die(structure_init(&g.st, &g.model, &method_lora, &lora, &modules));
     printf("random weights made in %.1f s\n", seconds_now() - t0);

@@ -133,7 +133,10 @@ static void copy_slices(const struct param *p, float *w) {
         const size_t bytes = dtype_row_bytes(s->stored, columns);
         float *to = w + s->row0 * (p->nd > 1 ? columns : 1);
 #pragma omp parallel for schedule(static)
-        for (int64_t r = 0; r < rows; r++) dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)r, to + r * columns, columns);
+        for (int64_t r = 0; r < rows; r++) {
+            dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)r, to + r * columns, columns);
+            for (int64_t c = 0; c < columns && s->times != 0; c++) to[r * columns + c] *= s->times;
+        }
     }
 }
 

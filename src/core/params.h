@@ -34,9 +34,12 @@ struct param_slice {
     float init_scale;   /* of INIT_NORMAL_SLICES */
     const void *from;   /* of INIT_COPY: the base's own values, in the order of memory, ... */
     dtype stored;       /* ... of this type; read when an arena is filled, not before */
+    float times;        /* ... and of INIT_COPY, times this; 0: 1 */
     param_maker make;   /* of INIT_MADE, ... */
     const void *how;    /* ... and what it goes by; NULL where the slice says all */
     bool turned;        /* files have it as [columns, rows] */
+    /* Files have what it began with (`from`, f32, times `times`) once more: below its rows, or to their right and negated. */
+    enum { BESIDE_NOTHING, BESIDE_BELOW, BESIDE_NEGATED } beside;
     const char *also;   /* another name under which a file may have it; NULL: none */
     struct file_form form;
 };

@@ -92,7 +92,7 @@ struct inst *prog_emit(struct prog *p, const struct op_def *op, const val *in, i
     struct inst fresh = {.op = op, .segment = p->segment};
     for (int i = 0; i < n_in; i++) fresh.in[i] = in[i];
     if (a) fresh.a = *a;
-    if (n_in != op->n_in) return prog_fail(p, E_INTERNAL, "%s: %d operands, wants %d", op->name, n_in, op->n_in), NULL;
+    if (n_in > op->n_in) return prog_fail(p, E_INTERNAL, "%s: %d operands, wants %d", op->name, n_in, op->n_in), NULL;
     if (op->infer(p, &fresh) || p->failed) {
         if (!p->failed) p->failed = E_INTERNAL;
         return NULL;

@@ -103,7 +103,7 @@ val prog_value(struct prog *p, enum role role, dtype dt, int nd, const int64_t *
 val prog_input(struct prog *p, dtype dt, int nd, const int64_t *d, const char *name); /* inputs bind in creation order */
 val prog_base(struct prog *p, dtype dt, int nd, const int64_t *d, const void *data, const char *name);
 val prog_act(struct prog *p, dtype dt, int nd, const int64_t *d, const char *name);
-/* Appends an instruction: infer() makes its outputs. Absent inputs are (val){0}. Returns NULL after an error. */
+/* Appends an instruction: infer() makes its outputs. Absent inputs are (val){0}; at the end they may be left out. Returns NULL after an error. */
 struct inst *prog_emit(struct prog *p, const struct op_def *op, const val *in, int n_in, const struct op_attr *a);
 val emit1(struct prog *p, const struct op_def *op, const val *in, int n_in, const struct op_attr *a); /* out[0] */
 err prog_fail(struct prog *p, err code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -44,7 +44,21 @@ struct base_matrix {
     int64_t rows, cols;
     int rope_heads;     /* as above */
     bool turned;        /* files have it as [cols, rows] */
+    bool tied;          /* the head is this table too */
     struct file_form form;
+};
+
+/* What a method computes of a matrix of the base once and for all. */
+struct matrix {
+    const char *name;
+    dtype dt;
+    const void *data;
+    int64_t rows, columns;
+};
+struct derivation {
+    err (*make)(const struct matrix *w, const struct derivation *d, float *out);
+    size_t floats;        /* of `out` */
+    int rank, iterations; /* make's own */
 };
 
 /* The token table of the base. */
@@ -96,6 +110,9 @@ struct peft_method {
     val (*vector)(struct site *s, const struct base_vector *v);
     /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike. */
     val (*matrix)(struct site *s, const struct base_matrix *m);
+    /* Ids whose rows of the token table are the adapter's own (in the settings), and these rows [n, C]. A tied head has them too. */
+    const int32_t *(*own_tokens)(const void *settings, int *n);
+    val (*tokens)(struct site *s, const struct base_matrix *table);
     /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
     const char *whole;
     bool ours;             /* PEFT has no such method */
@@ -123,19 +140,21 @@ struct site {
     struct param_set *params;
     int next_site;                    /* dropout identity, counted in emission order */
     val ids, pos, cu, sample, slot;   /* inputs; which ones exist depends on the mode */
+    val own_ids;                      /* ... of a method with own_tokens: those, i32 */
     val *cache_k, *cache_v;           /* per layer */
     /* Encoder-decoders: the encoder's inputs (rows [M]), and in decoding the last row of each text that it read. */
     val src_ids, src_pos, src_cu, src_sample, src_slot, src_last;
     val *cross_k, *cross_v;           /* per layer of the decoder: keys and values of the encoder's rows, made once by prefill */
     val *kept;                        /* by parameter, where one is `kept`: STATE that prefill writes and decoding reads; NULL in other modes */
-    /* Each row's sum of squares of a linear's matrix, [out] f32, of the base: computed when weights are first read. */
-    val (*row_norms)(struct site *s, const struct linear *w);
-    const struct model *model;        /* the base: row_norms' own */
+    /* Where `d` of a linear's matrix will lie, from when weights are first read (model/derived.h); NULL: the program has failed. */
+    const float *(*derived)(struct site *s, const struct linear *w, const struct derivation *d);
+    const struct model *model;        /* the base: derived()'s own */
 };
 
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);
 val site_linear(struct site *s, val x, const struct linear *w);
 val site_vector(struct site *s, const struct base_vector *v);
+val site_tokens(struct site *s, const struct base_matrix *table); /* absent: no token has a row of its own */
 val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */
 val site_embed(struct site *s, const struct embedding *e, val table); /* token ids -> rows [N, C] */
 /* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. */

@@ -3,7 +3,9 @@
  *
  * Rows with weight 0 are left out before anything is computed. The others go in chunks of equal size whose logits fit
  * HEAD_BYTES: per chunk the head is unpacked twice (logits, then dx), about 7 % of the products' time at 64 rows.
- * dW and dbias take a chunk after the other, so that their bits depend on which rows have weight and on nothing else.
+ * Rows of W that have replacements are computed with the others and overwritten by the replacements' own logits, a product beside the
+ * large one; their dlogits go to the replacements and are zero for W.
+ * dW, dbias and drows take a chunk after the other, so that their bits depend on which rows have weight and on nothing else.
  * Sums: f32 products; sum exp in f32 per 64 vectors and then double; nll and the totals in double. Nothing is skipped
  * or clamped when a value is not finite: a NaN or infinite logit makes its row's nll, and so sums[0], NaN. */
 #include "cpu/head_loss.h"
@@ -49,6 +51,7 @@ struct buffers {
     int64_t chunk;  /* most rows at once */
     float *x, *dx;  /* [chunk, C]: the chunk's rows, gathered; their gradient */
     float *logits;  /* [chunk, V] */
+    float *own;     /* [chunk, R]: of the replacements */
     int32_t *rows;  /* [N]: which rows have weight */
     float *correct; /* [N]: 1 where the argmax is the label */
     void *gemm;
@@ -56,7 +59,7 @@ struct buffers {
 };
 
 /* Where everything lies behind `base` (0 to count). */
-static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v) {
+static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v, int64_t replaced) {
     struct buffers b = {.chunk = HEAD_BYTES / (v * (int64_t)sizeof(float))};
     if (b.chunk < HEAD_ROWS_MIN) b.chunk = HEAD_ROWS_MIN;
     if (b.chunk > HEAD_ROWS_MAX) b.chunk = HEAD_ROWS_MAX;
@@ -67,6 +70,7 @@ static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v) {
     TAKE(x, b.chunk * c);
     TAKE(dx, b.chunk * c);
     TAKE(logits, b.chunk * v);
+    TAKE(own, b.chunk * replaced);
     TAKE(rows, n);
     TAKE(correct, n);
     b.gemm = (void *)(base + b.bytes);
@@ -77,7 +81,7 @@ static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v) {
 
 size_t cpu_head_loss_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
     (void)inst, (void)out;
-    return layout(0, in[0].d[0], in[0].d[1], in[1].d[0]).bytes;
+    return layout(0, in[0].d[0], in[0].d[1], in[1].d[0], in[5].nd ? in[5].d[0] : 0).bytes;
 }
 
 /* --- the kernel ------------------------------------------------------------------------------------------------ */
@@ -111,11 +115,11 @@ static void one_row(const struct head_rows *isa, float *z, int64_t v, int32_t la
     z[label] -= cap > 0 ? weight * (1 - mine / cap * (mine / cap)) : weight;
 }
 
-/* dW += dlogits^T x */
-static void weight_gradient(const struct run_ctx *run, const struct view *dw, const struct buffers *b, int64_t m) {
+/* dW += dlogits^T x; of the replacements likewise */
+static void weight_gradient(const struct run_ctx *run, const struct view *dw, const float *dlogits, const struct buffers *b, int64_t m) {
     const int64_t v = dw->d[0], c = dw->d[1];
     struct gemm g = {.m = v, .pieces = 1, .outs = 1, .threads = cpu_threads(run), .turned = true};
-    g.piece[0] = (struct gemm_piece){b->logits, v, m, false};
+    g.piece[0] = (struct gemm_piece){dlogits, v, m, false};
     g.out[0] = (struct gemm_out){.y = dw->p, .ld = dw->ld, .n = c, .add = true};
     g.out[0].w[0] = (struct gemm_w){b->x, DT_F32, c, false, 1};
     gemm_run(&g, b->gemm);
@@ -143,6 +147,29 @@ static struct gemm product(const struct run_ctx *run, int64_t m, const float *x,
     return g;
 }
 
+/* The logits of replaced rows. */
+static void put_own(const struct run_ctx *run, const struct view *in, const struct buffers *b, int64_t m, int64_t v) {
+    const int64_t r = in[5].d[0];
+    struct gemm g = product(run, m, b->x, in[5].d[1], b->own, r, &in[5], true);
+    gemm_run(&g, b->gemm);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t k = 0; k < r; k++) {
+            const int32_t at = view_i32(&in[6])[k];
+            b->logits[i * v + at] = b->own[i * r + k] + (in[4].p ? view_f32(&in[4])[at] : 0);
+        }
+}
+
+/* Their dlogits: kept aside, and zero in the large matrix. */
+static void take_own(const struct view *which, const struct buffers *b, int64_t m, int64_t v) {
+    const int64_t r = which->d[0];
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t k = 0; k < r; k++) {
+            float *at = b->logits + i * v + view_i32(which)[k];
+            b->own[i * r + k] = *at;
+            *at = 0;
+        }
+}
+
 static void one_chunk(const struct run_ctx *run, float cap, const struct view *in, struct view *out, const struct buffers *b,
                       const int32_t *rows, int64_t m) {
     const struct view *x = &in[0], *w = &in[1], *dx = &out[2];
@@ -151,20 +178,28 @@ static void one_chunk(const struct run_ctx *run, float cap, const struct view *i
     const float scale = run->loss_scale != 0 ? run->loss_scale : 1;
     int64_t c = x->d[1], v = w->d[0];
     const struct head_rows *isa = rows_isa();
-    const bool gradient = dx->p || out[3].p || out[4].p;
+    const bool gradient = dx->p || out[3].p || out[4].p || out[5].p;
     for (int64_t i = 0; i < m; i++) memcpy(b->x + i * c, view_row(x, rows[i]), (size_t)c * sizeof(float));
     struct gemm g = product(run, m, b->x, c, b->logits, v, w, true);
     g.out[0].bias = view_f32(&in[4]);
     gemm_run(&g, b->gemm);
+    if (in[5].p) put_own(run, in, b, m, v);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(run))
     for (int64_t i = 0; i < m; i++)
         one_row(isa, b->logits + i * v, v, label[rows[i]], scale * weight[rows[i]], cap, gradient, &view_f32(&out[1])[rows[i]],
                 &b->correct[rows[i]]);
-    if (out[3].p) weight_gradient(run, &out[3], b, m);
     if (out[4].p) bias_gradient(run, view_f32(&out[4]), b->logits, m, v);
+    if (in[5].p && gradient) take_own(&in[6], b, m, v);
+    if (out[3].p) weight_gradient(run, &out[3], b->logits, b, m);
+    if (out[5].p) weight_gradient(run, &out[5], b->own, b, m);
     if (!dx->p) return;
     g = product(run, m, b->logits, v, b->dx, c, w, false);
     gemm_run(&g, b->gemm);
+    if (in[5].p) {
+        g = product(run, m, b->own, in[5].d[0], b->dx, c, &in[5], false);
+        g.out[0].add = true;
+        gemm_run(&g, b->gemm);
+    }
     for (int64_t i = 0; i < m; i++) memcpy(view_row(dx, rows[i]), b->dx + i * c, (size_t)c * sizeof(float));
 }
 
@@ -190,7 +225,7 @@ static err choose_rows(const struct view *in, struct view *out, int32_t *rows, i
 err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                   void *scratch) {
     int64_t count, n = in[0].d[0];
-    struct buffers b = layout((uintptr_t)scratch, n, in[0].d[1], in[1].d[0]);
+    struct buffers b = layout((uintptr_t)scratch, n, in[0].d[1], in[1].d[0], in[5].p ? in[5].d[0] : 0);
     TRY(choose_rows(in, out, b.rows, &count));
     int64_t chunks = b.chunk ? (count + b.chunk - 1) / b.chunk : 0;
     for (int64_t i = 0; i < chunks; i++) {

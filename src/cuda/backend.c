@@ -18,6 +18,8 @@ static const struct row {
     {&op_embed_bwd, cuda_embed_bwd, NULL},
     {&op_overlay, cuda_overlay, NULL},
     {&op_overlay_bwd, cuda_overlay_bwd, NULL},
+    {&op_find_rows, cuda_find_rows, NULL},
+    {&op_put_columns, cuda_put_columns, NULL},
     {&op_norm, cuda_norm, NULL},
     {&op_norm_bwd, cuda_norm_bwd, cuda_norm_bwd_scratch},
     {&op_linear, cuda_linear, cuda_linear_scratch},

@@ -62,7 +62,9 @@ size_t cuda_column_sum_scratch(const struct inst *, const struct view *in, const
 /* magnitude.cu */
 err cuda_magnitude(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_magnitude_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-/* tables.cu: gradients of tables, rows laid over rows */
+/* tables.cu: gradients of tables, rows laid over rows, rows that have replacements */
+err cuda_find_rows(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_put_columns(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_embed_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_overlay(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_overlay_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);

@@ -4,7 +4,8 @@
  *
  * A chunk: gathered x [r, C] -> logits f32 [r, V] -> one block a row: max and sum of exponentials in one reading, nll, and the
  * gradient g = loss_scale * weight * (softmax - onehot) in the compute type -> dx rows [r, C] -> scattered; dW += g^T x, and dbias +=
- * the columns' sums of g, in f32: rows without weight are zeros in both. Sums are made in the end from per-row figures, in row order,
+ * the columns' sums of g, in f32: rows without weight are zeros in both. Rows of W that have replacements: a product beside the large
+ * one gives their logits, which overwrite W's; their g is taken aside, zero for W, and gives drows and what is added to dx. Sums are made in the end from per-row figures, in row order,
  * in double: the same bits in every run. */
 #include "cuda/gemm.h"
 #include "cuda/types.cuh"
@@ -21,26 +22,31 @@ static int64_t chunk_rows(int64_t N, int64_t V) {
 }
 
 /* Scratch, in this order. */
-struct places { size_t index, row, weights, x, logits, grad, dx, total; };
+struct places { size_t index, row, weights, x, logits, grad, own, own_grad, dx, total; };
 
 /* Which gradients are made; g is what all of them are made of. */
-struct wanted { bool dx, dw, dbias, g; };
+struct wanted { bool dx, dw, dbias, drows, g; };
 static struct wanted wanted_of(const struct view *out) {
-    struct wanted w = {out[2].nd != 0, out[3].nd != 0, out[4].nd != 0, false};
-    w.g = w.dx || w.dw || w.dbias;
+    struct wanted w = {out[2].nd != 0, out[3].nd != 0, out[4].nd != 0, out[5].nd != 0, false};
+    w.g = w.dx || w.dw || w.dbias || w.drows;
     return w;
 }
+
+/* Elements from row to row of the replacements' logits and their gradient: products want whole 16 bytes. */
+static int64_t own_ld(const struct view *in) { return in[5].nd ? (in[5].d[0] + 7) / 8 * 8 : 0; }
 
 static struct places places_of(const struct view *in, struct wanted make) {
     int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], r = chunk_rows(N, V);
     dtype dt = in[0].dt;
-    struct places p = {0, 0, 0, 0, 0, 0, 0, 0};
+    struct places p = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     p.row = aligned((size_t)(N + 1) * 4);
     p.weights = p.row + aligned((size_t)N * 8); /* nll and correct of each listed row */
     p.x = p.weights + (in[1].dt == dt ? 0 : aligned((size_t)(V * C) * size_of(dt)));
     p.logits = p.x + aligned((size_t)(r * C) * size_of(dt));
     p.grad = p.logits + aligned((size_t)(r * V) * 4);
-    p.dx = p.grad + (make.g && dt != DT_F32 ? aligned((size_t)(r * V) * size_of(dt)) : 0);
+    p.own = p.grad + (make.g && dt != DT_F32 ? aligned((size_t)(r * V) * size_of(dt)) : 0);
+    p.own_grad = p.own + aligned((size_t)(r * own_ld(in)) * 4);
+    p.dx = p.own_grad + (make.g ? aligned((size_t)(r * own_ld(in)) * size_of(dt)) : 0);
     p.total = p.dx + (make.dx ? aligned((size_t)(r * C) * size_of(dt)) : 0);
     return p;
 }
@@ -163,6 +169,23 @@ __global__ void __launch_bounds__(THREADS) loss_kernel(const float *logits, T *g
     }
 }
 
+/* A block a row: own's column k into column which[k] of the logits, with its bias. */
+__global__ static void put_kernel(const float *own, int64_t ld, const int32_t *which, int R, const float *bias, float *logits, int64_t V) {
+    for (int k = threadIdx.x; k < R; k += blockDim.x) {
+        const int32_t at = which[k];
+        if (at >= 0 && at < V) logits[blockIdx.x * V + at] = own[blockIdx.x * ld + k] + (bias ? bias[at] : 0.0f);
+    }
+}
+
+/* The way back: column which[k] of g into own's column k, and zero in its place. */
+template <typename T> __global__ void take_kernel(T *own, int64_t ld, const int32_t *which, int R, T *g, int64_t V) {
+    for (int k = threadIdx.x; k < R; k += blockDim.x) {
+        const int32_t at = which[k];
+        own[blockIdx.x * ld + k] = at >= 0 && at < V ? g[blockIdx.x * V + at] : from_f32<T>(0);
+        if (at >= 0 && at < V) g[blockIdx.x * V + at] = from_f32<T>(0);
+    }
+}
+
 /* to[v] += the sum of column v over the rows of g. A block has 32 columns: each warp adds up every 32nd row, then one the warps' sums. */
 template <typename T> __global__ void __launch_bounds__(MANY) columns_kernel(const T *g, int64_t rows, int64_t V, float *to) {
     __shared__ float part[32][32];
@@ -207,6 +230,37 @@ struct head {
     float cap;
 };
 
+/* The replaced rows' logits. */
+template <typename T> static err put_own(const struct head *h, const T *xs, float *logits, int64_t rows) {
+    const struct view *own = &h->in[5];
+    const int64_t C = own->d[1], R = own->d[0], V = h->in[1].d[0], ld = own_ld(h->in);
+    float *to = (float *)(h->scratch + h->at.own);
+    struct cuda_gemm g = {rows, R, C, xs, own->p, to, C, own->ld, ld, false, true, h->in[0].dt, DT_F32, 1, 0};
+    TRY(cuda_gemm(&g));
+    put_kernel<<<(unsigned)rows, 128, 0, cuda_stream>>>(to, ld, (const int32_t *)h->in[6].p, (int)R, (const float *)h->in[4].p, logits, V);
+    return CUDA_LAUNCHED("head_loss");
+}
+
+/* Their gradient: into drows, and out of what W sees. */
+template <typename T> static err take_own(const struct head *h, const T *xs, T *grad, int64_t rows) {
+    const struct view *own = &h->in[5];
+    const int64_t C = own->d[1], R = own->d[0], V = h->in[1].d[0], ld = own_ld(h->in);
+    T *to = (T *)(h->scratch + h->at.own_grad);
+    take_kernel<T><<<(unsigned)rows, 128, 0, cuda_stream>>>(to, ld, (const int32_t *)h->in[6].p, (int)R, grad, V);
+    TRY(CUDA_LAUNCHED("head_loss"));
+    if (!h->make.drows) return OK;
+    struct cuda_gemm g = {R, C, rows, to, xs, h->out[5].p, ld, C, h->out[5].ld, true, false, h->in[0].dt, DT_F32, 1, 1};
+    return cuda_gemm(&g);
+}
+
+/* ... and what they add to dx. */
+template <typename T> static err add_own(const struct head *h, T *dx, int64_t rows) {
+    const struct view *own = &h->in[5];
+    const int64_t C = own->d[1], R = own->d[0];
+    struct cuda_gemm g = {rows, C, R, h->scratch + h->at.own_grad, own->p, dx, own_ld(h->in), own->ld, C, false, false, h->in[0].dt, h->in[0].dt, 1, 1};
+    return cuda_gemm(&g);
+}
+
 template <typename T> static err chunk(const struct head *h, int64_t from, int64_t rows) {
     const struct view *x = &h->in[0];
     int64_t C = x->d[1], V = h->in[1].d[0];
@@ -218,17 +272,20 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
     struct cuda_gemm g = {rows, V, C, xs, h->w, logits, C, C, V, false, true, x->dt, DT_F32, 1, 0};
     TRY(cuda_gemm(&g));
     if (h->in[4].p) TRY(cuda_add_bias(logits, DT_F32, rows, V, V, view_f32(&h->in[4])));
+    if (h->in[5].p) TRY(put_own<T>(h, xs, logits, rows));
     auto loss = V % 4 ? loss_kernel<T, 1> : loss_kernel<T, 4>;
     loss<<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, (const int32_t *)h->in[2].p, (const float *)h->in[3].p, (float *)h->out[1].p, row, cuda_keys, h->cap);
     TRY(CUDA_LAUNCHED("head_loss"));
+    if (h->make.dbias) columns_kernel<T><<<(unsigned)((V + 31) / 32), MANY, 0, cuda_stream>>>(grad, rows, V, view_f32(&h->out[4]));
+    if (h->in[5].p && h->make.g) TRY(take_own<T>(h, xs, grad, rows));
     if (h->make.dw) {
         struct cuda_gemm w = {V, C, rows, grad, xs, h->out[3].p, V, C, h->out[3].ld, true, false, x->dt, DT_F32, 1, 1};
         TRY(cuda_gemm(&w));
     }
-    if (h->make.dbias) columns_kernel<T><<<(unsigned)((V + 31) / 32), MANY, 0, cuda_stream>>>(grad, rows, V, view_f32(&h->out[4]));
     if (!h->make.dx) return CUDA_LAUNCHED("head_loss");
     struct cuda_gemm d = {rows, C, V, grad, h->w, dx, V, C, C, false, false, x->dt, x->dt, 1, 0};
     TRY(cuda_gemm(&d));
+    if (h->in[5].p) TRY(add_own<T>(h, dx, rows));
     move(dx, C * sizeof(T), h->out[2].p, h->out[2].ld * sizeof(T), index, rows, C * sizeof(T), true);
     return CUDA_LAUNCHED("head_loss");
 }

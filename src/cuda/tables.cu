@@ -1,5 +1,6 @@
 /* Tables by id: the gradients of a token table (embed_bwd) and of a table of virtual tokens (overlay_bwd), and overlay itself, which
- * lays that table's rows over a text's. ops/embed.c and ops/overlay.c say what they are.
+ * lays that table's rows over a text's; and which ids have rows of their own (ops/token_rows.c). ops/embed.c and ops/overlay.c say what
+ * they are.
  *
  * A row of a gradient has one block for each COLUMNS of it, which walks the ids and adds up the rows of dy that are its own, in
  * their order: the bits repeat, and no atomics are needed. A small table has a block for every row. The token table is far larger
@@ -128,4 +129,41 @@ extern "C" err cuda_overlay_bwd(const struct run_ctx *run, const struct inst *in
         TRY(CUDA_LAUNCHED("overlay_bwd"));
     }
     return out[0].p ? lay_over(&in[0], view_i32(&in[1]), &none, inst->a.first, &out[0]) : OK;
+}
+
+/* --- rows that have replacements -------------------------------------------------------------------------------------------- */
+/* The last of equal ones, as the definition has it; R is small. */
+__global__ static void find_kernel(const int32_t *ids, int64_t N, const int32_t *which, int R, int32_t *row, int32_t *rest) {
+    const int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (n >= N) return;
+    int found = NOBODY;
+    for (int r = 0; r < R; r++)
+        if (which[r] == ids[n]) found = r;
+    row[n] = found;
+    rest[n] = found == NOBODY ? ids[n] : NOBODY;
+}
+
+extern "C" err cuda_find_rows(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)inst, (void)scratch;
+    const int64_t N = in[0].d[0];
+    if (!N) return OK;
+    find_kernel<<<(unsigned)((N + THREADS - 1) / THREADS), THREADS, 0, cuda_stream>>>(view_i32(&in[0]), N, view_i32(&in[1]), (int)in[1].d[0], (int32_t *)out[0].p, (int32_t *)out[1].p);
+    return CUDA_LAUNCHED("find_rows");
+}
+
+/* A block a row: z as it is, then its replaced columns. */
+template <typename T> __global__ void columns_kernel(const T *z, int64_t ldz, const T *own, int64_t ldo, const int32_t *which, int R, T *y, int64_t ldy, int64_t V) {
+    const int64_t n = blockIdx.x;
+    for (int64_t v = threadIdx.x; v < V && z + n * ldz != y + n * ldy; v += THREADS) y[n * ldy + v] = z[n * ldz + v];
+    __syncthreads();
+    for (int r = threadIdx.x; r < R; r += THREADS)
+        if (which[r] >= 0 && which[r] < V) y[n * ldy + which[r]] = own[n * ldo + r];
+}
+
+extern "C" err cuda_put_columns(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)inst, (void)scratch;
+    const int64_t N = view_rows(&in[0]);
+    if (!N) return OK;
+    WITH_TYPE(in[0].dt, columns_kernel<T><<<(unsigned)N, THREADS, 0, cuda_stream>>>((const T *)in[0].p, in[0].ld, (const T *)in[1].p, in[1].ld, view_i32(&in[2]), (int)in[2].d[0], (T *)out[0].p, out[0].ld, in[0].d[1]));
+    return CUDA_LAUNCHED("put_columns");
 }

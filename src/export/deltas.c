@@ -342,7 +342,6 @@ err deltas_structure(const struct deltas *d, const struct model *m, struct struc
     }
     float *row = arena_alloc(&mem, (size_t)widest * 4);
     struct lora l = {.r = d->max_rank, .alpha = d->max_rank, .dora = d->dora, .targets.of = {TAKE_NAMES, d->n, d->targets}};
-    *weights = NULL;
     err e = row ? structure_init(st, m, &method_lora, &l, NULL) : fail(E_MEMORY, "out of memory");
     if (!e) {
         *weights = arena_f32(st->params.bytes);

@@ -4,6 +4,7 @@
 #include "core/rope_rows.h"
 #include "io/tensors_out.h"
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -242,6 +243,7 @@ float *adapter_row(const struct param *p, const struct param_slice *s, const flo
 static bool plain(const struct file_form *f) { return f->less == 0 && !f->row; }
 
 static struct tensor file_shape(const struct param *p, const struct param_slice *s) {
+    if (s->beside) return (struct tensor){.nd = 2, .d = {s->rows * (s->beside == BESIDE_BELOW ? 2 : 1), p->d[1] * (s->beside == BESIDE_NEGATED ? 2 : 1)}};
     if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
     if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
     if (s->turned) return (struct tensor){.nd = 2, .d = {columns_of(p), s->rows}};
@@ -270,6 +272,42 @@ static err read_turned(const struct tensors *ts, const struct tensor *t, const s
     return OK;
 }
 
+/* --- a slice and what it began with (core/params.h, beside): rows of the file ---------------------------------------------- */
+static void begun_row(const struct param *p, const struct param_slice *s, int64_t row, float *to) {
+    const float *from = (const float *)s->from + (memory_row(s, row) - s->row0) * p->d[1];
+    for (int64_t c = 0; c < p->d[1]; c++) to[c] = from[c] * (s->beside == BESIDE_NEGATED ? -s->times : s->times);
+}
+
+/* What it began with must be what this base gives, or the adapter is for another one. */
+static err read_beside(const struct tensors *ts, const struct tensor *t, const struct param *p, const struct param_slice *s, float *weights) {
+    const int64_t columns = p->d[1];
+    const size_t bytes = dtype_row_bytes(t->dt, t->d[1]);
+    float *row = malloc((size_t)(t->d[1] + columns) * sizeof *row), *begun = row + t->d[1], most = 0, worst = 0;
+    if (!row) return fail(E_MEMORY, "%s: out of memory", ts->path);
+    for (int64_t r = 0; r < t->d[0]; r++) {
+        const bool own = r < s->rows, also = !own || s->beside == BESIDE_NEGATED;
+        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, t->d[1]);
+        if (own) memcpy(adapter_row(p, s, weights, r), row, (size_t)columns * sizeof *row);
+        if (also) begun_row(p, s, own ? r : r - s->rows, begun);
+        for (int64_t c = 0; c < columns && also; c++) {
+            const float off = fabsf(begun[c] - row[own ? columns + c : c]);
+            most = fabsf(begun[c]) > most ? fabsf(begun[c]) : most, worst = off > worst ? off : worst;
+        }
+    }
+    free(row);
+    return worst <= 1e-3f * most ? OK : fail(E_INPUT, "%s: tensor %s has begun elsewhere than at this base's singular vectors: it is for another base, or no adapter of this start", ts->path, t->name);
+}
+
+static err write_beside(struct tensors_out *o, const struct param *p, const struct param_slice *s, const float *weights, float *piece) {
+    const bool right = s->beside == BESIDE_NEGATED;
+    for (int64_t r = 0; r < s->rows * (right ? 1 : 2); r++) {
+        if (r < s->rows) memcpy(piece, adapter_row(p, s, weights, r), (size_t)p->d[1] * sizeof *piece);
+        if (right || r >= s->rows) begun_row(p, s, right ? r : r - s->rows, piece + (right ? p->d[1] : 0));
+        TRY(tensors_out_put(o, piece, (size_t)(p->d[1] * (right ? 2 : 1)) * sizeof *piece));
+    }
+    return OK;
+}
+
 /* Of each row of the file's tensor the columns that are the parameter's. */
 static err read_columns(const struct tensors *ts, const struct tensor *t, const struct param *p, const struct param_slice *s, float *weights) {
     const size_t bytes = dtype_row_bytes(t->dt, s->columns);
@@ -294,6 +332,7 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
     TRY(tensor_readable(ts, t));
     if (s->turned) return read_turned(ts, t, p, s, weights);
+    if (s->beside) return read_beside(ts, t, p, s, weights);
     if (s->columns) return read_columns(ts, t, p, s, weights);
     const int64_t columns = columns_of(p);
     const size_t bytes = dtype_row_bytes(t->dt, columns);
@@ -373,6 +412,7 @@ enum { WRITE_PIECE = 1 << 18 };
 
 static err write_slice(struct tensors_out *o, const struct param *p, const struct param_slice *s, const float *weights, float *piece) {
     const int64_t columns = columns_of(p), rows = s->turned ? columns : s->rows, of_each = s->turned ? s->rows : columns;
+    if (s->beside) return write_beside(o, p, s, weights, piece);
     if (!s->rope_heads && !s->turned && plain(&s->form)) return tensors_out_put(o, adapter_row(p, s, weights, 0), (size_t)(s->rows * columns) * sizeof *weights);
     const int64_t at_once = of_each < WRITE_PIECE ? WRITE_PIECE / of_each : 1;
     for (int64_t r0 = 0; r0 < rows; r0 += at_once) {
@@ -434,7 +474,7 @@ static err describe_tensor(const struct structure *st, const struct param *p, co
     *t = file_shape(p, s);
     t->name = arena_str(mem, name);
     t->dt = DT_F32;
-    t->bytes = (size_t)(s->rows * file_columns(p, s)) * sizeof(float);
+    t->bytes = (size_t)(t->d[0] * (t->nd > 1 ? t->d[1] : 1)) * sizeof(float);
     return t->name ? OK : fail(E_MEMORY, "out of memory");
 }
 

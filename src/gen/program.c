@@ -1,7 +1,7 @@
 /* See program.h. */
 #include "gen/program.h"
 #include "base/arena.h"
-#include "model/norms.h"
+#include "model/derived.h"
 #include "ops/ops.h"
 #include <stdlib.h>
 #include <string.h>
@@ -53,9 +53,10 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
     struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
     val x;
     struct linear w = {0};
+    struct projection own = {0};
     if (h) x = head_rows(h, m, s), w = head_linear(h, m, s), a.softcap = 0;
-    else x = model_body(m, s), w.w = model_head(m, s);
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias}, 5, &a);
+    else x = model_body(m, s), own = model_head(m, s), w.w = own.w;
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}}, 7, &a);
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];
@@ -64,10 +65,8 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
 }
 
 static void emit_logits(struct program *g, const struct model *m, struct site *s) {
-    val x = model_body(m, s);
-    struct linear head = {.w = model_head(m, s)};
+    g->logits = model_logits(m, s, model_body(m, s));
     if (s->p->failed) return;
-    site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
     prog_keep(s->p, g->logits);
 }
 
@@ -109,9 +108,8 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     }
     val x = model_body(m, s);
     if (has(rows)) x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
-    struct linear head = {.w = model_head(m, s)};
+    g->logits = model_logits(m, s, x);
     if (s->p->failed) return;
-    site_emit_linear(s, x, 1, &head, &(struct op_attr){.wide = true}, NULL, &g->logits);
     if (m->shape.logit_softcap > 0) g->logits = emit1(s->p, &op_softcap, &g->logits, 1, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
     struct inst *i = prog_emit(s->p, &op_sample, (val[]){g->logits, s->sample, next_pos}, 3, NULL);
     if (!i) return;
@@ -124,7 +122,7 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
 
 err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                   enum checkpoint level, const struct backend *backend, bool keep_logits) {
-    *g = (struct program){.mode = mode, .base = m->residents, .norms = m->norms};
+    *g = (struct program){.mode = mode, .base = m->residents, .derived = m->derived};
     struct prog *p = &g->p;
     if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
     cap.tokens += g->virtual_tokens;
@@ -138,12 +136,17 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
-                     .row_norms = norms_of_rows, .model = m};
+                     .derived = derived_place, .model = m};
     if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
     g->ids = s.ids;
     g->pos = s.pos;
+    if (s.method && s.method->own_tokens) {
+        int n;
+        g->own_ids = s.method->own_tokens(s.settings, &n);
+        s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
+    }
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
     refuse(p, m, mode, st);
@@ -206,7 +209,7 @@ err memory_for(struct memory *mem, struct program *const *programs, int n) {
     memory_sizes(mem, (const struct program *const *)programs, n);
     const struct backend *backend = mem->backend;
     if (backend->open) TRY(backend->open());
-    for (int i = 0; i < n; i++) norms_fill(programs[i]->norms);
+    for (int i = 0; i < n; i++) TRY(derived_fill(programs[i]->derived));
     for (int i = 0; i < n; i++) TRY(plan_place(&programs[i]->plan, programs[i]->base));
     mem->act = backend->mem->take(mem->act_bytes);
     mem->scratch = backend->mem->take(mem->scratch_bytes);
@@ -296,6 +299,7 @@ static void look_at(const struct feed *f, struct run_ctx *run) {
 static void list_inputs(const struct program *g, const struct feed *f, const void **in) {
     int n = 0;
     in[n++] = f->ids, in[n++] = f->pos;
+    if (g->own_ids) in[n++] = g->own_ids;
     if (g->mode != MODE_DECODE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;

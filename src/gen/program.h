@@ -43,8 +43,9 @@ struct program {
     int virtual_tokens;   /* before every text, of ids virtual_first, virtual_first + 1, ... */
     int32_t virtual_first;
     val ids, pos;         /* the inputs that program_advance() writes */
+    const int32_t *own_ids; /* an input of its own: tokens whose rows are the method's; NULL: none */
     struct residents *base; /* the model's, on the backend */
-    struct norms *norms;    /* the model's */
+    struct derived *derived; /* the model's */
     const struct param_set *params; /* NULL: none */
 };
 

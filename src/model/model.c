@@ -3,7 +3,7 @@
 #include "model/family.h"
 #include "base/philox.h"
 #include "io/packed.h"
-#include "model/norms.h"
+#include "model/derived.h"
 #include "ops/ops.h"
 #include <errno.h>
 #include <jansson.h>
@@ -265,8 +265,8 @@ err model_open(const char *path, const char *config_path, struct model *m) {
     if (!e) {
         qsort(m->w, (size_t)m->n, sizeof *m->w, by_name);
         m->residents = arena_alloc(&m->mem, sizeof *m->residents);
-        m->norms = arena_alloc(&m->mem, sizeof *m->norms);
-        if (!m->residents || !m->norms) e = fail(E_MEMORY, "out of memory");
+        m->derived = arena_alloc(&m->mem, sizeof *m->derived);
+        if (!m->residents || !m->derived) e = fail(E_MEMORY, "out of memory");
     }
     if (e) model_close(m);
     return e;
@@ -284,7 +284,7 @@ void model_forget(const struct model *m, const struct weight *w) {
 
 void model_close(struct model *m) {
     if (m->residents) residents_free(m->residents);
-    if (m->norms) norms_free(m->norms);
+    if (m->derived) derived_free(m->derived);
     if (m->random_bytes) munmap(m->random_bytes, m->bytes);
     tensors_close(&m->files);
     free(m->w);
@@ -337,10 +337,15 @@ val model_vector(const struct model *m, struct site *s, const char *name, int la
                                                 .rope_heads = w->rope_heads, .form = w->form});
 }
 
-/* The base's matrix, or what the method puts in its place: then the program has none of the base's. name: without ".weight". */
+/* name: without ".weight" */
+static struct base_matrix matrix_as_base(const struct model *m, const struct weight *w, const char *name) {
+    return (struct base_matrix){.of = {.name = name, .module = w->module, .head = !strcmp(name, "output")}, .data = w->data, .stored = w->dt, .rows = w->d[0], .cols = w->d[1],
+                                .rope_heads = w->rope_heads, .turned = w->turned, .tied = m->shape.tied && !m->family->encoder && !strcmp(name, "token_embd"), .form = w->form};
+}
+
+/* The base's matrix, or what the method puts in its place: then the program has none of the base's. */
 static val matrix_at(const struct model *m, struct site *s, const struct weight *w, const char *name) {
-    const struct base_matrix b = {.of = {.name = name, .module = w->module, .head = !strcmp(name, "output")}, .data = w->data, .stored = w->dt, .rows = w->d[0], .cols = w->d[1],
-                                  .rope_heads = w->rope_heads, .turned = w->turned, .form = w->form};
+    const struct base_matrix b = matrix_as_base(m, w, name);
     val own = site_matrix(s, &b);
     if (has(own)) return own;
     val matrix = base_of(m, s, w->name);
@@ -367,13 +372,32 @@ struct linear model_linear(const struct model *m, struct site *s, const char *na
                            .in = w->d[1], .out = w->d[0], .rope_heads = w->rope_heads};
 }
 
+/* The method's own rows of the token table; absent: none. */
+static val token_rows(const struct model *m, struct site *s) {
+    const struct weight *w = model_weight(m, "token_embd.weight");
+    const struct base_matrix table = w ? matrix_as_base(m, w, "token_embd") : (struct base_matrix){0};
+    return w ? site_tokens(s, &table) : (val){0};
+}
+
+/* Some ids have a row in `own` (site.own_ids), the others in the table. */
+static val embed_with(struct site *s, val table, val own, float scale) {
+    struct inst *i = prog_emit(s->p, &op_find_rows, (val[]){s->ids, s->own_ids}, 2, NULL);
+    if (!i) return (val){0};
+    const val row = i->out[0], rest = i->out[1];
+    const struct op_attr a = {.scale = scale};
+    const val x = emit1(s->p, &op_embed, (val[]){rest, table}, 2, &a), y = emit1(s->p, &op_embed, (val[]){row, own}, 2, &a);
+    return emit1(s->p, &op_add, (val[]){x, y}, 2, NULL);
+}
+
 val model_embed(const struct model *m, struct site *s, double scale) {
     const struct weight *w = model_weight(m, "token_embd.weight");
     if (!w) return (val){0};
     /* the factor has the activations' type, as in the models' own code */
     if (prog_dt(s->p) == DT_BF16) scale = bf16_to_f32(f32_to_bf16((float)scale));
     if (prog_dt(s->p) == DT_F16) scale = f16_to_f32(f32_to_f16((float)scale));
-    return site_embed(s, &(struct embedding){.of = {.name = "token_embd", .module = w->module}, .rows = w->d[0], .width = w->d[1], .dt = w->dt, .data = w->data, .scale = scale}, model_matrix(m, s, "token_embd"));
+    const val own = token_rows(m, s), table = model_matrix(m, s, "token_embd");
+    if (has(own)) return embed_with(s, table, own, (float)scale);
+    return site_embed(s, &(struct embedding){.of = {.name = "token_embd", .module = w->module}, .rows = w->d[0], .width = w->d[1], .dt = w->dt, .data = w->data, .scale = scale}, table);
 }
 
 val model_body(const struct model *m, struct site *s) {
@@ -389,4 +413,14 @@ val model_body(const struct model *m, struct site *s) {
     return f->finish ? f->finish(m, s, x) : block_norm(m, s, x, "output_norm", -1);
 }
 
-val model_head(const struct model *m, struct site *s) { return model_matrix(m, s, m->shape.tied ? "token_embd" : "output"); }
+struct projection model_head(const struct model *m, struct site *s) {
+    return (struct projection){model_matrix(m, s, m->shape.tied ? "token_embd" : "output"), m->shape.tied ? token_rows(m, s) : (val){0}};
+}
+
+val model_logits(const struct model *m, struct site *s, val x) {
+    const struct projection h = model_head(m, s);
+    const struct linear w[] = {{.w = h.w}, {.w = h.own}};
+    val z[2] = {{0}};
+    if (s->p->failed || site_emit_linear(s, x, has(h.own) ? 2 : 1, w, &(struct op_attr){.wide = true}, NULL, z)) return (val){0};
+    return has(h.own) ? emit1(s->p, &op_put_columns, (val[]){z[0], z[1], s->own_ids}, 3, NULL) : z[0];
+}

@@ -81,7 +81,7 @@ struct model {
     void *random_bytes;
     uint64_t seed;
     struct residents *residents; /* where a backend has the tensors */
-    struct norms *norms;    /* sums of squares of rows that programs have asked for (model/norms.h) */
+    struct derived *derived; /* what methods want of its matrices (model/derived.h) */
 };
 
 struct family {
@@ -128,7 +128,10 @@ void model_hash(const struct model *m, char hex[33]);
 
 /* Emits the whole stack up to the final norm: returns x [N, C]. */
 val model_body(const struct model *m, struct site *s);
-val model_head(const struct model *m, struct site *s);             /* the output projection's weight [V, C] */
+/* The output projection's weight [V, C], and the rows [R, C] that stand in the place of some of it (site.own_ids), or none. */
+struct projection { val w, own; };
+struct projection model_head(const struct model *m, struct site *s);
+val model_logits(const struct model *m, struct site *s, val x);    /* [N, V] f32, without the cap */
 /* For families: */
 val model_base(const struct model *m, struct site *s, const char *name); /* a tensor by its canonical name */
 val model_matrix(const struct model *m, struct site *s, const char *name); /* "token_embd": as a method may have it */

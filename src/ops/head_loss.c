@@ -1,7 +1,8 @@
 /* head_loss: the output projection and the cross-entropy in one op, so that the [N, V] logits never exist. Rows with weight
  * zero are not computed (half of a cycle step's tokens are prompt). With `backward` the gradients come out of the same pass, while
  * a chunk's logits are at hand, dlogits = loss_scale weight (softmax - onehot): to x where it needs one, and to W and the bias where
- * they are trained (a classifier, an output matrix). A program that only scores makes none. The sums are not normalised: whoever owns
+ * they are trained (a classifier, an output matrix). Some rows of W may have replacements that are trained while W is frozen: the tied
+ * side of trainable tokens. A program that only scores makes none. The sums are not normalised: whoever owns
  * the step divides once by the weight of all its passes. */
 #include "ops/ops.h"
 #include <math.h>
@@ -14,6 +15,10 @@ static err infer(struct prog *p, struct inst *i) {
     TRY(want(p, i, 2, DT_I32, 1, x.d));
     TRY(want(p, i, 3, DT_F32, 1, x.d));
     if (has(i->in[4])) TRY(want(p, i, 4, DT_F32, 1, w.d));
+    const bool replaces = has(i->in[5]);
+    if (replaces) TRY(want(p, i, 5, prog_dt(p), 2, (int64_t[]){prog_v(p, i->in[5])->d[0], x.d[1]}));
+    if (replaces) TRY(want(p, i, 6, DT_I32, 1, prog_v(p, i->in[5])->d));
+    if (replaces && w.needs) return prog_fail(p, E_UNSUPPORTED, "head_loss: rows that replace some of '%s', which is trained itself", w.name);
     const bool trains_w = w.needs, trains_bias = has(i->in[4]) && bias.needs;
     const char *made = trains_w && w.role != ROLE_PARAM ? w.name : trains_bias && bias.role != ROLE_PARAM ? bias.name : NULL;
     if (made) return prog_fail(p, E_UNSUPPORTED, "head_loss: a gradient of '%s', which is no parameter", made);
@@ -22,6 +27,7 @@ static err infer(struct prog *p, struct inst *i) {
     if (i->a.backward && x.needs) i->out[2] = prog_act(p, prog_dt(p), 2, x.d, "d head");
     if (i->a.backward && trains_w) i->out[3] = prog_grad_of(p, i->in[1]);
     if (i->a.backward && trains_bias) i->out[4] = prog_grad_of(p, i->in[4]);
+    if (i->a.backward && replaces && prog_v(p, i->in[5])->needs) i->out[5] = prog_grad_of(p, i->in[5]);
     return p->failed;
 }
 
@@ -37,12 +43,21 @@ static size_t ref_scratch(const struct inst *i, const struct view *in, const str
     return (size_t)(in[1].d[0] * 8 + in[1].d[1] * 4); /* one row of logits in double, one weight row */
 }
 
+/* Row v of W: in w, or where its replacement lies; *own: which one that is, or -1. */
+static const float *row_of(const struct view *in, int64_t v, float *w, int64_t *own) {
+    *own = -1;
+    for (int64_t r = 0; r < in[6].d[0] && in[5].p; r++)
+        if (view_i32(&in[6])[r] == v) *own = r;
+    if (*own >= 0) return view_row(&in[5], *own);
+    dequantise_row(in[1].dt, (const char *)in[1].p + dtype_row_bytes(in[1].dt, in[1].d[1]) * (size_t)v, w, in[1].d[1]);
+    return w;
+}
+
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     double cap = i->a.softcap, scale = run->loss_scale != 0 ? run->loss_scale : 1;
     int64_t V = in[1].d[0], C = in[1].d[1];
     double *z = scratch, sums[4] = {0};
-    float *w = (float *)(z + V);
-    size_t row = dtype_row_bytes(in[1].dt, C);
+    float *buffer = (float *)(z + V);
     for (int64_t n = 0; n < in[0].d[0]; n++) {
         float weight = view_f32(&in[3])[n], *dx = out[2].p ? view_row(&out[2], n) : NULL;
         const float *x = view_row(&in[0], n);
@@ -51,9 +66,9 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         if (dx) memset(dx, 0, (size_t)C * 4);
         if (weight == 0) continue;
         double top = -INFINITY, sum = 0;
-        int64_t best = 0;
+        int64_t best = 0, own;
         for (int64_t v = 0; v < V; v++) {
-            dequantise_row(in[1].dt, (const char *)in[1].p + row * (size_t)v, w, C);
+            const float *w = row_of(in, v, buffer, &own);
             z[v] = in[4].p ? view_f32(&in[4])[v] : 0;
             for (int64_t c = 0; c < C; c++) z[v] += (double)x[c] * w[c];
             if (cap > 0) z[v] = cap * tanh(z[v] / cap);
@@ -66,12 +81,13 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         sums[1] += weight;
         sums[2] += best == label ? weight : 0;
         sums[3] += 1;
-        for (int64_t v = 0; v < V && (dx || out[3].p || out[4].p); v++) {
-            dequantise_row(in[1].dt, (const char *)in[1].p + row * (size_t)v, w, C);
+        for (int64_t v = 0; v < V && (dx || out[3].p || out[4].p || out[5].p); v++) {
+            const float *w = row_of(in, v, buffer, &own);
             double g = scale * weight * (exp(z[v] - top) / sum - (v == label));
             if (cap > 0) g *= 1 - z[v] / cap * (z[v] / cap);
             for (int64_t c = 0; c < C && dx; c++) dx[c] += (float)(g * w[c]);
             for (int64_t c = 0; c < C && out[3].p; c++) view_row(&out[3], v)[c] += (float)(g * x[c]);
+            for (int64_t c = 0; c < C && out[5].p && own >= 0; c++) view_row(&out[5], own)[c] += (float)(g * x[c]);
             if (out[4].p) view_f32(&out[4])[v] += (float)g;
         }
     }
@@ -85,4 +101,4 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
     return (struct cost){2 * n * v * c * (1 + (out[2].nd != 0) + (out[3].nd != 0)), v * (double)dtype_row_bytes(in[1].dt, in[1].d[1])};
 }
 
-const struct op_def op_head_loss = {.name = "head_loss", .n_in = 5, .n_out = 5, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
+const struct op_def op_head_loss = {.name = "head_loss", .n_in = 7, .n_out = 6, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};

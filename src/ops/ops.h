@@ -7,6 +7,8 @@
  *                  y = ids < first ? x : table[ids - first], 0 where that is no row of it
  * overlay_bwd      in  dy[N,C], ids, table                       out dx[N,C] (with backward; may be in place of dy; 0 where ids >= first),
  *                      dtable[P,C] (a trained table: GRAD, added), or dtable[P,C] (another that needs it): sums of dy's rows
+ * find_rows        in  ids[N] i32, which[R] i32                 out row[N] i32: which[row] = id, or -1; rest[N] i32: -1 there, else id
+ * put_columns      in  z[N,V] f32, own[N,R] f32, which[R] i32   out y[N,V]: z with own's column r in the place of column which[r] (may be in place)
  * norm             in  x[N,C], w[D], bias[D] (opt)                out y[N,C], rstd[N] ([N,H] when heads H > 1), mean (with center)
  *                  D = C / H, H = max(heads, 1); each of a row's H vectors: m = center ? mean(x) : 0,
  *                  rstd = 1/sqrt(mean((x-m)^2)+eps), y = (x-m)*rstd*w + bias
@@ -48,10 +50,11 @@
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
  * split_bwd        in  dy_i[N,W_i]                               out dx
- * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt)
+ * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt)
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
  *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
- *                      dbias[V] (where they are trained; GRAD: added)
+ *                      dbias[V], drows[R,C] (where they are trained; GRAD: added)
+ *                  W' = W with rows[r] in the place of row which[r] (then W itself is frozen); W below is that.
  *                  logits z = x W^T + bias, with softcap c > 0: c tanh(z/c).
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]

@@ -39,6 +39,8 @@ val site_vector(struct site *s, const struct base_vector *v) {
 
 val site_matrix(struct site *s, const struct base_matrix *m) { return s->method && s->method->matrix ? s->method->matrix(s, m) : (val){0}; }
 
+val site_tokens(struct site *s, const struct base_matrix *table) { return s->method && s->method->tokens ? s->method->tokens(s, table) : (val){0}; }
+
 val site_embed(struct site *s, const struct embedding *e, val table) {
     const val x = emit1(s->p, &op_embed, (val[]){s->ids, table}, 2, &(struct op_attr){.scale = (float)e->scale});
     return s->method && s->method->embed ? s->method->embed(s, e, x) : x;

@@ -20,6 +20,27 @@ static err lengths(const struct param_slice *s, int64_t columns, uint64_t key, f
     return OK;
 }
 
+/* Of a row, a block at a time; in double, eight sums side by side. */
+static float row_squared(const struct matrix *w, int64_t row) {
+    const char *from = (const char *)w->data + dtype_row_bytes(w->dt, w->columns) * (size_t)row;
+    float x[DTYPE_BLOCK_MAX]; /* a multiple of every block size */
+    double sum[8] = {0}, all = 0;
+    for (int64_t c0 = 0; c0 < w->columns; c0 += DTYPE_BLOCK_MAX) {
+        const int64_t n = w->columns - c0 < DTYPE_BLOCK_MAX ? w->columns - c0 : DTYPE_BLOCK_MAX;
+        dequantise_row(w->dt, from + dtype_row_bytes(w->dt, c0), x, n);
+        for (int64_t c = 0; c < n; c++) sum[c % 8] += (double)x[c] * x[c];
+    }
+    for (int k = 0; k < 8; k++) all += sum[k];
+    return (float)all;
+}
+
+static err squares_of_rows(const struct matrix *w, const struct derivation *d, float *out) {
+    (void)d;
+#pragma omp parallel for
+    for (int64_t o = 0; o < w->rows; o++) out[o] = row_squared(w, o);
+    return OK;
+}
+
 /* [out] f32; PEFT's files of today have no ".weight" behind the name. */
 static int magnitude_param(struct site *s, const struct dora *d, const struct linear *w, val squares) {
     char name[256], file[256], also[264];
@@ -51,7 +72,10 @@ static val factor(struct site *s, const struct dora *d, const struct linear *w, 
 }
 
 val dora_output(struct site *s, const struct dora *d, const struct linear *w, val y) {
-    val squares = s->row_norms(s, w);
+    char name[96];
+    const float *of_rows = s->derived(s, w, &(struct derivation){.make = squares_of_rows, .floats = (size_t)w->out});
+    snprintf(name, sizeof name, "%s rows squared", w->of.name);
+    val squares = prog_base(s->p, DT_F32, 1, &w->out, of_rows, name);
     if (s->p->failed) return (val){0};
     const int m = magnitude_param(s, d, w, squares);
     if (m < 0) return prog_fail(s->p, E_MEMORY, "out of memory while building a program"), (val){0};

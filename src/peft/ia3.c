@@ -80,7 +80,7 @@ static val scales(struct site *s, const struct linear *w, bool input) {
     return prog_param(s->p, s->params, param_get(s->params, name, 1, &n, INIT_ONE, 0, &whole, 1));
 }
 
-static val scaled(struct site *s, val x, const struct linear *w, bool input) { return emit1(s->p, &op_scale, (val[]){x, scales(s, w, input), {0}}, 3, NULL); }
+static val scaled(struct site *s, val x, const struct linear *w, bool input) { return emit1(s->p, &op_scale, (val[]){x, scales(s, w, input)}, 2, NULL); }
 
 /* A linear whose input is scaled has an input of its own; the others stay one group. */
 static err linears(struct site *s, val x, int n, const struct linear *w, val *out) {

@@ -5,11 +5,13 @@
  * Rank and scale may differ from module to module (rank_pattern, alpha_pattern). rsLoRA (Kalajdzievski 2023) divides alpha by the
  * root of r. LoRA+ (Hayou et al. 2024) lets B learn faster than A: a setting of the optimizer, which adapter files do not have (PEFT:
  * create_loraplus_optimizer). `bias` trains biases of the base beside the deltas, of the modules that have one (lora_only) or all there are,
- * norms' too (all). DoRA is dora.c's. Of adapter_config.json everything is read that changes the computation; what we do not compute is
+ * norms' too (all). DoRA is dora.c's, the starts other than PEFT's
+ * default orthogonal.c's and pissa.c's. Of adapter_config.json everything is read that changes the computation; what we do not compute is
  * refused by name. */
 #include "peft/lora.h"
 #include "peft/dora.h"
 #include "peft/methods.h"
+#include "peft/pissa.h"
 #include "peft/vectors.h"
 #include <jansson.h>
 #include <limits.h>
@@ -18,7 +20,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { MOST_R = 4096 };
+enum { MOST_R = 4096, MOST_RATIO = 1000000, MOST_ITERATIONS = 999 };
 
 int lora_rank(const struct lora *l, const char *module) { return (int)module_value(l->ranks, l->n_ranks, module, l->r); }
 
@@ -30,11 +32,11 @@ double lora_scale(const struct lora *l, const char *module) {
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
     const struct lora *a = one, *b = other;
-    return a->r == b->r && a->bias == b->bias && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && a->dora == b->dora && a->plus == b->plus && targets_same(&a->targets, &b->targets) &&
+    return a->r == b->r && a->bias == b->bias && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && a->dora == b->dora && (a->init == LORA_PISSA) == (b->init == LORA_PISSA) && a->pissa == b->pissa && a->plus == b->plus && targets_same(&a->targets, &b->targets) &&
            module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
 }
 
-static const char *const inits[] = {[LORA_GAUSSIAN] = "gaussian", [LORA_ORTHOGONAL] = "orthogonal"}; /* init_lora_weights; else: true */
+static const char *const inits[] = {[LORA_GAUSSIAN] = "gaussian", [LORA_ORTHOGONAL] = "orthogonal", [LORA_PISSA] = NULL}; /* init_lora_weights; NULL: true */
 
 static err needs_even(const struct lora *l, double r, const char *what, const char *of) {
     if (l->init != LORA_ORTHOGONAL || fmod(r, 2) == 0) return OK;
@@ -46,7 +48,9 @@ static err check(const void *settings) {
     if (l->r < 1 || l->r > MOST_R) return fail(E_USAGE, "lora.r is %d; it must be 1 to %d", l->r, MOST_R);
     if (!isfinite(l->alpha)) return fail(E_USAGE, "lora.lora_alpha is not a number");
     if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
-    if (!(l->plus >= 0 && isfinite(l->plus))) return fail(E_USAGE, "lora.loraplus_lr_ratio is %g; it must be above 0", l->plus);
+    if (l->init == LORA_PISSA && l->dora) return fail(E_USAGE, "lora.use_dora does not go with init_lora_weights: pissa: the finished adapter could not say so");
+    if (l->init == LORA_PISSA && !(l->alpha > 0)) return fail(E_USAGE, "lora.init_lora_weights: pissa wants a lora_alpha above 0");
+    if (!(l->plus >= 0 && l->plus <= MOST_RATIO)) return fail(E_USAGE, "lora.loraplus_lr_ratio is %g; it must be above 0 and at most %d", l->plus, MOST_RATIO);
     for (int i = 0; i < l->n_ranks; i++)
         if (!(l->ranks[i].value >= 1 && l->ranks[i].value <= MOST_R) || l->ranks[i].value != floor(l->ranks[i].value))
             return fail(E_USAGE, "lora.rank_pattern: the rank of '%.80s' is %g; it must be an integer of 1 to %d", l->ranks[i].key, l->ranks[i].value, MOST_R);
@@ -95,6 +99,8 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     json_int_t rank = json_integer_value(r);
     *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(json_object_get(json, "lora_dropout")),
                        .rslora = json_is_true(json_object_get(json, "use_rslora")), .dora = json_is_true(json_object_get(json, "use_dora")), .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
+    const json_t *pissa = json_object_get(json, "pissa"); /* the configuration's: an adapter of PEFT's that says pissa changed its base */
+    if (json_is_integer(pissa) && json_integer_value(pissa) <= MOST_ITERATIONS) l->init = LORA_PISSA, l->pissa = json_integer_value(pissa) < 0 ? PISSA_SETTLED : (int)json_integer_value(pissa);
     for (size_t i = 0; init && i < sizeof inits / sizeof *inits; i++)
         if (inits[i] && !strcmp(init, inits[i])) l->init = (enum lora_init)i;
     TRY(read_bias(json, where, &l->bias));
@@ -110,21 +116,23 @@ static json_t *number(double x) { return x == (int)x ? json_integer((int)x) : js
 /* The keys that every PEFT since 0.4 reads. */
 static err write_json(const void *settings, const struct module_list *named, void *json) {
     const struct lora *l = settings;
-    int bad = json_object_set_new(json, "r", json_integer(l->r)) | json_object_set_new(json, "lora_alpha", number(l->alpha)) |
+    const int twice = l->init == LORA_PISSA ? 2 : 1; /* the rank of what files have */
+    const double grown = l->init == LORA_PISSA ? l->rslora ? sqrt(2) : 2 : 1; /* and its alpha, for the same scale */
+    int bad = json_object_set_new(json, "r", json_integer(twice * l->r)) | json_object_set_new(json, "lora_alpha", number(grown * l->alpha)) |
               json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string(biases[l->bias])) |
               json_object_set_new(json, "modules_to_save", json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
               json_object_set_new(json, "use_dora", json_boolean(l->dora)) |
               json_object_set_new(json, "init_lora_weights", inits[l->init] ? json_string(inits[l->init]) : json_true());
     if (bad) return fail(E_MEMORY, "out of memory");
-    TRY(module_values_write(l->ranks, l->n_ranks, "rank_pattern", json));
-    TRY(module_values_write(l->alphas, l->n_alphas, "alpha_pattern", json));
+    TRY(module_values_write(l->ranks, l->n_ranks, twice, "rank_pattern", json));
+    TRY(module_values_write(l->alphas, l->n_alphas, grown, "alpha_pattern", json));
     return targets_write(&l->targets, named, json);
 }
 
 /* Would the numbers of `have` mean the same under `want`? */
 static err agrees(const void *one, const void *other, const char *module, const char *folder) {
     const struct lora *have = one, *want = other;
-    const int r = lora_rank(have, module), wanted = lora_rank(want, module);
+    const int r = lora_rank(have, module), wanted = lora_rank(want, module) * (want->init == LORA_PISSA && have->init != LORA_PISSA ? 2 : 1);
     const double scale = lora_scale(have, module), wanted_scale = lora_scale(want, module);
     if (have->dora != want->dora) return fail(E_USAGE, "%s was made with%s lora.use_dora, the configuration says with%s", folder, have->dora ? "" : "out", want->dora ? "" : "out");
     if (r != wanted) return fail(E_USAGE, "%s was made with lora.r %d for %s, the configuration says %d", folder, r, module, wanted);
@@ -139,6 +147,7 @@ static void describe(const void *settings, str *out) {
     str_addf(out, "%s adapter (r %d", l->dora ? "DoRA" : "LoRA", l->r);
     if (l->n_ranks) str_addf(out, ", of some modules another");
     if (l->rslora) str_addf(out, ", rank-stabilised");
+    if (l->init == LORA_PISSA) str_addf(out, ", from singular vectors");
     if (l->plus > 0) str_addf(out, ", B learns %g times as fast", l->plus);
     if (l->bias) str_addf(out, l->bias == LORA_BIAS_ALL ? ", all biases" : ", their biases");
 }
@@ -147,7 +156,7 @@ static const struct targets *targets_of(const void *settings) { return &((const 
 
 /* --- in a program -------------------------------------------------------------------------------------------------------- */
 /* A [R, in]: PEFT's default is kaiming_uniform(a = sqrt 5), whose bound is 1 / sqrt(in); gaussian is N(0, 1/r^2); orthogonal is orthogonal.c's. */
-static int a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const int *rank) {
+static int a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const int *rank, const float *const *factors) {
     struct param_slice slice[MAX_GROUP] = {{0}};
     char names[MAX_GROUP][256], name[256];
     int slices = 0;
@@ -157,22 +166,25 @@ static int a_param(struct site *s, const struct lora *l, int n, const struct lin
         if (!rank[i]) continue;
         snprintf(names[slices], sizeof names[0], "%s.lora_A.weight", w[i].of.module);
         slice[slices] = (struct param_slice){.name = names[slices], .row0 = rows, .rows = rank[i], .init_scale = 1.0f / (float)rank[i], .make = lora_orthogonal_a};
+        if (factors[i]) slice[slices].from = factors[i], slice[slices].stored = DT_F32, slice[slices].times = (float)(1 / sqrt(lora_scale(l, w[i].of.module))), slice[slices].beside = BESIDE_BELOW;
         rows += rank[i];
         at += (size_t)snprintf(name + at, sizeof name - at, "%s%s", slices ? "+" : "", w[i].of.name);
         if (at > sizeof name - 16) at = sizeof name - 16;
         slices++;
     }
     snprintf(name + at, sizeof name - at, ".lora_A");
-    static const enum param_init how[] = {INIT_UNIFORM, INIT_NORMAL_SLICES, INIT_MADE};
+    static const enum param_init how[] = {INIT_UNIFORM, INIT_NORMAL_SLICES, INIT_MADE, INIT_COPY};
     return param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, how[l->init], (float)(1 / sqrt((double)w[0].in)), slice, slices);
 }
 
-static val b_param(struct site *s, const struct lora *l, int r, const struct linear *w) {
+static val b_param(struct site *s, const struct lora *l, int r, const struct linear *w, const float *factors) {
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.lora_B", w->of.name);
     snprintf(file, sizeof file, "%s.lora_B.weight", w->of.module);
-    const struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads, .make = lora_orthogonal_b};
-    const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, l->init == LORA_ORTHOGONAL ? INIT_MADE : INIT_ZERO, 0, &slice, 1);
+    struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads, .make = lora_orthogonal_b};
+    if (factors) slice.from = factors + r * w->in, slice.stored = DT_F32, slice.times = (float)(-1 / sqrt(lora_scale(l, w->of.module))), slice.beside = BESIDE_NEGATED;
+    static const enum param_init how[] = {INIT_ZERO, INIT_ZERO, INIT_MADE, INIT_COPY};
+    const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, how[l->init], 0, &slice, 1);
     if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
     return prog_param(s->p, s->params, p);
 }
@@ -184,17 +196,22 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     int any = 0;
     for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
     if (!any) return site_emit_linear(s, x, n, w, NULL, NULL, out);
-    const int in_a = a_param(s, l, n, w, a.rank);
+    const float *factors[MAX_GROUP] = {NULL};
+    for (int i = 0; i < n && l->init == LORA_PISSA; i++)
+        if (a.rank[i] && !(factors[i] = pissa_factors(s, &w[i], a.rank[i], l->pissa))) return s->p->failed;
+    const int in_a = a_param(s, l, n, w, a.rank, factors);
     struct linear plain[MAX_GROUP];
     low.a = prog_param(s->p, s->params, in_a);
     for (int i = 0; i < n; i++) {
         plain[i] = w[i];
         if (!a.rank[i]) continue;
         a.alpha[i] = (float)lora_scale(l, w[i].of.module);
-        low.b[i] = b_param(s, l, a.rank[i], &w[i]);
+        low.b[i] = b_param(s, l, a.rank[i], &w[i], factors[i]);
         if (l->dora) plain[i].bias = (val){0}; /* it is added to what has been scaled */
     }
     TRY(site_emit_linear(s, x, n, plain, &a, &low, out));
+    for (int i = 0; i < n; i++)
+        if (factors[i]) out[i] = pissa_less(s, &w[i], factors[i], a.rank[i], x, out[i]);
     struct dora d = {.a = in_a, .rate = l->plus > 0 ? (float)l->plus : 1};
     for (int i = 0; i < n && l->dora; d.row0 += a.rank[i++]) {
         if (!a.rank[i]) continue;

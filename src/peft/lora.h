@@ -3,7 +3,7 @@
 #define CYC_PEFT_LORA_H
 #include "peft/targets.h"
 
-enum lora_init { LORA_KAIMING, LORA_GAUSSIAN, LORA_ORTHOGONAL };
+enum lora_init { LORA_KAIMING, LORA_GAUSSIAN, LORA_ORTHOGONAL, LORA_PISSA };
 
 enum lora_bias { LORA_BIAS_NONE, LORA_BIAS_OWN /* of the modules with a delta */, LORA_BIAS_ALL };
 
@@ -11,6 +11,7 @@ struct lora {
     int r;
     double alpha, dropout;
     enum lora_init init;
+    int pissa;   /* of LORA_PISSA: iterations, or PISSA_SETTLED */
     enum lora_bias bias;
     bool rslora; /* the delta is scaled by alpha / sqrt(r) */
     bool dora;   /* the length of each row of W + BA is trained apart */

@@ -170,9 +170,12 @@ err module_values_read(const void *json, const char *setting, const char *where,
     return OK;
 }
 
-err module_values_write(const struct module_value *v, int n, const char *setting, void *json) {
+err module_values_write(const struct module_value *v, int n, double times, const char *setting, void *json) {
     json_t *j = json_object();
-    for (int i = 0; i < n; i++) json_object_set_new(j, v[i].key, v[i].value == (int)v[i].value ? json_integer((int)v[i].value) : json_real(v[i].value));
+    for (int i = 0; i < n; i++) {
+        const double x = times * v[i].value;
+        json_object_set_new(j, v[i].key, x == (int)x ? json_integer((int)x) : json_real(x));
+    }
     return json_object_set_new(json, setting, j) ? fail(E_MEMORY, "out of memory") : OK;
 }
 

@@ -58,6 +58,6 @@ bool module_values_same(const struct module_value *a, int na, const struct modul
 err module_values_check(const struct module_value *v, int n, const char *setting);
 /* {"key": number}, or absent or null. */
 err module_values_read(const void *json, const char *setting, const char *where, arena *mem, const struct module_value **v, int *n);
-err module_values_write(const struct module_value *v, int n, const char *setting, void *json);
+err module_values_write(const struct module_value *v, int n, double times, const char *setting, void *json);
 
 #endif

@@ -105,7 +105,9 @@ static bool within(const char *interval, double x) {
 /* Finds `word` among "a|b|c=b"; *canonical becomes the spelling that the rest of the library knows. */
 static bool choose(const char *choices, const char **word, arena *mem) {
     for (const char *p = choices; *p;) {
-        size_t n = strcspn(p, "|"), name = strcspn(p, "|=");
+        size_t n = strcspn(p, "|"), name = strcspn(p, "|="), fixed = strcspn(p, "|=[");
+        if (!strncmp(p + fixed, "[n]", 3) && !strncasecmp(*word, p, fixed) && (*word)[fixed] && strlen(*word) < fixed + 4 && !(*word)[fixed + strspn(*word + fixed, "0123456789")])
+            return true; /* any number in its place */
         if (strlen(*word) == name && strncasecmp(*word, p, name) == 0) {
             const char *value = name < n ? p + name + 1 : p;
             return (*word = arena_strn(mem, value, (size_t)(p + n - value))) != NULL;

@@ -1,6 +1,7 @@
 /* A side's method and its settings. The keys of the configuration have PEFT's names and become what adapter_config.json would say, which
  * the method reads: one reader, one set of rules for both. */
 #include "train/run.h"
+#include "peft/pissa.h"
 #include <jansson.h>
 #include <string.h>
 
@@ -74,13 +75,23 @@ static err pattern_json(const struct strs *l, const char *key, json_t *j) {
     return OK;
 }
 
+/* pissa, pissa_niter_4: as a setting of its own, for an adapter of PEFT's that says so in init_lora_weights changed its base. */
+static void start_json(const char *init, json_t *j) {
+    int n = PISSA_SETTLED;
+    const bool pissa = !strncmp(init, "pissa", 5);
+    sscanf(init, "pissa_niter_%d", &n);
+    json_object_set_new(j, "init_lora_weights", pissa ? json_true() : json_string(init));
+    if (pissa) json_object_set_new(j, "pissa", json_integer(n));
+}
+
 static err lora_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers, *ranks = json_object(), *alphas = json_object();
     err e = layers_json(&c->lora_layers, "lora.layers_to_transform", base->depth, &layers);
-    *out = json_pack("{s:I, s:f, s:f, s:b, s:b, s:f, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
-                          "use_dora", (int)c->lora_dora, "loraplus_lr_ratio", c->lora_plus, "bias", c->lora_bias, "init_lora_weights", c->lora_init, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
+    *out = json_pack("{s:I, s:f, s:f, s:b, s:b, s:f, s:s, s:o, s:o, s:o, s:o, s:o}", "r", (json_int_t)c->lora_r, "lora_alpha", c->lora_alpha, "lora_dropout", c->lora_dropout, "use_rslora", (int)c->lora_rslora,
+                          "use_dora", (int)c->lora_dora, "loraplus_lr_ratio", c->lora_plus, "bias", c->lora_bias, "target_modules", modules_json(&c->lora_targets), "exclude_modules", modules_json(&c->lora_excluded),
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
     if (!*out) return fail(E_MEMORY, "out of memory");
+    start_json(c->lora_init, *out);
     TRY(e);
     TRY(pattern_json(&c->lora_ranks, "rank_pattern", ranks));
     return pattern_json(&c->lora_alphas, "alpha_pattern", alphas);
@@ -109,6 +120,24 @@ static err full_json(const struct side_config *c, const struct known *base, json
     err e = layers_json(&c->full_layers, "full.layers", base->depth, &layers);
     *out = json_pack("{s:o, s:o, s:o}", "target_modules", modules_json(&c->full_targets), "exclude_modules", modules_json(&c->full_excluded), "layers_to_transform", layers);
     return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+/* "5", "49140-49151", or a token as the vocabulary has it: "<|im_start|>" */
+static err tokens_json(const struct side_config *c, const struct known *base, json_t **out) {
+    json_t *ids = json_array();
+    *out = json_pack("{s:o}", "token_indices", ids);
+    if (!*out) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < c->token_indices.n; i++) {
+        int first, last, end = 0;
+        const char *text = c->token_indices.v[i];
+        int n = sscanf(text, "%d%n-%d%n", &first, &end, &last, &end);
+        if (n == 1) last = first;
+        if (n < 1 && (first = last = tokenizer_id(base->tok, text)) >= 0) n = 1, end = (int)strlen(text);
+        if (n < 1 || text[end] || first < 0 || last < first || last - first > 1 << 20)
+            return fail(E_USAGE, "'trainable_tokens.token_indices' wants ids such as 49150 or 49140-49151, or tokens of the vocabulary, found '%.40s'", text);
+        for (int k = first; k <= last; k++) json_array_append_new(ids, json_integer(k));
+    }
+    return OK;
 }
 
 /* A text is settled as ids here, where its tokenizer is: with what the tokenizer puts around a text, as PEFT does it. */
@@ -150,7 +179,7 @@ err side_method(const struct side_config *c, const struct model *m, const tokeni
     static const struct {
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
-    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json},
+    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
                 {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_none, none_json}};
     const struct known base = {depth_of(m), tok};
     size_t i = 0;

@@ -41,7 +41,7 @@ static size_t adapters_resident(const struct run *r, int what) {
 }
 
 static size_t weights_resident(const struct run *r) {
-    if (!r->backend->mem->host) return r->model.residents->bytes;
+    if (!r->backend->mem->host) return r->model.residents->bytes - r->foot.derived;
     if (r->model.random) return resident_of(r, r->model.random_bytes, r->model.bytes);
     size_t n = 0;
     bool all = !r->model.files.copied; /* what was repacked or copied for training has left the file's pages */
@@ -70,6 +70,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     bool host = r->backend->mem->host;
     line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
+    if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", measured, f->derived);
     line(m, "adapters", f->adapters, f->working ? "f32, and a working copy in the compute type" : "f32", measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
     line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));

@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "cpu/cpu.h"
 #include "io/chat.h"
-#include "model/norms.h"
+#include "model/derived.h"
 #include "ops/ops.h"
 #include <math.h>
 #include <omp.h>
@@ -158,8 +158,7 @@ static void measure_plan(struct run *r) {
     if (r->freezes) list[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
-    const size_t norms = r->model.norms->bytes; /* of the base's rows, computed at the start */
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r) + norms, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
@@ -173,9 +172,9 @@ static void measure_plan(struct run *r) {
     bool host = r->backend->mem->host;
     if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
     /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
-    size_t held = r->model.random && host ? model_kept_bytes(&r->model) + norms : !host ? f->weights : r->model.files.copied + norms;
+    size_t held = r->model.random && host ? model_kept_bytes(&r->model) : !host ? f->weights : r->model.files.copied;
     if (held > f->weights) f->weights = held;
-    f->resident = f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
+    f->resident = f->derived + f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
     f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
 

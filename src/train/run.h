@@ -61,7 +61,7 @@ struct objective {
 };
 
 struct footprint { /* bytes */
-    size_t weights, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
+    size_t weights, derived, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
     size_t working; /* inside adapters: the copy in the compute type, of the largest */
     size_t total, resident; /* resident: without the file-backed weights */
 };

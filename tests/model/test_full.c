@@ -1,10 +1,12 @@
-/* Full fine-tuning of a part: what is taken by words and names, that nothing is emitted below the lowest trained value, that copies are
+/* Full fine-tuning of a part, and of rows of the token table: what is taken by words and names, that nothing is emitted below the lowest trained value, that copies are
  * what a quantised base decodes to, and that files come out as they went in. The numbers of training are test_methods.c's. */
 #define _GNU_SOURCE
 #include "support/bench.h"
 #include "base/file.h"
 #include "peft/methods.h"
 #include "peft/targets.h"
+#include "peft/trainable_tokens.h"
+#include <jansson.h>
 
 #define TINY GOLDEN "/tiny_llama/"
 enum { LAYERS = 3 };
@@ -133,7 +135,7 @@ static void test_copies_decode(void **state) {
         must(structure_init(&st, &m, &method_full, &f, NULL)); /* before there is a number to read */
         model_fill(&m);
         float *w = arena_f32(st.params.bytes);
-        param_fill(&st.params, 1, w);
+        must(param_fill(&st.params, 1, w));
         for (int i = 0; i < st.params.n; i++) {
             const struct param *p = &st.params.p[i];
             const struct weight *from = model_weight(&m, p->name);
@@ -158,7 +160,8 @@ static void test_files(void **state) {
     (void)state;
     static const char *const list[][2] = {{"full", TINY "tied_gqa"}, {"full_gpt2", GOLDEN "/families/gpt2"}, {"full_gpt2", GOLDEN "/families/gpt2/model.gguf"},
                                           {"full_gemma2", GOLDEN "/families/gemma2"}, {"full_gemma2", GOLDEN "/families/gemma2/model.gguf"},
-                                          {"full_names", GOLDEN "/families/mistral_full"}, {"full_names", GOLDEN "/families/mistral_full/model.gguf"}};
+                                          {"full_names", GOLDEN "/families/mistral_full"}, {"full_names", GOLDEN "/families/mistral_full/model.gguf"},
+                                          {"tokens", TINY "tied_gqa"}, {"tokens_untied", TINY "untied_mha"}, {"tokens_gpt2", GOLDEN "/families/gpt2/model.gguf"}};
     char root[] = "/tmp/cyc-test-full-XXXXXX", folder[256], file[300];
     assert_non_null(mkdtemp(root));
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
@@ -222,9 +225,64 @@ static void test_other_bases(void **state) {
     refused(TINY "bias", GOLDEN "/methods/full/adapter", ".bias is missing");
 }
 
+/* --- trainable tokens ---------------------------------------------------------------------------------------------------- */
+static void no_tokens(const char *base, const char *json, err want, const char *say) {
+    struct model m;
+    struct structure st = {0};
+    arena mem = {0};
+    struct trainable_tokens t;
+    json_t *j = json_loads(json, 0, NULL);
+    must(model_open(base, NULL, &m));
+    err e = method_trainable_tokens.read(j, "here", &mem, &t);
+    if (!e) e = structure_init(&st, &m, &method_trainable_tokens, &t, NULL);
+    if (e != want || !strstr(err_text(), say)) flunk("%s: %d \"%s\"", json, e, err_text());
+    json_decref(j);
+    arena_free(&mem);
+    model_close(&m);
+}
+
+static void test_tokens_refused(void **state) {
+    (void)state;
+    static const struct { const char *json; err e; const char *say; } list[] = {
+        {"{\"token_indices\": []}", E_USAGE, "token_indices is empty"}, {"{}", E_USAGE, "token_indices is empty"}, {"{\"token_indices\": [3, 4, 3]}", E_USAGE, "token_indices has 3 twice"},
+        {"{\"token_indices\": [-1]}", E_INPUT, "here: token_indices holds something that is no token's id"}, {"{\"token_indices\": [1.5]}", E_INPUT, "no token's id"},
+        {"{\"token_indices\": 7}", E_INPUT, "must be a list of ids"}, {"{\"token_indices\": [96]}", E_USAGE, "96 is no token of this model, which has 96"},
+        {"{\"token_indices\": [5], \"init_weights\": false}", E_UNSUPPORTED, "init_weights false"},
+        {"{\"token_indices\": [5], \"target_modules\": [\"lm_head\"]}", E_UNSUPPORTED, "names another module than the token table, model.embed_tokens"}};
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) no_tokens(TINY "tied_gqa", list[i].json, list[i].e, list[i].say);
+}
+
+/* Of an untied model the head has no such rows, and nothing beside the embedding is trained. */
+static void test_tokens_programs(void **state) {
+    (void)state;
+    static const int32_t ids[] = {9, 4};
+    const struct trainable_tokens t = {.n = 2, .ids = ids};
+    static const char *const bases[] = {TINY "tied_gqa", TINY "untied_mha"};
+    for (int i = 0; i < 2; i++) {
+        struct model m;
+        struct structure st;
+        struct program g;
+        must(model_open(bases[i], NULL, &m));
+        must(structure_init(&st, &m, &method_trainable_tokens, &t, NULL));
+        assert_int_equal(param_count(&st.params), 2 * m.shape.width);
+        must(program_build(&g, &m, MODE_TRAIN, &st, (struct capacity){64, 8, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, false));
+        const struct inst *loss = &g.p.in[head_loss_at(&g)];
+        assert_int_equal(has(loss->in[5]), !i);
+        assert_int_equal(has(loss->out[5]), !i);
+        assert_int_equal(count(&g, "embed_bwd"), 1);
+        assert_int_equal(count(&g, "weight_grad"), 0);
+        close_program(&g, &m, &st);
+        must(model_open(bases[i], NULL, &m));
+        must(structure_init(&st, &m, &method_trainable_tokens, &t, NULL));
+        must(program_build(&g, &m, MODE_DECODE, &st, (struct capacity){8, 8, 4, 16, DT_F32}, CHECKPOINT_NONE, &backend_cpu, false));
+        assert_int_equal(count(&g, "put_columns"), !i);
+        close_program(&g, &m, &st);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_words),        cmocka_unit_test(test_backward_ends), cmocka_unit_test(test_ends_of_the_stack),
                                        cmocka_unit_test(test_no_base_left), cmocka_unit_test(test_copies_decode), cmocka_unit_test(test_files),
-                                       cmocka_unit_test(test_other_bases)};
+                                       cmocka_unit_test(test_other_bases),  cmocka_unit_test(test_tokens_refused), cmocka_unit_test(test_tokens_programs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -431,7 +431,7 @@ static void same_bits(void) {
 
 struct head {
     struct inst inst;
-    struct view in[5], out[5];
+    struct view in[7], out[6];
     float *w;
 };
 

@@ -207,6 +207,25 @@ static void build_overlay(struct lab *l) {
     emit(l, &op_overlay, in, &(struct op_attr){.first = 12});
 }
 
+/* Ascending ids of the replaced, all below n. */
+static val replaced(struct lab *l, int64_t R, int64_t n) {
+    val v = ints(l, R, "which", 1);
+    for (int64_t r = 0; r < R; r++) ((int32_t *)l->data[v.i])[r] = (int32_t)(r * (n - 1) / (R > 1 ? R - 1 : 1));
+    return v;
+}
+
+/* Variants: one replacement, four. */
+static void build_find_rows(struct lab *l) {
+    emit(l, &op_find_rows, (val[]){ints(l, SYM_N, "ids", 11), replaced(l, l->variant ? 4 : 1, 11)}, NULL);
+}
+
+static void build_put_columns(struct lab *l) {
+    const int64_t V = 3 * l->s->C, R = l->variant ? 3 : 1;
+    val z = activation(l, V, "logits"), own = activation(l, R, "own");
+    prog_v(&l->p, z)->needs = prog_v(&l->p, own)->needs = false;
+    emit(l, &op_put_columns, (val[]){z, own, replaced(l, R, V)}, NULL);
+}
+
 /* Variants: RMSNorm with a frozen and a trained weight, LayerNorm with both trained, RMSNorm and LayerNorm per head. */
 static void build_norm(struct lab *l) {
     const bool center = l->variant == 2 || l->variant == 4, trained = l->variant != 0, apart = l->variant > 2;
@@ -415,25 +434,28 @@ static void build_softcap(struct lab *l) {
 }
 
 /* Variants: half of the rows count, none does, half with capped logits; a trained classifier of few labels, a trained matrix with a
- * frozen bias over a frozen backbone, a trained bias alone; a forward pass without gradients. Where W is trained it is f32. */
+ * frozen bias over a frozen backbone, a trained bias alone; a forward pass without gradients; trained replacements of three rows, the
+ * same of one over a frozen backbone with capped logits and a bias; replacements in a forward pass. Where W is trained it is f32. */
 static void build_head_loss(struct lab *l) {
-    const bool trained = l->variant == 3 || l->variant == 4, frozen = l->variant == 4 || l->variant == 5;
+    const bool trained = l->variant == 3 || l->variant == 4, frozen = l->variant == 4 || l->variant == 5 || l->variant == 8, own = l->variant > 6;
+    const bool backward = l->variant != 6 && l->variant != 9;
     const int64_t V = l->variant == 3 ? 5 : 101, C = l->s->C;
     if (trained && l->dt != DT_F32) return;
     val in[] = {activation(l, C, "x"), trained ? param(l, 2, (int64_t[]){V, C}, "w") : weight(l, V, C, "w"), ints(l, SYM_N, "label", V),
-                floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight"), {0}};
+                floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight"), {0}, {0}, {0}};
+    if (own) in[5] = param(l, 2, (int64_t[]){l->variant == 8 ? 1 : 3, C}, "rows"), in[6] = replaced(l, l->variant == 8 ? 1 : 3, V);
     if (frozen) prog_v(&l->p, in[0])->needs = false;
     if (l->variant == 3 || l->variant == 5) in[4] = param(l, 1, &V, "bias");
-    if (l->variant == 4) in[4] = floats(l, ROLE_BASE, 1, &V, "bias");
+    if (l->variant == 4 || l->variant == 8) in[4] = floats(l, ROLE_BASE, 1, &V, "bias");
     for (int64_t n = 0; n < l->N; n++) {
         float *w = (float *)l->data[in[3].i] + n;
         *w = l->variant == 1 || n % 2 ? 0 : fabsf(*w);
     }
     l->terms = (double)(C + l->N + V);
-    l->loss_is_first = l->variant < 6;
-    emit(l, &op_head_loss, in, &(struct op_attr){.softcap = l->variant == 2 || l->variant == 4 ? 2 : 0, .backward = l->variant < 6});
-    for (int k = 2; k < 5 && l->p.ni; k++)
-        if (has(l->p.in[0].out[k]) != (l->variant < 6 && (k == 2 ? !frozen : k == 3 ? trained : l->variant == 3 || l->variant == 5)))
+    l->loss_is_first = backward;
+    emit(l, &op_head_loss, in, &(struct op_attr){.softcap = l->variant == 2 || l->variant == 4 || l->variant == 8 ? 2 : 0, .backward = backward});
+    for (int k = 2; k < 6 && l->p.ni; k++)
+        if (has(l->p.in[0].out[k]) != (backward && (k == 2 ? !frozen : k == 3 ? trained : k == 5 ? own : l->variant == 3 || l->variant == 5)))
             flunk("%s: gradient %d", l->what, k - 2);
 }
 
@@ -502,11 +524,12 @@ static void build_sample(struct lab *l) {
 
 static const struct row rows[] = {
     {&op_embed, build_embed, 3, true},          {&op_norm, build_norm, 5, false},
-    {&op_overlay, build_overlay, 5, false},
+    {&op_overlay, build_overlay, 5, false},     {&op_find_rows, build_find_rows, 2, false},
+    {&op_put_columns, build_put_columns, 2, false},
     {&op_linear, build_linear, 11, true},       {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 9, false}, {&op_add, build_add, 1, false},
-    {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 7, true},
+    {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 10, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},

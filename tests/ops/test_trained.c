@@ -49,7 +49,7 @@ static val layer(struct prog *p, struct model *m, int l, val x) {
     val in[LIN_IN] = {[LIN_X] = emit1(p, &op_norm, (val[]){x, one, {0}}, 3, &(struct op_attr){.eps = 1e-5f}), [LIN_W] = t[UP], [LIN_BIAS] = t[UP_BIAS]};
     const struct op_attr one_of = {.n = 1};
     val h = emit1(p, &op_linear, in, LIN_IN, &one_of);
-    h = emit1(p, &op_scale, (val[]){h, t[SCALE], {0}}, 3, NULL);
+    h = emit1(p, &op_scale, (val[]){h, t[SCALE]}, 2, NULL);
     val to[LIN_IN] = {[LIN_X] = emit1(p, &op_glu, (val[]){h, {0}}, 2, &(struct op_attr){.act = ACT_SILU}), [LIN_W] = t[DOWN], [LIN_BIAS] = t[DOWN_BIAS]};
     x = emit1(p, &op_add, (val[]){x, emit1(p, &op_linear, to, LIN_IN, &one_of)}, 2, NULL);
     p->segment = 0;
@@ -64,7 +64,7 @@ static val build(struct prog *p, struct model *m, enum checkpoint level) {
     val label = prog_input(p, DT_I32, 1, (int64_t[]){SYM_N}, "label"), weight = prog_input(p, DT_F32, 1, (int64_t[]){SYM_N}, "weight");
     for (int l = 0; l < LAYERS; l++) x = layer(p, m, l, x);
     val head = tensor(p, m, false, 2, (int64_t[]){V, C}, "head");
-    val loss = emit1(p, &op_head_loss, (val[]){x, head, label, weight, {0}}, 5, &(struct op_attr){.backward = true});
+    val loss = emit1(p, &op_head_loss, (val[]){x, head, label, weight, {0}, {0}, {0}}, 7, &(struct op_attr){.backward = true});
     prog_keep(p, loss);
     must(prog_backward(p, loss, level, &op_add));
     return loss;

@@ -58,7 +58,7 @@ static void lay_down(struct net *n, enum kind kind, enum checkpoint level, bool 
     x = emit1(p, &op_norm, (val[]){x, prog_base(p, DT_F32, 1, &width, ones, "norm"), {0}}, 3, &(struct op_attr){.eps = 1e-5f});
     x = emit1(p, &op_glu, (val[]){x, {0}}, 2, &(struct op_attr){.act = ACT_SILU});
     p->segment = 2; /* what checkpointing recomputes lies before the last segment */
-    struct inst *i = prog_emit(p, &op_head_loss, (val[]){x, head, want, w, bias}, 5, &(struct op_attr){.backward = backward});
+    struct inst *i = prog_emit(p, &op_head_loss, (val[]){x, head, want, w, bias, {0}, {0}}, 7, &(struct op_attr){.backward = backward});
     if (!i) flunk("%s", err_text());
     n->sums = i->out[0], n->nll = i->out[1];
     prog_keep(p, n->sums);
@@ -206,24 +206,28 @@ static void refused(struct prog *p, err code, const char *message) {
 static void test_refusals(void **state) {
     (void)state;
     const int64_t rows = SYM_N, x[] = {SYM_N, C}, w[] = {V, C}, narrow[] = {P, C - 1};
-    for (int kind = 0; kind < 4; kind++) {
+    for (int kind = 0; kind < 5; kind++) {
         struct prog p = {.cap = {[-SYM_N] = N}};
         val h = prog_act(&p, DT_F32, 2, x, "h"), id = prog_input(&p, DT_I32, 1, &rows, "ids");
         val weighted = prog_input(&p, DT_F32, 1, &rows, "weight"), short_bias = param(&p, P, 0, 0, "short");
         val made = prog_act(&p, DT_F32, 2, w, "made"), thin = prog_act(&p, DT_F32, 2, narrow, "thin");
         prog_v(&p, made)->needs = prog_v(&p, h)->needs = true;
         if (kind == 0) {
-            prog_emit(&p, &op_head_loss, (val[]){h, made, id, weighted, {0}}, 5, NULL);
+            prog_emit(&p, &op_head_loss, (val[]){h, made, id, weighted, {0}, {0}, {0}}, 7, NULL);
             refused(&p, E_UNSUPPORTED, "head_loss: a gradient of 'made', which is no parameter");
         } else if (kind == 1) {
-            prog_emit(&p, &op_head_loss, (val[]){h, param(&p, V, C, 0, "head"), id, weighted, short_bias}, 5, NULL);
+            prog_emit(&p, &op_head_loss, (val[]){h, param(&p, V, C, 0, "head"), id, weighted, short_bias, {0}, {0}}, 7, NULL);
             refused(&p, E_INPUT, "head_loss: 'short' is f32[3], must be f32[20]");
         } else if (kind == 2) {
             val y = emit1(&p, &op_embed, (val[]){id, made}, 2, &(struct op_attr){.scale = 1});
-            val in[] = {y, param(&p, V, C, 0, "head"), id, weighted, {0}};
-            struct inst *i = prog_emit(&p, &op_head_loss, in, 5, &(struct op_attr){.backward = true});
+            val in[] = {y, param(&p, V, C, 0, "head"), id, weighted, {0}, {0}, {0}};
+            struct inst *i = prog_emit(&p, &op_head_loss, in, 7, &(struct op_attr){.backward = true});
             prog_backward(&p, i->out[0], CHECKPOINT_NONE, &op_add);
             refused(&p, E_UNSUPPORTED, "embed: a gradient of 'made', which is no parameter");
+        } else if (kind == 3) {
+            const int64_t few = P;
+            prog_emit(&p, &op_head_loss, (val[]){h, param(&p, V, C, 0, "head"), id, weighted, {0}, param(&p, P, C, 0, "own"), prog_input(&p, DT_I32, 1, &few, "which")}, 7, NULL);
+            refused(&p, E_UNSUPPORTED, "head_loss: rows that replace some of 'head', which is trained itself");
         } else {
             prog_emit(&p, &op_overlay, (val[]){h, id, thin}, 3, &(struct op_attr){.first = V});
             refused(&p, E_INPUT, "overlay: 'thin' is f32[3,15], must be f32[3,16]");

@@ -194,6 +194,11 @@ static void settings(void **state) {
     set_refused("max_steps=null", "found nothing");
     set_refused("lora.target_modules=[a, {b: c}]", "--set: ");
     set_refused("lora.target_modules=[a", "--set: not valid YAML");
+    assert_int_equal(config_set(&c, "lora.init_lora_weights=pissa_niter_16"), OK); /* a word with a number in it */
+    assert_string_equal(c.side[0].lora_init, "pissa_niter_16");
+    set_refused("lora.init_lora_weights=pissa_niter_", "'lora.init_lora_weights' wants one of true, gaussian, orthogonal, pissa, pissa_niter_[n]");
+    set_refused("lora.init_lora_weights=pissa_niter_4x", "wants one of");
+    set_refused("lora.init_lora_weights=pissa_niter_12345", "wants one of");
     set_refused("model=\"a\" b", "--set: not valid YAML");
     set_refused("output_dir=\xFF", "--set: 'output_dir' is not valid UTF-8");
 }

@@ -21,7 +21,7 @@ import oracle
 import tiny_llama
 from oracle import f32, i32, torch
 from peft import (IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
-                  get_peft_model)
+                  TrainableTokensConfig, get_peft_model)
 from transformers import GenerationConfig
 
 OUT = os.path.join(oracle.GOLDEN, "methods")
@@ -38,6 +38,12 @@ CASES = {
     "ia3_phi3": ("families/phi3", IA3Config(task_type="CAUSAL_LM", target_modules=["qkv_proj", "gate_up_proj", "o_proj", "down_proj"], feedforward_modules=["gate_up_proj", "down_proj"])),
     "bitfit": ("tiny_llama/bias", "bias"),
     "bitfit_qwen2": ("families/qwen2", "bias"),
+    "tokens": ("tiny_llama/tied_gqa", TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[38, 9, 90, 17, 26]), 71),
+    "tokens_untied": ("tiny_llama/untied_mha", TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[27, 32, 7, 77]), 72),
+    "tokens_gemma2": ("families/gemma2", TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[39, 18, 4, 27]), 73),
+    "tokens_gpt2": ("families/gpt2", TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[36, 33, 3]), 74),
+    "pissa": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, init_lora_weights="pissa", target_modules=["q_proj", "k_proj", "o_proj", "up_proj"], rank_pattern={"o_proj": 3}, task_type="CAUSAL_LM")),
+    "pissa_rs": ("tiny_llama/bias", LoraConfig(r=2, lora_alpha=3, use_rslora=True, init_lora_weights="pissa", target_modules=["v_proj", "down_proj"], task_type="CAUSAL_LM")),
     "prompt": ("tiny_llama/tied_gqa", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
     "prompt_gemma2": ("families/gemma2", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, prompt_tuning_init="SAMPLE_VOCAB")),
     "prompt_gpt2": ("families/gpt2", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
@@ -60,6 +66,7 @@ CASES = {
     "dora_gpt2": ("families/gpt2", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
     "dora_plus": ("tiny_llama/bias", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["v_proj", "gate_proj"], bias="lora_only", task_type="CAUSAL_LM")),
 }
+PISSA = {"pissa": -1, "pissa_rs": 16}  # iterations of our own search for singular vectors; -1: until they are found
 RATIO = {"lora_plus": 4.0, "dora_plus": 4.0}  # of LoRA+: the learning rate of B and of vectors over that of A, as PEFT's create_loraplus_optimizer groups them
 ENCODER = "prompt_encoder.safetensors"
 
@@ -74,6 +81,12 @@ def trained(m):
     if isinstance(m, PeftModel) and m.active_peft_config.peft_type in ("PROMPT_TUNING", "PREFIX_TUNING"):
         return {"prompt_embeddings": m.prompt_encoder["default"].embedding.weight}
     return {prefix + n.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): p for n, p in m.named_parameters() if p.requires_grad}
+
+
+def again(name):
+    """Trained rows of a tied table are in PEFT's files twice, under the head's name too."""
+    twin = re.sub(r"(base_model\.model\.).*(\.trainable_tokens_delta)", r"\1lm_head\2", name)
+    return twin if twin != name else ""
 
 
 def opened(base):
@@ -166,6 +179,18 @@ def encoder_decoder(seed, seqs):
     return seqs, [q[1:] + [0] for q in seqs], [[float(i < len(q) - 1) for i in range(len(q))] for q in seqs], extra
 
 
+def as_lora(now, began):
+    """PEFT's conversion of a PiSSA adapter (subtract_mutated_init), with the signs that we give to singular vectors."""
+    out = {}
+    for n in now:
+        if "lora_A" not in n:
+            continue
+        b, a0, b0 = n.replace("lora_A", "lora_B"), began[n], began[n.replace("lora_A", "lora_B")]
+        sign = a0.gather(1, a0.abs().argmax(1, keepdim=True)).sign()
+        out[n], out[b] = torch.cat([now[n], a0 * sign]), torch.cat([now[b], -b0 * sign.T], 1)
+    return out
+
+
 def case(name, seed):
     base, config = CASES[name][:2]
     seed = (CASES[name][2:] or (seed,))[0]
@@ -183,8 +208,9 @@ def case(name, seed):
             p.add_(torch.randn(p.shape, generator=g) * (0.1 if p.dim() == 1 or min(p.shape) == 1 or ".lora_B" in n or ours(config) else p.shape[-1] ** -0.5))
     ad = os.path.join(d, "adapter")
     save(m, config, ad, base)
+    began = {n: p.detach().clone() for n, p in trained(fresh(base, config)).items()} if name in PISSA else {}
     saved = set(oracle.load_file(os.path.join(ad, ENCODER if os.path.exists(os.path.join(ad, ENCODER)) else "adapter_model.safetensors")))
-    assert saved == set(trained(m)), saved ^ set(trained(m))
+    assert saved - {again(n) for n in saved} == set(trained(m)), saved ^ set(trained(m))
     tiny_llama.oracle.lora_params = trained
     tiny_llama.NEW = families.NEW
     m = loaded(base, config, ad).double()
@@ -195,10 +221,14 @@ def case(name, seed):
     if is_prompt(config):
         check_loaded(base, ad, seqs, exact["logits"], prompts, gen["gen.ids"])
     noise = tiny_llama.far(exact, tiny_llama.run(plain, seqs, labels, w, RATIO.get(name, 1.0)))
+    path = os.path.join(ad, "adapter_config.json")
     if name in RATIO:  # the product's own settings, which PEFT's file has no place for
-        path = os.path.join(ad, "adapter_config.json")
         oracle.write_json(path, {**oracle.json.load(open(path)), "loraplus_lr_ratio": RATIO[name]})
+    if name in PISSA:
+        oracle.write_json(path, {**oracle.json.load(open(path)), "init_lora_weights": True, "pissa": PISSA[name]})
+        oracle.save(os.path.join(ad, "adapter_model.safetensors"), as_lora(oracle.load_file(os.path.join(ad, "adapter_model.safetensors")), began))
     assert noise["logits"]["rel"] < 1e-5 and noise["grad"]["rel"] < 1e-4, noise
+    exact |= {again(n): v for n, v in exact.items() if again(n).partition(".")[2] in saved}
     tiny_llama.forward = plain_forward
     common |= {"ids": i32(sum(seqs, [])), "cu_seqlens": families.cu_of(seqs), "labels": i32(sum(labels, [])), "weights": torch.tensor(sum(w, []), dtype=torch.float32)}
     oracle.save(os.path.join(d, "expected.safetensors"), {**common, **{k: f32(v) for k, v in exact.items()}, **gen})
