@@ -14,36 +14,39 @@ err learner_init(struct learner *l, struct structure *st, const struct program *
     *l = (struct learner){.st = st, .program = program, .recipe = *r, .backend = backend};
     if (prog_dt(&program->p) == DT_F16) l->scaler.scale = FIRST_SCALE;
     l->w = backend->mem->take(st->params.bytes);
-    l->m = backend->mem->take(st->params.bytes);
-    l->v = backend->mem->take(st->params.bytes);
+    l->m = backend->mem->take(st->params.trained);
+    l->v = backend->mem->take(st->params.trained);
     if (l->w && l->m && l->v) return OK;
     learner_free(l);
-    return fail(E_MEMORY, "cannot allocate %zu bytes for an adapter and its optimizer", 3 * st->params.bytes);
+    return fail(E_MEMORY, "cannot allocate %zu bytes for an adapter and its optimizer", st->params.bytes + 2 * st->params.trained);
 }
 
 void learner_free(struct learner *l) {
     if (!l->st) return;
-    float *const arenas[] = {l->w, l->m, l->v};
-    for (int i = 0; i < 3; i++)
-        if (arenas[i]) l->backend->mem->give(arenas[i], l->st->params.bytes);
+    if (l->w) l->backend->mem->give(l->w, l->st->params.bytes);
+    float *const states[] = {l->m, l->v};
+    for (int i = 0; i < 2; i++)
+        if (states[i]) l->backend->mem->give(states[i], l->st->params.trained);
     *l = (struct learner){0};
 }
 
 /* --- from and to the host ------------------------------------------------------------------------------------------ */
+static size_t bytes_of(const struct learner *l, const float *there) { return there == l->w ? l->st->params.bytes : l->st->params.trained; }
+
 /* An arena of the backend (`there`) as the host sees it: itself, or a copy that lend_end() frees. */
 static err lend(const struct learner *l, float *there, bool with_content, float **host) {
-    *host = l->backend->mem->host ? there : pages_take(l->st->params.bytes);
+    *host = l->backend->mem->host ? there : pages_take(bytes_of(l, there));
     if (!*host) return fail(E_MEMORY, "out of memory");
-    return *host != there && with_content ? l->backend->mem->download(*host, there, l->st->params.bytes) : OK;
+    return *host != there && with_content ? l->backend->mem->download(*host, there, bytes_of(l, there)) : OK;
 }
 
 /* What was written into the lent copy goes back. */
 static err put_back(const struct learner *l, float *there, const float *host) {
-    return host == there ? OK : l->backend->mem->upload(there, host, l->st->params.bytes);
+    return host == there ? OK : l->backend->mem->upload(there, host, bytes_of(l, there));
 }
 
 static void lend_end(const struct learner *l, const float *there, float *host) {
-    if (host && host != there) pages_give(host, l->st->params.bytes);
+    if (host && host != there) pages_give(host, bytes_of(l, there));
 }
 
 err learner_fill(struct learner *l, uint64_t key) {
@@ -84,7 +87,7 @@ static err layout_hash(const struct param_set *s, char hex[33]) {
 
 err optimizer_write(const struct learner *l, const char *folder) {
     char path[4096], layout[33];
-    size_t bytes = l->st->params.bytes;
+    size_t bytes = l->st->params.trained;
     int32_t step = (int32_t)l->adam_steps, good = (int32_t)l->scaler.good;
     float *m, *v = NULL, scale = (float)l->scaler.scale;
     err e = lend(l, l->m, true, &m);
@@ -114,7 +117,7 @@ static bool layout_fits(const struct tensor *t, const struct param_set *s, const
 err optimizer_read(struct learner *l, const char *folder, bool *found) {
     char path[4096], layout[33];
     struct tensors ts;
-    size_t bytes = l->st->params.bytes;
+    size_t bytes = l->st->params.trained;
     snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
     *found = path_exists(path);
     if (!*found) return OK;
@@ -214,7 +217,7 @@ err rows_loss(const struct program *score, struct workbench *b, const float *wei
 
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4]) {
     struct run_ctx run = {.seed = seed, .step = step, .threads = b->threads, .loss_scale = (float)l->scaler.scale};
-    TRY(l->backend->mem->fill(b->grad, 0, l->st->params.bytes));
+    TRY(l->backend->mem->fill(b->grad, 0, l->st->params.trained));
     return run_passes(l->program, b, l->w, b->grad, rows, n, &run, sums);
 }
 
@@ -230,7 +233,7 @@ static bool scaler_skips(struct scaler *s, bool finite) {
  * biases out too). */
 static err adamw(struct learner *l, const struct adamw *o, struct workbench *b) {
     struct param_stretch t;
-    for (size_t from = 0, n = 0; from < l->st->params.bytes; from = t.end, n = from / 4) {
+    for (size_t from = 0, n = 0; from < l->st->params.trained; from = t.end, n = from / 4) {
         t = param_stretch(&l->st->params, from);
         struct adamw its = *o;
         its.lr *= t.rate;
@@ -243,7 +246,7 @@ static err adamw(struct learner *l, const struct adamw *o, struct workbench *b) 
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, struct step_result *out) {
     double sums[4], scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
     const struct recipe *r = &l->recipe;
-    int64_t elems = (int64_t)(l->st->params.bytes / 4);
+    int64_t elems = (int64_t)(l->st->params.trained / 4);
     TRY(learner_gradient(l, b, rows, n, seed, step, sums));
     if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
     double norm;

@@ -26,7 +26,7 @@ struct learner {
     const struct program *program; /* MODE_TRAIN of st */
     struct recipe recipe;
     const struct backend *backend; /* the program's */
-    float *w, *m, *v;              /* its arenas, of st->params.bytes */
+    float *w, *m, *v;              /* its arenas: of st->params.bytes; the states of .trained */
     int64_t updates;               /* of this run: where the schedule stands */
     int64_t adam_steps;            /* in all: Adam's t; more than updates where the state came from another run */
     struct scaler scaler;

@@ -97,6 +97,14 @@ static err lora_json(const struct side_config *c, const struct known *base, json
     return pattern_json(&c->lora_alphas, "alpha_pattern", alphas);
 }
 
+static err vera_json(const struct side_config *c, const struct known *base, json_t **out) {
+    json_t *layers;
+    err e = layers_json(&c->vera_layers, "vera.layers_to_transform", base->depth, &layers);
+    *out = json_pack("{s:I, s:f, s:I, s:o, s:o, s:o}", "r", (json_int_t)c->vera_r, "d_initial", c->vera_d, "projection_prng_key", (json_int_t)c->vera_key, "target_modules", modules_json(&c->vera_targets),
+                     "exclude_modules", modules_json(&c->vera_excluded), "layers_to_transform", layers);
+    return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
 static err ln_tuning_json(const struct side_config *c, const struct known *base, json_t **out) {
     (void)base;
     *out = json_pack("{s:o}", "target_modules", modules_json(&c->ln_targets));
@@ -179,7 +187,7 @@ err side_method(const struct side_config *c, const struct model *m, const tokeni
     static const struct {
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
-    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
+    } ways[] = {{&method_lora, lora_json}, {&method_vera, vera_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
                 {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_none, none_json}};
     const struct known base = {depth_of(m), tok};
     size_t i = 0;

@@ -163,8 +163,8 @@ static void measure_plan(struct run *r) {
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
     for (int i = 0; i < r->objective->sides; i++) {
-        size_t b = r->side[i].plans->st.params.bytes;
-        f->adapters += b;
+        const size_t b = r->side[i].plans->st.params.trained;
+        f->adapters += r->side[i].plans->st.params.bytes;
         f->optimizer += 2 * b;
         if (b > f->gradients) f->gradients = b;
     }

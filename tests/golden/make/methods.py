@@ -21,7 +21,7 @@ import oracle
 import tiny_llama
 from oracle import f32, i32, torch
 from peft import (IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
-                  TrainableTokensConfig, get_peft_model)
+                  TrainableTokensConfig, VeraConfig, get_peft_model)
 from transformers import GenerationConfig
 
 OUT = os.path.join(oracle.GOLDEN, "methods")
@@ -65,6 +65,9 @@ CASES = {
     "dora_bias": ("tiny_llama/bias", LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"], task_type="CAUSAL_LM")),
     "dora_gpt2": ("families/gpt2", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
     "dora_plus": ("tiny_llama/bias", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["v_proj", "gate_proj"], bias="lora_only", task_type="CAUSAL_LM")),
+    "vera": ("tiny_llama/tied_gqa", VeraConfig(task_type="CAUSAL_LM", r=6, target_modules="all-linear", d_initial=0.3, projection_prng_key=3)),
+    "vera_gpt2": ("families/gpt2", VeraConfig(task_type="CAUSAL_LM", r=5, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True)),
+    "vera_mistral": ("families/mistral_full", VeraConfig(task_type="CAUSAL_LM", r=7, target_modules=["q_proj", "k_proj", "o_proj", "up_proj"], layers_to_transform=[0, 2])),
 }
 PISSA = {"pissa": -1, "pissa_rs": 16}  # iterations of our own search for singular vectors; -1: until they are found
 RATIO = {"lora_plus": 4.0, "dora_plus": 4.0}  # of LoRA+: the learning rate of B and of vectors over that of A, as PEFT's create_loraplus_optimizer groups them
@@ -210,6 +213,7 @@ def case(name, seed):
     save(m, config, ad, base)
     began = {n: p.detach().clone() for n, p in trained(fresh(base, config)).items()} if name in PISSA else {}
     saved = set(oracle.load_file(os.path.join(ad, ENCODER if os.path.exists(os.path.join(ad, ENCODER)) else "adapter_model.safetensors")))
+    saved -= {"base_model.vera_A", "base_model.vera_B"}  # frozen
     assert saved - {again(n) for n in saved} == set(trained(m)), saved ^ set(trained(m))
     tiny_llama.oracle.lora_params = trained
     tiny_llama.NEW = families.NEW
