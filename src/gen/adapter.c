@@ -378,6 +378,18 @@ static err head_agrees(const char *folder, const struct structure *st, arena *me
     return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`", folder, have.classes, st->head.classes);
 }
 
+/* A folder of another form than the structure's (core/site.h, finished): by a structure of its own. */
+static err adopt(const char *folder, const struct model *m, const struct structure *st, const void *settings, float *weights) {
+    struct structure own;
+    TRY(structure_init_head(&own, m, st->method, settings, &st->head, NULL));
+    float *have = arena_f32(own.params.bytes);
+    err e = have ? adapter_read(folder, &own, have) : fail(E_MEMORY, "out of memory");
+    if (!e) st->method->adopt(&(struct numbers){settings, &own.params, have}, &(struct numbers){st->settings, &st->params, weights});
+    if (have) arena_f32_free(have, own.params.bytes);
+    structure_free(&own);
+    return e;
+}
+
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
     const struct peft_method *method;
     const void *have;
@@ -391,8 +403,9 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
             char module[256];
             if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module)) e = st->method->agrees(have, st->settings, module, folder);
         }
+    if (!e) e = st->method->adopt && !st->method->same(have, st->settings) ? adopt(folder, m, st, have, weights) : adapter_read(folder, st, weights);
     arena_free(&mem);
-    return e ? e : adapter_read(folder, st, weights);
+    return e;
 }
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
