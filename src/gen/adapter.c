@@ -384,6 +384,8 @@ static err adopt(const char *folder, const struct model *m, const struct structu
     TRY(structure_init_head(&own, m, st->method, settings, &st->head, NULL));
     float *have = arena_f32(own.params.bytes);
     err e = have ? adapter_read(folder, &own, have) : fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < own.params.n && !e; i++)
+        if (param_of_slice(&st->params, own.params.p[i].slice->name) < 0) e = fail(E_USAGE, "%s trains %s too, which the configuration's target_modules leave out", folder, own.params.p[i].slice->name);
     if (!e) st->method->adopt(&(struct numbers){settings, &own.params, have}, &(struct numbers){st->settings, &st->params, weights});
     if (have) arena_f32_free(have, own.params.bytes);
     structure_free(&own);

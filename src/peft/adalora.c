@@ -140,7 +140,7 @@ static err write_json(const void *settings, const struct module_list *named, voi
 
 static err agrees(const void *one, const void *other, const char *module, const char *folder) {
     const struct adalora *have = one, *want = other;
-    (void)module;
+    if (!targets_take(&have->targets, &(struct module){.name = "", .module = module})) return fail(E_USAGE, "%s does not train %s, which is among the configuration's target_modules", folder, module);
     if (have->init_r != want->init_r) return fail(E_USAGE, "%s was made with adalora.init_r %d, the configuration says %d", folder, have->init_r, want->init_r);
     if (fabs(scale_of(have) - scale_of(want)) > 1e-6 * fabs(scale_of(want))) return fail(E_USAGE, "%s was made with adalora.lora_alpha %g, the configuration says %g", folder, have->alpha, want->alpha);
     return OK;

@@ -111,8 +111,8 @@ static err adalora_json(const struct side_config *c, const struct known *base, j
 static err vera_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers;
     err e = layers_json(&c->vera_layers, "vera.layers_to_transform", base->depth, &layers);
-    *out = json_pack("{s:I, s:f, s:I, s:o, s:o, s:o}", "r", (json_int_t)c->vera_r, "d_initial", c->vera_d, "projection_prng_key", (json_int_t)c->vera_key, "target_modules", modules_json(&c->vera_targets),
-                     "exclude_modules", modules_json(&c->vera_excluded), "layers_to_transform", layers);
+    *out = json_pack("{s:I, s:f, s:I, s:o, s:o}", "r", (json_int_t)c->vera_r, "d_initial", c->vera_d, "projection_prng_key", (json_int_t)c->vera_key, "target_modules", modules_json(&c->vera_targets),
+                     "layers_to_transform", layers);
     return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
 }
 

@@ -158,6 +158,7 @@ static void measure_plan(struct run *r) {
     if (r->freezes) list[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
+    const bool host = r->backend->mem->host;
     *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
@@ -167,9 +168,9 @@ static void measure_plan(struct run *r) {
         f->adapters += r->side[i].plans->st.params.bytes;
         f->optimizer += (size_t)(2 + learner_states(&r->side[i].plans->st)) * b;
         if (b > f->gradients) f->gradients = b;
+        if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished) f->finished = r->side[i].plans->st.params.bytes;
     }
-    f->adapters += f->working;
-    bool host = r->backend->mem->host;
+    f->adapters += f->working + f->finished;
     if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
     /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
     size_t held = r->model.random && host ? model_kept_bytes(&r->model) : !host ? f->weights : r->model.files.copied;

@@ -63,6 +63,7 @@ struct objective {
 struct footprint { /* bytes */
     size_t weights, derived, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
     size_t working; /* inside adapters: the copy in the compute type, of the largest */
+    size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
     size_t total, resident; /* resident: without the file-backed weights */
 };
 

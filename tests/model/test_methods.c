@@ -31,8 +31,8 @@ static const struct {
              {"prefix_gemma2", "families/gemma2"}, {"prefix_gpt2", "families/gpt2"},
              {"adalora", "tiny_llama/tied_gqa"}, {"adalora_gpt2", "families/gpt2"}, {"adalora_mistral", "families/mistral_full"}, {"adalora_mistral", "families/mistral_full/model.gguf"},
              {"vera", "tiny_llama/tied_gqa"}, {"vera_gpt2", "families/gpt2"}, {"vera_mistral", "families/mistral_full"}, {"vera_mistral", "families/mistral_full/model.gguf"},
-             {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
-enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 2 /* the last ones: training alone */ };
+             {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}, {"vera_t5", "families/t5"}, {"adalora_t5", "families/t5"}};
+enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 4 /* the last ones: training alone */ };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 
@@ -532,7 +532,7 @@ static void test_finished_adalora(void **state) {
     (void)state;
     char ours[] = "/tmp/cyclora-adalora-XXXXXX";
     assert_non_null(mkdtemp(ours));
-    for (int c = 0; c < CASES; c++) {
+    for (int c = 0; c < CASES - T5; c++) {
         if (!str_starts(cases[c].name, "adalora")) continue;
         struct bench b;
         char model[128], theirs[128];
@@ -577,7 +577,7 @@ static void test_resumed_adalora(void **state) {
     assert_non_null(mkdtemp(folder));
     const int c = case_named("adalora", 0);
     float *whole = NULL;
-    for (int cut = 0; cut < 10; cut++) {
+    for (int cut = 0; cut < 10; cut += 3) { /* before, while and after ranks are allocated */
         struct bench b;
         bool found;
         struct step_result r;

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <cmocka.h>
 
 enum { ELEMS = 5, BIG = 1000003 };
@@ -96,6 +97,56 @@ static void non_finite_values_are_found(void **state) {
     free(x);
 }
 
+/* Two steps of AdaLoRA's importance, told anew, whatever the threads. */
+static void importance(void **state) {
+    (void)state;
+    enum { N = BIG - 1 };
+    float *p = calloc(N, 4), *g = calloc(N, 4), *mean = calloc(N, 4), *spread = calloc(N, 4);
+    const struct importance o = {.beta1 = 0.75, .beta2 = 0.5, .grad_scale = 0.25f};
+    for (int i = 0; i < N; i++) p[i] = (float)(i % 7 - 3), g[i] = (float)(i % 5 - 2);
+    for (int step = 1; step <= 2; step++) flat_importance(&o, &(struct importance_state){p, g, mean, spread}, N, step);
+    for (int i = 0; i < N; i++) {
+        const double c = fabs(p[i] * 0.25 * g[i]), m1 = 0.25 * c, m2 = 0.75 * m1 + 0.25 * c, s1 = 0.5 * fabs(c - m1), s2 = 0.5 * s1 + 0.5 * fabs(c - m2);
+        assert_true(fabs(mean[i] - m2) <= 1e-6 * m2 && fabs(spread[i] - s2) <= 1e-6 * s2);
+    }
+    free(p), free(g), free(mean), free(spread);
+}
+
+static double orthogonality(const struct orthogonal *o, const float *v) {
+    double squares = 0;
+    for (int i = 0; i < o->n; i++)
+        for (int j = 0; j < o->n; j++) {
+            double sum = -(i == j);
+            for (int64_t l = 0; l < o->length; l++) sum += (double)v[i * o->across + l * o->along] * v[j * o->across + l * o->along];
+            squares += sum * sum;
+        }
+    return o->weight * sqrt(squares);
+}
+
+/* Rows, then columns: finite differences; added to what is there; and nothing where all is orthonormal already. */
+static void orthogonal(void **state) {
+    (void)state;
+    for (int columns = 0; columns < 2; columns++) {
+        const struct orthogonal o = {3, 5, columns ? 1 : 5, columns ? 3 : 1, 0.7};
+        float v[15], grad[15], unit[15] = {0};
+        for (int i = 0; i < 15; i++) v[i] = (float)((i * 11) % 13 - 6) / 8, grad[i] = 2;
+        assert_int_equal(flat_orthogonal(&o, v, grad, 2), OK);
+        for (int i = 0; i < 15; i++) {
+            const float kept = v[i], h = 1e-3f;
+            v[i] = kept + h;
+            const double up = orthogonality(&o, v);
+            v[i] = kept - h;
+            const double slope = (up - orthogonality(&o, v)) / (2 * (double)h);
+            v[i] = kept;
+            assert_true(fabs(grad[i] - 2 - slope) < 1e-3);
+        }
+        for (int i = 0; i < 3; i++) unit[i * o.across + i * o.along] = 1;
+        memset(grad, 0, sizeof grad);
+        assert_int_equal(flat_orthogonal(&o, unit, grad, 1), OK);
+        for (int i = 0; i < 15; i++) assert_true(grad[i] == 0);
+    }
+}
+
 static void scale_and_zero(void **state) {
     (void)state;
     float *x = numbers(BIG), *y = numbers(BIG);
@@ -115,7 +166,7 @@ int main(void) {
         cmocka_unit_test(adamw_does_not_depend_on_threads),
         cmocka_unit_test(sums_do_not_depend_on_threads),
         cmocka_unit_test(non_finite_values_are_found),
-        cmocka_unit_test(scale_and_zero),
+        cmocka_unit_test(scale_and_zero), cmocka_unit_test(importance), cmocka_unit_test(orthogonal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -72,6 +72,8 @@ CASES = {
                                                     beta1=0.7, beta2=0.8, orth_reg_weight=0.3, fan_in_fan_out=True)),
     "adalora_mistral": ("families/mistral_full", AdaLoraConfig(task_type="CAUSAL_LM", init_r=5, target_r=3, lora_alpha=5, target_modules=["q_proj", "k_proj", "gate_proj"], tinit=0, tfinal=0,
                                                                deltaT=3, total_step=12)),
+    "adalora_t5": ("families/t5", AdaLoraConfig(task_type="SEQ_2_SEQ_LM", init_r=3, target_r=2, lora_alpha=4, target_modules=["q", "v", "wi"], tinit=1, tfinal=2, deltaT=2, total_step=10)),
+    "vera_t5": ("families/t5", VeraConfig(task_type="SEQ_2_SEQ_LM", r=4, target_modules=["q", "k", "wo"])),
     "vera": ("tiny_llama/tied_gqa", VeraConfig(task_type="CAUSAL_LM", r=6, target_modules="all-linear", d_initial=0.3, projection_prng_key=3)),
     "vera_gpt2": ("families/gpt2", VeraConfig(task_type="CAUSAL_LM", r=5, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True)),
     "vera_mistral": ("families/mistral_full", VeraConfig(task_type="CAUSAL_LM", r=7, target_modules=["q_proj", "k_proj", "o_proj", "up_proj"], layers_to_transform=[0, 2])),
