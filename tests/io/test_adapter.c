@@ -101,10 +101,13 @@ static void test_patterns(void **state) {
     must(adapter_load(at("rich"), &b.m, &b.st, b.w));
     must(adapter_read_config(at("rich"), &mem, &method, &settings));
     const struct lora *have = settings;
-    assert_int_equal(lora_rank(have, "model.layers.2.mlp.down_proj"), 5);
-    assert_int_equal(lora_rank(have, "model.layers.0.self_attn.q_proj"), 3);
-    assert_int_equal(lora_rank(have, "model.layers.2.self_attn.q_proj"), 2);
-    assert_true(lora_scale(have, "model.layers.0.self_attn.o_proj") == 9 / sqrt(2) && lora_scale(have, "model.layers.0.mlp.down_proj") == 6 / sqrt(5));
+    static const struct { const char *module; int rank; double scale; } want[] = {{"model.layers.2.mlp.down_proj", 5, 6}, {"model.layers.0.self_attn.q_proj", 3, 6}, {"model.layers.2.self_attn.o_proj", 2, 9}};
+    for (int i = 0; i < 3; i++) {
+        int rank;
+        double scale;
+        must(lora_of(have, want[i].module, &rank, &scale));
+        assert_true(rank == want[i].rank && scale == want[i].scale / sqrt(rank));
+    }
     assert_true(have->targets.of.take == TAKE_NAMES && have->targets.of.n == 6 && have->targets.n_layers == 2);
     struct structure again;
     int modules;
