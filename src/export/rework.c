@@ -137,9 +137,10 @@ static err rank_of(const struct job *j, struct made *m) {
     }
     m->scale = j->resize ? m->of[0]->scale : 1;
     if (j->way->by == BY_NUMBER) return common_rank(j, m);
+    if (sum > MOST_RANK) return fail(E_USAGE, "the ranks of %s sum to %d; more than %d are not taken", m->module, sum, MOST_RANK);
     if (j->r->rank > most) return fail(E_USAGE, "a rank of %d is more than %s has, which is [%lld, %lld]", j->r->rank, m->module, (long long)m->out, (long long)m->in);
     m->rank = j->way->by == BY_CAT ? sum : j->r->rank ? j->r->rank : greatest > most ? (int)most : greatest;
-    return m->rank <= MOST_RANK ? OK : fail(E_USAGE, "%s would have rank %d; more than %d is not read: svd keeps the rank", m->module, m->rank, MOST_RANK);
+    return OK;
 }
 
 static struct tensor *add_tensor(struct job *j, const char *name, int64_t rows, int64_t columns) {
@@ -378,7 +379,7 @@ static err write_config(struct job *j, const char *folder) {
     struct config_change c = {.base = j->r->base, .n = j->n_made, .modules = arena_alloc(&j->mem, (size_t)j->n_made * sizeof *c.modules + 1)};
     if (!c.modules) return out_of_memory();
     for (int k = 0; k < j->n_made; k++) c.modules[k] = (struct module_size){j->made[k].module, j->made[k].rank, j->made[k].scale};
-    return config_write(j->in, j->r->n, &c, folder);
+    return rework_config_write(j->in, j->r->n, &c, folder);
 }
 
 static err write_all(struct job *j) {

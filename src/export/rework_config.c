@@ -181,7 +181,7 @@ static err write_labels(const struct adapter_in *a, const char *folder) {
     return e;
 }
 
-err config_write(const struct adapter_in *a, int n, const struct config_change *c, const char *folder) {
+err rework_config_write(const struct adapter_in *a, int n, const struct config_change *c, const char *folder) {
     json_t *j = json_deep_copy(a[0].config);
     if (!j) return out_of_memory();
     err e = c->base && json_object_set_new(j, "base_model_name_or_path", json_string(c->base)) ? out_of_memory() : OK;

@@ -32,6 +32,6 @@ struct config_change {
     int n;
 };
 /* folder/adapter_config.json, and labels.json where the first adapter has one. */
-err config_write(const struct adapter_in *a, int n, const struct config_change *c, const char *folder);
+err rework_config_write(const struct adapter_in *a, int n, const struct config_change *c, const char *folder);
 
 #endif
