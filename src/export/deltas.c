@@ -58,7 +58,7 @@ static int by_weight(const void *a, const void *b) {
 }
 
 static err read_pairs(struct deltas *d, const struct model *m) {
-    const struct pairs *p = &d->pairs;
+    const struct lora_pairs *p = &d->pairs;
     d->d = arena_alloc(&d->mem, (size_t)p->n * sizeof *d->d + 1);
     d->targets = arena_alloc(&d->mem, (size_t)p->n * sizeof *d->targets + 1);
     if (!d->d || !d->targets) return fail(E_MEMORY, "out of memory");

@@ -24,7 +24,7 @@ struct deltas {
     arena mem;
     const char *folder;
     struct tensors files;
-    struct pairs pairs; /* LoRA's */
+    struct lora_pairs pairs; /* LoRA's */
     struct delta *d; /* in the order of the base's weights */
     int n, max_rank;
     const struct peft_method *method; /* of whole tensors, with its settings; NULL: LoRA's pairs */

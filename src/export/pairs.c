@@ -46,7 +46,7 @@ static err check_config(const json_t *j, const char *path, const char *why) {
     return OK;
 }
 
-static err read_settings(struct pairs *p, const json_t *config, const char *path) {
+static err read_settings(struct lora_pairs *p, const json_t *config, const char *path) {
     const json_t *r = json_object_get(config, "r"), *alpha = json_object_get(config, "lora_alpha");
     if (!json_is_integer(r) || !json_is_number(alpha) || json_integer_value(r) < 1 || json_integer_value(r) > 1 << 20 || !isfinite(json_number_value(alpha)))
         return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing or no number that they can be", path);
@@ -89,7 +89,7 @@ static bool is_magnitude(const char *name) {
     return str_starts(name, adapter_prefix) && end && (!end[strlen(M_END)] || !strcmp(end + strlen(M_END), ".weight"));
 }
 
-static err add_magnitude(const struct pairs *p, const struct tensors *files, struct pair *x) {
+static err add_magnitude(const struct lora_pairs *p, const struct tensors *files, struct pair *x) {
     char name[512];
     for (int k = 0; k < 2 && !x->m; k++) {
         snprintf(name, sizeof name, "%s%s%s%s", adapter_prefix, x->module, M_END, k ? ".weight" : "");
@@ -101,7 +101,7 @@ static err add_magnitude(const struct pairs *p, const struct tensors *files, str
     return fail(E_INPUT, "%s: %s holds not one length for each of %lld rows", p->folder, x->m->name, (long long)x->b->d[0]);
 }
 
-static err add(struct pairs *p, const struct tensors *files, const struct patterns *s, const struct tensor *a) {
+static err add(struct lora_pairs *p, const struct tensors *files, const struct patterns *s, const struct tensor *a) {
     const struct ends *end = ends_of(a->name, false);
     const size_t before = strlen(adapter_prefix);
     struct pair *x = &p->p[p->n];
@@ -126,7 +126,7 @@ static err add(struct pairs *p, const struct tensors *files, const struct patter
     return p->dora ? add_magnitude(p, files, x) : OK;
 }
 
-static err match(struct pairs *p, const struct tensors *files, const struct patterns *s) {
+static err match(struct lora_pairs *p, const struct tensors *files, const struct patterns *s) {
     int bs = 0, lengths = 0;
     p->p = arena_alloc(&p->mem, (size_t)files->n * sizeof *p->p + 1);
     p->other = arena_alloc(&p->mem, (size_t)files->n * sizeof *p->other + 1);
@@ -143,9 +143,9 @@ static err match(struct pairs *p, const struct tensors *files, const struct patt
     return OK;
 }
 
-err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const char *why, struct pairs *p) {
+err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const char *why, struct lora_pairs *p) {
     struct patterns s = {.path = path};
-    *p = (struct pairs){0};
+    *p = (struct lora_pairs){0};
     err e = (p->folder = arena_str(&p->mem, folder)) ? check_config(config, path, why) : fail(E_MEMORY, "out of memory");
     if (!e) e = read_settings(p, config, path);
     if (!e) e = module_values_read(config, "rank_pattern", path, &p->mem, &s.ranks, &s.n_ranks);
@@ -155,7 +155,7 @@ err pairs_read(const char *folder, const void *config, const char *path, const s
     return e;
 }
 
-void pairs_free(struct pairs *p) {
+void pairs_free(struct lora_pairs *p) {
     arena_free(&p->mem);
-    *p = (struct pairs){0};
+    *p = (struct lora_pairs){0};
 }

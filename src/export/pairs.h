@@ -17,7 +17,7 @@ struct pair {
     double scale;               /* of the product */
 };
 
-struct pairs {
+struct lora_pairs {
     arena mem;
     const char *folder;
     struct pair *p; /* in the order of the file */
@@ -32,8 +32,8 @@ struct pairs {
 
 /* config: its adapter_config.json (jansson), which lies at `path`. `why`: who asks, for what the product alone would leave out (whole
  * modules, biases, rows of tokens): "can be merged or written in other forms"; NULL: whoever asks keeps such tensors as they are. */
-err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const char *why, struct pairs *out);
-void pairs_free(struct pairs *p);
+err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const char *why, struct lora_pairs *out);
+void pairs_free(struct lora_pairs *p);
 
 extern const char adapter_prefix[]; /* "base_model.model." */
 

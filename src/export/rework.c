@@ -2,6 +2,7 @@
 #include "export/rework.h"
 #include "base/philox.h"
 #include "export/combine.h"
+#include "export/items.h"
 #include "export/pairs.h"
 #include "export/place.h"
 #include "export/rework_config.h"
@@ -159,7 +160,7 @@ static const char *name_of(const struct job *j, const struct made *m, bool b) {
 static err plan_lora(struct job *j) {
     int most = 0, beside = 0;
     for (int i = 0; i < j->r->n; i++) {
-        const struct pairs *p = &j->in[i].pairs;
+        const struct lora_pairs *p = &j->in[i].pairs;
         if (!p->n) return fail(E_INPUT, "%s: the adapter holds no lora_A and lora_B", p->folder);
         if (!j->resize && p->dora) return fail(E_UNSUPPORTED, "%s: DoRA's lengths are no part of a sum: such adapters can be resized, not added up", p->folder);
         if (!j->resize && p->n_other) return fail(E_UNSUPPORTED, "%s: tensor %s is neither lora_A nor lora_B of a module: it cannot be added up", p->folder, p->other[0]->name);
@@ -176,7 +177,7 @@ static err plan_lora(struct job *j) {
         add_tensor(j, name_of(j, m, false), m->rank, m->in);
         add_tensor(j, name_of(j, m, true), m->out, m->rank);
     }
-    const struct pairs *p = &j->in[0].pairs;
+    const struct lora_pairs *p = &j->in[0].pairs;
     for (int k = 0; k < p->n && j->resize; k++)
         if (p->p[k].m) j->t[j->n++] = *p->p[k].m;
     for (int k = 0; k < p->n_other && j->resize; k++) j->t[j->n++] = *p->other[k];
@@ -190,6 +191,7 @@ static err load(const struct adapter_in *a, const struct tensor *t, float *to) {
     dequantise_row(t->dt, t->data, to, count); /* plain types: no blocks */
     for (int64_t i = 0; i < count; i++)
         if (!isfinite(to[i])) return fail(E_NUMERIC, "%s: %s holds a number that is not finite (element %lld)", a->folder, t->name, (long long)i);
+    pages_forget(t->data, t->bytes);
     return OK;
 }
 

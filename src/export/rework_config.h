@@ -11,7 +11,7 @@ struct adapter_in {
     const char *folder, *path, *type; /* path: of adapter_config.json */
     json_t *config;
     struct tensors files;
-    struct pairs pairs;               /* of LoRA, by the caller */
+    struct lora_pairs pairs;               /* of LoRA, by the caller */
 };
 err adapter_in_open(const char *folder, struct adapter_in *a);
 void adapter_in_close(struct adapter_in *a); /* also after a failed or no open (zeroed) */

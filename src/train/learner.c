@@ -26,6 +26,7 @@ void learner_free(struct learner *l) {
     float *const arenas[] = {l->w, l->m, l->v};
     for (int i = 0; i < 3; i++)
         if (arenas[i]) l->backend->mem->give(arenas[i], l->st->params.bytes);
+    reach_free(&l->reach);
     *l = (struct learner){0};
 }
 
@@ -247,6 +248,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     TRY(learner_gradient(l, b, rows, n, seed, step, sums));
     if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
     double norm;
+    TRY(reach_check(&l->reach, &(struct reaching){&l->st->params, l->backend, b->grad, b->threads, l->side}));
     TRY(l->backend->flat->sumsq(b->grad, elems, b->threads, &norm));
     norm = sqrt(norm) / (sums[1] * scale);
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
@@ -260,6 +262,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     struct adamw o = {.lr = out->learning_rate, .beta1 = r->beta1, .beta2 = r->beta2, .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->adam_steps + 1,
                       .grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale))};
     TRY(adamw(l, &o, b));
+    l->reach.moved |= o.lr > 0;
     l->updates++;
     l->adam_steps++;
     return OK;

@@ -19,7 +19,7 @@ static const double weights[] = {0.7, -0.4};
 struct result {
     json_t *report, *config;
     struct tensors files;
-    struct pairs pairs;
+    struct lora_pairs pairs;
 };
 
 static struct result made(struct rework_request r) {
@@ -32,7 +32,7 @@ static struct result made(struct rework_request r) {
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", r.out);
     must(tensors_open(path, &x.files));
     if (!strcmp(json_string_value(json_object_get(x.config, "peft_type")), "LORA")) must(pairs_read(r.out, x.config, path, &x.files, NULL, &x.pairs));
-    else x.pairs = (struct pairs){0};
+    else x.pairs = (struct lora_pairs){0};
     return x;
 }
 
@@ -56,7 +56,7 @@ static float *product(const struct pair *p) {
     return w;
 }
 
-static const struct pair *pair_of(const struct pairs *p, const char *module) {
+static const struct pair *pair_of(const struct lora_pairs *p, const char *module) {
     for (int i = 0; i < p->n; i++)
         if (!strcmp(p->p[i].module, module)) return &p->p[i];
     flunk("%s has no %s", p->folder, module);
