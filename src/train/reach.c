@@ -14,10 +14,10 @@ static int count_slices(const struct param_set *s) {
 }
 
 /* The slice's part of an arena. */
-static const float *part(const struct param *p, const struct param_slice *s, const float *arena, int64_t *n) {
+static const float *part(const struct param *p, const struct param_slice *s, const float *all, int64_t *n) {
     const int64_t columns = p->nd > 1 ? p->d[1] : 1;
     *n = s->rows * columns;
-    return arena + p->off / sizeof(float) + s->row0 * columns;
+    return all + p->off / sizeof(float) + s->row0 * columns;
 }
 
 static err look(const struct reach *w, const struct reaching *on, int *zero) {
