@@ -42,7 +42,7 @@ double delta_factor(const struct delta *d, int64_t row, double squares) {
     return squares > 0 ? m / sqrt(squares) : squares * 0; /* as op magnitude has it */
 }
 
-static err add(struct deltas *d, const struct model *m, const struct pair *p) {
+static err add(struct deltas *d, const struct model *m, const struct lora_pair *p) {
     const struct weight *w = matrix_of(m, p->module);
     if (p->table) return stranger(d, p->a->name);
     TRY(check_module(d, m, p->module, w));

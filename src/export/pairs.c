@@ -89,7 +89,7 @@ static bool is_magnitude(const char *name) {
     return str_starts(name, adapter_prefix) && end && (!end[strlen(M_END)] || !strcmp(end + strlen(M_END), ".weight"));
 }
 
-static err add_magnitude(const struct lora_pairs *p, const struct tensors *files, struct pair *x) {
+static err add_magnitude(const struct lora_pairs *p, const struct tensors *files, struct lora_pair *x) {
     char name[512];
     for (int k = 0; k < 2 && !x->m; k++) {
         snprintf(name, sizeof name, "%s%s%s%s", adapter_prefix, x->module, M_END, k ? ".weight" : "");
@@ -104,8 +104,8 @@ static err add_magnitude(const struct lora_pairs *p, const struct tensors *files
 static err add(struct lora_pairs *p, const struct tensors *files, const struct patterns *s, const struct tensor *a) {
     const struct ends *end = ends_of(a->name, false);
     const size_t before = strlen(adapter_prefix);
-    struct pair *x = &p->p[p->n];
-    *x = (struct pair){.a = a, .table = end != &ends[0], .module = arena_strn(&p->mem, a->name + before, strlen(a->name) - strlen(end->a) - before)};
+    struct lora_pair *x = &p->p[p->n];
+    *x = (struct lora_pair){.a = a, .table = end != &ends[0], .module = arena_strn(&p->mem, a->name + before, strlen(a->name) - strlen(end->a) - before)};
     const char *b = arena_printf(&p->mem, "%s%s%s", adapter_prefix, x->module, end->b);
     if (!x->module || !b) return fail(E_MEMORY, "out of memory");
     x->b = tensors_find(files, b);

@@ -8,7 +8,7 @@
 #define CYC_EXPORT_PAIRS_H
 #include "io/tensors.h"
 
-struct pair {
+struct lora_pair {
     const char *module;         /* "model.layers.0.self_attn.q_proj" */
     bool table;                 /* of an embedding: lora_embedding_A [rank, V], lora_embedding_B [C, rank], the change transposed */
     const struct tensor *a, *b; /* [rank, in], [out, rank]; f32, f16 or bf16 */
@@ -20,7 +20,7 @@ struct pair {
 struct lora_pairs {
     arena mem;
     const char *folder;
-    struct pair *p; /* in the order of the file */
+    struct lora_pair *p; /* in the order of the file */
     int n, max_rank;
     const struct tensor **other; /* of no pair */
     int n_other;

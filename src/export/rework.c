@@ -32,7 +32,7 @@ static const struct way {
 
 /* A module of the result, and each input's pair of it. */
 struct made {
-    const struct pair **of; /* [n]; NULL: that input leaves the module alone */
+    const struct lora_pair **of; /* [n]; NULL: that input leaves the module alone */
     const char *module;
     bool table;
     int64_t in, out;
@@ -96,7 +96,7 @@ static err open_all(struct job *j) {
 }
 
 /* --- LoRA: what will be made --------------------------------------------------------------------------------------------- */
-static struct made *made_of(struct job *j, const struct pair *p, int hint) {
+static struct made *made_of(struct job *j, const struct lora_pair *p, int hint) {
     for (int k = 0; k < j->n_made; k++) {
         struct made *m = &j->made[(hint + k) % j->n_made]; /* files have one order mostly */
         if (!strcmp(m->module, p->module) && m->table == p->table) return m;
@@ -106,7 +106,7 @@ static struct made *made_of(struct job *j, const struct pair *p, int hint) {
     return m->of ? j->made + j->n_made++ : NULL;
 }
 
-static err add_pair(struct job *j, int input, const struct pair *p, int hint) {
+static err add_pair(struct job *j, int input, const struct lora_pair *p, int hint) {
     struct made *m = made_of(j, p, hint);
     if (!m) return out_of_memory();
     if (m->in != p->a->d[1] || m->out != p->b->d[0])
@@ -222,7 +222,7 @@ static err by_number(const struct job *j, const struct made *m, bool b, struct n
     const int64_t count = m->rank * (b ? m->out : m->in);
     int n = 0;
     for (int i = 0; i < j->r->n; i++) {
-        const struct pair *p = m->of[i];
+        const struct lora_pair *p = m->of[i];
         if (!p) continue;
         const double w = j->weight[i] * p->scale;
         x[n] = z->x + n * count;
@@ -237,7 +237,7 @@ static err by_number(const struct job *j, const struct made *m, bool b, struct n
 static err stack(const struct job *j, const struct made *m, struct numbers *z) {
     int64_t row = 0;
     for (int i = 0; i < j->r->n; i++) {
-        const struct pair *p = m->of[i];
+        const struct lora_pair *p = m->of[i];
         if (!p) continue;
         TRY(load(&j->in[i], p->a, z->x));
         for (int64_t k = 0; k < p->rank * m->in; k++) z->da[row * m->in + k] = j->way->by == BY_CAT ? (float)((float)(z->x[k] * (float)j->weight[i]) * (float)p->scale) : z->x[k] * (j->weight[i] * p->scale);
@@ -265,7 +265,7 @@ static void grow(const struct job *j, const struct made *m, int from, struct num
 
 /* A greater rank: the pair as it is. */
 static err enlarge(const struct job *j, const struct made *m, struct numbers *z) {
-    const struct pair *p = m->of[0];
+    const struct lora_pair *p = m->of[0];
     TRY(load(&j->in[0], p->a, z->a));
     TRY(load(&j->in[0], p->b, z->x));
     for (int64_t o = 0; o < m->out; o++)

@@ -22,18 +22,22 @@
 
 enum { MOST_R = 4096, MOST_RATIO = 1000000, MOST_ITERATIONS = 999 };
 
-static double divisor(const struct lora *l, int r) { return l->rslora ? sqrt(r) : r; } /* of alpha */
-
-err lora_of(const struct lora *l, const char *module, int *rank, double *scale) {
-    double r, alpha;
-    err e = module_value(l->ranks, l->n_ranks, module, l->r, &r);
-    if (e) return fail_in(e, "lora.rank_pattern");
-    e = module_value(l->alphas, l->n_alphas, module, l->alpha, &alpha);
-    if (e) return fail_in(e, "lora.alpha_pattern");
-    *rank = (int)r;
-    *scale = alpha / divisor(l, *rank);
-    return OK;
+int lora_rank(const struct lora *l, const char *module) {
+    double r;
+    return module_value(l->ranks, l->n_ranks, module, l->r, &r) ? -1 : (int)r;
 }
+
+static double alpha_of(const struct lora *l, const char *module) {
+    double alpha;
+    return module_value(l->alphas, l->n_alphas, module, l->alpha, &alpha) ? NAN : alpha;
+}
+
+double lora_scale(const struct lora *l, const char *module) {
+    const int r = lora_rank(l, module);
+    return r < 0 ? NAN : alpha_of(l, module) / (l->rslora ? sqrt(r) : r);
+}
+
+static err unmatched(const char *module) { return fail_in(E_INPUT, "lora.rank_pattern or alpha_pattern, for %s", module); }
 
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
@@ -138,16 +142,14 @@ static err write_json(const void *settings, const struct module_list *named, voi
 /* Would the numbers of `have` mean the same under `want`? */
 static err agrees(const void *one, const void *other, const char *module, const char *folder) {
     const struct lora *have = one, *want = other;
-    int r, wanted;
-    double scale, wanted_scale;
-    TRY(lora_of(have, module, &r, &scale));
-    TRY(lora_of(want, module, &wanted, &wanted_scale));
-    if (want->init == LORA_PISSA && have->init != LORA_PISSA) wanted *= 2;
+    const int r = lora_rank(have, module), wanted = lora_rank(want, module) * (want->init == LORA_PISSA && have->init != LORA_PISSA ? 2 : 1);
+    const double scale = lora_scale(have, module), wanted_scale = lora_scale(want, module);
+    if (isnan(scale) || isnan(wanted_scale)) return unmatched(module);
     if (have->dora != want->dora) return fail(E_USAGE, "%s was made with%s lora.use_dora, the configuration says with%s", folder, have->dora ? "" : "out", want->dora ? "" : "out");
     if (r != wanted) return fail(E_USAGE, "%s was made with lora.r %d for %s, the configuration says %d", folder, r, module, wanted);
     if (fabs(scale - wanted_scale) > 1e-6 * fabs(wanted_scale))
-        return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, scale * divisor(have, r), have->rslora ? " and use_rslora" : "", module,
-                    wanted_scale * divisor(want, wanted), want->rslora ? " and use_rslora" : "");
+        return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, alpha_of(have, module), have->rslora ? " and use_rslora" : "",
+                    module, alpha_of(want, module), want->rslora ? " and use_rslora" : "");
     return OK;
 }
 
@@ -164,21 +166,19 @@ static void describe(const void *settings, str *out) {
 static const struct targets *targets_of(const void *settings) { return &((const struct lora *)settings)->targets; }
 
 /* --- in a program -------------------------------------------------------------------------------------------------------- */
-struct scaled { int rank; double scale; }; /* of a module; rank 0: it has no delta */
-
 /* A [R, in]: PEFT's default is kaiming_uniform(a = sqrt 5), whose bound is 1 / sqrt(in); gaussian is N(0, 1/r^2); orthogonal is orthogonal.c's. */
-static int a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const struct scaled *z, const float *const *factors) {
+static int a_param(struct site *s, const struct lora *l, int n, const struct linear *w, const int *rank, const float *const *factors) {
     struct param_slice slice[MAX_GROUP] = {{0}};
     char names[MAX_GROUP][256], name[256];
     int slices = 0;
     int64_t rows = 0;
     size_t at = 0;
     for (int i = 0; i < n; i++) {
-        if (!z[i].rank) continue;
+        if (!rank[i]) continue;
         snprintf(names[slices], sizeof names[0], "%s.lora_A.weight", w[i].of.module);
-        slice[slices] = (struct param_slice){.name = names[slices], .row0 = rows, .rows = z[i].rank, .init_scale = 1.0f / (float)z[i].rank, .make = lora_orthogonal_a};
-        if (factors[i]) slice[slices].from = factors[i], slice[slices].stored = DT_F32, slice[slices].times = (float)(1 / sqrt(z[i].scale)), slice[slices].beside = BESIDE_BELOW;
-        rows += z[i].rank;
+        slice[slices] = (struct param_slice){.name = names[slices], .row0 = rows, .rows = rank[i], .init_scale = 1.0f / (float)rank[i], .make = lora_orthogonal_a};
+        if (factors[i]) slice[slices].from = factors[i], slice[slices].stored = DT_F32, slice[slices].times = (float)(1 / sqrt(lora_scale(l, w[i].of.module))), slice[slices].beside = BESIDE_BELOW;
+        rows += rank[i];
         at += (size_t)snprintf(name + at, sizeof name - at, "%s%s", slices ? "+" : "", w[i].of.name);
         if (at > sizeof name - 16) at = sizeof name - 16;
         slices++;
@@ -188,14 +188,14 @@ static int a_param(struct site *s, const struct lora *l, int n, const struct lin
     return param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, how[l->init], (float)(1 / sqrt((double)w[0].in)), slice, slices);
 }
 
-static val b_param(struct site *s, const struct lora *l, const struct scaled *z, const struct linear *w, const float *factors) {
+static val b_param(struct site *s, const struct lora *l, int r, const struct linear *w, const float *factors) {
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.lora_B", w->of.name);
     snprintf(file, sizeof file, "%s.lora_B.weight", w->of.module);
     struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads, .make = lora_orthogonal_b};
-    if (factors) slice.from = factors + z->rank * w->in, slice.stored = DT_F32, slice.times = (float)(-1 / sqrt(z->scale)), slice.beside = BESIDE_NEGATED;
+    if (factors) slice.from = factors + r * w->in, slice.stored = DT_F32, slice.times = (float)(-1 / sqrt(lora_scale(l, w->of.module))), slice.beside = BESIDE_NEGATED;
     static const enum param_init how[] = {INIT_ZERO, INIT_ZERO, INIT_MADE, INIT_COPY};
-    const int p = param_get(s->params, name, 2, (int64_t[]){w->out, z->rank}, how[l->init], 0, &slice, 1);
+    const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, how[l->init], 0, &slice, 1);
     if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
     return prog_param(s->p, s->params, p);
 }
@@ -204,25 +204,22 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     const struct lora *l = s->settings;
     struct low_rank low = {0};
     struct op_attr a = {.dropout = (float)l->dropout};
-    struct scaled z[MAX_GROUP] = {{0}};
     int any = 0;
-    for (int i = 0; i < n; i++) {
-        const err e = targets_take(&l->targets, &w[i].of) ? lora_of(l, w[i].of.module, &z[i].rank, &z[i].scale) : OK;
-        if (e) return prog_fail(s->p, e, "%s", err_text());
-        any |= a.rank[i] = z[i].rank;
-        a.alpha[i] = (float)z[i].scale;
-    }
+    for (int i = 0; i < n; i++)
+        if (targets_take(&l->targets, &w[i].of) && isnan(lora_scale(l, w[i].of.module))) return prog_fail(s->p, unmatched(w[i].of.module), "%s", err_text());
+    for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
     if (!any) return site_emit_linear(s, x, n, w, NULL, NULL, out);
     const float *factors[MAX_GROUP] = {NULL};
     for (int i = 0; i < n && l->init == LORA_PISSA; i++)
         if (a.rank[i] && !(factors[i] = pissa_factors(s, &w[i], a.rank[i], l->pissa))) return s->p->failed;
-    const int in_a = a_param(s, l, n, w, z, factors);
+    const int in_a = a_param(s, l, n, w, a.rank, factors);
     struct linear plain[MAX_GROUP];
     low.a = prog_param(s->p, s->params, in_a);
     for (int i = 0; i < n; i++) {
         plain[i] = w[i];
         if (!a.rank[i]) continue;
-        low.b[i] = b_param(s, l, &z[i], &w[i], factors[i]);
+        a.alpha[i] = (float)lora_scale(l, w[i].of.module);
+        low.b[i] = b_param(s, l, a.rank[i], &w[i], factors[i]);
         if (l->dora) plain[i].bias = (val){0}; /* it is added to what has been scaled */
     }
     TRY(site_emit_linear(s, x, n, plain, &a, &low, out));

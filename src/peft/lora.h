@@ -21,8 +21,9 @@ struct lora {
     const struct module_value *ranks, *alphas; /* r and alpha of some modules */
 };
 
-/* A module's rank, and the scale of its product B A. */
-err lora_of(const struct lora *l, const char *module, int *rank, double *scale);
+/* -1, NaN: a pattern cannot be matched (err_text() says which). */
+int lora_rank(const struct lora *l, const char *module);
+double lora_scale(const struct lora *l, const char *module); /* of the product B A */
 /* orthogonal.c: an A and a B whose product is zero (core/params.h, param_maker) */
 err lora_orthogonal_a(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);
 err lora_orthogonal_b(const struct param_slice *s, int64_t columns, uint64_t key, float *rows);

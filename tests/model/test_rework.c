@@ -44,7 +44,7 @@ static void drop(struct result *x) {
 }
 
 /* scale * B A, [out, in] */
-static float *product(const struct pair *p) {
+static float *product(const struct lora_pair *p) {
     const int64_t in = p->a->d[1], out = p->b->d[0];
     float *w = calloc((size_t)(in * out), sizeof *w);
     for (int64_t o = 0; o < out; o++)
@@ -56,7 +56,7 @@ static float *product(const struct pair *p) {
     return w;
 }
 
-static const struct pair *pair_of(const struct lora_pairs *p, const char *module) {
+static const struct lora_pair *pair_of(const struct lora_pairs *p, const char *module) {
     for (int i = 0; i < p->n; i++)
         if (!strcmp(p->p[i].module, module)) return &p->p[i];
     flunk("%s has no %s", p->folder, module);
@@ -75,7 +75,7 @@ static int compare(const char *prefix, const struct result *x, double rel, doubl
         const size_t before = strlen(prefix) + 1;
         if (strncmp(t->name, prefix, before - 1) || t->name[before - 1] != '.' || !strcmp(kind, "sizes")) continue;
         snprintf(module, sizeof module, "%.*s", (int)(kind - 1 - t->name - (ptrdiff_t)before), t->name + before);
-        const struct pair *p = pair_of(&x->pairs, module);
+        const struct lora_pair *p = pair_of(&x->pairs, module);
         float *w = *kind == 'p' ? product(p) : NULL;
         close_to(t->name, w ? w : f32_of(*kind == 'A' ? p->a : p->b), f32_of(t), t->bytes / 4, rel, abs);
         free(w);
@@ -160,7 +160,7 @@ static void test_greater(void **state) {
     must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
     must(deltas_open(GA "c", &m, &was));
     for (int k = 0; k < was.n; k++) {
-        const struct pair *p = pair_of(&x.pairs, was.d[k].module);
+        const struct lora_pair *p = pair_of(&x.pairs, was.d[k].module);
         const int64_t in = p->a->d[1];
         assert_int_equal(p->rank, 6);
         assert_true(p->scale == was.d[k].scale);
