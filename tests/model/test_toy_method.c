@@ -1,6 +1,6 @@
 /* A method is one file and one row (docs/adding-a-method.md): tests/support/toy_method.c is in this program alone, its row in this program's
  * table of methods. It takes the way of every other: found by the name in adapter files, step 0 is the base, ten steps teach it, decoding says what the
- * packed model says, a saved folder comes back to the bit and is what the public API opens. On families that it has never heard of. */
+ * packed model says, a saved folder comes back to the bit and is what the public API opens. On families that it has never heard of. The page shows its lines. */
 #define _DEFAULT_SOURCE
 #include "support/bench.h"
 #include "support/folder.h"
@@ -133,12 +133,36 @@ static void test_opened(void **state) {
     model_close(&base);
 }
 
+/* Each line of C in the page is one of the file, in the file's order. */
+static void test_page(void **state) {
+    (void)state;
+    str page = {0}, file = {0};
+    int lines = 0;
+    bool inside = false;
+    must(file_read("docs/adding-a-method.md", &page));
+    must(file_read("tests/support/toy_method.c", &file));
+    const char *from = file.p;
+    for (char *line = strtok(page.p, "\n"); line; line = strtok(NULL, "\n")) {
+        const bool fence = str_starts(line, "```");
+        if (fence) inside = !inside && !strcmp(line, "```c");
+        if (fence || !inside) continue;
+        const char *found = strstr(from, line);
+        const size_t n = strlen(line);
+        if (!found || (found != file.p && found[-1] != '\n') || found[n] != '\n') flunk("docs/adding-a-method.md: not a line of toy_method.c, or not in its order: %s", line);
+        from = found + n;
+        lines++;
+    }
+    assert_true(lines > 30);
+    str_free(&page);
+    str_free(&file);
+}
+
 static int end(void **state) {
     arena_free(&mem);
     return own_folder_remove(state);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_registered), cmocka_unit_test(test_whole_way), cmocka_unit_test(test_opened)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_registered), cmocka_unit_test(test_whole_way), cmocka_unit_test(test_opened), cmocka_unit_test(test_page)};
     return cmocka_run_group_tests(tests, own_folder_make, end);
 }
