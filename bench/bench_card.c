@@ -4,7 +4,7 @@
  *   bench_card [--cpu] [--f32] [--fp8] [--dora] [--pissa] [--base TYPE] SHAPE.json ITEM...
  *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; LEVEL none, selective, block; PASS tokens a pass (default: the whole step)
  *     decode:ROWS[:LENGTH]           one token for each row, its cache LENGTH (64) tokens long
- *     macct:ROWS                     both halves of a cycle, ROWS a side, 64 + 64 tokens
+ *     macct:ROWS[:LEVEL]             both halves of a cycle, ROWS a side, 64 + 64 tokens
  *     profile:ROWSxLENGTH:LEVEL      where a training pass spends its time: each op launched alone and waited for
  *     products                       few rows through the matrix-vector kernel and through cuBLASLt, microseconds each
  *     products:TYPE                  the same with matrices of a stored type, and their bytes a second
@@ -174,7 +174,7 @@ static void decode(const char *item, int rows, int length) {
 }
 
 /* Both halves of a cycle, through the objective itself. */
-static void macct(const char *item, int rows) {
+static void macct(const char *item, int rows, enum checkpoint level) {
     enum { LENGTH = 64, STEPS = 4 };
     static struct config cfg;
     static struct run r;
@@ -184,7 +184,7 @@ static void macct(const char *item, int rows) {
     r = (struct run){.cfg = &cfg, .objective = &objective_macct, .backend = g.backend, .threads = omp_get_max_threads(), .eos = 2, .n_plans = 1, .cap = cap, .model = g.model};
     struct plans *p = &r.plans[0];
     p->st = g.st;
-    die(program_build(&p->train, &g.model, MODE_TRAIN, &p->st, cap, CHECKPOINT_NONE, g.backend, false));
+    die(program_build(&p->train, &g.model, MODE_TRAIN, &p->st, cap, level, g.backend, false));
     die(generator_build(&p->gen, &g.model, &p->st, cap, g.backend));
     die(memory_for(&r.wb.mem, (struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));
     die(pack_init(&r.wb.pack, cap.tokens, cap.sequences));
@@ -353,7 +353,7 @@ int main(int argc, char **argv) {
         char level[16] = "none";
         if (sscanf(argv[i], "sft:%dx%d:%15[a-z]:%d", &a, &b, level, &pass) >= 2) sft(argv[i], a, b, level_of(level), pass ? pass : a * b);
         else if (sscanf(argv[i], "decode:%d:%d", &a, &b) >= 1) decode(argv[i], a, b ? b : 64);
-        else if (sscanf(argv[i], "macct:%d", &a) == 1) macct(argv[i], a);
+        else if (sscanf(argv[i], "macct:%d:%15[a-z]", &a, level) >= 1) macct(argv[i], a, level_of(level));
         else if (sscanf(argv[i], "profile:%dx%d:%15[a-z]", &a, &b, level) >= 2) profile(argv[i], a, b, level_of(level));
         else if (!strncmp(argv[i], "products", 8)) products(argv[i][8] == ':' ? dtype_parse(argv[i] + 9) : DT_BF16);
         else return fprintf(stderr, "bench_card: what is '%s'?\n", argv[i]), 2;
