@@ -342,9 +342,11 @@ static int same_once(struct comparison *c, int n_words) {
 
 int cells_make(struct comparison *c) {
     const char *part[MOST_WORDS];
-    char *yaml = NULL;
-    int n = split(&c->mem, c->methods, ',', part, MOST_WORDS), status = resolved(c, NULL, &yaml);
+    char *text = NULL;
+    int n = split(&c->mem, c->methods, ',', part, MOST_WORDS), status = resolved(c, NULL, &text);
     if (status) return status;
+    const char *yaml = arena_printf(&c->mem, "\n%s", text); /* so that each key begins a line */
+    cyc_free(text);
     const double rate = strtod(line_of(&c->mem, yaml, "learning_rate"), NULL);
     c->first_seed = strtoll(line_of(&c->mem, yaml, "seed"), NULL, 10);
     c->keeps_features = !*line_of(&c->mem, yaml, "features.cache");
@@ -352,7 +354,6 @@ int cells_make(struct comparison *c) {
     if (!*c->scored.data) c->scored.data = line_of(&c->mem, yaml, "eval.data");
     if (strcmp(line_of(&c->mem, yaml, "objective"), "sft")) c->score = 0;
     if (!c->out) c->out = line_of(&c->mem, yaml, "output_dir");
-    cyc_free(yaml);
     if (!*c->out) return cli_bad("compare: 'output_dir' is not set in %s, and --out is not given", c->config);
     if (n < 0) return cli_bad("compare: more than %d --methods", MOST_WORDS);
     c->cell = arena_alloc(&c->mem, MOST_CELLS * sizeof *c->cell);

@@ -184,6 +184,8 @@ static const char *short_label(arena *mem, const char *name) {
     return label;
 }
 
+static const char *file_name(const char *path) { return strrchr(path, '/') ? strrchr(path, '/') + 1 : path; }
+
 /* A colour for each method, in the order of --methods. */
 static int group_of(const struct comparison *c, const struct cell *x) {
     int group = 0;
@@ -196,7 +198,7 @@ static int group_of(const struct comparison *c, const struct cell *x) {
 }
 
 static void plot(struct comparison *c, const struct metric *m, str *out) {
-    struct plot p = {.title = arena_printf(&c->mem, "%s: %s on held-out data", c->config, m->head), .x_label = "trained parameters", .y_label = m->head, .lower = m->lower,
+    struct plot p = {.title = arena_printf(&c->mem, "%s: %s on held-out data", file_name(c->config), m->head), .x_label = "trained parameters", .y_label = m->head, .lower = m->lower,
                      .note = c->seeds > 1 ? arena_printf(&c->mem, "points: mean of %d seeds; bars: least and greatest", c->seeds) : "one seed",
                      .point = arena_alloc(&c->mem, (size_t)c->n * sizeof *p.point)};
     for (int i = 0; p.point && i < c->n; i++) {

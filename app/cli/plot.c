@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum { WIDTH = 900, HEIGHT = 560, LEFT = 74, RIGHT = 28, TOP = 52, BOTTOM = 66, LABEL = 11 };
-static const double GLYPH = 5.9; /* of a label, wide; an upper bound for digits and small letters */
+static const double GLYPH = 6.5; /* of a label, wide: digits and small letters of most sans-serif fonts */
 
 struct box { double x0, y0, x1, y1; };
 struct canvas {
