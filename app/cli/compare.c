@@ -112,6 +112,7 @@ static int beside(const struct arg_list *dirs, bool json) {
 static int methods(struct comparison *c) {
     int status = c->seeds > MOST_SEEDS ? cli_bad("compare: --seeds is %d, but at most %d are run", c->seeds, MOST_SEEDS) : cells_make(c);
     if (!status && c->seeds == 1 && !c->json) cli_warn("one seed a row: no spread is known, and small differences may be luck");
+    if (!status && !c->json) printf("%d rows, %d seed%s: %d runs into %s\n\n", c->n, c->seeds, c->seeds > 1 ? "s" : "", c->n * c->seeds, c->out);
     if (!status) status = cells_run(c);
     if (!status && c->json) json_line(comparison_json(c));
     else if (!status) comparison_print(c);

@@ -47,7 +47,7 @@ int words_print(void); /* the names, what they stand for, their learning rates a
 /* Runs what is not finished, one after the other; fills each cell's result. STATUS_OK also where cells failed. */
 int cells_run(struct comparison *c);
 
-/* This program once more, argv[0] is replaced; standard output goes to each(ctx, line), standard error to the file `log`. Its exit status;
+/* This program once more; standard output goes to each(ctx, line), standard error to the file `log`. Its exit status;
  * 128 + the signal that ended it. */
 int child_run(const char **argv, const char *log, void (*each)(void *ctx, const char *line), void *ctx);
 

@@ -90,16 +90,23 @@ static bool column(const struct comparison *c, const struct cell *x, int k, int 
     return true;
 }
 
+/* Where the learning rates of the rows are from; a grid's are its method's. */
 static void rates_sentence(const struct comparison *c, str *out) {
+    static const struct { const char *from, *words; } kinds[] = {{"usual", "each method's usual one, not tuned on these data (`cyclora compare --list`)"}, {"--lr", "given by --lr"}, {"own", "the row's own"},
+                                                               {"configuration", "the configuration's"}};
     str_addf(out, "%d seed%s each, %lld to %lld", c->seeds, c->seeds > 1 ? "s" : "", c->first_seed, c->first_seed + c->seeds - 1);
     if (c->seeds > 1) str_adds(out, "; mean ± standard deviation of a run");
     else str_adds(out, ": no spread, and small differences may be luck");
-    str_adds(out, ". Learning rates are each method's usual one (`cyclora compare --list`), not tuned on these data");
-    const char *sign = ", but for ";
-    for (int i = 0; i < c->n; i++) {
-        if (!strcmp(c->cell[i].rate_from, "usual") || c->cell[i].swept) continue;
-        str_addf(out, "%s%s (%s)", sign, c->cell[i].name, c->cell[i].rate_from);
-        sign = ", ";
+    const char *before = ". Learning rates: ";
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        bool found = false;
+        for (int i = 0; i < c->n; i++) {
+            const struct cell *x = &c->cell[i];
+            if (strcmp(x->rate_from, kinds[k].from) != 0 || (x->swept && strcmp(x->name, x->method) != 0 && strcmp(x->rate_from, "own") != 0)) continue;
+            if (!found) str_addf(out, "%s%s: %s", before, kinds[k].words, x->name);
+            else str_addf(out, ", %s", x->name);
+            found = true, before = "; ";
+        }
     }
     str_adds(out, ".");
 }

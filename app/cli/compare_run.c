@@ -29,14 +29,10 @@ static void on_signal(int sig) {
     if (!stopped++ && child > 0 && sig == SIGTERM) kill(child, SIGTERM);
 }
 
+/* This very program, also where the file that it was started from has been replaced meanwhile. */
 static void become(const char **argv, const char *log, int out) {
-    char self[4096];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     int to = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (n <= 0 || to < 0 || dup2(to, 2) < 0 || dup2(out, 1) < 0) _exit(STATUS_FAILED);
-    self[n] = 0;
-    argv[0] = self;
-    execv(self, (char *const *)argv);
+    if (to >= 0 && dup2(to, 2) >= 0 && dup2(out, 1) >= 0) execv("/proc/self/exe", (char *const *)argv);
     _exit(STATUS_FAILED);
 }
 

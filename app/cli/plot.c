@@ -9,14 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = 900, HEIGHT = 560, LEFT = 74, RIGHT = 28, TOP = 52, BOTTOM = 66, LABEL = 11 };
+enum { WIDTH = 900, HEIGHT = 560, LEFT = 74, RIGHT = 28, TOP = 52, BOTTOM = 66, LABEL = 11, NEAR = 14 /* a name needs no line */, LEAD = 8 };
 static const double GLYPH = 6.5; /* of a label, wide: digits and small letters of most sans-serif fonts */
 
 struct box { double x0, y0, x1, y1; };
 struct canvas {
     const struct plot *p;
     double x0, x1, y0, y1;     /* the axes' ends: decades, and values */
-    struct box *taken;
+    struct box *taken;         /* by points, bars, names and their lines */
     int n;
     str *out;
 };
@@ -97,28 +97,49 @@ static double overlap(const struct box *a, const struct box *b) {
 
 static void take(struct canvas *c, double x0, double y0, double x1, double y1) { c->taken[c->n++] = (struct box){x0, y0, x1, y1}; }
 
-/* Of a place `away` from the point at angle a: what it covers, and how far the name is from its point. */
-static double cost(const struct canvas *c, const struct box *b, double away) {
-    double sum = away;
-    for (int i = 0; i < c->n; i++) sum += 20 * overlap(b, &c->taken[i]);
+/* The nearest place of a name's box to its point. */
+static void nearest(const struct box *b, double x, double y, double *nx, double *ny) {
+    *nx = fmin(fmax(x, b->x0), b->x1);
+    *ny = fmin(fmax(y, b->y0 + 2), b->y1 - 2);
+}
+
+/* The k-th of a few places along the line from a point to its name. */
+static struct box on_line(double x, double y, double nx, double ny, int k) {
+    double at = (k + 2) / (LEAD + 2.0), cx = x + at * (nx - x), cy = y + at * (ny - y);
+    return (struct box){cx - 2, cy - 2, cx + 2, cy + 2};
+}
+
+/* What a name would lie on and its line would cross, and how far it is from its point. */
+static double cost(const struct canvas *c, const struct box *b, double x, double y) {
+    double nx, ny, sum = 0;
+    nearest(b, x, y, &nx, &ny);
+    const double gap = hypot(nx - x, ny - y);
+    for (int i = 0; i < c->n; i++) {
+        sum += 20 * overlap(b, &c->taken[i]);
+        for (int k = 0; k < LEAD && gap > NEAR; k++) {
+            struct box at = on_line(x, y, nx, ny, k);
+            sum += 4 * overlap(&at, &c->taken[i]);
+        }
+    }
     if (b->x0 < LEFT + 3 || b->x1 > WIDTH - RIGHT + 20 || b->y0 < TOP - 4 || b->y1 > HEIGHT - BOTTOM - 2) sum += 1e6;
-    return sum;
+    return sum + gap;
 }
 
 static void label(struct canvas *c, const struct plot_point *q) {
     const double x = at_x(c, q->x), y = at_y(c, q->y), w = GLYPH * (double)strlen(q->label), h = LABEL + 2;
     struct box best = {0};
-    double least = HUGE_VAL, far = 0;
+    double least = HUGE_VAL, nx, ny;
     for (double away = 9; away < 190; away += away < 20 ? 4 : 12)
         for (int a = 0; a < 24; a++) {
             double dx = cos(a * M_PI / 12), dy = sin(a * M_PI / 12), cx = x + dx * (away + w / 2 * fabs(dx)), cy = y + dy * (away + (fabs(dx) < 0.5 ? h / 2 : 0));
             struct box b = {cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2};
-            double here = cost(c, &b, away + (a % 12 ? 2 : 0));
-            if (here < least) least = here, best = b, far = away;
+            double here = cost(c, &b, x, y) + (a % 12 ? 2 : 0);
+            if (here < least) least = here, best = b;
         }
-    if (far > 20) { /* to the nearest point of the name's box */
-        double tx = fmin(fmax(x, best.x0), best.x1), ty = fmin(fmax(y, best.y0 + 2), best.y1 - 2);
-        str_addf(c->out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" class=\"lead\"/>\n", x, y, tx, ty);
+    nearest(&best, x, y, &nx, &ny);
+    if (hypot(nx - x, ny - y) > NEAR) {
+        str_addf(c->out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" class=\"lead\"/>\n", x, y, nx, ny);
+        for (int k = 0; k < LEAD; k++) c->taken[c->n++] = on_line(x, y, nx, ny, k);
     }
     char how[64];
     snprintf(how, sizeof how, "class=\"label\" fill=\"%s\"", colour(q->group));
@@ -148,7 +169,7 @@ static void points(struct canvas *c) {
 void plot_svg(const struct plot *given, str *out) {
     struct plot p = *given;
     p.point = calloc((size_t)p.n + 1, sizeof *p.point);
-    struct canvas c = {.p = &p, .out = out, .taken = calloc((size_t)(3 * p.n + 1), sizeof *c.taken)};
+    struct canvas c = {.p = &p, .out = out, .taken = calloc((size_t)((3 + LEAD) * p.n + 1), sizeof *c.taken)};
     bool *done = calloc((size_t)p.n + 1, sizeof *done);
     p.n = 0;
     for (int i = 0; p.point && i < given->n; i++)

@@ -61,7 +61,7 @@ static void test_table(void **state) {
     says(ran.out.p, "lora r=4 target_modules=mlp");
     says(ran.out.p, "no layer has a bias");
     says(ran.out.p, "2 seeds each, 7 to 8");
-    says(ran.out.p, "but for full (--lr)");
+    says(ran.out.p, "given by --lr: full.");
     json_t *j = json_file("run/compare.json");
     assert_string_equal(json_string_value(json_object_get(j, "metric")), "accuracy");
     assert_int_equal(json_array_size(json_object_get(j, "cells")), 11); /* eight, and four points less the one that is lora itself */
@@ -125,7 +125,7 @@ static void test_completions(void **state) {
     says(ran.out.p, "goes with objective classification");
     says(ran.out.p, "chrF");
     says(ran.out.p, "loss");
-    says(ran.out.p, "but for lora learning_rate=1e-2 r=4 (own)");
+    says(ran.out.p, "the row's own: lora learning_rate=1e-2 r=4");
     json_t *j = json_file("sft/compare.json");
     assert_string_equal(json_string_value(json_object_get(j, "metric")), "chrf");
     const json_t *lora = row(j, "lora learning_rate=1e-2 r=4"), *runs = json_object_get(lora, "runs");
