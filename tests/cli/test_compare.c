@@ -54,6 +54,25 @@ static void same_as_runs(const json_t *cell, const char *folder, const char *met
     assert_int_equal((int)number(got, "runs"), 2);
 }
 
+/* Of the plot's names none lies on another: their boxes, from where the file puts them, at 5.5 a letter and 11 high. */
+static void names_apart(const char *svg) {
+    double box[64][4];
+    int n = 0;
+    ok("cat $D/%s", svg);
+    for (const char *p = ran.out.p; (p = strstr(p, "<text x=\"")) && n < 64; p++) {
+        double x, y;
+        const char *open = strchr(p, '>'), *close = strstr(p, "</text>"), *class = strstr(p, "class=\"label\"");
+        if (!class || class > open) continue;
+        assert_int_equal(sscanf(p, "<text x=\"%lf\" y=\"%lf\"", &x, &y), 2);
+        const double at[] = {x, y - 9, x + 5.5 * (double)(close - open - 1), y + 2};
+        for (int i = 0; i < n; i++)
+            if (fmin(at[2], box[i][2]) > fmax(at[0], box[i][0]) && fmin(at[3], box[i][3]) > fmax(at[1], box[i][1])) flunk("%.*s lies on the %d. name", (int)(close - open - 1), open + 1, i + 1);
+        assert_true(at[0] > 0 && at[2] < 900 && at[1] > 0 && at[3] < 560);
+        memcpy(box[n++], at, sizeof at);
+    }
+    assert_int_equal(n, 10);
+}
+
 static void test_table(void **state) {
     (void)state;
     ok("$C compare $D/run.yaml --methods head,prompt,prefix,ia3,bitfit,lora,dora,full --seeds 2 --sweep r=4,16 --sweep target_modules=mlp,all-linear --lr full=1e-4 --set lora.lora_alpha=8");
@@ -79,6 +98,7 @@ static void test_table(void **state) {
     ok("test ! -e $D/run/lora/seed7/checkpoint-6 && test -e $D/run/lora/seed7/adapter/adapter_model.safetensors && ls $D/run/features && grep -c '^| lora' $D/run/compare.md && { ! command -v xmllint >/dev/null || xmllint --noout $D/run/compare.svg; }");
     ok("grep -c '<circle' $D/run/compare.svg");
     assert_string_equal(ran.out.p, "10\n");
+    names_apart("run/compare.svg");
 
     /* again: nothing runs, the table is the same; another setting makes a row's runs anew */
     ok("cp $D/run/compare.md $D/first.md; stat -c %%Y%%i $D/run/*/seed*/report.json > $D/first; $C compare $D/run.yaml --methods head,prompt,prefix,ia3,bitfit,lora,dora,full --seeds 2 --sweep r=4,16 --sweep target_modules=mlp,all-linear "
