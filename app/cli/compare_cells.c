@@ -32,7 +32,7 @@ static const struct word {
              {"lora+", "lora", "lora.loraplus_lr_ratio=16", 2e-4, "B learns 16 times as fast; A about half as fast as lora's"},
              {"pissa", "lora", "lora.init_lora_weights=pissa_niter_4", 2e-4, "gradients are large from the start on"},
              {"full", "full", NULL, 5e-5, "Devlin et al. 2019: 2e-5 to 5e-5; a tenth of lora's"}};
-enum { WORDS = sizeof words / sizeof *words, MOST_WORDS = 64, MOST_VALUES = 32, MOST_KEYS = 8, MOST_CELLS = 1024 };
+enum { WORDS = sizeof words / sizeof *words, MOST_WORDS = 64, MOST_VALUES = 32, MOST_KEYS = 16, MOST_CELLS = 1024 };
 
 int words_print(void) {
     static const char *const heads[] = {"METHOD", "settings", ">learning rate", "as"};
@@ -132,7 +132,7 @@ static int unknown_method(const char *name) {
     list[WORDS] = NULL;
     const char *near = str_nearest(name, list);
     if (near) return cli_bad("compare: unknown method '%s'; did you mean '%s'?", name, near);
-    return cli_bad("compare: unknown method '%s'; `cyclora compare --help` lists them", name);
+    return cli_bad("compare: unknown method '%s'; `cyclora compare --list` shows them", name);
 }
 
 static int add_set(struct comparison *c, struct cell *x, const char *key, const char *value) {

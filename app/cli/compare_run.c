@@ -161,8 +161,10 @@ static void on_line(void *ctx, const char *line) {
 }
 
 static int train(struct one *o) {
-    const char *argv[2 * (MOST_SETS + 8) + 2 * 64 + 8] = {"cyclora", "train", o->c->config};
-    int n = 3;
+    const char **argv = arena_alloc(&o->c->mem, (size_t)(2 * (o->c->sets->n + o->sets) + 8) * sizeof *argv);
+    int n = 0;
+    if (!argv) return cli_bad("out of memory");
+    argv[n++] = "cyclora", argv[n++] = "train", argv[n++] = o->c->config;
     for (int i = 0; i < o->c->sets->n; i++) argv[n++] = "--set", argv[n++] = o->c->sets->v[i];
     for (int i = 0; i < o->sets; i++) argv[n++] = "--set", argv[n++] = o->set[i];
     argv[n++] = "--overwrite";
