@@ -4,7 +4,8 @@
 #   bench/compare.sh                      both tasks
 #   bench/compare.sh classification       one of them: classification, generation
 #   bench/compare.sh generation tune      only the learning rates; run: only the comparison, with the rates that were found (or the usual ones)
-# DEVICE: auto. SEEDS: 3. SET: more settings for all runs ("--set max_steps=2 --set test.limit=8"), to try the script. CYCLORA: our program.
+# DEVICE: auto. SEEDS: 3. RATES: "--lr lora=1e-3 ..." where no tuning has left any. SET: more settings for all runs ("--set max_steps=2
+# --set test.limit=8"), to try the script. CYCLORA: our program.
 # Runs go to runs/compare-TASK and runs/tune-TASK, where the same command goes on after an interruption; what is to be kept (tables, JSON, plots,
 # rates) is copied to $OUT (runs/compare).
 set -eu
@@ -40,7 +41,7 @@ tune() { # TASK METHODS: each method's usual rate, a third of it and three times
 }
 
 compare() { # TASK METHODS
-    local rates=
+    local rates=${RATES:-}
     [ ! -f "runs/tune-$1/rates" ] || rates=$(cat "runs/tune-$1/rates")
     trap "keep runs/compare-$1 compare-$1" EXIT # an interrupted one's rows too
     # shellcheck disable=SC2086 # the rates and SET are words
