@@ -33,6 +33,7 @@ static void on_signal(int sig) {
 static void become(const char **argv, const char *log, int out) {
     int to = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (to >= 0 && dup2(to, 2) >= 0 && dup2(out, 1) >= 0) execv("/proc/self/exe", (char *const *)argv);
+    dprintf(2, "cyclora: error: cannot start this program once more: %s\n", strerror(errno));
     _exit(STATUS_FAILED);
 }
 
