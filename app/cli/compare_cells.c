@@ -352,9 +352,12 @@ int cells_make(struct comparison *c) {
     c->keeps_features = !*line_of(&c->mem, yaml, "features.cache");
     c->scored = (struct scored){line_of(&c->mem, yaml, "test.data"), line_of(&c->mem, yaml, "model"), line_of(&c->mem, yaml, "device"), line_of(&c->mem, yaml, "dtype"), line_of(&c->mem, yaml, "max_new_tokens")};
     if (!*c->scored.data) c->scored.data = line_of(&c->mem, yaml, "eval.data");
-    if (strcmp(line_of(&c->mem, yaml, "objective"), "sft")) c->score = 0;
+    const char *objective = line_of(&c->mem, yaml, "objective");
+    const bool blind = !*c->scored.data && strtod(line_of(&c->mem, yaml, "eval.split"), NULL) == 0 && strcmp(objective, "macct"); /* whose round trip needs no data of its own */
+    if (strcmp(objective, "sft")) c->score = 0;
     if (!c->out) c->out = line_of(&c->mem, yaml, "output_dir");
     if (!*c->out) return cli_bad("compare: 'output_dir' is not set in %s, and --out is not given", c->config);
+    if (blind) return cli_bad("compare: %s names no held-out data (test.data, eval.data or eval.split) to compare by", c->config);
     if (n < 0) return cli_bad("compare: more than %d --methods", MOST_WORDS);
     c->cell = arena_alloc(&c->mem, MOST_CELLS * sizeof *c->cell);
     if (!c->cell) return cli_bad("out of memory");

@@ -195,6 +195,7 @@ static void test_refusals(void **state) {
     refused("mkdir -p $D/folder; $C compare $D/folder --methods lora", "is a run folder: --methods, --sweep and the like go with a configuration file");
     refused("$C compare", "CONFIG or RUN is missing");
     refused("$C compare $D/run.yaml --set output_dir= --methods lora", "'output_dir' is not set");
+    refused("$C compare $D/run.yaml --set eval.data= --methods lora", "names no held-out data (test.data, eval.data or eval.split)");
     ok("$C compare --list");
     says(ran.out.p, "method=lora lora.use_dora=true");
     /* a file in the way of a run is a line of the table */
