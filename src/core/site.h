@@ -8,6 +8,8 @@
 #include "core/params.h"
 #include "core/prog.h"
 
+enum { MAX_STATES = 2 };
+
 enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY };
 
 /* A part of the base by its names. */
@@ -84,6 +86,25 @@ struct made_matrix {
     const float *data;
 };
 
+/* An adapter between the gradient and the optimizer's step, or right after it, for a method that has a hand in that. */
+struct tuning {
+    const struct backend *backend; /* whose memory the arenas are */
+    const struct param_set *set;
+    float *w, *grad;               /* of set->bytes; of set->trained */
+    float *own[MAX_STATES];        /* of set->trained: the method's, zero before the first step */
+    int64_t step;                  /* 0: the first */
+    double weight;                 /* the gradient is of the mean loss times this */
+    float grad_scale;              /* after the step: the optimizer's */
+    int threads;
+};
+
+/* An adapter's numbers on the host. */
+struct numbers {
+    const void *settings;
+    const struct param_set *set;
+    float *w;
+};
+
 struct site;
 struct model;
 struct targets;
@@ -116,6 +137,15 @@ struct peft_method {
     /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
     const char *whole;
     bool ours;             /* PEFT has no such method */
+
+    /* In training; each may be NULL. `states` arenas are the method's own and lie in checkpoints. */
+    int states;
+    err (*before_step)(const void *settings, const struct tuning *t); /* adds to the gradient */
+    err (*after_step)(const void *settings, const struct tuning *t);
+    /* Of a method whose finished adapters have fewer numbers than those in training: the settings of the finished one, in mem, and the
+     * numbers of the one as the other, each way; what `from` does not have is zero. */
+    err (*finished)(const struct numbers *n, arena *mem, const void **settings);
+    void (*adopt)(const struct numbers *from, const struct numbers *to);
 
     /* For methods of the input; each may be NULL. */
     /* Takes note of the base's sizes in the structure's own copy of the settings; refuses a base that it cannot go with. */

@@ -222,7 +222,7 @@ static int64_t memory_column(const struct param *p, const struct param_slice *s,
 static int64_t file_columns(const struct param *p, const struct param_slice *s) { return s->columns ? s->columns : columns_of(p); }
 
 /* A file's tensor may be several slices, columns of it: the one that begins it stands for it. */
-static bool begins_tensor(const struct param_slice *s) { return s->column0 == 0; }
+static bool begins_tensor(const struct param_slice *s) { return s->column0 == 0 && !s->again; }
 
 static int count_tensors(const struct param_set *set) {
     int n = 0;
@@ -233,7 +233,7 @@ static int count_tensors(const struct param_set *set) {
 
 /* PEFT puts its own model around the base's for most methods, not for soft prompts: a head's module is one level less deep there. */
 void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) {
-    snprintf(name, 512, "%s%s", !st->method->bare ? PREFIX : of_head(st, s) ? "base_model." : "", s->name);
+    snprintf(name, 512, "%s%s", s->outer || (st->method->bare && of_head(st, s)) ? "base_model." : st->method->bare ? "" : PREFIX, s->name);
 }
 
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
@@ -247,7 +247,7 @@ static struct tensor file_shape(const struct param *p, const struct param_slice 
     if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
     if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
     if (s->turned) return (struct tensor){.nd = 2, .d = {columns_of(p), s->rows}};
-    return (struct tensor){.nd = 2, .d = {s->rows, file_columns(p, s)}};
+    return (struct tensor){.nd = 2, .d = {s->of_rows ? s->of_rows : s->rows, file_columns(p, s)}};
 }
 
 /* core/params.h; n: of a vector, or of a matrix's row. */
@@ -325,11 +325,15 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
     char name[512];
     adapter_tensor_name(st, s, name);
     const struct tensor *t = tensors_find(ts, name);
-    if (!t && s->also) snprintf(name, sizeof name, "%s%s", PREFIX, s->also), t = tensors_find(ts, name);
-    if (!t) return fail(E_INPUT, "%s: tensor %s%s is missing", ts->path, PREFIX, s->name);
+    if (!t && s->also) {
+        char also[512];
+        snprintf(also, sizeof also, "%s%s", PREFIX, s->also);
+        t = tensors_find(ts, also);
+    }
+    if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
     const struct tensor want = file_shape(p, s);
     if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
     TRY(tensor_readable(ts, t));
     if (s->turned) return read_turned(ts, t, p, s, weights);
     if (s->beside) return read_beside(ts, t, p, s, weights);
@@ -374,6 +378,18 @@ static err head_agrees(const char *folder, const struct structure *st, arena *me
     return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`", folder, have.classes, st->head.classes);
 }
 
+/* A folder of another form than the structure's (core/site.h, finished): by a structure of its own. */
+static err adopt(const char *folder, const struct model *m, const struct structure *st, const void *settings, float *weights) {
+    struct structure own;
+    TRY(structure_init_head(&own, m, st->method, settings, &st->head, NULL));
+    float *have = arena_f32(own.params.bytes);
+    err e = have ? adapter_read(folder, &own, have) : fail(E_MEMORY, "out of memory");
+    if (!e) st->method->adopt(&(struct numbers){settings, &own.params, have}, &(struct numbers){st->settings, &st->params, weights});
+    if (have) arena_f32_free(have, own.params.bytes);
+    structure_free(&own);
+    return e;
+}
+
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
     const struct peft_method *method;
     const void *have;
@@ -387,8 +403,9 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
             char module[256];
             if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module)) e = st->method->agrees(have, st->settings, module, folder);
         }
+    if (!e) e = st->method->adopt && !st->method->same(have, st->settings) ? adopt(folder, m, st, have, weights) : adapter_read(folder, st, weights);
     arena_free(&mem);
-    return e ? e : adapter_read(folder, st, weights);
+    return e;
 }
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {

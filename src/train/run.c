@@ -74,7 +74,7 @@ static err checkpoint_level(const char *name, enum checkpoint *out) {
 static err side_plans(struct run *r, struct side *s) {
     const struct peft_method *method;
     const void *settings;
-    TRY(side_method(s->cfg, &r->model, r->tok, &r->cfg->mem, &method, &settings));
+    TRY(side_method(s->cfg, r, &r->cfg->mem, &method, &settings));
     for (int i = 0; i < r->n_plans; i++)
         if (r->plans[i].st.method == method && method->same(r->plans[i].st.settings, settings)) return s->plans = &r->plans[i], OK;
     struct plans *p = &r->plans[r->n_plans];
@@ -163,9 +163,9 @@ static void measure_plan(struct run *r) {
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
     for (int i = 0; i < r->objective->sides; i++) {
-        size_t b = r->side[i].plans->st.params.bytes;
-        f->adapters += b;
-        f->optimizer += 2 * b;
+        const size_t b = r->side[i].plans->st.params.trained;
+        f->adapters += r->side[i].plans->st.params.bytes;
+        f->optimizer += (size_t)(2 + learner_states(&r->side[i].plans->st)) * b;
         if (b > f->gradients) f->gradients = b;
     }
     f->adapters += f->working;

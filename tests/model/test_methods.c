@@ -27,6 +27,8 @@ static const struct {
              {"ptuning", "tiny_llama/tied_gqa"}, {"ptuning_qwen2", "families/qwen2"},
              {"prefix", "tiny_llama/tied_gqa"}, {"prefix_linear", "families/llama_linear"}, {"prefix_linear", "families/llama_linear/model.gguf"},
              {"prefix_gemma2", "families/gemma2"}, {"prefix_gpt2", "families/gpt2"},
+             {"adalora", "tiny_llama/tied_gqa"}, {"adalora_gpt2", "families/gpt2"}, {"adalora_mistral", "families/mistral_full"}, {"adalora_mistral", "families/mistral_full/model.gguf"},
+             {"vera", "tiny_llama/tied_gqa"}, {"vera_gpt2", "families/gpt2"}, {"vera_mistral", "families/mistral_full"}, {"vera_mistral", "families/mistral_full/model.gguf"},
              {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
 enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 2 /* the last ones: training alone */ };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};

@@ -388,7 +388,7 @@ static void build_scale(struct lab *l) {
     prog_v(&l->p, by)->needs = l->variant > 0;
     l->terms = (double)l->N;
     l->loss_outs = 1;
-    emit(l, &op_scale, (val[]){x, by, bias}, NULL);
+    emit(l, &op_scale, (val[]){x, by, bias}, &(struct op_attr){.scale = l->variant % 2 ? 0.75f : 0});
 }
 
 /* Variants: ranks below, at and beyond a vector. ||W||^2 is large enough for the parts never to cancel. */

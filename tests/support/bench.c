@@ -105,7 +105,7 @@ void bench_compare(struct bench *b, const char *prefix, const float *there, doub
     float *weights = to_host(b->learner.backend, there, b->st.params.bytes);
     int slices = 0, wanted = 0;
     for (int i = 0; i < b->st.params.n; i++)
-        for (int k = 0; k < b->st.params.p[i].n_slices; k++) {
+        for (int k = 0; k < b->st.params.p[i].n_slices && !b->st.params.p[i].frozen; k++) {
             const struct param_slice *s = &b->st.params.p[i].slice[k];
             compare_slice(b, prefix, &b->st.params.p[i], s, weights, scale, rel, abs);
             slices += s->column0 == 0; /* columns of one tensor count once */
