@@ -156,12 +156,12 @@ FUSED_KERNEL(add) {
     return OK;
 }
 
-static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, const float *bias, const struct view *y) {
+static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, float by, const float *bias, const struct view *y) {
     const int64_t N = view_rows(x), C = x->d[1];
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++)
         EACH_VECTOR(c, n, C) {
-            const vf v = load(view_row(x, i) + c, n) * load(view_f32(l) + c, n);
+            const vf v = load(view_row(x, i) + c, n) * (l->p ? load(view_f32(l) + c, n) : vf_set1(by));
             store(view_row(y, i) + c, bias ? v + load(bias + c, n) : v, n);
         }
 }
@@ -185,16 +185,16 @@ static void column_sums(const struct run_ctx *run, const struct view *dy, const 
 }
 
 FUSED_KERNEL(scale) {
-    (void)inst, (void)scratch;
-    scale_rows(run, &in[0], &in[1], in[2].p, &out[0]);
+    (void)scratch;
+    scale_rows(run, &in[0], &in[1], inst->a.scale, in[2].p, &out[0]);
     return OK;
 }
 
 FUSED_KERNEL(scale_bwd) {
-    (void)inst, (void)scratch;
+    (void)scratch;
     if (out[1].p) column_sums(run, &in[2], &in[0], view_f32(&out[1]), true);
     if (out[2].p) column_sums(run, &in[2], &in[0], view_f32(&out[2]), false);
-    if (out[0].p) scale_rows(run, &in[2], &in[1], NULL, &out[0]);
+    if (out[0].p) scale_rows(run, &in[2], &in[1], inst->a.scale, NULL, &out[0]);
     return OK;
 }
 

@@ -70,8 +70,8 @@ extern "C" size_t cuda_scale_bwd_scratch(const struct inst *inst, const struct v
 
 /* dx may lie in x or dy, so it comes last. */
 extern "C" err cuda_scale_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)inst;
+    (void)run;
     if (out[1].p) TRY(sum_columns(&in[2], &in[0], view_f32(&out[1]), true, scratch));
     if (out[2].p) TRY(sum_columns(&in[2], &in[0], view_f32(&out[2]), false, scratch));
-    return out[0].p ? cuda_scale_columns(&in[2], &in[1], NULL, &out[0]) : OK;
+    return out[0].p ? cuda_scale_columns(&in[2], view_f32(&in[1]), inst->a.scale, NULL, &out[0]) : OK;
 }

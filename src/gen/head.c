@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "gen/head.h"
 #include "ops/ops.h"
+#include "peft/methods.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,14 +57,15 @@ err head_check(const void *json, const char *where) {
 }
 
 /* How many classes the saved classifier has. */
-static err count_classes(const char *folder, int *classes) {
+static err count_classes(const char *folder, bool hub, int *classes) {
+    /* the third: beside soft prompts; the last two: AdapterHub's */
+    static const char *const names[] = {"base_model.model.score.weight", "base_model.model.classifier.weight", "base_model.score.weight", "score.weight", "classifier.weight"};
     char path[4096];
     struct tensors ts;
-    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+    const struct tensor *t = NULL;
+    snprintf(path, sizeof path, "%s/%s", folder, method_file(hub));
     TRY(tensors_open(path, &ts));
-    const struct tensor *t = tensors_find(&ts, "base_model.model.score.weight");
-    if (!t) t = tensors_find(&ts, "base_model.model.classifier.weight");
-    if (!t) t = tensors_find(&ts, "base_model.score.weight"); /* beside soft prompts */
+    for (size_t i = 0; i < sizeof names / sizeof *names && !t; i++) t = tensors_find(&ts, names[i]);
     err e = OK;
     if (!t) e = fail(E_INPUT, "%s: a classifier is to be there (modules_to_save), but neither score.weight nor classifier.weight is", path);
     else if (t->nd != 2 || t->d[0] < 2 || t->d[0] > MOST_CLASSES) e = fail(E_INPUT, "%s: tensor %s is no classifier of 2 to %d classes", path, t->name, MOST_CLASSES);
@@ -96,7 +98,7 @@ err head_read(const void *json, const char *folder, arena *mem, struct head *h) 
     if (!path || !config) return fail(E_MEMORY, "out of memory");
     if (!list || json_is_null(list) || (json_is_array(list) && !json_array_size(list))) return OK;
     TRY(head_check(json, config));
-    TRY(count_classes(folder, &h->classes));
+    TRY(count_classes(folder, config_of_hub(json), &h->classes));
     if (!path_exists(path)) return OK;
     json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &je);
     err e = j ? read_names(j, path, mem, h) : fail(E_INPUT, "%s: not JSON (line %d)", path, je.line);
