@@ -54,7 +54,7 @@ HEADS = {
     "bn_llama": ("tiny_llama/tied_gqa", SeqBnConfig(reduction_factor=4)),
 }
 QWEN = CUSTOM_INTERFACES["qwen2"]
-INTERFACES = {"families/phi3": dataclasses.replace(QWEN, attn_k_proj=None, attn_q_proj=None, attn_v_proj=None, attn_qkv_proj="qkv_proj", layer_intermediate_proj="mlp.gate_up_proj"), "families/smollm3": QWEN}
+INTERFACES = {"families/phi3": dataclasses.replace(QWEN, adapter_methods=["bottleneck"], attn_k_proj=None, attn_q_proj=None, attn_v_proj=None, attn_qkv_proj="qkv_proj", layer_intermediate_proj="mlp.gate_up_proj"), "families/smollm3": QWEN}
 
 
 def opened(base, head=False):
