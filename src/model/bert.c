@@ -87,8 +87,8 @@ static const char *const sum_norms[] = {"attn_output_norm", "layer_output_norm"}
 static val block(const struct model *m, struct site *s, val x, int l) { /* x [N, C] */
     val q[3];
     block_qkv(m, s, x, l, q);
-    x = block_norm(m, s, block_add(s, x, block_after(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q))), sum_norms[0], l);
-    return block_norm(m, s, block_add(s, x, block_after(m, s, l, AFTER_FFN, x, block_mlp(m, s, x, l, ACT_GELU_ERF))), sum_norms[1], l);
+    x = block_norm(m, s, block_join(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q)), sum_norms[0], l);
+    return block_norm(m, s, block_join(m, s, l, AFTER_FFN, x, block_mlp(m, s, x, l, ACT_GELU_ERF)), sum_norms[1], l);
 }
 
 static val finish(const struct model *m, struct site *s, val x) { return (void)m, (void)s, x; }

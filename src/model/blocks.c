@@ -85,6 +85,8 @@ val block_after(const struct model *m, struct site *s, int l, int place, val x, 
     return site_sublayer(s, &(struct sublayer){.place = place, .layer = l, .of = {.name = name, .module = module}, .read = x, .made = y, .norm = norms ? sum_norm : NULL, .norm_name = norms ? norms[at] : NULL});
 }
 
+val block_join(const struct model *m, struct site *s, int l, int place, val x, val y) { return block_add(s, x, block_after(m, s, l, place, x, y)); }
+
 static val down(const struct model *m, struct site *s, const val u[2], int l, enum activation act) {
     struct linear w = model_linear(m, s, "ffn_down", l);
     return site_linear(s, emit1(s->p, &op_glu, u, 2, &(struct op_attr){.act = act}), &w);
@@ -114,8 +116,8 @@ val block_llama(const struct model *m, struct site *s, val x, int l) { /* x [N, 
     val q[3]; /* [N, H*D], [N, K*D], [N, K*D] */
     block_qkv(m, s, block_norm(m, s, x, "attn_norm", l), l, q);
     block_rotate(m, s, l, q);
-    x = block_add(s, x, block_after(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q)));
-    return block_add(s, x, block_after(m, s, l, AFTER_FFN, x, block_gated(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU)));
+    x = block_join(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q));
+    return block_join(m, s, l, AFTER_FFN, x, block_gated(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU));
 }
 
 err llama_tensors(struct model *m) {
