@@ -384,31 +384,37 @@ static err no_pickle(const char *folder, const char *path) {
     return fail(E_UNSUPPORTED, "%s is a pickle, which is not read here: save the adapter with save_adapter(folder, name, use_safetensors=True)", pickle);
 }
 
-/* settings: the folder's own. */
-static err read_as(const char *folder, const struct structure *st, const void *settings, float *weights) {
+/* settings, head: the folder's own; head: the file of its classifier, or NULL. */
+static err read_as(const char *folder, const struct structure *st, const void *settings, const char *head, float *weights) {
     char path[4096];
-    struct tensors ts;
+    struct tensors ts, of_its_own = {0};
     const char *apart = file_apart(st);
     snprintf(path, sizeof path, "%s/%s", folder, apart ? apart : file_of(st));
     if (apart && !path_exists(path))
         return fail(E_USAGE, "%s holds what its training came to, but not what it went on from: %s is missing", folder, apart);
     if (st->method->called) TRY(no_pickle(folder, path));
     TRY(tensors_open(path, &ts));
-    err e = OK;
     const int n = count_tensors(&st->params);
+    if (head) snprintf(path, sizeof path, "%s/%s", folder, head);
+    err e = head ? tensors_open(path, &of_its_own) : OK;
     for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) e = read_slice(&ts, st, settings, &st->params.p[i], &st->params.p[i].slice[k], weights);
-    if (!e && ts.n != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", path, ts.n, n);
+        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
+            const struct param_slice *s = &st->params.p[i].slice[k];
+            e = read_slice(head && of_head(st, s) ? &of_its_own : &ts, st, settings, &st->params.p[i], s, weights);
+        }
+    if (!e && ts.n + of_its_own.n != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
     tensors_close(&ts);
+    if (head) tensors_close(&of_its_own);
     return e;
 }
 
-err adapter_read(const char *folder, const struct structure *st, float *weights) { return read_as(folder, st, st->settings, weights); }
+err adapter_read(const char *folder, const struct structure *st, float *weights) { return read_as(folder, st, st->settings, st->head.file, weights); }
 
 /* Is the folder's classifier the one of this structure? */
-static err head_agrees(const char *folder, const struct structure *st, arena *mem) {
+static err head_agrees(const char *folder, const struct structure *st, arena *mem, const char **file) {
     struct head have;
     TRY(adapter_read_head(folder, mem, &have));
+    *file = have.file;
     if (head_same(&have, &st->head)) return OK;
     if (!st->head.classes) return fail(E_USAGE, "%s holds a classifier of %d classes: it goes on with objective: classification", folder, have.classes);
     if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be of %d classes", folder, st->head.classes);
@@ -418,17 +424,18 @@ static err head_agrees(const char *folder, const struct structure *st, arena *me
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
     const struct peft_method *method;
     const void *have;
+    const char *head = NULL;
     arena mem = {0};
     TRY(adapter_check_base(folder, m));
     err e = adapter_read_config(folder, &mem, &method, &have);
     if (!e && method != st->method) e = fail(E_USAGE, "%s is a %s adapter, the configuration says %s", folder, method->name, st->method->name);
-    if (!e) e = head_agrees(folder, st, &mem);
+    if (!e) e = head_agrees(folder, st, &mem, &head);
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
             char module[256];
             if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module)) e = st->method->agrees(have, st->settings, module, folder);
         }
-    if (!e) e = read_as(folder, st, have, weights);
+    if (!e) e = read_as(folder, st, have, head, weights);
     arena_free(&mem);
     return e;
 }

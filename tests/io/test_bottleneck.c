@@ -73,10 +73,16 @@ static void test_every_family(void **state) {
         }
 }
 
+static void copied(const char *from, const char *to) {
+    str bytes = {0};
+    must(file_read(from, &bytes));
+    must(file_write(to, bytes.p, bytes.n));
+    str_free(&bytes);
+}
+
 /* AdapterHub's fixture under other names: of the adapter, and of tensors as they are saved of a bare model and of one around it. */
 static void test_names(void **state) {
     (void)state;
-    str config = {0};
     static const char *const heads[] = {"model.", "", "transformer.model."};
     struct model m;
     struct structure st;
@@ -95,9 +101,7 @@ static void test_names(void **state) {
     must(adapter_load(GOLDEN "/methods/bn/adapter", &m, &st, want));
     must(tensors_open(GOLDEN "/methods/bn/adapter/adapter.safetensors", &ts));
     must(dir_make(at("names")));
-    must(file_read(GOLDEN "/methods/bn/adapter/adapter_config.json", &config));
-    must(file_write(at("names/adapter_config.json"), config.p, config.n));
-    str_free(&config);
+    copied(GOLDEN "/methods/bn/adapter/adapter_config.json", at("names/adapter_config.json"));
     for (int k = 0; k < 3; k++) {
         struct tensor *t = arena_alloc(&mem, (size_t)ts.n * sizeof *t);
         for (int i = 0; i < ts.n; i++) t[i] = ts.t[i], t[i].name = arena_printf(&mem, "%s%s", heads[k], ts.t[i].name + strlen("model."));
@@ -118,6 +122,49 @@ static void test_names(void **state) {
     structure_free(&st);
     arena_free(&mem);
     model_close(&m);
+}
+
+static void head_config(const char *labels) {
+    char text[256];
+    snprintf(text, sizeof text, "{\"config\": null, \"label2id\": %s}", labels);
+    must(file_write(at("heads/head_config.json"), text, strlen(text)));
+}
+
+/* A classifier in files of its own, which AdapterHub names; what lies there may be another head. */
+static void test_hubs_classifier(void **state) {
+    (void)state;
+    static const char *const own = GOLDEN "/heads/bn_bert/adapter";
+    const float zero[16] = {0};
+    const struct tensor other = {.name = "lm_head.weight", .dt = DT_F32, .nd = 2, .d = {4, 4}, .data = zero, .bytes = sizeof zero};
+    struct head h;
+    arena mem = {0};
+    must(adapter_read_head(own, &mem, &h));
+    assert_int_equal(h.classes, 5);
+    assert_string_equal(h.names[3], "LABEL_3");
+    assert_string_equal(h.file, "model_head.safetensors");
+    must(dir_make(at("heads")));
+    copied(GOLDEN "/heads/bn_bert/adapter/adapter_config.json", at("heads/adapter_config.json"));
+    must(adapter_read_head(at("heads"), &mem, &h));
+    assert_int_equal(h.classes, 0);
+    copied(GOLDEN "/heads/bn_bert/adapter/model_head.safetensors", at("heads/model_head.safetensors"));
+    head_config("{\"b\": 1, \"a\": 0, \"e\": 4, \"d\": 3, \"c\": 2}");
+    must(adapter_read_head(at("heads"), &mem, &h));
+    assert_string_equal(h.names[1], "b");
+    head_config("{\"a\": 0}"); /* names of some are names of none */
+    must(adapter_read_head(at("heads"), &mem, &h));
+    assert_true(h.classes == 5 && !h.names);
+    static const char *const bad[] = {"{\"a\": 5}", "{\"a\": -1}", "{\"a\": 1, \"b\": 1}", "{\"a\": \"0\"}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        head_config(bad[i]);
+        assert_int_equal(adapter_read_head(at("heads"), &mem, &h), E_INPUT);
+        assert_non_null(strstr(err_text(), "label2id does not give each of 5 classes a name"));
+    }
+    head_config("nothing");
+    assert_int_equal(adapter_read_head(at("heads"), &mem, &h), E_INPUT);
+    must(safetensors_write(at("heads/model_head.safetensors"), &other, 1));
+    must(adapter_read_head(at("heads"), &mem, &h));
+    assert_int_equal(h.classes, 0);
+    arena_free(&mem);
 }
 
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
@@ -269,7 +316,7 @@ static void test_inactive(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_family), cmocka_unit_test(test_names),  cmocka_unit_test(test_refused),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_family), cmocka_unit_test(test_names), cmocka_unit_test(test_hubs_classifier), cmocka_unit_test(test_refused),
                                        cmocka_unit_test(test_other_folder), cmocka_unit_test(test_starts), cmocka_unit_test(test_inactive)};
     return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }
