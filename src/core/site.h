@@ -98,7 +98,7 @@ struct sublayer {
     struct module of; /* AdapterHub's names: "blk.3.attention", "model.layers.3.attention_adapters" */
     val read, made;   /* [N, C]; read: as the block has it, before the sublayer's norm */
     val (*norm)(struct site *s, const struct sublayer *at, val sum); /* what the sum goes through (BERT); NULL: nothing */
-    const char *norm_name;
+    const char *norm_name; /* norm's own */
 };
 
 /* A method: a row of peft/methods.def and one file. Its settings are a struct of its own; as JSON (jansson) they have PEFT's names,

@@ -74,11 +74,12 @@ static int layer_of(const char *module, int l) {
 
 val block_after(const struct model *m, struct site *s, int l, int place, val x, val y) {
     static const char *const usual[] = {"attention_adapters", "output_adapters"};
+    if (!s->method || !s->method->sublayer) return y;
     const int at = place == AFTER_FFN;
     char name[64], module[256];
     snprintf(name, sizeof name, "blk.%d.ffn_down.weight", l);
     const struct weight *w = model_weight(m, name);
-    if (!w) return y;
+    if (!w) return prog_fail(s->p, E_INTERNAL, "tensor %s is missing", name), y;
     snprintf(name, sizeof name, "blk.%d.%s", l, at ? "ffn" : "attention");
     snprintf(module, sizeof module, "%.*s.%s", layer_of(w->module, l), w->module, (m->family->adapters ? m->family->adapters : usual)[at]);
     const char *const *norms = m->family->sum_norms;

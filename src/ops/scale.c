@@ -1,6 +1,6 @@
 /* scale: each column of x times its own number, y[n, c] = x[n, c] l[c]: the trained vectors of IA3 (Liu et al. 2022), the magnitudes
- * of DoRA (Liu et al. 2024). l is f32 whatever the program computes in; without one x is times the attribute `scale`. Backward: dx = dy l, dl = sum over the rows of dy x. A bias of
- * the layer that made x may come with it: it is added unscaled.
+ * of DoRA (Liu et al. 2024). l is f32 whatever the program computes in; without an l the number is the attribute `scale`, the same for all
+ * columns. Backward: dx = dy l, dl = sum over the rows of dy x. A bias of the layer that made x may come with it: it is added unscaled.
  *
  * l is a vector of the adapter (its gradient is added to) or one that the program has computed (its gradient is a value of its own,
  * written). Where l is frozen x is not asked for, so nothing keeps it. Either direction may work in place: forward only where x dies

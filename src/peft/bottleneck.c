@@ -33,6 +33,8 @@ static int activation_of(const char *name) {
     return i;
 }
 
+static enum activation act_of(const struct bottleneck *b) { return activations[activation_of(b->activation)].act; }
+
 static bool same(const void *one, const void *other) {
     const struct bottleneck *a = one, *b = other;
     return !strcmp(a->name, b->name) && a->attention == b->attention && a->cross == b->cross && a->ffn == b->ffn && a->parallel == b->parallel && a->sum_first == b->sum_first &&
@@ -41,7 +43,7 @@ static bool same(const void *one, const void *other) {
 }
 
 static err check_factor(double factor) {
-    return factor > 0 && factor < 1e6 ? OK : fail(E_USAGE, "bottleneck.reduction_factor is %g; it must be above 0", factor);
+    return factor > 0 ? OK : fail(E_USAGE, "bottleneck.reduction_factor is %g; it must be above 0", factor);
 }
 
 static err check(const void *settings) {
@@ -163,7 +165,11 @@ static err write_json(const void *settings, const struct module_list *named, voi
 static err agrees(const void *have, const void *want, const char *module, const char *folder) {
     const struct bottleneck *a = have, *b = want;
     (void)module;
-    const char *differs = a->parallel != b->parallel ? "config (is_parallel)" : a->sum_first != b->sum_first ? "config (original_ln_before)" : activations[activation_of(a->activation)].act != activations[activation_of(b->activation)].act ? "non_linearity" : a->scaling != b->scaling ? "scaling" : NULL;
+    const char *differs = a->parallel != b->parallel        ? "config (is_parallel)"
+                          : a->sum_first != b->sum_first    ? "config (original_ln_before)"
+                          : act_of(a) != act_of(b)          ? "non_linearity"
+                          : a->scaling != b->scaling        ? "scaling"
+                                                            : NULL;
     return differs ? fail(E_USAGE, "%s and the configuration differ on bottleneck.%s", folder, differs) : OK;
 }
 
@@ -253,7 +259,7 @@ static val sublayer(struct site *s, const struct sublayer *at) {
     const int64_t C = b->width, D = inner_width(b, C, at->layer);
     const val u = b->parallel ? at->read : b->sum_first == SUM_YES ? sum_of(s, at) : at->made;
     val y = layer(s, at, "adapter_down.0", u, (int64_t[]){D, C});
-    y = emit1(s->p, &op_glu, (val[]){y, {0}}, 2, &(struct op_attr){.act = activations[activation_of(b->activation)].act});
+    y = emit1(s->p, &op_glu, (val[]){y, {0}}, 2, &(struct op_attr){.act = act_of(b)});
     y = layer(s, at, "adapter_up", y, (int64_t[]){C, D});
     if (b->scaling != 1) y = emit1(s->p, &op_scale, (val[]){y, {0}, {0}}, 3, &(struct op_attr){.scale = (float)b->scaling});
     return emit1(s->p, &op_add, (val[]){y, at->made}, 2, NULL);
