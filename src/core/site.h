@@ -77,6 +77,8 @@ struct base_sizes {
     int64_t layers, width, heads, kv_heads, head_dim, vocab;
     bool pairs;   /* columns of queries and keys are in GGUF's interleaved RoPE order */
     bool seq2seq; /* an encoder reads, a decoder writes */
+    int64_t encoder_layers; /* ... of so many */
+    bool norms_apart; /* what a sublayer gives goes through a norm of its own before it is added (Gemma) */
 };
 
 /* A matrix of an adapter's file that is made of its parameters. */
@@ -109,11 +111,22 @@ struct site;
 struct model;
 struct targets;
 struct module_list;
+
+/* What a sublayer of a block gives, where it is about to be added to what the sublayer read. */
+struct sublayer {
+    enum { AFTER_ATTENTION, AFTER_CROSS, AFTER_FFN } place;
+    int layer;        /* counted through both stacks, the encoder's first */
+    struct module of; /* AdapterHub's names: "blk.3.attention", "model.layers.3.attention_adapters" */
+    val read, made;   /* [N, C]; read: as the block has it, before the sublayer's norm */
+    val (*norm)(struct site *s, const struct sublayer *at, val sum); /* what the sum goes through (BERT); NULL: nothing */
+    const char *norm_name; /* norm's own */
+};
+
 /* A method: a row of peft/methods.def and one file. Its settings are a struct of its own; as JSON (jansson) they have PEFT's names,
  * in adapter_config.json and from a configuration alike. */
 struct peft_method {
     const char *name;      /* also its section of the configuration */
-    const char *peft_type; /* in adapter_config.json */
+    const char *peft_type; /* in adapter_config.json; NULL: it is AdapterHub's */
     size_t settings;       /* bytes of them */
     err (*check)(const void *settings);
     bool (*same)(const void *a, const void *b); /* the same programs: they share plans and arenas */
@@ -127,6 +140,8 @@ struct peft_method {
     const char *mark;      /* ends the name of the tensor that it has once in each module */
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
+    /* What takes the place of at->made; absent or NULL: that. */
+    val (*sublayer)(struct site *s, const struct sublayer *at);
     /* What takes the vector's place; absent or NULL: the vector. */
     val (*vector)(struct site *s, const struct base_vector *v);
     /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike. */
@@ -137,6 +152,8 @@ struct peft_method {
     /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
     const char *whole;
     bool ours;             /* PEFT has no such method */
+    /* Of AdapterHub's methods, whose files are not PEFT's (gen/adapter.h): the name of the adapter, which is a part of its tensors' names. */
+    const char *(*called)(const void *settings);
 
     /* In training; each may be NULL. `states` arenas are the method's own and lie in checkpoints. */
     int states;
@@ -183,6 +200,7 @@ struct site {
 
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);
 val site_linear(struct site *s, val x, const struct linear *w);
+val site_sublayer(struct site *s, const struct sublayer *at);
 val site_vector(struct site *s, const struct base_vector *v);
 val site_tokens(struct site *s, const struct base_matrix *table); /* absent: no token has a row of its own */
 val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */

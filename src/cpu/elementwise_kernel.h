@@ -156,13 +156,13 @@ FUSED_KERNEL(add) {
     return OK;
 }
 
-/* y = x * l * by + bias */
+/* y = x * l (absent: 1) * by + bias */
 static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, float by, const float *bias, const struct view *y) {
     const int64_t N = view_rows(x), C = x->d[1];
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++)
         EACH_VECTOR(c, n, C) {
-            const vf v = load(view_row(x, i) + c, n) * (load(view_f32(l) + c, n) * by);
+            const vf v = load(view_row(x, i) + c, n) * (l->p ? load(view_f32(l) + c, n) * by : vf_set1(by));
             store(view_row(y, i) + c, bias ? v + load(bias + c, n) : v, n);
         }
 }

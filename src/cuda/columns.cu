@@ -74,5 +74,5 @@ extern "C" err cuda_scale_bwd(const struct run_ctx *run, const struct inst *inst
     const float by = ops_scale_by(inst);
     if (out[1].p) TRY(sum_columns(&in[2], &in[0], by, view_f32(&out[1]), true, scratch));
     if (out[2].p) TRY(sum_columns(&in[2], &in[0], by, view_f32(&out[2]), false, scratch));
-    return out[0].p ? cuda_scale_columns(&in[2], &in[1], by, NULL, &out[0]) : OK;
+    return out[0].p ? cuda_scale_columns(&in[2], view_f32(&in[1]), by, NULL, &out[0]) : OK;
 }

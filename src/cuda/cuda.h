@@ -58,7 +58,7 @@ err cuda_split(const struct run_ctx *, const struct inst *, const struct view *i
 err cuda_split_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_softcap(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_scale(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_scale_columns(const struct view *x, const struct view *l, float by, const float *bias, const struct view *y); /* y = x * l * by + bias (or NULL), y may be x */
+err cuda_scale_columns(const struct view *x, const float *l, float by, const float *bias, const struct view *y); /* y = x * l (NULL: 1) * by + bias (or NULL), y may be x */
 size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 /* columns.cu: sums over rows */
 err cuda_scale_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);

@@ -34,6 +34,7 @@ static err check_config(const json_t *j, const char *path) {
         {"use_bdlora", "block-diagonal LoRA is not supported"},
         {"alora_invocation_tokens", "an adapter that works from a token on cannot be in the weights"}};
     const char *type = json_string_value(json_object_get(j, "peft_type")), *bias = json_string_value(json_object_get(j, "bias"));
+    if (config_of_hub(j)) return fail(E_UNSUPPORTED, "%s: a bottleneck adapter has an activation inside, so no change of the base's weights does what it does: it cannot be merged or written in other forms", path);
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
     if (strcmp(type, "LORA"))
         return fail(E_UNSUPPORTED, "%s: peft_type %s: only LoRA adapters, and trained tensors of the base, can be merged or written in other forms",

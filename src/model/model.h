@@ -105,6 +105,10 @@ struct family {
      * without, which reads the last's. pool: what stands between body and classifier; NULL: nothing. */
     const char *classifier;
     val (*pool)(const struct model *m, struct site *s, val x);
+    /* AdapterHub's names for what stands behind a layer's attention and its feed-forward, below the layer; NULL: its usual ones. */
+    const char *const *adapters;
+    const char *const *sum_norms; /* norms of the two sums x + y, by those places (BERT); NULL: there are none */
+    bool norms_apart;        /* core/site.h */
     bool encoder;            /* no head of its own: features, and classifiers */
     bool seq2seq;            /* an encoder reads the prompt, a decoder writes */
 };

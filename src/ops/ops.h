@@ -37,8 +37,8 @@
  *                  += bias[ops_bucket(j-i)][h] (T5; B = buckets)
  * attention_bwd    in  q, k, v, cu, o, lse, do, cu_k, bias                   out dq, dk, dv
  * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
- * scale            in  x[N,C], l[C] f32, bias[C] f32 (opt)      out y[N,C] = s x * l + bias (may be in place); s = scale, 0: 1
- * scale_bwd        in  x (with dl), l, dy                       out dx (opt; may be in place of x or dy), dl[C] (opt, GRAD: added),
+ * scale            in  x[N,C], l[C] f32 (opt: 1), bias[C] f32 (opt)   out y[N,C] = s x * l + bias (may be in place); s = scale, 0: 1
+ * scale_bwd        in  x (with dl), l (opt), dy                       out dx (opt; may be in place of x or dy), dl[C] (opt, GRAD: added),
  *                                                               dl[C] f32 (opt, ACT: written)
  *                  dx = s dy * l; dl = s sum_n dy * x, of an l that is trained or computed; of a trained bias: column_sum
  * magnitude        in  m[O] f32, w2[O] f32, P[r,O] f32, B[O,r], G[r,r] f32, state[O] f32 STATE (opt)

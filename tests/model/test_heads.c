@@ -9,7 +9,7 @@
 static const struct {
     const char *name, *base;
 } cases[] = {{"lora", "tiny_llama/tied_gqa"}, {"none", "tiny_llama/tied_gqa"}, {"ln", "tiny_llama/untied_mha"}, {"lora_gemma2", "families/gemma2"}, {"bert", "families/bert"}, {"none_bert", "families/bert"},
-             {"lora_gpt2", "families/gpt2"}};
+             {"lora_gpt2", "families/gpt2"}, {"bn_bert", "families/bert"}, {"bn_seq_bert", "families/bert"}, {"bn_par_bert", "families/bert"}, {"bn_llama", "tiny_llama/tied_gqa"}};
 enum { CASES = sizeof cases / sizeof *cases, NONE = 1, CAP_TOKENS = 64, CAP_SEQUENCES = 8, CLASSES = 5 };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
