@@ -154,7 +154,7 @@ int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
     err e = run_open(&r, &c->c);
     c->c.features_once = once;
     if (!e) r.stop = &stop_requested;
-    if (!e && !run_dir && r.objective->classifies) e = fail(E_USAGE, "the bare base has no classifier to evaluate: name the run that trained one");
+    if (!e && !run_dir && r.objective->classifies) e = fail(E_USAGE, "the bare base has no head to evaluate: name the run that trained one");
     if (!e) e = run_start(&r);
     if (!e && run_dir) e = adapters_load(&r, run_dir);
     if (!e) e = run_evaluate(&r, r.test.source.n ? &r.test : &r.eval, run_dir ? "run" : "base", &j);
@@ -209,6 +209,19 @@ static err preview_texts(struct run *r, int side, int n, json_t *rows, struct to
     return e;
 }
 
+/* What a row of a head's is to tell: a label, numbers, or each word's tag. */
+static err told_json(const struct run *r, const struct row *row, json_t *j) {
+    json_t *list = json_array();
+    for (int k = 0; row->target && k < r->classes.numbers; k++) json_array_append_new(list, json_real(row->target[k]));
+    for (int k = 0; row->labels && k < row->n; k++)
+        if (row->supervised[k]) json_array_append_new(list, json_string(r->labels.name[row->labels[k] - 1]));
+    int bad = !list;
+    if (row->label) bad |= json_object_set_new(j, "label", json_string(r->labels.name[row->label - 1]));
+    if (json_array_size(list)) bad |= json_object_set(j, row->target ? "numbers" : "tags", list);
+    json_decref(list);
+    return bad ? fail(E_MEMORY, "out of memory") : OK;
+}
+
 /* macct has no rows before a generation: the pairs are shown where given, else the texts as answers. */
 static err preview(struct run *r, int n, json_t *out) {
     json_t *rows = json_array();
@@ -224,7 +237,7 @@ static err preview(struct run *r, int n, json_t *out) {
             const struct row *row;
             TRY(rows_draw(list, &i, 1, &row));
             TRY(api_row_json(r->tok, row, rows));
-            if (row->label) json_object_set_new(json_array_get(rows, json_array_size(rows) - 1), "label", json_string(r->labels.name[row->label - 1]));
+            TRY(told_json(r, row, json_array_get(rows, json_array_size(rows) - 1)));
         }
         count_rows(list, &t);
     }

@@ -118,7 +118,9 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
 err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, const struct head *head, int *modules) {
     *st = (struct structure){.method = method};
     if (!method) return OK;
-    if (head && head->classes) st->head = *head, st->head_module = head_module(m);
+    st->inside = "";
+    if (head && head->classes) st->head = *head, st->head_module = head_module(head, m);
+    if (head && head->classes && m->family->inside) st->inside = m->family->inside;
     st->fan_in_fan_out = m->shape.conv1d;
     st->seq2seq = m->family->seq2seq;
     struct program probe; /* emitting the forward lays down the parameters */
@@ -137,7 +139,7 @@ err structure_init_head(struct structure *st, const struct model *m, const struc
     if (modules) *modules = n;
     if (!e && method->targets && !n) e = no_match(m, st);
     if (!e && method->targets) e = name_modules(st, m, n);
-    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification)", method->name);
+    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification, regression, token_classification)", method->name);
     if (e) structure_free(st);
     return e;
 }
@@ -233,7 +235,8 @@ static int count_tensors(const struct param_set *set) {
 
 /* PEFT puts its own model around the base's for most methods, not for soft prompts: a head's module is one level less deep there. */
 void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) {
-    snprintf(name, 512, "%s%s", !st->method->bare ? PREFIX : of_head(st, s) ? "base_model." : "", s->name);
+    const bool head = of_head(st, s);
+    snprintf(name, 512, "%s%s%s", !st->method->bare ? PREFIX : head ? "base_model." : "", head ? "" : st->inside, s->name);
 }
 
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
@@ -325,8 +328,8 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
     char name[512];
     adapter_tensor_name(st, s, name);
     const struct tensor *t = tensors_find(ts, name);
-    if (!t && s->also) snprintf(name, sizeof name, "%s%s", PREFIX, s->also), t = tensors_find(ts, name);
-    if (!t) return fail(E_INPUT, "%s: tensor %s%s is missing", ts->path, PREFIX, s->name);
+    if (!t && s->also) snprintf(name, sizeof name, "%s%s%s", PREFIX, st->inside, s->also), t = tensors_find(ts, name);
+    if (!t) return adapter_tensor_name(st, s, name), fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
     const struct tensor want = file_shape(p, s);
     if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
@@ -369,8 +372,10 @@ static err head_agrees(const char *folder, const struct structure *st, arena *me
     struct head have;
     TRY(adapter_read_head(folder, mem, &have));
     if (head_same(&have, &st->head)) return OK;
-    if (!st->head.classes) return fail(E_USAGE, "%s holds a classifier of %d classes: it goes on with objective: classification", folder, have.classes);
-    if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be of %d classes", folder, st->head.classes);
+    char is[64], wanted[64];
+    if (have.classes && (!st->head.classes || have.kind != st->head.kind)) return fail(E_USAGE, "%s holds %s: it goes on with objective: %s", folder, head_text(&have, is), head_objective(&have));
+    if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be %s", folder, head_text(&st->head, wanted));
+    if (have.kind == HEAD_NUMBERS) return fail(E_USAGE, "%s holds %s, these data want %s", folder, head_text(&have, is), head_text(&st->head, wanted));
     return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`", folder, have.classes, st->head.classes);
 }
 
@@ -393,7 +398,7 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
     json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->head_module ? "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
+                          st->head_module ? st->head.kind == HEAD_TAGS ? "TOKEN_CLS" : "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
     if (!j) return fail(E_MEMORY, "out of memory");
     if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);

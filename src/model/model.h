@@ -105,6 +105,11 @@ struct family {
      * without, which reads the last's. pool: what stands between body and classifier; NULL: nothing. */
     const char *classifier;
     val (*pool)(const struct model *m, struct site *s, val x);
+    const char *tagger;      /* its token classifier's module, with a bias everywhere; NULL: "score" */
+    /* Encoder-decoders: the encoder alone, whose rows [N, C] are what features and token classifiers are made of; and what transformers' token
+     * classifier has before the names of the base's modules. */
+    val (*encode)(const struct model *m, struct site *s);
+    const char *inside;
     bool encoder;            /* no head of its own: features, and classifiers */
     bool seq2seq;            /* an encoder reads the prompt, a decoder writes */
 };

@@ -114,7 +114,7 @@ static void test_refusals(void **state) {
     refused("$C train $D/run.yaml --set objective=sft --set method=lora --set labels=[a,b] --set output_dir=$D/x", "'labels' has no use with objective sft");
     refused("$C generate --model $G --adapter $D/lora/adapter --prompt s --max-new-tokens 4", "a classifier of 3 classes", "cyclora classify");
     refused("echo sle > $D/t.txt; $C eval --model $G --adapter $D/run/adapter --text $D/t.txt", "a classifier of 3 classes");
-    refused("$C eval $D/run.yaml", "the bare base has no classifier to evaluate");
+    refused("$C eval $D/run.yaml", "the bare base has no head to evaluate");
     refused("$C eval $D/run.yaml --run $D/run --set labels='[of s, of e, of l]'", "was made for other classes (3) than these (3), or for the same in another order");
     refused("$C merge --model $G --adapter $D/lora/adapter --out $D/m", "modules_to_save");
     refused("$C export $D/lora/adapter --to gguf-lora --model $G", "modules_to_save");
