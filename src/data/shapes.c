@@ -361,25 +361,25 @@ static err get_list_of_words(arena *mem, const json_t *v, const char *key, bool 
     return OK;
 }
 
-/* The field under the given name, or under one that data sets have. */
-static const json_t *find_list(const json_t *obj, const char *given, const char *const *others, const char **key) {
-    *key = given;
-    for (; *key && !json_object_get(obj, *key); others++) *key = *others;
-    return *key ? json_object_get(obj, *key) : NULL;
+/* The field under the given name; where none is given, under one that data sets have. NULL: *key is what it should be named. */
+static const json_t *find_list(const json_t *obj, const char *given, const char *const *known_as, const char **key) {
+    *key = given ? given : *known_as;
+    for (; !given && *known_as; known_as++)
+        if (json_object_get(obj, *known_as)) return *key = *known_as, json_object_get(obj, *known_as);
+    return json_object_get(obj, *key);
 }
 
 static err get_words(const struct layout *l, const json_t *obj, arena *mem, struct record *r) {
     static const char *const as_words[] = {"tokens", "words", "text", NULL}, *const as_tags[] = {"tags", "ner_tags", "labels", "pos_tags", "label", NULL};
-    const char *field = l->field ? l->field : "tokens", *key, **words, **tags;
+    const char *key, *tags_key, **words, **tags;
     int n_tags;
-    const json_t *v = find_list(obj, field, as_words, &key);
-    if (!v) return get_string(mem, obj, field, &r->text); /* which says what is missing */
+    const json_t *v = find_list(obj, l->field, as_words, &key);
+    if (!v) return get_string(mem, obj, key, &r->text); /* which says what is missing */
     TRY(get_list_of_words(mem, v, key, false, &words, &r->n_words));
     if (!r->n_words) return fail(E_INPUT, "\"%.60s\" holds no word", key);
     r->words = words;
     if (l->shape == SHAPE_WORDS) return OK;
-    const char *field2 = l->field2 ? l->field2 : "tags", *tags_key;
-    if (!(v = find_list(obj, field2, as_tags, &tags_key))) return get_string(mem, obj, field2, &r->label);
+    if (!(v = find_list(obj, l->field2, as_tags, &tags_key))) return get_string(mem, obj, tags_key, &r->label);
     TRY(get_list_of_words(mem, v, tags_key, true, &tags, &n_tags));
     if (n_tags != r->n_words) return fail(E_INPUT, "\"%.60s\" has %d words, \"%.60s\" %d tags: each word wants one", key, r->n_words, tags_key, n_tags);
     r->tags = tags;

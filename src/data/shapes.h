@@ -8,7 +8,7 @@
  *   labelled           {"text", "label"}, or two named fields: a text and its class, a string or an integer
  *   numbered           {"text", "label"}, or two named fields: a text and a number or several (regression)
  *   tagged             {"tokens", "tags"}, or two named fields: words and a tag for each, lists or texts with spaces between; a tag is a
- *                      string or an integer. Where the named fields are not there, "tokens" and "tags", "ner_tags", "labels" or
+ *                      string or an integer. Where no fields are named, "tokens" and "tags", "ner_tags", "labels" or
  *                      "pos_tags" are looked for, as data sets have them. CoNLL files: a word a line, its tag in the last column
  *   words              the same without tags; a text is split at white space
  *   alpaca             {"instruction", "input", "output"[, "system", "history"]}: user = instruction, newline, input
