@@ -1,6 +1,7 @@
 /* Configuration, planning and training of the public API. */
 #include "api/api.h"
 #include "base/log.h"
+#include "export/takers.h"
 #include "train/run.h"
 #include <stdlib.h>
 #include <string.h>
@@ -76,9 +77,24 @@ static void relay_save(void *ctx, const char *path) {
     if (cb->on_save) cb->on_save(cb->ctx, path);
 }
 
+/* The plan, and of each side's adapter who will not serve it: told before it is trained, not when it is to be served. */
+static json_t *plan_json(const struct run *r) {
+    json_t *plan = run_plan_json(r, false), *side;
+    size_t i;
+    json_array_foreach(json_object_get(plan, "sides"), i, side) {
+        const struct structure *st = &r->side[i].plans->st;
+        json_t *config = json_copy(json_object_get(side, "settings"));
+        json_object_set_new(config, "peft_type", json_string(st->method->peft_type));
+        if (st->head_module) json_object_set_new(config, "modules_to_save", json_pack("[s]", st->head_module));
+        json_object_set_new(side, "not_served_by", takers_refusing(config));
+        json_decref(config);
+    }
+    return plan;
+}
+
 static void announce(const struct run *r, const cyc_callbacks *cb) {
     if (!cb->on_start) return;
-    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", run_plan_json(r, false), "objective", r->objective->name, "output_dir", r->cfg->output_dir, "resumed_step", (json_int_t)r->step);
+    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", plan_json(r), "objective", r->objective->name, "output_dir", r->cfg->output_dir, "resumed_step", (json_int_t)r->step);
     char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (text) cb->on_start(cb->ctx, text);
@@ -117,7 +133,7 @@ int cyc_plan(cyc_config *c, char **json) {
     struct run r = {0};
     *json = NULL;
     err e = run_open(&r, &c->c);
-    int code = e ? api_code(e) : api_json((struct json_t *)run_plan_json(&r, false), json);
+    int code = e ? api_code(e) : api_json((struct json_t *)plan_json(&r), json);
     run_close(&r);
     return code;
 }

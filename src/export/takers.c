@@ -31,9 +31,8 @@ static void look_at_tensors(const struct tensors *ts, struct facts *f) {
     }
 }
 
-static err collect(const char *folder, const json_t *config, struct facts *f) {
-    char path[4096];
-    struct tensors ts;
+/* What the configuration alone says. */
+static void look_at_settings(const json_t *config, struct facts *f) {
     const char *bias = json_string_value(json_object_get(config, "bias")), *type = json_string_value(json_object_get(config, "peft_type"));
     *f = (struct facts){.config = config, .type = type ? type : "none", .rank = json_integer_value(json_object_get(config, "r"))};
     f->lora = !strcmp(f->type, "LORA");
@@ -44,6 +43,12 @@ static err collect(const char *folder, const json_t *config, struct facts *f) {
     f->tokens = truthy(json_object_get(config, "trainable_token_indices"));
     f->bias = (bias && strcmp(bias, "none")) || truthy(json_object_get(config, "lora_bias"));
     f->patterns = truthy(json_object_get(config, "rank_pattern")) || truthy(json_object_get(config, "alpha_pattern"));
+}
+
+static err collect(const char *folder, const json_t *config, struct facts *f) {
+    char path[4096];
+    struct tensors ts;
+    look_at_settings(config, f);
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
     TRY(tensors_open(path, &ts));
     look_at_tensors(&ts, f);
@@ -142,6 +147,19 @@ static void through_export(const struct facts *f, const char *loader, const char
              f->patterns ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B" : "");
     if (no) say(list, loader, "no", no);
     else say(list, loader, takes, why);
+}
+
+json_t *takers_refusing(const json_t *config) {
+    struct facts f;
+    json_t *all = json_array(), *out = json_array(), *one;
+    size_t i;
+    look_at_settings(config, &f);
+    vllm(&f, all);
+    through_export(&f, "llama.cpp", "gguf-lora", all);
+    json_array_foreach(all, i, one)
+        if (!strcmp(json_string_value(json_object_get(one, "takes")), "no")) json_array_append(out, one);
+    json_decref(all);
+    return out;
 }
 
 err takers_of(const char *folder, json_t **out) {

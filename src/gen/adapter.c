@@ -17,7 +17,7 @@ void arena_f32_free(float *p, size_t bytes) { pages_give(p, bytes); }
 /* --- structure --------------------------------------------------------------------------------------------------- */
 /* What the method could take: any weight, matrices, or vectors of the part that its mark names. */
 static bool could_take(const struct peft_method *method, const struct weight *w) {
-    if (method->matrix) return str_ends(w->name, ".weight");
+    if (method->matrix && !method->linears) return str_ends(w->name, ".weight");
     return method->linears ? w->nd == 2 && str_ends(w->name, ".weight") : w->nd == 1 && str_ends(w->name, strrchr(method->mark, '.'));
 }
 
@@ -111,6 +111,22 @@ static err fit_settings(struct structure *st, const struct model *m, const void 
     return OK;
 }
 
+/* Each of these endings is one of a trained tensor's module. */
+static err check_saved(const struct structure *st, const struct module_list *saved) {
+    for (int i = 0; i < saved->n; i++) {
+        bool found = false;
+        for (int p = 0; p < st->params.n && !found; p++)
+            for (int k = 0; k < st->params.p[p].n_slices && !found; k++) {
+                char module[256];
+                snprintf(module, sizeof module, "%s", st->params.p[p].slice[k].name);
+                *strrchr(module, '.') = 0;
+                found = str_ends(module, saved->names[i]);
+            }
+        if (!found) return fail(E_USAGE, "%s.modules_to_save: no module of this model that could be trained whole ends in '%s'", st->method->name, saved->names[i]);
+    }
+    return OK;
+}
+
 err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules) {
     return structure_init_head(st, m, method, settings, NULL, modules);
 }
@@ -139,6 +155,7 @@ err structure_init_head(struct structure *st, const struct model *m, const struc
     if (modules) *modules = n;
     if (!e && method->targets && !n) e = no_match(m, st);
     if (!e && method->targets) e = name_modules(st, m, n);
+    if (!e && method->saved) e = check_saved(st, method->saved(st->settings));
     if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification, regression, token_classification)", method->name);
     if (e) structure_free(st);
     return e;
@@ -161,7 +178,7 @@ static err read_config(const json_t *j, const char *path, arena *mem, const stru
         str_free(&known);
         return e;
     }
-    TRY(head_check(j, path));
+    TRY(head_check(j, path, (*method)->saved));
     void *settings = arena_alloc(mem, (*method)->settings);
     *out = settings;
     return settings ? (*method)->read(j, path, mem, settings) : fail(E_MEMORY, "out of memory");
@@ -402,7 +419,9 @@ static err write_config(const char *path, const struct structure *st, const char
     if (!j) return fail(E_MEMORY, "out of memory");
     if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);
-    if (!e && st->head_module && json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))) e = fail(E_MEMORY, "out of memory");
+    json_t *saved = json_object_get(j, "modules_to_save");
+    if (!e && st->head_module && (json_is_array(saved) ? json_array_append_new(saved, json_string(st->head_module)) : json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))))
+        e = fail(E_MEMORY, "out of memory");
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (!text) return e ? e : fail(E_MEMORY, "out of memory");

@@ -57,7 +57,9 @@ struct linear head_linear(const struct head *h, const struct model *m, struct si
 
 /* --- in a folder ------------------------------------------------------------------------------------------------------- */
 /* PEFT writes both names of every sequence classifier, whichever the model has. */
-err head_check(const void *json, const char *where) {
+bool head_names(const char *module) { return !strcmp(module, "score") || !strcmp(module, "classifier"); }
+
+err head_check(const void *json, const char *where, bool others) {
     const json_t *list = json_object_get(json, "modules_to_save");
     size_t i;
     json_t *v;
@@ -65,7 +67,7 @@ err head_check(const void *json, const char *where) {
     if (!json_is_array(list)) return fail(E_INPUT, "%s: 'modules_to_save' is no list", where);
     json_array_foreach(list, i, v) {
         const char *name = json_string_value(v);
-        if (!name || (strcmp(name, "score") && strcmp(name, "classifier")))
+        if (!name || (!others && !head_names(name)))
             return fail(E_UNSUPPORTED, "%s: 'modules_to_save' %.60s: of whole modules only a classifier (score, classifier) is supported", where, name ? name : "that is no name");
     }
     return OK;
@@ -104,6 +106,13 @@ static err read_names(const json_t *j, const char *path, arena *mem, struct head
     return name ? OK : fail(E_MEMORY, "out of memory");
 }
 
+static bool any_head(const json_t *list) {
+    size_t i;
+    json_t *v;
+    json_array_foreach(list, i, v) if (head_names(json_string_value(v))) return true;
+    return false;
+}
+
 static enum head_kind kind_of(const json_t *config, const json_t *labels) {
     const char *task = json_string_value(json_object_get(config, "task_type")), *problem = json_string_value(json_object_get(labels, "problem_type"));
     return task && !strcmp(task, "TOKEN_CLS") ? HEAD_TAGS : problem && !strcmp(problem, "regression") ? HEAD_NUMBERS : HEAD_CLASSES;
@@ -115,8 +124,8 @@ err head_read(const void *json, const char *folder, arena *mem, struct head *h) 
     json_error_t je;
     *h = (struct head){0};
     if (!path || !config) return fail(E_MEMORY, "out of memory");
-    if (!list || json_is_null(list) || (json_is_array(list) && !json_array_size(list))) return OK;
-    TRY(head_check(json, config));
+    TRY(head_check(json, config, true));
+    if (!any_head(list)) return OK;
     json_t *j = path_exists(path) ? json_load_file(path, JSON_REJECT_DUPLICATES, &je) : json_object();
     if (!j) return fail(E_INPUT, "%s: not JSON (line %d)", path, je.line);
     h->kind = kind_of(json, j);

@@ -37,7 +37,8 @@ bool head_reads_first(const struct model *m);   /* of a text: the first token's 
 const char *head_objective(const struct head *h);            /* that trains such a one */
 const char *head_text(const struct head *h, char text[64]); /* "a classifier of 3 classes" */
 
-err head_check(const void *json, const char *where); /* of an adapter_config.json: are its modules_to_save a classifier's? */
+err head_check(const void *json, const char *where, bool others); /* of an adapter_config.json: are its modules_to_save a head's, or (others) any? */
+bool head_names(const char *module); /* is it one that heads have? */
 /* From an adapter's folder: none where modules_to_save is empty. json: its adapter_config.json. Texts in mem. */
 err head_read(const void *json, const char *folder, arena *mem, struct head *h);
 /* labels.json; nothing where the names are not known. */
