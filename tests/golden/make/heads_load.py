@@ -25,7 +25,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 TOLERANCE = 1e-5
 CIPHER = "tests/golden/cipher"
 TASKS = ("classification", "regression", "token_classification")
-WAYS = {"lora": "method: lora\nlora: {r: 4, lora_alpha: 8, target_modules: all-linear}\n", "dora": "lora: {r: 4, lora_alpha: 8, target_modules: all-linear, use_dora: true}\n", "none": "method: none\n", "ln_tuning": "method: ln_tuning\n", "ia3": "method: ia3\n",
+WAYS = {"lora": "method: lora\nlora: {r: 4, lora_alpha: 8, target_modules: all-linear}\n", "dora": "lora: {r: 4, lora_alpha: 8, target_modules: all-linear, use_dora: true}\n", "saved": "lora: {r: 4, lora_alpha: 8, target_modules: q_proj, modules_to_save: [embed_tokens, norm]}\n", "none": "method: none\n", "ln_tuning": "method: ln_tuning\n", "ia3": "method: ia3\n",
         "prompt": "method: prompt_tuning\nprompt_tuning: {num_virtual_tokens: 3}\n", "prefix": "method: prefix_tuning\nprefix_tuning: {num_virtual_tokens: 3}\n"}
 
 
