@@ -109,7 +109,7 @@ int64_t param_count(const struct param_set *s) {
 bool param_copies(const struct param_set *s, const void *data) {
     for (int i = 0; i < s->n; i++)
         for (int k = 0; k < s->p[i].n_slices && s->p[i].init == INIT_COPY; k++)
-            if (s->p[i].slice[k].from == data) return true;
+            if (s->p[i].slice[k].from == data && !s->p[i].slice[k].base_stays) return true;
     return false;
 }
 

@@ -37,6 +37,7 @@ struct param_slice {
     float init_scale;   /* of INIT_NORMAL_SLICES */
     const void *from;   /* of INIT_COPY: the base's own values, in the order of memory, ... */
     dtype stored;       /* ... of this type; read when an arena is filled, not before */
+    bool base_stays;    /* ... which others still read: the parameter does not stand in its place everywhere */
     float times;        /* ... and of INIT_COPY, times this; 0: 1 */
     param_maker make;   /* of INIT_MADE, ... */
     const void *how;    /* ... and what it goes by; NULL where the slice says all */

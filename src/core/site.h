@@ -47,6 +47,7 @@ struct base_matrix {
     int rope_heads;     /* as above */
     bool turned;        /* files have it as [cols, rows] */
     bool tied;          /* the head is this table too */
+    bool as_head;       /* ... and it is the head that asks */
     struct file_form form;
 };
 
@@ -138,13 +139,15 @@ struct peft_method {
     void (*describe)(const void *settings, str *out);   /* "LoRA adapter (r 16": an open bracket for its size */
     const struct targets *(*targets)(const void *settings); /* NULL: it does not choose modules */
     const char *mark;      /* ends the name of the tensor that it has once in each module */
+    /* Whole modules of the base that are trained beside (PEFT's modules_to_save): endings of their names; each must end one. NULL: it has none. */
+    const struct module_list *(*saved)(const void *settings);
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
     /* What takes the place of at->made; absent or NULL: that. */
     val (*sublayer)(struct site *s, const struct sublayer *at);
     /* What takes the vector's place; absent or NULL: the vector. */
     val (*vector)(struct site *s, const struct base_vector *v);
-    /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike. */
+    /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike (but as_head). */
     val (*matrix)(struct site *s, const struct base_matrix *m);
     /* Ids whose rows of the token table are the adapter's own (in the settings), and these rows [n, C]. A tied head has them too. */
     const int32_t *(*own_tokens)(const void *settings, int *n);

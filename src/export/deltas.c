@@ -22,8 +22,6 @@ static err check_config(const json_t *j, const char *path) {
     static const struct {
         const char *key, *why;
     } refused[] = {
-        {"modules_to_save",
-         "whole modules were trained beside the LoRA; merge the adapter in PEFT (merge_and_unload) and convert the result"},
         {"trainable_token_indices",
          "rows of the embedding were trained; merge the adapter in PEFT (merge_and_unload) and convert the result"},
         {"lora_bias", "biases beside the products are not supported"},
@@ -48,6 +46,23 @@ static err check_config(const json_t *j, const char *path) {
         if (!strncasecmp(init, changes_base[i], strlen(changes_base[i])))
             return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base too; save the adapter converted to plain LoRA", path,
                         init);
+    return OK;
+}
+
+/* Whole modules beside the LoRA: a head has no place in a merged language model, and of a tied table two copies would have to be one. */
+static err check_saved(const json_t *config, const char *path, const struct model *m) {
+    static const char *const tables[] = {"embed_tokens", "lm_head", "wte", "shared", "word_embeddings"};
+    size_t i;
+    json_t *v;
+    json_array_foreach(json_object_get(config, "modules_to_save"), i, v) {
+        const char *name = json_string_value(v);
+        if (name && head_names(name))
+            return fail(E_UNSUPPORTED, "%s: modules_to_save '%s': a head was trained beside the adapter. `cyclora classify` takes it as it is; PEFT (merge_and_unload) makes a model of it", path, name);
+        for (size_t k = 0; name && m->shape.tied && k < sizeof tables / sizeof *tables; k++)
+            if (str_ends(name, tables[k]))
+                return fail(E_UNSUPPORTED, "%s: modules_to_save '%s': %s has one table for embedding and head (tied), and PEFT trains them apart; merge the adapter in PEFT into a model that is not tied, or train the table with method full",
+                            path, name, m->path);
+    }
     return OK;
 }
 
@@ -167,7 +182,11 @@ static int by_weight(const void *a, const void *b) {
     return strcmp(((const struct delta *)a)->w->name, ((const struct delta *)b)->w->name);
 }
 
+static err add_whole(struct deltas *d, const struct model *m, const struct tensor *t);
+static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name);
+
 static err read_pairs(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
+    const bool saved = truthy(json_object_get(config, "modules_to_save"));
     int pairs = 0, lengths = 0;
     d->d = arena_alloc(&d->mem, (size_t)d->files.n * sizeof *d->d + 1);
     if (!d->d) return fail(E_MEMORY, "out of memory");
@@ -175,12 +194,14 @@ static err read_pairs(struct deltas *d, const struct model *m, const json_t *con
         const struct tensor *t = &d->files.t[i];
         if (str_starts(t->name, PREFIX) && str_ends(t->name, B_END)) pairs++;
         else if (d->dora && is_magnitude(t->name)) lengths++;
+        else if (saved && weight_of_whole(d, m, t->name)) TRY(add_whole(d, m, t));
         else if (!str_starts(t->name, PREFIX) || !str_ends(t->name, A_END) || strlen(t->name) < strlen(PREFIX) + strlen(A_END))
             return stranger(d, t->name);
         else TRY(add(d, m, config, path, t));
     }
-    if (pairs != d->n) return fail(E_INPUT, "%s: %d lora_A and %d lora_B tensors: each needs the other", d->folder, d->n, pairs);
-    if (d->dora && lengths != d->n) return fail(E_INPUT, "%s: %d lora_A and %d lora_magnitude_vector tensors: each needs the other", d->folder, d->n, lengths);
+    const int of_pairs = d->n - d->wholes;
+    if (pairs != of_pairs) return fail(E_INPUT, "%s: %d lora_A and %d lora_B tensors: each needs the other", d->folder, of_pairs, pairs);
+    if (d->dora && lengths != of_pairs) return fail(E_INPUT, "%s: %d lora_A and %d lora_magnitude_vector tensors: each needs the other", d->folder, of_pairs, lengths);
     if (!d->n) return fail(E_INPUT, "%s: the adapter holds no tensors", d->folder);
     qsort(d->d, (size_t)d->n, sizeof *d->d, by_weight);
     d->targets = arena_alloc(&d->mem, (size_t)d->n * sizeof *d->targets);
@@ -206,7 +227,7 @@ static err read_settings(struct deltas *d, const json_t *config, const char *pat
 static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name) {
     char want[512];
     for (int i = 0; i < m->n && str_starts(name, PREFIX); i++) {
-        snprintf(want, sizeof want, "%s.%s%s", m->w[i].module, d->method->whole, str_ends(m->w[i].name, ".bias") ? "bias" : "weight");
+        snprintf(want, sizeof want, "%s.%s%s", m->w[i].module, d->method ? d->method->whole : "", str_ends(m->w[i].name, ".bias") ? "bias" : "weight");
         if (!strcmp(name + strlen(PREFIX), want)) return &m->w[i];
     }
     return NULL;
@@ -219,6 +240,7 @@ static err add_whole(struct deltas *d, const struct model *m, const struct tenso
     if (t->nd != w->nd || t->d[0] != w->d[w->turned] || (w->nd == 2 && t->d[1] != w->d[!w->turned]))
         return fail(E_USAGE, "%s: %s: the adapter's tensor has another shape than that of %s: another model", d->folder, t->name, m->path);
     d->d[d->n++] = (struct delta){.module = w->module, .w = w, .whole = t};
+    d->wholes += !d->method;
     return OK;
 }
 
@@ -238,8 +260,11 @@ static err open_folder(struct deltas *d, const struct model *m, const json_t *co
     if (!file) return fail(E_MEMORY, "out of memory");
     if (method && method->whole) TRY(adapter_read_config(d->folder, &d->mem, &d->method, &d->settings));
     else {
+        const struct peft_method *lora;
         TRY(check_config(config, path));
+        TRY(check_saved(config, path, m));
         TRY(read_settings(d, config, path));
+        if (truthy(json_object_get(config, "modules_to_save"))) TRY(adapter_read_config(d->folder, &d->mem, &lora, &d->settings));
     }
     TRY(tensors_open(file, &d->files));
     return d->method ? read_whole(d, m) : read_pairs(d, m, config, path);
@@ -322,7 +347,7 @@ static err place(const struct structure *st, const struct delta *x, const struct
 }
 
 static err whole_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights) {
-    TRY(structure_init(st, m, d->method, d->settings, NULL));
+    TRY(structure_init(st, m, d->method ? d->method : &method_lora, d->settings, NULL));
     *weights = arena_f32(st->params.bytes);
     err e = *weights ? adapter_read(d->folder, st, *weights) : fail(E_MEMORY, "out of memory");
     if (!e) return OK;
@@ -336,7 +361,7 @@ err deltas_structure(const struct deltas *d, const struct model *m, struct struc
     arena mem = {0};
     int64_t widest = 1;
     *weights = NULL;
-    if (d->method) return whole_structure(d, m, st, weights);
+    if (d->method || d->wholes) return whole_structure(d, m, st, weights);
     for (int i = 0; i < d->n; i++) {
         if (d->d[i].a->d[1] > widest) widest = d->d[i].a->d[1];
         if (d->d[i].rank > widest) widest = d->d[i].rank;

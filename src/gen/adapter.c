@@ -17,7 +17,7 @@ void arena_f32_free(float *p, size_t bytes) { pages_give(p, bytes); }
 /* --- structure --------------------------------------------------------------------------------------------------- */
 /* What the method could take: any weight, matrices, or vectors of the part that its mark names. */
 static bool could_take(const struct peft_method *method, const struct weight *w) {
-    if (method->matrix) return str_ends(w->name, ".weight");
+    if (method->matrix && !method->linears) return str_ends(w->name, ".weight");
     return method->linears ? w->nd == 2 && str_ends(w->name, ".weight") : w->nd == 1 && str_ends(w->name, strrchr(method->mark, '.'));
 }
 
@@ -111,6 +111,22 @@ static err fit_settings(struct structure *st, const struct model *m, const void 
     return OK;
 }
 
+/* Each of these endings is one of a trained tensor's module. */
+static err check_saved(const struct structure *st, const struct module_list *saved) {
+    for (int i = 0; i < saved->n; i++) {
+        bool found = false;
+        for (int p = 0; p < st->params.n && !found; p++)
+            for (int k = 0; k < st->params.p[p].n_slices && !found; k++) {
+                char module[256];
+                snprintf(module, sizeof module, "%s", st->params.p[p].slice[k].name);
+                *strrchr(module, '.') = 0;
+                found = str_ends(module, saved->names[i]);
+            }
+        if (!found) return fail(E_USAGE, "%s.modules_to_save: no module of this model that could be trained whole ends in '%s'", st->method->name, saved->names[i]);
+    }
+    return OK;
+}
+
 err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules) {
     return structure_init_head(st, m, method, settings, NULL, modules);
 }
@@ -118,7 +134,9 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
 err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, const struct head *head, int *modules) {
     *st = (struct structure){.method = method};
     if (!method) return OK;
-    if (head && head->classes) st->head = *head, st->head_module = head_module(m);
+    st->inside = "";
+    if (head && head->classes) st->head = *head, st->head_module = head_module(head, m);
+    if (head && head->classes && m->family->inside) st->inside = m->family->inside;
     st->fan_in_fan_out = m->shape.conv1d;
     st->seq2seq = m->family->seq2seq;
     struct program probe; /* emitting the forward lays down the parameters */
@@ -137,7 +155,8 @@ err structure_init_head(struct structure *st, const struct model *m, const struc
     if (modules) *modules = n;
     if (!e && method->targets && !n) e = no_match(m, st);
     if (!e && method->targets) e = name_modules(st, m, n);
-    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification)", method->name);
+    if (!e && method->saved) e = check_saved(st, method->saved(st->settings));
+    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification, regression, token_classification)", method->name);
     if (e) structure_free(st);
     return e;
 }
@@ -159,7 +178,7 @@ static err read_config(const json_t *j, const char *path, arena *mem, const stru
         str_free(&known);
         return e;
     }
-    TRY(head_check(j, path));
+    TRY(head_check(j, path, (*method)->saved));
     void *settings = arena_alloc(mem, (*method)->settings);
     *out = settings;
     return settings ? (*method)->read(j, path, mem, settings) : fail(E_MEMORY, "out of memory");
@@ -241,8 +260,9 @@ static void hub_name(const char *slice, const char *called, char name[512]) {
 
 /* PEFT puts its own model around the base's for most methods, not for soft prompts: a head's module is one level less deep there. */
 void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) {
+    const bool head = of_head(st, s);
     if (st->method->called) hub_name(s->name, st->method->called(st->settings), name);
-    else snprintf(name, 512, "%s%s", s->outer || (st->method->bare && of_head(st, s)) ? "base_model." : st->method->bare ? "" : PREFIX, s->name);
+    else snprintf(name, 512, "%s%s%s", s->outer || (st->method->bare && head) ? "base_model." : st->method->bare ? "" : PREFIX, head || s->outer ? "" : st->inside, s->name);
 }
 
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
@@ -348,7 +368,7 @@ static err find_slice(const struct tensors *ts, const struct structure *st, cons
     *t = st->method->called ? hub_tensor(ts, name) : tensors_find(ts, name);
     if (!*t && s->also) {
         char also[512];
-        snprintf(also, sizeof also, "%s%s", PREFIX, s->also);
+        snprintf(also, sizeof also, "%s%s%s", PREFIX, st->inside, s->also);
         *t = tensors_find(ts, also);
     }
     return *t ? OK : fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
@@ -419,8 +439,10 @@ static err head_agrees(const char *folder, const struct structure *st, arena *me
     TRY(adapter_read_head(folder, mem, &have));
     *file = have.file;
     if (head_same(&have, &st->head)) return OK;
-    if (!st->head.classes) return fail(E_USAGE, "%s holds a classifier of %d classes: it goes on with objective: classification", folder, have.classes);
-    if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be of %d classes", folder, st->head.classes);
+    char is[64], wanted[64];
+    if (have.classes && (!st->head.classes || have.kind != st->head.kind)) return fail(E_USAGE, "%s holds %s: it goes on with objective: %s", folder, head_text(&have, is), head_objective(&have));
+    if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be %s", folder, head_text(&st->head, wanted));
+    if (have.kind == HEAD_NUMBERS) return fail(E_USAGE, "%s holds %s, these data want %s", folder, head_text(&have, is), head_text(&st->head, wanted));
     return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`", folder, have.classes, st->head.classes);
 }
 
@@ -458,11 +480,13 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
     json_t *j = st->method->called ? json_pack("{s:s}", "base_model_name_or_path", base_model)
                                    : json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->head_module ? "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
+                          st->head_module ? st->head.kind == HEAD_TAGS ? "TOKEN_CLS" : "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
     if (!j) return fail(E_MEMORY, "out of memory");
     if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);
-    if (!e && st->head_module && json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))) e = fail(E_MEMORY, "out of memory");
+    json_t *saved = json_object_get(j, "modules_to_save");
+    if (!e && st->head_module && (json_is_array(saved) ? json_array_append_new(saved, json_string(st->head_module)) : json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))))
+        e = fail(E_MEMORY, "out of memory");
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (!text) return e ? e : fail(E_MEMORY, "out of memory");

@@ -105,4 +105,4 @@ static const char *const spare[] = {"embeddings.position_ids", "cls.predictions.
                                     "cls.predictions.transform.dense.weight", "cls.predictions.transform.dense.bias", "cls.predictions.transform.LayerNorm.weight",
                                     "cls.predictions.transform.LayerNorm.bias", "cls.seq_relationship.weight", "cls.seq_relationship.bias", NULL};
 
-const struct family family_bert = {.name = "bert", .hf = "bert", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .finish = finish, .spare = spare, .adapters = adapters, .sum_norms = sum_norms, .classifier = "classifier", .pool = pool, .encoder = true};
+const struct family family_bert = {.name = "bert", .hf = "bert", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .finish = finish, .spare = spare, .adapters = adapters, .sum_norms = sum_norms, .classifier = "classifier", .tagger = "classifier", .pool = pool, .encoder = true};

@@ -65,4 +65,4 @@ static val block(const struct model *m, struct site *s, val x, int l) { /* x [N,
 
 static const char *const spare[] = {".attn.bias", ".attn.masked_bias", NULL}; /* masks that old files hold */
 
-const struct family family_gpt2 = {.name = "gpt2", .hf = "gpt2", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .spare = spare};
+const struct family family_gpt2 = {.name = "gpt2", .hf = "gpt2", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .spare = spare, .tagger = "classifier"};

@@ -198,17 +198,23 @@ static val cross_attention(const struct at *a, val x, val source) {
     return block_add(a->s, x, after(a, AFTER_CROSS, x, site_linear(a->s, site_attention_cross(a->s, q, a->l, &attr), &o)));
 }
 
-static val encoder(const struct model *m, struct site *s) {
-    struct site source = site_of_source(s);
-    val x = model_embed(m, &source, 1);
+/* The encoder over the rows that are this site's. */
+static val encode(const struct model *m, struct site *s) {
+    val x = model_embed(m, s, 1);
     for (int l = 0; l < m->shape.encoder_layers; l++) {
-        const struct at a = {m, &source, "enc", l};
+        const struct at a = {m, s, "enc", l};
         s->p->segment = l + 1;
         x = ffn(&a, self_attention(&a, x, false));
     }
     s->p->segment = 0;
+    return block_norm(m, s, x, "enc.output_norm", -1);
+}
+
+static val encoder(const struct model *m, struct site *s) {
+    struct site source = site_of_source(s);
+    val x = encode(m, &source);
     s->next_site = source.next_site;
-    return block_norm(m, &source, x, "enc.output_norm", -1);
+    return x;
 }
 
 static val body(const struct model *m, struct site *s) {
@@ -226,4 +232,4 @@ static val body(const struct model *m, struct site *s) {
 
 static const char *const spare[] = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "layer.1.EncDecAttention.relative_attention_bias.weight", NULL};
 
-const struct family family_t5 = {.name = "t5", .hf = "t5", .sizes = sizes, .tensors = tensors, .body = body, .spare = spare, .seq2seq = true};
+const struct family family_t5 = {.name = "t5", .hf = "t5", .sizes = sizes, .tensors = tensors, .body = body, .spare = spare, .seq2seq = true, .encode = encode, .tagger = "classifier", .inside = "transformer."};

@@ -50,12 +50,13 @@
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
  * split_bwd        in  dy_i[N,W_i]                               out dx
- * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt)
+ * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt)
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
  *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
  *                      dbias[V], drows[R,C] (where they are trained; GRAD: added)
  *                  W' = W with rows[r] in the place of row which[r] (then W itself is frozen); W below is that.
- *                  logits z = x W^T + bias, with softcap c > 0: c tanh(z/c).
+ *                  logits z = x W^T + bias, with softcap c > 0: c tanh(z/c). nll = -log softmax(z)[label]; with a target the mean of
+ *                  (z - target[label])^2 (then neither rows nor softcap; correct is 0).
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -

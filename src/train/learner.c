@@ -211,7 +211,7 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         bool repeats = !g->seq2seq && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
         struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s, .repeats = repeats,
-                         .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m};
+                         .target = k->target, .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m};
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
@@ -229,14 +229,15 @@ static void read_positions(const struct pack *k, int32_t *at) {
 
 err rows_outputs(const struct program *g, struct workbench *b, const float *weights, const struct row *const *rows, int n, val value, float *to) {
     const struct view out = prog_view(&g->p, value, NULL);
+    const bool of_tokens = prog_v(&g->p, value)->d[0] == SYM_N; /* a row for each, of which the supervised are wanted; else one for each text */
     const int64_t columns = out.d[1];
-    const size_t row = dtype_row_bytes(out.dt, columns), most = (size_t)g->p.cap[-SYM_S];
+    const size_t row = dtype_row_bytes(out.dt, columns), most = (size_t)out.d[0];
     const struct run_ctx run = {.threads = b->threads};
     int passes;
     void *param;
     TRY(split_passes(g, b, rows, n, &passes));
     TRY(memory_bind(&b->mem, g, weights, b->threads, &param));
-    int32_t *at = calloc(most, sizeof *at);
+    int32_t *at = calloc((size_t)g->p.cap[-SYM_S], sizeof *at);
     char *have = malloc(most * row);
     err e = at && have ? OK : fail(E_MEMORY, "out of memory");
     for (int p = 0; p < passes && !e; p++) {
@@ -246,8 +247,13 @@ err rows_outputs(const struct program *g, struct workbench *b, const float *weig
         read_positions(k, at);
         const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .rows = at, .n = k->n, .s = k->s};
         e = program_run(g, &b->mem, param, NULL, &f, &run, false);
-        if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)k->s * row);
-        for (int s = 0; s < k->s && !e; s++, to += columns) dequantise_row(out.dt, have + (size_t)s * row, to, columns);
+        const int count = of_tokens ? k->n : k->s;
+        if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)count * row);
+        for (int i = 0; i < count && !e; i++) {
+            if (of_tokens && k->weight[i] == 0) continue;
+            dequantise_row(out.dt, have + (size_t)i * row, to, columns);
+            to += columns;
+        }
     }
     free(at);
     free(have);

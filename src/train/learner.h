@@ -70,7 +70,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed,
                      uint64_t step, double sums[4]);
 /* What a classify program says of each row, whatever the adapter weights (NULL: bare base): `value` is g->features or g->logits, and
- * to[n, its columns] is f32. A row's supervised position is the one that is read. */
+ * to[n, its columns] is f32. A row's supervised position is the one that is read; of a value for each token all of them are, one after the other. */
 err rows_outputs(const struct program *g, struct workbench *b, const float *weights, const struct row *const *rows, int n, val value, float *to);
 /* Mean loss of rows under any adapter weights (NULL: bare base program), without gradient. */
 err rows_loss(const struct program *score, struct workbench *b, const float *weights, const struct row *const *rows, int n, double sums[4]);

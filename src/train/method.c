@@ -94,6 +94,9 @@ static err lora_json(const struct side_config *c, const struct known *base, json
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
     if (!*out) return fail(E_MEMORY, "out of memory");
     start_json(c->lora_init, *out);
+    json_t *saved = json_array();
+    for (int i = 0; i < c->lora_saved.n; i++) json_array_append_new(saved, json_string(c->lora_saved.v[i]));
+    json_object_set_new(*out, "modules_to_save", saved);
     TRY(e);
     TRY(pattern_json(&c->lora_ranks, "rank_pattern", ranks));
     return pattern_json(&c->lora_alphas, "alpha_pattern", alphas);

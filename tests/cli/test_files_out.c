@@ -217,6 +217,8 @@ static void test_inspect(void **state) {
     } cases[] = {{"s/\"use_dora\": false/\"use_dora\": true/",
                   {"use_dora is rejected: merge the adapter", "DoRA's magnitudes cannot be expressed: merge the adapter", "cyclora"}},
                  {"s/\"modules_to_save\": null/\"modules_to_save\": [\"score\"]/",
+                  {"an adapter's head (modules_to_save) is rejected", "a head (modules_to_save) cannot be expressed", "cyclora"}},
+                 {"s/\"modules_to_save\": null/\"modules_to_save\": [\"norm\"]/",
                   {"modules_to_save is rejected", "modules_to_save cannot be expressed", "cyclora"}},
                  {"s/\"use_rslora\": false/\"use_rslora\": true/",
                   {"rsLoRA's scale is written as alpha * sqrt(r) / r", "with --enable-lora", "mlx-lm"}},

@@ -61,6 +61,10 @@ CASES = {
     "full_regex": ("families/qwen2", {"target_modules": r"model\.layers\.0\.(mlp\.down_proj|self_attn\.v_proj|input_layernorm)|model\.norm"}, 56),
     "full_names": ("families/mistral_full", {"target_modules": ["q_proj", "k_proj"]}, 57),
     "full_t5": ("families/t5", {"target_modules": "all"}, 58),
+    "saved": ("tiny_llama/untied_mha", LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"], modules_to_save=["embed_tokens", "lm_head", "norm"], task_type="CAUSAL_LM"), 81),
+    "saved_embedding": ("tiny_llama/tied_gqa", LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj"], modules_to_save=["embed_tokens", "k_proj"], task_type="CAUSAL_LM"), 82),
+    "saved_both": ("tiny_llama/tied_gqa", LoraConfig(r=2, lora_alpha=3, target_modules=["up_proj"], modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM"), 83),
+    "saved_gpt2": ("families/gpt2", LoraConfig(r=2, lora_alpha=3, target_modules=["c_attn"], modules_to_save=["ln_f", "wpe", "mlp.c_proj", "lm_head"], fan_in_fan_out=True, task_type="CAUSAL_LM"), 84),
     "lora_plus": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")),
     "dora": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules="all-linear", rank_pattern={"v_proj": 3, "down_proj": 5}, task_type="CAUSAL_LM")),
     "dora_bias": ("tiny_llama/bias", LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"], task_type="CAUSAL_LM")),
@@ -90,7 +94,7 @@ def trained(m):
     prefix = "" if isinstance(m, PeftModel) else "base_model.model."
     if isinstance(m, PeftModel) and m.active_peft_config.peft_type in ("PROMPT_TUNING", "PREFIX_TUNING"):
         return {"prompt_embeddings": m.prompt_encoder["default"].embedding.weight}
-    return {prefix + n.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): p for n, p in m.named_parameters() if p.requires_grad}
+    return {prefix + n.replace(".modules_to_save.default", "").replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): p for n, p in m.named_parameters() if p.requires_grad}
 
 
 def again(name):
