@@ -45,6 +45,10 @@ void param_rate(struct param_set *s, int index, float rate) {
     if (index >= 0 && !s->sealed) s->p[index].rate = rate;
 }
 
+void param_occasional(struct param_set *s, int index) {
+    if (index >= 0 && !s->sealed) s->p[index].occasional = true;
+}
+
 void param_keep(struct param_set *s, int index) {
     if (index >= 0 && !s->sealed) s->p[index].kept = true;
 }

@@ -32,6 +32,7 @@ void learner_free(struct learner *l) {
     float *const states[] = {l->m, l->v, l->own[0], l->own[1]};
     for (int i = 0; i < 2 + MAX_STATES; i++)
         if (states[i]) l->backend->mem->give(states[i], l->st->params.trained);
+    reach_free(&l->reach);
     *l = (struct learner){0};
 }
 
@@ -303,6 +304,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = b->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};
     if (method->before_step) TRY(method->before_step(l->st->settings, &t));
     double norm;
+    TRY(reach_check(&l->reach, &(struct reaching){&l->st->params, l->backend, b->grad, b->threads, l->side}));
     TRY(l->backend->flat->sumsq(b->grad, elems, b->threads, &norm));
     norm = sqrt(norm) / (sums[1] * scale);
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
@@ -318,6 +320,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     TRY(adamw(l, &o, b));
     t.grad_scale = o.grad_scale;
     if (method->after_step) TRY(method->after_step(l->st->settings, &t));
+    l->reach.moved |= o.lr > 0;
     l->updates++;
     l->adam_steps++;
     return OK;

@@ -2,13 +2,14 @@
  *
  * A step is split into passes of at most the plan's tokens; gradients add up unnormalised over the passes and are divided
  * once, by the loss weight of all of them, in the optimizer's launch: any split of the same rows gives the same gradient.
- * Nothing non-finite is ever written into the weights: such a step is E_NUMERIC (in f16: left out) and leaves them as they were. */
+ * A tensor that no gradient reaches is an error (reach.h). Nothing non-finite is ever written into the weights: such a step is E_NUMERIC (in f16: left out) and leaves them as they were. */
 #ifndef CYC_TRAIN_LEARNER_H
 #define CYC_TRAIN_LEARNER_H
 #include "core/flat.h"
 #include "data/pack.h"
 #include "gen/adapter.h"
 #include "train/schedule.h"
+#include "train/reach.h"
 
 struct recipe { /* how an adapter learns */
     double learning_rate, weight_decay, beta1, beta2, epsilon, max_grad_norm;
@@ -31,6 +32,8 @@ struct learner {
     int64_t updates;               /* of this run: where the schedule stands */
     int64_t adam_steps;            /* in all: Adam's t; more than updates where the state came from another run */
     struct scaler scaler;
+    struct reach reach;
+    const char *side;              /* for messages; NULL: there is one */
 };
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r);
 void learner_free(struct learner *l);

@@ -305,6 +305,7 @@ err run_start(struct run *r) {
         struct side *s = &r->side[i];
         struct recipe q = recipe_of(r, s->cfg);
         TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
+        s->learner.side = s->name;
         if (*s->cfg->adapter) {
             bool found;
             err e = learner_load(&s->learner, s->cfg->adapter, &r->model);
@@ -429,9 +430,6 @@ static err one_step(struct run *r, const struct run_events *ev) {
     TRY(r->objective->step(r, &info));
     info.seconds = seconds_now() - t0;
     r->elapsed += info.seconds;
-    for (int i = 0; i < r->objective->sides; i++)
-        if (r->step == 0 && !(info.side[i].grad_norm > 0) && !info.side[i].skipped)
-            return fail(E_NUMERIC, "no gradient reaches adapter %s: nothing would be learned", r->side[i].name);
     info.step = ++r->step;
     if (ev->step) ev->step(ev->ctx, r, &info);
     return r->cfg->logging_steps > 0 && r->step % r->cfg->logging_steps == 0 ? log_step(r, &info) : OK;

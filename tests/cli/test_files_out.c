@@ -190,6 +190,47 @@ static void test_refusals(void **state) {
 }
 
 /* The run noted its base's hash. */
+/* Adapters made of the run's two: what is printed, that the result is one that a base takes, and what is asked in vain. */
+static void test_adapter(void **state) {
+    (void)state;
+    ok("$C adapter resize $D/run/A --rank 1 --out $D/r1");
+    says(ran.out.p, "r1  resize of ");
+    says(ran.out.p, "energy kept  relative error");
+    says(ran.out.p, "LORA, 21 modules, 42 tensors, ");
+    says(ran.out.p, "% of the energy (squares) of all changes; worst relative error ");
+    ok("$C adapter average $D/run/A $D/run/B --type=cat --weights=1,-1 --out $D/difference && $C inspect $D/difference --model $G");
+    says(ran.out.p, "r:                       4");
+    ok("$C adapter average $D/run/A --type cat --weights 1 --out $D/same && for a in $D/run/A $D/same; do $C generate --model $G --adapter $a --file $G/a.jsonl --max-new-tokens 6 --threads 1 2>/dev/null | md5sum; "
+       "done | uniq | wc -l | grep -qx 1");
+    ok("$C adapter ties $D/run/A $D/run/B --density 0.5 --sign frequency --out $D/ties --json");
+    says(ran.out.p, "\"how\":\"ties\"");
+    ok("$C adapter dare $D/run/A $D/run/B --density 0.5 --ties --seed 2 --out $D/dare && $C adapter dare $D/run/A $D/run/B --density 0.5 --ties --seed 2 --out $D/dare --force && "
+       "$C adapter prune $D/run/A $D/run/B --density 0.5 --out $D/prune");
+    refused("$C adapter", "resize, average, ties, dare or prune is missing");
+    refused("$C adapter averge $D/run/A", "there is no 'averge'; did you mean 'average'?");
+    refused("$C adapter sum $D/run/A", "there is no 'sum'; resize, average, ties, dare and prune are");
+    refused("$C adapter average --out $D/x", "DIR is missing");
+    refused("$C adapter resize $D/run/A --out $D/x", "--rank is missing");
+    refused("$C adapter resize $D/run/A --rank 0 --out $D/x", "--rank is 0, but at least 1 is wanted");
+    refused("$C adapter resize $D/run/A --rank 1 --weights 1 --out $D/x", "--weights has no use for one adapter's rank");
+    refused("$C adapter resize $D/run/A --rank 100 --out $D/x", "a rank of 100 is more than ");
+    refused("$C adapter ties $D/run/A --out $D/x", "--density is missing");
+    refused("$C adapter ties $D/run/A --density 0 --out $D/x", "must be above 0 and at most 1; it is 0");
+    refused("$C adapter ties $D/run/A --density 2 --out $D/x", "must be above 0 and at most 1; it is 2");
+    refused("$C adapter ties $D/run/A --density 0.5", "--out is missing");
+    refused("$C adapter ties $D/run/A --density 0.5 --sign most --out $D/x", "--sign 'most' is neither total nor frequency");
+    refused("$C adapter dare $D/run/A --density 0.5 --sign total --out $D/x", "--sign goes with ties, and with dare --ties");
+    refused("$C adapter prune $D/run/A --density 0.5 --ties --out $D/x", "--ties goes with dare");
+    refused("$C adapter prune $D/run/A --density 0.5 --type svd --out $D/x", "--type goes with average");
+    refused("$C adapter average $D/run/A --type mean --out $D/x", "no --type 'mean' of an average");
+    refused("$C adapter average $D/run/A $D/run/B --weights 1 --out $D/x", "1 weights for 2 adapters");
+    refused("$C adapter average $D/run/A $D/run/B --weights 1,x --out $D/x", "--weights wants numbers with commas");
+    refused("$C adapter average $D/run/A $D/run/B --out $D/r1", "r1 exists already; --force replaces it");
+    refused("$C adapter average $D/run/A $D/nowhere --out $D/x", "nowhere: no such folder");
+    refused("$C adapter average $D/run/A tests/golden/arithmetic/a --out $D/x", "adapters of different bases cannot be made one");
+    ok("test ! -e $D/x");
+}
+
 static void test_another_base(void **state) {
     (void)state;
     ok("cp -r $D/run $D/changed && sed -i 's/\"xxh128_of_tensors\": \"[0-9a-f]*\"/\"xxh128_of_tensors\": \"00\"/' $D/changed/audit.json");
@@ -246,6 +287,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged), cmocka_unit_test(test_trained_tensors), cmocka_unit_test(test_bottleneck),
         cmocka_unit_test(test_converted), cmocka_unit_test(test_places),        cmocka_unit_test(test_nothing_left),
-        cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
+        cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_adapter), cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }
