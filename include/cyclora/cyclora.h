@@ -88,6 +88,10 @@ int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t
 /* Texts of a file: plain lines, or a field (NULL: "text") of JSONL, a JSON array, CSV or TSV; format NULL: found by itself. */
 typedef struct cyc_texts cyc_texts;
 int cyc_texts_open(const char *path, const char *format, const char *field, cyc_texts **out);
+/* Words: of lines, or of a field's text, what stands between white space; a list of them (NULL: "tokens", "words" or "text"); CoNLL's lines. */
+int cyc_words_open(const char *path, const char *format, const char *field, cyc_texts **out);
+int cyc_words_count(const cyc_texts *t, int i);
+const char *cyc_word_at(const cyc_texts *t, int i, int k);
 void cyc_texts_close(cyc_texts *t);
 int cyc_texts_count(const cyc_texts *t);
 const char *cyc_text_at(const cyc_texts *t, int i);
@@ -100,11 +104,17 @@ int cyc_embed_texts(cyc_model *m, cyc_adapter *adapter, const cyc_texts *t, int 
 /* x[rows, columns] as OUT.npy, or OUT.safetensors with the one tensor "embeddings". */
 int cyc_matrix_write(const char *out, const float *x, int rows, int columns);
 
-/* A classifier's adapter (objective: classification; PEFT's SEQ_CLS). How many classes (0: it is none), their names ("LABEL_0" where the
- * folder has no labels.json), and their probabilities for each text: out[count * classes]. */
+/* An adapter with a head (objective: classification or regression, PEFT's SEQ_CLS; token_classification, TOKEN_CLS). How many classes (of a
+ * regression: numbers; 0: no head), their names ("LABEL_0" where the folder has no labels.json), and for each text their probabilities, or the
+ * numbers: out[count * classes]. */
+enum { CYC_HEAD_NONE, CYC_HEAD_CLASSES, CYC_HEAD_NUMBERS, CYC_HEAD_TAGS };
+int cyc_head(const cyc_adapter *a);
 int cyc_classes(const cyc_adapter *a);
 const char *cyc_class_name(const cyc_adapter *a, int i);
 int cyc_classify_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int max_length, float *out);
+/* CYC_HEAD_TAGS: the likeliest class of each word of all texts, one after the other, and its probability; -1 and 0 of a word that has no token
+ * or lies beyond max_length. t: from cyc_words_open(). */
+int cyc_tag_words(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int max_length, int32_t *tag, float *probability);
 
 typedef struct cyc_generate_options {
     int max_new_tokens;          /* 0: 64 */

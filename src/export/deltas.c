@@ -6,7 +6,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char A_END[] = ".lora_A.weight", B_END[] = ".lora_B.weight", M_END[] = ".lora_magnitude_vector";
+static const char M_END[] = ".lora_magnitude_vector";
+
+/* Whole modules beside the LoRA: a head has no place in a merged language model, and of a tied table two copies would have to be one. */
+static err check_saved(const json_t *config, const char *path, const struct model *m) {
+    static const char *const tables[] = {"embed_tokens", "lm_head", "wte", "shared", "word_embeddings"};
+    size_t i;
+    json_t *v;
+    json_array_foreach(json_object_get(config, "modules_to_save"), i, v) {
+        const char *name = json_string_value(v);
+        if (name && head_names(name))
+            return fail(E_UNSUPPORTED, "%s: modules_to_save '%s': a head was trained beside the adapter. `cyclora classify` takes it as it is; PEFT (merge_and_unload) makes a model of it", path, name);
+        for (size_t k = 0; name && m->shape.tied && k < sizeof tables / sizeof *tables; k++)
+            if (str_ends(name, tables[k]))
+                return fail(E_UNSUPPORTED, "%s: modules_to_save '%s': %s has one table for embedding and head (tied), and PEFT trains them apart; merge the adapter in PEFT into a model that is not tied, or train the table with method full",
+                            path, name, m->path);
+    }
+    return OK;
+}
 
 /* --- tensors --------------------------------------------------------------------------------------------------------- */
 static const struct weight *matrix_of(const struct model *m, const char *module) {
@@ -57,12 +74,20 @@ static int by_weight(const void *a, const void *b) {
     return strcmp(((const struct delta *)a)->w->name, ((const struct delta *)b)->w->name);
 }
 
-static err read_pairs(struct deltas *d, const struct model *m) {
+static err add_whole(struct deltas *d, const struct model *m, const struct tensor *t);
+static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name);
+
+/* saved: whole modules may stand beside the pairs. */
+static err read_pairs(struct deltas *d, const struct model *m, bool saved) {
     const struct lora_pairs *p = &d->pairs;
-    d->d = arena_alloc(&d->mem, (size_t)p->n * sizeof *d->d + 1);
-    d->targets = arena_alloc(&d->mem, (size_t)p->n * sizeof *d->targets + 1);
+    const size_t most = (size_t)(p->n + p->n_other);
+    d->d = arena_alloc(&d->mem, most * sizeof *d->d + 1);
+    d->targets = arena_alloc(&d->mem, most * sizeof *d->targets + 1);
     if (!d->d || !d->targets) return fail(E_MEMORY, "out of memory");
-    if (p->n_other) return stranger(d, p->other[0]->name);
+    for (int i = 0; i < p->n_other; i++) {
+        if (!saved || !weight_of_whole(d, m, p->other[i]->name)) return stranger(d, p->other[i]->name);
+        TRY(add_whole(d, m, p->other[i]));
+    }
     for (int i = 0; i < p->n; i++) TRY(add(d, m, &p->p[i]));
     if (!d->n) return fail(E_INPUT, "%s: the adapter holds no tensors", d->folder);
     d->max_rank = p->max_rank, d->r = p->r, d->alpha = p->alpha, d->dropout = p->dropout;
@@ -77,7 +102,7 @@ static err read_pairs(struct deltas *d, const struct model *m) {
 static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name) {
     char want[512];
     for (int i = 0; i < m->n && str_starts(name, adapter_prefix); i++) {
-        snprintf(want, sizeof want, "%s.%s%s", m->w[i].module, d->method->whole, str_ends(m->w[i].name, ".bias") ? "bias" : "weight");
+        snprintf(want, sizeof want, "%s.%s%s", m->w[i].module, d->method ? d->method->whole : "", str_ends(m->w[i].name, ".bias") ? "bias" : "weight");
         if (!strcmp(name + strlen(adapter_prefix), want)) return &m->w[i];
     }
     return NULL;
@@ -90,6 +115,7 @@ static err add_whole(struct deltas *d, const struct model *m, const struct tenso
     if (t->nd != w->nd || t->d[0] != w->d[w->turned] || (w->nd == 2 && t->d[1] != w->d[!w->turned]))
         return fail(E_USAGE, "%s: %s: the adapter's tensor has another shape than that of %s: another model", d->folder, t->name, m->path);
     d->d[d->n++] = (struct delta){.module = w->module, .w = w, .whole = t};
+    d->wholes += !d->method;
     return OK;
 }
 
@@ -108,10 +134,15 @@ static err open_folder(struct deltas *d, const struct model *m, const json_t *co
     const struct peft_method *method = type ? method_of_type(type) : NULL;
     if (!file) return fail(E_MEMORY, "out of memory");
     if (method && method->whole) TRY(adapter_read_config(d->folder, &d->mem, &d->method, &d->settings));
+    const bool saved = !d->method && json_array_size(json_object_get(config, "modules_to_save")) > 0;
+    const struct peft_method *lora;
+    if (saved) TRY(check_saved(config, path, m));
+    if (saved) TRY(adapter_read_config(d->folder, &d->mem, &lora, &d->settings));
     TRY(tensors_open(file, &d->files));
     if (d->method) return read_whole(d, m);
-    TRY(pairs_read(d->folder, config, path, &d->files, ", and trained tensors of the base, can be merged or written in other forms", &d->pairs));
-    return read_pairs(d, m);
+    const struct pairs_use use = {", and trained tensors of the base, can be merged or written in other forms", .saved = true};
+    TRY(pairs_read(d->folder, config, path, &d->files, &use, &d->pairs));
+    return read_pairs(d, m, saved);
 }
 
 err deltas_open(const char *folder, const struct model *m, struct deltas *d) {
@@ -192,7 +223,7 @@ static err place(const struct structure *st, const struct delta *x, const struct
 }
 
 static err whole_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights) {
-    TRY(structure_init(st, m, d->method, d->settings, NULL));
+    TRY(structure_init(st, m, d->method ? d->method : &method_lora, d->settings, NULL));
     *weights = arena_f32(st->params.bytes);
     err e = *weights ? adapter_read(d->folder, st, *weights) : fail(E_MEMORY, "out of memory");
     if (!e) return OK;
@@ -206,7 +237,7 @@ err deltas_structure(const struct deltas *d, const struct model *m, struct struc
     arena mem = {0};
     int64_t widest = 1;
     *weights = NULL;
-    if (d->method) return whole_structure(d, m, st, weights);
+    if (d->method || d->wholes) return whole_structure(d, m, st, weights);
     for (int i = 0; i < d->n; i++) {
         if (d->d[i].a->d[1] > widest) widest = d->d[i].a->d[1];
         if (d->d[i].rank > widest) widest = d->d[i].rank;

@@ -1,6 +1,7 @@
 /* See pairs.h. */
 #include "export/pairs.h"
 #include "base/str.h"
+#include "peft/methods.h"
 #include "peft/targets.h"
 #include <jansson.h>
 #include <math.h>
@@ -18,7 +19,7 @@ static bool truthy(const json_t *v) {
     return !json_is_array(v) || json_array_size(v) > 0;
 }
 
-static err check_config(const json_t *j, const char *path, const char *why) {
+static err check_config(const json_t *j, const char *path, const struct pairs_use *use) {
     static const struct {
         const char *key, *why;
         bool beside; /* the products stay what they are */
@@ -32,10 +33,11 @@ static err check_config(const json_t *j, const char *path, const char *why) {
         {"use_qalora", "QALoRA's pooled inputs are no product with the weight", false},
         {"use_bdlora", "block-diagonal LoRA is not supported", false},
         {"alora_invocation_tokens", "an adapter that works from a token on cannot be in the weights", true}};
-    const char *type = json_string_value(json_object_get(j, "peft_type")), *bias = json_string_value(json_object_get(j, "bias"));
+    const char *type = json_string_value(json_object_get(j, "peft_type")), *bias = json_string_value(json_object_get(j, "bias")), *why = use->why;
+    if (config_of_hub(j)) return fail(E_UNSUPPORTED, "%s: a bottleneck adapter has an activation inside, so no change of the base's weights does what it does: it cannot be merged or written in other forms", path);
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
     if (strcmp(type, "LORA")) return fail(E_UNSUPPORTED, "%s: peft_type %s: only LoRA adapters%s", path, type, why ? why : " have a rank that can change");
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+    for (size_t i = use->saved; i < sizeof refused / sizeof *refused; i++) /* whole modules come first */
         if ((why || !refused[i].beside) && truthy(json_object_get(j, refused[i].key))) return fail(E_UNSUPPORTED, "%s: '%s': %s", path, refused[i].key, refused[i].why);
     if (why && bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s': trained biases are not supported", path, bias);
     const char *init = json_string_value(json_object_get(j, "init_lora_weights"));
@@ -143,10 +145,10 @@ static err match(struct lora_pairs *p, const struct tensors *files, const struct
     return OK;
 }
 
-err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const char *why, struct lora_pairs *p) {
+err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const struct pairs_use *use, struct lora_pairs *p) {
     struct patterns s = {.path = path};
     *p = (struct lora_pairs){0};
-    err e = (p->folder = arena_str(&p->mem, folder)) ? check_config(config, path, why) : fail(E_MEMORY, "out of memory");
+    err e = (p->folder = arena_str(&p->mem, folder)) ? check_config(config, path, use) : fail(E_MEMORY, "out of memory");
     if (!e) e = read_settings(p, config, path);
     if (!e) e = module_values_read(config, "rank_pattern", path, &p->mem, &s.ranks, &s.n_ranks);
     if (!e) e = module_values_read(config, "alpha_pattern", path, &p->mem, &s.alphas, &s.n_alphas);

@@ -30,9 +30,15 @@ struct lora_pairs {
     bool patterns;         /* ranks or alphas differ between modules */
 };
 
-/* config: its adapter_config.json (jansson), which lies at `path`. `why`: who asks, for what the product alone would leave out (whole
- * modules, biases, rows of tokens): "can be merged or written in other forms"; NULL: whoever asks keeps such tensors as they are. */
-err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const char *why, struct lora_pairs *out);
+/* What pairs are wanted for. */
+struct pairs_use {
+    const char *why; /* who asks, for what the product alone would leave out (biases, rows of tokens, whole modules): "can be merged or
+                      * written in other forms"; NULL: whoever asks keeps such tensors as they are */
+    bool saved;      /* ... but knows what to do with whole modules (modules_to_save) */
+};
+
+/* config: its adapter_config.json (jansson), which lies at `path`. */
+err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const struct pairs_use *use, struct lora_pairs *out);
 void pairs_free(struct lora_pairs *p);
 
 extern const char adapter_prefix[]; /* "base_model.model." */

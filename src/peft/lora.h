@@ -19,6 +19,7 @@ struct lora {
     struct targets targets;
     int n_ranks, n_alphas;
     const struct module_value *ranks, *alphas; /* r and alpha of some modules */
+    struct module_list saved; /* whole modules that are trained beside: endings of their names */
 };
 
 /* -1, NaN: a pattern cannot be matched (err_text() says which). */

@@ -28,6 +28,7 @@ static err look(const struct reach *w, const struct reaching *on, int *zero) {
             double squares = 1;
             int64_t n;
             const float *x = part(&set->p[i], &set->p[i].slice[k], on->grad, &n);
+            w->seen[at] |= set->p[i].frozen; /* it has no gradient */
             if (!w->seen[at]) TRY(on->backend->flat->sumsq(x, n, on->threads, &squares));
             w->seen[at] |= squares != 0; /* not a number is not zero */
             *zero += !w->seen[at];

@@ -77,6 +77,31 @@ static void test_trained_tensors(void **state) {
     ok("test ! -e $D/no");
 }
 
+/* What is no change of the base's weights: both sides of a cycle train it, it writes text, goes on, and leaves in no other form. */
+static void test_bottleneck(void **state) {
+    (void)state;
+    ok("$C train $D/run.yaml --set method=bottleneck --set bottleneck.config=pfeiffer --set output_dir=$D/bn && test -f $D/bn/A/adapter.safetensors && test -f $D/bn/B/adapter.safetensors");
+    says(ran.out.p, "parameters");
+    ok("$C inspect $D/bn/A --model $G");
+    says(ran.out.p, "AdapterHub  yes    load_adapter(folder, use_safetensors=True)");
+    says(ran.out.p, "it is AdapterHub's");
+    says(ran.out.p, "its shape is what this base asks for");
+    says(ran.out.p, "trained_on_it: yes");
+    ok("$C generate --model $G --adapter $D/bn/A --file $G/a.jsonl --max-new-tokens 6 --threads 1 2>/dev/null > $D/have; $C generate --model $G --file $G/a.jsonl --max-new-tokens 6 --threads 1 2>/dev/null > $D/want; "
+       "! cmp -s $D/want $D/have && test $(wc -l < $D/have) = $(wc -l < $D/want)");
+    ok("$C train $D/run.yaml --quiet --set method=bottleneck --set bottleneck.config=pfeiffer --set output_dir=$D/bn --set max_steps=4 --resume && cd $D && ls -d bn/checkpoint-4");
+    ok("$C train $D/run.yaml --quiet --set method=bottleneck --set bottleneck.config=seq_bn --set output_dir=$D/on --set max_steps=1 --set A.adapter=$D/bn/A");
+    refused("$C train $D/run.yaml --set method=bottleneck --set bottleneck.config=parallel --set output_dir=$D/x --set A.adapter=$D/bn/A", "differ on bottleneck.config (is_parallel)");
+    refused("$C train $D/run.yaml --set method=bottleneck --set bottleneck.leave_out=0-2 --set output_dir=$D/x", "leaves out all 3 layers");
+    refused("$C train $D/run.yaml --set method=bottleneck --set bottleneck.config=compacter --set output_dir=$D/x", "double_seq_bn");
+    refused("$C train $D/run.yaml --set method=bottleneck --set bottleneck.cross_adapter=true --set output_dir=$D/x", "this base has no cross-attention");
+    refused("$C train $D/run.yaml --set output_dir=$D/x --set A.adapter=$D/bn/A", "is a bottleneck adapter, the configuration says lora");
+    refused("$C merge --model $G --adapter $D/bn/A --out $D/no", "a bottleneck adapter has an activation inside");
+    refused("$C export $D/bn --to peft --out $D/no", "cannot be merged or written in other forms");
+    refused("$C export $D/bn/A --to gguf-lora --out $D/no", "cannot be merged or written in other forms");
+    ok("test ! -e $D/no && test ! -e $D/x");
+}
+
 static void test_converted(void **state) {
     (void)state;
     ok("$C convert $G $D/c.gguf && $C convert $D/c.gguf $D/c && $C convert $D/c $D/c2.gguf --json");
@@ -233,6 +258,8 @@ static void test_inspect(void **state) {
     } cases[] = {{"s/\"use_dora\": false/\"use_dora\": true/",
                   {"use_dora is rejected: merge the adapter", "DoRA's magnitudes cannot be expressed: merge the adapter", "cyclora"}},
                  {"s/\"modules_to_save\": null/\"modules_to_save\": [\"score\"]/",
+                  {"an adapter's head (modules_to_save) is rejected", "a head (modules_to_save) cannot be expressed", "cyclora"}},
+                 {"s/\"modules_to_save\": null/\"modules_to_save\": [\"norm\"]/",
                   {"modules_to_save is rejected", "modules_to_save cannot be expressed", "cyclora"}},
                  {"s/\"use_rslora\": false/\"use_rslora\": true/",
                   {"rsLoRA's scale is written as alpha * sqrt(r) / r", "with --enable-lora", "mlx-lm"}},
@@ -258,7 +285,7 @@ static void test_inspect(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged), cmocka_unit_test(test_trained_tensors),
+        cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged), cmocka_unit_test(test_trained_tensors), cmocka_unit_test(test_bottleneck),
         cmocka_unit_test(test_converted), cmocka_unit_test(test_places),        cmocka_unit_test(test_nothing_left),
         cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_adapter), cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
     return cmocka_run_group_tests(tests, begin, shell_end);

@@ -1,5 +1,5 @@
 /* Any bytes as one of an adapter's files, beside good other ones. Those that start with '{"id2label' as labels.json of a classifier. Others
- * of a LoRA and of trained tensors in turn: with '{' as adapter_config.json, else as adapter_model.safetensors; read as a classifier, as
+ * of a LoRA, of trained tensors and of AdapterHub's in turn: with '{' as adapter_config.json, else as the file of tensors; read as a classifier, as
  * deltas on a tiny model, as an adapter of whatever method it names, made another adapter, and asked who would load it. Taken or refused with a message. Runs from
  * the source root. */
 #define _GNU_SOURCE
@@ -80,12 +80,14 @@ static int read_labels(const uint8_t *bytes, size_t n) {
     return unlink(path);
 }
 
-static void beside(const struct model *base, const uint8_t *bytes, size_t n, bool whole) {
+static const struct { const char *folder, *tensors; } kinds[] = {{"tiny_llama/tied_gqa/adapter_qv_r3", "adapter_model.safetensors"}, {"methods/full/adapter", "adapter_model.safetensors"}, {"methods/bn/adapter", "adapter.safetensors"}};
+
+static void beside(const struct model *base, const uint8_t *bytes, size_t n, int kind) {
     struct deltas d;
     json_t *list = NULL;
     bool config = n && bytes[0] == '{';
-    fuzz_file(config ? "adapter_config.json" : "adapter_model.safetensors", bytes, n);
-    good(whole ? "methods/full/adapter" : "tiny_llama/tied_gqa/adapter_qv_r3", config ? "adapter_model.safetensors" : "adapter_config.json");
+    fuzz_file(config ? "adapter_config.json" : kinds[kind].tensors, bytes, n);
+    good(kinds[kind].folder, config ? kinds[kind].tensors : "adapter_config.json");
     read_head();
     err e = deltas_open(fuzz_folder, base, &d);
     if (e && (!*err_text() || d.n || d.mem.head)) abort();
@@ -99,7 +101,7 @@ static void beside(const struct model *base, const uint8_t *bytes, size_t n, boo
     as_adapter(base);
     reworked();
     e = takers_of(fuzz_folder, &list);
-    if (e ? !*err_text() || list : json_array_size(list) != 5) abort();
+    if (e ? !*err_text() || list : json_array_size(list) < 5) abort();
     json_decref(list);
 }
 
@@ -108,6 +110,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     static const char names[] = "{\"id2label";
     if (n >= sizeof names - 1 && !memcmp(bytes, names, sizeof names - 1)) return read_labels(bytes, n);
     if (!m.n && model_open(BASE, NULL, &m)) abort();
-    for (int whole = 0; whole < 2; whole++) beside(&m, bytes, n, whole);
+    for (int kind = 0; kind < 3; kind++) beside(&m, bytes, n, kind);
     return 0;
 }

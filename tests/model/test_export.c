@@ -332,7 +332,11 @@ static void test_refusals(void **state) {
     refuses(base, variant(dora, "r14", "{}", "layers.1.mlp.up_proj.lora_magnitude"), E_INPUT, "layers.1.mlp.up_proj.lora_magnitude_vector is missing");
     refuses(base, variant(dora, "r15", "{}", "layers.1.mlp.up_proj.lora_A"), E_INPUT, "20 lora_A and 21 lora_B");
     refuses(base, variant(plain, "r2", "{\"modules_to_save\": [\"score\"]}", NULL), E_UNSUPPORTED,
-            "'modules_to_save': whole modules were trained");
+            "modules_to_save 'score': a head was trained beside the adapter");
+    const char *saved = GOLDEN "/methods/saved/adapter";
+    refuses(base, GOLDEN "/methods/saved_both/adapter", E_UNSUPPORTED, "has one table for embedding and head (tied), and PEFT trains them apart");
+    refuses(golden("untied_mha", ""), variant(saved, "r16", "{}", "q_proj.lora_A"), E_INPUT, "lora_A and 6 lora_B");
+    refuses(golden("untied_mha", ""), variant(saved, "r17", "{\"modules_to_save\": null}", NULL), E_INPUT, "tensor base_model.model.lm_head.weight is neither lora_A nor lora_B");
     refuses(base, variant(plain, "r3", "{\"bias\": \"all\"}", NULL), E_UNSUPPORTED, "bias 'all'");
     refuses(base, variant(plain, "r4", "{\"peft_type\": \"IA3\"}", NULL), E_UNSUPPORTED, "peft_type IA3: only LoRA adapters");
     refuses(base, variant(plain, "r5", "{\"init_lora_weights\": \"PiSSA_niter_4\"}", NULL), E_UNSUPPORTED, "changed the base too");
@@ -534,7 +538,7 @@ static void test_crossed_logits(void **state) {
 static void test_whole_tensors(void **state) {
     (void)state;
     static const char *const list[][2] = {{"full", "tiny_llama/tied_gqa"}, {"full_gpt2", "families/gpt2"}, {"full_gemma2", "families/gemma2"}, {"full_last", "families/qwen2"},
-                                          {"full_names", "families/mistral_full"}, {"bitfit_qwen2", "families/qwen2"}, {"ln_gemma2", "families/gemma2"}};
+                                          {"full_names", "families/mistral_full"}, {"saved", "tiny_llama/untied_mha"}, {"bitfit_qwen2", "families/qwen2"}, {"ln_gemma2", "families/gemma2"}};
     for (size_t i = 0; i < 4 * sizeof list / sizeof *list; i++) {
         const bool from_gguf = i % 4 > 1, to_gguf = i % 2, twin = str_starts(list[i / 4][1], "families");
         const char *adapter = arena_printf(&names, GOLDEN "/methods/%s/adapter", list[i / 4][0]), *out = at(to_gguf ? "whole.gguf" : "whole");

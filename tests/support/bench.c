@@ -1,11 +1,18 @@
 /* See bench.h. */
 #include "support/bench.h"
 
+/* tag: of each token of the row; -1: it tells none. */
+static void add_tags(struct bench *b, struct row *r, const int32_t *tag) {
+    int32_t *labels = arena_alloc(&b->mem, (size_t)r->n * sizeof *labels);
+    for (int i = 0; i < r->n; i++) labels[i] = tag[i] + 1, r->supervised[i] = tag[i] >= 0;
+    r->labels = labels;
+}
+
 /* Rows whose packed labels and weights are the fixture's; before an encoder-decoder's, the source. */
 static void make_rows(struct bench *b) {
     const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
-    const struct tensor *classes = tensors_find(&b->want, "classes");
-    const float *weights = classes ? NULL : f32_of(fixture(&b->want, "weights"));
+    const struct tensor *classes = tensors_find(&b->want, "classes"), *targets = tensors_find(&b->want, "targets"), *tags = tensors_find(&b->want, "tags");
+    const float *weights = b->st.head.classes ? NULL : f32_of(fixture(&b->want, "weights"));
     const struct tensor *src_ids = tensors_find(&b->want, "src_ids"), *src_cu = tensors_find(&b->want, "src_cu");
     b->n_rows = (int)fixture(&b->want, "cu_seqlens")->d[0] - 1;
     for (int s = 0; s < b->n_rows; s++) {
@@ -18,7 +25,10 @@ static void make_rows(struct bench *b) {
         if (source) memcpy(r->ids, i32_of(src_ids) + from, (size_t)source * 4);
         memcpy(r->ids + source, ids + cu[s], (size_t)n * 4);
         for (int i = 1; weights && i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
-        if (classes) r->label = 1 + i32_of(classes)[s], r->supervised[head_reads_first(&b->model) ? 0 : n - 1] = 1;
+        if (classes || targets) r->supervised[head_reads_first(&b->model) ? 0 : n - 1] = 1;
+        if (classes) r->label = 1 + i32_of(classes)[s];
+        if (targets) r->target = f32_of(targets) + s * targets->d[1];
+        if (tags) add_tags(b, r, i32_of(tags) + cu[s]);
         b->rows[s] = r;
     }
 }
@@ -46,6 +56,7 @@ void bench_build(struct bench *b, const struct bench_case *c, const struct peft_
     b->wb.grad = c->backend->mem->take(b->st.params.bytes);
     b->wb.threads = 2;
     must(pack_init(&b->wb.pack, (int)b->train.p.cap[-SYM_N], c->cap.sequences));
+    if (head.classes && head.kind == HEAD_NUMBERS) must(pack_targets(&b->wb.pack, head.classes));
     make_rows(b);
 }
 
@@ -114,7 +125,7 @@ void bench_compare(struct bench *b, const char *prefix, const float *there, doub
     float *weights = to_host(b->learner.backend, there, b->st.params.bytes);
     int slices = 0, wanted = 0;
     for (int i = 0; i < b->st.params.n; i++)
-        for (int k = 0; k < b->st.params.p[i].n_slices; k++) {
+        for (int k = 0; k < b->st.params.p[i].n_slices && !b->st.params.p[i].frozen; k++) {
             const struct param_slice *s = &b->st.params.p[i].slice[k];
             compare_slice(b, prefix, &b->st.params.p[i], s, weights, scale, rel, abs);
             slices += s->column0 == 0; /* columns of one tensor count once */

@@ -1,6 +1,6 @@
 /* A family's golden case on a backend, ready to train, score and generate: what test_families.c and test_llama.c stand on; and the logits of a bare model.
  *
- * The fixture (tensors of PyTorch and PEFT) gives rows (with "classes": of a classifier), expected gradients and weights; the model, the adapter and the
+ * The fixture (tensors of PyTorch and PEFT) gives rows (with "classes", "targets" or "tags": of a head), expected gradients and weights; the model, the adapter and the
  * programs are the library's own. */
 #ifndef TESTS_BENCH_H
 #define TESTS_BENCH_H
