@@ -26,6 +26,10 @@ static const struct trial { const char *method, *json; } trials[] = {
     {"lora", "{\"r\": 2, \"lora_alpha\": 3, \"target_modules\": \"all-linear\", \"use_rslora\": true, \"lora_dropout\": 0.3, \"bias\": \"all\", \"rank_pattern\": {\"o_proj\": 5, \"wo\": 4}}"},
     {"lora", "{\"r\": 4, \"lora_alpha\": 4, \"target_modules\": \"all-linear\", \"pissa\": 2}"},
     {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": \"all-linear\", \"use_dora\": true}"},
+    {"adalora", "{\"init_r\": 4, \"target_r\": 2, \"lora_alpha\": 6, \"tinit\": 2, \"tfinal\": 2, \"total_step\": 10, \"orth_reg_weight\": 0.5, \"target_modules\": \"all-linear\"}"},
+    {"vera", "{\"r\": 6, \"d_initial\": 0.3, \"projection_prng_key\": 3, \"target_modules\": \"all-linear\"}"},
+    {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"reduction_factor\": 4, \"non_linearity\": \"swish\"}}"},
+    {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"is_parallel\": true, \"scaling\": 2, \"reduction_factor\": 4, \"non_linearity\": \"tanh\"}}"},
     {"full", "{\"target_modules\": \"all\"}"},
     {"trainable_tokens", "{\"token_indices\": [1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]}"},
     {"prompt_tuning", "{\"num_virtual_tokens\": 3}"},
@@ -94,14 +98,17 @@ static void try_tensor(struct bench *b, const struct param *p, const float *grad
     free(at);
 }
 
-/* DoRA's norm is a constant to its gradient (dora.c): of such an adapter the lengths alone are the loss's own derivative. */
-static bool differentiable(const struct bench *b, const struct param *p) { return b->st.method != &method_lora || !((const struct lora *)b->st.settings)->dora || p->nd == 1; }
+/* What is frozen has no gradient. DoRA's norm is a constant to its gradient (dora.c): of such an adapter the lengths alone are the loss's own. */
+static bool differentiable(const struct bench *b, const struct param *p) {
+    const bool dora = b->st.method == &method_lora && ((const struct lora *)b->st.settings)->dora;
+    return !p->frozen && (!dora || p->nd == 1);
+}
 
 static float *gradient(struct bench *b, double *loss) {
     double sums[4];
-    float *g = malloc(b->st.params.bytes);
+    float *g = malloc(b->st.params.trained);
     must(learner_gradient(&b->learner, &b->wb, (const struct row *const *)b->rows, b->n_rows, 1, 0, sums));
-    for (size_t i = 0; i < b->st.params.bytes / 4; i++) g[i] = (float)(b->wb.grad[i] / sums[1]);
+    for (size_t i = 0; i < b->st.params.trained / 4; i++) g[i] = (float)(b->wb.grad[i] / sums[1]);
     *loss = sums[0] / sums[1];
     return g;
 }
