@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char M_END[] = ".lora_magnitude_vector";
+static const char A_END[] = ".lora_A.weight", B_END[] = ".lora_B.weight", M_END[] = ".lora_magnitude_vector";
 
 /* Whole modules beside the LoRA: a head has no place in a merged language model, and of a tied table two copies would have to be one. */
 static err check_saved(const json_t *config, const char *path, const struct model *m) {
