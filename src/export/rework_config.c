@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "gen/adapter.h"
 #include "peft/methods.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -136,7 +137,7 @@ static bool choose_alike(const struct adapter_in *a, int n, const struct config_
     return same;
 }
 
-static json_t *number(double x) { return x == (int)x ? json_integer((int)x) : json_real(x); }
+static json_t *number(double x) { return fabs(x) < 1e9 && x == (int)x ? json_integer((int)x) : json_real(x); }
 
 /* The greatest rank is everybody's r, the first module's scale everybody's alpha; modules that differ are named. */
 static err set_sizes(json_t *j, const struct config_change *c) {
