@@ -56,7 +56,7 @@ void bench_build(struct bench *b, const struct bench_case *c, const struct peft_
     b->wb.grad = c->backend->mem->take(b->st.params.bytes);
     b->wb.threads = 2;
     must(pack_init(&b->wb.pack, (int)b->train.p.cap[-SYM_N], c->cap.sequences));
-    if (head.classes && head.kind == HEAD_NUMBERS) must(pack_targets(&b->wb.pack, head.classes));
+    if (classifies && head->kind == HEAD_NUMBERS) must(pack_targets(&b->wb.pack, head->classes));
     make_rows(b);
 }
 
