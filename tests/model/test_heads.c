@@ -10,7 +10,7 @@ static const struct {
     const char *name, *base;
 } cases[] = {{"lora", "tiny_llama/tied_gqa"}, {"none", "tiny_llama/tied_gqa"}, {"ln", "tiny_llama/untied_mha"}, {"lora_gemma2", "families/gemma2"}, {"bert", "families/bert"}, {"none_bert", "families/bert"},
              {"lora_gpt2", "families/gpt2"}, {"number", "tiny_llama/tied_gqa"}, {"numbers_bert", "families/bert"}, {"tags", "tiny_llama/tied_gqa"}, {"tags_none", "tiny_llama/untied_mha"},
-             {"tags_gemma2", "families/gemma2"}, {"tags_gpt2", "families/gpt2"}, {"tags_bert", "families/bert"}, {"tags_t5", "families/t5"}};
+             {"tags_gemma2", "families/gemma2"}, {"tags_gpt2", "families/gpt2"}, {"tags_bert", "families/bert"}, {"tags_t5", "families/t5"}, {"t5", "families/t5"}, {"t5_none", "families/t5"}, {"numbers_t5", "families/t5"}};
 enum { CASES = sizeof cases / sizeof *cases, NONE = 1, CAP_TOKENS = 64, CAP_SEQUENCES = 8, CLASSES = 5 };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
@@ -187,7 +187,7 @@ static void test_folder(void **state) {
     }
 }
 
-/* A classifier writes and scores nothing; an encoder-decoder has none. */
+/* A classifier writes and scores nothing. */
 static void test_modes(void **state) {
     (void)state;
     struct bench b;
@@ -201,9 +201,11 @@ static void test_modes(void **state) {
         assert_non_null(strstr(err_text(), "a classifier of 5 classes"));
     }
     bench_close(&b);
-    must(model_open(GOLDEN "/families/t5", NULL, &t5));
-    assert_int_equal(structure_init_head(&st, &t5, &method_none, "", &(struct head){.classes = 3}, NULL), E_UNSUPPORTED);
-    assert_non_null(strstr(err_text(), "is an encoder-decoder (t5): its head is one of tokens"));
+    must(model_open(GOLDEN "/families/t5", NULL, &t5)); /* whose features are the encoder's */
+    must(structure_init_head(&st, &t5, &method_none, "", &(struct head){.classes = 3}, NULL));
+    structure_free(&st);
+    must(program_build(&g, &t5, MODE_FEATURES, NULL, (struct capacity){8, 2, 2, 8, DT_F32}, CHECKPOINT_NONE, &backend_cpu, false));
+    program_free(&g);
     model_close(&t5);
 }
 
@@ -244,7 +246,8 @@ static void test_bad_folders(void **state) {
     assert_int_equal(from_config("[]", &head), OK);
     assert_int_equal(head.classes, 0);
     refuses("\"score\"", E_INPUT, "'modules_to_save' is no list");
-    refuses("[\"lm_head\"]", E_UNSUPPORTED, "'modules_to_save' lm_head: of whole modules only a classifier");
+    assert_int_equal(from_config("[\"lm_head\"]", &head), OK); /* a whole module of the base, which is the method's */
+    assert_int_equal(head.classes, 0);
     refuses("[3]", E_UNSUPPORTED, "that is no name");
     refuses("[\"classifier\", \"score\"]", E_INPUT, "neither score.weight nor classifier.weight is");
     put("base_model.model.score.weight", 1); /* transformers' rule: one output is a regression */
