@@ -11,7 +11,7 @@ static const struct {
 } cases[] = {{"lora", "tiny_llama/tied_gqa"}, {"none", "tiny_llama/tied_gqa"}, {"ln", "tiny_llama/untied_mha"}, {"lora_gemma2", "families/gemma2"}, {"bert", "families/bert"}, {"none_bert", "families/bert"},
              {"lora_gpt2", "families/gpt2"}, {"number", "tiny_llama/tied_gqa"}, {"numbers_bert", "families/bert"}, {"tags", "tiny_llama/tied_gqa"}, {"tags_none", "tiny_llama/untied_mha"},
              {"tags_gemma2", "families/gemma2"}, {"tags_gpt2", "families/gpt2"}, {"tags_bert", "families/bert"}, {"tags_t5", "families/t5"}, {"t5", "families/t5"}, {"t5_none", "families/t5"}, {"numbers_t5", "families/t5"}};
-enum { CASES = sizeof cases / sizeof *cases, NONE = 1, CAP_TOKENS = 64, CAP_SEQUENCES = 8, CLASSES = 5 };
+enum { CASES = sizeof cases / sizeof *cases, NONE = 1, TAGS_NONE = 10, CAP_TOKENS = 64, CAP_SEQUENCES = 8, CLASSES = 5 };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 
@@ -57,14 +57,17 @@ static int count(const struct prog *p, const char *part) {
 static void test_no_backward(void **state) {
     (void)state;
     struct bench b;
-    start(&b, NONE, &backend_cpu, CHECKPOINT_NONE);
-    assert_int_equal(count(&b.train.p, "_bwd"), 0);
-    assert_int_equal(b.train.p.ni, b.score.p.ni - 1); /* in place of gather and linear: head_loss */
-    assert_int_equal(count(&b.train.p, "head_loss"), 1);
-    const struct inst *last = &b.train.p.in[b.train.p.ni - 1];
-    assert_false(has(last->out[2])); /* no gradient of the rows */
-    assert_true(has(last->out[3]));  /* one of the matrix */
-    bench_close(&b);
+    for (int tags = 0; tags < 2; tags++) {
+        start(&b, tags ? TAGS_NONE : NONE, &backend_cpu, CHECKPOINT_NONE);
+        assert_int_equal(count(&b.train.p, "_bwd"), 0);
+        assert_int_equal(b.train.p.ni, b.score.p.ni - !tags); /* in place of linear (and gather): head_loss */
+        assert_int_equal(count(&b.train.p, "head_loss"), 1);
+        const struct inst *last = &b.train.p.in[b.train.p.ni - 1];
+        assert_false(has(last->out[2]));        /* no gradient of the rows */
+        assert_true(has(last->out[3]));         /* one of the matrix */
+        assert_true(has(last->out[4]) == tags); /* and of the bias */
+        bench_close(&b);
+    }
     start(&b, 0, &backend_cpu, CHECKPOINT_NONE);
     assert_true(count(&b.train.p, "_bwd") > 10);
     bench_close(&b);
