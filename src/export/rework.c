@@ -203,7 +203,7 @@ static uint32_t id_of(const char *name) {
 }
 
 /* A module's numbers: what is read, and what is made of it. */
-struct room {
+struct workroom {
     float *x, *room;  /* inputs one after the other; room for one */
     float *a, *b;     /* [rank, in], [out, rank] */
     double *da, *db;  /* the stacked product, [r, in] and [r, out], and its approximation behind it */
@@ -217,7 +217,7 @@ static int stacked_rank(const struct job *j, const struct made *m) {
 }
 
 /* Of A or B all inputs', combined; weights as PEFT has them: the root on each side, the sign on A's. */
-static err by_number(const struct job *j, const struct made *m, bool b, struct room *z) {
+static err by_number(const struct job *j, const struct made *m, bool b, struct workroom *z) {
     float *x[MOST_ADAPTERS], weights[MOST_ADAPTERS];
     const int64_t count = m->rank * (b ? m->out : m->in);
     int n = 0;
@@ -234,7 +234,7 @@ static err by_number(const struct job *j, const struct made *m, bool b, struct r
 }
 
 /* All pairs below each other: A times weight and scale, B's columns as rows. */
-static err stack(const struct job *j, const struct made *m, struct room *z) {
+static err stack(const struct job *j, const struct made *m, struct workroom *z) {
     int64_t row = 0;
     for (int i = 0; i < j->r->n; i++) {
         const struct lora_pair *p = m->of[i];
@@ -249,14 +249,14 @@ static err stack(const struct job *j, const struct made *m, struct room *z) {
     return OK;
 }
 
-static void put_back(const struct made *m, const double *a, const double *b, int rank, double scale, struct room *z) {
+static void put_back(const struct made *m, const double *a, const double *b, int rank, double scale, struct workroom *z) {
     for (int64_t k = 0; k < rank * m->in; k++) z->a[k] = (float)a[k];
     for (int64_t o = 0; o < m->out; o++)
         for (int k = 0; k < m->rank; k++) z->b[o * m->rank + k] = k < rank ? (float)(b[k * m->out + o] / scale) : 0;
 }
 
 /* New rows of A begin as LoRA's do (PEFT's kaiming_uniform), so that they can learn; B's columns for them are zero. */
-static void grow(const struct job *j, const struct made *m, int from, struct room *z) {
+static void grow(const struct job *j, const struct made *m, int from, struct workroom *z) {
     const uint64_t key = philox_key(j->r->seed, PURPOSE_ROWS);
     const uint32_t id = id_of(name_of(j, m, false));
     for (int64_t i = from * m->in; i < m->rank * m->in; i++)
@@ -264,7 +264,7 @@ static void grow(const struct job *j, const struct made *m, int from, struct roo
 }
 
 /* A greater rank: the pair as it is. */
-static err enlarge(const struct job *j, const struct made *m, struct room *z) {
+static err enlarge(const struct job *j, const struct made *m, struct workroom *z) {
     const struct lora_pair *p = m->of[0];
     TRY(load(&j->in[0], p->a, z->a));
     TRY(load(&j->in[0], p->b, z->x));
@@ -274,7 +274,7 @@ static err enlarge(const struct job *j, const struct made *m, struct room *z) {
     return OK;
 }
 
-static err by_svd(struct job *j, const struct made *m, struct room *z, double *lost, double *all) {
+static err by_svd(struct job *j, const struct made *m, struct workroom *z, double *lost, double *all) {
     const int r = stacked_rank(j, m), kept = m->rank < r ? m->rank : r;
     *lost = *all = 0;
     if (j->resize && m->rank >= r) return enlarge(j, m, z);
@@ -287,7 +287,7 @@ static err by_svd(struct job *j, const struct made *m, struct room *z, double *l
     return OK;
 }
 
-static err room_for(const struct job *j, const struct made *m, struct room *z) {
+static err room_for(const struct job *j, const struct made *m, struct workroom *z) {
     const size_t r = (size_t)stacked_rank(j, m), side = (size_t)(m->in > m->out ? m->in : m->out), rank = (size_t)m->rank;
     const bool by_number = j->way->by == BY_NUMBER;
     z->x = malloc((r + 1) * side * sizeof(float));
@@ -316,7 +316,7 @@ static void note(struct job *j, const struct made *m, double lost, double all) {
 }
 
 static err make_module(struct job *j, const struct made *m, struct tensors_out *o) {
-    struct room z = {0};
+    struct workroom z = {0};
     double lost = 0, all = 0;
     err e = room_for(j, m, &z);
     if (!e && j->way->by == BY_NUMBER) {
