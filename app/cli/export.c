@@ -106,7 +106,9 @@ static void on_plan(void *ctx, const char *text) {
     json_t *o = json_loads(text, 0, NULL), *a = json_object_get(o, "adapter"), *m = json_object_get(o, "memory");
     printf("%s%s%s  from %s, %s, %s parameters, %s\n", term_bold(), json_text(o, "path"), term_off(), json_text(o, "base"),
            json_text(o, "architecture"), show_count(json_num(o, "parameters")), show_bytes(json_num(o, "base_bytes")));
-    if (a && strcmp(json_text(a, "method"), "lora"))
+    if (a && strcmp(json_text(a, "method"), "lora") && json_is_true(json_object_get(a, "products")))
+        printf("  adapter   %s: %s as products of rank %.0f%s on %.0f matrices\n", json_text(a, "path"), json_text(a, "method"), json_num(a, "rank"), json_is_true(json_object_get(a, "patterns")) ? " or less" : "", json_num(a, "modules"));
+    else if (a && strcmp(json_text(a, "method"), "lora"))
         printf("  adapter   %s: %.0f trained tensors of the base (%s)\n", json_text(a, "path"), json_num(a, "modules"), json_text(a, "method"));
     else if (a)
         printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s\n", json_text(a, "path"), json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA",

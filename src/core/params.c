@@ -110,6 +110,13 @@ int64_t param_count(const struct param_set *s) {
     return n;
 }
 
+int param_of_slice(const struct param_set *s, const char *name) {
+    for (int i = 0; i < s->n; i++)
+        for (int k = 0; k < s->p[i].n_slices; k++)
+            if (!strcmp(s->p[i].slice[k].name, name)) return i;
+    return -1;
+}
+
 bool param_copies(const struct param_set *s, const void *data) {
     for (int i = 0; i < s->n; i++)
         for (int k = 0; k < s->p[i].n_slices && s->p[i].init == INIT_COPY; k++)

@@ -91,6 +91,7 @@ struct param_stretch { size_t end; float rate; bool vectors; };
 struct param_stretch param_stretch(const struct param_set *s, size_t from);
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
+int param_of_slice(const struct param_set *s, const char *name); /* which one has this name in files; -1: none */
 bool param_copies(const struct param_set *s, const void *data); /* does a parameter stand in the place of the base's tensor with these bytes? */
 
 /* The parameter as a value of this program. */

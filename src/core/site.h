@@ -108,6 +108,12 @@ struct numbers {
     float *w;
 };
 
+/* What an adapter adds to a linear layer's matrix: B A, A [rank, in], B [out, rank], rows of B in Hugging Face's order. */
+struct pair {
+    int64_t rank;
+    const float *a, *b;
+};
+
 struct site;
 struct model;
 struct targets;
@@ -154,6 +160,8 @@ struct peft_method {
     val (*tokens)(struct site *s, const struct base_matrix *table);
     /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
     const char *whole;
+    /* What it adds to w, the matrix of `module`, in mem or in n's numbers. NULL: it is no such thing, or (LoRA) in files already. */
+    err (*pair)(const struct numbers *n, const char *module, const struct matrix *w, arena *mem, struct pair *out);
     bool ours;             /* PEFT has no such method */
     /* Of AdapterHub's methods, whose files are not PEFT's (gen/adapter.h): the name of the adapter, which is a part of its tensors' names. */
     const char *(*called)(const void *settings);

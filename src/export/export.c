@@ -122,7 +122,9 @@ static err begin(struct job *j, const char *path, struct tensors_out *out) {
 
 static err plan_output(struct job *j) {
     const struct deltas *d = deltas_or_null(j);
-    if (j->form->kind == KIND_LORA && j->deltas.method)
+    if (j->form->kind == KIND_LORA && j->deltas.made && j->form->lora == FORM_PEFT)
+        return fail(E_USAGE, "%s: PEFT takes this %s adapter as it is", j->r->adapter, j->deltas.method->name);
+    if (j->form->kind == KIND_LORA && j->deltas.method && !j->deltas.made)
         return fail(E_UNSUPPORTED, "%s: tensors of the base were trained (%s), for which %s has no form: `cyclora merge` puts them into a model", j->r->adapter,
                     j->deltas.method->name, j->form->name);
     if (j->form->kind == KIND_LORA) {
@@ -163,7 +165,7 @@ static err plan_memory(struct job *j) {
         } else {
             j->kept_bytes = (size_t)j->check.n * (size_t)j->check.vocab * 4;
         }
-        if (j->form->kind == KIND_LORA) j->check_bytes += 3 * j->st.params.bytes;
+        if (j->form->kind == KIND_LORA) j->check_bytes += 3 * deltas_pair_bytes(&j->deltas);
     }
     j->write_bytes += tokenizer_json_bytes(j);
     j->kept_bytes += RUNTIME + LAYER * (size_t)j->base.shape.layers;
@@ -195,7 +197,7 @@ static void plan_json(struct job *j) {
                                         types_json(t, n)));
     if (j->r->adapter)
         json_object_set_new(o, "adapter",
-                            json_pack("{s:s, s:s, s:i, s:i, s:f, s:b, s:b, s:b}", "path", j->r->adapter, "method", j->deltas.method ? j->deltas.method->name : "lora",
+                            json_pack("{s:s, s:s, s:b, s:i, s:i, s:f, s:b, s:b, s:b}", "path", j->r->adapter, "method", j->deltas.method ? j->deltas.method->name : "lora", "products", !j->deltas.method || j->deltas.made,
                                       "modules", j->deltas.n, "rank", j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora", j->deltas.rslora, "dora", j->deltas.dora,
                                       "patterns", j->deltas.patterns));
     json_object_set_new(o, "memory",
