@@ -205,6 +205,20 @@ typedef struct cyc_export_options {
  * model alone. Each output appears whole and checked, or not at all: its logits on fixed tokens must be those of base and adapter, as
  * far as its type allows. cyc_stop() ends it (CYC_INTERRUPTED). *json (may be NULL): {"outputs": [...]}, plans, checks, times. */
 int cyc_export(const char *from, const cyc_export_options *opt, char **json);
+typedef struct cyc_rework_options {
+    const char *how;       /* "resize" (of one LoRA to another rank); of several: "average", "svd", "cat", "linear", "ties", "magnitude_prune", "dare_linear", "dare_ties" */
+    const double *weights; /* n_weights of them, one for each adapter; none: 1/n each, of ties and dare_ties 1 each */
+    size_t n_weights;
+    int rank;              /* of resize and svd; of svd 0: the greatest of the adapters' */
+    double density;        /* the part of the numbers that stays, above 0 and at most 1, of ties, magnitude_prune and dare_*; else 0 */
+    int sign_by_count;     /* ties, dare_ties: the sign that most have, not that of the sum */
+    uint64_t seed;         /* of what dare_* leaves out, and of the new rows of a greater rank */
+    const char *base;      /* one name for the base where the adapters have several for it; NULL: they must have one */
+    const char *out;       /* the folder to write */
+    int force;             /* replaces what is there */
+} cyc_rework_options;
+/* An adapter of another, or of several, from their folders alone. *json: what was made, by module, and what the rank has cost. */
+int cyc_adapter_rework(const char *const *folders, size_t n, const cyc_rework_options *opt, char **json);
 /* As cyc_inspect(), of an adapter folder or run against a base: whether it fits. */
 int cyc_inspect_on(const char *path, const char *model, char **json);
 

@@ -7,6 +7,7 @@
  * the base. modules_to_save are whole tensors beside the pairs; of a tied table they are refused, for PEFT unties it. */
 #ifndef CYC_EXPORT_DELTAS_H
 #define CYC_EXPORT_DELTAS_H
+#include "export/pairs.h"
 #include "gen/adapter.h"
 
 struct delta {
@@ -23,6 +24,7 @@ struct deltas {
     arena mem;
     const char *folder;
     struct tensors files;
+    struct lora_pairs pairs; /* LoRA's */
     struct delta *d; /* in the order of the base's weights */
     int n, max_rank;
     const struct peft_method *method; /* of whole tensors, with its settings; NULL: LoRA's pairs */

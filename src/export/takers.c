@@ -11,7 +11,7 @@ struct facts {
     const json_t *config;
     const char *type;
     const struct peft_method *method; /* NULL: none of ours */
-    bool lora, dora, rslora, modules, bias, patterns, head, embedding, tokens;
+    bool hub, lora, dora, rslora, modules, bias, patterns, head, embedding, tokens;
     bool classifies; /* a head is among the modules */
     int64_t rank; /* the greatest */
 };
@@ -36,6 +36,7 @@ static void look_at_tensors(const struct tensors *ts, struct facts *f) {
 static void look_at_settings(const json_t *config, struct facts *f) {
     const char *bias = json_string_value(json_object_get(config, "bias")), *type = json_string_value(json_object_get(config, "peft_type"));
     *f = (struct facts){.config = config, .type = type ? type : "none", .rank = json_integer_value(json_object_get(config, "r"))};
+    f->hub = config_of_hub(config);
     f->lora = !strcmp(f->type, "LORA");
     f->method = method_of_type(f->type);
     f->dora = truthy(json_object_get(config, "use_dora"));
@@ -53,7 +54,7 @@ static err collect(const char *folder, const json_t *config, struct facts *f) {
     char path[4096];
     struct tensors ts;
     look_at_settings(config, f);
-    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+    snprintf(path, sizeof path, "%s/%s", folder, method_file(f->hub));
     TRY(tensors_open(path, &ts));
     look_at_tensors(&ts, f);
     tensors_close(&ts);
@@ -90,7 +91,8 @@ static void peft(const struct facts *f, json_t *list) {
         if (!old && f->lora) str_addf(&new, "%s%s", new.n ? ", " : "", key);
     }
     bool named = json_is_string(json_object_get(f->config, "base_model_name_or_path"));
-    if (!named) say(list, "PEFT", "no", "base_model_name_or_path is missing: transformers raises KeyError");
+    if (f->hub) say(list, "PEFT", "no", "it is AdapterHub's");
+    else if (!named) say(list, "PEFT", "no", "base_model_name_or_path is missing: transformers raises KeyError");
     else if (!strcmp(f->type, "none")) say(list, "PEFT", "no", "peft_type is missing");
     else if (f->method && f->method->ours) say(list, "PEFT", "no", "it has no such method; `cyclora merge` makes a model of it");
     else if (new.n) {
@@ -180,6 +182,7 @@ err takers_of(const char *folder, json_t **out) {
     *out = e ? NULL : json_array();
     if (*out) {
         cyclora(folder, *out);
+        if (f.hub) say(*out, "AdapterHub", "yes", "load_adapter(folder, use_safetensors=True)");
         peft(&f, *out);
         vllm(&f, *out);
         through_export(&f, "llama.cpp", "gguf-lora", *out);

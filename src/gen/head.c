@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "gen/head.h"
 #include "ops/ops.h"
+#include "peft/methods.h"
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -89,18 +90,22 @@ err head_check(const void *json, const char *where, bool others) {
     return OK;
 }
 
-/* How many classes the saved head has. */
-static err count_classes(const char *folder, enum head_kind kind, int *classes) {
+static const char HUBS[] = "model_head.safetensors";
+
+/* How many classes the saved head has; of AdapterHub's own file 0 where that is another head. */
+static err count_classes(const char *folder, const char *file, enum head_kind kind, int *classes) {
+    /* the third and fourth: beside soft prompts; the last two: AdapterHub's */
+    static const char *const names[] = {"base_model.model.score.weight", "base_model.model.classifier.weight", "base_model.score.weight", "base_model.classifier.weight",
+                                        "base_model.model.classification_head.out_proj.weight", "score.weight", "classifier.weight"};
     char path[4096];
     struct tensors ts;
-    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
-    TRY(tensors_open(path, &ts));
-    static const char *const names[] = {"base_model.model.score.weight", "base_model.model.classifier.weight", "base_model.model.classification_head.out_proj.weight",
-                                        "base_model.score.weight" /* beside soft prompts */, "base_model.classifier.weight"};
     const struct tensor *t = NULL;
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    TRY(tensors_open(path, &ts));
     for (size_t i = 0; i < sizeof names / sizeof *names && !t; i++) t = tensors_find(&ts, names[i]);
     err e = OK;
-    if (!t) e = fail(E_INPUT, "%s: a classifier is to be there (modules_to_save), but neither score.weight nor classifier.weight is", path);
+    if (!t && file == HUBS) *classes = 0;
+    else if (!t) e = fail(E_INPUT, "%s: a classifier is to be there (modules_to_save), but neither score.weight nor classifier.weight is", path);
     else if (t->nd != 2 || t->d[0] < least_of[kind] || t->d[0] > MOST_CLASSES) e = fail(E_INPUT, "%s: tensor %s is no classifier of %d to %d classes", path, t->name, least_of[kind], MOST_CLASSES);
     else *classes = (int)t->d[0];
     tensors_close(&ts);
@@ -123,6 +128,36 @@ static err read_names(const json_t *j, const char *path, arena *mem, struct head
     return name ? OK : fail(E_MEMORY, "out of memory");
 }
 
+/* "label2id" of head_config.json: a name and its class. */
+static err hubs_names(const json_t *ids, const char *path, arena *mem, struct head *h) {
+    const char *name;
+    json_t *id;
+    const char **names = arena_alloc(mem, (size_t)h->classes * sizeof *names);
+    if (!names) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < h->classes; i++) names[i] = NULL;
+    json_object_foreach((json_t *)ids, name, id) {
+        const json_int_t i = json_is_integer(id) ? json_integer_value(id) : -1;
+        if (i < 0 || i >= h->classes || names[i]) return fail(E_INPUT, "%s: label2id does not give each of %d classes a name", path, h->classes);
+        if (!(names[i] = arena_str(mem, name))) return fail(E_MEMORY, "out of memory");
+    }
+    if (json_object_size(ids) == (size_t)h->classes) h->names = names;
+    return OK;
+}
+
+static err read_hubs(const char *folder, arena *mem, struct head *h) {
+    const char *tensors = arena_printf(mem, "%s/%s", folder, HUBS), *path = arena_printf(mem, "%s/head_config.json", folder);
+    json_error_t je;
+    if (!tensors || !path) return fail(E_MEMORY, "out of memory");
+    if (!path_exists(tensors) || !path_exists(path)) return OK;
+    TRY(count_classes(folder, HUBS, HEAD_CLASSES, &h->classes));
+    if (!h->classes) return OK;
+    h->file = HUBS;
+    json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &je);
+    err e = j ? hubs_names(json_object_get(j, "label2id"), path, mem, h) : fail(E_INPUT, "%s: not JSON (line %d)", path, je.line);
+    json_decref(j);
+    return e;
+}
+
 static bool any_head(const json_t *list) {
     size_t i;
     json_t *v;
@@ -141,12 +176,13 @@ err head_read(const void *json, const char *folder, arena *mem, struct head *h) 
     json_error_t je;
     *h = (struct head){0};
     if (!path || !config) return fail(E_MEMORY, "out of memory");
+    if (!list || json_is_null(list) || (json_is_array(list) && !json_array_size(list))) return config_of_hub(json) ? read_hubs(folder, mem, h) : OK;
     TRY(head_check(json, config, true));
     if (!any_head(list)) return OK;
     json_t *j = path_exists(path) ? json_load_file(path, JSON_REJECT_DUPLICATES, &je) : json_object();
     if (!j) return fail(E_INPUT, "%s: not JSON (line %d)", path, je.line);
     h->kind = kind_of(json, j);
-    err e = count_classes(folder, h->kind, &h->classes);
+    err e = count_classes(folder, method_file(config_of_hub(json)), h->kind, &h->classes);
     if (!e && h->kind == HEAD_CLASSES && h->classes == 1) h->kind = HEAD_NUMBERS; /* transformers' rule */
     if (!e && h->kind != HEAD_NUMBERS && path_exists(path)) e = read_names(j, path, mem, h);
     json_decref(j);

@@ -6,6 +6,9 @@
  * beside the method's, task_type is SEQ_CLS or TOKEN_CLS; the names of the classes are in labels.json, as in a configuration of transformers
  * (id2label, label2id), and that it is a regression (problem_type).
  *
+ * AdapterHub saves a classifier in files of its own (head_config.json, model_head.safetensors): these are read too. Written it is beside the method's
+ * tensors, from where its loader takes it as well.
+ *
  * Of a base that is frozen (method none) the rows that the head reads never change: they can be made once and stand in for the whole
  * body (struct features). The train program then has no instruction of the backbone at all, forward or backward.
  *
@@ -27,6 +30,7 @@ struct head {
     int classes; /* 0: none; of HEAD_NUMBERS the numbers */
     const char *const *names;        /* [classes]; NULL: not known */
     const struct features *features; /* in place of the model's body; NULL: the body */
+    const char *file; /* of its folder, where its tensors are; NULL: beside the method's */
 };
 
 /* x [N, C] for the classifier: rows of the body as the family reads them. */

@@ -243,10 +243,14 @@ err memory_bind(const struct memory *mem, const struct program *g, const float *
     *param = mem->compute == DT_F32 || !weights ? (void *)weights : mem->work;
     if (*param == weights) return OK;
     const struct param_set *s = g->params;
-    const size_t matrices = s->vectors / 4, vectors = (s->bytes - s->vectors) / 4;
-    err e = matrices ? mem->backend->flat->cast(weights, mem->work, mem->compute, (int64_t)matrices, threads) : OK;
-    if (e || !vectors) return e;
-    return mem->backend->flat->cast(weights + matrices, (char *)mem->work + matrices * dtype_row_bytes(mem->compute, 1), DT_F32, (int64_t)vectors, threads);
+    const struct { size_t n; dtype as; } parts[] = {{s->vectors / 4, mem->compute}, {(s->trained - s->vectors) / 4, DT_F32}, {(s->bytes - s->trained) / 4, mem->compute}};
+    char *to = mem->work;
+    for (int i = 0; i < 3; i++) {
+        if (parts[i].n) TRY(mem->backend->flat->cast(weights, to, parts[i].as, (int64_t)parts[i].n, threads));
+        weights += parts[i].n;
+        to += parts[i].n * dtype_row_bytes(parts[i].as, 1);
+    }
+    return OK;
 }
 
 static struct binding bind(const struct memory *mem, int n, int s, int m) {

@@ -37,10 +37,10 @@
  *                  += bias[ops_bucket(j-i)][h] (T5; B = buckets)
  * attention_bwd    in  q, k, v, cu, o, lse, do, cu_k, bias                   out dq, dk, dv
  * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
- * scale            in  x[N,C], l[C] f32, bias[C] f32 (opt)      out y[N,C] = x * l + bias (may be in place)
- * scale_bwd        in  x (with dl), l, dy                       out dx (opt; may be in place of x or dy), dl[C] (opt, GRAD: added),
+ * scale            in  x[N,C], l[C] f32 (opt: 1), bias[C] f32 (opt)   out y[N,C] = s x * l + bias (may be in place); s = scale, 0: 1
+ * scale_bwd        in  x (with dl), l (opt), dy                       out dx (opt; may be in place of x or dy), dl[C] (opt, GRAD: added),
  *                                                               dl[C] f32 (opt, ACT: written)
- *                  dx = dy * l; dl = sum_n dy * x, of an l that is trained or computed; of a trained bias: column_sum
+ *                  dx = s dy * l; dl = s sum_n dy * x, of an l that is trained or computed; of a trained bias: column_sum
  * magnitude        in  m[O] f32, w2[O] f32, P[r,O] f32, B[O,r], G[r,r] f32, state[O] f32 STATE (opt)
  *                  out l[O] f32 (the STATE, where there is one), inv[O] f32
  *                  norm_o = sqrt(w2_o + 2 s sum_j P_jo B_oj + s^2 B_o G B_o^T), s = scale; l = m / norm, inv = 1 / norm, both 0 where
@@ -101,6 +101,8 @@ static inline int ops_bucket(const struct op_attr *a, int64_t ahead) {
 static inline const struct view *ops_like_x(const struct view *in, const struct view *out) { return in[LB_X].nd ? &in[LB_X] : &out[LB_DX]; }
 /* A norm's statistic of row n, group g: [N] or [N, H]. */
 static inline float *ops_stat(const struct view *v, int64_t n, int64_t g) { return view_f32(v) + (v->nd == 2 ? n * v->ld + g : n); }
+/* scale's factor for all columns. */
+static inline float ops_scale_by(const struct inst *i) { return i->a.scale != 0 ? i->a.scale : 1; }
 static inline bool ops_drop_keep(uint32_t bits, float p) { return philox_unit(bits) >= p; }
 
 #endif

@@ -23,12 +23,22 @@
 
 enum { MOST_R = 4096, MOST_RATIO = 1000000, MOST_ITERATIONS = 999 };
 
-int lora_rank(const struct lora *l, const char *module) { return (int)module_value(l->ranks, l->n_ranks, module, l->r); }
+int lora_rank(const struct lora *l, const char *module) {
+    double r;
+    return module_value(l->ranks, l->n_ranks, module, l->r, &r) ? -1 : (int)r;
+}
+
+static double alpha_of(const struct lora *l, const char *module) {
+    double alpha;
+    return module_value(l->alphas, l->n_alphas, module, l->alpha, &alpha) ? NAN : alpha;
+}
 
 double lora_scale(const struct lora *l, const char *module) {
     const int r = lora_rank(l, module);
-    return module_value(l->alphas, l->n_alphas, module, l->alpha) / (l->rslora ? sqrt(r) : r);
+    return r < 0 ? NAN : alpha_of(l, module) / (l->rslora ? sqrt(r) : r);
 }
+
+static err unmatched(const char *module) { return fail_in(E_INPUT, "lora.rank_pattern or alpha_pattern, for %s", module); }
 
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
@@ -154,11 +164,12 @@ static err agrees(const void *one, const void *other, const char *module, const 
     const struct lora *have = one, *want = other;
     const int r = lora_rank(have, module), wanted = lora_rank(want, module) * (want->init == LORA_PISSA && have->init != LORA_PISSA ? 2 : 1);
     const double scale = lora_scale(have, module), wanted_scale = lora_scale(want, module);
+    if (isnan(scale) || isnan(wanted_scale)) return unmatched(module);
     if (have->dora != want->dora) return fail(E_USAGE, "%s was made with%s lora.use_dora, the configuration says with%s", folder, have->dora ? "" : "out", want->dora ? "" : "out");
     if (r != wanted) return fail(E_USAGE, "%s was made with lora.r %d for %s, the configuration says %d", folder, r, module, wanted);
     if (fabs(scale - wanted_scale) > 1e-6 * fabs(wanted_scale))
-        return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, module_value(have->alphas, have->n_alphas, module, have->alpha), have->rslora ? " and use_rslora" : "",
-                    module, module_value(want->alphas, want->n_alphas, module, want->alpha), want->rslora ? " and use_rslora" : "");
+        return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, alpha_of(have, module), have->rslora ? " and use_rslora" : "",
+                    module, alpha_of(want, module), want->rslora ? " and use_rslora" : "");
     return OK;
 }
 
@@ -226,6 +237,8 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     struct low_rank low = {0};
     struct op_attr a = {.dropout = (float)l->dropout};
     int any = 0;
+    for (int i = 0; i < n; i++)
+        if (targets_take(&l->targets, &w[i].of) && isnan(lora_scale(l, w[i].of.module))) return prog_fail(s->p, unmatched(w[i].of.module), "%s", err_text());
     for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
     if (!any) return site_emit_linear(s, x, n, w, NULL, NULL, out);
     const float *factors[MAX_GROUP] = {NULL};

@@ -119,7 +119,7 @@ struct run {
 
 err run_open(struct run *r, struct config *cfg);
 /* A side's method and its settings, in mem (method.c). */
-err side_method(const struct side_config *c, const struct model *m, const tokenizer *tok, arena *mem, const struct peft_method **method, const void **settings);
+err side_method(const struct side_config *c, const struct run *r, arena *mem, const struct peft_method **method, const void **settings);
 err run_start(struct run *r);                       /* memory, weights, fresh adapters */
 err run_loop(struct run *r, const struct run_events *ev); /* to the last step, or E_INTERRUPTED with a checkpoint saved */
 void run_close(struct run *r);

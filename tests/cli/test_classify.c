@@ -77,9 +77,11 @@ static void test_run(void **state) {
 
     ok("$C train $D/run.yaml --quiet --set method=lora --set lora.r=4 --set learning_rate=1e-2 --set max_steps=30 --set output_dir=$D/lora && ! test -e $D/lora/features");
     assert_true(share_right("lora/adapter") > 0.6);
-    ok("for m in ln_tuning ia3 full prompt_tuning prefix_tuning; do $C train $D/run.yaml --quiet --set method=$m --set learning_rate=1e-2 --set max_steps=30 --set output_dir=$D/$m && $C eval $D/run.yaml --set method=$m --run $D/$m && "
+    ok("for m in ln_tuning ia3 full bottleneck prompt_tuning prefix_tuning; do $C train $D/run.yaml --quiet --set method=$m --set learning_rate=1e-2 --set max_steps=30 --set output_dir=$D/$m && $C eval $D/run.yaml --set method=$m --run $D/$m && "
        "$C inspect $D/$m/adapter || exit 1; done");
-    assert_true(share_right("ln_tuning/adapter") > 0.6 && share_right("ia3/adapter") > 0.6 && share_right("full/adapter") > 0.6);
+    ok("$C plan $D/run.yaml --set method=bottleneck");
+    says(ran.out.p, "One classifier of 3 classes and one bottleneck adapter (after attention");
+    assert_true(share_right("bottleneck/adapter") > 0.6 && share_right("ln_tuning/adapter") > 0.6 && share_right("ia3/adapter") > 0.6 && share_right("full/adapter") > 0.6);
     assert_true(share_right("prompt_tuning/adapter") > 0.5 && share_right("prefix_tuning/adapter") > 0.5);
     refused("$C train $D/run.yaml --set method=p_tuning --set output_dir=$D/x", "where a classifier has no place");
     ok("$C inspect $D/lora/adapter && $C plan $D/run.yaml --set method=lora && $C data preview $D/run.yaml");

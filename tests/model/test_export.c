@@ -311,13 +311,13 @@ static void refuses(const char *base, const char *folder, err want, const char *
     model_close(&m);
 }
 
-/* An adapter of one pair with any names, each [2, 32] and [32, 2]. */
+/* An adapter of one pair with any names, each [4, 32] and [32, 4]. */
 static const char *pair(const char *name, const char *a, const char *b) {
-    static float zero[64];
+    static float zero[128];
     const char *folder = variant(golden("tied_gqa", "adapter_all_r4"), name, "{}", NULL);
     char path[256];
-    struct tensor t[2] = {{.name = a, .dt = DT_F32, .nd = 2, .d = {2, 32}, .data = zero, .bytes = 256},
-                          {.name = b, .dt = DT_F32, .nd = 2, .d = {32, 2}, .data = zero, .bytes = 256}};
+    struct tensor t[2] = {{.name = a, .dt = DT_F32, .nd = 2, .d = {4, 32}, .data = zero, .bytes = 512},
+                          {.name = b, .dt = DT_F32, .nd = 2, .d = {32, 4}, .data = zero, .bytes = 512}};
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
     must(safetensors_write(path, t, b ? 2 : 1));
     return folder;
@@ -341,7 +341,7 @@ static void test_refusals(void **state) {
     refuses(base, variant(plain, "r4", "{\"peft_type\": \"IA3\"}", NULL), E_UNSUPPORTED, "peft_type IA3: only LoRA adapters");
     refuses(base, variant(plain, "r5", "{\"init_lora_weights\": \"PiSSA_niter_4\"}", NULL), E_UNSUPPORTED, "changed the base too");
     refuses(base, variant(plain, "r6", "{\"alpha_pattern\": {\"(k_proj\": 1}}", NULL), E_INPUT,
-            "alpha_pattern's key '(k_proj' is no regular expression");
+            "alpha_pattern: '(k_proj' is no regular expression");
     refuses(base, variant(plain, "r7", "{}", "layers.1.mlp.up_proj.lora_B"), E_INPUT, "layers.1.mlp.up_proj.lora_B.weight is missing");
     refuses(base, variant(plain, "r8", "{}", "layers.1.mlp.up_proj.lora_A"), E_INPUT, "20 lora_A and 21 lora_B");
     refuses(base, variant(plain, "r9", "{\"r\": 0}", NULL), E_INPUT, "'r' or 'lora_alpha'");

@@ -9,9 +9,10 @@
 static const struct {
     const char *name, *base;
 } cases[] = {{"lora", "tiny_llama/tied_gqa"}, {"none", "tiny_llama/tied_gqa"}, {"ln", "tiny_llama/untied_mha"}, {"lora_gemma2", "families/gemma2"}, {"bert", "families/bert"}, {"none_bert", "families/bert"},
-             {"lora_gpt2", "families/gpt2"}, {"number", "tiny_llama/tied_gqa"}, {"numbers_bert", "families/bert"}, {"tags", "tiny_llama/tied_gqa"}, {"tags_none", "tiny_llama/untied_mha"},
+             {"lora_gpt2", "families/gpt2"}, {"bn_bert", "families/bert"}, {"bn_seq_bert", "families/bert"}, {"bn_par_bert", "families/bert"}, {"bn_llama", "tiny_llama/tied_gqa"},
+             {"number", "tiny_llama/tied_gqa"}, {"numbers_bert", "families/bert"}, {"tags", "tiny_llama/tied_gqa"}, {"tags_none", "tiny_llama/untied_mha"},
              {"tags_gemma2", "families/gemma2"}, {"tags_gpt2", "families/gpt2"}, {"tags_bert", "families/bert"}, {"tags_t5", "families/t5"}, {"t5", "families/t5"}, {"t5_none", "families/t5"}, {"numbers_t5", "families/t5"}};
-enum { CASES = sizeof cases / sizeof *cases, NONE = 1, TAGS_NONE = 10, CAP_TOKENS = 64, CAP_SEQUENCES = 8, CLASSES = 5 };
+enum { CASES = sizeof cases / sizeof *cases, NONE = 1, TAGS_NONE = 14, CAP_TOKENS = 64, CAP_SEQUENCES = 8, CLASSES = 5 };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 

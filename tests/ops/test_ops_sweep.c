@@ -378,17 +378,18 @@ static void build_add(struct lab *l) {
     emit(l, &op_add, in, NULL);
 }
 
-/* Variants: a frozen vector, a trained one, one that is computed; the latter two with no gradient to x; a trained bias beside a computed one. */
+/* Variants: a frozen vector, a trained one, one that is computed; the latter two with no gradient to x; a trained bias beside a computed one; one number
+ * for all, without a bias and with one. */
 static void build_scale(struct lab *l) {
     const int64_t C = l->s->C;
     const bool computed = l->variant == 2 || l->variant >= 4;
-    val x = activation(l, C, "x"), by = l->variant && !computed ? param(l, 1, &C, "l") : floats(l, l->variant ? ROLE_INPUT : ROLE_BASE, 1, &C, "l");
-    val bias = l->variant == 5 ? param(l, 1, &C, "bias") : (val){0};
-    prog_v(&l->p, x)->needs = l->variant < 3 || l->variant == 5;
-    prog_v(&l->p, by)->needs = l->variant > 0;
+    val x = activation(l, C, "x"), by = l->variant > 5 ? (val){0} : l->variant && !computed ? param(l, 1, &C, "l") : floats(l, l->variant ? ROLE_INPUT : ROLE_BASE, 1, &C, "l");
+    val bias = l->variant == 5 || l->variant == 7 ? param(l, 1, &C, "bias") : (val){0};
+    prog_v(&l->p, x)->needs = l->variant < 3 || l->variant >= 5;
+    if (has(by)) prog_v(&l->p, by)->needs = l->variant > 0;
     l->terms = (double)l->N;
     l->loss_outs = 1;
-    emit(l, &op_scale, (val[]){x, by, bias}, NULL);
+    emit(l, &op_scale, (val[]){x, by, bias}, &(struct op_attr){.scale = l->variant % 2 ? 0.75f : l->variant == 6 ? -1.75f : 0});
 }
 
 /* Variants: ranks below, at and beyond a vector. ||W||^2 is large enough for the parts never to cancel. */
@@ -536,7 +537,7 @@ static const struct row rows[] = {
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},
-    {&op_scale, build_scale, 6, false},
+    {&op_scale, build_scale, 8, false},
     {&op_magnitude, build_magnitude, 4, false},
 };
 
@@ -982,11 +983,15 @@ static void every_op_has_a_row(void **state) {
     }
 }
 
+/* Where the program has a card's kernels: small, so that the shapes here have several pieces (cuda/unpacked.h). */
+extern size_t cuda_piece_bytes __attribute__((weak));
+
 int main(int argc, char **argv) { /* arguments: only the ops that the first matches, such as 'atten*'; only the shape of that name */
     const char *device = getenv("CYC_TEST_DEVICE");
     if (device) {
         if (backend_pick(device, &card) || card->open()) return fprintf(stderr, "%s\n", err_text()), 77; /* ctest: skipped */
         PAD = 8;
+        if (&cuda_piece_bytes) cuda_piece_bytes = 96 << 10;
     }
     enum { ROWS = sizeof rows / sizeof *rows };
     struct CMUnitTest tests[ROWS + 1];

@@ -33,35 +33,43 @@ static void make_rows(struct bench *b) {
     }
 }
 
-void bench_open(struct bench *b, const struct bench_case *c) {
-    const struct peft_method *method;
-    const void *settings;
-    struct head head;
+void bench_build(struct bench *b, const struct bench_case *c, const struct peft_method *method, const void *settings, const struct head *head) {
     *b = (struct bench){0};
     must(model_open(c->model, NULL, &b->model));
     must(tensors_open(c->expected, &b->want));
-    must(adapter_read_config(c->adapter, &b->mem, &method, &settings));
-    must(adapter_read_head(c->adapter, &b->mem, &head));
-    must(structure_init_head(&b->st, &b->model, method, settings, &head, NULL));
+    must(structure_init_head(&b->st, &b->model, method, settings, head, NULL));
+    const bool classifies = head && head->classes;
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, c->cap, c->level, c->backend, false));
     struct program *list[4] = {&b->train};
     int n = 1;
-    if (c->score || head.classes) {
-        must(program_build(list[n++] = &b->score, &b->model, head.classes ? MODE_CLASSIFY : MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
+    if (c->score || classifies) {
+        must(program_build(list[n++] = &b->score, &b->model, classifies ? MODE_CLASSIFY : MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
     }
-    if (!head.classes) {
+    if (!classifies) {
         must(program_build(list[n++] = &b->gen.prefill, &b->model, MODE_PREFILL, &b->st, c->cap, c->level, c->backend, true));
         must(program_build(list[n++] = &b->gen.decode, &b->model, MODE_DECODE, &b->st, c->cap, c->level, c->backend, true));
     }
     b->gen.cap = c->cap;
     must(memory_for(&b->wb.mem, list, n));
     must(learner_init(&b->learner, &b->st, &b->train, &c->recipe));
-    must(learner_load(&b->learner, c->adapter, &b->model));
+    must(learner_fill(&b->learner, 1));
     b->wb.grad = c->backend->mem->take(b->st.params.bytes);
     b->wb.threads = 2;
     must(pack_init(&b->wb.pack, (int)b->train.p.cap[-SYM_N], c->cap.sequences));
-    if (head.classes && head.kind == HEAD_NUMBERS) must(pack_targets(&b->wb.pack, head.classes));
+    if (classifies && head->kind == HEAD_NUMBERS) must(pack_targets(&b->wb.pack, head->classes));
     make_rows(b);
+}
+
+void bench_open(struct bench *b, const struct bench_case *c) {
+    const struct peft_method *method;
+    const void *settings;
+    struct head head;
+    arena mem = {0}; /* the settings' texts */
+    must(adapter_read_config(c->adapter, &mem, &method, &settings));
+    must(adapter_read_head(c->adapter, &mem, &head));
+    bench_build(b, c, method, settings, &head);
+    b->mem_settings = mem;
+    must(learner_load(&b->learner, c->adapter, &b->model));
 }
 
 void bench_close(struct bench *b) {
@@ -77,6 +85,7 @@ void bench_close(struct bench *b) {
     tensors_close(&b->want);
     model_close(&b->model);
     arena_free(&b->mem);
+    arena_free(&b->mem_settings);
 }
 
 /* Where file row `row` of n lies: GGUF's interleaved order (core/params.h). */
@@ -116,7 +125,7 @@ void bench_compare(struct bench *b, const char *prefix, const float *there, doub
     float *weights = to_host(b->learner.backend, there, b->st.params.bytes);
     int slices = 0, wanted = 0;
     for (int i = 0; i < b->st.params.n; i++)
-        for (int k = 0; k < b->st.params.p[i].n_slices; k++) {
+        for (int k = 0; k < b->st.params.p[i].n_slices && !b->st.params.p[i].frozen; k++) {
             const struct param_slice *s = &b->st.params.p[i].slice[k];
             compare_slice(b, prefix, &b->st.params.p[i], s, weights, scale, rel, abs);
             slices += s->column0 == 0; /* columns of one tensor count once */

@@ -10,7 +10,7 @@
 #include "train/learner.h"
 
 struct bench {
-    arena mem;
+    arena mem, mem_settings;
     struct model model;
     struct tensors want;
     struct structure st;
@@ -33,6 +33,8 @@ struct bench_case {
 };
 
 void bench_open(struct bench *b, const struct bench_case *c);
+/* The same with a fresh adapter of any settings (whose texts must outlive it) in place of the folder's; head may be NULL. */
+void bench_build(struct bench *b, const struct bench_case *c, const struct peft_method *method, const void *settings, const struct head *head);
 void bench_close(struct bench *b);
 
 /* Compares every slice of an arena, times `scale`, with the fixture's tensors PREFIX + file name; the fixture has no others. */
