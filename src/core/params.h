@@ -57,12 +57,20 @@ struct param {
     int n_slices;
 };
 
+/* Parameters of one set that are to lie in another too, under `name/` and theirs. */
+struct param_lender {
+    const char *name;
+    const struct param_set *set; /* NULL: none */
+    const float *weights;        /* the set's, on the host */
+};
+
 struct param_set {
     arena mem;
     int n, cap;
     struct param *p;
     size_t bytes, vectors; /* of the arena; where the first vector lies: its end where there is none */
     bool sealed;
+    struct param_lender lender; /* what is asked for now is a copy of this one's (peft/mix.c) */
 };
 
 /* Finds or adds `name`; returns its index or -1 (out of memory). Slices are copied, their names too. */

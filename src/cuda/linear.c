@@ -159,6 +159,7 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
     if (!N) return OK;
     char *masked = (char *)scratch + front_bytes(i, &in[LIN_W], x, false);
     if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked));
+    if (in[LIN_MIX].p) TRY(cuda_weigh(i, &in[LIN_MIX], &out[LIN_T]));
     struct cuda_group_forward group;
     if (N >= MANY && group_forward(i, in, out, &group)) return cuda_group_forward(&group);
     struct cuda_matvec few[MAX_GROUP];
