@@ -187,7 +187,7 @@ int cyc_data_stats(const cyc_data_request *q, char **json);
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 
 /* --- files out ------------------------------------------------------------------------------------------------------- */
-enum { CYC_EXPORT_FORCE = 1, CYC_EXPORT_UNCHECKED = 2 };
+enum { CYC_EXPORT_FORCE = 1, CYC_EXPORT_UNCHECKED = 2, CYC_EXPORT_UNDO = 4 };
 typedef struct cyc_export_options {
     const char *to;           /* "peft", "gguf-lora", "mlx": the adapter; "hf", "gguf": a model. NULL: "gguf" where out ends so, else "hf" */
     const char *model;        /* the base; NULL: the one that the adapter names */
@@ -196,7 +196,9 @@ typedef struct cyc_export_options {
     const char *out;          /* NULL: FROM/export/TO */
     const char *side;         /* "A" or "B" of a run; NULL: all its adapters, each in a file or folder of its name */
     int64_t max_shard_bytes;  /* of safetensors; 0: 5 GB */
-    int flags;                /* CYC_EXPORT_FORCE replaces what is there; CYC_EXPORT_UNCHECKED leaves the check by logits out */
+    int flags;                /* CYC_EXPORT_FORCE replaces what is there; CYC_EXPORT_UNCHECKED leaves the check by logits out; CYC_EXPORT_UNDO:
+                                 model is a merged one, of plain types, and the adapter is taken off: W - sBA, within the types' rounding */
+    const char *like;         /* with CYC_EXPORT_UNDO: the base to compare with; NULL: the one that the adapter names, where it is here */
     void *ctx;
     void (*on_plan)(void *ctx, const char *json);                  /* what will be written; once for each output */
     void (*on_progress)(void *ctx, size_t done, size_t total);     /* bytes of this output */

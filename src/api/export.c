@@ -108,6 +108,13 @@ static err not_itself(const char *out, const char *source) {
     return same ? fail(E_USAGE, "%s is what is read: it cannot be written over", out) : OK;
 }
 
+/* What an undone merge is compared with: what is named, or the base that the adapter names, where that is here and another model. */
+static const char *likeness(const cyc_export_options *o, const struct source *s, const char *merged, arena *mem) {
+    const char *base = o->like;
+    if (!base && find_base(s, NULL, mem, &base)) return NULL;
+    return o->like || (path_exists(base) && !not_itself(base, merged)) ? base : NULL;
+}
+
 static err one(const cyc_export_options *o, const char *from, struct export_request *r, const struct source *s, bool several, arena *mem,
                json_t *outputs) {
     struct relay relay = {o};
@@ -119,6 +126,7 @@ static err one(const cyc_export_options *o, const char *from, struct export_requ
         TRY(find_base(s, o->model, mem, &r->base));
         r->hash = NULL;
         find_hash(s, mem, r);
+        if (r->undo) r->like = likeness(o, s, r->base, mem);
     }
     TRY(not_itself(r->out, r->base));
     TRY(not_itself(r->out, r->adapter));
@@ -138,6 +146,7 @@ static err export_all(const char *from, const cyc_export_options *o, arena *mem,
                                .base_config = o->model_config,
                                .max_shard = o->max_shard_bytes > 0 ? (size_t)o->max_shard_bytes : 0,
                                .force = o->flags & CYC_EXPORT_FORCE,
+                               .undo = o->flags & CYC_EXPORT_UNDO,
                                .unchecked = o->flags & CYC_EXPORT_UNCHECKED};
     r.to = o->to ? o->to : o->out && str_ends(o->out, ".gguf") ? "gguf" : "hf";
     TRY(export_known(r.to));
