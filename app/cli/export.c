@@ -113,9 +113,10 @@ static void on_plan(void *ctx, const char *text) {
     if (a && strcmp(json_text(a, "method"), "lora"))
         printf("  adapter   %s: %.0f trained tensors of the base (%s)\n", json_text(a, "path"), json_num(a, "modules"), json_text(a, "method"));
     else if (a)
-        printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s\n", json_text(a, "path"), json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA",
+        printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s%s\n", json_text(a, "path"), json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA",
                json_num(a, "rank"), json_num(a, "modules"), json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
-               json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "");
+               json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "",
+               json_is_true(json_object_get(o, "undo")) ? "; it is taken off" : "");
     printf("  writes    %.0f tensors, %s: ", json_num(o, "tensors"), show_bytes(json_num(o, "bytes")));
     print_types(json_object_get(o, "types"));
     printf("\n  memory    planned %s (writing %s, checking %s, kept %s) beside the mapped files\n", show_bytes(json_num(m, "planned")),
@@ -171,6 +172,7 @@ static void on_done(void *ctx, const char *text) {
                json_text(w, "tensor"), json_text(w, "dtype"), json_num(w, "bound"));
     if (check) print_check(check);
     const json_t *u = json_object_get(o, "undone");
+    if (!u && json_is_true(json_object_get(o, "undo"))) printf("  undone    with no base to compare with (--like BASE)\n");
     if (u)
         printf("  undone    worst difference to %s %.3g (%s in %s), in all %.2g of the matrices' size; %.1f %% of the numbers are the same\n", json_text(u, "like"), json_num(u, "worst"),
                json_text(u, "tensor"), json_text(u, "dtype"), json_num(u, "relative"), 100 * json_num(u, "same"));

@@ -12,6 +12,7 @@
  * In every program: add and the norm after it; the rotations of q and k. */
 #include "cuda/spans.h"
 #include "core/plan.h"
+#include "cuda/gemm.h"
 #include <string.h>
 
 /* --- products that leave their deltas ------------------------------------------------------------------------------------ */

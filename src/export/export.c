@@ -213,6 +213,7 @@ static void plan_json(struct job *j) {
                             json_pack("{s:s, s:s, s:i, s:i, s:f, s:b, s:b, s:b}", "path", j->r->adapter, "method", j->deltas.method ? j->deltas.method->name : "lora",
                                       "modules", j->deltas.n, "rank", j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora", j->deltas.rslora, "dora", j->deltas.dora,
                                       "patterns", j->deltas.patterns));
+    if (j->r->undo) json_object_set_new(o, "undo", json_true());
     json_object_set_new(o, "memory",
                         json_pack("{s:I, s:I, s:I, s:I}", "planned", (json_int_t)planned_peak(j), "kept", (json_int_t)j->kept_bytes,
                                   "write", (json_int_t)j->write_bytes, "check", (json_int_t)j->check_bytes));

@@ -4,12 +4,13 @@ Run:  python tests/golden/make/mix.py     (torch, transformers, peft; needs ciph
 
 base: tests/golden/cipher, in double.
 chat/, style/    LoRA: ranks, scales and targets that differ; rsLoRA and a rank of its own for a module in one
-ia3/, norms/, prefix/, dora/    other methods
+ia3/, norms/, prefix/, tokens/, dora/    other methods; whole/ a tensor in place of the base's (ours: PEFT has no such adapter)
 expected.safetensors
   ids [T]; logits.WHAT [T, V]: base, chat, style; sum (both active); mixed (add_weighted_adapter, "cat", of WEIGHTS)
   row_ids [4, T]; rows [4, T, V] by adapter_names chat, __base__, style, chat in one batch
   prompt [P]; greedy.WHAT [NEW] of each; row_greedy [4, NEW] by generate(adapter_names=...)
-  logits.METHOD of the other methods on a base that chat has been merged into: deltas first, then what scales or replaces; logits.dora alone
+  logits.METHOD of the other methods on a base that chat has been merged into: deltas first, then what scales or stands before them; logits.whole: chat on
+  the base with that tensor; logits.dora alone
 tests/model/test_mix.c reads all of it.
 """
 import os
@@ -17,7 +18,7 @@ import sys
 
 import oracle
 from oracle import f32, i32, torch
-from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, TrainableTokensConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 BASE, OUT = os.path.join(oracle.GOLDEN, "cipher"), os.path.join(oracle.GOLDEN, "mix")
@@ -30,7 +31,9 @@ CONFIGS = {
     "ia3": IA3Config(task_type="CAUSAL_LM"),
     "norms": LNTuningConfig(task_type="CAUSAL_LM"),
     "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "tokens": TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[35, 3, 28]),
 }
+WHOLE = "model.layers.1.self_attn.v_proj.weight"  # the tensor that whole/ puts in place of the base's
 
 
 def base():
@@ -50,6 +53,21 @@ def make():
             for n, p in trained(m).items():
                 p.add_(torch.randn(p.shape, generator=g) * (0.2 if p.dim() == 1 or min(p.shape) == 1 or ".lora_B" in n else p.shape[-1] ** -0.5))
         oracle.save_adapter(m.float(), os.path.join(OUT, name), base="tests/golden/cipher")
+
+
+def make_whole():
+    w = base().get_parameter(WHOLE)
+    w = w + 0.2 * torch.randn(w.shape, generator=torch.Generator().manual_seed(300))
+    oracle.save(os.path.join(OUT, "whole", "adapter_model.safetensors"), {"base_model.model." + WHOLE: f32(w)})
+    oracle.write_json(os.path.join(OUT, "whole", "adapter_config.json"),
+                      {"base_model_name_or_path": "tests/golden/cipher", "task_type": "CAUSAL_LM", "peft_type": "FULL", "target_modules": ["v_proj"], "layers_to_transform": [1]})
+
+
+def on_whole():
+    m = base()
+    with torch.no_grad():
+        m.get_parameter(WHOLE).copy_(oracle.load_file(os.path.join(OUT, "whole", "adapter_model.safetensors"))["base_model.model." + WHOLE])
+    return PeftModel.from_pretrained(m, folder("chat")).double().eval()
 
 
 def folder(name):
@@ -75,6 +93,7 @@ def logits(m, ids, **kw):
 
 def main():
     make()
+    make_whole()
     g = torch.Generator().manual_seed(7)
     V = base().config.vocab_size
     ids = torch.randint(2, V, (T,), generator=g).tolist()
@@ -100,7 +119,8 @@ def main():
     made = m.generate(input_ids=torch.tensor([r[:P] for r in rows]), attention_mask=torch.ones(4, P, dtype=torch.long), adapter_names=ROWS,
                       generation_config=GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=1))
     out["row_greedy"] = i32(made[:, P:].tolist())
-    for name in ("ia3", "norms", "prefix"):
+    out["logits.whole"] = f32(logits(on_whole(), ids)[0])
+    for name in ("ia3", "norms", "prefix", "tokens"):
         out["logits." + name] = f32(logits(on_merged(name), ids)[0])
     out["logits.dora"] = f32(logits(PeftModel.from_pretrained(base(), folder("dora")).double().eval(), ids)[0])
     moved = {k: round(float((v - out["logits.base"]).abs().max()), 3) for k, v in out.items() if k.startswith("logits.")}
