@@ -6,6 +6,7 @@
 #include "api/api.h"
 #include "data/pack.h"
 #include "gen/generate.h"
+#include "peft/mix.h"
 
 #define FOLDER GOLDEN "/mix/"
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
@@ -97,7 +98,7 @@ static void greedy_is(cyc_model *m, cyc_adapter *a, const char *what) {
 }
 
 /* --- low-rank products -------------------------------------------------------------------------------------------------------- */
-static const struct setting { const char *what; float chat, style; } settings[] = {{"sum", 1, 1}, {"chat", 1, 0}, {"style", 0, 1}, {"mixed", 0.7f, -0.4f}, {"base", 0, 0}};
+static const struct { const char *what; float chat, style; } switched[] = {{"sum", 1, 1}, {"chat", 1, 0}, {"style", 0, 1}, {"mixed", 0.7f, -0.4f}, {"base", 0, 0}};
 
 /* One handle, switched from one to the next; nothing but the weights changes. */
 static void test_together(void **state) {
@@ -106,10 +107,10 @@ static void test_together(void **state) {
         cyc_model *m = base_on(backends[b]);
         cyc_adapter *a = mix_of(m, 2, two);
         const float *numbers = a->w;
-        for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-            weigh(a, settings[i].chat, settings[i].style);
-            logits_are(m, a, settings[i].what);
-            greedy_is(m, a, settings[i].what);
+        for (size_t i = 0; i < sizeof switched / sizeof *switched; i++) {
+            weigh(a, switched[i].chat, switched[i].style);
+            logits_are(m, a, switched[i].what);
+            greedy_is(m, a, switched[i].what);
             assert_ptr_equal(a->w, numbers);
         }
         cyc_adapter_close(a);
@@ -259,6 +260,74 @@ static void test_dora(void **state) {
     }
 }
 
+/* --- families --------------------------------------------------------------------------------------------------------------------- */
+/* A family's own adapter in two shares that come to one, each row its own: the text that PEFT writes with the whole one, also where an
+ * encoder's rows have weights too. */
+static void in_shares(const char *path, const char *family, const struct backend *backend) {
+    static const float shares[][2] = {{1, 0}, {0.25f, 0.75f}, {0, 1}, {1.5f, -0.5f}};
+    char folder[96], file[96];
+    arena mem = {0};
+    struct model m;
+    struct tensors want;
+    struct structure one, st;
+    struct generator g;
+    struct memory work;
+    const struct peft_method *method;
+    const void *settings;
+    snprintf(folder, sizeof folder, GOLDEN "/families/%s/adapter", family);
+    snprintf(file, sizeof file, GOLDEN "/families/%s/expected.safetensors", family);
+    must(tensors_open(file, &want));
+    must(model_open(path, NULL, &m));
+    must(adapter_read_config(folder, &mem, &method, &settings));
+    must(structure_init(&one, &m, method, settings, NULL));
+    float *numbers = arena_f32(one.params.bytes);
+    must(adapter_read(folder, &one, numbers));
+    const struct mix_member member[] = {{"a", method, one.settings, &one.params, numbers}, {"b", method, one.settings, &one.params, numbers}};
+    must(structure_init(&st, &m, &method_mix, &(struct mix){2, member, shares[1]}, NULL));
+    float *all = arena_f32(st.params.bytes), *there = all;
+    must(param_fill(&st.params, 0, all));
+    if (!backend->mem->host) must((there = backend->mem->take(st.params.bytes)) ? backend->mem->upload(there, all, st.params.bytes) : E_MEMORY);
+    must(generator_build(&g, &m, &st, (struct capacity){64, 8, 4, 48, DT_F32}, backend));
+    must(memory_for(&work, (struct program *const[]){&g.prefill, &g.decode}, 2));
+    const struct tensor *ids = fixture(&want, "gen.ids");
+    const int32_t *cu = i32_of(fixture(&want, "gen.cu"));
+    const int n = (int)ids->d[0], new = (int)ids->d[1];
+    struct ids prompt[8];
+    float mix[8][2];
+    for (int i = 0; i < n; i++) prompt[i] = (struct ids){(int32_t *)i32_of(fixture(&want, "gen.prompts")) + cu[i], (size_t)(cu[i + 1] - cu[i]), 0}, memcpy(mix[i], shares[i % 4], sizeof mix[i]);
+    for (int rows = 0; rows < 2; rows++) {
+        struct generation out[8];
+        must(generate(&g, &work, there, &(struct generate_request){.prompt = prompt, .n = n, .max_new = new, .eos = -1, .mix = rows ? mix[0] : NULL, .run = {.threads = 2}}, out, NULL));
+        for (int i = 0; i < n; i++) {
+            if (memcmp(out[i].ids, i32_of(ids) + i * new, (size_t)new * 4)) flunk("%s on %s: prompt %d goes on otherwise", path, backend->name, i + 1);
+            free(out[i].ids);
+        }
+    }
+    memory_free(&work);
+    generator_free(&g);
+    if (there != all) backend->mem->give(there, st.params.bytes);
+    arena_f32_free(all, st.params.bytes);
+    arena_f32_free(numbers, one.params.bytes);
+    structure_free(&st);
+    structure_free(&one);
+    model_close(&m);
+    tensors_close(&want);
+    arena_free(&mem);
+}
+
+static void test_families(void **state) {
+    (void)state;
+    static const char *const families[] = {"t5", "gpt2", "phi3", "gemma2"};
+    for (int i = 0; i < 4; i++)
+        for (int b = 0; b < n_backends; b++) {
+            char path[96];
+            snprintf(path, sizeof path, GOLDEN "/families/%s", families[i]);
+            in_shares(path, families[i], backends[b]);
+            strcat(path, "/model.gguf");
+            in_shares(path, families[i], backends[b]);
+        }
+}
+
 /* --- refusals ---------------------------------------------------------------------------------------------------------------------- */
 static void refused(cyc_model *m, int n, const cyc_member *member, const char *why) {
     cyc_adapter *a;
@@ -315,6 +384,6 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_together), cmocka_unit_test(test_alone), cmocka_unit_test(test_rows), cmocka_unit_test(test_disabled), cmocka_unit_test(test_switch),
-                                       cmocka_unit_test(test_beside_others), cmocka_unit_test(test_dora), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_beside_others), cmocka_unit_test(test_dora), cmocka_unit_test(test_families), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
 }
