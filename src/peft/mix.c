@@ -149,92 +149,125 @@ static err side_by_side(const struct param_slice *s, int64_t columns, uint64_t k
     return OK;
 }
 
+/* The group as the family has it, and what the members add to it: one around them may ask for a part of it at a time. */
+struct group {
+    const struct mix *mix;
+    int n;
+    const struct linear *w;
+    struct group_delta d[MAX_MEMBERS];
+};
+
+static int place_in(const struct group *g, const struct linear *w) {
+    int k = 0;
+    while (k + 1 < g->n && strcmp(g->w[k].of.name, w->of.name)) k++;
+    return k;
+}
+
+static int rank_of(const struct group *g, int member, const struct linear *w) { return g->d[member].rank[place_in(g, w)]; }
+
 static const float *numbers_of(const struct mix_member *m, int param) { return m->numbers + m->params->p[param].off / 4; }
 
+/* A member's rows of A for a linear. */
+static const float *rows_of_a(const struct group *g, int member, const struct linear *w) {
+    int64_t before = 0;
+    for (int k = 0; k < place_in(g, w); k++) before += g->d[member].rank[k];
+    return numbers_of(&g->mix->member[member], g->d[member].a) + before * w->in;
+}
+
 /* All A, the rows of an output together and in them the members in turn. */
-static val stacked_a(struct site *s, const struct mix *x, const struct group_delta *d, int n, const struct linear *w) {
+static val stacked_a(struct site *s, const struct group *g, int n, const struct linear *w) {
     struct param_slice slice[MAX_GROUP * MAX_MEMBERS];
-    int64_t rows = 0, before[MAX_MEMBERS] = {0};
+    int64_t rows = 0;
     int slices = 0;
     char name[256];
     snprintf(name, sizeof name, "%s.mix_A", w[0].of.name);
     for (int k = 0; k < n; k++)
-        for (int m = 0; m < x->n; m++) {
-            const int r = d[m].rank[k];
+        for (int m = 0; m < g->mix->n; m++) {
+            const int r = rank_of(g, m, &w[k]);
             if (!r) continue;
-            slice[slices++] = (struct param_slice){.name = name, .row0 = rows, .rows = r, .from = numbers_of(&x->member[m], d[m].a) + before[m] * w[0].in, .stored = DT_F32};
-            rows += r, before[m] += r;
+            slice[slices++] = (struct param_slice){.name = name, .row0 = rows, .rows = r, .from = rows_of_a(g, m, &w[k]), .stored = DT_F32};
+            rows += r;
         }
     return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, INIT_COPY, 0, slice, slices));
 }
 
-static val joined_b(struct site *s, const struct mix *x, const struct group_delta *d, int k, const struct linear *w, int rank) {
+static val joined_b(struct site *s, const struct group *g, const struct linear *w, int rank) {
+    const int k = place_in(g, w);
     char name[256];
     snprintf(name, sizeof name, "%s.mix_B", w->of.name);
     struct beside *b = s->params->sealed ? NULL : arena_alloc(&s->params->mem, sizeof *b);
     if (!b && !s->params->sealed) return prog_fail(s->p, E_MEMORY, "out of memory while building a program"), (val){0};
-    for (int m = 0; b && m < x->n; m++) {
-        if (!d[m].rank[k]) continue;
-        b->of[b->n].from = numbers_of(&x->member[m], d[m].b[k]), b->of[b->n].rank = d[m].rank[k], b->of[b->n++].scale = d[m].scale[k];
+    for (int m = 0; b && m < g->mix->n; m++) {
+        const struct group_delta *d = &g->d[m];
+        if (!d->rank[k]) continue;
+        b->of[b->n].from = numbers_of(&g->mix->member[m], d->b[k]), b->of[b->n].rank = d->rank[k], b->of[b->n++].scale = d->scale[k];
     }
     const struct param_slice slice = {.name = name, .rows = w->out, .make = side_by_side, .how = b};
     return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){w->out, rank}, INIT_MADE, 0, &slice, 1));
 }
 
-static err deltas_of(struct site *s, const struct mix_member *m, int n, const struct linear *w, struct group_delta *d) {
-    struct site own = *s;
-    own.method = m->method, own.settings = m->settings, own.params = (struct param_set *)m->params; /* sealed: it is only looked into */
-    return m->method->deltas(&own, n, w, d);
+/* What the members that are products add to the group. Their own sets are sealed: they are only looked into. */
+static err find_deltas(struct site *s, struct group *g) {
+    for (int i = 0; i < g->mix->n; i++) {
+        const struct mix_member *m = &g->mix->member[i];
+        if (!mix_weighs(m->method, m->settings)) continue;
+        struct site own = *s;
+        own.method = m->method, own.settings = m->settings, own.params = (struct param_set *)m->params;
+        TRY(m->method->deltas(&own, g->n, g->w, &g->d[i]));
+    }
+    return OK;
 }
 
 /* The base and the products of all members that are products. */
-static err sum(struct site *s, const struct mix *x, val in, int n, const struct linear *w, val *out) {
-    struct group_delta d[MAX_MEMBERS] = {0};
-    struct op_attr a = {.members = x->n};
+static err sum(struct site *s, const struct group *g, val in, int n, const struct linear *w, val *out) {
+    struct op_attr a = {.members = g->mix->n};
     struct low_rank low = {.mix = s->mix};
     int total = 0;
-    for (int m = 0; m < x->n; m++) {
-        if (!mix_weighs(x->member[m].method, x->member[m].settings)) continue;
-        TRY(deltas_of(s, &x->member[m], n, w, &d[m]));
-        for (int k = 0; k < n; k++) a.rank[k] += a.member_rank[k][m] = (uint16_t)d[m].rank[k], total += d[m].rank[k];
-    }
+    for (int k = 0; k < n; k++)
+        for (int m = 0; m < g->mix->n; m++) a.rank[k] += a.member_rank[k][m] = (uint16_t)rank_of(g, m, &w[k]), total += a.member_rank[k][m];
     if (!total) return site_emit_linear(s, in, n, w, NULL, NULL, out);
-    low.a = stacked_a(s, x, d, n, w);
+    low.a = stacked_a(s, g, n, w);
     for (int k = 0; k < n; k++) {
         a.alpha[k] = 1;
-        if (a.rank[k]) low.b[k] = joined_b(s, x, d, k, &w[k], a.rank[k]);
+        if (a.rank[k]) low.b[k] = joined_b(s, g, &w[k], a.rank[k]);
     }
     return site_emit_linear(s, in, n, w, &a, &low, out);
 }
 
 /* --- linears: one around the other ------------------------------------------------------------------------------------------ */
-struct layer { struct site_under under; const struct mix *mix; int member; };
+struct layer { struct site_under under; const struct group *group; int member; };
 
 static bool wraps(const struct mix_member *m, int n, const struct linear *w) { return !mix_weighs(m->method, m->settings) && takes_any(m, n, w); }
 
-static err linears_below(struct site *s, const struct mix *x, int top, val in, int n, const struct linear *w, val *out);
+static err linears_below(struct site *s, const struct group *g, int top, val in, int n, const struct linear *w, val *out);
 
+static err no_sum(struct site *s, const struct mix_member *m, const struct mix_member *other, const struct linear *w) {
+    return prog_fail(s->p, E_USAGE, "adapters '%s' and '%s' both change %s, and what '%s' (%s) makes of it is no sum: they cannot be on at once", m->name, other->name, w->of.module, m->name, m->method->name);
+}
+
+/* Products of the whole group (DoRA's) are not to be had for a part of it. */
 static err under_linears(const struct site_under *u, struct site *s, val x, int n, const struct linear *w, val *out) {
     const struct layer *l = (const struct layer *)u;
-    return linears_below(s, l->mix, l->member, x, n, w, out);
+    const struct mix_member *all = l->group->mix->member;
+    for (int i = 0; i < l->member && n != l->group->n; i++)
+        if (all[i].method->deltas && wraps(&all[i], n, w)) return no_sum(s, &all[i], &all[l->member], w);
+    return linears_below(s, l->group, l->member, x, n, w, out);
 }
 
 /* A group carries one sum of products: who brings its own (DoRA, biases beside deltas) has the linears to itself. */
 static err under_alone(const struct site_under *u, struct site *s, int n, const struct linear *w) {
     const struct layer *l = (const struct layer *)u;
-    for (int i = 0; i < l->mix->n; i++) {
-        const struct mix_member *other = &l->mix->member[i];
-        if (i != l->member && takes_any(other, n, w) && (i < l->member || !wraps(other, n, w)))
-            return prog_fail(s->p, E_USAGE, "adapters '%s' and '%s' both change %s, and what '%s' (%s) makes of it is no sum: they cannot be on at once", l->mix->member[l->member].name, other->name,
-                             w[0].of.module, l->mix->member[l->member].name, l->mix->member[l->member].method->name);
-    }
+    const struct mix_member *all = l->group->mix->member, *m = &all[l->member];
+    for (int i = 0; i < l->group->mix->n; i++)
+        if (i != l->member && takes_any(&all[i], n, w) && (i < l->member || !wraps(&all[i], n, w))) return no_sum(s, m, &all[i], w);
     return OK;
 }
 
-static err linears_below(struct site *s, const struct mix *x, int top, val in, int n, const struct linear *w, val *out) {
+static err linears_below(struct site *s, const struct group *g, int top, val in, int n, const struct linear *w, val *out) {
+    const struct mix *x = g->mix;
     const struct param_lender before = s->params->lender;
     while (top > 0 && !wraps(&x->member[top - 1], n, w)) top--;
-    struct layer l = {{under_linears, under_alone}, x, top - 1};
+    struct layer l = {{under_linears, under_alone}, g, top - 1};
     struct site own = *s;
     err e;
     if (top) {
@@ -244,15 +277,16 @@ static err linears_below(struct site *s, const struct mix *x, int top, val in, i
     } else {
         own.under = NULL;
         s->params->lender = (struct param_lender){0};
-        e = sum(&own, x, in, n, w, out);
+        e = sum(&own, g, in, n, w, out);
     }
     leave(s, &own, before);
     return e;
 }
 
 static err linears(struct site *s, val in, int n, const struct linear *w, val *out) {
-    const struct mix *x = s->settings;
-    return linears_below(s, x, x->n, in, n, w, out);
+    struct group g = {.mix = s->settings, .n = n, .w = w};
+    TRY(find_deltas(s, &g));
+    return linears_below(s, &g, g.mix->n, in, n, w, out);
 }
 
 /* --- settings ------------------------------------------------------------------------------------------------------------- */

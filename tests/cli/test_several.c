@@ -37,6 +37,8 @@ static void test_command_line(void **state) {
     same("", "--no-adapter --adapter " M "chat --adapter " M "style");
     same("", "--no-adapter");
     same("--adapter a=" M "chat --adapter b=" M "ia3", "--adapter b=" M "ia3 --adapter a=" M "chat");
+    ok("echo slfslf > $D/t; for a in '--adapter " M "chat' '--adapter " M "chat:1 --adapter " M "style:0'; do $C eval --model $G --text $D/t --json $a | cut -c1-40; done | uniq | wc -l");
+    assert_string_equal(ran.out.p, "1\n");
     ok("mkdir -p $D/a=b:2 && cp " M "chat/* $D/a=b:2");
     same("--adapter " M "chat", "--adapter $D/a=b:2"); /* what exists as it stands is a folder */
 }

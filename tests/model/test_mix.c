@@ -236,6 +236,18 @@ static void test_beside_others(void **state) {
     }
 }
 
+/* It scales the input of one linear of a group, which becomes two instructions then. */
+static void test_parted_group(void **state) {
+    (void)state;
+    for (int b = 0; b < n_backends; b++) {
+        cyc_model *m = base_on(backends[b]);
+        cyc_adapter *a = mix_of(m, 2, (cyc_member[]){{"ia3", FOLDER "ia3_in", 1}, {"style", FOLDER "style", 1}});
+        logits_are(m, a, "ia3_in");
+        cyc_adapter_close(a);
+        cyc_model_close(m);
+    }
+}
+
 /* What has linears to itself still is what it is alone. */
 static void test_dora(void **state) {
     (void)state;
@@ -384,6 +396,6 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_together), cmocka_unit_test(test_alone), cmocka_unit_test(test_rows), cmocka_unit_test(test_disabled), cmocka_unit_test(test_switch),
-                                       cmocka_unit_test(test_beside_others), cmocka_unit_test(test_dora), cmocka_unit_test(test_families), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_beside_others), cmocka_unit_test(test_parted_group), cmocka_unit_test(test_dora), cmocka_unit_test(test_families), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
 }

@@ -10,7 +10,7 @@ expected.safetensors
   row_ids [4, T]; rows [4, T, V] by adapter_names chat, __base__, style, chat in one batch
   prompt [P]; greedy.WHAT [NEW] of each; row_greedy [4, NEW] by generate(adapter_names=...)
   logits.METHOD of the other methods on a base that chat has been merged into: deltas first, then what scales or stands before them; logits.whole: chat on
-  the base with that tensor; logits.dora alone
+  the base with that tensor; logits.ia3_in on style, whose gate and up are one group of which it scales one's input; logits.dora alone
 tests/model/test_mix.c reads all of it.
 """
 import os
@@ -31,6 +31,7 @@ CONFIGS = {
     "ia3": IA3Config(task_type="CAUSAL_LM"),
     "norms": LNTuningConfig(task_type="CAUSAL_LM"),
     "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "ia3_in": IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj", "up_proj"], feedforward_modules=["up_proj"]),
     "tokens": TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[35, 3, 28]),
 }
 WHOLE = "model.layers.1.self_attn.v_proj.weight"  # the tensor that whole/ puts in place of the base's
@@ -81,8 +82,8 @@ def both():
     return m.double().eval()
 
 
-def on_merged(name):
-    merged = PeftModel.from_pretrained(base(), folder("chat")).double().merge_and_unload()
+def on_merged(name, under="chat"):
+    merged = PeftModel.from_pretrained(base(), folder(under)).double().merge_and_unload()
     return PeftModel.from_pretrained(merged, folder(name)).double().eval()
 
 
@@ -122,6 +123,7 @@ def main():
     out["logits.whole"] = f32(logits(on_whole(), ids)[0])
     for name in ("ia3", "norms", "prefix", "tokens"):
         out["logits." + name] = f32(logits(on_merged(name), ids)[0])
+    out["logits.ia3_in"] = f32(logits(on_merged("ia3_in", "style"), ids)[0])
     out["logits.dora"] = f32(logits(PeftModel.from_pretrained(base(), folder("dora")).double().eval(), ids)[0])
     moved = {k: round(float((v - out["logits.base"]).abs().max()), 3) for k, v in out.items() if k.startswith("logits.")}
     print("moved from the base:", moved, "least gap of a greedy token:", round(min(gaps), 5))
