@@ -316,8 +316,9 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     struct ids *p = calloc((size_t)(n > 0 ? n : 1), sizeof *p);
     struct generation *g = calloc((size_t)(n > 0 ? n : 1), sizeof *g);
     float *weights = NULL;
+    const cyc_adapter *all = adapter; /* ready or not, rows speak of these */
     err e = p && g ? api_adapter_ready(&adapter, o.weights != NULL) : fail(E_MEMORY, "out of memory");
-    if (!e) e = api_row_weights(adapter, o.weights, n, &weights);
+    if (!e) e = api_row_weights(all, o.weights, n, &weights);
     const int new = o.max_new_tokens ? o.max_new_tokens : 64, before = adapter ? adapter->st.virtual_tokens : 0;
     for (int i = 0; i < n && !e; i++) {
         e = check_ids(m, adapter, prompt[i], prompt_n[i]);

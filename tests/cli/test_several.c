@@ -60,6 +60,8 @@ static void test_rows(void **state) {
         line = end + 1;
     }
     free(text);
+    ok("echo '{\"prompt\": \"slf\", \"adapter\": null}' > $D/none.jsonl; for a in ia3 chat; do $C generate --model $G --file $D/none.jsonl --ignore-eos --max-new-tokens 6 --json --adapter " M "$a:0 | cut -d, -f2-7; done | uniq | wc -l");
+    assert_string_equal(ran.out.p, "1\n");
     ok("$C generate --model $G --file $D/rows.jsonl --no-adapter --ignore-eos --max-new-tokens 6 --json --adapter " M "chat --adapter " M "style | tail -1 > $D/last; "
        "$C generate --model $G --prompt slf --ignore-eos --max-new-tokens 6 --json | cut -d, -f2-7 > $D/base; cut -d, -f2-7 $D/last | cmp - $D/base");
 }
