@@ -147,7 +147,7 @@ static err open_part(cyc_adapter *a, const cyc_member *m) {
     x->n++; /* from here on it is freed with the others */
     if (!(p->name = arena_str(&p->mem, m->name))) return fail(E_MEMORY, "out of memory");
     TRY(api_adapter_read(a->model, m->folder, &p->mem, &p->st, &p->numbers));
-    if (p->st.head.classes) return fail(E_UNSUPPORTED, "adapter '%s' is a classifier: it does not go with others", p->name);
+    if (p->st.head.classes) return fail(E_UNSUPPORTED, "adapter '%s' holds a head: it does not go with others", p->name);
     TRY(mix_takes(p->st.method, p->name));
     p->weighs = mix_weighs(p->st.method, p->st.settings);
     return set_weight(x, x->n - 1, m->weight);

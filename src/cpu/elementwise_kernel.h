@@ -156,20 +156,21 @@ FUSED_KERNEL(add) {
     return OK;
 }
 
-static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, const float *bias, const struct view *y) {
+/* y = x * l (absent: 1) * by + bias */
+static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, float by, const float *bias, const struct view *y) {
     const int64_t N = view_rows(x), C = x->d[1];
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++)
         EACH_VECTOR(c, n, C) {
-            const vf v = load(view_row(x, i) + c, n) * load(view_f32(l) + c, n);
+            const vf v = load(view_row(x, i) + c, n) * (l->p ? load(view_f32(l) + c, n) * by : vf_set1(by));
             store(view_row(y, i) + c, bias ? v + load(bias + c, n) : v, n);
         }
 }
 
-/* to[c] (+)= sum over the rows of dy[c], times x[c] where there is an x. Threads split the columns, so each sum has one writer and one
+/* to[c] (+)= sum over the rows of dy[c], times x[c] where there is an x, times `by`. Threads split the columns, so each sum has one writer and one
  * order; SUM_VECTORS beside each other, for a row's lines are fetched in runs. */
 enum { SUM_VECTORS = 8 };
-static void column_sums(const struct run_ctx *run, const struct view *dy, const struct view *x, float *to, bool add) {
+static void column_sums(const struct run_ctx *run, const struct view *dy, const struct view *x, float by, float *to, bool add) {
     const int64_t N = view_rows(dy), C = dy->d[1], width = SUM_VECTORS * VW;
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t c0 = 0; c0 < C; c0 += width) {
@@ -180,21 +181,22 @@ static void column_sums(const struct run_ctx *run, const struct view *dy, const 
                 const vf d = load(view_row(dy, i) + c0 + c, n);
                 sum[c / VW] = x->p ? vf_fma(d, load(view_row(x, i) + c0 + c, n), sum[c / VW]) : sum[c / VW] + d;
             }
-        EACH_VECTOR(c, n, cols) store(to + c0 + c, add ? load(to + c0 + c, n) + sum[c / VW] : sum[c / VW], n);
+        EACH_VECTOR(c, n, cols) store(to + c0 + c, add ? load(to + c0 + c, n) + sum[c / VW] * by : sum[c / VW] * by, n);
     }
 }
 
 FUSED_KERNEL(scale) {
-    (void)inst, (void)scratch;
-    scale_rows(run, &in[0], &in[1], in[2].p, &out[0]);
+    (void)scratch;
+    scale_rows(run, &in[0], &in[1], ops_scale_by(inst), in[2].p, &out[0]);
     return OK;
 }
 
 FUSED_KERNEL(scale_bwd) {
-    (void)inst, (void)scratch;
-    if (out[1].p) column_sums(run, &in[2], &in[0], view_f32(&out[1]), true);
-    if (out[2].p) column_sums(run, &in[2], &in[0], view_f32(&out[2]), false);
-    if (out[0].p) scale_rows(run, &in[2], &in[1], NULL, &out[0]);
+    (void)scratch;
+    const float by = ops_scale_by(inst);
+    if (out[1].p) column_sums(run, &in[2], &in[0], by, view_f32(&out[1]), true);
+    if (out[2].p) column_sums(run, &in[2], &in[0], by, view_f32(&out[2]), false);
+    if (out[0].p) scale_rows(run, &in[2], &in[1], by, NULL, &out[0]);
     return OK;
 }
 
@@ -225,7 +227,7 @@ FUSED_KERNEL(magnitude_bwd) {
 
 FUSED_KERNEL(column_sum) {
     (void)inst, (void)scratch;
-    column_sums(run, &in[0], &(struct view){.p = NULL}, view_f32(&out[0]), true);
+    column_sums(run, &in[0], &(struct view){.p = NULL}, 1, view_f32(&out[0]), true);
     return OK;
 }
 

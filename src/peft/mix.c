@@ -13,6 +13,8 @@ err mix_takes(const struct peft_method *m, const char *name) {
     known.name = m->name, known.peft_type = m->peft_type, known.settings = m->settings, known.check = m->check, known.same = m->same;
     known.read = m->read, known.write = m->write, known.agrees = m->agrees, known.describe = m->describe, known.targets = m->targets;
     known.mark = m->mark, known.linears = m->linears, known.only_deltas = m->only_deltas, known.deltas = m->deltas;
+    known.sublayer = m->sublayer, known.saved = m->saved, known.called = m->called, known.states = m->states;
+    known.before_step = m->before_step, known.after_step = m->after_step, known.finished = m->finished, known.adopt = m->adopt;
     known.vector = m->vector, known.matrix = m->matrix, known.own_tokens = m->own_tokens, known.tokens = m->tokens;
     known.whole = m->whole, known.ours = m->ours, known.fit = m->fit, known.virtual_tokens = m->virtual_tokens;
     known.embed = m->embed, known.kv = m->kv, known.bare = m->bare, known.apart = m->apart, known.made = m->made;
@@ -76,6 +78,22 @@ static val matrix(struct site *s, const struct base_matrix *w) {
         val got = m->method->matrix(&own, w);
         leave(s, &own, (struct param_lender){0});
         if (has(got) && has(one)) return clash(s, by->name, m->name, w->of.module);
+        if (has(got)) one = got, by = m;
+    }
+    return one;
+}
+
+static val sublayer(struct site *s, const struct sublayer *at) {
+    const struct mix *x = s->settings;
+    const struct mix_member *by = NULL;
+    val one = {0};
+    for (int i = 0; i < x->n && !s->p->failed; i++) {
+        const struct mix_member *m = &x->member[i];
+        if (!m->method->sublayer) continue;
+        struct site own = enter(s, m);
+        val got = m->method->sublayer(&own, at);
+        leave(s, &own, (struct param_lender){0});
+        if (has(got) && has(one)) return clash(s, by->name, m->name, at->of.module);
         if (has(got)) one = got, by = m;
     }
     return one;
@@ -312,5 +330,5 @@ static err check(const void *settings) {
 
 static void describe(const void *settings, str *out) { str_addf(out, "%d adapters at once (", ((const struct mix *)settings)->n); }
 
-const struct peft_method method_mix = {.name = "mix", .peft_type = "", .settings = sizeof(struct mix), .check = check, .describe = describe, .mark = "", .linears = linears, .members = members, .vector = vector,
+const struct peft_method method_mix = {.name = "mix", .peft_type = "", .settings = sizeof(struct mix), .check = check, .describe = describe, .mark = "", .linears = linears, .members = members, .sublayer = sublayer, .vector = vector,
                                        .matrix = matrix, .own_tokens = own_tokens, .tokens = tokens, .virtual_tokens = virtual_tokens, .embed = embed, .kv = kv};

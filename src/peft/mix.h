@@ -5,8 +5,8 @@
  * ops/ops.h). So the base is read once, and to set, add, weigh, leave out or change an adapter, for a row or for all, is to write weights.
  *
  * The others are there for every row or, left out of the structure, for none. Their hooks are asked in turn: linears wrap each other in
- * the order of the members, the sum of products lies under all of them ("deltas first, then what scales them"); a vector or matrix of the
- * base has one adapter that takes its place. What cannot be, two adapters for one place or low-rank products on both sides of DoRA's
+ * the order of the members, the sum of products lies under all of them ("deltas first, then what scales them"); a vector, a matrix or a sublayer of
+ * the base has one adapter that takes its place. What cannot be, two adapters for one place or low-rank products on both sides of DoRA's
  * lengths, is refused with both names; so is a method with a hook that is not handed on here.
  *
  * Not a row of methods.def: no file holds one, and it is not trained. Its parameters begin as copies of the members' (param_fill). Called

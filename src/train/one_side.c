@@ -12,9 +12,10 @@ static err held_out_rows(struct run *r, const struct row_maker *k, int64_t limit
 }
 
 static err load_held_out(struct run *r, const struct row_maker *k, const char *path, int64_t limit, struct pairs *out) {
-    const bool labelled = k->want == WANT_LABELLED; /* its two fields have names of their own */
+    const char *field, *label;
     if (!*path) return OK;
-    TRY(source_open(path, k->want, labelled ? r->cfg->side[0].field : NULL, labelled ? r->cfg->label_field : NULL, &out->source));
+    data_fields(r, &r->cfg->side[0], k->want, &field, &label);
+    TRY(source_open(path, k->want, field, label, &out->source));
     return held_out_rows(r, k, limit, out);
 }
 

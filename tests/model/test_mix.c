@@ -211,10 +211,10 @@ static void test_switch(void **state) {
 /* Beside chat, in either order: the sum lies under what scales it. */
 static void test_beside_others(void **state) {
     (void)state;
-    static const char *const others[] = {"ia3", "norms", "prefix", "tokens", "whole"};
+    static const char *const others[] = {"ia3", "norms", "prefix", "tokens", "whole", "vera", "adalora"};
     for (int b = 0; b < n_backends; b++) {
         cyc_model *m = base_on(backends[b]);
-        for (int i = 0; i < 5; i++)
+        for (int i = 0; i < 7; i++)
             for (int turned = 0; turned < 2; turned++) {
                 char folder[64];
                 snprintf(folder, sizeof folder, FOLDER "%s", others[i]);
@@ -273,9 +273,9 @@ static void test_dora(void **state) {
 }
 
 /* --- families --------------------------------------------------------------------------------------------------------------------- */
-/* A family's own adapter in two shares that come to one, each row its own: the text that PEFT writes with the whole one, also where an
- * encoder's rows have weights too. */
-static void in_shares(const char *path, const char *family, const struct backend *backend) {
+/* An adapter in two shares that come to one, each row its own: the text that PEFT writes with the whole one, also where an encoder's rows
+ * have weights too. One that has no weights is the only member. */
+static void in_shares(const char *path, const char *fixture_of, const struct backend *backend) {
     static const float shares[][2] = {{1, 0}, {0.25f, 0.75f}, {0, 1}, {1.5f, -0.5f}};
     char folder[96], file[96];
     arena mem = {0};
@@ -286,8 +286,8 @@ static void in_shares(const char *path, const char *family, const struct backend
     struct memory work;
     const struct peft_method *method;
     const void *settings;
-    snprintf(folder, sizeof folder, GOLDEN "/families/%s/adapter", family);
-    snprintf(file, sizeof file, GOLDEN "/families/%s/expected.safetensors", family);
+    snprintf(folder, sizeof folder, GOLDEN "/%s/adapter", fixture_of);
+    snprintf(file, sizeof file, GOLDEN "/%s/expected.safetensors", fixture_of);
     must(tensors_open(file, &want));
     must(model_open(path, NULL, &m));
     must(adapter_read_config(folder, &mem, &method, &settings));
@@ -295,7 +295,9 @@ static void in_shares(const char *path, const char *family, const struct backend
     float *numbers = arena_f32(one.params.bytes);
     must(adapter_read(folder, &one, numbers));
     const struct mix_member member[] = {{"a", method, one.settings, &one.params, numbers}, {"b", method, one.settings, &one.params, numbers}};
-    must(structure_init(&st, &m, &method_mix, &(struct mix){2, member, shares[1]}, NULL));
+    const bool weighs = mix_weighs(method, settings);
+    must(mix_takes(method, "a"));
+    must(structure_init(&st, &m, &method_mix, &(struct mix){weighs ? 2 : 1, member, shares[weighs]}, NULL));
     float *all = arena_f32(st.params.bytes), *there = all;
     must(param_fill(&st.params, 0, all));
     if (!backend->mem->host) must((there = backend->mem->take(st.params.bytes)) ? backend->mem->upload(there, all, st.params.bytes) : E_MEMORY);
@@ -307,7 +309,7 @@ static void in_shares(const char *path, const char *family, const struct backend
     struct ids prompt[8];
     float mix[8][2];
     for (int i = 0; i < n; i++) prompt[i] = (struct ids){(int32_t *)i32_of(fixture(&want, "gen.prompts")) + cu[i], (size_t)(cu[i + 1] - cu[i]), 0}, memcpy(mix[i], shares[i % 4], sizeof mix[i]);
-    for (int rows = 0; rows < 2; rows++) {
+    for (int rows = 0; rows < 1 + weighs; rows++) {
         struct generation out[8];
         must(generate(&g, &work, there, &(struct generate_request){.prompt = prompt, .n = n, .max_new = new, .eos = -1, .mix = rows ? mix[0] : NULL, .run = {.threads = 2}}, out, NULL));
         for (int i = 0; i < n; i++) {
@@ -332,11 +334,26 @@ static void test_families(void **state) {
     static const char *const families[] = {"t5", "gpt2", "phi3", "gemma2"};
     for (int i = 0; i < 4; i++)
         for (int b = 0; b < n_backends; b++) {
-            char path[96];
+            char path[96], gguf[128];
             snprintf(path, sizeof path, GOLDEN "/families/%s", families[i]);
-            in_shares(path, families[i], backends[b]);
-            strcat(path, "/model.gguf");
-            in_shares(path, families[i], backends[b]);
+            in_shares(path, path + strlen(GOLDEN) + 1, backends[b]);
+            in_shares(strcat(strcpy(gguf, path), "/model.gguf"), path + strlen(GOLDEN) + 1, backends[b]);
+        }
+}
+
+/* Every method's hooks are handed on: alone in a mix each writes what it writes alone. */
+static void test_methods(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {{"ln_qwen3", "families/qwen3"}, {"bias_own", "families/gpt2"}, {"ia3_phi3", "families/phi3"}, {"bitfit", "tiny_llama/bias"}, {"dora_gpt2", "families/gpt2"},
+                                           {"tokens_untied", "tiny_llama/untied_mha"}, {"full_gemma2", "families/gemma2"}, {"prompt_gemma2", "families/gemma2"}, {"ptuning", "tiny_llama/tied_gqa"},
+                                           {"prefix_gpt2", "families/gpt2"}, {"bn_gemma2", "families/gemma2"}, {"bn_par", "tiny_llama/tied_gqa"}, {"saved_gpt2", "families/gpt2"},
+                                           {"adalora_mistral", "families/mistral_full/model.gguf"}, {"vera_mistral", "families/mistral_full/model.gguf"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int b = 0; b < n_backends; b++) {
+            char path[96], of[96];
+            snprintf(path, sizeof path, GOLDEN "/%s", cases[i][1]);
+            snprintf(of, sizeof of, "methods/%s", cases[i][0]);
+            in_shares(path, of, backends[b]);
         }
 }
 
@@ -396,6 +413,6 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_together), cmocka_unit_test(test_alone), cmocka_unit_test(test_rows), cmocka_unit_test(test_disabled), cmocka_unit_test(test_switch),
-                                       cmocka_unit_test(test_beside_others), cmocka_unit_test(test_parted_group), cmocka_unit_test(test_dora), cmocka_unit_test(test_families), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_beside_others), cmocka_unit_test(test_parted_group), cmocka_unit_test(test_dora), cmocka_unit_test(test_families), cmocka_unit_test(test_methods), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
 }
