@@ -63,12 +63,13 @@ static void work_end(struct work *w) {
 static err work_begin(struct work *w, cyc_model *m, cyc_adapter *a, const cyc_texts *t, const struct ask *ask) {
     const struct backend *backend = api_backend(m);
     const int64_t context = m->m.shape.context;
-    const struct class_form form = {.first = ask->first};
+    const struct class_form form = {.first = ask->first, .twice = a && a->st.head.classes && ask->mode == MODE_CLASSIFY && head_reads_twice(&a->st.head, &m->m), .start = m->m.shape.start};
     int max_length = ask->max_length;
     *w = (struct work){.b.threads = omp_get_max_threads()};
     if (!m->weights) return fail(E_USAGE, "this handle is a tokenizer alone");
     if (max_length > context) return fail(E_USAGE, "max_length %d is more than the model's context of %lld", max_length, (long long)context);
     if (!max_length) max_length = context < 1024 ? (int)context : 1024;
+    if (form.twice) max_length *= 2;
     TRY((ask->words ? rows_tagged : rows_labelled)(m->tok, &form, &t->s, max_length, &w->rows));
     if (w->rows.truncated) log_warn("%s: %d of %d texts were cut to %d tokens", t->s.path, w->rows.truncated, w->rows.n, max_length);
     const int pass = backend->mem->host ? 512 : 4096, tokens = w->rows.longest > pass ? w->rows.longest : pass;

@@ -130,7 +130,7 @@ static err read_whole(struct deltas *d, const struct model *m) {
 
 static err open_folder(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
     const char *type = json_string_value(json_object_get(config, "peft_type")),
-               *file = arena_printf(&d->mem, "%s/adapter_model.safetensors", d->folder);
+               *file = arena_printf(&d->mem, "%s/%s", d->folder, method_file(config_of_hub(config)));
     const struct peft_method *method = type ? method_of_type(type) : NULL;
     if (!file) return fail(E_MEMORY, "out of memory");
     if (method && method->whole) TRY(adapter_read_config(d->folder, &d->mem, &d->method, &d->settings));

@@ -109,9 +109,7 @@ static void emit_classes(struct program *g, const struct model *m, const struct 
 /* What a mode cannot be of this model and structure. */
 static void refuse(struct prog *p, const struct model *m, enum mode mode, const struct structure *st) {
     char what[64];
-    if (m->family->seq2seq && head_of(st) && st->head.kind != HEAD_TAGS)
-        prog_fail(p, E_UNSUPPORTED, "%s is an encoder-decoder (%s): its head is one of tokens (objective: token_classification), not of a whole text", m->path, model_arch(m));
-    else if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
+    if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
         prog_fail(p, E_USAGE, "this adapter is %s: it tells what it says of a text (cyclora classify), it does not write or score one", head_text(&st->head, what));
     else if (head_of(st) && m->family->encoder && st->virtual_tokens && st->head.kind != HEAD_TAGS)
         prog_fail(p, E_UNSUPPORTED, "a classifier of an encoder (%s) reads its first token's row, before which no virtual ones can stand", model_arch(m));
@@ -151,7 +149,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
-    g->seq2seq = m->family->seq2seq && mode != MODE_FEATURES && mode != MODE_CLASSIFY && !head_of(st);
+    g->seq2seq = m->family->seq2seq && (head_of(st) ? head_reads_twice(&st->head, m) && mode != MODE_FEATURES : mode != MODE_FEATURES && mode != MODE_CLASSIFY);
     p->cap[-SYM_M] = g->seq2seq ? cap.tokens : 0;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");

@@ -111,7 +111,7 @@ static err read_saved(const json_t *j, const char *where, arena *mem, struct mod
     for (size_t i = 0; i < n; i++) {
         const char *name = json_string_value(json_array_get(list, i));
         if (!name || !*name) return fail(E_INPUT, "%s: modules_to_save[%zu] is no module's name", where, i);
-        if (!strcmp(name, "score") || !strcmp(name, "classifier")) continue;
+        if (!strcmp(name, "score") || !strcmp(name, "classifier") || !strcmp(name, "classification_head")) continue;
         if (!(names[out->n++] = arena_str(mem, name))) return fail(E_MEMORY, "out of memory");
     }
     if (out->n && json_is_true(json_object_get(j, "ensure_weight_tying")))

@@ -26,6 +26,8 @@ static const struct trial { const char *method, *json; } trials[] = {
     {"lora", "{\"r\": 2, \"lora_alpha\": 3, \"target_modules\": \"all-linear\", \"use_rslora\": true, \"lora_dropout\": 0.3, \"bias\": \"all\", \"rank_pattern\": {\"o_proj\": 5, \"wo\": 4}}"},
     {"lora", "{\"r\": 4, \"lora_alpha\": 4, \"target_modules\": \"all-linear\", \"pissa\": 2}"},
     {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": \"all-linear\", \"use_dora\": true}"},
+    {"adalora", "{\"init_r\": 3, \"target_r\": 2, \"lora_alpha\": 5, \"total_step\": 10, \"target_modules\": \"all-linear\"}"},
+    {"vera", "{\"r\": 4, \"target_modules\": \"all-linear\"}"},
     {"full", "{\"target_modules\": \"all\"}"},
     {"trainable_tokens", "{\"token_indices\": [1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]}"},
     {"prompt_tuning", "{\"num_virtual_tokens\": 3}"},
@@ -109,7 +111,7 @@ static float *gradient(struct bench *b, double *loss) {
 static struct outcome differences(struct bench *b, const float *grad, double loss) {
     struct outcome o = {0};
     for (int i = 0; i < b->st.params.n; i++)
-        if (differentiable(b, &b->st.params.p[i])) try_tensor(b, &b->st.params.p[i], grad, loss, &o);
+        if (!b->st.params.p[i].frozen && differentiable(b, &b->st.params.p[i])) try_tensor(b, &b->st.params.p[i], grad, loss, &o);
     return o;
 }
 

@@ -31,7 +31,7 @@ static struct result made(struct rework_request r) {
     assert_non_null(x.config = json_load_file(path, 0, NULL));
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", r.out);
     must(tensors_open(path, &x.files));
-    if (!strcmp(json_string_value(json_object_get(x.config, "peft_type")), "LORA")) must(pairs_read(r.out, x.config, path, &x.files, NULL, &x.pairs));
+    if (!strcmp(json_string_value(json_object_get(x.config, "peft_type")), "LORA")) must(pairs_read(r.out, x.config, path, &x.files, &(struct pairs_use){0}, &x.pairs));
     else x.pairs = (struct lora_pairs){0};
     return x;
 }
