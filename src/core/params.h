@@ -66,6 +66,13 @@ struct param {
     int n_slices;
 };
 
+/* Parameters of one set that are to lie in another too, under `name/` and theirs. */
+struct param_lender {
+    const char *name;
+    const struct param_set *set; /* NULL: none */
+    const float *weights;        /* the set's, on the host */
+};
+
 struct param_set {
     arena mem;
     int n, cap;
@@ -73,6 +80,7 @@ struct param_set {
     size_t bytes, vectors; /* of the weights' arena; where the first vector lies: its end where there is none */
     size_t trained;        /* of the arenas of gradients and states: what is behind is frozen */
     bool sealed;
+    struct param_lender lender; /* what is asked for now is a copy of this one's (peft/mix.c) */
 };
 
 /* Finds or adds `name`; returns its index or -1 (out of memory). Slices are copied, their names too. */

@@ -82,6 +82,13 @@ struct base_sizes {
     bool norms_apart; /* what a sublayer gives goes through a norm of its own before it is added (Gemma) */
 };
 
+/* The low-rank products of an adapter beside a group of linears. */
+struct group_delta {
+    int a, b[MAX_GROUP];     /* parameters: A [sum of ranks, in], the rows of each output in turn; B_i [out, rank] */
+    int rank[MAX_GROUP];     /* 0: none there; all 0: no A either */
+    float scale[MAX_GROUP];  /* of B_i A_i */
+};
+
 /* A matrix of an adapter's file that is made of its parameters. */
 struct made_matrix {
     const char *name;
@@ -149,13 +156,19 @@ struct peft_method {
     const struct module_list *(*saved)(const void *settings);
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
+    /* Is the adapter nothing but products of low rank beside linears? Then deltas says which, so that several adapters' can be one instruction
+     * (peft/mix.c). NULL: it is not. */
+    bool (*only_deltas)(const void *settings);
+    err (*deltas)(struct site *s, int n, const struct linear *w, struct group_delta *d);
+    /* How many adapters it is made of that each row has a weight for; what these are where a run says nothing of rows. NULL: none. */
+    int (*members)(const void *settings, const float **weights);
     /* What takes the place of at->made; absent or NULL: that. */
     val (*sublayer)(struct site *s, const struct sublayer *at);
     /* What takes the vector's place; absent or NULL: the vector. */
     val (*vector)(struct site *s, const struct base_vector *v);
     /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike (but as_head). */
     val (*matrix)(struct site *s, const struct base_matrix *m);
-    /* Ids whose rows of the token table are the adapter's own (in the settings), and these rows [n, C]. A tied head has them too. */
+    /* Ids whose rows of the token table are the adapter's own (in the settings; NULL: none), and these rows [n, C]. A tied head has them too. */
     const int32_t *(*own_tokens)(const void *settings, int *n);
     val (*tokens)(struct site *s, const struct base_matrix *table);
     /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
@@ -190,6 +203,12 @@ struct peft_method {
     err (*made)(const void *settings, const struct param_set *set, const float *weights, arena *mem, struct made_matrix *out);
 };
 
+/* Of several adapters: what lies under the one whose linears is asked, which believes that it is the base. */
+struct site_under {
+    err (*linears)(const struct site_under *u, struct site *s, val x, int n, const struct linear *w, val *out); /* a plain group */
+    err (*alone)(const struct site_under *u, struct site *s, int n, const struct linear *w); /* it brings deltas of its own: is that possible? */
+};
+
 struct site {
     struct prog *p;
     enum mode mode;
@@ -199,6 +218,8 @@ struct site {
     int next_site;                    /* dropout identity, counted in emission order */
     val ids, pos, cu, sample, slot;   /* inputs; which ones exist depends on the mode */
     val own_ids;                      /* ... of a method with own_tokens: those, i32 */
+    val mix, src_mix;                 /* ... of a method with members: each row's weights of them [N, members] f32; of the encoder's rows */
+    const struct site_under *under;   /* NULL: the base */
     val *cache_k, *cache_v;           /* per layer */
     /* Encoder-decoders: the encoder's inputs (rows [M]), and in decoding the last row of each text that it read. */
     val src_ids, src_pos, src_cu, src_sample, src_slot, src_last;
@@ -216,8 +237,8 @@ val site_vector(struct site *s, const struct base_vector *v);
 val site_tokens(struct site *s, const struct base_matrix *table); /* absent: no token has a row of its own */
 val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */
 val site_embed(struct site *s, const struct embedding *e, val table); /* token ids -> rows [N, C] */
-/* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. */
-struct low_rank { val a, b[MAX_GROUP]; };
+/* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. mix: rows' weights of the members in `a`. */
+struct low_rank { val a, b[MAX_GROUP], mix; };
 err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *a, const struct low_rank *low, val *out);
 /* q, k, v after RoPE -> o, by mode; layer picks the cache. bias: by distance, or absent. */
 val site_attention(struct site *s, const val q[3], val bias, int layer, const struct op_attr *a);

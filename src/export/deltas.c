@@ -296,6 +296,18 @@ static err whole_structure(const struct deltas *d, const struct model *m, struct
     return e;
 }
 
+err deltas_undo(struct deltas *d, const struct model *merged) {
+    if (d->method) return fail(E_UNSUPPORTED, "%s: its tensors took the place of the base's (%s), which are not in the merged model any more: go back to the base's own files", d->folder, d->method->name);
+    if (d->dora) return fail(E_UNSUPPORTED, "%s: DoRA changed the lengths of rows as well, and what they were is not in the merged model: go back to the base's own files", d->folder);
+    for (int i = 0; i < d->n; i++) {
+        const struct tensor *t = tensor_of_weight(merged, d->d[i].w);
+        if (t && !is_plain(t->dt))
+            return fail(E_UNSUPPORTED, "%s: tensor %s is %s: what a merge into so few bits rounded away cannot be taken back; go back to the base's own files", merged->path, t->name, dtype_info[t->dt].name);
+        d->d[i].scale = -d->d[i].scale;
+    }
+    return OK;
+}
+
 err deltas_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights) {
     arena mem = {0};
     int64_t widest = 1;

@@ -44,6 +44,9 @@ struct deltas {
 
 err deltas_open(const char *folder, const struct model *m, struct deltas *out);
 void deltas_close(struct deltas *d);
+/* W - scale * B A from here on: what a merge added is taken off. Refused where it cannot be: lengths (DoRA), tensors that took the place of
+ * the base's, a model that is quantised. */
+err deltas_undo(struct deltas *d, const struct model *merged);
 /* What a row of W + scale * B A is multiplied by when its sum of squares is `squares`: 1 without DoRA. row: in Hugging Face's order. */
 double delta_factor(const struct delta *d, int64_t row, double squares);
 size_t deltas_pair_bytes(const struct deltas *d); /* of all pairs in f32, filled up to one rank */
