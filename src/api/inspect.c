@@ -73,7 +73,7 @@ static err inspect_json(const char *path, const char *key, json_t *out) {
     return OK;
 }
 
-/* A soft prompt: it takes the place of no tensor of the base, so what it fits is what the base's sizes ask for. */
+/* A prompt: it takes the place of no tensor of the base, so what it fits is what the base's sizes ask for. */
 static err prompt_fits(const char *folder, const struct model *m, const struct peft_method *method, const void *settings) {
     struct structure st;
     TRY(structure_init(&st, m, method, settings, NULL));
@@ -89,7 +89,7 @@ static err fits(const char *folder, const struct model *m, arena *mem, const cha
     const void *settings;
     struct deltas d;
     *how = "its shape is what this base asks for";
-    if (!adapter_read_config(folder, mem, &method, &settings) && method->virtual_tokens) return prompt_fits(folder, m, method, settings);
+    if (!adapter_read_config(folder, mem, &method, &settings) && (method->virtual_tokens || method->attention)) return prompt_fits(folder, m, method, settings);
     err e = deltas_open(folder, m, &d);
     *how = d.method ? "every tensor finds its place" : "every pair finds its matrix";
     if (!e) deltas_close(&d);

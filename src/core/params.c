@@ -45,8 +45,10 @@ void param_rate(struct param_set *s, int index, float rate) {
     if (index >= 0 && !s->sealed) s->p[index].rate = rate;
 }
 
-void param_keep(struct param_set *s, int index) {
-    if (index >= 0 && !s->sealed) s->p[index].kept = true;
+void param_keep(struct param_set *s, int index, int64_t rows, int64_t columns) {
+    if (index < 0 || s->sealed) return;
+    s->p[index].kept = true;
+    s->p[index].keeps[0] = rows, s->p[index].keeps[1] = columns;
 }
 
 /* The least rate above `above` among the matrices, or the vectors; 0: none. */

@@ -16,12 +16,12 @@ enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SL
                   INIT_MADE /* by each slice's `make` */ };
 
 /* What files hold of a tensor x: x - less (Gemma's norm weights: less 1), of a matrix each row less `row` (BERT's positions have a token
- * type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. No factor: what is trained must be what the files' own code
+ * type's row in them). A vector as [n], [n, 1] or [1, n], a matrix as [m, n] or [1, m, n]. All zero: x. No factor: what is trained must be what the files' own code
  * trains, or an optimizer's step is another. */
 struct file_form {
     float less;
     const float *row;
-    enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW } shape;
+    enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW, FILE_ONE_OF } shape;
 };
 
 struct param_slice;
@@ -52,7 +52,8 @@ struct param {
     enum param_init init;
     float init_scale;
     float rate; /* its learning rate is so many times the recipe's */
-    bool kept;  /* what prefill computes from it decoding reads: STATE of the parameter's shape (core/site.h) */
+    bool kept;  /* what prefill computes from it decoding reads: STATE (core/site.h) ... */
+    int64_t keeps[2]; /* ... of so many rows and columns in the compute type; 0: of the parameter's shape, f32 */
     struct param_slice *slice;
     int n_slices;
 };
@@ -70,7 +71,7 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
               const struct param_slice *slice, int n_slices);
 /* Before the set is sealed: parameter `index` learns `rate` times as fast as the recipe says (1 where nothing is said). */
 void param_rate(struct param_set *s, int index, float rate);
-void param_keep(struct param_set *s, int index); /* ... has a STATE in generation */
+void param_keep(struct param_set *s, int index, int64_t rows, int64_t columns); /* ... has a STATE in generation, of that shape or (0) its own */
 /* After the first program, before the arenas are taken: gives every parameter its place. No new ones from here on. */
 void param_seal(struct param_set *s);
 size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */

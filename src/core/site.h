@@ -70,11 +70,24 @@ struct embedding {
     double scale;        /* of its rows */
 };
 
+/* Attention of a layer as a method sees it, before its output projection. */
+struct attending {
+    int layer;
+    val q, y;             /* queries as attention read them [N, H*D]; what it gave [N, H*D] */
+    struct linear out;    /* the projection of y */
+    struct linear kv[2];  /* what makes keys and values of rows; ... */
+    int n;                /* ... 1: of one matrix, queries first */
+    const struct op_attr *a;
+};
+
 /* What a method may want to know of a base before any program. */
 struct base_sizes {
     int64_t layers, width, heads, kv_heads, head_dim, vocab;
     bool pairs;   /* columns of queries and keys are in GGUF's interleaved RoPE order */
     bool seq2seq; /* an encoder reads, a decoder writes */
+    bool encoder;
+    bool turned;  /* files have matrices as [in, out] (GPT-2) */
+    bool head_norms; /* queries and keys are normalised head by head */
 };
 
 /* A matrix of an adapter's file that is made of its parameters. */
@@ -110,6 +123,8 @@ struct peft_method {
     val (*vector)(struct site *s, const struct base_vector *v);
     /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike. */
     val (*matrix)(struct site *s, const struct base_matrix *m);
+    /* What a layer's attention adds, by its output projection. */
+    val (*attention)(struct site *s, const struct attending *a);
     /* Ids whose rows of the token table are the adapter's own (in the settings), and these rows [n, C]. A tied head has them too. */
     const int32_t *(*own_tokens)(const void *settings, int *n);
     val (*tokens)(struct site *s, const struct base_matrix *table);
@@ -162,6 +177,8 @@ struct low_rank { val a, b[MAX_GROUP]; };
 err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *a, const struct low_rank *low, val *out);
 /* q, k, v after RoPE -> o, by mode; layer picks the cache. bias: by distance, or absent. */
 val site_attention(struct site *s, const val q[3], val bias, int layer, const struct op_attr *a);
+val site_attended(struct site *s, const struct attending *a); /* -> [N, C]; kv is looked at where site_attends() */
+static inline bool site_attends(const struct site *s) { return s->method && s->method->attention; }
 /* Encoder-decoders. The site whose rows are the encoder's; attention among them (no cache in any mode); linears that read its rows
  * from the decoder's side; and the decoder's attention to them: k and v are absent in decoding. */
 struct site site_of_source(const struct site *s);

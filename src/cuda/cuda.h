@@ -76,6 +76,7 @@ size_t cuda_vector_norm_bwd_scratch(const struct view *in, const struct view *ou
 /* attention.cu, attention_cached.cu */
 err cuda_attention(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_store(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_kv_append(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_cached(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_attention_scratch(const struct inst *, const struct view *in, const struct view *out);

@@ -23,8 +23,10 @@ static void make_kept(struct site *s) {
     const struct param_set *set = s->params;
     s->kept = set ? arena_alloc(&s->p->mem, (size_t)set->n * sizeof *s->kept + 1) : NULL;
     if (set && !s->kept) prog_fail(s->p, E_MEMORY, "out of memory while building a program");
-    for (int i = 0; s->kept && i < set->n; i++)
-        if (set->p[i].kept) s->kept[i] = prog_value(s->p, ROLE_STATE, DT_F32, set->p[i].nd, set->p[i].d, "kept");
+    for (int i = 0; s->kept && i < set->n; i++) {
+        const struct param *p = &set->p[i];
+        if (p->kept) s->kept[i] = p->keeps[0] ? prog_value(s->p, ROLE_STATE, prog_dt(s->p), 2, p->keeps, "kept") : prog_value(s->p, ROLE_STATE, DT_F32, p->nd, p->d, "kept");
+    }
 }
 
 /* What the encoder reads, and where its keys are kept for the decoder. */

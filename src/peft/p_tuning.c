@@ -91,18 +91,9 @@ static val layer(struct site *s, val x, int number, int64_t in, int64_t out) {
     return y;
 }
 
-/* The ids of the encoder's own rows, for as long as the process lives: programs keep the place. */
-static const int32_t *row_numbers(void) {
-    static int32_t number[MOST_VIRTUAL_TOKENS];
-    for (int i = 0; i < MOST_VIRTUAL_TOKENS; i++) number[i] = i;
-    return number;
-}
-
 static val encode(struct site *s, const struct p_tuning *p) {
-    const int64_t width[LAYERS + 1] = {p->of.width, p->hidden, p->hidden, p->of.width}, tokens = p->of.tokens;
-    val rows = matrix(s, ROWS, tokens, p->of.width, INIT_NORMAL_SLICES, 1),
-        ids = prog_base(s->p, DT_I32, 1, &tokens, row_numbers(), "virtual tokens");
-    val x = emit1(s->p, &op_embed, (val[]){ids, rows}, 2, &(struct op_attr){.scale = 1});
+    const int64_t width[LAYERS + 1] = {p->of.width, p->hidden, p->hidden, p->of.width};
+    val x = soft_prompt_rows(s, p->of.tokens, matrix(s, ROWS, p->of.tokens, p->of.width, INIT_NORMAL_SLICES, 1));
     for (int k = 0; k < LAYERS; k++) {
         x = layer(s, x, k, width[k], width[k + 1]);
         if (k + 1 < LAYERS) x = emit1(s->p, &op_glu, (val[]){x, {0}}, 2, &(struct op_attr){.act = ACT_RELU});

@@ -71,6 +71,19 @@ err soft_prompt_agrees(const struct soft_prompt *have, const struct soft_prompt 
 
 int soft_prompt_tokens(const void *settings) { return ((const struct soft_prompt *)settings)->tokens; }
 
+/* For as long as the process lives: programs keep the place. */
+static const int32_t *row_numbers(void) {
+    static int32_t number[MOST_VIRTUAL_TOKENS];
+    for (int i = 0; i < MOST_VIRTUAL_TOKENS; i++) number[i] = i;
+    return number;
+}
+
+val soft_prompt_rows(struct site *s, int rows, val table) {
+    const int64_t n = rows;
+    const val ids = prog_base(s->p, DT_I32, 1, &n, row_numbers(), "virtual tokens");
+    return emit1(s->p, &op_embed, (val[]){ids, table}, 2, &(struct op_attr){.scale = 1});
+}
+
 val soft_prompt_lay(struct site *s, const struct soft_prompt *p, val x, val table) {
     return emit1(s->p, &op_overlay, (val[]){x, s->ids, table}, 3, &(struct op_attr){.first = (int)p->first});
 }

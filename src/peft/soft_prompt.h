@@ -20,6 +20,8 @@ err soft_prompt_fit(struct soft_prompt *p, const char *method, const struct base
 /* Of a folder and of the structure that is to take its numbers. */
 err soft_prompt_agrees(const struct soft_prompt *have, const struct soft_prompt *want, const char *method, const char *folder);
 int soft_prompt_tokens(const void *settings); /* the methods' virtual_tokens (core/site.h) */
+/* The rows of a trained table [rows, C], in the program's own type, to compute with. */
+val soft_prompt_rows(struct site *s, int rows, val table);
 /* Rows of virtual tokens in x become the table's [tokens, width of x]. */
 val soft_prompt_lay(struct site *s, const struct soft_prompt *p, val x, val table);
 

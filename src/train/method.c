@@ -169,6 +169,12 @@ static err prefix_tuning_json(const struct side_config *c, const struct known *b
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
+static err adaption_prompt_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
+    *out = json_pack("{s:I, s:I}", "adapter_len", (json_int_t)c->adaption_len, "adapter_layers", (json_int_t)c->adaption_layers);
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
 static err none_json(const struct side_config *c, const struct known *base, json_t **out) {
     (void)c, (void)base;
     *out = json_object();
@@ -180,7 +186,7 @@ err side_method(const struct side_config *c, const struct model *m, const tokeni
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
     } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
-                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_none, none_json}};
+                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_adaption_prompt, adaption_prompt_json}, {&method_none, none_json}};
     const struct known base = {depth_of(m), tok};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */

@@ -128,7 +128,7 @@ static char *sentence(const struct run *r) {
     const struct side *a = &r->side[0], *b = &r->side[1];
     if (r->objective->sides == 1) {
         const struct structure *st = &a->plans->st;
-        const bool adapts = st->method->targets || st->virtual_tokens;
+        const bool adapts = st->method->targets || st->method->attention || st->virtual_tokens;
         if (st->head.classes) str_addf(&s, "One classifier of %d classes%s", st->head.classes, adapts ? " and one " : " on the frozen base");
         else str_adds(&s, "One ");
         if (adapts) st->method->describe(st->settings, &s);

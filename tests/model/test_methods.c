@@ -27,6 +27,8 @@ static const struct {
              {"ptuning", "tiny_llama/tied_gqa"}, {"ptuning_qwen2", "families/qwen2"},
              {"prefix", "tiny_llama/tied_gqa"}, {"prefix_linear", "families/llama_linear"}, {"prefix_linear", "families/llama_linear/model.gguf"},
              {"prefix_gemma2", "families/gemma2"}, {"prefix_gpt2", "families/gpt2"},
+             {"adaption", "tiny_llama/tied_gqa"}, {"adaption_linear", "families/llama_linear"}, {"adaption_linear", "families/llama_linear/model.gguf"},
+             {"adaption_mistral", "families/mistral_full"}, {"adaption_gpt2", "families/gpt2"}, {"adaption_gpt2", "families/gpt2/model.gguf"},
              {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
 enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 2 /* the last ones: training alone */ };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};

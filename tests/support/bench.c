@@ -82,7 +82,7 @@ static void compare_slice(struct bench *b, const char *prefix, const struct para
     snprintf(name, sizeof name, "%s.%s", prefix, tensor);
     const struct tensor *t = fixture(&b->want, name);
     const int64_t columns = p->nd > 1 ? p->d[1] : 1, wide = s->columns ? s->columns : columns;
-    assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1), s->rows * wide);
+    assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1) * (t->nd > 2 ? t->d[2] : 1), s->rows * wide);
     if (s->turned) assert_int_equal(t->d[0], columns);
     size_t n = (size_t)(s->rows * columns);
     float *have = malloc(n * 4), *want = malloc(n * 4), big = 0;

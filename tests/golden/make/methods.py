@@ -20,7 +20,7 @@ import families
 import oracle
 import tiny_llama
 from oracle import f32, i32, torch
-from peft import (IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
+from peft import (AdaptionPromptConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
                   TrainableTokensConfig, get_peft_model)
 from transformers import GenerationConfig
 
@@ -53,6 +53,10 @@ CASES = {
     "prefix_linear": ("families/llama_linear", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
     "prefix_gemma2": ("families/gemma2", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
     "prefix_gpt2": ("families/gpt2", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
+    "adaption": ("tiny_llama/tied_gqa", AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=5, adapter_layers=2)),
+    "adaption_linear": ("families/llama_linear", AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=3, adapter_layers=1)),
+    "adaption_mistral": ("families/mistral_full", AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=3, adapter_layers=1)),
+    "adaption_gpt2": ("families/gpt2", AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=2)),
     "full": ("tiny_llama/tied_gqa", {"target_modules": "all", "exclude_modules": ["gate_proj", "up_proj"]}, 47),
     "full_gpt2": ("families/gpt2", {"target_modules": "all", "exclude_modules": ["c_attn"]}, 48),  # the bias of its keys has no gradient but rounding
     "full_gemma2": ("families/gemma2", {"target_modules": "all"}, 54),
@@ -93,7 +97,10 @@ def opened(base):
     if base == "families/t5":
         m = families.T5ForConditionalGeneration.from_pretrained(os.path.join(oracle.GOLDEN, base), dtype=torch.float32, attn_implementation="eager")
         return m.eval()
-    return families.load(os.path.join(oracle.GOLDEN, base), None)
+    m = families.load(os.path.join(oracle.GOLDEN, base), None)
+    for a in (x.self_attn for x in m.modules() if hasattr(x, "self_attn")):  # PEFT's LLaMA-Adapter takes C / (K D) for H / K; nothing else reads this
+        a.k_proj.in_features = a.k_proj.out_features * a.num_key_value_groups
+    return m
 
 
 def ours(config):
@@ -196,7 +203,7 @@ def case(name, seed):
     seed = (CASES[name][2:] or (seed,))[0]
     d = os.path.join(OUT, name)
     seqs, labels, w, prompts = families.batch(seed)
-    if is_prompt(config):
+    if is_prompt(config) or name.startswith("adaption"):
         torch.manual_seed(seed)
     common, plain_forward = {}, tiny_llama.forward
     if base == "families/t5":
