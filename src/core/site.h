@@ -138,6 +138,9 @@ struct peft_method {
     /* So many virtual tokens stand before every text, at positions 0, 1, ...; their ids are V, V + 1, ..., of which the token table makes
      * rows of zeros. They carry no loss, and nobody who counts or shows tokens sees them. */
     int (*virtual_tokens)(const void *settings);
+    /* Vectors that are given with each text: so many, of `width` numbers; an input of every program but decoding's (site.given). Then there are as
+     * many virtual tokens, whose ids go on from text to text of a pass, as the vectors do. */
+    int (*given)(const void *settings, int *width);
     val (*embed)(struct site *s, const struct embedding *e, val x); /* the rows of the ids -> what the model goes on with */
     err (*kv)(struct site *s, int layer, val *k, val *v);           /* keys and values as attention is about to read and to keep them */
     bool bare;           /* the names in its file stand without "base_model.model." */
@@ -155,6 +158,7 @@ struct site {
     struct param_set *params;
     int next_site;                    /* dropout identity, counted in emission order */
     val ids, pos, cu, sample, slot;   /* inputs; which ones exist depends on the mode */
+    val given, given_rows;            /* ... of a method with given vectors: all of a pass [M, width], f32, and 0, 1, ... M - 1 */
     val own_ids;                      /* ... of a method with own_tokens: those, i32 */
     val *cache_k, *cache_v;           /* per layer */
     /* Encoder-decoders: the encoder's inputs (rows [M]), and in decoding the last row of each text that it read. */

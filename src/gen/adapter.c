@@ -109,6 +109,7 @@ static err fit_settings(struct structure *st, const struct model *m, const void 
     TRY(method->fit ? method->fit(copy, &base) : OK);
     if (st->head_module && method->apart && method->apart(copy))
         return fail(E_UNSUPPORTED, "method %s keeps what it trains apart from what it comes to, where a classifier has no place: use another method beside it", method->name);
+    st->given = method->given ? method->given(copy, &st->given_width) : 0;
     st->virtual_tokens = method->virtual_tokens ? method->virtual_tokens(copy) : 0;
     return OK;
 }

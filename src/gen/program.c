@@ -127,13 +127,14 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     *g = (struct program){.mode = mode, .base = m->residents, .derived = m->derived};
     struct prog *p = &g->p;
     if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
+    if (st && mode != MODE_DECODE) g->given = st->given, g->given_width = st->given_width;
     cap.tokens += g->virtual_tokens;
     cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
-    p->cap[-SYM_M] = m->family->seq2seq ? cap.tokens : 0;
+    p->cap[-SYM_M] = m->family->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
     g->seq2seq = m->family->seq2seq;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
@@ -148,6 +149,10 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
         int n;
         g->own_ids = s.method->own_tokens(s.settings, &n);
         s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
+    }
+    if (g->given) {
+        s.given = prog_input(p, DT_F32, 2, (int64_t[]){SYM_M, g->given_width}, "given");
+        s.given_rows = input(p, "given rows", &dim_m, DT_I32);
     }
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
@@ -302,6 +307,7 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
     int n = 0;
     in[n++] = f->ids, in[n++] = f->pos;
     if (g->own_ids) in[n++] = g->own_ids;
+    if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
     if (g->mode != MODE_DECODE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
@@ -315,6 +321,8 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,
                 const struct run_ctx *run, bool poison) {
     const void *input[16];
+    if (g->given && !f->given)
+        return fail(E_USAGE, "this adapter reads %d vector%s of %d numbers beside each text, and none %s given", g->given, g->given > 1 ? "s" : "", g->given_width, g->given > 1 ? "are" : "is");
     list_inputs(g, f, input);
     struct binding b = bind(mem, f->n, g->mode == MODE_DECODE ? 0 : f->s, f->m);
     struct run_ctx known = *run;

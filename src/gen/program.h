@@ -18,6 +18,7 @@ struct structure {
     const char *head_module;
     arena mem;
     int virtual_tokens;  /* before every text (core/site.h) */
+    int given, given_width; /* vectors beside every text, of so many numbers */
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
@@ -42,6 +43,7 @@ struct program {
     bool seq2seq;         /* the model reads prompts with an encoder */
     int virtual_tokens;   /* before every text, of ids virtual_first, virtual_first + 1, ... */
     int32_t virtual_first;
+    int given, given_width; /* vectors beside every text, of so many numbers (core/site.h); decode: 0 */
     val ids, pos;         /* the inputs that program_advance() writes */
     const int32_t *own_ids; /* an input of its own: tokens whose rows are the method's; NULL: none */
     struct residents *base; /* the model's, on the backend */
@@ -60,6 +62,7 @@ void program_free(struct program *g);
 struct feed {
     const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
     const float *weight;
+    const float *given; const int32_t *given_rows; /* programs with given vectors: m of them */
     const int32_t *src_ids, *src_pos, *src_cu, *src_sample, *src_slot, *src_last; /* encoder-decoders: the encoder's rows; decode: each row's last */
     int n, s, m;
     bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */

@@ -175,6 +175,19 @@ static err adaption_prompt_json(const struct side_config *c, const struct known 
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
+static err projector_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
+    *out = json_pack("{s:I, s:s, s:I}", "num_virtual_tokens", (json_int_t)c->projector_tokens, "mm_projector_type", c->projector_type, "mm_hidden_size", (json_int_t)c->projector_width);
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+bool side_given(const struct side_config *c, struct given_form *given) {
+    *given = (struct given_form){0};
+    if (strcmp(c->method, method_projector.name) != 0) return false;
+    *given = (struct given_form){.field = c->projector_field, .each = (int)c->projector_tokens, .width = (int)c->projector_width};
+    return true;
+}
+
 static err none_json(const struct side_config *c, const struct known *base, json_t **out) {
     (void)c, (void)base;
     *out = json_object();
@@ -186,7 +199,7 @@ err side_method(const struct side_config *c, const struct model *m, const tokeni
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
     } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
-                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_adaption_prompt, adaption_prompt_json}, {&method_none, none_json}};
+                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_adaption_prompt, adaption_prompt_json}, {&method_projector, projector_json}, {&method_none, none_json}};
     const struct known base = {depth_of(m), tok};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */

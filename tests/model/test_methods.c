@@ -29,6 +29,8 @@ static const struct {
              {"prefix_gemma2", "families/gemma2"}, {"prefix_gpt2", "families/gpt2"},
              {"adaption", "tiny_llama/tied_gqa"}, {"adaption_linear", "families/llama_linear"}, {"adaption_linear", "families/llama_linear/model.gguf"},
              {"adaption_mistral", "families/mistral_full"}, {"adaption_gpt2", "families/gpt2"}, {"adaption_gpt2", "families/gpt2/model.gguf"},
+             {"projector", "tiny_llama/tied_gqa"}, {"projector_linear", "families/gpt2"}, {"projector_linear", "families/gpt2/model.gguf"},
+             {"projector_gemma2", "families/gemma2"},
              {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
 enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 2 /* the last ones: training alone */ };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
