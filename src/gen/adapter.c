@@ -330,7 +330,7 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
     adapter_tensor_name(st, s, name);
     const struct tensor *t = tensors_find(ts, name);
     if (!t && s->also) snprintf(name, sizeof name, "%s%s", PREFIX, s->also), t = tensors_find(ts, name);
-    if (!t) return fail(E_INPUT, "%s: tensor %s%s is missing", ts->path, PREFIX, s->name);
+    if (!t) return adapter_tensor_name(st, s, name), fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
     const struct tensor want = file_shape(p, s);
     bool fits = t->nd == want.nd;
     for (int k = 0; k < want.nd && fits; k++) fits = t->d[k] == want.d[k];
