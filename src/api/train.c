@@ -33,7 +33,7 @@ int cyc_config_text(const cyc_config *c, char **yaml) {
 }
 
 const cyc_key *cyc_config_keys(size_t *n) {
-    static cyc_key keys[128];
+    static cyc_key keys[256];
     static size_t count;
     if (!count) {
         size_t have;
