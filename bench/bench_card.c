@@ -4,7 +4,7 @@
  *   bench_card [--cpu] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json ITEM...
  *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; LEVEL none, selective, block; PASS tokens a pass (default: the whole step)
  *     decode:ROWS[:LENGTH]           one token for each row, its cache LENGTH (64) tokens long
- *     macct:ROWS[:LEVEL]             both halves of a cycle, ROWS a side, 64 + 64 tokens
+ *     macct:ROWS[:LEVEL[:PASS]]      both halves of a cycle, ROWS a side, 64 + 64 tokens
  *     profile:ROWSxLENGTH:LEVEL      where a training pass spends its time: each op launched alone and waited for
  *     products                       few rows through the matrix-vector kernel and through cuBLASLt, microseconds each
  *     products:TYPE                  the same with matrices of a stored type, and their bytes a second
@@ -178,13 +178,13 @@ static void decode(const char *item, int rows, int length) {
 }
 
 /* Both halves of a cycle, through the objective itself. */
-static void macct(const char *item, int rows, enum checkpoint level) {
+static void macct(const char *item, int rows, enum checkpoint level, int pass) {
     enum { LENGTH = 64, STEPS = 4 };
     static struct config cfg;
     static struct run r;
     die(config_init(&cfg));
     int made = rows * 2 * (LENGTH + 2);
-    struct capacity cap = {made, rows * 2, rows, 2 * LENGTH + 4, g.compute};
+    struct capacity cap = {pass ? pass : made, rows * 2, rows, 2 * LENGTH + 4, g.compute};
     r = (struct run){.cfg = &cfg, .objective = &objective_macct, .backend = g.backend, .threads = omp_get_max_threads(), .eos = 2, .n_plans = 1, .cap = cap, .model = g.model};
     struct plans *p = &r.plans[0];
     p->st = g.st;
@@ -360,7 +360,7 @@ int main(int argc, char **argv) {
         char level[16] = "none";
         if (sscanf(argv[i], "sft:%dx%d:%15[a-z]:%d", &a, &b, level, &pass) >= 2) sft(argv[i], a, b, level_of(level), pass ? pass : a * b);
         else if (sscanf(argv[i], "decode:%d:%d", &a, &b) >= 1) decode(argv[i], a, b ? b : 64);
-        else if (sscanf(argv[i], "macct:%d:%15[a-z]", &a, level) >= 1) macct(argv[i], a, level_of(level));
+        else if (sscanf(argv[i], "macct:%d:%15[a-z]:%d", &a, level, &pass) >= 1) macct(argv[i], a, level_of(level), pass);
         else if (sscanf(argv[i], "profile:%dx%d:%15[a-z]", &a, &b, level) >= 2) profile(argv[i], a, b, level_of(level));
         else if (!strncmp(argv[i], "products", 8)) products(argv[i][8] == ':' ? dtype_parse(argv[i] + 9) : DT_BF16);
         else return fprintf(stderr, "bench_card: what is '%s'?\n", argv[i]), 2;

@@ -30,9 +30,9 @@ print(" ".join(f"--lr {method}={max(row)[2]:g}" for method, row in rows.items())
 PY
 }
 
-tune() { # TASK METHODS: each method's usual rate, a third of it and three times it
+tune() { # TASK METHODS: rates from each method's usual one up
     local sweeps=() spec
-    for spec in head=3e-3,1e-2,3e-2 prompt=1e-2,3e-2,1e-1 prefix=3e-3,1e-2,3e-2 ia3=1e-3,3e-3,1e-2 norms=3e-4,1e-3,3e-3 lora=2e-4,5e-4,1.5e-3 dora=2e-4,5e-4,1.5e-3 full=2e-5,5e-5,1.5e-4; do
+    for spec in head=3e-3,1e-2,3e-2,1e-1 prompt=1e-2,3e-2,1e-1,3e-1 prefix=1e-2,3e-2,1e-1 ia3=3e-3,1e-2,3e-2 norms=1e-3,3e-3,1e-2 lora=5e-4,1.5e-3,5e-3 dora=5e-4,1.5e-3,5e-3 full=5e-5,1.5e-4,5e-4; do
         case ",$2," in *",${spec%%=*},"*) sweeps+=(--sweep "${spec%%=*}.learning_rate=${spec#*=}") ;; esac
     done
     "$cyclora" compare "examples/compare-$1.yaml" --methods "$2" "${sweeps[@]}" --seeds 1 --score 0 --out "runs/tune-$1" --device "$device" --set "test.data=$3" ${SET:-}

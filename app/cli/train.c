@@ -215,7 +215,7 @@ static void print_usage(const json_t *plan, const char *dir) {
         str_addf(&adapter, "%s/%s", dir, *json_text(side, "name") ? json_text(side, "name") : "adapter");
         bool own = adapter.p && path_is_dir(adapter.p);
         const char *with = *model ? model : "MODEL", *folder = own ? adapter.p : dir;
-        if (json_object_get(plan, "labels")) printf("  cyclora classify --model %s --adapter %s --data FILE\n", with, folder);
+        if (json_object_get(plan, "head")) printf("  cyclora classify --model %s --adapter %s --data FILE\n", with, folder);
         else printf("  cyclora generate --model %s --adapter %s --prompt \"...\"\n", with, folder);
         str_free(&adapter);
     }

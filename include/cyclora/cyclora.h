@@ -88,6 +88,10 @@ int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t
 /* Texts of a file: plain lines, or a field (NULL: "text") of JSONL, a JSON array, CSV or TSV; format NULL: found by itself. */
 typedef struct cyc_texts cyc_texts;
 int cyc_texts_open(const char *path, const char *format, const char *field, cyc_texts **out);
+/* Words: of lines, or of a field's text, what stands between white space; a list of them (NULL: "tokens", "words" or "text"); CoNLL's lines. */
+int cyc_words_open(const char *path, const char *format, const char *field, cyc_texts **out);
+int cyc_words_count(const cyc_texts *t, int i);
+const char *cyc_word_at(const cyc_texts *t, int i, int k);
 void cyc_texts_close(cyc_texts *t);
 int cyc_texts_count(const cyc_texts *t);
 const char *cyc_text_at(const cyc_texts *t, int i);
@@ -100,11 +104,17 @@ int cyc_embed_texts(cyc_model *m, cyc_adapter *adapter, const cyc_texts *t, int 
 /* x[rows, columns] as OUT.npy, or OUT.safetensors with the one tensor "embeddings". */
 int cyc_matrix_write(const char *out, const float *x, int rows, int columns);
 
-/* A classifier's adapter (objective: classification; PEFT's SEQ_CLS). How many classes (0: it is none), their names ("LABEL_0" where the
- * folder has no labels.json), and their probabilities for each text: out[count * classes]. */
+/* An adapter with a head (objective: classification or regression, PEFT's SEQ_CLS; token_classification, TOKEN_CLS). How many classes (of a
+ * regression: numbers; 0: no head), their names ("LABEL_0" where the folder has no labels.json), and for each text their probabilities, or the
+ * numbers: out[count * classes]. */
+enum { CYC_HEAD_NONE, CYC_HEAD_CLASSES, CYC_HEAD_NUMBERS, CYC_HEAD_TAGS };
+int cyc_head(const cyc_adapter *a);
 int cyc_classes(const cyc_adapter *a);
 const char *cyc_class_name(const cyc_adapter *a, int i);
 int cyc_classify_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int max_length, float *out);
+/* CYC_HEAD_TAGS: the likeliest class of each word of all texts, one after the other, and its probability; -1 and 0 of a word that has no token
+ * or lies beyond max_length. t: from cyc_words_open(). */
+int cyc_tag_words(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int max_length, int32_t *tag, float *probability);
 
 typedef struct cyc_generate_options {
     int max_new_tokens;          /* 0: 64 */
@@ -200,6 +210,20 @@ typedef struct cyc_export_options {
  * model alone. Each output appears whole and checked, or not at all: its logits on fixed tokens must be those of base and adapter, as
  * far as its type allows. cyc_stop() ends it (CYC_INTERRUPTED). *json (may be NULL): {"outputs": [...]}, plans, checks, times. */
 int cyc_export(const char *from, const cyc_export_options *opt, char **json);
+typedef struct cyc_rework_options {
+    const char *how;       /* "resize" (of one LoRA to another rank); of several: "average", "svd", "cat", "linear", "ties", "magnitude_prune", "dare_linear", "dare_ties" */
+    const double *weights; /* n_weights of them, one for each adapter; none: 1/n each, of ties and dare_ties 1 each */
+    size_t n_weights;
+    int rank;              /* of resize and svd; of svd 0: the greatest of the adapters' */
+    double density;        /* the part of the numbers that stays, above 0 and at most 1, of ties, magnitude_prune and dare_*; else 0 */
+    int sign_by_count;     /* ties, dare_ties: the sign that most have, not that of the sum */
+    uint64_t seed;         /* of what dare_* leaves out, and of the new rows of a greater rank */
+    const char *base;      /* one name for the base where the adapters have several for it; NULL: they must have one */
+    const char *out;       /* the folder to write */
+    int force;             /* replaces what is there */
+} cyc_rework_options;
+/* An adapter of another, or of several, from their folders alone. *json: what was made, by module, and what the rank has cost. */
+int cyc_adapter_rework(const char *const *folders, size_t n, const cyc_rework_options *opt, char **json);
 /* As cyc_inspect(), of an adapter folder or run against a base: whether it fits. */
 int cyc_inspect_on(const char *path, const char *model, char **json);
 

@@ -1,10 +1,10 @@
 /* cyc_export: finds the adapters of what it is given, their base and its hash, the places to write to, and hands each to
  * export/export.h. */
 #define _DEFAULT_SOURCE
-#define _XOPEN_SOURCE 700
 #include "api/api.h"
 #include "base/log.h"
 #include "export/export.h"
+#include "export/place.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,15 +99,6 @@ static void relay_progress(void *ctx, size_t done, size_t total) {
     if (o->on_progress) o->on_progress(o->ctx, done, total);
 }
 
-/* Neither the base nor the adapter may be what is written over. */
-static err not_itself(const char *out, const char *source) {
-    char *a = realpath(out, NULL), *b = source ? realpath(source, NULL) : NULL;
-    bool same = a && b && !strcmp(a, b);
-    free(a);
-    free(b);
-    return same ? fail(E_USAGE, "%s is what is read: it cannot be written over", out) : OK;
-}
-
 static err one(const cyc_export_options *o, const char *from, struct export_request *r, const struct source *s, bool several, arena *mem,
                json_t *outputs) {
     struct relay relay = {o};
@@ -120,8 +111,8 @@ static err one(const cyc_export_options *o, const char *from, struct export_requ
         r->hash = NULL;
         find_hash(s, mem, r);
     }
-    TRY(not_itself(r->out, r->base));
-    TRY(not_itself(r->out, r->adapter));
+    TRY(place_not_itself(r->out, r->base));
+    TRY(place_not_itself(r->out, r->adapter));
     r->progress = (struct progress){.report = relay_progress, .ctx = &relay, .stop = api_stop()};
     r->on_plan = relay_plan;
     err e = export_one(r, &report);

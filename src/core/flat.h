@@ -5,6 +5,7 @@
  * their order. Non-finite values go through; flat_finite() finds them. */
 #ifndef CYC_CORE_FLAT_H
 #define CYC_CORE_FLAT_H
+#include "base/err.h"
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -26,5 +27,27 @@ struct adamw_state {
     const float *g;
 };
 void flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
+
+/* What it would cost to have a weight at zero, smoothed from step to step, and how unsure that is (Zhang et al. 2023, equations 9 to 11; PEFT's
+ * RankAllocator): c = |p g|;  mean = beta1 mean + (1 - beta1) c;  spread = beta2 spread + (1 - beta2) |c - mean|, with g = grad_scale * gradient. */
+struct importance {
+    double beta1, beta2;
+    float grad_scale;
+};
+struct importance_state {
+    const float *p, *g;
+    float *mean, *spread;
+};
+void flat_importance(const struct importance *o, const struct importance_state *s, int64_t n, int threads);
+
+/* n vectors, element l of vector i at i * across + l * along, are to be orthonormal: with S_ij = <v_i, v_j> - (i == j) the gradient of
+ * weight * ||S||_F (S's Frobenius norm; at 0: none) is added to that of the vectors, which lies as they do. */
+enum { ORTHOGONAL_MOST = 256 };
+struct orthogonal {
+    int n; /* at most ORTHOGONAL_MOST */
+    int64_t length, across, along;
+    double weight;
+};
+err flat_orthogonal(const struct orthogonal *o, const float *v, float *grad, int threads);
 
 #endif

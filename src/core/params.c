@@ -45,17 +45,25 @@ void param_rate(struct param_set *s, int index, float rate) {
     if (index >= 0 && !s->sealed) s->p[index].rate = rate;
 }
 
+void param_occasional(struct param_set *s, int index) {
+    if (index >= 0 && !s->sealed) s->p[index].occasional = true;
+}
+
 void param_keep(struct param_set *s, int index, int64_t rows, int64_t columns) {
     if (index < 0 || s->sealed) return;
     s->p[index].kept = true;
     s->p[index].keeps[0] = rows, s->p[index].keeps[1] = columns;
 }
 
+void param_freeze(struct param_set *s, int index) {
+    if (index >= 0 && !s->sealed) s->p[index].frozen = true;
+}
+
 /* The least rate above `above` among the matrices, or the vectors; 0: none. */
 static float next_rate(const struct param_set *s, bool vectors, float above) {
     float least = 0;
     for (int i = 0; i < s->n; i++)
-        if ((s->p[i].nd == 1) == vectors && s->p[i].rate > above && (least == 0 || s->p[i].rate < least)) least = s->p[i].rate;
+        if (!s->p[i].frozen && (s->p[i].nd == 1) == vectors && s->p[i].rate > above && (least == 0 || s->p[i].rate < least)) least = s->p[i].rate;
     return least;
 }
 
@@ -65,16 +73,22 @@ void param_seal(struct param_set *s) {
         if (vectors) s->vectors = s->bytes;
         for (float rate = next_rate(s, vectors, 0); rate > 0; rate = next_rate(s, vectors, rate))
             for (int i = 0; i < s->n; i++) {
-                if ((s->p[i].nd == 1) != vectors || s->p[i].rate != rate) continue;
+                if (s->p[i].frozen || (s->p[i].nd == 1) != vectors || s->p[i].rate != rate) continue;
                 s->p[i].off = s->bytes;
                 s->bytes += padded_bytes(&s->p[i]);
             }
+    }
+    s->trained = s->bytes;
+    for (int i = 0; i < s->n; i++) {
+        if (!s->p[i].frozen) continue;
+        s->p[i].off = s->bytes;
+        s->bytes += padded_bytes(&s->p[i]);
     }
     s->sealed = true;
 }
 
 struct param_stretch param_stretch(const struct param_set *s, size_t from) {
-    struct param_stretch t = {s->bytes, 1, from >= s->vectors};
+    struct param_stretch t = {s->trained, 1, from >= s->vectors};
     for (int i = 0; i < s->n; i++)
         if (s->p[i].off == from) t.rate = s->p[i].rate;
     for (int i = 0; i < s->n; i++)
@@ -82,7 +96,9 @@ struct param_stretch param_stretch(const struct param_set *s, size_t from) {
     return t;
 }
 
-size_t param_work_bytes(const struct param_set *s, dtype compute) { return s->vectors / 4 * dtype_row_bytes(compute, 1) + (s->bytes - s->vectors); }
+size_t param_work_bytes(const struct param_set *s, dtype compute) {
+    return (s->vectors + s->bytes - s->trained) / 4 * dtype_row_bytes(compute, 1) + (s->trained - s->vectors);
+}
 
 void param_free(struct param_set *s) {
     arena_free(&s->mem);
@@ -92,14 +108,14 @@ void param_free(struct param_set *s) {
 
 int64_t param_count(const struct param_set *s) {
     int64_t n = 0;
-    for (int i = 0; i < s->n; i++) n += elems_of(&s->p[i]);
+    for (int i = 0; i < s->n; i++) n += s->p[i].frozen ? 0 : elems_of(&s->p[i]);
     return n;
 }
 
 bool param_copies(const struct param_set *s, const void *data) {
     for (int i = 0; i < s->n; i++)
         for (int k = 0; k < s->p[i].n_slices && s->p[i].init == INIT_COPY; k++)
-            if (s->p[i].slice[k].from == data) return true;
+            if (s->p[i].slice[k].from == data && !s->p[i].slice[k].base_stays) return true;
     return false;
 }
 
@@ -107,13 +123,13 @@ val prog_param(struct prog *p, const struct param_set *s, int index) {
     if (p->failed) return (val){0};
     if (index < 0) return prog_fail(p, E_MEMORY, "out of memory while building a program"), (val){0};
     const struct param *q = &s->p[index];
-    const bool vector = q->nd == 1 && s->sealed;
+    /* before it: matrices, vectors (f32) */
+    const size_t vectors = !s->sealed || q->off < s->vectors ? 0 : (q->off < s->trained ? q->off : s->trained) - s->vectors;
     val v = prog_value(p, ROLE_PARAM, q->nd == 1 ? DT_F32 : prog_dt(p), q->nd, q->d, q->name);
     if (!has(v)) return v;
-    const size_t matrices = vector ? s->vectors : q->off;
-    prog_v(p, v)->off = matrices / 4 * dtype_row_bytes(prog_dt(p), 1) + (q->off - matrices); /* of the working copy */
+    prog_v(p, v)->off = (q->off - vectors) / 4 * dtype_row_bytes(prog_dt(p), 1) + vectors; /* of the working copy */
     prog_v(p, v)->grad = q->off;
-    prog_v(p, v)->needs = true;
+    prog_v(p, v)->needs = !q->frozen;
     return v;
 }
 

@@ -7,7 +7,10 @@
  *
  * Matrices lie before vectors. Programs that compute in bf16 or f16 read matrices in that type and vectors (norm weights, biases) in
  * f32: their working copy is the cast matrices and, behind them, the vectors as they are. Among the matrices, and among the vectors,
- * those of one learning rate lie together, so that the optimizer's loops are few. */
+ * those of one learning rate lie together, so that the optimizer's loops are few.
+ *
+ * Last come matrices that belong to the adapter and do not learn (VeRA's projections): they are in its weights, its file and its working
+ * copy, but no gradient and no optimizer state has a place for them. */
 #ifndef CYC_CORE_PARAMS_H
 #define CYC_CORE_PARAMS_H
 #include "core/prog.h"
@@ -34,10 +37,14 @@ struct param_slice {
     float init_scale;   /* of INIT_NORMAL_SLICES */
     const void *from;   /* of INIT_COPY: the base's own values, in the order of memory, ... */
     dtype stored;       /* ... of this type; read when an arena is filled, not before */
+    bool base_stays;    /* ... which others still read: the parameter does not stand in its place everywhere */
     float times;        /* ... and of INIT_COPY, times this; 0: 1 */
     param_maker make;   /* of INIT_MADE, ... */
     const void *how;    /* ... and what it goes by; NULL where the slice says all */
     bool turned;        /* files have it as [columns, rows] */
+    int64_t of_rows;    /* > 0: the file's tensor has so many, of which the parameter has the first */
+    bool again;         /* the file's tensor is another parameter's; this one has numbers of it once more: read, not written */
+    bool outer;         /* its name in files stands beside the model, not in it: "base_model.NAME" */
     /* Files have what it began with (`from`, f32, times `times`) once more: below its rows, or to their right and negated. */
     enum { BESIDE_NOTHING, BESIDE_BELOW, BESIDE_NEGATED } beside;
     const char *also;   /* another name under which a file may have it; NULL: none */
@@ -52,6 +59,8 @@ struct param {
     enum param_init init;
     float init_scale;
     float rate; /* its learning rate is so many times the recipe's */
+    bool frozen; /* a matrix that does not learn */
+    bool occasional; /* no gradient comes to it but where one of its ids occurs */
     bool kept;  /* what prefill computes from it decoding reads: STATE (core/site.h) ... */
     int64_t keeps[2]; /* ... of so many rows and columns in the compute type; 0: of the parameter's shape, f32 */
     struct param_slice *slice;
@@ -62,7 +71,8 @@ struct param_set {
     arena mem;
     int n, cap;
     struct param *p;
-    size_t bytes, vectors; /* of the arena; where the first vector lies: its end where there is none */
+    size_t bytes, vectors; /* of the weights' arena; where the first vector lies: its end where there is none */
+    size_t trained;        /* of the arenas of gradients and states: what is behind is frozen */
     bool sealed;
 };
 
@@ -71,11 +81,13 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
               const struct param_slice *slice, int n_slices);
 /* Before the set is sealed: parameter `index` learns `rate` times as fast as the recipe says (1 where nothing is said). */
 void param_rate(struct param_set *s, int index, float rate);
+void param_occasional(struct param_set *s, int index); /* ... hears of its ids alone */
 void param_keep(struct param_set *s, int index, int64_t rows, int64_t columns); /* ... has a STATE in generation, of that shape or (0) its own */
+void param_freeze(struct param_set *s, int index); /* ... a matrix, does not learn */
 /* After the first program, before the arenas are taken: gives every parameter its place. No new ones from here on. */
 void param_seal(struct param_set *s);
 size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */
-/* What lies from byte `from` of the arena on and learns alike: matrices or vectors, at one rate. From 0, then from each end, to bytes. */
+/* What lies from byte `from` of the arena on and learns alike: matrices or vectors, at one rate. From 0, then from each end, to `trained`. */
 struct param_stretch { size_t end; float rate; bool vectors; };
 struct param_stretch param_stretch(const struct param_set *s, size_t from);
 void param_free(struct param_set *s);

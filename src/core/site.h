@@ -8,6 +8,8 @@
 #include "core/params.h"
 #include "core/prog.h"
 
+enum { MAX_STATES = 2 };
+
 enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY };
 
 /* A part of the base by its names. */
@@ -45,6 +47,7 @@ struct base_matrix {
     int rope_heads;     /* as above */
     bool turned;        /* files have it as [cols, rows] */
     bool tied;          /* the head is this table too */
+    bool as_head;       /* ... and it is the head that asks */
     struct file_form form;
 };
 
@@ -85,6 +88,8 @@ struct base_sizes {
     int64_t layers, width, heads, kv_heads, head_dim, vocab;
     bool pairs;   /* columns of queries and keys are in GGUF's interleaved RoPE order */
     bool seq2seq; /* an encoder reads, a decoder writes */
+    int64_t encoder_layers; /* ... of so many */
+    bool norms_apart; /* what a sublayer gives goes through a norm of its own before it is added (Gemma) */
     bool encoder;
     bool turned;  /* files have matrices as [in, out] (GPT-2) */
     bool head_norms; /* queries and keys are normalised head by head */
@@ -97,15 +102,45 @@ struct made_matrix {
     const float *data;
 };
 
+/* An adapter between the gradient and the optimizer's step, or right after it, for a method that has a hand in that. */
+struct tuning {
+    const struct backend *backend; /* whose memory the arenas are */
+    const struct param_set *set;
+    float *w, *grad;               /* of set->bytes; of set->trained */
+    float *own[MAX_STATES];        /* of set->trained: the method's, zero before the first step */
+    int64_t step;                  /* 0: the first */
+    double weight;                 /* the gradient is of the mean loss times this */
+    float grad_scale;              /* after the step: the optimizer's */
+    int threads;
+};
+
+/* An adapter's numbers on the host. */
+struct numbers {
+    const void *settings;
+    const struct param_set *set;
+    float *w;
+};
+
 struct site;
 struct model;
 struct targets;
 struct module_list;
+
+/* What a sublayer of a block gives, where it is about to be added to what the sublayer read. */
+struct sublayer {
+    enum { AFTER_ATTENTION, AFTER_CROSS, AFTER_FFN } place;
+    int layer;        /* counted through both stacks, the encoder's first */
+    struct module of; /* AdapterHub's names: "blk.3.attention", "model.layers.3.attention_adapters" */
+    val read, made;   /* [N, C]; read: as the block has it, before the sublayer's norm */
+    val (*norm)(struct site *s, const struct sublayer *at, val sum); /* what the sum goes through (BERT); NULL: nothing */
+    const char *norm_name; /* norm's own */
+};
+
 /* A method: a row of peft/methods.def and one file. Its settings are a struct of its own; as JSON (jansson) they have PEFT's names,
  * in adapter_config.json and from a configuration alike. */
 struct peft_method {
     const char *name;      /* also its section of the configuration */
-    const char *peft_type; /* in adapter_config.json */
+    const char *peft_type; /* in adapter_config.json; NULL: it is AdapterHub's */
     size_t settings;       /* bytes of them */
     err (*check)(const void *settings);
     bool (*same)(const void *a, const void *b); /* the same programs: they share plans and arenas */
@@ -117,11 +152,15 @@ struct peft_method {
     void (*describe)(const void *settings, str *out);   /* "LoRA adapter (r 16": an open bracket for its size */
     const struct targets *(*targets)(const void *settings); /* NULL: it does not choose modules */
     const char *mark;      /* ends the name of the tensor that it has once in each module */
+    /* Whole modules of the base that are trained beside (PEFT's modules_to_save): endings of their names; each must end one. NULL: it has none. */
+    const struct module_list *(*saved)(const void *settings);
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
+    /* What takes the place of at->made; absent or NULL: that. */
+    val (*sublayer)(struct site *s, const struct sublayer *at);
     /* What takes the vector's place; absent or NULL: the vector. */
     val (*vector)(struct site *s, const struct base_vector *v);
-    /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike. */
+    /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike (but as_head). */
     val (*matrix)(struct site *s, const struct base_matrix *m);
     /* What a layer's attention adds, by its output projection. */
     val (*attention)(struct site *s, const struct attending *a);
@@ -131,6 +170,17 @@ struct peft_method {
     /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
     const char *whole;
     bool ours;             /* PEFT has no such method */
+    /* Of AdapterHub's methods, whose files are not PEFT's (gen/adapter.h): the name of the adapter, which is a part of its tensors' names. */
+    const char *(*called)(const void *settings);
+
+    /* In training; each may be NULL. `states` arenas are the method's own and lie in checkpoints. */
+    int states;
+    err (*before_step)(const void *settings, const struct tuning *t); /* adds to the gradient */
+    err (*after_step)(const void *settings, const struct tuning *t);
+    /* Of a method whose finished adapters have fewer numbers than those in training: the settings of the finished one, in mem, and the
+     * numbers of the one as the other, each way; what `from` does not have is zero. */
+    err (*finished)(const struct numbers *n, arena *mem, const void **settings);
+    void (*adopt)(const struct numbers *from, const struct numbers *to);
 
     /* For methods of the input; each may be NULL. */
     /* Takes note of the base's sizes in the structure's own copy of the settings; refuses a base that it cannot go with. */
@@ -172,6 +222,7 @@ struct site {
 
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);
 val site_linear(struct site *s, val x, const struct linear *w);
+val site_sublayer(struct site *s, const struct sublayer *at);
 val site_vector(struct site *s, const struct base_vector *v);
 val site_tokens(struct site *s, const struct base_matrix *table); /* absent: no token has a row of its own */
 val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */

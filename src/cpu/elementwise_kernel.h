@@ -156,21 +156,22 @@ FUSED_KERNEL(add) {
     return OK;
 }
 
-static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, const float *bias, const struct view *y) {
+/* y = x * l (absent: 1) * by + bias */
+static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, float by, const float *bias, const struct view *y) {
     const int64_t N = view_rows(x), C = x->d[1];
-    const bool one = l->d[0] == 1;
+    const bool one = l->p && l->d[0] == 1;
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++)
         EACH_VECTOR(c, n, C) {
-            const vf v = load(view_row(x, i) + c, n) * (one ? vf_set1(*view_f32(l)) : load(view_f32(l) + c, n));
+            const vf v = load(view_row(x, i) + c, n) * (!l->p ? vf_set1(by) : one ? vf_set1(*view_f32(l) * by) : load(view_f32(l) + c, n) * by);
             store(view_row(y, i) + c, bias ? v + load(bias + c, n) : v, n);
         }
 }
 
-/* to[c] (+)= sum over the rows of dy[c], times x[c] where there is an x. Threads split the columns, so each sum has one writer and one
+/* to[c] (+)= sum over the rows of dy[c], times x[c] where there is an x, times `by`. Threads split the columns, so each sum has one writer and one
  * order; SUM_VECTORS beside each other, for a row's lines are fetched in runs. */
 enum { SUM_VECTORS = 8 };
-static void column_sums(const struct run_ctx *run, const struct view *dy, const struct view *x, float *to, bool add) {
+static void column_sums(const struct run_ctx *run, const struct view *dy, const struct view *x, float by, float *to, bool add) {
     const int64_t N = view_rows(dy), C = dy->d[1], width = SUM_VECTORS * VW;
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t c0 = 0; c0 < C; c0 += width) {
@@ -181,30 +182,31 @@ static void column_sums(const struct run_ctx *run, const struct view *dy, const 
                 const vf d = load(view_row(dy, i) + c0 + c, n);
                 sum[c / VW] = x->p ? vf_fma(d, load(view_row(x, i) + c0 + c, n), sum[c / VW]) : sum[c / VW] + d;
             }
-        EACH_VECTOR(c, n, cols) store(to + c0 + c, add ? load(to + c0 + c, n) + sum[c / VW] : sum[c / VW], n);
+        EACH_VECTOR(c, n, cols) store(to + c0 + c, add ? load(to + c0 + c, n) + sum[c / VW] * by : sum[c / VW] * by, n);
     }
 }
 
 /* The same over the columns too. One thread: what a gate scales is small. */
-static void whole_sum(const struct view *dy, const struct view *x, float *to, bool add) {
+static void whole_sum(const struct view *dy, const struct view *x, float by, float *to, bool add) {
     float sum = 0;
     for (int64_t i = 0; i < view_rows(dy); i++) sum += vec_dot(view_row(dy, i), view_row(x, i), dy->d[1]);
-    *to = add ? *to + sum : sum;
+    *to = add ? *to + sum * by : sum * by;
 }
 
 FUSED_KERNEL(scale) {
-    (void)inst, (void)scratch;
-    scale_rows(run, &in[0], &in[1], in[2].p, &out[0]);
+    (void)scratch;
+    scale_rows(run, &in[0], &in[1], ops_scale_by(inst), in[2].p, &out[0]);
     return OK;
 }
 
 FUSED_KERNEL(scale_bwd) {
-    (void)inst, (void)scratch;
+    (void)scratch;
+    const float by = ops_scale_by(inst);
     for (int k = 1; k <= 2; k++) {
-        if (out[k].p && in[1].d[0] == 1) whole_sum(&in[2], &in[0], view_f32(&out[k]), k == 1);
-        else if (out[k].p) column_sums(run, &in[2], &in[0], view_f32(&out[k]), k == 1);
+        if (out[k].p && in[1].d[0] == 1) whole_sum(&in[2], &in[0], by, view_f32(&out[k]), k == 1);
+        else if (out[k].p) column_sums(run, &in[2], &in[0], by, view_f32(&out[k]), k == 1);
     }
-    if (out[0].p) scale_rows(run, &in[2], &in[1], NULL, &out[0]);
+    if (out[0].p) scale_rows(run, &in[2], &in[1], by, NULL, &out[0]);
     return OK;
 }
 
@@ -235,7 +237,7 @@ FUSED_KERNEL(magnitude_bwd) {
 
 FUSED_KERNEL(column_sum) {
     (void)inst, (void)scratch;
-    column_sums(run, &in[0], &(struct view){.p = NULL}, view_f32(&out[0]), true);
+    column_sums(run, &in[0], &(struct view){.p = NULL}, 1, view_f32(&out[0]), true);
     return OK;
 }
 

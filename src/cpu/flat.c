@@ -3,6 +3,7 @@
  * in their order. */
 #include "core/backend.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { PIECES = 256, LANES = 16, LEAST = 16384 /* floats of a piece: less is not worth a thread */ };
@@ -74,6 +75,46 @@ void flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, i
     }
 }
 
+void flat_importance(const struct importance *o, const struct importance_state *s, int64_t n, int threads) {
+    const float b1 = (float)o->beta1, one_b1 = (float)(1 - o->beta1), b2 = (float)o->beta2, one_b2 = (float)(1 - o->beta2), scale = o->grad_scale;
+    const float *restrict p = s->p, *restrict g = s->g;
+    float *restrict mean = s->mean, *restrict spread = s->spread;
+#pragma omp parallel for num_threads(threads_for(n, threads))
+    for (int64_t i = 0; i < n; i++) {
+        const float now = fabsf(p[i] * (scale * g[i])), m = b1 * mean[i] + one_b1 * now;
+        mean[i] = m;
+        spread[i] = b2 * spread[i] + one_b2 * fabsf(now - m);
+    }
+}
+
+static double product(const struct orthogonal *o, const float *v, int i, int j) {
+    const float *a = v + i * o->across, *b = v + j * o->across;
+    double sum = 0;
+    for (int64_t l = 0; l < o->length; l++) sum += (double)a[l * o->along] * b[l * o->along];
+    return sum;
+}
+
+err flat_orthogonal(const struct orthogonal *o, const float *v, float *grad, int threads) {
+    const int n = o->n;
+    float *s = malloc((size_t)n * (size_t)n * sizeof *s + 1);
+    double squares = 0;
+    if (!s) return fail(E_MEMORY, "out of memory");
+#pragma omp parallel for num_threads(threads_for((int64_t)n * n * o->length, threads)) schedule(dynamic)
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j <= i; j++) s[i * n + j] = s[j * n + i] = (float)(product(o, v, i, j) - (i == j));
+    for (int k = 0; k < n * n; k++) squares += (double)s[k] * s[k];
+    const float by = squares > 0 ? (float)(2 * o->weight / sqrt(squares)) : 0;
+#pragma omp parallel for num_threads(threads_for((int64_t)n * n * o->length, threads))
+    for (int64_t l = 0; l < o->length; l++)
+        for (int i = 0; i < n; i++) {
+            float sum = 0;
+            for (int j = 0; j < n; j++) sum += s[i * n + j] * v[j * o->across + l * o->along];
+            grad[i * o->across + l * o->along] += by * sum;
+        }
+    free(s);
+    return OK;
+}
+
 static err sumsq_of(const float *x, int64_t n, int threads, double *out) { return *out = flat_sumsq(x, n, threads), OK; }
 
 static err adamw_of(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads) { return flat_adamw(o, s, n, threads), OK; }
@@ -85,4 +126,6 @@ static err cast_of(const float *x, void *to, dtype dt, int64_t n, int threads) {
     return OK;
 }
 
-const struct flat_ops flat_cpu = {sumsq_of, adamw_of, cast_of, NULL};
+static err importance_of(const struct importance *o, const struct importance_state *s, int64_t n, int threads) { return flat_importance(o, s, n, threads), OK; }
+
+const struct flat_ops flat_cpu = {sumsq_of, adamw_of, cast_of, importance_of, flat_orthogonal, NULL};

@@ -64,7 +64,7 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
     return r && r->scratch ? r->scratch(inst, in, out) : 0;
 }
 
-static const struct flat_ops flat = {cuda_flat_sumsq, cuda_flat_adamw, cuda_flat_cast, cuda_flat_advance};
+static const struct flat_ops flat = {cuda_flat_sumsq, cuda_flat_adamw, cuda_flat_cast, cuda_flat_importance, cuda_flat_orthogonal, cuda_flat_advance};
 
 /* --- a base in fp8 ------------------------------------------------------------------------------------------------------- */
 static bool keeps(dtype as) {

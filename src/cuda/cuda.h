@@ -58,7 +58,7 @@ err cuda_split(const struct run_ctx *, const struct inst *, const struct view *i
 err cuda_split_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_softcap(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_scale(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_scale_columns(const struct view *x, const struct view *l, const float *bias, const struct view *y); /* y = x * l + bias (or NULL), y may be x */
+err cuda_scale_columns(const struct view *x, const struct view *l, float by, const float *bias, const struct view *y); /* y = x * l (absent: 1; one number: for all) * by + bias (or NULL), y may be x */
 size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 /* columns.cu: sums over rows */
 err cuda_scale_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
@@ -124,6 +124,8 @@ err cuda_matvec(const struct cuda_matvec *m, int n); /* n products that share x:
 err cuda_flat_sumsq(const float *x, int64_t n, int threads, double *out);
 err cuda_flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
 err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int threads);
+err cuda_flat_importance(const struct importance *o, const struct importance_state *s, int64_t n, int threads);
+err cuda_flat_orthogonal(const struct orthogonal *o, const float *v, float *grad, int threads);
 err cuda_flat_advance(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n);
 
 #ifdef __cplusplus

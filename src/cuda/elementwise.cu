@@ -172,12 +172,15 @@ extern "C" err cuda_glu_bwd(const struct run_ctx *run, const struct inst *inst, 
 }
 
 /* A thread W columns of as many rows as come to it: their numbers are loaded once. */
-template <typename T, int W> __global__ void scale_kernel(const T *x, const float *l, bool one, const float *bias, T *y, int64_t rows, int64_t cols, int64_t ldx, int64_t ldy) {
+template <typename T, int W> __global__ void scale_kernel(const T *x, const float *l, bool one, float all, const float *bias, T *y, int64_t rows, int64_t cols, int64_t ldx, int64_t ldy) {
     for (int64_t c = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; c < cols; c += (int64_t)gridDim.x * blockDim.x * W) {
         float by[W], more[W] = {}, v[W];
-        if (one) for (int i = 0; i < W; i++) by[i] = *l;
-        else load<float, W>(l + c, by);
+#pragma unroll
+        for (int i = 0; i < W; i++) by[i] = one ? *l : 1;
+        if (l && !one) load<float, W>(l + c, by);
         if (bias) load<float, W>(bias + c, more);
+#pragma unroll
+        for (int i = 0; i < W; i++) by[i] *= all;
         for (int64_t r = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += (int64_t)gridDim.y * blockDim.y) {
             load<T, W>(x + r * ldx + c, v);
 #pragma unroll
@@ -187,20 +190,21 @@ template <typename T, int W> __global__ void scale_kernel(const T *x, const floa
     }
 }
 
-extern "C" err cuda_scale_columns(const struct view *x, const struct view *l, const float *bias, const struct view *y) {
+extern "C" err cuda_scale_columns(const struct view *x, const struct view *by_column, float by, const float *bias, const struct view *y) {
     const int64_t N = view_rows(x), C = x->d[1];
     const int w = x->dt == DT_F32 ? 4 : 8;
-    const bool one = l->d[0] == 1, fast = rows_aligned(x, w) && rows_aligned(y, w) && (one || aligned(l->p)) && aligned(bias) && C % w == 0;
+    const float *l = view_f32(by_column);
+    const bool one = l && by_column->d[0] == 1, fast = rows_aligned(x, w) && rows_aligned(y, w) && (one || aligned(l)) && aligned(bias) && C % w == 0;
     if (!N || !C) return OK;
     struct shape s = shape_of(N, fast ? C / w : C);
-    if (fast) WITH_TYPE(x->dt, scale_kernel<T, wide<T>::n><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, view_f32(l), one, bias, (T *)y->p, N, C, x->ld, y->ld));
-    else WITH_TYPE(x->dt, scale_kernel<T, 1><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, view_f32(l), one, bias, (T *)y->p, N, C, x->ld, y->ld));
+    if (fast) WITH_TYPE(x->dt, scale_kernel<T, wide<T>::n><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, l, one, by, bias, (T *)y->p, N, C, x->ld, y->ld));
+    else WITH_TYPE(x->dt, scale_kernel<T, 1><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, l, one, by, bias, (T *)y->p, N, C, x->ld, y->ld));
     return CUDA_LAUNCHED("scale");
 }
 
 extern "C" err cuda_scale(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)inst, (void)scratch;
-    return cuda_scale_columns(&in[0], &in[1], view_f32(&in[2]), &out[0]);
+    (void)run, (void)scratch;
+    return cuda_scale_columns(&in[0], &in[1], ops_scale_by(inst), view_f32(&in[2]), &out[0]);
 }
 
 /* A gated unit whose inputs lack their deltas: a thread W columns of ROWS rows. */

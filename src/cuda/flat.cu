@@ -5,7 +5,7 @@
  * order of its elements, and the host adds the pieces in their order. So the card and its number of multiprocessors do not
  * show. Squares and sums are double. sumsq waits for the card, the others only launch.
  *
- * AdamW is src/cpu/flat.c, operation by operation: each is rounded to f32 by itself (no contracted multiply-adds), so both
+ * AdamW, and an importance, is src/cpu/flat.c, operation by operation: each is rounded to f32 by itself (no contracted multiply-adds), so both
  * give the same bits where the CPU's build has no FMA. Non-finite values go through.
  *
  * Refused: casts to anything but bf16, f16 and, a copy, f32. Not for two host threads at once: the sums share one
@@ -130,6 +130,78 @@ extern "C" err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int
     else if (dt == DT_F16) cast_kernel<f16><<<grid, THREADS, 0, cuda_stream>>>(x, (f16 *)to, octets, n);
     else return fail(E_INTERNAL, "cast: to bf16, f16 or f32 only");
     return CUDA_LAUNCHED("cast");
+}
+
+/* --- AdaLoRA's: importances, vectors that are to be orthonormal ------------------------------------------------------------- */
+struct smooth { float b1, one_b1, b2, one_b2, scale; };
+
+__global__ void importance_kernel(struct smooth o, const float *p, const float *g, float *mean, float *spread, int64_t n) {
+    EACH_ITEM(i, n) {
+        const float now = fabsf(__fmul_rn(p[i], __fmul_rn(o.scale, g[i])));
+        const float m = __fadd_rn(__fmul_rn(o.b1, mean[i]), __fmul_rn(o.one_b1, now));
+        mean[i] = m;
+        spread[i] = __fadd_rn(__fmul_rn(o.b2, spread[i]), __fmul_rn(o.one_b2, fabsf(__fsub_rn(now, m))));
+    }
+}
+
+extern "C" err cuda_flat_importance(const struct importance *o, const struct importance_state *s, int64_t n, int threads) {
+    (void)threads;
+    if (n <= 0) return OK;
+    const struct smooth k = {(float)o->beta1, (float)(1 - o->beta1), (float)o->beta2, (float)(1 - o->beta2), o->grad_scale};
+    importance_kernel<<<grid_for(n), THREADS, 0, cuda_stream>>>(k, s->p, s->g, s->mean, s->spread, n);
+    return CUDA_LAUNCHED("importance");
+}
+
+static float *gram; /* [ORTHOGONAL_MOST, ORTHOGONAL_MOST] and the factor, on the card; made at first use and kept */
+
+/* The sum of a block's threads, in one order; thread 0 has it. */
+__device__ static double block_sum(double sum) {
+    __shared__ double warps[WARPS];
+    for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
+    if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = sum;
+    __syncthreads();
+    for (int w = 1; w < WARPS && !threadIdx.x; w++) sum += warps[w];
+    return sum;
+}
+
+/* A block has one element of S. */
+__global__ void gram_kernel(struct orthogonal o, const float *v, float *s) {
+    const int i = blockIdx.x, j = blockIdx.y;
+    const float *a = v + i * o.across, *b = v + j * o.across;
+    double sum = 0;
+    for (int64_t l = threadIdx.x; l < o.length; l += THREADS) sum += (double)a[l * o.along] * b[l * o.along];
+    sum = block_sum(sum);
+    if (!threadIdx.x) s[i * o.n + j] = (float)(sum - (i == j));
+}
+
+__global__ void norm_kernel(const float *s, int n, double weight, float *by) {
+    double squares = 0;
+    for (int k = threadIdx.x; k < n; k += THREADS) squares += square(s[k]);
+    squares = block_sum(squares);
+    if (!threadIdx.x) *by = squares > 0 ? (float)(2 * weight / sqrt(squares)) : 0;
+}
+
+/* Neighbouring threads have neighbouring elements, whichever way the vectors lie. */
+__global__ void orthogonal_kernel(struct orthogonal o, const float *v, const float *s, const float *by, float *grad) {
+    EACH_ITEM(k, o.n * o.length) {
+        const int i = (int)(o.along == 1 ? k / o.length : k % o.n);
+        const int64_t l = o.along == 1 ? k % o.length : k / o.n;
+        float sum = 0;
+        for (int j = 0; j < o.n; j++) sum += s[i * o.n + j] * v[j * o.across + l * o.along];
+        grad[i * o.across + l * o.along] += *by * sum;
+    }
+}
+
+extern "C" err cuda_flat_orthogonal(const struct orthogonal *o, const float *v, float *grad, int threads) {
+    (void)threads;
+    const size_t most = (size_t)ORTHOGONAL_MOST * ORTHOGONAL_MOST;
+    if (!gram) TRY(cuda_check(cudaMalloc((void **)&gram, (most + 1) * sizeof *gram), "buffer for products of vectors"));
+    gram_kernel<<<dim3((unsigned)o->n, (unsigned)o->n), THREADS, 0, cuda_stream>>>(*o, v, gram);
+    TRY(CUDA_LAUNCHED("products of vectors"));
+    norm_kernel<<<1, THREADS, 0, cuda_stream>>>(gram, o->n * o->n, o->weight, gram + most);
+    TRY(CUDA_LAUNCHED("products of vectors"));
+    orthogonal_kernel<<<grid_for(o->n * o->length), THREADS, 0, cuda_stream>>>(*o, v, gram, gram + most, grad);
+    return CUDA_LAUNCHED("vectors made orthogonal");
 }
 
 __global__ static void advance_kernel(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n) {

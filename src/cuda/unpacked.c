@@ -1,14 +1,16 @@
-/* A group's products over a quantised base. W is unpacked to the type of the products in pieces, each beside the product of the piece
- * before it (cuda_beside_begin): unpacking waits for memory, products for the matrix units, and only the first piece is waited for.
- * Low-rank deltas are in the products' sums, as they are for plain matrices.
+/* A group's products over a quantised base: W is unpacked to the type of the products, and these are the ones of plain matrices, with
+ * the low-rank deltas in their sums. At most a piece at a time, so that scratch is no more than one large matrix.
  *
  * Forward: a piece is rows of one W_k, or several whole matrices where they are small: columns of Y_k, or whole outputs. Backward: the same
  * columns of all W_k, which are columns of dX: it is written once. A sum's terms and their order are those of whole matrices.
  *
+ * Small pieces, each unpacked on the stream beside the product of the one before it, were slower (docs/speed-log.md): the products' blocks
+ * have all registers of their multiprocessors, so nothing runs beside them.
+ *
  * Refused: what group_gemm.h refuses, fp8 (fp8.h). Called by linear.c. */
 #include "cuda/unpacked.h"
 
-size_t cuda_piece_bytes = (size_t)32 << 20;
+size_t cuda_piece_bytes = (size_t)128 << 20;
 
 enum { TILE = 128 /* a piece's rows: whole tiles of the products */, BLOCK = DTYPE_BLOCK_MAX /* .. and its columns: whole blocks */, HALF = 2 /* bytes of an element */ };
 
@@ -34,7 +36,7 @@ static int64_t all_rows(const struct view *w, struct rows p) {
 /* The piece after p; false: there is none. */
 static bool next_rows(int n, const struct view *w, struct rows *p) {
     const int64_t C = w[0].d[1], most = (int64_t)cuda_piece_bytes / (C * HALF);
-    const bool inside = p->end && p->to < w[p->end - 1].d[0];
+    const bool inside = p->end && p->to < w[p->k].d[0];
     const int k = inside ? p->k : p->end;
     const int64_t from = inside ? p->to : 0;
     if (k == n) return false;
@@ -69,22 +71,10 @@ static err product_of_rows(const struct cuda_group_forward *g, const struct view
 }
 
 err cuda_unpacked_forward(const struct cuda_group_forward *g, const struct view *w, void *scratch) {
-    char *place = scratch, *other = place + cuda_unpacked_scratch(g->n, w) / 2;
-    struct rows now = {0}, next;
-    next_rows(g->n, w, &now);
-    TRY(unpack_rows(w, now, g->dt, place));
-    for (bool more = true; more; now = next) {
-        next = now, more = next_rows(g->n, w, &next);
-        if (more) {
-            TRY(cuda_beside_begin());
-            err e = unpack_rows(w, next, g->dt, other);
-            TRY(cuda_beside_end());
-            if (e) return e;
-        }
-        TRY(product_of_rows(g, w, now, place));
-        TRY(cuda_beside_join());
-        char *free_now = place;
-        place = other, other = free_now;
+    struct rows p = {0};
+    while (next_rows(g->n, w, &p)) {
+        TRY(unpack_rows(w, p, g->dt, scratch));
+        TRY(product_of_rows(g, w, p, scratch));
     }
     return OK;
 }
@@ -111,30 +101,25 @@ err cuda_unpacked_backward(const struct cuda_group_backward *g, const struct vie
     int64_t O = 0;
     for (int k = 0; k < g->n; k++) O += g->O[k];
     const int64_t step = share(g->C, O * HALF, BLOCK);
-    char *place = scratch, *other = place + up(O * step * HALF, 256); /* that much is there: cuda_unpacked_scratch */
-    TRY(unpack_columns(g, w, 0, step, place));
     for (int64_t from = 0; from < g->C; from += step) {
-        const int64_t next = from + step;
-        if (next < g->C) {
-            TRY(cuda_beside_begin());
-            err e = unpack_columns(g, w, next, least(step, g->C - next), other);
-            TRY(cuda_beside_end());
-            if (e) return e;
-        }
-        TRY(product_of_columns(g, from, least(step, g->C - from), place));
-        TRY(cuda_beside_join());
-        char *free_now = place;
-        place = other, other = free_now;
+        const int64_t width = least(step, g->C - from);
+        TRY(unpack_columns(g, w, from, width, scratch));
+        TRY(product_of_columns(g, from, width, scratch));
     }
     return OK;
 }
 
-/* Two of the largest pieces of both ways, also where some outputs have no gradient. */
+/* The largest piece of either way; backward of any of the outputs, for some may have no gradient. */
 size_t cuda_unpacked_scratch(int n, const struct view *w) {
-    const int64_t C = w[0].d[1], piece = (int64_t)cuda_piece_bytes;
-    int64_t O = 0;
-    for (int k = 0; k < n; k++) O += w[k].d[0];
-    if (O * C * HALF <= piece) return (size_t)up(O * C * HALF, 256);
-    const int64_t rounding = O * BLOCK > C * TILE ? O * BLOCK : C * TILE;
-    return 2 * (size_t)up(least(O * C * HALF, piece + rounding * HALF), 256);
+    const int64_t C = w[0].d[1];
+    int64_t most = 0;
+    struct rows p = {0};
+    while (next_rows(n, w, &p))
+        if (all_rows(w, p) * C > most) most = all_rows(w, p) * C;
+    for (unsigned some = 1; some < 1u << n; some++) {
+        int64_t O = 0;
+        for (int k = 0; k < n; k++) O += some >> k & 1 ? w[k].d[0] : 0;
+        if (O * share(C, O * HALF, BLOCK) > most) most = O * share(C, O * HALF, BLOCK);
+    }
+    return (size_t)up(most * HALF, 256);
 }

@@ -3,10 +3,11 @@
  * folder, more than training can (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
  *
  * It is strict: each tensor of the file belongs to a pair or to a tensor of the base, each of the right shape. It refuses by name, with
- * the reason: other methods, biases beside a LoRA, modules_to_save, LoRA on embeddings and heads, adapters whose initialisation changed
- * the base. */
+ * the reason: other methods, biases beside a LoRA, a classifier's head, LoRA on embeddings and heads, adapters whose initialisation changed
+ * the base. modules_to_save are whole tensors beside the pairs; of a tied table they are refused, for PEFT unties it. */
 #ifndef CYC_EXPORT_DELTAS_H
 #define CYC_EXPORT_DELTAS_H
+#include "export/pairs.h"
 #include "gen/adapter.h"
 
 struct delta {
@@ -23,10 +24,12 @@ struct deltas {
     arena mem;
     const char *folder;
     struct tensors files;
+    struct lora_pairs pairs; /* LoRA's */
     struct delta *d; /* in the order of the base's weights */
     int n, max_rank;
     const struct peft_method *method; /* of whole tensors, with its settings; NULL: LoRA's pairs */
-    const void *settings;
+    const void *settings; /* also of a LoRA with wholes */
+    int wholes;           /* beside the pairs: modules_to_save */
     const char **targets;  /* the modules' names */
     double dropout;        /* for formats that note it */
     bool dora;             /* each delta has an m */

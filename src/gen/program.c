@@ -53,12 +53,13 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     const struct head *h = head_of(st);
     struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
-    val x;
+    val x, target = {0};
     struct linear w = {0};
     struct projection own = {0};
+    if ((g->targets = h && h->kind == HEAD_NUMBERS)) target = prog_input(s->p, DT_F32, 2, (int64_t[]){SYM_S, h->classes}, "target");
     if (h) x = head_rows(h, m, s), w = head_linear(h, m, s), a.softcap = 0;
     else x = model_body(m, s), own = model_head(m, s), w.w = own.w;
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}}, 7, &a);
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}, target}, 8, &a);
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];
@@ -72,12 +73,16 @@ static void emit_logits(struct program *g, const struct model *m, struct site *s
     prog_keep(s->p, g->logits);
 }
 
-/* The rows that a classifier reads, one for each text, and what it says of them. */
+/* The base's rows as they are read from outside: of an encoder-decoder the encoder's. */
+static val emit_rows(const struct model *m, struct site *s) { return m->family->encode ? m->family->encode(m, s) : model_body(m, s); }
+
+/* The rows that a head reads, one for each text or all, and what it says of them. */
 static void emit_classes(struct program *g, const struct model *m, const struct structure *st, struct site *s) {
     const struct head *h = head_of(st);
-    val rows = input(s->p, "rows", &dim_s, DT_I32);
-    val x = h ? head_rows(h, m, s) : model_body(m, s);
-    x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
+    g->gathers = !h || h->kind != HEAD_TAGS;
+    const val rows = g->gathers ? input(s->p, "rows", &dim_s, DT_I32) : (val){0};
+    val x = h ? head_rows(h, m, s) : emit_rows(m, s);
+    if (g->gathers) x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
     if (s->p->failed) return;
     if (!h) {
         prog_keep(s->p, g->features = x);
@@ -91,11 +96,12 @@ static void emit_classes(struct program *g, const struct model *m, const struct 
 
 /* What a mode cannot be of this model and structure. */
 static void refuse(struct prog *p, const struct model *m, enum mode mode, const struct structure *st) {
-    if (m->family->seq2seq && (mode == MODE_FEATURES || mode == MODE_CLASSIFY || head_of(st)))
-        prog_fail(p, E_UNSUPPORTED, "features and classes of an encoder-decoder (%s) are not to be had yet", m->path);
+    char what[64];
+    if (m->family->seq2seq && head_of(st) && st->head.kind != HEAD_TAGS)
+        prog_fail(p, E_UNSUPPORTED, "%s is an encoder-decoder (%s): its head is one of tokens (objective: token_classification), not of a whole text", m->path, model_arch(m));
     else if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
-        prog_fail(p, E_USAGE, "this adapter is a classifier of %d classes: it tells the class of a text (cyclora classify), it does not write or score one", st->head.classes);
-    else if (head_of(st) && m->family->encoder && st->virtual_tokens)
+        prog_fail(p, E_USAGE, "this adapter is %s: it tells what it says of a text (cyclora classify), it does not write or score one", head_text(&st->head, what));
+    else if (head_of(st) && m->family->encoder && st->virtual_tokens && st->head.kind != HEAD_TAGS)
         prog_fail(p, E_UNSUPPORTED, "a classifier of an encoder (%s) reads its first token's row, before which no virtual ones can stand", model_arch(m));
     else if (m->family->encoder && mode != MODE_FEATURES && mode != MODE_CLASSIFY && !head_of(st))
         prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features and classes, it has no head to write with", m->path, model_arch(m));
@@ -134,8 +140,8 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
-    p->cap[-SYM_M] = m->family->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
-    g->seq2seq = m->family->seq2seq;
+    g->seq2seq = m->family->seq2seq && mode != MODE_FEATURES && mode != MODE_CLASSIFY && !head_of(st);
+    p->cap[-SYM_M] = g->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
@@ -157,7 +163,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
     refuse(p, m, mode, st);
-    if (mode == MODE_FEATURES) prog_keep(p, g->features = model_body(m, &s));
+    if (mode == MODE_FEATURES) prog_keep(p, g->features = emit_rows(m, &s));
     else if (mode == MODE_CLASSIFY) emit_classes(g, m, st, &s);
     else if (mode == MODE_TRAIN || mode == MODE_SCORE) {
         s.sample = input(p, "sample", &dim_n, DT_I32);
@@ -246,10 +252,14 @@ err memory_bind(const struct memory *mem, const struct program *g, const float *
     *param = mem->compute == DT_F32 || !weights ? (void *)weights : mem->work;
     if (*param == weights) return OK;
     const struct param_set *s = g->params;
-    const size_t matrices = s->vectors / 4, vectors = (s->bytes - s->vectors) / 4;
-    err e = matrices ? mem->backend->flat->cast(weights, mem->work, mem->compute, (int64_t)matrices, threads) : OK;
-    if (e || !vectors) return e;
-    return mem->backend->flat->cast(weights + matrices, (char *)mem->work + matrices * dtype_row_bytes(mem->compute, 1), DT_F32, (int64_t)vectors, threads);
+    const struct { size_t n; dtype as; } parts[] = {{s->vectors / 4, mem->compute}, {(s->trained - s->vectors) / 4, DT_F32}, {(s->bytes - s->trained) / 4, mem->compute}};
+    char *to = mem->work;
+    for (int i = 0; i < 3; i++) {
+        if (parts[i].n) TRY(mem->backend->flat->cast(weights, to, parts[i].as, (int64_t)parts[i].n, threads));
+        weights += parts[i].n;
+        to += parts[i].n * dtype_row_bytes(parts[i].as, 1);
+    }
+    return OK;
 }
 
 static struct binding bind(const struct memory *mem, int n, int s, int m) {
@@ -314,8 +324,9 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
     if (g->seq2seq && g->mode == MODE_PREFILL) in[n++] = f->src_slot;
     if (g->mode == MODE_PREFILL) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->next_pos;
     else if (g->mode == MODE_DECODE) in[n++] = f->slot, in[n++] = f->sample;
-    else if (g->mode == MODE_CLASSIFY) in[n++] = f->rows;
-    else if (g->mode != MODE_FEATURES) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
+    else if (g->mode == MODE_CLASSIFY && g->gathers) in[n++] = f->rows;
+    else if (g->mode != MODE_FEATURES && g->mode != MODE_CLASSIFY) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
+    if (g->targets) in[n++] = f->target;
 }
 
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,

@@ -2,6 +2,7 @@
 #include "model/family.h"
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 static val norm_of(const struct model *m, struct site *s, val x, const char *name, int l, int heads) {
     val w = model_vector(m, s, name, l, "weight"), bias = model_vector(m, s, name, l, "bias");
@@ -72,6 +73,32 @@ val block_attend(const struct model *m, struct site *s, int l, const val q[3]) {
     return site_attended(s, &at);
 }
 
+static val sum_norm(struct site *s, const struct sublayer *at, val sum) { return block_norm(s->model, s, sum, at->norm_name, at->layer); }
+
+/* "model.layers.3" of "model.layers.3.mlp.down_proj". */
+static int layer_of(const char *module, int l) {
+    char number[16];
+    snprintf(number, sizeof number, ".%d.", l);
+    const char *at = strstr(module, number);
+    return at ? (int)(at - module + (ptrdiff_t)strlen(number) - 1) : (int)strlen(module);
+}
+
+val block_after(const struct model *m, struct site *s, int l, int place, val x, val y) {
+    static const char *const usual[] = {"attention_adapters", "output_adapters"};
+    if (!s->method || !s->method->sublayer) return y;
+    const int at = place == AFTER_FFN;
+    char name[64], module[256];
+    snprintf(name, sizeof name, "blk.%d.ffn_down.weight", l);
+    const struct weight *w = model_weight(m, name);
+    if (!w) return prog_fail(s->p, E_INTERNAL, "tensor %s is missing", name), y;
+    snprintf(name, sizeof name, "blk.%d.%s", l, at ? "ffn" : "attention");
+    snprintf(module, sizeof module, "%.*s.%s", layer_of(w->module, l), w->module, (m->family->adapters ? m->family->adapters : usual)[at]);
+    const char *const *norms = m->family->sum_norms;
+    return site_sublayer(s, &(struct sublayer){.place = place, .layer = l, .of = {.name = name, .module = module}, .read = x, .made = y, .norm = norms ? sum_norm : NULL, .norm_name = norms ? norms[at] : NULL});
+}
+
+val block_join(const struct model *m, struct site *s, int l, int place, val x, val y) { return block_add(s, x, block_after(m, s, l, place, x, y)); }
+
 static val down(const struct model *m, struct site *s, const val u[2], int l, enum activation act) {
     struct linear w = model_linear(m, s, "ffn_down", l);
     return site_linear(s, emit1(s->p, &op_glu, u, 2, &(struct op_attr){.act = act}), &w);
@@ -101,8 +128,8 @@ val block_llama(const struct model *m, struct site *s, val x, int l) { /* x [N, 
     val q[3]; /* [N, H*D], [N, K*D], [N, K*D] */
     block_qkv(m, s, block_norm(m, s, x, "attn_norm", l), l, q);
     block_rotate(m, s, l, q);
-    x = block_add(s, x, block_attend(m, s, l, q));
-    return block_add(s, x, block_gated(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU));
+    x = block_join(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q));
+    return block_join(m, s, l, AFTER_FFN, x, block_gated(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU));
 }
 
 err llama_tensors(struct model *m) {

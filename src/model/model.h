@@ -105,6 +105,15 @@ struct family {
      * without, which reads the last's. pool: what stands between body and classifier; NULL: nothing. */
     const char *classifier;
     val (*pool)(const struct model *m, struct site *s, val x);
+    /* AdapterHub's names for what stands behind a layer's attention and its feed-forward, below the layer; NULL: its usual ones. */
+    const char *const *adapters;
+    const char *const *sum_norms; /* norms of the two sums x + y, by those places (BERT); NULL: there are none */
+    bool norms_apart;        /* core/site.h */
+    const char *tagger;      /* its token classifier's module, with a bias everywhere; NULL: "score" */
+    /* Encoder-decoders: the encoder alone, whose rows [N, C] are what features and token classifiers are made of; and what transformers' token
+     * classifier has before the names of the base's modules. */
+    val (*encode)(const struct model *m, struct site *s);
+    const char *inside;
     bool encoder;            /* no head of its own: features, and classifiers */
     bool seq2seq;            /* an encoder reads the prompt, a decoder writes */
 };

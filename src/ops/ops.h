@@ -38,10 +38,11 @@
  *                  += bias[ops_bucket(j-i)][h] (T5; B = buckets)
  * attention_bwd    in  q, k, v, cu, o, lse, do, cu_k, bias                   out dq, dk, dv
  * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
- * scale            in  x[N,C], l[C] or l[1] f32, bias[C] f32 (opt)   out y[N,C] = x * l + bias (may be in place); l[1]: one for all columns
- * scale_bwd        in  x (with dl), l, dy                       out dx (opt; may be in place of x or dy), dl (opt, GRAD: added),
+ * scale            in  x[N,C], l[C] or l[1] f32 (opt: 1), bias[C] f32 (opt)   out y[N,C] = s x * l + bias (may be in place); s = scale, 0: 1;
+ *                  l[1]: one for all columns
+ * scale_bwd        in  x (with dl), l (opt), dy                       out dx (opt; may be in place of x or dy), dl (opt, GRAD: added),
  *                                                               dl f32 (opt, ACT: written)
- *                  dx = dy * l; dl = sum_n dy * x (l[1]: over the columns too), of an l that is trained or computed; of a trained bias: column_sum
+ *                  dx = s dy * l; dl = s sum_n dy * x (l[1]: over the columns too), of an l that is trained or computed; of a trained bias: column_sum
  * magnitude        in  m[O] f32, w2[O] f32, P[r,O] f32, B[O,r], G[r,r] f32, state[O] f32 STATE (opt)
  *                  out l[O] f32 (the STATE, where there is one), inv[O] f32
  *                  norm_o = sqrt(w2_o + 2 s sum_j P_jo B_oj + s^2 B_o G B_o^T), s = scale; l = m / norm, inv = 1 / norm, both 0 where
@@ -51,12 +52,13 @@
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
  * split_bwd        in  dy_i[N,W_i] (opt: zeros)                  out dx
- * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt)
+ * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt)
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
  *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
  *                      dbias[V], drows[R,C] (where they are trained; GRAD: added)
  *                  W' = W with rows[r] in the place of row which[r] (then W itself is frozen); W below is that.
- *                  logits z = x W^T + bias, with softcap c > 0: c tanh(z/c).
+ *                  logits z = x W^T + bias, with softcap c > 0: c tanh(z/c). nll = -log softmax(z)[label]; with a target the mean of
+ *                  (z - target[label])^2 (then neither rows nor softcap; correct is 0).
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
@@ -102,6 +104,8 @@ static inline int ops_bucket(const struct op_attr *a, int64_t ahead) {
 static inline const struct view *ops_like_x(const struct view *in, const struct view *out) { return in[LB_X].nd ? &in[LB_X] : &out[LB_DX]; }
 /* A norm's statistic of row n, group g: [N] or [N, H]. */
 static inline float *ops_stat(const struct view *v, int64_t n, int64_t g) { return view_f32(v) + (v->nd == 2 ? n * v->ld + g : n); }
+/* scale's factor for all columns. */
+static inline float ops_scale_by(const struct inst *i) { return i->a.scale != 0 ? i->a.scale : 1; }
 static inline bool ops_drop_keep(uint32_t bits, float p) { return philox_unit(bits) >= p; }
 
 #endif

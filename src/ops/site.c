@@ -32,6 +32,11 @@ val site_linear(struct site *s, val x, const struct linear *w) {
     return out;
 }
 
+val site_sublayer(struct site *s, const struct sublayer *at) {
+    val own = s->method && s->method->sublayer ? s->method->sublayer(s, at) : (val){0};
+    return has(own) ? own : at->made;
+}
+
 val site_vector(struct site *s, const struct base_vector *v) {
     val own = s->method && s->method->vector ? s->method->vector(s, v) : (val){0};
     return has(own) ? own : v->base;

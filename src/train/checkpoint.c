@@ -261,7 +261,7 @@ err folder_finish(struct run *r) {
     arena mem = {0};
     err e = OK;
     for (int i = 0; i < r->objective->sides && !e; i++)
-        e = learner_write(&r->side[i].learner, adapter_folder(r, i, r->cfg->output_dir, &mem), r->cfg->model);
+        e = learner_finish(&r->side[i].learner, adapter_folder(r, i, r->cfg->output_dir, &mem), &r->model);
     arena_free(&mem);
     return e;
 }

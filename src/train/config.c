@@ -541,13 +541,13 @@ static err check_one_side(const struct config *c) {
     const bool sft = !strcmp(c->objective, "sft");
     const struct strs *a = &c->side[0].data, *b = &c->side[1].data;
     struct file_entry e;
-    if (!a->n) return fail(E_USAGE, "'data' is missing: %s", sft ? "sft trains on a file of prompt/completion or conversations" : "classification trains on a file of texts with labels");
+    if (!a->n) return fail(E_USAGE, "'data' is missing: %s", sft ? "sft trains on a file of prompt/completion or conversations" : "a head trains on a file of texts with labels or numbers, or of words with tags");
     bool same = a->n == b->n;
     for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
     if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: %s trains one adapter, on 'data'", c->objective);
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
     if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
-    if (sft && !strcmp(c->side[0].method, "none")) return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification");
+    if (sft && !strcmp(c->side[0].method, "none")) return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or token_classification");
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     if (c->eval_split > 0 && *c->side[0].projector_file)
         return fail(E_USAGE, "'eval.split' takes records out of the data that 'projector.file' has a row for: put the vectors into the records, or name 'eval.data' and 'eval.vectors'");
@@ -570,7 +570,7 @@ static err check_data(const struct config *c) {
     arena_free(&mem);
     TRY(e);
     for (int s = 0; s < 2; s++)
-        if (!strcmp(c->side[s].method, "none")) return fail(E_USAGE, "'%s.method' none trains nothing but a classifier's head: it goes with objective classification", s ? "B" : "A");
+        if (!strcmp(c->side[s].method, "none")) return fail(E_USAGE, "'%s.method' none trains nothing but a classifier's head: it goes with objective classification, regression or token_classification", s ? "B" : "A");
     for (int s = 0; s < 2; s++)
         if (!strcmp(c->side[s].method, "projector")) return fail(E_USAGE, "'%s.method' projector reads vectors beside each text, which a text that the other side makes has not: it goes with objective sft or classification", s ? "B" : "A");
     if (c->labels.n) return fail(E_USAGE, "'labels' has no use with objective macct: classes belong to objective classification");

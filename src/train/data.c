@@ -31,6 +31,12 @@ err data_given(const struct side_config *c, const char *file, struct npy *open, 
     return OK;
 }
 
+void data_fields(const struct run *r, const struct side_config *c, enum source_want want, const char **field, const char **label) {
+    const bool of_words = want == WANT_TAGGED; /* what is not named otherwise is looked for under the names that data sets have (shapes.h) */
+    *field = want == WANT_PAIR || want >= WANT_SFT || (of_words && !strcmp(c->field, "text")) ? NULL : c->field;
+    *label = want < WANT_LABELLED || want > WANT_TAGGED || (of_words && !strcmp(r->cfg->label_field, "label")) ? NULL : r->cfg->label_field;
+}
+
 err data_open(struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s) {
     arena mem = {0};
     struct source_file *f = arena_alloc(&mem, (size_t)c->data.n * sizeof *f);
@@ -40,8 +46,10 @@ err data_open(struct run *r, const struct side_config *c, enum source_want want,
         struct file_entry entry;
         e = config_entry(&mem, c->data.v[i], &entry);
         f[i] = (struct source_file){.path = entry.path, .format = entry.format ? entry.format : c->format, .field = entry.field, .weight = entry.weight, .limit = entry.limit};
-        if ((want == WANT_TEXT || want == WANT_LABELLED) && !f[i].field) f[i].field = c->field;
-        if (want == WANT_LABELLED) f[i].field2 = r->cfg->label_field;
+        const char *field, *label;
+        data_fields(r, c, want, &field, &label);
+        if (!f[i].field) f[i].field = field;
+        f[i].field2 = label;
     }
     if (!e) e = source_open_files(f, c->data.n, &o, s);
     arena_free(&mem);

@@ -9,41 +9,50 @@
 static const double FIRST_SCALE = 65536;
 enum { GROW_AFTER = 2000 };
 
+int learner_states(const struct structure *st) { return st->method ? st->method->states : 0; }
+
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r) {
     const struct backend *backend = program->plan.backend;
     *l = (struct learner){.st = st, .program = program, .recipe = *r, .backend = backend};
     if (prog_dt(&program->p) == DT_F16) l->scaler.scale = FIRST_SCALE;
     l->w = backend->mem->take(st->params.bytes);
-    l->m = backend->mem->take(st->params.bytes);
-    l->v = backend->mem->take(st->params.bytes);
-    if (l->w && l->m && l->v) return OK;
+    l->m = backend->mem->take(st->params.trained);
+    l->v = backend->mem->take(st->params.trained);
+    const int own = learner_states(st);
+    bool room = l->w && l->m && l->v;
+    for (int i = 0; i < own; i++) room &= (l->own[i] = backend->mem->take(st->params.trained)) != NULL;
+    if (room) return OK;
     learner_free(l);
-    return fail(E_MEMORY, "cannot allocate %zu bytes for an adapter and its optimizer", 3 * st->params.bytes);
+    return fail(E_MEMORY, "cannot allocate %zu bytes for an adapter and its optimizer", st->params.bytes + (size_t)(2 + own) * st->params.trained);
 }
 
 void learner_free(struct learner *l) {
     if (!l->st) return;
-    float *const arenas[] = {l->w, l->m, l->v};
-    for (int i = 0; i < 3; i++)
-        if (arenas[i]) l->backend->mem->give(arenas[i], l->st->params.bytes);
+    if (l->w) l->backend->mem->give(l->w, l->st->params.bytes);
+    float *const states[] = {l->m, l->v, l->own[0], l->own[1]};
+    for (int i = 0; i < 2 + MAX_STATES; i++)
+        if (states[i]) l->backend->mem->give(states[i], l->st->params.trained);
+    reach_free(&l->reach);
     *l = (struct learner){0};
 }
 
 /* --- from and to the host ------------------------------------------------------------------------------------------ */
+static size_t bytes_of(const struct learner *l, const float *there) { return there == l->w ? l->st->params.bytes : l->st->params.trained; }
+
 /* An arena of the backend (`there`) as the host sees it: itself, or a copy that lend_end() frees. */
 static err lend(const struct learner *l, float *there, bool with_content, float **host) {
-    *host = l->backend->mem->host ? there : pages_take(l->st->params.bytes);
+    *host = l->backend->mem->host ? there : pages_take(bytes_of(l, there));
     if (!*host) return fail(E_MEMORY, "out of memory");
-    return *host != there && with_content ? l->backend->mem->download(*host, there, l->st->params.bytes) : OK;
+    return *host != there && with_content ? l->backend->mem->download(*host, there, bytes_of(l, there)) : OK;
 }
 
 /* What was written into the lent copy goes back. */
 static err put_back(const struct learner *l, float *there, const float *host) {
-    return host == there ? OK : l->backend->mem->upload(there, host, l->st->params.bytes);
+    return host == there ? OK : l->backend->mem->upload(there, host, bytes_of(l, there));
 }
 
 static void lend_end(const struct learner *l, const float *there, float *host) {
-    if (host && host != there) pages_give(host, l->st->params.bytes);
+    if (host && host != there) pages_give(host, bytes_of(l, there));
 }
 
 err learner_fill(struct learner *l, uint64_t key) {
@@ -59,6 +68,33 @@ err learner_write(const struct learner *l, const char *folder, const char *base_
     float *host;
     err e = lend(l, l->w, true, &host);
     if (!e) e = adapter_write(folder, l->st, host, base_model);
+    lend_end(l, l->w, host);
+    return e;
+}
+
+static err write_finished(const struct numbers *have, const char *folder, const struct model *m, const struct structure *st) {
+    struct structure done;
+    arena mem = {0};
+    const void *settings;
+    TRY(st->method->finished(have, &mem, &settings));
+    err e = structure_init_head(&done, m, st->method, settings, &st->head, NULL);
+    float *weights = e ? NULL : arena_f32(done.params.bytes);
+    if (!e && !weights) e = fail(E_MEMORY, "out of memory");
+    if (!e) {
+        st->method->adopt(have, &(struct numbers){settings, &done.params, weights});
+        e = adapter_write(folder, &done, weights, m->path);
+        arena_f32_free(weights, done.params.bytes);
+    }
+    structure_free(&done);
+    arena_free(&mem);
+    return e;
+}
+
+err learner_finish(const struct learner *l, const char *folder, const struct model *m) {
+    if (!l->st->method->finished) return learner_write(l, folder, m->path);
+    float *host;
+    err e = lend(l, l->w, true, &host);
+    if (!e) e = write_finished(&(struct numbers){l->st->settings, &l->st->params, host}, folder, m, l->st);
     lend_end(l, l->w, host);
     return e;
 }
@@ -82,22 +118,30 @@ static err layout_hash(const struct param_set *s, char hex[33]) {
     return OK;
 }
 
+static const char *const own_names[MAX_STATES] = {"method_state_1", "method_state_2"};
+
 err optimizer_write(const struct learner *l, const char *folder) {
     char path[4096], layout[33];
-    size_t bytes = l->st->params.bytes;
+    size_t bytes = l->st->params.trained;
     int32_t step = (int32_t)l->adam_steps, good = (int32_t)l->scaler.good;
-    float *m, *v = NULL, scale = (float)l->scaler.scale;
+    float *m, *v = NULL, *own[MAX_STATES] = {NULL}, scale = (float)l->scaler.scale;
     err e = lend(l, l->m, true, &m);
     if (!e) e = lend(l, l->v, true, &v);
+    for (int i = 0; i < learner_states(l->st) && !e; i++) e = lend(l, l->own[i], true, &own[i]);
     if (!e) e = layout_hash(&l->st->params, layout);
-    struct tensor t[] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = m, .bytes = bytes},
+    int n = 4;
+    struct tensor t[6 + MAX_STATES] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = m, .bytes = bytes},
                          {.name = "exp_avg_sq", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = v, .bytes = bytes},
                          {.name = "step", .dt = DT_I32, .nd = 1, .d = {1}, .data = &step, .bytes = 4},
-                         {.name = "layout", .dt = DT_I32, .nd = 1, .d = {8}, .data = layout, .bytes = 32},
-                         {.name = "loss_scale", .dt = DT_F32, .nd = 1, .d = {1}, .data = &scale, .bytes = 4},
-                         {.name = "loss_scale_good_steps", .dt = DT_I32, .nd = 1, .d = {1}, .data = &good, .bytes = 4}};
+                         {.name = "layout", .dt = DT_I32, .nd = 1, .d = {8}, .data = layout, .bytes = 32}};
+    if (l->scaler.scale != 0) {
+        t[n++] = (struct tensor){.name = "loss_scale", .dt = DT_F32, .nd = 1, .d = {1}, .data = &scale, .bytes = 4};
+        t[n++] = (struct tensor){.name = "loss_scale_good_steps", .dt = DT_I32, .nd = 1, .d = {1}, .data = &good, .bytes = 4};
+    }
+    for (int i = 0; i < learner_states(l->st); i++) t[n++] = (struct tensor){.name = own_names[i], .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = own[i], .bytes = bytes};
     snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
-    if (!e) e = safetensors_write(path, t, l->scaler.scale != 0 ? 6 : 4);
+    if (!e) e = safetensors_write(path, t, n);
+    for (int i = 0; i < learner_states(l->st); i++) lend_end(l, l->own[i], own[i]);
     lend_end(l, l->m, m);
     lend_end(l, l->v, v);
     return e;
@@ -114,7 +158,7 @@ static bool layout_fits(const struct tensor *t, const struct param_set *s, const
 err optimizer_read(struct learner *l, const char *folder, bool *found) {
     char path[4096], layout[33];
     struct tensors ts;
-    size_t bytes = l->st->params.bytes;
+    size_t bytes = l->st->params.trained;
     snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
     *found = path_exists(path);
     if (!*found) return OK;
@@ -122,6 +166,10 @@ err optimizer_read(struct learner *l, const char *folder, bool *found) {
     TRY(tensors_open(path, &ts));
     const struct tensor *m = tensors_find(&ts, "exp_avg"), *v = tensors_find(&ts, "exp_avg_sq"), *step = tensors_find(&ts, "step");
     err e = m && v && step && m->bytes == bytes && v->bytes == bytes && step->bytes == 4 && layout_fits(tensors_find(&ts, "layout"), &l->st->params, layout) ? OK : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", path);
+    for (int i = 0; i < learner_states(l->st) && !e && l->updates > 0; i++) {
+        const struct tensor *own = tensors_find(&ts, own_names[i]);
+        e = own && own->bytes == bytes ? l->backend->mem->upload(l->own[i], own->data, bytes) : fail(E_INPUT, "%s: %s is missing or does not belong to this configuration", path, own_names[i]);
+    }
     if (!e) e = l->backend->mem->upload(l->m, m->data, bytes);
     if (!e) e = l->backend->mem->upload(l->v, v->data, bytes);
     if (!e) l->adam_steps = *(const int32_t *)step->data;
@@ -164,7 +212,7 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         bool repeats = !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
         struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s, .repeats = repeats,
-                         .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
+                         .target = k->target, .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
@@ -182,14 +230,15 @@ static void read_positions(const struct pack *k, int32_t *at) {
 
 err rows_outputs(const struct program *g, struct workbench *b, const float *weights, const struct row *const *rows, int n, val value, float *to) {
     const struct view out = prog_view(&g->p, value, NULL);
+    const bool of_tokens = prog_v(&g->p, value)->d[0] == SYM_N; /* a row for each, of which the supervised are wanted; else one for each text */
     const int64_t columns = out.d[1];
-    const size_t row = dtype_row_bytes(out.dt, columns), most = (size_t)g->p.cap[-SYM_S];
+    const size_t row = dtype_row_bytes(out.dt, columns), most = (size_t)out.d[0];
     const struct run_ctx run = {.threads = b->threads};
     int passes;
     void *param;
     TRY(split_passes(g, b, rows, n, &passes));
     TRY(memory_bind(&b->mem, g, weights, b->threads, &param));
-    int32_t *at = calloc(most, sizeof *at);
+    int32_t *at = calloc((size_t)g->p.cap[-SYM_S], sizeof *at);
     char *have = malloc(most * row);
     err e = at && have ? OK : fail(E_MEMORY, "out of memory");
     for (int p = 0; p < passes && !e; p++) {
@@ -199,8 +248,13 @@ err rows_outputs(const struct program *g, struct workbench *b, const float *weig
         read_positions(k, at);
         const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .rows = at, .n = k->n, .s = k->s, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
         e = program_run(g, &b->mem, param, NULL, &f, &run, false);
-        if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)k->s * row);
-        for (int s = 0; s < k->s && !e; s++, to += columns) dequantise_row(out.dt, have + (size_t)s * row, to, columns);
+        const int count = of_tokens ? k->n : k->s;
+        if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)count * row);
+        for (int i = 0; i < count && !e; i++) {
+            if (of_tokens && k->weight[i] == 0) continue;
+            dequantise_row(out.dt, have + (size_t)i * row, to, columns);
+            to += columns;
+        }
     }
     free(at);
     free(have);
@@ -214,7 +268,7 @@ err rows_loss(const struct program *score, struct workbench *b, const float *wei
 
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4]) {
     struct run_ctx run = {.seed = seed, .step = step, .threads = b->threads, .loss_scale = (float)l->scaler.scale};
-    TRY(l->backend->mem->fill(b->grad, 0, l->st->params.bytes));
+    TRY(l->backend->mem->fill(b->grad, 0, l->st->params.trained));
     return run_passes(l->program, b, l->w, b->grad, rows, n, &run, sums);
 }
 
@@ -230,7 +284,7 @@ static bool scaler_skips(struct scaler *s, bool finite) {
  * biases out too). */
 static err adamw(struct learner *l, const struct adamw *o, struct workbench *b) {
     struct param_stretch t;
-    for (size_t from = 0, n = 0; from < l->st->params.bytes; from = t.end, n = from / 4) {
+    for (size_t from = 0, n = 0; from < l->st->params.trained; from = t.end, n = from / 4) {
         t = param_stretch(&l->st->params, from);
         struct adamw its = *o;
         its.lr *= t.rate;
@@ -243,10 +297,14 @@ static err adamw(struct learner *l, const struct adamw *o, struct workbench *b) 
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, struct step_result *out) {
     double sums[4], scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
     const struct recipe *r = &l->recipe;
-    int64_t elems = (int64_t)(l->st->params.bytes / 4);
+    int64_t elems = (int64_t)(l->st->params.trained / 4);
     TRY(learner_gradient(l, b, rows, n, seed, step, sums));
     if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
+    const struct peft_method *method = l->st->method;
+    struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = b->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};
+    if (method->before_step) TRY(method->before_step(l->st->settings, &t));
     double norm;
+    TRY(reach_check(&l->reach, &(struct reaching){&l->st->params, l->backend, b->grad, b->threads, l->side}));
     TRY(l->backend->flat->sumsq(b->grad, elems, b->threads, &norm));
     norm = sqrt(norm) / (sums[1] * scale);
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
@@ -260,6 +318,9 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     struct adamw o = {.lr = out->learning_rate, .beta1 = r->beta1, .beta2 = r->beta2, .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->adam_steps + 1,
                       .grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale))};
     TRY(adamw(l, &o, b));
+    t.grad_scale = o.grad_scale;
+    if (method->after_step) TRY(method->after_step(l->st->settings, &t));
+    l->reach.moved |= o.lr > 0;
     l->updates++;
     l->adam_steps++;
     return OK;

@@ -24,7 +24,9 @@ static struct depth depth_of(const struct model *m) {
 /* What a method's settings may hang on. */
 struct known {
     struct depth depth;
+    int all_layers; /* of both stacks */
     const tokenizer *tok;
+    int64_t steps; /* of the run, at most */
 };
 
 /* first, first + step, ... to last. "3", "8-15", and relative to how many there are: "first-2", "last-4", "every-2" (0, 2, 4, ...). */
@@ -92,9 +94,30 @@ static err lora_json(const struct side_config *c, const struct known *base, json
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
     if (!*out) return fail(E_MEMORY, "out of memory");
     start_json(c->lora_init, *out);
+    json_t *saved = json_array();
+    for (int i = 0; i < c->lora_saved.n; i++) json_array_append_new(saved, json_string(c->lora_saved.v[i]));
+    json_object_set_new(*out, "modules_to_save", saved);
     TRY(e);
     TRY(pattern_json(&c->lora_ranks, "rank_pattern", ranks));
     return pattern_json(&c->lora_alphas, "alpha_pattern", alphas);
+}
+
+static err adalora_json(const struct side_config *c, const struct known *base, json_t **out) {
+    json_t *layers;
+    err e = layers_json(&c->ada_layers, "adalora.layers_to_transform", base->depth, &layers);
+    *out = json_pack("{s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "init_r", (json_int_t)c->ada_init, "target_r", (json_int_t)c->ada_target, "lora_alpha", c->ada_alpha, "tinit",
+                     (json_int_t)c->ada_tinit, "tfinal", (json_int_t)c->ada_tfinal, "deltaT", (json_int_t)c->ada_delta, "total_step", (json_int_t)(c->ada_total ? c->ada_total : base->steps), "beta1", c->ada_beta1,
+                     "beta2", c->ada_beta2, "orth_reg_weight", c->ada_orthogonal, "target_modules", modules_json(&c->ada_targets), "exclude_modules", modules_json(&c->ada_excluded),
+                     "layers_to_transform", layers);
+    return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static err vera_json(const struct side_config *c, const struct known *base, json_t **out) {
+    json_t *layers;
+    err e = layers_json(&c->vera_layers, "vera.layers_to_transform", base->depth, &layers);
+    *out = json_pack("{s:I, s:f, s:I, s:o, s:o, s:o}", "r", (json_int_t)c->vera_r, "d_initial", c->vera_d, "projection_prng_key", (json_int_t)c->vera_key, "target_modules", modules_json(&c->vera_targets),
+                     "exclude_modules", modules_json(&c->vera_excluded), "layers_to_transform", layers);
+    return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
 static err ln_tuning_json(const struct side_config *c, const struct known *base, json_t **out) {
@@ -188,19 +211,32 @@ bool side_given(const struct side_config *c, struct given_form *given) {
     return true;
 }
 
+/* AdapterHub's three; what they leave open is theirs too. */
+static err bottleneck_json(const struct side_config *c, const struct known *base, json_t **out) {
+    const bool two = !strcmp(c->bottleneck_config, "double_seq_bn"), parallel = !strcmp(c->bottleneck_config, "par_bn");
+    const char *act = strcmp(c->bottleneck_act, "auto") ? c->bottleneck_act : two ? "swish" : "relu";
+    json_t *left_out;
+    err e = layers_json(&c->bottleneck_left_out, "bottleneck.leave_out", (struct depth){base->all_layers, true}, &left_out);
+    *out = json_pack("{s:s, s:s, s:{s:b, s:b, s:b, s:b, s:o, s:s, s:f, s:f, s:s, s:o}}", "name", "default", "version", "cyclora", "config", "mh_adapter", (int)two, "output_adapter", 1, "cross_adapter",
+                     (int)c->bottleneck_cross, "is_parallel", (int)parallel, "original_ln_before", two || parallel ? json_false() : json_string("by base"), "non_linearity", act, "reduction_factor",
+                     c->bottleneck_factor > 0 ? c->bottleneck_factor : parallel ? 2.0 : 16.0, "scaling", c->bottleneck_scaling > 0 ? c->bottleneck_scaling : parallel ? 4.0 : 1.0, "init_weights",
+                     c->bottleneck_init, "leave_out", left_out);
+    return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
 static err none_json(const struct side_config *c, const struct known *base, json_t **out) {
     (void)c, (void)base;
     *out = json_object();
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
-err side_method(const struct side_config *c, const struct model *m, const tokenizer *tok, arena *mem, const struct peft_method **method, const void **settings) {
+err side_method(const struct side_config *c, const struct run *r, arena *mem, const struct peft_method **method, const void **settings) {
     static const struct {
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
-    } ways[] = {{&method_lora, lora_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
-                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_adaption_prompt, adaption_prompt_json}, {&method_projector, projector_json}, {&method_none, none_json}};
-    const struct known base = {depth_of(m), tok};
+    } ways[] = {{&method_lora, lora_json}, {&method_adalora, adalora_json}, {&method_vera, vera_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
+                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_bottleneck, bottleneck_json}, {&method_adaption_prompt, adaption_prompt_json}, {&method_projector, projector_json}, {&method_none, none_json}};
+    const struct known base = {depth_of(&r->model), (int)(r->model.shape.encoder_layers + r->model.shape.layers), r->tok, r->cfg->max_steps};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */
     json_t *j = NULL;

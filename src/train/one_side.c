@@ -14,13 +14,12 @@ static err held_out_rows(struct run *r, const struct row_maker *k, int64_t limit
 struct held_out { const char *path, *vectors; struct npy *open; int64_t limit; };
 
 static err load_held_out(struct run *r, const struct row_maker *k, const struct held_out *h, struct pairs *out) {
-    const struct side_config *c = r->side[0].cfg;
-    const bool labelled = k->want == WANT_LABELLED; /* its two fields have names of their own */
-    const struct source_file file = {.path = h->path, .field = labelled ? c->field : NULL, .field2 = labelled ? r->cfg->label_field : NULL};
+    struct source_file file = {.path = h->path};
     struct source_options o = {.want = k->want, .in_memory = UINT64_MAX};
     const int64_t limit = h->limit;
     if (!*h->path) return OK;
-    TRY(data_given(c, h->vectors, h->open, &o.given));
+    data_fields(r, &r->cfg->side[0], k->want, &file.field, &file.field2);
+    TRY(data_given(r->side[0].cfg, h->vectors, h->open, &o.given));
     TRY(source_open_files(&file, 1, &o, &out->source));
     return held_out_rows(r, k, limit, out);
 }

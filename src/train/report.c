@@ -35,7 +35,8 @@ static size_t adapters_resident(const struct run *r, int what) {
     for (int i = 0; i < r->objective->sides; i++) {
         const struct learner *l = &r->side[i].learner;
         if (l->st && what == 0) n += resident_of(r, l->w, l->st->params.bytes) + (i ? 0 : r->wb.mem.work_bytes);
-        if (l->st && what == 1) n += resident_of(r, l->m, l->st->params.bytes) + resident_of(r, l->v, l->st->params.bytes);
+        if (l->st && what == 1) n += resident_of(r, l->m, l->st->params.trained) + resident_of(r, l->v, l->st->params.trained);
+        for (int k = 0; l->st && what == 1 && k < learner_states(l->st); k++) n += resident_of(r, l->own[k], l->st->params.trained);
     }
     return n;
 }
@@ -128,8 +129,9 @@ static char *sentence(const struct run *r) {
     const struct side *a = &r->side[0], *b = &r->side[1];
     if (r->objective->sides == 1) {
         const struct structure *st = &a->plans->st;
-        const bool adapts = st->method->targets || st->method->attention || st->virtual_tokens;
-        if (st->head.classes) str_addf(&s, "One classifier of %d classes%s", st->head.classes, adapts ? " and one " : " on the frozen base");
+        const bool adapts = st->method->targets || st->method->attention || st->method->sublayer || st->virtual_tokens;
+        char head[64];
+        if (st->head.classes) str_addf(&s, "One %s%s", head_text(&st->head, head) + 2, adapts ? " and one " : " on the frozen base"); /* without its article */
         else str_adds(&s, "One ");
         if (adapts) st->method->describe(st->settings, &s);
         if (a->plans->modules) str_addf(&s, ", %d modules", a->plans->modules);
@@ -163,6 +165,7 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         for (int i = 0; i < r->labels.n; i++) json_array_append_new(names, json_string(r->labels.name[i]));
         json_object_set_new(j, "labels", names);
     }
+    if (r->head.classes) json_object_set_new(j, "head", json_string(head_objective(&r->head)));
     if (r->freezes) json_object_set_new(j, "features", features_json(r));
     if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
     free(text);

@@ -17,8 +17,8 @@
 struct plans {
     struct structure st;
     int modules;
-    struct program train, score; /* score: the loss alone; of a classifier what it says of each text */
-    struct program body;         /* a frozen base under a classifier: its rows of the texts (features.c) */
+    struct program train, score; /* score: the loss alone; of a head what it says of each text */
+    struct program body;         /* a frozen base under a head: its rows of the texts (features.c) */
     struct generator gen; /* built only for objectives that generate */
     bool generates;
 };
@@ -57,7 +57,7 @@ struct objective {
     err (*load)(struct run *r);                         /* data; before any weight */
     err (*step)(struct run *r, struct step_info *info); /* one optimizer step of each side */
     err (*evaluate)(struct run *r, const struct pairs *on, json_t *out); /* adds "sides", "round_trip", "samples" */
-    bool classifies;                                    /* trains a classifier: its score program is MODE_CLASSIFY */
+    bool classifies;                                    /* trains a head: its score program is MODE_CLASSIFY */
     err (*open)(struct run *r);                         /* before load: what the adapters' structure depends on; NULL: nothing */
 };
 
@@ -67,7 +67,7 @@ struct footprint { /* bytes */
     size_t total, resident; /* resident: without the file-backed weights */
 };
 
-/* A frozen base's rows for a classifier, in place of the texts (features.c). */
+/* A frozen base's rows for a head, in place of the texts (features.c). */
 struct frozen {
     struct features table;
     float *row;                /* the table's */
@@ -101,7 +101,7 @@ struct run {
     struct side side[2];
     struct pairs warm, eval, test;
     struct npy given[3];       /* files of vectors: training, eval, test */
-    struct labels labels;      /* classification */
+    struct labels labels;      /* classification, of texts or tokens */
     struct head head;
     struct class_form classes;
     bool freezes;              /* nothing but the head is trained, on features that are made once */
@@ -121,7 +121,7 @@ struct run {
 
 err run_open(struct run *r, struct config *cfg);
 /* A side's method and its settings, in mem (method.c). */
-err side_method(const struct side_config *c, const struct model *m, const tokenizer *tok, arena *mem, const struct peft_method **method, const void **settings);
+err side_method(const struct side_config *c, const struct run *r, arena *mem, const struct peft_method **method, const void **settings);
 err run_start(struct run *r);                       /* memory, weights, fresh adapters */
 err run_loop(struct run *r, const struct run_events *ev); /* to the last step, or E_INTERRUPTED with a checkpoint saved */
 /* Vectors that come with each record of a side's data, by its method (method.c); false: none. */
@@ -142,6 +142,8 @@ size_t run_memory(const struct run *r);             /* taken now: of the card, o
 err data_open(struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s);
 /* Where the vectors of records are; file: a .npy, opened once in `open`, or "": in a field of theirs. */
 err data_given(const struct side_config *c, const char *file, struct npy *open, struct given_form *given);
+/* The fields of a record that a source is asked for; NULL: it knows itself. */
+void data_fields(const struct run *r, const struct side_config *c, enum source_want want, const char **field, const char **label);
 err data_order(const struct run *r, struct side *s, uint32_t stream);
 err data_draw(struct side *s, int n, const struct row **list);    /* the next n rows; they stay until the next draw */
 err data_draw_texts(struct side *s, int n, struct ids *texts);    /* the same of macct's texts; not owned */

@@ -32,8 +32,14 @@ static const struct {
              {"adaption_mistral", "families/mistral_full"}, {"adaption_gpt2", "families/gpt2"}, {"adaption_gpt2", "families/gpt2/model.gguf"},
              {"projector", "tiny_llama/tied_gqa"}, {"projector_linear", "families/gpt2"}, {"projector_linear", "families/gpt2/model.gguf"},
              {"projector_gemma2", "families/gemma2"},
-             {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}};
-enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 2 /* the last ones: training alone */ };
+             {"adalora", "tiny_llama/tied_gqa"}, {"adalora_gpt2", "families/gpt2"}, {"adalora_mistral", "families/mistral_full"}, {"adalora_mistral", "families/mistral_full/model.gguf"},
+             {"vera", "tiny_llama/tied_gqa"}, {"vera_gpt2", "families/gpt2"}, {"vera_mistral", "families/mistral_full"}, {"vera_mistral", "families/mistral_full/model.gguf"},
+             {"bn", "tiny_llama/tied_gqa"}, {"bn_seq", "tiny_llama/bias"}, {"bn_par", "tiny_llama/tied_gqa"}, {"bn_gpt2", "families/gpt2"}, {"bn_qwen2", "families/qwen2"},
+             {"bn_gemma2", "families/gemma2"}, {"bn_par_gemma2", "families/gemma2"}, {"bn_phi3", "families/phi3"}, {"bn_smollm3", "families/smollm3"}, {"bn_gpt2", "families/gpt2/model.gguf"},
+             {"bn_smollm3", "families/smollm3/model.gguf"},
+             {"saved", "tiny_llama/untied_mha"}, {"saved_embedding", "tiny_llama/tied_gqa"}, {"saved_both", "tiny_llama/tied_gqa"}, {"saved_gpt2", "families/gpt2"}, {"saved_gpt2", "families/gpt2/model.gguf"},
+             {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}, {"bn_t5", "families/t5"}, {"bn_par_t5", "families/t5"}, {"bn_t5", "families/t5/model.gguf"}};
+enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 5 /* the last ones: training alone */ };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 

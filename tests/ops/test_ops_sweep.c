@@ -379,19 +379,18 @@ static void build_add(struct lab *l) {
     emit(l, &op_add, in, NULL);
 }
 
-/* Variants: a frozen vector, a trained one, one that is computed; the latter two with no gradient to x; a trained bias beside a computed one; one
- * number for all, trained and computed. */
+/* Variants: a frozen vector, a trained one, one that is computed; the latter two with no gradient to x; a trained bias beside a computed one; one number
+ * for all, without a bias and with one; one number that is trained, and one that is computed. */
 static void build_scale(struct lab *l) {
-    const int64_t C = l->s->C;
-    const bool computed = l->variant == 2 || l->variant == 4 || l->variant == 5 || l->variant == 7;
-    const int64_t scales = l->variant > 5 ? 1 : C;
-    val x = activation(l, C, "x"), by = l->variant && !computed ? param(l, 1, &scales, "l") : floats(l, l->variant ? ROLE_INPUT : ROLE_BASE, 1, &scales, "l");
-    val bias = l->variant == 5 ? param(l, 1, &C, "bias") : (val){0};
+    const int64_t C = l->s->C, scales = l->variant > 7 ? 1 : C;
+    const bool computed = l->variant == 2 || l->variant == 4 || l->variant == 5 || l->variant == 9, none = l->variant == 6 || l->variant == 7;
+    val x = activation(l, C, "x"), by = none ? (val){0} : l->variant && !computed ? param(l, 1, &scales, "l") : floats(l, l->variant ? ROLE_INPUT : ROLE_BASE, 1, &scales, "l");
+    val bias = l->variant == 5 || l->variant == 7 ? param(l, 1, &C, "bias") : (val){0};
     prog_v(&l->p, x)->needs = l->variant < 3 || l->variant >= 5;
-    prog_v(&l->p, by)->needs = l->variant > 0;
+    if (has(by)) prog_v(&l->p, by)->needs = l->variant > 0;
     l->terms = (double)(l->N * (scales == 1 ? C : 1));
     l->loss_outs = 1;
-    emit(l, &op_scale, (val[]){x, by, bias}, NULL);
+    emit(l, &op_scale, (val[]){x, by, bias}, &(struct op_attr){.scale = l->variant % 2 ? 0.75f : l->variant == 6 ? -1.75f : 0});
 }
 
 /* Variants: ranks below, at and beyond a vector. ||W||^2 is large enough for the parts never to cancel. */
@@ -439,17 +438,20 @@ static void build_softcap(struct lab *l) {
 
 /* Variants: half of the rows count, none does, half with capped logits; a trained classifier of few labels, a trained matrix with a
  * frozen bias over a frozen backbone, a trained bias alone; a forward pass without gradients; trained replacements of three rows, the
- * same of one over a frozen backbone with capped logits and a bias; replacements in a forward pass. Where W is trained it is f32. */
+ * same of one over a frozen backbone with capped logits and a bias; replacements in a forward pass; squared errors from a table of targets:
+ * under a trained classifier of five numbers, and of one with a bias over a frozen backbone. Where W is trained it is f32. */
 static void build_head_loss(struct lab *l) {
-    const bool trained = l->variant == 3 || l->variant == 4, frozen = l->variant == 4 || l->variant == 5 || l->variant == 8, own = l->variant > 6;
+    const bool squares = l->variant > 9, trained = l->variant == 3 || l->variant == 4 || squares, biased = l->variant == 3 || l->variant == 5 || l->variant == 11;
+    const bool frozen = l->variant == 4 || l->variant == 5 || l->variant == 8 || l->variant == 11, own = l->variant > 6 && !squares;
     const bool backward = l->variant != 6 && l->variant != 9;
-    const int64_t V = l->variant == 3 ? 5 : 101, C = l->s->C;
+    const int64_t V = l->variant == 3 || l->variant == 10 ? 5 : l->variant == 11 ? 1 : 101, C = l->s->C, targets = 3;
     if (trained && l->dt != DT_F32) return;
-    val in[] = {activation(l, C, "x"), trained ? param(l, 2, (int64_t[]){V, C}, "w") : weight(l, V, C, "w"), ints(l, SYM_N, "label", V),
-                floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight"), {0}, {0}, {0}};
+    val in[] = {activation(l, C, "x"), trained ? param(l, 2, (int64_t[]){V, C}, "w") : weight(l, V, C, "w"), ints(l, SYM_N, "label", squares ? targets : V),
+                floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight"), {0}, {0}, {0}, {0}};
+    if (squares) in[7] = floats(l, ROLE_INPUT, 2, (int64_t[]){targets, V}, "target");
     if (own) in[5] = param(l, 2, (int64_t[]){l->variant == 8 ? 1 : 3, C}, "rows"), in[6] = replaced(l, l->variant == 8 ? 1 : 3, V);
     if (frozen) prog_v(&l->p, in[0])->needs = false;
-    if (l->variant == 3 || l->variant == 5) in[4] = param(l, 1, &V, "bias");
+    if (biased) in[4] = param(l, 1, &V, "bias");
     if (l->variant == 4 || l->variant == 8) in[4] = floats(l, ROLE_BASE, 1, &V, "bias");
     for (int64_t n = 0; n < l->N; n++) {
         float *w = (float *)l->data[in[3].i] + n;
@@ -459,7 +461,7 @@ static void build_head_loss(struct lab *l) {
     l->loss_is_first = backward;
     emit(l, &op_head_loss, in, &(struct op_attr){.softcap = l->variant == 2 || l->variant == 4 || l->variant == 8 ? 2 : 0, .backward = backward});
     for (int k = 2; k < 6 && l->p.ni; k++)
-        if (has(l->p.in[0].out[k]) != (backward && (k == 2 ? !frozen : k == 3 ? trained : k == 5 ? own : l->variant == 3 || l->variant == 5)))
+        if (has(l->p.in[0].out[k]) != (backward && (k == 2 ? !frozen : k == 3 ? trained : k == 5 ? own : biased)))
             flunk("%s: gradient %d", l->what, k - 2);
 }
 
@@ -538,11 +540,11 @@ static const struct row rows[] = {
     {&op_linear, build_linear, 11, true},       {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 10, false}, {&op_add, build_add, 1, false},
-    {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 10, true},
+    {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 12, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 2, false},         {&op_softcap, build_softcap, 1, false},
-    {&op_scale, build_scale, 8, false},
+    {&op_scale, build_scale, 10, false},
     {&op_magnitude, build_magnitude, 4, false}, {&op_store, build_store, 1, false},
 };
 

@@ -1,11 +1,18 @@
 /* See bench.h. */
 #include "support/bench.h"
 
+/* tag: of each token of the row; -1: it tells none. */
+static void add_tags(struct bench *b, struct row *r, const int32_t *tag) {
+    int32_t *labels = arena_alloc(&b->mem, (size_t)r->n * sizeof *labels);
+    for (int i = 0; i < r->n; i++) labels[i] = tag[i] + 1, r->supervised[i] = tag[i] >= 0;
+    r->labels = labels;
+}
+
 /* Rows whose packed labels and weights are the fixture's; before an encoder-decoder's, the source. */
 static void make_rows(struct bench *b) {
     const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
-    const struct tensor *classes = tensors_find(&b->want, "classes");
-    const float *weights = classes ? NULL : f32_of(fixture(&b->want, "weights"));
+    const struct tensor *classes = tensors_find(&b->want, "classes"), *targets = tensors_find(&b->want, "targets"), *tags = tensors_find(&b->want, "tags");
+    const float *weights = b->st.head.classes ? NULL : f32_of(fixture(&b->want, "weights"));
     const struct tensor *src_ids = tensors_find(&b->want, "src_ids"), *src_cu = tensors_find(&b->want, "src_cu");
     const struct tensor *given = tensors_find(&b->want, "given");
     b->n_rows = (int)fixture(&b->want, "cu_seqlens")->d[0] - 1;
@@ -20,39 +27,51 @@ static void make_rows(struct bench *b) {
         memcpy(r->ids + source, ids + cu[s], (size_t)n * 4);
         for (int i = 1; weights && i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
         if (given) r->given = f32_of(given) + s * given->d[1] * given->d[2];
-        if (classes) r->label = 1 + i32_of(classes)[s], r->supervised[head_reads_first(&b->model) ? 0 : n - 1] = 1;
+        if (classes || targets) r->supervised[head_reads_first(&b->model) ? 0 : n - 1] = 1;
+        if (classes) r->label = 1 + i32_of(classes)[s];
+        if (targets) r->target = f32_of(targets) + s * targets->d[1];
+        if (tags) add_tags(b, r, i32_of(tags) + cu[s]);
         b->rows[s] = r;
     }
 }
 
-void bench_open(struct bench *b, const struct bench_case *c) {
-    const struct peft_method *method;
-    const void *settings;
-    struct head head;
+void bench_build(struct bench *b, const struct bench_case *c, const struct peft_method *method, const void *settings, const struct head *head) {
     *b = (struct bench){0};
     must(model_open(c->model, NULL, &b->model));
     must(tensors_open(c->expected, &b->want));
-    must(adapter_read_config(c->adapter, &b->mem, &method, &settings));
-    must(adapter_read_head(c->adapter, &b->mem, &head));
-    must(structure_init_head(&b->st, &b->model, method, settings, &head, NULL));
+    must(structure_init_head(&b->st, &b->model, method, settings, head, NULL));
+    const bool classifies = head && head->classes;
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, c->cap, c->level, c->backend, false));
     struct program *list[4] = {&b->train};
     int n = 1;
-    if (c->score || head.classes) {
-        must(program_build(list[n++] = &b->score, &b->model, head.classes ? MODE_CLASSIFY : MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
+    if (c->score || classifies) {
+        must(program_build(list[n++] = &b->score, &b->model, classifies ? MODE_CLASSIFY : MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
     }
-    if (!head.classes) {
+    if (!classifies) {
         must(program_build(list[n++] = &b->gen.prefill, &b->model, MODE_PREFILL, &b->st, c->cap, c->level, c->backend, true));
         must(program_build(list[n++] = &b->gen.decode, &b->model, MODE_DECODE, &b->st, c->cap, c->level, c->backend, true));
     }
     b->gen.cap = c->cap;
     must(memory_for(&b->wb.mem, list, n));
     must(learner_init(&b->learner, &b->st, &b->train, &c->recipe));
-    must(learner_load(&b->learner, c->adapter, &b->model));
+    must(learner_fill(&b->learner, 1));
     b->wb.grad = c->backend->mem->take(b->st.params.bytes);
     b->wb.threads = 2;
     must(pack_init(&b->wb.pack, (int)b->train.p.cap[-SYM_N], c->cap.sequences));
+    if (classifies && head->kind == HEAD_NUMBERS) must(pack_targets(&b->wb.pack, head->classes));
     make_rows(b);
+}
+
+void bench_open(struct bench *b, const struct bench_case *c) {
+    const struct peft_method *method;
+    const void *settings;
+    struct head head;
+    arena mem = {0}; /* the settings' texts */
+    must(adapter_read_config(c->adapter, &mem, &method, &settings));
+    must(adapter_read_head(c->adapter, &mem, &head));
+    bench_build(b, c, method, settings, &head);
+    b->mem_settings = mem;
+    must(learner_load(&b->learner, c->adapter, &b->model));
 }
 
 void bench_close(struct bench *b) {
@@ -68,6 +87,7 @@ void bench_close(struct bench *b) {
     tensors_close(&b->want);
     model_close(&b->model);
     arena_free(&b->mem);
+    arena_free(&b->mem_settings);
 }
 
 /* Where file row `row` of n lies: GGUF's interleaved order (core/params.h). */
@@ -107,7 +127,7 @@ void bench_compare(struct bench *b, const char *prefix, const float *there, doub
     float *weights = to_host(b->learner.backend, there, b->st.params.bytes);
     int slices = 0, wanted = 0;
     for (int i = 0; i < b->st.params.n; i++)
-        for (int k = 0; k < b->st.params.p[i].n_slices; k++) {
+        for (int k = 0; k < b->st.params.p[i].n_slices && !b->st.params.p[i].frozen; k++) {
             const struct param_slice *s = &b->st.params.p[i].slice[k];
             compare_slice(b, prefix, &b->st.params.p[i], s, weights, scale, rel, abs);
             slices += s->column0 == 0; /* columns of one tensor count once */

@@ -5,6 +5,7 @@ Run:  python tests/golden/make/methods.py [case ...]     (torch, transformers, p
 
 <case>/adapter/                 as PEFT saves it, every trained number away from where it begins
 <case>/fresh/                   where a fresh one begins, of methods that begin elsewhere than at the base (PiSSA, ...)
+<case>/finished/                of AdaLoRA: what PEFT saves after the ten steps (pruned); finished.logits: of it
 <case>/adapter/prompt_encoder.safetensors   of P-tuning: what its prompt is made by; the names are those of PEFT's modules. Its adapter_config.json
                                 says that it is being trained (inference_mode false)
 <case>/expected.safetensors     (T5: with src_ids, src_cu, and without text) as tiny_llama's: a batch, logits, nll, loss, gradients, ten AdamW steps, greedy text. In double. Vectors are not decayed.
@@ -21,8 +22,8 @@ import families
 import oracle
 import tiny_llama
 from oracle import f32, i32, torch
-from peft import (AdaptionPromptConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
-                  TrainableTokensConfig, get_peft_model)
+from peft import (AdaLoraConfig, AdaptionPromptConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
+                  TrainableTokensConfig, VeraConfig, get_peft_model)
 from transformers import GenerationConfig
 
 OUT = os.path.join(oracle.GOLDEN, "methods")
@@ -68,11 +69,24 @@ CASES = {
     "full_regex": ("families/qwen2", {"target_modules": r"model\.layers\.0\.(mlp\.down_proj|self_attn\.v_proj|input_layernorm)|model\.norm"}, 56),
     "full_names": ("families/mistral_full", {"target_modules": ["q_proj", "k_proj"]}, 57),
     "full_t5": ("families/t5", {"target_modules": "all"}, 58),
+    "saved": ("tiny_llama/untied_mha", LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"], modules_to_save=["embed_tokens", "lm_head", "norm"], task_type="CAUSAL_LM"), 81),
+    "saved_embedding": ("tiny_llama/tied_gqa", LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj"], modules_to_save=["embed_tokens", "k_proj"], task_type="CAUSAL_LM"), 82),
+    "saved_both": ("tiny_llama/tied_gqa", LoraConfig(r=2, lora_alpha=3, target_modules=["up_proj"], modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM"), 83),
+    "saved_gpt2": ("families/gpt2", LoraConfig(r=2, lora_alpha=3, target_modules=["c_attn"], modules_to_save=["ln_f", "wpe", "mlp.c_proj", "lm_head"], fan_in_fan_out=True, task_type="CAUSAL_LM"), 84),
     "lora_plus": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")),
     "dora": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules="all-linear", rank_pattern={"v_proj": 3, "down_proj": 5}, task_type="CAUSAL_LM")),
     "dora_bias": ("tiny_llama/bias", LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"], task_type="CAUSAL_LM")),
     "dora_gpt2": ("families/gpt2", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
     "dora_plus": ("tiny_llama/bias", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["v_proj", "gate_proj"], bias="lora_only", task_type="CAUSAL_LM")),
+    "adalora": ("tiny_llama/tied_gqa", AdaLoraConfig(task_type="CAUSAL_LM", init_r=4, target_r=2, lora_alpha=6, target_modules=["q_proj", "k_proj", "v_proj", "down_proj"], tinit=2, tfinal=2,
+                                                     deltaT=2, total_step=10)),
+    "adalora_gpt2": ("families/gpt2", AdaLoraConfig(task_type="CAUSAL_LM", init_r=3, target_r=2, lora_alpha=4, target_modules=["c_attn", "c_fc"], tinit=1, tfinal=3, deltaT=1, total_step=10,
+                                                    beta1=0.7, beta2=0.8, orth_reg_weight=0.3, fan_in_fan_out=True)),
+    "adalora_mistral": ("families/mistral_full", AdaLoraConfig(task_type="CAUSAL_LM", init_r=5, target_r=3, lora_alpha=5, target_modules=["q_proj", "k_proj", "gate_proj"], tinit=0, tfinal=0,
+                                                               deltaT=3, total_step=12)),
+    "vera": ("tiny_llama/tied_gqa", VeraConfig(task_type="CAUSAL_LM", r=6, target_modules="all-linear", d_initial=0.3, projection_prng_key=3)),
+    "vera_gpt2": ("families/gpt2", VeraConfig(task_type="CAUSAL_LM", r=5, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True)),
+    "vera_mistral": ("families/mistral_full", VeraConfig(task_type="CAUSAL_LM", r=7, target_modules=["q_proj", "k_proj", "o_proj", "up_proj"], layers_to_transform=[0, 2])),
 }
 PISSA = {"pissa": -1, "pissa_rs": 16}  # iterations of our own search for singular vectors; -1: until they are found
 RATIO = {"lora_plus": 4.0, "dora_plus": 4.0}  # of LoRA+: the learning rate of B and of vectors over that of A, as PEFT's create_loraplus_optimizer groups them
@@ -116,7 +130,7 @@ def trained(m):
     prefix = "" if isinstance(m, (PeftModel, Projected)) else "base_model.model."
     if isinstance(m, PeftModel) and m.active_peft_config.peft_type in ("PROMPT_TUNING", "PREFIX_TUNING"):
         return {"prompt_embeddings": m.prompt_encoder["default"].embedding.weight}
-    return {prefix + n.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): p for n, p in m.named_parameters() if p.requires_grad}
+    return {prefix + n.replace(".modules_to_save.default", "").replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): p for n, p in m.named_parameters() if p.requires_grad}
 
 
 def again(name):
@@ -234,6 +248,26 @@ def as_lora(now, began):
     return out
 
 
+def orthogonality(m):
+    """What AdaLoRA adds to the loss, by PEFT's own forward: its loss less that of the model in it, the same graph twice."""
+    q = torch.tensor([[3, 4]])
+    return m.base_model(input_ids=q, labels=q).loss - m.base_model.model(input_ids=q, labels=q).loss
+
+
+def allocate(m, step):
+    """PEFT's allocation; no two triplets may be so near that rounding could choose between them."""
+    kth = torch.kthvalue
+
+    def kthvalue(x, k):
+        v = x.sort().values
+        assert v[k] - v[k - 1] > 1e-3 * v[k], (step, v[k - 1], v[k])
+        return kth(x, k)
+
+    torch.kthvalue = kthvalue
+    m.base_model.update_and_allocate(step)
+    torch.kthvalue = kth
+
+
 def case(name, seed):
     base, config = CASES[name][:2]
     seed = (CASES[name][2:] or (seed,))[0]
@@ -259,17 +293,22 @@ def case(name, seed):
     save(m, config, ad, base)
     began = {n: p.detach().clone() for n, p in trained(fresh(base, config)).items()} if name in PISSA else {}
     saved = set(oracle.load_file(os.path.join(ad, ENCODER if os.path.exists(os.path.join(ad, ENCODER)) else "adapter_model.safetensors")))
+    saved -= {"base_model.vera_A", "base_model.vera_B"}  # frozen
     assert saved - {again(n) for n in saved} == set(trained(m)), saved ^ set(trained(m))
     tiny_llama.oracle.lora_params = trained
     tiny_llama.NEW = families.NEW
+    more = {"term": orthogonality, "stepped": allocate} if name.startswith("adalora") else {}
     m = loaded(base, config, ad).double()
     with families.double():
-        gen = {} if common else tiny_llama.generate(m, prompts)
-        exact = tiny_llama.run(m, seqs, labels, w, RATIO.get(name, 1.0))
+        gen = {} if base == "families/t5" else tiny_llama.generate(m, prompts)
+        exact = tiny_llama.run(m, seqs, labels, w, RATIO.get(name, 1.0), **more)
+        if more:
+            common["finished.logits"] = f32(tiny_llama.forward(m, seqs, labels)[0])
+            save(m.float(), config, os.path.join(d, "finished"), base)
     plain = loaded(base, config, ad)
     if is_prompt(config):
         check_loaded(base, ad, seqs, exact["logits"], prompts, gen["gen.ids"])
-    noise = tiny_llama.far(exact, tiny_llama.run(plain, seqs, labels, w, RATIO.get(name, 1.0)))
+    noise = tiny_llama.far(exact, tiny_llama.run(plain, seqs, labels, w, RATIO.get(name, 1.0), **more))
     path = os.path.join(ad, "adapter_config.json")
     if name in RATIO:  # the product's own settings, which PEFT's file has no place for
         oracle.write_json(path, {**oracle.json.load(open(path)), "loraplus_lr_ratio": RATIO[name]})

@@ -37,6 +37,8 @@ PATTERNS = ("lora: {r: 4, lora_alpha: 12, use_rslora: true, target_modules: all-
             "alpha_pattern: ['.*1\\.self_attn\\.o_proj=20']}")
 METHODS = {"ia3": ("gemma2", "method: ia3\nlearning_rate: 3e-2"), "norms": ("gemma2", "method: ln_tuning\nlearning_rate: 1e-2"),
            "biases": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], bias: all}\nlearning_rate: 1e-2"),
+           "modules_to_save": ("mistral", "lora: {r: 2, lora_alpha: 4, target_modules: [q_proj], modules_to_save: [embed_tokens, lm_head, norm]}\nlearning_rate: 1e-2"),
+           "modules_to_save, tied": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], modules_to_save: [wte, ln_f, mlp.c_proj]}\nlearning_rate: 1e-2"),
            "prompt": ("gpt2", "method: prompt_tuning\nprompt_tuning: {num_virtual_tokens: 5}\nlearning_rate: 1e-2"),
            "prompt of a text": ("gemma2", "method: prompt_tuning\nprompt_tuning: {num_virtual_tokens: 5, prompt_tuning_init: TEXT, prompt_tuning_init_text: slf}\nlearning_rate: 1e-2"),
            "p_tuning": ("qwen3", "method: p_tuning\np_tuning: {num_virtual_tokens: 4, encoder_hidden_size: 24}\nlearning_rate: 1e-2"),
