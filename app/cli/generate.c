@@ -27,6 +27,9 @@ const char help_generate[] =
     "  --prompt TEXT         one prompt\n"
     "  --file F              a prompt per line, UTF-8; of a .jsonl file the field \"prompt\" (or \"text\"); - is "
     "stdin\n"
+    "  --vectors V           what an adapter with a projector reads beside each prompt: X.npy, a row for each, or the "
+    "name of\n"
+    "                        the field of a .jsonl file that has them\n"
     "  --chat                the prompt is a user's turn\n"
     "  --chat-template T     the same, in this template: a Jinja file, or chatml\n"
     "  --max-new-tokens N    at most so many tokens (128)\n"
@@ -55,7 +58,7 @@ const char help_generate[] =
     "adapter or prompt; 1 otherwise.\n";
 
 struct request {
-    const char *model_path, *prompt, *file, *activations, *device, *dtype, *template;
+    const char *model_path, *prompt, *file, *activations, *device, *dtype, *template, *vectors;
     bool chat, greedy, ignore_eos, json, no_adapter;
     struct arg_list adapter;
     int max_new, top_k, batch, threads;
@@ -67,6 +70,8 @@ struct request {
     const json_t **said; /* [n] their field "adapter"; NULL: none has one */
     float *weights;      /* [n][adapters], where rows have their own */
     int n;
+    float *vector;     /* [n * numbers]: what comes beside them; NULL: nothing */
+    size_t numbers;
 };
 
 /* --- streaming ------------------------------------------------------------------------------------------------------
@@ -172,6 +177,8 @@ static int run_batch(const struct request *q, int first, int n, int32_t **ids, s
                                 .seed = q->seed + (uint64_t)first,
                                 .ignore_eos = q->ignore_eos,
                                 .threads = q->threads,
+                                .vectors = q->vector ? q->vector + (size_t)first * q->numbers : NULL,
+                                .vectors_n = (size_t)n * q->numbers,
                                 .int_activations = !strcmp(q->activations, "int15")};
     struct stream s = {.model = q->model};
     cyc_generate_stats stats = {0};
@@ -258,6 +265,46 @@ static int weigh_rows(struct request *q) {
     return status;
 }
 
+/* --- vectors --------------------------------------------------------------------------------------------------------
+ */
+static int vectors_of_npy(struct request *q) {
+    int64_t rows, columns;
+    int code = cyc_npy_read(q->vectors, &q->vector, &rows, &columns);
+    if (code) return cli_failed(code);
+    q->numbers = (size_t)columns;
+    return rows == q->n ? STATUS_OK : cli_bad("%s: %lld rows for %d prompt%s", q->vectors, (long long)rows, q->n, q->n > 1 ? "s" : "");
+}
+
+/* The numbers of a list, of lists in it too, in order; NULL to: only counted. *bad: something else is among them. */
+static size_t numbers_of(const json_t *list, float *to, bool *bad) {
+    size_t n = 0;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *v = json_array_get(list, i);
+        if (json_is_number(v)) {
+            if (to) to[n] = (float)json_number_value(v);
+            n++;
+        } else if (json_is_array(v)) n += numbers_of(v, to ? to + n : NULL, bad);
+        else *bad = true;
+    }
+    return n;
+}
+
+/* Each record's as many as the first's: what the adapter wants is told by cyc_generate. */
+static int vectors_of_field(struct request *q, const json_t *records) {
+    if (!json_array_size(records)) return cli_bad("generate: --vectors %s names a field of a .jsonl file (--file), or a .npy file", q->vectors);
+    for (int i = 0; i < q->n; i++) {
+        const json_t *list = json_object_get(json_array_get(records, (size_t)i), q->vectors);
+        bool bad = !json_is_array(list);
+        const size_t n = numbers_of(list, NULL, &bad);
+        if (bad || !n) return cli_bad("%s:%d: no list of numbers in \"%s\"", q->file, i + 1, q->vectors);
+        if (!i) q->numbers = n, q->vector = malloc((size_t)q->n * n * sizeof *q->vector);
+        if (n != q->numbers) return cli_bad("%s:%d: %zu numbers in \"%s\", line 1 has %zu", q->file, i + 1, n, q->vectors, q->numbers);
+        if (!q->vector) return cli_bad("generate: out of memory");
+        numbers_of(list, q->vector + (size_t)i * n, &bad);
+    }
+    return STATUS_OK;
+}
+
 static int run_request(struct request *q) {
     struct lines l = {0};
     json_t *keep = json_array();
@@ -273,6 +320,7 @@ static int run_request(struct request *q) {
     }
     for (int i = 0; i < q->n && !status; i++)
         if (!*q->text[i]) status = cli_bad("%s:%d: an empty prompt", q->file ? q->file : "--prompt", i + 1);
+    if (!status && q->vectors) status = str_ends(q->vectors, ".npy") ? vectors_of_npy(q) : vectors_of_field(q, keep);
     if (!status) code = cyc_model_open(q->model_path, &q->model);
     if (!status && !code) code = cyc_model_device(q->model, q->device, q->dtype);
     if (!status && !code && q->template) code = cyc_chat_template(q->model, q->template);
@@ -286,6 +334,7 @@ static int run_request(struct request *q) {
     if (q->model) cyc_model_close(q->model);
     json_decref(keep);
     lines_free(&l);
+    free(q->vector);
     return status;
 }
 
@@ -313,6 +362,7 @@ int cmd_generate(int argc, char **argv) {
                                {"--json", ARG_FLAG, &q.json, 0},        {"--activations", ARG_TEXT, &q.activations, 0},
                                {"--device", ARG_TEXT, &q.device, 0},    {"--dtype", ARG_TEXT, &q.dtype, 0},
                                {"--chat-template", ARG_TEXT, &q.template, 0}, {"--no-adapter", ARG_FLAG, &q.no_adapter, 0},
+                               {"--vectors", ARG_TEXT, &q.vectors, 0},
                                {0}};
     int status = args_parse("generate", argc, argv, args);
     if (status < 0 && !(status = check(&q))) status = run_request(&q);

@@ -138,7 +138,12 @@ typedef struct cyc_generate_options {
     /* Called for each new token of row `row` as it is made; return non-zero to stop that row. May be NULL. */
     int (*on_token)(void *ctx, int row, int32_t id);
     void *ctx;
+    /* For an adapter that reads vectors beside each prompt (projector): those of all prompts, one after the other, and how many numbers. */
+    const float *vectors;
+    size_t vectors_n;
 } cyc_generate_options;
+/* Rows of f32 from a .npy file of float16, float32 or float64; free *x with cyc_free. */
+int cyc_npy_read(const char *path, float **x, int64_t *rows, int64_t *columns);
 typedef struct cyc_generation { int32_t *ids; size_t n; int stopped; /* by EOS, which is not in ids */ } cyc_generation;
 /* Of the new tokens the first of each row comes of the pass over its prompt; decoded_tokens are the others. */
 typedef struct cyc_generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens, decoded_tokens; } cyc_generate_stats;

@@ -5,6 +5,7 @@
 #include "data/pack.h"
 #include "data/score.h"
 #include "io/chat.h"
+#include "io/npy.h"
 #include <jansson.h>
 #include <math.h>
 #include <omp.h>
@@ -331,7 +332,12 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
         /* an encoder's text ends with EOS, as in training (train/sft.c) */
         if (!e && m->m.family->seq2seq && prompt_n[i] && prompt[i][prompt_n[i] - 1] != tokenizer_eos(m->tok)) e = ids_push(&p[i], tokenizer_eos(m->tok));
     }
-    struct generate_request rq = {.prompt = p, .n = n, .max_new = new, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .mix = weights, .on_token = o.on_token, .ctx = o.ctx};
+    const size_t numbers = adapter ? (size_t)adapter->st.given * (size_t)adapter->st.given_width : 0;
+    if (!e && o.vectors && o.vectors_n != (size_t)n * numbers)
+        e = fail(E_INPUT, "%zu numbers in vectors for %d prompt%s, wanted are %zu: %zu for each", o.vectors_n, n, n > 1 ? "s" : "", (size_t)n * numbers, numbers);
+    for (size_t i = 0; i < o.vectors_n && o.vectors && !e; i++)
+        if (!isfinite(o.vectors[i])) e = fail(E_INPUT, "number %zu of the vectors is not finite", i + 1);
+    struct generate_request rq = {.given = o.vectors, .prompt = p, .n = n, .max_new = new, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .mix = weights, .on_token = o.on_token, .ctx = o.ctx};
     rq.run = (struct run_ctx){.seed = o.seed, .temperature = o.temperature, .top_p = o.top_p > 0 ? o.top_p : 1, .top_k = o.top_k, .threads = o.threads > 0 ? o.threads : omp_get_max_threads(), .int_activations = o.int_activations};
     struct generate_stats st = {0};
     if (!e && n > 0) e = run_generation(m, adapter, &rq, g, &st);
@@ -341,6 +347,20 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     free(p);
     free(g);
     free(weights);
+    return api_code(e);
+}
+
+int cyc_npy_read(const char *path, float **x, int64_t *rows, int64_t *columns) {
+    struct npy a;
+    *x = NULL;
+    err e = npy_open(path, &a);
+    if (e) return api_code(e);
+    *rows = a.rows, *columns = a.columns;
+    *x = malloc((size_t)(a.rows * a.columns) * sizeof **x + 1);
+    if (!*x) e = fail(E_MEMORY, "out of memory");
+    for (int64_t i = 0; i < a.rows && a.columns && !e; i++) e = npy_row(&a, i, *x + i * a.columns);
+    if (e) free(*x), *x = NULL;
+    npy_close(&a);
     return api_code(e);
 }
 

@@ -71,8 +71,10 @@ void param_occasional(struct param_set *s, int index) {
     if (index >= 0 && !s->sealed) s->p[index].occasional = true;
 }
 
-void param_keep(struct param_set *s, int index) {
-    if (index >= 0 && !s->sealed) s->p[index].kept = true;
+void param_keep(struct param_set *s, int index, int64_t rows, int64_t columns) {
+    if (index < 0 || s->sealed) return;
+    s->p[index].kept = true;
+    s->p[index].keeps[0] = rows, s->p[index].keeps[1] = columns;
 }
 
 void param_freeze(struct param_set *s, int index) {

@@ -73,6 +73,16 @@ struct embedding {
     double scale;        /* of its rows */
 };
 
+/* Attention of a layer as a method sees it, before its output projection. */
+struct attending {
+    int layer;
+    val q, y;             /* queries as attention read them [N, H*D]; what it gave [N, H*D] */
+    struct linear out;    /* the projection of y */
+    struct linear kv[2];  /* what makes keys and values of rows; ... */
+    int n;                /* ... 1: of one matrix, queries first */
+    const struct op_attr *a;
+};
+
 /* What a method may want to know of a base before any program. */
 struct base_sizes {
     int64_t layers, width, heads, kv_heads, head_dim, vocab;
@@ -80,6 +90,9 @@ struct base_sizes {
     bool seq2seq; /* an encoder reads, a decoder writes */
     int64_t encoder_layers; /* ... of so many */
     bool norms_apart; /* what a sublayer gives goes through a norm of its own before it is added (Gemma) */
+    bool encoder;
+    bool turned;  /* files have matrices as [in, out] (GPT-2) */
+    bool head_norms; /* queries and keys are normalised head by head */
 };
 
 /* The low-rank products of an adapter beside a group of linears. */
@@ -168,6 +181,8 @@ struct peft_method {
     val (*vector)(struct site *s, const struct base_vector *v);
     /* What takes the matrix's place; absent or NULL: the matrix. Asked for at each of its users, and to answer alike (but as_head). */
     val (*matrix)(struct site *s, const struct base_matrix *m);
+    /* What a layer's attention adds, by its output projection. */
+    val (*attention)(struct site *s, const struct attending *a);
     /* Ids whose rows of the token table are the adapter's own (in the settings; NULL: none), and these rows [n, C]. A tied head has them too. */
     const int32_t *(*own_tokens)(const void *settings, int *n);
     val (*tokens)(struct site *s, const struct base_matrix *table);
@@ -194,6 +209,9 @@ struct peft_method {
     /* So many virtual tokens stand before every text, at positions 0, 1, ...; their ids are V, V + 1, ..., of which the token table makes
      * rows of zeros. They carry no loss, and nobody who counts or shows tokens sees them. */
     int (*virtual_tokens)(const void *settings);
+    /* Vectors that are given with each text: so many, of `width` numbers; an input of every program but decoding's (site.given). Then there are as
+     * many virtual tokens, whose ids go on from text to text of a pass, as the vectors do. */
+    int (*given)(const void *settings, int *width);
     val (*embed)(struct site *s, const struct embedding *e, val x); /* the rows of the ids -> what the model goes on with */
     err (*kv)(struct site *s, int layer, val *k, val *v);           /* keys and values as attention is about to read and to keep them */
     bool bare;           /* the names in its file stand without "base_model.model." */
@@ -217,6 +235,7 @@ struct site {
     struct param_set *params;
     int next_site;                    /* dropout identity, counted in emission order */
     val ids, pos, cu, sample, slot;   /* inputs; which ones exist depends on the mode */
+    val given, given_rows;            /* ... of a method with given vectors: all of a pass [M, width], f32, and 0, 1, ... M - 1 */
     val own_ids;                      /* ... of a method with own_tokens: those, i32 */
     val mix, src_mix;                 /* ... of a method with members: each row's weights of them [N, members] f32; of the encoder's rows */
     const struct site_under *under;   /* NULL: the base */
@@ -242,6 +261,8 @@ struct low_rank { val a, b[MAX_GROUP], mix; };
 err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *a, const struct low_rank *low, val *out);
 /* q, k, v after RoPE -> o, by mode; layer picks the cache. bias: by distance, or absent. */
 val site_attention(struct site *s, const val q[3], val bias, int layer, const struct op_attr *a);
+val site_attended(struct site *s, const struct attending *a); /* -> [N, C]; kv is looked at where site_attends() */
+static inline bool site_attends(const struct site *s) { return s->method && s->method->attention; }
 /* Encoder-decoders. The site whose rows are the encoder's; attention among them (no cache in any mode); linears that read its rows
  * from the decoder's side; and the decoder's attention to them: k and v are absent in decoding. */
 struct site site_of_source(const struct site *s);

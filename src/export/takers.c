@@ -94,7 +94,7 @@ static void peft(const struct facts *f, json_t *list) {
     if (f->hub) say(list, "PEFT", "no", "it is AdapterHub's");
     else if (!named) say(list, "PEFT", "no", "base_model_name_or_path is missing: transformers raises KeyError");
     else if (!strcmp(f->type, "none")) say(list, "PEFT", "no", "peft_type is missing");
-    else if (f->method && f->method->ours) say(list, "PEFT", "no", "it has no such method; `cyclora merge` makes a model of it");
+    else if (f->method && f->method->ours) say(list, "PEFT", "no", f->method->whole ? "it has no such method; `cyclora merge` makes a model of it" : "it has no such method");
     else if (new.n) {
         str why = {0};
         str_addf(&why, "a version that knows %s; `cyclora export --to peft` leaves such keys out", new.p);

@@ -17,6 +17,7 @@ void generator_free(struct generator *g);
 struct generation { int32_t *ids; int n; bool stopped; }; /* ids without the EOS; stopped: EOS came */
 struct generate_request {
     const struct ids *prompt;     /* [n]; each 1..cap.length - max_new tokens */
+    const float *given;           /* [n, given * given_width]: of a program with given vectors, else NULL */
     int n;
     int max_new;
     int32_t eos;                  /* -1: never stop */

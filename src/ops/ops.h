@@ -31,18 +31,20 @@
  * rope             in  x[N,H*D], pos[N] i32, inv_freq[R/2]       out y[N,H*D] (may be in place)
  *                  R = rope_dims, 0: D. angle = pos * inv_freq[j]; pairs (j, j+R/2), or (2j, 2j+1) when interleaved, of a
  *                  head's first R columns, the others as they are; inverse: -angle; the pairs times scale (0: 1)
- * attention        in  q[N,H*D], k[N,K*D], v[N,K*D], cu[S+1] i32, cu_k[S+1] i32 (opt), bias[B,H] f32 (opt)   out o[N,H*D], lse[N,H]
+ * attention        in  q[N,H*D], k[N,K*D], v[N,K*D], cu[S+1] i32 (opt), cu_k[S+1] i32 (opt), bias[B,H] f32 (opt)   out o[N,H*D], lse[N,H]
  *                  softmax(scale * q k^T) v inside each sequence cu[s]..cu[s+1], causal; head h reads kv head h*K/H;
  *                  lse = log sum exp of the scaled scores. window > 0: only the last `window` keys; softcap c > 0:
  *                  score = c tanh(score/c).
- *                  cu_k: k and v [M,K*D] are another text's, sequence by sequence (no mask). bias: score of query i, key j
+ *                  cu_k: k and v [M,K*D] are another text's, sequence by sequence (no mask). Without cu every query meets
+ *                  every key, k and v [any,K*D] (no mask). bias: score of query i, key j
  *                  += bias[ops_bucket(j-i)][h] (T5; B = buckets)
  * attention_bwd    in  q, k, v, cu, o, lse, do, cu_k, bias                   out dq, dk, dv
  * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
- * scale            in  x[N,C], l[C] f32 (opt: 1), bias[C] f32 (opt)   out y[N,C] = s x * l + bias (may be in place); s = scale, 0: 1
- * scale_bwd        in  x (with dl), l (opt), dy                       out dx (opt; may be in place of x or dy), dl[C] (opt, GRAD: added),
- *                                                               dl[C] f32 (opt, ACT: written)
- *                  dx = s dy * l; dl = s sum_n dy * x, of an l that is trained or computed; of a trained bias: column_sum
+ * scale            in  x[N,C], l[C] or l[1] f32 (opt: 1), bias[C] f32 (opt)   out y[N,C] = s x * l + bias (may be in place); s = scale, 0: 1;
+ *                  l[1]: one for all columns
+ * scale_bwd        in  x (with dl), l (opt), dy                       out dx (opt; may be in place of x or dy), dl (opt, GRAD: added),
+ *                                                               dl f32 (opt, ACT: written)
+ *                  dx = s dy * l; dl = s sum_n dy * x (l[1]: over the columns too), of an l that is trained or computed; of a trained bias: column_sum
  * magnitude        in  m[O] f32, w2[O] f32, P[r,O] f32, B[O,r], G[r,r] f32, state[O] f32 STATE (opt)
  *                  out l[O] f32 (the STATE, where there is one), inv[O] f32
  *                  norm_o = sqrt(w2_o + 2 s sum_j P_jo B_oj + s^2 B_o G B_o^T), s = scale; l = m / norm, inv = 1 / norm, both 0 where
@@ -51,7 +53,7 @@
  * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
- * split_bwd        in  dy_i[N,W_i]                               out dx
+ * split_bwd        in  dy_i[N,W_i] (opt: zeros)                  out dx
  * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt)
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
  *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
@@ -62,6 +64,7 @@
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
+ * store            in  x[R,C], state[R,C] STATE                  out -                        state = x
  * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N], bias (opt)   out o[N,H*D]
  *                  row n attends to positions 0..pos[n] of its slot
  * softcap          in  logits[S,V] f32                           out c tanh(logits/c) (may be in place)

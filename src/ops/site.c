@@ -63,6 +63,8 @@ val site_attention(struct site *s, const val projected[3], val bias, int layer, 
     return emit1(s->p, &op_attention, (val[]){q[0], q[1], q[2], s->cu, {0}, bias}, 6, a);
 }
 
+val site_attended(struct site *s, const struct attending *a) { return site_attends(s) ? s->method->attention(s, a) : site_linear(s, a->y, &a->out); }
+
 struct site site_of_source(const struct site *s) {
     struct site source = *s;
     source.ids = s->src_ids, source.pos = s->src_pos, source.cu = s->src_cu, source.sample = s->src_sample, source.mix = s->src_mix;

@@ -131,7 +131,7 @@ static char *sentence(const struct run *r) {
     const struct side *a = &r->side[0], *b = &r->side[1];
     if (r->objective->sides == 1) {
         const struct structure *st = &a->plans->st;
-        const bool adapts = st->method->targets || st->method->sublayer || st->virtual_tokens;
+        const bool adapts = st->method->targets || st->method->attention || st->method->sublayer || st->virtual_tokens;
         char head[64];
         if (st->head.classes) str_addf(&s, "One %s%s", head_text(&st->head, head) + 2, adapts ? " and one " : " on the frozen base"); /* without its article */
         else str_adds(&s, "One ");
