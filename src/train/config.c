@@ -551,6 +551,11 @@ static err check_one_side(const struct config *c) {
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     if (c->eval_split > 0 && *c->side[0].projector_file)
         return fail(E_USAGE, "'eval.split' takes records out of the data that 'projector.file' has a row for: put the vectors into the records, or name 'eval.data' and 'eval.vectors'");
+    for (int i = 0; i < 2; i++) {
+        const char *vectors = i ? c->test_vectors : c->eval_vectors, *data = i ? c->test_data : c->eval_data;
+        if (*vectors && (!*data || strcmp(c->side[0].method, "projector") != 0))
+            return fail(E_USAGE, "'%s.vectors' has no use %s", i ? "test" : "eval", *data ? "without method projector" : i ? "without 'test.data'" : "without 'eval.data'");
+    }
     arena mem = {0};
     err why = OK;
     for (int i = 0; i < a->n && !why; i++) why = config_entry(&mem, a->v[i], &e);

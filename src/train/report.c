@@ -154,7 +154,7 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         json_t *settings = json_object();
         const struct structure *st = &s->plans->st;
         if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
-        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens", st->virtual_tokens, "data", s->source.path,
+        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens", st->virtual_tokens, "vectors", st->given, "data", s->source.path,
                                                "targets", o->source.path, "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);

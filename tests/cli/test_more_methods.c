@@ -21,6 +21,7 @@ static void test_projector(void **state) {
     ok("$C train $D/run.yaml");
     says(ran.out.p, "One projector (MLP, 1 vector of 3 numbers before each text) learns from");
     says(ran.out.p, "for 1 virtual token;");
+    says(ran.out.p, "/run/adapter --prompt \"...\" --vectors X.npy");
     ok("$C generate --model $G --adapter $D/run/adapter --file $D/dev.jsonl --vectors vectors --max-new-tokens 4 --json | grep -o '\"text\": *\"[a-z]*\"' | grep -o '[a-z]*\"$'");
     assert_string_equal(ran.out.p, "s\"\nl\"\ne\"\n");
     ok("$C generate --model $G --adapter $D/run/adapter --file $D/dev.jsonl --vectors $D/dev.npy --batch 2 --max-new-tokens 4 --json | grep -o '\"text\": *\"[a-z]*\"' | grep -o '[a-z]*\"$'");
@@ -52,6 +53,8 @@ static void test_projector_refusals(void **state) {
     refused("$C train $D/run.yaml --set projector.file=$D/train.jsonl --set output_dir=$D/x", "train.jsonl: not a .npy file");
     refused("$C train $D/run.yaml --set projector.file=$D/train.npy --set projector.mm_hidden_size=2 --set output_dir=$D/x", "train.npy: rows of 3 numbers, wanted are 2");
     refused("$C train $D/run.yaml --set eval.data= --set eval.split=0.2 --set projector.file=$D/train.npy --set output_dir=$D/x", "'eval.split' takes records out of the data that 'projector.file' has a row for");
+    refused("$C train $D/run.yaml --set eval.data= --set eval.vectors=$D/dev.npy --set output_dir=$D/x", "'eval.vectors' has no use without 'eval.data'");
+    refused("$C train $D/run.yaml --set method=lora --set eval.vectors=$D/dev.npy --set output_dir=$D/x", "'eval.vectors' has no use without method projector");
     refused("$C train $D/run.yaml --set projector.mm_projector_type=mlp --set output_dir=$D/x", "mm_projector_type");
     refused("$C train $D/run.yaml --set objective=macct --set A.data=$D/train.jsonl --set B.data=$D/dev.jsonl --set eval.data= --set output_dir=$D/x", "projector reads vectors beside each text", "objective sft or classification");
     refused("$C train $D/run.yaml --set adapter=$D/run/adapter --set projector.mm_projector_type=linear --set output_dir=$D/x", "holds a projector mlp2x_gelu of vectors of 3 numbers, the configuration says linear and 3");
