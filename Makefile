@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make check`.
 BUILD := build/release
 TASK ?= bible
-.PHONY: all setup build demo experiment check check-exports check-llamacpp asan fuzz bench bench-llamacpp bench-gpu format lint oracles docs clean
+.PHONY: all setup build demo experiment check check-exports check-llamacpp asan fuzz bench bench-llamacpp bench-gpu bench-methods compare format lint oracles docs clean
 
 all: build
 
@@ -44,6 +44,13 @@ bench-llamacpp: build ## batch-1 decoding beside llama.cpp on the same file (bui
 
 bench-gpu: build    ## ours beside PyTorch+PEFT on this machine's card (GPU_ARGS="--shapes 8b --items decode" for a part)
 	@bench/gpu.sh $(GPU_ARGS)
+
+bench-methods: build ## a step of each method, ours beside PEFT's (METHODS_ARGS="--device cuda --methods lora,dora")
+	@bench/methods.sh $(METHODS_ARGS)
+
+compare: build      ## the methods on two real tasks, three seeds each: hours on a processor, a quarter of an hour on a card
+	@python3 tools/fetch.py smollm2 && python3 tools/fetch.py intent-classes && python3 tools/fetch.py bible-pairs
+	@bench/compare.sh
 
 docs: build        ## docs/config.md from the schema
 	@$(BUILD)/cyclora help config --markdown > docs/config.md

@@ -1,23 +1,24 @@
 /* Steps and decoding at the size of real models, on a card (or, to check the program, on the processor): random weights of a
- * shape, random ids, LoRA r 16 on all linear layers with f32 adapters. Only speed and memory mean anything.
+ * shape, random ids, LoRA r 16 on all linear layers with f32 adapters or what --set says. Only speed and memory mean anything.
  *
- *   bench_card [--cpu] [--f32] [--fp8] [--dora] [--pissa] [--base TYPE] SHAPE.json ITEM...
+ *   bench_card [--cpu] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json ITEM...
  *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; LEVEL none, selective, block; PASS tokens a pass (default: the whole step)
  *     decode:ROWS[:LENGTH]           one token for each row, its cache LENGTH (64) tokens long
- *     macct:ROWS                     both halves of a cycle, ROWS a side, 64 + 64 tokens
+ *     macct:ROWS[:LEVEL[:PASS]]      both halves of a cycle, ROWS a side, 64 + 64 tokens
  *     profile:ROWSxLENGTH:LEVEL      where a training pass spends its time: each op launched alone and waited for
  *     products                       few rows through the matrix-vector kernel and through cuBLASLt, microseconds each
  *     products:TYPE                  the same with matrices of a stored type, and their bytes a second
  *
+ * --set: a configuration's keys of methods: method=full, lora.use_dora=true, ... (the defaults else).
  * --base: how the matrices are stored: q4_k, nf4, f8_e4m3, .. or q4_k_m, GGUF's mixture (half of the value and down projections and the
  * output in Q6_K). Their blocks are random bytes, one row of them repeated: made in no time, and as slow to unpack as any.
  *
- * Prints one RESULT {json} line an item: best and median seconds, tokens/s, the plan's bytes and what the card says is taken,
- * the share of the card's own rate (4 flops a matrix parameter and token, attention besides; 6 where blocks are recomputed
- * count as 4) or bandwidth (all weights once a decode step), both measured first in this process. */
+ * Prints one RESULT {json} line an item: best and median seconds, tokens/s, what is trained, the plan's bytes and what the card says is taken (of
+ * a processor: this process at most), the share of the card's own rate (4 flops a matrix parameter and token, attention besides; 6 where blocks are
+ * recomputed count as 4; of LoRA alone) or bandwidth (all weights once a decode step), both measured first in this process. */
+#include "base/file.h"
 #include "base/philox.h"
 #include "base/str.h"
-#include "peft/lora.h"
 #include "train/run.h"
 #ifdef CYC_CUDA
 #include "cuda/device.h"
@@ -99,24 +100,26 @@ static double matrix_parameters(void) { /* those that a token is multiplied with
 }
 
 static void print(const char *item, double *s, int n, double tokens, double share, const char *of, size_t planned) {
-    size_t left = g.backend->mem->left();
+    size_t left = g.backend->mem->left(), taken = left && left < g.before ? g.before - left : 0; /* another process may have given back meanwhile */
+    if (g.backend->mem->host) taken = resident_bytes("VmHWM");
     qsort(s, (size_t)n, sizeof *s, ascending);
-    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"ms_best\": %.3f, \"ms_median\": %.3f, \"tok_s\": %.1f, \"share\": %.3f, \"of\": \"%s\", \"planned_gb\": %.2f, \"taken_gb\": %.2f}\n", item,
-           1e3 * s[0], 1e3 * s[n / 2], tokens / s[n / 2], share / s[n / 2], of, (double)planned * 1e-9, left && left < g.before ? (double)(g.before - left) * 1e-9 : 0); /* another process may have given back meanwhile */
+    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"trained\": %lld, \"ms_best\": %.3f, \"ms_median\": %.3f, \"tok_s\": %.1f, \"share\": %.3f, \"of\": \"%s\", \"planned_gb\": %.2f, \"taken_gb\": %.2f}\n", item,
+           (long long)param_count(&g.st.params), 1e3 * s[0], 1e3 * s[n / 2], tokens / s[n / 2], share / s[n / 2], of, (double)planned * 1e-9, (double)taken * 1e-9);
     fflush(stdout);
 }
 
 static size_t planned(const struct memory *m, int adapters) { return model_kept_bytes(&g.model) + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes + (size_t)(3 * adapters + 1) * g.st.params.bytes; }
 
 static void sft(const char *item, int rows, int length, enum checkpoint level, int pass) {
-    struct capacity cap = {pass, rows, 1, 1, g.compute};
+    const int before = rows * g.st.virtual_tokens; /* of a soft prompt: in the pass, not in the rows */
+    struct capacity cap = {pass + before - g.st.virtual_tokens, rows, 1, 1, g.compute};
     struct program train;
     struct workbench wb = {.threads = omp_get_max_threads()};
     struct learner l;
     struct recipe q = {.learning_rate = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1};
     die(program_build(&train, &g.model, MODE_TRAIN, &g.st, cap, level, g.backend, false));
     die(memory_for(&wb.mem, (struct program *const[]){&train}, 1));
-    die(pack_init(&wb.pack, pass, rows));
+    die(pack_init(&wb.pack, pass + before, rows));
     wb.grad = g.backend->mem->take(g.st.params.bytes);
     die(learner_init(&l, &g.st, &train, &q));
     die(learner_fill(&l, 1));
@@ -134,8 +137,9 @@ static void sft(const char *item, int rows, int length, enum checkpoint level, i
     }
     const struct shape *z = &g.model.shape;
     double tokens = (double)rows * length;
+    const bool counted = !strcmp(g.st.method->name, "lora");
     double flops = 4 * tokens * matrix_parameters() + 6.0 * tokens * (double)param_count(&g.st.params) + 0.5 * 12 * tokens * length * (double)(z->layers * z->heads * z->head_dim);
-    print(item, s, STEPS, tokens, flops / g.rate, "rate", planned(&wb.mem, 1));
+    print(item, s, STEPS, tokens, counted ? flops / g.rate : 0, "rate", planned(&wb.mem, 1));
     learner_free(&l);
     memory_free(&wb.mem);
     g.backend->mem->give(wb.grad, g.st.params.bytes);
@@ -174,17 +178,17 @@ static void decode(const char *item, int rows, int length) {
 }
 
 /* Both halves of a cycle, through the objective itself. */
-static void macct(const char *item, int rows) {
+static void macct(const char *item, int rows, enum checkpoint level, int pass) {
     enum { LENGTH = 64, STEPS = 4 };
     static struct config cfg;
     static struct run r;
     die(config_init(&cfg));
     int made = rows * 2 * (LENGTH + 2);
-    struct capacity cap = {made, rows * 2, rows, 2 * LENGTH + 4, g.compute};
+    struct capacity cap = {pass ? pass : made, rows * 2, rows, 2 * LENGTH + 4, g.compute};
     r = (struct run){.cfg = &cfg, .objective = &objective_macct, .backend = g.backend, .threads = omp_get_max_threads(), .eos = 2, .n_plans = 1, .cap = cap, .model = g.model};
     struct plans *p = &r.plans[0];
     p->st = g.st;
-    die(program_build(&p->train, &g.model, MODE_TRAIN, &p->st, cap, CHECKPOINT_NONE, g.backend, false));
+    die(program_build(&p->train, &g.model, MODE_TRAIN, &p->st, cap, level, g.backend, false));
     die(generator_build(&p->gen, &g.model, &p->st, cap, g.backend));
     die(memory_for(&r.wb.mem, (struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));
     die(pack_init(&r.wb.pack, cap.tokens, cap.sequences));
@@ -318,17 +322,20 @@ static enum checkpoint level_of(const char *s) { return !strncmp(s, "none", 4) ?
 int main(int argc, char **argv) {
     const char *device = "cuda", *base = NULL;
     dtype keep = DT_NONE;
-    bool dora = false, pissa = false;
+    struct config cfg;
+    arena mem = {0};
+    const struct peft_method *method;
+    const void *settings;
     int i = 1;
+    die(config_init(&cfg));
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (!strcmp(argv[i], "--cpu")) device = "cpu";
         if (!strcmp(argv[i], "--f32")) g.compute = DT_F32;
         if (!strcmp(argv[i], "--fp8")) keep = DT_F8;
-        if (!strcmp(argv[i], "--dora")) dora = true;
-        if (!strcmp(argv[i], "--pissa")) pissa = true;
+        if (!strcmp(argv[i], "--set") && i + 1 < argc) die(config_set(&cfg, argv[++i]));
         if (!strcmp(argv[i], "--base") && i + 1 < argc) base = argv[++i];
     }
-    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] [--dora] [--pissa] [--base TYPE] SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
+    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
     die(backend_pick(device, &g.backend));
     if (g.backend->open) die(g.backend->open());
     g.rate = g.bandwidth = 1;
@@ -344,16 +351,18 @@ int main(int argc, char **argv) {
     else if (dtype_parse(base)) fill_stored(&g.model, dtype_parse(base));
     else return fprintf(stderr, "bench_card: what is a base of '%s'?\n", base), 2;
     g.model.keep = keep;
-    struct lora lora = {.r = 16, .alpha = 32, .dora = dora, .init = pissa ? LORA_PISSA : LORA_KAIMING, .targets.of.take = TAKE_ALL_LINEAR};
     int modules;
-    die(structure_init(&g.st, &g.model, &method_lora, &lora, &modules));
+    static struct run about;
+    about.cfg = &cfg, about.model = g.model;
+    die(side_method(&cfg.side[0], &about, &mem, &method, &settings));
+    die(structure_init(&g.st, &g.model, method, settings, &modules));
     printf("random weights made in %.1f s\n", seconds_now() - t0);
     for (; i < argc; i++) {
         int a = 0, b = 0, pass = 0;
         char level[16] = "none";
         if (sscanf(argv[i], "sft:%dx%d:%15[a-z]:%d", &a, &b, level, &pass) >= 2) sft(argv[i], a, b, level_of(level), pass ? pass : a * b);
         else if (sscanf(argv[i], "decode:%d:%d", &a, &b) >= 1) decode(argv[i], a, b ? b : 64);
-        else if (sscanf(argv[i], "macct:%d", &a) == 1) macct(argv[i], a);
+        else if (sscanf(argv[i], "macct:%d:%15[a-z]:%d", &a, level, &pass) >= 1) macct(argv[i], a, level_of(level), pass);
         else if (sscanf(argv[i], "profile:%dx%d:%15[a-z]", &a, &b, level) >= 2) profile(argv[i], a, b, level_of(level));
         else if (!strncmp(argv[i], "products", 8)) products(argv[i][8] == ':' ? dtype_parse(argv[i] + 9) : DT_BF16);
         else return fprintf(stderr, "bench_card: what is '%s'?\n", argv[i]), 2;

@@ -235,8 +235,8 @@ static void types(double peak) {
 }
 
 static void head(int64_t n) {
-    struct view in[4] = {matrix(n, 576), weights(DT_Q8_0, 49152, 576), matrix(1, n), matrix(1, n)};
-    struct view out[3] = {matrix(1, 4), matrix(1, n), matrix(n, 576)};
+    struct view in[8] = {matrix(n, 576), weights(DT_Q8_0, 49152, 576), matrix(1, n), matrix(1, n)};
+    struct view out[6] = {matrix(1, 4), matrix(1, n), matrix(n, 576)};
     memset(in[2].p, 0, (size_t)n * 4);
     for (int64_t i = 0; i < n; i++) view_f32(&in[3])[i] = 1;
     struct inst inst = {0};
@@ -244,7 +244,7 @@ static void head(int64_t n) {
     double best[2] = {9, 9};
     for (int i = 0; i < 4; i++)
         for (int grad = 0; grad < 2; grad++) {
-            struct view o[3] = {out[0], out[1], grad ? out[2] : (struct view){0}};
+            struct view o[6] = {out[0], out[1], grad ? out[2] : (struct view){0}};
             double t = now();
             cpu_head_loss(&run, &inst, in, o, scratch);
             t = now() - t;

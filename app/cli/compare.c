@@ -1,26 +1,51 @@
-/* `cyclora compare`: finished runs beside each other, by the last evaluation of each. */
+/* `cyclora compare`: finished runs beside each other, by the last evaluation of each; or, of a configuration file, the runs that --methods,
+ * --seeds and --sweep ask for, made (compare_run.c) and put into one table (compare_out.c). A folder is a run, anything else a configuration. */
 #include "args.h"
+#include "base/file.h"
 #include "cli.h"
+#include "compare.h"
 #include "report.h"
 #include "term.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-const char help_compare[] = "Puts finished runs beside each other: the last evaluation of each run, and what copying the input would score.\n"
-                            "\n"
-                            "Usage: cyclora compare RUN... [--json]\n"
-                            "\n"
-                            "  RUN     run folders (each holds the report.json that training wrote at its end)\n"
-                            "  --json  one JSON object: {\"runs\": [{\"run\", \"evaluation\"}, ...]}\n"
-                            "\n"
-                            "Examples:\n"
-                            "  cyclora compare runs/warm runs/control runs/cycles\n"
-                            "  cyclora compare runs/seed1 runs/seed2 --json | jq '.runs[].evaluation.round_trip.chrf'\n"
-                            "\n"
-                            "Scores are 0 to 100, as sacrebleu counts them. Writes to stdout alone. Exit status: 0; 2 for a folder without a\n"
-                            "report.\n";
+const char help_compare[] =
+    "Trains one configuration with several methods and seeds and puts what they reach on held-out data, how many numbers they\n"
+    "train, the memory and the time of a step into one table and one plot. Of run folders it shows the last evaluations.\n"
+    "\n"
+    "Usage: cyclora compare CONFIG [--methods LIST] [--seeds N] [--sweep [METHOD.]KEY=VALUES]... [options]\n"
+    "       cyclora compare RUN... [--json]\n"
+    "       cyclora compare --list\n"
+    "\n"
+    "  CONFIG           a YAML file with held-out data (test.data, eval.data or eval.split); its sections (lora.*, ...) hold\n"
+    "  --methods LIST   names with commas, each with settings of its own behind colons: lora,full:layers=last-4\n"
+    "                   (head,prompt,prefix,ia3,bitfit,lora,dora,full); a METHOD is such a name\n"
+    "  --seeds N        runs of each row, with the seeds from the configuration's own on (3)\n"
+    "  --sweep KEY=V,V  a row for each value, of several for each combination: r=4,16,64; without a METHOD the first of the\n"
+    "                   list that has all such settings; METHOD.learning_rate=1e-4,1e-3 sweeps any other key\n"
+    "  --lr METHOD=R    another learning rate than the method's usual one\n"
+    "  --list           the names, what they stand for, their usual learning rates and where those are from\n"
+    "  --out DIR        where all goes: compare.md, compare.json, compare.svg, and a folder a run (output_dir)\n"
+    "  --score N        of sft, so many held-out prompts are completed and scored: chrF, BLEU, exact match (128; 0: none)\n"
+    "  --set key=value  for all runs, over the file; --device D, --dtype T likewise\n"
+    "  --json           the result as one JSON object, and nothing else on stdout; of runs {\"runs\": [{\"run\", \"evaluation\"}]}\n"
+    "  RUN              run folders (each holds the report.json that training wrote at its end)\n"
+    "\n"
+    "Each run is a process of its own. What is finished is not run again by the same command; a run that fails is a line of the\n"
+    "table. Checkpoints are removed once a run is finished, adapters stay.\n"
+    "\n"
+    "Examples:\n"
+    "  cyclora compare run.yaml --methods head,lora,full --seeds 3\n"
+    "  cyclora compare run.yaml --methods lora --sweep r=4,16,64 --sweep target_modules=attention,mlp,all-linear\n"
+    "  cyclora compare run.yaml --methods prompt --sweep prompt.learning_rate=1e-2,3e-2,1e-1 --seeds 1\n"
+    "  cyclora compare runs/warm runs/control runs/cycles\n"
+    "\n"
+    "Accuracy, F1 and exact match are percent, BLEU and chrF 0 to 100 as sacrebleu counts them. Exit status: 0; 2 for what no run\n"
+    "can be made of; 130 interrupted.\n";
 
-enum { MOST_RUNS = 32 };
+static const char DEFAULT_METHODS[] = "head,prompt,prefix,ia3,bitfit,lora,dora,full";
+enum { MOST_RUNS = 32, MOST_SEEDS = 32 };
 
 /* The last evaluation in DIR/report.json, or NULL after saying what is wrong. */
 static json_t *last_eval(const char *dir) {
@@ -68,25 +93,56 @@ static int refuse(json_t **evals, int n) {
     return STATUS_USAGE;
 }
 
-int cmd_compare(int argc, char **argv) {
+static int beside(const struct arg_list *dirs, bool json) {
     json_t *evals[MOST_RUNS];
-    char *dirs[MOST_RUNS];
-    bool json = false;
+    char *names[MOST_RUNS];
     int n = 0;
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return fputs(help_compare, stdout), STATUS_OK;
-        if (!strcmp(argv[i], "--json")) json = true;
-        else if (argv[i][0] == '-') return refuse(evals, n), cli_bad("unknown option '%s'; `cyclora compare --help` shows them", argv[i]);
-        else if (n == MOST_RUNS) return refuse(evals, n), cli_bad("at most %d runs", MOST_RUNS);
-        else if (!(evals[n] = last_eval(dirs[n] = argv[i]))) return refuse(evals, n);
-        else n++;
-    }
-    if (!n) return args_missing("compare", "RUN");
+    if (dirs->n > MOST_RUNS) return cli_bad("compare: at most %d runs", MOST_RUNS);
+    for (; n < dirs->n; n++)
+        if (!(evals[n] = last_eval(names[n] = (char *)dirs->v[n]))) return refuse(evals, n);
     if (json) {
         json_t *list = json_array();
-        for (int i = 0; i < n; i++) json_array_append_new(list, json_pack("{s:s, s:O}", "run", dirs[i], "evaluation", evals[i]));
+        for (int i = 0; i < n; i++) json_array_append_new(list, json_pack("{s:s, s:O}", "run", names[i], "evaluation", evals[i]));
         json_line(json_pack("{s:o}", "runs", list));
-    } else print(dirs, evals, n);
+    } else print(names, evals, n);
     refuse(evals, n);
     return STATUS_OK;
+}
+
+static int methods(struct comparison *c) {
+    int status = c->seeds > MOST_SEEDS ? cli_bad("compare: --seeds is %d, but at most %d are run", c->seeds, MOST_SEEDS) : cells_make(c);
+    if (!status && c->seeds == 1 && !c->json) cli_warn("one seed a row: no spread is known, and small differences may be luck");
+    if (!status && !c->json) printf("%d rows, %d seed%s: %d runs into %s\n\n", c->n, c->seeds, c->seeds > 1 ? "s" : "", c->n * c->seeds, c->out);
+    if (!status) status = cells_run(c);
+    if (!status && c->json) json_line(comparison_json(c));
+    else if (!status) comparison_print(c);
+    for (int i = 0; i < c->n; i++) json_decref(c->cell[i].result);
+    arena_free(&c->mem);
+    return status;
+}
+
+int cmd_compare(int argc, char **argv) {
+    struct arg_list what = {0}, sets = {0};
+    bool list = false;
+    struct comparison c = {.sets = &sets, .seeds = 3, .score = 128};
+    const struct arg args[] = {{"CONFIG", ARG_LIST, &what, 0}, {"--methods", ARG_TEXT, &c.methods, 0}, {"--seeds", ARG_INT, &c.seeds, 1}, {"--sweep", ARG_LIST, &c.sweeps, 0},
+                               {"--lr", ARG_LIST, &c.rates, 0}, {"--out", ARG_TEXT, &c.out, 0}, {"--score", ARG_INT, &c.score, 0}, {"--set", ARG_LIST, &sets, 0},
+                               {"--device", ARG_SETTING, &sets, 0}, {"--dtype", ARG_SETTING, &sets, 0}, {"--json", ARG_FLAG, &c.json, 0}, {"--list", ARG_FLAG, &list, 0}, {0}};
+    int status = args_parse("compare", argc, argv, args);
+    if (status < 0) {
+        const bool asks = c.methods || c.out || c.sweeps.n || c.rates.n || sets.n;
+        c.config = what.n ? what.v[0] : NULL;
+        const bool runs = what.n && path_is_dir(c.config);
+        if (list) status = words_print();
+        else if (!what.n) status = args_missing("compare", "CONFIG or RUN");
+        else if (!runs && what.n > 1) status = cli_bad("compare: %s: one configuration at a time, or run folders alone", path_is_dir(what.v[1]) ? c.config : what.v[1]);
+        else if (runs && asks) status = cli_bad("compare: %s is a run folder: --methods, --sweep and the like go with a configuration file", c.config);
+        else if (runs) status = beside(&what, c.json);
+        else {
+            if (!c.methods) c.methods = DEFAULT_METHODS;
+            status = methods(&c);
+        }
+    }
+    free(what.v), free(sets.v), free(c.sweeps.v), free(c.rates.v);
+    return status;
 }

@@ -60,6 +60,20 @@ static void print_piece(const char *s, bool *line_open) {
     }
 }
 
+/* What a row of a head's is to tell; false: it is none of such. */
+static bool print_told(const json_t *row) {
+    const json_t *numbers = json_object_get(row, "numbers"), *tags = json_object_get(row, "tags"), *e;
+    size_t i;
+    if (json_object_get(row, "label")) return printf("; label %s", json_text(row, "label")), true;
+    if (!numbers && !tags) return false;
+    printf("; %s", numbers ? "label" : "tags");
+    json_array_foreach(numbers ? numbers : tags, i, e) {
+        if (numbers) printf(" %g", json_number_value(e));
+        else printf(" %s", json_string_value(e));
+    }
+    return true;
+}
+
 /* "BOS <s>; 2 answers, each ended by <|im_end|>": what is to be checked before anything else. */
 static void print_ends(const json_t *row) {
     const json_t *ends = json_object_get(row, "answers"), *e;
@@ -85,8 +99,7 @@ static void print_row(const json_t *row) {
     json_array_foreach(pieces, i, p) supervised += json_is_true(json_object_get(p, "supervised"));
     printf("%s%s%s  %zu tokens, %zu supervised", term_bold(), json_text(row, "from"), term_off(),
            json_array_size(pieces), supervised);
-    if (json_object_get(row, "label")) printf("; label %s", json_text(row, "label"));
-    else print_ends(row);
+    if (!print_told(row)) print_ends(row);
     fputs("\n    ", stdout);
     json_array_foreach(pieces, i, p) {
         bool now = json_is_true(json_object_get(p, "supervised"));

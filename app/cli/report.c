@@ -29,9 +29,19 @@ static void report_side(const json_t *s) {
     label(name);
     printf("%s parameters", show_count(json_num(s, "trained")));
     if (json_num(s, "modules") > 0) printf(" in %.0f modules", json_num(s, "modules"));
-    if (json_num(s, "virtual_tokens") > 0) printf(" for %.0f virtual tokens", json_num(s, "virtual_tokens"));
+    if (json_num(s, "virtual_tokens") > 0) printf(" for %.0f virtual token%s", json_num(s, "virtual_tokens"), json_num(s, "virtual_tokens") > 1 ? "s" : "");
     if (json_object_get(s, "rows")) printf("; %.0f rows of %s", json_num(s, "rows"), *targets ? targets : data);
     putchar('\n');
+}
+
+/* Both sides' adapters are of one method. */
+void report_servers(const json_t *plan) {
+    size_t i;
+    const json_t *one, *list = json_object_get(json_array_get(json_object_get(plan, "sides"), 0), "not_served_by");
+    json_array_foreach(list, i, one) {
+        label(i ? "" : "warning");
+        printf("%s will not serve it: %s\n", json_text(one, "loader"), json_text(one, "why"));
+    }
 }
 
 /* Words of one line, broken where the terminal ends. */
@@ -51,10 +61,11 @@ void report_run(const json_t *plan) {
     if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
     report_model(json_object_get(plan, "model"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
+    report_servers(plan);
     const json_t *f = json_object_get(plan, "features");
     if (!(json_num(f, "seconds") > 0)) return;
     label("features");
-    printf("the base's rows of %.0f texts, %s; ", json_num(f, "texts"), show_bytes(json_num(f, "bytes")));
+    printf("the base's rows of %.0f %s, %s; ", json_num(f, "rows"), json_text(f, "of"), show_bytes(json_num(f, "bytes")));
     if (json_is_true(json_object_get(f, "found"))) printf("found on disk\n");
     else printf("computed in %s\n", show_time(json_num(f, "seconds")));
 }
@@ -96,7 +107,12 @@ static const struct {
                {">chrF", "chrf", "%.1f"},
                {">exact %", "exact", "%.1f"},
                {">accuracy", "accuracy", "%.4f"},
-               {">macro F1", "macro_f1", "%.4f"}};
+               {">macro F1", "macro_f1", "%.4f"},
+               {">span F1", "span_f1", "%.4f"},
+               {">RMSE", "rmse", "%.4f"},
+               {">MAE", "mae", "%.4f"},
+               {">Pearson", "pearson", "%.4f"},
+               {">Spearman", "spearman", "%.4f"}};
 enum { METRICS = sizeof metrics / sizeof *metrics };
 
 static void metric_heads(struct table *t) {
@@ -119,7 +135,8 @@ static void classes(const json_t *side, bool details) {
     struct table t = {0};
     size_t i;
     const json_t *c, *list = json_object_get(side, "classes"), *wrong = json_object_get(side, "confusions");
-    static const char *const heads[] = {"class", ">precision", ">recall", ">F1", ">texts", ">predicted"};
+    const bool words = json_object_get(side, "words") != NULL;
+    const char *const heads[] = {"class", ">precision", ">recall", ">F1", words ? ">words" : ">texts", ">predicted"};
     if (!list || !details) return;
     putchar('\n');
     for (i = 0; i < sizeof heads / sizeof *heads; i++) table_head(&t, heads[i]);

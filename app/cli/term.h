@@ -30,7 +30,7 @@ void text_one_line(str *out, const char *text, int columns);
 
 /* A table: heads first, then cells row by row. A head that starts with '>' aligns to the right; a column without any
  * text is not shown. table_print() releases it. */
-enum { TABLE_COLUMNS = 12 };
+enum { TABLE_COLUMNS = 16 };
 struct table {
     str cells; /* each ended by a NUL */
     const char *head[TABLE_COLUMNS];

@@ -7,6 +7,7 @@
 struct texts_ask {
     const char *model, *adapter /* NULL: the bare base */, *data, *format, *field, *device, *dtype;
     int max_length;
+    bool words; /* where the adapter tells the classes of words, the file is one of words */
 };
 
 struct texts_open {

@@ -21,8 +21,8 @@
 
 const char help_train[] =
     "Trains adapters as a configuration says: two by cycle consistency on unpaired text (objective macct), one on pairs\n"
-    "or conversations (sft), or a classifier with one beside it on texts with labels\n"
-    "(classification). The base model is never changed.\n"
+    "or conversations (sft), or a head with one beside it: on texts with labels (classification) or numbers (regression),\n"
+    "on words with tags (token_classification). The base model is never changed.\n"
     "\n"
     "Usage: cyclora train CONFIG [--set key=value]... [--device D] [--dtype T] [--resume | --overwrite] [--quiet] [--json]\n"
     "\n"
@@ -153,6 +153,7 @@ static void on_start(void *ctx, const char *json) {
         printf("\n\n");
         fflush(stdout);
     }
+    if (w->manner == QUIET) report_servers(plan);
     json_decref(o);
 }
 
@@ -215,8 +216,8 @@ static void print_usage(const json_t *plan, const char *dir) {
         str_addf(&adapter, "%s/%s", dir, *json_text(side, "name") ? json_text(side, "name") : "adapter");
         bool own = adapter.p && path_is_dir(adapter.p);
         const char *with = *model ? model : "MODEL", *folder = own ? adapter.p : dir;
-        if (json_object_get(plan, "labels")) printf("  cyclora classify --model %s --adapter %s --data FILE\n", with, folder);
-        else printf("  cyclora generate --model %s --adapter %s --prompt \"...\"\n", with, folder);
+        if (json_object_get(plan, "head")) printf("  cyclora classify --model %s --adapter %s --data FILE\n", with, folder);
+        else printf("  cyclora generate --model %s --adapter %s --prompt \"...\"%s\n", with, folder, json_num(side, "vectors") > 0 ? " --vectors X.npy" : "");
         str_free(&adapter);
     }
 }

@@ -73,8 +73,8 @@ static err inspect_json(const char *path, const char *key, json_t *out) {
     return OK;
 }
 
-/* A soft prompt: it takes the place of no tensor of the base, so what it fits is what the base's sizes ask for. */
-static err prompt_fits(const char *folder, const struct model *m, const struct peft_method *method, const void *settings) {
+/* What takes the place of no tensor of the base (a prompt, what stands behind sublayers): it fits what the base's sizes ask for. */
+static err sizes_fit(const char *folder, const struct model *m, const struct peft_method *method, const void *settings) {
     struct structure st;
     TRY(structure_init(&st, m, method, settings, NULL));
     float *weights = arena_f32(st.params.bytes);
@@ -89,7 +89,7 @@ static err fits(const char *folder, const struct model *m, arena *mem, const cha
     const void *settings;
     struct deltas d;
     *how = "its shape is what this base asks for";
-    if (!adapter_read_config(folder, mem, &method, &settings) && method->virtual_tokens) return prompt_fits(folder, m, method, settings);
+    if (!adapter_read_config(folder, mem, &method, &settings) && (method->virtual_tokens || method->attention || method->sublayer)) return sizes_fit(folder, m, method, settings);
     err e = deltas_open(folder, m, &d);
     *how = d.method && !d.made ? "every tensor finds its place" : "every pair finds its matrix";
     if (!e) deltas_close(&d);
@@ -125,7 +125,7 @@ static err inspect_adapter(const char *folder, const char *model, arena *mem, js
     json_object_set_new(out, "kind", json_string("adapter"));
     json_object_set_new(out, "loaders", loaders);
     if (model) TRY(fit_json(folder, model, mem, out));
-    TRY(inspect_tensors(arena_printf(mem, "%s/adapter_model.safetensors", folder), out));
+    TRY(inspect_tensors(arena_printf(mem, "%s/%s", folder, method_file(config_of_hub(json_object_get(out, "config")))), out));
     json_int_t n = 0;
     size_t i;
     json_t *t;

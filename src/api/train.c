@@ -1,6 +1,7 @@
 /* Configuration, planning and training of the public API. */
 #include "api/api.h"
 #include "base/log.h"
+#include "export/takers.h"
 #include "train/run.h"
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,7 @@ int cyc_config_text(const cyc_config *c, char **yaml) {
 }
 
 const cyc_key *cyc_config_keys(size_t *n) {
-    static cyc_key keys[128];
+    static cyc_key keys[256];
     static size_t count;
     if (!count) {
         size_t have;
@@ -76,9 +77,24 @@ static void relay_save(void *ctx, const char *path) {
     if (cb->on_save) cb->on_save(cb->ctx, path);
 }
 
+/* The plan, and of each side's adapter who will not serve it: told before it is trained, not when it is to be served. */
+static json_t *plan_json(const struct run *r) {
+    json_t *plan = run_plan_json(r, false), *side;
+    size_t i;
+    json_array_foreach(json_object_get(plan, "sides"), i, side) {
+        const struct structure *st = &r->side[i].plans->st;
+        json_t *config = json_copy(json_object_get(side, "settings"));
+        json_object_set_new(config, "peft_type", json_string(st->method->peft_type));
+        if (st->head_module) json_object_set_new(config, "modules_to_save", json_pack("[s]", st->head_module));
+        json_object_set_new(side, "not_served_by", takers_refusing(config));
+        json_decref(config);
+    }
+    return plan;
+}
+
 static void announce(const struct run *r, const cyc_callbacks *cb) {
     if (!cb->on_start) return;
-    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", run_plan_json(r, false), "objective", r->objective->name, "output_dir", r->cfg->output_dir, "resumed_step", (json_int_t)r->step);
+    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", plan_json(r), "objective", r->objective->name, "output_dir", r->cfg->output_dir, "resumed_step", (json_int_t)r->step);
     char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (text) cb->on_start(cb->ctx, text);
@@ -117,7 +133,7 @@ int cyc_plan(cyc_config *c, char **json) {
     struct run r = {0};
     *json = NULL;
     err e = run_open(&r, &c->c);
-    int code = e ? api_code(e) : api_json((struct json_t *)run_plan_json(&r, false), json);
+    int code = e ? api_code(e) : api_json((struct json_t *)plan_json(&r), json);
     run_close(&r);
     return code;
 }
@@ -154,7 +170,7 @@ int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
     err e = run_open(&r, &c->c);
     c->c.features_once = once;
     if (!e) r.stop = &stop_requested;
-    if (!e && !run_dir && r.objective->classifies) e = fail(E_USAGE, "the bare base has no classifier to evaluate: name the run that trained one");
+    if (!e && !run_dir && r.objective->classifies) e = fail(E_USAGE, "the bare base has no head to evaluate: name the run that trained one");
     if (!e) e = run_start(&r);
     if (!e && run_dir) e = adapters_load(&r, run_dir);
     if (!e) e = run_evaluate(&r, r.test.source.n ? &r.test : &r.eval, run_dir ? "run" : "base", &j);
@@ -209,6 +225,19 @@ static err preview_texts(struct run *r, int side, int n, json_t *rows, struct to
     return e;
 }
 
+/* What a row of a head's is to tell: a label, numbers, or each word's tag. */
+static err told_json(const struct run *r, const struct row *row, json_t *j) {
+    json_t *list = json_array();
+    for (int k = 0; row->target && k < r->classes.numbers; k++) json_array_append_new(list, json_real(row->target[k]));
+    for (int k = 0; row->labels && k < row->n; k++)
+        if (row->supervised[k]) json_array_append_new(list, json_string(r->labels.name[row->labels[k] - 1]));
+    int bad = !list;
+    if (row->label) bad |= json_object_set_new(j, "label", json_string(r->labels.name[row->label - 1]));
+    if (json_array_size(list)) bad |= json_object_set(j, row->target ? "numbers" : "tags", list);
+    json_decref(list);
+    return bad ? fail(E_MEMORY, "out of memory") : OK;
+}
+
 /* macct has no rows before a generation: the pairs are shown where given, else the texts as answers. */
 static err preview(struct run *r, int n, json_t *out) {
     json_t *rows = json_array();
@@ -224,7 +253,7 @@ static err preview(struct run *r, int n, json_t *out) {
             const struct row *row;
             TRY(rows_draw(list, &i, 1, &row));
             TRY(api_row_json(r->tok, row, rows));
-            if (row->label) json_object_set_new(json_array_get(rows, json_array_size(rows) - 1), "label", json_string(r->labels.name[row->label - 1]));
+            TRY(told_json(r, row, json_array_get(rows, json_array_size(rows) - 1)));
         }
         count_rows(list, &t);
     }

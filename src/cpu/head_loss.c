@@ -1,4 +1,4 @@
-/* head_loss: the vocabulary projection, softmax cross-entropy and its gradients to the hidden state, the projection and its
+/* head_loss: the vocabulary projection, softmax cross-entropy (or squared error) and its gradients to the hidden state, the projection and its
  * bias, without the [N, V] logits. Operands are in ops/ops.h.
  *
  * Rows with weight 0 are left out before anything is computed. The others go in chunks of equal size whose logits fit
@@ -115,6 +115,17 @@ static void one_row(const struct head_rows *isa, float *z, int64_t v, int32_t la
     z[label] -= cap > 0 ? weight * (1 - mine / cap * (mine / cap)) : weight;
 }
 
+/* The same of squared errors. */
+static void one_square(float *z, int64_t v, const float *target, float weight, bool gradient, float *nll) {
+    double sum = 0;
+    for (int64_t i = 0; i < v; i++) {
+        const float off = z[i] - target[i];
+        sum += (double)off * off;
+        if (gradient) z[i] = weight * 2 / (float)v * off;
+    }
+    *nll = (float)(sum / (double)v);
+}
+
 /* dW += dlogits^T x; of the replacements likewise */
 static void weight_gradient(const struct run_ctx *run, const struct view *dw, const float *dlogits, const struct buffers *b, int64_t m) {
     const int64_t v = dw->d[0], c = dw->d[1];
@@ -185,9 +196,13 @@ static void one_chunk(const struct run_ctx *run, float cap, const struct view *i
     gemm_run(&g, b->gemm);
     if (in[5].p) put_own(run, in, b, m, v);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(run))
-    for (int64_t i = 0; i < m; i++)
-        one_row(isa, b->logits + i * v, v, label[rows[i]], scale * weight[rows[i]], cap, gradient, &view_f32(&out[1])[rows[i]],
-                &b->correct[rows[i]]);
+    for (int64_t i = 0; i < m; i++) {
+        const int32_t n = rows[i];
+        float *z = b->logits + i * v, *nll = &view_f32(&out[1])[n];
+        b->correct[n] = 0;
+        if (in[7].p) one_square(z, v, view_row(&in[7], label[n]), scale * weight[n], gradient, nll);
+        else one_row(isa, z, v, label[n], scale * weight[n], cap, gradient, nll, &b->correct[n]);
+    }
     if (out[4].p) bias_gradient(run, view_f32(&out[4]), b->logits, m, v);
     if (in[5].p && gradient) take_own(&in[6], b, m, v);
     if (out[3].p) weight_gradient(run, &out[3], b->logits, b, m);
@@ -205,7 +220,7 @@ static void one_chunk(const struct run_ctx *run, float cap, const struct view *i
 
 /* Lists the rows with weight and zeroes the outputs of the others. */
 static err choose_rows(const struct view *in, struct view *out, int32_t *rows, int64_t *count) {
-    int64_t n = in[0].d[0], v = in[1].d[0];
+    const int64_t n = in[0].d[0], v = in[7].p ? in[7].d[0] : in[1].d[0]; /* labels there are */
     *count = 0;
     for (int64_t i = 0; i < n; i++) {
         if (view_f32(&in[3])[i] != 0) {

@@ -1,4 +1,4 @@
-/* The CUDA backend's inside: one card, one stream, and the kernels that fill the op table (backend.c).
+/* The CUDA backend's inside: one card, one stream (and one beside it), and the kernels that fill the op table (backend.c).
  *
  * Every function named cuda_<op> is a `kernel` of core/backend.h whose views point into device memory: it only launches
  * on cuda_stream and returns; nothing waits for the card but cuda_download and the flat sums. Launch errors are asked for
@@ -19,7 +19,13 @@ extern "C" { /* the house's own headers are C */
 #include "core/flat.h"
 #include "ops/ops.h"
 
-extern cudaStream_t cuda_stream; /* everything runs here, in order */
+extern cudaStream_t cuda_stream; /* everything runs here, in order, but for what is put beside it: */
+/* What is launched from begin to end runs beside what is launched after it, behind all before it; join: the stream waits for it. An op
+ * that begins joins before it returns. Two small products, or a small one and a large one, so share the card. */
+err cuda_beside_begin(void);
+err cuda_beside_end(void);
+err cuda_beside_join(void); /* nothing there: nothing to do */
+bool cuda_is_beside(void);  /* between begin and end: scratch that launches share is not to be touched */
 extern int cuda_sms;             /* multiprocessors of the card */
 
 /* What changes from run to run without changing its kernels, on the card: recorded runs read it there. */
@@ -52,7 +58,7 @@ err cuda_split(const struct run_ctx *, const struct inst *, const struct view *i
 err cuda_split_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_softcap(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_scale(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_scale_columns(const struct view *x, const struct view *l, float by, const float *bias, const struct view *y); /* y = x * l * by + bias (or NULL), y may be x */
+err cuda_scale_columns(const struct view *x, const struct view *l, float by, const float *bias, const struct view *y); /* y = x * l (absent: 1; one number: for all) * by + bias (or NULL), y may be x */
 size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 /* columns.cu: sums over rows */
 err cuda_scale_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
@@ -76,6 +82,7 @@ size_t cuda_vector_norm_bwd_scratch(const struct view *in, const struct view *ou
 /* attention.cu, attention_cached.cu */
 err cuda_attention(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_store(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_kv_append(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_cached(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_attention_scratch(const struct inst *, const struct view *in, const struct view *out);
@@ -95,6 +102,8 @@ size_t cuda_head_loss_scratch(const struct inst *, const struct view *in, const 
 
 /* dequant.cu: rows [0, rows) of a base matrix as `to` (f32, bf16, f16), row-major and dense. src and dst on the device. */
 err cuda_dequantise(dtype dt, const void *src, int64_t rows, int64_t cols, dtype to, void *dst);
+/* Columns [from, from + width) of w, in whole blocks: [rows, width] at dst. */
+err cuda_dequantise_columns(const struct view *w, int64_t from, int64_t width, dtype to, void *dst);
 /* y[n, o] (+)= sum_c x[n, c] * W[o, c] (+ bias[o]) for few rows: W is read once, as it is stored. x is of the compute type
  * (f32, bf16, f16) with row stride ldx, y of type y_dt with stride ldy. false: not for this shape or type, use a product. */
 struct cuda_matvec {

@@ -1,4 +1,4 @@
-/* The card: one a process, one stream. Its libraries are looked up when it is opened, so that the same program runs on a
+/* The card: one a process, one stream and one beside it. Its libraries are looked up when it is opened, so that the same program runs on a
  * machine without them: CUDA's runtime is linked in and looks for the driver itself; cuBLASLt and cuDNN are loaded by name (gemm.c, cudnn.c). */
 #define _GNU_SOURCE
 #include "cuda/device.h"
@@ -14,6 +14,9 @@ struct settings cuda_settings;
 float *cuda_ones;
 int cuda_sms = 132; /* until a card is open: a plan made without one is an H100's */
 static bool opened;
+
+/* Beside the stream: while it is open it stands in cuda_stream and the main one waits here. */
+static struct { cudaStream_t stream, main; cudaEvent_t forked, done; bool pending; } beside;
 
 /* What to do about the errors that a run may meet long after it began. Kernels fail in their own time: which one it was is known
  * only where each is waited for. */
@@ -57,6 +60,32 @@ static err look(struct cuda_facts *f) {
     return OK;
 }
 
+bool cuda_is_beside(void) { return beside.main != NULL; }
+
+err cuda_beside_begin(void) {
+    TRY(cuda_check(cudaEventRecord(beside.forked, cuda_stream), "work beside the stream"));
+    TRY(cuda_check(cudaStreamWaitEvent(beside.stream, beside.forked, 0), "work beside the stream"));
+    beside.main = cuda_stream, cuda_stream = beside.stream, beside.pending = true;
+    return OK;
+}
+
+err cuda_beside_end(void) {
+    cuda_stream = beside.main, beside.main = NULL;
+    return cuda_check(cudaEventRecord(beside.done, beside.stream), "work beside the stream");
+}
+
+err cuda_beside_join(void) {
+    if (!beside.pending) return OK;
+    beside.pending = false;
+    return cuda_check(cudaStreamWaitEvent(cuda_stream, beside.done, 0), "work beside the stream");
+}
+
+static err open_beside(void) {
+    TRY(cuda_check(cudaStreamCreateWithFlags(&beside.stream, cudaStreamNonBlocking), "making a stream"));
+    TRY(cuda_check(cudaEventCreateWithFlags(&beside.forked, cudaEventDisableTiming), "an event"));
+    return cuda_check(cudaEventCreateWithFlags(&beside.done, cudaEventDisableTiming), "an event");
+}
+
 static err make_ones(void) {
     float *host = malloc(CUDA_ONES * sizeof *host);
     if (!host) return fail(E_MEMORY, "out of memory");
@@ -74,6 +103,7 @@ err cuda_open(void) {
     TRY(cuda_gemm_open());
     TRY(cuda_check(cudaSetDevice(0), "opening"));
     TRY(cuda_check(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking), "making a stream"));
+    TRY(open_beside());
     TRY(cuda_check(cudaMalloc((void **)&cuda_keys, sizeof *cuda_keys), "a run's keys"));
     TRY(cuda_check(cudaMemsetAsync(cuda_keys, 0, sizeof *cuda_keys, cuda_stream), "a run's keys"));
     TRY(make_ones());

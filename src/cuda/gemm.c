@@ -28,7 +28,7 @@ static struct { FUNCTIONS(MEMBER) } lt;
 #undef MEMBER
 
 static cublasLtHandle_t handle;
-static void *workspace, *library;
+static void *workspace[2], *library; /* the second: of products beside the stream */
 
 /* A product of either kind. */
 struct product {
@@ -73,7 +73,7 @@ err cuda_gemm_open(void) {
     if (cudaGetDeviceCount(&cards) != cudaSuccess) return OK; /* doctor: the version can be told without a card */
     table = calloc(SLOTS, sizeof *table);
     if (!table) return fail(E_MEMORY, "out of memory");
-    TRY(cuda_check(cudaMalloc(&workspace, WORKSPACE), "cuBLASLt's workspace"));
+    for (int i = 0; i < 2; i++) TRY(cuda_check(cudaMalloc(&workspace[i], WORKSPACE), "cuBLASLt's workspace"));
     return status(lt.Create(&handle), "opening");
 }
 
@@ -117,7 +117,7 @@ static err point_at_scales(const struct entry *e, const struct product *p) {
 static err run(const struct entry *e, const struct product *p, const cublasLtMatmulAlgo_t *algo) {
     const struct cuda_gemm *g = p->g;
     if (p->scale_a) TRY(point_at_scales(e, p));
-    return status(lt.Matmul(handle, e->op, &g->alpha, g->b, e->a, g->a, e->b, &g->beta, g->c, e->c, g->c, e->c, algo, workspace, WORKSPACE, cuda_stream), "a product");
+    return status(lt.Matmul(handle, e->op, &g->alpha, g->b, e->a, g->a, e->b, &g->beta, g->c, e->c, g->c, e->c, algo, workspace[cuda_is_beside()], WORKSPACE, cuda_stream), "a product");
 }
 
 /* Milliseconds of one run, the best of three. */

@@ -1,4 +1,4 @@
-/* head_loss (ops/head_loss.c): the output projection and cross-entropy, in chunks of rows whose logits fit CHUNK bytes, so that
+/* head_loss (ops/head_loss.c): the output projection and cross-entropy (or squared error), in chunks of rows whose logits fit CHUNK bytes, so that
  * the [N, V] logits never exist. Rows without weight are left out of the products: the first kernel lists the others. The host
  * knows no more than a bound of their number (run_ctx.weighted) and waits for nothing; between the two lie rows of zeros.
  *
@@ -169,6 +169,31 @@ __global__ void __launch_bounds__(THREADS) loss_kernel(const float *logits, T *g
     }
 }
 
+/* A block a row: squared errors from row label[n] of `target`, their mean and its gradient. A label out of range is a NaN. */
+template <typename T>
+__global__ void __launch_bounds__(THREADS) square_kernel(const float *logits, T *grad, int64_t V, const int *index, const int32_t *label, const float *weight, struct view target, float *nll, float *row, const struct cuda_keys *keys) {
+    __shared__ double parts[THREADS];
+    const int64_t r = blockIdx.x, n = index[r];
+    const int32_t want = n == NOBODY ? 0 : label[n];
+    const bool known = want >= 0 && want < target.d[0];
+    const float *y = (const float *)target.p + (known ? want : 0) * target.ld, w = n == NOBODY ? 0 : weight[n] * keys->loss_scale * 2 / (float)V;
+    double sum = 0;
+    for (int64_t v = threadIdx.x; v < V; v += THREADS) {
+        const float off = n == NOBODY ? 0 : known ? logits[r * V + v] - y[v] : NAN;
+        sum += (double)off * off;
+        if (grad) grad[r * V + v] = from_f32<T>(w * off);
+    }
+    parts[threadIdx.x] = sum;
+    __syncthreads();
+    for (int d = THREADS / 2; d; d /= 2) {
+        if ((int)threadIdx.x < d) parts[threadIdx.x] += parts[threadIdx.x + d];
+        __syncthreads();
+    }
+    if (threadIdx.x || n == NOBODY) return;
+    nll[n] = row[2 * r] = (float)(parts[0] / (double)V);
+    row[2 * r + 1] = 0;
+}
+
 /* A block a row: own's column k into column which[k] of the logits, with its bias. */
 __global__ static void put_kernel(const float *own, int64_t ld, const int32_t *which, int R, const float *bias, float *logits, int64_t V) {
     for (int k = threadIdx.x; k < R; k += blockDim.x) {
@@ -274,7 +299,11 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
     if (h->in[4].p) TRY(cuda_add_bias(logits, DT_F32, rows, V, V, view_f32(&h->in[4])));
     if (h->in[5].p) TRY(put_own<T>(h, xs, logits, rows));
     auto loss = V % 4 ? loss_kernel<T, 1> : loss_kernel<T, 4>;
-    loss<<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, (const int32_t *)h->in[2].p, (const float *)h->in[3].p, (float *)h->out[1].p, row, cuda_keys, h->cap);
+    const int32_t *label = (const int32_t *)h->in[2].p;
+    const float *weight = (const float *)h->in[3].p;
+    float *nll = (float *)h->out[1].p;
+    if (h->in[7].p) square_kernel<T><<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, label, weight, h->in[7], nll, row, cuda_keys);
+    else loss<<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, label, weight, nll, row, cuda_keys, h->cap);
     TRY(CUDA_LAUNCHED("head_loss"));
     if (h->make.dbias) columns_kernel<T><<<(unsigned)((V + 31) / 32), MANY, 0, cuda_stream>>>(grad, rows, V, view_f32(&h->out[4]));
     if (h->in[5].p && h->make.g) TRY(take_own<T>(h, xs, grad, rows));

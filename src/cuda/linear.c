@@ -1,15 +1,15 @@
 /* linear and its backward (ops/linear.c), and the gradient of a matrix that is trained (ops/weight_grad.c).
  *
- * On Hopper, with weights of the compute type, a group's products are one launch each way with the low-rank part in the same sums
- * (group_gemm.h); dT and dB read dY once (low_rank.h). Everything else is cuBLASLt's (gemm.h):
+ * On Hopper a group's products are one launch each way with the low-rank part in the same sums (group_gemm.h), over weights that are
+ * stored in another type a few launches (unpacked.h); dT and dB read dY once (low_rank.h). Everything else is cuBLASLt's (gemm.h):
  * Base weights of the compute type are used where they lie; others are unpacked into scratch first, one matrix at a time.
  * Few rows (decoding) go through the matrix-vector kernels, a group in one launch, which read the weights once as they are stored. The low-rank
  * part is then its own products: T for the whole group at once, T B^T added into each output. A base kept in fp8 (fp8.h) has its
  * inputs rounded to fp8 as well, row by row: x once for the group, each dY with the weight's scales in it. */
 #include "cuda/fp8.h"
 #include "cuda/gemm.h"
-#include "cuda/group_gemm.h"
 #include "cuda/low_rank.h"
+#include "cuda/unpacked.h"
 
 /* Fewer rows leave most of the card without a tile of an output; cuBLASLt divides the sums there. */
 enum { MANY = 256 };
@@ -45,7 +45,8 @@ static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 /* Scratch: [unpacked matrix, or an input in fp8][dT, backward only][dropped x, or the masked gradient][low_rank.h's] */
 static size_t front_bytes(const struct inst *i, const struct view *w, const struct view *x, bool dy) {
-    return larger(unpacked_bytes(i, w, x->dt), fp8_bytes(i, w, x->d[0], dy));
+    const size_t one = unpacked_bytes(i, w, x->dt), pieces = one && x->dt != DT_F32 ? cuda_unpacked_scratch(i->a.n, w) : 0;
+    return larger(larger(one, pieces), fp8_bytes(i, w, x->d[0], dy));
 }
 
 /* x with dropout applied. */
@@ -95,6 +96,14 @@ static err low_rank_t(const struct inst *i, const struct view *in, const struct 
     return OK;
 }
 
+/* A product that nothing in this op reads. */
+static err beside(const struct cuda_gemm *g) {
+    TRY(cuda_beside_begin());
+    err e = cuda_gemm(g);
+    err ended = cuda_beside_end();
+    return e ? e : ended;
+}
+
 /* Is this the matrix-vector kernel's? It takes up to 16 rows of anything that cuda_matvec_takes(). */
 bool cuda_few_rows(const struct view *w, const struct view *x) { return cuda_matvec_takes(w->dt, x->dt, x->d[0], x->d[1]); }
 
@@ -126,13 +135,17 @@ static err add_delta(const struct inst *i, int k, int64_t r0, const struct view 
     return cuda_gemm(&(struct cuda_gemm){y->d[0], y->d[1], i->a.rank[k], at(t, r0), b->p, y->p, t->ld, b->ld, y->ld, false, true, t->dt, y->dt, i->a.alpha[k], beta});
 }
 
-/* --- the whole group in one launch (group_gemm.h), where the card and the types are its own --------------------------------- */
-static bool group_forward(const struct inst *i, const struct view *in, const struct view *out, struct cuda_group_forward *g) {
+/* --- the whole group together (group_gemm.h, unpacked.h), where the card and the types are theirs ------------------------------- */
+/* *stored: some matrices have to be unpacked; they are NULL in g. */
+static bool group_forward(const struct inst *i, const struct view *in, const struct view *out, struct cuda_group_forward *g, bool *stored) {
     const struct view *x = &in[LIN_X], *t = &out[LIN_T];
+    *stored = false;
     *g = (struct cuda_group_forward){.dt = x->dt, .n = i->a.n, .rows = x->d[0], .C = x->d[1], .x = x->p, .ldx = x->ld, .t = t->p, .ldt = t->ld};
     for (int k = 0; k < i->a.n; k++) {
-        if (in[LIN_W + k].dt != x->dt || out[k].dt != x->dt) return false;
-        g->O[k] = in[LIN_W + k].d[0], g->w[k] = in[LIN_W + k].p, g->bias[k] = in[LIN_BIAS + k].p;
+        const struct view *w = &in[LIN_W + k];
+        if (w->dt == DT_F8 || out[k].dt != x->dt) return false;
+        *stored |= w->dt != x->dt;
+        g->O[k] = w->d[0], g->w[k] = w->dt == x->dt ? w->p : NULL, g->bias[k] = in[LIN_BIAS + k].p;
         g->rank[k] = i->a.rank[k], g->b[k] = in[LIN_B + k].p, g->ldb[k] = in[LIN_B + k].ld, g->alpha[k] = i->a.alpha[k];
         g->y[k] = out[k].p, g->ldy[k] = out[k].ld;
     }
@@ -140,27 +153,46 @@ static bool group_forward(const struct inst *i, const struct view *in, const str
 }
 
 /* dx = sum of dY_k W_k + dT A; dt NULL: without the latter. */
-static bool group_backward(const struct inst *i, const struct view *in, const struct view *dx, const void *dt, struct cuda_group_backward *g) {
+struct group_bwd {
+    struct cuda_group_backward g;
+    const struct view *w[MAX_GROUP]; /* its matrices as stored */
+    bool stored;                     /* as above */
+};
+static bool group_backward(const struct inst *i, const struct view *in, const struct view *dx, const void *dt, struct group_bwd *b) {
+    struct cuda_group_backward *g = &b->g;
+    b->stored = false;
     *g = (struct cuda_group_backward){.dt = dx->dt, .rows = dx->d[0], .C = dx->d[1], .R = dt ? rank_sum(i) : 0, .dt_low = dt, .lddt = rank_sum(i), .a = in[LB_A].p, .lda = in[LB_A].ld, .dx = dx->p, .lddx = dx->ld};
     for (int k = 0; k < i->a.n; k++) {
         const struct view *w = &in[LB_W + k], *dy = &in[LB_DY + k];
         if (!dy->p) continue;
-        if (w->dt != dx->dt) return false;
-        g->O[g->n] = w->d[0], g->w[g->n] = w->p, g->dy[g->n] = dy->p, g->lddy[g->n++] = dy->ld;
+        if (w->dt == DT_F8) return false;
+        b->stored |= w->dt != dx->dt;
+        b->w[g->n] = w, g->O[g->n] = w->d[0], g->w[g->n] = w->dt == dx->dt ? w->p : NULL, g->dy[g->n] = dy->p, g->lddy[g->n++] = dy->ld;
     }
     return g->n && g->rows >= MANY && cuda_group_backward_takes(g);
 }
 
-err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
-    (void)run;
+static err run_group_backward(const struct group_bwd *b, void *scratch) {
+    return b->stored ? cuda_unpacked_backward(&b->g, b->w, scratch) : cuda_group_backward(&b->g);
+}
+
+static err linear(const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     const struct view *x = &in[LIN_X];
     int64_t N = x->d[0], C = x->d[1], r0 = 0;
     const float *scales = NULL; /* x in fp8 has been made */
     if (!N) return OK;
     char *masked = (char *)scratch + front_bytes(i, &in[LIN_W], x, false);
-    if (in[LIN_A].p) TRY(low_rank_t(i, in, &out[LIN_T], masked));
+    if (in[LIN_A].p) {
+        const bool later = !rank_sum(i); /* whoever reads the outputs adds the deltas (spans.c) */
+        if (later) TRY(cuda_beside_begin());
+        err e = low_rank_t(i, in, &out[LIN_T], masked);
+        if (!e && in[LIN_MIX].p) e = cuda_weigh(i, &in[LIN_MIX], &out[LIN_T]);
+        if (later) TRY(cuda_beside_end());
+        if (e) return e;
+    }
     struct cuda_group_forward group;
-    if (N >= MANY && group_forward(i, in, out, &group)) return cuda_group_forward(&group);
+    bool stored;
+    if (N >= MANY && group_forward(i, in, out, &group, &stored)) return stored ? cuda_unpacked_forward(&group, &in[LIN_W], scratch) : cuda_group_forward(&group);
     struct cuda_matvec few[MAX_GROUP];
     int n_few = 0;
     for (int k = 0; k < i->a.n; k++)
@@ -188,6 +220,12 @@ err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct vi
     return OK;
 }
 
+err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run;
+    err e = linear(i, in, out, scratch), joined = cuda_beside_join();
+    return e ? e : joined;
+}
+
 /* Output k: dT_k = alpha dY B, dB += alpha dY^T T, dA += dT^T drop(x), dx += drop'(dT A). */
 static err delta_bwd(const struct inst *i, const struct view *in, struct view *out, int k, int64_t r0, void *dt, void *masked) {
     const struct view *x = ops_like_x(in, out), *dy = &in[LB_DY + k], *b = &in[LB_B + k], *t = &in[LB_T], *a = &in[LB_A], *dx = &out[LB_DX];
@@ -197,8 +235,8 @@ static err delta_bwd(const struct inst *i, const struct view *in, struct view *o
     bool drops = i->a.dropout > 0;
     char *dt_k = (char *)dt + (size_t)r0 * size_of(x->dt);
     const char *a_k = (char *)a->p + (size_t)(r0 * a->ld) * size_of(a->dt);
+    if (out[LB_DB + k].p) TRY(beside(&(struct cuda_gemm){O, r, N, dy->p, at(t, r0), out[LB_DB + k].p, dy->ld, t->ld, out[LB_DB + k].ld, true, false, x->dt, DT_F32, alpha, 1}));
     TRY(cuda_gemm(&(struct cuda_gemm){N, r, O, dy->p, b->p, dt_k, dy->ld, b->ld, R, false, false, x->dt, x->dt, alpha, 0}));
-    if (out[LB_DB + k].p) TRY(cuda_gemm(&(struct cuda_gemm){O, r, N, dy->p, at(t, r0), out[LB_DB + k].p, dy->ld, t->ld, out[LB_DB + k].ld, true, false, x->dt, DT_F32, alpha, 1}));
     if (drops && out[LB_DA].p) TRY(cuda_drop(&d, x, masked));
     if (out[LB_DA].p && drops)
         TRY(cuda_gemm(&(struct cuda_gemm){r, C, N, dt_k, masked, (float *)out[LB_DA].p + r0 * out[LB_DA].ld, R, C, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
@@ -210,8 +248,8 @@ static err delta_bwd(const struct inst *i, const struct view *in, struct view *o
 /* dx (+)= sum of dY_k W_k over the outputs that have a gradient; false in *wrote as long as nothing is in dx. */
 static err base_bwd(const struct inst *i, const struct view *in, const struct view *dx, void *scratch, bool *wrote) {
     int64_t N = dx->d[0], C = dx->d[1];
-    struct cuda_group_backward group;
-    if (!*wrote && group_backward(i, in, dx, NULL, &group)) return *wrote = true, cuda_group_backward(&group);
+    struct group_bwd group;
+    if (!*wrote && group_backward(i, in, dx, NULL, &group)) return *wrote = true, run_group_backward(&group, scratch);
     for (int k = 0; k < i->a.n; k++) {
         const struct view *w = &in[LB_W + k], *dy = &in[LB_DY + k];
         const void *weight;
@@ -242,8 +280,7 @@ static bool low_rank_up(const struct inst *i, const struct view *in, const struc
     return cuda_low_rank_up_bwd_takes(u);
 }
 
-err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
-    (void)run;
+static err linear_bwd(const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     const struct view *x = ops_like_x(in, out), *dx = &out[LB_DX];
     int64_t N = x->d[0], C = x->d[1], R = rank_sum(i), r0 = 0;
     if (!N) return OK;
@@ -259,16 +296,22 @@ err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struc
             if (in[LB_DY + k].p) TRY(delta_bwd(i, in, out, k, r0, dt, masked));
             else TRY(zero_columns(dt + (size_t)r0 * size_of(x->dt), R, N, i->a.rank[k], x->dt)); /* an output that nothing reads */
         }
-    if (low && !drops && out[LB_DA].p) TRY(cuda_gemm(&(struct cuda_gemm){R, C, N, dt, x->p, out[LB_DA].p, R, x->ld, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
+    if (low && !drops && out[LB_DA].p) TRY(beside(&(struct cuda_gemm){R, C, N, dt, x->p, out[LB_DA].p, R, x->ld, out[LB_DA].ld, true, false, x->dt, DT_F32, 1, 1}));
     if (!dx->p) return OK;
-    struct cuda_group_backward group;
-    if (low && !drops && group_backward(i, in, dx, dt, &group)) return cuda_group_backward(&group);
+    struct group_bwd group;
+    if (low && !drops && group_backward(i, in, dx, dt, &group)) return run_group_backward(&group, scratch);
     if (low && !drops) { /* the small product goes first, as in the forward */
         TRY(cuda_gemm(&(struct cuda_gemm){N, C, R, dt, in[LB_A].p, dx->p, R, in[LB_A].ld, dx->ld, false, false, x->dt, dx->dt, 1, 0}));
         wrote = true;
     }
     if (!drops) TRY(base_bwd(i, in, dx, scratch, &wrote));
     return wrote ? OK : zero_columns(dx->p, dx->ld, N, C, dx->dt);
+}
+
+err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run;
+    err e = linear_bwd(i, in, out, scratch), joined = cuda_beside_join();
+    return e ? e : joined;
 }
 
 err cuda_weight_grad(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {

@@ -111,7 +111,7 @@ err labels_collect(const struct source *s, struct labels *out) {
     *out = (struct labels){0};
     for (int i = 0; i < s->n && !e; i++) {
         e = source_fetch(s, i, &f, &r);
-        if (!e) e = found_add(&all, r.label);
+        for (int k = 0; k < (r.label ? 1 : r.n_words) && !e; k++) e = found_add(&all, r.label ? r.label : r.tags[k]);
     }
     for (int i = 0; i < all.n && !e; i++) numbers &= is_number(all.name[i]);
     if (!e && numbers) qsort(all.name, (size_t)all.n, sizeof *all.name, by_number);

@@ -1,4 +1,4 @@
-/* The classes of a classification task: their names, in the order of the classifier's rows.
+/* The classes of a classification task, of texts or of words: their names, in the order of the classifier's rows.
  *
  * Given by the configuration, or collected from the training data: numbers in their order where every label is one (so that labels
  * 0..K-1 are the rows 0..K-1, as transformers has them), else names in the order of their bytes. Fewer than two classes are refused:

@@ -4,7 +4,7 @@
  *
  * label[i] is the token that position i must predict (the next one of the same row), weight[i] its loss weight; the
  * last position of a row predicts nothing (label 0, weight 0). Of a row with a class (rows.h) label is the class and weight 1 at its
- * one supervised position. Invariants: cu[0] = 0, cu[s] = n, last[k] = cu[k+1] - 1,
+ * one supervised position; likewise of one with a class for some of its tokens. Of one with targets label is the row's place in `target`. Invariants: cu[0] = 0, cu[s] = n, last[k] = cu[k+1] - 1,
  * supervised = the sum of weight. Called by train, evaluation and generation (prompts are rows too). */
 #ifndef CYC_DATA_PACK_H
 #define CYC_DATA_PACK_H
@@ -13,6 +13,8 @@
 struct pack {
     int32_t *ids, *pos, *label, *sample; /* [n] */
     float *weight;                       /* [n] */
+    float *target;                       /* [s, targets]: where rows have some, of a pack that pack_targets() gave room for them */
+    int targets;
     int32_t *cu;                         /* [s+1] */
     int32_t *last;                       /* [s]: index of each sequence's last token */
     int32_t *src_ids, *src_pos, *src_sample; /* [m]: the encoder's ids of rows that have some (rows.h, source) */
@@ -21,9 +23,17 @@ struct pack {
     int cap_n, cap_s;
     int virtual_tokens; /* before each row, of ids virtual_first, virtual_first + 1, ...: the caller sets them, for the program that takes the pack */
     int32_t virtual_first;
+    int given, given_width; /* vectors that come with each row (pack_given); their virtual tokens' ids go on from row to row */
+    float *x;               /* [m, given_width] */
+    int32_t *x_rows;        /* 0, 1, ... */
+    bool lacks;             /* a row had none */
     double supervised; /* sum of weight */
 };
 err pack_init(struct pack *p, int cap_n, int cap_s);
+/* Room for so many vectors a row, of so many numbers: for the program that takes the pack. 0: none. */
+err pack_given(struct pack *p, int each, int width);
+static inline const float *pack_vectors(const struct pack *p) { return p->lacks ? NULL : p->x; }
+err pack_targets(struct pack *p, int targets); /* an empty pack's rows may have so many targets */
 void pack_free(struct pack *p);
 void pack_clear(struct pack *p);
 /* Appends a row if it fits; returns false, having changed nothing, when it does not. A row has at least one token.

@@ -44,7 +44,7 @@ static err refill(struct scanner *s) {
         size_t cap = s->cap ? s->cap * 2 : s->window;
         if (cap > LONGEST)
             return fail(E_INPUT, "%s:%d: a record longer than %d MiB in a file that is streamed%s", s->f->path, s->line, LONGEST >> 20,
-                        s->kind >= IN_CSV ? "; is a quote not closed?" : "");
+                        s->kind == IN_CSV || s->kind == IN_TSV ? "; is a quote not closed?" : "");
         char *p = realloc(s->own, cap);
         if (!p) return fail(E_MEMORY, "out of memory");
         s->own = p;
@@ -98,6 +98,29 @@ static enum seen frame_csv(struct scanner *s, size_t *from, size_t *to) {
     if (!quoted) return FOUND;
     fail(E_INPUT, "%s:%d: a quote is opened in this record and never closed", s->f->path, s->line);
     return BAD;
+}
+
+/* Does this line stand between two sentences? */
+static bool parts_sentences(const char *p, size_t n) {
+    static const char mark[] = "-DOCSTART-";
+    return is_blank(p, n) || (n >= sizeof mark - 1 && !memcmp(p, mark, sizeof mark - 1));
+}
+
+/* Lines up to one that parts sentences. */
+static enum seen frame_sentence(struct scanner *s, size_t *from, size_t *to) {
+    bool inside = false;
+    for (size_t at = s->at; at < s->n;) {
+        const char *stop = memchr(s->p + at, '\n', s->n - at);
+        if (!stop && !at_end(s)) return MORE;
+        const size_t end = stop ? (size_t)(stop - s->p) : s->n;
+        const bool parts = parts_sentences(s->p + at, end - at);
+        if (parts && inside) return FOUND;
+        if (parts) pass(s, end + (stop != NULL));
+        else *to = end;
+        if (!parts && !inside) *from = at, inside = true;
+        at = end + (stop != NULL);
+    }
+    return !at_end(s) ? MORE : inside ? FOUND : END;
 }
 
 static enum seen bad_array(const struct scanner *s, const char *wants) {
@@ -170,6 +193,7 @@ err scan_next(struct scanner *s, struct extent *x, bool *found) {
         enum seen seen = (!s->n || mark_open) && !at_end(s)      ? MORE
                          : s->kind == IN_ARRAY                   ? frame_element(s, &from, &to)
                          : s->kind == IN_CSV || s->kind == IN_TSV ? frame_csv(s, &from, &to)
+                         : s->kind == IN_CONLL                   ? frame_sentence(s, &from, &to)
                                                                  : frame_line(s, &from, &to);
         if (seen == BAD) return E_INPUT;
         if (seen == END) return OK;

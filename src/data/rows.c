@@ -9,6 +9,7 @@
 #include "data/rows.h"
 #include "base/log.h"
 #include "io/chat.h"
+#include "io/npy.h"
 #include <assert.h>
 #include <limits.h>
 #include <omp.h>
@@ -21,13 +22,50 @@ struct draft {
     uint8_t *on; /* [marked] */
     size_t marked, cap;
     int label; /* of a labelled text: row.label */
+    const float *target; /* ... of numbers, n_target: row.target; the record's */
+    int n_target;
+    struct ids tags; /* of words: row.labels */
+    int source; /* row.source */
+    bool shortened; /* its text was cut already */
+    float *given; /* the vectors that come with it, [given_n]; 0: none */
+    size_t given_n;
 };
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
 
 static void draft_free(struct draft *d) {
     ids_free(&d->ids);
+    ids_free(&d->tags);
     free(d->on);
+    free(d->given);
+}
+
+/* The vectors of record `index`, out of itself or of their own file. */
+static err take_given(const struct source *s, const struct record *r, int index, struct draft *d) {
+    const struct given_form *g = &s->opt.given;
+    const size_t n = (size_t)g->each * (size_t)g->width;
+    if (!n) return OK;
+    if (!d->given && !(d->given = malloc(n * sizeof *d->given))) return out_of_memory();
+    d->given_n = n;
+    if (g->file) return npy_row(g->file, index, d->given);
+    memcpy(d->given, r->given, n * sizeof *d->given);
+    return OK;
+}
+
+/* One row for each record. */
+static err check_given(const struct source *s) {
+    const struct given_form *g = &s->opt.given;
+    if (!g->file) return OK;
+    if (g->file->columns != (int64_t)g->each * g->width)
+        return fail(E_INPUT, "%s: rows of %lld numbers, wanted are %lld (%d vector%s of %d)", g->file->path, (long long)g->file->columns, (long long)g->each * g->width, g->each,
+                    g->each > 1 ? "s" : "", g->width);
+    return g->file->rows >= s->n ? OK : fail(E_INPUT, "%s: %lld rows, but %s has %d records: one is wanted for each", g->file->path, (long long)g->file->rows, s->path, s->n);
+}
+
+static void draft_clear(struct draft *d) {
+    d->ids.n = d->tags.n = d->marked = 0;
+    d->label = d->n_target = d->source = 0;
+    d->shortened = false;
 }
 
 static err mark(struct draft *d, bool supervised) {
@@ -87,6 +125,27 @@ static err measure(const struct draft *d, int max_length, bool learnt, size_t *n
     return fail(E_INPUT, "no token to learn from (%zu in all, max_length %d)", d->ids.n, max_length);
 }
 
+static err keep_given(const struct draft *d, struct rows *out, struct row *r) {
+    float *x = arena_alloc(&out->mem, d->given_n * sizeof *x);
+    if (!x) return out_of_memory();
+    r->given = memcpy(x, d->given, d->given_n * sizeof *x);
+    out->bytes += d->given_n * sizeof *x;
+    return OK;
+}
+
+/* What a row of a head's is to tell. */
+static err keep_labels(const struct draft *d, size_t n, struct rows *out, struct row *r) {
+    const size_t of_tags = d->tags.n ? n * sizeof(int32_t) : 0, of_target = (size_t)d->n_target * sizeof(float);
+    r->label = d->label;
+    r->source = d->source;
+    if (of_tags && !(r->labels = arena_alloc(&out->mem, of_tags))) return out_of_memory();
+    if (of_target && !(r->target = arena_alloc(&out->mem, of_target))) return out_of_memory();
+    if (of_tags) memcpy((void *)r->labels, d->tags.v, of_tags);
+    if (of_target) memcpy((void *)r->target, d->target, of_target);
+    out->bytes += of_tags + of_target;
+    return OK;
+}
+
 /* The draft becomes a row, or is only counted (r NULL); the draft is empty again. */
 static err keep(struct draft *d, int max_length, bool learnt, struct rows *out, struct row **r) {
     size_t n;
@@ -95,14 +154,16 @@ static err keep(struct draft *d, int max_length, bool learnt, struct rows *out, 
         TRY(new_row(out, n, r));
         memcpy((*r)->ids, d->ids.v, n * sizeof *(*r)->ids);
         memcpy((*r)->supervised, d->on, n);
-        (*r)->label = d->label;
+        TRY(keep_labels(d, n, out, *r));
+        if (d->given_n) TRY(keep_given(d, out, *r));
         out->bytes += n * 5 + 16; /* 16: what the arena rounds up */
     } else out->n++;
     if ((int)n > out->longest) out->longest = (int)n;
-    out->truncated += n < d->ids.n;
+    out->truncated += n < d->ids.n || d->shortened;
     out->tokens += (int64_t)n;
-    for (size_t i = !d->label; i < n; i++) out->supervised += d->on[i];
-    d->ids.n = d->marked = 0;
+    const bool of_head = d->label || d->n_target || d->tags.n;
+    for (size_t i = !of_head; i < n; i++) out->supervised += d->on[i];
+    draft_clear(d);
     return OK;
 }
 
@@ -116,11 +177,13 @@ struct job {
     struct chat *chat;         /* conversations; a thread's own */
     struct chat_text rendered; /* scratch */
     struct ids text;           /* scratch */
+    str word;                  /* scratch */
     err (*draft)(struct job *, const struct record *, struct draft *);
 };
 
 static void job_free(struct job *job) {
     ids_free(&job->text);
+    str_free(&job->word);
     chat_close(job->chat);
     chat_text_free(&job->rendered);
 }
@@ -154,6 +217,7 @@ struct pass {
 static uint64_t record_hash(const struct record *r) {
     uint64_t h = (uint64_t)r->n_turns + 1;
     const char *const texts[] = {r->text, r->prompt, r->completion, r->label};
+    for (int i = 0; i < r->n_words; i++) h = XXH3_64bits_withSeed(r->words[i], strlen(r->words[i]), h);
     for (int i = 0; i < 4; i++)
         if (texts[i]) h = XXH3_64bits_withSeed(texts[i], strlen(texts[i]), h);
     for (int i = 0; i < r->n_turns; i++) {
@@ -197,6 +261,7 @@ static err draft_record(struct pass *p, int k, struct job *job, arena *mem) {
     }
     if (p->visit) t->hash = record_hash(r);
     err e = job->tk ? job->draft(job, r, &t->d) : OK;
+    if (!e) e = take_given(p->s, r, p->from + k, &t->d);
     return e ? fail_in(e, "%s:%d", part->path, t->line) : OK;
 }
 
@@ -210,12 +275,13 @@ static void draft_block(struct pass *p) {
         arena mem = {0};
         mine.rendered = (struct chat_text){0};
         mine.text = (struct ids){0};
+        mine.word = (str){0};
         int me = omp_get_thread_num();
         if (me) mine.chat = p->chat[me];
 #pragma omp for schedule(dynamic, 8)
         for (int k = 0; k < p->n; k++) {
             struct slot *t = &p->slot[k];
-            t->d.ids.n = t->d.marked = 0;
+            draft_clear(&t->d);
             t->e = draft_record(p, k, &mine, &mem);
             if (t->e) t->why = strdup(err_text());
         }
@@ -223,6 +289,7 @@ static void draft_block(struct pass *p) {
         arena_free(&mem);
         chat_text_free(&mine.rendered);
         ids_free(&mine.text);
+        str_free(&mine.word);
     }
 }
 
@@ -288,8 +355,9 @@ static err draw(struct row_stream *st, int i) {
     struct row *r;
     const struct source_part *part = source_part_of(st->s, i);
     TRY(source_fetch(st->s, i, &st->f, &rec));
-    st->d.ids.n = st->d.marked = 0;
+    draft_clear(&st->d);
     err e = st->job.draft(&st->job, &rec, &st->d);
+    if (!e) e = take_given(st->s, &rec, i, &st->d);
     if (!e) e = keep(&st->d, st->max_length, !st->job.plain, &st->batch, &r);
     if (e) return fail_in(e, "%s:%d", part->path, rec.line);
     r->path = part->path;
@@ -340,8 +408,9 @@ static void pass_close(struct pass *p) {
 /* The rows of a source, in order. Releases what the job holds, or hands it on to those that are made when drawn. */
 static err make_rows(struct job *job, const struct source *s, int max_length, struct rows *out) {
     *out = (struct rows){0};
-    struct pass *p;
-    err e = pass_open(&p, s, job);
+    struct pass *p = NULL;
+    err e = check_given(s);
+    if (!e) e = pass_open(&p, s, job);
     if (!e) e = all_rows(p, max_length, out);
     pass_close(p);
     if (!e && !s->r) e = stream_begin(job, s, max_length, out);
@@ -456,25 +525,81 @@ err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void
     return e;
 }
 
-static err draft_labelled(struct job *job, const struct record *r, struct draft *d) {
+/* How many of the draft's tokens the row has; of one that is cut the last become what comes after a text. */
+static size_t cut(struct job *job, struct draft *d) {
     const struct ids *after = tokenizer_suffix(job->tk);
-    const size_t most = (size_t)job->max_length;
+    const size_t most = (size_t)job->max_length / (job->classes->twice ? 2 : 1), n = d->ids.n < most ? d->ids.n : most;
+    for (size_t i = 0; n < d->ids.n && i < after->n && i < n; i++) {
+        d->ids.v[n - 1 - i] = after->v[after->n - 1 - i];
+        if (d->tags.n) d->tags.v[n - 1 - i] = 0;
+    }
+    return n;
+}
+
+static err draft_labelled(struct job *job, const struct record *r, struct draft *d) {
     const struct labels *known = job->classes->labels;
-    const int label = known ? labels_find(known, r->label) : 0;
+    const int label = known ? labels_find(known, r->label) : 0, numbers = job->classes->numbers;
     if (label < 0) return labels_unknown(known, r->label);
+    if (numbers && r->n_numbers != numbers) return fail(E_INPUT, "%d number%s, but the first record has %d", r->n_numbers, r->n_numbers == 1 ? "" : "s", numbers);
     TRY(tokenizer_encode(job->tk, r->text, strlen(r->text), 0, &d->ids));
     TRY(tokenizer_surround(job->tk, true, true, &d->ids));
     if (!d->ids.n) return fail(E_INPUT, "no token in the text");
-    const size_t n = d->ids.n < most ? d->ids.n : most;
-    for (size_t i = 0; n < d->ids.n && i < after->n && i < n; i++) d->ids.v[n - 1 - i] = after->v[after->n - 1 - i];
+    if (job->classes->twice) TRY(put_eos(job->tk, &d->ids));
+    size_t n = cut(job, d);
+    if (job->classes->twice) {
+        d->ids.v[n - 1] = tokenizer_eos(job->tk); /* which is where the head reads */
+        d->shortened = n < d->ids.n;
+        d->ids.n = d->source = (int)n;
+        TRY(ids_push(&d->ids, job->classes->start));
+        for (size_t i = 0; i + 1 < n; i++) TRY(ids_push(&d->ids, d->ids.v[i]));
+        n = d->ids.n;
+    }
     TRY(mark(d, false));
     d->on[job->classes->first ? 0 : n - 1] = 1;
-    d->label = label + 1;
+    d->label = numbers ? 0 : label + 1;
+    d->target = r->number;
+    d->n_target = numbers;
     return OK;
+}
+
+/* The class of a tag: by its name, or by its number. */
+static int class_of_tag(const struct labels *known, const char *tag) {
+    char *end;
+    const int label = labels_find(known, tag);
+    const long number = strtol(tag, &end, 10);
+    return label >= 0 || end == tag || *end || number < 0 || number >= known->n ? label : (int)number;
+}
+
+/* Word by word, so that it is known which token begins which. */
+static err draft_tagged(struct job *job, const struct record *r, struct draft *d) {
+    const struct labels *known = job->classes->labels;
+    TRY(lead_bos(job->tk, &d->ids));
+    for (int i = 0; i < r->n_words; i++) {
+        const int label = known ? class_of_tag(known, r->tags[i]) : i;
+        const size_t at = d->ids.n, length = strlen(r->words[i]);
+        if (label < 0) return labels_unknown(known, r->tags[i]);
+        str_clear(&job->word);
+        if (i) str_addc(&job->word, ' ');
+        str_add(&job->word, r->words[i], length);
+        if (job->word.failed) return out_of_memory();
+        if (length) TRY(tokenizer_encode(job->tk, job->word.p, job->word.n, i ? ENCODE_GOES_ON : 0, &d->ids));
+        while (d->tags.n < d->ids.n) TRY(ids_push(&d->tags, d->tags.n == at ? label + 1 : 0));
+    }
+    TRY(tokenizer_surround(job->tk, false, true, &d->ids));
+    while (d->tags.n < d->ids.n) TRY(ids_push(&d->tags, 0));
+    const size_t n = cut(job, d);
+    size_t told = 0;
+    TRY(mark(d, false));
+    for (size_t i = 0; i < n; i++) told += d->on[i] = d->tags.v[i] != 0;
+    return told ? OK : fail(E_INPUT, "no word with a token within max_length");
 }
 
 err rows_labelled(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out) {
     return make_rows(&(struct job){.tk = tk, .classes = form, .max_length = max_length, .plain = true, .draft = draft_labelled}, s, max_length, out);
+}
+
+err rows_tagged(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out) {
+    return make_rows(&(struct job){.tk = tk, .classes = form, .max_length = max_length, .plain = true, .draft = draft_tagged}, s, max_length, out);
 }
 
 err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct source *s, bool swap, int max_length,

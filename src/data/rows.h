@@ -11,8 +11,8 @@
  * brings two is refused.
  *
  * Invariants of every row: at least one supervised token beside the first; not longer than max_length; unless cut, its
- * last supervised token ends the answer (EOS, or the template's end of turn). A row of a classification task has one supervised
- * position, which tells the class of the whole text.
+ * last supervised token ends the answer (EOS, or the template's end of turn). A row of a classification or regression task has one supervised
+ * position, which tells the class (the numbers) of the whole text; one of token classification a supervised position for each word, its first token.
  *
  * Rows of a parsed source are all in memory: r[n]. Those of a streamed one are tokenised once to be checked, measured and
  * counted (so `longest` is known before any step), then made again whenever they are drawn; r is NULL, and rows_draw() is
@@ -31,7 +31,10 @@ struct row {
     int line; /* where it came from; 0: made, not read */
     const char *path;
     int source; /* encoder-decoders: so many of the ids are the encoder's, the rest the decoder's; else 0 */
+    const float *given; /* the vectors that come with it (data/shapes.h); NULL: none */
     int label;  /* classification: 1 + the class that the row's one supervised position is to tell; 0: each position tells the next id */
+    const int32_t *labels; /* token classification: [n], at supervised positions 1 + the class that they are to tell; NULL: see label */
+    const float *target;   /* regression: the numbers that the one supervised position is to tell; NULL: see label */
 };
 struct rows {
     arena mem;
@@ -73,9 +76,15 @@ err rows_text(const tokenizer *tk, const struct source *s, int max_length, struc
 err rows_texts(const tokenizer *tk, const struct prompt_form *f, const struct source *s, int max_length, struct rows *out);
 
 /* Labelled texts: with what the model expects around a text (a row that is cut keeps what comes after it); the class is told at the
- * last token, or (first) at the first. A label that is none of `labels` is E_INPUT; labels NULL: texts without one, to be read at that place. */
-struct class_form { const struct labels *labels; bool first; }; /* it and the labels must outlive streamed rows */
+ * last token, or (first) at the first. A label that is none of `labels` is E_INPUT; labels NULL: texts without one, to be read at that place.
+ * numbers > 0: so many of them in place of a class. twice: an encoder-decoder reads the text, within half of max_length, with the encoder and,
+ * `start` in front and its end away, with the decoder, at whose last token the class is told. */
+struct class_form { const struct labels *labels; bool first, twice; int numbers; int32_t start; }; /* it and the labels must outlive streamed rows */
 err rows_labelled(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out);
+/* Words with tags, one space between them, and around them what the model expects. A word's first token tells its class, as in transformers'
+ * run_ner; a word that has no token, or lies beyond max_length, tells none. A tag that is the name of no class but an integer is the class of
+ * that number. labels NULL: words without tags; row.labels then are 1 + the number of the word. */
+err rows_tagged(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out);
 
 /* Every record of a source as a row would have it, in order, without keeping any: for looking at data. A row that leaves
  * nothing to learn is no error here. tk NULL: without tokens. */

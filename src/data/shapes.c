@@ -40,13 +40,26 @@ static const char known[] = "messages, prompt with completion, instruction with 
 
 static const struct {
     const char *name, *shown;
-} containers[] = {{"lines", "plain lines"}, {"jsonl", "JSONL"}, {"json", "a JSON array"}, {"csv", "CSV"}, {"tsv", "TSV"}};
+} containers[] = {{"lines", "plain lines"}, {"jsonl", "JSONL"}, {"json", "a JSON array"}, {"csv", "CSV"}, {"tsv", "TSV"}, {"conll", "CoNLL"}};
+enum { N_CONTAINERS = sizeof containers / sizeof *containers };
+
+/* What is wanted of every record, where that alone settles its shape. */
+static const struct {
+    enum record_shape shape;
+    const char *what;
+} settled[WANT_SFT] = {[WANT_TEXT] = {SHAPE_TEXT, "a text is wanted for each record: name its field, or format: text"},
+                       [WANT_PAIR] = {SHAPE_PAIR, "two texts are wanted for each record (prompt_completion, or two named fields)"},
+                       [WANT_LABELLED] = {SHAPE_LABELLED, "a text and its label are wanted for each record"},
+                       [WANT_NUMBERED] = {SHAPE_NUMBERED, "a text and its numbers are wanted for each record"},
+                       [WANT_TAGGED] = {SHAPE_TAGGED, "words and their tags are wanted for each record"},
+                       [WANT_WORDS] = {SHAPE_WORDS, "words are wanted for each record"}};
 
 const char *container_name(enum container c) { return containers[c].shown; }
 
 const char *layout_name(const struct layout *l) {
     if (l->shape == SHAPE_PROMPT_TURNS) return "prompt_completion";
-    if (l->shape == SHAPE_LABELLED) return "labelled";
+    static const char *const more[] = {"labelled", "numbered", "tagged", "words"};
+    if (l->shape >= SHAPE_LABELLED) return more[l->shape - SHAPE_LABELLED];
     for (int i = 0; i < N_SHAPES; i++)
         if (shapes[i].shape == l->shape) return shapes[i].name;
     return "unknown";
@@ -68,6 +81,7 @@ static bool ends(const char *path, const char *ending) {
 static enum container container_of(const char *path, bool shape_named) {
     if (ends(path, ".csv")) return IN_CSV;
     if (ends(path, ".tsv")) return IN_TSV;
+    if (ends(path, ".conll")) return IN_CONLL;
     if (ends(path, ".json")) return IN_ARRAY; /* or JSONL: its first character tells (data/source.c) */
     return ends(path, ".jsonl") || shape_named ? IN_JSONL : IN_LINES;
 }
@@ -78,24 +92,22 @@ err layout_begin(const char *path, const char *format, enum source_want want, st
     if (!format || !*format) format = "auto";
     for (int i = 0; i < N_SHAPES; i++)
         if (!strcmp(format, shapes[i].name)) l->shape = shapes[i].shape, l->named = true;
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < N_CONTAINERS; i++)
         if (!strcmp(format, containers[i].name)) l->container = (enum container)i, contained = true;
     if (!l->named && !contained && strcmp(format, "auto") != 0)
         return fail(E_USAGE,
-                    "%s: format '%.40s' is not known (auto; text, messages, prompt_completion, alpaca, sharegpt; lines, jsonl, json, csv, tsv)",
+                    "%s: format '%.40s' is not known (auto; text, messages, prompt_completion, alpaca, sharegpt; lines, jsonl, json, csv, tsv, conll)",
                     path, format);
     if (!contained) l->container = container_of(path, l->named);
-    if (want == WANT_TEXT && l->named && l->shape != SHAPE_TEXT)
-        return fail(E_USAGE, "%s: format %s, but here a text is wanted for each record: name its field, or format: text", path, format);
-    if (want == WANT_PAIR && l->named && l->shape != SHAPE_PAIR)
-        return fail(E_USAGE, "%s: format %s, but here two texts are wanted for each record (prompt_completion, or two named fields)", path, format);
-    if (want == WANT_LABELLED && l->named && l->shape != SHAPE_TEXT)
-        return fail(E_USAGE, "%s: format %s, but here a text and its label are wanted for each record", path, format);
-    if (want < WANT_SFT) l->shape = want == WANT_TEXT ? SHAPE_TEXT : want == WANT_PAIR ? SHAPE_PAIR : SHAPE_LABELLED, l->named = true;
+    if (want < WANT_SFT && l->named && l->shape != (want == WANT_PAIR ? SHAPE_PAIR : SHAPE_TEXT))
+        return fail(E_USAGE, "%s: format %s, but here %s", path, format, settled[want].what);
+    if (want < WANT_SFT) l->shape = settled[want].shape, l->named = true;
     if (want == WANT_ANY && l->container == IN_LINES) l->shape = SHAPE_TEXT;
-    if (l->container == IN_LINES && l->shape != SHAPE_TEXT)
+    if (l->container == IN_CONLL && want != WANT_TAGGED && want != WANT_WORDS)
+        return fail(E_USAGE, "%s: a CoNLL file holds words and tags, but here %s", path, want < WANT_SFT ? settled[want].what : "pairs or conversations are wanted");
+    if (l->container == IN_LINES && l->shape != SHAPE_TEXT && l->shape != SHAPE_WORDS)
         return fail(E_USAGE,
-                    "%s: pairs, labels and conversations need a .jsonl file (one JSON object per line), .json, .csv or .tsv; its name "
+                    "%s: pairs, labels, tags and conversations need a .jsonl file (one JSON object per line), .json, .csv or .tsv; its name "
                     "ends in none of them, so it would be plain lines (`format` says otherwise)",
                     path);
     return OK;
@@ -282,8 +294,160 @@ static err get_label(arena *mem, const json_t *obj, const char *key, const char 
     return *out ? OK : out_of_memory();
 }
 
+static err given_number(const json_t *v, float *to) {
+    if (!json_is_number(v)) return fail(E_INPUT, "%s where a number is wanted", type_name(v));
+    *to = (float)json_number_value(v);
+    return isfinite(*to) ? OK : fail(E_INPUT, "%g is beyond the numbers of 32 bits", json_number_value(v));
+}
+
+/* A list of all numbers, or of lists: the vectors. */
+static err get_given(const struct given_form *g, const json_t *obj, arena *mem, const float **out) {
+    const json_t *list = json_object_get(obj, g->field);
+    const size_t want = (size_t)g->each * (size_t)g->width, outer = json_array_size(list);
+    float *x = arena_alloc(mem, want * sizeof *x);
+    size_t n = 0;
+    if (!x) return out_of_memory();
+    TRY(get_list(obj, g->field, &list));
+    for (size_t i = 0; i < outer; i++) {
+        const json_t *v = json_array_get(list, i);
+        const size_t inner = json_is_array(v) ? json_array_size(v) : 1;
+        if (json_is_array(v) && inner != (size_t)g->width) return fail(E_INPUT, "\"%.40s\"[%zu] has %zu numbers, a vector has %d", g->field, i, inner, g->width);
+        for (size_t k = 0; k < inner; k++, n++) {
+            err e = n < want ? given_number(json_is_array(v) ? json_array_get(v, k) : v, &x[n]) : OK;
+            if (e) return fail_in(e, "\"%.40s\"[%zu]", g->field, i);
+        }
+    }
+    *out = x;
+    if (n == want) return OK;
+    return fail(E_INPUT, "\"%.40s\" has %zu numbers, wanted are %zu (%d vector%s of %d)", g->field, n, want, g->each, g->each > 1 ? "s" : "", g->width);
+}
+
+/* --- numbers, words and tags ------------------------------------------------------------------------------------------ */
+enum { MOST_NUMBERS = 1 << 12, MOST_WORDS = 1 << 20 };
+
+/* A number, or (a table's column) the text of one. */
+static err get_number(const json_t *v, const char *key, float *out) {
+    const char *text = json_string_value(v);
+    char *end = NULL;
+    double x = json_number_value(v);
+    if (text) x = strtod(text, &end);
+    if (text ? end == text || !blank(end, strlen(end)) : !json_is_number(v))
+        return text ? fail(E_INPUT, "\"%.60s\" is '%.40s', not a number", key, text) : fail(E_INPUT, "\"%.60s\" is %s, not a number", key, type_name(v));
+    *out = (float)x;
+    return isfinite(*out) ? OK : fail(E_INPUT, "\"%.60s\" is %g: a target must be a finite number", key, x);
+}
+
+static err get_numbers(arena *mem, const json_t *obj, const char *key, struct record *r) {
+    const json_t *v = json_object_get(obj, key);
+    const bool list = json_is_array(v);
+    const size_t n = list ? json_array_size(v) : 1;
+    if (!v) return get_string(mem, obj, key, &r->label); /* which says what is missing */
+    if (n < 1 || n > MOST_NUMBERS) return fail(E_INPUT, "\"%.60s\" has %zu numbers; 1 to %d are possible", key, n, MOST_NUMBERS);
+    float *out = arena_alloc(mem, n * sizeof *out);
+    if (!out) return out_of_memory();
+    for (size_t i = 0; i < n; i++) TRY(get_number(list ? json_array_get(v, i) : v, key, &out[i]));
+    r->number = out;
+    r->n_numbers = (int)n;
+    return OK;
+}
+
+static bool is_space(char c) { return strchr(" \t\r\n\f\v", c) && c; }
+
+/* The pieces between white space. */
+static err split_words(arena *mem, const char *text, size_t n, const char ***out, int *count) {
+    *count = 0;
+    for (size_t i = 0; i < n; i++) *count += !is_space(text[i]) && (!i || is_space(text[i - 1]));
+    if (*count > MOST_WORDS) return fail(E_INPUT, "%d words; at most %d are possible", *count, MOST_WORDS);
+    const char **list = arena_alloc(mem, (size_t)*count * sizeof *list + 1);
+    int k = 0;
+    for (size_t i = 0, from = 0; list && i <= n; i++) {
+        if (i < n && !is_space(text[i])) continue;
+        if (i > from && !(list[k++] = arena_strn(mem, text + from, i - from))) return out_of_memory();
+        from = i + 1;
+    }
+    *out = list;
+    return list ? OK : out_of_memory();
+}
+
+/* A list of strings (tags: or integers), or a text with spaces between them. */
+static err get_list_of_words(arena *mem, const json_t *v, const char *key, bool tags, const char ***out, int *count) {
+    if (json_is_string(v)) return split_words(mem, json_string_value(v), json_string_length(v), out, count);
+    if (!json_is_array(v)) return fail(E_INPUT, "\"%.60s\" is %s, not a list of %s", key, type_name(v), tags ? "tags" : "words");
+    const size_t n = json_array_size(v);
+    if (n > MOST_WORDS) return fail(E_INPUT, "\"%.60s\" has %zu words; at most %d are possible", key, n, MOST_WORDS);
+    *out = arena_alloc(mem, n * sizeof **out + 1);
+    if (!*out) return out_of_memory();
+    *count = (int)n;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *w = json_array_get(v, i);
+        const double x = json_number_value(w);
+        if (tags && json_is_number(w) && x == floor(x) && fabs(x) < 0x1p53) (*out)[i] = arena_printf(mem, "%.0f", x);
+        else if (json_is_string(w)) TRY(copy_text(mem, w, &(*out)[i]));
+        else return fail(E_INPUT, "\"%.60s\"[%zu] is %s, not a %s", key, i, type_name(w), tags ? "tag (a name or an integer)" : "word");
+        if (!(*out)[i]) return out_of_memory();
+    }
+    return OK;
+}
+
+/* The field under the given name; where none is given, under one that data sets have. NULL: *key is what it should be named. */
+static const json_t *find_list(const json_t *obj, const char *given, const char *const *known_as, const char **key) {
+    *key = given ? given : *known_as;
+    for (; !given && *known_as; known_as++)
+        if (json_object_get(obj, *known_as)) return *key = *known_as, json_object_get(obj, *known_as);
+    return json_object_get(obj, *key);
+}
+
+static err get_words(const struct layout *l, const json_t *obj, arena *mem, struct record *r) {
+    static const char *const as_words[] = {"tokens", "words", "text", NULL}, *const as_tags[] = {"tags", "ner_tags", "labels", "pos_tags", "label", NULL};
+    const char *key, *tags_key, **words, **tags;
+    int n_tags;
+    const json_t *v = find_list(obj, l->field, as_words, &key);
+    if (!v) return get_string(mem, obj, key, &r->text); /* which says what is missing */
+    TRY(get_list_of_words(mem, v, key, false, &words, &r->n_words));
+    if (!r->n_words) return fail(E_INPUT, "\"%.60s\" holds no word", key);
+    r->words = words;
+    if (l->shape == SHAPE_WORDS) return OK;
+    if (!(v = find_list(obj, l->field2, as_tags, &tags_key))) return get_string(mem, obj, tags_key, &r->label);
+    TRY(get_list_of_words(mem, v, tags_key, true, &tags, &n_tags));
+    if (n_tags != r->n_words) return fail(E_INPUT, "\"%.60s\" has %d words, \"%.60s\" %d tags: each word wants one", key, r->n_words, tags_key, n_tags);
+    r->tags = tags;
+    return OK;
+}
+
+/* A sentence of a CoNLL file: of each line the first column and the last. */
+static err read_sentence(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
+    const bool tagged = l->shape == SHAPE_TAGGED;
+    int n = 1;
+    unsigned cp;
+    for (size_t i = 0, len; i < x->n; i += len) {
+        if (!(len = (size_t)utf8_decode(x->p + i, x->n - i, &cp)) || !cp) return fail(E_INPUT, "not UTF-8 text (byte 0x%02x)", (unsigned char)x->p[i]);
+        n += x->p[i] == '\n';
+    }
+    if (n > MOST_WORDS) return fail(E_INPUT, "a sentence of %d words; at most %d are possible", n, MOST_WORDS);
+    const char **words = arena_alloc(mem, 2 * (size_t)n * sizeof *words), **tags = words + n;
+    if (!words) return out_of_memory();
+    for (size_t at = 0, end; at <= x->n; at = end + 1) {
+        const char *stop = at < x->n ? memchr(x->p + at, '\n', x->n - at) : NULL, **columns;
+        int n_columns;
+        end = stop ? (size_t)(stop - x->p) : x->n;
+        TRY(split_words(mem, x->p + at, end - at, &columns, &n_columns));
+        if (!n_columns) continue; /* the text's last newline */
+        if (tagged && n_columns < 2) return fail(E_INPUT, "the word '%.60s' has no tag beside it (line %d): CoNLL has a word and its tag on each line", columns[0], x->line + r->n_words);
+        words[r->n_words] = columns[0];
+        tags[r->n_words++] = columns[n_columns - 1];
+    }
+    r->words = words;
+    r->tags = tagged ? tags : NULL;
+    return OK;
+}
+
 static err get_record(const struct layout *l, const json_t *obj, arena *mem, struct record *r) {
     switch (l->shape) {
+    case SHAPE_NUMBERED:
+        TRY(get_string(mem, obj, l->field ? l->field : "text", &r->text));
+        return get_numbers(mem, obj, l->field2 ? l->field2 : "label", r);
+    case SHAPE_TAGGED:
+    case SHAPE_WORDS: return get_words(l, obj, mem, r);
     case SHAPE_LABELLED:
         TRY(get_string(mem, obj, l->field ? l->field : "text", &r->text));
         return get_label(mem, obj, l->field2 ? l->field2 : "label", &r->label);
@@ -370,7 +534,7 @@ static err read_object(const struct layout *l, const struct extent *x, json_t **
     return e;
 }
 
-static err read_line(const struct extent *x, arena *mem, struct record *r) {
+static err read_line(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
     size_t n = x->n - (x->p[x->n - 1] == '\r');
     unsigned cp;
     for (size_t i = 0, len; i < n; i += len) {
@@ -378,17 +542,25 @@ static err read_line(const struct extent *x, arena *mem, struct record *r) {
         if (!len) return fail(E_INPUT, "invalid UTF-8 (byte 0x%02x at column %zu)", (unsigned char)x->p[i], i + 1);
         if (!cp) return fail(E_INPUT, "a NUL at column %zu: not a text file?", i + 1);
     }
+    if (l->shape == SHAPE_WORDS) {
+        const char **words;
+        TRY(split_words(mem, x->p, n, &words, &r->n_words));
+        return r->words = words, OK;
+    }
     r->text = arena_strn(mem, x->p, n);
     return r->text ? OK : out_of_memory();
 }
 
 err record_parse(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
     *r = (struct record){.line = x->line};
-    if (l->container == IN_LINES) return read_line(x, mem, r);
+    if (l->container == IN_LINES && l->given.each && l->given.field) return fail(E_INPUT, "plain lines have no field \"%.40s\": JSONL has, or a .npy file beside them", l->given.field);
+    if (l->container == IN_LINES) return read_line(l, x, mem, r);
+    if (l->container == IN_CONLL) return read_sentence(l, x, mem, r);
     json_t *obj;
     TRY(read_object(l, x, &obj));
     err e = get_record(l, obj, mem, r);
     if (e) e = mixed(l, obj, e);
+    if (!e && l->given.each && l->given.field) e = get_given(&l->given, obj, mem, &r->given);
     json_decref(obj);
     return e;
 }
@@ -422,7 +594,7 @@ err layout_columns(struct layout *l, const struct extent *x, arena *mem) {
 
 err layout_find(struct layout *l, const struct extent *x, enum source_want want) {
     json_t *obj;
-    if (l->container == IN_LINES) return OK;
+    if (l->container == IN_LINES || l->container == IN_CONLL) return OK;
     l->first_line = x->line;
     if (want == WANT_ANY && l->shape == SHAPE_UNKNOWN && l->field && !l->field2) l->shape = SHAPE_TEXT;
     if (l->shape != SHAPE_UNKNOWN && !(want >= WANT_SFT && l->shape == SHAPE_PAIR)) return OK;

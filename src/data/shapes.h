@@ -1,4 +1,4 @@
-/* What a record says: one line of JSONL, one object of an array or one row of a CSV becomes a struct record.
+/* What a record says: one line of JSONL, one object of an array, one row of a CSV or one sentence of a CoNLL file becomes a struct record.
  *
  * A file has one layout, found from its name and first record or named by `format`, and every record must have it:
  *
@@ -6,6 +6,11 @@
  *   prompt_completion  {"prompt", "completion"}, both strings or both lists of messages; or two named fields
  *   messages           {"messages": [{"role", "content"}]}
  *   labelled           {"text", "label"}, or two named fields: a text and its class, a string or an integer
+ *   numbered           {"text", "label"}, or two named fields: a text and a number or several (regression)
+ *   tagged             {"tokens", "tags"}, or two named fields: words and a tag for each, lists or texts with spaces between; a tag is a
+ *                      string or an integer. Where no fields are named, "tokens" and "tags", "ner_tags", "labels" or
+ *                      "pos_tags" are looked for, as data sets have them. CoNLL files: a word a line, its tag in the last column
+ *   words              the same without tags; a text is split at white space
  *   alpaca             {"instruction", "input", "output"[, "system", "history"]}: user = instruction, newline, input
  *   sharegpt           {"conversations": [{"from": "human|gpt|system", "value"}][, "system"]}
  *
@@ -21,12 +26,22 @@
 #include "data/records.h"
 #include "io/chat.h"
 
+/* Vectors that come with each record, `each` of `width` numbers (0: none): in a field of its own, as a list of numbers or of lists, or as the rows
+ * of a .npy file, a record's vectors one after the other in a row. */
+struct npy;
+struct given_form { const char *field; const struct npy *file; int each, width; };
+
 struct record {
     const char *text;                 /* {"text"}, a named field, or a plain line */
     const char *prompt, *completion;  /* {"prompt","completion"} or the two named fields of a pair */
     const char *label;                /* of `text`: the name of its class */
+    const float *number;              /* ... or its numbers, n_numbers */
+    int n_numbers;
+    const char *const *words, *const *tags; /* n_words; tags NULL where they are not wanted */
+    int n_words;
     const struct chat_message *turns; /* a conversation; role: system, user, assistant */
     int n_turns;
+    const float *given;               /* a field's numbers */
     int line; /* 1-based */
     int part; /* which of the source's files */
 };
@@ -35,22 +50,26 @@ enum source_want {
     WANT_TEXT,
     WANT_PAIR,
     WANT_LABELLED, /* a text and its class */
+    WANT_NUMBERED, /* a text and its numbers */
+    WANT_TAGGED,   /* words and their tags */
+    WANT_WORDS,
     WANT_SFT, /* prompt/completion or conversations */
     WANT_ANY, /* those, or a text: for looking at a file */
 };
-enum record_shape { SHAPE_UNKNOWN, SHAPE_TEXT, SHAPE_PAIR, SHAPE_MESSAGES, SHAPE_PROMPT_TURNS, SHAPE_ALPACA, SHAPE_SHAREGPT, SHAPE_LABELLED };
+enum record_shape { SHAPE_UNKNOWN, SHAPE_TEXT, SHAPE_PAIR, SHAPE_MESSAGES, SHAPE_PROMPT_TURNS, SHAPE_ALPACA, SHAPE_SHAREGPT, SHAPE_LABELLED, SHAPE_NUMBERED, SHAPE_TAGGED, SHAPE_WORDS };
 
 struct layout {
     enum container container;
     enum record_shape shape;
     bool named;                 /* the shape was asked for, not found */
-    const char *field, *field2; /* of text and pairs; of labelled texts: text and label */
+    const char *field, *field2; /* of text and pairs; of labelled texts: text and label; of words: words and tags */
+    struct given_form given;
     int first_line;             /* where the shape was seen */
     int n_columns;
     const char **column; /* CSV and TSV; in the arena */
 };
 
-/* From the file's name and `format` ("auto" or NULL, a shape above, or lines, jsonl, json, csv, tsv). */
+/* From the file's name and `format` ("auto" or NULL, a shape above, or lines, jsonl, json, csv, tsv, conll). */
 err layout_begin(const char *path, const char *format, enum source_want want, struct layout *l);
 /* The first record of a CSV or TSV: its columns. */
 err layout_columns(struct layout *l, const struct extent *x, arena *mem);

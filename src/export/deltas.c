@@ -1,82 +1,26 @@
 /* See deltas.h. */
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "export/deltas.h"
 #include "peft/lora.h"
 #include <jansson.h>
 #include <math.h>
-#include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
-static const char PREFIX[] = "base_model.model.", A_END[] = ".lora_A.weight", B_END[] = ".lora_B.weight", M_END[] = ".lora_magnitude_vector";
+static const char A_END[] = ".lora_A.weight", B_END[] = ".lora_B.weight", M_END[] = ".lora_magnitude_vector";
 
-/* --- configuration --------------------------------------------------------------------------------------------------- */
-static bool truthy(const json_t *v) {
-    if (!v || json_is_null(v) || json_is_false(v)) return false;
-    if (json_is_object(v)) return json_object_size(v) > 0;
-    return !json_is_array(v) || json_array_size(v) > 0;
-}
-
-static const char saved_modules[] = "whole modules were trained beside the adapter; merge it in PEFT (merge_and_unload) and convert the result";
-
-static err check_config(const json_t *j, const char *path) {
-    static const struct {
-        const char *key, *why;
-    } refused[] = {
-        {"modules_to_save", saved_modules},
-        {"trainable_token_indices",
-         "rows of the embedding were trained; merge the adapter in PEFT (merge_and_unload) and convert the result"},
-        {"lora_bias", "biases beside the products are not supported"},
-        {"layer_replication", "it changes the layers of the base"},
-        {"target_parameters", "adapters of bare parameters are not supported"},
-        {"megatron_config", "Megatron's layout is not supported"},
-        {"use_qalora", "QALoRA's pooled inputs are no product with the weight"},
-        {"use_bdlora", "block-diagonal LoRA is not supported"},
-        {"alora_invocation_tokens", "an adapter that works from a token on cannot be in the weights"}};
-    const char *type = json_string_value(json_object_get(j, "peft_type")), *bias = json_string_value(json_object_get(j, "bias"));
-    if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    if (strcmp(type, "LORA"))
-        return fail(E_UNSUPPORTED, "%s: peft_type %s is neither products that are added to matrices of the base (LoRA and its kin) nor trained tensors of it, so it cannot be merged or written in other forms",
-                    path, type);
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (truthy(json_object_get(j, refused[i].key))) return fail(E_UNSUPPORTED, "%s: '%s': %s", path, refused[i].key, refused[i].why);
-    if (bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s': trained biases are not supported", path, bias);
-    const char *init = json_string_value(json_object_get(j, "init_lora_weights"));
-    static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
-    for (size_t i = 0; init && i < sizeof changes_base / sizeof *changes_base; i++)
-        if (!strncasecmp(init, changes_base[i], strlen(changes_base[i])))
-            return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base too; save the adapter converted to plain LoRA", path,
-                        init);
-    return OK;
-}
-
-/* PEFT's rule for a pattern's key: a regular expression that matches the module's name from a dot, or from its start, to its end. */
-static err key_matches(const char *path, const char *setting, const char *key, const char *module, bool *yes) {
-    str text = {0};
-    int code;
-    PCRE2_SIZE where;
-    str_addf(&text, "^(.*\\.)?(%s)$", key);
-    pcre2_code *re = text.p ? pcre2_compile((PCRE2_SPTR)text.p, text.n, 0, &code, &where, NULL) : NULL;
-    str_free(&text);
-    pcre2_match_data *match = re ? pcre2_match_data_create_from_pattern(re, NULL) : NULL;
-    int found = match ? pcre2_match(re, (PCRE2_SPTR)module, strlen(module), 0, 0, match, NULL) : 0;
-    *yes = found > 0;
-    pcre2_match_data_free(match);
-    pcre2_code_free(re);
-    if (!re || !match) return fail(E_INPUT, "%s: %s's key '%.80s' is no regular expression", path, setting, key);
-    return found < 0 && found != PCRE2_ERROR_NOMATCH ? fail(E_INPUT, "%s: %s's key '%.80s' cannot be matched", path, setting, key) : OK;
-}
-
-/* What a pattern setting says of a module, or `otherwise`. */
-static err value_of(const json_t *config, const char *path, const char *setting, const char *module, double otherwise, double *value) {
-    const char *key;
+/* Whole modules beside the LoRA: a head has no place in a merged language model, and of a tied table two copies would have to be one. */
+static err check_saved(const json_t *config, const char *path, const struct model *m) {
+    static const char *const tables[] = {"embed_tokens", "lm_head", "wte", "shared", "word_embeddings"};
+    size_t i;
     json_t *v;
-    *value = otherwise;
-    json_object_foreach(json_object_get(config, setting), key, v) {
-        bool yes;
-        TRY(key_matches(path, setting, key, module, &yes));
-        if (yes && json_is_number(v)) return *value = json_number_value(v), OK;
+    json_array_foreach(json_object_get(config, "modules_to_save"), i, v) {
+        const char *name = json_string_value(v);
+        if (name && head_names(name))
+            return fail(E_UNSUPPORTED, "%s: modules_to_save '%s': a head was trained beside the adapter. `cyclora classify` takes it as it is; PEFT (merge_and_unload) makes a model of it", path, name);
+        for (size_t k = 0; name && m->shape.tied && k < sizeof tables / sizeof *tables; k++)
+            if (str_ends(name, tables[k]))
+                return fail(E_UNSUPPORTED, "%s: modules_to_save '%s': %s has one table for embedding and head (tied), and PEFT trains them apart; merge the adapter in PEFT into a model that is not tied, or train the table with method full",
+                            path, name, m->path);
     }
     return OK;
 }
@@ -108,24 +52,6 @@ static err check_module(const struct deltas *d, const struct model *m, const cha
 
 static bool is_plain(dtype dt) { return dt == DT_F32 || dt == DT_F16 || dt == DT_BF16; }
 
-/* A file's name for a module's lengths: PEFT's of today, or with ".weight". */
-static bool is_magnitude(const char *name) {
-    const char *end = strstr(name, M_END);
-    return str_starts(name, PREFIX) && end && (!end[strlen(M_END)] || !strcmp(end + strlen(M_END), ".weight"));
-}
-
-static err add_magnitude(const struct deltas *d, struct delta *x) {
-    char name[512];
-    for (int k = 0; k < 2 && !x->m; k++) {
-        snprintf(name, sizeof name, "%s%s%s%s", PREFIX, x->module, M_END, k ? ".weight" : "");
-        x->m = tensors_find(&d->files, name);
-    }
-    if (!x->m) return fail(E_INPUT, "%s: tensor %s%s%s is missing, which use_dora needs", d->folder, PREFIX, x->module, M_END);
-    if (!is_plain(x->m->dt)) return fail(E_UNSUPPORTED, "%s: %s: lengths are f32, f16 or bf16", d->folder, x->m->name);
-    if (x->m->nd == 1 && x->m->d[0] == x->b->d[0]) return OK;
-    return fail(E_INPUT, "%s: %s holds not one length for each of %lld rows", d->folder, x->m->name, (long long)x->b->d[0]);
-}
-
 double delta_factor(const struct delta *d, int64_t row, double squares) {
     float m;
     if (!d->m) return 1;
@@ -133,71 +59,41 @@ double delta_factor(const struct delta *d, int64_t row, double squares) {
     return squares > 0 ? m / sqrt(squares) : squares * 0; /* as op magnitude has it */
 }
 
-static err add(struct deltas *d, const struct model *m, const json_t *config, const char *path, const struct tensor *a) {
-    size_t n = strlen(a->name) - strlen(A_END) - strlen(PREFIX);
-    struct delta *x = &d->d[d->n];
-    *x = (struct delta){.a = a, .module = arena_strn(&d->mem, a->name + strlen(PREFIX), n)};
-    const char *b = arena_printf(&d->mem, "%s%s%s", PREFIX, x->module, B_END);
-    if (!x->module || !b) return fail(E_MEMORY, "out of memory");
-    x->w = matrix_of(m, x->module);
-    TRY(check_module(d, m, x->module, x->w));
-    x->b = tensors_find(&d->files, b);
-    if (!x->b) return fail(E_INPUT, "%s: tensor %s is missing", d->folder, b);
-    if (!is_plain(a->dt) || !is_plain(x->b->dt))
-        return fail(E_UNSUPPORTED, "%s: %s: an adapter's matrices are f32, f16 or bf16", d->folder, x->module);
-    if (a->nd != 2 || x->b->nd != 2 || a->d[0] != x->b->d[1] || a->d[0] > 1 << 20)
-        return fail(E_INPUT, "%s: %s: lora_A [%lld, %lld] and lora_B [%lld, %lld] do not share a rank", d->folder, x->module,
-                    (long long)a->d[0], (long long)a->d[1], (long long)x->b->d[0], (long long)x->b->d[1]);
-    if (a->d[1] != x->w->d[1] || x->b->d[0] != x->w->d[0])
+static err add(struct deltas *d, const struct model *m, const struct lora_pair *p) {
+    const struct weight *w = matrix_of(m, p->module);
+    if (p->table) return stranger(d, p->a->name);
+    TRY(check_module(d, m, p->module, w));
+    if (p->a->d[1] != w->d[1] || p->b->d[0] != w->d[0])
         return fail(E_USAGE, "%s: %s: the adapter is for a matrix of [%lld, %lld], %s has [%lld, %lld]: another model", d->folder,
-                    x->module, (long long)x->b->d[0], (long long)a->d[1], m->path, (long long)x->w->d[0], (long long)x->w->d[1]);
-    double alpha, rank;
-    TRY(value_of(config, path, "alpha_pattern", x->module, d->alpha, &alpha));
-    TRY(value_of(config, path, "rank_pattern", x->module, d->r, &rank));
-    x->rank = (int)a->d[0];
-    if (x->rank != rank) return fail(E_INPUT, "%s: %s has rank %d, adapter_config.json says %g: files of two adapters?", d->folder, x->module, x->rank, rank);
-    x->scale = alpha / (d->rslora ? sqrt((double)x->rank) : (double)x->rank);
-    if (x->rank > d->max_rank) d->max_rank = x->rank;
-    d->patterns |= x->rank != d->r || alpha != d->alpha;
-    d->n++;
-    return d->dora ? add_magnitude(d, x) : OK;
+                    p->module, (long long)p->b->d[0], (long long)p->a->d[1], m->path, (long long)w->d[0], (long long)w->d[1]);
+    d->d[d->n++] = (struct delta){.module = p->module, .w = w, .a = p->a, .b = p->b, .m = p->m, .rank = p->rank, .scale = p->scale};
+    return OK;
 }
 
 static int by_weight(const void *a, const void *b) {
     return strcmp(((const struct delta *)a)->w->name, ((const struct delta *)b)->w->name);
 }
 
-static err read_pairs(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
-    int pairs = 0, lengths = 0;
-    d->d = arena_alloc(&d->mem, (size_t)d->files.n * sizeof *d->d + 1);
-    if (!d->d) return fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < d->files.n; i++) {
-        const struct tensor *t = &d->files.t[i];
-        if (str_starts(t->name, PREFIX) && str_ends(t->name, B_END)) pairs++;
-        else if (d->dora && is_magnitude(t->name)) lengths++;
-        else if (!str_starts(t->name, PREFIX) || !str_ends(t->name, A_END) || strlen(t->name) < strlen(PREFIX) + strlen(A_END))
-            return stranger(d, t->name);
-        else TRY(add(d, m, config, path, t));
-    }
-    if (pairs != d->n) return fail(E_INPUT, "%s: %d lora_A and %d lora_B tensors: each needs the other", d->folder, d->n, pairs);
-    if (d->dora && lengths != d->n) return fail(E_INPUT, "%s: %d lora_A and %d lora_magnitude_vector tensors: each needs the other", d->folder, d->n, lengths);
-    if (!d->n) return fail(E_INPUT, "%s: the adapter holds no tensors", d->folder);
-    qsort(d->d, (size_t)d->n, sizeof *d->d, by_weight);
-    d->targets = arena_alloc(&d->mem, (size_t)d->n * sizeof *d->targets);
-    for (int i = 0; d->targets && i < d->n; i++) d->targets[i] = d->d[i].module;
-    return d->targets ? OK : fail(E_MEMORY, "out of memory");
-}
+static err add_whole(struct deltas *d, const struct model *m, const struct tensor *t);
+static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name);
 
-static err read_settings(struct deltas *d, const json_t *config, const char *path) {
-    const json_t *r = json_object_get(config, "r"), *alpha = json_object_get(config, "lora_alpha");
-    if (!json_is_integer(r) || !json_is_number(alpha) || json_integer_value(r) < 1 || json_integer_value(r) > 1 << 20 ||
-        !isfinite(json_number_value(alpha)))
-        return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing or no number that they can be", path);
-    d->r = (int)json_integer_value(r);
-    d->alpha = json_number_value(alpha);
-    d->rslora = json_is_true(json_object_get(config, "use_rslora"));
-    d->dora = json_is_true(json_object_get(config, "use_dora"));
-    d->dropout = json_number_value(json_object_get(config, "lora_dropout"));
+/* saved: whole modules may stand beside the pairs. */
+static err read_pairs(struct deltas *d, const struct model *m, bool saved) {
+    const struct lora_pairs *p = &d->pairs;
+    const size_t most = (size_t)(p->n + p->n_other);
+    d->d = arena_alloc(&d->mem, most * sizeof *d->d + 1);
+    d->targets = arena_alloc(&d->mem, most * sizeof *d->targets + 1);
+    if (!d->d || !d->targets) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < p->n_other; i++) {
+        if (!saved || !weight_of_whole(d, m, p->other[i]->name)) return stranger(d, p->other[i]->name);
+        TRY(add_whole(d, m, p->other[i]));
+    }
+    for (int i = 0; i < p->n; i++) TRY(add(d, m, &p->p[i]));
+    if (!d->n) return fail(E_INPUT, "%s: the adapter holds no tensors", d->folder);
+    d->max_rank = p->max_rank, d->r = p->r, d->alpha = p->alpha, d->dropout = p->dropout;
+    d->rslora = p->rslora, d->dora = p->dora, d->patterns = p->patterns;
+    qsort(d->d, (size_t)d->n, sizeof *d->d, by_weight);
+    for (int i = 0; i < d->n; i++) d->targets[i] = d->d[i].module;
     return OK;
 }
 
@@ -205,9 +101,9 @@ static err read_settings(struct deltas *d, const json_t *config, const char *pat
 /* The weight that a tensor of the file takes the place of: "base_model.model.MODULE.{whole}weight", or bias. */
 static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name) {
     char want[512];
-    for (int i = 0; i < m->n && str_starts(name, PREFIX); i++) {
-        snprintf(want, sizeof want, "%s.%s%s", m->w[i].module, d->method->whole, str_ends(m->w[i].name, ".bias") ? "bias" : "weight");
-        if (!strcmp(name + strlen(PREFIX), want)) return &m->w[i];
+    for (int i = 0; i < m->n && str_starts(name, adapter_prefix); i++) {
+        snprintf(want, sizeof want, "%s.%s%s", m->w[i].module, d->method ? d->method->whole : "", str_ends(m->w[i].name, ".bias") ? "bias" : "weight");
+        if (!strcmp(name + strlen(adapter_prefix), want)) return &m->w[i];
     }
     return NULL;
 }
@@ -219,6 +115,7 @@ static err add_whole(struct deltas *d, const struct model *m, const struct tenso
     if (t->nd != w->nd || t->d[0] != w->d[w->turned] || (w->nd == 2 && t->d[1] != w->d[!w->turned]))
         return fail(E_USAGE, "%s: %s: the adapter's tensor has another shape than that of %s: another model", d->folder, t->name, m->path);
     d->d[d->n++] = (struct delta){.module = w->module, .w = w, .whole = t};
+    d->wholes += !d->method;
     return OK;
 }
 
@@ -234,7 +131,7 @@ static err read_whole(struct deltas *d, const struct model *m) {
 /* --- pairs that a method makes ----------------------------------------------------------------------------------------------- */
 static const struct tensor *made_tensor(struct deltas *d, const char *module, const char *end, int64_t rows, int64_t columns, const float *data) {
     struct tensor *t = arena_alloc(&d->mem, sizeof *t);
-    const char *name = arena_printf(&d->mem, "%s%s%s", PREFIX, module, end);
+    const char *name = arena_printf(&d->mem, "%s%s%s", adapter_prefix, module, end);
     if (t) *t = (struct tensor){.name = name, .dt = DT_F32, .nd = 2, .d = {rows, columns, 1, 1}, .data = data, .bytes = (size_t)(rows * columns) * 4};
     return name ? t : NULL;
 }
@@ -276,7 +173,8 @@ static err make_pairs(struct deltas *d, const struct model *m, const struct stru
 
 static err read_made(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
     struct structure st;
-    if (truthy(json_object_get(config, "modules_to_save"))) return fail(E_UNSUPPORTED, "%s: 'modules_to_save': %s", path, saved_modules);
+    if (json_array_size(json_object_get(config, "modules_to_save")) > 0)
+        return fail(E_UNSUPPORTED, "%s: 'modules_to_save': whole modules were trained beside the adapter; merge it in PEFT (merge_and_unload) and convert the result", path);
     TRY(structure_init(&st, m, d->method, d->settings, NULL));
     err e = make_pairs(d, m, &st);
     structure_free(&st);
@@ -285,17 +183,21 @@ static err read_made(struct deltas *d, const struct model *m, const json_t *conf
 
 static err open_folder(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
     const char *type = json_string_value(json_object_get(config, "peft_type")),
-               *file = arena_printf(&d->mem, "%s/adapter_model.safetensors", d->folder);
+               *file = arena_printf(&d->mem, "%s/%s", d->folder, method_file(config_of_hub(config)));
     const struct peft_method *method = type ? method_of_type(type) : NULL;
     if (!file) return fail(E_MEMORY, "out of memory");
     d->made = method && method->pair;
     if (method && (method->whole || d->made)) TRY(adapter_read_config(d->folder, &d->mem, &d->method, &d->settings));
-    else {
-        TRY(check_config(config, path));
-        TRY(read_settings(d, config, path));
-    }
+    const bool saved = !d->method && json_array_size(json_object_get(config, "modules_to_save")) > 0;
+    const struct peft_method *lora;
+    if (saved) TRY(check_saved(config, path, m));
+    if (saved) TRY(adapter_read_config(d->folder, &d->mem, &lora, &d->settings));
     TRY(tensors_open(file, &d->files));
-    return d->made ? read_made(d, m, config, path) : d->method ? read_whole(d, m) : read_pairs(d, m, config, path);
+    if (d->made) return read_made(d, m, config, path);
+    if (d->method) return read_whole(d, m);
+    const struct pairs_use use = {" is neither products that are added to matrices of the base (LoRA and its kin) nor trained tensors of it, so it cannot be merged or written in other forms", .saved = true};
+    TRY(pairs_read(d->folder, config, path, &d->files, &use, &d->pairs));
+    return read_pairs(d, m, saved);
 }
 
 err deltas_open(const char *folder, const struct model *m, struct deltas *d) {
@@ -315,6 +217,7 @@ err deltas_open(const char *folder, const struct model *m, struct deltas *d) {
 
 void deltas_close(struct deltas *d) {
     tensors_close(&d->files);
+    pairs_free(&d->pairs);
     if (d->numbers) arena_f32_free(d->numbers, d->bytes);
     arena_free(&d->mem);
     *d = (struct deltas){0};
@@ -383,7 +286,7 @@ static err place(const struct structure *st, const struct delta *x, const struct
 }
 
 static err whole_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights) {
-    TRY(structure_init(st, m, d->method, d->settings, NULL));
+    TRY(structure_init(st, m, d->method ? d->method : &method_lora, d->settings, NULL));
     *weights = arena_f32(st->params.bytes);
     err e = *weights ? adapter_read(d->folder, st, *weights) : fail(E_MEMORY, "out of memory");
     if (!e) return OK;
@@ -393,11 +296,23 @@ static err whole_structure(const struct deltas *d, const struct model *m, struct
     return e;
 }
 
+err deltas_undo(struct deltas *d, const struct model *merged) {
+    if (d->method) return fail(E_UNSUPPORTED, "%s: its tensors took the place of the base's (%s), which are not in the merged model any more: go back to the base's own files", d->folder, d->method->name);
+    if (d->dora) return fail(E_UNSUPPORTED, "%s: DoRA changed the lengths of rows as well, and what they were is not in the merged model: go back to the base's own files", d->folder);
+    for (int i = 0; i < d->n; i++) {
+        const struct tensor *t = tensor_of_weight(merged, d->d[i].w);
+        if (t && !is_plain(t->dt))
+            return fail(E_UNSUPPORTED, "%s: tensor %s is %s: what a merge into so few bits rounded away cannot be taken back; go back to the base's own files", merged->path, t->name, dtype_info[t->dt].name);
+        d->d[i].scale = -d->d[i].scale;
+    }
+    return OK;
+}
+
 err deltas_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights) {
     arena mem = {0};
     int64_t widest = 1;
     *weights = NULL;
-    if (d->method) return whole_structure(d, m, st, weights);
+    if (d->method || d->wholes) return whole_structure(d, m, st, weights);
     for (int i = 0; i < d->n; i++) {
         if (d->d[i].a->d[1] > widest) widest = d->d[i].a->d[1];
         if (d->d[i].rank > widest) widest = d->d[i].rank;

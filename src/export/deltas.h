@@ -4,10 +4,11 @@
  * folder, more than training can (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
  *
  * It is strict: each tensor of the file belongs to a pair or to a tensor of the base, each of the right shape. It refuses by name, with
- * the reason: other methods, biases beside a LoRA, modules_to_save, LoRA on embeddings and heads, adapters whose initialisation changed
- * the base. */
+ * the reason: other methods, biases beside a LoRA, a classifier's head, LoRA on embeddings and heads, adapters whose initialisation changed
+ * the base. modules_to_save are whole tensors beside the pairs; of a tied table they are refused, for PEFT unties it. */
 #ifndef CYC_EXPORT_DELTAS_H
 #define CYC_EXPORT_DELTAS_H
+#include "export/pairs.h"
 #include "gen/adapter.h"
 
 struct delta {
@@ -24,10 +25,12 @@ struct deltas {
     arena mem;
     const char *folder;
     struct tensors files;
+    struct lora_pairs pairs; /* LoRA's */
     struct delta *d; /* in the order of the base's weights */
     int n, max_rank;
     const struct peft_method *method; /* of whole tensors, or of pairs that were made, with its settings; NULL: LoRA's pairs */
-    const void *settings;
+    const void *settings; /* also of a LoRA with wholes */
+    int wholes;           /* beside the pairs: modules_to_save */
     bool made;
     float *numbers; /* what they were made of, and some of them */
     size_t bytes;
@@ -41,6 +44,9 @@ struct deltas {
 
 err deltas_open(const char *folder, const struct model *m, struct deltas *out);
 void deltas_close(struct deltas *d);
+/* W - scale * B A from here on: what a merge added is taken off. Refused where it cannot be: lengths (DoRA), tensors that took the place of
+ * the base's, a model that is quantised. */
+err deltas_undo(struct deltas *d, const struct model *merged);
 /* What a row of W + scale * B A is multiplied by when its sum of squares is `squares`: 1 without DoRA. row: in Hugging Face's order. */
 double delta_factor(const struct delta *d, int64_t row, double squares);
 size_t deltas_pair_bytes(const struct deltas *d); /* of all pairs in f32, filled up to one rank */

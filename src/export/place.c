@@ -1,5 +1,6 @@
 /* See place.h. */
 #define _DEFAULT_SOURCE
+#define _XOPEN_SOURCE 700
 #include "export/place.h"
 #include "base/file.h"
 #include <ctype.h>
@@ -96,6 +97,14 @@ err place_open(struct place *p, const char *path, bool folder, bool force, size_
     if (e) arena_free(&p->mem);
     if (e) *p = (struct place){0};
     return e;
+}
+
+err place_not_itself(const char *path, const char *source) {
+    char *a = realpath(path, NULL), *b = source ? realpath(source, NULL) : NULL;
+    const bool same = a && b && !strcmp(a, b);
+    free(a);
+    free(b);
+    return same ? fail(E_USAGE, "%s is what is read: it cannot be written over", path) : OK;
 }
 
 err place_publish(struct place *p) {

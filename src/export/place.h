@@ -17,6 +17,8 @@ struct place {
  * the file system has less than `bytes` left. Makes the parent folder, and tmp where it is a folder. */
 err place_open(struct place *p, const char *path, bool folder, bool force, size_t bytes);
 err place_publish(struct place *p);  /* releases it too */
+/* What is read may not be what is written over: E_USAGE where both are one. source may be NULL. */
+err place_not_itself(const char *path, const char *source);
 void place_abandon(struct place *p); /* removes what was written; after place_publish() nothing */
 
 #endif

@@ -11,7 +11,8 @@ struct facts {
     const json_t *config;
     const char *type;
     const struct peft_method *method; /* NULL: none of ours */
-    bool lora, dora, rslora, modules, bias, patterns, head, embedding, tokens;
+    bool hub, lora, dora, rslora, modules, bias, patterns, head, embedding, tokens;
+    bool classifies; /* a head is among the modules */
     int64_t rank; /* the greatest */
 };
 
@@ -31,20 +32,29 @@ static void look_at_tensors(const struct tensors *ts, struct facts *f) {
     }
 }
 
-static err collect(const char *folder, const json_t *config, struct facts *f) {
-    char path[4096];
-    struct tensors ts;
+/* What the configuration alone says. */
+static void look_at_settings(const json_t *config, struct facts *f) {
     const char *bias = json_string_value(json_object_get(config, "bias")), *type = json_string_value(json_object_get(config, "peft_type"));
     *f = (struct facts){.config = config, .type = type ? type : "none", .rank = json_integer_value(json_object_get(config, "r"))};
+    f->hub = config_of_hub(config);
     f->lora = !strcmp(f->type, "LORA");
     f->method = method_of_type(f->type);
     f->dora = truthy(json_object_get(config, "use_dora"));
     f->rslora = truthy(json_object_get(config, "use_rslora"));
-    f->modules = truthy(json_object_get(config, "modules_to_save"));
+    const json_t *saved = json_object_get(config, "modules_to_save"), *name;
+    size_t i;
+    f->modules = truthy(saved);
+    json_array_foreach(saved, i, name) f->classifies |= json_is_string(name) && head_names(json_string_value(name));
     f->tokens = truthy(json_object_get(config, "trainable_token_indices"));
     f->bias = (bias && strcmp(bias, "none")) || truthy(json_object_get(config, "lora_bias"));
     f->patterns = truthy(json_object_get(config, "rank_pattern")) || truthy(json_object_get(config, "alpha_pattern"));
-    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+}
+
+static err collect(const char *folder, const json_t *config, struct facts *f) {
+    char path[4096];
+    struct tensors ts;
+    look_at_settings(config, f);
+    snprintf(path, sizeof path, "%s/%s", folder, method_file(f->hub));
     TRY(tensors_open(path, &ts));
     look_at_tensors(&ts, f);
     tensors_close(&ts);
@@ -81,9 +91,10 @@ static void peft(const struct facts *f, json_t *list) {
         if (!old && f->lora) str_addf(&new, "%s%s", new.n ? ", " : "", key);
     }
     bool named = json_is_string(json_object_get(f->config, "base_model_name_or_path"));
-    if (!named) say(list, "PEFT", "no", "base_model_name_or_path is missing: transformers raises KeyError");
+    if (f->hub) say(list, "PEFT", "no", "it is AdapterHub's");
+    else if (!named) say(list, "PEFT", "no", "base_model_name_or_path is missing: transformers raises KeyError");
     else if (!strcmp(f->type, "none")) say(list, "PEFT", "no", "peft_type is missing");
-    else if (f->method && f->method->ours) say(list, "PEFT", "no", "it has no such method; `cyclora merge` makes a model of it");
+    else if (f->method && f->method->ours) say(list, "PEFT", "no", f->method->whole ? "it has no such method; `cyclora merge` makes a model of it" : "it has no such method");
     else if (new.n) {
         str why = {0};
         str_addf(&why, "a version that knows %s; `cyclora export --to peft` leaves such keys out", new.p);
@@ -110,6 +121,7 @@ static void vllm(const struct facts *f, json_t *list) {
     const char *no = whole(f) || product(f) ? "it serves LoRA alone: merge the adapter"
                      : !f->lora    ? "it serves LoRA alone"
                      : f->dora     ? "use_dora is rejected: merge the adapter"
+                     : f->classifies ? "an adapter's head (modules_to_save) is rejected; PEFT's merge_and_unload makes a model of it"
                      : f->modules  ? "modules_to_save is rejected: merge the adapter"
                      : f->bias     ? "trained biases are rejected"
                      : f->tokens   ? "trainable_token_indices is not read: merge the adapter"
@@ -129,7 +141,8 @@ static const char *beyond_pairs(const struct facts *f) {
     return whole(f)                  ? "it reads LoRA alone: merge the adapter"
            : !f->lora && !product(f) ? "it reads LoRA alone"
            : f->dora                 ? "DoRA's magnitudes cannot be expressed: merge the adapter"
-           : f->modules              ? "modules_to_save cannot be expressed: merge the adapter in PEFT"
+           : f->classifies           ? "a head (modules_to_save) cannot be expressed"
+           : f->modules              ? "modules_to_save cannot be expressed: merge the adapter"
            : f->tokens || f->bias    ? "trained tokens or biases cannot be expressed: merge the adapter in PEFT"
            : f->head || f->embedding ? "LoRA on the head or the embedding is refused (of a tied model both are one tensor)"
                                      : NULL;
@@ -146,6 +159,19 @@ static void through_export(const struct facts *f, const char *loader, const char
     else say(list, loader, takes, why);
 }
 
+json_t *takers_refusing(const json_t *config) {
+    struct facts f;
+    json_t *all = json_array(), *out = json_array(), *one;
+    size_t i;
+    look_at_settings(config, &f);
+    vllm(&f, all);
+    through_export(&f, "llama.cpp", "gguf-lora", all);
+    json_array_foreach(all, i, one)
+        if (!strcmp(json_string_value(json_object_get(one, "takes")), "no")) json_array_append(out, one);
+    json_decref(all);
+    return out;
+}
+
 err takers_of(const char *folder, json_t **out) {
     char path[4096];
     json_error_t je;
@@ -158,6 +184,7 @@ err takers_of(const char *folder, json_t **out) {
     *out = e ? NULL : json_array();
     if (*out) {
         cyclora(folder, *out);
+        if (f.hub) say(*out, "AdapterHub", "yes", "load_adapter(folder, use_safetensors=True)");
         peft(&f, *out);
         vllm(&f, *out);
         through_export(&f, "llama.cpp", "gguf-lora", *out);

@@ -17,7 +17,7 @@ void arena_f32_free(float *p, size_t bytes) { pages_give(p, bytes); }
 /* --- structure --------------------------------------------------------------------------------------------------- */
 /* What the method could take: any weight, matrices, or vectors of the part that its mark names. */
 static bool could_take(const struct peft_method *method, const struct weight *w) {
-    if (method->matrix) return str_ends(w->name, ".weight");
+    if (method->matrix && !method->linears) return str_ends(w->name, ".weight");
     return method->linears ? w->nd == 2 && str_ends(w->name, ".weight") : w->nd == 1 && str_ends(w->name, strrchr(method->mark, '.'));
 }
 
@@ -99,7 +99,9 @@ static err name_modules(struct structure *st, const struct model *m, int modules
 static err fit_settings(struct structure *st, const struct model *m, const void *settings) {
     const struct peft_method *method = st->method;
     const struct shape *z = &m->shape;
-    const struct base_sizes base = {z->layers, z->width, z->heads, z->kv_heads, z->head_dim, z->vocab, z->interleaved, m->family->seq2seq};
+    const struct weight *projection = model_weight(m, "blk.0.attn_output.weight");
+    const struct base_sizes base = {z->layers, z->width, z->heads, z->kv_heads, z->head_dim, z->vocab, z->interleaved, m->family->seq2seq, z->encoder_layers, m->family->norms_apart,
+                                    m->family->encoder, projection && projection->turned, model_weight(m, "blk.0.attn_q_norm.weight") != NULL};
     TRY(method->check(settings));
     void *copy = arena_alloc(&st->mem, method->settings);
     if (!copy) return fail(E_MEMORY, "out of memory");
@@ -107,7 +109,24 @@ static err fit_settings(struct structure *st, const struct model *m, const void 
     TRY(method->fit ? method->fit(copy, &base) : OK);
     if (st->head_module && method->apart && method->apart(copy))
         return fail(E_UNSUPPORTED, "method %s keeps what it trains apart from what it comes to, where a classifier has no place: use another method beside it", method->name);
+    st->given = method->given ? method->given(copy, &st->given_width) : 0;
     st->virtual_tokens = method->virtual_tokens ? method->virtual_tokens(copy) : 0;
+    return OK;
+}
+
+/* Each of these endings is one of a trained tensor's module. */
+static err check_saved(const struct structure *st, const struct module_list *saved) {
+    for (int i = 0; i < saved->n; i++) {
+        bool found = false;
+        for (int p = 0; p < st->params.n && !found; p++)
+            for (int k = 0; k < st->params.p[p].n_slices && !found; k++) {
+                char module[256];
+                snprintf(module, sizeof module, "%s", st->params.p[p].slice[k].name);
+                *strrchr(module, '.') = 0;
+                found = str_ends(module, saved->names[i]);
+            }
+        if (!found) return fail(E_USAGE, "%s.modules_to_save: no module of this model that could be trained whole ends in '%s'", st->method->name, saved->names[i]);
+    }
     return OK;
 }
 
@@ -118,7 +137,9 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
 err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, const struct head *head, int *modules) {
     *st = (struct structure){.method = method};
     if (!method) return OK;
-    if (head && head->classes) st->head = *head, st->head_module = head_module(m);
+    st->inside = "";
+    if (head && head->classes) st->head = *head, st->head_module = head_module(head, m);
+    if (head && head->classes && m->family->inside) st->inside = m->family->inside;
     st->fan_in_fan_out = m->shape.conv1d;
     st->seq2seq = m->family->seq2seq;
     struct program probe; /* emitting the forward lays down the parameters */
@@ -137,7 +158,8 @@ err structure_init_head(struct structure *st, const struct model *m, const struc
     if (modules) *modules = n;
     if (!e && method->targets && !n) e = no_match(m, st);
     if (!e && method->targets) e = name_modules(st, m, n);
-    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification)", method->name);
+    if (!e && method->saved) e = check_saved(st, method->saved(st->settings));
+    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification, regression, token_classification)", method->name);
     if (e) structure_free(st);
     return e;
 }
@@ -150,8 +172,8 @@ void structure_free(struct structure *st) {
 /* --- configuration ----------------------------------------------------------------------------------------------- */
 static err read_config(const json_t *j, const char *path, arena *mem, const struct peft_method **method, const void **out) {
     const char *type = json_string_value(json_object_get(j, "peft_type"));
-    if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    *method = none_is(j) ? &method_none : method_of_type(type);
+    if (!type && !config_of_hub(j)) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
+    *method = none_is(j) ? &method_none : type ? method_of_type(type) : method_of_hub();
     if (!*method) {
         str known = {0};
         method_types(&known);
@@ -159,7 +181,7 @@ static err read_config(const json_t *j, const char *path, arena *mem, const stru
         str_free(&known);
         return e;
     }
-    TRY(head_check(j, path));
+    TRY(head_check(j, path, (*method)->saved));
     void *settings = arena_alloc(mem, (*method)->settings);
     *out = settings;
     return settings ? (*method)->read(j, path, mem, settings) : fail(E_MEMORY, "out of memory");
@@ -231,9 +253,19 @@ static int count_tensors(const struct param_set *set) {
     return n;
 }
 
+/* AdapterHub's "LAYER.output_adapters.adapters.NAME.adapter_up.weight"; our slices have it without the name. */
+static void hub_name(const char *slice, const char *called, char name[512]) {
+    const char *last = NULL;
+    for (const char *at = slice; (at = strstr(at, ".adapters.")); at++) last = at + strlen(".adapters");
+    if (last) snprintf(name, 512, "%.*s.%s%s", (int)(last - slice), slice, called, last);
+    else snprintf(name, 512, "%s", slice);
+}
+
 /* PEFT puts its own model around the base's for most methods, not for soft prompts: a head's module is one level less deep there. */
 void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) {
-    snprintf(name, 512, "%s%s", s->outer || (st->method->bare && of_head(st, s)) ? "base_model." : st->method->bare ? "" : PREFIX, s->name);
+    const bool head = of_head(st, s);
+    if (st->method->called) hub_name(s->name, st->method->called(st->settings), name);
+    else snprintf(name, 512, "%s%s%s", s->outer || (st->method->bare && head) ? "base_model." : st->method->bare ? "" : PREFIX, head || s->outer ? "" : st->inside, s->name);
 }
 
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
@@ -246,6 +278,7 @@ static struct tensor file_shape(const struct param *p, const struct param_slice 
     if (s->beside) return (struct tensor){.nd = 2, .d = {s->rows * (s->beside == BESIDE_BELOW ? 2 : 1), p->d[1] * (s->beside == BESIDE_NEGATED ? 2 : 1)}};
     if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
     if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
+    if (s->form.shape == FILE_ONE_OF) return (struct tensor){.nd = 3, .d = {1, s->rows, columns_of(p)}};
     if (s->turned) return (struct tensor){.nd = 2, .d = {columns_of(p), s->rows}};
     return (struct tensor){.nd = 2, .d = {s->of_rows ? s->of_rows : s->rows, file_columns(p, s)}};
 }
@@ -321,19 +354,39 @@ static err read_columns(const struct tensors *ts, const struct tensor *t, const 
     return OK;
 }
 
-static err read_slice(const struct tensors *ts, const struct structure *st, const struct param *p, const struct param_slice *s, float *weights) {
+/* AdapterHub saves of a bare model ("layers.0.", "model." being its head's) and of models that have one around it ("transformer.encoder."). */
+static const struct tensor *hub_tensor(const struct tensors *ts, const char *name) {
+    const struct tensor *t = tensors_find(ts, name);
+    const char *dot = strchr(name, '.');
+    char around[600];
+    if (!t && dot) t = tensors_find(ts, dot + 1);
+    if (!t) snprintf(around, sizeof around, "transformer.%s", name), t = tensors_find(ts, around);
+    return t;
+}
+
+/* settings: of the folder. */
+static err find_slice(const struct tensors *ts, const struct structure *st, const void *settings, const struct param_slice *s, const struct tensor **t) {
     char name[512];
     adapter_tensor_name(st, s, name);
-    const struct tensor *t = tensors_find(ts, name);
-    if (!t && s->also) {
+    if (st->method->called) hub_name(s->name, st->method->called(settings), name);
+    *t = st->method->called ? hub_tensor(ts, name) : tensors_find(ts, name);
+    if (!*t && s->also) {
         char also[512];
-        snprintf(also, sizeof also, "%s%s", PREFIX, s->also);
-        t = tensors_find(ts, also);
+        snprintf(also, sizeof also, "%s%s%s", PREFIX, st->inside, s->also);
+        *t = tensors_find(ts, also);
     }
-    if (!t) return fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
+    return *t ? OK : fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
+}
+
+static err read_slice(const struct tensors *ts, const struct structure *st, const void *settings, const struct param *p, const struct param_slice *s, float *weights) {
+    const struct tensor *t;
+    TRY(find_slice(ts, st, settings, s, &t));
     const struct tensor want = file_shape(p, s);
-    if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
+    bool fits = t->nd == want.nd;
+    for (int k = 0; k < want.nd && fits; k++) fits = t->d[k] == want.d[k];
+    const int last = want.nd > 2; /* a leading 1 is left out */
+    if (!fits)
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name, (long long)want.d[last], (long long)(want.nd > 1 ? want.d[last + 1] : 1));
     TRY(tensor_readable(ts, t));
     if (s->turned) return read_turned(ts, t, p, s, weights);
     if (s->beside) return read_beside(ts, t, p, s, weights);
@@ -351,30 +404,52 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
 
 static const char *file_apart(const struct structure *st) { return st->method->apart ? st->method->apart(st->settings) : NULL; }
 
-err adapter_read(const char *folder, const struct structure *st, float *weights) {
+static const char *file_of(const struct structure *st) { return method_file(st->method->called != NULL); }
+
+/* AdapterHub's default is a pickle. */
+static err no_pickle(const char *folder, const char *path) {
+    char pickle[4096];
+    snprintf(pickle, sizeof pickle, "%s/pytorch_adapter.bin", folder);
+    if (path_exists(path) || !path_exists(pickle)) return OK;
+    return fail(E_UNSUPPORTED, "%s is a pickle, which is not read here: save the adapter with save_adapter(folder, name, use_safetensors=True)", pickle);
+}
+
+/* settings, head: the folder's own; head: the file of its classifier, or NULL. */
+static err read_as(const char *folder, const struct structure *st, const void *settings, const char *head, float *weights) {
     char path[4096];
-    struct tensors ts;
+    struct tensors ts, of_its_own = {0};
     const char *apart = file_apart(st);
-    snprintf(path, sizeof path, "%s/%s", folder, apart ? apart : "adapter_model.safetensors");
+    snprintf(path, sizeof path, "%s/%s", folder, apart ? apart : file_of(st));
     if (apart && !path_exists(path))
         return fail(E_USAGE, "%s holds what its training came to, but not what it went on from: %s is missing", folder, apart);
+    if (st->method->called) TRY(no_pickle(folder, path));
     TRY(tensors_open(path, &ts));
-    err e = OK;
     const int n = count_tensors(&st->params);
+    if (head) snprintf(path, sizeof path, "%s/%s", folder, head);
+    err e = head ? tensors_open(path, &of_its_own) : OK;
     for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) e = read_slice(&ts, st, &st->params.p[i], &st->params.p[i].slice[k], weights);
-    if (!e && ts.n != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", path, ts.n, n);
+        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
+            const struct param_slice *s = &st->params.p[i].slice[k];
+            e = read_slice(head && of_head(st, s) ? &of_its_own : &ts, st, settings, &st->params.p[i], s, weights);
+        }
+    if (!e && ts.n + of_its_own.n != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
     tensors_close(&ts);
+    if (head) tensors_close(&of_its_own);
     return e;
 }
 
+err adapter_read(const char *folder, const struct structure *st, float *weights) { return read_as(folder, st, st->settings, st->head.file, weights); }
+
 /* Is the folder's classifier the one of this structure? */
-static err head_agrees(const char *folder, const struct structure *st, arena *mem) {
+static err head_agrees(const char *folder, const struct structure *st, arena *mem, const char **file) {
     struct head have;
     TRY(adapter_read_head(folder, mem, &have));
+    *file = have.file;
     if (head_same(&have, &st->head)) return OK;
-    if (!st->head.classes) return fail(E_USAGE, "%s holds a classifier of %d classes: it goes on with objective: classification", folder, have.classes);
-    if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be of %d classes", folder, st->head.classes);
+    char is[64], wanted[64];
+    if (have.classes && (!st->head.classes || have.kind != st->head.kind)) return fail(E_USAGE, "%s holds %s: it goes on with objective: %s", folder, head_text(&have, is), head_objective(&have));
+    if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be %s", folder, head_text(&st->head, wanted));
+    if (have.kind == HEAD_NUMBERS) return fail(E_USAGE, "%s holds %s, these data want %s", folder, head_text(&have, is), head_text(&st->head, wanted));
     return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`", folder, have.classes, st->head.classes);
 }
 
@@ -395,28 +470,32 @@ static err adopt(const char *folder, const struct model *m, const struct structu
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
     const struct peft_method *method;
     const void *have;
+    const char *head = NULL;
     arena mem = {0};
     TRY(adapter_check_base(folder, m));
     err e = adapter_read_config(folder, &mem, &method, &have);
     if (!e && method != st->method) e = fail(E_USAGE, "%s is a %s adapter, the configuration says %s", folder, method->name, st->method->name);
-    if (!e) e = head_agrees(folder, st, &mem);
+    if (!e) e = head_agrees(folder, st, &mem, &head);
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
             char module[256];
             if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module)) e = st->method->agrees(have, st->settings, module, folder);
         }
-    if (!e) e = st->method->adopt && !st->method->same(have, st->settings) ? adopt(folder, m, st, have, weights) : adapter_read(folder, st, weights);
+    if (!e) e = st->method->adopt && !st->method->same(have, st->settings) ? adopt(folder, m, st, have, weights) : read_as(folder, st, have, head, weights);
     arena_free(&mem);
     return e;
 }
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
-    json_t *j = json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->head_module ? "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
+    json_t *j = st->method->called ? json_pack("{s:s}", "base_model_name_or_path", base_model)
+                                   : json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
+                          st->head_module ? st->head.kind == HEAD_TAGS ? "TOKEN_CLS" : "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
     if (!j) return fail(E_MEMORY, "out of memory");
     if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);
-    if (!e && st->head_module && json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))) e = fail(E_MEMORY, "out of memory");
+    json_t *saved = json_object_get(j, "modules_to_save");
+    if (!e && st->head_module && (json_is_array(saved) ? json_array_append_new(saved, json_string(st->head_module)) : json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))))
+        e = fail(E_MEMORY, "out of memory");
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (!text) return e ? e : fail(E_MEMORY, "out of memory");
@@ -493,7 +572,8 @@ static err describe_tensor(const struct structure *st, const struct param *p, co
     *t = file_shape(p, s);
     t->name = arena_str(mem, name);
     t->dt = DT_F32;
-    t->bytes = (size_t)(t->d[0] * (t->nd > 1 ? t->d[1] : 1)) * sizeof(float);
+    t->bytes = sizeof(float);
+    for (int k = 0; k < t->nd; k++) t->bytes *= (size_t)t->d[k];
     return t->name ? OK : fail(E_MEMORY, "out of memory");
 }
 
@@ -509,7 +589,7 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
         }
     const char *apart = file_apart(st);
     if (!e) e = dir_make(folder);
-    if (!e) e = write_tensors(arena_printf(&mem, "%s/%s", folder, apart ? apart : "adapter_model.safetensors"), st, weights, t, n);
+    if (!e) e = write_tensors(arena_printf(&mem, "%s/%s", folder, apart ? apart : file_of(st)), st, weights, t, n);
     if (!e && apart) e = write_made(folder, st, weights, &mem);
     if (!e) e = write_config(arena_printf(&mem, "%s/adapter_config.json", folder), st, base_model);
     if (!e) e = head_write_labels(&st->head, folder);

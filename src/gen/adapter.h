@@ -1,6 +1,9 @@
 /* An adapter's numbers and its files: a folder in PEFT's layout (adapter_config.json, adapter_model.safetensors) that PEFT,
  * vLLM and others load. Reading is strict: every tensor of the file is used and every parameter is found, or it is an error.
  *
+ * The adapters of AdapterHub (core/site.h, `called`) have a layout of their own: adapter_config.json without a peft_type and with the settings
+ * under "config", adapter.safetensors, whose names have no prefix but the adapter's own name in them.
+ *
  * Trained arenas are f32. On the way to and from files the rows of q and k change between GGUF's and Hugging Face's order, whole tensors
  * of the base take the form that they have there (transposed, less 1). Writing takes a piece of memory, whatever the adapter's size. */
 #ifndef CYC_GEN_ADAPTER_H

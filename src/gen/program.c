@@ -23,8 +23,10 @@ static void make_kept(struct site *s) {
     const struct param_set *set = s->params;
     s->kept = set ? arena_alloc(&s->p->mem, (size_t)set->n * sizeof *s->kept + 1) : NULL;
     if (set && !s->kept) prog_fail(s->p, E_MEMORY, "out of memory while building a program");
-    for (int i = 0; s->kept && i < set->n; i++)
-        if (set->p[i].kept) s->kept[i] = prog_value(s->p, ROLE_STATE, DT_F32, set->p[i].nd, set->p[i].d, "kept");
+    for (int i = 0; s->kept && i < set->n; i++) {
+        const struct param *p = &set->p[i];
+        if (p->kept) s->kept[i] = p->keeps[0] ? prog_value(s->p, ROLE_STATE, prog_dt(s->p), 2, p->keeps, "kept") : prog_value(s->p, ROLE_STATE, DT_F32, p->nd, p->d, "kept");
+    }
 }
 
 /* What the encoder reads, and where its keys are kept for the decoder. */
@@ -45,18 +47,33 @@ static void source_inputs(struct site *s, const struct model *m, struct capacity
     }
 }
 
+/* Each row's weights of a method's members. */
+static void member_inputs(struct program *g, struct site *s) {
+    if (s->method && s->method->members) g->members = s->method->members(s->settings, &g->member_weights);
+    if (!g->members) return;
+    const size_t row = (size_t)g->members * sizeof(float);
+    const int64_t of_n[2] = {SYM_N, g->members}, of_m[2] = {SYM_M, g->members};
+    const bool source = g->seq2seq && s->mode != MODE_DECODE;
+    g->mix = arena_alloc(&s->p->mem, row * (size_t)s->p->cap[-SYM_N]);
+    g->src_mix = source ? arena_alloc(&s->p->mem, row * (size_t)s->p->cap[-SYM_M]) : NULL;
+    if (!g->mix || (source && !g->src_mix)) prog_fail(s->p, E_MEMORY, "out of memory while building a program");
+    s->mix = prog_input(s->p, DT_F32, 2, of_n, "mix");
+    if (source) s->src_mix = prog_input(s->p, DT_F32, 2, of_m, "src_mix");
+}
+
 static const struct head *head_of(const struct structure *st) { return st && st->head.classes ? &st->head : NULL; }
 
 static void emit_loss(struct program *g, const struct model *m, const struct structure *st, struct site *s) {
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     const struct head *h = head_of(st);
     struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
-    val x;
+    val x, target = {0};
     struct linear w = {0};
     struct projection own = {0};
+    if ((g->targets = h && h->kind == HEAD_NUMBERS)) target = prog_input(s->p, DT_F32, 2, (int64_t[]){SYM_S, h->classes}, "target");
     if (h) x = head_rows(h, m, s), w = head_linear(h, m, s), a.softcap = 0;
     else x = model_body(m, s), own = model_head(m, s), w.w = own.w;
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}}, 7, &a);
+    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}, target}, 8, &a);
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];
@@ -70,12 +87,16 @@ static void emit_logits(struct program *g, const struct model *m, struct site *s
     prog_keep(s->p, g->logits);
 }
 
-/* The rows that a classifier reads, one for each text, and what it says of them. */
+/* The base's rows as they are read from outside: of an encoder-decoder the encoder's. */
+static val emit_rows(const struct model *m, struct site *s) { return m->family->encode ? m->family->encode(m, s) : model_body(m, s); }
+
+/* The rows that a head reads, one for each text or all, and what it says of them. */
 static void emit_classes(struct program *g, const struct model *m, const struct structure *st, struct site *s) {
     const struct head *h = head_of(st);
-    val rows = input(s->p, "rows", &dim_s, DT_I32);
-    val x = h ? head_rows(h, m, s) : model_body(m, s);
-    x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
+    g->gathers = !h || h->kind != HEAD_TAGS;
+    const val rows = g->gathers ? input(s->p, "rows", &dim_s, DT_I32) : (val){0};
+    val x = h ? head_rows(h, m, s) : emit_rows(m, s);
+    if (g->gathers) x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
     if (s->p->failed) return;
     if (!h) {
         prog_keep(s->p, g->features = x);
@@ -89,11 +110,10 @@ static void emit_classes(struct program *g, const struct model *m, const struct 
 
 /* What a mode cannot be of this model and structure. */
 static void refuse(struct prog *p, const struct model *m, enum mode mode, const struct structure *st) {
-    if (m->family->seq2seq && (mode == MODE_FEATURES || mode == MODE_CLASSIFY || head_of(st)))
-        prog_fail(p, E_UNSUPPORTED, "features and classes of an encoder-decoder (%s) are not to be had yet", m->path);
-    else if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
-        prog_fail(p, E_USAGE, "this adapter is a classifier of %d classes: it tells the class of a text (cyclora classify), it does not write or score one", st->head.classes);
-    else if (head_of(st) && m->family->encoder && st->virtual_tokens)
+    char what[64];
+    if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
+        prog_fail(p, E_USAGE, "this adapter is %s: it tells what it says of a text (cyclora classify), it does not write or score one", head_text(&st->head, what));
+    else if (head_of(st) && m->family->encoder && st->virtual_tokens && st->head.kind != HEAD_TAGS)
         prog_fail(p, E_UNSUPPORTED, "a classifier of an encoder (%s) reads its first token's row, before which no virtual ones can stand", model_arch(m));
     else if (m->family->encoder && mode != MODE_FEATURES && mode != MODE_CLASSIFY && !head_of(st))
         prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features and classes, it has no head to write with", m->path, model_arch(m));
@@ -125,14 +145,15 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     *g = (struct program){.mode = mode, .base = m->residents, .derived = m->derived};
     struct prog *p = &g->p;
     if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
+    if (st && mode != MODE_DECODE) g->given = st->given, g->given_width = st->given_width;
     cap.tokens += g->virtual_tokens;
     cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
-    p->cap[-SYM_M] = m->family->seq2seq ? cap.tokens : 0;
-    g->seq2seq = m->family->seq2seq;
+    g->seq2seq = m->family->seq2seq && (head_of(st) ? head_reads_twice(&st->head, m) && mode != MODE_FEATURES : mode != MODE_FEATURES && mode != MODE_CLASSIFY);
+    p->cap[-SYM_M] = g->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
@@ -145,12 +166,17 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     if (s.method && s.method->own_tokens) {
         int n;
         g->own_ids = s.method->own_tokens(s.settings, &n);
-        s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
+        if (g->own_ids) s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
+    }
+    member_inputs(g, &s);
+    if (g->given) {
+        s.given = prog_input(p, DT_F32, 2, (int64_t[]){SYM_M, g->given_width}, "given");
+        s.given_rows = input(p, "given rows", &dim_m, DT_I32);
     }
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
     refuse(p, m, mode, st);
-    if (mode == MODE_FEATURES) prog_keep(p, g->features = model_body(m, &s));
+    if (mode == MODE_FEATURES) prog_keep(p, g->features = emit_rows(m, &s));
     else if (mode == MODE_CLASSIFY) emit_classes(g, m, st, &s);
     else if (mode == MODE_TRAIN || mode == MODE_SCORE) {
         s.sample = input(p, "sample", &dim_n, DT_I32);
@@ -299,24 +325,36 @@ static void look_at(const struct feed *f, struct run_ctx *run) {
     run->weighted = at_most(f->n, rung(run->weighted, 4));
 }
 
+/* A run says them, or all rows have the structure's. */
+static const float *rows_weights(const struct program *g, const float *said, int n, float *room) {
+    for (int i = 0; i < n && !said; i++) memcpy(room + (size_t)i * (size_t)g->members, g->member_weights, (size_t)g->members * sizeof *room);
+    return said ? said : room;
+}
+
 /* In the order in which program_build() has made the inputs. */
 static void list_inputs(const struct program *g, const struct feed *f, const void **in) {
     int n = 0;
     in[n++] = f->ids, in[n++] = f->pos;
     if (g->own_ids) in[n++] = g->own_ids;
+    if (g->members) in[n++] = rows_weights(g, f->mix, f->n, g->mix);
+    if (g->src_mix) in[n++] = rows_weights(g, f->src_mix, f->m, g->src_mix);
+    if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
     if (g->mode != MODE_DECODE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
     if (g->seq2seq && g->mode == MODE_PREFILL) in[n++] = f->src_slot;
     if (g->mode == MODE_PREFILL) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->next_pos;
     else if (g->mode == MODE_DECODE) in[n++] = f->slot, in[n++] = f->sample;
-    else if (g->mode == MODE_CLASSIFY) in[n++] = f->rows;
-    else if (g->mode != MODE_FEATURES) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
+    else if (g->mode == MODE_CLASSIFY && g->gathers) in[n++] = f->rows;
+    else if (g->mode != MODE_FEATURES && g->mode != MODE_CLASSIFY) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
+    if (g->targets) in[n++] = f->target;
 }
 
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,
                 const struct run_ctx *run, bool poison) {
-    const void *input[16];
+    const void *input[20];
+    if (g->given && !f->given)
+        return fail(E_USAGE, "this adapter reads %d vector%s of %d numbers beside each text, and none %s given", g->given, g->given > 1 ? "s" : "", g->given_width, g->given > 1 ? "are" : "is");
     list_inputs(g, f, input);
     struct binding b = bind(mem, f->n, g->mode == MODE_DECODE ? 0 : f->s, f->m);
     struct run_ctx known = *run;

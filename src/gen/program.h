@@ -14,10 +14,12 @@ struct structure {
     const struct peft_method *method; /* NULL: the bare base */
     const void *settings;             /* the method's; a copy in mem, but for the texts */
     struct module_list named;         /* what adapter_config.json says for a word such as all-linear */
-    struct head head;    /* a classifier beside the method */
+    struct head head;    /* beside the method */
     const char *head_module;
+    const char *inside;  /* before the names of the base's modules, in files; "" */
     arena mem;
     int virtual_tokens;  /* before every text (core/site.h) */
+    int given, given_width; /* vectors beside every text, of so many numbers */
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
@@ -38,11 +40,17 @@ struct program {
     val loss, nll;        /* train, score: sums[4], nll[N] */
     val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities */
     val features;         /* features: the last rows [N, C]; classify without a head: those of each text that a head would read [S, C] */
-    val logits;           /* prefill, decode: kept where asked for; classify: of the classes [S, classes], f32 */
-    bool seq2seq;         /* the model reads prompts with an encoder */
+    val logits;           /* prefill, decode: kept where asked for; classify: of the classes [S, classes], f32; of a head of tokens [N, classes] */
+    bool seq2seq;         /* the model reads prompts with an encoder, and writes */
+    bool targets;         /* train: the head is a regression */
+    bool gathers;         /* classify: a row of each text is read */
     int virtual_tokens;   /* before every text, of ids virtual_first, virtual_first + 1, ... */
     int32_t virtual_first;
+    int given, given_width; /* vectors beside every text, of so many numbers (core/site.h); decode: 0 */
     val ids, pos;         /* the inputs that program_advance() writes */
+    int members;          /* adapters that each row has a weight for, ... */
+    const float *member_weights; /* ... [members] where a run says nothing of rows, ... */
+    float *mix, *src_mix; /* ... and room for these, row by row */
     const int32_t *own_ids; /* an input of its own: tokens whose rows are the method's; NULL: none */
     struct residents *base; /* the model's, on the backend */
     struct derived *derived; /* the model's */
@@ -56,10 +64,12 @@ void program_free(struct program *g);
 
 /* One pass's inputs; those that the mode does not use are ignored.
  * An encoder-decoder's programs take src_ids src_pos src_cu src_sample beside these (prefill: and src_slot; decode: src_last alone).
- * train, score: ids pos cu sample label weight; features: ids pos cu; classify: ids pos cu rows; prefill: ids pos cu slot rows sample next_pos; decode: ids pos slot sample. */
+ * train, score: ids pos cu sample label weight (and target); features: ids pos cu; classify: ids pos cu (and rows); prefill: ids pos cu slot rows sample next_pos; decode: ids pos slot sample. */
 struct feed {
     const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
-    const float *weight;
+    const float *weight, *target; /* target: of a regression, [s, numbers] */
+    const float *mix, *src_mix; /* with members: each row's weights of them [n, members], the encoder's rows' [m, members]; NULL: the structure's for all */
+    const float *given; const int32_t *given_rows; /* programs with given vectors: m of them */
     const int32_t *src_ids, *src_pos, *src_cu, *src_sample, *src_slot, *src_last; /* encoder-decoders: the encoder's rows; decode: each row's last */
     int n, s, m;
     bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */

@@ -82,11 +82,13 @@ static val embed(const struct model *m, struct site *s) {
     return block_norm(m, s, block_add(s, model_embed(m, s, 1), block_positions(m, s)), "token_embd_norm", -1);
 }
 
+static const char *const sum_norms[] = {"attn_output_norm", "layer_output_norm"}, *const adapters[] = {"attention.output", "output"};
+
 static val block(const struct model *m, struct site *s, val x, int l) { /* x [N, C] */
     val q[3];
     block_qkv(m, s, x, l, q);
-    x = block_norm(m, s, block_add(s, x, block_attend(m, s, l, q)), "attn_output_norm", l);
-    return block_norm(m, s, block_add(s, x, block_mlp(m, s, x, l, ACT_GELU_ERF)), "layer_output_norm", l);
+    x = block_norm(m, s, block_join(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q)), sum_norms[0], l);
+    return block_norm(m, s, block_join(m, s, l, AFTER_FFN, x, block_mlp(m, s, x, l, ACT_GELU_ERF)), sum_norms[1], l);
 }
 
 static val finish(const struct model *m, struct site *s, val x) { return (void)m, (void)s, x; }
@@ -103,4 +105,4 @@ static const char *const spare[] = {"embeddings.position_ids", "cls.predictions.
                                     "cls.predictions.transform.dense.weight", "cls.predictions.transform.dense.bias", "cls.predictions.transform.LayerNorm.weight",
                                     "cls.predictions.transform.LayerNorm.bias", "cls.seq_relationship.weight", "cls.seq_relationship.bias", NULL};
 
-const struct family family_bert = {.name = "bert", .hf = "bert", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .finish = finish, .spare = spare, .classifier = "classifier", .pool = pool, .encoder = true};
+const struct family family_bert = {.name = "bert", .hf = "bert", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .finish = finish, .spare = spare, .adapters = adapters, .sum_norms = sum_norms, .classifier = "classifier", .tagger = "classifier", .pool = pool, .encoder = true};

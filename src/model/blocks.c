@@ -1,6 +1,8 @@
 /* The pieces of which blocks are made: a family's block() reads as a few of these calls. */
 #include "model/family.h"
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 static val norm_of(const struct model *m, struct site *s, val x, const char *name, int l, int heads) {
     val w = model_vector(m, s, name, l, "weight"), bias = model_vector(m, s, name, l, "bias");
@@ -52,13 +54,50 @@ void block_rotate(const struct model *m, struct site *s, int l, val q[3]) {
     q[1] = emit1(s->p, &op_rope, (val[]){q[1], s->pos, freq}, 3, &a);
 }
 
+/* What makes keys and values: two matrices, or one of queries too. */
+static void keys_and_values(const struct model *m, struct site *s, int l, struct attending *at) {
+    char fused[32];
+    snprintf(fused, sizeof fused, "blk.%d.attn_qkv.weight", l);
+    at->n = model_weight(m, fused) ? 1 : 2;
+    for (int k = 0; k < at->n; k++) at->kv[k] = model_linear(m, s, at->n == 1 ? "attn_qkv" : k ? "attn_v" : "attn_k", l);
+}
+
 val block_attend(const struct model *m, struct site *s, int l, const val q[3]) {
     const struct shape *z = &m->shape;
     struct op_attr a = {.heads = (int)z->heads, .kv_heads = (int)z->kv_heads, .head_dim = (int)z->head_dim, .window = (int)m->layer[l].window,
                         .scale = (float)(z->attn_scale > 0 ? z->attn_scale : 1 / sqrt((double)z->head_dim)), .softcap = (float)z->attn_softcap, .causal = !m->family->encoder};
-    struct linear o = model_linear(m, s, "attn_output", l);
-    return site_linear(s, site_attention(s, q, (val){0}, l, &a), &o);
+    struct attending at = {.layer = l, .q = q[0], .a = &a};
+    at.y = site_attention(s, q, (val){0}, l, &a);
+    at.out = model_linear(m, s, "attn_output", l);
+    if (site_attends(s)) keys_and_values(m, s, l, &at);
+    return site_attended(s, &at);
 }
+
+static val sum_norm(struct site *s, const struct sublayer *at, val sum) { return block_norm(s->model, s, sum, at->norm_name, at->layer); }
+
+/* "model.layers.3" of "model.layers.3.mlp.down_proj". */
+static int layer_of(const char *module, int l) {
+    char number[16];
+    snprintf(number, sizeof number, ".%d.", l);
+    const char *at = strstr(module, number);
+    return at ? (int)(at - module + (ptrdiff_t)strlen(number) - 1) : (int)strlen(module);
+}
+
+val block_after(const struct model *m, struct site *s, int l, int place, val x, val y) {
+    static const char *const usual[] = {"attention_adapters", "output_adapters"};
+    if (!s->method || !s->method->sublayer) return y;
+    const int at = place == AFTER_FFN;
+    char name[64], module[256];
+    snprintf(name, sizeof name, "blk.%d.ffn_down.weight", l);
+    const struct weight *w = model_weight(m, name);
+    if (!w) return prog_fail(s->p, E_INTERNAL, "tensor %s is missing", name), y;
+    snprintf(name, sizeof name, "blk.%d.%s", l, at ? "ffn" : "attention");
+    snprintf(module, sizeof module, "%.*s.%s", layer_of(w->module, l), w->module, (m->family->adapters ? m->family->adapters : usual)[at]);
+    const char *const *norms = m->family->sum_norms;
+    return site_sublayer(s, &(struct sublayer){.place = place, .layer = l, .of = {.name = name, .module = module}, .read = x, .made = y, .norm = norms ? sum_norm : NULL, .norm_name = norms ? norms[at] : NULL});
+}
+
+val block_join(const struct model *m, struct site *s, int l, int place, val x, val y) { return block_add(s, x, block_after(m, s, l, place, x, y)); }
 
 static val down(const struct model *m, struct site *s, const val u[2], int l, enum activation act) {
     struct linear w = model_linear(m, s, "ffn_down", l);
@@ -89,8 +128,8 @@ val block_llama(const struct model *m, struct site *s, val x, int l) { /* x [N, 
     val q[3]; /* [N, H*D], [N, K*D], [N, K*D] */
     block_qkv(m, s, block_norm(m, s, x, "attn_norm", l), l, q);
     block_rotate(m, s, l, q);
-    x = block_add(s, x, block_attend(m, s, l, q));
-    return block_add(s, x, block_gated(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU));
+    x = block_join(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q));
+    return block_join(m, s, l, AFTER_FFN, x, block_gated(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU));
 }
 
 err llama_tensors(struct model *m) {

@@ -70,6 +70,9 @@ void block_qkv_fused(const struct model *m, struct site *s, val h, int l, val q[
 void block_head_norms(const struct model *m, struct site *s, int l, val q[3]);      /* q and k, per head */
 void block_rotate(const struct model *m, struct site *s, int l, val q[3]);          /* by the layer's table; none: as they are */
 val block_attend(const struct model *m, struct site *s, int l, const val q[3]);     /* attention and its output projection */
+/* What is added to x in the place of y, which a sublayer of layer l made of it (core/site.h, sublayer). */
+val block_after(const struct model *m, struct site *s, int l, int place, val x, val y);
+val block_join(const struct model *m, struct site *s, int l, int place, val x, val y); /* and the sum */
 val block_gated(const struct model *m, struct site *s, val h, int l, enum activation act);       /* gate and up apart */
 val block_gated_fused(const struct model *m, struct site *s, val h, int l, enum activation act); /* one matrix, gate first */
 val block_mlp(const struct model *m, struct site *s, val h, int l, enum activation act);         /* no gate */

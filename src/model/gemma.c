@@ -49,5 +49,5 @@ err gemma_tensors(struct model *m, bool head_norms) {
 
 val gemma_ffn(const struct model *m, struct site *s, val x, int l) {
     val h = block_gated(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_GELU_TANH);
-    return block_add(s, x, block_norm(m, s, h, "post_ffw_norm", l));
+    return block_add(s, x, block_norm(m, s, block_after(m, s, l, AFTER_FFN, x, h), "post_ffw_norm", l));
 }

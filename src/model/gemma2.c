@@ -21,8 +21,8 @@ static val block(const struct model *m, struct site *s, val x, int l) { /* x [N,
     val q[3];
     block_qkv(m, s, block_norm(m, s, x, "attn_norm", l), l, q);
     block_rotate(m, s, l, q);
-    x = block_add(s, x, block_norm(m, s, block_attend(m, s, l, q), "post_attention_norm", l));
+    x = block_add(s, x, block_norm(m, s, block_after(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q)), "post_attention_norm", l));
     return gemma_ffn(m, s, x, l);
 }
 
-const struct family family_gemma2 = {.name = "gemma2", .hf = "gemma2", .sizes = sizes, .tensors = tensors, .block = block};
+const struct family family_gemma2 = {.name = "gemma2", .hf = "gemma2", .sizes = sizes, .tensors = tensors, .block = block, .norms_apart = true};

@@ -59,10 +59,10 @@ static val embed(const struct model *m, struct site *s) { return block_add(s, mo
 static val block(const struct model *m, struct site *s, val x, int l) { /* x [N, C] */
     val q[3];
     block_qkv_fused(m, s, block_norm(m, s, x, "attn_norm", l), l, q);
-    x = block_add(s, x, block_attend(m, s, l, q));
-    return block_add(s, x, block_mlp(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_GELU_TANH));
+    x = block_join(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q));
+    return block_join(m, s, l, AFTER_FFN, x, block_mlp(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_GELU_TANH));
 }
 
 static const char *const spare[] = {".attn.bias", ".attn.masked_bias", NULL}; /* masks that old files hold */
 
-const struct family family_gpt2 = {.name = "gpt2", .hf = "gpt2", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .spare = spare};
+const struct family family_gpt2 = {.name = "gpt2", .hf = "gpt2", .sizes = sizes, .tensors = tensors, .block = block, .embed = embed, .spare = spare, .tagger = "classifier"};

@@ -344,8 +344,9 @@ static struct base_matrix matrix_as_base(const struct model *m, const struct wei
 }
 
 /* The base's matrix, or what the method puts in its place: then the program has none of the base's. */
-static val matrix_at(const struct model *m, struct site *s, const struct weight *w, const char *name) {
-    const struct base_matrix b = matrix_as_base(m, w, name);
+static val matrix_at(const struct model *m, struct site *s, const struct weight *w, const char *name, bool as_head) {
+    struct base_matrix b = matrix_as_base(m, w, name);
+    b.as_head = as_head && b.tied;
     val own = site_matrix(s, &b);
     if (has(own)) return own;
     val matrix = base_of(m, s, w->name);
@@ -353,12 +354,14 @@ static val matrix_at(const struct model *m, struct site *s, const struct weight 
     return matrix;
 }
 
-val model_matrix(const struct model *m, struct site *s, const char *name) {
+static val matrix_of(const struct model *m, struct site *s, const char *name, bool as_head) {
     char full[80];
     snprintf(full, sizeof full, "%s.weight", name);
     const struct weight *w = model_weight(m, full);
-    return w ? matrix_at(m, s, w, name) : (prog_fail(s->p, E_INTERNAL, "tensor %s is missing", full), (val){0});
+    return w ? matrix_at(m, s, w, name, as_head) : (prog_fail(s->p, E_INTERNAL, "tensor %s is missing", full), (val){0});
 }
+
+val model_matrix(const struct model *m, struct site *s, const char *name) { return matrix_of(m, s, name, false); }
 
 struct linear model_linear(const struct model *m, struct site *s, const char *name, int layer) {
     char full[80], blk[16] = "";
@@ -368,7 +371,7 @@ struct linear model_linear(const struct model *m, struct site *s, const char *na
     const struct weight *w = model_weight(m, full);
     if (!w) return prog_fail(s->p, E_INTERNAL, "tensor %s is missing", full), (struct linear){0};
     full[strlen(full) - strlen(".weight")] = 0;
-    return (struct linear){.of = {.name = arena_str(&s->p->mem, full), .module = w->module}, .w = matrix_at(m, s, w, full), .bias = bias,
+    return (struct linear){.of = {.name = arena_str(&s->p->mem, full), .module = w->module}, .w = matrix_at(m, s, w, full, false), .bias = bias,
                            .in = w->d[1], .out = w->d[0], .rope_heads = w->rope_heads};
 }
 
@@ -414,7 +417,7 @@ val model_body(const struct model *m, struct site *s) {
 }
 
 struct projection model_head(const struct model *m, struct site *s) {
-    return (struct projection){model_matrix(m, s, m->shape.tied ? "token_embd" : "output"), m->shape.tied ? token_rows(m, s) : (val){0}};
+    return (struct projection){matrix_of(m, s, m->shape.tied ? "token_embd" : "output", true), m->shape.tied ? token_rows(m, s) : (val){0}};
 }
 
 val model_logits(const struct model *m, struct site *s, val x) {

@@ -35,8 +35,8 @@ static val block(const struct model *m, struct site *s, val x, int l) { /* x [N,
     val q[3];
     block_qkv_fused(m, s, block_norm(m, s, x, "attn_norm", l), l, q);
     block_rotate(m, s, l, q);
-    x = block_add(s, x, block_attend(m, s, l, q));
-    return block_add(s, x, block_gated_fused(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU));
+    x = block_join(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q));
+    return block_join(m, s, l, AFTER_FFN, x, block_gated_fused(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU));
 }
 
 const struct family family_phi3 = {.name = "phi3", .hf = "phi3", .sizes = sizes, .tensors = tensors, .block = block};

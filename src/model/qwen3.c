@@ -27,8 +27,8 @@ static val block(const struct model *m, struct site *s, val x, int l) { /* x [N,
     block_qkv(m, s, block_norm(m, s, x, "attn_norm", l), l, q);
     block_head_norms(m, s, l, q);
     block_rotate(m, s, l, q);
-    x = block_add(s, x, block_attend(m, s, l, q));
-    return block_add(s, x, block_gated(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU));
+    x = block_join(m, s, l, AFTER_ATTENTION, x, block_attend(m, s, l, q));
+    return block_join(m, s, l, AFTER_FFN, x, block_gated(m, s, block_norm(m, s, x, "ffn_norm", l), l, ACT_SILU));
 }
 
 const struct family family_qwen3 = {.name = "qwen3", .hf = "qwen3", .sizes = sizes, .tensors = tensors, .block = block};

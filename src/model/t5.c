@@ -157,13 +157,22 @@ static val bias_of(const struct at *a) {
     return model_base(a->m, a->s, name);
 }
 
+/* AdapterHub's "decoder.block.3.layer.1": self-attention 0, cross-attention 1, the feed-forward last. */
+static val after(const struct at *a, int place, val x, val y) {
+    static const char *const part[] = {"attention", "cross_attention", "ffn"};
+    const bool decodes = *a->stack == 'd';
+    char name[64], module[64];
+    snprintf(module, sizeof module, "%s.block.%d.layer.%d", decodes ? "decoder" : "encoder", a->l, place == AFTER_FFN ? 1 + decodes : place == AFTER_CROSS);
+    return site_sublayer(a->s, &(struct sublayer){.place = place, .layer = a->l + (decodes ? (int)a->m->shape.encoder_layers : 0), .of = {.name = named(a, part[place], name), .module = module}, .read = x, .made = y});
+}
+
 static val ffn(const struct at *a, val x) {
     struct linear w[2] = {linear(a, "ffn_up")}, down = linear(a, "ffn_down");
     val h = norm(a, x, "ffn_norm"), u[2] = {{0}};
     if (a->m->shape.gated) w[1] = w[0], w[0] = linear(a, "ffn_gate");
     site_linears(a->s, h, a->m->shape.gated ? 2 : 1, w, u);
     h = emit1(a->s->p, &op_glu, u, 2, &(struct op_attr){.act = a->m->shape.gated ? ACT_GELU_TANH : ACT_RELU});
-    return block_add(a->s, x, site_linear(a->s, h, &down));
+    return block_add(a->s, x, after(a, AFTER_FFN, x, site_linear(a->s, h, &down)));
 }
 
 static struct op_attr attention_attr(const struct shape *z, bool causal) {
@@ -176,7 +185,7 @@ static val self_attention(const struct at *a, val x, bool causal) {
     val q[3] = {{0}}, bias = bias_of(a);
     site_linears(a->s, norm(a, x, "attn_norm"), 3, w, q);
     val y = causal ? site_attention(a->s, q, bias, a->l, &attr) : site_attention_source(a->s, q, bias, &attr);
-    return block_add(a->s, x, site_linear(a->s, y, &o));
+    return block_add(a->s, x, after(a, AFTER_ATTENTION, x, site_linear(a->s, y, &o)));
 }
 
 /* source [M, C]: the encoder's rows; absent in decoding. */
@@ -186,23 +195,29 @@ static val cross_attention(const struct at *a, val x, val source) {
     val q[3] = {{0}};
     if (has(source)) site_source_linears(a->s, source, 2, kv, q + 1);
     q[0] = site_linear(a->s, norm(a, x, "cross_attn_norm"), &wq);
-    return block_add(a->s, x, site_linear(a->s, site_attention_cross(a->s, q, a->l, &attr), &o));
+    return block_add(a->s, x, after(a, AFTER_CROSS, x, site_linear(a->s, site_attention_cross(a->s, q, a->l, &attr), &o)));
 }
 
-static val encoder(const struct model *m, struct site *s) {
-    struct site source = site_of_source(s);
-    val x = model_embed(m, &source, 1);
+/* The encoder over the rows that are this site's. */
+static val encode(const struct model *m, struct site *s) {
+    val x = model_embed(m, s, 1);
     for (int l = 0; l < m->shape.encoder_layers; l++) {
-        const struct at a = {m, &source, "enc", l};
+        const struct at a = {m, s, "enc", l};
         s->p->segment = l + 1;
         x = ffn(&a, self_attention(&a, x, false));
     }
     s->p->segment = 0;
-    s->next_site = source.next_site;
-    return block_norm(m, &source, x, "enc.output_norm", -1);
+    return block_norm(m, s, x, "enc.output_norm", -1);
 }
 
-static val body(const struct model *m, struct site *s) {
+static val encoder(const struct model *m, struct site *s) {
+    struct site source = site_of_source(s);
+    val x = encode(m, &source);
+    s->next_site = source.next_site;
+    return x;
+}
+
+static val stacks(const struct model *m, struct site *s) {
     const val source = s->mode == MODE_DECODE ? (val){0} : encoder(m, s);
     val x = model_embed(m, s, 1);
     for (int l = 0; l < m->shape.layers; l++) {
@@ -211,10 +226,15 @@ static val body(const struct model *m, struct site *s) {
         x = ffn(&a, cross_attention(&a, self_attention(&a, x, true), source));
     }
     s->p->segment = 0;
-    x = block_norm(m, s, x, "dec.output_norm", -1);
+    return block_norm(m, s, x, "dec.output_norm", -1);
+}
+
+/* As the vocabulary's projection reads it. */
+static val body(const struct model *m, struct site *s) {
+    const val x = stacks(m, s);
     return m->head_scale ? emit1(s->p, &op_scale, (val[]){x, prog_base(s->p, DT_F32, 1, &m->shape.width, m->head_scale, "head scale"), {0}}, 3, NULL) : x;
 }
 
 static const char *const spare[] = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "layer.1.EncDecAttention.relative_attention_bias.weight", NULL};
 
-const struct family family_t5 = {.name = "t5", .hf = "t5", .sizes = sizes, .tensors = tensors, .body = body, .spare = spare, .seq2seq = true};
+const struct family family_t5 = {.name = "t5", .hf = "t5", .sizes = sizes, .tensors = tensors, .body = body, .spare = spare, .seq2seq = true, .encode = encode, .stacks = stacks, .classifier = "classification_head", .tagger = "classifier", .inside = "transformer."};

@@ -1,6 +1,7 @@
-/* head_loss: the output projection and the cross-entropy in one op, so that the [N, V] logits never exist. Rows with weight
+/* head_loss: the output projection and the loss in one op, so that the [N, V] logits never exist. The loss of a row is the cross-entropy of
+ * its label; or, where there are targets (regression), the mean of its squared distances from the row of them that its label names. Rows with weight
  * zero are not computed (half of a cycle step's tokens are prompt). With `backward` the gradients come out of the same pass, while
- * a chunk's logits are at hand, dlogits = loss_scale weight (softmax - onehot): to x where it needs one, and to W and the bias where
+ * a chunk's logits are at hand, dlogits = loss_scale weight (softmax - onehot) or loss_scale weight 2 (z - target) / V: to x where it needs one, and to W and the bias where
  * they are trained (a classifier, an output matrix). Some rows of W may have replacements that are trained while W is frozen: the tied
  * side of trainable tokens. A program that only scores makes none. The sums are not normalised: whoever owns
  * the step divides once by the weight of all its passes. */
@@ -18,6 +19,9 @@ static err infer(struct prog *p, struct inst *i) {
     const bool replaces = has(i->in[5]);
     if (replaces) TRY(want(p, i, 5, prog_dt(p), 2, (int64_t[]){prog_v(p, i->in[5])->d[0], x.d[1]}));
     if (replaces) TRY(want(p, i, 6, DT_I32, 1, prog_v(p, i->in[5])->d));
+    const bool squares = has(i->in[7]);
+    if (squares) TRY(want(p, i, 7, DT_F32, 2, (int64_t[]){prog_v(p, i->in[7])->d[0], w.d[0]}));
+    if (squares && (replaces || i->a.softcap > 0)) return prog_fail(p, E_UNSUPPORTED, "head_loss: targets of '%s', whose logits are capped or replaced", w.name);
     if (replaces && w.needs) return prog_fail(p, E_UNSUPPORTED, "head_loss: rows that replace some of '%s', which is trained itself", w.name);
     const bool trains_w = w.needs, trains_bias = has(i->in[4]) && bias.needs;
     const char *made = trains_w && w.role != ROLE_PARAM ? w.name : trains_bias && bias.role != ROLE_PARAM ? bias.name : NULL;
@@ -53,6 +57,34 @@ static const float *row_of(const struct view *in, int64_t v, float *w, int64_t *
     return w;
 }
 
+/* Of one row of logits its loss; the logits become the loss's derivative by them. */
+static double cross_entropy(double *z, int64_t V, int32_t label, double cap, bool *right) {
+    double top = -INFINITY, sum = 0;
+    int64_t best = 0;
+    for (int64_t v = 0; v < V; v++) {
+        if (cap > 0) z[v] = cap * tanh(z[v] / cap);
+        if (z[v] > top || isnan(z[v])) top = z[v], best = v;
+    }
+    for (int64_t v = 0; v < V; v++) sum += exp(z[v] - top);
+    const double nll = top + log(sum) - z[label];
+    *right = best == label;
+    for (int64_t v = 0; v < V; v++) {
+        const double slope = cap > 0 ? 1 - z[v] / cap * (z[v] / cap) : 1;
+        z[v] = (exp(z[v] - top) / sum - (v == label)) * slope;
+    }
+    return nll;
+}
+
+static double squares(double *z, int64_t V, const float *target) {
+    double sum = 0;
+    for (int64_t v = 0; v < V; v++) {
+        const double off = z[v] - target[v];
+        sum += off * off;
+        z[v] = 2 * off / (double)V;
+    }
+    return sum / (double)V;
+}
+
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     double cap = i->a.softcap, scale = run->loss_scale != 0 ? run->loss_scale : 1;
     int64_t V = in[1].d[0], C = in[1].d[1];
@@ -65,26 +97,22 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         view_f32(&out[1])[n] = 0;
         if (dx) memset(dx, 0, (size_t)C * 4);
         if (weight == 0) continue;
-        double top = -INFINITY, sum = 0;
-        int64_t best = 0, own;
+        int64_t own;
         for (int64_t v = 0; v < V; v++) {
             const float *w = row_of(in, v, buffer, &own);
             z[v] = in[4].p ? view_f32(&in[4])[v] : 0;
             for (int64_t c = 0; c < C; c++) z[v] += (double)x[c] * w[c];
-            if (cap > 0) z[v] = cap * tanh(z[v] / cap);
-            if (z[v] > top || isnan(z[v])) top = z[v], best = v;
         }
-        for (int64_t v = 0; v < V; v++) sum += exp(z[v] - top);
-        double nll = top + log(sum) - z[label];
-        view_f32(&out[1])[n] = (float)nll;
-        sums[0] += weight * nll;
+        bool right = false;
+        const double loss = in[7].p ? squares(z, V, view_row(&in[7], label)) : cross_entropy(z, V, label, cap, &right);
+        view_f32(&out[1])[n] = (float)loss;
+        sums[0] += weight * loss;
         sums[1] += weight;
-        sums[2] += best == label ? weight : 0;
+        sums[2] += right ? weight : 0;
         sums[3] += 1;
         for (int64_t v = 0; v < V && (dx || out[3].p || out[4].p || out[5].p); v++) {
             const float *w = row_of(in, v, buffer, &own);
-            double g = scale * weight * (exp(z[v] - top) / sum - (v == label));
-            if (cap > 0) g *= 1 - z[v] / cap * (z[v] / cap);
+            const double g = scale * weight * z[v];
             for (int64_t c = 0; c < C && dx; c++) dx[c] += (float)(g * w[c]);
             for (int64_t c = 0; c < C && out[3].p; c++) view_row(&out[3], v)[c] += (float)(g * x[c]);
             for (int64_t c = 0; c < C && out[5].p && own >= 0; c++) view_row(&out[5], own)[c] += (float)(g * x[c]);
@@ -101,4 +129,4 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
     return (struct cost){2 * n * v * c * (1 + (out[2].nd != 0) + (out[3].nd != 0)), v * (double)dtype_row_bytes(in[1].dt, in[1].d[1])};
 }
 
-const struct op_def op_head_loss = {.name = "head_loss", .n_in = 7, .n_out = 6, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
+const struct op_def op_head_loss = {.name = "head_loss", .n_in = 8, .n_out = 6, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};

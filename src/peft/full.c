@@ -13,7 +13,6 @@
 #include "peft/targets.h"
 #include "peft/vectors.h"
 #include <jansson.h>
-#include <stdio.h>
 
 static err check(const void *settings) { return targets_check(settings, "full"); }
 
@@ -40,12 +39,7 @@ static val vector(struct site *s, const struct base_vector *v) {
 }
 
 static val matrix(struct site *s, const struct base_matrix *m) {
-    if (!targets_take(s->settings, &m->of)) return (val){0};
-    char name[256], file[256];
-    snprintf(name, sizeof name, "%s.weight", m->of.name);
-    snprintf(file, sizeof file, "%s.weight", m->of.module);
-    const struct param_slice whole = {.name = file, .rows = m->rows, .rope_heads = m->rope_heads, .from = m->data, .stored = m->stored, .turned = m->turned, .form = m->form};
-    return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){m->rows, m->cols}, INIT_COPY, 0, &whole, 1));
+    return targets_take(s->settings, &m->of) ? matrix_copy(s, m, &m->of, false) : (val){0};
 }
 
 const struct peft_method method_full = {.name = "full", .peft_type = "FULL", .settings = sizeof(struct targets), .check = check, .same = targets_alone_same, .read = read_json, .write = write_json,

@@ -3,7 +3,8 @@
  * order of the group; adapter files see the named slices (core/params.h).
  *
  * Rank and scale may differ from module to module (rank_pattern, alpha_pattern). rsLoRA (Kalajdzievski 2023) divides alpha by the
- * root of r. LoRA+ (Hayou et al. 2024) lets B learn faster than A: a setting of the optimizer, which adapter files do not have (PEFT:
+ * root of r. `modules_to_save` trains whole modules of the base beside the deltas, in PEFT's way: each user of a tied table has a copy of its
+ * own, so an embedding that is saved leaves the head as it was. LoRA+ (Hayou et al. 2024) lets B learn faster than A: a setting of the optimizer, which adapter files do not have (PEFT:
  * create_loraplus_optimizer). `bias` trains biases of the base beside the deltas, of the modules that have one (lora_only) or all there are,
  * norms' too (all). DoRA is dora.c's, the starts other than PEFT's
  * default orthogonal.c's and pissa.c's. Of adapter_config.json everything is read that changes the computation; what we do not compute is
@@ -22,18 +23,28 @@
 
 enum { MOST_R = 4096, MOST_RATIO = 1000000, MOST_ITERATIONS = 999 };
 
-int lora_rank(const struct lora *l, const char *module) { return (int)module_value(l->ranks, l->n_ranks, module, l->r); }
+int lora_rank(const struct lora *l, const char *module) {
+    double r;
+    return module_value(l->ranks, l->n_ranks, module, l->r, &r) ? -1 : (int)r;
+}
+
+static double alpha_of(const struct lora *l, const char *module) {
+    double alpha;
+    return module_value(l->alphas, l->n_alphas, module, l->alpha, &alpha) ? NAN : alpha;
+}
 
 double lora_scale(const struct lora *l, const char *module) {
     const int r = lora_rank(l, module);
-    return module_value(l->alphas, l->n_alphas, module, l->alpha) / (l->rslora ? sqrt(r) : r);
+    return r < 0 ? NAN : alpha_of(l, module) / (l->rslora ? sqrt(r) : r);
 }
+
+static err unmatched(const char *module) { return fail_in(E_INPUT, "lora.rank_pattern or alpha_pattern, for %s", module); }
 
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
     const struct lora *a = one, *b = other;
     return a->r == b->r && a->bias == b->bias && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && a->dora == b->dora && (a->init == LORA_PISSA) == (b->init == LORA_PISSA) && a->pissa == b->pissa && a->plus == b->plus && targets_same(&a->targets, &b->targets) &&
-           module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
+           module_lists_same(&a->saved, &b->saved) && module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
 }
 
 static const char *const inits[] = {[LORA_GAUSSIAN] = "gaussian", [LORA_ORTHOGONAL] = "orthogonal", [LORA_PISSA] = NULL}; /* init_lora_weights; NULL: true */
@@ -90,6 +101,24 @@ static err refuse_others(const json_t *j, const char *where) {
     return OK;
 }
 
+/* PEFT's list of modules_to_save, without a head's names: that is not LoRA's (gen/head.h). */
+static err read_saved(const json_t *j, const char *where, arena *mem, struct module_list *out) {
+    const json_t *list = json_object_get(j, "modules_to_save");
+    const size_t n = json_array_size(list);
+    const char **names = arena_alloc(mem, n * sizeof *names + 1);
+    if (!names) return fail(E_MEMORY, "out of memory");
+    *out = (struct module_list){.names = names};
+    for (size_t i = 0; i < n; i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        if (!name || !*name) return fail(E_INPUT, "%s: modules_to_save[%zu] is no module's name", where, i);
+        if (!strcmp(name, "score") || !strcmp(name, "classifier") || !strcmp(name, "classification_head")) continue;
+        if (!(names[out->n++] = arena_str(mem, name))) return fail(E_MEMORY, "out of memory");
+    }
+    if (out->n && json_is_true(json_object_get(j, "ensure_weight_tying")))
+        return fail(E_UNSUPPORTED, "%s: 'ensure_weight_tying' is not supported: a table and its tied head are saved apart, as PEFT does without it", where);
+    return OK;
+}
+
 static err read_json(const void *json, const char *where, arena *mem, void *settings) {
     struct lora *l = settings;
     const json_t *r = json_object_get(json, "r"), *alpha = json_object_get(json, "lora_alpha"), *plus = json_object_get(json, "loraplus_lr_ratio");
@@ -104,6 +133,7 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     for (size_t i = 0; init && i < sizeof inits / sizeof *inits; i++)
         if (inits[i] && !strcmp(init, inits[i])) l->init = (enum lora_init)i;
     TRY(read_bias(json, where, &l->bias));
+    TRY(read_saved(json, where, mem, &l->saved));
     TRY(targets_read(json, where, mem, &l->targets));
     TRY(module_values_read(json, "rank_pattern", where, mem, &l->ranks, &l->n_ranks));
     TRY(module_values_read(json, "alpha_pattern", where, mem, &l->alphas, &l->n_alphas));
@@ -120,7 +150,7 @@ static err write_json(const void *settings, const struct module_list *named, voi
     const double grown = l->init == LORA_PISSA ? l->rslora ? sqrt(2) : 2 : 1; /* and its alpha, for the same scale */
     int bad = json_object_set_new(json, "r", json_integer(twice * l->r)) | json_object_set_new(json, "lora_alpha", number(grown * l->alpha)) |
               json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string(biases[l->bias])) |
-              json_object_set_new(json, "modules_to_save", json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
+              json_object_set_new(json, "modules_to_save", l->saved.n ? module_list_json(&l->saved) : json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
               json_object_set_new(json, "use_dora", json_boolean(l->dora)) |
               json_object_set_new(json, "init_lora_weights", inits[l->init] ? json_string(inits[l->init]) : json_true());
     if (bad) return fail(E_MEMORY, "out of memory");
@@ -134,11 +164,12 @@ static err agrees(const void *one, const void *other, const char *module, const 
     const struct lora *have = one, *want = other;
     const int r = lora_rank(have, module), wanted = lora_rank(want, module) * (want->init == LORA_PISSA && have->init != LORA_PISSA ? 2 : 1);
     const double scale = lora_scale(have, module), wanted_scale = lora_scale(want, module);
+    if (isnan(scale) || isnan(wanted_scale)) return unmatched(module);
     if (have->dora != want->dora) return fail(E_USAGE, "%s was made with%s lora.use_dora, the configuration says with%s", folder, have->dora ? "" : "out", want->dora ? "" : "out");
     if (r != wanted) return fail(E_USAGE, "%s was made with lora.r %d for %s, the configuration says %d", folder, r, module, wanted);
     if (fabs(scale - wanted_scale) > 1e-6 * fabs(wanted_scale))
-        return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, module_value(have->alphas, have->n_alphas, module, have->alpha), have->rslora ? " and use_rslora" : "",
-                    module, module_value(want->alphas, want->n_alphas, module, want->alpha), want->rslora ? " and use_rslora" : "");
+        return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, alpha_of(have, module), have->rslora ? " and use_rslora" : "",
+                    module, alpha_of(want, module), want->rslora ? " and use_rslora" : "");
     return OK;
 }
 
@@ -149,8 +180,11 @@ static void describe(const void *settings, str *out) {
     if (l->rslora) str_addf(out, ", rank-stabilised");
     if (l->init == LORA_PISSA) str_addf(out, ", from singular vectors");
     if (l->plus > 0) str_addf(out, ", B learns %g times as fast", l->plus);
+    for (int i = 0; i < l->saved.n; i++) str_addf(out, "%s%s", i ? ", " : " and whole: ", l->saved.names[i]);
     if (l->bias) str_addf(out, l->bias == LORA_BIAS_ALL ? ", all biases" : ", their biases");
 }
+
+static const struct module_list *saved_of(const void *settings) { return &((const struct lora *)settings)->saved; }
 
 static const struct targets *targets_of(const void *settings) { return &((const struct lora *)settings)->targets; }
 
@@ -177,7 +211,7 @@ static int a_param(struct site *s, const struct lora *l, int n, const struct lin
     return param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, how[l->init], (float)(1 / sqrt((double)w[0].in)), slice, slices);
 }
 
-static val b_param(struct site *s, const struct lora *l, int r, const struct linear *w, const float *factors) {
+static int b_param(struct site *s, const struct lora *l, int r, const struct linear *w, const float *factors) {
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.lora_B", w->of.name);
     snprintf(file, sizeof file, "%s.lora_B.weight", w->of.module);
@@ -186,33 +220,69 @@ static val b_param(struct site *s, const struct lora *l, int r, const struct lin
     static const enum param_init how[] = {INIT_ZERO, INIT_ZERO, INIT_MADE, INIT_COPY};
     const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, how[l->init], 0, &slice, 1);
     if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
-    return prog_param(s->p, s->params, p);
+    return p;
+}
+
+static bool ranks_of(const struct lora *l, int n, const struct linear *w, int *rank) {
+    int any = 0;
+    for (int i = 0; i < n; i++) any |= rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
+    return any != 0;
+}
+
+/* The group's parameters; factors: what they begin at, by output. */
+static void deltas_of(struct site *s, int n, const struct linear *w, const float *const *factors, struct group_delta *d) {
+    const struct lora *l = s->settings;
+    if (!ranks_of(l, n, w, d->rank)) return;
+    d->a = a_param(s, l, n, w, d->rank, factors);
+    for (int i = 0; i < n; i++)
+        if (d->rank[i]) d->scale[i] = (float)lora_scale(l, w[i].of.module), d->b[i] = b_param(s, l, d->rank[i], &w[i], factors[i]);
+}
+
+static bool only_deltas(const void *settings) {
+    const struct lora *l = settings;
+    return !l->dora && !l->bias && !l->saved.n && l->init != LORA_PISSA;
+}
+
+static err deltas(struct site *s, int n, const struct linear *w, struct group_delta *d) {
+    static const float *const nowhere[MAX_GROUP];
+    deltas_of(s, n, w, nowhere, d);
+    return s->p->failed;
+}
+
+/* PEFT's rule: the module's name ends so, be it amid a word (norm: input_layernorm too). */
+static bool saves(const struct lora *l, const char *module) {
+    for (int i = 0; i < l->saved.n; i++)
+        if (str_ends(module, l->saved.names[i])) return true;
+    return false;
 }
 
 static err linears(struct site *s, val x, int n, const struct linear *w, val *out) {
     const struct lora *l = s->settings;
+    for (int i = 0; i < n; i++)
+        if (saves(l, w[i].of.module) && targets_take(&l->targets, &w[i].of)) return prog_fail(s->p, E_USAGE, "%s is in lora.target_modules and in lora.modules_to_save: it can have a delta or be trained whole", w[i].of.module);
     struct low_rank low = {0};
     struct op_attr a = {.dropout = (float)l->dropout};
-    int any = 0;
-    for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
-    if (!any) return site_emit_linear(s, x, n, w, NULL, NULL, out);
+    for (int i = 0; i < n; i++)
+        if (targets_take(&l->targets, &w[i].of) && isnan(lora_scale(l, w[i].of.module))) return prog_fail(s->p, unmatched(w[i].of.module), "%s", err_text());
+    if (!ranks_of(l, n, w, a.rank)) return site_emit_linear(s, x, n, w, NULL, NULL, out);
     const float *factors[MAX_GROUP] = {NULL};
     for (int i = 0; i < n && l->init == LORA_PISSA; i++)
         if (a.rank[i] && !(factors[i] = pissa_factors(s, &w[i], a.rank[i], l->pissa))) return s->p->failed;
-    const int in_a = a_param(s, l, n, w, a.rank, factors);
+    struct group_delta of;
+    deltas_of(s, n, w, factors, &of);
     struct linear plain[MAX_GROUP];
-    low.a = prog_param(s->p, s->params, in_a);
+    low.a = prog_param(s->p, s->params, of.a);
     for (int i = 0; i < n; i++) {
         plain[i] = w[i];
         if (!a.rank[i]) continue;
-        a.alpha[i] = (float)lora_scale(l, w[i].of.module);
-        low.b[i] = b_param(s, l, a.rank[i], &w[i], factors[i]);
+        a.alpha[i] = of.scale[i];
+        low.b[i] = prog_param(s->p, s->params, of.b[i]);
         if (l->dora) plain[i].bias = (val){0}; /* it is added to what has been scaled */
     }
     TRY(site_emit_linear(s, x, n, plain, &a, &low, out));
     for (int i = 0; i < n; i++)
         if (factors[i]) out[i] = pissa_less(s, &w[i], factors[i], a.rank[i], x, out[i]);
-    struct dora d = {.a = in_a, .rate = l->plus > 0 ? (float)l->plus : 1};
+    struct dora d = {.a = of.a, .rate = l->plus > 0 ? (float)l->plus : 1};
     for (int i = 0; i < n && l->dora; d.row0 += a.rank[i++]) {
         if (!a.rank[i]) continue;
         d.rank = a.rank[i], d.b = low.b[i], d.scale = a.alpha[i];
@@ -224,6 +294,11 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
 /* PEFT wraps a module that has a delta, so its own bias is "base_layer.bias" there. */
 static val vector(struct site *s, const struct base_vector *v) {
     const struct lora *l = s->settings;
+    if (saves(l, v->of.module)) {
+        const int p = vector_param(s, v, "");
+        if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
+        return prog_param(s->p, s->params, p);
+    }
     if (!l->bias || !vector_is_bias(v)) return (val){0};
     const bool own = !vector_of_norm(v) && targets_take(&l->targets, &v->of);
     if (!own && l->bias != LORA_BIAS_ALL) return (val){0};
@@ -232,5 +307,13 @@ static val vector(struct site *s, const struct base_vector *v) {
     return prog_param(s->p, s->params, p);
 }
 
+/* Of a tied table each user asks for itself. */
+static val matrix(struct site *s, const struct base_matrix *m) {
+    const struct lora *l = s->settings;
+    const struct module head = {.name = "output", .module = "lm_head", .head = true}, *of = m->as_head ? &head : &m->of;
+    if (!saves(l, of->module)) return (val){0};
+    return matrix_copy(s, m, of, m->tied && !(saves(l, head.module) && saves(l, m->of.module)));
+}
+
 const struct peft_method method_lora = {.name = "lora", .peft_type = "LORA", .settings = sizeof(struct lora), .check = check, .same = same, .read = read_json, .write = write_json,
-                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .linears = linears, .vector = vector};
+                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .saved = saved_of, .linears = linears, .only_deltas = only_deltas, .deltas = deltas, .vector = vector, .matrix = matrix};

@@ -19,8 +19,10 @@ struct lora {
     struct targets targets;
     int n_ranks, n_alphas;
     const struct module_value *ranks, *alphas; /* r and alpha of some modules */
+    struct module_list saved; /* whole modules that are trained beside: endings of their names */
 };
 
+/* -1, NaN: a pattern cannot be matched (err_text() says which). */
 int lora_rank(const struct lora *l, const char *module);
 double lora_scale(const struct lora *l, const char *module); /* of the product B A */
 /* orthogonal.c: an A and a B whose product is zero (core/params.h, param_maker) */

@@ -127,18 +127,28 @@ err targets_check(const struct targets *t, const char *method) {
 
 /* --- values by module ---------------------------------------------------------------------------------------------------- */
 /* re.match(rf"(.*\.)?({key})$", module) */
-static bool key_matches(const char *key, const char *module) {
+static err key_matches(const char *key, const char *module, bool *yes) {
     str regex = {0};
     str_addf(&regex, "(?:.*\\.)?(?:%s)", key);
-    bool yes = regex.p && !regex.failed && full_match(regex.p, module);
+    pcre2_code *re = regex.p && !regex.failed ? compile(regex.p) : NULL;
+    pcre2_match_data *m = re ? pcre2_match_data_create_from_pattern(re, NULL) : NULL;
+    const int found = m ? pcre2_match(re, (PCRE2_SPTR)module, strlen(module), 0, 0, m, NULL) : 0;
+    pcre2_match_data_free(m);
+    pcre2_code_free(re);
     str_free(&regex);
-    return yes;
+    *yes = found > 0;
+    if (!m) return fail(E_INPUT, "'%.80s' is no regular expression", key);
+    return found > 0 || found == PCRE2_ERROR_NOMATCH ? OK : fail(E_INPUT, "'%.80s' is an expression that takes too long on %s", key, module);
 }
 
-double module_value(const struct module_value *v, int n, const char *module, double otherwise) {
-    for (int i = 0; i < n; i++)
-        if (key_matches(v[i].key, module)) return v[i].value;
-    return otherwise;
+err module_value(const struct module_value *v, int n, const char *module, double otherwise, double *value) {
+    *value = otherwise;
+    for (int i = 0; i < n; i++) {
+        bool yes;
+        TRY(key_matches(v[i].key, module, &yes));
+        if (yes) return *value = v[i].value, OK;
+    }
+    return OK;
 }
 
 bool module_values_same(const struct module_value *a, int na, const struct module_value *b, int nb) {

@@ -52,8 +52,8 @@ err targets_alone_write(const void *settings, const struct module_list *named, v
 bool targets_alone_same(const void *a, const void *b);
 const struct targets *targets_alone(const void *settings);
 
-/* The first of n whose key matches the module, or otherwise. */
-double module_value(const struct module_value *v, int n, const char *module, double otherwise);
+/* What the first of n whose key matches the module says, or otherwise. E_INPUT: a key is no expression, or runs too long on this name. */
+err module_value(const struct module_value *v, int n, const char *module, double otherwise, double *value);
 bool module_values_same(const struct module_value *a, int na, const struct module_value *b, int nb);
 err module_values_check(const struct module_value *v, int n, const char *setting);
 /* {"key": number}, or absent or null. */

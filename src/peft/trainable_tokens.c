@@ -113,7 +113,9 @@ static val tokens(struct site *s, const struct base_matrix *table) {
     struct param_slice rows[2] = {{.name = file, .rows = t->n, .from = table->data, .stored = table->stored, .make = rows_of_ids, .how = t->ids}};
     rows[1] = rows[0];
     rows[1].name = "lm_head" MARK;
-    return prog_param(s->p, s->params, param_get(s->params, "token rows", 2, (int64_t[]){t->n, table->cols}, INIT_MADE, 0, rows, table->tied ? 2 : 1));
+    const int p = param_get(s->params, "token rows", 2, (int64_t[]){t->n, table->cols}, INIT_MADE, 0, rows, table->tied ? 2 : 1);
+    if (!table->tied) param_occasional(s->params, p); /* a head hears of every token */
+    return prog_param(s->p, s->params, p);
 }
 
 const struct peft_method method_trainable_tokens = {.name = "trainable_tokens", .peft_type = "TRAINABLE_TOKENS", .settings = sizeof(struct trainable_tokens), .check = check, .same = same, .read = read_json,

@@ -1,4 +1,4 @@
-/* A frozen base under a classifier: no value of the backbone ever changes, so the row that the head reads of each text is made once, by
+/* A frozen base under a head: no value of the backbone ever changes, so the rows that the head reads (one of each text, or one of each word) are made once, by
  * a program without backward, and the head trains on those rows (gen/head.h, struct features). What a run's head sees is what it would see
  * if every step went through the model, to the bit where both passes take the same kernels (few rows take others than many).
  *
@@ -14,25 +14,35 @@
 #include <string.h>
 #include <xxhash.h>
 
-/* --- rows of one id, in place of the texts ------------------------------------------------------------------------------ */
-/* The texts step aside; their rows become the numbers of their features, first, first + 1, ... */
+/* --- rows of features' numbers, in place of the texts -------------------------------------------------------------------- */
+/* The texts step aside; each row has the numbers of its supervised positions' features: one for a text, of words as many as there are. They
+ * go on from `first`. */
 static err number_rows(struct rows *rows, struct rows *texts, int64_t first) {
     *texts = *rows;
-    *rows = (struct rows){.n = texts->n, .cap = texts->n, .longest = 1, .tokens = texts->n, .supervised = texts->n, .truncated = texts->truncated};
-    const size_t n = (size_t)texts->n;
-    int32_t *ids = arena_alloc(&rows->mem, n * sizeof *ids + 1);
-    uint8_t *on = arena_alloc(&rows->mem, 1);
-    rows->r = malloc(n * sizeof *rows->r + 1);
-    if (!ids || !on || !rows->r) return fail(E_MEMORY, "out of memory");
-    *on = 1;
-    for (size_t i = 0; i < n; i++) {
-        ids[i] = (int32_t)(first + (int64_t)i);
-        rows->r[i] = texts->r[i];
-        rows->r[i].ids = &ids[i];
-        rows->r[i].supervised = on;
-        rows->r[i].n = 1;
+    *rows = (struct rows){.n = texts->n, .cap = texts->n, .longest = 1, .tokens = texts->supervised, .supervised = texts->supervised, .truncated = texts->truncated};
+    const size_t n = (size_t)texts->supervised;
+    int32_t *ids = arena_alloc(&rows->mem, n * sizeof *ids + 1), *labels = arena_alloc(&rows->mem, n * sizeof *labels + 1);
+    uint8_t *on = arena_alloc(&rows->mem, n + 1);
+    rows->r = malloc((size_t)texts->n * sizeof *rows->r + 1);
+    if (!ids || !labels || !on || !rows->r) return fail(E_MEMORY, "out of memory");
+    memset(on, 1, n);
+    for (int i = 0, at = 0; i < texts->n; i++) {
+        const struct row *t = &texts->r[i];
+        struct row *r = &rows->r[i];
+        *r = *t;
+        r->ids = &ids[at];
+        r->supervised = &on[at];
+        r->n = 0;
+        if (t->labels) r->labels = &labels[at];
+        for (int k = 0; k < t->n; k++) {
+            if (!t->supervised[k]) continue;
+            labels[at] = t->labels ? t->labels[k] : 0;
+            ids[at++] = (int32_t)(first + r->n++);
+        }
+        first += r->n;
+        if (r->n > rows->longest) rows->longest = r->n;
     }
-    rows->bytes = n * (sizeof *ids + sizeof *rows->r);
+    rows->bytes = n * (2 * sizeof *ids + 1) + (size_t)texts->n * sizeof *rows->r;
     return OK;
 }
 
@@ -41,9 +51,9 @@ err features_plan(struct run *r) {
     struct rows *sets[] = {&r->side[0].rows, &r->eval.rows[0], &r->test.rows[0]};
     if (sets[0]->stream) return fail(E_USAGE, "the features of streamed data are not kept: set streaming: false, or features.once: false");
     for (int i = 0; i < 3; i++) {
-        if (f->table.n + sets[i]->n > INT32_MAX) return fail(E_INPUT, "more than %d texts", INT32_MAX);
+        if (f->table.n + sets[i]->supervised > INT32_MAX) return fail(E_INPUT, "more than %d texts or words", INT32_MAX);
         TRY(number_rows(sets[i], &f->texts[i], f->table.n));
-        f->table.n += f->texts[i].n;
+        f->table.n += f->texts[i].supervised;
     }
     f->bytes = (size_t)f->table.n * (size_t)r->model.shape.width * sizeof *f->table.row;
     f->row = pages_take(f->bytes);
@@ -67,6 +77,7 @@ static void make_key(struct run *r) {
             const struct row *t = &r->frozen.texts[i].r[k];
             XXH3_128bits_update(h, &t->n, sizeof t->n);
             XXH3_128bits_update(h, t->ids, (size_t)t->n * sizeof *t->ids);
+            if (t->labels) XXH3_128bits_update(h, t->supervised, (size_t)t->n);
         }
     const XXH128_hash_t ids = h ? XXH3_128bits_digest(h) : (XXH128_hash_t){0};
     XXH3_freeState(h);
@@ -106,7 +117,7 @@ static err make_rows(struct run *r) {
         const struct row **list = malloc((size_t)texts->n * sizeof *list + 1);
         for (int k = 0; list && k < texts->n; k++) list[k] = &texts->r[k];
         e = list ? rows_outputs(g, &b, NULL, list, texts->n, g->features, to) : fail(E_MEMORY, "out of memory");
-        to += (int64_t)texts->n * r->model.shape.width;
+        to += texts->supervised * r->model.shape.width;
         free(list);
     }
     pack_free(&b.pack);
@@ -144,5 +155,5 @@ err features_keep(struct run *r, const struct run_events *ev) {
 
 json_t *features_json(const struct run *r) {
     const struct frozen *f = &r->frozen;
-    return json_pack("{s:I, s:I, s:b, s:f, s:s}", "texts", (json_int_t)f->table.n, "bytes", (json_int_t)f->bytes, "found", (int)f->found, "seconds", f->seconds, "key", f->key);
+    return json_pack("{s:I, s:s, s:I, s:b, s:f, s:s}", "rows", (json_int_t)f->table.n, "of", r->head.kind == HEAD_TAGS ? "words" : "texts", "bytes", (json_int_t)f->bytes, "found", (int)f->found, "seconds", f->seconds, "key", f->key);
 }

@@ -32,6 +32,7 @@ void learner_free(struct learner *l) {
     float *const states[] = {l->m, l->v, l->own[0], l->own[1]};
     for (int i = 0; i < 2 + MAX_STATES; i++)
         if (states[i]) l->backend->mem->give(states[i], l->st->params.trained);
+    reach_free(&l->reach);
     *l = (struct learner){0};
 }
 
@@ -192,7 +193,7 @@ static err split_passes(const struct program *g, struct workbench *b, const stru
     *passes = pack_plan(rows, n, g->virtual_tokens, cap_n, cap_s, b->first);
     b->pack.virtual_tokens = g->virtual_tokens;
     b->pack.virtual_first = g->virtual_first;
-    return OK;
+    return pack_given(&b->pack, g->given, g->given_width);
 }
 
 /* Runs rows through a train or score program, pass by pass, adding its four sums. */
@@ -208,10 +209,10 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(&b->pack, rows[i], i);
         struct pack *k = &b->pack;
         int up_n = k->n, up_s = k->s;
-        bool repeats = !g->seq2seq && program_rungs(g, &up_n, &up_s);
+        bool repeats = !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
         struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s, .repeats = repeats,
-                         .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m};
+                         .target = k->target, .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
@@ -229,14 +230,15 @@ static void read_positions(const struct pack *k, int32_t *at) {
 
 err rows_outputs(const struct program *g, struct workbench *b, const float *weights, const struct row *const *rows, int n, val value, float *to) {
     const struct view out = prog_view(&g->p, value, NULL);
+    const bool of_tokens = prog_v(&g->p, value)->d[0] == SYM_N; /* a row for each, of which the supervised are wanted; else one for each text */
     const int64_t columns = out.d[1];
-    const size_t row = dtype_row_bytes(out.dt, columns), most = (size_t)g->p.cap[-SYM_S];
+    const size_t row = dtype_row_bytes(out.dt, columns), most = (size_t)out.d[0];
     const struct run_ctx run = {.threads = b->threads};
     int passes;
     void *param;
     TRY(split_passes(g, b, rows, n, &passes));
     TRY(memory_bind(&b->mem, g, weights, b->threads, &param));
-    int32_t *at = calloc(most, sizeof *at);
+    int32_t *at = calloc((size_t)g->p.cap[-SYM_S], sizeof *at);
     char *have = malloc(most * row);
     err e = at && have ? OK : fail(E_MEMORY, "out of memory");
     for (int p = 0; p < passes && !e; p++) {
@@ -244,10 +246,16 @@ err rows_outputs(const struct program *g, struct workbench *b, const float *weig
         pack_clear(k);
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(k, rows[i], i);
         read_positions(k, at);
-        const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .rows = at, .n = k->n, .s = k->s};
+        const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .rows = at, .n = k->n, .s = k->s,
+                               .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
         e = program_run(g, &b->mem, param, NULL, &f, &run, false);
-        if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)k->s * row);
-        for (int s = 0; s < k->s && !e; s++, to += columns) dequantise_row(out.dt, have + (size_t)s * row, to, columns);
+        const int count = of_tokens ? k->n : k->s;
+        if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)count * row);
+        for (int i = 0; i < count && !e; i++) {
+            if (of_tokens && k->weight[i] == 0) continue;
+            dequantise_row(out.dt, have + (size_t)i * row, to, columns);
+            to += columns;
+        }
     }
     free(at);
     free(have);
@@ -297,6 +305,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = b->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};
     if (method->before_step) TRY(method->before_step(l->st->settings, &t));
     double norm;
+    TRY(reach_check(&l->reach, &(struct reaching){&l->st->params, l->backend, b->grad, b->threads, l->side}));
     TRY(l->backend->flat->sumsq(b->grad, elems, b->threads, &norm));
     norm = sqrt(norm) / (sums[1] * scale);
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
@@ -312,6 +321,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     TRY(adamw(l, &o, b));
     t.grad_scale = o.grad_scale;
     if (method->after_step) TRY(method->after_step(l->st->settings, &t));
+    l->reach.moved |= o.lr > 0;
     l->updates++;
     l->adam_steps++;
     return OK;

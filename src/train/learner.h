@@ -2,13 +2,14 @@
  *
  * A step is split into passes of at most the plan's tokens; gradients add up unnormalised over the passes and are divided
  * once, by the loss weight of all of them, in the optimizer's launch: any split of the same rows gives the same gradient.
- * Nothing non-finite is ever written into the weights: such a step is E_NUMERIC (in f16: left out) and leaves them as they were. */
+ * A tensor that no gradient reaches is an error (reach.h). Nothing non-finite is ever written into the weights: such a step is E_NUMERIC (in f16: left out) and leaves them as they were. */
 #ifndef CYC_TRAIN_LEARNER_H
 #define CYC_TRAIN_LEARNER_H
 #include "core/flat.h"
 #include "data/pack.h"
 #include "gen/adapter.h"
 #include "train/schedule.h"
+#include "train/reach.h"
 
 struct recipe { /* how an adapter learns */
     double learning_rate, weight_decay, beta1, beta2, epsilon, max_grad_norm;
@@ -31,6 +32,8 @@ struct learner {
     int64_t updates;               /* of this run: where the schedule stands */
     int64_t adam_steps;            /* in all: Adam's t; more than updates where the state came from another run */
     struct scaler scaler;
+    struct reach reach;
+    const char *side;              /* for messages; NULL: there is one */
 };
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r);
 void learner_free(struct learner *l);
@@ -70,7 +73,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed,
                      uint64_t step, double sums[4]);
 /* What a classify program says of each row, whatever the adapter weights (NULL: bare base): `value` is g->features or g->logits, and
- * to[n, its columns] is f32. A row's supervised position is the one that is read. */
+ * to[n, its columns] is f32. A row's supervised position is the one that is read; of a value for each token all of them are, one after the other. */
 err rows_outputs(const struct program *g, struct workbench *b, const float *weights, const struct row *const *rows, int n, val value, float *to);
 /* Mean loss of rows under any adapter weights (NULL: bare base program), without gradient. */
 err rows_loss(const struct program *score, struct workbench *b, const float *weights, const struct row *const *rows, int n, double sums[4]);

@@ -24,6 +24,7 @@ static struct depth depth_of(const struct model *m) {
 /* What a method's settings may hang on. */
 struct known {
     struct depth depth;
+    int all_layers; /* of both stacks */
     const tokenizer *tok;
     int64_t steps; /* of the run, at most */
 };
@@ -93,6 +94,9 @@ static err lora_json(const struct side_config *c, const struct known *base, json
                           "layers_to_transform", layers, "rank_pattern", ranks, "alpha_pattern", alphas);
     if (!*out) return fail(E_MEMORY, "out of memory");
     start_json(c->lora_init, *out);
+    json_t *saved = json_array();
+    for (int i = 0; i < c->lora_saved.n; i++) json_array_append_new(saved, json_string(c->lora_saved.v[i]));
+    json_object_set_new(*out, "modules_to_save", saved);
     TRY(e);
     TRY(pattern_json(&c->lora_ranks, "rank_pattern", ranks));
     return pattern_json(&c->lora_alphas, "alpha_pattern", alphas);
@@ -188,6 +192,38 @@ static err prefix_tuning_json(const struct side_config *c, const struct known *b
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
+static err adaption_prompt_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
+    *out = json_pack("{s:I, s:I}", "adapter_len", (json_int_t)c->adaption_len, "adapter_layers", (json_int_t)c->adaption_layers);
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static err projector_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
+    *out = json_pack("{s:I, s:s, s:I}", "num_virtual_tokens", (json_int_t)c->projector_tokens, "mm_projector_type", c->projector_type, "mm_hidden_size", (json_int_t)c->projector_width);
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+bool side_given(const struct side_config *c, struct given_form *given) {
+    *given = (struct given_form){0};
+    if (strcmp(c->method, method_projector.name) != 0) return false;
+    *given = (struct given_form){.field = c->projector_field, .each = (int)c->projector_tokens, .width = (int)c->projector_width};
+    return true;
+}
+
+/* AdapterHub's three; what they leave open is theirs too. */
+static err bottleneck_json(const struct side_config *c, const struct known *base, json_t **out) {
+    const bool two = !strcmp(c->bottleneck_config, "double_seq_bn"), parallel = !strcmp(c->bottleneck_config, "par_bn");
+    const char *act = strcmp(c->bottleneck_act, "auto") ? c->bottleneck_act : two ? "swish" : "relu";
+    json_t *left_out;
+    err e = layers_json(&c->bottleneck_left_out, "bottleneck.leave_out", (struct depth){base->all_layers, true}, &left_out);
+    *out = json_pack("{s:s, s:s, s:{s:b, s:b, s:b, s:b, s:o, s:s, s:f, s:f, s:s, s:o}}", "name", "default", "version", "cyclora", "config", "mh_adapter", (int)two, "output_adapter", 1, "cross_adapter",
+                     (int)c->bottleneck_cross, "is_parallel", (int)parallel, "original_ln_before", two || parallel ? json_false() : json_string("by base"), "non_linearity", act, "reduction_factor",
+                     c->bottleneck_factor > 0 ? c->bottleneck_factor : parallel ? 2.0 : 16.0, "scaling", c->bottleneck_scaling > 0 ? c->bottleneck_scaling : parallel ? 4.0 : 1.0, "init_weights",
+                     c->bottleneck_init, "leave_out", left_out);
+    return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
 static err none_json(const struct side_config *c, const struct known *base, json_t **out) {
     (void)c, (void)base;
     *out = json_object();
@@ -199,8 +235,8 @@ err side_method(const struct side_config *c, const struct run *r, arena *mem, co
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
     } ways[] = {{&method_lora, lora_json}, {&method_adalora, adalora_json}, {&method_vera, vera_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
-                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_none, none_json}};
-    const struct known base = {depth_of(&r->model), r->tok, r->cfg->max_steps};
+                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_bottleneck, bottleneck_json}, {&method_adaption_prompt, adaption_prompt_json}, {&method_projector, projector_json}, {&method_none, none_json}};
+    const struct known base = {depth_of(&r->model), (int)(r->model.shape.encoder_layers + r->model.shape.layers), r->tok, r->cfg->max_steps};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */
     json_t *j = NULL;

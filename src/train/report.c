@@ -131,8 +131,9 @@ static char *sentence(const struct run *r) {
     const struct side *a = &r->side[0], *b = &r->side[1];
     if (r->objective->sides == 1) {
         const struct structure *st = &a->plans->st;
-        const bool adapts = st->method->targets || st->virtual_tokens;
-        if (st->head.classes) str_addf(&s, "One classifier of %d classes%s", st->head.classes, adapts ? " and one " : " on the frozen base");
+        const bool adapts = st->method->targets || st->method->attention || st->method->sublayer || st->virtual_tokens;
+        char head[64];
+        if (st->head.classes) str_addf(&s, "One %s%s", head_text(&st->head, head) + 2, adapts ? " and one " : " on the frozen base"); /* without its article */
         else str_adds(&s, "One ");
         if (adapts) st->method->describe(st->settings, &s);
         if (a->plans->modules) str_addf(&s, ", %d modules", a->plans->modules);
@@ -153,7 +154,7 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         json_t *settings = json_object();
         const struct structure *st = &s->plans->st;
         if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
-        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens", st->virtual_tokens, "data", s->source.path,
+        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens", st->virtual_tokens, "vectors", st->given, "data", s->source.path,
                                                "targets", o->source.path, "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);
@@ -166,6 +167,7 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         for (int i = 0; i < r->labels.n; i++) json_array_append_new(names, json_string(r->labels.name[i]));
         json_object_set_new(j, "labels", names);
     }
+    if (r->head.classes) json_object_set_new(j, "head", json_string(head_objective(&r->head)));
     if (r->freezes) json_object_set_new(j, "features", features_json(r));
     if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
     free(text);

@@ -77,9 +77,11 @@ static void test_run(void **state) {
 
     ok("$C train $D/run.yaml --quiet --set method=lora --set lora.r=4 --set learning_rate=1e-2 --set max_steps=30 --set output_dir=$D/lora && ! test -e $D/lora/features");
     assert_true(share_right("lora/adapter") > 0.6);
-    ok("for m in ln_tuning ia3 full prompt_tuning prefix_tuning; do $C train $D/run.yaml --quiet --set method=$m --set learning_rate=1e-2 --set max_steps=30 --set output_dir=$D/$m && $C eval $D/run.yaml --set method=$m --run $D/$m && "
+    ok("for m in ln_tuning ia3 full bottleneck prompt_tuning prefix_tuning; do $C train $D/run.yaml --quiet --set method=$m --set learning_rate=1e-2 --set max_steps=30 --set output_dir=$D/$m && $C eval $D/run.yaml --set method=$m --run $D/$m && "
        "$C inspect $D/$m/adapter || exit 1; done");
-    assert_true(share_right("ln_tuning/adapter") > 0.6 && share_right("ia3/adapter") > 0.6 && share_right("full/adapter") > 0.6);
+    ok("$C plan $D/run.yaml --set method=bottleneck");
+    says(ran.out.p, "One classifier of 3 classes and one bottleneck adapter (after attention");
+    assert_true(share_right("bottleneck/adapter") > 0.6 && share_right("ln_tuning/adapter") > 0.6 && share_right("ia3/adapter") > 0.6 && share_right("full/adapter") > 0.6);
     assert_true(share_right("prompt_tuning/adapter") > 0.5 && share_right("prefix_tuning/adapter") > 0.5);
     refused("$C train $D/run.yaml --set method=p_tuning --set output_dir=$D/x", "where a classifier has no place");
     ok("$C inspect $D/lora/adapter && $C plan $D/run.yaml --set method=lora && $C data preview $D/run.yaml");
@@ -114,7 +116,7 @@ static void test_refusals(void **state) {
     refused("$C train $D/run.yaml --set objective=sft --set method=lora --set labels=[a,b] --set output_dir=$D/x", "'labels' has no use with objective sft");
     refused("$C generate --model $G --adapter $D/lora/adapter --prompt s --max-new-tokens 4", "a classifier of 3 classes", "cyclora classify");
     refused("echo sle > $D/t.txt; $C eval --model $G --adapter $D/run/adapter --text $D/t.txt", "a classifier of 3 classes");
-    refused("$C eval $D/run.yaml", "the bare base has no classifier to evaluate");
+    refused("$C eval $D/run.yaml", "the bare base has no head to evaluate");
     refused("$C eval $D/run.yaml --run $D/run --set labels='[of s, of e, of l]'", "was made for other classes (3) than these (3), or for the same in another order");
     refused("$C merge --model $G --adapter $D/lora/adapter --out $D/m", "modules_to_save");
     refused("$C export $D/lora/adapter --to gguf-lora --model $G", "modules_to_save");
@@ -124,7 +126,7 @@ static void test_refusals(void **state) {
     refused("$C classify --model $G --adapter $D/run/adapter --data $D/dev.jsonl --max-length 100000", "max_length 100000 is more than the model's context");
     ok("printf '{\"prompt\": \"s\", \"completion\": \"l\"}\n' > $D/sft.jsonl; $C train $D/run.yaml --quiet --set objective=sft --set method=lora --set data=$D/sft.jsonl --set eval.data= --set max_steps=1 --set output_dir=$D/sft");
     refused("$C classify --model $G --adapter $D/sft/adapter --data $D/dev.jsonl", "this adapter holds no classifier");
-    refused("$C train $D/run.yaml --set method=lora --set adapter=$D/sft/adapter --set output_dir=$D/x", "holds no classifier; this one would be of 3 classes");
+    refused("$C train $D/run.yaml --set method=lora --set adapter=$D/sft/adapter --set output_dir=$D/x", "holds no classifier; this one would be a classifier of 3 classes");
     refused("$C train $D/run.yaml --set streaming=true --set output_dir=$D/x", "the features of streamed data are not kept");
     ok("$C train $D/run.yaml --quiet --set streaming=true --set features.once=false --set per_device_train_batch_size=16 --set output_dir=$D/s && cmp $D/whole/adapter/adapter_model.safetensors $D/s/adapter/adapter_model.safetensors");
     ok("rm -rf $D/short; mkdir $D/short; for f in $D/run/features/*; do cp $D/run/adapter/adapter_model.safetensors $D/short/$(basename $f); done");

@@ -77,6 +77,31 @@ static void test_trained_tensors(void **state) {
     ok("test ! -e $D/no");
 }
 
+/* What is no change of the base's weights: both sides of a cycle train it, it writes text, goes on, and leaves in no other form. */
+static void test_bottleneck(void **state) {
+    (void)state;
+    ok("$C train $D/run.yaml --set method=bottleneck --set bottleneck.config=pfeiffer --set output_dir=$D/bn && test -f $D/bn/A/adapter.safetensors && test -f $D/bn/B/adapter.safetensors");
+    says(ran.out.p, "parameters");
+    ok("$C inspect $D/bn/A --model $G");
+    says(ran.out.p, "AdapterHub  yes    load_adapter(folder, use_safetensors=True)");
+    says(ran.out.p, "it is AdapterHub's");
+    says(ran.out.p, "its shape is what this base asks for");
+    says(ran.out.p, "trained_on_it: yes");
+    ok("$C generate --model $G --adapter $D/bn/A --file $G/a.jsonl --max-new-tokens 6 --threads 1 2>/dev/null > $D/have; $C generate --model $G --file $G/a.jsonl --max-new-tokens 6 --threads 1 2>/dev/null > $D/want; "
+       "! cmp -s $D/want $D/have && test $(wc -l < $D/have) = $(wc -l < $D/want)");
+    ok("$C train $D/run.yaml --quiet --set method=bottleneck --set bottleneck.config=pfeiffer --set output_dir=$D/bn --set max_steps=4 --resume && cd $D && ls -d bn/checkpoint-4");
+    ok("$C train $D/run.yaml --quiet --set method=bottleneck --set bottleneck.config=seq_bn --set output_dir=$D/on --set max_steps=1 --set A.adapter=$D/bn/A");
+    refused("$C train $D/run.yaml --set method=bottleneck --set bottleneck.config=parallel --set output_dir=$D/x --set A.adapter=$D/bn/A", "differ on bottleneck.config (is_parallel)");
+    refused("$C train $D/run.yaml --set method=bottleneck --set bottleneck.leave_out=0-2 --set output_dir=$D/x", "leaves out all 3 layers");
+    refused("$C train $D/run.yaml --set method=bottleneck --set bottleneck.config=compacter --set output_dir=$D/x", "double_seq_bn");
+    refused("$C train $D/run.yaml --set method=bottleneck --set bottleneck.cross_adapter=true --set output_dir=$D/x", "this base has no cross-attention");
+    refused("$C train $D/run.yaml --set output_dir=$D/x --set A.adapter=$D/bn/A", "is a bottleneck adapter, the configuration says lora");
+    refused("$C merge --model $G --adapter $D/bn/A --out $D/no", "a bottleneck adapter has an activation inside");
+    refused("$C export $D/bn --to peft --out $D/no", "cannot be merged or written in other forms");
+    refused("$C export $D/bn/A --to gguf-lora --out $D/no", "cannot be merged or written in other forms");
+    ok("test ! -e $D/no && test ! -e $D/x");
+}
+
 static void test_converted(void **state) {
     (void)state;
     ok("$C convert $G $D/c.gguf && $C convert $D/c.gguf $D/c && $C convert $D/c $D/c2.gguf --json");
@@ -165,6 +190,47 @@ static void test_refusals(void **state) {
 }
 
 /* The run noted its base's hash. */
+/* Adapters made of the run's two: what is printed, that the result is one that a base takes, and what is asked in vain. */
+static void test_adapter(void **state) {
+    (void)state;
+    ok("$C adapter resize $D/run/A --rank 1 --out $D/r1");
+    says(ran.out.p, "r1  resize of ");
+    says(ran.out.p, "energy kept  relative error");
+    says(ran.out.p, "LORA, 21 modules, 42 tensors, ");
+    says(ran.out.p, "% of the energy (squares) of all changes; worst relative error ");
+    ok("$C adapter average $D/run/A $D/run/B --type=cat --weights=1,-1 --out $D/difference && $C inspect $D/difference --model $G");
+    says(ran.out.p, "r:                       4");
+    ok("$C adapter average $D/run/A --type cat --weights 1 --out $D/same && for a in $D/run/A $D/same; do $C generate --model $G --adapter $a --file $G/a.jsonl --max-new-tokens 6 --threads 1 2>/dev/null | md5sum; "
+       "done | uniq | wc -l | grep -qx 1");
+    ok("$C adapter ties $D/run/A $D/run/B --density 0.5 --sign frequency --out $D/ties --json");
+    says(ran.out.p, "\"how\":\"ties\"");
+    ok("$C adapter dare $D/run/A $D/run/B --density 0.5 --ties --seed 2 --out $D/dare && $C adapter dare $D/run/A $D/run/B --density 0.5 --ties --seed 2 --out $D/dare --force && "
+       "$C adapter prune $D/run/A $D/run/B --density 0.5 --out $D/prune");
+    refused("$C adapter", "resize, average, ties, dare or prune is missing");
+    refused("$C adapter averge $D/run/A", "there is no 'averge'; did you mean 'average'?");
+    refused("$C adapter sum $D/run/A", "there is no 'sum'; resize, average, ties, dare and prune are");
+    refused("$C adapter average --out $D/x", "DIR is missing");
+    refused("$C adapter resize $D/run/A --out $D/x", "--rank is missing");
+    refused("$C adapter resize $D/run/A --rank 0 --out $D/x", "--rank is 0, but at least 1 is wanted");
+    refused("$C adapter resize $D/run/A --rank 1 --weights 1 --out $D/x", "--weights has no use for one adapter's rank");
+    refused("$C adapter resize $D/run/A --rank 100 --out $D/x", "a rank of 100 is more than ");
+    refused("$C adapter ties $D/run/A --out $D/x", "--density is missing");
+    refused("$C adapter ties $D/run/A --density 0 --out $D/x", "must be above 0 and at most 1; it is 0");
+    refused("$C adapter ties $D/run/A --density 2 --out $D/x", "must be above 0 and at most 1; it is 2");
+    refused("$C adapter ties $D/run/A --density 0.5", "--out is missing");
+    refused("$C adapter ties $D/run/A --density 0.5 --sign most --out $D/x", "--sign 'most' is neither total nor frequency");
+    refused("$C adapter dare $D/run/A --density 0.5 --sign total --out $D/x", "--sign goes with ties, and with dare --ties");
+    refused("$C adapter prune $D/run/A --density 0.5 --ties --out $D/x", "--ties goes with dare");
+    refused("$C adapter prune $D/run/A --density 0.5 --type svd --out $D/x", "--type goes with average");
+    refused("$C adapter average $D/run/A --type mean --out $D/x", "no --type 'mean' of an average");
+    refused("$C adapter average $D/run/A $D/run/B --weights 1 --out $D/x", "1 weights for 2 adapters");
+    refused("$C adapter average $D/run/A $D/run/B --weights 1,x --out $D/x", "--weights wants numbers with commas");
+    refused("$C adapter average $D/run/A $D/run/B --out $D/r1", "r1 exists already; --force replaces it");
+    refused("$C adapter average $D/run/A $D/nowhere --out $D/x", "nowhere: no such folder");
+    refused("$C adapter average $D/run/A tests/golden/arithmetic/a --out $D/x", "adapters of different bases cannot be made one");
+    ok("test ! -e $D/x");
+}
+
 static void test_another_base(void **state) {
     (void)state;
     ok("cp -r $D/run $D/changed && sed -i 's/\"xxh128_of_tensors\": \"[0-9a-f]*\"/\"xxh128_of_tensors\": \"00\"/' $D/changed/audit.json");
@@ -192,6 +258,8 @@ static void test_inspect(void **state) {
     } cases[] = {{"s/\"use_dora\": false/\"use_dora\": true/",
                   {"use_dora is rejected: merge the adapter", "DoRA's magnitudes cannot be expressed: merge the adapter", "cyclora"}},
                  {"s/\"modules_to_save\": null/\"modules_to_save\": [\"score\"]/",
+                  {"an adapter's head (modules_to_save) is rejected", "a head (modules_to_save) cannot be expressed", "cyclora"}},
+                 {"s/\"modules_to_save\": null/\"modules_to_save\": [\"norm\"]/",
                   {"modules_to_save is rejected", "modules_to_save cannot be expressed", "cyclora"}},
                  {"s/\"use_rslora\": false/\"use_rslora\": true/",
                   {"rsLoRA's scale is written as alpha * sqrt(r) / r", "with --enable-lora", "mlx-lm"}},
@@ -217,8 +285,8 @@ static void test_inspect(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged), cmocka_unit_test(test_trained_tensors),
+        cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged), cmocka_unit_test(test_trained_tensors), cmocka_unit_test(test_bottleneck),
         cmocka_unit_test(test_converted), cmocka_unit_test(test_places),        cmocka_unit_test(test_nothing_left),
-        cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
+        cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_adapter), cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

@@ -1,5 +1,5 @@
-/* Fuzz target for data/source.c and what is under it. The first byte picks what is wanted (its remainder by 3; with bit 7
- * also bit 5: anything) and the kind of file (bit 6: plain lines; bit 7: bits 3 and 4 pick an array, CSV, TSV or JSONL),
+/* Fuzz target for data/source.c and what is under it. The first byte picks what is wanted (its remainder by 4; with bit 7
+ * also bit 5: anything; with bit 2: numbers, tags, words, tags of CoNLL) and the kind of file (bit 6: plain lines; bit 7: bits 3 and 4 pick an array, CSV, TSV or JSONL),
  * the rest is the file. gzip and zstd are recognised by themselves.
  *
  *   tools/fuzz.sh builds and runs it with libFuzzer.
@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include "data/source.h"
 #include "base/str.h"
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,8 +30,15 @@ static void check_string(const char *s) {
 
 static void check_record(const struct record *r, enum source_want want, int after) {
     must(r->line >= after);
+    must(want != WANT_NUMBERED || r->n_numbers > 0);
+    for (int i = 0; i < r->n_numbers; i++) must(isfinite(r->number[i]));
+    if (want == WANT_TAGGED || want == WANT_WORDS) {
+        must(r->n_words > 0 && !r->tags == (want == WANT_WORDS));
+        for (int i = 0; i < r->n_words; i++) must(r->words[i] && (!r->tags || r->tags[i]));
+        return;
+    }
     if (want == WANT_TEXT || r->text) {
-        must(want == WANT_TEXT || want == WANT_ANY || want == WANT_LABELLED);
+        must(want == WANT_TEXT || want == WANT_ANY || want == WANT_LABELLED || want == WANT_NUMBERED);
         check_string(r->text);
         if (want == WANT_LABELLED) check_string(r->label);
     } else if (r->n_turns) must(want >= WANT_SFT);
@@ -75,7 +83,7 @@ static void check_streamed(const struct source *s, const struct source_file *f, 
     on_disk.in_memory = 0;
     must(source_parse_as(f, bytes, n, &on_disk, &again) == OK && again.streams && again.n == s->n);
     for (int i = s->n - 1; i >= 0; i -= 1 + s->n / 16) {
-        must(source_fetch(&again, i, &fetch, &r) == OK && r.line == s->r[i].line && r.n_turns == s->r[i].n_turns);
+        must(source_fetch(&again, i, &fetch, &r) == OK && r.line == s->r[i].line && r.n_turns == s->r[i].n_turns && r.n_words == s->r[i].n_words && r.n_numbers == s->r[i].n_numbers);
         must(!r.text == !s->r[i].text && (!r.text || !strcmp(r.text, s->r[i].text)));
     }
     fetcher_free(&fetch);
@@ -85,15 +93,15 @@ static void check_streamed(const struct source *s, const struct source_file *f, 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char *const names[] = {"fuzz.json", "fuzz.csv", "fuzz.tsv", "fuzz.jsonl"};
-    static const enum source_want wants[] = {WANT_TEXT, WANT_PAIR, WANT_SFT, WANT_LABELLED};
+    static const enum source_want wants[] = {WANT_TEXT, WANT_PAIR, WANT_SFT, WANT_LABELLED, WANT_NUMBERED, WANT_TAGGED, WANT_WORDS, WANT_TAGGED};
     if (!size) return 0;
     uint8_t pick = data[0];
-    struct source_options o = {.want = pick & 128 && pick & 32 ? WANT_ANY : wants[pick % 4u], .in_memory = UINT64_MAX};
-    struct source_file f = {.path = pick & 128 ? names[pick >> 3 & 3] : pick & 64 ? "fuzz.txt" : "fuzz.jsonl"};
+    struct source_options o = {.want = pick & 128 && pick & 32 ? WANT_ANY : wants[pick % 8u], .in_memory = UINT64_MAX};
+    struct source_file f = {.path = (pick & 7) == 7 ? "fuzz.conll" : pick & 128 ? names[pick >> 3 & 3] : pick & 64 ? "fuzz.txt" : "fuzz.jsonl"};
     struct source s;
     struct text_file t;
     if (size > 1 && size < 4096 && text_file_from(f.path, data + 1, size - 1, UINT64_MAX, &t) == OK) {
-        for (int kind = IN_LINES; kind <= IN_TSV; kind++) check_window(&t, (enum container)kind, 1 + pick % 13u);
+        for (int kind = IN_LINES; kind <= IN_CONLL; kind++) check_window(&t, (enum container)kind, 1 + pick % 13u);
         text_file_close(&t);
     }
     err e = source_parse_as(&f, data + 1, size - 1, &o, &s);

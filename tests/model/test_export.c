@@ -329,13 +329,13 @@ static void refuses(const char *base, const char *folder, err want, const char *
     model_close(&m);
 }
 
-/* An adapter of one pair with any names, each [2, 32] and [32, 2]. */
+/* An adapter of one pair with any names, each [4, 32] and [32, 4]. */
 static const char *pair(const char *name, const char *a, const char *b) {
-    static float zero[64];
+    static float zero[128];
     const char *folder = variant(golden("tied_gqa", "adapter_all_r4"), name, "{}", NULL);
     char path[256];
-    struct tensor t[2] = {{.name = a, .dt = DT_F32, .nd = 2, .d = {2, 32}, .data = zero, .bytes = 256},
-                          {.name = b, .dt = DT_F32, .nd = 2, .d = {32, 2}, .data = zero, .bytes = 256}};
+    struct tensor t[2] = {{.name = a, .dt = DT_F32, .nd = 2, .d = {4, 32}, .data = zero, .bytes = 512},
+                          {.name = b, .dt = DT_F32, .nd = 2, .d = {32, 4}, .data = zero, .bytes = 512}};
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
     must(safetensors_write(path, t, b ? 2 : 1));
     return folder;
@@ -350,12 +350,16 @@ static void test_refusals(void **state) {
     refuses(base, variant(dora, "r14", "{}", "layers.1.mlp.up_proj.lora_magnitude"), E_INPUT, "layers.1.mlp.up_proj.lora_magnitude_vector is missing");
     refuses(base, variant(dora, "r15", "{}", "layers.1.mlp.up_proj.lora_A"), E_INPUT, "20 lora_A and 21 lora_B");
     refuses(base, variant(plain, "r2", "{\"modules_to_save\": [\"score\"]}", NULL), E_UNSUPPORTED,
-            "'modules_to_save': whole modules were trained");
+            "modules_to_save 'score': a head was trained beside the adapter");
+    const char *saved = GOLDEN "/methods/saved/adapter";
+    refuses(base, GOLDEN "/methods/saved_both/adapter", E_UNSUPPORTED, "has one table for embedding and head (tied), and PEFT trains them apart");
+    refuses(golden("untied_mha", ""), variant(saved, "r16", "{}", "q_proj.lora_A"), E_INPUT, "lora_A and 6 lora_B");
+    refuses(golden("untied_mha", ""), variant(saved, "r17", "{\"modules_to_save\": null}", NULL), E_INPUT, "tensor base_model.model.lm_head.weight is neither lora_A nor lora_B");
     refuses(base, variant(plain, "r3", "{\"bias\": \"all\"}", NULL), E_UNSUPPORTED, "bias 'all'");
     refuses(base, variant(plain, "r4", "{\"peft_type\": \"IA3\"}", NULL), E_UNSUPPORTED, "peft_type IA3 is neither products that are added");
     refuses(base, variant(plain, "r5", "{\"init_lora_weights\": \"PiSSA_niter_4\"}", NULL), E_UNSUPPORTED, "changed the base too");
     refuses(base, variant(plain, "r6", "{\"alpha_pattern\": {\"(k_proj\": 1}}", NULL), E_INPUT,
-            "alpha_pattern's key '(k_proj' is no regular expression");
+            "alpha_pattern: '(k_proj' is no regular expression");
     refuses(base, variant(plain, "r7", "{}", "layers.1.mlp.up_proj.lora_B"), E_INPUT, "layers.1.mlp.up_proj.lora_B.weight is missing");
     refuses(base, variant(plain, "r8", "{}", "layers.1.mlp.up_proj.lora_A"), E_INPUT, "20 lora_A and 21 lora_B");
     refuses(base, variant(plain, "r9", "{\"r\": 0}", NULL), E_INPUT, "'r' or 'lora_alpha'");
@@ -552,7 +556,7 @@ static void test_crossed_logits(void **state) {
 static void test_whole_tensors(void **state) {
     (void)state;
     static const char *const list[][2] = {{"full", "tiny_llama/tied_gqa"}, {"full_gpt2", "families/gpt2"}, {"full_gemma2", "families/gemma2"}, {"full_last", "families/qwen2"},
-                                          {"full_names", "families/mistral_full"}, {"bitfit_qwen2", "families/qwen2"}, {"ln_gemma2", "families/gemma2"}};
+                                          {"full_names", "families/mistral_full"}, {"saved", "tiny_llama/untied_mha"}, {"bitfit_qwen2", "families/qwen2"}, {"ln_gemma2", "families/gemma2"}};
     for (size_t i = 0; i < 4 * sizeof list / sizeof *list; i++) {
         const bool from_gguf = i % 4 > 1, to_gguf = i % 2, twin = str_starts(list[i / 4][1], "families");
         const char *adapter = arena_printf(&names, GOLDEN "/methods/%s/adapter", list[i / 4][0]), *out = at(to_gguf ? "whole.gguf" : "whole");

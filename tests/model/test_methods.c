@@ -7,6 +7,7 @@
 #include "model/derived.h"
 #include "ops/ops.h"
 #include "peft/adalora.h"
+#include "peft/adaption_prompt.h"
 #include "peft/lora.h"
 #include "peft/methods.h"
 #include "peft/prompt_tuning.h"
@@ -29,10 +30,19 @@ static const struct {
              {"ptuning", "tiny_llama/tied_gqa"}, {"ptuning_qwen2", "families/qwen2"},
              {"prefix", "tiny_llama/tied_gqa"}, {"prefix_linear", "families/llama_linear"}, {"prefix_linear", "families/llama_linear/model.gguf"},
              {"prefix_gemma2", "families/gemma2"}, {"prefix_gpt2", "families/gpt2"},
+             {"adaption", "tiny_llama/tied_gqa"}, {"adaption_linear", "families/llama_linear"}, {"adaption_linear", "families/llama_linear/model.gguf"},
+             {"adaption_mistral", "families/mistral_full"}, {"adaption_gpt2", "families/gpt2"}, {"adaption_gpt2", "families/gpt2/model.gguf"},
+             {"projector", "tiny_llama/tied_gqa"}, {"projector_linear", "families/gpt2"}, {"projector_linear", "families/gpt2/model.gguf"},
+             {"projector_gemma2", "families/gemma2"},
              {"adalora", "tiny_llama/tied_gqa"}, {"adalora_gpt2", "families/gpt2"}, {"adalora_mistral", "families/mistral_full"}, {"adalora_mistral", "families/mistral_full/model.gguf"},
              {"vera", "tiny_llama/tied_gqa"}, {"vera_gpt2", "families/gpt2"}, {"vera_mistral", "families/mistral_full"}, {"vera_mistral", "families/mistral_full/model.gguf"},
-             {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}, {"vera_t5", "families/t5"}, {"adalora_t5", "families/t5"}};
-enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 4 /* the last ones: training alone */ };
+             {"bn", "tiny_llama/tied_gqa"}, {"bn_seq", "tiny_llama/bias"}, {"bn_par", "tiny_llama/tied_gqa"}, {"bn_gpt2", "families/gpt2"}, {"bn_qwen2", "families/qwen2"},
+             {"bn_gemma2", "families/gemma2"}, {"bn_par_gemma2", "families/gemma2"}, {"bn_phi3", "families/phi3"}, {"bn_smollm3", "families/smollm3"}, {"bn_gpt2", "families/gpt2/model.gguf"},
+             {"bn_smollm3", "families/smollm3/model.gguf"},
+             {"saved", "tiny_llama/untied_mha"}, {"saved_embedding", "tiny_llama/tied_gqa"}, {"saved_both", "tiny_llama/tied_gqa"}, {"saved_gpt2", "families/gpt2"}, {"saved_gpt2", "families/gpt2/model.gguf"},
+             {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}, {"bn_t5", "families/t5"}, {"bn_par_t5", "families/t5"}, {"bn_t5", "families/t5/model.gguf"},
+             {"vera_t5", "families/t5"}, {"adalora_t5", "families/t5"}};
+enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 7 /* the last ones: training alone */ };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 
@@ -604,6 +614,37 @@ static void test_resumed_adalora(void **state) {
     must(dir_remove(folder));
 }
 
+/* LLaMA-Adapter: what its kind of attention is not; and what decoding and a recomputed block hold of it. */
+static void test_adaption(void **state) {
+    (void)state;
+    static const struct { const char *base, *why; } refused[] = {{"families/qwen3", "normalises its keys"}, {"families/gemma2", "caps its scores"}, {"families/t5", "this base is an encoder-decoder"},
+                                                                 {"families/bert", "this base is an encoder"}, {"tiny_llama/bias", "self_attn.o_proj has a bias, which PEFT adds twice"}};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        char path[128];
+        struct model m;
+        struct structure st;
+        const struct adaption_prompt a = {.len = 2};
+        snprintf(path, sizeof path, GOLDEN "/%s", refused[i].base);
+        must(model_open(path, NULL, &m));
+        assert_int_equal(structure_init(&st, &m, &method_adaption_prompt, &a, NULL), E_UNSUPPORTED);
+        if (!strstr(err_text(), refused[i].why)) flunk("%s: %s", refused[i].base, err_text());
+        model_close(&m);
+    }
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        if (!str_starts(cases[c].name, "adaption")) continue;
+        start(&b, c, &backend_cpu, CHECKPOINT_BLOCK);
+        const int layers = (int)((const struct adaption_prompt *)b.st.settings)->layers, all = (int)b.model.shape.layers;
+        assert_int_equal(count(&b.train, &op_scale), layers); /* a block that is recomputed makes no keys and values again */
+        assert_int_equal(count(&b.gen.prefill, &op_store), 2 * layers);
+        assert_int_equal(count(&b.gen.prefill, &op_attention), all + layers);
+        assert_int_equal(count(&b.gen.decode, &op_attention), layers);
+        assert_int_equal(count(&b.gen.decode, &op_scale) + count(&b.gen.decode, &op_embed), 1 + (b.model.layer[0].rope == NULL)); /* GPT-2's positions */
+        assert_int_equal(b.gen.prefill.plan.state, b.gen.decode.plan.state);
+        bench_close(&b);
+    }
+}
+
 /* Moments that were saved in another order of the parameters are refused, whatever their size. */
 static void test_optimizer_layout(void **state) {
     (void)state;
@@ -638,7 +679,7 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
-                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
+                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_adaption), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
                                        cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs), cmocka_unit_test(test_same_file), cmocka_unit_test(test_vera_pair), cmocka_unit_test(test_refused_settings),
                                        cmocka_unit_test(test_finished_adalora), cmocka_unit_test(test_resumed_adalora)};
     return cmocka_run_group_tests(tests, NULL, NULL);

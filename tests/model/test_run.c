@@ -675,6 +675,22 @@ static void test_layers(void **state) {
     }
 }
 
+/* A tensor that no gradient comes to is named: one module's scale of zero when the others have moved (with a warm-up, whose first rate is zero,
+ * a step later), all of them at once, one side's. */
+static void test_reach(void **state) {
+    (void)state;
+    static const char *const warm[] = {"warmup_steps=0", "warmup_steps=2"};
+    for (int i = 0; i < 2; i++) {
+        struct watch w = {0};
+        ends_with(run("reach", CYC_OVERWRITE, &w, sft, LIST("lora.alpha_pattern=['1\\.self_attn\\.v_proj=0']", "max_steps=9", "lr_scheduler_type=linear", warm[i], sft_data("data", "train.jsonl"))), CYC_FAILED,
+                  "no gradient has reached model.layers.1.self_attn.v_proj.lora_A.weight, model.layers.1.self_attn.v_proj.lora_B.weight of the adapter in the first steps");
+        assert_int_equal(w.steps, i ? 2 : 1);
+        watch_free(&w);
+    }
+    ends_with(run("reach", CYC_OVERWRITE, NULL, sft, LIST("lora.alpha_pattern=['.*=0']", "max_steps=3", sft_data("data", "train.jsonl"))), CYC_FAILED, " more of the adapter in the first step:");
+    ends_with(run("reach", CYC_OVERWRITE, NULL, macct, LIST("B.lora.alpha_pattern=['.*=0']")), CYC_FAILED, "no gradient has reached B: ");
+}
+
 static double eval_loss(const json_t *e) { return json_number_value(json_object_get(json_array_get(json_object_get(e, "sides"), 0), "loss")); }
 
 /* Sixteen rows at a high rate: the held-out loss falls, then rises. The finished adapter is that of its lowest point. */
@@ -714,7 +730,7 @@ int main(void) {
         cmocka_unit_test(test_overwrite_from_itself), cmocka_unit_test(test_folder_taken_meanwhile), cmocka_unit_test(test_broken_checkpoints), cmocka_unit_test(test_sft),
         cmocka_unit_test(test_sft_resume),       cmocka_unit_test(test_messages_without_template), cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_metric_names),     cmocka_unit_test(test_two_structures),       cmocka_unit_test(test_best),
-        cmocka_unit_test(test_full_last_layer),  cmocka_unit_test(test_full_sft),             cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_full_last_layer),  cmocka_unit_test(test_full_sft),             cmocka_unit_test(test_layers), cmocka_unit_test(test_reach),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

@@ -1,12 +1,20 @@
 /* See bench.h. */
 #include "support/bench.h"
 
+/* tag: of each token of the row; -1: it tells none. */
+static void add_tags(struct bench *b, struct row *r, const int32_t *tag) {
+    int32_t *labels = arena_alloc(&b->mem, (size_t)r->n * sizeof *labels);
+    for (int i = 0; i < r->n; i++) labels[i] = tag[i] + 1, r->supervised[i] = tag[i] >= 0;
+    r->labels = labels;
+}
+
 /* Rows whose packed labels and weights are the fixture's; before an encoder-decoder's, the source. */
 static void make_rows(struct bench *b) {
     const int32_t *ids = i32_of(fixture(&b->want, "ids")), *cu = i32_of(fixture(&b->want, "cu_seqlens"));
-    const struct tensor *classes = tensors_find(&b->want, "classes");
-    const float *weights = classes ? NULL : f32_of(fixture(&b->want, "weights"));
+    const struct tensor *classes = tensors_find(&b->want, "classes"), *targets = tensors_find(&b->want, "targets"), *tags = tensors_find(&b->want, "tags");
+    const float *weights = b->st.head.classes ? NULL : f32_of(fixture(&b->want, "weights"));
     const struct tensor *src_ids = tensors_find(&b->want, "src_ids"), *src_cu = tensors_find(&b->want, "src_cu");
+    const struct tensor *given = tensors_find(&b->want, "given");
     b->n_rows = (int)fixture(&b->want, "cu_seqlens")->d[0] - 1;
     for (int s = 0; s < b->n_rows; s++) {
         int n = cu[s + 1] - cu[s], from = src_cu ? i32_of(src_cu)[s] : 0, source = src_cu ? i32_of(src_cu)[s + 1] - from : 0;
@@ -18,39 +26,52 @@ static void make_rows(struct bench *b) {
         if (source) memcpy(r->ids, i32_of(src_ids) + from, (size_t)source * 4);
         memcpy(r->ids + source, ids + cu[s], (size_t)n * 4);
         for (int i = 1; weights && i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
-        if (classes) r->label = 1 + i32_of(classes)[s], r->supervised[head_reads_first(&b->model) ? 0 : n - 1] = 1;
+        if (given) r->given = f32_of(given) + s * given->d[1] * given->d[2];
+        if (classes || targets) r->supervised[head_reads_first(&b->model) ? 0 : source + n - 1] = 1;
+        if (classes) r->label = 1 + i32_of(classes)[s];
+        if (targets) r->target = f32_of(targets) + s * targets->d[1];
+        if (tags) add_tags(b, r, i32_of(tags) + cu[s]);
         b->rows[s] = r;
     }
 }
 
-void bench_open(struct bench *b, const struct bench_case *c) {
-    const struct peft_method *method;
-    const void *settings;
-    struct head head;
+void bench_build(struct bench *b, const struct bench_case *c, const struct peft_method *method, const void *settings, const struct head *head) {
     *b = (struct bench){0};
     must(model_open(c->model, NULL, &b->model));
     must(tensors_open(c->expected, &b->want));
-    must(adapter_read_config(c->adapter, &b->mem, &method, &settings));
-    must(adapter_read_head(c->adapter, &b->mem, &head));
-    must(structure_init_head(&b->st, &b->model, method, settings, &head, NULL));
+    must(structure_init_head(&b->st, &b->model, method, settings, head, NULL));
+    const bool classifies = head && head->classes;
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, c->cap, c->level, c->backend, false));
     struct program *list[4] = {&b->train};
     int n = 1;
-    if (c->score || head.classes) {
-        must(program_build(list[n++] = &b->score, &b->model, head.classes ? MODE_CLASSIFY : MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
+    if (c->score || classifies) {
+        must(program_build(list[n++] = &b->score, &b->model, classifies ? MODE_CLASSIFY : MODE_SCORE, &b->st, c->cap, c->level, c->backend, false));
     }
-    if (!head.classes) {
+    if (!classifies) {
         must(program_build(list[n++] = &b->gen.prefill, &b->model, MODE_PREFILL, &b->st, c->cap, c->level, c->backend, true));
         must(program_build(list[n++] = &b->gen.decode, &b->model, MODE_DECODE, &b->st, c->cap, c->level, c->backend, true));
     }
     b->gen.cap = c->cap;
     must(memory_for(&b->wb.mem, list, n));
     must(learner_init(&b->learner, &b->st, &b->train, &c->recipe));
-    must(learner_load(&b->learner, c->adapter, &b->model));
+    must(learner_fill(&b->learner, 1));
     b->wb.grad = c->backend->mem->take(b->st.params.bytes);
     b->wb.threads = 2;
     must(pack_init(&b->wb.pack, (int)b->train.p.cap[-SYM_N], c->cap.sequences));
+    if (classifies && head->kind == HEAD_NUMBERS) must(pack_targets(&b->wb.pack, head->classes));
     make_rows(b);
+}
+
+void bench_open(struct bench *b, const struct bench_case *c) {
+    const struct peft_method *method;
+    const void *settings;
+    struct head head;
+    arena mem = {0}; /* the settings' texts */
+    must(adapter_read_config(c->adapter, &mem, &method, &settings));
+    must(adapter_read_head(c->adapter, &mem, &head));
+    bench_build(b, c, method, settings, &head);
+    b->mem_settings = mem;
+    must(learner_load(&b->learner, c->adapter, &b->model));
 }
 
 void bench_close(struct bench *b) {
@@ -66,6 +87,7 @@ void bench_close(struct bench *b) {
     tensors_close(&b->want);
     model_close(&b->model);
     arena_free(&b->mem);
+    arena_free(&b->mem_settings);
 }
 
 /* Where file row `row` of n lies: GGUF's interleaved order (core/params.h). */
@@ -82,7 +104,7 @@ static void compare_slice(struct bench *b, const char *prefix, const struct para
     snprintf(name, sizeof name, "%s.%s", prefix, tensor);
     const struct tensor *t = fixture(&b->want, name);
     const int64_t columns = p->nd > 1 ? p->d[1] : 1, wide = s->columns ? s->columns : columns;
-    assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1), s->rows * wide);
+    assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1) * (t->nd > 2 ? t->d[2] : 1), s->rows * wide);
     if (s->turned) assert_int_equal(t->d[0], columns);
     size_t n = (size_t)(s->rows * columns);
     float *have = malloc(n * 4), *want = malloc(n * 4), big = 0;
@@ -128,7 +150,7 @@ void bench_train(struct bench *b, double sums[4]) {
         struct step_result r;
         must(learner_step(&b->learner, &b->wb, rows, b->n_rows, 1, (uint64_t)step, &r));
         float got[3] = {(float)r.loss, (float)r.grad_norm, (float)r.learning_rate};
-        close_to("losses", &got[0], f32_of(fixture(&b->want, "losses")) + step, 1, 1e-4, 1e-5);
+        close_to(b->name, &got[0], f32_of(fixture(&b->want, "losses")) + step, 1, 1e-4, 1e-5);
         close_to("grad_norms", &got[1], f32_of(fixture(&b->want, "grad_norms")) + step, 1, 1e-3, 1e-5);
         if (lrs) close_to("lrs", &got[2], f32_of(lrs) + step, 1, 1e-6, 1e-12);
     }
@@ -163,14 +185,15 @@ static void read_sources(struct bench *b) {
 }
 
 /* The first token of a row as a prompt, behind the virtual ones that only a prefill can have. */
-static void first_token(struct bench *b, int32_t id, int32_t slot, float *z, int64_t V) {
+static void first_token(struct bench *b, const struct row *row, int32_t slot, float *z, int64_t V) {
     enum { MOST = 16 };
     const int before = b->st.virtual_tokens, n = before + 1;
-    int32_t ids[MOST], pos[MOST], slots[MOST];
+    int32_t ids[MOST], pos[MOST], slots[MOST], numbers[MOST];
     assert_true(n <= MOST);
-    for (int i = 0; i < n; i++) ids[i] = i < before ? (int32_t)b->model.shape.vocab + i : id, pos[i] = i, slots[i] = slot;
+    for (int i = 0; i < n; i++) numbers[i] = i, ids[i] = i < before ? (int32_t)b->model.shape.vocab + i : row->ids[0], pos[i] = i, slots[i] = slot;
     const int32_t bounds[2] = {0, n}, sample = 0, next = n;
-    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1};
+    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1,
+                           .given = row->given, .given_rows = numbers, .m = b->gen.prefill.given};
     must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
     must(program_read(&b->gen.prefill, &b->wb.mem, b->gen.prefill.logits, n, 1, z, (size_t)V * 4));
 }
@@ -185,7 +208,7 @@ void bench_decode(struct bench *b, double abs) {
         for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
             const int32_t pos = b->st.virtual_tokens + i - cu[s], slot = s % 4, sample = 0, last = b->rows[s]->source - 1;
             const struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .src_last = &last, .n = 1};
-            if (b->st.virtual_tokens && i == cu[s]) first_token(b, ids[i], slot, z, V);
+            if (b->st.virtual_tokens && i == cu[s]) first_token(b, b->rows[s], slot, z, V);
             else {
                 must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
                 must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
@@ -202,7 +225,8 @@ void bench_greedy(struct bench *b) {
     struct generation out[8];
     const int n = (int)want_ids->d[0], new = (int)want_ids->d[1];
     for (int i = 0; i < n; i++) prompt[i] = (struct ids){(int32_t *)prompts + cu[i], (size_t)(cu[i + 1] - cu[i]), 0};
-    const struct generate_request rq = {.prompt = prompt, .n = n, .max_new = new, .eos = -1, .run = {.threads = 2}};
+    const struct tensor *given = tensors_find(&b->want, "gen.given");
+    const struct generate_request rq = {.given = given ? f32_of(given) : NULL, .prompt = prompt, .n = n, .max_new = new, .eos = -1, .run = {.threads = 2}};
     must(generate(&b->gen, &b->wb.mem, b->learner.w, &rq, out, NULL));
     for (int i = 0; i < n; i++) {
         assert_int_equal(out[i].n, new);

@@ -1,6 +1,6 @@
 /* A family's golden case on a backend, ready to train, score and generate: what test_families.c and test_llama.c stand on; and the logits of a bare model.
  *
- * The fixture (tensors of PyTorch and PEFT) gives rows (with "classes": of a classifier), expected gradients and weights; the model, the adapter and the
+ * The fixture (tensors of PyTorch and PEFT) gives rows (with "classes", "targets" or "tags": of a head), expected gradients and weights; the model, the adapter and the
  * programs are the library's own. */
 #ifndef TESTS_BENCH_H
 #define TESTS_BENCH_H
@@ -10,7 +10,7 @@
 #include "train/learner.h"
 
 struct bench {
-    arena mem;
+    arena mem, mem_settings;
     struct model model;
     struct tensors want;
     struct structure st;
@@ -33,6 +33,8 @@ struct bench_case {
 };
 
 void bench_open(struct bench *b, const struct bench_case *c);
+/* The same with a fresh adapter of any settings (whose texts must outlive it) in place of the folder's; head may be NULL. */
+void bench_build(struct bench *b, const struct bench_case *c, const struct peft_method *method, const void *settings, const struct head *head);
 void bench_close(struct bench *b);
 
 /* Compares every slice of an arena, times `scale`, with the fixture's tensors PREFIX + file name; the fixture has no others. */

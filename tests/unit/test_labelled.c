@@ -70,7 +70,7 @@ static void rows_of(const char *tokenizer_path, bool first, int max_length, cons
     struct source s;
     parse(text, &s);
     if (!l.n) assert_int_equal(labels_of((const char *const[]){"x", "y"}, 2, &l), OK);
-    form = (struct class_form){&l, first};
+    form = (struct class_form){.labels = &l, .first = first};
     if (tokenizer_from_json(tokenizer_path, tk)) fail_msg("%s", err_text());
     if (rows_labelled(*tk, &form, &s, max_length, r)) fail_msg("%s", err_text());
     source_close(&s);

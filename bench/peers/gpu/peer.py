@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The PyTorch stack on one card, one engine and one shape a process; the items are those of bench_card.
+"""The PyTorch stack on one card, one engine, one method and one shape a process; the items are those of bench_card.
 
-  python bench/peers/gpu/peer.py ENGINE SHAPE.json ITEM...
+  python bench/peers/gpu/peer.py ENGINE[:METHOD] SHAPE.json ITEM...
     ENGINE  peft, and words joined to it by +: compile (torch.compile of each layer), liger (Liger's fused linear
-            cross-entropy), bf16 (adapters in bf16 instead of f32 under autocast)
+            cross-entropy), bf16 (adapters in bf16 instead of f32 under autocast), f32 (everything in f32, no autocast)
+    METHOD  lora (the default), dora, ia3, ln_tuning, prompt_tuning, p_tuning, prefix_tuning (PEFT's, with its defaults but 20 virtual
+            tokens); full and bitfit, which PEFT has not: the model's own parameters, all in f32 or its biases
     sft:ROWSxLENGTH:LEVEL[:PASS]   LEVEL none or block (non-reentrant checkpointing of each layer); PASS is not looked at
     decode:ROWS[:LENGTH]           HF generate, greedy, 24 new tokens after LENGTH (64), adapter active, not merged
     macct:ROWS                     two adapters of one model; each side generates 64 tokens from 64, then trains on them
@@ -11,12 +13,13 @@
 Random bf16 weights of the shape, random ids, LoRA r 16, alpha 32 on all linear layers but the head, no dropout, SDPA
 attention, fused AdamW, no clipping (bench_card clips: an advantage left to the peer), loss on every token. One RESULT {json}
 line an item: ms_best and ms_median of what bench_card times, tok_s, peak_gb (the most the allocator handed out), taken_gb (what
-the driver says is gone since the context was made, as bench_card counts it), or `error` with the reason. Without a card
+the driver says is gone since the context was made, as bench_card counts it; of a processor the process at most), or `error` with the reason. Without a card
 everything runs on the processor, to check the script."""
 import gc
 import json
 import os
 import re
+import resource
 import statistics
 import sys
 import time
@@ -24,6 +27,9 @@ import time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+VIRTUAL_TOKENS = 20  # of soft prompts
+SOFT = ("prompt_tuning", "p_tuning", "prefix_tuning")
+METHODS = ("lora", "dora", "ia3", "ln_tuning", "full", "bitfit", *SOFT)
 NEW_TOKENS = 24      # of a decode item, as bench_card's STEPS
 SECONDS_ENOUGH = 5   # an item's timed steps end after the third (macct: the second) once this much is spent
 
@@ -32,8 +38,11 @@ class Bench:
     """The engine's words, the device, the model once built, and what was free before it."""
 
     def __init__(self, engine, shape_file):
-        self.engine, self.words = engine, set(engine.split("+"))
-        unknown = self.words - {"peft", "compile", "liger", "bf16"}
+        words, _, method = engine.partition(":")
+        self.engine, self.words, self.method = engine, set(words.split("+")), method or "lora"
+        unknown = self.words - {"peft", "compile", "liger", "bf16", "f32"}
+        if self.method not in METHODS:
+            raise SystemExit(f"peer.py: what is {self.method}?")
         if unknown:
             raise SystemExit(f"peer.py: what is {', '.join(sorted(unknown))}?")
         self.shape = os.path.splitext(os.path.basename(shape_file))[0]
@@ -55,7 +64,7 @@ class Bench:
             self.torch.cuda.synchronize()
 
     def autocast(self):
-        return self.torch.autocast(self.device, dtype=self.torch.bfloat16, enabled="bf16" not in self.words)
+        return self.torch.autocast(self.device, dtype=self.torch.bfloat16, enabled=not self.words & {"bf16", "f32"})
 
     def ids(self, rows, length):
         return self.torch.randint(0, self.config["vocab_size"], (rows, length), device=self.device)
@@ -71,7 +80,7 @@ class Bench:
         cfg = LlamaConfig(**self.config, bos_token_id=None, eos_token_id=None, pad_token_id=None)
         cfg._attn_implementation = "sdpa"
         torch.manual_seed(1)
-        torch.set_default_dtype(torch.bfloat16)
+        torch.set_default_dtype(torch.float32 if "f32" in self.words or self.method == "full" else torch.bfloat16)
         try:
             with torch.device(self.device):
                 base = LlamaForCausalLM(cfg)
@@ -79,9 +88,14 @@ class Bench:
             torch.set_default_dtype(torch.float32)
         base.generation_config.eos_token_id = None
         base.generation_config.pad_token_id = 0
-        with torch.device(self.device):
-            self.model = get_peft_model(base, self.lora(), adapter_name="A")
         self.adapters = 1
+        if self.method in ("full", "bitfit"):
+            self.model = base
+            for name, p in base.named_parameters():
+                p.requires_grad_(self.method == "full" or name.endswith(".bias"))
+        else:
+            with torch.device(self.device):
+                self.model = get_peft_model(base, self.adapter(), adapter_name="A")
         self.settle_adapters()
         if "compile" in self.words:
             for layer in base.model.layers:
@@ -91,6 +105,22 @@ class Bench:
     def lora():
         from peft import LoraConfig
         return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+
+    def adapter(self):
+        import peft
+        if self.method == "lora":
+            return self.lora()
+        if self.method == "dora":
+            return peft.LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=True)
+        kind = {"ia3": peft.IA3Config, "ln_tuning": peft.LNTuningConfig, "prompt_tuning": peft.PromptTuningConfig, "p_tuning": peft.PromptEncoderConfig, "prefix_tuning": peft.PrefixTuningConfig}[self.method]
+        more = {"num_virtual_tokens": VIRTUAL_TOKENS} if self.method in SOFT else {}
+        if self.method == "p_tuning":
+            more["encoder_hidden_size"] = self.config["hidden_size"]
+        return kind(task_type="CAUSAL_LM", **more)
+
+    def activate(self, name):
+        if self.method not in ("full", "bitfit"):
+            self.model.set_adapter(name)
 
     def second_adapter(self):
         if self.adapters < 2:
@@ -102,9 +132,9 @@ class Bench:
     def settle_adapters(self):
         want = self.torch.bfloat16 if "bf16" in self.words else self.torch.float32
         for name, p in self.model.named_parameters():
-            if "lora_" in name:
+            if p.requires_grad or "lora_" in name:
                 p.data = p.data.to(want)
-        self.model.set_adapter("A")
+        self.activate("A")
 
     def optimizer(self):
         return self.torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-4, fused=True)
@@ -161,7 +191,7 @@ class Bench:
 
 def sft(b, rows, length, level):
     b.checkpoint(level == "block")
-    b.model.set_adapter("A")
+    b.activate("A")
     optimizer, ids, losses, more = b.optimizer(), b.ids(rows, length), [], {}
     try:
         seconds = b.timed(lambda: losses.append(b.train(optimizer, ids, ids)), 3 if "compile" in b.words else 2, 3, 8)
@@ -171,6 +201,7 @@ def sft(b, rows, length, level):
         b.checkpoint(False)
         if "compile" in b.words:
             more = b.forget_compiled()
+    more["trained"] = sum(p.numel() for p in b.model.parameters() if p.requires_grad)
     more["losses"] = [round(float(losses[0]), 4), round(float(losses[-1]), 4)]
     return seconds, rows * length, more
 
@@ -282,7 +313,7 @@ def main():
             median = statistics.median(seconds)
             emit(b, item, ms_best=round(1e3 * min(seconds), 3), ms_median=round(1e3 * median, 3), n=len(seconds), tok_s=round(tokens / median, 1),
                  peak_gb=round(b.torch.cuda.max_memory_allocated() * 1e-9, 2) if b.cuda else 0,
-                 taken_gb=round((b.free_before - b.free()) * 1e-9, 2), wall_s=round(time.perf_counter() - t0, 1), **more)
+                 taken_gb=round((b.free_before - b.free()) * 1e-9, 2) if b.cuda else round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024e-9, 2), wall_s=round(time.perf_counter() - t0, 1), **more)
         except Exception as e:
             emit(b, item, error=reason(e))
             if "CUDA error" in str(e):  # the context is lost; the caller starts the rest anew
