@@ -2,6 +2,7 @@
  *
  * Streaming shows a token's text as soon as it is whole: a character whose bytes span tokens is held back until the
  * last of them is there. On a terminal, control characters that a model writes are shown, not sent. */
+#include "adapters.h"
 #include "args.h"
 #include "cli.h"
 #include "term.h"
@@ -15,13 +16,20 @@ const char help_generate[] =
     "it\n"
     "into the model's own chat template as one user turn.\n"
     "\n"
-    "Usage: cyclora generate --model M [--adapter DIR] (--prompt TEXT | --file F) [options]\n"
+    "Usage: cyclora generate --model M [--adapter DIR | --adapter NAME=DIR[:WEIGHT] ...] (--prompt TEXT | --file F) [options]\n"
     "\n"
     "  --model M             a .gguf file or a Hugging Face folder\n"
-    "  --adapter DIR         a PEFT LoRA folder; cyclora's own are RUN/A and RUN/B\n"
+    "  --adapter DIR         a PEFT adapter's folder; cyclora's own are RUN/A and RUN/B. Given more than once, or with a\n"
+    "                        weight, as NAME=DIR[:WEIGHT]: all of them at once, each as strongly as its weight says (1; the\n"
+    "                        name is the folder's where none is given). Of a .jsonl file the field \"adapter\" says it row by\n"
+    "                        row: a name, an object of names and weights, or null for the base alone\n"
+    "  --no-adapter          rows that say nothing go without any: the base, bit for bit\n"
     "  --prompt TEXT         one prompt\n"
     "  --file F              a prompt per line, UTF-8; of a .jsonl file the field \"prompt\" (or \"text\"); - is "
     "stdin\n"
+    "  --vectors V           what an adapter with a projector reads beside each prompt: X.npy, a row for each, or the "
+    "name of\n"
+    "                        the field of a .jsonl file that has them\n"
     "  --chat                the prompt is a user's turn\n"
     "  --chat-template T     the same, in this template: a Jinja file, or chatml\n"
     "  --max-new-tokens N    at most so many tokens (128)\n"
@@ -43,21 +51,27 @@ const char help_generate[] =
     "Examples:\n"
     "  cyclora generate --model SmolLM2-135M-Instruct.Q4_1.gguf --chat --prompt \"Name three rivers.\"\n"
     "  cyclora generate --model base.gguf --adapter run/A --file kjv.txt --max-new-tokens 60 --json > modern.jsonl\n"
+    "  cyclora generate --model base.gguf --adapter chat=run1 --adapter style=run2:0.5 --prompt \"Dear\"\n"
     "\n"
     "Writes the texts to stdout and, without --json, the rates to stderr. Exit status: 0; 2 for a wrong option, "
     "model,\n"
     "adapter or prompt; 1 otherwise.\n";
 
 struct request {
-    const char *model_path, *adapter_path, *prompt, *file, *activations, *device, *dtype, *template;
-    bool chat, greedy, ignore_eos, json;
+    const char *model_path, *prompt, *file, *activations, *device, *dtype, *template, *vectors;
+    bool chat, greedy, ignore_eos, json, no_adapter;
+    struct arg_list adapter;
     int max_new, top_k, batch, threads;
     double temperature, top_p;
     uint64_t seed;
     cyc_model *model;
-    cyc_adapter *adapter;
+    struct adapters adapters;
     const char **text; /* [n] the prompts */
+    const json_t **said; /* [n] their field "adapter"; NULL: none has one */
+    float *weights;      /* [n][adapters], where rows have their own */
     int n;
+    float *vector;     /* [n * numbers]: what comes beside them; NULL: nothing */
+    size_t numbers;
 };
 
 /* --- streaming ------------------------------------------------------------------------------------------------------
@@ -163,6 +177,8 @@ static int run_batch(const struct request *q, int first, int n, int32_t **ids, s
                                 .seed = q->seed + (uint64_t)first,
                                 .ignore_eos = q->ignore_eos,
                                 .threads = q->threads,
+                                .vectors = q->vector ? q->vector + (size_t)first * q->numbers : NULL,
+                                .vectors_n = (size_t)n * q->numbers,
                                 .int_activations = !strcmp(q->activations, "int15")};
     struct stream s = {.model = q->model};
     cyc_generate_stats stats = {0};
@@ -176,7 +192,8 @@ static int run_batch(const struct request *q, int first, int n, int32_t **ids, s
         opt.on_token = on_token;
         opt.ctx = &s;
     }
-    int code = cyc_generate(q->model, q->adapter, (const int32_t *const *)ids, lengths, n, &opt, out, &stats);
+    if (q->weights) opt.weights = q->weights + (size_t)first * (size_t)q->adapters.n;
+    int code = cyc_generate(q->model, q->adapters.a, (const int32_t *const *)ids, lengths, n, &opt, out, &stats);
     if (streamed) {
         stream_flush(&s, true);
         if (s.line_open || (!code && !s.shown)) putchar('\n');
@@ -209,8 +226,12 @@ static int run_batches(const struct request *q) {
 
 /* --- the prompts ----------------------------------------------------------------------------------------------------
  */
-/* Replaces each line of a .jsonl file by its "prompt" or "text"; the strings live in *keep. */
-static int prompts_of_jsonl(const char *file, struct lines *l, json_t *keep) {
+/* Replaces each line of a .jsonl file by its "prompt" or "text"; the strings, and said's values, live in *keep. */
+static int prompts_of_jsonl(const char *file, struct lines *l, json_t *keep, struct request *q) {
+    const json_t **said = calloc((size_t)l->n + 1, sizeof *said);
+    bool any = false;
+    q->said = said;
+    if (!said) return cli_bad("generate: out of memory");
     for (int i = 0; i < l->n; i++) {
         json_t *o = json_loadb(l->v[i], l->len[i], JSON_REJECT_DUPLICATES, NULL);
         const char *s = json_string_value(json_object_get(o, "prompt"));
@@ -218,6 +239,68 @@ static int prompts_of_jsonl(const char *file, struct lines *l, json_t *keep) {
         json_array_append_new(keep, o ? o : json_null());
         if (!s) return cli_bad("%s:%d: not a JSON object with a \"prompt\" or a \"text\"", file, i + 1);
         l->v[i] = s;
+        any |= (said[i] = json_object_get(o, "adapter")) != NULL;
+    }
+    if (any) return STATUS_OK;
+    free(said);
+    q->said = NULL;
+    return STATUS_OK;
+}
+
+/* What each row says of adapters, as weights. */
+static int weigh_rows(struct request *q) {
+    int status = STATUS_OK;
+    if (!q->said) return STATUS_OK;
+    q->weights = calloc((size_t)q->n * (size_t)q->adapters.n + 1, sizeof *q->weights);
+    if (!q->weights) return cli_bad("generate: out of memory");
+    for (int i = 0; i < q->n && !status; i++) {
+        char where[4200];
+        snprintf(where, sizeof where, "%s:%d", q->file, i + 1);
+        if (q->said[i] && !json_is_null(q->said[i]) && !q->adapters.n) return cli_bad("%s: names an adapter, but none is given (--adapter NAME=DIR)", where);
+        status = adapters_row(&q->adapters, q->said[i], q->no_adapter, where, q->weights + (size_t)i * (size_t)q->adapters.n);
+    }
+    if (q->adapters.n) return status;
+    free(q->weights); /* rows say null, and there is nothing to leave out */
+    q->weights = NULL;
+    return status;
+}
+
+/* --- vectors --------------------------------------------------------------------------------------------------------
+ */
+static int vectors_of_npy(struct request *q) {
+    int64_t rows, columns;
+    int code = cyc_npy_read(q->vectors, &q->vector, &rows, &columns);
+    if (code) return cli_failed(code);
+    q->numbers = (size_t)columns;
+    return rows == q->n ? STATUS_OK : cli_bad("%s: %lld rows for %d prompt%s", q->vectors, (long long)rows, q->n, q->n > 1 ? "s" : "");
+}
+
+/* The numbers of a list, of lists in it too, in order; NULL to: only counted. *bad: something else is among them. */
+static size_t numbers_of(const json_t *list, float *to, bool *bad) {
+    size_t n = 0;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *v = json_array_get(list, i);
+        if (json_is_number(v)) {
+            if (to) to[n] = (float)json_number_value(v);
+            n++;
+        } else if (json_is_array(v)) n += numbers_of(v, to ? to + n : NULL, bad);
+        else *bad = true;
+    }
+    return n;
+}
+
+/* Each record's as many as the first's: what the adapter wants is told by cyc_generate. */
+static int vectors_of_field(struct request *q, const json_t *records) {
+    if (!json_array_size(records)) return cli_bad("generate: --vectors %s names a field of a .jsonl file (--file), or a .npy file", q->vectors);
+    for (int i = 0; i < q->n; i++) {
+        const json_t *list = json_object_get(json_array_get(records, (size_t)i), q->vectors);
+        bool bad = !json_is_array(list);
+        const size_t n = numbers_of(list, NULL, &bad);
+        if (bad || !n) return cli_bad("%s:%d: no list of numbers in \"%s\"", q->file, i + 1, q->vectors);
+        if (!i) q->numbers = n, q->vector = malloc((size_t)q->n * n * sizeof *q->vector);
+        if (n != q->numbers) return cli_bad("%s:%d: %zu numbers in \"%s\", line 1 has %zu", q->file, i + 1, n, q->vectors, q->numbers);
+        if (!q->vector) return cli_bad("generate: out of memory");
+        numbers_of(list, q->vector + (size_t)i * n, &bad);
     }
     return STATUS_OK;
 }
@@ -230,23 +313,28 @@ static int run_request(struct request *q) {
     q->n = 1;
     if (q->file) {
         status = lines_read(q->file, LINES_UTF8 | LINES_NO_NUL, &l);
-        if (!status && str_ends(q->file, ".jsonl")) status = prompts_of_jsonl(q->file, &l, keep);
+        if (!status && str_ends(q->file, ".jsonl")) status = prompts_of_jsonl(q->file, &l, keep, q);
         if (!status && l.n == 0) status = cli_bad("%s: no prompt in it", q->file);
         q->text = l.v;
         q->n = l.n;
     }
     for (int i = 0; i < q->n && !status; i++)
         if (!*q->text[i]) status = cli_bad("%s:%d: an empty prompt", q->file ? q->file : "--prompt", i + 1);
+    if (!status && q->vectors) status = str_ends(q->vectors, ".npy") ? vectors_of_npy(q) : vectors_of_field(q, keep);
     if (!status) code = cyc_model_open(q->model_path, &q->model);
     if (!status && !code) code = cyc_model_device(q->model, q->device, q->dtype);
     if (!status && !code && q->template) code = cyc_chat_template(q->model, q->template);
-    if (!status && !code && q->adapter_path) code = cyc_adapter_open(q->model, q->adapter_path, &q->adapter);
     if (code) status = cli_failed(code);
+    if (!status) status = adapters_open("generate", q->model, &q->adapter, q->said != NULL, q->no_adapter, &q->adapters);
+    if (!status) status = weigh_rows(q);
     if (!status) status = run_batches(q);
-    if (q->adapter) cyc_adapter_close(q->adapter);
+    adapters_close(&q->adapters);
+    free(q->weights);
+    free(q->said);
     if (q->model) cyc_model_close(q->model);
     json_decref(keep);
     lines_free(&l);
+    free(q->vector);
     return status;
 }
 
@@ -264,7 +352,7 @@ static int check(const struct request *q) {
 
 int cmd_generate(int argc, char **argv) {
     struct request q = {.max_new = 128, .top_p = 1, .batch = 16, .activations = "f32", .device = "cpu", .dtype = "auto"};
-    const struct arg args[] = {{"--model", ARG_TEXT, &q.model_path, 0}, {"--adapter", ARG_TEXT, &q.adapter_path, 0},
+    const struct arg args[] = {{"--model", ARG_TEXT, &q.model_path, 0}, {"--adapter", ARG_LIST, &q.adapter, 0},
                                {"--prompt", ARG_TEXT, &q.prompt, 0},    {"--file", ARG_TEXT, &q.file, 0},
                                {"--chat", ARG_FLAG, &q.chat, 0},        {"--max-new-tokens", ARG_INT, &q.max_new, 1},
                                {"--greedy", ARG_FLAG, &q.greedy, 0},    {"--temperature", ARG_REAL, &q.temperature, 0},
@@ -273,10 +361,11 @@ int cmd_generate(int argc, char **argv) {
                                {"--batch", ARG_INT, &q.batch, 1},       {"--threads", ARG_INT, &q.threads, 0},
                                {"--json", ARG_FLAG, &q.json, 0},        {"--activations", ARG_TEXT, &q.activations, 0},
                                {"--device", ARG_TEXT, &q.device, 0},    {"--dtype", ARG_TEXT, &q.dtype, 0},
-                               {"--chat-template", ARG_TEXT, &q.template, 0},
+                               {"--chat-template", ARG_TEXT, &q.template, 0}, {"--no-adapter", ARG_FLAG, &q.no_adapter, 0},
+                               {"--vectors", ARG_TEXT, &q.vectors, 0},
                                {0}};
     int status = args_parse("generate", argc, argv, args);
-    if (status >= 0) return status;
-    status = check(&q);
-    return status ? status : run_request(&q);
+    if (status < 0 && !(status = check(&q))) status = run_request(&q);
+    free(q.adapter.v);
+    return status;
 }

@@ -217,7 +217,7 @@ static void print_usage(const json_t *plan, const char *dir) {
         bool own = adapter.p && path_is_dir(adapter.p);
         const char *with = *model ? model : "MODEL", *folder = own ? adapter.p : dir;
         if (json_object_get(plan, "head")) printf("  cyclora classify --model %s --adapter %s --data FILE\n", with, folder);
-        else printf("  cyclora generate --model %s --adapter %s --prompt \"...\"\n", with, folder);
+        else printf("  cyclora generate --model %s --adapter %s --prompt \"...\"%s\n", with, folder, json_num(side, "vectors") > 0 ? " --vectors X.npy" : "");
         str_free(&adapter);
     }
 }

@@ -73,7 +73,7 @@ static err inspect_json(const char *path, const char *key, json_t *out) {
     return OK;
 }
 
-/* What takes the place of no tensor of the base (a soft prompt, what stands behind sublayers): it fits what the base's sizes ask for. */
+/* What takes the place of no tensor of the base (a prompt, what stands behind sublayers): it fits what the base's sizes ask for. */
 static err sizes_fit(const char *folder, const struct model *m, const struct peft_method *method, const void *settings) {
     struct structure st;
     TRY(structure_init(&st, m, method, settings, NULL));
@@ -89,9 +89,9 @@ static err fits(const char *folder, const struct model *m, arena *mem, const cha
     const void *settings;
     struct deltas d;
     *how = "its shape is what this base asks for";
-    if (!adapter_read_config(folder, mem, &method, &settings) && (method->virtual_tokens || method->sublayer)) return sizes_fit(folder, m, method, settings);
+    if (!adapter_read_config(folder, mem, &method, &settings) && (method->virtual_tokens || method->attention || method->sublayer)) return sizes_fit(folder, m, method, settings);
     err e = deltas_open(folder, m, &d);
-    *how = d.method ? "every tensor finds its place" : "every pair finds its matrix";
+    *how = d.method && !d.made ? "every tensor finds its place" : "every pair finds its matrix";
     if (!e) deltas_close(&d);
     return e;
 }

@@ -113,8 +113,10 @@ static void unit_length(float *x, int n, int64_t C) {
 int cyc_embed_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int pooling, int normalize, int max_length, float *out) {
     struct work w;
     const bool mean = pooling == CYC_POOL_MEAN;
+    err e = api_adapter_ready(&a, false);
+    if (e) return api_code(e);
     if (a && !mean && a->st.head.classes) return api_code(fail(E_UNSUPPORTED, "vectors of single tokens under a classifier's adapter are not to be had yet: ask for their mean"));
-    err e = work_begin(&w, m, a, t, &(struct ask){.mode = mean ? MODE_FEATURES : MODE_CLASSIFY, .first = pooling == CYC_POOL_FIRST, .max_length = max_length, .compute = DT_F32});
+    e = work_begin(&w, m, a, t, &(struct ask){.mode = mean ? MODE_FEATURES : MODE_CLASSIFY, .first = pooling == CYC_POOL_FIRST, .max_length = max_length, .compute = DT_F32});
     if (!e) e = mean ? means(&w, a ? a->w : NULL, m->m.shape.width, normalize, out) : rows_outputs(&w.g, &w.b, a ? a->w : NULL, w.list, w.rows.n, w.g.features, out);
     if (!e && normalize && !mean) unit_length(out, w.rows.n, m->m.shape.width);
     work_end(&w);

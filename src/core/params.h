@@ -19,12 +19,12 @@ enum param_init { INIT_ZERO, INIT_UNIFORM /* U(-scale, scale) */, INIT_NORMAL_SL
                   INIT_MADE /* by each slice's `make` */ };
 
 /* What files hold of a tensor x: x - less (Gemma's norm weights: less 1), of a matrix each row less `row` (BERT's positions have a token
- * type's row in them). A vector as [n], [n, 1] or [1, n]. All zero: x. No factor: what is trained must be what the files' own code
+ * type's row in them). A vector as [n], [n, 1] or [1, n], a matrix as [m, n] or [1, m, n]. All zero: x. No factor: what is trained must be what the files' own code
  * trains, or an optimizer's step is another. */
 struct file_form {
     float less;
     const float *row;
-    enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW } shape;
+    enum { FILE_VECTOR, FILE_COLUMN, FILE_ROW, FILE_ONE_OF } shape;
 };
 
 struct param_slice;
@@ -61,9 +61,17 @@ struct param {
     float rate; /* its learning rate is so many times the recipe's */
     bool frozen; /* a matrix that does not learn */
     bool occasional; /* no gradient comes to it but where one of its ids occurs */
-    bool kept;  /* what prefill computes from it decoding reads: STATE of the parameter's shape (core/site.h) */
+    bool kept;  /* what prefill computes from it decoding reads: STATE (core/site.h) ... */
+    int64_t keeps[2]; /* ... of so many rows and columns in the compute type; 0: of the parameter's shape, f32 */
     struct param_slice *slice;
     int n_slices;
+};
+
+/* Parameters of one set that are to lie in another too, under `name/` and theirs. */
+struct param_lender {
+    const char *name;
+    const struct param_set *set; /* NULL: none */
+    const float *weights;        /* the set's, on the host */
 };
 
 struct param_set {
@@ -73,6 +81,7 @@ struct param_set {
     size_t bytes, vectors; /* of the weights' arena; where the first vector lies: its end where there is none */
     size_t trained;        /* of the arenas of gradients and states: what is behind is frozen */
     bool sealed;
+    struct param_lender lender; /* what is asked for now is a copy of this one's (peft/mix.c) */
 };
 
 /* Finds or adds `name`; returns its index or -1 (out of memory). Slices are copied, their names too. */
@@ -81,7 +90,7 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
 /* Before the set is sealed: parameter `index` learns `rate` times as fast as the recipe says (1 where nothing is said). */
 void param_rate(struct param_set *s, int index, float rate);
 void param_occasional(struct param_set *s, int index); /* ... hears of its ids alone */
-void param_keep(struct param_set *s, int index); /* ... has a STATE in generation */
+void param_keep(struct param_set *s, int index, int64_t rows, int64_t columns); /* ... has a STATE in generation, of that shape or (0) its own */
 void param_freeze(struct param_set *s, int index); /* ... a matrix, does not learn */
 /* After the first program, before the arenas are taken: gives every parameter its place. No new ones from here on. */
 void param_seal(struct param_set *s);
@@ -91,6 +100,7 @@ struct param_stretch { size_t end; float rate; bool vectors; };
 struct param_stretch param_stretch(const struct param_set *s, size_t from);
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
+int param_of_slice(const struct param_set *s, const char *name); /* which one has this name in files; -1: none */
 bool param_copies(const struct param_set *s, const void *data); /* does a parameter stand in the place of the base's tensor with these bytes? */
 
 /* The parameter as a value of this program. */

@@ -341,14 +341,16 @@ static void forward_item(const struct attention *a, const struct walk *w, struct
     }
 }
 
-static struct attention attention_of(const struct inst *inst, const struct view *in) {
+/* whole: for the bounds of one sequence of all queries and all keys, where there is no cu. */
+static struct attention attention_of(const struct inst *inst, const struct view *in, int32_t whole[2][2]) {
+    whole[0][0] = whole[1][0] = 0, whole[0][1] = (int32_t)view_rows(&in[0]), whole[1][1] = (int32_t)view_rows(&in[1]);
     return (struct attention){.q = &in[0],
                               .k = &in[1],
                               .v = &in[2],
-                              .cu = view_i32(&in[3]),
-                              .cu_k = view_i32(&in[3]),
+                              .cu = in[3].p ? view_i32(&in[3]) : whole[0],
+                              .cu_k = in[3].p ? view_i32(&in[3]) : whole[1],
                               .attr = &inst->a,
-                              .S = view_rows(&in[3]) - 1,
+                              .S = in[3].p ? view_rows(&in[3]) - 1 : 1,
                               .H = inst->a.heads,
                               .K = inst->a.kv_heads,
                               .D = inst->a.head_dim,
@@ -360,7 +362,8 @@ static struct attention attention_of(const struct inst *inst, const struct view 
 
 static err attention(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                      void *scratch) {
-    struct attention a = attention_of(inst, in);
+    int32_t whole[2][2];
+    struct attention a = attention_of(inst, in, whole);
     if (in[4].p) a.cu_k = view_i32(&in[4]);
     if (in[5].p) a.bias = &in[5];
     a.o = &out[0];
@@ -447,7 +450,8 @@ static void backward_queries(const struct attention *a, const struct walk *w, in
 
 static err attention_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                          void *scratch) {
-    struct attention a = attention_of(inst, in);
+    int32_t whole[2][2];
+    struct attention a = attention_of(inst, in, whole);
     if (in[7].p) a.cu_k = view_i32(&in[7]);
     if (in[8].p) a.bias = &in[8];
     a.o = &in[4];

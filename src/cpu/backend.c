@@ -44,6 +44,7 @@ static const struct row table[] = {
     {&op_head_loss, cpu_head_loss, 0, cpu_head_loss_scratch},
     {&op_gather, cpu_gather, 0, NULL},
     {&op_kv_append, cpu_kv_append, 0, NULL},
+    {&op_store, cpu_store, 0, NULL},
     {&op_attention_cached, FUSED(attention_cached), cpu_attention_cached_scratch},
     {&op_softcap, FUSED(softcap), NULL},
     {&op_sample, cpu_sample, 0, cpu_sample_scratch},

@@ -159,10 +159,11 @@ FUSED_KERNEL(add) {
 /* y = x * l (absent: 1) * by + bias */
 static void scale_rows(const struct run_ctx *run, const struct view *x, const struct view *l, float by, const float *bias, const struct view *y) {
     const int64_t N = view_rows(x), C = x->d[1];
+    const bool one = l->p && l->d[0] == 1;
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * C))
     for (int64_t i = 0; i < N; i++)
         EACH_VECTOR(c, n, C) {
-            const vf v = load(view_row(x, i) + c, n) * (l->p ? load(view_f32(l) + c, n) * by : vf_set1(by));
+            const vf v = load(view_row(x, i) + c, n) * (!l->p ? vf_set1(by) : one ? vf_set1(*view_f32(l) * by) : load(view_f32(l) + c, n) * by);
             store(view_row(y, i) + c, bias ? v + load(bias + c, n) : v, n);
         }
 }
@@ -185,6 +186,13 @@ static void column_sums(const struct run_ctx *run, const struct view *dy, const 
     }
 }
 
+/* The same over the columns too. One thread: what a gate scales is small. */
+static void whole_sum(const struct view *dy, const struct view *x, float by, float *to, bool add) {
+    float sum = 0;
+    for (int64_t i = 0; i < view_rows(dy); i++) sum += vec_dot(view_row(dy, i), view_row(x, i), dy->d[1]);
+    *to = add ? *to + sum * by : sum * by;
+}
+
 FUSED_KERNEL(scale) {
     (void)scratch;
     scale_rows(run, &in[0], &in[1], ops_scale_by(inst), in[2].p, &out[0]);
@@ -194,8 +202,10 @@ FUSED_KERNEL(scale) {
 FUSED_KERNEL(scale_bwd) {
     (void)scratch;
     const float by = ops_scale_by(inst);
-    if (out[1].p) column_sums(run, &in[2], &in[0], by, view_f32(&out[1]), true);
-    if (out[2].p) column_sums(run, &in[2], &in[0], by, view_f32(&out[2]), false);
+    for (int k = 1; k <= 2; k++) {
+        if (out[k].p && in[1].d[0] == 1) whole_sum(&in[2], &in[0], by, view_f32(&out[k]), k == 1);
+        else if (out[k].p) column_sums(run, &in[2], &in[0], by, view_f32(&out[k]), k == 1);
+    }
     if (out[0].p) scale_rows(run, &in[2], &in[1], by, NULL, &out[0]);
     return OK;
 }

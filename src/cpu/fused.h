@@ -41,6 +41,7 @@ err cpu_gather(const struct run_ctx *run, const struct inst *inst, const struct 
                void *scratch);
 err cpu_kv_append(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                   void *scratch);
+err cpu_store(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 err cpu_split(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 err cpu_split_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 err cpu_sample(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,

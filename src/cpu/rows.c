@@ -1,4 +1,4 @@
-/* Ops that move rows: embed (by token id, dequantised), overlay, gather, kv_append, split, and their backwards. No arithmetic but
+/* Ops that move rows: embed (by token id, dequantised), overlay, gather, kv_append, store, split, and their backwards. No arithmetic but
  * embed's scale and the sums of a table's gradient. */
 #include "cpu/fused.h"
 #include <string.h>
@@ -101,15 +101,22 @@ err cpu_kv_append(const struct run_ctx *run, const struct inst *inst, const stru
     return OK;
 }
 
-/* wide's row i and the slices' rows, either way. */
+err cpu_store(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)inst, (void)out, (void)scratch;
+    for (int64_t r = 0; r < view_rows(&in[0]); r++) memcpy(view_row(&in[1], r), view_row(&in[0], r), (size_t)in[0].d[1] * sizeof(float));
+    return OK;
+}
+
+/* wide's row i and the slices' rows, either way; a slice that is not there is zeros. */
 static void columns(const struct run_ctx *run, const struct op_attr *a, const struct view *wide, const struct view *slice, bool apart) {
     const int64_t N = view_rows(wide);
 #pragma omp parallel for num_threads(cpu_threads_for(run, N * wide->d[1]))
     for (int64_t i = 0; i < N; i++) {
         float *x = view_row(wide, i);
         for (int k = 0; k < a->n; x += a->width[k++]) {
-            float *y = view_row(&slice[k], i);
-            memcpy(apart ? y : x, apart ? x : y, (size_t)a->width[k] * sizeof(float));
+            float *y = slice[k].p ? view_row(&slice[k], i) : NULL;
+            if (!y && !apart) memset(x, 0, (size_t)a->width[k] * sizeof(float));
+            else if (y) memcpy(apart ? y : x, apart ? x : y, (size_t)a->width[k] * sizeof(float));
         }
     }
 }

@@ -11,7 +11,7 @@
  * the dot products and a lane per column for the sums.
  *
  * Keys of another text (T5's cross-attention) are the same but for the bounds: cu_k of the keys, cu of the queries, and as many
- * rows of each as there are. A row whose other text is empty has o = lse = 0, a key that nobody asks for dk = dv = 0. A bias by
+ * rows of each as there are; without bounds (LLaMA-Adapter's prompt) every row meets every key. A row whose other text is empty has o = lse = 0, a key that nobody asks for dk = dv = 0. A bias by
  * distance (T5) is added to the scores from its table (attention.cuh). Both are kernels of their own by template (enum form):
  * cuDNN (cudnn_call_of) and flash.cu (flash_takes) refuse them.
  *
@@ -68,6 +68,7 @@ __device__ int2 span_within(const struct packed &a, int i, bool of_key) {
 
 template <enum form F> __device__ __forceinline__ int2 span_of(const struct packed &a, int i, bool of_key) {
     if (F != CROSS) return span_within(a, i, of_key);
+    if (!a.cu) return make_int2(0, of_key ? a.N : a.M); /* one sequence of all */
     const int32_t *other = of_key ? a.cu : a.cu_k; /* no mask between texts */
     int s = sequence_of(of_key ? a.cu_k : a.cu, a.S, i);
     return make_int2(other[s], other[s + 1]);
@@ -293,11 +294,11 @@ static err allow_shared(const void *kernel, size_t bytes) {
 static err packed_of(const struct inst *i, const struct view *in, const struct view *cu_k, const struct view *bias, struct packed *to, enum form *form) {
     struct packed a = {};
     a.q = in[Q].p, a.k = in[K].p, a.v = in[V].p, a.ldq = in[Q].ld, a.ldk = in[K].ld, a.ldv = in[V].ld;
-    a.cu = view_i32(&in[CU]), a.cu_k = view_i32(cu_k), a.S = (int)in[CU].d[0] - 1, a.N = (int)in[Q].d[0], a.M = (int)in[K].d[0];
+    a.cu = view_i32(&in[CU]), a.cu_k = view_i32(cu_k), a.S = in[CU].p ? (int)in[CU].d[0] - 1 : 1, a.N = (int)in[Q].d[0], a.M = (int)in[K].d[0];
     a.H = i->a.heads, a.K = i->a.kv_heads, a.D = i->a.head_dim, a.window = i->a.window;
     a.stride = ((a.D + 3) & ~3) | 4;
     a.scale = i->a.scale, a.softcap = i->a.softcap, a.causal = i->a.causal;
-    *form = cu_k->p ? CROSS : bias->p ? BIASED : PLAIN;
+    *form = cu_k->p || !a.cu ? CROSS : bias->p ? BIASED : PLAIN;
     if (*form == BIASED) TRY(by_distance_of(i, bias, &a.by));
     *to = a;
     return OK;
@@ -330,7 +331,7 @@ static bool cudnn_call_of(const struct run_ctx *run, const struct inst *i, const
     bool backward = i->op == &op_attention_bwd;
     const struct view *place[CUDNN_TENSORS] = {&in[Q], &in[K], &in[V], &out[0], &out[1]};
     const struct view *placed[CUDNN_TENSORS] = {&in[Q], &in[K], &in[V], &in[O], &in[LSE], &in[DO], &out[0], &out[1], &out[2]};
-    int64_t N = in[Q].d[0], S = in[CU].d[0] - 1, longest = run && run->longest > 0 && run->longest < N ? run->longest : N;
+    int64_t N = in[Q].d[0], S = has(i->in[CU]) ? in[CU].d[0] - 1 : 1, longest = run && run->longest > 0 && run->longest < N ? run->longest : N;
     if (!attention_plain(i) || (in[Q].dt != DT_BF16 && in[Q].dt != DT_F16) || (i->a.head_dim != 64 && i->a.head_dim != 128)) return false;
     if (i->a.window > 0 || i->a.softcap > 0 || cuda_settings.deterministic || N > INT32_MAX / 2) return false;
     if (N < cudnn_from(i) * (run ? S : 1)) return false;
@@ -365,7 +366,7 @@ extern "C" size_t cuda_attention_scratch(const struct inst *i, const struct view
 
 extern "C" err cuda_attention(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     TRY(refuse_shape(inst, &in[Q]));
-    if (in[Q].d[0] < 1 || in[CU].d[0] < 2) return OK;
+    if (in[Q].d[0] < 1 || (in[CU].p && in[CU].d[0] < 2)) return OK;
     struct cudnn_call call;
     if (scratch && cudnn_call_of(run, inst, in, out, &call) && (call.scratch = scratch, cudnn_takes(&call))) return by_cudnn(&call, &in[CU]);
     if (flash_takes(inst, in, 3, out, 1)) return flash_attention(inst, in, out);
@@ -405,7 +406,7 @@ template <typename T, int NC, enum form F> static err general_bwd(const struct p
 extern "C" err cuda_attention_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     TRY(refuse_shape(inst, &in[Q]));
     TRY(refuse_shape(inst, &in[K]));
-    if ((in[Q].d[0] < 1 && in[K].d[0] < 1) || in[CU].d[0] < 2) return OK;
+    if ((in[Q].d[0] < 1 && in[K].d[0] < 1) || (in[CU].p && in[CU].d[0] < 2)) return OK;
     struct cudnn_call call;
     if (cudnn_call_of(run, inst, in, out, &call) && (call.scratch = scratch, cudnn_takes(&call))) return by_cudnn(&call, &in[CU]);
     struct packed a;

@@ -13,10 +13,10 @@ static inline err refuse_shape(const struct inst *i, const struct view *x) {
     return OK;
 }
 
-/* Operands that most programs do not have: keys of another text, a bias. */
+/* What most programs do not have: keys of another text or of none, a bias. */
 static inline bool attention_plain(const struct inst *i) {
     int cu_k = i->op == &op_attention_bwd ? 7 : 4;
-    return !has(i->in[cu_k]) && !has(i->in[cu_k + 1]);
+    return has(i->in[3]) && !has(i->in[cu_k]) && !has(i->in[cu_k + 1]);
 }
 
 enum { MAX_RANGES = 64 };

@@ -49,6 +49,13 @@ extern "C" err cuda_kv_append(const struct run_ctx *run, const struct inst *inst
     return CUDA_LAUNCHED("kv_append");
 }
 
+extern "C" err cuda_store(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)inst, (void)out, (void)scratch;
+    const size_t size = dtype_row_bytes(in[0].dt, 1), width = (size_t)in[0].d[1] * size;
+    if (in[0].dt != in[1].dt) return fail(E_INTERNAL, "store: the state has another type");
+    return cuda_check(cudaMemcpy2DAsync(in[1].p, in[1].ld * size, in[0].p, in[0].ld * size, width, (size_t)in[0].d[0], cudaMemcpyDeviceToDevice, cuda_stream), "store");
+}
+
 /* q, k and v of the token itself, as the products have left them: without their low-rank deltas, not rotated, not in the cache. */
 struct fresh {
     const void *k, *v;

@@ -42,6 +42,7 @@ static const struct row {
     {&op_head_loss, cuda_head_loss, cuda_head_loss_scratch},
     {&op_gather, cuda_gather, NULL},
     {&op_kv_append, cuda_kv_append, NULL},
+    {&op_store, cuda_store, NULL},
     {&op_attention_cached, cuda_attention_cached, cuda_attention_cached_scratch},
     {&op_sample, cuda_sample, cuda_sample_scratch},
 };

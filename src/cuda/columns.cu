@@ -40,16 +40,29 @@ __global__ void join_parts_kernel(const float *part, float *to, int C, float by,
     to[c] = add ? to[c] + sum * by : sum * by;
 }
 
+/* The same over the columns too: a block, whose threads take parts and columns in turn. */
+__global__ void join_all_kernel(const float *part, float *to, int64_t n, float by, bool add) {
+    __shared__ float mine[THREADS];
+    float sum = 0;
+    for (int64_t i = threadIdx.x; i < n; i += THREADS) sum += part[i];
+    mine[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x) return;
+    for (int i = 1; i < THREADS; i++) sum += mine[i];
+    *to = add ? *to + sum * by : sum * by;
+}
+
 static size_t parts_bytes(int64_t C) { return (size_t)PARTS * (size_t)C * sizeof(float); }
 
-/* to (+)= the sums of dy's columns, times x's where x is there, times `by`. */
-static err sum_columns(const struct view *dy, const struct view *x, float by, float *to, bool add, void *scratch) {
+/* to (+)= the sums of dy's columns, times x's where x is there, times `by`; one: the sum of these sums. */
+static err sum_columns(const struct view *dy, const struct view *x, float by, float *to, bool one, bool add, void *scratch) {
     struct sums a = {dy->p, x ? x->p : NULL, (float *)scratch, view_rows(dy), dy->ld, x ? x->ld : 0, (int)dy->d[1]};
     if (!a.C || (add && !a.N)) return OK;
     const dim3 tiles((unsigned)((a.C + TILE_X - 1) / TILE_X), PARTS), tile(TILE_X, TILE_Y);
     WITH_TYPE(dy->dt, part_sums_kernel<T><<<tiles, tile, 0, cuda_stream>>>(a));
     TRY(CUDA_LAUNCHED("sums of columns"));
-    join_parts_kernel<<<(a.C + THREADS - 1) / THREADS, THREADS, 0, cuda_stream>>>(a.part, to, a.C, by, add);
+    if (one) join_all_kernel<<<1, THREADS, 0, cuda_stream>>>(a.part, to, (int64_t)PARTS * a.C, by, add);
+    else join_parts_kernel<<<(a.C + THREADS - 1) / THREADS, THREADS, 0, cuda_stream>>>(a.part, to, a.C, by, add);
     return CUDA_LAUNCHED("sums of columns, joined");
 }
 
@@ -60,7 +73,7 @@ extern "C" size_t cuda_column_sum_scratch(const struct inst *inst, const struct 
 
 extern "C" err cuda_column_sum(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)inst;
-    return sum_columns(&in[0], NULL, 1, view_f32(&out[0]), true, scratch);
+    return sum_columns(&in[0], NULL, 1, view_f32(&out[0]), false, true, scratch);
 }
 
 extern "C" size_t cuda_scale_bwd_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
@@ -72,7 +85,8 @@ extern "C" size_t cuda_scale_bwd_scratch(const struct inst *inst, const struct v
 extern "C" err cuda_scale_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run;
     const float by = ops_scale_by(inst);
-    if (out[1].p) TRY(sum_columns(&in[2], &in[0], by, view_f32(&out[1]), true, scratch));
-    if (out[2].p) TRY(sum_columns(&in[2], &in[0], by, view_f32(&out[2]), false, scratch));
-    return out[0].p ? cuda_scale_columns(&in[2], view_f32(&in[1]), by, NULL, &out[0]) : OK;
+    const bool one = in[1].p && in[1].d[0] == 1;
+    if (out[1].p) TRY(sum_columns(&in[2], &in[0], by, view_f32(&out[1]), one, true, scratch));
+    if (out[2].p) TRY(sum_columns(&in[2], &in[0], by, view_f32(&out[2]), one, false, scratch));
+    return out[0].p ? cuda_scale_columns(&in[2], &in[1], by, NULL, &out[0]) : OK;
 }

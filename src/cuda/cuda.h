@@ -58,7 +58,7 @@ err cuda_split(const struct run_ctx *, const struct inst *, const struct view *i
 err cuda_split_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_softcap(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_scale(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_scale_columns(const struct view *x, const float *l, float by, const float *bias, const struct view *y); /* y = x * l (NULL: 1) * by + bias (or NULL), y may be x */
+err cuda_scale_columns(const struct view *x, const struct view *l, float by, const float *bias, const struct view *y); /* y = x * l (absent: 1; one number: for all) * by + bias (or NULL), y may be x */
 size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 /* columns.cu: sums over rows */
 err cuda_scale_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
@@ -82,6 +82,7 @@ size_t cuda_vector_norm_bwd_scratch(const struct view *in, const struct view *ou
 /* attention.cu, attention_cached.cu */
 err cuda_attention(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_store(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_kv_append(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_attention_cached(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_attention_scratch(const struct inst *, const struct view *in, const struct view *out);

@@ -172,12 +172,12 @@ extern "C" err cuda_glu_bwd(const struct run_ctx *run, const struct inst *inst, 
 }
 
 /* A thread W columns of as many rows as come to it: their numbers are loaded once. */
-template <typename T, int W> __global__ void scale_kernel(const T *x, const float *l, float all, const float *bias, T *y, int64_t rows, int64_t cols, int64_t ldx, int64_t ldy) {
+template <typename T, int W> __global__ void scale_kernel(const T *x, const float *l, bool one, float all, const float *bias, T *y, int64_t rows, int64_t cols, int64_t ldx, int64_t ldy) {
     for (int64_t c = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; c < cols; c += (int64_t)gridDim.x * blockDim.x * W) {
         float by[W], more[W] = {}, v[W];
 #pragma unroll
-        for (int i = 0; i < W; i++) by[i] = 1;
-        if (l) load<float, W>(l + c, by);
+        for (int i = 0; i < W; i++) by[i] = one ? *l : 1;
+        if (l && !one) load<float, W>(l + c, by);
         if (bias) load<float, W>(bias + c, more);
 #pragma unroll
         for (int i = 0; i < W; i++) by[i] *= all;
@@ -190,20 +190,21 @@ template <typename T, int W> __global__ void scale_kernel(const T *x, const floa
     }
 }
 
-extern "C" err cuda_scale_columns(const struct view *x, const float *l, float by, const float *bias, const struct view *y) {
+extern "C" err cuda_scale_columns(const struct view *x, const struct view *by_column, float by, const float *bias, const struct view *y) {
     const int64_t N = view_rows(x), C = x->d[1];
     const int w = x->dt == DT_F32 ? 4 : 8;
-    const bool fast = rows_aligned(x, w) && rows_aligned(y, w) && aligned(l) && aligned(bias) && C % w == 0;
+    const float *l = view_f32(by_column);
+    const bool one = l && by_column->d[0] == 1, fast = rows_aligned(x, w) && rows_aligned(y, w) && (one || aligned(l)) && aligned(bias) && C % w == 0;
     if (!N || !C) return OK;
     struct shape s = shape_of(N, fast ? C / w : C);
-    if (fast) WITH_TYPE(x->dt, scale_kernel<T, wide<T>::n><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, l, by, bias, (T *)y->p, N, C, x->ld, y->ld));
-    else WITH_TYPE(x->dt, scale_kernel<T, 1><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, l, by, bias, (T *)y->p, N, C, x->ld, y->ld));
+    if (fast) WITH_TYPE(x->dt, scale_kernel<T, wide<T>::n><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, l, one, by, bias, (T *)y->p, N, C, x->ld, y->ld));
+    else WITH_TYPE(x->dt, scale_kernel<T, 1><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, l, one, by, bias, (T *)y->p, N, C, x->ld, y->ld));
     return CUDA_LAUNCHED("scale");
 }
 
 extern "C" err cuda_scale(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
-    return cuda_scale_columns(&in[0], view_f32(&in[1]), ops_scale_by(inst), view_f32(&in[2]), &out[0]);
+    return cuda_scale_columns(&in[0], &in[1], ops_scale_by(inst), view_f32(&in[2]), &out[0]);
 }
 
 /* A gated unit whose inputs lack their deltas: a thread W columns of ROWS rows. */
@@ -711,7 +712,11 @@ extern "C" err cuda_split(const struct run_ctx *run, const struct inst *inst, co
 extern "C" err cuda_split_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
     int64_t at = 0;
-    for (int k = 0; k < inst->a.n; at += inst->a.width[k++]) TRY(columns(&out[0], at, &in[k], 0, inst->a.width[k]));
+    for (int k = 0; k < inst->a.n; at += inst->a.width[k++]) {
+        const size_t size = dtype_row_bytes(out[0].dt, 1);
+        if (in[k].p) TRY(columns(&out[0], at, &in[k], 0, inst->a.width[k]));
+        else TRY(cuda_check(cudaMemset2DAsync((char *)out[0].p + at * size, out[0].ld * size, 0, inst->a.width[k] * size, (size_t)view_rows(&out[0]), cuda_stream), "split"));
+    }
     return OK;
 }
 

@@ -32,6 +32,19 @@ err pack_init(struct pack *p, int cap_n, int cap_s) {
     return OK;
 }
 
+err pack_given(struct pack *p, int each, int width) {
+    if (p->given == each && p->given_width == width) return OK;
+    free(p->x);
+    free(p->x_rows);
+    const size_t n = (size_t)p->cap_s * (size_t)each;
+    p->given = each, p->given_width = width;
+    p->x = each ? calloc(n * (size_t)width, sizeof *p->x) : NULL;
+    p->x_rows = each ? malloc(n * sizeof *p->x_rows) : NULL;
+    if (each && (!p->x || !p->x_rows)) return fail(E_MEMORY, "out of memory (%zu vectors)", n);
+    for (size_t i = 0; i < n; i++) p->x_rows[i] = (int32_t)i;
+    return OK;
+}
+
 err pack_targets(struct pack *p, int targets) {
     p->targets = targets;
     p->target = calloc((size_t)p->cap_s * (size_t)targets + 1, sizeof *p->target);
@@ -40,6 +53,8 @@ err pack_targets(struct pack *p, int targets) {
 
 void pack_free(struct pack *p) {
     free(p->target);
+    free(p->x);
+    free(p->x_rows);
     free(p->ids);
     free(p->weight);
     *p = (struct pack){0};
@@ -48,6 +63,7 @@ void pack_free(struct pack *p) {
 void pack_clear(struct pack *p) {
     p->n = p->s = p->m = 0;
     p->supervised = 0;
+    p->lacks = false;
 }
 
 /* What position i of a row is to tell. */
@@ -59,15 +75,15 @@ static int32_t label_at(const struct pack *p, const struct row *r, int i) {
 
 bool pack_row(struct pack *p, const struct row *r, int32_t sample) {
     assert(r->n > r->source);
-    if (p->s == p->cap_s || r->n + p->virtual_tokens > p->cap_n - p->n - p->m) return false;
+    if (p->s == p->cap_s || r->n + p->virtual_tokens > p->cap_n - p->n - (p->given ? 0 : p->m)) return false;
     for (int i = 0; i < r->source; i++) p->src_ids[p->m + i] = r->ids[i], p->src_pos[p->m + i] = i, p->src_sample[p->m + i] = sample;
     p->m += r->source;
     p->src_cu[p->s + 1] = p->m;
     const int32_t *ids = r->ids + r->source;
-    const int n = r->n - r->source, before = p->virtual_tokens;
+    const int n = r->n - r->source, before = p->virtual_tokens, first = p->virtual_first + (p->given ? p->m : 0);
     for (int i = 0; i < before; i++) {
         const int at = p->n + i;
-        p->ids[at] = p->virtual_first + i;
+        p->ids[at] = first + i;
         p->pos[at] = i;
         p->sample[at] = sample;
         p->label[at] = 0;
@@ -83,6 +99,10 @@ bool pack_row(struct pack *p, const struct row *r, int32_t sample) {
         p->weight[at] = of_head ? r->supervised[r->source + i] : predicts && r->supervised[r->source + i + 1] ? 1 : 0;
         p->supervised += p->weight[at];
     }
+    const size_t numbers = (size_t)p->given * (size_t)p->given_width;
+    if (p->given && r->given) memcpy(p->x + (size_t)p->m * (size_t)p->given_width, r->given, numbers * sizeof *p->x);
+    p->lacks |= p->given && !r->given;
+    p->m += p->given;
     if (r->target && p->target) memcpy(p->target + (size_t)p->s * (size_t)p->targets, r->target, (size_t)p->targets * sizeof *p->target);
     p->n += before + n;
     p->last[p->s++] = p->n - 1;

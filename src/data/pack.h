@@ -23,9 +23,16 @@ struct pack {
     int cap_n, cap_s;
     int virtual_tokens; /* before each row, of ids virtual_first, virtual_first + 1, ...: the caller sets them, for the program that takes the pack */
     int32_t virtual_first;
+    int given, given_width; /* vectors that come with each row (pack_given); their virtual tokens' ids go on from row to row */
+    float *x;               /* [m, given_width] */
+    int32_t *x_rows;        /* 0, 1, ... */
+    bool lacks;             /* a row had none */
     double supervised; /* sum of weight */
 };
 err pack_init(struct pack *p, int cap_n, int cap_s);
+/* Room for so many vectors a row, of so many numbers: for the program that takes the pack. 0: none. */
+err pack_given(struct pack *p, int each, int width);
+static inline const float *pack_vectors(const struct pack *p) { return p->lacks ? NULL : p->x; }
 err pack_targets(struct pack *p, int targets); /* an empty pack's rows may have so many targets */
 void pack_free(struct pack *p);
 void pack_clear(struct pack *p);

@@ -9,6 +9,7 @@
 #include "data/rows.h"
 #include "base/log.h"
 #include "io/chat.h"
+#include "io/npy.h"
 #include <assert.h>
 #include <limits.h>
 #include <omp.h>
@@ -26,6 +27,8 @@ struct draft {
     struct ids tags; /* of words: row.labels */
     int source; /* row.source */
     bool shortened; /* its text was cut already */
+    float *given; /* the vectors that come with it, [given_n]; 0: none */
+    size_t given_n;
 };
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
@@ -34,6 +37,29 @@ static void draft_free(struct draft *d) {
     ids_free(&d->ids);
     ids_free(&d->tags);
     free(d->on);
+    free(d->given);
+}
+
+/* The vectors of record `index`, out of itself or of their own file. */
+static err take_given(const struct source *s, const struct record *r, int index, struct draft *d) {
+    const struct given_form *g = &s->opt.given;
+    const size_t n = (size_t)g->each * (size_t)g->width;
+    if (!n) return OK;
+    if (!d->given && !(d->given = malloc(n * sizeof *d->given))) return out_of_memory();
+    d->given_n = n;
+    if (g->file) return npy_row(g->file, index, d->given);
+    memcpy(d->given, r->given, n * sizeof *d->given);
+    return OK;
+}
+
+/* One row for each record. */
+static err check_given(const struct source *s) {
+    const struct given_form *g = &s->opt.given;
+    if (!g->file) return OK;
+    if (g->file->columns != (int64_t)g->each * g->width)
+        return fail(E_INPUT, "%s: rows of %lld numbers, wanted are %lld (%d vector%s of %d)", g->file->path, (long long)g->file->columns, (long long)g->each * g->width, g->each,
+                    g->each > 1 ? "s" : "", g->width);
+    return g->file->rows >= s->n ? OK : fail(E_INPUT, "%s: %lld rows, but %s has %d records: one is wanted for each", g->file->path, (long long)g->file->rows, s->path, s->n);
 }
 
 static void draft_clear(struct draft *d) {
@@ -99,6 +125,14 @@ static err measure(const struct draft *d, int max_length, bool learnt, size_t *n
     return fail(E_INPUT, "no token to learn from (%zu in all, max_length %d)", d->ids.n, max_length);
 }
 
+static err keep_given(const struct draft *d, struct rows *out, struct row *r) {
+    float *x = arena_alloc(&out->mem, d->given_n * sizeof *x);
+    if (!x) return out_of_memory();
+    r->given = memcpy(x, d->given, d->given_n * sizeof *x);
+    out->bytes += d->given_n * sizeof *x;
+    return OK;
+}
+
 /* What a row of a head's is to tell. */
 static err keep_labels(const struct draft *d, size_t n, struct rows *out, struct row *r) {
     const size_t of_tags = d->tags.n ? n * sizeof(int32_t) : 0, of_target = (size_t)d->n_target * sizeof(float);
@@ -121,6 +155,7 @@ static err keep(struct draft *d, int max_length, bool learnt, struct rows *out, 
         memcpy((*r)->ids, d->ids.v, n * sizeof *(*r)->ids);
         memcpy((*r)->supervised, d->on, n);
         TRY(keep_labels(d, n, out, *r));
+        if (d->given_n) TRY(keep_given(d, out, *r));
         out->bytes += n * 5 + 16; /* 16: what the arena rounds up */
     } else out->n++;
     if ((int)n > out->longest) out->longest = (int)n;
@@ -226,6 +261,7 @@ static err draft_record(struct pass *p, int k, struct job *job, arena *mem) {
     }
     if (p->visit) t->hash = record_hash(r);
     err e = job->tk ? job->draft(job, r, &t->d) : OK;
+    if (!e) e = take_given(p->s, r, p->from + k, &t->d);
     return e ? fail_in(e, "%s:%d", part->path, t->line) : OK;
 }
 
@@ -321,6 +357,7 @@ static err draw(struct row_stream *st, int i) {
     TRY(source_fetch(st->s, i, &st->f, &rec));
     draft_clear(&st->d);
     err e = st->job.draft(&st->job, &rec, &st->d);
+    if (!e) e = take_given(st->s, &rec, i, &st->d);
     if (!e) e = keep(&st->d, st->max_length, !st->job.plain, &st->batch, &r);
     if (e) return fail_in(e, "%s:%d", part->path, rec.line);
     r->path = part->path;
@@ -371,8 +408,9 @@ static void pass_close(struct pass *p) {
 /* The rows of a source, in order. Releases what the job holds, or hands it on to those that are made when drawn. */
 static err make_rows(struct job *job, const struct source *s, int max_length, struct rows *out) {
     *out = (struct rows){0};
-    struct pass *p;
-    err e = pass_open(&p, s, job);
+    struct pass *p = NULL;
+    err e = check_given(s);
+    if (!e) e = pass_open(&p, s, job);
     if (!e) e = all_rows(p, max_length, out);
     pass_close(p);
     if (!e && !s->r) e = stream_begin(job, s, max_length, out);

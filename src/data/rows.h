@@ -31,6 +31,7 @@ struct row {
     int line; /* where it came from; 0: made, not read */
     const char *path;
     int source; /* encoder-decoders: so many of the ids are the encoder's, the rest the decoder's; else 0 */
+    const float *given; /* the vectors that come with it (data/shapes.h); NULL: none */
     int label;  /* classification: 1 + the class that the row's one supervised position is to tell; 0: each position tells the next id */
     const int32_t *labels; /* token classification: [n], at supervised positions 1 + the class that they are to tell; NULL: see label */
     const float *target;   /* regression: the numbers that the one supervised position is to tell; NULL: see label */

@@ -294,6 +294,34 @@ static err get_label(arena *mem, const json_t *obj, const char *key, const char 
     return *out ? OK : out_of_memory();
 }
 
+static err given_number(const json_t *v, float *to) {
+    if (!json_is_number(v)) return fail(E_INPUT, "%s where a number is wanted", type_name(v));
+    *to = (float)json_number_value(v);
+    return isfinite(*to) ? OK : fail(E_INPUT, "%g is beyond the numbers of 32 bits", json_number_value(v));
+}
+
+/* A list of all numbers, or of lists: the vectors. */
+static err get_given(const struct given_form *g, const json_t *obj, arena *mem, const float **out) {
+    const json_t *list = json_object_get(obj, g->field);
+    const size_t want = (size_t)g->each * (size_t)g->width, outer = json_array_size(list);
+    float *x = arena_alloc(mem, want * sizeof *x);
+    size_t n = 0;
+    if (!x) return out_of_memory();
+    TRY(get_list(obj, g->field, &list));
+    for (size_t i = 0; i < outer; i++) {
+        const json_t *v = json_array_get(list, i);
+        const size_t inner = json_is_array(v) ? json_array_size(v) : 1;
+        if (json_is_array(v) && inner != (size_t)g->width) return fail(E_INPUT, "\"%.40s\"[%zu] has %zu numbers, a vector has %d", g->field, i, inner, g->width);
+        for (size_t k = 0; k < inner; k++, n++) {
+            err e = n < want ? given_number(json_is_array(v) ? json_array_get(v, k) : v, &x[n]) : OK;
+            if (e) return fail_in(e, "\"%.40s\"[%zu]", g->field, i);
+        }
+    }
+    *out = x;
+    if (n == want) return OK;
+    return fail(E_INPUT, "\"%.40s\" has %zu numbers, wanted are %zu (%d vector%s of %d)", g->field, n, want, g->each, g->each > 1 ? "s" : "", g->width);
+}
+
 /* --- numbers, words and tags ------------------------------------------------------------------------------------------ */
 enum { MOST_NUMBERS = 1 << 12, MOST_WORDS = 1 << 20 };
 
@@ -525,12 +553,14 @@ static err read_line(const struct layout *l, const struct extent *x, arena *mem,
 
 err record_parse(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
     *r = (struct record){.line = x->line};
+    if (l->container == IN_LINES && l->given.each && l->given.field) return fail(E_INPUT, "plain lines have no field \"%.40s\": JSONL has, or a .npy file beside them", l->given.field);
     if (l->container == IN_LINES) return read_line(l, x, mem, r);
     if (l->container == IN_CONLL) return read_sentence(l, x, mem, r);
     json_t *obj;
     TRY(read_object(l, x, &obj));
     err e = get_record(l, obj, mem, r);
     if (e) e = mixed(l, obj, e);
+    if (!e && l->given.each && l->given.field) e = get_given(&l->given, obj, mem, &r->given);
     json_decref(obj);
     return e;
 }

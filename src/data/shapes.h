@@ -26,6 +26,11 @@
 #include "data/records.h"
 #include "io/chat.h"
 
+/* Vectors that come with each record, `each` of `width` numbers (0: none): in a field of its own, as a list of numbers or of lists, or as the rows
+ * of a .npy file, a record's vectors one after the other in a row. */
+struct npy;
+struct given_form { const char *field; const struct npy *file; int each, width; };
+
 struct record {
     const char *text;                 /* {"text"}, a named field, or a plain line */
     const char *prompt, *completion;  /* {"prompt","completion"} or the two named fields of a pair */
@@ -36,6 +41,7 @@ struct record {
     int n_words;
     const struct chat_message *turns; /* a conversation; role: system, user, assistant */
     int n_turns;
+    const float *given;               /* a field's numbers */
     int line; /* 1-based */
     int part; /* which of the source's files */
 };
@@ -57,6 +63,7 @@ struct layout {
     enum record_shape shape;
     bool named;                 /* the shape was asked for, not found */
     const char *field, *field2; /* of text and pairs; of labelled texts: text and label; of words: words and tags */
+    struct given_form given;
     int first_line;             /* where the shape was seen */
     int n_columns;
     const char **column; /* CSV and TSV; in the arena */

@@ -132,6 +132,8 @@ static err add_part(struct source *s, const struct source_file *f, struct source
     if (!p->path) return out_of_memory();
     TRY(layout_begin(p->path, f->format, s->opt.want, &p->layout));
     p->layout.field = f->field;
+    p->layout.given = s->opt.given;
+    if (p->layout.given.field && !(p->layout.given.field = arena_str(&s->mem, p->layout.given.field))) return out_of_memory();
     p->layout.field2 = f->field2;
     if (f->field && !(p->layout.field = arena_str(&s->mem, f->field))) return out_of_memory();
     return f->field2 && !(p->layout.field2 = arena_str(&s->mem, f->field2)) ? out_of_memory() : OK;

@@ -99,7 +99,9 @@ static err name_modules(struct structure *st, const struct model *m, int modules
 static err fit_settings(struct structure *st, const struct model *m, const void *settings) {
     const struct peft_method *method = st->method;
     const struct shape *z = &m->shape;
-    const struct base_sizes base = {z->layers, z->width, z->heads, z->kv_heads, z->head_dim, z->vocab, z->interleaved, m->family->seq2seq, z->encoder_layers, m->family->norms_apart};
+    const struct weight *projection = model_weight(m, "blk.0.attn_output.weight");
+    const struct base_sizes base = {z->layers, z->width, z->heads, z->kv_heads, z->head_dim, z->vocab, z->interleaved, m->family->seq2seq, z->encoder_layers, m->family->norms_apart,
+                                    m->family->encoder, projection && projection->turned, model_weight(m, "blk.0.attn_q_norm.weight") != NULL};
     TRY(method->check(settings));
     void *copy = arena_alloc(&st->mem, method->settings);
     if (!copy) return fail(E_MEMORY, "out of memory");
@@ -107,6 +109,7 @@ static err fit_settings(struct structure *st, const struct model *m, const void 
     TRY(method->fit ? method->fit(copy, &base) : OK);
     if (st->head_module && method->apart && method->apart(copy))
         return fail(E_UNSUPPORTED, "method %s keeps what it trains apart from what it comes to, where a classifier has no place: use another method beside it", method->name);
+    st->given = method->given ? method->given(copy, &st->given_width) : 0;
     st->virtual_tokens = method->virtual_tokens ? method->virtual_tokens(copy) : 0;
     return OK;
 }
@@ -275,6 +278,7 @@ static struct tensor file_shape(const struct param *p, const struct param_slice 
     if (s->beside) return (struct tensor){.nd = 2, .d = {s->rows * (s->beside == BESIDE_BELOW ? 2 : 1), p->d[1] * (s->beside == BESIDE_NEGATED ? 2 : 1)}};
     if (p->nd == 1 && s->form.shape == FILE_VECTOR) return (struct tensor){.nd = 1, .d = {s->rows}};
     if (p->nd == 1 && s->form.shape == FILE_ROW) return (struct tensor){.nd = 2, .d = {1, s->rows}};
+    if (s->form.shape == FILE_ONE_OF) return (struct tensor){.nd = 3, .d = {1, s->rows, columns_of(p)}};
     if (s->turned) return (struct tensor){.nd = 2, .d = {columns_of(p), s->rows}};
     return (struct tensor){.nd = 2, .d = {s->of_rows ? s->of_rows : s->rows, file_columns(p, s)}};
 }
@@ -378,8 +382,11 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
     const struct tensor *t;
     TRY(find_slice(ts, st, settings, s, &t));
     const struct tensor want = file_shape(p, s);
-    if (t->nd != want.nd || t->d[0] != want.d[0] || (want.nd > 1 && t->d[1] != want.d[1]))
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name, (long long)want.d[0], (long long)(want.nd > 1 ? want.d[1] : 1));
+    bool fits = t->nd == want.nd;
+    for (int k = 0; k < want.nd && fits; k++) fits = t->d[k] == want.d[k];
+    const int last = want.nd > 2; /* a leading 1 is left out */
+    if (!fits)
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name, (long long)want.d[last], (long long)(want.nd > 1 ? want.d[last + 1] : 1));
     TRY(tensor_readable(ts, t));
     if (s->turned) return read_turned(ts, t, p, s, weights);
     if (s->beside) return read_beside(ts, t, p, s, weights);
@@ -563,7 +570,8 @@ static err describe_tensor(const struct structure *st, const struct param *p, co
     *t = file_shape(p, s);
     t->name = arena_str(mem, name);
     t->dt = DT_F32;
-    t->bytes = (size_t)(t->d[0] * (t->nd > 1 ? t->d[1] : 1)) * sizeof(float);
+    t->bytes = sizeof(float);
+    for (int k = 0; k < t->nd; k++) t->bytes *= (size_t)t->d[k];
     return t->name ? OK : fail(E_MEMORY, "out of memory");
 }
 

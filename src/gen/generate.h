@@ -17,9 +17,11 @@ void generator_free(struct generator *g);
 struct generation { int32_t *ids; int n; bool stopped; }; /* ids without the EOS; stopped: EOS came */
 struct generate_request {
     const struct ids *prompt;     /* [n]; each 1..cap.length - max_new tokens */
+    const float *given;           /* [n, given * given_width]: of a program with given vectors, else NULL */
     int n;
     int max_new;
     int32_t eos;                  /* -1: never stop */
+    const float *mix;             /* of a structure with members: [n][members], each row's weights; NULL: the structure's */
     int32_t first_sample;         /* identity of row 0 for the sampler's keys */
     struct run_ctx run;
     int (*on_token)(void *ctx, int row, int32_t id); /* non-zero stops the row; may be NULL */

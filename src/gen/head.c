@@ -94,9 +94,9 @@ static const char HUBS[] = "model_head.safetensors";
 
 /* How many classes the saved head has; of AdapterHub's own file 0 where that is another head. */
 static err count_classes(const char *folder, const char *file, enum head_kind kind, int *classes) {
-    /* the fourth and fifth: beside soft prompts; the last two: AdapterHub's */
-    static const char *const names[] = {"base_model.model.score.weight", "base_model.model.classifier.weight", "base_model.model.classification_head.out_proj.weight",
-                                        "base_model.score.weight", "base_model.classifier.weight", "score.weight", "classifier.weight"};
+    /* the third and fourth: beside soft prompts; the last two: AdapterHub's */
+    static const char *const names[] = {"base_model.model.score.weight", "base_model.model.classifier.weight", "base_model.score.weight", "base_model.classifier.weight",
+                                        "base_model.model.classification_head.out_proj.weight", "score.weight", "classifier.weight"};
     char path[4096];
     struct tensors ts;
     const struct tensor *t = NULL;

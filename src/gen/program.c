@@ -23,8 +23,10 @@ static void make_kept(struct site *s) {
     const struct param_set *set = s->params;
     s->kept = set ? arena_alloc(&s->p->mem, (size_t)set->n * sizeof *s->kept + 1) : NULL;
     if (set && !s->kept) prog_fail(s->p, E_MEMORY, "out of memory while building a program");
-    for (int i = 0; s->kept && i < set->n; i++)
-        if (set->p[i].kept) s->kept[i] = prog_value(s->p, ROLE_STATE, DT_F32, set->p[i].nd, set->p[i].d, "kept");
+    for (int i = 0; s->kept && i < set->n; i++) {
+        const struct param *p = &set->p[i];
+        if (p->kept) s->kept[i] = p->keeps[0] ? prog_value(s->p, ROLE_STATE, prog_dt(s->p), 2, p->keeps, "kept") : prog_value(s->p, ROLE_STATE, DT_F32, p->nd, p->d, "kept");
+    }
 }
 
 /* What the encoder reads, and where its keys are kept for the decoder. */
@@ -43,6 +45,20 @@ static void source_inputs(struct site *s, const struct model *m, struct capacity
         s->cross_k[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cross k");
         s->cross_v[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cross v");
     }
+}
+
+/* Each row's weights of a method's members. */
+static void member_inputs(struct program *g, struct site *s) {
+    if (s->method && s->method->members) g->members = s->method->members(s->settings, &g->member_weights);
+    if (!g->members) return;
+    const size_t row = (size_t)g->members * sizeof(float);
+    const int64_t of_n[2] = {SYM_N, g->members}, of_m[2] = {SYM_M, g->members};
+    const bool source = g->seq2seq && s->mode != MODE_DECODE;
+    g->mix = arena_alloc(&s->p->mem, row * (size_t)s->p->cap[-SYM_N]);
+    g->src_mix = source ? arena_alloc(&s->p->mem, row * (size_t)s->p->cap[-SYM_M]) : NULL;
+    if (!g->mix || (source && !g->src_mix)) prog_fail(s->p, E_MEMORY, "out of memory while building a program");
+    s->mix = prog_input(s->p, DT_F32, 2, of_n, "mix");
+    if (source) s->src_mix = prog_input(s->p, DT_F32, 2, of_m, "src_mix");
 }
 
 static const struct head *head_of(const struct structure *st) { return st && st->head.classes ? &st->head : NULL; }
@@ -129,6 +145,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     *g = (struct program){.mode = mode, .base = m->residents, .derived = m->derived};
     struct prog *p = &g->p;
     if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
+    if (st && mode != MODE_DECODE) g->given = st->given, g->given_width = st->given_width;
     cap.tokens += g->virtual_tokens;
     cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
@@ -136,7 +153,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
     g->seq2seq = m->family->seq2seq && (head_of(st) ? head_reads_twice(&st->head, m) && mode != MODE_FEATURES : mode != MODE_FEATURES && mode != MODE_CLASSIFY);
-    p->cap[-SYM_M] = g->seq2seq ? cap.tokens : 0;
+    p->cap[-SYM_M] = g->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
@@ -149,7 +166,12 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     if (s.method && s.method->own_tokens) {
         int n;
         g->own_ids = s.method->own_tokens(s.settings, &n);
-        s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
+        if (g->own_ids) s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
+    }
+    member_inputs(g, &s);
+    if (g->given) {
+        s.given = prog_input(p, DT_F32, 2, (int64_t[]){SYM_M, g->given_width}, "given");
+        s.given_rows = input(p, "given rows", &dim_m, DT_I32);
     }
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
@@ -303,11 +325,20 @@ static void look_at(const struct feed *f, struct run_ctx *run) {
     run->weighted = at_most(f->n, rung(run->weighted, 4));
 }
 
+/* A run says them, or all rows have the structure's. */
+static const float *rows_weights(const struct program *g, const float *said, int n, float *room) {
+    for (int i = 0; i < n && !said; i++) memcpy(room + (size_t)i * (size_t)g->members, g->member_weights, (size_t)g->members * sizeof *room);
+    return said ? said : room;
+}
+
 /* In the order in which program_build() has made the inputs. */
 static void list_inputs(const struct program *g, const struct feed *f, const void **in) {
     int n = 0;
     in[n++] = f->ids, in[n++] = f->pos;
     if (g->own_ids) in[n++] = g->own_ids;
+    if (g->members) in[n++] = rows_weights(g, f->mix, f->n, g->mix);
+    if (g->src_mix) in[n++] = rows_weights(g, f->src_mix, f->m, g->src_mix);
+    if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
     if (g->mode != MODE_DECODE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
@@ -321,7 +352,9 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
 
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,
                 const struct run_ctx *run, bool poison) {
-    const void *input[16];
+    const void *input[20];
+    if (g->given && !f->given)
+        return fail(E_USAGE, "this adapter reads %d vector%s of %d numbers beside each text, and none %s given", g->given, g->given > 1 ? "s" : "", g->given_width, g->given > 1 ? "are" : "is");
     list_inputs(g, f, input);
     struct binding b = bind(mem, f->n, g->mode == MODE_DECODE ? 0 : f->s, f->m);
     struct run_ctx known = *run;

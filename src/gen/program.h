@@ -19,6 +19,7 @@ struct structure {
     const char *inside;  /* before the names of the base's modules, in files; "" */
     arena mem;
     int virtual_tokens;  /* before every text (core/site.h) */
+    int given, given_width; /* vectors beside every text, of so many numbers */
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
@@ -45,7 +46,11 @@ struct program {
     bool gathers;         /* classify: a row of each text is read */
     int virtual_tokens;   /* before every text, of ids virtual_first, virtual_first + 1, ... */
     int32_t virtual_first;
+    int given, given_width; /* vectors beside every text, of so many numbers (core/site.h); decode: 0 */
     val ids, pos;         /* the inputs that program_advance() writes */
+    int members;          /* adapters that each row has a weight for, ... */
+    const float *member_weights; /* ... [members] where a run says nothing of rows, ... */
+    float *mix, *src_mix; /* ... and room for these, row by row */
     const int32_t *own_ids; /* an input of its own: tokens whose rows are the method's; NULL: none */
     struct residents *base; /* the model's, on the backend */
     struct derived *derived; /* the model's */
@@ -63,6 +68,8 @@ void program_free(struct program *g);
 struct feed {
     const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
     const float *weight, *target; /* target: of a regression, [s, numbers] */
+    const float *mix, *src_mix; /* with members: each row's weights of them [n, members], the encoder's rows' [m, members]; NULL: the structure's for all */
+    const float *given; const int32_t *given_rows; /* programs with given vectors: m of them */
     const int32_t *src_ids, *src_pos, *src_cu, *src_sample, *src_slot, *src_last; /* encoder-decoders: the encoder's rows; decode: each row's last */
     int n, s, m;
     bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */

@@ -54,12 +54,23 @@ void block_rotate(const struct model *m, struct site *s, int l, val q[3]) {
     q[1] = emit1(s->p, &op_rope, (val[]){q[1], s->pos, freq}, 3, &a);
 }
 
+/* What makes keys and values: two matrices, or one of queries too. */
+static void keys_and_values(const struct model *m, struct site *s, int l, struct attending *at) {
+    char fused[32];
+    snprintf(fused, sizeof fused, "blk.%d.attn_qkv.weight", l);
+    at->n = model_weight(m, fused) ? 1 : 2;
+    for (int k = 0; k < at->n; k++) at->kv[k] = model_linear(m, s, at->n == 1 ? "attn_qkv" : k ? "attn_v" : "attn_k", l);
+}
+
 val block_attend(const struct model *m, struct site *s, int l, const val q[3]) {
     const struct shape *z = &m->shape;
     struct op_attr a = {.heads = (int)z->heads, .kv_heads = (int)z->kv_heads, .head_dim = (int)z->head_dim, .window = (int)m->layer[l].window,
                         .scale = (float)(z->attn_scale > 0 ? z->attn_scale : 1 / sqrt((double)z->head_dim)), .softcap = (float)z->attn_softcap, .causal = !m->family->encoder};
-    struct linear o = model_linear(m, s, "attn_output", l);
-    return site_linear(s, site_attention(s, q, (val){0}, l, &a), &o);
+    struct attending at = {.layer = l, .q = q[0], .a = &a};
+    at.y = site_attention(s, q, (val){0}, l, &a);
+    at.out = model_linear(m, s, "attn_output", l);
+    if (site_attends(s)) keys_and_values(m, s, l, &at);
+    return site_attended(s, &at);
 }
 
 static val sum_norm(struct site *s, const struct sublayer *at, val sum) { return block_norm(s->model, s, sum, at->norm_name, at->layer); }

@@ -10,15 +10,17 @@ enum { CU_K = 4, BIAS = 5 }; /* forward */
 
 static err infer(struct prog *p, struct inst *i) {
     int64_t qw = (int64_t)i->a.heads * i->a.head_dim, kw = (int64_t)i->a.kv_heads * i->a.head_dim;
-    const int64_t rows = prog_v(p, i->in[Q])->d[0], keys = has(i->in[CU_K]) ? prog_v(p, i->in[K])->d[0] : rows;
+    const bool one = !has(i->in[CU]); /* sequence of all queries, and all keys */
+    const int64_t rows = prog_v(p, i->in[Q])->d[0], keys = one || has(i->in[CU_K]) ? prog_v(p, i->in[K])->d[0] : rows;
     TRY(want(p, i, Q, prog_dt(p), 2, (int64_t[]){rows, qw}));
     TRY(want(p, i, K, prog_dt(p), 2, (int64_t[]){keys, kw}));
     TRY(want(p, i, V, prog_dt(p), 2, (int64_t[]){keys, kw}));
     if (has(i->in[CU_K])) TRY(want(p, i, CU_K, DT_I32, 1, (int64_t[]){SYM_S1}));
-    if (has(i->in[CU_K]) && (i->a.causal || has(i->in[BIAS]))) return prog_fail(p, E_UNSUPPORTED, "attention to another text's keys has neither a mask nor a bias by distance");
+    if (one && has(i->in[CU_K])) return prog_fail(p, E_INPUT, "attention: bounds of the keys without those of the queries");
+    if ((one || has(i->in[CU_K])) && (i->a.causal || has(i->in[BIAS]))) return prog_fail(p, E_UNSUPPORTED, "attention to another text's keys has neither a mask nor a bias by distance");
     if (has(i->in[BIAS])) TRY(want(p, i, BIAS, DT_F32, 2, (int64_t[]){i->a.buckets, i->a.heads}));
     if (has(i->in[BIAS]) && (i->a.buckets < 4 || i->a.buckets % 4 || i->a.distance <= i->a.buckets)) return prog_fail(p, E_INPUT, "attention: %d buckets for distances up to %d", i->a.buckets, i->a.distance);
-    TRY(want(p, i, CU, DT_I32, 1, (int64_t[]){SYM_S1}));
+    if (!one) TRY(want(p, i, CU, DT_I32, 1, (int64_t[]){SYM_S1}));
     if (i->a.kv_heads < 1 || i->a.heads % i->a.kv_heads) return prog_fail(p, E_INPUT, "attention: %d heads do not share %d key/value heads", i->a.heads, i->a.kv_heads);
     if (has(i->in[BIAS]) && i->a.softcap > 0) return prog_fail(p, E_UNSUPPORTED, "attention: a soft-cap beside a bias");
     if (i->a.window > 0 && !i->a.causal) return prog_fail(p, E_UNSUPPORTED, "attention: a window of %d without the causal mask", i->a.window);
@@ -59,6 +61,14 @@ static bool score(const struct op_attr *a, const struct view *in, const struct v
     return true;
 }
 
+/* The bounds of queries and keys; one sequence of all where there are none. Returns how many sequences. */
+static int64_t bounds(const struct view *in, const struct view *of_keys, int32_t whole[2][2], const int32_t **cu, const int32_t **keys) {
+    whole[0][1] = (int32_t)in[Q].d[0], whole[1][1] = (int32_t)in[K].d[0];
+    *cu = in[CU].p ? view_i32(&in[CU]) : whole[0];
+    *keys = of_keys->p ? view_i32(of_keys) : in[CU].p ? *cu : whole[1];
+    return in[CU].p ? in[CU].d[0] - 1 : 1;
+}
+
 /* from, to: the keys. */
 static void attend(const struct op_attr *a, const struct view *in, struct view *out, int64_t i, int64_t from, int64_t to, int h) {
     const struct view *bias = &in[BIAS];
@@ -80,8 +90,10 @@ static void attend(const struct op_attr *a, const struct view *in, struct view *
 
 static err ref(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
-    const int32_t *cu = view_i32(&in[CU]), *keys = in[CU_K].p ? view_i32(&in[CU_K]) : cu;
-    for (int64_t s = 0; s + 1 < in[CU].d[0]; s++)
+    int32_t whole[2][2] = {{0}};
+    const int32_t *cu, *keys;
+    const int64_t S = bounds(in, &in[CU_K], whole, &cu, &keys);
+    for (int64_t s = 0; s < S; s++)
         for (int32_t i = cu[s]; i < cu[s + 1]; i++)
             for (int h = 0; h < inst->a.heads; h++) attend(&inst->a, in, out, i, keys[s], keys[s + 1], h);
     return OK;
@@ -111,18 +123,20 @@ static err ref_bwd(const struct run_ctx *run, const struct inst *inst, const str
     (void)run, (void)scratch;
     for (int k = 0; k < 3; k++)
         for (int64_t n = 0; n < out[k].d[0]; n++) memset(view_row(&out[k], n), 0, (size_t)out[k].d[1] * 4);
-    const int32_t *cu = view_i32(&in[CU]), *keys = in[BWD_CU_K].p ? view_i32(&in[BWD_CU_K]) : cu;
-    for (int64_t s = 0; s + 1 < in[CU].d[0]; s++)
+    int32_t whole[2][2] = {{0}};
+    const int32_t *cu, *keys;
+    const int64_t S = bounds(in, &in[BWD_CU_K], whole, &cu, &keys);
+    for (int64_t s = 0; s < S; s++)
         for (int32_t i = cu[s]; i < cu[s + 1]; i++)
             for (int h = 0; h < inst->a.heads; h++) attend_bwd(&inst->a, in, out, i, keys[s], keys[s + 1], h);
     return OK;
 }
 
-/* At capacity all tokens may be one sequence: half of the square. */
+/* At capacity all tokens may be one sequence: half of the square, or all keys for every query. */
 static struct cost cost(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
     double n = (double)in[Q].d[0], w = (double)i->a.heads * i->a.head_dim;
-    return (struct cost){2 * n * n * w, 4 * n * (2 * w + 2 * (double)in[K].d[1])};
+    return (struct cost){has(i->in[CU]) ? 2 * n * n * w : 4 * n * (double)in[K].d[0] * w, 4 * n * (2 * w + 2 * (double)in[K].d[1])};
 }
 
 static struct cost cost_bwd(const struct inst *i, const struct view *in, const struct view *out) {

@@ -1,4 +1,4 @@
-/* kv_append and attention_cached: the key/value cache of generation. STATE [slots, K, T, D]: a slot is one running
+/* kv_append and attention_cached: the key/value cache of generation; store: what else prefill leaves for decoding. STATE [slots, K, T, D]: a slot is one running
  * sequence, T its capacity. Prefill writes many positions of many slots, decode one position per live row. */
 #include "ops/ops.h"
 #include <math.h>
@@ -27,6 +27,23 @@ static err ref_append(const struct run_ctx *run, const struct inst *i, const str
             for (int k = 0; k < 2; k++)
                 memcpy(cell(&in[4 + k], view_i32(&in[2])[n], h, view_i32(&in[3])[n]), view_row(&in[k], n) + h * D, (size_t)D * 4);
     return OK;
+}
+
+static err infer_store(struct prog *p, struct inst *i) {
+    const struct value to = *prog_v(p, i->in[1]);
+    if (to.role != ROLE_STATE) return prog_fail(p, E_INTERNAL, "store: '%s' is no state", to.name);
+    return want(p, i, 0, to.dt, 2, to.d);
+}
+
+static err ref_store(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)i, (void)out, (void)scratch;
+    for (int64_t r = 0; r < in[0].d[0]; r++) memcpy(view_row(&in[1], r), view_row(&in[0], r), (size_t)in[0].d[1] * sizeof(float));
+    return OK;
+}
+
+static struct cost cost_store(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)i, (void)out;
+    return (struct cost){0, 8.0 * (double)in[0].d[0] * (double)in[0].d[1]};
 }
 
 static err infer_cached(struct prog *p, struct inst *i) {
@@ -82,4 +99,5 @@ static struct cost cost_cached(const struct inst *i, const struct view *in, cons
 }
 
 const struct op_def op_kv_append = {.name = "kv_append", .n_in = 6, .n_out = 0, .effect = true, .infer = infer_append, .cost = cost_append, .ref = ref_append};
+const struct op_def op_store = {.name = "store", .n_in = 2, .n_out = 0, .effect = true, .infer = infer_store, .cost = cost_store, .ref = ref_store};
 const struct op_def op_attention_cached = {.name = "attention_cached", .n_in = 6, .n_out = 1, .infer = infer_cached, .cost = cost_cached, .ref = ref_cached};

@@ -15,11 +15,13 @@
  * norm_bwd         in  x, w, rstd, dy, mean (with center), bias (opt)
  *                  out dx[N,C], dw[D], dbias[D] (opt, GRAD: added)
  * linear           in  LIN_X x[N,C]; LIN_W+i W_i[O_i,C]; LIN_BIAS+i bias_i[O_i] (opt); LIN_A A[R,C] (opt);
- *                      LIN_B+i B_i[O_i,r_i] (opt); LIN_SAMPLE sample[N] i32, LIN_POS pos[N] i32 (with dropout)
+ *                      LIN_B+i B_i[O_i,r_i] (opt); LIN_SAMPLE sample[N] i32, LIN_POS pos[N] i32 (with dropout); LIN_MIX weight[N,M] f32 (opt)
  *                  out Y_i[N,O_i] for i < n; LIN_T T[N,R] (when A)
  *                  Y_i = x W_i^T + bias_i + alpha_i * T_i B_i^T, T_i = drop_i(x) A_i^T; A_i, T_i: the r_i rows/columns
  *                  of output i, laid one after the other; r_i = 0: no delta there.
  *                  drop_i(x)[n,c] = keep ? x/(1-p) : 0, see ops_drop_keep().
+ *                  With LIN_MIX the ranks are several adapters' (attr: members M, member_rank), and T is ops_weigh()ed: row n's columns of
+ *                  member m times weight[n,m]. No gradient: nothing is trained so.
  * linear_bwd       in  LB_X x (with dA, or without dx); LB_W+i; LB_A; LB_B+i; LB_T T; LB_DY+i dY_i[N,O_i] (opt); LB_SAMPLE, LB_POS
  *                  out LB_DX dx[N,C] (opt); LB_DA dA[R,C] (opt, GRAD: added); LB_DB+i dB_i (opt, GRAD: added)
  *                  dT_i = alpha_i * dY_i B_i; dx = sum_i dY_i W_i + drop_i'(dT_i A_i); dA_i += dT_i^T drop_i(x);
@@ -29,18 +31,20 @@
  * rope             in  x[N,H*D], pos[N] i32, inv_freq[R/2]       out y[N,H*D] (may be in place)
  *                  R = rope_dims, 0: D. angle = pos * inv_freq[j]; pairs (j, j+R/2), or (2j, 2j+1) when interleaved, of a
  *                  head's first R columns, the others as they are; inverse: -angle; the pairs times scale (0: 1)
- * attention        in  q[N,H*D], k[N,K*D], v[N,K*D], cu[S+1] i32, cu_k[S+1] i32 (opt), bias[B,H] f32 (opt)   out o[N,H*D], lse[N,H]
+ * attention        in  q[N,H*D], k[N,K*D], v[N,K*D], cu[S+1] i32 (opt), cu_k[S+1] i32 (opt), bias[B,H] f32 (opt)   out o[N,H*D], lse[N,H]
  *                  softmax(scale * q k^T) v inside each sequence cu[s]..cu[s+1], causal; head h reads kv head h*K/H;
  *                  lse = log sum exp of the scaled scores. window > 0: only the last `window` keys; softcap c > 0:
  *                  score = c tanh(score/c).
- *                  cu_k: k and v [M,K*D] are another text's, sequence by sequence (no mask). bias: score of query i, key j
+ *                  cu_k: k and v [M,K*D] are another text's, sequence by sequence (no mask). Without cu every query meets
+ *                  every key, k and v [any,K*D] (no mask). bias: score of query i, key j
  *                  += bias[ops_bucket(j-i)][h] (T5; B = buckets)
  * attention_bwd    in  q, k, v, cu, o, lse, do, cu_k, bias                   out dq, dk, dv
  * add              in  a[N,C], b[N,C]                            out y (may be in place of a or b)
- * scale            in  x[N,C], l[C] f32 (opt: 1), bias[C] f32 (opt)   out y[N,C] = s x * l + bias (may be in place); s = scale, 0: 1
- * scale_bwd        in  x (with dl), l (opt), dy                       out dx (opt; may be in place of x or dy), dl[C] (opt, GRAD: added),
- *                                                               dl[C] f32 (opt, ACT: written)
- *                  dx = s dy * l; dl = s sum_n dy * x, of an l that is trained or computed; of a trained bias: column_sum
+ * scale            in  x[N,C], l[C] or l[1] f32 (opt: 1), bias[C] f32 (opt)   out y[N,C] = s x * l + bias (may be in place); s = scale, 0: 1;
+ *                  l[1]: one for all columns
+ * scale_bwd        in  x (with dl), l (opt), dy                       out dx (opt; may be in place of x or dy), dl (opt, GRAD: added),
+ *                                                               dl f32 (opt, ACT: written)
+ *                  dx = s dy * l; dl = s sum_n dy * x (l[1]: over the columns too), of an l that is trained or computed; of a trained bias: column_sum
  * magnitude        in  m[O] f32, w2[O] f32, P[r,O] f32, B[O,r], G[r,r] f32, state[O] f32 STATE (opt)
  *                  out l[O] f32 (the STATE, where there is one), inv[O] f32
  *                  norm_o = sqrt(w2_o + 2 s sum_j P_jo B_oj + s^2 B_o G B_o^T), s = scale; l = m / norm, inv = 1 / norm, both 0 where
@@ -49,7 +53,7 @@
  * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
- * split_bwd        in  dy_i[N,W_i]                               out dx
+ * split_bwd        in  dy_i[N,W_i] (opt: zeros)                  out dx
  * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt)
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
  *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
@@ -60,6 +64,7 @@
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
+ * store            in  x[R,C], state[R,C] STATE                  out -                        state = x
  * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N], bias (opt)   out o[N,H*D]
  *                  row n attends to positions 0..pos[n] of its slot
  * softcap          in  logits[S,V] f32                           out c tanh(logits/c) (may be in place)
@@ -76,7 +81,7 @@
 #include "ops/ops.def"
 #undef OP
 
-enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 14, LIN_POS = 15, LIN_IN = 16, LIN_T = 4 };
+enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 14, LIN_POS = 15, LIN_MIX = 16, LIN_IN = 17, LIN_T = 4 };
 enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE = 15, LB_POS = 16, LB_IN = 17,
        LB_DX = 0, LB_DA = 1, LB_DB = 2 };
 enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4 };
@@ -99,6 +104,14 @@ static inline int ops_bucket(const struct op_attr *a, int64_t ahead) {
 }
 /* What has the shape and type of a linear_bwd's x, which itself may be absent. */
 static inline const struct view *ops_like_x(const struct view *in, const struct view *out) { return in[LB_X].nd ? &in[LB_X] : &out[LB_DX]; }
+/* t times its member's weight, in the type of t; of weight 0 nothing comes through, not even what is no number. */
+static inline float ops_weigh(float t, float weight) { return weight == 0 ? 0 : t * weight; }
+/* The member that column j of T_k is of. */
+static inline int ops_member(const struct op_attr *a, int k, int64_t j) {
+    int m = 0;
+    while (j >= a->member_rank[k][m]) j -= a->member_rank[k][m++];
+    return m;
+}
 /* A norm's statistic of row n, group g: [N] or [N, H]. */
 static inline float *ops_stat(const struct view *v, int64_t n, int64_t g) { return view_f32(v) + (v->nd == 2 ? n * v->ld + g : n); }
 /* scale's factor for all columns. */

@@ -1,7 +1,7 @@
 /* scale: each column of x times its own number, y[n, c] = x[n, c] l[c]: the trained vectors of IA3 (Liu et al. 2022), the magnitudes
- * of DoRA (Liu et al. 2024). l is f32 whatever the program computes in. Backward: dx = dy l, dl = sum over the rows of dy x. A bias of
- * the layer that made x may come with it: it is added unscaled. A factor for all columns (`scale`; AdaLoRA's, beside its singular values)
- * is part of the product, not of l, and may be there alone.
+ * of DoRA (Liu et al. 2024); or all of x times one number, l[1]: the gates of LLaMA-Adapter. l is f32 whatever the program computes in.
+ * Backward: dx = dy l, dl = sum over the rows of dy x. A bias of the layer that made x may come with it: it is added unscaled. A factor for all
+ * columns (`scale`; AdaLoRA's, beside its singular values) is part of the product, not of l, and may be there alone.
  *
  * l is a vector of the adapter (its gradient is added to) or one that the program has computed (its gradient is a value of its own,
  * written). Where l is frozen x is not asked for, so nothing keeps it. Either direction may work in place: forward only where x dies
@@ -10,10 +10,16 @@
 
 enum { DX, DL_ADDED, DL_WRITTEN };
 
+/* l's shape: [C] or [1]. */
+static err want_scales(struct prog *p, struct inst *i, int64_t columns) {
+    const struct value *l = prog_v(p, i->in[1]);
+    return want(p, i, 1, DT_F32, 1, (int64_t[]){l->nd == 1 && l->d[0] == 1 ? 1 : columns});
+}
+
 static err infer(struct prog *p, struct inst *i) {
     struct value x = *prog_v(p, i->in[0]);
     TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){x.d[0], x.d[1]}));
-    if (has(i->in[1])) TRY(want(p, i, 1, DT_F32, 1, &x.d[1]));
+    if (has(i->in[1])) TRY(want_scales(p, i, x.d[1]));
     if (has(i->in[2])) TRY(want(p, i, 2, DT_F32, 1, &x.d[1]));
     i->out[0] = prog_act(p, prog_dt(p), 2, x.d, "scale");
     return p->failed;
@@ -29,7 +35,7 @@ static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) 
 
 static err infer_bwd(struct prog *p, struct inst *i) {
     struct value dy = *prog_v(p, i->in[2]), l = has(i->in[1]) ? *prog_v(p, i->in[1]) : (struct value){0};
-    if (has(i->in[1])) TRY(want(p, i, 1, DT_F32, 1, &dy.d[1]));
+    if (has(i->in[1])) TRY(want_scales(p, i, dy.d[1]));
     TRY(want(p, i, 2, prog_dt(p), 2, (int64_t[]){dy.d[0], dy.d[1]}));
     if (l.needs) TRY(want(p, i, 0, prog_dt(p), 2, dy.d));
     if (!l.needs || prog_v(p, i->in[0])->needs) i->out[DX] = prog_act(p, prog_dt(p), 2, dy.d, "d scale");
@@ -41,7 +47,7 @@ static err infer_bwd(struct prog *p, struct inst *i) {
 
 static void scaled(const struct view *x, const struct view *l, float by, const struct view *bias, const struct view *y) {
     for (int64_t n = 0; n < x->d[0]; n++)
-        for (int64_t c = 0; c < x->d[1]; c++) view_row(y, n)[c] = view_row(x, n)[c] * (l->p ? view_f32(l)[c] * by : by) + (bias && bias->p ? view_f32(bias)[c] : 0);
+        for (int64_t c = 0; c < x->d[1]; c++) view_row(y, n)[c] = view_row(x, n)[c] * (l->p ? view_f32(l)[l->d[0] == 1 ? 0 : c] * by : by) + (bias && bias->p ? view_f32(bias)[c] : 0);
 }
 
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
@@ -53,10 +59,12 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
 static err ref_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
     const struct view *x = &in[0], *dy = &in[2];
+    const int64_t columns = dy->d[1], each = in[1].p && in[1].d[0] == 1 ? columns : 1;
     const float by = ops_scale_by(i);
-    for (int64_t c = 0; c < dy->d[1] && x->p; c++) {
+    for (int64_t c = 0; c * each < columns && x->p; c++) {
         double sum = 0;
-        for (int64_t n = 0; n < dy->d[0]; n++) sum += (double)view_row(dy, n)[c] * view_row(x, n)[c];
+        for (int64_t n = 0; n < dy->d[0]; n++)
+            for (int64_t k = c * each; k < (c + 1) * each; k++) sum += (double)view_row(dy, n)[k] * view_row(x, n)[k];
         sum *= by;
         if (out[DL_ADDED].p) view_f32(&out[DL_ADDED])[c] += (float)sum;
         if (out[DL_WRITTEN].p) view_f32(&out[DL_WRITTEN])[c] = (float)sum;

@@ -50,7 +50,7 @@ static int magnitude_param(struct site *s, const struct dora *d, const struct li
     const struct param_slice slice = {.name = file, .also = also, .rows = w->out, .rope_heads = w->rope_heads, .make = lengths, .how = prog_v(s->p, squares)->data};
     const int p = param_get(s->params, name, 1, &w->out, INIT_MADE, 0, &slice, 1);
     param_rate(s->params, p, d->rate);
-    param_keep(s->params, p);
+    param_keep(s->params, p, 0, 0);
     return p;
 }
 

@@ -9,7 +9,6 @@
 #include "ops/ops.h"
 #include "peft/methods.h"
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -75,36 +74,13 @@ static val matrix(struct site *s, const char *name, int64_t rows, int64_t column
     return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){rows, columns}, init, scale, &whole, 1));
 }
 
-/* PyTorch's Linear begins uniform within 1 / sqrt(in), its bias too. Numbers are those of PEFT's Sequential: 0, 2, 4. */
-static val layer(struct site *s, val x, int number, int64_t in, int64_t out) {
-    char weight[64], bias[64];
-    snprintf(weight, sizeof weight, "prompt_encoder.mlp_head.%d.weight", 2 * number);
-    snprintf(bias, sizeof bias, "prompt_encoder.mlp_head.%d.bias", 2 * number);
-    const float bound = (float)(1 / sqrt((double)in));
-    const struct param_slice whole = {.name = bias, .rows = out};
-    const struct linear w = {.w = matrix(s, weight, out, in, INIT_UNIFORM, bound),
-                             .bias = prog_param(s->p, s->params, param_get(s->params, bias, 1, &out, INIT_UNIFORM, bound, &whole, 1)),
-                             .in = in,
-                             .out = out};
-    val y = {0};
-    site_emit_linear(s, x, 1, &w, NULL, NULL, &y);
-    return y;
-}
-
-/* The ids of the encoder's own rows, for as long as the process lives: programs keep the place. */
-static const int32_t *row_numbers(void) {
-    static int32_t number[MOST_VIRTUAL_TOKENS];
-    for (int i = 0; i < MOST_VIRTUAL_TOKENS; i++) number[i] = i;
-    return number;
-}
-
 static val encode(struct site *s, const struct p_tuning *p) {
-    const int64_t width[LAYERS + 1] = {p->of.width, p->hidden, p->hidden, p->of.width}, tokens = p->of.tokens;
-    val rows = matrix(s, ROWS, tokens, p->of.width, INIT_NORMAL_SLICES, 1),
-        ids = prog_base(s->p, DT_I32, 1, &tokens, row_numbers(), "virtual tokens");
-    val x = emit1(s->p, &op_embed, (val[]){ids, rows}, 2, &(struct op_attr){.scale = 1});
+    const int64_t width[LAYERS + 1] = {p->of.width, p->hidden, p->hidden, p->of.width};
+    val x = soft_prompt_rows(s, p->of.tokens, matrix(s, ROWS, p->of.tokens, p->of.width, INIT_NORMAL_SLICES, 1));
     for (int k = 0; k < LAYERS; k++) {
-        x = layer(s, x, k, width[k], width[k + 1]);
+        char name[64]; /* of PEFT's Sequential: 0, 2, 4 */
+        snprintf(name, sizeof name, "prompt_encoder.mlp_head.%d", 2 * k);
+        x = soft_prompt_linear(s, x, name, width[k], width[k + 1]);
         if (k + 1 < LAYERS) x = emit1(s->p, &op_glu, (val[]){x, {0}}, 2, &(struct op_attr){.act = ACT_RELU});
     }
     return x;

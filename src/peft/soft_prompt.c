@@ -2,6 +2,8 @@
 #include "peft/soft_prompt.h"
 #include "ops/ops.h"
 #include <jansson.h>
+#include <math.h>
+#include <stdio.h>
 
 err soft_prompt_check(const struct soft_prompt *p, const char *method) {
     if (p->tokens >= 1 && p->tokens <= MOST_VIRTUAL_TOKENS) return OK;
@@ -70,6 +72,36 @@ err soft_prompt_agrees(const struct soft_prompt *have, const struct soft_prompt 
 }
 
 int soft_prompt_tokens(const void *settings) { return ((const struct soft_prompt *)settings)->tokens; }
+
+/* For as long as the process lives: programs keep the place. */
+static const int32_t *row_numbers(void) {
+    static int32_t number[MOST_VIRTUAL_TOKENS];
+    for (int i = 0; i < MOST_VIRTUAL_TOKENS; i++) number[i] = i;
+    return number;
+}
+
+val soft_prompt_rows(struct site *s, int rows, val table) {
+    const int64_t n = rows;
+    const val ids = prog_base(s->p, DT_I32, 1, &n, row_numbers(), "virtual tokens");
+    return emit1(s->p, &op_embed, (val[]){ids, table}, 2, &(struct op_attr){.scale = 1});
+}
+
+/* Both uniform within 1 / sqrt(in). */
+val soft_prompt_linear(struct site *s, val x, const char *name, int64_t in, int64_t out) {
+    char weight[96], bias[96];
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    snprintf(bias, sizeof bias, "%s.bias", name);
+    const float bound = (float)(1 / sqrt((double)in));
+    const struct param_slice of_weight = {.name = weight, .rows = out}, of_bias = {.name = bias, .rows = out};
+    const struct linear w = {
+        .w = prog_param(s->p, s->params, param_get(s->params, weight, 2, (int64_t[]){out, in}, INIT_UNIFORM, bound, &of_weight, 1)),
+        .bias = prog_param(s->p, s->params, param_get(s->params, bias, 1, &out, INIT_UNIFORM, bound, &of_bias, 1)),
+        .in = in,
+        .out = out};
+    val y = {0};
+    site_emit_linear(s, x, 1, &w, NULL, NULL, &y);
+    return y;
+}
 
 val soft_prompt_lay(struct site *s, const struct soft_prompt *p, val x, val table) {
     return emit1(s->p, &op_overlay, (val[]){x, s->ids, table}, 3, &(struct op_attr){.first = (int)p->first});

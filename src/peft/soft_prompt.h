@@ -1,4 +1,4 @@
-/* What methods with virtual tokens share (prompt tuning, P-tuning, prefix tuning), whose settings all begin with a struct soft_prompt: how
+/* What methods with virtual tokens share (prompt tuning, P-tuning, prefix tuning, projector), whose settings all begin with a struct soft_prompt: how
  * many there are, and the sizes of the base that PEFT's configuration repeats. */
 #ifndef CYC_PEFT_SOFT_PROMPT_H
 #define CYC_PEFT_SOFT_PROMPT_H
@@ -20,6 +20,10 @@ err soft_prompt_fit(struct soft_prompt *p, const char *method, const struct base
 /* Of a folder and of the structure that is to take its numbers. */
 err soft_prompt_agrees(const struct soft_prompt *have, const struct soft_prompt *want, const char *method, const char *folder);
 int soft_prompt_tokens(const void *settings); /* the methods' virtual_tokens (core/site.h) */
+/* The rows of a trained table [rows, C], in the program's own type, to compute with. */
+val soft_prompt_rows(struct site *s, int rows, val table);
+/* A trained linear layer with a bias, NAME.weight and NAME.bias in files, that begins as PyTorch's does. */
+val soft_prompt_linear(struct site *s, val x, const char *name, int64_t in, int64_t out);
 /* Rows of virtual tokens in x become the table's [tokens, width of x]. */
 val soft_prompt_lay(struct site *s, const struct soft_prompt *p, val x, val table);
 

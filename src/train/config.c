@@ -549,6 +549,13 @@ static err check_one_side(const struct config *c) {
     if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
     if (sft && !strcmp(c->side[0].method, "none")) return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or token_classification");
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
+    if (c->eval_split > 0 && *c->side[0].projector_file)
+        return fail(E_USAGE, "'eval.split' takes records out of the data that 'projector.file' has a row for: put the vectors into the records, or name 'eval.data' and 'eval.vectors'");
+    for (int i = 0; i < 2; i++) {
+        const char *vectors = i ? c->test_vectors : c->eval_vectors, *data = i ? c->test_data : c->eval_data;
+        if (*vectors && (!*data || strcmp(c->side[0].method, "projector") != 0))
+            return fail(E_USAGE, "'%s.vectors' has no use %s", i ? "test" : "eval", *data ? "without method projector" : i ? "without 'test.data'" : "without 'eval.data'");
+    }
     arena mem = {0};
     err why = OK;
     for (int i = 0; i < a->n && !why; i++) why = config_entry(&mem, a->v[i], &e);
@@ -569,6 +576,8 @@ static err check_data(const struct config *c) {
     TRY(e);
     for (int s = 0; s < 2; s++)
         if (!strcmp(c->side[s].method, "none")) return fail(E_USAGE, "'%s.method' none trains nothing but a classifier's head: it goes with objective classification, regression or token_classification", s ? "B" : "A");
+    for (int s = 0; s < 2; s++)
+        if (!strcmp(c->side[s].method, "projector")) return fail(E_USAGE, "'%s.method' projector reads vectors beside each text, which a text that the other side makes has not: it goes with objective sft or classification", s ? "B" : "A");
     if (c->labels.n) return fail(E_USAGE, "'labels' has no use with objective macct: classes belong to objective classification");
     if (c->max_new_tokens >= c->max_length)
         return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",

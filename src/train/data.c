@@ -23,17 +23,25 @@ static uint64_t in_memory(const struct config *c) {
     return limit / SHARE;
 }
 
+err data_given(const struct side_config *c, const char *file, struct npy *open, struct given_form *given) {
+    if (!side_given(c, given) || !*file) return OK;
+    if (!open->data) TRY(npy_open(file, open));
+    given->file = open;
+    given->field = NULL;
+    return OK;
+}
+
 void data_fields(const struct run *r, const struct side_config *c, enum source_want want, const char **field, const char **label) {
     const bool of_words = want == WANT_TAGGED; /* what is not named otherwise is looked for under the names that data sets have (shapes.h) */
     *field = want == WANT_PAIR || want >= WANT_SFT || (of_words && !strcmp(c->field, "text")) ? NULL : c->field;
     *label = want < WANT_LABELLED || want > WANT_TAGGED || (of_words && !strcmp(r->cfg->label_field, "label")) ? NULL : r->cfg->label_field;
 }
 
-err data_open(const struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s) {
+err data_open(struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s) {
     arena mem = {0};
     struct source_file *f = arena_alloc(&mem, (size_t)c->data.n * sizeof *f);
     struct source_options o = {.want = want, .in_memory = held_out ? UINT64_MAX : in_memory(r->cfg), .split = r->cfg->eval_split, .held_out = held_out, .threads = r->threads};
-    err e = f ? OK : fail(E_MEMORY, "out of memory");
+    err e = f ? data_given(c, c->projector_file, &r->given[0], &o.given) : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < c->data.n && !e; i++) {
         struct file_entry entry;
         e = config_entry(&mem, c->data.v[i], &entry);

@@ -193,7 +193,7 @@ static err split_passes(const struct program *g, struct workbench *b, const stru
     *passes = pack_plan(rows, n, g->virtual_tokens, cap_n, cap_s, b->first);
     b->pack.virtual_tokens = g->virtual_tokens;
     b->pack.virtual_first = g->virtual_first;
-    return OK;
+    return pack_given(&b->pack, g->given, g->given_width);
 }
 
 /* Runs rows through a train or score program, pass by pass, adding its four sums. */
@@ -209,10 +209,10 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(&b->pack, rows[i], i);
         struct pack *k = &b->pack;
         int up_n = k->n, up_s = k->s;
-        bool repeats = !g->seq2seq && program_rungs(g, &up_n, &up_s);
+        bool repeats = !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
         struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s, .repeats = repeats,
-                         .target = k->target, .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m};
+                         .target = k->target, .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
@@ -247,7 +247,7 @@ err rows_outputs(const struct program *g, struct workbench *b, const float *weig
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(k, rows[i], i);
         read_positions(k, at);
         const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .rows = at, .n = k->n, .s = k->s,
-                               .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m};
+                               .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
         e = program_run(g, &b->mem, param, NULL, &f, &run, false);
         const int count = of_tokens ? k->n : k->s;
         if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)count * row);

@@ -192,6 +192,25 @@ static err prefix_tuning_json(const struct side_config *c, const struct known *b
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
+static err adaption_prompt_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
+    *out = json_pack("{s:I, s:I}", "adapter_len", (json_int_t)c->adaption_len, "adapter_layers", (json_int_t)c->adaption_layers);
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static err projector_json(const struct side_config *c, const struct known *base, json_t **out) {
+    (void)base;
+    *out = json_pack("{s:I, s:s, s:I}", "num_virtual_tokens", (json_int_t)c->projector_tokens, "mm_projector_type", c->projector_type, "mm_hidden_size", (json_int_t)c->projector_width);
+    return *out ? OK : fail(E_MEMORY, "out of memory");
+}
+
+bool side_given(const struct side_config *c, struct given_form *given) {
+    *given = (struct given_form){0};
+    if (strcmp(c->method, method_projector.name) != 0) return false;
+    *given = (struct given_form){.field = c->projector_field, .each = (int)c->projector_tokens, .width = (int)c->projector_width};
+    return true;
+}
+
 /* AdapterHub's three; what they leave open is theirs too. */
 static err bottleneck_json(const struct side_config *c, const struct known *base, json_t **out) {
     const bool two = !strcmp(c->bottleneck_config, "double_seq_bn"), parallel = !strcmp(c->bottleneck_config, "par_bn");
@@ -216,7 +235,7 @@ err side_method(const struct side_config *c, const struct run *r, arena *mem, co
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
     } ways[] = {{&method_lora, lora_json}, {&method_adalora, adalora_json}, {&method_vera, vera_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
-                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_bottleneck, bottleneck_json}, {&method_none, none_json}};
+                {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_bottleneck, bottleneck_json}, {&method_adaption_prompt, adaption_prompt_json}, {&method_projector, projector_json}, {&method_none, none_json}};
     const struct known base = {depth_of(&r->model), (int)(r->model.shape.encoder_layers + r->model.shape.layers), r->tok, r->cfg->max_steps};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */

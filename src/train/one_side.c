@@ -11,11 +11,16 @@ static err held_out_rows(struct run *r, const struct row_maker *k, int64_t limit
     return OK;
 }
 
-static err load_held_out(struct run *r, const struct row_maker *k, const char *path, int64_t limit, struct pairs *out) {
-    const char *field, *label;
-    if (!*path) return OK;
-    data_fields(r, &r->cfg->side[0], k->want, &field, &label);
-    TRY(source_open(path, k->want, field, label, &out->source));
+struct held_out { const char *path, *vectors; struct npy *open; int64_t limit; };
+
+static err load_held_out(struct run *r, const struct row_maker *k, const struct held_out *h, struct pairs *out) {
+    struct source_file file = {.path = h->path};
+    struct source_options o = {.want = k->want, .in_memory = UINT64_MAX};
+    const int64_t limit = h->limit;
+    if (!*h->path) return OK;
+    data_fields(r, &r->cfg->side[0], k->want, &file.field, &file.field2);
+    TRY(data_given(r->side[0].cfg, h->vectors, h->open, &o.given));
+    TRY(source_open_files(&file, 1, &o, &out->source));
     return held_out_rows(r, k, limit, out);
 }
 
@@ -29,8 +34,8 @@ err one_side_load(struct run *r, const struct row_maker *k) {
         TRY(data_open(r, s->cfg, k->want, true, &r->eval.source));
         TRY(held_out_rows(r, k, r->cfg->eval_limit, &r->eval));
     }
-    TRY(load_held_out(r, k, r->cfg->eval_data, r->cfg->eval_limit, &r->eval));
-    TRY(load_held_out(r, k, r->cfg->test_data, r->cfg->test_limit, &r->test));
+    TRY(load_held_out(r, k, &(struct held_out){r->cfg->eval_data, r->cfg->eval_vectors, &r->given[1], r->cfg->eval_limit}, &r->eval));
+    TRY(load_held_out(r, k, &(struct held_out){r->cfg->test_data, r->cfg->test_vectors, &r->given[2], r->cfg->test_limit}, &r->test));
     return data_order(r, s, 0);
 }
 

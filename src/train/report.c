@@ -74,7 +74,9 @@ static json_t *memory_json(const struct run *r, bool measured) {
     if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", measured, f->derived);
     line(m, "adapters", f->adapters, f->working ? "f32, and a working copy in the compute type" : "f32", measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
-    line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));
+    int most = 0;
+    for (int i = 0; i < r->objective->sides; i++) most = learner_states(&r->side[i].plans->st) > most ? learner_states(&r->side[i].plans->st) : most;
+    line(m, "optimizer", f->optimizer, most ? "AdamW and the method, four f32 states" : "AdamW, two f32 states", measured, adapters_resident(r, 1));
     size_t arena_now = measured ? resident_of(r, r->wb.mem.act, r->wb.mem.act_bytes) : 0;
     size_t cache_now = measured && f->cache ? resident_of(r, r->wb.mem.act + gen, f->cache) : 0;
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
@@ -129,7 +131,7 @@ static char *sentence(const struct run *r) {
     const struct side *a = &r->side[0], *b = &r->side[1];
     if (r->objective->sides == 1) {
         const struct structure *st = &a->plans->st;
-        const bool adapts = st->method->targets || st->method->sublayer || st->virtual_tokens;
+        const bool adapts = st->method->targets || st->method->attention || st->method->sublayer || st->virtual_tokens;
         char head[64];
         if (st->head.classes) str_addf(&s, "One %s%s", head_text(&st->head, head) + 2, adapts ? " and one " : " on the frozen base"); /* without its article */
         else str_adds(&s, "One ");
@@ -152,7 +154,7 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         json_t *settings = json_object();
         const struct structure *st = &s->plans->st;
         if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
-        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens", st->virtual_tokens, "data", s->source.path,
+        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens", st->virtual_tokens, "vectors", st->given, "data", s->source.path,
                                                "targets", o->source.path, "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);

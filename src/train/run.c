@@ -339,6 +339,7 @@ void run_close(struct run *r) {
     source_close(&r->warm.source);
     source_close(&r->eval.source);
     source_close(&r->test.source);
+    for (int i = 0; i < 3; i++) npy_close(&r->given[i]);
     order_free(&r->warm_order);
     memory_free(&r->wb.mem);
     if (r->wb.grad) r->backend->mem->give(r->wb.grad, r->wb.grad_bytes);

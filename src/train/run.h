@@ -8,6 +8,7 @@
 #include "base/lock.h"
 #include "data/order.h"
 #include "gen/generate.h"
+#include "io/npy.h"
 #include "train/config.h"
 #include "train/learner.h"
 #include <jansson.h>
@@ -99,6 +100,7 @@ struct run {
     int n_plans;
     struct side side[2];
     struct pairs warm, eval, test;
+    struct npy given[3];       /* files of vectors: training, eval, test */
     struct labels labels;      /* classification, of texts or tokens */
     struct head head;
     struct class_form classes;
@@ -122,6 +124,8 @@ err run_open(struct run *r, struct config *cfg);
 err side_method(const struct side_config *c, const struct run *r, arena *mem, const struct peft_method **method, const void **settings);
 err run_start(struct run *r);                       /* memory, weights, fresh adapters */
 err run_loop(struct run *r, const struct run_events *ev); /* to the last step, or E_INTERRUPTED with a checkpoint saved */
+/* Vectors that come with each record of a side's data, by its method (method.c); false: none. */
+bool side_given(const struct side_config *c, struct given_form *given);
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
@@ -135,7 +139,9 @@ json_t *explain_json(const struct run *r);          /* the static sums; r NULL: 
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
 
 /* data.c: a side's files as one source, in an order with weights; rows and texts in memory or made when drawn */
-err data_open(const struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s);
+err data_open(struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s);
+/* Where the vectors of records are; file: a .npy, opened once in `open`, or "": in a field of theirs. */
+err data_given(const struct side_config *c, const char *file, struct npy *open, struct given_form *given);
 /* The fields of a record that a source is asked for; NULL: it knows itself. */
 void data_fields(const struct run *r, const struct side_config *c, enum source_want want, const char **field, const char **label);
 err data_order(const struct run *r, struct side *s, uint32_t stream);

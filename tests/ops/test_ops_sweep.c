@@ -292,6 +292,32 @@ static void build_linear(struct lab *l) {
     emit(l, &op_linear, in, &a);
 }
 
+/* Several adapters' deltas in one product, rows weighing them; some weights are 0. Variants: members that leave an output out; sizes that a
+ * card's fused products take. */
+static void build_mixed(struct lab *l) {
+    static const uint16_t ranks[][2][3] = {{{3, 0, 2}, {0, 4, 1}}, {{8, 8, 0}, {8, 0, 24}}};
+    const int64_t C = l->s->C, O[] = {C + (l->variant ? 8 : 3), 2 * C};
+    struct op_attr a = {.n = 2, .members = 3};
+    val in[LIN_IN] = {{0}};
+    int64_t R = 0;
+    in[LIN_X] = activation(l, C, "x");
+    for (int k = 0; k < a.n; k++) {
+        for (int m = 0; m < a.members; m++) a.rank[k] += a.member_rank[k][m] = ranks[l->variant][k][m];
+        in[LIN_W + k] = weight(l, O[k], C, "w");
+        in[LIN_B + k] = param(l, 2, (int64_t[]){O[k], a.rank[k]}, "B");
+        prog_v(&l->p, in[LIN_B + k])->needs = false;
+        a.alpha[k] = 0.5f + (float)k;
+        R += a.rank[k];
+    }
+    in[LIN_A] = param(l, 2, (int64_t[]){R, C}, "A");
+    in[LIN_MIX] = activation(l, a.members, "mix");
+    prog_v(&l->p, in[LIN_X])->needs = prog_v(&l->p, in[LIN_A])->needs = prog_v(&l->p, in[LIN_MIX])->needs = false;
+    for (int64_t k = 0; k < elements(l, in[LIN_MIX]); k += 1 + k % 3) *element(l, in[LIN_MIX], l->data[in[LIN_MIX].i], k) = 0;
+    l->terms = (double)(C + R);
+    l->cancelled = C == 1;
+    emit(l, &op_linear, in, &a);
+}
+
 /* A card's matrix-vector products: groups of mixed types whose last step is a part of one where the type's blocks allow it. Variants: more
  * steps than warps; more units than multiprocessors, x unaligned; units of three tiles, two a multiprocessor. */
 static void build_few(struct lab *l) {
@@ -344,7 +370,7 @@ static val bounds(struct lab *l, const int64_t *len, const char *name) {
 
 /* Variants: causal, not causal, window and soft-cap, a window of more than a tile, soft-cap without a mask, a bias by
  * distance with and without a mask (8 buckets; T5's 32), keys of another text, whose sequences are the same ones in another order, and
- * of one with another number of rows, where some rows find no key and some keys are for no row. */
+ * of one with another number of rows, where some rows find no key and some keys are for no row; every query with every key. */
 static void build_attention(struct lab *l) {
     struct op_attr a = heads(l);
     a.causal = l->variant != 1 && l->variant != 4 && l->variant < 6;
@@ -357,10 +383,11 @@ static void build_attention(struct lab *l) {
         keys[s] = l->s->len[l->s->seqs - 1 - s];
         if (l->variant == 8) keys[s] = s % 3 == 1 ? 0 : keys[s] + 5;
     }
+    if (l->variant == 9) M = 11;
     l->p.cap[-SYM_M] = M;
-    const int64_t rows = l->variant < 7 ? SYM_N : SYM_M, width = (int64_t)a.kv_heads * a.head_dim;
+    const int64_t rows = l->variant == 9 ? M : l->variant < 7 ? SYM_N : SYM_M, width = (int64_t)a.kv_heads * a.head_dim;
     val q = activation(l, (int64_t)a.heads * a.head_dim, "q"), k = activation_of(l, rows, width, "k"), v = activation_of(l, rows, width, "v");
-    val cu = bounds(l, l->s->len, "cu");
+    val cu = l->variant == 9 ? (val){0} : bounds(l, l->s->len, "cu");
     l->terms = (double)(l->N + M + a.head_dim);
     /* one key alone: dq = dk = 0, what is left of two equal sums of a head's terms */
     if (l->N == 1 || l->variant >= 7) l->cancelled = 1.5 * 1.5 * 1.5 * sqrt(a.head_dim) * a.scale;
@@ -368,7 +395,7 @@ static void build_attention(struct lab *l) {
     if (l->variant == 5) a.buckets = 8, a.distance = 40;
     if (l->variant == 6) a.buckets = 32, a.distance = 128;
     if (a.buckets) bias = floats(l, ROLE_BASE, 2, (int64_t[]){a.buckets, a.heads}, "bias");
-    if (l->variant >= 7) cu_k = bounds(l, keys, "cu k");
+    if (l->variant == 7 || l->variant == 8) cu_k = bounds(l, keys, "cu k");
     emit(l, &op_attention, (val[]){q, k, v, cu, cu_k, bias}, &a);
 }
 
@@ -379,15 +406,15 @@ static void build_add(struct lab *l) {
 }
 
 /* Variants: a frozen vector, a trained one, one that is computed; the latter two with no gradient to x; a trained bias beside a computed one; one number
- * for all, without a bias and with one. */
+ * for all, without a bias and with one; one number that is trained, and one that is computed. */
 static void build_scale(struct lab *l) {
-    const int64_t C = l->s->C;
-    const bool computed = l->variant == 2 || l->variant >= 4;
-    val x = activation(l, C, "x"), by = l->variant > 5 ? (val){0} : l->variant && !computed ? param(l, 1, &C, "l") : floats(l, l->variant ? ROLE_INPUT : ROLE_BASE, 1, &C, "l");
+    const int64_t C = l->s->C, scales = l->variant > 7 ? 1 : C;
+    const bool computed = l->variant == 2 || l->variant == 4 || l->variant == 5 || l->variant == 9, none = l->variant == 6 || l->variant == 7;
+    val x = activation(l, C, "x"), by = none ? (val){0} : l->variant && !computed ? param(l, 1, &scales, "l") : floats(l, l->variant ? ROLE_INPUT : ROLE_BASE, 1, &scales, "l");
     val bias = l->variant == 5 || l->variant == 7 ? param(l, 1, &C, "bias") : (val){0};
     prog_v(&l->p, x)->needs = l->variant < 3 || l->variant >= 5;
     if (has(by)) prog_v(&l->p, by)->needs = l->variant > 0;
-    l->terms = (double)l->N;
+    l->terms = (double)(l->N * (scales == 1 ? C : 1));
     l->loss_outs = 1;
     emit(l, &op_scale, (val[]){x, by, bias}, &(struct op_attr){.scale = l->variant % 2 ? 0.75f : l->variant == 6 ? -1.75f : 0});
 }
@@ -420,9 +447,10 @@ static void build_glu(struct lab *l) {
     emit(l, &op_glu, in, &(struct op_attr){.act = (enum activation)kind});
 }
 
+/* Variants: a gradient to each slice, to the first alone. */
 static void build_split(struct lab *l) {
     struct op_attr a = {.n = 3, .width = {l->s->D, 1, (int)l->s->C}};
-    l->loss_outs = 3;
+    l->loss_outs = l->variant ? 1 : 3;
     emit(l, &op_split, (val[]){activation(l, l->s->C + l->s->D + 1, "x")}, &a);
 }
 
@@ -490,6 +518,11 @@ static void build_kv_append(struct lab *l) {
     emit(l, &op_kv_append, (val[]){k, v, slot, pos, cache[0], cache[1]}, NULL);
 }
 
+static void build_store(struct lab *l) {
+    val x = activation(l, l->s->C, "x");
+    emit(l, &op_store, (val[]){x, floats(l, ROLE_STATE, 2, (int64_t[]){SYM_N, l->s->C}, "state")}, NULL);
+}
+
 static void build_attention_cached(struct lab *l) {
     struct op_attr a = heads(l);
     static const int windows[] = {0, 3, 66, 0, 0, 400, 0};
@@ -530,15 +563,16 @@ static const struct row rows[] = {
     {&op_embed, build_embed, 3, true},          {&op_norm, build_norm, 5, false},
     {&op_overlay, build_overlay, 5, false},     {&op_find_rows, build_find_rows, 2, false},
     {&op_put_columns, build_put_columns, 2, false},
+    {&op_linear, build_mixed, 2, true},
     {&op_linear, build_linear, 11, true},       {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
-    {&op_attention, build_attention, 9, false}, {&op_add, build_add, 1, false},
+    {&op_attention, build_attention, 10, false}, {&op_add, build_add, 1, false},
     {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 12, true},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
-    {&op_split, build_split, 1, false},         {&op_softcap, build_softcap, 1, false},
-    {&op_scale, build_scale, 8, false},
-    {&op_magnitude, build_magnitude, 4, false},
+    {&op_split, build_split, 2, false},         {&op_softcap, build_softcap, 1, false},
+    {&op_scale, build_scale, 10, false},
+    {&op_magnitude, build_magnitude, 4, false}, {&op_store, build_store, 1, false},
 };
 
 /* --- running one instruction ----------------------------------------------------------------------------------- */
@@ -618,7 +652,7 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
 /* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses and gradients stay f32. */
 static bool narrowed(const struct lab *l, val v) {
     const struct value *x = prog_v(&l->p, v);
-    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean");
+    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix");
     return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && !statistic;
 }
 

@@ -14,6 +14,7 @@ static void make_rows(struct bench *b) {
     const struct tensor *classes = tensors_find(&b->want, "classes"), *targets = tensors_find(&b->want, "targets"), *tags = tensors_find(&b->want, "tags");
     const float *weights = b->st.head.classes ? NULL : f32_of(fixture(&b->want, "weights"));
     const struct tensor *src_ids = tensors_find(&b->want, "src_ids"), *src_cu = tensors_find(&b->want, "src_cu");
+    const struct tensor *given = tensors_find(&b->want, "given");
     b->n_rows = (int)fixture(&b->want, "cu_seqlens")->d[0] - 1;
     for (int s = 0; s < b->n_rows; s++) {
         int n = cu[s + 1] - cu[s], from = src_cu ? i32_of(src_cu)[s] : 0, source = src_cu ? i32_of(src_cu)[s + 1] - from : 0;
@@ -25,6 +26,7 @@ static void make_rows(struct bench *b) {
         if (source) memcpy(r->ids, i32_of(src_ids) + from, (size_t)source * 4);
         memcpy(r->ids + source, ids + cu[s], (size_t)n * 4);
         for (int i = 1; weights && i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
+        if (given) r->given = f32_of(given) + s * given->d[1] * given->d[2];
         if (classes || targets) r->supervised[head_reads_first(&b->model) ? 0 : source + n - 1] = 1;
         if (classes) r->label = 1 + i32_of(classes)[s];
         if (targets) r->target = f32_of(targets) + s * targets->d[1];
@@ -102,7 +104,7 @@ static void compare_slice(struct bench *b, const char *prefix, const struct para
     snprintf(name, sizeof name, "%s.%s", prefix, tensor);
     const struct tensor *t = fixture(&b->want, name);
     const int64_t columns = p->nd > 1 ? p->d[1] : 1, wide = s->columns ? s->columns : columns;
-    assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1), s->rows * wide);
+    assert_int_equal(t->d[0] * (t->nd > 1 ? t->d[1] : 1) * (t->nd > 2 ? t->d[2] : 1), s->rows * wide);
     if (s->turned) assert_int_equal(t->d[0], columns);
     size_t n = (size_t)(s->rows * columns);
     float *have = malloc(n * 4), *want = malloc(n * 4), big = 0;
@@ -183,14 +185,15 @@ static void read_sources(struct bench *b) {
 }
 
 /* The first token of a row as a prompt, behind the virtual ones that only a prefill can have. */
-static void first_token(struct bench *b, int32_t id, int32_t slot, float *z, int64_t V) {
+static void first_token(struct bench *b, const struct row *row, int32_t slot, float *z, int64_t V) {
     enum { MOST = 16 };
     const int before = b->st.virtual_tokens, n = before + 1;
-    int32_t ids[MOST], pos[MOST], slots[MOST];
+    int32_t ids[MOST], pos[MOST], slots[MOST], numbers[MOST];
     assert_true(n <= MOST);
-    for (int i = 0; i < n; i++) ids[i] = i < before ? (int32_t)b->model.shape.vocab + i : id, pos[i] = i, slots[i] = slot;
+    for (int i = 0; i < n; i++) numbers[i] = i, ids[i] = i < before ? (int32_t)b->model.shape.vocab + i : row->ids[0], pos[i] = i, slots[i] = slot;
     const int32_t bounds[2] = {0, n}, sample = 0, next = n;
-    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1};
+    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1,
+                           .given = row->given, .given_rows = numbers, .m = b->gen.prefill.given};
     must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
     must(program_read(&b->gen.prefill, &b->wb.mem, b->gen.prefill.logits, n, 1, z, (size_t)V * 4));
 }
@@ -205,7 +208,7 @@ void bench_decode(struct bench *b, double abs) {
         for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
             const int32_t pos = b->st.virtual_tokens + i - cu[s], slot = s % 4, sample = 0, last = b->rows[s]->source - 1;
             const struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .src_last = &last, .n = 1};
-            if (b->st.virtual_tokens && i == cu[s]) first_token(b, ids[i], slot, z, V);
+            if (b->st.virtual_tokens && i == cu[s]) first_token(b, b->rows[s], slot, z, V);
             else {
                 must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
                 must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
@@ -222,7 +225,8 @@ void bench_greedy(struct bench *b) {
     struct generation out[8];
     const int n = (int)want_ids->d[0], new = (int)want_ids->d[1];
     for (int i = 0; i < n; i++) prompt[i] = (struct ids){(int32_t *)prompts + cu[i], (size_t)(cu[i + 1] - cu[i]), 0};
-    const struct generate_request rq = {.prompt = prompt, .n = n, .max_new = new, .eos = -1, .run = {.threads = 2}};
+    const struct tensor *given = tensors_find(&b->want, "gen.given");
+    const struct generate_request rq = {.given = given ? f32_of(given) : NULL, .prompt = prompt, .n = n, .max_new = new, .eos = -1, .run = {.threads = 2}};
     must(generate(&b->gen, &b->wb.mem, b->learner.w, &rq, out, NULL));
     for (int i = 0; i < n; i++) {
         assert_int_equal(out[i].n, new);

@@ -11,6 +11,7 @@ Run:  python tests/golden/make/methods.py [case ...]     (torch, transformers, p
 <case>/expected.safetensors     (T5: with src_ids, src_cu, and without text) as tiny_llama's: a batch, logits, nll, loss, gradients, ten AdamW steps, greedy text. In double. Vectors are not decayed.
 
 A third entry of a case is its seed; without one it goes by its place in the list.
+A projector's batch and prompts come with vectors: given, gen.given [texts, vectors, width].
 tests/model/test_methods.c has the same list of cases, with the base of each.
 """
 import os
@@ -21,7 +22,7 @@ import families
 import oracle
 import tiny_llama
 from oracle import f32, i32, torch
-from peft import (AdaLoraConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
+from peft import (AdaLoraConfig, AdaptionPromptConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
                   TrainableTokensConfig, VeraConfig, get_peft_model)
 from transformers import GenerationConfig
 
@@ -54,6 +55,13 @@ CASES = {
     "prefix_linear": ("families/llama_linear", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
     "prefix_gemma2": ("families/gemma2", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
     "prefix_gpt2": ("families/gpt2", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
+    "adaption": ("tiny_llama/tied_gqa", AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=5, adapter_layers=2)),
+    "adaption_linear": ("families/llama_linear", AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=3, adapter_layers=1)),
+    "adaption_mistral": ("families/mistral_full", AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=3, adapter_layers=1)),
+    "adaption_gpt2": ("families/gpt2", AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=2)),
+    "projector": ("tiny_llama/tied_gqa", {"projector": "mlp2x_gelu", "tokens": 3, "width": 7}),
+    "projector_linear": ("families/gpt2", {"projector": "linear", "tokens": 2, "width": 5}),
+    "projector_gemma2": ("families/gemma2", {"projector": "mlp2x_gelu", "tokens": 1, "width": 12}),
     "full": ("tiny_llama/tied_gqa", {"target_modules": "all", "exclude_modules": ["gate_proj", "up_proj"]}, 47),
     "full_gpt2": ("families/gpt2", {"target_modules": "all", "exclude_modules": ["c_attn"]}, 48),  # the bias of its keys has no gradient but rounding
     "full_gemma2": ("families/gemma2", {"target_modules": "all"}, 54),
@@ -85,13 +93,41 @@ RATIO = {"lora_plus": 4.0, "dora_plus": 4.0}  # of LoRA+: the learning rate of B
 ENCODER = "prompt_encoder.safetensors"
 
 
+class Projected(torch.nn.Module):
+    """A projector as LLaVA has it, whose rows stand before a frozen model's texts (inputs_embeds)."""
+
+    given = {}  # the vectors of each text, by its ids
+
+    def __init__(self, model, config):
+        super().__init__()
+        wide = model.config.hidden_size
+        model.requires_grad_(False)
+        self.mm_projector = torch.nn.Linear(config["width"], wide) if config["projector"] == "linear" else torch.nn.Sequential(
+            torch.nn.Linear(config["width"], wide), torch.nn.GELU(), torch.nn.Linear(wide, wide))
+        self.__dict__["model"] = model  # no part of this one: its parameters are not among these
+
+    def vectors(self, ids):
+        """Of a text that is generated: its prompt's."""
+        return self.given[max((n for n in self.given if list(n) == ids[:len(n)]), key=len)]
+
+    def forward(self, input_ids, use_cache=False):
+        self.model.to(next(self.parameters()).dtype)
+        x = self.model.get_input_embeddings()(input_ids)  # a Gemma's scales what it looks up
+        own = torch.stack([self.vectors(r) for r in input_ids.tolist()]).to(x.dtype)
+        return self.model(inputs_embeds=torch.cat([self.mm_projector(own), x], 1), use_cache=use_cache)
+
+
+def is_projector(config):
+    return isinstance(config, dict) and "projector" in config
+
+
 def is_prompt(config):
     return not ours(config) and config.is_prompt_learning
 
 
 def trained(m):
     """{name in an adapter file: parameter}, in the model's order."""
-    prefix = "" if isinstance(m, PeftModel) else "base_model.model."
+    prefix = "" if isinstance(m, (PeftModel, Projected)) else "base_model.model."
     if isinstance(m, PeftModel) and m.active_peft_config.peft_type in ("PROMPT_TUNING", "PREFIX_TUNING"):
         return {"prompt_embeddings": m.prompt_encoder["default"].embedding.weight}
     return {prefix + n.replace(".modules_to_save.default", "").replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): p for n, p in m.named_parameters() if p.requires_grad}
@@ -107,7 +143,10 @@ def opened(base):
     if base == "families/t5":
         m = families.T5ForConditionalGeneration.from_pretrained(os.path.join(oracle.GOLDEN, base), dtype=torch.float32, attn_implementation="eager")
         return m.eval()
-    return families.load(os.path.join(oracle.GOLDEN, base), None)
+    m = families.load(os.path.join(oracle.GOLDEN, base), None)
+    for a in (x.self_attn for x in m.modules() if hasattr(x, "self_attn")):  # PEFT's LLaMA-Adapter takes C / (K D) for H / K; nothing else reads this
+        a.k_proj.in_features = a.k_proj.out_features * a.num_key_value_groups
+    return m
 
 
 def ours(config):
@@ -131,6 +170,8 @@ def taken(name, config):
 
 def fresh(base, config):
     m = opened(base)
+    if is_projector(config):
+        return Projected(m, config)
     if ours(config):
         for n, p in m.named_parameters():
             p.requires_grad_(taken(n, config))
@@ -147,6 +188,8 @@ def save(m, config, path, base):
             oracle.write_json(os.path.join(path, "adapter_config.json"), c | {"inference_mode": False})
         return
     c = {"peft_type": "BITFIT", "target_modules": None} if config == "bias" else {"peft_type": "FULL", **config}
+    if is_projector(config):
+        c = {"peft_type": "PROJECTOR", "num_virtual_tokens": config["tokens"], "mm_projector_type": config["projector"], "mm_hidden_size": config["width"]}
     oracle.save(os.path.join(path, "adapter_model.safetensors"), {n: p.detach() for n, p in trained(m).items()})
     oracle.write_json(os.path.join(path, "adapter_config.json"), {"base_model_name_or_path": "tests/golden/" + base, "task_type": "CAUSAL_LM", **c})
 
@@ -230,9 +273,15 @@ def case(name, seed):
     seed = (CASES[name][2:] or (seed,))[0]
     d = os.path.join(OUT, name)
     seqs, labels, w, prompts = families.batch(seed)
-    if is_prompt(config):
+    if is_prompt(config) or name.startswith(("adalora", "adaption", "projector")):
         torch.manual_seed(seed)
     common, plain_forward = {}, tiny_llama.forward
+    given = {}
+    if is_projector(config):
+        given = {k: torch.randn(len(of), config["tokens"], config["width"]) for k, of in (("given", seqs), ("gen.given", prompts))}
+        Projected.given = {tuple(ids): x for k, of in (("given", seqs), ("gen.given", prompts)) for ids, x in zip(of, given[k])}
+        for k in given:  # a row and a prompt may be the same text
+            given[k] = torch.stack([Projected.given[tuple(ids)] for ids in (seqs if k == "given" else prompts)])
     if base == "families/t5":
         seqs, labels, w, common = encoder_decoder(seed, seqs)
     m = fresh(base, config)
@@ -254,8 +303,10 @@ def case(name, seed):
         gen = {} if base == "families/t5" else tiny_llama.generate(m, prompts)
         exact = tiny_llama.run(m, seqs, labels, w, RATIO.get(name, 1.0), **more)
         if more:
-            common["finished.logits"] = f32(tiny_llama.forward(m, seqs, labels)[0])
-            save(m.float(), config, os.path.join(d, "finished"), base)
+            finished = tiny_llama.forward(m, seqs, labels)[0]
+    if more:
+        common["finished.logits"] = f32(finished)
+        save(m.float(), config, os.path.join(d, "finished"), base)
     plain = loaded(base, config, ad)
     if is_prompt(config):
         check_loaded(base, ad, seqs, exact["logits"], prompts, gen["gen.ids"])
@@ -270,7 +321,7 @@ def case(name, seed):
     exact |= {again(n): v for n, v in exact.items() if again(n).partition(".")[2] in saved}
     tiny_llama.forward = plain_forward
     common |= {"ids": i32(sum(seqs, [])), "cu_seqlens": families.cu_of(seqs), "labels": i32(sum(labels, [])), "weights": torch.tensor(sum(w, []), dtype=torch.float32)}
-    oracle.save(os.path.join(d, "expected.safetensors"), {**common, **{k: f32(v) for k, v in exact.items()}, **gen})
+    oracle.save(os.path.join(d, "expected.safetensors"), {**common, **{k: f32(v) for k, v in exact.items()}, **gen, **given})
     print(name, "loss %.4f -> %.4f" % (exact["losses"][0], exact["losses"][9]), "min gap %.4f" % gen["gen.gap"].min() if gen else "", {k: v["rel"] for k, v in noise.items()}, flush=True)
 
 
