@@ -126,7 +126,7 @@ static float *gradient(struct bench *b, double *loss) {
 static struct outcome differences(struct bench *b, const float *grad, double loss) {
     struct outcome o = {0};
     for (int i = 0; i < b->st.params.n; i++)
-        if (!b->st.params.p[i].frozen && differentiable(b, &b->st.params.p[i])) try_tensor(b, &b->st.params.p[i], grad, loss, &o);
+        if (differentiable(b, &b->st.params.p[i])) try_tensor(b, &b->st.params.p[i], grad, loss, &o);
     return o;
 }
 
