@@ -352,7 +352,9 @@ int main(int argc, char **argv) {
     else return fprintf(stderr, "bench_card: what is a base of '%s'?\n", base), 2;
     g.model.keep = keep;
     int modules;
-    die(side_method(&cfg.side[0], &g.model, NULL, &mem, &method, &settings));
+    static struct run about;
+    about.cfg = &cfg, about.model = g.model;
+    die(side_method(&cfg.side[0], &about, &mem, &method, &settings));
     die(structure_init(&g.st, &g.model, method, settings, &modules));
     printf("random weights made in %.1f s\n", seconds_now() - t0);
     for (; i < argc; i++) {

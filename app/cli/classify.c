@@ -23,8 +23,8 @@ const char help_classify[] =
     "  cyclora classify --model base.gguf --adapter run/adapter --data lines.txt | jq -r .label\n"
     "\n"
     "Writes a JSON object a text to stdout: {\"text\", \"label\", \"probabilities\": {class: p, ...}}; {\"text\", \"label\": number}, or\n"
-    "a list of numbers; {\"tokens\", \"tags\", \"probabilities\"}, three lists, with null for a word beyond --max-length. Exit\n"
-    "status: 0; 2 for a wrong option, model, adapter or file (named with its line); 1 otherwise.\n";
+    "a list of numbers; {\"tokens\", \"tags\", \"probabilities\"}, three lists, with null for a word beyond --max-length.\n"
+    "Exit status: 0; 2 for a wrong option, model, adapter or file (named with its line); 1 otherwise.\n";
 
 static void print_classes(const cyc_adapter *a, const char *text, const float *p) {
     json_t *all = json_object();

@@ -1,4 +1,5 @@
 /* `cyclora eval`: a run's adapters on the configuration's held-out data, or the likelihood of one text. */
+#include "adapters.h"
 #include "args.h"
 #include "cli.h"
 #include "report.h"
@@ -19,7 +20,7 @@ const char help_eval[] =
     "model\n"
     "  --set key=value  goes over the file; may be given several times\n"
     "  --model M        a .gguf file or a Hugging Face folder\n"
-    "  --adapter DIR    a PEFT LoRA folder\n"
+    "  --adapter DIR    a PEFT adapter's folder; several: NAME=DIR[:WEIGHT], as of `generate`\n"
     "  --device D, --dtype T  of a text: cpu (the default), cuda, or auto; float32, bfloat16, float16, or auto\n"
     "  --text F         UTF-8 text, taken whole as one sequence; no token is added\n"
     "  --json           one JSON object: the evaluation; of a text {\"ids\", \"nll\", \"sum\", \"tokens\", \"mean\",\n"
@@ -67,17 +68,17 @@ static int score_text(cyc_model *m, cyc_adapter *a, const char *path, const str 
 
 struct where { const char *device, *dtype; };
 
-static int eval_text(const char *model, const char *adapter, const char *path, const struct where *on, bool json) {
+static int eval_text(const char *model, const struct arg_list *adapter, const char *path, const struct where *on, bool json) {
     cyc_model *m = NULL;
-    cyc_adapter *a = NULL;
+    struct adapters a = {0};
     str text = {0};
     int status = text_read(path, &text), code = CYC_OK;
     if (!status) code = cyc_model_open(model, &m);
     if (!status && !code) code = cyc_model_device(m, on->device, on->dtype);
-    if (!status && !code && adapter) code = cyc_adapter_open(m, adapter, &a);
     if (code) status = cli_failed(code);
-    if (!status) status = score_text(m, a, path, &text, json);
-    if (a) cyc_adapter_close(a);
+    if (!status) status = adapters_open("eval", m, adapter, false, false, &a);
+    if (!status) status = score_text(m, a.a, path, &text, json);
+    adapters_close(&a);
     if (m) cyc_model_close(m);
     str_free(&text);
     return status;
@@ -103,27 +104,28 @@ static int eval_config(const char *path, const struct arg_list *sets, const char
 }
 
 int cmd_eval(int argc, char **argv) {
-    const char *config = NULL, *run = NULL, *model = NULL, *adapter = NULL, *text = NULL;
-    struct arg_list sets = {0};
+    const char *config = NULL, *run = NULL, *model = NULL, *text = NULL;
+    struct arg_list sets = {0}, adapter = {0};
     bool json = false;
     struct where on = {"cpu", "auto"};
     const struct arg args[] = {{"CONFIG", ARG_TEXT, &config, 0},     {"--run", ARG_TEXT, &run, 0},
                                {"--set", ARG_LIST, &sets, 0},        {"--model", ARG_TEXT, &model, 0},
-                               {"--adapter", ARG_TEXT, &adapter, 0}, {"--text", ARG_TEXT, &text, 0},
+                               {"--adapter", ARG_LIST, &adapter, 0}, {"--text", ARG_TEXT, &text, 0},
                                {"--device", ARG_TEXT, &on.device, 0}, {"--dtype", ARG_TEXT, &on.dtype, 0},
                                {"--json", ARG_FLAG, &json, 0},       {0}};
     int status = args_parse("eval", argc, argv, args);
     if (status < 0) {
-        bool of_config = config || run || sets.n, of_text = model || adapter || text;
+        bool of_config = config || run || sets.n, of_text = model || adapter.n || text;
         if (of_config && of_text)
             status = cli_bad("eval: a configuration (CONFIG, --run, --set) and a text (--model, --adapter, --text) "
                              "are two different evaluations");
         else if (of_text && !model) status = args_missing("eval", "--model");
         else if (of_text && !text) status = args_missing("eval", "--text");
-        else if (of_text) status = eval_text(model, adapter, text, &on, json);
+        else if (of_text) status = eval_text(model, &adapter, text, &on, json);
         else if (!config) status = args_missing("eval", "CONFIG");
         else status = eval_config(config, &sets, run, json);
     }
     free(sets.v);
+    free(adapter.v);
     return status;
 }

@@ -54,13 +54,17 @@ const char help_export[] =
 const char help_merge[] =
     "Adds an adapter to its base: a model of its own, as a GGUF file or a Hugging Face folder, whatever the base is.\n"
     "\n"
-    "Usage: cyclora merge --model BASE --adapter DIR --out PATH [--type T] ...\n"
+    "Usage: cyclora merge --model BASE --adapter DIR --out PATH [--undo [--like BASE]] [--type T] ...\n"
     "\n"
     "  --model BASE     the base: a .gguf file or a Hugging Face folder\n"
     "  --adapter DIR    a LoRA adapter in PEFT's layout, or trained tensors of the base (full, bitfit, ln_tuning)\n"
-    "  --out PATH       NAME.gguf for a GGUF file, anything else for a folder\n" OPTIONS "\n" CHECK "\n"
+    "  --out PATH       NAME.gguf for a GGUF file, anything else for a folder\n"
+    "  --undo           BASE is a merged model (f32, f16, bf16): the adapter is taken off it again, W - sBA. Both roundings stay:\n"
+    "                   printed is the worst difference to the base that it was merged from, --like BASE (the one that the\n"
+    "                   adapter names, where it is here)\n" OPTIONS "\n" CHECK "\n"
     "Examples:\n"
     "  cyclora merge --model base.gguf --adapter runs/mine/A --out mine.gguf\n"
+    "  cyclora merge --undo --model mine-hf --adapter runs/mine/A --like base-hf --out unmerged\n"
     "  cyclora merge --model base.gguf --adapter runs/mine/A --out mine-q4.gguf --type q4_0     see what 4 bits cost\n"
     "\n"
     "Exit status as that of `cyclora export`.\n";
@@ -106,12 +110,15 @@ static void on_plan(void *ctx, const char *text) {
     json_t *o = json_loads(text, 0, NULL), *a = json_object_get(o, "adapter"), *m = json_object_get(o, "memory");
     printf("%s%s%s  from %s, %s, %s parameters, %s\n", term_bold(), json_text(o, "path"), term_off(), json_text(o, "base"),
            json_text(o, "architecture"), show_count(json_num(o, "parameters")), show_bytes(json_num(o, "base_bytes")));
-    if (a && strcmp(json_text(a, "method"), "lora"))
+    if (a && strcmp(json_text(a, "method"), "lora") && json_is_true(json_object_get(a, "products")))
+        printf("  adapter   %s: %s as products of rank %.0f%s on %.0f matrices\n", json_text(a, "path"), json_text(a, "method"), json_num(a, "rank"), json_is_true(json_object_get(a, "patterns")) ? " or less" : "", json_num(a, "modules"));
+    else if (a && strcmp(json_text(a, "method"), "lora"))
         printf("  adapter   %s: %.0f trained tensors of the base (%s)\n", json_text(a, "path"), json_num(a, "modules"), json_text(a, "method"));
     else if (a)
-        printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s\n", json_text(a, "path"), json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA",
+        printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s%s\n", json_text(a, "path"), json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA",
                json_num(a, "rank"), json_num(a, "modules"), json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
-               json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "");
+               json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "",
+               json_is_true(json_object_get(o, "undo")) ? "; it is taken off" : "");
     printf("  writes    %.0f tensors, %s: ", json_num(o, "tensors"), show_bytes(json_num(o, "bytes")));
     print_types(json_object_get(o, "types"));
     printf("\n  memory    planned %s (writing %s, checking %s, kept %s) beside the mapped files\n", show_bytes(json_num(m, "planned")),
@@ -166,6 +173,11 @@ static void on_done(void *ctx, const char *text) {
                json_num(w, "tensors"), json_object_get(o, "adapter") ? " with its deltas" : "", json_num(w, "relative"),
                json_text(w, "tensor"), json_text(w, "dtype"), json_num(w, "bound"));
     if (check) print_check(check);
+    const json_t *u = json_object_get(o, "undone");
+    if (!u && json_is_true(json_object_get(o, "undo"))) printf("  undone    with no base to compare with (--like BASE)\n");
+    if (u)
+        printf("  undone    worst difference to %s %.3g (%s in %s), in all %.2g of the matrices' size; %.1f %% of the numbers are the same\n", json_text(u, "like"), json_num(u, "worst"),
+               json_text(u, "tensor"), json_text(u, "dtype"), json_num(u, "relative"), 100 * json_num(u, "same"));
     json_decref(o);
 }
 
@@ -199,7 +211,7 @@ static int take_size(const char *text, int64_t *bytes) {
 
 struct common {
     const char *type, *shard;
-    bool force, unchecked, json;
+    bool force, unchecked, undo, json;
 };
 /* clang-format off */
 #define COMMON(c)                                                                                                     \
@@ -211,7 +223,7 @@ static int finish(const char *from, cyc_export_options *o, const struct common *
     int status = c->shard ? take_size(c->shard, &o->max_shard_bytes) : -1;
     if (status >= 0) return status;
     o->type = c->type;
-    o->flags = (c->force ? CYC_EXPORT_FORCE : 0) | (c->unchecked ? CYC_EXPORT_UNCHECKED : 0);
+    o->flags = (c->force ? CYC_EXPORT_FORCE : 0) | (c->unchecked ? CYC_EXPORT_UNCHECKED : 0) | (c->undo ? CYC_EXPORT_UNDO : 0);
     return run(from, o, c->json);
 }
 
@@ -237,13 +249,17 @@ int cmd_merge(int argc, char **argv) {
     const char *adapter = NULL;
     cyc_export_options o = {0};
     struct common c = {0};
+    bool undo = false;
     const struct arg args[] = {
+        {"--undo", ARG_FLAG, &undo, 0},     {"--like", ARG_TEXT, &o.like, 0},
         {"--model", ARG_TEXT, &o.model, 0}, {"--adapter", ARG_TEXT, &adapter, 0}, {"--out", ARG_TEXT, &o.out, 0}, COMMON(c), {0}};
     int status = args_parse("merge", argc, argv, args);
     if (status >= 0) return status;
     if (!o.model) return args_missing("merge", "--model");
     if (!adapter) return args_missing("merge", "--adapter");
     if (!o.out) return args_missing("merge", "--out");
+    if (o.like && !undo) return cli_bad("merge: --like goes with --undo");
+    c.undo = undo;
     return finish(adapter, &o, &c);
 }
 

@@ -2,6 +2,7 @@
  *
  * Streaming shows a token's text as soon as it is whole: a character whose bytes span tokens is held back until the
  * last of them is there. On a terminal, control characters that a model writes are shown, not sent. */
+#include "adapters.h"
 #include "args.h"
 #include "cli.h"
 #include "term.h"
@@ -15,10 +16,14 @@ const char help_generate[] =
     "it\n"
     "into the model's own chat template as one user turn.\n"
     "\n"
-    "Usage: cyclora generate --model M [--adapter DIR] (--prompt TEXT | --file F) [options]\n"
+    "Usage: cyclora generate --model M [--adapter DIR | --adapter NAME=DIR[:WEIGHT] ...] (--prompt TEXT | --file F) [options]\n"
     "\n"
     "  --model M             a .gguf file or a Hugging Face folder\n"
-    "  --adapter DIR         a PEFT LoRA folder; cyclora's own are RUN/A and RUN/B\n"
+    "  --adapter DIR         a PEFT adapter's folder; cyclora's own are RUN/A and RUN/B. Given more than once, or with a\n"
+    "                        weight, as NAME=DIR[:WEIGHT]: all of them at once, each as strongly as its weight says (1; the\n"
+    "                        name is the folder's where none is given). Of a .jsonl file the field \"adapter\" says it row by\n"
+    "                        row: a name, an object of names and weights, or null for the base alone\n"
+    "  --no-adapter          rows that say nothing go without any: the base, bit for bit\n"
     "  --prompt TEXT         one prompt\n"
     "  --file F              a prompt per line, UTF-8; of a .jsonl file the field \"prompt\" (or \"text\"); - is "
     "stdin\n"
@@ -46,20 +51,24 @@ const char help_generate[] =
     "Examples:\n"
     "  cyclora generate --model SmolLM2-135M-Instruct.Q4_1.gguf --chat --prompt \"Name three rivers.\"\n"
     "  cyclora generate --model base.gguf --adapter run/A --file kjv.txt --max-new-tokens 60 --json > modern.jsonl\n"
+    "  cyclora generate --model base.gguf --adapter chat=run1 --adapter style=run2:0.5 --prompt \"Dear\"\n"
     "\n"
     "Writes the texts to stdout and, without --json, the rates to stderr. Exit status: 0; 2 for a wrong option, "
     "model,\n"
     "adapter or prompt; 1 otherwise.\n";
 
 struct request {
-    const char *model_path, *adapter_path, *prompt, *file, *activations, *device, *dtype, *template, *vectors;
-    bool chat, greedy, ignore_eos, json;
+    const char *model_path, *prompt, *file, *activations, *device, *dtype, *template, *vectors;
+    bool chat, greedy, ignore_eos, json, no_adapter;
+    struct arg_list adapter;
     int max_new, top_k, batch, threads;
     double temperature, top_p;
     uint64_t seed;
     cyc_model *model;
-    cyc_adapter *adapter;
+    struct adapters adapters;
     const char **text; /* [n] the prompts */
+    const json_t **said; /* [n] their field "adapter"; NULL: none has one */
+    float *weights;      /* [n][adapters], where rows have their own */
     int n;
     float *vector;     /* [n * numbers]: what comes beside them; NULL: nothing */
     size_t numbers;
@@ -183,7 +192,8 @@ static int run_batch(const struct request *q, int first, int n, int32_t **ids, s
         opt.on_token = on_token;
         opt.ctx = &s;
     }
-    int code = cyc_generate(q->model, q->adapter, (const int32_t *const *)ids, lengths, n, &opt, out, &stats);
+    if (q->weights) opt.weights = q->weights + (size_t)first * (size_t)q->adapters.n;
+    int code = cyc_generate(q->model, q->adapters.a, (const int32_t *const *)ids, lengths, n, &opt, out, &stats);
     if (streamed) {
         stream_flush(&s, true);
         if (s.line_open || (!code && !s.shown)) putchar('\n');
@@ -216,8 +226,12 @@ static int run_batches(const struct request *q) {
 
 /* --- the prompts ----------------------------------------------------------------------------------------------------
  */
-/* Replaces each line of a .jsonl file by its "prompt" or "text"; the strings live in *keep. */
-static int prompts_of_jsonl(const char *file, struct lines *l, json_t *keep) {
+/* Replaces each line of a .jsonl file by its "prompt" or "text"; the strings, and said's values, live in *keep. */
+static int prompts_of_jsonl(const char *file, struct lines *l, json_t *keep, struct request *q) {
+    const json_t **said = calloc((size_t)l->n + 1, sizeof *said);
+    bool any = false;
+    q->said = said;
+    if (!said) return cli_bad("generate: out of memory");
     for (int i = 0; i < l->n; i++) {
         json_t *o = json_loadb(l->v[i], l->len[i], JSON_REJECT_DUPLICATES, NULL);
         const char *s = json_string_value(json_object_get(o, "prompt"));
@@ -225,8 +239,30 @@ static int prompts_of_jsonl(const char *file, struct lines *l, json_t *keep) {
         json_array_append_new(keep, o ? o : json_null());
         if (!s) return cli_bad("%s:%d: not a JSON object with a \"prompt\" or a \"text\"", file, i + 1);
         l->v[i] = s;
+        any |= (said[i] = json_object_get(o, "adapter")) != NULL;
     }
+    if (any) return STATUS_OK;
+    free(said);
+    q->said = NULL;
     return STATUS_OK;
+}
+
+/* What each row says of adapters, as weights. */
+static int weigh_rows(struct request *q) {
+    int status = STATUS_OK;
+    if (!q->said) return STATUS_OK;
+    q->weights = calloc((size_t)q->n * (size_t)q->adapters.n + 1, sizeof *q->weights);
+    if (!q->weights) return cli_bad("generate: out of memory");
+    for (int i = 0; i < q->n && !status; i++) {
+        char where[4200];
+        snprintf(where, sizeof where, "%s:%d", q->file, i + 1);
+        if (q->said[i] && !json_is_null(q->said[i]) && !q->adapters.n) return cli_bad("%s: names an adapter, but none is given (--adapter NAME=DIR)", where);
+        status = adapters_row(&q->adapters, q->said[i], q->no_adapter, where, q->weights + (size_t)i * (size_t)q->adapters.n);
+    }
+    if (q->adapters.n) return status;
+    free(q->weights); /* rows say null, and there is nothing to leave out */
+    q->weights = NULL;
+    return status;
 }
 
 /* --- vectors --------------------------------------------------------------------------------------------------------
@@ -277,7 +313,7 @@ static int run_request(struct request *q) {
     q->n = 1;
     if (q->file) {
         status = lines_read(q->file, LINES_UTF8 | LINES_NO_NUL, &l);
-        if (!status && str_ends(q->file, ".jsonl")) status = prompts_of_jsonl(q->file, &l, keep);
+        if (!status && str_ends(q->file, ".jsonl")) status = prompts_of_jsonl(q->file, &l, keep, q);
         if (!status && l.n == 0) status = cli_bad("%s: no prompt in it", q->file);
         q->text = l.v;
         q->n = l.n;
@@ -288,10 +324,13 @@ static int run_request(struct request *q) {
     if (!status) code = cyc_model_open(q->model_path, &q->model);
     if (!status && !code) code = cyc_model_device(q->model, q->device, q->dtype);
     if (!status && !code && q->template) code = cyc_chat_template(q->model, q->template);
-    if (!status && !code && q->adapter_path) code = cyc_adapter_open(q->model, q->adapter_path, &q->adapter);
     if (code) status = cli_failed(code);
+    if (!status) status = adapters_open("generate", q->model, &q->adapter, q->said != NULL, q->no_adapter, &q->adapters);
+    if (!status) status = weigh_rows(q);
     if (!status) status = run_batches(q);
-    if (q->adapter) cyc_adapter_close(q->adapter);
+    adapters_close(&q->adapters);
+    free(q->weights);
+    free(q->said);
     if (q->model) cyc_model_close(q->model);
     json_decref(keep);
     lines_free(&l);
@@ -313,7 +352,7 @@ static int check(const struct request *q) {
 
 int cmd_generate(int argc, char **argv) {
     struct request q = {.max_new = 128, .top_p = 1, .batch = 16, .activations = "f32", .device = "cpu", .dtype = "auto"};
-    const struct arg args[] = {{"--model", ARG_TEXT, &q.model_path, 0}, {"--adapter", ARG_TEXT, &q.adapter_path, 0},
+    const struct arg args[] = {{"--model", ARG_TEXT, &q.model_path, 0}, {"--adapter", ARG_LIST, &q.adapter, 0},
                                {"--prompt", ARG_TEXT, &q.prompt, 0},    {"--file", ARG_TEXT, &q.file, 0},
                                {"--chat", ARG_FLAG, &q.chat, 0},        {"--max-new-tokens", ARG_INT, &q.max_new, 1},
                                {"--greedy", ARG_FLAG, &q.greedy, 0},    {"--temperature", ARG_REAL, &q.temperature, 0},
@@ -323,9 +362,10 @@ int cmd_generate(int argc, char **argv) {
                                {"--json", ARG_FLAG, &q.json, 0},        {"--activations", ARG_TEXT, &q.activations, 0},
                                {"--device", ARG_TEXT, &q.device, 0},    {"--dtype", ARG_TEXT, &q.dtype, 0},
                                {"--chat-template", ARG_TEXT, &q.template, 0}, {"--vectors", ARG_TEXT, &q.vectors, 0},
+                               {"--no-adapter", ARG_FLAG, &q.no_adapter, 0},
                                {0}};
     int status = args_parse("generate", argc, argv, args);
-    if (status >= 0) return status;
-    status = check(&q);
-    return status ? status : run_request(&q);
+    if (status < 0 && !(status = check(&q))) status = run_request(&q);
+    free(q.adapter.v);
+    return status;
 }

@@ -18,7 +18,7 @@ const struct command commands[] = {
     {"generate", "write with a model, with or without an adapter", help_generate, cmd_generate},
     {"score", "BLEU, chrF and exact match of texts against references", help_score, cmd_score},
     {"embed", "vectors of texts", help_embed, cmd_embed},
-    {"classify", "classes of texts, by a classifier's adapter", help_classify, cmd_classify},
+    {"classify", "classes or numbers of texts, tags of words, by a head's adapter", help_classify, cmd_classify},
     {"tokenize", "token ids of texts", help_tokenize, cmd_tokenize},
     {"export", "adapters in the form that a loader reads, or merged", help_export, cmd_export},
     {"merge", "an adapter and its base as one model", help_merge, cmd_merge},

@@ -34,10 +34,10 @@ static void report_side(const json_t *s) {
     putchar('\n');
 }
 
-/* Who will not serve what is about to be trained. Both sides' adapters are of one method. */
-static void report_servers(const json_t *s) {
+/* Both sides' adapters are of one method. */
+void report_servers(const json_t *plan) {
     size_t i;
-    const json_t *one, *list = json_object_get(s, "not_served_by");
+    const json_t *one, *list = json_object_get(json_array_get(json_object_get(plan, "sides"), 0), "not_served_by");
     json_array_foreach(list, i, one) {
         label(i ? "" : "warning");
         printf("%s will not serve it: %s\n", json_text(one, "loader"), json_text(one, "why"));
@@ -61,7 +61,7 @@ void report_run(const json_t *plan) {
     if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
     report_model(json_object_get(plan, "model"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
-    report_servers(json_array_get(json_object_get(plan, "sides"), 0));
+    report_servers(plan);
     const json_t *f = json_object_get(plan, "features");
     if (!(json_num(f, "seconds") > 0)) return;
     label("features");

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 void report_run(const json_t *plan);         /* model and sides, a line each */
+void report_servers(const json_t *plan); /* who will not serve what is about to be trained; nothing where nobody refuses */
 void report_memory(const json_t *plan);      /* the memory table, planned and (where there) measured, and its sums */
 void report_explain(const json_t *explain);  /* the static sums, of the example and (where there) of the run */
 void report_eval(const json_t *eval);        /* one evaluation with its samples */

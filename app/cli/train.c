@@ -21,8 +21,8 @@
 
 const char help_train[] =
     "Trains adapters as a configuration says: two by cycle consistency on unpaired text (objective macct), one on pairs\n"
-    "or conversations (sft), or a classifier with one beside it on texts with labels\n"
-    "(classification). The base model is never changed.\n"
+    "or conversations (sft), or a head with one beside it: on texts with labels (classification) or numbers (regression),\n"
+    "on words with tags (token_classification). The base model is never changed.\n"
     "\n"
     "Usage: cyclora train CONFIG [--set key=value]... [--device D] [--dtype T] [--resume | --overwrite] [--quiet] [--json]\n"
     "\n"
@@ -153,6 +153,7 @@ static void on_start(void *ctx, const char *json) {
         printf("\n\n");
         fflush(stdout);
     }
+    if (w->manner == QUIET) report_servers(plan);
     json_decref(o);
 }
 

@@ -58,6 +58,16 @@ int cyc_model_device(cyc_model *m, const char *device, const char *dtype);
 void cyc_model_close(cyc_model *m);
 int cyc_adapter_open(cyc_model *m, const char *folder, cyc_adapter **out); /* strict: every key must match */
 void cyc_adapter_close(cyc_adapter *a);
+/* Several adapters on one model at once, as one: wherever an adapter is asked for. weight 1 is an adapter as it is, 0 leaves it out; what
+ * each adds to the base is added up times its weight. Adapters that are low-rank products alone (LoRA) may have any weight, and each row
+ * of a batch its own (cyc_generate_options.weights); others are there, with weight 1, or not, for all rows. At most CYC_MOST_MEMBERS.
+ * Two adapters of one name, or two that want the same place of the base, are refused. Where all weights are 0 it is the bare base, bit
+ * for bit. */
+enum { CYC_MOST_MEMBERS = 32 };
+typedef struct cyc_member { const char *name, *folder; float weight; } cyc_member;
+int cyc_mix_open(cyc_model *m, const cyc_member *member, int n, cyc_adapter **out);
+int cyc_mix_index(const cyc_adapter *mix, const char *name, int *index); /* CYC_BAD_INPUT: no member is called so */
+int cyc_mix_weight(cyc_adapter *mix, int index, float weight); /* from the next call on; of LoRA and its like this is nothing but a number */
 /* What a model file or folder, adapter folder, checkpoint or run folder holds, as JSON. */
 int cyc_inspect(const char *path, char **json);
 /* What this machine has to compute with, a line each ("card: ..."), measured where there is a card; free() the text. */
@@ -123,6 +133,7 @@ typedef struct cyc_generate_options {
     uint64_t seed;
     int ignore_eos;
     int threads;                 /* 0: all */
+    const float *weights;        /* of several adapters (cyc_mix_open): [n][members], each prompt's; NULL: the members' for all */
     int int_activations;         /* decode with activations of 15 bits and a sign where the processor is faster so */
     /* Called for each new token of row `row` as it is made; return non-zero to stop that row. May be NULL. */
     int (*on_token)(void *ctx, int row, int32_t id);
@@ -191,7 +202,7 @@ int cyc_data_stats(const cyc_data_request *q, char **json);
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 
 /* --- files out ------------------------------------------------------------------------------------------------------- */
-enum { CYC_EXPORT_FORCE = 1, CYC_EXPORT_UNCHECKED = 2 };
+enum { CYC_EXPORT_FORCE = 1, CYC_EXPORT_UNCHECKED = 2, CYC_EXPORT_UNDO = 4 };
 typedef struct cyc_export_options {
     const char *to;           /* "peft", "gguf-lora", "mlx": the adapter; "hf", "gguf": a model. NULL: "gguf" where out ends so, else "hf" */
     const char *model;        /* the base; NULL: the one that the adapter names */
@@ -200,7 +211,9 @@ typedef struct cyc_export_options {
     const char *out;          /* NULL: FROM/export/TO */
     const char *side;         /* "A" or "B" of a run; NULL: all its adapters, each in a file or folder of its name */
     int64_t max_shard_bytes;  /* of safetensors; 0: 5 GB */
-    int flags;                /* CYC_EXPORT_FORCE replaces what is there; CYC_EXPORT_UNCHECKED leaves the check by logits out */
+    int flags;                /* CYC_EXPORT_FORCE replaces what is there; CYC_EXPORT_UNCHECKED leaves the check by logits out; CYC_EXPORT_UNDO:
+                                 model is a merged one, of plain types, and the adapter is taken off: W - sBA, within the types' rounding */
+    const char *like;         /* with CYC_EXPORT_UNDO: the base to compare with; NULL: the one that the adapter names, where it is here */
     void *ctx;
     void (*on_plan)(void *ctx, const char *json);                  /* what will be written; once for each output */
     void (*on_progress)(void *ctx, size_t done, size_t total);     /* bytes of this output */

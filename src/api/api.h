@@ -21,7 +21,19 @@ struct cyc_adapter {
     arena mem;
     struct structure st;
     float *w; /* an arena of the model's backend */
+    struct mixed *mix; /* of several (mix.c); NULL: one from a folder */
 };
+
+/* A folder's structure and numbers, which are an arena_f32 of the structure's bytes; what lives on is in mem. What there is after an error
+ * is the caller's to free too. */
+err api_adapter_read(cyc_model *m, const char *folder, arena *mem, struct structure *st, float **numbers);
+/* a->w of these numbers of a->st, which are taken over. */
+err api_adapter_place(cyc_adapter *a, float *numbers);
+/* Before a run: several adapters as they are to be now; *a becomes NULL where none is on, and rows have no weights of their own. */
+err api_adapter_ready(cyc_adapter **a, bool rows);
+/* weight [n][members], as cyc_generate_options has it, for the members that the structure has; *out is freed. NULL stays NULL. */
+err api_row_weights(const cyc_adapter *a, const float *weight, int n, float **out);
+void api_mixed_free(struct mixed *x);
 
 const struct backend *api_backend(const cyc_model *m); /* where it computes */
 /* The mean of rows [n, C], of length 1 if wanted. */

@@ -99,6 +99,13 @@ static void relay_progress(void *ctx, size_t done, size_t total) {
     if (o->on_progress) o->on_progress(o->ctx, done, total);
 }
 
+/* What an undone merge is compared with: what is named, or the base that the adapter names, where that is here and another model. */
+static const char *likeness(const cyc_export_options *o, const struct source *s, const char *merged, arena *mem) {
+    const char *base = o->like;
+    if (!base && find_base(s, NULL, mem, &base)) return NULL;
+    return o->like || (path_exists(base) && !place_not_itself(base, merged)) ? base : NULL;
+}
+
 static err one(const cyc_export_options *o, const char *from, struct export_request *r, const struct source *s, bool several, arena *mem,
                json_t *outputs) {
     struct relay relay = {o};
@@ -110,6 +117,7 @@ static err one(const cyc_export_options *o, const char *from, struct export_requ
         TRY(find_base(s, o->model, mem, &r->base));
         r->hash = NULL;
         find_hash(s, mem, r);
+        if (r->undo) r->like = likeness(o, s, r->base, mem);
     }
     TRY(place_not_itself(r->out, r->base));
     TRY(place_not_itself(r->out, r->adapter));
@@ -129,6 +137,7 @@ static err export_all(const char *from, const cyc_export_options *o, arena *mem,
                                .base_config = o->model_config,
                                .max_shard = o->max_shard_bytes > 0 ? (size_t)o->max_shard_bytes : 0,
                                .force = o->flags & CYC_EXPORT_FORCE,
+                               .undo = o->flags & CYC_EXPORT_UNDO,
                                .unchecked = o->flags & CYC_EXPORT_UNCHECKED};
     r.to = o->to ? o->to : o->out && str_ends(o->out, ".gguf") ? "gguf" : "hf";
     TRY(export_known(r.to));

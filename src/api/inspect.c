@@ -91,7 +91,7 @@ static err fits(const char *folder, const struct model *m, arena *mem, const cha
     *how = "its shape is what this base asks for";
     if (!adapter_read_config(folder, mem, &method, &settings) && (method->virtual_tokens || method->attention || method->sublayer)) return sizes_fit(folder, m, method, settings);
     err e = deltas_open(folder, m, &d);
-    *how = d.method ? "every tensor finds its place" : "every pair finds its matrix";
+    *how = d.method && !d.made ? "every tensor finds its place" : "every pair finds its matrix";
     if (!e) deltas_close(&d);
     return e;
 }

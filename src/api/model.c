@@ -110,24 +110,35 @@ static err name_classes(struct head *h, arena *mem) {
     return OK;
 }
 
-static err open_adapter(const char *folder, cyc_adapter *a) {
+err api_adapter_read(cyc_model *m, const char *folder, arena *mem, struct structure *st, float **numbers) {
     const struct peft_method *method;
     const void *settings;
-    TRY(adapter_check_base(folder, &a->model->m));
-    TRY(adapter_read_config(folder, &a->mem, &method, &settings));
+    TRY(adapter_check_base(folder, &m->m));
+    TRY(adapter_read_config(folder, mem, &method, &settings));
     struct head head;
-    TRY(adapter_read_head(folder, &a->mem, &head));
-    err e = name_classes(&head, &a->mem);
-    if (!e) e = structure_init_head(&a->st, &a->model->m, method, settings, &head, NULL);
+    TRY(adapter_read_head(folder, mem, &head));
+    err e = name_classes(&head, mem);
+    if (!e) e = structure_init_head(st, &m->m, method, settings, &head, NULL);
     if (e) return fail_in(e, "%s", folder);
+    *numbers = arena_f32(st->params.bytes);
+    return *numbers ? adapter_read(folder, st, *numbers) : fail(E_MEMORY, "out of memory");
+}
+
+err api_adapter_place(cyc_adapter *a, float *numbers) {
     const struct mem_ops *there = api_backend(a->model)->mem;
-    size_t bytes = a->st.params.bytes;
-    float *host = arena_f32(bytes);
-    a->w = there->host ? host : there->take(bytes);
-    e = host && a->w ? adapter_read(folder, &a->st, host) : fail(E_MEMORY, "out of memory");
-    if (host == a->w) return e;
-    if (!e) e = there->upload(a->w, host, bytes);
-    if (host) arena_f32_free(host, bytes);
+    const size_t bytes = a->st.params.bytes;
+    a->w = there->host ? numbers : there->take(bytes);
+    if (a->w == numbers) return OK;
+    err e = a->w ? there->upload(a->w, numbers, bytes) : fail(E_MEMORY, "out of memory");
+    arena_f32_free(numbers, bytes);
+    return e;
+}
+
+static err open_adapter(const char *folder, cyc_adapter *a) {
+    float *numbers = NULL;
+    err e = api_adapter_read(a->model, folder, &a->mem, &a->st, &numbers);
+    if (!e) return api_adapter_place(a, numbers);
+    if (numbers) arena_f32_free(numbers, a->st.params.bytes);
     return e;
 }
 
@@ -143,6 +154,7 @@ int cyc_adapter_open(cyc_model *m, const char *folder, cyc_adapter **out) {
 
 void cyc_adapter_close(cyc_adapter *a) {
     if (!a) return;
+    api_mixed_free(a->mix);
     if (a->w) api_backend(a->model)->mem->give(a->w, a->st.params.bytes);
     structure_free(&a->st);
     arena_free(&a->mem);
@@ -241,7 +253,8 @@ static err score(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, float 
 }
 
 int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, float *nll) {
-    err e = check_ids(m, adapter, ids, n);
+    err e = api_adapter_ready(&adapter, false);
+    if (!e) e = check_ids(m, adapter, ids, n);
     if (!e && m->m.family->seq2seq) e = fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): it has no likelihood of one text, only of an answer to a prompt", m->m.path, model_arch(&m->m));
     if (e || n == 0) return api_code(e);
     nll[0] = 0;
@@ -273,7 +286,8 @@ static err embed(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, bool n
 }
 
 int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, int normalize, float *out) {
-    err e = check_ids(m, adapter, ids, n);
+    err e = api_adapter_ready(&adapter, false);
+    if (!e) e = check_ids(m, adapter, ids, n);
     if (!e && n == 0) e = fail(E_USAGE, "no token to embed");
     return api_code(e ? e : embed(m, adapter, ids, (int)n, normalize != 0, out));
 }
@@ -302,7 +316,10 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     cyc_generate_options o = opt ? *opt : (cyc_generate_options){0};
     struct ids *p = calloc((size_t)(n > 0 ? n : 1), sizeof *p);
     struct generation *g = calloc((size_t)(n > 0 ? n : 1), sizeof *g);
-    err e = p && g ? OK : fail(E_MEMORY, "out of memory");
+    float *weights = NULL;
+    const cyc_adapter *all = adapter; /* ready or not, rows speak of these */
+    err e = p && g ? api_adapter_ready(&adapter, o.weights != NULL) : fail(E_MEMORY, "out of memory");
+    if (!e) e = api_row_weights(all, o.weights, n, &weights);
     const int new = o.max_new_tokens ? o.max_new_tokens : 64, before = adapter ? adapter->st.virtual_tokens : 0;
     for (int i = 0; i < n && !e; i++) {
         e = check_ids(m, adapter, prompt[i], prompt_n[i]);
@@ -320,7 +337,7 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
         e = fail(E_INPUT, "%zu numbers in vectors for %d prompt%s, wanted are %zu: %zu for each", o.vectors_n, n, n > 1 ? "s" : "", (size_t)n * numbers, numbers);
     for (size_t i = 0; i < o.vectors_n && o.vectors && !e; i++)
         if (!isfinite(o.vectors[i])) e = fail(E_INPUT, "number %zu of the vectors is not finite", i + 1);
-    struct generate_request rq = {.given = o.vectors, .prompt = p, .n = n, .max_new = new, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .on_token = o.on_token, .ctx = o.ctx};
+    struct generate_request rq = {.given = o.vectors, .prompt = p, .n = n, .max_new = new, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .mix = weights, .on_token = o.on_token, .ctx = o.ctx};
     rq.run = (struct run_ctx){.seed = o.seed, .temperature = o.temperature, .top_p = o.top_p > 0 ? o.top_p : 1, .top_k = o.top_k, .threads = o.threads > 0 ? o.threads : omp_get_max_threads(), .int_activations = o.int_activations};
     struct generate_stats st = {0};
     if (!e && n > 0) e = run_generation(m, adapter, &rq, g, &st);
@@ -329,6 +346,7 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     for (int i = 0; p && i < n; i++) ids_free(&p[i]);
     free(p);
     free(g);
+    free(weights);
     return api_code(e);
 }
 

@@ -63,12 +63,13 @@ static void work_end(struct work *w) {
 static err work_begin(struct work *w, cyc_model *m, cyc_adapter *a, const cyc_texts *t, const struct ask *ask) {
     const struct backend *backend = api_backend(m);
     const int64_t context = m->m.shape.context;
-    const struct class_form form = {.first = ask->first};
+    const struct class_form form = {.first = ask->first, .twice = a && a->st.head.classes && ask->mode == MODE_CLASSIFY && head_reads_twice(&a->st.head, &m->m), .start = m->m.shape.start};
     int max_length = ask->max_length;
     *w = (struct work){.b.threads = omp_get_max_threads()};
     if (!m->weights) return fail(E_USAGE, "this handle is a tokenizer alone");
     if (max_length > context) return fail(E_USAGE, "max_length %d is more than the model's context of %lld", max_length, (long long)context);
     if (!max_length) max_length = context < 1024 ? (int)context : 1024;
+    if (form.twice) max_length *= 2;
     TRY((ask->words ? rows_tagged : rows_labelled)(m->tok, &form, &t->s, max_length, &w->rows));
     if (w->rows.truncated) log_warn("%s: %d of %d texts were cut to %d tokens", t->s.path, w->rows.truncated, w->rows.n, max_length);
     const int pass = backend->mem->host ? 512 : 4096, tokens = w->rows.longest > pass ? w->rows.longest : pass;
@@ -112,8 +113,10 @@ static void unit_length(float *x, int n, int64_t C) {
 int cyc_embed_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int pooling, int normalize, int max_length, float *out) {
     struct work w;
     const bool mean = pooling == CYC_POOL_MEAN;
+    err e = api_adapter_ready(&a, false);
+    if (e) return api_code(e);
     if (a && !mean && a->st.head.classes) return api_code(fail(E_UNSUPPORTED, "vectors of single tokens under a classifier's adapter are not to be had yet: ask for their mean"));
-    err e = work_begin(&w, m, a, t, &(struct ask){.mode = mean ? MODE_FEATURES : MODE_CLASSIFY, .first = pooling == CYC_POOL_FIRST, .max_length = max_length, .compute = DT_F32});
+    e = work_begin(&w, m, a, t, &(struct ask){.mode = mean ? MODE_FEATURES : MODE_CLASSIFY, .first = pooling == CYC_POOL_FIRST, .max_length = max_length, .compute = DT_F32});
     if (!e) e = mean ? means(&w, a ? a->w : NULL, m->m.shape.width, normalize, out) : rows_outputs(&w.g, &w.b, a ? a->w : NULL, w.list, w.rows.n, w.g.features, out);
     if (!e && normalize && !mean) unit_length(out, w.rows.n, m->m.shape.width);
     work_end(&w);

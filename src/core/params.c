@@ -2,6 +2,7 @@
 #include "core/params.h"
 #include "base/philox.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,11 +14,32 @@ static int64_t elems_of(const struct param *p) {
 
 static size_t padded_bytes(const struct param *p) { return ((size_t)elems_of(p) * 4 + 63) & ~(size_t)63; }
 
-int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, enum param_init init, float scale,
-              const struct param_slice *slice, int n_slices) {
+static int find(const struct param_set *s, const char *name) {
     for (int i = 0; i < s->n; i++)
         if (!strcmp(s->p[i].name, name)) return i;
-    if (s->sealed) return -1;
+    return -1;
+}
+
+/* The lender's parameter as one of this set; it begins with the lender's numbers. */
+static int borrow(struct param_set *s, const char *name) {
+    const struct param_lender l = s->lender;
+    const int from = find(l.set, name);
+    if (from < 0 || l.set->p[from].nd > 2) return -1;
+    const struct param *p = &l.set->p[from];
+    char own[512];
+    snprintf(own, sizeof own, "%s/%s", l.name, name);
+    const struct param_slice whole = {.name = own, .rows = p->d[0], .from = l.weights + p->off / 4, .stored = DT_F32};
+    s->lender.set = NULL;
+    const int got = param_get(s, own, p->nd, p->d, INIT_COPY, 0, &whole, 1);
+    s->lender = l;
+    return got;
+}
+
+int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, enum param_init init, float scale,
+              const struct param_slice *slice, int n_slices) {
+    if (s->lender.set) return borrow(s, name);
+    const int known = find(s, name);
+    if (known >= 0 || s->sealed) return known;
     if (s->n == s->cap) {
         int cap = s->cap ? 2 * s->cap : 64;
         struct param *p = realloc(s->p, (size_t)cap * sizeof *p);
@@ -110,6 +132,13 @@ int64_t param_count(const struct param_set *s) {
     int64_t n = 0;
     for (int i = 0; i < s->n; i++) n += s->p[i].frozen ? 0 : elems_of(&s->p[i]);
     return n;
+}
+
+int param_of_slice(const struct param_set *s, const char *name) {
+    for (int i = 0; i < s->n; i++)
+        for (int k = 0; k < s->p[i].n_slices; k++)
+            if (!strcmp(s->p[i].slice[k].name, name)) return i;
+    return -1;
 }
 
 bool param_copies(const struct param_set *s, const void *data) {

@@ -67,6 +67,13 @@ struct param {
     int n_slices;
 };
 
+/* Parameters of one set that are to lie in another too, under `name/` and theirs. */
+struct param_lender {
+    const char *name;
+    const struct param_set *set; /* NULL: none */
+    const float *weights;        /* the set's, on the host */
+};
+
 struct param_set {
     arena mem;
     int n, cap;
@@ -74,6 +81,7 @@ struct param_set {
     size_t bytes, vectors; /* of the weights' arena; where the first vector lies: its end where there is none */
     size_t trained;        /* of the arenas of gradients and states: what is behind is frozen */
     bool sealed;
+    struct param_lender lender; /* what is asked for now is a copy of this one's (peft/mix.c) */
 };
 
 /* Finds or adds `name`; returns its index or -1 (out of memory). Slices are copied, their names too. */
@@ -92,6 +100,7 @@ struct param_stretch { size_t end; float rate; bool vectors; };
 struct param_stretch param_stretch(const struct param_set *s, size_t from);
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
+int param_of_slice(const struct param_set *s, const char *name); /* which one has this name in files; -1: none */
 bool param_copies(const struct param_set *s, const void *data); /* does a parameter stand in the place of the base's tensor with these bytes? */
 
 /* The parameter as a value of this program. */

@@ -18,7 +18,7 @@ static inline bool has(val v) { return v.i != 0; }
 
 enum role { ROLE_INPUT, ROLE_BASE, ROLE_PARAM, ROLE_ACT, ROLE_GRAD, ROLE_STATE };
 enum sym { SYM_N = -1, SYM_S = -2, SYM_S1 = -3, SYM_M = -4 };
-enum { SYM_COUNT = 5, MAX_IN = 24, MAX_OUT = 8, MAX_GROUP = 4 };
+enum { SYM_COUNT = 5, MAX_IN = 24, MAX_OUT = 8, MAX_GROUP = 4, MAX_MEMBERS = 32 };
 
 struct value {
     dtype dt;
@@ -47,6 +47,8 @@ struct op_attr {
     float alpha[MAX_GROUP];       /* linear: the scale of each output's low-rank delta */
     int n;                        /* linear: outputs in the group */
     int rank[MAX_GROUP];          /* linear: rows of A that belong to output i (they lie one after the other) */
+    int members;                  /* linear with LIN_MIX: adapters whose deltas it adds up, ... */
+    uint16_t member_rank[MAX_GROUP][MAX_MEMBERS]; /* ... and how many of the rank of output i are each one's, in their order */
     int width[MAX_GROUP];         /* split: columns of output i */
     int heads, kv_heads, head_dim, window;
     int first;                    /* overlay: ids from here on are rows of its table */

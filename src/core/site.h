@@ -95,6 +95,13 @@ struct base_sizes {
     bool head_norms; /* queries and keys are normalised head by head */
 };
 
+/* The low-rank products of an adapter beside a group of linears. */
+struct group_delta {
+    int a, b[MAX_GROUP];     /* parameters: A [sum of ranks, in], the rows of each output in turn; B_i [out, rank] */
+    int rank[MAX_GROUP];     /* 0: none there; all 0: no A either */
+    float scale[MAX_GROUP];  /* of B_i A_i */
+};
+
 /* A matrix of an adapter's file that is made of its parameters. */
 struct made_matrix {
     const char *name;
@@ -119,6 +126,12 @@ struct numbers {
     const void *settings;
     const struct param_set *set;
     float *w;
+};
+
+/* What an adapter adds to a linear layer's matrix: B A, A [rank, in], B [out, rank], rows of B in Hugging Face's order. */
+struct pair {
+    int64_t rank;
+    const float *a, *b;
 };
 
 struct site;
@@ -156,6 +169,12 @@ struct peft_method {
     const struct module_list *(*saved)(const void *settings);
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
+    /* Is the adapter nothing but products of low rank beside linears? Then deltas says which, so that several adapters' can be one instruction
+     * (peft/mix.c). NULL: it is not. */
+    bool (*only_deltas)(const void *settings);
+    err (*deltas)(struct site *s, int n, const struct linear *w, struct group_delta *d);
+    /* How many adapters it is made of that each row has a weight for; what these are where a run says nothing of rows. NULL: none. */
+    int (*members)(const void *settings, const float **weights);
     /* What takes the place of at->made; absent or NULL: that. */
     val (*sublayer)(struct site *s, const struct sublayer *at);
     /* What takes the vector's place; absent or NULL: the vector. */
@@ -164,11 +183,13 @@ struct peft_method {
     val (*matrix)(struct site *s, const struct base_matrix *m);
     /* What a layer's attention adds, by its output projection. */
     val (*attention)(struct site *s, const struct attending *a);
-    /* Ids whose rows of the token table are the adapter's own (in the settings), and these rows [n, C]. A tied head has them too. */
+    /* Ids whose rows of the token table are the adapter's own (in the settings; NULL: none), and these rows [n, C]. A tied head has them too. */
     const int32_t *(*own_tokens)(const void *settings, int *n);
     val (*tokens)(struct site *s, const struct base_matrix *table);
     /* Its tensors in files are the base's own, to be put in place of them: "MODULE.{whole}weight" or bias. NULL: they are not. */
     const char *whole;
+    /* What it adds to w, the matrix of `module`, in mem or in n's numbers. NULL: it is no such thing, or (LoRA) in files already. */
+    err (*pair)(const struct numbers *n, const char *module, const struct matrix *w, arena *mem, struct pair *out);
     bool ours;             /* PEFT has no such method */
     /* Of AdapterHub's methods, whose files are not PEFT's (gen/adapter.h): the name of the adapter, which is a part of its tensors' names. */
     const char *(*called)(const void *settings);
@@ -200,6 +221,12 @@ struct peft_method {
     err (*made)(const void *settings, const struct param_set *set, const float *weights, arena *mem, struct made_matrix *out);
 };
 
+/* Of several adapters: what lies under the one whose linears is asked, which believes that it is the base. */
+struct site_under {
+    err (*linears)(const struct site_under *u, struct site *s, val x, int n, const struct linear *w, val *out); /* a plain group */
+    err (*alone)(const struct site_under *u, struct site *s, int n, const struct linear *w); /* it brings deltas of its own: is that possible? */
+};
+
 struct site {
     struct prog *p;
     enum mode mode;
@@ -210,6 +237,8 @@ struct site {
     val ids, pos, cu, sample, slot;   /* inputs; which ones exist depends on the mode */
     val given, given_rows;            /* ... of a method with given vectors: all of a pass [M, width], f32, and 0, 1, ... M - 1 */
     val own_ids;                      /* ... of a method with own_tokens: those, i32 */
+    val mix, src_mix;                 /* ... of a method with members: each row's weights of them [N, members] f32; of the encoder's rows */
+    const struct site_under *under;   /* NULL: the base */
     val *cache_k, *cache_v;           /* per layer */
     /* Encoder-decoders: the encoder's inputs (rows [M]), and in decoding the last row of each text that it read. */
     val src_ids, src_pos, src_cu, src_sample, src_slot, src_last;
@@ -227,8 +256,8 @@ val site_vector(struct site *s, const struct base_vector *v);
 val site_tokens(struct site *s, const struct base_matrix *table); /* absent: no token has a row of its own */
 val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */
 val site_embed(struct site *s, const struct embedding *e, val table); /* token ids -> rows [N, C] */
-/* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. */
-struct low_rank { val a, b[MAX_GROUP]; };
+/* The plain group, for methods that add to it. A, B, rank, alpha, dropout come in `a` and `low`; low may be NULL. mix: rows' weights of the members in `a`. */
+struct low_rank { val a, b[MAX_GROUP], mix; };
 err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *a, const struct low_rank *low, val *out);
 /* q, k, v after RoPE -> o, by mode; layer picks the cache. bias: by distance, or absent. */
 val site_attention(struct site *s, const val q[3], val bias, int layer, const struct op_attr *a);

@@ -9,7 +9,8 @@
  * nothing is packed. So a row's result depends on the number of rows beside it only by that: the two ways differ in
  * rounding. With run_ctx.int_activations few rows take x as integers, made beside T; T and the deltas stay f32. Dropout
  * gives each output its own input to A, so those products run apart, on DROP_ROWS masked rows at a time: they are under
- * a tenth of the work, and generation and evaluation never drop. */
+ * a tenth of the work, and generation and evaluation never drop. Several adapters' T is weighed row by row (LIN_MIX) before the deltas read
+ * it, so with many rows it is a run of its own: x is packed twice. */
 #include "cpu/cpu.h"
 #include "cpu/gemm.h"
 #include "ops/ops.h"
@@ -82,15 +83,32 @@ static void dropped_t(const struct run_ctx *run, const struct op_attr *a, const 
     }
 }
 
+/* T = x A^T, and each member's columns times the row's weight for it. */
+static void weighed_t(const struct run_ctx *run, const struct op_attr *a, const struct view *in, const struct view *t, void *scratch) {
+    const struct view *x = &in[LIN_X];
+    struct gemm g = {.m = x->d[0], .pieces = 1, .outs = 1, .threads = cpu_threads(run)};
+    g.piece[0] = (struct gemm_piece){x->p, x->ld, x->d[1], false};
+    g.out[0] = (struct gemm_out){.y = t->p, .ld = t->ld, .n = t->d[1]};
+    g.out[0].w[0] = weight(&in[LIN_A], true, 1);
+    gemm_run(&g, scratch);
+#pragma omp parallel for num_threads(cpu_threads(run))
+    for (int64_t n = 0; n < t->d[0]; n++) {
+        float *to = view_row(t, n);
+        for (int k = 0; k < a->n; k++)
+            for (int m = 0; m < a->members; m++)
+                for (int j = 0; j < a->member_rank[k][m]; j++, to++) *to = ops_weigh(*to, view_row(&in[LIN_MIX], n)[m]);
+    }
+}
+
 static void many_rows(const struct run_ctx *run, const struct op_attr *a, const struct view *in, struct view *out,
                       char *scratch) {
     const struct view *x = &in[LIN_X], *t = &out[LIN_T];
-    bool low = in[LIN_A].p != NULL, drop = low && a->dropout > 0;
+    bool low = in[LIN_A].p != NULL, drop = low && a->dropout > 0, apart = drop || in[LIN_MIX].p;
     if (drop) {
         size_t masked = floats(DROP_ROWS * x->d[1]);
         dropped_t(run, a, in, t, (float *)scratch, scratch + masked);
         scratch += masked;
-    }
+    } else if (apart) weighed_t(run, a, in, t, scratch);
     struct gemm g = {.m = x->d[0], .pieces = 1, .outs = a->n, .threads = cpu_threads(run)};
     g.piece[0] = (struct gemm_piece){x->p, x->ld, x->d[1], false};
     for (int i = 0; i < a->n; i++) {
@@ -99,17 +117,17 @@ static void many_rows(const struct run_ctx *run, const struct op_attr *a, const 
         o->w[0] = weight(&in[LIN_W + i], true, 1);
         if (!low || !a->rank[i]) continue;
         o->w[g.pieces] = weight(&in[LIN_B + i], true, a->alpha[i]);
-        g.piece[g.pieces] = (struct gemm_piece){view_f32(t) + rank_before(a, i), t->ld, a->rank[i], g.pieces == 1};
+        g.piece[g.pieces] = (struct gemm_piece){view_f32(t) + rank_before(a, i), t->ld, a->rank[i], !apart && g.pieces == 1};
         g.pieces++;
     }
-    if (low && !drop) {
+    if (low && !apart) {
         g.out[g.outs] = (struct gemm_out){.y = t->p, .ld = t->ld, .n = t->d[1]};
         g.out[g.outs++].w[0] = weight(&in[LIN_A], true, 1);
     }
     gemm_run(&g, scratch);
 }
 
-/* Rows o0 .. o1 of A, and the scaled copy of T that the deltas read. */
+/* Rows o0 .. o1 of A, weighed where they are several adapters', and the scaled copy of T that the deltas read. */
 static void few_t(const struct op_attr *a, const struct view *in, const struct view *t, int64_t o0, int64_t o1,
                   float *scaled) {
     const struct view *x = &in[LIN_X], *A = &in[LIN_A];
@@ -129,7 +147,12 @@ static void few_t(const struct op_attr *a, const struct view *in, const struct v
     int64_t end = a->rank[0];
     for (int64_t o = o0; o < o1; o++) {
         while (o >= end) end += a->rank[++i];
-        for (int64_t n = 0; n < x->d[0]; n++) scaled[n * t->d[1] + o] = a->alpha[i] * view_row(t, n)[o];
+        const int member = in[LIN_MIX].p ? ops_member(a, i, o - (end - a->rank[i])) : 0;
+        for (int64_t n = 0; n < x->d[0]; n++) {
+            float *to = view_row(t, n) + o;
+            if (in[LIN_MIX].p) *to = ops_weigh(*to, view_row(&in[LIN_MIX], n)[member]);
+            scaled[n * t->d[1] + o] = a->alpha[i] * *to;
+        }
     }
 }
 

@@ -37,6 +37,8 @@ err cuda_fp8_gemm(const struct cuda_fp8_gemm *f);
 /* rows.cu: the small loops around products */
 err cuda_fill_random(void *bf16, int64_t n); /* uniform in [-1, 1): for measuring */
 err cuda_add_bias(void *y, dtype dt, int64_t rows, int64_t cols, int64_t ld, const float *bias);
+/* T's columns times the rows' weights of the members that they are of (LIN_MIX) */
+err cuda_weigh(const struct inst *inst, const struct view *weight, const struct view *t);
 struct cuda_drop { /* dropout of output k of a site: ops_drop_bits() */
     const struct inst *inst;
     int k;

@@ -186,6 +186,7 @@ static err linear(const struct inst *i, const struct view *in, struct view *out,
         const bool later = !rank_sum(i); /* whoever reads the outputs adds the deltas (spans.c) */
         if (later) TRY(cuda_beside_begin());
         err e = low_rank_t(i, in, &out[LIN_T], masked);
+        if (!e && in[LIN_MIX].p) e = cuda_weigh(i, &in[LIN_MIX], &out[LIN_T]);
         if (later) TRY(cuda_beside_end());
         if (e) return e;
     }

@@ -1,5 +1,5 @@
-/* The small loops around products: bias, dropout masks (philox: a function of the token and the channel, so a recomputed or
- * repacked token has the same mask), random numbers for measuring. Seed and step are read on the card (cuda_keys). */
+/* The small loops around products: bias, the weights of several adapters, dropout masks (philox: a function of the token and the
+ * channel, so a recomputed or repacked token has the same mask), random numbers for measuring. Seed and step are read on the card (cuda_keys). */
 #include "cuda/gemm.h"
 #include "cuda/types.cuh"
 
@@ -113,6 +113,35 @@ extern "C" err cuda_drop_add(const struct cuda_drop *d, const void *g, const str
     if (!rows) return OK;
     WITH_TYPE(dx->dt, (drop_kernel<T, true><<<grid_of(rows * (cols + 3) / 4), THREADS, 0, cuda_stream>>>(mask_of(d), (const T *)g, cols, (T *)dx->p, dx->ld, rows, cols)));
     return CUDA_LAUNCHED("dropout");
+}
+
+/* Columns of T up to end[s] are member[s]'s, one stretch after the other. */
+struct stretches { int n, end[MAX_GROUP * MAX_MEMBERS]; uint8_t member[MAX_GROUP * MAX_MEMBERS]; };
+
+template <typename T> __global__ void weigh_kernel(const __grid_constant__ stretches s, T *t, const float *weight, int64_t rows, int64_t cols, int64_t ld, int64_t ldw) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < rows * cols; i += (int64_t)gridDim.x * blockDim.x) {
+        int64_t n = i / cols, c = i % cols;
+        int at = 0;
+        while (c >= s.end[at]) at++;
+        const float w = weight[n * ldw + s.member[at]];
+        T *p = t + n * ld + c;
+        *p = from_f32<T>(w == 0 ? 0 : to_f32(*p) * w); /* ops_weigh() */
+    }
+}
+
+extern "C" err cuda_weigh(const struct inst *inst, const struct view *weight, const struct view *t) {
+    const struct op_attr *a = &inst->a;
+    stretches s = {};
+    int end = 0;
+    for (int k = 0; k < a->n; k++)
+        for (int m = 0; m < a->members; m++) {
+            if (!a->member_rank[k][m]) continue;
+            end += a->member_rank[k][m];
+            s.end[s.n] = end, s.member[s.n++] = (uint8_t)m;
+        }
+    if (!t->d[0] || !t->d[1]) return OK;
+    WITH_TYPE(t->dt, (weigh_kernel<T><<<grid_of(t->d[0] * t->d[1]), THREADS, 0, cuda_stream>>>(s, (T *)t->p, view_f32(weight), t->d[0], t->d[1], t->ld, weight->ld)));
+    return CUDA_LAUNCHED("the weights of several adapters");
 }
 
 __global__ static void random_kernel(bf16 *p, int64_t n) {

@@ -12,6 +12,7 @@
  * In every program: add and the norm after it; the rotations of q and k. */
 #include "cuda/spans.h"
 #include "core/plan.h"
+#include "cuda/gemm.h"
 #include <string.h>
 
 /* --- products that leave their deltas ------------------------------------------------------------------------------------ */
@@ -32,7 +33,8 @@ static err by_matvec(const struct inst *i, const struct view *in, struct view *o
         n++;
     }
     if (in[LIN_A].p) m[n++] = (struct cuda_matvec){&in[LIN_A], NULL, x->p, x->dt, t->dt, x->d[0], x->ld, t->ld, t->p, NULL, 0};
-    return cuda_matvec(m, n);
+    TRY(cuda_matvec(m, n));
+    return in[LIN_MIX].p ? cuda_weigh(i, &in[LIN_MIX], t) : OK;
 }
 
 /* left: the deltas are still to be added. Up to 64 rows the reader adds them for less than launches of their own cost. */

@@ -96,14 +96,14 @@ bool pack_row(struct pack *p, const struct row *r, int32_t sample) {
         p->pos[at] = before + i;
         p->sample[at] = sample;
         p->label[at] = label_at(p, r, r->source + i);
-        p->weight[at] = of_head ? r->supervised[i] : predicts && r->supervised[r->source + i + 1] ? 1 : 0;
+        p->weight[at] = of_head ? r->supervised[r->source + i] : predicts && r->supervised[r->source + i + 1] ? 1 : 0;
         p->supervised += p->weight[at];
     }
     const size_t numbers = (size_t)p->given * (size_t)p->given_width;
     if (p->given && r->given) memcpy(p->x + (size_t)p->m * (size_t)p->given_width, r->given, numbers * sizeof *p->x);
     p->lacks |= p->given && !r->given;
     p->m += p->given;
-    if (r->target) memcpy(p->target + (size_t)p->s * (size_t)p->targets, r->target, (size_t)p->targets * sizeof *p->target);
+    if (r->target && p->target) memcpy(p->target + (size_t)p->s * (size_t)p->targets, r->target, (size_t)p->targets * sizeof *p->target);
     p->n += before + n;
     p->last[p->s++] = p->n - 1;
     p->cu[p->s] = p->n;

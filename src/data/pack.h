@@ -13,7 +13,7 @@
 struct pack {
     int32_t *ids, *pos, *label, *sample; /* [n] */
     float *weight;                       /* [n] */
-    float *target;                       /* [s, targets]: where rows have some */
+    float *target;                       /* [s, targets]: where rows have some, of a pack that pack_targets() gave room for them */
     int targets;
     int32_t *cu;                         /* [s+1] */
     int32_t *last;                       /* [s]: index of each sequence's last token */

@@ -27,6 +27,8 @@ struct draft {
     struct ids tags; /* of words: row.labels */
     float *given; /* the vectors that come with it, [given_n]; 0: none */
     size_t given_n;
+    int source; /* row.source */
+    bool shortened; /* its text was cut already */
 };
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
@@ -62,7 +64,8 @@ static err check_given(const struct source *s) {
 
 static void draft_clear(struct draft *d) {
     d->ids.n = d->tags.n = d->marked = 0;
-    d->label = d->n_target = 0;
+    d->label = d->n_target = d->source = 0;
+    d->shortened = false;
 }
 
 static err mark(struct draft *d, bool supervised) {
@@ -134,6 +137,7 @@ static err keep_given(const struct draft *d, struct rows *out, struct row *r) {
 static err keep_labels(const struct draft *d, size_t n, struct rows *out, struct row *r) {
     const size_t of_tags = d->tags.n ? n * sizeof(int32_t) : 0, of_target = (size_t)d->n_target * sizeof(float);
     r->label = d->label;
+    r->source = d->source;
     if (of_tags && !(r->labels = arena_alloc(&out->mem, of_tags))) return out_of_memory();
     if (of_target && !(r->target = arena_alloc(&out->mem, of_target))) return out_of_memory();
     if (of_tags) memcpy((void *)r->labels, d->tags.v, of_tags);
@@ -155,7 +159,7 @@ static err keep(struct draft *d, int max_length, bool learnt, struct rows *out, 
         out->bytes += n * 5 + 16; /* 16: what the arena rounds up */
     } else out->n++;
     if ((int)n > out->longest) out->longest = (int)n;
-    out->truncated += n < d->ids.n;
+    out->truncated += n < d->ids.n || d->shortened;
     out->tokens += (int64_t)n;
     const bool of_head = d->label || d->n_target || d->tags.n;
     for (size_t i = !of_head; i < n; i++) out->supervised += d->on[i];
@@ -524,7 +528,7 @@ err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void
 /* How many of the draft's tokens the row has; of one that is cut the last become what comes after a text. */
 static size_t cut(struct job *job, struct draft *d) {
     const struct ids *after = tokenizer_suffix(job->tk);
-    const size_t most = (size_t)job->max_length, n = d->ids.n < most ? d->ids.n : most;
+    const size_t most = (size_t)job->max_length / (job->classes->twice ? 2 : 1), n = d->ids.n < most ? d->ids.n : most;
     for (size_t i = 0; n < d->ids.n && i < after->n && i < n; i++) {
         d->ids.v[n - 1 - i] = after->v[after->n - 1 - i];
         if (d->tags.n) d->tags.v[n - 1 - i] = 0;
@@ -540,7 +544,16 @@ static err draft_labelled(struct job *job, const struct record *r, struct draft 
     TRY(tokenizer_encode(job->tk, r->text, strlen(r->text), 0, &d->ids));
     TRY(tokenizer_surround(job->tk, true, true, &d->ids));
     if (!d->ids.n) return fail(E_INPUT, "no token in the text");
-    const size_t n = cut(job, d);
+    if (job->classes->twice) TRY(put_eos(job->tk, &d->ids));
+    size_t n = cut(job, d);
+    if (job->classes->twice) {
+        d->ids.v[n - 1] = tokenizer_eos(job->tk); /* which is where the head reads */
+        d->shortened = n < d->ids.n;
+        d->ids.n = d->source = (int)n;
+        TRY(ids_push(&d->ids, job->classes->start));
+        for (size_t i = 0; i + 1 < n; i++) TRY(ids_push(&d->ids, d->ids.v[i]));
+        n = d->ids.n;
+    }
     TRY(mark(d, false));
     d->on[job->classes->first ? 0 : n - 1] = 1;
     d->label = numbers ? 0 : label + 1;

@@ -77,8 +77,9 @@ err rows_texts(const tokenizer *tk, const struct prompt_form *f, const struct so
 
 /* Labelled texts: with what the model expects around a text (a row that is cut keeps what comes after it); the class is told at the
  * last token, or (first) at the first. A label that is none of `labels` is E_INPUT; labels NULL: texts without one, to be read at that place.
- * numbers > 0: so many of them in place of a class. */
-struct class_form { const struct labels *labels; bool first; int numbers; }; /* it and the labels must outlive streamed rows */
+ * numbers > 0: so many of them in place of a class. twice: an encoder-decoder reads the text, within half of max_length, with the encoder and,
+ * `start` in front and its end away, with the decoder, at whose last token the class is told. */
+struct class_form { const struct labels *labels; bool first, twice; int numbers; int32_t start; }; /* it and the labels must outlive streamed rows */
 err rows_labelled(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out);
 /* Words with tags, one space between them, and around them what the model expects. A word's first token tells its class, as in transformers'
  * run_ner; a word that has no token, or lies beyond max_length, tells none. A tag that is the name of no class but an integer is the class of

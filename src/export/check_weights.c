@@ -125,3 +125,47 @@ err check_weights(const struct model *base, const struct deltas *d, const struct
                                       most > 0 ? error / most : worst_of(stored_as(written, worst))));
     return e;
 }
+
+/* --- an undone merge ----------------------------------------------------------------------------------------------- */
+struct sameness { double worst, off, size; const char *at; int64_t same, all; };
+
+static void compare_rows(const struct weight *want, const struct weight *have, float *buf, struct sameness *s) {
+    const int64_t cols = want->d[1];
+    for (int64_t r = 0; r < want->d[0]; r++) {
+        read_row(want, r, cols, buf), read_row(have, r, cols, buf + cols);
+        for (int64_t c = 0; c < cols; c++) {
+            const double off = fabs((double)buf[c] - buf[cols + c]);
+            s->same += off == 0;
+            s->off += off * off;
+            s->size += (double)buf[c] * buf[c];
+            if (off > s->worst) s->worst = off, s->at = want->name;
+        }
+    }
+    s->all += want->d[0] * cols;
+}
+
+err check_alike(const struct model *like, const struct deltas *d) {
+    for (int i = 0; i < d->n; i++) {
+        const struct weight *x = d->d[i].w, *w = model_weight(like, x->name);
+        if (!w || w->nd != x->nd || memcmp(w->d, x->d, (size_t)x->nd * sizeof *x->d))
+            return fail(E_USAGE, "%s has no %s of the merged model's shape: it is not the base that it was merged from", like->path, x->name);
+    }
+    return OK;
+}
+
+err check_same(const struct model *like, const struct deltas *d, const struct model *written, json_t *report) {
+    struct sameness s = {.at = ""};
+    dtype dt = DT_F32;
+    float *buf = malloc((size_t)buffer_of(like, d) * sizeof *buf);
+    err e = buf ? OK : fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < d->n && !e; i++) {
+        const struct weight *have = model_weight(written, d->d[i].w->name);
+        compare_rows(model_weight(like, d->d[i].w->name), have, buf, &s);
+        dt = stored_as(written, have);
+    }
+    free(buf);
+    if (!e)
+        json_object_set_new(report, "undone", json_pack("{s:s, s:f, s:s, s:f, s:s, s:f}", "like", like->path, "worst", s.worst, "tensor", s.at, "relative", sqrt(s.off / (s.size > 0 ? s.size : 1)), "dtype", dtype_info[dt].name,
+                                                        "same", s.all ? (double)s.same / (double)s.all : 1));
+    return e;
+}

@@ -128,19 +128,74 @@ static err read_whole(struct deltas *d, const struct model *m) {
     return OK;
 }
 
+/* --- pairs that a method makes ----------------------------------------------------------------------------------------------- */
+static const struct tensor *made_tensor(struct deltas *d, const char *module, const char *end, int64_t rows, int64_t columns, const float *data) {
+    struct tensor *t = arena_alloc(&d->mem, sizeof *t);
+    const char *name = arena_printf(&d->mem, "%s%s%s", adapter_prefix, module, end);
+    if (t) *t = (struct tensor){.name = name, .dt = DT_F32, .nd = 2, .d = {rows, columns, 1, 1}, .data = data, .bytes = (size_t)(rows * columns) * 4};
+    return name ? t : NULL;
+}
+
+static err add_made(struct deltas *d, const struct model *m, const struct numbers *n, const char *module) {
+    struct delta *x = &d->d[d->n];
+    struct pair p;
+    *x = (struct delta){.module = module, .w = matrix_of(m, module), .scale = 1};
+    TRY(check_module(d, m, module, x->w));
+    TRY(d->method->pair(n, module, &(struct matrix){module, x->w->dt, x->w->data, x->w->d[0], x->w->d[1]}, &d->mem, &p));
+    x->rank = (int)p.rank;
+    x->a = made_tensor(d, module, A_END, p.rank, x->w->d[1], p.a);
+    x->b = made_tensor(d, module, B_END, x->w->d[0], p.rank, p.b);
+    if (!x->a || !x->b) return fail(E_MEMORY, "out of memory");
+    d->patterns |= d->n && x->rank != d->max_rank;
+    if (x->rank > d->max_rank) d->max_rank = x->rank;
+    d->n++;
+    return OK;
+}
+
+/* By the structure that a program would have: the reader is the same, and as strict. */
+static err make_pairs(struct deltas *d, const struct model *m, const struct structure *st) {
+    const char *mark = d->method->mark;
+    d->bytes = st->params.bytes;
+    d->numbers = arena_f32(d->bytes);
+    d->d = arena_alloc(&d->mem, (size_t)st->params.n * sizeof *d->d + 1);
+    if (!d->numbers || !d->d) return fail(E_MEMORY, "out of memory");
+    TRY(adapter_read(d->folder, st, d->numbers));
+    for (int i = 0; i < st->params.n; i++) {
+        const char *name = st->params.p[i].slice->name;
+        if (!str_ends(name, mark)) continue;
+        const char *module = arena_strn(&d->mem, name, strlen(name) - strlen(mark));
+        TRY(module ? add_made(d, m, &(struct numbers){d->settings, &st->params, d->numbers}, module) : fail(E_MEMORY, "out of memory"));
+    }
+    qsort(d->d, (size_t)d->n, sizeof *d->d, by_weight);
+    d->r = d->max_rank, d->alpha = d->max_rank;
+    return OK;
+}
+
+static err read_made(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
+    struct structure st;
+    if (json_array_size(json_object_get(config, "modules_to_save")) > 0)
+        return fail(E_UNSUPPORTED, "%s: 'modules_to_save': whole modules were trained beside the adapter; merge it in PEFT (merge_and_unload) and convert the result", path);
+    TRY(structure_init(&st, m, d->method, d->settings, NULL));
+    err e = make_pairs(d, m, &st);
+    structure_free(&st);
+    return e;
+}
+
 static err open_folder(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
     const char *type = json_string_value(json_object_get(config, "peft_type")),
-               *file = arena_printf(&d->mem, "%s/adapter_model.safetensors", d->folder);
+               *file = arena_printf(&d->mem, "%s/%s", d->folder, method_file(config_of_hub(config)));
     const struct peft_method *method = type ? method_of_type(type) : NULL;
     if (!file) return fail(E_MEMORY, "out of memory");
-    if (method && method->whole) TRY(adapter_read_config(d->folder, &d->mem, &d->method, &d->settings));
+    d->made = method && method->pair;
+    if (method && (method->whole || d->made)) TRY(adapter_read_config(d->folder, &d->mem, &d->method, &d->settings));
     const bool saved = !d->method && json_array_size(json_object_get(config, "modules_to_save")) > 0;
     const struct peft_method *lora;
     if (saved) TRY(check_saved(config, path, m));
     if (saved) TRY(adapter_read_config(d->folder, &d->mem, &lora, &d->settings));
     TRY(tensors_open(file, &d->files));
+    if (d->made) return read_made(d, m, config, path);
     if (d->method) return read_whole(d, m);
-    const struct pairs_use use = {", and trained tensors of the base, can be merged or written in other forms", .saved = true};
+    const struct pairs_use use = {" is neither products that are added to matrices of the base (LoRA and its kin) nor trained tensors of it, so it cannot be merged or written in other forms", .saved = true};
     TRY(pairs_read(d->folder, config, path, &d->files, &use, &d->pairs));
     return read_pairs(d, m, saved);
 }
@@ -163,8 +218,16 @@ err deltas_open(const char *folder, const struct model *m, struct deltas *d) {
 void deltas_close(struct deltas *d) {
     tensors_close(&d->files);
     pairs_free(&d->pairs);
+    if (d->numbers) arena_f32_free(d->numbers, d->bytes);
     arena_free(&d->mem);
     *d = (struct deltas){0};
+}
+
+size_t deltas_pair_bytes(const struct deltas *d) {
+    size_t bytes = 0;
+    for (int i = 0; i < d->n; i++)
+        if (d->d[i].a) bytes += 4 * (size_t)d->max_rank * (size_t)(d->d[i].a->d[1] + d->d[i].b->d[0]);
+    return bytes;
 }
 
 const struct delta *deltas_of(const struct deltas *d, const struct weight *w) {
@@ -231,6 +294,18 @@ static err whole_structure(const struct deltas *d, const struct model *m, struct
     *weights = NULL;
     structure_free(st);
     return e;
+}
+
+err deltas_undo(struct deltas *d, const struct model *merged) {
+    if (d->method) return fail(E_UNSUPPORTED, "%s: its tensors took the place of the base's (%s), which are not in the merged model any more: go back to the base's own files", d->folder, d->method->name);
+    if (d->dora) return fail(E_UNSUPPORTED, "%s: DoRA changed the lengths of rows as well, and what they were is not in the merged model: go back to the base's own files", d->folder);
+    for (int i = 0; i < d->n; i++) {
+        const struct tensor *t = tensor_of_weight(merged, d->d[i].w);
+        if (t && !is_plain(t->dt))
+            return fail(E_UNSUPPORTED, "%s: tensor %s is %s: what a merge into so few bits rounded away cannot be taken back; go back to the base's own files", merged->path, t->name, dtype_info[t->dt].name);
+        d->d[i].scale = -d->d[i].scale;
+    }
+    return OK;
 }
 
 err deltas_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights) {

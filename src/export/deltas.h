@@ -1,4 +1,5 @@
-/* An adapter as what it does to its base: of LoRA W + scale * B A for each module (with DoRA its rows brought to lengths m), of methods that
+/* An adapter as what it does to its base: of LoRA W + scale * B A for each module (with DoRA its rows brought to lengths m), likewise of methods
+ * that come to such a product (struct peft_method, pair: VeRA, AdaLoRA), of methods that
  * train tensors of the base (struct peft_method, whole) the tensor that takes the place of the base's. This reader takes any PEFT LoRA
  * folder, more than training can (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
  *
@@ -27,9 +28,12 @@ struct deltas {
     struct lora_pairs pairs; /* LoRA's */
     struct delta *d; /* in the order of the base's weights */
     int n, max_rank;
-    const struct peft_method *method; /* of whole tensors, with its settings; NULL: LoRA's pairs */
+    const struct peft_method *method; /* of whole tensors, or of pairs that were made, with its settings; NULL: LoRA's pairs */
     const void *settings; /* also of a LoRA with wholes */
     int wholes;           /* beside the pairs: modules_to_save */
+    bool made;
+    float *numbers; /* what they were made of, and some of them */
+    size_t bytes;
     const char **targets;  /* the modules' names */
     double dropout;        /* for formats that note it */
     bool dora;             /* each delta has an m */
@@ -40,8 +44,12 @@ struct deltas {
 
 err deltas_open(const char *folder, const struct model *m, struct deltas *out);
 void deltas_close(struct deltas *d);
+/* W - scale * B A from here on: what a merge added is taken off. Refused where it cannot be: lengths (DoRA), tensors that took the place of
+ * the base's, a model that is quantised. */
+err deltas_undo(struct deltas *d, const struct model *merged);
 /* What a row of W + scale * B A is multiplied by when its sum of squares is `squares`: 1 without DoRA. row: in Hugging Face's order. */
 double delta_factor(const struct delta *d, int64_t row, double squares);
+size_t deltas_pair_bytes(const struct deltas *d); /* of all pairs in f32, filled up to one rank */
 const struct delta *deltas_of(const struct deltas *d, const struct weight *w); /* NULL: untouched */
 
 /* The tensor of the base's files that a weight was read from, and back; NULL: none. Hugging Face files may have a prefix before all names

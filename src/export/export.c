@@ -83,13 +83,28 @@ static err check_hash(const struct job *j) {
     return OK;
 }
 
+static err undo(struct job *j) {
+    if (j->form->kind == KIND_LORA) return fail(E_USAGE, "a merge is undone into a model, not into %s", j->form->name);
+    if (j->r->type && j->r->type != DT_F32 && j->r->type != DT_F16 && j->r->type != DT_BF16)
+        return fail(E_UNSUPPORTED, "--type %s: a merge is undone in plain types alone (f32, f16, bf16): `cyclora convert` makes others", dtype_info[j->r->type].name);
+    if (j->r->like) {
+        struct model like;
+        TRY(model_open(j->r->like, NULL, &like));
+        err e = check_alike(&like, &j->deltas);
+        model_close(&like);
+        if (e) return e;
+    }
+    return deltas_undo(&j->deltas, &j->base);
+}
+
 static err open_job(struct job *j) {
     TRY(model_open(j->r->base, j->r->base_config, &j->base));
     model_fill(&j->base);
     open_tokenizer(j);
     if (!j->r->adapter) return j->form->kind == KIND_LORA ? fail(E_USAGE, "--to %s needs an adapter", j->form->name) : OK;
     TRY(deltas_open(j->r->adapter, &j->base, &j->deltas));
-    TRY(check_hash(j));
+    if (j->r->undo) TRY(undo(j));
+    else TRY(check_hash(j));
     err e = deltas_structure(&j->deltas, &j->base, &j->st, &j->weights);
     return e ? fail_in(e, "%s", j->r->adapter) : OK;
 }
@@ -122,7 +137,9 @@ static err begin(struct job *j, const char *path, struct tensors_out *out) {
 
 static err plan_output(struct job *j) {
     const struct deltas *d = deltas_or_null(j);
-    if (j->form->kind == KIND_LORA && j->deltas.method)
+    if (j->form->kind == KIND_LORA && j->deltas.made && j->form->lora == FORM_PEFT)
+        return fail(E_USAGE, "%s: PEFT takes this %s adapter as it is", j->r->adapter, j->deltas.method->name);
+    if (j->form->kind == KIND_LORA && j->deltas.method && !j->deltas.made)
         return fail(E_UNSUPPORTED, "%s: tensors of the base were trained (%s), for which %s has no form: `cyclora merge` puts them into a model", j->r->adapter,
                     j->deltas.method->name, j->form->name);
     if (j->form->kind == KIND_LORA) {
@@ -163,7 +180,7 @@ static err plan_memory(struct job *j) {
         } else {
             j->kept_bytes = (size_t)j->check.n * (size_t)j->check.vocab * 4;
         }
-        if (j->form->kind == KIND_LORA) j->check_bytes += 3 * j->st.params.bytes;
+        if (j->form->kind == KIND_LORA) j->check_bytes += 3 * deltas_pair_bytes(&j->deltas);
     }
     j->write_bytes += tokenizer_json_bytes(j);
     j->kept_bytes += RUNTIME + LAYER * (size_t)j->base.shape.layers;
@@ -195,9 +212,10 @@ static void plan_json(struct job *j) {
                                         types_json(t, n)));
     if (j->r->adapter)
         json_object_set_new(o, "adapter",
-                            json_pack("{s:s, s:s, s:i, s:i, s:f, s:b, s:b, s:b}", "path", j->r->adapter, "method", j->deltas.method ? j->deltas.method->name : "lora",
+                            json_pack("{s:s, s:s, s:b, s:i, s:i, s:f, s:b, s:b, s:b}", "path", j->r->adapter, "method", j->deltas.method ? j->deltas.method->name : "lora", "products", !j->deltas.method || j->deltas.made,
                                       "modules", j->deltas.n, "rank", j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora", j->deltas.rslora, "dora", j->deltas.dora,
                                       "patterns", j->deltas.patterns));
+    if (j->r->undo) json_object_set_new(o, "undo", json_true());
     json_object_set_new(o, "memory",
                         json_pack("{s:I, s:I, s:I, s:I}", "planned", (json_int_t)planned_peak(j), "kept", (json_int_t)j->kept_bytes,
                                   "write", (json_int_t)j->write_bytes, "check", (json_int_t)j->check_bytes));
@@ -220,6 +238,15 @@ static err write_output(struct job *j) {
     return e;
 }
 
+/* How near an undone merge came to its base. */
+static err compare_like(const struct job *j, const struct model *written) {
+    struct model like;
+    TRY(model_open(j->r->like, NULL, &like));
+    err e = check_same(&like, &j->deltas, written, j->report);
+    model_close(&like);
+    return e;
+}
+
 /* What was written, opened from its bytes: an adapter on the base again, or a model. */
 static err check_output(struct job *j) {
     if (j->form->kind != KIND_LORA) {
@@ -228,6 +255,7 @@ static err check_output(struct job *j) {
         if (e) return fail_in(e, "what was written cannot be read");
         e = check_weights(&j->base, deltas_or_null(j), &m, j->report);
         if (!e && j->check.runs) e = check_written(&j->check, &m, NULL, NULL, j->items.type, j->report);
+        if (!e && j->r->like) e = compare_like(j, &m);
         progress_memory(&j->progress);
         model_close(&m);
         return e;

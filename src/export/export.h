@@ -14,6 +14,8 @@ struct export_request {
     const char *out;
     size_t max_shard; /* of safetensors; 0: 5 GB */
     bool force, unchecked;
+    bool undo;        /* base is a merged model: the adapter is taken off */
+    const char *like; /* with undo: the base that it should come to, to be compared with; NULL: none */
     const char *hash; /* of the base that the adapter was trained on, or NULL */
     bool hash_binds;  /* it is the same file: another hash is an error, not a warning */
     struct progress progress;

@@ -36,7 +36,7 @@ static err check_config(const json_t *j, const char *path, const struct pairs_us
     const char *type = json_string_value(json_object_get(j, "peft_type")), *bias = json_string_value(json_object_get(j, "bias")), *why = use->why;
     if (config_of_hub(j)) return fail(E_UNSUPPORTED, "%s: a bottleneck adapter has an activation inside, so no change of the base's weights does what it does: it cannot be merged or written in other forms", path);
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    if (strcmp(type, "LORA")) return fail(E_UNSUPPORTED, "%s: peft_type %s: only LoRA adapters%s", path, type, why ? why : " have a rank that can change");
+    if (strcmp(type, "LORA")) return fail(E_UNSUPPORTED, "%s: peft_type %s%s", path, type, why ? why : ": only LoRA adapters have a rank that can change");
     for (size_t i = use->saved; i < sizeof refused / sizeof *refused; i++) /* whole modules come first */
         if ((why || !refused[i].beside) && truthy(json_object_get(j, refused[i].key))) return fail(E_UNSUPPORTED, "%s: '%s': %s", path, refused[i].key, refused[i].why);
     if (why && bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s': trained biases are not supported", path, bias);

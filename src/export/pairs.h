@@ -32,8 +32,8 @@ struct lora_pairs {
 
 /* What pairs are wanted for. */
 struct pairs_use {
-    const char *why; /* who asks, for what the product alone would leave out (biases, rows of tokens, whole modules): "can be merged or
-                      * written in other forms"; NULL: whoever asks keeps such tensors as they are */
+    const char *why; /* other methods are refused, and what the product alone would leave out (biases, rows of tokens, whole modules): " is no
+                      * product, so ..."; NULL: whoever asks keeps such tensors as they are */
     bool saved;      /* ... but knows what to do with whole modules (modules_to_save) */
 };
 

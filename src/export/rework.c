@@ -90,7 +90,7 @@ static err open_all(struct job *j) {
     j->lora = !strcmp(j->in[0].type, "LORA");
     for (int i = 0; i < r->n && (j->lora || j->resize); i++) {
         struct adapter_in *a = &j->in[i];
-        if (!strcmp(a->type, j->in[0].type)) TRY(pairs_read(a->folder, a->config, a->path, &a->files, &(struct pairs_use){.why = j->resize ? NULL : " and tensors of one method can be added up"}, &a->pairs));
+        if (!strcmp(a->type, j->in[0].type)) TRY(pairs_read(a->folder, a->config, a->path, &a->files, &(struct pairs_use){.why = j->resize ? NULL : " has no products that could be added up"}, &a->pairs));
     }
     return adapters_agree(j->in, r->n, r->base);
 }

@@ -10,7 +10,7 @@
  * The last five want one rank in a module. Of other methods only the weighted mean of all tensors, with weights that sum to 1 (what they
  * hold is the base's tensor and its change in one, or a place in the input: any other sum would scale that).
  *
- * Refused by name: different bases, methods, classes; of sums DoRA, biases and whole modules beside the products. */
+ * Refused by name: different bases, methods, classes; of sums DoRA, biases and whole modules beside the products; of means factors. */
 #ifndef CYC_EXPORT_REWORK_H
 #define CYC_EXPORT_REWORK_H
 #include "base/err.h"

@@ -85,9 +85,33 @@ static err same_settings(const struct adapter_in *a, const struct adapter_in *b,
     return !method[0]->same || method[0]->same(settings[0], settings[1]) ? OK : fail(E_USAGE, "%s and %s have other settings of %s (adapter_config.json)", a->folder, b->folder, method[0]->name);
 }
 
+/* "model.layers.0.self_attn.q_proj." of its tensor: how long. */
+static size_t owner_of(const char *name) {
+    const size_t n = strlen(name) - (str_ends(name, ".weight") ? strlen(".weight") : 0);
+    size_t at = n;
+    while (at && name[at - 1] != '.') at--;
+    return at;
+}
+
+/* Two tensors of one module that are not the base's own (AdaLoRA's A, E and B; VeRA's two vectors) are multiplied with each other, and the mean of factors
+ * is not the mean of what they make. */
+static err no_factors(const struct adapter_in *a, arena *mem) {
+    const struct peft_method *method;
+    const void *settings;
+    TRY(adapter_read_config(a->folder, mem, &method, &settings));
+    for (int i = 0; i < a->files.n && !method->whole; i++)
+        for (int k = 0; k < i; k++) {
+            const char *x = a->files.t[i].name, *y = a->files.t[k].name;
+            const size_t n = owner_of(x);
+            if (n && n == owner_of(y) && !strncmp(x, y, n))
+                return fail(E_UNSUPPORTED, "%s: %s and %s are factors of one change, and the mean of factors is not the mean of what they make", a->folder, y, x);
+        }
+    return OK;
+}
+
 err adapters_alike(const struct adapter_in *a, int n) {
     arena mem = {0};
-    err e = OK;
+    err e = no_factors(&a[0], &mem);
     for (int i = n > 1; i < n && !e; i++) { /* one alone is held against itself: it must be of a method that is known */
         e = same_settings(&a[0], &a[i], &mem);
         if (!e) e = same_tensors(&a[0], &a[i]);

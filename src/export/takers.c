@@ -105,6 +105,7 @@ static void peft(const struct facts *f, json_t *list) {
 }
 
 static bool whole(const struct facts *f) { return f->method && f->method->whole; }
+static bool product(const struct facts *f) { return f->method && f->method->pair; }
 
 /* The smallest value of vLLM's --max-lora-rank that holds the rank; 0: none. */
 static int vllm_rank(int64_t rank) {
@@ -117,7 +118,7 @@ static int vllm_rank(int64_t rank) {
 static void vllm(const struct facts *f, json_t *list) {
     char why[128], takes[64];
     int rank = vllm_rank(f->rank);
-    const char *no = whole(f)      ? "it serves LoRA alone: merge the adapter"
+    const char *no = whole(f) || product(f) ? "it serves LoRA alone: merge the adapter"
                      : !f->lora    ? "it serves LoRA alone"
                      : f->dora     ? "use_dora is rejected: merge the adapter"
                      : f->classifies ? "an adapter's head (modules_to_save) is rejected; PEFT's merge_and_unload makes a model of it"
@@ -138,7 +139,7 @@ static void vllm(const struct facts *f, json_t *list) {
 /* What cannot be in a file of A and B matrices of linear layers; NULL: nothing. */
 static const char *beyond_pairs(const struct facts *f) {
     return whole(f)                  ? "it reads LoRA alone: merge the adapter"
-           : !f->lora                ? "it reads LoRA alone"
+           : !f->lora && !product(f) ? "it reads LoRA alone"
            : f->dora                 ? "DoRA's magnitudes cannot be expressed: merge the adapter"
            : f->classifies           ? "a head (modules_to_save) cannot be expressed"
            : f->modules              ? "modules_to_save cannot be expressed: merge the adapter"
@@ -150,9 +151,10 @@ static const char *beyond_pairs(const struct facts *f) {
 static void through_export(const struct facts *f, const char *loader, const char *form, json_t *list) {
     char takes[64], why[160];
     const char *no = beyond_pairs(f);
+    const bool scales = f->patterns && f->lora;
     snprintf(takes, sizeof takes, "export --to %s", form);
     snprintf(why, sizeof why, "%s%s", f->rslora ? "rsLoRA's scale is written as alpha * sqrt(r) / r" : "",
-             f->patterns ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B" : "");
+             product(f) ? "as the product of two matrices that it comes to" : scales ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B" : "");
     if (no) say(list, loader, "no", no);
     else say(list, loader, takes, why);
 }

@@ -31,6 +31,8 @@ struct batch {
     float *given; /* vectors beside the prompts, and 0, 1, ... */
     int32_t *given_rows;
     int *live; /* decode: request row of each live line */
+    float *mix, *src_mix; /* where a request has weights of its own */
+    int members;
     void *all;
 };
 
@@ -39,11 +41,13 @@ static void batch_free(struct batch *b) {
     free(b->all);
 }
 
-static err batch_init(struct batch *b, const struct generator *g) {
+static err batch_init(struct batch *b, const struct generator *g, bool weights) {
     const struct capacity cap = g->cap;
     const int tokens = cap.tokens + g->prefill.virtual_tokens;
     size_t n = (size_t)(tokens > cap.slots ? tokens : cap.slots), s = (size_t)(cap.sequences > cap.slots ? cap.sequences : cap.slots) + 1;
-    int32_t *p = b->all = calloc(7 * n + (7 + LOG_LINES) * s, sizeof *p);
+    const size_t members = weights ? (size_t)g->decode.members : 0;
+    int32_t *p = b->all = calloc(7 * n + (7 + LOG_LINES) * s + 2 * n * members, sizeof *p);
+    *b = (struct batch){.all = p, .members = (int)members};
     if (!p) return fail(E_MEMORY, "out of memory");
     b->ids = p;
     b->pos = p + n;
@@ -60,6 +64,7 @@ static err batch_init(struct batch *b, const struct generator *g) {
     b->src_pos = b->src_ids + n;
     b->src_slot = b->src_pos + n;
     b->src_sample = b->src_slot + n;
+    if (members) b->mix = (float *)(b->src_sample + n), b->src_mix = b->mix + n * members;
     const size_t vectors = (size_t)g->cap.sequences * (size_t)g->prefill.given;
     b->given = vectors ? malloc(vectors * ((size_t)g->prefill.given_width + 1) * sizeof *b->given) : NULL;
     b->given_rows = b->given ? (int32_t *)(b->given + vectors * (size_t)g->prefill.given_width) : NULL;
@@ -78,6 +83,11 @@ static bool take(const struct generate_request *rq, struct generation *out, int 
     return o->n < rq->max_new;
 }
 
+/* The request row's weights as those of `n` lines of a batch; nothing where the request has none. */
+static void weigh_lines(const struct generate_request *rq, const struct batch *b, float *mix, int line, int n, int row) {
+    for (int i = 0; i < n && b->members; i++) memcpy(mix + (size_t)(line + i) * (size_t)b->members, rq->mix + (size_t)row * (size_t)b->members, (size_t)b->members * sizeof *mix);
+}
+
 /* Adds a prompt to a prefill. An encoder-decoder's is the encoder's text; its decoder begins with one token of its own. */
 static void add_prompt(const struct generator *g, const struct generate_request *rq, struct batch *b, struct feed *f, int row, int slot) {
     const int len = (int)rq->prompt[row].n, before = g->prefill.virtual_tokens, given = g->prefill.given, first = g->prefill.virtual_first + (given ? f->m : 0);
@@ -93,7 +103,9 @@ static void add_prompt(const struct generator *g, const struct generate_request 
         memcpy(b->given + (size_t)f->m * (size_t)g->prefill.given_width, rq->given + (size_t)row * numbers, numbers * sizeof *b->given);
         f->m += given;
     }
+    weigh_lines(rq, b, b->mix, f->n, apart ? 1 : before + len, row);
     if (apart) {
+        weigh_lines(rq, b, b->src_mix, f->m, len, row);
         f->m += len;
         b->ids[f->n] = g->start, b->pos[f->n] = 0, b->slot[f->n] = slot;
     }
@@ -112,7 +124,7 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
     run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
     for (int row = from; row < to;) {
         struct feed f = {.ids = b->ids, .pos = b->pos, .cu = b->cu, .slot = b->slot, .rows = b->rows, .sample = b->sample, .next_pos = b->next_pos,
-                         .src_ids = b->src_ids, .src_pos = b->src_pos, .src_cu = b->src_cu, .src_sample = b->src_sample, .src_slot = b->src_slot, .given = rq->given ? b->given : NULL, .given_rows = b->given_rows};
+                         .src_ids = b->src_ids, .src_pos = b->src_pos, .src_cu = b->src_cu, .src_sample = b->src_sample, .src_slot = b->src_slot, .mix = b->mix, .src_mix = b->src_mix, .given = rq->given ? b->given : NULL, .given_rows = b->given_rows};
         int first = row;
         const int before = g->prefill.virtual_tokens, most = g->cap.tokens + before;
         for (; row < to && f.s < g->cap.sequences && (g->prefill.seq2seq ? f.m : f.n) + before + (int)rq->prompt[row].n <= most; row++) add_prompt(g, rq, b, &f, row, row - from);
@@ -135,12 +147,13 @@ static void fill_lines(const struct generator *g, struct batch *b, const struct 
         b->src_last[i] = (int32_t)rq->prompt[row].n - 1;
         b->slot[i] = row - from;
         b->sample[i] = rq->first_sample + row;
+        weigh_lines(rq, b, b->mix, i, 1, row);
     }
 }
 
 /* `steps` tokens for each line into b->next, [steps][lines]. Between them nothing comes to the host. */
 static err run_steps(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq, struct batch *b, int lines, int steps) {
-    struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .src_last = b->src_last, .n = lines, .repeats = true};
+    struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .src_last = b->src_last, .mix = b->mix, .n = lines, .repeats = true};
     TRY(program_run(&g->decode, mem, param, NULL, &f, &rq->run, false));
     if (!mem->log) return program_read(&g->decode, mem, g->decode.next, lines, 0, b->next, (size_t)lines * 4);
     for (int k = 0; k < steps; k++) {
@@ -187,7 +200,7 @@ err generate(const struct generator *g, const struct memory *mem, const float *w
              struct generation *out, struct generate_stats *stats) {
     struct batch b;
     TRY(check(g, rq));
-    TRY(batch_init(&b, g));
+    TRY(batch_init(&b, g, rq->mix != NULL));
     void *param;
     err e = memory_bind(mem, &g->decode, weights, rq->run.threads, &param);
     for (int i = 0; i < rq->n; i++) {

@@ -4,6 +4,7 @@
 #include "ops/ops.h"
 #include "peft/methods.h"
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,8 @@ const char *head_text(const struct head *h, char text[64]) {
     return text;
 }
 
-bool head_reads_first(const struct model *m) { return m->family->classifier != NULL; }
+bool head_reads_first(const struct model *m) { return m->family->classifier != NULL && !m->family->seq2seq; }
+bool head_reads_twice(const struct head *h, const struct model *m) { return m->family->seq2seq && h->kind != HEAD_TAGS; }
 
 /* --- in a program ------------------------------------------------------------------------------------------------------ */
 static val kept_rows(const struct features *f, const struct model *m, struct site *s) {
@@ -38,27 +40,41 @@ static val kept_rows(const struct features *f, const struct model *m, struct sit
     return emit1(s->p, &op_embed, (val[]){s->ids, table}, 2, &(struct op_attr){.scale = 1});
 }
 
-val head_rows(const struct head *h, const struct model *m, struct site *s) {
-    val x = h->features ? kept_rows(h->features, m, s) : m->family->encode ? m->family->encode(m, s) : model_body(m, s);
-    return m->family->pool && h->kind != HEAD_TAGS ? m->family->pool(m, s, x) : x;
-}
-
-struct linear head_linear(const struct head *h, const struct model *m, struct site *s) {
-    const char *module = head_module(h, m);
+/* A trained linear layer of the head. module: must last. */
+static struct linear trained(const struct model *m, struct site *s, const char *module, int64_t rows, bool biased) {
     char weight[64], bias[64];
     snprintf(weight, sizeof weight, "%s.weight", module);
     snprintf(bias, sizeof bias, "%s.bias", module);
-    const int64_t d[2] = {h->classes, m->shape.width};
-    const struct param_slice rows = {.name = weight, .rows = d[0], .init_scale = INIT_STD}, of_bias = {.name = bias, .rows = d[0]};
+    const int64_t d[2] = {rows, m->shape.width};
+    const float std = m->family->seq2seq ? (float)(1 / sqrt((double)d[1])) : INIT_STD; /* T5's own rule */
+    const struct param_slice all = {.name = weight, .rows = d[0], .init_scale = std}, of_bias = {.name = bias, .rows = d[0]};
     struct linear w = {.of = {.name = module, .module = module, .head = true}, .in = d[1], .out = d[0]};
-    w.w = prog_param(s->p, s->params, param_get(s->params, weight, 2, d, INIT_NORMAL_SLICES, 0, &rows, 1));
-    if (m->family->classifier || h->kind == HEAD_TAGS) w.bias = prog_param(s->p, s->params, param_get(s->params, bias, 1, d, INIT_ZERO, 0, &of_bias, 1));
+    w.w = prog_param(s->p, s->params, param_get(s->params, weight, 2, d, INIT_NORMAL_SLICES, 0, &all, 1));
+    if (biased) w.bias = prog_param(s->p, s->params, param_get(s->params, bias, 1, d, INIT_ZERO, 0, &of_bias, 1));
     return w;
+}
+
+static val dense(const struct model *m, struct site *s, val x) {
+    const struct linear w = trained(m, s, "classification_head.dense", m->shape.width, true);
+    val h;
+    if (s->p->failed || site_emit_linear(s, x, 1, &w, NULL, NULL, &h)) return (val){0};
+    return emit1(s->p, &op_glu, (val[]){h, {0}}, 2, &(struct op_attr){.act = ACT_TANH});
+}
+
+val head_rows(const struct head *h, const struct model *m, struct site *s) {
+    const bool of_tokens = h->kind == HEAD_TAGS;
+    if (head_reads_twice(h, m)) return dense(m, s, m->family->stacks(m, s));
+    val x = h->features ? kept_rows(h->features, m, s) : of_tokens && m->family->encode ? m->family->encode(m, s) : model_body(m, s);
+    return m->family->pool && !of_tokens ? m->family->pool(m, s, x) : x;
+}
+
+struct linear head_linear(const struct head *h, const struct model *m, struct site *s) {
+    return trained(m, s, head_reads_twice(h, m) ? "classification_head.out_proj" : head_module(h, m), h->classes, m->family->classifier || h->kind == HEAD_TAGS);
 }
 
 /* --- in a folder ------------------------------------------------------------------------------------------------------- */
 /* PEFT writes both names of every sequence classifier, whichever the model has. */
-bool head_names(const char *module) { return !strcmp(module, "score") || !strcmp(module, "classifier"); }
+bool head_names(const char *module) { return !strcmp(module, "score") || !strcmp(module, "classifier") || !strcmp(module, "classification_head"); }
 
 err head_check(const void *json, const char *where, bool others) {
     const json_t *list = json_object_get(json, "modules_to_save");
@@ -69,7 +85,7 @@ err head_check(const void *json, const char *where, bool others) {
     json_array_foreach(list, i, v) {
         const char *name = json_string_value(v);
         if (!name || (!others && !head_names(name)))
-            return fail(E_UNSUPPORTED, "%s: 'modules_to_save' %.60s: of whole modules only a classifier (score, classifier) is supported", where, name ? name : "that is no name");
+            return fail(E_UNSUPPORTED, "%s: 'modules_to_save' %.60s: of whole modules only a head (score, classifier, classification_head) is supported", where, name ? name : "that is no name");
     }
     return OK;
 }
@@ -78,8 +94,9 @@ static const char HUBS[] = "model_head.safetensors";
 
 /* How many classes the saved head has; of AdapterHub's own file 0 where that is another head. */
 static err count_classes(const char *folder, const char *file, enum head_kind kind, int *classes) {
-    /* the third: beside soft prompts; the last two: AdapterHub's */
-    static const char *const names[] = {"base_model.model.score.weight", "base_model.model.classifier.weight", "base_model.score.weight", "score.weight", "classifier.weight"};
+    /* the third and fourth: beside soft prompts; the last two: AdapterHub's */
+    static const char *const names[] = {"base_model.model.score.weight", "base_model.model.classifier.weight", "base_model.score.weight", "base_model.classifier.weight",
+                                        "base_model.model.classification_head.out_proj.weight", "score.weight", "classifier.weight"};
     char path[4096];
     struct tensors ts;
     const struct tensor *t = NULL;

@@ -1,6 +1,7 @@
 /* A trained head that a structure may have beside its method, whatever that is: transformers' sequence classification and regression, and its
  * token classification. Of a text, decoders: "score" [classes, C], no bias, on the last token's row (LlamaForSequenceClassification and its
- * kin); encoders: the family says (model.h, classifier). Of tokens: the family's tagger, [classes, C] with a bias, on every row; of an
+ * kin); encoders: the family says (model.h, classifier); encoder-decoders: "classification_head", a tanh layer "dense" and on it "out_proj", on the
+ * decoder's last row, which has read the text as the encoder has. Of tokens: the family's tagger, [classes, C] with a bias, on every row; of an
  * encoder-decoder the encoder's rows. In a folder it is what PEFT calls a module to save: modules_to_save names it, its tensors lie whole
  * beside the method's, task_type is SEQ_CLS or TOKEN_CLS; the names of the classes are in labels.json, as in a configuration of transformers
  * (id2label, label2id), and that it is a regression (problem_type).
@@ -11,7 +12,7 @@
  * Of a base that is frozen (method none) the rows that the head reads never change: they can be made once and stand in for the whole
  * body (struct features). The train program then has no instruction of the backbone at all, forward or backward.
  *
- * Refused: modules_to_save that are no head; an encoder-decoder's head of a whole text. Called by program.c and adapter.c. */
+ * Refused: modules_to_save that are no head. Called by program.c and adapter.c. */
 #ifndef CYC_GEN_HEAD_H
 #define CYC_GEN_HEAD_H
 #include "model/model.h"
@@ -38,6 +39,7 @@ val head_rows(const struct head *h, const struct model *m, struct site *s);
 struct linear head_linear(const struct head *h, const struct model *m, struct site *s);
 const char *head_module(const struct head *h, const struct model *m); /* "score" */
 bool head_reads_first(const struct model *m);   /* of a text: the first token's row; else the last's */
+bool head_reads_twice(const struct head *h, const struct model *m); /* the text is the encoder's and, behind its start token, the decoder's */
 const char *head_objective(const struct head *h);            /* that trains such a one */
 const char *head_text(const struct head *h, char text[64]); /* "a classifier of 3 classes" */
 

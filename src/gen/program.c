@@ -47,6 +47,20 @@ static void source_inputs(struct site *s, const struct model *m, struct capacity
     }
 }
 
+/* Each row's weights of a method's members. */
+static void member_inputs(struct program *g, struct site *s) {
+    if (s->method && s->method->members) g->members = s->method->members(s->settings, &g->member_weights);
+    if (!g->members) return;
+    const size_t row = (size_t)g->members * sizeof(float);
+    const int64_t of_n[2] = {SYM_N, g->members}, of_m[2] = {SYM_M, g->members};
+    const bool source = g->seq2seq && s->mode != MODE_DECODE;
+    g->mix = arena_alloc(&s->p->mem, row * (size_t)s->p->cap[-SYM_N]);
+    g->src_mix = source ? arena_alloc(&s->p->mem, row * (size_t)s->p->cap[-SYM_M]) : NULL;
+    if (!g->mix || (source && !g->src_mix)) prog_fail(s->p, E_MEMORY, "out of memory while building a program");
+    s->mix = prog_input(s->p, DT_F32, 2, of_n, "mix");
+    if (source) s->src_mix = prog_input(s->p, DT_F32, 2, of_m, "src_mix");
+}
+
 static const struct head *head_of(const struct structure *st) { return st && st->head.classes ? &st->head : NULL; }
 
 static void emit_loss(struct program *g, const struct model *m, const struct structure *st, struct site *s) {
@@ -97,9 +111,7 @@ static void emit_classes(struct program *g, const struct model *m, const struct 
 /* What a mode cannot be of this model and structure. */
 static void refuse(struct prog *p, const struct model *m, enum mode mode, const struct structure *st) {
     char what[64];
-    if (m->family->seq2seq && head_of(st) && st->head.kind != HEAD_TAGS)
-        prog_fail(p, E_UNSUPPORTED, "%s is an encoder-decoder (%s): its head is one of tokens (objective: token_classification), not of a whole text", m->path, model_arch(m));
-    else if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
+    if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
         prog_fail(p, E_USAGE, "this adapter is %s: it tells what it says of a text (cyclora classify), it does not write or score one", head_text(&st->head, what));
     else if (head_of(st) && m->family->encoder && st->virtual_tokens && st->head.kind != HEAD_TAGS)
         prog_fail(p, E_UNSUPPORTED, "a classifier of an encoder (%s) reads its first token's row, before which no virtual ones can stand", model_arch(m));
@@ -140,7 +152,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
-    g->seq2seq = m->family->seq2seq && mode != MODE_FEATURES && mode != MODE_CLASSIFY && !head_of(st);
+    g->seq2seq = m->family->seq2seq && (head_of(st) ? head_reads_twice(&st->head, m) && mode != MODE_FEATURES : mode != MODE_FEATURES && mode != MODE_CLASSIFY);
     p->cap[-SYM_M] = g->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
@@ -154,12 +166,13 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     if (s.method && s.method->own_tokens) {
         int n;
         g->own_ids = s.method->own_tokens(s.settings, &n);
-        s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
+        if (g->own_ids) s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
     }
     if (g->given) {
         s.given = prog_input(p, DT_F32, 2, (int64_t[]){SYM_M, g->given_width}, "given");
         s.given_rows = input(p, "given rows", &dim_m, DT_I32);
     }
+    member_inputs(g, &s);
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
     refuse(p, m, mode, st);
@@ -312,12 +325,20 @@ static void look_at(const struct feed *f, struct run_ctx *run) {
     run->weighted = at_most(f->n, rung(run->weighted, 4));
 }
 
+/* A run says them, or all rows have the structure's. */
+static const float *rows_weights(const struct program *g, const float *said, int n, float *room) {
+    for (int i = 0; i < n && !said; i++) memcpy(room + (size_t)i * (size_t)g->members, g->member_weights, (size_t)g->members * sizeof *room);
+    return said ? said : room;
+}
+
 /* In the order in which program_build() has made the inputs. */
 static void list_inputs(const struct program *g, const struct feed *f, const void **in) {
     int n = 0;
     in[n++] = f->ids, in[n++] = f->pos;
     if (g->own_ids) in[n++] = g->own_ids;
     if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
+    if (g->members) in[n++] = rows_weights(g, f->mix, f->n, g->mix);
+    if (g->src_mix) in[n++] = rows_weights(g, f->src_mix, f->m, g->src_mix);
     if (g->mode != MODE_DECODE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
@@ -331,7 +352,7 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
 
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,
                 const struct run_ctx *run, bool poison) {
-    const void *input[16];
+    const void *input[18];
     if (g->given && !f->given)
         return fail(E_USAGE, "this adapter reads %d vector%s of %d numbers beside each text, and none %s given", g->given, g->given > 1 ? "s" : "", g->given_width, g->given > 1 ? "are" : "is");
     list_inputs(g, f, input);

@@ -48,6 +48,9 @@ struct program {
     int32_t virtual_first;
     int given, given_width; /* vectors beside every text, of so many numbers (core/site.h); decode: 0 */
     val ids, pos;         /* the inputs that program_advance() writes */
+    int members;          /* adapters that each row has a weight for, ... */
+    const float *member_weights; /* ... [members] where a run says nothing of rows, ... */
+    float *mix, *src_mix; /* ... and room for these, row by row */
     const int32_t *own_ids; /* an input of its own: tokens whose rows are the method's; NULL: none */
     struct residents *base; /* the model's, on the backend */
     struct derived *derived; /* the model's */
@@ -66,6 +69,7 @@ struct feed {
     const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
     const float *weight, *target; /* target: of a regression, [s, numbers] */
     const float *given; const int32_t *given_rows; /* programs with given vectors: m of them */
+    const float *mix, *src_mix; /* with members: each row's weights of them [n, members], the encoder's rows' [m, members]; NULL: the structure's for all */
     const int32_t *src_ids, *src_pos, *src_cu, *src_sample, *src_slot, *src_last; /* encoder-decoders: the encoder's rows; decode: each row's last */
     int n, s, m;
     bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */

@@ -5,8 +5,9 @@
  * Element types that no kernel reads (F8, I64, U8 ..) have their size checked and are listed by their name, dt DT_NONE: it is
  * for whoever wants the tensor to take it (model/packed.c) or to refuse it (tensor_readable).
  *
- * It refuses: element types that the format does not define, more than 4 dimensions, tensors without elements
- * (E_UNSUPPORTED); holes, overlaps and bytes that no tensor owns, as the format does (E_INPUT). Of a sharded model the
+ * Tensors without elements (PEFT's AdaLoRA writes such of a module of which nothing is left) are left out, as if they were not there.
+ *
+ * It refuses: element types that the format does not define, more than 4 dimensions (E_UNSUPPORTED); holes, overlaps and bytes that no tensor owns, as the format does (E_INPUT). Of a sharded model the
  * index decides: it names each tensor's one shard, and a shard's other tensors are not seen. Shards are names inside
  * the folder, never paths out of it.
  *
@@ -84,7 +85,6 @@ static err read_shape(const char *path, struct tensor *t, const json_t *entry) {
         t->d[i] = json_integer_value(d);
         if (!json_is_integer(d) || t->d[i] < 0)
             return fail(E_INPUT, "%s: tensor '%s': dimension %zu of its shape is no size: corrupt", path, t->name, i);
-        if (t->d[i] == 0) return fail(E_UNSUPPORTED, "%s: tensor '%s' has no elements", path, t->name);
         if (__builtin_mul_overflow(n, t->d[i], &n))
             return fail(E_INPUT, "%s: tensor '%s': its shape's product overflows: corrupt", path, t->name);
     }
@@ -176,7 +176,7 @@ static err read_entries(arena *mem, struct header *h, json_t *root) {
             continue;
         }
         TRY(read_entry(mem, h->path, name, entry, &h->t[h->n], &end[h->n]));
-        h->n++;
+        h->n += h->t[h->n].bytes > 0;
     }
     TRY(place(h, end));
     TRY(check_layout(h));

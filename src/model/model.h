@@ -101,8 +101,8 @@ struct family {
     const char *const *spare;
     /* The whole stack, for a family that is not one row of blocks; NULL: embed, the blocks, finish. */
     val (*body)(const struct model *m, struct site *s);
-    /* transformers' sequence classifier of the family. The module that is trained, with a bias, and reads the first token's row; NULL: "score",
-     * without, which reads the last's. pool: what stands between body and classifier; NULL: nothing. */
+    /* transformers' sequence classifier of the family. The module that is trained, with a bias, and reads the first token's row (of an
+     * encoder-decoder: the last, through a layer of its own); NULL: "score", without, which reads the last's. pool: what stands between body and classifier; NULL: nothing. */
     const char *classifier;
     val (*pool)(const struct model *m, struct site *s, val x);
     /* AdapterHub's names for what stands behind a layer's attention and its feed-forward, below the layer; NULL: its usual ones. */
@@ -110,9 +110,10 @@ struct family {
     const char *const *sum_norms; /* norms of the two sums x + y, by those places (BERT); NULL: there are none */
     bool norms_apart;        /* core/site.h */
     const char *tagger;      /* its token classifier's module, with a bias everywhere; NULL: "score" */
-    /* Encoder-decoders: the encoder alone, whose rows [N, C] are what features and token classifiers are made of; and what transformers' token
-     * classifier has before the names of the base's modules. */
+    /* Encoder-decoders: the encoder alone, whose rows [N, C] are what features and token classifiers are made of; and what transformers'
+     * classifiers have before the names of the base's modules. */
     val (*encode)(const struct model *m, struct site *s);
+    val (*stacks)(const struct model *m, struct site *s); /* ... and both stacks, as its sequence classifier reads them */
     const char *inside;
     bool encoder;            /* no head of its own: features, and classifiers */
     bool seq2seq;            /* an encoder reads the prompt, a decoder writes */

@@ -217,7 +217,7 @@ static val encoder(const struct model *m, struct site *s) {
     return x;
 }
 
-static val body(const struct model *m, struct site *s) {
+static val stacks(const struct model *m, struct site *s) {
     const val source = s->mode == MODE_DECODE ? (val){0} : encoder(m, s);
     val x = model_embed(m, s, 1);
     for (int l = 0; l < m->shape.layers; l++) {
@@ -226,10 +226,15 @@ static val body(const struct model *m, struct site *s) {
         x = ffn(&a, cross_attention(&a, self_attention(&a, x, true), source));
     }
     s->p->segment = 0;
-    x = block_norm(m, s, x, "dec.output_norm", -1);
+    return block_norm(m, s, x, "dec.output_norm", -1);
+}
+
+/* As the vocabulary's projection reads it. */
+static val body(const struct model *m, struct site *s) {
+    const val x = stacks(m, s);
     return m->head_scale ? emit1(s->p, &op_scale, (val[]){x, prog_base(s->p, DT_F32, 1, &m->shape.width, m->head_scale, "head scale"), {0}}, 3, NULL) : x;
 }
 
 static const char *const spare[] = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "layer.1.EncDecAttention.relative_attention_bias.weight", NULL};
 
-const struct family family_t5 = {.name = "t5", .hf = "t5", .sizes = sizes, .tensors = tensors, .body = body, .spare = spare, .seq2seq = true, .encode = encode, .tagger = "classifier", .inside = "transformer."};
+const struct family family_t5 = {.name = "t5", .hf = "t5", .sizes = sizes, .tensors = tensors, .body = body, .spare = spare, .seq2seq = true, .encode = encode, .stacks = stacks, .classifier = "classification_head", .tagger = "classifier", .inside = "transformer."};

@@ -11,6 +11,17 @@
 
 static int64_t out_dim(const struct prog *p, const struct inst *i, int k) { return prog_v(p, i->in[LIN_W + k])->d[0]; }
 
+static err check_mix(struct prog *p, const struct inst *i, int64_t rows) {
+    if (!has(i->in[LIN_MIX])) return OK;
+    if (i->a.members < 1 || i->a.members > MAX_MEMBERS) return prog_fail(p, E_INTERNAL, "linear: %d members", i->a.members);
+    for (int k = 0; k < i->a.n; k++) {
+        int r = 0;
+        for (int m = 0; m < i->a.members; m++) r += i->a.member_rank[k][m];
+        if (r != i->a.rank[k]) return prog_fail(p, E_INTERNAL, "linear: the members of output %d have rank %d of %d", k, r, i->a.rank[k]);
+    }
+    return want(p, i, LIN_MIX, DT_F32, 2, (int64_t[]){rows, i->a.members});
+}
+
 static err infer(struct prog *p, struct inst *i) {
     int64_t C = prog_v(p, i->in[LIN_X])->d[1], R = 0;
     int64_t rows = prog_v(p, i->in[LIN_X])->d[0];
@@ -32,12 +43,14 @@ static err infer(struct prog *p, struct inst *i) {
         TRY(want(p, i, LIN_SAMPLE, DT_I32, 1, &rows));
         TRY(want(p, i, LIN_POS, DT_I32, 1, &rows));
     }
+    TRY(check_mix(p, i, rows));
     i->out[LIN_T] = prog_act(p, prog_dt(p), 2, (int64_t[]){rows, R}, "lora t");
     return p->failed;
 }
 
 static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) {
-    val in[LIN_IN + 1] = {{0}};
+    val in[LB_IN] = {{0}};
+    if (has(i->in[LIN_MIX])) return prog_fail(p, E_INTERNAL, "linear: several adapters at once are not trained");
     if (!prog_v(p, i->in[LIN_X])->needs || (has(i->in[LIN_A]) && prog_v(p, i->in[LIN_A])->needs)) in[LB_X] = i->in[LIN_X];
     in[LB_A] = i->in[LIN_A];
     in[LB_T] = i->out[LIN_T];
@@ -102,7 +115,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
                 const float *a = view_row(&in[LIN_A], r0 + j);
                 double t = 0;
                 for (int64_t c = 0; c < C; c++) t += (double)x[c] * a[c];
-                view_row(&out[LIN_T], n)[r0 + j] = (float)t;
+                view_row(&out[LIN_T], n)[r0 + j] = in[LIN_MIX].p ? ops_weigh((float)t, view_row(&in[LIN_MIX], n)[ops_member(&i->a, k, j)]) : (float)t;
             }
         }
         for (int64_t o = 0; o < O; o++) {

@@ -15,11 +15,13 @@
  * norm_bwd         in  x, w, rstd, dy, mean (with center), bias (opt)
  *                  out dx[N,C], dw[D], dbias[D] (opt, GRAD: added)
  * linear           in  LIN_X x[N,C]; LIN_W+i W_i[O_i,C]; LIN_BIAS+i bias_i[O_i] (opt); LIN_A A[R,C] (opt);
- *                      LIN_B+i B_i[O_i,r_i] (opt); LIN_SAMPLE sample[N] i32, LIN_POS pos[N] i32 (with dropout)
+ *                      LIN_B+i B_i[O_i,r_i] (opt); LIN_SAMPLE sample[N] i32, LIN_POS pos[N] i32 (with dropout); LIN_MIX weight[N,M] f32 (opt)
  *                  out Y_i[N,O_i] for i < n; LIN_T T[N,R] (when A)
  *                  Y_i = x W_i^T + bias_i + alpha_i * T_i B_i^T, T_i = drop_i(x) A_i^T; A_i, T_i: the r_i rows/columns
  *                  of output i, laid one after the other; r_i = 0: no delta there.
  *                  drop_i(x)[n,c] = keep ? x/(1-p) : 0, see ops_drop_keep().
+ *                  With LIN_MIX the ranks are several adapters' (attr: members M, member_rank), and T is ops_weigh()ed: row n's columns of
+ *                  member m times weight[n,m]. No gradient: nothing is trained so.
  * linear_bwd       in  LB_X x (with dA, or without dx); LB_W+i; LB_A; LB_B+i; LB_T T; LB_DY+i dY_i[N,O_i] (opt); LB_SAMPLE, LB_POS
  *                  out LB_DX dx[N,C] (opt); LB_DA dA[R,C] (opt, GRAD: added); LB_DB+i dB_i (opt, GRAD: added)
  *                  dT_i = alpha_i * dY_i B_i; dx = sum_i dY_i W_i + drop_i'(dT_i A_i); dA_i += dT_i^T drop_i(x);
@@ -79,7 +81,7 @@
 #include "ops/ops.def"
 #undef OP
 
-enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 14, LIN_POS = 15, LIN_IN = 16, LIN_T = 4 };
+enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 14, LIN_POS = 15, LIN_MIX = 16, LIN_IN = 17, LIN_T = 4 };
 enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE = 15, LB_POS = 16, LB_IN = 17,
        LB_DX = 0, LB_DA = 1, LB_DB = 2 };
 enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4 };
@@ -102,6 +104,14 @@ static inline int ops_bucket(const struct op_attr *a, int64_t ahead) {
 }
 /* What has the shape and type of a linear_bwd's x, which itself may be absent. */
 static inline const struct view *ops_like_x(const struct view *in, const struct view *out) { return in[LB_X].nd ? &in[LB_X] : &out[LB_DX]; }
+/* t times its member's weight, in the type of t; of weight 0 nothing comes through, not even what is no number. */
+static inline float ops_weigh(float t, float weight) { return weight == 0 ? 0 : t * weight; }
+/* The member that column j of T_k is of. */
+static inline int ops_member(const struct op_attr *a, int k, int64_t j) {
+    int m = 0;
+    while (j >= a->member_rank[k][m]) j -= a->member_rank[k][m++];
+    return m;
+}
 /* A norm's statistic of row n, group g: [N] or [N, H]. */
 static inline float *ops_stat(const struct view *v, int64_t n, int64_t g) { return view_f32(v) + (v->nd == 2 ? n * v->ld + g : n); }
 /* scale's factor for all columns. */

@@ -5,6 +5,8 @@
 err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const struct op_attr *attr, const struct low_rank *low, val *out) {
     struct op_attr a = attr ? *attr : (struct op_attr){0};
     val in[LIN_IN] = {{0}};
+    if (s->under && !low) return s->under->linears(s->under, s, x, n, w, out);
+    if (s->under) TRY(s->under->alone(s->under, s, n, w));
     a.n = n;
     a.site = s->next_site++;
     in[LIN_X] = x;
@@ -13,7 +15,7 @@ err site_emit_linear(struct site *s, val x, int n, const struct linear *w, const
         in[LIN_BIAS + i] = w[i].bias;
         if (low) in[LIN_B + i] = low->b[i];
     }
-    if (low) in[LIN_A] = low->a;
+    if (low) in[LIN_A] = low->a, in[LIN_MIX] = low->mix;
     if (s->mode != MODE_TRAIN) a.dropout = 0;
     if (a.dropout > 0) in[LIN_SAMPLE] = s->sample, in[LIN_POS] = s->pos;
     struct inst *i = prog_emit(s->p, &op_linear, in, LIN_IN, &a);
@@ -65,7 +67,7 @@ val site_attended(struct site *s, const struct attending *a) { return site_atten
 
 struct site site_of_source(const struct site *s) {
     struct site source = *s;
-    source.ids = s->src_ids, source.pos = s->src_pos, source.cu = s->src_cu, source.sample = s->src_sample;
+    source.ids = s->src_ids, source.pos = s->src_pos, source.cu = s->src_cu, source.sample = s->src_sample, source.mix = s->src_mix;
     return source;
 }
 

@@ -15,7 +15,7 @@
  * checkpoint, all of them. A triplet whose E is zero adds nothing, so both say the same. Trained further, a finished one has the pruned
  * triplets as zeros, which no gradient reaches. Dropout (lora_dropout) is not there in training. */
 #include "peft/adalora.h"
-#include "base/file.h"
+#include "core/rope_rows.h"
 #include "ops/ops.h"
 #include "peft/methods.h"
 #include <jansson.h>
@@ -189,7 +189,7 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     for (int i = 0; i < n; i++) {
         if (!targets_take(&a->targets, &w[i].of)) continue;
         const int r = rank_of(a, w[i].of.module);
-        if (!r) return prog_fail(s->p, E_UNSUPPORTED, "%s: an AdaLoRA adapter in which a module has no triplet left", w[i].of.module);
+        if (!r) continue; /* PEFT prunes whole modules */
         t[m] = params_of(s, &w[i], r);
         in[LIN_W + m] = prog_param(s->p, s->params, t[m].a);
         of[m++] = i;
@@ -422,6 +422,25 @@ static void adopt(const struct numbers *from, const struct numbers *to) {
     }
 }
 
+/* --- as a product of two matrices ---------------------------------------------------------------------------------------- */
+static err pair(const struct numbers *n, const char *module, const struct matrix *w, arena *mem, struct pair *out) {
+    char name[256];
+    snprintf(name, sizeof name, "%s%s", module, E_END);
+    const int at = param_of_slice(n->set, name);
+    if (at < 0) return fail(E_INTERNAL, "%s has no AdaLoRA", module);
+    const struct param *a = &n->set->p[at - 1], *e = &n->set->p[at], *b = &n->set->p[at + 1];
+    const int64_t r = e->d[0], heads = b->slice->rope_heads;
+    const float scale = (float)scale_of(n->settings);
+    float *made = arena_alloc(mem, (size_t)(w->rows * r) * sizeof *made);
+    if (!made) return fail(E_MEMORY, "out of memory");
+    for (int64_t o = 0; o < w->rows; o++) {
+        const float *row = n->w + b->off / 4 + r * (heads ? rope_row_in_pairs(o, w->rows / heads) : o);
+        for (int64_t k = 0; k < r; k++) made[o * r + k] = row[k] * (scale * n->w[e->off / 4 + (size_t)k]);
+    }
+    *out = (struct pair){r, n->w + a->off / 4, made};
+    return OK;
+}
+
 const struct peft_method method_adalora = {.name = "adalora", .peft_type = "ADALORA", .settings = sizeof(struct adalora), .check = check, .same = same, .read = read_json, .write = write_json, .agrees = agrees,
-                                           .describe = describe, .targets = targets_of, .mark = ".lora_E", .linears = linears, .states = 2, .before_step = before_step, .after_step = after_step,
+                                           .describe = describe, .targets = targets_of, .mark = ".lora_E", .linears = linears, .pair = pair, .states = 2, .before_step = before_step, .after_step = after_step,
                                            .finished = finished, .adopt = adopt};

@@ -39,7 +39,7 @@ static bool same(const void *one, const void *other) {
     const struct bottleneck *a = one, *b = other;
     return !strcmp(a->name, b->name) && a->attention == b->attention && a->cross == b->cross && a->ffn == b->ffn && a->parallel == b->parallel && a->sum_first == b->sum_first &&
            !strcmp(a->activation, b->activation) && a->factor == b->factor && module_values_same(a->factors, a->n_factors, b->factors, b->n_factors) && a->scaling == b->scaling && a->init == b->init &&
-           a->n_left_out == b->n_left_out && !memcmp(a->left_out, b->left_out, (size_t)a->n_left_out * sizeof *a->left_out);
+           a->n_left_out == b->n_left_out && (!a->n_left_out || !memcmp(a->left_out, b->left_out, (size_t)a->n_left_out * sizeof *a->left_out));
 }
 
 static err check_factor(double factor) {

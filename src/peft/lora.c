@@ -111,7 +111,7 @@ static err read_saved(const json_t *j, const char *where, arena *mem, struct mod
     for (size_t i = 0; i < n; i++) {
         const char *name = json_string_value(json_array_get(list, i));
         if (!name || !*name) return fail(E_INPUT, "%s: modules_to_save[%zu] is no module's name", where, i);
-        if (!strcmp(name, "score") || !strcmp(name, "classifier")) continue;
+        if (!strcmp(name, "score") || !strcmp(name, "classifier") || !strcmp(name, "classification_head")) continue;
         if (!(names[out->n++] = arena_str(mem, name))) return fail(E_MEMORY, "out of memory");
     }
     if (out->n && json_is_true(json_object_get(j, "ensure_weight_tying")))
@@ -211,7 +211,7 @@ static int a_param(struct site *s, const struct lora *l, int n, const struct lin
     return param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, how[l->init], (float)(1 / sqrt((double)w[0].in)), slice, slices);
 }
 
-static val b_param(struct site *s, const struct lora *l, int r, const struct linear *w, const float *factors) {
+static int b_param(struct site *s, const struct lora *l, int r, const struct linear *w, const float *factors) {
     char name[256], file[256];
     snprintf(name, sizeof name, "%s.lora_B", w->of.name);
     snprintf(file, sizeof file, "%s.lora_B.weight", w->of.module);
@@ -220,7 +220,33 @@ static val b_param(struct site *s, const struct lora *l, int r, const struct lin
     static const enum param_init how[] = {INIT_ZERO, INIT_ZERO, INIT_MADE, INIT_COPY};
     const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, how[l->init], 0, &slice, 1);
     if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
-    return prog_param(s->p, s->params, p);
+    return p;
+}
+
+static bool ranks_of(const struct lora *l, int n, const struct linear *w, int *rank) {
+    int any = 0;
+    for (int i = 0; i < n; i++) any |= rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
+    return any != 0;
+}
+
+/* The group's parameters; factors: what they begin at, by output. */
+static void deltas_of(struct site *s, int n, const struct linear *w, const float *const *factors, struct group_delta *d) {
+    const struct lora *l = s->settings;
+    if (!ranks_of(l, n, w, d->rank)) return;
+    d->a = a_param(s, l, n, w, d->rank, factors);
+    for (int i = 0; i < n; i++)
+        if (d->rank[i]) d->scale[i] = (float)lora_scale(l, w[i].of.module), d->b[i] = b_param(s, l, d->rank[i], &w[i], factors[i]);
+}
+
+static bool only_deltas(const void *settings) {
+    const struct lora *l = settings;
+    return !l->dora && !l->bias && !l->saved.n && l->init != LORA_PISSA;
+}
+
+static err deltas(struct site *s, int n, const struct linear *w, struct group_delta *d) {
+    static const float *const nowhere[MAX_GROUP];
+    deltas_of(s, n, w, nowhere, d);
+    return s->p->failed;
 }
 
 /* PEFT's rule: the module's name ends so, be it amid a word (norm: input_layernorm too). */
@@ -236,28 +262,27 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
         if (saves(l, w[i].of.module) && targets_take(&l->targets, &w[i].of)) return prog_fail(s->p, E_USAGE, "%s is in lora.target_modules and in lora.modules_to_save: it can have a delta or be trained whole", w[i].of.module);
     struct low_rank low = {0};
     struct op_attr a = {.dropout = (float)l->dropout};
-    int any = 0;
     for (int i = 0; i < n; i++)
         if (targets_take(&l->targets, &w[i].of) && isnan(lora_scale(l, w[i].of.module))) return prog_fail(s->p, unmatched(w[i].of.module), "%s", err_text());
-    for (int i = 0; i < n; i++) any |= a.rank[i] = targets_take(&l->targets, &w[i].of) ? lora_rank(l, w[i].of.module) : 0;
-    if (!any) return site_emit_linear(s, x, n, w, NULL, NULL, out);
+    if (!ranks_of(l, n, w, a.rank)) return site_emit_linear(s, x, n, w, NULL, NULL, out);
     const float *factors[MAX_GROUP] = {NULL};
     for (int i = 0; i < n && l->init == LORA_PISSA; i++)
         if (a.rank[i] && !(factors[i] = pissa_factors(s, &w[i], a.rank[i], l->pissa))) return s->p->failed;
-    const int in_a = a_param(s, l, n, w, a.rank, factors);
+    struct group_delta of;
+    deltas_of(s, n, w, factors, &of);
     struct linear plain[MAX_GROUP];
-    low.a = prog_param(s->p, s->params, in_a);
+    low.a = prog_param(s->p, s->params, of.a);
     for (int i = 0; i < n; i++) {
         plain[i] = w[i];
         if (!a.rank[i]) continue;
-        a.alpha[i] = (float)lora_scale(l, w[i].of.module);
-        low.b[i] = b_param(s, l, a.rank[i], &w[i], factors[i]);
+        a.alpha[i] = of.scale[i];
+        low.b[i] = prog_param(s->p, s->params, of.b[i]);
         if (l->dora) plain[i].bias = (val){0}; /* it is added to what has been scaled */
     }
     TRY(site_emit_linear(s, x, n, plain, &a, &low, out));
     for (int i = 0; i < n; i++)
         if (factors[i]) out[i] = pissa_less(s, &w[i], factors[i], a.rank[i], x, out[i]);
-    struct dora d = {.a = in_a, .rate = l->plus > 0 ? (float)l->plus : 1};
+    struct dora d = {.a = of.a, .rate = l->plus > 0 ? (float)l->plus : 1};
     for (int i = 0; i < n && l->dora; d.row0 += a.rank[i++]) {
         if (!a.rank[i]) continue;
         d.rank = a.rank[i], d.b = low.b[i], d.scale = a.alpha[i];
@@ -291,4 +316,4 @@ static val matrix(struct site *s, const struct base_matrix *m) {
 }
 
 const struct peft_method method_lora = {.name = "lora", .peft_type = "LORA", .settings = sizeof(struct lora), .check = check, .same = same, .read = read_json, .write = write_json,
-                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .saved = saved_of, .linears = linears, .vector = vector, .matrix = matrix};
+                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .saved = saved_of, .linears = linears, .only_deltas = only_deltas, .deltas = deltas, .vector = vector, .matrix = matrix};

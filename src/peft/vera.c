@@ -118,10 +118,12 @@ static void settle(struct param_set *set, const char *which) {
     }
 }
 
+static void copy_name(const char *which, int64_t size, int rope_heads, char name[64]) { snprintf(name, 64, "%s.%lld.%d", which, (long long)size, rope_heads); }
+
 /* A copy of A or B. rope_heads: of an output whose rows the base has in pairs. */
 static val shared(struct site *s, const char *which, int64_t rows, int64_t columns, int rope_heads) {
     char name[64];
-    snprintf(name, sizeof name, "%s.%lld.%d", which, (long long)(which == A ? columns : rows), rope_heads);
+    copy_name(which, which == A ? columns : rows, rope_heads, name);
     const struct param_slice all = {.name = which, .rows = rows, .rope_heads = rope_heads, .make = which == A ? make_a : make_b, .how = s->settings, .outer = true};
     const int p = param_get(s->params, name, 2, (int64_t[]){rows, columns}, INIT_MADE, 0, &all, 1);
     param_freeze(s->params, p);
@@ -166,5 +168,34 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     return s->p->failed;
 }
 
+/* --- as a product of two matrices ---------------------------------------------------------------------------------------- */
+static const struct param *param_named(const struct param_set *set, const char *name) {
+    for (int i = 0; i < set->n; i++)
+        if (!strcmp(set->p[i].name, name)) return &set->p[i];
+    return NULL;
+}
+
+/* A is the shared one; b and d go into B. */
+static err pair(const struct numbers *n, const char *module, const struct matrix *w, arena *mem, struct pair *out) {
+    char name[256], a_name[64], b_name[64];
+    snprintf(name, sizeof name, "%s.vera_lambda_d", module);
+    const int d = param_of_slice(n->set, name);
+    snprintf(name, sizeof name, "%s.vera_lambda_b", module);
+    const int b = param_of_slice(n->set, name), heads = b < 0 ? 0 : n->set->p[b].slice->rope_heads;
+    copy_name(A, w->columns, 0, a_name), copy_name(B, w->rows, heads, b_name);
+    const struct param *pa = param_named(n->set, a_name), *pb = param_named(n->set, b_name);
+    if (d < 0 || b < 0 || !pa || !pb) return fail(E_INTERNAL, "%s has no VeRA", module);
+    const int64_t r = pa->d[0];
+    float *made = arena_alloc(mem, (size_t)(w->rows * r) * sizeof *made);
+    if (!made) return fail(E_MEMORY, "out of memory");
+    for (int64_t o = 0; o < w->rows; o++) {
+        const int64_t at = heads ? rope_row_in_pairs(o, w->rows / heads) : o;
+        const float by = n->w[n->set->p[b].off / 4 + (size_t)at], *row = n->w + pb->off / 4 + at * r;
+        for (int64_t k = 0; k < r; k++) made[o * r + k] = by * row[k] * n->w[n->set->p[d].off / 4 + (size_t)k];
+    }
+    *out = (struct pair){r, n->w + pa->off / 4, made};
+    return OK;
+}
+
 const struct peft_method method_vera = {.name = "vera", .peft_type = "VERA", .settings = sizeof(struct vera), .check = check, .same = same, .read = read_json, .write = write_json, .agrees = agrees,
-                                        .describe = describe, .targets = targets_of, .mark = ".vera_lambda_b", .linears = linears};
+                                        .describe = describe, .targets = targets_of, .mark = ".vera_lambda_b", .linears = linears, .pair = pair};

@@ -246,7 +246,8 @@ err rows_outputs(const struct program *g, struct workbench *b, const float *weig
         pack_clear(k);
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(k, rows[i], i);
         read_positions(k, at);
-        const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .rows = at, .n = k->n, .s = k->s, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
+        const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .rows = at, .n = k->n, .s = k->s,
+                               .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
         e = program_run(g, &b->mem, param, NULL, &f, &run, false);
         const int count = of_tokens ? k->n : k->s;
         if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)count * row);

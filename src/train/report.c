@@ -74,7 +74,9 @@ static json_t *memory_json(const struct run *r, bool measured) {
     if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", measured, f->derived);
     line(m, "adapters", f->adapters, f->working ? "f32, and a working copy in the compute type" : "f32", measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
-    line(m, "optimizer", f->optimizer, "AdamW, two f32 states", measured, adapters_resident(r, 1));
+    int most = 0;
+    for (int i = 0; i < r->objective->sides; i++) most = learner_states(&r->side[i].plans->st) > most ? learner_states(&r->side[i].plans->st) : most;
+    line(m, "optimizer", f->optimizer, most ? "AdamW and the method, four f32 states" : "AdamW, two f32 states", measured, adapters_resident(r, 1));
     size_t arena_now = measured ? resident_of(r, r->wb.mem.act, r->wb.mem.act_bytes) : 0;
     size_t cache_now = measured && f->cache ? resident_of(r, r->wb.mem.act + gen, f->cache) : 0;
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);

@@ -21,7 +21,7 @@ static void test_run(void **state) {
     ok("$C plan $D/run.yaml --set lora.use_dora=true --set lora.modules_to_save=");
     says(ran.out.p, "vLLM will not serve it: use_dora is rejected");
 
-    ok("$C train $D/run.yaml");
+    ok("$C train $D/run.yaml --quiet");
     says(ran.out.p, "vLLM will not serve it");
     ok("grep -q '\"embed_tokens\"' $D/run/adapter/adapter_config.json && $C train $D/run.yaml --quiet --set max_steps=2 --set output_dir=$D/cut > /dev/null && $C train $D/run.yaml --quiet --set output_dir=$D/cut --resume > /dev/null && cmp $D/run/adapter/adapter_model.safetensors $D/cut/adapter/adapter_model.safetensors");
     ok("$C inspect $D/run/adapter --model $D/untied");

@@ -311,7 +311,7 @@ static void test_refused_settings(void **state) {
     (void)state;
     static const struct { const char *key, *value, *says; } cases[] = {
         {"use_dora", "true", "lora_magnitude_vector is missing"}, {"peft_type", "\"LOHA\"", "LOHA"}, {"peft_type", NULL, "peft_type"},
-        {"peft_type", "\"ADALORA\"", "supported: LORA"}, {"bias", "\"both\"", "lora_only"}, {"rank_pattern", "{\"q_proj\": 8}", "another shape"},
+        {"peft_type", "\"OFT\"", "supported: LORA"}, {"bias", "\"both\"", "lora_only"}, {"rank_pattern", "{\"q_proj\": 8}", "another shape"},
         {"rank_pattern", "{\"(q_proj\": 8}", "no regular expression"}, {"rank_pattern", "{\"((.*)*)*[xz]\": 8}", "takes too long"}, {"rank_pattern", "{\"q_proj\": 0}", "rank_pattern"}, {"rank_pattern", "{\"q_proj\": 2.5}", "rank_pattern"},
         {"rank_pattern", "[8]", "rank_pattern"}, {"alpha_pattern", "{\"q_proj\": true}", "alpha_pattern"}, {"modules_to_save", "[3]", "that is no name"}, {"modules_to_save", "[\"lm_head\"]", "lm_head.weight is missing"}, {"modules_to_save", "[\"query\"]", "lora.modules_to_save: no module of this model that could be trained whole ends in 'query'"}, {"modules_to_save", "[\"q_proj\"]", "q_proj is in lora.target_modules and in lora.modules_to_save"}, {"layers_to_transform", "[0]", "tensors"}, {"layers_to_transform", "[-1]", "layers_to_transform"},
         {"layers_to_transform", "\"all\"", "layers_to_transform"}, {"layers_to_transform", "[77]", "match no module"},

@@ -70,6 +70,9 @@ static void test_good_file(void **state) {
     assert_int_equal(s->d[0], 1);
     assert_null(tensors_find(&ts, "__metadata__"));
     tensors_close(&ts);
+    assert_int_equal(open_header("{\"w\":{\"dtype\":\"F32\",\"shape\":[0,3],\"data_offsets\":[0,0]}}", 0, &ts), OK);
+    assert_int_equal(ts.n, 0); /* what has no elements is left out */
+    tensors_close(&ts);
     assert_int_equal(open_header("{}", 0, &ts), OK);
     assert_int_equal(ts.n, 0);
     assert_null(tensors_find(&ts, "a"));
@@ -126,7 +129,8 @@ static const struct {
     {ONE("\"F32\"", "[4294967296,4294967296]", "[0,0]"), 8, E_INPUT, "tensor 'w': its shape's product overflows"},
     {ONE("\"F32\"", "[9223372036854775807,1]", "[0,8]"), 8, E_INPUT, "its size in bytes overflows"},
     {ONE("\"F32\"", "[1,1,1,1,2]", "[0,8]"), 8, E_UNSUPPORTED, "tensor 'w' has 5 dimensions; up to 4"},
-    {ONE("\"F32\"", "[0]", "[0,0]"), 0, E_UNSUPPORTED, "tensor 'w' has no elements"},
+    {ONE("\"F32\"", "[0]", "[0,4]"), 4, E_INPUT, "data_offsets [0, 4] do not span the 0 bytes"},
+    {ONE("\"F32\"", "[0]", "[0,0]"), 4, E_INPUT, "4 bytes follow the last tensor"},
     {ONE("4", "[2]", "[0,8]"), 8, E_INPUT, "tensor 'w': no \"dtype\" string"},
     {ONE("\"F4\"", "[16]", "[0,8]"), 8, E_UNSUPPORTED, "tensor 'w' has dtype F4, which is not known"},
     {ONE("\"I64\"", "[2]", "[0,8]"), 8, E_INPUT, "do not span the 16 bytes of its shape"},

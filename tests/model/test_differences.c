@@ -3,9 +3,9 @@
  * LoRA's B = 0 a wrong dA passes. Where a method refuses the encoder-decoder, it does so by its name.
  *
  * Differences are taken at h and h / 2 and extrapolated (Richardson): D = (4 D(h/2) - D(h)) / 3. What they may be off: the loss is known to some
- * roundings, e = 8 * 2^-24 * loss, of which D takes 3 e / h; what remains of the truncation is well below what the extrapolation has moved,
- * of which a tenth is allowed. The models are smooth: T5's plain ReLU has kinks, in which differences are nothing but steps, so it is the gated one,
- * with GELU. A direction is +-1 in each element, so a part of the gradient that is missing shows in any of them. */
+ * roundings, e = 4 * 2^-24 * loss, of which D takes 3 e / h; what remains of the truncation is well below what the extrapolation has moved,
+ * of which a fifth is allowed. Where a kink of a ReLU lies between (P-tuning's encoder; T5 is the gated one, with GELU, for that), a smaller step is
+ * asked, which may be further off: a wrong gradient is wrong at both. A direction is +-1 in each element, so a part of the gradient that is missing shows in any of them. */
 #define _DEFAULT_SOURCE
 #include "support/bench.h"
 #include "base/philox.h"
@@ -26,10 +26,14 @@ static const struct trial { const char *method, *json; } trials[] = {
     {"lora", "{\"r\": 2, \"lora_alpha\": 3, \"target_modules\": \"all-linear\", \"use_rslora\": true, \"lora_dropout\": 0.3, \"bias\": \"all\", \"rank_pattern\": {\"o_proj\": 5, \"wo\": 4}}"},
     {"lora", "{\"r\": 4, \"lora_alpha\": 4, \"target_modules\": \"all-linear\", \"pissa\": 2}"},
     {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": \"all-linear\", \"use_dora\": true}"},
+    {"adalora", "{\"init_r\": 4, \"target_r\": 2, \"lora_alpha\": 200, \"tinit\": 2, \"tfinal\": 2, \"total_step\": 10, \"orth_reg_weight\": 0.5, \"target_modules\": \"all-linear\"}"},
+    {"vera", "{\"r\": 6, \"d_initial\": 2, \"projection_prng_key\": 3, \"target_modules\": \"all-linear\"}"},
+    {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"scaling\": 10, \"reduction_factor\": 4, \"non_linearity\": \"swish\"}}"},
+    {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"is_parallel\": true, \"scaling\": 10, \"reduction_factor\": 4, \"non_linearity\": \"tanh\"}}"},
     {"full", "{\"target_modules\": \"all\"}"},
     {"trainable_tokens", "{\"token_indices\": [1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]}"},
     {"prompt_tuning", "{\"num_virtual_tokens\": 3}"},
-    {"p_tuning", "{\"num_virtual_tokens\": 3, \"encoder_hidden_size\": 20, \"inference_mode\": false}"},
+    {"p_tuning", "{\"num_virtual_tokens\": 3, \"encoder_hidden_size\": 8, \"inference_mode\": false}"},
     {"prefix_tuning", "{\"num_virtual_tokens\": 3}"}};
 enum { N_TRIALS = sizeof trials / sizeof *trials };
 
@@ -53,11 +57,15 @@ static float normal(uint32_t k) {
     return (float)(sqrt(-2 * log((r.v[0] + 1.0) * 0x1p-32)) * cos(6.283185307179586 * (r.v[1] * 0x1p-32)));
 }
 
-static void leave_start(struct bench *b) {
-    for (size_t i = 0; i < b->st.params.bytes / 4; i++) b->learner.w[i] += 0.05f * normal((uint32_t)i);
-}
-
 static int64_t size_of(const struct param *p) { return p->nd > 1 ? p->d[0] * p->d[1] : p->d[0]; }
+
+/* Vectors further than matrices: what VeRA's hear is as large as the others are. */
+static void leave_start(struct bench *b) {
+    for (int i = 0; i < b->st.params.n; i++) {
+        const struct param *p = &b->st.params.p[i];
+        for (int64_t k = 0; k < size_of(p); k++) b->learner.w[p->off / 4 + (size_t)k] += (p->nd == 1 ? 0.2f : 0.05f) * normal((uint32_t)(p->off / 4) + (uint32_t)k);
+    }
+}
 
 /* w + h u on one tensor */
 static double along(struct bench *b, const struct param *p, const float *at, uint32_t direction, double h) {
@@ -71,6 +79,13 @@ static double along(struct bench *b, const struct param *p, const float *at, uin
 
 struct outcome { int tensors, sharp, wrong; double worst; char name[256]; }; /* sharp: a tenth of the gradient would be seen */
 
+/* The derivative along a direction by differences of step h, and what it may be off; size: of the gradient. */
+static double difference(struct bench *b, const struct param *p, const float *at, uint32_t k, double h, double e, double size, double *may) {
+    const double wide = (along(b, p, at, k, h) - along(b, p, at, k, -h)) / (2 * h), near = (along(b, p, at, k, h / 2) - along(b, p, at, k, -h / 2)) / h;
+    *may = 3 * e / h + 0.2 * fabs(near - wide) + 1e-4 * size;
+    return (4 * near - wide) / 3;
+}
+
 static void try_tensor(struct bench *b, const struct param *p, const float *grad, double loss, struct outcome *o) {
     const int64_t n = size_of(p);
     const float *g = grad + p->off / 4;
@@ -78,13 +93,12 @@ static void try_tensor(struct bench *b, const struct param *p, const float *grad
     double squares = 0;
     memcpy(at, b->learner.w + p->off / 4, (size_t)n * sizeof *at);
     for (int64_t i = 0; i < n; i++) squares += (double)g[i] * g[i];
-    const double size = sqrt(squares), h = fmin(0.003 / fmax(size, 1e-9), 0.003), e = 8 * 0x1p-24 * loss;
+    const double size = sqrt(squares), step = fmin(0.003 / fmax(size, 1e-9), 0.003), e = 4 * 0x1p-24 * loss;
     bool sharp = true;
     for (uint32_t k = 0; k < DIRECTIONS; k++) {
-        double says = 0;
+        double says = 0, have, may, off = 2;
         for (int64_t i = 0; i < n; i++) says += philox(k, (uint32_t)i, 1, 0, 0).v[0] & 1 ? g[i] : -g[i];
-        const double wide = (along(b, p, at, k, h) - along(b, p, at, k, -h)) / (2 * h), near = (along(b, p, at, k, h / 2) - along(b, p, at, k, -h / 2)) / h;
-        const double have = (4 * near - wide) / 3, may = 3 * e / h + 0.1 * fabs(near - wide) + 1e-4 * size, off = fabs(have - says) / may;
+        for (double h = step; off > 1 && h > step / 10; h /= 8) have = difference(b, p, at, k, h, e, size, &may), off = fabs(have - says) / may;
         sharp &= may < 0.1 * size;
         o->wrong += off > 1;
         if (off > o->worst) o->worst = off, snprintf(o->name, sizeof o->name, "%s: %g along direction %d, by differences %g +- %g", p->name, says, (int)k, have, may);
@@ -94,14 +108,17 @@ static void try_tensor(struct bench *b, const struct param *p, const float *grad
     free(at);
 }
 
-/* DoRA's norm is a constant to its gradient (dora.c): of such an adapter the lengths alone are the loss's own derivative. */
-static bool differentiable(const struct bench *b, const struct param *p) { return b->st.method != &method_lora || !((const struct lora *)b->st.settings)->dora || p->nd == 1; }
+/* What is frozen has no gradient. DoRA's norm is a constant to its gradient (dora.c): of such an adapter the lengths alone are the loss's own. */
+static bool differentiable(const struct bench *b, const struct param *p) {
+    const bool dora = b->st.method == &method_lora && ((const struct lora *)b->st.settings)->dora;
+    return !p->frozen && (!dora || p->nd == 1);
+}
 
 static float *gradient(struct bench *b, double *loss) {
     double sums[4];
-    float *g = malloc(b->st.params.bytes);
+    float *g = malloc(b->st.params.trained);
     must(learner_gradient(&b->learner, &b->wb, (const struct row *const *)b->rows, b->n_rows, 1, 0, sums));
-    for (size_t i = 0; i < b->st.params.bytes / 4; i++) g[i] = (float)(b->wb.grad[i] / sums[1]);
+    for (size_t i = 0; i < b->st.params.trained / 4; i++) g[i] = (float)(b->wb.grad[i] / sums[1]);
     *loss = sums[0] / sums[1];
     return g;
 }
@@ -109,7 +126,7 @@ static float *gradient(struct bench *b, double *loss) {
 static struct outcome differences(struct bench *b, const float *grad, double loss) {
     struct outcome o = {0};
     for (int i = 0; i < b->st.params.n; i++)
-        if (differentiable(b, &b->st.params.p[i])) try_tensor(b, &b->st.params.p[i], grad, loss, &o);
+        if (!b->st.params.p[i].frozen && differentiable(b, &b->st.params.p[i])) try_tensor(b, &b->st.params.p[i], grad, loss, &o);
     return o;
 }
 

@@ -59,19 +59,21 @@ static void test_merged_logits(void **state) {
         }
 }
 
-/* DoRA: PEFT's logits of the adapter (tests/golden/methods) are those of the merged model; GPT-2's Hugging Face matrices lie transposed. */
-static void test_merged_dora(void **state) {
+/* DoRA, VeRA, AdaLoRA: PEFT's logits of the adapter (tests/golden/methods) are those of the merged model; GPT-2's Hugging Face matrices lie transposed. */
+static void test_merged_methods(void **state) {
     (void)state;
     static const struct {
         const char *name, *base;
-    } of[] = {{"dora", "tiny_llama/tied_gqa"}, {"dora_bias", "tiny_llama/bias"}, {"dora_gpt2", "families/gpt2"}};
-    for (int i = 0; i < 3; i++)
+    } of[] = {{"dora", "tiny_llama/tied_gqa"}, {"dora_bias", "tiny_llama/bias"}, {"dora_gpt2", "families/gpt2"}, {"vera", "tiny_llama/tied_gqa"}, {"vera_gpt2", "families/gpt2"},
+             {"vera_mistral", "families/mistral_full"}, {"vera_mistral", "families/mistral_full/model.gguf"}, {"adalora", "tiny_llama/tied_gqa"}, {"adalora_gpt2", "families/gpt2"},
+             {"adalora_mistral", "families/mistral_full/model.gguf"}};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
         for (int to_gguf = 0; to_gguf < 2; to_gguf++) {
             struct tensors expected;
             const char *base = arena_printf(&names, GOLDEN "/%s", of[i].base), *adapter = arena_printf(&names, GOLDEN "/methods/%s/adapter", of[i].name);
             must(tensors_open(arena_printf(&names, GOLDEN "/methods/%s/expected.safetensors", of[i].name), &expected));
             json_t *report = export_((struct export_request){.base = base, .adapter = adapter, .to = to_gguf ? "gguf" : "hf", .type = DT_F32, .out = at(to_gguf ? "dora.gguf" : "dora")});
-            assert_true(json_number_value(json_object_get(json_object_get(report, "check"), "adapter_kl")) > 0.01);
+            assert_true(json_number_value(json_object_get(json_object_get(report, "check"), "adapter_kl")) > 1e-4);
             json_decref(report);
             float *have = logits_of(at(to_gguf ? "dora.gguf" : "dora"), &expected);
             const struct tensor *want = fixture(&expected, "logits");
@@ -104,6 +106,22 @@ static void test_forms_of_dora(void **state) {
     deltas_close(&back);
     deltas_close(&d);
     model_close(&m);
+}
+
+/* VeRA and AdaLoRA as a LoRA for llama.cpp, whose logits the export itself holds against the adapter's; PEFT's folder is theirs already. */
+static void test_forms_of_products(void **state) {
+    (void)state;
+    static const char *const of[] = {"vera", "adalora"};
+    for (int i = 0; i < 2; i++) {
+        struct export_request r = {.base = golden("tied_gqa", ""), .adapter = arena_printf(&names, GOLDEN "/methods/%s/adapter", of[i]), .to = "gguf-lora", .out = at("product.gguf")};
+        json_t *report = export_(r);
+        assert_true(json_number_value(json_object_get(json_object_get(report, "check"), "adapter_kl")) > 1e-3);
+        json_decref(report);
+        r.to = "peft", r.out = at("product");
+        assert_int_equal(export_one(&r, &report), E_USAGE);
+        assert_non_null(strstr(err_text(), "PEFT takes this"));
+        json_decref(report);
+    }
 }
 
 /* Into the other format and back: every tensor has the base's bits, the sizes are the base's. */
@@ -338,7 +356,7 @@ static void test_refusals(void **state) {
     refuses(golden("untied_mha", ""), variant(saved, "r16", "{}", "q_proj.lora_A"), E_INPUT, "lora_A and 6 lora_B");
     refuses(golden("untied_mha", ""), variant(saved, "r17", "{\"modules_to_save\": null}", NULL), E_INPUT, "tensor base_model.model.lm_head.weight is neither lora_A nor lora_B");
     refuses(base, variant(plain, "r3", "{\"bias\": \"all\"}", NULL), E_UNSUPPORTED, "bias 'all'");
-    refuses(base, variant(plain, "r4", "{\"peft_type\": \"IA3\"}", NULL), E_UNSUPPORTED, "peft_type IA3: only LoRA adapters");
+    refuses(base, variant(plain, "r4", "{\"peft_type\": \"IA3\"}", NULL), E_UNSUPPORTED, "peft_type IA3 is neither products that are added");
     refuses(base, variant(plain, "r5", "{\"init_lora_weights\": \"PiSSA_niter_4\"}", NULL), E_UNSUPPORTED, "changed the base too");
     refuses(base, variant(plain, "r6", "{\"alpha_pattern\": {\"(k_proj\": 1}}", NULL), E_INPUT,
             "alpha_pattern: '(k_proj' is no regular expression");
@@ -722,7 +740,7 @@ static void test_no_crossing(void **state) {
 int main(void) {
     omp_set_num_threads(1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merged_logits), cmocka_unit_test(test_merged_dora), cmocka_unit_test(test_forms_of_dora),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
+        cmocka_unit_test(test_merged_logits), cmocka_unit_test(test_merged_methods), cmocka_unit_test(test_forms_of_products), cmocka_unit_test(test_forms_of_dora),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
         cmocka_unit_test(test_gguf_lora_rows), cmocka_unit_test(test_check_catches),  cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_whole_tensors),  cmocka_unit_test(test_whole_tensors_refused), cmocka_unit_test(test_tied_table_twice), cmocka_unit_test(test_whole_t5),
         cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_transposed),

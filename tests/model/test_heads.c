@@ -11,8 +11,8 @@ static const struct {
 } cases[] = {{"lora", "tiny_llama/tied_gqa"}, {"none", "tiny_llama/tied_gqa"}, {"ln", "tiny_llama/untied_mha"}, {"lora_gemma2", "families/gemma2"}, {"bert", "families/bert"}, {"none_bert", "families/bert"},
              {"lora_gpt2", "families/gpt2"}, {"bn_bert", "families/bert"}, {"bn_seq_bert", "families/bert"}, {"bn_par_bert", "families/bert"}, {"bn_llama", "tiny_llama/tied_gqa"},
              {"number", "tiny_llama/tied_gqa"}, {"numbers_bert", "families/bert"}, {"tags", "tiny_llama/tied_gqa"}, {"tags_none", "tiny_llama/untied_mha"},
-             {"tags_gemma2", "families/gemma2"}, {"tags_gpt2", "families/gpt2"}, {"tags_bert", "families/bert"}, {"tags_t5", "families/t5"}};
-enum { CASES = sizeof cases / sizeof *cases, NONE = 1, CAP_TOKENS = 64, CAP_SEQUENCES = 8, CLASSES = 5 };
+             {"tags_gemma2", "families/gemma2"}, {"tags_gpt2", "families/gpt2"}, {"tags_bert", "families/bert"}, {"tags_t5", "families/t5"}, {"t5", "families/t5"}, {"t5_none", "families/t5"}, {"numbers_t5", "families/t5"}};
+enum { CASES = sizeof cases / sizeof *cases, NONE = 1, TAGS_NONE = 14, CAP_TOKENS = 64, CAP_SEQUENCES = 8, CLASSES = 5 };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 
@@ -58,14 +58,17 @@ static int count(const struct prog *p, const char *part) {
 static void test_no_backward(void **state) {
     (void)state;
     struct bench b;
-    start(&b, NONE, &backend_cpu, CHECKPOINT_NONE);
-    assert_int_equal(count(&b.train.p, "_bwd"), 0);
-    assert_int_equal(b.train.p.ni, b.score.p.ni - 1); /* in place of gather and linear: head_loss */
-    assert_int_equal(count(&b.train.p, "head_loss"), 1);
-    const struct inst *last = &b.train.p.in[b.train.p.ni - 1];
-    assert_false(has(last->out[2])); /* no gradient of the rows */
-    assert_true(has(last->out[3]));  /* one of the matrix */
-    bench_close(&b);
+    for (int tags = 0; tags < 2; tags++) {
+        start(&b, tags ? TAGS_NONE : NONE, &backend_cpu, CHECKPOINT_NONE);
+        assert_int_equal(count(&b.train.p, "_bwd"), 0);
+        assert_int_equal(b.train.p.ni, b.score.p.ni - !tags); /* in place of linear (and gather): head_loss */
+        assert_int_equal(count(&b.train.p, "head_loss"), 1);
+        const struct inst *last = &b.train.p.in[b.train.p.ni - 1];
+        assert_false(has(last->out[2]));        /* no gradient of the rows */
+        assert_true(has(last->out[3]));         /* one of the matrix */
+        assert_true(has(last->out[4]) == tags); /* and of the bias */
+        bench_close(&b);
+    }
     start(&b, 0, &backend_cpu, CHECKPOINT_NONE);
     assert_true(count(&b.train.p, "_bwd") > 10);
     bench_close(&b);
@@ -188,7 +191,7 @@ static void test_folder(void **state) {
     }
 }
 
-/* A classifier writes and scores nothing; an encoder-decoder has none. */
+/* A classifier writes and scores nothing. */
 static void test_modes(void **state) {
     (void)state;
     struct bench b;
@@ -202,9 +205,11 @@ static void test_modes(void **state) {
         assert_non_null(strstr(err_text(), "a classifier of 5 classes"));
     }
     bench_close(&b);
-    must(model_open(GOLDEN "/families/t5", NULL, &t5));
-    assert_int_equal(structure_init_head(&st, &t5, &method_none, "", &(struct head){.classes = 3}, NULL), E_UNSUPPORTED);
-    assert_non_null(strstr(err_text(), "is an encoder-decoder (t5): its head is one of tokens"));
+    must(model_open(GOLDEN "/families/t5", NULL, &t5)); /* whose features are the encoder's */
+    must(structure_init_head(&st, &t5, &method_none, "", &(struct head){.classes = 3}, NULL));
+    structure_free(&st);
+    must(program_build(&g, &t5, MODE_FEATURES, NULL, (struct capacity){8, 2, 2, 8, DT_F32}, CHECKPOINT_NONE, &backend_cpu, false));
+    program_free(&g);
     model_close(&t5);
 }
 
@@ -245,7 +250,8 @@ static void test_bad_folders(void **state) {
     assert_int_equal(from_config("[]", &head), OK);
     assert_int_equal(head.classes, 0);
     refuses("\"score\"", E_INPUT, "'modules_to_save' is no list");
-    refuses("[\"lm_head\"]", E_UNSUPPORTED, "'modules_to_save' lm_head: of whole modules only a classifier");
+    assert_int_equal(from_config("[\"lm_head\"]", &head), OK); /* a whole module of the base, which is the method's */
+    assert_int_equal(head.classes, 0);
     refuses("[3]", E_UNSUPPORTED, "that is no name");
     refuses("[\"classifier\", \"score\"]", E_INPUT, "neither score.weight nor classifier.weight is");
     put("base_model.model.score.weight", 1); /* transformers' rule: one output is a regression */

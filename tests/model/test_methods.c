@@ -6,10 +6,12 @@
 #include "support/bench.h"
 #include "model/derived.h"
 #include "ops/ops.h"
+#include "peft/adalora.h"
 #include "peft/adaption_prompt.h"
 #include "peft/lora.h"
 #include "peft/methods.h"
 #include "peft/prompt_tuning.h"
+#include <jansson.h>
 #include <unistd.h>
 
 static const struct {
@@ -450,6 +452,198 @@ static void test_adaption(void **state) {
     }
 }
 
+static int case_named(const char *name, int from) {
+    while (from < CASES && strcmp(cases[from].name, name)) from++;
+    return from;
+}
+
+/* What was read from PEFT's file and is written again has each tensor of it, bit for bit: VeRA's pair once, AdaLoRA's triplets. */
+static void test_same_file(void **state) {
+    (void)state;
+    static const char *const of[] = {"vera", "vera_gpt2", "vera_mistral", "adalora", "adalora_gpt2", "adalora_mistral"};
+    char folder[] = "/tmp/cyclora-same-XXXXXX", path[128];
+    assert_non_null(mkdtemp(folder));
+    for (int i = 0; i < 6; i++)
+        for (int c = case_named(of[i], 0); c < CASES; c = case_named(of[i], c + 1)) {
+            struct bench b;
+            struct tensors want, have;
+            start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+            must(adapter_write(folder, &b.st, b.learner.w, "base"));
+            snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+            must(tensors_open(path, &have));
+            snprintf(path, sizeof path, GOLDEN "/methods/%s/adapter/adapter_model.safetensors", of[i]);
+            must(tensors_open(path, &want));
+            assert_int_equal(have.n, want.n);
+            for (int k = 0; k < want.n; k++) {
+                const struct tensor *t = tensors_find(&have, want.t[k].name);
+                assert_true(t && t->nd == want.t[k].nd && t->d[0] == want.t[k].d[0] && t->bytes == want.t[k].bytes);
+                assert_memory_equal(t->data, want.t[k].data, t->bytes);
+            }
+            tensors_close(&want);
+            tensors_close(&have);
+            bench_close(&b);
+        }
+    must(dir_remove(folder));
+}
+
+/* A fresh pair is one random matrix each, whatever copies of it modules need; its key decides, not the run's seed. */
+static void test_vera_pair(void **state) {
+    (void)state;
+    for (int c = case_named("vera_mistral", 0); c < CASES; c = case_named("vera_mistral", c + 1)) {
+        struct bench b;
+        char folder[] = "/tmp/cyclora-vera-XXXXXX";
+        double squares = 0;
+        int copies = 0;
+        assert_non_null(mkdtemp(folder));
+        start(&b, c, &backend_cpu, CHECKPOINT_NONE);
+        float *first = arena_f32(b.st.params.bytes), *again = arena_f32(b.st.params.bytes);
+        must(param_fill(&b.st.params, 1, first));
+        must(param_fill(&b.st.params, 2, again));
+        assert_memory_equal(first, again, b.st.params.bytes);
+        memset(again, 0, b.st.params.bytes);
+        must(adapter_write(folder, &b.st, first, "base"));
+        must(adapter_read(folder, &b.st, again)); /* copies that disagree would not come back */
+        assert_memory_equal(first, again, b.st.params.bytes);
+        for (int i = 0; i < b.st.params.n; i++) {
+            const struct param *p = &b.st.params.p[i];
+            copies += p->frozen;
+            if (!p->frozen || strcmp(p->slice->name, "vera_B") || p->slice->again) continue;
+            for (int64_t k = 0; k < p->d[0] * p->d[1]; k++) squares += pow(first[p->off / 4 + (size_t)k], 2);
+            squares /= (double)(p->d[0] * p->d[1]);
+        }
+        assert_true(copies >= 3 && fabs(squares * 7 / 2 - 1) < 0.25); /* Var U(-b, b) = b^2 / 3, b^2 = 6 / r */
+        assert_true(b.st.params.trained < b.st.params.bytes);
+        arena_f32_free(first, b.st.params.bytes);
+        arena_f32_free(again, b.st.params.bytes);
+        bench_close(&b);
+        must(dir_remove(folder));
+    }
+}
+
+static void refused(const struct peft_method *method, const char *json, err code, const char *says) {
+    arena mem = {0};
+    char settings[512];
+    json_t *j = json_loads(json, 0, NULL);
+    assert_non_null(j);
+    assert_true(method->settings <= sizeof settings);
+    const err e = method->read(j, "folder", &mem, settings);
+    if (e != code || !strstr(err_text(), says)) flunk("%s: %s, wanted %s", json, err_text(), says);
+    json_decref(j);
+    arena_free(&mem);
+}
+
+static void test_refused_settings(void **state) {
+    (void)state;
+    refused(&method_vera, "{\"r\": 4, \"save_projection\": false}", E_UNSUPPORTED, "save_projection is false");
+    refused(&method_vera, "{\"d_initial\": 0.1}", E_INPUT, "'r' is missing");
+    refused(&method_vera, "{\"r\": 0}", E_USAGE, "vera.r is 0");
+    refused(&method_vera, "{\"r\": 4, \"d_initial\": 0}", E_USAGE, "vera.d_initial is 0");
+    refused(&method_vera, "{\"r\": 4, \"bias\": \"all\"}", E_UNSUPPORTED, "bias 'all' beside VeRA");
+    refused(&method_adalora, "{\"init_r\": 300, \"total_step\": 9}", E_USAGE, "adalora.init_r is 300");
+    refused(&method_adalora, "{\"init_r\": 4, \"target_r\": 5, \"total_step\": 9}", E_USAGE, "adalora.target_r is 5; it must be 1 to init_r, 4");
+    refused(&method_adalora, "{\"total_step\": 9, \"beta1\": 1}", E_USAGE, "adalora.beta1 and beta2 are 1 and 0.85");
+    refused(&method_adalora, "{\"total_step\": 9, \"orth_reg_weight\": -1}", E_USAGE, "adalora.orth_reg_weight is -1");
+    refused(&method_adalora, "{\"total_step\": 9, \"deltaT\": 0}", E_USAGE, "adalora.deltaT is 0");
+    refused(&method_adalora, "{\"init_r\": 12}", E_USAGE, "adalora.total_step is 0");
+    refused(&method_adalora, "{\"total_step\": 9, \"tinit\": 5, \"tfinal\": 4}", E_USAGE, "leave no step of total_step 9 to allocate ranks in");
+    refused(&method_adalora, "{\"total_step\": 9, \"alpha_pattern\": {\"q_proj\": 3}}", E_UNSUPPORTED, "'alpha_pattern' is not supported");
+    refused(&method_adalora, "{\"total_step\": 9, \"target_modules\": [\"q_proj\"], \"init_r\": 2, \"target_r\": 1, \"rank_pattern\": {\"q_proj.lora_E\": [true]}}", E_INPUT, "rank_pattern's 'q_proj.lora_E' is not");
+    refused(&method_adalora, "{\"total_step\": 9, \"target_modules\": [\"q_proj\"], \"init_r\": 2, \"target_r\": 1, \"rank_pattern\": [1]}", E_INPUT, "rank_pattern is no object");
+}
+
+/* Logits of a folder's adapter, by a structure of its own. */
+static float *logits_of_folder(struct bench *b, const char *model, const char *folder) {
+    const struct peft_method *method;
+    const void *settings;
+    struct structure st;
+    must(adapter_read_config(folder, &b->mem, &method, &settings));
+    must(structure_init(&st, &b->model, method, settings, NULL));
+    float *weights = arena_f32(st.params.bytes);
+    must(adapter_load(folder, &b->model, &st, weights));
+    float *logits = logits_with(model, &st, weights, &b->want);
+    arena_f32_free(weights, st.params.bytes);
+    structure_free(&st);
+    return logits;
+}
+
+/* After ten steps PEFT saves the triplets that are left; read here, that says what the trained one said. So does our own finished folder, which
+ * keeps the same triplets (and one where PEFT has none left); and taken back into a structure that trains it is the same again. */
+static void test_finished_adalora(void **state) {
+    (void)state;
+    char ours[] = "/tmp/cyclora-adalora-XXXXXX";
+    assert_non_null(mkdtemp(ours));
+    for (int c = 0; c < CASES; c++) {
+        if (!str_starts(cases[c].name, "adalora")) continue;
+        struct bench b;
+        char model[128], theirs[128];
+        double sums[4];
+        start(&b, c, &backend_cpu, CHECKPOINT_SELECTIVE);
+        const struct tensor *want = fixture(&b.want, "finished.logits");
+        bench_train(&b, sums);
+        snprintf(model, sizeof model, GOLDEN "/%s", cases[c].base);
+        snprintf(theirs, sizeof theirs, GOLDEN "/methods/%s/finished", cases[c].name);
+        must(learner_finish(&b.learner, ours, &b.model));
+        const char *const folders[] = {theirs, ours};
+        const struct adalora *had[2];
+        for (int k = 0; k < 2; k++) {
+            const struct peft_method *method;
+            float *logits = logits_of_folder(&b, model, folders[k]), *full = arena_f32(b.st.params.bytes);
+            close_to(folders[k], logits, f32_of(want), want->bytes / 4, 0, 3e-4);
+            free(logits);
+            must(adapter_load(folders[k], &b.model, &b.st, full));
+            logits = logits_with(model, &b.st, full, &b.want);
+            close_to(folders[k], logits, f32_of(want), want->bytes / 4, 0, 3e-4);
+            free(logits);
+            arena_f32_free(full, b.st.params.bytes);
+            must(adapter_read_config(folders[k], &b.mem, &method, (const void **)&had[k]));
+        }
+        assert_int_equal(had[0]->n_kept, had[1]->n_kept);
+        for (int i = 0; i < had[0]->n_kept; i++) {
+            const struct kept *x = &had[0]->kept[i];
+            int k = 0;
+            while (strcmp(had[1]->kept[k].module, x->module)) k++;
+            if (x->rank) assert_memory_equal(had[1]->kept[k].yes, x->yes, (size_t)had[0]->init_r);
+            else assert_int_equal(had[1]->kept[k].rank, 1);
+        }
+        bench_close(&b);
+    }
+    must(dir_remove(ours));
+}
+
+/* A run that stops after any step and goes on has the bits of one that does not. */
+static void test_resumed_adalora(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-resume-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    const int c = case_named("adalora", 0);
+    float *whole = NULL;
+    for (int cut = 0; cut < 10; cut++) {
+        struct bench b;
+        bool found;
+        struct step_result r;
+        start(&b, c, &backend_cpu, CHECKPOINT_SELECTIVE);
+        for (int step = 0; step < 10; step++) {
+            if (step == cut && cut) {
+                must(learner_write(&b.learner, folder, "base"));
+                must(optimizer_write(&b.learner, folder));
+                const struct recipe recipe = b.learner.recipe;
+                learner_free(&b.learner);
+                must(learner_init(&b.learner, &b.st, &b.train, &recipe));
+                b.learner.updates = cut;
+                must(learner_load(&b.learner, folder, &b.model));
+                must(optimizer_read(&b.learner, folder, &found));
+                assert_true(found);
+            }
+            must(learner_step(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, (uint64_t)step, &r));
+        }
+        if (!whole) whole = memcpy(arena_f32(b.st.params.bytes), b.learner.w, b.st.params.bytes);
+        assert_memory_equal(whole, b.learner.w, b.st.params.bytes);
+        if (cut == 9) arena_f32_free(whole, b.st.params.bytes);
+        bench_close(&b);
+    }
+    must(dir_remove(folder));
+}
+
 /* Moments that were saved in another order of the parameters are refused, whatever their size. */
 static void test_optimizer_layout(void **state) {
     (void)state;
@@ -484,7 +678,8 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
-                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_adaption), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
-                                       cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs)};
+                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
+                                       cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs), cmocka_unit_test(test_same_file), cmocka_unit_test(test_vera_pair), cmocka_unit_test(test_refused_settings),
+                                       cmocka_unit_test(test_finished_adalora), cmocka_unit_test(test_resumed_adalora), cmocka_unit_test(test_adaption)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,7 +31,7 @@ static struct result made(struct rework_request r) {
     assert_non_null(x.config = json_load_file(path, 0, NULL));
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", r.out);
     must(tensors_open(path, &x.files));
-    if (!strcmp(json_string_value(json_object_get(x.config, "peft_type")), "LORA")) must(pairs_read(r.out, x.config, path, &x.files, NULL, &x.pairs));
+    if (!strcmp(json_string_value(json_object_get(x.config, "peft_type")), "LORA")) must(pairs_read(r.out, x.config, path, &x.files, &(struct pairs_use){0}, &x.pairs));
     else x.pairs = (struct lora_pairs){0};
     return x;
 }
@@ -369,6 +369,8 @@ static void test_refusals(void **state) {
     refuses((struct rework_request){.how = "average", OF(METHODS "ia3/adapter", METHODS "ia3_gpt2/adapter"), .base = "x"}, E_USAGE, "other settings of ia3");
     refuses((struct rework_request){.how = "average", OF(METHODS "ln/adapter", METHODS "ln_gpt2/adapter"), .base = "x"}, E_USAGE, "ln");
     refuses((struct rework_request){.how = "average", OF(METHODS "prompt/adapter", METHODS "prompt_gemma2/adapter"), .base = "x"}, E_USAGE, "prompt_tuning");
+    refuses((struct rework_request){.how = "average", OF(METHODS "adalora/adapter")}, E_UNSUPPORTED, "are factors of one change");
+    refuses((struct rework_request){.how = "average", OF(METHODS "vera/adapter")}, E_UNSUPPORTED, "are factors of one change");
     refuses((struct rework_request){.how = "average", OF(METHODS "ptuning/adapter")}, E_UNSUPPORTED, "made by a network");
     refuses((struct rework_request){.how = "average", OF(with(METHODS "ia3/adapter", "loha", "{\"peft_type\": \"LOHA\"}"))}, E_UNSUPPORTED, "peft_type LOHA is not supported");
     refuses((struct rework_request){.how = "cat", OF(a), .out = GA "b"}, E_USAGE, "exists already; --force replaces it");

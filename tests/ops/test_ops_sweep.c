@@ -292,6 +292,32 @@ static void build_linear(struct lab *l) {
     emit(l, &op_linear, in, &a);
 }
 
+/* Several adapters' deltas in one product, rows weighing them; some weights are 0. Variants: members that leave an output out; sizes that a
+ * card's fused products take. */
+static void build_mixed(struct lab *l) {
+    static const uint16_t ranks[][2][3] = {{{3, 0, 2}, {0, 4, 1}}, {{8, 8, 0}, {8, 0, 24}}};
+    const int64_t C = l->s->C, O[] = {C + (l->variant ? 8 : 3), 2 * C};
+    struct op_attr a = {.n = 2, .members = 3};
+    val in[LIN_IN] = {{0}};
+    int64_t R = 0;
+    in[LIN_X] = activation(l, C, "x");
+    for (int k = 0; k < a.n; k++) {
+        for (int m = 0; m < a.members; m++) a.rank[k] += a.member_rank[k][m] = ranks[l->variant][k][m];
+        in[LIN_W + k] = weight(l, O[k], C, "w");
+        in[LIN_B + k] = param(l, 2, (int64_t[]){O[k], a.rank[k]}, "B");
+        prog_v(&l->p, in[LIN_B + k])->needs = false;
+        a.alpha[k] = 0.5f + (float)k;
+        R += a.rank[k];
+    }
+    in[LIN_A] = param(l, 2, (int64_t[]){R, C}, "A");
+    in[LIN_MIX] = activation(l, a.members, "mix");
+    prog_v(&l->p, in[LIN_X])->needs = prog_v(&l->p, in[LIN_A])->needs = prog_v(&l->p, in[LIN_MIX])->needs = false;
+    for (int64_t k = 0; k < elements(l, in[LIN_MIX]); k += 1 + k % 3) *element(l, in[LIN_MIX], l->data[in[LIN_MIX].i], k) = 0;
+    l->terms = (double)(C + R);
+    l->cancelled = C == 1;
+    emit(l, &op_linear, in, &a);
+}
+
 /* A card's matrix-vector products: groups of mixed types whose last step is a part of one where the type's blocks allow it. Variants: more
  * steps than warps; more units than multiprocessors, x unaligned; units of three tiles, two a multiprocessor. */
 static void build_few(struct lab *l) {
@@ -537,6 +563,7 @@ static const struct row rows[] = {
     {&op_embed, build_embed, 3, true},          {&op_norm, build_norm, 5, false},
     {&op_overlay, build_overlay, 5, false},     {&op_find_rows, build_find_rows, 2, false},
     {&op_put_columns, build_put_columns, 2, false},
+    {&op_linear, build_mixed, 2, true},
     {&op_linear, build_linear, 11, true},       {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 10, false}, {&op_add, build_add, 1, false},
@@ -625,7 +652,7 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
 /* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses and gradients stay f32. */
 static bool narrowed(const struct lab *l, val v) {
     const struct value *x = prog_v(&l->p, v);
-    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean");
+    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix");
     return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && !statistic;
 }
 

@@ -27,7 +27,7 @@ static void make_rows(struct bench *b) {
         memcpy(r->ids + source, ids + cu[s], (size_t)n * 4);
         for (int i = 1; weights && i < n; i++) r->supervised[source + i] = weights[cu[s] + i - 1] != 0;
         if (given) r->given = f32_of(given) + s * given->d[1] * given->d[2];
-        if (classes || targets) r->supervised[head_reads_first(&b->model) ? 0 : n - 1] = 1;
+        if (classes || targets) r->supervised[head_reads_first(&b->model) ? 0 : source + n - 1] = 1;
         if (classes) r->label = 1 + i32_of(classes)[s];
         if (targets) r->target = f32_of(targets) + s * targets->d[1];
         if (tags) add_tags(b, r, i32_of(tags) + cu[s]);
@@ -150,7 +150,7 @@ void bench_train(struct bench *b, double sums[4]) {
         struct step_result r;
         must(learner_step(&b->learner, &b->wb, rows, b->n_rows, 1, (uint64_t)step, &r));
         float got[3] = {(float)r.loss, (float)r.grad_norm, (float)r.learning_rate};
-        close_to("losses", &got[0], f32_of(fixture(&b->want, "losses")) + step, 1, 1e-4, 1e-5);
+        close_to(b->name, &got[0], f32_of(fixture(&b->want, "losses")) + step, 1, 1e-4, 1e-5);
         close_to("grad_norms", &got[1], f32_of(fixture(&b->want, "grad_norms")) + step, 1, 1e-3, 1e-5);
         if (lrs) close_to("lrs", &got[2], f32_of(lrs) + step, 1, 1e-6, 1e-12);
     }

@@ -175,7 +175,39 @@ static void test_rows_numbered(void **state) {
     tokenizer_free(tk);
 }
 
+/* An encoder-decoder reads a text twice: whole, and behind its start token without its end; within half of max_length. */
+static void test_rows_twice(void **state) {
+    (void)state;
+    struct source s;
+    struct rows r;
+    struct pack p;
+    tokenizer *tk;
+    open_tokenizer(&tk);
+    const int32_t eos = tokenizer_eos(tk);
+    const struct class_form form = {.twice = true, .numbers = 1, .start = 7};
+    parse("d.jsonl", "{\"text\": \"xy\", \"label\": 1}\n{\"text\": \"xyzxyz\", \"label\": 2}\n", WANT_NUMBERED, &s);
+    assert_int_equal(rows_labelled(tk, &form, &s, 8, &r), OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(r.r[i].n, 8);
+        assert_int_equal(r.r[i].source, 4);
+        assert_memory_equal(r.r[i].ids, ((int32_t[]){BOS, 'x', 'y', eos, 7, BOS, 'x', 'y'}), 32); /* the second is cut: its end is an EOS */
+        assert_memory_equal(r.r[i].supervised, ((uint8_t[]){0, 0, 0, 0, 0, 0, 0, 1}), 8);
+    }
+    assert_int_equal(r.truncated, 1);
+    assert_int_equal(pack_init(&p, 16, 2), OK);
+    assert_int_equal(pack_targets(&p, 1), OK);
+    for (int i = 0; i < 2; i++) assert_true(pack_row(&p, &r.r[i], i));
+    assert_int_equal(p.n, 8);
+    assert_int_equal(p.m, 8);
+    for (int i = 0; i < 8; i++) assert_true(p.weight[i] == (i % 4 == 3));
+    assert_int_equal(p.label[7], 1);
+    pack_free(&p);
+    rows_free(&r);
+    source_close(&s);
+    tokenizer_free(tk);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_words), cmocka_unit_test(test_conll), cmocka_unit_test(test_numbers), cmocka_unit_test(test_rows_tagged), cmocka_unit_test(test_rows_numbered)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows_twice), cmocka_unit_test(test_words), cmocka_unit_test(test_conll), cmocka_unit_test(test_numbers), cmocka_unit_test(test_rows_tagged), cmocka_unit_test(test_rows_numbered)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,7 +18,7 @@ import families
 import oracle
 import tiny_llama
 from oracle import f32, i32, torch
-from peft import LNTuningConfig, LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, get_linear_schedule_with_warmup
 
 OUT = os.path.join(oracle.GOLDEN, "heads")
@@ -41,8 +41,12 @@ CASES = {
     "tags_gpt2": ("families/gpt2", LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, **{**TAGS, "modules_to_save": ["classifier"]})),
     "tags_bert": ("families/bert", LoraConfig(r=2, target_modules=["query", "value"], **{**TAGS, "modules_to_save": ["classifier"]})),
     "tags_t5": ("families/t5", LoraConfig(r=2, target_modules=["q", "v", "wo"], **{**TAGS, "modules_to_save": ["classifier"]})),
+    "t5": ("families/t5", LoraConfig(r=2, target_modules=["q", "v", "wo"], **{**HEAD, "modules_to_save": ["classification_head"]})),
+    "t5_none": ("families/t5", LoraConfig(r=1, target_modules="dummy-target-modules", **{**HEAD, "modules_to_save": ["classification_head"]})),
+    "numbers_t5": ("families/t5", IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"], **{**HEAD, "modules_to_save": ["classification_head"]})),
 }
-NUMBERS = {"number": 1, "numbers_bert": 3}
+NUMBERS = {"number": 1, "numbers_bert": 3, "numbers_t5": 2}
+EOS, START = 1, 0  # of T5, which reads a text with its encoder and, shifted, with its decoder
 
 
 def opened(name):
@@ -100,7 +104,8 @@ def check_loss(m, q, labels):
 
 def run(m, seqs, labels):
     p = trained(m)
-    groups = [{"params": [t for t in p.values() if t.dim() > 1]}, {"params": [t for t in p.values() if t.dim() == 1], "weight_decay": 0.0}]
+    vectors = [n for n, t in p.items() if t.dim() == 1 or ".ia3_l" in n]
+    groups = [{"params": [t for n, t in p.items() if n not in vectors]}, {"params": [p[n] for n in vectors], "weight_decay": 0.0}]
     opt = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     schedule = get_linear_schedule_with_warmup(opt, 2, 10)
     out, losses, norms = {}, [], []
@@ -121,7 +126,10 @@ def run(m, seqs, labels):
 def case(name, seed):
     base, config = CASES[name]
     d, ad = os.path.join(OUT, name), os.path.join(OUT, name, "adapter")
-    seqs = families.batch(seed)[0]
+    seqs, both = families.batch(seed)[0], {}
+    if name in ("t5", "t5_none", "numbers_t5"):
+        seqs = [[i for i in q if i != EOS] + [EOS] for q in seqs]
+        both = {"src_ids": i32(sum(seqs, [])), "src_cu": families.cu_of(seqs), "ids": i32(sum(([START] + q[:-1] for q in seqs), []))}
     labels = told(name, seqs, seed)
     m = get_peft_model(opened(name), copy.deepcopy(config))
     check_loss(m, seqs[0], labels)
@@ -141,7 +149,7 @@ def case(name, seed):
         exact = run(loaded().double(), seqs, labels)
     noise = tiny_llama.far(exact, run(loaded(), seqs, labels))
     assert noise["logits"]["rel"] < 1e-5 and noise["grad"]["rel"] < 1e-4, noise
-    oracle.save(os.path.join(d, "expected.safetensors"), {"ids": i32(sum(seqs, [])), "cu_seqlens": families.cu_of(seqs), **{k: f32(v) if k == "targets" else i32(v.tolist()) for k, v in labels.items()}, **{k: f32(v) for k, v in exact.items()}})
+    oracle.save(os.path.join(d, "expected.safetensors"), {"ids": i32(sum(seqs, [])), "cu_seqlens": families.cu_of(seqs), **both, **{k: f32(v) if k == "targets" else i32(v.tolist()) for k, v in labels.items()}, **{k: f32(v) for k, v in exact.items()}})
     print(name, "loss %.4f -> %.4f" % (exact["losses"][0], exact["losses"][9]), {k: v["rel"] for k, v in noise.items()}, flush=True)
 
 

@@ -3,7 +3,7 @@
   python tests/golden/make/heads_load.py [--minilm cache/minilm]
 
 cyclora trains a classifier of three classes, a regression of two numbers and a classifier of tokens for a few steps on tests/golden/cipher (a
-Llama), on MiniLM (where it is there) and, of tokens, on a tiny T5, with LoRA beside it, with norm tuning, and alone and so on;
+Llama), on MiniLM (where it is there) and on a tiny T5, with LoRA beside it, with norm tuning, and alone and so on;
 transformers' ...ForSequenceClassification or ...ForTokenClassification loads the folder through PEFT, the classes named by labels.json, and
 its probabilities (numbers) of other texts must be those of `cyclora classify` to 1e-5.
 """
@@ -45,7 +45,8 @@ def theirs(task, model, tok, o):
     """(ours, theirs) of one text: probabilities or numbers."""
     with torch.no_grad():
         if task != "token_classification":
-            z = model(torch.tensor([tok.encode(o["text"]).ids])).logits[0]
+            ids = tok.encode(o["text"]).ids + ([model.config.eos_token_id] if model.config.is_encoder_decoder else [])
+            z = model(torch.tensor([ids])).logits[0]
             if task == "regression":
                 return list(zip(o["label"], z.tolist()))
             return [(o["probabilities"][model.config.id2label[i]], x) for i, x in enumerate(z.softmax(-1).tolist())]
@@ -99,9 +100,9 @@ def main():
             good &= all([check(a, task, f"minilm-{task}-{w}", a.minilm, english, WAYS[w], tmp) for task in TASKS for w in ("lora", "none")])
         t5 = tmp + "/t5"
         torch.manual_seed(3)
-        T5ForConditionalGeneration(T5Config(vocab_size=48, d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2)).save_pretrained(t5)
+        T5ForConditionalGeneration(T5Config(vocab_size=48, d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2, eos_token_id=0, pad_token_id=1, decoder_start_token_id=1)).save_pretrained(t5)
         shutil.copy(CIPHER + "/tokenizer.json", t5)
-        good &= all([check(a, TASKS[2], f"t5-{w}", t5, texts, WAYS[w], tmp) for w in ("lora", "none", "ia3")])
+        good &= all([check(a, task, f"t5-{task}-{w}", t5, texts, WAYS[w], tmp) for task in TASKS for w in ("lora", "none", "ia3")])
     sys.exit(not good)
 
 

@@ -273,7 +273,7 @@ def case(name, seed):
     seed = (CASES[name][2:] or (seed,))[0]
     d = os.path.join(OUT, name)
     seqs, labels, w, prompts = families.batch(seed)
-    if is_prompt(config) or name.startswith(("adaption", "projector")):
+    if is_prompt(config) or name.startswith(("adalora", "adaption", "projector")):
         torch.manual_seed(seed)
     common, plain_forward = {}, tiny_llama.forward
     given = {}
@@ -303,8 +303,10 @@ def case(name, seed):
         gen = {} if base == "families/t5" else tiny_llama.generate(m, prompts)
         exact = tiny_llama.run(m, seqs, labels, w, RATIO.get(name, 1.0), **more)
         if more:
-            common["finished.logits"] = f32(tiny_llama.forward(m, seqs, labels)[0])
-            save(m.float(), config, os.path.join(d, "finished"), base)
+            finished = tiny_llama.forward(m, seqs, labels)[0]
+    if more:
+        common["finished.logits"] = f32(finished)
+        save(m.float(), config, os.path.join(d, "finished"), base)
     plain = loaded(base, config, ad)
     if is_prompt(config):
         check_loaded(base, ad, seqs, exact["logits"], prompts, gen["gen.ids"])

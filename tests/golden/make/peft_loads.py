@@ -39,6 +39,10 @@ METHODS = {"ia3": ("gemma2", "method: ia3\nlearning_rate: 3e-2"), "norms": ("gem
            "biases": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], bias: all}\nlearning_rate: 1e-2"),
            "modules_to_save": ("mistral", "lora: {r: 2, lora_alpha: 4, target_modules: [q_proj], modules_to_save: [embed_tokens, lm_head, norm]}\nlearning_rate: 1e-2"),
            "modules_to_save, tied": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], modules_to_save: [wte, ln_f, mlp.c_proj]}\nlearning_rate: 1e-2"),
+           "vera": ("mistral", "method: vera\nvera: {r: 8, d_initial: 0.5}\nlearning_rate: 5e-2"),
+           "vera, transposed": ("gpt2", "method: vera\nvera: {r: 8, target_modules: [c_attn, mlp.c_proj]}\nlearning_rate: 5e-2"),
+           "adalora": ("mistral", "method: adalora\nadalora: {init_r: 6, target_r: 2, deltaT: 2}\nlearning_rate: 3e-2"),
+           "adalora, transposed": ("gpt2", "method: adalora\nadalora: {init_r: 6, target_r: 2, target_modules: [c_attn, c_fc]}\nlearning_rate: 3e-2"),
            "prompt": ("gpt2", "method: prompt_tuning\nprompt_tuning: {num_virtual_tokens: 5}\nlearning_rate: 1e-2"),
            "prompt of a text": ("gemma2", "method: prompt_tuning\nprompt_tuning: {num_virtual_tokens: 5, prompt_tuning_init: TEXT, prompt_tuning_init_text: slf}\nlearning_rate: 1e-2"),
            "p_tuning": ("qwen3", "method: p_tuning\np_tuning: {num_virtual_tokens: 4, encoder_hidden_size: 24}\nlearning_rate: 1e-2"),
@@ -47,8 +51,8 @@ METHODS = {"ia3": ("gemma2", "method: ia3\nlearning_rate: 3e-2"), "norms": ("gem
            "prefix": ("gemma2", "method: prefix_tuning\nprefix_tuning: {num_virtual_tokens: 6}\nlearning_rate: 1e-2"),
            "prefix without positions": ("smollm3", "method: prefix_tuning\nprefix_tuning: {num_virtual_tokens: 3, init_weights: zero}\nlearning_rate: 1e-2")}
 ON_GGUF = {"gguf, prompt": "method: prompt_tuning\nlearning_rate: 1e-2", "gguf, p_tuning": "method: p_tuning\nlearning_rate: 1e-3",
-           "gguf, prefix": "method: prefix_tuning\nlearning_rate: 1e-2",
-           "gguf, LLaMA-Adapter": "method: adaption_prompt\nlearning_rate: 3e-2"}  # a prefix's keys meet queries in another order there
+           "gguf, vera": "method: vera\nvera: {r: 64}\nlearning_rate: 5e-2", "gguf, adalora": "method: adalora\nadalora: {init_r: 4, target_r: 2}\nlearning_rate: 1e-2",
+           "gguf, prefix": "method: prefix_tuning\nlearning_rate: 1e-2", "gguf, LLaMA-Adapter": "method: adaption_prompt\nlearning_rate: 3e-2"}  # a prefix's keys meet queries in another order there
 COMMON = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
               bos_token_id=None, pad_token_id=None, sliding_window=4)
 KINDS = {"mistral": COMMON, "qwen2": COMMON, "qwen3": COMMON | {"head_dim": 16}, "smollm3": COMMON, "phi3": COMMON, "gemma2": COMMON | {"head_dim": 16, "query_pre_attn_scalar": 16},
