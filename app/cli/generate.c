@@ -361,8 +361,8 @@ int cmd_generate(int argc, char **argv) {
                                {"--batch", ARG_INT, &q.batch, 1},       {"--threads", ARG_INT, &q.threads, 0},
                                {"--json", ARG_FLAG, &q.json, 0},        {"--activations", ARG_TEXT, &q.activations, 0},
                                {"--device", ARG_TEXT, &q.device, 0},    {"--dtype", ARG_TEXT, &q.dtype, 0},
-                               {"--chat-template", ARG_TEXT, &q.template, 0}, {"--vectors", ARG_TEXT, &q.vectors, 0},
-                               {"--no-adapter", ARG_FLAG, &q.no_adapter, 0},
+                               {"--chat-template", ARG_TEXT, &q.template, 0}, {"--no-adapter", ARG_FLAG, &q.no_adapter, 0},
+                               {"--vectors", ARG_TEXT, &q.vectors, 0},
                                {0}};
     int status = args_parse("generate", argc, argv, args);
     if (status < 0 && !(status = check(&q))) status = run_request(&q);

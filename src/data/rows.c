@@ -25,10 +25,10 @@ struct draft {
     const float *target; /* ... of numbers, n_target: row.target; the record's */
     int n_target;
     struct ids tags; /* of words: row.labels */
-    float *given; /* the vectors that come with it, [given_n]; 0: none */
-    size_t given_n;
     int source; /* row.source */
     bool shortened; /* its text was cut already */
+    float *given; /* the vectors that come with it, [given_n]; 0: none */
+    size_t given_n;
 };
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }

@@ -99,11 +99,11 @@ static void add_prompt(const struct generator *g, const struct generate_request 
         pos[t] = t;
         slots[t] = slot;
     }
+    weigh_lines(rq, b, b->mix, f->n, apart ? 1 : before + len, row);
     if (given) {
         memcpy(b->given + (size_t)f->m * (size_t)g->prefill.given_width, rq->given + (size_t)row * numbers, numbers * sizeof *b->given);
         f->m += given;
     }
-    weigh_lines(rq, b, b->mix, f->n, apart ? 1 : before + len, row);
     if (apart) {
         weigh_lines(rq, b, b->src_mix, f->m, len, row);
         f->m += len;
@@ -124,7 +124,8 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
     run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
     for (int row = from; row < to;) {
         struct feed f = {.ids = b->ids, .pos = b->pos, .cu = b->cu, .slot = b->slot, .rows = b->rows, .sample = b->sample, .next_pos = b->next_pos,
-                         .src_ids = b->src_ids, .src_pos = b->src_pos, .src_cu = b->src_cu, .src_sample = b->src_sample, .src_slot = b->src_slot, .mix = b->mix, .src_mix = b->src_mix, .given = rq->given ? b->given : NULL, .given_rows = b->given_rows};
+                         .src_ids = b->src_ids, .src_pos = b->src_pos, .src_cu = b->src_cu, .src_sample = b->src_sample, .src_slot = b->src_slot, .mix = b->mix, .src_mix = b->src_mix,
+                         .given = rq->given ? b->given : NULL, .given_rows = b->given_rows};
         int first = row;
         const int before = g->prefill.virtual_tokens, most = g->cap.tokens + before;
         for (; row < to && f.s < g->cap.sequences && (g->prefill.seq2seq ? f.m : f.n) + before + (int)rq->prompt[row].n <= most; row++) add_prompt(g, rq, b, &f, row, row - from);

@@ -168,11 +168,11 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
         g->own_ids = s.method->own_tokens(s.settings, &n);
         if (g->own_ids) s.own_ids = input(p, "own ids", &(int64_t){n}, DT_I32);
     }
+    member_inputs(g, &s);
     if (g->given) {
         s.given = prog_input(p, DT_F32, 2, (int64_t[]){SYM_M, g->given_width}, "given");
         s.given_rows = input(p, "given rows", &dim_m, DT_I32);
     }
-    member_inputs(g, &s);
     if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s, m, cap);
     refuse(p, m, mode, st);
@@ -336,9 +336,9 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
     int n = 0;
     in[n++] = f->ids, in[n++] = f->pos;
     if (g->own_ids) in[n++] = g->own_ids;
-    if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
     if (g->members) in[n++] = rows_weights(g, f->mix, f->n, g->mix);
     if (g->src_mix) in[n++] = rows_weights(g, f->src_mix, f->m, g->src_mix);
+    if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
     if (g->mode != MODE_DECODE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
@@ -352,7 +352,7 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
 
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,
                 const struct run_ctx *run, bool poison) {
-    const void *input[18];
+    const void *input[20];
     if (g->given && !f->given)
         return fail(E_USAGE, "this adapter reads %d vector%s of %d numbers beside each text, and none %s given", g->given, g->given > 1 ? "s" : "", g->given_width, g->given > 1 ? "are" : "is");
     list_inputs(g, f, input);

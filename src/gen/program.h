@@ -68,8 +68,8 @@ void program_free(struct program *g);
 struct feed {
     const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
     const float *weight, *target; /* target: of a regression, [s, numbers] */
-    const float *given; const int32_t *given_rows; /* programs with given vectors: m of them */
     const float *mix, *src_mix; /* with members: each row's weights of them [n, members], the encoder's rows' [m, members]; NULL: the structure's for all */
+    const float *given; const int32_t *given_rows; /* programs with given vectors: m of them */
     const int32_t *src_ids, *src_pos, *src_cu, *src_sample, *src_slot, *src_last; /* encoder-decoders: the encoder's rows; decode: each row's last */
     int n, s, m;
     bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */

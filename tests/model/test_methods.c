@@ -421,37 +421,6 @@ static void test_pissa_files(void **state) {
     must(dir_remove(folder));
 }
 
-/* LLaMA-Adapter: what its kind of attention is not; and what decoding and a recomputed block hold of it. */
-static void test_adaption(void **state) {
-    (void)state;
-    static const struct { const char *base, *why; } refused[] = {{"families/qwen3", "normalises its keys"}, {"families/gemma2", "caps its scores"}, {"families/t5", "this base is an encoder-decoder"},
-                                                                 {"families/bert", "this base is an encoder"}, {"tiny_llama/bias", "self_attn.o_proj has a bias, which PEFT adds twice"}};
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        char path[128];
-        struct model m;
-        struct structure st;
-        const struct adaption_prompt a = {.len = 2};
-        snprintf(path, sizeof path, GOLDEN "/%s", refused[i].base);
-        must(model_open(path, NULL, &m));
-        assert_int_equal(structure_init(&st, &m, &method_adaption_prompt, &a, NULL), E_UNSUPPORTED);
-        if (!strstr(err_text(), refused[i].why)) flunk("%s: %s", refused[i].base, err_text());
-        model_close(&m);
-    }
-    for (int c = 0; c < CASES; c++) {
-        struct bench b;
-        if (!str_starts(cases[c].name, "adaption")) continue;
-        start(&b, c, &backend_cpu, CHECKPOINT_BLOCK);
-        const int layers = (int)((const struct adaption_prompt *)b.st.settings)->layers, all = (int)b.model.shape.layers;
-        assert_int_equal(count(&b.train, &op_scale), layers); /* a block that is recomputed makes no keys and values again */
-        assert_int_equal(count(&b.gen.prefill, &op_store), 2 * layers);
-        assert_int_equal(count(&b.gen.prefill, &op_attention), all + layers);
-        assert_int_equal(count(&b.gen.decode, &op_attention), layers);
-        assert_int_equal(count(&b.gen.decode, &op_scale) + count(&b.gen.decode, &op_embed), 1 + (b.model.layer[0].rope == NULL)); /* GPT-2's positions */
-        assert_int_equal(b.gen.prefill.plan.state, b.gen.decode.plan.state);
-        bench_close(&b);
-    }
-}
-
 static int case_named(const char *name, int from) {
     while (from < CASES && strcmp(cases[from].name, name)) from++;
     return from;
@@ -644,6 +613,37 @@ static void test_resumed_adalora(void **state) {
     must(dir_remove(folder));
 }
 
+/* LLaMA-Adapter: what its kind of attention is not; and what decoding and a recomputed block hold of it. */
+static void test_adaption(void **state) {
+    (void)state;
+    static const struct { const char *base, *why; } refused[] = {{"families/qwen3", "normalises its keys"}, {"families/gemma2", "caps its scores"}, {"families/t5", "this base is an encoder-decoder"},
+                                                                 {"families/bert", "this base is an encoder"}, {"tiny_llama/bias", "self_attn.o_proj has a bias, which PEFT adds twice"}};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        char path[128];
+        struct model m;
+        struct structure st;
+        const struct adaption_prompt a = {.len = 2};
+        snprintf(path, sizeof path, GOLDEN "/%s", refused[i].base);
+        must(model_open(path, NULL, &m));
+        assert_int_equal(structure_init(&st, &m, &method_adaption_prompt, &a, NULL), E_UNSUPPORTED);
+        if (!strstr(err_text(), refused[i].why)) flunk("%s: %s", refused[i].base, err_text());
+        model_close(&m);
+    }
+    for (int c = 0; c < CASES; c++) {
+        struct bench b;
+        if (!str_starts(cases[c].name, "adaption")) continue;
+        start(&b, c, &backend_cpu, CHECKPOINT_BLOCK);
+        const int layers = (int)((const struct adaption_prompt *)b.st.settings)->layers, all = (int)b.model.shape.layers;
+        assert_int_equal(count(&b.train, &op_scale), layers); /* a block that is recomputed makes no keys and values again */
+        assert_int_equal(count(&b.gen.prefill, &op_store), 2 * layers);
+        assert_int_equal(count(&b.gen.prefill, &op_attention), all + layers);
+        assert_int_equal(count(&b.gen.decode, &op_attention), layers);
+        assert_int_equal(count(&b.gen.decode, &op_scale) + count(&b.gen.decode, &op_embed), 1 + (b.model.layer[0].rope == NULL)); /* GPT-2's positions */
+        assert_int_equal(b.gen.prefill.plan.state, b.gen.decode.plan.state);
+        bench_close(&b);
+    }
+}
+
 /* Moments that were saved in another order of the parameters are refused, whatever their size. */
 static void test_optimizer_layout(void **state) {
     (void)state;
@@ -678,8 +678,8 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
-                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
+                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_adaption), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
                                        cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs), cmocka_unit_test(test_same_file), cmocka_unit_test(test_vera_pair), cmocka_unit_test(test_refused_settings),
-                                       cmocka_unit_test(test_finished_adalora), cmocka_unit_test(test_resumed_adalora), cmocka_unit_test(test_adaption)};
+                                       cmocka_unit_test(test_finished_adalora), cmocka_unit_test(test_resumed_adalora)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

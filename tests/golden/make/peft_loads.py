@@ -52,7 +52,8 @@ METHODS = {"ia3": ("gemma2", "method: ia3\nlearning_rate: 3e-2"), "norms": ("gem
            "prefix without positions": ("smollm3", "method: prefix_tuning\nprefix_tuning: {num_virtual_tokens: 3, init_weights: zero}\nlearning_rate: 1e-2")}
 ON_GGUF = {"gguf, prompt": "method: prompt_tuning\nlearning_rate: 1e-2", "gguf, p_tuning": "method: p_tuning\nlearning_rate: 1e-3",
            "gguf, vera": "method: vera\nvera: {r: 64}\nlearning_rate: 5e-2", "gguf, adalora": "method: adalora\nadalora: {init_r: 4, target_r: 2}\nlearning_rate: 1e-2",
-           "gguf, prefix": "method: prefix_tuning\nlearning_rate: 1e-2", "gguf, LLaMA-Adapter": "method: adaption_prompt\nlearning_rate: 3e-2"}  # a prefix's keys meet queries in another order there
+           "gguf, prefix": "method: prefix_tuning\nlearning_rate: 1e-2",
+           "gguf, LLaMA-Adapter": "method: adaption_prompt\nlearning_rate: 3e-2"}  # a prefix's keys meet queries in another order there
 COMMON = dict(vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
               bos_token_id=None, pad_token_id=None, sliding_window=4)
 KINDS = {"mistral": COMMON, "qwen2": COMMON, "qwen3": COMMON | {"head_dim": 16}, "smollm3": COMMON, "phi3": COMMON, "gemma2": COMMON | {"head_dim": 16, "query_pre_attn_scalar": 16},
