@@ -31,6 +31,9 @@ static const struct word {
              {"rslora", "lora", "lora.use_rslora=true", 5e-4, "as lora"},
              {"lora+", "lora", "lora.loraplus_lr_ratio=16", 2e-4, "B learns 16 times as fast; A about half as fast as lora's"},
              {"pissa", "lora", "lora.init_lora_weights=pissa_niter_4", 2e-4, "gradients are large from the start on"},
+             {"houlsby", "bottleneck", "bottleneck.config=double_seq_bn", 1e-3, "docs/methods.md, Bottleneck adapters"},
+             {"pfeiffer", "bottleneck", "bottleneck.config=seq_bn", 1e-3, "as houlsby"},
+             {"parallel", "bottleneck", "bottleneck.config=par_bn", 1e-4, "it reads rows before the norm, whose size grows"},
              {"full", "full", NULL, 5e-5, "Devlin et al. 2019: 2e-5 to 5e-5; a tenth of lora's"}};
 enum { WORDS = sizeof words / sizeof *words, MOST_WORDS = 64, MOST_VALUES = 32, MOST_KEYS = 16, MOST_CELLS = 1024 };
 

@@ -71,7 +71,7 @@ static err work_begin(struct work *w, cyc_model *m, cyc_adapter *a, const cyc_te
     if (!max_length) max_length = context < 1024 ? (int)context : 1024;
     if (form.twice) max_length *= 2;
     TRY((ask->words ? rows_tagged : rows_labelled)(m->tok, &form, &t->s, max_length, &w->rows));
-    if (w->rows.truncated) log_warn("%s: %d of %d texts were cut to %d tokens", t->s.path, w->rows.truncated, w->rows.n, max_length);
+    if (w->rows.truncated) log_warn("%s: %d of %d texts were cut to %d tokens", t->s.path, w->rows.truncated, w->rows.n, form.twice ? max_length / 2 : max_length);
     const int pass = backend->mem->host ? 512 : 4096, tokens = w->rows.longest > pass ? w->rows.longest : pass;
     w->list = malloc((size_t)w->rows.n * sizeof *w->list + 1);
     for (int i = 0; w->list && i < w->rows.n; i++) w->list[i] = &w->rows.r[i];

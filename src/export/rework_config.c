@@ -21,6 +21,7 @@ err adapter_in_open(const char *folder, struct adapter_in *a) {
     if (!path_is_dir(folder)) return fail(E_USAGE, "%s: %s", folder, path_exists(folder) ? "a file, where an adapter's folder is wanted" : "no such folder");
     a->config = json_load_file(a->path, JSON_REJECT_DUPLICATES, &je);
     if (!a->config) return fail(path_exists(a->path) ? E_INPUT : E_USAGE, "%s: %s", a->path, je.text);
+    if (config_of_hub(a->config)) return fail(E_UNSUPPORTED, "%s: an adapter of AdapterHub's: those of PEFT's layout alone are made others of", a->path);
     if (!(a->type = text_of(a, "peft_type"))) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", a->path);
     return tensors_open(file, &a->files);
 }

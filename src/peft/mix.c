@@ -14,7 +14,7 @@ err mix_takes(const struct peft_method *m, const char *name) {
     known.read = m->read, known.write = m->write, known.agrees = m->agrees, known.describe = m->describe, known.targets = m->targets;
     known.mark = m->mark, known.linears = m->linears, known.only_deltas = m->only_deltas, known.deltas = m->deltas;
     known.sublayer = m->sublayer, known.saved = m->saved, known.called = m->called, known.states = m->states;
-    known.before_step = m->before_step, known.after_step = m->after_step, known.finished = m->finished, known.adopt = m->adopt;
+    known.before_step = m->before_step, known.after_step = m->after_step, known.finished = m->finished, known.adopt = m->adopt, known.pair = m->pair;
     known.vector = m->vector, known.matrix = m->matrix, known.own_tokens = m->own_tokens, known.tokens = m->tokens;
     known.whole = m->whole, known.ours = m->ours, known.fit = m->fit, known.virtual_tokens = m->virtual_tokens;
     known.embed = m->embed, known.kv = m->kv, known.bare = m->bare, known.apart = m->apart, known.made = m->made;

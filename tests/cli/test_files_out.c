@@ -97,6 +97,7 @@ static void test_bottleneck(void **state) {
     refused("$C train $D/run.yaml --set method=bottleneck --set bottleneck.cross_adapter=true --set output_dir=$D/x", "this base has no cross-attention");
     refused("$C train $D/run.yaml --set output_dir=$D/x --set A.adapter=$D/bn/A", "is a bottleneck adapter, the configuration says lora");
     refused("$C merge --model $G --adapter $D/bn/A --out $D/no", "a bottleneck adapter has an activation inside");
+    refused("$C adapter average $D/bn/A $D/bn/B --out $D/no", "an adapter of AdapterHub's: those of PEFT's layout alone");
     refused("$C export $D/bn --to peft --out $D/no", "cannot be merged or written in other forms");
     refused("$C export $D/bn/A --to gguf-lora --out $D/no", "cannot be merged or written in other forms");
     ok("test ! -e $D/no && test ! -e $D/x");

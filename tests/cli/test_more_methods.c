@@ -68,7 +68,7 @@ static void test_projector_refusals(void **state) {
     refused("sed 's/\\[1,0,0\\]/[1,1e99,0]/' $D/dev.jsonl > $D/inf.jsonl; $C generate --model $G --adapter $D/run/adapter --file $D/inf.jsonl --vectors vectors --max-new-tokens 4", "number 2 of the vectors is not finite");
     refused("echo sle > $D/t.txt; $C eval --model $G --adapter $D/run/adapter --text $D/t.txt", "this adapter reads 1 vector of 3 numbers beside each text, and none is given");
     refused("$C embed --model $G --adapter $D/run/adapter --data $D/t.txt", "this adapter reads 1 vector of 3 numbers beside each text");
-    refused("$C merge --model $G --adapter $D/run/adapter --out $D/m", "peft_type PROJECTOR: only LoRA adapters");
+    refused("$C merge --model $G --adapter $D/run/adapter --out $D/m", "peft_type PROJECTOR is neither products");
     ok("mkdir -p $D/wide && cp $D/run/adapter/* $D/wide && sed -i 's/\"mm_hidden_size\": 3/\"mm_hidden_size\": 4/' $D/wide/adapter_config.json");
     refused("$C generate --model $G --adapter $D/wide --prompt t --max-new-tokens 4", "mm_projector.0.weight has another shape than [");
 }
@@ -76,6 +76,7 @@ static void test_projector_refusals(void **state) {
 /* LLaMA-Adapter, and what it does not go with. */
 static void test_adaption(void **state) {
     (void)state;
+    ok("test -d $D/run || $C train $D/run.yaml --quiet");
     ok("$C train $D/run.yaml --set method=adaption_prompt --set adaption_prompt.adapter_layers=2 --set output_dir=$D/ad");
     says(ran.out.p, "One LLaMA-Adapter (prompts of 10 rows in the top 2 layers) learns from");
     ok("$C generate --model $G --adapter $D/ad/adapter --prompt t --max-new-tokens 4 && $C eval $D/run.yaml --set method=adaption_prompt --set adaption_prompt.adapter_layers=2 --run $D/ad && $C inspect $D/ad/adapter --model $G");
@@ -86,7 +87,8 @@ static void test_adaption(void **state) {
     refused("$C train $D/run.yaml --set method=adaption_prompt --set adaption_prompt.adapter_len=5000 --set output_dir=$D/x", "adaption_prompt.adapter_len is 5000; it must be 1 to 4096");
     refused("$C train $D/run.yaml --set method=adaption_prompt --set adapter=$D/ad/adapter --set adaption_prompt.adapter_layers=2 --set adaption_prompt.adapter_len=3 --set output_dir=$D/x", "was made with adaption_prompt.adapter_len 10, the configuration says 3");
     refused("$C train $D/run.yaml --set method=adaption_prompt --set adapter=$D/ad/adapter --set adaption_prompt.adapter_layers=1 --set output_dir=$D/x", "was made with adaption_prompt.adapter_layers 2, the configuration says 1");
-    refused("$C merge --model $G --adapter $D/ad/adapter --out $D/m", "peft_type ADAPTION_PROMPT: only LoRA adapters");
+    refused("$C merge --model $G --adapter $D/ad/adapter --out $D/m", "peft_type ADAPTION_PROMPT is neither products");
+    refused("$C generate --model $G --adapter x=$D/ad/adapter --adapter y=$D/run/adapter --prompt t --max-new-tokens 4", "does not go with others at once yet: use it alone");
     refused("$C export $D/ad/adapter --to gguf-lora --model $G", "peft_type ADAPTION_PROMPT");
 }
 

@@ -20,30 +20,41 @@ static const struct peft_method *const rows[] = {
 };
 enum { N_ROWS = sizeof rows / sizeof *rows, DIRECTIONS = 2, CLASSES = 5 };
 
-/* What a row is tried with, as adapter_config.json would say it; "{}" where nothing is written here. */
-static const struct trial { const char *method, *json; } trials[] = {
-    {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": \"all-linear\"}"},
-    {"lora", "{\"r\": 2, \"lora_alpha\": 3, \"target_modules\": \"all-linear\", \"use_rslora\": true, \"lora_dropout\": 0.3, \"bias\": \"all\", \"rank_pattern\": {\"o_proj\": 5, \"wo\": 4}}"},
-    {"lora", "{\"r\": 4, \"lora_alpha\": 4, \"target_modules\": \"all-linear\", \"pissa\": 2}"},
-    {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": \"all-linear\", \"use_dora\": true}"},
-    {"adalora", "{\"init_r\": 4, \"target_r\": 2, \"lora_alpha\": 200, \"tinit\": 2, \"tfinal\": 2, \"total_step\": 10, \"orth_reg_weight\": 0.5, \"target_modules\": \"all-linear\"}"},
-    {"vera", "{\"r\": 6, \"d_initial\": 2, \"projection_prng_key\": 3, \"target_modules\": \"all-linear\"}"},
-    {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"scaling\": 10, \"reduction_factor\": 4, \"non_linearity\": \"swish\"}}"},
-    {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"is_parallel\": true, \"scaling\": 10, \"reduction_factor\": 4, \"non_linearity\": \"tanh\"}}"},
-    {"full", "{\"target_modules\": \"all\"}"},
-    {"trainable_tokens", "{\"token_indices\": [1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]}"},
-    {"prompt_tuning", "{\"num_virtual_tokens\": 3}"},
-    {"p_tuning", "{\"num_virtual_tokens\": 3, \"encoder_hidden_size\": 8, \"inference_mode\": false}"},
-    {"prefix_tuning", "{\"num_virtual_tokens\": 3}"}};
-enum { N_TRIALS = sizeof trials / sizeof *trials };
-
 static const struct kind { const char *name, *model, *expected; } kinds[] = {{"decoder", GOLDEN "/tiny_llama/bias", GOLDEN "/tiny_llama/bias/expected_base.safetensors"},
                                                                              {"encoder-decoder", GOLDEN "/families/t5_gated_v4", GOLDEN "/families/t5_gated_v4/expected.safetensors"}};
+/* In place of the decoder: without biases behind attention (adaption_prompt refuses them), with vectors in its rows, with classes. */
+static const struct kind no_bias = {"decoder", GOLDEN "/tiny_llama/tied_gqa", GOLDEN "/tiny_llama/tied_gqa/expected_base.safetensors"},
+                         vectors = {"decoder", GOLDEN "/tiny_llama/tied_gqa", GOLDEN "/methods/projector/expected.safetensors"},
+                         classes = {"decoder", GOLDEN "/tiny_llama/tied_gqa", GOLDEN "/heads/none/expected.safetensors"};
+
+/* What a row is tried with, as adapter_config.json would say it; "{}" where nothing is written here. */
+static const struct trial {
+    const char *method, *json;
+    const struct kind *decoder; /* NULL: kinds' */
+} trials[] = {
+    {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": \"all-linear\"}", NULL},
+    {"lora", "{\"r\": 2, \"lora_alpha\": 3, \"target_modules\": \"all-linear\", \"use_rslora\": true, \"lora_dropout\": 0.3, \"bias\": \"all\", \"rank_pattern\": {\"o_proj\": 5, \"wo\": 4}}", NULL},
+    {"lora", "{\"r\": 4, \"lora_alpha\": 4, \"target_modules\": \"all-linear\", \"pissa\": 2}", NULL},
+    {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": \"all-linear\", \"use_dora\": true}", NULL},
+    {"adalora", "{\"init_r\": 4, \"target_r\": 2, \"lora_alpha\": 200, \"tinit\": 2, \"tfinal\": 2, \"total_step\": 10, \"orth_reg_weight\": 0.5, \"target_modules\": \"all-linear\"}", NULL},
+    {"vera", "{\"r\": 6, \"d_initial\": 2, \"projection_prng_key\": 3, \"target_modules\": \"all-linear\"}", NULL},
+    {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"scaling\": 10, \"reduction_factor\": 4, \"non_linearity\": \"swish\"}}", NULL},
+    {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"is_parallel\": true, \"scaling\": 10, \"reduction_factor\": 4, \"non_linearity\": \"tanh\"}}", NULL},
+    {"full", "{\"target_modules\": \"all\"}", NULL},
+    {"trainable_tokens", "{\"token_indices\": [1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]}", NULL},
+    {"prompt_tuning", "{\"num_virtual_tokens\": 3}", NULL},
+    {"p_tuning", "{\"num_virtual_tokens\": 3, \"encoder_hidden_size\": 8, \"inference_mode\": false}", NULL},
+    {"prefix_tuning", "{\"num_virtual_tokens\": 3}", NULL},
+    {"adaption_prompt", "{\"adapter_len\": 4, \"adapter_layers\": 2}", &no_bias},
+    {"projector", "{\"num_virtual_tokens\": 3, \"mm_hidden_size\": 7, \"mm_projector_type\": \"mlp2x_gelu\"}", &vectors},
+    {"none", "{}", &classes}};
+enum { N_TRIALS = sizeof trials / sizeof *trials };
+
 /* What cannot be: by name, and why. T5 has no biases. */
 static const struct { const char *method, *kind, *says; } refusals[] = {
     {"bitfit", "encoder-decoder", "bitfit has nothing to train in this model"}, {"prompt_tuning", "encoder-decoder", "prompt_tuning of an encoder-decoder is not supported"},
     {"p_tuning", "encoder-decoder", "p_tuning of an encoder-decoder is not supported"}, {"prefix_tuning", "encoder-decoder", "prefix_tuning of an encoder-decoder is not supported"},
-    {"none", "encoder-decoder", "encoder-decoder"}};
+    {"adaption_prompt", "encoder-decoder", "adaption_prompt is a method for decoders"}, {"projector", "encoder-decoder", "projector of an encoder-decoder is not supported"}};
 
 /* --- one method on one base ------------------------------------------------------------------------------------------------ */
 static double loss_of(struct bench *b) {
@@ -126,7 +137,7 @@ static float *gradient(struct bench *b, double *loss) {
 static struct outcome differences(struct bench *b, const float *grad, double loss) {
     struct outcome o = {0};
     for (int i = 0; i < b->st.params.n; i++)
-        if (!b->st.params.p[i].frozen && differentiable(b, &b->st.params.p[i])) try_tensor(b, &b->st.params.p[i], grad, loss, &o);
+        if (differentiable(b, &b->st.params.p[i])) try_tensor(b, &b->st.params.p[i], grad, loss, &o);
     return o;
 }
 
@@ -153,7 +164,6 @@ static bool refused(const struct peft_method *m, const void *settings, const str
 }
 
 static void try_method(const struct peft_method *m, const char *json, const struct kind *k) {
-    static const struct kind classes = {"decoder", GOLDEN "/tiny_llama/tied_gqa", GOLDEN "/heads/none/expected.safetensors"};
     arena mem = {0};
     struct bench b;
     json_t *j = json_loads(json, 0, NULL);
@@ -162,12 +172,12 @@ static void try_method(const struct peft_method *m, const char *json, const stru
     if (!j || m->read(j, m->name, &mem, settings)) flunk("%s needs a row in `trials` of this test: %s", m->name, err_text());
     if (!refused(m, settings, k, &head)) {
         double loss;
-        bench_of(&b, m, settings, head.classes ? &classes : k, &head);
+        bench_of(&b, m, settings, k, &head);
         float *g = gradient(&b, &loss);
         const struct outcome o = differences(&b, g, loss);
         if (o.wrong) flunk("%s %s on %s: %s", m->name, json, k->model, o.name);
         print_message("%-17s %-16s loss %.3f, %3d tensors, %3d sharp, worst %.2f of what it may be\n", m->name, k->name, loss, o.tensors, o.sharp, o.worst);
-        if (!o.tensors || o.sharp < 0.9 * o.tensors) flunk("%s %s on a %s: the differences of %d of %d tensors are too coarse to show anything", m->name, json, k->name, o.tensors - o.sharp, o.tensors);
+        if (!o.sharp || o.tensors - o.sharp > 1 + o.tensors / 10) flunk("%s %s on a %s: the differences of %d of %d tensors are too coarse to show anything", m->name, json, k->name, o.tensors - o.sharp, o.tensors);
         free(g);
         bench_close(&b);
     }
@@ -180,8 +190,10 @@ static void test_every_method(void **state) {
     for (int r = 0; r < N_ROWS; r++)
         for (int k = 0; k < 2; k++) {
             bool tried = false;
-            for (int t = 0; t < N_TRIALS; t++)
-                if (!strcmp(trials[t].method, rows[r]->name)) try_method(rows[r], trials[t].json, &kinds[k]), tried = true;
+            for (int t = 0; t < N_TRIALS; t++) {
+                if (k && rows[r] == &method_none) tried = true; /* a head on T5's encoder is test_heads.c's */
+                else if (!strcmp(trials[t].method, rows[r]->name)) try_method(rows[r], trials[t].json, !k && trials[t].decoder ? trials[t].decoder : &kinds[k]), tried = true;
+            }
             if (!tried) try_method(rows[r], "{}", &kinds[k]);
         }
 }

@@ -4,7 +4,7 @@ and tests/golden/heads/bn*.
 Run:  python tests/golden/make/bottleneck.py [case ...]     (needs tiny_llama/ and families/; deterministic)
 
 The package adapters 1.3.0 wants transformers 4.57, so it has an environment of its own; PEFT is there because families.py imports it:
-  python -m venv /tmp/adapters && /tmp/adapters/bin/pip install adapters==1.3.0 transformers==4.57.6 torch peft gguf numpy
+  python -m venv build/adapters && build/adapters/bin/pip install adapters==1.3.0 transformers==4.57.6 torch peft gguf numpy
 
 <case>/adapter/                 as save_adapter(use_safetensors=True) writes it, every trained number away from where it begins
 <case>/expected.safetensors     as methods.py's and heads.py's

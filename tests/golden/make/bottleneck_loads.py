@@ -1,6 +1,6 @@
 """Does AdapterHub read the bottleneck adapters that cyclora trained? Not a fixture: a check to run by hand, its last result in tests/golden/README.md.
 
-  /tmp/adapters/bin/python tests/golden/make/bottleneck_loads.py     (the environment of bottleneck.py)
+  build/adapters/bin/python tests/golden/make/bottleneck_loads.py     (the environment of bottleneck.py)
 
 Random models of every family of decoders with cipher's tokenizer, cipher itself, and SmolLM2 (a GGUF file in cyclora, its folder there): cyclora trains
 each form of adapter for a few steps, the package adapters loads the folder, and likelihoods of a short text agree to 1e-3; of a T5 the greedy
