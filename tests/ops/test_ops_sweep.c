@@ -649,10 +649,10 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
 
 /* --- the same on a card ------------------------------------------------------------------------------------------ */
 
-/* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses and gradients stay f32. */
+/* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses, targets and gradients stay f32. */
 static bool narrowed(const struct lab *l, val v) {
     const struct value *x = prog_v(&l->p, v);
-    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix");
+    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix") || !strcmp(x->name, "target");
     return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && !statistic;
 }
 
