@@ -54,8 +54,19 @@ static err needs_even(const struct lora *l, double r, const char *what, const ch
     return fail(E_USAGE, "lora.init_lora_weights: orthogonal halves the rank, so ranks must be even; %s%s is %g", what, of, r);
 }
 
+/* In a list of modules each name would be passed over in silence where others match. */
+static err no_tables(const struct module_list *of) {
+    static const char *const tables[] = {"lm_head", "embed_tokens", "wte", "wpe", "shared"};
+    for (int i = 0; i < of->n && of->take == TAKE_NAMES; i++)
+        for (size_t k = 0; k < sizeof tables / sizeof *tables; k++)
+            if (str_ends(of->names[i], tables[k]))
+                return fail(E_UNSUPPORTED, "lora.target_modules: low-rank deltas on %s are not supported; train it whole (lora.modules_to_save), or some of its rows (method: trainable_tokens)", of->names[i]);
+    return OK;
+}
+
 static err check(const void *settings) {
     const struct lora *l = settings;
+    TRY(no_tables(&l->targets.of));
     if (l->r < 1 || l->r > MOST_R) return fail(E_USAGE, "lora.r is %d; it must be 1 to %d", l->r, MOST_R);
     if (!isfinite(l->alpha)) return fail(E_USAGE, "lora.lora_alpha is not a number");
     if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
