@@ -165,6 +165,7 @@ struct peft_method {
     void (*describe)(const void *settings, str *out);   /* "LoRA adapter (r 16": an open bracket for its size */
     const struct targets *(*targets)(const void *settings); /* NULL: it does not choose modules */
     const char *mark;      /* ends the name of the tensor that it has once in each module */
+    const char *table_mark; /* ... of the one that it has for the token table; NULL: it takes none */
     /* Whole modules of the base that are trained beside (PEFT's modules_to_save): endings of their names; each must end one. NULL: it has none. */
     const struct module_list *(*saved)(const void *settings);
     /* Emits the group x -> out[i]; NULL: untouched. */

@@ -35,7 +35,7 @@ static const struct weight *matrix_of(const struct model *m, const char *module)
 /* A tensor that is neither A nor B of a linear layer. */
 static err stranger(const struct deltas *d, const char *name) {
     if (strstr(name, M_END)) return fail(E_INPUT, "%s: %s: lengths of DoRA, but adapter_config.json does not say use_dora", d->folder, name);
-    if (strstr(name, "lora_embedding")) return fail(E_UNSUPPORTED, "%s: %s: LoRA on embeddings is not supported", d->folder, name);
+    if (strstr(name, "lora_embedding")) return fail(E_UNSUPPORTED, "%s: %s: a delta on the token table is not merged or written in other forms; PEFT (merge_and_unload) does it, and `generate --adapter` takes it as it is", d->folder, name);
     return fail(E_INPUT, "%s: tensor %s is neither lora_A nor lora_B of a module", d->folder, name);
 }
 

@@ -46,10 +46,10 @@ static bool of_head(const struct structure *st, const struct param_slice *s) {
 
 /* The module of a slice, up to the method's mark, in `name`; false: the slice is not the one that a module has once. */
 static bool marked_module(const struct structure *st, const struct param_slice *s, char name[256]) {
-    snprintf(name, 256, "%s", s->name);
-    size_t n = strlen(name), end = strlen(st->method->mark);
-    if (of_head(st, s) || n < end || strcmp(name + n - end, st->method->mark)) return false;
-    name[n - end] = 0;
+    const struct peft_method *m = st->method;
+    const char *end = m->table_mark && str_ends(s->name, m->table_mark) ? m->table_mark : m->mark;
+    if (of_head(st, s) || !str_ends(s->name, end)) return false;
+    snprintf(name, 256, "%.*s", (int)(strlen(s->name) - strlen(end)), s->name);
     return true;
 }
 
@@ -414,6 +414,20 @@ static err no_pickle(const char *folder, const char *path) {
     return fail(E_UNSUPPORTED, "%s is a pickle, which is not read here: save the adapter with save_adapter(folder, name, use_safetensors=True)", pickle);
 }
 
+/* PEFT saves the base's table beside a delta on it (save_embedding_layers): the base has it already. */
+static int tables_beside(const struct tensors *ts, const struct structure *st) {
+    static const char base[] = ".base_layer.weight";
+    int n = 0;
+    for (int i = 0; i < ts->n && st->method->table_mark; i++) {
+        char name[512];
+        const char *t = ts->t[i].name;
+        if (!str_ends(t, base)) continue;
+        snprintf(name, sizeof name, "%.*s%s", (int)(strlen(t) - strlen(base)), t, st->method->table_mark);
+        n += tensors_find(ts, name) != NULL;
+    }
+    return n;
+}
+
 /* settings, head: the folder's own; head: the file of its classifier, or NULL. */
 static err read_as(const char *folder, const struct structure *st, const void *settings, const char *head, float *weights) {
     char path[4096];
@@ -432,7 +446,7 @@ static err read_as(const char *folder, const struct structure *st, const void *s
             const struct param_slice *s = &st->params.p[i].slice[k];
             e = read_slice(head && of_head(st, s) ? &of_its_own : &ts, st, settings, &st->params.p[i], s, weights);
         }
-    if (!e && ts.n + of_its_own.n != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
+    if (!e && ts.n + of_its_own.n - tables_beside(&ts, st) != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
     tensors_close(&ts);
     if (head) tensors_close(&of_its_own);
     return e;

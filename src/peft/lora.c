@@ -10,6 +10,7 @@
  * default orthogonal.c's and pissa.c's. Of adapter_config.json everything is read that changes the computation; what we do not compute is
  * refused by name. */
 #include "peft/lora.h"
+#include "ops/ops.h"
 #include "peft/dora.h"
 #include "peft/methods.h"
 #include "peft/pissa.h"
@@ -54,19 +55,19 @@ static err needs_even(const struct lora *l, double r, const char *what, const ch
     return fail(E_USAGE, "lora.init_lora_weights: orthogonal halves the rank, so ranks must be even; %s%s is %g", what, of, r);
 }
 
-/* In a list of modules each name would be passed over in silence where others match. */
-static err no_tables(const struct module_list *of) {
-    static const char *const tables[] = {"lm_head", "embed_tokens", "wte", "wpe", "shared"};
+/* In a list of modules each of these names would be passed over in silence where others match. */
+static err no_others(const struct module_list *of) {
+    static const char *const others[] = {"lm_head", "wpe"};
     for (int i = 0; i < of->n && of->take == TAKE_NAMES; i++)
-        for (size_t k = 0; k < sizeof tables / sizeof *tables; k++)
-            if (str_ends(of->names[i], tables[k]))
-                return fail(E_UNSUPPORTED, "lora.target_modules: low-rank deltas on %s are not supported; train it whole (lora.modules_to_save), or some of its rows (method: trainable_tokens)", of->names[i]);
+        for (size_t k = 0; k < sizeof others / sizeof *others; k++)
+            if (str_ends(of->names[i], others[k]))
+                return fail(E_UNSUPPORTED, "lora.target_modules: low-rank deltas on %s are not supported; train it whole (lora.modules_to_save)", of->names[i]);
     return OK;
 }
 
 static err check(const void *settings) {
     const struct lora *l = settings;
-    TRY(no_tables(&l->targets.of));
+    TRY(no_others(&l->targets.of));
     if (l->r < 1 || l->r > MOST_R) return fail(E_USAGE, "lora.r is %d; it must be 1 to %d", l->r, MOST_R);
     if (!isfinite(l->alpha)) return fail(E_USAGE, "lora.lora_alpha is not a number");
     if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
@@ -249,9 +250,18 @@ static void deltas_of(struct site *s, int n, const struct linear *w, const float
         if (d->rank[i]) d->scale[i] = (float)lora_scale(l, w[i].of.module), d->b[i] = b_param(s, l, d->rank[i], &w[i], factors[i]);
 }
 
+/* Of a list that names no table: an expression might. */
+static bool no_table(const struct module_list *of) {
+    static const char *const tables[] = {"embed_tokens", "wte", "shared", "word_embeddings"};
+    bool any = of->take == TAKE_REGEX;
+    for (int i = 0; i < of->n && of->take == TAKE_NAMES; i++)
+        for (size_t k = 0; k < sizeof tables / sizeof *tables; k++) any |= str_ends(of->names[i], tables[k]);
+    return !any;
+}
+
 static bool only_deltas(const void *settings) {
     const struct lora *l = settings;
-    return !l->dora && !l->bias && !l->saved.n && l->init != LORA_PISSA;
+    return !l->dora && !l->bias && !l->saved.n && l->init != LORA_PISSA && no_table(&l->targets.of);
 }
 
 static err deltas(struct site *s, int n, const struct linear *w, struct group_delta *d) {
@@ -326,5 +336,36 @@ static val matrix(struct site *s, const struct base_matrix *m) {
     return matrix_copy(s, m, of, m->tied && !(saves(l, head.module) && saves(l, m->of.module)));
 }
 
+/* --- the token table ------------------------------------------------------------------------------------------------------ */
+/* Words (all-linear, ...) do not mean it. */
+static bool takes_table(const struct lora *l, const struct module *table) { return l->targets.of.take <= TAKE_REGEX && targets_take(&l->targets, table); }
+
+/* A [V, r] (files: [r, V]) begins at zero, B [C, r] as N(0, 1): PEFT's, whatever the start of the others is. */
+static val table_param(struct site *s, const struct embedding *e, bool b, int64_t rows, int r) {
+    const struct lora *l = s->settings;
+    char name[256], file[256];
+    snprintf(name, sizeof name, "%s.lora_embedding_%c", e->of.name, b ? 'B' : 'A');
+    snprintf(file, sizeof file, "%s.lora_embedding_%c", e->of.module, b ? 'B' : 'A');
+    const struct param_slice slice = {.name = file, .rows = rows, .init_scale = 1, .turned = !b};
+    const int p = param_get(s->params, name, 2, (int64_t[]){rows, r}, b ? INIT_NORMAL_SLICES : INIT_ZERO, 0, &slice, 1);
+    if (b && l->plus > 0) param_rate(s->params, p, (float)l->plus);
+    return prog_param(s->p, s->params, p);
+}
+
+/* x + s B A[ids]: the rows of A are looked up as the table's are, and scaled as they are. A tied head stays the base's, and dropout is not on ids (PEFT). */
+static val embed(struct site *s, const struct embedding *e, val x) {
+    const struct lora *l = s->settings;
+    if (!takes_table(l, &e->of)) return x;
+    const int r = lora_rank(l, e->of.module);
+    const double scale = lora_scale(l, e->of.module);
+    if (isnan(scale)) return prog_fail(s->p, unmatched(e->of.module), "%s", err_text()), x;
+    if (l->dora || l->init == LORA_PISSA) return prog_fail(s->p, E_UNSUPPORTED, "%s: %s is for matrices of linear layers; leave the token table out of lora.target_modules", e->of.module, l->dora ? "lora.use_dora" : "lora.init_lora_weights: pissa"), x;
+    if (saves(l, e->of.module)) return prog_fail(s->p, E_USAGE, "%s is in lora.target_modules and in lora.modules_to_save: it can have a delta or be trained whole", e->of.module), x;
+    const struct linear up = {.w = table_param(s, e, true, e->width, r), .in = r, .out = e->width};
+    val t = emit1(s->p, &op_embed, (val[]){s->ids, table_param(s, e, false, e->rows, r)}, 2, &(struct op_attr){.scale = (float)(scale * e->scale)}), y = {0};
+    site_emit_linear(s, t, 1, &up, NULL, NULL, &y);
+    return emit1(s->p, &op_add, (val[]){x, y}, 2, NULL);
+}
+
 const struct peft_method method_lora = {.name = "lora", .peft_type = "LORA", .settings = sizeof(struct lora), .check = check, .same = same, .read = read_json, .write = write_json,
-                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .saved = saved_of, .linears = linears, .only_deltas = only_deltas, .deltas = deltas, .vector = vector, .matrix = matrix};
+                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .table_mark = ".lora_embedding_A", .saved = saved_of, .linears = linears, .only_deltas = only_deltas, .deltas = deltas, .vector = vector, .matrix = matrix, .embed = embed};

@@ -12,7 +12,7 @@ err mix_takes(const struct peft_method *m, const char *name) {
     memset(&known, 0, sizeof known);
     known.name = m->name, known.peft_type = m->peft_type, known.settings = m->settings, known.check = m->check, known.same = m->same;
     known.read = m->read, known.write = m->write, known.agrees = m->agrees, known.describe = m->describe, known.targets = m->targets;
-    known.mark = m->mark, known.linears = m->linears, known.only_deltas = m->only_deltas, known.deltas = m->deltas;
+    known.mark = m->mark, known.table_mark = m->table_mark, known.linears = m->linears, known.only_deltas = m->only_deltas, known.deltas = m->deltas;
     known.sublayer = m->sublayer, known.saved = m->saved, known.called = m->called, known.states = m->states;
     known.before_step = m->before_step, known.after_step = m->after_step, known.finished = m->finished, known.adopt = m->adopt, known.pair = m->pair;
     known.vector = m->vector, known.matrix = m->matrix, known.own_tokens = m->own_tokens, known.tokens = m->tokens;

@@ -374,7 +374,7 @@ static void test_refusals(void **state) {
     refuses(golden("untied_mha", ""), pair("p2", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_UNSUPPORTED,
             "lm_head: LoRA on the embedding or the head");
     refuses(base, pair("p3", P "model.embed_tokens.lora_embedding_A", P "model.embed_tokens.lora_embedding_B"), E_UNSUPPORTED,
-            "LoRA on embeddings");
+            "a delta on the token table");
     refuses(base, pair("p4", P "model.layers.0.self_attn.q_proj.lora_magnitude_vector", NULL), E_INPUT, "lengths of DoRA, but");
     refuses(base, pair("p5", P "model.layers.0.mlp.fc1.lora_A.weight", P "model.layers.0.mlp.fc1.lora_B.weight"), E_USAGE,
             "changes model.layers.0.mlp.fc1, and ");

@@ -39,6 +39,7 @@ static const struct {
              {"bn", "tiny_llama/tied_gqa"}, {"bn_seq", "tiny_llama/bias"}, {"bn_par", "tiny_llama/tied_gqa"}, {"bn_gpt2", "families/gpt2"}, {"bn_qwen2", "families/qwen2"},
              {"bn_gemma2", "families/gemma2"}, {"bn_par_gemma2", "families/gemma2"}, {"bn_phi3", "families/phi3"}, {"bn_smollm3", "families/smollm3"}, {"bn_gpt2", "families/gpt2/model.gguf"},
              {"bn_smollm3", "families/smollm3/model.gguf"},
+             {"table", "tiny_llama/tied_gqa"}, {"table_gemma2", "families/gemma2"}, {"table_gpt2", "families/gpt2"}, {"table_gpt2", "families/gpt2/model.gguf"},
              {"saved", "tiny_llama/untied_mha"}, {"saved_embedding", "tiny_llama/tied_gqa"}, {"saved_both", "tiny_llama/tied_gqa"}, {"saved_gpt2", "families/gpt2"}, {"saved_gpt2", "families/gpt2/model.gguf"},
              {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}, {"bn_t5", "families/t5"}, {"bn_par_t5", "families/t5"}, {"bn_t5", "families/t5/model.gguf"},
              {"vera_t5", "families/t5"}, {"adalora_t5", "families/t5"}};

@@ -38,6 +38,8 @@ PATTERNS = ("lora: {r: 4, lora_alpha: 12, use_rslora: true, target_modules: all-
 METHODS = {"ia3": ("gemma2", "method: ia3\nlearning_rate: 3e-2"), "norms": ("gemma2", "method: ln_tuning\nlearning_rate: 1e-2"),
            "biases": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], bias: all}\nlearning_rate: 1e-2"),
            "modules_to_save": ("mistral", "lora: {r: 2, lora_alpha: 4, target_modules: [q_proj], modules_to_save: [embed_tokens, lm_head, norm]}\nlearning_rate: 1e-2"),
+           "token table": ("mistral", "lora: {r: 4, lora_alpha: 8, target_modules: [embed_tokens, q_proj]}\nlearning_rate: 3e-2"),
+           "token table, tied": ("gpt2", "lora: {r: 4, lora_alpha: 8, target_modules: [wte, c_attn]}\nlearning_rate: 3e-2"),
            "modules_to_save, tied": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], modules_to_save: [wte, ln_f, mlp.c_proj]}\nlearning_rate: 1e-2"),
            "vera": ("mistral", "method: vera\nvera: {r: 8, d_initial: 0.5}\nlearning_rate: 5e-2"),
            "vera, transposed": ("gpt2", "method: vera\nvera: {r: 8, target_modules: [c_attn, mlp.c_proj]}\nlearning_rate: 5e-2"),
