@@ -14,7 +14,7 @@ const struct command commands[] = {
     {"plan", "the memory and the work of a run, before a weight is read", help_plan, cmd_plan},
     {"data", "see the training rows, and which tokens carry loss", help_data, cmd_data},
     {"eval", "evaluate a run, or score a text with a model", help_eval, cmd_eval},
-    {"compare", "finished runs beside each other", help_compare, cmd_compare},
+    {"compare", "methods of one configuration, or finished runs, beside each other", help_compare, cmd_compare},
     {"generate", "write with a model, with or without an adapter", help_generate, cmd_generate},
     {"score", "BLEU, chrF and exact match of texts against references", help_score, cmd_score},
     {"embed", "vectors of texts", help_embed, cmd_embed},

@@ -60,7 +60,7 @@ struct param {
     float init_scale;
     float rate; /* its learning rate is so many times the recipe's */
     bool frozen; /* a matrix that does not learn */
-    bool occasional; /* no gradient comes to it but where one of its ids occurs */
+    bool occasional; /* no gradient comes to it but where one of its ids occurs, or a token near enough */
     bool kept;  /* what prefill computes from it decoding reads: STATE (core/site.h) ... */
     int64_t keeps[2]; /* ... of so many rows and columns in the compute type; 0: of the parameter's shape, f32 */
     struct param_slice *slice;
@@ -89,7 +89,7 @@ int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, e
               const struct param_slice *slice, int n_slices);
 /* Before the set is sealed: parameter `index` learns `rate` times as fast as the recipe says (1 where nothing is said). */
 void param_rate(struct param_set *s, int index, float rate);
-void param_occasional(struct param_set *s, int index); /* ... hears of its ids alone */
+void param_occasional(struct param_set *s, int index); /* ... may wait for its gradient */
 void param_keep(struct param_set *s, int index, int64_t rows, int64_t columns); /* ... has a STATE in generation, of that shape or (0) its own */
 void param_freeze(struct param_set *s, int index); /* ... a matrix, does not learn */
 /* After the first program, before the arenas are taken: gives every parameter its place. No new ones from here on. */

@@ -70,9 +70,9 @@ static val part(struct site *s, const struct prefix_tuning *p, int layer, int wh
                                       .columns = 2 * p->of.layers * p->of.width,
                                       .rope_heads = !which && p->pairs ? (int)p->of.heads : 0,
                                       .init_scale = 1};
-    return prog_param(
-        s->p, s->params,
-        param_get(s->params, name, 2, (int64_t[]){p->of.tokens, p->of.width}, p->zero ? INIT_ZERO : INIT_NORMAL_SLICES, 0, &slice, 1));
+    const int index = param_get(s->params, name, 2, (int64_t[]){p->of.tokens, p->of.width}, p->zero ? INIT_ZERO : INIT_NORMAL_SLICES, 0, &slice, 1);
+    param_occasional(s->params, index); /* a local layer's window may end before the first token with a loss */
+    return prog_param(s->p, s->params, index);
 }
 
 static err kv(struct site *s, int layer, val *k, val *v) {

@@ -58,7 +58,7 @@ static err judge(const struct reach *w, const struct reaching *on) {
                  "that the loss does not see: leave them out (target_modules, exclude_modules, layers_to_transform)",
                  side ? on->side : "", side ? ": " : "", dead.p ? dead.p : "", w->steps > 1 ? "the first steps" : "the first step");
     if (!e && name_zero(w, on->set, true, &waiting))
-        log_warn("no token of %s%s%s has occurred in the first %d steps: it has not learnt yet", side ? on->side : "", side ? ": " : "", waiting.p ? waiting.p : "", w->steps);
+        log_warn("the rows of the first %d steps did not reach %s%s%s (none of its tokens, or none within its layer's window): it has not learnt yet", w->steps, side ? on->side : "", side ? ": " : "", waiting.p ? waiting.p : "");
     str_free(&dead);
     str_free(&waiting);
     return e;
