@@ -82,7 +82,8 @@ static void fill_stored(struct model *m, dtype type) {
         uint32_t rng = 1;
         if (w->nd == 1)
             for (int64_t k = 0; k < w->d[0]; k++) ((float *)w->data)[k] = strstr(w->name, ".bias") ? 0 : 1;
-        else if (w->d[1] % dtype_info[dt].block || !dtype_quantised(dt)) die(fail(E_USAGE, "%s has %lld columns: not for %s", w->name, (long long)w->d[1], dtype_info[dt].name));
+        else if (w->d[1] % dtype_info[dt].block || !dtype_quantised(dt))
+            die(fail(E_USAGE, "%s has %lld columns: not for %s", w->name, (long long)w->d[1], dtype_info[dt].name));
         else {
             size_t row = dtype_row_bytes(w->dt = dt, w->d[1]);
             char *first = (char *)w->data;
@@ -103,12 +104,17 @@ static void print(const char *item, double *s, int n, double tokens, double shar
     size_t left = g.backend->mem->left(), taken = left && left < g.before ? g.before - left : 0; /* another process may have given back meanwhile */
     if (g.backend->mem->host) taken = resident_bytes("VmHWM");
     qsort(s, (size_t)n, sizeof *s, ascending);
-    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"trained\": %lld, \"ms_best\": %.3f, \"ms_median\": %.3f, \"tok_s\": %.1f, \"share\": %.3f, \"of\": \"%s\", \"planned_gb\": %.2f, \"taken_gb\": %.2f}\n", item,
-           (long long)param_count(&g.st.params), 1e3 * s[0], 1e3 * s[n / 2], tokens / s[n / 2], share / s[n / 2], of, (double)planned * 1e-9, (double)taken * 1e-9);
+    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"trained\": %lld, \"ms_best\": %.3f, \"ms_median\": %.3f, \"tok_s\": %.1f, "
+           "\"share\": %.3f, \"of\": \"%s\", \"planned_gb\": %.2f, \"taken_gb\": %.2f}\n",
+           item, (long long)param_count(&g.st.params), 1e3 * s[0], 1e3 * s[n / 2], tokens / s[n / 2], share / s[n / 2], of,
+           (double)planned * 1e-9, (double)taken * 1e-9);
     fflush(stdout);
 }
 
-static size_t planned(const struct memory *m, int adapters) { return model_kept_bytes(&g.model) + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes + (size_t)(3 * adapters + 1) * g.st.params.bytes; }
+static size_t planned(const struct memory *m, int adapters) {
+    return model_kept_bytes(&g.model) + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes +
+           (size_t)(3 * adapters + 1) * g.st.params.bytes;
+}
 
 static void sft(const char *item, int rows, int length, enum checkpoint level, int pass) {
     const int before = rows * g.st.virtual_tokens; /* of a soft prompt: in the pass, not in the rows */
@@ -138,7 +144,8 @@ static void sft(const char *item, int rows, int length, enum checkpoint level, i
     const struct shape *z = &g.model.shape;
     double tokens = (double)rows * length;
     const bool counted = !strcmp(g.st.method->name, "lora");
-    double flops = 4 * tokens * matrix_parameters() + 6.0 * tokens * (double)param_count(&g.st.params) + 0.5 * 12 * tokens * length * (double)(z->layers * z->heads * z->head_dim);
+    double flops = 4 * tokens * matrix_parameters() + 6.0 * tokens * (double)param_count(&g.st.params) +
+                   0.5 * 12 * tokens * length * (double)(z->layers * z->heads * z->head_dim);
     print(item, s, STEPS, tokens, counted ? flops / g.rate : 0, "rate", planned(&wb.mem, 1));
     learner_free(&l);
     memory_free(&wb.mem);
@@ -261,7 +268,8 @@ static void profile(const char *item, int rows, int length, enum checkpoint leve
         sums[k].op = op, sums[k].span = next - i, sums[k].s += t, sums[k].n++, all += t;
     }
     printf("%s: %.1f ms in %d instructions\n", item, 1e3 * all, train.p.ni);
-    for (int k = 0; sums[k].op; k++) printf("  %-16s +%d %5d  %8.2f ms  %4.1f %%\n", sums[k].op, sums[k].span - 1, sums[k].n, 1e3 * sums[k].s, 100 * sums[k].s / all);
+    for (int k = 0; sums[k].op; k++)
+        printf("  %-16s +%d %5d  %8.2f ms  %4.1f %%\n", sums[k].op, sums[k].span - 1, sums[k].n, 1e3 * sums[k].s, 100 * sums[k].s / all);
     g.backend->mem->give(w, 0);
     g.backend->mem->give(grad, 0);
     memory_free(&mem);
@@ -273,7 +281,8 @@ static void profile(const char *item, int rows, int length, enum checkpoint leve
 /* Microseconds of a product of n rows of bf16 with W [O, C] of type w, over several copies so that W comes from memory. */
 static double product(bool matvec, dtype w_dt, int64_t n, int64_t O, int64_t C) {
     size_t each = (dtype_row_bytes(w_dt, C) * (size_t)O + 255) / 256 * 256, copies = (size_t)(200 << 20) / each + 1;
-    char *w = g.backend->mem->take(each * copies), *x = g.backend->mem->take((size_t)(n * C) * 2), *y = g.backend->mem->take((size_t)(n * O) * 2), byte[4];
+    char *w = g.backend->mem->take(each * copies), *x = g.backend->mem->take((size_t)(n * C) * 2),
+         *y = g.backend->mem->take((size_t)(n * O) * 2), byte[4];
     double best = 1e30;
     for (int rep = 0; rep < 4; rep++) {
         die(g.backend->mem->download(byte, x, 4));
@@ -317,7 +326,9 @@ static void products(dtype w_dt) {
 static void products(dtype w_dt) { (void)w_dt, die(fail(E_USAGE, "products are compared on a card")); }
 #endif
 
-static enum checkpoint level_of(const char *s) { return !strncmp(s, "none", 4) ? CHECKPOINT_NONE : !strncmp(s, "sel", 3) ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK; }
+static enum checkpoint level_of(const char *s) {
+    return !strncmp(s, "none", 4) ? CHECKPOINT_NONE : !strncmp(s, "sel", 3) ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK;
+}
 
 int main(int argc, char **argv) {
     const char *device = "cuda", *base = NULL;
@@ -335,7 +346,10 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--set") && i + 1 < argc) die(config_set(&cfg, argv[++i]));
         if (!strcmp(argv[i], "--base") && i + 1 < argc) base = argv[++i];
     }
-    if (argc - i < 2) return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json (sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"), 2;
+    if (argc - i < 2)
+        return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json "
+                               "(sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"),
+               2;
     die(backend_pick(device, &g.backend));
     if (g.backend->open) die(g.backend->open());
     g.rate = g.bandwidth = 1;

@@ -86,8 +86,9 @@ static int ascending(const void *a, const void *b) {
 static void result(const char *item, double *seconds, int n, double tokens, const char *more) {
     qsort(seconds, (size_t)n, sizeof *seconds, ascending);
     double best = seconds[0], median = seconds[n / 2];
-    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"threads\": %d, \"best_s\": %.4f, \"median_s\": %.4f, \"n\": %d, \"tok_s_best\": %.1f, \"tok_s_median\": %.1f, \"peak_mb\": %zu%s}\n", item,
-           omp_get_max_threads(), best, median, n, tokens / best, tokens / median, resident_bytes("VmHWM") / 1000000, more);
+    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"threads\": %d, \"best_s\": %.4f, \"median_s\": %.4f, \"n\": %d, "
+           "\"tok_s_best\": %.1f, \"tok_s_median\": %.1f, \"peak_mb\": %zu%s}\n",
+           item, omp_get_max_threads(), best, median, n, tokens / best, tokens / median, resident_bytes("VmHWM") / 1000000, more);
 }
 
 static void bench_sft(struct bench *b, const char *model, const char *data, int batch, int seq, int steps) {
@@ -113,7 +114,8 @@ static void bench_sft(struct bench *b, const char *model, const char *data, int 
     }
     const struct shape *z = &b->r.model.shape;
     double matrix = (double)b->r.model.parameters, tokens = batch * seq;
-    double flops = tokens * (4 * matrix + 6.0 * (double)param_count(&b->r.plans[0].st.params)) + 12.0 * batch * 0.5 * seq * seq * (double)(z->layers * z->heads * z->head_dim);
+    double flops = tokens * (4 * matrix + 6.0 * (double)param_count(&b->r.plans[0].st.params)) +
+                   12.0 * batch * 0.5 * seq * seq * (double)(z->layers * z->heads * z->head_dim);
     char item[64];
     snprintf(item, sizeof item, "sft %dx%d", batch, seq);
     qsort(seconds, (size_t)steps - 1, sizeof *seconds, ascending);
@@ -140,13 +142,15 @@ static void bench_generate(struct bench *b, const char *model, const char *data,
     char item[64], more[256];
     double step = st.decode_s / (NEW - 1), adapter = (double)param_count(&b->r.plans[0].st.params);
     snprintf(item, sizeof item, "generate %d%s", batch, ints ? " int15" : "");
-    snprintf(more, sizeof more, ", \"decode_tok_s_best\": %.1f, \"prefill_tok_s\": %.1f, \"gflops_best\": %.1f, \"gb_s_best\": %.1f", batch / step, (double)st.prompt_tokens / st.prefill_s,
-             2 * batch * ((double)b->r.model.parameters + adapter) / step / 1e9, ((double)b->r.model.bytes + 4 * adapter) / step / 1e9);
+    snprintf(more, sizeof more, ", \"decode_tok_s_best\": %.1f, \"prefill_tok_s\": %.1f, \"gflops_best\": %.1f, \"gb_s_best\": %.1f",
+             batch / step, (double)st.prompt_tokens / st.prefill_s, 2 * batch * ((double)b->r.model.parameters + adapter) / step / 1e9,
+             ((double)b->r.model.bytes + 4 * adapter) / step / 1e9);
     result(item, seconds, reps, batch * NEW, more);
 }
 
 /* One decode step of token `pos` of every row; the logits, [rows, vocabulary]. */
-static const float *decode_at(struct bench *b, const struct program *decode, const struct memory *mem, const struct ids *row, int rows, int pos, bool ints) {
+static const float *decode_at(struct bench *b, const struct program *decode, const struct memory *mem, const struct ids *row, int rows,
+                              int pos, bool ints) {
     int32_t ids[8], at[8], slot[8];
     for (int i = 0; i < rows; i++) ids[i] = row[i].v[pos], at[i] = pos, slot[i] = i;
     struct feed f = {.ids = ids, .pos = at, .slot = slot, .sample = slot, .n = rows};
@@ -192,7 +196,9 @@ static void bench_kl(struct bench *b, const char *model, const char *data) {
             most = kl > most ? kl : most;
         }
     }
-    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"kl int15\", \"tokens\": %d, \"kl_mean\": %.3g, \"kl_max\": %.3g, \"argmax_differs\": %d}\n", ROWS * LENGTH, sum / (ROWS * LENGTH), most, flips);
+    printf("RESULT {\"engine\": \"cyclora\", \"item\": \"kl int15\", \"tokens\": %d, \"kl_mean\": %.3g, \"kl_max\": %.3g, "
+           "\"argmax_differs\": %d}\n",
+           ROWS * LENGTH, sum / (ROWS * LENGTH), most, flips);
 }
 
 static void bench_macct(struct bench *b, const char *model, const char *data, int steps, bool ints) {
@@ -230,7 +236,9 @@ static void bench_macct(struct bench *b, const char *model, const char *data, in
 
 int main(int argc, char **argv) {
     if (argc < 4) {
-        fprintf(stderr, "usage: bench_cyclora MODEL.gguf DATA (sft BATCH SEQ [STEPS] | generate BATCH [REPS [int15]] | kl | macct [STEPS [int15]])\n");
+        fprintf(
+            stderr,
+            "usage: bench_cyclora MODEL.gguf DATA (sft BATCH SEQ [STEPS] | generate BATCH [REPS [int15]] | kl | macct [STEPS [int15]])\n");
         return 2;
     }
     static struct bench b;

@@ -229,8 +229,9 @@ static void types(double peak) {
             if (from < one) one = from;
         }
         for (int i = 0; i < MANY; i++) release(&g[i]);
-        printf("%-8s | %6.1f %6.1f  %6.1f %6.1f | %6.2f  %5.1f (%3.0f %%)\n", dtype_info[dt].name, flops / 4e9 / t[0], flops / 4e9 / t[1], flops / 1e9 / t[2], flops / 1e9 / t[3],
-               (double)MANY * SIZE * SIZE * 1e-9 / one, bytes * 1e-9 / one, 100 * bytes * 1e-9 / one / peak);
+        printf("%-8s | %6.1f %6.1f  %6.1f %6.1f | %6.2f  %5.1f (%3.0f %%)\n", dtype_info[dt].name, flops / 4e9 / t[0], flops / 4e9 / t[1],
+               flops / 1e9 / t[2], flops / 1e9 / t[3], (double)MANY * SIZE * SIZE * 1e-9 / one, bytes * 1e-9 / one,
+               100 * bytes * 1e-9 / one / peak);
     }
 }
 
@@ -280,8 +281,8 @@ static double fma_peak(void) {
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "--peak")) {
         run.threads = omp_get_num_procs();
-        printf("RESULT {\"item\": \"peak\", \"threads\": %d, \"isa\": \"%s\", \"int15\": %s, \"gflops\": %.1f, \"gb_s\": %.1f}\n", run.threads, cpu_isa_name(cpu_isa()),
-               cpu_vnni() ? "true" : "false", fma_peak(), bandwidth());
+        printf("RESULT {\"item\": \"peak\", \"threads\": %d, \"isa\": \"%s\", \"int15\": %s, \"gflops\": %.1f, \"gb_s\": %.1f}\n",
+               run.threads, cpu_isa_name(cpu_isa()), cpu_vnni() ? "true" : "false", fma_peak(), bandwidth());
         return 0;
     }
     if (argc > 1) run.threads = atoi(argv[1]);

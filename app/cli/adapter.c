@@ -94,8 +94,8 @@ static void print(const json_t *o) {
     if (json_array_size(modules)) printf("%d modules, ", (int)json_array_size(modules));
     printf("%.0f tensors, %s parameters, %s\n", json_num(o, "tensors"), show_count(json_num(o, "parameters")), show_bytes(json_num(o, "bytes")));
     if (worst)
-        printf("  kept      %.4f %% of the energy (squares) of all changes; worst relative error %.2e (%s)\n", 100 * json_num(o, "kept"), json_num(worst, "error"),
-               json_text(worst, "module"));
+        printf("  kept      %.4f %% of the energy (squares) of all changes; worst relative error %.2e (%s)\n", 100 * json_num(o, "kept"),
+               json_num(worst, "error"), json_text(worst, "module"));
 }
 
 /* --- asking -------------------------------------------------------------------------------------------------------------- */
@@ -107,7 +107,8 @@ static int take_weights(struct asked *a) {
     for (size_t i = 0; i < n; i++) {
         char *end;
         a->w[i] = strtod(p, &end);
-        if (end == p || (*end && *end != ',') || !isfinite(a->w[i])) return cli_bad("adapter: --weights wants numbers with commas between them, not '%s'", a->weights);
+        if (end == p || (*end && *end != ',') || !isfinite(a->w[i]))
+            return cli_bad("adapter: --weights wants numbers with commas between them, not '%s'", a->weights);
         p = end + 1;
     }
     a->o.weights = a->w, a->o.n_weights = n;
@@ -123,7 +124,8 @@ static int choose(struct asked *a, const char *way) {
     if (a->type && !average) return cli_bad("adapter: --type goes with average");
     if (a->ties && !dare) return cli_bad("adapter: --ties goes with dare");
     if (a->sign && !signs) return cli_bad("adapter: --sign goes with ties, and with dare --ties");
-    if (a->sign && strcmp(a->sign, "total") && strcmp(a->sign, "frequency")) return cli_bad("adapter: --sign '%s' is neither total nor frequency", a->sign);
+    if (a->sign && strcmp(a->sign, "total") && strcmp(a->sign, "frequency"))
+        return cli_bad("adapter: --sign '%s' is neither total nor frequency", a->sign);
     if (!strcmp(way, "resize") && a->weights) return cli_bad("adapter: --weights has no use for one adapter's rank");
     a->o.how = a->type ? a->type : dare ? a->ties ? "dare_ties" : "dare_linear" : !strcmp(way, "prune") ? "magnitude_prune" : way;
     a->o.sign_by_count = a->sign && !strcmp(a->sign, "frequency");

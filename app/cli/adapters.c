@@ -22,7 +22,8 @@ static int parse(const char *command, char *text, cyc_member *m) {
     char *colon = strrchr(folder, ':'), *end;
     if (colon && !path_exists(folder)) {
         const double w = strtod(colon + 1, &end);
-        if (end == colon + 1 || *end || !isfinite(w)) return cli_bad("%s: --adapter %s: behind the last ':' a weight is expected, not '%s'", command, folder, colon + 1);
+        if (end == colon + 1 || *end || !isfinite(w))
+            return cli_bad("%s: --adapter %s: behind the last ':' a weight is expected, not '%s'", command, folder, colon + 1);
         *colon = 0;
         m->weight = (float)w;
     }

@@ -47,7 +47,8 @@ static int classify(const struct texts_ask *q, cyc_model *m, cyc_adapter *a, con
     float *p = malloc(((size_t)cyc_texts_count(t) * (size_t)cyc_classes(a) + 1) * sizeof *p);
     if (!p) return cli_bad("classify: out of memory");
     int code = cyc_classify_texts(m, a, t, q->max_length, p);
-    for (int i = 0; i < cyc_texts_count(t) && !code; i++) (cyc_head(a) == CYC_HEAD_NUMBERS ? print_numbers : print_classes)(a, cyc_text_at(t, i), p + (size_t)i * (size_t)cyc_classes(a));
+    for (int i = 0; i < cyc_texts_count(t) && !code; i++)
+        (cyc_head(a) == CYC_HEAD_NUMBERS ? print_numbers : print_classes)(a, cyc_text_at(t, i), p + (size_t)i * (size_t)cyc_classes(a));
     free(p);
     return code ? cli_failed(code) : STATUS_OK;
 }
@@ -67,7 +68,10 @@ static int tag(const struct texts_ask *q, cyc_model *m, cyc_adapter *a, const cy
     for (int i = 0; i < cyc_texts_count(t); i++) n += (size_t)cyc_words_count(t, i);
     int32_t *tags = malloc(n * sizeof *tags + 1);
     float *p = malloc(n * sizeof *p + 1);
-    int code = tags && p ? cyc_tag_words(m, a, t, q->max_length, tags, p) : CYC_OK, status = code ? cli_failed(code) : tags && p ? STATUS_OK : cli_bad("classify: out of memory");
+    int code = tags && p ? cyc_tag_words(m, a, t, q->max_length, tags, p) : CYC_OK, status = code ? cli_failed(code)
+                                                                                             : tags && p
+                                                                                                 ? STATUS_OK
+                                                                                                 : cli_bad("classify: out of memory");
     size_t at = 0;
     for (int i = 0; i < cyc_texts_count(t) && !status; at += (size_t)cyc_words_count(t, i++)) print_tags(a, t, i, tags + at, p + at);
     free(tags);

@@ -38,8 +38,8 @@ int cmd_score(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_help(int argc, char **argv);
-extern const char help_train[], help_generate[], help_eval[], help_plan[], help_inspect[], help_data[], help_tokenize[],
-    help_score[], help_doctor[], help_embed[], help_classify[], help_compare[], help_export[], help_merge[], help_convert[], help_adapter[], help_help[];
+extern const char help_train[], help_generate[], help_eval[], help_plan[], help_inspect[], help_data[], help_tokenize[], help_score[],
+    help_doctor[], help_embed[], help_classify[], help_compare[], help_export[], help_merge[], help_convert[], help_adapter[], help_help[];
 
 void cli_warn(const char *line);
 int cli_bad(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* says what is wrong; STATUS_USAGE */

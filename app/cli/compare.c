@@ -135,8 +135,11 @@ int cmd_compare(int argc, char **argv) {
         const bool runs = what.n && path_is_dir(c.config);
         if (list) status = words_print();
         else if (!what.n) status = args_missing("compare", "CONFIG or RUN");
-        else if (!runs && what.n > 1) status = cli_bad("compare: %s: one configuration at a time, or run folders alone", path_is_dir(what.v[1]) ? c.config : what.v[1]);
-        else if (runs && asks) status = cli_bad("compare: %s is a run folder: --methods, --sweep and the like go with a configuration file", c.config);
+        else if (!runs && what.n > 1)
+            status =
+                cli_bad("compare: %s: one configuration at a time, or run folders alone", path_is_dir(what.v[1]) ? c.config : what.v[1]);
+        else if (runs && asks)
+            status = cli_bad("compare: %s is a run folder: --methods, --sweep and the like go with a configuration file", c.config);
         else if (runs) status = beside(&what, c.json);
         else {
             if (!c.methods) c.methods = DEFAULT_METHODS;

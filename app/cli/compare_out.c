@@ -14,7 +14,9 @@ static const struct metric metrics[] = {{"accuracy", "accuracy %", "%.1f", 100, 
                                         {"bleu", "BLEU", "%.1f", 1, false},             {"exact", "exact %", "%.1f", 1, false},          {"loss", "loss", "%.3f", 1, true}};
 enum { METRICS = sizeof metrics / sizeof *metrics };
 
-static const json_t *metric_of(const struct cell *x, const struct metric *m) { return json_object_get(json_object_get(x->result, "metrics"), m->key); }
+static const json_t *metric_of(const struct cell *x, const struct metric *m) {
+    return json_object_get(json_object_get(x->result, "metrics"), m->key);
+}
 
 static bool any_has(const struct comparison *c, const struct metric *m) {
     for (int i = 0; i < c->n; i++)
@@ -102,7 +104,9 @@ static void rates_sentence(const struct comparison *c, str *out) {
         bool found = false;
         for (int i = 0; i < c->n; i++) {
             const struct cell *x = &c->cell[i];
-            if (strcmp(x->rate_from, kinds[k].from) != 0 || (x->swept && strcmp(x->name, x->method) != 0 && strcmp(x->rate_from, "own") != 0)) continue;
+            if (strcmp(x->rate_from, kinds[k].from) != 0 ||
+                (x->swept && strcmp(x->name, x->method) != 0 && strcmp(x->rate_from, "own") != 0))
+                continue;
             if (!found) str_addf(out, "%s%s: %s", before, kinds[k].words, x->name);
             else str_addf(out, ", %s", x->name);
             found = true, before = "; ";
@@ -112,7 +116,8 @@ static void rates_sentence(const struct comparison *c, str *out) {
 }
 
 static void sentence_memory(str *out) {
-    str_adds(out, "A step is the median of a run's steps but the first; memory is the plan's total and the greatest that was measured (on a processor the whole "
+    str_adds(out, "A step is the median of a run's steps but the first; memory is the plan's total and the greatest that was measured (on "
+                  "a processor the whole "
                   "process, on a card what is gone from it).");
 }
 
@@ -167,14 +172,15 @@ json_t *comparison_json(const struct comparison *c) {
     json_t *cells = json_array();
     for (int i = 0; i < c->n; i++) {
         const struct cell *x = &c->cell[i];
-        json_t *settings = json_array(), *j = json_pack("{s:s, s:s, s:b, s:f, s:s}", "name", x->name, "method", x->method, "swept", (int)x->swept, "learning_rate", x->rate, "learning_rate_from", x->rate_from);
+        json_t *settings = json_array(), *j = json_pack("{s:s, s:s, s:b, s:f, s:s}", "name", x->name, "method", x->method, "swept",
+                                                        (int)x->swept, "learning_rate", x->rate, "learning_rate_from", x->rate_from);
         for (int k = 0; k < x->sets; k++) json_array_append_new(settings, json_utf8(x->set[k]));
         json_object_set_new(j, "settings", settings);
         json_object_update(j, x->result);
         json_array_append_new(cells, j);
     }
-    return json_pack("{s:s, s:o, s:b, s:i, s:I, s:o}", "config", c->config, "metric", m ? json_string(m->key) : json_null(), "lower_is_better", m && m->lower, "seeds", c->seeds, "first_seed", (json_int_t)c->first_seed,
-                     "cells", cells);
+    return json_pack("{s:s, s:o, s:b, s:i, s:I, s:o}", "config", c->config, "metric", m ? json_string(m->key) : json_null(),
+                     "lower_is_better", m && m->lower, "seeds", c->seeds, "first_seed", (json_int_t)c->first_seed, "cells", cells);
 }
 
 /* "r=4 mlp" of "lora r=4 target_modules=mlp": a word says what it is of. */
@@ -219,7 +225,8 @@ static void plot(struct comparison *c, const struct metric *m, str *out) {
 }
 
 static int write(struct comparison *c, const char *name, str *text) {
-    err e = text->failed ? fail(E_MEMORY, "out of memory") : file_write(arena_printf(&c->mem, "%s/%s", c->out, name), text->p ? text->p : "", text->n);
+    err e = text->failed ? fail(E_MEMORY, "out of memory")
+                         : file_write(arena_printf(&c->mem, "%s/%s", c->out, name), text->p ? text->p : "", text->n);
     str_free(text);
     if (e) cli_bad("%s", err_text());
     return e ? STATUS_FAILED : STATUS_OK;

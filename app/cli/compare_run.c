@@ -109,7 +109,8 @@ static void one_make(struct one *o) {
     o->set[o->sets++] = arena_printf(mem, "seed=%lld", o->seed);
     o->set[o->sets++] = "logging_steps=1";
     o->set[o->sets++] = "save_steps=0";
-    if (o->c->keeps_features && !strcmp(o->cell->set[0], "method=none")) o->set[o->sets++] = arena_printf(mem, "features.cache=%s/features", o->c->out);
+    if (o->c->keeps_features && !strcmp(o->cell->set[0], "method=none"))
+        o->set[o->sets++] = arena_printf(mem, "features.cache=%s/features", o->c->out);
 }
 
 static bool same_text(const char *path, const char *text) {
@@ -154,7 +155,8 @@ static void on_line(void *ctx, const char *line) {
     const json_t *loss = json_array_get(json_object_get(j, "loss"), 0);
     if (!strcmp(json_text(j, "event"), "step")) {
         str s = {0};
-        str_addf(&s, "run %d of %d: %s, seed %lld  step %.0f/%.0f  loss %.4f  left %s", o->done + 1, o->all, o->cell->name, o->seed, json_num(j, "step"), json_num(j, "max_steps"), json_number_value(loss), show_time(json_num(j, "eta_s")));
+        str_addf(&s, "run %d of %d: %s, seed %lld  step %.0f/%.0f  loss %.4f  left %s", o->done + 1, o->all, o->cell->name, o->seed,
+                 json_num(j, "step"), json_num(j, "max_steps"), json_number_value(loss), show_time(json_num(j, "eta_s")));
         progress_show(s.p ? s.p : "");
         str_free(&s);
     }
@@ -234,9 +236,10 @@ static json_t *result_of(struct one *o) {
     json_t *scores = o->c->score ? completions_score(o->c, o->folder) : NULL;
     json_object_update(metrics, scores);
     json_decref(scores);
-    json_t *j = json_pack("{s:I, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "seed", (json_int_t)o->seed, "folder", o->folder, "status", "done", "metrics", metrics, "seconds_per_step",
-                          json_number(step_seconds(arena_printf(mem, "%s/metrics.jsonl", o->folder))), "trained", json_number(trained), "planned", json_number(json_num(plan, "total")), "measured",
-                          json_number(json_num(plan, "peak_resident")));
+    json_t *j = json_pack("{s:I, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "seed", (json_int_t)o->seed, "folder", o->folder, "status", "done",
+                          "metrics", metrics, "seconds_per_step",
+                          json_number(step_seconds(arena_printf(mem, "%s/metrics.jsonl", o->folder))), "trained", json_number(trained),
+                          "planned", json_number(json_num(plan, "total")), "measured", json_number(json_num(plan, "peak_resident")));
     json_decref(report);
     return j;
 }
@@ -250,7 +253,8 @@ static json_t *run_one(struct one *o, bool *had, int *status) {
         if (!*had) drop_checkpoints(o);
         return result_of(o);
     }
-    return json_pack("{s:I, s:s, s:s, s:o}", "seed", (json_int_t)o->seed, "folder", o->folder, "status", *status == STATUS_USAGE ? "refused" : "failed", "error", json_utf8(reason(&o->c->mem, o->log, *status)));
+    return json_pack("{s:I, s:s, s:s, s:o}", "seed", (json_int_t)o->seed, "folder", o->folder, "status",
+                     *status == STATUS_USAGE ? "refused" : "failed", "error", json_utf8(reason(&o->c->mem, o->log, *status)));
 }
 
 /* --- over the seeds ----------------------------------------------------------------------------------------------------- */
@@ -266,7 +270,8 @@ static json_t *spread(const json_t *runs, const char *group, const char *key) {
     }
     if (!n) return NULL;
     for (int k = 0; k < n; k++) squares += (x[k] - sum / n) * (x[k] - sum / n);
-    return json_pack("{s:f, s:o, s:f, s:f, s:f, s:i}", "mean", sum / n, "sd", json_number(n > 1 ? sqrt(squares / (n - 1)) : NAN), "min", low, "max", high, "median", median(x, (size_t)n), "runs", n);
+    return json_pack("{s:f, s:o, s:f, s:f, s:f, s:i}", "mean", sum / n, "sd", json_number(n > 1 ? sqrt(squares / (n - 1)) : NAN), "min",
+                     low, "max", high, "median", median(x, (size_t)n), "runs", n);
 }
 
 static void summarise(struct cell *x, json_t *runs) {

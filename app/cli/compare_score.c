@@ -67,7 +67,8 @@ json_t *completions_score(const struct comparison *c, const char *folder) {
     const char *argv[] = {"cyclora", "generate", "--model", c->scored.model, "--adapter", arena_printf(&mem, "%s/adapter", folder), "--file", asked, "--batch", arena_printf(&mem, "%d", BATCH), "--max-new-tokens", c->scored.max_new,
                           "--device", c->scored.device, "--dtype", c->scored.dtype, "--json", NULL};
     cyc_scores s;
-    if (want.n && !prompts.failed && !file_write(asked, prompts.p, prompts.n) && !child_run(argv, arena_printf(&mem, "%s/generate.log", folder), on_completion, &got) && got.n == want.n &&
+    if (want.n && !prompts.failed && !file_write(asked, prompts.p, prompts.n) &&
+        !child_run(argv, arena_printf(&mem, "%s/generate.log", folder), on_completion, &got) && got.n == want.n &&
         !cyc_score_texts(got.v, want.v, got.n, &s)) {
         j = json_pack("{s:f, s:f, s:f}", "bleu", s.bleu, "chrf", s.chrf, "exact", s.exact);
         json_t *with = json_deep_copy(j);

@@ -144,7 +144,8 @@ static void print_counts(const json_t *o) {
     printf("  %.0f rows, %.0f duplicates", json_num(o, "rows"), json_num(o, "duplicates"));
     if (!l) return (void)putchar('\n');
     printf("; %.0f tokens\n", json_num(o, "tokens"));
-    printf("  tokens a row: %.0f at least, %.0f the median, %.0f the 95th percentile, %.0f at most\n", json_num(l, "min"), json_num(l, "median"), json_num(l, "p95"), json_num(l, "max"));
+    printf("  tokens a row: %.0f at least, %.0f the median, %.0f the 95th percentile, %.0f at most\n", json_num(l, "min"),
+           json_num(l, "median"), json_num(l, "p95"), json_num(l, "max"));
     printf("  %.1f %% of the tokens that are kept carry loss", 100 * json_num(o, "supervised") / fmax(json_num(o, "kept"), 1));
     if (json_num(o, "truncated") > 0) printf("; %.0f rows are cut to max_length", json_num(o, "truncated"));
     if (json_num(o, "unlearnable") > 0) printf("; %.0f have nothing to learn within it", json_num(o, "unlearnable"));
@@ -190,11 +191,13 @@ static int look_at(const struct look *l, int rows, bool json) {
 static int preview_any(const struct look *l, const struct arg_list *sets, int rows, bool json) {
     const char *first = l->files.v[0];
     bool config = str_ends(first, ".yaml") || str_ends(first, ".yml");
-    if (!config && !l->model) return cli_bad("data: %s is taken for a data file (a CONFIG ends in .yaml), so --model must say whose tokenizer to use", first);
+    if (!config && !l->model)
+        return cli_bad("data: %s is taken for a data file (a CONFIG ends in .yaml), so --model must say whose tokenizer to use", first);
     if (!config && sets->n) return cli_bad("data: --set is for a CONFIG; %s is taken for a data file (a CONFIG ends in .yaml)", first);
     if (!config) return look_at(l, rows, json);
     if (l->files.n > 1) return cli_bad("data: superfluous argument '%s'", l->files.v[1]);
-    if (l->model || l->format || l->field || l->max_length) return cli_bad("data: --model, --format, --field and --max-length are for data files; a CONFIG says these itself (--set)");
+    if (l->model || l->format || l->field || l->max_length)
+        return cli_bad("data: --model, --format, --field and --max-length are for data files; a CONFIG says these itself (--set)");
     return preview(first, sets, rows, json);
 }
 

@@ -111,12 +111,14 @@ static void on_plan(void *ctx, const char *text) {
     printf("%s%s%s  from %s, %s, %s parameters, %s\n", term_bold(), json_text(o, "path"), term_off(), json_text(o, "base"),
            json_text(o, "architecture"), show_count(json_num(o, "parameters")), show_bytes(json_num(o, "base_bytes")));
     if (a && strcmp(json_text(a, "method"), "lora") && json_is_true(json_object_get(a, "products")))
-        printf("  adapter   %s: %s as products of rank %.0f%s on %.0f matrices\n", json_text(a, "path"), json_text(a, "method"), json_num(a, "rank"), json_is_true(json_object_get(a, "patterns")) ? " or less" : "", json_num(a, "modules"));
+        printf("  adapter   %s: %s as products of rank %.0f%s on %.0f matrices\n", json_text(a, "path"), json_text(a, "method"),
+               json_num(a, "rank"), json_is_true(json_object_get(a, "patterns")) ? " or less" : "", json_num(a, "modules"));
     else if (a && strcmp(json_text(a, "method"), "lora"))
         printf("  adapter   %s: %.0f trained tensors of the base (%s)\n", json_text(a, "path"), json_num(a, "modules"), json_text(a, "method"));
     else if (a)
-        printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s%s\n", json_text(a, "path"), json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA",
-               json_num(a, "rank"), json_num(a, "modules"), json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
+        printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s%s\n", json_text(a, "path"),
+               json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA", json_num(a, "rank"), json_num(a, "modules"),
+               json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
                json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "",
                json_is_true(json_object_get(o, "undo")) ? "; it is taken off" : "");
     printf("  writes    %.0f tensors, %s: ", json_num(o, "tensors"), show_bytes(json_num(o, "bytes")));
@@ -176,8 +178,10 @@ static void on_done(void *ctx, const char *text) {
     const json_t *u = json_object_get(o, "undone");
     if (!u && json_is_true(json_object_get(o, "undo"))) printf("  undone    with no base to compare with (--like BASE)\n");
     if (u)
-        printf("  undone    worst difference to %s %.3g (%s in %s), in all %.2g of the matrices' size; %.1f %% of the numbers are the same\n", json_text(u, "like"), json_num(u, "worst"),
-               json_text(u, "tensor"), json_text(u, "dtype"), json_num(u, "relative"), 100 * json_num(u, "same"));
+        printf(
+            "  undone    worst difference to %s %.3g (%s in %s), in all %.2g of the matrices' size; %.1f %% of the numbers are the same\n",
+            json_text(u, "like"), json_num(u, "worst"), json_text(u, "tensor"), json_text(u, "dtype"), json_num(u, "relative"),
+            100 * json_num(u, "same"));
     json_decref(o);
 }
 

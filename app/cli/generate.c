@@ -256,7 +256,8 @@ static int weigh_rows(struct request *q) {
     for (int i = 0; i < q->n && !status; i++) {
         char where[4200];
         snprintf(where, sizeof where, "%s:%d", q->file, i + 1);
-        if (q->said[i] && !json_is_null(q->said[i]) && !q->adapters.n) return cli_bad("%s: names an adapter, but none is given (--adapter NAME=DIR)", where);
+        if (q->said[i] && !json_is_null(q->said[i]) && !q->adapters.n)
+            return cli_bad("%s: names an adapter, but none is given (--adapter NAME=DIR)", where);
         status = adapters_row(&q->adapters, q->said[i], q->no_adapter, where, q->weights + (size_t)i * (size_t)q->adapters.n);
     }
     if (q->adapters.n) return status;

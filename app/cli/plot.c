@@ -131,7 +131,8 @@ static void label(struct canvas *c, const struct plot_point *q) {
     double least = HUGE_VAL, nx, ny;
     for (double away = 9; away < 190; away += away < 20 ? 4 : 12)
         for (int a = 0; a < 24; a++) {
-            double dx = cos(a * M_PI / 12), dy = sin(a * M_PI / 12), cx = x + dx * (away + w / 2 * fabs(dx)), cy = y + dy * (away + (fabs(dx) < 0.5 ? h / 2 : 0));
+            double dx = cos(a * M_PI / 12), dy = sin(a * M_PI / 12), cx = x + dx * (away + w / 2 * fabs(dx)),
+                   cy = y + dy * (away + (fabs(dx) < 0.5 ? h / 2 : 0));
             struct box b = {cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2};
             double here = cost(c, &b, x, y) + (a % 12 ? 2 : 0);
             if (here < least) least = here, best = b;
@@ -159,8 +160,11 @@ static void points(struct canvas *c) {
         const struct plot_point *q = &c->p->point[i];
         const double x = at_x(c, q->x), y = at_y(c, q->y), high = at_y(c, q->high), low = at_y(c, q->low);
         const char *ink = colour(q->group);
-        if (low - high > 0.5) str_addf(c->out, "<path d=\"M%.1f %.1fV%.1fM%.1f %.1fh8M%.1f %.1fh8\" stroke=\"%s\" class=\"bar\"/>\n", x, low, high, x - 4, low, x - 4, high, ink);
-        str_addf(c->out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%s\" fill=\"%s\" stroke=\"%s\"/>\n", x, y, q->small ? "3.2" : "4.8", q->small ? "#ffffff" : ink, ink);
+        if (low - high > 0.5)
+            str_addf(c->out, "<path d=\"M%.1f %.1fV%.1fM%.1f %.1fh8M%.1f %.1fh8\" stroke=\"%s\" class=\"bar\"/>\n", x, low, high, x - 4,
+                     low, x - 4, high, ink);
+        str_addf(c->out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%s\" fill=\"%s\" stroke=\"%s\"/>\n", x, y, q->small ? "3.2" : "4.8",
+                 q->small ? "#ffffff" : ink, ink);
         take(c, x - 6, y - 6, x + 6, y + 6);
         take(c, x - 3, fmin(high, low), x + 3, fmax(high, low));
     }

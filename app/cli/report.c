@@ -29,7 +29,8 @@ static void report_side(const json_t *s) {
     label(name);
     printf("%s parameters", show_count(json_num(s, "trained")));
     if (json_num(s, "modules") > 0) printf(" in %.0f modules", json_num(s, "modules"));
-    if (json_num(s, "virtual_tokens") > 0) printf(" for %.0f virtual token%s", json_num(s, "virtual_tokens"), json_num(s, "virtual_tokens") > 1 ? "s" : "");
+    if (json_num(s, "virtual_tokens") > 0)
+        printf(" for %.0f virtual token%s", json_num(s, "virtual_tokens"), json_num(s, "virtual_tokens") > 1 ? "s" : "");
     if (json_object_get(s, "rows")) printf("; %.0f rows of %s", json_num(s, "rows"), *targets ? targets : data);
     putchar('\n');
 }

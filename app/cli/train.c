@@ -131,7 +131,9 @@ static void step_line(const cyc_step *s, bool details, str *out) {
         str_addf(out, "  generate %.0f %% train %.0f %%", 100 * s->generate_s / busy, 100 * s->train_s / busy);
     if (s->resident) str_addf(out, "  %s", show_bytes((double)s->resident));
     str_addf(out, "  left %s", show_time(s->eta_s));
-    if (s->skipped) str_addf(out, "  (%s: the gradient overflowed float16; the loss scale is halved)", s->sides > 1 && s->skipped == 1 ? "one adapter left out" : "left out");
+    if (s->skipped)
+        str_addf(out, "  (%s: the gradient overflowed float16; the loss scale is halved)",
+                 s->sides > 1 && s->skipped == 1 ? "one adapter left out" : "left out");
 }
 
 static void on_start(void *ctx, const char *json) {
@@ -217,7 +219,9 @@ static void print_usage(const json_t *plan, const char *dir) {
         bool own = adapter.p && path_is_dir(adapter.p);
         const char *with = *model ? model : "MODEL", *folder = own ? adapter.p : dir;
         if (json_object_get(plan, "head")) printf("  cyclora classify --model %s --adapter %s --data FILE\n", with, folder);
-        else printf("  cyclora generate --model %s --adapter %s --prompt \"...\"%s\n", with, folder, json_num(side, "vectors") > 0 ? " --vectors X.npy" : "");
+        else
+            printf("  cyclora generate --model %s --adapter %s --prompt \"...\"%s\n", with, folder,
+                   json_num(side, "vectors") > 0 ? " --vectors X.npy" : "");
         str_free(&adapter);
     }
 }

@@ -101,9 +101,10 @@ static json_t *seen_json(struct seen *s, bool tokens) {
     qsort(s->length, (size_t)s->n, sizeof *s->length, by_length);
     const uint32_t *l = s->length;
     int64_t n = s->n;
-    json_object_update_new(j, json_pack("{s:I, s:I, s:I, s:I, s:I, s:{s:i, s:i, s:i, s:i}}", "tokens", (json_int_t)s->tokens, "kept", (json_int_t)s->kept, "supervised", (json_int_t)s->supervised,
-                                        "truncated", (json_int_t)s->truncated, "unlearnable", (json_int_t)s->unlearnable, "length", "min", (int)l[0], "median", (int)l[(n - 1) / 2], "p95",
-                                        (int)l[(n - 1) * 95 / 100], "max", (int)l[n - 1]));
+    json_object_update_new(j, json_pack("{s:I, s:I, s:I, s:I, s:I, s:{s:i, s:i, s:i, s:i}}", "tokens", (json_int_t)s->tokens, "kept",
+                                        (json_int_t)s->kept, "supervised", (json_int_t)s->supervised, "truncated", (json_int_t)s->truncated,
+                                        "unlearnable", (json_int_t)s->unlearnable, "length", "min", (int)l[0], "median",
+                                        (int)l[(n - 1) / 2], "p95", (int)l[(n - 1) * 95 / 100], "max", (int)l[n - 1]));
     return j;
 }
 
@@ -149,8 +150,9 @@ static err file_stats(const tokenizer *tk, const struct source_file *f, int max_
     if (!e) {
         json_t *j = seen_json(&one, tk != NULL);
         const struct source_part *p = s.part;
-        json_object_update_new(j, json_pack("{s:s, s:s, s:s, s:s, s:I}", "path", f->path, "container", container_name(p->layout.container), "shape", layout_name(&p->layout), "packing",
-                                            packings[p->file.packing], "bytes", (json_int_t)p->file.n));
+        json_object_update_new(j, json_pack("{s:s, s:s, s:s, s:s, s:I}", "path", f->path, "container", container_name(p->layout.container),
+                                            "shape", layout_name(&p->layout), "packing", packings[p->file.packing], "bytes",
+                                            (json_int_t)p->file.n));
         json_array_append_new(files, j);
     }
     seen_free(&one);

@@ -12,7 +12,8 @@ static json_t *tensors_json(const struct tensors *ts) {
         const struct tensor *t = &ts->t[i];
         json_t *shape = json_array();
         for (int k = 0; k < t->nd; k++) json_array_append_new(shape, json_integer(t->d[k]));
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", t->dt ? dtype_info[t->dt].name : t->stored, "shape", shape, "bytes", (json_int_t)t->bytes));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", t->dt ? dtype_info[t->dt].name : t->stored,
+                                              "shape", shape, "bytes", (json_int_t)t->bytes));
     }
     return list;
 }
@@ -39,7 +40,9 @@ static err inspect_tensors(const char *path, json_t *out) {
             uint64_t u;
             double f;
             if (kv->type == GGUF_STRING) json_object_set_new(meta, kv->key, json_stringn(kv->v.s, kv->n < 400 ? kv->n : 400));
-            else if (kv->type == GGUF_ARRAY) snprintf(text, sizeof text, "(array of %llu)", (unsigned long long)kv->n), json_object_set_new(meta, kv->key, json_string(text));
+            else if (kv->type == GGUF_ARRAY)
+                snprintf(text, sizeof text, "(array of %llu)", (unsigned long long)kv->n),
+                    json_object_set_new(meta, kv->key, json_string(text));
             else if (gguf_u64(ts.meta, kv->key, &u)) json_object_set_new(meta, kv->key, json_integer((json_int_t)u));
             else if (gguf_f64(ts.meta, kv->key, &f)) json_object_set_new(meta, kv->key, json_real(f));
         }
@@ -55,9 +58,12 @@ static err inspect_model(const char *path, json_t *out) {
     struct model m;
     TRY(model_open(path, NULL, &m));
     const struct shape *z = &m.shape;
-    json_object_update_new(out, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "kind", "model", "path", path, "architecture", model_arch(&m), "parameters", (json_int_t)m.parameters,
-                                          "bytes", (json_int_t)m.bytes, "layers", (json_int_t)z->layers, "width", (json_int_t)z->width, "heads", (json_int_t)z->heads, "kv_heads", (json_int_t)z->kv_heads,
-                                          "head_dim", (json_int_t)z->head_dim, "ffn", (json_int_t)z->ffn, "vocabulary", (json_int_t)z->vocab, "context", (json_int_t)z->context, "rope_base", m.rope[0].base, "tied", (int)z->tied));
+    json_object_update_new(out, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "kind", "model",
+                                          "path", path, "architecture", model_arch(&m), "parameters", (json_int_t)m.parameters, "bytes",
+                                          (json_int_t)m.bytes, "layers", (json_int_t)z->layers, "width", (json_int_t)z->width, "heads",
+                                          (json_int_t)z->heads, "kv_heads", (json_int_t)z->kv_heads, "head_dim", (json_int_t)z->head_dim,
+                                          "ffn", (json_int_t)z->ffn, "vocabulary", (json_int_t)z->vocab, "context", (json_int_t)z->context,
+                                          "rope_base", m.rope[0].base, "tied", (int)z->tied));
     char hash[33];
     model_hash(&m, hash);
     json_object_set_new(out, "xxh128_of_tensors", json_string(hash));
@@ -89,7 +95,8 @@ static err fits(const char *folder, const struct model *m, arena *mem, const cha
     const void *settings;
     struct deltas d;
     *how = "its shape is what this base asks for";
-    if (!adapter_read_config(folder, mem, &method, &settings) && (method->virtual_tokens || method->attention || method->sublayer)) return sizes_fit(folder, m, method, settings);
+    if (!adapter_read_config(folder, mem, &method, &settings) && (method->virtual_tokens || method->attention || method->sublayer))
+        return sizes_fit(folder, m, method, settings);
     err e = deltas_open(folder, m, &d);
     *how = d.method && !d.made ? "every tensor finds its place" : "every pair finds its matrix";
     if (!e) deltas_close(&d);
@@ -111,7 +118,10 @@ static err fit_json(const char *folder, const char *model, arena *mem, json_t *o
         noted = json_string_value(json_object_get(json_object_get(audit, "base"), "xxh128_of_tensors"));
     }
     model_hash(&m, hash);
-    json_object_set_new(fit, "trained_on_it", noted ? json_string(strcmp(noted, hash) ? "no: another file (right for the same model in another form)" : "yes: the hash of its tensors is the one that the run noted") : json_string("not known: no audit.json beside the adapter"));
+    json_object_set_new(fit, "trained_on_it",
+                        noted ? json_string(strcmp(noted, hash) ? "no: another file (right for the same model in another form)"
+                                                                : "yes: the hash of its tensors is the one that the run noted")
+                              : json_string("not known: no audit.json beside the adapter"));
     json_decref(audit);
     model_close(&m);
     json_object_set_new(out, "base", fit);
@@ -131,7 +141,8 @@ static err inspect_adapter(const char *folder, const char *model, arena *mem, js
     json_t *t;
     json_array_foreach(json_object_get(out, "tensors"), i, t) {
         json_int_t elements = 1;
-        for (size_t k = 0; k < json_array_size(json_object_get(t, "shape")); k++) elements *= json_integer_value(json_array_get(json_object_get(t, "shape"), k));
+        for (size_t k = 0; k < json_array_size(json_object_get(t, "shape")); k++)
+            elements *= json_integer_value(json_array_get(json_object_get(t, "shape"), k));
         n += elements;
     }
     json_object_set_new(out, "parameters", json_integer(n));
@@ -171,7 +182,10 @@ static err inspect(const char *path, const char *model, arena *mem, json_t *out)
         return inspect_sides(path, model, mem, out);
     }
     if (path_exists(arena_printf(mem, "%s/config.json", path))) return inspect_model(path, out);
-    return fail(E_INPUT, "%s: neither a model (config.json), an adapter (adapter_config.json), a checkpoint (trainer_state.json) nor a run (audit.json)", path);
+    return fail(
+        E_INPUT,
+        "%s: neither a model (config.json), an adapter (adapter_config.json), a checkpoint (trainer_state.json) nor a run (audit.json)",
+        path);
 }
 
 int cyc_inspect(const char *path, char **json) { return cyc_inspect_on(path, NULL, json); }

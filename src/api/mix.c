@@ -87,7 +87,8 @@ err api_adapter_ready(cyc_adapter **a, bool rows) {
 
 /* --- weights ------------------------------------------------------------------------------------------------------------- */
 static err whole_batch(const struct part *p) {
-    return fail(E_USAGE, "adapter '%s' (%s) is on or off for the whole batch: its weight is 1 or 0, the same in each row", p->name, p->st.method->name);
+    return fail(E_USAGE, "adapter '%s' (%s) is on or off for the whole batch: its weight is 1 or 0, the same in each row", p->name,
+                p->st.method->name);
 }
 
 err api_row_weights(const cyc_adapter *a, const float *weight, int n, float **out) {

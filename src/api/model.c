@@ -162,7 +162,9 @@ void cyc_adapter_close(cyc_adapter *a) {
 }
 
 /* --- text ------------------------------------------------------------------------------------------------------------ */
-int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids) { return cyc_tokenize_around(m, text, n, 0, ids, n_ids); }
+int cyc_tokenize(const cyc_model *m, const char *text, size_t n, int32_t **ids, size_t *n_ids) {
+    return cyc_tokenize_around(m, text, n, 0, ids, n_ids);
+}
 
 int cyc_tokenize_around(const cyc_model *m, const char *text, size_t n, int around, int32_t **ids, size_t *n_ids) {
     struct ids out = {0};
@@ -201,7 +203,8 @@ static err check_ids(const cyc_model *m, const cyc_adapter *a, const int32_t *id
         return fail(E_INPUT, "%zu tokens%s are more than the model's context of %lld", n, also, (long long)m->m.shape.context);
     }
     for (size_t i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= m->m.shape.vocab) return fail(E_INPUT, "token id %d at place %zu is not in the vocabulary of %lld", ids[i], i + 1, (long long)m->m.shape.vocab);
+        if (ids[i] < 0 || ids[i] >= m->m.shape.vocab)
+            return fail(E_INPUT, "token id %d at place %zu is not in the vocabulary of %lld", ids[i], i + 1, (long long)m->m.shape.vocab);
     return OK;
 }
 
@@ -255,7 +258,9 @@ static err score(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, float 
 int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, float *nll) {
     err e = api_adapter_ready(&adapter, false);
     if (!e) e = check_ids(m, adapter, ids, n);
-    if (!e && m->m.family->seq2seq) e = fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): it has no likelihood of one text, only of an answer to a prompt", m->m.path, model_arch(&m->m));
+    if (!e && m->m.family->seq2seq)
+        e = fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): it has no likelihood of one text, only of an answer to a prompt", m->m.path,
+                 model_arch(&m->m));
     if (e || n == 0) return api_code(e);
     nll[0] = 0;
     return n == 1 ? CYC_OK : api_code(score(m, adapter, ids, (int)n, nll));
@@ -330,11 +335,13 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
                      prompt_n[i], before ? ", the adapter's virtual ones" : "", new, (long long)m->m.shape.context);
         for (size_t k = 0; k < prompt_n[i] && !e; k++) e = ids_push(&p[i], prompt[i][k]);
         /* an encoder's text ends with EOS, as in training (train/sft.c) */
-        if (!e && m->m.family->seq2seq && prompt_n[i] && prompt[i][prompt_n[i] - 1] != tokenizer_eos(m->tok)) e = ids_push(&p[i], tokenizer_eos(m->tok));
+        if (!e && m->m.family->seq2seq && prompt_n[i] && prompt[i][prompt_n[i] - 1] != tokenizer_eos(m->tok))
+            e = ids_push(&p[i], tokenizer_eos(m->tok));
     }
     const size_t numbers = adapter ? (size_t)adapter->st.given * (size_t)adapter->st.given_width : 0;
     if (!e && o.vectors && o.vectors_n != (size_t)n * numbers)
-        e = fail(E_INPUT, "%zu numbers in vectors for %d prompt%s, wanted are %zu: %zu for each", o.vectors_n, n, n > 1 ? "s" : "", (size_t)n * numbers, numbers);
+        e = fail(E_INPUT, "%zu numbers in vectors for %d prompt%s, wanted are %zu: %zu for each", o.vectors_n, n, n > 1 ? "s" : "",
+                 (size_t)n * numbers, numbers);
     for (size_t i = 0; i < o.vectors_n && o.vectors && !e; i++)
         if (!isfinite(o.vectors[i])) e = fail(E_INPUT, "number %zu of the vectors is not finite", i + 1);
     struct generate_request rq = {.given = o.vectors, .prompt = p, .n = n, .max_new = new, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .mix = weights, .on_token = o.on_token, .ctx = o.ctx};

@@ -71,7 +71,9 @@ static err work_begin(struct work *w, cyc_model *m, cyc_adapter *a, const cyc_te
     if (!max_length) max_length = context < 1024 ? (int)context : 1024;
     if (form.twice) max_length *= 2;
     TRY((ask->words ? rows_tagged : rows_labelled)(m->tok, &form, &t->s, max_length, &w->rows));
-    if (w->rows.truncated) log_warn("%s: %d of %d texts were cut to %d tokens", t->s.path, w->rows.truncated, w->rows.n, form.twice ? max_length / 2 : max_length);
+    if (w->rows.truncated)
+        log_warn("%s: %d of %d texts were cut to %d tokens", t->s.path, w->rows.truncated, w->rows.n,
+                 form.twice ? max_length / 2 : max_length);
     const int pass = backend->mem->host ? 512 : 4096, tokens = w->rows.longest > pass ? w->rows.longest : pass;
     w->list = malloc((size_t)w->rows.n * sizeof *w->list + 1);
     for (int i = 0; w->list && i < w->rows.n; i++) w->list[i] = &w->rows.r[i];
@@ -115,9 +117,13 @@ int cyc_embed_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int poolin
     const bool mean = pooling == CYC_POOL_MEAN;
     err e = api_adapter_ready(&a, false);
     if (e) return api_code(e);
-    if (a && !mean && a->st.head.classes) return api_code(fail(E_UNSUPPORTED, "vectors of single tokens under a classifier's adapter are not to be had yet: ask for their mean"));
+    if (a && !mean && a->st.head.classes)
+        return api_code(
+            fail(E_UNSUPPORTED, "vectors of single tokens under a classifier's adapter are not to be had yet: ask for their mean"));
     e = work_begin(&w, m, a, t, &(struct ask){.mode = mean ? MODE_FEATURES : MODE_CLASSIFY, .first = pooling == CYC_POOL_FIRST, .max_length = max_length, .compute = DT_F32});
-    if (!e) e = mean ? means(&w, a ? a->w : NULL, m->m.shape.width, normalize, out) : rows_outputs(&w.g, &w.b, a ? a->w : NULL, w.list, w.rows.n, w.g.features, out);
+    if (!e)
+        e = mean ? means(&w, a ? a->w : NULL, m->m.shape.width, normalize, out)
+                 : rows_outputs(&w.g, &w.b, a ? a->w : NULL, w.list, w.rows.n, w.g.features, out);
     if (!e && normalize && !mean) unit_length(out, w.rows.n, m->m.shape.width);
     work_end(&w);
     return api_code(e);
@@ -142,7 +148,8 @@ static void softmax(float *z, int n) {
 int cyc_classify_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int max_length, float *out) {
     struct work w;
     if (!a->st.head.classes) return api_code(fail(E_USAGE, "this adapter holds no classifier: train one with objective: classification"));
-    if (a->st.head.kind == HEAD_TAGS) return api_code(fail(E_USAGE, "this adapter tells the classes of words, not of texts: open its texts as words"));
+    if (a->st.head.kind == HEAD_TAGS)
+        return api_code(fail(E_USAGE, "this adapter tells the classes of words, not of texts: open its texts as words"));
     err e = work_begin(&w, m, a, t, &(struct ask){.mode = MODE_CLASSIFY, .first = head_reads_first(&m->m), .max_length = max_length, .compute = m->compute});
     if (!e) e = rows_outputs(&w.g, &w.b, a->w, w.list, w.rows.n, w.g.logits, out);
     for (int i = 0; i < w.rows.n && !e && a->st.head.kind == HEAD_CLASSES; i++) softmax(out + (int64_t)i * a->st.head.classes, a->st.head.classes);
@@ -171,7 +178,8 @@ static int tag_row(const struct row *r, float *logits, int classes, int32_t *tag
 int cyc_tag_words(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int max_length, int32_t *tag, float *probability) {
     struct work w;
     const int classes = a->st.head.classes;
-    if (cyc_head(a) != CYC_HEAD_TAGS) return api_code(fail(E_USAGE, "this adapter does not tell the classes of words: train one with objective: token_classification"));
+    if (cyc_head(a) != CYC_HEAD_TAGS)
+        return api_code(fail(E_USAGE, "this adapter does not tell the classes of words: train one with objective: token_classification"));
     err e = work_begin(&w, m, a, t, &(struct ask){.mode = MODE_CLASSIFY, .words = true, .max_length = max_length, .compute = m->compute});
     float *all = e ? NULL : malloc((size_t)w.rows.supervised * (size_t)classes * sizeof *all + 1), *logits = all;
     if (!e) e = all ? rows_outputs(&w.g, &w.b, a->w, w.list, w.rows.n, w.g.logits, all) : fail(E_MEMORY, "out of memory");

@@ -94,7 +94,8 @@ static json_t *plan_json(const struct run *r) {
 
 static void announce(const struct run *r, const cyc_callbacks *cb) {
     if (!cb->on_start) return;
-    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", plan_json(r), "objective", r->objective->name, "output_dir", r->cfg->output_dir, "resumed_step", (json_int_t)r->step);
+    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", plan_json(r), "objective", r->objective->name, "output_dir", r->cfg->output_dir,
+                          "resumed_step", (json_int_t)r->step);
     char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (text) cb->on_start(cb->ctx, text);
@@ -257,7 +258,10 @@ static err preview(struct run *r, int n, json_t *out) {
         }
         count_rows(list, &t);
     }
-    json_object_set_new(out, "totals", json_pack("{s:I, s:I, s:I, s:I, s:f, s:I}", "rows", t.rows, "tokens", t.tokens, "supervised", t.supervised, "longest", t.longest, "mean", t.rows ? (double)t.tokens / (double)t.rows : 0.0, "truncated", t.truncated));
+    json_object_set_new(out, "totals",
+                        json_pack("{s:I, s:I, s:I, s:I, s:f, s:I}", "rows", t.rows, "tokens", t.tokens, "supervised", t.supervised,
+                                  "longest", t.longest, "mean", t.rows ? (double)t.tokens / (double)t.rows : 0.0, "truncated",
+                                  t.truncated));
     return OK;
 }
 

@@ -30,7 +30,9 @@ err backend_pick(const char *device, const struct backend **out) {
     if (!strcmp(device, "cpu")) return OK;
     bool wanted = !strcmp(device, "cuda");
     if (!wanted && strcmp(device, "auto") != 0) return fail(E_USAGE, "device '%s' is not known (auto, cpu, cuda)", device);
-    if (wanted && !cuda) return fail(E_USAGE, "device: cuda is asked for, but this program was built without CUDA (no nvcc was found): build it where CUDA 13 is installed, or use device: cpu");
+    if (wanted && !cuda)
+        return fail(E_USAGE, "device: cuda is asked for, but this program was built without CUDA (no nvcc was found): build it where CUDA "
+                             "13 is installed, or use device: cpu");
     err closed = cuda ? cuda->open() : E_USAGE; /* asked for by name it is planned for all the same */
     if (cuda && (wanted || !closed)) *out = cuda;
     return OK;

@@ -210,7 +210,9 @@ err plan_place(struct plan *pl, struct residents *rs) {
             rs->r = r;
             rs->cap = cap;
         }
-        if (!(fresh.at = rs->mem->take(fresh.bytes))) return fail(E_MEMORY, "no room on %s for tensor %s (%zu bytes, after %zu bytes of weights)", pl->backend->name, x->name, fresh.bytes, rs->bytes);
+        if (!(fresh.at = rs->mem->take(fresh.bytes)))
+            return fail(E_MEMORY, "no room on %s for tensor %s (%zu bytes, after %zu bytes of weights)", pl->backend->name, x->name,
+                        fresh.bytes, rs->bytes);
         rs->r[rs->n++] = fresh;
         rs->bytes += fresh.bytes;
         TRY(bring(pl->backend, x, &w, fresh.at));
@@ -278,7 +280,8 @@ static void key_of(struct replay_key *k, const struct plan *pl, const struct bin
 err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
     if (!pl->backend->computes) return fail(E_INTERNAL, "a plan of the %s backend cannot be run", pl->backend->name);
     for (int s = 1; s < SYM_COUNT; s++)
-        if (b->size[s] > pl->p->cap[s]) return fail(E_INTERNAL, "a run of size %lld exceeds the plan's %lld", (long long)b->size[s], (long long)pl->p->cap[s]);
+        if (b->size[s] > pl->p->cap[s])
+            return fail(E_INTERNAL, "a run of size %lld exceeds the plan's %lld", (long long)b->size[s], (long long)pl->p->cap[s]);
     if (b->poison) {
         TRY(pl->backend->mem->fill(b->act, 0xFF, pl->act));
         TRY(pl->backend->mem->fill(b->scratch, 0xFF, pl->scratch));

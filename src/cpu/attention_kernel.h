@@ -236,7 +236,8 @@ struct walk {
 
 static bool walk_to(struct walk *w, const struct attention *a, int64_t ticket, int64_t tile_rows, int heads) {
     for (; w->s < a->S; w->s++) {
-        int64_t T = max64(a->cu[w->s + 1] - a->cu[w->s], tile_rows == INT32_MAX ? a->cu_k[w->s + 1] - a->cu_k[w->s] : 0), n = (T + tile_rows - 1) / tile_rows * heads;
+        int64_t T = max64(a->cu[w->s + 1] - a->cu[w->s], tile_rows == INT32_MAX ? a->cu_k[w->s + 1] - a->cu_k[w->s] : 0),
+                n = (T + tile_rows - 1) / tile_rows * heads;
         if (ticket < w->first + n) {
             w->i = (ticket - w->first) / heads;
             w->h = (int)((ticket - w->first) % heads);

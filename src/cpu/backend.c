@@ -69,7 +69,8 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
 }
 
 static void describe(str *out) {
-    str_addf(out, "cpu: %s kernels%s, %d threads\n", cpu_isa_name(cpu_isa()), cpu_vnni() ? ", integer dot products (VNNI)" : "", omp_get_max_threads());
+    str_addf(out, "cpu: %s kernels%s, %d threads\n", cpu_isa_name(cpu_isa()), cpu_vnni() ? ", integer dot products (VNNI)" : "",
+             omp_get_max_threads());
     str_addf(out, "memory: %.1f GB\n", (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) * 1e-9);
 }
 

@@ -231,7 +231,8 @@ FUSED_KERNEL(magnitude) {
 
 FUSED_KERNEL(magnitude_bwd) {
     (void)run, (void)inst, (void)scratch;
-    EACH_VECTOR(c, n, in[0].d[0]) store(view_f32(&out[0]) + c, vf_fma(load(view_f32(&in[0]) + c, n), load(view_f32(&in[1]) + c, n), load(view_f32(&out[0]) + c, n)), n);
+    EACH_VECTOR(c, n, in[0].d[0])
+    store(view_f32(&out[0]) + c, vf_fma(load(view_f32(&in[0]) + c, n), load(view_f32(&in[1]) + c, n), load(view_f32(&out[0]) + c, n)), n);
     return OK;
 }
 

@@ -126,6 +126,8 @@ static err cast_of(const float *x, void *to, dtype dt, int64_t n, int threads) {
     return OK;
 }
 
-static err importance_of(const struct importance *o, const struct importance_state *s, int64_t n, int threads) { return flat_importance(o, s, n, threads), OK; }
+static err importance_of(const struct importance *o, const struct importance_state *s, int64_t n, int threads) {
+    return flat_importance(o, s, n, threads), OK;
+}
 
 const struct flat_ops flat_cpu = {sumsq_of, adamw_of, cast_of, importance_of, flat_orthogonal, NULL};

@@ -10,7 +10,8 @@
 enum { ATT_Q = 64, ATT_K = 64 }; /* queries and keys of one attention tile */
 
 struct fused_kernels {
-    kernel attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, glu, glu_bwd, softcap, scale, scale_bwd, column_sum, magnitude, magnitude_bwd;
+    kernel attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, glu, glu_bwd, softcap, scale, scale_bwd, column_sum,
+        magnitude, magnitude_bwd;
     void (*cap_row)(float *x, int64_t n, float cap); /* x = cap tanh(x / cap) */
     float (*row_max)(const float *x, int64_t n); /* NaNs are skipped; -inf when nothing is left */
     /* y[i] = exp((x[i] - shift) * factor), y may be NULL; returns their sum */

@@ -67,7 +67,8 @@ static void pack_tile(const struct gemm *g, const struct gemm_isa *isa, const st
         const struct gemm_piece *p = &g->piece[k->piece];
         float *dst = packed + k->off * t.m + r0 * k->kc;
         if (!g->turned) isa->pack(p->x + (t.first + r0) * p->ld + k->k0, p->ld, (int)rows, k->kc, dst);
-        for (int64_t j = 0; g->turned && j < k->kc; j++) memcpy(dst + j * rows, p->x + (k->k0 + j) * p->ld + t.first + r0, (size_t)rows * sizeof *dst);
+        for (int64_t j = 0; g->turned && j < k->kc; j++)
+            memcpy(dst + j * rows, p->x + (k->k0 + j) * p->ld + t.first + r0, (size_t)rows * sizeof *dst);
     }
 }
 

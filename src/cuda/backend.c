@@ -93,11 +93,17 @@ static void describe(str *out) {
     struct cuda_facts f;
     double bandwidth, rate;
     cuda_facts(&f);
-    if (f.driver) str_addf(out, "cuda driver: supports CUDA %d.%d; this program was built with %d.%d\n", f.driver_version / 1000, f.driver_version % 1000 / 10, f.runtime_version / 1000, f.runtime_version % 1000 / 10);
+    if (f.driver)
+        str_addf(out, "cuda driver: supports CUDA %d.%d; this program was built with %d.%d\n", f.driver_version / 1000,
+                 f.driver_version % 1000 / 10, f.runtime_version / 1000, f.runtime_version % 1000 / 10);
     if (f.cublaslt) str_addf(out, "cuBLASLt: %zu.%zu.%zu\n", f.cublaslt / 10000, f.cublaslt / 100 % 100, f.cublaslt % 100);
     if (!f.cudnn) str_addf(out, "cuDNN: not found (libcudnn.so.9); it is not needed, on Hopper it makes attention over long rows faster\n");
-    else str_addf(out, "cuDNN: %zu.%zu.%zu%s\n", f.cudnn / 10000, f.cudnn / 100 % 100, f.cudnn % 100, f.cudnn < CUDNN_OLDEST ? " (too old to be used: 9.10.2 is the oldest)" : "");
-    if (f.card) str_addf(out, "card: %s, compute capability %d.%d, %d multiprocessors, %.1f GB, %.1f GB free\n", f.name, f.capability / 10, f.capability % 10, f.sms, (double)f.bytes * 1e-9, (double)f.bytes_free * 1e-9);
+    else
+        str_addf(out, "cuDNN: %zu.%zu.%zu%s\n", f.cudnn / 10000, f.cudnn / 100 % 100, f.cudnn % 100,
+                 f.cudnn < CUDNN_OLDEST ? " (too old to be used: 9.10.2 is the oldest)" : "");
+    if (f.card)
+        str_addf(out, "card: %s, compute capability %d.%d, %d multiprocessors, %.1f GB, %.1f GB free\n", f.name, f.capability / 10,
+                 f.capability % 10, f.sms, (double)f.bytes * 1e-9, (double)f.bytes_free * 1e-9);
     if (*f.why) str_addf(out, "cuda: %s\n", f.why);
     else if (cuda_measure(&bandwidth, &rate)) str_addf(out, "cuda: %s\n", err_text());
     else str_addf(out, "measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", bandwidth * 1e-12, rate * 1e-12);

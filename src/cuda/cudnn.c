@@ -102,7 +102,9 @@ static void set_desc(struct graph *g, desc d, cudnnBackendAttributeName_t name, 
     if (value) set(g, d, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &value);
 }
 
-static void set_type(struct graph *g, desc d, cudnnBackendAttributeName_t name, cudnnDataType_t type) { set(g, d, name, CUDNN_TYPE_DATA_TYPE, 1, &type); }
+static void set_type(struct graph *g, desc d, cudnnBackendAttributeName_t name, cudnnDataType_t type) {
+    set(g, d, name, CUDNN_TYPE_DATA_TYPE, 1, &type);
+}
 
 static desc finish(struct graph *g, desc d) {
     if (!g->bad) g->bad = nn.BackendFinalize(d) != CUDNN_STATUS_SUCCESS;

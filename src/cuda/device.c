@@ -24,15 +24,19 @@ static const char *advice(cudaError_t e) {
     switch (e) {
     case cudaErrorECCUncorrectable: return "its memory is faulty: have the card looked at, and resume elsewhere or after a restart";
     case cudaErrorDevicesUnavailable: return "another process holds it for itself: wait for that, or use device: cpu";
-    case cudaErrorLaunchTimeout: return "the system stops long kernels on this card (it drives a display): use another, or shorter passes (pass_tokens)";
+    case cudaErrorLaunchTimeout:
+        return "the system stops long kernels on this card (it drives a display): use another, or shorter passes (pass_tokens)";
     default: return "please report it; with CUDA_LAUNCH_BLOCKING=1 in the environment the message names the op";
     }
 }
 
 err cuda_check(cudaError_t e, const char *what) {
     if (e == cudaSuccess) return OK;
-    if (e == cudaErrorMemoryAllocation) return fail(E_MEMORY, "%s: the card has no room left (%s); another process may have taken it since the plan was made", what, cudaGetErrorName(e));
-    return fail(E_INTERNAL, "%s failed on the card: %s (%s); checkpoints that were saved before are whole. What to do: %s", what, cudaGetErrorString(e), cudaGetErrorName(e), advice(e));
+    if (e == cudaErrorMemoryAllocation)
+        return fail(E_MEMORY, "%s: the card has no room left (%s); another process may have taken it since the plan was made", what,
+                    cudaGetErrorName(e));
+    return fail(E_INTERNAL, "%s failed on the card: %s (%s); checkpoints that were saved before are whole. What to do: %s", what,
+                cudaGetErrorString(e), cudaGetErrorName(e), advice(e));
 }
 
 /* The oldest card that the kernels are built for: bf16 on its matrix units. */
@@ -45,17 +49,20 @@ static err look(struct cuda_facts *f) {
     f->driver = e == cudaSuccess && f->driver_version > 0;
     if (!f->driver) return fail(E_USAGE, "no NVIDIA driver was found (libcuda.so.1): install one, or use device: cpu");
     if (f->driver_version < f->runtime_version)
-        return fail(E_USAGE, "the NVIDIA driver supports CUDA %d.%d, this program needs %d.%d: update the driver, or use device: cpu", f->driver_version / 1000, f->driver_version % 1000 / 10,
-                    f->runtime_version / 1000, f->runtime_version % 1000 / 10);
+        return fail(E_USAGE, "the NVIDIA driver supports CUDA %d.%d, this program needs %d.%d: update the driver, or use device: cpu",
+                    f->driver_version / 1000, f->driver_version % 1000 / 10, f->runtime_version / 1000, f->runtime_version % 1000 / 10);
     e = cudaGetDeviceCount(&n);
-    if (e != cudaSuccess || n < 1) return fail(E_USAGE, "no CUDA card was found (%s); use device: cpu", e ? cudaGetErrorString(e) : "none is visible");
+    if (e != cudaSuccess || n < 1)
+        return fail(E_USAGE, "no CUDA card was found (%s); use device: cpu", e ? cudaGetErrorString(e) : "none is visible");
     struct cudaDeviceProp p;
     TRY(cuda_check(cudaGetDeviceProperties(&p, 0), "asking for the card's properties"));
     snprintf(f->name, sizeof f->name, "%s", p.name);
     f->capability = 10 * p.major + p.minor;
     f->sms = p.multiProcessorCount;
     f->bytes = p.totalGlobalMem;
-    if (f->capability < OLDEST) return fail(E_USAGE, "%s has compute capability %d.%d; the kernels need 8.0 (Ampere) or newer: use device: cpu", p.name, p.major, p.minor);
+    if (f->capability < OLDEST)
+        return fail(E_USAGE, "%s has compute capability %d.%d; the kernels need 8.0 (Ampere) or newer: use device: cpu", p.name, p.major,
+                    p.minor);
     f->card = true;
     return OK;
 }

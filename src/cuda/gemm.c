@@ -58,9 +58,13 @@ static err status(cublasStatus_t s, const char *what) {
 static err load(void) {
     static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
     for (size_t i = 0; i < sizeof names / sizeof *names && !library; i++) library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-    if (!library) return fail(E_USAGE, "cuBLASLt was not found (%s): install the package libcublas of CUDA 13 (or set LD_LIBRARY_PATH), or use device: cpu", dlerror());
-#define RESOLVE(name)                                                                                                 \
-    if (!(*(void **)&lt.name = dlsym(library, "cublasLt" #name))) return fail(E_USAGE, "the cuBLASLt that was found has no cublasLt" #name ": it is too old");
+    if (!library)
+        return fail(E_USAGE,
+                    "cuBLASLt was not found (%s): install the package libcublas of CUDA 13 (or set LD_LIBRARY_PATH), or use device: cpu",
+                    dlerror());
+#define RESOLVE(name)                                                                                                                      \
+    if (!(*(void **)&lt.name = dlsym(library, "cublasLt" #name)))                                                                          \
+        return fail(E_USAGE, "the cuBLASLt that was found has no cublasLt" #name ": it is too old");
     FUNCTIONS(RESOLVE)
 #undef RESOLVE
     return OK;
@@ -117,7 +121,9 @@ static err point_at_scales(const struct entry *e, const struct product *p) {
 static err run(const struct entry *e, const struct product *p, const cublasLtMatmulAlgo_t *algo) {
     const struct cuda_gemm *g = p->g;
     if (p->scale_a) TRY(point_at_scales(e, p));
-    return status(lt.Matmul(handle, e->op, &g->alpha, g->b, e->a, g->a, e->b, &g->beta, g->c, e->c, g->c, e->c, algo, workspace[cuda_is_beside()], WORKSPACE, cuda_stream), "a product");
+    return status(lt.Matmul(handle, e->op, &g->alpha, g->b, e->a, g->a, e->b, &g->beta, g->c, e->c, g->c, e->c, algo,
+                            workspace[cuda_is_beside()], WORKSPACE, cuda_stream),
+                  "a product");
 }
 
 /* Milliseconds of one run, the best of three. */
@@ -148,7 +154,9 @@ static err choose(struct entry *e, const struct product *p) {
     lt.MatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align[2], sizeof *align);
     err r = status(lt.MatmulAlgoGetHeuristic(handle, e->op, e->a, e->b, e->c, e->c, pref, TRIES, found, &n), "choosing an algorithm");
     lt.MatmulPreferenceDestroy(pref);
-    if (!r && n < 1) r = fail(E_INTERNAL, "cuBLASLt has no algorithm for a product of %lld x %lld x %lld", (long long)g->m, (long long)g->n, (long long)g->k);
+    if (!r && n < 1)
+        r = fail(E_INTERNAL, "cuBLASLt has no algorithm for a product of %lld x %lld x %lld", (long long)g->m, (long long)g->n,
+                 (long long)g->k);
     if (r) return r;
     e->algo = found[0].algo;
     if (n == 1 || (g->beta != 0 && g->beta != 1) || cuda_settings.deterministic || (double)g->m * (double)g->n * (double)g->k < 1e9) return OK;

@@ -50,7 +50,9 @@ static size_t front_bytes(const struct inst *i, const struct view *w, const stru
 }
 
 /* x with dropout applied. */
-static size_t dropped_bytes(const struct inst *i, const struct view *x) { return i->a.dropout > 0 ? aligned((size_t)(x->d[0] * x->d[1]) * size_of(x->dt)) : 0; }
+static size_t dropped_bytes(const struct inst *i, const struct view *x) {
+    return i->a.dropout > 0 ? aligned((size_t)(x->d[0] * x->d[1]) * size_of(x->dt)) : 0;
+}
 
 size_t cuda_linear_scratch(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
@@ -192,7 +194,8 @@ static err linear(const struct inst *i, const struct view *in, struct view *out,
     }
     struct cuda_group_forward group;
     bool stored;
-    if (N >= MANY && group_forward(i, in, out, &group, &stored)) return stored ? cuda_unpacked_forward(&group, &in[LIN_W], scratch) : cuda_group_forward(&group);
+    if (N >= MANY && group_forward(i, in, out, &group, &stored))
+        return stored ? cuda_unpacked_forward(&group, &in[LIN_W], scratch) : cuda_group_forward(&group);
     struct cuda_matvec few[MAX_GROUP];
     int n_few = 0;
     for (int k = 0; k < i->a.n; k++)
@@ -269,7 +272,8 @@ static err zero_columns(char *p, int64_t ld, int64_t rows, int64_t cols, dtype d
 }
 
 /* dT and dB of the whole group, each dY read once (low_rank.h). */
-static bool low_rank_up(const struct inst *i, const struct view *in, const struct view *out, void *dt, void *scratch, struct cuda_low_rank_up_bwd *u) {
+static bool low_rank_up(const struct inst *i, const struct view *in, const struct view *out, void *dt, void *scratch,
+                        struct cuda_low_rank_up_bwd *u) {
     const struct view *x = ops_like_x(in, out);
     *u = (struct cuda_low_rank_up_bwd){.dt = x->dt, .n = i->a.n, .rows = x->d[0], .t = in[LB_T].p, .ldt = in[LB_T].ld, .dt_low = dt, .lddt = rank_sum(i), .scratch = scratch};
     for (int k = 0; k < i->a.n; k++) {

@@ -125,15 +125,18 @@ static bool plain_rope(const struct inst *i) { return (!i->a.rope_dims || i->a.r
 
 static bool is_attend(const struct prog *p, int i, const struct inst *s) {
     if (s[0].a.n != 3 || !decodes(p, s) || s[4].op != &op_attention_cached || has(s[4].in[5])) return false;
-    bool wired = same(s[1].in[0], s[0].out[0]) && same(s[2].in[0], s[0].out[1]) && same(s[3].in[0], s[2].out[0]) && same(s[3].in[1], s[0].out[2]) && same(s[4].in[0], s[1].out[0]);
-    wired = wired && same(s[4].in[1], s[3].in[4]) && same(s[4].in[2], s[3].in[5]) && same(s[3].in[3], s[4].in[4]) && same(s[1].in[1], s[4].in[4]) && same(s[2].in[1], s[4].in[4]);
+    bool wired = same(s[1].in[0], s[0].out[0]) && same(s[2].in[0], s[0].out[1]) && same(s[3].in[0], s[2].out[0]) &&
+                 same(s[3].in[1], s[0].out[2]) && same(s[4].in[0], s[1].out[0]);
+    wired = wired && same(s[4].in[1], s[3].in[4]) && same(s[4].in[2], s[3].in[5]) && same(s[3].in[3], s[4].in[4]) &&
+            same(s[1].in[1], s[4].in[4]) && same(s[2].in[1], s[4].in[4]);
     return wired && plain_rope(&s[1]) && plain_rope(&s[2]) && !s[1].a.inverse && dies(p, i, i + 4) && dies(p, i + 1, i + 4) && dies(p, i + 2, i + 4);
 }
 
 static bool norm_follows(const struct inst *add) { return same(add[1].in[0], add->out[0]) && cuda_plain_norm(&add[1]); }
 
 static bool is_linear_add_norm(const struct prog *p, int i, const struct inst *s) {
-    return s[0].a.n == 1 && decodes(p, s) && (same(s[1].in[0], s[0].out[0]) || same(s[1].in[1], s[0].out[0])) && norm_follows(&s[1]) && dies(p, i, i + 1);
+    return s[0].a.n == 1 && decodes(p, s) && (same(s[1].in[0], s[0].out[0]) || same(s[1].in[1], s[0].out[0])) && norm_follows(&s[1]) &&
+           dies(p, i, i + 1);
 }
 
 static bool is_linear_glu(const struct prog *p, int i, const struct inst *s) {
@@ -144,7 +147,9 @@ static bool is_add_norm(const struct prog *p, int i, const struct inst *s) { ret
 
 static bool is_rope_pair(const struct prog *p, int i, const struct inst *s) {
     (void)p, (void)i;
-    return same(s[0].in[1], s[1].in[1]) && same(s[0].in[2], s[1].in[2]) && !same(s[1].in[0], s[0].out[0]) && s[0].a.head_dim == s[1].a.head_dim && s[0].a.rope_dims == s[1].a.rope_dims && s[0].a.interleaved == s[1].a.interleaved && s[0].a.inverse == s[1].a.inverse;
+    return same(s[0].in[1], s[1].in[1]) && same(s[0].in[2], s[1].in[2]) && !same(s[1].in[0], s[0].out[0]) &&
+           s[0].a.head_dim == s[1].a.head_dim && s[0].a.rope_dims == s[1].a.rope_dims && s[0].a.interleaved == s[1].a.interleaved &&
+           s[0].a.inverse == s[1].a.inverse;
 }
 
 static const struct row {

@@ -17,12 +17,15 @@ static err index_names(struct labels *l) {
     for (int i = 0; i < l->n; i++) l->by_name[i] = i;
     qsort_r(l->by_name, (size_t)l->n, sizeof *l->by_name, by_bytes, l->name);
     for (int i = 1; i < l->n; i++)
-        if (!strcmp(l->name[l->by_name[i - 1]], l->name[l->by_name[i]])) return fail(E_USAGE, "the label '%.60s' is there twice", l->name[l->by_name[i]]);
+        if (!strcmp(l->name[l->by_name[i - 1]], l->name[l->by_name[i]]))
+            return fail(E_USAGE, "the label '%.60s' is there twice", l->name[l->by_name[i]]);
     return OK;
 }
 
 static err copy_names(const char *const *name, int n, struct labels *l) {
-    if (n < 2) return fail(E_USAGE, "%d label%s%s%.60s%s: a classifier needs two classes at least", n, n == 1 ? "" : "s", n == 1 ? " ('" : "", n == 1 ? name[0] : "", n == 1 ? "')" : "");
+    if (n < 2)
+        return fail(E_USAGE, "%d label%s%s%.60s%s: a classifier needs two classes at least", n, n == 1 ? "" : "s", n == 1 ? " ('" : "",
+                    n == 1 ? name[0] : "", n == 1 ? "')" : "");
     l->name = arena_alloc(&l->mem, (size_t)n * sizeof *l->name);
     for (int i = 0; i < n; i++)
         if (!l->name || !(l->name[i] = arena_str(&l->mem, name[i]))) return fail(E_MEMORY, "out of memory");

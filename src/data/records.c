@@ -125,7 +125,8 @@ static enum seen frame_sentence(struct scanner *s, size_t *from, size_t *to) {
 
 static enum seen bad_array(const struct scanner *s, const char *wants) {
     char c = s->p[s->at];
-    fail(E_INPUT, "%s:%d: not a JSON array of objects: %s expected, found '%c' (0x%02x)", s->f->path, s->line, wants, c >= ' ' && c < 127 ? c : '?', (unsigned char)c);
+    fail(E_INPUT, "%s:%d: not a JSON array of objects: %s expected, found '%c' (0x%02x)", s->f->path, s->line, wants,
+         c >= ' ' && c < 127 ? c : '?', (unsigned char)c);
     return BAD;
 }
 

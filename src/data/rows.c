@@ -57,9 +57,11 @@ static err check_given(const struct source *s) {
     const struct given_form *g = &s->opt.given;
     if (!g->file) return OK;
     if (g->file->columns != (int64_t)g->each * g->width)
-        return fail(E_INPUT, "%s: rows of %lld numbers, wanted are %lld (%d vector%s of %d)", g->file->path, (long long)g->file->columns, (long long)g->each * g->width, g->each,
-                    g->each > 1 ? "s" : "", g->width);
-    return g->file->rows >= s->n ? OK : fail(E_INPUT, "%s: %lld rows, but %s has %d records: one is wanted for each", g->file->path, (long long)g->file->rows, s->path, s->n);
+        return fail(E_INPUT, "%s: rows of %lld numbers, wanted are %lld (%d vector%s of %d)", g->file->path, (long long)g->file->columns,
+                    (long long)g->each * g->width, g->each, g->each > 1 ? "s" : "", g->width);
+    return g->file->rows >= s->n ? OK
+                                 : fail(E_INPUT, "%s: %lld rows, but %s has %d records: one is wanted for each", g->file->path,
+                                        (long long)g->file->rows, s->path, s->n);
 }
 
 static void draft_clear(struct draft *d) {
@@ -540,7 +542,8 @@ static err draft_labelled(struct job *job, const struct record *r, struct draft 
     const struct labels *known = job->classes->labels;
     const int label = known ? labels_find(known, r->label) : 0, numbers = job->classes->numbers;
     if (label < 0) return labels_unknown(known, r->label);
-    if (numbers && r->n_numbers != numbers) return fail(E_INPUT, "%d number%s, but the first record has %d", r->n_numbers, r->n_numbers == 1 ? "" : "s", numbers);
+    if (numbers && r->n_numbers != numbers)
+        return fail(E_INPUT, "%d number%s, but the first record has %d", r->n_numbers, r->n_numbers == 1 ? "" : "s", numbers);
     TRY(tokenizer_encode(job->tk, r->text, strlen(r->text), 0, &d->ids));
     TRY(tokenizer_surround(job->tk, true, true, &d->ids));
     if (!d->ids.n) return fail(E_INPUT, "no token in the text");

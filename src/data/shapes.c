@@ -104,7 +104,8 @@ err layout_begin(const char *path, const char *format, enum source_want want, st
     if (want < WANT_SFT) l->shape = settled[want].shape, l->named = true;
     if (want == WANT_ANY && l->container == IN_LINES) l->shape = SHAPE_TEXT;
     if (l->container == IN_CONLL && want != WANT_TAGGED && want != WANT_WORDS)
-        return fail(E_USAGE, "%s: a CoNLL file holds words and tags, but here %s", path, want < WANT_SFT ? settled[want].what : "pairs or conversations are wanted");
+        return fail(E_USAGE, "%s: a CoNLL file holds words and tags, but here %s", path,
+                    want < WANT_SFT ? settled[want].what : "pairs or conversations are wanted");
     if (l->container == IN_LINES && l->shape != SHAPE_TEXT && l->shape != SHAPE_WORDS)
         return fail(E_USAGE,
                     "%s: pairs, labels, tags and conversations need a .jsonl file (one JSON object per line), .json, .csv or .tsv; its name "
@@ -311,7 +312,8 @@ static err get_given(const struct given_form *g, const json_t *obj, arena *mem, 
     for (size_t i = 0; i < outer; i++) {
         const json_t *v = json_array_get(list, i);
         const size_t inner = json_is_array(v) ? json_array_size(v) : 1;
-        if (json_is_array(v) && inner != (size_t)g->width) return fail(E_INPUT, "\"%.40s\"[%zu] has %zu numbers, a vector has %d", g->field, i, inner, g->width);
+        if (json_is_array(v) && inner != (size_t)g->width)
+            return fail(E_INPUT, "\"%.40s\"[%zu] has %zu numbers, a vector has %d", g->field, i, inner, g->width);
         for (size_t k = 0; k < inner; k++, n++) {
             err e = n < want ? given_number(json_is_array(v) ? json_array_get(v, k) : v, &x[n]) : OK;
             if (e) return fail_in(e, "\"%.40s\"[%zu]", g->field, i);
@@ -319,7 +321,8 @@ static err get_given(const struct given_form *g, const json_t *obj, arena *mem, 
     }
     *out = x;
     if (n == want) return OK;
-    return fail(E_INPUT, "\"%.40s\" has %zu numbers, wanted are %zu (%d vector%s of %d)", g->field, n, want, g->each, g->each > 1 ? "s" : "", g->width);
+    return fail(E_INPUT, "\"%.40s\" has %zu numbers, wanted are %zu (%d vector%s of %d)", g->field, n, want, g->each,
+                g->each > 1 ? "s" : "", g->width);
 }
 
 /* --- numbers, words and tags ------------------------------------------------------------------------------------------ */
@@ -332,7 +335,8 @@ static err get_number(const json_t *v, const char *key, float *out) {
     double x = json_number_value(v);
     if (text) x = strtod(text, &end);
     if (text ? end == text || !blank(end, strlen(end)) : !json_is_number(v))
-        return text ? fail(E_INPUT, "\"%.60s\" is '%.40s', not a number", key, text) : fail(E_INPUT, "\"%.60s\" is %s, not a number", key, type_name(v));
+        return text ? fail(E_INPUT, "\"%.60s\" is '%.40s', not a number", key, text)
+                    : fail(E_INPUT, "\"%.60s\" is %s, not a number", key, type_name(v));
     *out = (float)x;
     return isfinite(*out) ? OK : fail(E_INPUT, "\"%.60s\" is %g: a target must be a finite number", key, x);
 }
@@ -409,7 +413,8 @@ static err get_words(const struct layout *l, const json_t *obj, arena *mem, stru
     if (l->shape == SHAPE_WORDS) return OK;
     if (!(v = find_list(obj, l->field2, as_tags, &tags_key))) return get_string(mem, obj, tags_key, &r->label);
     TRY(get_list_of_words(mem, v, tags_key, true, &tags, &n_tags));
-    if (n_tags != r->n_words) return fail(E_INPUT, "\"%.60s\" has %d words, \"%.60s\" %d tags: each word wants one", key, r->n_words, tags_key, n_tags);
+    if (n_tags != r->n_words)
+        return fail(E_INPUT, "\"%.60s\" has %d words, \"%.60s\" %d tags: each word wants one", key, r->n_words, tags_key, n_tags);
     r->tags = tags;
     return OK;
 }
@@ -420,7 +425,8 @@ static err read_sentence(const struct layout *l, const struct extent *x, arena *
     int n = 1;
     unsigned cp;
     for (size_t i = 0, len; i < x->n; i += len) {
-        if (!(len = (size_t)utf8_decode(x->p + i, x->n - i, &cp)) || !cp) return fail(E_INPUT, "not UTF-8 text (byte 0x%02x)", (unsigned char)x->p[i]);
+        if (!(len = (size_t)utf8_decode(x->p + i, x->n - i, &cp)) || !cp)
+            return fail(E_INPUT, "not UTF-8 text (byte 0x%02x)", (unsigned char)x->p[i]);
         n += x->p[i] == '\n';
     }
     if (n > MOST_WORDS) return fail(E_INPUT, "a sentence of %d words; at most %d are possible", n, MOST_WORDS);
@@ -432,7 +438,9 @@ static err read_sentence(const struct layout *l, const struct extent *x, arena *
         end = stop ? (size_t)(stop - x->p) : x->n;
         TRY(split_words(mem, x->p + at, end - at, &columns, &n_columns));
         if (!n_columns) continue; /* the text's last newline */
-        if (tagged && n_columns < 2) return fail(E_INPUT, "the word '%.60s' has no tag beside it (line %d): CoNLL has a word and its tag on each line", columns[0], x->line + r->n_words);
+        if (tagged && n_columns < 2)
+            return fail(E_INPUT, "the word '%.60s' has no tag beside it (line %d): CoNLL has a word and its tag on each line", columns[0],
+                        x->line + r->n_words);
         words[r->n_words] = columns[0];
         tags[r->n_words++] = columns[n_columns - 1];
     }
@@ -487,7 +495,8 @@ static err mixed(const struct layout *l, const json_t *obj, err why) {
     if (shape_of(l, obj, &has) || has == SHAPE_UNKNOWN || has == l->shape) return fail(why, "%s", text);
     struct layout other = {.shape = has};
     const char *more = has == SHAPE_PROMPT_TURNS ? " of messages" : l->shape == SHAPE_PROMPT_TURNS ? " of strings" : "";
-    return fail(E_INPUT, "is of shape %s%s, but the file began (line %d) with %s: one file, one shape", layout_name(&other), more, l->first_line, layout_name(l));
+    return fail(E_INPUT, "is of shape %s%s, but the file began (line %d) with %s: one file, one shape", layout_name(&other), more,
+                l->first_line, layout_name(l));
 }
 
 static err check_json(const struct layout *l, json_t *v, const json_error_t *why, char first) {
@@ -553,7 +562,8 @@ static err read_line(const struct layout *l, const struct extent *x, arena *mem,
 
 err record_parse(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
     *r = (struct record){.line = x->line};
-    if (l->container == IN_LINES && l->given.each && l->given.field) return fail(E_INPUT, "plain lines have no field \"%.40s\": JSONL has, or a .npy file beside them", l->given.field);
+    if (l->container == IN_LINES && l->given.each && l->given.field)
+        return fail(E_INPUT, "plain lines have no field \"%.40s\": JSONL has, or a .npy file beside them", l->given.field);
     if (l->container == IN_LINES) return read_line(l, x, mem, r);
     if (l->container == IN_CONLL) return read_sentence(l, x, mem, r);
     json_t *obj;
@@ -578,7 +588,8 @@ static err add_column(void *ctx, int i, const str *text) {
     if (i >= 4096) return fail(E_INPUT, "more than 4096 columns: not a table");
     if (blank(text->p, text->n)) return fail(E_INPUT, "column %d of the header has no name", i + 1);
     for (size_t k = 0, len; k < text->n; k += len)
-        if (!(len = (size_t)utf8_decode(text->p + k, text->n - k, &cp)) || !cp) return fail(E_INPUT, "column %d of the header is not UTF-8 text", i + 1);
+        if (!(len = (size_t)utf8_decode(text->p + k, text->n - k, &cp)) || !cp)
+            return fail(E_INPUT, "column %d of the header is not UTF-8 text", i + 1);
     for (int k = 0; k < i; k++)
         if (!strcmp(l->column[k], text->p)) return fail(E_INPUT, "two columns of the header are named \"%.60s\"", text->p);
     l->column[i] = arena_strn(h->mem, text->p, text->n);
@@ -606,7 +617,9 @@ err layout_find(struct layout *l, const struct extent *x, enum source_want want)
     if (text) found = SHAPE_TEXT;
     if (!e && found == SHAPE_UNKNOWN && !l->named) {
         e = missing(obj, "\"messages\" and no \"prompt\" with \"completion\"");
-        if (e == E_INPUT) fail(e, "%s; known shapes: %s%s", err_text(), known, json_object_get(obj, "text") ? "; format: text learns every token of \"text\"" : "");
+        if (e == E_INPUT)
+            fail(e, "%s; known shapes: %s%s", err_text(), known,
+                 json_object_get(obj, "text") ? "; format: text learns every token of \"text\"" : "");
     }
     if (!e && (!l->named || found == SHAPE_PROMPT_TURNS)) l->shape = found;
     json_decref(obj);

@@ -56,7 +56,19 @@ enum source_want {
     WANT_SFT, /* prompt/completion or conversations */
     WANT_ANY, /* those, or a text: for looking at a file */
 };
-enum record_shape { SHAPE_UNKNOWN, SHAPE_TEXT, SHAPE_PAIR, SHAPE_MESSAGES, SHAPE_PROMPT_TURNS, SHAPE_ALPACA, SHAPE_SHAREGPT, SHAPE_LABELLED, SHAPE_NUMBERED, SHAPE_TAGGED, SHAPE_WORDS };
+enum record_shape {
+    SHAPE_UNKNOWN,
+    SHAPE_TEXT,
+    SHAPE_PAIR,
+    SHAPE_MESSAGES,
+    SHAPE_PROMPT_TURNS,
+    SHAPE_ALPACA,
+    SHAPE_SHAREGPT,
+    SHAPE_LABELLED,
+    SHAPE_NUMBERED,
+    SHAPE_TAGGED,
+    SHAPE_WORDS
+};
 
 struct layout {
     enum container container;

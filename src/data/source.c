@@ -107,7 +107,9 @@ static err walk(struct source *s, struct source_part *p, const struct source_fil
     }
     scan_end(&scan);
     if (e || p->n) return e;
-    if (s->opt.split > 0) return fail(E_INPUT, "%s: no record falls on the %s side of a split of %g", p->path, s->opt.held_out ? "held-out" : "training", s->opt.split);
+    if (s->opt.split > 0)
+        return fail(E_INPUT, "%s: no record falls on the %s side of a split of %g", p->path, s->opt.held_out ? "held-out" : "training",
+                    s->opt.split);
     return fail(E_INPUT, "%s: holds no records (%llu bytes)", p->path, (unsigned long long)p->file.n);
 }
 

@@ -165,7 +165,9 @@ err check_same(const struct model *like, const struct deltas *d, const struct mo
     }
     free(buf);
     if (!e)
-        json_object_set_new(report, "undone", json_pack("{s:s, s:f, s:s, s:f, s:s, s:f}", "like", like->path, "worst", s.worst, "tensor", s.at, "relative", sqrt(s.off / (s.size > 0 ? s.size : 1)), "dtype", dtype_info[dt].name,
-                                                        "same", s.all ? (double)s.same / (double)s.all : 1));
+        json_object_set_new(report, "undone",
+                            json_pack("{s:s, s:f, s:s, s:f, s:s, s:f}", "like", like->path, "worst", s.worst, "tensor", s.at, "relative",
+                                      sqrt(s.off / (s.size > 0 ? s.size : 1)), "dtype", dtype_info[dt].name, "same",
+                                      s.all ? (double)s.same / (double)s.all : 1));
     return e;
 }

@@ -16,10 +16,15 @@ static err check_saved(const json_t *config, const char *path, const struct mode
     json_array_foreach(json_object_get(config, "modules_to_save"), i, v) {
         const char *name = json_string_value(v);
         if (name && head_names(name))
-            return fail(E_UNSUPPORTED, "%s: modules_to_save '%s': a head was trained beside the adapter. `cyclora classify` takes it as it is; PEFT (merge_and_unload) makes a model of it", path, name);
+            return fail(E_UNSUPPORTED,
+                        "%s: modules_to_save '%s': a head was trained beside the adapter. `cyclora classify` takes it as it is; PEFT "
+                        "(merge_and_unload) makes a model of it",
+                        path, name);
         for (size_t k = 0; name && m->shape.tied && k < sizeof tables / sizeof *tables; k++)
             if (str_ends(name, tables[k]))
-                return fail(E_UNSUPPORTED, "%s: modules_to_save '%s': %s has one table for embedding and head (tied), and PEFT trains them apart; merge the adapter in PEFT into a model that is not tied, or train the table with method full",
+                return fail(E_UNSUPPORTED,
+                            "%s: modules_to_save '%s': %s has one table for embedding and head (tied), and PEFT trains them apart; merge "
+                            "the adapter in PEFT into a model that is not tied, or train the table with method full",
                             path, name, m->path);
     }
     return OK;
@@ -35,7 +40,11 @@ static const struct weight *matrix_of(const struct model *m, const char *module)
 /* A tensor that is neither A nor B of a linear layer. */
 static err stranger(const struct deltas *d, const char *name) {
     if (strstr(name, M_END)) return fail(E_INPUT, "%s: %s: lengths of DoRA, but adapter_config.json does not say use_dora", d->folder, name);
-    if (strstr(name, "lora_embedding")) return fail(E_UNSUPPORTED, "%s: %s: a delta on the token table is not merged or written in other forms; PEFT (merge_and_unload) does it, and `generate --adapter` takes it as it is", d->folder, name);
+    if (strstr(name, "lora_embedding"))
+        return fail(E_UNSUPPORTED,
+                    "%s: %s: a delta on the token table is not merged or written in other forms; PEFT (merge_and_unload) does it, and "
+                    "`generate --adapter` takes it as it is",
+                    d->folder, name);
     return fail(E_INPUT, "%s: tensor %s is neither lora_A nor lora_B of a module", d->folder, name);
 }
 
@@ -102,7 +111,8 @@ static err read_pairs(struct deltas *d, const struct model *m, bool saved) {
 static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name) {
     char want[512];
     for (int i = 0; i < m->n && str_starts(name, adapter_prefix); i++) {
-        snprintf(want, sizeof want, "%s.%s%s", m->w[i].module, d->method ? d->method->whole : "", str_ends(m->w[i].name, ".bias") ? "bias" : "weight");
+        snprintf(want, sizeof want, "%s.%s%s", m->w[i].module, d->method ? d->method->whole : "",
+                 str_ends(m->w[i].name, ".bias") ? "bias" : "weight");
         if (!strcmp(name + strlen(adapter_prefix), want)) return &m->w[i];
     }
     return NULL;
@@ -174,7 +184,10 @@ static err make_pairs(struct deltas *d, const struct model *m, const struct stru
 static err read_made(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
     struct structure st;
     if (json_array_size(json_object_get(config, "modules_to_save")) > 0)
-        return fail(E_UNSUPPORTED, "%s: 'modules_to_save': whole modules were trained beside the adapter; merge it in PEFT (merge_and_unload) and convert the result", path);
+        return fail(E_UNSUPPORTED,
+                    "%s: 'modules_to_save': whole modules were trained beside the adapter; merge it in PEFT (merge_and_unload) and convert "
+                    "the result",
+                    path);
     TRY(structure_init(&st, m, d->method, d->settings, NULL));
     err e = make_pairs(d, m, &st);
     structure_free(&st);
@@ -297,12 +310,23 @@ static err whole_structure(const struct deltas *d, const struct model *m, struct
 }
 
 err deltas_undo(struct deltas *d, const struct model *merged) {
-    if (d->method) return fail(E_UNSUPPORTED, "%s: its tensors took the place of the base's (%s), which are not in the merged model any more: go back to the base's own files", d->folder, d->method->name);
-    if (d->dora) return fail(E_UNSUPPORTED, "%s: DoRA changed the lengths of rows as well, and what they were is not in the merged model: go back to the base's own files", d->folder);
+    if (d->method)
+        return fail(E_UNSUPPORTED,
+                    "%s: its tensors took the place of the base's (%s), which are not in the merged model any more: go back to the base's "
+                    "own files",
+                    d->folder, d->method->name);
+    if (d->dora)
+        return fail(
+            E_UNSUPPORTED,
+            "%s: DoRA changed the lengths of rows as well, and what they were is not in the merged model: go back to the base's own files",
+            d->folder);
     for (int i = 0; i < d->n; i++) {
         const struct tensor *t = tensor_of_weight(merged, d->d[i].w);
         if (t && !is_plain(t->dt))
-            return fail(E_UNSUPPORTED, "%s: tensor %s is %s: what a merge into so few bits rounded away cannot be taken back; go back to the base's own files", merged->path, t->name, dtype_info[t->dt].name);
+            return fail(
+                E_UNSUPPORTED,
+                "%s: tensor %s is %s: what a merge into so few bits rounded away cannot be taken back; go back to the base's own files",
+                merged->path, t->name, dtype_info[t->dt].name);
         d->d[i].scale = -d->d[i].scale;
     }
     return OK;

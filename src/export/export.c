@@ -86,7 +86,8 @@ static err check_hash(const struct job *j) {
 static err undo(struct job *j) {
     if (j->form->kind == KIND_LORA) return fail(E_USAGE, "a merge is undone into a model, not into %s", j->form->name);
     if (j->r->type && j->r->type != DT_F32 && j->r->type != DT_F16 && j->r->type != DT_BF16)
-        return fail(E_UNSUPPORTED, "--type %s: a merge is undone in plain types alone (f32, f16, bf16): `cyclora convert` makes others", dtype_info[j->r->type].name);
+        return fail(E_UNSUPPORTED, "--type %s: a merge is undone in plain types alone (f32, f16, bf16): `cyclora convert` makes others",
+                    dtype_info[j->r->type].name);
     if (j->r->like) {
         struct model like;
         TRY(model_open(j->r->like, NULL, &like));
@@ -140,8 +141,9 @@ static err plan_output(struct job *j) {
     if (j->form->kind == KIND_LORA && j->deltas.made && j->form->lora == FORM_PEFT)
         return fail(E_USAGE, "%s: PEFT takes this %s adapter as it is", j->r->adapter, j->deltas.method->name);
     if (j->form->kind == KIND_LORA && j->deltas.method && !j->deltas.made)
-        return fail(E_UNSUPPORTED, "%s: tensors of the base were trained (%s), for which %s has no form: `cyclora merge` puts them into a model", j->r->adapter,
-                    j->deltas.method->name, j->form->name);
+        return fail(E_UNSUPPORTED,
+                    "%s: tensors of the base were trained (%s), for which %s has no form: `cyclora merge` puts them into a model",
+                    j->r->adapter, j->deltas.method->name, j->form->name);
     if (j->form->kind == KIND_LORA) {
         TRY(lora_out_plan(&j->lora, j->form->lora, &j->base, d, j->r->type));
         j->write_bytes = lora_out_bytes(&j->lora);
@@ -212,9 +214,10 @@ static void plan_json(struct job *j) {
                                         types_json(t, n)));
     if (j->r->adapter)
         json_object_set_new(o, "adapter",
-                            json_pack("{s:s, s:s, s:b, s:i, s:i, s:f, s:b, s:b, s:b}", "path", j->r->adapter, "method", j->deltas.method ? j->deltas.method->name : "lora", "products", !j->deltas.method || j->deltas.made,
-                                      "modules", j->deltas.n, "rank", j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora", j->deltas.rslora, "dora", j->deltas.dora,
-                                      "patterns", j->deltas.patterns));
+                            json_pack("{s:s, s:s, s:b, s:i, s:i, s:f, s:b, s:b, s:b}", "path", j->r->adapter, "method",
+                                      j->deltas.method ? j->deltas.method->name : "lora", "products", !j->deltas.method || j->deltas.made,
+                                      "modules", j->deltas.n, "rank", j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora",
+                                      j->deltas.rslora, "dora", j->deltas.dora, "patterns", j->deltas.patterns));
     if (j->r->undo) json_object_set_new(o, "undo", json_true());
     json_object_set_new(o, "memory",
                         json_pack("{s:I, s:I, s:I, s:I}", "planned", (json_int_t)planned_peak(j), "kept", (json_int_t)j->kept_bytes,

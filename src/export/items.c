@@ -59,7 +59,8 @@ static size_t ranks(const struct items *l) {
 static size_t factors_bytes(const struct items *l) {
     size_t most = 0;
     for (int i = 0; i < l->n; i++)
-        if (l->v[i].transposed && l->v[i].delta && l->v[i].delta->m && (size_t)l->v[i].cols * sizeof(double) > most) most = (size_t)l->v[i].cols * sizeof(double);
+        if (l->v[i].transposed && l->v[i].delta && l->v[i].delta->m && (size_t)l->v[i].cols * sizeof(double) > most)
+            most = (size_t)l->v[i].cols * sizeof(double);
     return most;
 }
 

@@ -56,9 +56,15 @@ static void plan_copy(struct lora_out *o) {
 
 static err plan(struct lora_out *o) {
     if (o->d->wholes && o->form != FORM_PEFT)
-        return fail(E_UNSUPPORTED, "%s: modules_to_save: whole modules were trained beside the LoRA, which this form has no place for; merge the adapter (cyclora merge)", o->d->folder);
+        return fail(E_UNSUPPORTED,
+                    "%s: modules_to_save: whole modules were trained beside the LoRA, which this form has no place for; merge the adapter "
+                    "(cyclora merge)",
+                    o->d->folder);
     if (o->d->dora && o->form != FORM_PEFT)
-        return fail(E_UNSUPPORTED, "%s: DoRA's lengths are no product of two matrices, which is all that this form holds: merge the adapter (`cyclora merge`)", o->d->folder);
+        return fail(
+            E_UNSUPPORTED,
+            "%s: DoRA's lengths are no product of two matrices, which is all that this form holds: merge the adapter (`cyclora merge`)",
+            o->d->folder);
     o->t = arena_alloc(&o->mem, (size_t)o->d->files.n * sizeof *o->t + 1);
     if (!o->t) return out_of_memory();
     if (o->form == FORM_PEFT) return plan_copy(o), OK;

@@ -34,11 +34,17 @@ static err check_config(const json_t *j, const char *path, const struct pairs_us
         {"use_bdlora", "block-diagonal LoRA is not supported", false},
         {"alora_invocation_tokens", "an adapter that works from a token on cannot be in the weights", true}};
     const char *type = json_string_value(json_object_get(j, "peft_type")), *bias = json_string_value(json_object_get(j, "bias")), *why = use->why;
-    if (config_of_hub(j)) return fail(E_UNSUPPORTED, "%s: a bottleneck adapter has an activation inside, so no change of the base's weights does what it does: it cannot be merged or written in other forms", path);
+    if (config_of_hub(j))
+        return fail(E_UNSUPPORTED,
+                    "%s: a bottleneck adapter has an activation inside, so no change of the base's weights does what it does: it cannot be "
+                    "merged or written in other forms",
+                    path);
     if (!type) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", path);
-    if (strcmp(type, "LORA")) return fail(E_UNSUPPORTED, "%s: peft_type %s%s", path, type, why ? why : ": only LoRA adapters have a rank that can change");
+    if (strcmp(type, "LORA"))
+        return fail(E_UNSUPPORTED, "%s: peft_type %s%s", path, type, why ? why : ": only LoRA adapters have a rank that can change");
     for (size_t i = use->saved; i < sizeof refused / sizeof *refused; i++) /* whole modules come first */
-        if ((why || !refused[i].beside) && truthy(json_object_get(j, refused[i].key))) return fail(E_UNSUPPORTED, "%s: '%s': %s", path, refused[i].key, refused[i].why);
+        if ((why || !refused[i].beside) && truthy(json_object_get(j, refused[i].key)))
+            return fail(E_UNSUPPORTED, "%s: '%s': %s", path, refused[i].key, refused[i].why);
     if (why && bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s': trained biases are not supported", path, bias);
     const char *init = json_string_value(json_object_get(j, "init_lora_weights"));
     static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
@@ -50,7 +56,8 @@ static err check_config(const json_t *j, const char *path, const struct pairs_us
 
 static err read_settings(struct lora_pairs *p, const json_t *config, const char *path) {
     const json_t *r = json_object_get(config, "r"), *alpha = json_object_get(config, "lora_alpha");
-    if (!json_is_integer(r) || !json_is_number(alpha) || json_integer_value(r) < 1 || json_integer_value(r) > 1 << 20 || !isfinite(json_number_value(alpha)))
+    if (!json_is_integer(r) || !json_is_number(alpha) || json_integer_value(r) < 1 || json_integer_value(r) > 1 << 20 ||
+        !isfinite(json_number_value(alpha)))
         return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing or no number that they can be", path);
     p->r = (int)json_integer_value(r);
     p->alpha = json_number_value(alpha);
@@ -112,7 +119,8 @@ static err add(struct lora_pairs *p, const struct tensors *files, const struct p
     if (!x->module || !b) return fail(E_MEMORY, "out of memory");
     x->b = tensors_find(files, b);
     if (!x->b) return fail(E_INPUT, "%s: tensor %s is missing", p->folder, b);
-    if (!is_plain(a->dt) || !is_plain(x->b->dt)) return fail(E_UNSUPPORTED, "%s: %s: an adapter's matrices are f32, f16 or bf16", p->folder, x->module);
+    if (!is_plain(a->dt) || !is_plain(x->b->dt))
+        return fail(E_UNSUPPORTED, "%s: %s: an adapter's matrices are f32, f16 or bf16", p->folder, x->module);
     if (a->nd != 2 || x->b->nd != 2 || a->d[0] != x->b->d[1] || a->d[0] < 1 || a->d[0] > 1 << 20)
         return fail(E_INPUT, "%s: %s: lora_A [%lld, %lld] and lora_B [%lld, %lld] do not share a rank", p->folder, x->module,
                     (long long)a->d[0], (long long)a->d[1], (long long)x->b->d[0], (long long)x->b->d[1]);
@@ -120,7 +128,9 @@ static err add(struct lora_pairs *p, const struct tensors *files, const struct p
     TRY(said(s, "alpha_pattern", x->module, p->alpha, &alpha));
     TRY(said(s, "rank_pattern", x->module, p->r, &rank));
     x->rank = (int)a->d[0];
-    if (x->rank != rank) return fail(E_INPUT, "%s: %s has rank %d, adapter_config.json says %g: files of two adapters?", p->folder, x->module, x->rank, rank);
+    if (x->rank != rank)
+        return fail(E_INPUT, "%s: %s has rank %d, adapter_config.json says %g: files of two adapters?", p->folder, x->module, x->rank,
+                    rank);
     x->scale = alpha / (p->rslora ? sqrt((double)x->rank) : (double)x->rank);
     if (x->rank > p->max_rank) p->max_rank = x->rank;
     p->patterns |= x->rank != p->r || alpha != p->alpha;
@@ -141,11 +151,13 @@ static err match(struct lora_pairs *p, const struct tensors *files, const struct
         else p->other[p->n_other++] = t;
     }
     if (bs != p->n) return fail(E_INPUT, "%s: %d lora_A and %d lora_B tensors: each needs the other", p->folder, p->n, bs);
-    if (p->dora && lengths != p->n) return fail(E_INPUT, "%s: %d lora_A and %d lora_magnitude_vector tensors: each needs the other", p->folder, p->n, lengths);
+    if (p->dora && lengths != p->n)
+        return fail(E_INPUT, "%s: %d lora_A and %d lora_magnitude_vector tensors: each needs the other", p->folder, p->n, lengths);
     return OK;
 }
 
-err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const struct pairs_use *use, struct lora_pairs *p) {
+err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const struct pairs_use *use,
+               struct lora_pairs *p) {
     struct patterns s = {.path = path};
     *p = (struct lora_pairs){0};
     err e = (p->folder = arena_str(&p->mem, folder)) ? check_config(config, path, use) : fail(E_MEMORY, "out of memory");

@@ -38,7 +38,8 @@ struct pairs_use {
 };
 
 /* config: its adapter_config.json (jansson), which lies at `path`. */
-err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const struct pairs_use *use, struct lora_pairs *out);
+err pairs_read(const char *folder, const void *config, const char *path, const struct tensors *files, const struct pairs_use *use,
+               struct lora_pairs *out);
 void pairs_free(struct lora_pairs *p);
 
 extern const char adapter_prefix[]; /* "base_model.model." */

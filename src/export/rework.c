@@ -62,11 +62,16 @@ static err check_request(struct job *j) {
     const struct rework_request *r = j->r;
     for (size_t i = 0; i < sizeof ways / sizeof *ways && !j->way; i++)
         if (!strcmp(ways[i].name, r->how)) j->way = &ways[i];
-    if (!j->way) return fail(E_USAGE, "there is no way '%s' to make an adapter of others (average, svd, cat, linear, ties, magnitude_prune, dare_linear, dare_ties)", r->how);
+    if (!j->way)
+        return fail(
+            E_USAGE,
+            "there is no way '%s' to make an adapter of others (average, svd, cat, linear, ties, magnitude_prune, dare_linear, dare_ties)",
+            r->how);
     j->resize = !strcmp(r->how, "resize");
     j->c = j->way->c;
     j->c.density = r->density, j->c.by_count = r->by_count, j->c.key = philox_key(r->seed, PURPOSE_DARE);
-    if (r->n < 1 || r->n > (j->resize ? 1 : MOST_ADAPTERS)) return fail(E_USAGE, "%s of %d adapters: it takes %s", r->how, r->n, j->resize ? "one" : "1 to 64");
+    if (r->n < 1 || r->n > (j->resize ? 1 : MOST_ADAPTERS))
+        return fail(E_USAGE, "%s of %d adapters: it takes %s", r->how, r->n, j->resize ? "one" : "1 to 64");
     if (r->rank < j->resize || r->rank > MOST_RANK) return fail(E_USAGE, "a rank of %d: it must be 1 to %d", r->rank, MOST_RANK);
     if (r->rank && j->way->by != BY_SVD) return fail(E_USAGE, "%s has no use for a rank: resize has, and svd", r->how);
     if (r->n_weights && r->n_weights != r->n) return fail(E_USAGE, "%d weights for %d adapters", r->n_weights, r->n);
@@ -110,8 +115,8 @@ static err add_pair(struct job *j, int input, const struct lora_pair *p, int hin
     struct made *m = made_of(j, p, hint);
     if (!m) return out_of_memory();
     if (m->in != p->a->d[1] || m->out != p->b->d[0])
-        return fail(E_USAGE, "%s is [%lld, %lld] in %s and [%lld, %lld] in another: they are for different bases", p->module, (long long)p->b->d[0], (long long)p->a->d[1],
-                    j->in[input].folder, (long long)m->out, (long long)m->in);
+        return fail(E_USAGE, "%s is [%lld, %lld] in %s and [%lld, %lld] in another: they are for different bases", p->module,
+                    (long long)p->b->d[0], (long long)p->a->d[1], j->in[input].folder, (long long)m->out, (long long)m->in);
     m->of[input] = p;
     return OK;
 }
@@ -123,8 +128,10 @@ static err common_rank(const struct job *j, struct made *m) {
         if (!m->of[i]) continue;
         if (first < 0) first = i, m->rank = m->of[i]->rank;
         else if (m->of[i]->rank != m->rank)
-            return fail(E_USAGE, "%s has rank %d in %s and %d in %s, and %s wants one: give them one (`cyclora adapter resize`), or add the products (svd, cat)", m->module, m->rank,
-                        j->in[first].folder, m->of[i]->rank, j->in[i].folder, j->r->how);
+            return fail(E_USAGE,
+                        "%s has rank %d in %s and %d in %s, and %s wants one: give them one (`cyclora adapter resize`), or add the "
+                        "products (svd, cat)",
+                        m->module, m->rank, j->in[first].folder, m->of[i]->rank, j->in[i].folder, j->r->how);
     }
     return OK;
 }
@@ -139,7 +146,9 @@ static err rank_of(const struct job *j, struct made *m) {
     m->scale = j->resize ? m->of[0]->scale : 1;
     if (j->way->by == BY_NUMBER) return common_rank(j, m);
     if (sum > MOST_RANK) return fail(E_USAGE, "the ranks of %s sum to %d; more than %d are not taken", m->module, sum, MOST_RANK);
-    if (j->r->rank > most) return fail(E_USAGE, "a rank of %d is more than %s has, which is [%lld, %lld]", j->r->rank, m->module, (long long)m->out, (long long)m->in);
+    if (j->r->rank > most)
+        return fail(E_USAGE, "a rank of %d is more than %s has, which is [%lld, %lld]", j->r->rank, m->module, (long long)m->out,
+                    (long long)m->in);
     m->rank = j->way->by == BY_CAT ? sum : j->r->rank ? j->r->rank : greatest > most ? (int)most : greatest;
     return OK;
 }
@@ -162,8 +171,11 @@ static err plan_lora(struct job *j) {
     for (int i = 0; i < j->r->n; i++) {
         const struct lora_pairs *p = &j->in[i].pairs;
         if (!p->n) return fail(E_INPUT, "%s: the adapter holds no lora_A and lora_B", p->folder);
-        if (!j->resize && p->dora) return fail(E_UNSUPPORTED, "%s: DoRA's lengths are no part of a sum: such adapters can be resized, not added up", p->folder);
-        if (!j->resize && p->n_other) return fail(E_UNSUPPORTED, "%s: tensor %s is neither lora_A nor lora_B of a module: it cannot be added up", p->folder, p->other[0]->name);
+        if (!j->resize && p->dora)
+            return fail(E_UNSUPPORTED, "%s: DoRA's lengths are no part of a sum: such adapters can be resized, not added up", p->folder);
+        if (!j->resize && p->n_other)
+            return fail(E_UNSUPPORTED, "%s: tensor %s is neither lora_A nor lora_B of a module: it cannot be added up", p->folder,
+                        p->other[0]->name);
         most += p->n, beside += p->n + p->n_other;
     }
     j->made = arena_alloc(&j->mem, (size_t)most * sizeof *j->made);
@@ -240,7 +252,9 @@ static err stack(const struct job *j, const struct made *m, struct workroom *z) 
         const struct lora_pair *p = m->of[i];
         if (!p) continue;
         TRY(load(&j->in[i], p->a, z->x));
-        for (int64_t k = 0; k < p->rank * m->in; k++) z->da[row * m->in + k] = j->way->by == BY_CAT ? (float)((float)(z->x[k] * (float)j->weight[i]) * (float)p->scale) : z->x[k] * (j->weight[i] * p->scale);
+        for (int64_t k = 0; k < p->rank * m->in; k++)
+            z->da[row * m->in + k] = j->way->by == BY_CAT ? (float)((float)(z->x[k] * (float)j->weight[i]) * (float)p->scale)
+                                                          : z->x[k] * (j->weight[i] * p->scale);
         TRY(load(&j->in[i], p->b, z->x));
         for (int64_t o = 0; o < m->out; o++)
             for (int k = 0; k < p->rank; k++) z->db[(row + k) * m->out + o] = z->x[o * p->rank + k];
@@ -337,10 +351,14 @@ static err make_module(struct job *j, const struct made *m, struct tensors_out *
 static err plan_whole(struct job *j) {
     double sum = 0;
     if (strcmp(j->r->how, "linear") && strcmp(j->r->how, "average"))
-        return fail(E_UNSUPPORTED, "%s is of products, which %s adapters (%s) do not hold: only the mean of their tensors can be taken (linear)", j->r->how, j->in[0].type, j->in[0].folder);
+        return fail(E_UNSUPPORTED,
+                    "%s is of products, which %s adapters (%s) do not hold: only the mean of their tensors can be taken (linear)",
+                    j->r->how, j->in[0].type, j->in[0].folder);
     for (int i = 0; i < j->r->n; i++) sum += j->weight[i];
     if (j->r->rank) return fail(E_USAGE, "a rank has no use for %s adapters (%s)", j->in[0].type, j->in[0].folder);
-    if (fabs(sum - 1) > 1e-6) return fail(E_USAGE, "the weights of %s adapters must sum to 1, for their tensors are no changes from zero; these sum to %g", j->in[0].type, sum);
+    if (fabs(sum - 1) > 1e-6)
+        return fail(E_USAGE, "the weights of %s adapters must sum to 1, for their tensors are no changes from zero; these sum to %g",
+                    j->in[0].type, sum);
     TRY(adapters_alike(j->in, j->r->n));
     const struct tensors *ts = &j->in[0].files;
     j->t = arena_alloc(&j->mem, (size_t)ts->n * sizeof *j->t + 1);

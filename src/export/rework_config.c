@@ -18,10 +18,12 @@ err adapter_in_open(const char *folder, struct adapter_in *a) {
     a->path = arena_printf(&a->mem, "%s/adapter_config.json", folder);
     const char *file = arena_printf(&a->mem, "%s/adapter_model.safetensors", folder);
     if (!a->folder || !a->path || !file) return out_of_memory();
-    if (!path_is_dir(folder)) return fail(E_USAGE, "%s: %s", folder, path_exists(folder) ? "a file, where an adapter's folder is wanted" : "no such folder");
+    if (!path_is_dir(folder))
+        return fail(E_USAGE, "%s: %s", folder, path_exists(folder) ? "a file, where an adapter's folder is wanted" : "no such folder");
     a->config = json_load_file(a->path, JSON_REJECT_DUPLICATES, &je);
     if (!a->config) return fail(path_exists(a->path) ? E_INPUT : E_USAGE, "%s: %s", a->path, je.text);
-    if (config_of_hub(a->config)) return fail(E_UNSUPPORTED, "%s: an adapter of AdapterHub's: those of PEFT's layout alone are made others of", a->path);
+    if (config_of_hub(a->config))
+        return fail(E_UNSUPPORTED, "%s: an adapter of AdapterHub's: those of PEFT's layout alone are made others of", a->path);
     if (!(a->type = text_of(a, "peft_type"))) return fail(E_INPUT, "%s: 'peft_type' is missing: not a PEFT adapter", a->path);
     return tensors_open(file, &a->files);
 }
@@ -38,10 +40,14 @@ void adapter_in_close(struct adapter_in *a) {
 err adapters_agree(const struct adapter_in *a, int n, const char *base) {
     for (int i = 1; i < n; i++) {
         const char *first = text_of(&a[0], "base_model_name_or_path"), *other = text_of(&a[i], "base_model_name_or_path");
-        if (strcmp(a[0].type, a[i].type)) return fail(E_USAGE, "%s is a %s adapter and %s a %s adapter: they cannot be made one", a[0].folder, a[0].type, a[i].folder, a[i].type);
+        if (strcmp(a[0].type, a[i].type))
+            return fail(E_USAGE, "%s is a %s adapter and %s a %s adapter: they cannot be made one", a[0].folder, a[0].type, a[i].folder,
+                        a[i].type);
         if (!base && first && other && *first && *other && strcmp(first, other))
-            return fail(E_USAGE, "%s is for the base %s and %s for %s: adapters of different bases cannot be made one (if these are two names of one base, --base gives it one)", a[0].folder, first,
-                        a[i].folder, other);
+            return fail(E_USAGE,
+                        "%s is for the base %s and %s for %s: adapters of different bases cannot be made one (if these are two names of "
+                        "one base, --base gives it one)",
+                        a[0].folder, first, a[i].folder, other);
     }
     return OK;
 }
@@ -54,7 +60,8 @@ static err same_tensors(const struct adapter_in *a, const struct adapter_in *b) 
         for (int k = 0; k < t->nd && same; k++) same = t->d[k] == u->d[k];
         if (!same) return fail(E_USAGE, "tensor %s has another shape in %s than in %s", t->name, a->folder, b->folder);
         if ((t->dt != DT_F32 && t->dt != DT_F16 && t->dt != DT_BF16) || (u->dt != DT_F32 && u->dt != DT_F16 && u->dt != DT_BF16))
-            return fail(E_UNSUPPORTED, "%s: tensor %s is not of f32, f16 or bf16", t->dt == DT_F32 || t->dt == DT_F16 || t->dt == DT_BF16 ? b->folder : a->folder, t->name);
+            return fail(E_UNSUPPORTED, "%s: tensor %s is not of f32, f16 or bf16",
+                        t->dt == DT_F32 || t->dt == DT_F16 || t->dt == DT_BF16 ? b->folder : a->folder, t->name);
     }
     return a->files.n == b->files.n ? OK : fail(E_USAGE, "%s has %d tensors, %s %d", a->folder, a->files.n, b->folder, b->files.n);
 }
@@ -69,7 +76,8 @@ static err same_labels(const struct adapter_in *a, const struct adapter_in *b) {
     str x = {0}, y = {0};
     err e = labels_of(a, &x);
     if (!e) e = labels_of(b, &y);
-    if (!e && (x.n != y.n || (x.n && memcmp(x.p, y.p, x.n)))) e = fail(E_USAGE, "%s and %s have other classes, or in another order (labels.json)", a->folder, b->folder);
+    if (!e && (x.n != y.n || (x.n && memcmp(x.p, y.p, x.n))))
+        e = fail(E_USAGE, "%s and %s have other classes, or in another order (labels.json)", a->folder, b->folder);
     str_free(&x);
     str_free(&y);
     return e;
@@ -82,8 +90,11 @@ static err same_settings(const struct adapter_in *a, const struct adapter_in *b,
     TRY(adapter_read_config(b->folder, mem, &method[1], &settings[1]));
     if (method[0] != method[1]) return fail(E_USAGE, "%s trains with %s and %s with %s", a->folder, method[0]->name, b->folder, method[1]->name);
     if (method[0]->apart && (method[0]->apart(settings[0]) || method[1]->apart(settings[1])))
-        return fail(E_UNSUPPORTED, "%s: a %s adapter's tensors are made by a network that was trained: their mean has none to go on from", a->folder, method[0]->name);
-    return !method[0]->same || method[0]->same(settings[0], settings[1]) ? OK : fail(E_USAGE, "%s and %s have other settings of %s (adapter_config.json)", a->folder, b->folder, method[0]->name);
+        return fail(E_UNSUPPORTED, "%s: a %s adapter's tensors are made by a network that was trained: their mean has none to go on from",
+                    a->folder, method[0]->name);
+    return !method[0]->same || method[0]->same(settings[0], settings[1])
+               ? OK
+               : fail(E_USAGE, "%s and %s have other settings of %s (adapter_config.json)", a->folder, b->folder, method[0]->name);
 }
 
 /* "model.layers.0.self_attn.q_proj." of its tensor: how long. */
@@ -105,7 +116,9 @@ static err no_factors(const struct adapter_in *a, arena *mem) {
             const char *x = a->files.t[i].name, *y = a->files.t[k].name;
             const size_t n = owner_of(x);
             if (n && n == owner_of(y) && !strncmp(x, y, n))
-                return fail(E_UNSUPPORTED, "%s: %s and %s are factors of one change, and the mean of factors is not the mean of what they make", a->folder, y, x);
+                return fail(E_UNSUPPORTED,
+                            "%s: %s and %s are factors of one change, and the mean of factors is not the mean of what they make", a->folder,
+                            y, x);
         }
     return OK;
 }
@@ -175,8 +188,9 @@ static err set_sizes(json_t *j, const struct config_change *c) {
         if (m->rank != r) json_object_set_new(ranks, m->module, json_integer(m->rank));
         if (m->scale * m->rank != alpha) json_object_set_new(alphas, m->module, number(m->scale * m->rank));
     }
-    const int bad = json_object_set_new(j, "r", json_integer(r)) | json_object_set_new(j, "lora_alpha", number(alpha)) | json_object_set_new(j, "use_rslora", json_false()) |
-                    json_object_set_new(j, "init_lora_weights", json_true()) | json_object_set_new(j, "rank_pattern", ranks) | json_object_set_new(j, "alpha_pattern", alphas);
+    const int bad = json_object_set_new(j, "r", json_integer(r)) | json_object_set_new(j, "lora_alpha", number(alpha)) |
+                    json_object_set_new(j, "use_rslora", json_false()) | json_object_set_new(j, "init_lora_weights", json_true()) |
+                    json_object_set_new(j, "rank_pattern", ranks) | json_object_set_new(j, "alpha_pattern", alphas);
     return bad ? out_of_memory() : OK;
 }
 

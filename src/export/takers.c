@@ -94,7 +94,8 @@ static void peft(const struct facts *f, json_t *list) {
     if (f->hub) say(list, "PEFT", "no", "it is AdapterHub's");
     else if (!named) say(list, "PEFT", "no", "base_model_name_or_path is missing: transformers raises KeyError");
     else if (!strcmp(f->type, "none")) say(list, "PEFT", "no", "peft_type is missing");
-    else if (f->method && f->method->ours) say(list, "PEFT", "no", f->method->whole ? "it has no such method; `cyclora merge` makes a model of it" : "it has no such method");
+    else if (f->method && f->method->ours)
+        say(list, "PEFT", "no", f->method->whole ? "it has no such method; `cyclora merge` makes a model of it" : "it has no such method");
     else if (new.n) {
         str why = {0};
         str_addf(&why, "a version that knows %s; `cyclora export --to peft` leaves such keys out", new.p);
@@ -154,7 +155,9 @@ static void through_export(const struct facts *f, const char *loader, const char
     const bool scales = f->patterns && f->lora;
     snprintf(takes, sizeof takes, "export --to %s", form);
     snprintf(why, sizeof why, "%s%s", f->rslora ? "rsLoRA's scale is written as alpha * sqrt(r) / r" : "",
-             product(f) ? "as the product of two matrices that it comes to" : scales ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B" : "");
+             product(f) ? "as the product of two matrices that it comes to"
+             : scales   ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B"
+                        : "");
     if (no) say(list, loader, "no", no);
     else say(list, loader, takes, why);
 }

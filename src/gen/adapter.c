@@ -30,9 +30,12 @@ static err no_match(const struct model *m, const struct structure *st) {
         if (!could_take(st->method, &m->w[i]) || !strstr(m->w[i].module, ".layers.0.")) continue;
         str_addf(&known, "%s%s", known.n ? ", " : "", strrchr(m->w[i].module, '.') + 1);
     }
-    err e = known.n ? fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s%s", st->method->name, names.p ? names.p : "",
-                           t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "", (int)m->shape.layers, known.p, st->method->linears ? ", or use all-linear" : "")
-                    : fail(E_USAGE, "%s has nothing to train in this model: no layer has a %s", st->method->name, strrchr(st->method->mark, '.') + 1);
+    err e = known.n
+                ? fail(E_USAGE, "%s.target_modules (%s)%s%s match no module of this model; it has %d layers of %s%s", st->method->name,
+                       names.p ? names.p : "", t->except.n ? " without exclude_modules" : "", t->n_layers ? " in layers_to_transform" : "",
+                       (int)m->shape.layers, known.p, st->method->linears ? ", or use all-linear" : "")
+                : fail(E_USAGE, "%s has nothing to train in this model: no layer has a %s", st->method->name,
+                       strrchr(st->method->mark, '.') + 1);
     str_free(&names);
     str_free(&known);
     return e;
@@ -108,7 +111,10 @@ static err fit_settings(struct structure *st, const struct model *m, const void 
     st->settings = memcpy(copy, settings, method->settings);
     TRY(method->fit ? method->fit(copy, &base) : OK);
     if (st->head_module && method->apart && method->apart(copy))
-        return fail(E_UNSUPPORTED, "method %s keeps what it trains apart from what it comes to, where a classifier has no place: use another method beside it", method->name);
+        return fail(
+            E_UNSUPPORTED,
+            "method %s keeps what it trains apart from what it comes to, where a classifier has no place: use another method beside it",
+            method->name);
     st->given = method->given ? method->given(copy, &st->given_width) : 0;
     st->virtual_tokens = method->virtual_tokens ? method->virtual_tokens(copy) : 0;
     return OK;
@@ -125,7 +131,9 @@ static err check_saved(const struct structure *st, const struct module_list *sav
                 *strrchr(module, '.') = 0;
                 found = str_ends(module, saved->names[i]);
             }
-        if (!found) return fail(E_USAGE, "%s.modules_to_save: no module of this model that could be trained whole ends in '%s'", st->method->name, saved->names[i]);
+        if (!found)
+            return fail(E_USAGE, "%s.modules_to_save: no module of this model that could be trained whole ends in '%s'", st->method->name,
+                        saved->names[i]);
     }
     return OK;
 }
@@ -134,7 +142,8 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
     return structure_init_head(st, m, method, settings, NULL, modules);
 }
 
-err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, const struct head *head, int *modules) {
+err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings,
+                        const struct head *head, int *modules) {
     *st = (struct structure){.method = method};
     if (!method) return OK;
     st->inside = "";
@@ -159,7 +168,10 @@ err structure_init_head(struct structure *st, const struct model *m, const struc
     if (!e && method->targets && !n) e = no_match(m, st);
     if (!e && method->targets) e = name_modules(st, m, n);
     if (!e && method->saved) e = check_saved(st, method->saved(st->settings));
-    if (!e && !st->params.n) e = fail(E_USAGE, "method %s trains nothing of the model: it goes with a head (objective: classification, regression, token_classification)", method->name);
+    if (!e && !st->params.n)
+        e = fail(E_USAGE,
+                 "method %s trains nothing of the model: it goes with a head (objective: classification, regression, token_classification)",
+                 method->name);
     if (e) structure_free(st);
     return e;
 }
@@ -265,7 +277,12 @@ static void hub_name(const char *slice, const char *called, char name[512]) {
 void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) {
     const bool head = of_head(st, s);
     if (st->method->called) hub_name(s->name, st->method->called(st->settings), name);
-    else snprintf(name, 512, "%s%s%s", s->outer || (st->method->bare && head) ? "base_model." : st->method->bare ? "" : PREFIX, head || s->outer ? "" : st->inside, s->name);
+    else
+        snprintf(name, 512, "%s%s%s",
+                 s->outer || (st->method->bare && head) ? "base_model."
+                 : st->method->bare                     ? ""
+                                                        : PREFIX,
+                 head || s->outer ? "" : st->inside, s->name);
 }
 
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
@@ -328,7 +345,11 @@ static err read_beside(const struct tensors *ts, const struct tensor *t, const s
         }
     }
     free(row);
-    return worst <= 1e-3f * most ? OK : fail(E_INPUT, "%s: tensor %s has begun elsewhere than at this base's singular vectors: it is for another base, or no adapter of this start", ts->path, t->name);
+    return worst <= 1e-3f * most ? OK
+                                 : fail(E_INPUT,
+                                        "%s: tensor %s has begun elsewhere than at this base's singular vectors: it is for another base, "
+                                        "or no adapter of this start",
+                                        ts->path, t->name);
 }
 
 static err write_beside(struct tensors_out *o, const struct param *p, const struct param_slice *s, const float *weights, float *piece) {
@@ -365,7 +386,8 @@ static const struct tensor *hub_tensor(const struct tensors *ts, const char *nam
 }
 
 /* settings: of the folder. */
-static err find_slice(const struct tensors *ts, const struct structure *st, const void *settings, const struct param_slice *s, const struct tensor **t) {
+static err find_slice(const struct tensors *ts, const struct structure *st, const void *settings, const struct param_slice *s,
+                      const struct tensor **t) {
     char name[512];
     adapter_tensor_name(st, s, name);
     if (st->method->called) hub_name(s->name, st->method->called(settings), name);
@@ -378,7 +400,8 @@ static err find_slice(const struct tensors *ts, const struct structure *st, cons
     return *t ? OK : fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
 }
 
-static err read_slice(const struct tensors *ts, const struct structure *st, const void *settings, const struct param *p, const struct param_slice *s, float *weights) {
+static err read_slice(const struct tensors *ts, const struct structure *st, const void *settings, const struct param *p,
+                      const struct param_slice *s, float *weights) {
     const struct tensor *t;
     TRY(find_slice(ts, st, settings, s, &t));
     const struct tensor want = file_shape(p, s);
@@ -386,7 +409,8 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
     for (int k = 0; k < want.nd && fits; k++) fits = t->d[k] == want.d[k];
     const int last = want.nd > 2; /* a leading 1 is left out */
     if (!fits)
-        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name, (long long)want.d[last], (long long)(want.nd > 1 ? want.d[last + 1] : 1));
+        return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name,
+                    (long long)want.d[last], (long long)(want.nd > 1 ? want.d[last + 1] : 1));
     TRY(tensor_readable(ts, t));
     if (s->turned) return read_turned(ts, t, p, s, weights);
     if (s->beside) return read_beside(ts, t, p, s, weights);
@@ -411,7 +435,8 @@ static err no_pickle(const char *folder, const char *path) {
     char pickle[4096];
     snprintf(pickle, sizeof pickle, "%s/pytorch_adapter.bin", folder);
     if (path_exists(path) || !path_exists(pickle)) return OK;
-    return fail(E_UNSUPPORTED, "%s is a pickle, which is not read here: save the adapter with save_adapter(folder, name, use_safetensors=True)", pickle);
+    return fail(E_UNSUPPORTED,
+                "%s is a pickle, which is not read here: save the adapter with save_adapter(folder, name, use_safetensors=True)", pickle);
 }
 
 /* PEFT saves the base's table beside a delta on it (save_embedding_layers): the base has it already. */
@@ -446,7 +471,8 @@ static err read_as(const char *folder, const struct structure *st, const void *s
             const struct param_slice *s = &st->params.p[i].slice[k];
             e = read_slice(head && of_head(st, s) ? &of_its_own : &ts, st, settings, &st->params.p[i], s, weights);
         }
-    if (!e && ts.n + of_its_own.n - tables_beside(&ts, st) != n) e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
+    if (!e && ts.n + of_its_own.n - tables_beside(&ts, st) != n)
+        e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
     tensors_close(&ts);
     if (head) tensors_close(&of_its_own);
     return e;
@@ -461,10 +487,13 @@ static err head_agrees(const char *folder, const struct structure *st, arena *me
     *file = have.file;
     if (head_same(&have, &st->head)) return OK;
     char is[64], wanted[64];
-    if (have.classes && (!st->head.classes || have.kind != st->head.kind)) return fail(E_USAGE, "%s holds %s: it goes on with objective: %s", folder, head_text(&have, is), head_objective(&have));
+    if (have.classes && (!st->head.classes || have.kind != st->head.kind))
+        return fail(E_USAGE, "%s holds %s: it goes on with objective: %s", folder, head_text(&have, is), head_objective(&have));
     if (!have.classes) return fail(E_USAGE, "%s holds no classifier; this one would be %s", folder, head_text(&st->head, wanted));
-    if (have.kind == HEAD_NUMBERS) return fail(E_USAGE, "%s holds %s, these data want %s", folder, head_text(&have, is), head_text(&st->head, wanted));
-    return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`", folder, have.classes, st->head.classes);
+    if (have.kind == HEAD_NUMBERS)
+        return fail(E_USAGE, "%s holds %s, these data want %s", folder, head_text(&have, is), head_text(&st->head, wanted));
+    return fail(E_USAGE, "%s was made for other classes (%d) than these (%d), or for the same in another order: name them with `labels`",
+                folder, have.classes, st->head.classes);
 }
 
 /* A folder of another form than the structure's (core/site.h, finished): by a structure of its own. */
@@ -474,7 +503,8 @@ static err adopt(const char *folder, const struct model *m, const struct structu
     float *have = arena_f32(own.params.bytes);
     err e = have ? adapter_read(folder, &own, have) : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < own.params.n && !e; i++)
-        if (param_of_slice(&st->params, own.params.p[i].slice->name) < 0) e = fail(E_USAGE, "%s trains %s too, which the configuration's target_modules leave out", folder, own.params.p[i].slice->name);
+        if (param_of_slice(&st->params, own.params.p[i].slice->name) < 0)
+            e = fail(E_USAGE, "%s trains %s too, which the configuration's target_modules leave out", folder, own.params.p[i].slice->name);
     if (!e) st->method->adopt(&(struct numbers){settings, &own.params, have}, &(struct numbers){st->settings, &st->params, weights});
     if (have) arena_f32_free(have, own.params.bytes);
     structure_free(&own);
@@ -493,22 +523,31 @@ err adapter_load(const char *folder, const struct model *m, const struct structu
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
             char module[256];
-            if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module)) e = st->method->agrees(have, st->settings, module, folder);
+            if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module))
+                e = st->method->agrees(have, st->settings, module, folder);
         }
-    if (!e) e = st->method->adopt && !st->method->same(have, st->settings) ? adopt(folder, m, st, have, weights) : read_as(folder, st, have, head, weights);
+    if (!e)
+        e = st->method->adopt && !st->method->same(have, st->settings) ? adopt(folder, m, st, have, weights)
+                                                                       : read_as(folder, st, have, head, weights);
     arena_free(&mem);
     return e;
 }
 
 static err write_config(const char *path, const struct structure *st, const char *base_model) {
     json_t *j = st->method->called ? json_pack("{s:s}", "base_model_name_or_path", base_model)
-                                   : json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping", "base_model_name_or_path", base_model, "revision", "task_type",
-                          st->head_module ? st->head.kind == HEAD_TAGS ? "TOKEN_CLS" : "SEQ_CLS" : st->seq2seq ? "SEQ_2_SEQ_LM" : "CAUSAL_LM", "inference_mode", 1);
+                                   : json_pack("{s:s, s:n, s:s, s:n, s:s, s:b}", "peft_type", st->method->peft_type, "auto_mapping",
+                                               "base_model_name_or_path", base_model, "revision", "task_type",
+                                               st->head_module ? st->head.kind == HEAD_TAGS ? "TOKEN_CLS" : "SEQ_CLS"
+                                               : st->seq2seq   ? "SEQ_2_SEQ_LM"
+                                                               : "CAUSAL_LM",
+                                               "inference_mode", 1);
     if (!j) return fail(E_MEMORY, "out of memory");
     if (st->method->linears) json_object_set_new(j, "fan_in_fan_out", json_boolean(st->fan_in_fan_out)); /* methods of vectors do not know it */
     err e = st->method->write(st->settings, &st->named, j);
     json_t *saved = json_object_get(j, "modules_to_save");
-    if (!e && st->head_module && (json_is_array(saved) ? json_array_append_new(saved, json_string(st->head_module)) : json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))))
+    if (!e && st->head_module &&
+        (json_is_array(saved) ? json_array_append_new(saved, json_string(st->head_module))
+                              : json_object_set_new(j, "modules_to_save", json_pack("[s]", st->head_module))))
         e = fail(E_MEMORY, "out of memory");
     char *text = e ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
     json_decref(j);
@@ -525,11 +564,13 @@ enum { WRITE_PIECE = 1 << 18 };
 static err write_slice(struct tensors_out *o, const struct param *p, const struct param_slice *s, const float *weights, float *piece) {
     const int64_t columns = columns_of(p), rows = s->turned ? columns : s->rows, of_each = s->turned ? s->rows : columns;
     if (s->beside) return write_beside(o, p, s, weights, piece);
-    if (!s->rope_heads && !s->turned && plain(&s->form)) return tensors_out_put(o, adapter_row(p, s, weights, 0), (size_t)(s->rows * columns) * sizeof *weights);
+    if (!s->rope_heads && !s->turned && plain(&s->form))
+        return tensors_out_put(o, adapter_row(p, s, weights, 0), (size_t)(s->rows * columns) * sizeof *weights);
     const int64_t at_once = of_each < WRITE_PIECE ? WRITE_PIECE / of_each : 1;
     for (int64_t r0 = 0; r0 < rows; r0 += at_once) {
         const int64_t n = rows - r0 < at_once ? rows - r0 : at_once;
-        for (int64_t r = 0; r < n && !s->turned; r++) memcpy(piece + r * columns, adapter_row(p, s, weights, r0 + r), (size_t)columns * sizeof *piece);
+        for (int64_t r = 0; r < n && !s->turned; r++)
+            memcpy(piece + r * columns, adapter_row(p, s, weights, r0 + r), (size_t)columns * sizeof *piece);
         for (int64_t k = 0; k < s->rows && s->turned; k++)
             for (int64_t r = 0; r < n; r++) piece[r * s->rows + k] = adapter_row(p, s, weights, k)[r0 + r];
         for (int64_t r = 0; r < n; r++) to_file(&s->form, piece + r * of_each, of_each);
@@ -564,7 +605,8 @@ static err write_tensors(const char *path, const struct structure *st, const flo
         for (int i = 0; i < st->params.n && !e; i++)
             for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
                 const struct param_slice *s = &st->params.p[i].slice[k];
-                if (begins_tensor(s)) e = s->columns ? write_columns(&o, st, s, weights, piece) : write_slice(&o, &st->params.p[i], s, weights, piece);
+                if (begins_tensor(s))
+                    e = s->columns ? write_columns(&o, st, s, weights, piece) : write_slice(&o, &st->params.p[i], s, weights, piece);
             }
         if (e) tensors_out_abandon(&o);
         else e = tensors_out_commit(&o);

@@ -32,7 +32,8 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
  * module names that would do. settings: copied, but their texts must outlive the structure. modules: how many base modules it takes. */
 err structure_init(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, int *modules);
 /* With a classifier beside the method (its names and features must outlive the structure); NULL: without. */
-err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings, const struct head *head, int *modules);
+err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings,
+                        const struct head *head, int *modules);
 void structure_free(struct structure *st);
 
 float *arena_f32(size_t bytes); /* zeroed, mapped; NULL when out of memory */

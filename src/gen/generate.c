@@ -85,15 +85,18 @@ static bool take(const struct generate_request *rq, struct generation *out, int 
 
 /* The request row's weights as those of `n` lines of a batch; nothing where the request has none. */
 static void weigh_lines(const struct generate_request *rq, const struct batch *b, float *mix, int line, int n, int row) {
-    for (int i = 0; i < n && b->members; i++) memcpy(mix + (size_t)(line + i) * (size_t)b->members, rq->mix + (size_t)row * (size_t)b->members, (size_t)b->members * sizeof *mix);
+    for (int i = 0; i < n && b->members; i++)
+        memcpy(mix + (size_t)(line + i) * (size_t)b->members, rq->mix + (size_t)row * (size_t)b->members, (size_t)b->members * sizeof *mix);
 }
 
 /* Adds a prompt to a prefill. An encoder-decoder's is the encoder's text; its decoder begins with one token of its own. */
 static void add_prompt(const struct generator *g, const struct generate_request *rq, struct batch *b, struct feed *f, int row, int slot) {
-    const int len = (int)rq->prompt[row].n, before = g->prefill.virtual_tokens, given = g->prefill.given, first = g->prefill.virtual_first + (given ? f->m : 0);
+    const int len = (int)rq->prompt[row].n, before = g->prefill.virtual_tokens, given = g->prefill.given,
+              first = g->prefill.virtual_first + (given ? f->m : 0);
     const size_t numbers = (size_t)given * (size_t)g->prefill.given_width;
     const bool apart = g->prefill.seq2seq;
-    int32_t *ids = apart ? b->src_ids + f->m : b->ids + f->n, *pos = apart ? b->src_pos + f->m : b->pos + f->n, *slots = apart ? b->src_slot + f->m : b->slot + f->n;
+    int32_t *ids = apart ? b->src_ids + f->m : b->ids + f->n, *pos = apart ? b->src_pos + f->m : b->pos + f->n,
+            *slots = apart ? b->src_slot + f->m : b->slot + f->n;
     for (int t = 0; t < before + len; t++) {
         ids[t] = t < before ? first + t : rq->prompt[row].v[t - before];
         pos[t] = t;
@@ -123,12 +126,26 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
     struct run_ctx run = rq->run;
     run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
     for (int row = from; row < to;) {
-        struct feed f = {.ids = b->ids, .pos = b->pos, .cu = b->cu, .slot = b->slot, .rows = b->rows, .sample = b->sample, .next_pos = b->next_pos,
-                         .src_ids = b->src_ids, .src_pos = b->src_pos, .src_cu = b->src_cu, .src_sample = b->src_sample, .src_slot = b->src_slot, .mix = b->mix, .src_mix = b->src_mix,
-                         .given = rq->given ? b->given : NULL, .given_rows = b->given_rows};
+        struct feed f = {.ids = b->ids,
+                         .pos = b->pos,
+                         .cu = b->cu,
+                         .slot = b->slot,
+                         .rows = b->rows,
+                         .sample = b->sample,
+                         .next_pos = b->next_pos,
+                         .src_ids = b->src_ids,
+                         .src_pos = b->src_pos,
+                         .src_cu = b->src_cu,
+                         .src_sample = b->src_sample,
+                         .src_slot = b->src_slot,
+                         .mix = b->mix,
+                         .src_mix = b->src_mix,
+                         .given = rq->given ? b->given : NULL,
+                         .given_rows = b->given_rows};
         int first = row;
         const int before = g->prefill.virtual_tokens, most = g->cap.tokens + before;
-        for (; row < to && f.s < g->cap.sequences && (g->prefill.seq2seq ? f.m : f.n) + before + (int)rq->prompt[row].n <= most; row++) add_prompt(g, rq, b, &f, row, row - from);
+        for (; row < to && f.s < g->cap.sequences && (g->prefill.seq2seq ? f.m : f.n) + before + (int)rq->prompt[row].n <= most; row++)
+            add_prompt(g, rq, b, &f, row, row - from);
         if (row == first) return fail(E_INTERNAL, "a prompt of %zu tokens does not fit a pass of %d", rq->prompt[row].n, g->cap.tokens);
         TRY(program_run(&g->prefill, mem, param, NULL, &f, &run, false));
         TRY(program_read(&g->prefill, mem, g->prefill.next, f.n, f.s, b->next, (size_t)f.s * 4));
@@ -140,7 +157,8 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
 
 /* Live rows are the first lines of the batch; lines beyond them, up to a size that has been recorded, repeat line 0 and are
  * not listened to. */
-static void fill_lines(const struct generator *g, struct batch *b, const struct generate_request *rq, const struct generation *out, int from, int n_live, int lines) {
+static void fill_lines(const struct generator *g, struct batch *b, const struct generate_request *rq, const struct generation *out,
+                       int from, int n_live, int lines) {
     for (int i = 0; i < lines; i++) {
         int row = b->live[i < n_live ? i : 0], made = out[row].n;
         b->ids[i] = out[row].ids[made - 1];
@@ -153,7 +171,8 @@ static void fill_lines(const struct generator *g, struct batch *b, const struct 
 }
 
 /* `steps` tokens for each line into b->next, [steps][lines]. Between them nothing comes to the host. */
-static err run_steps(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq, struct batch *b, int lines, int steps) {
+static err run_steps(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq, struct batch *b,
+                     int lines, int steps) {
     struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .src_last = b->src_last, .mix = b->mix, .n = lines, .repeats = true};
     TRY(program_run(&g->decode, mem, param, NULL, &f, &rq->run, false));
     if (!mem->log) return program_read(&g->decode, mem, g->decode.next, lines, 0, b->next, (size_t)lines * 4);
@@ -187,12 +206,13 @@ static err decode(const struct generator *g, const struct memory *mem, void *par
 
 static err check(const struct generator *g, const struct generate_request *rq) {
     if (g->prefill.given && !rq->given)
-        return fail(E_USAGE, "this adapter reads %d vector%s of %d numbers beside each prompt, and none %s given", g->prefill.given, g->prefill.given > 1 ? "s" : "", g->prefill.given_width,
-                    g->prefill.given > 1 ? "are" : "is");
+        return fail(E_USAGE, "this adapter reads %d vector%s of %d numbers beside each prompt, and none %s given", g->prefill.given,
+                    g->prefill.given > 1 ? "s" : "", g->prefill.given_width, g->prefill.given > 1 ? "are" : "is");
     for (int i = 0; i < rq->n; i++) {
         if (rq->prompt[i].n == 0) return fail(E_INPUT, "prompt %d is empty", i + 1);
         if (rq->prompt[i].n + (size_t)rq->max_new > (size_t)g->cap.length || (int)rq->prompt[i].n > g->cap.tokens)
-            return fail(E_INPUT, "prompt %d has %zu tokens; with %d new ones that is more than the %d planned for", i + 1, rq->prompt[i].n, rq->max_new, g->cap.length);
+            return fail(E_INPUT, "prompt %d has %zu tokens; with %d new ones that is more than the %d planned for", i + 1, rq->prompt[i].n,
+                        rq->max_new, g->cap.length);
     }
     return rq->max_new < 1 ? fail(E_USAGE, "max_new_tokens must be at least 1") : OK;
 }

@@ -69,7 +69,8 @@ val head_rows(const struct head *h, const struct model *m, struct site *s) {
 }
 
 struct linear head_linear(const struct head *h, const struct model *m, struct site *s) {
-    return trained(m, s, head_reads_twice(h, m) ? "classification_head.out_proj" : head_module(h, m), h->classes, m->family->classifier || h->kind == HEAD_TAGS);
+    return trained(m, s, head_reads_twice(h, m) ? "classification_head.out_proj" : head_module(h, m), h->classes,
+                   m->family->classifier || h->kind == HEAD_TAGS);
 }
 
 /* --- in a folder ------------------------------------------------------------------------------------------------------- */
@@ -85,7 +86,9 @@ err head_check(const void *json, const char *where, bool others) {
     json_array_foreach(list, i, v) {
         const char *name = json_string_value(v);
         if (!name || (!others && !head_names(name)))
-            return fail(E_UNSUPPORTED, "%s: 'modules_to_save' %.60s: of whole modules only a head (score, classifier, classification_head) is supported", where, name ? name : "that is no name");
+            return fail(E_UNSUPPORTED,
+                        "%s: 'modules_to_save' %.60s: of whole modules only a head (score, classifier, classification_head) is supported",
+                        where, name ? name : "that is no name");
     }
     return OK;
 }
@@ -106,7 +109,8 @@ static err count_classes(const char *folder, const char *file, enum head_kind ki
     err e = OK;
     if (!t && file == HUBS) *classes = 0;
     else if (!t) e = fail(E_INPUT, "%s: a classifier is to be there (modules_to_save), but neither score.weight nor classifier.weight is", path);
-    else if (t->nd != 2 || t->d[0] < least_of[kind] || t->d[0] > MOST_CLASSES) e = fail(E_INPUT, "%s: tensor %s is no classifier of %d to %d classes", path, t->name, least_of[kind], MOST_CLASSES);
+    else if (t->nd != 2 || t->d[0] < least_of[kind] || t->d[0] > MOST_CLASSES)
+        e = fail(E_INPUT, "%s: tensor %s is no classifier of %d to %d classes", path, t->name, least_of[kind], MOST_CLASSES);
     else *classes = (int)t->d[0];
     tensors_close(&ts);
     return e;
@@ -114,7 +118,8 @@ static err count_classes(const char *folder, const char *file, enum head_kind ki
 
 static err read_names(const json_t *j, const char *path, arena *mem, struct head *h) {
     const json_t *names = json_object_get(j, "id2label");
-    if (json_object_size(names) != (size_t)h->classes) return fail(E_INPUT, "%s: id2label names %zu classes, the classifier has %d", path, json_object_size(names), h->classes);
+    if (json_object_size(names) != (size_t)h->classes)
+        return fail(E_INPUT, "%s: id2label names %zu classes, the classifier has %d", path, json_object_size(names), h->classes);
     const char **name = arena_alloc(mem, (size_t)h->classes * sizeof *name);
     for (int i = 0; name && i < h->classes; i++) {
         char key[16];

@@ -25,7 +25,9 @@ static void make_kept(struct site *s) {
     if (set && !s->kept) prog_fail(s->p, E_MEMORY, "out of memory while building a program");
     for (int i = 0; s->kept && i < set->n; i++) {
         const struct param *p = &set->p[i];
-        if (p->kept) s->kept[i] = p->keeps[0] ? prog_value(s->p, ROLE_STATE, prog_dt(s->p), 2, p->keeps, "kept") : prog_value(s->p, ROLE_STATE, DT_F32, p->nd, p->d, "kept");
+        if (p->kept)
+            s->kept[i] = p->keeps[0] ? prog_value(s->p, ROLE_STATE, prog_dt(s->p), 2, p->keeps, "kept")
+                                     : prog_value(s->p, ROLE_STATE, DT_F32, p->nd, p->d, "kept");
     }
 }
 
@@ -112,9 +114,11 @@ static void emit_classes(struct program *g, const struct model *m, const struct 
 static void refuse(struct prog *p, const struct model *m, enum mode mode, const struct structure *st) {
     char what[64];
     if (head_of(st) && mode != MODE_TRAIN && mode != MODE_CLASSIFY && mode != MODE_FEATURES)
-        prog_fail(p, E_USAGE, "this adapter is %s: it tells what it says of a text (cyclora classify), it does not write or score one", head_text(&st->head, what));
+        prog_fail(p, E_USAGE, "this adapter is %s: it tells what it says of a text (cyclora classify), it does not write or score one",
+                  head_text(&st->head, what));
     else if (head_of(st) && m->family->encoder && st->virtual_tokens && st->head.kind != HEAD_TAGS)
-        prog_fail(p, E_UNSUPPORTED, "a classifier of an encoder (%s) reads its first token's row, before which no virtual ones can stand", model_arch(m));
+        prog_fail(p, E_UNSUPPORTED, "a classifier of an encoder (%s) reads its first token's row, before which no virtual ones can stand",
+                  model_arch(m));
     else if (m->family->encoder && mode != MODE_FEATURES && mode != MODE_CLASSIFY && !head_of(st))
         prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features and classes, it has no head to write with", m->path, model_arch(m));
 }
@@ -152,7 +156,8 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
-    g->seq2seq = m->family->seq2seq && (head_of(st) ? head_reads_twice(&st->head, m) && mode != MODE_FEATURES : mode != MODE_FEATURES && mode != MODE_CLASSIFY);
+    g->seq2seq = m->family->seq2seq &&
+                 (head_of(st) ? head_reads_twice(&st->head, m) && mode != MODE_FEATURES : mode != MODE_FEATURES && mode != MODE_CLASSIFY);
     p->cap[-SYM_M] = g->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
@@ -354,7 +359,8 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
                 const struct run_ctx *run, bool poison) {
     const void *input[20];
     if (g->given && !f->given)
-        return fail(E_USAGE, "this adapter reads %d vector%s of %d numbers beside each text, and none %s given", g->given, g->given > 1 ? "s" : "", g->given_width, g->given > 1 ? "are" : "is");
+        return fail(E_USAGE, "this adapter reads %d vector%s of %d numbers beside each text, and none %s given", g->given,
+                    g->given > 1 ? "s" : "", g->given_width, g->given > 1 ? "are" : "is");
     list_inputs(g, f, input);
     struct binding b = bind(mem, f->n, g->mode == MODE_DECODE ? 0 : f->s, f->m);
     struct run_ctx known = *run;
@@ -370,7 +376,8 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
 /* --- token by token -------------------------------------------------------------------------------------------------- */
 err program_advance(const struct program *g, const struct memory *mem, int n, int line) {
     struct binding b = bind(mem, n, 0, 0);
-    return mem->backend->flat->advance(plan_view(&g->plan, &b, g->ids).p, plan_view(&g->plan, &b, g->pos).p, plan_view(&g->plan, &b, g->next).p, mem->log + (size_t)line * n, n);
+    return mem->backend->flat->advance(plan_view(&g->plan, &b, g->ids).p, plan_view(&g->plan, &b, g->pos).p,
+                                       plan_view(&g->plan, &b, g->next).p, mem->log + (size_t)line * n, n);
 }
 
 err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run) {
@@ -380,7 +387,9 @@ err program_again(const struct program *g, const struct memory *mem, void *param
     return plan_run(&g->plan, &b, run);
 }
 
-err program_log(const struct memory *mem, int n, int lines, int32_t *to) { return mem->backend->mem->download(to, mem->log, (size_t)n * lines * sizeof *to); }
+err program_log(const struct memory *mem, int n, int lines, int32_t *to) {
+    return mem->backend->mem->download(to, mem->log, (size_t)n * lines * sizeof *to);
+}
 
 struct view program_out(const struct program *g, const struct memory *mem, val v, int n, int s) {
     struct binding b = bind(mem, n, s, 0);

@@ -103,7 +103,9 @@ static err understand(const char *path, const struct header *h, struct npy *a) {
     static const char *const types[] = {"<f2", "<f4", "<f8"};
     for (int k = 0; k < 3; k++)
         if (!strcmp(h->descr, types[k])) a->item = 2 << k;
-    if (!a->item) return fail(E_UNSUPPORTED, "%s: numbers of type '%s'; supported: little-endian float16, float32, float64 ('<f2', '<f4', '<f8')", path, h->descr);
+    if (!a->item)
+        return fail(E_UNSUPPORTED, "%s: numbers of type '%s'; supported: little-endian float16, float32, float64 ('<f2', '<f4', '<f8')",
+                    path, h->descr);
     if (h->nd < 1) return fail(E_UNSUPPORTED, "%s: a single number, not an array of rows", path);
     if (h->fortran && h->nd > 1) return fail(E_UNSUPPORTED, "%s: in Fortran order; save numpy.ascontiguousarray of it", path);
     a->rows = h->d[0], a->columns = 1;
@@ -119,10 +121,14 @@ err npy_from(const char *path, const void *bytes, size_t n, struct npy *a) {
     int64_t numbers, want;
     *a = (struct npy){0};
     TRY(find_header(path, bytes, n, &t, &data));
-    if (!dictionary(&t, &h)) return fail(E_INPUT, "%s: a header that is no dictionary of descr, fortran_order and shape (byte %td)", path, t.p - (const char *)bytes);
+    if (!dictionary(&t, &h))
+        return fail(E_INPUT, "%s: a header that is no dictionary of descr, fortran_order and shape (byte %td)", path,
+                    t.p - (const char *)bytes);
     TRY(understand(path, &h, a));
-    if (__builtin_mul_overflow(a->rows, a->columns, &numbers) || __builtin_mul_overflow(numbers, (int64_t)a->item, &want) || (uint64_t)want != n - data)
-        return fail(E_INPUT, "%s: %lld rows of %lld numbers are announced, and %zu bytes of data are there", path, (long long)a->rows, (long long)a->columns, n - data);
+    if (__builtin_mul_overflow(a->rows, a->columns, &numbers) || __builtin_mul_overflow(numbers, (int64_t)a->item, &want) ||
+        (uint64_t)want != n - data)
+        return fail(E_INPUT, "%s: %lld rows of %lld numbers are announced, and %zu bytes of data are there", path, (long long)a->rows,
+                    (long long)a->columns, n - data);
     a->data = (const uint8_t *)bytes + data;
     a->path = strdup(path);
     return a->path ? OK : fail(E_MEMORY, "out of memory");
@@ -144,7 +150,9 @@ err npy_row(const struct npy *a, int64_t row, float *to) {
     for (int64_t c = 0; c < a->columns; c++) {
         double x;
         if (a->item == 8) memcpy(&x, from + 8 * c, sizeof x), to[c] = (float)x;
-        if (!isfinite(to[c])) return fail(E_INPUT, "%s: row %lld, column %lld is not a finite number of 32 bits", a->path, (long long)row + 1, (long long)c + 1);
+        if (!isfinite(to[c]))
+            return fail(E_INPUT, "%s: row %lld, column %lld is not a finite number of 32 bits", a->path, (long long)row + 1,
+                        (long long)c + 1);
     }
     return OK;
 }

@@ -40,7 +40,21 @@ const struct tensor *tensors_find(const struct tensors *ts, const char *name); /
 err tensor_readable(const struct tensors *ts, const struct tensor *t);
 
 /* GGUF metadata. Getters return false when the key is absent or of another type. */
-enum gguf_type { GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64 };
+enum gguf_type {
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STRING,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64
+};
 struct gguf_kv {
     const char *key;
     enum gguf_type type, elem;   /* elem: of an array */

@@ -73,7 +73,8 @@ static err tensors(struct model *m) {
     };
     const struct part pooler = {.name = "pooler", .module = "bert.pooler.dense", .out = C, .in = C, .bias = true, .hf_only = true};
     TRY(model_parts(m, NULL, -1, whole, sizeof whole / sizeof *whole));
-    if (m->random || tensors_find(&m->files, "bert.pooler.dense.weight") || tensors_find(&m->files, "pooler.dense.weight")) TRY(model_parts(m, NULL, -1, &pooler, 1));
+    if (m->random || tensors_find(&m->files, "bert.pooler.dense.weight") || tensors_find(&m->files, "pooler.dense.weight"))
+        TRY(model_parts(m, NULL, -1, &pooler, 1));
     for (int l = 0; l < z->layers; l++) TRY(model_parts(m, "bert.encoder.layer", l, layer, sizeof layer / sizeof *layer));
     return add_type(m);
 }

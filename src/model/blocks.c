@@ -64,8 +64,13 @@ static void keys_and_values(const struct model *m, struct site *s, int l, struct
 
 val block_attend(const struct model *m, struct site *s, int l, const val q[3]) {
     const struct shape *z = &m->shape;
-    struct op_attr a = {.heads = (int)z->heads, .kv_heads = (int)z->kv_heads, .head_dim = (int)z->head_dim, .window = (int)m->layer[l].window,
-                        .scale = (float)(z->attn_scale > 0 ? z->attn_scale : 1 / sqrt((double)z->head_dim)), .softcap = (float)z->attn_softcap, .causal = !m->family->encoder};
+    struct op_attr a = {.heads = (int)z->heads,
+                        .kv_heads = (int)z->kv_heads,
+                        .head_dim = (int)z->head_dim,
+                        .window = (int)m->layer[l].window,
+                        .scale = (float)(z->attn_scale > 0 ? z->attn_scale : 1 / sqrt((double)z->head_dim)),
+                        .softcap = (float)z->attn_softcap,
+                        .causal = !m->family->encoder};
     struct attending at = {.layer = l, .q = q[0], .a = &a};
     at.y = site_attention(s, q, (val){0}, l, &a);
     at.out = model_linear(m, s, "attn_output", l);

@@ -84,7 +84,8 @@ err sizes_done(struct model *m) {
     if (z->head_dim < 2 || z->head_dim % 2 || z->head_dim > 512)
         return fail(E_INPUT, "%s: a head size of %lld is not possible (even, 2 to 512)", m->path, (long long)z->head_dim);
     if (!(z->norm_eps > 0 && z->norm_eps < 1)) return fail(E_INPUT, "%s: norm epsilon %g is out of range", m->path, z->norm_eps);
-    if (!(z->attn_scale >= 0) || !(z->attn_softcap >= 0) || !(z->logit_softcap >= 0)) return fail(E_INPUT, "%s: an attention scale or soft-cap is not positive", m->path);
+    if (!(z->attn_scale >= 0) || !(z->attn_softcap >= 0) || !(z->logit_softcap >= 0))
+        return fail(E_INPUT, "%s: an attention scale or soft-cap is not positive", m->path);
     if (z->layers > MAX_LAYERS) return fail(E_INPUT, "%s: %lld layers", m->path, (long long)z->layers);
     m->layer = arena_alloc(&m->mem, (size_t)z->layers * sizeof *m->layer);
     if (!m->layer) return fail(E_MEMORY, "out of memory");
@@ -102,7 +103,8 @@ err decoder_sizes_gguf(struct model *m, const struct gguf_meta *meta) {
     if (gguf_find(meta, full_key(m, "attention.head_count_kv", key))) TRY(size_gguf(m, meta, "attention.head_count_kv", &z->kv_heads));
     else z->kv_heads = z->heads;
     z->head_dim = size_gguf_or(m, meta, "attention.key_length", z->width / z->heads);
-    if (size_gguf_or(m, meta, "attention.value_length", z->head_dim) != z->head_dim) return fail(E_UNSUPPORTED, "keys and values of different lengths (%s.attention.value_length)", m->family->name);
+    if (size_gguf_or(m, meta, "attention.value_length", z->head_dim) != z->head_dim)
+        return fail(E_UNSUPPORTED, "keys and values of different lengths (%s.attention.value_length)", m->family->name);
     z->context = size_gguf_or(m, meta, "context_length", 2048);
     z->norm_eps = real_gguf_or(m, meta, "attention.layer_norm_rms_epsilon", real_gguf_or(m, meta, "attention.layer_norm_epsilon", 1e-5));
     const struct tensor *e = tensors_find(&m->files, "token_embd.weight");
@@ -133,13 +135,17 @@ err decoder_sizes_json(struct model *m, const void *json) {
 err layer_types_json(struct model *m, const void *json, int64_t window) {
     const json_t *list = json_object_get(json, "layer_types");
     if (!json_is_array(list)) return OK;
-    if (json_array_size(list) != (size_t)m->shape.layers) return fail(E_INPUT, "%s: config.json: layer_types names %zu layers, there are %lld", m->path, json_array_size(list), (long long)m->shape.layers);
+    if (json_array_size(list) != (size_t)m->shape.layers)
+        return fail(E_INPUT, "%s: config.json: layer_types names %zu layers, there are %lld", m->path, json_array_size(list),
+                    (long long)m->shape.layers);
     for (int l = 0; l < m->shape.layers; l++) {
         const char *type = json_string_value(json_array_get(list, (size_t)l));
         if (!type || (strcmp(type, "full_attention") && strcmp(type, "sliding_attention")))
-            return fail(E_UNSUPPORTED, "%s: config.json: layer_types '%s' is not supported (supported: full_attention, sliding_attention)", m->path, type ? type : "?");
+            return fail(E_UNSUPPORTED, "%s: config.json: layer_types '%s' is not supported (supported: full_attention, sliding_attention)",
+                        m->path, type ? type : "?");
         m->layer[l].window = *type == 's' ? window : 0;
-        if (*type == 's' && window < 1) return fail(E_INPUT, "%s: config.json: layer_types has sliding_attention, but there is no sliding_window", m->path);
+        if (*type == 's' && window < 1)
+            return fail(E_INPUT, "%s: config.json: layer_types has sliding_attention, but there is no sliding_window", m->path);
     }
     return OK;
 }
@@ -148,7 +154,9 @@ err layer_flags_json(const struct model *m, const void *json, const char *key, b
     const json_t *list = json_object_get(json, key);
     *found = json_is_array(list);
     if (!*found) return OK;
-    if (json_array_size(list) != (size_t)m->shape.layers) return fail(E_INPUT, "%s: config.json: %s has %zu entries for %lld layers", m->path, key, json_array_size(list), (long long)m->shape.layers);
+    if (json_array_size(list) != (size_t)m->shape.layers)
+        return fail(E_INPUT, "%s: config.json: %s has %zu entries for %lld layers", m->path, key, json_array_size(list),
+                    (long long)m->shape.layers);
     for (int l = 0; l < m->shape.layers; l++) flag[l] = json_integer_value(json_array_get(list, (size_t)l)) != 0;
     return OK;
 }

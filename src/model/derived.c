@@ -12,7 +12,9 @@ struct derived_part {
 
 static struct derived_part *find_or_add(struct derived *n, const struct weight *w, const struct derivation *d) {
     for (struct derived_part *p = n->first; p; p = p->next)
-        if (p->w == w && p->how.make == d->make && p->how.floats == d->floats && p->how.rank == d->rank && p->how.iterations == d->iterations) return p;
+        if (p->w == w && p->how.make == d->make && p->how.floats == d->floats && p->how.rank == d->rank &&
+            p->how.iterations == d->iterations)
+            return p;
     struct derived_part *p = arena_alloc(&n->mem, sizeof *p + d->floats * sizeof *p->out);
     if (!p) return NULL;
     *p = (struct derived_part){.next = n->first, .w = w, .how = *d};

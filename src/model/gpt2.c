@@ -29,7 +29,9 @@ static err sizes(struct model *m, const struct gguf_meta *meta, const void *json
     TRY(meta ? decoder_sizes_gguf(m, meta) : sizes_json(m, json));
     z->hard_context = true;
     for (int l = 0; l < z->layers; l++) m->layer[l].rope = NULL;
-    return z->heads * z->head_dim == z->width ? OK : fail(E_INPUT, "%s: a width of %lld is not %lld heads", m->path, (long long)z->width, (long long)z->heads);
+    return z->heads * z->head_dim == z->width
+               ? OK
+               : fail(E_INPUT, "%s: a width of %lld is not %lld heads", m->path, (long long)z->width, (long long)z->heads);
 }
 
 static err tensors(struct model *m) {

@@ -55,7 +55,8 @@ static err take_transposed(struct model *m, struct weight *w, const struct tenso
     for (int64_t o0 = 0; o0 < out; o0 += B)
         for (int64_t i0 = 0; i0 < in; i0 += B)
             for (int64_t o = o0; o < out && o < o0 + B; o++)
-                for (int64_t i = i0; i < in && i < i0 + B; i++) memcpy(to + (size_t)(o * in + i) * each, (const char *)t->data + (size_t)(i * out + o) * each, each);
+                for (int64_t i = i0; i < in && i < i0 + B; i++)
+                    memcpy(to + (size_t)(o * in + i) * each, (const char *)t->data + (size_t)(i * out + o) * each, each);
     w->dt = t->dt;
     w->data = to;
     m->files.copied += (size_t)(out * in) * each;
@@ -222,7 +223,8 @@ static bool is_files(const struct model *m, const struct weight *w, const char *
     const char *suffix = is_bias(w->name) ? ".bias" : ".weight", *rest = strchr(w->module, '.');
     size_t n = strlen(name), tail = strlen(suffix);
     if (n < tail || strcmp(name + n - tail, suffix)) return false;
-    return (strlen(w->module) == n - tail && !memcmp(w->module, name, n - tail)) || (rest && strlen(rest + 1) == n - tail && !memcmp(rest + 1, name, n - tail));
+    return (strlen(w->module) == n - tail && !memcmp(w->module, name, n - tail)) ||
+           (rest && strlen(rest + 1) == n - tail && !memcmp(rest + 1, name, n - tail));
 }
 
 /* Weights and biases that the family does not ask for would be left out of the computation without a word. */
@@ -236,7 +238,9 @@ static err no_surplus(const struct model *m) {
             for (int j = 0; lists[k] && lists[k][j]; j++) known |= str_ends(name, lists[k][j]);
         if (m->shape.tied) known |= !strcmp(name, "lm_head.weight") || !strcmp(name, "output.weight");
         for (int k = 0; k < m->n && !known; k++) known = is_files(m, &m->w[k], name);
-        if (!known) return fail(E_UNSUPPORTED, "%s: tensor %s has no place in a %s model as its sizes describe it", m->path, name, m->gguf ? m->family->name : m->family->hf);
+        if (!known)
+            return fail(E_UNSUPPORTED, "%s: tensor %s has no place in a %s model as its sizes describe it", m->path, name,
+                        m->gguf ? m->family->name : m->family->hf);
     }
     return OK;
 }
@@ -251,7 +255,8 @@ static err open_files(struct model *m) {
         err e = m->family->sizes(m, m->files.meta, NULL);
         if (e) return fail_in(e, "%s", m->path);
     } else {
-        if (!path_is_dir(m->path)) return fail(E_USAGE, "%s: a model in safetensors is a folder with config.json beside it; name the folder", m->path);
+        if (!path_is_dir(m->path))
+            return fail(E_USAGE, "%s: a model in safetensors is a folder with config.json beside it; name the folder", m->path);
         TRY(open_json(m, arena_printf(&m->mem, "%s/config.json", m->path)));
     }
     TRY(m->family->tensors(m));
@@ -339,8 +344,15 @@ val model_vector(const struct model *m, struct site *s, const char *name, int la
 
 /* name: without ".weight" */
 static struct base_matrix matrix_as_base(const struct model *m, const struct weight *w, const char *name) {
-    return (struct base_matrix){.of = {.name = name, .module = w->module, .head = !strcmp(name, "output")}, .data = w->data, .stored = w->dt, .rows = w->d[0], .cols = w->d[1],
-                                .rope_heads = w->rope_heads, .turned = w->turned, .tied = m->shape.tied && !m->family->encoder && !strcmp(name, "token_embd"), .form = w->form};
+    return (struct base_matrix){.of = {.name = name, .module = w->module, .head = !strcmp(name, "output")},
+                                .data = w->data,
+                                .stored = w->dt,
+                                .rows = w->d[0],
+                                .cols = w->d[1],
+                                .rope_heads = w->rope_heads,
+                                .turned = w->turned,
+                                .tied = m->shape.tied && !m->family->encoder && !strcmp(name, "token_embd"),
+                                .form = w->form};
 }
 
 /* The base's matrix, or what the method puts in its place: then the program has none of the base's. */

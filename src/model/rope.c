@@ -22,7 +22,9 @@ struct stretch {
 
 static err frequencies(struct model *m, double base, int64_t dims, struct rope_table *out) {
     if (!(base > 1)) return fail(E_INPUT, "%s: RoPE base %g is out of range", m->path, base);
-    if (dims < 2 || dims % 2 || dims > m->shape.head_dim) return fail(E_INPUT, "%s: RoPE cannot rotate %lld of a head's %lld columns", m->path, (long long)dims, (long long)m->shape.head_dim);
+    if (dims < 2 || dims % 2 || dims > m->shape.head_dim)
+        return fail(E_INPUT, "%s: RoPE cannot rotate %lld of a head's %lld columns", m->path, (long long)dims,
+                    (long long)m->shape.head_dim);
     *out = (struct rope_table){.base = base, .dims = dims, .scale = 1, .inv_freq = arena_alloc(&m->mem, (size_t)dims / 2 * sizeof(float))};
     return out->inv_freq ? OK : fail(E_MEMORY, "out of memory");
 }
@@ -44,7 +46,9 @@ static void yarn(const struct stretch *s, double base, struct rope_table *t) {
         double ramp = fmin(fmax(((double)j - low) / (high - low), 0), 1), f = pow(base, -2.0 * (double)j / (double)t->dims);
         t->inv_freq[j] = (float)(f / s->factor * ramp + f * (1 - ramp));
     }
-    t->scale = s->attention_factor > 0 ? s->attention_factor : s->mscale > 0 && s->mscale_all > 0 ? yarn_scale(s->factor, s->mscale) / yarn_scale(s->factor, s->mscale_all) : yarn_scale(s->factor, 1);
+    t->scale = s->attention_factor > 0              ? s->attention_factor
+               : s->mscale > 0 && s->mscale_all > 0 ? yarn_scale(s->factor, s->mscale) / yarn_scale(s->factor, s->mscale_all)
+                                                    : yarn_scale(s->factor, 1);
 }
 
 static double llama3(const struct stretch *s, double f) {
@@ -68,13 +72,18 @@ static err stretched(struct model *m, const struct stretch *s, double base, int6
     const char *type = s->type ? s->type : "default";
     static const char *const with_factor[] = {"linear", "llama3", "yarn"};
     for (size_t i = 0; i < sizeof with_factor / sizeof *with_factor; i++)
-        if (!strcmp(type, with_factor[i]) && !(s->factor >= 1)) return fail(E_INPUT, "%s: RoPE scaling '%s' with the factor %g", m->path, type, s->factor);
-    if ((!strcmp(type, "llama3") || !strcmp(type, "yarn") || !strcmp(type, "longrope")) && !(s->original >= 2)) return fail(E_INPUT, "%s: RoPE scaling '%s' without original_max_position_embeddings", m->path, type);
-    if (!strcmp(type, "llama3") && !(s->low > 0 && s->high > s->low)) return fail(E_INPUT, "%s: RoPE scaling 'llama3': low_freq_factor %g, high_freq_factor %g", m->path, s->low, s->high);
+        if (!strcmp(type, with_factor[i]) && !(s->factor >= 1))
+            return fail(E_INPUT, "%s: RoPE scaling '%s' with the factor %g", m->path, type, s->factor);
+    if ((!strcmp(type, "llama3") || !strcmp(type, "yarn") || !strcmp(type, "longrope")) && !(s->original >= 2))
+        return fail(E_INPUT, "%s: RoPE scaling '%s' without original_max_position_embeddings", m->path, type);
+    if (!strcmp(type, "llama3") && !(s->low > 0 && s->high > s->low))
+        return fail(E_INPUT, "%s: RoPE scaling 'llama3': low_freq_factor %g, high_freq_factor %g", m->path, s->low, s->high);
     bool plain = !strcmp(type, "default") || !strcmp(type, "linear"), by_list = !strcmp(type, "longrope");
     for (int64_t j = 0; j < dims / 2; j++) {
         double f = pow(base, -2.0 * (double)j / (double)dims);
-        out->inv_freq[j] = (float)(plain ? f / (s->type && s->factor > 0 && *type == 'l' ? s->factor : 1) : by_list ? f / (double)s->divide[j] : llama3(s, f));
+        out->inv_freq[j] = (float)(plain     ? f / (s->type && s->factor > 0 && *type == 'l' ? s->factor : 1)
+                                   : by_list ? f / (double)s->divide[j]
+                                             : llama3(s, f));
     }
     if (!strcmp(type, "yarn")) yarn(s, base, out);
     else if (by_list) {
@@ -91,11 +100,13 @@ err rope_plain(struct model *m, double base, int64_t dims, struct rope_table *ou
 /* --- config.json ---------------------------------------------------------------------------------------------------- */
 static err list_json(struct model *m, const json_t *p, const char *key, int64_t n, float **out) {
     const json_t *list = json_object_get(p, key);
-    if (!json_is_array(list) || json_array_size(list) != (size_t)n) return fail(E_INPUT, "%s: config.json: %s must be a list of %lld numbers", m->path, key, (long long)n);
+    if (!json_is_array(list) || json_array_size(list) != (size_t)n)
+        return fail(E_INPUT, "%s: config.json: %s must be a list of %lld numbers", m->path, key, (long long)n);
     *out = arena_alloc(&m->mem, (size_t)n * sizeof **out);
     if (!*out) return fail(E_MEMORY, "out of memory");
     for (int64_t j = 0; j < n; j++)
-        if (!(((*out)[j] = (float)json_number_value(json_array_get(list, (size_t)j))) > 0)) return fail(E_INPUT, "%s: config.json: %s[%lld] is not a positive number", m->path, key, (long long)j);
+        if (!(((*out)[j] = (float)json_number_value(json_array_get(list, (size_t)j))) > 0))
+            return fail(E_INPUT, "%s: config.json: %s[%lld] is not a positive number", m->path, key, (long long)j);
     return OK;
 }
 
@@ -108,10 +119,17 @@ err rope_json(struct model *m, const void *json, const char *layer_type, double 
     double partial = real_json_or(p, "partial_rotary_factor", real_json_or(json, "partial_rotary_factor", 1));
     if (!(partial > 0 && partial <= 1)) return fail(E_INPUT, "%s: config.json: partial_rotary_factor %g", m->path, partial);
     const int64_t dims = (int64_t)((double)m->shape.head_dim * partial);
-    struct stretch s = {.type = json_string_value(json_object_get(p, "rope_type")), .factor = real_json_or(p, "factor", 0), .attention_factor = real_json_or(p, "attention_factor", 0),
-                        .original = real_json_or(p, "original_max_position_embeddings", real_json_or(json, "original_max_position_embeddings", 0)),
-                        .low = real_json_or(p, "low_freq_factor", 0), .high = real_json_or(p, "high_freq_factor", 0), .beta_fast = real_json_or(p, "beta_fast", 32),
-                        .beta_slow = real_json_or(p, "beta_slow", 1), .mscale = real_json_or(p, "mscale", 0), .mscale_all = real_json_or(p, "mscale_all_dim", 0),
+    struct stretch s = {.type = json_string_value(json_object_get(p, "rope_type")),
+                        .factor = real_json_or(p, "factor", 0),
+                        .attention_factor = real_json_or(p, "attention_factor", 0),
+                        .original =
+                            real_json_or(p, "original_max_position_embeddings", real_json_or(json, "original_max_position_embeddings", 0)),
+                        .low = real_json_or(p, "low_freq_factor", 0),
+                        .high = real_json_or(p, "high_freq_factor", 0),
+                        .beta_fast = real_json_or(p, "beta_fast", 32),
+                        .beta_slow = real_json_or(p, "beta_slow", 1),
+                        .mscale = real_json_or(p, "mscale", 0),
+                        .mscale_all = real_json_or(p, "mscale_all_dim", 0),
                         .truncate = bool_json_or(p, "truncate", true)};
     if (!s.type) s.type = json_string_value(json_object_get(p, "type"));
     if (s.type && !strcmp(s.type, "su")) s.type = "longrope"; /* its first name */
@@ -139,9 +157,13 @@ err rope_gguf(struct model *m, const struct gguf_meta *meta, double base, bool s
     const int64_t dims = size_gguf_or(m, meta, "rope.dimension_count", m->shape.head_dim);
     char key[96];
     snprintf(key, sizeof key, "%s.rope.scaling.type", m->family->name);
-    struct stretch s = {.type = gguf_str(meta, key), .factor = real_gguf_or(m, meta, "rope.scaling.factor", real_gguf_or(m, meta, "rope.scale_linear", 0)),
-                        .original = (double)size_gguf_or(m, meta, "rope.scaling.original_context_length", 0), .attention_factor = real_gguf_or(m, meta, "rope.scaling.attn_factor", 0),
-                        .beta_fast = real_gguf_or(m, meta, "rope.scaling.yarn_beta_fast", 32), .beta_slow = real_gguf_or(m, meta, "rope.scaling.yarn_beta_slow", 1), .truncate = true};
+    struct stretch s = {.type = gguf_str(meta, key),
+                        .factor = real_gguf_or(m, meta, "rope.scaling.factor", real_gguf_or(m, meta, "rope.scale_linear", 0)),
+                        .original = (double)size_gguf_or(m, meta, "rope.scaling.original_context_length", 0),
+                        .attention_factor = real_gguf_or(m, meta, "rope.scaling.attn_factor", 0),
+                        .beta_fast = real_gguf_or(m, meta, "rope.scaling.yarn_beta_fast", 32),
+                        .beta_slow = real_gguf_or(m, meta, "rope.scaling.yarn_beta_slow", 1),
+                        .truncate = true};
     if (!scaled || (s.type && !strcmp(s.type, "none"))) return rope_plain(m, base, dims, out);
     if (!s.type && s.factor > 0) s.type = "linear";
     if (s.type && !strcmp(s.type, "yarn") && s.attention_factor > 0) s.attention_factor *= yarn_scale(s.factor, 1); /* there it is a factor beside YaRN's own */

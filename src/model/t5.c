@@ -51,7 +51,8 @@ static err sizes(struct model *m, const struct gguf_meta *meta, const void *json
     z->context = 1 << 20; /* distances saturate: there is no last position */
     z->attn_scale = 1;
     if (z->encoder_layers > 1024) return fail(E_INPUT, "%s: %lld encoder layers", m->path, (long long)z->encoder_layers);
-    if (z->buckets < 4 || z->buckets % 4 || z->distance <= z->buckets) return fail(E_INPUT, "%s: %lld buckets for distances up to %lld", m->path, (long long)z->buckets, (long long)z->distance);
+    if (z->buckets < 4 || z->buckets % 4 || z->distance <= z->buckets)
+        return fail(E_INPUT, "%s: %lld buckets for distances up to %lld", m->path, (long long)z->buckets, (long long)z->distance);
     return sizes_done(m);
 }
 
@@ -107,7 +108,8 @@ static err finish_tensors(struct model *m) {
         const int64_t rows = w->d[0], cols = w->d[1];
         float *f = arena_alloc(&m->mem, (size_t)(rows * cols) * sizeof *f);
         if (!f) return fail(E_MEMORY, "out of memory");
-        for (int64_t r = 0; r < rows; r++) dequantise_row(w->dt, (const char *)w->data + dtype_row_bytes(w->dt, cols) * (size_t)r, f + r * cols, cols);
+        for (int64_t r = 0; r < rows; r++)
+            dequantise_row(w->dt, (const char *)w->data + dtype_row_bytes(w->dt, cols) * (size_t)r, f + r * cols, cols);
         w->data = f;
         w->dt = DT_F32;
     }
@@ -162,7 +164,8 @@ static val after(const struct at *a, int place, val x, val y) {
     static const char *const part[] = {"attention", "cross_attention", "ffn"};
     const bool decodes = *a->stack == 'd';
     char name[64], module[64];
-    snprintf(module, sizeof module, "%s.block.%d.layer.%d", decodes ? "decoder" : "encoder", a->l, place == AFTER_FFN ? 1 + decodes : place == AFTER_CROSS);
+    snprintf(module, sizeof module, "%s.block.%d.layer.%d", decodes ? "decoder" : "encoder", a->l,
+             place == AFTER_FFN ? 1 + decodes : place == AFTER_CROSS);
     return site_sublayer(a->s, &(struct sublayer){.place = place, .layer = a->l + (decodes ? (int)a->m->shape.encoder_layers : 0), .of = {.name = named(a, part[place], name), .module = module}, .read = x, .made = y});
 }
 

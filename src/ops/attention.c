@@ -17,11 +17,14 @@ static err infer(struct prog *p, struct inst *i) {
     TRY(want(p, i, V, prog_dt(p), 2, (int64_t[]){keys, kw}));
     if (has(i->in[CU_K])) TRY(want(p, i, CU_K, DT_I32, 1, (int64_t[]){SYM_S1}));
     if (one && has(i->in[CU_K])) return prog_fail(p, E_INPUT, "attention: bounds of the keys without those of the queries");
-    if ((one || has(i->in[CU_K])) && (i->a.causal || has(i->in[BIAS]))) return prog_fail(p, E_UNSUPPORTED, "attention to another text's keys has neither a mask nor a bias by distance");
+    if ((one || has(i->in[CU_K])) && (i->a.causal || has(i->in[BIAS])))
+        return prog_fail(p, E_UNSUPPORTED, "attention to another text's keys has neither a mask nor a bias by distance");
     if (has(i->in[BIAS])) TRY(want(p, i, BIAS, DT_F32, 2, (int64_t[]){i->a.buckets, i->a.heads}));
-    if (has(i->in[BIAS]) && (i->a.buckets < 4 || i->a.buckets % 4 || i->a.distance <= i->a.buckets)) return prog_fail(p, E_INPUT, "attention: %d buckets for distances up to %d", i->a.buckets, i->a.distance);
+    if (has(i->in[BIAS]) && (i->a.buckets < 4 || i->a.buckets % 4 || i->a.distance <= i->a.buckets))
+        return prog_fail(p, E_INPUT, "attention: %d buckets for distances up to %d", i->a.buckets, i->a.distance);
     if (!one) TRY(want(p, i, CU, DT_I32, 1, (int64_t[]){SYM_S1}));
-    if (i->a.kv_heads < 1 || i->a.heads % i->a.kv_heads) return prog_fail(p, E_INPUT, "attention: %d heads do not share %d key/value heads", i->a.heads, i->a.kv_heads);
+    if (i->a.kv_heads < 1 || i->a.heads % i->a.kv_heads)
+        return prog_fail(p, E_INPUT, "attention: %d heads do not share %d key/value heads", i->a.heads, i->a.kv_heads);
     if (has(i->in[BIAS]) && i->a.softcap > 0) return prog_fail(p, E_UNSUPPORTED, "attention: a soft-cap beside a bias");
     if (i->a.window > 0 && !i->a.causal) return prog_fail(p, E_UNSUPPORTED, "attention: a window of %d without the causal mask", i->a.window);
     i->out[0] = prog_act(p, prog_dt(p), 2, (int64_t[]){rows, qw}, "attention");
@@ -30,7 +33,8 @@ static err infer(struct prog *p, struct inst *i) {
 }
 
 static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) {
-    if (has(i->in[BIAS]) && prog_v(p, i->in[BIAS])->needs) return prog_fail(p, E_UNSUPPORTED, "attention: training the bias '%s' is not possible yet", prog_v(p, i->in[BIAS])->name);
+    if (has(i->in[BIAS]) && prog_v(p, i->in[BIAS])->needs)
+        return prog_fail(p, E_UNSUPPORTED, "attention: training the bias '%s' is not possible yet", prog_v(p, i->in[BIAS])->name);
     val in[] = {i->in[Q], i->in[K], i->in[V], i->in[CU], i->out[0], i->out[1], dout[0], i->in[CU_K], i->in[BIAS]};
     struct inst *b = prog_emit(p, &op_attention_bwd, in, 9, &i->a);
     for (int k = 0; b && k < 3; k++) din[k] = b->out[k];

@@ -87,7 +87,8 @@ static err ref_sample(const struct run_ctx *run, const struct inst *i, const str
         if (run->temperature > 0) {
             for (int32_t v = 0; v < V; v++) c[v] = (struct choice){z[v], v};
             qsort(c, (size_t)V, sizeof *c, by_rank);
-            struct philox r = philox(philox_key(run->seed, PURPOSE_SAMPLE), (uint32_t)run->step, (uint32_t)view_i32(&in[1])[s], (uint32_t)view_i32(&in[2])[s], 0);
+            struct philox r = philox(philox_key(run->seed, PURPOSE_SAMPLE), (uint32_t)run->step, (uint32_t)view_i32(&in[1])[s],
+                                     (uint32_t)view_i32(&in[2])[s], 0);
             id = choose(run, c, V, philox_unit(r.v[0]));
         }
         ((int32_t *)out[0].p)[s] = id;

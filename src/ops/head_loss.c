@@ -21,7 +21,8 @@ static err infer(struct prog *p, struct inst *i) {
     if (replaces) TRY(want(p, i, 6, DT_I32, 1, prog_v(p, i->in[5])->d));
     const bool squares = has(i->in[7]);
     if (squares) TRY(want(p, i, 7, DT_F32, 2, (int64_t[]){prog_v(p, i->in[7])->d[0], w.d[0]}));
-    if (squares && (replaces || i->a.softcap > 0)) return prog_fail(p, E_UNSUPPORTED, "head_loss: targets of '%s', whose logits are capped or replaced", w.name);
+    if (squares && (replaces || i->a.softcap > 0))
+        return prog_fail(p, E_UNSUPPORTED, "head_loss: targets of '%s', whose logits are capped or replaced", w.name);
     if (replaces && w.needs) return prog_fail(p, E_UNSUPPORTED, "head_loss: rows that replace some of '%s', which is trained itself", w.name);
     const bool trains_w = w.needs, trains_bias = has(i->in[4]) && bias.needs;
     const char *made = trains_w && w.role != ROLE_PARAM ? w.name : trains_bias && bias.role != ROLE_PARAM ? bias.name : NULL;

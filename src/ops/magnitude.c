@@ -32,7 +32,8 @@ static err infer_bwd(struct prog *p, struct inst *i) {
     const struct value m = *prog_v(p, i->in[2]);
     TRY(want(p, i, 0, DT_F32, 1, m.d));
     TRY(want(p, i, 1, DT_F32, 1, m.d));
-    if (m.role != ROLE_PARAM) return prog_fail(p, E_UNSUPPORTED, "magnitude_bwd: '%s' is no trained parameter, so it has no gradient to add to", m.name);
+    if (m.role != ROLE_PARAM)
+        return prog_fail(p, E_UNSUPPORTED, "magnitude_bwd: '%s' is no trained parameter, so it has no gradient to add to", m.name);
     i->out[0] = prog_grad_of(p, i->in[2]);
     return p->failed;
 }

@@ -47,7 +47,9 @@ static err infer_bwd(struct prog *p, struct inst *i) {
 
 static void scaled(const struct view *x, const struct view *l, float by, const struct view *bias, const struct view *y) {
     for (int64_t n = 0; n < x->d[0]; n++)
-        for (int64_t c = 0; c < x->d[1]; c++) view_row(y, n)[c] = view_row(x, n)[c] * (l->p ? view_f32(l)[l->d[0] == 1 ? 0 : c] * by : by) + (bias && bias->p ? view_f32(bias)[c] : 0);
+        for (int64_t c = 0; c < x->d[1]; c++)
+            view_row(y, n)[c] =
+                view_row(x, n)[c] * (l->p ? view_f32(l)[l->d[0] == 1 ? 0 : c] * by : by) + (bias && bias->p ? view_f32(bias)[c] : 0);
 }
 
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {

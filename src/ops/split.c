@@ -37,7 +37,8 @@ static err infer_bwd(struct prog *p, struct inst *i) {
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
     for (int64_t n = 0, at = 0; n < in[0].d[0]; n++, at = 0)
-        for (int k = 0; k < i->a.n; at += i->a.width[k++]) memcpy(view_row(&out[k], n), view_row(&in[0], n) + at, (size_t)i->a.width[k] * sizeof(float));
+        for (int k = 0; k < i->a.n; at += i->a.width[k++])
+            memcpy(view_row(&out[k], n), view_row(&in[0], n) + at, (size_t)i->a.width[k] * sizeof(float));
     return OK;
 }
 

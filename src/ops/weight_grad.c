@@ -8,7 +8,8 @@ static err infer(struct prog *p, struct inst *i) {
     TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){x.d[0], x.d[1]}));
     TRY(want(p, i, 1, prog_dt(p), 2, (int64_t[]){x.d[0], dy.d[1]}));
     TRY(want(p, i, 2, prog_dt(p), 2, (int64_t[]){dy.d[1], x.d[1]}));
-    if (w.role != ROLE_PARAM) return prog_fail(p, E_UNSUPPORTED, "weight_grad: '%s' is no trained parameter, so it has no gradient to add to", w.name);
+    if (w.role != ROLE_PARAM)
+        return prog_fail(p, E_UNSUPPORTED, "weight_grad: '%s' is no trained parameter, so it has no gradient to add to", w.name);
     i->out[0] = prog_grad_of(p, i->in[2]);
     return p->failed;
 }

@@ -43,8 +43,9 @@ static double scale_of(const struct adalora *a) { return (a->alpha > 0 ? a->alph
 
 static bool same(const void *one, const void *other) {
     const struct adalora *a = one, *b = other;
-    bool equal = a->init_r == b->init_r && a->target_r == b->target_r && a->alpha == b->alpha && a->beta1 == b->beta1 && a->beta2 == b->beta2 && a->orthogonal == b->orthogonal && a->first == b->first &&
-                 a->last == b->last && a->every == b->every && a->total == b->total && a->n_kept == b->n_kept && targets_same(&a->targets, &b->targets);
+    bool equal = a->init_r == b->init_r && a->target_r == b->target_r && a->alpha == b->alpha && a->beta1 == b->beta1 &&
+                 a->beta2 == b->beta2 && a->orthogonal == b->orthogonal && a->first == b->first && a->last == b->last &&
+                 a->every == b->every && a->total == b->total && a->n_kept == b->n_kept && targets_same(&a->targets, &b->targets);
     for (int i = 0; i < a->n_kept && equal; i++) {
         const struct kept *k = kept_of(b, a->kept[i].module);
         equal = k && !memcmp(k->yes, a->kept[i].yes, (size_t)a->init_r * sizeof *k->yes);
@@ -55,14 +56,18 @@ static bool same(const void *one, const void *other) {
 static err check(const void *settings) {
     const struct adalora *a = settings;
     if (a->init_r < 1 || a->init_r > ORTHOGONAL_MOST) return fail(E_USAGE, "adalora.init_r is %d; it must be 1 to %d", a->init_r, ORTHOGONAL_MOST);
-    if (a->target_r < 1 || a->target_r > a->init_r) return fail(E_USAGE, "adalora.target_r is %d; it must be 1 to init_r, %d", a->target_r, a->init_r);
+    if (a->target_r < 1 || a->target_r > a->init_r)
+        return fail(E_USAGE, "adalora.target_r is %d; it must be 1 to init_r, %d", a->target_r, a->init_r);
     if (!isfinite(a->alpha)) return fail(E_USAGE, "adalora.lora_alpha is not a number");
-    if (!(a->beta1 > 0 && a->beta1 < 1 && a->beta2 > 0 && a->beta2 < 1)) return fail(E_USAGE, "adalora.beta1 and beta2 are %g and %g; both must be above 0 and below 1", a->beta1, a->beta2);
-    if (!(a->orthogonal >= 0) || !isfinite(a->orthogonal)) return fail(E_USAGE, "adalora.orth_reg_weight is %g; it must be at least 0", a->orthogonal);
+    if (!(a->beta1 > 0 && a->beta1 < 1 && a->beta2 > 0 && a->beta2 < 1))
+        return fail(E_USAGE, "adalora.beta1 and beta2 are %g and %g; both must be above 0 and below 1", a->beta1, a->beta2);
+    if (!(a->orthogonal >= 0) || !isfinite(a->orthogonal))
+        return fail(E_USAGE, "adalora.orth_reg_weight is %g; it must be at least 0", a->orthogonal);
     if (a->every < 1) return fail(E_USAGE, "adalora.deltaT is %lld; it must be at least 1", (long long)a->every);
     if (a->total < 1) return fail(E_USAGE, "adalora.total_step is %lld; it must be at least 1", (long long)a->total);
     if (a->first < 0 || a->last < 0 || a->last > a->total || a->first >= a->total - a->last)
-        return fail(E_USAGE, "adalora.tinit %lld and tfinal %lld leave no step of total_step %lld to allocate ranks in", (long long)a->first, (long long)a->last, (long long)a->total);
+        return fail(E_USAGE, "adalora.tinit %lld and tfinal %lld leave no step of total_step %lld to allocate ranks in",
+                    (long long)a->first, (long long)a->last, (long long)a->total);
     return targets_check(&a->targets, "adalora");
 }
 
@@ -89,7 +94,8 @@ static err read_kept(const json_t *pattern, const char *where, arena *mem, struc
     a->kept = all;
     json_object_foreach((json_t *)pattern, key, v) {
         if (!str_ends(key, E_END) || !json_is_array(v) || json_array_size(v) != (size_t)a->init_r)
-            return fail(E_INPUT, "%s: rank_pattern's '%.120s' is not a module's lora_E with true or false for each of init_r, %d", where, key, a->init_r);
+            return fail(E_INPUT, "%s: rank_pattern's '%.120s' is not a module's lora_E with true or false for each of init_r, %d", where,
+                        key, a->init_r);
         bool *yes = arena_alloc(mem, (size_t)a->init_r * sizeof *yes);
         struct kept *k = &all[a->n_kept++];
         *k = (struct kept){.module = arena_strn(mem, key, strlen(key) - strlen(E_END)), .yes = yes};
@@ -108,9 +114,17 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
         if (json_object_size(v) || json_array_size(v)) return fail(E_UNSUPPORTED, "%s: '%s' is not supported with AdaLoRA", where, refused[i]);
     }
     if (bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%.40s' beside AdaLoRA is not supported", where, bias);
-    *a = (struct adalora){.init_r = small(integer(json, "init_r", 12)), .target_r = small(integer(json, "target_r", 8)), .alpha = real(json, "lora_alpha", 8), .dropout = real(json, "lora_dropout", 0),
-                          .beta1 = real(json, "beta1", 0.85), .beta2 = real(json, "beta2", 0.85), .orthogonal = real(json, "orth_reg_weight", 0.5), .first = integer(json, "tinit", 0),
-                          .last = integer(json, "tfinal", 0), .every = integer(json, "deltaT", 1), .total = integer(json, "total_step", 0)};
+    *a = (struct adalora){.init_r = small(integer(json, "init_r", 12)),
+                          .target_r = small(integer(json, "target_r", 8)),
+                          .alpha = real(json, "lora_alpha", 8),
+                          .dropout = real(json, "lora_dropout", 0),
+                          .beta1 = real(json, "beta1", 0.85),
+                          .beta2 = real(json, "beta2", 0.85),
+                          .orthogonal = real(json, "orth_reg_weight", 0.5),
+                          .first = integer(json, "tinit", 0),
+                          .last = integer(json, "tfinal", 0),
+                          .every = integer(json, "deltaT", 1),
+                          .total = integer(json, "total_step", 0)};
     TRY(targets_read(json, where, mem, &a->targets));
     err e = check(a);
     return e ? fail_in(e, "%s", where) : read_kept(json_object_get(json, "rank_pattern"), where, mem, a);
@@ -130,9 +144,10 @@ static json_t *kept_json(const struct adalora *a) {
 
 static err write_json(const void *settings, const struct module_list *named, void *json) {
     const struct adalora *a = settings;
-    json_t *j = json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:s, s:n}", "init_r", a->init_r, "target_r", a->target_r, "lora_alpha", a->alpha, "lora_dropout", a->dropout, "beta1", a->beta1,
-                          "beta2", a->beta2, "orth_reg_weight", a->orthogonal, "tinit", (json_int_t)a->first, "tfinal", (json_int_t)a->last, "deltaT", (json_int_t)a->every, "total_step",
-                          (json_int_t)a->total, "bias", "none", "modules_to_save");
+    json_t *j = json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:s, s:n}", "init_r", a->init_r, "target_r", a->target_r,
+                          "lora_alpha", a->alpha, "lora_dropout", a->dropout, "beta1", a->beta1, "beta2", a->beta2, "orth_reg_weight",
+                          a->orthogonal, "tinit", (json_int_t)a->first, "tfinal", (json_int_t)a->last, "deltaT", (json_int_t)a->every,
+                          "total_step", (json_int_t)a->total, "bias", "none", "modules_to_save");
     if (!j || json_object_update_new(json, j)) return fail(E_MEMORY, "out of memory");
     if (json_object_set_new(json, "rank_pattern", a->n_kept ? kept_json(a) : json_null())) return fail(E_MEMORY, "out of memory");
     return targets_write(&a->targets, named, json);
@@ -141,8 +156,10 @@ static err write_json(const void *settings, const struct module_list *named, voi
 static err agrees(const void *one, const void *other, const char *module, const char *folder) {
     const struct adalora *have = one, *want = other;
     if (!targets_take(&have->targets, &(struct module){.name = "", .module = module})) return fail(E_USAGE, "%s does not train %s, which is among the configuration's target_modules", folder, module);
-    if (have->init_r != want->init_r) return fail(E_USAGE, "%s was made with adalora.init_r %d, the configuration says %d", folder, have->init_r, want->init_r);
-    if (fabs(scale_of(have) - scale_of(want)) > 1e-6 * fabs(scale_of(want))) return fail(E_USAGE, "%s was made with adalora.lora_alpha %g, the configuration says %g", folder, have->alpha, want->alpha);
+    if (have->init_r != want->init_r)
+        return fail(E_USAGE, "%s was made with adalora.init_r %d, the configuration says %d", folder, have->init_r, want->init_r);
+    if (fabs(scale_of(have) - scale_of(want)) > 1e-6 * fabs(scale_of(want)))
+        return fail(E_USAGE, "%s was made with adalora.lora_alpha %g, the configuration says %g", folder, have->alpha, want->alpha);
     return OK;
 }
 
@@ -441,6 +458,21 @@ static err pair(const struct numbers *n, const char *module, const struct matrix
     return OK;
 }
 
-const struct peft_method method_adalora = {.name = "adalora", .peft_type = "ADALORA", .settings = sizeof(struct adalora), .check = check, .same = same, .read = read_json, .write = write_json, .agrees = agrees,
-                                           .describe = describe, .targets = targets_of, .mark = ".lora_E", .linears = linears, .pair = pair, .states = 2, .before_step = before_step, .after_step = after_step,
-                                           .finished = finished, .adopt = adopt};
+const struct peft_method method_adalora = {.name = "adalora",
+                                           .peft_type = "ADALORA",
+                                           .settings = sizeof(struct adalora),
+                                           .check = check,
+                                           .same = same,
+                                           .read = read_json,
+                                           .write = write_json,
+                                           .agrees = agrees,
+                                           .describe = describe,
+                                           .targets = targets_of,
+                                           .mark = ".lora_E",
+                                           .linears = linears,
+                                           .pair = pair,
+                                           .states = 2,
+                                           .before_step = before_step,
+                                           .after_step = after_step,
+                                           .finished = finished,
+                                           .adopt = adopt};

@@ -41,7 +41,9 @@ static err check(const void *settings) {
 static err read_number(const json_t *j, const char *key, const char *where, json_int_t *out) {
     const json_t *v = json_object_get(j, key);
     *out = json_integer_value(v);
-    return json_is_integer(v) && *out >= 0 && *out <= MOST_LAYERS ? OK : fail(E_INPUT, "%s: '%s' is missing or no number of 0 to %d", where, key, MOST_LAYERS);
+    return json_is_integer(v) && *out >= 0 && *out <= MOST_LAYERS
+               ? OK
+               : fail(E_INPUT, "%s: '%s' is missing or no number of 0 to %d", where, key, MOST_LAYERS);
 }
 
 static err read_json(const void *json, const char *where, arena *mem, void *settings) {

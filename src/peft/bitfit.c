@@ -22,5 +22,16 @@ static val vector(struct site *s, const struct base_vector *v) {
     return vector_is_bias(v) && targets_take(s->settings, &v->of) ? vector_copy(s, v, "") : (val){0};
 }
 
-const struct peft_method method_bitfit = {.name = "bitfit", .peft_type = "BITFIT", .settings = sizeof(struct targets), .check = check, .same = targets_alone_same, .read = read_json,
-                                          .write = targets_alone_write, .describe = describe, .targets = targets_alone, .mark = ".bias", .vector = vector, .whole = "", .ours = true};
+const struct peft_method method_bitfit = {.name = "bitfit",
+                                          .peft_type = "BITFIT",
+                                          .settings = sizeof(struct targets),
+                                          .check = check,
+                                          .same = targets_alone_same,
+                                          .read = read_json,
+                                          .write = targets_alone_write,
+                                          .describe = describe,
+                                          .targets = targets_alone,
+                                          .mark = ".bias",
+                                          .vector = vector,
+                                          .whole = "",
+                                          .ours = true};

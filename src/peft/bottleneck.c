@@ -37,9 +37,11 @@ static enum activation act_of(const struct bottleneck *b) { return activations[a
 
 static bool same(const void *one, const void *other) {
     const struct bottleneck *a = one, *b = other;
-    return !strcmp(a->name, b->name) && a->attention == b->attention && a->cross == b->cross && a->ffn == b->ffn && a->parallel == b->parallel && a->sum_first == b->sum_first &&
-           !strcmp(a->activation, b->activation) && a->factor == b->factor && module_values_same(a->factors, a->n_factors, b->factors, b->n_factors) && a->scaling == b->scaling && a->init == b->init &&
-           a->n_left_out == b->n_left_out && (!a->n_left_out || !memcmp(a->left_out, b->left_out, (size_t)a->n_left_out * sizeof *a->left_out));
+    return !strcmp(a->name, b->name) && a->attention == b->attention && a->cross == b->cross && a->ffn == b->ffn &&
+           a->parallel == b->parallel && a->sum_first == b->sum_first && !strcmp(a->activation, b->activation) && a->factor == b->factor &&
+           module_values_same(a->factors, a->n_factors, b->factors, b->n_factors) && a->scaling == b->scaling && a->init == b->init &&
+           a->n_left_out == b->n_left_out &&
+           (!a->n_left_out || !memcmp(a->left_out, b->left_out, (size_t)a->n_left_out * sizeof *a->left_out));
 }
 
 static err check_factor(double factor) {
@@ -48,7 +50,8 @@ static err check_factor(double factor) {
 
 static err check(const void *settings) {
     const struct bottleneck *b = settings;
-    if (!b->attention && !b->cross && !b->ffn) return fail(E_USAGE, "bottleneck: an adapter behind no sublayer (mh_adapter, output_adapter and cross_adapter are false)");
+    if (!b->attention && !b->cross && !b->ffn)
+        return fail(E_USAGE, "bottleneck: an adapter behind no sublayer (mh_adapter, output_adapter and cross_adapter are false)");
     if (!b->n_factors) TRY(check_factor(b->factor));
     for (int i = 0; i < b->n_factors; i++) TRY(check_factor(b->factors[i].value));
     if (!isfinite(b->scaling) || b->scaling == 0) return fail(E_USAGE, "bottleneck.scaling is %g: nothing would be added", b->scaling);
@@ -70,12 +73,16 @@ static err refuse(const json_t *c, const char *where) {
         {"ln_before", "a norm of the adapter's own"}, {"ln_after", "a norm of the adapter's own"}, {"use_gating", "a gate"}, {"inv_adapter", "an invertible adapter"}, {"invertible_adapter", "an invertible adapter"},
         {"phm_layer", "a sum of Kronecker products (Compacter)"}, {"dropout", "dropout inside the adapter"}, {"stochastic_depth", "adapters left out at random"}};
     const char *architecture = json_string_value(json_object_get(c, "architecture"));
-    if (architecture) return fail(E_UNSUPPORTED, "%s: AdapterHub's architecture %.40s is not supported, bottleneck adapters are", where, architecture);
+    if (architecture)
+        return fail(E_UNSUPPORTED, "%s: AdapterHub's architecture %.40s is not supported, bottleneck adapters are", where, architecture);
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
-        if (!off(json_object_get(c, unknown[i].key))) return fail(E_UNSUPPORTED, "%s: '%s': %s is not supported", where, unknown[i].key, unknown[i].what);
-    if (json_is_false(json_object_get(c, "original_ln_after"))) return fail(E_UNSUPPORTED, "%s: original_ln_after false leaves out the base's own residual, which is not supported", where);
+        if (!off(json_object_get(c, unknown[i].key)))
+            return fail(E_UNSUPPORTED, "%s: '%s': %s is not supported", where, unknown[i].key, unknown[i].what);
+    if (json_is_false(json_object_get(c, "original_ln_after")))
+        return fail(E_UNSUPPORTED, "%s: original_ln_after false leaves out the base's own residual, which is not supported", where);
     const json_t *residual = json_object_get(c, "residual_before_ln");
-    if (residual && !json_is_true(residual) && json_is_true(json_object_get(c, "original_ln_before")) && !json_is_true(json_object_get(c, "is_parallel")))
+    if (residual && !json_is_true(residual) && json_is_true(json_object_get(c, "original_ln_before")) &&
+        !json_is_true(json_object_get(c, "is_parallel")))
         return fail(E_UNSUPPORTED, "%s: residual_before_ln other than true is not supported", where);
     return OK;
 }
@@ -94,9 +101,12 @@ static err read_activation(const json_t *json, const json_t *c, const char *wher
 static err read_numbers(const json_t *c, const char *where, arena *mem, struct bottleneck *b) {
     const json_t *factor = json_object_get(c, "reduction_factor"), *scaling = json_object_get(c, "scaling"), *out = json_object_get(c, "leave_out");
     if (json_is_number(factor)) b->factor = json_number_value(factor);
-    else if (json_is_object(factor) && json_object_size(factor)) TRY(module_values_read(c, "reduction_factor", where, mem, &b->factors, &b->n_factors));
+    else if (json_is_object(factor) && json_object_size(factor))
+        TRY(module_values_read(c, "reduction_factor", where, mem, &b->factors, &b->n_factors));
     else return fail(E_INPUT, "%s: 'reduction_factor' is neither a number nor one for each layer", where);
-    if (json_is_string(scaling)) return fail(E_UNSUPPORTED, "%s: scaling '%.40s': a trained scaling is not supported, a number is", where, json_string_value(scaling));
+    if (json_is_string(scaling))
+        return fail(E_UNSUPPORTED, "%s: scaling '%.40s': a trained scaling is not supported, a number is", where,
+                    json_string_value(scaling));
     b->scaling = json_is_number(scaling) ? json_number_value(scaling) : 1;
     if (out && !json_is_null(out) && !json_is_array(out)) return fail(E_INPUT, "%s: 'leave_out' is no list of layers", where);
     int *layers = arena_alloc(mem, (json_array_size(out) + 1) * sizeof *layers);
@@ -112,7 +122,8 @@ static err read_numbers(const json_t *c, const char *where, arena *mem, struct b
 
 static err read_names(const json_t *json, const json_t *c, const char *where, arena *mem, struct bottleneck *b) {
     const char *name = json_string_value(json_object_get(json, "name")), *init = json_string_value(json_object_get(c, "init_weights"));
-    if (!name || !*name || strlen(name) > MOST_NAME || strpbrk(name, "./")) return fail(E_INPUT, "%s: 'name' is no name of an adapter (without dots, %d letters at most)", where, MOST_NAME);
+    if (!name || !*name || strlen(name) > MOST_NAME || strpbrk(name, "./"))
+        return fail(E_INPUT, "%s: 'name' is no name of an adapter (without dots, %d letters at most)", where, MOST_NAME);
     if (!(b->name = arena_str(mem, name))) return fail(E_MEMORY, "out of memory");
     int i = 2;
     while (init && i && strcmp(inits[i], init)) i--;
@@ -149,14 +160,17 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
 static err write_json(const void *settings, const struct module_list *named, void *json) {
     (void)named;
     const struct bottleneck *b = settings;
-    json_t *out = json_array(), *c = json_pack("{s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:s, s:f, s:f, s:s, s:o}", "mh_adapter", (int)b->attention, "output_adapter", (int)b->ffn, "cross_adapter", (int)b->cross,
-                                               "is_parallel", (int)b->parallel, "original_ln_before", b->sum_first == SUM_YES, "original_ln_after", 1, "residual_before_ln", 1, "non_linearity", b->activation,
-                                               "reduction_factor", b->factor, "scaling", b->scaling, "init_weights", inits[b->init], "leave_out", out);
+    json_t *out = json_array(),
+           *c = json_pack("{s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:s, s:f, s:f, s:s, s:o}", "mh_adapter", (int)b->attention, "output_adapter",
+                          (int)b->ffn, "cross_adapter", (int)b->cross, "is_parallel", (int)b->parallel, "original_ln_before",
+                          b->sum_first == SUM_YES, "original_ln_after", 1, "residual_before_ln", 1, "non_linearity", b->activation,
+                          "reduction_factor", b->factor, "scaling", b->scaling, "init_weights", inits[b->init], "leave_out", out);
     if (!c) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < b->n_left_out; i++) json_array_append_new(out, json_integer(b->left_out[i]));
     err e = b->n_factors ? module_values_write(b->factors, b->n_factors, 1, "reduction_factor", c) : OK;
     /* a version at all: see read_activation */
-    int bad = json_object_set_new(json, "config", c) | json_object_set_new(json, "name", json_string(b->name)) | json_object_set_new(json, "version", json_string("cyclora")) |
+    int bad = json_object_set_new(json, "config", c) | json_object_set_new(json, "name", json_string(b->name)) |
+              json_object_set_new(json, "version", json_string("cyclora")) |
               json_object_set_new(json, "hidden_size", json_integer((json_int_t)b->width));
     return e ? e : bad ? fail(E_MEMORY, "out of memory") : OK;
 }
@@ -177,7 +191,8 @@ static const char *called(const void *settings) { return ((const struct bottlene
 
 static void describe(const void *settings, str *out) {
     const struct bottleneck *b = settings;
-    str_addf(out, "bottleneck adapter (%s%s%s%s", b->parallel ? "beside " : "after ", b->attention ? "attention" : "", b->attention && b->ffn ? " and " : "", b->ffn ? "feed-forward" : "");
+    str_addf(out, "bottleneck adapter (%s%s%s%s", b->parallel ? "beside " : "after ", b->attention ? "attention" : "",
+             b->attention && b->ffn ? " and " : "", b->ffn ? "feed-forward" : "");
     if (b->cross) str_adds(out, b->attention || b->ffn ? " and cross-attention" : "cross-attention");
     if (!b->n_factors) str_addf(out, ", width / %g", b->factor);
 }
@@ -214,15 +229,20 @@ static err fit(void *settings, const struct base_sizes *base) {
     b->layers = base->layers + base->encoder_layers;
     if (b->sum_first == SUM_BY_BASE) b->sum_first = base->norms_apart ? SUM_NO : SUM_YES;
     if (b->sum_first == SUM_YES && base->norms_apart)
-        return fail(E_UNSUPPORTED, "original_ln_before (seq_bn) of a base whose sublayers have norms of their own is not supported: AdapterHub takes the last layer's norm for every layer there; use double_seq_bn or par_bn, or original_ln_before false");
+        return fail(E_UNSUPPORTED,
+                    "original_ln_before (seq_bn) of a base whose sublayers have norms of their own is not supported: AdapterHub takes the "
+                    "last layer's norm for every layer there; use double_seq_bn or par_bn, or original_ln_before false");
     if (b->cross && !base->seq2seq) return fail(E_USAGE, "bottleneck.cross_adapter: this base has no cross-attention");
     for (int i = 0; i < b->n_left_out; i++)
-        if (b->left_out[i] >= b->layers) return fail(E_USAGE, "bottleneck.leave_out: %d goes beyond the model's last layer, %d", b->left_out[i], (int)b->layers - 1);
+        if (b->left_out[i] >= b->layers)
+            return fail(E_USAGE, "bottleneck.leave_out: %d goes beyond the model's last layer, %d", b->left_out[i], (int)b->layers - 1);
     for (int64_t l = 0; l < b->layers; l++) {
         if (left_out(b, l)) continue;
         taken++;
         if (factor_of(b, l) == 0) return fail(E_USAGE, "bottleneck.reduction_factor says nothing of layer %d, and has no default", (int)l);
-        if (inner_width(b, b->width, l) > 1 << 20) return fail(E_USAGE, "bottleneck.reduction_factor %g makes adapters of %lld columns", factor_of(b, l), (long long)inner_width(b, b->width, l));
+        if (inner_width(b, b->width, l) > 1 << 20)
+            return fail(E_USAGE, "bottleneck.reduction_factor %g makes adapters of %lld columns", factor_of(b, l),
+                        (long long)inner_width(b, b->width, l));
     }
     return taken ? OK : fail(E_USAGE, "bottleneck.leave_out leaves out all %d layers: nothing would be trained", (int)b->layers);
 }
@@ -239,9 +259,12 @@ static val layer(struct site *s, const struct sublayer *at, const char *part, va
         snprintf(file[i], sizeof file[i], "%s.adapters.%s.%s", at->of.module, part, i ? "bias" : "weight");
     }
     const struct param_slice matrix = {.name = file[0], .rows = d[0], .init_scale = BERT_STD}, vector = {.name = file[1], .rows = d[0]};
-    const struct linear w = {.of = {.name = name[0], .module = file[0]},
-                             .w = prog_param(s->p, s->params, param_get(s->params, name[0], 2, d, init, (float)(1 / sqrt((double)d[1])), &matrix, 1)),
-                             .bias = prog_param(s->p, s->params, param_get(s->params, name[1], 1, d, INIT_ZERO, 0, &vector, 1)), .in = d[1], .out = d[0]};
+    const struct linear w = {
+        .of = {.name = name[0], .module = file[0]},
+        .w = prog_param(s->p, s->params, param_get(s->params, name[0], 2, d, init, (float)(1 / sqrt((double)d[1])), &matrix, 1)),
+        .bias = prog_param(s->p, s->params, param_get(s->params, name[1], 1, d, INIT_ZERO, 0, &vector, 1)),
+        .in = d[1],
+        .out = d[0]};
     val y = {0};
     site_emit_linear(s, x, 1, &w, NULL, NULL, &y);
     return y;

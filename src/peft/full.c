@@ -42,5 +42,17 @@ static val matrix(struct site *s, const struct base_matrix *m) {
     return targets_take(s->settings, &m->of) ? matrix_copy(s, m, &m->of, false) : (val){0};
 }
 
-const struct peft_method method_full = {.name = "full", .peft_type = "FULL", .settings = sizeof(struct targets), .check = check, .same = targets_alone_same, .read = read_json, .write = write_json,
-                                        .describe = describe, .targets = targets_alone, .mark = ".weight", .vector = vector, .matrix = matrix, .whole = "", .ours = true};
+const struct peft_method method_full = {.name = "full",
+                                        .peft_type = "FULL",
+                                        .settings = sizeof(struct targets),
+                                        .check = check,
+                                        .same = targets_alone_same,
+                                        .read = read_json,
+                                        .write = write_json,
+                                        .describe = describe,
+                                        .targets = targets_alone,
+                                        .mark = ".weight",
+                                        .vector = vector,
+                                        .matrix = matrix,
+                                        .whole = "",
+                                        .ours = true};

@@ -89,7 +89,8 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     int of[MAX_GROUP], m = 0;
     val y[MAX_GROUP];
     for (int i = 0; i < n; i++) {
-        if (targets_take(&a->targets, &w[i].of) && module_list_takes(&a->inputs, &w[i].of)) TRY(site_emit_linear(s, scaled(s, x, &w[i], true), 1, &w[i], NULL, NULL, &out[i]));
+        if (targets_take(&a->targets, &w[i].of) && module_list_takes(&a->inputs, &w[i].of))
+            TRY(site_emit_linear(s, scaled(s, x, &w[i], true), 1, &w[i], NULL, NULL, &out[i]));
         else group[m] = w[i], of[m++] = i;
     }
     if (!m) return s->p->failed;

@@ -20,5 +20,15 @@ static val vector(struct site *s, const struct base_vector *v) {
     return vector_of_norm(v) && targets_take(s->settings, &v->of) ? vector_copy(s, v, "ln_tuning_layers.") : (val){0};
 }
 
-const struct peft_method method_ln_tuning = {.name = "ln_tuning", .peft_type = "LN_TUNING", .settings = sizeof(struct targets), .check = check, .same = targets_alone_same, .read = read_json,
-                                             .write = targets_alone_write, .describe = describe, .targets = targets_alone, .mark = ".ln_tuning_layers.weight", .vector = vector, .whole = "ln_tuning_layers."};
+const struct peft_method method_ln_tuning = {.name = "ln_tuning",
+                                             .peft_type = "LN_TUNING",
+                                             .settings = sizeof(struct targets),
+                                             .check = check,
+                                             .same = targets_alone_same,
+                                             .read = read_json,
+                                             .write = targets_alone_write,
+                                             .describe = describe,
+                                             .targets = targets_alone,
+                                             .mark = ".ln_tuning_layers.weight",
+                                             .vector = vector,
+                                             .whole = "ln_tuning_layers."};

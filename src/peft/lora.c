@@ -44,8 +44,11 @@ static err unmatched(const char *module) { return fail_in(E_INPUT, "lora.rank_pa
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
     const struct lora *a = one, *b = other;
-    return a->r == b->r && a->bias == b->bias && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora && a->dora == b->dora && (a->init == LORA_PISSA) == (b->init == LORA_PISSA) && a->pissa == b->pissa && a->plus == b->plus && targets_same(&a->targets, &b->targets) &&
-           module_lists_same(&a->saved, &b->saved) && module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) && module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
+    return a->r == b->r && a->bias == b->bias && a->alpha == b->alpha && a->dropout == b->dropout && a->rslora == b->rslora &&
+           a->dora == b->dora && (a->init == LORA_PISSA) == (b->init == LORA_PISSA) && a->pissa == b->pissa && a->plus == b->plus &&
+           targets_same(&a->targets, &b->targets) && module_lists_same(&a->saved, &b->saved) &&
+           module_values_same(a->ranks, a->n_ranks, b->ranks, b->n_ranks) &&
+           module_values_same(a->alphas, a->n_alphas, b->alphas, b->n_alphas);
 }
 
 static const char *const inits[] = {[LORA_GAUSSIAN] = "gaussian", [LORA_ORTHOGONAL] = "orthogonal", [LORA_PISSA] = NULL}; /* init_lora_weights; NULL: true */
@@ -61,7 +64,9 @@ static err no_others(const struct module_list *of) {
     for (int i = 0; i < of->n && of->take == TAKE_NAMES; i++)
         for (size_t k = 0; k < sizeof others / sizeof *others; k++)
             if (str_ends(of->names[i], others[k]))
-                return fail(E_UNSUPPORTED, "lora.target_modules: low-rank deltas on %s are not supported; train it whole (lora.modules_to_save)", of->names[i]);
+                return fail(E_UNSUPPORTED,
+                            "lora.target_modules: low-rank deltas on %s are not supported; train it whole (lora.modules_to_save)",
+                            of->names[i]);
     return OK;
 }
 
@@ -71,12 +76,15 @@ static err check(const void *settings) {
     if (l->r < 1 || l->r > MOST_R) return fail(E_USAGE, "lora.r is %d; it must be 1 to %d", l->r, MOST_R);
     if (!isfinite(l->alpha)) return fail(E_USAGE, "lora.lora_alpha is not a number");
     if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
-    if (l->init == LORA_PISSA && l->dora) return fail(E_USAGE, "lora.use_dora does not go with init_lora_weights: pissa: the finished adapter could not say so");
+    if (l->init == LORA_PISSA && l->dora)
+        return fail(E_USAGE, "lora.use_dora does not go with init_lora_weights: pissa: the finished adapter could not say so");
     if (l->init == LORA_PISSA && !(l->alpha > 0)) return fail(E_USAGE, "lora.init_lora_weights: pissa wants a lora_alpha above 0");
-    if (!(l->plus >= 0 && l->plus <= MOST_RATIO)) return fail(E_USAGE, "lora.loraplus_lr_ratio is %g; it must be above 0 and at most %d", l->plus, MOST_RATIO);
+    if (!(l->plus >= 0 && l->plus <= MOST_RATIO))
+        return fail(E_USAGE, "lora.loraplus_lr_ratio is %g; it must be above 0 and at most %d", l->plus, MOST_RATIO);
     for (int i = 0; i < l->n_ranks; i++)
         if (!(l->ranks[i].value >= 1 && l->ranks[i].value <= MOST_R) || l->ranks[i].value != floor(l->ranks[i].value))
-            return fail(E_USAGE, "lora.rank_pattern: the rank of '%.80s' is %g; it must be an integer of 1 to %d", l->ranks[i].key, l->ranks[i].value, MOST_R);
+            return fail(E_USAGE, "lora.rank_pattern: the rank of '%.80s' is %g; it must be an integer of 1 to %d", l->ranks[i].key,
+                        l->ranks[i].value, MOST_R);
     TRY(module_values_check(l->ranks, l->n_ranks, "lora.rank_pattern"));
     TRY(needs_even(l, l->r, "lora.r", ""));
     for (int i = 0; i < l->n_ranks; i++) TRY(needs_even(l, l->ranks[i].value, "lora.rank_pattern's of ", l->ranks[i].key));
@@ -109,7 +117,9 @@ static err refuse_others(const json_t *j, const char *where) {
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (truthy(json_object_get(j, refused[i]))) return fail(E_UNSUPPORTED, "%s: '%s' is not supported yet", where, refused[i]);
     for (size_t i = 0; init && i < sizeof changes_base / sizeof *changes_base; i++)
-        if (!strncasecmp(init, changes_base[i], strlen(changes_base[i]))) return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base model too; save the adapter converted to plain LoRA", where, init);
+        if (!strncasecmp(init, changes_base[i], strlen(changes_base[i])))
+            return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base model too; save the adapter converted to plain LoRA",
+                        where, init);
     return OK;
 }
 
@@ -127,7 +137,9 @@ static err read_saved(const json_t *j, const char *where, arena *mem, struct mod
         if (!(names[out->n++] = arena_str(mem, name))) return fail(E_MEMORY, "out of memory");
     }
     if (out->n && json_is_true(json_object_get(j, "ensure_weight_tying")))
-        return fail(E_UNSUPPORTED, "%s: 'ensure_weight_tying' is not supported: a table and its tied head are saved apart, as PEFT does without it", where);
+        return fail(E_UNSUPPORTED,
+                    "%s: 'ensure_weight_tying' is not supported: a table and its tied head are saved apart, as PEFT does without it",
+                    where);
     return OK;
 }
 
@@ -138,10 +150,15 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     TRY(refuse_others(json, where));
     if (!json_is_integer(r) || !json_is_number(alpha)) return fail(E_INPUT, "%s: 'r' or 'lora_alpha' is missing", where);
     json_int_t rank = json_integer_value(r);
-    *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .alpha = json_number_value(alpha), .dropout = json_number_value(json_object_get(json, "lora_dropout")),
-                       .rslora = json_is_true(json_object_get(json, "use_rslora")), .dora = json_is_true(json_object_get(json, "use_dora")), .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
+    *l = (struct lora){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank,
+                       .alpha = json_number_value(alpha),
+                       .dropout = json_number_value(json_object_get(json, "lora_dropout")),
+                       .rslora = json_is_true(json_object_get(json, "use_rslora")),
+                       .dora = json_is_true(json_object_get(json, "use_dora")),
+                       .plus = json_number_value(plus) == 1 ? 0 : json_number_value(plus)};
     const json_t *pissa = json_object_get(json, "pissa"); /* the configuration's: an adapter of PEFT's that says pissa changed its base */
-    if (json_is_integer(pissa) && json_integer_value(pissa) <= MOST_ITERATIONS) l->init = LORA_PISSA, l->pissa = json_integer_value(pissa) < 0 ? PISSA_SETTLED : (int)json_integer_value(pissa);
+    if (json_is_integer(pissa) && json_integer_value(pissa) <= MOST_ITERATIONS)
+        l->init = LORA_PISSA, l->pissa = json_integer_value(pissa) < 0 ? PISSA_SETTLED : (int)json_integer_value(pissa);
     for (size_t i = 0; init && i < sizeof inits / sizeof *inits; i++)
         if (inits[i] && !strcmp(init, inits[i])) l->init = (enum lora_init)i;
     TRY(read_bias(json, where, &l->bias));
@@ -160,11 +177,12 @@ static err write_json(const void *settings, const struct module_list *named, voi
     const struct lora *l = settings;
     const int twice = l->init == LORA_PISSA ? 2 : 1; /* the rank of what files have */
     const double grown = l->init == LORA_PISSA ? l->rslora ? sqrt(2) : 2 : 1; /* and its alpha, for the same scale */
-    int bad = json_object_set_new(json, "r", json_integer(twice * l->r)) | json_object_set_new(json, "lora_alpha", number(grown * l->alpha)) |
-              json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string(biases[l->bias])) |
-              json_object_set_new(json, "modules_to_save", l->saved.n ? module_list_json(&l->saved) : json_null()) | json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) |
-              json_object_set_new(json, "use_dora", json_boolean(l->dora)) |
-              json_object_set_new(json, "init_lora_weights", inits[l->init] ? json_string(inits[l->init]) : json_true());
+    int bad =
+        json_object_set_new(json, "r", json_integer(twice * l->r)) | json_object_set_new(json, "lora_alpha", number(grown * l->alpha)) |
+        json_object_set_new(json, "lora_dropout", json_real(l->dropout)) | json_object_set_new(json, "bias", json_string(biases[l->bias])) |
+        json_object_set_new(json, "modules_to_save", l->saved.n ? module_list_json(&l->saved) : json_null()) |
+        json_object_set_new(json, "use_rslora", json_boolean(l->rslora)) | json_object_set_new(json, "use_dora", json_boolean(l->dora)) |
+        json_object_set_new(json, "init_lora_weights", inits[l->init] ? json_string(inits[l->init]) : json_true());
     if (bad) return fail(E_MEMORY, "out of memory");
     TRY(module_values_write(l->ranks, l->n_ranks, twice, "rank_pattern", json));
     TRY(module_values_write(l->alphas, l->n_alphas, grown, "alpha_pattern", json));
@@ -177,11 +195,13 @@ static err agrees(const void *one, const void *other, const char *module, const 
     const int r = lora_rank(have, module), wanted = lora_rank(want, module) * (want->init == LORA_PISSA && have->init != LORA_PISSA ? 2 : 1);
     const double scale = lora_scale(have, module), wanted_scale = lora_scale(want, module);
     if (isnan(scale) || isnan(wanted_scale)) return unmatched(module);
-    if (have->dora != want->dora) return fail(E_USAGE, "%s was made with%s lora.use_dora, the configuration says with%s", folder, have->dora ? "" : "out", want->dora ? "" : "out");
+    if (have->dora != want->dora)
+        return fail(E_USAGE, "%s was made with%s lora.use_dora, the configuration says with%s", folder, have->dora ? "" : "out",
+                    want->dora ? "" : "out");
     if (r != wanted) return fail(E_USAGE, "%s was made with lora.r %d for %s, the configuration says %d", folder, r, module, wanted);
     if (fabs(scale - wanted_scale) > 1e-6 * fabs(wanted_scale))
-        return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, alpha_of(have, module), have->rslora ? " and use_rslora" : "",
-                    module, alpha_of(want, module), want->rslora ? " and use_rslora" : "");
+        return fail(E_USAGE, "%s was made with lora.lora_alpha %g%s for %s, the configuration says %g%s", folder, alpha_of(have, module),
+                    have->rslora ? " and use_rslora" : "", module, alpha_of(want, module), want->rslora ? " and use_rslora" : "");
     return OK;
 }
 
@@ -212,7 +232,9 @@ static int a_param(struct site *s, const struct lora *l, int n, const struct lin
         if (!rank[i]) continue;
         snprintf(names[slices], sizeof names[0], "%s.lora_A.weight", w[i].of.module);
         slice[slices] = (struct param_slice){.name = names[slices], .row0 = rows, .rows = rank[i], .init_scale = 1.0f / (float)rank[i], .make = lora_orthogonal_a};
-        if (factors[i]) slice[slices].from = factors[i], slice[slices].stored = DT_F32, slice[slices].times = (float)(1 / sqrt(lora_scale(l, w[i].of.module))), slice[slices].beside = BESIDE_BELOW;
+        if (factors[i])
+            slice[slices].from = factors[i], slice[slices].stored = DT_F32,
+            slice[slices].times = (float)(1 / sqrt(lora_scale(l, w[i].of.module))), slice[slices].beside = BESIDE_BELOW;
         rows += rank[i];
         at += (size_t)snprintf(name + at, sizeof name - at, "%s%s", slices ? "+" : "", w[i].of.name);
         if (at > sizeof name - 16) at = sizeof name - 16;
@@ -228,7 +250,9 @@ static int b_param(struct site *s, const struct lora *l, int r, const struct lin
     snprintf(name, sizeof name, "%s.lora_B", w->of.name);
     snprintf(file, sizeof file, "%s.lora_B.weight", w->of.module);
     struct param_slice slice = {.name = file, .rows = w->out, .rope_heads = w->rope_heads, .make = lora_orthogonal_b};
-    if (factors) slice.from = factors + r * w->in, slice.stored = DT_F32, slice.times = (float)(-1 / sqrt(lora_scale(l, w->of.module))), slice.beside = BESIDE_NEGATED;
+    if (factors)
+        slice.from = factors + r * w->in, slice.stored = DT_F32, slice.times = (float)(-1 / sqrt(lora_scale(l, w->of.module))),
+        slice.beside = BESIDE_NEGATED;
     static const enum param_init how[] = {INIT_ZERO, INIT_ZERO, INIT_MADE, INIT_COPY};
     const int p = param_get(s->params, name, 2, (int64_t[]){w->out, r}, how[l->init], 0, &slice, 1);
     if (l->plus > 0) param_rate(s->params, p, (float)l->plus);
@@ -280,11 +304,15 @@ static bool saves(const struct lora *l, const char *module) {
 static err linears(struct site *s, val x, int n, const struct linear *w, val *out) {
     const struct lora *l = s->settings;
     for (int i = 0; i < n; i++)
-        if (saves(l, w[i].of.module) && targets_take(&l->targets, &w[i].of)) return prog_fail(s->p, E_USAGE, "%s is in lora.target_modules and in lora.modules_to_save: it can have a delta or be trained whole", w[i].of.module);
+        if (saves(l, w[i].of.module) && targets_take(&l->targets, &w[i].of))
+            return prog_fail(s->p, E_USAGE,
+                             "%s is in lora.target_modules and in lora.modules_to_save: it can have a delta or be trained whole",
+                             w[i].of.module);
     struct low_rank low = {0};
     struct op_attr a = {.dropout = (float)l->dropout};
     for (int i = 0; i < n; i++)
-        if (targets_take(&l->targets, &w[i].of) && isnan(lora_scale(l, w[i].of.module))) return prog_fail(s->p, unmatched(w[i].of.module), "%s", err_text());
+        if (targets_take(&l->targets, &w[i].of) && isnan(lora_scale(l, w[i].of.module)))
+            return prog_fail(s->p, unmatched(w[i].of.module), "%s", err_text());
     if (!ranks_of(l, n, w, a.rank)) return site_emit_linear(s, x, n, w, NULL, NULL, out);
     const float *factors[MAX_GROUP] = {NULL};
     for (int i = 0; i < n && l->init == LORA_PISSA; i++)
@@ -338,7 +366,9 @@ static val matrix(struct site *s, const struct base_matrix *m) {
 
 /* --- the token table ------------------------------------------------------------------------------------------------------ */
 /* Words (all-linear, ...) do not mean it. */
-static bool takes_table(const struct lora *l, const struct module *table) { return l->targets.of.take <= TAKE_REGEX && targets_take(&l->targets, table); }
+static bool takes_table(const struct lora *l, const struct module *table) {
+    return l->targets.of.take <= TAKE_REGEX && targets_take(&l->targets, table);
+}
 
 /* A [V, r] (files: [r, V]) begins at zero, B [C, r] as N(0, 1): PEFT's, whatever the start of the others is. */
 static val table_param(struct site *s, const struct embedding *e, bool b, int64_t rows, int r) {
@@ -359,13 +389,36 @@ static val embed(struct site *s, const struct embedding *e, val x) {
     const int r = lora_rank(l, e->of.module);
     const double scale = lora_scale(l, e->of.module);
     if (isnan(scale)) return prog_fail(s->p, unmatched(e->of.module), "%s", err_text()), x;
-    if (l->dora || l->init == LORA_PISSA) return prog_fail(s->p, E_UNSUPPORTED, "%s: %s is for matrices of linear layers; leave the token table out of lora.target_modules", e->of.module, l->dora ? "lora.use_dora" : "lora.init_lora_weights: pissa"), x;
-    if (saves(l, e->of.module)) return prog_fail(s->p, E_USAGE, "%s is in lora.target_modules and in lora.modules_to_save: it can have a delta or be trained whole", e->of.module), x;
+    if (l->dora || l->init == LORA_PISSA)
+        return prog_fail(s->p, E_UNSUPPORTED, "%s: %s is for matrices of linear layers; leave the token table out of lora.target_modules",
+                         e->of.module, l->dora ? "lora.use_dora" : "lora.init_lora_weights: pissa"),
+               x;
+    if (saves(l, e->of.module))
+        return prog_fail(s->p, E_USAGE, "%s is in lora.target_modules and in lora.modules_to_save: it can have a delta or be trained whole",
+                         e->of.module),
+               x;
     const struct linear up = {.w = table_param(s, e, true, e->width, r), .in = r, .out = e->width};
     val t = emit1(s->p, &op_embed, (val[]){s->ids, table_param(s, e, false, e->rows, r)}, 2, &(struct op_attr){.scale = (float)(scale * e->scale)}), y = {0};
     site_emit_linear(s, t, 1, &up, NULL, NULL, &y);
     return emit1(s->p, &op_add, (val[]){x, y}, 2, NULL);
 }
 
-const struct peft_method method_lora = {.name = "lora", .peft_type = "LORA", .settings = sizeof(struct lora), .check = check, .same = same, .read = read_json, .write = write_json,
-                                        .agrees = agrees, .describe = describe, .targets = targets_of, .mark = ".lora_A.weight", .table_mark = ".lora_embedding_A", .saved = saved_of, .linears = linears, .only_deltas = only_deltas, .deltas = deltas, .vector = vector, .matrix = matrix, .embed = embed};
+const struct peft_method method_lora = {.name = "lora",
+                                        .peft_type = "LORA",
+                                        .settings = sizeof(struct lora),
+                                        .check = check,
+                                        .same = same,
+                                        .read = read_json,
+                                        .write = write_json,
+                                        .agrees = agrees,
+                                        .describe = describe,
+                                        .targets = targets_of,
+                                        .mark = ".lora_A.weight",
+                                        .table_mark = ".lora_embedding_A",
+                                        .saved = saved_of,
+                                        .linears = linears,
+                                        .only_deltas = only_deltas,
+                                        .deltas = deltas,
+                                        .vector = vector,
+                                        .matrix = matrix,
+                                        .embed = embed};

@@ -260,7 +260,9 @@ static bool wraps(const struct mix_member *m, int n, const struct linear *w) { r
 static err linears_below(struct site *s, const struct group *g, int top, val in, int n, const struct linear *w, val *out);
 
 static err no_sum(struct site *s, const struct mix_member *m, const struct mix_member *other, const struct linear *w) {
-    return prog_fail(s->p, E_USAGE, "adapters '%s' and '%s' both change %s, and what '%s' (%s) makes of it is no sum: they cannot be on at once", m->name, other->name, w->of.module, m->name, m->method->name);
+    return prog_fail(s->p, E_USAGE,
+                     "adapters '%s' and '%s' both change %s, and what '%s' (%s) makes of it is no sum: they cannot be on at once", m->name,
+                     other->name, w->of.module, m->name, m->method->name);
 }
 
 /* Products of the whole group (DoRA's) are not to be had for a part of it. */
@@ -322,13 +324,30 @@ static err check(const void *settings) {
         for (int k = 0; k < i; k++) {
             const struct mix_member *a = &x->member[k], *b = &x->member[i];
             if (!strcmp(a->name, b->name)) return fail(E_USAGE, "two adapters are called '%s': give each a name of its own", a->name);
-            if (virtual_of(a) && virtual_of(b)) return fail(E_USAGE, "adapters '%s' and '%s' both put virtual tokens before a text: they cannot be on at once", a->name, b->name);
-            if (a->method->own_tokens && b->method->own_tokens) return fail(E_USAGE, "adapters '%s' and '%s' both have rows of tokens: they cannot be on at once", a->name, b->name);
+            if (virtual_of(a) && virtual_of(b))
+                return fail(E_USAGE, "adapters '%s' and '%s' both put virtual tokens before a text: they cannot be on at once", a->name,
+                            b->name);
+            if (a->method->own_tokens && b->method->own_tokens)
+                return fail(E_USAGE, "adapters '%s' and '%s' both have rows of tokens: they cannot be on at once", a->name, b->name);
         }
     return OK;
 }
 
 static void describe(const void *settings, str *out) { str_addf(out, "%d adapters at once (", ((const struct mix *)settings)->n); }
 
-const struct peft_method method_mix = {.name = "mix", .peft_type = "", .settings = sizeof(struct mix), .check = check, .describe = describe, .mark = "", .linears = linears, .members = members, .sublayer = sublayer, .vector = vector,
-                                       .matrix = matrix, .own_tokens = own_tokens, .tokens = tokens, .virtual_tokens = virtual_tokens, .embed = embed, .kv = kv};
+const struct peft_method method_mix = {.name = "mix",
+                                       .peft_type = "",
+                                       .settings = sizeof(struct mix),
+                                       .check = check,
+                                       .describe = describe,
+                                       .mark = "",
+                                       .linears = linears,
+                                       .members = members,
+                                       .sublayer = sublayer,
+                                       .vector = vector,
+                                       .matrix = matrix,
+                                       .own_tokens = own_tokens,
+                                       .tokens = tokens,
+                                       .virtual_tokens = virtual_tokens,
+                                       .embed = embed,
+                                       .kv = kv};

@@ -17,7 +17,9 @@ bool none_is(const void *json) {
 
 static err check(const void *settings) { return (void)settings, OK; }
 static bool same(const void *a, const void *b) { return (void)a, (void)b, true; }
-static err read_json(const void *json, const char *where, arena *mem, void *settings) { return (void)json, (void)where, (void)mem, (void)settings, OK; }
+static err read_json(const void *json, const char *where, arena *mem, void *settings) {
+    return (void)json, (void)where, (void)mem, (void)settings, OK;
+}
 
 static err write_json(const void *settings, const struct module_list *named, void *json) {
     (void)settings, (void)named;

@@ -91,7 +91,8 @@ static void rotate(const struct subspace *s, int a, int b) {
     double *g = s->gram;
     const double off = g[a * q + b];
     if (fabs(off) <= 1e-15 * sqrt(fabs(g[a * q + a] * g[b * q + b]))) return;
-    const double angle = (g[b * q + b] - g[a * q + a]) / (2 * off), t = (angle < 0 ? -1 : 1) / (fabs(angle) + sqrt(angle * angle + 1)), c = 1 / sqrt(t * t + 1), sn = t * c;
+    const double angle = (g[b * q + b] - g[a * q + a]) / (2 * off), t = (angle < 0 ? -1 : 1) / (fabs(angle) + sqrt(angle * angle + 1)),
+                 c = 1 / sqrt(t * t + 1), sn = t * c;
     for (int k = 0; k < q; k++) {
         const double x = g[k * q + a], y = g[k * q + b];
         g[k * q + a] = c * x - sn * y, g[k * q + b] = sn * x + c * y;
@@ -221,7 +222,10 @@ static err make(const struct matrix *w, const struct derivation *d, float *out) 
 /* --- in a program ----------------------------------------------------------------------------------------------------------- */
 const float *pissa_factors(struct site *s, const struct linear *w, int rank, int iterations) {
     if (rank > w->in || rank > w->out)
-        return prog_fail(s->p, E_USAGE, "lora.init_lora_weights: pissa: the rank of %s is %d, and the matrix has only %lld singular vectors", w->of.module, rank, (long long)(w->in < w->out ? w->in : w->out)), NULL;
+        return prog_fail(s->p, E_USAGE,
+                         "lora.init_lora_weights: pissa: the rank of %s is %d, and the matrix has only %lld singular vectors", w->of.module,
+                         rank, (long long)(w->in < w->out ? w->in : w->out)),
+               NULL;
     return s->derived(s, w, &(struct derivation){.make = make, .floats = (size_t)rank * (size_t)(w->in + w->out), .rank = rank, .iterations = iterations});
 }
 

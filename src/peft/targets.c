@@ -100,8 +100,8 @@ bool module_lists_same(const struct module_list *a, const struct module_list *b)
 
 bool targets_same(const struct targets *a, const struct targets *b) {
     const struct module_list x = {TAKE_NAMES, a->n_containers, a->containers}, y = {TAKE_NAMES, b->n_containers, b->containers};
-    return module_lists_same(&a->of, &b->of) && module_lists_same(&a->except, &b->except) && module_lists_same(&x, &y) && a->n_layers == b->n_layers &&
-           (!a->n_layers || !memcmp(a->layers, b->layers, (size_t)a->n_layers * sizeof *a->layers));
+    return module_lists_same(&a->of, &b->of) && module_lists_same(&a->except, &b->except) && module_lists_same(&x, &y) &&
+           a->n_layers == b->n_layers && (!a->n_layers || !memcmp(a->layers, b->layers, (size_t)a->n_layers * sizeof *a->layers));
 }
 
 static err regex_check(const char *setting, const char *regex) {

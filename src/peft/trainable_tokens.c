@@ -30,7 +30,11 @@ static int by_id(const void *a, const void *b) {
 static err check(const void *settings) {
     const struct trainable_tokens *t = settings;
     if (t->n < 1) return fail(E_USAGE, "trainable_tokens.token_indices is empty; name ids of tokens, such as 49150 or 49140-49151");
-    if (t->n > MOST_TOKENS) return fail(E_USAGE, "trainable_tokens.token_indices has %d ids; for more than %d train the table: method full, full.target_modules embed_tokens", t->n, MOST_TOKENS);
+    if (t->n > MOST_TOKENS)
+        return fail(
+            E_USAGE,
+            "trainable_tokens.token_indices has %d ids; for more than %d train the table: method full, full.target_modules embed_tokens",
+            t->n, MOST_TOKENS);
     int32_t *sorted = malloc((size_t)t->n * sizeof *sorted);
     if (!sorted) return fail(E_MEMORY, "out of memory");
     memcpy(sorted, t->ids, (size_t)t->n * sizeof *sorted);
@@ -59,7 +63,8 @@ static err read_ids(const json_t *list, const char *where, arena *mem, struct tr
 static err read_json(const void *json, const char *where, arena *mem, void *settings) {
     struct trainable_tokens *t = settings;
     *t = (struct trainable_tokens){0};
-    if (json_is_false(json_object_get(json, "init_weights"))) return fail(E_UNSUPPORTED, "%s: init_weights false (random rows) is not supported", where);
+    if (json_is_false(json_object_get(json, "init_weights")))
+        return fail(E_UNSUPPORTED, "%s: init_weights false (random rows) is not supported", where);
     TRY(read_ids(json_object_get(json, "token_indices"), where, mem, t));
     TRY(targets_read(json, where, mem, &t->targets));
     err e = check(t);
@@ -71,7 +76,8 @@ static err write_json(const void *settings, const struct module_list *named, voi
     const struct trainable_tokens *t = settings;
     json_t *ids = json_array();
     for (int i = 0; i < t->n; i++) json_array_append_new(ids, json_integer(t->ids[i]));
-    int bad = json_object_set_new(json, "token_indices", ids) | json_object_set_new(json, "init_weights", json_true()) | json_object_set_new(json, "target_modules", json_null());
+    int bad = json_object_set_new(json, "token_indices", ids) | json_object_set_new(json, "init_weights", json_true()) |
+              json_object_set_new(json, "target_modules", json_null());
     return bad ? fail(E_MEMORY, "out of memory") : OK;
 }
 
@@ -79,10 +85,14 @@ static err write_json(const void *settings, const struct module_list *named, voi
 static err agrees(const void *have, const void *want, const char *module, const char *folder) {
     const struct trainable_tokens *a = have, *b = want;
     (void)module;
-    return a->n == b->n && !memcmp(a->ids, b->ids, (size_t)a->n * sizeof *a->ids) ? OK : fail(E_USAGE, "%s has rows of other tokens than trainable_tokens.token_indices", folder);
+    return a->n == b->n && !memcmp(a->ids, b->ids, (size_t)a->n * sizeof *a->ids)
+               ? OK
+               : fail(E_USAGE, "%s has rows of other tokens than trainable_tokens.token_indices", folder);
 }
 
-static void describe(const void *settings, str *out) { str_addf(out, "trainable-tokens adapter (%d tokens", ((const struct trainable_tokens *)settings)->n); }
+static void describe(const void *settings, str *out) {
+    str_addf(out, "trainable-tokens adapter (%d tokens", ((const struct trainable_tokens *)settings)->n);
+}
 
 static const struct targets *targets_of(const void *settings) { return &((const struct trainable_tokens *)settings)->targets; }
 
@@ -118,5 +128,16 @@ static val tokens(struct site *s, const struct base_matrix *table) {
     return prog_param(s->p, s->params, p);
 }
 
-const struct peft_method method_trainable_tokens = {.name = "trainable_tokens", .peft_type = "TRAINABLE_TOKENS", .settings = sizeof(struct trainable_tokens), .check = check, .same = same, .read = read_json,
-                                                    .write = write_json, .agrees = agrees, .describe = describe, .targets = targets_of, .mark = MARK, .own_tokens = own_tokens, .tokens = tokens};
+const struct peft_method method_trainable_tokens = {.name = "trainable_tokens",
+                                                    .peft_type = "TRAINABLE_TOKENS",
+                                                    .settings = sizeof(struct trainable_tokens),
+                                                    .check = check,
+                                                    .same = same,
+                                                    .read = read_json,
+                                                    .write = write_json,
+                                                    .agrees = agrees,
+                                                    .describe = describe,
+                                                    .targets = targets_of,
+                                                    .mark = MARK,
+                                                    .own_tokens = own_tokens,
+                                                    .tokens = tokens};

@@ -32,7 +32,8 @@ static bool same(const void *one, const void *other) {
 static err check(const void *settings) {
     const struct vera *v = settings;
     if (v->r < 1 || v->r > MOST_R) return fail(E_USAGE, "vera.r is %d; it must be 1 to %d", v->r, MOST_R);
-    if (!isfinite(v->d_initial) || v->d_initial == 0) return fail(E_USAGE, "vera.d_initial is %g; it must be a number other than 0, where nothing would be learned", v->d_initial);
+    if (!isfinite(v->d_initial) || v->d_initial == 0)
+        return fail(E_USAGE, "vera.d_initial is %g; it must be a number other than 0, where nothing would be learned", v->d_initial);
     return targets_check(&v->targets, "vera");
 }
 
@@ -43,7 +44,10 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     const json_int_t rank = json_integer_value(r);
     if (!json_is_integer(r)) return fail(E_INPUT, "%s: 'r' is missing", where);
     if (json_is_false(json_object_get(json, "save_projection")))
-        return fail(E_UNSUPPORTED, "%s: save_projection is false, so vera_A and vera_B are not in the file, and the generator that made them (torch's) is not here: save the adapter again in PEFT with save_projection true", where);
+        return fail(E_UNSUPPORTED,
+                    "%s: save_projection is false, so vera_A and vera_B are not in the file, and the generator that made them (torch's) is "
+                    "not here: save the adapter again in PEFT with save_projection true",
+                    where);
     if (bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%.40s' beside VeRA is not supported", where, bias);
     *v = (struct vera){.r = rank < 0 || rank > INT_MAX ? 0 : (int)rank, .d_initial = json_is_number(d) ? json_number_value(d) : 0.1, .key = json_integer_value(json_object_get(json, "projection_prng_key")),
                        .dropout = json_number_value(json_object_get(json, "vera_dropout"))};
@@ -55,8 +59,10 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
 static err write_json(const void *settings, const struct module_list *named, void *json) {
     const struct vera *v = settings;
     const int bad = json_object_set_new(json, "r", json_integer(v->r)) | json_object_set_new(json, "d_initial", json_real(v->d_initial)) |
-                    json_object_set_new(json, "projection_prng_key", json_integer(v->key)) | json_object_set_new(json, "save_projection", json_true()) |
-                    json_object_set_new(json, "vera_dropout", json_real(v->dropout)) | json_object_set_new(json, "bias", json_string("none")) | json_object_set_new(json, "modules_to_save", json_null());
+                    json_object_set_new(json, "projection_prng_key", json_integer(v->key)) |
+                    json_object_set_new(json, "save_projection", json_true()) |
+                    json_object_set_new(json, "vera_dropout", json_real(v->dropout)) |
+                    json_object_set_new(json, "bias", json_string("none")) | json_object_set_new(json, "modules_to_save", json_null());
     return bad ? fail(E_MEMORY, "out of memory") : targets_write(&v->targets, named, json);
 }
 
@@ -66,7 +72,9 @@ static err agrees(const void *have, const void *want, const char *module, const 
     return r == wanted ? OK : fail(E_USAGE, "%s was made with vera.r %d, the configuration says %d", folder, r, wanted);
 }
 
-static void describe(const void *settings, str *out) { str_addf(out, "VeRA adapter (r %d, one random pair of matrices", ((const struct vera *)settings)->r); }
+static void describe(const void *settings, str *out) {
+    str_addf(out, "VeRA adapter (r %d, one random pair of matrices", ((const struct vera *)settings)->r);
+}
 
 static const struct targets *targets_of(const void *settings) { return &((const struct vera *)settings)->targets; }
 
@@ -118,7 +126,9 @@ static void settle(struct param_set *set, const char *which) {
     }
 }
 
-static void copy_name(const char *which, int64_t size, int rope_heads, char name[64]) { snprintf(name, 64, "%s.%lld.%d", which, (long long)size, rope_heads); }
+static void copy_name(const char *which, int64_t size, int rope_heads, char name[64]) {
+    snprintf(name, 64, "%s.%lld.%d", which, (long long)size, rope_heads);
+}
 
 /* A copy of A or B. rope_heads: of an output whose rows the base has in pairs. */
 static val shared(struct site *s, const char *which, int64_t rows, int64_t columns, int rope_heads) {

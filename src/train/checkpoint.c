@@ -48,8 +48,9 @@ static json_t *audit_json(struct run *r) {
     const struct source *pairs[] = {&r->warm.source, &r->eval.source, &r->test.source};
     for (int i = 0; i < 3; i++)
         audit_files(pairs[i], data);
-    return json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", "path", r->model.path, "xxh128_of_tensors", run_base_hash(r),
-                     "parameters", (json_int_t)r->model.parameters, "tokenizer_xxh128", r->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
+    return json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base",
+                     "path", r->model.path, "xxh128_of_tensors", run_base_hash(r), "parameters", (json_int_t)r->model.parameters,
+                     "tokenizer_xxh128", r->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
 }
 
 static const char *in_folder(const struct run *r, const char *name, arena *mem) {
@@ -82,7 +83,9 @@ err folder_check(struct run *r, int flags) {
     if (locked) TRY(lock_folder(r));
     if (!dir_empty(dir, LOCK_FILE)) {
         if (!(flags & 3)) return fail(E_USAGE, "output_dir %s is not empty: go on with --resume, or start over with --overwrite", dir);
-        if (flags & 2 && !run) return fail(E_USAGE, "output_dir %s holds files but no run (no config.yaml): --overwrite would delete them; name another folder", dir);
+        if (flags & 2 && !run)
+            return fail(E_USAGE,
+                        "output_dir %s holds files but no run (no config.yaml): --overwrite would delete them; name another folder", dir);
     }
     return lock_folder(r);
 }
@@ -188,11 +191,12 @@ static json_t *state_json(const struct run *r) {
     json_t *sides = json_array();
     for (int i = 0; i < r->objective->sides; i++) {
         const struct side *s = &r->side[i];
-        json_array_append_new(sides, json_pack("{s:s, s:I, s:I, s:I, s:s}", "name", s->name, "updates", (json_int_t)s->learner.updates, "epoch", (json_int_t)s->order.epoch,
-                                               "index", (json_int_t)s->order.index, "data_xxh128", s->source.hash));
+        json_array_append_new(sides,
+                              json_pack("{s:s, s:I, s:I, s:I, s:s}", "name", s->name, "updates", (json_int_t)s->learner.updates, "epoch",
+                                        (json_int_t)s->order.epoch, "index", (json_int_t)s->order.index, "data_xxh128", s->source.hash));
     }
-    return json_pack("{s:I, s:I, s:s, s:f, s:o, s:O}", "global_step", (json_int_t)r->step, "max_steps", (json_int_t)run_total(r), "objective", r->objective->name, "seconds", r->elapsed,
-                     "sides", sides, "evals", r->evals);
+    return json_pack("{s:I, s:I, s:s, s:f, s:o, s:O}", "global_step", (json_int_t)r->step, "max_steps", (json_int_t)run_total(r),
+                     "objective", r->objective->name, "seconds", r->elapsed, "sides", sides, "evals", r->evals);
 }
 
 static int by_step(const void *a, const void *b) {
@@ -235,7 +239,8 @@ static err drop_old(const struct run *r) {
 
 err checkpoint_save(struct run *r, char **path_out) {
     arena mem = {0};
-    char *to = arena_printf(&mem, "%s/checkpoint-%lld", r->cfg->output_dir, (long long)r->step), *tmp = arena_printf(&mem, "%s/.checkpoint-%lld.tmp-%ld", r->cfg->output_dir, (long long)r->step, (long)getpid());
+    char *to = arena_printf(&mem, "%s/checkpoint-%lld", r->cfg->output_dir, (long long)r->step),
+         *tmp = arena_printf(&mem, "%s/.checkpoint-%lld.tmp-%ld", r->cfg->output_dir, (long long)r->step, (long)getpid());
     err e = dir_make(tmp);
     for (int i = 0; i < r->objective->sides && !e; i++) e = save_side(r, i, tmp, &mem);
     if (!e) e = write_json(arena_printf(&mem, "%s/trainer_state.json", tmp), state_json(r));
@@ -307,7 +312,8 @@ static err load_state(struct run *r, const char *path, const json_t *j) {
     for (int i = 0; i < r->objective->sides; i++) {
         const json_t *s = json_array_get(sides, (size_t)i);
         const char *hash = json_string_value(json_object_get(s, "data_xxh128"));
-        if (!hash || strcmp(hash, r->side[i].source.hash)) return fail(E_INPUT, "%s has changed since the checkpoint: resume needs the same data", r->side[i].source.path);
+        if (!hash || strcmp(hash, r->side[i].source.hash))
+            return fail(E_INPUT, "%s has changed since the checkpoint: resume needs the same data", r->side[i].source.path);
         r->side[i].learner.updates = json_integer_value(json_object_get(s, "updates"));
         TRY(order_seek(&r->side[i].order, json_integer_value(json_object_get(s, "epoch")), json_integer_value(json_object_get(s, "index"))));
     }
@@ -331,7 +337,9 @@ err checkpoint_resume(struct run *r, bool *found) {
     err e = j ? load_state(r, path, j) : fail(E_INPUT, "%s: %s", path, je.text);
     for (int i = 0; i < r->objective->sides && !e; i++) e = load_side(r, i, dir, &mem);
     json_decref(j);
-    if (!e && r->step >= run_total(r) && path_exists(in_folder(r, "report.json", &mem))) e = fail(E_USAGE, "%s is at step %lld of %lld: nothing is left to do; raise max_steps", dir, (long long)r->step, (long long)run_total(r));
+    if (!e && r->step >= run_total(r) && path_exists(in_folder(r, "report.json", &mem)))
+        e = fail(E_USAGE, "%s is at step %lld of %lld: nothing is left to do; raise max_steps", dir, (long long)r->step,
+                 (long long)run_total(r));
     if (!e) e = metrics_cut(r);
     r->resumed = true;
     arena_free(&mem);

@@ -106,7 +106,8 @@ static bool within(const char *interval, double x) {
 static bool choose(const char *choices, const char **word, arena *mem) {
     for (const char *p = choices; *p;) {
         size_t n = strcspn(p, "|"), name = strcspn(p, "|="), fixed = strcspn(p, "|=[");
-        if (!strncmp(p + fixed, "[n]", 3) && !strncasecmp(*word, p, fixed) && (*word)[fixed] && strlen(*word) < fixed + 4 && !(*word)[fixed + strspn(*word + fixed, "0123456789")])
+        if (!strncmp(p + fixed, "[n]", 3) && !strncasecmp(*word, p, fixed) && (*word)[fixed] && strlen(*word) < fixed + 4 &&
+            !(*word)[fixed + strspn(*word + fixed, "0123456789")])
             return true; /* any number in its place */
         if (strlen(*word) == name && strncasecmp(*word, p, name) == 0) {
             const char *value = name < n ? p + name + 1 : p;
@@ -541,20 +542,29 @@ static err check_one_side(const struct config *c) {
     const bool sft = !strcmp(c->objective, "sft");
     const struct strs *a = &c->side[0].data, *b = &c->side[1].data;
     struct file_entry e;
-    if (!a->n) return fail(E_USAGE, "'data' is missing: %s", sft ? "sft trains on a file of prompt/completion or conversations" : "a head trains on a file of texts with labels or numbers, or of words with tags");
+    if (!a->n)
+        return fail(E_USAGE, "'data' is missing: %s",
+                    sft ? "sft trains on a file of prompt/completion or conversations"
+                        : "a head trains on a file of texts with labels or numbers, or of words with tags");
     bool same = a->n == b->n;
     for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
     if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: %s trains one adapter, on 'data'", c->objective);
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
     if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
-    if (sft && !strcmp(c->side[0].method, "none")) return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or token_classification");
+    if (sft && !strcmp(c->side[0].method, "none"))
+        return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
+                             "token_classification");
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     if (c->eval_split > 0 && *c->side[0].projector_file)
-        return fail(E_USAGE, "'eval.split' takes records out of the data that 'projector.file' has a row for: put the vectors into the records, or name 'eval.data' and 'eval.vectors'");
+        return fail(E_USAGE, "'eval.split' takes records out of the data that 'projector.file' has a row for: put the vectors into the "
+                             "records, or name 'eval.data' and 'eval.vectors'");
     for (int i = 0; i < 2; i++) {
         const char *vectors = i ? c->test_vectors : c->eval_vectors, *data = i ? c->test_data : c->eval_data;
         if (*vectors && (!*data || strcmp(c->side[0].method, "projector") != 0))
-            return fail(E_USAGE, "'%s.vectors' has no use %s", i ? "test" : "eval", *data ? "without method projector" : i ? "without 'test.data'" : "without 'eval.data'");
+            return fail(E_USAGE, "'%s.vectors' has no use %s", i ? "test" : "eval",
+                        *data ? "without method projector"
+                        : i   ? "without 'test.data'"
+                              : "without 'eval.data'");
     }
     arena mem = {0};
     err why = OK;
@@ -575,9 +585,17 @@ static err check_data(const struct config *c) {
     arena_free(&mem);
     TRY(e);
     for (int s = 0; s < 2; s++)
-        if (!strcmp(c->side[s].method, "none")) return fail(E_USAGE, "'%s.method' none trains nothing but a classifier's head: it goes with objective classification, regression or token_classification", s ? "B" : "A");
+        if (!strcmp(c->side[s].method, "none"))
+            return fail(E_USAGE,
+                        "'%s.method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
+                        "token_classification",
+                        s ? "B" : "A");
     for (int s = 0; s < 2; s++)
-        if (!strcmp(c->side[s].method, "projector")) return fail(E_USAGE, "'%s.method' projector reads vectors beside each text, which a text that the other side makes has not: it goes with objective sft or classification", s ? "B" : "A");
+        if (!strcmp(c->side[s].method, "projector"))
+            return fail(E_USAGE,
+                        "'%s.method' projector reads vectors beside each text, which a text that the other side makes has not: it goes "
+                        "with objective sft or classification",
+                        s ? "B" : "A");
     if (c->labels.n) return fail(E_USAGE, "'labels' has no use with objective macct: classes belong to objective classification");
     if (c->max_new_tokens >= c->max_length)
         return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",

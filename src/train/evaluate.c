@@ -7,8 +7,13 @@ err generate_texts(struct run *r, int side, const struct ids *prompts, int n, in
                    struct generation *out, struct generate_stats *stats) {
     struct side *s = &r->side[side];
     struct generate_request rq = {.prompt = prompts, .n = n, .max_new = max_new, .eos = r->eos, .stop = r->evaluating ? r->stop : NULL};
-    rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed, .step = key, .temperature = (float)temperature, .top_p = (float)r->cfg->top_p,
-                              .top_k = (int)r->cfg->top_k, .threads = r->threads, .int_activations = !r->evaluating && !strcmp(r->cfg->activations, "int15")};
+    rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
+                              .step = key,
+                              .temperature = (float)temperature,
+                              .top_p = (float)r->cfg->top_p,
+                              .top_k = (int)r->cfg->top_k,
+                              .threads = r->threads,
+                              .int_activations = !r->evaluating && !strcmp(r->cfg->activations, "int15")};
     return generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats);
 }
 

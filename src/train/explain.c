@@ -15,7 +15,8 @@ static double adapter_bits(double p, double shares, double q, double extra) { re
 static double nf4_bits(void) { return 4 + 8.0 / 64 + 32.0 / (64 * 256); }
 
 static void counted(json_t *list, const char *name, double dmcct, double macct) {
-    json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f}", "name", name, "dmcct_bits_per_parameter", dmcct, "macct_bits_per_parameter", macct, "factor", dmcct / macct));
+    json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f}", "name", name, "dmcct_bits_per_parameter", dmcct,
+                                          "macct_bits_per_parameter", macct, "factor", dmcct / macct));
 }
 
 /* What changes when more than the static sum is counted, or the base is smaller. */
@@ -37,9 +38,11 @@ static json_t *example_json(void) {
     json_t *list = json_array();
     for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
         json_array_append_new(list, json_pack("{s:f, s:f}", "share", shares[i], "factor", whole / adapter_bits(p, 2 * shares[i], q, 0)));
-    return json_pack("{s:f, s:f, s:f, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "parameters", theta, "weight_bits", p, "adapter_bits", q, "state_bits", STATES, "share", r,
-                     "dmcct_bits", theta * whole, "dmcct_bytes", theta * whole / 8, "macct_bits_per_parameter", adapters, "macct_bytes", theta * adapters / 8,
-                     "same_bytes_parameters", theta * whole / adapters, "factor", whole / adapters, "factor_limit", whole / p, "shares", list, "counted", counted_json(p, q, r));
+    return json_pack("{s:f, s:f, s:f, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "parameters", theta, "weight_bits", p,
+                     "adapter_bits", q, "state_bits", STATES, "share", r, "dmcct_bits", theta * whole, "dmcct_bytes", theta * whole / 8,
+                     "macct_bits_per_parameter", adapters, "macct_bytes", theta * adapters / 8, "same_bytes_parameters",
+                     theta * whole / adapters, "factor", whole / adapters, "factor_limit", whole / p, "shares", list, "counted",
+                     counted_json(p, q, r));
 }
 
 /* The same for a run. Whole models of its size would be trained in 16 bits at least: 4-bit weights cannot be. */
@@ -53,9 +56,11 @@ static json_t *run_json(const struct run *r) {
         sum += share;
     }
     double adapters = adapter_bits(p, sum, ADAPTER, 0), whole = trained_bits(sides, whole_p, 0);
-    return json_pack("{s:i, s:f, s:f, s:i, s:i, s:o, s:f, s:f, s:I, s:I, s:f, s:f, s:f}", "models", sides, "parameters", theta, "weight_bits", p, "adapter_bits", ADAPTER, "state_bits", STATES,
-                     "shares", shares, "bits_per_parameter", adapters, "bytes", theta * adapters / 8, "plan_static_bytes", (json_int_t)(r->foot.weights + r->foot.adapters + r->foot.optimizer),
-                     "plan_total_bytes", (json_int_t)r->foot.total, "whole_weight_bits", whole_p, "whole_bytes", theta * whole / 8, "factor", whole / adapters);
+    return json_pack("{s:i, s:f, s:f, s:i, s:i, s:o, s:f, s:f, s:I, s:I, s:f, s:f, s:f}", "models", sides, "parameters", theta,
+                     "weight_bits", p, "adapter_bits", ADAPTER, "state_bits", STATES, "shares", shares, "bits_per_parameter", adapters,
+                     "bytes", theta * adapters / 8, "plan_static_bytes",
+                     (json_int_t)(r->foot.weights + r->foot.adapters + r->foot.optimizer), "plan_total_bytes", (json_int_t)r->foot.total,
+                     "whole_weight_bits", whole_p, "whole_bytes", theta * whole / 8, "factor", whole / adapters);
 }
 
 json_t *explain_json(const struct run *r) {

@@ -81,7 +81,8 @@ static void make_key(struct run *r) {
         }
     const XXH128_hash_t ids = h ? XXH3_128bits_digest(h) : (XXH128_hash_t){0};
     XXH3_freeState(h);
-    str_addf(&all, "%s %s %s %s %016llx%016llx", run_base_hash(r), r->backend->name, dtype_info[r->compute].name, r->cfg->quantization, (unsigned long long)ids.high64, (unsigned long long)ids.low64);
+    str_addf(&all, "%s %s %s %s %016llx%016llx", run_base_hash(r), r->backend->name, dtype_info[r->compute].name, r->cfg->quantization,
+             (unsigned long long)ids.high64, (unsigned long long)ids.low64);
     bytes_hash(all.p ? all.p : "", all.n, r->frozen.key);
     str_free(&all);
 }
@@ -99,7 +100,9 @@ static err read_file(struct frozen *f, const char *path, int64_t width) {
     TRY(tensors_open(path, &ts));
     const struct tensor *t = tensors_find(&ts, "features");
     const bool good = t && t->dt == DT_F32 && t->nd == 2 && t->d[0] == f->table.n && t->d[1] == width && t->bytes == f->bytes;
-    err e = good ? OK : fail(E_INPUT, "%s: not the features of %lld texts of width %lld that its name says: remove it", path, (long long)f->table.n, (long long)width);
+    err e = good ? OK
+                 : fail(E_INPUT, "%s: not the features of %lld texts of width %lld that its name says: remove it", path,
+                        (long long)f->table.n, (long long)width);
     if (good) memcpy(f->row, t->data, f->bytes);
     tensors_close(&ts);
     return e;
@@ -155,5 +158,6 @@ err features_keep(struct run *r, const struct run_events *ev) {
 
 json_t *features_json(const struct run *r) {
     const struct frozen *f = &r->frozen;
-    return json_pack("{s:I, s:s, s:I, s:b, s:f, s:s}", "rows", (json_int_t)f->table.n, "of", r->head.kind == HEAD_TAGS ? "words" : "texts", "bytes", (json_int_t)f->bytes, "found", (int)f->found, "seconds", f->seconds, "key", f->key);
+    return json_pack("{s:I, s:s, s:I, s:b, s:f, s:s}", "rows", (json_int_t)f->table.n, "of", r->head.kind == HEAD_TAGS ? "words" : "texts",
+                     "bytes", (json_int_t)f->bytes, "found", (int)f->found, "seconds", f->seconds, "key", f->key);
 }

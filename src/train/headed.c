@@ -55,8 +55,9 @@ double headed_nll(const float *z, int n, int truth, int *best) {
 static json_t *classes_json(const struct run *r, const struct class_score *each) {
     json_t *list = json_array();
     for (int i = 0; i < r->labels.n; i++)
-        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f, s:I, s:I}", "label", r->labels.name[i], "precision", each[i].precision, "recall", each[i].recall, "f1", each[i].f1,
-                                              "support", (json_int_t)each[i].support, "predicted", (json_int_t)each[i].predicted));
+        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f, s:I, s:I}", "label", r->labels.name[i], "precision", each[i].precision,
+                                              "recall", each[i].recall, "f1", each[i].f1, "support", (json_int_t)each[i].support,
+                                              "predicted", (json_int_t)each[i].predicted));
     return list;
 }
 
@@ -79,7 +80,8 @@ static json_t *confusions_json(const struct run *r, const int64_t *counts) {
         if (counts[i] && i / n != i % n) list[at++] = (struct mistake){i / n, i % n, counts[i]};
     if (list) qsort(list, (size_t)m, sizeof *list, by_count);
     for (int i = 0; list && i < m; i++)
-        json_array_append_new(out, json_pack("{s:s, s:s, s:I}", "label", r->labels.name[list[i].truth], "predicted", r->labels.name[list[i].said], "count", (json_int_t)list[i].n));
+        json_array_append_new(out, json_pack("{s:s, s:s, s:I}", "label", r->labels.name[list[i].truth], "predicted",
+                                             r->labels.name[list[i].said], "count", (json_int_t)list[i].n));
     free(list);
     return out;
 }

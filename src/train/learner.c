@@ -165,10 +165,14 @@ err optimizer_read(struct learner *l, const char *folder, bool *found) {
     TRY(layout_hash(&l->st->params, layout));
     TRY(tensors_open(path, &ts));
     const struct tensor *m = tensors_find(&ts, "exp_avg"), *v = tensors_find(&ts, "exp_avg_sq"), *step = tensors_find(&ts, "step");
-    err e = m && v && step && m->bytes == bytes && v->bytes == bytes && step->bytes == 4 && layout_fits(tensors_find(&ts, "layout"), &l->st->params, layout) ? OK : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", path);
+    err e = m && v && step && m->bytes == bytes && v->bytes == bytes && step->bytes == 4 &&
+                    layout_fits(tensors_find(&ts, "layout"), &l->st->params, layout)
+                ? OK
+                : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", path);
     for (int i = 0; i < learner_states(l->st) && !e && l->updates > 0; i++) {
         const struct tensor *own = tensors_find(&ts, own_names[i]);
-        e = own && own->bytes == bytes ? l->backend->mem->upload(l->own[i], own->data, bytes) : fail(E_INPUT, "%s: %s is missing or does not belong to this configuration", path, own_names[i]);
+        e = own && own->bytes == bytes ? l->backend->mem->upload(l->own[i], own->data, bytes)
+                                       : fail(E_INPUT, "%s: %s is missing or does not belong to this configuration", path, own_names[i]);
     }
     if (!e) e = l->backend->mem->upload(l->m, m->data, bytes);
     if (!e) e = l->backend->mem->upload(l->v, v->data, bytes);
@@ -189,7 +193,8 @@ static err split_passes(const struct program *g, struct workbench *b, const stru
         b->first_cap = n + 1;
     }
     for (int i = 0; i < n; i++)
-        if (rows[i]->n + g->virtual_tokens > cap_n) return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n + g->virtual_tokens, cap_n);
+        if (rows[i]->n + g->virtual_tokens > cap_n)
+            return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n + g->virtual_tokens, cap_n);
     *passes = pack_plan(rows, n, g->virtual_tokens, cap_n, cap_s, b->first);
     b->pack.virtual_tokens = g->virtual_tokens;
     b->pack.virtual_first = g->virtual_first;
@@ -211,8 +216,23 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         int up_n = k->n, up_s = k->s;
         bool repeats = !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
-        struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .sample = k->sample, .label = k->label, .weight = k->weight, .n = k->n, .s = k->s, .repeats = repeats,
-                         .target = k->target, .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
+        struct feed f = {.ids = k->ids,
+                         .pos = k->pos,
+                         .cu = k->cu,
+                         .sample = k->sample,
+                         .label = k->label,
+                         .weight = k->weight,
+                         .n = k->n,
+                         .s = k->s,
+                         .repeats = repeats,
+                         .target = k->target,
+                         .src_ids = k->src_ids,
+                         .src_pos = k->src_pos,
+                         .src_cu = k->src_cu,
+                         .src_sample = k->src_sample,
+                         .m = k->m,
+                         .given = pack_vectors(k),
+                         .given_rows = k->x_rows};
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
@@ -246,8 +266,19 @@ err rows_outputs(const struct program *g, struct workbench *b, const float *weig
         pack_clear(k);
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(k, rows[i], i);
         read_positions(k, at);
-        const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .rows = at, .n = k->n, .s = k->s,
-                               .src_ids = k->src_ids, .src_pos = k->src_pos, .src_cu = k->src_cu, .src_sample = k->src_sample, .m = k->m, .given = pack_vectors(k), .given_rows = k->x_rows};
+        const struct feed f = {.ids = k->ids,
+                               .pos = k->pos,
+                               .cu = k->cu,
+                               .rows = at,
+                               .n = k->n,
+                               .s = k->s,
+                               .src_ids = k->src_ids,
+                               .src_pos = k->src_pos,
+                               .src_cu = k->src_cu,
+                               .src_sample = k->src_sample,
+                               .m = k->m,
+                               .given = pack_vectors(k),
+                               .given_rows = k->x_rows};
         e = program_run(g, &b->mem, param, NULL, &f, &run, false);
         const int count = of_tokens ? k->n : k->s;
         if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)count * row);
@@ -295,7 +326,8 @@ static err adamw(struct learner *l, const struct adamw *o, struct workbench *b) 
     return OK;
 }
 
-err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, struct step_result *out) {
+err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
+                 struct step_result *out) {
     double sums[4], scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
     const struct recipe *r = &l->recipe;
     int64_t elems = (int64_t)(l->st->params.trained / 4);
@@ -313,8 +345,8 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     for (int i = 0; i < n; i++) out->tokens += rows[i]->n;
     if (isfinite(sums[0]) && (out->skipped = scaler_skips(&l->scaler, isfinite(norm)))) return OK;
     if (!isfinite(sums[0]) || !isfinite(norm))
-        return fail(E_NUMERIC, "step %llu: the %s is not finite; the weights are unchanged. Lower learning_rate or look at the data", (unsigned long long)step + 1,
-                    isfinite(sums[0]) ? "gradient" : "loss");
+        return fail(E_NUMERIC, "step %llu: the %s is not finite; the weights are unchanged. Lower learning_rate or look at the data",
+                    (unsigned long long)step + 1, isfinite(sums[0]) ? "gradient" : "loss");
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
     struct adamw o = {.lr = out->learning_rate, .beta1 = r->beta1, .beta2 = r->beta2, .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->adam_steps + 1,
                       .grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale))};

@@ -36,12 +36,16 @@ static err list_texts(struct side *s) {
 static err load_texts(struct run *r, struct side *s) {
     TRY(data_open(r, s->cfg, WANT_TEXT, false, &s->source));
     int64_t limit = text_limit(r, &s->form);
-    if (limit < 1) return fail(E_USAGE, "max_length %lld leaves no room for a text beside the prompt of side %s and max_new_tokens %lld", (long long)r->cfg->max_length, s->name, (long long)r->cfg->max_new_tokens);
+    if (limit < 1)
+        return fail(E_USAGE, "max_length %lld leaves no room for a text beside the prompt of side %s and max_new_tokens %lld",
+                    (long long)r->cfg->max_length, s->name, (long long)r->cfg->max_new_tokens);
     TRY(rows_texts(r->tok, &s->form, &s->source, (int)limit, &s->rows));
     TRY(list_texts(s));
     s->longest = s->rows.longest;
     s->truncated = s->rows.truncated;
-    if (s->truncated) log_warn("%s: %d of %d texts were cut to %lld tokens (max_length, less the prompt and max_new_tokens)", s->source.path, s->truncated, s->n_texts, (long long)limit);
+    if (s->truncated)
+        log_warn("%s: %d of %d texts were cut to %lld tokens (max_length, less the prompt and max_new_tokens)", s->source.path,
+                 s->truncated, s->n_texts, (long long)limit);
     return data_order(r, s, (uint32_t)(s - r->side));
 }
 
@@ -62,13 +66,17 @@ static int made_limit(const struct run *r, const struct side *s) {
 }
 
 static err load(struct run *r) {
-    if (r->model.family->seq2seq) return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): macct trains decoders so far, sft trains both", r->cfg->model, model_arch(&r->model));
+    if (r->model.family->seq2seq)
+        return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): macct trains decoders so far, sft trains both", r->cfg->model,
+                    model_arch(&r->model));
     for (int i = 0; i < 2; i++) {
         err e = prompt_form_parse(r->tok, r->side[i].cfg->prompt, &r->side[i].form);
         if (e) return fail_in(e, "%s.prompt", r->side[i].name);
     }
     r->text_path = strcmp(r->side[0].form.lead, r->side[1].form.lead) != 0;
-    if (r->text_path) log_warn("the two prompts lead {text} in with different spaces: generated ids pass through text, which is slower and may not be exact");
+    if (r->text_path)
+        log_warn(
+            "the two prompts lead {text} in with different spaces: generated ids pass through text, which is slower and may not be exact");
     for (int i = 0; i < 2; i++) TRY(load_texts(r, &r->side[i]));
     int new = (int)r->cfg->max_new_tokens;
     for (int i = 0; i < 2; i++) {
@@ -240,7 +248,8 @@ static err translate(struct run *r, int side, const char *const *in, int n, stru
     return e;
 }
 
-static err direction_json(struct run *r, const struct pairs *on, int side, const char *const *in, const struct texts *hyp, const char *const *ref, json_t *sides) {
+static err direction_json(struct run *r, const struct pairs *on, int side, const char *const *in, const struct texts *hyp,
+                          const char *const *ref, json_t *sides) {
     struct scores s, copy;
     int n = hyp->n;
     TRY(score_texts((const char *const *)hyp->v, ref, n, &s));
@@ -254,8 +263,10 @@ static err direction_json(struct run *r, const struct pairs *on, int side, const
     free(list);
     if (e) return e;
     double loss = sums[0] / sums[1];
-    json_array_append_new(sides, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:{s:f, s:f, s:f}, s:i}", "name", side ? "B" : "A", "direction", side ? "B→A" : "A→B", "loss", loss,
-                                           "perplexity", exp(loss), "bleu", s.bleu, "chrf", s.chrf, "exact", s.exact, "copy", "bleu", copy.bleu, "chrf", copy.chrf, "exact", copy.exact, "rows", n));
+    json_array_append_new(sides,
+                          json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:{s:f, s:f, s:f}, s:i}", "name", side ? "B" : "A", "direction",
+                                    side ? "B→A" : "A→B", "loss", loss, "perplexity", exp(loss), "bleu", s.bleu, "chrf", s.chrf, "exact",
+                                    s.exact, "copy", "bleu", copy.bleu, "chrf", copy.chrf, "exact", copy.exact, "rows", n));
     return OK;
 }
 

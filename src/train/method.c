@@ -55,10 +55,12 @@ static err layers_json(const struct strs *l, const char *key, struct depth depth
     for (int i = 0; i < l->n; i++) {
         int first, last, step;
         if (!layers_of(l->v[i], depth.layers, &first, &last, &step))
-            return fail(E_USAGE, "'%s' wants layers such as 3, 8-15, first-2, last-4 or every-2 of the model's %d, found '%.40s'", key, depth.layers, l->v[i]);
+            return fail(E_USAGE, "'%s' wants layers such as 3, 8-15, first-2, last-4 or every-2 of the model's %d, found '%.40s'", key,
+                        depth.layers, l->v[i]);
         if (last >= depth.layers) return fail(E_USAGE, "'%s': '%.40s' goes beyond the model's last layer, %d", key, l->v[i], depth.layers - 1);
         const bool relative = *l->v[i] > '9';
-        if (!depth.equal && relative) return fail(E_USAGE, "'%s': '%.40s' means two things in stacks of different depth; write numbers", key, l->v[i]);
+        if (!depth.equal && relative)
+            return fail(E_USAGE, "'%s': '%.40s' means two things in stacks of different depth; write numbers", key, l->v[i]);
         for (int k = first; k <= last; k += step) json_array_append_new(j, json_integer(k));
     }
     return OK;
@@ -70,7 +72,8 @@ static err pattern_json(const struct strs *l, const char *key, json_t *j) {
         const char *value = strrchr(l->v[i], '=');
         char name[256], *end;
         double x = value ? strtod(value + 1, &end) : 0;
-        if (!value || value == l->v[i] || end == value + 1 || *end || (size_t)snprintf(name, sizeof name, "%.*s", (int)(value - l->v[i]), l->v[i]) >= sizeof name)
+        if (!value || value == l->v[i] || end == value + 1 || *end ||
+            (size_t)snprintf(name, sizeof name, "%.*s", (int)(value - l->v[i]), l->v[i]) >= sizeof name)
             return fail(E_USAGE, "'lora.%s' wants a module and a number such as down_proj=32, found '%.60s'", key, l->v[i]);
         json_object_set_new(j, name, json_real(x));
     }
@@ -105,10 +108,12 @@ static err lora_json(const struct side_config *c, const struct known *base, json
 static err adalora_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers;
     err e = layers_json(&c->ada_layers, "adalora.layers_to_transform", base->depth, &layers);
-    *out = json_pack("{s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "init_r", (json_int_t)c->ada_init, "target_r", (json_int_t)c->ada_target, "lora_alpha", c->ada_alpha, "tinit",
-                     (json_int_t)c->ada_tinit, "tfinal", (json_int_t)c->ada_tfinal, "deltaT", (json_int_t)c->ada_delta, "total_step", (json_int_t)(c->ada_total ? c->ada_total : base->steps), "beta1", c->ada_beta1,
-                     "beta2", c->ada_beta2, "orth_reg_weight", c->ada_orthogonal, "target_modules", modules_json(&c->ada_targets), "exclude_modules", modules_json(&c->ada_excluded),
-                     "layers_to_transform", layers);
+    *out = json_pack("{s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "init_r", (json_int_t)c->ada_init, "target_r",
+                     (json_int_t)c->ada_target, "lora_alpha", c->ada_alpha, "tinit", (json_int_t)c->ada_tinit, "tfinal",
+                     (json_int_t)c->ada_tfinal, "deltaT", (json_int_t)c->ada_delta, "total_step",
+                     (json_int_t)(c->ada_total ? c->ada_total : base->steps), "beta1", c->ada_beta1, "beta2", c->ada_beta2,
+                     "orth_reg_weight", c->ada_orthogonal, "target_modules", modules_json(&c->ada_targets), "exclude_modules",
+                     modules_json(&c->ada_excluded), "layers_to_transform", layers);
     return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
@@ -157,7 +162,10 @@ static err tokens_json(const struct side_config *c, const struct known *base, js
         if (n == 1) last = first;
         if (n < 1 && (first = last = tokenizer_id(base->tok, text)) >= 0) n = 1, end = (int)strlen(text);
         if (n < 1 || text[end] || first < 0 || last < first || last - first > 1 << 20)
-            return fail(E_USAGE, "'trainable_tokens.token_indices' wants ids such as 49150 or 49140-49151, or tokens of the vocabulary, found '%.40s'", text);
+            return fail(
+                E_USAGE,
+                "'trainable_tokens.token_indices' wants ids such as 49150 or 49140-49151, or tokens of the vocabulary, found '%.40s'",
+                text);
         for (int k = first; k <= last; k++) json_array_append_new(ids, json_integer(k));
     }
     return OK;
@@ -217,10 +225,18 @@ static err bottleneck_json(const struct side_config *c, const struct known *base
     const char *act = strcmp(c->bottleneck_act, "auto") ? c->bottleneck_act : two ? "swish" : "relu";
     json_t *left_out;
     err e = layers_json(&c->bottleneck_left_out, "bottleneck.leave_out", (struct depth){base->all_layers, true}, &left_out);
-    *out = json_pack("{s:s, s:s, s:{s:b, s:b, s:b, s:b, s:o, s:s, s:f, s:f, s:s, s:o}}", "name", "default", "version", "cyclora", "config", "mh_adapter", (int)two, "output_adapter", 1, "cross_adapter",
-                     (int)c->bottleneck_cross, "is_parallel", (int)parallel, "original_ln_before", two || parallel ? json_false() : json_string("by base"), "non_linearity", act, "reduction_factor",
-                     c->bottleneck_factor > 0 ? c->bottleneck_factor : parallel ? 2.0 : 16.0, "scaling", c->bottleneck_scaling > 0 ? c->bottleneck_scaling : parallel ? 4.0 : 1.0, "init_weights",
-                     c->bottleneck_init, "leave_out", left_out);
+    *out =
+        json_pack("{s:s, s:s, s:{s:b, s:b, s:b, s:b, s:o, s:s, s:f, s:f, s:s, s:o}}", "name", "default", "version", "cyclora", "config",
+                  "mh_adapter", (int)two, "output_adapter", 1, "cross_adapter", (int)c->bottleneck_cross, "is_parallel", (int)parallel,
+                  "original_ln_before", two || parallel ? json_false() : json_string("by base"), "non_linearity", act, "reduction_factor",
+                  c->bottleneck_factor > 0 ? c->bottleneck_factor
+                  : parallel               ? 2.0
+                                           : 16.0,
+                  "scaling",
+                  c->bottleneck_scaling > 0 ? c->bottleneck_scaling
+                  : parallel                ? 4.0
+                                            : 1.0,
+                  "init_weights", c->bottleneck_init, "leave_out", left_out);
     return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
 }
 

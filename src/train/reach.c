@@ -54,11 +54,15 @@ static err judge(const struct reach *w, const struct reaching *on) {
     const bool side = on->side && *on->side;
     err e = OK;
     if (name_zero(w, on->set, false, &dead))
-        e = fail(E_NUMERIC, "no gradient has reached %s%s%s of the adapter in %s: it would never learn. A scale of zero (alpha_pattern) does that, and modules "
+        e = fail(E_NUMERIC,
+                 "no gradient has reached %s%s%s of the adapter in %s: it would never learn. A scale of zero (alpha_pattern) does that, "
+                 "and modules "
                  "that the loss does not see: leave them out (target_modules, exclude_modules, layers_to_transform)",
                  side ? on->side : "", side ? ": " : "", dead.p ? dead.p : "", w->steps > 1 ? "the first steps" : "the first step");
     if (!e && name_zero(w, on->set, true, &waiting))
-        log_warn("the rows of the first %d steps did not reach %s%s%s (none of its tokens, or none within its layer's window): it has not learnt yet", w->steps, side ? on->side : "", side ? ": " : "", waiting.p ? waiting.p : "");
+        log_warn("the rows of the first %d steps did not reach %s%s%s (none of its tokens, or none within its layer's window): it has not "
+                 "learnt yet",
+                 w->steps, side ? on->side : "", side ? ": " : "", waiting.p ? waiting.p : "");
     str_free(&dead);
     str_free(&waiting);
     return e;

@@ -70,9 +70,19 @@ static json_t *memory_json(const struct run *r, bool measured) {
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->objective->generates ? " and for generation" : "");
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     bool host = r->backend->mem->host;
-    line(m, "weights", f->weights, r->model.keep ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file" : !host ? "on the card, in the file's types" : r->model.random ? "random, in memory" : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file" : "mapped from the file, read-only", measured, measured ? weights_resident(r) : 0);
+    line(m, "weights", f->weights,
+         r->model.keep           ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file"
+         : !host                 ? "on the card, in the file's types"
+         : r->model.random       ? "random, in memory"
+         : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file"
+                                 : "mapped from the file, read-only",
+         measured, measured ? weights_resident(r) : 0);
     if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", measured, f->derived);
-    line(m, "adapters", f->adapters, f->working ? "f32, and a working copy in the compute type" : f->finished ? "f32, and room for a finished one when it is written" : "f32", measured, adapters_resident(r, 0));
+    line(m, "adapters", f->adapters,
+         f->working    ? "f32, and a working copy in the compute type"
+         : f->finished ? "f32, and room for a finished one when it is written"
+                       : "f32",
+         measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
     int most = 0;
     for (int i = 0; i < r->objective->sides; i++) most = learner_states(&r->side[i].plans->st) > most ? learner_states(&r->side[i].plans->st) : most;
@@ -82,12 +92,17 @@ static json_t *memory_json(const struct run *r, bool measured) {
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
     if (r->objective->generates) line(m, "kv cache", f->cache, "inside that arena; training passes use its bytes too", measured, cache_now);
     line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
-    if (host) line(m, "data", f->data, data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts", false, 0);
+    if (host)
+        line(m, "data", f->data,
+             data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts", false, 0);
     size_t known = 0, i;
     json_t *j;
     json_array_foreach(m, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
     size_t now = measured ? run_memory(r) : 0;
-    line(m, "runtime", f->runtime, host ? "program, libraries, tokenizer; the measured figure includes the data" : "inputs, the workspace of products, libraries, recorded runs", measured, now > known ? now - known : 0);
+    line(m, "runtime", f->runtime,
+         host ? "program, libraries, tokenizer; the measured figure includes the data"
+              : "inputs, the workspace of products, libraries, recorded runs",
+         measured, now > known ? now - known : 0);
     return m;
 }
 
@@ -109,8 +124,9 @@ static json_t *programs_json(const struct run *r) {
         struct named_program all[MAX_PROGRAMS];
         const int n = named_programs(&r->plans[i], all);
         for (int k = 0; k < n; k++)
-            json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", all[k].name, "instructions", all[k].g->p.ni, "flops", all[k].g->plan.flops, "act",
-                                                  (json_int_t)all[k].g->plan.act, "scratch", (json_int_t)all[k].g->plan.scratch));
+            json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", all[k].name, "instructions", all[k].g->p.ni, "flops",
+                                                  all[k].g->plan.flops, "act", (json_int_t)all[k].g->plan.act, "scratch",
+                                                  (json_int_t)all[k].g->plan.scratch));
     }
     return list;
 }
@@ -139,9 +155,13 @@ static char *sentence(const struct run *r) {
         if (a->plans->modules) str_addf(&s, ", %d modules", a->plans->modules);
         str_addf(&s, "%s learn%s from %s (%d rows).", adapts ? ")" : "", st->head.classes && adapts ? "" : "s", a->source.path, a->rows.n);
     } else {
-        str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ", b->source.path, b->n_texts);
-        str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->source.path, a->n_texts);
-        if (r->warm_steps) str_addf(&s, " First, both learn from %d pairs of %s for %lld passes.", r->warm.source.n, r->cfg->warmup_pairs, (long long)r->cfg->warmup_epochs);
+        str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ",
+                 b->source.path, b->n_texts);
+        str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->source.path,
+                 a->n_texts);
+        if (r->warm_steps)
+            str_addf(&s, " First, both learn from %d pairs of %s for %lld passes.", r->warm.source.n, r->cfg->warmup_pairs,
+                     (long long)r->cfg->warmup_epochs);
     }
     return s.p;
 }
@@ -154,14 +174,20 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         json_t *settings = json_object();
         const struct structure *st = &s->plans->st;
         if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
-        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained", (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens", st->virtual_tokens, "vectors", st->given, "data", s->source.path,
-                                               "targets", o->source.path, "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings", settings, "longest", s->longest));
+        json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained",
+                                               (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens",
+                                               st->virtual_tokens, "vectors", st->given, "data", s->source.path, "targets", o->source.path,
+                                               "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings",
+                                               settings, "longest", s->longest));
     }
     char *text = sentence(r);
-    json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", "path", m->path, "arch", model_arch(m), "random", (int)m->random,
-                          "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width", (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab,
-                          "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident, "pass_tokens", run_pass(r),
-                          "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps", (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
+    json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence",
+                          text ? text : "", "model", "path", m->path, "arch", model_arch(m), "random", (int)m->random, "parameters",
+                          (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width",
+                          (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab, "sides", sides, "memory",
+                          memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident,
+                          "pass_tokens", run_pass(r), "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps",
+                          (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
     if (r->labels.n) {
         json_t *names = json_array();
         for (int i = 0; i < r->labels.n; i++) json_array_append_new(names, json_string(r->labels.name[i]));
@@ -169,12 +195,15 @@ json_t *run_plan_json(const struct run *r, bool measured) {
     }
     if (r->head.classes) json_object_set_new(j, "head", json_string(head_objective(&r->head)));
     if (r->freezes) json_object_set_new(j, "features", features_json(r));
-    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
+    if (measured)
+        json_object_set_new(j, "peak_resident",
+                            json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
     free(text);
     return j;
 }
 
 json_t *run_report_json(const struct run *r) {
-    return json_pack("{s:I, s:f, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "seconds", r->elapsed, "evals", r->evals, "plan", run_plan_json(r, true), "output_dir", r->cfg->output_dir,
-                     "objective", r->objective->name, "stopped", r->step < run_total(r));
+    return json_pack("{s:I, s:f, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "seconds", r->elapsed, "evals", r->evals, "plan",
+                     run_plan_json(r, true), "output_dir", r->cfg->output_dir, "objective", r->objective->name, "stopped",
+                     r->step < run_total(r));
 }

@@ -40,7 +40,9 @@ static err pick_device(struct run *r) {
 static err keep_base(struct run *r) {
     if (!strcmp(r->cfg->quantization, "none")) return OK;
     r->model.keep = DT_F8;
-    if (!r->backend->keeps || !r->backend->keeps(DT_F8)) return fail(E_USAGE, "quantization: fp8 needs a Hopper card (compute capability 9.0) and cuBLASLt 12.9 or newer; this run is on %s", r->backend->name);
+    if (!r->backend->keeps || !r->backend->keeps(DT_F8))
+        return fail(E_USAGE, "quantization: fp8 needs a Hopper card (compute capability 9.0) and cuBLASLt 12.9 or newer; this run is on %s",
+                    r->backend->name);
     return r->compute == DT_F32 ? fail(E_USAGE, "quantization: fp8 goes with dtype bfloat16 or float16, not float32") : OK;
 }
 
@@ -53,9 +55,12 @@ static err open_tokenizer(struct run *r) {
         TRY(tokenizer_from_json(path, &r->tok));
     }
     if (!tokenizer_fit(r->tok, r->model.shape.vocab))
-        return fail(E_INPUT, "the tokenizer has %d ids, the model %s only %lld: they do not belong together", tokenizer_vocab(r->tok), r->cfg->model, (long long)r->model.shape.vocab);
+        return fail(E_INPUT, "the tokenizer has %d ids, the model %s only %lld: they do not belong together", tokenizer_vocab(r->tok),
+                    r->cfg->model, (long long)r->model.shape.vocab);
     r->eos = tokenizer_eos(r->tok);
-    if (r->eos < 0 && !r->objective->classifies) return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end", *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
+    if (r->eos < 0 && !r->objective->classifies)
+        return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end",
+                    *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
     tokenizer_hash(r->tok, r->tok_hash);
     if (!*r->cfg->chat_template) return OK;
     str source = {0};
@@ -90,7 +95,9 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens, enum
     if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
     TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, level, r->backend, false));
     TRY(program_build(&p->score, &r->model, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
-    if (r->freezes) TRY(program_build(&p->body, &r->model, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend, false));
+    if (r->freezes)
+        TRY(program_build(&p->body, &r->model, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE,
+                          r->backend, false));
     p->generates = r->objective->generates;
     return p->generates ? generator_build(&p->gen, &r->model, &p->st, cap, r->backend) : OK;
 }
@@ -168,7 +175,8 @@ static void measure_plan(struct run *r) {
         f->adapters += r->side[i].plans->st.params.bytes;
         f->optimizer += (size_t)(2 + learner_states(&r->side[i].plans->st)) * b;
         if (b > f->gradients) f->gradients = b;
-        if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished) f->finished = r->side[i].plans->st.params.bytes;
+        if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished)
+            f->finished = r->side[i].plans->st.params.bytes;
     }
     f->adapters += f->working + f->finished;
     if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
@@ -244,7 +252,8 @@ static err plan_within(struct run *r, struct capacity least) {
         if (r->foot.total <= limit)
             return fail(E_USAGE, "this run needs %s, %s; it would fit (%s) with %s", size_text(need), bound, size_text(r->foot.total), tries[i].say);
     }
-    return fail(E_USAGE, "this run needs %s, %s; even at its leanest it needs %s: use a smaller or quantised base, or a lower max_length", size_text(need), bound, size_text(r->foot.total));
+    return fail(E_USAGE, "this run needs %s, %s; even at its leanest it needs %s: use a smaller or quantised base, or a lower max_length",
+                size_text(need), bound, size_text(r->foot.total));
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */
@@ -286,7 +295,8 @@ err run_open(struct run *r, struct config *cfg) {
     }
     const int longest = (r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length) + most_virtual(r);
     if (r->model.shape.hard_context && longest > r->model.shape.context)
-        return fail(E_USAGE, "sequences of up to %d tokens%s, but %s has no positions from %lld on: lower max_length (and max_new_tokens)", longest, most_virtual(r) ? " (virtual ones among them)" : "", cfg->model, (long long)r->model.shape.context);
+        return fail(E_USAGE, "sequences of up to %d tokens%s, but %s has no positions from %lld on: lower max_length (and max_new_tokens)",
+                    longest, most_virtual(r) ? " (virtual ones among them)" : "", cfg->model, (long long)r->model.shape.context);
     return plan_within(r, r->cap);
 }
 
@@ -363,7 +373,8 @@ static const char *keyed(char *buf, size_t n, const struct side *s, const char *
 
 /* transformers' names; with two sides the reference implementation's: train_loss_A, learning_rate_A. */
 static err log_step(struct run *r, const struct step_info *info) {
-    json_t *j = json_pack("{s:I, s:f, s:f, s:f, s:I}", "step", (json_int_t)info->step, "seconds", info->seconds, "generate_seconds", info->generate_s, "train_seconds", info->train_s, "generated_tokens", (json_int_t)info->generated);
+    json_t *j = json_pack("{s:I, s:f, s:f, s:f, s:I}", "step", (json_int_t)info->step, "seconds", info->seconds, "generate_seconds",
+                          info->generate_s, "train_seconds", info->train_s, "generated_tokens", (json_int_t)info->generated);
     if (!j) return fail(E_MEMORY, "out of memory");
     if (info->warmup) json_object_set_new(j, "warmup", json_true());
     for (int i = 0; i < r->objective->sides; i++) {
@@ -375,7 +386,9 @@ static err log_step(struct run *r, const struct step_info *info) {
         json_object_set_new(j, keyed(k, sizeof k, s, "learning_rate"), json_real(q->learning_rate));
         if (q->loss_scale > 0) json_object_set_new(j, keyed(k, sizeof k, s, "loss_scale"), json_real(q->loss_scale));
         if (q->skipped) json_object_set_new(j, keyed(k, sizeof k, s, "skipped"), json_true());
-        if (!r->classes.numbers) json_object_set_new(j, keyed(k, sizeof k, s, r->objective->classifies ? "accuracy" : "mean_token_accuracy"), json_real(q->accuracy));
+        if (!r->classes.numbers)
+            json_object_set_new(j, keyed(k, sizeof k, s, r->objective->classifies ? "accuracy" : "mean_token_accuracy"),
+                                json_real(q->accuracy));
         json_object_set_new(j, keyed(k, sizeof k, s, "num_tokens"), json_integer(q->tokens));
         json_object_set_new(j, keyed(k, sizeof k, s, "supervised_tokens"), json_integer(q->supervised));
         json_object_set_new(j, keyed(k, sizeof k, s, "epoch"), json_real((double)s->order.epoch + (double)s->order.index / s->order.n));
@@ -468,7 +481,9 @@ err run_loop(struct run *r, const struct run_events *ev) {
     }
     if (e && e != E_INTERRUPTED) return e;
     TRY(save_now(r, ev));
-    if (e) return fail(E_INTERRUPTED, "interrupted after step %lld of %lld; everything is saved, go on with --resume", (long long)r->step, (long long)total);
+    if (e)
+        return fail(E_INTERRUPTED, "interrupted after step %lld of %lld; everything is saved, go on with --resume", (long long)r->step,
+                    (long long)total);
     TRY(best_load(r));
     TRY(folder_finish(r));
     if (r->test.source.n) TRY(eval_now(r, &r->test, "test", ev));

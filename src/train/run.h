@@ -161,7 +161,8 @@ json_t *features_json(const struct run *r);
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
 double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_model; higher is better, -HUGE_VAL: none */
-err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key, struct generation *out, struct generate_stats *stats);
+err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
+                   struct generation *out, struct generate_stats *stats);
 
 /* checkpoint.c: run folders and checkpoints */
 err folder_check(struct run *r, int flags);         /* 1 resume, 2 overwrite; refuses a folder that is not empty or in use; locks one that exists */

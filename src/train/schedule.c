@@ -10,7 +10,8 @@ err schedule_parse(const char *name, enum schedule *out) {
     for (int i = 0; names[i]; i++)
         if (!strcmp(name, names[i])) return *out = (enum schedule)i, OK;
     const char *near = str_nearest(name, names);
-    return fail(E_USAGE, "lr_scheduler_type '%s' is not known%s%s (constant, constant_with_warmup, linear, cosine)", name, near ? "; did you mean " : "", near ? near : "");
+    return fail(E_USAGE, "lr_scheduler_type '%s' is not known%s%s (constant, constant_with_warmup, linear, cosine)", name,
+                near ? "; did you mean " : "", near ? near : "");
 }
 
 double schedule_at(enum schedule s, int64_t step, int64_t warmup, int64_t total) {

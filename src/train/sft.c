@@ -10,7 +10,9 @@ static err split_row(const struct run *r, struct rows *all, struct row *row) {
     int first = 0, n = row->n;
     while (first < n && !row->supervised[first]) first++;
     for (int i = first; i < n; i++)
-        if (!row->supervised[i]) return fail(E_UNSUPPORTED, "%s:%d: answers between prompts; an encoder-decoder (%s) reads one prompt and writes one answer", row->path, row->line, model_arch(&r->model));
+        if (!row->supervised[i])
+            return fail(E_UNSUPPORTED, "%s:%d: answers between prompts; an encoder-decoder (%s) reads one prompt and writes one answer",
+                        row->path, row->line, model_arch(&r->model));
     if (!first) return fail(E_INPUT, "%s:%d: an encoder-decoder (%s) needs a prompt", row->path, row->line, model_arch(&r->model));
     const bool ends = row->ids[first - 1] == r->eos;
     int32_t *ids = arena_alloc(&all->mem, (size_t)(n + 2) * sizeof *ids);
@@ -37,7 +39,8 @@ static err split_rows(const struct run *r, struct rows *all) {
 static err make(struct run *r, struct source *from, struct rows *to) {
     TRY(rows_sft(r->tok, from, (int)r->cfg->max_length, to));
     if (to->stream && r->model.family->seq2seq)
-        return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s), whose rows are not streamed yet: set streaming: false", r->cfg->model, model_arch(&r->model));
+        return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s), whose rows are not streamed yet: set streaming: false", r->cfg->model,
+                    model_arch(&r->model));
     return split_rows(r, to);
 }
 
@@ -58,7 +61,9 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     free(list);
     if (e) return e;
     double loss = sums[0] / sums[1];
-    json_object_set_new(out, "sides", json_pack("[{s:s, s:f, s:f, s:f, s:i}]", "name", "", "loss", loss, "perplexity", exp(loss), "accuracy", sums[2] / sums[1], "rows", n));
+    json_object_set_new(out, "sides",
+                        json_pack("[{s:s, s:f, s:f, s:f, s:i}]", "name", "", "loss", loss, "perplexity", exp(loss), "accuracy",
+                                  sums[2] / sums[1], "rows", n));
     return OK;
 }
 

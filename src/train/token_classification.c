@@ -44,10 +44,12 @@ static int judge_row(const struct run *r, const struct row *row, const float *lo
 }
 
 static json_t *side_of(const struct run *r, const struct rows *rows, const struct tally *t) {
-    json_t *j = json_pack("{s:s, s:f, s:i, s:I}", "name", "", "loss", t->loss / (double)rows->supervised, "rows", rows->n, "words", (json_int_t)rows->supervised);
+    json_t *j = json_pack("{s:s, s:f, s:i, s:I}", "name", "", "loss", t->loss / (double)rows->supervised, "rows", rows->n, "words",
+                          (json_int_t)rows->supervised);
     const struct span_score s = spans_score(&t->spans);
     if (spans_are_tagged(r->labels.name, r->labels.n))
-        json_object_update_new(j, json_pack("{s:f, s:f, s:f, s:I}", "span_precision", s.precision, "span_recall", s.recall, "span_f1", s.f1, "spans", (json_int_t)t->spans.truth));
+        json_object_update_new(j, json_pack("{s:f, s:f, s:f, s:I}", "span_precision", s.precision, "span_recall", s.recall, "span_f1", s.f1,
+                                            "spans", (json_int_t)t->spans.truth));
     return j;
 }
 
