@@ -7,7 +7,7 @@ bool spans_are_tagged(const char *const *names, int n) {
     bool any = false;
     for (int i = 0; i < n; i++) {
         if (!strcmp(names[i], "O")) continue;
-        if (!strchr("BIES", names[i][0]) || names[i][1] != '-' || !names[i][2]) return false;
+        if (!names[i][0] || !strchr("BIES", names[i][0]) || names[i][1] != '-' || !names[i][2]) return false;
         any = true;
     }
     return any;

@@ -201,6 +201,7 @@ static void settings(void **state) {
     set_refused("lora.init_lora_weights=pissa_niter_12345", "wants one of");
     set_refused("model=\"a\" b", "--set: not valid YAML");
     set_refused("output_dir=\xFF", "--set: 'output_dir' is not valid UTF-8");
+    config_free(&c);
 }
 
 static void wrong_values(void **state) {
