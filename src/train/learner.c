@@ -201,6 +201,26 @@ static err split_passes(const struct program *g, struct workbench *b, const stru
     return pack_given(&b->pack, g->given, g->given_width);
 }
 
+/* What a pack gives a program of rows. */
+static struct feed feed_of(const struct pack *k) {
+    return (struct feed){.ids = k->ids,
+                         .pos = k->pos,
+                         .cu = k->cu,
+                         .sample = k->sample,
+                         .label = k->label,
+                         .weight = k->weight,
+                         .target = k->target,
+                         .src_ids = k->src_ids,
+                         .src_pos = k->src_pos,
+                         .src_cu = k->src_cu,
+                         .src_sample = k->src_sample,
+                         .given = pack_vectors(k),
+                         .given_rows = k->x_rows,
+                         .n = k->n,
+                         .s = k->s,
+                         .m = k->m};
+}
+
 /* Runs rows through a train or score program, pass by pass, adding its four sums. */
 static err run_passes(const struct program *g, struct workbench *b, const float *weights, float *grad, const struct row *const *rows,
                       int n, const struct run_ctx *run, double sums[4]) {
@@ -216,23 +236,8 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         int up_n = k->n, up_s = k->s;
         bool repeats = !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
-        struct feed f = {.ids = k->ids,
-                         .pos = k->pos,
-                         .cu = k->cu,
-                         .sample = k->sample,
-                         .label = k->label,
-                         .weight = k->weight,
-                         .n = k->n,
-                         .s = k->s,
-                         .repeats = repeats,
-                         .target = k->target,
-                         .src_ids = k->src_ids,
-                         .src_pos = k->src_pos,
-                         .src_cu = k->src_cu,
-                         .src_sample = k->src_sample,
-                         .m = k->m,
-                         .given = pack_vectors(k),
-                         .given_rows = k->x_rows};
+        struct feed f = feed_of(k);
+        f.repeats = repeats;
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
@@ -266,19 +271,8 @@ err rows_outputs(const struct program *g, struct workbench *b, const float *weig
         pack_clear(k);
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(k, rows[i], i);
         read_positions(k, at);
-        const struct feed f = {.ids = k->ids,
-                               .pos = k->pos,
-                               .cu = k->cu,
-                               .rows = at,
-                               .n = k->n,
-                               .s = k->s,
-                               .src_ids = k->src_ids,
-                               .src_pos = k->src_pos,
-                               .src_cu = k->src_cu,
-                               .src_sample = k->src_sample,
-                               .m = k->m,
-                               .given = pack_vectors(k),
-                               .given_rows = k->x_rows};
+        struct feed f = feed_of(k);
+        f.rows = at;
         e = program_run(g, &b->mem, param, NULL, &f, &run, false);
         const int count = of_tokens ? k->n : k->s;
         if (!e) e = program_read(g, &b->mem, value, k->n, k->s, have, (size_t)count * row);
