@@ -2,24 +2,13 @@
  * features found again, and what a run without them gives; embeddings as files; every refusal. */
 #define _GNU_SOURCE
 #include "support/shell.h"
-#include <jansson.h>
 
-/* Texts of the letters s, l, e and their class, which the last letter tells. */
 static int begin(void **state) {
     if (shell_begin(state)) return -1;
-    ok("for a in s l e a; do for b in s l e t n; do for c in s l e; do echo '{\"text\": \"'$a$b$c'\", \"label\": \"of '$c'\"}'; done; done; done > $D/all.jsonl\n"
-       "sed -n '1~5p' $D/all.jsonl > $D/dev.jsonl; sed '1~5d' $D/all.jsonl > $D/train.jsonl\n"
-       "printf 'objective: classification\nmodel: %%s\noutput_dir: %%s/run\ndata: %%s/train.jsonl\neval: {data: %%s/dev.jsonl}\nmax_steps: 60\nlearning_rate: 3e-2\nmethod: none\nmax_length: 16\n' "
+    labelled_letters();
+    ok("printf 'objective: classification\nmodel: %%s\noutput_dir: %%s/run\ndata: %%s/train.jsonl\neval: {data: %%s/dev.jsonl}\nmax_steps: 60\nlearning_rate: 3e-2\nmethod: none\nmax_length: 16\n' "
        "$G $D $D $D > $D/run.yaml");
     return 0;
-}
-
-static json_t *json_file(const char *name) {
-    json_error_t why;
-    ok("cat $D/%s", name);
-    json_t *j = json_loads(ran.out.p, JSON_DISABLE_EOF_CHECK, &why);
-    if (!j) flunk("%s: %s", name, why.text);
-    return j;
 }
 
 /* The share of the texts of dev.jsonl whose class `classify` tells rightly. */
@@ -49,7 +38,7 @@ static void test_run(void **state) {
     says(ran.out.p, "the base's rows of 60 texts");
     says(ran.out.p, "macro F1");
     says(ran.out.p, "cyclora classify --model");
-    json_t *report = json_file("run/report.json"), *plan = json_object_get(report, "plan"), *evals = json_object_get(report, "evals");
+    json_t *report = json_of("run/report.json"), *plan = json_object_get(report, "plan"), *evals = json_object_get(report, "evals");
     const json_t *last = json_array_get(json_object_get(json_array_get(evals, json_array_size(evals) - 1), "sides"), 0);
     const double accuracy = json_number_value(json_object_get(last, "accuracy"));
     assert_true(accuracy > 0.6);
@@ -61,7 +50,7 @@ static void test_run(void **state) {
     assert_string_equal(ran.out.p, "2\n");
 
     ok("$C train $D/run.yaml --quiet --set features.cache=$D/run/features --set output_dir=$D/again && cmp $D/run/adapter/adapter_model.safetensors $D/again/adapter/adapter_model.safetensors");
-    report = json_file("again/report.json");
+    report = json_of("again/report.json");
     assert_true(json_is_true(json_object_get(json_object_get(json_object_get(report, "plan"), "features"), "found")));
     json_decref(report);
     ok("$C train $D/run.yaml --quiet --set features.once=false --set per_device_train_batch_size=16 --set output_dir=$D/whole && $C train $D/run.yaml --quiet --set per_device_train_batch_size=16 --set output_dir=$D/parts && cmp $D/parts/adapter/adapter_model.safetensors $D/whole/adapter/adapter_model.safetensors && ! test -e $D/whole/features");
@@ -92,7 +81,7 @@ static void test_run(void **state) {
 static void test_labels(void **state) {
     (void)state;
     ok("printf 'text,label\nsle,10\nels,2\nlse,-1\nesl,10\n' > $D/n.csv && $C train $D/run.yaml --quiet --set data=$D/n.csv --set eval.data= --set max_steps=1 --set output_dir=$D/n");
-    json_t *j = json_file("n/adapter/labels.json"), *names = json_object_get(j, "id2label");
+    json_t *j = json_of("n/adapter/labels.json"), *names = json_object_get(j, "id2label");
     assert_string_equal(json_string_value(json_object_get(names, "0")), "-1");
     assert_string_equal(json_string_value(json_object_get(names, "1")), "2");
     assert_string_equal(json_string_value(json_object_get(names, "2")), "10");

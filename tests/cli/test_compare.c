@@ -2,25 +2,15 @@
  * finished is not run again; rows that fail; completions scored; every refusal. */
 #define _GNU_SOURCE
 #include "support/shell.h"
-#include <jansson.h>
 
-/* Texts of the letters s, l, e and their class, which the last letter tells; prompts with the same letters as completion. */
+/* Labelled letters; prompts with the same letters as completion. */
 static int begin(void **state) {
     if (shell_begin(state)) return -1;
-    ok("for a in s l e a; do for b in s l e t n; do for c in s l e; do echo '{\"text\": \"'$a$b$c'\", \"label\": \"of '$c'\"}'; done; done; done > $D/all.jsonl\n"
-       "sed -n '1~5p' $D/all.jsonl > $D/dev.jsonl; sed '1~5d' $D/all.jsonl > $D/train.jsonl\n"
-       "printf 'objective: classification\nmodel: %%s\noutput_dir: %%s/run\nseed: 7\ndata: %%s/train.jsonl\neval: {data: %%s/dev.jsonl}\nmax_steps: 6\nlearning_rate: 3e-3\nmax_length: 16\n' $G $D $D $D > $D/run.yaml\n"
+    labelled_letters();
+    ok("printf 'objective: classification\nmodel: %%s\noutput_dir: %%s/run\nseed: 7\ndata: %%s/train.jsonl\neval: {data: %%s/dev.jsonl}\nmax_steps: 6\nlearning_rate: 3e-3\nmax_length: 16\n' $G $D $D $D > $D/run.yaml\n"
        "for t in sle els lse esl; do echo '{\"prompt\": \"'$t':\", \"completion\": \"'$t'\"}'; done > $D/pairs.jsonl\n"
        "printf 'objective: sft\nmodel: %%s\noutput_dir: %%s/sft\ndata: %%s/pairs.jsonl\ntest: {data: %%s/pairs.jsonl}\nmax_steps: 2\nmax_new_tokens: 4\n' $G $D $D $D > $D/sft.yaml");
     return 0;
-}
-
-static json_t *json_file(const char *name) {
-    json_error_t why;
-    ok("cat $D/%s", name);
-    json_t *j = json_loads(ran.out.p, JSON_DISABLE_EOF_CHECK, &why);
-    if (!j) flunk("%s: %s", name, why.text);
-    return j;
 }
 
 static const json_t *row(const json_t *result, const char *name) {
@@ -43,7 +33,7 @@ static void same_as_runs(const json_t *cell, const char *folder, const char *met
     for (int s = 0; s < 2; s++) {
         char name[128];
         snprintf(name, sizeof name, "run/%s/seed%d/report.json", folder, 7 + s);
-        json_t *report = json_file(name), *evals = json_object_get(report, "evals");
+        json_t *report = json_of(name), *evals = json_object_get(report, "evals");
         x[s] = number(json_array_get(json_object_get(json_array_get(evals, json_array_size(evals) - 1), "sides"), 0), metric);
         json_decref(report);
     }
@@ -81,7 +71,7 @@ static void test_table(void **state) {
     says(ran.out.p, "no layer has a bias");
     says(ran.out.p, "2 seeds each, 7 to 8");
     says(ran.out.p, "given by --lr: full.");
-    json_t *j = json_file("run/compare.json");
+    json_t *j = json_of("run/compare.json");
     assert_string_equal(json_string_value(json_object_get(j, "metric")), "accuracy");
     assert_int_equal(json_array_size(json_object_get(j, "cells")), 11); /* eight, and four points less the one that is lora itself */
     same_as_runs(row(j, "lora"), "lora", "loss");
@@ -146,7 +136,7 @@ static void test_completions(void **state) {
     says(ran.out.p, "chrF");
     says(ran.out.p, "loss");
     says(ran.out.p, "the row's own: lora learning_rate=1e-2 r=4");
-    json_t *j = json_file("sft/compare.json");
+    json_t *j = json_of("sft/compare.json");
     assert_string_equal(json_string_value(json_object_get(j, "metric")), "chrf");
     const json_t *lora = row(j, "lora learning_rate=1e-2 r=4"), *runs = json_object_get(lora, "runs");
     assert_true(number(lora, "learning_rate") == 1e-2);

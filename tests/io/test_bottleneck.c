@@ -3,6 +3,7 @@
  * And where nothing stands nothing is emitted. */
 #define _GNU_SOURCE
 #include "support/folder.h"
+#include "support/settings.h"
 #include "support/support.h"
 #include "base/file.h"
 #include "gen/adapter.h"
@@ -168,70 +169,46 @@ static void test_hubs_classifier(void **state) {
 }
 
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
-static err read_settings(const char *json, const char *base) {
-    const struct peft_method *method;
-    const void *settings;
-    arena mem = {0};
-    struct model m;
-    struct structure st;
-    must(dir_make(at("settings")));
-    must(file_write(at("settings/adapter_config.json"), json, strlen(json)));
-    err e = adapter_read_config(at("settings"), &mem, &method, &settings);
-    if (!e) {
-        must(model_open(base, NULL, &m));
-        e = structure_init(&st, &m, method, settings, NULL);
-        if (!e) structure_free(&st);
-        model_close(&m);
-    }
-    arena_free(&mem);
-    return e;
-}
-
-static void refused(const char *json, const char *base, err code, const char *why) {
-    err e = read_settings(json, base);
-    if (e != code || !strstr(err_text(), why)) flunk("%s: %d, %s", json, (int)e, e ? err_text() : "accepted");
-}
-
 #define CONFIG(more) "{\"name\": \"a\", \"version\": \"adapters.1.3.0\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"non_linearity\": \"relu\", \"reduction_factor\": 8" more "}}"
 #define BARE(keys)   "{\"name\": \"a\", \"config\": {" keys "}}"
 #define OVER(keys)   "{\"name\": \"a\", \"version\": \"x\", \"config\": {\"mh_adapter\": false, \"output_adapter\": true, " keys "}}"
 
 static void test_refused(void **state) {
     (void)state;
-    must(read_settings(CONFIG(""), CIPHER));
-    must(read_settings(CONFIG(", \"ln_before\": false, \"dropout\": 0.0, \"inv_adapter\": null, \"phm_layer\": false, \"phm_dim\": 4, \"residual_before_ln\": false"), CIPHER));
-    must(read_settings(OVER("\"non_linearity\": \"gelu\", \"reduction_factor\": {\"0\": 4, \"2\": 96000, \"default\": 7.5}"), CIPHER));
-    refused(BARE("\"architecture\": \"lora\", \"r\": 8"), CIPHER, E_UNSUPPORTED, "AdapterHub's architecture lora is not supported");
-    refused(BARE("\"mh_adapter\": true"), CIPHER, E_INPUT, "'mh_adapter' and 'output_adapter' must say where");
-    refused(BARE("\"mh_adapter\": true, \"output_adapter\": true"), CIPHER, E_INPUT, "'non_linearity' is missing");
-    refused(OVER("\"non_linearity\": \"relu\""), CIPHER, E_INPUT, "'reduction_factor' is neither a number");
-    refused(OVER("\"non_linearity\": \"relu\", \"reduction_factor\": 0"), CIPHER, E_USAGE, "reduction_factor is 0; it must be above 0");
-    refused(OVER("\"non_linearity\": \"relu\", \"reduction_factor\": 1e-5"), CIPHER, E_USAGE, "makes adapters of");
-    refused(OVER("\"non_linearity\": \"relu\", \"reduction_factor\": {\"0\": 8}"), CIPHER, E_USAGE, "says nothing of layer 1, and has no default");
-    refused(OVER("\"non_linearity\": \"mish\", \"reduction_factor\": 8"), CIPHER, E_UNSUPPORTED, "non_linearity mish is not supported");
-    refused(CONFIG(", \"ln_before\": true"), CIPHER, E_UNSUPPORTED, "'ln_before': a norm of the adapter's own");
-    refused(CONFIG(", \"ln_after\": true"), CIPHER, E_UNSUPPORTED, "'ln_after': a norm of the adapter's own");
-    refused(CONFIG(", \"use_gating\": true"), CIPHER, E_UNSUPPORTED, "'use_gating': a gate");
-    refused(CONFIG(", \"phm_layer\": true"), CIPHER, E_UNSUPPORTED, "'phm_layer': a sum of Kronecker products");
-    refused(CONFIG(", \"inv_adapter\": \"nice\""), CIPHER, E_UNSUPPORTED, "'inv_adapter': an invertible adapter");
-    refused(CONFIG(", \"dropout\": 0.1"), CIPHER, E_UNSUPPORTED, "'dropout': dropout inside the adapter");
-    refused(CONFIG(", \"stochastic_depth\": 0.1"), CIPHER, E_UNSUPPORTED, "'stochastic_depth'");
-    refused(CONFIG(", \"original_ln_after\": false"), CIPHER, E_UNSUPPORTED, "original_ln_after false");
-    refused(CONFIG(", \"original_ln_before\": true, \"residual_before_ln\": \"post_add\""), CIPHER, E_UNSUPPORTED, "residual_before_ln other than true");
-    refused(CONFIG(", \"original_ln_before\": 1"), CIPHER, E_INPUT, "'original_ln_before' is neither true nor false");
-    refused(CONFIG(", \"scaling\": \"learned\""), CIPHER, E_UNSUPPORTED, "scaling 'learned': a trained scaling");
-    refused(CONFIG(", \"scaling\": 0"), CIPHER, E_USAGE, "nothing would be added");
-    refused(CONFIG(", \"init_weights\": \"zeros\""), CIPHER, E_UNSUPPORTED, "init_weights zeros");
-    refused(CONFIG(", \"leave_out\": 3"), CIPHER, E_INPUT, "'leave_out' is no list of layers");
-    refused(CONFIG(", \"leave_out\": [-1]"), CIPHER, E_INPUT, "'leave_out' holds something that is no layer");
-    refused(CONFIG(", \"leave_out\": [7]"), CIPHER, E_USAGE, "7 goes beyond the model's last layer, 2");
-    refused(CONFIG(", \"leave_out\": [0, 1, 2]"), CIPHER, E_USAGE, "leaves out all 3 layers");
-    refused(CONFIG(", \"cross_adapter\": true"), CIPHER, E_USAGE, "this base has no cross-attention");
-    refused(CONFIG(", \"original_ln_before\": true"), GOLDEN "/families/gemma2", E_UNSUPPORTED, "sublayers have norms of their own");
-    refused("{\"name\": \"a.b\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"non_linearity\": \"relu\", \"reduction_factor\": 8}}", CIPHER, E_INPUT, "'name' is no name of an adapter");
-    refused("{\"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"non_linearity\": \"relu\", \"reduction_factor\": 8}}", CIPHER, E_INPUT, "'name' is no name of an adapter");
-    refused("{\"name\": \"a\", \"config\": {\"mh_adapter\": false, \"output_adapter\": false, \"non_linearity\": \"relu\", \"reduction_factor\": 8}}", CIPHER, E_USAGE, "an adapter behind no sublayer");
-    refused("{\"name\": \"a\", \"config\": 3}", CIPHER, E_INPUT, "'peft_type' is missing");
+    must(settings_read(CONFIG(""), CIPHER));
+    must(settings_read(CONFIG(", \"ln_before\": false, \"dropout\": 0.0, \"inv_adapter\": null, \"phm_layer\": false, \"phm_dim\": 4, \"residual_before_ln\": false"), CIPHER));
+    must(settings_read(OVER("\"non_linearity\": \"gelu\", \"reduction_factor\": {\"0\": 4, \"2\": 96000, \"default\": 7.5}"), CIPHER));
+    settings_refused(BARE("\"architecture\": \"lora\", \"r\": 8"), CIPHER, E_UNSUPPORTED, "AdapterHub's architecture lora is not supported");
+    settings_refused(BARE("\"mh_adapter\": true"), CIPHER, E_INPUT, "'mh_adapter' and 'output_adapter' must say where");
+    settings_refused(BARE("\"mh_adapter\": true, \"output_adapter\": true"), CIPHER, E_INPUT, "'non_linearity' is missing");
+    settings_refused(OVER("\"non_linearity\": \"relu\""), CIPHER, E_INPUT, "'reduction_factor' is neither a number");
+    settings_refused(OVER("\"non_linearity\": \"relu\", \"reduction_factor\": 0"), CIPHER, E_USAGE, "reduction_factor is 0; it must be above 0");
+    settings_refused(OVER("\"non_linearity\": \"relu\", \"reduction_factor\": 1e-5"), CIPHER, E_USAGE, "makes adapters of");
+    settings_refused(OVER("\"non_linearity\": \"relu\", \"reduction_factor\": {\"0\": 8}"), CIPHER, E_USAGE, "says nothing of layer 1, and has no default");
+    settings_refused(OVER("\"non_linearity\": \"mish\", \"reduction_factor\": 8"), CIPHER, E_UNSUPPORTED, "non_linearity mish is not supported");
+    settings_refused(CONFIG(", \"ln_before\": true"), CIPHER, E_UNSUPPORTED, "'ln_before': a norm of the adapter's own");
+    settings_refused(CONFIG(", \"ln_after\": true"), CIPHER, E_UNSUPPORTED, "'ln_after': a norm of the adapter's own");
+    settings_refused(CONFIG(", \"use_gating\": true"), CIPHER, E_UNSUPPORTED, "'use_gating': a gate");
+    settings_refused(CONFIG(", \"phm_layer\": true"), CIPHER, E_UNSUPPORTED, "'phm_layer': a sum of Kronecker products");
+    settings_refused(CONFIG(", \"inv_adapter\": \"nice\""), CIPHER, E_UNSUPPORTED, "'inv_adapter': an invertible adapter");
+    settings_refused(CONFIG(", \"dropout\": 0.1"), CIPHER, E_UNSUPPORTED, "'dropout': dropout inside the adapter");
+    settings_refused(CONFIG(", \"stochastic_depth\": 0.1"), CIPHER, E_UNSUPPORTED, "'stochastic_depth'");
+    settings_refused(CONFIG(", \"original_ln_after\": false"), CIPHER, E_UNSUPPORTED, "original_ln_after false");
+    settings_refused(CONFIG(", \"original_ln_before\": true, \"residual_before_ln\": \"post_add\""), CIPHER, E_UNSUPPORTED, "residual_before_ln other than true");
+    settings_refused(CONFIG(", \"original_ln_before\": 1"), CIPHER, E_INPUT, "'original_ln_before' is neither true nor false");
+    settings_refused(CONFIG(", \"scaling\": \"learned\""), CIPHER, E_UNSUPPORTED, "scaling 'learned': a trained scaling");
+    settings_refused(CONFIG(", \"scaling\": 0"), CIPHER, E_USAGE, "nothing would be added");
+    settings_refused(CONFIG(", \"init_weights\": \"zeros\""), CIPHER, E_UNSUPPORTED, "init_weights zeros");
+    settings_refused(CONFIG(", \"leave_out\": 3"), CIPHER, E_INPUT, "'leave_out' is no list of layers");
+    settings_refused(CONFIG(", \"leave_out\": [-1]"), CIPHER, E_INPUT, "'leave_out' holds something that is no layer");
+    settings_refused(CONFIG(", \"leave_out\": [7]"), CIPHER, E_USAGE, "7 goes beyond the model's last layer, 2");
+    settings_refused(CONFIG(", \"leave_out\": [0, 1, 2]"), CIPHER, E_USAGE, "leaves out all 3 layers");
+    settings_refused(CONFIG(", \"cross_adapter\": true"), CIPHER, E_USAGE, "this base has no cross-attention");
+    settings_refused(CONFIG(", \"original_ln_before\": true"), GOLDEN "/families/gemma2", E_UNSUPPORTED, "sublayers have norms of their own");
+    settings_refused("{\"name\": \"a.b\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"non_linearity\": \"relu\", \"reduction_factor\": 8}}", CIPHER, E_INPUT, "'name' is no name of an adapter");
+    settings_refused("{\"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"non_linearity\": \"relu\", \"reduction_factor\": 8}}", CIPHER, E_INPUT, "'name' is no name of an adapter");
+    settings_refused("{\"name\": \"a\", \"config\": {\"mh_adapter\": false, \"output_adapter\": false, \"non_linearity\": \"relu\", \"reduction_factor\": 8}}", CIPHER, E_USAGE, "an adapter behind no sublayer");
+    settings_refused("{\"name\": \"a\", \"config\": 3}", CIPHER, E_INPUT, "'peft_type' is missing");
 }
 
 /* Training that is to go on from a folder that does not suit. */

@@ -1,8 +1,8 @@
 /* .npy files: what NumPy wrote (tests/fuzz/corpus/npy) as it meant it, our own writer's, every refusal; the corpus whole and cut at every length. */
 #define _GNU_SOURCE
 #include "fuzz/fuzz_npy.c"
+#include "fuzz/replay.h"
 #include "io/matrix_out.h"
-#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -107,26 +107,7 @@ static void test_refusals(void **state) {
 
 static void test_corpus(void **state) {
     (void)state;
-    DIR *d = opendir(CORPUS);
-    int files = 0;
-    assert_non_null(d);
-    for (struct dirent *ent; (ent = readdir(d));) {
-        char path[512];
-        struct file_map m;
-        if (ent->d_name[0] == '.') continue;
-        snprintf(path, sizeof path, CORPUS "%s", ent->d_name);
-        assert_int_equal(file_map(path, &m), OK);
-        for (size_t n = 0; n <= m.n; n++) {
-            uint8_t *exact = malloc(n ? n : 1); /* so that the sanitizer sees a read past the end */
-            memcpy(exact, m.p, n);
-            LLVMFuzzerTestOneInput(exact, n);
-            free(exact);
-        }
-        file_unmap(&m);
-        files++;
-    }
-    closedir(d);
-    assert_true(files >= 8);
+    replay_folder(CORPUS, LLVMFuzzerTestOneInput, replay_lengths, 0, NULL, 8);
 }
 
 int main(void) {

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "support/folder.h"
 #include "support/gguf.h"
+#include "support/settings.h"
 #include "support/support.h"
 #include "base/file.h"
 #include "cyclora/cyclora.h"
@@ -178,59 +179,35 @@ static void test_context(void **state) {
 }
 
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
-static err read_settings(const char *json, const char *base) {
-    const struct peft_method *method;
-    const void *settings;
-    arena mem = {0};
-    struct model m;
-    struct structure st;
-    must(dir_make(at("settings")));
-    must(file_write(at("settings/adapter_config.json"), json, strlen(json)));
-    err e = adapter_read_config(at("settings"), &mem, &method, &settings);
-    if (!e) {
-        must(model_open(base, NULL, &m));
-        e = structure_init(&st, &m, method, settings, NULL);
-        if (!e) structure_free(&st);
-        model_close(&m);
-    }
-    arena_free(&mem);
-    return e;
-}
-
-static void refused(const char *json, const char *base, err code, const char *why) {
-    err e = read_settings(json, base);
-    if (e != code || !strstr(err_text(), why)) flunk("%s: %d, %s", json, (int)e, e ? err_text() : "accepted");
-}
-
 static void test_refused(void **state) {
     (void)state;
 #define PROMPT(more) "{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 3" more "}"
 #define PREFIX(more) "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3" more "}"
 #define MADE(more)   "{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 3" more "}"
-    must(read_settings(PROMPT(", \"token_dim\": 96, \"num_layers\": 3, \"num_attention_heads\": 4, \"prompt_tuning_init\": \"TEXT\", "
+    must(settings_read(PROMPT(", \"token_dim\": 96, \"num_layers\": 3, \"num_attention_heads\": 4, \"prompt_tuning_init\": \"TEXT\", "
                               "\"prompt_tuning_init_text\": \"a\""),
                        CIPHER));
-    must(read_settings(PREFIX(", \"token_dim\": 48, \"prefix_projection\": true, \"inference_mode\": true"),
+    must(settings_read(PREFIX(", \"token_dim\": 48, \"prefix_projection\": true, \"inference_mode\": true"),
                        CIPHER)); /* projected already */
-    must(read_settings(MADE(", \"encoder_reparameterization_type\": \"LSTM\", \"inference_mode\": true"), CIPHER));
-    refused("{\"peft_type\": \"PROMPT_TUNING\"}", CIPHER, E_INPUT, "'num_virtual_tokens' is missing");
-    refused("{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": -4}", CIPHER, E_INPUT, "'num_virtual_tokens' is no size");
-    refused("{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 9999999}", CIPHER, E_USAGE,
+    must(settings_read(MADE(", \"encoder_reparameterization_type\": \"LSTM\", \"inference_mode\": true"), CIPHER));
+    settings_refused("{\"peft_type\": \"PROMPT_TUNING\"}", CIPHER, E_INPUT, "'num_virtual_tokens' is missing");
+    settings_refused("{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": -4}", CIPHER, E_INPUT, "'num_virtual_tokens' is no size");
+    settings_refused("{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 9999999}", CIPHER, E_USAGE,
             "prefix_tuning.num_virtual_tokens is 9999999; it must be 1 to 4096");
-    refused(PROMPT(", \"token_dim\": \"wide\""), CIPHER, E_INPUT, "'token_dim' is no size");
-    refused(PROMPT(", \"num_transformer_submodules\": 2"), CIPHER, E_UNSUPPORTED, "num_transformer_submodules 2");
-    refused(PROMPT(", \"modules_to_save\": [\"lm_head\"]"), CIPHER, E_UNSUPPORTED, "'modules_to_save'");
-    refused(PROMPT(", \"prompt_tuning_init\": \"TEXT\""), CIPHER, E_USAGE, "needs prompt_tuning_init_text");
-    refused(PROMPT(", \"prompt_tuning_init_ids\": [3, 4711]"), CIPHER, E_INPUT, "token id 4711 is not in the vocabulary of 48");
-    refused(PROMPT(", \"token_dim\": 64"), CIPHER, E_USAGE, "made for a base with token_dim 64, this one has 96");
-    refused(PREFIX(", \"token_dim\": 96"), CIPHER, E_USAGE, "made for a base with token_dim 96, this one has 48");
-    refused(PROMPT(", \"num_layers\": 5"), CIPHER, E_USAGE, "made for a base of 5 layers, this one has 3");
-    refused(PREFIX(", \"prefix_projection\": true"), CIPHER, E_UNSUPPORTED, "prefix_projection is not supported");
-    refused(MADE(", \"encoder_reparameterization_type\": \"LSTM\""), CIPHER, E_UNSUPPORTED, "LSTM is not trained here");
-    refused(MADE(", \"encoder_hidden_size\": -1"), CIPHER, E_USAGE, "encoder_hidden_size is -1");
-    refused(PROMPT(""), GOLDEN "/families/t5", E_UNSUPPORTED, "prompt_tuning of an encoder-decoder");
-    refused(PREFIX(""), GOLDEN "/families/t5", E_UNSUPPORTED, "prefix_tuning of an encoder-decoder");
-    refused(MADE(""), GOLDEN "/families/t5", E_UNSUPPORTED, "p_tuning of an encoder-decoder");
+    settings_refused(PROMPT(", \"token_dim\": \"wide\""), CIPHER, E_INPUT, "'token_dim' is no size");
+    settings_refused(PROMPT(", \"num_transformer_submodules\": 2"), CIPHER, E_UNSUPPORTED, "num_transformer_submodules 2");
+    settings_refused(PROMPT(", \"modules_to_save\": [\"lm_head\"]"), CIPHER, E_UNSUPPORTED, "'modules_to_save'");
+    settings_refused(PROMPT(", \"prompt_tuning_init\": \"TEXT\""), CIPHER, E_USAGE, "needs prompt_tuning_init_text");
+    settings_refused(PROMPT(", \"prompt_tuning_init_ids\": [3, 4711]"), CIPHER, E_INPUT, "token id 4711 is not in the vocabulary of 48");
+    settings_refused(PROMPT(", \"token_dim\": 64"), CIPHER, E_USAGE, "made for a base with token_dim 64, this one has 96");
+    settings_refused(PREFIX(", \"token_dim\": 96"), CIPHER, E_USAGE, "made for a base with token_dim 96, this one has 48");
+    settings_refused(PROMPT(", \"num_layers\": 5"), CIPHER, E_USAGE, "made for a base of 5 layers, this one has 3");
+    settings_refused(PREFIX(", \"prefix_projection\": true"), CIPHER, E_UNSUPPORTED, "prefix_projection is not supported");
+    settings_refused(MADE(", \"encoder_reparameterization_type\": \"LSTM\""), CIPHER, E_UNSUPPORTED, "LSTM is not trained here");
+    settings_refused(MADE(", \"encoder_hidden_size\": -1"), CIPHER, E_USAGE, "encoder_hidden_size is -1");
+    settings_refused(PROMPT(""), GOLDEN "/families/t5", E_UNSUPPORTED, "prompt_tuning of an encoder-decoder");
+    settings_refused(PREFIX(""), GOLDEN "/families/t5", E_UNSUPPORTED, "prefix_tuning of an encoder-decoder");
+    settings_refused(MADE(""), GOLDEN "/families/t5", E_UNSUPPORTED, "p_tuning of an encoder-decoder");
 }
 
 /* Training that is to go on from a folder that does not suit. */

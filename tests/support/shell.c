@@ -75,3 +75,17 @@ void refused_(const char *line, ...) {
     for (const char *part; (part = va_arg(ap, const char *));) says(ran.err.p, part);
     va_end(ap);
 }
+
+json_t *json_of(const char *name) {
+    json_error_t why;
+    ok("cat $D/%s", name);
+    json_t *j = json_loads(ran.out.p, JSON_DISABLE_EOF_CHECK, &why);
+    if (!j) flunk("%s: %s", name, why.text);
+    return j;
+}
+
+void labelled_letters(void) {
+    ok("for a in s l e a; do for b in s l e t n; do for c in s l e; do echo '{\"text\": \"'$a$b$c'\", \"label\": \"of '$c'\"}'; done; done; "
+       "done > $D/all.jsonl\n"
+       "sed -n '1~5p' $D/all.jsonl > $D/dev.jsonl; sed '1~5d' $D/all.jsonl > $D/train.jsonl");
+}

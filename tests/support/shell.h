@@ -2,6 +2,7 @@
 #ifndef TESTS_SHELL_H
 #define TESTS_SHELL_H
 #include "support/support.h"
+#include <jansson.h>
 
 struct ran { int status; str out, err; };
 extern struct ran ran; /* the last line's exit status and what it wrote */
@@ -14,5 +15,8 @@ void ok(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* the same
 void refused_(const char *line, ...);
 #define refused(...) refused_(__VA_ARGS__, NULL)
 void says(const char *text, const char *part);
+json_t *json_of(const char *name); /* of a file in $D; the caller's */
+/* $D/train.jsonl and dev.jsonl: texts of the letters s, l, e and their class, which the last letter tells. */
+void labelled_letters(void);
 
 #endif

@@ -1,0 +1,10 @@
+/* Adapter settings that are taken or refused: a text as adapter_config.json of a folder in the test program's own (support/folder.h), read and
+ * laid down on a base. */
+#ifndef TESTS_SETTINGS_H
+#define TESTS_SETTINGS_H
+#include "base/err.h"
+
+err settings_read(const char *json, const char *base);
+void settings_refused(const char *json, const char *base, err code, const char *why); /* why: a part of the message */
+
+#endif
