@@ -12,12 +12,13 @@
 #include "peft/pissa.h"
 #include "base/philox.h"
 #include "ops/ops.h"
+#include "peft/jacobi.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPARE = 8, MOST_ITERATIONS = 64, MOST_SWEEPS = 60 };
+enum { SPARE = 8, MOST_ITERATIONS = 64 };
 
 struct subspace {
     const struct matrix *w;
@@ -85,61 +86,19 @@ static void orthonormal(float *x, int64_t n, int q) {
     }
 }
 
-/* Turns rows and columns a and b of the Gram matrix so that its element there vanishes (Jacobi). */
-static void rotate(const struct subspace *s, int a, int b) {
-    const int q = s->q;
-    double *g = s->gram;
-    const double off = g[a * q + b];
-    if (fabs(off) <= 1e-15 * sqrt(fabs(g[a * q + a] * g[b * q + b]))) return;
-    const double angle = (g[b * q + b] - g[a * q + a]) / (2 * off), t = (angle < 0 ? -1 : 1) / (fabs(angle) + sqrt(angle * angle + 1)),
-                 c = 1 / sqrt(t * t + 1), sn = t * c;
-    for (int k = 0; k < q; k++) {
-        const double x = g[k * q + a], y = g[k * q + b];
-        g[k * q + a] = c * x - sn * y, g[k * q + b] = sn * x + c * y;
-    }
-    for (int k = 0; k < q; k++) {
-        const double x = g[a * q + k], y = g[b * q + k], u = s->vectors[k * q + a], v = s->vectors[k * q + b];
-        g[a * q + k] = c * x - sn * y, g[b * q + k] = sn * x + c * y;
-        s->vectors[k * q + a] = c * u - sn * v, s->vectors[k * q + b] = sn * u + c * v;
-    }
-}
-
-static double off_diagonal(const struct subspace *s) {
-    double sum = 0;
-    for (int a = 0; a < s->q; a++)
-        for (int b = 0; b < s->q; b++) sum += a != b ? s->gram[a * s->q + b] * s->gram[a * s->q + b] : 0;
-    return sum;
-}
-
 /* The eigenvectors of x^T x, the greatest eigenvalue first: y is orthonormal, so they turn y into W's left singular vectors. */
 static void eigenvectors(const struct subspace *s) {
     const int q = s->q;
-    double all = 0;
-    memset(s->vectors, 0, (size_t)q * (size_t)q * sizeof *s->vectors);
 #pragma omp parallel for
     for (int a = 0; a < q; a++)
         for (int b = 0; b < q; b++) s->gram[a * q + b] = column_dot(s->x, s->w->columns, q, a < b ? a : b, a < b ? b : a);
-    for (int a = 0; a < q; a++) s->vectors[a * q + a] = 1, all += s->gram[a * q + a] * s->gram[a * q + a];
-    for (int sweep = 0; sweep < MOST_SWEEPS && off_diagonal(s) > 1e-28 * all; sweep++)
-        for (int a = 0; a < q; a++)
-            for (int b = a + 1; b < q; b++) rotate(s, a, b);
-    for (int a = 0; a < q; a++) s->values[a] = s->gram[a * q + a];
-    for (int a = 0; a < q; a++)
-        for (int b = a + 1; b < q; b++) {
-            if (s->values[b] <= s->values[a]) continue;
-            const double value = s->values[a];
-            s->values[a] = s->values[b], s->values[b] = value;
-            for (int k = 0; k < q; k++) {
-                const double v = s->vectors[k * q + a];
-                s->vectors[k * q + a] = s->vectors[k * q + b], s->vectors[k * q + b] = v;
-            }
-        }
+    jacobi(s->gram, s->vectors, q, s->values);
 }
 
-/* Column k of x, or y, times the k-th eigenvectors. */
+/* Row i of x, or y, times the k-th eigenvector. */
 static double turned(const struct subspace *s, const float *x, int64_t i, int k) {
     double sum = 0;
-    for (int j = 0; j < s->q; j++) sum += x[i * s->q + j] * s->vectors[j * s->q + k];
+    for (int j = 0; j < s->q; j++) sum += x[i * s->q + j] * s->vectors[k * s->q + j];
     return sum;
 }
 
@@ -191,7 +150,7 @@ static void iterate(const struct subspace *s, const struct derivation *d) {
 static void write_factors(const struct subspace *s, int rank, float *a, float *less_b) {
 #pragma omp parallel for
     for (int k = 0; k < rank; k++) {
-        const double sigma = sqrt(s->values[k] > 0 ? s->values[k] : 0), root = sqrt(sigma);
+        const double sigma = sqrt(s->values[k]), root = sqrt(sigma);
         float *row = a + k * s->w->columns, most = 0;
         for (int64_t c = 0; c < s->w->columns; c++) {
             row[c] = (float)(sigma > 0 ? turned(s, s->x, c, k) / root : 0);
