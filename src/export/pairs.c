@@ -13,12 +13,6 @@ static const char M_END[] = ".lora_magnitude_vector";
 static const struct ends { const char *a, *b; } ends[] = {{".lora_A.weight", ".lora_B.weight"}, {".lora_embedding_A", ".lora_embedding_B"}};
 
 /* --- configuration --------------------------------------------------------------------------------------------------- */
-static bool truthy(const json_t *v) {
-    if (!v || json_is_null(v) || json_is_false(v)) return false;
-    if (json_is_object(v)) return json_object_size(v) > 0;
-    return !json_is_array(v) || json_array_size(v) > 0;
-}
-
 static err check_config(const json_t *j, const char *path, const struct pairs_use *use) {
     static const struct {
         const char *key, *why;
@@ -43,7 +37,7 @@ static err check_config(const json_t *j, const char *path, const struct pairs_us
     if (strcmp(type, "LORA"))
         return fail(E_UNSUPPORTED, "%s: peft_type %s%s", path, type, why ? why : ": only LoRA adapters have a rank that can change");
     for (size_t i = use->saved; i < sizeof refused / sizeof *refused; i++) /* whole modules come first */
-        if ((why || !refused[i].beside) && truthy(json_object_get(j, refused[i].key)))
+        if ((why || !refused[i].beside) && setting_given(json_object_get(j, refused[i].key)))
             return fail(E_UNSUPPORTED, "%s: '%s': %s", path, refused[i].key, refused[i].why);
     if (why && bias && strcmp(bias, "none")) return fail(E_UNSUPPORTED, "%s: bias '%s': trained biases are not supported", path, bias);
     const char *init = json_string_value(json_object_get(j, "init_lora_weights"));

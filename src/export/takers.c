@@ -16,12 +16,6 @@ struct facts {
     int64_t rank; /* the greatest */
 };
 
-static bool truthy(const json_t *v) {
-    if (!v || json_is_null(v) || json_is_false(v)) return false;
-    if (json_is_object(v)) return json_object_size(v) > 0;
-    return !json_is_array(v) || json_array_size(v) > 0;
-}
-
 static void look_at_tensors(const struct tensors *ts, struct facts *f) {
     for (int i = 0; i < ts->n; i++) {
         const struct tensor *t = &ts->t[i];
@@ -39,15 +33,15 @@ static void look_at_settings(const json_t *config, struct facts *f) {
     f->hub = config_of_hub(config);
     f->lora = !strcmp(f->type, "LORA");
     f->method = method_of_type(f->type);
-    f->dora = truthy(json_object_get(config, "use_dora"));
-    f->rslora = truthy(json_object_get(config, "use_rslora"));
+    f->dora = setting_given(json_object_get(config, "use_dora"));
+    f->rslora = setting_given(json_object_get(config, "use_rslora"));
     const json_t *saved = json_object_get(config, "modules_to_save"), *name;
     size_t i;
-    f->modules = truthy(saved);
+    f->modules = setting_given(saved);
     json_array_foreach(saved, i, name) f->classifies |= json_is_string(name) && head_names(json_string_value(name));
-    f->tokens = truthy(json_object_get(config, "trainable_token_indices"));
-    f->bias = (bias && strcmp(bias, "none")) || truthy(json_object_get(config, "lora_bias"));
-    f->patterns = truthy(json_object_get(config, "rank_pattern")) || truthy(json_object_get(config, "alpha_pattern"));
+    f->tokens = setting_given(json_object_get(config, "trainable_token_indices"));
+    f->bias = (bias && strcmp(bias, "none")) || setting_given(json_object_get(config, "lora_bias"));
+    f->patterns = setting_given(json_object_get(config, "rank_pattern")) || setting_given(json_object_get(config, "alpha_pattern"));
 }
 
 static err collect(const char *folder, const json_t *config, struct facts *f) {

@@ -92,13 +92,6 @@ static err check(const void *settings) {
     return targets_check(&l->targets, "lora");
 }
 
-static bool truthy(const json_t *v) {
-    if (!v || json_is_null(v) || json_is_false(v)) return false;
-    if (json_is_object(v)) return json_object_size(v) > 0;
-    if (json_is_array(v)) return json_array_size(v) > 0;
-    return true;
-}
-
 static const char *const biases[] = {[LORA_BIAS_NONE] = "none", [LORA_BIAS_OWN] = "lora_only", [LORA_BIAS_ALL] = "all"};
 
 static err read_bias(const json_t *j, const char *where, enum lora_bias *out) {
@@ -115,7 +108,7 @@ static err refuse_others(const json_t *j, const char *where) {
     static const char *const changes_base[] = {"pissa", "olora", "corda", "loftq"};
     const char *init = json_string_value(json_object_get(j, "init_lora_weights"));
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (truthy(json_object_get(j, refused[i]))) return fail(E_UNSUPPORTED, "%s: '%s' is not supported yet", where, refused[i]);
+        if (setting_given(json_object_get(j, refused[i]))) return fail(E_UNSUPPORTED, "%s: '%s' is not supported yet", where, refused[i]);
     for (size_t i = 0; init && i < sizeof changes_base / sizeof *changes_base; i++)
         if (!strncasecmp(init, changes_base[i], strlen(changes_base[i])))
             return fail(E_UNSUPPORTED, "%s: init_lora_weights '%s' changed the base model too; save the adapter converted to plain LoRA",

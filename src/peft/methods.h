@@ -10,6 +10,7 @@
 
 const struct peft_method *method_of_type(const char *peft_type); /* the first of that type; NULL when unknown */
 void method_types(str *out);                                     /* "LORA, ...": for messages */
+bool setting_given(const void *value); /* of adapter_config.json (jansson): absent, null, false, {} and [] are not */
 
 /* AdapterHub's adapters: is this adapter_config.json (a jansson value) one of its, not PEFT's? The method of such, and its file of tensors. */
 bool config_of_hub(const void *json);
