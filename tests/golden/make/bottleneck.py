@@ -30,7 +30,7 @@ from oracle import f32, i32, torch
 import adapters
 from adapters import AdapterModelInterface, DoubleSeqBnConfig, ParBnConfig, SeqBnConfig
 from adapters.wrappers.interfaces import CUSTOM_INTERFACES
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, get_linear_schedule_with_warmup
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 
 T5ForConditionalGeneration._tied_weights_keys = as_4
 CLASSES, NAME = 5, "theirs"
@@ -122,22 +122,6 @@ def begun(base, config, seed, head=False):
     return m
 
 
-def encoder_decoder(seed, seqs):
-    """As in methods.py."""
-    g = torch.Generator().manual_seed(seed)
-    src = [torch.randint(3, families.V, (n,), generator=g).tolist() + [1] for n in (12, 3, 1, 6)]
-    seqs = [[0] + q for q in seqs]
-
-    def forward(m, seqs, labels):
-        lg = [m(input_ids=torch.tensor([s]), decoder_input_ids=torch.tensor([q]), use_cache=False).logits[0] for s, q in zip(src, seqs)]
-        nll = [torch.nn.functional.cross_entropy(z, torch.tensor(y), reduction="none") * torch.tensor([1.0] * (len(y) - 1) + [0.0], dtype=z.dtype) for z, y in zip(lg, labels)]
-        return torch.cat(lg), torch.cat(nll)
-
-    tiny_llama.forward = forward
-    extra = {"src_ids": i32(sum(src, [])), "src_cu": families.cu_of(src)}
-    return seqs, [q[1:] + [0] for q in seqs], [[float(i < len(q) - 1) for i in range(len(q))] for q in seqs], extra
-
-
 def check_generate(m, prompts, ids):
     """The package's own generation, with its cache, writes the same. Not of a Llama: adapters 1.3.0 hands its attention no cache (past_key_value,
     which transformers 4.57 calls past_key_values), with an adapter or without."""
@@ -155,7 +139,7 @@ def case(name, seed):
     seqs, labels, w, prompts = families.batch(seed)
     common, plain_forward = {}, tiny_llama.forward
     if base == "families/t5":
-        seqs, labels, w, common = encoder_decoder(seed, seqs)
+        seqs, labels, w, common = families.encoder_decoder(tiny_llama, seed, seqs)
     save(begun(base, config, seed), ad, base, False)
     tiny_llama.oracle.lora_params = trained
     tiny_llama.NEW = families.NEW
@@ -174,25 +158,13 @@ def case(name, seed):
 
 
 def run_head(m, seqs, classes):
-    """As in heads.py."""
-    p = trained(m)
-    groups = [{"params": [t for t in p.values() if t.dim() > 1]}, {"params": [t for t in p.values() if t.dim() == 1], "weight_decay": 0.0}]
-    opt = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
-    schedule = get_linear_schedule_with_warmup(opt, 2, 10)
-    out, losses, norms = {}, [], []
-    for step in range(10):
-        opt.zero_grad()
+    def answer():
         logits = torch.cat([m(input_ids=torch.tensor([q])).logits for q in seqs])
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(classes))
-        loss.backward()
-        if step == 0:
-            out = {"logits": logits.detach(), "loss": loss.detach()[None], **{"grad." + n: t.grad.clone() for n, t in p.items()}}
-        losses.append(loss.item())
-        norms.append(float(torch.nn.utils.clip_grad_norm_(list(p.values()), 1.0)))
-        opt.step()
-        schedule.step()
-    out.update({"after10." + n: t.detach().clone() for n, t in p.items()})
-    return {**out, "losses": torch.tensor(losses, dtype=torch.float64), "grad_norms": torch.tensor(norms, dtype=torch.float64)}
+        return {"logits": logits, "loss": torch.nn.functional.cross_entropy(logits, torch.tensor(classes))}
+
+    out = tiny_llama.ten_steps(trained(m), answer)
+    del out["lrs"]
+    return out
 
 
 def head_case(name, seed):

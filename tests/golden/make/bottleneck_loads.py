@@ -9,7 +9,6 @@ text after 40 steps; of classifiers (cipher, MiniLM) the probabilities to 1e-5.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from bottleneck import INTERFACES, QWEN, torch
 import adapters
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
-from peft_loads import CIPHER, KINDS, TOLERANCE, cyclora, nll, random_model, train
+from peft_loads import CIPHER, KINDS, TOLERANCE, cyclora, nll, random_model, random_t5, train
 
 FORMS = {"houlsby": "bottleneck: {config: houlsby, reduction_factor: 4}", "pfeiffer": "bottleneck: {config: pfeiffer, reduction_factor: 4, non_linearity: gelu, leave_out: 1}",
          "parallel": "bottleneck: {config: parallel, non_linearity: gelu_new}"}
@@ -54,18 +53,7 @@ def check(a, name, kind, base, hf, rows, text, tmp, settings):
 
 def check_t5(a, rows, prompts, tmp, form):
     base, out = f"{tmp}/t5-base", f"{tmp}/t5-{form}"
-    torch.manual_seed(6)
-    tok = Tokenizer.from_file(f"{CIPHER}/tokenizer.json")
-    eos = tok.token_to_id("<eos>")
-    m = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", vocab_size=48, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=4, eos_token_id=eos, pad_token_id=eos,
-                                                               decoder_start_token_id=0))
-    with torch.no_grad():
-        for n, p in m.named_parameters():
-            if p.dim() > 1:
-                p.normal_(0, 1 if "shared" in n else 0.25)
-    m.save_pretrained(base)
-    for f in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(os.path.join(CIPHER, f), base)
+    tok, eos = random_t5(base)
     settings = FORMS[form].replace("leave_out: 1", "leave_out: 3").replace("}", ", cross_adapter: true}")
     folder = train(argparse.Namespace(**vars(a), steps=40), base, rows, out, f"method: bottleneck\n{settings}\nlearning_rate: 1e-2")
     model, good = loaded(AutoModelForSeq2SeqLM, base, folder, "t5"), True

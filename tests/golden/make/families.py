@@ -401,6 +401,22 @@ def cu_of(seqs):
     return i32(np.cumsum([0] + [len(q) for q in seqs]).tolist())
 
 
+def encoder_decoder(maker, seed, seqs):
+    """T5: what the encoder reads, and the decoder's rows; forward of `maker` (tiny_llama) then runs both."""
+    g = torch.Generator().manual_seed(seed)
+    src = [torch.randint(3, V, (n,), generator=g).tolist() + [1] for n in (12, 3, 1, 6)]
+    seqs = [[0] + q for q in seqs]
+
+    def forward(m, seqs, labels):
+        lg = [m(input_ids=torch.tensor([s]), decoder_input_ids=torch.tensor([q]), use_cache=False).logits[0] for s, q in zip(src, seqs)]
+        nll = [torch.nn.functional.cross_entropy(z, torch.tensor(y), reduction="none") * torch.tensor([1.0] * (len(y) - 1) + [0.0], dtype=z.dtype) for z, y in zip(lg, labels)]
+        return torch.cat(lg), torch.cat(nll)
+
+    maker.forward = forward
+    extra = {"src_ids": i32(sum(src, [])), "src_cu": cu_of(src)}
+    return seqs, [q[1:] + [0] for q in seqs], [[float(i < len(q) - 1) for i in range(len(q))] for q in seqs], extra
+
+
 def answers(m, logits, labels, w):
     wt = torch.tensor(sum(w, []), dtype=next(m.parameters()).dtype)
     lg = logits(m)

@@ -19,7 +19,7 @@ import oracle
 import tiny_llama
 from oracle import f32, i32, torch
 from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, get_linear_schedule_with_warmup
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 OUT = os.path.join(oracle.GOLDEN, "heads")
 CLASSES = 5
@@ -103,24 +103,9 @@ def check_loss(m, q, labels):
 
 
 def run(m, seqs, labels):
-    p = trained(m)
-    vectors = [n for n, t in p.items() if t.dim() == 1 or ".ia3_l" in n]
-    groups = [{"params": [t for n, t in p.items() if n not in vectors]}, {"params": [p[n] for n in vectors], "weight_decay": 0.0}]
-    opt = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
-    schedule = get_linear_schedule_with_warmup(opt, 2, 10)
-    out, losses, norms = {}, [], []
-    for step in range(10):
-        opt.zero_grad()
-        logits, loss = answers(m, seqs, labels)
-        loss.backward()
-        if step == 0:
-            out = {"logits": logits.detach(), "loss": loss.detach()[None], **{"grad." + n: t.grad.clone() for n, t in p.items()}}
-        losses.append(loss.item())
-        norms.append(float(torch.nn.utils.clip_grad_norm_(list(p.values()), 1.0)))
-        opt.step()
-        schedule.step()
-    out.update({"after10." + n: t.detach().clone() for n, t in p.items()})
-    return {**out, "losses": torch.tensor(losses, dtype=torch.float64), "grad_norms": torch.tensor(norms, dtype=torch.float64)}
+    out = tiny_llama.ten_steps(trained(m), lambda: dict(zip(("logits", "loss"), answers(m, seqs, labels))))
+    del out["lrs"]
+    return out
 
 
 def case(name, seed):

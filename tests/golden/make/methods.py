@@ -225,22 +225,6 @@ def check_loaded(base, path, seqs, logits, prompts, ids):
         assert got[0, len(p):].tolist() == (want[:want.index(2) + 1] if 2 in want else want), (p, got, want)
 
 
-def encoder_decoder(seed, seqs):
-    """T5: what the encoder reads, and the decoder's rows; tiny_llama.forward then runs both."""
-    g = torch.Generator().manual_seed(seed)
-    src = [torch.randint(3, families.V, (n,), generator=g).tolist() + [1] for n in (12, 3, 1, 6)]
-    seqs = [[0] + q for q in seqs]
-
-    def forward(m, seqs, labels):
-        lg = [m(input_ids=torch.tensor([s]), decoder_input_ids=torch.tensor([q]), use_cache=False).logits[0] for s, q in zip(src, seqs)]
-        nll = [torch.nn.functional.cross_entropy(z, torch.tensor(y), reduction="none") * torch.tensor([1.0] * (len(y) - 1) + [0.0], dtype=z.dtype) for z, y in zip(lg, labels)]
-        return torch.cat(lg), torch.cat(nll)
-
-    tiny_llama.forward = forward
-    extra = {"src_ids": i32(sum(src, [])), "src_cu": families.cu_of(src)}
-    return seqs, [q[1:] + [0] for q in seqs], [[float(i < len(q) - 1) for i in range(len(q))] for q in seqs], extra
-
-
 def as_lora(now, began):
     """PEFT's conversion of a PiSSA adapter (subtract_mutated_init), with the signs that we give to singular vectors."""
     out = {}
@@ -288,7 +272,7 @@ def case(name, seed):
         for k in given:  # a row and a prompt may be the same text
             given[k] = torch.stack([Projected.given[tuple(ids)] for ids in (seqs if k == "given" else prompts)])
     if base == "families/t5":
-        seqs, labels, w, common = encoder_decoder(seed, seqs)
+        seqs, labels, w, common = families.encoder_decoder(tiny_llama, seed, seqs)
     m = fresh(base, config)
     g = torch.Generator().manual_seed(100 * seed)
     with torch.no_grad():

@@ -77,6 +77,23 @@ def random_model(kind, out):
     return out
 
 
+def random_t5(out):
+    """The same of an encoder-decoder; its tokenizer and EOS."""
+    torch.manual_seed(6)
+    tok = Tokenizer.from_file(f"{CIPHER}/tokenizer.json")
+    eos = tok.token_to_id("<eos>")
+    m = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", vocab_size=48, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=4, eos_token_id=eos, pad_token_id=eos,
+                                                               decoder_start_token_id=0))
+    with torch.no_grad():
+        for n, p in m.named_parameters():
+            if p.dim() > 1:
+                p.normal_(0, 1 if "shared" in n else 0.25)
+    m.save_pretrained(out)
+    for f in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(os.path.join(CIPHER, f), out)
+    return tok, eos
+
+
 def nll(model, ids):
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0, -len(ids):-1].float()  # without virtual tokens
@@ -120,18 +137,7 @@ def check(a, name, base, hf, rows, text, tmp, settings=None):
 def check_t5(a, rows, prompts, tmp):
     """An encoder-decoder: greedy text of both, and the prompt's EOS."""
     base, out = f"{tmp}/t5-base", f"{tmp}/t5"
-    torch.manual_seed(6)
-    tok = Tokenizer.from_file(f"{CIPHER}/tokenizer.json")
-    eos = tok.token_to_id("<eos>")
-    m = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", vocab_size=48, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=4, eos_token_id=eos, pad_token_id=eos,
-                                                               decoder_start_token_id=0))
-    with torch.no_grad():
-        for n, p in m.named_parameters():
-            if p.dim() > 1:
-                p.normal_(0, 1 if "shared" in n else 0.25)
-    m.save_pretrained(base)
-    for f in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(os.path.join(CIPHER, f), base)
+    tok, eos = random_t5(base)
     folder = train(argparse.Namespace(**{**vars(a), "steps": 40, "lr": "1e-2"}), base, rows, out)
     model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32).eval(), folder).eval()
     good = True

@@ -102,39 +102,47 @@ def forward(m, seqs, labels):
     return torch.cat(lg), torch.cat(nll)
 
 
-def run(m, seqs, labels, w, ratio=1.0, term=None, stepped=None):
-    """Everything about one adapter: a dictionary of tensors in the model's own precision. ratio: of LoRA+. term(m): what training adds to the
-    loss (neither in losses nor in grad.*); stepped(m, i): what it does after step i."""
-    wt = torch.tensor(sum(w, []), dtype=next(m.parameters()).dtype)
-    p = oracle.lora_params(m)
-    out = {}
+def ten_steps(p, answer, ratio=1.0, term=None, stepped=None):
+    """Of AdamW with linear decay on the parameters p, by name. answer(): what the first step is asked for too, "loss" (a scalar) among it; that, every
+    gradient of the first step, p after the last, losses, norms, rates. ratio: of LoRA+. term(): what training adds to the loss (neither in losses nor in
+    grad.*); stepped(i): what it does after step i."""
     vectors = [t for n, t in p.items() if t.dim() == 1 or "ia3_l" in n or "lora_E" in n]
     fast = [t for n, t in p.items() if "lora_B" in n]
     groups = [{"params": [t for t in p.values() if not any(t is v for v in vectors + fast)]}, {"params": fast, "lr": 1e-2 * ratio}, {"params": vectors, "weight_decay": 0.0, "lr": 1e-2 * ratio}]
     opt = torch.optim.AdamW([x for x in groups if x["params"]], lr=1e-2, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     sch = get_linear_schedule_with_warmup(opt, 2, 10)
-    losses, norms, lrs = [], [], []
+    out, losses, norms, lrs = {}, [], [], []
     for step in range(10):
         opt.zero_grad()
-        lg, nll = forward(m, seqs, labels)
-        loss = (wt * nll).sum() / wt.sum()
-        loss.backward()
+        said = answer()
+        said["loss"].backward()
         if step == 0:
-            out.update(logits=lg.detach(), nll=nll.detach(), loss=loss.detach()[None])
+            out.update({k: v.detach()[None] if k == "loss" else v.detach() for k, v in said.items()})
             out.update({"grad." + n: t.grad.clone() for n, t in p.items()})
         if term:
-            term(m).backward()
-        losses.append(loss.item())
+            term().backward()
+        losses.append(said["loss"].item())
         norms.append(float(torch.nn.utils.clip_grad_norm_(list(p.values()), 1.0)))
         lrs.append(opt.param_groups[0]["lr"])
         opt.step()
         sch.step()
         if stepped:
-            stepped(m, step)
+            stepped(step)
     out.update({"after10." + n: t.detach().clone() for n, t in p.items()})
     for k, v in (("losses", losses), ("grad_norms", norms), ("lrs", lrs)):
         out[k] = torch.tensor(v, dtype=torch.float64)
     return out
+
+
+def run(m, seqs, labels, w, ratio=1.0, term=None, stepped=None):
+    """Everything about one adapter: a dictionary of tensors in the model's own precision. term(m), stepped(m, i): as in ten_steps."""
+    wt = torch.tensor(sum(w, []), dtype=next(m.parameters()).dtype)
+
+    def answer():
+        lg, nll = forward(m, seqs, labels)
+        return {"logits": lg, "nll": nll, "loss": (wt * nll).sum() / wt.sum()}
+
+    return ten_steps(oracle.lora_params(m), answer, ratio, term and (lambda: term(m)), stepped and (lambda i: stepped(m, i)))
 
 
 def generate(m, prompts):
