@@ -45,59 +45,41 @@ static void leave(struct site *s, const struct site *own, struct param_lender be
     s->next_site = own->next_site;
 }
 
-/* Two members for one place. */
-static val clash(struct site *s, const char *a, const char *b, const char *what) {
-    prog_fail(s->p, E_USAGE, "adapters '%s' and '%s' both put something in the place of %s: they cannot be on at once", a, b, what);
-    return (val){0};
-}
+/* Asks a member for what it puts at a place of the base; absent: nothing. */
+typedef val (*question)(const struct peft_method *m, struct site *s, const void *place);
 
-static val vector(struct site *s, const struct base_vector *v) {
+static val vector_of(const struct peft_method *m, struct site *s, const void *place) { return m->vector ? m->vector(s, place) : (val){0}; }
+
+static val matrix_of(const struct peft_method *m, struct site *s, const void *place) { return m->matrix ? m->matrix(s, place) : (val){0}; }
+
+static val sublayer_of(const struct peft_method *m, struct site *s, const void *place) { return m->sublayer ? m->sublayer(s, place) : (val){0}; }
+
+/* The answer of the one member that has one. */
+static val from_one(struct site *s, question ask, const void *place, const char *module) {
     const struct mix *x = s->settings;
     const struct mix_member *by = NULL;
     val one = {0};
     for (int i = 0; i < x->n && !s->p->failed; i++) {
         const struct mix_member *m = &x->member[i];
-        if (!m->method->vector) continue;
         struct site own = enter(s, m);
-        val got = m->method->vector(&own, v);
+        val got = ask(m->method, &own, place);
         leave(s, &own, (struct param_lender){0});
-        if (has(got) && has(one)) return clash(s, by->name, m->name, v->of.module);
-        if (has(got)) one = got, by = m;
+        if (!has(got)) continue;
+        if (by) {
+            prog_fail(s->p, E_USAGE, "adapters '%s' and '%s' both put something in the place of %s: they cannot be on at once", by->name,
+                      m->name, module);
+            return (val){0};
+        }
+        one = got, by = m;
     }
     return one;
 }
 
-static val matrix(struct site *s, const struct base_matrix *w) {
-    const struct mix *x = s->settings;
-    const struct mix_member *by = NULL;
-    val one = {0};
-    for (int i = 0; i < x->n && !s->p->failed; i++) {
-        const struct mix_member *m = &x->member[i];
-        if (!m->method->matrix) continue;
-        struct site own = enter(s, m);
-        val got = m->method->matrix(&own, w);
-        leave(s, &own, (struct param_lender){0});
-        if (has(got) && has(one)) return clash(s, by->name, m->name, w->of.module);
-        if (has(got)) one = got, by = m;
-    }
-    return one;
-}
+static val vector(struct site *s, const struct base_vector *v) { return from_one(s, vector_of, v, v->of.module); }
 
-static val sublayer(struct site *s, const struct sublayer *at) {
-    const struct mix *x = s->settings;
-    const struct mix_member *by = NULL;
-    val one = {0};
-    for (int i = 0; i < x->n && !s->p->failed; i++) {
-        const struct mix_member *m = &x->member[i];
-        if (!m->method->sublayer) continue;
-        struct site own = enter(s, m);
-        val got = m->method->sublayer(&own, at);
-        leave(s, &own, (struct param_lender){0});
-        if (has(got) && has(one)) return clash(s, by->name, m->name, at->of.module);
-        if (has(got)) one = got, by = m;
-    }
-    return one;
-}
+static val matrix(struct site *s, const struct base_matrix *w) { return from_one(s, matrix_of, w, w->of.module); }
+
+static val sublayer(struct site *s, const struct sublayer *at) { return from_one(s, sublayer_of, at, at->of.module); }
 
 /* check() has seen that there is one at most. */
 static const struct mix_member *with_tokens(const struct mix *x) {
