@@ -6,6 +6,7 @@
 #include "export/crossing.h"
 #include "base/log.h"
 #include "export/positions.h"
+#include "export/untie.h"
 #include "io/tokenizer_out.h"
 #include <dirent.h>
 #include <jansson.h>
@@ -455,6 +456,7 @@ static err config_copied(const struct model *m, json_t **out) {
     *out = path.failed ? NULL : json_load_file(path.p, JSON_REJECT_DUPLICATES, &je);
     err e = *out ? OK : fail(E_INPUT, "%s: %s", path.p ? path.p : m->path, je.text);
     if (*out) json_object_del(*out, "quantization_config");
+    if (*out && untied(m)) json_object_set_new(*out, "tie_word_embeddings", json_false());
     str_free(&path);
     return e;
 }

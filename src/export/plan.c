@@ -5,6 +5,7 @@
 #include "export/crossing.h"
 #include "export/items.h"
 #include "export/positions.h"
+#include "export/untie.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -162,6 +163,12 @@ static err no_strangers(const struct model *m, const char *to) {
     return OK;
 }
 
+/* The base's file of an untied model may have no tensor for its head. */
+static bool lacks_head(const struct model *m) {
+    const struct weight *head = model_weight(m, "output.weight");
+    return untied(m) && !tensor_of_weight(m, head);
+}
+
 /* --- Hugging Face ---------------------------------------------------------------------------------------------------- */
 /* The type that most bytes of the base's matrices are in. */
 static dtype main_type(const struct model *m) {
@@ -193,6 +200,7 @@ err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d
             take_whole(&it, d, w, false, 0);
             list_add(l, it);
         }
+        if (lacks_head(m)) list_add(l, from_weight(m, model_weight(m, "output.weight"), "lm_head.weight", d, type, false));
         return OK;
     }
     TRY(crossing_to_hf(m)); /* random weights too: their config.json is made */
@@ -242,6 +250,10 @@ static err plan_same(struct items *l, const struct model *m, const struct deltas
         take_whole(&it, d, w, true, w ? w->rope_heads : 0);
         list_add(l, it);
     }
+    if (!lacks_head(m)) return OK;
+    struct item head = from_weight(m, model_weight(m, "output.weight"), "output.weight", d, DT_F32, true);
+    head.t.dt = type_of(m, &head, head.t.name, type);
+    list_add(l, head);
     return OK;
 }
 
@@ -292,6 +304,8 @@ err items_plan_gguf(struct items *l, const struct model *m, const struct deltas 
         str_free(&known);
         return e;
     }
+    if (!m->shape.tied && !strcmp(m->family->name, "gemma2")) /* its loader makes the head of token_embd.weight */
+        return fail(E_UNSUPPORTED, "%s: llama.cpp takes the token table for gemma2's head and would refuse one of its own: write a Hugging Face folder", m->path);
     TRY(list_init(l, m->n + m->files.n + POSITION_TENSORS));
     TRY(m->gguf ? plan_same(l, m, d, type) : plan_made(l, m, d, type));
     size_t sum[DT_ALL] = {0};

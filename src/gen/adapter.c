@@ -120,6 +120,17 @@ static err fit_settings(struct structure *st, const struct model *m, const void 
     return OK;
 }
 
+/* Methods whose products are of layers' matrices alone would pass over the output projection in a list where other names match. */
+static err no_head(const struct structure *st, const struct model *m) {
+    const struct peft_method *method = st->method;
+    const struct targets *t = method->targets && method->linears && !method->head ? method->targets(st->settings) : NULL;
+    const struct module head = {.name = "output", .module = "lm_head", .head = true};
+    if (!t || st->head_module || m->family->encoder || take_word(t->of.take) || !targets_take(t, &head)) return OK;
+    return fail(E_UNSUPPORTED,
+                "%s.target_modules takes lm_head: %s does not act on the output projection; leave it out (a list, or exclude_modules), or use lora",
+                method->name, method->name);
+}
+
 /* Each of these endings is one of a trained tensor's module. */
 static err check_saved(const struct structure *st, const struct module_list *saved) {
     for (int i = 0; i < saved->n; i++) {
@@ -153,6 +164,7 @@ err structure_init_head(struct structure *st, const struct model *m, const struc
     st->seq2seq = m->family->seq2seq;
     struct program probe; /* emitting the forward lays down the parameters */
     err e = fit_settings(st, m, settings);
+    if (!e) e = no_head(st, m);
     if (!e) {
         e = program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE, &backend_null, false);
         if (!e) program_free(&probe);
@@ -439,17 +451,19 @@ static err no_pickle(const char *folder, const char *path) {
                 "%s is a pickle, which is not read here: save the adapter with save_adapter(folder, name, use_safetensors=True)", pickle);
 }
 
-/* PEFT saves the base's table beside a delta on it (save_embedding_layers): the base has it already. */
-static int tables_beside(const struct tensors *ts, const struct structure *st) {
+/* PEFT saves the base's table or head beside a delta on it (save_embedding_layers): the base has it already. */
+static int bases_beside(const struct tensors *ts, const struct structure *st) {
     static const char base[] = ".base_layer.weight";
+    const char *const marks[] = {st->method->table_mark, st->method->head ? st->method->mark : NULL};
     int n = 0;
-    for (int i = 0; i < ts->n && st->method->table_mark; i++) {
-        char name[512];
-        const char *t = ts->t[i].name;
-        if (!str_ends(t, base)) continue;
-        snprintf(name, sizeof name, "%.*s%s", (int)(strlen(t) - strlen(base)), t, st->method->table_mark);
-        n += tensors_find(ts, name) != NULL;
-    }
+    for (int i = 0; i < ts->n; i++)
+        for (int k = 0; k < 2; k++) {
+            char name[512];
+            const char *t = ts->t[i].name;
+            if (!marks[k] || !str_ends(t, base)) continue;
+            snprintf(name, sizeof name, "%.*s%s", (int)(strlen(t) - strlen(base)), t, marks[k]);
+            n += tensors_find(ts, name) != NULL;
+        }
     return n;
 }
 
@@ -471,7 +485,7 @@ static err read_as(const char *folder, const struct structure *st, const void *s
             const struct param_slice *s = &st->params.p[i].slice[k];
             e = read_slice(head && of_head(st, s) ? &of_its_own : &ts, st, settings, &st->params.p[i], s, weights);
         }
-    if (!e && ts.n + of_its_own.n - tables_beside(&ts, st) != n)
+    if (!e && ts.n + of_its_own.n - bases_beside(&ts, st) != n)
         e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
     tensors_close(&ts);
     if (head) tensors_close(&of_its_own);

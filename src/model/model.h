@@ -138,8 +138,8 @@ void model_hash(const struct model *m, char hex[33]);
 
 /* Emits the whole stack up to the final norm: returns x [N, C]. */
 val model_body(const struct model *m, struct site *s);
-/* The output projection's weight [V, C], and the rows [R, C] that stand in the place of some of it (site.own_ids), or none. */
-struct projection { val w, own; };
+/* The output projection's weight [V, C]; and the rows [R, C] that stand in the place of some of it (site.own_ids), or what is added to it, or neither. */
+struct projection { val w, own; struct head_delta low; };
 struct projection model_head(const struct model *m, struct site *s);
 val model_logits(const struct model *m, struct site *s, val x);    /* [N, V] f32, without the cap */
 /* For families: */

@@ -36,6 +36,7 @@ static const struct trial {
     {"lora", "{\"r\": 2, \"lora_alpha\": 3, \"target_modules\": \"all-linear\", \"use_rslora\": true, \"lora_dropout\": 0.3, \"bias\": \"all\", \"rank_pattern\": {\"o_proj\": 5, \"wo\": 4}}", NULL},
     {"lora", "{\"r\": 4, \"lora_alpha\": 4, \"target_modules\": \"all-linear\", \"pissa\": 2}", NULL},
     {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": \"all-linear\", \"use_dora\": true}", NULL},
+    {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": [\"lm_head\", \"v_proj\", \"v\"], \"lora_dropout\": 0.3, \"rank_pattern\": {\"lm_head\": 5}}", NULL},
     {"adalora", "{\"init_r\": 4, \"target_r\": 2, \"lora_alpha\": 200, \"tinit\": 2, \"tfinal\": 2, \"total_step\": 10, \"orth_reg_weight\": 0.5, \"target_modules\": \"all-linear\"}", NULL},
     {"vera", "{\"r\": 6, \"d_initial\": 2, \"projection_prng_key\": 3, \"target_modules\": \"all-linear\"}", NULL},
     {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"scaling\": 10, \"reduction_factor\": 4, \"non_linearity\": \"swish\"}}", NULL},
