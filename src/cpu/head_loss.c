@@ -210,7 +210,8 @@ static void chunk_logits(const struct run_ctx *run, float alpha, const struct vi
 }
 
 /* dx = dlogits W, dt = alpha dlogits B, those that are wanted: the one where the other is absent, or both at once. */
-static void input_gradients(const struct run_ctx *run, float alpha, const struct view *in, const struct view *out, const struct buffers *b, int64_t m) {
+static void input_gradients(const struct run_ctx *run, float alpha, const struct view *in, const struct view *out, const struct buffers *b,
+                            int64_t m) {
     const int64_t v = in[1].d[0], r = in[HEAD_T].d[1];
     struct gemm g = product(run, m, b->logits, v, b->dx, in[0].d[1], &in[1], false);
     if (out[HEAD_DT].p) {

@@ -68,8 +68,8 @@ static err plan(struct lora_out *o) {
             o->d->folder);
     if (untied(o->m) && o->form != FORM_PEFT)
         return fail(E_UNSUPPORTED,
-                    "%s: lm_head: the head of %s is its token table (tied), and a loader of this form has no second matrix to add to: merge the adapter "
-                    "(`cyclora merge`)",
+                    "%s: lm_head: the head of %s is its token table (tied), and a loader of this form has no second matrix to add to: merge "
+                    "the adapter (`cyclora merge`)",
                     o->d->folder, o->m->path);
     o->t = arena_alloc(&o->mem, (size_t)o->d->files.n * sizeof *o->t + 1);
     if (!o->t) return out_of_memory();

@@ -305,7 +305,8 @@ err items_plan_gguf(struct items *l, const struct model *m, const struct deltas 
         return e;
     }
     if (!m->shape.tied && !strcmp(m->family->name, "gemma2")) /* its loader makes the head of token_embd.weight */
-        return fail(E_UNSUPPORTED, "%s: llama.cpp takes the token table for gemma2's head and would refuse one of its own: write a Hugging Face folder", m->path);
+        return fail(E_UNSUPPORTED, "%s: llama.cpp takes the token table for gemma2's head and would refuse one of its own: write a Hugging Face folder",
+                    m->path);
     TRY(list_init(l, m->n + m->files.n + POSITION_TENSORS));
     TRY(m->gguf ? plan_same(l, m, d, type) : plan_made(l, m, d, type));
     size_t sum[DT_ALL] = {0};

@@ -146,11 +146,12 @@ static const char *beyond_pairs(const struct facts *f) {
 }
 
 static void through_export(const struct facts *f, const char *loader, const char *form, json_t *list) {
-    char takes[64], why[160];
+    char takes[64], why[240];
     const char *no = beyond_pairs(f);
     const bool scales = f->patterns && f->lora;
     snprintf(takes, sizeof takes, "export --to %s", form);
-    snprintf(why, sizeof why, "%s%s%s", f->head ? "of a tied model the head is no tensor of its own: merge the adapter then. " : "", f->rslora ? "rsLoRA's scale is written as alpha * sqrt(r) / r" : "",
+    snprintf(why, sizeof why, "%s%s%s", f->head ? "of a tied model the head is no tensor of its own: merge the adapter then. " : "",
+             f->rslora ? "rsLoRA's scale is written as alpha * sqrt(r) / r" : "",
              product(f) ? "as the product of two matrices that it comes to"
              : scales   ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B"
                         : "");

@@ -126,8 +126,8 @@ static struct head_delta head(struct site *s, const struct linear *w) {
         leave(s, &own, (struct param_lender){0});
         if (!has(got.a)) continue;
         if (by)
-            prog_fail(s->p, E_USAGE, "adapters '%s' and '%s' both have a product beside the output projection (%s): they cannot be on at once", by->name,
-                      m->name, w->of.module);
+            prog_fail(s->p, E_USAGE, "adapters '%s' and '%s' both have a product beside the output projection (%s): they cannot be on at once",
+                      by->name, m->name, w->of.module);
         one = got, by = m;
     }
     return one;

@@ -39,6 +39,8 @@ static const struct trial {
     {"lora", "{\"r\": 3, \"lora_alpha\": 5, \"target_modules\": [\"lm_head\", \"v_proj\", \"v\"], \"lora_dropout\": 0.3, \"rank_pattern\": {\"lm_head\": 5}}", NULL},
     {"adalora", "{\"init_r\": 4, \"target_r\": 2, \"lora_alpha\": 200, \"tinit\": 2, \"tfinal\": 2, \"total_step\": 10, \"orth_reg_weight\": 0.5, \"target_modules\": \"all-linear\"}", NULL},
     {"vera", "{\"r\": 6, \"d_initial\": 2, \"projection_prng_key\": 3, \"target_modules\": \"all-linear\"}", NULL},
+    {"adalora", "{\"init_r\": 4, \"target_r\": 2, \"lora_alpha\": 200, \"lora_dropout\": 0.3, \"tinit\": 2, \"tfinal\": 2, \"total_step\": 10, \"orth_reg_weight\": 0.5, \"target_modules\": \"all-linear\"}", NULL},
+    {"vera", "{\"r\": 6, \"d_initial\": 2, \"vera_dropout\": 0.3, \"projection_prng_key\": 3, \"target_modules\": \"all-linear\"}", NULL},
     {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"scaling\": 10, \"reduction_factor\": 4, \"non_linearity\": \"swish\"}}", NULL},
     {"bottleneck", "{\"name\": \"x\", \"config\": {\"mh_adapter\": true, \"output_adapter\": true, \"is_parallel\": true, \"scaling\": 10, \"reduction_factor\": 4, \"non_linearity\": \"tanh\"}}", NULL},
     {"full", "{\"target_modules\": \"all\"}", NULL},

@@ -512,6 +512,8 @@ static void test_refused_settings(void **state) {
     refused(&method_vera, "{\"r\": 0}", E_USAGE, "vera.r is 0");
     refused(&method_vera, "{\"r\": 4, \"d_initial\": 0}", E_USAGE, "vera.d_initial is 0");
     refused(&method_vera, "{\"r\": 4, \"bias\": \"all\"}", E_UNSUPPORTED, "bias 'all' beside VeRA");
+    refused(&method_vera, "{\"r\": 4, \"vera_dropout\": 1}", E_USAGE, "vera.vera_dropout is 1; it must be at least 0 and below 1");
+    refused(&method_adalora, "{\"total_step\": 9, \"lora_dropout\": -0.1}", E_USAGE, "adalora.lora_dropout is -0.1");
     refused(&method_adalora, "{\"init_r\": 300, \"total_step\": 9}", E_USAGE, "adalora.init_r is 300");
     refused(&method_adalora, "{\"init_r\": 4, \"target_r\": 5, \"total_step\": 9}", E_USAGE, "adalora.target_r is 5; it must be 1 to init_r, 4");
     refused(&method_adalora, "{\"total_step\": 9, \"beta1\": 1}", E_USAGE, "adalora.beta1 and beta2 are 1 and 0.85");
@@ -522,6 +524,45 @@ static void test_refused_settings(void **state) {
     refused(&method_adalora, "{\"total_step\": 9, \"alpha_pattern\": {\"q_proj\": 3}}", E_UNSUPPORTED, "'alpha_pattern' is not supported");
     refused(&method_adalora, "{\"total_step\": 9, \"target_modules\": [\"q_proj\"], \"init_r\": 2, \"target_r\": 1, \"rank_pattern\": {\"q_proj.lora_E\": [true]}}", E_INPUT, "rank_pattern's 'q_proj.lora_E' is not");
     refused(&method_adalora, "{\"total_step\": 9, \"target_modules\": [\"q_proj\"], \"init_r\": 2, \"target_r\": 1, \"rank_pattern\": [1]}", E_INPUT, "rank_pattern is no object");
+}
+
+/* With dropout each target drops its own input, in training and nowhere else; without there is no such instruction, and products are shared. */
+static void test_dropout(void **state) {
+    (void)state;
+    static const struct { const struct peft_method *method; const char *json; int drops; } of[] = {
+        {&method_vera, "{\"r\": 4, \"target_modules\": [\"q_proj\", \"v_proj\", \"down_proj\"], \"vera_dropout\": 0.5}", 9},
+        {&method_vera, "{\"r\": 4, \"target_modules\": [\"q_proj\", \"v_proj\", \"down_proj\"]}", 0},
+        {&method_adalora, "{\"init_r\": 3, \"target_r\": 2, \"total_step\": 9, \"target_modules\": [\"q_proj\", \"v_proj\", \"down_proj\"], \"lora_dropout\": 0.5}", 9},
+        {&method_adalora, "{\"init_r\": 3, \"target_r\": 2, \"total_step\": 9, \"target_modules\": [\"q_proj\", \"v_proj\", \"down_proj\"]}", 0},
+        {&method_lora, "{\"r\": 2, \"lora_alpha\": 2, \"target_modules\": [\"lm_head\", \"q_proj\"], \"lora_dropout\": 0.5}", 1},
+        {&method_lora, "{\"r\": 2, \"lora_alpha\": 2, \"target_modules\": [\"lm_head\", \"q_proj\"]}", 0}};
+    static const enum mode modes[] = {MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE};
+    struct model m;
+    arena mem = {0};
+    must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        for (int k = 0; k < 4; k++) {
+            struct structure st;
+            struct program g;
+            json_t *j = json_loads(of[i].json, 0, NULL);
+            void *settings = arena_alloc(&mem, of[i].method->settings);
+            must(of[i].method->read(j, "here", &mem, settings));
+            json_decref(j);
+            must(structure_init(&st, &m, of[i].method, settings, NULL));
+            must(program_build(&g, &m, modes[k], &st, (struct capacity){CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32}, CHECKPOINT_NONE, &backend_cpu, false));
+            int masks = 0, backward = 0;
+            for (int n = 0; n < g.p.ni; n++) {
+                const struct inst *x = &g.p.in[n];
+                if (x->op != &op_dropout) continue;
+                masks++;
+                for (int before = 0; before < n; before++) backward += g.p.in[before].op == &op_dropout && g.p.in[before].a.site == x->a.site;
+            }
+            assert_int_equal(masks - backward, modes[k] == MODE_TRAIN ? of[i].drops : 0); /* each a mask of its own; a gradient goes through the same again */
+            program_free(&g);
+            structure_free(&st);
+        }
+    arena_free(&mem);
+    model_close(&m);
 }
 
 /* The head is taken where it is named, by LoRA; words do not mean it, and who cannot take it says so. */
@@ -715,7 +756,7 @@ int main(void) {
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
                                        cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_adaption), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
-                                       cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs), cmocka_unit_test(test_same_file), cmocka_unit_test(test_vera_pair), cmocka_unit_test(test_refused_settings), cmocka_unit_test(test_named_head),
+                                       cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs), cmocka_unit_test(test_same_file), cmocka_unit_test(test_vera_pair), cmocka_unit_test(test_refused_settings), cmocka_unit_test(test_named_head), cmocka_unit_test(test_dropout),
                                        cmocka_unit_test(test_finished_adalora), cmocka_unit_test(test_resumed_adalora)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
