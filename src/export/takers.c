@@ -151,10 +151,10 @@ static void through_export(const struct facts *f, const char *loader, const char
     const bool scales = f->patterns && f->lora;
     snprintf(takes, sizeof takes, "export --to %s", form);
     const char *scale = f->rslora ? "rsLoRA's scale is written as alpha * sqrt(r) / r" : "",
-               *form = product(f) ? "as the product of two matrices that it comes to"
+               *made = product(f) ? "as the product of two matrices that it comes to"
                        : scales   ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B"
                                   : "";
-    snprintf(why, sizeof why, "%s%s%s%s", scale, form, f->head && (*scale || *form) ? "; " : "",
+    snprintf(why, sizeof why, "%s%s%s%s", scale, made, f->head && (*scale || *made) ? "; " : "",
              f->head ? "of a tied model the head is no tensor of its own: merge the adapter then" : "");
     if (no) say(list, loader, "no", no);
     else say(list, loader, takes, why);
