@@ -65,6 +65,7 @@ int cyc_tokenizer_open(const char *path, cyc_model **out) {
 static err open_model(const char *path, cyc_model *c) {
     if (str_starts(path, "random:")) return fail(E_USAGE, "a random model is for `plan` and benchmarks of `train`; name a real one");
     TRY(model_open(path, NULL, &c->m));
+    model_warn(&c->m);
     c->weights = true;
     TRY(open_tokenizer(path, c->m.gguf ? &c->m.files : NULL, &c->tok));
     if (!tokenizer_fit(c->tok, c->m.shape.vocab))
