@@ -114,12 +114,12 @@ static void vllm(const struct facts *f, json_t *list) {
     char why[128], takes[64];
     int rank = vllm_rank(f->rank);
     const char *no = whole(f) || product(f) ? "it serves LoRA alone: merge the adapter"
-                     : !f->lora             ? "it serves LoRA alone"
-                     : f->dora              ? "use_dora is rejected: merge the adapter"
-                     : f->classifies        ? "an adapter's head (modules_to_save) is rejected; `cyclora merge` makes a model of it"
-                     : f->modules           ? "modules_to_save is rejected: merge the adapter"
-                     : f->bias              ? "trained biases are rejected"
-                     : f->tokens            ? "trainable_token_indices is not read: merge the adapter"
+                     : !f->lora    ? "it serves LoRA alone"
+                     : f->dora     ? "use_dora is rejected: merge the adapter"
+                     : f->classifies ? "an adapter's head (modules_to_save) is rejected; `cyclora merge` makes a model of it"
+                     : f->modules  ? "modules_to_save is rejected: merge the adapter"
+                     : f->bias     ? "trained biases are rejected"
+                     : f->tokens   ? "trainable_token_indices is not read: merge the adapter"
                      : f->patterns ? "rank_pattern and alpha_pattern are not read: modules would be scaled wrongly; merge the adapter"
                      : !rank       ? "the rank is beyond 512, the most that --max-lora-rank takes: merge the adapter"
                      : f->embedding || f->head ? "LoRA on the embedding or the head is not served by current versions: merge the adapter"
