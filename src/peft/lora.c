@@ -273,9 +273,10 @@ static void deltas_of(struct site *s, int n, const struct linear *w, const float
         if (d->rank[i]) d->scale[i] = (float)lora_scale(l, w[i].of.module), d->b[i] = b_param(s, l, d->rank[i], &w[i], factors[i]);
 }
 
-static bool only_deltas(const void *settings) {
+static enum summed summed(const void *settings) {
     const struct lora *l = settings;
-    return !l->dora && !l->bias && !l->saved.n && l->init != LORA_PISSA && layers_alone(&l->targets.of);
+    if (l->dora || l->init == LORA_PISSA) return SUMMED_NOT;
+    return l->bias || l->saved.n || !layers_alone(&l->targets.of) ? SUMMED_LINEARS : SUMMED_ALL;
 }
 
 static err deltas(struct site *s, int n, const struct linear *w, struct group_delta *d) {
@@ -417,7 +418,7 @@ const struct peft_method method_lora = {.name = "lora",
                                         .saved = saved_of,
                                         .linears = linears,
                                         .head = head,
-                                        .only_deltas = only_deltas,
+                                        .summed = summed,
                                         .deltas = deltas,
                                         .vector = vector,
                                         .matrix = matrix,
