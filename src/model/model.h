@@ -80,6 +80,7 @@ struct model {
     const float *head_scale; /* [C]: what the head's input is multiplied by (T5); NULL: nothing */
     int64_t parameters;
     size_t bytes;           /* of all tensors, as stored */
+    int64_t mlp_chunk;      /* rows that go through a feed-forward at once; 0: 2048 where that costs nothing (program_build), else all */
     dtype keep;             /* what a backend keeps the layers' matrices as; DT_NONE: as stored */
     bool random;            /* random:SEED */
     bool gguf;
