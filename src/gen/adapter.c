@@ -652,9 +652,12 @@ err adapter_stretch(const char *folder, bool asked, struct model *m) {
     const char *text;
     err e = adapter_stretching(folder, &mem, &text);
     const char *where = e ? NULL : arena_printf(&mem, "%s/%s", folder, STRETCHED);
-    if (!e && text) e = where ? model_stretch_as(m, text, asked, where) : fail(E_MEMORY, "out of memory");
+    if (!e && text && m->as_filed)
+        e = fail(E_USAGE, "%s was trained with RoPE stretched, an adapter that is open on %s already was not: one model at a time", folder, m->path);
+    else if (!e && text) e = where ? model_stretch_as(m, text, asked, where) : fail(E_MEMORY, "out of memory");
     else if (!e && m->stretched)
         e = fail(E_USAGE, "%s was trained with RoPE as %s has it, which another adapter has stretched by now: one model at a time", folder, m->path);
+    else if (!e) m->as_filed = true;
     arena_free(&mem);
     return e;
 }

@@ -76,6 +76,7 @@ struct model {
     struct weight *w;       /* sorted by name once open */
     struct rope_table rope[2];
     const char *stretched;  /* what was asked of the tables beside the files, as rope_scaling.json has it (model_stretch); NULL: nothing */
+    bool as_filed;          /* an adapter that was trained without is open on it */
     struct layer *layer;    /* [L] */
     const float *head_scale; /* [C]: what the head's input is multiplied by (T5); NULL: nothing */
     int64_t parameters;

@@ -236,6 +236,11 @@ static void test_run_and_merge(void **state) {
     refused("$C adapter average $D/run0/adapter $D/run1/adapter --out $D/both", "were trained with RoPE stretched otherwise");
     refused("$C generate --model $G --adapter x=$D/run0/adapter --adapter y=$D/run1/adapter --prompt ab --max-new-tokens 1",
             "one model at a time");
+    ok("$C train $O/run.yaml --set output_dir=$D/short --set data=$G/a.jsonl --set max_length=32 --set max_steps=1");
+    refused("$C generate --model $G --adapter x=$D/short/adapter --adapter y=$D/run1/adapter --prompt ab --max-new-tokens 1",
+            "an adapter that is open on");
+    refused("$C generate --model $G --adapter x=$D/run1/adapter --adapter y=$D/short/adapter --prompt ab --max-new-tokens 1",
+            "which another adapter has stretched");
 }
 
 static int begin(void **state) { return own_folder_make(state) || shell_begin(state) || setenv("O", own_folder(), 1); }
