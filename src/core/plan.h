@@ -52,7 +52,7 @@ struct binding {
     bool poison;                 /* tests: fill ACT and SCRATCH with NaN first */
 };
 err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run);
-/* Launches the kernel of instruction i alone (and whatever else it spans), of what runs in pieces on no more rows than one has; *next is the first one after it. For measuring. */
+/* Launches the kernel of instruction i alone (and what it spans; no more rows than a piece has); *next is the first one after it. For measuring. */
 err plan_launch(const struct plan *pl, const struct binding *b, const struct run_ctx *run, int i, int *next);
 
 /* Where an activation lies after a run (a kept value, typically an output). */
