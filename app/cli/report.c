@@ -62,6 +62,7 @@ static void report_positions(const json_t *p) {
     label("positions");
     printf("%s", json_text(p, "type"));
     if (json_num(p, "factor") > 0) printf(", %g times %.0f", json_num(p, "factor"), json_num(p, "original"));
+    else if (json_num(p, "original") > 0) printf(", from %.0f", json_num(p, "original"));
     printf(": context %.0f, base %g", json_num(p, "context"), json_num(p, "base"));
     if (!strcmp(json_text(p, "type"), "dynamic") || !strcmp(json_text(p, "type"), "longrope"))
         printf(", for sequences of up to %.0f tokens", json_num(p, "length"));

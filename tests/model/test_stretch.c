@@ -176,6 +176,24 @@ static void test_run_refuses(void **state) {
             "'rope_scaling.short_factor' wants positive numbers, found 'x'");
 }
 
+/* A model's own LongRoPE: the list is chosen by the longest sequence that the configuration allows. */
+#define PLAN                                                                                                                               \
+    "$C plan $O/run.yaml --set model=random:1:f32 --set model_config=$D/phi.json --set tokenizer=$G/tokenizer.json --set data=$G/a.jsonl " \
+    "--set format=text "
+static void test_run_longrope(void **state) {
+    (void)state;
+    write_run();
+    ok("sed 's/\"vocab_size\": 40/\"vocab_size\": 48/' " GOLDEN "/families/phi3_long_v4/config.json > $D/phi.json");
+    ok(PLAN "--set max_length=24");
+    assert_null(strstr(ran.out.p, "positions"));
+    ok(PLAN "--set max_length=25");
+    says(ran.out.p, "longrope, from 32: context 64");
+    says(ran.out.p, "for sequences of up to 33 tokens");
+    sh(PLAN "--set max_length=128 --set data=$O/long.jsonl --set format=auto");
+    assert_int_equal(ran.status, 2);
+    says(ran.err.p, "has a context of 64");
+}
+
 static double mean_of(const char *model) {
     ok("$C eval --model %s --text $O/text --json > $D/eval.json", model);
     json_t *j = json_of("eval.json");
@@ -236,7 +254,7 @@ static void test_run_and_merge(void **state) {
     refused("$C adapter average $D/run0/adapter $D/run1/adapter --out $D/both", "were trained with RoPE stretched otherwise");
     refused("$C generate --model $G --adapter x=$D/run0/adapter --adapter y=$D/run1/adapter --prompt ab --max-new-tokens 1",
             "one model at a time");
-    ok("$C train $O/run.yaml --set output_dir=$D/short --set data=$G/a.jsonl --set max_length=32 --set max_steps=1");
+    ok("$C train $O/run.yaml --set output_dir=$D/short --set data=$G/a.jsonl --set format=text --set max_length=32 --set max_steps=1");
     refused("$C generate --model $G --adapter x=$D/short/adapter --adapter y=$D/run1/adapter --prompt ab --max-new-tokens 1",
             "an adapter that is open on");
     refused("$C generate --model $G --adapter x=$D/run1/adapter --adapter y=$D/short/adapter --prompt ab --max-new-tokens 1",
@@ -247,7 +265,8 @@ static int begin(void **state) { return own_folder_make(state) || shell_begin(st
 static int end(void **state) { return own_folder_remove(state) || shell_end(state); }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tables), cmocka_unit_test(test_refused), cmocka_unit_test(test_local),
-                                       cmocka_unit_test(test_run_refuses), cmocka_unit_test(test_run_and_merge)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tables),       cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_local),        cmocka_unit_test(test_run_refuses),
+                                       cmocka_unit_test(test_run_longrope), cmocka_unit_test(test_run_and_merge)};
     return cmocka_run_group_tests(tests, begin, end);
 }
