@@ -121,8 +121,13 @@ static err open_job(struct job *j) {
     if (!j->r->adapter) return j->form->kind == KIND_LORA ? fail(E_USAGE, "--to %s needs an adapter", j->form->name) : OK;
     if (j->r->hash && !j->base.random) model_hash(&j->base, j->hash);
     TRY(untie_for(j->r->adapter, &j->base));
+    if (!j->r->undo) TRY(adapter_stretch(j->r->adapter, true, &j->base)); /* a merged base is so by its own files */
     TRY(deltas_open(j->r->adapter, &j->base, &j->deltas));
     TRY(place_head(j));
+    if (j->form->kind == KIND_LORA && j->base.stretched)
+        log_warn("%s was trained with the base's RoPE stretched (rope_scaling.json), which %s cannot say: whoever serves it must stretch the "
+                 "base so",
+                 j->r->adapter, j->form->name);
     if (j->r->undo) TRY(undo(j));
     else TRY(check_hash(j));
     err e = in_graph(j) ? deltas_structure(&j->deltas, &j->base, &j->st, &j->weights) : OK;
