@@ -89,6 +89,12 @@ static err keep(const void *from, dtype stored, void *to, const struct view *as)
 
 static void configure(const struct settings *s) { cuda_settings = *s; }
 
+static const char *card(void) {
+    static struct cuda_facts f;
+    if (!f.card) cuda_facts(&f);
+    return f.card ? f.name : NULL;
+}
+
 static void describe(str *out) {
     struct cuda_facts f;
     double bandwidth, rate;
@@ -109,4 +115,4 @@ static void describe(str *out) {
     else str_addf(out, "measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", bandwidth * 1e-12, rate * 1e-12);
 }
 
-const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .span = cuda_span, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .describe = describe, .configure = configure, .open = cuda_open};
+const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .span = cuda_span, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .card = card, .describe = describe, .configure = configure, .open = cuda_open};
