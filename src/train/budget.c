@@ -22,6 +22,7 @@ static bool probe(const struct run *r, const char *const *set, int n, const stru
     if (!e) {
         e = run_plan(&p, &c, ask);
         *f = (struct found){p.foot.total, p.model.parameters};
+        if (ask->like) p.tok = NULL; /* it is the other's */
         run_close(&p);
     }
     log_hush(before);

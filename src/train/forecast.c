@@ -18,59 +18,71 @@ enum { SIDE = 512, READ = 64 << 20 };
 
 static double fastest(double best, double t) { return best == 0 || t < best ? t : best; }
 
-/* A product of f32 matrices through the backend's own kernel. */
-static err product_rate(const struct run *r, double *flops) {
+/* A product of f32 matrices through the backend's own kernel, a few megabytes. */
+static err product_rate(struct run *r, struct prog *p, struct plan *pl) {
     const int64_t d[2] = {SIDE, SIDE};
-    float *a = pages_take((size_t)3 * SIDE * SIDE * sizeof *a), *w = a + SIDE * SIDE;
-    struct prog p = {0};
-    struct plan pl = {0};
+    const size_t matrix = (size_t)SIDE * SIDE * sizeof(float);
+    float *a = pages_take(2 * matrix);
     if (!a) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < 2 * SIDE * SIDE; i++) a[i] = philox_unit(philox(1, (uint32_t)i, 0, 0, 0).v[0]) - 0.5f;
     val in[LIN_IN] = {{0}};
-    in[LIN_X] = prog_input(&p, DT_F32, 2, d, "x"), in[LIN_W] = prog_base(&p, DT_F32, 2, d, w, "w");
-    struct inst *i = prog_emit(&p, &op_linear, in, LIN_IN, &(struct op_attr){.n = 1});
-    if (i) prog_keep(&p, i->out[0]);
-    err e = p.failed ? p.failed : plan_make(&pl, &p, r->backend);
-    char *scratch = e ? NULL : pages_take(pl.scratch + pl.act);
-    struct binding b = {.scratch = scratch, .act = scratch + pl.scratch, .input = (void *[]){a}};
+    in[LIN_X] = prog_input(p, DT_F32, 2, d, "x"), in[LIN_W] = prog_base(p, DT_F32, 2, d, a + SIDE * SIDE, "w");
+    struct inst *i = prog_emit(p, &op_linear, in, LIN_IN, &(struct op_attr){.n = 1});
+    if (i) prog_keep(p, i->out[0]);
+    err e = p->failed ? p->failed : plan_make(pl, p, r->backend);
+    char *room = e ? NULL : pages_take(pl->scratch + pl->act);
+    if (!e && !room) e = fail(E_MEMORY, "out of memory");
+    struct binding b = {.scratch = room, .act = room ? room + pl->scratch : NULL, .input = (void *[]){a}};
     double best = 0;
     for (int k = 0; k < 6 && !e; k++) {
         const double t = seconds_now();
-        e = plan_run(&pl, &b, &(struct run_ctx){.threads = r->threads});
+        e = plan_run(pl, &b, &(struct run_ctx){.threads = r->threads});
         best = fastest(best, seconds_now() - t);
     }
-    *flops = 2.0 * SIDE * SIDE * SIDE / best;
-    if (scratch) pages_give(scratch, pl.scratch + pl.act);
-    plan_free(&pl);
-    prog_free(&p);
-    pages_give(a, (size_t)3 * SIDE * SIDE * sizeof *a);
+    if (!e) r->flops_rate = 2.0 * SIDE * SIDE * SIDE / best;
+    if (room) pages_give(room, pl->scratch + pl->act);
+    pages_give(a, 2 * matrix);
     return e;
 }
 
-static err read_rate(const struct run *r, double *bytes) {
-    float *x = pages_take(READ);
+/* Reads the arena of the activations where the run has one: a run's peak is its own, not a measurement's. */
+static err read_rate(struct run *r) {
+    const bool own = r->wb.mem.act != NULL;
+    const size_t bytes = own && r->wb.mem.act_bytes < READ ? r->wb.mem.act_bytes & ~(size_t)63 : READ;
+    float *x = own ? (float *)r->wb.mem.act : pages_take(READ);
     double best = 0, sum;
-    err e = x ? r->backend->mem->fill(x, 0, READ) : fail(E_MEMORY, "out of memory");
+    err e = x ? r->backend->mem->fill(x, 0, bytes) : fail(E_MEMORY, "out of memory");
     for (int k = 0; k < 4 && !e; k++) {
         const double t = seconds_now();
-        e = r->backend->flat->sumsq(x, READ / 4, r->threads, &sum);
+        e = r->backend->flat->sumsq(x, (int64_t)(bytes / 4), r->threads, &sum);
         best = fastest(best, seconds_now() - t);
     }
-    *bytes = READ / best;
-    if (x) pages_give(x, READ);
+    if (!e && best > 0) r->bytes_rate = (double)bytes / best;
+    if (x && !own) pages_give(x, READ);
     return e;
+}
+
+static err measure(struct run *r) {
+    struct prog p = {0};
+    struct plan pl = {0};
+    err e = product_rate(r, &p, &pl);
+    plan_free(&pl);
+    prog_free(&p);
+    return e ? e : read_rate(r);
 }
 
 /* Without rates there is no forecast. */
-static bool rates_of(const struct run *r, struct speed *s, const char **whose) {
+static bool rates_of(struct run *r, struct speed *s, const char **whose) {
     const struct rates *card = r->card ? r->card : r->backend->card ? rates_of_card(r->backend->card()) : NULL;
     if (card) {
         *s = (struct speed){r->compute == DT_F32 ? card->f32 : card->f16, card->bandwidth};
         *whose = card->title;
         return true;
     }
+    if (!r->backend->mem->host || (!r->bytes_rate && measure(r))) return false;
+    *s = (struct speed){r->flops_rate, r->bytes_rate};
     *whose = "this processor, measured";
-    return r->backend->mem->host && !product_rate(r, &s->flops) && !read_rate(r, &s->bytes);
+    return s->flops > 0 && s->bytes > 0;
 }
 
 /* --- the work ---------------------------------------------------------------------------------------------------------- */
@@ -152,7 +164,7 @@ static json_t *spent(const struct run *r) {
     return json_pack("{s:f, s:f, s:f}", "generate_s", r->generate_s / n, "train_s", r->train_s / n, "step_s", r->step_s / n);
 }
 
-json_t *forecast_json(const struct run *r) {
+json_t *forecast_json(struct run *r) {
     struct speed s;
     struct step step = {0};
     const char *whose;

@@ -147,7 +147,9 @@ static char *sentence(const struct run *r) {
     str s = {0};
     const struct side *a = &r->side[0], *b = &r->side[1];
     if (r->assumes) {
-        str_addf(&s, "No data are given: rows of %d tokens are planned for, prompts and answers of %d.", r->cap.tokens, r->objective->generates ? r->cap.length : r->cap.tokens);
+        str_addf(&s, "No data are given: rows of %d tokens are planned for", r->cap.tokens);
+        if (r->objective->generates) str_addf(&s, ", prompts with their answers of %d", r->cap.length);
+        str_adds(&s, ".");
         return s.p;
     }
     if (r->objective->sides == 1) {
@@ -171,7 +173,7 @@ static char *sentence(const struct run *r) {
     return s.p;
 }
 
-json_t *run_plan_json(const struct run *r, bool measured) {
+json_t *run_plan_json(struct run *r, bool measured) {
     const struct model *m = &r->model;
     json_t *sides = json_array();
     for (int i = 0; i < r->objective->sides; i++) {
@@ -213,7 +215,7 @@ json_t *run_plan_json(const struct run *r, bool measured) {
     return j;
 }
 
-json_t *run_report_json(const struct run *r) {
+json_t *run_report_json(struct run *r) {
     return json_pack("{s:I, s:f, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "seconds", r->elapsed, "evals", r->evals, "plan",
                      run_plan_json(r, true), "output_dir", r->cfg->output_dir, "objective", r->objective->name, "stopped",
                      r->step < run_total(r));

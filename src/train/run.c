@@ -72,7 +72,8 @@ static bool no_tokenizer(const struct run *r) {
     return r->assumes && !*r->cfg->tokenizer && !r->model.gguf && !path_exists(path);
 }
 
-static err open_tokenizer(struct run *r) {
+static err open_tokenizer(struct run *r, const struct run *like) {
+    if (like) return r->tok = like->tok, r->eos = like->eos, OK; /* lent: budget.c */
     if (no_tokenizer(r)) return r->eos = -1, OK;
     if (*r->cfg->tokenizer) TRY(tokenizer_from_json(r->cfg->tokenizer, &r->tok));
     else if (r->model.random || (r->model.sizes_only && !path_is_dir(r->cfg->model)))
@@ -191,6 +192,23 @@ static size_t replaced_bytes(const struct run *r) {
     return bytes;
 }
 
+/* What stands in the files beside the tensors (a GGUF file's tokenizer), mapped with them. */
+static size_t mapped_besides(const struct run *r) {
+    const struct tensors *files = &r->model.files;
+    size_t bytes = 0;
+    if (!r->backend->mem->host || files->copied || replaced_bytes(r)) return 0; /* counted tensor by tensor */
+    for (int i = 0; i < files->n_maps; i++) bytes += files->maps[i].n;
+    return bytes > r->model.bytes ? bytes - r->model.bytes : 0;
+}
+
+/* The lists that programs are. */
+static size_t description_bytes(const struct run *r) {
+    const struct program *list[8];
+    size_t bytes = 0;
+    for (int i = run_programs(r, list, PHASES) - 1; i >= 0; i--) bytes += prog_bytes(&list[i]->p);
+    return bytes;
+}
+
 static void measure_plan(struct run *r) {
     const struct program *list[8];
     int n = run_programs(r, list, PHASES);
@@ -199,7 +217,7 @@ static void measure_plan(struct run *r) {
     memory_sizes(&m, list, n);
     struct footprint *f = &r->foot;
     const bool host = r->backend->mem->host;
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + (r->tok ? tokenizer_bytes(r->tok) : 0), .scratch = m.scratch_bytes, .working = m.work_bytes};
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r) + mapped_besides(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + description_bytes(r) + (r->tok ? tokenizer_bytes(r->tok) : 0), .scratch = m.scratch_bytes, .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
@@ -264,10 +282,9 @@ int run_most_rows(const struct run *r) {
 
 /* What another run has read of the same data. */
 static void share_data(struct run *r, const struct run *like) {
-    const size_t tables = like->tok ? tokenizer_bytes(like->tok) : 0, data = like->foot.data;
     if (!r->backend->mem->host) return;
-    r->foot.data += data, r->foot.runtime += tables;
-    r->foot.resident += data + tables, r->foot.total += data + tables;
+    r->foot.data += like->foot.data;
+    r->foot.resident += like->foot.data, r->foot.total += like->foot.data;
 }
 
 /* Plans as the configuration says; a plan beyond the limit is refused with what would fit. */
@@ -336,7 +353,7 @@ static err open_run(struct run *r, const struct plan_ask *ask) {
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
     TRY(open_model(r, ask->layers));
     TRY(keep_base(r));
-    TRY(open_tokenizer(r));
+    TRY(open_tokenizer(r, ask->like));
     TRY(open_sides(r, ask));
     for (int i = 0; i < r->objective->sides && !r->objective->generates; i++)
         if (r->side[i].longest > r->cap.tokens) r->cap.tokens = r->side[i].longest;

@@ -76,7 +76,7 @@ enum phase { PHASE_LOAD, PHASE_GENERATE, PHASE_TRAIN, PHASE_EVALUATE, PHASE_SAVE
 struct plan_ask {
     bool unlimited;            /* a plan beyond the memory limit is no error */
     int64_t layers;            /* of a model without weights: so many in place of its own; 0: its own */
-    const struct run *like;    /* one that is open: its data are not read again, its lengths count. NULL: data are read where there are any */
+    const struct run *like;    /* one that is open: its data are not read again, its lengths count, its tokenizer is used. NULL: data are read where there are any */
 };
 
 /* A frozen base's rows for a head, in place of the texts (features.c). */
@@ -138,6 +138,7 @@ struct run {
     double elapsed;            /* seconds of training before this process (resume) */
     double generate_s, train_s, step_s; /* of the steps after the warm-up, in this process */
     int64_t timed_steps;       /* how many those are */
+    double flops_rate, bytes_rate; /* of the processor, once measured (forecast.c) */
 };
 
 err run_open(struct run *r, struct config *cfg);
@@ -155,9 +156,9 @@ int run_pass(const struct run *r);                  /* tokens that a training pa
 const char *run_base_hash(struct run *r); /* model_hash(), which reads the whole base, once a run */
 bool run_replaces(const struct run *r, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */
 void run_forget(const struct run *r);               /* the pages of such matrices, after something read them */
-json_t *run_plan_json(const struct run *r, bool measured);
+json_t *run_plan_json(struct run *r, bool measured);
 void run_dump(const struct run *r, str *out);       /* its programs, an instruction a line */
-json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
+json_t *run_report_json(struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
 int run_programs(const struct run *r, const struct program *out[8], int phase); /* those that a phase runs; PHASES: all */
@@ -169,7 +170,7 @@ void phase_seen(struct run *r, enum phase phase);   /* it has just ended: notes 
 json_t *phases_json(const struct run *r);
 
 /* forecast.c: the time of a step, by the ops' work and the machine's rates */
-json_t *forecast_json(const struct run *r);         /* NULL: the machine's rates are not known */
+json_t *forecast_json(struct run *r);         /* NULL: the machine's rates are not known */
 
 /* budget.c */
 err budget_refuse(struct run *r);                   /* E_USAGE: what the plan needs, the limit, and the smallest change that would fit */
