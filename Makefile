@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make check`.
 BUILD := build/release
 TASK ?= bible
-.PHONY: all setup build demo experiment check check-exports check-llamacpp asan fuzz bench bench-llamacpp bench-gpu bench-methods compare format lint oracles docs clean
+.PHONY: all setup build demo experiment check plan-sweep check-exports check-llamacpp asan fuzz bench bench-llamacpp bench-gpu bench-methods compare format lint oracles docs clean
 
 all: build
 
@@ -23,6 +23,9 @@ experiment: build  ## the same, in full: 43 cycles and a long control, three see
 
 check: build       ## every test
 	@tools/check.sh
+
+plan-sweep: build  ## 200 random settings near a memory limit: what fits runs within its plan, what is refused would not have
+	@CYC_PLAN_SWEEP=200 OMP_NUM_THREADS=1 $(BUILD)/tests/test_plan
 
 check-exports: build  ## PEFT, transformers and the gguf package read what we export (installs them into cache/peer)
 	@tools/check-loads.sh exports

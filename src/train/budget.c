@@ -63,6 +63,22 @@ static int64_t turn(const struct run *r, const struct dial *d, struct found *f) 
     return fits;
 }
 
+/* The first of these that fits somewhere, as text. */
+static bool one_dial(const struct run *r, const struct dial *d, int n_dials, char *say, size_t n, struct found *f) {
+    for (int i = 0; i < n_dials; i++) {
+        const int64_t v = d[i].most < d[i].least ? d[i].least - 1 : turn(r, &d[i], f);
+        if (v < d[i].least) continue;
+        *say = 0;
+        for (int k = 0; k < 2 && d[i].with[k]; k++) {
+            const char *equals = strchr(d[i].with[k], '=');
+            snprintf(say + strlen(say), n - strlen(say), "%.*s: %s, ", (int)(equals - d[i].with[k]), d[i].with[k], equals + 1);
+        }
+        snprintf(say + strlen(say), n - strlen(say), "%s: %lld", d[i].key, (long long)v);
+        return true;
+    }
+    return false;
+}
+
 /* --- a refusal --------------------------------------------------------------------------------------------------------- */
 static const char *rank_key(const struct side_config *c, int64_t *rank) {
     const struct { const char *method, *key; int64_t rank; } ranks[] = {{"lora", "lora.r", c->lora_r}, {"adalora", "adalora.init_r", c->ada_init}, {"vera", "vera.r", c->vera_r}};
@@ -71,47 +87,45 @@ static const char *rank_key(const struct side_config *c, int64_t *rank) {
     return NULL;
 }
 
-/* The other things that a run could give up, in the order in which they cost it: time first, then what it learns. */
-static bool one_change(const struct run *r, char *say, size_t n, struct found *f) {
-    static const char *const words[] = {"gradient_checkpointing=selective", "gradient_checkpointing=block", "quantization=fp8"};
-    const char *level = r->cfg->gradient_checkpointing;
-    int64_t rank = 0;
-    const char *key = rank_key(&r->cfg->side[0], &rank);
-    const struct dial dials[] = {{.key = "pass_tokens", .least = 1, .most = run_pass(r) - 1},
-                                 {.key = "generation_batch", .least = 1, .most = r->objective->generates ? r->cap.slots - 1 : 0},
-                                 {.key = key, .least = 1, .most = key ? rank - 1 : 0},
-                                 {.key = "max_length", .least = (r->objective->generates ? r->cfg->max_new_tokens : 1) + 2, .most = r->cap.tokens - 1}};
-    for (int i = 0; i < 4; i++) {
-        for (size_t k = 0; i == 2 && k < sizeof words / sizeof *words; k++) {
-            const char *value = strchr(words[k], '=') + 1;
-            if (k < 2 && (!strcmp(level, "block") || !strcmp(level, value))) continue;
-            if (!probe(r, &words[k], 1, &(struct plan_ask){.unlimited = true, .like = r}, f) || f->total > r->limit) continue;
-            snprintf(say, n, "%.*s: %s", (int)(value - words[k] - 1), words[k], value);
-            return true;
-        }
-        const int64_t v = dials[i].most < dials[i].least ? 0 : turn(r, &dials[i], f);
-        if (v < dials[i].least) continue;
-        snprintf(say, n, "%s: %lld", dials[i].key, (long long)v);
-        return true;
+/* Is a word ("block") the value of one of these settings that fits? */
+static bool word_fits(const struct run *r, const char *key, const char *value, struct found *f) {
+    char set[96];
+    snprintf(set, sizeof set, "%s=%s", key, value);
+    return probe(r, (const char *[]){set}, 1, &(struct plan_ask){.unlimited = true, .like = r}, f) && f->total <= r->limit;
+}
+
+/* The first recomputation that fits, of those that are more than the run's; NULL: none. */
+static const char *more_recomputation(const struct run *r, struct found *f) {
+    static const char *const levels[] = {"none", "selective", "block"};
+    bool more = false;
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+        if (more && word_fits(r, "gradient_checkpointing", levels[i], f)) return levels[i];
+        more |= !strcmp(r->cfg->gradient_checkpointing, levels[i]);
     }
-    return false;
+    return NULL;
+}
+
+/* The single changes that a run could make, in the order in which they cost it: time first, then what it learns. */
+static bool one_change(const struct run *r, char *say, size_t n, struct found *f) {
+    int64_t rank = 0;
+    const char *key = rank_key(&r->cfg->side[0], &rank), *level;
+    const struct dial quick[] = {{.key = "pass_tokens", .least = 1, .most = run_pass(r) - 1},
+                                 {.key = "generation_batch", .least = 1, .most = r->objective->generates ? r->cap.slots - 1 : 0}},
+                      dear[] = {{.key = key, .least = 1, .most = key ? rank - 1 : 0},
+                                {.key = "max_length", .least = (r->objective->generates ? r->cfg->max_new_tokens : 1) + 2, .most = r->cap.tokens - 1}};
+    if (one_dial(r, quick, 2, say, n, f)) return true;
+    if ((level = more_recomputation(r, f))) return snprintf(say, n, "gradient_checkpointing: %s", level), true;
+    if (word_fits(r, "quantization", "fp8", f)) return snprintf(say, n, "quantization: fp8"), true;
+    return one_dial(r, dear, 2, say, n, f);
 }
 
 /* Recomputing and small passes together, then fewer rows at once too. */
 static bool several_changes(const struct run *r, char *say, size_t n, struct found *f) {
-    const int slots = r->objective->generates ? r->cap.slots : 0;
-    const struct dial dials[] = {{.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=selective"}},
-                                 {.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=block"}},
-                                 {.key = "generation_batch", .least = 1, .most = slots, .with = {"gradient_checkpointing=block", "pass_tokens=1"}}};
-    for (size_t i = 0; i < sizeof dials / sizeof *dials; i++) {
-        const struct dial *d = &dials[i];
-        const int64_t v = d->most < 1 ? 0 : turn(r, d, f);
-        if (v < 1) continue;
-        snprintf(say, n, "%s, %s%s: %lld", i ? "gradient_checkpointing: block" : "gradient_checkpointing: selective", i == 2 ? "pass_tokens: 1, " : "",
-                 d->key, (long long)v);
-        return true;
-    }
-    return false;
+    const struct dial dials[] = {
+        {.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=selective"}},
+        {.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=block"}},
+        {.key = "generation_batch", .least = 1, .most = r->objective->generates ? r->cap.slots : 0, .with = {"gradient_checkpointing=block", "pass_tokens=1"}}};
+    return one_dial(r, dials, 3, say, n, f);
 }
 
 /* The line that most of the memory is on. */
@@ -140,14 +154,11 @@ err budget_refuse(struct run *r) {
 }
 
 /* --- solving ----------------------------------------------------------------------------------------------------------- */
-/* The least recomputation that fits. */
+/* The least recomputation that fits; NULL: none does, and *f is the leanest. */
 static const char *least_level(const struct run *r, struct found *f) {
     static const char *const levels[] = {"none", "selective", "block"};
-    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
-        char set[64];
-        snprintf(set, sizeof set, "gradient_checkpointing=%s", levels[i]);
-        if (probe(r, (const char *[]){set}, 1, &(struct plan_ask){.unlimited = true, .like = r}, f) && f->total <= r->limit) return levels[i];
-    }
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
+        if (word_fits(r, "gradient_checkpointing", levels[i], f)) return levels[i];
     return NULL;
 }
 

@@ -316,13 +316,18 @@ static err assume(struct run *r, const struct plan_ask *ask) {
     const int longest = (int)r->cfg->max_length, new = (int)r->cfg->max_new_tokens;
     if (like) {
         r->head = like->head, r->classes = like->classes;
-        r->cap.tokens = like->cap.tokens < longest ? like->cap.tokens : longest;
-        r->cap.length = like->cap.length < longest ? like->cap.length : longest;
+        const bool cut = longest < like->cfg->max_length; /* to less than its rows may have now */
+        r->cap.tokens = cut && longest < like->cap.tokens ? longest : like->cap.tokens;
+        r->cap.length = cut && longest < like->cap.length ? longest : like->cap.length;
     } else {
         if (r->objective->open)
             return fail(E_USAGE, "'data' is missing: objective %s is planned with its data, which say how many rows the head has", r->cfg->objective);
         r->cap.tokens = longest + (r->model.family->seq2seq ? 2 : 0); /* an EOS behind the prompt, a start before the answer */
         r->cap.length = longest + (*r->cfg->eval_data || *r->cfg->test_data ? new : 0); /* there prompts may be as long as rows */
+        for (int i = 0; i < r->objective->sides; i++) { /* a text that was made, in a prompt of no more tokens than bytes */
+            const int prompt = (int)strlen(r->cfg->side[i].prompt) + 1;
+            if (prompt + 2 * new > r->cap.length) r->cap.length = prompt + 2 * new;
+        }
     }
     for (int i = 0; i < r->objective->sides; i++) r->side[i].longest = r->cap.tokens;
     return OK;

@@ -109,12 +109,12 @@ static void test_phases(void **state) {
 }
 
 /* --- limits ------------------------------------------------------------------------------------------------------------ */
-/* What --solve gives fits, and one more does not. */
-static void solved(const char *config, const char *what, const char *key) {
+/* What --solve gives fits a share of the plan, and one more does not. */
+static void solved(const char *config, const char *what, const char *key, double share) {
     json_t *j;
     ok("$C plan %s --json", config);
     j = out_json();
-    const double limit = floor(num(j, "total") * 0.9 / 1000);
+    const double limit = floor(num(j, "total") * share / 1000);
     json_decref(j);
     ok("$C plan %s --memory-budget %.0fKB --solve %s --json", config, limit, what);
     j = out_json();
@@ -134,10 +134,10 @@ static void solved(const char *config, const char *what, const char *key) {
 
 static void test_solve(void **state) {
     (void)state;
-    solved("$D/sft.yaml --set gradient_checkpointing=none --set pass_tokens=1024", "pass_tokens", "pass_tokens");
-    solved("$D/run.yaml --set generation_batch=16 --set pass_tokens=1 --set gradient_checkpointing=block --set max_new_tokens=24", "generation_batch", "generation_batch");
-    solved("$D/sft.yaml --set data= --set pass_tokens=1 --set max_length=400", "max_length", "max_length");
-    solved("$D/sft.yaml --set pass_tokens=1 --set lora.r=64", "rank", "lora.r");
+    solved("$D/sft.yaml --set gradient_checkpointing=none --set pass_tokens=1024", "pass_tokens", "pass_tokens", 0.9);
+    solved("$D/run.yaml --set generation_batch=16 --set pass_tokens=1 --set gradient_checkpointing=block --set max_new_tokens=24", "generation_batch", "generation_batch", 0.97);
+    solved("$D/sft.yaml --set data= --set pass_tokens=1 --set max_length=400", "max_length", "max_length", 0.9);
+    solved("$D/sft.yaml --set pass_tokens=1 --set lora.r=64", "rank", "lora.r", 0.9);
     ok("$C plan $D/sft.yaml --solve checkpointing | grep -q '^gradient_checkpointing: none takes'");
     ok("$C plan bench/shapes/8b.json --memory-budget 20GB --solve base --set objective=sft --set max_length=512 --set per_device_train_batch_size=1 --json");
     json_t *j = out_json();
@@ -146,12 +146,31 @@ static void test_solve(void **state) {
     assert_true(num(s, "parameters") == layers * (2 * C * C + 2 * C * KD + 3 * C * F + 2 * C) + 2 * V * C + C);
     assert_true(num(s, "total") <= 20e9 && layers > 25);
     json_decref(j);
-    ok("$C plan bench/shapes/8b.json --memory-budget 1GB --solve base --set objective=sft");
+    ok("$C plan bench/shapes/8b.json --memory-budget 1GB --solve base --set objective=sft | tail -1");
     says(ran.out.p, "layers: nothing fits 1.00 GB");
     refused("$C plan $D/sft.yaml --solve pass_token", "is not known", "pass_tokens");
     refused("$C plan $D/sft.yaml --solve generation_batch", "no such setting", "objective sft");
     refused("$C plan $D/sft.yaml --solve rank --set method=ln_tuning", "no such setting", "ln_tuning");
     refused("$C plan $D/sft.yaml --solve rank --explain", "do not go together");
+}
+
+/* A card by name: a build with CUDA plans for it, whether or not it is here; another one says what it lacks. */
+static void test_named_card(void **state) {
+    (void)state;
+    static const char line[] = "$C plan bench/shapes/8b.json --device h100 --set objective=sft --set max_length=512 --json";
+    refused("$C plan $D/sft.yaml --device h1000", "device", "h100");
+    sh(line);
+    if (ran.status) {
+        says(ran.err.p, "device h100: ");
+        says(ran.err.p, "without CUDA");
+        return;
+    }
+    json_t *j = out_json();
+    assert_true(num(j, "limit") == 80e9);
+    assert_string_equal(json_string_value(json_object_get(j, "device")), "h100");
+    assert_string_equal(json_string_value(json_object_get(json_object_get(j, "forecast"), "rates")), "H100 SXM 80 GB");
+    assert_true(line_of(j, "weights", "bytes") == 2 * num(json_object_get(j, "model"), "parameters"));
+    json_decref(j);
 }
 
 /* --- the sums ---------------------------------------------------------------------------------------------------------- */
@@ -270,6 +289,6 @@ static void test_sweep(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data), cmocka_unit_test(test_phases),
-                                       cmocka_unit_test(test_solve), cmocka_unit_test(test_explain), cmocka_unit_test(test_sweep)};
+                                       cmocka_unit_test(test_solve), cmocka_unit_test(test_named_card), cmocka_unit_test(test_explain), cmocka_unit_test(test_sweep)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }
