@@ -54,12 +54,12 @@ static err open_model(struct run *r, int64_t layers) {
     const char *path = r->cfg->model, *dt;
     const bool bare = model_has_no_weights(path);
     uint64_t seed;
-    if (bare && !r->plans_only) return fail(E_USAGE, "%s has sizes and no weights: it can be planned (cyclora plan), not run", path);
+    if (bare && !r->plans_only && !path_is_dir(path)) return fail(E_USAGE, "%s has sizes and no weights: it can be planned (cyclora plan), not run", path);
     if (layers && config_random_model(path, &seed, &dt)) path = arena_printf(&r->cfg->mem, "%s:%s", r->cfg->model_config, *dt ? dt : "bf16");
     else if (layers && !bare && !path_is_dir(path))
         return fail(E_USAGE, "%s: other numbers of layers are tried on a config.json: name one, or a folder with one, as `model`", path);
     if (!path) return fail(E_MEMORY, "out of memory");
-    TRY(bare || layers ? model_open_sizes(path, layers, &r->model) : model_open(path, r->cfg->model_config, &r->model));
+    TRY((bare && r->plans_only) || layers ? model_open_sizes(path, layers, &r->model) : model_open(path, r->cfg->model_config, &r->model));
     if (r->model.random && !r->plans_only)
         log_warn("%s: random weights are for planning and benchmarks; nothing useful can be trained on them", path);
     return OK;
