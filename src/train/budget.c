@@ -115,7 +115,9 @@ static bool one_change(const struct run *r, char *say, size_t n, struct found *f
                                 {.key = "max_length", .least = (r->objective->generates ? r->cfg->max_new_tokens : 1) + 2, .most = r->cap.tokens - 1}};
     if (one_dial(r, quick, 2, say, n, f)) return true;
     if ((level = more_recomputation(r, f))) return snprintf(say, n, "gradient_checkpointing: %s", level), true;
-    if (word_fits(r, "quantization", "fp8", f)) return snprintf(say, n, "quantization: fp8"), true;
+    static const char *const types[] = {"fp8", "nf4"}; /* what the device, or this program, does not have is passed over */
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (word_fits(r, "quantization", types[i], f)) return snprintf(say, n, "quantization: %s", types[i]), true;
     return one_dial(r, dear, 2, say, n, f);
 }
 
