@@ -206,10 +206,9 @@ json_t *run_plan_json(struct run *r, bool measured) {
     if (r->limit && r->limit < SIZE_MAX) json_object_set_new(j, "limit", json_integer((json_int_t)r->limit));
     if (r->assumes) json_object_set_new(j, "assumed_tokens", json_integer(r->cap.tokens));
     json_object_update_new(j, phases_json(r));
-    if (measured)
-        json_object_set_new(j, "peak_resident",
-                            json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
-    json_t *forecast = r->timed_steps || r->plans_only ? forecast_json(r) : NULL; /* after the peak was read: measuring takes memory */
+    if (measured && !r->peak) r->peak = r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r); /* before the forecast measures anything */
+    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)r->peak));
+    json_t *forecast = r->timed_steps || r->plans_only ? forecast_json(r) : NULL;
     if (forecast) json_object_set_new(j, "forecast", forecast);
     free(text);
     return j;

@@ -129,6 +129,7 @@ struct run {
     size_t limit;              /* what foot.total must not exceed */
     int64_t pass_tokens;       /* asked of the programs; run_pass() is what they have room for */
     size_t read_bytes;         /* while data were read: what was there then and is not any more */
+    size_t peak;               /* measured: of the process when the run first told of it, of a card's memory then */
     size_t seen[PHASES];       /* the peak so far when such a phase first ended; 0: it has not been */
     int64_t warm_steps, step;  /* steps done, warm-up included */
     volatile int *stop;        /* set from a signal handler */
