@@ -65,6 +65,7 @@ struct weight {
 struct model {
     arena mem;
     const char *path;
+    const char *unread; /* a tensor of a classifier's head in its files; NULL: none */
     const struct family *family;
     struct shape shape;
     struct tensors files;
@@ -77,13 +78,13 @@ struct model {
     size_t bytes;           /* of all tensors, as stored */
     dtype keep;             /* what a backend keeps the layers' matrices as; DT_NONE: as stored */
     bool random;            /* random:SEED */
+    bool sizes_only;        /* a config.json without weights: it can be planned with, nothing of it can be read */
     bool gguf;
     void *reserved;         /* addresses of the tensors of a random model, or of one without weights: reserved_bytes of them */
+    size_t reserved_bytes;
     uint64_t seed;
     struct residents *residents; /* where a backend has the tensors */
     struct derived *derived; /* what methods want of its matrices (model/derived.h) */
-    size_t reserved_bytes;
-    bool sizes_only;        /* a config.json without weights: it can be planned with, nothing of it can be read */
 };
 
 struct family {
@@ -131,6 +132,7 @@ err model_open(const char *path, const char *config_path, struct model *m);
  * else bf16): sizes and addresses alone, for plans. layers: so many in place of its own (lists of one entry a layer are repeated); 0: its own. */
 err model_open_sizes(const char *path, int64_t layers, struct model *m);
 bool model_has_no_weights(const char *path); /* is it such a path? */
+void model_warn(const struct model *m); /* says what of its files is left out, if anything */
 void model_fill(struct model *m); /* random models: make the weights; others: nothing */
 void model_close(struct model *m);
 static inline const char *model_arch(const struct model *m) { return m->gguf ? m->family->name : m->family->hf; } /* as its files say it */

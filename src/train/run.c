@@ -58,6 +58,7 @@ static err open_model(struct run *r, int64_t layers) {
         return fail(E_USAGE, "%s: other numbers of layers are tried on a config.json: name one, or a folder with one, as `model`", path);
     if (!path) return fail(E_MEMORY, "out of memory");
     TRY((bare && r->plans_only) || layers ? model_open_sizes(path, layers, &r->model) : model_open(path, r->cfg->model_config, &r->model));
+    model_warn(&r->model);
     if (r->model.random && !r->plans_only)
         log_warn("%s: random weights are for planning and benchmarks; nothing useful can be trained on them", path);
     return OK;
