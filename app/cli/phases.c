@@ -72,7 +72,8 @@ void report_phases(const json_t *plan, bool chart) {
     const json_t *phases = json_object_get(plan, "phases"), *peak = phase_named(phases, json_text(plan, "peak_phase"));
     if (!json_array_size(phases)) return;
     phase_table(phases);
-    if (phase_named(phases, "merge")) printf("merge is cyclora merge afterwards, a process of its own; it streams the base, whose pages are given back\n");
+    if (phase_named(phases, "merge"))
+        printf("merge is cyclora merge afterwards, a process of its own; it streams the base, whose pages are given back\n");
     if (!peak) return;
     printf("\n%speak%s  %s, set by %s\n", term_bold(), term_off(), show_bytes(json_num(peak, "total")), json_text(peak, "name"));
     if (chart) bars(peak);
@@ -94,9 +95,12 @@ void report_forecast(const json_t *plan) {
     if (!f) return;
     printf("%sa step%s takes at least %s (", term_bold(), term_off(), duration(json_num(f, "step_s")));
     if (json_num(f, "generate_s") > 0) printf("generate %s, ", duration(json_num(f, "generate_s")));
-    printf("train %s, optimizer %s): %sflop at %sflop/s and %s/s, %s\n", duration(json_num(f, "train_s")), duration(json_num(f, "optimizer_s")),
-           show_count(json_num(f, "flops")), show_count(json_num(f, "flops_per_second")), show_bytes(json_num(f, "bytes_per_second")), json_text(f, "rates"));
-    if (m) printf("measured: %s a step, %.0f %% of the bound's speed\n", duration(json_num(m, "step_s")), 100 * json_num(f, "step_s") / json_num(m, "step_s"));
+    printf("train %s, optimizer %s): %sflop at %sflop/s and %s/s, %s\n", duration(json_num(f, "train_s")),
+           duration(json_num(f, "optimizer_s")), show_count(json_num(f, "flops")), show_count(json_num(f, "flops_per_second")),
+           show_bytes(json_num(f, "bytes_per_second")), json_text(f, "rates"));
+    if (m)
+        printf("measured: %s a step, %.0f %% of the bound's speed\n", duration(json_num(m, "step_s")),
+               100 * json_num(f, "step_s") / json_num(m, "step_s"));
     else
         printf("each instruction as long as its flops or its bytes need; %s%s\n",
                json_is_true(json_object_get(f, "assumed_lengths")) ? "all rows as long as they may be" : "rows of the data's mean length",

@@ -58,8 +58,7 @@ static void print_programs(const json_t *plan) {
         table_bytes(&t, p, "act");
     }
     if (i) table_print(&t, "");
-    if (json_object_get(plan, "pass_tokens"))
-        printf("a pass of the model takes at most %.0f tokens\n", json_num(plan, "pass_tokens"));
+    if (json_object_get(plan, "pass_tokens")) printf("a pass of the model takes at most %.0f tokens\n", json_num(plan, "pass_tokens"));
 }
 
 static void print_plan(const json_t *plan) {
@@ -190,8 +189,10 @@ int cmd_plan(int argc, char **argv) {
     int status = args_parse("plan", argc, argv, args);
     if (status < 0) {
         if (r.explain) r.topic = take_topic(&config, &second);
-        if (second) status = cli_bad("plan: superfluous argument '%s'%s", second, r.explain ? "; --explain takes dmcct, macct, lora or full" : "");
-        else if (dumps && (r.explain || r.json || r.solve)) status = cli_bad("plan: --dump is text and goes alone, without --explain, --solve and --json");
+        if (second)
+            status = cli_bad("plan: superfluous argument '%s'%s", second, r.explain ? "; --explain takes dmcct, macct, lora or full" : "");
+        else if (dumps && (r.explain || r.json || r.solve))
+            status = cli_bad("plan: --dump is text and goes alone, without --explain, --solve and --json");
         else if (r.explain && r.solve) status = cli_bad("plan: --explain and --solve do not go together");
         else if (config) status = open_any(config, &sets, &c);
         else status = r.explain && !sets.n ? STATUS_OK : args_missing("plan", "CONFIG");

@@ -30,7 +30,8 @@ static err add_merge(struct run *r, json_t *phases) {
     const bool checking = p.check > p.write;
     const size_t more = checking ? p.check : p.write;
     json_t *lines = json_pack("{s:I, s:I}", checking ? "activations" : "file buffers", (json_int_t)more, "runtime", (json_int_t)p.kept);
-    json_array_append_new(phases, json_pack("{s:s, s:o, s:I, s:b}", "name", "merge", "lines", lines, "total", (json_int_t)(p.kept + more), "apart", 1));
+    json_array_append_new(
+        phases, json_pack("{s:s, s:o, s:I, s:b}", "name", "merge", "lines", lines, "total", (json_int_t)(p.kept + more), "apart", 1));
     return OK;
 }
 

@@ -5,12 +5,12 @@
 #include <stddef.h>
 
 struct rates {
-    const char *name;      /* as --device has it */
-    const char *driver;    /* part of what its driver calls it */
-    const char *title;     /* as its maker calls it */
-    size_t memory;         /* bytes that a plan may take: the card's decimal gigabytes, which lie below what its driver reports as free */
-    double bandwidth;      /* bytes a second */
-    double f32, f16;       /* flops a second of dense products: plain f32; bf16 and f16 with f32 sums */
+    const char *name;   /* as --device has it */
+    const char *driver; /* part of what its driver calls it */
+    const char *title;  /* as its maker calls it */
+    size_t memory;      /* bytes that a plan may take: the card's decimal gigabytes, which lie below what its driver reports as free */
+    double bandwidth;   /* bytes a second */
+    double f32, f16;    /* flops a second of dense products: plain f32; bf16 and f16 with f32 sums */
 };
 
 /* NULL: no card of the table is called so. */

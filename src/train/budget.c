@@ -8,7 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 
-struct found { size_t total; int64_t parameters; };
+struct found {
+    size_t total;
+    int64_t parameters;
+};
 
 /* The plan with other settings ("lora.r=8"); false: they are not possible. */
 static bool probe(const struct run *r, const char *const *set, int n, const struct plan_ask *ask, struct found *f) {
@@ -32,10 +35,10 @@ static bool probe(const struct run *r, const char *const *set, int n, const stru
 
 /* A setting that is a whole number; of `base` the number of layers. */
 struct dial {
-    const char *key;   /* NULL: layers */
+    const char *key; /* NULL: layers */
     int64_t least, most;
     const char *with[2]; /* other settings that it goes with; NULL: none */
-    bool own_lengths;  /* rows are as long as the setting lets them be, not as the data's */
+    bool own_lengths;    /* rows are as long as the setting lets them be, not as the data's */
 };
 
 static bool probe_at(const struct run *r, const struct dial *d, int64_t v, struct found *f) {
@@ -54,9 +57,9 @@ static int64_t turn(const struct run *r, const struct dial *d, struct found *f) 
     int64_t fits = d->least, not = d->most;
     *f = (struct found){0};
     if (d->most < d->least || !probe_at(r, d, fits, f) || f->total > r->limit) return d->least - 1;
-    if (probe_at(r, d, not, &at) && at.total <= r->limit) return *f = at, not;
-    while (not - fits > 1) {
-        const int64_t mid = fits + (not - fits) / 2;
+    if (probe_at(r, d, not, &at) && at.total <= r->limit) return *f = at, not ;
+    while (not -fits > 1) {
+        const int64_t mid = fits + (not -fits) / 2;
         if (probe_at(r, d, mid, &at) && at.total <= r->limit) fits = mid, *f = at;
         else not = mid;
     }
@@ -81,7 +84,10 @@ static bool one_dial(const struct run *r, const struct dial *d, int n_dials, cha
 
 /* --- a refusal --------------------------------------------------------------------------------------------------------- */
 static const char *rank_key(const struct side_config *c, int64_t *rank) {
-    const struct { const char *method, *key; int64_t rank; } ranks[] = {{"lora", "lora.r", c->lora_r}, {"adalora", "adalora.init_r", c->ada_init}, {"vera", "vera.r", c->vera_r}};
+    const struct {
+        const char *method, *key;
+        int64_t rank;
+    } ranks[] = {{"lora", "lora.r", c->lora_r}, {"adalora", "adalora.init_r", c->ada_init}, {"vera", "vera.r", c->vera_r}};
     for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++)
         if (!strcmp(c->method, ranks[i].method)) return *rank = ranks[i].rank, ranks[i].key;
     return NULL;
@@ -112,7 +118,9 @@ static bool one_change(const struct run *r, char *say, size_t n, struct found *f
     const struct dial quick[] = {{.key = "pass_tokens", .least = 1, .most = run_pass(r) - 1},
                                  {.key = "generation_batch", .least = 1, .most = r->objective->generates ? r->cap.slots - 1 : 0}},
                       dear[] = {{.key = key, .least = 1, .most = key ? rank - 1 : 0},
-                                {.key = "max_length", .least = (r->objective->generates ? r->cfg->max_new_tokens : 1) + 2, .most = r->cap.tokens - 1}};
+                                {.key = "max_length",
+                                 .least = (r->objective->generates ? r->cfg->max_new_tokens : 1) + 2,
+                                 .most = r->cap.tokens - 1}};
     if (one_dial(r, quick, 2, say, n, f)) return true;
     if ((level = more_recomputation(r, f))) return snprintf(say, n, "gradient_checkpointing: %s", level), true;
     static const char *const types[] = {"fp8", "nf4"}; /* what the device, or this program, does not have is passed over */
@@ -123,17 +131,22 @@ static bool one_change(const struct run *r, char *say, size_t n, struct found *f
 
 /* Recomputing and small passes together, then fewer rows at once too. */
 static bool several_changes(const struct run *r, char *say, size_t n, struct found *f) {
-    const struct dial dials[] = {
-        {.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=selective"}},
-        {.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=block"}},
-        {.key = "generation_batch", .least = 1, .most = r->objective->generates ? r->cap.slots : 0, .with = {"gradient_checkpointing=block", "pass_tokens=1"}}};
+    const struct dial dials[] = {{.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=selective"}},
+                                 {.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=block"}},
+                                 {.key = "generation_batch",
+                                  .least = 1,
+                                  .most = r->objective->generates ? r->cap.slots : 0,
+                                  .with = {"gradient_checkpointing=block", "pass_tokens=1"}}};
     return one_dial(r, dials, 3, say, n, f);
 }
 
 /* The line that most of the memory is on. */
 static const char *largest(const struct footprint *f) {
-    const struct { const char *name; size_t bytes; } lines[] = {{"weights", f->weights}, {"adapters", f->adapters}, {"gradients", f->gradients}, {"optimizer", f->optimizer},
-                                                                {"activations", f->activations}, {"kv cache", f->cache}, {"scratch", f->scratch}};
+    const struct {
+        const char *name;
+        size_t bytes;
+    } lines[] = {{"weights", f->weights},         {"adapters", f->adapters}, {"gradients", f->gradients}, {"optimizer", f->optimizer},
+                 {"activations", f->activations}, {"kv cache", f->cache},    {"scratch", f->scratch}};
     size_t most = 0;
     for (size_t i = 1; i < sizeof lines / sizeof *lines; i++)
         if (lines[i].bytes > lines[most].bytes) most = i;
@@ -151,7 +164,9 @@ err budget_refuse(struct run *r) {
         return fail(E_USAGE, "this run needs %s, %s; it would fit (%s) with %s", size_text(r->foot.total), bound, size_text(f.total), say);
     static const char *const leanest[] = {"gradient_checkpointing=block", "pass_tokens=1", "generation_batch=1"};
     if (!probe(r, leanest, 3, &(struct plan_ask){.unlimited = true, .like = r}, &f)) f.total = r->foot.total;
-    return fail(E_USAGE, "this run needs %s, %s; even at its leanest it needs %s (most of the plan is %s): use a smaller or quantised base, or a lower max_length",
+    return fail(E_USAGE,
+                "this run needs %s, %s; even at its leanest it needs %s (most of the plan is %s): use a smaller or quantised base, or a "
+                "lower max_length",
                 size_text(r->foot.total), bound, size_text(f.total), largest(&r->foot));
 }
 
@@ -173,14 +188,17 @@ err budget_solve(const struct run *r, const char *what, json_t **out) {
     int64_t rank = 0;
     const char *key = rank_key(&r->cfg->side[0], &rank);
     const int64_t positions = r->model.shape.hard_context ? r->model.shape.context : 1 << 20;
-    const struct { const char *what; struct dial d; } dials[] = {
-        {"pass_tokens", {.key = "pass_tokens", .least = 1, .most = 1 << 20}},
-        {"generation_batch", {.key = "generation_batch", .least = 1, .most = r->objective->generates ? run_most_rows(r) : 0}},
-        {"max_length", {.key = "max_length", .least = r->cfg->max_new_tokens + 2, .most = positions, .own_lengths = true}},
-        {"rank", {.key = key, .least = 1, .most = key ? r->model.shape.width : 0}},
-        {"base", {.key = NULL, .least = 1, .most = 1024}}};
+    const struct {
+        const char *what;
+        struct dial d;
+    } dials[] = {{"pass_tokens", {.key = "pass_tokens", .least = 1, .most = 1 << 20}},
+                 {"generation_batch", {.key = "generation_batch", .least = 1, .most = r->objective->generates ? run_most_rows(r) : 0}},
+                 {"max_length", {.key = "max_length", .least = r->cfg->max_new_tokens + 2, .most = positions, .own_lengths = true}},
+                 {"rank", {.key = key, .least = 1, .most = key ? r->model.shape.width : 0}},
+                 {"base", {.key = NULL, .least = 1, .most = 1024}}};
     struct found f = {0};
-    if (r->freezes) return fail(E_USAGE, "--solve: a head on rows of a frozen base that are computed once (features.once) has nothing to solve for");
+    if (r->freezes)
+        return fail(E_USAGE, "--solve: a head on rows of a frozen base that are computed once (features.once) has nothing to solve for");
     if (!strcmp(what, "checkpointing")) {
         const char *level = least_level(r, &f);
         return *out = solution(r, what, "gradient_checkpointing", level ? json_string(level) : json_null(), &f), OK;
@@ -189,7 +207,8 @@ err budget_solve(const struct run *r, const char *what, json_t **out) {
         const struct dial *d = &dials[i].d;
         if (strcmp(what, dials[i].what) != 0) continue;
         if (d->most < d->least)
-            return fail(E_USAGE, "--solve %s: this run has no such setting (objective %s, method %s)", what, r->cfg->objective, r->cfg->side[0].method);
+            return fail(E_USAGE, "--solve %s: this run has no such setting (objective %s, method %s)", what, r->cfg->objective,
+                        r->cfg->side[0].method);
         const int64_t v = turn(r, d, &f);
         if (!f.total) return fail_in(E_USAGE, "--solve %s", what); /* not even the least can be planned: the error is that plan's */
         *out = solution(r, what, d->key ? d->key : "layers", v < d->least ? json_null() : json_integer(v), &f);

@@ -11,7 +11,9 @@
 #include "ops/ops.h"
 #include <math.h>
 
-struct speed { double flops, bytes; }; /* a second */
+struct speed {
+    double flops, bytes;
+}; /* a second */
 
 /* --- the machine ------------------------------------------------------------------------------------------------------- */
 enum { SIDE = 512, READ = 64 << 20 };
@@ -86,7 +88,9 @@ static bool rates_of(struct run *r, struct speed *s, const char **whose) {
 }
 
 /* --- the work ---------------------------------------------------------------------------------------------------------- */
-struct pass { double tokens, rows, supervised, length; }; /* supervised: share of tokens; length: keys that a cached query sees */
+struct pass {
+    double tokens, rows, supervised, length;
+}; /* supervised: share of tokens; length: keys that a cached query sees */
 
 /* What the ops' formulas say of capacities is brought to this pass. */
 static struct cost cost_at(const struct program *g, const struct inst *s, const struct pass *p) {
@@ -96,13 +100,16 @@ static struct cost cost_at(const struct program *g, const struct inst *s, const 
     for (int k = 0; k < s->op->n_in; k++) in[k] = prog_view(&g->p, s->in[k], size);
     for (int k = 0; k < s->op->n_out; k++) out[k] = prog_view(&g->p, s->out[k], size);
     struct cost c = s->op->cost(s, in, out);
-    if (s->op == &op_attention || s->op == &op_attention_bwd) c.flops /= rows > 1 ? (double)rows : 1; /* it counts one sequence of all tokens */
+    if (s->op == &op_attention || s->op == &op_attention_bwd)
+        c.flops /= rows > 1 ? (double)rows : 1; /* it counts one sequence of all tokens */
     if (s->op == &op_attention_cached) c.flops *= p->length / (double)in[1].d[2], c.bytes *= p->length / (double)in[1].d[2];
     if (s->op == &op_head_loss) c.flops *= p->supervised;
     return c;
 }
 
-struct work { double flops, seconds; };
+struct work {
+    double flops, seconds;
+};
 
 static void add_pass(struct work *w, const struct program *g, const struct pass *p, double times, const struct speed *s) {
     for (int i = 0; i < g->p.ni; i++) {
@@ -113,7 +120,10 @@ static void add_pass(struct work *w, const struct program *g, const struct pass 
 }
 
 /* --- a step ------------------------------------------------------------------------------------------------------------ */
-struct step { struct work generate, train; double optimizer; };
+struct step {
+    struct work generate, train;
+    double optimizer;
+};
 
 static double mean_row(const struct run *r, const struct side *s) {
     return s->rows.n && s->rows.tokens ? (double)s->rows.tokens / s->rows.n : (double)(s->longest > 0 ? s->longest : r->cap.tokens);
@@ -173,10 +183,10 @@ json_t *forecast_json(struct run *r) {
         add_training(r, i, &s, &step);
         if (r->objective->generates) add_generation(r, i, &s, &step);
     }
-    json_t *j = json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:b}", "rates", whose, "flops_per_second", s.flops, "bytes_per_second", s.bytes,
-                          "flops", step.generate.flops + step.train.flops, "generate_s", step.generate.seconds, "train_s", step.train.seconds,
-                          "optimizer_s", step.optimizer, "step_s", step.generate.seconds + step.train.seconds + step.optimizer, "assumed_lengths",
-                          (int)r->assumes);
+    json_t *j = json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:b}", "rates", whose, "flops_per_second", s.flops, "bytes_per_second",
+                          s.bytes, "flops", step.generate.flops + step.train.flops, "generate_s", step.generate.seconds, "train_s",
+                          step.train.seconds, "optimizer_s", step.optimizer, "step_s",
+                          step.generate.seconds + step.train.seconds + step.optimizer, "assumed_lengths", (int)r->assumes);
     if (j && r->timed_steps) json_object_set_new(j, "measured", spent(r));
     return j;
 }

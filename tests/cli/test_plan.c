@@ -8,11 +8,14 @@ static int begin(void **state) {
     if (shell_begin(state)) return -1;
     ok("head -200 $G/a.jsonl > $D/a.jsonl; head -200 $G/b.jsonl > $D/b.jsonl\n"
        "for i in $(seq 1 40); do printf '%%s\\n' '{\"prompt\": \"abcdefgh\\n\", \"completion\": \"ABCDEFGH\"}'; done > $D/sft.jsonl\n"
-       "{ echo \"model: $G\"; echo \"output_dir: $D/out\"; echo 'max_steps: 1'; echo 'max_new_tokens: 8'; echo 'max_length: 48'; echo 'pass_tokens: 256'; "
+       "{ echo \"model: $G\"; echo \"output_dir: $D/out\"; echo 'max_steps: 1'; echo 'max_new_tokens: 8'; echo 'max_length: 48'; echo "
+       "'pass_tokens: 256'; "
        "echo 'per_device_train_batch_size: 16'; echo 'threads: 1'; echo 'lora: {r: 8, lora_alpha: 16}'; "
        "echo \"A: {data: $D/a.jsonl}\"; echo \"B: {data: $D/b.jsonl}\"; } > $D/run.yaml\n"
-       "{ echo \"model: $G\"; echo \"output_dir: $D/out\"; echo 'objective: sft'; echo \"data: $D/sft.jsonl\"; echo 'max_steps: 1'; echo 'max_length: 48'; "
-       "echo 'pass_tokens: 256'; echo 'per_device_train_batch_size: 16'; echo 'threads: 1'; echo 'lora: {r: 8, lora_alpha: 16}'; } > $D/sft.yaml");
+       "{ echo \"model: $G\"; echo \"output_dir: $D/out\"; echo 'objective: sft'; echo \"data: $D/sft.jsonl\"; echo 'max_steps: 1'; echo "
+       "'max_length: 48'; "
+       "echo 'pass_tokens: 256'; echo 'per_device_train_batch_size: 16'; echo 'threads: 1'; echo 'lora: {r: 8, lora_alpha: 16}'; } > "
+       "$D/sft.yaml");
     return 0;
 }
 
@@ -31,7 +34,9 @@ static const json_t *named(const json_t *list, const char *name) {
     return NULL;
 }
 
-static double line_of(const json_t *plan, const char *name, const char *key) { return num(named(json_object_get(plan, "memory"), name), key); }
+static double line_of(const json_t *plan, const char *name, const char *key) {
+    return num(named(json_object_get(plan, "memory"), name), key);
+}
 
 static json_t *plan_of(const char *what) {
     ok("$C plan %s --json", what);
@@ -42,7 +47,8 @@ static json_t *plan_of(const char *what) {
 /* 70.6e9 parameters: 80 blocks of q, o, k, v, gate, up, down and two norms, a table, a head, a norm. The address space alone is taken. */
 static void test_sizes_alone(void **state) {
     (void)state;
-    const double C = 8192, KD = 1024, F = 28672, V = 128256, L = 80, parameters = L * (2 * C * C + 2 * C * KD + 3 * C * F + 2 * C) + 2 * V * C + C;
+    const double C = 8192, KD = 1024, F = 28672, V = 128256, L = 80,
+                 parameters = L * (2 * C * C + 2 * C * KD + 3 * C * F + 2 * C) + 2 * V * C + C;
     json_t *j = plan_of("bench/shapes/70b.json --memory-budget 400GB");
     assert_true(num(json_object_get(j, "model"), "parameters") == parameters);
     assert_true(line_of(j, "weights", "bytes") == 2 * parameters);
@@ -60,14 +66,16 @@ static void test_sizes_alone(void **state) {
     refused("$C plan $D/none.json", "none.json");
     refused("$C plan $D/sft.yaml --set model=$D/only.json", "has no tokenizer of its own");
     refused("echo '{\"model_type\": \"llama\"}' > $D/bad.json; $C plan $D/bad.json", "bad.json", "num_hidden_layers");
-    refused("sed 's/\"dtype\"/\"quantization_config\": {}, \"dtype\"/' $D/only.json > $D/packed.json; $C plan $D/packed.json", "quantised", "packed.json:nf4");
+    refused("sed 's/\"dtype\"/\"quantization_config\": {}, \"dtype\"/' $D/only.json > $D/packed.json; $C plan $D/packed.json", "quantised",
+            "packed.json:nf4");
     refused("$C train $D/sft.yaml --set device=h100", "is a name to plan for", "device: cuda");
 }
 
 /* The plan without data is that of data whose rows are as long as they may be. */
 static void test_without_data(void **state) {
     (void)state;
-    ok("for i in 1 2 3; do printf '%%s\\n' '{\"prompt\": \"abcdefghabcdefghabcdefghabcdefgh\\n\", \"completion\": \"ABCDEFGHABCDEFGHABCDEFGHABCDEFGH\"}'; done > $D/long.jsonl");
+    ok("for i in 1 2 3; do printf '%%s\\n' '{\"prompt\": \"abcdefghabcdefghabcdefghabcdefgh\\n\", \"completion\": "
+       "\"ABCDEFGHABCDEFGHABCDEFGHABCDEFGH\"}'; done > $D/long.jsonl");
     json_t *with = plan_of("$D/sft.yaml --set data=$D/long.jsonl"), *without = plan_of("$D/sft.yaml --set data=");
     static const char *const lines[] = {"adapters", "gradients", "optimizer", "activations", "scratch"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
@@ -135,11 +143,13 @@ static void solved(const char *config, const char *what, const char *key, double
 static void test_solve(void **state) {
     (void)state;
     solved("$D/sft.yaml --set gradient_checkpointing=none --set pass_tokens=1024", "pass_tokens", "pass_tokens", 0.9);
-    solved("$D/run.yaml --set generation_batch=16 --set pass_tokens=1 --set gradient_checkpointing=block --set max_new_tokens=24", "generation_batch", "generation_batch", 0.97);
+    solved("$D/run.yaml --set generation_batch=16 --set pass_tokens=1 --set gradient_checkpointing=block --set max_new_tokens=24",
+           "generation_batch", "generation_batch", 0.97);
     solved("$D/sft.yaml --set data= --set pass_tokens=1 --set max_length=400", "max_length", "max_length", 0.9);
     solved("$D/sft.yaml --set pass_tokens=1 --set lora.r=64", "rank", "lora.r", 0.9);
     ok("$C plan $D/sft.yaml --solve checkpointing | grep -q '^gradient_checkpointing: none takes'");
-    ok("$C plan bench/shapes/8b.json --memory-budget 20GB --solve base --set objective=sft --set max_length=512 --set per_device_train_batch_size=1 --json");
+    ok("$C plan bench/shapes/8b.json --memory-budget 20GB --solve base --set objective=sft --set max_length=512 --set "
+       "per_device_train_batch_size=1 --json");
     json_t *j = out_json();
     const json_t *s = json_object_get(j, "solved");
     const double layers = num(s, "value"), C = 4096, KD = 1024, F = 14336, V = 128256;
@@ -209,11 +219,13 @@ static const char *one_of(const char *const *list, uint32_t n) { return list[bel
 /* Settings at random: objective, method, rank, recomputation, passes, batches. */
 static char *settings(void) {
     static const char *const configs[] = {"$D/run.yaml", "$D/sft.yaml"}, *const levels[] = {"none", "selective", "block"},
-                      *const methods[] = {"lora", "lora", "full", "ia3", "ln_tuning", "prompt_tuning"};
+                             *const methods[] = {"lora", "lora", "full", "ia3", "ln_tuning", "prompt_tuning"};
     str s = {0};
     const char *method = one_of(methods, 6);
-    str_addf(&s, "%s --set method=%s --set gradient_checkpointing=%s --set pass_tokens=%u", one_of(configs, 2), method, one_of(levels, 3), 64 + below(449));
-    str_addf(&s, " --set per_device_train_batch_size=%u --set generation_batch=%u --set max_new_tokens=%u", 24 + below(17), 1 + below(32), 2 + below(15));
+    str_addf(&s, "%s --set method=%s --set gradient_checkpointing=%s --set pass_tokens=%u", one_of(configs, 2), method, one_of(levels, 3),
+             64 + below(449));
+    str_addf(&s, " --set per_device_train_batch_size=%u --set generation_batch=%u --set max_new_tokens=%u", 24 + below(17), 1 + below(32),
+             2 + below(15));
     str_addf(&s, " --set lora.r=%u --set prompt_tuning.num_virtual_tokens=%u", 1 + below(48), 1 + below(8));
     return s.p;
 }
@@ -234,10 +246,12 @@ static void as_sets(const char *said, str *out) {
 static void within(const char *sets, const json_t *plan) {
     static const char *const exact[] = {"adapters", "gradients", "optimizer"};
     const double page = 4096;
-    if (num(plan, "peak_resident") > num(plan, "total")) flunk("%s: a peak of %.0f, planned %.0f", sets, num(plan, "peak_resident"), num(plan, "total"));
+    if (num(plan, "peak_resident") > num(plan, "total"))
+        flunk("%s: a peak of %.0f, planned %.0f", sets, num(plan, "peak_resident"), num(plan, "total"));
     for (size_t i = 0; i < sizeof exact / sizeof *exact; i++) {
         const double planned = line_of(plan, exact[i], "bytes"), measured = line_of(plan, exact[i], "measured");
-        if (measured > planned + 8 * page || measured < planned - page) flunk("%s: %s %.0f, planned %.0f", sets, exact[i], measured, planned);
+        if (measured > planned + 8 * page || measured < planned - page)
+            flunk("%s: %s %.0f, planned %.0f", sets, exact[i], measured, planned);
     }
     const double room = line_of(plan, "activations", "bytes") + line_of(plan, "kv cache", "bytes"),
                  touched = line_of(plan, "activations", "measured") + line_of(plan, "kv cache", "measured");
@@ -283,12 +297,15 @@ static void test_sweep(void **state) {
     const char *n = getenv("CYC_PLAN_SWEEP");
     const int runs = n ? atoi(n) : 20;
     for (int i = 0; i < runs; i++) one_of_the_sweep();
-    print_message("%d settings: %d fit and ran within their plan, %d were refused (%d with a change that fits)\n", runs, fits, refusals, changes);
+    print_message("%d settings: %d fit and ran within their plan, %d were refused (%d with a change that fits)\n", runs, fits, refusals,
+                  changes);
     assert_true(fits > runs / 5 && refusals > runs / 5 && changes > 0);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data), cmocka_unit_test(test_phases),
-                                       cmocka_unit_test(test_solve), cmocka_unit_test(test_named_card), cmocka_unit_test(test_explain), cmocka_unit_test(test_sweep)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data),
+                                       cmocka_unit_test(test_phases),      cmocka_unit_test(test_solve),
+                                       cmocka_unit_test(test_named_card),  cmocka_unit_test(test_explain),
+                                       cmocka_unit_test(test_sweep)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }
