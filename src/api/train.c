@@ -78,8 +78,8 @@ static void relay_save(void *ctx, const char *path) {
 
 static void announce(struct run *r, const cyc_callbacks *cb) {
     if (!cb->on_start) return;
-    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", (json_t *)api_plan_json(r), "objective", r->objective->name, "output_dir", r->cfg->output_dir,
-                          "resumed_step", (json_int_t)r->step);
+    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", (json_t *)api_plan_json(r), "objective", r->objective->name, "output_dir",
+                          r->cfg->output_dir, "resumed_step", (json_int_t)r->step);
     char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (text) cb->on_start(cb->ctx, text);

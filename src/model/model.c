@@ -256,7 +256,8 @@ static err stored_type(const json_t *j, const char *path, dtype *dt) {
     const char *name = json_string_value(json_object_get(j, "dtype"));
     if (!name) name = json_string_value(json_object_get(j, "torch_dtype"));
     if (json_object_get(j, "quantization_config"))
-        return fail(E_USAGE, "%s: its weights are quantised (quantization_config): say as what they would be stored, such as %s:nf4", path, path);
+        return fail(E_USAGE, "%s: its weights are quantised (quantization_config): say as what they would be stored, such as %s:nf4", path,
+                    path);
     *dt = !name ? DT_BF16 : dtype_parse(name);
     return *dt != DT_NONE ? OK : fail(E_INPUT, "%s: dtype '%s' is not known", path, name);
 }
@@ -274,7 +275,8 @@ static char *sizes_path(arena *mem, const char *path, const char **type) {
 }
 
 bool model_has_no_weights(const char *path) {
-    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"};
+    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                                          "pytorch_model.bin.index.json"};
     arena mem = {0};
     const char *type;
     bool none = true;
@@ -304,7 +306,8 @@ static err open_sizes(struct model *m, int64_t layers) {
     if (!e) e = m->family->tensors(m);
     if (!e) e = reserve(m, dt, PROT_NONE);
     if (e) return e;
-    const size_t each = dtype_quantised(dt) ? 4 : dtype_row_bytes(dt, 1); /* files have vectors in the type of matrices, quantised ones f32 */
+    const size_t each =
+        dtype_quantised(dt) ? 4 : dtype_row_bytes(dt, 1); /* files have vectors in the type of matrices, quantised ones f32 */
     for (int i = 0; i < m->n; i++) m->bytes += m->w[i].nd == 1 ? (size_t)m->w[i].d[0] * each : weight_bytes(&m->w[i]);
     return OK;
 }

@@ -608,8 +608,7 @@ static err check_data(const struct config *c) {
     if (one_sided(c)) return check_one_side(c);
     for (int s = 0; s < 2; s++)
         if (!c->side[s].data.n)
-            return fail(E_USAGE, "'%s.data' is missing: macct needs unpaired text for both sides, A.data and B.data",
-                        s ? "B" : "A");
+            return fail(E_USAGE, "'%s.data' is missing: macct needs unpaired text for both sides, A.data and B.data", s ? "B" : "A");
     if (c->eval_split > 0) return fail(E_USAGE, "'eval.split' has no use with objective macct: its evaluation needs pairs (eval.data)");
     arena mem = {0};
     err e = check_sides_differ(c, &mem);

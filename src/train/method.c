@@ -160,7 +160,8 @@ static err tokens_json(const struct side_config *c, const struct known *base, js
         const char *text = c->token_indices.v[i];
         int n = sscanf(text, "%d%n-%d%n", &first, &end, &last, &end);
         if (n == 1) last = first;
-        if (n < 1 && !base->tok) return fail(E_USAGE, "'trainable_tokens.token_indices': '%.40s' is looked up in a tokenizer, and there is none", text);
+        if (n < 1 && !base->tok)
+            return fail(E_USAGE, "'trainable_tokens.token_indices': '%.40s' is looked up in a tokenizer, and there is none", text);
         if (n < 1 && (first = last = tokenizer_id(base->tok, text)) >= 0) n = 1, end = (int)strlen(text);
         if (n < 1 || text[end] || first < 0 || last < first || last - first > 1 << 20)
             return fail(

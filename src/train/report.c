@@ -183,9 +183,9 @@ json_t *run_plan_json(struct run *r, bool measured) {
         if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
         json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained",
                                                (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens",
-                                               st->virtual_tokens, "vectors", st->given, "data", s->source.path ? s->source.path : "", "targets", o->source.path ? o->source.path : "",
-                                               "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings",
-                                               settings, "longest", s->longest));
+                                               st->virtual_tokens, "vectors", st->given, "data", s->source.path ? s->source.path : "",
+                                               "targets", o->source.path ? o->source.path : "", "rows", o->n_texts ? o->n_texts : o->rows.n,
+                                               "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);
     json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence",
@@ -206,7 +206,8 @@ json_t *run_plan_json(struct run *r, bool measured) {
     if (r->limit && r->limit < SIZE_MAX) json_object_set_new(j, "limit", json_integer((json_int_t)r->limit));
     if (r->assumes) json_object_set_new(j, "assumed_tokens", json_integer(r->cap.tokens));
     json_object_update_new(j, phases_json(r));
-    if (measured && !r->peak) r->peak = r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r); /* before the forecast measures anything */
+    if (measured && !r->peak)
+        r->peak = r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r); /* before the forecast measures anything */
     if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)r->peak));
     json_t *forecast = r->timed_steps || r->plans_only ? forecast_json(r) : NULL;
     if (forecast) json_object_set_new(j, "forecast", forecast);

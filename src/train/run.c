@@ -30,7 +30,8 @@ static err pick_objective(struct run *r) {
 static err pick_device(struct run *r) {
     r->card = rates_named(r->cfg->device);
     if (r->card && !r->plans_only)
-        return fail(E_USAGE, "device: %s (%s) is a name to plan for (cyclora plan); a run on such a card says device: cuda", r->card->name, r->card->title);
+        return fail(E_USAGE, "device: %s (%s) is a name to plan for (cyclora plan); a run on such a card says device: cuda", r->card->name,
+                    r->card->title);
     err e = backend_pick(r->card ? "cuda" : r->cfg->device, &r->backend);
     if (e) return r->card ? fail_in(e, "device %s", r->card->name) : e;
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
@@ -52,8 +53,10 @@ static err open_model(struct run *r, int64_t layers) {
     const char *path = r->cfg->model, *dt;
     const bool bare = model_has_no_weights(path);
     uint64_t seed;
-    if (bare && !r->plans_only && !path_is_dir(path)) return fail(E_USAGE, "%s has sizes and no weights: it can be planned (cyclora plan), not run", path);
-    if (layers && config_random_model(path, &seed, &dt)) path = arena_printf(&r->cfg->mem, "%s:%s", r->cfg->model_config, *dt ? dt : "bf16");
+    if (bare && !r->plans_only && !path_is_dir(path))
+        return fail(E_USAGE, "%s has sizes and no weights: it can be planned (cyclora plan), not run", path);
+    if (layers && config_random_model(path, &seed, &dt))
+        path = arena_printf(&r->cfg->mem, "%s:%s", r->cfg->model_config, *dt ? dt : "bf16");
     else if (layers && !bare && !path_is_dir(path))
         return fail(E_USAGE, "%s: other numbers of layers are tried on a config.json: name one, or a folder with one, as `model`", path);
     if (!path) return fail(E_MEMORY, "out of memory");
@@ -164,7 +167,8 @@ int run_programs(const struct run *r, const struct program *out[8], int phase) {
         const struct plans *p = &r->plans[i];
         if (all || phase == PHASE_TRAIN) out[n++] = &p->train;
         if (all || phase == PHASE_EVALUATE) out[n++] = &p->score;
-        if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE)) out[n++] = &p->gen.prefill, out[n++] = &p->gen.decode;
+        if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE))
+            out[n++] = &p->gen.prefill, out[n++] = &p->gen.decode;
     }
     if (r->freezes && phase == PHASE_LOAD) out[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     return n;
@@ -216,7 +220,12 @@ static void measure_plan(struct run *r) {
     memory_sizes(&m, list, n);
     struct footprint *f = &r->foot;
     const bool host = r->backend->mem->host;
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r) + mapped_besides(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + description_bytes(r) + (r->tok ? tokenizer_bytes(r->tok) : 0), .scratch = m.scratch_bytes, .working = m.work_bytes};
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r) + mapped_besides(r),
+                            .derived = r->model.derived->bytes,
+                            .data = data_bytes(r),
+                            .runtime = RUNTIME_BYTES + description_bytes(r) + (r->tok ? tokenizer_bytes(r->tok) : 0),
+                            .scratch = m.scratch_bytes,
+                            .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
@@ -243,7 +252,8 @@ static size_t memory_limit(const struct run *r) {
     config_bytes(r->cfg->memory, &limit); /* checked by config_check */
     if (limit) return limit;
     if (r->card) return r->card->memory;
-    if (!r->backend->mem->host) return r->backend->mem->left() ? r->backend->mem->left() : SIZE_MAX; /* what is free, not what the card has */
+    if (!r->backend->mem->host)
+        return r->backend->mem->left() ? r->backend->mem->left() : SIZE_MAX; /* what is free, not what the card has */
     return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
@@ -320,7 +330,8 @@ static err assume(struct run *r, const struct plan_ask *ask) {
         r->cap.length = cut && longest < like->cap.length ? longest : like->cap.length;
     } else {
         if (r->objective->open)
-            return fail(E_USAGE, "'data' is missing: objective %s is planned with its data, which say how many rows the head has", r->cfg->objective);
+            return fail(E_USAGE, "'data' is missing: objective %s is planned with its data, which say how many rows the head has",
+                        r->cfg->objective);
         r->cap.tokens = longest + (r->model.family->seq2seq ? 2 : 0); /* an EOS behind the prompt, a start before the answer */
         r->cap.length = longest + (*r->cfg->eval_data || *r->cfg->test_data ? new : 0); /* there prompts may be as long as rows */
         for (int i = 0; i < r->objective->sides; i++) { /* a text that was made, in a prompt of no more tokens than bytes */
