@@ -31,7 +31,7 @@ static void report_side(const json_t *s) {
     if (json_num(s, "modules") > 0) printf(" in %.0f modules", json_num(s, "modules"));
     if (json_num(s, "virtual_tokens") > 0)
         printf(" for %.0f virtual token%s", json_num(s, "virtual_tokens"), json_num(s, "virtual_tokens") > 1 ? "s" : "");
-    if (json_object_get(s, "rows")) printf("; %.0f rows of %s", json_num(s, "rows"), *targets ? targets : data);
+    if (json_num(s, "rows") > 0) printf("; %.0f rows of %s", json_num(s, "rows"), *targets ? targets : data);
     putchar('\n');
 }
 
@@ -43,17 +43,6 @@ void report_servers(const json_t *plan) {
         label(i ? "" : "warning");
         printf("%s will not serve it: %s\n", json_text(one, "loader"), json_text(one, "why"));
     }
-}
-
-/* Words of one line, broken where the terminal ends. */
-static void print_wrapped(const char *text) {
-    int column = 0, width = term_width();
-    for (size_t n; *text; text += n + (text[n] == ' ')) {
-        n = strcspn(text, " ");
-        if (column && column + 1 + (int)n >= width) column = 0, putchar('\n');
-        column += printf(column ? " %.*s" : "%.*s", (int)n, text);
-    }
-    putchar('\n');
 }
 
 /* Rotary positions that do not stand as the model's files have them. */

@@ -8,6 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+size_t prog_bytes(const struct prog *p) {
+    return arena_bytes(&p->mem) + (size_t)p->cap_v * sizeof *p->v + (size_t)p->cap_i * (sizeof *p->in + sizeof(kernel));
+}
+
 void prog_free(struct prog *p) {
     arena_free(&p->mem);
     free(p->v);

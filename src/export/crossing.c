@@ -131,7 +131,7 @@ err crossing_twin(const struct model *m, struct model *out) {
     out->mem = (arena){0};
     out->files = (struct tensors){0};
     out->w = NULL;
-    out->random_bytes = NULL;
+    out->reserved = NULL;
     out->residents = NULL;
     out->n = 0;
     out->shape.interleaved = m->gguf ? m->shape.interleaved : keeps_pairs(m->family->name);

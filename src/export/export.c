@@ -194,6 +194,16 @@ static size_t tokenizer_json_bytes(const struct job *j) {
 /* Programs, plans, JSON, the heap's own: measured below 0.6 MB on models of 3 layers. */
 enum { RUNTIME = 1 << 20, LAYER = 64 << 10 };
 
+err export_merge_plan(const struct model *m, struct structure *st, int64_t rank, struct merge_plan *out) {
+    struct check c;
+    *out = (struct merge_plan){.write = items_merge_bytes(m, rank)};
+    err e = check_open(&c, m, NULL);
+    if (!e) e = check_bytes(&c, m, st, &out->check);
+    out->kept = st->params.bytes + RUNTIME + LAYER * (size_t)m->shape.layers + (size_t)c.n * (size_t)c.vocab * 4;
+    check_close(&c);
+    return e;
+}
+
 /* What is there already is looked up; the reference's logits are still to come and stay, then either the output's buffers or a pass
  * over it. A reopened adapter is there twice for a moment, its rows as they were read and the structure. */
 static err plan_memory(struct job *j) {

@@ -85,8 +85,10 @@ struct model {
     int64_t mlp_chunk;      /* rows that go through a feed-forward at once; 0: 2048 where that costs nothing (program_build), else all */
     dtype keep;             /* what a backend keeps the layers' matrices as; DT_NONE: as stored */
     bool random;            /* random:SEED */
+    bool sizes_only;        /* a config.json without weights: it can be planned with, nothing of it can be read */
     bool gguf;
-    void *random_bytes;
+    void *reserved;         /* addresses of the tensors of a random model, or of one without weights: reserved_bytes of them */
+    size_t reserved_bytes;
     uint64_t seed;
     struct residents *residents; /* where a backend has the tensors */
     struct derived *derived; /* what methods want of its matrices (model/derived.h) */
@@ -133,6 +135,10 @@ const struct family *model_family(const char *arch, bool hf);
 /* path: a .gguf file, a Hugging Face folder, or "random:SEED[:dtype]" with config_path naming a config.json. Files are
  * mapped, so no matrix is read yet; a random model's memory is reserved and filled by model_fill(). */
 err model_open(const char *path, const char *config_path, struct model *m);
+/* A config.json (or a folder with one and no weights; "config.json:q4_k" says how its matrices would be stored, else it does itself,
+ * else bf16): sizes and addresses alone, for plans. layers: so many in place of its own (lists of one entry a layer are repeated); 0: its own. */
+err model_open_sizes(const char *path, int64_t layers, struct model *m);
+bool model_has_no_weights(const char *path); /* is it such a path? */
 void model_warn(const struct model *m); /* says what of its files is left out, if anything */
 /* stretch.c: RoPE for sequences of up to `longest` tokens (dynamic, longrope) and as `asked` says, in place of what the files say: an object with
  * the words of config.json's rope_scaling; NULL: as they say. Before a program is built. E_USAGE where the model does not rotate. */
