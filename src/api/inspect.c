@@ -133,6 +133,8 @@ static err fit_json(const char *folder, const char *model, arena *mem, json_t *o
 static err inspect_adapter(const char *folder, const char *model, arena *mem, json_t *out) {
     json_t *loaders;
     TRY(inspect_json(arena_printf(mem, "%s/adapter_config.json", folder), "config", out));
+    const char *stretched = arena_printf(mem, "%s/rope_scaling.json", folder);
+    if (stretched && path_exists(stretched)) TRY(inspect_json(stretched, "positions", out));
     TRY(takers_of(folder, &loaders));
     json_object_set_new(out, "kind", json_string("adapter"));
     json_object_set_new(out, "loaders", loaders);

@@ -121,8 +121,13 @@ static err open_job(struct job *j) {
     if (!j->r->adapter) return j->form->kind == KIND_LORA ? fail(E_USAGE, "--to %s needs an adapter", j->form->name) : OK;
     if (j->r->hash && !j->base.random) model_hash(&j->base, j->hash);
     TRY(untie_for(j->r->adapter, &j->base));
+    if (!j->r->undo) TRY(adapter_stretch(j->r->adapter, true, &j->base)); /* a merged base is so by its own files */
     TRY(deltas_open(j->r->adapter, &j->base, &j->deltas));
     TRY(place_head(j));
+    if (j->form->kind == KIND_LORA && j->base.stretched)
+        log_warn("%s was trained with the base's RoPE stretched (rope_scaling.json), which %s cannot say: whoever serves it must stretch the "
+                 "base so",
+                 j->r->adapter, j->form->name);
     if (j->r->undo) TRY(undo(j));
     else TRY(check_hash(j));
     err e = in_graph(j) ? deltas_structure(&j->deltas, &j->base, &j->st, &j->weights) : OK;
@@ -188,6 +193,16 @@ static size_t tokenizer_json_bytes(const struct job *j) {
 
 /* Programs, plans, JSON, the heap's own: measured below 0.6 MB on models of 3 layers. */
 enum { RUNTIME = 1 << 20, LAYER = 64 << 10 };
+
+err export_merge_plan(const struct model *m, struct structure *st, int64_t rank, struct merge_plan *out) {
+    struct check c;
+    *out = (struct merge_plan){.write = items_merge_bytes(m, rank)};
+    err e = check_open(&c, m, NULL);
+    if (!e) e = check_bytes(&c, m, st, &out->check);
+    out->kept = st->params.bytes + RUNTIME + LAYER * (size_t)m->shape.layers + (size_t)c.n * (size_t)c.vocab * 4;
+    check_close(&c);
+    return e;
+}
 
 /* What is there already is looked up; the reference's logits are still to come and stay, then either the output's buffers or a pass
  * over it. A reopened adapter is there twice for a moment, its rows as they were read and the structure. */

@@ -264,29 +264,6 @@ static dtype type_of(const struct model *m, const struct item *it, const char *n
     return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : fitting(DT_Q8_0, it->cols);
 }
 
-static err plan_same(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
-    const struct tensor **t = in_order(l, &m->files);
-    if (!t) return out_of_memory();
-    for (int i = 0; i < m->files.n; i++) {
-        const struct weight *w = weight_in(m, t[i]);
-        struct item it = from_tensor(t[i], w, d, t[i]->dt);
-        if (t[i]->nd == 2) it.t.dt = type_of(m, &it, it.t.name, type);
-        take_whole(&it, d, w, true, w ? w->rope_heads : 0);
-        list_add(l, it);
-    }
-    if (!lacks_head(m)) return OK;
-    struct item head = from_weight(m, model_weight(m, "output.weight"), "output.weight", d, DT_F32, true);
-    head.t.dt = type_of(m, &head, head.t.name, type);
-    list_add(l, head);
-    return OK;
-}
-
-static int heads_of(const struct model *m, const char *name) {
-    for (int i = 0; i < m->n; i++)
-        if (!strcmp(m->w[i].name, name)) return m->w[i].rope_heads;
-    return 0;
-}
-
 /* Tables that config.json has as numbers. */
 static err add_positions(struct items *l, const struct model *m) {
     struct tensor t[POSITION_TENSORS];
@@ -294,6 +271,31 @@ static err add_positions(struct items *l, const struct model *m) {
     TRY(positions_tensors(m, &l->mem, t, &n));
     for (int i = 0; i < n; i++) list_add(l, (struct item){.t = t[i], .data = t[i].data, .dt = DT_F32, .rows = 1, .cols = t[i].d[0]});
     return OK;
+}
+
+static err plan_same(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+    const struct tensor **t = in_order(l, &m->files);
+    if (!t) return out_of_memory();
+    for (int i = 0; i < m->files.n; i++) {
+        const struct weight *w = weight_in(m, t[i]);
+        if (m->stretched && positions_tensor(t[i]->name)) continue;
+        struct item it = from_tensor(t[i], w, d, t[i]->dt);
+        if (t[i]->nd == 2) it.t.dt = type_of(m, &it, it.t.name, type);
+        take_whole(&it, d, w, true, w ? w->rope_heads : 0);
+        list_add(l, it);
+    }
+    if (lacks_head(m)) {
+        struct item head = from_weight(m, model_weight(m, "output.weight"), "output.weight", d, DT_F32, true);
+        head.t.dt = type_of(m, &head, head.t.name, type);
+        list_add(l, head);
+    }
+    return m->stretched ? add_positions(l, m) : OK;
+}
+
+static int heads_of(const struct model *m, const char *name) {
+    for (int i = 0; i < m->n; i++)
+        if (!strcmp(m->w[i].name, name)) return m->w[i].rope_heads;
+    return 0;
 }
 
 /* Small tables that are looked up: f32, as llama.cpp has them. */

@@ -3,12 +3,14 @@
 #include "gen/adapter.h"
 #include "core/rope_rows.h"
 #include "io/tensors_out.h"
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-static const char PREFIX[] = "base_model.model.";
+static const char PREFIX[] = "base_model.model.", STRETCHED[] = "rope_scaling.json";
 
 float *arena_f32(size_t bytes) { return pages_take(bytes); }
 
@@ -154,7 +156,7 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
 }
 
 void structure_begin(struct structure *st, const struct model *m, const struct peft_method *method, const struct head *head) {
-    *st = (struct structure){.method = method, .inside = "", .fan_in_fan_out = m->shape.conv1d, .seq2seq = m->family->seq2seq};
+    *st = (struct structure){.method = method, .inside = "", .fan_in_fan_out = m->shape.conv1d, .seq2seq = m->family->seq2seq, .stretched = m->stretched};
     if (head && head->classes) st->head = *head, st->head_module = head_module(head, m);
     if (head && head->classes && m->family->inside) st->inside = m->family->inside;
 }
@@ -654,6 +656,40 @@ static err describe_tensor(const struct structure *st, const struct param *p, co
     return t->name ? OK : fail(E_MEMORY, "out of memory");
 }
 
+err adapter_stretching(const char *folder, arena *mem, const char **text) {
+    str bytes = {0};
+    const char *path = arena_printf(mem, "%s/%s", folder, STRETCHED);
+    *text = NULL;
+    if (!path || !path_exists(path)) return path ? OK : fail(E_MEMORY, "out of memory");
+    err e = file_read(path, &bytes);
+    if (!e && !(*text = arena_strn(mem, bytes.p ? bytes.p : "", bytes.n))) e = fail(E_MEMORY, "out of memory");
+    str_free(&bytes);
+    return e;
+}
+
+err adapter_stretch(const char *folder, bool asked, struct model *m) {
+    arena mem = {0};
+    const char *text;
+    err e = adapter_stretching(folder, &mem, &text);
+    const char *where = e ? NULL : arena_printf(&mem, "%s/%s", folder, STRETCHED);
+    if (!e && text && m->as_filed)
+        e = fail(E_USAGE, "%s was trained with RoPE stretched, an adapter that is open on %s already was not: one model at a time", folder, m->path);
+    else if (!e && text) e = where ? model_stretch_as(m, text, asked, where) : fail(E_MEMORY, "out of memory");
+    else if (!e && m->stretched)
+        e = fail(E_USAGE, "%s was trained with RoPE as %s has it, which another adapter has stretched by now: one model at a time", folder, m->path);
+    else if (!e) m->as_filed = true;
+    arena_free(&mem);
+    return e;
+}
+
+/* PEFT and AdapterHub know no such file and leave it alone. */
+static err write_stretched(const char *folder, const struct structure *st, arena *mem) {
+    const char *path = arena_printf(mem, "%s/%s", folder, STRETCHED);
+    if (!path) return fail(E_MEMORY, "out of memory");
+    if (st->stretched) return file_write(path, st->stretched, strlen(st->stretched));
+    return unlink(path) && errno != ENOENT ? fail(E_IO, "%s: %s", path, strerror(errno)) : OK;
+}
+
 err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model) {
     arena mem = {0};
     const int n = count_tensors(&st->params);
@@ -670,6 +706,7 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
     if (!e && apart) e = write_made(folder, st, weights, &mem);
     if (!e) e = write_config(arena_printf(&mem, "%s/adapter_config.json", folder), st, base_model);
     if (!e) e = head_write_labels(&st->head, folder);
+    if (!e) e = write_stretched(folder, st, &mem);
     arena_free(&mem);
     return e;
 }

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Without a backward, and where it computes a block again anyway, pieces of so many rows cost no work, and such a product is at its full speed. */
+enum { FREE_CHUNK = 2048 };
+
 static const int64_t dim_n = SYM_N, dim_s = SYM_S, dim_s1 = SYM_S1, dim_m = SYM_M;
 
 static val input(struct prog *p, const char *name, const int64_t *dim, dtype dt) { return prog_input(p, dt, 1, dim, name); }
@@ -156,6 +159,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
+    p->piece_rows = m->mlp_chunk ? m->mlp_chunk : mode != MODE_TRAIN || level == CHECKPOINT_BLOCK ? FREE_CHUNK : 0;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
     g->seq2seq = m->family->seq2seq &&

@@ -160,6 +160,8 @@ static err tokens_json(const struct side_config *c, const struct known *base, js
         const char *text = c->token_indices.v[i];
         int n = sscanf(text, "%d%n-%d%n", &first, &end, &last, &end);
         if (n == 1) last = first;
+        if (n < 1 && !base->tok)
+            return fail(E_USAGE, "'trainable_tokens.token_indices': '%.40s' is looked up in a tokenizer, and there is none", text);
         if (n < 1 && (first = last = tokenizer_id(base->tok, text)) >= 0) n = 1, end = (int)strlen(text);
         if (n < 1 || text[end] || first < 0 || last < first || last - first > 1 << 20)
             return fail(
@@ -174,6 +176,7 @@ static err tokens_json(const struct side_config *c, const struct known *base, js
 /* A text is settled as ids here, where its tokenizer is: with what the tokenizer puts around a text, as PEFT does it. */
 static err text_ids(const char *text, const tokenizer *tok, json_t *list) {
     struct ids ids = {0};
+    if (!tok) return fail(E_USAGE, "prompt_tuning.prompt_tuning_init_text is read by a tokenizer, and there is none");
     err e = tokenizer_encode(tok, text, strlen(text), ENCODE_SPECIAL, &ids);
     if (!e) e = tokenizer_surround(tok, true, true, &ids);
     for (size_t i = 0; i < ids.n && !e; i++) json_array_append_new(list, json_integer(ids.v[i]));
