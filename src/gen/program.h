@@ -89,6 +89,8 @@ struct memory {
 void memory_sizes(struct memory *mem, const struct program *const *programs, int n);
 /* Takes the memory, computes what programs want of the base beside its tensors, and brings both to the backend. All programs are of one backend and compute type. */
 err memory_for(struct memory *mem, struct program *const *programs, int n);
+/* Both arenas are to have so many bytes at least: of those who use them between runs (optimizers). Before anything is in them. */
+err memory_grow(struct memory *mem, size_t act, size_t scratch);
 void memory_free(struct memory *mem);
 
 /* Makes an adapter's f32 weights (an arena of the backend; NULL: the bare base) the ones that programs read from now on: *param

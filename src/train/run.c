@@ -32,6 +32,9 @@ static err pick_objective(struct run *r) {
 static err pick_device(struct run *r) {
     TRY(backend_pick(r->cfg->device, &r->backend));
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
+    if (strcmp(r->cfg->offload_optimizer, "none") != 0 && r->backend->mem->host)
+        return fail(E_USAGE, "offload_optimizer: %s moves the optimizer's states from a card to the host's memory; this run is on the %s, where they are there already: leave it out",
+                    r->cfg->offload_optimizer, r->backend->name);
     if (r->backend->configure) r->backend->configure(&(struct settings){.deterministic = r->cfg->deterministic, .tf32 = r->cfg->tf32});
     r->left_before = r->backend->mem->left();
     return OK;
@@ -166,14 +169,20 @@ static void measure_plan(struct run *r) {
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
     const bool host = r->backend->mem->host;
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .working = m.work_bytes};
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct needs q = recipe_needs(r, &r->side[i]);
+        f->optimizer += q.here, f->away += q.away;
+        if (q.act > m.act_bytes) m.act_bytes = q.act;
+        if (q.scratch > m.scratch_bytes) m.scratch_bytes = q.scratch;
+    }
+    f->scratch = m.scratch_bytes;
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
     for (int i = 0; i < r->objective->sides; i++) {
         const size_t b = r->side[i].plans->st.params.trained;
         f->adapters += r->side[i].plans->st.params.bytes;
-        f->optimizer += (size_t)(2 + learner_states(&r->side[i].plans->st)) * b;
         if (b > f->gradients) f->gradients = b;
         if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished)
             f->finished = r->side[i].plans->st.params.bytes;
@@ -257,14 +266,6 @@ static err plan_within(struct run *r, struct capacity least) {
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */
-static struct recipe recipe_of(const struct run *r, const struct side_config *c) {
-    struct recipe q = {.learning_rate = c->learning_rate, .weight_decay = c->weight_decay, .beta1 = c->adam_beta1, .beta2 = c->adam_beta2, .epsilon = c->adam_epsilon,
-                       .max_grad_norm = c->max_grad_norm, .warmup_steps = c->warmup_steps, .total_steps = run_total(r)};
-    schedule_parse(c->scheduler, &q.schedule); /* checked by config_check */
-    if (!q.warmup_steps) q.warmup_steps = (int64_t)ceil(c->warmup_ratio * (double)q.total_steps);
-    return q;
-}
-
 int64_t run_total(const struct run *r) { return r->warm_steps + r->cfg->max_steps; }
 
 err run_open(struct run *r, struct config *cfg) {
@@ -307,6 +308,10 @@ err run_start(struct run *r) {
     r->wb.threads = r->threads;
     if (r->freezes) TRY(features_start(r));
     TRY(memory_for(&r->wb.mem, list, n));
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct needs q = recipe_needs(r, &r->side[i]);
+        TRY(memory_grow(&r->wb.mem, q.act, q.scratch));
+    }
     TRY(pack_init(&r->wb.pack, run_pass(r), r->cap.sequences));
     if (r->classes.numbers) TRY(pack_targets(&r->wb.pack, r->classes.numbers));
     r->wb.grad_bytes = r->foot.gradients;
@@ -314,7 +319,7 @@ err run_start(struct run *r) {
     if (!r->wb.grad) return fail(E_MEMORY, "cannot allocate %zu bytes of gradients", r->wb.grad_bytes);
     for (int i = 0; i < r->objective->sides; i++) {
         struct side *s = &r->side[i];
-        struct recipe q = recipe_of(r, s->cfg);
+        struct recipe q = run_recipe(r, s->cfg);
         TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
         s->learner.side = s->name;
         if (*s->cfg->adapter) {

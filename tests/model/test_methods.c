@@ -58,7 +58,7 @@ static void start(struct bench *b, int c, const struct backend *backend, enum ch
                                        .backend = backend,
                                        .level = level,
                                        .cap = {CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32},
-                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_LINEAR, 2, 10}});
+                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, {SCHEDULE_LINEAR, 2, 10}}});
     snprintf(b->name, sizeof b->name, "%s on %s", cases[c].name, backend->name);
 }
 
