@@ -656,11 +656,11 @@ static void test_optimizer_layout(void **state) {
     bool found;
     assert_non_null(mkdtemp(folder));
     start(&b, plus, &backend_cpu, CHECKPOINT_NONE);
-    b.learner.adam_steps = 3;
+    b.learner.optim_steps = 3;
     must(optimizer_write(&b.learner, folder));
-    b.learner.adam_steps = 0;
+    b.learner.optim_steps = 0;
     must(optimizer_read(&b.learner, folder, &found));
-    assert_true(found && b.learner.adam_steps == 3);
+    assert_true(found && b.learner.optim_steps == 3);
     struct lora even = *(const struct lora *)b.st.settings;
     even.plus = 0;
     struct structure other;

@@ -277,8 +277,8 @@ static struct bytes bytes_of(const struct side *s) {
     struct bytes b;
     size_t n = s->plans->st.params.bytes;
     bytes_hash(s->learner.w, n, b.w);
-    bytes_hash(s->learner.m, n, b.m);
-    bytes_hash(s->learner.v, n, b.v);
+    bytes_hash(s->learner.state[0].p, n, b.m);
+    bytes_hash(s->learner.state[1].p, n, b.v);
     return b;
 }
 
