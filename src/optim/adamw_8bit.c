@@ -81,6 +81,6 @@ static err step(const struct optim_step *o) {
     return OK;
 }
 
-static void describe(const struct optim_settings *how, str *out) { (void)how, str_adds(out, "AdamW, two states in 8 bits, a number for each block of 256"); }
+static void describe(const struct optim_settings *how, str *out) { (void)how, str_adds(out, "AdamW, two states in 8 bits, a number for each block of 256; small tensors and vectors in f32"); }
 
 const struct optimizer optimizer_adamw_8bit = {.name = "adamw_8bit", .states = states, .step = step, .describe = describe};
