@@ -25,7 +25,12 @@ size_t cpu_muon_scratch(int64_t rows, int64_t columns) {
 
 /* y [s, n] += scale * a [s, k] w; w is [k, n], or [n, k] where t. */
 static void product(const struct iteration *it, float *y, int64_t n, const float *a, int64_t k, const struct gemm_w *w) {
-    const struct gemm g = {.m = it->s, .pieces = 1, .outs = 1, .threads = it->threads, .piece = {{.x = a, .ld = k, .k = k}}, .out = {{.y = y, .ld = n, .n = n, .add = true, .w = {*w}}}};
+    const struct gemm g = {.m = it->s,
+                           .pieces = 1,
+                           .outs = 1,
+                           .threads = it->threads,
+                           .piece = {{.x = a, .ld = k, .k = k}},
+                           .out = {{.y = y, .ld = n, .n = n, .add = true, .w = {*w}}}};
     gemm_run(&g, it->engine);
 }
 

@@ -52,7 +52,9 @@ static uint8_t nearest(const float middle[DYNAMIC_CODES], float x) {
     return (uint8_t)c;
 }
 
-struct maps { float m[DYNAMIC_CODES], v[DYNAMIC_CODES], m_middle[DYNAMIC_CODES], v_middle[DYNAMIC_CODES]; };
+struct maps {
+    float m[DYNAMIC_CODES], v[DYNAMIC_CODES], m_middle[DYNAMIC_CODES], v_middle[DYNAMIC_CODES];
+};
 struct rounded { /* of a step, once */
     float b1, one_b1, b2, one_b2, decay, step, root, eps, scale;
 };
@@ -79,9 +81,15 @@ static void one_block(const struct rounded *o, const struct maps *k, const struc
 
 err cpu_adamw_8bit(const struct adamw *o, const struct adamw_8bit_state *s, int64_t n, int threads) {
     const double bias1 = 1 - pow(o->beta1, (double)o->t), bias2 = 1 - pow(o->beta2, (double)o->t);
-    const struct rounded r = {.b1 = (float)o->beta1, .one_b1 = (float)(1 - o->beta1), .b2 = (float)o->beta2, .one_b2 = (float)(1 - o->beta2),
-                              .decay = (float)(1 - o->lr * o->weight_decay), .step = (float)(o->lr / bias1), .root = (float)sqrt(bias2),
-                              .eps = (float)o->eps, .scale = o->grad_scale};
+    const struct rounded r = {.b1 = (float)o->beta1,
+                              .one_b1 = (float)(1 - o->beta1),
+                              .b2 = (float)o->beta2,
+                              .one_b2 = (float)(1 - o->beta2),
+                              .decay = (float)(1 - o->lr * o->weight_decay),
+                              .step = (float)(o->lr / bias1),
+                              .root = (float)sqrt(bias2),
+                              .eps = (float)o->eps,
+                              .scale = o->grad_scale};
     struct maps k;
     dynamic_map(true, k.m);
     dynamic_map(false, k.v);
@@ -134,7 +142,12 @@ static void smooth_columns(const struct adafactor *o, const struct adafactor_sta
 }
 
 /* The update of one element, before it is clipped. A vector has columns of one number. */
-struct direction { const struct adafactor *o; const struct adafactor_state *s; const float *by_column; float mean; };
+struct direction {
+    const struct adafactor *o;
+    const struct adafactor_state *s;
+    const float *by_column;
+    float mean;
+};
 
 static float by_row(const struct direction *d, int64_t r) { return 1 / sqrtf(d->o->columns ? d->s->row[r] / d->mean : d->s->row[r]); }
 
@@ -148,7 +161,8 @@ err cpu_adafactor(const struct adafactor *o, const struct adafactor_state *s, vo
         smooth_rows(o, s, team);
         smooth_columns(o, s, team);
     } else
-        for (int64_t r = 0; r < n; r++) s->row[r] = smooth(o, s->row[r], (double)(o->grad_scale * s->g[r] * (o->grad_scale * s->g[r])) + o->eps);
+        for (int64_t r = 0; r < n; r++)
+            s->row[r] = smooth(o, s->row[r], (double)(o->grad_scale * s->g[r] * (o->grad_scale * s->g[r])) + o->eps);
     double mean = 0;
     for (int64_t r = 0; r < o->rows; r++) mean += (double)s->row[r];
     for (int64_t c = 0; c < columns; c++) by_column[c] = o->columns ? 1 / sqrtf(s->column[c]) : 1;
@@ -161,15 +175,19 @@ err cpu_adafactor(const struct adafactor *o, const struct adafactor_state *s, vo
             squares[r] += (double)(u * u);
         }
     }
-    const double beyond = sqrt(sum(squares, o->rows) / (double)n) / o->clip, lr = o->lr * (o->scale_parameter ? fmax(o->eps_scale, size) : 1);
+    const double beyond = sqrt(sum(squares, o->rows) / (double)n) / o->clip,
+                 lr = o->lr * (o->scale_parameter ? fmax(o->eps_scale, size) : 1);
     const float decay = (float)(lr * o->weight_decay), step = (float)(lr / fmax(1, beyond));
 #pragma omp parallel for num_threads(team)
     for (int64_t r = 0; r < o->rows; r++) {
         const float row = by_row(&d, r);
         float *p = s->p + r * columns;
-        for (int64_t c = 0; c < columns; c++) p[c] = p[c] - decay * p[c] - step * (row * by_column[c] * (o->grad_scale * s->g[r * columns + c]));
+        for (int64_t c = 0; c < columns; c++)
+            p[c] = p[c] - decay * p[c] - step * (row * by_column[c] * (o->grad_scale * s->g[r * columns + c]));
     }
     return OK;
 }
 
-size_t cpu_adafactor_scratch(int64_t rows, int64_t columns) { return (size_t)rows * sizeof(double) + (size_t)(columns ? columns : 1) * sizeof(float); }
+size_t cpu_adafactor_scratch(int64_t rows, int64_t columns) {
+    return (size_t)rows * sizeof(double) + (size_t)(columns ? columns : 1) * sizeof(float);
+}

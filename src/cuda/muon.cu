@@ -6,8 +6,13 @@
 #include "cuda/gemm.h"
 #include <math.h>
 
-struct norm { double squares, part[SUM_PIECES]; };
-struct iteration { bf16 *x, *next, *gram, *poly; int64_t s, n; }; /* X is [s, n], s the shorter side */
+struct norm {
+    double squares, part[SUM_PIECES];
+};
+struct iteration {
+    bf16 *x, *next, *gram, *poly;
+    int64_t s, n;
+}; /* X is [s, n], s the shorter side */
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static size_t whole_lines(int64_t elements) { return ((size_t)elements * sizeof(bf16) + 255) & ~(size_t)255; }
@@ -18,7 +23,11 @@ extern "C" size_t cuda_muon_scratch(int64_t rows, int64_t columns) {
     return norm_bytes() + 2 * whole_lines(rows * columns) + 2 * whole_lines(s * s);
 }
 
-struct momentum { float rest, scale; int64_t rows, columns; bool turned; };
+struct momentum {
+    float rest, scale;
+    int64_t rows, columns;
+    bool turned;
+};
 
 __device__ static int64_t place(const struct momentum &o, int64_t i) { return o.turned ? i % o.columns * o.rows + i / o.columns : i; }
 

@@ -7,7 +7,9 @@
 #include <math.h>
 
 /* --- Lion, SGD ------------------------------------------------------------------------------------------------------------- */
-struct lion_step { float decay, lr, b1, one_b1, b2, one_b2, scale; };
+struct lion_step {
+    float decay, lr, b1, one_b1, b2, one_b2, scale;
+};
 
 __global__ void lion_kernel(struct lion_step o, const float *grad, float *p, float *m, int64_t n) {
     EACH_ITEM(i, n) {
@@ -20,12 +22,21 @@ __global__ void lion_kernel(struct lion_step o, const float *grad, float *p, flo
 extern "C" err cuda_lion(const struct lion *o, const struct momentum_state *s, int64_t n, int threads) {
     (void)threads;
     if (n <= 0) return OK;
-    const struct lion_step k = {(float)(1 - o->lr * o->weight_decay), (float)o->lr, (float)o->beta1, (float)(1 - o->beta1), (float)o->beta2, (float)(1 - o->beta2), o->grad_scale};
+    const struct lion_step k = {(float)(1 - o->lr * o->weight_decay),
+                                (float)o->lr,
+                                (float)o->beta1,
+                                (float)(1 - o->beta1),
+                                (float)o->beta2,
+                                (float)(1 - o->beta2),
+                                o->grad_scale};
     lion_kernel<<<grid_for(n), THREADS, 0, cuda_stream>>>(k, s->g, s->p, s->m, n);
     return CUDA_LAUNCHED("lion");
 }
 
-struct sgd_step { float lr, momentum, decay, scale; bool nesterov; };
+struct sgd_step {
+    float lr, momentum, decay, scale;
+    bool nesterov;
+};
 
 __global__ void sgd_kernel(struct sgd_step o, const float *grad, float *p, float *m, int64_t n) {
     EACH_ITEM(i, n) {
@@ -49,7 +60,9 @@ extern "C" err cuda_sgd(const struct sgd *o, const struct momentum_state *s, int
 
 /* --- AdamW, 8 bits ---------------------------------------------------------------------------------------------------------- */
 /* The numbers of a map, and what lies between neighbours: above middle[c] and up to middle[c + 1] is nearest to c. */
-struct maps { float m[DYNAMIC_CODES], v[DYNAMIC_CODES], m_middle[DYNAMIC_CODES], v_middle[DYNAMIC_CODES]; };
+struct maps {
+    float m[DYNAMIC_CODES], v[DYNAMIC_CODES], m_middle[DYNAMIC_CODES], v_middle[DYNAMIC_CODES];
+};
 static struct maps *maps; /* on the card; made at first use and kept */
 
 static void middles(const float *map, float *middle) {
@@ -88,8 +101,11 @@ __device__ static float block_max(float x, float *each) {
     return x;
 }
 
-struct adamw_step { float decay, step, root, b1, one_b1, b2, one_b2, eps, scale; };
-static_assert((int)STATE_BLOCK == (int)THREADS && (int)DYNAMIC_CODES == (int)THREADS, "a thread for each element of a block, and for each code");
+struct adamw_step {
+    float decay, step, root, b1, one_b1, b2, one_b2, eps, scale;
+};
+static_assert((int)STATE_BLOCK == (int)THREADS && (int)DYNAMIC_CODES == (int)THREADS,
+              "a thread for each element of a block, and for each code");
 
 __global__ void adamw_8bit_kernel(struct adamw_step o, const struct maps *maps, struct adamw_8bit_state s, int64_t blocks, int64_t n) {
     __shared__ struct maps k;
@@ -119,8 +135,15 @@ extern "C" err cuda_adamw_8bit(const struct adamw *o, const struct adamw_8bit_st
     if (n <= 0) return OK;
     TRY(maps_made());
     const double bias1 = 1 - pow(o->beta1, (double)o->t), bias2 = 1 - pow(o->beta2, (double)o->t);
-    const struct adamw_step k = {(float)(1 - o->lr * o->weight_decay), (float)(o->lr / bias1), (float)sqrt(bias2), (float)o->beta1, (float)(1 - o->beta1),
-                                 (float)o->beta2, (float)(1 - o->beta2), (float)o->eps, o->grad_scale};
+    const struct adamw_step k = {(float)(1 - o->lr * o->weight_decay),
+                                 (float)(o->lr / bias1),
+                                 (float)sqrt(bias2),
+                                 (float)o->beta1,
+                                 (float)(1 - o->beta1),
+                                 (float)o->beta2,
+                                 (float)(1 - o->beta2),
+                                 (float)o->eps,
+                                 o->grad_scale};
     adamw_8bit_kernel<<<blocks_for(n, STATE_BLOCK, (int64_t)cuda_sms * 16), THREADS, 0, cuda_stream>>>(k, maps, *s, state_blocks(n), n);
     return CUDA_LAUNCHED("adamw, 8 bits");
 }
@@ -128,16 +151,30 @@ extern "C" err cuda_adamw_8bit(const struct adamw *o, const struct adamw_8bit_st
 /* --- Adafactor -------------------------------------------------------------------------------------------------------------- */
 enum { COLUMN_PIECES = 64, COLUMN_EACH = 64 /* rows of a piece, before pieces grow */ };
 
-struct factor { float beta2, one_beta2, scale; double eps; int64_t rows, columns; };
-struct sums { double size, row, update; }; /* squares of p; smoothed rows; squares of the update */
+struct factor {
+    float beta2, one_beta2, scale;
+    double eps;
+    int64_t rows, columns;
+};
+struct sums {
+    double size, row, update;
+}; /* squares of p; smoothed rows; squares of the update */
 /* Scratch: the sums, parts of one of them, parts of each column. */
-struct factor_scratch { struct sums sums; double part[SUM_PIECES]; double column[1]; };
+struct factor_scratch {
+    struct sums sums;
+    double part[SUM_PIECES];
+    double column[1];
+};
 
 static int column_pieces(int64_t rows) { return blocks_for(rows, COLUMN_EACH, COLUMN_PIECES); }
 
-extern "C" size_t cuda_adafactor_scratch(int64_t rows, int64_t columns) { return sizeof(struct factor_scratch) + (size_t)(column_pieces(rows) * columns) * sizeof(double); }
+extern "C" size_t cuda_adafactor_scratch(int64_t rows, int64_t columns) {
+    return sizeof(struct factor_scratch) + (size_t)(column_pieces(rows) * columns) * sizeof(double);
+}
 
-__device__ static float smooth(const struct factor &o, float x, double now) { return __fadd_rn(__fmul_rn(o.beta2, x), __fmul_rn(o.one_beta2, (float)now)); }
+__device__ static float smooth(const struct factor &o, float x, double now) {
+    return __fadd_rn(__fmul_rn(o.beta2, x), __fmul_rn(o.one_beta2, (float)now));
+}
 __device__ static double squared(const struct factor &o, float grad) {
     const float g = __fmul_rn(o.scale, grad);
     return (double)__fmul_rn(g, g);
@@ -205,11 +242,15 @@ __global__ void update_size_kernel(struct factor o, struct adafactor_state s, co
     if (!threadIdx.x) part[blockIdx.x] = sum;
 }
 
-struct factor_step { double lr, eps_scale, clip, weight_decay; bool scale_parameter; };
+struct factor_step {
+    double lr, eps_scale, clip, weight_decay;
+    bool scale_parameter;
+};
 
 __global__ void factor_step_kernel(struct factor o, struct factor_step k, struct adafactor_state s, const struct sums *sums, int64_t n) {
     const float mean = (float)(sums->row / (double)o.rows);
-    const double lr = k.lr * (k.scale_parameter ? fmax(k.eps_scale, sqrt(sums->size / (double)n)) : 1), beyond = sqrt(sums->update / (double)n) / k.clip;
+    const double lr = k.lr * (k.scale_parameter ? fmax(k.eps_scale, sqrt(sums->size / (double)n)) : 1),
+                 beyond = sqrt(sums->update / (double)n) / k.clip;
     const float decay = (float)(lr * k.weight_decay), step = (float)(lr / fmax(1.0, beyond));
     EACH_ITEM(i, n) s.p[i] = __fsub_rn(__fsub_rn(s.p[i], __fmul_rn(decay, s.p[i])), __fmul_rn(step, direction(o, s, mean, i)));
 }
@@ -227,7 +268,8 @@ static err smooth_all(const struct factor &f, const struct adafactor_state *s, s
     const int pieces = column_pieces(f.rows);
     rows_kernel<<<(unsigned)f.rows, THREADS, 0, cuda_stream>>>(f, s->g, s->row);
     TRY(CUDA_LAUNCHED("adafactor"));
-    columns_kernel<<<dim3((unsigned)((f.columns + THREADS - 1) / THREADS), (unsigned)pieces), THREADS, 0, cuda_stream>>>(f, s->g, at->column);
+    columns_kernel<<<dim3((unsigned)((f.columns + THREADS - 1) / THREADS), (unsigned)pieces), THREADS, 0, cuda_stream>>>(f, s->g,
+                                                                                                                         at->column);
     TRY(CUDA_LAUNCHED("adafactor"));
     smooth_columns_kernel<<<grid_for(f.columns), THREADS, 0, cuda_stream>>>(f, at->column, pieces, s->column);
     TRY(CUDA_LAUNCHED("adafactor"));

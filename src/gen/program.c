@@ -381,6 +381,7 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
     b.grad = grad;
     b.poison = poison;
     b.repeats = f->repeats;
+    b.watch = f->watch;
     b.input = (void *const *)input;
     return plan_run(&g->plan, &b, &known);
 }

@@ -73,6 +73,7 @@ struct feed {
     const int32_t *src_ids, *src_pos, *src_cu, *src_sample, *src_slot, *src_last; /* encoder-decoders: the encoder's rows; decode: each row's last */
     int n, s, m;
     bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */
+    const struct plan_watch *watch; /* NULL: nobody looks on; else not `repeats` */
 };
 /* Memory for the plans of one session: each arena as large as the largest plan asks. */
 struct memory {

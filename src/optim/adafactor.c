@@ -50,8 +50,13 @@ static err step(const struct optim_step *o) {
     return OK;
 }
 
-static double rate(const struct optim_settings *how, double scheduled, int64_t t) { return how->relative_step ? fmin(1e-2, 1 / sqrt((double)t)) : scheduled; }
+static double rate(const struct optim_settings *how, double scheduled, int64_t t) {
+    return how->relative_step ? fmin(1e-2, 1 / sqrt((double)t)) : scheduled;
+}
 
-static void describe(const struct optim_settings *how, str *out) { (void)how, str_adds(out, "Adafactor, an f32 number for each row and column"); }
+static void describe(const struct optim_settings *how, str *out) {
+    (void)how, str_adds(out, "Adafactor, an f32 number for each row and column");
+}
 
-const struct optimizer optimizer_adafactor = {.name = "adafactor", .states = states, .step = step, .describe = describe, .scratch = scratch, .rate = rate};
+const struct optimizer optimizer_adafactor = {
+    .name = "adafactor", .states = states, .step = step, .describe = describe, .scratch = scratch, .rate = rate};

@@ -10,14 +10,22 @@
 enum { LEAST = 4096 };
 
 /* So many tensors as one: of one kind, next to each other. */
-struct span { size_t at; int64_t n; float rate; bool coded, vector; };
+struct span {
+    size_t at;
+    int64_t n;
+    float rate;
+    bool coded, vector;
+};
 /* Where its states lie: floats, codes and blocks of what comes before. */
-struct place { int64_t floats, codes, blocks; };
+struct place {
+    int64_t floats, codes, blocks;
+};
 
 static bool coded(const struct optim_tensor *t) { return t->columns && t->n >= LEAST; }
 
 static bool joins(const struct span *s, const struct optim_tensor *t) {
-    return s->at + (size_t)s->n == t->at && s->rate == t->rate && s->vector == !t->columns && s->coded == coded(t) && (!s->coded || s->n % STATE_BLOCK == 0);
+    return s->at + (size_t)s->n == t->at && s->rate == t->rate && s->vector == !t->columns && s->coded == coded(t) &&
+           (!s->coded || s->n % STATE_BLOCK == 0);
 }
 
 static void pass(struct place *p, const struct span *s) {
@@ -50,7 +58,10 @@ static int states(const struct optim_settings *how, const struct param_set *set,
 }
 
 /* The state arenas by what they hold; those that a set has no use for are not listed. */
-struct arenas { uint8_t *codes[2]; float *most[2], *moment[2]; };
+struct arenas {
+    uint8_t *codes[2];
+    float *most[2], *moment[2];
+};
 
 static struct arenas arenas_of(const struct optim_step *o) {
     struct optim_state list[OPTIM_STATES];
@@ -74,13 +85,16 @@ static err step(const struct optim_step *o) {
         const struct adamw k = adamw_of_step(o, o->lr * (double)s.rate, s.vector ? 0 : o->how->weight_decay);
         float *x = o->w + s.at;
         const float *g = o->g + s.at;
-        const struct adamw_8bit_state small = {x, g, a.codes[0] + p.codes, a.codes[1] + p.codes, a.most[0] + p.blocks, a.most[1] + p.blocks};
+        const struct adamw_8bit_state small = {
+            x, g, a.codes[0] + p.codes, a.codes[1] + p.codes, a.most[0] + p.blocks, a.most[1] + p.blocks};
         const struct adamw_state whole = {x, a.moment[0] + p.floats, a.moment[1] + p.floats, g};
         TRY(s.coded ? o->backend->flat->adamw_8bit(&k, &small, s.n, o->threads) : o->backend->flat->adamw(&k, &whole, s.n, o->threads));
     }
     return OK;
 }
 
-static void describe(const struct optim_settings *how, str *out) { (void)how, str_adds(out, "AdamW, two states in 8 bits, a number for each block of 256; small tensors and vectors in f32"); }
+static void describe(const struct optim_settings *how, str *out) {
+    (void)how, str_adds(out, "AdamW, two states in 8 bits, a number for each block of 256; small tensors and vectors in f32");
+}
 
 const struct optimizer optimizer_adamw_8bit = {.name = "adamw_8bit", .states = states, .step = step, .describe = describe};

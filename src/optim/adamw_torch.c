@@ -8,7 +8,13 @@ static int states(const struct optim_settings *how, const struct param_set *set,
 }
 
 struct adamw adamw_of_step(const struct optim_step *o, double lr, double weight_decay) {
-    return (struct adamw){.lr = lr, .beta1 = o->how->beta1, .beta2 = o->how->beta2, .eps = o->how->epsilon, .weight_decay = weight_decay, .t = o->t, .grad_scale = o->grad_scale};
+    return (struct adamw){.lr = lr,
+                          .beta1 = o->how->beta1,
+                          .beta2 = o->how->beta2,
+                          .eps = o->how->epsilon,
+                          .weight_decay = weight_decay,
+                          .t = o->t,
+                          .grad_scale = o->grad_scale};
 }
 
 static err step(const struct optim_step *o) {
@@ -16,11 +22,12 @@ static err step(const struct optim_step *o) {
     struct optim_stretch s;
     for (size_t at = 0; optim_stretch(o, &at, &s);) {
         const struct adamw k = adamw_of_step(o, s.lr, s.weight_decay);
-        TRY(o->backend->flat->adamw(&k, &(struct adamw_state){o->w + s.at, m + s.at, v + s.at, o->g + s.at}, s.n, o->threads));
+        TRY(o->backend->flat->adamw(&k, &(struct adamw_state){o->w + s.at, m + s.at, v + s.at, s.g}, s.n, o->threads));
     }
     return OK;
 }
 
 static void describe(const struct optim_settings *how, str *out) { (void)how, str_adds(out, "AdamW, two f32 states"); }
 
-const struct optimizer optimizer_adamw_torch = {.name = "adamw_torch", .states = states, .step = step, .describe = describe};
+const struct optimizer optimizer_adamw_torch = {
+    .name = "adamw_torch", .states = states, .step = step, .describe = describe, .elementwise = true};

@@ -11,12 +11,14 @@ static err step(const struct optim_step *o) {
     float *m = o->state[0].p;
     struct optim_stretch s;
     for (size_t at = 0; optim_stretch(o, &at, &s);) {
-        const struct lion k = {.lr = s.lr, .beta1 = o->how->beta1, .beta2 = o->how->beta2, .weight_decay = s.weight_decay, .grad_scale = o->grad_scale};
-        TRY(o->backend->flat->lion(&k, &(struct momentum_state){o->w + s.at, m + s.at, o->g + s.at}, s.n, o->threads));
+        const struct lion k = {
+            .lr = s.lr, .beta1 = o->how->beta1, .beta2 = o->how->beta2, .weight_decay = s.weight_decay, .grad_scale = o->grad_scale};
+        TRY(o->backend->flat->lion(&k, &(struct momentum_state){o->w + s.at, m + s.at, s.g}, s.n, o->threads));
     }
     return OK;
 }
 
 static void describe(const struct optim_settings *how, str *out) { (void)how, str_adds(out, "Lion, one f32 state"); }
 
-const struct optimizer optimizer_lion_32bit = {.name = "lion_32bit", .states = states, .step = step, .describe = describe};
+const struct optimizer optimizer_lion_32bit = {
+    .name = "lion_32bit", .states = states, .step = step, .describe = describe, .elementwise = true};

@@ -43,7 +43,13 @@ static err step(const struct optim_step *o) {
     while (optim_next(&w, &t)) {
         const double lr = o->lr * (double)t.rate, decay = t.columns ? o->how->weight_decay : 0;
         if (whole(&t)) {
-            const struct muon k = {.lr = lr, .step = lr * step_of(o->how, &t), .momentum = o->how->momentum, .weight_decay = decay, .grad_scale = o->grad_scale, .rows = t.rows, .columns = t.columns};
+            const struct muon k = {.lr = lr,
+                                   .step = lr * step_of(o->how, &t),
+                                   .momentum = o->how->momentum,
+                                   .weight_decay = decay,
+                                   .grad_scale = o->grad_scale,
+                                   .rows = t.rows,
+                                   .columns = t.columns};
             TRY(o->backend->flat->muon(&k, &(struct momentum_state){o->w + t.at, buffer, o->g + t.at}, o->scratch, o->threads));
             buffer += t.n;
             continue;
@@ -55,6 +61,8 @@ static err step(const struct optim_step *o) {
     return OK;
 }
 
-static void describe(const struct optim_settings *how, str *out) { (void)how, str_adds(out, "Muon for matrices of layers, one f32 state; AdamW for the rest, two"); }
+static void describe(const struct optim_settings *how, str *out) {
+    (void)how, str_adds(out, "Muon for matrices of layers, one f32 state; AdamW for the rest, two");
+}
 
 const struct optimizer optimizer_muon = {.name = "muon", .states = states, .step = step, .describe = describe, .scratch = scratch};

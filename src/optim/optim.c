@@ -35,11 +35,13 @@ int optim_list(struct optim_state *out, int n, const char *name, dtype dt, size_
 /* Weight decay is for matrices: a norm's weight, a bias, a scale have no reason to be near 0 (transformers' Trainer leaves norms and biases
  * out too). */
 bool optim_stretch(const struct optim_step *o, size_t *at, struct optim_stretch *out) {
-    const size_t from = *at * sizeof(float);
-    if (from >= o->set->trained) return false;
+    const size_t from = *at ? *at * sizeof(float) : o->first, last = o->end ? o->end : o->set->trained;
+    if (from >= last) return false;
     const struct param_stretch t = param_stretch(o->set, from);
-    *out = (struct optim_stretch){*at, (int64_t)(t.end - from) / 4, o->lr * (double)t.rate, t.vectors ? 0 : o->how->weight_decay};
-    *at = t.end / sizeof(float);
+    const size_t end = t.end < last ? t.end : last;
+    *out = (struct optim_stretch){from / 4, (int64_t)(end - from) / 4, o->g + (from - o->first) / 4, o->lr * (double)t.rate,
+                                  t.vectors ? 0 : o->how->weight_decay};
+    *at = end / sizeof(float);
     return true;
 }
 
@@ -53,7 +55,9 @@ static bool sliced(const struct param *p) {
     return row == p->d[0];
 }
 
-struct optim_walk optim_walk(const struct param_set *set) { return (struct optim_walk){.set = set, .stretch = set->trained ? param_stretch(set, 0) : (struct param_stretch){0}}; }
+struct optim_walk optim_walk(const struct param_set *set) {
+    return (struct optim_walk){.set = set, .stretch = set->trained ? param_stretch(set, 0) : (struct param_stretch){0}};
+}
 
 /* Stretches lie in the arena's order, the parameters of one in that of their making. */
 bool optim_next(struct optim_walk *w, struct optim_tensor *out) {
@@ -66,7 +70,13 @@ bool optim_next(struct optim_walk *w, struct optim_tensor *out) {
             if (w->slice >= (parts ? p->n_slices : 1)) continue;
             const int64_t columns = p->nd > 1 ? p->d[1] : 0, rows = parts ? p->slice[w->slice].rows : p->d[0];
             const int64_t row0 = parts ? p->slice[w->slice].row0 : 0;
-            *out = (struct optim_tensor){.at = p->off / sizeof(float) + (size_t)(row0 * columns), .rows = rows, .columns = columns, .n = rows * (columns ? columns : 1), .turned = p->n_slices && p->slice[0].turned, .of_layer = strstr(p->name, "blk.") != NULL, .rate = w->stretch.rate};
+            *out = (struct optim_tensor){.at = p->off / sizeof(float) + (size_t)(row0 * columns),
+                                         .rows = rows,
+                                         .columns = columns,
+                                         .n = rows * (columns ? columns : 1),
+                                         .turned = p->n_slices && p->slice[0].turned,
+                                         .of_layer = strstr(p->name, "blk.") != NULL,
+                                         .rate = w->stretch.rate};
             w->slice++;
             return true;
         }

@@ -10,12 +10,18 @@ static err step(const struct optim_step *o) {
     float *m = o->how->momentum > 0 ? o->state[0].p : NULL;
     struct optim_stretch s;
     for (size_t at = 0; optim_stretch(o, &at, &s);) {
-        const struct sgd k = {.lr = s.lr, .momentum = o->how->momentum, .weight_decay = s.weight_decay, .nesterov = o->how->nesterov, .grad_scale = o->grad_scale};
-        TRY(o->backend->flat->sgd(&k, &(struct momentum_state){o->w + s.at, m ? m + s.at : NULL, o->g + s.at}, s.n, o->threads));
+        const struct sgd k = {.lr = s.lr,
+                              .momentum = o->how->momentum,
+                              .weight_decay = s.weight_decay,
+                              .nesterov = o->how->nesterov,
+                              .grad_scale = o->grad_scale};
+        TRY(o->backend->flat->sgd(&k, &(struct momentum_state){o->w + s.at, m ? m + s.at : NULL, s.g}, s.n, o->threads));
     }
     return OK;
 }
 
-static void describe(const struct optim_settings *how, str *out) { str_adds(out, how->momentum > 0 ? "SGD, its momentum in f32" : "SGD without momentum: no state"); }
+static void describe(const struct optim_settings *how, str *out) {
+    str_adds(out, how->momentum > 0 ? "SGD, its momentum in f32" : "SGD without momentum: no state");
+}
 
-const struct optimizer optimizer_sgd = {.name = "sgd", .states = states, .step = step, .describe = describe};
+const struct optimizer optimizer_sgd = {.name = "sgd", .states = states, .step = step, .describe = describe, .elementwise = true};

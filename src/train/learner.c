@@ -158,10 +158,13 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(&b->pack, rows[i], i);
         struct pack *k = &b->pack;
         int up_n = k->n, up_s = k->s;
-        bool repeats = !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
+        struct fusing *fusing = grad ? b->fusing : NULL;
+        if (fusing) TRY(fused_pass(fusing, k, passes));
+        bool repeats = !fusing && !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
         struct feed f = feed_of(k);
         f.repeats = repeats;
+        f.watch = fusing ? &fusing->watch : NULL;
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
@@ -218,7 +221,7 @@ err rows_loss(const struct program *score, struct workbench *b, const float *wei
 
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4]) {
     struct run_ctx run = {.seed = seed, .step = step, .threads = b->threads, .loss_scale = (float)l->scaler.scale};
-    TRY(l->backend->mem->fill(b->grad, 0, l->st->params.trained));
+    if (!b->fusing) TRY(l->backend->mem->fill(b->grad, 0, l->st->params.trained));
     return run_passes(l->program, b, l->w, b->grad, rows, n, &run, sums);
 }
 
@@ -256,31 +259,46 @@ static err update(struct learner *l, struct workbench *b, double lr, float grad_
     return OK;
 }
 
+static double learning_rate(const struct learner *l) {
+    const double scheduled = l->recipe.learning_rate * schedule_at(&l->recipe.curve, l->updates);
+    return l->optim->rate ? l->optim->rate(&l->how, scheduled, l->optim_steps + 1) : scheduled;
+}
+
+/* The gradient, and the sum of its squares. What the backward pass has updated on its way is not there any more. */
+static err gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4],
+                    double *squares) {
+    struct fusing f;
+    fused_begin(&f, l, b, learning_rate(l));
+    b->fusing = l->fused ? &f : NULL;
+    const err e = learner_gradient(l, b, rows, n, seed, step, sums);
+    b->fusing = NULL;
+    *squares = f.squares;
+    return e;
+}
+
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
                  struct step_result *out) {
-    double sums[4], scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
+    double sums[4], norm, scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
     const struct recipe *r = &l->recipe;
-    int64_t elems = (int64_t)(l->st->params.trained / 4);
-    TRY(learner_gradient(l, b, rows, n, seed, step, sums));
+    const struct reaching reaching = {&l->st->params, l->backend, b->threads, l->side};
+    TRY(gradient(l, b, rows, n, seed, step, sums, &norm));
     if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
     const struct peft_method *method = l->st->method;
     struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = b->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};
     if (method->before_step) TRY(method->before_step(l->st->settings, &t));
-    double norm;
-    TRY(reach_check(&l->reach, &(struct reaching){&l->st->params, l->backend, b->grad, b->threads, l->side}));
-    TRY(l->backend->flat->sumsq(b->grad, elems, b->threads, &norm));
+    TRY(l->fused ? reach_judge(&l->reach, &reaching) : reach_check(&l->reach, &reaching, b->grad));
+    if (!l->fused) TRY(l->backend->flat->sumsq(b->grad, (int64_t)(l->st->params.trained / 4), b->threads, &norm));
     norm = sqrt(norm) / (sums[1] * scale);
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
-    out->learning_rate = r->learning_rate * schedule_at(&r->curve, l->updates);
-    if (l->optim->rate) out->learning_rate = l->optim->rate(&l->how, out->learning_rate, l->optim_steps + 1);
+    out->learning_rate = learning_rate(l);
     for (int i = 0; i < n; i++) out->tokens += rows[i]->n;
     if (isfinite(sums[0]) && (out->skipped = scaler_skips(&l->scaler, isfinite(norm)))) return OK;
     if (!isfinite(sums[0]) || !isfinite(norm))
-        return fail(E_NUMERIC, "step %llu: the %s is not finite; the weights are unchanged. Lower learning_rate or look at the data",
-                    (unsigned long long)step + 1, isfinite(sums[0]) ? "gradient" : "loss");
+        return fail(E_NUMERIC, "step %llu: the %s is not finite%s. Lower learning_rate or look at the data", (unsigned long long)step + 1,
+                    isfinite(sums[0]) ? "gradient" : "loss", l->fused ? "" : "; the weights are unchanged");
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
     t.grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale));
-    TRY(update(l, b, out->learning_rate, t.grad_scale));
+    if (!l->fused) TRY(update(l, b, out->learning_rate, t.grad_scale));
     if (method->after_step) TRY(method->after_step(l->st->settings, &t));
     l->reach.moved |= out->learning_rate > 0;
     l->updates++;

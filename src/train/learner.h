@@ -34,6 +34,7 @@ struct learner {
     int states;                    /* with offload on the host, else of the backend */
     const struct optimizer *optim;
     struct optim_settings how;
+    const struct fused *fused;     /* where gradients lie that are used as soon as they are whole; NULL: all to the end. Of the program; the caller's */
     float *own[MAX_STATES];        /* the method's, of st->params.trained */
     int64_t updates;               /* of this run: where the schedule stands */
     int64_t optim_steps;           /* in all: the optimizer's t; more than updates where the state came from another run */
@@ -61,10 +62,20 @@ err learner_load(struct learner *l, const char *folder, const struct model *m);
 err optimizer_write(const struct learner *l, const char *folder);
 err optimizer_read(struct learner *l, const char *folder, bool *found);
 
+/* A backward pass that updates what it has left (optimizer_in_bwd): fused.c. */
+struct fusing {
+    struct plan_watch watch;
+    struct learner *l;
+    struct workbench *b;
+    double rate, squares; /* the learning rate; of the gradients so far */
+    float scale;          /* 1 / the weight of the pass, known before it begins */
+};
+
 /* What all learners of a process share: memory, the gradient arena, the pack. */
 struct workbench {
     struct memory mem;
     float *grad;               /* of mem.backend */
+    struct fusing *fusing;     /* while a pass is one that updates; else NULL */
     size_t grad_bytes;
     struct pack pack;
     int *first, first_cap;
@@ -78,6 +89,12 @@ struct step_result {
     bool skipped;                          /* its gradient overflowed f16: nothing was learnt */
     int64_t tokens, supervised;
 };
+/* fused.c: what an update of parameters in the backward pass goes with; E_USAGE says what it does not go with. */
+err fused_allowed(const struct structure *st, const struct recipe *r, dtype compute);
+void fused_begin(struct fusing *f, struct learner *l, struct workbench *b, double rate);
+/* Before the one pass of a step: what it is divided by. */
+err fused_pass(struct fusing *f, const struct pack *k, int passes);
+
 /* seed and step key the dropout masks. */
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
                  struct step_result *out);

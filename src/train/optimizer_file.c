@@ -22,13 +22,21 @@ static err layout_hash(const struct param_set *s, char hex[33]) {
 }
 
 /* An arena and its name. */
-struct entry { const char *name; dtype dt; size_t bytes; void *p; bool on_host; };
+struct entry {
+    const char *name;
+    dtype dt;
+    size_t bytes;
+    void *p;
+    bool on_host;
+};
 
 static int list_entries(const struct learner *l, struct entry out[OPTIM_STATES + MAX_STATES]) {
     int n = 0;
     for (int i = 0; i < l->states; i++)
-        out[n++] = (struct entry){l->state[i].name, l->state[i].dt, l->state[i].bytes, l->state[i].p, l->recipe.offload || l->backend->mem->host};
-    for (int i = 0; i < learner_states(l->st); i++) out[n++] = (struct entry){own_names[i], DT_F32, l->st->params.trained, l->own[i], l->backend->mem->host};
+        out[n++] =
+            (struct entry){l->state[i].name, l->state[i].dt, l->state[i].bytes, l->state[i].p, l->recipe.offload || l->backend->mem->host};
+    for (int i = 0; i < learner_states(l->st); i++)
+        out[n++] = (struct entry){own_names[i], DT_F32, l->st->params.trained, l->own[i], l->backend->mem->host};
     return n;
 }
 
@@ -78,7 +86,9 @@ static err same_optimizer(const struct tensors *ts, const struct learner *l) {
     if (t && (t->bytes != NAME_BYTES || !memchr(t->data, 0, NAME_BYTES))) return fail(E_INPUT, "%s: 'optimizer' is no name", ts->path);
     const char *name = t ? t->data : optimizer_adamw_torch.name;
     if (!strcmp(name, l->optim->name)) return OK;
-    return fail(E_INPUT, "%s: these are states of optim %s, the run's is %s: go on with the same, or begin anew with the folder's adapter alone (`adapter`, without optimizer.safetensors)",
+    return fail(E_INPUT,
+                "%s: these are states of optim %s, the run's is %s: go on with the same, or begin anew with the folder's adapter alone "
+                "(`adapter`, without optimizer.safetensors)",
                 ts->path, name, l->optim->name);
 }
 
@@ -96,7 +106,8 @@ static err check(const struct tensors *ts, const struct learner *l, const struct
     if (!good) return fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", ts->path);
     for (int i = l->states; i < n; i++) {
         const struct tensor *t = tensors_find(ts, list[i].name);
-        if (!t || t->bytes != list[i].bytes) return fail(E_INPUT, "%s: %s is missing or does not belong to this configuration", ts->path, list[i].name);
+        if (!t || t->bytes != list[i].bytes)
+            return fail(E_INPUT, "%s: %s is missing or does not belong to this configuration", ts->path, list[i].name);
     }
     return OK;
 }

@@ -23,9 +23,16 @@ size_t recipe_away(const struct recipe *r, const struct param_set *set) {
 }
 
 struct recipe run_recipe(const struct run *r, const struct side_config *c) {
-    struct recipe q = {.learning_rate = c->learning_rate, .weight_decay = c->weight_decay, .beta1 = c->adam_beta1, .beta2 = c->adam_beta2, .epsilon = c->adam_epsilon,
-                       .max_grad_norm = c->max_grad_norm, .optim = optimizer_find(c->optim), .offload = strcmp(r->cfg->offload_optimizer, "none") != 0,
-                       .curve = {.warmup = c->warmup_steps, .total = run_total(r), .decay_steps = c->decay_steps, .min_ratio = c->min_lr_ratio}};
+    struct recipe q = {
+        .learning_rate = c->learning_rate,
+        .weight_decay = c->weight_decay,
+        .beta1 = c->adam_beta1,
+        .beta2 = c->adam_beta2,
+        .epsilon = c->adam_epsilon,
+        .max_grad_norm = c->max_grad_norm,
+        .optim = optimizer_find(c->optim),
+        .offload = strcmp(r->cfg->offload_optimizer, "none") != 0,
+        .curve = {.warmup = c->warmup_steps, .total = run_total(r), .decay_steps = c->decay_steps, .min_ratio = c->min_lr_ratio}};
     schedule_parse(c->scheduler, &q.curve.schedule); /* checked by config_check, as the next */
     decay_parse(c->decay_type, &q.curve.decay);
     if (!q.curve.warmup) q.curve.warmup = (int64_t)ceil(c->warmup_ratio * (double)q.curve.total);
@@ -62,5 +69,6 @@ void recipe_describe(const struct run *r, str *out) {
         if (learner_states(&r->side[i].plans->st) > own) own = learner_states(&r->side[i].plans->st);
     }
     if (own) str_addf(out, "; the method's own, %d in f32", own);
-    if (r->foot.away) str_addf(out, "; in the host's memory (%.1f MB), on the card for a step, among the activations", (double)r->foot.away / 1e6);
+    if (r->foot.away)
+        str_addf(out, "; in the host's memory (%.1f MB), on the card for a step, among the activations", (double)r->foot.away / 1e6);
 }

@@ -97,6 +97,7 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens, enum
     struct capacity cap = r->cap;
     if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
     TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, level, r->backend, false));
+    if (r->cfg->optimizer_in_bwd) TRY(plan_fuse(&p->train.plan, &p->st.params, &p->fused));
     TRY(program_build(&p->score, &r->model, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
     if (r->freezes)
         TRY(program_build(&p->body, &r->model, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE,
@@ -126,6 +127,7 @@ static int most_virtual(const struct run *r) {
 }
 
 static void drop_plans(struct plans *p) {
+    fused_free(&p->fused);
     program_free(&p->train);
     program_free(&p->score);
     program_free(&p->body);
@@ -181,7 +183,7 @@ static void measure_plan(struct run *r) {
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
     for (int i = 0; i < r->objective->sides; i++) {
-        const size_t b = r->side[i].plans->st.params.trained;
+        const size_t b = r->cfg->optimizer_in_bwd ? r->side[i].plans->fused.bytes : r->side[i].plans->st.params.trained;
         f->adapters += r->side[i].plans->st.params.bytes;
         if (b > f->gradients) f->gradients = b;
         if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished)
@@ -212,6 +214,10 @@ static size_t memory_limit(const struct config *c, const struct backend *backend
 static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, int slots, struct capacity least) {
     r->cap = least;
     if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
+    for (int i = 0; i < r->objective->sides && r->cfg->optimizer_in_bwd; i++) { /* a step is one pass */
+        const int64_t all = r->side[i].cfg->batch * r->side[i].cfg->accumulation * (r->cap.tokens + most_virtual(r));
+        if (all > pass_tokens) pass_tokens = all;
+    }
     r->cap.compute = r->compute;
     r->cap.sequences = (int)(pass_tokens > r->cap.tokens ? pass_tokens : r->cap.tokens) / 2 + 1;
     r->cap.slots = slots;
@@ -284,7 +290,11 @@ err run_open(struct run *r, struct config *cfg) {
         r->side[i].name = r->objective->sides > 1 ? names[i] : "";
     }
     if (r->objective->open) TRY(r->objective->open(r));
-    for (int i = 0; i < r->objective->sides; i++) TRY(side_plans(r, &r->side[i]));
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct recipe q = run_recipe(r, r->side[i].cfg);
+        TRY(side_plans(r, &r->side[i]));
+        if (cfg->optimizer_in_bwd) TRY(fused_allowed(&r->side[i].plans->st, &q, r->compute));
+    }
     r->cap.length = 1;
     TRY(r->objective->load(r));
     for (int i = 0; i < r->objective->sides && !r->objective->generates; i++)
@@ -322,6 +332,7 @@ err run_start(struct run *r) {
         struct recipe q = run_recipe(r, s->cfg);
         TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
         s->learner.side = s->name;
+        if (r->cfg->optimizer_in_bwd) s->learner.fused = &s->plans->fused;
         if (*s->cfg->adapter) {
             bool found;
             err e = learner_load(&s->learner, s->cfg->adapter, &r->model);

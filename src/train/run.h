@@ -19,6 +19,7 @@ struct plans {
     int modules;
     struct program train, score; /* score: the loss alone; of a head what it says of each text */
     struct program body;         /* a frozen base under a head: its rows of the texts (features.c) */
+    struct fused fused;   /* with optimizer_in_bwd: where train's gradients lie, and when */
     struct generator gen; /* built only for objectives that generate */
     bool generates;
 };

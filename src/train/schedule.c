@@ -6,7 +6,8 @@
 
 enum { TIMESCALE = 10000 /* of inverse_sqrt without warm-up, in steps */ };
 
-static const char *const names[] = {"constant", "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "warmup_stable_decay", NULL};
+static const char *const names[] = {"constant",     "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr",
+                                    "inverse_sqrt", "warmup_stable_decay",  NULL};
 static const char *const decays[] = {"cosine", "linear", "1-sqrt", NULL};
 
 /* The place of `name` in a list, as an error of `key` where it has none. */

@@ -25,21 +25,55 @@ static err upload(void *to, const void *from, size_t n) { return bytes.up += n, 
 static err download(void *to, const void *from, size_t n) { return bytes.down += n, memcpy(to, from, n), OK; }
 static err fill(void *p, int byte, size_t n) { return memset(p, byte, n), OK; }
 static size_t left(void) { return 0; }
-static const struct mem_ops other_memory = {.take = take, .give = give, .upload = upload, .download = download, .fill = fill, .left = left, .take_host = take_host, .give_host = give_host};
+static const struct mem_ops other_memory = {.take = take,
+                                            .give = give,
+                                            .upload = upload,
+                                            .download = download,
+                                            .fill = fill,
+                                            .left = left,
+                                            .take_host = take_host,
+                                            .give_host = give_host};
 
 /* --- a run --------------------------------------------------------------------------------------------------------------- */
 static arena mem;
 
-static void start(struct bench *b, const struct optimizer *z, const struct backend *backend, bool offload) {
-    json_t *j = json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear");
-    void *settings = arena_alloc(&mem, method_lora.settings);
-    must(method_lora.read(j, "test", &mem, settings));
+/* What an adapter is, as its adapter_config.json says it; takes j. */
+static void begin(struct bench *b, const struct peft_method *method, json_t *j, const struct recipe *recipe,
+                  const struct backend *backend) {
+    void *settings = arena_alloc(&mem, method->settings);
+    must(method->read(j, "test", &mem, settings));
     json_decref(j);
-    const double lr = z == &optimizer_sgd ? 0.1 : 3e-3;
-    bench_build(b, &(struct bench_case){.model = GOLDEN "/tiny_llama/tied_gqa", .expected = GOLDEN "/tiny_llama/tied_gqa/expected_base.safetensors", .backend = backend, .level = CHECKPOINT_BLOCK, .cap = {64, 8, 4, 32, DT_F32},
-                                        .recipe = {lr, 0.01, 0.9, 0.999, 1e-8, 1.0, {SCHEDULE_CONSTANT}, z, {.momentum = 0.9, .match_rms = true}, offload}}, &method_lora, settings, NULL);
+    bench_build(b,
+                &(struct bench_case){.model = GOLDEN "/tiny_llama/tied_gqa",
+                                     .expected = GOLDEN "/tiny_llama/tied_gqa/expected_base.safetensors",
+                                     .backend = backend,
+                                     .level = CHECKPOINT_BLOCK,
+                                     .cap = {64, 8, 4, 32, DT_F32},
+                                     .recipe = *recipe},
+                method, settings, NULL);
+}
+
+static void start(struct bench *b, const struct optimizer *z, const struct backend *backend, bool offload) {
+    const struct recipe recipe = {z == &optimizer_sgd ? 0.1 : 3e-3,     0.01,   0.9, 0.999, 1e-8, 1.0, {.schedule = SCHEDULE_CONSTANT}, z,
+                                  {.momentum = 0.9, .match_rms = true}, offload};
+    begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
     const size_t scratch = z->scratch ? z->scratch(&b->st.params, backend->flat) : 0;
     must(memory_grow(&b->wb.mem, recipe_away(&b->learner.recipe, &b->st.params), scratch));
+}
+
+static const struct recipe unclipped = {3e-3, 0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9}, false};
+
+static void start_plain(struct bench *b, const struct optimizer *z) {
+    struct recipe recipe = unclipped;
+    recipe.optim = z;
+    begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe,
+          &backend_cpu);
+}
+
+static void start_full(struct bench *b, const struct optimizer *z) {
+    struct recipe recipe = unclipped;
+    recipe.optim = z;
+    begin(b, &method_full, json_pack("{s:s}", "target_modules", "all"), &recipe, &backend_cpu);
 }
 
 static double steps(struct bench *b, int from, int to) {
@@ -162,8 +196,39 @@ static void idle_states_lie_on_the_host(void **state) {
     must(dir_remove(folder));
 }
 
+/* Updated in the backward pass the weights and states are those of a step at the end, bit for bit, of LoRA and of a whole model with a tied
+ * table; and gradients take less: of a whole model those of the table and of about a layer. */
+static void updates_in_the_backward_pass(void **state) {
+    (void)state;
+    for (int k = 0; k < OPTIMIZERS; k++) {
+        if (!list[k]->elementwise) continue;
+        for (int full = 0; full < 2; full++) {
+            struct bench at_end, fused;
+            struct fused lives;
+            (full ? start_full : start_plain)(&at_end, list[k]);
+            (full ? start_full : start_plain)(&fused, list[k]);
+            must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
+            fused.learner.fused = &lives;
+            const size_t whole = fused.st.params.trained, table = full ? 96 * 32 * 4 : 0;
+            assert_true(lives.bytes < whole && (!full || lives.bytes - table < (whole - table) / 2));
+            float *const room = fused.wb.grad;
+            fused.wb.grad = pages_take(lives.bytes);
+            memset(fused.wb.grad, 0xFF, lives.bytes);
+            const double a = steps(&at_end, 0, STEPS), b = steps(&fused, 0, STEPS);
+            assert_true(a == b);
+            same(&at_end.learner, &fused.learner);
+            pages_give(fused.wb.grad, lives.bytes);
+            fused.wb.grad = room;
+            bench_close(&at_end);
+            bench_close(&fused);
+            fused_free(&lives);
+        }
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on), cmocka_unit_test(others_states_are_refused), cmocka_unit_test(idle_states_lie_on_the_host)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on), cmocka_unit_test(others_states_are_refused),
+                                       cmocka_unit_test(idle_states_lie_on_the_host), cmocka_unit_test(updates_in_the_backward_pass)};
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     arena_free(&mem);
     return failed;

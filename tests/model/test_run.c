@@ -282,6 +282,13 @@ static void test_optimizers(void **state) {
     runs("several-straight", 0, NULL, macct, four);
     same_adapters("several-straight", "several");
     ends_with(run("offload", 0, NULL, macct, LIST("offload_optimizer=idle")), CYC_BAD_INPUT, "this run is on the cpu");
+    /* the update in the backward pass: one pass a step, the same bits as at the end of one */
+    const char *const *end = LIST("max_grad_norm=0", "pass_tokens=192", "max_steps=2"), *const *way = LIST("max_grad_norm=0", "optimizer_in_bwd=true", "max_steps=2");
+    runs("at-end", 0, NULL, macct, end);
+    runs("in-bwd", 0, NULL, macct, way);
+    same_adapters("at-end", "in-bwd");
+    ends_with(run("clipped", 0, NULL, macct, LIST("optimizer_in_bwd=true")), CYC_BAD_INPUT, "max_grad_norm 0");
+    ends_with(run("clipped", 0, NULL, macct, LIST("optimizer_in_bwd=true", "max_grad_norm=0", "optim=muon")), CYC_BAD_INPUT, "not muon");
 }
 
 /* --- what changes -------------------------------------------------------------------------------------------------- */

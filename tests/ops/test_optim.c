@@ -57,7 +57,8 @@ static void each(struct bench *b, int step, float scale, float *to) {
     struct optim_tensor t;
     memset(b->host, 0, b->set.bytes);
     for (int k = 0; optim_next(&w, &t); k++)
-        for (int64_t i = 0; i < t.n; i++) b->host[t.at + (size_t)i] = number(step, k, (uint32_t)i) * (step ? scale * ldexpf(1, -(k % 4)) : 1);
+        for (int64_t i = 0; i < t.n; i++)
+            b->host[t.at + (size_t)i] = number(step, k, (uint32_t)i) * (step ? scale * ldexpf(1, -(k % 4)) : 1);
     must(b->backend->mem->upload(to, b->host, b->set.bytes));
 }
 
@@ -69,7 +70,8 @@ static void begin(struct bench *b, const struct backend *backend, const struct o
     b->states = z->states(&b->how, &b->set, b->state);
     for (int i = 0; i < b->states; i++) assert_non_null(b->state[i].p = mem->take(b->state[i].bytes));
     b->scratch_bytes = z->scratch ? z->scratch(&b->set, backend->flat) : 0;
-    b->w = mem->take(b->set.bytes), b->g = mem->take(b->set.bytes), b->scratch = mem->take(b->scratch_bytes), b->host = malloc(b->set.bytes);
+    b->w = mem->take(b->set.bytes), b->g = mem->take(b->set.bytes), b->scratch = mem->take(b->scratch_bytes),
+    b->host = malloc(b->set.bytes);
     assert_true(b->w && b->g && b->scratch && b->host);
     each(b, 0, 1, b->w);
 }
@@ -109,11 +111,13 @@ static void compare(struct bench *b, const struct tensors *want, const char *nam
     for (int k = 0; optim_next(&walk, &tensor); at += tensor.n, k++) {
         double moved = 0;
         int n = 0;
-        for (int64_t i = (KEEP - at % KEEP) % KEEP; i < tensor.n; i += KEEP, n++) moved += fabs((double)ref[(at + i) / KEEP] - (double)number(0, k, (uint32_t)i));
+        for (int64_t i = (KEEP - at % KEEP) % KEEP; i < tensor.n; i += KEEP, n++)
+            moved += fabs((double)ref[(at + i) / KEEP] - (double)number(0, k, (uint32_t)i));
         for (int64_t i = (KEEP - at % KEEP) % KEEP; i < tensor.n; i += KEEP) {
             const double got = (double)w[tensor.at + (size_t)i], is = (double)ref[(at + i) / KEEP];
             if (fabs(got - is) <= share * moved / n + t * 0x1p-24 * fmax(1, fabs(is)) || ++off <= loose) continue;
-            flunk("%s on %s, step %d: tensor %d element %lld is %.9g, the reference has %.9g (%d off)", name, b->backend->name, t, k, (long long)i, got, is, off);
+            flunk("%s on %s, step %d: tensor %d element %lld is %.9g, the reference has %.9g (%d off)", name, b->backend->name, t, k,
+                  (long long)i, got, is, off);
         }
     }
     assert_int_equal((at + KEEP - 1) / KEEP, x->d[0]);
@@ -206,7 +210,8 @@ static void bytes_of_states(void **state) {
 /* Two rates: what learns twice as fast moves twice as far, whichever way the arena is cut. */
 static void rates(void **state) {
     (void)state;
-    static const struct optimizer *const list[] = {&optimizer_adamw_torch, &optimizer_adamw_8bit, &optimizer_adafactor, &optimizer_lion_32bit, &optimizer_sgd, &optimizer_muon};
+    static const struct optimizer *const list[] = {&optimizer_adamw_torch, &optimizer_adamw_8bit, &optimizer_adafactor,
+                                                   &optimizer_lion_32bit,  &optimizer_sgd,        &optimizer_muon};
     for (size_t k = 0; k < sizeof list / sizeof *list; k++) {
         struct param_set set = {0};
         for (int i = 0; i < 4; i++) {
@@ -252,7 +257,11 @@ static void maps(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(references_hold), cmocka_unit_test(threads_do_not_show), cmocka_unit_test(bytes_of_states), cmocka_unit_test(rates), cmocka_unit_test(maps),
+        cmocka_unit_test(references_hold),
+        cmocka_unit_test(threads_do_not_show),
+        cmocka_unit_test(bytes_of_states),
+        cmocka_unit_test(rates),
+        cmocka_unit_test(maps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

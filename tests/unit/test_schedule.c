@@ -5,7 +5,10 @@
 
 static void transformers_curves(void **state) {
     (void)state;
-    static const struct { const char *name; struct curve c; } cases[] = {
+    static const struct {
+        const char *name;
+        struct curve c;
+    } cases[] = {
         {"constant_with_warmup", {SCHEDULE_CONSTANT_WITH_WARMUP, 5, 40, 0, 0, 0}},
         {"linear", {SCHEDULE_LINEAR, 5, 40, 0, 0, 0}},
         {"cosine", {SCHEDULE_COSINE, 5, 40, 0, 0, 0}},
@@ -26,7 +29,8 @@ static void transformers_curves(void **state) {
         /* beyond the last step transformers' cosine rises again; ours stays */
         const bool waves = cases[k].c.schedule == SCHEDULE_COSINE || cases[k].c.schedule == SCHEDULE_COSINE_WITH_MIN_LR;
         for (int64_t step = 0; step < (waves ? 41 : t->d[0]); step++)
-            if (!(fabs(schedule_at(&cases[k].c, step) - (double)rate[step]) <= 0x1p-24)) flunk("%s, step %d: %.9g, transformers has %.9g", name, (int)step, schedule_at(&cases[k].c, step), (double)rate[step]);
+            if (!(fabs(schedule_at(&cases[k].c, step) - (double)rate[step]) <= 0x1p-24))
+                flunk("%s, step %d: %.9g, transformers has %.9g", name, (int)step, schedule_at(&cases[k].c, step), (double)rate[step]);
     }
     tensors_close(&want);
 }
