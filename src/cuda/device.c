@@ -173,7 +173,15 @@ static size_t left(void) {
     return cudaMemGetInfo(&free_bytes, &total) == cudaSuccess ? free_bytes : 0;
 }
 
-const struct mem_ops cuda_mem = {.host = false, .take = take, .give = give, .upload = upload, .download = download, .fill = fill, .left = left, .take_host = take_host, .give_host = give_host};
+const struct mem_ops cuda_mem = {.host = false,
+                                 .take = take,
+                                 .give = give,
+                                 .upload = upload,
+                                 .download = download,
+                                 .fill = fill,
+                                 .left = left,
+                                 .take_host = take_host,
+                                 .give_host = give_host};
 
 /* --- measuring --------------------------------------------------------------------------------------------------------- */
 /* Seconds a repetition of `what`, of many in a row. */

@@ -12,13 +12,15 @@ int learner_states(const struct structure *st) { return st->method ? st->method-
 
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r) {
     const struct backend *backend = program->plan.backend;
-    *l = (struct learner){.st = st, .program = program, .recipe = *r, .backend = backend, .optim = recipe_optimizer(r), .how = recipe_settings(r)};
+    *l = (struct learner){
+        .st = st, .program = program, .recipe = *r, .backend = backend, .optim = recipe_optimizer(r), .how = recipe_settings(r)};
     if (prog_dt(&program->p) == DT_F16) l->scaler.scale = FIRST_SCALE;
     l->w = backend->mem->take(st->params.bytes);
     const int own = learner_states(st);
     l->states = l->optim->states(&l->how, &st->params, l->state);
     bool room = l->w;
-    for (int i = 0; i < l->states; i++) room &= (l->state[i].p = (r->offload ? backend->mem->take_host : backend->mem->take)(l->state[i].bytes)) != NULL;
+    for (int i = 0; i < l->states; i++)
+        room &= (l->state[i].p = (r->offload ? backend->mem->take_host : backend->mem->take)(l->state[i].bytes)) != NULL;
     for (int i = 0; i < own; i++) room &= (l->own[i] = backend->mem->take(st->params.trained)) != NULL;
     if (room) return OK;
     learner_free(l);
@@ -48,7 +50,9 @@ static err lend(const struct learner *l, bool with_content, float **host) {
 }
 
 /* What was written into the lent copy goes back. */
-static err put_back(const struct learner *l, const float *host) { return host == l->w ? OK : l->backend->mem->upload(l->w, host, l->st->params.bytes); }
+static err put_back(const struct learner *l, const float *host) {
+    return host == l->w ? OK : l->backend->mem->upload(l->w, host, l->st->params.bytes);
+}
 
 static void lend_end(const struct learner *l, float *host) {
     if (host && host != l->w) pages_give(host, l->st->params.bytes);
@@ -265,8 +269,8 @@ static double learning_rate(const struct learner *l) {
 }
 
 /* The gradient, and the sum of its squares. What the backward pass has updated on its way is not there any more. */
-static err gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4],
-                    double *squares) {
+static err gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
+                    double sums[4], double *squares) {
     struct fusing f;
     fused_begin(&f, l, b, learning_rate(l));
     b->fusing = l->fused ? &f : NULL;

@@ -33,7 +33,9 @@ static err pick_device(struct run *r) {
     TRY(backend_pick(r->cfg->device, &r->backend));
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
     if (strcmp(r->cfg->offload_optimizer, "none") != 0 && r->backend->mem->host)
-        return fail(E_USAGE, "offload_optimizer: %s moves the optimizer's states from a card to the host's memory; this run is on the %s, where they are there already: leave it out",
+        return fail(E_USAGE,
+                    "offload_optimizer: %s moves the optimizer's states from a card to the host's memory; this run is on the %s, where "
+                    "they are there already: leave it out",
                     r->cfg->offload_optimizer, r->backend->name);
     if (r->backend->configure) r->backend->configure(&(struct settings){.deterministic = r->cfg->deterministic, .tf32 = r->cfg->tf32});
     r->left_before = r->backend->mem->left();
@@ -171,7 +173,11 @@ static void measure_plan(struct run *r) {
     memory_sizes(&m, (const struct program *const *)list, n);
     struct footprint *f = &r->foot;
     const bool host = r->backend->mem->host;
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .working = m.work_bytes};
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r),
+                            .derived = r->model.derived->bytes,
+                            .data = data_bytes(r),
+                            .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok),
+                            .working = m.work_bytes};
     for (int i = 0; i < r->objective->sides; i++) {
         const struct needs q = recipe_needs(r, &r->side[i]);
         f->optimizer += q.here, f->away += q.away;
