@@ -89,7 +89,17 @@ static void step(struct bench *b, int t, float scale) {
     each(b, t, scale, b->g);
     must(b->backend->mem->fill(b->scratch, POISON, b->scratch_bytes));
     double lr = b->z->rate ? b->z->rate(&b->how, 3e-3, t) : 3e-3;
-    must(b->z->step(&(struct optim_step){b->backend, &b->set, &b->how, b->w, b->g, b->state, b->scratch, lr, t, 1 / scale, b->threads}));
+    must(b->z->step(&(struct optim_step){.backend = b->backend,
+                                         .set = &b->set,
+                                         .how = &b->how,
+                                         .w = b->w,
+                                         .g = b->g,
+                                         .state = b->state,
+                                         .scratch = b->scratch,
+                                         .lr = lr,
+                                         .t = t,
+                                         .grad_scale = 1 / scale,
+                                         .threads = b->threads}));
 }
 
 static const float *weights(struct bench *b) {
@@ -230,7 +240,17 @@ static void rates(void **state) {
         void *scratch = pages_take(bytes);
         for (int i = 0; i < states; i++) s[i].p = pages_take(s[i].bytes);
         for (int64_t i = 0; i < 4 * n; i++) g[i] = number(1, 0, (uint32_t)(i % n));
-        must(list[k]->step(&(struct optim_step){&backend_cpu, &set, &how, w, g, s, scratch, 1e-3, 1, 1, 1}));
+        must(list[k]->step(&(struct optim_step){.backend = &backend_cpu,
+                                                .set = &set,
+                                                .how = &how,
+                                                .w = w,
+                                                .g = g,
+                                                .state = s,
+                                                .scratch = scratch,
+                                                .lr = 1e-3,
+                                                .t = 1,
+                                                .grad_scale = 1,
+                                                .threads = 1}));
         for (int64_t i = 0; i < n; i++)
             for (int p = 0; p < 4; p++) {
                 const float slow = w[set.p[0].off / 4 + (size_t)i], its = w[set.p[p].off / 4 + (size_t)i];
