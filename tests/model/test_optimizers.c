@@ -1,6 +1,7 @@
 /* Optimizers in a learner, on a small Llama with LoRA whose matrices reach 4096 elements: each learns, goes on from a checkpoint with the same
  * bits, and takes no other's states; a file from before there were others is AdamW's. And offload: with states in the host's memory a step is the
- * same step, and the backend holds no byte of them; the card is played by a backend whose memory only looks like another's. */
+ * same step, and the backend holds no byte of them; the card is played by a backend whose memory only looks like another's. Then updates in the backward
+ * pass. Under `cuda.optimizers` the real card: offload and the update in the backward pass are a plain step there too. */
 #define _DEFAULT_SOURCE
 #include "support/bench.h"
 #include "base/file.h"
@@ -63,23 +64,22 @@ static void start(struct bench *b, const struct optimizer *z, const struct backe
 
 static const struct recipe unclipped = {3e-3, 0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9}, false};
 
-static void start_plain(struct bench *b, const struct optimizer *z) {
+static void start_plain(struct bench *b, const struct optimizer *z, const struct backend *backend) {
     struct recipe recipe = unclipped;
     recipe.optim = z;
-    begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe,
-          &backend_cpu);
+    begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
 }
 
-static void start_full(struct bench *b, const struct optimizer *z) {
+static void start_full(struct bench *b, const struct optimizer *z, const struct backend *backend) {
     struct recipe recipe = unclipped;
     recipe.optim = z;
-    begin(b, &method_full, json_pack("{s:s}", "target_modules", "all"), &recipe, &backend_cpu);
+    begin(b, &method_full, json_pack("{s:s}", "target_modules", "all"), &recipe, backend);
 }
 
 static double steps(struct bench *b, int from, int to) {
     struct step_result r = {0};
     for (int i = from; i < to; i++) {
-        must(backend_cpu.mem->fill(b->wb.mem.act, 0xFF, b->wb.mem.act_bytes)); /* nothing is left there from step to step */
+        must(b->learner.backend->mem->fill(b->wb.mem.act, 0xFF, b->wb.mem.act_bytes)); /* nothing is left there from step to step */
         must(learner_step(&b->learner, &b->wb, (const struct row *const *)b->rows, b->n_rows, 1, (uint64_t)i, &r));
     }
     return r.loss;
@@ -205,8 +205,8 @@ static void updates_in_the_backward_pass(void **state) {
         for (int full = 0; full < 2; full++) {
             struct bench at_end, fused;
             struct fused lives;
-            (full ? start_full : start_plain)(&at_end, list[k]);
-            (full ? start_full : start_plain)(&fused, list[k]);
+            (full ? start_full : start_plain)(&at_end, list[k], &backend_cpu);
+            (full ? start_full : start_plain)(&fused, list[k], &backend_cpu);
             must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
             fused.learner.fused = &lives;
             const size_t whole = fused.st.params.trained, table = full ? 96 * 32 * 4 : 0;
@@ -226,10 +226,47 @@ static void updates_in_the_backward_pass(void **state) {
     }
 }
 
+/* --- a real card ------------------------------------------------------------------------------------------------------- */
+static void same_weights(const char *what, const struct learner *a, const struct learner *b) {
+    const size_t bytes = a->st->params.trained;
+    float *x = to_host(a->backend, a->w, bytes), *y = to_host(b->backend, b->w, bytes);
+    if (memcmp(x, y, bytes)) flunk("%s with %s: other weights than after a plain step", a->optim->name, what);
+    free(x), free(y);
+}
+
+static void on_a_card(void **state) {
+    (void)state;
+    const struct backend *card = test_card();
+    card->configure(&(struct settings){.deterministic = true});
+    for (int k = 0; k < OPTIMIZERS; k++) {
+        struct bench plain, away, fused;
+        struct fused lives;
+        start(&plain, list[k], card, false);
+        start(&away, list[k], card, true);
+        steps(&plain, 0, STEPS);
+        steps(&away, 0, STEPS);
+        same_weights("offload", &plain.learner, &away.learner);
+        bench_close(&plain);
+        bench_close(&away);
+        if (!list[k]->elementwise) continue;
+        start_plain(&plain, list[k], card);
+        start_plain(&fused, list[k], card);
+        must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
+        fused.learner.fused = &lives;
+        steps(&plain, 0, STEPS);
+        steps(&fused, 0, STEPS);
+        same_weights("optimizer_in_bwd", &plain.learner, &fused.learner);
+        bench_close(&plain);
+        bench_close(&fused);
+        fused_free(&lives);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on), cmocka_unit_test(others_states_are_refused),
                                        cmocka_unit_test(idle_states_lie_on_the_host), cmocka_unit_test(updates_in_the_backward_pass)};
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest card[] = {cmocka_unit_test(on_a_card)};
+    const int failed = test_card() ? cmocka_run_group_tests(card, NULL, NULL) : cmocka_run_group_tests(tests, NULL, NULL);
     arena_free(&mem);
     return failed;
 }
