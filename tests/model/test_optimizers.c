@@ -228,9 +228,9 @@ static void updates_in_the_backward_pass(void **state) {
 
 /* --- a real card ------------------------------------------------------------------------------------------------------- */
 static void same_weights(const char *what, const struct learner *a, const struct learner *b) {
-    const size_t bytes = a->st->params.trained;
-    float *x = to_host(a->backend, a->w, bytes), *y = to_host(b->backend, b->w, bytes);
-    if (memcmp(x, y, bytes)) flunk("%s with %s: other weights than after a plain step", a->optim->name, what);
+    const size_t n = a->st->params.trained;
+    float *x = to_host(a->backend, a->w, n), *y = to_host(b->backend, b->w, n);
+    if (memcmp(x, y, n)) flunk("%s with %s: other weights than after a plain step", a->optim->name, what);
     free(x), free(y);
 }
 
