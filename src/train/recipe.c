@@ -57,6 +57,14 @@ struct needs recipe_needs(const struct run *r, const struct side *s) {
                           .scratch = z->scratch ? z->scratch(set, r->backend->flat) : 0};
 }
 
+void recipe_widen(const struct run *r, size_t *act, size_t *scratch) {
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct needs q = recipe_needs(r, &r->side[i]);
+        if (q.act > *act) *act = q.act;
+        if (q.scratch > *scratch) *scratch = q.scratch;
+    }
+}
+
 void recipe_describe(const struct run *r, str *out) {
     int own = 0;
     for (int i = 0; i < r->objective->sides; i++) {
