@@ -46,6 +46,8 @@ struct mem_ops {
     err (*download)(void *to, const void *from, size_t bytes); /* here to host; waits for all that runs before it */
     err (*fill)(void *p, int byte, size_t bytes);
     size_t (*left)(void);          /* bytes that could still be taken; 0: not known */
+    void *(*take_host)(size_t bytes); /* of the host, where copies to and from here go beside the work; NULL when there is no room */
+    void (*give_host)(void *p, size_t bytes);
 };
 extern const struct mem_ops mem_host;
 

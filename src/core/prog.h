@@ -3,6 +3,7 @@
  *
  * Values are SSA: an instruction defines its outputs once. Two kinds are written by more than one instruction, and only
  * these: ROLE_GRAD (parameter gradients: every writer adds) and ROLE_STATE (the KV cache, and what prefill leaves for decoding).
+ * ROLE_HOST: an activation's copy in the host's memory, while it waits for the backward pass (ops/stash.c).
  * `needs` (does a gradient flow here?) is derived: true for PARAM, and for an output when true for any input.
  * Sizes that change from run to run are symbols (SYM_N tokens, SYM_S sequences, SYM_S1 = S + 1, SYM_M tokens of
  * an encoder); everything else is a
@@ -16,7 +17,7 @@
 typedef struct { uint32_t i; } val; /* 0 = absent */
 static inline bool has(val v) { return v.i != 0; }
 
-enum role { ROLE_INPUT, ROLE_BASE, ROLE_PARAM, ROLE_ACT, ROLE_GRAD, ROLE_STATE };
+enum role { ROLE_INPUT, ROLE_BASE, ROLE_PARAM, ROLE_ACT, ROLE_GRAD, ROLE_STATE, ROLE_HOST };
 enum sym { SYM_N = -1, SYM_S = -2, SYM_S1 = -3, SYM_M = -4 };
 enum { SYM_COUNT = 5, MAX_IN = 24, MAX_OUT = 8, MAX_GROUP = 4, MAX_MEMBERS = 32 };
 
@@ -30,9 +31,10 @@ struct value {
     int def, last;     /* defining instruction (-1: none) and last use, set by the planner */
     int segment;       /* checkpoint segment of the definition */
     size_t grad;       /* PARAM: its gradient's byte offset in the gradient arena */
-    size_t off;        /* ACT, STATE, INPUT: byte offset in its arena (planner). PARAM: in the adapter's working copy; GRAD: in its
+    size_t off;        /* ACT, STATE, HOST, INPUT: byte offset in its arena (planner). PARAM: in the adapter's working copy; GRAD: in its
                           gradient, which is f32 */
-    val alias;         /* this value shares the memory of that one (in-place op) */
+    val alias;         /* this value shares the memory of that one (in-place op; a HOST value that has arrived) */
+    val host;          /* ACT: its copy on the host, when it is there */
     int input;         /* INPUT: index in the binding */
     const void *data;  /* BASE: where the host has the bytes, ... */
     dtype stored;      /* ... of which type they are there, ... */
@@ -80,6 +82,8 @@ struct prog {
     dtype compute;          /* of activations, caches and the adapter's working copy: f32 (also DT_NONE), bf16 or f16 */
     int segment;            /* current checkpoint segment; outside of any: 0 */
     int n_inputs;
+    bool offload;           /* what blocks read is copied to the host while it waits, ... */
+    val leaving, left;      /* ... and this one, whose copy that is, is on its way */
     err failed;             /* the first builder error; the builders after it do nothing */
 };
 
@@ -90,6 +94,7 @@ struct op_def {
     const char *name;
     int n_in, n_out;
     unsigned inplace;  /* bit i: out[0] may take the memory of in[i] when in[i] dies here */
+    unsigned spare;    /* bit k: out[k] is left out where nobody reads any of these */
     bool cheap;        /* selective checkpointing recomputes it rather than keep its outputs */
     bool effect;       /* mutates STATE or reports: never removed as dead */
     err (*infer)(struct prog *, struct inst *);                                /* checks inputs, makes outputs */
@@ -123,7 +128,7 @@ val prog_grad_of(struct prog *p, val param);
 val prog_like(struct prog *p, val v, const char *name);
 /* Marks a value that the caller reads after a run. */
 void prog_keep(struct prog *p, val v);
-/* Drops instructions whose results nobody uses. */
+/* Drops instructions whose results nobody uses, and of others the outputs that may be left out (op_def, spare). */
 void prog_drop_dead(struct prog *p);
 
 /* infer() helpers: shapes as checks, the names in the message. */

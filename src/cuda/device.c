@@ -111,6 +111,7 @@ err cuda_open(void) {
     TRY(cuda_check(cudaSetDevice(0), "opening"));
     TRY(cuda_check(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking), "making a stream"));
     TRY(open_beside());
+    TRY(cuda_carry_open());
     TRY(cuda_check(cudaMalloc((void **)&cuda_keys, sizeof *cuda_keys), "a run's keys"));
     TRY(cuda_check(cudaMemsetAsync(cuda_keys, 0, sizeof *cuda_keys, cuda_stream), "a run's keys"));
     TRY(make_ones());
@@ -149,6 +150,7 @@ static err upload(void *to, const void *from, size_t bytes) {
 }
 
 static err download(void *to, const void *from, size_t bytes) {
+    TRY(cuda_carry_join());
     if (bytes) TRY(cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda_stream), "a copy from the card"));
     return cuda_check(cudaStreamSynchronize(cuda_stream), "work");
 }
@@ -161,7 +163,18 @@ static size_t left(void) {
     return cudaMemGetInfo(&free_bytes, &total) == cudaSuccess ? free_bytes : 0;
 }
 
-const struct mem_ops cuda_mem = {.host = false, .take = take, .give = give, .upload = upload, .download = download, .fill = fill, .left = left};
+/* Page-locked: the card copies from and to it by itself. */
+static void *take_host(size_t bytes) {
+    void *p = NULL;
+    return cudaHostAlloc(&p, bytes ? bytes : 1, cudaHostAllocDefault) == cudaSuccess ? p : (cudaGetLastError(), NULL);
+}
+
+static void give_host(void *p, size_t bytes) {
+    (void)bytes;
+    cudaFreeHost(p);
+}
+
+const struct mem_ops cuda_mem = {.host = false, .take = take, .give = give, .upload = upload, .download = download, .fill = fill, .left = left, .take_host = take_host, .give_host = give_host};
 
 /* --- measuring --------------------------------------------------------------------------------------------------------- */
 /* Seconds a repetition of `what`, of many in a row. */

@@ -70,11 +70,6 @@ static err open_tokenizer(struct run *r) {
     return e;
 }
 
-static err checkpoint_level(const char *name, enum checkpoint *out) {
-    *out = !strcmp(name, "none") || !strcmp(name, "false") ? CHECKPOINT_NONE : !strcmp(name, "selective") ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK;
-    return OK;
-}
-
 /* Sides of equal structure share plans: find one or lay it down. */
 static err side_plans(struct run *r, struct side *s) {
     const struct peft_method *method;
@@ -90,10 +85,10 @@ static err side_plans(struct run *r, struct side *s) {
 }
 
 /* pass_tokens counts virtual tokens too: they are computed. */
-static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens, enum checkpoint level) {
+static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     struct capacity cap = r->cap;
     if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
-    TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, level, r->backend, false));
+    TRY(program_train(&p->train, &r->model, &p->st, cap, &r->levels, r->backend));
     TRY(program_build(&p->score, &r->model, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
     if (r->freezes)
         TRY(program_build(&p->body, &r->model, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE,
@@ -170,6 +165,7 @@ static void measure_plan(struct run *r) {
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
+    f->offloaded = m.host_bytes;
     for (int i = 0; i < r->objective->sides; i++) {
         const size_t b = r->side[i].plans->st.params.trained;
         f->adapters += r->side[i].plans->st.params.bytes;
@@ -200,7 +196,7 @@ static size_t memory_limit(const struct config *c, const struct backend *backend
     return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, int slots, struct capacity least) {
+static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capacity least) {
     r->cap = least;
     if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
     r->cap.compute = r->compute;
@@ -208,7 +204,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, 
     r->cap.slots = slots;
     for (int i = 0; i < r->n_plans; i++) {
         drop_plans(&r->plans[i]);
-        TRY(build_plans(r, &r->plans[i], pass_tokens, level));
+        TRY(build_plans(r, &r->plans[i], pass_tokens));
     }
     measure_plan(r);
     return OK;
@@ -224,10 +220,16 @@ static const char *size_text(size_t bytes) {
     return s;
 }
 
+struct sizes { int slots; struct capacity least; };
+
+static err plan_pass(struct run *r, int64_t pass_tokens, void *ctx) {
+    const struct sizes *z = ctx;
+    return plan_once(r, pass_tokens, z->slots, z->least);
+}
+
 /* Refuses a plan beyond the limit, and says which settings would fit. */
 static err plan_within(struct run *r, struct capacity least) {
-    enum checkpoint level;
-    TRY(checkpoint_level(r->cfg->gradient_checkpointing, &level));
+    TRY(levels_parse(r));
     int slots = r->cfg->generation_batch < 1 ? 1 : (int)r->cfg->generation_batch, most = 1;
     for (int i = 0; i < r->objective->sides; i++)
         if (r->side[i].cfg->batch * r->side[i].cfg->accumulation > most) most = (int)(r->side[i].cfg->batch * r->side[i].cfg->accumulation);
@@ -235,7 +237,8 @@ static err plan_within(struct run *r, struct capacity least) {
     if (r->test.source.n > most) most = r->test.source.n;
     if (slots > most) slots = most;
     size_t limit = memory_limit(r->cfg, r->backend);
-    TRY(plan_once(r, r->cfg->pass_tokens, level, slots, least));
+    if (r->picks_levels) TRY(levels_pick(r, limit, plan_pass, &(struct sizes){slots, least}));
+    else TRY(plan_once(r, r->cfg->pass_tokens, slots, least));
     if (r->foot.total <= limit) return OK;
     size_t need = r->foot.total;
     bool card = !r->backend->mem->host && !*r->cfg->memory; /* others may be at work on it */
@@ -248,7 +251,8 @@ static err plan_within(struct run *r, struct capacity least) {
         {1, CHECKPOINT_BLOCK, 4, "gradient_checkpointing: block, pass_tokens: 1, generation_batch: 4"},
     };
     for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
-        TRY(plan_once(r, tries[i].pass, tries[i].level, slots < tries[i].slots ? slots : tries[i].slots, least));
+        r->levels = (struct checkpoints){.level = tries[i].level};
+        TRY(plan_once(r, tries[i].pass, slots < tries[i].slots ? slots : tries[i].slots, least));
         if (r->foot.total <= limit)
             return fail(E_USAGE, "this run needs %s, %s; it would fit (%s) with %s", size_text(need), bound, size_text(r->foot.total), tries[i].say);
     }

@@ -63,6 +63,7 @@ struct objective {
 
 struct footprint { /* bytes */
     size_t weights, derived, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
+    size_t offloaded; /* on the host, of a run on a card: in neither total */
     size_t working; /* inside adapters: the copy in the compute type, of the largest */
     size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
     size_t total, resident; /* resident: without the file-backed weights */
@@ -111,6 +112,8 @@ struct run {
     struct order warm_order;
     struct workbench wb;
     struct capacity cap;
+    struct checkpoints levels; /* what the training programs recompute */
+    bool picks_levels;         /* auto */
     struct footprint foot;
     int64_t warm_steps, step;  /* steps done, warm-up included */
     volatile int *stop;        /* set from a signal handler */
@@ -138,6 +141,14 @@ void run_dump(const struct run *r, str *out);       /* its programs, an instruct
 json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
+
+/* levels.c */
+err levels_parse(struct run *r);                    /* r->levels, r->picks_levels */
+/* auto: plan() makes the plans of r->levels and adds up r->foot; afterwards they are those of the least recomputation that fits the
+ * limit, or of what takes least. */
+err levels_pick(struct run *r, size_t limit, err (*plan)(struct run *r, int64_t pass_tokens, void *ctx), void *ctx);
+char *levels_text(const struct run *r);             /* "recomputes whole blocks in the first 12 of 30 blocks ..."; the caller frees */
+json_t *levels_json(const struct run *r);
 
 /* data.c: a side's files as one source, in an order with weights; rows and texts in memory or made when drawn */
 err data_open(struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s);
