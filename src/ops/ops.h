@@ -51,7 +51,7 @@
  *                  norm is 0. To gradients the norm is a constant
  * magnitude_bwd    in  dl[O] f32, inv[O] f32, m[O] (PARAM)       out dm[O] (GRAD: added)      dm += dl * inv
  * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
- * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
+ * glu_bwd          in  gate, up (opt), dy                        out dgate (may be in place), dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
  * split_bwd        in  dy_i[N,W_i] (opt: zeros)                  out dx
  * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt)

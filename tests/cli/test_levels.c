@@ -72,7 +72,6 @@ static void test_auto(void **state) {
     assert_string_equal(text_of(j, "level"), "block");
     assert_true(of(j, "every") > 1 && of(j, "every") <= 5 && of(j, "blocks") == 30);
     json_decref(j);
-    refused("$C plan $D/run.yaml " SHAPE "--set gradient_checkpointing=auto --set memory=20MB", "the limit is 20.0 MB", "even at its leanest");
 }
 
 /* Smaller passes come before recomputation, and no smaller than they need be. */
@@ -98,7 +97,7 @@ static void test_printed_and_recorded(void **state) {
     char sets[256];
     snprintf(sets, sizeof sets, "--set gradient_checkpointing=auto --set memory=%lldKB", total_of("--set gradient_checkpointing=selective") / 1000 + 1);
     ok("$C train $D/run.yaml --quiet --set output_dir=$D/kept --set gradient_checkpointing=none && $C train $D/run.yaml --quiet %s", sets);
-    ok("cmp $D/kept/adapter_model.safetensors $D/out/adapter_model.safetensors || cmp $D/kept/adapter/adapter_model.safetensors $D/out/adapter/adapter_model.safetensors");
+    ok("cmp $D/kept/adapter/adapter_model.safetensors $D/out/adapter/adapter_model.safetensors");
     json_t *report = json_of("out/report.json");
     const json_t *plan = json_object_get(report, "plan");
     assert_string_equal(text_of(plan, "level"), "selective");

@@ -101,7 +101,7 @@ static void finish(struct bench *b, const struct backend *backend) {
     arena_free(&b->mem);
 }
 
-struct took { size_t act, host, params; int linears; double flops; };
+struct took { size_t act, host, params; int linears, lows; double flops; }; /* lows: of which T alone is wanted */
 
 /* A step's gradient; the caller frees. */
 static float *gradient(enum kind k, const struct backend *backend, const struct checkpoints *c, struct took *took) {
@@ -114,7 +114,10 @@ static float *gradient(enum kind k, const struct backend *backend, const struct 
     memset(b.wb.mem.host ? b.wb.mem.host : (char *)sums, 0xFF, b.wb.mem.host ? b.wb.mem.host_bytes : sizeof sums);
     must(learner_gradient(&b.learner, &b.wb, b.rows, ROWS, 42, 7, sums));
     *took = (struct took){.act = b.train.plan.act, .host = b.train.plan.host, .params = b.st.params.bytes, .flops = b.train.plan.flops};
-    for (int i = 0; i < b.train.p.ni; i++) took->linears += b.train.p.in[i].op == &op_linear;
+    for (int i = 0; i < b.train.p.ni; i++) {
+        const struct inst *s = &b.train.p.in[i];
+        if (s->op == &op_linear) ++*(has(s->out[0]) ? &took->linears : &took->lows);
+    }
     float *g = to_host(backend, b.wb.grad, b.st.params.bytes);
     finish(&b, backend);
     return g;
@@ -177,12 +180,14 @@ static void test_memory(void **state) {
     }
     free(gradient(DECODER, backend, &(struct checkpoints){.level = CHECKPOINT_BLOCK}, &block));
     assert_true(block.act < selective.act);
-    /* all but the last block again, each once: of its four products the last is not needed */
+    /* all but the last block again, each once: of the last of its four products only the low-rank part is needed */
     assert_int_equal(block.linears, kept.linears + 3 * (L - 1));
+    assert_int_equal(block.lows, L - 1);
     free(gradient(DECODER, backend, &(struct checkpoints){.level = CHECKPOINT_BLOCK, .every = 2}, &took));
     assert_true(took.act < block.act);
     /* blocks 1 and 2, 3 and 4, 5 and 6, then 7, which is the last: the first of each pair whole, to make the other's input */
     assert_int_equal(took.linears, block.linears + 4 * 3);
+    assert_int_equal(took.lows, block.lows);
 }
 
 /* What blocks read is on the host: it takes that of the card's memory no more, but for what is under way, and the last block's never leaves. */
