@@ -7,14 +7,14 @@ struct walk {
     struct prog *p;
     const struct checkpoints *c;
     const struct backward_ops *ops;
-    int n_forward;      /* instructions before the backward part */
-    int n_values;       /* values before it */
-    int segment;        /* the segment whose instructions are being walked */
-    int lowest;         /* of those that were entered */
-    int last_segment;   /* nothing of it has been dropped yet when its backward starts: it needs no recompute */
-    bool *crosses;      /* per forward value: another segment reads it */
-    val *grad;          /* per forward value */
-    val *again;         /* per forward value: its recomputed twin in this segment */
+    int n_forward;       /* instructions before the backward part */
+    int n_values;        /* values before it */
+    int segment;         /* the segment whose instructions are being walked */
+    int lowest;          /* of those that were entered */
+    int last_segment;    /* nothing of it has been dropped yet when its backward starts: it needs no recompute */
+    bool *crosses;       /* per forward value: another segment reads it */
+    val *grad;           /* per forward value */
+    val *again;          /* per forward value: its recomputed twin in this segment */
     val *fetched, *here; /* per forward value: on its way from the host; and when it has arrived */
 };
 
@@ -136,7 +136,8 @@ int prog_blocks(const struct prog *p) {
 
 static err check(struct prog *p, const struct checkpoints *c, int blocks) {
     if (blocks && c->blocks > blocks)
-        return prog_fail(p, E_USAGE, "gradient_checkpointing_blocks is %d, and this model has %d blocks: say at most that, or 0 for all", c->blocks, blocks);
+        return prog_fail(p, E_USAGE, "gradient_checkpointing_blocks is %d, and this model has %d blocks: say at most that, or 0 for all",
+                         c->blocks, blocks);
     const int of = c->blocks ? c->blocks : blocks;
     if (blocks && c->every > of)
         return prog_fail(p, E_USAGE, "gradient_checkpointing: one checkpoint for %d blocks, and %s %d blocks: say at most that", c->every,
@@ -154,7 +155,8 @@ static void note_crossings(struct walk *w) {
 
 err prog_backward(struct prog *p, val loss, const struct checkpoints *c, const struct backward_ops *ops) {
     if (p->failed) return p->failed;
-    struct walk w = {.p = p, .c = c, .ops = ops, .n_forward = p->ni, .n_values = p->nv, .last_segment = prog_blocks(p), .lowest = INT32_MAX};
+    struct walk w = {
+        .p = p, .c = c, .ops = ops, .n_forward = p->ni, .n_values = p->nv, .last_segment = prog_blocks(p), .lowest = INT32_MAX};
     TRY(check(p, c, w.last_segment));
     const size_t n = (size_t)p->nv;
     w.grad = calloc(4 * n, sizeof *w.grad);

@@ -31,7 +31,9 @@ struct checkpoints {
 };
 
 /* The ops that a backward pass needs beside those of the vjps; core knows no op by name. */
-struct backward_ops { const struct op_def *add, *fetch, *await; };
+struct backward_ops {
+    const struct op_def *add, *fetch, *await;
+};
 
 /* `loss` is an output of an op that starts the backward pass by itself (head_loss). Call once, after the forward part is
  * complete; drops dead instructions afterwards. Refuses numbers of blocks that the program does not have. */

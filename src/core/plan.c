@@ -269,7 +269,8 @@ struct replay_key {
 
 static void key_of(struct replay_key *k, const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
     memset(k, 0, sizeof *k);
-    k->plan = pl, k->act = b->act, k->scratch = b->scratch, k->state = b->state, k->host = b->host, k->param = b->param, k->grad = b->grad, k->stage = b->stage;
+    k->plan = pl, k->act = b->act, k->scratch = b->scratch, k->state = b->state, k->host = b->host;
+    k->param = b->param, k->grad = b->grad, k->stage = b->stage;
     memcpy(k->size, b->size, sizeof k->size);
     k->run.temperature = run->temperature, k->run.top_p = run->top_p, k->run.top_k = run->top_k;
     k->run.longest = run->longest, k->run.weighted = run->weighted;

@@ -8,7 +8,11 @@
  * (mem_ops.take_host): from other memory the driver copies by way of a buffer, and the launching thread waits. */
 #include "cuda/cuda.h"
 
-static struct { cudaStream_t stream; cudaEvent_t begun, done; bool pending; } carry;
+static struct {
+    cudaStream_t stream;
+    cudaEvent_t begun, done;
+    bool pending;
+} carry;
 
 err cuda_carry_open(void) {
     TRY(cuda_check(cudaStreamCreateWithFlags(&carry.stream, cudaStreamNonBlocking), "making a stream"));
@@ -17,7 +21,8 @@ err cuda_carry_open(void) {
 }
 
 static err copy_rows(const struct view *from, const struct view *to, cudaStream_t stream, const char *what) {
-    const size_t row = dtype_row_bytes(from->dt, from->d[1]), from_ld = dtype_row_bytes(from->dt, from->ld), to_ld = dtype_row_bytes(to->dt, to->ld);
+    const size_t row = dtype_row_bytes(from->dt, from->d[1]), from_ld = dtype_row_bytes(from->dt, from->ld),
+                 to_ld = dtype_row_bytes(to->dt, to->ld);
     const size_t rows = (size_t)from->d[0];
     const bool dense = from_ld == row && to_ld == row;
     if (!rows) return OK;

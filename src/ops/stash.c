@@ -32,7 +32,8 @@ static err infer_await(struct prog *p, struct inst *i) {
 }
 
 static void copy_rows(const struct view *from, const struct view *to) {
-    const size_t row = dtype_row_bytes(from->dt, from->d[1]), from_ld = dtype_row_bytes(from->dt, from->ld), to_ld = dtype_row_bytes(to->dt, to->ld);
+    const size_t row = dtype_row_bytes(from->dt, from->d[1]), from_ld = dtype_row_bytes(from->dt, from->ld),
+                 to_ld = dtype_row_bytes(to->dt, to->ld);
     for (int64_t n = 0; n < from->d[0]; n++) memcpy((char *)to->p + (size_t)n * to_ld, (const char *)from->p + (size_t)n * from_ld, row);
 }
 

@@ -26,7 +26,7 @@ err levels_parse(struct run *r) {
     if (l->level == CHECKPOINT_BLOCK && l->every < 1)
         return fail(E_USAGE, "gradient_checkpointing: %s: one checkpoint for how many blocks? block:1 is block, block:2 one for two", word);
     if (l->blocks && l->level == CHECKPOINT_NONE)
-        return fail(E_USAGE, "gradient_checkpointing_blocks is %d, and gradient_checkpointing is %s, which %s: give it a level, or leave the blocks out",
+        return fail(E_USAGE, "gradient_checkpointing_blocks is %d, and gradient_checkpointing is %s, which %s: give it a level, or no blocks",
                     l->blocks, word, r->picks_levels ? "chooses their number itself" : "recomputes nothing");
     if (l->blocks && l->level == CHECKPOINT_BLOCK && !strcmp(c->checkpointing_rest, "selective")) l->rest = CHECKPOINT_SELECTIVE;
     if (r->backend->mem->host) l->offload = false;
@@ -40,7 +40,7 @@ struct pick {
     err (*plan)(struct run *r, int64_t pass_tokens, void *ctx);
     void *ctx;
     int64_t pass;
-    int blocks;          /* of the model */
+    int blocks; /* of the model */
     bool offload;
     struct checkpoints least;
     size_t least_total;
@@ -74,7 +74,12 @@ static err fewest(struct pick *p, enum checkpoint level, enum checkpoint rest, b
 
 err levels_pick(struct run *r, size_t limit, err (*plan)(struct run *r, int64_t pass_tokens, void *ctx), void *ctx) {
     const int64_t least = r->backend->mem->host ? 256 : 2048;
-    struct pick p = {.r = r, .limit = limit, .plan = plan, .ctx = ctx, .pass = r->cfg->pass_tokens ? r->cfg->pass_tokens : least, .offload = r->levels.offload};
+    struct pick p = {.r = r,
+                     .limit = limit,
+                     .plan = plan,
+                     .ctx = ctx,
+                     .pass = r->cfg->pass_tokens ? r->cfg->pass_tokens : least,
+                     .offload = r->levels.offload};
     bool fits = false;
     TRY(attempt(&p, (struct checkpoints){0}, &fits));
     while (!fits && p.pass > least) {
@@ -85,7 +90,8 @@ err levels_pick(struct run *r, size_t limit, err (*plan)(struct run *r, int64_t 
     if (fits || !p.blocks) return OK;
     TRY(fewest(&p, CHECKPOINT_SELECTIVE, CHECKPOINT_NONE, &fits));
     if (!fits) TRY(fewest(&p, CHECKPOINT_BLOCK, CHECKPOINT_SELECTIVE, &fits));
-    for (int n = 2; !fits && (n - 1) * (n - 1) < p.blocks && n <= p.blocks; n++) TRY(attempt(&p, (struct checkpoints){CHECKPOINT_BLOCK, 0, 0, n, false}, &fits));
+    for (int n = 2; !fits && (n - 1) * (n - 1) < p.blocks && n <= p.blocks; n++)
+        TRY(attempt(&p, (struct checkpoints){CHECKPOINT_BLOCK, 0, 0, n, false}, &fits));
     return fits ? OK : attempt(&p, p.least, &fits);
 }
 
@@ -102,7 +108,8 @@ char *levels_text(const struct run *r) {
     if (l->blocks && l->rest) str_addf(&s, ", %s in the others", again[l->rest]);
     if (l->every > 1) str_addf(&s, ", with one checkpoint for %d blocks", l->every);
     if (l->offload) str_adds(&s, "; what blocks read waits on the host");
-    else if (r->cfg->offload_activations || !strcmp(r->cfg->gradient_checkpointing, "offload")) str_adds(&s, "; nothing to offload: here activations are on the host");
+    else if (r->cfg->offload_activations || !strcmp(r->cfg->gradient_checkpointing, "offload"))
+        str_adds(&s, "; nothing to offload: here activations are on the host");
     if (r->picks_levels) str_adds(&s, " (auto)");
     return s.p;
 }
@@ -111,9 +118,9 @@ json_t *levels_json(const struct run *r) {
     const struct checkpoints *l = &r->levels;
     char *text = levels_text(r);
     const int of = prog_blocks(&r->plans[0].train.p);
-    json_t *j = json_pack("{s:s, s:s, s:i, s:i, s:i, s:b, s:b, s:s}", "level", level_names[l->level], "rest", level_names[l->blocks ? l->rest : l->level],
-                          "blocks", l->blocks ? l->blocks : of, "of", of, "every", l->every > 1 ? l->every : 1, "offload", (int)l->offload, "auto",
-                          (int)r->picks_levels, "text", text ? text : "");
+    json_t *j = json_pack("{s:s, s:s, s:i, s:i, s:i, s:b, s:b, s:s}", "level", level_names[l->level], "rest",
+                          level_names[l->blocks ? l->rest : l->level], "blocks", l->blocks ? l->blocks : of, "of", of, "every",
+                          l->every > 1 ? l->every : 1, "offload", (int)l->offload, "auto", (int)r->picks_levels, "text", text ? text : "");
     free(text);
     return j;
 }

@@ -103,7 +103,9 @@ static json_t *memory_json(const struct run *r, bool measured) {
          host ? "program, libraries, tokenizer; the measured figure includes the data"
               : "inputs, the workspace of products, libraries, recorded runs",
          measured, now > known ? now - known : 0);
-    if (f->offloaded) line(m, "on the host", f->offloaded, "copies of what blocks read, page-locked: not on the card, in no total", measured, r->wb.mem.host_bytes);
+    if (f->offloaded)
+        line(m, "on the host", f->offloaded, "copies of what blocks read, page-locked: not on the card, in no total", measured,
+             r->wb.mem.host_bytes);
     return m;
 }
 

@@ -8,8 +8,10 @@
 
 static int begin(void **state) {
     if (shell_begin(state)) return -1;
-    ok("for i in 1 2 3 4 5 6; do printf '{\"prompt\": \"slf\", \"completion\": \"fls\"}\n{\"prompt\": \"les\", \"completion\": \"sel\"}\n'; done > $D/rows.jsonl");
-    ok("printf 'model: tests/golden/cipher\nobjective: sft\noutput_dir: %%s/out\ndata: %%s/rows.jsonl\nmax_steps: 3\nlora:\n  r: 4\n  target_modules: all-linear\n  lora_dropout: 0.1\n' $D $D > $D/run.yaml");
+    ok("for i in 1 2 3 4 5 6; do printf '{\"prompt\": \"slf\", \"completion\": \"fls\"}\n{\"prompt\": \"les\", \"completion\": "
+       "\"sel\"}\n'; done > $D/rows.jsonl");
+    ok("printf 'model: tests/golden/cipher\nobjective: sft\noutput_dir: %%s/out\ndata: %%s/rows.jsonl\nmax_steps: 3\nlora:\n  r: 4\n  "
+       "target_modules: all-linear\n  lora_dropout: 0.1\n' $D $D > $D/run.yaml");
     return 0;
 }
 
@@ -27,8 +29,12 @@ static long long total_of(const char *sets) {
     return n;
 }
 
-static long long of(const json_t *plan, const char *key) { return (long long)json_integer_value(json_object_get(json_object_get(plan, "checkpointing"), key)); }
-static const char *text_of(const json_t *plan, const char *key) { return json_string_value(json_object_get(json_object_get(plan, "checkpointing"), key)); }
+static long long of(const json_t *plan, const char *key) {
+    return (long long)json_integer_value(json_object_get(json_object_get(plan, "checkpointing"), key));
+}
+static const char *text_of(const json_t *plan, const char *key) {
+    return json_string_value(json_object_get(json_object_get(plan, "checkpointing"), key));
+}
 
 static json_t *automatic(long long limit) {
     char sets[512];
@@ -59,8 +65,10 @@ static void fewest(long long limit, const char *level, const char *rest) {
 
 static void test_auto(void **state) {
     (void)state;
-    const long long none = total_of(SHAPE "--set gradient_checkpointing=none"), selective = total_of(SHAPE "--set gradient_checkpointing=selective"),
-                    block = total_of(SHAPE "--set gradient_checkpointing=block"), five = total_of(SHAPE "--set gradient_checkpointing=block:5");
+    const long long none = total_of(SHAPE "--set gradient_checkpointing=none"),
+                    selective = total_of(SHAPE "--set gradient_checkpointing=selective"),
+                    block = total_of(SHAPE "--set gradient_checkpointing=block"),
+                    five = total_of(SHAPE "--set gradient_checkpointing=block:5");
     assert_true(none > selective && selective > block && block > five);
     json_t *j = automatic(none + 1000);
     assert_string_equal(text_of(j, "level"), "none");
@@ -95,7 +103,8 @@ static void test_printed_and_recorded(void **state) {
     ok("$C plan $D/run.yaml --device cpu --set gradient_checkpointing=unsloth 2>/dev/null");
     says(ran.out.p, "nothing to offload: here activations are on the host");
     char sets[256];
-    snprintf(sets, sizeof sets, "--set gradient_checkpointing=auto --set memory=%lldKB", total_of("--set gradient_checkpointing=selective") / 1000 + 1);
+    snprintf(sets, sizeof sets, "--set gradient_checkpointing=auto --set memory=%lldKB",
+             total_of("--set gradient_checkpointing=selective") / 1000 + 1);
     ok("$C train $D/run.yaml --quiet --set output_dir=$D/kept --set gradient_checkpointing=none && $C train $D/run.yaml --quiet %s", sets);
     ok("cmp $D/kept/adapter/adapter_model.safetensors $D/out/adapter/adapter_model.safetensors");
     json_t *report = json_of("out/report.json");
@@ -107,7 +116,9 @@ static void test_printed_and_recorded(void **state) {
 
 static void test_refused(void **state) {
     (void)state;
-    static const struct { const char *sets, *says; } list[] = {
+    static const struct {
+        const char *sets, *says;
+    } list[] = {
         {"--set gradient_checkpointing=blocks", "did you mean 'block'?"},
         {"--set gradient_checkpointing=block:", "gradient_checkpointing"},
         {"--set gradient_checkpointing=block:x", "gradient_checkpointing"},
@@ -128,6 +139,7 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_auto), cmocka_unit_test(test_passes_first), cmocka_unit_test(test_printed_and_recorded), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_auto), cmocka_unit_test(test_passes_first),
+                                       cmocka_unit_test(test_printed_and_recorded), cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

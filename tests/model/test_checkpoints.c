@@ -17,7 +17,10 @@ static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 
 enum kind { DECODER, ENCODER_DECODER, ENCODER, KINDS };
-static const struct { const char *config, *adapter, *layers[2]; int n[2]; } models[KINDS] = {
+static const struct {
+    const char *config, *adapter, *layers[2];
+    int n[2];
+} models[KINDS] = {
     {GOLDEN "/families/llama_linear/config.json", GOLDEN "/families/llama_linear/adapter", {"num_hidden_layers"}, {7}},
     {GOLDEN "/families/t5/config.json", GOLDEN "/families/t5/adapter", {"num_layers", "num_decoder_layers"}, {4, 5}},
     {GOLDEN "/families/bert/config.json", GOLDEN "/heads/bert/adapter", {"num_hidden_layers"}, {7}},
@@ -101,7 +104,11 @@ static void finish(struct bench *b, const struct backend *backend) {
     arena_free(&b->mem);
 }
 
-struct took { size_t act, host, params; int linears, lows; double flops; }; /* lows: of which T alone is wanted */
+struct took {
+    size_t act, host, params;
+    int linears, lows;
+    double flops;
+}; /* lows: of which T alone is wanted */
 
 /* A step's gradient; the caller frees. */
 static float *gradient(enum kind k, const struct backend *backend, const struct checkpoints *c, struct took *took) {
@@ -127,8 +134,8 @@ static void same_gradient(enum kind k, const struct backend *backend, const stru
     float *have = gradient(k, backend, c, took);
     for (size_t i = 0; i < took->params / sizeof *have; i++)
         if (memcmp(&have[i], &want[i], sizeof *have))
-            flunk("model %d on %s, level %d of %d blocks, rest %d, one for %d, offload %d: number %zu is %.9g, not %.9g", (int)k, backend->name, (int)c->level, c->blocks,
-                  (int)c->rest, c->every, c->offload, i, (double)have[i], (double)want[i]);
+            flunk("model %d on %s, level %d of %d blocks, rest %d, one for %d, offload %d: number %zu is %.9g, not %.9g", (int)k,
+                  backend->name, (int)c->level, c->blocks, (int)c->rest, c->every, c->offload, i, (double)have[i], (double)want[i]);
     free(have);
 }
 
@@ -147,10 +154,12 @@ static void test_bits(void **state) {
             assert_true(size > 0 && isfinite(size));
             for (int offload = 0; offload < 2; offload++) {
                 for (int n = 0; n <= L; n += n < 3 || n > L - 3 ? 1 : 2) {
-                    same_gradient(k, backend, &(struct checkpoints){.level = CHECKPOINT_BLOCK, .every = n, .offload = offload}, want, &took);
+                    same_gradient(k, backend, &(struct checkpoints){.level = CHECKPOINT_BLOCK, .every = n, .offload = offload}, want,
+                                  &took);
                     same_gradient(k, backend, &(struct checkpoints){CHECKPOINT_SELECTIVE, CHECKPOINT_NONE, n, 0, offload}, want, &took);
                     same_gradient(k, backend, &(struct checkpoints){CHECKPOINT_BLOCK, CHECKPOINT_SELECTIVE, n, 1, offload}, want, &took);
-                    if (n > 1) same_gradient(k, backend, &(struct checkpoints){CHECKPOINT_BLOCK, CHECKPOINT_NONE, n, 2, offload}, want, &took);
+                    if (n > 1)
+                        same_gradient(k, backend, &(struct checkpoints){CHECKPOINT_BLOCK, CHECKPOINT_NONE, n, 2, offload}, want, &took);
                 }
                 same_gradient(k, backend, &(struct checkpoints){.offload = offload}, want, &took);
             }
@@ -213,8 +222,12 @@ static void test_offload(void **state) {
 
 static void test_refused(void **state) {
     (void)state;
-    static const struct { struct checkpoints c; const char *says; } list[] = {
-        {{CHECKPOINT_BLOCK, 0, 8, 1, false}, "gradient_checkpointing_blocks is 8, and this model has 7 blocks: say at most that, or 0 for all"},
+    static const struct {
+        struct checkpoints c;
+        const char *says;
+    } list[] = {
+        {{CHECKPOINT_BLOCK, 0, 8, 1, false},
+         "gradient_checkpointing_blocks is 8, and this model has 7 blocks: say at most that, or 0 for all"},
         {{CHECKPOINT_SELECTIVE, 0, 8, 0, false}, "gradient_checkpointing_blocks is 8"},
         {{CHECKPOINT_BLOCK, 0, 0, 8, false}, "gradient_checkpointing: one checkpoint for 8 blocks, and this model has 7 blocks"},
         {{CHECKPOINT_BLOCK, 0, 2, 3, false}, "gradient_checkpointing: one checkpoint for 3 blocks, and it is for 2 blocks"},
@@ -230,6 +243,7 @@ static void test_refused(void **state) {
 int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits), cmocka_unit_test(test_memory), cmocka_unit_test(test_offload), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits), cmocka_unit_test(test_memory), cmocka_unit_test(test_offload),
+                                       cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }
