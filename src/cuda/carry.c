@@ -4,7 +4,7 @@
  * Each copy begins behind everything that was launched before it: what it reads has been made, and what lay before where it writes has
  * been read. await makes the stream wait for the last copy that began; the programs keep one on its way at a time (core/grad.c awaits
  * what came back before the next sets out). The stream is not the one for work beside (device.c): products there would queue behind a
- * copy of milliseconds. Forks and joins are events, so recorded runs (replay.c) hold them too. The host's side is page-locked
+ * copy of milliseconds. Forks and joins are events, so recorded runs (replay.c) hold them too, those that may fork. The host's side is page-locked
  * (mem_ops.take_host): from other memory the driver copies by way of a buffer, and the launching thread waits. */
 #include "cuda/cuda.h"
 
@@ -32,6 +32,7 @@ static err copy_rows(const struct view *from, const struct view *to, cudaStream_
 }
 
 static err begin_copy(const struct view *from, const struct view *to, const char *what) {
+    if (cuda_one_stream) return copy_rows(from, to, cuda_stream, what);
     TRY(cuda_check(cudaEventRecord(carry.begun, cuda_stream), what));
     TRY(cuda_check(cudaStreamWaitEvent(carry.stream, carry.begun, 0), what));
     TRY(copy_rows(from, to, carry.stream, what));
