@@ -239,6 +239,7 @@ static void macct(const char *item, int rows, struct checkpoints levels, int pas
 static void profile(const char *item, int rows, int length, struct checkpoints levels) {
     struct program train;
     struct memory mem;
+    g.model.mlp_chunk = rows * length; /* instructions are launched one by one */
     die(program_train(&train, &g.model, &g.st, (struct capacity){rows * length, rows, 1, 1, g.compute}, &levels, g.backend));
     die(memory_for(&mem, (struct program *const[]){&train}, 1));
     struct pack pack;

@@ -42,6 +42,7 @@ static bool dropped(const struct walk *w, val v) {
     if (!has(v) || (int)v.i >= w->n_values) return false;
     const struct value *x = prog_v(w->p, v);
     if (x->role != ROLE_ACT || x->def < 0) return false;
+    if (x->again) return true;
     if (level_of(w, x->segment) == CHECKPOINT_SELECTIVE) return w->p->in[x->def].op->cheap;
     if (group(w, x->segment) <= 0 || group(w, x->segment) != group(w, w->segment)) return false;
     /* of the last group: its last block is still there, and of the others what crosses them */
@@ -80,7 +81,10 @@ static val kept(struct walk *w, val v) {
     if (has(w->again[v.i])) return w->again[v.i];
     struct inst from = w->p->in[prog_v(w->p, v)->def];
     for (int k = 0; k < from.op->n_in; k++) from.in[k] = kept(w, from.in[k]);
+    const int piece = w->p->piece;
+    w->p->piece = from.piece;
     struct inst *to = prog_emit(w->p, from.op, from.in, from.op->n_in, &from.a);
+    w->p->piece = piece;
     if (!to) return (val){0};
     for (int k = 0; k < from.op->n_out; k++)
         if (has(from.out[k])) w->again[from.out[k].i] = to->out[k];
@@ -121,6 +125,7 @@ static void walk_one(struct walk *w, int i) {
     }
     memcpy(in, from.in, sizeof in);
     enter(w, from.segment);
+    w->p->piece = from.piece;
     for (int k = 0; k < from.op->n_in; k++) from.in[k] = kept(w, from.in[k]);
     for (int k = 0; k < from.op->n_out; k++) from.out[k] = kept(w, from.out[k]);
     if (w->p->failed || from.op->vjp(w->p, &from, dout, din)) return;
@@ -167,7 +172,7 @@ err prog_backward(struct prog *p, val loss, const struct checkpoints *c, const s
         note_crossings(&w);
         w.grad[loss.i] = loss; /* the root's vjp ignores it: d(loss)/d(loss) = 1 */
         for (int i = w.n_forward - 1; i >= 0 && !p->failed; i--) walk_one(&w, i);
-        p->segment = 0;
+        p->segment = p->piece = 0;
         prog_drop_dead(p);
     }
     free(w.grad);
