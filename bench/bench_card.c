@@ -2,7 +2,9 @@
  * shape, random ids, LoRA r 16 on all linear layers with f32 adapters or what --set says. Only speed and memory mean anything.
  *
  *   bench_card [--cpu] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json ITEM...
- *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; LEVEL none, selective, block; PASS tokens a pass (default: the whole step)
+ *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; PASS tokens a pass (default: the whole step); LEVEL none, selective, block,
+ *                                    block2 (one checkpoint for two), first20 (block in the first 20, selective in the others), and any
+ *                                    with +offload (offload alone: block)
  *     decode:ROWS[:LENGTH]           one token for each row, its cache LENGTH (64) tokens long
  *     macct:ROWS[:LEVEL[:PASS]]      both halves of a cycle, ROWS a side, 64 + 64 tokens
  *     profile:ROWSxLENGTH:LEVEL      where a training pass spends its time: each op launched alone and waited for
@@ -116,14 +118,14 @@ static size_t planned(const struct memory *m, int adapters) {
            (size_t)(3 * adapters + 1) * g.st.params.bytes;
 }
 
-static void sft(const char *item, int rows, int length, enum checkpoint level, int pass) {
+static void sft(const char *item, int rows, int length, struct checkpoints levels, int pass) {
     const int before = rows * g.st.virtual_tokens; /* of a soft prompt: in the pass, not in the rows */
     struct capacity cap = {pass + before - g.st.virtual_tokens, rows, 1, 1, g.compute};
     struct program train;
     struct workbench wb = {.threads = omp_get_max_threads()};
     struct learner l;
     struct recipe q = {.learning_rate = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1};
-    die(program_build(&train, &g.model, MODE_TRAIN, &g.st, cap, level, g.backend, false));
+    die(program_train(&train, &g.model, &g.st, cap, &levels, g.backend));
     die(memory_for(&wb.mem, (struct program *const[]){&train}, 1));
     die(pack_init(&wb.pack, pass + before, rows));
     wb.grad = g.backend->mem->take(g.st.params.bytes);
@@ -185,7 +187,7 @@ static void decode(const char *item, int rows, int length) {
 }
 
 /* Both halves of a cycle, through the objective itself. */
-static void macct(const char *item, int rows, enum checkpoint level, int pass) {
+static void macct(const char *item, int rows, struct checkpoints levels, int pass) {
     enum { LENGTH = 64, STEPS = 4 };
     static struct config cfg;
     static struct run r;
@@ -195,7 +197,7 @@ static void macct(const char *item, int rows, enum checkpoint level, int pass) {
     r = (struct run){.cfg = &cfg, .objective = &objective_macct, .backend = g.backend, .threads = omp_get_max_threads(), .eos = 2, .n_plans = 1, .cap = cap, .model = g.model};
     struct plans *p = &r.plans[0];
     p->st = g.st;
-    die(program_build(&p->train, &g.model, MODE_TRAIN, &p->st, cap, level, g.backend, false));
+    die(program_train(&p->train, &g.model, &p->st, cap, &levels, g.backend));
     die(generator_build(&p->gen, &g.model, &p->st, cap, g.backend));
     die(memory_for(&r.wb.mem, (struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));
     die(pack_init(&r.wb.pack, cap.tokens, cap.sequences));
@@ -234,11 +236,11 @@ static void macct(const char *item, int rows, enum checkpoint level, int pass) {
 }
 
 /* Each instruction alone, waiting after it: the sum is more than the pass takes, its parts tell where to look. */
-static void profile(const char *item, int rows, int length, enum checkpoint level) {
+static void profile(const char *item, int rows, int length, struct checkpoints levels) {
     struct program train;
     struct memory mem;
     g.model.mlp_chunk = rows * length; /* instructions are launched one by one */
-    die(program_build(&train, &g.model, MODE_TRAIN, &g.st, (struct capacity){rows * length, rows, 1, 1, g.compute}, level, g.backend, false));
+    die(program_train(&train, &g.model, &g.st, (struct capacity){rows * length, rows, 1, 1, g.compute}, &levels, g.backend));
     die(memory_for(&mem, (struct program *const[]){&train}, 1));
     struct pack pack;
     die(pack_init(&pack, rows * length, rows));
@@ -252,7 +254,7 @@ static void profile(const char *item, int rows, int length, enum checkpoint leve
     die(memory_bind(&mem, &train, w, run.threads, &param));
     die(program_run(&train, &mem, param, grad, &f, &run, false));
     const void *inputs[] = {f.ids, f.pos, f.cu, f.sample, f.label, f.weight};
-    struct binding b = {.input = (void *const *)inputs, .act = mem.act, .scratch = mem.scratch, .state = mem.act, .param = param, .grad = grad, .stage = mem.stage, .stage_host = mem.stage_host};
+    struct binding b = {.input = (void *const *)inputs, .act = mem.act, .scratch = mem.scratch, .state = mem.act, .host = mem.host, .param = param, .grad = grad, .stage = mem.stage, .stage_host = mem.stage_host};
     b.size[-SYM_N] = f.n, b.size[-SYM_S] = f.s, b.size[-SYM_S1] = f.s + 1;
     struct { const char *op; double s; int n, span; } sums[32] = {{0}};
     double all = 0;
@@ -327,8 +329,14 @@ static void products(dtype w_dt) {
 static void products(dtype w_dt) { (void)w_dt, die(fail(E_USAGE, "products are compared on a card")); }
 #endif
 
-static enum checkpoint level_of(const char *s) {
-    return !strncmp(s, "none", 4) ? CHECKPOINT_NONE : !strncmp(s, "sel", 3) ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK;
+static struct checkpoints levels_of(const char *s) {
+    const int n = atoi(s + strcspn(s, "0123456789"));
+    struct checkpoints c = {.level = CHECKPOINT_BLOCK, .offload = strstr(s, "offload") != NULL};
+    if (!strncmp(s, "none", 4)) c.level = CHECKPOINT_NONE;
+    else if (!strncmp(s, "sel", 3)) c.level = CHECKPOINT_SELECTIVE;
+    else if (!strncmp(s, "first", 5)) c.blocks = n, c.rest = CHECKPOINT_SELECTIVE;
+    else c.every = n;
+    return c;
 }
 
 int main(int argc, char **argv) {
@@ -374,11 +382,11 @@ int main(int argc, char **argv) {
     printf("random weights made in %.1f s\n", seconds_now() - t0);
     for (; i < argc; i++) {
         int a = 0, b = 0, pass = 0;
-        char level[16] = "none";
-        if (sscanf(argv[i], "sft:%dx%d:%15[a-z]:%d", &a, &b, level, &pass) >= 2) sft(argv[i], a, b, level_of(level), pass ? pass : a * b);
+        char level[24] = "none";
+        if (sscanf(argv[i], "sft:%dx%d:%23[a-z0-9+]:%d", &a, &b, level, &pass) >= 2) sft(argv[i], a, b, levels_of(level), pass ? pass : a * b);
         else if (sscanf(argv[i], "decode:%d:%d", &a, &b) >= 1) decode(argv[i], a, b ? b : 64);
-        else if (sscanf(argv[i], "macct:%d:%15[a-z]:%d", &a, level, &pass) >= 1) macct(argv[i], a, level_of(level), pass);
-        else if (sscanf(argv[i], "profile:%dx%d:%15[a-z]", &a, &b, level) >= 2) profile(argv[i], a, b, level_of(level));
+        else if (sscanf(argv[i], "macct:%d:%23[a-z0-9+]:%d", &a, level, &pass) >= 1) macct(argv[i], a, levels_of(level), pass);
+        else if (sscanf(argv[i], "profile:%dx%d:%23[a-z0-9+]", &a, &b, level) >= 2) profile(argv[i], a, b, levels_of(level));
         else if (!strncmp(argv[i], "products", 8)) products(argv[i][8] == ':' ? dtype_parse(argv[i] + 9) : DT_BF16);
         else return fprintf(stderr, "bench_card: what is '%s'?\n", argv[i]), 2;
     }

@@ -46,7 +46,7 @@ struct mem_ops {
     err (*download)(void *to, const void *from, size_t bytes); /* here to host; waits for all that runs before it */
     err (*fill)(void *p, int byte, size_t bytes);
     size_t (*left)(void);          /* bytes that could still be taken; 0: not known */
-    /* Of the host, for what goes back and forth: zeroed, and (pinned) copied at full speed. NULL where memory is the host's. */
+    /* Of the host, for what goes back and forth beside the work: zeroed, and (pinned) copied at full speed; NULL when there is no room. */
     void *(*take_host)(size_t bytes);
     void (*give_host)(void *p, size_t bytes);
 };

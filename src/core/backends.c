@@ -16,7 +16,7 @@ static err fill(void *p, int byte, size_t bytes) {
 
 static size_t left(void) { return 0; }
 
-const struct mem_ops mem_host = {.host = true, .take = pages_take, .give = pages_give, .upload = copy, .download = copy, .fill = fill, .left = left};
+const struct mem_ops mem_host = {.host = true, .take = pages_take, .give = pages_give, .upload = copy, .download = copy, .fill = fill, .left = left, .take_host = pages_take, .give_host = pages_give};
 
 #ifdef CYC_CUDA
 extern const struct backend backend_cuda;

@@ -131,6 +131,15 @@ static void place_pieces(struct plan *pl, struct layout *l, int first, int last)
     for (int i = first; i < last; i++) release_dead(pl->p, l, i, false);
 }
 
+/* Values of the other arenas lie one after the other. */
+static void place_aside(struct plan *pl, struct value *v, struct view w) {
+    size_t *end = v->role == ROLE_STATE ? &pl->state : v->role == ROLE_INPUT ? &pl->input : v->role == ROLE_HOST ? &pl->host : NULL;
+    if (v->role == ROLE_PARAM && v->off + view_bytes(&w) > pl->param) pl->param = v->off + view_bytes(&w);
+    if (!end) return;
+    if (has(v->alias)) v->off = prog_v(pl->p, v->alias)->off;
+    else if (v->role != ROLE_HOST || v->last >= 0) v->off = *end, *end += aligned(view_bytes(&w));
+}
+
 static err place_values(struct plan *pl) {
     struct prog *p = pl->p;
     struct layout l = {calloc((size_t)p->nv + 1, sizeof(struct block)), 0, 0};
@@ -141,20 +150,8 @@ static err place_values(struct plan *pl) {
         else place_run(pl, &l, i, end, false);
     }
     pl->act = l.top;
-    for (int v = 1; v < p->nv; v++)
-        if (p->v[v].role == ROLE_STATE) {
-            struct view w = prog_view(p, (val){(uint32_t)v}, NULL);
-            p->v[v].off = pl->state;
-            pl->state += aligned(view_bytes(&w));
-        } else if (p->v[v].role == ROLE_INPUT) {
-            struct view w = prog_view(p, (val){(uint32_t)v}, NULL);
-            p->v[v].off = pl->input;
-            pl->input += aligned(view_bytes(&w));
-        } else if (p->v[v].role == ROLE_PARAM) {
-            struct view w = prog_view(p, (val){(uint32_t)v}, NULL);
-            if (p->v[v].off + view_bytes(&w) > pl->param) pl->param = p->v[v].off + view_bytes(&w);
-        }
     free(l.s);
+    for (int v = 1; v < p->nv; v++) place_aside(pl, &p->v[v], prog_view(p, (val){(uint32_t)v}, NULL));
     return OK;
 }
 
@@ -289,6 +286,7 @@ static void *base_of(const struct binding *b, const struct value *v) {
     case ROLE_PARAM: return (char *)b->param + v->off;
     case ROLE_GRAD: return (char *)b->grad + v->off;
     case ROLE_STATE: return (char *)b->state + v->off;
+    case ROLE_HOST: return (char *)b->host + v->off;
     case ROLE_ACT: return (char *)b->act + v->off;
     }
     return NULL;
@@ -409,14 +407,15 @@ static err launch_all(const struct plan *pl, const struct binding *b, const stru
 
 /* What the kernels of a run depend on beside the bytes in its arenas. Compared as bytes, so padding is cleared. */
 struct replay_key {
-    const void *plan, *act, *scratch, *state, *param, *grad, *stage;
+    const void *plan, *act, *scratch, *state, *host, *param, *grad, *stage;
     int64_t size[SYM_COUNT];
     struct run_ctx run;
 };
 
 static void key_of(struct replay_key *k, const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
     memset(k, 0, sizeof *k);
-    k->plan = pl, k->act = b->act, k->scratch = b->scratch, k->state = b->state, k->param = b->param, k->grad = b->grad, k->stage = b->stage;
+    k->plan = pl, k->act = b->act, k->scratch = b->scratch, k->state = b->state, k->host = b->host;
+    k->param = b->param, k->grad = b->grad, k->stage = b->stage;
     memcpy(k->size, b->size, sizeof k->size);
     k->run.temperature = run->temperature, k->run.top_p = run->top_p, k->run.top_k = run->top_k;
     k->run.longest = run->longest, k->run.weighted = run->weighted;

@@ -5,7 +5,8 @@
  * read or write lies whole until the last piece is through. Pieces are about equal, so that none is short of rows.
  *
  * One ACT arena placed by liveness (a value's bytes are free again after its last use; an in-place op takes over its
- * input's), one SCRATCH of the largest single request, one STATE arena that lives on between runs. */
+ * input's), one SCRATCH of the largest single request, one STATE arena that lives on between runs, one HOST arena of copies that
+ * wait there (all of them at once, so they lie one after the other). */
 #ifndef CYC_CORE_PLAN_H
 #define CYC_CORE_PLAN_H
 #include "core/params.h"
@@ -16,7 +17,7 @@ struct plan {
     struct prog *p;      /* owned by the caller, must outlive the plan */
     const struct backend *backend;
     kernel *run;         /* one per instruction; NULL: an earlier one's kernel does it too (struct backend, span) */
-    size_t act, scratch, state;
+    size_t act, scratch, state, host;
     size_t input;        /* bytes of all inputs at capacity, where they have to be copied to the backend */
     size_t param;        /* bytes of the adapter's working copy */
     double flops, bytes; /* of one run at capacity */
@@ -55,7 +56,7 @@ struct plan_watch {
 
 /* What a run needs beside the plan. Arenas may be larger than the plan asks and are shared between plans. */
 struct binding {
-    void *act, *scratch, *state;
+    void *act, *scratch, *state, *host;
     void *param;                 /* the adapter's working copy, in the program's compute type; NULL when it has none */
     float *grad;
     void *const *input;          /* one host pointer per prog_input, in their order */

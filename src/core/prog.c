@@ -200,6 +200,13 @@ err want(struct prog *p, const struct inst *i, int in, dtype dt, int nd, const i
     return prog_fail(p, E_INPUT, "%s: '%s' is %s, must be %s", i->op->name, v->name, have, need);
 }
 
+static void leave_out(const struct prog *p, struct inst *s, const bool *used) {
+    bool read = false;
+    for (int k = 0; k < s->op->n_out; k++) read |= (s->op->spare >> k & 1) && has(s->out[k]) && (used[s->out[k].i] || prog_v(p, s->out[k])->keep);
+    for (int k = 0; k < s->op->n_out && !read; k++)
+        if (s->op->spare >> k & 1) s->out[k] = (val){0};
+}
+
 void prog_drop_dead(struct prog *p) {
     if (p->failed) return;
     bool *used = calloc((size_t)p->nv, 1), *live = calloc((size_t)p->ni + 1, 1);
@@ -217,6 +224,7 @@ void prog_drop_dead(struct prog *p) {
     int n = 0;
     for (int i = 0; i < p->ni && !p->failed; i++) {
         if (!live[i]) continue;
+        leave_out(p, &p->in[i], used);
         for (int k = 0; k < p->in[i].op->n_out; k++)
             if (has(p->in[i].out[k]) && prog_v(p, p->in[i].out[k])->role == ROLE_ACT) prog_v(p, p->in[i].out[k])->def = n;
         p->in[n++] = p->in[i];
@@ -227,7 +235,7 @@ void prog_drop_dead(struct prog *p) {
 }
 
 void prog_print(const struct prog *p, str *out) {
-    static const char *const roles[] = {"input", "base", "param", "act", "grad", "state"};
+    static const char *const roles[] = {"input", "base", "param", "act", "grad", "state", "host"};
     for (int i = 0; i < p->ni; i++) {
         const struct inst *s = &p->in[i];
         str_addf(out, "%4d %c%-16s", i, s->piece ? '|' : ' ', s->op->name);

@@ -3,6 +3,7 @@
  *
  * Values are SSA: an instruction defines its outputs once. Two kinds are written by more than one instruction, and only
  * these: ROLE_GRAD (parameter gradients: every writer adds) and ROLE_STATE (the KV cache, and what prefill leaves for decoding).
+ * ROLE_HOST: an activation's copy in the host's memory, while it waits for the backward pass (ops/stash.c).
  * `needs` (does a gradient flow here?) is derived: true for PARAM, and for an output when true for any input.
  * Sizes that change from run to run are symbols (SYM_N tokens, SYM_S sequences, SYM_S1 = S + 1, SYM_M tokens of
  * an encoder); everything else is a
@@ -16,7 +17,7 @@
 typedef struct { uint32_t i; } val; /* 0 = absent */
 static inline bool has(val v) { return v.i != 0; }
 
-enum role { ROLE_INPUT, ROLE_BASE, ROLE_PARAM, ROLE_ACT, ROLE_GRAD, ROLE_STATE };
+enum role { ROLE_INPUT, ROLE_BASE, ROLE_PARAM, ROLE_ACT, ROLE_GRAD, ROLE_STATE, ROLE_HOST };
 enum sym { SYM_N = -1, SYM_S = -2, SYM_S1 = -3, SYM_M = -4 };
 enum { SYM_COUNT = 5, MAX_IN = 24, MAX_OUT = 8, MAX_GROUP = 4, MAX_MEMBERS = 32 };
 
@@ -32,9 +33,10 @@ struct value {
     int def, last;     /* defining instruction (-1: none) and last use, set by the planner */
     int segment;       /* checkpoint segment of the definition */
     size_t grad;       /* PARAM: its gradient's byte offset in the gradient arena */
-    size_t off;        /* ACT, STATE, INPUT: byte offset in its arena (planner). PARAM: in the adapter's working copy; GRAD: in its
+    size_t off;        /* ACT, STATE, HOST, INPUT: byte offset in its arena (planner). PARAM: in the adapter's working copy; GRAD: in its
                           gradient, which is f32 */
-    val alias;         /* this value shares the memory of that one (in-place op) */
+    val alias;         /* this value shares the memory of that one (in-place op; a HOST value that has arrived) */
+    val host;          /* ACT: its copy on the host, when it is there */
     int input;         /* INPUT: index in the binding */
     const void *data;  /* BASE: where the host has the bytes, ... */
     dtype stored;      /* ... of which type they are there, ... */
@@ -85,6 +87,8 @@ struct prog {
     int64_t piece_rows;     /* more rows than these go through what is emitted in pieces so many at a time; 0: there are no pieces */
     int piece, n_pieces;    /* current number of inst.piece, 0: none; numbers given */
     int n_inputs;
+    bool offload;           /* what blocks read is copied to the host while it waits, ... */
+    val leaving, left;      /* ... and this one, whose copy that is, is on its way */
     err failed;             /* the first builder error; the builders after it do nothing */
 };
 
@@ -95,6 +99,7 @@ struct op_def {
     const char *name;
     int n_in, n_out;
     unsigned inplace;  /* bit i: out[0] may take the memory of in[i] when in[i] dies here */
+    unsigned spare;    /* bit k: out[k] is left out where nobody reads any of these */
     bool by_rows;      /* a row of its outputs depends on that row of its inputs alone, and gradients are added: it can run in pieces */
     bool cheap;        /* selective checkpointing recomputes it rather than keep its outputs */
     bool effect;       /* mutates STATE or reports: never removed as dead */
@@ -136,7 +141,7 @@ void prog_keep(struct prog *p, val v);
 void prog_pieces(struct prog *p, val x);
 void prog_pieces_end(struct prog *p, val result);
 int64_t prog_rows(const struct prog *p, const struct inst *i); /* the symbol whose rows it goes over; 0: none, or not by rows */
-/* Drops instructions whose results nobody uses. */
+/* Drops instructions whose results nobody uses, and of others the outputs that may be left out (op_def, spare). */
 void prog_drop_dead(struct prog *p);
 
 /* infer() helpers: shapes as checks, the names in the message. */

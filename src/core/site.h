@@ -264,6 +264,9 @@ struct site {
 
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);
 val site_linear(struct site *s, val x, const struct linear *w);
+/* A block begins: what is emitted from here on is of its segment (counted from 1), and reads x. With prog.offload x sets out for the host;
+ * the block before's has had that block's time and is there. */
+void site_block(struct site *s, int segment, val x);
 val site_sublayer(struct site *s, const struct sublayer *at);
 struct head_delta site_head(struct site *s, const struct linear *w);
 val site_head_low(struct site *s, val x, const struct head_delta *d); /* drop(x) A^T [N, R], for head_loss; absent: there is no delta */

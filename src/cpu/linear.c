@@ -116,9 +116,9 @@ static void many_rows(const struct run_ctx *run, const struct op_attr *a, const 
         dropped_t(run, a, in, t, (float *)scratch, scratch + masked);
         scratch += masked;
     } else if (apart) weighed_t(run, a, in, t, scratch);
-    struct gemm g = {.m = x->d[0], .pieces = 1, .outs = a->n, .threads = cpu_threads(run)};
+    struct gemm g = {.m = x->d[0], .pieces = 1, .outs = out[0].p ? a->n : 0, .threads = cpu_threads(run)};
     g.piece[0] = (struct gemm_piece){x->p, x->ld, x->d[1], false};
-    for (int i = 0; i < a->n; i++) {
+    for (int i = 0; out[0].p && i < a->n; i++) {
         struct gemm_out *o = &g.out[i];
         *o = (struct gemm_out){.y = out[i].p, .ld = out[i].ld, .n = out[i].d[1], .bias = in[LIN_BIAS + i].p};
         o->w[0] = weight(&in[LIN_W + i], true, 1);
@@ -131,7 +131,7 @@ static void many_rows(const struct run_ctx *run, const struct op_attr *a, const 
         g.out[g.outs] = (struct gemm_out){.y = t->p, .ld = t->ld, .n = t->d[1]};
         g.out[g.outs++].w[0] = weight(&in[LIN_A], true, 1);
     }
-    gemm_run(&g, scratch);
+    if (g.outs) gemm_run(&g, scratch);
 }
 
 /* Rows o0 .. o1 of A, weighed where they are several adapters', and the scaled copy of T that the deltas read. */

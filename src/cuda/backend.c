@@ -44,6 +44,9 @@ static const struct row {
     {&op_gather, cuda_gather, NULL},
     {&op_kv_append, cuda_kv_append, NULL},
     {&op_store, cuda_store, NULL},
+    {&op_stash, cuda_stash, NULL},
+    {&op_fetch, cuda_fetch, NULL},
+    {&op_await, cuda_await, NULL},
     {&op_attention_cached, cuda_attention_cached, cuda_attention_cached_scratch},
     {&op_sample, cuda_sample, cuda_sample_scratch},
 };

@@ -27,6 +27,8 @@ err cuda_beside_begin(void);
 err cuda_beside_end(void);
 err cuda_beside_join(void); /* nothing there: nothing to do */
 bool cuda_is_beside(void);  /* between begin and end: scratch that launches share is not to be touched */
+err cuda_carry_open(void);   /* carry.c: the stream of copies to and from the host; */
+err cuda_carry_join(void);   /* the main one waits for the last of them */
 extern int cuda_sms;             /* multiprocessors of the card */
 
 /* What changes from run to run without changing its kernels, on the card: recorded runs read it there. */
@@ -90,6 +92,10 @@ err cuda_attention_cached(const struct run_ctx *, const struct inst *, const str
 size_t cuda_attention_scratch(const struct inst *, const struct view *in, const struct view *out);
 size_t cuda_attention_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 size_t cuda_attention_cached_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* carry.c */
+err cuda_stash(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_fetch(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_await(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 /* sample.cu */
 err cuda_sample(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_sample_scratch(const struct inst *, const struct view *in, const struct view *out);

@@ -114,6 +114,7 @@ err cuda_open(void) {
     TRY(cuda_check(cudaSetDevice(0), "opening"));
     TRY(cuda_check(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking), "making a stream"));
     TRY(open_beside());
+    TRY(cuda_carry_open());
     TRY(cuda_check(cudaMalloc((void **)&cuda_keys, sizeof *cuda_keys), "a run's keys"));
     TRY(cuda_check(cudaMemsetAsync(cuda_keys, 0, sizeof *cuda_keys, cuda_stream), "a run's keys"));
     TRY(make_ones());
@@ -164,6 +165,7 @@ static err upload(void *to, const void *from, size_t bytes) {
 }
 
 static err download(void *to, const void *from, size_t bytes) {
+    TRY(cuda_carry_join());
     if (bytes) TRY(cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda_stream), "a copy from the card"));
     return cuda_check(cudaStreamSynchronize(cuda_stream), "work");
 }

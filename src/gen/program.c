@@ -149,8 +149,10 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     if (keep_logits) prog_keep(s->p, g->logits);
 }
 
-err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
-                  enum checkpoint level, const struct backend *backend, bool keep_logits) {
+/* g has its mode. */
+static err build(struct program *g, const struct model *m, struct structure *st, struct capacity cap, const struct checkpoints *c,
+                 const struct backend *backend, bool keep_logits) {
+    const enum mode mode = g->mode;
     *g = (struct program){.mode = mode, .base = m->residents, .derived = m->derived};
     struct prog *p = &g->p;
     if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
@@ -158,8 +160,9 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     cap.tokens += g->virtual_tokens;
     cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
+    p->offload = c->offload && mode == MODE_TRAIN;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
-    p->piece_rows = m->mlp_chunk ? m->mlp_chunk : mode != MODE_TRAIN || level == CHECKPOINT_BLOCK ? FREE_CHUNK : 0;
+    p->piece_rows = m->mlp_chunk ? m->mlp_chunk : mode != MODE_TRAIN || (c->level == CHECKPOINT_BLOCK && !c->blocks) ? FREE_CHUNK : 0;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
     g->seq2seq = m->family->seq2seq &&
@@ -193,7 +196,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
         s.sample = input(p, "sample", &dim_n, DT_I32);
         if (mode == MODE_SCORE && keep_logits) emit_logits(g, m, &s);
         else emit_loss(g, m, st, &s);
-        if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, level, &op_add);
+        if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, c, &ops_backward);
     } else {
         s.slot = input(p, "slot", &dim_n, DT_I32);
         make_cache(&s, m, cap);
@@ -205,6 +208,18 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     err e = p->failed ? p->failed : plan_make(&g->plan, p, backend);
     if (e) program_free(g);
     return e;
+}
+
+err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
+                  enum checkpoint level, const struct backend *backend, bool keep_logits) {
+    g->mode = mode;
+    return build(g, m, st, cap, &(struct checkpoints){.level = level}, backend, keep_logits);
+}
+
+err program_train(struct program *g, const struct model *m, struct structure *st, struct capacity cap, const struct checkpoints *c,
+                  const struct backend *backend) {
+    g->mode = MODE_TRAIN;
+    return build(g, m, st, cap, c, backend, false);
 }
 
 void program_free(struct program *g) {
@@ -234,6 +249,7 @@ void memory_sizes(struct memory *mem, const struct program *const *programs, int
     for (int i = 0; i < n; i++) {
         const struct plan *pl = &programs[i]->plan;
         if (pl->scratch > mem->scratch_bytes) mem->scratch_bytes = pl->scratch;
+        if (pl->host > mem->host_bytes) mem->host_bytes = pl->host;
         if (pl->input > mem->log_off && !backend->mem->host) mem->log_off = pl->input;
         const size_t work = programs[i]->params && mem->compute != DT_F32 ? param_work_bytes(programs[i]->params, mem->compute) : 0;
         if (work > mem->work_bytes) mem->work_bytes = work;
@@ -252,6 +268,10 @@ err memory_for(struct memory *mem, struct program *const *programs, int n) {
     mem->scratch = backend->mem->take(mem->scratch_bytes);
     if (mem->work_bytes) mem->work = backend->mem->take(mem->work_bytes);
     if (mem->stage_bytes) mem->stage = backend->mem->take(mem->stage_bytes), mem->stage_host = pages_take(mem->stage_bytes);
+    if (mem->host_bytes && !(mem->host = backend->mem->take_host(mem->host_bytes))) {
+        memory_free(mem);
+        return fail(E_MEMORY, "the host has no %zu bytes for activations that wait there (offload_activations)", mem->host_bytes);
+    }
     if (mem->act && mem->scratch && (mem->work || !mem->work_bytes) && (!mem->stage_bytes || (mem->stage && mem->stage_host))) {
         mem->log = mem->stage ? (int32_t *)(mem->stage + mem->log_off) : NULL;
         return OK;
@@ -279,6 +299,7 @@ void memory_free(struct memory *mem) {
     m->give(mem->act, mem->act_bytes);
     m->give(mem->scratch, mem->scratch_bytes);
     if (mem->work) m->give(mem->work, mem->work_bytes);
+    if (mem->host) m->give_host(mem->host, mem->host_bytes);
     if (mem->stage) m->give(mem->stage, mem->stage_bytes);
     if (mem->stage_host) pages_give(mem->stage_host, mem->stage_bytes);
     *mem = (struct memory){0};
@@ -299,7 +320,7 @@ err memory_bind(const struct memory *mem, const struct program *g, const float *
 }
 
 static struct binding bind(const struct memory *mem, int n, int s, int m) {
-    struct binding b = {.act = mem->act, .scratch = mem->scratch, .state = mem->act + mem->state_off, .stage = mem->stage, .stage_host = mem->stage_host};
+    struct binding b = {.act = mem->act, .scratch = mem->scratch, .state = mem->act + mem->state_off, .host = mem->host, .stage = mem->stage, .stage_host = mem->stage_host};
     b.size[-SYM_N] = n;
     b.size[-SYM_S] = s;
     b.size[-SYM_S1] = s + 1;

@@ -61,6 +61,9 @@ struct program {
 /* keep_logits: for tests; of MODE_SCORE the logits of every position [N, V] in place of the loss, for exports (inputs: ids pos cu sample). */
 err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                   enum checkpoint level, const struct backend *backend, bool keep_logits);
+/* MODE_TRAIN, with levels that differ from block to block, or what waits on the host. */
+err program_train(struct program *g, const struct model *m, struct structure *st, struct capacity cap, const struct checkpoints *c,
+                  const struct backend *backend);
 void program_free(struct program *g);
 
 /* One pass's inputs; those that the mode does not use are ignored.
@@ -81,7 +84,8 @@ struct memory {
     const struct backend *backend;
     dtype compute;
     char *act, *scratch;   /* the KV cache lies in act, behind the generation plans' activations */
-    size_t act_bytes, scratch_bytes, state_off;
+    char *host;            /* copies of activations while they wait */
+    size_t act_bytes, scratch_bytes, state_off, host_bytes;
     void *work;            /* the adapter in the compute type, where that is not f32 */
     char *stage, *stage_host; /* inputs on their way, where the backend's memory is its own */
     int32_t *log;          /* behind them: the ids of up to LOG_LINES decode runs */

@@ -536,7 +536,7 @@ val model_body(const struct model *m, struct site *s) {
     if (f->body) return f->body(m, s);
     val x = f->embed ? f->embed(m, s) : model_embed(m, s, m->shape.embed_scale ? m->shape.embed_scale : 1);
     for (int l = 0; l < m->shape.layers; l++) {
-        s->p->segment = l + 1;
+        site_block(s, l + 1, x);
         x = f->block(m, s, x, l);
     }
     s->p->segment = 0;

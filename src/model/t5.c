@@ -209,7 +209,7 @@ static val encode(const struct model *m, struct site *s) {
     val x = model_embed(m, s, 1);
     for (int l = 0; l < m->shape.encoder_layers; l++) {
         const struct at a = {m, s, "enc", l};
-        s->p->segment = l + 1;
+        site_block(s, l + 1, x);
         x = ffn(&a, self_attention(&a, x, false));
     }
     s->p->segment = 0;
@@ -228,7 +228,7 @@ static val stacks(const struct model *m, struct site *s) {
     val x = model_embed(m, s, 1);
     for (int l = 0; l < m->shape.layers; l++) {
         const struct at a = {m, s, "dec", l};
-        s->p->segment = (int)m->shape.encoder_layers + l + 1;
+        site_block(s, (int)m->shape.encoder_layers + l + 1, x);
         x = ffn(&a, cross_attention(&a, self_attention(&a, x, true), source));
     }
     s->p->segment = 0;

@@ -4,6 +4,7 @@
  * The backward of what is frozen and of the deltas is one instruction, dx, dA and dB, so that dY is read once. A matrix or a bias that
  * is trained (a PARAM in the place of a base's) has an instruction of its own beside it: weight_grad, column_sum. Where nothing is
  * summed against x it is no operand, so a frozen linear's input is neither kept nor computed again for its backward.
+ * Where only T is read (of a block that is computed again, the last product), Y is left out and no product with W is made.
  * Operand and output slots: the LIN_* and LB_* enums of ops.h. */
 #include "ops/ops.h"
 #include <stdio.h>
@@ -118,7 +119,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
                 view_row(&out[LIN_T], n)[r0 + j] = in[LIN_MIX].p ? ops_weigh((float)t, view_row(&in[LIN_MIX], n)[ops_member(&i->a, k, j)]) : (float)t;
             }
         }
-        for (int64_t o = 0; o < O; o++) {
+        for (int64_t o = 0; o < O && out[k].p; o++) {
             dequantise_row(in[LIN_W + k].dt, (const char *)in[LIN_W + k].p + bytes * (size_t)o, w, C);
             for (int64_t n = 0; n < N; n++) {
                 const float *x = view_row(&in[LIN_X], n);
@@ -198,13 +199,14 @@ static struct cost cost_of(const struct inst *i, const struct view *x, const str
 }
 
 static struct cost cost(const struct inst *i, const struct view *in, const struct view *out) {
-    (void)out;
-    return cost_of(i, &in[LIN_X], &in[LIN_W], false, true);
+    if (out[0].nd) return cost_of(i, &in[LIN_X], &in[LIN_W], false, true);
+    const double n = (double)in[LIN_X].d[0], c = (double)in[LIN_X].d[1], r = (double)in[LIN_A].d[0];
+    return (struct cost){2 * n * c * r, 4 * (n * c + c * r + n * r)};
 }
 
 static struct cost cost_bwd(const struct inst *i, const struct view *in, const struct view *out) {
     return cost_of(i, ops_like_x(in, out), &in[LB_W], true, out[LB_DX].nd != 0);
 }
 
-const struct op_def op_linear = {.name = "linear", .n_in = LIN_IN, .n_out = 5, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
+const struct op_def op_linear = {.name = "linear", .n_in = LIN_IN, .n_out = 5, .spare = (1 << MAX_GROUP) - 1, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
 const struct op_def op_linear_bwd = {.name = "linear_bwd", .n_in = LB_IN, .n_out = 6, .by_rows = true, .infer = infer_bwd, .cost = cost_bwd, .ref_scratch = ref_scratch, .ref = ref_bwd};

@@ -16,7 +16,7 @@
  *                  out dx[N,C], dw[D], dbias[D] (opt, GRAD: added)
  * linear           in  LIN_X x[N,C]; LIN_W+i W_i[O_i,C]; LIN_BIAS+i bias_i[O_i] (opt); LIN_A A[R,C] (opt);
  *                      LIN_B+i B_i[O_i,r_i] (opt); LIN_SAMPLE sample[N] i32, LIN_POS pos[N] i32 (with dropout); LIN_MIX weight[N,M] f32 (opt)
- *                  out Y_i[N,O_i] for i < n; LIN_T T[N,R] (when A)
+ *                  out Y_i[N,O_i] for i < n (all or, with A, none); LIN_T T[N,R] (when A)
  *                  Y_i = x W_i^T + bias_i + alpha_i * T_i B_i^T, T_i = drop_i(x) A_i^T; A_i, T_i: the r_i rows/columns
  *                  of output i, laid one after the other; r_i = 0: no delta there.
  *                  drop_i(x)[n,c] = keep ? x/(1-p) : 0, see ops_drop_keep().
@@ -52,7 +52,7 @@
  * magnitude_bwd    in  dl[O] f32, inv[O] f32, m[O] (PARAM)       out dm[O] (GRAD: added)      dm += dl * inv
  * dropout          in  x[N,C], sample[N] i32, pos[N] i32            out y[N,C] (may be in place)   y = drop_0(x), as linear has it; its own backward
  * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
- * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
+ * glu_bwd          in  gate, up (opt), dy                        out dgate (may be in place), dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
  * split_bwd        in  dy_i[N,W_i] (opt: zeros)                  out dx
  * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt),
@@ -68,6 +68,10 @@
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
  * store            in  x[R,C], state[R,C] STATE                  out -                        state = x
+ * stash            in  x[N,C]                                    out h[N,C] HOST          h = x, while what comes next runs
+ * fetch            in  h[N,C] HOST                               out y[N,C]               y = h, while what comes next runs
+ * await            in  h (of stash) or y (of fetch), x[N,C] (opt)   out h or y             the same value, from here on there; what else
+ *                  is an operand (x, of which h is the copy) stays in its place until then
  * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N], bias (opt)   out o[N,H*D]
  *                  row n attends to positions 0..pos[n] of its slot
  * softcap          in  logits[S,V] f32                           out c tanh(logits/c) (may be in place)
@@ -76,13 +80,15 @@
  */
 #ifndef CYC_OPS_OPS_H
 #define CYC_OPS_OPS_H
-#include "core/prog.h"
+#include "core/grad.h"
 #include "base/philox.h"
 #include <math.h>
 
 #define OP(name) extern const struct op_def op_##name;
 #include "ops/ops.def"
 #undef OP
+
+extern const struct backward_ops ops_backward; /* of prog_backward() */
 
 enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 14, LIN_POS = 15, LIN_MIX = 16, LIN_IN = 17, LIN_T = 4 };
 enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE = 15, LB_POS = 16, LB_IN = 17,

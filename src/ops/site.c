@@ -34,6 +34,20 @@ val site_linear(struct site *s, val x, const struct linear *w) {
     return out;
 }
 
+void site_block(struct site *s, int segment, val x) {
+    struct prog *p = s->p;
+    p->segment = segment;
+    if (!p->offload) return;
+    if (has(p->leaving)) {
+        const val h = emit1(p, &op_await, (val[]){p->left, p->leaving}, 2, NULL);
+        if (p->failed) return;
+        prog_v(p, h)->segment = prog_v(p, p->left)->segment; /* of the block that reads it */
+        prog_v(p, p->leaving)->host = h;
+    }
+    p->leaving = x;
+    p->left = emit1(p, &op_stash, &x, 1, NULL);
+}
+
 val site_dropout(struct site *s, val x, double p) {
     if (s->mode != MODE_TRAIN || !(p > 0)) return x;
     return emit1(s->p, &op_dropout, (val[]){x, s->sample, s->pos}, 3, &(struct op_attr){.dropout = (float)p, .site = s->next_site++});

@@ -109,6 +109,9 @@ static json_t *memory_json(const struct run *r, bool measured) {
          host ? "program, libraries, tokenizer; the measured figure includes the data"
               : "inputs, the workspace of products, libraries, recorded runs",
          measured, now > known ? now - known : 0);
+    if (f->offloaded)
+        line(m, "on the host", f->offloaded, "copies of what blocks read, page-locked: not on the card, in no total", measured,
+             r->wb.mem.host_bytes);
     return m;
 }
 
@@ -200,6 +203,7 @@ json_t *run_plan_json(struct run *r, bool measured) {
                           memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident,
                           "pass_tokens", run_pass(r), "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps",
                           (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
+    json_object_set_new(j, "checkpointing", levels_json(r));
     if (r->labels.n) {
         json_t *names = json_array();
         for (int i = 0; i < r->labels.n; i++) json_array_append_new(names, json_string(r->labels.name[i]));

@@ -106,11 +106,6 @@ static err open_tokenizer(struct run *r, const struct run *like) {
     return e;
 }
 
-static err checkpoint_level(const char *name, enum checkpoint *out) {
-    *out = !strcmp(name, "none") || !strcmp(name, "false") ? CHECKPOINT_NONE : !strcmp(name, "selective") ? CHECKPOINT_SELECTIVE : CHECKPOINT_BLOCK;
-    return OK;
-}
-
 /* Sides of equal structure share plans: find one or lay it down. */
 static err side_plans(struct run *r, struct side *s) {
     const struct peft_method *method;
@@ -126,10 +121,10 @@ static err side_plans(struct run *r, struct side *s) {
 }
 
 /* pass_tokens counts virtual tokens too: they are computed. */
-static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens, enum checkpoint level) {
+static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     struct capacity cap = r->cap;
     if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
-    TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, level, r->backend, false));
+    TRY(program_train(&p->train, &r->model, &p->st, cap, &r->levels, r->backend));
     if (r->cfg->optimizer_in_bwd) TRY(plan_fuse(&p->train.plan, &p->st.params, &p->fused));
     TRY(program_build(&p->score, &r->model, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
     if (r->freezes)
@@ -241,6 +236,7 @@ static void measure_plan(struct run *r) {
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
+    f->offloaded = m.host_bytes;
     for (int i = 0; i < r->objective->sides; i++) {
         const size_t b = r->cfg->optimizer_in_bwd ? r->side[i].plans->fused.bytes : r->side[i].plans->st.params.trained;
         f->adapters += r->side[i].plans->st.params.bytes;
@@ -268,7 +264,7 @@ static size_t memory_limit(const struct run *r) {
     return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, int slots, struct capacity least) {
+static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capacity least) {
     r->cap = least;
     r->pass_tokens = pass_tokens;
     if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
@@ -281,7 +277,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, 
     r->cap.slots = slots;
     for (int i = 0; i < r->n_plans; i++) {
         drop_plans(&r->plans[i]);
-        TRY(build_plans(r, &r->plans[i], pass_tokens, level));
+        TRY(build_plans(r, &r->plans[i], pass_tokens));
     }
     measure_plan(r);
     return OK;
@@ -311,15 +307,23 @@ static void share_data(struct run *r, const struct run *like) {
     r->foot.resident += like->foot.data, r->foot.total += like->foot.data;
 }
 
+struct sizes { int slots; struct capacity least; const struct run *like; };
+
+static err plan_pass(struct run *r, int64_t pass_tokens, void *ctx) {
+    const struct sizes *z = ctx;
+    TRY(plan_once(r, pass_tokens, z->slots, z->least));
+    if (z->like) share_data(r, z->like);
+    return OK;
+}
+
 /* Plans as the configuration says; a plan beyond the limit is refused with what would fit. */
 static err plan_within(struct run *r, struct capacity least, const struct plan_ask *ask) {
-    enum checkpoint level;
-    TRY(checkpoint_level(r->cfg->gradient_checkpointing, &level));
+    TRY(levels_parse(r));
     int slots = r->cfg->generation_batch < 1 ? 1 : (int)r->cfg->generation_batch;
     const int most = ask->like ? run_most_rows(ask->like) : run_most_rows(r);
     r->limit = memory_limit(r);
-    TRY(plan_once(r, r->cfg->pass_tokens, level, slots < most ? slots : most, least));
-    if (ask->like) share_data(r, ask->like);
+    struct sizes z = {slots < most ? slots : most, least, ask->like};
+    TRY(r->picks_levels ? levels_pick(r, r->limit, plan_pass, &z) : plan_pass(r, r->cfg->pass_tokens, &z));
     return ask->unlimited || r->foot.total <= r->limit ? OK : budget_refuse(r);
 }
 

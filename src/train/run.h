@@ -65,6 +65,7 @@ struct objective {
 
 struct footprint { /* bytes */
     size_t weights, derived, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
+    size_t offloaded; /* on the host, of a run on a card: in neither total */
     size_t working; /* inside adapters: the copy in the compute type, of the largest */
     size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
     size_t away; /* of a card: states of optimizers that lie in the host's memory; in none of the others */
@@ -127,6 +128,8 @@ struct run {
     struct order warm_order;
     struct workbench wb;
     struct capacity cap;
+    struct checkpoints levels; /* what the training programs recompute */
+    bool picks_levels;         /* auto */
     struct footprint foot;
     size_t limit;              /* what foot.total must not exceed */
     int64_t pass_tokens;       /* asked of the programs; run_pass() is what they have room for */
@@ -183,6 +186,14 @@ json_t *forecast_json(struct run *r);         /* NULL: the machine's rates are n
 err budget_refuse(struct run *r);                   /* E_USAGE: what the plan needs, the limit, and the smallest change that would fit */
 /* The most of one setting that fits the limit: pass_tokens, generation_batch, max_length, rank, checkpointing (the least), base (layers). */
 err budget_solve(const struct run *r, const char *what, json_t **out);
+
+/* levels.c */
+err levels_parse(struct run *r);                    /* r->levels, r->picks_levels */
+/* auto: plan() makes the plans of r->levels and adds up r->foot; afterwards they are those of the least recomputation that fits the
+ * limit, or of what takes least. */
+err levels_pick(struct run *r, size_t limit, err (*plan)(struct run *r, int64_t pass_tokens, void *ctx), void *ctx);
+char *levels_text(const struct run *r);             /* "recomputes whole blocks in the first 12 of 30 blocks ..."; the caller frees */
+json_t *levels_json(const struct run *r);
 
 /* data.c: a side's files as one source, in an order with weights; rows and texts in memory or made when drawn */
 err data_open(struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s);

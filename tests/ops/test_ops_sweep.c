@@ -297,6 +297,20 @@ static void build_linear(struct lab *l) {
     emit(l, &op_linear, in, &a);
 }
 
+/* T alone: of a group, with dropout. */
+static void build_low(struct lab *l) {
+    const int64_t C = l->s->C, O[] = {C + 8, 2 * C}, R = 16 + 8;
+    struct op_attr a = {.n = 2, .rank = {16, 8}, .alpha = {0.5f, 1.5f}, .dropout = l->variant ? 0.3f : 0, .site = 5};
+    val in[LIN_IN] = {[LIN_X] = activation(l, C, "x"), [LIN_A] = param(l, 2, (int64_t[]){R, C}, "A")};
+    for (int k = 0; k < a.n; k++) in[LIN_W + k] = weight(l, O[k], C, "w"), in[LIN_B + k] = param(l, 2, (int64_t[]){O[k], a.rank[k]}, "B");
+    in[LIN_SAMPLE] = ints(l, SYM_N, "sample", 1000);
+    in[LIN_POS] = ints(l, SYM_N, "pos", 1000);
+    l->terms = (double)C;
+    l->cancelled = C == 1;
+    emit(l, &op_linear, in, &a);
+    for (int k = 0; k < a.n; k++) l->p.in[0].out[k] = (val){0};
+}
+
 /* Several adapters' deltas in one product, rows weighing them; some weights are 0. Variants: members that leave an output out; sizes that a
  * card's fused products take. */
 static void build_mixed(struct lab *l) {
@@ -564,6 +578,25 @@ static void build_store(struct lab *l) {
     emit(l, &op_store, (val[]){x, floats(l, ROLE_STATE, 2, (int64_t[]){SYM_N, l->s->C}, "state")}, NULL);
 }
 
+/* Copies, to the bit. */
+static void build_stash(struct lab *l) {
+    val x = activation(l, l->s->C, "x");
+    prog_v(&l->p, x)->needs = false;
+    emit(l, &op_stash, &x, NULL);
+}
+
+static void build_fetch(struct lab *l) {
+    val h = floats(l, ROLE_HOST, 2, (int64_t[]){SYM_N, l->s->C}, "h");
+    emit(l, &op_fetch, &h, NULL);
+}
+
+/* Variants: of what came back, of what has left. */
+static void build_await(struct lab *l) {
+    const int64_t d[] = {SYM_N, l->s->C};
+    val in[] = {floats(l, l->variant ? ROLE_HOST : ROLE_INPUT, 2, d, "copy"), l->variant ? floats(l, ROLE_INPUT, 2, d, "x") : (val){0}};
+    emit(l, &op_await, in, NULL);
+}
+
 static void build_attention_cached(struct lab *l) {
     struct op_attr a = heads(l);
     static const int windows[] = {0, 3, 66, 0, 0, 400, 0};
@@ -604,7 +637,7 @@ static const struct row rows[] = {
     {&op_embed, build_embed, 3, true},          {&op_norm, build_norm, 5, false},
     {&op_overlay, build_overlay, 5, false},     {&op_find_rows, build_find_rows, 2, false},
     {&op_put_columns, build_put_columns, 2, false},
-    {&op_linear, build_mixed, 2, true},
+    {&op_linear, build_mixed, 2, true},         {&op_linear, build_low, 2, false},
     {&op_linear, build_linear, 11, true},       {&op_rope, build_rope, 8, false},
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 10, false}, {&op_add, build_add, 1, false},
@@ -615,6 +648,8 @@ static const struct row rows[] = {
     {&op_split, build_split, 2, false},         {&op_softcap, build_softcap, 1, false},
     {&op_scale, build_scale, 10, false},
     {&op_magnitude, build_magnitude, 4, false}, {&op_store, build_store, 1, false},
+    {&op_stash, build_stash, 1, false},         {&op_fetch, build_fetch, 1, false},
+    {&op_await, build_await, 2, false},
 };
 
 /* --- running one instruction ----------------------------------------------------------------------------------- */

@@ -66,7 +66,7 @@ static val build(struct prog *p, struct model *m, enum checkpoint level) {
     val head = tensor(p, m, false, 2, (int64_t[]){V, C}, "head");
     val loss = emit1(p, &op_head_loss, (val[]){x, head, label, weight, {0}, {0}, {0}}, 7, &(struct op_attr){.backward = true});
     prog_keep(p, loss);
-    must(prog_backward(p, loss, level, &op_add));
+    must(prog_backward(p, loss, &(struct checkpoints){.level = level}, &ops_backward));
     return loss;
 }
 

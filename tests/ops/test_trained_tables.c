@@ -64,7 +64,7 @@ static void lay_down(struct net *n, enum kind kind, enum checkpoint level, bool 
     prog_keep(p, n->sums);
     prog_keep(p, n->nll);
     n->forward = p->ni;
-    if (backward) must(prog_backward(p, n->sums, level, &op_add));
+    if (backward) must(prog_backward(p, n->sums, &(struct checkpoints){.level = level}, &ops_backward));
     must(plan_make(&n->plan, p, &backend_cpu));
 }
 
@@ -222,7 +222,7 @@ static void test_refusals(void **state) {
             val y = emit1(&p, &op_embed, (val[]){id, made}, 2, &(struct op_attr){.scale = 1});
             val in[] = {y, param(&p, V, C, 0, "head"), id, weighted, {0}, {0}, {0}};
             struct inst *i = prog_emit(&p, &op_head_loss, in, 7, &(struct op_attr){.backward = true});
-            prog_backward(&p, i->out[0], CHECKPOINT_NONE, &op_add);
+            prog_backward(&p, i->out[0], &(struct checkpoints){0}, &ops_backward);
             refused(&p, E_UNSUPPORTED, "embed: a gradient of 'made', which is no parameter");
         } else if (kind == 3) {
             const int64_t few = P;
