@@ -92,6 +92,7 @@ struct op_def {
     unsigned inplace;  /* bit i: out[0] may take the memory of in[i] when in[i] dies here */
     bool cheap;        /* selective checkpointing recomputes it rather than keep its outputs */
     bool effect;       /* mutates STATE or reports: never removed as dead */
+    bool any_type;     /* its definition takes operands of 16 bits as they are (core/wide.h) */
     err (*infer)(struct prog *, struct inst *);                                /* checks inputs, makes outputs */
     err (*vjp)(struct prog *, const struct inst *, const val *dout, val *din); /* appends the backward instructions */
     struct cost (*cost)(const struct inst *, const struct view *in, const struct view *out);

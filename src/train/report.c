@@ -65,9 +65,10 @@ static void line(json_t *list, const char *name, size_t bytes, const char *note,
 static json_t *memory_json(const struct run *r, bool measured) {
     const struct footprint *f = &r->foot;
     json_t *m = json_array();
-    char act[160], grad[96];
+    char act[160], grad[96], kv[96];
     size_t gen = r->objective->generates ? r->wb.mem.state_off : 0;
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->objective->generates ? " and for generation" : "");
+    snprintf(kv, sizeof kv, "%s, inside that arena; training passes use its bytes too", dtype_info[r->cache].name);
     snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
     bool host = r->backend->mem->host;
     line(m, "weights", f->weights,
@@ -84,13 +85,14 @@ static json_t *memory_json(const struct run *r, bool measured) {
                        : "f32",
          measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
+    if (f->checks) line(m, "checks", f->checks, "check_accumulation: two copies of the gradient, at the first step", measured, 0);
     int most = 0;
     for (int i = 0; i < r->objective->sides; i++) most = learner_states(&r->side[i].plans->st) > most ? learner_states(&r->side[i].plans->st) : most;
     line(m, "optimizer", f->optimizer, most ? "AdamW and the method, four f32 states" : "AdamW, two f32 states", measured, adapters_resident(r, 1));
     size_t arena_now = measured ? resident_of(r, r->wb.mem.act, r->wb.mem.act_bytes) : 0;
     size_t cache_now = measured && f->cache ? resident_of(r, r->wb.mem.act + gen, f->cache) : 0;
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
-    if (r->objective->generates) line(m, "kv cache", f->cache, "inside that arena; training passes use its bytes too", measured, cache_now);
+    if (r->objective->generates) line(m, "kv cache", f->cache, kv, measured, cache_now);
     line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
     if (host)
         line(m, "data", f->data,

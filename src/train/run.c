@@ -32,6 +32,9 @@ static err pick_objective(struct run *r) {
 static err pick_device(struct run *r) {
     TRY(backend_pick(r->cfg->device, &r->backend));
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
+    TRY(backend_cache(r->backend, r->cfg->kv_cache_dtype, r->compute, &r->cache));
+    if (r->cfg->tf32 && (r->backend->mem->host || r->compute != DT_F32))
+        log_warn("tf32 is ignored: it is how a card multiplies in float32, and this run computes in %s on %s", dtype_info[r->compute].name, r->backend->name);
     if (r->backend->configure) r->backend->configure(&(struct settings){.deterministic = r->cfg->deterministic, .tf32 = r->cfg->tf32});
     r->left_before = r->backend->mem->left();
     return OK;
@@ -175,6 +178,7 @@ static void measure_plan(struct run *r) {
         f->adapters += r->side[i].plans->st.params.bytes;
         f->optimizer += (size_t)(2 + learner_states(&r->side[i].plans->st)) * b;
         if (b > f->gradients) f->gradients = b;
+        if (host && r->cfg->check_accumulation && 2 * b > f->checks) f->checks = 2 * b;
         if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished)
             f->finished = r->side[i].plans->st.params.bytes;
     }
@@ -183,7 +187,7 @@ static void measure_plan(struct run *r) {
     /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
     size_t held = r->model.random && host ? model_kept_bytes(&r->model) : !host ? f->weights : r->model.files.copied;
     if (held > f->weights) f->weights = held;
-    f->resident = f->derived + f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
+    f->resident = f->derived + f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
     f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
 
@@ -204,6 +208,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, 
     r->cap = least;
     if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
     r->cap.compute = r->compute;
+    r->cap.cache = r->cache;
     r->cap.sequences = (int)(pass_tokens > r->cap.tokens ? pass_tokens : r->cap.tokens) / 2 + 1;
     r->cap.slots = slots;
     for (int i = 0; i < r->n_plans; i++) {
@@ -305,6 +310,7 @@ err run_start(struct run *r) {
     int n = list_programs(r, list);
     model_fill(&r->model);
     r->wb.threads = r->threads;
+    r->wb.check_accumulation = r->cfg->check_accumulation;
     if (r->freezes) TRY(features_start(r));
     TRY(memory_for(&r->wb.mem, list, n));
     TRY(pack_init(&r->wb.pack, run_pass(r), r->cap.sequences));

@@ -64,6 +64,7 @@ struct objective {
 struct footprint { /* bytes */
     size_t weights, derived, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
     size_t working; /* inside adapters: the copy in the compute type, of the largest */
+    size_t checks;  /* check_accumulation's copies of the gradient */
     size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
     size_t total, resident; /* resident: without the file-backed weights */
 };
@@ -95,6 +96,7 @@ struct run {
     int32_t eos;
     const struct backend *backend;
     dtype compute;             /* of activations */
+    dtype cache;               /* of keys and values that generation keeps */
     size_t left_before;        /* on a card: bytes free when the run was opened */
     int threads;
     struct plans plans[2];

@@ -40,7 +40,7 @@ static void end(void) {
 
 /* Logits [rows, V] of the token after LENGTH others. */
 static float *decode(const struct backend *b, dtype compute, int rows) {
-    struct capacity cap = {rows * LENGTH, rows, rows, LENGTH + 4, compute};
+    struct capacity cap = {rows * LENGTH, rows, rows, LENGTH + 4, compute, DT_NONE};
     struct generator g = {.cap = cap};
     struct memory mem;
     must(program_build(&g.prefill, &model, MODE_PREFILL, &st, cap, CHECKPOINT_NONE, b, false));

@@ -57,7 +57,7 @@ static void start(struct bench *b, int c, const struct backend *backend, enum ch
                                        .expected = expected,
                                        .backend = backend,
                                        .level = level,
-                                       .cap = {CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32},
+                                       .cap = {CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32, DT_NONE},
                                        .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_LINEAR, 2, 10}});
     snprintf(b->name, sizeof b->name, "%s on %s", cases[c].name, backend->name);
 }
@@ -296,7 +296,7 @@ static void test_dora_programs(void **state) {
     struct program g[3];
     struct memory mem;
     const struct lora l = {.r = 2, .alpha = 4, .dora = true, .targets.of.take = TAKE_ALL_LINEAR};
-    const struct capacity cap = {16, 2, 2, 16, DT_F32};
+    const struct capacity cap = {16, 2, 2, 16, DT_F32, DT_NONE};
     must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
     must(structure_init(&st, &m, &method_lora, &l, NULL));
     static const enum mode modes[] = {MODE_TRAIN, MODE_PREFILL, MODE_DECODE};
