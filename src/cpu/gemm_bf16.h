@@ -1,5 +1,5 @@
 /* Products in a program that computes in bf16: operands may be rounded to it, sums stay f32. Where the processor has tile products of bf16
- * (AMX) that is several times as fast (docs/speed-log.md); elsewhere, and for anything but bf16, it is gemm_run(). */
+ * (AMX) that is about twice as fast (docs/speed-log.md); elsewhere, and for anything but bf16, it is gemm_run(). */
 #ifndef CYC_CPU_GEMM_BF16_H
 #define CYC_CPU_GEMM_BF16_H
 #include "cpu/gemm.h"

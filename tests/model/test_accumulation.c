@@ -12,7 +12,7 @@
 
 #define DATA GOLDEN "/cipher/"
 #define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
-static const char *const sft[] = {"objective=sft", "model=" DATA, "max_length=32", "lora.r=4", "learning_rate=4e-3", "threads=1", "seed=5", NULL};
+static const char *const sft[] = {"objective=sft", "model=" DATA, "max_length=32", "pass_tokens=1024", "lora.r=4", "learning_rate=4e-3", "threads=1", "seed=5", NULL};
 
 static void set(struct config *cfg, const char *const *list) {
     for (int i = 0; list[i]; i++) must(config_set(cfg, list[i]));

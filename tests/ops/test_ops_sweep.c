@@ -1026,13 +1026,13 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
             check(&l, &l.p.in[i]);
         }
         const bool logits = r->op == &op_sample || r->op == &op_softcap; /* f32 in any program */
-        for (l.narrow = DT_F16; l.narrow <= DT_BF16 && !logits && !nan && (card || dt == DT_F32 || dt == DT_BF16); l.narrow++) {
-            check_narrow(&l);
-            if (card || (r->op != &op_kv_append && r->op != &op_attention_cached)) continue;
-            l.what_is_narrow = CACHES, check_narrow(&l);
-            l.what_is_narrow = ALL_BUT_CACHES, check_narrow(&l);
-            l.what_is_narrow = ALL;
-        }
+        const bool caches = !card && !variant && (r->op == &op_kv_append || r->op == &op_attention_cached);
+        const bool halves = !nan && !logits && (card || dt == DT_F32 || (dt == DT_BF16 && !variant)); /* matrices stay what they are */
+        for (l.narrow = DT_F16; l.narrow <= DT_BF16 && halves; l.narrow++)
+            for (int what = ALL; what <= (caches ? ALL_BUT_CACHES : ALL); what++) {
+                l.what_is_narrow = what;
+                check_narrow(&l);
+            }
     }
     for (int v = 0; v < VALUES; v++) free(l.data[v]);
     prog_free(&l.p);
