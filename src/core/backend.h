@@ -90,6 +90,7 @@ struct backend {
     const struct mem_ops *mem;
     const struct flat_ops *flat;
     const struct replay_ops *replay; /* NULL: every run is launched kernel by kernel */
+    size_t own;          /* bytes of its memory that it may take itself, beside the arenas; 0 where memory is the host's */
     dtype compute;       /* what programs compute in unless told otherwise */
     void (*describe)(str *out); /* what was found and what is missing: lines "name: what"; NULL: nothing to say */
     void (*configure)(const struct settings *s); /* NULL: nothing to choose */

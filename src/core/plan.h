@@ -7,7 +7,7 @@
 #define CYC_CORE_PLAN_H
 #include "core/prog.h"
 
-enum { MAX_SPAN = 6 };
+enum { MAX_SPAN = 8 };
 
 struct plan {
     struct prog *p;      /* owned by the caller, must outlive the plan */

@@ -187,7 +187,7 @@ template <typename T, int DP, int COUNT> __device__ __forceinline__ void finish_
         struct own e = own_of(a, i, h0, heads, kh);
         if (a.f.r16) low[j].add(a.f.d[e.part], t[j], &x[j], places + (threadIdx.x & ~31));
         else if (a.f.d[e.part].rank) x[j] += delta_at<T>(a.f.d[e.part], n, e.o);
-        row[e.row * DP + e.d] = x[j];
+        row[e.row * DP + e.d] = scaled(a.f.d[e.part], e.o, x[j]);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < rotated; i += team<DP>::threads) {
@@ -441,16 +441,16 @@ extern "C" err cuda_attention_cached(const struct run_ctx *run, const struct ins
     return attend(inst, in[0].dt, in[0].d[0], in[5].p ? WITH_BIAS : FINISHED, &b, scratch);
 }
 
-extern "C" err cuda_attend_fresh(const struct inst *inst, const struct view *in, struct view *out, const struct cuda_delta d[3], void *scratch) {
-    const struct view *rope = in + MAX_IN, *cached = in + 4 * MAX_IN, *o = out + 4 * MAX_OUT;
-    TRY(refuse_shape(inst + 4, &cached[0]));
-    if (out[0].dt != cached[1].dt || out[0].dt != cached[2].dt) return fail(E_INTERNAL, "attention_cached: cache and queries differ in type");
+extern "C" err cuda_attend_fresh(const struct inst *inst, const struct view y[3], const struct view *in, struct view *out, const struct cuda_delta d[3], void *scratch) {
+    const struct view *rope = in, *cached = in + 3 * MAX_IN, *o = out + 3 * MAX_OUT;
+    TRY(refuse_shape(inst + 3, &cached[0]));
+    if (y[0].dt != cached[1].dt || y[0].dt != cached[2].dt) return fail(E_INTERNAL, "attention_cached: cache and queries differ in type");
     struct biased b = {};
     struct cached &a = b.a;
-    a.q = out[0].p, a.k = cached[1].p, a.v = cached[2].p, a.o = o->p, a.ldq = out[0].ld, a.ldo = o->ld, a.T = cached[1].d[2], a.slots = (int)cached[1].d[0];
+    a.q = y[0].p, a.k = cached[1].p, a.v = cached[2].p, a.o = o->p, a.ldq = y[0].ld, a.ldo = o->ld, a.T = cached[1].d[2], a.slots = (int)cached[1].d[0];
     a.slot = view_i32(&cached[3]), a.pos = view_i32(&cached[4]);
-    a.f.k = out[1].p, a.f.v = out[2].p, a.f.ldk = out[1].ld, a.f.ldv = out[2].ld, a.f.inv_freq = view_f32(&rope[2]), a.f.interleaved = inst[1].a.interleaved;
-    a.f.r16 = out[0].dt != DT_F32 && inst[4].a.head_dim % 32 == 0;
+    a.f.k = y[1].p, a.f.v = y[2].p, a.f.ldk = y[1].ld, a.f.ldv = y[2].ld, a.f.inv_freq = view_f32(&rope[2]), a.f.interleaved = inst->a.interleaved;
+    a.f.r16 = y[0].dt != DT_F32 && inst[3].a.head_dim % 32 == 0;
     for (int k = 0; k < 3; k++) a.f.d[k] = d[k], a.f.r16 &= d[k].rank == 16 && d[k].wide;
-    return attend(inst + 4, out[0].dt, out[0].d[0], FRESH_ROW, &b, scratch);
+    return attend(inst + 3, y[0].dt, y[0].d[0], FRESH_ROW, &b, scratch);
 }

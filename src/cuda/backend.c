@@ -109,4 +109,8 @@ static void describe(str *out) {
     else str_addf(out, "measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", bandwidth * 1e-12, rate * 1e-12);
 }
 
-const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .span = cuda_span, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .compute = DT_BF16, .describe = describe, .configure = configure, .open = cuda_open};
+/* Measured (SmolLM2, H200): 36 MiB for workspaces of products, the libraries' kernels and odds and ends, here with a third more; and what
+ * recordings may hold. */
+enum { OWN_BYTES = (49 << 20) + REPLAY_BYTES };
+
+const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .span = cuda_span, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .own = OWN_BYTES, .compute = DT_BF16, .describe = describe, .configure = configure, .open = cuda_open};

@@ -22,6 +22,7 @@ extern "C" { /* the house's own headers are C */
 extern cudaStream_t cuda_stream; /* everything runs here, in order, but for what is put beside it: */
 /* What is launched from begin to end runs beside what is launched after it, behind all before it; join: the stream waits for it. An op
  * that begins joins before it returns. Two small products, or a small one and a large one, so share the card. */
+extern bool cuda_one_stream; /* nothing runs beside for now: what is put there runs in order */
 err cuda_beside_begin(void);
 err cuda_beside_end(void);
 err cuda_beside_join(void); /* nothing there: nothing to do */
@@ -57,10 +58,9 @@ err cuda_gather(const struct run_ctx *, const struct inst *, const struct view *
 err cuda_split(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_split_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_softcap(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_scale(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
-err cuda_scale_columns(const struct view *x, const struct view *l, float by, const float *bias, const struct view *y); /* y = x * l (absent: 1; one number: for all) * by + bias (or NULL), y may be x */
 size_t cuda_norm_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
-/* columns.cu: sums over rows */
+/* columns.cu: scale, sums over rows */
+err cuda_scale(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_scale_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_column_sum(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_scale_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);

@@ -21,6 +21,9 @@ template <typename T> __device__ __forceinline__ float delta_at(const struct cud
     return d.alpha * sum;
 }
 
+/* ... and what it is scaled by then. */
+__device__ __forceinline__ float scaled(const struct cuda_delta &d, int64_t o, float x) { return d.l ? x * d.l[o] + (d.bias ? d.bias[o] : 0) : x; }
+
 /* The common case, rank 16 of a 16-bit type, by whole warps: a warp has 32 * W neighbouring outputs, a lane W of them. Their rows of B
  * are asked for before the kernel waits for the one before it (they are nobody's output), all at once and 512 bytes an instruction, two
  * lanes a row: a chain of loads, or a row a lane, would cost more than the product itself. */

@@ -67,9 +67,11 @@ static err look(struct cuda_facts *f) {
     return OK;
 }
 
+bool cuda_one_stream;
 bool cuda_is_beside(void) { return beside.main != NULL; }
 
 err cuda_beside_begin(void) {
+    if (cuda_one_stream) return OK;
     TRY(cuda_check(cudaEventRecord(beside.forked, cuda_stream), "work beside the stream"));
     TRY(cuda_check(cudaStreamWaitEvent(beside.stream, beside.forked, 0), "work beside the stream"));
     beside.main = cuda_stream, cuda_stream = beside.stream, beside.pending = true;
@@ -77,6 +79,7 @@ err cuda_beside_begin(void) {
 }
 
 err cuda_beside_end(void) {
+    if (cuda_one_stream) return OK;
     cuda_stream = beside.main, beside.main = NULL;
     return cuda_check(cudaEventRecord(beside.done, beside.stream), "work beside the stream");
 }

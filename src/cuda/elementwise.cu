@@ -1,5 +1,5 @@
-/* Rows and elements on the card: embed, RMSNorm (other norms: norm.cu), rope, add, scale, glu, gather, split, softcap and their
- * backwards (sums over the rows: columns.cu).
+/* Rows and elements on the card: embed, RMSNorm (other norms: norm.cu), rope, add, glu, gather, split, softcap and their backwards
+ * (scale and sums over the rows: columns.cu).
  *
  * All are limited by memory: every operand is read once, 16 bytes a thread where pointers, strides and widths are multiples
  * of 16 bytes, element by element where not (W below: elements of a load; 1 is the plain path). norm keeps a row in
@@ -15,61 +15,9 @@
  * caller did), ids that are no row of the table give zeros; no launch for empty inputs. */
 #include "cuda/blocks.cuh"
 #include "cuda/delta.cuh"
+#include "cuda/wide.cuh"
 
-enum { THREADS = 256, KEEP = 2, PARTS = 64, TILE_X = 32, TILE_Y = 8, MAX_Y = 65535, MAX_PARTS = 4 };
-
-template <typename T> struct wide { enum { n = 16 / sizeof(T) }; };
-
-/* W elements as f32; 16 bytes at a time when they are that many. */
-template <typename T, int W> __device__ __forceinline__ void load(const T *p, float x[W]) {
-    if constexpr (W * sizeof(T) % 16 == 0) {
-        union { uint4 u[W * sizeof(T) / 16]; T t[W]; } v;
-#pragma unroll
-        for (int i = 0; i < (int)(W * sizeof(T) / 16); i++) v.u[i] = ((const uint4 *)p)[i];
-#pragma unroll
-        for (int i = 0; i < W; i++) x[i] = to_f32(v.t[i]);
-    } else if constexpr (W * sizeof(T) == 8) {
-        union { uint2 u; T t[W]; } v = {*(const uint2 *)p};
-#pragma unroll
-        for (int i = 0; i < W; i++) x[i] = to_f32(v.t[i]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < W; i++) x[i] = to_f32(p[i]);
-    }
-}
-
-template <typename T, int W> __device__ __forceinline__ void store(T *p, const float x[W]) {
-    if constexpr (W * sizeof(T) == 16) {
-        union { uint4 u; T t[W]; } v;
-#pragma unroll
-        for (int i = 0; i < W; i++) v.t[i] = from_f32<T>(x[i]);
-        *(uint4 *)p = v.u;
-    } else if constexpr (W * sizeof(T) == 8) {
-        union { uint2 u; T t[W]; } v;
-#pragma unroll
-        for (int i = 0; i < W; i++) v.t[i] = from_f32<T>(x[i]);
-        *(uint2 *)p = v.u;
-    } else {
-#pragma unroll
-        for (int i = 0; i < W; i++) p[i] = from_f32<T>(x[i]);
-    }
-}
-
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t blocks_for(int64_t n, int64_t each) { return (n + each - 1) / each; }
-static bool aligned(const void *p) { return ((uintptr_t)p & 15) == 0; }
-static bool rows_aligned(const struct view *v, int w) { return aligned(v->p) && v->ld % w == 0; }
-static int whole_warps(int64_t threads) { return (int)(blocks_for(threads, 32) * 32); }
-
-/* A block for rows of `width` loads: threads along the row first, rows beside each other when they are short. */
-struct shape { dim3 grid, block; };
-static struct shape shape_of(int64_t rows, int64_t width) {
-    int x = (int)least(whole_warps(width), THREADS), y = THREADS / x;
-    int64_t most = (int64_t)cuda_sms * 32, gx = least(blocks_for(width, x), most), gy = blocks_for(rows, y);
-    gy = least(gy, gx < most / 4 ? least(most / gx, MAX_Y) : 4);
-    struct shape s = {dim3((unsigned)gx, (unsigned)gy), dim3((unsigned)x, (unsigned)y)};
-    return s;
-}
+enum { KEEP = 2, PARTS = 64, TILE_X = 32, TILE_Y = 8, MAX_PARTS = 4 };
 
 /* --- add, glu, glu_bwd ---------------------------------------------------------------------------------------- */
 enum map_op { ADD, GLU, GLU_BWD };
@@ -171,42 +119,6 @@ extern "C" err cuda_glu_bwd(const struct run_ctx *run, const struct inst *inst, 
     return map<GLU_BWD>(inst->a.act, in, out, "glu_bwd");
 }
 
-/* A thread W columns of as many rows as come to it: their numbers are loaded once. */
-template <typename T, int W> __global__ void scale_kernel(const T *x, const float *l, bool one, float all, const float *bias, T *y, int64_t rows, int64_t cols, int64_t ldx, int64_t ldy) {
-    for (int64_t c = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; c < cols; c += (int64_t)gridDim.x * blockDim.x * W) {
-        float by[W], more[W] = {}, v[W];
-#pragma unroll
-        for (int i = 0; i < W; i++) by[i] = one ? *l : 1;
-        if (l && !one) load<float, W>(l + c, by);
-        if (bias) load<float, W>(bias + c, more);
-#pragma unroll
-        for (int i = 0; i < W; i++) by[i] *= all;
-        for (int64_t r = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += (int64_t)gridDim.y * blockDim.y) {
-            load<T, W>(x + r * ldx + c, v);
-#pragma unroll
-            for (int i = 0; i < W; i++) v[i] = v[i] * by[i] + more[i];
-            store<T, W>(y + r * ldy + c, v);
-        }
-    }
-}
-
-extern "C" err cuda_scale_columns(const struct view *x, const struct view *by_column, float by, const float *bias, const struct view *y) {
-    const int64_t N = view_rows(x), C = x->d[1];
-    const int w = x->dt == DT_F32 ? 4 : 8;
-    const float *l = view_f32(by_column);
-    const bool one = l && by_column->d[0] == 1, fast = rows_aligned(x, w) && rows_aligned(y, w) && (one || aligned(l)) && aligned(bias) && C % w == 0;
-    if (!N || !C) return OK;
-    struct shape s = shape_of(N, fast ? C / w : C);
-    if (fast) WITH_TYPE(x->dt, scale_kernel<T, wide<T>::n><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, l, one, by, bias, (T *)y->p, N, C, x->ld, y->ld));
-    else WITH_TYPE(x->dt, scale_kernel<T, 1><<<s.grid, s.block, 0, cuda_stream>>>((const T *)x->p, l, one, by, bias, (T *)y->p, N, C, x->ld, y->ld));
-    return CUDA_LAUNCHED("scale");
-}
-
-extern "C" err cuda_scale(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)scratch;
-    return cuda_scale_columns(&in[0], &in[1], ops_scale_by(inst), view_f32(&in[2]), &out[0]);
-}
-
 /* A gated unit whose inputs lack their deltas: a thread W columns of ROWS rows. */
 enum { ROWS = 4, NARROW = 128 };
 struct glu {
@@ -218,7 +130,7 @@ struct glu {
     enum activation act;
 };
 
-template <typename T, int W, bool R16, bool SILU> __global__ void __launch_bounds__(NARROW) glu_kernel(const __grid_constant__ struct glu a) {
+template <typename T, int W, bool R16, bool SCALED, bool SILU> __global__ void __launch_bounds__(NARROW) glu_kernel(const __grid_constant__ struct glu a) {
     const int c = (int)(blockIdx.x * NARROW + threadIdx.x) * W;
     const bool real = c < a.F;
     struct delta16<T, W> low[2];
@@ -243,6 +155,7 @@ template <typename T, int W, bool R16, bool SILU> __global__ void __launch_bound
         for (int j = 0; j < W; j++) {
             if (!R16 && a.d[0].rank) g[j] += delta_at<T>(a.d[0], n, c + j);
             if (!R16 && a.d[1].rank) u[j] += delta_at<T>(a.d[1], n, c + j);
+            if (SCALED) g[j] = scaled(a.d[0], c + j, g[j]), u[j] = scaled(a.d[1], c + j, u[j]);
             apply<GLU>(SILU ? ACT_SILU : a.act, g[j], u[j], 0, &y[j], NULL);
         }
         store<T, W>((T *)a.y + n * a.ldy + c, y);
@@ -257,8 +170,9 @@ extern "C" err cuda_glu_delta(enum activation act, const struct view *in, struct
     const dim3 grid((unsigned)blocks_for(a.F, NARROW * (pairs ? 2 : 1)), (unsigned)blocks_for(a.N, ROWS));
     const void *kernel = NULL;
     WITH_TYPE(in[0].dt, {
-        if (r16) kernel = act == ACT_SILU ? (const void *)glu_kernel<T, 2, true, true> : (const void *)glu_kernel<T, 2, true, false>;
-        else kernel = pairs ? (const void *)glu_kernel<T, 2, false, false> : (const void *)glu_kernel<T, 1, false, false>;
+        if (r16 && d->l) kernel = act == ACT_SILU ? (const void *)glu_kernel<T, 2, true, true, true> : (const void *)glu_kernel<T, 2, true, true, false>;
+        else if (r16) kernel = act == ACT_SILU ? (const void *)glu_kernel<T, 2, true, false, true> : (const void *)glu_kernel<T, 2, true, false, false>;
+        else kernel = pairs ? (const void *)glu_kernel<T, 2, false, true, false> : (const void *)glu_kernel<T, 1, false, true, false>;
     });
     return cuda_launch(kernel, grid, NARROW, 0, &a, "glu");
 }
@@ -388,43 +302,47 @@ struct norm {
     int parts; /* blocks of a row (LACKS16), a cluster: one multiprocessor alone is slow to read all of B */
 };
 
-enum low { COMPLETE, LACKS, LACKS16 }; /* o: all there; without its delta; without one of rank 16, and W columns a thread at most */
+enum low { COMPLETE, LACKS, LACKS16, LACKS16_SCALED }; /* o: all there; without its delta (and scale); without one of rank 16, and W columns a thread at most; the same with a scale */
 
 /* A block (or a.parts of them) per row. Columns of a thread: threadIdx.x * W, then every blockDim.x * W; the first KEEP of them stay in v. */
 template <typename T, int W, int LOW> __global__ void __launch_bounds__(1024) norm_kernel(const __grid_constant__ struct norm a) {
-    const int parts = LOW == LACKS16 ? a.parts : 1, step = blockDim.x * W, first = (blockIdx.x % parts * blockDim.x + threadIdx.x) * W;
+    constexpr bool R16 = LOW >= LACKS16;
+    const int parts = R16 ? a.parts : 1, step = blockDim.x * W, first = (blockIdx.x % parts * blockDim.x + threadIdx.x) * W;
     int turn = 0;
     if (parts > 1) cluster_arrive();
     struct delta16<T, W> low;
-    __shared__ float places[LOW == LACKS16 ? 1024 * W : 1]; /* of the block's own columns */
-    float *place = places + (LOW == LACKS16 ? threadIdx.x / 32 * 32 * W : 0);
-    if (LOW == LACKS16) low.ask(a.d, first - (int)(threadIdx.x % 32) * W, a.C);
+    __shared__ float places[R16 ? 1024 * W : 1]; /* of the block's own columns */
+    float *place = places + (R16 ? threadIdx.x / 32 * 32 * W : 0);
+    if (R16) low.ask(a.d, first - (int)(threadIdx.x % 32) * W, a.C);
     let_next_start();
     wait_for_earlier();
     auto value = [&](int64_t n, int c, float v[W]) {
-        const bool real = LOW != LACKS16 || c < a.C; /* the delta is the whole warp's work */
+        const bool real = !R16 || c < a.C; /* the delta is the whole warp's work */
         float u[W] = {};
         if (real) load<T, W>((const T *)a.x + n * a.ldx + c, v);
         if (!a.o) return;
         if (real) load<T, W>((const T *)a.o + n * a.ldo + c, u);
-        if (LOW == LACKS16) low.add(a.d, low.row(a.d, n), u, place);
+        if (R16) low.add(a.d, low.row(a.d, n), u, place);
         if (!real) return;
 #pragma unroll
-        for (int i = 0; i < W; i++) v[i] = to_f32(from_f32<T>(v[i] + (LOW == LACKS ? u[i] + delta_at<T>(a.d, n, c + i) : u[i])));
+        for (int i = 0; i < W; i++) {
+            if (LOW == LACKS) u[i] += delta_at<T>(a.d, n, c + i);
+            v[i] = to_f32(from_f32<T>(v[i] + (LOW == LACKS || LOW == LACKS16_SCALED ? scaled(a.d, c + i, u[i]) : u[i])));
+        }
         store<T, W>((T *)a.sum + n * a.lds + c, v);
     };
     for (int64_t n = blockIdx.x / parts; n < a.N; n += gridDim.x / parts) {
         float v[KEEP][W], u[W], g[W], sum = 0;
 #pragma unroll
-        for (int k = 0; k < (LOW == LACKS16 ? 1 : KEEP); k++) {
+        for (int k = 0; k < (R16 ? 1 : KEEP); k++) {
             int c = first + k * step;
-            if (LOW != LACKS16 && c >= a.C) continue;
+            if (!R16 && c >= a.C) continue;
             value(n, c, v[k]);
             if (c >= a.C) continue;
 #pragma unroll
             for (int i = 0; i < W; i++) sum += v[k][i] * v[k][i];
         }
-        for (int c = first + KEEP * step; LOW != LACKS16 && c < a.C; c += step) {
+        for (int c = first + KEEP * step; !R16 && c < a.C; c += step) {
             value(n, c, u);
 #pragma unroll
             for (int i = 0; i < W; i++) sum += u[i] * u[i];
@@ -434,7 +352,7 @@ template <typename T, int W, int LOW> __global__ void __launch_bounds__(1024) no
         const float r = 1.0f / sqrtf(sum / (float)a.C + a.eps);
         T *y = (T *)a.y + n * a.ldy;
 #pragma unroll
-        for (int k = 0; k < (LOW == LACKS16 ? 1 : KEEP); k++) {
+        for (int k = 0; k < (R16 ? 1 : KEEP); k++) {
             int c = first + k * step;
             if (c >= a.C) continue;
             load<float, W>(a.w + c, g);
@@ -442,7 +360,7 @@ template <typename T, int W, int LOW> __global__ void __launch_bounds__(1024) no
             for (int i = 0; i < W; i++) u[i] = v[k][i] * r * g[i];
             store<T, W>(y + c, u);
         }
-        for (int c = first + KEEP * step; LOW != LACKS16 && c < a.C; c += step) { /* the thread's own, a second time */
+        for (int c = first + KEEP * step; !R16 && c < a.C; c += step) { /* the thread's own, a second time */
             load<T, W>(a.o ? (const T *)a.sum + n * a.lds + c : (const T *)a.x + n * a.ldx + c, u);
             load<float, W>(a.w + c, g);
 #pragma unroll
@@ -459,13 +377,14 @@ static int norm_threads(int64_t loads) { return (int)least(whole_warps(blocks_fo
 static err norm(struct norm *a, dtype dt, bool fast) {
     enum { NEAR = 4 }; /* columns of a thread where a delta makes each of them long */
     const int grid = (int)least(a->N, (int64_t)cuda_sms * 32), w = dt == DT_F32 ? 4 : 8;
-    const int low = !a->d.rank ? COMPLETE : fast && a->d.rank == 16 && a->d.wide && dt != DT_F32 && a->C <= NEAR * 1024 ? LACKS16 : LACKS;
-    const int each = low == LACKS16 ? NEAR : low == LACKS || !fast ? 1 : w;
-    a->parts = low == LACKS16 && cuda_is_hopper() && a->C >= 2048 && a->N * MAX_PARTS <= cuda_sms ? MAX_PARTS : 1;
-    const int block = low == LACKS16 ? whole_warps(blocks_for(a->C, NEAR * a->parts)) : norm_threads(blocks_for(a->C, each));
+    const int low = !a->d.rank && !a->d.l ? COMPLETE : fast && a->d.rank == 16 && a->d.wide && dt != DT_F32 && a->C <= NEAR * 1024 ? a->d.l ? LACKS16_SCALED : LACKS16 : LACKS;
+    const int each = low >= LACKS16 ? NEAR : low == LACKS || !fast ? 1 : w;
+    a->parts = low >= LACKS16 && cuda_is_hopper() && a->C >= 2048 && a->N * MAX_PARTS <= cuda_sms ? MAX_PARTS : 1;
+    const int block = low >= LACKS16 ? whole_warps(blocks_for(a->C, NEAR * a->parts)) : norm_threads(blocks_for(a->C, each));
     const void *kernel = NULL;
     WITH_TYPE(dt, {
         if (low == LACKS16) kernel = (const void *)norm_kernel<T, NEAR, LACKS16>;
+        else if (low == LACKS16_SCALED) kernel = (const void *)norm_kernel<T, NEAR, LACKS16_SCALED>;
         else if (low == LACKS) kernel = (const void *)norm_kernel<T, 1, LACKS>;
         else kernel = fast ? (const void *)norm_kernel<T, wide<T>::n, COMPLETE> : (const void *)norm_kernel<T, 1, COMPLETE>;
     });

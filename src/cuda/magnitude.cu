@@ -1,6 +1,7 @@
 /* magnitude and its backward (ops/magnitude.c): a warp has a row of W. Its lanes share the columns of B, G is read along its columns (it is
  * symmetric), and the eight warps of a block have neighbouring rows, so that P's lines are read once. Root and quotient are IEEE's: a fresh
  * adapter multiplies with 1 to the bit. */
+#include "cuda/spans.h"
 #include "cuda/types.cuh"
 
 enum { WARPS = 8, THREADS = WARPS * 32 };
@@ -13,7 +14,10 @@ struct magnitude {
     int r;
 };
 
-template <typename T> __global__ void __launch_bounds__(THREADS) magnitude_kernel(const __grid_constant__ struct magnitude a) {
+struct magnitudes { struct magnitude of[MAX_SCALES]; };
+
+template <typename T> __global__ void __launch_bounds__(THREADS) magnitude_kernel(const __grid_constant__ struct magnitudes all) {
+    const struct magnitude &a = all.of[blockIdx.y];
     const int lane = threadIdx.x % 32;
     const int64_t o = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
     if (o >= a.O) return;
@@ -36,15 +40,25 @@ __global__ void magnitude_bwd_kernel(const float *dl, const float *inverse, floa
     if (o < O) dm[o] = fmaf(dl[o], inverse[o], dm[o]);
 }
 
+extern "C" err cuda_magnitudes(const struct inst *inst, const struct view *in, struct view *out, int n) {
+    struct magnitudes all = {};
+    int64_t most = 0;
+    const dtype dt = in[3].dt;
+    for (int k = 0; k < n; k++, in += MAX_IN, out += MAX_OUT) {
+        struct magnitude *a = &all.of[k];
+        a->m = view_f32(&in[0]), a->w2 = view_f32(&in[1]), a->p = view_f32(&in[2]), a->b = in[3].p, a->g = view_f32(&in[4]);
+        a->l = view_f32(&out[0]), a->inverse = view_f32(&out[1]), a->s = inst[k].a.scale;
+        a->O = in[0].d[0], a->ldp = in[2].ld, a->ldb = in[3].ld, a->ldg = in[4].ld, a->r = (int)in[4].d[0];
+        if (a->O > most) most = a->O;
+    }
+    if (!most) return OK;
+    WITH_TYPE(dt, magnitude_kernel<T><<<dim3((unsigned)((most + WARPS - 1) / WARPS), (unsigned)n), THREADS, 0, cuda_stream>>>(all));
+    return CUDA_LAUNCHED("magnitude");
+}
+
 extern "C" err cuda_magnitude(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
-    struct magnitude a = {};
-    a.m = view_f32(&in[0]), a.w2 = view_f32(&in[1]), a.p = view_f32(&in[2]), a.b = in[3].p, a.g = view_f32(&in[4]);
-    a.l = view_f32(&out[0]), a.inverse = view_f32(&out[1]), a.s = inst->a.scale;
-    a.O = in[0].d[0], a.ldp = in[2].ld, a.ldb = in[3].ld, a.ldg = in[4].ld, a.r = (int)in[4].d[0];
-    if (!a.O) return OK;
-    WITH_TYPE(in[3].dt, magnitude_kernel<T><<<(unsigned)((a.O + WARPS - 1) / WARPS), THREADS, 0, cuda_stream>>>(a));
-    return CUDA_LAUNCHED("magnitude");
+    return cuda_magnitudes(inst, in, out, 1);
 }
 
 extern "C" err cuda_magnitude_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {

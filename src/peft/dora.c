@@ -60,25 +60,42 @@ static val product(struct site *s, val x, val matrix) {
     return emit1(s->p, &op_linear, in, LIN_IN, &(struct op_attr){.n = 1, .wide = true});
 }
 
-/* m / norm. These are small and no part of a block: recomputing a block does not compute them again. */
-static val factor(struct site *s, const struct dora *d, const struct linear *w, val squares, int m) {
+/* m / norm of n layers. These are small and no part of a block: recomputing a block does not compute them again. Products first, then what
+ * is made of them: a card runs neighbours of one kind as one. */
+static void factors(struct site *s, int n, const struct dora *d, const struct linear *w, const val *squares, const int *m, val *l) {
     const int segment = s->p->segment;
+    val p[MAX_GROUP] = {{0}}, g[MAX_GROUP] = {{0}};
     s->p->segment = 0;
-    val a = prog_param_rows(s->p, s->params, d->a, d->row0, d->rank);
-    val in[] = {prog_param(s->p, s->params, m), squares, product(s, a, w->w), d->b, product(s, a, a), s->kept ? s->kept[m] : (val){0}};
-    val l = emit1(s->p, &op_magnitude, in, 6, &(struct op_attr){.scale = d->scale});
+    for (int i = 0; i < n; i++) {
+        if (!d[i].rank) continue;
+        val a = prog_param_rows(s->p, s->params, d[i].a, d[i].row0, d[i].rank);
+        p[i] = product(s, a, w[i].w);
+        g[i] = product(s, a, a);
+    }
+    for (int i = 0; i < n; i++) {
+        if (!d[i].rank) continue;
+        val in[] = {prog_param(s->p, s->params, m[i]), squares[i], p[i], d[i].b, g[i], s->kept ? s->kept[m[i]] : (val){0}};
+        l[i] = emit1(s->p, &op_magnitude, in, 6, &(struct op_attr){.scale = d[i].scale});
+    }
     s->p->segment = segment;
-    return l;
 }
 
-val dora_output(struct site *s, const struct dora *d, const struct linear *w, val y) {
-    char name[96];
-    const float *of_rows = s->derived(s, w, &(struct derivation){.make = squares_of_rows, .floats = (size_t)w->out});
-    snprintf(name, sizeof name, "%s rows squared", w->of.name);
-    val squares = prog_base(s->p, DT_F32, 1, &w->out, of_rows, name);
-    if (s->p->failed) return (val){0};
-    const int m = magnitude_param(s, d, w, squares);
-    if (m < 0) return prog_fail(s->p, E_MEMORY, "out of memory while building a program"), (val){0};
-    val l = s->mode == MODE_DECODE ? s->kept[m] : factor(s, d, w, squares, m);
-    return emit1(s->p, &op_scale, (val[]){y, l, w->bias}, 3, NULL);
+err dora_outputs(struct site *s, int n, const struct dora *d, const struct linear *w, val *y) {
+    val squares[MAX_GROUP] = {{0}}, l[MAX_GROUP] = {{0}};
+    int m[MAX_GROUP] = {0};
+    for (int i = 0; i < n; i++) {
+        char name[96];
+        if (!d[i].rank) continue;
+        const float *of_rows = s->derived(s, &w[i], &(struct derivation){.make = squares_of_rows, .floats = (size_t)w[i].out});
+        snprintf(name, sizeof name, "%s rows squared", w[i].of.name);
+        squares[i] = prog_base(s->p, DT_F32, 1, &w[i].out, of_rows, name);
+        if (s->p->failed) return s->p->failed;
+        m[i] = magnitude_param(s, &d[i], &w[i], squares[i]);
+        if (m[i] < 0) return prog_fail(s->p, E_MEMORY, "out of memory while building a program");
+        if (s->mode == MODE_DECODE) l[i] = s->kept[m[i]];
+    }
+    if (s->mode != MODE_DECODE) factors(s, n, d, w, squares, m, l);
+    for (int i = 0; i < n; i++)
+        if (d[i].rank) y[i] = emit1(s->p, &op_scale, (val[]){y[i], l[i], w[i].bias}, 3, NULL);
+    return s->p->failed;
 }

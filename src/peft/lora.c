@@ -324,13 +324,10 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
     TRY(site_emit_linear(s, x, n, plain, &a, &low, out));
     for (int i = 0; i < n; i++)
         if (factors[i]) out[i] = pissa_less(s, &w[i], factors[i], a.rank[i], x, out[i]);
-    struct dora d = {.a = of.a, .rate = l->plus > 0 ? (float)l->plus : 1};
-    for (int i = 0; i < n && l->dora; d.row0 += a.rank[i++]) {
-        if (!a.rank[i]) continue;
-        d.rank = a.rank[i], d.b = low.b[i], d.scale = a.alpha[i];
-        out[i] = dora_output(s, &d, &w[i], out[i]);
-    }
-    return s->p->failed;
+    struct dora d[MAX_GROUP];
+    int64_t row0 = 0;
+    for (int i = 0; i < n; row0 += a.rank[i++]) d[i] = (struct dora){of.a, row0, a.rank[i], low.b[i], a.alpha[i], l->plus > 0 ? (float)l->plus : 1};
+    return l->dora ? dora_outputs(s, n, d, w, out) : s->p->failed;
 }
 
 /* PEFT wraps a module that has a delta, so its own bias is "base_layer.bias" there. */

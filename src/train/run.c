@@ -19,9 +19,7 @@ static const struct objective *const objectives[] = {
 };
 
 /* What the process itself takes: program and libraries, measured (docs/memory.md), and the tokenizer's tables, on a line of their own. */
-/* Measured: of a process; on a card 65 MiB for the workspaces of products and odds and ends, and 80 for the libraries' kernels and the
- * recorded runs (SmolLM2, MACCT, H100: 77 to 83). */
-enum { RUNTIME_BYTES = 9023 << 10, CARD_BYTES = (2 * 32 + 1 + 80) << 20 };
+enum { RUNTIME_BYTES = 9023 << 10 };
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
@@ -183,7 +181,7 @@ static void measure_plan(struct run *r) {
             f->finished = r->side[i].plans->st.params.bytes;
     }
     f->adapters += f->working + f->finished;
-    if (!host) f->runtime = CARD_BYTES + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
+    if (!host) f->runtime = r->backend->own + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
     /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
     size_t held = r->model.random && host ? model_kept_bytes(&r->model) : !host ? f->weights : r->model.files.copied;
     if (held > f->weights) f->weights = held;
