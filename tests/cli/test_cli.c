@@ -595,8 +595,9 @@ static void trains(void **state) {
     assert_int_equal(count(ran.out.p, "{\"event\":\"end\""), 1);
     assert_true(count(ran.out.p, "{\"event\":\"eval\"") >= 2);
     refused("$C train $D/real.yaml", "out");
-    sh("$C train $D/real.yaml --overwrite");
+    sh("$C train $D/real.yaml --overwrite --check-accum");
     status_is(0);
+    says(ran.err.p, "note: accumulation of side A");
     says(ran.out.p, "step 2/2");
     says(ran.out.p, "cyclora generate --model");
     says(ran.out.p, "/out/A");

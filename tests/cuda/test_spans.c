@@ -71,7 +71,7 @@ static float *decode(const struct backend *b, dtype compute, int rows) {
 
 /* Kernels of a decoding step. */
 static int launches(void) {
-    struct capacity cap = {16, 16, 16, LENGTH, DT_BF16};
+    struct capacity cap = {16, 16, 16, LENGTH, DT_BF16, DT_NONE};
     struct program g;
     int n = 0;
     must(program_build(&g, &model, MODE_DECODE, &st, cap, CHECKPOINT_NONE, card, true));
