@@ -36,7 +36,11 @@ static struct view matrix(dtype dt, int64_t rows, int64_t cols) {
     return v;
 }
 
-struct layer { const char *name; int outs; int64_t c, o; };
+struct layer {
+    const char *name;
+    int outs;
+    int64_t c, o;
+};
 
 /* One layer in one type, both ways; operands live as long as the program. */
 struct job {
@@ -93,9 +97,9 @@ int main(void) {
                 if (took < j->best[way]) j->best[way] = took;
             }
             for (int i = 0; i < 3; i++)
-                printf("%-8s %-5s weights, %-4s activations: forward %4.0f GFLOP/s (%.2fx), backward %4.0f GFLOP/s (%.2fx)\n", layers[l].name,
-                       dtype_info[stored[w]].name, dtype_info[acts[i]].name, 1e-9 * job[i].flops[0] / job[i].best[0], job[0].best[0] / job[i].best[0],
-                       1e-9 * job[i].flops[1] / job[i].best[1], job[0].best[1] / job[i].best[1]);
+                printf("%-8s %-5s weights, %-4s activations: forward %4.0f GFLOP/s (%.2fx), backward %4.0f GFLOP/s (%.2fx)\n",
+                       layers[l].name, dtype_info[stored[w]].name, dtype_info[acts[i]].name, 1e-9 * job[i].flops[0] / job[i].best[0],
+                       job[0].best[0] / job[i].best[0], 1e-9 * job[i].flops[1] / job[i].best[1], job[0].best[1] / job[i].best[1]);
         }
     return 0;
 }

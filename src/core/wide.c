@@ -36,7 +36,10 @@ static size_t shaped(struct view *v, bool copied, bool sliced, int64_t rows) {
 }
 
 /* What the kernel is given for a block. */
-struct widened { struct view in[MAX_IN], out[MAX_OUT]; };
+struct widened {
+    struct view in[MAX_IN], out[MAX_OUT];
+    int64_t first, rows; /* of the token rows */
+};
 
 /* Returns the bytes of the copies, which lie one after the other from `room` on. */
 static size_t lay_out(const struct wide *w, const struct inst *inst, const struct view *in, const struct view *out, int64_t rows,
@@ -65,7 +68,8 @@ size_t wide_scratch(const struct wide *w, const struct inst *inst, const struct 
 }
 
 /* Rows first .. of the narrow view, as many as the wide one has, one way or the other. */
-static void convert(const struct wide *w, const struct run_ctx *run, const struct view *narrow, int64_t first, const struct view *wide, bool widen) {
+static void convert(const struct wide *w, const struct run_ctx *run, const struct view *narrow, int64_t first, const struct view *wide,
+                    bool widen) {
     const int64_t rows = view_rows(wide), n = columns(wide);
     const int threads = rows * n < LEAST || run->threads < 1 ? 1 : run->threads;
 #pragma omp parallel for num_threads(threads)
@@ -91,38 +95,39 @@ static dtype half_of(const struct inst *inst, const struct view *in, const struc
     return DT_NONE;
 }
 
-/* The operands of the block of `rows` rows from `first` on. */
+/* The operands of the block that `as` is about. */
 static void bring(const struct wide *w, const struct run_ctx *run, const struct inst *inst, const struct view *in, const struct view *out,
-                  int64_t first, int64_t rows, struct widened *as) {
+                  struct widened *as) {
     for (int k = 0; k < inst->op->n_in; k++) {
         if (!(w->rows_in >> k & 1) || !in[k].p) continue;
-        as->in[k].d[0] = rows;
-        if (widens(w, in, k)) convert(w, run, &in[k], first, &as->in[k], true);
-        else slide(&as->in[k], &in[k], first);
+        as->in[k].d[0] = as->rows;
+        if (widens(w, in, k)) convert(w, run, &in[k], as->first, &as->in[k], true);
+        else slide(&as->in[k], &in[k], as->first);
     }
     for (int k = 0; k < inst->op->n_out; k++) {
         if (!(w->rows_out >> k & 1) || !out[k].p) continue;
-        as->out[k].d[0] = rows;
-        if (!half(&out[k])) slide(&as->out[k], &out[k], first);
+        as->out[k].d[0] = as->rows;
+        if (!half(&out[k])) slide(&as->out[k], &out[k], as->first);
     }
 }
 
-err wide_run(const struct wide *w, const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    struct widened as;
+err wide_run(const struct wide *w, const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+             void *scratch) {
+    struct widened as = {.first = 0};
     struct run_ctx half_run = *run;
     half_run.operands = half_of(inst, in, out);
     int64_t all, step = block(w, inst, in, out, &all);
     char *own = (char *)scratch + lay_out(w, inst, in, out, step, &as, scratch);
     for (int k = 0; k < inst->op->n_in; k++)
         if (in[k].p && widens(w, in, k) && !(w->rows_in >> k & 1)) convert(w, run, &in[k], 0, &as.in[k], true);
-    int64_t first = 0;
     do {
-        bring(w, run, inst, in, out, first, all - first < step ? all - first : step, &as);
+        as.rows = all - as.first < step ? all - as.first : step;
+        bring(w, run, inst, in, out, &as);
         TRY(w->run(&half_run, inst, as.in, as.out, own));
         for (int k = 0; k < inst->op->n_out; k++)
-            if (out[k].p && half(&out[k])) convert(w, run, &out[k], first, &as.out[k], false);
-        first += step;
-    } while (first < all);
+            if (out[k].p && half(&out[k])) convert(w, run, &out[k], as.first, &as.out[k], false);
+        as.first += step;
+    } while (as.first < all);
     return OK;
 }
 

@@ -22,7 +22,8 @@ struct wide {
 bool wide_needed(const struct wide *w, const struct inst *inst, const struct view *in, const struct view *out);
 /* Bytes of the copies and of the kernel's own scratch, at these sizes. */
 size_t wide_scratch(const struct wide *w, const struct inst *inst, const struct view *in, const struct view *out);
-err wide_run(const struct wide *w, const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
+err wide_run(const struct wide *w, const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+             void *scratch);
 
 /* The definition of inst's op on operands of these types, and its scratch. */
 kernel wide_reference(const struct inst *inst, const struct view *in, const struct view *out, size_t *scratch);

@@ -532,8 +532,8 @@ static void cached_item(const float *q, const struct cached_keys *keys, int grou
         for (int h = 0; h < group; h++) {
             float *sh = s + h * ATT_K, top = m[h];
             vf sum = {0};
-            key_scores(q + h * D, k, nk, D, a->scale, sh, (const char *[2]){h ? NULL : keys->v + k0 * key, h || !keys->next ? NULL : keys->next + k0 * key},
-                       4 * key);
+            const char *const soon[2] = {h ? NULL : keys->v + k0 * key, h || !keys->next ? NULL : keys->next + k0 * key};
+            key_scores(q + h * D, k, nk, D, a->scale, sh, soon, 4 * key);
             for (int64_t c = 0; a->softcap > 0 && c < nk; c += VW) /* up to the end of a vector, which is s's own */
                 vf_store(sh + c, vf_tanh(vf_load(sh + c) / a->softcap) * a->softcap);
             for (int64_t c = 0; bias && c < nk; c++) sh[c] += view_row(bias, ops_bucket(a, k0 + c - n + 1))[h0 + h];

@@ -154,7 +154,8 @@ err structure_init_head(struct structure *st, const struct model *m, const struc
     struct program probe; /* emitting the forward lays down the parameters */
     err e = fit_settings(st, m, settings);
     if (!e) {
-        e = program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_null, false);
+        e = program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32, DT_NONE},
+                          CHECKPOINT_NONE, &backend_null, false);
         if (!e) program_free(&probe);
     }
     param_seal(&st->params);

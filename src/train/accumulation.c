@@ -31,7 +31,8 @@ static double bound(const struct learner *l, int64_t tokens) {
     return 8 * eps * sqrt((double)tokens);
 }
 
-static err compare(const struct learner *l, const float *planned, const float *single, int rows, int passes, int64_t tokens, double losses) {
+static err compare(const struct learner *l, const float *planned, const float *single, int rows, int passes, int64_t tokens,
+                   double losses) {
     struct apart a = {0, ""};
     for (int i = 0; i < l->st->params.n; i++) {
         const struct param *p = &l->st->params.p[i];
@@ -39,18 +40,26 @@ static err compare(const struct learner *l, const float *planned, const float *s
     }
     const double limit = bound(l, tokens);
     const bool side = l->side && *l->side;
-    log_info("accumulation%s%s: %d rows, %lld tokens, in %d pass%s and in %d of one row each: gradients differ by at most %.2g of a tensor's largest "
+    log_info("accumulation%s%s: %d rows, %lld tokens, in %d pass%s and in %d of one row each: gradients differ by at most %.2g of a "
+             "tensor's largest "
              "element (%s), losses by %.2g; rounding explains %.2g",
-             side ? " of side " : "", side ? l->side : "", rows, (long long)tokens, passes, passes == 1 ? "" : "es", rows, a.worst, a.name, losses, limit);
+             side ? " of side " : "", side ? l->side : "", rows, (long long)tokens, passes, passes == 1 ? "" : "es", rows, a.worst, a.name,
+             losses, limit);
     if (a.worst <= limit) return OK;
-    return fail(E_NUMERIC, "check_accumulation: the gradient of %d rows at once and one by one differ by %.3g of the largest element of %s, and rounding "
-                           "explains %.2g: the split of a step changes what is learnt", rows, a.worst, a.name, limit);
+    return fail(
+        E_NUMERIC,
+        "check_accumulation: the gradient of %d rows at once and one by one differ by %.3g of the largest element of %s, and rounding "
+        "explains %.2g: the split of a step changes what is learnt",
+        rows, a.worst, a.name, limit);
 }
 
 /* `to` gets b->grad. */
-static err keep(const struct learner *l, const struct workbench *b, float *to) { return l->backend->mem->download(to, b->grad, l->st->params.trained); }
+static err keep(const struct learner *l, const struct workbench *b, float *to) {
+    return l->backend->mem->download(to, b->grad, l->st->params.trained);
+}
 
-err accumulation_check(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, const double sums[4]) {
+err accumulation_check(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
+                       const double sums[4]) {
     const size_t bytes = l->st->params.trained;
     float *planned = pages_take(bytes), *single = pages_take(bytes);
     double again[4];

@@ -10,6 +10,7 @@
 
 /* The step whose gradient is in b->grad and whose sums are `sums`: says how far apart the two are. E_NUMERIC beyond what rounding explains;
  * b->grad is left as it was. */
-err accumulation_check(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, const double sums[4]);
+err accumulation_check(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
+                       const double sums[4]);
 
 #endif

@@ -32,7 +32,8 @@ static err pick_device(struct run *r) {
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
     TRY(backend_cache(r->backend, r->cfg->kv_cache_dtype, r->compute, &r->cache));
     if (r->cfg->tf32 && (r->backend->mem->host || r->compute != DT_F32))
-        log_warn("tf32 is ignored: it is how a card multiplies in float32, and this run computes in %s on %s", dtype_info[r->compute].name, r->backend->name);
+        log_warn("tf32 is ignored: it is how a card multiplies in float32, and this run computes in %s on %s", dtype_info[r->compute].name,
+                 r->backend->name);
     if (r->backend->configure) r->backend->configure(&(struct settings){.deterministic = r->cfg->deterministic, .tf32 = r->cfg->tf32});
     r->left_before = r->backend->mem->left();
     return OK;
@@ -185,7 +186,8 @@ static void measure_plan(struct run *r) {
     /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
     size_t held = r->model.random && host ? model_kept_bytes(&r->model) : !host ? f->weights : r->model.files.copied;
     if (held > f->weights) f->weights = held;
-    f->resident = f->derived + f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
+    f->resident = f->derived + f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + f->data +
+                  f->runtime + held;
     f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
 

@@ -10,9 +10,10 @@
 #include "train/accumulation.h"
 #include "train/run.h"
 
-#define DATA GOLDEN "/cipher/"
+#define DATA      GOLDEN "/cipher/"
 #define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
-static const char *const sft[] = {"objective=sft", "model=" DATA, "max_length=32", "pass_tokens=1024", "lora.r=4", "learning_rate=4e-3", "threads=1", "seed=5", NULL};
+static const char *const sft[] = {
+    "objective=sft", "model=" DATA, "max_length=32", "pass_tokens=1024", "lora.r=4", "learning_rate=4e-3", "threads=1", "seed=5", NULL};
 
 static void set(struct config *cfg, const char *const *list) {
     for (int i = 0; list[i]; i++) must(config_set(cfg, list[i]));
@@ -99,7 +100,8 @@ static void test_splits(void **state) {
         must(learner_gradient(&s->learner, &r.wb, rows, 20, 1, 1, part));
         assert_int_equal(r.wb.passes, 20);
         print_message("rows alone%s: %.2g\n", drop ? ", with dropout" : "", apart(p, whole, r.wb.grad));
-        assert_true(apart(p, whole, r.wb.grad) < 8 * 0x1p-24 * sqrt(tokens)); /* few rows take other kernels: accumulation.c has the bound */
+        assert_true(apart(p, whole, r.wb.grad) <
+                    8 * 0x1p-24 * sqrt(tokens)); /* few rows take other kernels: accumulation.c has the bound */
         free(whole);
         free(all);
         close_run(&r, &cfg);
@@ -136,7 +138,8 @@ static void test_settings(void **state) {
     struct watch one, five;
     const char *data = setting("data", at("rows.jsonl"));
     assert_int_equal(train("one", &one, sft, LIST(data, "per_device_train_batch_size=20", "max_steps=3")), 0);
-    assert_int_equal(train("five", &five, sft, LIST(data, "per_device_train_batch_size=4", "gradient_accumulation_steps=5", "max_steps=3")), 0);
+    assert_int_equal(train("five", &five, sft, LIST(data, "per_device_train_batch_size=4", "gradient_accumulation_steps=5", "max_steps=3")),
+                     0);
     assert_int_equal(five.steps, 3);
     assert_true(same_bytes(at("one/adapter/adapter_model.safetensors"), at("five/adapter/adapter_model.safetensors")));
     for (int i = 0; i < 3; i++) assert_true(one.loss[i] == five.loss[i]);
@@ -146,9 +149,18 @@ static void test_settings(void **state) {
  * the last of two pairs, and has all tokens of ten. */
 static void test_ends(void **state) {
     (void)state;
-    static const char *const macct[] = {"model=" DATA, "A.data=" DATA "a.jsonl", "B.data=" DATA "b.jsonl", "warmup_pairs.data=" DATA "warm.jsonl",
-                                        "warmup_pairs.limit=10", "warmup_pairs.epochs=1", "max_new_tokens=8", "max_length=48", "lora.r=4",
-                                        "threads=1", "max_steps=0", NULL};
+    static const char *const macct[] = {"model=" DATA,
+                                        "A.data=" DATA "a.jsonl",
+                                        "B.data=" DATA "b.jsonl",
+                                        "warmup_pairs.data=" DATA "warm.jsonl",
+                                        "warmup_pairs.limit=10",
+                                        "warmup_pairs.epochs=1",
+                                        "max_new_tokens=8",
+                                        "max_length=48",
+                                        "lora.r=4",
+                                        "threads=1",
+                                        "max_steps=0",
+                                        NULL};
     struct watch w, whole;
     const char *data = setting("data", at("seven.jsonl"));
     assert_int_equal(train("seven", &whole, sft, LIST(data, "per_device_train_batch_size=7", "max_steps=1")), 0);
@@ -205,6 +217,7 @@ static int make_rows(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_splits), cmocka_unit_test(test_settings), cmocka_unit_test(test_ends), cmocka_unit_test(test_check)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_splits), cmocka_unit_test(test_settings), cmocka_unit_test(test_ends),
+                                       cmocka_unit_test(test_check)};
     return cmocka_run_group_tests(tests, make_rows, own_folder_remove);
 }

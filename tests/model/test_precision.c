@@ -19,9 +19,12 @@ static const dtype halves[] = {DT_F16, DT_BF16};
 
 static double deviation(dtype dt) { return sqrt(STAGES) * (dt == DT_F16 ? 0x1p-12 : 0x1p-9); }
 
-struct fixture_of { const char *model, *adapter, *expected; };
+struct fixture_of {
+    const char *model, *adapter, *expected;
+};
 static const struct fixture_of fixtures[] = {
-    {GOLDEN "/tiny_llama/tied_gqa", GOLDEN "/tiny_llama/tied_gqa/adapter_all_r4", GOLDEN "/tiny_llama/tied_gqa/expected_all_r4.safetensors"},
+    {GOLDEN "/tiny_llama/tied_gqa", GOLDEN "/tiny_llama/tied_gqa/adapter_all_r4",
+     GOLDEN "/tiny_llama/tied_gqa/expected_all_r4.safetensors"},
     {GOLDEN "/tiny_llama/bf16", GOLDEN "/tiny_llama/bf16/adapter_all_r4", GOLDEN "/tiny_llama/bf16/expected_all_r4.safetensors"},
     {GOLDEN "/families/qwen3", GOLDEN "/families/qwen3/adapter", GOLDEN "/families/qwen3/expected.safetensors"},
     {GOLDEN "/families/gemma3", GOLDEN "/families/gemma3/adapter", GOLDEN "/families/gemma3/expected.safetensors"},
@@ -31,7 +34,8 @@ static const struct fixture_of fixtures[] = {
 };
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 
-static void start(struct bench *b, const struct fixture_of *f, const struct backend *backend, dtype compute, dtype cache, enum checkpoint level) {
+static void start(struct bench *b, const struct fixture_of *f, const struct backend *backend, dtype compute, dtype cache,
+                  enum checkpoint level) {
     bench_open(b, &(struct bench_case){.model = f->model,
                                        .adapter = f->adapter,
                                        .expected = f->expected,
@@ -39,8 +43,10 @@ static void start(struct bench *b, const struct fixture_of *f, const struct back
                                        .level = level,
                                        .cap = {64, 8, 4, 32, compute, cache},
                                        .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_CONSTANT, 0, 1}});
-    if (compute == DT_F16) b->learner.scaler.scale = 1024; /* the first one, 65536, makes gradients of so few rows overflow: a run would halve it */
-    snprintf(b->name, sizeof b->name, "%s in %s, cache %s, on %s", f->model, dtype_info[compute].name, cache ? dtype_info[cache].name : "the same", backend->name);
+    if (compute == DT_F16)
+        b->learner.scaler.scale = 1024; /* the first one, 65536, makes gradients of so few rows overflow: a run would halve it */
+    snprintf(b->name, sizeof b->name, "%s in %s, cache %s, on %s", f->model, dtype_info[compute].name,
+             cache ? dtype_info[cache].name : "the same", backend->name);
 }
 
 static const struct row *const *rows_of(const struct bench *b) { return (const struct row *const *)b->rows; }
@@ -147,7 +153,8 @@ static void test_caches(void **state) {
             struct bench b, wide;
             start(&b, &fixtures[f], &backend_cpu, DT_F32, halves[h], CHECKPOINT_NONE);
             start(&wide, &fixtures[f], &backend_cpu, DT_F32, DT_NONE, CHECKPOINT_NONE);
-            assert_true(2 * b.gen.decode.plan.state <= wide.gen.decode.plan.state + 64 * (size_t)b.model.shape.layers * 4); /* each on 64 bytes */
+            assert_true(2 * b.gen.decode.plan.state <=
+                        wide.gen.decode.plan.state + 64 * (size_t)b.model.shape.layers * 4); /* each on 64 bytes */
             bench_decode(&b, 4 * deviation(halves[h]) * largest(&b));
             bench_close(&b);
             bench_close(&wide);
@@ -170,8 +177,14 @@ static void on_step(void *ctx, const cyc_step *s) {
 }
 
 static void train(const char *dt, struct curve *c) {
-    static const char *const common[] = {"objective=sft", "model=" GOLDEN "/cipher/", "per_device_train_batch_size=8", "max_length=32",
-                                         "lora.r=4", "learning_rate=3e-5", "max_steps=500", "seed=3"};
+    static const char *const common[] = {"objective=sft",
+                                         "model=" GOLDEN "/cipher/",
+                                         "per_device_train_batch_size=8",
+                                         "max_length=32",
+                                         "lora.r=4",
+                                         "learning_rate=3e-5",
+                                         "max_steps=500",
+                                         "seed=3"};
     char set[512];
     cyc_config *cfg = cyc_config_new();
     *c = (struct curve){0};
@@ -266,7 +279,8 @@ static void test_loss_scale(void **state) {
     float *before = to_host(wide.learner.backend, wide.learner.w, bytes);
     double sums[4];
     float *g = gradient(&wide, sums), *scaled = gradient(&with, sums), *bare = gradient(&without, sums);
-    print_message("gradients in float16 against float32's: off by %.2g with the loss scale, by %.2g without\n", apart(scaled, g, NULL, bytes), apart(bare, g, NULL, bytes));
+    print_message("gradients in float16 against float32's: off by %.2g with the loss scale, by %.2g without\n",
+                  apart(scaled, g, NULL, bytes), apart(bare, g, NULL, bytes));
     assert_true(apart(scaled, g, NULL, bytes) < 4 * deviation(DT_F16));
     assert_true(apart(bare, g, NULL, bytes) > 0.5);
     assert_int_equal(learner_step(&without.learner, &without.wb, rows_of(&without), without.n_rows, 1, 0, &r), E_NUMERIC);
@@ -310,7 +324,8 @@ static void test_overflow(void **state) {
 
 int main(void) {
     card = test_card();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients),  cmocka_unit_test(test_memory),     cmocka_unit_test(test_caches),
-                                       cmocka_unit_test(test_loss_curve), cmocka_unit_test(test_loss_scale), cmocka_unit_test(test_overflow)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients),  cmocka_unit_test(test_memory),
+                                       cmocka_unit_test(test_caches),     cmocka_unit_test(test_loss_curve),
+                                       cmocka_unit_test(test_loss_scale), cmocka_unit_test(test_overflow)};
     return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }

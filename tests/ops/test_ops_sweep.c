@@ -855,7 +855,8 @@ static void check_definition(struct lab *l, const struct inst *i, const struct l
 }
 
 static const char *narrow_text(const struct lab *l) {
-    static const char *const text[][3] = {{"", "", ""}, {" in bf16", ", caches in bf16", " in bf16 but caches"}, {" in f16", ", caches in f16", " in f16 but caches"}};
+    static const char *const text[][3] = {
+        {"", "", ""}, {" in bf16", ", caches in bf16", " in bf16 but caches"}, {" in f16", ", caches in f16", " in f16 but caches"}};
     return text[l->narrow == DT_BF16 ? 1 : l->narrow ? 2 : 0][l->what_is_narrow];
 }
 

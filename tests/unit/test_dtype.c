@@ -114,7 +114,8 @@ static void check_halves(dtype dt, const char *isa) {
         assert_true(wide[n] == 7);
         for (int i = 0; i < n; i++) {
             const float want = dt == DT_F16 ? f16_to_f32(h[i + 1]) : bf16_to_f32(h[i + 1]);
-            if (isnan(want) ? !isnan(wide[i]) : bits(wide[i]) != bits(want)) fail_msg("%s %04x on %s is %a, not %a", dtype_info[dt].name, h[i + 1], isa, wide[i], want);
+            if (isnan(want) ? !isnan(wide[i]) : bits(wide[i]) != bits(want))
+                fail_msg("%s %04x on %s is %a, not %a", dtype_info[dt].name, h[i + 1], isa, wide[i], want);
         }
         check_narrow(dt, wide, n, isa);
         for (int side = 0; side < 3; side++) {
