@@ -110,7 +110,8 @@ static void on_plan(void *ctx, const char *text) {
     json_t *o = json_loads(text, 0, NULL), *a = json_object_get(o, "adapter"), *m = json_object_get(o, "memory");
     printf("%s%s%s  from %s, %s, %s parameters, %s\n", term_bold(), json_text(o, "path"), term_off(), json_text(o, "base"),
            json_text(o, "architecture"), show_count(json_num(o, "parameters")), show_bytes(json_num(o, "base_bytes")));
-    if (a && strcmp(json_text(a, "method"), "lora") && json_is_true(json_object_get(a, "products")))
+    if (a && !json_num(a, "modules")) printf("  adapter   %s: nothing but the head\n", json_text(a, "path"));
+    else if (a && strcmp(json_text(a, "method"), "lora") && json_is_true(json_object_get(a, "products")))
         printf("  adapter   %s: %s as products of rank %.0f%s on %.0f matrices\n", json_text(a, "path"), json_text(a, "method"),
                json_num(a, "rank"), json_is_true(json_object_get(a, "patterns")) ? " or less" : "", json_num(a, "modules"));
     else if (a && strcmp(json_text(a, "method"), "lora"))
@@ -121,6 +122,8 @@ static void on_plan(void *ctx, const char *text) {
                json_is_true(json_object_get(a, "rslora")) ? ", rsLoRA" : "",
                json_is_true(json_object_get(a, "patterns")) ? ", ranks or alphas by module" : "",
                json_is_true(json_object_get(o, "undo")) ? "; it is taken off" : "");
+    const json_t *head = json_object_get(o, "head");
+    if (head) printf("  head      %s (%s), as transformers has it\n", json_text(head, "is"), json_text(head, "module"));
     printf("  writes    %.0f tensors, %s: ", json_num(o, "tensors"), show_bytes(json_num(o, "bytes")));
     print_types(json_object_get(o, "types"));
     printf("\n  memory    planned %s (writing %s, checking %s, kept %s) beside the mapped files\n", show_bytes(json_num(m, "planned")),

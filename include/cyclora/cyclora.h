@@ -67,7 +67,7 @@ enum { CYC_MOST_MEMBERS = 32 };
 typedef struct cyc_member { const char *name, *folder; float weight; } cyc_member;
 int cyc_mix_open(cyc_model *m, const cyc_member *member, int n, cyc_adapter **out);
 int cyc_mix_index(const cyc_adapter *mix, const char *name, int *index); /* CYC_BAD_INPUT: no member is called so */
-int cyc_mix_weight(cyc_adapter *mix, int index, float weight); /* from the next call on; of LoRA and its like this is nothing but a number */
+int cyc_mix_weight(cyc_adapter *mix, int index, float weight); /* from the next call on; nothing is read or moved */
 /* What a model file or folder, adapter folder, checkpoint or run folder holds, as JSON. */
 int cyc_inspect(const char *path, char **json);
 /* What this machine has to compute with, a line each ("card: ..."), measured where there is a card; free() the text. */

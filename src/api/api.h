@@ -29,10 +29,9 @@ struct cyc_adapter {
 err api_adapter_read(cyc_model *m, const char *folder, arena *mem, struct structure *st, float **numbers);
 /* a->w of these numbers of a->st, which are taken over. */
 err api_adapter_place(cyc_adapter *a, float *numbers);
-/* Before a run: several adapters as they are to be now; *a becomes NULL where none is on, and rows have no weights of their own. */
-err api_adapter_ready(cyc_adapter **a, bool rows);
-/* weight [n][members], as cyc_generate_options has it, for the members that the structure has; *out is freed. NULL stays NULL. */
-err api_row_weights(const cyc_adapter *a, const float *weight, int n, float **out);
+/* Before a run: several adapters as they are to be now; *a becomes NULL where none is on for any row. weight: NULL, or [n][parts] of n rows, as
+ * cyc_generate_options has it; *rows are then those of the members that the structure has now, and freed by the caller. */
+err api_adapter_ready(cyc_adapter **a, const float *weight, int n, float **rows);
 void api_mixed_free(struct mixed *x);
 
 const struct backend *api_backend(const cyc_model *m); /* where it computes */

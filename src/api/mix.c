@@ -1,11 +1,13 @@
 /* Several adapters on one model as one handle (peft/mix.h has what they do to each other). Each is read as it would be alone, with all its
  * checks; together they are a structure of method_mix, whose numbers are copies of theirs.
  *
- * Adapters with weights are always in the structure, so that to switch is to write a number. The others are in it while they are on: the
- * next run after a change lays it down anew. */
+ * All that can ever be on lies in that one arena from the start, so that to switch, of whatever method they are, is to write weights and to say who is
+ * on: no number moves, no parameter is laid down anew. Whether those that are on go together is found where a program of them is built: here for the
+ * first ones, at the next run for others. */
 #include "api/api.h"
 #include "peft/mix.h"
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,11 +16,12 @@ _Static_assert((int)CYC_MOST_MEMBERS == (int)MAX_MEMBERS, "the public limit is t
 struct part {
     arena mem;
     struct structure st;
-    float *numbers; /* on the host */
+    float *numbers; /* on the host, until the common arena is filled */
     const char *name;
     float weight;
     bool weighs; /* any weight, row by row; else 0 or 1 for all */
-    int at;      /* in the structure; -1: not there */
+    bool sums;   /* its products have a place among the members whether it is on or not */
+    int at;      /* among the members; -1: not there */
 };
 
 struct mixed {
@@ -27,62 +30,68 @@ struct mixed {
     struct mix mix; /* the structure's settings */
     struct mix_member member[MAX_MEMBERS];
     float weights[MAX_MEMBERS];
+    uint32_t on; /* a bit for each part: as the structure was last turned */
 };
+
+_Static_assert(MAX_MEMBERS <= 32, "a bit for each");
+
+/* --- the structure ------------------------------------------------------------------------------------------------------- */
+static bool is_on(uint32_t on, int i) { return on >> i & 1; }
+
+/* The members while these are on. */
+static void list_members(struct mixed *x, uint32_t on) {
+    x->mix = (struct mix){0, x->member, x->weights};
+    for (int i = 0; i < x->n; i++) {
+        struct part *p = &x->part[i];
+        p->at = -1;
+        if (!p->sums && !is_on(on, i)) continue;
+        p->at = x->mix.n;
+        x->weights[p->at] = p->weight;
+        x->member[x->mix.n++] = (struct mix_member){p->name, p->st.method, p->st.settings, &p->st.params, p->numbers, !is_on(on, i)};
+    }
+    x->on = on;
+}
+
+static err add(cyc_adapter *a, uint32_t on) {
+    list_members(a->mix, on);
+    return structure_add(&a->st, &a->model->m, &a->mix->mix);
+}
+
+/* All parameters that any of the parts has, whatever is on: what lies in a stack depends on no other part, what a part has beside is its own. */
+static err lay_down(cyc_adapter *a) {
+    const struct mixed *x = a->mix;
+    uint32_t weigh = 0;
+    structure_begin(&a->st, &a->model->m, &method_mix, NULL);
+    for (int i = 0; i < x->n; i++) weigh |= (uint32_t)x->part[i].weighs << i;
+    if (weigh) TRY(add(a, weigh));
+    for (int i = 0; i < x->n; i++)
+        if (!x->part[i].weighs) TRY(add(a, 1u << i));
+    return OK;
+}
+
+static void numbers_free(struct part *p) {
+    if (p->numbers) arena_f32_free(p->numbers, p->st.params.bytes);
+    p->numbers = NULL;
+}
 
 void api_mixed_free(struct mixed *x) {
     for (int i = 0; x && i < x->n; i++) {
         struct part *p = &x->part[i];
-        if (p->numbers) arena_f32_free(p->numbers, p->st.params.bytes);
+        numbers_free(p);
         structure_free(&p->st);
         arena_free(&p->mem);
     }
     free(x);
 }
 
-/* --- the structure ------------------------------------------------------------------------------------------------------- */
-static bool wanted(const struct part *p) { return p->weighs || p->weight != 0; }
-
-static void let_go(cyc_adapter *a) {
-    if (a->w) api_backend(a->model)->mem->give(a->w, a->st.params.bytes);
-    structure_free(&a->st);
-    a->w = NULL;
-    a->st = (struct structure){0};
-    for (int i = 0; i < a->mix->n; i++) a->mix->part[i].at = -1;
-}
-
-static err lay_down(cyc_adapter *a) {
-    struct mixed *x = a->mix;
-    let_go(a);
-    x->mix = (struct mix){0, x->member, x->weights};
-    for (int i = 0; i < x->n; i++) {
-        struct part *p = &x->part[i];
-        if (!wanted(p)) continue;
-        p->at = x->mix.n;
-        x->weights[p->at] = p->weight;
-        x->member[x->mix.n++] = (struct mix_member){p->name, p->st.method, p->st.settings, &p->st.params, p->numbers};
-    }
-    if (!x->mix.n) return OK;
-    err e = structure_init(&a->st, &a->model->m, &method_mix, &x->mix, NULL);
-    if (e) return let_go(a), e;
+static err fill(cyc_adapter *a) {
+    param_seal(&a->st.params);
     float *numbers = arena_f32(a->st.params.bytes);
-    e = numbers ? param_fill(&a->st.params, 0, numbers) : fail(E_MEMORY, "out of memory");
-    if (!e) e = api_adapter_place(a, numbers);
-    else if (numbers) arena_f32_free(numbers, a->st.params.bytes);
-    if (e) let_go(a);
-    return e;
-}
-
-err api_adapter_ready(cyc_adapter **a, bool rows) {
-    if (!*a || !(*a)->mix) return OK;
-    const struct mixed *x = (*a)->mix;
-    bool on = false, as_wanted = true;
-    for (int i = 0; i < x->n; i++) {
-        on |= x->part[i].weight != 0;
-        as_wanted &= wanted(&x->part[i]) == (x->part[i].at >= 0);
-    }
-    if (!as_wanted) TRY(lay_down(*a));
-    if ((!on && !rows) || !x->mix.n) *a = NULL;
-    return OK;
+    if (!numbers) return fail(E_MEMORY, "out of memory");
+    err e = param_fill(&a->st.params, 0, numbers);
+    if (e) arena_f32_free(numbers, a->st.params.bytes);
+    for (int i = 0; i < a->mix->n; i++) numbers_free(&a->mix->part[i]);
+    return e ? e : api_adapter_place(a, numbers);
 }
 
 /* --- weights ------------------------------------------------------------------------------------------------------------- */
@@ -91,21 +100,48 @@ static err whole_batch(const struct part *p) {
                 p->st.method->name);
 }
 
-err api_row_weights(const cyc_adapter *a, const float *weight, int n, float **out) {
-    *out = NULL;
-    if (!weight) return OK;
-    if (!a || !a->mix) return fail(E_USAGE, "rows have weights of several adapters, but there are not several (cyc_mix_open)");
-    const struct mixed *x = a->mix;
-    float *w = *out = calloc((size_t)n * (size_t)x->mix.n + 1, sizeof *w);
-    if (!w) return fail(E_MEMORY, "out of memory");
+static err check_rows(const struct mixed *x, const float *weight, int n) {
     for (int r = 0; r < n; r++)
         for (int i = 0; i < x->n; i++, weight++) {
-            const struct part *p = &x->part[i];
-            if (!p->weighs && *weight != p->weight) return whole_batch(p);
-            if (!isfinite(*weight)) return fail(E_USAGE, "row %d: the weight of adapter '%s' is not a number", r + 1, p->name);
-            if (p->at >= 0) w[r * x->mix.n + p->at] = *weight;
+            if (!isfinite(*weight)) return fail(E_USAGE, "row %d: the weight of adapter '%s' is not a number", r + 1, x->part[i].name);
+            if (!x->part[i].weighs && *weight != x->part[i].weight) return whole_batch(&x->part[i]);
         }
     return OK;
+}
+
+/* Who is on: for all rows, or for any that has weights of its own. */
+static uint32_t who_is_on(const struct mixed *x, const float *weight, int n) {
+    uint32_t on = 0;
+    for (int i = 0; i < x->n; i++) {
+        bool any = x->part[i].weight != 0;
+        if (weight && x->part[i].weighs) any = false;
+        for (int r = 0; r < n && weight; r++) any |= weight[r * x->n + i] != 0;
+        on |= (uint32_t)any << i;
+    }
+    return on;
+}
+
+static err weights_of_rows(const struct mixed *x, const float *weight, int n, float **out) {
+    float *w = *out = calloc((size_t)n * (size_t)x->mix.n + 1, sizeof *w);
+    for (int r = 0; w && r < n; r++)
+        for (int i = 0; i < x->n; i++)
+            if (x->part[i].at >= 0) w[r * x->mix.n + x->part[i].at] = weight[r * x->n + i];
+    return w ? OK : fail(E_MEMORY, "out of memory");
+}
+
+err api_adapter_ready(cyc_adapter **a, const float *weight, int n, float **rows) {
+    struct mixed *x = *a ? (*a)->mix : NULL;
+    if (rows) *rows = NULL;
+    if (!x) return weight ? fail(E_USAGE, "rows have weights of several adapters, but there are not several (cyc_mix_open)") : OK;
+    if (weight) TRY(check_rows(x, weight, n));
+    const uint32_t on = who_is_on(x, weight, n);
+    if (!on) return *a = NULL, OK;
+    if (on != x->on) {
+        list_members(x, on);
+        err e = structure_turn(&(*a)->st, &(*a)->model->m, &x->mix);
+        if (e) return x->on = 0, e;
+    }
+    return weight ? weights_of_rows(x, weight, n, rows) : OK;
 }
 
 static err set_weight(struct mixed *x, int i, float weight) {
@@ -151,6 +187,7 @@ static err open_part(cyc_adapter *a, const cyc_member *m) {
     if (p->st.head.classes) return fail(E_UNSUPPORTED, "adapter '%s' holds a head: it does not go with others", p->name);
     TRY(mix_takes(p->st.method, p->name));
     p->weighs = mix_weighs(p->st.method, p->st.settings);
+    p->sums = mix_sums(p->st.method, p->st.settings);
     return set_weight(x, x->n - 1, m->weight);
 }
 
@@ -164,6 +201,9 @@ int cyc_mix_open(cyc_model *m, const cyc_member *member, int n, cyc_adapter **ou
     if (!e) a->model = m, a->mix = x;
     for (int i = 0; i < n && !e; i++) e = open_part(a, &member[i]);
     if (!e) e = lay_down(a);
+    const uint32_t on = e ? 0 : who_is_on(x, NULL, 0);
+    if (on) e = add(a, on);
+    if (!e) e = fill(a);
     if (!e) return *out = a, CYC_OK;
     if (a && a->mix) cyc_adapter_close(a);
     else free(a), free(x);

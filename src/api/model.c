@@ -65,6 +65,7 @@ int cyc_tokenizer_open(const char *path, cyc_model **out) {
 static err open_model(const char *path, cyc_model *c) {
     if (str_starts(path, "random:")) return fail(E_USAGE, "a random model is for `plan` and benchmarks of `train`; name a real one");
     TRY(model_open(path, NULL, &c->m));
+    model_warn(&c->m);
     c->weights = true;
     TRY(open_tokenizer(path, c->m.gguf ? &c->m.files : NULL, &c->tok));
     if (!tokenizer_fit(c->tok, c->m.shape.vocab))
@@ -256,7 +257,7 @@ static err score(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, float 
 }
 
 int cyc_score_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, float *nll) {
-    err e = api_adapter_ready(&adapter, false);
+    err e = api_adapter_ready(&adapter, NULL, 0, NULL);
     if (!e) e = check_ids(m, adapter, ids, n);
     if (!e && m->m.family->seq2seq)
         e = fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): it has no likelihood of one text, only of an answer to a prompt", m->m.path,
@@ -291,7 +292,7 @@ static err embed(cyc_model *m, cyc_adapter *a, const int32_t *ids, int n, bool n
 }
 
 int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t n, int normalize, float *out) {
-    err e = api_adapter_ready(&adapter, false);
+    err e = api_adapter_ready(&adapter, NULL, 0, NULL);
     if (!e) e = check_ids(m, adapter, ids, n);
     if (!e && n == 0) e = fail(E_USAGE, "no token to embed");
     return api_code(e ? e : embed(m, adapter, ids, (int)n, normalize != 0, out));
@@ -322,9 +323,7 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     struct ids *p = calloc((size_t)(n > 0 ? n : 1), sizeof *p);
     struct generation *g = calloc((size_t)(n > 0 ? n : 1), sizeof *g);
     float *weights = NULL;
-    const cyc_adapter *all = adapter; /* ready or not, rows speak of these */
-    err e = p && g ? api_adapter_ready(&adapter, o.weights != NULL) : fail(E_MEMORY, "out of memory");
-    if (!e) e = api_row_weights(all, o.weights, n, &weights);
+    err e = p && g ? api_adapter_ready(&adapter, o.weights, n, &weights) : fail(E_MEMORY, "out of memory");
     const int new = o.max_new_tokens ? o.max_new_tokens : 64, before = adapter ? adapter->st.virtual_tokens : 0;
     for (int i = 0; i < n && !e; i++) {
         e = check_ids(m, adapter, prompt[i], prompt_n[i]);

@@ -116,7 +116,7 @@ static void unit_length(float *x, int n, int64_t C) {
 int cyc_embed_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int pooling, int normalize, int max_length, float *out) {
     struct work w;
     const bool mean = pooling == CYC_POOL_MEAN;
-    err e = api_adapter_ready(&a, false);
+    err e = api_adapter_ready(&a, NULL, 0, NULL);
     if (e) return api_code(e);
     if (a && !mean && a->st.head.classes)
         return api_code(

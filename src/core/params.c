@@ -14,16 +14,19 @@ static int64_t elems_of(const struct param *p) {
 
 static size_t padded_bytes(const struct param *p) { return ((size_t)elems_of(p) * 4 + 63) & ~(size_t)63; }
 
-static int find(const struct param_set *s, const char *name) {
-    for (int i = 0; i < s->n; i++)
+/* Programs ask in the order in which they have laid down: the next is mostly the one behind the last. */
+static int find(const struct param_set *s, const char *name, int first) {
+    for (int k = 0; k < s->n; k++) {
+        const int i = (first + k) % s->n;
         if (!strcmp(s->p[i].name, name)) return i;
+    }
     return -1;
 }
 
 /* The lender's parameter as one of this set; it begins with the lender's numbers. */
 static int borrow(struct param_set *s, const char *name) {
     const struct param_lender l = s->lender;
-    const int from = find(l.set, name);
+    const int from = find(l.set, name, 0);
     if (from < 0 || l.set->p[from].nd > 2) return -1;
     const struct param *p = &l.set->p[from];
     char own[512];
@@ -38,7 +41,8 @@ static int borrow(struct param_set *s, const char *name) {
 int param_get(struct param_set *s, const char *name, int nd, const int64_t *d, enum param_init init, float scale,
               const struct param_slice *slice, int n_slices) {
     if (s->lender.set) return borrow(s, name);
-    const int known = find(s, name);
+    const int known = find(s, name, s->next);
+    if (known >= 0) s->next = known + 1;
     if (known >= 0 || s->sealed) return known;
     if (s->n == s->cap) {
         int cap = s->cap ? 2 * s->cap : 64;

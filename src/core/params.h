@@ -81,6 +81,7 @@ struct param_set {
     size_t bytes, vectors; /* of the weights' arena; where the first vector lies: its end where there is none */
     size_t trained;        /* of the arenas of gradients and states: what is behind is frozen */
     bool sealed;
+    int next;                   /* where a name is looked for first */
     struct param_lender lender; /* what is asked for now is a copy of this one's (peft/mix.c) */
 };
 

@@ -149,6 +149,9 @@ struct sublayer {
     const char *norm_name; /* norm's own */
 };
 
+/* How much of an adapter is products of low rank beside linears: nothing, all that it does to linears, all that it is. */
+enum summed { SUMMED_NOT, SUMMED_LINEARS, SUMMED_ALL };
+
 /* A method: a row of peft/methods.def and one file. Its settings are a struct of its own; as JSON (jansson) they have PEFT's names,
  * in adapter_config.json and from a configuration alike. */
 struct peft_method {
@@ -170,9 +173,9 @@ struct peft_method {
     const struct module_list *(*saved)(const void *settings);
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
-    /* Is the adapter nothing but products of low rank beside linears? Then deltas says which, so that several adapters' can be one instruction
-     * (peft/mix.c). NULL: it is not. */
-    bool (*only_deltas)(const void *settings);
+    /* Are its linears products of low rank beside the base's? Then deltas says which, so that several adapters' can be one instruction
+     * (peft/mix.c). NULL: they are not. */
+    enum summed (*summed)(const void *settings);
     err (*deltas)(struct site *s, int n, const struct linear *w, struct group_delta *d);
     /* How many adapters it is made of that each row has a weight for; what these are where a run says nothing of rows. NULL: none. */
     int (*members)(const void *settings, const float **weights);

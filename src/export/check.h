@@ -38,6 +38,7 @@ err check_written(const struct check *c, const struct model *m, struct structure
 double check_bound(dtype type); /* HUGE_VAL: none */
 /* Every tensor of a written model against the base's with the adapter's delta. d may be NULL. */
 err check_weights(const struct model *base, const struct deltas *d, const struct model *written, json_t *report);
+err check_head(const struct deltas *d, const struct model *written); /* the head's tensors, beside the model's */
 err check_alike(const struct model *like, const struct deltas *d); /* has it the matrices that the adapter changes? */
 /* How far what was written, of the same shapes, is from such a model in the matrices that the adapter changes: the worst difference, the differences' size
  * beside the matrices', and how many numbers are the same. Nothing fails it. */

@@ -4,6 +4,7 @@
 #include "core/rope_rows.h"
 #include "export/check.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -124,6 +125,28 @@ err check_weights(const struct model *base, const struct deltas *d, const struct
                                       dtype_info[stored_as(written, worst)].name, "relative", error, "bound",
                                       most > 0 ? error / most : worst_of(stored_as(written, worst))));
     return e;
+}
+
+/* Rounded to the type of the folder, and nothing else. */
+err check_head(const struct deltas *d, const struct model *written) {
+    for (int k = 0; k < 2 && d->head_part[k]; k++) {
+        const struct tensor *want = d->head_part[k];
+        char name[64];
+        snprintf(name, sizeof name, "%s.%s", d->head_module, k ? "bias" : "weight");
+        const struct tensor *have = tensors_find(&written->files, name);
+        if (!have || have->nd != want->nd || memcmp(have->d, want->d, (size_t)want->nd * sizeof *want->d))
+            return fail(E_INTERNAL, "what was written has no %s of the head's shape", name);
+        const double bound = worst_of(have->dt);
+        for (int64_t i = 0; i < want->d[0] * (k ? 1 : want->d[1]); i++) {
+            float x, y;
+            dequantise_row(want->dt, (const char *)want->data + (size_t)i * (size_t)dtype_info[want->dt].bytes, &x, 1);
+            dequantise_row(have->dt, (const char *)have->data + (size_t)i * (size_t)dtype_info[have->dt].bytes, &y, 1);
+            if (!(fabs((double)x - y) <= bound * (fabs((double)x) + 1e-4))) /* f16 has fixed steps below 6e-5 */
+                return fail(E_NUMERIC, "the check failed: number %lld of %s is %g, not %g; nothing was left of it", (long long)i + 1, name,
+                            y, x);
+        }
+    }
+    return OK;
 }
 
 /* --- an undone merge ----------------------------------------------------------------------------------------------- */

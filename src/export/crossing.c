@@ -459,11 +459,25 @@ static err config_copied(const struct model *m, json_t **out) {
     return e;
 }
 
-static err write_config(const struct model *m, dtype type, const char *folder) {
+/* "LlamaForCausalLM", "GPT2LMHeadModel" or "BertModel" becomes "...ForSequenceClassification". AutoModelFor... goes by model_type and does without. */
+static err as_classifier(json_t *config, const struct head *h) {
+    const char *was = json_string_value(json_array_get(json_object_get(config, "architectures"), 0)), *end = NULL;
+    static const char *const ends[] = {"For", "LMHead", "Model"};
+    char name[128];
+    for (size_t i = 0; was && !end && i < sizeof ends / sizeof *ends; i++) end = strstr(was, ends[i]);
+    snprintf(name, sizeof name, "%.*sFor%sClassification", end ? (int)(end - was) : 0, end ? was : "",
+             h->kind == HEAD_TAGS ? "Token" : "Sequence");
+    if (end) json_object_set_new(config, "architectures", json_pack("[s]", name));
+    else json_object_del(config, "architectures");
+    return head_labels(h, config);
+}
+
+static err write_config(const struct model *m, dtype type, const struct head *head, const char *folder) {
     json_t *j = NULL;
     str path = {0};
     if (!m->gguf && !m->random) TRY(config_copied(m, &j));
     else TRY(config_found(m, &j));
+    if (head) TRY(as_classifier(j, head));
     json_object_set_new(j, json_object_get(j, "dtype") ? "dtype" : "torch_dtype", json_string(dtype_word(type)));
     char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     str_addf(&path, "%s/config.json", folder);
@@ -514,8 +528,8 @@ static err copy_neighbours(const char *from, const char *to) {
     return e;
 }
 
-err folder_make(const struct model *m, dtype type, const char *folder) {
-    TRY(write_config(m, type, folder));
+err folder_make(const struct model *m, dtype type, const struct head *head, const char *folder) {
+    TRY(write_config(m, type, head, folder));
     if (m->random) return OK;
     if (!m->gguf) return copy_neighbours(m->path, folder);
     if (gguf_find(m->files.meta, "tokenizer.ggml.tokens")) return tokenizer_to_hf(&m->files, folder);

@@ -3,8 +3,8 @@
  * which is done for the families of crossing.c's table and refused by name for others. What would be written is read again first. */
 #ifndef CYC_EXPORT_CROSSING_H
 #define CYC_EXPORT_CROSSING_H
+#include "gen/head.h"
 #include "io/tensors_out.h"
-#include "model/model.h"
 
 /* E_UNSUPPORTED, before anything is written, where a model from a Hugging Face folder cannot be a GGUF file, and the other way round. */
 err crossing_to_gguf(const struct model *m);
@@ -14,7 +14,8 @@ err crossing_twin(const struct model *m, struct model *out);
 
 /* All metadata of the output, tokenizer included. type: of most matrices. */
 err metadata_make(const struct model *m, dtype type, struct gguf_keys *out);
-/* config.json, generation_config.json and the tokenizer's files of the output, into a folder. */
-err folder_make(const struct model *m, dtype type, const char *folder);
+/* config.json, generation_config.json and the tokenizer's files of the output, into a folder. head: NULL, or what lies in it beside the model, so that
+ * it is one of transformers' classifiers. */
+err folder_make(const struct model *m, dtype type, const struct head *head, const char *folder);
 
 #endif

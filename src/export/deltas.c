@@ -8,18 +8,13 @@
 
 static const char A_END[] = ".lora_A.weight", B_END[] = ".lora_B.weight", M_END[] = ".lora_magnitude_vector";
 
-/* Whole modules beside the LoRA: a head has no place in a merged language model, and of a tied table two copies would have to be one. */
+/* Whole modules beside the LoRA: of a tied table two copies would have to be one. */
 static err check_saved(const json_t *config, const char *path, const struct model *m) {
     static const char *const tables[] = {"embed_tokens", "lm_head", "wte", "shared", "word_embeddings"};
     size_t i;
     json_t *v;
     json_array_foreach(json_object_get(config, "modules_to_save"), i, v) {
         const char *name = json_string_value(v);
-        if (name && head_names(name))
-            return fail(E_UNSUPPORTED,
-                        "%s: modules_to_save '%s': a head was trained beside the adapter. `cyclora classify` takes it as it is; PEFT "
-                        "(merge_and_unload) makes a model of it",
-                        path, name);
         for (size_t k = 0; name && m->shape.tied && k < sizeof tables / sizeof *tables; k++)
             if (str_ends(name, tables[k]))
                 return fail(E_UNSUPPORTED,
@@ -86,6 +81,8 @@ static int by_weight(const void *a, const void *b) {
 static err add_whole(struct deltas *d, const struct model *m, const struct tensor *t);
 static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name);
 
+static bool of_head(const struct deltas *d, const struct tensor *t) { return t == d->head_part[0] || t == d->head_part[1]; }
+
 /* saved: whole modules may stand beside the pairs. */
 static err read_pairs(struct deltas *d, const struct model *m, bool saved) {
     const struct lora_pairs *p = &d->pairs;
@@ -94,11 +91,12 @@ static err read_pairs(struct deltas *d, const struct model *m, bool saved) {
     d->targets = arena_alloc(&d->mem, most * sizeof *d->targets + 1);
     if (!d->d || !d->targets) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < p->n_other; i++) {
+        if (of_head(d, p->other[i])) continue;
         if (!saved || !weight_of_whole(d, m, p->other[i]->name)) return stranger(d, p->other[i]->name);
         TRY(add_whole(d, m, p->other[i]));
     }
     for (int i = 0; i < p->n; i++) TRY(add(d, m, &p->p[i]));
-    if (!d->n) return fail(E_INPUT, "%s: the adapter holds no tensors", d->folder);
+    if (!d->n && !d->head.classes) return fail(E_INPUT, "%s: the adapter holds no tensors", d->folder);
     d->max_rank = p->max_rank, d->r = p->r, d->alpha = p->alpha, d->dropout = p->dropout;
     d->rslora = p->rslora, d->dora = p->dora, d->patterns = p->patterns;
     qsort(d->d, (size_t)d->n, sizeof *d->d, by_weight);
@@ -132,7 +130,8 @@ static err add_whole(struct deltas *d, const struct model *m, const struct tenso
 static err read_whole(struct deltas *d, const struct model *m) {
     d->d = arena_alloc(&d->mem, (size_t)d->files.n * sizeof *d->d + 1);
     if (!d->d) return fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < d->files.n; i++) TRY(add_whole(d, m, &d->files.t[i]));
+    for (int i = 0; i < d->files.n; i++)
+        if (!of_head(d, &d->files.t[i])) TRY(add_whole(d, m, &d->files.t[i]));
     if (!d->n) return fail(E_INPUT, "%s: the adapter holds no tensors", d->folder);
     qsort(d->d, (size_t)d->n, sizeof *d->d, by_weight);
     return OK;
@@ -181,17 +180,34 @@ static err make_pairs(struct deltas *d, const struct model *m, const struct stru
     return OK;
 }
 
-static err read_made(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
+static err read_made(struct deltas *d, const struct model *m) {
     struct structure st;
-    if (json_array_size(json_object_get(config, "modules_to_save")) > 0)
-        return fail(E_UNSUPPORTED,
-                    "%s: 'modules_to_save': whole modules were trained beside the adapter; merge it in PEFT (merge_and_unload) and convert "
-                    "the result",
-                    path);
-    TRY(structure_init(&st, m, d->method, d->settings, NULL));
+    TRY(structure_init_head(&st, m, d->method, d->settings, &d->head, NULL));
     err e = make_pairs(d, m, &st);
     structure_free(&st);
     return e;
+}
+
+/* --- a head beside --------------------------------------------------------------------------------------------------------- */
+static err find_head(struct deltas *d, const struct model *m) {
+    TRY(adapter_read_head(d->folder, &d->mem, &d->head));
+    if (!d->head.classes) return OK;
+    d->head_module = head_module(&d->head, m);
+    if (m->family->seq2seq)
+        return fail(E_UNSUPPORTED,
+                    "%s: a head on an encoder-decoder: transformers' classifiers of %s have other names for all of the base; PEFT "
+                    "(merge_and_unload) makes such a model, and `cyclora classify` takes the adapter as it is",
+                    d->folder, model_arch(m));
+    const bool biased = m->family->classifier || d->head.kind == HEAD_TAGS;
+    for (int k = 0; k < 1 + biased; k++) {
+        const char *name = arena_printf(&d->mem, "%s%s.%s", adapter_prefix, d->head_module, k ? "bias" : "weight");
+        const struct tensor *t = d->head_part[k] = name ? tensors_find(&d->files, name) : NULL;
+        if (!t) return fail(E_INPUT, "%s: the head's %s is missing", d->folder, name ? name : "tensor");
+        if (!is_plain(t->dt) || t->nd != 2 - k || t->d[0] != d->head.classes || (!k && t->d[1] != m->shape.width))
+            return fail(E_USAGE, "%s: %s is no head of %d classes for rows of %lld numbers in f32, f16 or bf16: another model?", d->folder,
+                        name, d->head.classes, (long long)m->shape.width);
+    }
+    return OK;
 }
 
 static err open_folder(struct deltas *d, const struct model *m, const json_t *config, const char *path) {
@@ -206,7 +222,8 @@ static err open_folder(struct deltas *d, const struct model *m, const json_t *co
     if (saved) TRY(check_saved(config, path, m));
     if (saved) TRY(adapter_read_config(d->folder, &d->mem, &lora, &d->settings));
     TRY(tensors_open(file, &d->files));
-    if (d->made) return read_made(d, m, config, path);
+    TRY(find_head(d, m));
+    if (d->made) return read_made(d, m);
     if (d->method) return read_whole(d, m);
     const struct pairs_use use = {" is neither products that are added to matrices of the base (LoRA and its kin) nor trained tensors of it, so it cannot be merged or written in other forms", .saved = true};
     TRY(pairs_read(d->folder, config, path, &d->files, &use, &d->pairs));
@@ -299,9 +316,10 @@ static err place(const struct structure *st, const struct delta *x, const struct
 }
 
 static err whole_structure(const struct deltas *d, const struct model *m, struct structure *st, float **weights) {
-    TRY(structure_init(st, m, d->method ? d->method : &method_lora, d->settings, NULL));
+    TRY(structure_init_head(st, m, d->method ? d->method : &method_lora, d->settings, &d->head, NULL));
     *weights = arena_f32(st->params.bytes);
     err e = *weights ? adapter_read(d->folder, st, *weights) : fail(E_MEMORY, "out of memory");
+    st->head.classes = 0; /* it has been read; what is compared is the base's own */
     if (!e) return OK;
     if (*weights) arena_f32_free(*weights, st->params.bytes);
     *weights = NULL;

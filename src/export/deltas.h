@@ -4,8 +4,9 @@
  * folder, more than training can (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
  *
  * It is strict: each tensor of the file belongs to a pair or to a tensor of the base, each of the right shape. It refuses by name, with
- * the reason: other methods, biases beside a LoRA, a classifier's head, LoRA on token tables and heads, adapters whose initialisation changed
- * the base. modules_to_save are whole tensors beside the pairs; of a tied table they are refused, for PEFT unties it. */
+ * the reason: other methods, biases beside a LoRA, LoRA on token tables and heads, adapters whose initialisation changed
+ * the base. modules_to_save are whole tensors beside the pairs; of a tied table they are refused, for PEFT unties it. A trained head (gen/head.h) changes
+ * nothing of the base: it is kept beside, for a folder that has a place for it. */
 #ifndef CYC_EXPORT_DELTAS_H
 #define CYC_EXPORT_DELTAS_H
 #include "export/pairs.h"
@@ -31,6 +32,9 @@ struct deltas {
     const struct peft_method *method; /* of whole tensors, or of pairs that were made, with its settings; NULL: LoRA's pairs */
     const void *settings; /* also of a LoRA with wholes */
     int wholes;           /* beside the pairs: modules_to_save */
+    struct head head;     /* trained beside all that; classes 0: none */
+    const char *head_module;           /* "score" */
+    const struct tensor *head_part[2]; /* its weight [classes, C], and its bias or NULL */
     bool made;
     float *numbers; /* what they were made of, and some of them */
     size_t bytes;

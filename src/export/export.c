@@ -98,15 +98,31 @@ static err undo(struct job *j) {
     return deltas_undo(&j->deltas, &j->base);
 }
 
+static bool headed(const struct job *j) { return j->r->adapter && j->deltas.head.classes; }
+
+/* Where a head that was trained beside an adapter goes. */
+static err place_head(const struct job *j) {
+    char what[64];
+    if (!headed(j) || (j->form->kind == KIND_HF && !j->r->undo)) return OK;
+    return fail(E_UNSUPPORTED,
+                "%s holds %s: %s has no place for it; `cyclora merge` makes a Hugging Face folder of base, adapter and head, and `cyclora "
+                "classify` and PEFT take the adapter as it is",
+                j->r->adapter, head_text(&j->deltas.head, what), j->r->undo ? "what a merge is taken back to" : j->form->name);
+}
+
+/* Is there a graph with the adapter in it? Not of a head alone, which changes nothing below it, nor of an encoder, which gives no logits. */
+static bool in_graph(const struct job *j) { return j->r->adapter && j->deltas.n && !j->base.family->encoder; }
+
 static err open_job(struct job *j) {
     TRY(model_open(j->r->base, j->r->base_config, &j->base));
     model_fill(&j->base);
     open_tokenizer(j);
     if (!j->r->adapter) return j->form->kind == KIND_LORA ? fail(E_USAGE, "--to %s needs an adapter", j->form->name) : OK;
     TRY(deltas_open(j->r->adapter, &j->base, &j->deltas));
+    TRY(place_head(j));
     if (j->r->undo) TRY(undo(j));
     else TRY(check_hash(j));
-    err e = deltas_structure(&j->deltas, &j->base, &j->st, &j->weights);
+    err e = in_graph(j) ? deltas_structure(&j->deltas, &j->base, &j->st, &j->weights) : OK;
     return e ? fail_in(e, "%s", j->r->adapter) : OK;
 }
 
@@ -126,7 +142,7 @@ static void close_job(struct job *j) {
 
 /* --- planning -------------------------------------------------------------------------------------------------------- */
 static const struct deltas *deltas_or_null(const struct job *j) { return j->r->adapter ? &j->deltas : NULL; }
-static struct structure *structure_or_null(struct job *j) { return j->r->adapter ? &j->st : NULL; }
+static struct structure *structure_or_null(struct job *j) { return in_graph(j) ? &j->st : NULL; }
 
 /* The header is made twice: here for its size, and in begin() for the place that is known by then. */
 static err begin(struct job *j, const char *path, struct tensors_out *out) {
@@ -218,6 +234,9 @@ static void plan_json(struct job *j) {
                                       j->deltas.method ? j->deltas.method->name : "lora", "products", !j->deltas.method || j->deltas.made,
                                       "modules", j->deltas.n, "rank", j->deltas.max_rank, "alpha", j->deltas.alpha, "rslora",
                                       j->deltas.rslora, "dora", j->deltas.dora, "patterns", j->deltas.patterns));
+    char head[64];
+    if (headed(j))
+        json_object_set_new(o, "head", json_pack("{s:s, s:s}", "is", head_text(&j->deltas.head, head), "module", j->deltas.head_module));
     if (j->r->undo) json_object_set_new(o, "undo", json_true());
     json_object_set_new(o, "memory",
                         json_pack("{s:I, s:I, s:I, s:I}", "planned", (json_int_t)planned_peak(j), "kept", (json_int_t)j->kept_bytes,
@@ -233,7 +252,7 @@ static err write_output(struct job *j) {
     err e = j->form->kind == KIND_LORA ? lora_out_write(&j->lora, &j->out, &j->progress) : items_write(&j->items, &j->out, &j->progress);
     if (!e) e = tensors_out_commit(&j->out);
     if (!e && j->form->kind == KIND_LORA) e = lora_out_finish(&j->lora, at);
-    if (!e && j->form->kind == KIND_HF) e = folder_make(&j->base, j->items.type, at);
+    if (!e && j->form->kind == KIND_HF) e = folder_make(&j->base, j->items.type, headed(j) ? &j->deltas.head : NULL, at);
     progress_memory(&j->progress);
     double took = seconds_now() - start;
     json_object_set_new(j->report, "seconds", json_real(took));
@@ -257,6 +276,7 @@ static err check_output(struct job *j) {
         err e = model_open(j->place.tmp, NULL, &m);
         if (e) return fail_in(e, "what was written cannot be read");
         e = check_weights(&j->base, deltas_or_null(j), &m, j->report);
+        if (!e && headed(j)) e = check_head(&j->deltas, &m);
         if (!e && j->check.runs) e = check_written(&j->check, &m, NULL, NULL, j->items.type, j->report);
         if (!e && j->r->like) e = compare_like(j, &m);
         progress_memory(&j->progress);

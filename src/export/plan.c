@@ -48,8 +48,8 @@ static const struct weight *weight_in(const struct model *m, const struct tensor
 }
 
 /* An encoder without a head is saved under its own names, not as a part ("bert.") of a model with one. */
-static const char *hf_name(const struct model *m, arena *mem, const struct weight *w) {
-    const char *dot = m->family->encoder ? strchr(w->module, '.') : NULL;
+static const char *hf_name(const struct model *m, arena *mem, const struct weight *w, bool headed) {
+    const char *dot = m->family->encoder && !headed ? strchr(w->module, '.') : NULL;
     return arena_printf(mem, "%s%s", dot ? dot + 1 : w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
 }
 
@@ -174,38 +174,62 @@ static dtype main_type(const struct model *m) {
     return most;
 }
 
+/* A head that was trained beside, under transformers' name for it. */
+static err add_head(struct items *l, const struct deltas *d, dtype type) {
+    for (int k = 0; k < 2 && d->head_part[k]; k++) {
+        struct item it = {.t = *d->head_part[k],
+                          .data = d->head_part[k]->data,
+                          .dt = d->head_part[k]->dt,
+                          .mapped = true,
+                          .rows = 1,
+                          .cols = d->head_part[k]->d[1 - k]};
+        if (!k) it.rows = it.t.d[0];
+        it.t.name = arena_printf(&l->mem, "%s.%s", d->head_module, k ? "bias" : "weight");
+        it.t.dt = type;
+        if (!it.t.name) return out_of_memory();
+        list_add(l, it);
+    }
+    return OK;
+}
+
+/* The base's own files, tensor by tensor. Of a classifier each has the name that a part of a model has ("bert.", "transformer."), whatever it had, and
+ * what is nobody's stays away: an old head, a tied table once more. */
+static err plan_same_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+    const struct tensor **t = in_order(l, &m->files);
+    const bool headed = d && d->head.classes;
+    if (!t) return out_of_memory();
+    for (int i = 0; i < m->files.n; i++) {
+        const struct weight *w = headed ? weight_of_tensor(m, t[i]) : weight_in(m, t[i]);
+        if (part_of_packed(m, t[i]->name) || (headed && !w)) continue;
+        if (!w && t[i]->dt == DT_NONE)
+            return fail(E_UNSUPPORTED, "%s: tensor %s is %s, which cannot be written", m->path, t[i]->name, t[i]->stored);
+        struct item it = w && t[i]->dt == DT_NONE ? from_weight(m, w, t[i]->name, d, type, false)
+                                                  : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type);
+        take_whole(&it, d, w, false, 0);
+        if (headed && !(it.t.name = hf_name(m, &l->mem, w, true))) return out_of_memory();
+        list_add(l, it);
+    }
+    return headed ? add_head(l, d, type) : OK;
+}
+
 err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
-    const struct tensors *f = &m->files;
     if (!type) type = plain(main_type(m)) ? main_type(m) : DT_F16;
     if (!plain(type)) return fail(E_USAGE, "--type %s: a Hugging Face folder is written in f32, f16 or bf16", dtype_info[type].name);
-    TRY(list_init(l, m->n + f->n));
+    const bool headed = d && d->head.classes;
+    TRY(list_init(l, m->n + m->files.n + 2));
     l->type = type;
-    if (!m->gguf && f->n) {
-        const struct tensor **t = in_order(l, f);
-        if (!t) return out_of_memory();
-        for (int i = 0; i < f->n; i++) {
-            const struct weight *w = weight_in(m, t[i]);
-            if (part_of_packed(m, t[i]->name)) continue;
-            if (!w && t[i]->dt == DT_NONE)
-                return fail(E_UNSUPPORTED, "%s: tensor %s is %s, which cannot be written", m->path, t[i]->name, t[i]->stored);
-            struct item it = w && t[i]->dt == DT_NONE ? from_weight(m, w, t[i]->name, d, type, false)
-                                                      : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type);
-            take_whole(&it, d, w, false, 0);
-            list_add(l, it);
-        }
-        return OK;
-    }
+    if (!m->gguf && m->files.n) return plan_same_hf(l, m, d, type);
     TRY(crossing_to_hf(m)); /* random weights too: their config.json is made */
     if (m->gguf) TRY(no_strangers(m, "a Hugging Face folder"));
     for (int i = 0; i < m->n; i++) {
-        const char *name = hf_name(m, &l->mem, &m->w[i]);
+        const char *name = hf_name(m, &l->mem, &m->w[i], headed);
         if (!name) return out_of_memory();
         struct item it = from_weight(m, &m->w[i], name, d, type, false);
         move_rows(&it, m->w[i].rope_heads, false);
         if (!take_whole(&it, d, &m->w[i], false, 0)) TRY(turn(m, &m->w[i], &it));
         list_add(l, it);
     }
-    return OK;
+    return headed ? add_head(l, d, type) : OK;
 }
 
 /* --- GGUF ------------------------------------------------------------------------------------------------------------ */

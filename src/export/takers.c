@@ -116,7 +116,7 @@ static void vllm(const struct facts *f, json_t *list) {
     const char *no = whole(f) || product(f) ? "it serves LoRA alone: merge the adapter"
                      : !f->lora    ? "it serves LoRA alone"
                      : f->dora     ? "use_dora is rejected: merge the adapter"
-                     : f->classifies ? "an adapter's head (modules_to_save) is rejected; PEFT's merge_and_unload makes a model of it"
+                     : f->classifies ? "an adapter's head (modules_to_save) is rejected; `cyclora merge` makes a model of it"
                      : f->modules  ? "modules_to_save is rejected: merge the adapter"
                      : f->bias     ? "trained biases are rejected"
                      : f->tokens   ? "trainable_token_indices is not read: merge the adapter"

@@ -99,14 +99,14 @@ static err name_modules(struct structure *st, const struct model *m, int modules
 }
 
 /* The method's own copy of its settings, with what it wants to know of the base. */
-static err fit_settings(struct structure *st, const struct model *m, const void *settings) {
+err structure_turn(struct structure *st, const struct model *m, const void *settings) {
     const struct peft_method *method = st->method;
     const struct shape *z = &m->shape;
     const struct weight *projection = model_weight(m, "blk.0.attn_output.weight");
     const struct base_sizes base = {z->layers, z->width, z->heads, z->kv_heads, z->head_dim, z->vocab, z->interleaved, m->family->seq2seq, z->encoder_layers, m->family->norms_apart,
                                     m->family->encoder, projection && projection->turned, model_weight(m, "blk.0.attn_q_norm.weight") != NULL};
     TRY(method->check(settings));
-    void *copy = arena_alloc(&st->mem, method->settings);
+    void *copy = st->settings ? (void *)st->settings : arena_alloc(&st->mem, method->settings);
     if (!copy) return fail(E_MEMORY, "out of memory");
     st->settings = memcpy(copy, settings, method->settings);
     TRY(method->fit ? method->fit(copy, &base) : OK);
@@ -142,22 +142,28 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
     return structure_init_head(st, m, method, settings, NULL, modules);
 }
 
+void structure_begin(struct structure *st, const struct model *m, const struct peft_method *method, const struct head *head) {
+    *st = (struct structure){.method = method, .inside = "", .fan_in_fan_out = m->shape.conv1d, .seq2seq = m->family->seq2seq};
+    if (head && head->classes) st->head = *head, st->head_module = head_module(head, m);
+    if (head && head->classes && m->family->inside) st->inside = m->family->inside;
+}
+
+/* Emitting the forward lays down the parameters. */
+err structure_add(struct structure *st, const struct model *m, const void *settings) {
+    struct program probe;
+    TRY(structure_turn(st, m, settings));
+    TRY(program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32, DT_NONE}, CHECKPOINT_NONE,
+                      &backend_null, false));
+    program_free(&probe);
+    return OK;
+}
+
 err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings,
                         const struct head *head, int *modules) {
     *st = (struct structure){.method = method};
     if (!method) return OK;
-    st->inside = "";
-    if (head && head->classes) st->head = *head, st->head_module = head_module(head, m);
-    if (head && head->classes && m->family->inside) st->inside = m->family->inside;
-    st->fan_in_fan_out = m->shape.conv1d;
-    st->seq2seq = m->family->seq2seq;
-    struct program probe; /* emitting the forward lays down the parameters */
-    err e = fit_settings(st, m, settings);
-    if (!e) {
-        e = program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32, DT_NONE},
-                          CHECKPOINT_NONE, &backend_null, false);
-        if (!e) program_free(&probe);
-    }
+    structure_begin(st, m, method, head);
+    err e = structure_add(st, m, settings);
     param_seal(&st->params);
     int n = 0;
     for (int i = 0; i < st->params.n && !e; i++)

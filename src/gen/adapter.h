@@ -34,6 +34,11 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
 /* With a classifier beside the method (its names and features must outlive the structure); NULL: without. */
 err structure_init_head(struct structure *st, const struct model *m, const struct peft_method *method, const void *settings,
                         const struct head *head, int *modules);
+/* The same step by step, for a structure that is to have several settings in turn: its parameters are those of all. Begun, each setting added, then
+ * param_seal(); from there on a turn to one that was added, or to one that needs no other parameters, moves nothing. */
+void structure_begin(struct structure *st, const struct model *m, const struct peft_method *method, const struct head *head);
+err structure_add(struct structure *st, const struct model *m, const void *settings);
+err structure_turn(struct structure *st, const struct model *m, const void *settings);
 void structure_free(struct structure *st);
 
 float *arena_f32(size_t bytes); /* zeroed, mapped; NULL when out of memory */

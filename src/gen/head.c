@@ -194,21 +194,26 @@ err head_read(const void *json, const char *folder, arena *mem, struct head *h) 
     return e;
 }
 
-err head_write_labels(const struct head *h, const char *folder) {
-    char path[4096];
-    const bool numbers = h->classes && h->kind == HEAD_NUMBERS;
-    if (!h->names && !numbers) return OK;
-    json_t *names = json_object(), *ids = json_object(), *j = json_pack("{s:o, s:o}", "id2label", names, "label2id", ids);
-    if (j && numbers) json_object_set_new(j, "problem_type", json_string("regression"));
-    for (int i = 0; j && i < h->classes; i++) {
+err head_labels(const struct head *h, void *json) {
+    const bool numbers = h->kind == HEAD_NUMBERS;
+    json_t *names = json_object(), *ids = json_object();
+    int bad = json_object_set_new(json, "id2label", names) | json_object_set_new(json, "label2id", ids);
+    if (numbers) bad |= json_object_set_new(json, "problem_type", json_string("regression"));
+    for (int i = 0; i < h->classes && !bad; i++) {
         char key[16], number[24];
         snprintf(key, sizeof key, "%d", i);
         snprintf(number, sizeof number, "LABEL_%d", i);
-        const char *name = numbers ? number : h->names[i];
-        json_object_set_new(names, key, json_string(name));
-        json_object_set_new(ids, name, json_integer(i));
+        const char *name = numbers || !h->names ? number : h->names[i];
+        bad |= json_object_set_new(names, key, json_string(name)) | json_object_set_new(ids, name, json_integer(i));
     }
-    char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
+    return bad ? fail(E_MEMORY, "out of memory") : OK;
+}
+
+err head_write_labels(const struct head *h, const char *folder) {
+    char path[4096];
+    if (!h->names && !(h->classes && h->kind == HEAD_NUMBERS)) return OK;
+    json_t *j = json_object();
+    char *text = j && !head_labels(h, j) ? json_dumps(j, JSON_INDENT(2)) : NULL;
     json_decref(j);
     if (!text) return fail(E_MEMORY, "out of memory");
     snprintf(path, sizeof path, "%s/labels.json", folder);

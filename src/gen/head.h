@@ -47,6 +47,8 @@ err head_check(const void *json, const char *where, bool others); /* of an adapt
 bool head_names(const char *module); /* is it one that heads have? */
 /* From an adapter's folder: none where modules_to_save is empty. json: its adapter_config.json. Texts in mem. */
 err head_read(const void *json, const char *folder, arena *mem, struct head *h);
+/* id2label, label2id and problem_type of a configuration of transformers, into a JSON object; names that are not known are LABEL_0, ... */
+err head_labels(const struct head *h, void *json);
 /* labels.json; nothing where the names are not known. */
 err head_write_labels(const struct head *h, const char *folder);
 /* Do these classes stand in the same order? */

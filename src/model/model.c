@@ -1,6 +1,7 @@
 /* Opening a base model: find the family, read the sizes, match the tensors. See model.h. */
 #define _DEFAULT_SOURCE
 #include "model/family.h"
+#include "base/log.h"
 #include "base/philox.h"
 #include "io/packed.h"
 #include "model/derived.h"
@@ -227,8 +228,18 @@ static bool is_files(const struct model *m, const struct weight *w, const char *
            (rest && strlen(rest + 1) == n - tail && !memcmp(rest + 1, name, n - tail));
 }
 
+/* transformers' names of what stands on a model in a classifier's folder. */
+static bool head_of_classifier(const char *name) {
+    return !strcmp(name, "score.weight") || !strcmp(name, "score.bias") || !strcmp(name, "classifier.weight") ||
+           !strcmp(name, "classifier.bias");
+}
+
+void model_warn(const struct model *m) {
+    if (m->unread) log_warn("%s is a classifier: its head (%s) is not read, what is opened is the model below it", m->path, m->unread);
+}
+
 /* Weights and biases that the family does not ask for would be left out of the computation without a word. */
-static err no_surplus(const struct model *m) {
+static err no_surplus(struct model *m) {
     static const char *const spare[] = {"rotary_emb.inv_freq", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight", NULL};
     const char *const *lists[] = {spare, m->family->spare};
     for (int i = 0; i < m->files.n; i++) {
@@ -236,6 +247,7 @@ static err no_surplus(const struct model *m) {
         bool known = !str_ends(name, ".weight") && !is_bias(name);
         for (int k = 0; k < 2; k++)
             for (int j = 0; lists[k] && lists[k][j]; j++) known |= str_ends(name, lists[k][j]);
+        if (!known && !m->gguf && head_of_classifier(name)) known = true, m->unread = name;
         if (m->shape.tied) known |= !strcmp(name, "lm_head.weight") || !strcmp(name, "output.weight");
         for (int k = 0; k < m->n && !known; k++) known = is_files(m, &m->w[k], name);
         if (!known)

@@ -65,6 +65,7 @@ struct weight {
 struct model {
     arena mem;
     const char *path;
+    const char *unread; /* a tensor of a classifier's head in its files; NULL: none */
     const struct family *family;
     struct shape shape;
     struct tensors files;
@@ -125,6 +126,7 @@ const struct family *model_family(const char *arch, bool hf);
 /* path: a .gguf file, a Hugging Face folder, or "random:SEED[:dtype]" with config_path naming a config.json. Files are
  * mapped, so no matrix is read yet; a random model's memory is reserved and filled by model_fill(). */
 err model_open(const char *path, const char *config_path, struct model *m);
+void model_warn(const struct model *m); /* says what of its files is left out, if anything */
 void model_fill(struct model *m); /* random models: make the weights; others: nothing */
 void model_close(struct model *m);
 static inline const char *model_arch(const struct model *m) { return m->gguf ? m->family->name : m->family->hf; } /* as its files say it */

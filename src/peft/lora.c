@@ -276,9 +276,10 @@ static bool no_table(const struct module_list *of) {
     return !any;
 }
 
-static bool only_deltas(const void *settings) {
+static enum summed summed(const void *settings) {
     const struct lora *l = settings;
-    return !l->dora && !l->bias && !l->saved.n && l->init != LORA_PISSA && no_table(&l->targets.of);
+    if (l->dora || l->init == LORA_PISSA) return SUMMED_NOT;
+    return l->bias || l->saved.n || !no_table(&l->targets.of) ? SUMMED_LINEARS : SUMMED_ALL;
 }
 
 static err deltas(struct site *s, int n, const struct linear *w, struct group_delta *d) {
@@ -407,7 +408,7 @@ const struct peft_method method_lora = {.name = "lora",
                                         .table_mark = ".lora_embedding_A",
                                         .saved = saved_of,
                                         .linears = linears,
-                                        .only_deltas = only_deltas,
+                                        .summed = summed,
                                         .deltas = deltas,
                                         .vector = vector,
                                         .matrix = matrix,

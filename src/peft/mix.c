@@ -4,7 +4,13 @@
 #include <stdio.h>
 #include <string.h>
 
-bool mix_weighs(const struct peft_method *m, const void *settings) { return m->only_deltas && m->only_deltas(settings); }
+static enum summed summed(const struct peft_method *m, const void *settings) { return m->summed ? m->summed(settings) : SUMMED_NOT; }
+
+bool mix_weighs(const struct peft_method *m, const void *settings) { return summed(m, settings) == SUMMED_ALL; }
+
+bool mix_sums(const struct peft_method *m, const void *settings) { return summed(m, settings) != SUMMED_NOT; }
+
+static bool sums(const struct mix_member *m) { return mix_sums(m->method, m->settings); }
 
 /* A hook that came after this file would be passed over in silence: what is left of a method beyond the known must be nothing. */
 err mix_takes(const struct peft_method *m, const char *name) {
@@ -12,7 +18,7 @@ err mix_takes(const struct peft_method *m, const char *name) {
     memset(&known, 0, sizeof known);
     known.name = m->name, known.peft_type = m->peft_type, known.settings = m->settings, known.check = m->check, known.same = m->same;
     known.read = m->read, known.write = m->write, known.agrees = m->agrees, known.describe = m->describe, known.targets = m->targets;
-    known.mark = m->mark, known.table_mark = m->table_mark, known.linears = m->linears, known.only_deltas = m->only_deltas, known.deltas = m->deltas;
+    known.mark = m->mark, known.table_mark = m->table_mark, known.linears = m->linears, known.summed = m->summed, known.deltas = m->deltas;
     known.sublayer = m->sublayer, known.saved = m->saved, known.called = m->called, known.states = m->states;
     known.before_step = m->before_step, known.after_step = m->after_step, known.finished = m->finished, known.adopt = m->adopt, known.pair = m->pair;
     known.vector = m->vector, known.matrix = m->matrix, known.own_tokens = m->own_tokens, known.tokens = m->tokens;
@@ -61,6 +67,7 @@ static val from_one(struct site *s, question ask, const void *place, const char 
     val one = {0};
     for (int i = 0; i < x->n && !s->p->failed; i++) {
         const struct mix_member *m = &x->member[i];
+        if (m->off) continue;
         struct site own = enter(s, m);
         val got = ask(m->method, &own, place);
         leave(s, &own, (struct param_lender){0});
@@ -106,7 +113,7 @@ static val tokens(struct site *s, const struct base_matrix *table) {
 static val embed(struct site *s, const struct embedding *e, val x) {
     const struct mix *mix = s->settings;
     for (int i = 0; i < mix->n && !s->p->failed; i++) {
-        if (!mix->member[i].method->embed) continue;
+        if (!mix->member[i].method->embed || mix->member[i].off) continue;
         struct site own = enter(s, &mix->member[i]);
         x = own.method->embed(&own, e, x);
         leave(s, &own, (struct param_lender){0});
@@ -174,21 +181,23 @@ static const float *rows_of_a(const struct group *g, int member, const struct li
     return numbers_of(&g->mix->member[member], g->d[member].a) + before * w->in;
 }
 
-/* All A, the rows of an output together and in them the members in turn. */
-static val stacked_a(struct site *s, const struct group *g, int n, const struct linear *w) {
+/* All A of the whole group, the rows of an output together and in them the members in turn; these rows begin at `row0` of its `rows`. */
+static val stacked_a(struct site *s, const struct group *g, int64_t row0, int64_t wanted) {
     struct param_slice slice[MAX_GROUP * MAX_MEMBERS];
     int64_t rows = 0;
     int slices = 0;
     char name[256];
-    snprintf(name, sizeof name, "%s.mix_A", w[0].of.name);
-    for (int k = 0; k < n; k++)
+    snprintf(name, sizeof name, "%s.mix_A", g->w[0].of.name);
+    for (int k = 0; k < g->n; k++)
         for (int m = 0; m < g->mix->n; m++) {
-            const int r = rank_of(g, m, &w[k]);
-            if (!r) continue;
-            slice[slices++] = (struct param_slice){.name = name, .row0 = rows, .rows = r, .from = rows_of_a(g, m, &w[k]), .stored = DT_F32};
+            const int r = g->d[m].rank[k];
+            if (r && !s->params->sealed)
+                slice[slices++] =
+                    (struct param_slice){.name = name, .row0 = rows, .rows = r, .from = rows_of_a(g, m, &g->w[k]), .stored = DT_F32};
             rows += r;
         }
-    return prog_param(s->p, s->params, param_get(s->params, name, 2, (int64_t[]){rows, w[0].in}, INIT_COPY, 0, slice, slices));
+    const int a = param_get(s->params, name, 2, (int64_t[]){rows, g->w[0].in}, INIT_COPY, 0, slice, slices);
+    return wanted == rows ? prog_param(s->p, s->params, a) : prog_param_rows(s->p, s->params, a, row0, wanted);
 }
 
 static val joined_b(struct site *s, const struct group *g, const struct linear *w, int rank) {
@@ -210,7 +219,7 @@ static val joined_b(struct site *s, const struct group *g, const struct linear *
 static err find_deltas(struct site *s, struct group *g) {
     for (int i = 0; i < g->mix->n; i++) {
         const struct mix_member *m = &g->mix->member[i];
-        if (!mix_weighs(m->method, m->settings)) continue;
+        if (!sums(m)) continue;
         struct site own = *s;
         own.method = m->method, own.settings = m->settings, own.params = (struct param_set *)m->params;
         TRY(m->method->deltas(&own, g->n, g->w, &g->d[i]));
@@ -218,15 +227,29 @@ static err find_deltas(struct site *s, struct group *g) {
     return OK;
 }
 
-/* The base and the products of all members that are products. */
+/* Does any that is on add to one of these? */
+static bool any_live(const struct group *g, int n, const struct linear *w) {
+    bool any = false;
+    for (int k = 0; k < n; k++)
+        for (int m = 0; m < g->mix->n; m++) any |= !g->mix->member[m].off && rank_of(g, m, &w[k]);
+    return any;
+}
+
+/* The base and the products of all members that are products. Of those that are off too: their weight is 0, and what is stacked is so whoever is on. */
 static err sum(struct site *s, const struct group *g, val in, int n, const struct linear *w, val *out) {
     struct op_attr a = {.members = g->mix->n};
     struct low_rank low = {.mix = s->mix};
-    int total = 0;
+    int64_t total = 0, before = 0;
+    if (!any_live(g, n, w)) return site_emit_linear(s, in, n, w, NULL, NULL, out);
+    if (n > 1 && n < g->n) { /* their rows of A need not lie together */
+        for (int k = 0; k < n; k++) TRY(sum(s, g, in, 1, &w[k], &out[k]));
+        return OK;
+    }
     for (int k = 0; k < n; k++)
         for (int m = 0; m < g->mix->n; m++) a.rank[k] += a.member_rank[k][m] = (uint16_t)rank_of(g, m, &w[k]), total += a.member_rank[k][m];
-    if (!total) return site_emit_linear(s, in, n, w, NULL, NULL, out);
-    low.a = stacked_a(s, g, n, w);
+    for (int k = 0; k < place_in(g, w); k++)
+        for (int m = 0; m < g->mix->n; m++) before += g->d[m].rank[k];
+    low.a = stacked_a(s, g, before, total);
     for (int k = 0; k < n; k++) {
         a.alpha[k] = 1;
         if (a.rank[k]) low.b[k] = joined_b(s, g, &w[k], a.rank[k]);
@@ -237,7 +260,7 @@ static err sum(struct site *s, const struct group *g, val in, int n, const struc
 /* --- linears: one around the other ------------------------------------------------------------------------------------------ */
 struct layer { struct site_under under; const struct group *group; int member; };
 
-static bool wraps(const struct mix_member *m, int n, const struct linear *w) { return !mix_weighs(m->method, m->settings) && takes_any(m, n, w); }
+static bool wraps(const struct mix_member *m, int n, const struct linear *w) { return !sums(m) && takes_any(m, n, w); }
 
 static err linears_below(struct site *s, const struct group *g, int top, val in, int n, const struct linear *w, val *out);
 
@@ -261,7 +284,8 @@ static err under_alone(const struct site_under *u, struct site *s, int n, const 
     const struct layer *l = (const struct layer *)u;
     const struct mix_member *all = l->group->mix->member, *m = &all[l->member];
     for (int i = 0; i < l->group->mix->n; i++)
-        if (i != l->member && takes_any(&all[i], n, w) && (i < l->member || !wraps(&all[i], n, w))) return no_sum(s, m, &all[i], w);
+        if (i != l->member && !all[i].off && takes_any(&all[i], n, w) && (i < l->member || !wraps(&all[i], n, w)))
+            return no_sum(s, m, &all[i], w);
     return OK;
 }
 
@@ -295,7 +319,7 @@ static err linears(struct site *s, val in, int n, const struct linear *w, val *o
 static int members(const void *settings, const float **weights) {
     const struct mix *x = settings;
     bool any = false;
-    for (int i = 0; i < x->n; i++) any |= mix_weighs(x->member[i].method, x->member[i].settings);
+    for (int i = 0; i < x->n; i++) any |= sums(&x->member[i]) && !x->member[i].off;
     *weights = x->weights;
     return any ? x->n : 0;
 }

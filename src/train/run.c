@@ -280,6 +280,7 @@ err run_open(struct run *r, struct config *cfg) {
     TRY(pick_device(r));
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
     TRY(model_open(cfg->model, cfg->model_config, &r->model));
+    model_warn(&r->model);
     TRY(keep_base(r));
     if (r->model.random) log_warn("%s: random weights are for planning and benchmarks; nothing useful can be trained on them", cfg->model);
     TRY(open_tokenizer(r));

@@ -107,8 +107,9 @@ static void test_refusals(void **state) {
     refused("echo sle > $D/t.txt; $C eval --model $G --adapter $D/run/adapter --text $D/t.txt", "a classifier of 3 classes");
     refused("$C eval $D/run.yaml", "the bare base has no head to evaluate");
     refused("$C eval $D/run.yaml --run $D/run --set labels='[of s, of e, of l]'", "was made for other classes (3) than these (3), or for the same in another order");
-    refused("$C merge --model $G --adapter $D/lora/adapter --out $D/m", "modules_to_save");
-    refused("$C export $D/lora/adapter --to gguf-lora --model $G", "modules_to_save");
+    refused("$C merge --model $G --adapter $D/lora/adapter --out $D/m.gguf", "lora/adapter holds a classifier of 3 classes: gguf has no place for it; `cyclora merge` makes a Hugging Face folder");
+    refused("$C export $D/lora/adapter --to gguf-lora --model $G", "holds a classifier of 3 classes: gguf-lora has no place for it");
+    refused("$C merge --undo --model $G --adapter $D/lora/adapter --out $D/m", "what a merge is taken back to has no place for it");
     refused("$C classify --model $G --adapter $D/run/adapter", "--data");
     refused("$C classify --model $G --data $D/dev.jsonl", "--adapter");
     refused("$C classify --model $G --adapter $D/run/adapter --data $D/dev.jsonl --field body", "dev.jsonl:1: no field \"body\"");
@@ -120,6 +121,25 @@ static void test_refusals(void **state) {
     ok("$C train $D/run.yaml --quiet --set streaming=true --set features.once=false --set per_device_train_batch_size=16 --set output_dir=$D/s && cmp $D/whole/adapter/adapter_model.safetensors $D/s/adapter/adapter_model.safetensors");
     ok("rm -rf $D/short; mkdir $D/short; for f in $D/run/features/*; do cp $D/run/adapter/adapter_model.safetensors $D/short/$(basename $f); done");
     refused("$C train $D/run.yaml --set features.cache=$D/short --set output_dir=$D/x", "not the features of 60 texts of width", "remove it");
+}
+
+/* Base, adapter and head as one folder of transformers' (held against it by tests/golden/make/heads_load.py). */
+static void test_merge(void **state) {
+    (void)state;
+    ok("test -d $D/run || $C train $D/run.yaml --quiet; test -d $D/lora || $C train $D/run.yaml --quiet --set method=lora --set max_steps=2 --set output_dir=$D/lora");
+    ok("$C merge --model $G --adapter $D/lora/adapter --out $D/merged --type f32");
+    says(ran.out.p, "head      a classifier of 3 classes (score), as transformers has it");
+    ok("grep -ac '\"score.weight\":{\"dtype\":\"F32\",\"shape\":.3,' $D/merged/model.safetensors");
+    json_t *j = json_of("merged/config.json");
+    assert_string_equal(json_string_value(json_array_get(json_object_get(j, "architectures"), 0)), "LlamaForSequenceClassification");
+    assert_string_equal(json_string_value(json_object_get(json_object_get(j, "id2label"), "1")), "of l");
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(j, "label2id"), "of s")), 2);
+    json_decref(j);
+    ok("$C generate --model $D/merged --prompt s --ignore-eos --max-new-tokens 4");
+    says(ran.err.p, "merged is a classifier: its head (score.weight) is not read");
+    ok("$C merge --model $G --adapter $D/run/adapter --out $D/alone --type f32 && grep -ac '\"score.weight\":{\"dtype\":\"F32\",\"shape\":.3,' $D/alone/model.safetensors");
+    refused("$C merge --model tests/golden/tiny_llama/bias --adapter $D/run/adapter --out $D/no", "score.weight is no head of 3 classes for rows of");
+    ok("! test -e $D/no");
 }
 
 static void test_embed(void **state) {
@@ -141,6 +161,6 @@ static void test_embed(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_run), cmocka_unit_test(test_labels), cmocka_unit_test(test_refusals), cmocka_unit_test(test_embed)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_run), cmocka_unit_test(test_labels), cmocka_unit_test(test_refusals), cmocka_unit_test(test_merge), cmocka_unit_test(test_embed)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

@@ -34,6 +34,7 @@ static void test_command_line(void **state) {
     same("--adapter " M "chat", "--adapter talk=" M "chat:1 --adapter " M "style:0");
     same("--adapter " M "style", "--adapter " M "chat/:0 --adapter " M "style/");
     same("", "--adapter " M "chat:0 --adapter " M "style:0");
+    same("--adapter " M "dora", "--adapter " M "chat:0 --adapter " M "dora --adapter " M "ia3:0"); /* what is off is in nobody's way */
     same("", "--no-adapter --adapter " M "chat --adapter " M "style");
     same("", "--no-adapter");
     same("--adapter a=" M "chat --adapter b=" M "ia3", "--adapter b=" M "ia3 --adapter a=" M "chat");

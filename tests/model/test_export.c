@@ -349,8 +349,8 @@ static void test_refusals(void **state) {
     refuses(base, variant(dora, "r13", "{\"use_dora\": false}", NULL), E_INPUT, "lengths of DoRA, but adapter_config.json does not say use_dora");
     refuses(base, variant(dora, "r14", "{}", "layers.1.mlp.up_proj.lora_magnitude"), E_INPUT, "layers.1.mlp.up_proj.lora_magnitude_vector is missing");
     refuses(base, variant(dora, "r15", "{}", "layers.1.mlp.up_proj.lora_A"), E_INPUT, "20 lora_A and 21 lora_B");
-    refuses(base, variant(plain, "r2", "{\"modules_to_save\": [\"score\"]}", NULL), E_UNSUPPORTED,
-            "modules_to_save 'score': a head was trained beside the adapter");
+    refuses(base, variant(plain, "r2", "{\"modules_to_save\": [\"score\"]}", NULL), E_INPUT, "a classifier is to be there (modules_to_save), but neither");
+    refuses(GOLDEN "/families/t5", GOLDEN "/heads/t5/adapter", E_UNSUPPORTED, "a head on an encoder-decoder");
     const char *saved = GOLDEN "/methods/saved/adapter";
     refuses(base, GOLDEN "/methods/saved_both/adapter", E_UNSUPPORTED, "has one table for embedding and head (tied), and PEFT trains them apart");
     refuses(golden("untied_mha", ""), variant(saved, "r16", "{}", "q_proj.lora_A"), E_INPUT, "lora_A and 6 lora_B");

@@ -16,12 +16,24 @@ enum { CHAT, STYLE };
 static const double TOLERANCE = 1e-4; /* f32 beside double; logits go to 12 */
 
 /* --- opening --------------------------------------------------------------------------------------------------------------- */
-static cyc_model *base_on(const struct backend *b) {
-    cyc_model *m;
-    assert_int_equal(cyc_model_open(GOLDEN "/cipher", &m), 0);
+static cyc_model *on_device(cyc_model *m, const struct backend *b) {
     m->backend = b;
     m->compute = DT_F32;
     return m;
+}
+
+static cyc_model *base_on(const struct backend *b) {
+    cyc_model *m;
+    assert_int_equal(cyc_model_open(GOLDEN "/cipher", &m), 0);
+    return on_device(m, b);
+}
+
+/* A base with biases, which has no tokenizer. */
+static cyc_model *biased_on(const struct backend *b) {
+    cyc_model *m = calloc(1, sizeof *m);
+    must(model_open(GOLDEN "/tiny_llama/bias", NULL, &m->m));
+    m->weights = true;
+    return on_device(m, b);
 }
 
 static cyc_adapter *mix_of(cyc_model *m, int n, const cyc_member *member) {
@@ -38,22 +50,23 @@ static void weigh(cyc_adapter *a, float chat, float style) {
 }
 
 /* --- running ----------------------------------------------------------------------------------------------------------------- */
-/* Logits [rows * tokens, V] of rows of one length through the scoring program; weights: [rows][members of the structure] or NULL. */
+/* Logits [rows * tokens, V] of rows of one length through the scoring program; weights: [rows][adapters] or NULL. */
 static float *logits_of_rows(cyc_model *m, cyc_adapter *a, const int32_t *ids, int rows, int tokens, const float *weights) {
     struct program g;
     struct memory mem;
     struct pack k;
     void *param;
     uint8_t supervised[64] = {0};
-    must(api_adapter_ready(&a, weights != NULL));
+    float *of_rows;
+    must(api_adapter_ready(&a, weights, rows, &of_rows));
     must(program_build(&g, &m->m, MODE_SCORE, a ? &a->st : NULL, (struct capacity){rows * tokens + 64, rows, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_NONE, api_backend(m), true));
     must(memory_for(&mem, (struct program *const[]){&g}, 1));
     must(memory_bind(&mem, &g, a ? a->w : NULL, 2, &param));
     must(pack_init(&k, rows * tokens + 64, rows));
     k.virtual_tokens = g.virtual_tokens, k.virtual_first = g.virtual_first;
     for (int r = 0; r < rows; r++) assert_true(pack_row(&k, &(struct row){.ids = (int32_t *)ids + r * tokens, .supervised = supervised, .n = tokens}, r));
-    float *mix = weights ? malloc((size_t)(k.n * g.members) * sizeof *mix) : NULL;
-    for (int i = 0; i < k.n && weights; i++) memcpy(mix + i * g.members, weights + k.sample[i] * g.members, (size_t)g.members * sizeof *mix);
+    float *mix = of_rows ? malloc((size_t)(k.n * g.members) * sizeof *mix) : NULL;
+    for (int i = 0; i < k.n && mix; i++) memcpy(mix + i * g.members, of_rows + k.sample[i] * g.members, (size_t)g.members * sizeof *mix);
     const struct feed f = {.ids = k.ids, .pos = k.pos, .cu = k.cu, .sample = k.sample, .label = k.label, .weight = k.weight, .mix = mix, .n = k.n, .s = k.s};
     must(program_run(&g, &mem, param, NULL, &f, &(struct run_ctx){.threads = 2}, true));
     const size_t V = (size_t)m->m.shape.vocab;
@@ -62,6 +75,7 @@ static float *logits_of_rows(cyc_model *m, cyc_adapter *a, const int32_t *ids, i
     for (int r = 0; r < rows; r++) memcpy(out + (size_t)(r * tokens) * V, all + (size_t)(k.cu[r] + g.virtual_tokens) * V, (size_t)tokens * V * sizeof *out);
     free(all);
     free(mix);
+    free(of_rows);
     pack_free(&k);
     memory_free(&mem);
     program_free(&g);
@@ -189,32 +203,50 @@ static void test_disabled(void **state) {
     }
 }
 
+/* One handle for adapters of every kind, switched around and around: what is computed follows, nothing is laid down or moved. */
 static void test_switch(void **state) {
     (void)state;
-    enum { TIMES = 1000 };
-    cyc_model *m = base_on(backends[n_backends - 1]);
-    cyc_adapter *a = mix_of(m, 2, two);
-    const double t0 = seconds_now();
-    for (int i = 0; i < TIMES; i++) {
-        weigh(a, (float)(i & 1), (float)!(i & 1));
-        cyc_adapter *now = a;
-        must(api_adapter_ready(&now, false));
+    static const char *const names[] = {"chat", "style", "ia3", "norms", "prefix", "tokens", "whole", "vera", "adalora", "saved", "dora"};
+    enum { N = sizeof names / sizeof *names, DORA = N - 1, TIMES = 1000 };
+    for (int b = 0; b < n_backends; b++) {
+        cyc_model *m = base_on(backends[b]);
+        cyc_member member[N];
+        char folder[N][64];
+        for (int i = 0; i < N; i++) snprintf(folder[i], sizeof folder[i], FOLDER "%s", names[i]), member[i] = (cyc_member){names[i], folder[i], 0};
+        cyc_adapter *a = mix_of(m, N, member);
+        const float *numbers = a->w;
+        const int params = a->st.params.n;
+        for (int turn = 0; turn < 2 * N; turn++) {
+            const int on = turn * 4 % N; /* each twice, in another order than theirs */
+            for (int i = 0; i < N; i++) assert_int_equal(cyc_mix_weight(a, i, i == on || (on > STYLE && on != DORA && i == CHAT)), 0);
+            logits_are(m, a, names[on]);
+            if (on == CHAT || on == STYLE) greedy_is(m, a, names[on]);
+            assert_ptr_equal(a->w, numbers);
+            assert_int_equal(a->st.params.n, params);
+        }
+        const double t0 = seconds_now();
+        for (int k = 0; k < TIMES; k++) {
+            assert_int_equal(cyc_mix_weight(a, k % N, 0), 0);
+            assert_int_equal(cyc_mix_weight(a, (k + 1) % N, 1), 0);
+            cyc_adapter *now = a;
+            must(api_adapter_ready(&now, NULL, 0, NULL));
+        }
+        print_message("a switch: %.4f ms\n", (seconds_now() - t0) * 1e3 / TIMES);
+        for (int i = 0; i < N; i++) assert_int_equal(cyc_mix_weight(a, i, 0), 0);
+        logits_are(m, a, "base");
+        cyc_adapter_close(a);
+        cyc_model_close(m);
     }
-    const double ms = (seconds_now() - t0) * 1e3 / TIMES;
-    print_message("a switch: %.4f ms\n", ms);
-    assert_true(ms < 1);
-    cyc_adapter_close(a);
-    cyc_model_close(m);
 }
 
 /* --- other methods -------------------------------------------------------------------------------------------------------------- */
 /* Beside chat, in either order: the sum lies under what scales it. */
 static void test_beside_others(void **state) {
     (void)state;
-    static const char *const others[] = {"ia3", "norms", "prefix", "tokens", "whole", "vera", "adalora"};
+    static const char *const others[] = {"ia3", "norms", "prefix", "tokens", "whole", "vera", "adalora", "saved"};
     for (int b = 0; b < n_backends; b++) {
         cyc_model *m = base_on(backends[b]);
-        for (int i = 0; i < 7; i++)
+        for (int i = 0; i < 8; i++)
             for (int turned = 0; turned < 2; turned++) {
                 char folder[64];
                 snprintf(folder, sizeof folder, FOLDER "%s", others[i]);
@@ -263,10 +295,42 @@ static void test_dora(void **state) {
         a = mix_of(m, 2, off);
         logits_are(m, a, "chat");
         assert_int_equal(cyc_mix_weight(a, 0, 1), 0);
-        cyc_adapter *now = a;
-        assert_int_equal(api_adapter_ready(&now, false), E_USAGE);
+        float nll[3];
+        assert_int_equal(cyc_score_ids(m, a, i32_of(fixture(&expected, "ids")), 3, nll), CYC_BAD_INPUT);
+        assert_non_null(strstr(cyc_error(), "adapters 'dora' and 'chat' both change model.layers.0.self_attn.q_proj"));
         assert_int_equal(cyc_mix_weight(a, 0, 0), 0); /* and goes on */
         logits_are(m, a, "chat");
+        cyc_adapter_close(a);
+        cyc_model_close(m);
+    }
+}
+
+/* Products of low rank and trained biases beside them are in one sum, but of two that have biases one is on at a time. */
+static void test_biased(void **state) {
+    (void)state;
+    const struct tensor *ids = fixture(&expected, "biased.ids"), *want = fixture(&expected, "logits.biased");
+    for (int b = 0; b < n_backends; b++) {
+        cyc_model *m = biased_on(backends[b]);
+        cyc_adapter *a = mix_of(m, 3, (cyc_member[]){{"biased", FOLDER "biased", 1}, {"plain", FOLDER "plain", 1}, {"again", FOLDER "biased", 0}});
+        float *both = logits_of_rows(m, a, i32_of(ids), 1, (int)ids->d[0], NULL);
+        close_to("biased", both, f32_of(want), count_of(want), TOLERANCE, TOLERANCE);
+        float *row = logits_of_rows(m, a, i32_of(ids), 1, (int)ids->d[0], (const float[]){1, 1, 0});
+        close_to("biased, as a row", row, both, count_of(want), 1e-6, 1e-6);
+        free(row);
+        for (int i = 0; i < 3; i++) assert_int_equal(cyc_mix_weight(a, i, i == 1), 0); /* its biases are gone with it */
+        cyc_adapter *one;
+        assert_int_equal(cyc_adapter_open(m, FOLDER "plain", &one), 0);
+        float *alone = logits_of_rows(m, one, i32_of(ids), 1, (int)ids->d[0], NULL), *left = logits_of_rows(m, a, i32_of(ids), 1, (int)ids->d[0], NULL);
+        close_to("what is left", left, alone, count_of(want), 1e-5, 1e-5);
+        float nll[2];
+        assert_int_equal(cyc_mix_weight(a, 0, 0.5f), CYC_BAD_INPUT);
+        assert_non_null(strstr(cyc_error(), "adapter 'biased' (lora) is on or off for the whole batch"));
+        assert_int_equal(cyc_mix_weight(a, 0, 1), 0);
+        assert_int_equal(cyc_mix_weight(a, 2, 1), 0);
+        assert_int_equal(cyc_score_ids(m, a, i32_of(ids), 2, nll), CYC_BAD_INPUT);
+        assert_non_null(strstr(cyc_error(), "adapters 'biased' and 'again' both put something in the place of model.layers.0.self_attn.q_proj"));
+        free(both), free(alone), free(left);
+        cyc_adapter_close(one);
         cyc_adapter_close(a);
         cyc_model_close(m);
     }
@@ -294,7 +358,7 @@ static void in_shares(const char *path, const char *fixture_of, const struct bac
     must(structure_init(&one, &m, method, settings, NULL));
     float *numbers = arena_f32(one.params.bytes);
     must(adapter_read(folder, &one, numbers));
-    const struct mix_member member[] = {{"a", method, one.settings, &one.params, numbers}, {"b", method, one.settings, &one.params, numbers}};
+    const struct mix_member member[] = {{"a", method, one.settings, &one.params, numbers, false}, {"b", method, one.settings, &one.params, numbers, false}};
     const bool weighs = mix_weighs(method, settings);
     must(mix_takes(method, "a"));
     must(structure_init(&st, &m, &method_mix, &(struct mix){weighs ? 2 : 1, member, shares[weighs]}, NULL));
@@ -413,6 +477,6 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_together), cmocka_unit_test(test_alone), cmocka_unit_test(test_rows), cmocka_unit_test(test_disabled), cmocka_unit_test(test_switch),
-                                       cmocka_unit_test(test_beside_others), cmocka_unit_test(test_parted_group), cmocka_unit_test(test_dora), cmocka_unit_test(test_families), cmocka_unit_test(test_methods), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_beside_others), cmocka_unit_test(test_parted_group), cmocka_unit_test(test_dora), cmocka_unit_test(test_biased), cmocka_unit_test(test_families), cmocka_unit_test(test_methods), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
 }

@@ -5,7 +5,8 @@
 cyclora trains a classifier of three classes, a regression of two numbers and a classifier of tokens for a few steps on tests/golden/cipher (a
 Llama), on MiniLM (where it is there) and on a tiny T5, with LoRA beside it, with norm tuning, and alone and so on;
 transformers' ...ForSequenceClassification or ...ForTokenClassification loads the folder through PEFT, the classes named by labels.json, and
-its probabilities (numbers) of other texts must be those of `cyclora classify` to 1e-5.
+its probabilities (numbers) of other texts must be those of `cyclora classify` to 1e-5. Where a method can be merged, so must be those of the folder that
+`cyclora merge` makes of base, adapter and head, which transformers opens without PEFT and with no tensor missing.
 """
 import argparse
 import json
@@ -25,8 +26,11 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 TOLERANCE = 1e-5
 CIPHER = "tests/golden/cipher"
 TASKS = ("classification", "regression", "token_classification")
-WAYS = {"lora": "method: lora\nlora: {r: 4, lora_alpha: 8, target_modules: all-linear}\n", "dora": "lora: {r: 4, lora_alpha: 8, target_modules: all-linear, use_dora: true}\n", "saved": "lora: {r: 4, lora_alpha: 8, target_modules: q_proj, modules_to_save: [embed_tokens, norm]}\n", "none": "method: none\n", "ln_tuning": "method: ln_tuning\n", "ia3": "method: ia3\n",
+WAYS = {"lora": "method: lora\nlora: {r: 4, lora_alpha: 8, target_modules: all-linear}\n", "dora": "lora: {r: 4, lora_alpha: 8, target_modules: all-linear, use_dora: true}\n", "saved": "lora: {r: 4, lora_alpha: 8, target_modules: q_proj, modules_to_save: [embed_tokens, norm]}\n", "none": "method: none\n", "ln_tuning": "method: ln_tuning\n", "ia3": "method: ia3\n", "vera": "method: vera\nvera: {r: 8, target_modules: all-linear}\n",
         "prompt": "method: prompt_tuning\nprompt_tuning: {num_virtual_tokens: 3}\n", "prefix": "method: prefix_tuning\nprefix_tuning: {num_virtual_tokens: 3}\n"}
+
+
+MERGED = ("lora", "dora", "none", "ln_tuning", "vera")
 
 
 def cyclora(a, *args):
@@ -77,12 +81,19 @@ def check(a, task, name, base, texts, way, tmp):
     of = AutoModelForTokenClassification if task == "token_classification" else AutoModelForSequenceClassification
     model = of.from_pretrained(base, dtype=torch.float32, attn_implementation="eager", **names)
     model = PeftModel.from_pretrained(model.eval(), out + "/adapter").eval()
-    tok, worst = Tokenizer.from_file(base + "/tokenizer.json"), 0
+    tok = Tokenizer.from_file(base + "/tokenizer.json")
     tok.no_padding()
-    for o in ours:
-        worst = max([worst, *(abs(x - y) for x, y in theirs(task, model, tok, o))])
-    good = worst <= TOLERANCE
-    print(f"{name}: {len(ours)} texts, greatest difference of a probability or number {worst:.1e}: {'ok' if good else 'WRONG'}", flush=True)
+    models = {"": model}
+    if name.split("-")[-1] in MERGED and not name.startswith("t5"):
+        cyclora(a, "merge", "--model", base, "--adapter", out + "/adapter", "--out", out + "/merged", "--type", "f32")
+        models[" merged"], said = of.from_pretrained(out + "/merged", dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+        assert not any(said[k] for k in ("missing_keys", "mismatched_keys")) and set(said["unexpected_keys"]) <= {"lm_head.weight", "bert.pooler.dense.weight", "bert.pooler.dense.bias"}, said  # not below every head
+        assert type(models[" merged"]).__name__ == models[" merged"].config.architectures[0] and models[" merged"].config.id2label == names["id2label"]
+    good = True
+    for how, model in models.items():
+        worst = max(abs(x - y) for o in ours for x, y in theirs(task, model.eval(), tok, o))
+        good &= worst <= TOLERANCE
+        print(f"{name}{how}: {len(ours)} texts, greatest difference of a probability or number {worst:.1e}: {'ok' if worst <= TOLERANCE else 'WRONG'}", flush=True)
     return good
 
 

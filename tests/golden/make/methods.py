@@ -10,7 +10,7 @@ Run:  python tests/golden/make/methods.py [case ...]     (torch, transformers, p
                                 says that it is being trained (inference_mode false)
 <case>/expected.safetensors     (T5: with src_ids, src_cu, and without text) as tiny_llama's: a batch, logits, nll, loss, gradients, ten AdamW steps, greedy text. In double. Vectors are not decayed.
 
-A third entry of a case is its seed; without one it goes by its place in the list.
+A third entry of a case is its seed; without one it goes by its name. It seeds all that is drawn, PEFT's initial values too.
 A projector's batch and prompts come with vectors: given, gen.given [texts, vectors, width].
 tests/model/test_methods.c has the same list of cases, with the base of each.
 """
@@ -144,12 +144,12 @@ def again(name):
     return twin if twin != name else ""
 
 
-def opened(base):
+def opened(base, config):
     if base == "families/t5":
         m = families.T5ForConditionalGeneration.from_pretrained(os.path.join(oracle.GOLDEN, base), dtype=torch.float32, attn_implementation="eager")
         return m.eval()
     m = families.load(os.path.join(oracle.GOLDEN, base), None)
-    for a in (x.self_attn for x in m.modules() if hasattr(x, "self_attn")):  # PEFT's LLaMA-Adapter takes C / (K D) for H / K; nothing else reads this
+    for a in (x.self_attn for x in m.modules() if isinstance(config, AdaptionPromptConfig) and hasattr(x, "self_attn")):  # PEFT's LLaMA-Adapter takes C / (K D) for H / K
         a.k_proj.in_features = a.k_proj.out_features * a.num_key_value_groups
     return m
 
@@ -174,7 +174,7 @@ def taken(name, config):
 
 
 def fresh(base, config):
-    m = opened(base)
+    m = opened(base, config)
     if is_projector(config):
         return Projected(m, config)
     if ours(config):
@@ -200,7 +200,7 @@ def save(m, config, path, base):
 
 
 def loaded(base, config, path):
-    m = opened(base)
+    m = opened(base, config)
     if not ours(config) and not is_prompt(config):
         return PeftModel.from_pretrained(m, path, is_trainable=True)
     m = fresh(base, config)  # PEFT loads no soft prompt to train it on
@@ -212,9 +212,9 @@ def loaded(base, config, path):
     return m
 
 
-def check_loaded(base, path, seqs, logits, prompts, ids):
+def check_loaded(base, config, path, seqs, logits, prompts, ids):
     """What PEFT loads of the folder says the same, and its own generate, with its cache, writes the same."""
-    m = PeftModel.from_pretrained(opened(base), path).eval()
+    m = PeftModel.from_pretrained(opened(base, config), path).eval()
     with torch.no_grad():
         got = torch.cat([m(input_ids=torch.tensor([q])).logits[0, -len(q):] for q in seqs])
     assert (got - logits).abs().max() < 1e-5 * logits.abs().max(), (got - logits).abs().max()
@@ -262,8 +262,7 @@ def case(name, seed):
     seed = (CASES[name][2:] or (seed,))[0]
     d = os.path.join(OUT, name)
     seqs, labels, w, prompts = families.batch(seed)
-    if is_prompt(config) or name.startswith(("adalora", "adaption", "projector")):
-        torch.manual_seed(seed)
+    torch.manual_seed(seed)
     common, plain_forward = {}, tiny_llama.forward
     given = {}
     if is_projector(config):
@@ -299,7 +298,7 @@ def case(name, seed):
         save(m.float(), config, os.path.join(d, "finished"), base)
     plain = loaded(base, config, ad)
     if is_prompt(config):
-        check_loaded(base, ad, seqs, exact["logits"], prompts, gen["gen.ids"])
+        check_loaded(base, config, ad, seqs, exact["logits"], prompts, gen["gen.ids"])
     noise = tiny_llama.far(exact, tiny_llama.run(plain, seqs, labels, w, RATIO.get(name, 1.0), **more))
     path = os.path.join(ad, "adapter_config.json")
     if name in RATIO:  # the product's own settings, which PEFT's file has no place for

@@ -4,13 +4,15 @@ Run:  python tests/golden/make/mix.py     (torch, transformers, peft; needs ciph
 
 base: tests/golden/cipher, in double.
 chat/, style/    LoRA: ranks, scales and targets that differ; rsLoRA and a rank of its own for a module in one
-ia3/, ia3_in/, norms/, prefix/, tokens/, vera/, adalora/, dora/    other methods; whole/ a tensor in place of the base's (ours: PEFT has no such adapter)
+ia3/, ia3_in/, norms/, prefix/, tokens/, vera/, adalora/, dora/    other methods; saved/ a LoRA with a whole module beside it; whole/ a tensor in place of the base's (ours: PEFT has no such adapter)
 expected.safetensors
   ids [T]; logits.WHAT [T, V]: base, chat, style; sum (both active); mixed (add_weighted_adapter, "cat", of WEIGHTS)
   row_ids [4, T]; rows [4, T, V] by adapter_names chat, __base__, style, chat in one batch
   prompt [P]; greedy.WHAT [NEW] of each; row_greedy [4, NEW] by generate(adapter_names=...)
   logits.METHOD of the other methods on a base that chat has been merged into: deltas first, then what scales or stands before them; logits.whole: chat on
   the base with that tensor; logits.ia3_in on style, whose gate and up are one group of which it scales one's input; logits.dora alone
+biased/, plain/  two LoRAs for tests/golden/tiny_llama/bias, of which one has trained biases
+  biased.ids [T]; logits.biased: both active
 tests/model/test_mix.c reads all of it.
 """
 import os
@@ -21,12 +23,13 @@ from oracle import f32, i32, torch
 from peft import AdaLoraConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, PrefixTuningConfig, TrainableTokensConfig, VeraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-BASE, OUT = os.path.join(oracle.GOLDEN, "cipher"), os.path.join(oracle.GOLDEN, "mix")
+OUT = os.path.join(oracle.GOLDEN, "mix")
 T, P, NEW, WEIGHTS = 12, 5, 8, [0.7, -0.4]
 ROWS = ["chat", "__base__", "style", "chat"]
 CONFIGS = {
     "chat": LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"]),
     "style": LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "k_proj", "up_proj", "down_proj"], rank_pattern={"up_proj": 2}),
+    "saved": LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=3, target_modules=["q_proj", "up_proj"], modules_to_save=["k_proj"]),
     "dora": LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=4, use_dora=True, target_modules=["q_proj", "down_proj"]),
     "ia3": IA3Config(task_type="CAUSAL_LM"),
     "norms": LNTuningConfig(task_type="CAUSAL_LM"),
@@ -36,26 +39,32 @@ CONFIGS = {
     "vera": VeraConfig(task_type="CAUSAL_LM", r=6, target_modules=["q_proj", "o_proj"], save_projection=True),
     "adalora": AdaLoraConfig(task_type="CAUSAL_LM", init_r=3, target_r=2, lora_alpha=6, total_step=10, target_modules=["q_proj", "down_proj"]),
 }
+SEEDS = ["chat", "style", "dora", "ia3", "norms", "prefix", "ia3_in", "tokens", "vera", "adalora", "saved", "biased", "plain"]
+BIASED = {
+    "biased": LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"], bias="all"),
+    "plain": LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=["q_proj", "v_proj", "o_proj"]),
+}
 WHOLE = "model.layers.1.self_attn.v_proj.weight"  # the tensor that whole/ puts in place of the base's
 
 
-def base():
-    return oracle.exact(AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")).eval()
+def base(name="cipher"):
+    return oracle.exact(AutoModelForCausalLM.from_pretrained(os.path.join(oracle.GOLDEN, name), dtype=torch.float32, attn_implementation="eager")).eval()
 
 
 def trained(m):
     return {n: p for n, p in m.named_parameters() if p.requires_grad}
 
 
-def make():
-    for k, (name, config) in enumerate(CONFIGS.items()):
+def make(configs, on):
+    for name, config in configs.items():
+        k = SEEDS.index(name)
         torch.manual_seed(k + 1)
-        m = get_peft_model(base(), config)
+        m = get_peft_model(base(on), config)
         g = torch.Generator().manual_seed(100 + k)
         with torch.no_grad():
             for n, p in trained(m).items():
                 p.add_(torch.randn(p.shape, generator=g) * (0.2 if p.dim() == 1 or min(p.shape) == 1 or ".lora_B" in n else p.shape[-1] ** -0.5))
-        oracle.save_adapter(m.float(), os.path.join(OUT, name), base="tests/golden/cipher")
+        oracle.save_adapter(m.float(), os.path.join(OUT, name), base="tests/golden/" + on)
 
 
 def make_whole():
@@ -89,13 +98,21 @@ def on_merged(name, under="chat"):
     return PeftModel.from_pretrained(merged, folder(name)).double().eval()
 
 
+def on_biased():
+    m = PeftModel.from_pretrained(base("tiny_llama/bias"), folder("biased"), adapter_name="biased")
+    m.load_adapter(folder("plain"), adapter_name="plain")
+    m.base_model.set_adapter(["biased", "plain"])
+    return m.double().eval()
+
+
 def logits(m, ids, **kw):
     with torch.no_grad():
         return m(input_ids=torch.tensor([ids] if isinstance(ids[0], int) else ids), use_cache=False, **kw).logits[:, -T:]
 
 
 def main():
-    make()
+    make(CONFIGS, "cipher")
+    make(BIASED, "tiny_llama/bias")
     make_whole()
     g = torch.Generator().manual_seed(7)
     V = base().config.vocab_size
@@ -123,13 +140,16 @@ def main():
                       generation_config=GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=1))
     out["row_greedy"] = i32(made[:, P:].tolist())
     out["logits.whole"] = f32(logits(on_whole(), ids)[0])
-    for name in ("ia3", "norms", "prefix", "tokens", "vera", "adalora"):
+    for name in ("ia3", "norms", "prefix", "tokens", "vera", "adalora", "saved"):
         out["logits." + name] = f32(logits(on_merged(name), ids)[0])
     out["logits.ia3_in"] = f32(logits(on_merged("ia3_in", "style"), ids)[0])
     out["logits.dora"] = f32(logits(PeftModel.from_pretrained(base(), folder("dora")).double().eval(), ids)[0])
+    some = torch.randint(2, base("tiny_llama/bias").config.vocab_size, (T,), generator=g).tolist()
+    out["biased.ids"] = i32(some)
     moved = {k: round(float((v - out["logits.base"]).abs().max()), 3) for k, v in out.items() if k.startswith("logits.")}
     print("moved from the base:", moved, "least gap of a greedy token:", round(min(gaps), 5))
     assert all(v > 0.1 for k, v in moved.items() if k != "logits.base") and min(gaps) > 1e-3
+    out["logits.biased"] = f32(logits(on_biased(), some)[0])
     oracle.save(os.path.join(OUT, "expected.safetensors"), out)
 
 
