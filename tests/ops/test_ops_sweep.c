@@ -998,6 +998,14 @@ static void check_narrow(struct lab *l) {
     for (int i = 0; i < l->p.ni; i++) check(l, &l->p.in[i]);
 }
 
+/* Of the shapes those in which the processor's kernels meet 16 bits: no row, rows that fill no vector, a block and a rest, several of them. */
+static bool few_kinds(const struct shape *s) {
+    static const char *const names[] = {"zero tokens", "prime", "ragged", "many rows"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(s->name, names[i])) return true;
+    return false;
+}
+
 static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int variant, bool nan) {
     struct lab l = {.s = s, .dt = dt, .variant = variant, .run = {.seed = 7, .step = 3, .top_p = 1, .threads = 2}};
     for (int k = 0; k < s->seqs; k++) l.N += s->len[k];
@@ -1028,7 +1036,7 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
         }
         const bool logits = r->op == &op_sample || r->op == &op_softcap; /* f32 in any program */
         const bool caches = !card && !variant && (r->op == &op_kv_append || r->op == &op_attention_cached);
-        const bool halves = !nan && !logits && (card || dt == DT_F32 || (dt == DT_BF16 && !variant)); /* matrices stay what they are */
+        const bool halves = !nan && !logits && (card || (few_kinds(s) && (dt == DT_F32 || (dt == DT_BF16 && !variant)))); /* matrices stay what they are */
         for (l.narrow = DT_F16; l.narrow <= DT_BF16 && halves; l.narrow++)
             for (int what = ALL; what <= (caches ? ALL_BUT_CACHES : ALL); what++) {
                 l.what_is_narrow = what;
@@ -1043,7 +1051,7 @@ static void sweep(void **state) {
     const struct row *r = *state;
     note(r->op);
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        if (!card && shapes[s].for_card && strcmp(shapes[s].name, "many rows")) continue; /* those are more than a block of core/wide.h */
+        if (!card && shapes[s].for_card && !few_kinds(&shapes[s])) continue;
         if (only && strcmp(only, shapes[s].name)) continue;
         for (dtype dt = DT_F32; dt < DT_COUNT; dt++) {
             if (dt == DT_I32 || (!r->weights && dt != DT_F32) || shapes[s].C % dtype_info[dt].block) continue;
