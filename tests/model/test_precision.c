@@ -11,7 +11,9 @@
 #include "support/folder.h"
 #include "support/pairs.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "cyclora/cyclora.h"
+#include "train/run.h"
 
 enum { STAGES = 64, STEPS = 500, LAST = 50 };
 static const struct backend *card; /* CYC_TEST_DEVICE */
@@ -322,10 +324,48 @@ static void test_overflow(void **state) {
     bench_close(&b);
 }
 
+/* --- what a device has not --------------------------------------------------------------------------------------------- */
+static void note(void *ctx, enum log_level level, const char *line) {
+    (void)level;
+    if (strstr(line, "tf32")) snprintf(ctx, 200, "%s", line);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    const struct mem_ops elsewhere = {.host = false};
+    const struct backend other = {.name = "a card", .mem = &elsewhere, .compute = DT_BF16};
+    dtype got;
+    must(backend_cache(&backend_cpu, "float16", DT_F32, &got));
+    assert_int_equal(got, DT_F16);
+    must(backend_cache(&other, "auto", DT_BF16, &got));
+    assert_int_equal(got, DT_BF16);
+    must(backend_cache(&other, "float16", DT_F16, &got));
+    assert_int_equal(backend_cache(&other, "float16", DT_BF16, &got), E_USAGE);
+    assert_non_null(strstr(err_text(), "kv_cache_dtype"));
+    assert_int_equal(backend_cache(&backend_cpu, "q8_0", DT_F32, &got), E_USAGE);
+    assert_int_equal(backend_compute(&backend_cpu, "q8_0", &got), E_USAGE);
+    static const char *const settings[] = {"objective=sft", "model=" GOLDEN "/cipher/", "max_length=32", "device=cpu", "tf32=true"};
+    char said[200] = "", data[256];
+    struct config cfg;
+    struct run r;
+    sft_rows_of_pairs(GOLDEN "/cipher/test.jsonl", at("few.jsonl"), 0, 8);
+    snprintf(data, sizeof data, "data=%s", at("few.jsonl"));
+    must(config_init(&cfg));
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) must(config_set(&cfg, settings[i]));
+    must(config_set(&cfg, data));
+    log_set(note, said);
+    must(run_open(&r, &cfg));
+    log_set(NULL, NULL);
+    assert_non_null(strstr(said, "tf32 is ignored"));
+    run_close(&r);
+    config_free(&cfg);
+}
+
 int main(void) {
     card = test_card();
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients),  cmocka_unit_test(test_memory),
                                        cmocka_unit_test(test_caches),     cmocka_unit_test(test_loss_curve),
-                                       cmocka_unit_test(test_loss_scale), cmocka_unit_test(test_overflow)};
+                                       cmocka_unit_test(test_loss_scale), cmocka_unit_test(test_overflow),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }
