@@ -124,7 +124,46 @@ static void run(const json_t *o) {
     str_free(&sum);
 }
 
-void report_explain(const json_t *explain) {
-    example(json_object_get(explain, "example"));
+/* --- one sum alone -------------------------------------------------------------------------------------------------- */
+static const char *value(const json_t *figure) {
+    const char *unit = json_text(figure, "unit");
+    const double v = json_num(figure, "value");
+    static char text[32];
+    if (!strcmp(unit, "bytes")) return bytes(v);
+    if (!strcmp(unit, "times")) snprintf(text, sizeof text, v < 9.995 ? "%.2fx" : "%.1fx", v);
+    else snprintf(text, sizeof text, "%s%s", number(v, 4), !strcmp(unit, "bits") ? " bits" : "");
+    return text;
+}
+
+static void figures(const json_t *topic, const char *whose, const char *head) {
+    struct table t = {0};
+    size_t i;
+    const json_t *f;
+    table_head(&t, head);
+    table_head(&t, ">");
+    json_array_foreach(json_object_get(topic, "figures"), i, f) {
+        if (strcmp(json_text(f, "whose"), whose) != 0) continue;
+        table_text(&t, json_text(f, "what"));
+        table_text(&t, value(f));
+    }
+    table_print(&t, "  ");
+}
+
+static void one_topic(const json_t *topic) {
+    size_t i;
+    const json_t *text;
+    printf("%s%s%s: %s\n\n", term_bold(), json_text(topic, "title"), term_off(), json_text(topic, "formula"));
+    json_array_foreach(json_object_get(topic, "assumes"), i, text) printf("  %s %s\n", i ? "       " : "assumes", json_string_value(text));
+    putchar('\n');
+    figures(topic, "description", "as the description has it");
+    putchar('\n');
+    figures(topic, "ours", "and with what it leaves out");
+    putchar('\n');
+    print_wrapped(json_text(topic, "reading"));
+}
+
+void report_explain(const json_t *explain, const char *topic) {
+    if (topic) one_topic(json_object_get(json_object_get(explain, "topics"), topic));
+    else example(json_object_get(explain, "example"));
     if (json_object_get(explain, "run")) run(json_object_get(explain, "run"));
 }

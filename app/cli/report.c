@@ -31,7 +31,7 @@ static void report_side(const json_t *s) {
     if (json_num(s, "modules") > 0) printf(" in %.0f modules", json_num(s, "modules"));
     if (json_num(s, "virtual_tokens") > 0)
         printf(" for %.0f virtual token%s", json_num(s, "virtual_tokens"), json_num(s, "virtual_tokens") > 1 ? "s" : "");
-    if (json_object_get(s, "rows")) printf("; %.0f rows of %s", json_num(s, "rows"), *targets ? targets : data);
+    if (json_num(s, "rows") > 0) printf("; %.0f rows of %s", json_num(s, "rows"), *targets ? targets : data);
     putchar('\n');
 }
 
@@ -45,14 +45,16 @@ void report_servers(const json_t *plan) {
     }
 }
 
-/* Words of one line, broken where the terminal ends. */
-static void print_wrapped(const char *text) {
-    int column = 0, width = term_width();
-    for (size_t n; *text; text += n + (text[n] == ' ')) {
-        n = strcspn(text, " ");
-        if (column && column + 1 + (int)n >= width) column = 0, putchar('\n');
-        column += printf(column ? " %.*s" : "%.*s", (int)n, text);
-    }
+/* Rotary positions that do not stand as the model's files have them. */
+static void report_positions(const json_t *p) {
+    if (!p) return;
+    label("positions");
+    printf("%s", json_text(p, "type"));
+    if (json_num(p, "factor") > 0) printf(", %g times %.0f", json_num(p, "factor"), json_num(p, "original"));
+    else if (json_num(p, "original") > 0) printf(", from %.0f", json_num(p, "original"));
+    printf(": context %.0f, base %g", json_num(p, "context"), json_num(p, "base"));
+    if (!strcmp(json_text(p, "type"), "dynamic") || !strcmp(json_text(p, "type"), "longrope"))
+        printf(", for sequences of up to %.0f tokens", json_num(p, "length"));
     putchar('\n');
 }
 
@@ -61,6 +63,7 @@ void report_run(const json_t *plan) {
     const json_t *side;
     if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
     report_model(json_object_get(plan, "model"));
+    report_positions(json_object_get(plan, "positions"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
     report_servers(plan);
     const json_t *f = json_object_get(plan, "features");

@@ -8,7 +8,9 @@
 void report_run(const json_t *plan);         /* model and sides, a line each */
 void report_servers(const json_t *plan); /* who will not serve what is about to be trained; nothing where nobody refuses */
 void report_memory(const json_t *plan);      /* the memory table, planned and (where there) measured, and its sums */
-void report_explain(const json_t *explain);  /* the static sums, of the example and (where there) of the run */
+void report_phases(const json_t *plan, bool chart); /* what each phase has in use, the phase with the most, and a chart of that */
+void report_forecast(const json_t *plan);    /* the least time of a step, and (where there) the measured one */
+void report_explain(const json_t *explain, const char *topic); /* the static sums, of the example and (where there) of the run; or one topic's */
 void report_eval(const json_t *eval);        /* one evaluation with its samples */
 void report_milestones(const json_t *evals); /* before, after, test: one under the other */
 

@@ -105,6 +105,16 @@ void text_one_line(str *out, const char *text, int columns) {
     if (out->n == start) str_adds(out, "");
 }
 
+void print_wrapped(const char *text) {
+    int column = 0, width = term_width();
+    for (size_t n; *text; text += n + (text[n] == ' ')) {
+        n = strcspn(text, " ");
+        if (column && column + 1 + (int)n >= width) column = 0, putchar('\n');
+        column += printf(column ? " %.*s" : "%.*s", (int)n, text);
+    }
+    putchar('\n');
+}
+
 /* --- tables ---------------------------------------------------------------------------------------------------------
  */
 void table_head(struct table *t, const char *head) {

@@ -28,6 +28,9 @@ void progress_clear(void);
 /* A text for one line: control characters as escapes, cut after `columns` with an ellipsis (0: not cut). */
 void text_one_line(str *out, const char *text, int columns);
 
+/* Words of one line, broken where the terminal ends. */
+void print_wrapped(const char *text);
+
 /* A table: heads first, then cells row by row. A head that starts with '>' aligns to the right; a column without any
  * text is not shown. table_print() releases it. */
 enum { TABLE_COLUMNS = 16 };

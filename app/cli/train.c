@@ -239,7 +239,10 @@ static void print_end(const json_t *report) {
     if (json_object_get(plan, "memory")) {
         report_memory(plan);
         putchar('\n');
+        report_phases(plan, false);
+        putchar('\n');
     }
+    report_forecast(plan);
     printf("%.0f steps in %s; everything is in %s\n", json_num(report, "steps"), show_time(json_num(report, "seconds")),
            dir);
     print_usage(plan, dir);

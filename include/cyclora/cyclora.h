@@ -178,8 +178,13 @@ enum { CYC_RESUME = 1, CYC_OVERWRITE = 2 };
 int cyc_train(cyc_config *c, int flags, const cyc_callbacks *cb, char **report);
 void cyc_stop(void); /* async-signal-safe */
 
-/* The memory plan of a run, before a weight is read, as JSON. */
+/* The memory plan of a run, before a weight is read, as JSON. `model` may be a config.json (or a folder with one, or "config.json:q4_k") without
+ * weights, data may be left out (rows are then as long as max_length lets them be, and no tokenizer is needed), and `device` may name a card
+ * that is not here. A plan beyond the memory limit is CYC_BAD_INPUT, with the smallest change that would fit in its message. */
 int cyc_plan(cyc_config *c, char **json);
+/* The same, whether or not it fits, with "solved": the most of one setting that fits the limit: "pass_tokens", "generation_batch", "max_length",
+ * "rank", "checkpointing" (the least), "base" (layers of this shape). Its "value" is null where even the least does not fit. */
+int cyc_plan_solve(cyc_config *c, const char *what, char **json);
 /* The run's programs as text: a line for each, "train: 386 instructions", and then one for each instruction. */
 int cyc_plan_dump(cyc_config *c, char **text);
 /* The plan with "explain": the static sums of DMCCT and MACCT, and this run's beside them. c may be NULL: the sums alone. */

@@ -44,6 +44,9 @@ struct json_t;
 struct row;
 /* A row's tokens as JSON: {"from": "file:line", "pieces": [{"text", "id", "supervised"}]}, appended to rows. */
 err api_row_json(const tokenizer *tk, const struct row *row, struct json_t *rows);
+/* A run's plan with what is asked of the rooms that train does not know: who serves its adapters, what merging them takes. */
+struct run;
+struct json_t *api_plan_json(struct run *r);
 /* A JSON value as an owned string; releases j. */
 int api_json(struct json_t *j, char **out);
 

@@ -1,7 +1,6 @@
 /* Configuration, planning and training of the public API. */
 #include "api/api.h"
 #include "base/log.h"
-#include "export/takers.h"
 #include "train/run.h"
 #include <stdlib.h>
 #include <string.h>
@@ -77,25 +76,10 @@ static void relay_save(void *ctx, const char *path) {
     if (cb->on_save) cb->on_save(cb->ctx, path);
 }
 
-/* The plan, and of each side's adapter who will not serve it: told before it is trained, not when it is to be served. */
-static json_t *plan_json(const struct run *r) {
-    json_t *plan = run_plan_json(r, false), *side;
-    size_t i;
-    json_array_foreach(json_object_get(plan, "sides"), i, side) {
-        const struct structure *st = &r->side[i].plans->st;
-        json_t *config = json_copy(json_object_get(side, "settings"));
-        json_object_set_new(config, "peft_type", json_string(st->method->peft_type));
-        if (st->head_module) json_object_set_new(config, "modules_to_save", json_pack("[s]", st->head_module));
-        json_object_set_new(side, "not_served_by", takers_refusing(config));
-        json_decref(config);
-    }
-    return plan;
-}
-
-static void announce(const struct run *r, const cyc_callbacks *cb) {
+static void announce(struct run *r, const cyc_callbacks *cb) {
     if (!cb->on_start) return;
-    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", plan_json(r), "objective", r->objective->name, "output_dir", r->cfg->output_dir,
-                          "resumed_step", (json_int_t)r->step);
+    json_t *j = json_pack("{s:o, s:s, s:s, s:I}", "plan", (json_t *)api_plan_json(r), "objective", r->objective->name, "output_dir",
+                          r->cfg->output_dir, "resumed_step", (json_int_t)r->step);
     char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(j);
     if (text) cb->on_start(cb->ctx, text);
@@ -128,38 +112,6 @@ int cyc_train(cyc_config *c, int flags, const cyc_callbacks *cb, char **report) 
     run_close(&r);
     stop_requested = 0; /* this run is what it stopped, not the next */
     return api_code(e);
-}
-
-int cyc_plan(cyc_config *c, char **json) {
-    struct run r = {0};
-    *json = NULL;
-    err e = run_open(&r, &c->c);
-    int code = e ? api_code(e) : api_json((struct json_t *)plan_json(&r), json);
-    run_close(&r);
-    return code;
-}
-
-int cyc_plan_dump(cyc_config *c, char **text) {
-    struct run r = {0};
-    str s = {0};
-    err e = run_open(&r, &c->c);
-    if (!e) run_dump(&r, &s);
-    if (!e && s.failed) e = fail(E_MEMORY, "out of memory");
-    run_close(&r);
-    if (e) str_free(&s);
-    *text = s.p;
-    return api_code(e);
-}
-
-int cyc_explain(cyc_config *c, char **json) {
-    struct run r = {0};
-    *json = NULL;
-    err e = c ? run_open(&r, &c->c) : OK;
-    json_t *j = e ? NULL : c ? run_plan_json(&r, false) : json_object();
-    if (j) json_object_set_new(j, "explain", explain_json(c ? &r : NULL));
-    int code = e ? api_code(e) : api_json((struct json_t *)j, json);
-    if (c) run_close(&r);
-    return code;
 }
 
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {

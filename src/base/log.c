@@ -5,14 +5,21 @@
 
 static log_sink sink;
 static void *sink_ctx;
+static bool hushed;
 
 void log_set(log_sink s, void *ctx) {
     sink = s;
     sink_ctx = ctx;
 }
 
+bool log_hush(bool hush) {
+    const bool before = hushed;
+    hushed = hush;
+    return before;
+}
+
 void log_line(enum log_level level, const char *fmt, ...) {
-    if (!sink) return;
+    if (!sink || hushed) return;
     char line[1024];
     va_list ap;
     va_start(ap, fmt);

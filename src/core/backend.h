@@ -92,6 +92,7 @@ struct backend {
     const struct replay_ops *replay; /* NULL: every run is launched kernel by kernel */
     size_t own;          /* bytes of its memory that it may take itself, beside the arenas; 0 where memory is the host's */
     dtype compute;       /* what programs compute in unless told otherwise */
+    const char *(*card)(void); /* what the driver calls the card; NULL, as the hook is on the host: there is none */
     void (*describe)(str *out); /* what was found and what is missing: lines "name: what"; NULL: nothing to say */
     void (*configure)(const struct settings *s); /* NULL: nothing to choose */
     err (*open)(void);   /* before the first memory is taken; NULL: nothing to do. May be called again */

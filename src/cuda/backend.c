@@ -32,6 +32,7 @@ static const struct row {
     {&op_add, cuda_add, NULL},
     {&op_scale, cuda_scale, NULL},
     {&op_scale_bwd, cuda_scale_bwd, cuda_scale_bwd_scratch},
+    {&op_dropout, cuda_dropout, NULL},
     {&op_magnitude, cuda_magnitude, NULL},
     {&op_magnitude_bwd, cuda_magnitude_bwd, NULL},
     {&op_glu, cuda_glu, NULL},
@@ -89,6 +90,12 @@ static err keep(const void *from, dtype stored, void *to, const struct view *as)
 
 static void configure(const struct settings *s) { cuda_settings = *s; }
 
+static const char *card(void) {
+    static struct cuda_facts f;
+    if (!f.card) cuda_facts(&f);
+    return f.card ? f.name : NULL;
+}
+
 static void describe(str *out) {
     struct cuda_facts f;
     double bandwidth, rate;
@@ -113,4 +120,4 @@ static void describe(str *out) {
  * recordings may hold. */
 enum { OWN_BYTES = (49 << 20) + REPLAY_BYTES };
 
-const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .span = cuda_span, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .own = OWN_BYTES, .compute = DT_BF16, .describe = describe, .configure = configure, .open = cuda_open};
+const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .span = cuda_span, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .own = OWN_BYTES, .compute = DT_BF16, .card = card, .describe = describe, .configure = configure, .open = cuda_open};

@@ -23,6 +23,12 @@ struct export_request {
 };
 /* *report: the plan, then what was written and how the check went; also after a failed check. */
 err export_one(const struct export_request *r, json_t **report);
+/* What merging an adapter of this structure would take, before either has numbers: what stays, and the larger of what writing and
+ * checking need. rank: of its products; 0 of one that takes the place of tensors. The base's own pages are given back as it goes. */
+struct merge_plan {
+    size_t kept, write, check;
+};
+err export_merge_plan(const struct model *m, struct structure *st, int64_t rank, struct merge_plan *out);
 bool export_is_file(const char *to); /* one file, not a folder */
 err export_known(const char *to);    /* E_USAGE with the list */
 

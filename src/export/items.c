@@ -67,8 +67,21 @@ static size_t factors_bytes(const struct items *l) {
 /* Of each thread beside its row: what it has touched of its stack, the file's buffer. */
 enum { STACK = 128 << 10 };
 
+static size_t buffers_bytes(int64_t widest, size_t rank) { return (size_t)omp_get_max_threads() * (((size_t)widest + rank) * 4 + STACK); }
+
 size_t items_write_bytes(const struct items *l) {
-    return chunk_bytes(l) + widest_a(l) + factors_bytes(l) + (size_t)omp_get_max_threads() * (((size_t)l->widest + ranks(l)) * 4 + STACK);
+    return chunk_bytes(l) + widest_a(l) + factors_bytes(l) + buffers_bytes(l->widest, ranks(l));
+}
+
+size_t items_merge_bytes(const struct model *m, int64_t rank) {
+    size_t chunk = CHUNK;
+    int64_t widest = 1;
+    for (int i = 0; i < m->n; i++) {
+        const int64_t columns = m->w[i].d[m->w[i].nd - 1];
+        if (columns > widest) widest = columns;
+        if (dtype_row_bytes(m->w[i].dt, columns) > chunk) chunk = dtype_row_bytes(m->w[i].dt, columns);
+    }
+    return chunk + (size_t)(rank * widest * 4) + buffers_bytes(widest, (size_t)rank);
 }
 
 /* Memory of one items_write(). */

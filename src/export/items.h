@@ -45,6 +45,8 @@ void progress_memory(struct progress *p); /* looks at the process's memory now *
 
 /* Bytes that items_write() takes beside the mapped files. */
 size_t items_write_bytes(const struct items *l);
+/* The same, about, before there is an adapter: of any that adds products of that rank to any of the model's matrices. */
+size_t items_merge_bytes(const struct model *m, int64_t rank);
 err items_write(const struct items *l, struct tensors_out *o, struct progress *p);
 
 /* Lets the pages of a mapped range go: what was streamed through is not needed again. */

@@ -134,19 +134,17 @@ const struct weight *model_weight(const struct model *m, const char *name) {
     return m->n ? bsearch(&key, m->w, (size_t)m->n, sizeof *m->w, by_name) : NULL;
 }
 
-/* Space only: a plan of a 70B model needs addresses, not memory. */
-static err reserve_random(struct model *m, dtype dt) {
-    size_t total = 0;
+/* Space only: a plan of a 70B model needs addresses, not memory. Where nothing may be read (PROT_NONE) the system promises none either. */
+static err reserve(struct model *m, dtype dt, int access) {
     for (int i = 0; i < m->n; i++) {
         struct weight *w = &m->w[i];
         if (w->nd == 2) w->dt = w->d[1] % dtype_info[dt].block ? DT_F32 : dt;
-        total += (weight_bytes(w) + 63) & ~(size_t)63;
+        m->reserved_bytes += (weight_bytes(w) + 63) & ~(size_t)63;
     }
-    m->bytes = total;
-    char *at = m->random_bytes = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (m->random_bytes == MAP_FAILED) {
-        m->random_bytes = NULL;
-        return fail(E_MEMORY, "random model: cannot reserve %zu bytes: %s", total, strerror(errno));
+    char *at = m->reserved = mmap(NULL, m->reserved_bytes, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (m->reserved == MAP_FAILED) {
+        m->reserved = NULL;
+        return fail(E_MEMORY, "%s: cannot reserve %zu bytes of addresses: %s", m->path, m->reserved_bytes, strerror(errno));
     }
     for (int i = 0; i < m->n; at += (weight_bytes(&m->w[i]) + 63) & ~(size_t)63, i++) m->w[i].data = at;
     return OK;
@@ -192,13 +190,22 @@ static err pick_family(struct model *m, const char *arch, bool hf) {
     return fail(E_UNSUPPORTED, "%s: architecture '%s' is not supported (supported: %s)", m->path, arch, known);
 }
 
-static err open_json(struct model *m, const char *path) {
+static err read_json(const char *path, json_t **j) {
     json_error_t je;
-    json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &je);
-    if (!j) return fail(path_exists(path) ? E_INPUT : E_USAGE, "%s: %s (line %d)", path, je.text, je.line);
+    *j = json_load_file(path, JSON_REJECT_DUPLICATES, &je);
+    return *j ? OK : fail(path_exists(path) ? E_INPUT : E_USAGE, "%s: %s (line %d)", path, je.text, je.line);
+}
+
+static err sizes_of(struct model *m, const json_t *j, const char *path) {
     const char *type = json_string_value(json_object_get(j, "model_type"));
-    err e = type ? pick_family(m, type, true) : fail(E_INPUT, "%s: 'model_type' is missing", path);
-    if (!e) e = m->family->sizes(m, NULL, j);
+    TRY(type ? pick_family(m, type, true) : fail(E_INPUT, "%s: 'model_type' is missing", path));
+    return m->family->sizes(m, NULL, j);
+}
+
+static err open_json(struct model *m, const char *path) {
+    json_t *j;
+    TRY(read_json(path, &j));
+    err e = sizes_of(m, j, path);
     json_decref(j);
     return e;
 }
@@ -215,7 +222,94 @@ static err open_random(struct model *m, const char *spec, const char *config_pat
     m->random = true;
     TRY(open_json(m, config_path));
     TRY(m->family->tensors(m));
-    return reserve_random(m, dt);
+    TRY(reserve(m, dt, PROT_READ | PROT_WRITE));
+    m->bytes = m->reserved_bytes;
+    return OK;
+}
+
+/* --- sizes alone ------------------------------------------------------------------------------------------------ */
+/* The same model with another number of layers: its key, and lists with an entry for each layer go round again. */
+static err stretch(json_t *j, int64_t layers, const char *path) {
+    static const char *const keys[] = {"num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers"};
+    int64_t had = 0;
+    const char *name;
+    json_t *list;
+    void *next;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const json_t *v = json_object_get(j, keys[i]);
+        if (!json_is_integer(v)) continue;
+        if (!had) had = json_integer_value(v);
+        json_object_set_new(j, keys[i], json_integer(layers));
+    }
+    if (!had) return fail(E_INPUT, "%s: no key says how many layers there are", path);
+    json_object_foreach_safe(j, next, name, list) {
+        if (!json_is_array(list) || json_array_size(list) != (size_t)had) continue;
+        json_t *longer = json_array();
+        for (int64_t l = 0; l < layers; l++) json_array_append(longer, json_array_get(list, (size_t)(l % had)));
+        json_object_set_new(j, name, longer);
+    }
+    return OK;
+}
+
+/* The type that the weights of a config.json have: transformers' dtype (before version 5: torch_dtype). */
+static err stored_type(const json_t *j, const char *path, dtype *dt) {
+    const char *name = json_string_value(json_object_get(j, "dtype"));
+    if (!name) name = json_string_value(json_object_get(j, "torch_dtype"));
+    if (json_object_get(j, "quantization_config"))
+        return fail(E_USAGE, "%s: its weights are quantised (quantization_config): say as what they would be stored, such as %s:nf4", path,
+                    path);
+    *dt = !name ? DT_BF16 : dtype_parse(name);
+    return *dt != DT_NONE ? OK : fail(E_INPUT, "%s: dtype '%s' is not known", path, name);
+}
+
+/* "config.json", "config.json:q4_k"; a folder's own. type: what stands behind the colon, or NULL. */
+static char *sizes_path(arena *mem, const char *path, const char **type) {
+    const char *colon = strrchr(path, ':');
+    *type = NULL;
+    if (!path_exists(path) && colon) {
+        char *file = arena_str(mem, path);
+        if (file) file[colon - path] = 0, *type = colon + 1;
+        return file;
+    }
+    return path_is_dir(path) ? arena_printf(mem, "%s/config.json", path) : arena_str(mem, path);
+}
+
+bool model_has_no_weights(const char *path) {
+    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                                          "pytorch_model.bin.index.json"};
+    arena mem = {0};
+    const char *type;
+    bool none = true;
+    if (str_starts(path, "random:")) return false;
+    for (size_t i = 0; i < sizeof weights / sizeof *weights && path_is_dir(path); i++) {
+        const char *file = arena_printf(&mem, "%s/%s", path, weights[i]);
+        none = none && file && !path_exists(file);
+    }
+    const char *file = sizes_path(&mem, path, &type);
+    none = none && file && str_ends(file, ".json") && path_exists(file);
+    arena_free(&mem);
+    return none;
+}
+
+static err open_sizes(struct model *m, int64_t layers) {
+    const char *type, *path = sizes_path(&m->mem, m->path, &type);
+    dtype dt = DT_NONE;
+    json_t *j;
+    if (!path) return fail(E_MEMORY, "out of memory");
+    TRY(read_json(path, &j));
+    err e = layers ? stretch(j, layers, path) : OK;
+    if (!e) e = sizes_of(m, j, path);
+    if (!e && type && ((dt = dtype_parse(type)) == DT_NONE || dt == DT_I32 || dt == DT_F8))
+        e = fail(E_USAGE, "model '%s': no file has weights of type '%s'", m->path, type);
+    if (!e && !type) e = stored_type(j, path, &dt);
+    json_decref(j);
+    if (!e) e = m->family->tensors(m);
+    if (!e) e = reserve(m, dt, PROT_NONE);
+    if (e) return e;
+    const size_t each =
+        dtype_quantised(dt) ? 4 : dtype_row_bytes(dt, 1); /* files have vectors in the type of matrices, quantised ones f32 */
+    for (int i = 0; i < m->n; i++) m->bytes += m->w[i].nd == 1 ? (size_t)m->w[i].d[0] * each : weight_bytes(&m->w[i]);
+    return OK;
 }
 
 /* Is this the name that a weight has in the file? */
@@ -275,10 +369,7 @@ static err open_files(struct model *m) {
     return m->found == m->files.n ? OK : no_surplus(m);
 }
 
-err model_open(const char *path, const char *config_path, struct model *m) {
-    *m = (struct model){0};
-    m->path = arena_str(&m->mem, path);
-    err e = str_starts(path, "random:") ? open_random(m, path + 7, config_path) : open_files(m);
+static err opened(struct model *m, err e) {
     if (!e) {
         qsort(m->w, (size_t)m->n, sizeof *m->w, by_name);
         m->residents = arena_alloc(&m->mem, sizeof *m->residents);
@@ -287,6 +378,18 @@ err model_open(const char *path, const char *config_path, struct model *m) {
     }
     if (e) model_close(m);
     return e;
+}
+
+err model_open(const char *path, const char *config_path, struct model *m) {
+    *m = (struct model){0};
+    m->path = arena_str(&m->mem, path);
+    return opened(m, str_starts(path, "random:") ? open_random(m, path + 7, config_path) : open_files(m));
+}
+
+err model_open_sizes(const char *path, int64_t layers, struct model *m) {
+    *m = (struct model){.sizes_only = true};
+    m->path = arena_str(&m->mem, path);
+    return opened(m, open_sizes(m, layers));
 }
 
 bool model_maps(const struct model *m, const struct weight *w) {
@@ -302,7 +405,7 @@ void model_forget(const struct model *m, const struct weight *w) {
 void model_close(struct model *m) {
     if (m->residents) residents_free(m->residents);
     if (m->derived) derived_free(m->derived);
-    if (m->random_bytes) munmap(m->random_bytes, m->bytes);
+    if (m->reserved) munmap(m->reserved, m->reserved_bytes);
     tensors_close(&m->files);
     free(m->w);
     arena_free(&m->mem);
@@ -441,13 +544,23 @@ val model_body(const struct model *m, struct site *s) {
 }
 
 struct projection model_head(const struct model *m, struct site *s) {
-    return (struct projection){matrix_of(m, s, m->shape.tied ? "token_embd" : "output", true), m->shape.tied ? token_rows(m, s) : (val){0}};
+    const struct weight *w = model_weight(m, m->shape.tied ? "token_embd.weight" : "output.weight");
+    struct projection h = {.w = matrix_of(m, s, m->shape.tied ? "token_embd" : "output", true), .own = m->shape.tied ? token_rows(m, s) : (val){0}};
+    if (!w || s->p->failed) return h;
+    const struct module of = {.name = "output", .module = m->shape.tied ? "lm_head" : w->module, .head = true};
+    h.low = site_head(s, &(struct linear){.of = of, .w = h.w, .in = w->d[1], .out = w->d[0]});
+    if (has(h.own) && has(h.low.a))
+        prog_fail(s->p, E_USAGE, "trained tokens of a table that is the head too and a low-rank product beside that head cannot be on at once");
+    return h;
 }
 
 val model_logits(const struct model *m, struct site *s, val x) {
     const struct projection h = model_head(m, s);
     const struct linear w[] = {{.w = h.w}, {.w = h.own}};
+    const bool low = has(h.low.a);
+    const struct op_attr a = {.wide = true, .alpha = {h.low.scale}, .rank = {low ? (int)prog_v(s->p, h.low.a)->d[0] : 0}};
+    const struct low_rank of = {.a = h.low.a, .b = {h.low.b}};
     val z[2] = {{0}};
-    if (s->p->failed || site_emit_linear(s, x, has(h.own) ? 2 : 1, w, &(struct op_attr){.wide = true}, NULL, z)) return (val){0};
+    if (s->p->failed || site_emit_linear(s, x, has(h.own) ? 2 : 1, w, &a, low ? &of : NULL, z)) return (val){0};
     return has(h.own) ? emit1(s->p, &op_put_columns, (val[]){z[0], z[1], s->own_ids}, 3, NULL) : z[0];
 }

@@ -187,11 +187,12 @@ static err ref_bwd(const struct run_ctx *run, const struct inst *i, const struct
 }
 
 static struct cost cost_of(const struct inst *i, const struct view *x, const struct view *w, bool bwd, bool dx) {
-    double n = (double)x->d[0], c = (double)x->d[1], f = 0, b = 4 * n * c;
+    const double e = (double)dtype_row_bytes(x->dt, 1);
+    double n = (double)x->d[0], c = (double)x->d[1], f = 0, b = e * n * c;
     for (int k = 0; k < i->a.n; k++) {
         double o = (double)w[k].d[0], r = i->a.rank[k];
         f += (bwd ? dx : 1) * 2 * n * o * c + (bwd ? 4 : 2) * n * r * (o + c);
-        b += o * (double)dtype_row_bytes(w[k].dt, w[k].d[1]) + 4 * n * o;
+        b += o * (double)dtype_row_bytes(w[k].dt, w[k].d[1]) + e * n * o;
     }
     return (struct cost){f, b};
 }
@@ -205,5 +206,5 @@ static struct cost cost_bwd(const struct inst *i, const struct view *in, const s
     return cost_of(i, ops_like_x(in, out), &in[LB_W], true, out[LB_DX].nd != 0);
 }
 
-const struct op_def op_linear = {.name = "linear", .n_in = LIN_IN, .n_out = 5, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
-const struct op_def op_linear_bwd = {.name = "linear_bwd", .n_in = LB_IN, .n_out = 6, .infer = infer_bwd, .cost = cost_bwd, .ref_scratch = ref_scratch, .ref = ref_bwd};
+const struct op_def op_linear = {.name = "linear", .n_in = LIN_IN, .n_out = 5, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
+const struct op_def op_linear_bwd = {.name = "linear_bwd", .n_in = LB_IN, .n_out = 6, .by_rows = true, .infer = infer_bwd, .cost = cost_bwd, .ref_scratch = ref_scratch, .ref = ref_bwd};

@@ -551,9 +551,6 @@ static err check_one_side(const struct config *c) {
     if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: %s trains one adapter, on 'data'", c->objective);
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
     if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
-    if (sft && !strcmp(c->side[0].method, "none"))
-        return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
-                             "token_classification");
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     if (c->eval_split > 0 && *c->side[0].projector_file)
         return fail(E_USAGE, "'eval.split' takes records out of the data that 'projector.file' has a row for: put the vectors into the "
@@ -573,17 +570,8 @@ static err check_one_side(const struct config *c) {
     return why;
 }
 
-static err check_data(const struct config *c) {
-    if (one_sided(c)) return check_one_side(c);
-    for (int s = 0; s < 2; s++)
-        if (!c->side[s].data.n)
-            return fail(E_USAGE, "'%s.data' is missing: macct needs unpaired text for both sides, A.data and B.data",
-                        s ? "B" : "A");
-    if (c->eval_split > 0) return fail(E_USAGE, "'eval.split' has no use with objective macct: its evaluation needs pairs (eval.data)");
-    arena mem = {0};
-    err e = check_sides_differ(c, &mem);
-    arena_free(&mem);
-    TRY(e);
+/* What two adapters that write for each other cannot be. */
+static err check_cycle(const struct config *c) {
     for (int s = 0; s < 2; s++)
         if (!strcmp(c->side[s].method, "none"))
             return fail(E_USAGE,
@@ -616,15 +604,46 @@ static err check_side(const struct config *c, int side) {
     return OK;
 }
 
-err config_check(const struct config *c) {
-    TRY(check_ranges(c));
-    TRY(check_model(c));
-    TRY(check_data(c));
+static err check_data(const struct config *c) {
+    if (one_sided(c)) return check_one_side(c);
+    for (int s = 0; s < 2; s++)
+        if (!c->side[s].data.n)
+            return fail(E_USAGE, "'%s.data' is missing: macct needs unpaired text for both sides, A.data and B.data", s ? "B" : "A");
+    if (c->eval_split > 0) return fail(E_USAGE, "'eval.split' has no use with objective macct: its evaluation needs pairs (eval.data)");
+    arena mem = {0};
+    err e = check_sides_differ(c, &mem);
+    arena_free(&mem);
+    TRY(e);
+    return check_cycle(c);
+}
+
+bool config_without_data(const struct config *c) { return !c->side[0].data.n && !c->side[1].data.n; }
+
+/* What goes for every configuration, whether or not it has data yet. */
+static err check_rest(const struct config *c) {
+    if (!strcmp(c->objective, "sft") && !strcmp(c->side[0].method, "none"))
+        return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
+                             "token_classification");
     TRY(check_side(c, 0));
     TRY(check_side(c, 1));
     if (c->temperature == 0 && (c->top_p < 1 || c->top_k))
         return fail(E_USAGE, "'generation.%s' has no use at generation.temperature 0 (greedy): raise the temperature",
                     c->top_k ? "top_k" : "top_p");
+    return OK;
+}
+
+err config_check_plan(const struct config *c) {
+    TRY(check_ranges(c));
+    TRY(check_model(c));
+    if (!one_sided(c)) TRY(check_cycle(c));
+    return check_rest(c);
+}
+
+err config_check(const struct config *c) {
+    TRY(check_ranges(c));
+    TRY(check_model(c));
+    TRY(check_data(c));
+    TRY(check_rest(c));
     bool held_out = *c->eval_data || c->eval_split > 0;
     if (c->eval_steps && !held_out)
         return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);

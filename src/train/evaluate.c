@@ -14,7 +14,9 @@ err generate_texts(struct run *r, int side, const struct ids *prompts, int n, in
                               .top_k = (int)r->cfg->top_k,
                               .threads = r->threads,
                               .int_activations = !r->evaluating && !strcmp(r->cfg->activations, "int15")};
-    return generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats);
+    TRY(generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats));
+    if (!r->evaluating) phase_seen(r, PHASE_GENERATE);
+    return OK;
 }
 
 /* The mean over the sides of chrF, or of the negative loss. */

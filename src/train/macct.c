@@ -82,7 +82,8 @@ static err load(struct run *r) {
     for (int i = 0; i < 2; i++) {
         const struct side *s = &r->side[i], *o = &r->side[!i];
         int form = (int)(s->form.head.n + s->form.tail.n), made = made_limit(r, s);
-        int row = form + made + o->longest + 1, prompt = form + made;
+        int row = form + (r->text_path ? made : new) + o->longest + 1,
+            prompt = form + made; /* ids that are handed over are at most `new` */
         if (row > r->cap.tokens) r->cap.tokens = row;
         if (prompt + new > r->cap.length) r->cap.length = prompt + new;
     }

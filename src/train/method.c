@@ -108,8 +108,8 @@ static err lora_json(const struct side_config *c, const struct known *base, json
 static err adalora_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers;
     err e = layers_json(&c->ada_layers, "adalora.layers_to_transform", base->depth, &layers);
-    *out = json_pack("{s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "init_r", (json_int_t)c->ada_init, "target_r",
-                     (json_int_t)c->ada_target, "lora_alpha", c->ada_alpha, "tinit", (json_int_t)c->ada_tinit, "tfinal",
+    *out = json_pack("{s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "init_r", (json_int_t)c->ada_init, "target_r",
+                     (json_int_t)c->ada_target, "lora_alpha", c->ada_alpha, "lora_dropout", c->ada_dropout, "tinit", (json_int_t)c->ada_tinit, "tfinal",
                      (json_int_t)c->ada_tfinal, "deltaT", (json_int_t)c->ada_delta, "total_step",
                      (json_int_t)(c->ada_total ? c->ada_total : base->steps), "beta1", c->ada_beta1, "beta2", c->ada_beta2,
                      "orth_reg_weight", c->ada_orthogonal, "target_modules", modules_json(&c->ada_targets), "exclude_modules",
@@ -120,8 +120,8 @@ static err adalora_json(const struct side_config *c, const struct known *base, j
 static err vera_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers;
     err e = layers_json(&c->vera_layers, "vera.layers_to_transform", base->depth, &layers);
-    *out = json_pack("{s:I, s:f, s:I, s:o, s:o}", "r", (json_int_t)c->vera_r, "d_initial", c->vera_d, "projection_prng_key", (json_int_t)c->vera_key, "target_modules", modules_json(&c->vera_targets),
-                     "layers_to_transform", layers);
+    *out = json_pack("{s:I, s:f, s:f, s:I, s:o, s:o}", "r", (json_int_t)c->vera_r, "d_initial", c->vera_d, "vera_dropout", c->vera_dropout, "projection_prng_key",
+                     (json_int_t)c->vera_key, "target_modules", modules_json(&c->vera_targets), "layers_to_transform", layers);
     return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
@@ -160,6 +160,8 @@ static err tokens_json(const struct side_config *c, const struct known *base, js
         const char *text = c->token_indices.v[i];
         int n = sscanf(text, "%d%n-%d%n", &first, &end, &last, &end);
         if (n == 1) last = first;
+        if (n < 1 && !base->tok)
+            return fail(E_USAGE, "'trainable_tokens.token_indices': '%.40s' is looked up in a tokenizer, and there is none", text);
         if (n < 1 && (first = last = tokenizer_id(base->tok, text)) >= 0) n = 1, end = (int)strlen(text);
         if (n < 1 || text[end] || first < 0 || last < first || last - first > 1 << 20)
             return fail(
@@ -174,6 +176,7 @@ static err tokens_json(const struct side_config *c, const struct known *base, js
 /* A text is settled as ids here, where its tokenizer is: with what the tokenizer puts around a text, as PEFT does it. */
 static err text_ids(const char *text, const tokenizer *tok, json_t *list) {
     struct ids ids = {0};
+    if (!tok) return fail(E_USAGE, "prompt_tuning.prompt_tuning_init_text is read by a tokenizer, and there is none");
     err e = tokenizer_encode(tok, text, strlen(text), ENCODE_SPECIAL, &ids);
     if (!e) e = tokenizer_surround(tok, true, true, &ids);
     for (size_t i = 0; i < ids.n && !e; i++) json_array_append_new(list, json_integer(ids.v[i]));

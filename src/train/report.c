@@ -43,7 +43,7 @@ static size_t adapters_resident(const struct run *r, int what) {
 
 static size_t weights_resident(const struct run *r) {
     if (!r->backend->mem->host) return r->model.residents->bytes - r->foot.derived;
-    if (r->model.random) return resident_of(r, r->model.random_bytes, r->model.bytes);
+    if (r->model.random) return resident_of(r, r->model.reserved, r->model.bytes);
     size_t n = 0;
     bool all = !r->model.files.copied; /* what was repacked or copied for training has left the file's pages */
     for (int i = 0; i < r->model.n; i++) all &= !run_replaces(r, &r->model.w[i]);
@@ -75,6 +75,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
          r->model.keep           ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file"
          : !host                 ? "on the card, in the file's types"
          : r->model.random       ? "random, in memory"
+         : r->model.sizes_only   ? "as its files would have them, mapped and read-only"
          : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file"
                                  : "mapped from the file, read-only",
          measured, measured ? weights_resident(r) : 0);
@@ -147,6 +148,12 @@ void run_dump(const struct run *r, str *out) {
 static char *sentence(const struct run *r) {
     str s = {0};
     const struct side *a = &r->side[0], *b = &r->side[1];
+    if (r->assumes) {
+        str_addf(&s, "No data are given: rows of %d tokens are planned for", r->cap.tokens);
+        if (r->objective->generates) str_addf(&s, ", prompts with their answers of %d", r->cap.length);
+        str_adds(&s, ".");
+        return s.p;
+    }
     if (r->objective->sides == 1) {
         const struct structure *st = &a->plans->st;
         const bool adapts = st->method->targets || st->method->attention || st->method->sublayer || st->virtual_tokens;
@@ -168,7 +175,7 @@ static char *sentence(const struct run *r) {
     return s.p;
 }
 
-json_t *run_plan_json(const struct run *r, bool measured) {
+json_t *run_plan_json(struct run *r, bool measured) {
     const struct model *m = &r->model;
     json_t *sides = json_array();
     for (int i = 0; i < r->objective->sides; i++) {
@@ -178,9 +185,9 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
         json_array_append_new(sides, json_pack("{s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:o, s:i}", "name", s->name, "trained",
                                                (json_int_t)param_count(&st->params), "modules", s->plans->modules, "virtual_tokens",
-                                               st->virtual_tokens, "vectors", st->given, "data", s->source.path, "targets", o->source.path,
-                                               "rows", o->n_texts ? o->n_texts : o->rows.n, "method", st->method->name, "settings",
-                                               settings, "longest", s->longest));
+                                               st->virtual_tokens, "vectors", st->given, "data", s->source.path ? s->source.path : "",
+                                               "targets", o->source.path ? o->source.path : "", "rows", o->n_texts ? o->n_texts : o->rows.n,
+                                               "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);
     json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence",
@@ -195,16 +202,24 @@ json_t *run_plan_json(const struct run *r, bool measured) {
         for (int i = 0; i < r->labels.n; i++) json_array_append_new(names, json_string(r->labels.name[i]));
         json_object_set_new(j, "labels", names);
     }
+    if (m->stretched) json_object_set_new(j, "positions", run_positions_json(r));
+    if (r->plans[0].train.p.n_pieces) json_object_set_new(j, "mlp_chunk", json_integer(r->plans[0].train.p.piece_rows));
     if (r->head.classes) json_object_set_new(j, "head", json_string(head_objective(&r->head)));
     if (r->freezes) json_object_set_new(j, "features", features_json(r));
-    if (measured)
-        json_object_set_new(j, "peak_resident",
-                            json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
+    json_object_set_new(j, "device", json_string(r->card ? r->card->name : r->backend->name));
+    if (r->limit && r->limit < SIZE_MAX) json_object_set_new(j, "limit", json_integer((json_int_t)r->limit));
+    if (r->assumes) json_object_set_new(j, "assumed_tokens", json_integer(r->cap.tokens));
+    json_object_update_new(j, phases_json(r));
+    if (measured && !r->peak)
+        r->peak = r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r); /* before the forecast measures anything */
+    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)r->peak));
+    json_t *forecast = r->timed_steps || r->plans_only ? forecast_json(r) : NULL;
+    if (forecast) json_object_set_new(j, "forecast", forecast);
     free(text);
     return j;
 }
 
-json_t *run_report_json(const struct run *r) {
+json_t *run_report_json(struct run *r) {
     return json_pack("{s:I, s:f, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "seconds", r->elapsed, "evals", r->evals, "plan",
                      run_plan_json(r, true), "output_dir", r->cfg->output_dir, "objective", r->objective->name, "stopped",
                      r->step < run_total(r));

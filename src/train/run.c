@@ -28,7 +28,12 @@ static err pick_objective(struct run *r) {
 }
 
 static err pick_device(struct run *r) {
-    TRY(backend_pick(r->cfg->device, &r->backend));
+    r->card = rates_named(r->cfg->device);
+    if (r->card && !r->plans_only)
+        return fail(E_USAGE, "device: %s (%s) is a name to plan for (cyclora plan); a run on such a card says device: cuda", r->card->name,
+                    r->card->title);
+    err e = backend_pick(r->card ? "cuda" : r->cfg->device, &r->backend);
+    if (e) return r->card ? fail_in(e, "device %s", r->card->name) : e;
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
     TRY(backend_cache(r->backend, r->cfg->kv_cache_dtype, r->compute, &r->cache));
     if (r->cfg->tf32 && (r->backend->mem->host || r->compute != DT_F32))
@@ -48,9 +53,37 @@ static err keep_base(struct run *r) {
     return r->compute == DT_F32 ? fail(E_USAGE, "quantization: fp8 goes with dtype bfloat16 or float16, not float32") : OK;
 }
 
-static err open_tokenizer(struct run *r) {
+static err open_model(struct run *r, int64_t layers) {
+    const char *path = r->cfg->model, *dt;
+    const bool bare = model_has_no_weights(path);
+    uint64_t seed;
+    if (bare && !r->plans_only && !path_is_dir(path))
+        return fail(E_USAGE, "%s has sizes and no weights: it can be planned (cyclora plan), not run", path);
+    if (layers && config_random_model(path, &seed, &dt))
+        path = arena_printf(&r->cfg->mem, "%s:%s", r->cfg->model_config, *dt ? dt : "bf16");
+    else if (layers && !bare && !path_is_dir(path))
+        return fail(E_USAGE, "%s: other numbers of layers are tried on a config.json: name one, or a folder with one, as `model`", path);
+    if (!path) return fail(E_MEMORY, "out of memory");
+    TRY((bare && r->plans_only) || layers ? model_open_sizes(path, layers, &r->model) : model_open(path, r->cfg->model_config, &r->model));
+    model_warn(&r->model);
+    if (r->model.random && !r->plans_only)
+        log_warn("%s: random weights are for planning and benchmarks; nothing useful can be trained on them", path);
+    return OK;
+}
+
+/* A plan without data needs no tokenizer where there is none. */
+static bool no_tokenizer(const struct run *r) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/tokenizer.json", r->cfg->model);
+    return r->assumes && !*r->cfg->tokenizer && !r->model.gguf && !path_exists(path);
+}
+
+static err open_tokenizer(struct run *r, const struct run *like) {
+    if (like) return r->tok = like->tok, r->eos = like->eos, OK; /* lent: budget.c */
+    if (no_tokenizer(r)) return r->eos = -1, OK;
     if (*r->cfg->tokenizer) TRY(tokenizer_from_json(r->cfg->tokenizer, &r->tok));
-    else if (r->model.random) return fail(E_USAGE, "a random model needs `tokenizer`: the path of a tokenizer.json");
+    else if (r->model.random || (r->model.sizes_only && !path_is_dir(r->cfg->model)))
+        return fail(E_USAGE, "%s has no tokenizer of its own: name one as `tokenizer`, the path of a tokenizer.json", r->cfg->model);
     else if (r->model.gguf) TRY(tokenizer_from_gguf(&r->model.files, &r->tok));
     else {
         char *path = arena_printf(&r->model.mem, "%s/tokenizer.json", r->cfg->model);
@@ -131,16 +164,22 @@ static void drop_plans(struct plans *p) {
     generator_free(&p->gen);
 }
 
-/* Of those whose memory is taken for the whole run. */
-static int list_programs(struct run *r, struct program **out) {
+int run_programs(const struct run *r, const struct program *out[8], int phase) {
+    const bool all = phase == PHASES;
     int n = 0;
     for (int i = 0; i < r->n_plans; i++) {
-        out[n++] = &r->plans[i].train;
-        out[n++] = &r->plans[i].score;
-        if (r->plans[i].generates) out[n++] = &r->plans[i].gen.prefill, out[n++] = &r->plans[i].gen.decode;
+        const struct plans *p = &r->plans[i];
+        if (all || phase == PHASE_TRAIN) out[n++] = &p->train;
+        if (all || phase == PHASE_EVALUATE) out[n++] = &p->score;
+        if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE))
+            out[n++] = &p->gen.prefill, out[n++] = &p->gen.decode;
     }
+    if (r->freezes && phase == PHASE_LOAD) out[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     return n;
 }
+
+/* Of those whose memory is taken for the whole run. */
+static int list_programs(struct run *r, struct program **out) { return run_programs(r, (const struct program **)out, PHASES); }
 
 bool run_replaces(const struct run *r, const struct weight *w) {
     for (int i = 0; i < r->n_plans; i++)
@@ -160,15 +199,37 @@ static size_t replaced_bytes(const struct run *r) {
     return bytes;
 }
 
+/* What stands in the files beside the tensors (a GGUF file's tokenizer), mapped with them. */
+static size_t mapped_besides(const struct run *r) {
+    const struct tensors *files = &r->model.files;
+    size_t bytes = 0;
+    if (!r->backend->mem->host || files->copied || replaced_bytes(r)) return 0; /* counted tensor by tensor */
+    for (int i = 0; i < files->n_maps; i++) bytes += files->maps[i].n;
+    return bytes > r->model.bytes ? bytes - r->model.bytes : 0;
+}
+
+/* The lists that programs are. */
+static size_t description_bytes(const struct run *r) {
+    const struct program *list[8];
+    size_t bytes = 0;
+    for (int i = run_programs(r, list, PHASES) - 1; i >= 0; i--) bytes += prog_bytes(&list[i]->p);
+    return bytes;
+}
+
 static void measure_plan(struct run *r) {
-    struct program *list[8];
-    int n = list_programs(r, list);
+    const struct program *list[8];
+    int n = run_programs(r, list, PHASES);
     struct memory m;
-    if (r->freezes) list[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
-    memory_sizes(&m, (const struct program *const *)list, n);
+    n += run_programs(r, list + n, PHASE_LOAD);
+    memory_sizes(&m, list, n);
     struct footprint *f = &r->foot;
     const bool host = r->backend->mem->host;
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r), .derived = r->model.derived->bytes, .data = data_bytes(r), .runtime = RUNTIME_BYTES + tokenizer_bytes(r->tok), .scratch = m.scratch_bytes, .working = m.work_bytes};
+    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r) + mapped_besides(r),
+                            .derived = r->model.derived->bytes,
+                            .data = data_bytes(r),
+                            .runtime = RUNTIME_BYTES + description_bytes(r) + (r->tok ? tokenizer_bytes(r->tok) : 0),
+                            .scratch = m.scratch_bytes,
+                            .working = m.work_bytes};
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
@@ -192,20 +253,19 @@ static void measure_plan(struct run *r) {
 }
 
 /* --- the limit ---------------------------------------------------------------------------------------------------- */
-static size_t memory_limit(const struct config *c, const struct backend *backend) {
-    if (*c->memory) {
-        char *end;
-        double v = strtod(c->memory, &end);
-        static const struct { const char *unit; double bytes; } units[] = {{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}, {"", 1}};
-        for (size_t i = 0; i < sizeof units / sizeof *units; i++)
-            if (!strcmp(end, units[i].unit)) return (size_t)(v * units[i].bytes);
-    }
-    if (!backend->mem->host) return backend->mem->left() ? backend->mem->left() : SIZE_MAX; /* what is free, not what the card has */
+static size_t memory_limit(const struct run *r) {
+    size_t limit = 0;
+    config_bytes(r->cfg->memory, &limit); /* checked by config_check */
+    if (limit) return limit;
+    if (r->card) return r->card->memory;
+    if (!r->backend->mem->host)
+        return r->backend->mem->left() ? r->backend->mem->left() : SIZE_MAX; /* what is free, not what the card has */
     return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
 static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, int slots, struct capacity least) {
     r->cap = least;
+    r->pass_tokens = pass_tokens;
     if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
     r->cap.compute = r->compute;
     r->cap.cache = r->cache;
@@ -219,8 +279,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, 
     return OK;
 }
 
-/* "1.25 GB", "340.0 MB"; into one of a few buffers that take turns. */
-static const char *size_text(size_t bytes) {
+const char *size_text(size_t bytes) {
     static _Thread_local char text[4][24];
     static _Thread_local unsigned turn;
     char *s = text[turn++ % 4];
@@ -229,36 +288,31 @@ static const char *size_text(size_t bytes) {
     return s;
 }
 
-/* Refuses a plan beyond the limit, and says which settings would fit. */
-static err plan_within(struct run *r, struct capacity least) {
-    enum checkpoint level;
-    TRY(checkpoint_level(r->cfg->gradient_checkpointing, &level));
-    int slots = r->cfg->generation_batch < 1 ? 1 : (int)r->cfg->generation_batch, most = 1;
+int run_most_rows(const struct run *r) {
+    int most = 1;
     for (int i = 0; i < r->objective->sides; i++)
         if (r->side[i].cfg->batch * r->side[i].cfg->accumulation > most) most = (int)(r->side[i].cfg->batch * r->side[i].cfg->accumulation);
     if (r->eval.source.n > most) most = r->eval.source.n;
-    if (r->test.source.n > most) most = r->test.source.n;
-    if (slots > most) slots = most;
-    size_t limit = memory_limit(r->cfg, r->backend);
-    TRY(plan_once(r, r->cfg->pass_tokens, level, slots, least));
-    if (r->foot.total <= limit) return OK;
-    size_t need = r->foot.total;
-    bool card = !r->backend->mem->host && !*r->cfg->memory; /* others may be at work on it */
-    char bound[64];
-    snprintf(bound, sizeof bound, card ? "%s is free on the card" : "the limit is %s", size_text(limit));
-    static const struct { int64_t pass; enum checkpoint level; int slots; const char *say; } tries[] = {
-        {256, CHECKPOINT_SELECTIVE, 1 << 20, "gradient_checkpointing: selective"},
-        {1, CHECKPOINT_SELECTIVE, 8, "pass_tokens: 1, generation_batch: 8"},
-        {256, CHECKPOINT_BLOCK, 1 << 20, "gradient_checkpointing: block"},
-        {1, CHECKPOINT_BLOCK, 4, "gradient_checkpointing: block, pass_tokens: 1, generation_batch: 4"},
-    };
-    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
-        TRY(plan_once(r, tries[i].pass, tries[i].level, slots < tries[i].slots ? slots : tries[i].slots, least));
-        if (r->foot.total <= limit)
-            return fail(E_USAGE, "this run needs %s, %s; it would fit (%s) with %s", size_text(need), bound, size_text(r->foot.total), tries[i].say);
-    }
-    return fail(E_USAGE, "this run needs %s, %s; even at its leanest it needs %s: use a smaller or quantised base, or a lower max_length",
-                size_text(need), bound, size_text(r->foot.total));
+    return r->test.source.n > most ? r->test.source.n : most;
+}
+
+/* What another run has read of the same data. */
+static void share_data(struct run *r, const struct run *like) {
+    if (!r->backend->mem->host) return;
+    r->foot.data += like->foot.data;
+    r->foot.resident += like->foot.data, r->foot.total += like->foot.data;
+}
+
+/* Plans as the configuration says; a plan beyond the limit is refused with what would fit. */
+static err plan_within(struct run *r, struct capacity least, const struct plan_ask *ask) {
+    enum checkpoint level;
+    TRY(checkpoint_level(r->cfg->gradient_checkpointing, &level));
+    int slots = r->cfg->generation_batch < 1 ? 1 : (int)r->cfg->generation_batch;
+    const int most = ask->like ? run_most_rows(ask->like) : run_most_rows(r);
+    r->limit = memory_limit(r);
+    TRY(plan_once(r, r->cfg->pass_tokens, level, slots < most ? slots : most, least));
+    if (ask->like) share_data(r, ask->like);
+    return ask->unlimited || r->foot.total <= r->limit ? OK : budget_refuse(r);
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */
@@ -272,26 +326,59 @@ static struct recipe recipe_of(const struct run *r, const struct side_config *c)
 
 int64_t run_total(const struct run *r) { return r->warm_steps + r->cfg->max_steps; }
 
-err run_open(struct run *r, struct config *cfg) {
+/* Without data rows are as long as the configuration lets them be; of a plan like another's as long as that one's. */
+static err assume(struct run *r, const struct plan_ask *ask) {
+    const struct run *like = ask->like;
+    const int longest = (int)r->cfg->max_length, new = (int)r->cfg->max_new_tokens;
+    if (like) {
+        r->head = like->head, r->classes = like->classes;
+        const bool cut = longest < like->cfg->max_length; /* to less than its rows may have now */
+        r->cap.tokens = cut && longest < like->cap.tokens ? longest : like->cap.tokens;
+        r->cap.length = cut && longest < like->cap.length ? longest : like->cap.length;
+    } else {
+        if (r->objective->open)
+            return fail(E_USAGE, "'data' is missing: objective %s is planned with its data, which say how many rows the head has",
+                        r->cfg->objective);
+        r->cap.tokens = longest + (r->model.family->seq2seq ? 2 : 0); /* an EOS behind the prompt, a start before the answer */
+        r->cap.length = longest + (*r->cfg->eval_data || *r->cfg->test_data ? new : 0); /* there prompts may be as long as rows */
+        for (int i = 0; i < r->objective->sides; i++) { /* a text that was made, in a prompt of no more tokens than bytes */
+            const int prompt = (int)strlen(r->cfg->side[i].prompt) + 1;
+            if (prompt + 2 * new > r->cap.length) r->cap.length = prompt + 2 * new;
+        }
+    }
+    for (int i = 0; i < r->objective->sides; i++) r->side[i].longest = r->cap.tokens;
+    return OK;
+}
+
+static err open_sides(struct run *r, const struct plan_ask *ask) {
     static const char *const names[] = {"A", "B"};
-    *r = (struct run){.cfg = cfg, .backend = &backend_cpu, .evals = json_array()};
-    TRY(config_check(cfg));
+    for (int i = 0; i < r->objective->sides; i++) {
+        r->side[i].cfg = &r->cfg->side[i];
+        r->side[i].name = r->objective->sides > 1 ? names[i] : "";
+    }
+    r->cap.length = 1;
+    if (r->assumes) TRY(assume(r, ask));
+    else if (r->objective->open) TRY(r->objective->open(r));
+    for (int i = 0; i < r->objective->sides; i++) TRY(side_plans(r, &r->side[i]));
+    if (r->assumes) return OK;
+    const size_t before = resident_bytes("VmHWM");
+    TRY(r->objective->load(r));
+    const size_t now = resident_bytes("VmRSS"), peak = resident_bytes("VmHWM");
+    if (peak > before && peak > now) r->read_bytes = peak - (now > before ? now : before);
+    return OK;
+}
+
+static err open_run(struct run *r, const struct plan_ask *ask) {
+    struct config *cfg = r->cfg;
     TRY(pick_objective(r));
     TRY(pick_device(r));
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
-    TRY(model_open(cfg->model, cfg->model_config, &r->model));
-    model_warn(&r->model);
+    TRY(open_model(r, ask->layers));
     TRY(keep_base(r));
-    if (r->model.random) log_warn("%s: random weights are for planning and benchmarks; nothing useful can be trained on them", cfg->model);
-    TRY(open_tokenizer(r));
-    for (int i = 0; i < r->objective->sides; i++) {
-        r->side[i].cfg = &cfg->side[i];
-        r->side[i].name = r->objective->sides > 1 ? names[i] : "";
-    }
-    if (r->objective->open) TRY(r->objective->open(r));
-    for (int i = 0; i < r->objective->sides; i++) TRY(side_plans(r, &r->side[i]));
-    r->cap.length = 1;
-    TRY(r->objective->load(r));
+    r->model.mlp_chunk = cfg->mlp_chunk;
+    TRY(run_stretch(r));
+    TRY(open_tokenizer(r, ask->like));
+    TRY(open_sides(r, ask));
     for (int i = 0; i < r->objective->sides && !r->objective->generates; i++)
         if (r->side[i].longest > r->cap.tokens) r->cap.tokens = r->side[i].longest;
     if (r->warm.source.n) {
@@ -299,11 +386,21 @@ err run_open(struct run *r, struct config *cfg) {
         r->warm_steps = (r->warm.source.n + per - 1) / per * cfg->warmup_epochs;
         TRY(order_init(&r->warm_order, r->warm.source.n, (uint64_t)cfg->seed, 9, true));
     }
-    const int longest = (r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length) + most_virtual(r);
-    if (r->model.shape.hard_context && longest > r->model.shape.context)
-        return fail(E_USAGE, "sequences of up to %d tokens%s, but %s has no positions from %lld on: lower max_length (and max_new_tokens)",
-                    longest, most_virtual(r) ? " (virtual ones among them)" : "", cfg->model, (long long)r->model.shape.context);
-    return plan_within(r, r->cap);
+    TRY(run_within_context(r, (r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length) + most_virtual(r), most_virtual(r)));
+    return plan_within(r, r->cap, ask);
+}
+
+err run_open(struct run *r, struct config *cfg) {
+    *r = (struct run){.cfg = cfg, .backend = &backend_cpu, .evals = json_array()};
+    TRY(config_check(cfg));
+    return open_run(r, &(struct plan_ask){0});
+}
+
+err run_plan(struct run *r, struct config *cfg, const struct plan_ask *ask) {
+    *r = (struct run){.cfg = cfg, .backend = &backend_cpu, .evals = json_array(), .plans_only = true};
+    r->assumes = ask->like || config_without_data(cfg);
+    TRY(r->assumes ? config_check_plan(cfg) : config_check(cfg));
+    return open_run(r, ask);
 }
 
 err run_start(struct run *r) {
@@ -326,12 +423,14 @@ err run_start(struct run *r) {
         s->learner.side = s->name;
         if (*s->cfg->adapter) {
             bool found;
+            run_heed_adapter(r, s->cfg->adapter);
             err e = learner_load(&s->learner, s->cfg->adapter, &r->model);
             if (!e) e = optimizer_read(&s->learner, s->cfg->adapter, &found); /* a checkpoint's folder has one */
             if (e) return *s->name ? fail_in(e, "adapter of side %s", s->name) : e;
         } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
     }
     run_forget(r);
+    phase_seen(r, PHASE_LOAD);
     return OK;
 }
 
@@ -415,6 +514,7 @@ static bool is_best(const struct run *r, const json_t *eval) {
 static err eval_now(struct run *r, const struct pairs *on, const char *tag, const struct run_events *ev) {
     json_t *j = NULL;
     TRY(run_evaluate(r, on, tag, &j));
+    phase_seen(r, PHASE_EVALUATE);
     err saved = on == &r->eval && is_best(r, j) ? best_save(r) : OK;
     json_array_append(r->evals, j);
     if (saved) return json_decref(j), saved;
@@ -441,6 +541,7 @@ static err eval_now(struct run *r, const struct pairs *on, const char *tag, cons
 static err save_now(struct run *r, const struct run_events *ev) {
     char *path = NULL;
     TRY(checkpoint_save(r, &path));
+    phase_seen(r, PHASE_SAVE);
     if (ev->save) ev->save(ev->ctx, path);
     free(path);
     return OK;
@@ -450,8 +551,10 @@ static err one_step(struct run *r, const struct run_events *ev) {
     struct step_info info = {.total = run_total(r)};
     double t0 = seconds_now();
     TRY(r->objective->step(r, &info));
+    phase_seen(r, PHASE_TRAIN);
     info.seconds = seconds_now() - t0;
     r->elapsed += info.seconds;
+    if (!info.warmup) r->timed_steps++, r->generate_s += info.generate_s, r->train_s += info.train_s, r->step_s += info.seconds;
     info.step = ++r->step;
     if (ev->step) ev->step(ev->ctx, r, &info);
     return r->cfg->logging_steps > 0 && r->step % r->cfg->logging_steps == 0 ? log_step(r, &info) : OK;

@@ -6,6 +6,7 @@
 #ifndef CYC_TRAIN_RUN_H
 #define CYC_TRAIN_RUN_H
 #include "base/lock.h"
+#include "core/rates.h"
 #include "data/order.h"
 #include "gen/generate.h"
 #include "io/npy.h"
@@ -69,6 +70,16 @@ struct footprint { /* bytes */
     size_t total, resident; /* resident: without the file-backed weights */
 };
 
+/* What goes on one after the other while a run lasts, and after it. */
+enum phase { PHASE_LOAD, PHASE_GENERATE, PHASE_TRAIN, PHASE_EVALUATE, PHASE_SAVE, PHASES };
+
+/* How a run is opened that will not be started. */
+struct plan_ask {
+    bool unlimited;            /* a plan beyond the memory limit is no error */
+    int64_t layers;            /* of a model without weights: so many in place of its own; 0: its own */
+    const struct run *like;    /* one that is open: its data are not read again, its lengths count, its tokenizer is used. NULL: data are read where there are any */
+};
+
 /* A frozen base's rows for a head, in place of the texts (features.c). */
 struct frozen {
     struct features table;
@@ -95,6 +106,9 @@ struct run {
     char tok_hash[33], base_hash[33]; /* base_hash: run_base_hash() */
     int32_t eos;
     const struct backend *backend;
+    const struct rates *card;  /* planned for by name; NULL: for this machine */
+    bool plans_only;           /* it will not be started: run_plan() */
+    bool assumes;              /* ... and has no data: rows are as long as max_length lets them be */
     dtype compute;             /* of activations */
     dtype cache;               /* of keys and values that generation keeps */
     size_t left_before;        /* on a card: bytes free when the run was opened */
@@ -114,15 +128,25 @@ struct run {
     struct workbench wb;
     struct capacity cap;
     struct footprint foot;
+    size_t limit;              /* what foot.total must not exceed */
+    int64_t pass_tokens;       /* asked of the programs; run_pass() is what they have room for */
+    size_t read_bytes;         /* while data were read: what was there then and is not any more */
+    size_t peak;               /* measured: of the process when the run first told of it, of a card's memory then */
+    size_t seen[PHASES];       /* the peak so far when such a phase first ended; 0: it has not been */
     int64_t warm_steps, step;  /* steps done, warm-up included */
     volatile int *stop;        /* set from a signal handler */
     bool resumed, evaluating;
     struct lock lock;          /* on output_dir, while this run may write there */
     json_t *evals;
     double elapsed;            /* seconds of training before this process (resume) */
+    double generate_s, train_s, step_s; /* of the steps after the warm-up, in this process */
+    int64_t timed_steps;       /* how many those are */
+    double flops_rate, bytes_rate; /* of the processor, once measured (forecast.c) */
 };
 
 err run_open(struct run *r, struct config *cfg);
+/* The same for a plan alone: the model may be a config.json, data may be missing, the device may be a card that is not here. */
+err run_plan(struct run *r, struct config *cfg, const struct plan_ask *ask);
 /* A side's method and its settings, in mem (method.c). */
 err side_method(const struct side_config *c, const struct run *r, arena *mem, const struct peft_method **method, const void **settings);
 err run_start(struct run *r);                       /* memory, weights, fresh adapters */
@@ -131,15 +155,34 @@ err run_loop(struct run *r, const struct run_events *ev); /* to the last step, o
 bool side_given(const struct side_config *c, struct given_form *given);
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
+err run_stretch(struct run *r);                     /* context.c: RoPE as the configuration asks for it */
+json_t *run_positions_json(const struct run *r);    /* ... and what came of it; of a model that is stretched */
+err run_within_context(const struct run *r, int longest, int virtual_tokens); /* are there positions for so many tokens? */
+void run_heed_adapter(const struct run *r, const char *folder); /* warns of one that was trained with RoPE stretched otherwise */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
 const char *run_base_hash(struct run *r); /* model_hash(), which reads the whole base, once a run */
 bool run_replaces(const struct run *r, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */
 void run_forget(const struct run *r);               /* the pages of such matrices, after something read them */
-json_t *run_plan_json(const struct run *r, bool measured);
+json_t *run_plan_json(struct run *r, bool measured);
 void run_dump(const struct run *r, str *out);       /* its programs, an instruction a line */
-json_t *run_report_json(const struct run *r);       /* steps, evaluations, plan with measured memory */
+json_t *run_report_json(struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
+int run_programs(const struct run *r, const struct program *out[8], int phase); /* those that a phase runs; PHASES: all */
+int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */
+const char *size_text(size_t bytes);                /* "1.25 GB", "340.0 MB"; the last four stay valid */
+
+/* phases.c: the memory of each phase */
+void phase_seen(struct run *r, enum phase phase);   /* it has just ended: notes the peak, the first time */
+json_t *phases_json(const struct run *r);
+
+/* forecast.c: the time of a step, by the ops' work and the machine's rates */
+json_t *forecast_json(struct run *r);         /* NULL: the machine's rates are not known */
+
+/* budget.c */
+err budget_refuse(struct run *r);                   /* E_USAGE: what the plan needs, the limit, and the smallest change that would fit */
+/* The most of one setting that fits the limit: pass_tokens, generation_batch, max_length, rank, checkpointing (the least), base (layers). */
+err budget_solve(const struct run *r, const char *what, json_t **out);
 
 /* data.c: a side's files as one source, in an order with weights; rows and texts in memory or made when drawn */
 err data_open(struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s);

@@ -1,0 +1,108 @@
+/* The phases of a run on paper: a table of what each has in use, a chart of the phase with the most, and the least time of a step. Used by
+ * plan and train. */
+#include "cli.h"
+#include "report.h"
+#include "term.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const lines[] = {"weights",  "derived", "adapters",     "gradients", "optimizer", "activations",
+                                    "kv cache", "scratch", "file buffers", "data",      "runtime"};
+enum { LINES = sizeof lines / sizeof *lines };
+
+static bool any_has(const json_t *phases, const char *line) {
+    size_t i;
+    const json_t *p;
+    json_array_foreach(phases, i, p) if (json_object_get(json_object_get(p, "lines"), line)) return true;
+    return false;
+}
+
+static const json_t *phase_named(const json_t *phases, const char *name) {
+    size_t i;
+    const json_t *p;
+    json_array_foreach(phases, i, p) if (!strcmp(json_text(p, "name"), name)) return p;
+    return NULL;
+}
+
+static void phase_row(struct table *t, const json_t *phases, const char *name, const char *key) {
+    size_t i;
+    const json_t *p;
+    table_text(t, name);
+    json_array_foreach(phases, i, p) table_bytes(t, key ? p : json_object_get(p, "lines"), key ? key : name);
+}
+
+static void phase_table(const json_t *phases) {
+    struct table t = {0};
+    char heads[8][24];
+    size_t i;
+    const json_t *p;
+    bool measured = false;
+    table_head(&t, "in use");
+    json_array_foreach(phases, i, p) {
+        if (i == sizeof heads / sizeof *heads) break;
+        snprintf(heads[i], sizeof heads[i], ">%s", json_text(p, "name"));
+        table_head(&t, heads[i]);
+        measured |= json_object_get(p, "measured") != NULL;
+    }
+    for (int l = 0; l < LINES; l++)
+        if (any_has(phases, lines[l])) phase_row(&t, phases, lines[l], NULL);
+    phase_row(&t, phases, "sum", "total");
+    if (measured) phase_row(&t, phases, "peak so far", "measured");
+    table_print(&t, "");
+}
+
+/* A bar for each line of the phase, as wide as the terminal lets it be. */
+static void bars(const json_t *phase) {
+    const json_t *of = json_object_get(phase, "lines");
+    double most = 0;
+    const int room = term_width() - 26 < 60 ? term_width() - 26 : 60;
+    for (int l = 0; l < LINES; l++)
+        if (json_num(of, lines[l]) > most) most = json_num(of, lines[l]);
+    for (int l = 0; l < LINES; l++) {
+        const double n = json_num(of, lines[l]);
+        if (!(n > 0) || room < 4) continue;
+        printf("%-12s  ", lines[l]);
+        for (int k = 0, long_ = (int)fmax(1, round(room * n / most)); k < long_; k++) putchar('#');
+        printf(" %s\n", show_bytes(n));
+    }
+}
+
+void report_phases(const json_t *plan, bool chart) {
+    const json_t *phases = json_object_get(plan, "phases"), *peak = phase_named(phases, json_text(plan, "peak_phase"));
+    if (!json_array_size(phases)) return;
+    phase_table(phases);
+    if (phase_named(phases, "merge"))
+        printf("merge is cyclora merge afterwards, a process of its own; it streams the base, whose pages are given back\n");
+    if (!peak) return;
+    printf("\n%speak%s  %s, set by %s\n", term_bold(), term_off(), show_bytes(json_num(peak, "total")), json_text(peak, "name"));
+    if (chart) bars(peak);
+}
+
+/* "1.2 ms", "3.45 s", "12:34" */
+static const char *duration(double s) {
+    static char ring[4][24];
+    static unsigned turn;
+    char *out = ring[turn++ % 4];
+    if (s < 1) snprintf(out, sizeof ring[0], "%.3g ms", 1e3 * s);
+    else if (s < 120) snprintf(out, sizeof ring[0], "%.3g s", s);
+    else snprintf(out, sizeof ring[0], "%s", show_time(s));
+    return out;
+}
+
+void report_forecast(const json_t *plan) {
+    const json_t *f = json_object_get(plan, "forecast"), *m = json_object_get(f, "measured");
+    if (!f) return;
+    printf("%sa step%s takes at least %s (", term_bold(), term_off(), duration(json_num(f, "step_s")));
+    if (json_num(f, "generate_s") > 0) printf("generate %s, ", duration(json_num(f, "generate_s")));
+    printf("train %s, optimizer %s): %sflop at %sflop/s and %s/s, %s\n", duration(json_num(f, "train_s")),
+           duration(json_num(f, "optimizer_s")), show_count(json_num(f, "flops")), show_count(json_num(f, "flops_per_second")),
+           show_bytes(json_num(f, "bytes_per_second")), json_text(f, "rates"));
+    if (m)
+        printf("measured: %s a step, %.0f %% of the bound's speed\n", duration(json_num(m, "step_s")),
+               100 * json_num(f, "step_s") / json_num(m, "step_s"));
+    else
+        printf("each instruction as long as its flops or its bytes need; %s%s\n",
+               json_is_true(json_object_get(f, "assumed_lengths")) ? "all rows as long as they may be" : "rows of the data's mean length",
+               json_num(f, "generate_s") > 0 ? ", every generation to max_new_tokens" : "");
+}

@@ -1,0 +1,192 @@
+/* How long a step takes at the least: each instruction of its programs as long as its flops or its bytes need at the machine's rates, whichever
+ * is longer (the roofline; op_def.cost), for the sizes that a mean step has. The rates are a card's from its data sheet (core/rates.h), the
+ * processor's measured on the spot. What it leaves out makes every run slower than this: launches, caches, threads that wait. It is never a
+ * reason to refuse anything.
+ *
+ * Assumed: rows of the data's mean length (without data: as long as max_length allows), generations that all run to max_new_tokens, rows of
+ * equal length in a pass, all keys seen by a windowed layer. */
+#include "train/run.h"
+#include "base/arena.h"
+#include "base/philox.h"
+#include "ops/ops.h"
+#include <math.h>
+
+struct speed {
+    double flops, bytes;
+}; /* a second */
+
+/* --- the machine ------------------------------------------------------------------------------------------------------- */
+enum { SIDE = 512, READ = 64 << 20 };
+
+static double fastest(double best, double t) { return best == 0 || t < best ? t : best; }
+
+/* A product of f32 matrices through the backend's own kernel, a few megabytes. */
+static err product_rate(struct run *r, struct prog *p, struct plan *pl) {
+    const int64_t d[2] = {SIDE, SIDE};
+    const size_t matrix = (size_t)SIDE * SIDE * sizeof(float);
+    float *a = pages_take(2 * matrix);
+    if (!a) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < 2 * SIDE * SIDE; i++) a[i] = philox_unit(philox(1, (uint32_t)i, 0, 0, 0).v[0]) - 0.5f;
+    val in[LIN_IN] = {{0}};
+    in[LIN_X] = prog_input(p, DT_F32, 2, d, "x"), in[LIN_W] = prog_base(p, DT_F32, 2, d, a + SIDE * SIDE, "w");
+    struct inst *i = prog_emit(p, &op_linear, in, LIN_IN, &(struct op_attr){.n = 1});
+    if (i) prog_keep(p, i->out[0]);
+    err e = p->failed ? p->failed : plan_make(pl, p, r->backend);
+    char *room = e ? NULL : pages_take(pl->scratch + pl->act);
+    if (!e && !room) e = fail(E_MEMORY, "out of memory");
+    struct binding b = {.scratch = room, .act = room ? room + pl->scratch : NULL, .input = (void *[]){a}};
+    double best = 0;
+    for (int k = 0; k < 6 && !e; k++) {
+        const double t = seconds_now();
+        e = plan_run(pl, &b, &(struct run_ctx){.threads = r->threads});
+        best = fastest(best, seconds_now() - t);
+    }
+    if (!e) r->flops_rate = 2.0 * SIDE * SIDE * SIDE / best;
+    if (room) pages_give(room, pl->scratch + pl->act);
+    pages_give(a, 2 * matrix);
+    return e;
+}
+
+/* Reads the arena of the activations where the run has one: a run's peak is its own, not a measurement's. */
+static err read_rate(struct run *r) {
+    const bool own = r->wb.mem.act != NULL;
+    const size_t bytes = own && r->wb.mem.act_bytes < READ ? r->wb.mem.act_bytes & ~(size_t)63 : READ;
+    float *x = own ? (float *)r->wb.mem.act : pages_take(READ);
+    double best = 0, sum;
+    err e = x ? r->backend->mem->fill(x, 0, bytes) : fail(E_MEMORY, "out of memory");
+    for (int k = 0; k < 4 && !e; k++) {
+        const double t = seconds_now();
+        e = r->backend->flat->sumsq(x, (int64_t)(bytes / 4), r->threads, &sum);
+        best = fastest(best, seconds_now() - t);
+    }
+    if (!e && best > 0) r->bytes_rate = (double)bytes / best;
+    if (x && !own) pages_give(x, READ);
+    return e;
+}
+
+static err measure(struct run *r) {
+    struct prog p = {0};
+    struct plan pl = {0};
+    err e = product_rate(r, &p, &pl);
+    plan_free(&pl);
+    prog_free(&p);
+    return e ? e : read_rate(r);
+}
+
+/* Without rates there is no forecast. */
+static bool rates_of(struct run *r, struct speed *s, const char **whose) {
+    const struct rates *card = r->card ? r->card : r->backend->card ? rates_of_card(r->backend->card()) : NULL;
+    if (card) {
+        *s = (struct speed){r->compute == DT_F32 ? card->f32 : card->f16, card->bandwidth};
+        *whose = card->title;
+        return true;
+    }
+    if (!r->backend->mem->host || (!r->bytes_rate && measure(r))) return false;
+    *s = (struct speed){r->flops_rate, r->bytes_rate};
+    *whose = "this processor, measured";
+    return s->flops > 0 && s->bytes > 0;
+}
+
+/* --- the work ---------------------------------------------------------------------------------------------------------- */
+struct pass {
+    double tokens, rows, supervised, length;
+}; /* supervised: share of tokens; length: keys that a cached query sees */
+
+/* What the ops' formulas say of capacities is brought to this pass. */
+static struct cost cost_at(const struct program *g, const struct inst *s, const struct pass *p) {
+    const int64_t n = (int64_t)ceil(p->tokens), rows = (int64_t)ceil(p->rows), size[SYM_COUNT] = {0, n, rows, rows + 1, n};
+    struct view in[MAX_IN], out[MAX_OUT];
+    if (!s->op->cost) return (struct cost){0, 0};
+    for (int k = 0; k < s->op->n_in; k++) in[k] = prog_view(&g->p, s->in[k], size);
+    for (int k = 0; k < s->op->n_out; k++) out[k] = prog_view(&g->p, s->out[k], size);
+    struct cost c = s->op->cost(s, in, out);
+    if (s->op == &op_attention || s->op == &op_attention_bwd)
+        c.flops /= rows > 1 ? (double)rows : 1; /* it counts one sequence of all tokens */
+    if (s->op == &op_attention_cached) c.flops *= p->length / (double)in[1].d[2], c.bytes *= p->length / (double)in[1].d[2];
+    if (s->op == &op_head_loss) c.flops *= p->supervised;
+    return c;
+}
+
+struct work {
+    double flops, seconds;
+};
+
+static void add_pass(struct work *w, const struct program *g, const struct pass *p, double times, const struct speed *s) {
+    for (int i = 0; i < g->p.ni; i++) {
+        const struct cost c = cost_at(g, &g->p.in[i], p);
+        w->flops += times * c.flops;
+        w->seconds += times * fmax(c.flops / s->flops, c.bytes / s->bytes);
+    }
+}
+
+/* --- a step ------------------------------------------------------------------------------------------------------------ */
+struct step {
+    struct work generate, train;
+    double optimizer;
+};
+
+static double mean_row(const struct run *r, const struct side *s) {
+    return s->rows.n && s->rows.tokens ? (double)s->rows.tokens / s->rows.n : (double)(s->longest > 0 ? s->longest : r->cap.tokens);
+}
+
+/* The rows of one half of macct: what side i trains on, its synthetic text as long as it may be. */
+static struct pass cycle_row(const struct run *r, int i) {
+    const struct side *s = &r->side[i], *o = &r->side[!i];
+    const double form = (double)(s->form.head.n + s->form.tail.n), made = (double)r->cfg->max_new_tokens;
+    if (r->assumes) return (struct pass){.tokens = (double)r->cap.tokens, .rows = 1, .supervised = 1 - made / (double)r->cap.tokens};
+    const double answer = mean_row(r, o) + 1;
+    return (struct pass){.tokens = form + made + answer, .rows = 1, .supervised = answer / (form + made + answer)};
+}
+
+static struct pass row_of(const struct run *r, int i) {
+    if (r->objective->generates) return cycle_row(r, i);
+    const struct side *s = &r->side[i];
+    const double share = s->rows.tokens ? (double)s->rows.supervised / (double)s->rows.tokens : 1;
+    return (struct pass){.tokens = mean_row(r, s), .rows = 1, .supervised = share};
+}
+
+static void add_training(const struct run *r, int i, const struct speed *s, struct step *out) {
+    const struct program *g = &r->side[i].plans->train;
+    const double n = (double)(r->side[i].cfg->batch * r->side[i].cfg->accumulation);
+    struct pass p = row_of(r, i);
+    p.tokens += g->virtual_tokens;
+    const double most = floor((double)g->p.cap[-SYM_N] / p.tokens), rows = fmin(n, most < 1 ? 1 : most), passes = ceil(n / rows);
+    p.tokens *= n / passes, p.rows = n / passes;
+    add_pass(&out->train, g, &p, passes, s);
+    /* weights and two states read and written, the gradient read for its norm and for the step, and set to zero */
+    out->optimizer += 36.0 * (double)param_count(&r->side[i].plans->st.params) / s->bytes;
+}
+
+/* The other adapter writes what side i trains on: one pass over the prompts, then token by token. */
+static void add_generation(const struct run *r, int i, const struct speed *s, struct step *out) {
+    const struct side *o = &r->side[!i];
+    const struct generator *gen = &o->plans->gen;
+    const double n = (double)(r->side[i].cfg->batch * r->side[i].cfg->accumulation), batches = ceil(n / r->cap.slots), rows = n / batches;
+    const double new = (double)r->cfg->max_new_tokens;
+    const double prompt = r->assumes ? fmax(1, (double)r->cap.length - new) : mean_row(r, o) + (double)(o->form.head.n + o->form.tail.n);
+    const struct pass first = {rows * prompt, rows, 1, prompt}, next = {rows, rows, 1, prompt + new / 2};
+    add_pass(&out->generate, &gen->prefill, &first, batches, s);
+    add_pass(&out->generate, &gen->decode, &next, batches * (new - 1), s);
+}
+
+static json_t *spent(const struct run *r) {
+    const double n = (double)r->timed_steps;
+    return json_pack("{s:f, s:f, s:f}", "generate_s", r->generate_s / n, "train_s", r->train_s / n, "step_s", r->step_s / n);
+}
+
+json_t *forecast_json(struct run *r) {
+    struct speed s;
+    struct step step = {0};
+    const char *whose;
+    if (r->freezes || !rates_of(r, &s, &whose)) return NULL; /* a head on rows that are computed once takes no time worth telling */
+    for (int i = 0; i < r->objective->sides; i++) {
+        add_training(r, i, &s, &step);
+        if (r->objective->generates) add_generation(r, i, &s, &step);
+    }
+    json_t *j = json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:b}", "rates", whose, "flops_per_second", s.flops, "bytes_per_second",
+                          s.bytes, "flops", step.generate.flops + step.train.flops, "generate_s", step.generate.seconds, "train_s",
+                          step.train.seconds, "optimizer_s", step.optimizer, "step_s",
+                          step.generate.seconds + step.train.seconds + step.optimizer, "assumed_lengths", (int)r->assumes);
+    if (j && r->timed_steps) json_object_set_new(j, "measured", spent(r));
+    return j;
+}
