@@ -450,8 +450,11 @@ static void generates(void **state) {
     status_is(2);
     says(ran.err.p, "device 'tpu' is not known");
     sh("$C generate --model '%s' --prompt x --max-new-tokens 4 --dtype bfloat16", m);
+    status_is(0);
+    says(ran.err.p, "4 tokens at ");
+    sh("$C generate --model '%s' --prompt x --max-new-tokens 4 --dtype int8", m);
     status_is(2);
-    says(ran.err.p, "needs a card");
+    says(ran.err.p, "dtype 'int8' is not known");
     sh("CUDA_VISIBLE_DEVICES= $C generate --model '%s' --prompt x --max-new-tokens 4 --device cuda", m);
     status_is(2);
     says(ran.err.p, "device: cpu");

@@ -549,7 +549,7 @@ static void test_dropout(void **state) {
             must(of[i].method->read(j, "here", &mem, settings));
             json_decref(j);
             must(structure_init(&st, &m, of[i].method, settings, NULL));
-            must(program_build(&g, &m, modes[k], &st, (struct capacity){CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32}, CHECKPOINT_NONE, &backend_cpu, false));
+            must(program_build(&g, &m, modes[k], &st, (struct capacity){CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false));
             int masks = 0, backward = 0;
             for (int n = 0; n < g.p.ni; n++) {
                 const struct inst *x = &g.p.in[n];
