@@ -120,7 +120,7 @@ static size_t planned(const struct memory *m, int adapters) {
 
 static void sft(const char *item, int rows, int length, struct checkpoints levels, int pass) {
     const int before = rows * g.st.virtual_tokens; /* of a soft prompt: in the pass, not in the rows */
-    struct capacity cap = {pass + before - g.st.virtual_tokens, rows, 1, 1, g.compute};
+    struct capacity cap = {pass + before - g.st.virtual_tokens, rows, 1, 1, g.compute, DT_NONE};
     struct program train;
     struct workbench wb = {.threads = omp_get_max_threads()};
     struct learner l;
@@ -160,7 +160,7 @@ static void decode(const char *item, int rows, int length) {
     enum { STEPS = 24 };
     struct generator gen;
     struct memory mem;
-    struct capacity cap = {rows * length, rows, rows, length + STEPS + 8, g.compute};
+    struct capacity cap = {rows * length, rows, rows, length + STEPS + 8, g.compute, DT_NONE};
     die(generator_build(&gen, &g.model, &g.st, cap, g.backend));
     die(memory_for(&mem, (struct program *const[]){&gen.prefill, &gen.decode}, 2));
     struct learner l;
@@ -193,7 +193,7 @@ static void macct(const char *item, int rows, struct checkpoints levels, int pas
     static struct run r;
     die(config_init(&cfg));
     int made = rows * 2 * (LENGTH + 2);
-    struct capacity cap = {pass ? pass : made, rows * 2, rows, 2 * LENGTH + 4, g.compute};
+    struct capacity cap = {pass ? pass : made, rows * 2, rows, 2 * LENGTH + 4, g.compute, DT_NONE};
     r = (struct run){.cfg = &cfg, .objective = &objective_macct, .backend = g.backend, .threads = omp_get_max_threads(), .eos = 2, .n_plans = 1, .cap = cap, .model = g.model};
     struct plans *p = &r.plans[0];
     p->st = g.st;
@@ -240,7 +240,7 @@ static void profile(const char *item, int rows, int length, struct checkpoints l
     struct program train;
     struct memory mem;
     g.model.mlp_chunk = rows * length; /* instructions are launched one by one */
-    die(program_train(&train, &g.model, &g.st, (struct capacity){rows * length, rows, 1, 1, g.compute}, &levels, g.backend));
+    die(program_train(&train, &g.model, &g.st, (struct capacity){rows * length, rows, 1, 1, g.compute, DT_NONE}, &levels, g.backend));
     die(memory_for(&mem, (struct program *const[]){&train}, 1));
     struct pack pack;
     die(pack_init(&pack, rows * length, rows));

@@ -42,6 +42,7 @@ extern const char help_train[], help_generate[], help_eval[], help_plan[], help_
     help_doctor[], help_embed[], help_classify[], help_compare[], help_export[], help_merge[], help_convert[], help_adapter[], help_help[];
 
 void cli_warn(const char *line);
+void cli_note(const char *line); /* what was asked for, on stderr as a warning is */
 int cli_bad(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* says what is wrong; STATUS_USAGE */
 int cli_failed(int code); /* says cyc_error() of a failed cyc_ call; the status for its code */
 

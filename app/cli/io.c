@@ -22,6 +22,7 @@ static void say(const char *kind, const char *text) {
 }
 
 void cli_warn(const char *line) { say("warning", line); }
+void cli_note(const char *line) { say("note", line); }
 
 int cli_bad(const char *fmt, ...) {
     char text[2048];

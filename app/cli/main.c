@@ -49,6 +49,7 @@ static int unknown(const char *name) {
 static void on_log(void *ctx, int level, const char *line) {
     (void)ctx;
     if (level >= 2) cli_warn(line);
+    else if (level == 1) cli_note(line);
 }
 
 static int run(int argc, char **argv) {

@@ -24,13 +24,15 @@ const char help_train[] =
     "or conversations (sft), or a head with one beside it: on texts with labels (classification) or numbers (regression),\n"
     "on words with tags (token_classification). The base model is never changed.\n"
     "\n"
-    "Usage: cyclora train CONFIG [--set key=value]... [--device D] [--dtype T] [--resume | --overwrite] [--quiet] [--json]\n"
+    "Usage: cyclora train CONFIG [--set key=value]... [--device D] [--dtype T] [--resume | --overwrite] [--check-accum]\n"
+    "                     [--quiet] [--json]\n"
     "\n"
     "  CONFIG           a YAML file; `cyclora help config` lists its keys\n"
     "  --set key=value  goes over the file; may be given several times: lora.r=8, A.learning_rate=1e-4\n"
     "  --device D       short for --set device=D: auto, cpu, cuda; --dtype T likewise\n"
     "  --resume         go on from the newest checkpoint in output_dir, to the same max_steps\n"
     "  --overwrite      empty output_dir first; without either, an output_dir with something in it is refused\n"
+    "  --check-accum    short for --set check_accumulation=true: the first step's gradient in passes and row by row\n"
     "  --quiet          warnings and the result alone\n"
     "  --json           one JSON object per line: {\"event\": \"start\" | \"step\" | \"eval\" | \"save\" | \"end\", "
     "...};\n"
@@ -292,7 +294,7 @@ static int train(cyc_config *c, const char *path, const struct arg_list *sets, i
 int cmd_train(int argc, char **argv) {
     const char *config = NULL;
     struct arg_list sets = {0};
-    bool resume = false, overwrite = false, quiet = false, json = false;
+    bool resume = false, overwrite = false, quiet = false, json = false, check = false;
     cyc_config *c = NULL;
     const struct arg args[] = {{"CONFIG", ARG_TEXT, &config, 0},
                                {"--set", ARG_LIST, &sets, 0},
@@ -300,6 +302,7 @@ int cmd_train(int argc, char **argv) {
                                {"--dtype", ARG_SETTING, &sets, 0},
                                {"--resume", ARG_FLAG, &resume, 0},
                                {"--overwrite", ARG_FLAG, &overwrite, 0},
+                               {"--check-accum", ARG_FLAG, &check, 0},
                                {"--quiet", ARG_FLAG, &quiet, 0},
                                {"--json", ARG_FLAG, &json, 0},
                                {0}};
@@ -307,7 +310,11 @@ int cmd_train(int argc, char **argv) {
     if (status < 0) {
         if (!config) status = args_missing("train", "CONFIG");
         else if (resume && overwrite) status = cli_bad("train: --resume and --overwrite contradict each other");
-        else status = config_open(config, &sets, &c);
+        else {
+            if (check && !sets.v) sets.v = calloc((size_t)argc, sizeof *sets.v);
+            if (check && sets.v) sets.v[sets.n++] = "check_accumulation=true";
+            status = config_open(config, &sets, &c);
+        }
     }
     if (c)
         status = train(c, config, &sets, (resume ? CYC_RESUME : 0) | (overwrite ? CYC_OVERWRITE : 0),

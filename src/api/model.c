@@ -231,7 +231,7 @@ static err run_text(cyc_model *m, cyc_adapter *a, enum mode mode, dtype compute,
     struct memory mem = {0};
     struct pack k = {0};
     void *param;
-    TRY(program_build(&g, &m->m, mode, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, compute}, CHECKPOINT_NONE, api_backend(m), false));
+    TRY(program_build(&g, &m->m, mode, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, compute, DT_NONE}, CHECKPOINT_NONE, api_backend(m), false));
     const int before = g.virtual_tokens;
     const size_t all = (size_t)((before + n) * columns) * sizeof *to;
     float *got = malloc(all);
@@ -309,7 +309,7 @@ static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_re
     struct generator g;
     struct memory mem = {0};
     int pass = total < 512 ? total : 512;
-    struct capacity cap = {pass > longest ? pass : longest, rq->n, rq->n < 64 ? rq->n : 64, longest + rq->max_new, m->compute};
+    struct capacity cap = {pass > longest ? pass : longest, rq->n, rq->n < 64 ? rq->n : 64, longest + rq->max_new, m->compute, DT_NONE};
     TRY(generator_build(&g, &m->m, a ? &a->st : NULL, cap, api_backend(m)));
     err e = memory_for(&mem, (struct program *const[]){&g.prefill, &g.decode}, 2);
     if (!e) e = generate(&g, &mem, a ? a->w : NULL, rq, out, stats);

@@ -25,6 +25,7 @@ struct run_ctx {
     int longest;        /* no sequence of this run has more rows; 0: not known */
     int weighted;       /* no more rows of this run have a loss weight other than 0; 0: not known */
     float loss_scale;   /* gradients are those of the loss times this (train/learner.h); 0: 1 */
+    dtype operands;     /* of a kernel's f32 operands: what they were widened from (core/wide.h); DT_NONE: nothing */
 };
 
 /* Of a whole process. What a backend has no choice about it ignores. */
@@ -113,8 +114,10 @@ extern const struct flat_ops flat_cpu;
 /* device: "auto" (the first card where there is one, else the processor), "cpu", "cuda". A card that is asked for by name is not
  * opened here, so that a run on it can be planned where there is none; open() says what is missing. */
 err backend_pick(const char *device, const struct backend **out);
-/* The compute type that `name` ("auto", "float32", "bfloat16", "float16") means on a backend; E_USAGE where the backend cannot. */
+/* The compute type that `name` ("auto", "float32", "bfloat16", "float16") means on a backend. */
 err backend_compute(const struct backend *b, const char *name, dtype *out);
+/* The same of "kv_cache_dtype"; auto: what is computed in. */
+err backend_cache(const struct backend *b, const char *name, dtype compute, dtype *out);
 /* What this machine has for each backend of this build: lines "name: what". */
 void backend_describe(str *out);
 

@@ -38,11 +38,19 @@ err backend_pick(const char *device, const struct backend **out) {
     return OK;
 }
 
-/* The processor computes in f32 alone (so far): asking for less is a mistake that is told at once. */
 err backend_compute(const struct backend *b, const char *name, dtype *out) {
     *out = strcmp(name, "auto") ? dtype_parse(name) : b->compute;
     if (*out != DT_F32 && *out != DT_BF16 && *out != DT_F16) return fail(E_USAGE, "dtype '%s' is not known (auto, float32, bfloat16, float16)", name);
-    if (b->mem->host && *out != DT_F32) return fail(E_USAGE, "dtype: %s needs a card; on the processor it is float32", name);
+    return OK;
+}
+
+err backend_cache(const struct backend *b, const char *name, dtype compute, dtype *out) {
+    *out = strcmp(name, "auto") ? dtype_parse(name) : compute;
+    if (*out != DT_F32 && *out != DT_BF16 && *out != DT_F16)
+        return fail(E_USAGE, "kv_cache_dtype '%s' is not known (auto, float32, bfloat16, float16)", name);
+    if (!b->mem->host && *out != compute)
+        return fail(E_USAGE, "kv_cache_dtype: %s with dtype: %s is for the processor; on a card the cache has the type that is computed in: "
+                             "leave it at auto, or set dtype", name, dtype_info[compute].name);
     return OK;
 }
 

@@ -1,5 +1,6 @@
 /* Placing values and running the list. See plan.h. */
 #include "core/plan.h"
+#include "core/wide.h"
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,9 +173,10 @@ static err choose_kernel(struct plan *pl, int i, bool in_span) {
     size_t scratch = 0;
     kernel found = b->find(s, in, out);
     if (found) scratch = b->scratch ? b->scratch(s, in, out) : 0;
-    else if (!b->mem->host || prog_dt(p) != DT_F32) {
+    else if (!b->mem->host)
         return fail(E_UNSUPPORTED, "the %s backend has no kernel for %s in %s", b->name, s->op->name, dtype_info[prog_dt(p)].name);
-    } else {
+    else if (prog_dt(p) != DT_F32) found = wide_reference(s, in, out, &scratch);
+    else {
         found = s->op->ref;
         scratch = s->op->ref_scratch ? s->op->ref_scratch(s, in, out) : 0;
     }

@@ -103,6 +103,7 @@ struct op_def {
     bool by_rows;      /* a row of its outputs depends on that row of its inputs alone, and gradients are added: it can run in pieces */
     bool cheap;        /* selective checkpointing recomputes it rather than keep its outputs */
     bool effect;       /* mutates STATE or reports: never removed as dead */
+    bool any_type;     /* its definition takes operands of 16 bits as they are (core/wide.h) */
     err (*infer)(struct prog *, struct inst *);                                /* checks inputs, makes outputs */
     err (*vjp)(struct prog *, const struct inst *, const val *dout, val *din); /* appends the backward instructions */
     struct cost (*cost)(const struct inst *, const struct view *in, const struct view *out);

@@ -484,13 +484,13 @@ static err attention_bwd(const struct run_ctx *run, const struct inst *inst, con
 /* --- decoding --------------------------------------------------------------------------------------------------- */
 
 /* s[c] = scale * q . k[c] for n keys [n][D], four at a time: a vector of q meets four keys, and four sums are one.
- * soon: what will be read next, as many floats, or NULL: a cache is longer than the processor's, and its runs are too
+ * soon: what will be read next, `ahead` bytes for every four keys, or NULL: a cache is longer than the processor's, and its runs are too
  * short for the hardware to see a stream. */
-static void key_scores(const float *q, const float *k, int64_t n, int D, float scale, float *s, const float *const soon[2]) {
+static void key_scores(const float *q, const float *k, int64_t n, int D, float scale, float *s, const char *const soon[2], int64_t ahead) {
     int64_t c = 0;
     for (; c + 4 <= n && D % VW == 0; c += 4, k += 4 * D) {
         for (int i = 0; i < 2; i++)
-            for (int d = 0; soon[i] && d < 4 * D; d += 16) __builtin_prefetch(soon[i] + c * D + d);
+            for (int64_t b = 0; soon[i] && b < ahead; b += 64) __builtin_prefetch(soon[i] + c / 4 * ahead + b);
         vf a[4] = {{0}, {0}, {0}, {0}};
         for (int d = 0; d < D; d += VW)
 #pragma GCC unroll 4
@@ -501,23 +501,39 @@ static void key_scores(const float *q, const float *k, int64_t n, int D, float s
     for (; c < n; c++, k += D) s[c] = scale * vec_dot(q, k, D);
 }
 
-/* The heads q[group][D] of one kv head against n cached keys and values [n][D]; next: the keys of the item after this, or
- * NULL. s: [group][ATT_K], then m, l. */
-static void cached_item(const float *q, const float *k, const float *v, const float *next, int64_t n, int group,
-                        const struct op_attr *a, const struct view *bias, int h0, float *s, float *o) {
+/* n numbers of a cache as f32: where they lie, or widened into `room`. */
+static const float *cached(dtype dt, const char *p, int64_t n, float *room) {
+    if (dt == DT_F32) return (const float *)p;
+    if (dt == DT_BF16) vec_widen(DT_BF16, (const uint16_t *)p, room, n);
+    else vec_widen(DT_F16, (const uint16_t *)p, room, n);
+    return room;
+}
+
+/* What the heads of one kv head look at: n cached keys and values [n][D]; next: the keys of the item after this, or NULL. */
+struct cached_keys {
+    dtype dt;
+    const char *k, *v, *next;
+    int64_t n;
+};
+
+/* Queries q[group][D]. s: [group][ATT_K], then m, l, then room for a tile of a cache of 16 bits. */
+static void cached_item(const float *q, const struct cached_keys *keys, int group, const struct op_attr *a, const struct view *bias, int h0, float *s,
+                        float *o) {
     const int D = a->head_dim;
-    float *m = s + group * ATT_K, *l = m + group;
+    const int64_t n = keys->n, key = D * (int64_t)(keys->dt == DT_F32 ? 4 : 2);
+    float *m = s + group * ATT_K, *l = m + group, *room = s + ATT_CACHED_SHARE(group);
     for (int h = 0; h < group; h++) {
         m[h] = -INFINITY;
         l[h] = 0;
     }
     for (int64_t k0 = 0; k0 < n; k0 += ATT_K) {
-        int64_t nk = min64(ATT_K, n - k0);
+        const int64_t nk = min64(ATT_K, n - k0);
+        const float *k = cached(keys->dt, keys->k + k0 * key, nk * D, room);
         for (int h = 0; h < group; h++) {
             float *sh = s + h * ATT_K, top = m[h];
             vf sum = {0};
-            key_scores(q + h * D, k + k0 * D, nk, D, a->scale, sh,
-                       (const float *[2]){h ? NULL : v + k0 * D, h || !next ? NULL : next + k0 * D});
+            const char *const soon[2] = {h ? NULL : keys->v + k0 * key, h || !keys->next ? NULL : keys->next + k0 * key};
+            key_scores(q + h * D, k, nk, D, a->scale, sh, soon, 4 * key);
             for (int64_t c = 0; a->softcap > 0 && c < nk; c += VW) /* up to the end of a vector, which is s's own */
                 vf_store(sh + c, vf_tanh(vf_load(sh + c) / a->softcap) * a->softcap);
             for (int64_t c = 0; bias && c < nk; c++) sh[c] += view_row(bias, ops_bucket(a, k0 + c - n + 1))[h0 + h];
@@ -533,7 +549,7 @@ static void cached_item(const float *q, const float *k, const float *v, const fl
             l[h] = l[h] * alpha + vf_sum(sum);
             m[h] = top;
         }
-        struct product pv = {nk, s, ATT_K, 1, v + k0 * D, D, o, D, k0 > 0};
+        struct product pv = {nk, s, ATT_K, 1, cached(keys->dt, keys->v + k0 * key, nk * D, room), D, o, D, k0 > 0};
         multiply(&pv, group, D);
     }
     for (int h = 0; h < group; h++) vec_scale(o + h * D, 1 / l[h], D);
@@ -542,20 +558,22 @@ static void cached_item(const float *q, const float *k, const float *v, const fl
 static err attention_cached(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                             void *scratch) {
     const int K = inst->a.kv_heads, D = inst->a.head_dim, group = inst->a.heads / K;
-    const struct view *ck = &in[1], *cv = &in[2];
-    const int64_t N = view_rows(&in[0]), T = ck->d[2];
+    const dtype dt = in[1].dt;
+    const int64_t N = view_rows(&in[0]), T = in[1].d[2], key = D * (int64_t)(dt == DT_F32 ? 4 : 2);
+    const char *ck = in[1].p, *cv = in[2].p;
     const int32_t *slot = view_i32(&in[3]), *pos = view_i32(&in[4]);
-    const size_t share = ATT_CACHED_SHARE((size_t)group);
+    const size_t share = ATT_CACHED_SHARE((size_t)group) + ATT_CACHED_ROOM((size_t)D, dt);
 #pragma omp parallel num_threads(cpu_threads(run))
     {
         float *s = (float *)scratch + (size_t)omp_get_thread_num() * share;
 #pragma omp for
         for (int64_t i = 0; i < N * K; i++) {
-            int64_t n = i / K, h = i % K, base = (slot[n] * (int64_t)K + h) * T * D;
+            int64_t n = i / K, h = i % K, base = (slot[n] * (int64_t)K + h) * T * key;
             const int64_t from = inst->a.window > 0 ? max64(0, pos[n] + 1 - inst->a.window) : 0;
-            const float *k = view_f32(ck) + base + from * D, *v = view_f32(cv) + base + from * D;
-            cached_item(at(&in[0], n, h * group * D), k, v, h + 1 < K ? k + T * D : NULL, pos[n] + 1 - from, group, &inst->a,
-                        in[5].p ? &in[5] : NULL, (int)h * group, s, at(&out[0], n, h * group * D));
+            const char *k = ck + base + from * key;
+            const struct cached_keys keys = {dt, k, cv + base + from * key, h + 1 < K ? k + T * key : NULL, pos[n] + 1 - from};
+            cached_item(at(&in[0], n, h * group * D), &keys, group, &inst->a, in[5].p ? &in[5] : NULL, (int)h * group, s,
+                        at(&out[0], n, h * group * D));
         }
     }
     return OK;

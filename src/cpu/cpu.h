@@ -16,6 +16,8 @@ enum cpu_isa cpu_isa(void);
 void cpu_cap(enum cpu_isa most);
 /* Whether, beside CPU_AVX512, there are its integer dot products. */
 bool cpu_vnni(void);
+/* Whether there are its tile products of bf16, and the system lets us use them. CYC_CPU=avx512 leaves them out. */
+bool cpu_amx(void);
 const char *cpu_isa_name(enum cpu_isa isa);
 /* OpenMP threads a kernel may start: run->threads, at most cpu_max_threads(). Scratch that a thread owns is counted
  * cpu_max_threads() times: the processors of this machine, at least 4 (so tests may ask for more than there are). */

@@ -334,6 +334,16 @@ FUSED_KERNEL(softcap) {
     return OK;
 }
 
+static void widen(dtype dt, const void *from, float *to, int64_t n) {
+    if (dt == DT_BF16) vec_widen(DT_BF16, from, to, n);
+    else vec_widen(DT_F16, from, to, n);
+}
+
+static void narrow(dtype dt, const float *from, void *to, int64_t n) {
+    if (dt == DT_BF16) vec_narrow(DT_BF16, from, to, n);
+    else vec_narrow(DT_F16, from, to, n);
+}
+
 static float row_max(const float *x, int64_t n) {
     vf top = vf_set1(-INFINITY);
     int64_t i = 0;

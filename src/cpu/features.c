@@ -1,8 +1,13 @@
 /* Which instruction set the kernels use: asked of the processor once, capped by the environment variable CYC_CPU so
  * that each path can be tested on one machine. A race between two first callers is harmless: both find the same. */
+#define _GNU_SOURCE /* syscall */
 #include "cpu/cpu.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #include <omp.h>
 #include <stdatomic.h>
@@ -55,6 +60,28 @@ bool cpu_vnni(void) {
 #else
     return false;
 #endif
+}
+
+/* Tile registers are the process's only after it has asked for them (Linux: arch_prctl(2), ARCH_REQ_XCOMP_PERM). */
+static bool has_amx(void) {
+#if defined(__x86_64__) && defined(__linux__)
+    enum { ASK = 0x1023, TILE_DATA = 18, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AVX512_BF16 = 1 << 5 };
+    unsigned a, b, c, d, more;
+    const char *env = getenv("CYC_CPU");
+    if (env && !strcmp(env, names[CPU_AVX512])) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE)) return false;
+    if (!__get_cpuid_count(7, 1, &more, &b, &c, &d) || !(more & AVX512_BF16)) return false;
+    return syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
+bool cpu_amx(void) {
+    static _Atomic int has = -1;
+    if (cpu_isa() != CPU_AVX512) return false;
+    if (atomic_load(&has) < 0) atomic_store(&has, has_amx());
+    return atomic_load(&has);
 }
 
 const char *cpu_isa_name(enum cpu_isa isa) { return names[isa]; }

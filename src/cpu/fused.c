@@ -23,8 +23,8 @@ size_t cpu_attention_bwd_scratch(const struct inst *inst, const struct view *in,
 }
 
 size_t cpu_attention_cached_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
-    (void)in, (void)out;
-    return shares(ATT_CACHED_SHARE((size_t)(inst->a.heads / inst->a.kv_heads)));
+    (void)out;
+    return shares(ATT_CACHED_SHARE((size_t)(inst->a.heads / inst->a.kv_heads)) + ATT_CACHED_ROOM((size_t)inst->a.head_dim, in[1].dt));
 }
 
 size_t cpu_rope_scratch(const struct inst *inst, const struct view *in, const struct view *out) {

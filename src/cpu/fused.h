@@ -16,9 +16,11 @@ struct fused_kernels {
     float (*row_max)(const float *x, int64_t n); /* NaNs are skipped; -inf when nothing is left */
     /* y[i] = exp((x[i] - shift) * factor), y may be NULL; returns their sum */
     double (*row_exp)(const float *x, int64_t n, float shift, float factor, float *y);
+    void (*widen)(dtype dt, const void *from, float *to, int64_t n);  /* bf16 or f16 to f32 */
+    void (*narrow)(dtype dt, const float *from, void *to, int64_t n); /* and back, to nearest even */
 };
 #define FUSED_KERNELS                                                                                                  \
-    { attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, glu, glu_bwd, softcap, scale, scale_bwd, column_sum, magnitude, magnitude_bwd, cap_row, row_max, row_exp }
+    { attention, attention_bwd, attention_cached, norm, norm_bwd, rope, add, glu, glu_bwd, softcap, scale, scale_bwd, column_sum, magnitude, magnitude_bwd, cap_row, row_max, row_exp, widen, narrow }
 extern const struct fused_kernels fused_generic, fused_avx2, fused_avx512;
 const struct fused_kernels *fused(void);
 
@@ -26,6 +28,7 @@ const struct fused_kernels *fused(void);
 #define ATT_FORWARD_SHARE(D)    (ATT_K * ATT_Q + 3 * ATT_Q + (D)*ATT_Q)
 #define ATT_BACKWARD_SHARE(D)   (2 * ATT_K * ATT_Q + 2 * ATT_Q + 2 * (D)*ATT_Q)
 #define ATT_CACHED_SHARE(group) (((group) * (ATT_K + 2) + 15) / 16 * 16)
+#define ATT_CACHED_ROOM(D, dt)  ((dt) == DT_F32 ? 0 : ATT_K * (D)) /* a tile of a cache of 16 bits */
 
 size_t cpu_attention_scratch(const struct inst *inst, const struct view *in, const struct view *out);
 size_t cpu_attention_bwd_scratch(const struct inst *inst, const struct view *in, const struct view *out);

@@ -6,6 +6,7 @@
  * common counter. An item unpacks its weights block by block and walks the packed rows. Every element is written by one
  * thread per chunk, and chunks are separated by barriers, so who takes which item changes nothing. */
 #include "cpu/gemm.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/cpu.h"
 #include <omp.h>
 #include <string.h>
@@ -181,10 +182,9 @@ static void fill_untouched(const struct gemm *g) {
     }
 }
 
-void gemm_run(const struct gemm *g, void *scratch) {
+static void run_with(const struct gemm *g, const struct gemm_isa *isa, void *scratch) {
     if (g->m == 0) return;
     fill_untouched(g);
-    const struct gemm_isa *isa = gemm_isa();
     float *packed = scratch, *own = packed + GEMM_PACK;
     int64_t parts = ceil_div(g->m, GEMM_ROWS);
 #pragma omp parallel num_threads(g->threads)
@@ -201,6 +201,18 @@ void gemm_run(const struct gemm *g, void *scratch) {
             for (int64_t i = 0; i < p.items; i++) run_item(g, isa, &c, t, item_of(g, &p, t, i), packed, panels);
         }
     }
+}
+
+void gemm_run(const struct gemm *g, void *scratch) { run_with(g, gemm_isa(), scratch); }
+
+void gemm_run_in(dtype operands, const struct gemm *g, void *scratch) {
+#if defined(__x86_64__)
+    if (operands == DT_BF16 && !g->turned && cpu_amx()) {
+        run_with(g, &gemm_amx, scratch);
+        return;
+    }
+#endif
+    gemm_run(g, scratch);
 }
 
 /* --- low-rank gradients ---------------------------------------------------------------------------------------- */

@@ -12,7 +12,7 @@
  * a tenth of the work, and generation and evaluation never drop. Several adapters' T is weighed row by row (LIN_MIX) before the deltas read
  * it, so with many rows it is a run of its own: x is packed twice. */
 #include "cpu/cpu.h"
-#include "cpu/gemm.h"
+#include "cpu/gemm_bf16.h"
 #include "ops/ops.h"
 
 #include <omp.h>
@@ -85,7 +85,7 @@ static void dropped_t(const struct run_ctx *run, const struct op_attr *a, const 
             g.piece[0] = (struct gemm_piece){masked, c, c, false};
             g.out[0] = (struct gemm_out){.y = view_row(t, n) + r0, .ld = t->ld, .n = a->rank[i]};
             g.out[0].w[0] = (struct gemm_w){view_row(&in[LIN_A], r0), DT_F32, in[LIN_A].ld, true, 1};
-            gemm_run(&g, scratch);
+            gemm_run_in(run->operands, &g, scratch);
         }
     }
 }
@@ -97,7 +97,7 @@ static void weighed_t(const struct run_ctx *run, const struct op_attr *a, const 
     g.piece[0] = (struct gemm_piece){x->p, x->ld, x->d[1], false};
     g.out[0] = (struct gemm_out){.y = t->p, .ld = t->ld, .n = t->d[1]};
     g.out[0].w[0] = weight(&in[LIN_A], true, 1);
-    gemm_run(&g, scratch);
+    gemm_run_in(run->operands, &g, scratch);
 #pragma omp parallel for num_threads(cpu_threads(run))
     for (int64_t n = 0; n < t->d[0]; n++) {
         float *to = view_row(t, n);
@@ -131,7 +131,7 @@ static void many_rows(const struct run_ctx *run, const struct op_attr *a, const 
         g.out[g.outs] = (struct gemm_out){.y = t->p, .ld = t->ld, .n = t->d[1]};
         g.out[g.outs++].w[0] = weight(&in[LIN_A], true, 1);
     }
-    if (g.outs) gemm_run(&g, scratch);
+    if (g.outs) gemm_run_in(run->operands, &g, scratch);
 }
 
 /* Rows o0 .. o1 of A, weighed where they are several adapters', and the scaled copy of T that the deltas read. */
@@ -272,7 +272,7 @@ static void input_gradients(const struct run_ctx *run, const struct op_attr *a, 
         to->w[g.pieces] = weight(A, false, 1);
         g.piece[g.pieces++] = (struct gemm_piece){dt, A->d[0], A->d[0], true};
     }
-    if (g.outs) gemm_run(&g, scratch);
+    if (g.outs) gemm_run_in(run->operands, &g, scratch);
 }
 
 /* The parts of dx and dA that go through a dropped input. */
@@ -291,7 +291,7 @@ static void dropped_gradients(const struct run_ctx *run, const struct op_attr *a
                 g.piece[0] = (struct gemm_piece){dt_i, ldt, a->rank[i], false};
                 g.out[0] = (struct gemm_out){.y = rows, .ld = c, .n = c};
                 g.out[0].w[0] = (struct gemm_w){view_row(A, r0), DT_F32, A->ld, false, 1};
-                gemm_run(&g, scratch);
+                gemm_run_in(run->operands, &g, scratch);
                 drop_rows(&d, n, m, rows, c, view_row(dx, n), dx->ld, c, true);
             }
             if (da->p) {
@@ -369,6 +369,6 @@ err cpu_weight_grad(const struct run_ctx *run, const struct inst *inst, const st
     g.piece[0] = (struct gemm_piece){dy->p, dy->ld, dy->d[0], false};
     g.out[0] = (struct gemm_out){.y = dw->p, .ld = dw->ld, .n = dw->d[1], .add = true};
     g.out[0].w[0] = weight(x, false, 1);
-    gemm_run(&g, scratch);
+    gemm_run_in(run->operands, &g, scratch);
     return OK;
 }

@@ -77,12 +77,32 @@ err cpu_overlay_bwd(const struct run_ctx *run, const struct inst *inst, const st
     return OK;
 }
 
+static size_t row_bytes(const struct view *v) { return dtype_row_bytes(v->dt, v->d[1]); }
+static char *row_at(const struct view *v, int64_t i) { return (char *)v->p + (size_t)i * dtype_row_bytes(v->dt, v->ld); }
+
+/* Rows of any plain type. */
 err cpu_gather(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                void *scratch) {
     (void)run, (void)inst, (void)scratch;
-    for (int64_t s = 0; s < view_rows(&in[1]); s++)
-        memcpy(view_row(&out[0], s), view_row(&in[0], view_i32(&in[1])[s]), (size_t)in[0].d[1] * sizeof(float));
+    for (int64_t s = 0; s < view_rows(&in[1]); s++) memcpy(row_at(&out[0], s), row_at(&in[0], view_i32(&in[1])[s]), row_bytes(&in[0]));
     return OK;
+}
+
+/* D numbers into a cell of a cache, whatever types the two have. */
+static void put_cell(const struct view *cache, int64_t cell, const struct view *x, int64_t row, int64_t column, int64_t D) {
+    const char *from = row_at(x, row) + dtype_row_bytes(x->dt, column);
+    char *to = (char *)cache->p + dtype_row_bytes(cache->dt, cell);
+    float wide[64];
+    if (x->dt == cache->dt) {
+        memcpy(to, from, dtype_row_bytes(x->dt, D));
+        return;
+    }
+    for (int64_t d = 0, n; d < D; d += n, from += dtype_row_bytes(x->dt, n), to += dtype_row_bytes(cache->dt, n)) {
+        n = D - d < 64 ? D - d : 64;
+        float *as = cache->dt == DT_F32 ? (float *)to : wide;
+        if (x->dt != DT_F32) fused()->widen(x->dt, from, as, n);
+        if (cache->dt != DT_F32) fused()->narrow(cache->dt, x->dt == DT_F32 ? (const float *)from : wide, to, n);
+    }
 }
 
 /* Two rows of one call never name the same cell. */
@@ -93,17 +113,14 @@ err cpu_kv_append(const struct run_ctx *run, const struct inst *inst, const stru
     const int32_t *slot = view_i32(&in[2]), *pos = view_i32(&in[3]);
 #pragma omp parallel for num_threads(cpu_threads_for(run, 2 * N * K * D))
     for (int64_t i = 0; i < N; i++)
-        for (int64_t h = 0; h < K; h++) {
-            int64_t cell = ((slot[i] * K + h) * T + pos[i]) * D;
-            memcpy(view_f32(&in[4]) + cell, view_row(&in[0], i) + h * D, (size_t)D * sizeof(float));
-            memcpy(view_f32(&in[5]) + cell, view_row(&in[1], i) + h * D, (size_t)D * sizeof(float));
-        }
+        for (int64_t h = 0; h < K; h++)
+            for (int k = 0; k < 2; k++) put_cell(&in[4 + k], ((slot[i] * K + h) * T + pos[i]) * D, &in[k], i, h * D, D);
     return OK;
 }
 
 err cpu_store(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)inst, (void)out, (void)scratch;
-    for (int64_t r = 0; r < view_rows(&in[0]); r++) memcpy(view_row(&in[1], r), view_row(&in[0], r), (size_t)in[0].d[1] * sizeof(float));
+    for (int64_t r = 0; r < view_rows(&in[0]); r++) memcpy(row_at(&in[1], r), row_at(&in[0], r), row_bytes(&in[0]));
     return OK;
 }
 

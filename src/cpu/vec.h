@@ -10,6 +10,7 @@
  * Everything is static inline: the same names mean other code in each including file. */
 #ifndef CYC_CPU_VEC_H
 #define CYC_CPU_VEC_H
+#include "base/dtype.h"
 #include "cpu/vmath.h"
 #include <math.h>
 #include <stdint.h>
@@ -28,6 +29,8 @@ static inline vf vf_pair_low(vf a, vf b) { return _mm512_shuffle_ps(a, b, 0x44);
 static inline vf vf_pair_high(vf a, vf b) { return _mm512_shuffle_ps(a, b, 0xEE); }
 static inline vf vf_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
 static inline void vf_store_n(float *p, vf x, int64_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x); }
+static inline vf vf_from_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+static inline void vf_to_f16(void *p, vf x) { _mm256_storeu_si256(p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
 #else
 #if defined(__AVX2__)
 enum { VW = 8 };
@@ -39,6 +42,8 @@ static inline vf vf_zip_low(vf a, vf b) { return _mm256_unpacklo_ps(a, b); }
 static inline vf vf_zip_high(vf a, vf b) { return _mm256_unpackhi_ps(a, b); }
 static inline vf vf_pair_low(vf a, vf b) { return _mm256_shuffle_ps(a, b, 0x44); }
 static inline vf vf_pair_high(vf a, vf b) { return _mm256_shuffle_ps(a, b, 0xEE); }
+static inline vf vf_from_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+static inline void vf_to_f16(void *p, vf x) { _mm_storeu_si128(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
 #else
 enum { VW = 4 };
 typedef float vf __attribute__((vector_size(16)));
@@ -55,6 +60,18 @@ static inline vf vf_zip_low(vf a, vf b) { return (vf){a[0], b[0], a[1], b[1]}; }
 static inline vf vf_zip_high(vf a, vf b) { return (vf){a[2], b[2], a[3], b[3]}; }
 static inline vf vf_pair_low(vf a, vf b) { return (vf){a[0], a[1], b[0], b[1]}; }
 static inline vf vf_pair_high(vf a, vf b) { return (vf){a[2], a[3], b[2], b[3]}; }
+static inline vf vf_from_f16(const void *p) {
+    uint16_t h[VW];
+    vf x;
+    memcpy(h, p, sizeof h);
+    for (int i = 0; i < VW; i++) x[i] = f16_to_f32(h[i]);
+    return x;
+}
+static inline void vf_to_f16(void *p, vf x) {
+    uint16_t h[VW];
+    for (int i = 0; i < VW; i++) h[i] = f32_to_f16(x[i]);
+    memcpy(p, h, sizeof h);
+}
 #endif
 static inline float vf_sum(vf x) {
     float half[VW / 2];
@@ -72,6 +89,8 @@ static inline void vf_store_n(float *p, vf x, int64_t n) { memcpy(p, &x, (size_t
 #endif
 
 typedef int32_t vi __attribute__((vector_size(VW * 4)));
+typedef uint32_t vu __attribute__((vector_size(VW * 4)));
+typedef uint16_t vh __attribute__((vector_size(VW * 2)));
 
 static inline vf vf_load(const float *p) {
     vf x;
@@ -83,6 +102,18 @@ static inline vf vf_set1(float x) { return x - (vf){0}; }
 
 /* The g-th four lanes. */
 static inline void vf_store_four(float *p, vf x, int g) { memcpy(p, (const char *)&x + 16 * g, 16); }
+
+/* bf16: the upper half of an f32; nearest even, NaN stays NaN (base/dtype.h has the same rule). */
+static inline vf vf_from_bf16(const void *p) {
+    vh h;
+    memcpy(&h, p, sizeof h);
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+static inline void vf_to_bf16(void *p, vf x) {
+    const vu u = (vu)x, nan = (vu)((vi)(u & 0x7FFFFFFF) > 0x7F800000);
+    const vh h = __builtin_convertvector((nan & (u >> 16 | 0x40)) | (~nan & (u + 0x7FFF + (u >> 16 & 1)) >> 16), vh);
+    memcpy(p, &h, sizeof h);
+}
 
 /* Bits of a where the mask is set, of b elsewhere. */
 static inline vf vf_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
@@ -192,6 +223,25 @@ static inline void vf_sum4(vf a, vf b, vf c, vf d, float *sum) {
     vf_store(part, s);
     for (int i = 0; i < 4; i++) sum[i] = part[i];
     for (int g = 4; g < VW; g++) sum[g % 4] += part[g];
+}
+
+/* n numbers of bf16 or f16 as f32, and back. dt is a constant where these are inlined. */
+static inline __attribute__((always_inline)) void vec_widen(const dtype dt, const uint16_t *from, float *to, int64_t n) {
+    int64_t i = 0;
+    uint16_t rest[VW] = {0};
+    for (; i + VW <= n; i += VW) vf_store(to + i, dt == DT_BF16 ? vf_from_bf16(from + i) : vf_from_f16(from + i));
+    if (i == n) return;
+    memcpy(rest, from + i, (size_t)(n - i) * sizeof *rest);
+    vf_store_n(to + i, dt == DT_BF16 ? vf_from_bf16(rest) : vf_from_f16(rest), n - i);
+}
+static inline __attribute__((always_inline)) void vec_narrow(const dtype dt, const float *from, uint16_t *to, int64_t n) {
+    uint16_t rest[VW];
+    for (; n > 0; n -= VW, from += VW, to += VW) {
+        const vf x = n < VW ? vf_load_n(from, n) : vf_load(from);
+        if (dt == DT_BF16) vf_to_bf16(n < VW ? rest : to, x);
+        else vf_to_f16(n < VW ? rest : to, x);
+        if (n < VW) memcpy(to, rest, (size_t)n * sizeof *rest);
+    }
 }
 
 /* x *= f */

@@ -166,7 +166,7 @@ err structure_add(struct structure *st, const struct model *m, const void *setti
     struct program probe;
     TRY(structure_turn(st, m, settings));
     TRY(no_head(st, m));
-    TRY(program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE,
+    TRY(program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32, DT_NONE}, CHECKPOINT_NONE,
                       &backend_null, false));
     program_free(&probe);
     return OK;

@@ -13,11 +13,13 @@ static const int64_t dim_n = SYM_N, dim_s = SYM_S, dim_s1 = SYM_S1, dim_m = SYM_
 
 static val input(struct prog *p, const char *name, const int64_t *dim, dtype dt) { return prog_input(p, dt, 1, dim, name); }
 
+static dtype cache_type(const struct site *s, struct capacity cap) { return cap.cache ? cap.cache : prog_dt(s->p); }
+
 static void make_cache(struct site *s, const struct model *m, struct capacity cap) {
     int64_t d[4] = {cap.slots, m->shape.kv_heads, cap.length, m->shape.head_dim};
     for (int l = 0; l < m->shape.layers; l++) {
-        s->cache_k[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cache k");
-        s->cache_v[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cache v");
+        s->cache_k[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cache k");
+        s->cache_v[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cache v");
     }
 }
 
@@ -47,8 +49,8 @@ static void source_inputs(struct site *s, const struct model *m, struct capacity
     if (s->mode != MODE_PREFILL && s->mode != MODE_DECODE) return;
     int64_t d[4] = {cap.slots, m->shape.kv_heads, cap.length, m->shape.head_dim};
     for (int l = 0; l < m->shape.layers; l++) {
-        s->cross_k[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cross k");
-        s->cross_v[l] = prog_value(s->p, ROLE_STATE, prog_dt(s->p), 4, d, "cross v");
+        s->cross_k[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cross k");
+        s->cross_v[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cross v");
     }
 }
 

@@ -32,6 +32,7 @@ struct capacity {
     int sequences;     /* S of one pass */
     int slots, length; /* KV cache: running sequences, tokens each */
     dtype compute;     /* of activations; DT_NONE: the backend's own */
+    dtype cache;       /* of keys and values that generation keeps; DT_NONE: as computed */
 };
 
 struct program {

@@ -1,8 +1,31 @@
 /* kv_append and attention_cached: the key/value cache of generation; store: what else prefill leaves for decoding. STATE [slots, K, T, D]: a slot is one running
- * sequence, T its capacity. Prefill writes many positions of many slots, decode one position per live row. */
+ * sequence, T its capacity. Prefill writes many positions of many slots, decode one position per live row.
+ *
+ * A cache is f32, bf16 or f16 whatever the program computes in: keys and values are rounded (nearest even) when they are written and read as
+ * what they then are. So these definitions take each operand in its own type. */
 #include "ops/ops.h"
 #include <math.h>
-#include <string.h>
+
+/* Elements of a plain type. */
+static float get(const struct view *v, int64_t i) {
+    const uint16_t *half = v->p;
+    return v->dt == DT_F32 ? view_f32(v)[i] : v->dt == DT_BF16 ? bf16_to_f32(half[i]) : f16_to_f32(half[i]);
+}
+
+static void put(const struct view *v, int64_t i, float x) {
+    uint16_t *half = v->p;
+    if (v->dt == DT_F32) view_f32(v)[i] = x;
+    else half[i] = v->dt == DT_BF16 ? f32_to_bf16(x) : f32_to_f16(x);
+}
+
+/* Operands k and k + 1 are a cache's halves: of one type and shape. */
+static err want_cache(struct prog *p, const struct inst *i, int k, const int64_t *d) {
+    const struct value *c = prog_v(p, i->in[k]);
+    if (c->dt != DT_F32 && c->dt != DT_BF16 && c->dt != DT_F16)
+        return prog_fail(p, E_INTERNAL, "%s: a cache of type %s", i->op->name, dtype_info[c->dt].name);
+    TRY(want(p, i, k, c->dt, 4, d));
+    return want(p, i, k + 1, c->dt, 4, d);
+}
 
 static err infer_append(struct prog *p, struct inst *i) {
     struct value c = *prog_v(p, i->in[4]);
@@ -10,13 +33,12 @@ static err infer_append(struct prog *p, struct inst *i) {
     for (int k = 0; k < 2; k++) {
         TRY(want(p, i, k, prog_dt(p), 2, (int64_t[]){rows, c.d[1] * c.d[3]}));
         TRY(want(p, i, 2 + k, DT_I32, 1, &rows));
-        TRY(want(p, i, 4 + k, prog_dt(p), 4, c.d));
     }
-    return OK;
+    return want_cache(p, i, 4, c.d);
 }
 
-static float *cell(const struct view *cache, int64_t slot, int64_t head, int64_t pos) {
-    return (float *)cache->p + ((slot * cache->d[1] + head) * cache->d[2] + pos) * cache->d[3];
+static int64_t cell(const struct view *cache, int64_t slot, int64_t head, int64_t pos) {
+    return ((slot * cache->d[1] + head) * cache->d[2] + pos) * cache->d[3];
 }
 
 static err ref_append(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
@@ -25,7 +47,8 @@ static err ref_append(const struct run_ctx *run, const struct inst *i, const str
     for (int64_t n = 0; n < in[0].d[0]; n++)
         for (int64_t h = 0; h < K; h++)
             for (int k = 0; k < 2; k++)
-                memcpy(cell(&in[4 + k], view_i32(&in[2])[n], h, view_i32(&in[3])[n]), view_row(&in[k], n) + h * D, (size_t)D * 4);
+                for (int64_t d = 0, to = cell(&in[4 + k], view_i32(&in[2])[n], h, view_i32(&in[3])[n]); d < D; d++)
+                    put(&in[4 + k], to + d, get(&in[k], n * in[k].ld + h * D + d));
     return OK;
 }
 
@@ -37,20 +60,22 @@ static err infer_store(struct prog *p, struct inst *i) {
 
 static err ref_store(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)i, (void)out, (void)scratch;
-    for (int64_t r = 0; r < in[0].d[0]; r++) memcpy(view_row(&in[1], r), view_row(&in[0], r), (size_t)in[0].d[1] * sizeof(float));
+    for (int64_t r = 0; r < in[0].d[0]; r++)
+        for (int64_t c = 0; c < in[0].d[1]; c++) put(&in[1], r * in[1].ld + c, get(&in[0], r * in[0].ld + c));
     return OK;
 }
 
+static double bytes_of(const struct view *v) { return dtype_info[v->dt].bytes; }
+
 static struct cost cost_store(const struct inst *i, const struct view *in, const struct view *out) {
     (void)i, (void)out;
-    return (struct cost){0, 8.0 * (double)in[0].d[0] * (double)in[0].d[1]};
+    return (struct cost){0, 2 * bytes_of(&in[0]) * (double)in[0].d[0] * (double)in[0].d[1]};
 }
 
 static err infer_cached(struct prog *p, struct inst *i) {
     struct value c = *prog_v(p, i->in[1]);
     TRY(want(p, i, 0, prog_dt(p), 2, (int64_t[]){SYM_N, (int64_t)i->a.heads * i->a.head_dim}));
-    TRY(want(p, i, 1, prog_dt(p), 4, (int64_t[]){c.d[0], i->a.kv_heads, c.d[2], i->a.head_dim}));
-    TRY(want(p, i, 2, prog_dt(p), 4, c.d));
+    TRY(want_cache(p, i, 1, (int64_t[]){c.d[0], i->a.kv_heads, c.d[2], i->a.head_dim}));
     TRY(want(p, i, 3, DT_I32, 1, (int64_t[]){SYM_N}));
     TRY(want(p, i, 4, DT_I32, 1, (int64_t[]){SYM_N}));
     if (has(i->in[5])) TRY(want(p, i, 5, DT_F32, 2, (int64_t[]){i->a.buckets, i->a.heads}));
@@ -65,13 +90,13 @@ static err ref_cached(const struct run_ctx *run, const struct inst *i, const str
         for (int h = 0; h < i->a.heads; h++) {
             int64_t slot = view_i32(&in[3])[n], last = view_i32(&in[4])[n], kh = (int64_t)h * i->a.kv_heads / i->a.heads;
             int64_t from = i->a.window > 0 && last + 1 > i->a.window ? last + 1 - i->a.window : 0;
-            const float *q = view_row(&in[0], n) + h * D;
+            const int64_t q = n * in[0].ld + h * D;
             double top = -INFINITY, sum = 0, y[512] = {0};
             for (int pass = 0; pass < 2; pass++)
                 for (int64_t t = from; t <= last; t++) {
-                    const float *k = cell(&in[1], slot, kh, t), *v = cell(&in[2], slot, kh, t);
+                    const int64_t at = cell(&in[1], slot, kh, t);
                     double s = 0;
-                    for (int d = 0; d < D; d++) s += (double)q[d] * k[d];
+                    for (int d = 0; d < D; d++) s += (double)get(&in[0], q + d) * get(&in[1], at + d);
                     s *= i->a.scale;
                     if (i->a.softcap > 0) s = i->a.softcap * tanh(s / i->a.softcap);
                     if (in[5].p) s += view_row(&in[5], ops_bucket(&i->a, t - last))[h];
@@ -79,25 +104,25 @@ static err ref_cached(const struct run_ctx *run, const struct inst *i, const str
                     else {
                         double e = exp(s - top);
                         sum += e;
-                        for (int d = 0; d < D; d++) y[d] += e * v[d];
+                        for (int d = 0; d < D; d++) y[d] += e * get(&in[2], at + d);
                     }
                 }
-            for (int d = 0; d < D; d++) view_row(&out[0], n)[h * D + d] = (float)(y[d] / sum);
+            for (int d = 0; d < D; d++) put(&out[0], n * out[0].ld + h * D + d, (float)(y[d] / sum));
         }
     return OK;
 }
 
 static struct cost cost_append(const struct inst *i, const struct view *in, const struct view *out) {
     (void)i, (void)out;
-    return (struct cost){0, 16.0 * (double)in[0].d[0] * (double)in[0].d[1]};
+    return (struct cost){0, 2 * (bytes_of(&in[0]) + bytes_of(&in[4])) * (double)in[0].d[0] * (double)in[0].d[1]};
 }
 
 static struct cost cost_cached(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
     double rows = (double)in[0].d[0], t = (double)in[1].d[2], d = i->a.head_dim;
-    return (struct cost){4 * rows * t * i->a.heads * d, 8 * rows * t * i->a.kv_heads * d};
+    return (struct cost){4 * rows * t * i->a.heads * d, 2 * bytes_of(&in[1]) * rows * t * i->a.kv_heads * d};
 }
 
-const struct op_def op_kv_append = {.name = "kv_append", .n_in = 6, .n_out = 0, .effect = true, .infer = infer_append, .cost = cost_append, .ref = ref_append};
-const struct op_def op_store = {.name = "store", .n_in = 2, .n_out = 0, .effect = true, .infer = infer_store, .cost = cost_store, .ref = ref_store};
-const struct op_def op_attention_cached = {.name = "attention_cached", .n_in = 6, .n_out = 1, .infer = infer_cached, .cost = cost_cached, .ref = ref_cached};
+const struct op_def op_kv_append = {.name = "kv_append", .n_in = 6, .n_out = 0, .effect = true, .any_type = true, .infer = infer_append, .cost = cost_append, .ref = ref_append};
+const struct op_def op_store = {.name = "store", .n_in = 2, .n_out = 0, .effect = true, .any_type = true, .infer = infer_store, .cost = cost_store, .ref = ref_store};
+const struct op_def op_attention_cached = {.name = "attention_cached", .n_in = 6, .n_out = 1, .any_type = true, .infer = infer_cached, .cost = cost_cached, .ref = ref_cached};

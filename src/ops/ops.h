@@ -1,4 +1,5 @@
-/* The ops and their operands, in order. [..] shapes; (opt) may be absent. All activations are f32 row-major [N, C];
+/* The ops and their operands, in order. [..] shapes; (opt) may be absent. All activations are row-major [N, C], f32 or what the program computes
+ * in (bf16, f16: computed as in f32, rounded when stored; core/wide.h);
  * weights W may be any dtype of base/dtype.h (quantised along the last dimension); vectors (norm weights, biases) f32.
  *
  * embed            in  ids[N] i32, table[V,C]                    out x[N,C]                   x = scale * table[ids], 0 where ids is no row of it

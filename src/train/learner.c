@@ -1,6 +1,7 @@
 /* See learner.h. */
 #include "train/learner.h"
 #include "base/arena.h"
+#include "train/accumulation.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,7 +124,7 @@ static err split_passes(const struct program *g, struct workbench *b, const stru
     for (int i = 0; i < n; i++)
         if (rows[i]->n + g->virtual_tokens > cap_n)
             return fail(E_INTERNAL, "a row of %d tokens exceeds the plan's %d", rows[i]->n + g->virtual_tokens, cap_n);
-    *passes = pack_plan(rows, n, g->virtual_tokens, cap_n, cap_s, b->first);
+    *passes = b->passes = pack_plan(rows, n, g->virtual_tokens, cap_n, b->rows_apart ? 1 : cap_s, b->first);
     b->pack.virtual_tokens = g->virtual_tokens;
     b->pack.virtual_first = g->virtual_first;
     return pack_given(&b->pack, g->given, g->given_width);
@@ -286,6 +287,8 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     const struct recipe *r = &l->recipe;
     const struct reaching reaching = {&l->st->params, l->backend, b->threads, l->side};
     TRY(gradient(l, b, rows, n, seed, step, sums, &norm));
+    if (b->check_accumulation && !l->checked) TRY(accumulation_check(l, b, rows, n, seed, step, sums));
+    l->checked = true;
     if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
     const struct peft_method *method = l->st->method;
     struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = b->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};

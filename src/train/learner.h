@@ -40,6 +40,7 @@ struct learner {
     int64_t optim_steps;           /* in all: the optimizer's t; more than updates where the state came from another run */
     struct scaler scaler;
     struct reach reach;
+    bool checked;                  /* by accumulation_check() */
     const char *side;              /* for messages; NULL: there is one */
 };
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r);
@@ -79,6 +80,9 @@ struct workbench {
     size_t grad_bytes;
     struct pack pack;
     int *first, first_cap;
+    int passes;                /* of the last rows that were run */
+    bool rows_apart;           /* every row in a pass of its own, ... */
+    bool check_accumulation;   /* ... which must give the same gradient (accumulation.h) */
     int threads;
 };
 

@@ -36,7 +36,7 @@ static void phase_lines(const struct run *r, enum phase phase, size_t line[LINES
     if (phase == PHASE_LOAD) line[FILES] = r->backend->mem->host ? r->read_bytes : 0;
     else line[ADAPTERS] = f->adapters - (phase == PHASE_SAVE ? 0 : f->finished);
     if (learns) line[OPTIMIZER] = f->optimizer;
-    if (phase == PHASE_TRAIN) line[GRADIENTS] = f->gradients;
+    if (phase == PHASE_TRAIN) line[GRADIENTS] = f->gradients + f->checks;
     add_programs(r, phase, line);
 }
 

@@ -66,9 +66,10 @@ static void line(json_t *list, const char *name, size_t bytes, const char *note,
 static json_t *memory_json(const struct run *r, bool measured) {
     const struct footprint *f = &r->foot;
     json_t *m = json_array();
-    char act[160], grad[96];
+    char act[160], grad[96], kv[96];
     size_t gen = r->objective->generates ? r->wb.mem.state_off : 0;
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->objective->generates ? " and for generation" : "");
+    snprintf(kv, sizeof kv, "%s, inside that arena; training passes use its bytes too", dtype_info[r->cache].name);
     snprintf(grad, sizeof grad, "%s",
              r->cfg->optimizer_in_bwd  ? "those alive at a time: updated in the backward pass"
              : r->objective->sides > 1 ? "one arena, used by one adapter at a time"
@@ -89,6 +90,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
                        : "f32",
          measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
+    if (f->checks) line(m, "checks", f->checks, "check_accumulation: two copies of the gradient, at the first step", measured, 0);
     str optim = {0};
     recipe_describe(r, &optim);
     line(m, "optimizer", f->optimizer, optim.p ? optim.p : "", measured, adapters_resident(r, 1));
@@ -96,7 +98,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     size_t arena_now = measured ? resident_of(r, r->wb.mem.act, r->wb.mem.act_bytes) : 0;
     size_t cache_now = measured && f->cache ? resident_of(r, r->wb.mem.act + gen, f->cache) : 0;
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
-    if (r->objective->generates) line(m, "kv cache", f->cache, "inside that arena; training passes use its bytes too", measured, cache_now);
+    if (r->objective->generates) line(m, "kv cache", f->cache, kv, measured, cache_now);
     line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
     if (host)
         line(m, "data", f->data,

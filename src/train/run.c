@@ -40,6 +40,10 @@ static err pick_device(struct run *r) {
                     "offload_optimizer: %s moves the optimizer's states from a card to the host's memory; this run is on the %s, where "
                     "they are there already: leave it out",
                     r->cfg->offload_optimizer, r->backend->name);
+    TRY(backend_cache(r->backend, r->cfg->kv_cache_dtype, r->compute, &r->cache));
+    if (r->cfg->tf32 && (r->backend->mem->host || r->compute != DT_F32))
+        log_warn("tf32 is ignored: it is how a card multiplies in float32, and this run computes in %s on %s", dtype_info[r->compute].name,
+                 r->backend->name);
     if (r->backend->configure) r->backend->configure(&(struct settings){.deterministic = r->cfg->deterministic, .tf32 = r->cfg->tf32});
     r->left_before = r->backend->mem->left();
     return OK;
@@ -241,6 +245,7 @@ static void measure_plan(struct run *r) {
         const size_t b = r->cfg->optimizer_in_bwd ? r->side[i].plans->fused.bytes : r->side[i].plans->st.params.trained;
         f->adapters += r->side[i].plans->st.params.bytes;
         if (b > f->gradients) f->gradients = b;
+        if (host && r->cfg->check_accumulation && 2 * b > f->checks) f->checks = 2 * b;
         if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished)
             f->finished = r->side[i].plans->st.params.bytes;
     }
@@ -249,7 +254,8 @@ static void measure_plan(struct run *r) {
     /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
     size_t held = r->model.random && host ? model_kept_bytes(&r->model) : !host ? f->weights : r->model.files.copied;
     if (held > f->weights) f->weights = held;
-    f->resident = f->derived + f->adapters + f->gradients + f->optimizer + f->activations + f->cache + f->scratch + f->data + f->runtime + held;
+    f->resident = f->derived + f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + f->data +
+                  f->runtime + held;
     f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
 
@@ -273,6 +279,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capac
         if (all > pass_tokens) pass_tokens = all;
     }
     r->cap.compute = r->compute;
+    r->cap.cache = r->cache;
     r->cap.sequences = (int)(pass_tokens > r->cap.tokens ? pass_tokens : r->cap.tokens) / 2 + 1;
     r->cap.slots = slots;
     for (int i = 0; i < r->n_plans; i++) {
@@ -361,6 +368,8 @@ static err open_sides(struct run *r, const struct plan_ask *ask) {
         r->side[i].name = r->objective->sides > 1 ? names[i] : "";
     }
     r->cap.length = 1;
+    if (cfg->optimizer_in_bwd && cfg->check_accumulation)
+        return fail(E_USAGE, "check_accumulation looks at the gradient of a whole step, which optimizer_in_bwd never has: leave one of them out");
     if (r->assumes) TRY(assume(r, ask));
     else if (r->objective->open) TRY(r->objective->open(r));
     for (int i = 0; i < r->objective->sides; i++) {
@@ -416,6 +425,7 @@ err run_start(struct run *r) {
     int n = list_programs(r, list);
     model_fill(&r->model);
     r->wb.threads = r->threads;
+    r->wb.check_accumulation = r->cfg->check_accumulation;
     if (r->freezes) TRY(features_start(r));
     TRY(memory_for(&r->wb.mem, list, n));
     size_t act = 0, scratch = 0;

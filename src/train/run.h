@@ -67,6 +67,7 @@ struct footprint { /* bytes */
     size_t weights, derived, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
     size_t offloaded; /* on the host, of a run on a card: in neither total */
     size_t working; /* inside adapters: the copy in the compute type, of the largest */
+    size_t checks;  /* check_accumulation's copies of the gradient */
     size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
     size_t away; /* of a card: states of optimizers that lie in the host's memory; in none of the others */
     size_t total, resident; /* resident: without the file-backed weights */
@@ -112,6 +113,7 @@ struct run {
     bool plans_only;           /* it will not be started: run_plan() */
     bool assumes;              /* ... and has no data: rows are as long as max_length lets them be */
     dtype compute;             /* of activations */
+    dtype cache;               /* of keys and values that generation keeps */
     size_t left_before;        /* on a card: bytes free when the run was opened */
     int threads;
     struct plans plans[2];

@@ -297,7 +297,8 @@ static void test_settings(void **state) {
     refused("", "--set learning_rate=nan", "learning_rate");
     refused("", "--set objective=dpo", "objective", "macct");
     refused("", "--set device=tpu", "device", "cuda");
-    refused("", "--set device=cpu --set dtype=bfloat16", "dtype", "card");
+    refused("", "--set dtype=int8", "dtype", "bfloat16");
+    refused("", "--set kv_cache_dtype=q8_0", "kv_cache_dtype", "float16");
 }
 
 static void test_output_folder(void **state) {

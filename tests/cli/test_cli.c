@@ -450,8 +450,11 @@ static void generates(void **state) {
     status_is(2);
     says(ran.err.p, "device 'tpu' is not known");
     sh("$C generate --model '%s' --prompt x --max-new-tokens 4 --dtype bfloat16", m);
+    status_is(0);
+    says(ran.err.p, "4 tokens at ");
+    sh("$C generate --model '%s' --prompt x --max-new-tokens 4 --dtype int8", m);
     status_is(2);
-    says(ran.err.p, "needs a card");
+    says(ran.err.p, "dtype 'int8' is not known");
     sh("CUDA_VISIBLE_DEVICES= $C generate --model '%s' --prompt x --max-new-tokens 4 --device cuda", m);
     status_is(2);
     says(ran.err.p, "device: cpu");
@@ -595,8 +598,9 @@ static void trains(void **state) {
     assert_int_equal(count(ran.out.p, "{\"event\":\"end\""), 1);
     assert_true(count(ran.out.p, "{\"event\":\"eval\"") >= 2);
     refused("$C train $D/real.yaml", "out");
-    sh("$C train $D/real.yaml --overwrite");
+    sh("$C train $D/real.yaml --overwrite --check-accum");
     status_is(0);
+    says(ran.err.p, "note: accumulation of side A");
     says(ran.out.p, "step 2/2");
     says(ran.out.p, "cyclora generate --model");
     says(ran.out.p, "/out/A");

@@ -145,7 +145,7 @@ static struct outcome differences(struct bench *b, const float *grad, double los
 }
 
 static void bench_of(struct bench *b, const struct peft_method *m, const void *settings, const struct kind *k, const struct head *head) {
-    bench_build(b, &(struct bench_case){.model = k->model, .expected = k->expected, .backend = &backend_cpu, .level = CHECKPOINT_SELECTIVE, .cap = {64, 8, 4, 32, DT_F32}, .recipe = {.learning_rate = 1e-3}}, m, settings, head);
+    bench_build(b, &(struct bench_case){.model = k->model, .expected = k->expected, .backend = &backend_cpu, .level = CHECKPOINT_SELECTIVE, .cap = {64, 8, 4, 32, DT_F32, DT_NONE}, .recipe = {.learning_rate = 1e-3}}, m, settings, head);
     if (b->n_rows > 2) b->n_rows = 2; /* each difference is a pass over them */
     b->wb.threads = 1;
     leave_start(b);

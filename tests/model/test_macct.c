@@ -28,7 +28,7 @@ static void start(struct run *r, struct config *cfg, const struct tensors *want,
     must(adapter_read_config(GOLDEN "/macct/A", mem, &method, &settings));
     struct plans *p = &r->plans[0];
     must(structure_init(&p->st, &r->model, method, settings, &p->modules));
-    r->cap = (struct capacity){32, 8, BATCH, 32, DT_F32};
+    r->cap = (struct capacity){32, 8, BATCH, 32, DT_F32, DT_NONE};
     must(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, r->cap, CHECKPOINT_SELECTIVE, backend, false));
     must(generator_build(&p->gen, &r->model, &p->st, r->cap, backend));
     must(memory_for(&r->wb.mem, (struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));

@@ -59,7 +59,7 @@ static void start(struct bench *b, int c, const struct backend *backend, enum ch
                                        .expected = expected,
                                        .backend = backend,
                                        .level = level,
-                                       .cap = {CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32},
+                                       .cap = {CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32, DT_NONE},
                                        .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, {SCHEDULE_LINEAR, 2, 10}}});
     snprintf(b->name, sizeof b->name, "%s on %s", cases[c].name, backend->name);
 }
@@ -298,7 +298,7 @@ static void test_dora_programs(void **state) {
     struct program g[3];
     struct memory mem;
     const struct lora l = {.r = 2, .alpha = 4, .dora = true, .targets.of.take = TAKE_ALL_LINEAR};
-    const struct capacity cap = {16, 2, 2, 16, DT_F32};
+    const struct capacity cap = {16, 2, 2, 16, DT_F32, DT_NONE};
     must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
     must(structure_init(&st, &m, &method_lora, &l, NULL));
     static const enum mode modes[] = {MODE_TRAIN, MODE_PREFILL, MODE_DECODE};
@@ -549,7 +549,7 @@ static void test_dropout(void **state) {
             must(of[i].method->read(j, "here", &mem, settings));
             json_decref(j);
             must(structure_init(&st, &m, of[i].method, settings, NULL));
-            must(program_build(&g, &m, modes[k], &st, (struct capacity){CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32}, CHECKPOINT_NONE, &backend_cpu, false));
+            must(program_build(&g, &m, modes[k], &st, (struct capacity){CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false));
             int masks = 0, backward = 0;
             for (int n = 0; n < g.p.ni; n++) {
                 const struct inst *x = &g.p.in[n];

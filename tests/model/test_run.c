@@ -3,6 +3,7 @@
  * was stopped; what a folder refuses; the two objectives' numbers; the names in metrics.jsonl. */
 #define _GNU_SOURCE
 #include "support/support.h"
+#include "support/pairs.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "cyclora/cyclora.h"
@@ -163,25 +164,14 @@ static int count_checkpoints(const char *name) {
     return n;
 }
 
-/* prompt/completion rows of a pairs file: A-text and newline, B-text. */
-static void make_sft(const char *from, const char *to, int from_row, int to_row) {
-    struct source s;
-    str out = {0};
-    must(source_open(from, WANT_PAIR, "a", "b", &s));
-    for (int i = from_row; i < to_row && i < s.n; i++) str_addf(&out, "{\"prompt\": \"%s\\n\", \"completion\": \"%s\"}\n", s.r[i].prompt, s.r[i].completion);
-    must(file_write(to, out.p, out.n));
-    str_free(&out);
-    source_close(&s);
-}
-
 static int make_root(void **state) {
     (void)state;
     if (!mkdtemp(root)) return -1;
     char path[128];
     snprintf(path, sizeof path, "%s/train.jsonl", root);
-    make_sft(DATA "warm.jsonl", path, 0, 16);
+    sft_rows_of_pairs(DATA "warm.jsonl", path, 0, 16);
     snprintf(path, sizeof path, "%s/held.jsonl", root);
-    make_sft(DATA "test.jsonl", path, 0, 12);
+    sft_rows_of_pairs(DATA "test.jsonl", path, 0, 12);
     return 0;
 }
 static int remove_root(void **state) {

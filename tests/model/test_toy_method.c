@@ -25,7 +25,7 @@ static void start(struct bench *b, int i) {
     void *settings = arena_alloc(&mem, method_toy.settings);
     must(method_toy.read(j, "test", &mem, settings));
     json_decref(j);
-    bench_build(b, &(struct bench_case){.model = bases[i].model, .expected = bases[i].expected, .backend = &backend_cpu, .level = CHECKPOINT_BLOCK, .cap = {64, 8, 4, 32, DT_F32},
+    bench_build(b, &(struct bench_case){.model = bases[i].model, .expected = bases[i].expected, .backend = &backend_cpu, .level = CHECKPOINT_BLOCK, .cap = {64, 8, 4, 32, DT_F32, DT_NONE},
                                         .recipe = {2e-2, 0, 0.9, 0.999, 1e-8, 1.0, {SCHEDULE_CONSTANT, 0, STEPS}}}, &method_toy, settings, NULL);
     snprintf(b->name, sizeof b->name, "toy on %s", bases[i].model);
 }
@@ -90,7 +90,7 @@ static void test_whole_way(void **state) {
         }
         train(&b);
         must(adapter_write(at("toy"), &b.st, b.learner.w, "base"));
-        bench_open(&again, &(struct bench_case){.model = bases[i].model, .adapter = at("toy"), .expected = bases[i].expected, .backend = &backend_cpu, .level = CHECKPOINT_NONE, .cap = {64, 8, 4, 32, DT_F32},
+        bench_open(&again, &(struct bench_case){.model = bases[i].model, .adapter = at("toy"), .expected = bases[i].expected, .backend = &backend_cpu, .level = CHECKPOINT_NONE, .cap = {64, 8, 4, 32, DT_F32, DT_NONE},
                                                 .recipe = {.learning_rate = 1e-3}});
         assert_ptr_equal(again.st.method, &method_toy);
         assert_int_equal(again.st.params.bytes, b.st.params.bytes);

@@ -9,9 +9,11 @@
  *   - one, two and three threads and a second run are bit-equal; so is each in-place form that op->inplace allows
  *   - error at most 8 eps sqrt(K) * the tensor's largest value, K the length of the longest sum (0: must be equal)
  *   - a NaN planted in the first operand comes out wherever the definition has one
- * With CYC_TEST_DEVICE=cuda the same operands go to the card instead (ctest label `cuda`): once in f32 under the same limits,
- * then with activations, adapters and caches in bf16 and f16 on operands rounded to them, within 8 of their eps.
+ * then with activations, adapters and caches in bf16 and f16 on operands rounded to them, within 8 of their eps; the definitions too. Caches
+ * are also of another type than the rest.
+ * With CYC_TEST_DEVICE=cuda the same operands go to the card instead (ctest label `cuda`), under the same limits.
  *   - finite differences: along a random direction per trained or needed operand, within 1 % of the gradient's norm */
+#include "core/wide.h"
 #include "cpu/cpu.h"
 #include "ops/ops.h"
 #include <math.h>
@@ -32,7 +34,7 @@ struct shape {
     int seqs;
     int64_t len[SEQS], C;
     int H, K, D;
-    bool for_card; /* nothing new to a processor */
+    bool for_card; /* nothing new to a processor in f32 */
 };
 #ifdef __SANITIZE_ADDRESS__ /* every stored type runs in this shape: fewer rows touch the same ends of memory */
 #define ALIGNED {9, 21}
@@ -75,7 +77,8 @@ struct lab {
     val din[MAX_IN];
     size_t param_off;
     bool planted; /* a NaN is among the inputs */
-    dtype narrow; /* on the card: bf16 or f16 in place of f32, or DT_NONE */
+    dtype narrow; /* bf16 or f16 in place of f32, or DT_NONE; ... */
+    enum { ALL, CACHES, ALL_BUT_CACHES } what_is_narrow;
     char what[160];
 };
 
@@ -696,8 +699,107 @@ static bool untouched(const void *p, size_t n) {
     return true;
 }
 
+/* --- the same where memory or types are others ------------------------------------------------------------------- */
+
+/* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses, targets and gradients stay f32. */
+static bool narrowed(const struct lab *l, val v) {
+    const struct value *x = prog_v(&l->p, v);
+    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix") || !strcmp(x->name, "target");
+    const bool cache = x->role == ROLE_STATE && x->nd == 4;
+    if (cache ? l->what_is_narrow == ALL_BUT_CACHES : l->what_is_narrow == CACHES) return false;
+    return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && !statistic;
+}
+
+static uint16_t to_16(dtype dt, float x) { return dt == DT_BF16 ? f32_to_bf16(x) : f32_to_f16(x); }
+static float from_16(dtype dt, uint16_t x) { return dt == DT_BF16 ? bf16_to_f32(x) : f16_to_f32(x); }
+
+static size_t bytes_there(const struct lab *l, val v) { return narrowed(l, v) ? l->bytes[v.i] / 2 : l->bytes[v.i]; }
+
+/* The host's f32 bytes as the backend has them, or back. The guard travels along. */
+static void *send(const struct lab *l, const struct mem_ops *mem, val v, struct view *w) {
+    size_t n = l->bytes[v.i] / 4, bytes = bytes_there(l, v);
+    uint8_t *host = malloc(bytes + GUARD), *there = mem->take(bytes + GUARD);
+    assert_non_null(host);
+    assert_non_null(there);
+    memset(host + bytes, 0xFF, GUARD);
+    if (!narrowed(l, v)) memcpy(host, w->p, bytes);
+    else
+        for (size_t k = 0; k < n; k++) {
+            uint32_t bits;
+            memcpy(&bits, (float *)w->p + k, 4);
+            ((uint16_t *)host)[k] = bits == 0xFFFFFFFF ? 0xFFFF : to_16(l->narrow, ((float *)w->p)[k]);
+        }
+    if (mem->upload(there, host, bytes + GUARD)) flunk("%s: %s", l->what, err_text());
+    if (narrowed(l, v)) w->dt = l->narrow;
+    free(host);
+    return there;
+}
+
+static void fetch(const struct lab *l, const struct mem_ops *mem, val v, void *there, void *to) {
+    size_t n = l->bytes[v.i] / 4, bytes = bytes_there(l, v);
+    uint8_t *host = malloc(bytes + GUARD);
+    assert_non_null(host);
+    if (mem->download(host, there, bytes + GUARD)) flunk("%s: %s", l->what, err_text());
+    if (!untouched(host + bytes, GUARD)) flunk("%s: wrote past '%s'", l->what, prog_v(&l->p, v)->name);
+    if (!narrowed(l, v)) memcpy(to, host, bytes);
+    else
+        for (size_t k = 0; k < n; k++) {
+            uint16_t bits = ((uint16_t *)host)[k];
+            if (bits == 0xFFFF) memset((float *)to + k, 0xFF, 4);
+            else ((float *)to)[k] = from_16(l->narrow, bits);
+        }
+    free(host);
+}
+
+/* The kernel and its scratch, as plan.c chooses them. */
+static kernel kernel_of(const struct inst *i, const struct backend *b, const struct launch *x, size_t *bytes) {
+    kernel run = b->find(i, x->in, x->out);
+    if (!run && b == &backend_reference) return wide_reference(i, x->in, x->out, bytes);
+    *bytes = run && b->scratch ? b->scratch(i, x->in, x->out) : 0;
+    return run;
+}
+
+static bool launch_there(const struct lab *l, const struct inst *i, const struct backend *b, struct launch *x, int threads) {
+    const struct mem_ops *mem = b->mem;
+    struct launch c = *x;
+    void *in[MAX_IN] = {0}, *out[MAX_OUT] = {0};
+    for (int k = 0; k < i->op->n_in; k++)
+        if (has(i->in[k])) in[k] = send(l, mem, i->in[k], &c.in[k]);
+    for (int k = 0; k < i->op->n_out; k++) {
+        if (!has(i->out[k])) continue;
+        for (int a = 0; a < i->op->n_in && k == 0; a++)
+            if (has(i->in[a]) && x->in[a].p == x->out[0].p) out[0] = in[a], c.out[0].dt = c.in[a].dt;
+        if (!out[k]) out[k] = send(l, mem, i->out[k], &c.out[k]);
+    }
+    for (int k = 0; k < i->op->n_in; k++) c.in[k].p = in[k];
+    for (int k = 0; k < i->op->n_out; k++) c.out[k].p = out[k];
+    size_t bytes = 0;
+    kernel run = kernel_of(i, b, &c, &bytes);
+    uint8_t *scratch = mem->take(bytes + GUARD), guard[GUARD];
+    assert_non_null(scratch);
+    mem->fill(scratch, 0xFF, bytes + GUARD);
+    struct run_ctx ctx = l->run;
+    ctx.threads = threads;
+    if (run && ((b->begin_run && b->begin_run(&ctx)) || run(&ctx, i, c.in, c.out, scratch))) flunk("%s: %s", l->what, err_text());
+    if (mem->download(guard, scratch + bytes, GUARD)) flunk("%s: %s", l->what, err_text());
+    if (!untouched(guard, GUARD)) flunk("%s, %s: wrote past its scratch", l->what, i->op->name);
+    for (int k = 0; k < i->op->n_out; k++)
+        if (has(i->out[k])) fetch(l, mem, i->out[k], out[k], x->out[k].p);
+    for (int k = 0; k < i->op->n_in; k++)
+        if (x->own_in[k] && prog_v(&l->p, i->in[k])->role == ROLE_STATE) fetch(l, mem, i->in[k], in[k], x->in[k].p);
+    for (int k = 0; k < i->op->n_out; k++)
+        if (has(i->out[k]) && !(k == 0 && x->out[0].p != x->own_out[0])) mem->give(out[k], bytes_there(l, i->out[k]) + GUARD);
+    for (int k = 0; k < i->op->n_in; k++)
+        if (in[k]) mem->give(in[k], bytes_there(l, i->in[k]) + GUARD);
+    mem->give(scratch, bytes + GUARD);
+    return run != NULL;
+}
+
+/* --- running it where everything is f32 and the host's -------------------------------------------------------------- */
+
 /* Runs it with poisoned scratch; false when the backend has no kernel for it. */
 static bool launch(const struct lab *l, const struct inst *i, const struct backend *b, struct launch *x, int threads) {
+    if (l->narrow && b != &backend_reference) return launch_there(l, i, b, x, threads);
     struct view in[MAX_IN], out[MAX_OUT];
     for (int k = 0; k < i->op->n_in; k++) in[k] = prog_view(&l->p, i->in[k], NULL);
     for (int k = 0; k < i->op->n_out; k++) out[k] = prog_view(&l->p, i->out[k], NULL);
@@ -722,87 +824,6 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
     }
     free(scratch);
     return true;
-}
-
-/* --- the same on a card ------------------------------------------------------------------------------------------ */
-
-/* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses, targets and gradients stay f32. */
-static bool narrowed(const struct lab *l, val v) {
-    const struct value *x = prog_v(&l->p, v);
-    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix") || !strcmp(x->name, "target");
-    return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && !statistic;
-}
-
-static uint16_t to_16(dtype dt, float x) { return dt == DT_BF16 ? f32_to_bf16(x) : f32_to_f16(x); }
-static float from_16(dtype dt, uint16_t x) { return dt == DT_BF16 ? bf16_to_f32(x) : f16_to_f32(x); }
-
-/* The host's f32 bytes as the card has them, or back. The guard travels along. */
-static void *send(const struct lab *l, val v, struct view *w) {
-    size_t n = l->bytes[v.i] / 4, bytes = narrowed(l, v) ? n * 2 : l->bytes[v.i];
-    uint8_t *host = malloc(bytes + GUARD), *there = card->mem->take(bytes + GUARD);
-    assert_non_null(host);
-    assert_non_null(there);
-    memset(host + bytes, 0xFF, GUARD);
-    if (!narrowed(l, v)) memcpy(host, w->p, bytes);
-    else
-        for (size_t k = 0; k < n; k++) {
-            uint32_t bits;
-            memcpy(&bits, (float *)w->p + k, 4);
-            ((uint16_t *)host)[k] = bits == 0xFFFFFFFF ? 0xFFFF : to_16(l->narrow, ((float *)w->p)[k]);
-        }
-    if (card->mem->upload(there, host, bytes + GUARD)) flunk("%s: %s", l->what, err_text());
-    if (narrowed(l, v)) w->dt = l->narrow;
-    free(host);
-    return there;
-}
-
-static void fetch(const struct lab *l, val v, void *there, void *to) {
-    size_t n = l->bytes[v.i] / 4, bytes = narrowed(l, v) ? n * 2 : l->bytes[v.i];
-    uint8_t *host = malloc(bytes + GUARD);
-    assert_non_null(host);
-    if (card->mem->download(host, there, bytes + GUARD)) flunk("%s: %s", l->what, err_text());
-    if (!untouched(host + bytes, GUARD)) flunk("%s: wrote past '%s'", l->what, prog_v(&l->p, v)->name);
-    if (!narrowed(l, v)) memcpy(to, host, bytes);
-    else
-        for (size_t k = 0; k < n; k++) {
-            uint16_t bits = ((uint16_t *)host)[k];
-            if (bits == 0xFFFF) memset((float *)to + k, 0xFF, 4);
-            else ((float *)to)[k] = from_16(l->narrow, bits);
-        }
-    free(host);
-}
-
-static void launch_card(const struct lab *l, const struct inst *i, struct launch *x) {
-    struct launch c = *x;
-    void *in[MAX_IN] = {0}, *out[MAX_OUT] = {0};
-    for (int k = 0; k < i->op->n_in; k++)
-        if (has(i->in[k])) in[k] = send(l, i->in[k], &c.in[k]);
-    for (int k = 0; k < i->op->n_out; k++) {
-        if (!has(i->out[k])) continue;
-        for (int a = 0; a < i->op->n_in && k == 0; a++)
-            if (has(i->in[a]) && x->in[a].p == x->out[0].p) out[0] = in[a], c.out[0].dt = c.in[a].dt;
-        if (!out[k]) out[k] = send(l, i->out[k], &c.out[k]);
-    }
-    for (int k = 0; k < i->op->n_in; k++) c.in[k].p = in[k];
-    for (int k = 0; k < i->op->n_out; k++) c.out[k].p = out[k];
-    kernel run = card->find(i, c.in, c.out);
-    if (!run) flunk("%s: no kernel for %s", l->what, i->op->name);
-    size_t bytes = card->scratch(i, c.in, c.out);
-    uint8_t *scratch = card->mem->take(bytes + GUARD), guard[GUARD];
-    assert_non_null(scratch);
-    card->mem->fill(scratch, 0xFF, bytes + GUARD);
-    if (card->begin_run(&l->run) || run(&l->run, i, c.in, c.out, scratch)) flunk("%s: %s", l->what, err_text());
-    if (card->mem->download(guard, scratch + bytes, GUARD)) flunk("%s: %s", l->what, err_text());
-    if (!untouched(guard, GUARD)) flunk("%s, %s: wrote past its scratch", l->what, i->op->name);
-    for (int k = 0; k < i->op->n_out; k++)
-        if (has(i->out[k])) fetch(l, i->out[k], out[k], x->out[k].p);
-    for (int k = 0; k < i->op->n_in; k++)
-        if (x->own_in[k] && prog_v(&l->p, i->in[k])->role == ROLE_STATE) fetch(l, i->in[k], in[k], x->in[k].p);
-    for (int k = 0; k < i->op->n_out; k++)
-        if (has(i->out[k]) && !(k == 0 && x->out[0].p != x->own_out[0])) card->mem->give(out[k], 0);
-    for (int k = 0; k < i->op->n_in; k++)
-        if (in[k]) card->mem->give(in[k], 0);
-    card->mem->give(scratch, 0);
 }
 
 /* --- checking one instruction ---------------------------------------------------------------------------------- */
@@ -876,22 +897,39 @@ static void check_on(struct lab *l, const struct inst *i, const struct launch *w
 
 static void check_on_card(struct lab *l, const struct inst *i, const struct launch *want) {
     struct launch got = prepare(l, i, -1), again = prepare(l, i, -1);
-    launch_card(l, i, &got);
+    if (!launch_there(l, i, card, &got, 2)) flunk("%s: no kernel for %s", l->what, i->op->name);
     for (int k = 0; k < i->op->n_out; k++)
         if (has(i->out[k])) compare(l, i->out[k], got.out[k].p, want->out[k].p);
     for (int k = 0; k < i->op->n_in; k++)
         if (got.own_in[k]) compare(l, i->in[k], got.in[k].p, want->in[k].p);
-    launch_card(l, i, &again);
+    launch_there(l, i, card, &again, 2);
     must_equal(l, i, &again, &got, "between two runs");
     for (int k = 0; k < i->op->n_in; k++) {
         if (!(i->op->inplace >> k & 1) || !has(i->in[k]) || !has(i->out[0])) continue;
         struct launch alias = prepare(l, i, k);
-        launch_card(l, i, &alias);
+        launch_there(l, i, card, &alias, 2);
         must_equal(l, i, &alias, &got, "in place");
         release(&alias);
     }
     release(&again);
     release(&got);
+}
+
+/* The definition of an op in 16 bits is the one in f32, rounded at the store. */
+static void check_definition(struct lab *l, const struct inst *i, const struct launch *want) {
+    struct launch got = prepare(l, i, -1);
+    launch_there(l, i, &backend_reference, &got, 1);
+    for (int k = 0; k < i->op->n_out; k++)
+        if (has(i->out[k])) compare(l, i->out[k], got.out[k].p, want->out[k].p);
+    for (int k = 0; k < i->op->n_in; k++)
+        if (got.own_in[k]) compare(l, i->in[k], got.in[k].p, want->in[k].p);
+    release(&got);
+}
+
+static const char *narrow_text(const struct lab *l) {
+    static const char *const text[][3] = {
+        {"", "", ""}, {" in bf16", ", caches in bf16", " in bf16 but caches"}, {" in f16", ", caches in f16", " in f16 but caches"}};
+    return text[l->narrow == DT_BF16 ? 1 : l->narrow ? 2 : 0][l->what_is_narrow];
 }
 
 static void check(struct lab *l, const struct inst *i) {
@@ -900,7 +938,7 @@ static void check(struct lab *l, const struct inst *i) {
     struct launch want = prepare(l, i, -1);
     launch(l, i, &backend_reference, &want, 1);
     if (card) {
-        snprintf(l->what, sizeof l->what, "%.90s: %s on the card%s", before, i->op->name, l->narrow == DT_BF16 ? " in bf16" : l->narrow ? " in f16" : "");
+        snprintf(l->what, sizeof l->what, "%.90s: %s on the card%s", before, i->op->name, narrow_text(l));
         check_on_card(l, i, &want);
         release(&want);
         snprintf(l->what, sizeof l->what, "%s", before);
@@ -909,9 +947,11 @@ static void check(struct lab *l, const struct inst *i) {
     for (enum cpu_isa isa = CPU_GENERIC; isa <= CPU_AVX512; isa++) {
         cpu_cap(isa);
         if (cpu_isa() != isa) continue;
-        snprintf(l->what, sizeof l->what, "%.90s: %s on %s", before, i->op->name, cpu_isa_name(isa));
+        snprintf(l->what, sizeof l->what, "%.90s: %s on %s%s", before, i->op->name, cpu_isa_name(isa), narrow_text(l));
         check_on(l, i, &want);
     }
+    snprintf(l->what, sizeof l->what, "%.90s: definition of %s%s", before, i->op->name, narrow_text(l));
+    if (l->narrow) check_definition(l, i, &want);
     release(&want);
     snprintf(l->what, sizeof l->what, "%s", before);
 }
@@ -1030,6 +1070,14 @@ static void check_narrow(struct lab *l) {
     for (int i = 0; i < l->p.ni; i++) check(l, &l->p.in[i]);
 }
 
+/* Of the shapes those in which the processor's kernels meet 16 bits: no row, rows that fill no vector, a block and a rest, several of them. */
+static bool few_kinds(const struct shape *s) {
+    static const char *const names[] = {"zero tokens", "prime", "ragged", "many rows"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(s->name, names[i])) return true;
+    return false;
+}
+
 static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int variant, bool nan) {
     struct lab l = {.s = s, .dt = dt, .variant = variant, .run = {.seed = 7, .step = 3, .top_p = 1, .threads = 2}};
     for (int k = 0; k < s->seqs; k++) l.N += s->len[k];
@@ -1058,8 +1106,14 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
             note(l.p.in[i].op);
             check(&l, &l.p.in[i]);
         }
-        if (card && !nan && r->op != &op_sample && r->op != &op_softcap) /* logits are f32 in any program */
-            for (l.narrow = DT_F16; l.narrow <= DT_BF16; l.narrow++) check_narrow(&l);
+        const bool logits = r->op == &op_sample || r->op == &op_softcap; /* f32 in any program */
+        const bool caches = !card && !variant && (r->op == &op_kv_append || r->op == &op_attention_cached);
+        const bool halves = !nan && !logits && (card || (few_kinds(s) && (dt == DT_F32 || (dt == DT_BF16 && !variant)))); /* matrices stay what they are */
+        for (l.narrow = DT_F16; l.narrow <= DT_BF16 && halves; l.narrow++)
+            for (int what = ALL; what <= (caches ? ALL_BUT_CACHES : ALL); what++) {
+                l.what_is_narrow = what;
+                check_narrow(&l);
+            }
     }
     for (int v = 0; v < VALUES; v++) free(l.data[v]);
     prog_free(&l.p);
@@ -1068,7 +1122,8 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
 static void sweep(void **state) {
     const struct row *r = *state;
     note(r->op);
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes && (card || !shapes[s].for_card); s++) {
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        if (!card && shapes[s].for_card && !few_kinds(&shapes[s])) continue;
         if (only && strcmp(only, shapes[s].name)) continue;
         for (dtype dt = DT_F32; dt < DT_COUNT; dt++) {
             if (dt == DT_I32 || (!r->weights && dt != DT_F32) || shapes[s].C % dtype_info[dt].block) continue;

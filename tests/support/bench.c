@@ -170,6 +170,13 @@ void bench_same_gradient(struct bench *b, float **first) {
     free(grad);
 }
 
+/* The adapter as programs read it: itself, or its working copy in the compute type. */
+static void *bound(struct bench *b, const struct program *g) {
+    void *param;
+    must(memory_bind(&b->wb.mem, g, b->learner.w, b->wb.threads, &param));
+    return param;
+}
+
 /* An encoder-decoder's caches begin with a prefill of all its texts. */
 static void read_sources(struct bench *b) {
     const struct tensor *src_ids = fixture(&b->want, "src_ids");
@@ -182,7 +189,7 @@ static void read_sources(struct bench *b) {
         start[s] = b->model.shape.start, rows[s] = slots[s] = s, cu[s + 1] = s + 1;
         for (int32_t t = src_cu[s]; t < src_cu[s + 1]; t++) pos[t] = t - src_cu[s], slot[t] = s;
     }
-    must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+    must(program_run(&b->gen.prefill, &b->wb.mem, bound(b, &b->gen.prefill), NULL, &f, &(struct run_ctx){.threads = 2}, false));
 }
 
 /* The first token of a row as a prompt, behind the virtual ones that only a prefill can have. */
@@ -195,7 +202,7 @@ static void first_token(struct bench *b, const struct row *row, int32_t slot, fl
     const int32_t bounds[2] = {0, n}, sample = 0, next = n;
     const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1,
                            .given = row->given, .given_rows = numbers, .m = b->gen.prefill.given};
-    must(program_run(&b->gen.prefill, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+    must(program_run(&b->gen.prefill, &b->wb.mem, bound(b, &b->gen.prefill), NULL, &f, &(struct run_ctx){.threads = 2}, false));
     must(program_read(&b->gen.prefill, &b->wb.mem, b->gen.prefill.logits, n, 1, z, (size_t)V * 4));
 }
 
@@ -211,7 +218,7 @@ void bench_decode(struct bench *b, double abs) {
             const struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .src_last = &last, .n = 1};
             if (b->st.virtual_tokens && i == cu[s]) first_token(b, b->rows[s], slot, z, V);
             else {
-                must(program_run(&b->gen.decode, &b->wb.mem, b->learner.w, NULL, &f, &(struct run_ctx){.threads = 2}, false));
+                must(program_run(&b->gen.decode, &b->wb.mem, bound(b, &b->gen.decode), NULL, &f, &(struct run_ctx){.threads = 2}, false));
                 must(program_read(&b->gen.decode, &b->wb.mem, b->gen.decode.logits, 1, 0, z, (size_t)V * 4));
             }
             close_to(b->name, z, f32_of(logits) + i * V, (size_t)V, 0, abs);
@@ -246,7 +253,7 @@ static float *logits_by(const char *path, struct structure *st, float *weights, 
     const int n = (int)fixture(expected, "ids")->d[0], s = (int)fixture(expected, "cu_seqlens")->d[0] - 1, made = st ? st->virtual_tokens : 0, extra = n_before + made;
     must(model_open(path, NULL, &m));
     const int64_t V = m.shape.vocab;
-    must(program_build(&g, &m, MODE_SCORE, st, (struct capacity){n + s * extra, s, 0, 0, DT_F32}, CHECKPOINT_NONE, &backend_cpu, true));
+    must(program_build(&g, &m, MODE_SCORE, st, (struct capacity){n + s * extra, s, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, true));
     must(memory_for(&mem, (struct program *const[]){&g}, 1));
     must(pack_init(&k, n + s * extra, s));
     k.virtual_tokens = g.virtual_tokens;

@@ -2,6 +2,7 @@
  * written by hand. The quantisers are held to error bounds derived from their step. */
 #include "base/dtype.h"
 #include "base/philox.h"
+#include "cpu/fused.h"
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -79,6 +80,74 @@ static void test_limits(void **state) {
     memcpy(&nan, &quiet_low, 4);
     assert_true(isnan(bf16_to_f32(f32_to_bf16(nan))));
     assert_true(isnan(f16_to_f32(f32_to_f16(nan))));
+}
+
+/* --- the kernels' conversions, on every instruction set --------------------------------------------------------------- */
+enum { LOT = 1021 }; /* a prime: a tail in every lot, for any width */
+
+static bool same_half(dtype dt, uint16_t a, uint16_t b) {
+    const unsigned infinity = dt == DT_F16 ? 0x7C00 : 0x7F80;
+    const bool nan_a = (a & 0x7FFFu) > infinity, nan_b = (b & 0x7FFFu) > infinity; /* which NaN is not said */
+    return nan_a || nan_b ? nan_a && nan_b : a == b;
+}
+
+static void check_narrow(dtype dt, const float *x, int n, const char *isa) {
+    uint16_t h[LOT + 2];
+    h[0] = h[n + 1] = 0xABCD;
+    fused()->narrow(dt, x, h + 1, n);
+    assert_true(h[0] == 0xABCD && h[n + 1] == 0xABCD);
+    for (int i = 0; i < n; i++) {
+        const uint16_t want = dt == DT_F16 ? f32_to_f16(x[i]) : f32_to_bf16(x[i]);
+        if (!same_half(dt, h[i + 1], want)) fail_msg("%a as %s on %s: %04x, not %04x", x[i], dtype_info[dt].name, isa, h[i + 1], want);
+    }
+}
+
+/* Every half wide; and narrow again each of them, the middle to the next, a hair to either side of that, both signs. */
+static void check_halves(dtype dt, const char *isa) {
+    for (unsigned from = 0; from < 65536; from += LOT) {
+        const int n = from + LOT < 65536 ? LOT : (int)(65536 - from);
+        uint16_t h[LOT + 1];
+        float wide[LOT + 2], x[LOT + 2];
+        for (int i = 0; i < n; i++) h[i + 1] = (uint16_t)(from + (unsigned)i);
+        wide[n] = 7;
+        fused()->widen(dt, h + 1, wide, n); /* from an odd place */
+        assert_true(wide[n] == 7);
+        for (int i = 0; i < n; i++) {
+            const float want = dt == DT_F16 ? f16_to_f32(h[i + 1]) : bf16_to_f32(h[i + 1]);
+            if (isnan(want) ? !isnan(wide[i]) : bits(wide[i]) != bits(want))
+                fail_msg("%s %04x on %s is %a, not %a", dtype_info[dt].name, h[i + 1], isa, wide[i], want);
+        }
+        check_narrow(dt, wide, n, isa);
+        for (int side = 0; side < 3; side++) {
+            for (int i = 0; i < n; i++) {
+                const uint16_t up = (uint16_t)(h[i + 1] + 1);
+                const float next = dt == DT_F16 ? f16_to_f32(up) : bf16_to_f32(up), middle = wide[i] + (next - wide[i]) / 2;
+                x[i] = side == 0 ? middle : nextafterf(middle, side == 1 ? 0 : HUGE_VALF);
+            }
+            check_narrow(dt, x, n, isa);
+        }
+    }
+}
+
+static void test_kernels(void **state) {
+    (void)state;
+    for (enum cpu_isa isa = CPU_GENERIC; isa <= CPU_AVX512; isa++) {
+        cpu_cap(isa);
+        if (cpu_isa() != isa) continue;
+        for (int h = 0; h < 2; h++) {
+            const dtype dt = h ? DT_BF16 : DT_F16;
+            check_halves(dt, cpu_isa_name(isa));
+            for (uint32_t lot = 0; lot < 200; lot++) { /* any bits at all, f32's subnormals, infinities and NaNs among them */
+                float x[LOT];
+                for (uint32_t i = 0; i < LOT; i++) {
+                    const uint32_t u = philox(11, lot, i, 0, 0).v[0];
+                    memcpy(&x[i], &u, 4);
+                }
+                check_narrow(dt, x, LOT, cpu_isa_name(isa));
+            }
+        }
+    }
+    cpu_cap(CPU_AVX512);
 }
 
 static void test_names_and_sizes(void **state) {
@@ -212,7 +281,8 @@ static void test_zero_and_constant_blocks(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_half),     cmocka_unit_test(test_rounding),
-        cmocka_unit_test(test_limits),         cmocka_unit_test(test_names_and_sizes),
+        cmocka_unit_test(test_limits),         cmocka_unit_test(test_kernels),
+        cmocka_unit_test(test_names_and_sizes),
         cmocka_unit_test(test_plain_rows),     cmocka_unit_test(test_hand_made_q4),
         cmocka_unit_test(test_hand_made_q8_0), cmocka_unit_test(test_hand_made_q6_k),
         cmocka_unit_test(test_round_trips),    cmocka_unit_test(test_zero_and_constant_blocks),
