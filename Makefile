@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make check`.
 BUILD := build/release
 TASK ?= bible
-.PHONY: all setup build demo experiment check plan-sweep check-exports check-llamacpp asan fuzz bench bench-llamacpp bench-gpu bench-methods compare format lint oracles docs clean
+.PHONY: all setup build demo experiment passkey check plan-sweep check-exports check-llamacpp asan fuzz bench bench-llamacpp bench-gpu bench-methods compare format lint oracles docs clean
 
 all: build
 
@@ -20,6 +20,9 @@ demo: build        ## MACCT on a real model and real text, in minutes (TASK=bibl
 
 experiment: build  ## the same, in full: 43 cycles and a long control, three seeds
 	@tools/demo.sh experiment $(TASK)
+
+passkey: build     ## a tiny model trained here finds a key at four times its length, by RoPE scaling (minutes)
+	@tools/passkey.sh
 
 check: build       ## every test
 	@tools/check.sh

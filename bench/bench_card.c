@@ -237,6 +237,7 @@ static void macct(const char *item, int rows, enum checkpoint level, int pass) {
 static void profile(const char *item, int rows, int length, enum checkpoint level) {
     struct program train;
     struct memory mem;
+    g.model.mlp_chunk = rows * length; /* instructions are launched one by one */
     die(program_build(&train, &g.model, MODE_TRAIN, &g.st, (struct capacity){rows * length, rows, 1, 1, g.compute}, level, g.backend, false));
     die(memory_for(&mem, (struct program *const[]){&train}, 1));
     struct pack pack;

@@ -58,7 +58,10 @@ static void print_programs(const json_t *plan) {
         table_bytes(&t, p, "act");
     }
     if (i) table_print(&t, "");
-    if (json_object_get(plan, "pass_tokens")) printf("a pass of the model takes at most %.0f tokens\n", json_num(plan, "pass_tokens"));
+    if (json_object_get(plan, "pass_tokens"))
+        printf("a pass of the model takes at most %.0f tokens\n", json_num(plan, "pass_tokens"));
+    if (json_object_get(plan, "mlp_chunk"))
+        printf("its feed-forwards go over them %.0f at a time\n", json_num(plan, "mlp_chunk"));
 }
 
 static void print_plan(const json_t *plan) {

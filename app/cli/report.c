@@ -45,11 +45,25 @@ void report_servers(const json_t *plan) {
     }
 }
 
+/* Rotary positions that do not stand as the model's files have them. */
+static void report_positions(const json_t *p) {
+    if (!p) return;
+    label("positions");
+    printf("%s", json_text(p, "type"));
+    if (json_num(p, "factor") > 0) printf(", %g times %.0f", json_num(p, "factor"), json_num(p, "original"));
+    else if (json_num(p, "original") > 0) printf(", from %.0f", json_num(p, "original"));
+    printf(": context %.0f, base %g", json_num(p, "context"), json_num(p, "base"));
+    if (!strcmp(json_text(p, "type"), "dynamic") || !strcmp(json_text(p, "type"), "longrope"))
+        printf(", for sequences of up to %.0f tokens", json_num(p, "length"));
+    putchar('\n');
+}
+
 void report_run(const json_t *plan) {
     size_t i;
     const json_t *side;
     if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
     report_model(json_object_get(plan, "model"));
+    report_positions(json_object_get(plan, "positions"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
     report_servers(plan);
     const json_t *f = json_object_get(plan, "features");

@@ -2,6 +2,7 @@
 #include "api/api.h"
 #include "export/deltas.h"
 #include "export/takers.h"
+#include "export/untie.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,13 +91,14 @@ static err sizes_fit(const char *folder, const struct model *m, const struct pef
     return e;
 }
 
-static err fits(const char *folder, const struct model *m, arena *mem, const char **how) {
+static err fits(const char *folder, struct model *m, arena *mem, const char **how) {
     const struct peft_method *method;
     const void *settings;
     struct deltas d;
     *how = "its shape is what this base asks for";
     if (!adapter_read_config(folder, mem, &method, &settings) && (method->virtual_tokens || method->attention || method->sublayer))
         return sizes_fit(folder, m, method, settings);
+    TRY(untie_for(folder, m));
     err e = deltas_open(folder, m, &d);
     *how = d.method && !d.made ? "every tensor finds its place" : "every pair finds its matrix";
     if (!e) deltas_close(&d);
@@ -110,6 +112,7 @@ static err fit_json(const char *folder, const char *model, arena *mem, json_t *o
     const char *noted = NULL, *how;
     json_t *audit = NULL;
     TRY(model_open(model, NULL, &m));
+    model_hash(&m, hash);
     err e = fits(folder, &m, mem, &how);
     json_t *fit = json_pack("{s:s, s:b, s:s}", "model", model, "fits", e == OK, "why", e ? err_text() : how);
     for (int up = 0; up < 3 && !noted; up++) {
@@ -117,7 +120,6 @@ static err fit_json(const char *folder, const char *model, arena *mem, json_t *o
         audit = json_load_file(arena_printf(mem, "%s%s/audit.json", folder, up == 2 ? "/../.." : up ? "/.." : ""), 0, NULL);
         noted = json_string_value(json_object_get(json_object_get(audit, "base"), "xxh128_of_tensors"));
     }
-    model_hash(&m, hash);
     json_object_set_new(fit, "trained_on_it",
                         noted ? json_string(strcmp(noted, hash) ? "no: another file (right for the same model in another form)"
                                                                 : "yes: the hash of its tensors is the one that the run noted")
@@ -131,6 +133,8 @@ static err fit_json(const char *folder, const char *model, arena *mem, json_t *o
 static err inspect_adapter(const char *folder, const char *model, arena *mem, json_t *out) {
     json_t *loaders;
     TRY(inspect_json(arena_printf(mem, "%s/adapter_config.json", folder), "config", out));
+    const char *stretched = arena_printf(mem, "%s/rope_scaling.json", folder);
+    if (stretched && path_exists(stretched)) TRY(inspect_json(stretched, "positions", out));
     TRY(takers_of(folder, &loaders));
     json_object_set_new(out, "kind", json_string("adapter"));
     json_object_set_new(out, "loaders", loaders);

@@ -115,6 +115,7 @@ err api_adapter_read(cyc_model *m, const char *folder, arena *mem, struct struct
     const struct peft_method *method;
     const void *settings;
     TRY(adapter_check_base(folder, &m->m));
+    TRY(adapter_stretch(folder, false, &m->m));
     TRY(adapter_read_config(folder, mem, &method, &settings));
     struct head head;
     TRY(adapter_read_head(folder, mem, &head));

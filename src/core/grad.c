@@ -19,6 +19,7 @@ static bool dropped(const struct walk *w, val v) {
     if (!has(v) || (int)v.i >= w->n_values) return false;
     const struct value *x = prog_v(w->p, v);
     if (x->role != ROLE_ACT || x->def < 0) return false;
+    if (x->again) return true;
     if (w->level == CHECKPOINT_SELECTIVE) return w->p->in[x->def].op->cheap;
     return w->level == CHECKPOINT_BLOCK && x->segment == w->segment && x->segment != w->last_segment && x->segment > 0;
 }
@@ -29,7 +30,10 @@ static val kept(struct walk *w, val v) {
     if (has(w->again[v.i])) return w->again[v.i];
     struct inst from = w->p->in[prog_v(w->p, v)->def];
     for (int k = 0; k < from.op->n_in; k++) from.in[k] = kept(w, from.in[k]);
+    const int piece = w->p->piece;
+    w->p->piece = from.piece;
     struct inst *to = prog_emit(w->p, from.op, from.in, from.op->n_in, &from.a);
+    w->p->piece = piece;
     if (!to) return (val){0};
     for (int k = 0; k < from.op->n_out; k++)
         if (has(from.out[k])) w->again[from.out[k].i] = to->out[k];
@@ -57,6 +61,7 @@ static void walk_one(struct walk *w, int i) {
     }
     memcpy(in, from.in, sizeof in);
     w->p->segment = w->segment = from.segment;
+    w->p->piece = from.piece;
     for (int k = 0; k < from.op->n_in; k++) from.in[k] = kept(w, from.in[k]);
     for (int k = 0; k < from.op->n_out; k++) from.out[k] = kept(w, from.out[k]);
     if (w->p->failed || from.op->vjp(w->p, &from, dout, din)) return;
@@ -74,7 +79,7 @@ err prog_backward(struct prog *p, val loss, enum checkpoint level, const struct 
         for (int i = 0; i < w.n_forward; i++)
             if (p->in[i].segment > w.last_segment) w.last_segment = p->in[i].segment;
         for (int i = w.n_forward - 1; i >= 0 && !p->failed; i--) walk_one(&w, i);
-        p->segment = 0;
+        p->segment = p->piece = 0;
         prog_drop_dead(p);
     }
     free(w.grad);

@@ -47,15 +47,44 @@ static void find_last_uses(struct prog *p) {
         }
 }
 
+/* Behind the last instruction of i's pieces; of one that runs whole, the next. */
+static int pieces_end(const struct prog *p, int i) {
+    int end = i + 1;
+    while (p->in[i].piece && end < p->ni && p->in[end].piece == p->in[i].piece) end++;
+    return end;
+}
+
+static void find_parts(struct prog *p) {
+    for (int i = 0, end; i < p->ni; i = end) {
+        end = pieces_end(p, i);
+        for (int j = i; p->in[i].piece && j < end; j++)
+            for (int k = 0; k < p->in[j].op->n_out; k++) {
+                struct value *v = prog_v(p, p->in[j].out[k]);
+                if (has(p->in[j].out[k]) && v->role == ROLE_ACT && v->last < end) v->part = true;
+            }
+    }
+}
+
+/* The sizes at which instruction i is planned. */
+static void planned_sizes(const struct prog *p, const struct inst *i, int64_t size[SYM_COUNT]) {
+    memcpy(size, p->cap, sizeof p->cap);
+    if (i->piece) size[-prog_rows(p, i)] = p->piece_rows;
+}
+
+/* The bytes that a value of the ACT arena has room for. */
+static size_t room(const struct prog *p, val v) {
+    struct view w = prog_view(p, v, NULL);
+    if (prog_v(p, v)->part) w.d[0] = p->piece_rows;
+    return view_bytes(&w);
+}
+
 /* Gives out[0] the memory of a dying input where the op allows it. */
 static bool take_over(struct prog *p, struct layout *l, const struct inst *s, int i) {
     struct value *out = prog_v(p, s->out[0]);
-    struct view ov = prog_view(p, s->out[0], NULL);
     for (int k = 0; k < s->op->n_in; k++) {
         if (!(s->op->inplace >> k & 1) || !has(s->in[k])) continue;
         struct value *in = prog_v(p, s->in[k]);
-        struct view iv = prog_view(p, s->in[k], NULL);
-        if (in->role != ROLE_ACT || in->last != i || view_bytes(&iv) != view_bytes(&ov)) continue;
+        if (in->role != ROLE_ACT || in->last != i || in->part != out->part || room(p, s->in[k]) != room(p, s->out[0])) continue;
         for (int j = 0; j < l->n; j++)
             if (l->s[j].v == s->in[k].i) {
                 l->s[j].v = s->out[0].i;
@@ -67,32 +96,49 @@ static bool take_over(struct prog *p, struct layout *l, const struct inst *s, in
     return false;
 }
 
-static void place_outputs(struct prog *p, struct layout *l, int i) {
+static void place_outputs(struct prog *p, struct layout *l, int i, bool part) {
     const struct inst *s = &p->in[i];
     for (int k = 0; k < s->op->n_out; k++) {
-        if (!has(s->out[k]) || prog_v(p, s->out[k])->role != ROLE_ACT) continue;
+        if (!has(s->out[k]) || prog_v(p, s->out[k])->role != ROLE_ACT || prog_v(p, s->out[k])->part != part) continue;
         if (k == 0 && s->op->inplace && take_over(p, l, s, i)) continue;
-        struct view w = prog_view(p, s->out[k], NULL);
-        prog_v(p, s->out[k])->off = place(l, aligned(view_bytes(&w)), s->out[k].i);
+        prog_v(p, s->out[k])->off = place(l, aligned(room(p, s->out[k])), s->out[k].i);
     }
 }
 
-static void release_dead(struct prog *p, struct layout *l, int i) {
-    const struct inst *s = &p->in[i];
-    for (int k = 0; k < s->op->n_in; k++)
-        if (has(s->in[k]) && prog_v(p, s->in[k])->last == i) release(l, s->in[k].i);
-    for (int k = 0; k < s->op->n_out; k++)
-        if (has(s->out[k]) && prog_v(p, s->out[k])->last == i) release(l, s->out[k].i);
+static void release_one(struct prog *p, struct layout *l, val v, int i, bool part) {
+    if (has(v) && prog_v(p, v)->last == i && prog_v(p, v)->part == part) release(l, v.i);
 }
 
-/* The instructions of a span run as one: nothing that one of them reads or writes may be overwritten by another. */
+static void release_dead(struct prog *p, struct layout *l, int i, bool part) {
+    const struct inst *s = &p->in[i];
+    for (int k = 0; k < s->op->n_in; k++) release_one(p, l, s->in[k], i, part);
+    for (int k = 0; k < s->op->n_out; k++) release_one(p, l, s->out[k], i, part);
+}
+
+/* Instructions first .. end - 1, whole values or those of a piece. The instructions of a span run as one: nothing that one of them reads or
+ * writes may be overwritten by another. */
+static void place_run(struct plan *pl, struct layout *l, int first, int last, bool part) {
+    for (int i = first, end; i < last; i = end) {
+        for (end = i; end == i || (end < last && !pl->run[end]); end++) place_outputs(pl->p, l, end, part);
+        for (int j = i; j < end; j++) release_dead(pl->p, l, j, part);
+    }
+}
+
+/* A loop: the whole values that it makes are there before the first piece, those that it reads until after the last. */
+static void place_pieces(struct plan *pl, struct layout *l, int first, int last) {
+    for (int i = first; i < last; i++) place_outputs(pl->p, l, i, false);
+    place_run(pl, l, first, last, true);
+    for (int i = first; i < last; i++) release_dead(pl->p, l, i, false);
+}
+
 static err place_values(struct plan *pl) {
     struct prog *p = pl->p;
     struct layout l = {calloc((size_t)p->nv + 1, sizeof(struct block)), 0, 0};
     if (!l.s) return fail(E_MEMORY, "out of memory while planning");
     for (int i = 0, end; i < p->ni; i = end) {
-        for (end = i; end == i || (end < p->ni && !pl->run[end]); end++) place_outputs(p, &l, end);
-        for (int j = i; j < end; j++) release_dead(p, &l, j);
+        for (end = pieces_end(p, i); !p->in[i].piece && end < p->ni && !p->in[end].piece;) end++;
+        if (p->in[i].piece) place_pieces(pl, &l, i, end);
+        else place_run(pl, &l, i, end, false);
     }
     pl->act = l.top;
     for (int v = 1; v < p->nv; v++)
@@ -122,8 +168,10 @@ static err choose_kernel(struct plan *pl, int i, bool in_span) {
     const struct inst *s = &p->in[i];
     const struct backend *b = pl->backend;
     struct view in[MAX_IN], out[MAX_OUT];
-    views_of(p, s->in, s->op->n_in, NULL, in);
-    views_of(p, s->out, s->op->n_out, NULL, out);
+    int64_t size[SYM_COUNT];
+    planned_sizes(p, s, size);
+    views_of(p, s->in, s->op->n_in, size, in);
+    views_of(p, s->out, s->op->n_out, size, out);
     size_t scratch = 0;
     kernel found = b->find(s, in, out);
     if (found) scratch = b->scratch ? b->scratch(s, in, out) : 0;
@@ -137,8 +185,9 @@ static err choose_kernel(struct plan *pl, int i, bool in_span) {
     if (scratch > pl->scratch) pl->scratch = scratch;
     if (s->op->cost) {
         struct cost c = s->op->cost(s, in, out);
-        pl->flops += c.flops;
-        pl->bytes += c.bytes;
+        const double times = s->piece ? (double)p->cap[-prog_rows(p, s)] / (double)p->piece_rows : 1;
+        pl->flops += c.flops * times;
+        pl->bytes += c.bytes * times;
     }
     return OK;
 }
@@ -149,8 +198,12 @@ err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
     pl->run = calloc((size_t)p->ni + 1, sizeof *pl->run);
     if (!pl->run) return fail(E_MEMORY, "out of memory while planning");
     find_last_uses(p);
+    find_parts(p);
     for (int i = 0; i < p->ni;) {
-        int span = backend->span ? backend->span(p, i, &pl->run[i]) : 0, end = i + (span > 1 ? span : 1);
+        int span = backend->span ? backend->span(p, i, &pl->run[i]) : 0;
+        for (int j = i + 1; j < i + span; j++)
+            if (p->in[j].piece != p->in[i].piece) span = 0;
+        int end = i + (span > 1 ? span : 1);
         for (; i < end; i++) TRY(choose_kernel(pl, i, span > 1));
     }
     return place_values(pl);
@@ -176,7 +229,11 @@ static void *base_of(const struct binding *b, const struct value *v) {
 
 struct view plan_view(const struct plan *pl, const struct binding *b, val v) {
     struct view w = prog_view(pl->p, v, b->size);
-    if (has(v)) w.p = base_of(b, prog_v(pl->p, v));
+    if (!has(v)) return w;
+    const struct value *x = prog_v(pl->p, v);
+    w.p = base_of(b, x);
+    if (x->nd && x->d[0] < 0 && b->first[-x->d[0]] && !x->part)
+        w.p = (char *)w.p + (size_t)b->first[-x->d[0]] * dtype_row_bytes(x->dt, x->nd > 1 ? x->ld : 1);
     return w;
 }
 
@@ -247,6 +304,8 @@ err plan_launch(const struct plan *pl, const struct binding *b, const struct run
     const struct prog *p = pl->p;
     struct view in[MAX_SPAN * MAX_IN], out[MAX_SPAN * MAX_OUT];
     int end = i;
+    if (p->in[i].piece && b->size[-prog_rows(p, &p->in[i])] > p->piece_rows)
+        return fail(E_INTERNAL, "instruction %d (%s) runs in pieces", i, p->in[i].op->name);
     do {
         const struct inst *s = &p->in[end];
         for (int k = 0; k < s->op->n_in; k++) in[(end - i) * MAX_IN + k] = plan_view(pl, b, s->in[k]);
@@ -257,8 +316,24 @@ err plan_launch(const struct plan *pl, const struct binding *b, const struct run
     return e ? fail_in(e, "instruction %d (%s)", i, p->in[i].op->name) : OK;
 }
 
+/* Instructions i .. end - 1, for some of the rows at a time; a run without rows is one empty piece. */
+static err launch_pieces(const struct plan *pl, const struct binding *b, const struct run_ctx *run, int i, int end) {
+    const int64_t sym = -prog_rows(pl->p, &pl->p->in[i]), rows = b->size[sym], most = pl->p->piece_rows;
+    const int64_t n = rows > most ? (rows + most - 1) / most : 1, each = (rows + n - 1) / n;
+    struct binding piece = *b;
+    for (int64_t k = 0; k < n; k++) {
+        piece.first[sym] = k * each;
+        piece.size[sym] = rows - k * each < each ? rows - k * each : each;
+        for (int j = i; j < end;) TRY(plan_launch(pl, &piece, run, j, &j));
+    }
+    return OK;
+}
+
 static err launch_all(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
-    for (int i = 0; i < pl->p->ni;) TRY(plan_launch(pl, b, run, i, &i));
+    for (int i = 0, end; i < pl->p->ni; i = end) {
+        if (pl->p->in[i].piece) TRY(launch_pieces(pl, b, run, i, end = pieces_end(pl->p, i)));
+        else TRY(plan_launch(pl, b, run, i, &end));
+    }
     return OK;
 }
 

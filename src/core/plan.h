@@ -1,6 +1,9 @@
 /* The plan of a program: where every value lies and which kernel runs each instruction, decided before a weight is read.
  * The memory estimate shown to users is this plan itself; the null backend makes it where nothing is to be run.
  *
+ * Instructions that run in pieces (inst.piece) are a loop over rows: what one leaves for the next alone has room for a piece, whatever else they
+ * read or write lies whole until the last piece is through. Pieces are about equal, so that none is short of rows.
+ *
  * One ACT arena placed by liveness (a value's bytes are free again after its last use; an in-place op takes over its
  * input's), one SCRATCH of the largest single request, one STATE arena that lives on between runs. */
 #ifndef CYC_CORE_PLAN_H
@@ -43,12 +46,13 @@ struct binding {
     void *const *input;          /* one host pointer per prog_input, in their order */
     char *stage, *stage_host;    /* plan.input bytes, on the backend and here; unused where memory is the host's */
     int64_t size[SYM_COUNT];     /* actual sizes, by -symbol; at most the capacities */
+    int64_t first[SYM_COUNT];    /* of a piece: the row that it begins at; plan_run's own */
     bool repeats;                /* many runs with this binding and these sizes will follow */
     bool staged;                 /* the inputs are in `stage` already */
     bool poison;                 /* tests: fill ACT and SCRATCH with NaN first */
 };
 err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run);
-/* Launches the kernel of instruction i alone (and whatever else it spans); *next is the first one after it. For measuring. */
+/* Launches the kernel of instruction i alone (and what it spans; no more rows than a piece has); *next is the first one after it. For measuring. */
 err plan_launch(const struct plan *pl, const struct binding *b, const struct run_ctx *run, int i, int *next);
 
 /* Where an activation lies after a run (a kept value, typically an output). */

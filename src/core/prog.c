@@ -91,6 +91,38 @@ void prog_keep(struct prog *p, val v) {
     if (has(v)) prog_v(p, v)->keep = true;
 }
 
+static int64_t symbol_of(const struct prog *p, val v) {
+    const int64_t d = has(v) && prog_v(p, v)->nd ? prog_v(p, v)->d[0] : 0;
+    return d < 0 ? d : 0;
+}
+
+int64_t prog_rows(const struct prog *p, const struct inst *i) {
+    int64_t rows = 0;
+    if (!i->op->by_rows) return 0;
+    for (int k = 0; k < i->op->n_in + i->op->n_out; k++) {
+        const bool out = k >= i->op->n_in;
+        const val v = out ? i->out[k - i->op->n_in] : i->in[k];
+        const int64_t d = symbol_of(p, v);
+        if (out && has(v) && !d && prog_v(p, v)->role == ROLE_ACT) return 0;
+        if (d && rows && d != rows) return 0;
+        if (d) rows = d;
+    }
+    return rows == SYM_N || rows == SYM_M ? rows : 0;
+}
+
+void prog_pieces(struct prog *p, val x) {
+    const int64_t d = symbol_of(p, x);
+    p->piece = p->piece_rows && d && p->cap[-d] > p->piece_rows ? ++p->n_pieces : 0;
+}
+
+void prog_pieces_end(struct prog *p, val result) {
+    const int last = has(result) ? prog_v(p, result)->def : -1;
+    for (int i = p->ni - 1; i >= 0 && p->piece && !p->failed && (p->in[i].piece == p->piece || !p->in[i].piece); i--)
+        for (int k = 0; p->in[i].piece && i != last && k < p->in[i].op->n_out; k++)
+            if (has(p->in[i].out[k])) prog_v(p, p->in[i].out[k])->again = true;
+    p->piece = 0;
+}
+
 struct inst *prog_emit(struct prog *p, const struct op_def *op, const val *in, int n_in, const struct op_attr *a) {
     if (p->failed) return NULL;
     struct inst fresh = {.op = op, .segment = p->segment};
@@ -111,6 +143,7 @@ struct inst *prog_emit(struct prog *p, const struct op_def *op, const val *in, i
         v->def = p->ni;
         v->needs = needs;
     }
+    if (p->piece && prog_rows(p, &fresh)) fresh.piece = p->piece;
     p->in[p->ni] = fresh;
     return &p->in[p->ni++];
 }
@@ -197,7 +230,7 @@ void prog_print(const struct prog *p, str *out) {
     static const char *const roles[] = {"input", "base", "param", "act", "grad", "state"};
     for (int i = 0; i < p->ni; i++) {
         const struct inst *s = &p->in[i];
-        str_addf(out, "%4d  %-16s", i, s->op->name);
+        str_addf(out, "%4d %c%-16s", i, s->piece ? '|' : ' ', s->op->name);
         for (int side = 0; side < 2; side++) {
             int n = side ? s->op->n_in : s->op->n_out;
             const val *v = side ? s->in : s->out;

@@ -27,6 +27,8 @@ struct value {
     enum role role;
     bool needs;
     bool keep;         /* read by the caller after the run: its memory is not reused */
+    bool again;        /* the backward pass makes it anew at any level (prog_pieces_end) */
+    bool part;         /* it is read by its own pieces alone: there is room for the rows of one (planner) */
     int def, last;     /* defining instruction (-1: none) and last use, set by the planner */
     int segment;       /* checkpoint segment of the definition */
     size_t grad;       /* PARAM: its gradient's byte offset in the gradient arena */
@@ -68,6 +70,7 @@ struct inst {
     val in[MAX_IN], out[MAX_OUT];
     struct op_attr a;
     int segment;
+    int piece;         /* instructions in a row with the same number run together, a piece of the rows at a time; 0: all rows at once */
 };
 
 struct prog {
@@ -79,6 +82,8 @@ struct prog {
     int64_t cap[SYM_COUNT]; /* capacities, by -symbol */
     dtype compute;          /* of activations, caches and the adapter's working copy: f32 (also DT_NONE), bf16 or f16 */
     int segment;            /* current checkpoint segment; outside of any: 0 */
+    int64_t piece_rows;     /* more rows than these go through what is emitted in pieces so many at a time; 0: there are no pieces */
+    int piece, n_pieces;    /* current number of inst.piece, 0: none; numbers given */
     int n_inputs;
     err failed;             /* the first builder error; the builders after it do nothing */
 };
@@ -90,6 +95,7 @@ struct op_def {
     const char *name;
     int n_in, n_out;
     unsigned inplace;  /* bit i: out[0] may take the memory of in[i] when in[i] dies here */
+    bool by_rows;      /* a row of its outputs depends on that row of its inputs alone, and gradients are added: it can run in pieces */
     bool cheap;        /* selective checkpointing recomputes it rather than keep its outputs */
     bool effect;       /* mutates STATE or reports: never removed as dead */
     err (*infer)(struct prog *, struct inst *);                                /* checks inputs, makes outputs */
@@ -124,6 +130,12 @@ val prog_grad_of(struct prog *p, val param);
 val prog_like(struct prog *p, val v, const char *name);
 /* Marks a value that the caller reads after a run. */
 void prog_keep(struct prog *p, val v);
+/* Between these two a wide part of a block goes over the rows of x in pieces of at most piece_rows, where x has more: what lies between the
+ * instructions never exists for all rows at once. The result, and whatever its instruction makes, does; the rest is made anew for the
+ * backward. An instruction that is not by_rows, or makes something that has no rows, runs whole, and splits the pieces in two. */
+void prog_pieces(struct prog *p, val x);
+void prog_pieces_end(struct prog *p, val result);
+int64_t prog_rows(const struct prog *p, const struct inst *i); /* the symbol whose rows it goes over; 0: none, or not by rows */
 /* Drops instructions whose results nobody uses. */
 void prog_drop_dead(struct prog *p);
 

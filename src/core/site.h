@@ -102,6 +102,12 @@ struct group_delta {
     float scale[MAX_GROUP];  /* of B_i A_i */
 };
 
+/* A low-rank product beside the output projection: logits += scale drop(x) A^T B^T. */
+struct head_delta {
+    val a, b; /* parameters [R, C], [V, R]; absent: there is none */
+    float scale, dropout;
+};
+
 /* A matrix of an adapter's file that is made of its parameters. */
 struct made_matrix {
     const char *name;
@@ -173,6 +179,9 @@ struct peft_method {
     const struct module_list *(*saved)(const void *settings);
     /* Emits the group x -> out[i]; NULL: untouched. */
     err (*linears)(struct site *s, val x, int n, const struct linear *w, val *out);
+    /* What it adds to the logits: of w, the output projection, which is not among linears, for its product with the loss is one op (a tied
+     * one's matrix is the token table, which stays as it is). NULL: nothing; then target_modules cannot name it. */
+    struct head_delta (*head)(struct site *s, const struct linear *w);
     /* Are its linears products of low rank beside the base's? Then deltas says which, so that several adapters' can be one instruction
      * (peft/mix.c). NULL: they are not. */
     enum summed (*summed)(const void *settings);
@@ -256,6 +265,9 @@ struct site {
 err site_linears(struct site *s, val x, int n, const struct linear *w, val *out);
 val site_linear(struct site *s, val x, const struct linear *w);
 val site_sublayer(struct site *s, const struct sublayer *at);
+struct head_delta site_head(struct site *s, const struct linear *w);
+val site_head_low(struct site *s, val x, const struct head_delta *d); /* drop(x) A^T [N, R], for head_loss; absent: there is no delta */
+val site_dropout(struct site *s, val x, double p);                    /* x itself but in training */
 val site_vector(struct site *s, const struct base_vector *v);
 val site_tokens(struct site *s, const struct base_matrix *table); /* absent: no token has a row of its own */
 val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */

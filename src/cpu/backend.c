@@ -35,6 +35,7 @@ static const struct row table[] = {
     {&op_add, FUSED(add), NULL},
     {&op_scale, FUSED(scale), NULL},
     {&op_scale_bwd, FUSED(scale_bwd), NULL},
+    {&op_dropout, cpu_dropout, 0, NULL},
     {&op_magnitude, FUSED(magnitude), NULL},
     {&op_magnitude_bwd, FUSED(magnitude_bwd), NULL},
     {&op_glu, FUSED(glu), NULL},

@@ -34,6 +34,7 @@ size_t cpu_linear_bwd_scratch(const struct inst *inst, const struct view *in, co
 err cpu_weight_grad(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                     void *scratch);
 size_t cpu_weight_grad_scratch(const struct inst *inst, const struct view *in, const struct view *out);
+err cpu_dropout(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                   void *scratch);
 size_t cpu_head_loss_scratch(const struct inst *inst, const struct view *in, const struct view *out);

@@ -5,7 +5,8 @@
  * HEAD_BYTES: per chunk the head is unpacked twice (logits, then dx), about 7 % of the products' time at 64 rows.
  * Rows of W that have replacements are computed with the others and overwritten by the replacements' own logits, a product beside the
  * large one; their dlogits go to the replacements and are zero for W.
- * dW, dbias and drows take a chunk after the other, so that their bits depend on which rows have weight and on nothing else.
+ * A low-rank delta is a second piece of the product that makes the logits, and dt a second output of the one that makes dx.
+ * dW, dbias, drows and dB take a chunk after the other, so that their bits depend on which rows have weight and on nothing else.
  * Sums: f32 products; sum exp in f32 per 64 vectors and then double; nll and the totals in double. Nothing is skipped
  * or clamped when a value is not finite: a NaN or infinite logit makes its row's nll, and so sums[0], NaN. */
 #include "cpu/head_loss.h"
@@ -50,6 +51,7 @@ static const struct head_rows *rows_isa(void) {
 struct buffers {
     int64_t chunk;  /* most rows at once */
     float *x, *dx;  /* [chunk, C]: the chunk's rows, gathered; their gradient */
+    float *t, *dt;  /* [chunk, R]: of the delta */
     float *logits;  /* [chunk, V] */
     float *own;     /* [chunk, R]: of the replacements */
     int32_t *rows;  /* [N]: which rows have weight */
@@ -59,7 +61,8 @@ struct buffers {
 };
 
 /* Where everything lies behind `base` (0 to count). */
-static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v, int64_t replaced) {
+static struct buffers layout(uintptr_t base, const struct view *in) {
+    const int64_t n = in[0].d[0], c = in[0].d[1], v = in[1].d[0], replaced = in[5].nd ? in[5].d[0] : 0, r = in[HEAD_T].nd ? in[HEAD_T].d[1] : 0;
     struct buffers b = {.chunk = HEAD_BYTES / (v * (int64_t)sizeof(float))};
     if (b.chunk < HEAD_ROWS_MIN) b.chunk = HEAD_ROWS_MIN;
     if (b.chunk > HEAD_ROWS_MAX) b.chunk = HEAD_ROWS_MAX;
@@ -69,6 +72,8 @@ static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v, in
     b.bytes += ((size_t)(count)*4 + 63) / 64 * 64
     TAKE(x, b.chunk * c);
     TAKE(dx, b.chunk * c);
+    TAKE(t, b.chunk * r);
+    TAKE(dt, b.chunk * r);
     TAKE(logits, b.chunk * v);
     TAKE(own, b.chunk * replaced);
     TAKE(rows, n);
@@ -81,7 +86,7 @@ static struct buffers layout(uintptr_t base, int64_t n, int64_t c, int64_t v, in
 
 size_t cpu_head_loss_scratch(const struct inst *inst, const struct view *in, const struct view *out) {
     (void)inst, (void)out;
-    return layout(0, in[0].d[0], in[0].d[1], in[1].d[0], in[5].nd ? in[5].d[0] : 0).bytes;
+    return layout(0, in).bytes;
 }
 
 /* --- the kernel ------------------------------------------------------------------------------------------------ */
@@ -126,14 +131,15 @@ static void one_square(float *z, int64_t v, const float *target, float weight, b
     *nll = (float)(sum / (double)v);
 }
 
-/* dW += dlogits^T x; of the replacements likewise */
-static void weight_gradient(const struct run_ctx *run, const struct view *dw, const float *dlogits, const struct buffers *b, int64_t m) {
+/* dW += scale dlogits^T x, x [m, columns of W]; of the replacements and of B likewise */
+static void weight_gradient(const struct run_ctx *run, const struct view *dw, const float *dlogits, const float *x, float scale, int64_t m,
+                            void *scratch) {
     const int64_t v = dw->d[0], c = dw->d[1];
     struct gemm g = {.m = v, .pieces = 1, .outs = 1, .threads = cpu_threads(run), .turned = true};
     g.piece[0] = (struct gemm_piece){dlogits, v, m, false};
     g.out[0] = (struct gemm_out){.y = dw->p, .ld = dw->ld, .n = c, .add = true};
-    g.out[0].w[0] = (struct gemm_w){b->x, DT_F32, c, false, 1};
-    gemm_run(&g, b->gemm);
+    g.out[0].w[0] = (struct gemm_w){x, DT_F32, c, false, scale};
+    gemm_run(&g, scratch);
 }
 
 /* dbias += the columns' sums: each has one writer and one order of rows. */
@@ -181,19 +187,54 @@ static void take_own(const struct view *which, const struct buffers *b, int64_t 
         }
 }
 
-static void one_chunk(const struct run_ctx *run, float cap, const struct view *in, struct view *out, const struct buffers *b,
+/* The rows of a chunk, beside each other; and back. */
+static void gather_rows(const struct view *from, const int32_t *rows, int64_t m, float *to) {
+    for (int64_t i = 0; i < m; i++) memcpy(to + i * from->d[1], view_row(from, rows[i]), (size_t)from->d[1] * sizeof *to);
+}
+
+static void scatter_rows(const float *from, const int32_t *rows, int64_t m, const struct view *to) {
+    for (int64_t i = 0; i < m; i++) memcpy(view_row(to, rows[i]), from + i * to->d[1], (size_t)to->d[1] * sizeof *from);
+}
+
+/* z = x W^T + bias + alpha t B^T */
+static void chunk_logits(const struct run_ctx *run, float alpha, const struct view *in, const struct buffers *b, int64_t m) {
+    const struct view *t = &in[HEAD_T], *up = &in[HEAD_B];
+    struct gemm g = product(run, m, b->x, in[0].d[1], b->logits, in[1].d[0], &in[1], true);
+    g.out[0].bias = view_f32(&in[4]);
+    if (t->p) {
+        g.pieces = 2;
+        g.piece[1] = (struct gemm_piece){b->t, t->d[1], t->d[1], false};
+        g.out[0].w[1] = (struct gemm_w){up->p, up->dt, up->ld, true, alpha};
+    }
+    gemm_run(&g, b->gemm);
+}
+
+/* dx = dlogits W, dt = alpha dlogits B, those that are wanted: the one where the other is absent, or both at once. */
+static void input_gradients(const struct run_ctx *run, float alpha, const struct view *in, const struct view *out, const struct buffers *b,
+                            int64_t m) {
+    const int64_t v = in[1].d[0], r = in[HEAD_T].d[1];
+    struct gemm g = product(run, m, b->logits, v, b->dx, in[0].d[1], &in[1], false);
+    if (out[HEAD_DT].p) {
+        struct gemm_out *dt = &g.out[out[2].p ? g.outs++ : 0];
+        *dt = (struct gemm_out){.y = b->dt, .ld = r, .n = r};
+        dt->w[0] = (struct gemm_w){in[HEAD_B].p, in[HEAD_B].dt, in[HEAD_B].ld, false, alpha};
+    }
+    if (out[2].p || out[HEAD_DT].p) gemm_run(&g, b->gemm);
+}
+
+static void one_chunk(const struct run_ctx *run, const struct op_attr *a, const struct view *in, struct view *out, const struct buffers *b,
                       const int32_t *rows, int64_t m) {
-    const struct view *x = &in[0], *w = &in[1], *dx = &out[2];
+    const struct view *dx = &out[2];
     const int32_t *label = view_i32(&in[2]);
     const float *weight = view_f32(&in[3]);
     const float scale = run->loss_scale != 0 ? run->loss_scale : 1;
-    int64_t c = x->d[1], v = w->d[0];
+    const int64_t c = in[0].d[1], v = in[1].d[0];
     const struct head_rows *isa = rows_isa();
-    const bool gradient = dx->p || out[3].p || out[4].p || out[5].p;
-    for (int64_t i = 0; i < m; i++) memcpy(b->x + i * c, view_row(x, rows[i]), (size_t)c * sizeof(float));
-    struct gemm g = product(run, m, b->x, c, b->logits, v, w, true);
-    g.out[0].bias = view_f32(&in[4]);
-    gemm_run(&g, b->gemm);
+    bool gradient = false;
+    for (int k = 2; k < HEAD_OUT; k++) gradient |= out[k].p != NULL;
+    gather_rows(&in[0], rows, m, b->x);
+    if (in[HEAD_T].p) gather_rows(&in[HEAD_T], rows, m, b->t);
+    chunk_logits(run, a->alpha[0], in, b, m);
     if (in[5].p) put_own(run, in, b, m, v);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(run))
     for (int64_t i = 0; i < m; i++) {
@@ -201,21 +242,21 @@ static void one_chunk(const struct run_ctx *run, float cap, const struct view *i
         float *z = b->logits + i * v, *nll = &view_f32(&out[1])[n];
         b->correct[n] = 0;
         if (in[7].p) one_square(z, v, view_row(&in[7], label[n]), scale * weight[n], gradient, nll);
-        else one_row(isa, z, v, label[n], scale * weight[n], cap, gradient, nll, &b->correct[n]);
+        else one_row(isa, z, v, label[n], scale * weight[n], a->softcap, gradient, nll, &b->correct[n]);
     }
     if (out[4].p) bias_gradient(run, view_f32(&out[4]), b->logits, m, v);
     if (in[5].p && gradient) take_own(&in[6], b, m, v);
-    if (out[3].p) weight_gradient(run, &out[3], b->logits, b, m);
-    if (out[5].p) weight_gradient(run, &out[5], b->own, b, m);
-    if (!dx->p) return;
-    g = product(run, m, b->logits, v, b->dx, c, w, false);
-    gemm_run(&g, b->gemm);
-    if (in[5].p) {
-        g = product(run, m, b->own, in[5].d[0], b->dx, c, &in[5], false);
+    if (out[3].p) weight_gradient(run, &out[3], b->logits, b->x, 1, m, b->gemm);
+    if (out[5].p) weight_gradient(run, &out[5], b->own, b->x, 1, m, b->gemm);
+    if (out[HEAD_DB].p) weight_gradient(run, &out[HEAD_DB], b->logits, b->t, a->alpha[0], m, b->gemm);
+    input_gradients(run, a->alpha[0], in, out, b, m);
+    if (in[5].p && dx->p) {
+        struct gemm g = product(run, m, b->own, in[5].d[0], b->dx, c, &in[5], false);
         g.out[0].add = true;
         gemm_run(&g, b->gemm);
     }
-    for (int64_t i = 0; i < m; i++) memcpy(view_row(dx, rows[i]), b->dx + i * c, (size_t)c * sizeof(float));
+    if (dx->p) scatter_rows(b->dx, rows, m, dx);
+    if (out[HEAD_DT].p) scatter_rows(b->dt, rows, m, &out[HEAD_DT]);
 }
 
 /* Lists the rows with weight and zeroes the outputs of the others. */
@@ -233,19 +274,20 @@ static err choose_rows(const struct view *in, struct view *out, int32_t *rows, i
         }
         view_f32(&out[1])[i] = 0;
         if (out[2].p) memset(view_row(&out[2], i), 0, (size_t)out[2].d[1] * sizeof(float));
+        if (out[HEAD_DT].p) memset(view_row(&out[HEAD_DT], i), 0, (size_t)out[HEAD_DT].d[1] * sizeof(float));
     }
     return OK;
 }
 
 err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                   void *scratch) {
-    int64_t count, n = in[0].d[0];
-    struct buffers b = layout((uintptr_t)scratch, n, in[0].d[1], in[1].d[0], in[5].p ? in[5].d[0] : 0);
+    int64_t count;
+    struct buffers b = layout((uintptr_t)scratch, in);
     TRY(choose_rows(in, out, b.rows, &count));
     int64_t chunks = b.chunk ? (count + b.chunk - 1) / b.chunk : 0;
     for (int64_t i = 0; i < chunks; i++) {
         int64_t from = count * i / chunks, to = count * (i + 1) / chunks;
-        one_chunk(run, inst->a.softcap, in, out, &b, b.rows + from, to - from);
+        one_chunk(run, &inst->a, in, out, &b, b.rows + from, to - from);
     }
     double sum[4] = {0};
     for (int64_t i = 0; i < count; i++) {

@@ -61,6 +61,13 @@ static void drop_rows(const struct drop *d, int64_t token, int64_t rows, const f
     for (int64_t i = 0; i < rows; i++) drop_row(d, token + i, x + i * ldx, y + i * ldy, c, add);
 }
 
+err cpu_dropout(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
+    const struct drop d = {run, inst->a.dropout, inst->a.site, 0, in[1].p, in[2].p};
+    drop_rows(&d, 0, in[0].d[0], in[0].p, in[0].ld, out[0].p, out[0].ld, in[0].d[1], false);
+    return OK;
+}
+
 /* --- forward --------------------------------------------------------------------------------------------------- */
 
 /* T_i = drop_i(x) A_i^T for every output, DROP_ROWS tokens at a time. */

@@ -32,6 +32,7 @@ static const struct row {
     {&op_add, cuda_add, NULL},
     {&op_scale, cuda_scale, NULL},
     {&op_scale_bwd, cuda_scale_bwd, cuda_scale_bwd_scratch},
+    {&op_dropout, cuda_dropout, NULL},
     {&op_magnitude, cuda_magnitude, NULL},
     {&op_magnitude_bwd, cuda_magnitude_bwd, NULL},
     {&op_glu, cuda_glu, NULL},

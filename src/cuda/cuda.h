@@ -65,6 +65,8 @@ err cuda_scale_bwd(const struct run_ctx *, const struct inst *, const struct vie
 err cuda_column_sum(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_scale_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 size_t cuda_column_sum_scratch(const struct inst *, const struct view *in, const struct view *out);
+/* rows.cu */
+err cuda_dropout(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 /* magnitude.cu */
 err cuda_magnitude(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_magnitude_bwd(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);

@@ -5,7 +5,8 @@
  * A chunk: gathered x [r, C] -> logits f32 [r, V] -> one block a row: max and sum of exponentials in one reading, nll, and the
  * gradient g = loss_scale * weight * (softmax - onehot) in the compute type -> dx rows [r, C] -> scattered; dW += g^T x, and dbias +=
  * the columns' sums of g, in f32: rows without weight are zeros in both. Rows of W that have replacements: a product beside the large
- * one gives their logits, which overwrite W's; their g is taken aside, zero for W, and gives drows and what is added to dx. Sums are made in the end from per-row figures, in row order,
+ * one gives their logits, which overwrite W's; their g is taken aside, zero for W, and gives drows and what is added to dx. A low-rank delta is a product t B^T that is
+ * added to the logits before anything is read off them, and two of g for dt and dB. Sums are made in the end from per-row figures, in row order,
  * in double: the same bits in every run. */
 #include "cuda/gemm.h"
 #include "cuda/types.cuh"
@@ -22,27 +23,30 @@ static int64_t chunk_rows(int64_t N, int64_t V) {
 }
 
 /* Scratch, in this order. */
-struct places { size_t index, row, weights, x, logits, grad, own, own_grad, dx, total; };
+struct places { size_t index, row, weights, x, t, dt, logits, grad, own, own_grad, dx, total; };
 
 /* Which gradients are made; g is what all of them are made of. */
-struct wanted { bool dx, dw, dbias, drows, g; };
+struct wanted { bool dx, dw, dbias, drows, dt, db, g; };
 static struct wanted wanted_of(const struct view *out) {
-    struct wanted w = {out[2].nd != 0, out[3].nd != 0, out[4].nd != 0, out[5].nd != 0, false};
-    w.g = w.dx || w.dw || w.dbias || w.drows;
+    struct wanted w = {out[2].nd != 0, out[3].nd != 0, out[4].nd != 0, out[5].nd != 0, out[HEAD_DT].nd != 0, out[HEAD_DB].nd != 0, false};
+    w.g = w.dx || w.dw || w.dbias || w.drows || w.dt || w.db;
     return w;
 }
 
-/* Elements from row to row of the replacements' logits and their gradient: products want whole 16 bytes. */
+/* Elements from row to row of the replacements' logits and their gradient, and of t and dt: products want whole 16 bytes. */
 static int64_t own_ld(const struct view *in) { return in[5].nd ? (in[5].d[0] + 7) / 8 * 8 : 0; }
+static int64_t low_ld(const struct view *in) { return in[HEAD_T].nd ? (in[HEAD_T].d[1] + 7) / 8 * 8 : 0; }
 
 static struct places places_of(const struct view *in, struct wanted make) {
     int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], r = chunk_rows(N, V);
     dtype dt = in[0].dt;
-    struct places p = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    struct places p = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     p.row = aligned((size_t)(N + 1) * 4);
     p.weights = p.row + aligned((size_t)N * 8); /* nll and correct of each listed row */
     p.x = p.weights + (in[1].dt == dt ? 0 : aligned((size_t)(V * C) * size_of(dt)));
-    p.logits = p.x + aligned((size_t)(r * C) * size_of(dt));
+    p.t = p.x + aligned((size_t)(r * C) * size_of(dt));
+    p.dt = p.t + aligned((size_t)(r * low_ld(in)) * size_of(dt));
+    p.logits = p.dt + (make.dt ? aligned((size_t)(r * low_ld(in)) * size_of(dt)) : 0);
     p.grad = p.logits + aligned((size_t)(r * V) * 4);
     p.own = p.grad + (make.g && dt != DT_F32 ? aligned((size_t)(r * V) * size_of(dt)) : 0);
     p.own_grad = p.own + aligned((size_t)(r * own_ld(in)) * 4);
@@ -252,8 +256,34 @@ struct head {
     char *scratch;
     struct places at;
     struct wanted make;
-    float cap;
+    float cap, alpha;
 };
+
+/* The delta's part of the logits, from the rows of t. */
+static err add_low(const struct head *h, const int *index, float *logits, int64_t rows) {
+    const struct view *t = &h->in[HEAD_T], *b = &h->in[HEAD_B];
+    const int64_t R = t->d[1], V = b->d[0], ld = low_ld(h->in);
+    const size_t each = size_of(t->dt);
+    move(t->p, t->ld * each, h->scratch + h->at.t, ld * each, index, rows, R * each, false);
+    struct cuda_gemm g = {rows, V, R, h->scratch + h->at.t, b->p, logits, ld, b->ld, V, false, true, t->dt, DT_F32, h->alpha, 1};
+    return cuda_gemm(&g);
+}
+
+/* Its gradients: dB += alpha g^T t, and rows of dt = alpha g B. */
+static err low_gradients(const struct head *h, const int *index, const void *grad, int64_t rows) {
+    const struct view *t = &h->in[HEAD_T], *b = &h->in[HEAD_B], *dt = &h->out[HEAD_DT], *db = &h->out[HEAD_DB];
+    const int64_t R = t->d[1], V = b->d[0], ld = low_ld(h->in);
+    const size_t each = size_of(t->dt);
+    if (h->make.db) {
+        struct cuda_gemm g = {V, R, rows, grad, h->scratch + h->at.t, db->p, V, ld, db->ld, true, false, t->dt, DT_F32, h->alpha, 1};
+        TRY(cuda_gemm(&g));
+    }
+    if (!h->make.dt) return OK;
+    struct cuda_gemm g = {rows, R, V, grad, b->p, h->scratch + h->at.dt, V, b->ld, ld, false, false, t->dt, t->dt, h->alpha, 0};
+    TRY(cuda_gemm(&g));
+    move(h->scratch + h->at.dt, ld * each, dt->p, dt->ld * each, index, rows, R * each, true);
+    return OK;
+}
 
 /* The replaced rows' logits. */
 template <typename T> static err put_own(const struct head *h, const T *xs, float *logits, int64_t rows) {
@@ -298,6 +328,7 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
     TRY(cuda_gemm(&g));
     if (h->in[4].p) TRY(cuda_add_bias(logits, DT_F32, rows, V, V, view_f32(&h->in[4])));
     if (h->in[5].p) TRY(put_own<T>(h, xs, logits, rows));
+    if (h->in[HEAD_T].p) TRY(add_low(h, index, logits, rows));
     auto loss = V % 4 ? loss_kernel<T, 1> : loss_kernel<T, 4>;
     const int32_t *label = (const int32_t *)h->in[2].p;
     const float *weight = (const float *)h->in[3].p;
@@ -311,6 +342,7 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
         struct cuda_gemm w = {V, C, rows, grad, xs, h->out[3].p, V, C, h->out[3].ld, true, false, x->dt, DT_F32, 1, 1};
         TRY(cuda_gemm(&w));
     }
+    if (h->make.db || h->make.dt) TRY(low_gradients(h, index, grad, rows));
     if (!h->make.dx) return CUDA_LAUNCHED("head_loss");
     struct cuda_gemm d = {rows, C, V, grad, h->w, dx, V, C, C, false, false, x->dt, x->dt, 1, 0};
     TRY(cuda_gemm(&d));
@@ -321,12 +353,16 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
 
 extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], bound = run->weighted && run->weighted < N ? run->weighted : N;
-    struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, wanted_of(out)), wanted_of(out), i->a.softcap};
+    struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, wanted_of(out)), wanted_of(out), i->a.softcap, i->a.alpha[0]};
     int *index = (int *)(h.scratch + h.at.index);
     TRY(cuda_check(cudaMemsetAsync(out[0].p, 0, 16, cuda_stream), "head_loss"));
     if (!N) return OK;
     TRY(cuda_check(cudaMemsetAsync(out[1].p, 0, (size_t)N * 4, cuda_stream), "head_loss"));
     if (h.make.dx) TRY(cuda_check(cudaMemset2DAsync(out[2].p, (size_t)out[2].ld * size_of(out[2].dt), 0, (size_t)C * size_of(out[2].dt), (size_t)N, cuda_stream), "head_loss"));
+    if (h.make.dt) {
+        const struct view *dt = &out[HEAD_DT];
+        TRY(cuda_check(cudaMemset2DAsync(dt->p, (size_t)dt->ld * size_of(dt->dt), 0, (size_t)dt->d[1] * size_of(dt->dt), (size_t)N, cuda_stream), "head_loss"));
+    }
     list_kernel<<<1, MANY, 0, cuda_stream>>>((const float *)in[3].p, (int)N, (int)bound, index);
     if (in[1].dt != in[0].dt) {
         TRY(cuda_dequantise(in[1].dt, in[1].p, V, C, in[0].dt, h.scratch + h.at.weights));

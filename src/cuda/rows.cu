@@ -108,6 +108,14 @@ extern "C" err cuda_drop(const struct cuda_drop *d, const struct view *x, void *
     return CUDA_LAUNCHED("dropout");
 }
 
+extern "C" err cuda_dropout(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    const int64_t rows = in[0].d[0], cols = in[0].d[1];
+    const struct cuda_drop d = {i, 0, (const int32_t *)in[1].p, (const int32_t *)in[2].p};
+    if (!rows) return OK;
+    WITH_TYPE(in[0].dt, (drop_kernel<T, false><<<grid_of(rows * (cols + 3) / 4), THREADS, 0, cuda_stream>>>(mask_of(&d), (const T *)in[0].p, in[0].ld, (T *)out[0].p, out[0].ld, rows, cols)));
+    return CUDA_LAUNCHED("dropout");
+}
+
 extern "C" err cuda_drop_add(const struct cuda_drop *d, const void *g, const struct view *dx) {
     int64_t rows = dx->d[0], cols = dx->d[1];
     if (!rows) return OK;

@@ -6,6 +6,7 @@
 #include "export/crossing.h"
 #include "base/log.h"
 #include "export/positions.h"
+#include "export/untie.h"
 #include "io/tokenizer_out.h"
 #include <dirent.h>
 #include <jansson.h>
@@ -279,21 +280,23 @@ static void type_make(dtype type, struct gguf_keys *out) {
 }
 
 /* The base's keys but for those that speak of its bytes. */
-static void copy_keys(const struct gguf_meta *meta, dtype type, struct gguf_keys *out) {
+static void copy_keys(const struct model *m, dtype type, struct gguf_keys *out) {
     static const char *const own[] = {
         "general.architecture", "general.alignment", "general.file_type", "general.quantization_version", "split.", "quantize."};
+    const struct gguf_meta *meta = m->files.meta;
     gguf_key_copy(out, gguf_find(meta, "general.architecture"));
     type_make(type, out);
+    if (m->stretched) key_u32(out, m->family->name, "context_length", context_of(m)), positions_keys(m, m->family->name, out);
     for (int i = 0; i < meta->n; i++) {
-        bool skip = false;
+        bool skip = m->stretched && positions_key(m, meta->kv[i].key);
         for (size_t k = 0; k < sizeof own / sizeof *own; k++) skip |= str_starts(meta->kv[i].key, own[k]);
         if (!skip) gguf_key_copy(out, &meta->kv[i]);
     }
 }
 
 err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
-    if (m->gguf) return copy_keys(m->files.meta, type, out), OK;
-    TRY(crossing_to_gguf(m));
+    if (!m->gguf || m->stretched) TRY(crossing_to_gguf(m)); /* does a reader make the same of it? */
+    if (m->gguf) return copy_keys(m, type, out), OK;
     const struct crossing *c = crossing_of(m);
     gguf_key_str(out, "general.architecture", c->gguf);
     gguf_key_str(out, "general.type", "model");
@@ -447,6 +450,15 @@ err crossing_to_hf(const struct model *m) {
     return m->gguf && gguf_find(m->files.meta, "tokenizer.ggml.tokens") ? tokenizer_to_hf_known(&m->files) : OK;
 }
 
+/* Positions as they were trained, in place of the file's own. */
+static err config_stretched(const struct model *m, json_t *config) {
+    static const char *const own[] = {"rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq"};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) json_object_del(config, own[i]);
+    json_object_set_new(config, "max_position_embeddings", json_integer((json_int_t)context_of(m)));
+    TRY(positions_config(m, m->rope[0].scaling.original, config));
+    return reads_same(m, config);
+}
+
 /* config.json of the base, with the output's type; what described a quantised base is gone with it. */
 static err config_copied(const struct model *m, json_t **out) {
     str path = {0};
@@ -455,8 +467,9 @@ static err config_copied(const struct model *m, json_t **out) {
     *out = path.failed ? NULL : json_load_file(path.p, JSON_REJECT_DUPLICATES, &je);
     err e = *out ? OK : fail(E_INPUT, "%s: %s", path.p ? path.p : m->path, je.text);
     if (*out) json_object_del(*out, "quantization_config");
+    if (*out && untied(m)) json_object_set_new(*out, "tie_word_embeddings", json_false());
     str_free(&path);
-    return e;
+    return e || !m->stretched ? e : config_stretched(m, *out);
 }
 
 /* "LlamaForCausalLM", "GPT2LMHeadModel" or "BertModel" becomes "...ForSequenceClassification". AutoModelFor... goes by model_type and does without. */

@@ -44,8 +44,8 @@ static err stranger(const struct deltas *d, const char *name) {
 }
 
 static err check_module(const struct deltas *d, const struct model *m, const char *module, const struct weight *w) {
-    if (w && (!strcmp(w->name, "output.weight") || !strcmp(w->name, "token_embd.weight")))
-        return fail(E_UNSUPPORTED, "%s: %s: LoRA on the embedding or the head is not supported", d->folder, module);
+    if (w && !strcmp(w->name, "token_embd.weight"))
+        return fail(E_UNSUPPORTED, "%s: %s: a product of an embedding's rows is not supported", d->folder, module);
     if (!w && m->shape.tied && !strcmp(module, "lm_head"))
         return fail(E_UNSUPPORTED, "%s: lm_head: the head of %s is its embedding (tied): a delta on it would change the embedding too",
                     d->folder, m->path);
@@ -81,6 +81,16 @@ static int by_weight(const void *a, const void *b) {
 static err add_whole(struct deltas *d, const struct model *m, const struct tensor *t);
 static const struct weight *weight_of_whole(const struct deltas *d, const struct model *m, const char *name);
 
+/* The base's own matrix beside a pair for its head, which PEFT saves (save_embedding_layers). */
+static bool is_base(const struct lora_pairs *p, const char *name) {
+    char end[512];
+    bool any = false;
+    for (int i = 0; i < p->n && !any; i++) {
+        snprintf(end, sizeof end, "%s%s.base_layer.weight", adapter_prefix, p->p[i].module);
+        any = !strcmp(name, end);
+    }
+    return any;
+}
 static bool of_head(const struct deltas *d, const struct tensor *t) { return t == d->head_part[0] || t == d->head_part[1]; }
 
 /* saved: whole modules may stand beside the pairs. */
@@ -91,6 +101,7 @@ static err read_pairs(struct deltas *d, const struct model *m, bool saved) {
     d->targets = arena_alloc(&d->mem, most * sizeof *d->targets + 1);
     if (!d->d || !d->targets) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < p->n_other; i++) {
+        if (is_base(p, p->other[i]->name)) continue;
         if (of_head(d, p->other[i])) continue;
         if (!saved || !weight_of_whole(d, m, p->other[i]->name)) return stranger(d, p->other[i]->name);
         TRY(add_whole(d, m, p->other[i]));

@@ -4,9 +4,10 @@
  * folder, more than training can (rsLoRA, ranks and alphas by module), because merging and re-packing need no more than the products.
  *
  * It is strict: each tensor of the file belongs to a pair or to a tensor of the base, each of the right shape. It refuses by name, with
- * the reason: other methods, biases beside a LoRA, LoRA on token tables and heads, adapters whose initialisation changed
- * the base. modules_to_save are whole tensors beside the pairs; of a tied table they are refused, for PEFT unties it. A trained head (gen/head.h) changes
- * nothing of the base: it is kept beside, for a folder that has a place for it. */
+ * the reason: other methods, biases beside a LoRA, LoRA on token tables, adapters whose initialisation changed
+ * the base. LoRA on the head of a tied model wants that head untied first (untie.h). modules_to_save are whole tensors beside the pairs; of a tied
+ * table they are refused, for PEFT unties it. A trained head (gen/head.h) changes nothing of the base: it is kept beside, for a folder that has a
+ * place for it. */
 #ifndef CYC_EXPORT_DELTAS_H
 #define CYC_EXPORT_DELTAS_H
 #include "export/pairs.h"

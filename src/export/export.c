@@ -6,6 +6,7 @@
 #include "export/crossing.h"
 #include "export/lora_out.h"
 #include "export/place.h"
+#include "export/untie.h"
 #include "gen/generate.h"
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ struct job {
     struct check check;
     struct progress progress;
     size_t write_bytes, check_bytes, kept_bytes, total;
+    char hash[33]; /* of the base as its files have it */
     json_t *report;
 };
 
@@ -68,10 +70,8 @@ static void open_tokenizer(struct job *j) {
 }
 
 static err check_hash(const struct job *j) {
-    char hash[33];
-    if (!j->r->hash || j->base.random) return OK;
-    model_hash(&j->base, hash);
-    if (!strcmp(hash, j->r->hash)) return OK;
+    const char *hash = j->hash;
+    if (!j->r->hash || j->base.random || !strcmp(hash, j->r->hash)) return OK;
     if (j->r->hash_binds)
         return fail(
             E_USAGE,
@@ -91,7 +91,8 @@ static err undo(struct job *j) {
     if (j->r->like) {
         struct model like;
         TRY(model_open(j->r->like, NULL, &like));
-        err e = check_alike(&like, &j->deltas);
+        err e = untie_for(j->r->adapter, &like);
+        if (!e) e = check_alike(&like, &j->deltas);
         model_close(&like);
         if (e) return e;
     }
@@ -118,8 +119,15 @@ static err open_job(struct job *j) {
     model_fill(&j->base);
     open_tokenizer(j);
     if (!j->r->adapter) return j->form->kind == KIND_LORA ? fail(E_USAGE, "--to %s needs an adapter", j->form->name) : OK;
+    if (j->r->hash && !j->base.random) model_hash(&j->base, j->hash);
+    TRY(untie_for(j->r->adapter, &j->base));
+    if (!j->r->undo) TRY(adapter_stretch(j->r->adapter, true, &j->base)); /* a merged base is so by its own files */
     TRY(deltas_open(j->r->adapter, &j->base, &j->deltas));
     TRY(place_head(j));
+    if (j->form->kind == KIND_LORA && j->base.stretched)
+        log_warn("%s was trained with the base's RoPE stretched (rope_scaling.json), which %s cannot say: whoever serves it must stretch the "
+                 "base so",
+                 j->r->adapter, j->form->name);
     if (j->r->undo) TRY(undo(j));
     else TRY(check_hash(j));
     err e = in_graph(j) ? deltas_structure(&j->deltas, &j->base, &j->st, &j->weights) : OK;
@@ -274,7 +282,8 @@ static err write_output(struct job *j) {
 static err compare_like(const struct job *j, const struct model *written) {
     struct model like;
     TRY(model_open(j->r->like, NULL, &like));
-    err e = check_same(&like, &j->deltas, written, j->report);
+    err e = untie_for(j->r->adapter, &like);
+    if (!e) e = check_same(&like, &j->deltas, written, j->report);
     model_close(&like);
     return e;
 }

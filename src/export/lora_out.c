@@ -4,6 +4,7 @@
 #include "core/rope_rows.h"
 #include "export/crossing.h"
 #include "export/takers.h"
+#include "export/untie.h"
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -65,6 +66,11 @@ static err plan(struct lora_out *o) {
             E_UNSUPPORTED,
             "%s: DoRA's lengths are no product of two matrices, which is all that this form holds: merge the adapter (`cyclora merge`)",
             o->d->folder);
+    if (untied(o->m) && o->form != FORM_PEFT)
+        return fail(E_UNSUPPORTED,
+                    "%s: lm_head: the head of %s is its token table (tied), and a loader of this form has no second matrix to add to: merge "
+                    "the adapter (`cyclora merge`)",
+                    o->d->folder, o->m->path);
     o->t = arena_alloc(&o->mem, (size_t)o->d->files.n * sizeof *o->t + 1);
     if (!o->t) return out_of_memory();
     if (o->form == FORM_PEFT) return plan_copy(o), OK;

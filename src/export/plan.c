@@ -5,6 +5,7 @@
 #include "export/crossing.h"
 #include "export/items.h"
 #include "export/positions.h"
+#include "export/untie.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -162,6 +163,12 @@ static err no_strangers(const struct model *m, const char *to) {
     return OK;
 }
 
+/* The base's file of an untied model may have no tensor for its head. */
+static bool lacks_head(const struct model *m) {
+    const struct weight *head = model_weight(m, "output.weight");
+    return untied(m) && !tensor_of_weight(m, head);
+}
+
 /* --- Hugging Face ---------------------------------------------------------------------------------------------------- */
 /* The type that most bytes of the base's matrices are in. */
 static dtype main_type(const struct model *m) {
@@ -209,6 +216,7 @@ static err plan_same_hf(struct items *l, const struct model *m, const struct del
         if (headed && !(it.t.name = hf_name(m, &l->mem, w, true))) return out_of_memory();
         list_add(l, it);
     }
+    if (lacks_head(m)) list_add(l, from_weight(m, model_weight(m, "output.weight"), "lm_head.weight", d, type, false));
     return headed ? add_head(l, d, type) : OK;
 }
 
@@ -256,25 +264,6 @@ static dtype type_of(const struct model *m, const struct item *it, const char *n
     return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : fitting(DT_Q8_0, it->cols);
 }
 
-static err plan_same(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
-    const struct tensor **t = in_order(l, &m->files);
-    if (!t) return out_of_memory();
-    for (int i = 0; i < m->files.n; i++) {
-        const struct weight *w = weight_in(m, t[i]);
-        struct item it = from_tensor(t[i], w, d, t[i]->dt);
-        if (t[i]->nd == 2) it.t.dt = type_of(m, &it, it.t.name, type);
-        take_whole(&it, d, w, true, w ? w->rope_heads : 0);
-        list_add(l, it);
-    }
-    return OK;
-}
-
-static int heads_of(const struct model *m, const char *name) {
-    for (int i = 0; i < m->n; i++)
-        if (!strcmp(m->w[i].name, name)) return m->w[i].rope_heads;
-    return 0;
-}
-
 /* Tables that config.json has as numbers. */
 static err add_positions(struct items *l, const struct model *m) {
     struct tensor t[POSITION_TENSORS];
@@ -282,6 +271,31 @@ static err add_positions(struct items *l, const struct model *m) {
     TRY(positions_tensors(m, &l->mem, t, &n));
     for (int i = 0; i < n; i++) list_add(l, (struct item){.t = t[i], .data = t[i].data, .dt = DT_F32, .rows = 1, .cols = t[i].d[0]});
     return OK;
+}
+
+static err plan_same(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+    const struct tensor **t = in_order(l, &m->files);
+    if (!t) return out_of_memory();
+    for (int i = 0; i < m->files.n; i++) {
+        const struct weight *w = weight_in(m, t[i]);
+        if (m->stretched && positions_tensor(t[i]->name)) continue;
+        struct item it = from_tensor(t[i], w, d, t[i]->dt);
+        if (t[i]->nd == 2) it.t.dt = type_of(m, &it, it.t.name, type);
+        take_whole(&it, d, w, true, w ? w->rope_heads : 0);
+        list_add(l, it);
+    }
+    if (lacks_head(m)) {
+        struct item head = from_weight(m, model_weight(m, "output.weight"), "output.weight", d, DT_F32, true);
+        head.t.dt = type_of(m, &head, head.t.name, type);
+        list_add(l, head);
+    }
+    return m->stretched ? add_positions(l, m) : OK;
+}
+
+static int heads_of(const struct model *m, const char *name) {
+    for (int i = 0; i < m->n; i++)
+        if (!strcmp(m->w[i].name, name)) return m->w[i].rope_heads;
+    return 0;
 }
 
 /* Small tables that are looked up: f32, as llama.cpp has them. */
@@ -316,6 +330,9 @@ err items_plan_gguf(struct items *l, const struct model *m, const struct deltas 
         str_free(&known);
         return e;
     }
+    if (!m->shape.tied && !strcmp(m->family->name, "gemma2")) /* its loader makes the head of token_embd.weight */
+        return fail(E_UNSUPPORTED, "%s: llama.cpp takes the token table for gemma2's head and would refuse one of its own: write a Hugging Face folder",
+                    m->path);
     TRY(list_init(l, m->n + m->files.n + POSITION_TENSORS));
     TRY(m->gguf ? plan_same(l, m, d, type) : plan_made(l, m, d, type));
     size_t sum[DT_ALL] = {0};

@@ -9,6 +9,10 @@ static bool is(const struct rope_table *t, const char *type) { return t->scaling
 static bool rotates(const struct model *m) { return m->rope[0].dims > 0; }
 static bool two_tables(const struct model *m) { return m->rope[1].dims > 0; }
 
+static double yarn_scale(const struct rope_table *t) { return t->scaling.factor > 1 ? 0.1 * log(t->scaling.factor) + 1 : 1; }
+/* YaRN with another factor of sine and cosine than the paper's. */
+static bool own_scale(const struct rope_table *t) { return fabs(t->scale / yarn_scale(t) - 1) > 1e-6; }
+
 /* --- GGUF ------------------------------------------------------------------------------------------------------------ */
 struct names {
     const char *arch;
@@ -32,7 +36,13 @@ void positions_keys(const struct model *m, const char *arch, struct gguf_keys *o
         gguf_key_f32(out, key(&n, "scaling.factor"), t->scaling.factor);
     }
     if (is(t, "longrope")) gguf_key_f32(out, key(&n, "scaling.attn_factor"), t->scale);
+    if (is(t, "yarn") && own_scale(t)) gguf_key_f32(out, key(&n, "scaling.attn_factor"), t->scale / yarn_scale(t));
     if (is(t, "yarn") || is(t, "longrope")) gguf_key_u32(out, key(&n, "scaling.original_context_length"), (uint32_t)t->scaling.original);
+}
+
+bool positions_key(const struct model *m, const char *name) {
+    const size_t n = strlen(m->family->name);
+    return !strncmp(name, m->family->name, n) && (str_starts(name + n, ".rope.") || !strcmp(name + n, ".context_length"));
 }
 
 /* llama3's divisors; short waves have 1 and long ones the factor exactly. */
@@ -107,12 +117,16 @@ err positions_config(const struct model *m, double original, json_t *config) {
     if (two_tables(m)) json_object_set_new(config, "rope_local_base_freq", short_real(m->rope[1].base));
     if (t->dims != m->shape.head_dim)
         json_object_set_new(config, "partial_rotary_factor", json_real((double)t->dims / (double)m->shape.head_dim));
-    if (!s->type) return OK;
+    if (!s->type || is(t, "ntk") || is(t, "dynamic")) return OK; /* the base says it all: of dynamic the table that is computed with */
     json_t *j = json_pack("{s:s, s:s}", "rope_type", s->type, "type", s->type);
     err e = OK;
     if (is(t, "longrope")) e = longrope_config(m, config, j);
     else json_object_set_new(j, "factor", short_real(s->factor));
-    if (is(t, "llama3")) json_object_update_new(j, json_pack("{s:f, s:f}", "low_freq_factor", 1.0, "high_freq_factor", 4.0));
+    if (is(t, "llama3"))
+        json_object_update_new(j, json_pack("{s:f, s:f}", "low_freq_factor", s->low > 0 ? s->low : 1.0, "high_freq_factor",
+                                            s->high > 0 ? s->high : 4.0));
+    if (is(t, "yarn") && own_scale(t)) json_object_set_new(j, "attention_factor", short_real(t->scale));
+    if (is(t, "yarn") && s->unrounded) json_object_set_new(j, "truncate", json_false());
     if (is(t, "yarn"))
         json_object_update_new(j, json_pack("{s:o, s:o}", "beta_fast", short_real(s->beta_fast), "beta_slow", short_real(s->beta_slow)));
     if (is(t, "llama3") || is(t, "yarn"))

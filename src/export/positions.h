@@ -12,6 +12,7 @@ void positions_keys(const struct model *m, const char *arch, struct gguf_keys *o
 /* rope_freqs (llama3), rope_factors_short and _long (longrope), f32 vectors in mem; *n of them. */
 err positions_tensors(const struct model *m, arena *mem, struct tensor out[POSITION_TENSORS], int *n);
 bool positions_tensor(const char *name); /* is it one of these? */
+bool positions_key(const struct model *m, const char *name); /* ... or one of the keys, {arch}.rope.*, or that of the context? */
 /* rope_theta, rope_scaling and their like. original: of llama3, which GGUF's divisors do not say. */
 err positions_config(const struct model *m, double original, json_t *config);
 /* A real as the shortest decimal that is the same f32: metadata has f32, people wrote 1e-05. */

@@ -37,6 +37,29 @@ void adapter_in_close(struct adapter_in *a) {
 }
 
 /* --- do they belong together? -------------------------------------------------------------------------------------------- */
+/* What lies beside an adapter that not all have: its classes, and how its base's RoPE is stretched. */
+static const struct beside {
+    const char *file, *differs;
+} labels = {"labels.json", "have other classes, or in another order"},
+  stretched = {"rope_scaling.json", "were trained with RoPE stretched otherwise"};
+
+static err beside_of(const struct adapter_in *a, const struct beside *what, str *text) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", a->folder, what->file);
+    return path_exists(path) ? file_read(path, text) : OK;
+}
+
+static err same_beside(const struct adapter_in *a, const struct adapter_in *b, const struct beside *what) {
+    str x = {0}, y = {0};
+    err e = beside_of(a, what, &x);
+    if (!e) e = beside_of(b, what, &y);
+    if (!e && (x.n != y.n || (x.n && memcmp(x.p, y.p, x.n))))
+        e = fail(E_USAGE, "%s and %s %s (%s)", a->folder, b->folder, what->differs, what->file);
+    str_free(&x);
+    str_free(&y);
+    return e;
+}
+
 err adapters_agree(const struct adapter_in *a, int n, const char *base) {
     for (int i = 1; i < n; i++) {
         const char *first = text_of(&a[0], "base_model_name_or_path"), *other = text_of(&a[i], "base_model_name_or_path");
@@ -48,6 +71,7 @@ err adapters_agree(const struct adapter_in *a, int n, const char *base) {
                         "%s is for the base %s and %s for %s: adapters of different bases cannot be made one (if these are two names of "
                         "one base, --base gives it one)",
                         a[0].folder, first, a[i].folder, other);
+        TRY(same_beside(&a[0], &a[i], &stretched));
     }
     return OK;
 }
@@ -64,23 +88,6 @@ static err same_tensors(const struct adapter_in *a, const struct adapter_in *b) 
                         t->dt == DT_F32 || t->dt == DT_F16 || t->dt == DT_BF16 ? b->folder : a->folder, t->name);
     }
     return a->files.n == b->files.n ? OK : fail(E_USAGE, "%s has %d tensors, %s %d", a->folder, a->files.n, b->folder, b->files.n);
-}
-
-static err labels_of(const struct adapter_in *a, str *text) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/labels.json", a->folder);
-    return path_exists(path) ? file_read(path, text) : OK;
-}
-
-static err same_labels(const struct adapter_in *a, const struct adapter_in *b) {
-    str x = {0}, y = {0};
-    err e = labels_of(a, &x);
-    if (!e) e = labels_of(b, &y);
-    if (!e && (x.n != y.n || (x.n && memcmp(x.p, y.p, x.n))))
-        e = fail(E_USAGE, "%s and %s have other classes, or in another order (labels.json)", a->folder, b->folder);
-    str_free(&x);
-    str_free(&y);
-    return e;
 }
 
 static err same_settings(const struct adapter_in *a, const struct adapter_in *b, arena *mem) {
@@ -129,7 +136,7 @@ err adapters_alike(const struct adapter_in *a, int n) {
     for (int i = n > 1; i < n && !e; i++) { /* one alone is held against itself: it must be of a method that is known */
         e = same_settings(&a[0], &a[i], &mem);
         if (!e) e = same_tensors(&a[0], &a[i]);
-        if (!e) e = same_labels(&a[0], &a[i]);
+        if (!e) e = same_beside(&a[0], &a[i], &labels);
     }
     arena_free(&mem);
     return e;
@@ -211,11 +218,11 @@ static err write_json(const json_t *j, const char *folder) {
     return e;
 }
 
-static err write_labels(const struct adapter_in *a, const char *folder) {
+static err write_beside(const struct adapter_in *a, const struct beside *what, const char *folder) {
     char path[4096];
     str text = {0};
-    snprintf(path, sizeof path, "%s/labels.json", folder);
-    err e = labels_of(a, &text);
+    snprintf(path, sizeof path, "%s/%s", folder, what->file);
+    err e = beside_of(a, what, &text);
     if (!e && text.n) e = file_write(path, text.p, text.n);
     str_free(&text);
     return e;
@@ -230,5 +237,6 @@ err rework_config_write(const struct adapter_in *a, int n, const struct config_c
     if (!e && c->n && !choose_alike(a, n, c)) e = name_modules(j, c);
     if (!e) e = write_json(j, folder);
     json_decref(j);
-    return e ? e : write_labels(&a[0], folder);
+    if (!e) e = write_beside(&a[0], &labels, folder);
+    return e ? e : write_beside(&a[0], &stretched, folder);
 }

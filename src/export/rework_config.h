@@ -16,7 +16,7 @@ struct adapter_in {
 err adapter_in_open(const char *folder, struct adapter_in *a);
 void adapter_in_close(struct adapter_in *a); /* also after a failed or no open (zeroed) */
 
-/* One method, and one base unless `base` says which it is. */
+/* One method, one base unless `base` says which it is, and its RoPE stretched alike. */
 err adapters_agree(const struct adapter_in *a, int n, const char *base);
 /* For tensor by tensor: the same settings as far as they change a program, the same names, shapes and classes. */
 err adapters_alike(const struct adapter_in *a, int n);
@@ -31,7 +31,7 @@ struct config_change {
     struct module_size *modules; /* of LoRA */
     int n;
 };
-/* folder/adapter_config.json, and labels.json where the first adapter has one. */
+/* folder/adapter_config.json, and labels.json and rope_scaling.json where the first adapter has one. */
 err rework_config_write(const struct adapter_in *a, int n, const struct config_change *c, const char *folder);
 
 #endif

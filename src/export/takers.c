@@ -111,7 +111,7 @@ static int vllm_rank(int64_t rank) {
 }
 
 static void vllm(const struct facts *f, json_t *list) {
-    char why[128], takes[64];
+    char why[160], takes[64];
     int rank = vllm_rank(f->rank);
     const char *no = whole(f) || product(f) ? "it serves LoRA alone: merge the adapter"
                      : !f->lora    ? "it serves LoRA alone"
@@ -122,12 +122,14 @@ static void vllm(const struct facts *f, json_t *list) {
                      : f->tokens   ? "trainable_token_indices is not read: merge the adapter"
                      : f->patterns ? "rank_pattern and alpha_pattern are not read: modules would be scaled wrongly; merge the adapter"
                      : !rank       ? "the rank is beyond 512, the most that --max-lora-rank takes: merge the adapter"
-                     : f->embedding || f->head ? "LoRA on the embedding or the head is not served by current versions: merge the adapter"
-                                               : NULL;
+                     : f->embedding ? "LoRA on the embedding is not served by current versions: merge the adapter"
+                                    : NULL;
     snprintf(takes, sizeof takes, "--max-lora-rank %d", rank);
-    snprintf(why, sizeof why, "rank %lld; the default is 16", (long long)f->rank);
+    const char *where = f->head ? "; where lm_head is among the model's embedding_modules (Llama, Mistral, ...)" : "";
+    snprintf(why, sizeof why, "rank %lld; the default is 16%s", (long long)f->rank, where);
     if (no) say(list, "vLLM", "no", no);
     else if (rank > 16) say(list, "vLLM", takes, why);
+    else if (f->head) say(list, "vLLM", "some models", where + strlen("; "));
     else say(list, "vLLM", "yes", "with --enable-lora");
 }
 
@@ -139,19 +141,21 @@ static const char *beyond_pairs(const struct facts *f) {
            : f->classifies           ? "a head (modules_to_save) cannot be expressed"
            : f->modules              ? "modules_to_save cannot be expressed: merge the adapter"
            : f->tokens || f->bias    ? "trained tokens or biases cannot be expressed: merge the adapter in PEFT"
-           : f->head || f->embedding ? "LoRA on the head or the embedding is refused (of a tied model both are one tensor)"
+           : f->embedding            ? "LoRA on the embedding is refused"
                                      : NULL;
 }
 
 static void through_export(const struct facts *f, const char *loader, const char *form, json_t *list) {
-    char takes[64], why[160];
+    char takes[64], why[240];
     const char *no = beyond_pairs(f);
     const bool scales = f->patterns && f->lora;
     snprintf(takes, sizeof takes, "export --to %s", form);
-    snprintf(why, sizeof why, "%s%s", f->rslora ? "rsLoRA's scale is written as alpha * sqrt(r) / r" : "",
-             product(f) ? "as the product of two matrices that it comes to"
-             : scales   ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B"
-                        : "");
+    const char *scale = f->rslora ? "rsLoRA's scale is written as alpha * sqrt(r) / r" : "",
+               *made = product(f) ? "as the product of two matrices that it comes to"
+                       : scales   ? f->rslora ? "; scales by module are folded into B" : "scales by module are folded into B"
+                                  : "";
+    snprintf(why, sizeof why, "%s%s%s%s", scale, made, f->head && (*scale || *made) ? "; " : "",
+             f->head ? "of a tied model the head is no tensor of its own: merge the adapter then" : "");
     if (no) say(list, loader, "no", no);
     else say(list, loader, takes, why);
 }

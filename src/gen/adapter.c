@@ -3,12 +3,14 @@
 #include "gen/adapter.h"
 #include "core/rope_rows.h"
 #include "io/tensors_out.h"
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-static const char PREFIX[] = "base_model.model.";
+static const char PREFIX[] = "base_model.model.", STRETCHED[] = "rope_scaling.json";
 
 float *arena_f32(size_t bytes) { return pages_take(bytes); }
 
@@ -120,6 +122,17 @@ err structure_turn(struct structure *st, const struct model *m, const void *sett
     return OK;
 }
 
+/* Methods whose products are of layers' matrices alone would pass over the output projection in a list where other names match. */
+static err no_head(const struct structure *st, const struct model *m) {
+    const struct peft_method *method = st->method;
+    const struct targets *t = method->targets && method->linears && !method->head ? method->targets(st->settings) : NULL;
+    const struct module head = {.name = "output", .module = "lm_head", .head = true};
+    if (!t || st->head_module || m->family->encoder || take_word(t->of.take) || !targets_take(t, &head)) return OK;
+    return fail(E_UNSUPPORTED,
+                "%s.target_modules takes lm_head: %s does not act on the output projection; leave it out (a list, or exclude_modules), or use lora",
+                method->name, method->name);
+}
+
 /* Each of these endings is one of a trained tensor's module. */
 static err check_saved(const struct structure *st, const struct module_list *saved) {
     for (int i = 0; i < saved->n; i++) {
@@ -143,7 +156,7 @@ err structure_init(struct structure *st, const struct model *m, const struct pef
 }
 
 void structure_begin(struct structure *st, const struct model *m, const struct peft_method *method, const struct head *head) {
-    *st = (struct structure){.method = method, .inside = "", .fan_in_fan_out = m->shape.conv1d, .seq2seq = m->family->seq2seq};
+    *st = (struct structure){.method = method, .inside = "", .fan_in_fan_out = m->shape.conv1d, .seq2seq = m->family->seq2seq, .stretched = m->stretched};
     if (head && head->classes) st->head = *head, st->head_module = head_module(head, m);
     if (head && head->classes && m->family->inside) st->inside = m->family->inside;
 }
@@ -152,6 +165,7 @@ void structure_begin(struct structure *st, const struct model *m, const struct p
 err structure_add(struct structure *st, const struct model *m, const void *settings) {
     struct program probe;
     TRY(structure_turn(st, m, settings));
+    TRY(no_head(st, m));
     TRY(program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32}, CHECKPOINT_NONE,
                       &backend_null, false));
     program_free(&probe);
@@ -446,17 +460,19 @@ static err no_pickle(const char *folder, const char *path) {
                 "%s is a pickle, which is not read here: save the adapter with save_adapter(folder, name, use_safetensors=True)", pickle);
 }
 
-/* PEFT saves the base's table beside a delta on it (save_embedding_layers): the base has it already. */
-static int tables_beside(const struct tensors *ts, const struct structure *st) {
+/* PEFT saves the base's table or head beside a delta on it (save_embedding_layers): the base has it already. */
+static int bases_beside(const struct tensors *ts, const struct structure *st) {
     static const char base[] = ".base_layer.weight";
+    const char *const marks[] = {st->method->table_mark, st->method->head ? st->method->mark : NULL};
     int n = 0;
-    for (int i = 0; i < ts->n && st->method->table_mark; i++) {
-        char name[512];
-        const char *t = ts->t[i].name;
-        if (!str_ends(t, base)) continue;
-        snprintf(name, sizeof name, "%.*s%s", (int)(strlen(t) - strlen(base)), t, st->method->table_mark);
-        n += tensors_find(ts, name) != NULL;
-    }
+    for (int i = 0; i < ts->n; i++)
+        for (int k = 0; k < 2; k++) {
+            char name[512];
+            const char *t = ts->t[i].name;
+            if (!marks[k] || !str_ends(t, base)) continue;
+            snprintf(name, sizeof name, "%.*s%s", (int)(strlen(t) - strlen(base)), t, marks[k]);
+            n += tensors_find(ts, name) != NULL;
+        }
     return n;
 }
 
@@ -478,7 +494,7 @@ static err read_as(const char *folder, const struct structure *st, const void *s
             const struct param_slice *s = &st->params.p[i].slice[k];
             e = read_slice(head && of_head(st, s) ? &of_its_own : &ts, st, settings, &st->params.p[i], s, weights);
         }
-    if (!e && ts.n + of_its_own.n - tables_beside(&ts, st) != n)
+    if (!e && ts.n + of_its_own.n - bases_beside(&ts, st) != n)
         e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
     tensors_close(&ts);
     if (head) tensors_close(&of_its_own);
@@ -640,6 +656,40 @@ static err describe_tensor(const struct structure *st, const struct param *p, co
     return t->name ? OK : fail(E_MEMORY, "out of memory");
 }
 
+err adapter_stretching(const char *folder, arena *mem, const char **text) {
+    str bytes = {0};
+    const char *path = arena_printf(mem, "%s/%s", folder, STRETCHED);
+    *text = NULL;
+    if (!path || !path_exists(path)) return path ? OK : fail(E_MEMORY, "out of memory");
+    err e = file_read(path, &bytes);
+    if (!e && !(*text = arena_strn(mem, bytes.p ? bytes.p : "", bytes.n))) e = fail(E_MEMORY, "out of memory");
+    str_free(&bytes);
+    return e;
+}
+
+err adapter_stretch(const char *folder, bool asked, struct model *m) {
+    arena mem = {0};
+    const char *text;
+    err e = adapter_stretching(folder, &mem, &text);
+    const char *where = e ? NULL : arena_printf(&mem, "%s/%s", folder, STRETCHED);
+    if (!e && text && m->as_filed)
+        e = fail(E_USAGE, "%s was trained with RoPE stretched, an adapter that is open on %s already was not: one model at a time", folder, m->path);
+    else if (!e && text) e = where ? model_stretch_as(m, text, asked, where) : fail(E_MEMORY, "out of memory");
+    else if (!e && m->stretched)
+        e = fail(E_USAGE, "%s was trained with RoPE as %s has it, which another adapter has stretched by now: one model at a time", folder, m->path);
+    else if (!e) m->as_filed = true;
+    arena_free(&mem);
+    return e;
+}
+
+/* PEFT and AdapterHub know no such file and leave it alone. */
+static err write_stretched(const char *folder, const struct structure *st, arena *mem) {
+    const char *path = arena_printf(mem, "%s/%s", folder, STRETCHED);
+    if (!path) return fail(E_MEMORY, "out of memory");
+    if (st->stretched) return file_write(path, st->stretched, strlen(st->stretched));
+    return unlink(path) && errno != ENOENT ? fail(E_IO, "%s: %s", path, strerror(errno)) : OK;
+}
+
 err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model) {
     arena mem = {0};
     const int n = count_tensors(&st->params);
@@ -656,6 +706,7 @@ err adapter_write(const char *folder, const struct structure *st, const float *w
     if (!e && apart) e = write_made(folder, st, weights, &mem);
     if (!e) e = write_config(arena_printf(&mem, "%s/adapter_config.json", folder), st, base_model);
     if (!e) e = head_write_labels(&st->head, folder);
+    if (!e) e = write_stretched(folder, st, &mem);
     arena_free(&mem);
     return e;
 }

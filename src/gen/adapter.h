@@ -23,6 +23,10 @@ float *adapter_row(const struct param *p, const struct param_slice *s, const flo
 void form_from_file(const struct file_form *f, float *x, int64_t n);
 /* An adapter that was trained on random weights (of a benchmark) goes on no other base: E_USAGE. */
 err adapter_check_base(const char *folder, const struct model *m);
+/* How the base's RoPE was stretched when the adapter was trained: the folder's rope_scaling.json in mem, NULL without one. */
+err adapter_stretching(const char *folder, arena *mem, const char **text);
+/* Stretches it so, before programs are built (asked: as model_stretch_as). One that is stretched already must be so by the same: E_USAGE. */
+err adapter_stretch(const char *folder, bool asked, struct model *m);
 /* Reads into a structure that did not come from the folder: its settings must scale the delta as the folder's do, and the
  * base must do. */
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights);

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Without a backward, and where it computes a block again anyway, pieces of so many rows cost no work, and such a product is at its full speed. */
+enum { FREE_CHUNK = 2048 };
+
 static const int64_t dim_n = SYM_N, dim_s = SYM_S, dim_s1 = SYM_S1, dim_m = SYM_M;
 
 static val input(struct prog *p, const char *name, const int64_t *dim, dtype dt) { return prog_input(p, dt, 1, dim, name); }
@@ -69,13 +72,15 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     const struct head *h = head_of(st);
     struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
-    val x, target = {0};
+    val x, target = {0}, t;
     struct linear w = {0};
     struct projection own = {0};
     if ((g->targets = h && h->kind == HEAD_NUMBERS)) target = prog_input(s->p, DT_F32, 2, (int64_t[]){SYM_S, h->classes}, "target");
     if (h) x = head_rows(h, m, s), w = head_linear(h, m, s), a.softcap = 0;
     else x = model_body(m, s), own = model_head(m, s), w.w = own.w;
-    struct inst *i = prog_emit(s->p, &op_head_loss, (val[]){x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}, target}, 8, &a);
+    t = site_head_low(s, x, &own.low), a.alpha[0] = own.low.scale;
+    const val in[HEAD_IN] = {x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}, target, t, own.low.b};
+    struct inst *i = prog_emit(s->p, &op_head_loss, in, HEAD_IN, &a);
     if (!i) return;
     g->loss = i->out[0];
     g->nll = i->out[1];
@@ -154,6 +159,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
     cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
+    p->piece_rows = m->mlp_chunk ? m->mlp_chunk : mode != MODE_TRAIN || level == CHECKPOINT_BLOCK ? FREE_CHUNK : 0;
     p->cap[-SYM_S] = cap.sequences;
     p->cap[-SYM_S1] = cap.sequences + 1;
     g->seq2seq = m->family->seq2seq &&

@@ -20,6 +20,7 @@ struct structure {
     arena mem;
     int virtual_tokens;  /* before every text (core/site.h) */
     int given, given_width; /* vectors beside every text, of so many numbers */
+    const char *stretched; /* the base's RoPE (model_stretch), the model's text; NULL: as its files say */
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;

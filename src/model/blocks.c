@@ -104,14 +104,18 @@ val block_after(const struct model *m, struct site *s, int l, int place, val x, 
 
 val block_join(const struct model *m, struct site *s, int l, int place, val x, val y) { return block_add(s, x, block_after(m, s, l, place, x, y)); }
 
+/* The feed-forward is the widest part of a block: a long pass goes through it in pieces, from here to the end of down(). */
 static val down(const struct model *m, struct site *s, const val u[2], int l, enum activation act) {
     struct linear w = model_linear(m, s, "ffn_down", l);
-    return site_linear(s, emit1(s->p, &op_glu, u, 2, &(struct op_attr){.act = act}), &w);
+    val y = site_linear(s, emit1(s->p, &op_glu, u, 2, &(struct op_attr){.act = act}), &w);
+    prog_pieces_end(s->p, y);
+    return y;
 }
 
 val block_gated(const struct model *m, struct site *s, val h, int l, enum activation act) {
     struct linear w[] = {model_linear(m, s, "ffn_gate", l), model_linear(m, s, "ffn_up", l)};
     val u[2] = {{0}};
+    prog_pieces(s->p, h);
     site_linears(s, h, 2, w, u);
     return down(m, s, u, l, act);
 }
@@ -119,12 +123,14 @@ val block_gated(const struct model *m, struct site *s, val h, int l, enum activa
 val block_gated_fused(const struct model *m, struct site *s, val h, int l, enum activation act) {
     struct linear w = model_linear(m, s, "ffn_up", l);
     val u[2];
+    prog_pieces(s->p, h);
     split(s, site_linear(s, h, &w), 2, (int[]){(int)m->shape.ffn, (int)m->shape.ffn}, u);
     return down(m, s, u, l, act);
 }
 
 val block_mlp(const struct model *m, struct site *s, val h, int l, enum activation act) {
     struct linear w = model_linear(m, s, "ffn_up", l);
+    prog_pieces(s->p, h);
     return down(m, s, (val[]){site_linear(s, h, &w), {0}}, l, act);
 }
 

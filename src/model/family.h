@@ -43,6 +43,10 @@ err rope_json(struct model *m, const void *json, const char *layer_type, double 
 /* From {arch}.rope.* and the tensors rope_freqs, rope_factors_*. scaled: whether scaling applies to this table. */
 err rope_gguf(struct model *m, const struct gguf_meta *meta, double base, bool scaled, struct rope_table *out);
 err rope_plain(struct model *m, double base, int64_t dims, struct rope_table *out);
+/* A rope_scaling object's words, of a file or asked for (where: for messages); type NULL: it stretches nothing. */
+err rope_scaling_read(struct model *m, const void *json, const char *where, int64_t dims, struct rope_scaling *s);
+/* inv_freq, scale and base out of own_base and scaling, for sequences of up to `longest` tokens; dynamic and longrope depend on that. */
+err rope_make(struct model *m, const char *where, int64_t longest, struct rope_table *t);
 
 /* --- tensors (model.c) -------------------------------------------------------------------------------------------- */
 /* A tensor that the sizes imply. Names are without ".weight" and, in a layer, without what stands before the layer's part. */

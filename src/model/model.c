@@ -544,13 +544,23 @@ val model_body(const struct model *m, struct site *s) {
 }
 
 struct projection model_head(const struct model *m, struct site *s) {
-    return (struct projection){matrix_of(m, s, m->shape.tied ? "token_embd" : "output", true), m->shape.tied ? token_rows(m, s) : (val){0}};
+    const struct weight *w = model_weight(m, m->shape.tied ? "token_embd.weight" : "output.weight");
+    struct projection h = {.w = matrix_of(m, s, m->shape.tied ? "token_embd" : "output", true), .own = m->shape.tied ? token_rows(m, s) : (val){0}};
+    if (!w || s->p->failed) return h;
+    const struct module of = {.name = "output", .module = m->shape.tied ? "lm_head" : w->module, .head = true};
+    h.low = site_head(s, &(struct linear){.of = of, .w = h.w, .in = w->d[1], .out = w->d[0]});
+    if (has(h.own) && has(h.low.a))
+        prog_fail(s->p, E_USAGE, "trained tokens of a table that is the head too and a low-rank product beside that head cannot be on at once");
+    return h;
 }
 
 val model_logits(const struct model *m, struct site *s, val x) {
     const struct projection h = model_head(m, s);
     const struct linear w[] = {{.w = h.w}, {.w = h.own}};
+    const bool low = has(h.low.a);
+    const struct op_attr a = {.wide = true, .alpha = {h.low.scale}, .rank = {low ? (int)prog_v(s->p, h.low.a)->d[0] : 0}};
+    const struct low_rank of = {.a = h.low.a, .b = {h.low.b}};
     val z[2] = {{0}};
-    if (s->p->failed || site_emit_linear(s, x, has(h.own) ? 2 : 1, w, &(struct op_attr){.wide = true}, NULL, z)) return (val){0};
+    if (s->p->failed || site_emit_linear(s, x, has(h.own) ? 2 : 1, w, &a, low ? &of : NULL, z)) return (val){0};
     return has(h.own) ? emit1(s->p, &op_put_columns, (val[]){z[0], z[1], s->own_ids}, 3, NULL) : z[0];
 }

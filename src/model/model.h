@@ -27,21 +27,25 @@ struct shape {          /* one alphabet of sizes: L, C, H, K, D, F, V */
     bool hard_context;      /* positions from `context` on do not exist (learned ones; LongRoPE's short list) */
 };
 
-/* How a table was stretched, as its file said it; computing needs the table alone, writing another format this. */
+/* How a table is stretched, in the words of config.json's rope_scaling: by what its file says, or by what is asked (model_stretch). */
 struct rope_scaling {
-    const char *type;    /* NULL: not at all; "llama3" of a GGUF file: by a tensor of divisors, of which `factor` is the greatest */
-    double factor, original, beta_fast, beta_slow;
-    int64_t context;     /* longrope: the context that the lists together are for */
+    const char *type;    /* NULL: not at all; "llama3" of a GGUF file: by freqs, of which `factor` is the greatest */
+    double factor, original, attention_factor, low, high, beta_fast, beta_slow, mscale, mscale_all;
+    bool unrounded;      /* yarn: its ramp does not begin and end at whole indices (truncate: false) */
+    int64_t context;     /* what the file says of the longest sequence */
     const float *divide, *divide_long; /* longrope: [dims / 2]; the second NULL where the file has none */
+    const float *freqs;  /* a GGUF file's divisors beside its type, or NULL */
 };
 
 /* RoPE as one kind of layer has it. */
 struct rope_table {
-    double base;
+    double base;     /* as it is computed with: ntk and dynamic change the file's, ... */
+    double own_base; /* ... which is this */
     int64_t dims;    /* rotated columns of a head */
     float *inv_freq; /* [dims / 2] */
     double scale;    /* of sine and cosine (YaRN, LongRoPE) */
     struct rope_scaling scaling;
+    bool local;      /* of layers with a window, which nobody stretches (Gemma 3) */
 };
 
 struct layer {
@@ -72,10 +76,13 @@ struct model {
     int n, found;           /* tensors; how many of them the file has */
     struct weight *w;       /* sorted by name once open */
     struct rope_table rope[2];
+    const char *stretched;  /* what was asked of the tables beside the files, as rope_scaling.json has it (model_stretch); NULL: nothing */
+    bool as_filed;          /* an adapter that was trained without is open on it */
     struct layer *layer;    /* [L] */
     const float *head_scale; /* [C]: what the head's input is multiplied by (T5); NULL: nothing */
     int64_t parameters;
     size_t bytes;           /* of all tensors, as stored */
+    int64_t mlp_chunk;      /* rows that go through a feed-forward at once; 0: 2048 where that costs nothing (program_build), else all */
     dtype keep;             /* what a backend keeps the layers' matrices as; DT_NONE: as stored */
     bool random;            /* random:SEED */
     bool sizes_only;        /* a config.json without weights: it can be planned with, nothing of it can be read */
@@ -133,6 +140,12 @@ err model_open(const char *path, const char *config_path, struct model *m);
 err model_open_sizes(const char *path, int64_t layers, struct model *m);
 bool model_has_no_weights(const char *path); /* is it such a path? */
 void model_warn(const struct model *m); /* says what of its files is left out, if anything */
+/* stretch.c: RoPE for sequences of up to `longest` tokens (dynamic, longrope) and as `asked` says, in place of what the files say: an object with
+ * the words of config.json's rope_scaling; NULL: as they say. Before a program is built. E_USAGE where the model does not rotate. */
+err model_stretch(struct model *m, const void *asked, int64_t longest);
+/* The same from a text that was m->stretched. asked: only what was asked, which files can say; a length alone is let be. where: for messages. */
+err model_stretch_as(struct model *m, const char *text, bool asked, const char *where);
+bool model_rotates(const struct model *m);
 void model_fill(struct model *m); /* random models: make the weights; others: nothing */
 void model_close(struct model *m);
 static inline const char *model_arch(const struct model *m) { return m->gguf ? m->family->name : m->family->hf; } /* as its files say it */
@@ -146,8 +159,8 @@ void model_hash(const struct model *m, char hex[33]);
 
 /* Emits the whole stack up to the final norm: returns x [N, C]. */
 val model_body(const struct model *m, struct site *s);
-/* The output projection's weight [V, C], and the rows [R, C] that stand in the place of some of it (site.own_ids), or none. */
-struct projection { val w, own; };
+/* The output projection's weight [V, C]; and the rows [R, C] that stand in the place of some of it (site.own_ids), or what is added to it, or neither. */
+struct projection { val w, own; struct head_delta low; };
 struct projection model_head(const struct model *m, struct site *s);
 val model_logits(const struct model *m, struct site *s, val x);    /* [N, V] f32, without the cap */
 /* For families: */

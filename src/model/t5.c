@@ -173,9 +173,12 @@ static val ffn(const struct at *a, val x) {
     struct linear w[2] = {linear(a, "ffn_up")}, down = linear(a, "ffn_down");
     val h = norm(a, x, "ffn_norm"), u[2] = {{0}};
     if (a->m->shape.gated) w[1] = w[0], w[0] = linear(a, "ffn_gate");
+    prog_pieces(a->s->p, h);
     site_linears(a->s, h, a->m->shape.gated ? 2 : 1, w, u);
     h = emit1(a->s->p, &op_glu, u, 2, &(struct op_attr){.act = a->m->shape.gated ? ACT_GELU_TANH : ACT_RELU});
-    return block_add(a->s, x, after(a, AFTER_FFN, x, site_linear(a->s, h, &down)));
+    const val y = site_linear(a->s, h, &down);
+    prog_pieces_end(a->s->p, y);
+    return block_add(a->s, x, after(a, AFTER_FFN, x, y));
 }
 
 static struct op_attr attention_attr(const struct shape *z, bool causal) {

@@ -26,4 +26,4 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
     return (struct cost){e, 12 * e};
 }
 
-const struct op_def op_add = {.name = "add", .n_in = 2, .n_out = 1, .inplace = 3, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_add = {.name = "add", .n_in = 2, .n_out = 1, .inplace = 3, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};

@@ -27,4 +27,4 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
     return (struct cost){e, 4 * e};
 }
 
-const struct op_def op_column_sum = {.name = "column_sum", .n_in = 2, .n_out = 1, .infer = infer, .cost = cost, .ref = ref};
+const struct op_def op_column_sum = {.name = "column_sum", .n_in = 2, .n_out = 1, .by_rows = true, .infer = infer, .cost = cost, .ref = ref};

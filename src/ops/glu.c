@@ -83,5 +83,5 @@ static struct cost cost_bwd(const struct inst *i, const struct view *in, const s
     return (struct cost){1.5 * c.flops, 5 * c.bytes / 3};
 }
 
-const struct op_def op_glu = {.name = "glu", .n_in = 2, .n_out = 1, .inplace = 3, .cheap = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
-const struct op_def op_glu_bwd = {.name = "glu_bwd", .n_in = 3, .n_out = 2, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};
+const struct op_def op_glu = {.name = "glu", .n_in = 2, .n_out = 1, .inplace = 3, .cheap = true, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_glu_bwd = {.name = "glu_bwd", .n_in = 3, .n_out = 2, .by_rows = true, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};

@@ -3,8 +3,9 @@
  * zero are not computed (half of a cycle step's tokens are prompt). With `backward` the gradients come out of the same pass, while
  * a chunk's logits are at hand, dlogits = loss_scale weight (softmax - onehot) or loss_scale weight 2 (z - target) / V: to x where it needs one, and to W and the bias where
  * they are trained (a classifier, an output matrix). Some rows of W may have replacements that are trained while W is frozen: the tied
- * side of trainable tokens. A program that only scores makes none. The sums are not normalised: whoever owns
- * the step divides once by the weight of all its passes. */
+ * side of trainable tokens. Or W has a low-rank delta (LoRA on the output projection): t, what its A made of x in an instruction before this one, and
+ * B come in, alpha t B^T is added to a chunk's logits, dt and dB go out, and A's own gradient follows from dt like any matrix's. A program that only
+ * scores makes none. The sums are not normalised: whoever owns the step divides once by the weight of all its passes. */
 #include "ops/ops.h"
 #include <math.h>
 #include <string.h>
@@ -19,13 +20,22 @@ static err infer(struct prog *p, struct inst *i) {
     const bool replaces = has(i->in[5]);
     if (replaces) TRY(want(p, i, 5, prog_dt(p), 2, (int64_t[]){prog_v(p, i->in[5])->d[0], x.d[1]}));
     if (replaces) TRY(want(p, i, 6, DT_I32, 1, prog_v(p, i->in[5])->d));
+    const bool low = has(i->in[HEAD_T]);
+    const struct value b = *prog_v(p, i->in[HEAD_B]);
+    if (low) TRY(want(p, i, HEAD_T, prog_dt(p), 2, (int64_t[]){x.d[0], b.d[1]}));
+    if (low) TRY(want(p, i, HEAD_B, prog_dt(p), 2, (int64_t[]){w.d[0], prog_v(p, i->in[HEAD_T])->d[1]}));
+    if (low && replaces) return prog_fail(p, E_UNSUPPORTED, "head_loss: a low-rank delta on '%s', of which some rows are replaced", w.name);
     const bool squares = has(i->in[7]);
     if (squares) TRY(want(p, i, 7, DT_F32, 2, (int64_t[]){prog_v(p, i->in[7])->d[0], w.d[0]}));
     if (squares && (replaces || i->a.softcap > 0))
         return prog_fail(p, E_UNSUPPORTED, "head_loss: targets of '%s', whose logits are capped or replaced", w.name);
     if (replaces && w.needs) return prog_fail(p, E_UNSUPPORTED, "head_loss: rows that replace some of '%s', which is trained itself", w.name);
     const bool trains_w = w.needs, trains_bias = has(i->in[4]) && bias.needs;
-    const char *made = trains_w && w.role != ROLE_PARAM ? w.name : trains_bias && bias.role != ROLE_PARAM ? bias.name : NULL;
+    const bool trains_b = low && b.needs;
+    const char *made = trains_w && w.role != ROLE_PARAM         ? w.name
+                       : trains_bias && bias.role != ROLE_PARAM ? bias.name
+                       : trains_b && b.role != ROLE_PARAM       ? b.name
+                                                                : NULL;
     if (made) return prog_fail(p, E_UNSUPPORTED, "head_loss: a gradient of '%s', which is no parameter", made);
     i->out[0] = prog_act(p, DT_F32, 1, (int64_t[]){4}, "loss sums");
     i->out[1] = prog_act(p, DT_F32, 1, x.d, "nll");
@@ -33,6 +43,8 @@ static err infer(struct prog *p, struct inst *i) {
     if (i->a.backward && trains_w) i->out[3] = prog_grad_of(p, i->in[1]);
     if (i->a.backward && trains_bias) i->out[4] = prog_grad_of(p, i->in[4]);
     if (i->a.backward && replaces && prog_v(p, i->in[5])->needs) i->out[5] = prog_grad_of(p, i->in[5]);
+    if (i->a.backward && low && prog_v(p, i->in[HEAD_T])->needs) i->out[HEAD_DT] = prog_like(p, i->in[HEAD_T], "d head t");
+    if (i->a.backward && trains_b) i->out[HEAD_DB] = prog_grad_of(p, i->in[HEAD_B]);
     return p->failed;
 }
 
@@ -40,6 +52,7 @@ static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) 
     (void)dout;
     if (!i->a.backward) return prog_fail(p, E_INTERNAL, "head_loss: gradients are wanted of one that was to make none");
     din[0] = i->out[2];
+    din[HEAD_T] = i->out[HEAD_DT];
     return OK;
 }
 
@@ -86,6 +99,27 @@ static double squares(double *z, int64_t V, const float *target) {
     return sum / (double)V;
 }
 
+/* What the delta adds to logit v of row n. */
+static double delta(const struct inst *i, const struct view *in, int64_t n, int64_t v) {
+    double sum = 0;
+    for (int64_t j = 0; j < in[HEAD_T].d[1] && in[HEAD_T].p; j++) sum += (double)view_row(&in[HEAD_T], n)[j] * view_row(&in[HEAD_B], v)[j];
+    return in[HEAD_T].p ? sum * i->a.alpha[0] : 0;
+}
+
+/* Its gradients by that logit, whose own is g. */
+static void delta_gradients(const struct inst *i, const struct view *in, struct view *out, int64_t n, int64_t v, double g) {
+    for (int64_t j = 0; j < in[HEAD_T].d[1] && in[HEAD_T].p; j++) {
+        if (out[HEAD_DT].p) view_row(&out[HEAD_DT], n)[j] += (float)(g * i->a.alpha[0] * view_row(&in[HEAD_B], v)[j]);
+        if (out[HEAD_DB].p) view_row(&out[HEAD_DB], v)[j] += (float)(g * i->a.alpha[0] * view_row(&in[HEAD_T], n)[j]);
+    }
+}
+
+static bool wants_gradients(const struct view *out) {
+    bool any = false;
+    for (int k = 2; k < HEAD_OUT; k++) any |= out[k].p != NULL;
+    return any;
+}
+
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     double cap = i->a.softcap, scale = run->loss_scale != 0 ? run->loss_scale : 1;
     int64_t V = in[1].d[0], C = in[1].d[1];
@@ -97,11 +131,12 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         int32_t label = view_i32(&in[2])[n];
         view_f32(&out[1])[n] = 0;
         if (dx) memset(dx, 0, (size_t)C * 4);
+        if (out[HEAD_DT].p) memset(view_row(&out[HEAD_DT], n), 0, (size_t)out[HEAD_DT].d[1] * 4);
         if (weight == 0) continue;
         int64_t own;
         for (int64_t v = 0; v < V; v++) {
             const float *w = row_of(in, v, buffer, &own);
-            z[v] = in[4].p ? view_f32(&in[4])[v] : 0;
+            z[v] = (in[4].p ? view_f32(&in[4])[v] : 0) + delta(i, in, n, v);
             for (int64_t c = 0; c < C; c++) z[v] += (double)x[c] * w[c];
         }
         bool right = false;
@@ -111,13 +146,14 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         sums[1] += weight;
         sums[2] += right ? weight : 0;
         sums[3] += 1;
-        for (int64_t v = 0; v < V && (dx || out[3].p || out[4].p || out[5].p); v++) {
+        for (int64_t v = 0; v < V && wants_gradients(out); v++) {
             const float *w = row_of(in, v, buffer, &own);
             const double g = scale * weight * z[v];
             for (int64_t c = 0; c < C && dx; c++) dx[c] += (float)(g * w[c]);
             for (int64_t c = 0; c < C && out[3].p; c++) view_row(&out[3], v)[c] += (float)(g * x[c]);
             for (int64_t c = 0; c < C && out[5].p && own >= 0; c++) view_row(&out[5], own)[c] += (float)(g * x[c]);
             if (out[4].p) view_f32(&out[4])[v] += (float)g;
+            delta_gradients(i, in, out, n, v, g);
         }
     }
     for (int k = 0; k < 4; k++) view_f32(&out[0])[k] = (float)sums[k];
@@ -126,8 +162,9 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
 
 static struct cost cost(const struct inst *i, const struct view *in, const struct view *out) {
     (void)i;
-    double n = (double)in[0].d[0], v = (double)in[1].d[0], c = (double)in[1].d[1];
-    return (struct cost){2 * n * v * c * (1 + (out[2].nd != 0) + (out[3].nd != 0)), v * (double)dtype_row_bytes(in[1].dt, in[1].d[1])};
+    double n = (double)in[0].d[0], v = (double)in[1].d[0], c = (double)in[1].d[1], r = in[HEAD_T].nd ? (double)in[HEAD_T].d[1] : 0;
+    return (struct cost){2 * n * v * (c * (1 + (out[2].nd != 0) + (out[3].nd != 0)) + r * (1 + (out[HEAD_DT].nd != 0) + (out[HEAD_DB].nd != 0))),
+                         v * (double)dtype_row_bytes(in[1].dt, in[1].d[1]) + 4 * v * r};
 }
 
-const struct op_def op_head_loss = {.name = "head_loss", .n_in = 8, .n_out = 6, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
+const struct op_def op_head_loss = {.name = "head_loss", .n_in = HEAD_IN, .n_out = HEAD_OUT, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};

@@ -206,5 +206,5 @@ static struct cost cost_bwd(const struct inst *i, const struct view *in, const s
     return cost_of(i, ops_like_x(in, out), &in[LB_W], true, out[LB_DX].nd != 0);
 }
 
-const struct op_def op_linear = {.name = "linear", .n_in = LIN_IN, .n_out = 5, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
-const struct op_def op_linear_bwd = {.name = "linear_bwd", .n_in = LB_IN, .n_out = 6, .infer = infer_bwd, .cost = cost_bwd, .ref_scratch = ref_scratch, .ref = ref_bwd};
+const struct op_def op_linear = {.name = "linear", .n_in = LIN_IN, .n_out = 5, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
+const struct op_def op_linear_bwd = {.name = "linear_bwd", .n_in = LB_IN, .n_out = 6, .by_rows = true, .infer = infer_bwd, .cost = cost_bwd, .ref_scratch = ref_scratch, .ref = ref_bwd};

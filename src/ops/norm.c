@@ -102,5 +102,5 @@ static struct cost cost_bwd(const struct inst *i, const struct view *in, const s
     return (struct cost){8 * e, 12 * e};
 }
 
-const struct op_def op_norm = {.name = "norm", .n_in = 3, .n_out = 3, .cheap = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
-const struct op_def op_norm_bwd = {.name = "norm_bwd", .n_in = 6, .n_out = 3, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};
+const struct op_def op_norm = {.name = "norm", .n_in = 3, .n_out = 3, .cheap = true, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_norm_bwd = {.name = "norm_bwd", .n_in = 6, .n_out = 3, .by_rows = true, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};

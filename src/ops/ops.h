@@ -50,16 +50,19 @@
  *                  norm_o = sqrt(w2_o + 2 s sum_j P_jo B_oj + s^2 B_o G B_o^T), s = scale; l = m / norm, inv = 1 / norm, both 0 where
  *                  norm is 0. To gradients the norm is a constant
  * magnitude_bwd    in  dl[O] f32, inv[O] f32, m[O] (PARAM)       out dm[O] (GRAD: added)      dm += dl * inv
+ * dropout          in  x[N,C], sample[N] i32, pos[N] i32            out y[N,C] (may be in place)   y = drop_0(x), as linear has it; its own backward
  * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
  * glu_bwd          in  gate, up (opt), dy                        out dgate, dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
  * split_bwd        in  dy_i[N,W_i] (opt: zeros)                  out dx
- * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt)
+ * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt),
+ *                      HEAD_T t[N,R] and HEAD_B B[V,R] (opt)
  *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
  *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
- *                      dbias[V], drows[R,C] (where they are trained; GRAD: added)
+ *                      dbias[V], drows[R,C] (where they are trained; GRAD: added), HEAD_DT dt[N,R] (where t needs it; 0 where w = 0),
+ *                      HEAD_DB dB[V,R] (GRAD: added)
  *                  W' = W with rows[r] in the place of row which[r] (then W itself is frozen); W below is that.
- *                  logits z = x W^T + bias, with softcap c > 0: c tanh(z/c). nll = -log softmax(z)[label]; with a target the mean of
+ *                  logits z = x W^T + bias + alpha_0 * t B^T (rows and t: one or the other), with softcap c > 0: c tanh(z/c). nll = -log softmax(z)[label]; with a target the mean of
  *                  (z - target[label])^2 (then neither rows nor softcap; correct is 0).
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
@@ -84,6 +87,7 @@
 enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 14, LIN_POS = 15, LIN_MIX = 16, LIN_IN = 17, LIN_T = 4 };
 enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE = 15, LB_POS = 16, LB_IN = 17,
        LB_DX = 0, LB_DA = 1, LB_DB = 2 };
+enum { HEAD_T = 8, HEAD_B = 9, HEAD_IN = 10, HEAD_DT = 6, HEAD_DB = 7, HEAD_OUT = 8 };
 enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4 };
 
 /* Dropout of channel c (any multiple of 4 at once: channels c..c+3) of one token for output i of a site. */

@@ -88,5 +88,5 @@ static struct cost cost_bwd(const struct inst *i, const struct view *in, const s
     return (struct cost){(dx + 2 * dl) * e, (8 * dx + 8 * dl - 4 * (dx && dl)) * e}; /* dy is read once */
 }
 
-const struct op_def op_scale = {.name = "scale", .n_in = 3, .n_out = 1, .inplace = 1, .cheap = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
-const struct op_def op_scale_bwd = {.name = "scale_bwd", .n_in = 3, .n_out = 3, .inplace = 1 | 1 << 2, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};
+const struct op_def op_scale = {.name = "scale", .n_in = 3, .n_out = 1, .inplace = 1, .cheap = true, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_scale_bwd = {.name = "scale_bwd", .n_in = 3, .n_out = 3, .inplace = 1 | 1 << 2, .by_rows = true, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};

@@ -34,6 +34,22 @@ val site_linear(struct site *s, val x, const struct linear *w) {
     return out;
 }
 
+val site_dropout(struct site *s, val x, double p) {
+    if (s->mode != MODE_TRAIN || !(p > 0)) return x;
+    return emit1(s->p, &op_dropout, (val[]){x, s->sample, s->pos}, 3, &(struct op_attr){.dropout = (float)p, .site = s->next_site++});
+}
+
+struct head_delta site_head(struct site *s, const struct linear *w) {
+    return s->method && s->method->head ? s->method->head(s, w) : (struct head_delta){.scale = 0};
+}
+
+val site_head_low(struct site *s, val x, const struct head_delta *d) {
+    const struct linear a = {.w = d->a};
+    val t = {0};
+    if (has(d->a)) site_emit_linear(s, site_dropout(s, x, d->dropout), 1, &a, NULL, NULL, &t);
+    return t;
+}
+
 val site_sublayer(struct site *s, const struct sublayer *at) {
     val own = s->method && s->method->sublayer ? s->method->sublayer(s, at) : (val){0};
     return has(own) ? own : at->made;

@@ -61,5 +61,5 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
     return (struct cost){0, 8 * (double)in[some].d[0] * columns};
 }
 
-const struct op_def op_split = {.name = "split", .n_in = 1, .n_out = MAX_GROUP, .cheap = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
-const struct op_def op_split_bwd = {.name = "split_bwd", .n_in = MAX_GROUP, .n_out = 1, .infer = infer_bwd, .cost = cost, .ref = ref_bwd};
+const struct op_def op_split = {.name = "split", .n_in = 1, .n_out = MAX_GROUP, .cheap = true, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_split_bwd = {.name = "split_bwd", .n_in = MAX_GROUP, .n_out = 1, .by_rows = true, .infer = infer_bwd, .cost = cost, .ref = ref_bwd};

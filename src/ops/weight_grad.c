@@ -31,4 +31,4 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
     return (struct cost){2 * n * o * c, 4 * n * (o + c) + 8 * o * c};
 }
 
-const struct op_def op_weight_grad = {.name = "weight_grad", .n_in = 3, .n_out = 1, .infer = infer, .cost = cost, .ref = ref};
+const struct op_def op_weight_grad = {.name = "weight_grad", .n_in = 3, .n_out = 1, .by_rows = true, .infer = infer, .cost = cost, .ref = ref};

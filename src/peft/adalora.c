@@ -13,7 +13,7 @@
  *
  * A finished adapter holds the triplets that are left, at least one a module (PEFT's rank_pattern says which); one in training, and a
  * checkpoint, all of them. A triplet whose E is zero adds nothing, so both say the same. Trained further, a finished one has the pruned
- * triplets as zeros, which no gradient reaches. Dropout (lora_dropout) is not there in training. */
+ * triplets as zeros, which no gradient reaches. With dropout (lora_dropout) each target drops its own input, as in PEFT. */
 #include "peft/adalora.h"
 #include "core/rope_rows.h"
 #include "ops/ops.h"
@@ -43,7 +43,7 @@ static double scale_of(const struct adalora *a) { return (a->alpha > 0 ? a->alph
 
 static bool same(const void *one, const void *other) {
     const struct adalora *a = one, *b = other;
-    bool equal = a->init_r == b->init_r && a->target_r == b->target_r && a->alpha == b->alpha && a->beta1 == b->beta1 &&
+    bool equal = a->init_r == b->init_r && a->target_r == b->target_r && a->alpha == b->alpha && a->dropout == b->dropout && a->beta1 == b->beta1 &&
                  a->beta2 == b->beta2 && a->orthogonal == b->orthogonal && a->first == b->first && a->last == b->last &&
                  a->every == b->every && a->total == b->total && a->n_kept == b->n_kept && targets_same(&a->targets, &b->targets);
     for (int i = 0; i < a->n_kept && equal; i++) {
@@ -59,6 +59,8 @@ static err check(const void *settings) {
     if (a->target_r < 1 || a->target_r > a->init_r)
         return fail(E_USAGE, "adalora.target_r is %d; it must be 1 to init_r, %d", a->target_r, a->init_r);
     if (!isfinite(a->alpha)) return fail(E_USAGE, "adalora.lora_alpha is not a number");
+    if (!(a->dropout >= 0 && a->dropout < 1))
+        return fail(E_USAGE, "adalora.lora_dropout is %g; it must be at least 0 and below 1", a->dropout);
     if (!(a->beta1 > 0 && a->beta1 < 1 && a->beta2 > 0 && a->beta2 < 1))
         return fail(E_USAGE, "adalora.beta1 and beta2 are %g and %g; both must be above 0 and below 1", a->beta1, a->beta2);
     if (!(a->orthogonal >= 0) || !isfinite(a->orthogonal))
@@ -196,11 +198,23 @@ static struct triplets params_of(struct site *s, const struct linear *w, int r) 
     return t;
 }
 
-/* Targets that share an input are one product with their A. */
+/* A x of m targets: one product, or where each drops its own x one for each. */
+static err down(struct site *s, val x, int m, const struct triplets *t, val *low) {
+    const double p = ((const struct adalora *)s->settings)->dropout;
+    const bool apart = s->mode == MODE_TRAIN && p > 0;
+    for (int k = 0; k < m; k += apart ? 1 : m) {
+        const int together = apart ? 1 : m;
+        val in[LIN_IN] = {[LIN_X] = site_dropout(s, x, p)};
+        for (int i = 0; i < together; i++) in[LIN_W + i] = prog_param(s->p, s->params, t[k + i].a);
+        const struct inst *i = prog_emit(s->p, &op_linear, in, LIN_IN, &(struct op_attr){.n = together});
+        for (int j = 0; j < together; j++) low[k + j] = i ? i->out[j] : (val){0}; /* the next instruction may move this one */
+    }
+    return s->p->failed;
+}
+
 static err linears(struct site *s, val x, int n, const struct linear *w, val *out) {
     const struct adalora *a = s->settings;
     struct triplets t[MAX_GROUP];
-    val in[LIN_IN] = {[LIN_X] = x};
     int of[MAX_GROUP], m = 0;
     TRY(site_emit_linear(s, x, n, w, NULL, NULL, out));
     for (int i = 0; i < n; i++) {
@@ -208,13 +222,10 @@ static err linears(struct site *s, val x, int n, const struct linear *w, val *ou
         const int r = rank_of(a, w[i].of.module);
         if (!r) continue; /* PEFT prunes whole modules */
         t[m] = params_of(s, &w[i], r);
-        in[LIN_W + m] = prog_param(s->p, s->params, t[m].a);
         of[m++] = i;
     }
-    if (!m || s->p->failed) return s->p->failed;
-    const struct inst *all = prog_emit(s->p, &op_linear, in, LIN_IN, &(struct op_attr){.n = m});
     val low[MAX_GROUP];
-    for (int k = 0; k < m; k++) low[k] = all ? all->out[k] : (val){0}; /* the next instruction may move this one */
+    if (!m || s->p->failed || down(s, x, m, t, low)) return s->p->failed;
     for (int k = 0; k < m && !s->p->failed; k++) {
         const val e = prog_param(s->p, s->params, t[k].e), b = prog_param(s->p, s->params, t[k].b);
         const val u = emit1(s->p, &op_scale, (val[]){low[k], e}, 2, &(struct op_attr){.scale = (float)scale_of(a)});

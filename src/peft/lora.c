@@ -58,21 +58,27 @@ static err needs_even(const struct lora *l, double r, const char *what, const ch
     return fail(E_USAGE, "lora.init_lora_weights: orthogonal halves the rank, so ranks must be even; %s%s is %g", what, of, r);
 }
 
-/* In a list of modules each of these names would be passed over in silence where others match. */
-static err no_others(const struct module_list *of) {
-    static const char *const others[] = {"lm_head", "wpe"};
+/* In a list of modules this name would be passed over in silence where others match. */
+static err no_positions(const struct module_list *of) {
     for (int i = 0; i < of->n && of->take == TAKE_NAMES; i++)
-        for (size_t k = 0; k < sizeof others / sizeof *others; k++)
-            if (str_ends(of->names[i], others[k]))
-                return fail(E_UNSUPPORTED,
-                            "lora.target_modules: low-rank deltas on %s are not supported; train it whole (lora.modules_to_save)",
-                            of->names[i]);
+        if (str_ends(of->names[i], "wpe"))
+            return fail(E_UNSUPPORTED, "lora.target_modules: low-rank deltas on %s are not supported; train it whole (lora.modules_to_save)",
+                        of->names[i]);
     return OK;
+}
+
+/* Of a list that names neither a table nor the head: an expression might. */
+static bool layers_alone(const struct module_list *of) {
+    static const char *const others[] = {"embed_tokens", "wte", "shared", "word_embeddings", "lm_head"};
+    bool any = of->take == TAKE_REGEX;
+    for (int i = 0; i < of->n && of->take == TAKE_NAMES; i++)
+        for (size_t k = 0; k < sizeof others / sizeof *others; k++) any |= str_ends(of->names[i], others[k]);
+    return !any;
 }
 
 static err check(const void *settings) {
     const struct lora *l = settings;
-    TRY(no_others(&l->targets.of));
+    TRY(no_positions(&l->targets.of));
     if (l->r < 1 || l->r > MOST_R) return fail(E_USAGE, "lora.r is %d; it must be 1 to %d", l->r, MOST_R);
     if (!isfinite(l->alpha)) return fail(E_USAGE, "lora.lora_alpha is not a number");
     if (!(l->dropout >= 0 && l->dropout < 1)) return fail(E_USAGE, "lora.lora_dropout is %g; it must be at least 0 and below 1", l->dropout);
@@ -129,10 +135,6 @@ static err read_saved(const json_t *j, const char *where, arena *mem, struct mod
         if (!strcmp(name, "score") || !strcmp(name, "classifier") || !strcmp(name, "classification_head")) continue;
         if (!(names[out->n++] = arena_str(mem, name))) return fail(E_MEMORY, "out of memory");
     }
-    if (out->n && json_is_true(json_object_get(j, "ensure_weight_tying")))
-        return fail(E_UNSUPPORTED,
-                    "%s: 'ensure_weight_tying' is not supported: a table and its tied head are saved apart, as PEFT does without it",
-                    where);
     return OK;
 }
 
@@ -157,6 +159,10 @@ static err read_json(const void *json, const char *where, arena *mem, void *sett
     TRY(read_bias(json, where, &l->bias));
     TRY(read_saved(json, where, mem, &l->saved));
     TRY(targets_read(json, where, mem, &l->targets));
+    if ((l->saved.n || !layers_alone(&l->targets.of)) && json_is_true(json_object_get(json, "ensure_weight_tying")))
+        return fail(E_UNSUPPORTED,
+                    "%s: 'ensure_weight_tying' is not supported: a table and its tied head are trained apart, as PEFT does without it",
+                    where);
     TRY(module_values_read(json, "rank_pattern", where, mem, &l->ranks, &l->n_ranks));
     TRY(module_values_read(json, "alpha_pattern", where, mem, &l->alphas, &l->n_alphas));
     err e = check(l);
@@ -267,19 +273,10 @@ static void deltas_of(struct site *s, int n, const struct linear *w, const float
         if (d->rank[i]) d->scale[i] = (float)lora_scale(l, w[i].of.module), d->b[i] = b_param(s, l, d->rank[i], &w[i], factors[i]);
 }
 
-/* Of a list that names no table: an expression might. */
-static bool no_table(const struct module_list *of) {
-    static const char *const tables[] = {"embed_tokens", "wte", "shared", "word_embeddings"};
-    bool any = of->take == TAKE_REGEX;
-    for (int i = 0; i < of->n && of->take == TAKE_NAMES; i++)
-        for (size_t k = 0; k < sizeof tables / sizeof *tables; k++) any |= str_ends(of->names[i], tables[k]);
-    return !any;
-}
-
 static enum summed summed(const void *settings) {
     const struct lora *l = settings;
     if (l->dora || l->init == LORA_PISSA) return SUMMED_NOT;
-    return l->bias || l->saved.n || !no_table(&l->targets.of) ? SUMMED_LINEARS : SUMMED_ALL;
+    return l->bias || l->saved.n || !layers_alone(&l->targets.of) ? SUMMED_LINEARS : SUMMED_ALL;
 }
 
 static err deltas(struct site *s, int n, const struct linear *w, struct group_delta *d) {
@@ -355,10 +352,32 @@ static val matrix(struct site *s, const struct base_matrix *m) {
     return matrix_copy(s, m, of, m->tied && !(saves(l, head.module) && saves(l, m->of.module)));
 }
 
-/* --- the token table ------------------------------------------------------------------------------------------------------ */
-/* Words (all-linear, ...) do not mean it. */
-static bool takes_table(const struct lora *l, const struct module *table) {
-    return l->targets.of.take <= TAKE_REGEX && targets_take(&l->targets, table);
+/* --- the token table and the head ------------------------------------------------------------------------------------------ */
+/* Words (all-linear, ...) do not mean them. False too where the program has failed. */
+static bool takes_end(struct site *s, const struct module *of, double *scale) {
+    const struct lora *l = s->settings;
+    if (l->targets.of.take > TAKE_REGEX || !targets_take(&l->targets, of)) return false;
+    *scale = lora_scale(l, of->module);
+    if (isnan(*scale)) return prog_fail(s->p, unmatched(of->module), "%s", err_text()), false;
+    if (l->dora || l->init == LORA_PISSA)
+        return prog_fail(s->p, E_UNSUPPORTED, "%s: %s is for matrices of the layers; leave the token table and the head out of lora.target_modules",
+                         of->module, l->dora ? "lora.use_dora" : "lora.init_lora_weights: pissa"),
+               false;
+    if (saves(l, of->module))
+        return prog_fail(s->p, E_USAGE, "%s is in lora.target_modules and in lora.modules_to_save: it can have a delta or be trained whole",
+                         of->module),
+               false;
+    return true;
+}
+
+/* Beside the logits alone: where the head is the token table (tied) that stays the base's for whoever looks tokens up, as in PEFT. */
+static struct head_delta head(struct site *s, const struct linear *w) {
+    const struct lora *l = s->settings;
+    static const float *const nowhere[MAX_GROUP];
+    double scale;
+    if (!takes_end(s, &w->of, &scale)) return (struct head_delta){.scale = 0};
+    const int r = lora_rank(l, w->of.module), a = a_param(s, l, 1, w, &r, nowhere), b = b_param(s, l, r, w, NULL);
+    return (struct head_delta){prog_param(s->p, s->params, a), prog_param(s->p, s->params, b), (float)scale, (float)l->dropout};
 }
 
 /* A [V, r] (files: [r, V]) begins at zero, B [C, r] as N(0, 1): PEFT's, whatever the start of the others is. */
@@ -375,19 +394,9 @@ static val table_param(struct site *s, const struct embedding *e, bool b, int64_
 
 /* x + s B A[ids]: the rows of A are looked up as the table's are, and scaled as they are. A tied head stays the base's, and dropout is not on ids (PEFT). */
 static val embed(struct site *s, const struct embedding *e, val x) {
-    const struct lora *l = s->settings;
-    if (!takes_table(l, &e->of)) return x;
-    const int r = lora_rank(l, e->of.module);
-    const double scale = lora_scale(l, e->of.module);
-    if (isnan(scale)) return prog_fail(s->p, unmatched(e->of.module), "%s", err_text()), x;
-    if (l->dora || l->init == LORA_PISSA)
-        return prog_fail(s->p, E_UNSUPPORTED, "%s: %s is for matrices of linear layers; leave the token table out of lora.target_modules",
-                         e->of.module, l->dora ? "lora.use_dora" : "lora.init_lora_weights: pissa"),
-               x;
-    if (saves(l, e->of.module))
-        return prog_fail(s->p, E_USAGE, "%s is in lora.target_modules and in lora.modules_to_save: it can have a delta or be trained whole",
-                         e->of.module),
-               x;
+    double scale;
+    if (!takes_end(s, &e->of, &scale)) return x;
+    const int r = lora_rank(s->settings, e->of.module);
     const struct linear up = {.w = table_param(s, e, true, e->width, r), .in = r, .out = e->width};
     val t = emit1(s->p, &op_embed, (val[]){s->ids, table_param(s, e, false, e->rows, r)}, 2, &(struct op_attr){.scale = (float)(scale * e->scale)}), y = {0};
     site_emit_linear(s, t, 1, &up, NULL, NULL, &y);
@@ -408,6 +417,7 @@ const struct peft_method method_lora = {.name = "lora",
                                         .table_mark = ".lora_embedding_A",
                                         .saved = saved_of,
                                         .linears = linears,
+                                        .head = head,
                                         .summed = summed,
                                         .deltas = deltas,
                                         .vector = vector,

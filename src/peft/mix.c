@@ -23,7 +23,7 @@ err mix_takes(const struct peft_method *m, const char *name) {
     known.before_step = m->before_step, known.after_step = m->after_step, known.finished = m->finished, known.adopt = m->adopt, known.pair = m->pair;
     known.vector = m->vector, known.matrix = m->matrix, known.own_tokens = m->own_tokens, known.tokens = m->tokens;
     known.whole = m->whole, known.ours = m->ours, known.fit = m->fit, known.virtual_tokens = m->virtual_tokens;
-    known.embed = m->embed, known.kv = m->kv, known.bare = m->bare, known.apart = m->apart, known.made = m->made;
+    known.embed = m->embed, known.head = m->head, known.kv = m->kv, known.bare = m->bare, known.apart = m->apart, known.made = m->made;
     if (!memcmp(&known, m, sizeof known)) return OK;
     return fail(E_UNSUPPORTED, "adapter '%s' (%s) does not go with others at once yet: use it alone", name, m->name);
 }
@@ -119,6 +119,25 @@ static val embed(struct site *s, const struct embedding *e, val x) {
         leave(s, &own, (struct param_lender){0});
     }
     return x;
+}
+
+/* Of one member at most: such a one has no weights, it is there for every row (mix_weighs). */
+static struct head_delta head(struct site *s, const struct linear *w) {
+    const struct mix *x = s->settings;
+    const struct mix_member *by = NULL;
+    struct head_delta one = {.scale = 0};
+    for (int i = 0; i < x->n && !s->p->failed; i++) {
+        const struct mix_member *m = &x->member[i];
+        struct site own = enter(s, m);
+        const struct head_delta got = site_head(&own, w);
+        leave(s, &own, (struct param_lender){0});
+        if (!has(got.a)) continue;
+        if (by)
+            prog_fail(s->p, E_USAGE, "adapters '%s' and '%s' both have a product beside the output projection (%s): they cannot be on at once",
+                      by->name, m->name, w->of.module);
+        one = got, by = m;
+    }
+    return one;
 }
 
 static err kv(struct site *s, int layer, val *k, val *v) {
@@ -356,4 +375,5 @@ const struct peft_method method_mix = {.name = "mix",
                                        .tokens = tokens,
                                        .virtual_tokens = virtual_tokens,
                                        .embed = embed,
+                                       .head = head,
                                        .kv = kv};

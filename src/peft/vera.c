@@ -7,8 +7,8 @@
  * share the product with A.
  *
  * A fresh pair is a function of projection_prng_key alone: Kaiming-uniform as in PEFT, but not PEFT's numbers, which are torch's generator's.
- * So the pair is always in the file, and a file of PEFT's without it (save_projection false) is refused. Dropout (vera_dropout) is not
- * there in training; an adapter that was made with it is read, since nothing but training drops anything. */
+ * So the pair is always in the file, and a file of PEFT's without it (save_projection false) is refused. With dropout (vera_dropout) each target
+ * drops its own input, as in PEFT, so the product with A is made for each. */
 #include "peft/vera.h"
 #include "base/philox.h"
 #include "core/rope_rows.h"
@@ -26,7 +26,7 @@ static const char A[] = "vera_A", B[] = "vera_B"; /* in files: base_model.vera_A
 /* --- settings ------------------------------------------------------------------------------------------------------------ */
 static bool same(const void *one, const void *other) {
     const struct vera *a = one, *b = other;
-    return a->r == b->r && a->d_initial == b->d_initial && a->key == b->key && targets_same(&a->targets, &b->targets);
+    return a->r == b->r && a->d_initial == b->d_initial && a->key == b->key && a->dropout == b->dropout && targets_same(&a->targets, &b->targets);
 }
 
 static err check(const void *settings) {
@@ -34,6 +34,7 @@ static err check(const void *settings) {
     if (v->r < 1 || v->r > MOST_R) return fail(E_USAGE, "vera.r is %d; it must be 1 to %d", v->r, MOST_R);
     if (!isfinite(v->d_initial) || v->d_initial == 0)
         return fail(E_USAGE, "vera.d_initial is %g; it must be a number other than 0, where nothing would be learned", v->d_initial);
+    if (!(v->dropout >= 0 && v->dropout < 1)) return fail(E_USAGE, "vera.vera_dropout is %g; it must be at least 0 and below 1", v->dropout);
     return targets_check(&v->targets, "vera");
 }
 
@@ -166,11 +167,12 @@ static val scaled(struct site *s, val x, val by) { return emit1(s->p, &op_scale,
 
 static err linears(struct site *s, val x, int n, const struct linear *w, val *out) {
     const struct vera *v = s->settings;
+    const bool drops = s->mode == MODE_TRAIN && v->dropout > 0;
     val t = {0};
     TRY(site_emit_linear(s, x, n, w, NULL, NULL, out));
     for (int i = 0; i < n && !s->p->failed; i++) {
         if (!targets_take(&v->targets, &w[i].of)) continue;
-        if (!has(t)) t = product(s, x, shared(s, A, v->r, w[i].in, 0));
+        if (!has(t) || drops) t = product(s, site_dropout(s, x, v->dropout), shared(s, A, v->r, w[i].in, 0));
         const val d = vector(s, &w[i], "vera_lambda_d", v->r, 0, make_d), b = vector(s, &w[i], "vera_lambda_b", w[i].out, w[i].rope_heads, NULL);
         const val z = product(s, scaled(s, t, d), shared(s, B, w[i].out, v->r, w[i].rope_heads));
         out[i] = emit1(s->p, &op_add, (val[]){out[i], scaled(s, z, b)}, 2, NULL);

@@ -48,9 +48,12 @@ static json_t *audit_json(struct run *r) {
     const struct source *pairs[] = {&r->warm.source, &r->eval.source, &r->test.source};
     for (int i = 0; i < 3; i++)
         audit_files(pairs[i], data);
-    return json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base",
-                     "path", r->model.path, "xxh128_of_tensors", run_base_hash(r), "parameters", (json_int_t)r->model.parameters,
-                     "tokenizer_xxh128", r->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
+    json_t *j = json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed,
+                          "base", "path", r->model.path, "xxh128_of_tensors", run_base_hash(r), "parameters",
+                          (json_int_t)r->model.parameters, "tokenizer_xxh128", r->tok_hash, "data", data, "kernels",
+                          cpu_isa_name(cpu_isa()), "threads", r->threads);
+    if (r->model.stretched) json_object_set_new(j, "positions", run_positions_json(r));
+    return j;
 }
 
 static const char *in_folder(const struct run *r, const char *name, arena *mem) {

@@ -108,8 +108,8 @@ static err lora_json(const struct side_config *c, const struct known *base, json
 static err adalora_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers;
     err e = layers_json(&c->ada_layers, "adalora.layers_to_transform", base->depth, &layers);
-    *out = json_pack("{s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "init_r", (json_int_t)c->ada_init, "target_r",
-                     (json_int_t)c->ada_target, "lora_alpha", c->ada_alpha, "tinit", (json_int_t)c->ada_tinit, "tfinal",
+    *out = json_pack("{s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "init_r", (json_int_t)c->ada_init, "target_r",
+                     (json_int_t)c->ada_target, "lora_alpha", c->ada_alpha, "lora_dropout", c->ada_dropout, "tinit", (json_int_t)c->ada_tinit, "tfinal",
                      (json_int_t)c->ada_tfinal, "deltaT", (json_int_t)c->ada_delta, "total_step",
                      (json_int_t)(c->ada_total ? c->ada_total : base->steps), "beta1", c->ada_beta1, "beta2", c->ada_beta2,
                      "orth_reg_weight", c->ada_orthogonal, "target_modules", modules_json(&c->ada_targets), "exclude_modules",
@@ -120,8 +120,8 @@ static err adalora_json(const struct side_config *c, const struct known *base, j
 static err vera_json(const struct side_config *c, const struct known *base, json_t **out) {
     json_t *layers;
     err e = layers_json(&c->vera_layers, "vera.layers_to_transform", base->depth, &layers);
-    *out = json_pack("{s:I, s:f, s:I, s:o, s:o}", "r", (json_int_t)c->vera_r, "d_initial", c->vera_d, "projection_prng_key", (json_int_t)c->vera_key, "target_modules", modules_json(&c->vera_targets),
-                     "layers_to_transform", layers);
+    *out = json_pack("{s:I, s:f, s:f, s:I, s:o, s:o}", "r", (json_int_t)c->vera_r, "d_initial", c->vera_d, "vera_dropout", c->vera_dropout, "projection_prng_key",
+                     (json_int_t)c->vera_key, "target_modules", modules_json(&c->vera_targets), "layers_to_transform", layers);
     return e ? e : *out ? OK : fail(E_MEMORY, "out of memory");
 }
 

@@ -200,6 +200,8 @@ json_t *run_plan_json(struct run *r, bool measured) {
         for (int i = 0; i < r->labels.n; i++) json_array_append_new(names, json_string(r->labels.name[i]));
         json_object_set_new(j, "labels", names);
     }
+    if (m->stretched) json_object_set_new(j, "positions", run_positions_json(r));
+    if (r->plans[0].train.p.n_pieces) json_object_set_new(j, "mlp_chunk", json_integer(r->plans[0].train.p.piece_rows));
     if (r->head.classes) json_object_set_new(j, "head", json_string(head_objective(&r->head)));
     if (r->freezes) json_object_set_new(j, "features", features_json(r));
     json_object_set_new(j, "device", json_string(r->card ? r->card->name : r->backend->name));

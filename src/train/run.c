@@ -368,6 +368,8 @@ static err open_run(struct run *r, const struct plan_ask *ask) {
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
     TRY(open_model(r, ask->layers));
     TRY(keep_base(r));
+    r->model.mlp_chunk = cfg->mlp_chunk;
+    TRY(run_stretch(r));
     TRY(open_tokenizer(r, ask->like));
     TRY(open_sides(r, ask));
     for (int i = 0; i < r->objective->sides && !r->objective->generates; i++)
@@ -377,10 +379,7 @@ static err open_run(struct run *r, const struct plan_ask *ask) {
         r->warm_steps = (r->warm.source.n + per - 1) / per * cfg->warmup_epochs;
         TRY(order_init(&r->warm_order, r->warm.source.n, (uint64_t)cfg->seed, 9, true));
     }
-    const int longest = (r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length) + most_virtual(r);
-    if (r->model.shape.hard_context && longest > r->model.shape.context)
-        return fail(E_USAGE, "sequences of up to %d tokens%s, but %s has no positions from %lld on: lower max_length (and max_new_tokens)",
-                    longest, most_virtual(r) ? " (virtual ones among them)" : "", cfg->model, (long long)r->model.shape.context);
+    TRY(run_within_context(r, (r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length) + most_virtual(r), most_virtual(r)));
     return plan_within(r, r->cap, ask);
 }
 
@@ -416,6 +415,7 @@ err run_start(struct run *r) {
         s->learner.side = s->name;
         if (*s->cfg->adapter) {
             bool found;
+            run_heed_adapter(r, s->cfg->adapter);
             err e = learner_load(&s->learner, s->cfg->adapter, &r->model);
             if (!e) e = optimizer_read(&s->learner, s->cfg->adapter, &found); /* a checkpoint's folder has one */
             if (e) return *s->name ? fail_in(e, "adapter of side %s", s->name) : e;

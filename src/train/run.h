@@ -153,6 +153,10 @@ err run_loop(struct run *r, const struct run_events *ev); /* to the last step, o
 bool side_given(const struct side_config *c, struct given_form *given);
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
+err run_stretch(struct run *r);                     /* context.c: RoPE as the configuration asks for it */
+json_t *run_positions_json(const struct run *r);    /* ... and what came of it; of a model that is stretched */
+err run_within_context(const struct run *r, int longest, int virtual_tokens); /* are there positions for so many tokens? */
+void run_heed_adapter(const struct run *r, const char *folder); /* warns of one that was trained with RoPE stretched otherwise */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
 const char *run_base_hash(struct run *r); /* model_hash(), which reads the whole base, once a run */
 bool run_replaces(const struct run *r, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */

@@ -43,6 +43,28 @@ static void test_tied(void **state) {
     refused("$C merge --model $G --adapter $D/head/adapter --out $D/x", "modules_to_save 'embed_tokens'");
 }
 
+/* LoRA on the head, of a model with one of its own and of a tied one: resumed to the bit, with dropout; who serves it; a merge writes what the adapter
+ * writes, and gives a tied model a head. */
+static void test_head(void **state) {
+    (void)state;
+    ok("cat $D/run.yaml > $D/head.yaml && echo 'lora: {r: 2, target_modules: [lm_head, q_proj], lora_dropout: 0.2}' > $D/lora && sed -i -e '/^lora:/d' $D/head.yaml && cat $D/lora >> $D/head.yaml");
+    ok("for m in $D/untied $G; do n=h-$(basename $m); $C train $D/head.yaml --quiet --set model=$m --set output_dir=$D/$n && "
+       "$C train $D/head.yaml --quiet --set model=$m --set max_steps=2 --set output_dir=$D/cut-$n && $C train $D/head.yaml --quiet --set model=$m --set output_dir=$D/cut-$n --resume && "
+       "cmp $D/$n/adapter/adapter_model.safetensors $D/cut-$n/adapter/adapter_model.safetensors || exit 1; "
+       "$C generate --model $m --adapter $D/$n/adapter --prompt sle --max-new-tokens 6 > $D/said && $C merge --model $m --adapter $D/$n/adapter --out $D/m-$n --type f32 && "
+       "$C generate --model $D/m-$n --prompt sle --max-new-tokens 6 | cmp $D/said - && grep -q '\"tie_word_embeddings\": false' $D/m-$n/config.json || exit 1; done");
+    ok("$C inspect $D/h-untied/adapter --model $D/untied");
+    says(ran.out.p, "base_model.model.lm_head.lora_B.weight");
+    says(ran.out.p, "where lm_head is among the model's embedding_modules");
+    says(ran.out.p, "of a tied model the head is no tensor of its own");
+    says(ran.out.p, "every pair finds its matrix");
+    ok("$C inspect $D/h-$(basename $G)/adapter --model $G");
+    says(ran.out.p, "every pair finds its matrix");
+    ok("$C export $D/h-untied/adapter --model $D/untied --to gguf-lora --out $D/head.gguf");
+    refused("$C export $D/h-$(basename $G)/adapter --model $G --to gguf-lora --out $D/x.gguf", "is its token table (tied)", "cyclora merge");
+    refused("$C plan $D/head.yaml --set method=vera --set vera.target_modules=[q_proj,lm_head]", "vera does not act on the output projection");
+}
+
 static void test_refusals(void **state) {
     (void)state;
     refused("$C plan $D/run.yaml --set lora.modules_to_save=[query]", "lora.modules_to_save: no module of this model that could be trained whole ends in 'query'");
@@ -51,6 +73,6 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_run), cmocka_unit_test(test_tied), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_run), cmocka_unit_test(test_tied), cmocka_unit_test(test_head), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

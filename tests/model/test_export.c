@@ -83,6 +83,64 @@ static void test_merged_methods(void **state) {
         }
 }
 
+/* LoRA beside the head: PEFT's logits of the adapter are those of the merged model, which has a head of its own whether it was tied or not, in either
+ * format; the merge undone is the base again, and forms of an adapter have the pair where the base has a matrix for it. */
+static void own_head(const char *path) {
+    struct model m;
+    must(model_open(path, NULL, &m));
+    const struct weight *head = model_weight(&m, "output.weight"), *table = model_weight(&m, "token_embd.weight");
+    assert_true(!m.shape.tied && head && memcmp(head->data, table->data, dtype_row_bytes(head->dt, head->d[1]) * (size_t)head->d[0]));
+    model_close(&m);
+}
+
+static void merged_head(const char *base, const char *name, bool to_gguf) {
+    struct tensors expected;
+    const char *adapter = arena_printf(&names, GOLDEN "/methods/%s/adapter", name), *out = at(to_gguf ? "head.gguf" : "head");
+    must(tensors_open(arena_printf(&names, GOLDEN "/methods/%s/expected.safetensors", name), &expected));
+    json_decref(export_((struct export_request){.base = base, .adapter = adapter, .to = to_gguf ? "gguf" : "hf", .type = DT_F32, .out = out}));
+    own_head(out);
+    const struct tensor *want = fixture(&expected, "logits");
+    float *have = logits_of(out, &expected);
+    close_to(name, have, f32_of(want), want->bytes / 4, 2e-5, 2e-5);
+    free(have);
+    json_t *report = export_((struct export_request){.base = out, .adapter = adapter, .to = to_gguf ? "gguf" : "hf", .type = DT_F32, .out = at(to_gguf ? "un.gguf" : "un"), .undo = true, .like = base});
+    assert_true(json_number_value(json_object_get(json_object_get(report, "undone"), "relative")) < 1e-6);
+    json_decref(report);
+    tensors_close(&expected);
+}
+
+static void not_exported(const char *base, const char *name, const char *to, const char *says) {
+    json_t *report;
+    const struct export_request r = {.base = base, .adapter = arena_printf(&names, GOLDEN "/methods/%s/adapter", name), .to = to, .out = at("never"), .force = true};
+    assert_int_equal(export_one(&r, &report), E_UNSUPPORTED);
+    if (!strstr(err_text(), says)) flunk("%s to %s: %s", name, to, err_text());
+    json_decref(report);
+}
+
+static void test_merged_heads(void **state) {
+    (void)state;
+    struct tensors lora;
+    const char *tied = golden("tied_gqa", ""), *apart = golden("untied_mha", ""), *gguf = at("tied.gguf");
+    json_decref(export_((struct export_request){.base = tied, .to = "gguf", .out = gguf}));
+    for (int to_gguf = 0; to_gguf < 2; to_gguf++) {
+        merged_head(tied, "head", to_gguf);
+        merged_head(apart, "head_untied", to_gguf);
+    }
+    merged_head(gguf, "head", true); /* the base's own list, which has no such tensor */
+    merged_head(GOLDEN "/families/gemma2", "head_gemma2", false);
+    json_decref(export_((struct export_request){.base = gguf, .adapter = GOLDEN "/methods/head/adapter", .to = "gguf", .type = DT_Q8_0, .out = at("q8.gguf")}));
+    own_head(at("q8.gguf"));
+    json_decref(export_((struct export_request){.base = apart, .adapter = GOLDEN "/methods/head_untied/adapter", .to = "mlx", .out = at("head.mlx")}));
+    json_decref(export_((struct export_request){.base = apart, .adapter = GOLDEN "/methods/head_untied/adapter", .to = "gguf-lora", .out = at("head-lora.gguf")}));
+    must(tensors_open(at("head-lora.gguf"), &lora));
+    assert_int_equal(fixture(&lora, "output.weight.lora_a")->d[0], 5);
+    tensors_close(&lora);
+    not_exported(tied, "head", "gguf-lora", "a loader of this form has no second matrix to add to");
+    not_exported(tied, "head", "mlx", "a loader of this form has no second matrix to add to");
+    not_exported(GOLDEN "/families/gemma2", "head_gemma2", "gguf", "llama.cpp takes the token table for gemma2's head");
+    not_exported(GOLDEN "/families/t5", "head_t5", "hf", "no format can say so of a head of its own");
+}
+
 /* As PEFT's folder it keeps its bytes; other forms have no place for lengths. */
 static void test_forms_of_dora(void **state) {
     (void)state;
@@ -371,8 +429,8 @@ static void test_refusals(void **state) {
 #define P "base_model.model."
     refuses(base, pair("p1", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_UNSUPPORTED,
             "lm_head: the head of " GOLDEN "/tiny_llama/tied_gqa is its embedding (tied)");
-    refuses(golden("untied_mha", ""), pair("p2", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_UNSUPPORTED,
-            "lm_head: LoRA on the embedding or the head");
+    refuses(golden("untied_mha", ""), pair("p2", P "lm_head.lora_A.weight", P "lm_head.lora_B.weight"), E_USAGE,
+            "lm_head: the adapter is for a matrix of [32, 32]");
     refuses(base, pair("p3", P "model.embed_tokens.lora_embedding_A", P "model.embed_tokens.lora_embedding_B"), E_UNSUPPORTED,
             "a delta on the token table");
     refuses(base, pair("p4", P "model.layers.0.self_attn.q_proj.lora_magnitude_vector", NULL), E_INPUT, "lengths of DoRA, but");
@@ -740,7 +798,7 @@ static void test_no_crossing(void **state) {
 int main(void) {
     omp_set_num_threads(1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merged_logits), cmocka_unit_test(test_merged_methods), cmocka_unit_test(test_forms_of_products), cmocka_unit_test(test_forms_of_dora),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
+        cmocka_unit_test(test_merged_logits), cmocka_unit_test(test_merged_methods), cmocka_unit_test(test_merged_heads), cmocka_unit_test(test_forms_of_products), cmocka_unit_test(test_forms_of_dora),  cmocka_unit_test(test_there_and_back), cmocka_unit_test(test_forms_of_an_adapter),
         cmocka_unit_test(test_gguf_lora_rows), cmocka_unit_test(test_check_catches),  cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_whole_tensors),  cmocka_unit_test(test_whole_tensors_refused), cmocka_unit_test(test_tied_table_twice), cmocka_unit_test(test_whole_t5),
         cmocka_unit_test(test_types),          cmocka_unit_test(test_untouched),      cmocka_unit_test(test_transposed),

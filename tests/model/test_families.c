@@ -162,7 +162,7 @@ static void test_refused(void **state) {
         {"mistral_v4", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "4 heads do not share 3 key/value heads", E_INPUT},
         {"mistral_v4", "\"head_dim\": 8", "\"head_dim\": 7", "a head size of 7 is not possible", E_INPUT},
         {"mistral_v4", "\"mistral\"", "\"mixtral\"", "architecture 'mixtral' is not supported (supported: llama, mistral", E_UNSUPPORTED},
-        {"llama_linear", "\"linear\"", "\"dynamic\"", "RoPE scaling 'dynamic' is not supported (supported: linear, llama3, yarn, longrope)", E_UNSUPPORTED},
+        {"llama_linear", "\"linear\"", "\"spiral\"", "RoPE scaling 'spiral' is not supported (supported: linear, ntk, dynamic, llama3, yarn, longrope)", E_UNSUPPORTED},
         {"llama_linear", "\"factor\": 4.0", "\"factor\": 0.5", "RoPE scaling 'linear' with the factor 0.5", E_INPUT},
         {"llama_3_v4", "\"original_max_position_embeddings\": 32", "\"original_max\": 32", "RoPE scaling 'llama3' without original_max_position_embeddings", E_INPUT},
         {"llama_3_v4", "\"high_freq_factor\": 4.0", "\"high_freq_factor\": 1.0", "low_freq_factor 1, high_freq_factor 1", E_INPUT},

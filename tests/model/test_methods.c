@@ -40,10 +40,12 @@ static const struct {
              {"bn_gemma2", "families/gemma2"}, {"bn_par_gemma2", "families/gemma2"}, {"bn_phi3", "families/phi3"}, {"bn_smollm3", "families/smollm3"}, {"bn_gpt2", "families/gpt2/model.gguf"},
              {"bn_smollm3", "families/smollm3/model.gguf"},
              {"table", "tiny_llama/tied_gqa"}, {"table_gemma2", "families/gemma2"}, {"table_gpt2", "families/gpt2"}, {"table_gpt2", "families/gpt2/model.gguf"},
+             {"head", "tiny_llama/tied_gqa"}, {"head_untied", "tiny_llama/untied_mha"}, {"head_gemma2", "families/gemma2"}, {"head_gemma2", "families/gemma2/model.gguf"},
+             {"head_gpt2", "families/gpt2"}, {"head_gpt2", "families/gpt2/model.gguf"},
              {"saved", "tiny_llama/untied_mha"}, {"saved_embedding", "tiny_llama/tied_gqa"}, {"saved_both", "tiny_llama/tied_gqa"}, {"saved_gpt2", "families/gpt2"}, {"saved_gpt2", "families/gpt2/model.gguf"},
              {"full_t5", "families/t5"}, {"full_t5", "families/t5/model.gguf"}, {"bn_t5", "families/t5"}, {"bn_par_t5", "families/t5"}, {"bn_t5", "families/t5/model.gguf"},
-             {"vera_t5", "families/t5"}, {"adalora_t5", "families/t5"}};
-enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 7 /* the last ones: training alone */ };
+             {"vera_t5", "families/t5"}, {"adalora_t5", "families/t5"}, {"head_t5", "families/t5"}, {"head_t5", "families/t5/model.gguf"}};
+enum { CASES = sizeof cases / sizeof *cases, CAP_TOKENS = 64, CAP_SEQUENCES = 8, T5 = 9 /* the last ones: training alone */ };
 static const struct backend *backends[] = {&backend_reference, &backend_cpu};
 static int n_backends = 2; /* CYC_TEST_DEVICE=cuda: the card alone, in f32 */
 
@@ -510,6 +512,8 @@ static void test_refused_settings(void **state) {
     refused(&method_vera, "{\"r\": 0}", E_USAGE, "vera.r is 0");
     refused(&method_vera, "{\"r\": 4, \"d_initial\": 0}", E_USAGE, "vera.d_initial is 0");
     refused(&method_vera, "{\"r\": 4, \"bias\": \"all\"}", E_UNSUPPORTED, "bias 'all' beside VeRA");
+    refused(&method_vera, "{\"r\": 4, \"vera_dropout\": 1}", E_USAGE, "vera.vera_dropout is 1; it must be at least 0 and below 1");
+    refused(&method_adalora, "{\"total_step\": 9, \"lora_dropout\": -0.1}", E_USAGE, "adalora.lora_dropout is -0.1");
     refused(&method_adalora, "{\"init_r\": 300, \"total_step\": 9}", E_USAGE, "adalora.init_r is 300");
     refused(&method_adalora, "{\"init_r\": 4, \"target_r\": 5, \"total_step\": 9}", E_USAGE, "adalora.target_r is 5; it must be 1 to init_r, 4");
     refused(&method_adalora, "{\"total_step\": 9, \"beta1\": 1}", E_USAGE, "adalora.beta1 and beta2 are 1 and 0.85");
@@ -520,6 +524,77 @@ static void test_refused_settings(void **state) {
     refused(&method_adalora, "{\"total_step\": 9, \"alpha_pattern\": {\"q_proj\": 3}}", E_UNSUPPORTED, "'alpha_pattern' is not supported");
     refused(&method_adalora, "{\"total_step\": 9, \"target_modules\": [\"q_proj\"], \"init_r\": 2, \"target_r\": 1, \"rank_pattern\": {\"q_proj.lora_E\": [true]}}", E_INPUT, "rank_pattern's 'q_proj.lora_E' is not");
     refused(&method_adalora, "{\"total_step\": 9, \"target_modules\": [\"q_proj\"], \"init_r\": 2, \"target_r\": 1, \"rank_pattern\": [1]}", E_INPUT, "rank_pattern is no object");
+}
+
+/* With dropout each target drops its own input, in training and nowhere else; without there is no such instruction, and products are shared. */
+static void test_dropout(void **state) {
+    (void)state;
+    static const struct { const struct peft_method *method; const char *json; int drops; } of[] = {
+        {&method_vera, "{\"r\": 4, \"target_modules\": [\"q_proj\", \"v_proj\", \"down_proj\"], \"vera_dropout\": 0.5}", 9},
+        {&method_vera, "{\"r\": 4, \"target_modules\": [\"q_proj\", \"v_proj\", \"down_proj\"]}", 0},
+        {&method_adalora, "{\"init_r\": 3, \"target_r\": 2, \"total_step\": 9, \"target_modules\": [\"q_proj\", \"v_proj\", \"down_proj\"], \"lora_dropout\": 0.5}", 9},
+        {&method_adalora, "{\"init_r\": 3, \"target_r\": 2, \"total_step\": 9, \"target_modules\": [\"q_proj\", \"v_proj\", \"down_proj\"]}", 0},
+        {&method_lora, "{\"r\": 2, \"lora_alpha\": 2, \"target_modules\": [\"lm_head\", \"q_proj\"], \"lora_dropout\": 0.5}", 1},
+        {&method_lora, "{\"r\": 2, \"lora_alpha\": 2, \"target_modules\": [\"lm_head\", \"q_proj\"]}", 0}};
+    static const enum mode modes[] = {MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE};
+    struct model m;
+    arena mem = {0};
+    must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        for (int k = 0; k < 4; k++) {
+            struct structure st;
+            struct program g;
+            json_t *j = json_loads(of[i].json, 0, NULL);
+            void *settings = arena_alloc(&mem, of[i].method->settings);
+            must(of[i].method->read(j, "here", &mem, settings));
+            json_decref(j);
+            must(structure_init(&st, &m, of[i].method, settings, NULL));
+            must(program_build(&g, &m, modes[k], &st, (struct capacity){CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32}, CHECKPOINT_NONE, &backend_cpu, false));
+            int masks = 0, backward = 0;
+            for (int n = 0; n < g.p.ni; n++) {
+                const struct inst *x = &g.p.in[n];
+                if (x->op != &op_dropout) continue;
+                masks++;
+                for (int before = 0; before < n; before++) backward += g.p.in[before].op == &op_dropout && g.p.in[before].a.site == x->a.site;
+            }
+            assert_int_equal(masks - backward, modes[k] == MODE_TRAIN ? of[i].drops : 0); /* each a mask of its own; a gradient goes through the same again */
+            program_free(&g);
+            structure_free(&st);
+        }
+    arena_free(&mem);
+    model_close(&m);
+}
+
+/* The head is taken where it is named, by LoRA; words do not mean it, and who cannot take it says so. */
+static void test_named_head(void **state) {
+    (void)state;
+    static const struct { const struct peft_method *method; const char *json, *says; } of[] = {
+        {&method_lora, "{\"r\": 2, \"lora_alpha\": 2, \"target_modules\": [\"lm_head\"], \"use_dora\": true}", "lm_head: lora.use_dora is for matrices of the layers"},
+        {&method_lora, "{\"r\": 2, \"lora_alpha\": 2, \"target_modules\": \".*\", \"pissa\": 4, \"exclude_modules\": [\"embed_tokens\"]}", "lm_head: lora.init_lora_weights: pissa is for matrices of the layers"},
+        {&method_lora, "{\"r\": 2, \"lora_alpha\": 2, \"target_modules\": [\"lm_head\"], \"modules_to_save\": [\"lm_head\"]}", "it can have a delta or be trained whole"},
+        {&method_vera, "{\"r\": 4, \"target_modules\": [\"q_proj\", \"lm_head\"]}", "vera.target_modules takes lm_head: vera does not act on the output projection"},
+        {&method_adalora, "{\"init_r\": 3, \"target_r\": 2, \"total_step\": 9, \"target_modules\": [\"q_proj\", \"lm_head\"]}", "adalora.target_modules takes lm_head"},
+        {&method_ia3, "{\"target_modules\": [\"k_proj\", \"lm_head\"], \"feedforward_modules\": []}", "ia3.target_modules takes lm_head"},
+        {&method_lora, "{\"r\": 2, \"lora_alpha\": 2, \"target_modules\": \"all-linear\"}", NULL},
+        {&method_lora, "{\"r\": 2, \"lora_alpha\": 2, \"target_modules\": [\"lm_head\"]}", NULL}};
+    struct model m;
+    arena mem = {0};
+    must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        struct structure st;
+        json_t *j = json_loads(of[i].json, 0, NULL);
+        void *settings = arena_alloc(&mem, of[i].method->settings);
+        must(of[i].method->read(j, "here", &mem, settings));
+        json_decref(j);
+        const err e = structure_init(&st, &m, of[i].method, settings, NULL);
+        if (of[i].says && (!e || !strstr(err_text(), of[i].says))) flunk("%s: %s", of[i].json, e ? err_text() : "taken");
+        if (of[i].says) continue;
+        must(e);
+        assert_int_equal(param_of_slice(&st.params, "lm_head.lora_B.weight") >= 0, strstr(of[i].json, "lm_head") != NULL);
+        structure_free(&st);
+    }
+    arena_free(&mem);
+    model_close(&m);
 }
 
 /* Logits of a folder's adapter, by a structure of its own. */
@@ -681,7 +756,7 @@ int main(void) {
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
                                        cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_adaption), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
-                                       cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs), cmocka_unit_test(test_same_file), cmocka_unit_test(test_vera_pair), cmocka_unit_test(test_refused_settings),
+                                       cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs), cmocka_unit_test(test_same_file), cmocka_unit_test(test_vera_pair), cmocka_unit_test(test_refused_settings), cmocka_unit_test(test_named_head), cmocka_unit_test(test_dropout),
                                        cmocka_unit_test(test_finished_adalora), cmocka_unit_test(test_resumed_adalora)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

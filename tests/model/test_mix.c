@@ -243,10 +243,10 @@ static void test_switch(void **state) {
 /* Beside chat, in either order: the sum lies under what scales it. */
 static void test_beside_others(void **state) {
     (void)state;
-    static const char *const others[] = {"ia3", "norms", "prefix", "tokens", "whole", "vera", "adalora", "saved"};
+    static const char *const others[] = {"ia3", "norms", "prefix", "tokens", "whole", "vera", "adalora", "saved", "head"};
     for (int b = 0; b < n_backends; b++) {
         cyc_model *m = base_on(backends[b]);
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < 9; i++)
             for (int turned = 0; turned < 2; turned++) {
                 char folder[64];
                 snprintf(folder, sizeof folder, FOLDER "%s", others[i]);
@@ -438,6 +438,8 @@ static void test_refusals(void **state) {
     refused(m, 2, (cyc_member[]){{"p", FOLDER "norms", 1}, {"q", FOLDER "norms", 1}}, "adapters 'p' and 'q' both put something in the place of model.layers.0.input_layernorm");
     refused(m, 2, (cyc_member[]){{"p", FOLDER "tokens", 1}, {"q", FOLDER "tokens", 1}}, "adapters 'p' and 'q' both have rows of tokens");
     refused(m, 2, (cyc_member[]){{"p", FOLDER "whole", 1}, {"q", FOLDER "whole", 1}}, "adapters 'p' and 'q' both put something in the place of model.layers.1.self_attn.v_proj");
+    refused(m, 2, (cyc_member[]){{"p", FOLDER "head", 1}, {"q", FOLDER "head", 1}}, "adapters 'p' and 'q' both have a product beside the output projection (lm_head)");
+    refused(m, 2, (cyc_member[]){{"p", FOLDER "head", 1}, {"q", FOLDER "tokens", 1}}, "trained tokens of a table that is the head too and a low-rank product beside that head");
     refused(m, 1, (cyc_member[]){{"x", GOLDEN "/methods/lora_plus/adapter", 1}}, "was it made for another model or rank");
     refused(m, 1, (cyc_member[]){{"x", FOLDER "chat", NAN}}, "the weight of adapter 'x' is not a number");
     refused(m, 0, NULL, "0 adapters at once; there may be 1 to 32");

@@ -496,6 +496,42 @@ static void build_head_loss(struct lab *l) {
             flunk("%s: gradient %d", l->what, k - 2);
 }
 
+/* Beside a low-rank delta: half of the rows count, under a cap; over a frozen backbone, of which t alone wants a gradient; a frozen B and an odd
+ * rank; beside a trained W with a bias; a forward pass. */
+static void build_head_delta(struct lab *l) {
+    static const struct { int r; bool dx, dt, db, dw, backward; float cap; } kinds[] = {{4, true, true, true, false, true, 2},
+                                                                                       {8, false, true, true, false, true, 0},
+                                                                                       {3, true, true, false, false, true, 0},
+                                                                                       {16, true, true, true, true, true, 0},
+                                                                                       {4, true, true, true, false, false, 0}};
+    const int64_t V = l->variant == 3 ? 5 : 104, C = l->s->C, r = kinds[l->variant].r;
+    if (kinds[l->variant].dw && l->dt != DT_F32) return;
+    val in[HEAD_IN] = {activation(l, C, "x"), kinds[l->variant].dw ? param(l, 2, (int64_t[]){V, C}, "w") : weight(l, V, C, "w"), ints(l, SYM_N, "label", V),
+                       floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight")};
+    in[HEAD_T] = activation(l, r, "t"), in[HEAD_B] = param(l, 2, (int64_t[]){V, r}, "B");
+    if (kinds[l->variant].dw) in[4] = param(l, 1, &V, "bias");
+    prog_v(&l->p, in[0])->needs = kinds[l->variant].dx;
+    prog_v(&l->p, in[HEAD_T])->needs = kinds[l->variant].dt;
+    prog_v(&l->p, in[HEAD_B])->needs = kinds[l->variant].db;
+    for (int64_t n = 0; n < l->N; n++) {
+        float *w = (float *)l->data[in[3].i] + n;
+        *w = n % 2 ? 0 : fabsf(*w);
+    }
+    l->terms = (double)(C + l->N + V + r);
+    l->loss_is_first = kinds[l->variant].backward;
+    emit(l, &op_head_loss, in, &(struct op_attr){.softcap = kinds[l->variant].cap, .alpha = {1.5f}, .backward = kinds[l->variant].backward});
+    const bool want[] = {kinds[l->variant].dx, kinds[l->variant].dw, kinds[l->variant].dw, false, kinds[l->variant].dt, kinds[l->variant].db};
+    for (int k = 2; k < HEAD_OUT && l->p.ni; k++)
+        if (has(l->p.in[0].out[k]) != (want[k - 2] && kinds[l->variant].backward)) flunk("%s: gradient %d", l->what, k - 2);
+}
+
+static void build_dropout(struct lab *l) {
+    val in[] = {activation(l, l->s->C, "x"), ints(l, SYM_N, "sample", 1000), ints(l, SYM_N, "pos", 1000)};
+    l->terms = 2;
+    l->loss_outs = 1;
+    emit(l, &op_dropout, in, &(struct op_attr){.dropout = l->variant ? 0.7f : 0.1f, .site = 3});
+}
+
 static void build_gather(struct lab *l) {
     int64_t rows = l->N;
     val in[] = {activation(l, l->s->C, "x"), ints(l, rows ? SYM_S : 0, "rows", rows ? rows : 1)};
@@ -573,6 +609,7 @@ static const struct row rows[] = {
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 10, false}, {&op_add, build_add, 1, false},
     {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 12, true},
+    {&op_head_loss, build_head_delta, 5, true}, {&op_dropout, build_dropout, 2, false},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 2, false},         {&op_softcap, build_softcap, 1, false},

@@ -38,6 +38,7 @@ static void make_rows(struct bench *b) {
 void bench_build(struct bench *b, const struct bench_case *c, const struct peft_method *method, const void *settings, const struct head *head) {
     *b = (struct bench){0};
     must(model_open(c->model, NULL, &b->model));
+    b->model.mlp_chunk = c->mlp_chunk;
     must(tensors_open(c->expected, &b->want));
     must(structure_init_head(&b->st, &b->model, method, settings, head, NULL));
     const bool classifies = head && head->classes;

@@ -28,6 +28,7 @@ struct bench_case {
     const struct backend *backend;
     enum checkpoint level;
     struct capacity cap;
+    int mlp_chunk; /* model.mlp_chunk */
     struct recipe recipe;
     bool score;
 };

@@ -137,6 +137,21 @@ def made_adapter(hf, out, seed, **settings):
     return out
 
 
+def check_head(a, name, base, ids, tmp):
+    """LoRA on lm_head: PEFT leaves a tied table shared (its own merge would change both), so its logits with the adapter on are the measure."""
+    adapter = made_adapter(base, f"{tmp}/head", 4, r=3, lora_alpha=6, target_modules=["lm_head", "q_proj"])
+    want = logits(PeftModel.from_pretrained(base_of(base), adapter).eval(), ids)
+    for kind, out in ("hf", f"{tmp}/head-merged"), ("gguf", f"{tmp}/head-merged.gguf"):
+        cyclora(a, "merge", "--model", base, "--adapter", adapter, "--out", out, "--type", "f32")
+    m = base_of(f"{tmp}/head-merged")
+    assert not m.config.tie_word_embeddings and m.lm_head.weight is not m.model.embed_tokens.weight
+    say(name, "hf", float((logits(m, ids) - want).abs().max()) / float(want.std()), 2e-5)
+    read = {t.name: dequantize(t.data, t.tensor_type) for t in GGUFReader(f"{tmp}/head-merged.gguf").tensors}
+    state = {gguf_name(n): (n, t.detach().numpy()) for n, t in m.state_dict().items()}
+    assert set(read) == set(state), set(read) ^ set(state)
+    say(name, "gguf", max(relative(read[g].reshape(w.shape), in_gguf(n, w, m.config)) for g, (n, w) in state.items()), 2e-6)
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--cyclora", default="build/release/cyclora")
@@ -153,6 +168,7 @@ def main():
             check(a, case + " rsLoRA", base, base, rs, ids, tmp)
             pattern = made_adapter(base, f"{tmp}/pattern", 2, r=4, lora_alpha=8, target_modules="all-linear", rank_pattern={"q_proj": 7, "layers.1.mlp.down_proj": 2}, alpha_pattern={"k_proj": 5, "^model.layers.0.mlp.up_proj": 1.5})
             check(a, case + " patterns", base, base, pattern, ids, tmp)
+            check_head(a, case + " head", base, ids, tmp)
         if os.path.exists(a.gguf) and os.path.exists(a.hf):
             drawn = made_adapter(a.hf, f"{tmp}/drawn", 3, r=8, lora_alpha=8, target_modules="all-linear")
             text = "Say it like a pirate: Good evening, my dear friend.\n  Ahoy there, it's 12345 o'clock!"

@@ -76,6 +76,11 @@ CASES = {
     "table": ("tiny_llama/tied_gqa", LoraConfig(r=3, lora_alpha=5, target_modules=["embed_tokens", "q_proj", "down_proj"], task_type="CAUSAL_LM"), 91),
     "table_gemma2": ("families/gemma2", LoraConfig(r=2, lora_alpha=3, target_modules=["embed_tokens"], task_type="CAUSAL_LM"), 92),
     "table_gpt2": ("families/gpt2", LoraConfig(r=4, lora_alpha=4, use_rslora=True, target_modules=["wte", "c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"), 93),
+    "head": ("tiny_llama/tied_gqa", LoraConfig(r=3, lora_alpha=5, target_modules=["lm_head", "q_proj", "down_proj"], task_type="CAUSAL_LM"), 94),
+    "head_untied": ("tiny_llama/untied_mha", LoraConfig(r=2, lora_alpha=3, use_rslora=True, rank_pattern={"lm_head": 5}, alpha_pattern={"lm_head": 8}, target_modules=["lm_head", "v_proj"], task_type="CAUSAL_LM"), 95),
+    "head_gemma2": ("families/gemma2", LoraConfig(r=4, lora_alpha=4, target_modules=["lm_head"], task_type="CAUSAL_LM"), 96),
+    "head_gpt2": ("families/gpt2", LoraConfig(r=2, lora_alpha=3, target_modules=["lm_head", "wte", "c_fc"], fan_in_fan_out=True, task_type="CAUSAL_LM"), 97),
+    "head_t5": ("families/t5", LoraConfig(r=3, lora_alpha=4, target_modules=["lm_head", "v"], task_type="SEQ_2_SEQ_LM"), 98),
     "lora_plus": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")),
     "dora": ("tiny_llama/tied_gqa", LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules="all-linear", rank_pattern={"v_proj": 3, "down_proj": 5}, task_type="CAUSAL_LM")),
     "dora_bias": ("tiny_llama/bias", LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"], task_type="CAUSAL_LM")),
@@ -282,7 +287,7 @@ def case(name, seed):
     began = {n: p.detach().clone() for n, p in trained(fresh(base, config)).items()} if name in PISSA else {}
     saved = set(oracle.load_file(os.path.join(ad, ENCODER if os.path.exists(os.path.join(ad, ENCODER)) else "adapter_model.safetensors")))
     saved -= {"base_model.vera_A", "base_model.vera_B"}  # frozen
-    saved -= {n for n in saved if n.endswith(".base_layer.weight")}  # the base's table, which PEFT saves beside a delta on it
+    saved -= {n for n in saved if n.endswith(".base_layer.weight")}  # the base's table or head, which PEFT saves beside a delta on it
     assert saved - {again(n) for n in saved} == set(trained(m)), saved ^ set(trained(m))
     tiny_llama.oracle.lora_params = trained
     tiny_llama.NEW = families.NEW

@@ -4,7 +4,7 @@ Run:  python tests/golden/make/mix.py     (torch, transformers, peft; needs ciph
 
 base: tests/golden/cipher, in double.
 chat/, style/    LoRA: ranks, scales and targets that differ; rsLoRA and a rank of its own for a module in one
-ia3/, ia3_in/, norms/, prefix/, tokens/, vera/, adalora/, dora/    other methods; saved/ a LoRA with a whole module beside it; whole/ a tensor in place of the base's (ours: PEFT has no such adapter)
+ia3/, ia3_in/, norms/, prefix/, tokens/, vera/, adalora/, dora/, head/ (LoRA on lm_head)    other methods; saved/ a LoRA with a whole module beside it; whole/ a tensor in place of the base's (ours: PEFT has no such adapter)
 expected.safetensors
   ids [T]; logits.WHAT [T, V]: base, chat, style; sum (both active); mixed (add_weighted_adapter, "cat", of WEIGHTS)
   row_ids [4, T]; rows [4, T, V] by adapter_names chat, __base__, style, chat in one batch
@@ -38,8 +38,9 @@ CONFIGS = {
     "tokens": TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[35, 3, 28]),
     "vera": VeraConfig(task_type="CAUSAL_LM", r=6, target_modules=["q_proj", "o_proj"], save_projection=True),
     "adalora": AdaLoraConfig(task_type="CAUSAL_LM", init_r=3, target_r=2, lora_alpha=6, total_step=10, target_modules=["q_proj", "down_proj"]),
+    "head": LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=["lm_head"]),
 }
-SEEDS = ["chat", "style", "dora", "ia3", "norms", "prefix", "ia3_in", "tokens", "vera", "adalora", "saved", "biased", "plain"]
+SEEDS = ["chat", "style", "dora", "ia3", "norms", "prefix", "ia3_in", "tokens", "vera", "adalora", "saved", "biased", "plain", "head"]
 BIASED = {
     "biased": LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"], bias="all"),
     "plain": LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=["q_proj", "v_proj", "o_proj"]),
@@ -140,7 +141,7 @@ def main():
                       generation_config=GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=1))
     out["row_greedy"] = i32(made[:, P:].tolist())
     out["logits.whole"] = f32(logits(on_whole(), ids)[0])
-    for name in ("ia3", "norms", "prefix", "tokens", "vera", "adalora", "saved"):
+    for name in ("ia3", "norms", "prefix", "tokens", "vera", "adalora", "saved", "head"):
         out["logits." + name] = f32(logits(on_merged(name), ids)[0])
     out["logits.ia3_in"] = f32(logits(on_merged("ia3_in", "style"), ids)[0])
     out["logits.dora"] = f32(logits(PeftModel.from_pretrained(base(), folder("dora")).double().eval(), ids)[0])

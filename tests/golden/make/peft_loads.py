@@ -40,6 +40,8 @@ METHODS = {"ia3": ("gemma2", "method: ia3\nlearning_rate: 3e-2"), "norms": ("gem
            "modules_to_save": ("mistral", "lora: {r: 2, lora_alpha: 4, target_modules: [q_proj], modules_to_save: [embed_tokens, lm_head, norm]}\nlearning_rate: 1e-2"),
            "token table": ("mistral", "lora: {r: 4, lora_alpha: 8, target_modules: [embed_tokens, q_proj]}\nlearning_rate: 3e-2"),
            "token table, tied": ("gpt2", "lora: {r: 4, lora_alpha: 8, target_modules: [wte, c_attn]}\nlearning_rate: 3e-2"),
+           "head": ("mistral", "lora: {r: 4, lora_alpha: 8, target_modules: [lm_head, q_proj]}\nlearning_rate: 1e-2"),
+           "head, tied": ("gpt2", "lora: {r: 4, lora_alpha: 8, target_modules: [lm_head, c_attn]}\nlearning_rate: 1e-2"),
            "modules_to_save, tied": ("gpt2", "lora: {r: 2, lora_alpha: 4, target_modules: [c_attn], modules_to_save: [wte, ln_f, mlp.c_proj]}\nlearning_rate: 1e-2"),
            "vera": ("mistral", "method: vera\nvera: {r: 8, d_initial: 0.5}\nlearning_rate: 5e-2"),
            "vera, transposed": ("gpt2", "method: vera\nvera: {r: 8, target_modules: [c_attn, mlp.c_proj]}\nlearning_rate: 5e-2"),
