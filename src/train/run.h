@@ -155,6 +155,7 @@ void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
 err run_stretch(struct run *r);                     /* context.c: RoPE as the configuration asks for it */
 json_t *run_positions_json(const struct run *r);    /* ... and what came of it; of a model that is stretched */
+int64_t run_context(const struct run *r);            /* tokens of the longest sequence that the model has positions for */
 err run_within_context(const struct run *r, int longest, int virtual_tokens); /* are there positions for so many tokens? */
 void run_heed_adapter(const struct run *r, const char *folder); /* warns of one that was trained with RoPE stretched otherwise */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
