@@ -89,6 +89,7 @@ static void gradient(const struct trial *t, const struct backend *backend, enum 
                     .mlp_chunk = chunk,
                     .recipe = {.learning_rate = 1e-3}},
                 m, settings, NULL);
+    b->wb.threads = 1;
     longer_rows(b);
     leave_start(b);
     must(learner_gradient(&b->learner, &b->wb, (const struct row *const *)b->rows, b->n_rows, 1, 5, o->sums));
