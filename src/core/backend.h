@@ -46,6 +46,9 @@ struct mem_ops {
     err (*download)(void *to, const void *from, size_t bytes); /* here to host; waits for all that runs before it */
     err (*fill)(void *p, int byte, size_t bytes);
     size_t (*left)(void);          /* bytes that could still be taken; 0: not known */
+    /* Of the host, for what goes back and forth: zeroed, and (pinned) copied at full speed. NULL where memory is the host's. */
+    void *(*take_host)(size_t bytes);
+    void (*give_host)(void *p, size_t bytes);
 };
 extern const struct mem_ops mem_host;
 
@@ -58,6 +61,14 @@ struct flat_ops {
     err (*orthogonal)(const struct orthogonal *o, const float *v, float *grad, int threads);
     /* One token on: ids[i] = log[i] = next[i], pos[i] += 1. NULL where memory is the host's. */
     err (*advance)(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n);
+    /* The other optimizers (optim/optimizers.def). The last two take one tensor at a time, and scratch: so many bytes, 64-byte aligned. */
+    err (*adamw_8bit)(const struct adamw *o, const struct adamw_8bit_state *s, int64_t n, int threads);
+    err (*lion)(const struct lion *o, const struct momentum_state *s, int64_t n, int threads);
+    err (*sgd)(const struct sgd *o, const struct momentum_state *s, int64_t n, int threads);
+    err (*adafactor)(const struct adafactor *o, const struct adafactor_state *s, void *scratch, int threads);
+    err (*muon)(const struct muon *o, const struct momentum_state *s, void *scratch, int threads);
+    size_t (*adafactor_scratch)(int64_t rows, int64_t columns);
+    size_t (*muon_scratch)(int64_t rows, int64_t columns);
 };
 
 /* Runs that come again and again with the same kernels, places and sizes (decoding, token by token; short training passes)

@@ -28,6 +28,65 @@ struct adamw_state {
 };
 void flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
 
+/* The same with both moments in 8 bits (Dettmers et al. 2022): codes of base/dynamic_map.h (m: with a sign) times the largest of their block of
+ * STATE_BLOCK elements, the first of which is element 0. The weights feel the moments before these are rounded again, to the nearest, as
+ * bitsandbytes has it (its kernels for NVIDIA's cards also keep the sign of an m that rounds to nothing; the others do not, nor does this). */
+enum { STATE_BLOCK = 256 };
+static inline int64_t state_blocks(int64_t n) { return (n + STATE_BLOCK - 1) / STATE_BLOCK; }
+struct adamw_8bit_state {
+    float *p;
+    const float *g;
+    uint8_t *m, *v;        /* [n] */
+    float *m_most, *v_most; /* [state_blocks(n)] */
+};
+
+/* Lion (Chen et al. 2023, algorithm 2):  p *= 1 - lr * weight_decay;  p -= lr * sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g */
+struct lion {
+    double lr, beta1, beta2, weight_decay;
+    float grad_scale;
+};
+
+/* As torch.optim.SGD:  g += weight_decay p;  m = momentum m + g;  p -= lr (m, or Nesterov's g + momentum m; without momentum g) */
+struct sgd {
+    double lr, momentum, weight_decay;
+    bool nesterov;
+    float grad_scale;
+};
+struct momentum_state {
+    float *p, *m; /* m: NULL without momentum */
+    const float *g;
+};
+
+/* Adafactor (Shazeer, Stern 2018) as transformers has it, of one matrix [rows, columns] or, columns 0, a vector of `rows` numbers. Of a matrix
+ * g^2 + eps is kept as its means over each row and each column, smoothed by beta2:
+ *   u = g / sqrt(row column / mean(row));  u /= max(1, rms(u) / clip);  p -= lr (u + weight_decay p)
+ * With scale_parameter lr is multiplied by max(eps_scale, rms(p)). */
+struct adafactor {
+    double lr, beta2, eps, eps_scale, clip, weight_decay;
+    bool scale_parameter;
+    float grad_scale;
+    int64_t rows, columns;
+};
+struct adafactor_state {
+    float *p;
+    const float *g;
+    float *row, *column; /* [rows], [columns]; of a vector row is all of v */
+};
+
+/* Muon (Jordan et al. 2024) as torch.optim.Muon has it, of one matrix [rows, columns]: with Nesterov's momentum, the direction made (nearly)
+ * orthonormal by five steps of a Newton-Schulz iteration, X <- a X + (b XX' + c (XX')^2) X from X = D / |D|_F:
+ *   m += (1 - momentum) (g - m);  D = g + momentum (m - g);  p *= 1 - lr * weight_decay;  p -= step * X */
+struct muon {
+    double lr, step, momentum, weight_decay;
+    float grad_scale;
+    int64_t rows, columns;
+};
+enum { MUON_ITERATIONS = 5 };
+#define MUON_A 3.4445
+#define MUON_B (-4.7750)
+#define MUON_C 2.0315
+#define MUON_EPS 1e-7 /* the least |D|_F that is divided by */
+
 /* What it would cost to have a weight at zero, smoothed from step to step, and how unsure that is (Zhang et al. 2023, equations 9 to 11; PEFT's
  * RankAllocator): c = |p g|;  mean = beta1 mean + (1 - beta1) c;  spread = beta2 spread + (1 - beta2) |c - mean|, with g = grad_scale * gradient. */
 struct importance {

@@ -209,6 +209,73 @@ err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
     return place_values(pl);
 }
 
+/* --- gradients that live for a while -------------------------------------------------------------------------------------- */
+/* Behind what is launched together from instruction i on: a span, or a loop over pieces of rows. */
+static int group_end(const struct plan *pl, int i) {
+    if (pl->p->in[i].piece) return pieces_end(pl->p, i);
+    do i++;
+    while (i < pl->p->ni && !pl->run[i]);
+    return i;
+}
+
+/* Which parameter v is, or is the gradient of; -1: neither. */
+static int of_param(const struct fused *f, const struct value *v) {
+    const size_t off = v->role == ROLE_PARAM ? v->grad : v->off;
+    for (int i = 0; i < f->n && (v->role == ROLE_PARAM || v->role == ROLE_GRAD); i++)
+        if (off >= f->p[i].off && off < f->p[i].off + f->p[i].bytes) return i;
+    return -1;
+}
+
+/* Launch [from, to) touches v. */
+static void lives(struct fused *f, const struct value *v, int from, int to) {
+    const int i = of_param(f, v);
+    if (i < 0) return;
+    if (v->role == ROLE_GRAD && f->p[i].first < 0) f->p[i].first = from;
+    f->p[i].last = to - 1;
+}
+
+static void find_lives(const struct plan *pl, struct fused *f) {
+    const struct prog *p = pl->p;
+    for (int i = 0, end; i < p->ni; i = end) {
+        end = group_end(pl, i);
+        for (int j = i; j < end; j++) {
+            for (int k = 0; k < p->in[j].op->n_in; k++) lives(f, &p->v[p->in[j].in[k].i], i, end);
+            for (int k = 0; k < p->in[j].op->n_out; k++) lives(f, &p->v[p->in[j].out[k].i], i, end);
+        }
+    }
+}
+
+err plan_fuse(struct plan *pl, const struct param_set *set, struct fused *out) {
+    struct prog *p = pl->p;
+    struct layout l = {calloc((size_t)set->n + 1, sizeof(struct block)), 0, 0};
+    *out = (struct fused){.p = calloc((size_t)set->n + 1, sizeof *out->p)};
+    if (!l.s || !out->p) return free(l.s), fail(E_MEMORY, "out of memory while planning");
+    for (int i = 0; i < set->n; i++) {
+        size_t bytes = sizeof(float);
+        for (int k = 0; k < set->p[i].nd; k++) bytes *= (size_t)set->p[i].d[k];
+        if (!set->p[i].frozen) out->p[out->n++] = (struct span_of_life){-1, -1, set->p[i].off, aligned(bytes), 0};
+    }
+    find_lives(pl, out);
+    for (int i = 0; i < p->ni; i++) {
+        for (int k = 0; k < out->n; k++)
+            if (out->p[k].first == i) out->p[k].at = place(&l, out->p[k].bytes, (uint32_t)k);
+        for (int k = 0; k < out->n; k++)
+            if (out->p[k].first >= 0 && out->p[k].last == i) release(&l, (uint32_t)k);
+    }
+    for (int v = 1; v < p->nv; v++) {
+        const int k = p->v[v].role == ROLE_GRAD ? of_param(out, &p->v[v]) : -1;
+        if (k >= 0) p->v[v].off = p->v[v].off - out->p[k].off + out->p[k].at;
+    }
+    out->bytes = l.top;
+    free(l.s);
+    return OK;
+}
+
+void fused_free(struct fused *f) {
+    free(f->p);
+    *f = (struct fused){0};
+}
+
 void plan_free(struct plan *pl) {
     if (pl->backend && pl->backend->replay) pl->backend->replay->forget(pl);
     free(pl->run);
@@ -331,8 +398,11 @@ static err launch_pieces(const struct plan *pl, const struct binding *b, const s
 
 static err launch_all(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
     for (int i = 0, end; i < pl->p->ni; i = end) {
-        if (pl->p->in[i].piece) TRY(launch_pieces(pl, b, run, i, end = pieces_end(pl->p, i)));
+        end = group_end(pl, i);
+        if (b->watch) TRY(b->watch->before(b->watch->ctx, i, end));
+        if (pl->p->in[i].piece) TRY(launch_pieces(pl, b, run, i, end));
         else TRY(plan_launch(pl, b, run, i, &end));
+        if (b->watch) TRY(b->watch->after(b->watch->ctx, i, end));
     }
     return OK;
 }

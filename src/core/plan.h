@@ -8,7 +8,7 @@
  * input's), one SCRATCH of the largest single request, one STATE arena that lives on between runs. */
 #ifndef CYC_CORE_PLAN_H
 #define CYC_CORE_PLAN_H
-#include "core/prog.h"
+#include "core/params.h"
 
 enum { MAX_SPAN = 8 };
 
@@ -24,6 +24,14 @@ struct plan {
 
 /* `backend`: instructions it lacks take the op's reference kernel. */
 err plan_make(struct plan *pl, struct prog *p, const struct backend *backend);
+
+/* Where each parameter's gradient is whole as soon as the backward pass has left it, and used there and then (LOMO, Lv et al. 2023), gradients need no
+ * arena of their own length: plan_fuse() gives each a place by its lifetime, from the first instruction that adds to it to the last that
+ * touches it or reads the parameter. The program's gradients lie there from now on, in an arena of `bytes`. */
+struct span_of_life { int first, last; size_t off, bytes, at; }; /* instructions; of the parameter's arena; in this one */
+struct fused { int n; struct span_of_life *p; size_t bytes; };
+err plan_fuse(struct plan *pl, const struct param_set *set, struct fused *out);
+void fused_free(struct fused *f);
 void plan_free(struct plan *pl);
 
 /* The base weights where a backend has them: one copy of each tensor for all plans, known by where the host has it. On a
@@ -38,6 +46,13 @@ struct residents {
 err plan_place(struct plan *pl, struct residents *rs);
 void residents_free(struct residents *rs);
 
+/* Told of each launch, by the instructions that it covers. */
+struct plan_watch {
+    void *ctx;
+    err (*before)(void *ctx, int from, int to);
+    err (*after)(void *ctx, int from, int to);
+};
+
 /* What a run needs beside the plan. Arenas may be larger than the plan asks and are shared between plans. */
 struct binding {
     void *act, *scratch, *state;
@@ -48,6 +63,7 @@ struct binding {
     int64_t size[SYM_COUNT];     /* actual sizes, by -symbol; at most the capacities */
     int64_t first[SYM_COUNT];    /* of a piece: the row that it begins at; plan_run's own */
     bool repeats;                /* many runs with this binding and these sizes will follow */
+    const struct plan_watch *watch;   /* NULL: nobody; else not `repeats` */
     bool staged;                 /* the inputs are in `stage` already */
     bool poison;                 /* tests: fill ACT and SCRATCH with NaN first */
 };

@@ -1,7 +1,7 @@
 /* See core/flat.h. All are limited by memory, so plain loops that any compiler vectorises are enough. An arena is cut
  * in at most PIECES pieces whose borders depend on its length alone; a piece is one thread's, and pieces are combined
  * in their order. */
-#include "core/backend.h"
+#include "cpu/optim.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,4 +130,15 @@ static err importance_of(const struct importance *o, const struct importance_sta
     return flat_importance(o, s, n, threads), OK;
 }
 
-const struct flat_ops flat_cpu = {sumsq_of, adamw_of, cast_of, importance_of, flat_orthogonal, NULL};
+const struct flat_ops flat_cpu = {.sumsq = sumsq_of,
+                                  .adamw = adamw_of,
+                                  .cast = cast_of,
+                                  .importance = importance_of,
+                                  .orthogonal = flat_orthogonal,
+                                  .adamw_8bit = cpu_adamw_8bit,
+                                  .lion = cpu_lion,
+                                  .sgd = cpu_sgd,
+                                  .adafactor = cpu_adafactor,
+                                  .muon = cpu_muon,
+                                  .adafactor_scratch = cpu_adafactor_scratch,
+                                  .muon_scratch = cpu_muon_scratch};

@@ -65,7 +65,19 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
     return r && r->scratch ? r->scratch(inst, in, out) : 0;
 }
 
-static const struct flat_ops flat = {cuda_flat_sumsq, cuda_flat_adamw, cuda_flat_cast, cuda_flat_importance, cuda_flat_orthogonal, cuda_flat_advance};
+static const struct flat_ops flat = {.sumsq = cuda_flat_sumsq,
+                                     .adamw = cuda_flat_adamw,
+                                     .cast = cuda_flat_cast,
+                                     .importance = cuda_flat_importance,
+                                     .orthogonal = cuda_flat_orthogonal,
+                                     .advance = cuda_flat_advance,
+                                     .adamw_8bit = cuda_adamw_8bit,
+                                     .lion = cuda_lion,
+                                     .sgd = cuda_sgd,
+                                     .adafactor = cuda_adafactor,
+                                     .muon = cuda_muon,
+                                     .adafactor_scratch = cuda_adafactor_scratch,
+                                     .muon_scratch = cuda_muon_scratch};
 
 /* --- a base in fp8 ------------------------------------------------------------------------------------------------------- */
 static bool keeps(dtype as) {

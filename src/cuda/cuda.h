@@ -129,6 +129,14 @@ err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int threads);
 err cuda_flat_importance(const struct importance *o, const struct importance_state *s, int64_t n, int threads);
 err cuda_flat_orthogonal(const struct orthogonal *o, const float *v, float *grad, int threads);
 err cuda_flat_advance(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n);
+/* optim.cu, muon.cu: the same */
+err cuda_adamw_8bit(const struct adamw *o, const struct adamw_8bit_state *s, int64_t n, int threads);
+err cuda_lion(const struct lion *o, const struct momentum_state *s, int64_t n, int threads);
+err cuda_sgd(const struct sgd *o, const struct momentum_state *s, int64_t n, int threads);
+err cuda_adafactor(const struct adafactor *o, const struct adafactor_state *s, void *scratch, int threads);
+err cuda_muon(const struct muon *o, const struct momentum_state *s, void *scratch, int threads);
+size_t cuda_adafactor_scratch(int64_t rows, int64_t columns);
+size_t cuda_muon_scratch(int64_t rows, int64_t columns);
 
 #ifdef __cplusplus
 }

@@ -10,10 +10,10 @@
  *
  * Refused: casts to anything but bf16, f16 and, a copy, f32. Not for two host threads at once: the sums share one
  * small buffer on the card, made at first use and kept. */
-#include "cuda/types.cuh"
+#include "cuda/flat.cuh"
 #include <math.h>
 
-enum { THREADS = 256, WARPS = THREADS / 32, PIECES = 1024, EACH = 4 /* 16-byte loads of a thread, before pieces grow */ };
+enum { PIECES = 1024, EACH = 4 /* 16-byte loads of a thread, before pieces grow */ };
 
 static double *parts; /* [PIECES], on the card */
 
@@ -24,35 +24,18 @@ static err parts_made(void) {
 
 static bool aligned(const void *p) { return ((uintptr_t)p & 15) == 0; }
 
-static int blocks_for(int64_t items, int64_t each, int64_t most) {
-    int64_t n = (items + each - 1) / each;
-    return (int)(n < 1 ? 1 : n < most ? n : most);
-}
-
-/* For elementwise loops: enough to fill the card a few times. */
-static int grid_for(int64_t items) { return blocks_for(items, THREADS, (int64_t)cuda_sms * 32); }
 static int pieces_for(int64_t n) { return blocks_for(n, (int64_t)THREADS * EACH * 4, PIECES); }
-
-#define EACH_ITEM(i, n) for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += (int64_t)gridDim.x * blockDim.x)
-
-__device__ static double square(float x) { return (double)x * (double)x; }
 
 /* quads: how many float4 may be read (0 when x is not aligned); the rest, from 4 * quads on, goes one by one. */
 __global__ void sumsq_kernel(const float *x, int64_t quads, int64_t n, double *part) {
-    __shared__ double warps[WARPS];
     double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
     EACH_ITEM(i, quads) {
         float4 v = ((const float4 *)x)[i];
         s0 += square(v.x), s1 += square(v.y), s2 += square(v.z), s3 += square(v.w);
     }
     EACH_ITEM(i, n - 4 * quads) s0 += square(x[4 * quads + i]);
-    double sum = (s0 + s1) + (s2 + s3);
-    for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
-    if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = sum;
-    __syncthreads();
-    if (threadIdx.x) return;
-    for (int w = 1; w < WARPS; w++) sum += warps[w];
-    part[blockIdx.x] = sum;
+    const double sum = block_sum((s0 + s1) + (s2 + s3));
+    if (!threadIdx.x) part[blockIdx.x] = sum;
 }
 
 extern "C" err cuda_flat_sumsq(const float *x, int64_t n, int threads, double *out) {
@@ -153,16 +136,6 @@ extern "C" err cuda_flat_importance(const struct importance *o, const struct imp
 }
 
 static float *gram; /* [ORTHOGONAL_MOST, ORTHOGONAL_MOST] and the factor, on the card; made at first use and kept */
-
-/* The sum of a block's threads, in one order; thread 0 has it. */
-__device__ static double block_sum(double sum) {
-    __shared__ double warps[WARPS];
-    for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
-    if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = sum;
-    __syncthreads();
-    for (int w = 1; w < WARPS && !threadIdx.x; w++) sum += warps[w];
-    return sum;
-}
 
 /* A block has one element of S. */
 __global__ void gram_kernel(struct orthogonal o, const float *v, float *s) {

@@ -11,10 +11,11 @@ static err untie(struct model *m) {
     const struct weight *table = model_weight(m, "token_embd.weight");
     if (!table) return fail(E_INTERNAL, "%s: no token table", m->path);
     if (m->shape.scaled_head)
-        return fail(E_UNSUPPORTED,
-                    "%s: a low-rank product beside the head cannot be merged: the head is the token table (tied), with its input scaled for "
-                    "that, and no format can say so of a head of its own; use the adapter as it is",
-                    m->path);
+        return fail(
+            E_UNSUPPORTED,
+            "%s: a low-rank product beside the head cannot be merged: the head is the token table (tied), with its input scaled for "
+            "that, and no format can say so of a head of its own; use the adapter as it is",
+            m->path);
     struct weight head = *table, *w = realloc(m->w, (size_t)(m->n + 1) * sizeof *w);
     if (!w) return fail(E_MEMORY, "out of memory");
     m->w = w;

@@ -261,6 +261,18 @@ err memory_for(struct memory *mem, struct program *const *programs, int n) {
     return e;
 }
 
+static err grow(const struct mem_ops *m, char **p, size_t *have, size_t bytes) {
+    if (bytes <= *have) return OK;
+    m->give(*p, *have);
+    *have = bytes;
+    return (*p = m->take(bytes)) ? OK : fail(E_MEMORY, "cannot take %zu bytes for activations or scratch", bytes);
+}
+
+err memory_grow(struct memory *mem, size_t act, size_t scratch) {
+    TRY(grow(mem->backend->mem, &mem->act, &mem->act_bytes, act));
+    return grow(mem->backend->mem, &mem->scratch, &mem->scratch_bytes, scratch);
+}
+
 void memory_free(struct memory *mem) {
     if (!mem->backend) return;
     const struct mem_ops *m = mem->backend->mem;
@@ -375,6 +387,7 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
     b.grad = grad;
     b.poison = poison;
     b.repeats = f->repeats;
+    b.watch = f->watch;
     b.input = (void *const *)input;
     return plan_run(&g->plan, &b, &known);
 }

@@ -74,6 +74,7 @@ struct feed {
     const int32_t *src_ids, *src_pos, *src_cu, *src_sample, *src_slot, *src_last; /* encoder-decoders: the encoder's rows; decode: each row's last */
     int n, s, m;
     bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */
+    const struct plan_watch *watch; /* NULL: nobody looks on; else not `repeats` */
 };
 /* Memory for the plans of one session: each arena as large as the largest plan asks. */
 struct memory {
@@ -90,6 +91,8 @@ struct memory {
 void memory_sizes(struct memory *mem, const struct program *const *programs, int n);
 /* Takes the memory, computes what programs want of the base beside its tensors, and brings both to the backend. All programs are of one backend and compute type. */
 err memory_for(struct memory *mem, struct program *const *programs, int n);
+/* Both arenas are to have so many bytes at least: of those who use them between runs (optimizers). Before anything is in them. */
+err memory_grow(struct memory *mem, size_t act, size_t scratch);
 void memory_free(struct memory *mem);
 
 /* Makes an adapter's f32 weights (an arena of the backend; NULL: the bare base) the ones that programs read from now on: *param

@@ -128,6 +128,7 @@ static struct head_delta head(struct site *s, const struct linear *w) {
     struct head_delta one = {.scale = 0};
     for (int i = 0; i < x->n && !s->p->failed; i++) {
         const struct mix_member *m = &x->member[i];
+        if (m->off) continue;
         struct site own = enter(s, m);
         const struct head_delta got = site_head(&own, w);
         leave(s, &own, (struct param_lender){0});

@@ -190,7 +190,7 @@ static json_t *solution(const struct run *r, const char *what, const char *key, 
 err budget_solve(const struct run *r, const char *what, json_t **out) {
     int64_t rank = 0;
     const char *key = rank_key(&r->cfg->side[0], &rank);
-    const int64_t positions = run_context(r) < 1 << 20 ? run_context(r) : 1 << 20;
+    const int64_t positions = r->model.shape.hard_context ? r->model.shape.context : 1 << 20;
     const struct {
         const char *what;
         struct dial d;

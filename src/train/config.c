@@ -591,12 +591,38 @@ static err check_cycle(const struct config *c) {
     return OK;
 }
 
+/* What a learning rate's shape is told belongs to it, and fits. */
+static err check_curve(const struct config *c, const struct side_config *s, const char *prefix) {
+    const bool wsd = !strcmp(s->scheduler, "warmup_stable_decay"), ends = !strcmp(s->scheduler, "cosine_with_min_lr");
+    const char *idle = wsd                                    ? NULL
+                       : s->decay_steps                       ? "num_decay_steps"
+                       : strcmp(s->decay_type, "cosine") != 0 ? "decay_type"
+                       : s->min_lr_ratio > 0 && !ends         ? "min_lr_ratio"
+                                                              : NULL;
+    if (idle) return fail(E_USAGE, "'%slr_scheduler_kwargs.%s' has no use with lr_scheduler_type %s", prefix, idle, s->scheduler);
+    if (ends && s->min_lr_ratio == 0)
+        return fail(
+            E_USAGE,
+            "'%slr_scheduler_type' cosine_with_min_lr needs lr_scheduler_kwargs.min_lr_ratio, where it ends; to end at 0 there is cosine",
+            prefix);
+    if (wsd && s->decay_steps + s->warmup_steps > c->max_steps)
+        return fail(E_USAGE, "'%slr_scheduler_kwargs.num_decay_steps' (%lld) and warmup_steps (%lld) are more than max_steps (%lld)",
+                    prefix, (long long)s->decay_steps, (long long)s->warmup_steps, (long long)c->max_steps);
+    return OK;
+}
+
 static err check_side(const struct config *c, int side) {
     const struct side_config *s = &c->side[side];
     const char *prefix = side_prefix(c, side);
     if (!strcmp(s->scheduler, "constant") && (s->warmup_steps || s->warmup_ratio > 0))
         return fail(E_USAGE, "'%s%s' has no use with lr_scheduler_type constant: use constant_with_warmup", prefix,
                     s->warmup_steps ? "warmup_steps" : "warmup_ratio");
+    TRY(check_curve(c, s, prefix));
+    if (s->sgd_nesterov && s->sgd_momentum == 0) return fail(E_USAGE, "'%ssgd.nesterov' has no use with sgd.momentum 0", prefix);
+    if (!strcmp(s->optim, "adafactor") && s->adafactor_relative && strcmp(s->scheduler, "constant") != 0)
+        return fail(E_USAGE,
+                    "'%slr_scheduler_type' has no use with adafactor.relative_step, which brings its own learning rate: leave it constant",
+                    prefix);
     for (int i = 0; i < s->lora_targets.n && s->lora_targets.n > 1; i++)
         if (!strcmp(s->lora_targets.v[i], "all-linear"))
             return fail(E_USAGE, "'%slora.target_modules': all-linear stands alone, it already has every linear",

@@ -78,14 +78,11 @@ json_t *run_positions_json(const struct run *r) {
     return j;
 }
 
-int64_t run_context(const struct run *r) {
-    return r->model.shape.hard_context || model_rotates(&r->model) ? r->model.shape.context : INT32_MAX;
-}
-
 err run_within_context(const struct run *r, int longest, int virtual_tokens) {
-    const long long context = run_context(r);
+    const long long context = r->model.shape.context;
     const char *among = virtual_tokens ? " (virtual ones among them)" : "";
-    if (longest <= context) return OK;
+    if (longest <= context || !(r->model.shape.hard_context || model_rotates(&r->model))) return OK;
+    if (r->assumes && !r->model.shape.hard_context) return OK; /* a plan of rows that nobody has seen */
     if (!model_rotates(&r->model))
         return fail(E_USAGE, "sequences of up to %d tokens%s, but %s has no positions from %lld on: lower max_length (and max_new_tokens)",
                     longest, among, r->cfg->model, context);

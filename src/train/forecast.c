@@ -153,8 +153,9 @@ static void add_training(const struct run *r, int i, const struct speed *s, stru
     const double most = floor((double)g->p.cap[-SYM_N] / p.tokens), rows = fmin(n, most < 1 ? 1 : most), passes = ceil(n / rows);
     p.tokens *= n / passes, p.rows = n / passes;
     add_pass(&out->train, g, &p, passes, s);
-    /* weights and two states read and written, the gradient read for its norm and for the step, and set to zero */
-    out->optimizer += 36.0 * (double)param_count(&r->side[i].plans->st.params) / s->bytes;
+    /* weights and states read and written, the gradient read for its norm and for the step, and set to zero */
+    const struct needs q = recipe_needs(r, &r->side[i]);
+    out->optimizer += (20.0 * (double)param_count(&r->side[i].plans->st.params) + 2.0 * (double)(q.here + q.away)) / s->bytes;
 }
 
 /* The other adapter writes what side i trains on: one pass over the prompts, then token by token. */

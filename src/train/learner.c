@@ -2,7 +2,6 @@
 #include "train/learner.h"
 #include "base/arena.h"
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,62 +12,66 @@ int learner_states(const struct structure *st) { return st->method ? st->method-
 
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r) {
     const struct backend *backend = program->plan.backend;
-    *l = (struct learner){.st = st, .program = program, .recipe = *r, .backend = backend};
+    *l = (struct learner){
+        .st = st, .program = program, .recipe = *r, .backend = backend, .optim = recipe_optimizer(r), .how = recipe_settings(r)};
     if (prog_dt(&program->p) == DT_F16) l->scaler.scale = FIRST_SCALE;
     l->w = backend->mem->take(st->params.bytes);
-    l->m = backend->mem->take(st->params.trained);
-    l->v = backend->mem->take(st->params.trained);
     const int own = learner_states(st);
-    bool room = l->w && l->m && l->v;
+    l->states = l->optim->states(&l->how, &st->params, l->state);
+    bool room = l->w;
+    for (int i = 0; i < l->states; i++)
+        room &= (l->state[i].p = (r->offload ? backend->mem->take_host : backend->mem->take)(l->state[i].bytes)) != NULL;
     for (int i = 0; i < own; i++) room &= (l->own[i] = backend->mem->take(st->params.trained)) != NULL;
     if (room) return OK;
     learner_free(l);
-    return fail(E_MEMORY, "cannot allocate %zu bytes for an adapter and its optimizer", st->params.bytes + (size_t)(2 + own) * st->params.trained);
+    return fail(E_MEMORY, "cannot allocate %zu bytes for an adapter and its optimizer",
+                st->params.bytes + optim_bytes(recipe_optimizer(r), &r->how, &st->params) + (size_t)own * st->params.trained);
 }
 
 void learner_free(struct learner *l) {
     if (!l->st) return;
-    if (l->w) l->backend->mem->give(l->w, l->st->params.bytes);
-    float *const states[] = {l->m, l->v, l->own[0], l->own[1]};
-    for (int i = 0; i < 2 + MAX_STATES; i++)
-        if (states[i]) l->backend->mem->give(states[i], l->st->params.trained);
+    const struct mem_ops *mem = l->backend->mem;
+    if (l->w) mem->give(l->w, l->st->params.bytes);
+    for (int i = 0; i < l->states; i++)
+        if (l->state[i].p) (l->recipe.offload ? mem->give_host : mem->give)(l->state[i].p, l->state[i].bytes);
+    for (int i = 0; i < MAX_STATES; i++)
+        if (l->own[i]) mem->give(l->own[i], l->st->params.trained);
     reach_free(&l->reach);
     *l = (struct learner){0};
 }
 
 /* --- from and to the host ------------------------------------------------------------------------------------------ */
-static size_t bytes_of(const struct learner *l, const float *there) { return there == l->w ? l->st->params.bytes : l->st->params.trained; }
-
-/* An arena of the backend (`there`) as the host sees it: itself, or a copy that lend_end() frees. */
-static err lend(const struct learner *l, float *there, bool with_content, float **host) {
-    *host = l->backend->mem->host ? there : pages_take(bytes_of(l, there));
+/* An arena of the backend as the host sees it: itself, or a copy that lend_end() frees. */
+static err lend(const struct learner *l, bool with_content, float **host) {
+    const size_t bytes = l->st->params.bytes;
+    *host = l->backend->mem->host ? l->w : pages_take(bytes);
     if (!*host) return fail(E_MEMORY, "out of memory");
-    return *host != there && with_content ? l->backend->mem->download(*host, there, bytes_of(l, there)) : OK;
+    return *host != l->w && with_content ? l->backend->mem->download(*host, l->w, bytes) : OK;
 }
 
 /* What was written into the lent copy goes back. */
-static err put_back(const struct learner *l, float *there, const float *host) {
-    return host == there ? OK : l->backend->mem->upload(there, host, bytes_of(l, there));
+static err put_back(const struct learner *l, const float *host) {
+    return host == l->w ? OK : l->backend->mem->upload(l->w, host, l->st->params.bytes);
 }
 
-static void lend_end(const struct learner *l, const float *there, float *host) {
-    if (host && host != there) pages_give(host, bytes_of(l, there));
+static void lend_end(const struct learner *l, float *host) {
+    if (host && host != l->w) pages_give(host, l->st->params.bytes);
 }
 
 err learner_fill(struct learner *l, uint64_t key) {
     float *host;
-    TRY(lend(l, l->w, false, &host));
+    TRY(lend(l, false, &host));
     err e = param_fill(&l->st->params, key, host);
-    if (!e) e = put_back(l, l->w, host);
-    lend_end(l, l->w, host);
+    if (!e) e = put_back(l, host);
+    lend_end(l, host);
     return e;
 }
 
 err learner_write(const struct learner *l, const char *folder, const char *base_model) {
     float *host;
-    err e = lend(l, l->w, true, &host);
+    err e = lend(l, true, &host);
     if (!e) e = adapter_write(folder, l->st, host, base_model);
-    lend_end(l, l->w, host);
+    lend_end(l, host);
     return e;
 }
 
@@ -93,93 +96,18 @@ static err write_finished(const struct numbers *have, const char *folder, const 
 err learner_finish(const struct learner *l, const char *folder, const struct model *m) {
     if (!l->st->method->finished) return learner_write(l, folder, m->path);
     float *host;
-    err e = lend(l, l->w, true, &host);
+    err e = lend(l, true, &host);
     if (!e) e = write_finished(&(struct numbers){l->st->settings, &l->st->params, host}, folder, m, l->st);
-    lend_end(l, l->w, host);
+    lend_end(l, host);
     return e;
 }
 
 err learner_load(struct learner *l, const char *folder, const struct model *m) {
     float *host;
-    err e = lend(l, l->w, false, &host);
+    err e = lend(l, false, &host);
     if (!e) e = adapter_load(folder, m, l->st, host);
-    if (!e) e = put_back(l, l->w, host);
-    lend_end(l, l->w, host);
-    return e;
-}
-
-/* Where each parameter lies, as 32 characters: moments that were saved for another order of the same size are for other parameters. */
-static err layout_hash(const struct param_set *s, char hex[33]) {
-    str all = {0};
-    for (int i = 0; i < s->n; i++) str_addf(&all, "%s %zu\n", s->p[i].name, s->p[i].off);
-    if (!all.p) return fail(E_MEMORY, "out of memory");
-    bytes_hash(all.p, all.n, hex);
-    str_free(&all);
-    return OK;
-}
-
-static const char *const own_names[MAX_STATES] = {"method_state_1", "method_state_2"};
-
-err optimizer_write(const struct learner *l, const char *folder) {
-    char path[4096], layout[33];
-    size_t bytes = l->st->params.trained;
-    int32_t step = (int32_t)l->adam_steps, good = (int32_t)l->scaler.good;
-    float *m, *v = NULL, *own[MAX_STATES] = {NULL}, scale = (float)l->scaler.scale;
-    err e = lend(l, l->m, true, &m);
-    if (!e) e = lend(l, l->v, true, &v);
-    for (int i = 0; i < learner_states(l->st) && !e; i++) e = lend(l, l->own[i], true, &own[i]);
-    if (!e) e = layout_hash(&l->st->params, layout);
-    int n = 4;
-    struct tensor t[6 + MAX_STATES] = {{.name = "exp_avg", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = m, .bytes = bytes},
-                         {.name = "exp_avg_sq", .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = v, .bytes = bytes},
-                         {.name = "step", .dt = DT_I32, .nd = 1, .d = {1}, .data = &step, .bytes = 4},
-                         {.name = "layout", .dt = DT_I32, .nd = 1, .d = {8}, .data = layout, .bytes = 32}};
-    if (l->scaler.scale != 0) {
-        t[n++] = (struct tensor){.name = "loss_scale", .dt = DT_F32, .nd = 1, .d = {1}, .data = &scale, .bytes = 4};
-        t[n++] = (struct tensor){.name = "loss_scale_good_steps", .dt = DT_I32, .nd = 1, .d = {1}, .data = &good, .bytes = 4};
-    }
-    for (int i = 0; i < learner_states(l->st); i++) t[n++] = (struct tensor){.name = own_names[i], .dt = DT_F32, .nd = 1, .d = {(int64_t)(bytes / 4)}, .data = own[i], .bytes = bytes};
-    snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
-    if (!e) e = safetensors_write(path, t, n);
-    for (int i = 0; i < learner_states(l->st); i++) lend_end(l, l->own[i], own[i]);
-    lend_end(l, l->m, m);
-    lend_end(l, l->v, v);
-    return e;
-}
-
-/* Files of before there was a layout have the parameters in the order of their names' making, as an arena of one rate has. */
-static bool layout_fits(const struct tensor *t, const struct param_set *s, const char hex[33]) {
-    if (t) return t->bytes == 32 && !memcmp(t->data, hex, 32);
-    for (int i = 0; i < s->n; i++)
-        if (s->p[i].rate != 1) return false;
-    return true;
-}
-
-err optimizer_read(struct learner *l, const char *folder, bool *found) {
-    char path[4096], layout[33];
-    struct tensors ts;
-    size_t bytes = l->st->params.trained;
-    snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
-    *found = path_exists(path);
-    if (!*found) return OK;
-    TRY(layout_hash(&l->st->params, layout));
-    TRY(tensors_open(path, &ts));
-    const struct tensor *m = tensors_find(&ts, "exp_avg"), *v = tensors_find(&ts, "exp_avg_sq"), *step = tensors_find(&ts, "step");
-    err e = m && v && step && m->bytes == bytes && v->bytes == bytes && step->bytes == 4 &&
-                    layout_fits(tensors_find(&ts, "layout"), &l->st->params, layout)
-                ? OK
-                : fail(E_INPUT, "%s: the optimizer state does not belong to this configuration", path);
-    for (int i = 0; i < learner_states(l->st) && !e && l->updates > 0; i++) {
-        const struct tensor *own = tensors_find(&ts, own_names[i]);
-        e = own && own->bytes == bytes ? l->backend->mem->upload(l->own[i], own->data, bytes)
-                                       : fail(E_INPUT, "%s: %s is missing or does not belong to this configuration", path, own_names[i]);
-    }
-    if (!e) e = l->backend->mem->upload(l->m, m->data, bytes);
-    if (!e) e = l->backend->mem->upload(l->v, v->data, bytes);
-    if (!e) l->adam_steps = *(const int32_t *)step->data;
-    const struct tensor *scale = tensors_find(&ts, "loss_scale"), *good = tensors_find(&ts, "loss_scale_good_steps");
-    if (!e && l->scaler.scale != 0 && scale && good && scale->bytes == 4 && good->bytes == 4) l->scaler = (struct scaler){*(const float *)scale->data, *(const int32_t *)good->data, 0};
-    tensors_close(&ts);
+    if (!e) e = put_back(l, host);
+    lend_end(l, host);
     return e;
 }
 
@@ -234,10 +162,13 @@ static err run_passes(const struct program *g, struct workbench *b, const float 
         for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(&b->pack, rows[i], i);
         struct pack *k = &b->pack;
         int up_n = k->n, up_s = k->s;
-        bool repeats = !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
+        struct fusing *fusing = grad ? b->fusing : NULL;
+        if (fusing) TRY(fused_pass(fusing, k, passes));
+        bool repeats = !fusing && !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
         struct feed f = feed_of(k);
         f.repeats = repeats;
+        f.watch = fusing ? &fusing->watch : NULL;
         float out[4];
         TRY(program_run(g, &b->mem, param, grad, &f, run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
@@ -294,7 +225,7 @@ err rows_loss(const struct program *score, struct workbench *b, const float *wei
 
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4]) {
     struct run_ctx run = {.seed = seed, .step = step, .threads = b->threads, .loss_scale = (float)l->scaler.scale};
-    TRY(l->backend->mem->fill(b->grad, 0, l->st->params.trained));
+    if (!b->fusing) TRY(l->backend->mem->fill(b->grad, 0, l->st->params.trained));
     return run_passes(l->program, b, l->w, b->grad, rows, n, &run, sums);
 }
 
@@ -306,49 +237,75 @@ static bool scaler_skips(struct scaler *s, bool finite) {
     return !finite && s->scale >= 1; /* below that it is not the scale */
 }
 
-/* A stretch of the arena at a time (core/params.h). Weight decay is for matrices: a norm's weight, a bias, a scale have no reason to be near 0 (transformers' Trainer leaves norms and
- * biases out too). */
-static err adamw(struct learner *l, const struct adamw *o, struct workbench *b) {
-    struct param_stretch t;
-    for (size_t from = 0, n = 0; from < l->st->params.trained; from = t.end, n = from / 4) {
-        t = param_stretch(&l->st->params, from);
-        struct adamw its = *o;
-        its.lr *= t.rate;
-        if (t.vectors) its.weight_decay = 0;
-        TRY(l->backend->flat->adamw(&its, &(struct adamw_state){l->w + n, l->m + n, l->v + n, b->grad + n}, (int64_t)(t.end - from) / 4, b->threads));
+/* The optimizer's step. States that lie on the host (offload) come to where the activations were, which nobody needs any more, and go back. */
+static err update(struct learner *l, struct workbench *b, double lr, float grad_scale) {
+    const struct mem_ops *mem = l->backend->mem;
+    struct optim_state here[OPTIM_STATES];
+    char *at = b->mem.act;
+    memcpy(here, l->state, sizeof here);
+    for (int i = 0; i < l->states && l->recipe.offload; i++) {
+        here[i].p = at;
+        at += recipe_room(here[i].bytes);
+        TRY(mem->upload(here[i].p, l->state[i].p, here[i].bytes));
     }
+    TRY(l->optim->step(&(struct optim_step){.backend = l->backend,
+                                            .set = &l->st->params,
+                                            .how = &l->how,
+                                            .w = l->w,
+                                            .g = b->grad,
+                                            .state = here,
+                                            .scratch = b->mem.scratch,
+                                            .lr = lr,
+                                            .t = l->optim_steps + 1,
+                                            .grad_scale = grad_scale,
+                                            .threads = b->threads}));
+    for (int i = 0; i < l->states && l->recipe.offload; i++) TRY(mem->download(l->state[i].p, here[i].p, here[i].bytes));
     return OK;
+}
+
+static double learning_rate(const struct learner *l) {
+    const double scheduled = l->recipe.learning_rate * schedule_at(&l->recipe.curve, l->updates);
+    return l->optim->rate ? l->optim->rate(&l->how, scheduled, l->optim_steps + 1) : scheduled;
+}
+
+/* The gradient, and the sum of its squares. What the backward pass has updated on its way is not there any more. */
+static err gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
+                    double sums[4], double *squares) {
+    struct fusing f;
+    fused_begin(&f, l, b, learning_rate(l));
+    b->fusing = l->fused ? &f : NULL;
+    const err e = learner_gradient(l, b, rows, n, seed, step, sums);
+    b->fusing = NULL;
+    *squares = f.squares;
+    return e;
 }
 
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
                  struct step_result *out) {
-    double sums[4], scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
+    double sums[4], norm, scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
     const struct recipe *r = &l->recipe;
-    int64_t elems = (int64_t)(l->st->params.trained / 4);
-    TRY(learner_gradient(l, b, rows, n, seed, step, sums));
+    const struct reaching reaching = {&l->st->params, l->backend, b->threads, l->side};
+    TRY(gradient(l, b, rows, n, seed, step, sums, &norm));
     if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
     const struct peft_method *method = l->st->method;
     struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = b->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};
     if (method->before_step) TRY(method->before_step(l->st->settings, &t));
-    double norm;
-    TRY(reach_check(&l->reach, &(struct reaching){&l->st->params, l->backend, b->grad, b->threads, l->side}));
-    TRY(l->backend->flat->sumsq(b->grad, elems, b->threads, &norm));
+    TRY(l->fused ? reach_judge(&l->reach, &reaching) : reach_check(&l->reach, &reaching, b->grad));
+    if (!l->fused) TRY(l->backend->flat->sumsq(b->grad, (int64_t)(l->st->params.trained / 4), b->threads, &norm));
     norm = sqrt(norm) / (sums[1] * scale);
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
-    out->learning_rate = r->learning_rate * schedule_at(r->schedule, l->updates, r->warmup_steps, r->total_steps);
+    out->learning_rate = learning_rate(l);
     for (int i = 0; i < n; i++) out->tokens += rows[i]->n;
     if (isfinite(sums[0]) && (out->skipped = scaler_skips(&l->scaler, isfinite(norm)))) return OK;
     if (!isfinite(sums[0]) || !isfinite(norm))
-        return fail(E_NUMERIC, "step %llu: the %s is not finite; the weights are unchanged. Lower learning_rate or look at the data",
-                    (unsigned long long)step + 1, isfinite(sums[0]) ? "gradient" : "loss");
+        return fail(E_NUMERIC, "step %llu: the %s is not finite%s. Lower learning_rate or look at the data", (unsigned long long)step + 1,
+                    isfinite(sums[0]) ? "gradient" : "loss", l->fused ? "" : "; the weights are unchanged");
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
-    struct adamw o = {.lr = out->learning_rate, .beta1 = r->beta1, .beta2 = r->beta2, .eps = r->epsilon, .weight_decay = r->weight_decay, .t = l->adam_steps + 1,
-                      .grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale))};
-    TRY(adamw(l, &o, b));
-    t.grad_scale = o.grad_scale;
+    t.grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale));
+    if (!l->fused) TRY(update(l, b, out->learning_rate, t.grad_scale));
     if (method->after_step) TRY(method->after_step(l->st->settings, &t));
-    l->reach.moved |= o.lr > 0;
+    l->reach.moved |= out->learning_rate > 0;
     l->updates++;
-    l->adam_steps++;
+    l->optim_steps++;
     return OK;
 }

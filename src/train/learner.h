@@ -1,20 +1,22 @@
-/* One adapter in training: its numbers, its optimizer, and the step that turns a list of rows into one AdamW update.
+/* One adapter in training: its numbers, its optimizer (optim/optim.h) and its states, and the step that turns a list of rows into one update.
  *
  * A step is split into passes of at most the plan's tokens; gradients add up unnormalised over the passes and are divided
  * once, by the loss weight of all of them, in the optimizer's launch: any split of the same rows gives the same gradient.
  * A tensor that no gradient reaches is an error (reach.h). Nothing non-finite is ever written into the weights: such a step is E_NUMERIC (in f16: left out) and leaves them as they were. */
 #ifndef CYC_TRAIN_LEARNER_H
 #define CYC_TRAIN_LEARNER_H
-#include "core/flat.h"
 #include "data/pack.h"
 #include "gen/adapter.h"
+#include "optim/optim.h"
 #include "train/schedule.h"
 #include "train/reach.h"
 
 struct recipe { /* how an adapter learns */
     double learning_rate, weight_decay, beta1, beta2, epsilon, max_grad_norm;
-    enum schedule schedule;
-    int64_t warmup_steps, total_steps;
+    struct curve curve;
+    const struct optimizer *optim; /* NULL: AdamW */
+    struct optim_settings how;     /* what is not above */
+    bool offload;                  /* on a card: the optimizer's states lie on the host, and are on the card during its step alone */
 };
 
 /* Small gradients vanish in f16, so the loss is scaled up by a power of two that follows what they allow (Micikevicius et al. 2018,
@@ -27,32 +29,53 @@ struct learner {
     const struct program *program; /* MODE_TRAIN of st */
     struct recipe recipe;
     const struct backend *backend; /* the program's */
-    float *w, *m, *v;              /* its arenas: of st->params.bytes; the states of .trained */
-    float *own[MAX_STATES];        /* the method's, like the states */
+    float *w;                      /* its arena: of st->params.bytes */
+    struct optim_state state[OPTIM_STATES]; /* the optimizer's */
+    int states;                    /* with offload on the host, else of the backend */
+    const struct optimizer *optim;
+    struct optim_settings how;
+    const struct fused *fused;     /* where gradients lie that are used as soon as they are whole; NULL: all to the end. Of the program; the caller's */
+    float *own[MAX_STATES];        /* the method's, of st->params.trained */
     int64_t updates;               /* of this run: where the schedule stands */
-    int64_t adam_steps;            /* in all: Adam's t; more than updates where the state came from another run */
+    int64_t optim_steps;           /* in all: the optimizer's t; more than updates where the state came from another run */
     struct scaler scaler;
     struct reach reach;
     const char *side;              /* for messages; NULL: there is one */
 };
 err learner_init(struct learner *l, struct structure *st, const struct program *program, const struct recipe *r);
 void learner_free(struct learner *l);
-int learner_states(const struct structure *st); /* arenas that its method keeps beside AdamW's two */
+int learner_states(const struct structure *st); /* arenas that its method keeps beside the optimizer's */
+/* A recipe's optimizer, and all that it is told. */
+const struct optimizer *recipe_optimizer(const struct recipe *r);
+struct optim_settings recipe_settings(const struct recipe *r);
+/* Bytes that its states take among the activations during a step: of those that lie on the host, each in recipe_room() of its bytes. */
+size_t recipe_away(const struct recipe *r, const struct param_set *set);
+static inline size_t recipe_room(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
 err learner_fill(struct learner *l, uint64_t key); /* fresh weights: param_fill() */
 /* The adapter's files (gen/adapter.h), whatever the backend. */
 err learner_write(const struct learner *l, const char *folder, const char *base_model);
 /* The finished adapter, for use: as the method's hook `finished` has it. */
 err learner_finish(const struct learner *l, const char *folder, const struct model *m);
 err learner_load(struct learner *l, const char *folder, const struct model *m);
-/* The optimizer's state as folder/optimizer.safetensors, beside the adapter, and the method's own. Reading is strict about sizes; a folder
- * without the file is found = false. The method's state is read where its schedule goes on (updates > 0); elsewhere it begins anew. */
+/* The optimizer's states as folder/optimizer.safetensors, beside the adapter, and the method's own. Reading is strict about sizes, and refuses
+ * another optimizer's; a folder without the file is found = false. The method's state is read where its schedule goes on (updates > 0); elsewhere it begins anew. */
 err optimizer_write(const struct learner *l, const char *folder);
 err optimizer_read(struct learner *l, const char *folder, bool *found);
+
+/* A backward pass that updates what it has left (optimizer_in_bwd): fused.c. */
+struct fusing {
+    struct plan_watch watch;
+    struct learner *l;
+    struct workbench *b;
+    double rate, squares; /* the learning rate; of the gradients so far */
+    float scale;          /* 1 / the weight of the pass, known before it begins */
+};
 
 /* What all learners of a process share: memory, the gradient arena, the pack. */
 struct workbench {
     struct memory mem;
     float *grad;               /* of mem.backend */
+    struct fusing *fusing;     /* while a pass is one that updates; else NULL */
     size_t grad_bytes;
     struct pack pack;
     int *first, first_cap;
@@ -66,6 +89,12 @@ struct step_result {
     bool skipped;                          /* its gradient overflowed f16: nothing was learnt */
     int64_t tokens, supervised;
 };
+/* fused.c: what an update of parameters in the backward pass goes with; E_USAGE says what it does not go with. */
+err fused_allowed(const struct structure *st, const struct recipe *r, dtype compute);
+void fused_begin(struct fusing *f, struct learner *l, struct workbench *b, double rate);
+/* Before the one pass of a step: what it is divided by. */
+err fused_pass(struct fusing *f, const struct pack *k, int passes);
+
 /* seed and step key the dropout masks. */
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
                  struct step_result *out);

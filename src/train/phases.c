@@ -22,6 +22,7 @@ static void add_programs(const struct run *r, enum phase phase, size_t *line) {
     memory_sizes(&m, list, n);
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > line[CACHE]) line[CACHE] = list[i]->plan.state;
+    if (phase == PHASE_TRAIN) recipe_widen(r, &m.act_bytes, &m.scratch_bytes);
     line[ACTIVATIONS] = m.act_bytes - line[CACHE];
     line[SCRATCH] = m.scratch_bytes;
 }

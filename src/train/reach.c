@@ -13,26 +13,19 @@ static int count_slices(const struct param_set *s) {
     return n;
 }
 
-/* The slice's part of an arena. */
-static const float *part(const struct param *p, const struct param_slice *s, const float *all, int64_t *n) {
-    const int64_t columns = p->nd > 1 ? p->d[1] : 1;
-    *n = s->rows * columns;
-    return all + p->off / sizeof(float) + s->row0 * columns;
-}
-
-static err look(const struct reach *w, const struct reaching *on, int *zero) {
+err reach_see(struct reach *w, const struct reaching *on, int param, const float *grad) {
     const struct param_set *set = on->set;
-    *zero = 0;
-    for (int i = 0, at = 0; i < set->n; i++)
-        for (int k = 0; k < set->p[i].n_slices; k++, at++) {
-            double squares = 1;
-            int64_t n;
-            const float *x = part(&set->p[i], &set->p[i].slice[k], on->grad, &n);
-            w->seen[at] |= set->p[i].frozen; /* it has no gradient */
-            if (!w->seen[at]) TRY(on->backend->flat->sumsq(x, n, on->threads, &squares));
-            w->seen[at] |= squares != 0; /* not a number is not zero */
-            *zero += !w->seen[at];
-        }
+    const struct param *p = &set->p[param];
+    const int64_t columns = p->nd > 1 ? p->d[1] : 1;
+    if (w->done) return OK;
+    if (!w->seen && !(w->seen = calloc((size_t)count_slices(set) + 1, sizeof *w->seen))) return fail(E_MEMORY, "out of memory");
+    bool *seen = w->seen;
+    for (int i = 0; i < param; i++) seen += set->p[i].n_slices;
+    for (int k = 0; k < p->n_slices; k++) {
+        double squares = 1;
+        if (!seen[k]) TRY(on->backend->flat->sumsq(grad + p->slice[k].row0 * columns, p->slice[k].rows * columns, on->threads, &squares));
+        seen[k] |= squares != 0; /* not a number is not zero */
+    }
     return OK;
 }
 
@@ -68,16 +61,24 @@ static err judge(const struct reach *w, const struct reaching *on) {
     return e;
 }
 
-err reach_check(struct reach *w, const struct reaching *on) {
-    int zero;
-    const int all = count_slices(on->set);
-    if (w->done) return OK;
-    if (!w->seen && !(w->seen = calloc((size_t)all + 1, sizeof *w->seen))) return fail(E_MEMORY, "out of memory");
-    TRY(look(w, on, &zero));
+err reach_judge(struct reach *w, const struct reaching *on) {
+    int zero = 0, all = 0;
+    if (w->done || !w->seen) return OK;
+    for (int i = 0; i < on->set->n; i++)
+        for (int k = 0; k < on->set->p[i].n_slices; k++, all++) {
+            w->seen[all] |= on->set->p[i].frozen; /* it has no gradient */
+            zero += !w->seen[all];
+        }
     w->steps++;
     if (zero && zero < all && !w->moved) return OK;
     w->done = true;
     return zero ? judge(w, on) : OK;
+}
+
+err reach_check(struct reach *w, const struct reaching *on, const float *grad) {
+    for (int i = 0; i < on->set->n; i++)
+        if (!on->set->p[i].frozen) TRY(reach_see(w, on, i, grad + on->set->p[i].off / sizeof(float)));
+    return reach_judge(w, on);
 }
 
 void reach_free(struct reach *w) {

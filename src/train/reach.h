@@ -22,12 +22,14 @@ struct reach {
 struct reaching {
     const struct param_set *set;
     const struct backend *backend;
-    const float *grad; /* the backend's */
     int threads;
     const char *side;  /* "A", "B"; "" or NULL */
 };
-/* Before an update. E_NUMERIC: names what is dead. */
-err reach_check(struct reach *w, const struct reaching *on);
+/* Before an update; grad: the whole arena, the backend's. E_NUMERIC: names what is dead. */
+err reach_check(struct reach *w, const struct reaching *on, const float *grad);
+/* The same in parts: the gradient of one parameter that learns, and, when all have been seen, what they come to. */
+err reach_see(struct reach *w, const struct reaching *on, int param, const float *grad);
+err reach_judge(struct reach *w, const struct reaching *on);
 void reach_free(struct reach *w);
 
 #endif

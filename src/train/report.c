@@ -35,7 +35,8 @@ static size_t adapters_resident(const struct run *r, int what) {
     for (int i = 0; i < r->objective->sides; i++) {
         const struct learner *l = &r->side[i].learner;
         if (l->st && what == 0) n += resident_of(r, l->w, l->st->params.bytes) + (i ? 0 : r->wb.mem.work_bytes);
-        if (l->st && what == 1) n += resident_of(r, l->m, l->st->params.trained) + resident_of(r, l->v, l->st->params.trained);
+        for (int k = 0; l->st && what == 1 && !l->recipe.offload && k < l->states; k++)
+            n += resident_of(r, l->state[k].p, l->state[k].bytes);
         for (int k = 0; l->st && what == 1 && k < learner_states(l->st); k++) n += resident_of(r, l->own[k], l->st->params.trained);
     }
     return n;
@@ -68,7 +69,10 @@ static json_t *memory_json(const struct run *r, bool measured) {
     char act[160], grad[96];
     size_t gen = r->objective->generates ? r->wb.mem.state_off : 0;
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->objective->generates ? " and for generation" : "");
-    snprintf(grad, sizeof grad, "%s", r->objective->sides > 1 ? "one arena, used by one adapter at a time" : "f32");
+    snprintf(grad, sizeof grad, "%s",
+             r->cfg->optimizer_in_bwd  ? "those alive at a time: updated in the backward pass"
+             : r->objective->sides > 1 ? "one arena, used by one adapter at a time"
+                                       : "f32");
     bool host = r->backend->mem->host;
     line(m, "weights", f->weights,
          r->model.keep           ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file"
@@ -85,9 +89,10 @@ static json_t *memory_json(const struct run *r, bool measured) {
                        : "f32",
          measured, adapters_resident(r, 0));
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
-    int most = 0;
-    for (int i = 0; i < r->objective->sides; i++) most = learner_states(&r->side[i].plans->st) > most ? learner_states(&r->side[i].plans->st) : most;
-    line(m, "optimizer", f->optimizer, most ? "AdamW and the method, four f32 states" : "AdamW, two f32 states", measured, adapters_resident(r, 1));
+    str optim = {0};
+    recipe_describe(r, &optim);
+    line(m, "optimizer", f->optimizer, optim.p ? optim.p : "", measured, adapters_resident(r, 1));
+    str_free(&optim);
     size_t arena_now = measured ? resident_of(r, r->wb.mem.act, r->wb.mem.act_bytes) : 0;
     size_t cache_now = measured && f->cache ? resident_of(r, r->wb.mem.act + gen, f->cache) : 0;
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);

@@ -35,6 +35,11 @@ static err pick_device(struct run *r) {
     err e = backend_pick(r->card ? "cuda" : r->cfg->device, &r->backend);
     if (e) return r->card ? fail_in(e, "device %s", r->card->name) : e;
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
+    if (strcmp(r->cfg->offload_optimizer, "none") != 0 && r->backend->mem->host)
+        return fail(E_USAGE,
+                    "offload_optimizer: %s moves the optimizer's states from a card to the host's memory; this run is on the %s, where "
+                    "they are there already: leave it out",
+                    r->cfg->offload_optimizer, r->backend->name);
     if (r->backend->configure) r->backend->configure(&(struct settings){.deterministic = r->cfg->deterministic, .tf32 = r->cfg->tf32});
     r->left_before = r->backend->mem->left();
     return OK;
@@ -125,6 +130,7 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens, enum
     struct capacity cap = r->cap;
     if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
     TRY(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, level, r->backend, false));
+    if (r->cfg->optimizer_in_bwd) TRY(plan_fuse(&p->train.plan, &p->st.params, &p->fused));
     TRY(program_build(&p->score, &r->model, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
     if (r->freezes)
         TRY(program_build(&p->body, &r->model, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE,
@@ -154,6 +160,7 @@ static int most_virtual(const struct run *r) {
 }
 
 static void drop_plans(struct plans *p) {
+    fused_free(&p->fused);
     program_free(&p->train);
     program_free(&p->score);
     program_free(&p->body);
@@ -224,15 +231,19 @@ static void measure_plan(struct run *r) {
                             .derived = r->model.derived->bytes,
                             .data = data_bytes(r),
                             .runtime = RUNTIME_BYTES + description_bytes(r) + (r->tok ? tokenizer_bytes(r->tok) : 0),
-                            .scratch = m.scratch_bytes,
                             .working = m.work_bytes};
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct needs q = recipe_needs(r, &r->side[i]);
+        f->optimizer += q.here, f->away += q.away;
+    }
+    recipe_widen(r, &m.act_bytes, &m.scratch_bytes);
+    f->scratch = m.scratch_bytes;
     for (int i = 0; i < n; i++)
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
     for (int i = 0; i < r->objective->sides; i++) {
-        const size_t b = r->side[i].plans->st.params.trained;
+        const size_t b = r->cfg->optimizer_in_bwd ? r->side[i].plans->fused.bytes : r->side[i].plans->st.params.trained;
         f->adapters += r->side[i].plans->st.params.bytes;
-        f->optimizer += (size_t)(2 + learner_states(&r->side[i].plans->st)) * b;
         if (b > f->gradients) f->gradients = b;
         if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished)
             f->finished = r->side[i].plans->st.params.bytes;
@@ -261,6 +272,10 @@ static err plan_once(struct run *r, int64_t pass_tokens, enum checkpoint level, 
     r->cap = least;
     r->pass_tokens = pass_tokens;
     if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
+    for (int i = 0; i < r->objective->sides && r->cfg->optimizer_in_bwd; i++) { /* a step is one pass */
+        const int64_t all = r->side[i].cfg->batch * r->side[i].cfg->accumulation * (r->cap.tokens + most_virtual(r));
+        if (all > pass_tokens) pass_tokens = all;
+    }
     r->cap.compute = r->compute;
     r->cap.sequences = (int)(pass_tokens > r->cap.tokens ? pass_tokens : r->cap.tokens) / 2 + 1;
     r->cap.slots = slots;
@@ -309,14 +324,6 @@ static err plan_within(struct run *r, struct capacity least, const struct plan_a
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */
-static struct recipe recipe_of(const struct run *r, const struct side_config *c) {
-    struct recipe q = {.learning_rate = c->learning_rate, .weight_decay = c->weight_decay, .beta1 = c->adam_beta1, .beta2 = c->adam_beta2, .epsilon = c->adam_epsilon,
-                       .max_grad_norm = c->max_grad_norm, .warmup_steps = c->warmup_steps, .total_steps = run_total(r)};
-    schedule_parse(c->scheduler, &q.schedule); /* checked by config_check */
-    if (!q.warmup_steps) q.warmup_steps = (int64_t)ceil(c->warmup_ratio * (double)q.total_steps);
-    return q;
-}
-
 int64_t run_total(const struct run *r) { return r->warm_steps + r->cfg->max_steps; }
 
 /* What stands in for the data's labels. */
@@ -327,9 +334,9 @@ static err assume_head(struct run *r, const struct run *like) {
     return OK;
 }
 
-/* Without data rows are as long as max_length and the model's context let them be; of a plan like another's as long as that one's. */
+/* Without data rows are as long as max_length lets them be, where there are positions; of a plan like another's as long as that one's. */
 static void assume_lengths(struct run *r, const struct run *like) {
-    const int new = (int)r->cfg->max_new_tokens, context = (int)run_context(r) - most_virtual(r);
+    const int new = (int)r->cfg->max_new_tokens, context = r->model.shape.hard_context ? (int)r->model.shape.context - most_virtual(r) : INT32_MAX;
     const int longest = r->cfg->max_length < context ? (int)r->cfg->max_length : context;
     if (like) {
         const bool cut = longest < like->cfg->max_length; /* to less than its rows may have now */
@@ -356,7 +363,11 @@ static err open_sides(struct run *r, const struct plan_ask *ask) {
     r->cap.length = 1;
     if (r->assumes) TRY(assume_head(r, ask->like));
     else if (r->objective->open) TRY(r->objective->open(r));
-    for (int i = 0; i < r->objective->sides; i++) TRY(side_plans(r, &r->side[i]));
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct recipe q = run_recipe(r, r->side[i].cfg);
+        TRY(side_plans(r, &r->side[i]));
+        if (r->cfg->optimizer_in_bwd) TRY(fused_allowed(&r->side[i].plans->st, &q, r->compute));
+    }
     if (r->assumes) return assume_lengths(r, ask->like), OK;
     const size_t before = resident_bytes("VmHWM");
     TRY(r->objective->load(r));
@@ -407,6 +418,9 @@ err run_start(struct run *r) {
     r->wb.threads = r->threads;
     if (r->freezes) TRY(features_start(r));
     TRY(memory_for(&r->wb.mem, list, n));
+    size_t act = 0, scratch = 0;
+    recipe_widen(r, &act, &scratch);
+    TRY(memory_grow(&r->wb.mem, act, scratch));
     TRY(pack_init(&r->wb.pack, run_pass(r), r->cap.sequences));
     if (r->classes.numbers) TRY(pack_targets(&r->wb.pack, r->classes.numbers));
     r->wb.grad_bytes = r->foot.gradients;
@@ -414,9 +428,10 @@ err run_start(struct run *r) {
     if (!r->wb.grad) return fail(E_MEMORY, "cannot allocate %zu bytes of gradients", r->wb.grad_bytes);
     for (int i = 0; i < r->objective->sides; i++) {
         struct side *s = &r->side[i];
-        struct recipe q = recipe_of(r, s->cfg);
+        struct recipe q = run_recipe(r, s->cfg);
         TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
         s->learner.side = s->name;
+        if (r->cfg->optimizer_in_bwd) s->learner.fused = &s->plans->fused;
         if (*s->cfg->adapter) {
             bool found;
             run_heed_adapter(r, s->cfg->adapter);

@@ -20,6 +20,7 @@ struct plans {
     int modules;
     struct program train, score; /* score: the loss alone; of a head what it says of each text */
     struct program body;         /* a frozen base under a head: its rows of the texts (features.c) */
+    struct fused fused;   /* with optimizer_in_bwd: where train's gradients lie, and when */
     struct generator gen; /* built only for objectives that generate */
     bool generates;
 };
@@ -66,6 +67,7 @@ struct footprint { /* bytes */
     size_t weights, derived, adapters, gradients, optimizer, activations, cache, scratch, data, runtime;
     size_t working; /* inside adapters: the copy in the compute type, of the largest */
     size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
+    size_t away; /* of a card: states of optimizers that lie in the host's memory; in none of the others */
     size_t total, resident; /* resident: without the file-backed weights */
 };
 
@@ -155,7 +157,6 @@ void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
 err run_stretch(struct run *r);                     /* context.c: RoPE as the configuration asks for it */
 json_t *run_positions_json(const struct run *r);    /* ... and what came of it; of a model that is stretched */
-int64_t run_context(const struct run *r);            /* tokens of the longest sequence that the model has positions for */
 err run_within_context(const struct run *r, int longest, int virtual_tokens); /* are there positions for so many tokens? */
 void run_heed_adapter(const struct run *r, const char *folder); /* warns of one that was trained with RoPE stretched otherwise */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
@@ -201,6 +202,15 @@ err features_start(struct run *r);                  /* finds them on disk, or co
 err features_keep(struct run *r, const struct run_events *ev); /* on disk, where they are not yet */
 void features_free(struct frozen *f);
 json_t *features_json(const struct run *r);
+
+/* recipe.c */
+struct recipe run_recipe(const struct run *r, const struct side_config *c);
+/* Bytes of a side's states, its method's own among them: on the backend, and (offload) on the host; and what a step needs of the arenas of
+ * activations and scratch. */
+struct needs { size_t here, away, act, scratch; };
+struct needs recipe_needs(const struct run *r, const struct side *s);
+void recipe_widen(const struct run *r, size_t *act, size_t *scratch); /* to what the steps of all sides need */
+void recipe_describe(const struct run *r, str *out); /* the optimizers' line of the plan */
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);

@@ -32,7 +32,7 @@ static void start(struct bench *b, const char *c, bool gguf, const struct backen
                                        .backend = backend,
                                        .level = level,
                                        .cap = {CAP_TOKENS, CAP_SEQUENCES, 4, CAP_LENGTH, DT_F32},
-                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_CONSTANT, 0, 1}});
+                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, {SCHEDULE_CONSTANT, 0, 1}}});
     snprintf(b->name, sizeof b->name, "%s%s on %s", c, gguf ? " (gguf)" : "", backend->name);
 }
 

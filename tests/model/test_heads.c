@@ -22,7 +22,7 @@ static void start(struct bench *b, int c, const struct backend *backend, enum ch
     snprintf(adapter, sizeof adapter, GOLDEN "/heads/%s/adapter", cases[c].name);
     snprintf(expected, sizeof expected, GOLDEN "/heads/%s/expected.safetensors", cases[c].name);
     bench_open(b, &(struct bench_case){.model = model, .adapter = adapter, .expected = expected, .backend = backend, .level = level, .cap = {CAP_TOKENS, CAP_SEQUENCES, 0, 0, DT_F32},
-                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_LINEAR, 2, 10}});
+                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, {SCHEDULE_LINEAR, 2, 10}}});
     snprintf(b->name, sizeof b->name, "%s on %s", cases[c].name, backend->name);
 }
 

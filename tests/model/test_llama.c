@@ -21,7 +21,7 @@ static void start(struct bench *b, const char *c, const char *a, const struct ba
                                        .backend = backend,
                                        .level = level,
                                        .cap = {cap, CAP_SEQUENCES, 4, 32, DT_F32},
-                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_LINEAR, 2, 10},
+                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, {SCHEDULE_LINEAR, 2, 10}},
                                        .score = true});
     snprintf(b->name, sizeof b->name, "%s/%s on %s", c, a, backend->name);
 }

@@ -60,7 +60,7 @@ static void start(struct bench *b, int c, const struct backend *backend, enum ch
                                        .backend = backend,
                                        .level = level,
                                        .cap = {CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32},
-                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_LINEAR, 2, 10}});
+                                       .recipe = {1e-2, 0.01, 0.9, 0.999, 1e-8, 1.0, {SCHEDULE_LINEAR, 2, 10}}});
     snprintf(b->name, sizeof b->name, "%s on %s", cases[c].name, backend->name);
 }
 
@@ -731,11 +731,11 @@ static void test_optimizer_layout(void **state) {
     bool found;
     assert_non_null(mkdtemp(folder));
     start(&b, plus, &backend_cpu, CHECKPOINT_NONE);
-    b.learner.adam_steps = 3;
+    b.learner.optim_steps = 3;
     must(optimizer_write(&b.learner, folder));
-    b.learner.adam_steps = 0;
+    b.learner.optim_steps = 0;
     must(optimizer_read(&b.learner, folder, &found));
-    assert_true(found && b.learner.adam_steps == 3);
+    assert_true(found && b.learner.optim_steps == 3);
     struct lora even = *(const struct lora *)b.st.settings;
     even.plus = 0;
     struct structure other;

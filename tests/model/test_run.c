@@ -271,14 +271,40 @@ static void test_more_steps(void **state) {
     same_adapters("long", "longer");
 }
 
+/* Each side with an optimizer of its own; what one has left is not the other's. */
+static void test_optimizers(void **state) {
+    (void)state;
+    const char *const *two =
+                          LIST("lr_scheduler_type=inverse_sqrt", "A.optim=adafactor", "B.optim=muon", "warmup_pairs.data=", "max_steps=2"),
+                      *const *four =
+                          LIST("lr_scheduler_type=inverse_sqrt", "A.optim=adafactor", "B.optim=muon", "warmup_pairs.data=", "max_steps=4");
+    runs("several", 0, NULL, macct, two);
+    ends_with(run("several", CYC_RESUME, NULL, macct,
+                  LIST("lr_scheduler_type=inverse_sqrt", "optim=adafactor", "warmup_pairs.data=", "max_steps=4")),
+              CYC_BAD_INPUT, "states of optim muon, the run's is adafactor");
+    runs("several", CYC_RESUME, NULL, macct, four);
+    runs("several-straight", 0, NULL, macct, four);
+    same_adapters("several-straight", "several");
+    ends_with(run("offload", 0, NULL, macct, LIST("offload_optimizer=idle")), CYC_BAD_INPUT, "this run is on the cpu");
+    /* the update in the backward pass: one pass a step, the same bits as at the end of one */
+    const char *const *end = LIST("max_grad_norm=0", "pass_tokens=192", "max_steps=2"), *const *way =
+                                                                                            LIST("max_grad_norm=0", "optimizer_in_bwd=true",
+                                                                                                 "max_steps=2");
+    runs("at-end", 0, NULL, macct, end);
+    runs("in-bwd", 0, NULL, macct, way);
+    same_adapters("at-end", "in-bwd");
+    ends_with(run("clipped", 0, NULL, macct, LIST("optimizer_in_bwd=true")), CYC_BAD_INPUT, "max_grad_norm 0");
+    ends_with(run("clipped", 0, NULL, macct, LIST("optimizer_in_bwd=true", "max_grad_norm=0", "optim=muon")), CYC_BAD_INPUT, "not muon");
+}
+
 /* --- what changes -------------------------------------------------------------------------------------------------- */
 struct bytes { char w[33], m[33], v[33]; };
 static struct bytes bytes_of(const struct side *s) {
     struct bytes b;
     size_t n = s->plans->st.params.bytes;
     bytes_hash(s->learner.w, n, b.w);
-    bytes_hash(s->learner.m, n, b.m);
-    bytes_hash(s->learner.v, n, b.v);
+    bytes_hash(s->learner.state[0].p, n, b.m);
+    bytes_hash(s->learner.state[1].p, n, b.v);
     return b;
 }
 
@@ -725,12 +751,27 @@ static void test_best(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume_is_exact),  cmocka_unit_test(test_resume_again),         cmocka_unit_test(test_more_steps),
-        cmocka_unit_test(test_only_the_trained_adapter), cmocka_unit_test(test_base_and_audit), cmocka_unit_test(test_folder),
-        cmocka_unit_test(test_overwrite_from_itself), cmocka_unit_test(test_folder_taken_meanwhile), cmocka_unit_test(test_broken_checkpoints), cmocka_unit_test(test_sft),
-        cmocka_unit_test(test_sft_resume),       cmocka_unit_test(test_messages_without_template), cmocka_unit_test(test_accumulation),
-        cmocka_unit_test(test_metric_names),     cmocka_unit_test(test_two_structures),       cmocka_unit_test(test_best),
-        cmocka_unit_test(test_full_last_layer),  cmocka_unit_test(test_full_sft),             cmocka_unit_test(test_layers), cmocka_unit_test(test_reach),
+        cmocka_unit_test(test_resume_is_exact),
+        cmocka_unit_test(test_resume_again),
+        cmocka_unit_test(test_more_steps),
+        cmocka_unit_test(test_optimizers),
+        cmocka_unit_test(test_only_the_trained_adapter),
+        cmocka_unit_test(test_base_and_audit),
+        cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_overwrite_from_itself),
+        cmocka_unit_test(test_folder_taken_meanwhile),
+        cmocka_unit_test(test_broken_checkpoints),
+        cmocka_unit_test(test_sft),
+        cmocka_unit_test(test_sft_resume),
+        cmocka_unit_test(test_messages_without_template),
+        cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_metric_names),
+        cmocka_unit_test(test_two_structures),
+        cmocka_unit_test(test_best),
+        cmocka_unit_test(test_full_last_layer),
+        cmocka_unit_test(test_full_sft),
+        cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_reach),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

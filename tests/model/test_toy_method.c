@@ -26,7 +26,7 @@ static void start(struct bench *b, int i) {
     must(method_toy.read(j, "test", &mem, settings));
     json_decref(j);
     bench_build(b, &(struct bench_case){.model = bases[i].model, .expected = bases[i].expected, .backend = &backend_cpu, .level = CHECKPOINT_BLOCK, .cap = {64, 8, 4, 32, DT_F32},
-                                        .recipe = {2e-2, 0, 0.9, 0.999, 1e-8, 1.0, SCHEDULE_CONSTANT, 0, STEPS}}, &method_toy, settings, NULL);
+                                        .recipe = {2e-2, 0, 0.9, 0.999, 1e-8, 1.0, {SCHEDULE_CONSTANT, 0, STEPS}}}, &method_toy, settings, NULL);
     snprintf(b->name, sizeof b->name, "toy on %s", bases[i].model);
 }
 

@@ -431,7 +431,7 @@ static void same_bits(void) {
 
 struct head {
     struct inst inst;
-    struct view in[8], out[6];
+    struct view in[HEAD_IN], out[HEAD_OUT];
     float *w;
 };
 

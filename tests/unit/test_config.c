@@ -231,6 +231,7 @@ static void wrong_values(void **state) {
     refused("shuffle: \"true\"\n", "the text \"true\"");
     refused("lr_scheduler_type: cosin\n", "one of constant, constant_with_warmup, linear, cosine",
             "did you mean 'cosine'?");
+    refused("optim: adamw_8bits\n", "one of adamw_torch, adamw_8bit, adafactor, lion_32bit, sgd, muon", "did you mean 'adamw_8bit'?");
     refused("objective: mact\n", "did you mean 'macct'?");
     refused("gradient_checkpointing: blocks\n", "none, selective, block", "did you mean 'block'?");
     refused("memory: 2\n", "a size such as 2GB", "'2'");
@@ -307,6 +308,13 @@ static void contradictions(void **state) {
     check_refused("!model: m\nobjective: sft\ndata: a\nB: {data: b}\n", "'B.data' has no use");
     check_refused("!model: m\nobjective: sft\ndata: a\nwarmup_pairs: {data: b}\n", "'warmup_pairs.data' has no use");
     check_refused("warmup_steps: 5\n", "'A.warmup_steps' has no use with lr_scheduler_type constant");
+    check_refused("lr_scheduler_kwargs: {num_decay_steps: 5}\n", "'A.lr_scheduler_kwargs.num_decay_steps' has no use with lr_scheduler_type constant");
+    check_refused("lr_scheduler_type: linear\nlr_scheduler_kwargs: {min_lr_ratio: 0.1}\n", "'A.lr_scheduler_kwargs.min_lr_ratio' has no use");
+    check_refused("lr_scheduler_type: cosine\nlr_scheduler_kwargs: {decay_type: linear}\n", "'A.lr_scheduler_kwargs.decay_type' has no use");
+    check_refused("lr_scheduler_type: cosine_with_min_lr\n", "needs lr_scheduler_kwargs.min_lr_ratio");
+    check_refused("lr_scheduler_type: wsd\nmax_steps: 9\nwarmup_steps: 4\nlr_scheduler_kwargs: {num_decay_steps: 6}\n", "(6) and warmup_steps (4) are more than max_steps (9)");
+    check_refused("optim: sgd\nsgd: {momentum: 0, nesterov: true}\n", "'A.sgd.nesterov' has no use with sgd.momentum 0");
+    check_refused("optim: adafactor\nadafactor: {relative_step: true}\nlr_scheduler_type: linear\n", "brings its own learning rate");
     check_refused("lora: {target_modules: [all-linear, q_proj]}\n", "all-linear stands alone");
     check_refused("max_new_tokens: 1024\n", "'max_new_tokens' (1024)", "'max_length' (1024)");
     check_refused("generation: {top_k: 5}\n", "'generation.top_k'", "temperature");

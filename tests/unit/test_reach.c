@@ -34,7 +34,7 @@ static void drop(struct bed *b) {
     free(b->grad);
 }
 
-static err look(struct bed *b) { return reach_check(&b->reach, &(struct reaching){&b->set, &backend_cpu, b->grad, 1, "B"}); }
+static err look(struct bed *b) { return reach_check(&b->reach, &(struct reaching){&b->set, &backend_cpu, 1, "B"}, b->grad); }
 
 /* Zero at first, not after the others moved. A step that moves nothing (a learning rate of zero) proves nothing. */
 static void test_start(void **state) {

@@ -1,0 +1,82 @@
+/* How an adapter learns: a side's configuration as a recipe, what its optimizer is told, and what that takes of memory. The states of an optimizer
+ * are arenas of the backend, or (offload) of the host; then they are on the card for the length of its step, among the activations, which
+ * nobody needs between a backward pass and the next forward: the plan's arena is as large as the larger of the two. Called by run.c, which
+ * plans and starts, report.c, which tells, and learner.c. */
+#include "train/run.h"
+#include <math.h>
+#include <string.h>
+
+const struct optimizer *recipe_optimizer(const struct recipe *r) { return r->optim ? r->optim : &optimizer_adamw_torch; }
+
+struct optim_settings recipe_settings(const struct recipe *r) {
+    struct optim_settings how = r->how;
+    how.beta1 = r->beta1, how.beta2 = r->beta2, how.epsilon = r->epsilon, how.weight_decay = r->weight_decay;
+    return how;
+}
+
+size_t recipe_away(const struct recipe *r, const struct param_set *set) {
+    struct optim_state state[OPTIM_STATES];
+    const struct optim_settings how = recipe_settings(r);
+    size_t bytes = 0;
+    for (int i = recipe_optimizer(r)->states(&how, set, state) - 1; i >= 0 && r->offload; i--) bytes += recipe_room(state[i].bytes);
+    return bytes;
+}
+
+struct recipe run_recipe(const struct run *r, const struct side_config *c) {
+    struct recipe q = {
+        .learning_rate = c->learning_rate,
+        .weight_decay = c->weight_decay,
+        .beta1 = c->adam_beta1,
+        .beta2 = c->adam_beta2,
+        .epsilon = c->adam_epsilon,
+        .max_grad_norm = c->max_grad_norm,
+        .optim = optimizer_find(c->optim),
+        .offload = strcmp(r->cfg->offload_optimizer, "none") != 0,
+        .curve = {.warmup = c->warmup_steps, .total = run_total(r), .decay_steps = c->decay_steps, .min_ratio = c->min_lr_ratio}};
+    schedule_parse(c->scheduler, &q.curve.schedule); /* checked by config_check, as the next */
+    decay_parse(c->decay_type, &q.curve.decay);
+    if (!q.curve.warmup) q.curve.warmup = (int64_t)ceil(c->warmup_ratio * (double)q.curve.total);
+    if (!q.curve.decay_steps) q.curve.decay_steps = (q.curve.total + 9) / 10;
+    q.how = (struct optim_settings){.momentum = q.optim == &optimizer_muon ? c->muon_momentum : c->sgd_momentum,
+                                    .nesterov = c->sgd_nesterov,
+                                    .scale_parameter = c->adafactor_scale,
+                                    .relative_step = c->adafactor_relative,
+                                    .match_rms = !strcmp(c->muon_adjust, "match_rms_adamw")};
+    return q;
+}
+
+struct needs recipe_needs(const struct run *r, const struct side *s) {
+    const struct recipe q = run_recipe(r, s->cfg);
+    const struct optim_settings how = recipe_settings(&q);
+    const struct optimizer *z = recipe_optimizer(&q);
+    const struct param_set *set = &s->plans->st.params;
+    const size_t states = optim_bytes(z, &how, set);
+    return (struct needs){.here = (q.offload ? 0 : states) + (size_t)learner_states(&s->plans->st) * set->trained,
+                          .away = q.offload ? states : 0,
+                          .act = recipe_away(&q, set),
+                          .scratch = z->scratch ? z->scratch(set, r->backend->flat) : 0};
+}
+
+void recipe_widen(const struct run *r, size_t *act, size_t *scratch) {
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct needs q = recipe_needs(r, &r->side[i]);
+        if (q.act > *act) *act = q.act;
+        if (q.scratch > *scratch) *scratch = q.scratch;
+    }
+}
+
+void recipe_describe(const struct run *r, str *out) {
+    int own = 0;
+    for (int i = 0; i < r->objective->sides; i++) {
+        const struct recipe a = run_recipe(r, r->side[0].cfg), b = run_recipe(r, r->side[i].cfg);
+        const struct optim_settings how = recipe_settings(&b);
+        if (!i || recipe_optimizer(&a) != recipe_optimizer(&b)) {
+            if (i) str_adds(out, "; B: ");
+            recipe_optimizer(&b)->describe(&how, out);
+        }
+        if (learner_states(&r->side[i].plans->st) > own) own = learner_states(&r->side[i].plans->st);
+    }
+    if (own) str_addf(out, "; the method's own, %d in f32", own);
+    if (r->foot.away)
+        str_addf(out, "; in the host's memory (%.1f MB), on the card for a step, among the activations", (double)r->foot.away / 1e6);
+}

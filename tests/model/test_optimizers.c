@@ -1,0 +1,272 @@
+/* Optimizers in a learner, on a small Llama with LoRA whose matrices reach 4096 elements: each learns, goes on from a checkpoint with the same
+ * bits, and takes no other's states; a file from before there were others is AdamW's. And offload: with states in the host's memory a step is the
+ * same step, and the backend holds no byte of them; the card is played by a backend whose memory only looks like another's. Then updates in the backward
+ * pass. Under `cuda.optimizers` the real card: offload and the update in the backward pass are a plain step there too. */
+#define _DEFAULT_SOURCE
+#include "support/bench.h"
+#include "base/file.h"
+#include "peft/methods.h"
+#include <jansson.h>
+
+static const struct optimizer *const list[] = {
+#define OPTIMIZER(name) &optimizer_##name,
+#include "optim/optimizers.def"
+#undef OPTIMIZER
+};
+enum { OPTIMIZERS = sizeof list / sizeof *list, STEPS = 6, HALF = 3 };
+
+/* --- another memory ------------------------------------------------------------------------------------------------------ */
+static struct { size_t card, host, up, down; } bytes; /* taken; copied */
+
+static void *take(size_t n) { return bytes.card += n, pages_take(n); }
+static void give(void *p, size_t n) { bytes.card -= p ? n : 0, pages_give(p, n); }
+static void *take_host(size_t n) { return bytes.host += n, pages_take(n); }
+static void give_host(void *p, size_t n) { bytes.host -= n, pages_give(p, n); }
+static err upload(void *to, const void *from, size_t n) { return bytes.up += n, memcpy(to, from, n), OK; }
+static err download(void *to, const void *from, size_t n) { return bytes.down += n, memcpy(to, from, n), OK; }
+static err fill(void *p, int byte, size_t n) { return memset(p, byte, n), OK; }
+static size_t left(void) { return 0; }
+static const struct mem_ops other_memory = {.take = take,
+                                            .give = give,
+                                            .upload = upload,
+                                            .download = download,
+                                            .fill = fill,
+                                            .left = left,
+                                            .take_host = take_host,
+                                            .give_host = give_host};
+
+/* --- a run --------------------------------------------------------------------------------------------------------------- */
+static arena mem;
+
+/* What an adapter is, as its adapter_config.json says it; takes j. */
+static void begin(struct bench *b, const struct peft_method *method, json_t *j, const struct recipe *recipe,
+                  const struct backend *backend) {
+    void *settings = arena_alloc(&mem, method->settings);
+    must(method->read(j, "test", &mem, settings));
+    json_decref(j);
+    bench_build(b,
+                &(struct bench_case){.model = GOLDEN "/tiny_llama/tied_gqa",
+                                     .expected = GOLDEN "/tiny_llama/tied_gqa/expected_base.safetensors",
+                                     .backend = backend,
+                                     .level = CHECKPOINT_BLOCK,
+                                     .cap = {64, 8, 4, 32, DT_F32},
+                                     .recipe = *recipe},
+                method, settings, NULL);
+}
+
+static void start(struct bench *b, const struct optimizer *z, const struct backend *backend, bool offload) {
+    const struct recipe recipe = {z == &optimizer_sgd ? 0.1 : 3e-3,     0.01,   0.9, 0.999, 1e-8, 1.0, {.schedule = SCHEDULE_CONSTANT}, z,
+                                  {.momentum = 0.9, .match_rms = true}, offload};
+    begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
+    const size_t scratch = z->scratch ? z->scratch(&b->st.params, backend->flat) : 0;
+    must(memory_grow(&b->wb.mem, recipe_away(&b->learner.recipe, &b->st.params), scratch));
+}
+
+static const struct recipe unclipped = {3e-3, 0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9}, false};
+
+static void start_plain(struct bench *b, const struct optimizer *z, const struct backend *backend) {
+    struct recipe recipe = unclipped;
+    recipe.optim = z;
+    begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
+}
+
+static void start_full(struct bench *b, const struct optimizer *z, const struct backend *backend) {
+    struct recipe recipe = unclipped;
+    recipe.optim = z;
+    begin(b, &method_full, json_pack("{s:s}", "target_modules", "all"), &recipe, backend);
+}
+
+static double steps(struct bench *b, int from, int to) {
+    struct step_result r = {0};
+    for (int i = from; i < to; i++) {
+        must(b->learner.backend->mem->fill(b->wb.mem.act, 0xFF, b->wb.mem.act_bytes)); /* nothing is left there from step to step */
+        must(learner_step(&b->learner, &b->wb, (const struct row *const *)b->rows, b->n_rows, 1, (uint64_t)i, &r));
+    }
+    return r.loss;
+}
+
+static void same(const struct learner *a, const struct learner *b) {
+    assert_memory_equal(a->w, b->w, a->st->params.bytes);
+    assert_int_equal(a->states, b->states);
+    for (int i = 0; i < a->states; i++) assert_memory_equal(a->state[i].p, b->state[i].p, a->state[i].bytes);
+}
+
+static void each_learns_and_goes_on(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-optim-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    for (int k = 0; k < OPTIMIZERS; k++) {
+        struct bench whole, cut;
+        bool found;
+        start(&whole, list[k], &backend_cpu, false);
+        start(&cut, list[k], &backend_cpu, false);
+        const double first = steps(&whole, 0, 1), last = steps(&whole, 1, STEPS);
+        if (!(last < first)) flunk("%s: the loss goes from %g to %g", list[k]->name, first, last);
+        steps(&cut, 0, HALF);
+        must(learner_write(&cut.learner, folder, "base"));
+        must(optimizer_write(&cut.learner, folder));
+        const struct recipe recipe = cut.learner.recipe;
+        learner_free(&cut.learner);
+        must(learner_init(&cut.learner, &cut.st, &cut.train, &recipe));
+        cut.learner.updates = HALF;
+        must(learner_load(&cut.learner, folder, &cut.model));
+        must(optimizer_read(&cut.learner, folder, &found));
+        assert_true(found && cut.learner.optim_steps == HALF);
+        steps(&cut, HALF, STEPS);
+        same(&whole.learner, &cut.learner);
+        bench_close(&whole);
+        bench_close(&cut);
+    }
+    must(dir_remove(folder));
+}
+
+static void others_states_are_refused(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-optim-XXXXXX", path[128];
+    assert_non_null(mkdtemp(folder));
+    for (int k = 0; k < OPTIMIZERS; k++) {
+        struct bench a, b;
+        bool found;
+        start(&a, list[k], &backend_cpu, false);
+        start(&b, list[(k + 1) % OPTIMIZERS], &backend_cpu, false);
+        must(optimizer_write(&a.learner, folder));
+        assert_int_equal(optimizer_read(&b.learner, folder, &found), E_INPUT);
+        if (!strstr(err_text(), list[k]->name) || !strstr(err_text(), list[(k + 1) % OPTIMIZERS]->name)) flunk("%s", err_text());
+        bench_close(&a);
+        bench_close(&b);
+    }
+    /* a file that names no optimizer */
+    struct bench a;
+    bool found;
+    start(&a, &optimizer_adamw_torch, &backend_cpu, false);
+    steps(&a, 0, 1);
+    must(optimizer_write(&a.learner, folder));
+    snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
+    struct tensors ts;
+    must(tensors_open(path, &ts));
+    struct tensor old[4];
+    static const char *const names[] = {"exp_avg", "exp_avg_sq", "step", "layout"};
+    for (int i = 0; i < 4; i++) old[i] = *fixture(&ts, names[i]);
+    char before[64];
+    snprintf(before, sizeof before, "%s/before", folder);
+    must(dir_make(before));
+    snprintf(path, sizeof path, "%s/optimizer.safetensors", before);
+    must(safetensors_write(path, old, 4));
+    tensors_close(&ts);
+    struct bench b;
+    start(&b, &optimizer_adamw_torch, &backend_cpu, false);
+    must(optimizer_read(&b.learner, before, &found));
+    assert_true(found && b.learner.optim_steps == 1);
+    for (int i = 0; i < 2; i++) assert_memory_equal(a.learner.state[i].p, b.learner.state[i].p, a.learner.state[i].bytes);
+    bench_close(&a);
+    bench_close(&b);
+    must(dir_remove(folder));
+}
+
+static void idle_states_lie_on_the_host(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-optim-XXXXXX";
+    struct backend card = backend_cpu;
+    card.name = "another memory";
+    card.mem = &other_memory;
+    assert_non_null(mkdtemp(folder));
+    for (int k = 0; k < OPTIMIZERS; k++) {
+        struct bench plain, away;
+        start(&plain, list[k], &card, false);
+        const size_t with = bytes.card, act = plain.wb.mem.act_bytes;
+        steps(&plain, 0, STEPS);
+        start(&away, list[k], &card, true);
+        const size_t states = optim_bytes(list[k], &away.learner.how, &away.st.params);
+        assert_int_equal(bytes.host, states);
+        assert_int_equal(bytes.card - with, with - states + away.wb.mem.act_bytes - act);
+        steps(&away, 0, HALF);
+        const size_t up = bytes.up, down = bytes.down;
+        steps(&away, HALF, HALF + 1);
+        assert_true(bytes.up - up >= states && bytes.down - down >= states);
+        must(optimizer_write(&away.learner, folder)); /* and from there into a file, and back */
+        for (int i = 0; i < away.learner.states; i++) memset(away.learner.state[i].p, 0xFF, away.learner.state[i].bytes);
+        bool found;
+        must(optimizer_read(&away.learner, folder, &found));
+        steps(&away, HALF + 1, STEPS);
+        same(&plain.learner, &away.learner);
+        bench_close(&plain);
+        bench_close(&away);
+        assert_int_equal(bytes.host, 0);
+    }
+    must(dir_remove(folder));
+}
+
+/* Updated in the backward pass the weights and states are those of a step at the end, bit for bit, of LoRA and of a whole model with a tied
+ * table; and gradients take less: of a whole model those of the table and of about a layer. */
+static void updates_in_the_backward_pass(void **state) {
+    (void)state;
+    for (int k = 0; k < OPTIMIZERS; k++) {
+        if (!list[k]->elementwise) continue;
+        for (int full = 0; full < 2; full++) {
+            struct bench at_end, fused;
+            struct fused lives;
+            (full ? start_full : start_plain)(&at_end, list[k], &backend_cpu);
+            (full ? start_full : start_plain)(&fused, list[k], &backend_cpu);
+            must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
+            fused.learner.fused = &lives;
+            const size_t whole = fused.st.params.trained, table = full ? 96 * 32 * 4 : 0;
+            assert_true(lives.bytes < whole && (!full || lives.bytes - table < (whole - table) / 2));
+            float *const room = fused.wb.grad;
+            fused.wb.grad = pages_take(lives.bytes);
+            memset(fused.wb.grad, 0xFF, lives.bytes);
+            const double a = steps(&at_end, 0, STEPS), b = steps(&fused, 0, STEPS);
+            assert_true(a == b);
+            same(&at_end.learner, &fused.learner);
+            pages_give(fused.wb.grad, lives.bytes);
+            fused.wb.grad = room;
+            bench_close(&at_end);
+            bench_close(&fused);
+            fused_free(&lives);
+        }
+    }
+}
+
+/* --- a real card ------------------------------------------------------------------------------------------------------- */
+static void same_weights(const char *what, const struct learner *a, const struct learner *b) {
+    const size_t n = a->st->params.trained;
+    float *x = to_host(a->backend, a->w, n), *y = to_host(b->backend, b->w, n);
+    if (memcmp(x, y, n)) flunk("%s with %s: other weights than after a plain step", a->optim->name, what);
+    free(x), free(y);
+}
+
+static void on_a_card(void **state) {
+    (void)state;
+    const struct backend *card = test_card();
+    card->configure(&(struct settings){.deterministic = true});
+    for (int k = 0; k < OPTIMIZERS; k++) {
+        struct bench plain, away, fused;
+        struct fused lives;
+        start(&plain, list[k], card, false);
+        start(&away, list[k], card, true);
+        steps(&plain, 0, STEPS);
+        steps(&away, 0, STEPS);
+        same_weights("offload", &plain.learner, &away.learner);
+        bench_close(&plain);
+        bench_close(&away);
+        if (!list[k]->elementwise) continue;
+        start_plain(&plain, list[k], card);
+        start_plain(&fused, list[k], card);
+        must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
+        fused.learner.fused = &lives;
+        steps(&plain, 0, STEPS);
+        steps(&fused, 0, STEPS);
+        same_weights("optimizer_in_bwd", &plain.learner, &fused.learner);
+        bench_close(&plain);
+        bench_close(&fused);
+        fused_free(&lives);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on), cmocka_unit_test(others_states_are_refused),
+                                       cmocka_unit_test(idle_states_lie_on_the_host), cmocka_unit_test(updates_in_the_backward_pass)};
+    const struct CMUnitTest card[] = {cmocka_unit_test(on_a_card)};
+    const int failed = test_card() ? cmocka_run_group_tests(card, NULL, NULL) : cmocka_run_group_tests(tests, NULL, NULL);
+    arena_free(&mem);
+    return failed;
+}
