@@ -82,6 +82,9 @@ static bool one_dial(const struct run *r, const struct dial *d, int n_dials, cha
     return false;
 }
 
+/* A prompt and an answer of a token each, or of what is generated. */
+static int64_t least_length(const struct run *r) { return r->objective->generates ? r->cfg->max_new_tokens + 2 : 2; }
+
 /* --- a refusal --------------------------------------------------------------------------------------------------------- */
 static const char *rank_key(const struct side_config *c, int64_t *rank) {
     const struct {
@@ -119,7 +122,7 @@ static bool one_change(const struct run *r, char *say, size_t n, struct found *f
                                  {.key = "generation_batch", .least = 1, .most = r->objective->generates ? r->cap.slots - 1 : 0}},
                       dear[] = {{.key = key, .least = 1, .most = key ? rank - 1 : 0},
                                 {.key = "max_length",
-                                 .least = (r->objective->generates ? r->cfg->max_new_tokens : 1) + 2,
+                                 .least = least_length(r),
                                  .most = r->cap.tokens - 1}};
     if (one_dial(r, quick, 2, say, n, f)) return true;
     if ((level = more_recomputation(r, f))) return snprintf(say, n, "gradient_checkpointing: %s", level), true;
@@ -193,7 +196,7 @@ err budget_solve(const struct run *r, const char *what, json_t **out) {
         struct dial d;
     } dials[] = {{"pass_tokens", {.key = "pass_tokens", .least = 1, .most = 1 << 20}},
                  {"generation_batch", {.key = "generation_batch", .least = 1, .most = r->objective->generates ? run_most_rows(r) : 0}},
-                 {"max_length", {.key = "max_length", .least = r->cfg->max_new_tokens + 2, .most = positions, .own_lengths = true}},
+                 {"max_length", {.key = "max_length", .least = least_length(r), .most = positions, .own_lengths = true}},
                  {"rank", {.key = key, .least = 1, .most = key ? r->model.shape.width : 0}},
                  {"base", {.key = NULL, .least = 1, .most = 1024}}};
     struct found f = {0};

@@ -337,28 +337,32 @@ static err plan_within(struct run *r, struct capacity least, const struct plan_a
 /* --- opening ------------------------------------------------------------------------------------------------------- */
 int64_t run_total(const struct run *r) { return r->warm_steps + r->cfg->max_steps; }
 
-/* Without data rows are as long as the configuration lets them be; of a plan like another's as long as that one's. */
-static err assume(struct run *r, const struct plan_ask *ask) {
-    const struct run *like = ask->like;
-    const int longest = (int)r->cfg->max_length, new = (int)r->cfg->max_new_tokens;
+/* What stands in for the data's labels. */
+static err assume_head(struct run *r, const struct run *like) {
+    if (like) r->head = like->head, r->classes = like->classes;
+    else if (r->objective->open)
+        return fail(E_USAGE, "'data' is missing: objective %s is planned with its data, which say how many rows the head has", r->cfg->objective);
+    return OK;
+}
+
+/* Without data rows are as long as max_length lets them be, where there are positions; of a plan like another's as long as that one's. */
+static void assume_lengths(struct run *r, const struct run *like) {
+    const int new = (int)r->cfg->max_new_tokens, context = r->model.shape.hard_context ? (int)r->model.shape.context - most_virtual(r) : INT32_MAX;
+    const int longest = r->cfg->max_length < context ? (int)r->cfg->max_length : context;
     if (like) {
-        r->head = like->head, r->classes = like->classes;
         const bool cut = longest < like->cfg->max_length; /* to less than its rows may have now */
         r->cap.tokens = cut && longest < like->cap.tokens ? longest : like->cap.tokens;
         r->cap.length = cut && longest < like->cap.length ? longest : like->cap.length;
     } else {
-        if (r->objective->open)
-            return fail(E_USAGE, "'data' is missing: objective %s is planned with its data, which say how many rows the head has",
-                        r->cfg->objective);
         r->cap.tokens = longest + (r->model.family->seq2seq ? 2 : 0); /* an EOS behind the prompt, a start before the answer */
         r->cap.length = longest + (*r->cfg->eval_data || *r->cfg->test_data ? new : 0); /* there prompts may be as long as rows */
         for (int i = 0; i < r->objective->sides; i++) { /* a text that was made, in a prompt of no more tokens than bytes */
-            const int prompt = (int)strlen(r->cfg->side[i].prompt) + 1;
-            if (prompt + 2 * new > r->cap.length) r->cap.length = prompt + 2 * new;
+            const int made = (int)strlen(r->cfg->side[i].prompt) + 1 + 2 * new;
+            if (made > r->cap.length) r->cap.length = made;
         }
+        if (r->cap.length > context) r->cap.length = context;
     }
     for (int i = 0; i < r->objective->sides; i++) r->side[i].longest = r->cap.tokens;
-    return OK;
 }
 
 static err open_sides(struct run *r, const struct plan_ask *ask) {
@@ -368,16 +372,16 @@ static err open_sides(struct run *r, const struct plan_ask *ask) {
         r->side[i].name = r->objective->sides > 1 ? names[i] : "";
     }
     r->cap.length = 1;
-    if (cfg->optimizer_in_bwd && cfg->check_accumulation)
+    if (r->cfg->optimizer_in_bwd && r->cfg->check_accumulation)
         return fail(E_USAGE, "check_accumulation looks at the gradient of a whole step, which optimizer_in_bwd never has: leave one of them out");
-    if (r->assumes) TRY(assume(r, ask));
+    if (r->assumes) TRY(assume_head(r, ask->like));
     else if (r->objective->open) TRY(r->objective->open(r));
     for (int i = 0; i < r->objective->sides; i++) {
         const struct recipe q = run_recipe(r, r->side[i].cfg);
         TRY(side_plans(r, &r->side[i]));
         if (r->cfg->optimizer_in_bwd) TRY(fused_allowed(&r->side[i].plans->st, &q, r->compute));
     }
-    if (r->assumes) return OK;
+    if (r->assumes) return assume_lengths(r, ask->like), OK;
     const size_t before = resident_bytes("VmHWM");
     TRY(r->objective->load(r));
     const size_t now = resident_bytes("VmRSS"), peak = resident_bytes("VmHWM");
