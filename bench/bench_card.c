@@ -369,7 +369,7 @@ int main(int argc, char **argv) {
     g.before = g.backend->mem->left();
     double t0 = seconds_now();
     die(model_open("random:1:bf16", argv[i++], &g.model));
-    if (!base) model_fill(&g.model);
+    if (!base) die(model_fill(&g.model));
     else if (!strcmp(base, "q4_k_m")) fill_stored(&g.model, DT_NONE);
     else if (dtype_parse(base)) fill_stored(&g.model, dtype_parse(base));
     else return fprintf(stderr, "bench_card: what is a base of '%s'?\n", base), 2;

@@ -17,6 +17,8 @@ export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000}
 case "${1:-exports}" in
 exports)
     "$python" tests/golden/make/exports_load.py --gguf $model --hf $hf
+    "$python" -c 'import bitsandbytes' 2>/dev/null || "$python" -m pip install -q bitsandbytes
+    "$python" tests/golden/make/quantised_loads.py --hf $hf
     exec "$python" tests/golden/make/peft_loads.py --gguf $model --hf $hf
     ;;
 llamacpp)

@@ -1,5 +1,5 @@
-/* `cyclora export`, `cyclora merge` and `cyclora convert`: three ways to ask for one thing, cyc_export(). What will be written is said
- * before, what was written and how its check went after; --json gives the library's answer as it is. */
+/* `cyclora export`, `cyclora merge`, `cyclora convert` and `cyclora quantize`: four ways to ask for one thing, cyc_export(). What will be
+ * written is said before, what was written and how its check went after; --json gives the library's answer as it is. */
 #define _POSIX_C_SOURCE 200809L
 #include "args.h"
 #include "cli.h"
@@ -80,6 +80,33 @@ const char help_convert[] =
     "Examples:\n"
     "  cyclora convert SmolLM2-135M-Instruct smollm2-q8.gguf --type q8_0\n"
     "  cyclora convert base.gguf base-hf\n"
+    "\n"
+    "Exit status as that of `cyclora export`.\n";
+
+const char help_quantize[] =
+    "Writes a model with its matrices quantised, once, to a file: what `quantization` of a run does each time that it starts.\n"
+    "\n"
+    "Usage: cyclora quantize MODEL --to TYPE -o OUT [--modules LIST] [--data FILE] ...\n"
+    "\n"
+    "  MODEL            a .gguf file or a Hugging Face folder, in f32, f16 or bf16\n"
+    "  --to TYPE        of the layers' linear matrices: nf4 (a Hugging Face folder as bitsandbytes has it, which transformers\n"
+    "                   and this program read), or q8_0, q6_k, q5_k, q4_k, q5_0, q4_0, ... (a GGUF file). A matrix whose rows a\n"
+    "                   type's blocks do not fit gets the next larger type whose blocks do\n"
+    "  -o, --out OUT    a folder for nf4, NAME.gguf for the others\n"
+    "  --modules LIST   other types for some: lm_head=q8_0,down_proj=q6_k,k_proj=none, by a name's ending or a regular\n"
+    "                   expression, the first that matches; none: as it is, as are embeddings, head, norms and biases that\n"
+    "                   nothing names. A tied table is embed_tokens and lm_head\n"
+    "  --no-double-quant  nf4: the scales stay f32 (4.5 bits a weight and not 4.127)\n"
+    "  --data FILE      texts on which both models are compared: JSONL, CSV, JSON or plain lines; --field F names the texts' field\n"
+    "  --tokens N       so many tokens of them (default 4096)\n"
+    "  --max-shard-size S, --force, --no-check, --json   as of `cyclora convert`\n"
+    "\n"
+    "Printed is what it costs: the mean KL divergence in nats of the quantised model's next-token distributions from the base's, on 64\n"
+    "fixed tokens and, with --data, on texts, where both models' perplexity is said too.\n"
+    "\n" CHECK "\n"
+    "Examples:\n"
+    "  cyclora quantize SmolLM2-135M-Instruct --to nf4 -o smollm2-nf4 --data held-out.jsonl\n"
+    "  cyclora quantize base-hf --to q4_k -o base-q4.gguf --modules embed_tokens=q6_k,lm_head=q6_k\n"
     "\n"
     "Exit status as that of `cyclora export`.\n";
 
@@ -165,6 +192,12 @@ static void print_check(const json_t *c) {
     putchar('\n');
 }
 
+static void print_likeness(const json_t *l) {
+    const double n = json_num(l, "tokens"), before = json_num(l, "perplexity_base"), after = json_num(l, "perplexity");
+    printf("  quality   %.0f tokens: mean KL %.4g nats (worst %.3g), same first choice at %.1f %%; perplexity %.3f -> %.3f (%+.2f %%)\n", n,
+           json_num(l, "mean_kl"), json_num(l, "worst_kl"), 100 * json_num(l, "same_top") / n, before, after, 100 * (after / before - 1));
+}
+
 static void on_done(void *ctx, const char *text) {
     (void)ctx;
     json_t *o = json_loads(text, 0, NULL);
@@ -178,6 +211,7 @@ static void on_done(void *ctx, const char *text) {
                json_num(w, "tensors"), json_object_get(o, "adapter") ? " with its deltas" : "", json_num(w, "relative"),
                json_text(w, "tensor"), json_text(w, "dtype"), json_num(w, "bound"));
     if (check) print_check(check);
+    if (json_object_get(o, "likeness")) print_likeness(json_object_get(o, "likeness"));
     const json_t *u = json_object_get(o, "undone");
     if (!u && json_is_true(json_object_get(o, "undo"))) printf("  undone    with no base to compare with (--like BASE)\n");
     if (u)
@@ -219,6 +253,7 @@ static int take_size(const char *text, int64_t *bytes) {
 struct common {
     const char *type, *shard;
     bool force, unchecked, undo, json;
+    int flags; /* more of them */
 };
 /* clang-format off */
 #define COMMON(c)                                                                                                     \
@@ -230,7 +265,7 @@ static int finish(const char *from, cyc_export_options *o, const struct common *
     int status = c->shard ? take_size(c->shard, &o->max_shard_bytes) : -1;
     if (status >= 0) return status;
     o->type = c->type;
-    o->flags = (c->force ? CYC_EXPORT_FORCE : 0) | (c->unchecked ? CYC_EXPORT_UNCHECKED : 0) | (c->undo ? CYC_EXPORT_UNDO : 0);
+    o->flags = (c->force ? CYC_EXPORT_FORCE : 0) | (c->unchecked ? CYC_EXPORT_UNCHECKED : 0) | (c->undo ? CYC_EXPORT_UNDO : 0) | c->flags;
     return run(from, o, c->json);
 }
 
@@ -280,4 +315,50 @@ int cmd_convert(int argc, char **argv) {
     if (!o.model) return args_missing("convert", "IN");
     if (!o.out) return args_missing("convert", "OUT");
     return finish(NULL, &o, &c);
+}
+
+/* "lm_head=q8_0,down_proj=none": the parts of a copy, which is freed with the list's first. */
+static const char **split_list(const char *text, size_t *n) {
+    const char **part = calloc(strlen(text) + 1, sizeof *part);
+    char *p = part ? strdup(text) : NULL;
+    for (*n = 0; p; *n += 1) {
+        part[*n] = p;
+        if ((p = strchr(p, ','))) *p++ = 0;
+    }
+    return part;
+}
+
+int cmd_quantize(int argc, char **argv) {
+    cyc_export_options o = {0};
+    struct common c = {0};
+    const char *modules = NULL, **part = NULL;
+    bool single = false;
+    int tokens = 4096;
+    const struct arg args[] = {{"MODEL", ARG_TEXT, &o.model, 0},
+                               {"--to", ARG_TEXT, &c.type, 0},
+                               {"-o", ARG_TEXT, &o.out, 0},
+                               {"--out", ARG_TEXT, &o.out, 0},
+                               {"--modules", ARG_TEXT, &modules, 0},
+                               {"--no-double-quant", ARG_FLAG, &single, 0},
+                               {"--data", ARG_TEXT, &o.data, 0},
+                               {"--field", ARG_TEXT, &o.data_field, 0},
+                               {"--tokens", ARG_INT, &tokens, 2},
+                               {"--max-shard-size", ARG_TEXT, &c.shard, 0},
+                               {"--force", ARG_FLAG, &c.force, 0},
+                               {"--no-check", ARG_FLAG, &c.unchecked, 0},
+                               {"--json", ARG_FLAG, &c.json, 0},
+                               {0}};
+    int status = args_parse("quantize", argc, argv, args);
+    if (status >= 0) return status;
+    if (!o.model) return args_missing("quantize", "MODEL");
+    if (!c.type) return args_missing("quantize", "--to");
+    if (!o.out) return args_missing("quantize", "--out");
+    if (o.data_field && !o.data) return cli_bad("quantize: --field says what is read of --data");
+    if (modules && !(part = split_list(modules, &o.n_modules))) return cli_bad("quantize: out of memory");
+    o.modules = part, o.data_tokens = tokens;
+    c.flags = CYC_EXPORT_QUANTIZE | (single ? CYC_EXPORT_SINGLE_QUANT : 0);
+    status = finish(NULL, &o, &c);
+    if (part) free((char *)(uintptr_t)part[0]);
+    free(part);
+    return status;
 }

@@ -207,7 +207,7 @@ int cyc_data_stats(const cyc_data_request *q, char **json);
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 
 /* --- files out ------------------------------------------------------------------------------------------------------- */
-enum { CYC_EXPORT_FORCE = 1, CYC_EXPORT_UNCHECKED = 2, CYC_EXPORT_UNDO = 4 };
+enum { CYC_EXPORT_FORCE = 1, CYC_EXPORT_UNCHECKED = 2, CYC_EXPORT_UNDO = 4, CYC_EXPORT_QUANTIZE = 8, CYC_EXPORT_SINGLE_QUANT = 16 };
 typedef struct cyc_export_options {
     const char *to;           /* "peft", "gguf-lora", "mlx": the adapter; "hf", "gguf": a model. NULL: "gguf" where out ends so, else "hf" */
     const char *model;        /* the base; NULL: the one that the adapter names */
@@ -217,8 +217,14 @@ typedef struct cyc_export_options {
     const char *side;         /* "A" or "B" of a run; NULL: all its adapters, each in a file or folder of its name */
     int64_t max_shard_bytes;  /* of safetensors; 0: 5 GB */
     int flags;                /* CYC_EXPORT_FORCE replaces what is there; CYC_EXPORT_UNCHECKED leaves the check by logits out; CYC_EXPORT_UNDO:
-                                 model is a merged one, of plain types, and the adapter is taken off: W - sBA, within the types' rounding */
+                                 model is a merged one, of plain types, and the adapter is taken off: W - sBA, within the types' rounding;
+                                 CYC_EXPORT_QUANTIZE: type is that of the blocks' linear layers ("nf4": a folder as bitsandbytes has it;
+                                 GGUF's: a file), and the rest stays; CYC_EXPORT_SINGLE_QUANT: nf4's scales are not quantised */
     const char *like;         /* with CYC_EXPORT_UNDO: the base to compare with; NULL: the one that the adapter names, where it is here */
+    const char *const *modules; /* with CYC_EXPORT_QUANTIZE: n_modules of "lm_head=q8_0", "k_proj=none": other types for some */
+    size_t n_modules;
+    const char *data, *data_field; /* ... texts on which base and result are compared; NULL: not compared on texts */
+    int64_t data_tokens;           /* so many tokens of them; 0: 4096 */
     void *ctx;
     void (*on_plan)(void *ctx, const char *json);                  /* what will be written; once for each output */
     void (*on_progress)(void *ctx, size_t done, size_t total);     /* bytes of this output */

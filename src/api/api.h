@@ -38,6 +38,9 @@ const struct backend *api_backend(const cyc_model *m); /* where it computes */
 /* The mean of rows [n, C], of length 1 if wanted. */
 void api_mean(const float *rows, int n, int64_t C, bool normalize, float *out);
 
+/* Of options with data: its texts, tokenised, up to data_tokens; n of them in *list, which the caller frees either way. */
+err api_read_texts(const cyc_export_options *o, struct ids **list, int *n);
+
 int api_code(err e); /* a library error as the API's return value */
 volatile int *api_stop(void); /* what cyc_stop() sets; who saw it sets it back */
 struct json_t;

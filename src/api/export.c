@@ -130,6 +130,27 @@ static err one(const cyc_export_options *o, const char *from, struct export_requ
     return e;
 }
 
+/* --- quantising ------------------------------------------------------------------------------------------------------ */
+static err quantise(const cyc_export_options *o, struct export_request *r, arena *mem, json_t *outputs) {
+    struct rules rules;
+    struct ids *texts = NULL;
+    cyc_export_options all = *o;
+    if (!all.data_tokens) all.data_tokens = 4096;
+    if (!o->type) return fail(E_USAGE, "quantising needs a type (nf4, q8_0, q6_k, q4_k, ...)");
+    if (o->data_tokens < 0) return fail(E_USAGE, "%lld tokens are no number of tokens to compare models on", (long long)o->data_tokens);
+    TRY(rules_read(o->type, o->modules, (int)o->n_modules, "modules", mem, &rules));
+    rules.nested = !(o->flags & CYC_EXPORT_SINGLE_QUANT);
+    r->rules = &rules;
+    r->type = DT_NONE;
+    r->most_tokens = all.data_tokens;
+    err e = o->data ? api_read_texts(&all, &texts, &r->n_texts) : OK;
+    r->texts = texts;
+    if (!e) e = one(o, o->model, r, NULL, false, mem, outputs);
+    for (int i = 0; texts && i < r->n_texts; i++) ids_free(&texts[i]);
+    free(texts);
+    return e;
+}
+
 static err export_all(const char *from, const cyc_export_options *o, arena *mem, json_t *outputs) {
     struct source s[3];
     int n = 0;
@@ -141,6 +162,10 @@ static err export_all(const char *from, const cyc_export_options *o, arena *mem,
                                .unchecked = o->flags & CYC_EXPORT_UNCHECKED};
     r.to = o->to ? o->to : o->out && str_ends(o->out, ".gguf") ? "gguf" : "hf";
     TRY(export_known(r.to));
+    if (o->flags & CYC_EXPORT_QUANTIZE) {
+        if (from || !o->model || !o->out) return fail(E_USAGE, "what is quantised is a model, and it needs a place to write to");
+        return quantise(o, &r, mem, outputs);
+    }
     if (o->type && !(r.type = dtype_parse(o->type)))
         return fail(E_USAGE, "--type %s: there is no such type (f32, f16, bf16, q8_0, q4_0, q6_k, ...: the names that GGUF has)", o->type);
     if (!from) {

@@ -14,7 +14,8 @@ const struct dtype_info dtype_info[DT_ALL] = {
     [DT_Q4_K] = {"q4_k", 256, 144},     [DT_Q5_K] = {"q5_k", 256, 176},
     [DT_Q6_K] = {"q6_k", 256, 210},     [DT_IQ4_NL] = {"iq4_nl", 32, 18},
     [DT_IQ4_XS] = {"iq4_xs", 256, 136}, [DT_NF4] = {"nf4", 64, 36},
-    [DT_E4M3] = {"f8_e4m3", 64, 68},    [DT_F8] = {"fp8", 1, 2},
+    [DT_E4M3] = {"f8_e4m3", 64, 68},    [DT_INT8] = {"int8", 64, 68},
+    [DT_F8] = {"fp8", 1, 2},
 };
 
 const float nf4_code[16] = {-1.0f,
@@ -214,6 +215,11 @@ static void e4m3(const uint8_t *b, float *y) {
     for (int i = 0; i < 64; i++) y[i] = d * e4m3_to_f32(b[4 + i]);
 }
 
+static void int8(const uint8_t *b, float *y) {
+    float d = float_at(b);
+    for (int i = 0; i < 64; i++) y[i] = d * (float)(int8_t)b[4 + i];
+}
+
 static void dequantise_block(dtype dt, const uint8_t *b, float *y) {
     switch (dt) {
     case DT_Q4_0: q4(b, y, false); break;
@@ -230,6 +236,7 @@ static void dequantise_block(dtype dt, const uint8_t *b, float *y) {
     case DT_IQ4_XS: iq4_xs(b, y); break;
     case DT_NF4: nf4(b, y); break;
     case DT_E4M3: e4m3(b, y); break;
+    case DT_INT8: int8(b, y); break;
     default: break;
     }
 }

@@ -19,9 +19,10 @@
  *   Q6_K   256 weights: 128 bytes low 4 bits, 64 bytes high 2 bits, 16 int8 scales, f16 d;        w = d * sc * (q - 32)
  *   IQ4_NL  32 weights: f16 d, nibbles;                                                          w = d * code[q]
  *   IQ4_XS 256 weights: f16 d, 8 scales of 6 bits (u16 high 2, 4 bytes low 4), 8 times nibbles;   w = d * (sc - 32) * code[q]
- * Of our own (model/packed.c makes them from safetensors; a file never has them):
+ * Of our own (io/packed.c makes them from safetensors, model/quantised.c from plain weights; a GGUF file never has them):
  *   NF4     64 weights: f32 absmax, 2 times nibbles;                                             w = absmax * code[q]
  *   E4M3    64 weights: f32 scale, 64 bytes of f8 (4 bits of exponent, 3 of mantissa, no NaN);    w = scale * f8
+ *   INT8    64 weights: f32 scale, the same for the whole row, 64 int8;                            w = scale * q
  *
  * F8 is no format of files but how a backend may keep a matrix [O, C] (backend.h, keep): e4m3 numbers row by row, the same
  * numbers column by column (the products of both directions want their summed index last), then an f32 scale for each row,
@@ -53,6 +54,7 @@ typedef enum dtype {
     DT_IQ4_XS,
     DT_NF4,
     DT_E4M3,
+    DT_INT8,
     DT_COUNT,
     DT_F8 = DT_COUNT,
     DT_ALL
@@ -95,8 +97,11 @@ static inline int iq4_xs_scale(const uint8_t *b, int64_t i) {
 
 /* The definition of each format: n elements (a multiple of the block) starting at src, as f32. */
 void dequantise_row(dtype dt, const void *src, float *dst, int64_t n);
-/* Encodes n f32 values, a multiple of the block (quantise.c); for the types that dtype_writable(). */
+/* Encodes n f32 values, a multiple of the block and of INT8 a whole row (quantise.c); for the types that dtype_writable(). */
 void quantise_row(dtype dt, const float *src, void *dst, int64_t n);
 bool dtype_writable(dtype dt); /* can quantise_row() encode it? */
+/* `want`, or where its blocks do not fit rows of so many the smallest type of GGUF's with more bits whose blocks do; of types that GGUF does not
+ * have DT_NONE then. */
+dtype dtype_fitting(dtype want, int64_t cols);
 
 #endif

@@ -186,17 +186,18 @@ static void q6_k(const float *x, uint8_t *b) {
 
 /* --- blocks of 64, our own ---------------------------------------------------------------------------------------- */
 
+/* As bitsandbytes rounds: what a weight is of its absmax, by a reciprocal that is rounded first; of two codes that are equally near the
+ * smaller. */
 static void nf4(const float *x, uint8_t *b) {
-    float big = 0;
+    float big = 0, v[64];
+    uint8_t q[64] = {0};
     for (int i = 0; i < 64; i++) big = fmaxf(big, fabsf(x[i]));
+    const float by = 1 / fmaxf(big, 1e-38f);
+    for (int i = 0; i < 64; i++) v[i] = x[i] * by; /* beyond 1 by a rounding at most: still the last code */
+    for (int k = 0; k < 15; k++)
+        for (int i = 0; i < 64; i++) q[i] += v[i] > (nf4_code[k] + nf4_code[k + 1]) / 2;
     memcpy(b, &big, 4);
-    memset(b + 4, 0, 32);
-    for (int i = 0; i < 64; i++) {
-        float v = x[i] * inverse(big);
-        int q = 0;
-        while (q < 15 && v > (nf4_code[q] + nf4_code[q + 1]) / 2) q++;
-        b[4 + i / 32 * 16 + i % 16] |= (uint8_t)(q << (i % 32 / 16 * 4));
-    }
+    for (int i = 0; i < 32; i++) b[4 + i] = (uint8_t)(q[i / 16 * 32 + i % 16] | q[i / 16 * 32 + i % 16 + 16] << 4);
 }
 
 /* The nearest of the 127 magnitudes, ties to the even one. */
@@ -224,9 +225,32 @@ static void e4m3(const float *x, uint8_t *b) {
     for (int i = 0; i < 64; i++) b[4 + i] = to_e4m3(x[i] * inv);
 }
 
+/* One scale for the row: bitsandbytes' LLM.int8() without outliers (Dettmers et al. 2022), whose scale is the largest magnitude over 127. */
+static void int8_row(const float *x, uint8_t *b, int64_t n) {
+    float big = 0;
+    for (int64_t i = 0; i < n; i++) big = fmaxf(big, fabsf(x[i]));
+    const float d = big * (1.0f / 127), by = 127 * inverse(big);
+    for (int64_t i = 0; i < n; i++) {
+        if (i % 64 == 0) memcpy(b + i / 64 * 68, &d, 4);
+        b[i / 64 * 68 + 4 + i % 64] = (uint8_t)clamp_round(x[i] * by, -127, 127);
+    }
+}
+
 bool dtype_writable(dtype dt) {
     return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL &&
            dt != DT_IQ4_XS;
+}
+
+static double bits(dtype dt) { return 8.0 * dtype_info[dt].bytes / dtype_info[dt].block; }
+static bool ggufs(dtype dt) { return dtype_writable(dt) && dt < DT_NF4; }
+
+dtype dtype_fitting(dtype want, int64_t cols) {
+    dtype best = DT_F32;
+    if (cols % dtype_info[want].block == 0) return want;
+    if (!ggufs(want)) return DT_NONE;
+    for (int i = 1; i < DT_COUNT; i++)
+        if (ggufs((dtype)i) && cols % dtype_info[i].block == 0 && bits((dtype)i) > bits(want) && bits((dtype)i) < bits(best)) best = (dtype)i;
+    return best;
 }
 
 static void quantise_block(dtype dt, const float *x, uint8_t *b) {
@@ -253,6 +277,8 @@ void quantise_row(dtype dt, const float *src, void *dst, int64_t n) {
         return;
     }
     uint8_t *b = dst;
+    if (dt == DT_INT8) int8_row(src, b, n);
+    if (dt == DT_INT8) return;
     const int block = dtype_info[dt].block, bytes = dtype_info[dt].bytes;
     for (int64_t i = 0; i < n; i += block, b += bytes) quantise_block(dt, src + i, b);
 }

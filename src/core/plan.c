@@ -339,7 +339,9 @@ err plan_place(struct plan *pl, struct residents *rs) {
                         fresh.bytes, rs->bytes);
         rs->r[rs->n++] = fresh;
         rs->bytes += fresh.bytes;
+        if (rs->make) TRY(rs->make(rs->ctx, x->data));
         TRY(bring(pl->backend, x, &w, fresh.at));
+        if (rs->drop) rs->drop(rs->ctx, x->data);
         x->at = fresh.at;
     }
     return OK;

@@ -42,6 +42,10 @@ struct residents {
     int n, cap;
     struct resident { const void *host; void *at; size_t bytes; } *r;
     size_t bytes;
+    /* Tensors that are made on the host when they are wanted, and may go again when the backend has them; NULL: all are there. */
+    err (*make)(void *ctx, const void *host);
+    void (*drop)(void *ctx, const void *host);
+    void *ctx;
 };
 /* Brings the plan's base weights to its backend: those that are not there yet. */
 err plan_place(struct plan *pl, struct residents *rs);

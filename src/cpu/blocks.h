@@ -14,15 +14,15 @@ enum { AHEAD = 4096, B_AHEAD = 32 };
 /* dtype_info, known to the compiler. */
 INLINE bool is_super(dtype dt) { return (dt >= DT_Q2_K && dt <= DT_Q6_K) || dt == DT_IQ4_XS; }
 INLINE int dtype_block(const dtype dt) {
-    return dt < DT_Q4_0 ? 1 : dt == DT_NF4 || dt == DT_E4M3 ? 64 : is_super(dt) ? 256 : 32;
+    return dt < DT_Q4_0 ? 1 : dt >= DT_NF4 ? 64 : is_super(dt) ? 256 : 32; /* those of our own are the last */
 }
 INLINE size_t dtype_bytes(const dtype dt) {
-    static const uint8_t bytes[] = {0, 4, 2, 2, 4, 18, 20, 22, 24, 34, 84, 110, 144, 176, 210, 18, 136, 36, 68};
+    static const uint8_t bytes[] = {0, 4, 2, 2, 4, 18, 20, 22, 24, 34, 84, 110, 144, 176, 210, 18, 136, 36, 68, 68};
     _Static_assert(sizeof bytes == DT_COUNT, "a row for each type");
     return bytes[dt];
 }
 /* The types by how they are unpacked: SMALL ones block by block, SUPER ones through bytes (k_codes). */
-#define SMALL(X) X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(IQ4_NL) X(NF4) X(E4M3)
+#define SMALL(X) X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(IQ4_NL) X(NF4) X(E4M3) X(INT8)
 #define SUPER(X) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_XS)
 /* Bytes of 32 weights of a row, rounded down in super-blocks. */
 INLINE size_t bytes32(const dtype dt) { return dtype_bytes(dt) * 32 / (size_t)dtype_block(dt); }
@@ -52,7 +52,7 @@ struct scales {
 INLINE void group_scale(const dtype dt, const uint8_t *row, int64_t j, float *v) {
     const uint8_t *b = row + (size_t)(dtype_block(dt) == 64 ? j / 2 : j) * dtype_bytes(dt);
     __m128 s = _mm_setzero_ps();
-    if (dt == DT_NF4 || dt == DT_E4M3) s = _mm_load_ss((const float *)(const void *)b);
+    if (dt >= DT_NF4) s = _mm_load_ss((const float *)(const void *)b);
     else s = _mm_cvtph_ps(_mm_cvtsi32_si128((int)(dt == DT_Q4_1 || dt == DT_Q5_1 ? get32(b) : get16(b))));
     _mm_storel_pi((__m64 *)(void *)v, s);
 }

@@ -66,6 +66,7 @@ INLINE __m256 load8(const dtype dt, const uint8_t *row, int64_t j, int c, const 
         return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)(b + 2 + 8 * c))), _mm256_set1_ps(s[0]));
     case DT_IQ4_NL: return _mm256_mul_ps(codes8(dt, nibbles8(b + 2, c)), _mm256_set1_ps(s[0]));
     case DT_NF4: return _mm256_mul_ps(codes8(dt, nibbles8(b + 4 + 16 * i, c)), _mm256_set1_ps(s[0]));
+    case DT_INT8: return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)(b + 4 + 32 * i + 8 * c))), _mm256_set1_ps(s[0]));
     default: return load8_e4m3(b + 4 + 32 * i + 8 * c, s[0]);
     }
 }

@@ -31,6 +31,11 @@ INLINE void load_q5(const uint8_t *q, uint32_t bits, __m512 d, __m512 m, __m512 
     *hi = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(c, 1))), d, m);
 }
 
+INLINE void load_int8(const uint8_t *q, __m512 s, __m512 *lo, __m512 *hi) {
+    *lo = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)q))), s);
+    *hi = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(q + 16)))), s);
+}
+
 /* Through f16, whose exponent is 8 less: (f8 / 256) * (256 s) rounds as f8 * s does. */
 INLINE __m512 load_e4m3(const uint8_t *p, float s) {
     __m256i v = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p));
@@ -65,10 +70,8 @@ INLINE void load32(const dtype dt, const uint8_t *row, int64_t j, const float *s
     case DT_Q4_1: load_nibbles(b + 4, _mm512_fmadd_ps(nibble_table(), S, _mm512_set1_ps(s[1])), lo, hi); break;
     case DT_Q5_0: load_q5(b + 6, get32(b + 2), S, _mm512_set1_ps(-16 * s[0]), lo, hi); break;
     case DT_Q5_1: load_q5(b + 8, get32(b + 4), S, _mm512_set1_ps(s[1]), lo, hi); break;
-    case DT_Q8_0:
-        *lo = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(b + 2)))), S);
-        *hi = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(b + 18)))), S);
-        break;
+    case DT_Q8_0: load_int8(b + 2, S, lo, hi); break;
+    case DT_INT8: load_int8(b + 4 + 32 * i, S, lo, hi); break;
     case DT_IQ4_NL: load_nibbles(b + 2, _mm512_mul_ps(code_table(dt), S), lo, hi); break;
     case DT_NF4: load_nibbles(b + 4 + 16 * i, _mm512_mul_ps(code_table(dt), S), lo, hi); break;
     default: *lo = load_e4m3(b + 4 + 32 * i, s[0]), *hi = load_e4m3(b + 20 + 32 * i, s[0]); break;

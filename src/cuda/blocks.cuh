@@ -1,7 +1,7 @@
 /* Stored weights, four at a time: what dequant.cu and matvec.cu (in f32) know of the formats of base/dtype.h.
  *
  * A block starts at any even byte (Q4_0: 18 bytes, Q8_0: 34, Q6_K: 210 ..), so words of a block are read as two halves, but in the
- * formats whose blocks are whole words (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K, IQ4_XS, NF4, E4M3) and plain types. A group is four weights e..e+3 with e a multiple of
+ * formats whose blocks are whole words (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K, IQ4_XS, and our own) and plain types. A group is four weights e..e+3 with e a multiple of
  * 4: it never crosses a scale, and its quants are one byte each of a word. Products of few rows on the tensor
  * cores read eight at a time (quants.cuh).
  *
@@ -30,13 +30,14 @@ template <> struct block_of<DT_IQ4_NL> { enum { bytes = 18, weights = 32 }; };
 template <> struct block_of<DT_IQ4_XS> { enum { bytes = 136, weights = 256 }; };
 template <> struct block_of<DT_NF4> { enum { bytes = 36, weights = 64 }; };
 template <> struct block_of<DT_E4M3> { enum { bytes = 68, weights = 64 }; };
+template <> struct block_of<DT_INT8> { enum { bytes = 68, weights = 64 }; };
 template <> struct block_of<DT_Q8_0> { enum { bytes = 34, weights = 32 }; };
 template <> struct block_of<DT_Q6_K> { enum { bytes = 210, weights = 256 }; };
 
 /* CASE(type) for every type that is stored. */
 #define EACH_STORED(CASE)                                                                                             \
     CASE(DT_F32) CASE(DT_F16) CASE(DT_BF16) CASE(DT_Q4_0) CASE(DT_Q4_1) CASE(DT_Q5_0) CASE(DT_Q5_1) CASE(DT_Q8_0) CASE(DT_Q2_K) \
-    CASE(DT_Q3_K) CASE(DT_Q4_K) CASE(DT_Q5_K) CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3)
+    CASE(DT_Q3_K) CASE(DT_Q4_K) CASE(DT_Q5_K) CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3) CASE(DT_INT8)
 
 HD uint32_t load_u16(const uint8_t *p) { return *(const uint16_t *)p; }
 HD uint32_t load_u32(const uint8_t *p) { return *(const uint32_t *)p; }             /* p a multiple of 4 */
@@ -162,7 +163,11 @@ template <int DT> HD void super4(const uint8_t *b, int j, float w[4]) {
 template <int DT> HD void own4(const uint8_t *b, int j, float w[4]) {
     float d = bits_f32(load_u32(b));
     uint32_t q = DT == DT_NF4 ? load_u32(b + 4 + 16 * (j >> 5) + (j & 15)) >> (j >> 4 & 1) * 4 : load_u32(b + 4 + j);
-    for (int i = 0; i < 4; i++) w[i] = mul_rn(d, DT == DT_NF4 ? nf4_value(q >> 8 * i & 15) : e4m3_value(q >> 8 * i & 255));
+    for (int i = 0; i < 4; i++) {
+        if constexpr (DT == DT_NF4) w[i] = mul_rn(d, nf4_value(q >> 8 * i & 15));
+        else if constexpr (DT == DT_INT8) w[i] = mul_rn(d, byte_f32(q ^ 0x80808080u, i, 128));
+        else w[i] = mul_rn(d, e4m3_value(q >> 8 * i & 255));
+    }
 }
 
 /* Weights e..e+3 (e a multiple of 4) of the run of blocks, or of plain elements, at src; src 16-byte aligned. */

@@ -115,6 +115,6 @@ err cuda_matvec_stored(dtype x_dt, const struct job *q, int n);
 /* quants.cuh's types are the ones it knows; fma_rows takes the same with f32 x. */
 #define EACH_QUANT(CASE)                                                                                              \
     CASE(DT_Q4_0) CASE(DT_Q4_1) CASE(DT_Q5_0) CASE(DT_Q5_1) CASE(DT_Q8_0) CASE(DT_Q3_K) CASE(DT_Q4_K) CASE(DT_Q5_K) \
-    CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3)
+    CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3) CASE(DT_INT8)
 
 #endif

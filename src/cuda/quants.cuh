@@ -41,6 +41,7 @@ template <> struct quant<DT_IQ4_NL> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_IQ4_XS> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_NF4> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_E4M3> : traits<FP8, 0, false, 128> {};
+template <> struct quant<DT_INT8> : traits<INTEGERS, 128, false, 128> {};
 
 template <typename T, int DT> HD constexpr bool in_excess(void) { return T_is_bf16<T>::yes && quant<DT>::kind == INTEGERS && quant<DT>::step == 256 && !quant<DT>::sixteenths; }
 template <typename T, int DT> HD constexpr float excess(void) { return in_excess<T, DT>() ? 128.0f + (float)quant<DT>::zero : 0; }
@@ -84,8 +85,8 @@ template <int DT> HD uint2 codes8(const uint8_t *p, int j, int t) {
         uint2 q = nibbles8<words>(fifth + 4, t);
         const uint32_t high = fifth[t];
         return make_uint2(q.x | spread_bits(high, 4), q.y | spread_bits(high >> 4, 4));
-    } else if constexpr (DT == DT_Q8_0) {
-        uint2 q = two_words<words>(b + 2 + 8 * t);
+    } else if constexpr (DT == DT_Q8_0 || DT == DT_INT8) {
+        uint2 q = two_words<words>(b + (DT == DT_Q8_0 ? 2 : 4 + (j & 32)) + 8 * t);
         return make_uint2(q.x ^ 0x80808080u, q.y ^ 0x80808080u);
     } else if constexpr (DT == DT_E4M3) return two_words<words>(b + 4 + (j & 32) + 8 * t);
     else if constexpr (DT == DT_Q6_K) return make_uint2(q6_quants(b, j + 8 * t), q6_quants(b, j + 8 * t + 4));
@@ -205,7 +206,7 @@ template <typename T, int DT> HD void line32(const uint8_t *p, int j, float *sca
     } else if constexpr (DT == DT_IQ4_XS) {
         const int g = j >> 5, sc = (b[4 + (g >> 1)] >> 4 * (g & 1) & 15) | (load_u16(b + 2) >> 2 * g & 3) << 4;
         *scale = mul_rn(half_f32(load_u16(b)), (float)(sc - 32));
-    } else if constexpr (DT == DT_NF4) *scale = bits_f32(load_u32(b));
+    } else if constexpr (DT == DT_NF4 || DT == DT_INT8) *scale = bits_f32(load_u32(b));
     else if constexpr (DT == DT_E4M3) *scale = mul_rn(bits_f32(load_u32(b)), T_is_bf16<T>::yes ? 1.0f : 256.0f);
     else if constexpr (quant<DT>::offset) {
         const uint32_t h = load_u32(b);

@@ -1,6 +1,7 @@
 /* See check.h. */
 #include "export/check.h"
 #include "base/philox.h"
+#include "gen/likeness.h"
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -105,45 +106,12 @@ static err pass_open(struct pass *p, const struct check *c, const struct model *
 }
 
 /* --- comparing ------------------------------------------------------------------------------------------------------- */
-static double log_sum(const float *x, int64_t n) {
-    double most = x[0], sum = 0;
-    for (int64_t i = 1; i < n; i++) most = x[i] > most ? x[i] : most;
-    for (int64_t i = 0; i < n; i++) sum += exp(x[i] - most);
-    return most + log(sum);
-}
-
-/* Of one position. */
-struct distance {
-    double kl, worst, square, spread;
-    int64_t at;
-    bool same_top;
-};
-
-static struct distance distance_of(const float *p, const float *q, int64_t n) {
-    struct distance d = {.worst = -1};
-    double zp = log_sum(p, n), zq = log_sum(q, n), mean = 0;
-    int64_t top_p = 0, top_q = 0;
-    for (int64_t i = 0; i < n; i++) mean += p[i];
-    mean /= (double)n;
-    for (int64_t i = 0; i < n; i++) {
-        double diff = (double)q[i] - p[i], lp = p[i] - zp, lq = q[i] - zq;
-        d.kl += exp(lp) * (lp - lq);
-        d.square += diff * diff;
-        d.spread += (p[i] - mean) * (p[i] - mean);
-        if (!(fabs(diff) <= d.worst)) d.worst = fabs(diff), d.at = i;
-        if (p[i] > p[top_p]) top_p = i;
-        if (q[i] > q[top_q]) top_q = i;
-    }
-    d.same_top = top_p == top_q;
-    return d;
-}
-
 /* Over all positions; *where is the worst one. */
 static struct distance compare(const struct check *c, const float *p, const float *q, int *where, int *agree) {
     struct distance each[ROWS * ROW_TOKENS], all = {.worst = -1};
     *agree = 0;
 #pragma omp parallel for schedule(dynamic)
-    for (int i = 0; i < c->n; i++) each[i] = distance_of(p + i * c->vocab, q + i * c->vocab, c->vocab);
+    for (int i = 0; i < c->n; i++) each[i] = logits_distance(p + i * c->vocab, q + i * c->vocab, c->vocab);
     for (int i = 0; i < c->n; i++) {
         all.kl += each[i].kl / c->n;
         all.square += each[i].square;

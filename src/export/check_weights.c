@@ -31,7 +31,7 @@ static double worst_of(dtype dt) {
 /* The type in the file: what the model has may be a copy in f32. */
 static dtype stored_as(const struct model *m, const struct weight *w) {
     const struct tensor *t = tensor_of_weight(m, w);
-    return t ? t->dt : w->dt;
+    return t && t->dt ? t->dt : w->dt;
 }
 
 static int64_t row_in(const struct weight *w, int64_t row) { return w->rope_heads ? rope_row_in_pairs(row, w->d[0] / w->rope_heads) : row; }

@@ -472,6 +472,16 @@ static err config_copied(const struct model *m, json_t **out) {
     return e || !m->stretched ? e : config_stretched(m, *out);
 }
 
+/* bitsandbytes' section, with every matrix that stayed as it was among those that transformers leaves alone. */
+static json_t *quantization_json(const struct model *m, dtype type, const dtype *to) {
+    json_t *skipped = m->shape.tied ? json_pack("[s]", "lm_head") : json_array();
+    for (int i = 0; i < m->n; i++)
+        if (m->w[i].nd == 2 && !to[i]) json_array_append_new(skipped, json_string(m->w[i].module));
+    return json_pack("{s:s, s:b, s:b, s:b, s:b, s:s, s:b, s:s, s:s, s:o}", "quant_method", "bitsandbytes", "load_in_4bit", 1, "load_in_8bit", 0,
+                     "_load_in_4bit", 1, "_load_in_8bit", 0, "bnb_4bit_quant_type", "nf4", "bnb_4bit_use_double_quant", (int)m->nested,
+                     "bnb_4bit_quant_storage", "uint8", "bnb_4bit_compute_dtype", dtype_word(type), "llm_int8_skip_modules", skipped);
+}
+
 /* "LlamaForCausalLM", "GPT2LMHeadModel" or "BertModel" becomes "...ForSequenceClassification". AutoModelFor... goes by model_type and does without. */
 static err as_classifier(json_t *config, const struct head *h) {
     const char *was = json_string_value(json_array_get(json_object_get(config, "architectures"), 0)), *end = NULL;
@@ -485,13 +495,14 @@ static err as_classifier(json_t *config, const struct head *h) {
     return head_labels(h, config);
 }
 
-static err write_config(const struct model *m, dtype type, const struct head *head, const char *folder) {
+static err write_config(const struct model *m, const struct folder_form *f, const char *folder) {
     json_t *j = NULL;
     str path = {0};
     if (!m->gguf && !m->random) TRY(config_copied(m, &j));
     else TRY(config_found(m, &j));
-    if (head) TRY(as_classifier(j, head));
-    json_object_set_new(j, json_object_get(j, "dtype") ? "dtype" : "torch_dtype", json_string(dtype_word(type)));
+    if (f->head) TRY(as_classifier(j, f->head));
+    json_object_set_new(j, json_object_get(j, "dtype") ? "dtype" : "torch_dtype", json_string(dtype_word(f->type)));
+    if (f->to) json_object_set_new(j, "quantization_config", quantization_json(m, f->type, f->to));
     char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     str_addf(&path, "%s/config.json", folder);
     err e = text && !path.failed ? file_write(path.p, text, strlen(text)) : fail(E_MEMORY, "out of memory");
@@ -541,8 +552,8 @@ static err copy_neighbours(const char *from, const char *to) {
     return e;
 }
 
-err folder_make(const struct model *m, dtype type, const struct head *head, const char *folder) {
-    TRY(write_config(m, type, head, folder));
+err folder_make(const struct model *m, const struct folder_form *f, const char *folder) {
+    TRY(write_config(m, f, folder));
     if (m->random) return OK;
     if (!m->gguf) return copy_neighbours(m->path, folder);
     if (gguf_find(m->files.meta, "tokenizer.ggml.tokens")) return tokenizer_to_hf(&m->files, folder);

@@ -14,8 +14,13 @@ err crossing_twin(const struct model *m, struct model *out);
 
 /* All metadata of the output, tokenizer included. type: of most matrices. */
 err metadata_make(const struct model *m, dtype type, struct gguf_keys *out);
-/* config.json, generation_config.json and the tokenizer's files of the output, into a folder. head: NULL, or what lies in it beside the model, so that
- * it is one of transformers' classifiers. */
-err folder_make(const struct model *m, dtype type, const struct head *head, const char *folder);
+/* What a folder says of its numbers. */
+struct folder_form {
+    dtype type;              /* of most matrices; of quantised ones what they were */
+    const struct head *head; /* what lies in it beside the model, so that it is one of transformers' classifiers; NULL: nothing */
+    const dtype *to;         /* what the matrices were quantised to (items_plan_hf); NULL: nothing */
+};
+/* config.json, generation_config.json and the tokenizer's files of the output, into a folder. */
+err folder_make(const struct model *m, const struct folder_form *f, const char *folder);
 
 #endif

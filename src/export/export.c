@@ -8,6 +8,8 @@
 #include "export/place.h"
 #include "export/untie.h"
 #include "gen/generate.h"
+#include "gen/likeness.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +50,7 @@ struct job {
     struct structure st; /* the adapter for the graph */
     float *weights;
     struct items items;   /* of a model */
+    dtype *to;            /* by rules: a type for each of the base's weights; NULL: without */
     struct lora_out lora; /* of an adapter */
     struct gguf_keys keys;
     struct tensors_out out;
@@ -116,8 +119,14 @@ static bool in_graph(const struct job *j) { return j->r->adapter && j->deltas.n 
 
 static err open_job(struct job *j) {
     TRY(model_open(j->r->base, j->r->base_config, &j->base));
-    model_fill(&j->base);
+    TRY(model_fill(&j->base));
     open_tokenizer(j);
+    if (j->r->rules) {
+        j->to = arena_alloc(&j->base.mem, (size_t)j->base.n * sizeof *j->to + 1);
+        if (!j->to) return fail(E_MEMORY, "out of memory");
+        TRY(rules_apply(j->r->rules, &j->base, j->to));
+        j->base.nested = j->r->rules->nested;
+    }
     if (!j->r->adapter) return j->form->kind == KIND_LORA ? fail(E_USAGE, "--to %s needs an adapter", j->form->name) : OK;
     if (j->r->hash && !j->base.random) model_hash(&j->base, j->hash);
     TRY(untie_for(j->r->adapter, &j->base));
@@ -156,8 +165,8 @@ static struct structure *structure_or_null(struct job *j) { return in_graph(j) ?
 static err begin(struct job *j, const char *path, struct tensors_out *out) {
     size_t shard = j->r->max_shard ? j->r->max_shard : SHARD_BYTES;
     if (j->form->kind == KIND_LORA) return lora_out_begin(&j->lora, path, out);
-    if (j->form->kind == KIND_HF) return tensors_out_safetensors(out, path, j->items.t, j->items.n, shard);
-    return tensors_out_gguf(out, path, &j->keys, j->items.t, j->items.n);
+    if (j->form->kind == KIND_HF) return tensors_out_safetensors(out, path, j->items.t, j->items.n_t, shard);
+    return tensors_out_gguf(out, path, &j->keys, j->items.t, j->items.n_t);
 }
 
 static err plan_output(struct job *j) {
@@ -172,9 +181,9 @@ static err plan_output(struct job *j) {
         TRY(lora_out_plan(&j->lora, j->form->lora, &j->base, d, j->r->type));
         j->write_bytes = lora_out_bytes(&j->lora);
     } else if (j->form->kind == KIND_HF) {
-        TRY(items_plan_hf(&j->items, &j->base, d, j->r->type));
+        TRY(items_plan_hf(&j->items, &j->base, d, j->r->type, j->to));
     } else {
-        TRY(items_plan_gguf(&j->items, &j->base, d, j->r->type));
+        TRY(items_plan_gguf(&j->items, &j->base, d, j->r->type, j->to));
         TRY(metadata_make(&j->base, j->items.type, &j->keys));
     }
     if (j->form->kind != KIND_LORA) j->write_bytes = items_write_bytes(&j->items);
@@ -218,6 +227,14 @@ static err plan_memory(struct job *j) {
         }
         if (j->form->kind == KIND_LORA) j->check_bytes += 3 * deltas_pair_bytes(&j->deltas);
     }
+    const bool reopened = !j->r->unchecked || j->r->n_texts;
+    for (int i = 0; i < j->base.n && j->to && reopened; i++) /* then NF4 is repacked */
+        if (j->to[i] == DT_NF4) j->check_bytes += dtype_row_bytes(j->to[i], j->base.w[i].d[1]) * (size_t)j->base.w[i].d[0];
+    if (j->r->n_texts) {
+        size_t bytes;
+        TRY(likeness_bytes(&j->base, &j->base, &bytes));
+        j->check_bytes += bytes;
+    }
     j->write_bytes += tokenizer_json_bytes(j);
     j->kept_bytes += RUNTIME + LAYER * (size_t)j->base.shape.layers;
     progress_memory(&j->progress);
@@ -225,10 +242,11 @@ static err plan_memory(struct job *j) {
     return OK;
 }
 
+/* Tensors that are parts of one in NF4 count as that. */
 static json_t *types_json(const struct tensor *t, int n) {
     json_int_t bytes[DT_ALL] = {0};
     json_t *j = json_object();
-    for (int i = 0; i < n; i++) bytes[t[i].dt] += (json_int_t)t[i].bytes;
+    for (int i = 0; i < n; i++) bytes[t[i].dt || !t[i].stored ? t[i].dt : DT_NF4] += (json_int_t)t[i].bytes;
     for (int i = 0; i < DT_ALL; i++)
         if (bytes[i]) json_object_set_new(j, dtype_info[i].name, json_integer(bytes[i]));
     return j;
@@ -240,7 +258,7 @@ static size_t planned_peak(const struct job *j) {
 
 static void plan_json(struct job *j) {
     const struct tensor *t = j->form->kind == KIND_LORA ? j->lora.t : j->items.t;
-    int n = j->form->kind == KIND_LORA ? j->lora.n : j->items.n;
+    int n = j->form->kind == KIND_LORA ? j->lora.n : j->items.n_t;
     json_t *o = j->report;
     json_object_update_new(o, json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:i, s:I, s:o}", "to", j->form->name, "base", j->base.path,
                                         "architecture", j->base.family->name, "parameters", (json_int_t)j->base.parameters, "base_bytes",
@@ -270,7 +288,8 @@ static err write_output(struct job *j) {
     err e = j->form->kind == KIND_LORA ? lora_out_write(&j->lora, &j->out, &j->progress) : items_write(&j->items, &j->out, &j->progress);
     if (!e) e = tensors_out_commit(&j->out);
     if (!e && j->form->kind == KIND_LORA) e = lora_out_finish(&j->lora, at);
-    if (!e && j->form->kind == KIND_HF) e = folder_make(&j->base, j->items.type, headed(j) ? &j->deltas.head : NULL, at);
+    const struct folder_form f = {j->items.type, headed(j) ? &j->deltas.head : NULL, j->to};
+    if (!e && j->form->kind == KIND_HF) e = folder_make(&j->base, &f, at);
     progress_memory(&j->progress);
     double took = seconds_now() - start;
     json_object_set_new(j->report, "seconds", json_real(took));
@@ -288,6 +307,24 @@ static err compare_like(const struct job *j, const struct model *written) {
     return e;
 }
 
+/* What quantising has cost. */
+static err compare_texts(const struct job *j, const struct model *written) {
+    struct likeness l;
+    TRY(likeness_measure(&j->base, written, j->r->texts, j->r->n_texts, j->r->most_tokens, j->r->progress.stop, &l));
+    json_object_set_new(j->report, "likeness",
+                        json_pack("{s:I, s:f, s:f, s:f, s:f, s:I}", "tokens", (json_int_t)l.tokens, "mean_kl", l.kl, "worst_kl", l.kl_worst,
+                                  "perplexity_base", exp(l.nll[0]), "perplexity", exp(l.nll[1]), "same_top", (json_int_t)l.same_top));
+    return OK;
+}
+
+/* What explains differences in the logits: of several types the one with the fewest bits. */
+static dtype coarsest(const struct job *j) {
+    dtype least = j->to ? DT_F32 : j->items.type;
+    for (int i = 0; i < j->base.n && j->to; i++)
+        if (j->to[i] && dtype_info[j->to[i]].bytes * dtype_info[least].block < dtype_info[least].bytes * dtype_info[j->to[i]].block) least = j->to[i];
+    return least;
+}
+
 /* What was written, opened from its bytes: an adapter on the base again, or a model. */
 static err check_output(struct job *j) {
     if (j->form->kind != KIND_LORA) {
@@ -296,8 +333,9 @@ static err check_output(struct job *j) {
         if (e) return fail_in(e, "what was written cannot be read");
         e = check_weights(&j->base, deltas_or_null(j), &m, j->report);
         if (!e && headed(j)) e = check_head(&j->deltas, &m);
-        if (!e && j->check.runs) e = check_written(&j->check, &m, NULL, NULL, j->items.type, j->report);
+        if (!e && j->check.runs) e = check_written(&j->check, &m, NULL, NULL, coarsest(j), j->report);
         if (!e && j->r->like) e = compare_like(j, &m);
+        if (!e && j->r->n_texts) e = compare_texts(j, &m);
         progress_memory(&j->progress);
         model_close(&m);
         return e;
@@ -330,7 +368,7 @@ static err run_job(struct job *j) {
     progress_memory(&j->progress);
     forget_base(j);
     TRY(write_output(j));
-    if (!j->r->unchecked) TRY(check_output(j));
+    if (!j->r->unchecked || j->r->n_texts) TRY(check_output(j));
     TRY(place_publish(&j->place));
     return OK;
 }

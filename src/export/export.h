@@ -4,6 +4,8 @@
 #define CYC_EXPORT_EXPORT_H
 #include "base/dtype.h"
 #include "export/items.h"
+#include "gen/rules.h"
+#include "io/tokenizer.h"
 #include <jansson.h>
 
 struct export_request {
@@ -11,6 +13,10 @@ struct export_request {
     const char *adapter;            /* NULL: the base alone, converted */
     const char *to;                 /* "peft", "gguf-lora", "mlx", "hf", "gguf" */
     dtype type;                     /* DT_NONE: what loses least (items.h) */
+    const struct rules *rules;      /* the base is quantised by these (gen/rules.h), and type is not asked; or NULL */
+    const struct ids *texts;        /* with rules: base and result are compared on so many tokens of these (gen/likeness.h) */
+    int n_texts;
+    int64_t most_tokens;
     const char *out;
     size_t max_shard; /* of safetensors; 0: 5 GB */
     bool force, unchecked;

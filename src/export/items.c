@@ -5,7 +5,9 @@
 #define _GNU_SOURCE
 #include "export/items.h"
 #include "base/file.h"
+#include "base/nf4.h"
 #include "core/rope_rows.h"
+#include "export/nf4_out.h"
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -31,10 +33,13 @@ void items_free(struct items *l) {
     *l = (struct items){0};
 }
 
+/* Of a row in the file. */
+static size_t row_bytes(const struct item *it) { return it->t.dt == DT_NF4 ? (size_t)it->cols / 2 : dtype_row_bytes(it->t.dt, it->cols); }
+
 static size_t chunk_bytes(const struct items *l) {
     size_t most = CHUNK;
     for (int i = 0; i < l->n; i++) {
-        size_t row = dtype_row_bytes(l->v[i].t.dt, l->v[i].cols);
+        size_t row = row_bytes(&l->v[i]);
         if (row > most) most = row;
     }
     return most;
@@ -64,13 +69,25 @@ static size_t factors_bytes(const struct items *l) {
     return most;
 }
 
+static int64_t most_blocks(const struct items *l) {
+    int64_t most = 0;
+    for (int i = 0; i < l->n; i++)
+        if (l->v[i].t.dt == DT_NF4 && l->v[i].rows * (l->v[i].cols / NF4_BLOCK) > most) most = l->v[i].rows * (l->v[i].cols / NF4_BLOCK);
+    return most;
+}
+
+/* Floats of a thread: a row, a row of B, and of NF4 the row's blocks. */
+static size_t each_floats(const struct items *l) {
+    return (size_t)l->widest + ranks(l) + (most_blocks(l) ? dtype_row_bytes(DT_NF4, l->widest) / 4 + NF4_BYTES / 4 : 0);
+}
+
 /* Of each thread beside its row: what it has touched of its stack, the file's buffer. */
 enum { STACK = 128 << 10 };
 
-static size_t buffers_bytes(int64_t widest, size_t rank) { return (size_t)omp_get_max_threads() * (((size_t)widest + rank) * 4 + STACK); }
+static size_t buffers_bytes(size_t each) { return (size_t)omp_get_max_threads() * (each * 4 + STACK); }
 
 size_t items_write_bytes(const struct items *l) {
-    return chunk_bytes(l) + widest_a(l) + factors_bytes(l) + buffers_bytes(l->widest, ranks(l));
+    return chunk_bytes(l) + widest_a(l) + factors_bytes(l) + nf4_out_bytes(most_blocks(l)) + buffers_bytes(each_floats(l));
 }
 
 size_t items_merge_bytes(const struct model *m, int64_t rank) {
@@ -81,7 +98,7 @@ size_t items_merge_bytes(const struct model *m, int64_t rank) {
         if (columns > widest) widest = columns;
         if (dtype_row_bytes(m->w[i].dt, columns) > chunk) chunk = dtype_row_bytes(m->w[i].dt, columns);
     }
-    return chunk + (size_t)(rank * widest * 4) + buffers_bytes(widest, (size_t)rank);
+    return chunk + (size_t)(rank * widest * 4) + buffers_bytes((size_t)(widest + rank));
 }
 
 /* Memory of one items_write(). */
@@ -92,6 +109,8 @@ struct work {
     float *rows; /* of each thread: a row, then a row of B */
     size_t each;
     double *factors; /* factors_bytes() */
+    struct nf4_scales scales;
+    size_t blocks_at; /* floats from a thread's row to its room for NF4's blocks */
 };
 
 /* row += sum over k of b[k] * a[k], four rows of A at a time. */
@@ -184,7 +203,8 @@ static void make_row(const struct item *it, const struct work *w, int64_t r, cha
     if (it->delta && it->delta->m) set_length(it, w, half, row);
     float big = greatest(row, it->cols);
     if (!(big <= *most)) *most = big;
-    quantise_row(it->t.dt, row, to, it->cols);
+    if (it->t.dt == DT_NF4) nf4_out_row(it, &w->scales, r, row, row + w->blocks_at, (uint8_t *)to);
+    else quantise_row(it->t.dt, row, to, it->cols);
 }
 
 static err check_range(const struct item *it, const char *path, float most) {
@@ -199,8 +219,8 @@ static err check_range(const struct item *it, const char *path, float most) {
     return OK;
 }
 
-static err write_item(const struct item *it, struct tensors_out *o, const struct work *w, struct progress *p) {
-    size_t row = dtype_row_bytes(it->t.dt, it->cols);
+static err write_item(const struct item *it, bool nested, struct tensors_out *o, const struct work *w, struct progress *p) {
+    size_t row = row_bytes(it);
     int64_t per_chunk = (int64_t)(w->out_bytes / row);
     if (it->delta) take_rows(it, w->a);
     if (it->delta && it->delta->m && it->transposed) measure_columns(it, w);
@@ -221,19 +241,24 @@ static err write_item(const struct item *it, struct tensors_out *o, const struct
         progress_memory(p);
         if (p->report) p->report(p->ctx, o->done, o->total);
     }
+    if (it->t.dt == DT_NF4) TRY(nf4_out_rest(it, nested, &w->scales, o));
     if (it->mapped) pages_forget(it->data, dtype_row_bytes(it->dt, it->cols) * (size_t)it->rows);
     return OK;
 }
 
 err items_write(const struct items *l, struct tensors_out *o, struct progress *p) {
-    struct work w = {.out_bytes = chunk_bytes(l), .each = (size_t)l->widest + ranks(l)};
+    struct work w = {.out_bytes = chunk_bytes(l), .each = each_floats(l), .blocks_at = (size_t)l->widest + ranks(l)};
+    const int64_t blocks = most_blocks(l);
     size_t a = widest_a(l), rows = (size_t)omp_get_max_threads() * w.each * 4;
     w.out = pages_take(w.out_bytes);
     w.a = pages_take(a);
     w.rows = pages_take(rows);
     w.factors = pages_take(factors_bytes(l));
-    err e = w.out && w.a && w.rows && w.factors ? OK : fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < l->n && !e; i++) e = write_item(&l->v[i], o, &w, p);
+    void *scales = pages_take(nf4_out_bytes(blocks));
+    err e = w.out && w.a && w.rows && w.factors && scales ? OK : fail(E_MEMORY, "out of memory");
+    w.scales = nf4_out_room(scales, blocks);
+    for (int i = 0; i < l->n && !e; i++) e = write_item(&l->v[i], l->nested, o, &w, p);
+    if (scales) pages_give(scales, nf4_out_bytes(blocks));
     if (w.out) pages_give(w.out, w.out_bytes);
     if (w.a) pages_give(w.a, a);
     if (w.rows) pages_give(w.rows, rows);

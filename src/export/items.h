@@ -23,16 +23,18 @@ struct item {
 struct items {
     arena mem;
     struct item *v;
-    struct tensor *t; /* v's, as the writers want them */
-    int n;
+    struct tensor *t; /* what they become, as the writers want them: one each, of NF4 several (nf4_out.h) */
+    int n, n_t;
+    bool nested;      /* NF4 with double quantisation */
     dtype type;     /* of the matrices, as asked for or chosen; DT_NONE: each keeps its own */
     int64_t widest; /* elements of a row */
 };
 
 /* type DT_NONE: what loses least. A merge into safetensors: the base's own type where it is plain, f16 where it is quantised; into
  * GGUF: tensors that nothing changes are copied as they are, changed ones become f16 where they were quantised. */
-err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type);
-err items_plan_gguf(struct items *l, const struct model *m, const struct deltas *d, dtype type);
+/* to: NULL, or a type for each of m->w that decides in type's place (gen/rules.h); DT_NONE: as the base has it. In a folder NF4 alone. */
+err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type, const dtype *to);
+err items_plan_gguf(struct items *l, const struct model *m, const struct deltas *d, dtype type, const dtype *to);
 void items_free(struct items *l);
 
 struct progress {

@@ -4,6 +4,7 @@
  * too. Where they differ the family's list is, with both names of each weight (struct weight). */
 #include "export/crossing.h"
 #include "export/items.h"
+#include "export/nf4_out.h"
 #include "export/positions.h"
 #include "export/untie.h"
 #include <stdlib.h>
@@ -17,15 +18,23 @@ static double bits(dtype dt) { return 8.0 * dtype_info[dt].bytes / dtype_info[dt
 static err list_init(struct items *l, int most) {
     *l = (struct items){0};
     l->v = arena_alloc(&l->mem, (size_t)most * sizeof *l->v + 1);
-    l->t = arena_alloc(&l->mem, (size_t)most * sizeof *l->t + 1);
+    l->t = arena_alloc(&l->mem, (size_t)most * NF4_TENSORS * sizeof *l->t + 1);
     return l->v && l->t ? OK : out_of_memory();
 }
 
-static void list_add(struct items *l, struct item it) {
+static err list_add(struct items *l, struct item it) {
     it.t.bytes = dtype_row_bytes(it.t.dt, it.cols) * (size_t)it.rows;
     if (it.cols > l->widest) l->widest = it.cols;
-    l->v[l->n] = it;
-    l->t[l->n++] = it.t;
+    l->v[l->n++] = it;
+    const int n = it.t.dt == DT_NF4 ? nf4_out_tensors(&it, l->nested, &l->mem, l->t + l->n_t) : 1;
+    if (it.t.dt != DT_NF4) l->t[l->n_t] = it.t;
+    l->n_t += n;
+    return n ? OK : out_of_memory();
+}
+
+/* What the choices say of a tensor of the base; NULL: nothing was chosen. */
+static dtype chosen(const struct model *m, const struct weight *w, const dtype *to, dtype otherwise) {
+    return to && w && to[w - m->w] ? to[w - m->w] : otherwise;
 }
 
 static int by_place(const void *a, const void *b) {
@@ -181,6 +190,22 @@ static dtype main_type(const struct model *m) {
     return most;
 }
 
+/* What a folder can have: plain types, and NF4 as bitsandbytes has it. */
+static err folder_takes(const struct model *m, const dtype *to) {
+    for (int i = 0; i < m->n && to; i++)
+        if (to[i] && to[i] != DT_NF4)
+            return fail(E_USAGE, "%s as %s: a Hugging Face folder has no such type beside nf4: write a GGUF file (NAME.gguf)", m->w[i].module,
+                        dtype_info[to[i]].name);
+    for (int i = 0; i < m->n && to; i++)
+        if (to[i] && !strcmp(m->w[i].name, "token_embd.weight"))
+            return fail(E_USAGE, "%s as nf4: bitsandbytes has no token tables in 4 bits; leave it as it is, or write a GGUF file", m->w[i].module);
+    for (int i = 0; i < m->n && to; i++)
+        if (to[i] && m->w[i].turned)
+            return fail(E_UNSUPPORTED, "%s is stored as [in, out] in a folder, and bitsandbytes' blocks would run across it: write a GGUF file",
+                        m->w[i].module);
+    return OK;
+}
+
 /* A head that was trained beside, under transformers' name for it. */
 static err add_head(struct items *l, const struct deltas *d, dtype type) {
     for (int k = 0; k < 2 && d->head_part[k]; k++) {
@@ -194,14 +219,14 @@ static err add_head(struct items *l, const struct deltas *d, dtype type) {
         it.t.name = arena_printf(&l->mem, "%s.%s", d->head_module, k ? "bias" : "weight");
         it.t.dt = type;
         if (!it.t.name) return out_of_memory();
-        list_add(l, it);
+        TRY(list_add(l, it));
     }
     return OK;
 }
 
 /* The base's own files, tensor by tensor. Of a classifier each has the name that a part of a model has ("bert.", "transformer."), whatever it had, and
  * what is nobody's stays away: an old head, a tied table once more. */
-static err plan_same_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+static err plan_same_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type, const dtype *to) {
     const struct tensor **t = in_order(l, &m->files);
     const bool headed = d && d->head.classes;
     if (!t) return out_of_memory();
@@ -211,57 +236,48 @@ static err plan_same_hf(struct items *l, const struct model *m, const struct del
         if (!w && t[i]->dt == DT_NONE)
             return fail(E_UNSUPPORTED, "%s: tensor %s is %s, which cannot be written", m->path, t[i]->name, t[i]->stored);
         struct item it = w && t[i]->dt == DT_NONE ? from_weight(m, w, t[i]->name, d, type, false)
-                                                  : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : type);
+                                                  : from_tensor(t[i], w, d, t[i]->dt == DT_I32 ? DT_I32 : chosen(m, w, to, type));
         take_whole(&it, d, w, false, 0);
         if (headed && !(it.t.name = hf_name(m, &l->mem, w, true))) return out_of_memory();
-        list_add(l, it);
+        TRY(list_add(l, it));
     }
-    if (lacks_head(m)) list_add(l, from_weight(m, model_weight(m, "output.weight"), "lm_head.weight", d, type, false));
+    if (lacks_head(m)) TRY(list_add(l, from_weight(m, model_weight(m, "output.weight"), "lm_head.weight", d, type, false)));
     return headed ? add_head(l, d, type) : OK;
 }
 
-err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type, const dtype *to) {
     if (!type) type = plain(main_type(m)) ? main_type(m) : DT_F16;
     if (!plain(type)) return fail(E_USAGE, "--type %s: a Hugging Face folder is written in f32, f16 or bf16", dtype_info[type].name);
     const bool headed = d && d->head.classes;
+    TRY(folder_takes(m, to));
     TRY(list_init(l, m->n + m->files.n + 2));
     l->type = type;
-    if (!m->gguf && m->files.n) return plan_same_hf(l, m, d, type);
+    l->nested = m->nested;
+    if (!m->gguf && m->files.n) return plan_same_hf(l, m, d, type, to);
     TRY(crossing_to_hf(m)); /* random weights too: their config.json is made */
     if (m->gguf) TRY(no_strangers(m, "a Hugging Face folder"));
     for (int i = 0; i < m->n; i++) {
         const char *name = hf_name(m, &l->mem, &m->w[i], headed);
         if (!name) return out_of_memory();
-        struct item it = from_weight(m, &m->w[i], name, d, type, false);
+        struct item it = from_weight(m, &m->w[i], name, d, chosen(m, &m->w[i], to, type), false);
         move_rows(&it, m->w[i].rope_heads, false);
         if (!take_whole(&it, d, &m->w[i], false, 0)) TRY(turn(m, &m->w[i], &it));
-        list_add(l, it);
+        TRY(list_add(l, it));
     }
     return headed ? add_head(l, d, type) : OK;
 }
 
 /* --- GGUF ------------------------------------------------------------------------------------------------------------ */
-/* `want`, or where its blocks do not fit the rows the smallest type with more bits whose blocks do. */
-static dtype fitting(dtype want, int64_t cols) {
-    dtype best = DT_F32;
-    if (cols % dtype_info[want].block == 0) return want;
-    for (int i = 1; i < DT_COUNT; i++)
-        if (gguf_writes((dtype)i) && i != DT_I32 && cols % dtype_info[i].block == 0 && bits((dtype)i) > bits(want) &&
-            bits((dtype)i) < bits(best))
-            best = (dtype)i;
-    return best;
-}
-
 /* What a matrix is written as. The head (a tied embedding is one) is given 6 bits at least, as llama.cpp's quantiser does: all logits
  * pass through it. One that has them already and that no delta touches stays as it is. */
 static dtype type_of(const struct model *m, const struct item *it, const char *name, dtype type) {
     bool head = !strcmp(name, "output.weight") || (m->shape.tied && !strcmp(name, "token_embd.weight"));
     if (it->dt == DT_I32) return DT_I32;
-    const bool gguf_has = it->dt != DT_NF4 && it->dt != DT_E4M3;
+    const bool gguf_has = it->dt < DT_NF4;
     if (!type) return gguf_has && (plain(it->dt) || !it->changed) ? it->dt : DT_F16;
-    if (!head || bits(type) >= bits(DT_Q6_K)) return fitting(type, it->cols);
+    if (!head || bits(type) >= bits(DT_Q6_K)) return dtype_fitting(type, it->cols);
     if (gguf_has && !it->changed && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
-    return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : fitting(DT_Q8_0, it->cols);
+    return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : dtype_fitting(DT_Q8_0, it->cols);
 }
 
 /* Tables that config.json has as numbers. */
@@ -269,25 +285,25 @@ static err add_positions(struct items *l, const struct model *m) {
     struct tensor t[POSITION_TENSORS];
     int n;
     TRY(positions_tensors(m, &l->mem, t, &n));
-    for (int i = 0; i < n; i++) list_add(l, (struct item){.t = t[i], .data = t[i].data, .dt = DT_F32, .rows = 1, .cols = t[i].d[0]});
+    for (int i = 0; i < n; i++) TRY(list_add(l, (struct item){.t = t[i], .data = t[i].data, .dt = DT_F32, .rows = 1, .cols = t[i].d[0]}));
     return OK;
 }
 
-static err plan_same(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+static err plan_same(struct items *l, const struct model *m, const struct deltas *d, dtype type, const dtype *to) {
     const struct tensor **t = in_order(l, &m->files);
     if (!t) return out_of_memory();
     for (int i = 0; i < m->files.n; i++) {
         const struct weight *w = weight_in(m, t[i]);
         if (m->stretched && positions_tensor(t[i]->name)) continue;
         struct item it = from_tensor(t[i], w, d, t[i]->dt);
-        if (t[i]->nd == 2) it.t.dt = type_of(m, &it, it.t.name, type);
+        if (t[i]->nd == 2) it.t.dt = to ? chosen(m, w, to, it.dt) : type_of(m, &it, it.t.name, type);
         take_whole(&it, d, w, true, w ? w->rope_heads : 0);
-        list_add(l, it);
+        TRY(list_add(l, it));
     }
     if (lacks_head(m)) {
         struct item head = from_weight(m, model_weight(m, "output.weight"), "output.weight", d, DT_F32, true);
         head.t.dt = type_of(m, &head, head.t.name, type);
-        list_add(l, head);
+        TRY(list_add(l, head));
     }
     return m->stretched ? add_positions(l, m) : OK;
 }
@@ -303,7 +319,7 @@ static bool is_table(const char *name) {
     return !strcmp(name, "position_embd.weight") || !strcmp(name, "token_types.weight") || str_ends(name, "attn_rel_b.weight");
 }
 
-static err plan_made(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+static err plan_made(struct items *l, const struct model *m, const struct deltas *d, dtype type, const dtype *to) {
     struct model twin;
     TRY(crossing_to_gguf(m));
     TRY(no_strangers(m, "a GGUF file"));
@@ -312,16 +328,20 @@ static err plan_made(struct items *l, const struct model *m, const struct deltas
         const struct weight *w = &m->w[i];
         if (w->hf_only) continue;
         struct item it = from_weight(m, w, w->name, d, DT_F32, true);
-        if (w->nd == 2 && !is_table(w->name)) it.t.dt = type_of(m, &it, w->name, type);
+        if (w->nd == 2 && !is_table(w->name)) it.t.dt = to ? chosen(m, w, to, it.dt) : type_of(m, &it, w->name, type);
         move_rows(&it, heads_of(&twin, w->name), true);
         take_whole(&it, d, w, true, heads_of(&twin, w->name));
-        list_add(l, it);
+        e = list_add(l, it);
     }
     model_close(&twin);
     return e ? e : add_positions(l, m);
 }
 
-err items_plan_gguf(struct items *l, const struct model *m, const struct deltas *d, dtype type) {
+err items_plan_gguf(struct items *l, const struct model *m, const struct deltas *d, dtype type, const dtype *to) {
+    for (int i = 0; i < m->n && to; i++)
+        if (to[i] && !gguf_writes(to[i]))
+            return fail(E_USAGE, "%s as %s: GGUF has no such type; of nf4 write a Hugging Face folder (a name that does not end in .gguf)",
+                        m->w[i].module, dtype_info[to[i]].name);
     if (type && (!gguf_writes(type) || type == DT_I32)) {
         str known = {0};
         for (int i = 1; i < DT_COUNT; i++)
@@ -334,7 +354,7 @@ err items_plan_gguf(struct items *l, const struct model *m, const struct deltas 
         return fail(E_UNSUPPORTED, "%s: llama.cpp takes the token table for gemma2's head and would refuse one of its own: write a Hugging Face folder",
                     m->path);
     TRY(list_init(l, m->n + m->files.n + POSITION_TENSORS));
-    TRY(m->gguf ? plan_same(l, m, d, type) : plan_made(l, m, d, type));
+    TRY(m->gguf ? plan_same(l, m, d, type, to) : plan_made(l, m, d, type, to));
     size_t sum[DT_ALL] = {0};
     for (int i = 0; i < l->n; i++)
         if (l->v[i].t.nd == 2) sum[l->v[i].t.dt] += l->v[i].t.bytes;

@@ -264,7 +264,7 @@ err memory_for(struct memory *mem, struct program *const *programs, int n) {
     memory_sizes(mem, (const struct program *const *)programs, n);
     const struct backend *backend = mem->backend;
     if (backend->open) TRY(backend->open());
-    for (int i = 0; i < n; i++) TRY(derived_fill(programs[i]->derived));
+    for (int i = 0; i < n; i++) TRY(derived_fill(programs[i]->derived, programs[i]->base));
     for (int i = 0; i < n; i++) TRY(plan_place(&programs[i]->plan, programs[i]->base));
     mem->act = backend->mem->take(mem->act_bytes);
     mem->scratch = backend->mem->take(mem->scratch_bytes);

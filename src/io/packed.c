@@ -13,6 +13,7 @@
  * finite, and by their names the schemes that are not read: FP4, int8, GPTQ, AWQ, MXFP4, packed compressed-tensors,
  * other groupings of F8 scales. Files are hostile: each companion's type and size is checked before it is read. */
 #include "io/packed.h"
+#include "base/nf4.h"
 #include "base/str.h"
 #include <jansson.h>
 #include <math.h>
@@ -77,8 +78,7 @@ struct nf4 {
 };
 
 static float nf4_absmax(const struct nf4 *q, int64_t block) {
-    return q->absmax ? q->absmax[block]
-                     : q->nested_code[q->codes[block]] * q->nested_absmax[block / q->nested_block] + q->offset;
+    return q->absmax ? q->absmax[block] : nf4_unnest(q->nested_code[q->codes[block]], q->nested_absmax[block / q->nested_block], q->offset);
 }
 
 static err read_state(const struct tensors *ts, const struct tensor *state, struct nf4 *q) {

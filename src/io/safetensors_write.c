@@ -7,6 +7,7 @@
 #include "io/tensors_out.h"
 #include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const struct {
     const char *name;
@@ -20,6 +21,10 @@ static const char *dtype_in_file(dtype dt) {
     return NULL;
 }
 
+/* Bytes that mean something to their reader alone: no type of ours, and named U8. */
+static bool is_bytes(const struct tensor *t) { return t->dt == DT_NONE && t->stored && !strcmp(t->stored, "U8"); }
+static const char *type_in_file(const struct tensor *t) { return is_bytes(t) ? "U8" : dtype_in_file(t->dt); }
+
 bool safetensors_writes(dtype dt) { return dtype_in_file(dt) != NULL; }
 
 static err out_of_memory(const char *path) { return fail(E_MEMORY, "%s: out of memory", path); }
@@ -28,12 +33,12 @@ static err out_of_memory(const char *path) { return fail(E_MEMORY, "%s: out of m
 static err check_writable(const char *path, const struct tensor *t) {
     if (!name_valid(t->name, strlen(t->name)))
         return fail(E_USAGE, "%s: a tensor's name (%zu bytes) is not 1 to %d bytes of plain UTF-8", path, strlen(t->name), NAME_BYTES_MAX);
-    if (!dtype_in_file(t->dt))
-        return fail(E_UNSUPPORTED, "%s: tensor '%s' is %s; safetensors are written as F32, F16, BF16, I32", path, t->name,
+    if (!type_in_file(t))
+        return fail(E_UNSUPPORTED, "%s: tensor '%s' is %s; safetensors are written as F32, F16, BF16, I32, U8", path, t->name,
                     dtype_info[t->dt].name);
     int64_t n = 1;
     for (int i = 0; i < t->nd; i++) n *= t->d[i];
-    if (n <= 0 || t->bytes != dtype_row_bytes(t->dt, n))
+    if (n <= 0 || t->bytes != (is_bytes(t) ? (size_t)n : dtype_row_bytes(t->dt, n)))
         return fail(E_INTERNAL, "%s: tensor '%s': %zu bytes for a shape of %lld elements", path, t->name, t->bytes, (long long)n);
     return OK;
 }
@@ -46,7 +51,7 @@ static json_t *describe(const struct tensor *t, int n) {
     for (int i = 0; i < n && !failed; at += t[i++].bytes) {
         json_t *shape = json_array();
         for (int k = 0; k < t[i].nd; k++) failed |= json_array_append_new(shape, json_integer(t[i].d[k])) != 0;
-        json_t *entry = json_pack("{sssos[II]}", "dtype", dtype_in_file(t[i].dt), "shape", shape, "data_offsets", (json_int_t)at,
+        json_t *entry = json_pack("{sssos[II]}", "dtype", type_in_file(&t[i]), "shape", shape, "data_offsets", (json_int_t)at,
                                   (json_int_t)(at + t[i].bytes));
         failed |= json_object_set_new(root, t[i].name, entry) != 0;
     }

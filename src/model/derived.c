@@ -33,9 +33,10 @@ const float *derived_place(struct site *s, const struct linear *w, const struct 
     return p->out;
 }
 
-err derived_fill(struct derived *n) {
+err derived_fill(struct derived *n, const struct residents *base) {
     for (struct derived_part *p = n->first; p; p = p->next) {
         const struct matrix w = {p->w->name, p->w->dt, p->w->data, p->w->d[0], p->w->d[1]};
+        if (!p->there && base->make) TRY(base->make(base->ctx, w.data));
         if (!p->there) TRY(p->how.make(&w, &p->how, p->out));
         p->there = true;
     }

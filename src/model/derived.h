@@ -12,7 +12,7 @@ struct derived {
 };
 
 const float *derived_place(struct site *s, const struct linear *w, const struct derivation *d); /* struct site, derived; s->model has the matrix */
-err derived_fill(struct derived *n);                                                            /* what was asked for and is not there yet */
+err derived_fill(struct derived *n, const struct residents *base);  /* what was asked for and is not there yet; base: the model's */
 void derived_free(struct derived *n);
 
 #endif

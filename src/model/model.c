@@ -5,6 +5,7 @@
 #include "base/philox.h"
 #include "io/packed.h"
 #include "model/derived.h"
+#include "model/quantised.h"
 #include "ops/ops.h"
 #include <errno.h>
 #include <jansson.h>
@@ -21,7 +22,7 @@ enum { N_FAMILIES = sizeof families / sizeof *families };
 
 /* --- tensors ---------------------------------------------------------------------------------------------------- */
 /* Bytes of a tensor as stored. */
-static size_t weight_bytes(const struct weight *w) {
+size_t weight_bytes(const struct weight *w) {
     return dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1);
 }
 
@@ -134,13 +135,11 @@ const struct weight *model_weight(const struct model *m, const char *name) {
     return m->n ? bsearch(&key, m->w, (size_t)m->n, sizeof *m->w, by_name) : NULL;
 }
 
-/* Space only: a plan of a 70B model needs addresses, not memory. Where nothing may be read (PROT_NONE) the system promises none either. */
-static err reserve(struct model *m, dtype dt, int access) {
-    for (int i = 0; i < m->n; i++) {
-        struct weight *w = &m->w[i];
-        if (w->nd == 2) w->dt = w->d[1] % dtype_info[dt].block ? DT_F32 : dt;
-        m->reserved_bytes += (weight_bytes(w) + 63) & ~(size_t)63;
-    }
+/* Space only: a plan of a 70B model needs addresses, not memory. Of sizes alone nothing may be read, and the system promises nothing. */
+static err reserve(struct model *m) {
+    const int access = m->sizes_only ? PROT_NONE : PROT_READ | PROT_WRITE;
+    m->reserved_bytes = 0;
+    for (int i = 0; i < m->n; i++) m->reserved_bytes += (weight_bytes(&m->w[i]) + 63) & ~(size_t)63;
     char *at = m->reserved = mmap(NULL, m->reserved_bytes, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (m->reserved == MAP_FAILED) {
         m->reserved = NULL;
@@ -150,27 +149,54 @@ static err reserve(struct model *m, dtype dt, int access) {
     return OK;
 }
 
-/* N(0, 0.02) matrices, norm weights 1, biases 0. */
-void model_fill(struct model *m) {
-    if (!m->random) return;
+static void set_types(struct model *m, dtype dt) {
+    for (int i = 0; i < m->n; i++)
+        if (m->w[i].nd == 2) m->w[i].dt = m->w[i].d[1] % dtype_info[dt].block ? DT_F32 : dt;
+}
+
+err model_retype(struct model *m, const dtype *to) {
+    munmap(m->reserved, m->reserved_bytes);
+    m->reserved = NULL;
     for (int i = 0; i < m->n; i++) {
-        struct weight *w = &m->w[i];
-        int64_t cols = w->d[w->nd - 1], rows = w->nd == 2 ? w->d[0] : 1;
-        size_t row = dtype_row_bytes(w->dt, cols);
-#pragma omp parallel for
-        for (int64_t r = 0; r < rows; r++) {
-            float block[DTYPE_BLOCK_MAX]; /* a multiple of every block size that can be written */
-            for (int64_t c0 = 0; c0 < cols; c0 += 256) {
-                int64_t n = cols - c0 < 256 ? cols - c0 : 256;
-                for (int64_t c = 0; c < n; c++) {
-                    struct philox p = philox(philox_key(m->seed, PURPOSE_INIT), (uint32_t)i, (uint32_t)r, (uint32_t)(c0 + c), 1);
-                    float sum = philox_unit(p.v[0]) + philox_unit(p.v[1]) + philox_unit(p.v[2]) + philox_unit(p.v[3]) - 2;
-                    block[c] = w->nd == 1 ? (is_bias(w->name) ? 0 : 1) : sum * 0.0346f; /* four uniforms: variance 1/3 */
-                }
-                quantise_row(w->dt, block, (char *)w->data + row * (size_t)r + dtype_row_bytes(w->dt, c0), n);
-            }
-        }
+        if (!to[i]) continue;
+        m->bytes -= weight_bytes(&m->w[i]);
+        m->w[i].dt = to[i];
+        m->bytes += weight_bytes(&m->w[i]);
+        if (m->sizes_only) m->files.copied += weight_bytes(&m->w[i]); /* as quantised_open() counts a file's */
     }
+    TRY(reserve(m));
+    if (m->random) m->bytes = m->reserved_bytes;
+    return OK;
+}
+
+/* N(0, 0.02) matrices, norm weights 1, biases 0. */
+static err fill_random(struct model *m, int i) {
+    struct weight *w = &m->w[i];
+    const int64_t cols = w->d[w->nd - 1], rows = w->nd == 2 ? w->d[0] : 1;
+    const size_t row = dtype_row_bytes(w->dt, cols);
+    bool room = true;
+#pragma omp parallel reduction(&& : room)
+    {
+        float *x = malloc((size_t)cols * sizeof *x);
+        room = x != NULL;
+#pragma omp for
+        for (int64_t r = 0; r < rows; r++) {
+            for (int64_t c = 0; x && c < cols; c++) {
+                struct philox p = philox(philox_key(m->seed, PURPOSE_INIT), (uint32_t)i, (uint32_t)r, (uint32_t)c, 1);
+                float sum = philox_unit(p.v[0]) + philox_unit(p.v[1]) + philox_unit(p.v[2]) + philox_unit(p.v[3]) - 2;
+                x[c] = w->nd == 1 ? (is_bias(w->name) ? 0 : 1) : sum * 0.0346f; /* four uniforms: variance 1/3 */
+            }
+            if (x) quantise_row(w->dt, x, (char *)w->data + row * (size_t)r, cols);
+        }
+        free(x);
+    }
+    if (!room) return fail(E_MEMORY, "out of memory");
+    return m->nested ? quantised_scales(w) : OK;
+}
+
+err model_fill(struct model *m) {
+    for (int i = 0; i < m->n && m->random; i++) TRY(fill_random(m, i));
+    return quantised_fill(m);
 }
 
 /* --- opening ---------------------------------------------------------------------------------------------------- */
@@ -222,7 +248,8 @@ static err open_random(struct model *m, const char *spec, const char *config_pat
     m->random = true;
     TRY(open_json(m, config_path));
     TRY(m->family->tensors(m));
-    TRY(reserve(m, dt, PROT_READ | PROT_WRITE));
+    set_types(m, dt);
+    TRY(reserve(m));
     m->bytes = m->reserved_bytes;
     return OK;
 }
@@ -304,8 +331,9 @@ static err open_sizes(struct model *m, int64_t layers) {
     if (!e && !type) e = stored_type(j, path, &dt);
     json_decref(j);
     if (!e) e = m->family->tensors(m);
-    if (!e) e = reserve(m, dt, PROT_NONE);
     if (e) return e;
+    set_types(m, dt);
+    TRY(reserve(m));
     const size_t each =
         dtype_quantised(dt) ? 4 : dtype_row_bytes(dt, 1); /* files have vectors in the type of matrices, quantised ones f32 */
     for (int i = 0; i < m->n; i++) m->bytes += m->w[i].nd == 1 ? (size_t)m->w[i].d[0] * each : weight_bytes(&m->w[i]);
@@ -392,20 +420,24 @@ err model_open_sizes(const char *path, int64_t layers, struct model *m) {
     return opened(m, open_sizes(m, layers));
 }
 
-bool model_maps(const struct model *m, const struct weight *w) {
+static bool maps(const struct model *m, const void *p) {
     for (int i = 0; i < m->files.n_maps; i++)
-        if ((uintptr_t)w->data - (uintptr_t)m->files.maps[i].p < m->files.maps[i].n) return true;
+        if ((uintptr_t)p - (uintptr_t)m->files.maps[i].p < m->files.maps[i].n) return true;
     return false;
 }
 
+bool model_maps(const struct model *m, const struct weight *w) { return maps(m, w->data); }
+
 void model_forget(const struct model *m, const struct weight *w) {
-    if (model_maps(m, w)) file_forget(w->data, weight_bytes(w));
+    const void *p = w->source ? w->source : w->data;
+    if (maps(m, p)) file_forget(p, w->source ? (size_t)w->d[0] * dtype_row_bytes(w->from, w->d[1]) : weight_bytes(w));
 }
 
 void model_close(struct model *m) {
     if (m->residents) residents_free(m->residents);
     if (m->derived) derived_free(m->derived);
     if (m->reserved) munmap(m->reserved, m->reserved_bytes);
+    quantised_close(m);
     tensors_close(&m->files);
     free(m->w);
     arena_free(&m->mem);
@@ -416,9 +448,12 @@ void model_hash(const struct model *m, char hex[33]) {
     str all = {0};
     for (int i = 0; i < m->n; i++) {
         const struct weight *w = &m->w[i];
+        struct weight is = *w; /* as the file has it */
         char one[33];
-        bytes_hash(w->data, weight_bytes(w), one);
-        str_addf(&all, "%s %s %s\n", w->name, dtype_info[w->dt].name, one);
+        if (w->source) is.dt = w->from, is.data = w->source;
+        bytes_hash(is.data, weight_bytes(&is), one);
+        str_addf(&all, "%s %s %s\n", w->name, dtype_info[is.dt].name, one);
+        if (w->source) model_forget(m, w);
     }
     bytes_hash(all.p, all.n, hex);
     str_free(&all);

@@ -64,6 +64,9 @@ struct weight {
     struct file_form form; /* how Hugging Face's files have it */
     bool hf_only;       /* GGUF has no place for it */
     bool turned;        /* Hugging Face's files have it as [in, out] (GPT-2) */
+    const void *source; /* what `data` is made of (model/quantised.h), of type `from`; NULL: data is the file's */
+    dtype from;
+    bool made;          /* ... and whether it has been */
 };
 
 struct model {
@@ -92,6 +95,9 @@ struct model {
     uint64_t seed;
     struct residents *residents; /* where a backend has the tensors */
     struct derived *derived; /* what methods want of its matrices (model/derived.h) */
+    bool nested;            /* NF4 matrices that are made here have double quantisation */
+    void *quantised;        /* where those of a file's model lie */
+    size_t quantised_bytes;
 };
 
 struct family {
@@ -146,15 +152,17 @@ err model_stretch(struct model *m, const void *asked, int64_t longest);
 /* The same from a text that was m->stretched. asked: only what was asked, which files can say; a length alone is let be. where: for messages. */
 err model_stretch_as(struct model *m, const char *text, bool asked, const char *where);
 bool model_rotates(const struct model *m);
-void model_fill(struct model *m); /* random models: make the weights; others: nothing */
+err model_fill(struct model *m); /* random models: make the weights; quantised ones (model/quantised.h): the same; others: nothing */
+err model_retype(struct model *m, const dtype *to); /* of a random model before it is filled, or sizes alone: other types for some of m->w, DT_NONE for the rest */
 void model_close(struct model *m);
 static inline const char *model_arch(const struct model *m) { return m->gguf ? m->family->name : m->family->hf; } /* as its files say it */
 const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
+size_t weight_bytes(const struct weight *w); /* as they are computed with */
 size_t model_kept_bytes(const struct model *m); /* of all tensors, as a backend keeps them */
 size_t weight_kept_bytes(const struct model *m, const struct weight *w);
 bool model_maps(const struct model *m, const struct weight *w);   /* its bytes are a file's pages */
 void model_forget(const struct model *m, const struct weight *w); /* these leave the process's memory until they are read again */
-/* XXH3 128 over all tensors' names, types and bytes: equal before and after training. */
+/* XXH3 128 over all tensors' names, types and bytes, of quantised ones those that they are made of: equal before and after training. */
 void model_hash(const struct model *m, char hex[33]);
 
 /* Emits the whole stack up to the final norm: returns x [N, C]. */

@@ -81,8 +81,10 @@ static void make_key(struct run *r) {
         }
     const XXH128_hash_t ids = h ? XXH3_128bits_digest(h) : (XXH128_hash_t){0};
     XXH3_freeState(h);
-    str_addf(&all, "%s %s %s %s %016llx%016llx", run_base_hash(r), r->backend->name, dtype_info[r->compute].name, r->cfg->quantization,
-             (unsigned long long)ids.high64, (unsigned long long)ids.low64);
+    str_addf(&all, "%s %s %s %s", run_base_hash(r), r->backend->name, dtype_info[r->compute].name, r->cfg->quantization);
+    for (int i = 0; i < r->cfg->quantization_modules.n; i++) str_addf(&all, ",%s", r->cfg->quantization_modules.v[i]);
+    if (!strcmp(r->cfg->quantization, "nf4")) str_addf(&all, " %d", r->cfg->double_quant);
+    str_addf(&all, " %016llx%016llx", (unsigned long long)ids.high64, (unsigned long long)ids.low64);
     bytes_hash(all.p ? all.p : "", all.n, r->frozen.key);
     str_free(&all);
 }

@@ -8,9 +8,9 @@
 #include <string.h>
 
 /* The lines of the table, in its order. */
-enum line { WEIGHTS, DERIVED, ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS, CACHE, SCRATCH, FILES, DATA, RUNTIME, LINES };
+enum line { WEIGHTS, DERIVED, ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS, CACHE, SCRATCH, CHECK, FILES, DATA, RUNTIME, LINES };
 static const char *const line_names[LINES] = {"weights",  "derived", "adapters",     "gradients", "optimizer", "activations",
-                                              "kv cache", "scratch", "file buffers", "data",      "runtime"};
+                                              "kv cache", "scratch", "check", "file buffers", "data",      "runtime"};
 static const char *const phase_names[PHASES] = {"load", "generate", "train", "evaluate", "save"};
 
 /* What the programs of a phase ask of the arenas. */
@@ -33,7 +33,7 @@ static void phase_lines(const struct run *r, enum phase phase, size_t line[LINES
     const bool learns = phase == PHASE_TRAIN || phase == PHASE_SAVE;
     memset(line, 0, LINES * sizeof *line);
     line[WEIGHTS] = f->weights, line[DERIVED] = f->derived, line[DATA] = f->data, line[RUNTIME] = f->runtime;
-    if (phase == PHASE_LOAD) line[FILES] = r->backend->mem->host ? r->read_bytes : 0;
+    if (phase == PHASE_LOAD) line[FILES] = r->backend->mem->host ? r->read_bytes : 0, line[CHECK] = r->check_bytes;
     else line[ADAPTERS] = f->adapters - (phase == PHASE_SAVE ? 0 : f->finished);
     if (learns) line[OPTIMIZER] = f->optimizer;
     if (phase == PHASE_TRAIN) line[GRADIENTS] = f->gradients + f->checks;

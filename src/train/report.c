@@ -51,10 +51,10 @@ static size_t weights_resident(const struct run *r) {
     for (int i = 0; all && i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
     for (int i = 0; !all && i < r->model.n; i++) {
         const struct weight *w = &r->model.w[i];
-        if (run_replaces(r, w) && model_maps(&r->model, w)) continue;
-        n += resident_of(r, w->data, dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1));
+        if (w->source || (run_replaces(r, w) && model_maps(&r->model, w))) continue;
+        n += resident_of(r, w->data, weight_bytes(w));
     }
-    return n;
+    return n + resident_of(r, r->model.quantised, r->model.quantised_bytes);
 }
 
 static void line(json_t *list, const char *name, size_t bytes, const char *note, bool measured, size_t have) {
@@ -77,6 +77,8 @@ static json_t *memory_json(const struct run *r, bool measured) {
     bool host = r->backend->mem->host;
     line(m, "weights", f->weights,
          r->model.keep           ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file"
+         : r->quantised && !host ? "on the card, quantised; the rest in the file's types"
+         : r->quantised && !r->model.random ? "quantised, in memory; the rest mapped from the file"
          : !host                 ? "on the card, in the file's types"
          : r->model.random       ? "random, in memory"
          : r->model.sizes_only   ? "as its files would have them, mapped and read-only"
@@ -100,6 +102,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
     if (r->objective->generates) line(m, "kv cache", f->cache, kv, measured, cache_now);
     line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
+    if (f->comparing) line(m, "check", f->comparing, "what quantization_check takes before training, beyond the lines above", measured, 0);
     if (host)
         line(m, "data", f->data,
              data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts", false, 0);
@@ -215,6 +218,7 @@ json_t *run_plan_json(struct run *r, bool measured) {
     if (r->plans[0].train.p.n_pieces) json_object_set_new(j, "mlp_chunk", json_integer(r->plans[0].train.p.piece_rows));
     if (r->head.classes) json_object_set_new(j, "head", json_string(head_objective(&r->head)));
     if (r->freezes) json_object_set_new(j, "features", features_json(r));
+    if (r->quantised) json_object_set_new(j, "quantization", quantise_json(r));
     json_object_set_new(j, "device", json_string(r->card ? r->card->name : r->backend->name));
     if (r->limit && r->limit < SIZE_MAX) json_object_set_new(j, "limit", json_integer((json_int_t)r->limit));
     if (r->assumes) json_object_set_new(j, "assumed_tokens", json_integer(r->cap.tokens));

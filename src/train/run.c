@@ -49,15 +49,6 @@ static err pick_device(struct run *r) {
     return OK;
 }
 
-static err keep_base(struct run *r) {
-    if (!strcmp(r->cfg->quantization, "none")) return OK;
-    r->model.keep = DT_F8;
-    if (!r->backend->keeps || !r->backend->keeps(DT_F8))
-        return fail(E_USAGE, "quantization: fp8 needs a Hopper card (compute capability 9.0) and cuBLASLt 12.9 or newer; this run is on %s",
-                    r->backend->name);
-    return r->compute == DT_F32 ? fail(E_USAGE, "quantization: fp8 goes with dtype bfloat16 or float16, not float32") : OK;
-}
-
 static err open_model(struct run *r, int64_t layers) {
     const char *path = r->cfg->model, *dt;
     const bool bare = model_has_no_weights(path);
@@ -191,7 +182,7 @@ bool run_replaces(const struct run *r, const struct weight *w) {
 
 void run_forget(const struct run *r) {
     for (int i = 0; i < r->model.n; i++)
-        if (run_replaces(r, &r->model.w[i])) model_forget(&r->model, &r->model.w[i]);
+        if (r->model.w[i].source || run_replaces(r, &r->model.w[i])) model_forget(&r->model, &r->model.w[i]);
 }
 
 static size_t replaced_bytes(const struct run *r) {
@@ -254,8 +245,9 @@ static void measure_plan(struct run *r) {
     /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
     size_t held = r->model.random && host ? model_kept_bytes(&r->model) : !host ? f->weights : r->model.files.copied;
     if (held > f->weights) f->weights = held;
-    f->resident = f->derived + f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + f->data +
-                  f->runtime + held;
+    const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch;
+    if (r->check_bytes > later) f->comparing = r->check_bytes - later;
+    f->resident = f->derived + later + f->comparing + f->data + f->runtime + held;
     f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
 
@@ -395,11 +387,12 @@ static err open_run(struct run *r, const struct plan_ask *ask) {
     TRY(pick_device(r));
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
     TRY(open_model(r, ask->layers));
-    TRY(keep_base(r));
+    TRY(quantise_open(r));
     r->model.mlp_chunk = cfg->mlp_chunk;
     TRY(run_stretch(r));
     TRY(open_tokenizer(r, ask->like));
     TRY(open_sides(r, ask));
+    TRY(quantise_allowed(r));
     for (int i = 0; i < r->objective->sides && !r->objective->generates; i++)
         if (r->side[i].longest > r->cap.tokens) r->cap.tokens = r->side[i].longest;
     if (r->warm.source.n) {
@@ -427,7 +420,9 @@ err run_plan(struct run *r, struct config *cfg, const struct plan_ask *ask) {
 err run_start(struct run *r) {
     struct program *list[8];
     int n = list_programs(r, list);
-    model_fill(&r->model);
+    const bool later = r->quantised && !r->backend->mem->host && !r->model.random && !r->cfg->quantization_check;
+    if (!later) TRY(model_fill(&r->model)); /* else a card's are made as it takes them */
+    if (r->cfg->quantization_check) TRY(quantise_check(r));
     r->wb.threads = r->threads;
     r->wb.check_accumulation = r->cfg->check_accumulation;
     if (r->freezes) TRY(features_start(r));
@@ -492,6 +487,7 @@ void run_close(struct run *r) {
     features_free(&r->frozen);
     labels_free(&r->labels);
     json_decref(r->evals);
+    free(r->quantised);
     lock_drop(&r->lock);
     *r = (struct run){0};
 }

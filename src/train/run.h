@@ -9,6 +9,7 @@
 #include "core/rates.h"
 #include "data/order.h"
 #include "gen/generate.h"
+#include "gen/likeness.h"
 #include "io/npy.h"
 #include "train/config.h"
 #include "train/learner.h"
@@ -70,6 +71,7 @@ struct footprint { /* bytes */
     size_t checks;  /* check_accumulation's copies of the gradient */
     size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
     size_t away; /* of a card: states of optimizers that lie in the host's memory; in none of the others */
+    size_t comparing; /* what quantization_check takes beyond all that the run takes later */
     size_t total, resident; /* resident: without the file-backed weights */
 };
 
@@ -129,6 +131,9 @@ struct run {
     bool text_path;            /* macct: generated ids pass through text, because the two prompts lead texts in differently */
     struct order warm_order;
     struct workbench wb;
+    struct likeness likeness;  /* of the quantised base to the file's; tokens 0: not measured */
+    size_t check_bytes;        /* that measuring it takes, on the processor */
+    char *quantised;           /* what the base was quantised to, for people; NULL: it was not */
     struct capacity cap;
     struct checkpoints levels; /* what the training programs recompute */
     bool picks_levels;         /* auto */
@@ -167,7 +172,7 @@ void run_heed_adapter(const struct run *r, const char *folder); /* warns of one 
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
 const char *run_base_hash(struct run *r); /* model_hash(), which reads the whole base, once a run */
 bool run_replaces(const struct run *r, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */
-void run_forget(const struct run *r);               /* the pages of such matrices, after something read them */
+void run_forget(const struct run *r);               /* the file's pages of these and of quantised ones, after something read them */
 json_t *run_plan_json(struct run *r, bool measured);
 void run_dump(const struct run *r, str *out);       /* its programs, an instruction a line */
 json_t *run_report_json(struct run *r);       /* steps, evaluations, plan with measured memory */
@@ -208,6 +213,12 @@ err data_draw(struct side *s, int n, const struct row **list);    /* the next n 
 err data_draw_texts(struct side *s, int n, struct ids *texts);    /* the same of macct's texts; not owned */
 size_t data_bytes(const struct run *r);
 bool data_streams(const struct run *r);
+
+/* quantise.c: `quantization` */
+err quantise_open(struct run *r);                   /* right after the model is opened: its types */
+err quantise_allowed(const struct run *r);          /* after the adapters' structures are laid down */
+err quantise_check(struct run *r);                  /* quantization_check; the weights are there */
+json_t *quantise_json(const struct run *r);         /* NULL: the base is as its file has it */
 
 /* features.c, for runs that freeze the base */
 err features_plan(struct run *r);                   /* after the rows are made: what will be computed, and the memory for it */

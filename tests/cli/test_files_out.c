@@ -113,6 +113,31 @@ static void test_converted(void **state) {
     ok("$C convert random:3:f16 $D/r --model-config $G/config.json && $C inspect $D/r --json > /dev/null");
 }
 
+/* Rows of 96 and 192: NF4's blocks of 64 fit the second alone. */
+static void test_quantised(void **state) {
+    (void)state;
+    ok("$C quantize $G --to q4_0 -o $D/q4.gguf --modules down_proj=q8_0,k_proj=none --data $G/test.jsonl --field a --tokens 300");
+    says(ran.out.p, "perplexity ");
+    says(ran.out.p, "same first choice at ");
+    refused("$C quantize $G --to q4_0 --out $D/no.gguf --modules '.*=none,down_proj=q8_0'", "'down_proj=q8_0' decides about no matrix of");
+    ok("$C quantize $G --to nf4 --out $D/nf4 --modules '[qkvo]_proj=none,(gate|up)_proj=none' --json > $D/report");
+    json_t *report = json_of("report"), *out = json_array_get(json_object_get(report, "outputs"), 0);
+    assert_true(json_integer_value(json_object_get(json_object_get(out, "types"), "nf4")) > 0);
+    json_decref(report);
+    ok("$C generate --model $D/nf4 --prompt abc --max-new-tokens 4 > /dev/null");
+    refused("$C quantize $G --to nf4 --out $D/no", "has rows of 96, which the blocks of no such type fit; leave it as it is (model.layers.");
+    refused("$C quantize $D/q4.gguf --to q8_0 --out $D/no.gguf", "is quantised already, as q");
+    refused("$C quantize $G --to q4_0 --out $D/no", "a Hugging Face folder has no such type beside nf4: write a GGUF file (NAME.gguf)");
+    refused("$C quantize $G --to q9 --out $D/no", "'q9' is no type to quantise to");
+    refused("$C quantize $G --to q4_0 --out $D/no.gguf --modules x", "modules wants a module and a type such as lm_head=q8_0, found 'x'");
+    refused("$C quantize $G --to q4_0 --out $D/no.gguf --field a", "--field says what is read of --data");
+    refused("$C quantize $G --to q4_0 --out $D/no.gguf --data $D/nowhere.jsonl", "nowhere.jsonl");
+    refused("$C quantize $G --to q4_0", "--out is missing");
+    refused("$C quantize $G --out $D/no", "--to is missing");
+    refused("$C quantize --to q4_0", "MODEL is missing");
+    ok("test ! -e $D/no && test ! -e $D/no.gguf");
+}
+
 static void test_places(void **state) {
     (void)state;
     ok("$C convert $G $D/there.gguf && cp $D/there.gguf $D/keep");
@@ -287,7 +312,7 @@ static void test_inspect(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged), cmocka_unit_test(test_trained_tensors), cmocka_unit_test(test_bottleneck),
-        cmocka_unit_test(test_converted), cmocka_unit_test(test_places),        cmocka_unit_test(test_nothing_left),
+        cmocka_unit_test(test_converted), cmocka_unit_test(test_quantised), cmocka_unit_test(test_places),        cmocka_unit_test(test_nothing_left),
         cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_adapter), cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

@@ -10,7 +10,8 @@ void random_blocks(dtype dt, void *p, int64_t n, float scale, uint32_t *rng);
 enum { JOBS = 3, ROWS_MOST = 16 };
 static const struct backend *card;
 static int wrong;
-static const dtype stored[] = {DT_Q4_0, DT_Q4_1, DT_Q5_0, DT_Q5_1, DT_Q8_0, DT_Q3_K, DT_Q4_K, DT_Q5_K, DT_Q6_K, DT_IQ4_NL, DT_IQ4_XS, DT_NF4, DT_E4M3};
+static const dtype stored[] = {DT_Q4_0, DT_Q4_1, DT_Q5_0, DT_Q5_1, DT_Q8_0, DT_Q3_K, DT_Q4_K, DT_Q5_K, DT_Q6_K, DT_IQ4_NL, DT_IQ4_XS,
+                               DT_NF4, DT_E4M3, DT_INT8};
 enum { STORED = sizeof stored / sizeof *stored };
 
 /* In whole pieces of 16 bytes: of the last one the kernel copies what exists, but a memory checker counts all of it. */

@@ -24,7 +24,7 @@ static void begin(const char *base, const char *config, bool dora) {
     int modules;
     uint32_t seed = 7;
     must(model_open(base, config, &model));
-    model_fill(&model);
+    must(model_fill(&model));
     must(structure_init(&st, &model, &method_lora, &lora, &modules));
     float *host = malloc(st.params.bytes);
     must(param_fill(&st.params, 7, host)); /* DoRA's lengths are those of W's rows */

@@ -194,7 +194,7 @@ static void test_refusals(void **state) {
     int before = files_in(own_folder());
     make(DT_Q8_0);
     refuses(tensors_out_safetensors(&o, at("no.safetensors"), list, N, 0), E_UNSUPPORTED,
-            "tensor 'd' is q8_0; safetensors are written as F32, F16, BF16, I32");
+            "tensor 'd' is q8_0; safetensors are written as F32, F16, BF16, I32, U8");
     make(DT_F32);
     list[3].name = "b";
     refuses(tensors_out_safetensors(&o, at("no.safetensors"), list, N, 0), E_USAGE, "two tensors are called 'b'");

@@ -204,7 +204,7 @@ static void test_there_and_back(void **state) {
         assert_int_equal(gguf.shape.heads, base.shape.heads);
         assert_true(gguf.shape.norm_eps == (float)base.shape.norm_eps && gguf.rope[0].base == base.rope[0].base &&
                     gguf.shape.head_dim == base.shape.head_dim && gguf.shape.tied == base.shape.tied);
-        must(items_plan_hf(&l, &gguf, NULL, DT_F32));
+        must(items_plan_hf(&l, &gguf, NULL, DT_F32, NULL));
         must(dir_make(at("back")));
         must(dir_clear(at("back"), NULL));
         must(tensors_out_safetensors(&o, at("back"), l.t, l.n, 3000));
@@ -445,11 +445,11 @@ static void test_types(void **state) {
     struct model m;
     struct items l;
     must(model_open(golden("tied_gqa", ""), NULL, &m));
-    assert_int_equal(items_plan_hf(&l, &m, NULL, DT_Q8_0), E_USAGE);
+    assert_int_equal(items_plan_hf(&l, &m, NULL, DT_Q8_0, NULL), E_USAGE);
     assert_non_null(strstr(err_text(), "a Hugging Face folder is written in f32, f16 or bf16"));
-    assert_int_equal(items_plan_gguf(&l, &m, NULL, DT_I32), E_USAGE);
+    assert_int_equal(items_plan_gguf(&l, &m, NULL, DT_I32, NULL), E_USAGE);
     assert_non_null(strstr(err_text(), "--type i32 cannot be written; f32, f16, bf16, "));
-    must(items_plan_gguf(&l, &m, NULL, DT_Q4_0));
+    must(items_plan_gguf(&l, &m, NULL, DT_Q4_0, NULL));
     for (int i = 0; i < l.n; i++) { /* vectors f32; the tied embedding is a head: rows of 32 have no q6_k */
         bool head = !strcmp(l.t[i].name, "token_embd.weight");
         assert_int_equal(l.t[i].dt, l.t[i].nd == 1 ? DT_F32 : head ? DT_Q8_0 : DT_Q4_0);
@@ -697,7 +697,7 @@ static void test_whole_tensors_refused(void **state) {
     json_decref(export_((struct export_request){.base = base, .to = "gguf", .type = DT_Q8_0, .out = at("base8.gguf")}));
     must(model_open(at("base8.gguf"), NULL, &m));
     must(deltas_open(full, &m, &d));
-    must(items_plan_gguf(&l, &m, &d, DT_NONE));
+    must(items_plan_gguf(&l, &m, &d, DT_NONE, NULL));
     for (int i = 0; i < l.n; i++) {
         const bool frozen = strstr(l.t[i].name, "ffn_gate") || strstr(l.t[i].name, "ffn_up");
         assert_int_equal(l.t[i].dt, l.t[i].nd == 1 ? DT_F32 : frozen ? DT_Q8_0 : DT_F16);

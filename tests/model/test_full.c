@@ -133,7 +133,7 @@ static void test_copies_decode(void **state) {
         struct targets f = settings(TAKE_ALL, NULL, 0, NULL, 0);
         must(model_open(bases[b], TINY "tied_gqa/config.json", &m));
         must(structure_init(&st, &m, &method_full, &f, NULL)); /* before there is a number to read */
-        model_fill(&m);
+        must(model_fill(&m));
         float *w = arena_f32(st.params.bytes);
         must(param_fill(&st.params, 1, w));
         for (int i = 0; i < st.params.n; i++) {

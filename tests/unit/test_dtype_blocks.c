@@ -1,6 +1,6 @@
 /* Every quantised GGUF type on random blocks: what the reference makes of them (tests/golden/make/blocks.py), bit for
- * bit. Our encoders: the error of a block against what ggml's own left on the same numbers. NF4 and E4M3, which are
- * ours, against their definitions in double. */
+ * bit. Our encoders: the error of a block against what ggml's own left on the same numbers. NF4, E4M3 and INT8, which
+ * are ours, against their definitions in double (test_nf4.c: against bitsandbytes). */
 #include "support/support.h"
 #include "base/philox.h"
 
@@ -48,7 +48,7 @@ static void encoders_are_as_good(void **state) {
         double rms;
     } peers[] = {{DT_Q4_0, 0.0862},  {DT_Q4_1, 0.0784}, {DT_Q5_0, 0.0429}, {DT_Q5_1, 0.0380},
                  {DT_Q8_0, 0.00537}, {DT_Q4_K, 0.0716}, {DT_Q5_K, 0.0362}, {DT_Q6_K, 0.0178},
-                 {DT_NF4, 0.0930},   {DT_E4M3, 0.0270}}; /* the last two: of the definition, measured */
+                 {DT_NF4, 0.0930},   {DT_E4M3, 0.0270}, {DT_INT8, 0.0085}}; /* the last three: of the definition, measured */
     enum { N = 1 << 14 };
     float *x = malloc(N * 4), *y = malloc(N * 4);
     uint8_t *b = malloc(N * 2);
@@ -90,7 +90,7 @@ static void degenerate_blocks(void **state) {
         }
 }
 
-/* Every code of the two layouts of our own, at its place in the block. */
+/* Every code of the layouts of our own, at its place in the block. */
 static void own_layouts(void **state) {
     (void)state;
     uint8_t b[68];
@@ -112,6 +112,8 @@ static void own_layouts(void **state) {
             else if (y[i] != scale * (float)v)
                 flunk("e4m3 %02x is %g, not %g", first + i, (double)y[i] / (double)scale, v);
         }
+        dequantise_row(DT_INT8, b, y, 64);
+        for (int i = 0; i < 64; i++) assert_true(y[i] == scale * (float)(int8_t)(first + i));
     }
 }
 

@@ -1,0 +1,115 @@
+/* A run's quantised base: what `quantization` and its keys become, what they do not go with, and the loss of quality that they cost
+ * (quantization_check). model/quantised.h makes the numbers, gen/rules.h says which matrix gets which type. */
+#include "train/run.h"
+#include "gen/rules.h"
+#include "model/quantised.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static err keep_fp8(struct run *r) {
+    r->model.keep = DT_F8;
+    if (r->cfg->quantization_modules.n) return fail(E_USAGE, "quantization_modules goes with nf4, int8 and GGUF's types, not with fp8");
+    if (!r->backend->keeps || !r->backend->keeps(DT_F8))
+        return fail(E_USAGE, "quantization: fp8 needs a Hopper card (compute capability 9.0) and cuBLASLt 12.9 or newer; this run is on %s",
+                    r->backend->name);
+    return r->compute == DT_F32 ? fail(E_USAGE, "quantization: fp8 goes with dtype bfloat16 or float16, not float32") : OK;
+}
+
+/* What the check takes. Two random models have nothing to be alike in. */
+static err size_check(struct run *r) {
+    struct model file;
+    if (r->model.random) return OK;
+    if (!r->model.sizes_only) TRY(model_open(r->cfg->model, NULL, &file));
+    err e = likeness_bytes(r->model.sizes_only ? &r->model : &file, &r->model, &r->check_bytes);
+    if (!r->model.sizes_only) model_close(&file);
+    return e ? fail_in(e, "quantization_check") : OK;
+}
+
+/* Not wanted: then nothing that only it makes sense with. */
+static err not_quantised(const struct run *r) {
+    const char *key = r->cfg->quantization_modules.n ? "quantization_modules" : r->cfg->quantization_check ? "quantization_check" : NULL;
+    return key ? fail(E_USAGE, "%s says how a base is quantised, and quantization is none", key) : OK;
+}
+
+err quantise_open(struct run *r) {
+    const struct config *c = r->cfg;
+    struct rules rules;
+    str what = {0};
+    if (!strcmp(c->quantization, "none")) return not_quantised(r);
+    if (!strcmp(c->quantization, "fp8"))
+        return c->quantization_check ? fail(E_USAGE, "quantization_check runs on the processor, which has no fp8") : keep_fp8(r);
+    TRY(rules_read(c->quantization, c->quantization_modules.v, c->quantization_modules.n, "quantization_modules", &r->model.mem, &rules));
+    dtype *to = calloc((size_t)r->model.n + 1, sizeof *to);
+    err e = to ? rules_apply(&rules, &r->model, to) : fail(E_MEMORY, "out of memory");
+    if (!e) e = quantised_open(&r->model, to, c->double_quant);
+    if (!e) rules_print(&r->model, to, &what);
+    if (!e && !what.p)
+        e = what.failed ? fail(E_MEMORY, "out of memory")
+                        : fail(E_USAGE, "quantization: %s finds no matrix in %s", c->quantization, r->model.path);
+    r->quantised = what.p;
+    free(to);
+    return !e && c->quantization_check && r->backend->mem->host ? size_check(r) : e;
+}
+
+/* What is trained as a copy of the base's begins at the base's numbers, not at rounded ones. */
+err quantise_allowed(const struct run *r) {
+    for (int i = 0; i < r->model.n; i++)
+        for (int p = 0; p < r->n_plans && r->quantised; p++) {
+            const struct weight *w = &r->model.w[i];
+            if (dtype_quantised(w->dt) && param_copies(&r->plans[p].st.params, w->data))
+                return fail(E_USAGE,
+                            "%s is to be trained itself (method %s): it cannot be quantised as well; leave it as it is "
+                            "(quantization_modules: [%s=none])",
+                            w->name, r->plans[p].st.method->name, w->module);
+        }
+    return OK;
+}
+
+/* --- the loss of quality ------------------------------------------------------------------------------------------------ */
+/* Rows that the run has in memory or can draw: those of eval.data, or else of the training data. */
+static struct rows *rows_of(struct run *r) { return r->eval.rows[0].n ? &r->eval.rows[0] : &r->side[0].rows; }
+
+static err take_texts(struct rows *from, int64_t most, struct ids **out, int *n) {
+    *n = 0;
+    *out = calloc((size_t)from->n + 1, sizeof **out);
+    if (!*out) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < from->n && most > 0; i++) {
+        const struct row *row;
+        TRY(rows_draw(from, &i, 1, &row));
+        for (int k = 0; k < row->n; k++) TRY(ids_push(&(*out)[i], row->ids[k]));
+        *n = i + 1;
+        most -= row->n;
+    }
+    return OK;
+}
+
+static err measure(struct run *r, const struct ids *text, int n) {
+    struct model file;
+    TRY(model_open(r->cfg->model, NULL, &file));
+    err e = r->model.stretched ? model_stretch_as(&file, r->model.stretched, false, file.path) : OK;
+    if (!e) e = likeness_measure(&file, &r->model, text, n, r->cfg->quantization_check, r->stop, &r->likeness);
+    model_close(&file);
+    return e;
+}
+
+err quantise_check(struct run *r) {
+    struct ids *text = NULL;
+    int n = 0;
+    if (r->model.random) return OK;
+    err e = take_texts(rows_of(r), r->cfg->quantization_check, &text, &n);
+    if (!e) e = measure(r, text, n);
+    for (int i = 0; text && i < n; i++) ids_free(&text[i]);
+    free(text);
+    return e ? fail_in(e, "quantization_check") : OK;
+}
+
+json_t *quantise_json(const struct run *r) {
+    const struct likeness *l = &r->likeness;
+    json_t *j = json_pack("{s:s, s:s}", "type", r->cfg->quantization, "made", r->quantised);
+    if (l->tokens)
+        json_object_update_new(j, json_pack("{s:I, s:f, s:f, s:f, s:f, s:f}", "tokens", (json_int_t)l->tokens, "mean_kl", l->kl, "worst_kl",
+                                            l->kl_worst, "perplexity_base", exp(l->nll[0]), "perplexity", exp(l->nll[1]), "same_top",
+                                            (double)l->same_top / (double)l->tokens));
+    return j;
+}
