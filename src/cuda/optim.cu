@@ -2,7 +2,9 @@
  * one pass over memory. Of 8-bit states a thread has one element of a block, and the block of threads finds its largest; the maps lie in shared
  * memory. Adafactor's means and norms stay on the card, in scratch: nothing waits for the host. Sums are of pieces that the shape alone
  * cuts, in double, added in their order. Muon is muon.cu. Called through flat_ops (backend.c). */
+extern "C" { /* the house's own headers are C */
 #include "base/dynamic_map.h"
+}
 #include "cuda/flat.cuh"
 #include <math.h>
 
