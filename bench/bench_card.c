@@ -13,7 +13,7 @@
  *
  * --set: a configuration's keys of methods: method=full, lora.use_dora=true, ... (the defaults else).
  * --base: how the matrices are stored: q4_k, nf4, f8_e4m3, .. or q4_k_m, GGUF's mixture (half of the value and down projections and the
- * output in Q6_K). Their blocks are random bytes, one row of them repeated: made in no time, and as slow to unpack as any.
+ * output in Q6_K). Their blocks are random bytes, a few rows of them repeated: made in no time, and as slow to unpack as any.
  *
  * Prints one RESULT {json} line an item: best and median seconds, tokens/s, what is trained, the plan's bytes and what the card says is taken (of
  * a processor: this process at most), the share of the card's own rate (4 flops a matrix parameter and token, attention besides; 6 where blocks are
@@ -41,6 +41,8 @@ static struct {
     double bandwidth, rate; /* measured: bytes/s, flop/s */
     size_t before;          /* free on the card before anything was taken */
 } g;
+
+enum { ROWS_OF_THEIR_OWN = 61 }; /* with one row in all places no gradient would reach the queries of a deep model */
 
 static void die(err e) {
     if (!e) return;
@@ -89,9 +91,10 @@ static void fill_stored(struct model *m, dtype type) {
         else {
             size_t row = dtype_row_bytes(w->dt = dt, w->d[1]);
             char *first = (char *)w->data;
-            random_blocks(dt, first, w->d[1], 0.07f, &rng);
+            const int64_t own = w->d[0] < ROWS_OF_THEIR_OWN ? w->d[0] : ROWS_OF_THEIR_OWN;
+            random_blocks(dt, first, own * w->d[1], 0.07f, &rng);
 #pragma omp parallel for
-            for (int64_t r = 1; r < w->d[0]; r++) memcpy(first + (size_t)r * row, first, row);
+            for (int64_t r = own; r < w->d[0]; r++) memcpy(first + (size_t)r * row, first + (size_t)(r % own) * row, row);
         }
         m->bytes += w->nd == 1 ? (size_t)w->d[0] * 4 : dtype_row_bytes(w->dt, w->d[1]) * (size_t)w->d[0];
     }

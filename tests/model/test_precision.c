@@ -102,7 +102,8 @@ static void one_fixture(const struct fixture_of *f, dtype dt, const float *wide,
     const size_t bytes = b.st.params.bytes;
     const double off = apart(g, wide, NULL, bytes), must_be = apart(narrow, wide, NULL, bytes);
     close_to(b.name, &loss, f32_of(fixture(&b.want, "loss")), 1, 4 * deviation(dt), 0);
-    if (!(off <= 1.5 * must_be)) flunk("%s: gradients are off by %.3g, their definition by %.3g", b.name, off, must_be);
+    const double most = card ? 2 : 1.5; /* a card's attention rounds probabilities too, its products their operands */
+    if (!(off <= most * must_be)) flunk("%s: gradients are off by %.3g, their definition by %.3g", b.name, off, must_be);
     if (!b.gen.decode.seq2seq) bench_decode(&b, 4 * deviation(dt) * largest(&b));
     bench_same_gradient(&b, &first);
     bench_close(&b);
@@ -221,7 +222,10 @@ static void test_loss_curve(void **state) {
 }
 
 /* --- the loss scale ---------------------------------------------------------------------------------------------------- */
-/* A base whose head is so faint that what flows back from it, about 1e-8, is nothing in f16 (least number: 6e-8). */
+/* What a tensor of the faint base is multiplied with. A matrix has to stay within f16, which a card's products read; a norm's vector is f32 everywhere. */
+static float faintness(const char *name) { return !strcmp(name, "lm_head.weight") ? 0x1p-6f : !strcmp(name, "model.norm.weight") ? 0x1p-18f : 1; }
+
+/* A base whose last norm and head are so faint that what flows back through them, about 1e-8, is nothing in f16 (least number: 6e-8). */
 static const char *faint(void) {
     struct tensors ts;
     struct tensor t[64];
@@ -229,19 +233,23 @@ static const char *faint(void) {
     must(dir_make(folder));
     must(tensors_open(GOLDEN "/tiny_llama/untied_mha/model.safetensors", &ts));
     assert_true(ts.n <= 64);
-    float *head = NULL;
+    float *changed[2];
+    int n = 0;
     for (int i = 0; i < ts.n; i++) {
-        t[i] = ts.t[i];
-        if (strcmp(t[i].name, "lm_head.weight") != 0) continue;
+        const float by = faintness((t[i] = ts.t[i]).name);
+        if (by == 1) continue;
         assert_int_equal(t[i].dt, DT_F32);
-        assert_non_null(head = malloc(t[i].bytes));
-        for (size_t k = 0; k < t[i].bytes / 4; k++) head[k] = f32_of(&t[i])[k] * 0x1p-24f;
-        t[i].data = head;
+        assert_true(n < 2);
+        float *to = changed[n++] = malloc(t[i].bytes);
+        assert_non_null(to);
+        for (size_t k = 0; k < t[i].bytes / 4; k++) to[k] = f32_of(&ts.t[i])[k] * by;
+        t[i].data = to;
     }
-    assert_non_null(head);
+    assert_int_equal(n, 2);
     must(safetensors_write(at("faint/model.safetensors"), t, ts.n));
     tensors_close(&ts);
-    free(head);
+    free(changed[0]);
+    free(changed[1]);
     str text = {0};
     must(file_read(from, &text));
     must(file_write(at("faint/config.json"), text.p, text.n));
