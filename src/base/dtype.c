@@ -50,6 +50,8 @@ size_t dtype_row_bytes(dtype dt, int64_t elems) {
 }
 
 bool dtype_quantised(dtype dt) { return dtype_info[dt].block > 1; }
+bool dtype_plain(dtype dt) { return dt == DT_F32 || dt == DT_F16 || dt == DT_BF16; }
+double dtype_bits(dtype dt) { return 8.0 * dtype_info[dt].bytes / dtype_info[dt].block; }
 
 static float as_f32(uint32_t u) {
     float f;

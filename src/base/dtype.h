@@ -72,6 +72,8 @@ extern const struct dtype_info dtype_info[DT_ALL];
 dtype dtype_parse(const char *name);               /* DT_NONE when unknown; "float32"/"bfloat16"/"float16" too */
 size_t dtype_row_bytes(dtype dt, int64_t elems);   /* bytes of a row; elems must be a multiple of the block */
 bool dtype_quantised(dtype dt);
+bool dtype_plain(dtype dt);                        /* f32, f16 or bf16 */
+double dtype_bits(dtype dt);                       /* of a number, with its share of the block's scales */
 
 float f16_to_f32(uint16_t h);
 uint16_t f32_to_f16(float f);  /* round to nearest even, overflow to infinity */

@@ -241,7 +241,6 @@ bool dtype_writable(dtype dt) {
            dt != DT_IQ4_XS;
 }
 
-static double bits(dtype dt) { return 8.0 * dtype_info[dt].bytes / dtype_info[dt].block; }
 static bool ggufs(dtype dt) { return dtype_writable(dt) && dt < DT_NF4; }
 
 dtype dtype_fitting(dtype want, int64_t cols) {
@@ -249,7 +248,7 @@ dtype dtype_fitting(dtype want, int64_t cols) {
     if (cols % dtype_info[want].block == 0) return want;
     if (!ggufs(want)) return DT_NONE;
     for (int i = 1; i < DT_COUNT; i++)
-        if (ggufs((dtype)i) && cols % dtype_info[i].block == 0 && bits((dtype)i) > bits(want) && bits((dtype)i) < bits(best)) best = (dtype)i;
+        if (ggufs((dtype)i) && cols % dtype_info[i].block == 0 && dtype_bits((dtype)i) > dtype_bits(want) && dtype_bits((dtype)i) < dtype_bits(best)) best = (dtype)i;
     return best;
 }
 

@@ -38,16 +38,16 @@ err backend_pick(const char *device, const struct backend **out) {
     return OK;
 }
 
-err backend_compute(const struct backend *b, const char *name, dtype *out) {
-    *out = strcmp(name, "auto") ? dtype_parse(name) : b->compute;
-    if (*out != DT_F32 && *out != DT_BF16 && *out != DT_F16) return fail(E_USAGE, "dtype '%s' is not known (auto, float32, bfloat16, float16)", name);
-    return OK;
+/* The value of a key that names a plain type, or auto. */
+static err plain_type(const char *key, const char *name, dtype by_itself, dtype *out) {
+    *out = strcmp(name, "auto") ? dtype_parse(name) : by_itself;
+    return dtype_plain(*out) ? OK : fail(E_USAGE, "%s '%s' is not known (auto, float32, bfloat16, float16)", key, name);
 }
 
+err backend_compute(const struct backend *b, const char *name, dtype *out) { return plain_type("dtype", name, b->compute, out); }
+
 err backend_cache(const struct backend *b, const char *name, dtype compute, dtype *out) {
-    *out = strcmp(name, "auto") ? dtype_parse(name) : compute;
-    if (*out != DT_F32 && *out != DT_BF16 && *out != DT_F16)
-        return fail(E_USAGE, "kv_cache_dtype '%s' is not known (auto, float32, bfloat16, float16)", name);
+    TRY(plain_type("kv_cache_dtype", name, compute, out));
     if (!b->mem->host && *out != compute)
         return fail(E_USAGE, "kv_cache_dtype: %s with dtype: %s is for the processor; on a card the cache has the type that is computed in: "
                              "leave it at auto, or set dtype", name, dtype_info[compute].name);

@@ -54,7 +54,6 @@ static err check_module(const struct deltas *d, const struct model *m, const cha
                 m->path);
 }
 
-static bool is_plain(dtype dt) { return dt == DT_F32 || dt == DT_F16 || dt == DT_BF16; }
 
 double delta_factor(const struct delta *d, int64_t row, double squares) {
     float m;
@@ -130,7 +129,7 @@ static const struct weight *weight_of_whole(const struct deltas *d, const struct
 static err add_whole(struct deltas *d, const struct model *m, const struct tensor *t) {
     const struct weight *w = weight_of_whole(d, m, t->name);
     if (!w) return fail(E_USAGE, "%s: the adapter has %s, and %s has no such tensor: was it made for another model?", d->folder, t->name, m->path);
-    if (!is_plain(t->dt)) return fail(E_UNSUPPORTED, "%s: %s: an adapter's tensors are f32, f16 or bf16", d->folder, t->name);
+    if (!dtype_plain(t->dt)) return fail(E_UNSUPPORTED, "%s: %s: an adapter's tensors are f32, f16 or bf16", d->folder, t->name);
     if (t->nd != w->nd || t->d[0] != w->d[w->turned] || (w->nd == 2 && t->d[1] != w->d[!w->turned]))
         return fail(E_USAGE, "%s: %s: the adapter's tensor has another shape than that of %s: another model", d->folder, t->name, m->path);
     d->d[d->n++] = (struct delta){.module = w->module, .w = w, .whole = t};
@@ -214,7 +213,7 @@ static err find_head(struct deltas *d, const struct model *m) {
         const char *name = arena_printf(&d->mem, "%s%s.%s", adapter_prefix, d->head_module, k ? "bias" : "weight");
         const struct tensor *t = d->head_part[k] = name ? tensors_find(&d->files, name) : NULL;
         if (!t) return fail(E_INPUT, "%s: the head's %s is missing", d->folder, name ? name : "tensor");
-        if (!is_plain(t->dt) || t->nd != 2 - k || t->d[0] != d->head.classes || (!k && t->d[1] != m->shape.width))
+        if (!dtype_plain(t->dt) || t->nd != 2 - k || t->d[0] != d->head.classes || (!k && t->d[1] != m->shape.width))
             return fail(E_USAGE, "%s: %s is no head of %d classes for rows of %lld numbers in f32, f16 or bf16: another model?", d->folder,
                         name, d->head.classes, (long long)m->shape.width);
     }
@@ -351,7 +350,7 @@ err deltas_undo(struct deltas *d, const struct model *merged) {
             d->folder);
     for (int i = 0; i < d->n; i++) {
         const struct tensor *t = tensor_of_weight(merged, d->d[i].w);
-        if (t && !is_plain(t->dt))
+        if (t && !dtype_plain(t->dt))
             return fail(
                 E_UNSUPPORTED,
                 "%s: tensor %s is %s: what a merge into so few bits rounded away cannot be taken back; go back to the base's own files",

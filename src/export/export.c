@@ -88,7 +88,7 @@ static err check_hash(const struct job *j) {
 
 static err undo(struct job *j) {
     if (j->form->kind == KIND_LORA) return fail(E_USAGE, "a merge is undone into a model, not into %s", j->form->name);
-    if (j->r->type && j->r->type != DT_F32 && j->r->type != DT_F16 && j->r->type != DT_BF16)
+    if (j->r->type && !dtype_plain(j->r->type))
         return fail(E_UNSUPPORTED, "--type %s: a merge is undone in plain types alone (f32, f16, bf16): `cyclora convert` makes others",
                     dtype_info[j->r->type].name);
     if (j->r->like) {

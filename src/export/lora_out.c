@@ -89,7 +89,7 @@ static err plan(struct lora_out *o) {
 err lora_out_plan(struct lora_out *o, enum lora_form form, const struct model *m, const struct deltas *d, dtype type) {
     *o = (struct lora_out){.form = form, .m = m, .d = d, .type = type ? type : DT_F32};
     if (type && form == FORM_PEFT) return fail(E_USAGE, "--type: a PEFT adapter keeps the numbers that it has");
-    if (o->type != DT_F32 && o->type != DT_F16 && o->type != DT_BF16)
+    if (!dtype_plain(o->type))
         return fail(E_USAGE, "--type %s: an adapter is written in f32, f16 or bf16", dtype_info[type].name);
     err e = plan(o);
     if (e) lora_out_free(o);

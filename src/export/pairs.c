@@ -75,7 +75,6 @@ static err said(const struct patterns *s, const char *setting, const char *modul
     return e ? fail_in(e, "%s: %s", s->path, setting) : OK;
 }
 
-static bool is_plain(dtype dt) { return dt == DT_F32 || dt == DT_F16 || dt == DT_BF16; }
 
 /* The ends that a tensor's name has one of, with a module before it; NULL: none. */
 static const struct ends *ends_of(const char *name, bool b) {
@@ -99,7 +98,7 @@ static err add_magnitude(const struct lora_pairs *p, const struct tensors *files
         x->m = tensors_find(files, name);
     }
     if (!x->m) return fail(E_INPUT, "%s: tensor %s%s%s is missing, which use_dora needs", p->folder, adapter_prefix, x->module, M_END);
-    if (!is_plain(x->m->dt)) return fail(E_UNSUPPORTED, "%s: %s: lengths are f32, f16 or bf16", p->folder, x->m->name);
+    if (!dtype_plain(x->m->dt)) return fail(E_UNSUPPORTED, "%s: %s: lengths are f32, f16 or bf16", p->folder, x->m->name);
     if (x->m->nd == 1 && x->m->d[0] == (x->table ? x->a->d[1] : x->b->d[0])) return OK;
     return fail(E_INPUT, "%s: %s holds not one length for each of %lld rows", p->folder, x->m->name, (long long)x->b->d[0]);
 }
@@ -113,7 +112,7 @@ static err add(struct lora_pairs *p, const struct tensors *files, const struct p
     if (!x->module || !b) return fail(E_MEMORY, "out of memory");
     x->b = tensors_find(files, b);
     if (!x->b) return fail(E_INPUT, "%s: tensor %s is missing", p->folder, b);
-    if (!is_plain(a->dt) || !is_plain(x->b->dt))
+    if (!dtype_plain(a->dt) || !dtype_plain(x->b->dt))
         return fail(E_UNSUPPORTED, "%s: %s: an adapter's matrices are f32, f16 or bf16", p->folder, x->module);
     if (a->nd != 2 || x->b->nd != 2 || a->d[0] != x->b->d[1] || a->d[0] < 1 || a->d[0] > 1 << 20)
         return fail(E_INPUT, "%s: %s: lora_A [%lld, %lld] and lora_B [%lld, %lld] do not share a rank", p->folder, x->module,

@@ -11,8 +11,6 @@
 #include <string.h>
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
-static bool plain(dtype dt) { return dt == DT_F32 || dt == DT_F16 || dt == DT_BF16; }
-static double bits(dtype dt) { return 8.0 * dtype_info[dt].bytes / dtype_info[dt].block; }
 
 /* --- lists ----------------------------------------------------------------------------------------------------------- */
 static err list_init(struct items *l, int most) {
@@ -139,7 +137,7 @@ static bool take_whole(struct item *it, const struct deltas *d, const struct wei
 /* GPT-2's matrices (Conv1D) are [in, out] in Hugging Face's files: rows of the output are inputs, and columns of what we have. */
 static err turn(const struct model *m, const struct weight *w, struct item *it) {
     if (!w->turned) return OK;
-    if (!plain(it->dt))
+    if (!dtype_plain(it->dt))
         return fail(E_UNSUPPORTED,
                     "%s: tensor %s is %s and would have to be transposed: write a GGUF file of --type f16 first, then convert that",
                     m->path, w->name, dtype_info[it->dt].name);
@@ -246,8 +244,8 @@ static err plan_same_hf(struct items *l, const struct model *m, const struct del
 }
 
 err items_plan_hf(struct items *l, const struct model *m, const struct deltas *d, dtype type, const dtype *to) {
-    if (!type) type = plain(main_type(m)) ? main_type(m) : DT_F16;
-    if (!plain(type)) return fail(E_USAGE, "--type %s: a Hugging Face folder is written in f32, f16 or bf16", dtype_info[type].name);
+    if (!type) type = dtype_plain(main_type(m)) ? main_type(m) : DT_F16;
+    if (!dtype_plain(type)) return fail(E_USAGE, "--type %s: a Hugging Face folder is written in f32, f16 or bf16", dtype_info[type].name);
     const bool headed = d && d->head.classes;
     TRY(folder_takes(m, to));
     TRY(list_init(l, m->n + m->files.n + 2));
@@ -274,9 +272,9 @@ static dtype type_of(const struct model *m, const struct item *it, const char *n
     bool head = !strcmp(name, "output.weight") || (m->shape.tied && !strcmp(name, "token_embd.weight"));
     if (it->dt == DT_I32) return DT_I32;
     const bool gguf_has = it->dt < DT_NF4;
-    if (!type) return gguf_has && (plain(it->dt) || !it->changed) ? it->dt : DT_F16;
-    if (!head || bits(type) >= bits(DT_Q6_K)) return dtype_fitting(type, it->cols);
-    if (gguf_has && !it->changed && dtype_quantised(it->dt) && bits(it->dt) >= bits(DT_Q6_K)) return it->dt;
+    if (!type) return gguf_has && (dtype_plain(it->dt) || !it->changed) ? it->dt : DT_F16;
+    if (!head || dtype_bits(type) >= dtype_bits(DT_Q6_K)) return dtype_fitting(type, it->cols);
+    if (gguf_has && !it->changed && dtype_quantised(it->dt) && dtype_bits(it->dt) >= dtype_bits(DT_Q6_K)) return it->dt;
     return gguf_writes(DT_Q6_K) && it->cols % dtype_info[DT_Q6_K].block == 0 ? DT_Q6_K : dtype_fitting(DT_Q8_0, it->cols);
 }
 

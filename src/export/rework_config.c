@@ -83,9 +83,8 @@ static err same_tensors(const struct adapter_in *a, const struct adapter_in *b) 
         bool same = t->nd == u->nd;
         for (int k = 0; k < t->nd && same; k++) same = t->d[k] == u->d[k];
         if (!same) return fail(E_USAGE, "tensor %s has another shape in %s than in %s", t->name, a->folder, b->folder);
-        if ((t->dt != DT_F32 && t->dt != DT_F16 && t->dt != DT_BF16) || (u->dt != DT_F32 && u->dt != DT_F16 && u->dt != DT_BF16))
-            return fail(E_UNSUPPORTED, "%s: tensor %s is not of f32, f16 or bf16",
-                        t->dt == DT_F32 || t->dt == DT_F16 || t->dt == DT_BF16 ? b->folder : a->folder, t->name);
+        if (!dtype_plain(t->dt) || !dtype_plain(u->dt))
+            return fail(E_UNSUPPORTED, "%s: tensor %s is not of f32, f16 or bf16", dtype_plain(t->dt) ? b->folder : a->folder, t->name);
     }
     return a->files.n == b->files.n ? OK : fail(E_USAGE, "%s has %d tensors, %s %d", a->folder, a->files.n, b->folder, b->files.n);
 }

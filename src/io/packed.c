@@ -184,7 +184,7 @@ static err find_scales(const struct tensors *ts, const struct tensor *t, struct 
     if (!s) s = m->t = companion(ts, t, "_scale");
     *m = (struct scale_map){s, R, C, 0};
     if (!s) return OK;
-    if (s->dt != DT_F32 && s->dt != DT_F16 && s->dt != DT_BF16)
+    if (!dtype_plain(s->dt))
         return fail(E_UNSUPPORTED, "%s: tensor %s: scales of type %s are not read; %s", ts->path, s->name, s->stored,
                     way_out);
     if (elements(s) == 1) return OK;

@@ -21,7 +21,7 @@ static void put(const struct view *v, int64_t i, float x) {
 /* Operands k and k + 1 are a cache's halves: of one type and shape. */
 static err want_cache(struct prog *p, const struct inst *i, int k, const int64_t *d) {
     const struct value *c = prog_v(p, i->in[k]);
-    if (c->dt != DT_F32 && c->dt != DT_BF16 && c->dt != DT_F16)
+    if (!dtype_plain(c->dt))
         return prog_fail(p, E_INTERNAL, "%s: a cache of type %s", i->op->name, dtype_info[c->dt].name);
     TRY(want(p, i, k, c->dt, 4, d));
     return want(p, i, k + 1, c->dt, 4, d);
