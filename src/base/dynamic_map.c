@@ -31,3 +31,8 @@ void dynamic_map(bool with_sign, float map[DYNAMIC_CODES]) {
     map[n++] = 1;
     qsort(map, DYNAMIC_CODES, sizeof *map, ascending);
 }
+
+void dynamic_middles(const float map[DYNAMIC_CODES], float middle[DYNAMIC_CODES]) {
+    middle[0] = -INFINITY;
+    for (int c = 1; c < DYNAMIC_CODES; c++) middle[c] = (map[c - 1] + map[c]) / 2;
+}

@@ -8,5 +8,7 @@
 
 enum { DYNAMIC_CODES = 256 };
 void dynamic_map(bool with_sign, float map[DYNAMIC_CODES]);
+/* Between neighbouring numbers of a map: what lies above middle[c] and up to middle[c + 1] is nearest to c. */
+void dynamic_middles(const float map[DYNAMIC_CODES], float middle[DYNAMIC_CODES]);
 
 #endif

@@ -39,12 +39,6 @@ err cpu_sgd(const struct sgd *o, const struct momentum_state *s, int64_t n, int 
 }
 
 /* --- AdamW, 8 bits ---------------------------------------------------------------------------------------------------------- */
-/* Between neighbouring numbers of a map: what lies above middle[c] and up to middle[c + 1] is nearest to c. */
-static void middles(const float map[DYNAMIC_CODES], float middle[DYNAMIC_CODES]) {
-    middle[0] = -INFINITY;
-    for (int c = 1; c < DYNAMIC_CODES; c++) middle[c] = (map[c - 1] + map[c]) / 2;
-}
-
 static uint8_t nearest(const float middle[DYNAMIC_CODES], float x) {
     int c = 0;
     for (int step = DYNAMIC_CODES / 2; step; step /= 2)
@@ -93,8 +87,8 @@ err cpu_adamw_8bit(const struct adamw *o, const struct adamw_8bit_state *s, int6
     struct maps k;
     dynamic_map(true, k.m);
     dynamic_map(false, k.v);
-    middles(k.m, k.m_middle);
-    middles(k.v, k.v_middle);
+    dynamic_middles(k.m, k.m_middle);
+    dynamic_middles(k.v, k.v_middle);
 #pragma omp parallel for num_threads(threads_for(n, threads))
     for (int64_t b = 0; b < state_blocks(n); b++) one_block(&r, &k, s, b, n);
     return OK;

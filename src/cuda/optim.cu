@@ -61,24 +61,19 @@ extern "C" err cuda_sgd(const struct sgd *o, const struct momentum_state *s, int
 }
 
 /* --- AdamW, 8 bits ---------------------------------------------------------------------------------------------------------- */
-/* The numbers of a map, and what lies between neighbours: above middle[c] and up to middle[c + 1] is nearest to c. */
+/* The numbers of both maps, and what lies between neighbours (dynamic_middles). */
 struct maps {
     float m[DYNAMIC_CODES], v[DYNAMIC_CODES], m_middle[DYNAMIC_CODES], v_middle[DYNAMIC_CODES];
 };
 static struct maps *maps; /* on the card; made at first use and kept */
-
-static void middles(const float *map, float *middle) {
-    middle[0] = -INFINITY;
-    for (int c = 1; c < DYNAMIC_CODES; c++) middle[c] = (map[c - 1] + map[c]) / 2;
-}
 
 static err maps_made(void) {
     static struct maps host;
     if (maps) return OK;
     dynamic_map(true, host.m);
     dynamic_map(false, host.v);
-    middles(host.m, host.m_middle);
-    middles(host.v, host.v_middle);
+    dynamic_middles(host.m, host.m_middle);
+    dynamic_middles(host.v, host.v_middle);
     struct maps *there;
     TRY(cuda_check(cudaMalloc((void **)&there, sizeof *there), "maps of 8-bit states"));
     TRY(cuda_check(cudaMemcpy(there, &host, sizeof host, cudaMemcpyHostToDevice), "maps of 8-bit states"));

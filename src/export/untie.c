@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int by_name(const void *a, const void *b) { return strcmp(((const struct weight *)a)->name, ((const struct weight *)b)->name); }
-
 static err untie(struct model *m) {
     const struct weight *table = model_weight(m, "token_embd.weight");
     if (!table) return fail(E_INTERNAL, "%s: no token table", m->path);
@@ -21,7 +19,7 @@ static err untie(struct model *m) {
     m->w = w;
     head.name = "output.weight", head.module = "lm_head";
     w[m->n++] = head;
-    qsort(w, (size_t)m->n, sizeof *w, by_name);
+    model_sort(m);
     m->shape.tied = false;
     return OK;
 }

@@ -130,6 +130,8 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const struct weight *)a)->name, ((const struct weight *)b)->name);
 }
 
+void model_sort(struct model *m) { qsort(m->w, (size_t)m->n, sizeof *m->w, by_name); }
+
 const struct weight *model_weight(const struct model *m, const char *name) {
     struct weight key = {.name = name};
     return m->n ? bsearch(&key, m->w, (size_t)m->n, sizeof *m->w, by_name) : NULL;
@@ -399,7 +401,7 @@ static err open_files(struct model *m) {
 
 static err opened(struct model *m, err e) {
     if (!e) {
-        qsort(m->w, (size_t)m->n, sizeof *m->w, by_name);
+        model_sort(m);
         m->residents = arena_alloc(&m->mem, sizeof *m->residents);
         m->derived = arena_alloc(&m->mem, sizeof *m->derived);
         if (!m->residents || !m->derived) e = fail(E_MEMORY, "out of memory");

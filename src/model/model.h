@@ -157,6 +157,7 @@ err model_retype(struct model *m, const dtype *to); /* of a random model before 
 void model_close(struct model *m);
 static inline const char *model_arch(const struct model *m) { return m->gguf ? m->family->name : m->family->hf; } /* as its files say it */
 const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
+void model_sort(struct model *m); /* m->w by name, as model_weight() looks for them: after one was added */
 size_t weight_bytes(const struct weight *w); /* as they are computed with */
 size_t model_kept_bytes(const struct model *m); /* of all tensors, as a backend keeps them */
 size_t weight_kept_bytes(const struct model *m, const struct weight *w);
