@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "cli.h"
 #include "compare.h"
+#include "cyclora/cyclora.h"
 #include "report.h"
 #include "term.h"
 #include <stdio.h>
