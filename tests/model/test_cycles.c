@@ -220,7 +220,7 @@ static void test_ring_of_t5(void **state) {
     (void)state;
     struct config c[2];
     for (int i = 0; i < 2; i++) {
-        settings(&c[i], 3, LIST("generation.temperature=0.8", "B.generation.temperature=0", "B.max_new_tokens=6", "C.max_length=40", "lora.lora_dropout=0.1", "C.lora.r=2"));
+        settings(&c[i], 3, LIST("generation.temperature=0.8", "B.generation.temperature=0", "B.max_new_tokens=6", "C.max_length=40", "lora.lora_dropout=0.1", "C.lora.r=2", "A.prompt=a{text}\n", "B.prompt=bb{text}\n"));
         t5_model(&c[i], "", DATA "tokenizer.json");
     }
     by_hand(&c[0], &c[1], false, 2, 2);
