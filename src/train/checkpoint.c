@@ -280,7 +280,8 @@ err folder_finish(struct run *r) {
     arena mem = {0};
     err e = OK;
     for (int i = 0; i < r->n_sides && !e; i++)
-        if (!r->side[i].base->model.random) e = learner_finish(&r->side[i].learner, adapter_folder(r, i, r->cfg->output_dir, &mem), &r->side[i].base->model);
+        if (!r->side[i].base->model.random)
+            e = learner_finish(&r->side[i].learner, adapter_folder(r, i, r->cfg->output_dir, &mem), &r->side[i].base->model);
     arena_free(&mem);
     return e;
 }
