@@ -36,16 +36,6 @@ static bool begins(const struct run *r, int i) {
     return true;
 }
 
-static err join_sides(struct run *r) {
-    int next[CONFIG_SIDES];
-    TRY(config_cycles(r->cfg, next));
-    for (int i = 0; i < r->n_sides; i++) {
-        r->side[i].next = &r->side[next[i]];
-        r->side[next[i]].from = &r->side[i];
-    }
-    return OK;
-}
-
 /* Can ids that were written for side s be its prompt? Found, and said once. */
 static void compare_ids(struct run *r) {
     bool led = false;
@@ -143,7 +133,6 @@ static void widen(struct run *r, const struct side *s) {
 }
 
 static err load(struct run *r) {
-    TRY(join_sides(r));
     for (int i = 0; i < r->n_sides; i++) {
         err e = prompt_form_parse(r->side[i].base->tok, r->side[i].cfg->prompt, &r->side[i].form);
         if (e) return fail_in(e, "%s.prompt", r->side[i].name);
