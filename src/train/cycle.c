@@ -129,6 +129,7 @@ static void widen(struct run *r, const struct side *s) {
     const int row = form + (s->by_text ? made : new) + answer + 1 + beside(s, true), /* ids that are handed over are at most `new` */
         prompt = form + made + beside(s, false), length = prompt + (int)s->cfg->max_new_tokens;
     if (row > r->cap.tokens) r->cap.tokens = row;
+    if (prompt > r->cap.tokens) r->cap.tokens = prompt; /* one tokenizer's prompt may be longer than the other's row */
     if (length > r->cap.length) r->cap.length = length;
 }
 
@@ -335,7 +336,8 @@ static err translate(struct run *r, const struct side *s, const char *const *in,
     out->n = n;
     err e = prompt && made && out->v ? OK : fail(E_MEMORY, "out of memory");
     const struct prompt_form *f = &s->form;
-    int room = r->cap.length - (int)s->cfg->max_new_tokens - (int)(f->head.n + f->tail.n) - beside(s, false);
+    const int most = r->cap.length - (int)s->cfg->max_new_tokens,
+              room = (most < r->cap.tokens ? most : r->cap.tokens) - (int)(f->head.n + f->tail.n) - beside(s, false);
     for (int i = 0; i < n && !e; i++) {
         struct ids text = {0};
         e = prompt_form_text(s->base->tok, f, in[i], &text);
