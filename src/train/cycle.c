@@ -41,7 +41,7 @@ static void compare_ids(struct run *r) {
     bool led = false;
     for (int i = 0; i < r->n_sides; i++) {
         struct side *s = &r->side[i], *w = s->from;
-        const bool same = base_same_ids(w->base, s->base), lead = !strcmp(w->form.lead, s->form.lead);
+        const bool same = base_same_ids(w->base, s->base), lead = !strcmp(w->form.lead, s->form.lead) && w->form.turn == s->form.turn;
         s->by_text = !same || !lead;
         if (w->base != s->base && w < s)
             log_info(same ? "sides %s and %s: one vocabulary and the same merges, so ids are handed over as they are"
@@ -135,7 +135,8 @@ static void widen(struct run *r, const struct side *s) {
 
 static err load(struct run *r) {
     for (int i = 0; i < r->n_sides; i++) {
-        err e = prompt_form_parse(r->side[i].base->tok, r->side[i].cfg->prompt, &r->side[i].form);
+        struct side *s = &r->side[i];
+        err e = (s->cfg->chat_prompt ? prompt_form_chat : prompt_form_parse)(s->base->tok, s->cfg->prompt, &s->form);
         if (e) return fail_in(e, "%s.prompt", r->side[i].name);
     }
     compare_ids(r);
