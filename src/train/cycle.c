@@ -51,7 +51,8 @@ static void compare_ids(struct run *r) {
     }
     if (led)
         log_warn(
-            "the two prompts lead {text} in with different spaces: generated ids pass through text, which is slower and may not be exact");
+            "two prompts lead {text} in with different spaces, or one is a chat's turn: generated ids pass through text, which is slower and may "
+            "not be exact");
 }
 
 /* --- data ------------------------------------------------------------------------------------------------------- */
