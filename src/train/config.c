@@ -538,6 +538,16 @@ static err check_sides_differ(const struct config *c, arena *mem) {
     return OK;
 }
 
+/* What is between generating and training (rollout.c): is any of it asked for? */
+static const char *rollout_asked(const struct config *c, const struct side_config *s) {
+    const struct { bool asked; const char *name; } keys_of[] = {
+        {strcmp(s->filter_kind, "none") != 0, "filter.kind"}, {s->replay_size > 0, "replay.size"}, {s->supervised_share > 0, "supervised.share"},
+        {s->denoise_share > 0, "denoise.share"}, {s->curriculum_steps > 0, "curriculum.steps"}, {c->rollout_refresh > 1, "rollout_refresh"}};
+    for (size_t i = 0; i < sizeof keys_of / sizeof *keys_of; i++)
+        if (keys_of[i].asked) return keys_of[i].name;
+    return NULL;
+}
+
 static err check_one_side(const struct config *c) {
     const bool sft = !strcmp(c->objective, "sft");
     const struct strs *a = &c->side[0].data, *b = &c->side[1].data;
@@ -550,6 +560,8 @@ static err check_one_side(const struct config *c) {
     for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
     if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: %s trains one adapter, on 'data'", c->objective);
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
+    const char *idle = rollout_asked(c, &c->side[0]);
+    if (idle) return fail(E_USAGE, "'%s' has no use with objective %s: nothing is generated while it trains", idle, c->objective);
     if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     if (c->eval_split > 0 && *c->side[0].projector_file)
@@ -570,6 +582,30 @@ static err check_one_side(const struct config *c) {
     return why;
 }
 
+/* What is asked for of rollout.c goes together. */
+static err check_rollouts(const struct config *c, int side) {
+    const struct side_config *s = &c->side[side];
+    const char *of = side ? "B" : "A";
+    const bool judges = s->filter_logprob < 0 || s->filter_length_ratio > 0 || s->filter_copy_rate < 1;
+    if (judges && !strcmp(s->filter_kind, "none"))
+        return fail(E_USAGE, "'%s.filter' has limits that nothing heeds: set filter.kind to threshold or weight", of);
+    if (s->filter_length_ratio > 0 && s->filter_length_ratio < 1)
+        return fail(E_USAGE, "'%s.filter.length_ratio' is the longer text over the shorter one, so at least 1 (0 = any); found %g", of, s->filter_length_ratio);
+    if ((s->replay_size > 0) != (s->replay_share > 0))
+        return fail(E_USAGE, "'%s.replay' wants both: size, of what is kept, and share, of a step's rows", of);
+    if (s->supervised_share > 0 && !*c->warmup_pairs)
+        return fail(E_USAGE, "'%s.supervised.share' takes pairs of 'warmup_pairs.data', which names no file", of);
+    if (s->replay_share + s->supervised_share + s->denoise_share >= 1)
+        return fail(E_USAGE, "'%s': the shares of replay (%g), supervised (%g) and denoise (%g) leave no row for the cycle: their sum must be below 1", of,
+                    s->replay_share, s->supervised_share, s->denoise_share);
+    if (s->curriculum_steps > 0 && (s->curriculum_start < 1 || s->curriculum_end < s->curriculum_start))
+        return fail(E_USAGE, "'%s.curriculum' wants 1 <= start <= end, found start %lld and end %lld", of, (long long)s->curriculum_start,
+                    (long long)s->curriculum_end);
+    if (!s->curriculum_steps && (s->curriculum_start || s->curriculum_end))
+        return fail(E_USAGE, "'%s.curriculum' wants steps: until when texts are put off", of);
+    return OK;
+}
+
 /* What two adapters that write for each other cannot be. */
 static err check_cycle(const struct config *c) {
     for (int s = 0; s < 2; s++)
@@ -585,6 +621,9 @@ static err check_cycle(const struct config *c) {
                         "with objective sft or classification",
                         s ? "B" : "A");
     if (c->labels.n) return fail(E_USAGE, "'labels' has no use with objective macct: classes belong to objective classification");
+    for (int s = 0; s < 2; s++) TRY(check_rollouts(c, s));
+    if (*c->warmup_pairs && !c->warmup_epochs && c->side[0].supervised_share == 0 && c->side[1].supervised_share == 0)
+        return fail(E_USAGE, "'warmup_pairs.data' has no use: neither warmup_pairs.epochs nor supervised.share trains on them");
     if (c->max_new_tokens >= c->max_length)
         return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",
                     (long long)c->max_new_tokens, (long long)c->max_length);
@@ -675,7 +714,7 @@ err config_check(const struct config *c) {
         return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);
     if (strcmp(c->best_metric, "none") != 0 && !held_out)
         return fail(E_USAGE, "'metric_for_best_model' is %s but 'eval.data' names no file", c->best_metric);
-    if (c->max_steps == 0 && !*c->warmup_pairs)
+    if (c->max_steps == 0 && !(*c->warmup_pairs && c->warmup_epochs))
         return fail(E_USAGE, "'max_steps' is 0 and there are no 'warmup_pairs': nothing to train");
     return OK;
 }

@@ -88,6 +88,7 @@ static err load(struct run *r) {
         if (prompt + new > r->cap.length) r->cap.length = prompt + new;
     }
     if (*r->cfg->warmup_pairs) TRY(load_pairs(r, &r->warm, r->cfg->warmup_pairs, r->cfg->warmup_fields, r->cfg->warmup_limit));
+    for (int i = 0; i < 2; i++) TRY(rollout_check(r, &r->side[i], &r->side[!i]));
     if (*r->cfg->eval_data) TRY(load_pairs(r, &r->eval, r->cfg->eval_data, r->cfg->eval_fields, r->cfg->eval_limit));
     if (*r->cfg->test_data) TRY(load_pairs(r, &r->test, r->cfg->test_data, r->cfg->eval_fields, r->cfg->test_limit));
     for (int d = 0; d < 2; d++) {
@@ -134,14 +135,16 @@ static err hand_over(struct run *r, const struct side *to, const struct generati
 }
 
 /* Rows that adapter `s` trains on: its side's prompt around each synthetic text, then the real text and EOS. */
-static err cycle_rows(struct run *r, const struct side *s, const struct generation *made, const struct ids *real, int n, struct rows *out) {
-    for (int i = 0; i < n; i++) {
+static err cycle_rows(struct run *r, const struct side *s, const struct rollouts *from, struct rows *out) {
+    for (int i = 0; i < from->n; i++) {
+        const struct rollout *x = &from->v[i];
         struct ids synth = {0}, prompt = {0}, answer = {0};
-        err e = hand_over(r, s, &made[i], &synth);
+        err e = hand_over(r, s, &x->made, &synth);
         if (!e) e = prompt_form_wrap(&s->form, synth.v, synth.n, &prompt);
-        for (size_t k = 0; k < real[i].n && !e; k++) e = ids_push(&answer, real[i].v[k]);
+        for (size_t k = 0; k < x->real.n && !e; k++) e = ids_push(&answer, x->real.v[k]);
         if (!e) e = ids_push(&answer, r->eos);
         if (!e) e = rows_add(out, prompt.v, prompt.n, answer.v, answer.n);
+        if (!e) out->r[out->n - 1].weight = x->weight;
         ids_free(&synth);
         ids_free(&prompt);
         ids_free(&answer);
@@ -150,30 +153,33 @@ static err cycle_rows(struct run *r, const struct side *s, const struct generati
     return OK;
 }
 
+/* The adapter of side m->from writes what its texts become. */
+static err make_texts(struct run *r, const struct rollout_maker *m, const struct ids *real, int n, struct generation *made) {
+    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
+    err e = prompt ? OK : fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < n && !e; i++) e = prompt_form_wrap(&m->from->form, real[i].v, real[i].n, &prompt[i]);
+    if (!e) e = generate_texts(r, (int)(m->from - r->side), prompt, n, (int)r->cfg->max_new_tokens, r->cfg->temperature, m->key, made, NULL);
+    free_ids(prompt, n);
+    return e;
+}
+
 /* One half: the other adapter writes this side's text from the other side's, this adapter learns to undo it. */
 static err half(struct run *r, int which, struct step_info *info) {
-    struct side *s = &r->side[which], *o = &r->side[!which];
-    int n = (int)(s->cfg->batch * s->cfg->accumulation);
-    struct ids *real = calloc((size_t)n, sizeof *real);
-    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
-    struct generation *made = calloc((size_t)n, sizeof *made);
-    const struct row **list = calloc((size_t)n, sizeof *list);
+    struct side *s = &r->side[which];
+    const struct rollout_maker maker = {&r->side[!which], (uint64_t)(2 * r->step + which), make_texts};
+    const struct row **list = NULL;
     struct rows rows = {0};
-    err e = real && prompt && made && list ? OK : fail(E_MEMORY, "out of memory");
-    if (!e) e = data_draw_texts(o, n, real);
-    for (int i = 0; i < n && !e; i++) e = prompt_form_wrap(&o->form, real[i].v, real[i].n, &prompt[i]);
+    int n = 0;
     double t0 = seconds_now(), t1;
-    if (!e) e = generate_texts(r, !which, prompt, n, (int)r->cfg->max_new_tokens, r->cfg->temperature, (uint64_t)(2 * r->step + which), made, NULL);
+    err e = rollout_draw(r, s, &maker, &info->rollouts[which]);
     info->generate_s += (t1 = seconds_now()) - t0;
-    if (!e) e = cycle_rows(r, s, made, real, n, &rows);
-    for (int i = 0; i < rows.n; i++) list[i] = &rows.r[i], info->generated += made[i].n + made[i].stopped;
-    if (!e) e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(2 * r->step + which), &info->side[which]);
+    info->generated += info->rollouts[which].tokens;
+    if (!e) e = cycle_rows(r, s, &s->rollouts.step, &rows);
+    if (!e) e = rollout_list(r, s, &rows, &r->warm.rows[which], &info->rollouts[which], &list, &n);
+    if (!e && n) e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, maker.key, &info->side[which]);
     info->train_s += seconds_now() - t1;
     rows_free(&rows);
     free(list);
-    free_generations(made, n);
-    free_ids(prompt, n);
-    free(real);
     return e;
 }
 

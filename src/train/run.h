@@ -13,6 +13,7 @@
 #include "io/npy.h"
 #include "train/config.h"
 #include "train/learner.h"
+#include "train/rollout.h"
 #include <jansson.h>
 
 /* An adapter's plans: shared by both sides when their structures are equal. */
@@ -37,6 +38,7 @@ struct side {
     struct ids *texts;         /* macct: this side's data, tokenised; NULL when streamed. cap 0: the ids lie in rows */
     int n_texts, longest, truncated;
     struct rows rows;          /* sft: what is trained on; macct: the texts as rows */
+    struct rollout_pool rollouts; /* macct: what the other adapter has written for this one */
 };
 
 struct pairs {                 /* supervised pairs: warm-up and evaluation (macct) */
@@ -48,6 +50,7 @@ struct step_info {
     int64_t step, total;
     bool warmup;
     struct step_result side[2];
+    struct rollout_stats rollouts[2]; /* of the texts that this adapter trained on; not of a warm-up step */
     double seconds, generate_s, train_s;
     int64_t generated;
 };
