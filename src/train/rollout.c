@@ -25,8 +25,7 @@
  * warned of: the adapter, its optimizer and its schedule stay where they were. A single empty text among others is a row like any
  * other, unless there is a filter.
  *
- * Called by the cycles' step, checkpoints, and the plan for its bytes. Knows neither prompts nor whose text goes where: see
- * struct rollout_maker. */
+ * Called by the cycles' step, checkpoints, and the plan for its bytes. Knows neither prompts nor how a text goes round (rollout_maker). */
 #include "train/run.h"
 #include "base/log.h"
 #include "base/philox.h"
@@ -41,6 +40,7 @@ static const double LEAST_WEIGHT = 1e-3; /* of a text that the filter thinks not
 /* --- lists ---------------------------------------------------------------------------------------------------------- */
 static void rollout_drop(struct rollout *x) {
     ids_free(&x->real);
+    ids_free(&x->answer);
     free(x->made.ids);
     *x = (struct rollout){0};
 }
@@ -70,22 +70,28 @@ static err rollouts_take(struct rollouts *to, const struct rollout *x) {
     return OK;
 }
 
-static err rollout_copy(const struct ids *real, const struct generation *made, float logprob, struct rollout *x) {
-    *x = (struct rollout){.made = *made, .logprob = logprob, .weight = 1};
-    x->made.ids = malloc(((size_t)made->n + 1) * sizeof *made->ids);
-    if (!x->made.ids) return fail(E_MEMORY, "out of memory");
-    if (made->n) memcpy(x->made.ids, made->ids, (size_t)made->n * sizeof *made->ids);
-    err e = OK;
-    for (size_t i = 0; i < real->n && !e; i++) e = ids_push(&x->real, real->v[i]);
+static err copy_ids(const struct ids *from, struct ids *to) {
+    for (size_t i = 0; i < from->n; i++) TRY(ids_push(to, from->v[i]));
+    return OK;
+}
+
+static err rollout_copy(const struct rollout *from, struct rollout *x) {
+    *x = *from;
+    x->real = x->answer = (struct ids){0};
+    x->made.ids = malloc(((size_t)from->made.n + 1) * sizeof *x->made.ids);
+    err e = x->made.ids ? OK : fail(E_MEMORY, "out of memory");
+    if (!e && from->made.n) memcpy(x->made.ids, from->made.ids, (size_t)from->made.n * sizeof *x->made.ids);
+    if (!e) e = copy_ids(&from->real, &x->real);
+    if (!e) e = copy_ids(&from->answer, &x->answer);
     if (e) rollout_drop(x);
     return e;
 }
 
-err rollouts_push(struct rollouts *to, const struct ids *real, const struct generation *made, float logprob) {
-    struct rollout x;
-    TRY(rollout_copy(real, made, logprob, &x));
-    err e = rollouts_take(to, &x);
-    if (e) rollout_drop(&x);
+err rollouts_push(struct rollouts *to, const struct rollout *x) {
+    struct rollout copy;
+    TRY(rollout_copy(x, &copy));
+    err e = rollouts_take(to, &copy);
+    if (e) rollout_drop(&copy);
     return e;
 }
 
@@ -150,16 +156,17 @@ static int64_t curriculum_limit(const struct run *r, const struct side_config *c
 /* n real texts with nothing made of them yet. Where a whole epoch has none within the limit, the next one is as good as any. */
 static err draw(const struct run *r, struct side *from, int n, struct rollouts *to, struct rollout_stats *stats) {
     const int64_t limit = curriculum_limit(r, from->cfg);
-    struct ids *text = calloc((size_t)n, sizeof *text); /* what they point to stays until the next draw */
+    const bool other = from->answers.n;
+    struct ids *text = calloc(2 * (size_t)n, sizeof *text), *answer = text + n; /* what they point to stays until the next draw */
     err e = text ? OK : fail(E_MEMORY, "out of memory");
     for (int have = 0, in_vain = 0; have < n && !e;) {
         const int some = limit ? 1 : n;
-        e = data_draw_texts(from, some, text);
+        e = data_draw_texts(from, some, text, answer);
         if (!e && limit && (int64_t)text[0].n > limit && in_vain++ < from->order.n) {
             stats->passed_over++;
             continue;
         }
-        for (int i = 0; i < some && !e; i++) e = rollouts_push(to, &text[i], &(struct generation){0}, 0);
+        for (int i = 0; i < some && !e; i++) e = rollouts_push(to, &(struct rollout){.real = text[i], .answer = other ? answer[i] : (struct ids){0}, .weight = 1});
         have += some;
         in_vain = 0;
     }
@@ -168,20 +175,20 @@ static err draw(const struct run *r, struct side *from, int n, struct rollouts *
 }
 
 /* Texts for the steps to come. */
-static err refill(struct run *r, struct rollout_pool *p, int n, const struct rollout_maker *m, struct rollout_stats *stats) {
+static err refill(struct run *r, struct side *to, int n, rollout_maker *make, struct rollout_stats *stats) {
+    struct rollout_pool *p = &to->rollouts;
     rollouts_clear(&p->window);
     p->used = 0;
     struct ids *real = calloc((size_t)n, sizeof *real);
     struct generation *made = calloc((size_t)n, sizeof *made);
-    err e = real && made ? draw(r, m->from, n, &p->window, stats) : fail(E_MEMORY, "out of memory");
+    err e = real && made ? draw(r, to->next, n, &p->window, stats) : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < n && !e; i++) real[i] = p->window.v[i].real;
-    if (!e) e = m->make(r, m, real, n, made);
+    if (!e) e = make(r, to, real, n, made, &stats->tokens);
     for (int i = 0; i < n && !e; i++) {
         struct rollout *x = &p->window.v[i];
         const int tokens = made[i].n + made[i].stopped;
         free(x->made.ids);
         x->made = made[i];
-        stats->tokens += tokens;
         x->logprob = tokens ? (float)(made[i].logprob / tokens) : 0;
     }
     free(made);
@@ -191,11 +198,11 @@ static err refill(struct run *r, struct rollout_pool *p, int n, const struct rol
 }
 
 /* Takes the step's texts from the window and judges them. */
-static err take_made(struct run *r, struct side *to, int n, const struct rollout_maker *m, struct rollout_stats *stats) {
+static err take_made(struct run *r, struct side *to, int n, rollout_maker *make, struct rollout_stats *stats) {
     struct rollout_pool *p = &to->rollouts;
     double sums[3] = {0};
     for (int i = 0; i < n; i++) {
-        if (p->used == p->window.n) TRY(refill(r, p, (n - i) + (int)(r->cfg->rollout_refresh - 1) * n, m, stats));
+        if (p->used == p->window.n) TRY(refill(r, to, (n - i) + (int)(r->cfg->rollout_refresh - 1) * n, make, stats));
         struct rollout *x = &p->window.v[p->used++], own = *x;
         *x = (struct rollout){0};
         own.weight = rollout_weight(to->cfg, &own);
@@ -227,7 +234,7 @@ static err take_replayed(const struct run *r, struct side *to, int k, uint64_t k
         const int at = i + (int)(u.v[0] % (uint32_t)(p->replay.n - i)), which = turn[at];
         const struct rollout *x = &p->replay.v[which];
         turn[at] = turn[i];
-        e = rollouts_push(&p->step, &x->real, &x->made, x->logprob);
+        e = rollouts_push(&p->step, x);
         if (!e) p->step.v[p->step.n - 1].weight = rollout_weight(to->cfg, x);
     }
     free(turn);
@@ -241,7 +248,7 @@ static err remember(struct rollouts *replay, int64_t size, const struct rollout 
     int at = 0;
     if (!size || !x->made.n || !x->made.stopped) return OK;
     while (at < replay->n && !same_text(&replay->v[at].real, &x->real)) at++;
-    if (at == replay->n && replay->n < size) return rollouts_push(replay, &x->real, &x->made, x->logprob);
+    if (at == replay->n && replay->n < size) return rollouts_push(replay, x);
     if (at == replay->n) {
         at = 0;
         for (int i = 1; i < replay->n; i++)
@@ -249,7 +256,7 @@ static err remember(struct rollouts *replay, int64_t size, const struct rollout 
         if (!(x->logprob > replay->v[at].logprob)) return OK;
     }
     struct rollout copy;
-    TRY(rollout_copy(&x->real, &x->made, x->logprob, &copy));
+    TRY(rollout_copy(x, &copy));
     rollout_drop(&replay->v[at]);
     replay->v[at] = copy;
     return OK;
@@ -264,14 +271,15 @@ static int by_place(const void *a, const void *b) {
 }
 
 /* Token i goes where i + U[0, shuffle + 1) sorts it, which is at most `shuffle` places away. */
-int rollout_corrupt(const struct side_config *c, int32_t mask, uint64_t seed, uint64_t key, uint32_t row, const int32_t *from, int n, int32_t *to) {
+int rollout_corrupt(const struct side_config *c, int32_t mask, const uint64_t key[2], uint32_t row, const struct ids *from, int32_t *to) {
+    const int n = (int)from->n;
     struct place *p = malloc(((size_t)n + 1) * sizeof *p);
     int left = 0, made = 0;
     for (int i = 0; i < n && p; i++) {
-        const struct philox u = philox(philox_key(seed, PURPOSE_NOISE), (uint32_t)key, (uint32_t)(key >> 32), row, (uint32_t)i);
+        const struct philox u = philox(philox_key(key[0], PURPOSE_NOISE), (uint32_t)key[1], (uint32_t)(key[1] >> 32), row, (uint32_t)i);
         if (philox_unit(u.v[0]) < c->denoise_drop && (left || i + 1 < n)) continue;
         p[left].at = left + philox_unit(u.v[1]) * (double)(c->denoise_shuffle + 1);
-        p[left++].id = philox_unit(u.v[2]) < c->denoise_mask ? mask : from[i];
+        p[left++].id = philox_unit(u.v[2]) < c->denoise_mask ? mask : from->v[i];
     }
     if (p) qsort(p, (size_t)left, sizeof *p, by_place);
     for (; made < left; made++) to[made] = p[made].id;
@@ -279,17 +287,20 @@ int rollout_corrupt(const struct side_config *c, int32_t mask, uint64_t seed, ui
     return made;
 }
 
-static err take_denoised(struct run *r, struct side *to, int n, const struct rollout_maker *m, struct rollout_stats *stats) {
+static err take_denoised(struct run *r, struct side *to, int n, uint64_t key, struct rollout_stats *stats) {
     struct rollouts *step = &to->rollouts.step;
-    const int first = step->n, most = (int)r->cfg->max_new_tokens; /* as many as a made text may have: the plan has room for these */
-    const int32_t mask = tokenizer_id(r->tok, to->cfg->denoise_token);
-    TRY(draw(r, m->from, n, step, stats));
+    const int first = step->n, most = (int)to->from->cfg->max_new_tokens; /* as many as a made text may have: the plan has room for these */
+    const int32_t mask = tokenizer_id(to->base->tok, to->cfg->denoise_token);
+    const uint64_t keys[] = {(uint64_t)r->cfg->seed, key};
+    TRY(draw(r, to->next, n, step, stats));
     for (int i = first; i < step->n; i++) {
         struct rollout *x = &step->v[i];
-        int32_t *ids = malloc((x->real.n + 1) * sizeof *ids);
+        const struct ids *text = rollout_answer(x);
+        int32_t *ids = malloc((text->n + 1) * sizeof *ids);
         if (!ids) return fail(E_MEMORY, "out of memory");
         free(x->made.ids);
-        const int left = rollout_corrupt(to->cfg, mask, (uint64_t)r->cfg->seed, m->key, (uint32_t)(i - first), x->real.v, (int)x->real.n, ids);
+        const int left = rollout_corrupt(to->cfg, mask, keys, (uint32_t)(i - first), text, ids);
+        x->corrupted = true;
         x->made = (struct generation){.ids = ids, .n = left < most ? left : most, .stopped = true};
     }
     return OK;
@@ -303,17 +314,17 @@ static void drop_silence(struct rollout_pool *p, struct rollout_stats *stats) {
     stats->dropped = stats->texts;
 }
 
-err rollout_draw(struct run *r, struct side *to, const struct rollout_maker *m, struct rollout_stats *stats) {
+err rollout_draw(struct run *r, struct side *to, uint64_t key, rollout_maker *make, struct rollout_stats *stats) {
     struct rollout_pool *p = &to->rollouts;
     const struct mix mix = mix_of(r, to);
     *stats = (struct rollout_stats){.logprob = NAN, .copy_rate = NAN, .length_ratio = NAN};
     rollouts_clear(&p->step);
-    if (mix.made) TRY(take_made(r, to, mix.made, m, stats));
+    if (mix.made) TRY(take_made(r, to, mix.made, make, stats));
     drop_silence(p, stats);
     const int kept = p->step.n;
-    if (mix.replayed) TRY(take_replayed(r, to, mix.replayed, m->key));
+    if (mix.replayed) TRY(take_replayed(r, to, mix.replayed, key));
     for (int i = 0; i < kept; i++) TRY(remember(&p->replay, to->cfg->replay_size, &p->step.v[i]));
-    if (mix.denoised) TRY(take_denoised(r, to, mix.denoised, m, stats));
+    if (mix.denoised) TRY(take_denoised(r, to, mix.denoised, key, stats));
     stats->replayed = mix.replayed;
     stats->denoised = mix.denoised;
     stats->supervised = mix.supervised;
@@ -321,9 +332,9 @@ err rollout_draw(struct run *r, struct side *to, const struct rollout_maker *m, 
     return OK;
 }
 
-err rollout_list(struct run *r, struct side *to, const struct rows *made, const struct rows *pairs, struct rollout_stats *stats,
-                 const struct row ***list, int *n) {
+err rollout_list(struct run *r, struct side *to, const struct rows *made, struct rollout_stats *stats, const struct row ***list, int *n) {
     const struct side_config *c = to->cfg;
+    const struct rows *pairs = &r->warm.rows[to - r->side];
     const int most = made->n + stats->supervised;
     *list = calloc((size_t)most + 1, sizeof **list);
     *n = 0;
@@ -343,9 +354,12 @@ err rollout_list(struct run *r, struct side *to, const struct rows *made, const 
 }
 
 /* --- before a run ------------------------------------------------------------------------------------------------------------- */
-err rollout_check(const struct run *r, const struct side *to, const struct side *from) {
+err rollout_check(const struct run *r, const struct side *to) {
     const struct side_config *c = to->cfg;
-    if (c->denoise_share > 0 && c->denoise_mask > 0 && tokenizer_id(r->tok, c->denoise_token) < 0)
+    const struct side *from = to->next;
+    if (c->supervised_share > 0 && !r->warm.rows[to - r->side].n)
+        return fail(E_USAGE, "'%s.supervised.share': %s has no pair for side %s", to->name, r->cfg->warmup_pairs, to->name);
+    if (c->denoise_share > 0 && c->denoise_mask > 0 && tokenizer_id(to->base->tok, c->denoise_token) < 0)
         return fail(E_USAGE, "'%s.denoise.mask_token': the tokenizer has no token '%s': name one that it has, or set denoise.mask to 0", to->name,
                     c->denoise_token);
     if (from->cfg->curriculum_steps && !from->source.streams && from->n_texts) {
@@ -359,9 +373,10 @@ err rollout_check(const struct run *r, const struct side *to, const struct side 
     return OK;
 }
 
-size_t rollout_bytes(const struct run *r, const struct side *to, const struct side *from) {
+size_t rollout_bytes(const struct run *r, const struct side *to) {
     const struct side_config *c = to->cfg;
-    const size_t text = ((size_t)from->longest + (size_t)r->cfg->max_new_tokens) * sizeof(int32_t) + sizeof(struct rollout);
+    if (!to->next) return 0; /* a plan without data */
+    const size_t text = ((size_t)to->next->longest + (size_t)to->next->answers.longest + (size_t)to->from->cfg->max_new_tokens) * sizeof(int32_t) + sizeof(struct rollout);
     const size_t ahead = (size_t)(r->cfg->rollout_refresh - 1) * (size_t)(c->batch * c->accumulation);
     return (ahead + (size_t)c->replay_size) * text;
 }

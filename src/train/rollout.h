@@ -6,12 +6,14 @@
 
 /* A real text and what an adapter made of it. */
 struct rollout {
-    struct ids real;        /* owned */
-    struct generation made; /* owned */
+    struct ids real, answer; /* owned, answer where the adapter that is trained has other ids for it (rollout_answer()) */
+    struct generation made;  /* owned; in the ids of the adapter that wrote it */
+    bool corrupted;          /* made of the answer, in its ids: nobody wrote it */
     float logprob;          /* of each token that was made, the EOS too: the mean */
     float weight;           /* of its row in the loss */
 };
 struct rollouts { struct rollout *v; int n, cap; };
+static inline const struct ids *rollout_answer(const struct rollout *x) { return x->answer.n ? &x->answer : &x->real; }
 
 /* What a direction keeps from step to step; in checkpoints (rollout_file.c). Named after the adapter that is trained. */
 struct rollout_pool {
@@ -35,26 +37,20 @@ struct rollout_stats {
 
 struct run;
 struct side;
+struct base;
 struct side_config;
-struct step_info;
 
-/* What a cycle tells of a direction: the other half of it is the cycle's own business. */
-struct rollout_maker {
-    struct side *from; /* whose real texts are drawn */
-    uint64_t key;      /* of this step and direction, for random numbers */
-    /* What the other adapter writes for them: made[n], owned by the caller. */
-    err (*make)(struct run *r, const struct rollout_maker *m, const struct ids *real, int n, struct generation *made);
-};
+/* What the other adapters make of real texts, for `to` to be trained on: made[n], owned by the caller; *tokens grows by those generated. */
+typedef err rollout_maker(struct run *r, const struct side *to, const struct ids *real, int n, struct generation *made, int64_t *tokens);
 
-/* Fills to->rollouts.step: rows to be made of it, in this order: of this step's texts, of replayed ones, of corrupted ones. */
-err rollout_draw(struct run *r, struct side *to, const struct rollout_maker *m, struct rollout_stats *stats);
+/* Fills to->rollouts.step: rows to be made of it, in this order: of this step's texts, of replayed ones, of corrupted ones.
+ * key: of this step and direction, for random numbers. */
+err rollout_draw(struct run *r, struct side *to, uint64_t key, rollout_maker *make, struct rollout_stats *stats);
 /* list[n]: the rows that were made of these, and supervised pairs of this direction; freed by the caller. n 0: the step is left out,
  * which has been warned of. */
-err rollout_list(struct run *r, struct side *to, const struct rows *made, const struct rows *pairs, struct rollout_stats *stats,
-                 const struct row ***list, int *n);
-/* After the data are there: E_USAGE where they do not go with the settings. */
-err rollout_check(const struct run *r, const struct side *to, const struct side *from);
-size_t rollout_bytes(const struct run *r, const struct side *to, const struct side *from); /* that the pool may take */
+err rollout_list(struct run *r, struct side *to, const struct rows *made, struct rollout_stats *stats, const struct row ***list, int *n);
+err rollout_check(const struct run *r, const struct side *to); /* after the data are there: E_USAGE where they do not go with the settings */
+size_t rollout_bytes(const struct run *r, const struct side *to); /* that the pool may take */
 void rollout_free(struct rollout_pool *p);
 
 /* Of a text that was made of another, both as ids of one tokenizer. */
@@ -62,12 +58,12 @@ double rollout_copy_rate(const struct ids *real, const struct generation *made);
 double rollout_length_ratio(const struct ids *real, const struct generation *made); /* its tokens for each of the real text's */
 /* What the filter lets pass: 0: nothing, else the weight of its row. */
 float rollout_weight(const struct side_config *c, const struct rollout *x);
-/* Words of Lample et al. are tokens here: dropped, moved, masked; to[] has room for n. Returns how many there are, at least 1. */
-int rollout_corrupt(const struct side_config *c, int32_t mask, uint64_t seed, uint64_t key, uint32_t row, const int32_t *from, int n, int32_t *to);
+/* A text's tokens dropped, moved, masked; to[] has room for all. Returns how many are left, at least 1. key: the seed, the step's. */
+int rollout_corrupt(const struct side_config *c, int32_t mask, const uint64_t key[2], uint32_t row, const struct ids *from, int32_t *to);
 
 err rollout_write(const struct rollout_pool *p, const char *folder); /* rollouts.safetensors, where there is something to keep */
-err rollout_read(struct rollout_pool *p, const char *folder, int vocab);
-err rollouts_push(struct rollouts *to, const struct ids *real, const struct generation *made, float logprob); /* copies */
+err rollout_read(struct rollout_pool *p, const char *folder, const int vocab[3]); /* sizes of the vocabularies of real, answer, made */
+err rollouts_push(struct rollouts *to, const struct rollout *x); /* a copy */
 void rollouts_clear(struct rollouts *r);
 
 #endif
