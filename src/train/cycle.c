@@ -151,8 +151,8 @@ static err load(struct run *r) {
     compare_ids(r);
     for (int i = 0; i < r->n_sides; i++) TRY(load_texts(r, &r->side[i]));
     for (int i = 0; i < r->n_sides; i++) widen(r, &r->side[i]);
-    for (int i = 0; i < r->n_sides; i++) TRY(rollout_check(r, &r->side[i]));
     if (*r->cfg->warmup_pairs) TRY(load_pairs(r, &r->warm, r->cfg->warmup_pairs, r->cfg->warmup_fields, r->cfg->warmup_limit));
+    for (int i = 0; i < r->n_sides; i++) TRY(rollout_check(r, &r->side[i]));
     if (*r->cfg->eval_data) TRY(load_pairs(r, &r->eval, r->cfg->eval_data, r->cfg->eval_fields, r->cfg->eval_limit));
     if (*r->cfg->test_data) TRY(load_pairs(r, &r->test, r->cfg->test_data, r->cfg->eval_fields, r->cfg->test_limit));
     for (int d = 0; d < r->n_sides; d++) {
