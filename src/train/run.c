@@ -477,6 +477,7 @@ static err log_step(struct run *r, const struct step_info *info) {
         const struct step_result *q = &info->side[i];
         char k[64];
         if (r->objective->generates && !info->warmup) log_rollouts(&info->rollouts[i], s, j);
+        json_object_set_new(j, keyed(k, sizeof k, s, "epoch"), json_real((double)s->order.epoch + (double)s->order.index / s->order.n));
         if (info->rollouts[i].idle) continue;
         json_object_set_new(j, keyed(k, sizeof k, s, *s->name ? "train_loss" : "loss"), json_real(q->loss));
         json_object_set_new(j, keyed(k, sizeof k, s, "grad_norm"), json_real(q->grad_norm));
@@ -488,7 +489,6 @@ static err log_step(struct run *r, const struct step_info *info) {
                                 json_real(q->accuracy));
         json_object_set_new(j, keyed(k, sizeof k, s, "num_tokens"), json_integer(q->tokens));
         json_object_set_new(j, keyed(k, sizeof k, s, "supervised_tokens"), json_integer(q->supervised));
-        json_object_set_new(j, keyed(k, sizeof k, s, "epoch"), json_real((double)s->order.epoch + (double)s->order.index / s->order.n));
     }
     return metrics_append(r, j);
 }
