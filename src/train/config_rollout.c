@@ -4,11 +4,15 @@
 
 err config_check_no_rollouts(const struct config *c) {
     const struct side_config *s = &c->side[0];
-    const struct { bool asked; const char *name; } list[] = {
-        {strcmp(s->filter_kind, "none") != 0, "filter.kind"}, {s->replay_size > 0, "replay.size"}, {s->supervised_share > 0, "supervised.share"},
-        {s->denoise_share > 0, "denoise.share"}, {s->curriculum_steps > 0, "curriculum.steps"}, {c->rollout_refresh > 1, "rollout_refresh"}};
+    const struct {
+        bool asked;
+        const char *name;
+    } list[] = {{strcmp(s->filter_kind, "none") != 0, "filter.kind"}, {s->replay_size > 0, "replay.size"},
+                {s->supervised_share > 0, "supervised.share"},        {s->denoise_share > 0, "denoise.share"},
+                {s->curriculum_steps > 0, "curriculum.steps"},        {c->rollout_refresh > 1, "rollout_refresh"}};
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
-        if (list[i].asked) return fail(E_USAGE, "'%s' has no use with objective %s: nothing is generated while it trains", list[i].name, c->objective);
+        if (list[i].asked)
+            return fail(E_USAGE, "'%s' has no use with objective %s: nothing is generated while it trains", list[i].name, c->objective);
     return OK;
 }
 
@@ -24,8 +28,10 @@ static err check_side(const struct config *c, const struct side_config *s, const
     if (s->supervised_share > 0 && !*c->warmup_pairs)
         return fail(E_USAGE, "'%s.supervised.share' takes pairs of 'warmup_pairs.data', which names no file", name);
     if (s->replay_share + s->supervised_share + s->denoise_share >= 1)
-        return fail(E_USAGE, "'%s': the shares of replay (%g), supervised (%g) and denoise (%g) leave no row for the cycle: their sum must be below 1",
-                    name, s->replay_share, s->supervised_share, s->denoise_share);
+        return fail(
+            E_USAGE,
+            "'%s': the shares of replay (%g), supervised (%g) and denoise (%g) leave no row for the cycle: their sum must be below 1", name,
+            s->replay_share, s->supervised_share, s->denoise_share);
     if (s->curriculum_steps > 0 && (s->curriculum_start < 1 || s->curriculum_end < s->curriculum_start))
         return fail(E_USAGE, "'%s.curriculum' wants 1 <= start <= end, found start %lld and end %lld", name, (long long)s->curriculum_start,
                     (long long)s->curriculum_end);

@@ -34,7 +34,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RUN = 3 }; /* tokens that count as copied when they come in a row */
+enum { RUN = 3 };                        /* tokens that count as copied when they come in a row */
 static const double LEAST_WEIGHT = 1e-3; /* of a text that the filter thinks nothing of: f16 still sees it */
 
 /* --- lists ---------------------------------------------------------------------------------------------------------- */
@@ -107,7 +107,9 @@ double rollout_copy_rate(const struct ids *real, const struct generation *made) 
     return run ? (double)found / all : 0;
 }
 
-double rollout_length_ratio(const struct ids *real, const struct generation *made) { return real->n ? (double)made->n / (double)real->n : 0; }
+double rollout_length_ratio(const struct ids *real, const struct generation *made) {
+    return real->n ? (double)made->n / (double)real->n : 0;
+}
 
 float rollout_weight(const struct side_config *c, const struct rollout *x) {
     const double ratio = rollout_length_ratio(&x->real, &x->made), copied = rollout_copy_rate(&x->real, &x->made);
@@ -133,13 +135,17 @@ static int64_t share_until(double share, int n, int64_t k) { return (int64_t)flo
 
 static int share_at(double share, int n, int64_t k) { return (int)(share_until(share, n, k + 1) - share_until(share, n, k)); }
 
-struct mix { int made, replayed, denoised, supervised; };
+struct mix {
+    int made, replayed, denoised, supervised;
+};
 
 static struct mix mix_of(const struct run *r, const struct side *to) {
     const struct side_config *c = to->cfg;
     const int n = (int)(c->batch * c->accumulation);
     const int64_t k = cycle_step(r);
-    struct mix m = {.replayed = share_at(c->replay_share, n, k), .denoised = share_at(c->denoise_share, n, k), .supervised = share_at(c->supervised_share, n, k)};
+    struct mix m = {.replayed = share_at(c->replay_share, n, k),
+                    .denoised = share_at(c->denoise_share, n, k),
+                    .supervised = share_at(c->supervised_share, n, k)};
     if (m.replayed > to->rollouts.replay.n) m.replayed = to->rollouts.replay.n;
     m.made = n - m.replayed - m.denoised - m.supervised; /* shares that all come due at once may leave none */
     if (m.made < 0) m.made = 0;
@@ -166,7 +172,8 @@ static err draw(const struct run *r, struct side *from, int n, struct rollouts *
             stats->passed_over++;
             continue;
         }
-        for (int i = 0; i < some && !e; i++) e = rollouts_push(to, &(struct rollout){.real = text[i], .answer = other ? answer[i] : (struct ids){0}, .weight = 1});
+        for (int i = 0; i < some && !e; i++)
+            e = rollouts_push(to, &(struct rollout){.real = text[i], .answer = other ? answer[i] : (struct ids){0}, .weight = 1});
         have += some;
         in_vain = 0;
     }
@@ -230,7 +237,8 @@ static err take_replayed(const struct run *r, struct side *to, int k, uint64_t k
     for (int i = 0; i < p->replay.n; i++) turn[i] = i;
     err e = OK;
     for (int i = 0; i < k && !e; i++) {
-        const struct philox u = philox(philox_key((uint64_t)r->cfg->seed, PURPOSE_REPLAY), (uint32_t)key, (uint32_t)(key >> 32), (uint32_t)i, 0);
+        const struct philox u =
+            philox(philox_key((uint64_t)r->cfg->seed, PURPOSE_REPLAY), (uint32_t)key, (uint32_t)(key >> 32), (uint32_t)i, 0);
         const int at = i + (int)(u.v[0] % (uint32_t)(p->replay.n - i)), which = turn[at];
         const struct rollout *x = &p->replay.v[which];
         turn[at] = turn[i];
@@ -263,7 +271,10 @@ static err remember(struct rollouts *replay, int64_t size, const struct rollout 
 }
 
 /* --- denoising -------------------------------------------------------------------------------------------------------------- */
-struct place { double at; int32_t id; };
+struct place {
+    double at;
+    int32_t id;
+};
 
 static int by_place(const void *a, const void *b) {
     const double x = ((const struct place *)a)->at, y = ((const struct place *)b)->at;
@@ -360,14 +371,15 @@ err rollout_check(const struct run *r, const struct side *to) {
     if (c->supervised_share > 0 && !r->warm.rows[to - r->side].n)
         return fail(E_USAGE, "'%s.supervised.share': %s has no pair for side %s", to->name, r->cfg->warmup_pairs, to->name);
     if (c->denoise_share > 0 && c->denoise_mask > 0 && tokenizer_id(to->base->tok, c->denoise_token) < 0)
-        return fail(E_USAGE, "'%s.denoise.mask_token': the tokenizer has no token '%s': name one that it has, or set denoise.mask to 0", to->name,
-                    c->denoise_token);
+        return fail(E_USAGE, "'%s.denoise.mask_token': the tokenizer has no token '%s': name one that it has, or set denoise.mask to 0",
+                    to->name, c->denoise_token);
     if (from->cfg->curriculum_steps && !from->source.streams && from->n_texts) {
         size_t shortest = SIZE_MAX;
         for (int i = 0; i < from->n_texts; i++)
             if (from->texts[i].n < shortest) shortest = from->texts[i].n;
         if (shortest > (size_t)from->cfg->curriculum_start)
-            log_warn("%s: curriculum.start is %lld, but the shortest text of side %s has %zu tokens: until the limit reaches it, texts come as they are",
+            log_warn("%s: curriculum.start is %lld, but the shortest text of side %s has %zu tokens: until the limit reaches it, texts "
+                     "come as they are",
                      from->source.path, (long long)from->cfg->curriculum_start, from->name, shortest);
     }
     return OK;
@@ -376,7 +388,9 @@ err rollout_check(const struct run *r, const struct side *to) {
 size_t rollout_bytes(const struct run *r, const struct side *to) {
     const struct side_config *c = to->cfg;
     if (!to->next) return 0; /* a plan without data */
-    const size_t text = ((size_t)to->next->longest + (size_t)to->next->answers.longest + (size_t)to->from->cfg->max_new_tokens) * sizeof(int32_t) + sizeof(struct rollout);
+    const size_t text =
+        ((size_t)to->next->longest + (size_t)to->next->answers.longest + (size_t)to->from->cfg->max_new_tokens) * sizeof(int32_t) +
+        sizeof(struct rollout);
     const size_t ahead = (size_t)(r->cfg->rollout_refresh - 1) * (size_t)(c->batch * c->accumulation);
     return (ahead + (size_t)c->replay_size) * text;
 }

@@ -38,7 +38,9 @@ err rollout_write(const struct rollout_pool *p, const char *folder) {
     err e = flatten(&p->window, p->used, &words[0]);
     if (!e) e = flatten(&p->replay, 0, &words[1]);
     for (int i = 0; i < 2; i++)
-        if (words[i].n) t[n++] = (struct tensor){.name = names[i], .dt = DT_I32, .nd = 1, .d = {(int64_t)words[i].n}, .data = words[i].v, .bytes = words[i].n * 4};
+        if (words[i].n)
+            t[n++] = (struct tensor){
+                .name = names[i], .dt = DT_I32, .nd = 1, .d = {(int64_t)words[i].n}, .data = words[i].v, .bytes = words[i].n * 4};
     file_name(path, folder);
     if (!e && n) e = safetensors_write(path, t, n);
     ids_free(&words[0]);
@@ -92,7 +94,10 @@ err rollout_read(struct rollout_pool *p, const char *folder, const int vocab[3])
     if (!path_exists(path)) return OK;
     TRY(tensors_open(path, &ts));
     err e = OK;
-    const struct { const char *name; struct rollouts *to; } lists[] = {{"window", &p->window}, {"replay", &p->replay}};
+    const struct {
+        const char *name;
+        struct rollouts *to;
+    } lists[] = {{"window", &p->window}, {"replay", &p->replay}};
     for (int i = 0; i < 2 && !e; i++) {
         const struct tensor *t = tensors_find(&ts, lists[i].name);
         if (t && t->dt != DT_I32) e = fail(E_INPUT, "%s: '%s' is no list of integers", path, t->name);

@@ -11,8 +11,18 @@
 enum { BATCH = 8 };
 
 static void open_with(struct run *r, struct config *cfg, const char *const *more) {
-    static const char *const sets[] = {"model=" DATA, "A.data=" DATA "a.jsonl", "B.data=" DATA "b.jsonl", "warmup_pairs.data=" DATA "warm.jsonl", "warmup_pairs.limit=6", "warmup_pairs.epochs=1",
-                                       "per_device_train_batch_size=8", "max_new_tokens=12", "max_length=64", "pass_tokens=64", "lora.r=4", "threads=1"};
+    static const char *const sets[] = {"model=" DATA,
+                                       "A.data=" DATA "a.jsonl",
+                                       "B.data=" DATA "b.jsonl",
+                                       "warmup_pairs.data=" DATA "warm.jsonl",
+                                       "warmup_pairs.limit=6",
+                                       "warmup_pairs.epochs=1",
+                                       "per_device_train_batch_size=8",
+                                       "max_new_tokens=12",
+                                       "max_length=64",
+                                       "pass_tokens=64",
+                                       "lora.r=4",
+                                       "threads=1"};
     must(config_init(cfg));
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) must(config_set(cfg, sets[i]));
     for (int i = 0; more && more[i]; i++) must(config_set(cfg, more[i]));
@@ -116,7 +126,7 @@ static void test_weighted_rows(void **state) {
 }
 
 /* --- the filter --------------------------------------------------------------------------------------------------------- */
-#define IDS(...) ((struct ids){(int32_t[]){__VA_ARGS__}, sizeof((int32_t[]){__VA_ARGS__}) / 4, 0})
+#define IDS(...)  ((struct ids){(int32_t[]){__VA_ARGS__}, sizeof((int32_t[]){__VA_ARGS__}) / 4, 0})
 #define MADE(...) ((struct generation){(int32_t[]){__VA_ARGS__}, sizeof((int32_t[]){__VA_ARGS__}) / 4, true, 0})
 
 static float judged(const char *kind, double logprob, double ratio, double copied, const struct rollout *x) {
@@ -152,7 +162,11 @@ static void test_filter(void **state) {
 }
 
 /* --- the rows of a step, of texts that were made up ------------------------------------------------------------------------- */
-static struct { int calls, asked, longest; bool silent; float logprob[64]; } script;
+static struct {
+    int calls, asked, longest;
+    bool silent;
+    float logprob[64];
+} script;
 
 /* Copies each text but its last token, with the script's log-probabilities in turn; or writes nothing. */
 static err scripted(struct run *r, const struct side *to, const struct ids *real, int n, struct generation *made, int64_t *tokens) {
@@ -206,7 +220,8 @@ static void on_log(void *ctx, enum log_level level, const char *line) {
 /* Nothing at all was written, or the filter keeps none: the step is left out, and nothing moves. Pairs beside it are learnt from. */
 static void test_nothing_left(void **state) {
     (void)state;
-    const char *const *const settings[] = {LIST("filter.kind=none"), LIST("filter.kind=threshold", "filter.logprob=-0.1"), LIST("supervised.share=0.25")};
+    const char *const *const settings[] = {LIST("filter.kind=none"), LIST("filter.kind=threshold", "filter.logprob=-0.1"),
+                                           LIST("supervised.share=0.25")};
     for (int k = 0; k < 3; k++) {
         struct config cfg;
         struct run r;
@@ -279,8 +294,11 @@ static void test_replay(void **state) {
         assert_int_equal(step_of(&r)->n, BATCH);
         replayed += q.replayed;
         for (int i = q.texts; i < BATCH; i++)
-            for (int k = q.texts; k < i; k++) assert_false(step_of(&r)->v[i].real.n == step_of(&r)->v[k].real.n && !memcmp(step_of(&r)->v[i].real.v, step_of(&r)->v[k].real.v, step_of(&r)->v[i].real.n * 4));
-        if (step == 7) { /* 64 texts at most have been made, so each log-probability has come once at most: which are the best four is known */
+            for (int k = q.texts; k < i; k++)
+                assert_false(step_of(&r)->v[i].real.n == step_of(&r)->v[k].real.n &&
+                             !memcmp(step_of(&r)->v[i].real.v, step_of(&r)->v[k].real.v, step_of(&r)->v[i].real.n * 4));
+        if (step ==
+            7) { /* 64 texts at most have been made, so each log-probability has come once at most: which are the best four is known */
             const struct rollouts *p = &r.side[0].rollouts.replay;
             float best[4] = {-9, -9, -9, -9};
             assert_int_equal(p->n, 4);
@@ -381,7 +399,8 @@ static void test_denoised(void **state) {
     assert_int_equal(r.side[1].order.index, 8); /* drawn as the others are: no text comes twice in an epoch */
     finish(&r, &cfg);
     config_init(&cfg);
-    for (int i = 0; i < 4; i++) must(config_set(&cfg, LIST("model=" DATA, "A.data=" DATA "a.jsonl", "B.data=" DATA "b.jsonl", "B.denoise.share=0.5")[i]));
+    for (int i = 0; i < 4; i++)
+        must(config_set(&cfg, LIST("model=" DATA, "A.data=" DATA "a.jsonl", "B.data=" DATA "b.jsonl", "B.denoise.share=0.5")[i]));
     assert_int_equal(run_open(&r, &cfg), E_USAGE);
     if (!strstr(err_text(), "B.denoise.mask_token")) flunk("%s", err_text());
     finish(&r, &cfg);
@@ -404,7 +423,9 @@ static void test_curriculum(void **state) {
     assert_int_equal(r.side[1].order.epoch * r.side[1].order.n + r.side[1].order.index, 5 * BATCH + over); /* the cursor is all there is */
     r.side[1].order.epoch = r.side[1].order.index = 0;
     finish(&r, &cfg);
-    open_with(&r, &cfg, LIST("B.curriculum.start=1", "B.curriculum.end=1", "B.curriculum.steps=4")); /* no text is that short: they come all the same */
+    open_with(
+        &r, &cfg,
+        LIST("B.curriculum.start=1", "B.curriculum.end=1", "B.curriculum.steps=4")); /* no text is that short: they come all the same */
     assert_int_equal(draw(&r).texts, BATCH);
     finish(&r, &cfg);
 }
@@ -464,8 +485,9 @@ static void test_file(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logprob), cmocka_unit_test(test_weighted_rows), cmocka_unit_test(test_filter), cmocka_unit_test(test_dropped),
-        cmocka_unit_test(test_nothing_left), cmocka_unit_test(test_refresh), cmocka_unit_test(test_replay), cmocka_unit_test(test_supervised),
-        cmocka_unit_test(test_corrupt), cmocka_unit_test(test_denoised), cmocka_unit_test(test_curriculum), cmocka_unit_test(test_file)};
+        cmocka_unit_test(test_logprob),  cmocka_unit_test(test_weighted_rows), cmocka_unit_test(test_filter),
+        cmocka_unit_test(test_dropped),  cmocka_unit_test(test_nothing_left),  cmocka_unit_test(test_refresh),
+        cmocka_unit_test(test_replay),   cmocka_unit_test(test_supervised),    cmocka_unit_test(test_corrupt),
+        cmocka_unit_test(test_denoised), cmocka_unit_test(test_curriculum),    cmocka_unit_test(test_file)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
