@@ -49,20 +49,24 @@ err rollout_draw(struct run *r, struct side *to, uint64_t key, rollout_maker *ma
 /* list[n]: the rows that were made of these, and supervised pairs of this direction; freed by the caller. n 0: the step is left out,
  * which has been warned of. */
 err rollout_list(struct run *r, struct side *to, const struct rows *made, struct rollout_stats *stats, const struct row ***list, int *n);
-err rollout_check(const struct run *r, const struct side *to); /* after the data are there: E_USAGE where they do not go with the settings */
+/* After the data are there: E_USAGE where they do not go with the settings. */
+err rollout_check(const struct run *r, const struct side *to);
 size_t rollout_bytes(const struct run *r, const struct side *to); /* that the pool may take */
 void rollout_free(struct rollout_pool *p);
 
 /* Of a text that was made of another, both as ids of one tokenizer. */
-double rollout_copy_rate(const struct ids *real, const struct generation *made);    /* share of the real text's runs of 3 tokens that are in it */
-double rollout_length_ratio(const struct ids *real, const struct generation *made); /* its tokens for each of the real text's */
+/* The share of the real text's runs of 3 tokens that are in it. */
+double rollout_copy_rate(const struct ids *real, const struct generation *made);
+/* Its tokens for each of the real text's. */
+double rollout_length_ratio(const struct ids *real, const struct generation *made);
 /* What the filter lets pass: 0: nothing, else the weight of its row. */
 float rollout_weight(const struct side_config *c, const struct rollout *x);
 /* A text's tokens dropped, moved, masked; to[] has room for all. Returns how many are left, at least 1. key: the seed, the step's. */
 int rollout_corrupt(const struct side_config *c, int32_t mask, const uint64_t key[2], uint32_t row, const struct ids *from, int32_t *to);
 
 err rollout_write(const struct rollout_pool *p, const char *folder); /* rollouts.safetensors, where there is something to keep */
-err rollout_read(struct rollout_pool *p, const char *folder, const int vocab[3]); /* sizes of the vocabularies of real, answer, made */
+/* vocab: sizes of the vocabularies of real, answer, made. E_INPUT: the file is damaged. */
+err rollout_read(struct rollout_pool *p, const char *folder, const int vocab[3]);
 err rollouts_push(struct rollouts *to, const struct rollout *x); /* a copy */
 void rollouts_clear(struct rollouts *r);
 

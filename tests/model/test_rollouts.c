@@ -1,5 +1,5 @@
-/* What lies between generating and training (src/train/rollout.c), on the cipher base: log-probabilities of generated texts against the score
- * program, weighted rows against a loss by hand, and each choice of rows on texts that were made up for it. That whole runs resume to the
+/* What lies between generating and training (src/train/rollout.c), on the cipher base: log-probabilities of generated texts against the
+ * score program, weighted rows against a loss by hand, and each choice of rows on texts that were made up for it. That whole runs resume to the
  * same bits is test_run.c's. */
 #define _GNU_SOURCE
 #include "support/support.h"
@@ -52,7 +52,7 @@ static void add_row(const struct run *r, const struct ids *prompt, const struct 
     ids_free(&answer);
 }
 
-/* The sum of a generated text's log-probabilities is minus the score program's loss of it: greedy, and sampled with the distribution bent. */
+/* The sum of a generated text's log-probabilities is minus the score program's loss of it: greedy, and sampled. */
 static void test_logprob(void **state) {
     (void)state;
     struct config cfg;
@@ -327,19 +327,19 @@ static void test_supervised(void **state) {
     struct run r;
     open_with(&r, &cfg, LIST("supervised.share=0.2"));
     memset(&script, 0, sizeof script);
-    int seen[6] = {0}, rows = 0;
+    int seen[6] = {0}, turn[24], rows = 0;
     for (int step = 0; step < 15; step++, r.step++) { /* 24 rows: four times the six pairs */
         struct rollout_stats q = draw(&r);
         const struct row **list;
         int n;
         must(rollout_list(&r, &r.side[0], &(struct rows){0}, &q, &list, &n));
         assert_int_equal(n, q.supervised);
-        for (int i = 0; i < n; i++) seen[list[i] - r.warm.rows[0].r]++;
-        rows += n;
+        for (int i = 0; i < n; i++) seen[turn[rows++] = (int)(list[i] - r.warm.rows[0].r)]++;
         free(list);
     }
     assert_int_equal(rows, 24);
     for (int i = 0; i < 6; i++) assert_int_equal(seen[i], 4);
+    assert_memory_not_equal(turn, turn + 6, 6 * sizeof *turn); /* a new order in each epoch */
     finish(&r, &cfg);
 }
 
