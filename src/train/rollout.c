@@ -198,6 +198,7 @@ static err refill(struct run *r, struct side *to, int n, rollout_maker *make, st
         x->made = made[i];
         x->logprob = tokens ? (float)(made[i].logprob / tokens) : 0;
     }
+    for (int i = 0; i < n && e && made; i++) free(made[i].ids); /* else they are the window's */
     free(made);
     free(real);
     if (e) rollouts_clear(&p->window);
