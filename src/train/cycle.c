@@ -145,6 +145,7 @@ static err load(struct run *r) {
     for (int i = 0; i < r->n_sides; i++) TRY(load_texts(r, &r->side[i]));
     for (int i = 0; i < r->n_sides; i++) widen(r, &r->side[i]);
     if (*r->cfg->warmup_pairs) TRY(load_pairs(r, &r->warm, r->cfg->warmup_pairs, r->cfg->warmup_fields, r->cfg->warmup_limit));
+    for (int i = 0; i < r->n_sides; i++) TRY(rollout_check(r, &r->side[i]));
     if (*r->cfg->eval_data) TRY(load_pairs(r, &r->eval, r->cfg->eval_data, r->cfg->eval_fields, r->cfg->eval_limit));
     if (*r->cfg->test_data) TRY(load_pairs(r, &r->test, r->cfg->test_data, r->cfg->eval_fields, r->cfg->test_limit));
     for (int d = 0; d < r->n_sides; d++) {
@@ -174,15 +175,15 @@ static err text_of(const struct base *b, const struct generation *g, str *text) 
     return text->failed ? fail(E_MEMORY, "out of memory") : OK;
 }
 
-/* Text that was generated for side `to` becomes ids for its prompt: as they are, or through text. Text can come back as
+/* Text that was made for side `to`, in a base's ids, becomes ids for its prompt: as they are, or through text. Text can come back as
  * more ids than were generated (the prompt's lead, bytes that are no character): what the plan has no room for is cut. */
-static err hand_over(const struct side *to, const struct generation *g, struct ids *out) {
+static err hand_over(const struct side *to, const struct base *ids_of, const struct generation *g, struct ids *out) {
     if (!to->by_text) {
         for (int i = 0; i < g->n; i++) TRY(ids_push(out, g->ids[i]));
         return OK;
     }
     str text = {0};
-    err e = text_of(to->from->base, g, &text);
+    err e = text_of(ids_of, g, &text);
     char *t = text.p ? text.p : "";
     while (*t && isspace((unsigned char)*t)) t++;
     if (!e) e = prompt_form_text(to->base->tok, &to->form, t, out);
@@ -197,9 +198,9 @@ static err wrap(const struct side *s, const struct ids *text, struct ids *prompt
     return beside(s, false) ? ids_push(prompt, s->base->eos) : OK;
 }
 
-static err wrap_made(const struct side *s, const struct generation *made, struct ids *prompt) {
+static err wrap_made(const struct side *s, const struct base *ids_of, const struct generation *made, struct ids *prompt) {
     struct ids synth = {0};
-    err e = hand_over(s, made, &synth);
+    err e = hand_over(s, ids_of, made, &synth);
     if (!e) e = wrap(s, &synth, prompt);
     ids_free(&synth);
     return e;
@@ -219,11 +220,13 @@ static err add_row(const struct side *s, struct ids *prompt, const struct ids *r
 }
 
 /* Rows that adapter `s` trains on: its side's prompt around each synthetic text, then the real text and EOS. */
-static err cycle_rows(const struct side *s, const struct generation *made, const struct ids *real, int n, struct rows *out) {
-    for (int i = 0; i < n; i++) {
+static err cycle_rows(const struct side *s, const struct rollouts *from, struct rows *out) {
+    for (int i = 0; i < from->n; i++) {
+        const struct rollout *x = &from->v[i];
         struct ids prompt = {0};
-        err e = wrap_made(s, &made[i], &prompt);
-        if (!e) e = add_row(s, &prompt, &real[i], out);
+        err e = wrap_made(s, x->corrupted ? s->base : s->from->base, &x->made, &prompt);
+        if (!e) e = add_row(s, &prompt, rollout_answer(x), out);
+        if (!e) out->r[out->n - 1].weight = x->weight;
         ids_free(&prompt);
         if (e) return e;
     }
@@ -241,7 +244,7 @@ static uint64_t sampler_key(const struct run *r, const struct side *s) {
 }
 
 /* Real texts of the side after s go round until they are texts of s: made[n]. */
-static err go_round(struct run *r, const struct side *s, const struct ids *real, int n, struct generation *made, struct step_info *info) {
+static err go_round(struct run *r, const struct side *s, const struct ids *real, int n, struct generation *made, int64_t *tokens) {
     uint64_t key = sampler_key(r, s);
     struct ids *prompt = calloc((size_t)n, sizeof *prompt);
     err e = prompt ? OK : fail(E_MEMORY, "out of memory");
@@ -250,11 +253,11 @@ static err go_round(struct run *r, const struct side *s, const struct ids *real,
         for (int i = 0; i < n && !e && w != s->next; i++) {
             ids_free(&prompt[i]);
             prompt[i] = (struct ids){0};
-            e = wrap_made(w, &made[i], &prompt[i]);
+            e = wrap_made(w, w->from->base, &made[i], &prompt[i]);
         }
         drop_generations(made, n);
         if (!e) e = generate_texts(r, index_of(r, w), prompt, n, (int)w->cfg->max_new_tokens, w->cfg->temperature, key++, made, NULL);
-        for (int i = 0; i < n && !e; i++) info->generated += made[i].n + made[i].stopped;
+        for (int i = 0; i < n && !e; i++) *tokens += made[i].n + made[i].stopped;
     }
     free_ids(prompt, n);
     return e;
@@ -263,28 +266,21 @@ static err go_round(struct run *r, const struct side *s, const struct ids *real,
 /* One part of a step: the other adapters write this side's text from the next one's, this adapter learns to undo it. */
 static err half(struct run *r, int which, struct step_info *info) {
     struct side *s = &r->side[which];
-    int n = (int)(s->cfg->batch * s->cfg->accumulation);
-    struct ids *real = calloc((size_t)n, sizeof *real), *answer = calloc((size_t)n, sizeof *answer);
-    struct generation *made = calloc((size_t)n, sizeof *made);
-    const struct row **list = calloc((size_t)n, sizeof *list);
+    struct rollout_stats *stats = &info->rollouts[which];
+    const uint64_t key = (uint64_t)(r->n_sides * r->step + which);
+    const struct row **list = NULL;
     struct rows rows = {0};
-    err e = real && answer && made && list ? OK : fail(E_MEMORY, "out of memory");
-    if (!e) e = data_draw_texts(s->next, n, real, answer);
+    int n = 0;
     double t0 = seconds_now(), t1;
-    if (!e) e = go_round(r, s, real, n, made, info);
+    err e = rollout_draw(r, s, key, go_round, stats);
     info->generate_s += (t1 = seconds_now()) - t0;
-    if (!e) e = cycle_rows(s, made, answer, n, &rows);
-    for (int i = 0; i < rows.n; i++) list[i] = &rows.r[i];
-    if (!e)
-        e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + which),
-                         &info->side[which]);
+    info->generated += stats->tokens;
+    if (!e) e = cycle_rows(s, &s->rollouts.step, &rows);
+    if (!e) e = rollout_list(r, s, &rows, stats, &list, &n);
+    if (!e && n) e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, key, &info->side[which]);
     info->train_s += seconds_now() - t1;
     rows_free(&rows);
     free(list);
-    drop_generations(made, n);
-    free(made);
-    free(answer);
-    free(real);
     return e;
 }
 
