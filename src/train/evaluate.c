@@ -3,9 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
-                   struct generation *out, struct generate_stats *stats) {
-    struct side *s = &r->side[side];
+static struct generate_request request(const struct run *r, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key) {
     struct generate_request rq = {.prompt = prompts, .n = n, .max_new = max_new, .eos = r->eos, .stop = r->evaluating ? r->stop : NULL};
     rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
                               .step = key,
@@ -14,8 +12,23 @@ err generate_texts(struct run *r, int side, const struct ids *prompts, int n, in
                               .top_k = (int)r->cfg->top_k,
                               .threads = r->threads,
                               .int_activations = !r->evaluating && !strcmp(r->cfg->activations, "int15")};
+    return rq;
+}
+
+err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
+                   struct generation *out, struct generate_stats *stats) {
+    const struct side *s = &r->side[side];
+    const struct generate_request rq = request(r, prompts, n, max_new, temperature, key);
     TRY(generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats));
     if (!r->evaluating) phase_seen(r, PHASE_GENERATE);
+    return OK;
+}
+
+err generate_texts_of_all(struct run *r, const struct ids *prompts, const struct crowd *of, uint64_t key, struct generation *out) {
+    struct generate_request rq = request(r, prompts, of->end[of->n - 1], (int)r->cfg->max_new_tokens, r->cfg->temperature, key);
+    rq.crowd = of;
+    TRY(generate(&r->side[0].plans->gen, &r->wb.mem, NULL, &rq, out, NULL));
+    phase_seen(r, PHASE_GENERATE);
     return OK;
 }
 

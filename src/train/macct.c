@@ -199,9 +199,44 @@ static err warm_step(struct run *r, struct step_info *info) {
     return e;
 }
 
+/* Both halves at once, with the adapters as the step finds them: texts that adapter d is to write come one side after the other, and so do the
+ * rows that it trains on. */
+static err step_joint(struct run *r, struct step_info *info) {
+    int rows_of[2], n = 0, at = 0;
+    for (int d = 0; d < 2; d++) n += rows_of[d] = (int)(r->side[d].cfg->batch * r->side[d].cfg->accumulation);
+    struct crowd writes = joint_crowd(r), learns = joint_crowd(r);
+    writes.end[0] = rows_of[1], learns.end[0] = rows_of[0], writes.end[1] = learns.end[1] = n;
+    struct ids *real = calloc((size_t)n, sizeof *real), *prompt = calloc((size_t)n, sizeof *prompt);
+    struct generation *made = calloc((size_t)n, sizeof *made);
+    const struct row **list = calloc((size_t)n, sizeof *list);
+    struct rows rows[2] = {{.n = 0}};
+    err e = real && prompt && made && list ? OK : fail(E_MEMORY, "out of memory");
+    for (int d = 0; d < 2 && !e; d++) {
+        e = data_draw_texts(&r->side[d], rows_of[!d], real + at);
+        for (; at < writes.end[d] && !e; at++) e = prompt_form_wrap(&r->side[d].form, real[at].v, real[at].n, &prompt[at]);
+    }
+    double t0 = seconds_now(), t1;
+    if (!e) e = generate_texts_of_all(r, prompt, &writes, (uint64_t)(2 * r->step), made);
+    info->generate_s = (t1 = seconds_now()) - t0;
+    for (int d = 0, from = rows_of[1]; d < 2 && !e; d++, from = 0) e = cycle_rows(r, &r->side[d], made + from, real + from, rows_of[d], &rows[d]);
+    for (int i = 0; i < n && !e; i++) {
+        list[i] = i < rows_of[0] ? &rows[0].r[i] : &rows[1].r[i - rows_of[0]];
+        info->generated += made[i].n + made[i].stopped;
+    }
+    if (!e) e = joint_step(r, &learns, list, (uint64_t)(2 * r->step), info->side);
+    info->train_s = seconds_now() - t1;
+    for (int d = 0; d < 2; d++) rows_free(&rows[d]);
+    free(list);
+    free_generations(made, n);
+    free_ids(prompt, n);
+    free(real);
+    return e;
+}
+
 static err step(struct run *r, struct step_info *info) {
     info->warmup = r->step < r->warm_steps;
     if (info->warmup) return warm_step(r, info);
+    if (run_joins(r)) return step_joint(r, info);
     TRY(half(r, 0, info));
     return half(r, 1, info);
 }
