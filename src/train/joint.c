@@ -5,10 +5,11 @@
  *
  * No program is another one: those that the sides share are told at run time whose a row is. That is enough where an adapter is nothing but the
  * A and B of linears. Whatever else of an adapter a program reads (a bias, a magnitude, rows of tokens) would be the first side's for all rows, so
- * joint_allowed() looks for it in the programs and refuses it by its name. Refused too: sides of different structure, encoder-decoders, and what
- * needs the gradient of one side at a time (optimizer_in_bwd, check_accumulation).
+ * joint_allowed() looks for it in the programs and refuses it by its name. Refused too: sides of different structure, that choose tokens
+ * differently or have models of their own, rings of more than two, encoder-decoders, and what needs the gradient of one side at a time
+ * (optimizer_in_bwd, check_accumulation).
  *
- * Memory: gradients of all sides at once, and in 16 bits their working copies. Called by run.c and macct.c. */
+ * Memory: gradients of all sides at once, and in 16 bits their working copies. Called by run.c and cycle.c. */
 #include "ops/ops.h"
 #include "train/run.h"
 #include <string.h>
@@ -16,18 +17,45 @@
 bool run_joins(const struct run *r) { return !strcmp(r->cfg->schedule, "joint"); }
 
 /* --- what it goes with -------------------------------------------------------------------------------------------------- */
+_Static_assert((int)MAX_ADAPTERS >= (int)CONFIG_SIDES, "a run has room for every side's rows");
+
+/* One batch has one way of choosing tokens. */
+static err same_generation(const struct run *r) {
+    const struct side_config *a = r->side[0].cfg;
+    for (int k = 1; k < r->n_sides; k++) {
+        const struct side_config *b = r->side[k].cfg;
+        const char *other = a->max_new_tokens != b->max_new_tokens      ? "max_new_tokens"
+                            : a->temperature != b->temperature          ? "generation.temperature"
+                            : a->top_p != b->top_p                      ? "generation.top_p"
+                            : a->top_k != b->top_k                      ? "generation.top_k"
+                            : strcmp(a->activations, b->activations) != 0 ? "generation.activations"
+                                                                        : NULL;
+        if (other)
+            return fail(E_UNSUPPORTED, "schedule: joint generates for all sides in one batch, and '%s' of sides %s and %s differ: make them alike, or say "
+                                       "schedule: alternating",
+                        other, r->side[0].name, r->side[k].name);
+    }
+    return OK;
+}
+
 err joint_open(const struct run *r) {
+    int next[CONFIG_SIDES];
     if (!run_joins(r)) return OK;
-    if (r->model.family->seq2seq)
-        return fail(E_UNSUPPORTED, "schedule: joint is for decoders so far, and %s is an encoder-decoder (%s): say schedule: alternating", r->cfg->model,
-                    model_arch(&r->model));
-    if (r->objective->sides > MAX_ADAPTERS)
-        return fail(E_UNSUPPORTED, "schedule: joint trains up to %d sides at once, these are %d: say schedule: alternating", MAX_ADAPTERS, r->objective->sides);
+    if (r->n_bases > 1)
+        return fail(E_UNSUPPORTED, "schedule: joint reads one base for all sides, and here they have %d: say schedule: alternating", r->n_bases);
+    if (r->base[0].model.family->seq2seq)
+        return fail(E_UNSUPPORTED, "schedule: joint is for decoders so far, and %s is an encoder-decoder (%s): say schedule: alternating",
+                    r->base[0].model.path, model_arch(&r->base[0].model));
     if (r->cfg->optimizer_in_bwd)
         return fail(E_USAGE, "schedule: joint has the gradients of all sides at once, which optimizer_in_bwd never has: leave one of them out");
     if (r->cfg->check_accumulation)
         return fail(E_USAGE, "check_accumulation compares one side's gradients, and schedule: joint makes those of all at once: check with schedule: alternating");
-    return OK;
+    TRY(config_cycles(r->cfg, next));
+    for (int k = 0; k < r->n_sides; k++)
+        if (next[next[k]] != k)
+            return fail(E_UNSUPPORTED, "schedule: joint is for cycles of two sides, back and forth; side %s is in a ring of more: say schedule: alternating",
+                        r->side[k].name);
+    return same_generation(r);
 }
 
 /* A's and B's places among the operands. */
@@ -61,7 +89,7 @@ err joint_allowed(const struct run *r) {
 
 /* --- a step ---------------------------------------------------------------------------------------------------------------- */
 struct crowd joint_crowd(const struct run *r) {
-    struct crowd of = {.n = r->objective->sides};
+    struct crowd of = {.n = r->n_sides};
     for (int k = 0; k < of.n; k++) of.weights[k] = r->side[k].learner.w;
     return of;
 }
@@ -69,9 +97,9 @@ struct crowd joint_crowd(const struct run *r) {
 /* In f16 there is one loss scale in a pass: the least that a side has come to. */
 static void share_scale(struct run *r) {
     double least = r->side[0].learner.scaler.scale;
-    for (int k = 1; k < r->objective->sides; k++)
+    for (int k = 1; k < r->n_sides; k++)
         if (r->side[k].learner.scaler.scale < least) least = r->side[k].learner.scaler.scale;
-    for (int k = 0; k < r->objective->sides; k++) r->side[k].learner.scaler.scale = least;
+    for (int k = 0; k < r->n_sides; k++) r->side[k].learner.scaler.scale = least;
 }
 
 err joint_gradient(struct run *r, const struct crowd *of, const struct row *const *rows, uint64_t step, double sums[][4]) {
