@@ -326,7 +326,8 @@ static err step_joint(struct run *r, struct step_info *info) {
         first[index_of(r, r->side[d].next)] = n;
         writes.end[d] = n += (int)(to->batch * to->accumulation);
     }
-    struct ids *real = calloc((size_t)n, sizeof *real), *answer = calloc((size_t)n, sizeof *answer), *prompt = calloc((size_t)n, sizeof *prompt);
+    struct ids *real = calloc((size_t)n, sizeof *real), *answer = calloc((size_t)n, sizeof *answer),
+               *prompt = calloc((size_t)n, sizeof *prompt);
     struct generation *made = calloc((size_t)n, sizeof *made);
     const struct row **list = calloc((size_t)n, sizeof *list);
     struct rows rows = {0};
@@ -338,7 +339,8 @@ static err step_joint(struct run *r, struct step_info *info) {
     double t0 = seconds_now(), t1;
     if (!e) e = generate_texts_of_all(r, prompt, &writes, sampler_key(r, &r->side[0]), made);
     info->generate_s = (t1 = seconds_now()) - t0;
-    for (int d = 0; d < r->n_sides && !e; d++) e = cycle_rows(&r->side[d], made + first[d], answer + first[d], learns.end[d] - rows.n, &rows);
+    for (int d = 0; d < r->n_sides && !e; d++)
+        e = cycle_rows(&r->side[d], made + first[d], answer + first[d], learns.end[d] - rows.n, &rows);
     for (int i = 0; i < n && !e; i++) list[i] = &rows.r[i], info->generated += made[i].n + made[i].stopped;
     if (!e) e = joint_step(r, &learns, list, (uint64_t)(r->n_sides * r->step), info->side);
     info->train_s = seconds_now() - t1;

@@ -4,7 +4,8 @@
 #include <string.h>
 
 static struct generate_request request(const struct run *r, const struct side *s, const struct ids *prompts, int n) {
-    struct generate_request rq = {.prompt = prompts, .n = n, .max_new = (int)s->cfg->max_new_tokens, .eos = s->base->eos, .stop = r->evaluating ? r->stop : NULL};
+    struct generate_request rq = {
+        .prompt = prompts, .n = n, .max_new = (int)s->cfg->max_new_tokens, .eos = s->base->eos, .stop = r->evaluating ? r->stop : NULL};
     rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
                               .temperature = (float)s->cfg->temperature,
                               .top_p = (float)s->cfg->top_p,

@@ -24,15 +24,16 @@ static err same_generation(const struct run *r) {
     const struct side_config *a = r->side[0].cfg;
     for (int k = 1; k < r->n_sides; k++) {
         const struct side_config *b = r->side[k].cfg;
-        const char *other = a->max_new_tokens != b->max_new_tokens      ? "max_new_tokens"
-                            : a->temperature != b->temperature          ? "generation.temperature"
-                            : a->top_p != b->top_p                      ? "generation.top_p"
-                            : a->top_k != b->top_k                      ? "generation.top_k"
+        const char *other = a->max_new_tokens != b->max_new_tokens        ? "max_new_tokens"
+                            : a->temperature != b->temperature            ? "generation.temperature"
+                            : a->top_p != b->top_p                        ? "generation.top_p"
+                            : a->top_k != b->top_k                        ? "generation.top_k"
                             : strcmp(a->activations, b->activations) != 0 ? "generation.activations"
-                                                                        : NULL;
+                                                                          : NULL;
         if (other)
-            return fail(E_UNSUPPORTED, "schedule: joint generates for all sides in one batch, and '%s' of sides %s and %s differ: make them alike, or say "
-                                       "schedule: alternating",
+            return fail(E_UNSUPPORTED,
+                        "schedule: joint generates for all sides in one batch, and '%s' of sides %s and %s differ: make them alike, or say "
+                        "schedule: alternating",
                         other, r->side[0].name, r->side[k].name);
     }
     return OK;
@@ -42,19 +43,24 @@ err joint_open(const struct run *r) {
     int next[CONFIG_SIDES];
     if (!run_joins(r)) return OK;
     if (r->n_bases > 1)
-        return fail(E_UNSUPPORTED, "schedule: joint reads one base for all sides, and here they have %d: say schedule: alternating", r->n_bases);
+        return fail(E_UNSUPPORTED, "schedule: joint reads one base for all sides, and here they have %d: say schedule: alternating",
+                    r->n_bases);
     if (r->base[0].model.family->seq2seq)
         return fail(E_UNSUPPORTED, "schedule: joint is for decoders so far, and %s is an encoder-decoder (%s): say schedule: alternating",
                     r->base[0].model.path, model_arch(&r->base[0].model));
     if (r->cfg->optimizer_in_bwd)
-        return fail(E_USAGE, "schedule: joint has the gradients of all sides at once, which optimizer_in_bwd never has: leave one of them out");
+        return fail(E_USAGE,
+                    "schedule: joint has the gradients of all sides at once, which optimizer_in_bwd never has: leave one of them out");
     if (r->cfg->check_accumulation)
-        return fail(E_USAGE, "check_accumulation compares one side's gradients, and schedule: joint makes those of all at once: check with schedule: alternating");
+        return fail(E_USAGE, "check_accumulation compares one side's gradients, and schedule: joint makes those of all at once: check with "
+                             "schedule: alternating");
     TRY(config_cycles(r->cfg, next));
     for (int k = 0; k < r->n_sides; k++)
         if (next[next[k]] != k)
-            return fail(E_UNSUPPORTED, "schedule: joint is for cycles of two sides, back and forth; side %s is in a ring of more: say schedule: alternating",
-                        r->side[k].name);
+            return fail(
+                E_UNSUPPORTED,
+                "schedule: joint is for cycles of two sides, back and forth; side %s is in a ring of more: say schedule: alternating",
+                r->side[k].name);
     return same_generation(r);
 }
 
@@ -77,14 +83,18 @@ static const char *read_otherwise(const struct prog *p) {
 err joint_allowed(const struct run *r) {
     if (!run_joins(r)) return OK;
     if (r->n_plans > 1)
-        return fail(E_UNSUPPORTED, "schedule: joint is for adapters of one structure, and those of sides %s and %s differ (method, rank, scale, dropout or "
-                                   "modules): make them alike, or say schedule: alternating",
-                    r->side[0].name, r->side[1].name);
+        return fail(
+            E_UNSUPPORTED,
+            "schedule: joint is for adapters of one structure, and those of sides %s and %s differ (method, rank, scale, dropout or "
+            "modules): make them alike, or say schedule: alternating",
+            r->side[0].name, r->side[1].name);
     const char *other = read_otherwise(&r->plans[0].train.p);
     if (!other) return OK;
-    return fail(E_UNSUPPORTED, "schedule: joint is for adapters that are low-rank products of linear layers alone, and method %s also has %s: say schedule: "
-                               "alternating",
-                r->plans[0].st.method->name, other);
+    return fail(
+        E_UNSUPPORTED,
+        "schedule: joint is for adapters that are low-rank products of linear layers alone, and method %s also has %s: say schedule: "
+        "alternating",
+        r->plans[0].st.method->name, other);
 }
 
 /* --- a step ---------------------------------------------------------------------------------------------------------------- */
@@ -106,7 +116,8 @@ err joint_gradient(struct run *r, const struct crowd *of, const struct row *cons
     const struct plans *p = r->side[0].plans;
     share_scale(r);
     struct rows_run x = {.program = &p->train, .of = *of, .grad = r->wb.grad, .rows = rows};
-    x.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed, .step = step, .threads = r->wb.threads, .loss_scale = (float)r->side[0].learner.scaler.scale};
+    x.run = (struct run_ctx){
+        .seed = (uint64_t)r->cfg->seed, .step = step, .threads = r->wb.threads, .loss_scale = (float)r->side[0].learner.scaler.scale};
     TRY(r->backend->mem->fill(r->wb.grad, 0, (size_t)of->n * p->st.params.trained));
     TRY(rows_run(&r->wb, &x));
     memcpy(sums, x.sums, (size_t)of->n * sizeof *sums);

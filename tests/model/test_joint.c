@@ -5,14 +5,24 @@
 #include "base/philox.h"
 #include "train/run.h"
 
-#define DATA GOLDEN "/cipher/"
+#define DATA      GOLDEN "/cipher/"
 #define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
 enum { ROWS_A = 5, ROWS_B = 4 };
 
 static void settings(struct config *c, const char *const *more) {
-    static const char *const sets[] = {"model=" DATA, "A.data=" DATA "a.jsonl", "B.data=" DATA "b.jsonl", "A.per_device_train_batch_size=5",
-                                       "B.per_device_train_batch_size=4", "max_new_tokens=8", "max_length=48", "pass_tokens=100", "lora.r=4",
-                                       "optim=sgd", "learning_rate=1e-2", "threads=1", "schedule=joint"};
+    static const char *const sets[] = {"model=" DATA,
+                                       "A.data=" DATA "a.jsonl",
+                                       "B.data=" DATA "b.jsonl",
+                                       "A.per_device_train_batch_size=5",
+                                       "B.per_device_train_batch_size=4",
+                                       "max_new_tokens=8",
+                                       "max_length=48",
+                                       "pass_tokens=100",
+                                       "lora.r=4",
+                                       "optim=sgd",
+                                       "learning_rate=1e-2",
+                                       "threads=1",
+                                       "schedule=joint"};
     must(config_init(c));
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) must(config_set(c, sets[i]));
     for (int i = 0; more && more[i]; i++) must(config_set(c, more[i]));
@@ -184,7 +194,11 @@ static void test_step(void **state) {
 /* --- refusals and the plan ----------------------------------------------------------------------------------------------- */
 static void test_refusals(void **state) {
     (void)state;
-    static const struct { const char *set[4]; err code; const char *why; } cases[] = {
+    static const struct {
+        const char *set[4];
+        err code;
+        const char *why;
+    } cases[] = {
         {{"lora.use_dora=true"}, E_UNSUPPORTED, "low-rank products of linear layers alone"},
         {{"lora.target_modules=q_proj,lm_head"}, E_UNSUPPORTED, "low-rank products of linear layers alone"},
         {{"method=ia3"}, E_UNSUPPORTED, "method ia3 also has"},
@@ -222,7 +236,8 @@ static void test_plan(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_gradients_bf16), cmocka_unit_test(test_texts),
-                                       cmocka_unit_test(test_step),      cmocka_unit_test(test_refusals),       cmocka_unit_test(test_plan)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_gradients_bf16),
+                                       cmocka_unit_test(test_texts),     cmocka_unit_test(test_step),
+                                       cmocka_unit_test(test_refusals),  cmocka_unit_test(test_plan)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
