@@ -242,9 +242,7 @@ const char *config_side_name(int side) { return side_names[side]; }
 
 int config_sides(const struct config *c) { return c->named > 2 ? c->named : 2; }
 
-static int side_called(const char *name) {
-    return strlen(name) == 1 && *name >= 'A' && *name < 'A' + CONFIG_SIDES ? *name - 'A' : -1;
-}
+static int side_called(const char *name) { return strlen(name) == 1 && *name >= 'A' && *name < 'A' + CONFIG_SIDES ? *name - 'A' : -1; }
 
 /* Splits "A.lora.r" into side 0 and "lora.r"; -1 where the name has no side. */
 static int split_side(const char **name) {
@@ -484,12 +482,10 @@ bool config_random_model(const char *model, uint64_t *seed, const char **dt) {
 static err check_model_of(const struct side_config *c, const char *prefix) {
     uint64_t seed;
     const char *dt;
-    if (!*c->model)
-        return fail(E_USAGE, "'%smodel' is missing: name a .gguf file, a Hugging Face folder, or random:SEED", prefix);
+    if (!*c->model) return fail(E_USAGE, "'%smodel' is missing: name a .gguf file, a Hugging Face folder, or random:SEED", prefix);
     if (!config_random_model(c->model, &seed, &dt)) {
         if (*c->model_config)
-            return fail(E_USAGE, "'%smodel_config' goes with a random:SEED model; '%s' has a configuration of its own", prefix,
-                        c->model);
+            return fail(E_USAGE, "'%smodel_config' goes with a random:SEED model; '%s' has a configuration of its own", prefix, c->model);
         return OK;
     }
     const char *digits = c->model + strlen("random:");
@@ -517,7 +513,8 @@ static err check_model(const struct config *c) {
                           : strcmp(a->chat_template, b->chat_template) != 0 ? "chat_template"
                                                                             : NULL;
         if (key)
-            return fail(E_USAGE, "'A.%s' and '%s%s' are two: the adapters of objective %s share one base; objective dmcct has a model for each side",
+            return fail(E_USAGE,
+                        "'A.%s' and '%s%s' are two: the adapters of objective %s share one base; objective dmcct has a model for each side",
                         key, side_prefixes[i], key, c->objective);
     }
     return check_model_of(a, "");
@@ -574,15 +571,18 @@ static err check_sides_differ(const struct config *c, int first, int second, are
 
 static err check_one_side(const struct config *c) {
     const bool sft = !strcmp(c->objective, "sft");
-    const struct strs *a = &c->side[0].data, *b = &c->side[1].data;
+    const struct strs *a = &c->side[0].data;
     struct file_entry e;
     if (!a->n)
         return fail(E_USAGE, "'data' is missing: %s",
                     sft ? "sft trains on a file of prompt/completion or conversations"
                         : "a head trains on a file of texts with labels or numbers, or of words with tags");
-    bool same = a->n == b->n;
-    for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
-    if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: %s trains one adapter, on 'data'", c->objective);
+    for (int s = 1; s < config_sides(c); s++) {
+        const struct strs *b = &c->side[s].data;
+        bool same = a->n == b->n;
+        for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
+        if (b->n && !same) return fail(E_USAGE, "'%sdata' has no use: %s trains one adapter, on 'data'", side_prefixes[s], c->objective);
+    }
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
     if (c->cycles.n) return fail(E_USAGE, "'cycles' has no use with objective %s, which has one side", c->objective);
     if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
@@ -611,8 +611,8 @@ static err read_cycle(const char *text, int sides, int next[CONFIG_SIDES]) {
     for (const char *p = text;; p += 2) {
         const int side = *p >= 'A' && *p < 'A' + sides ? *p - 'A' : -1;
         if (side < 0 || (p[1] && p[1] != '-'))
-            return fail(E_USAGE, "'cycles' has '%.40s': write the names of this run's %d sides (A to %s) with - between them, as in A-B", text,
-                        sides, side_names[sides - 1]);
+            return fail(E_USAGE, "'cycles' has '%.40s': write the names of this run's %d sides (A to %s) with - between them, as in A-B",
+                        text, sides, side_names[sides - 1]);
         if (next[side] >= 0) return fail(E_USAGE, "'cycles' has side %s twice: each adapter has one side to write for", side_names[side]);
         if (first < 0) first = side;
         else next[last] = side;
@@ -651,7 +651,8 @@ static err check_cycle(const struct config *c) {
             return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",
                         (long long)side->max_new_tokens, (long long)side->max_length);
     }
-    if (c->labels.n) return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
+    if (c->labels.n)
+        return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
     return config_cycles(c, next);
 }
 
@@ -706,7 +707,8 @@ static err check_data(const struct config *c) {
         if (!c->side[s].data.n)
             return fail(E_USAGE, "'%sdata' is missing: %s needs unpaired text for %s", side_prefixes[s], c->objective,
                         sides == 2 ? "both sides, A.data and B.data" : "each side");
-    if (c->eval_split > 0) return fail(E_USAGE, "'eval.split' has no use with objective %s: its evaluation needs pairs (eval.data)", c->objective);
+    if (c->eval_split > 0)
+        return fail(E_USAGE, "'eval.split' has no use with objective %s: its evaluation needs pairs (eval.data)", c->objective);
     arena mem = {0};
     err e = OK;
     for (int a = 0; a < sides; a++)

@@ -36,32 +36,23 @@ static bool begins(const struct run *r, int i) {
     return true;
 }
 
-static err join_sides(struct run *r) {
-    int next[CONFIG_SIDES];
-    TRY(config_cycles(r->cfg, next));
-    for (int i = 0; i < r->n_sides; i++) {
-        r->side[i].next = &r->side[next[i]];
-        r->side[next[i]].from = &r->side[i];
-    }
-    return OK;
-}
-
 /* Can ids that were written for side s be its prompt? Found, and said once. */
 static void compare_ids(struct run *r) {
     bool led = false;
     for (int i = 0; i < r->n_sides; i++) {
         struct side *s = &r->side[i], *w = s->from;
-        const bool same = base_same_ids(w->base, s->base), lead = !strcmp(w->form.lead, s->form.lead);
+        const bool same = base_same_ids(w->base, s->base), lead = !strcmp(w->form.lead, s->form.lead) && w->form.turn == s->form.turn;
         s->by_text = !same || !lead;
         if (w->base != s->base && w < s)
-            log_info(same ? "sides %s and %s: one vocabulary and the same merges, so ids are handed over as they are"
-                          : "sides %s and %s: two tokenizers (their vocabularies or merges differ), so what is generated passes through text",
-                     w->name, s->name);
+            log_info(
+                same ? "sides %s and %s: one vocabulary and the same merges, so ids are handed over as they are"
+                     : "sides %s and %s: two tokenizers (their vocabularies or merges differ), so what is generated passes through text",
+                w->name, s->name);
         led |= same && !lead;
     }
     if (led)
-        log_warn(
-            "the two prompts lead {text} in with different spaces: generated ids pass through text, which is slower and may not be exact");
+        log_warn("two prompts lead {text} in with different spaces, or one is a chat's turn: generated ids pass through text, which is "
+                 "slower and may not be exact");
 }
 
 /* --- data ------------------------------------------------------------------------------------------------------- */
@@ -139,13 +130,14 @@ static void widen(struct run *r, const struct side *s) {
     const int row = form + (s->by_text ? made : new) + answer + 1 + beside(s, true), /* ids that are handed over are at most `new` */
         prompt = form + made + beside(s, false), length = prompt + (int)s->cfg->max_new_tokens;
     if (row > r->cap.tokens) r->cap.tokens = row;
+    if (prompt > r->cap.tokens) r->cap.tokens = prompt; /* one tokenizer's prompt may be longer than the other's row */
     if (length > r->cap.length) r->cap.length = length;
 }
 
 static err load(struct run *r) {
-    TRY(join_sides(r));
     for (int i = 0; i < r->n_sides; i++) {
-        err e = prompt_form_parse(r->side[i].base->tok, r->side[i].cfg->prompt, &r->side[i].form);
+        struct side *s = &r->side[i];
+        err e = (s->cfg->chat_prompt ? prompt_form_chat : prompt_form_parse)(s->base->tok, s->cfg->prompt, &s->form);
         if (e) return fail_in(e, "%s.prompt", r->side[i].name);
     }
     compare_ids(r);
@@ -283,7 +275,8 @@ static err half(struct run *r, int which, struct step_info *info) {
     if (!e) e = cycle_rows(s, made, answer, n, &rows);
     for (int i = 0; i < rows.n; i++) list[i] = &rows.r[i];
     if (!e)
-        e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + which), &info->side[which]);
+        e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + which),
+                         &info->side[which]);
     info->train_s += seconds_now() - t1;
     rows_free(&rows);
     free(list);
@@ -307,7 +300,8 @@ static err warm_step(struct run *r, struct step_info *info) {
     double t0 = seconds_now();
     for (int d = 0; d < r->n_sides && !e; d++) {
         for (int i = 0; i < n; i++) list[i] = &r->warm.rows[d].r[which[i]];
-        e = learner_step(&r->side[d].learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + d), &info->side[d]);
+        e = learner_step(&r->side[d].learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + d),
+                         &info->side[d]);
     }
     info->train_s = seconds_now() - t0;
     free(which);
@@ -363,7 +357,10 @@ static err step(struct run *r, struct step_info *info) {
 }
 
 /* --- evaluation ------------------------------------------------------------------------------------------------- */
-struct texts { char **v; int n; };
+struct texts {
+    char **v;
+    int n;
+};
 
 static void texts_free(struct texts *t) {
     for (int i = 0; t->v && i < t->n; i++) free(t->v[i]);
@@ -386,7 +383,8 @@ static err translate(struct run *r, const struct side *s, const char *const *in,
     out->n = n;
     err e = prompt && made && out->v ? OK : fail(E_MEMORY, "out of memory");
     const struct prompt_form *f = &s->form;
-    int room = r->cap.length - (int)s->cfg->max_new_tokens - (int)(f->head.n + f->tail.n) - beside(s, false);
+    const int most = r->cap.length - (int)s->cfg->max_new_tokens,
+              room = (most < r->cap.tokens ? most : r->cap.tokens) - (int)(f->head.n + f->tail.n) - beside(s, false);
     for (int i = 0; i < n && !e; i++) {
         struct ids text = {0};
         e = prompt_form_text(s->base->tok, f, in[i], &text);
@@ -424,10 +422,9 @@ static err direction_json(struct run *r, const struct pairs *on, const struct si
     if (e) return e;
     double loss = sums[0] / sums[1];
     snprintf(direction, sizeof direction, "%s→%s", side->name, side->next->name);
-    json_array_append_new(sides,
-                          json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:{s:f, s:f, s:f}, s:i}", "name", side->name, "direction", direction,
-                                    "loss", loss, "perplexity", exp(loss), "bleu", s.bleu, "chrf", s.chrf, "exact", s.exact, "copy", "bleu",
-                                    copy.bleu, "chrf", copy.chrf, "exact", copy.exact, "rows", n));
+    json_array_append_new(sides, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:{s:f, s:f, s:f}, s:i}", "name", side->name, "direction",
+                                           direction, "loss", loss, "perplexity", exp(loss), "bleu", s.bleu, "chrf", s.chrf, "exact",
+                                           s.exact, "copy", "bleu", copy.bleu, "chrf", copy.chrf, "exact", copy.exact, "rows", n));
     return OK;
 }
 
@@ -477,7 +474,8 @@ static void name_way(const struct side *s, str *out) {
 
 /* "a" is a text of the first side, "b" what its adapter makes of it, "via" what further ones do, "back" the last one's; "names": of these
  * sides, where they are not A and B. */
-static void add_samples(const struct run *r, const struct side *s, const struct judged *j, const struct texts *way, int hops, json_t *samples) {
+static void add_samples(const struct run *r, const struct side *s, const struct judged *j, const struct texts *way, int hops,
+                        json_t *samples) {
     const int i = index_of(r, s);
     for (int k = 0; k < j->n[i] && k < r->cfg->eval_samples; k++) {
         const char *const *want = j->text[index_of(r, s->next)];
@@ -510,8 +508,8 @@ static err round_trip(struct run *r, struct side *s, struct judged *j, json_t *o
     if (!e) {
         str name = {0};
         name_way(s, &name);
-        json_t *trip = json_pack("{s:s, s:f, s:f, s:f, s:i}", "way", name.p ? name.p : "", "bleu", got.bleu, "chrf", got.chrf, "exact", got.exact,
-                                 "rows", j->n[i]);
+        json_t *trip = json_pack("{s:s, s:f, s:f, s:f, s:i}", "way", name.p ? name.p : "", "bleu", got.bleu, "chrf", got.chrf, "exact",
+                                 got.exact, "rows", j->n[i]);
         str_free(&name);
         json_t *samples = json_object_get(out, "samples");
         if (length_of(s) < r->n_sides) { /* there are more cycles */

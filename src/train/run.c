@@ -72,10 +72,11 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
     TRY(program_train(&p->train, m, &p->st, cap, &r->levels, r->backend));
     if (r->cfg->optimizer_in_bwd) TRY(plan_fuse(&p->train.plan, &p->st.params, &p->fused));
-    TRY(program_build(&p->score, m, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
+    TRY(program_build(&p->score, m, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend,
+                      false));
     if (r->freezes)
-        TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE,
-                          r->backend, false));
+        TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend,
+                          false));
     p->generates = r->objective->generates;
     return p->generates ? generator_build(&p->gen, m, &p->st, cap, r->backend) : OK;
 }
@@ -309,12 +310,20 @@ static void assume_lengths(struct run *r, const struct run *like) {
     for (int i = 0; i < r->n_sides; i++) r->side[i].longest = r->cap.tokens;
 }
 
-static void name_sides(struct run *r) {
+/* Which sides there are, and who follows whom. */
+static err name_sides(struct run *r) {
+    int next[CONFIG_SIDES];
     r->n_sides = r->objective->sides > 1 ? config_sides(r->cfg) : 1;
     for (int i = 0; i < r->n_sides; i++) {
         r->side[i].cfg = &r->cfg->side[i];
         r->side[i].name = r->n_sides > 1 ? config_side_name(i) : "";
     }
+    if (r->n_sides > 1) TRY(config_cycles(r->cfg, next));
+    for (int i = 0; i < r->n_sides && r->n_sides > 1; i++) {
+        r->side[i].next = &r->side[next[i]];
+        r->side[next[i]].from = &r->side[i];
+    }
+    return OK;
 }
 
 static err open_sides(struct run *r, const struct plan_ask *ask) {
@@ -342,7 +351,7 @@ static err open_run(struct run *r, const struct plan_ask *ask) {
     TRY(pick_objective(r));
     TRY(pick_device(r));
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
-    name_sides(r);
+    TRY(name_sides(r));
     TRY(bases_open(r, ask));
     TRY(open_sides(r, ask));
     TRY(quantise_allowed(r));
