@@ -40,7 +40,6 @@ static err same_generation(const struct run *r) {
 }
 
 err joint_open(const struct run *r) {
-    int next[CONFIG_SIDES];
     if (!run_joins(r)) return OK;
     if (r->n_bases > 1)
         return fail(E_UNSUPPORTED, "schedule: joint reads one base for all sides, and here they have %d: say schedule: alternating",
@@ -54,9 +53,8 @@ err joint_open(const struct run *r) {
     if (r->cfg->check_accumulation)
         return fail(E_USAGE, "check_accumulation compares one side's gradients, and schedule: joint makes those of all at once: check with "
                              "schedule: alternating");
-    TRY(config_cycles(r->cfg, next));
     for (int k = 0; k < r->n_sides; k++)
-        if (next[next[k]] != k)
+        if (r->side[k].next != r->side[k].from)
             return fail(
                 E_UNSUPPORTED,
                 "schedule: joint is for cycles of two sides, back and forth; side %s is in a ring of more: say schedule: alternating",
