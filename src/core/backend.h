@@ -10,8 +10,33 @@
 #include "base/str.h"
 #include "core/flat.h"
 #include "core/view.h"
+#include <stddef.h>
 
 struct inst;
+
+/* Of a run whose rows are several adapters' of one structure, one after the other: where adapter k's rows end, and how many bytes its weights
+ * (the working copy) and its gradients lie behind those that the program is bound to. Only the low-rank products of op linear know of it, and
+ * head_loss, which adds up each one's sums: train/joint.c says which methods that is enough for. */
+enum { MAX_ADAPTERS = 8 };
+struct adapters {
+    int n;
+    struct { int64_t end; ptrdiff_t weights, grads; } of[MAX_ADAPTERS];
+};
+/* The same of `rows` of its rows, from `first` on. */
+static inline struct adapters adapters_of_rows(const struct adapters *all, int64_t first, int64_t rows) {
+    struct adapters some = *all;
+    for (int k = 0; k < some.n; k++) {
+        const int64_t end = some.of[k].end - first;
+        some.of[k].end = end < 0 ? 0 : end < rows ? end : rows;
+    }
+    return some;
+}
+/* Whose a row is. */
+static inline int adapters_whose(const struct adapters *all, int64_t row) {
+    int k = 0;
+    while (k < all->n - 1 && row >= all->of[k].end) k++;
+    return k;
+}
 
 /* Scalars of one run that are not tensors. */
 struct run_ctx {
@@ -25,6 +50,7 @@ struct run_ctx {
     int longest;        /* no sequence of this run has more rows; 0: not known */
     int weighted;       /* no more rows of this run have a loss weight other than 0; 0: not known */
     float loss_scale;   /* gradients are those of the loss times this (train/learner.h); 0: 1 */
+    const struct adapters *adapters; /* NULL: all rows are one adapter's */
     dtype operands;     /* of a kernel's f32 operands: what they were widened from (core/wide.h); DT_NONE: nothing */
 };
 

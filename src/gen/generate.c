@@ -33,6 +33,7 @@ struct batch {
     int *live; /* decode: request row of each live line */
     float *mix, *src_mix; /* where a request has weights of its own */
     int members;
+    struct adapters adapters; /* where the request is several's: whose the rows of the next run are */
     void *all;
 };
 
@@ -93,6 +94,16 @@ static void weigh_lines(const struct generate_request *rq, const struct batch *b
         memcpy(mix + (size_t)(line + i) * (size_t)b->members, rq->mix + (size_t)row * (size_t)b->members, (size_t)b->members * sizeof *mix);
 }
 
+/* Before the rows of a run are put together; and request row `row` takes its rows up to `end`. Rows come in the request's order. */
+static void forget_adapters(struct batch *b) {
+    for (int k = 0; k < b->adapters.n; k++) b->adapters.of[k].end = 0;
+}
+
+static void note_adapter(const struct generate_request *rq, struct batch *b, int row, int end) {
+    for (int k = 0; k < b->adapters.n; k++)
+        if (row < rq->crowd->end[k]) b->adapters.of[k].end = end;
+}
+
 /* Adds a prompt to a prefill. An encoder-decoder's is the encoder's text; its decoder begins with one token of its own. */
 static void add_prompt(const struct generator *g, const struct generate_request *rq, struct batch *b, struct feed *f, int row, int slot) {
     const int len = (int)rq->prompt[row].n, before = g->prefill.virtual_tokens, given = g->prefill.given,
@@ -117,6 +128,7 @@ static void add_prompt(const struct generator *g, const struct generate_request 
         b->ids[f->n] = g->start, b->pos[f->n] = 0, b->slot[f->n] = slot;
     }
     f->n += apart ? 1 : before + len;
+    note_adapter(rq, b, row, f->n);
     b->cu[f->s + 1] = f->n;
     b->src_cu[f->s + 1] = f->m;
     b->rows[f->s] = f->n - 1;
@@ -134,6 +146,7 @@ static err read_line(const struct program *g, const struct memory *mem, int n, i
 static err prefill(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq,
                    struct batch *b, int from, int to, struct generation *out, int *n_live) {
     struct run_ctx run = rq->run;
+    run.adapters = b->adapters.n ? &b->adapters : NULL;
     run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
     for (int row = from; row < to;) {
         struct feed f = {.ids = b->ids,
@@ -153,6 +166,7 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
                          .given = rq->given ? b->given : NULL,
                          .given_rows = b->given_rows};
         int first = row;
+        forget_adapters(b);
         const int before = g->prefill.virtual_tokens, most = g->cap.tokens + before;
         for (; row < to && f.s < g->cap.sequences && (g->prefill.seq2seq ? f.m : f.n) + before + (int)rq->prompt[row].n <= most; row++)
             add_prompt(g, rq, b, &f, row, row - from);
@@ -165,12 +179,14 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
     return OK;
 }
 
-/* Live rows are the first lines of the batch; lines beyond them, up to a size that has been recorded, repeat line 0 and are
+/* Live rows are the first lines of the batch; lines beyond them, up to a size that has been recorded, repeat the last and are
  * not listened to. */
 static void fill_lines(const struct generator *g, struct batch *b, const struct generate_request *rq, const struct generation *out,
                        int from, int n_live, int lines) {
+    forget_adapters(b);
     for (int i = 0; i < lines; i++) {
-        int row = b->live[i < n_live ? i : 0], made = out[row].n;
+        int row = b->live[i < n_live ? i : n_live - 1], made = out[row].n;
+        note_adapter(rq, b, row, i + 1);
         b->ids[i] = out[row].ids[made - 1];
         b->pos[i] = (g->decode.seq2seq ? 1 : g->decode.virtual_tokens + (int32_t)rq->prompt[row].n) + made - 1;
         b->src_last[i] = (int32_t)rq->prompt[row].n - 1;
@@ -184,10 +200,12 @@ static void fill_lines(const struct generator *g, struct batch *b, const struct 
 static err run_steps(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq, struct batch *b,
                      int lines, int steps) {
     struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .src_last = b->src_last, .mix = b->mix, .n = lines, .repeats = true};
-    TRY(program_run(&g->decode, mem, param, NULL, &f, &rq->run, false));
+    struct run_ctx run = rq->run;
+    run.adapters = b->adapters.n ? &b->adapters : NULL;
+    TRY(program_run(&g->decode, mem, param, NULL, &f, &run, false));
     if (!mem->log) return read_line(&g->decode, mem, lines, 0, lines, b->next);
     for (int k = 0; k < steps; k++) {
-        if (k) TRY(program_again(&g->decode, mem, param, lines, &rq->run));
+        if (k) TRY(program_again(&g->decode, mem, param, lines, &run));
         TRY(program_advance(&g->decode, mem, lines, k));
     }
     return program_log(mem, lines, steps, b->next);
@@ -233,7 +251,8 @@ err generate(const struct generator *g, const struct memory *mem, const float *w
     TRY(check(g, rq));
     TRY(batch_init(&b, g, rq->mix != NULL));
     void *param;
-    err e = memory_bind(mem, &g->decode, weights, rq->run.threads, &param);
+    err e = rq->crowd ? memory_bind_all(mem, &g->decode, rq->crowd, rq->run.threads, &param, &b.adapters)
+                      : memory_bind(mem, &g->decode, weights, rq->run.threads, &param);
     for (int i = 0; i < rq->n; i++) {
         out[i] = (struct generation){.ids = malloc((size_t)rq->max_new * sizeof(int32_t))};
         if (!out[i].ids) e = fail(E_MEMORY, "out of memory");

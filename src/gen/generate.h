@@ -26,6 +26,7 @@ struct generate_request {
     int n;
     int max_new;
     int32_t eos;                  /* -1: never stop */
+    const struct crowd *crowd;    /* the rows are several adapters', in their order; then generate()'s weights are NULL. NULL: one's */
     const float *mix;             /* of a structure with members: [n][members], each row's weights; NULL: the structure's */
     int32_t first_sample;         /* identity of row 0 for the sampler's keys */
     struct run_ctx run;

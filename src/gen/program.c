@@ -163,6 +163,7 @@ static err build(struct program *g, const struct model *m, struct structure *st,
     cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
     p->offload = c->offload && mode == MODE_TRAIN;
+    p->adapters = st ? st->adapters : 0;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->piece_rows = m->mlp_chunk ? m->mlp_chunk : mode != MODE_TRAIN || (c->level == CHECKPOINT_BLOCK && !c->blocks) ? FREE_CHUNK : 0;
     p->cap[-SYM_S] = cap.sequences;
@@ -254,7 +255,8 @@ void memory_sizes(struct memory *mem, const struct program *const *programs, int
         if (pl->host > mem->host_bytes) mem->host_bytes = pl->host;
         if (pl->input > mem->log_off && !backend->mem->host) mem->log_off = pl->input;
         const size_t work = programs[i]->params && mem->compute != DT_F32 ? param_work_bytes(programs[i]->params, mem->compute) : 0;
-        if (work > mem->work_bytes) mem->work_bytes = work;
+        const size_t works = work * (size_t)(programs[i]->p.adapters ? programs[i]->p.adapters : 1);
+        if (works > mem->work_bytes) mem->work_bytes = works;
         if (programs[i]->mode == MODE_DECODE && programs[i]->p.cap[-SYM_N] > slots) slots = programs[i]->p.cap[-SYM_N];
     }
     if (mem->log_off) mem->stage_bytes = mem->log_off + 2 * LOG_LINES * (size_t)slots * sizeof *mem->log;
@@ -307,17 +309,32 @@ void memory_free(struct memory *mem) {
     *mem = (struct memory){0};
 }
 
-err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param) {
-    *param = mem->compute == DT_F32 || !weights ? (void *)weights : mem->work;
-    if (*param == weights) return OK;
-    const struct param_set *s = g->params;
+static err cast_weights(const struct memory *mem, const struct param_set *s, const float *weights, char *to, int threads) {
     const struct { size_t n; dtype as; } parts[] = {{s->vectors / 4, mem->compute}, {(s->trained - s->vectors) / 4, DT_F32}, {(s->bytes - s->trained) / 4, mem->compute}};
-    char *to = mem->work;
     for (int i = 0; i < 3; i++) {
         if (parts[i].n) TRY(mem->backend->flat->cast(weights, to, parts[i].as, (int64_t)parts[i].n, threads));
         weights += parts[i].n;
         to += parts[i].n * dtype_row_bytes(parts[i].as, 1);
     }
+    return OK;
+}
+
+err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param) {
+    *param = mem->compute == DT_F32 || !weights ? (void *)weights : mem->work;
+    return *param == weights ? OK : cast_weights(mem, g->params, weights, mem->work, threads);
+}
+
+err memory_bind_all(const struct memory *mem, const struct program *g, const struct crowd *c, int threads, void **param, struct adapters *all) {
+    const size_t work = param_work_bytes(g->params, mem->compute);
+    const bool copies = mem->compute != DT_F32;
+    *all = (struct adapters){.n = c->n};
+    if (c->n > g->p.adapters) return fail(E_INTERNAL, "rows of %d adapters in a program of %d", c->n, g->p.adapters);
+    for (int k = 0; k < c->n; k++) {
+        if (copies) TRY(cast_weights(mem, g->params, c->weights[k], (char *)mem->work + (size_t)k * work, threads));
+        all->of[k].weights = copies ? (ptrdiff_t)((size_t)k * work) : (ptrdiff_t)((intptr_t)c->weights[k] - (intptr_t)c->weights[0]);
+        all->of[k].grads = (ptrdiff_t)((size_t)k * g->params->trained);
+    }
+    *param = copies ? mem->work : (void *)c->weights[0];
     return OK;
 }
 

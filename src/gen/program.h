@@ -24,6 +24,7 @@ struct structure {
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
+    int adapters;        /* of this structure, whose rows a run of its programs may have side by side; 0: one */
 };
 
 /* In tokens of texts: programs add the room for what a method puts before one. */
@@ -103,6 +104,15 @@ void memory_free(struct memory *mem);
 /* Makes an adapter's f32 weights (an arena of the backend; NULL: the bare base) the ones that programs read from now on: *param
  * is what program_run() takes. Again after each change of the weights. */
 err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param);
+/* Adapters of one structure, and a list's rows by them: those of adapter k end before row end[k]. */
+struct crowd {
+    int n;
+    const float *weights[MAX_ADAPTERS];
+    int end[MAX_ADAPTERS];
+};
+/* The same of all of them, for a program of so many (struct structure). *all: where each one's weights and gradients lie; the caller adds where its
+ * rows of a run end, and hands it over in the run's run_ctx. */
+err memory_bind_all(const struct memory *mem, const struct program *g, const struct crowd *c, int threads, void **param, struct adapters *all);
 /* param: from memory_bind(); grad: an arena of the backend (NULL without an adapter). */
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *feed,
                 const struct run_ctx *run, bool poison);

@@ -701,6 +701,8 @@ static err check_side(const struct config *c, int side) {
 }
 
 static err check_data(const struct config *c) {
+    if (one_sided(c) && !strcmp(c->schedule, "joint"))
+        return fail(E_USAGE, "'schedule' joint has no use with objective %s, which trains one adapter: it is for macct", c->objective);
     if (one_sided(c)) return check_one_side(c);
     const int sides = config_sides(c);
     for (int s = 0; s < sides; s++)

@@ -306,9 +306,53 @@ static err warm_step(struct run *r, struct step_info *info) {
     return e;
 }
 
+/* All parts of a step at once, with the adapters as the step finds them (joint.c; cycles of two): what the adapters write comes side after side,
+ * and so do the rows that they train on. */
+static err step_joint(struct run *r, struct step_info *info) {
+    struct crowd writes = joint_crowd(r), learns = joint_crowd(r);
+    int n = 0, first[CONFIG_SIDES]; /* of the texts that a side is written for */
+    for (int d = 0; d < r->n_sides; d++) {
+        const struct side_config *own = r->side[d].cfg, *to = r->side[d].next->cfg;
+        learns.end[d] = (d ? learns.end[d - 1] : 0) + (int)(own->batch * own->accumulation);
+        first[index_of(r, r->side[d].next)] = n;
+        writes.end[d] = n += (int)(to->batch * to->accumulation);
+    }
+    struct ids *real = calloc((size_t)n, sizeof *real), *answer = calloc((size_t)n, sizeof *answer),
+               *prompt = calloc((size_t)n, sizeof *prompt);
+    struct generation *made = calloc((size_t)n, sizeof *made);
+    const struct row **list = calloc((size_t)n, sizeof *list);
+    struct rows rows = {0};
+    err e = real && answer && prompt && made && list ? OK : fail(E_MEMORY, "out of memory");
+    for (int d = 0, i = 0; d < r->n_sides && !e; d++) {
+        e = data_draw_texts(&r->side[d], writes.end[d] - i, real + i, answer + i);
+        for (; i < writes.end[d] && !e; i++) e = wrap(&r->side[d], &real[i], &prompt[i]);
+    }
+    double t0 = seconds_now(), t1;
+    if (!e) e = generate_texts_of_all(r, prompt, &writes, sampler_key(r, &r->side[0]), made);
+    info->generate_s = (t1 = seconds_now()) - t0;
+    for (int d = 0; d < r->n_sides && !e; d++) {
+        struct side *s = &r->side[d];
+        e = rollout_given(s, real + first[d], made + first[d], learns.end[d] - rows.n, &info->rollouts[d]);
+        if (!e) e = cycle_rows(s, &s->rollouts.step, &rows);
+        info->generated += info->rollouts[d].tokens;
+    }
+    for (int i = 0; i < n && !e; i++) list[i] = &rows.r[i];
+    if (!e) e = joint_step(r, &learns, list, (uint64_t)(r->n_sides * r->step), info->side);
+    info->train_s = seconds_now() - t1;
+    rows_free(&rows);
+    free(list);
+    drop_generations(made, n);
+    free(made);
+    free_ids(prompt, n);
+    free(answer);
+    free(real);
+    return e;
+}
+
 static err step(struct run *r, struct step_info *info) {
     info->warmup = r->step < r->warm_steps;
     if (info->warmup) return warm_step(r, info);
+    if (run_joins(r)) return step_joint(r, info);
     for (int i = 0; i < r->n_sides; i++) TRY(half(r, i, info));
     return OK;
 }

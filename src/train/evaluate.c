@@ -3,19 +3,34 @@
 #include <math.h>
 #include <string.h>
 
-err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
-                   struct generation *out, struct generate_stats *stats) {
-    struct side *s = &r->side[side];
-    struct generate_request rq = {.prompt = prompts, .n = n, .max_new = max_new, .eos = s->base->eos, .stop = r->evaluating ? r->stop : NULL};
+static struct generate_request request(const struct run *r, const struct side *s, const struct ids *prompts, int n) {
+    struct generate_request rq = {
+        .prompt = prompts, .n = n, .max_new = (int)s->cfg->max_new_tokens, .eos = s->base->eos, .stop = r->evaluating ? r->stop : NULL};
     rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
-                              .step = key,
-                              .temperature = (float)temperature,
+                              .temperature = (float)s->cfg->temperature,
                               .top_p = (float)s->cfg->top_p,
                               .top_k = (int)s->cfg->top_k,
                               .threads = r->threads,
                               .int_activations = !r->evaluating && !strcmp(s->cfg->activations, "int15")};
+    return rq;
+}
+
+err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
+                   struct generation *out, struct generate_stats *stats) {
+    const struct side *s = &r->side[side];
+    struct generate_request rq = request(r, s, prompts, n);
+    rq.max_new = max_new, rq.run.temperature = (float)temperature, rq.run.step = key;
     TRY(generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats));
     if (!r->evaluating) phase_seen(r, PHASE_GENERATE);
+    return OK;
+}
+
+err generate_texts_of_all(struct run *r, const struct ids *prompts, const struct crowd *of, uint64_t key, struct generation *out) {
+    struct generate_request rq = request(r, &r->side[0], prompts, of->end[of->n - 1]);
+    rq.run.step = key;
+    rq.crowd = of;
+    TRY(generate(&r->side[0].plans->gen, &r->wb.mem, NULL, &rq, out, NULL));
+    phase_seen(r, PHASE_GENERATE);
     return OK;
 }
 

@@ -145,14 +145,23 @@ static struct pass row_of(const struct run *r, int i) {
     return (struct pass){.tokens = mean_row(r, s), .rows = 1, .supervised = share};
 }
 
+static double rows_of(const struct run *r, int i) { return (double)(r->side[i].cfg->batch * r->side[i].cfg->accumulation); }
+
+/* All rows that go through the programs together with side i's: in a joint step those of all sides, of which its own are a part. */
+static double rows_with(const struct run *r, int i) {
+    double n = 0;
+    for (int k = 0; k < r->n_sides; k++) n += run_joins(r) || k == i ? rows_of(r, k) : 0;
+    return n;
+}
+
 static void add_training(const struct run *r, int i, const struct speed *s, struct step *out) {
     const struct program *g = &r->side[i].plans->train;
-    const double n = (double)(r->side[i].cfg->batch * r->side[i].cfg->accumulation);
+    const double n = rows_with(r, i), share = rows_of(r, i) / n;
     struct pass p = row_of(r, i);
     p.tokens += g->virtual_tokens;
     const double most = floor((double)g->p.cap[-SYM_N] / p.tokens), rows = fmin(n, most < 1 ? 1 : most), passes = ceil(n / rows);
     p.tokens *= n / passes, p.rows = n / passes;
-    add_pass(&out->train, g, &p, passes, s);
+    add_pass(&out->train, g, &p, share * passes, s);
     /* weights and states read and written, the gradient read for its norm and for the step, and set to zero */
     const struct needs q = recipe_needs(r, &r->side[i]);
     out->optimizer += (20.0 * (double)param_count(&r->side[i].plans->st.params) + 2.0 * (double)(q.here + q.away)) / s->bytes;
@@ -160,15 +169,15 @@ static void add_training(const struct run *r, int i, const struct speed *s, stru
 
 /* The others write what side i trains on, one after the other: each a pass over the prompts, then token by token. */
 static void add_generation(const struct run *r, int i, const struct speed *s, struct step *out) {
-    const double n = (double)(r->side[i].cfg->batch * r->side[i].cfg->accumulation), batches = ceil(n / r->cap.slots), rows = n / batches;
+    const double n = rows_with(r, i), batches = ceil(n / r->cap.slots), rows = n / batches, times = batches * rows_of(r, i) / n;
     for (const struct side *o = r->side[i].next; o != &r->side[i]; o = o->next) {
         const struct generator *gen = &o->plans->gen;
         const double new = (double)o->cfg->max_new_tokens,
                      text = o->from == &r->side[i] ? mean_row(r, o) : (double)o->from->cfg->max_new_tokens;
         const double prompt = r->assumes ? fmax(1, (double)r->cap.length - new) : text + (double)(o->form.head.n + o->form.tail.n);
         const struct pass first = {rows * prompt, rows, 1, prompt}, next = {rows, rows, 1, prompt + new / 2};
-        add_pass(&out->generate, &gen->prefill, &first, batches, s);
-        add_pass(&out->generate, &gen->decode, &next, batches * (new - 1), s);
+        add_pass(&out->generate, &gen->prefill, &first, times, s);
+        add_pass(&out->generate, &gen->decode, &next, times * (new - 1), s);
     }
 }
 

@@ -95,6 +95,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     snprintf(kv, sizeof kv, "%s, inside that arena; training passes use its bytes too", dtype_info[r->cache].name);
     snprintf(grad, sizeof grad, "%s",
              r->cfg->optimizer_in_bwd ? "those alive at a time: updated in the backward pass"
+             : run_joins(r)           ? "of all adapters at once"
              : r->n_sides > 1         ? "one arena, used by one adapter at a time"
                                       : "f32");
     bool host = r->backend->mem->host;

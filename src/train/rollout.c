@@ -205,27 +205,57 @@ static err refill(struct run *r, struct side *to, int n, rollout_maker *make, st
     return e;
 }
 
+/* Texts that were looked at: sums for the means of rollout_stats. */
+struct seen {
+    double logprob, copied, ratio;
+};
+
+static void look_at(const struct rollout *x, struct seen *all, struct rollout_stats *stats) {
+    all->logprob += x->logprob;
+    all->copied += rollout_copy_rate(&x->real, &x->made);
+    all->ratio += rollout_length_ratio(&x->real, &x->made);
+    stats->empty += !x->made.n;
+    stats->truncated += !x->made.stopped;
+    stats->dropped += !(x->weight > 0);
+}
+
+static void say_means(const struct seen *all, int n, struct rollout_stats *stats) {
+    stats->texts = n;
+    stats->logprob = all->logprob / n;
+    stats->copy_rate = all->copied / n;
+    stats->length_ratio = all->ratio / n;
+}
+
 /* Takes the step's texts from the window and judges them. */
 static err take_made(struct run *r, struct side *to, int n, rollout_maker *make, struct rollout_stats *stats) {
     struct rollout_pool *p = &to->rollouts;
-    double sums[3] = {0};
+    struct seen all = {0};
     for (int i = 0; i < n; i++) {
         if (p->used == p->window.n) TRY(refill(r, to, (n - i) + (int)(r->cfg->rollout_refresh - 1) * n, make, stats));
         struct rollout *x = &p->window.v[p->used++], own = *x;
         *x = (struct rollout){0};
         own.weight = rollout_weight(to->cfg, &own);
-        const double seen[] = {own.logprob, rollout_copy_rate(&own.real, &own.made), rollout_length_ratio(&own.real, &own.made)};
-        for (int k = 0; k < 3; k++) sums[k] += seen[k];
-        stats->empty += !own.made.n;
-        stats->truncated += !own.made.stopped;
-        stats->dropped += !(own.weight > 0);
+        look_at(&own, &all, stats);
         err e = own.weight > 0 ? rollouts_take(&p->step, &own) : (rollout_drop(&own), OK);
         if (e) return rollout_drop(&own), e;
     }
-    stats->texts = n;
-    stats->logprob = sums[0] / n;
-    stats->copy_rate = sums[1] / n;
-    stats->length_ratio = sums[2] / n;
+    say_means(&all, n, stats);
+    return OK;
+}
+
+err rollout_given(struct side *to, const struct ids *real, const struct generation *made, int n, struct rollout_stats *stats) {
+    struct rollouts *step = &to->rollouts.step;
+    struct seen all = {0};
+    *stats = (struct rollout_stats){0};
+    rollouts_clear(step);
+    for (int i = 0; i < n; i++) {
+        const int tokens = made[i].n + made[i].stopped;
+        TRY(rollouts_push(step, &(struct rollout){.real = real[i], .made = made[i], .weight = 1, .logprob = tokens ? (float)(made[i].logprob / tokens) : 0}));
+        look_at(&step->v[i], &all, stats);
+        stats->tokens += tokens;
+    }
+    say_means(&all, n, stats);
+    stats->made = step->v;
     return OK;
 }
 

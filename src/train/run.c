@@ -59,6 +59,7 @@ static err side_plans(struct run *r, struct side *s) {
     struct plans *p = &r->plans[r->n_plans];
     p->base = s->base;
     TRY(structure_init_head(&p->st, &s->base->model, method, settings, &r->head, &p->modules));
+    p->st.adapters = run_joins(r) ? r->n_sides : 0;
     r->n_plans++;
     s->plans = p;
     return OK;
@@ -159,7 +160,8 @@ static void measure_plan(struct run *r) {
     for (int i = 0; i < r->n_sides; i++) {
         const size_t b = r->cfg->optimizer_in_bwd ? r->side[i].plans->fused.bytes : r->side[i].plans->st.params.trained;
         f->adapters += r->side[i].plans->st.params.bytes;
-        if (b > f->gradients) f->gradients = b;
+        if (run_joins(r)) f->gradients += b;
+        else if (b > f->gradients) f->gradients = b;
         if (host && r->cfg->check_accumulation && 2 * b > f->checks) f->checks = 2 * b;
         if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished)
             f->finished = r->side[i].plans->st.params.bytes;
@@ -199,6 +201,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capac
         drop_plans(&r->plans[i]);
         TRY(build_plans(r, &r->plans[i], pass_tokens));
     }
+    TRY(joint_allowed(r));
     measure_plan(r);
     return OK;
 }
@@ -215,9 +218,13 @@ const char *size_text(size_t bytes) {
 static int made_at_once(const struct run *r, const struct side *s) { return (int)(s->cfg->batch * s->cfg->accumulation * (r->objective->generates ? r->cfg->rollout_refresh : 1)); }
 
 int run_most_rows(const struct run *r) {
-    int most = 1;
-    for (int i = 0; i < r->n_sides; i++)
-        if (made_at_once(r, &r->side[i]) > most) most = made_at_once(r, &r->side[i]);
+    int most = 1, all = 0;
+    for (int i = 0; i < r->n_sides; i++) {
+        const int rows = made_at_once(r, &r->side[i]);
+        if (rows > most) most = rows;
+        all += rows;
+    }
+    if (run_joins(r) && all > most) most = all;
     if (r->eval.source.n > most) most = r->eval.source.n;
     return r->test.source.n > most ? r->test.source.n : most;
 }
@@ -241,7 +248,7 @@ static err plan_pass(struct run *r, int64_t pass_tokens, void *ctx) {
 /* Plans as the configuration says; a plan beyond the limit is refused with what would fit. */
 static err plan_within(struct run *r, struct capacity least, const struct plan_ask *ask) {
     TRY(levels_parse(r));
-    int slots = r->cfg->generation_batch < 1 ? 1 : (int)r->cfg->generation_batch;
+    int slots = (r->cfg->generation_batch < 1 ? 1 : (int)r->cfg->generation_batch) * (run_joins(r) ? r->n_sides : 1);
     const int most = ask->like ? run_most_rows(ask->like) : run_most_rows(r);
     r->limit = memory_limit(r);
     struct sizes z = {slots < most ? slots : most, least, ask->like};
@@ -323,6 +330,7 @@ static err name_sides(struct run *r) {
 
 static err open_sides(struct run *r, const struct plan_ask *ask) {
     r->cap.length = 1;
+    TRY(joint_open(r));
     if (r->cfg->optimizer_in_bwd && r->cfg->check_accumulation)
         return fail(E_USAGE, "check_accumulation looks at the gradient of a whole step, which optimizer_in_bwd never has: leave one of them out");
     if (r->assumes) TRY(assume_head(r, ask->like));

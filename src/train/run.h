@@ -275,6 +275,19 @@ double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats);
 
+/* The same by several adapters of one structure in one batch, each the prompts that are its own, as the configuration says. */
+err generate_texts_of_all(struct run *r, const struct ids *prompts, const struct crowd *of, uint64_t key, struct generation *out);
+
+/* joint.c: schedule: joint */
+bool run_joins(const struct run *r);
+err joint_open(const struct run *r);                /* E_USAGE, E_UNSUPPORTED: what it does not go with; before and ... */
+err joint_allowed(const struct run *r);             /* ... after the programs are built */
+struct crowd joint_crowd(const struct run *r);      /* the sides' adapters; of no rows yet */
+/* One optimizer step of every side, on the rows of all in one pass: those of side k end before of->end[k]. */
+err joint_step(struct run *r, const struct crowd *of, const struct row *const *rows, uint64_t step, struct step_result *out);
+/* Its first half: gradients in wb.grad, side after side. */
+err joint_gradient(struct run *r, const struct crowd *of, const struct row *const *rows, uint64_t step, double sums[][4]);
+
 /* checkpoint.c: run folders and checkpoints */
 err folder_check(struct run *r, int flags);         /* 1 resume, 2 overwrite; refuses a folder that is not empty or in use; locks one that exists */
 err folder_begin(struct run *r, int flags);         /* after all that can refuse: makes, locks, empties (2), sweeps, opens the record */

@@ -30,12 +30,13 @@ static void start(struct run *r, struct config *cfg, const struct tensors *want,
     must(adapter_read_config(GOLDEN "/macct/A", mem, &method, &settings));
     struct plans *p = &r->plans[0];
     must(structure_init(&p->st, m, method, settings, &p->modules));
+    p->st.adapters = 2; /* rows of both may come at once, and need not */
     r->cap = (struct capacity){32, 8, BATCH, 32, DT_F32, DT_NONE};
     must(program_build(&p->train, m, MODE_TRAIN, &p->st, r->cap, CHECKPOINT_SELECTIVE, backend, false));
     must(generator_build(&p->gen, m, &p->st, r->cap, backend));
     must(memory_for(&r->wb.mem, (struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));
     must(pack_init(&r->wb.pack, r->cap.tokens, r->cap.sequences));
-    r->wb.grad = backend->mem->take(p->st.params.bytes);
+    r->wb.grad = backend->mem->take(2 * p->st.params.bytes);
     r->wb.threads = 2;
     for (int i = 0; i < 2; i++) {
         struct side *s = &r->side[i];
@@ -60,7 +61,7 @@ static void finish(struct run *r) {
     }
     program_free(&r->plans[0].train);
     generator_free(&r->plans[0].gen);
-    r->backend->mem->give(r->wb.grad, r->plans[0].st.params.bytes);
+    r->backend->mem->give(r->wb.grad, 2 * r->plans[0].st.params.bytes);
     structure_free(&r->plans[0].st);
     memory_free(&r->wb.mem);
     pack_free(&r->wb.pack);
@@ -179,6 +180,52 @@ static void test_only_one_moves(void **state) {
     arena_free(&mem);
 }
 
+/* Gradients of both adapters in one pass of rows that are theirs: in the definitions, which know whose a row is, and in a backend's kernels. */
+static float *joint_gradients(const struct backend *backend, size_t *bytes, double sums[2][4]) {
+    enum { OF_A = 2, OF_B = 1, ALL = OF_A + OF_B };
+    arena mem = {0};
+    struct tensors want;
+    struct config cfg;
+    struct run r;
+    struct row row[ALL];
+    uint8_t supervised[32];
+    const struct row *list[ALL];
+    must(tensors_open(GOLDEN "/macct/macct.safetensors", &want));
+    must(config_init(&cfg));
+    start(&r, &cfg, &want, &mem, backend);
+    memset(supervised, 1, sizeof supervised);
+    for (int i = 0; i < ALL; i++) {
+        const struct ids *t = &r.side[i >= OF_A].texts[i];
+        row[i] = (struct row){.ids = t->v, .supervised = supervised, .n = (int)t->n};
+        list[i] = &row[i];
+    }
+    struct crowd of = joint_crowd(&r);
+    of.end[0] = OF_A, of.end[1] = ALL;
+    must(joint_gradient(&r, &of, list, 0, sums));
+    *bytes = 2 * r.plans[0].st.params.trained;
+    float *grad = to_host(backend, r.wb.grad, *bytes);
+    finish(&r);
+    tensors_close(&want);
+    config_free(&cfg);
+    arena_free(&mem);
+    return grad;
+}
+
+static void test_joint(void **state) {
+    (void)state;
+    size_t bytes;
+    double sums[2][2][4], top = 0;
+    float *want = joint_gradients(&backend_reference, &bytes, sums[0]), *got = joint_gradients(card ? card : &backend_cpu, &bytes, sums[1]);
+    for (size_t i = 0; i < bytes / 4; i++) top = fmax(top, fabs((double)want[i]));
+    assert_true(top > 0);
+    close_to("gradients", got, want, bytes / 4, 0, 1e-5 * top);
+    for (int d = 0; d < 2; d++) {
+        assert_true(sums[0][d][0] > 0 && fabs(sums[1][d][0] / sums[0][d][0] - 1) < 1e-5);
+        for (int k = 1; k < 4; k++) assert_true(sums[1][d][k] == sums[0][d][k]);
+    }
+    free(want), free(got);
+}
+
 static void test_reference(void **state) {
     (void)state;
     five_steps(card ? card : &backend_reference);
@@ -191,6 +238,6 @@ static void test_cpu(void **state) {
 
 int main(void) {
     card = test_card();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_reference), cmocka_unit_test(test_cpu), cmocka_unit_test(test_only_one_moves)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_reference), cmocka_unit_test(test_cpu), cmocka_unit_test(test_only_one_moves), cmocka_unit_test(test_joint)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
