@@ -253,6 +253,10 @@ int cyc_inspect_on(const char *path, const char *model, char **json);
 
 typedef struct cyc_scores { double bleu, chrf, chrf_pp, exact; } cyc_scores; /* as sacrebleu; 0..100 */
 int cyc_score_texts(const char *const *hyp, const char *const *ref, int n, cyc_scores *out);
+/* The metrics there are, i from 0 on until CYC_BAD_INPUT, and any of them by name: out[n_metrics], 0..100. */
+typedef struct cyc_metric { const char *name, *title, *about; int lower_is_better; } cyc_metric;
+int cyc_metric_at(int i, cyc_metric *out);
+int cyc_score_metrics(const char *const *metrics, int n_metrics, const char *const *hyp, const char *const *ref, int n, double *out);
 
 #ifdef __cplusplus
 }
