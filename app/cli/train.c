@@ -117,7 +117,8 @@ static void pair(str *out, const char *name, const char *fmt, const double *x, i
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
         snprintf(number, sizeof number, fmt, x[i]);
 #pragma GCC diagnostic pop
-        str_addf(out, sides > 1 ? " %s %s" : "%s %s", sides > 1 ? i ? "B" : "A" : "", isnan(x[i]) ? "-" : number);
+        const char side[] = {(char)('A' + i), 0};
+        str_addf(out, sides > 1 ? " %s %s" : "%s %s", sides > 1 ? side : "", isnan(x[i]) ? "-" : number);
     }
 }
 

@@ -154,8 +154,8 @@ static err inspect_adapter(const char *folder, const char *model, arena *mem, js
 }
 
 static err inspect_sides(const char *path, const char *model, arena *mem, json_t *out) {
-    static const char *const names[] = {"A", "B", "adapter"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[] = {"A", "B", "C", "D", "E", "F", "G", "H", "adapter"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *sub = arena_printf(mem, "%s/%s", path, names[i]);
         if (!path_exists(arena_printf(mem, "%s/adapter_config.json", sub))) continue;
         json_t *side = json_object();

@@ -47,8 +47,9 @@ static json_t *example_json(void) {
 
 /* The same for a run. Whole models of its size would be trained in 16 bits at least: 4-bit weights cannot be. */
 static json_t *run_json(const struct run *r) {
-    int sides = r->objective->sides;
-    double theta = (double)r->model.parameters, p = (double)r->model.bytes * 8 / theta, sum = 0, whole_p = p < 16 ? 16 : p;
+    int sides = r->n_sides;
+    const struct model *m = &r->base[0].model;
+    double theta = (double)m->parameters, p = (double)m->bytes * 8 / theta, sum = 0, whole_p = p < 16 ? 16 : p;
     json_t *shares = json_array();
     for (int i = 0; i < sides; i++) {
         double share = (double)param_count(&r->side[i].plans->st.params) / theta;

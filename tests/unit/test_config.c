@@ -238,7 +238,7 @@ static void wrong_values(void **state) {
     refused("memory: 2 bytes\n", "'2 bytes'");
     refused("prompt: say it\n", "text with {text} once");
     refused("prompt: \"{text}{text}\"\n", "text with {text} once");
-    refused("eval: {fields: [a]}\n", "two names", "a list of 1");
+    refused("eval: {fields: []}\n", "list of names", "a list of 0");
     refused("lora: {target_modules: []}\n", "a list of names", "a list of 0");
     refused("lora: {target_modules: \"a,,b\"}\n", "a list of names");
     refused("lora: {target_modules: [a, [b]]}\n", "run.yaml:1: ", "other than names");
