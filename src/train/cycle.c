@@ -428,16 +428,28 @@ static err take_texts(struct run *r, const struct pairs *on, struct judged *j) {
     return e;
 }
 
-/* "a" is a text of the first side, "b" what its adapter makes of it, "via" what further ones do, "back" the last one's. */
+/* "A→B→C→A" */
+static void name_way(const struct side *s, str *out) {
+    str_addf(out, "%s→", s->name);
+    for (const struct side *w = s->next; w != s; w = w->next) str_addf(out, "%s→", w->name);
+    str_adds(out, s->name);
+}
+
+/* "a" is a text of the first side, "b" what its adapter makes of it, "via" what further ones do, "back" the last one's; "names": of these
+ * sides, where they are not A and B. */
 static void add_samples(const struct run *r, const struct side *s, const struct judged *j, const struct texts *way, int hops, json_t *samples) {
     const int i = index_of(r, s);
     for (int k = 0; k < j->n[i] && k < r->cfg->eval_samples; k++) {
         const char *const *want = j->text[index_of(r, s->next)];
         json_t *one = json_pack("{s:s, s:s, s:s, s:s*}", "a", j->text[i][k], "b", j->made[i].v[k], "back", way[hops - 1].v[k], "reference",
                                 want ? want[k] : NULL);
-        json_t *via = hops > 1 ? json_array() : NULL;
+        json_t *via = json_array(), *names = json_pack("[s]", s->name);
         for (int h = 0; h + 1 < hops; h++) json_array_append_new(via, json_string(way[h].v[k]));
-        if (via) json_object_set_new(one, "via", via);
+        for (const struct side *w = s->next; w != s; w = w->next) json_array_append_new(names, json_string(w->name));
+        if (hops > 1) json_object_set(one, "via", via);
+        if (i || hops > 1) json_object_set(one, "names", names);
+        json_decref(via);
+        json_decref(names);
         json_array_append_new(samples, one);
     }
 }
@@ -456,11 +468,14 @@ static err round_trip(struct run *r, struct side *s, struct judged *j, json_t *o
     struct scores got;
     if (!e) e = score_texts((const char *const *)last->v, j->text[i], j->n[i], &got);
     if (!e) {
-        json_t *trip = json_pack("{s:f, s:f, s:f, s:i}", "bleu", got.bleu, "chrf", got.chrf, "exact", got.exact, "rows", j->n[i]);
+        str name = {0};
+        name_way(s, &name);
+        json_t *trip = json_pack("{s:s, s:f, s:f, s:f, s:i}", "way", name.p ? name.p : "", "bleu", got.bleu, "chrf", got.chrf, "exact", got.exact,
+                                 "rows", j->n[i]);
+        str_free(&name);
         json_t *samples = json_object_get(out, "samples");
         if (length_of(s) < r->n_sides) { /* there are more cycles */
             if (!i) json_object_set_new(out, "round_trips", json_array());
-            json_object_set_new(trip, "side", json_string(s->name));
             json_array_append(json_object_get(out, "round_trips"), trip);
         }
         if (!i) json_object_set(out, "round_trip", trip);

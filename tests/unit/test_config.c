@@ -71,10 +71,10 @@ static void defaults(void **state) {
     (void)state;
     struct config c;
     assert_int_equal(config_init(&c), OK);
-    assert_string_equal(c.model, "");
+    assert_string_equal(c.side[0].model, "");
     assert_string_equal(c.objective, "macct");
     assert_string_equal(c.gradient_checkpointing, "selective");
-    assert_string_equal(c.activations, "f32");
+    assert_string_equal(c.side[0].activations, "f32");
     assert_int_equal(c.seed, 42);
     for (int s = 0; s < 2; s++) {
         assert_true(c.side[s].learning_rate == 2e-4);
@@ -117,8 +117,8 @@ static void yaml_to_structs(void **state) {
     assert_string_equal(c.side[0].scheduler, "cosine");
     assert_string_equal(c.output_dir, "2026");
     assert_int_equal(c.seed, -7);
-    assert_true(c.temperature == 0.7 && c.top_p == 0.9);
-    assert_string_equal(c.activations, "int15");
+    assert_true(c.side[0].temperature == 0.7 && c.side[0].top_p == 0.9);
+    assert_string_equal(c.side[0].activations, "int15");
     config_free(&c);
     parse(&c, "# nothing but a comment\n");
     config_free(&c);
@@ -178,7 +178,7 @@ static void settings(void **state) {
     assert_int_equal(config_set(&c, "A.lora.target_modules=o_proj"), OK);
     assert_int_equal(c.side[0].lora_r, 8);
     assert_int_equal(c.side[1].lora_r, 9);
-    assert_string_equal(c.model, "a=b.gguf");
+    assert_string_equal(c.side[0].model, "a=b.gguf");
     assert_string_equal(c.side[1].prompt, "{text} =>\n");
     assert_int_equal(c.side[1].lora_targets.n, 2);
     assert_string_equal(c.side[0].lora_targets.v[0], "o_proj");
@@ -255,7 +255,7 @@ static void wrong_keys(void **state) {
     refused("lore: {r: 8}\n", "run.yaml:1: unknown key 'lore'");
     refused("A:\n  max_steps: 3\n",
             "run.yaml:2: 'A.max_steps' belongs to the run, not to a side: write 'max_steps' at the top");
-    refused("C: {data: x}\n", "unknown key 'C'");
+    refused("I: {data: x}\n", "unknown key 'I'");
     refused("eval: file.jsonl\n", "run.yaml:1: 'eval' is a section");
     refused("A: file.jsonl\n", "'A' is a section");
     refused("seed: 1\nmodel: x\nseed: 2\n", "run.yaml:3: 'seed' is given twice (first at run.yaml:1)");
@@ -317,8 +317,8 @@ static void contradictions(void **state) {
     check_refused("optim: adafactor\nadafactor: {relative_step: true}\nlr_scheduler_type: linear\n", "brings its own learning rate");
     check_refused("lora: {target_modules: [all-linear, q_proj]}\n", "all-linear stands alone");
     check_refused("max_new_tokens: 1024\n", "'max_new_tokens' (1024)", "'max_length' (1024)");
-    check_refused("generation: {top_k: 5}\n", "'generation.top_k'", "temperature");
-    check_refused("generation: {top_p: 0.5}\n", "'generation.top_p'", "temperature");
+    check_refused("generation: {top_k: 5}\n", "'A.generation.top_k'", "temperature");
+    check_refused("generation: {top_p: 0.5}\n", "'A.generation.top_p'", "temperature");
     check_refused("eval_steps: 5\n", "'eval_steps' is 5", "'eval.data'");
     check_refused("metric_for_best_model: chrf\n", "'metric_for_best_model' is chrf", "'eval.data'");
     check_refused("max_steps: 0\n", "'max_steps' is 0", "warmup_pairs");
@@ -326,7 +326,7 @@ static void contradictions(void **state) {
     assert_int_equal(config_check(&c), OK);
     uint64_t seed;
     const char *dt;
-    assert_true(config_random_model(c.model, &seed, &dt));
+    assert_true(config_random_model(c.side[0].model, &seed, &dt));
     assert_int_equal(seed, 7);
     assert_string_equal(dt, "bf16");
     assert_false(config_random_model("m.gguf", &seed, &dt));
