@@ -74,7 +74,9 @@ void report_run(const json_t *plan) {
     size_t i;
     const json_t *side;
     if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
-    report_model(json_object_get(plan, "model"));
+    const json_t *one, *models = json_object_get(plan, "models"); /* where each side has its own */
+    if (models) json_array_foreach(models, i, one) report_model(one);
+    else report_model(json_object_get(plan, "model"));
     report_quantised(json_object_get(plan, "quantization"));
     report_positions(json_object_get(plan, "positions"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);

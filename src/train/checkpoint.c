@@ -275,14 +275,13 @@ err checkpoint_save(struct run *r, char **path_out) {
  * checkpoints (and the best evaluation's adapters) are the run's own state and stay, so that benchmarks can resume. */
 err folder_finish(struct run *r) {
     for (int i = 0; i < r->n_bases; i++)
-        if (r->base[i].model.random) {
+        if (r->base[i].model.random)
             log_warn("%s is a random model: no adapters are written to %s, only its checkpoints stay", r->base[i].cfg->model, r->cfg->output_dir);
-            return OK;
-        }
     arena mem = {0};
     err e = OK;
     for (int i = 0; i < r->n_sides && !e; i++)
-        e = learner_finish(&r->side[i].learner, adapter_folder(r, i, r->cfg->output_dir, &mem), &r->side[i].base->model);
+        if (!r->side[i].base->model.random)
+            e = learner_finish(&r->side[i].learner, adapter_folder(r, i, r->cfg->output_dir, &mem), &r->side[i].base->model);
     arena_free(&mem);
     return e;
 }

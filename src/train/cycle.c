@@ -36,22 +36,12 @@ static bool begins(const struct run *r, int i) {
     return true;
 }
 
-static err join_sides(struct run *r) {
-    int next[CONFIG_SIDES];
-    TRY(config_cycles(r->cfg, next));
-    for (int i = 0; i < r->n_sides; i++) {
-        r->side[i].next = &r->side[next[i]];
-        r->side[next[i]].from = &r->side[i];
-    }
-    return OK;
-}
-
 /* Can ids that were written for side s be its prompt? Found, and said once. */
 static void compare_ids(struct run *r) {
     bool led = false;
     for (int i = 0; i < r->n_sides; i++) {
         struct side *s = &r->side[i], *w = s->from;
-        const bool same = base_same_ids(w->base, s->base), lead = !strcmp(w->form.lead, s->form.lead);
+        const bool same = base_same_ids(w->base, s->base), lead = !strcmp(w->form.lead, s->form.lead) && w->form.turn == s->form.turn;
         s->by_text = !same || !lead || *s->cfg->processor_command;
         if (w->base != s->base && w < s)
             log_info(same ? "sides %s and %s: one vocabulary and the same merges, so ids are handed over as they are"
@@ -140,13 +130,14 @@ static void widen(struct run *r, const struct side *s) {
     const int row = form + (s->by_text ? made : new) + answer + 1 + beside(s, true), /* ids that are handed over are at most `new` */
         prompt = form + made + beside(s, false), length = prompt + (int)s->cfg->max_new_tokens;
     if (row > r->cap.tokens) r->cap.tokens = row;
+    if (prompt > r->cap.tokens) r->cap.tokens = prompt; /* one tokenizer's prompt may be longer than the other's row */
     if (length > r->cap.length) r->cap.length = length;
 }
 
 static err load(struct run *r) {
-    TRY(join_sides(r));
     for (int i = 0; i < r->n_sides; i++) {
-        err e = prompt_form_parse(r->side[i].base->tok, r->side[i].cfg->prompt, &r->side[i].form);
+        struct side *s = &r->side[i];
+        err e = (s->cfg->chat_prompt ? prompt_form_chat : prompt_form_parse)(s->base->tok, s->cfg->prompt, &s->form);
         if (e) return fail_in(e, "%s.prompt", r->side[i].name);
     }
     compare_ids(r);
@@ -333,7 +324,8 @@ static err translate(struct run *r, const struct side *s, const char *const *in,
     out->n = n;
     err e = prompt && made && out->v ? OK : fail(E_MEMORY, "out of memory");
     const struct prompt_form *f = &s->form;
-    int room = r->cap.length - (int)s->cfg->max_new_tokens - (int)(f->head.n + f->tail.n) - beside(s, false);
+    const int most = r->cap.length - (int)s->cfg->max_new_tokens,
+              room = (most < r->cap.tokens ? most : r->cap.tokens) - (int)(f->head.n + f->tail.n) - beside(s, false);
     for (int i = 0; i < n && !e; i++) {
         struct ids text = {0};
         e = prompt_form_text(s->base->tok, f, in[i], &text);

@@ -302,12 +302,20 @@ static void assume_lengths(struct run *r, const struct run *like) {
     for (int i = 0; i < r->n_sides; i++) r->side[i].longest = r->cap.tokens;
 }
 
-static void name_sides(struct run *r) {
+/* Which sides there are, and who follows whom. */
+static err name_sides(struct run *r) {
+    int next[CONFIG_SIDES];
     r->n_sides = r->objective->sides > 1 ? config_sides(r->cfg) : 1;
     for (int i = 0; i < r->n_sides; i++) {
         r->side[i].cfg = &r->cfg->side[i];
         r->side[i].name = r->n_sides > 1 ? config_side_name(i) : "";
     }
+    if (r->n_sides > 1) TRY(config_cycles(r->cfg, next));
+    for (int i = 0; i < r->n_sides && r->n_sides > 1; i++) {
+        r->side[i].next = &r->side[next[i]];
+        r->side[next[i]].from = &r->side[i];
+    }
+    return OK;
 }
 
 static err open_sides(struct run *r, const struct plan_ask *ask) {
@@ -334,7 +342,7 @@ static err open_run(struct run *r, const struct plan_ask *ask) {
     TRY(pick_objective(r));
     TRY(pick_device(r));
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
-    name_sides(r);
+    TRY(name_sides(r));
     TRY(bases_open(r, ask));
     TRY(open_sides(r, ask));
     TRY(quantise_allowed(r));

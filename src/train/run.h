@@ -206,7 +206,8 @@ void base_heed_adapter(const struct base *b, const char *folder); /* warns of on
 err bases_open(struct run *r, const struct plan_ask *ask);
 void base_close(struct base *b);
 const char *base_hash(struct base *b);              /* model_hash(), which reads the whole base, once a run */
-bool base_replaces(const struct run *r, const struct base *b, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */
+/* Is it a matrix in whose place every side on this base has a trained copy? No plan reads it then. */
+bool base_replaces(const struct run *r, const struct base *b, const struct weight *w);
 void bases_forget(const struct run *r);             /* the file's pages of these and of quantised ones, after something read them */
 size_t base_bytes(const struct run *r, const struct base *b, size_t *held); /* of its weights in the plan; held: what of these is not the mapped file */
 bool base_same_ids(const struct base *a, const struct base *b); /* the same vocabulary and merges */

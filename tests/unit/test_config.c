@@ -322,6 +322,18 @@ static void contradictions(void **state) {
     check_refused("eval_steps: 5\n", "'eval_steps' is 5", "'eval.data'");
     check_refused("metric_for_best_model: chrf\n", "'metric_for_best_model' is chrf", "'eval.data'");
     check_refused("max_steps: 0\n", "'max_steps' is 0", "warmup_pairs");
+    check_refused("B.model: n.gguf\n", "'A.model' and 'B.model' are two", "objective dmcct has a model for each side");
+    check_refused("C: {lora: {r: 4}}\n", "'C.data' is missing", "for each side");
+    check_refused("C: {data: b.jsonl}\n", "'B.data' and 'C.data' are the same text (b.jsonl)");
+    check_refused("C: {data: c, max_new_tokens: 2000}\n", "'max_new_tokens' (2000)");
+    check_refused("C: {data: c}\ncycles: [A-B]\n", "'cycles' leaves side C out");
+    check_refused("C: {data: c}\ncycles: [A-B, C]\n", "'C' alone");
+    check_refused("C: {data: c}\ncycles: [A-B, C-A]\n", "side A twice");
+    check_refused("cycles: A-C\n", "'A-C'", "2 sides (A to B)");
+    check_refused("cycles: A+B\n", "'A+B'");
+    check_refused("!model: m\nobjective: sft\ndata: a\ncycles: A-B\n", "'cycles' has no use with objective sft");
+    check_refused("!objective: dmcct\nA: {data: a, model: m}\nB: {data: b}\n", "'model' is missing");
+    check_refused("!objective: dmcct\nmodel: m\nA: {data: a}\nB: {data: b, model: \"random:x\"}\n", "'B.model' is 'random:x'");
     parse(&c, "model: random:7:bf16\nmodel_config: c.json\noutput_dir: o\nobjective: sft\ndata: a\n");
     assert_int_equal(config_check(&c), OK);
     uint64_t seed;
@@ -334,6 +346,38 @@ static void contradictions(void **state) {
     parse(&c, "model: m\noutput_dir: o\ndata: pairs.jsonl\nA: {field: a}\nB: {field: b}\n");
     assert_int_equal(config_check(&c), OK); /* two columns of one file are two sides */
     config_free(&c);
+}
+
+/* Sides beyond two: their number is the last that is named, a bare key is all sides', and who follows whom is in order or as `cycles` says. */
+static void more_sides(void **state) {
+    (void)state;
+    struct config c, d;
+    int next[CONFIG_SIDES];
+    parse(&c, MACCT "C: {data: c.jsonl, max_length: 80, generation: {temperature: 0.5}}\nlora.r: 4\n");
+    if (config_check(&c)) fail_msg("%s", err_text());
+    assert_int_equal(config_sides(&c), 3);
+    assert_int_equal(c.side[2].lora_r, 4);
+    assert_true(c.side[0].max_length == 1024 && c.side[2].max_length == 80 && c.side[1].temperature == 0);
+    assert_int_equal(config_cycles(&c, next), OK);
+    assert_true(next[0] == 1 && next[1] == 2 && next[2] == 0);
+    assert_int_equal(config_set(&c, "D.data=d.jsonl"), OK);
+    assert_int_equal(config_set(&c, "cycles=[A-D, B-C]"), OK);
+    assert_int_equal(config_cycles(&c, next), OK);
+    assert_true(next[0] == 3 && next[3] == 0 && next[1] == 2 && next[2] == 1);
+    assert_int_equal(config_set(&c, "cycles=B-A-D-C"), OK);
+    assert_int_equal(config_cycles(&c, next), OK);
+    assert_true(next[1] == 0 && next[0] == 3 && next[3] == 2 && next[2] == 1);
+    str one = {0}, two = {0};
+    assert_int_equal(config_write(&c, &one), OK);
+    parse(&d, one.p);
+    assert_int_equal(config_sides(&d), 4);
+    assert_true(d.side[2].max_length == 80 && d.side[3].max_length == 1024);
+    assert_int_equal(config_write(&d, &two), OK);
+    assert_string_equal(one.p, two.p);
+    str_free(&one);
+    str_free(&two);
+    config_free(&c);
+    config_free(&d);
 }
 
 /* A program may write the struct itself: config_check() holds it to the same ranges. */
@@ -431,7 +475,7 @@ int main(void) {
         cmocka_unit_test(defaults),       cmocka_unit_test(yaml_to_structs),
         cmocka_unit_test(settings), cmocka_unit_test(lists_of_files),       cmocka_unit_test(wrong_values),
         cmocka_unit_test(wrong_keys),     cmocka_unit_test(not_a_configuration),
-        cmocka_unit_test(contradictions), cmocka_unit_test(ranges_of_structs),
+        cmocka_unit_test(contradictions), cmocka_unit_test(more_sides), cmocka_unit_test(ranges_of_structs),
         cmocka_unit_test(sizes),          cmocka_unit_test(written_and_read_back),
         cmocka_unit_test(from_a_file),
     };
