@@ -46,7 +46,7 @@ static void test_triples(void **state) {
     listing_free(&l);
     json_decref(o);
     ok("$C plan $D/t/config.yaml" SHORT);
-    ok("sed 's/\"triples\": \\[.*\\], /\"record\": {\"name\": \"x: y\", \"stars\": 4.5}, /' $D/x.jsonl > $D/r.jsonl; $C data prepare records $D/r.jsonl --out $D/r && grep -q 'name: x: y | stars: 4.5' $D/r/A.jsonl");
+    ok("sed 's/.*\"text\": \"\\(.*\\)\"}/{\"record\": {\"name\": \"x: y\", \"stars\": 4.5, \"id\": \"\\1\"}, \"text\": \"\\1\"}/' $D/x.jsonl > $D/r.jsonl; $C data prepare records $D/r.jsonl --out $D/r && grep -q 'name: x: y | stars: 4.5 | id: t' $D/r/A.jsonl");
 }
 
 static void test_pairs_of_texts(void **state) {
