@@ -1,5 +1,5 @@
-/* `cyclora data`: what data files hold (stats), training rows as the model will see them, token by token (preview), and data of cycle training
- * made by a recipe (prepare; prepare.c). */
+/* `cyclora data`: what data files hold (stats), training rows as the model will see them, token by token (preview), and data of cycle
+ * training made by a recipe (prepare; prepare.c). */
 #define _POSIX_C_SOURCE 200809L /* strdup */
 #include "args.h"
 #include "cli.h"
@@ -39,7 +39,8 @@ const char help_data[] =
     "  --names A,B      what the sides are called in prompts (Formal,Informal)\n"
     "  --seed N         of the parts (42); a text is in the same part whatever else is in the files\n"
     "  --warm, --dev, --test S  shares of the pairs (0.05, 0.05, 0.1); 0 = none\n"
-    "  --json           {\"rows\": [{\"from\", \"bos\", \"answers\", \"pieces\": [{\"text\", \"id\", \"supervised\"}]}], \"totals\": {...}}\n"
+    "  --json           {\"rows\": [{\"from\", \"bos\", \"answers\", \"pieces\": [{\"text\", \"id\", \"supervised\"}]}], \"totals\": "
+    "{...}}\n"
     "                   on one line (\"answers\": the token that ends each, null where it is cut);\n"
     "                   of files {\"files\": [{\"path\", \"shape\", \"rows\", ...}], \"preview\": [rows], \"totals\": {...}}\n"
     "\n"
@@ -222,20 +223,33 @@ int cmd_data(int argc, char **argv) {
     struct prepare p = {.seed = 42, .warm = 0.05, .dev = 0.05, .test = 0.1};
     int rows = 3;
     bool json = false;
-    const struct arg args[] = {{"preview", ARG_TEXT, &what, 0},      {"FILE", ARG_LIST, &l.files, 0},      {"-n", ARG_INT, &rows, 1},
-                               {"--set", ARG_LIST, &sets, 0},        {"--json", ARG_FLAG, &json, 0},       {"--model", ARG_TEXT, &l.model, 0},
-                               {"--format", ARG_TEXT, &l.format, 0}, {"--field", ARG_TEXT, &l.field, 0},   {"--max-length", ARG_INT, &l.max_length, 2},
-                               {"--out", ARG_TEXT, &p.out, 0},       {"--names", ARG_TEXT, &p.names, 0},     {"--seed", ARG_SEED, &p.seed, 0},
-                               {"--warm", ARG_REAL, &p.warm, 0},     {"--dev", ARG_REAL, &p.dev, 0},         {"--test", ARG_REAL, &p.test, 0},
+    const struct arg args[] = {{"preview", ARG_TEXT, &what, 0},
+                               {"FILE", ARG_LIST, &l.files, 0},
+                               {"-n", ARG_INT, &rows, 1},
+                               {"--set", ARG_LIST, &sets, 0},
+                               {"--json", ARG_FLAG, &json, 0},
+                               {"--model", ARG_TEXT, &l.model, 0},
+                               {"--format", ARG_TEXT, &l.format, 0},
+                               {"--field", ARG_TEXT, &l.field, 0},
+                               {"--max-length", ARG_INT, &l.max_length, 2},
+                               {"--out", ARG_TEXT, &p.out, 0},
+                               {"--names", ARG_TEXT, &p.names, 0},
+                               {"--seed", ARG_SEED, &p.seed, 0},
+                               {"--warm", ARG_REAL, &p.warm, 0},
+                               {"--dev", ARG_REAL, &p.dev, 0},
+                               {"--test", ARG_REAL, &p.test, 0},
                                {0}};
     int status = args_parse("data", argc, argv, args);
     if (status < 0) {
         const bool prepares = what && !strcmp(what, "prepare");
         if (!what) status = args_missing("data", "what to do (preview, stats, prepare)");
         else if (strcmp(what, "preview") != 0 && strcmp(what, "stats") != 0 && !prepares)
-            status = cli_bad("data: '%s' is nothing that can be done; `cyclora data preview CONFIG`, `cyclora data stats FILE...` and `cyclora data prepare RECIPE FILE...` are", what);
+            status = cli_bad("data: '%s' is nothing that can be done; `cyclora data preview CONFIG`, `cyclora data stats FILE...` and "
+                             "`cyclora data prepare RECIPE FILE...` are",
+                             what);
         else if (!l.files.n) status = args_missing("data", prepares ? "RECIPE" : *what == 'p' ? "CONFIG" : "FILE");
-        else if (prepares && (l.format || l.max_length || sets.n)) status = cli_bad("data: --format, --max-length and --set have no use with prepare");
+        else if (prepares && (l.format || l.max_length || sets.n))
+            status = cli_bad("data: --format, --max-length and --set have no use with prepare");
         else if (!prepares && (p.out || p.names)) status = cli_bad("data: %s belongs to prepare", p.out ? "--out" : "--names");
         else if (prepares) status = data_prepare(&p, &l.files, l.field, l.model, json);
         else status = *what == 'p' ? preview_any(&l, &sets, rows, json) : look_at(&l, 0, json);

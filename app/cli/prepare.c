@@ -19,22 +19,39 @@ static bool two(const char *list, char **own, const char *out[2]) {
 }
 
 static void print_prepared(const json_t *o) {
-    static const struct { const char *key, *what; } parts[] = {{"A", "texts of side A"}, {"B", "texts of side B, of other pairs"}, {"warm", "pairs to begin with"}, {"dev", "pairs to choose the best adapters by"}, {"test", "pairs to end with"}};
-    printf("%s%s%s  %.0f pairs, %.0f more were equal to others\n", term_bold(), json_text(o, "out"), term_off(), json_num(o, "pairs"), json_num(o, "duplicates"));
+    static const struct {
+        const char *key, *what;
+    } parts[] = {{"A", "texts of side A"},
+                 {"B", "texts of side B, of other pairs"},
+                 {"warm", "pairs to begin with"},
+                 {"dev", "pairs to choose the best adapters by"},
+                 {"test", "pairs to end with"}};
+    printf("%s%s%s  %.0f pairs, %.0f more were equal to others\n", term_bold(), json_text(o, "out"), term_off(), json_num(o, "pairs"),
+           json_num(o, "duplicates"));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (json_num(o, parts[i].key) > 0) printf("  %s.jsonl%*s %6.0f %s\n", parts[i].key, 5 - (int)strlen(parts[i].key), "", json_num(o, parts[i].key), parts[i].what);
+        if (json_num(o, parts[i].key) > 0)
+            printf("  %s.jsonl%*s %6.0f %s\n", parts[i].key, 5 - (int)strlen(parts[i].key), "", json_num(o, parts[i].key), parts[i].what);
     printf("  config.yaml        cyclora train %s/config.yaml\n", json_text(o, "out"));
 }
 
 int data_prepare(const struct prepare *p, const struct arg_list *files, const char *field, const char *model, bool json) {
     char *own_fields, *own_names = NULL, *text = NULL;
     const char *fields[2];
-    cyc_prepare_request q = {.recipe = files->v[0], .files = files->v + 1, .n_files = files->n - 1, .model = model ? model : "", .out = p->out, .seed = p->seed, .warm = p->warm, .dev = p->dev, .test = p->test};
+    cyc_prepare_request q = {.recipe = files->v[0],
+                             .files = files->v + 1,
+                             .n_files = files->n - 1,
+                             .model = model ? model : "",
+                             .out = p->out,
+                             .seed = p->seed,
+                             .warm = p->warm,
+                             .dev = p->dev,
+                             .test = p->test};
     int status = STATUS_OK;
     if (files->n < 2) return args_missing("data", "a file to prepare");
     if (!p->out) return args_missing("data", "--out");
     if (!two(field, &own_fields, fields)) status = cli_bad("data: --field wants two names with a comma between, not '%s'", field);
-    else if (!two(p->names, &own_names, q.names)) status = cli_bad("data: --names wants two names with a comma between, not '%s'", p->names);
+    else if (!two(p->names, &own_names, q.names))
+        status = cli_bad("data: --names wants two names with a comma between, not '%s'", p->names);
     q.field = fields[0], q.field2 = fields[1];
     int code = status ? CYC_OK : cyc_data_prepare(&q, &text);
     free(own_fields);

@@ -135,7 +135,10 @@ static const struct {
 enum { METRICS = sizeof metrics / sizeof *metrics };
 
 /* Figures that the table above does not know, in the order in which they come: eval.metrics, what a command says. */
-struct more { const char *name[TABLE_COLUMNS]; int n; };
+struct more {
+    const char *name[TABLE_COLUMNS];
+    int n;
+};
 
 static void find_more(const json_t *eval, struct more *more) {
     size_t i;

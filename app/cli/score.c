@@ -76,7 +76,11 @@ int cmd_score(int argc, char **argv) {
     const char *hyp_file = NULL, *ref_file = NULL, *list = "bleu,chrf,chrf++,exact", *metrics[MOST];
     bool json = false;
     int n;
-    const struct arg args[] = {{"--hyp", ARG_TEXT, &hyp_file, 0}, {"--ref", ARG_TEXT, &ref_file, 0}, {"--metrics", ARG_TEXT, &list, 0}, {"--json", ARG_FLAG, &json, 0}, {0}};
+    const struct arg args[] = {{"--hyp", ARG_TEXT, &hyp_file, 0},
+                               {"--ref", ARG_TEXT, &ref_file, 0},
+                               {"--metrics", ARG_TEXT, &list, 0},
+                               {"--json", ARG_FLAG, &json, 0},
+                               {0}};
     int status = args_parse("score", argc, argv, args);
     if (status >= 0) return status;
     if (!hyp_file) return args_missing("score", "--hyp");
@@ -87,8 +91,7 @@ int cmd_score(int argc, char **argv) {
     if (!status) status = lines_read(hyp_file, LINES_NO_NUL, &hyp);
     if (!status) status = lines_read(ref_file, LINES_NO_NUL, &ref);
     if (!status && hyp.n != ref.n)
-        status = cli_bad("score: %s has %d lines and %s has %d: a reference for each text is needed", hyp_file, hyp.n,
-                         ref_file, ref.n);
+        status = cli_bad("score: %s has %d lines and %s has %d: a reference for each text is needed", hyp_file, hyp.n, ref_file, ref.n);
     if (!status && hyp.n == 0) status = cli_bad("score: %s and %s are empty", hyp_file, ref_file);
     if (!status) status = score(metrics, n, &hyp, &ref, json);
     lines_free(&hyp);

@@ -1,6 +1,6 @@
-/* Data and configuration of a cycle from what people have, by a recipe (data/recipes.h): A.jsonl and B.jsonl, which share no pair, warm.jsonl,
- * dev.jsonl and test.jsonl of pairs, and a config.yaml that trains on them. The folder appears whole or not at all. Lengths in the
- * configuration are guesses from bytes, since no tokenizer is known here, and the file says so. Called by `cyclora data prepare`. */
+/* Data and configuration of a cycle from what people have, by a recipe (data/recipes.h): A.jsonl and B.jsonl, which share no pair,
+ * warm.jsonl, dev.jsonl and test.jsonl of pairs, and a config.yaml that trains on them. The folder appears whole or not at all. Lengths
+ * in the configuration are guesses from bytes, since no tokenizer is known here, and the file says so. Called by `cyclora data prepare`. */
 #include "api/api.h"
 #include "base/file.h"
 #include "data/recipes.h"
@@ -55,7 +55,8 @@ static err enough(const struct prepared *p) {
     for (int i = 0; i < PARTS; i++) {
         if (p->n[i] || share[i] == 0) continue;
         if (i < PART_WARM) return fail(E_INPUT, "%d pairs are too few: %s.jsonl would be empty", p->pairs.n, part_names[i]);
-        return fail(E_INPUT, "of %d pairs none falls to %s.jsonl with a share of %g: raise --%s, or do without it (--%s 0)", p->pairs.n, part_names[i], share[i], part_names[i], part_names[i]);
+        return fail(E_INPUT, "of %d pairs none falls to %s.jsonl with a share of %g: raise --%s, or do without it (--%s 0)", p->pairs.n,
+                    part_names[i], share[i], part_names[i], part_names[i]);
     }
     return OK;
 }
@@ -102,14 +103,17 @@ static int tokens_of(const struct prepared *p) {
 
 static void add_config(str *y, const struct prepared *p) {
     const int new = tokens_of(p);
-    str_addf(y, "# Made by `cyclora data prepare %s`. A: %d texts, B: %d, of different pairs; %d pairs to begin with, %d to choose by, %d to end with.\n", p->recipe->name, p->n[PART_A],
-             p->n[PART_B], p->n[PART_WARM], p->n[PART_DEV], p->n[PART_TEST]);
+    str_addf(y,
+             "# Made by `cyclora data prepare %s`. A: %d texts, B: %d, of different pairs; %d pairs to begin with, %d to choose by, %d to "
+             "end with.\n",
+             p->recipe->name, p->n[PART_A], p->n[PART_B], p->n[PART_WARM], p->n[PART_DEV], p->n[PART_TEST]);
     if (*p->q->model) str_adds(y, "model: "), add_quoted(y, "1", p->q->model, ""), str_addc(y, '\n');
     else str_adds(y, "# model: a .gguf file or a Hugging Face folder (or: cyclora train CONFIG --set model=...)\n");
     str_adds(y, "objective: macct\noutput_dir: ");
     add_quoted(y, "1/run", p->q->out, "");
     str_addf(y, "\nseed: %llu\nmax_steps: 100\nper_device_train_batch_size: 8\nlearning_rate: 3.0e-4\n", (unsigned long long)p->q->seed);
-    str_addf(y, "# guessed from the texts' bytes; `cyclora data stats FILE --model M` counts tokens\nmax_length: %d\nmax_new_tokens: %d\n", 2 * new + new / 2 + 64, new);
+    str_addf(y, "# guessed from the texts' bytes; `cyclora data stats FILE --model M` counts tokens\nmax_length: %d\nmax_new_tokens: %d\n",
+             2 * new + new / 2 + 64, new);
     str_adds(y, "lora:\n  r: 16\n  lora_alpha: 32\n  target_modules: all-linear\n");
     add_side(y, p, false);
     add_side(y, p, true);
@@ -154,7 +158,8 @@ static err prepare(struct prepared *p) {
     const struct recipe_input in = {q->files, q->n_files, q->field, q->field2};
     if (!(p->recipe = recipe_find(q->recipe))) return recipe_unknown(q->recipe);
     if (!(q->warm >= 0 && q->dev >= 0 && q->test >= 0 && q->warm + q->dev + q->test < 1))
-        return fail(E_USAGE, "shares of %g, %g and %g leave nothing for A.jsonl and B.jsonl: they must be 0 at least, and together below 1", q->warm, q->dev, q->test);
+        return fail(E_USAGE, "shares of %g, %g and %g leave nothing for A.jsonl and B.jsonl: they must be 0 at least, and together below 1",
+                    q->warm, q->dev, q->test);
     if (path_exists(q->out)) return fail(E_USAGE, "%s exists already: name another folder, or remove it", q->out);
     TRY(recipe_read(p->recipe, &in, &p->pairs));
     str text[PARTS] = {{0}};
@@ -168,7 +173,9 @@ static err prepare(struct prepared *p) {
 int cyc_data_prepare(const cyc_prepare_request *q, char **json) {
     struct prepared p = {.q = q};
     err e = prepare(&p);
-    json_t *o = e ? NULL : json_pack("{s:s, s:s, s:i, s:i}", "recipe", q->recipe, "out", q->out, "pairs", p.pairs.n, "duplicates", p.pairs.duplicates);
+    json_t *o =
+        e ? NULL
+          : json_pack("{s:s, s:s, s:i, s:i}", "recipe", q->recipe, "out", q->out, "pairs", p.pairs.n, "duplicates", p.pairs.duplicates);
     for (int i = 0; i < PARTS && o; i++) json_object_set_new(o, part_names[i], json_integer(p.n[i]));
     text_pairs_free(&p.pairs);
     return e ? api_code(e) : api_json(o, json);

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 enum { MOST_ANSWER = 256 << 20 }; /* bytes of one exchange: more is no answer */
-static const double patience = 2;  /* seconds that a command has to end by itself */
+static const double patience = 2; /* seconds that a command has to end by itself */
 extern char **environ;
 
 static double now(void) {

@@ -15,8 +15,8 @@
 
 struct pipe { /* zeroed: closed */
     pid_t pid;
-    int in, out;  /* ours: what it reads, what it writes; -1: closed */
-    str answer;   /* of the last exchange */
+    int in, out; /* ours: what it reads, what it writes; -1: closed */
+    str answer;  /* of the last exchange */
 };
 err pipe_open(struct pipe *p, const char *command);
 /* Writes n bytes and reads `lines` lines into p->answer; *got says how many there were, on failure too (more than asked for: that

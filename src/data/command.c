@@ -72,7 +72,9 @@ static err take_text(const char *line, int row, char **text) {
     json_t *o = json_loads(line, 0, NULL);
     const char *got = json_string_value(json_object_get(o, "text"));
     char *own = got ? strdup(got) : NULL;
-    err e = got ? OK : fail(E_IO, "its answer to row %d (\"%s\") is not {\"text\": \"...\"}: %s", row + 1, glimpse(*text, was, sizeof was), glimpse(line, buf, sizeof buf));
+    err e = got ? OK
+                : fail(E_IO, "its answer to row %d (\"%s\") is not {\"text\": \"...\"}: %s", row + 1, glimpse(*text, was, sizeof was),
+                       glimpse(line, buf, sizeof buf));
     if (got && !own) e = fail(E_MEMORY, "out of memory");
     json_decref(o);
     if (e) return e;
@@ -87,8 +89,10 @@ static err exchange(struct command *c, char **text, const str *ask, int n) {
     TRY(begin(c));
     err e = pipe_exchange(&c->pipe, ask->p, ask->n, false, n, c->timeout, &got);
     char *at = c->pipe.answer.p ? c->pipe.answer.p : "", *line;
-    if (e == E_IO && got < n) e = fail_in(e, "it answered %d of %d rows; row %d is \"%s\"", got, n, got + 1, glimpse(text[got], buf, sizeof buf));
-    for (int i = 0; got <= n && i < got && (line = next_line(&at)); i++) { /* those of a batch that broke off count: with `skip` they stay */
+    if (e == E_IO && got < n)
+        e = fail_in(e, "it answered %d of %d rows; row %d is \"%s\"", got, n, got + 1, glimpse(text[got], buf, sizeof buf));
+    for (int i = 0; got <= n && i < got && (line = next_line(&at));
+         i++) { /* those of a batch that broke off count: with `skip` they stay */
         const err bad = take_text(line, i, &text[i]);
         if (bad) return bad;
     }
@@ -126,8 +130,8 @@ err command_measure(struct command *c, const struct command_rows *rows, json_t *
     int got = 0;
     *numbers = NULL;
     for (int i = 0; i < rows->n; i++)
-        add_json(&ask, json_pack("{s:o, s:o, s:o, s:s}", "source", clean(rows->source[i]), "hypothesis", clean(rows->hyp[i]), "reference", clean(rows->ref[i]), "direction",
-                                 rows->direction));
+        add_json(&ask, json_pack("{s:o, s:o, s:o, s:s}", "source", clean(rows->source[i]), "hypothesis", clean(rows->hyp[i]), "reference",
+                                 clean(rows->ref[i]), "direction", rows->direction));
     err e = ask.failed ? fail(E_MEMORY, "out of memory") : begin(c);
     if (!e) e = pipe_exchange(&c->pipe, ask.p, ask.n, true, 1, c->timeout, &got);
     char *at = c->pipe.answer.p, *line = e || !at ? NULL : next_line(&at);

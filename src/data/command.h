@@ -5,16 +5,16 @@
  *   metric     {"source", "hypothesis", "reference", "direction"} for each row of an evaluation, then the input ends  ->  one object of
  *              names and numbers. It is started for each direction of each evaluation.
  *
- * Refused, with the row where there is one: a command that ends, is silent for longer than `timeout`, answers too few or too many lines, or
- * says something that is not what is wanted (a number must be finite; booleans and texts are none). All of that is E_IO, a failure and not
- * bad input. With `skip` it is a warning: texts stay as they were written, numbers are left out, and the next batch starts the command anew.
- * Called by evaluation and the cycles (train). */
+ * Refused, with the row where there is one: a command that ends, is silent for longer than `timeout`, answers too few or too many lines,
+ * or says something that is not what is wanted (a number must be finite; booleans and texts are none). All of that is E_IO, a failure
+ * and not bad input. With `skip` it is a warning: texts stay as they were written, numbers are left out, and the next batch starts the
+ * command anew. Called by evaluation and the cycles (train). */
 #ifndef CYC_DATA_COMMAND_H
 #define CYC_DATA_COMMAND_H
 #include "base/pipe.h"
 #include <jansson.h>
 
-struct command { /* zeroed but for the first four, it has not been started */
+struct command {      /* zeroed but for the first four, it has not been started */
     const char *line; /* for the shell */
     const char *what; /* "processor of side A", for messages */
     double timeout;   /* seconds */
@@ -24,7 +24,11 @@ struct command { /* zeroed but for the first four, it has not been started */
 };
 /* text[n] are replaced (malloc'd strings); those that could not be stay. */
 err command_process(struct command *c, char **text, const char *const *source, int n);
-struct command_rows { const char *const *source, *const *hyp, *const *ref; const char *direction; int n; };
+struct command_rows {
+    const char *const *source, *const *hyp, *const *ref;
+    const char *direction;
+    int n;
+};
 /* *numbers: an object of reals, to be released; NULL where it was skipped. */
 err command_measure(struct command *c, const struct command_rows *rows, json_t **numbers);
 void command_close(struct command *c);

@@ -11,7 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct tally { double said, truth, right, points; };
+struct tally {
+    double said, truth, right, points;
+};
 
 static bool has_word(const char *text, const char *word, size_t n) {
     for (size_t m; text += strspn(text, " "), (m = strcspn(text, " ")); text += m)
@@ -73,12 +75,13 @@ static void make_set(struct listing *l) {
 static err readable(const struct listing_form *f, const struct listing *l, int row, const char *text) {
     for (int i = 0; i < l->n; i++)
         if (l->v[i].n != f->fields)
-            return fail(E_INPUT, "reference %d is no list of %s (\"%.80s\"): an item has %d of the %d parts that \"%s\" separates", row + 1, f->name,
-                        text, l->v[i].n, f->fields, f->within);
+            return fail(E_INPUT, "reference %d is no list of %s (\"%.80s\"): an item has %d of the %d parts that \"%s\" separates", row + 1,
+                        f->name, text, l->v[i].n, f->fields, f->within);
     return OK;
 }
 
-static err tally_line(const struct listing_form *f, const struct scored *in, int i, struct listing *said, struct listing *truth, struct tally *t) {
+static err tally_line(const struct listing_form *f, const struct scored *in, int i, struct listing *said, struct listing *truth,
+                      struct tally *t) {
     TRY(listing_parse(f, in->hyp[i], said));
     TRY(listing_parse(f, in->ref[i], truth));
     TRY(readable(f, truth, i, in->ref[i]));

@@ -53,12 +53,14 @@ static bool looks_like(const char *sep, const char *s, size_t i) {
 }
 
 static void render_field(const struct listing_form *f, const char *s, bool last, str *out) {
+    static const char signs[] = "\n\r\t\\", letters[] = "nrt\\";
     const size_t n = strlen(s);
     if (!n) str_adds(out, "\\e");
     for (size_t i = 0; i < n; i++) {
         const unsigned char c = (unsigned char)s[i];
-        const char *letter = c == '\n' ? "n" : c == '\r' ? "r" : c == '\t' ? "t" : c == '\\' ? "\\" : c == ' ' && (!i || i + 1 == n) ? "s" : NULL;
-        if (letter) str_addf(out, "\\%s", letter);
+        const char *at = strchr(signs, c);
+        if (at) str_addf(out, "\\%c", letters[at - signs]);
+        else if (c == ' ' && (!i || i + 1 == n)) str_adds(out, "\\s");
         else if (c < 0x20 || c == 0x7F) str_addf(out, "\\x%02x", c);
         else if (looks_like(f->between, s, i) || (!last && looks_like(f->within, s, i))) str_addf(out, "\\%c", c);
         else str_addc(out, (char)c);
@@ -91,8 +93,8 @@ static size_t unescape(const char *s, str *out) {
     return str_addc(out, at ? meant[at - letters] : *s), 1;
 }
 
-/* A field from *s on to the next separator, `more` telling whether one within the item ended it; *s is left behind the separator. Spaces that
- * were written as such do not count at its ends. */
+/* A field from *s on to the next separator, `more` telling whether one within the item ended it; *s is left behind the separator. Spaces
+ * that were written as such do not count at its ends. */
 static err read_field(const struct listing_form *f, const char **s, bool last, arena *mem, const char **field, bool *more) {
     str text = {0};
     size_t keep = 0; /* up to here nothing is dropped */

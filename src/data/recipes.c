@@ -56,7 +56,8 @@ static err tagged_record(const struct recipe *r, const struct record *rec, struc
     str text = {0};
     bool outside = true; /* nothing but O: a sentence without entities */
     for (int i = 0; i < rec->n_words && outside; i++) outside = !strcmp(rec->tags[i], "O");
-    if (!outside && !spans_are_tagged(rec->tags, rec->n_words)) return fail(E_INPUT, "tags that mark no entities: they must be O, or B-, I-, E- or S- and a type");
+    if (!outside && !spans_are_tagged(rec->tags, rec->n_words))
+        return fail(E_INPUT, "tags that mark no entities: they must be O, or B-, I-, E- or S- and a type");
     struct span *span = calloc((size_t)rec->n_words + 1, sizeof *span);
     err e = span ? OK : out_of_memory();
     for (int i = 0, n = e ? 0 : spans_find(rec->tags, rec->n_words, span); i < n && !e; i++) {
@@ -77,7 +78,8 @@ static err read_tagged(const struct recipe *r, const struct recipe_input *in, st
     for (int k = 0; k < in->n; k++) {
         struct source s;
         const bool records = strstr(in->files[k], ".json") != NULL; /* whatever else holds words and tags is lines of them */
-        const struct source_file file = {.path = in->files[k], .format = records ? NULL : "conll", .field = in->field, .field2 = in->field2};
+        const struct source_file file = {
+            .path = in->files[k], .format = records ? NULL : "conll", .field = in->field, .field2 = in->field2};
         TRY(source_open_files(&file, 1, &(struct source_options){.want = WANT_TAGGED, .in_memory = UINT64_MAX}, &s));
         err e = OK;
         for (int i = 0; i < s.n && !e; i++)
@@ -106,21 +108,24 @@ static const json_t *field_of(const json_t *o, const char *asked, const char *co
 
 /* One item: a list of its parts, an object that names them, or WebNLG's "s | p | o". */
 static err item_of(const struct listing_form *f, const json_t *v, struct listing *l) {
-    static const char *const subject[] = {"subject", "name", NULL}, *const predicate[] = {"predicate", "property", "value", NULL}, *const object[] = {"object", NULL};
+    static const char *const subject[] = {"subject", "name", NULL}, *const predicate[] = {"predicate", "property", "value", NULL},
+                             *const object[] = {"object", NULL};
     static const char *const *const names[] = {subject, predicate, object};
     struct item item = {f->fields, {0}};
     char buf[ITEM_FIELDS][40];
     if (json_is_string(v)) {
         struct listing one = {0};
         err e = listing_parse(f, json_string_value(v), &one);
-        if (!e && (one.n != 1 || one.v[0].n != f->fields)) e = fail(E_INPUT, "\"%.80s\" has not %d parts with \"%s\" between", json_string_value(v), f->fields, f->within);
+        if (!e && (one.n != 1 || one.v[0].n != f->fields))
+            e = fail(E_INPUT, "\"%.80s\" has not %d parts with \"%s\" between", json_string_value(v), f->fields, f->within);
         if (!e) e = listing_add(l, &one.v[0]);
         listing_free(&one);
         return e;
     }
     for (int i = 0; i < f->fields; i++) {
         const json_t *part = json_is_array(v) ? json_array_get(v, (size_t)i) : field_of(v, NULL, names[i]);
-        if (!(item.field[i] = scalar(part, buf[i], sizeof buf[i]))) return fail(E_INPUT, "an item without its %d parts, which are texts or numbers", f->fields);
+        if (!(item.field[i] = scalar(part, buf[i], sizeof buf[i])))
+            return fail(E_INPUT, "an item without its %d parts, which are texts or numbers", f->fields);
     }
     return listing_add(l, &item);
 }
@@ -134,7 +139,9 @@ static err items_of(const struct listing_form *f, const json_t *v, struct listin
     err e = OK;
     if (json_is_object(v) && f->fields == 2) json_object_foreach((json_t *)v, name, one) {
             const char *value = scalar(one, buf, sizeof buf);
-            if (!e) e = value ? listing_add(l, &(struct item){2, {name, value}}) : fail(E_INPUT, "\"%.40s\" is neither a text nor a number", name);
+            if (!e)
+                e = value ? listing_add(l, &(struct item){2, {name, value}})
+                          : fail(E_INPUT, "\"%.40s\" is neither a text nor a number", name);
         }
     else if (json_is_array(v)) json_array_foreach(v, i, one) e = e ? e : item_of(f, one, l);
     else return fail(E_INPUT, f->fields == 2 ? "the fields are neither an object nor a list" : "the triples are no list");
@@ -142,14 +149,17 @@ static err items_of(const struct listing_form *f, const json_t *v, struct listin
 }
 
 static err items_record(const struct recipe *r, const struct recipe_input *in, const struct extent *x, struct text_pairs *out) {
-    static const char *const structures[] = {"triples", "record", "records", "fields", "input", NULL}, *const texts[] = {"text", "target", "lex", NULL};
+    static const char *const structures[] = {"triples", "record", "records", "fields", "input", NULL}, *const texts[] = {"text", "target",
+                                                                                                                         "lex", NULL};
     json_error_t where;
     json_t *o = json_loadb(x->p, x->n, JSON_REJECT_DUPLICATES, &where);
     if (!o) return fail(E_INPUT, "no JSON: %s", where.text);
     const json_t *s = field_of(o, in->field, structures), *t = field_of(o, in->field2, texts);
     struct listing l = {0};
-    err e = !s   ? fail(E_INPUT, "no \"%s\"; --field A,B names the field of the structure and of the text", in->field ? in->field : "triples\", \"record\" or \"input")
-            : !json_is_string(t) ? fail(E_INPUT, "no text \"%s\"; --field A,B names the field of the structure and of the text", in->field2 ? in->field2 : "text\" or \"target")
+    err e = !s                   ? fail(E_INPUT, "no \"%s\"; --field A,B names the field of the structure and of the text",
+                      in->field ? in->field : "triples\", \"record\" or \"input")
+            : !json_is_string(t) ? fail(E_INPUT, "no text \"%s\"; --field A,B names the field of the structure and of the text",
+                                        in->field2 ? in->field2 : "text\" or \"target")
                                  : items_of(r->form, s, &l);
     if (!e) e = add_structure(out, r, &l, json_string_value(t));
     listing_free(&l);
@@ -190,7 +200,8 @@ static err two_files(const struct recipe_input *in, struct text_pairs *out) {
     if (e) return source_close(&a), e;
     if (a.n != b.n) e = fail(E_INPUT, "%s has %d texts and %s has %d: a text for each is needed", in->files[0], a.n, in->files[1], b.n);
     for (int i = 0; i < a.n && !e; i++) {
-        if (a.r[i].line != b.r[i].line) e = fail(E_INPUT, "%s:%d and %s:%d: an empty line in one of them alone", in->files[0], a.r[i].line, in->files[1], b.r[i].line);
+        if (a.r[i].line != b.r[i].line)
+            e = fail(E_INPUT, "%s:%d and %s:%d: an empty line in one of them alone", in->files[0], a.r[i].line, in->files[1], b.r[i].line);
         else if ((e = add_pair(out, a.r[i].text, b.r[i].text))) e = fail_in(e, "%s:%d", in->files[0], a.r[i].line);
     }
     source_close(&a);
@@ -204,7 +215,8 @@ static err two_columns(const char *path, struct text_pairs *out) {
     err e = OK;
     for (int i = 0; i < s.n && !e; i++) {
         const char *text = s.r[i].text, *tab = strchr(text, '\t');
-        char *a = tab ? arena_strn(&out->mem, text, (size_t)(tab - text)) : NULL, *b = a ? arena_strn(&out->mem, tab + 1, strcspn(tab + 1, "\t")) : NULL;
+        char *a = tab ? arena_strn(&out->mem, text, (size_t)(tab - text)) : NULL,
+             *b = a ? arena_strn(&out->mem, tab + 1, strcspn(tab + 1, "\t")) : NULL;
         e = !tab ? fail(E_INPUT, "no tab") : !b ? out_of_memory() : add_pair(out, a, b);
         if (e) e = fail_in(e, "%s:%d", path, s.r[i].line);
     }
@@ -230,7 +242,8 @@ static err read_aligned(const struct recipe *r, const struct recipe_input *in, s
 
 /* --- all of them ------------------------------------------------------------------------------------------------------------------ */
 static const struct recipe recipes[] = {
-#define RECIPE(name, a, b, reader, form, first, metrics_a, metrics_b, best) {name, a, b, read_##reader, form, first, metrics_a, metrics_b, best},
+#define RECIPE(name, a, b, reader, form, first, metrics_a, metrics_b, best)                                                                \
+    {name, a, b, read_##reader, form, first, metrics_a, metrics_b, best},
 #include "data/recipes.def"
 #undef RECIPE
 };

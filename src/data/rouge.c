@@ -1,5 +1,6 @@
-/* ROUGE-L (Lin 2004) as the package rouge-score computes `rougeL` without a stemmer: F1 of the longest common subsequence of words, where a
- * word is a run of a-z and 0-9 in lower case and everything else separates; a text without a word scores 0. The mean over the lines, 0..100. */
+/* ROUGE-L (Lin 2004) as the package rouge-score computes `rougeL` without a stemmer: F1 of the longest common subsequence of words,
+ * where a word is a run of a-z and 0-9 in lower case and everything else separates; a text without a word scores 0. The mean over the
+ * lines, 0..100. */
 #include "data/metrics.h"
 #include "data/symbols.h"
 #include <stdlib.h>

@@ -58,8 +58,7 @@ static void tokenise_13a(struct line *l, struct text *t, struct text *tmp) {
     static const struct {
         const char *from;
         uint32_t to;
-    } plain[] = {{"<skipped>", 0}, {"-\n", 0},    {"\n", ' '},  {"&quot;", '"'},
-                 {"&amp;", '&'},   {"&lt;", '<'}, {"&gt;", '>'}};
+    } plain[] = {{"<skipped>", 0}, {"-\n", 0}, {"\n", ' '}, {"&quot;", '"'}, {"&amp;", '&'}, {"&lt;", '<'}, {"&gt;", '>'}};
     while (t->n && char_is_space(t->v[t->n - 1])) t->n--;
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) replace(t, plain[i].from, plain[i].to);
     tmp->n = 0;
@@ -220,7 +219,6 @@ err score_texts(const char *const *hyp, const char *const *ref, int n, struct sc
     const bool failed = l.failed;
     line_free(&l);
     if (failed) return fail(E_MEMORY, "out of memory");
-    *out = (struct scores){bleu_of(bleu), chrf_of(chrf, CHAR_ORDER), chrf_of(chrf, CHAR_ORDER + WORD_ORDER),
-                           100.0 * equal / n};
+    *out = (struct scores){bleu_of(bleu), chrf_of(chrf, CHAR_ORDER), chrf_of(chrf, CHAR_ORDER + WORD_ORDER), 100.0 * equal / n};
     return OK;
 }

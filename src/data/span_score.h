@@ -9,7 +9,10 @@
 /* Are all of them such tags: O, or one of B I E S before a dash, and one at least that begins or goes on a span? */
 bool spans_are_tagged(const char *const *names, int n);
 
-struct span { const char *type; int from, to; }; /* [from, to) of the words; type points into its tag */
+struct span {
+    const char *type;
+    int from, to;
+}; /* [from, to) of the words; type points into its tag */
 /* The spans of a sentence of n tags: out[n], returns how many. */
 int spans_find(const char *const *tags, int n, struct span *out);
 

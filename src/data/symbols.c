@@ -1,5 +1,5 @@
-/* See symbols.h. Lower case is Python's: one character at a time (io/unicode.h), but for two of which the whole text decides: U+0130 becomes
- * two, and a capital sigma at a word's end the small letter that ends words. */
+/* See symbols.h. Lower case is Python's: one character at a time (io/unicode.h), but for two of which the whole text decides: U+0130
+ * becomes two, and a capital sigma at a word's end the small letter that ends words. */
 #include "data/symbols.h"
 #include "base/str.h"
 #include "io/unicode.h"
@@ -43,8 +43,8 @@ static void put_word(struct line *l, struct words *w, const uint32_t *v, size_t 
 }
 
 bool char_is_space(uint32_t c) {
-    return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+    return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
+           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 bool char_is_punct(uint32_t c) {

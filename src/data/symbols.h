@@ -24,8 +24,8 @@ struct words {
 struct line {
     struct text h, r, th, tr; /* hypothesis and reference, and what was made of them */
     struct words wh, wr, sorted;
-    struct text sh, sr;       /* line_symbols() of wh and wr */
-    void *room;               /* of whoever compares: line_room() */
+    struct text sh, sr; /* line_symbols() of wh and wr */
+    void *room;         /* of whoever compares: line_room() */
     size_t cap;
     bool failed;
 };

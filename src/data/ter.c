@@ -18,13 +18,13 @@ enum op { OP_NONE, OP_KEEP, OP_SUBSTITUTE, OP_INSERT, OP_DELETE }; /* what turns
 
 struct table {
     const uint32_t *ref;
-    int h, r;           /* words of hypothesis and reference */
-    uint32_t *words;    /* [h]: of whom the rows are */
-    int rows;           /* so many of them are right */
-    int32_t *cost;      /* [h + 1][r + 1] */
+    int h, r;        /* words of hypothesis and reference */
+    uint32_t *words; /* [h]: of whom the rows are */
+    int rows;        /* so many of them are right */
+    int32_t *cost;   /* [h + 1][r + 1] */
     uint8_t *op;
     uint32_t *now, *best, *tried; /* [h] each */
-    int *align;         /* [r]: the last word of the hypothesis that is used up with each of the reference */
+    int *align;                   /* [r]: the last word of the hypothesis that is used up with each of the reference */
     uint8_t *h_err, *r_err;
 };
 
@@ -91,7 +91,9 @@ static void move(const uint32_t *in, int h, int start, int n, int to, uint32_t *
 
 static bool wrong(const uint8_t *marks, int n) { return memchr(marks, 1, (size_t)n) != NULL; }
 
-struct found { int saved, length, start, to, tries; };
+struct found {
+    int saved, length, start, to, tries;
+};
 
 /* Is the first a better move: by what it saves, then longer, from further left, to further left. */
 static bool better(const struct found *a, const struct found *b) {

@@ -243,9 +243,7 @@ const char *config_side_name(int side) { return side_names[side]; }
 
 int config_sides(const struct config *c) { return c->named > 2 ? c->named : 2; }
 
-static int side_called(const char *name) {
-    return strlen(name) == 1 && *name >= 'A' && *name < 'A' + CONFIG_SIDES ? *name - 'A' : -1;
-}
+static int side_called(const char *name) { return strlen(name) == 1 && *name >= 'A' && *name < 'A' + CONFIG_SIDES ? *name - 'A' : -1; }
 
 /* Splits "A.lora.r" into side 0 and "lora.r"; -1 where the name has no side. */
 static int split_side(const char **name) {
@@ -485,12 +483,10 @@ bool config_random_model(const char *model, uint64_t *seed, const char **dt) {
 static err check_model_of(const struct side_config *c, const char *prefix) {
     uint64_t seed;
     const char *dt;
-    if (!*c->model)
-        return fail(E_USAGE, "'%smodel' is missing: name a .gguf file, a Hugging Face folder, or random:SEED", prefix);
+    if (!*c->model) return fail(E_USAGE, "'%smodel' is missing: name a .gguf file, a Hugging Face folder, or random:SEED", prefix);
     if (!config_random_model(c->model, &seed, &dt)) {
         if (*c->model_config)
-            return fail(E_USAGE, "'%smodel_config' goes with a random:SEED model; '%s' has a configuration of its own", prefix,
-                        c->model);
+            return fail(E_USAGE, "'%smodel_config' goes with a random:SEED model; '%s' has a configuration of its own", prefix, c->model);
         return OK;
     }
     const char *digits = c->model + strlen("random:");
@@ -518,7 +514,8 @@ static err check_model(const struct config *c) {
                           : strcmp(a->chat_template, b->chat_template) != 0 ? "chat_template"
                                                                             : NULL;
         if (key)
-            return fail(E_USAGE, "'A.%s' and '%s%s' are two: the adapters of objective %s share one base; objective dmcct has a model for each side",
+            return fail(E_USAGE,
+                        "'A.%s' and '%s%s' are two: the adapters of objective %s share one base; objective dmcct has a model for each side",
                         key, side_prefixes[i], key, c->objective);
     }
     return check_model_of(a, "");
@@ -612,8 +609,8 @@ static err read_cycle(const char *text, int sides, int next[CONFIG_SIDES]) {
     for (const char *p = text;; p += 2) {
         const int side = *p >= 'A' && *p < 'A' + sides ? *p - 'A' : -1;
         if (side < 0 || (p[1] && p[1] != '-'))
-            return fail(E_USAGE, "'cycles' has '%.40s': write the names of this run's %d sides (A to %s) with - between them, as in A-B", text,
-                        sides, side_names[sides - 1]);
+            return fail(E_USAGE, "'cycles' has '%.40s': write the names of this run's %d sides (A to %s) with - between them, as in A-B",
+                        text, sides, side_names[sides - 1]);
         if (next[side] >= 0) return fail(E_USAGE, "'cycles' has side %s twice: each adapter has one side to write for", side_names[side]);
         if (first < 0) first = side;
         else next[last] = side;
@@ -652,7 +649,8 @@ static err check_cycle(const struct config *c) {
             return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",
                         (long long)side->max_new_tokens, (long long)side->max_length);
     }
-    if (c->labels.n) return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
+    if (c->labels.n)
+        return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
     return config_cycles(c, next);
 }
 
@@ -705,7 +703,8 @@ static err check_data(const struct config *c) {
         if (!c->side[s].data.n)
             return fail(E_USAGE, "'%sdata' is missing: %s needs unpaired text for %s", side_prefixes[s], c->objective,
                         sides == 2 ? "both sides, A.data and B.data" : "each side");
-    if (c->eval_split > 0) return fail(E_USAGE, "'eval.split' has no use with objective %s: its evaluation needs pairs (eval.data)", c->objective);
+    if (c->eval_split > 0)
+        return fail(E_USAGE, "'eval.split' has no use with objective %s: its evaluation needs pairs (eval.data)", c->objective);
     arena mem = {0};
     err e = OK;
     for (int a = 0; a < sides; a++)
@@ -722,8 +721,11 @@ bool config_without_data(const struct config *c) {
 }
 
 /* What evaluations say beside the metrics of texts (data/metrics.def). */
-static const struct { const char *name; bool falls; } figures[] = {{"none", false}, {"loss", true}, {"perplexity", true}, {"accuracy", false}, {"macro_f1", false},
-                                                                   {"span_f1", false}, {"rmse", true}, {"mae", true}, {"pearson", false}, {"spearman", false}};
+static const struct {
+    const char *name;
+    bool falls;
+} figures[] = {{"none", false},    {"loss", true}, {"perplexity", true}, {"accuracy", false}, {"macro_f1", false},
+               {"span_f1", false}, {"rmse", true}, {"mae", true},        {"pearson", false},  {"spearman", false}};
 enum { N_FIGURES = sizeof figures / sizeof *figures };
 
 bool config_knows_metric(const char *name) {
@@ -753,12 +755,21 @@ static err check_metrics(const struct config *c) {
     for (int s = 0; s < config_sides(c); s++) {
         const struct side_config *side = &c->side[s];
         for (int i = 0; i < side->eval_metrics.n; i++)
-            if (!metric_find(side->eval_metrics.v[i])) return fail_in(metric_unknown(side->eval_metrics.v[i]), "'%seval.metrics'", side_prefix(c, s));
-        const char *idle = !one_sided(c) ? NULL : *side->processor_command ? "processor.command" : side->eval_metrics.n ? "eval.metrics" : *c->metric_command ? "eval.metric_command" : NULL;
-        if (idle) return fail(E_USAGE, "'%s' has no use with objective %s: it is about texts that adapters of a cycle write (macct, dmcct)", idle, c->objective);
+            if (!metric_find(side->eval_metrics.v[i]))
+                return fail_in(metric_unknown(side->eval_metrics.v[i]), "'%seval.metrics'", side_prefix(c, s));
+        const char *idle = !one_sided(c)              ? NULL
+                           : *side->processor_command ? "processor.command"
+                           : side->eval_metrics.n     ? "eval.metrics"
+                           : *c->metric_command       ? "eval.metric_command"
+                                                      : NULL;
+        if (idle)
+            return fail(E_USAGE, "'%s' has no use with objective %s: it is about texts that adapters of a cycle write (macct, dmcct)", idle,
+                        c->objective);
     }
-    if (*c->metric_command && !*c->eval_data && !*c->test_data) return fail(E_USAGE, "'eval.metric_command' has nothing to measure: neither 'eval.data' nor 'test.data' names a file");
-    if (!config_knows_metric(c->best_metric) && !*c->metric_command) return fail_in(metric_unknown(c->best_metric), "'metric_for_best_model'");
+    if (*c->metric_command && !*c->eval_data && !*c->test_data)
+        return fail(E_USAGE, "'eval.metric_command' has nothing to measure: neither 'eval.data' nor 'test.data' names a file");
+    if (!config_knows_metric(c->best_metric) && !*c->metric_command)
+        return fail_in(metric_unknown(c->best_metric), "'metric_for_best_model'");
     if (!one_sided(c) && metric_find(c->best_metric) && !measures(c, c->best_metric))
         return fail(E_USAGE, "'metric_for_best_model' is %s, which no side's 'eval.metrics' names", c->best_metric);
     return OK;

@@ -44,9 +44,10 @@ static void compare_ids(struct run *r) {
         const bool same = base_same_ids(w->base, s->base), lead = !strcmp(w->form.lead, s->form.lead) && w->form.turn == s->form.turn;
         s->by_text = !same || !lead || *s->cfg->processor_command;
         if (w->base != s->base && w < s)
-            log_info(same ? "sides %s and %s: one vocabulary and the same merges, so ids are handed over as they are"
-                          : "sides %s and %s: two tokenizers (their vocabularies or merges differ), so what is generated passes through text",
-                     w->name, s->name);
+            log_info(
+                same ? "sides %s and %s: one vocabulary and the same merges, so ids are handed over as they are"
+                     : "sides %s and %s: two tokenizers (their vocabularies or merges differ), so what is generated passes through text",
+                w->name, s->name);
         led |= same && !lead;
     }
     if (led)
@@ -268,7 +269,8 @@ static err half(struct run *r, int which, struct step_info *info) {
     if (!e) e = cycle_rows(s, made, answer, n, &rows);
     for (int i = 0; i < rows.n; i++) list[i] = &rows.r[i];
     if (!e)
-        e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + which), &info->side[which]);
+        e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + which),
+                         &info->side[which]);
     info->train_s += seconds_now() - t1;
     rows_free(&rows);
     free(list);
@@ -292,7 +294,8 @@ static err warm_step(struct run *r, struct step_info *info) {
     double t0 = seconds_now();
     for (int d = 0; d < r->n_sides && !e; d++) {
         for (int i = 0; i < n; i++) list[i] = &r->warm.rows[d].r[which[i]];
-        e = learner_step(&r->side[d].learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + d), &info->side[d]);
+        e = learner_step(&r->side[d].learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + d),
+                         &info->side[d]);
     }
     info->train_s = seconds_now() - t0;
     free(which);
@@ -308,7 +311,10 @@ static err step(struct run *r, struct step_info *info) {
 }
 
 /* --- evaluation ------------------------------------------------------------------------------------------------- */
-struct texts { char **v; int n; };
+struct texts {
+    char **v;
+    int n;
+};
 
 static void texts_free(struct texts *t) {
     for (int i = 0; t->v && i < t->n; i++) free(t->v[i]);
@@ -406,7 +412,8 @@ static void name_way(const struct side *s, str *out) {
 
 /* "a" is a text of the first side, "b" what its adapter makes of it, "via" what further ones do, "back" the last one's; "names": of these
  * sides, where they are not A and B. */
-static void add_samples(const struct run *r, const struct side *s, const struct judged *j, const struct texts *way, int hops, json_t *samples) {
+static void add_samples(const struct run *r, const struct side *s, const struct judged *j, const struct texts *way, int hops,
+                        json_t *samples) {
     const int i = index_of(r, s);
     for (int k = 0; k < j->n[i] && k < r->cfg->eval_samples; k++) {
         const char *const *want = j->text[index_of(r, s->next)];
@@ -439,8 +446,8 @@ static err round_trip(struct run *r, struct side *s, struct judged *j, json_t *o
     if (!e) {
         str name = {0};
         name_way(s, &name);
-        json_t *trip = json_pack("{s:s, s:f, s:f, s:f, s:i}", "way", name.p ? name.p : "", "bleu", got.bleu, "chrf", got.chrf, "exact", got.exact,
-                                 "rows", j->n[i]);
+        json_t *trip = json_pack("{s:s, s:f, s:f, s:f, s:i}", "way", name.p ? name.p : "", "bleu", got.bleu, "chrf", got.chrf, "exact",
+                                 got.exact, "rows", j->n[i]);
         str_free(&name);
         json_t *samples = json_object_get(out, "samples");
         if (length_of(s) < r->n_sides) { /* there are more cycles */

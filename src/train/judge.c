@@ -112,7 +112,8 @@ static err command_into(struct run *r, const struct command_rows *rows, json_t *
     TRY(command_measure(&r->metric, rows, &numbers));
     json_object_foreach(numbers, name, v) {
         if (json_object_get(into, name)) {
-            err e = fail(E_IO, "%s '%s': its name \"%s\" is taken by a figure of the evaluation: choose another", r->metric.what, r->metric.line, name);
+            err e = fail(E_IO, "%s '%s': its name \"%s\" is taken by a figure of the evaluation: choose another", r->metric.what,
+                         r->metric.line, name);
             return json_decref(numbers), e;
         }
         json_object_set(into, name, v);
@@ -152,7 +153,8 @@ static err try_metric(struct run *r) {
     const struct record *pair = r->eval.source.n ? r->eval.source.r : r->test.source.r;
     json_t *into = json_object();
     if (!pair) return json_decref(into), OK;
-    err e = judge_direction(r, &r->side[0], &(struct command_rows){&pair->prompt, &pair->completion, &pair->completion, "a trial", 1}, into);
+    err e =
+        judge_direction(r, &r->side[0], &(struct command_rows){&pair->prompt, &pair->completion, &pair->completion, "a trial", 1}, into);
     if (!e && !config_knows_metric(best) && !json_object_get(into, best))
         e = fail(E_USAGE, "'metric_for_best_model' is %s, which is no metric of ours and none that '%s' says", best, r->metric.line);
     json_decref(into);
@@ -166,11 +168,17 @@ err judge_open(struct run *r) {
         if (!*s->cfg->processor_command) continue;
         char *what = arena_printf(&r->cfg->mem, "processor of side %s", s->name);
         if (!what) return fail(E_MEMORY, "out of memory");
-        s->processor = (struct command){.line = s->cfg->processor_command, .what = what, .timeout = s->cfg->processor_timeout, .skip = !strcmp(s->cfg->processor_on_error, "skip")};
+        s->processor = (struct command){.line = s->cfg->processor_command,
+                                        .what = what,
+                                        .timeout = s->cfg->processor_timeout,
+                                        .skip = !strcmp(s->cfg->processor_on_error, "skip")};
         TRY(try_processor(s));
     }
     if (!*c->metric_command) return OK;
-    r->metric = (struct command){.line = c->metric_command, .what = "eval.metric_command", .timeout = c->metric_timeout, .skip = !strcmp(c->metric_on_error, "skip")};
+    r->metric = (struct command){.line = c->metric_command,
+                                 .what = "eval.metric_command",
+                                 .timeout = c->metric_timeout,
+                                 .skip = !strcmp(c->metric_on_error, "skip")};
     return try_metric(r);
 }
 

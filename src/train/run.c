@@ -71,10 +71,11 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
     TRY(program_train(&p->train, m, &p->st, cap, &r->levels, r->backend));
     if (r->cfg->optimizer_in_bwd) TRY(plan_fuse(&p->train.plan, &p->st.params, &p->fused));
-    TRY(program_build(&p->score, m, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
+    TRY(program_build(&p->score, m, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend,
+                      false));
     if (r->freezes)
-        TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE,
-                          r->backend, false));
+        TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend,
+                          false));
     p->generates = r->objective->generates;
     return p->generates ? generator_build(&p->gen, m, &p->st, cap, r->backend) : OK;
 }

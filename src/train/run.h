@@ -270,7 +270,7 @@ void recipe_widen(const struct run *r, size_t *act, size_t *scratch); /* to what
 void recipe_describe(const struct run *r, str *out); /* the optimizers' line of the plan */
 
 /* judge.c: the texts that a cycle's adapters write */
-err judge_open(struct run *r);                      /* the configuration's commands, tried once */
+err judge_open(struct run *r); /* the configuration's commands, tried once */
 void judge_close(struct run *r);
 /* Text of a base's ids, with U+FFFD for what is none; trimmed: without the white space around it, the caller frees it. */
 err base_text(const struct base *b, const int32_t *ids, size_t n, str *text);

@@ -1,6 +1,6 @@
-/* MACCT where the two prompts lead {text} in differently, or a side has a processor: generated ids pass through text. A step of such a run is
- * held, to the bit, against one laid together by hand: generate, decode, cut leading space, tokenise with the prompt's own lead, train. Then
- * what evaluation says of such texts: metrics of each side, a command's numbers, and what is refused before the first step. */
+/* MACCT where the two prompts lead {text} in differently, or a side has a processor: generated ids pass through text. A step of such a
+ * run is held, to the bit, against one laid together by hand: generate, decode, cut leading space, tokenise with the prompt's own lead,
+ * train. Then what evaluation says of such texts: metrics of each side, a command's numbers, and what is refused before the first step. */
 #define _GNU_SOURCE
 #include "support/support.h"
 #include "base/log.h"
@@ -70,7 +70,8 @@ static void add_row(struct run *r, int to, const struct generation *made, const 
     ids_free(&answer);
 }
 
-/* A half by hand; processed: what the processor of side A makes of every text. Returns how many rows are other ones than the ids alone would have made. */
+/* A half by hand; processed: what the processor of side A makes of every text. Returns how many rows are other ones than the ids alone
+ * would have made. */
 static int half(struct run *r, int to, const char *processed, struct step_result *out) {
     const struct ids *real[ROWS];
     struct generation made[ROWS];
@@ -159,13 +160,19 @@ static void test_no_text(void **state) {
     finish(&r, &cfg);
 }
 
-#define FIXED "ahcmnlajgr"
+#define FIXED    "ahcmnlajgr"
 #define TO_FIXED "sed -u 's/\"text\":\"[^\"]*\"/\"text\":\"" FIXED "\"/'"
 
 /* Every A-text becomes a fixed one: A trains on the rows that this makes, B on what A writes, as ever; and evaluation sees it. */
 static void test_processor(void **state) {
     (void)state;
-    static const char *const sets[] = {"A.processor.command=" TO_FIXED, "eval.data=" DATA "test.jsonl", "eval.limit=3", "A.eval.metrics=[ter, chrf]", "eval.metric_command=wc -l | sed 's/.*/{\"lines\": &}/'", "metric_for_best_model=lines", NULL};
+    static const char *const sets[] = {"A.processor.command=" TO_FIXED,
+                                       "eval.data=" DATA "test.jsonl",
+                                       "eval.limit=3",
+                                       "A.eval.metrics=[ter, chrf]",
+                                       "eval.metric_command=wc -l | sed 's/.*/{\"lines\": &}/'",
+                                       "metric_for_best_model=lines",
+                                       NULL};
     struct config c1, c2;
     struct run r, hand;
     start_with(&r, &c1, "B:{text}\n", sets);
@@ -192,7 +199,8 @@ static void test_processor(void **state) {
     assert_null(json_object_get(side[1], "ter"));
     for (int k = 0; k < 2; k++) assert_float_equal(json_number_value(json_object_get(side[k], "lines")), 3, 0);
     assert_float_equal(eval_metric(&r, eval), 3, 0);
-    json_array_foreach(json_object_get(eval, "samples"), i, one) assert_string_equal(json_string_value(json_object_get(one, "back")), FIXED);
+    json_array_foreach(json_object_get(eval, "samples"), i, one)
+        assert_string_equal(json_string_value(json_object_get(one, "back")), FIXED);
     assert_int_equal(i, 3);
     json_decref(eval);
     finish(&r, &c1);
@@ -203,7 +211,14 @@ static void refused_at_start(err want, const char *const *sets, const char *says
     struct config cfg;
     struct run r = {0};
     must(config_init(&cfg));
-    static const char *const usual[] = {"model=" DATA, "A.data=" DATA "a.jsonl", "B.data=" DATA "b.jsonl", "eval.data=" DATA "test.jsonl", "max_new_tokens=24", "max_length=80", "threads=1", NULL};
+    static const char *const usual[] = {"model=" DATA,
+                                        "A.data=" DATA "a.jsonl",
+                                        "B.data=" DATA "b.jsonl",
+                                        "eval.data=" DATA "test.jsonl",
+                                        "max_new_tokens=24",
+                                        "max_length=80",
+                                        "threads=1",
+                                        NULL};
     for (const char *const *s = usual; *s; s++) must(config_set(&cfg, *s));
     for (; *sets; sets++) must(config_set(&cfg, *sets));
     err e = config_check(&cfg);
@@ -217,16 +232,21 @@ static void refused_at_start(err want, const char *const *sets, const char *says
 
 static void test_refused(void **state) {
     (void)state;
-    refused_at_start(E_IO, (const char *const[]){"B.processor.command=exit 4", NULL}, "processor of side B 'exit 4': it answered 0 of 1 rows; row 1 is \"IQLOCJK\": it ended with status 4");
+    refused_at_start(E_IO, (const char *const[]){"B.processor.command=exit 4", NULL},
+                     "processor of side B 'exit 4': it answered 0 of 1 rows; row 1 is \"IQLOCJK\": it ended with status 4");
     refused_at_start(E_IO, (const char *const[]){"eval.metric_command=echo '{\"bleu\": 1}'", NULL}, "its name \"bleu\" is taken");
-    refused_at_start(E_USAGE, (const char *const[]){"eval.metric_command=echo '{\"n\": 1}'", "metric_for_best_model=m", NULL}, "'metric_for_best_model' is m, which is no metric of ours and none that 'echo");
-    refused_at_start(E_INPUT, (const char *const[]){"A.eval.metrics=entity_f1", NULL}, "eval.metrics of adapter A: " DATA "test.jsonl: reference 1 is no list of entities");
-    refused_at_start(E_USAGE, (const char *const[]){"eval.metrics=chfr", NULL}, "'A.eval.metrics': there is no metric 'chfr'; did you mean 'chrf'?");
+    refused_at_start(E_USAGE, (const char *const[]){"eval.metric_command=echo '{\"n\": 1}'", "metric_for_best_model=m", NULL},
+                     "'metric_for_best_model' is m, which is no metric of ours and none that 'echo");
+    refused_at_start(E_INPUT, (const char *const[]){"A.eval.metrics=entity_f1", NULL},
+                     "eval.metrics of adapter A: " DATA "test.jsonl: reference 1 is no list of entities");
+    refused_at_start(E_USAGE, (const char *const[]){"eval.metrics=chfr", NULL},
+                     "'A.eval.metrics': there is no metric 'chfr'; did you mean 'chrf'?");
     refused_at_start(E_USAGE, (const char *const[]){"metric_for_best_model=ter", NULL}, "which no side's 'eval.metrics' names");
     refused_at_start(E_USAGE, (const char *const[]){"metric_for_best_model=mine", NULL}, "there is no metric 'mine'");
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows), cmocka_unit_test(test_longer_than_planned), cmocka_unit_test(test_no_text), cmocka_unit_test(test_processor), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows), cmocka_unit_test(test_longer_than_planned),
+                                       cmocka_unit_test(test_no_text), cmocka_unit_test(test_processor), cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

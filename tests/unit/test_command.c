@@ -1,5 +1,5 @@
-/* A user's command as processor and metric: answers in order and many of them at once, and every way in which one can fail: named by its row,
- * within its time, with no process left. */
+/* A user's command as processor and metric: answers in order and many of them at once, and every way in which one can fail: named by its
+ * row, within its time, with no process left. */
 #include "data/command.h"
 #include "base/log.h"
 #include <dirent.h>
@@ -88,21 +88,23 @@ static void much_at_once(void **state) {
     none_left();
 }
 
-static const struct trouble { const char *line, *says[3]; } troubles[] = {
-    {"exit 7", {"ended with status 7", "answered 0 of 3 rows", "row 1 is \"a\""}},
-    {"no-such-command-here", {"no such command", "answered 0 of 3 rows", ""}},
-    {"head -n 2", {"ended with status 0", "answered 2 of 3 rows", "row 3 is \"c\""}},
-    {"head -n 1; kill -9 $$", {"signal 9", "answered 1 of 3 rows", "row 2 is \"b\\\""}},
-    {"head -n 1; sleep 60 & sleep 60", {"said nothing for 0.8 s", "answered 1 of 3 rows", "row 2"}},
-    {"exec >&-; sleep 0.1", {"ended with status 0", "answered 0 of 3 rows", ""}},
-    {"sed -u 's/.*/hello/'", {"row 1 (\"a\") is not {\"text\": \"...\"}: hello", "", ""}},
-    {"sed -u '2s/.*/{\"text\": 5}/'", {"row 2 (\"b\\\")", "{\"text\": 5}", ""}}};
+static const struct trouble {
+    const char *line, *says[3];
+} troubles[] = {{"exit 7", {"ended with status 7", "answered 0 of 3 rows", "row 1 is \"a\""}},
+                {"no-such-command-here", {"no such command", "answered 0 of 3 rows", ""}},
+                {"head -n 2", {"ended with status 0", "answered 2 of 3 rows", "row 3 is \"c\""}},
+                {"head -n 1; kill -9 $$", {"signal 9", "answered 1 of 3 rows", "row 2 is \"b\\\""}},
+                {"head -n 1; sleep 60 & sleep 60", {"said nothing for 0.8 s", "answered 1 of 3 rows", "row 2"}},
+                {"exec >&-; sleep 0.1", {"ended with status 0", "answered 0 of 3 rows", ""}},
+                {"sed -u 's/.*/hello/'", {"row 1 (\"a\") is not {\"text\": \"...\"}: hello", "", ""}},
+                {"sed -u '2s/.*/{\"text\": 5}/'", {"row 2 (\"b\\\")", "{\"text\": 5}", ""}}};
 
 static void troubled(bool skip) {
     const int files = open_files();
     for (size_t i = 0; i < sizeof troubles / sizeof *troubles; i++) {
         const struct trouble *t = &troubles[i];
-        struct command c = {.line = t->line, .what = "processor of side A", .timeout = strstr(t->line, "sleep 60") ? 0.8 : 30, .skip = skip};
+        struct command c = {
+            .line = t->line, .what = "processor of side A", .timeout = strstr(t->line, "sleep 60") ? 0.8 : 30, .skip = skip};
         char *text[3];
         fill(text);
         *warned = 0;
@@ -160,12 +162,23 @@ static void says_too_much(void **state) {
 static void numbers(void **state) {
     (void)state;
     static const char *const h[] = {"x", "y"}, *const r[] = {"x", "z"};
-    static const struct { const char *line, *says; } bad[] = {{"cat >/dev/null; echo '{\"n\": \"many\"}'", "\"n\" is no number"}, {"echo '{\"n\": true}'", "\"n\" is no number"},
-                                                              {"echo '{}'", "no number"}, {"echo nan", "no object of names and numbers: nan"}, {"echo '{\"n\": NaN}'", "no object"},
-                                                              {"cat", "more than the 1 line asked for"}, {"cat > /dev/null", "ended with status 0"}, {"cat >/dev/null; exit 3", "ended with status 3"}, {"cat >/dev/null; sleep 60", "said nothing for 0.8 s"}};
+    static const struct {
+        const char *line, *says;
+    } bad[] = {{"cat >/dev/null; echo '{\"n\": \"many\"}'", "\"n\" is no number"},
+               {"echo '{\"n\": true}'", "\"n\" is no number"},
+               {"echo '{}'", "no number"},
+               {"echo nan", "no object of names and numbers: nan"},
+               {"echo '{\"n\": NaN}'", "no object"},
+               {"cat", "more than the 1 line asked for"},
+               {"cat > /dev/null", "ended with status 0"},
+               {"cat >/dev/null; exit 3", "ended with status 3"},
+               {"cat >/dev/null; sleep 60", "said nothing for 0.8 s"}};
     const struct command_rows rows = {sources, h, r, "A to B", 2};
     json_t *got;
-    struct command c = {.line = "grep -c '\"hypothesis\":\"x\",\"reference\":\"x\",\"direction\":\"A to B\"' | sed 's/.*/{\"hits\": &, \"half\": 0.5}/'", .what = "eval.metric_command", .timeout = 20};
+    struct command c = {
+        .line = "grep -c '\"hypothesis\":\"x\",\"reference\":\"x\",\"direction\":\"A to B\"' | sed 's/.*/{\"hits\": &, \"half\": 0.5}/'",
+        .what = "eval.metric_command",
+        .timeout = 20};
     for (int i = 0; i < 2; i++) {
         assert_int_equal(command_measure(&c, &rows, &got), OK);
         assert_true(json_is_real(json_object_get(got, "hits")));
@@ -185,6 +198,7 @@ static void numbers(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(answers_in_order), cmocka_unit_test(much_at_once), cmocka_unit_test(stops), cmocka_unit_test(goes_on), cmocka_unit_test(says_too_much), cmocka_unit_test(numbers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(answers_in_order), cmocka_unit_test(much_at_once),  cmocka_unit_test(stops),
+                                       cmocka_unit_test(goes_on),          cmocka_unit_test(says_too_much), cmocka_unit_test(numbers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,7 +40,8 @@ static void take(const json_t *o, int i) {
 
 static void same_as_sacrebleu_and_rouge_score(void **state) {
     (void)state;
-    static const char *const names[] = {"ter", "bleu", "exact", "chrf++", "rougeL", "chrf"}, *const keys[] = {"ter", "bleu", "exact", "chrf_pp", "rougeL", "chrf"};
+    static const char *const names[] = {"ter", "bleu", "exact", "chrf++", "rougeL", "chrf"}, *const keys[] = {"ter",     "bleu",   "exact",
+                                                                                                              "chrf_pp", "rougeL", "chrf"};
     FILE *f = fopen("tests/golden/score/lines.jsonl", "r");
     assert_non_null(f);
     int n = 0;
@@ -88,12 +89,14 @@ static void items_by_hand(void **state) {
 
 /* Fields of what separators, escapes and white space are made of, and of what lies beside them. */
 static void add_hostile_item(struct listing *l, const struct listing_form *form, uint64_t seed) {
-    static const char *const bits[] = {"|", ":", "&", "&&", " ", " ", "\\", "n", "s", "e", "x41", "\n", "\t", "\r", "\v", "\x7f", "none", ": ", " | ", " && ", "\xC3\xA9", "a", "\xE2\x80\xA8", "\""};
+    static const char *const bits[] = {"|",  ":",  "&",  "&&",   " ",    " ",  "\\",  "n",    "s",        "e", "x41",          "\n",
+                                       "\t", "\r", "\v", "\x7f", "none", ": ", " | ", " && ", "\xC3\xA9", "a", "\xE2\x80\xA8", "\""};
     struct item item = {form->fields, {0}};
     char text[ITEM_FIELDS][64] = {""};
     for (int k = 0; k < form->fields; k++) {
         const struct philox r = philox(seed, (uint32_t)k, 0, 0, 0);
-        for (uint32_t n = r.v[0] % 6, at = r.v[1]; n; n--, at = at * 1664525u + 1013904223u) strcat(text[k], bits[(at >> 8) % (sizeof bits / sizeof *bits)]);
+        for (uint32_t n = r.v[0] % 6, at = r.v[1]; n; n--, at = at * 1664525u + 1013904223u)
+            strcat(text[k], bits[(at >> 8) % (sizeof bits / sizeof *bits)]);
         item.field[k] = text[k];
     }
     assert_int_equal(listing_add(l, &item), OK);
@@ -184,9 +187,13 @@ static void refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_sacrebleu_and_rouge_score), cmocka_unit_test(same_as_seqeval_and_nervaluate),
-                                       cmocka_unit_test(items_by_hand), cmocka_unit_test(lists_are_read_as_they_were_written),
-                                       cmocka_unit_test(any_text_is_a_list), cmocka_unit_test(plain_texts_stay_as_they_are), cmocka_unit_test(malformed_bytes_count_as_replacement),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_sacrebleu_and_rouge_score),
+                                       cmocka_unit_test(same_as_seqeval_and_nervaluate),
+                                       cmocka_unit_test(items_by_hand),
+                                       cmocka_unit_test(lists_are_read_as_they_were_written),
+                                       cmocka_unit_test(any_text_is_a_list),
+                                       cmocka_unit_test(plain_texts_stay_as_they_are),
+                                       cmocka_unit_test(malformed_bytes_count_as_replacement),
                                        cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
