@@ -50,8 +50,8 @@ const char help_data[] =
     "  cyclora data prepare style letters.tsv --names Formal,Informal --out data/letters --model base.gguf\n"
     "  cyclora data stats alpaca.json chats.jsonl.gz --model SmolLM2-135M-Instruct.Q4_1.gguf\n"
     "\n"
-    "Writes to stdout, and prepare to DIR. Exit status: 0; 2 for a wrong configuration or data file (named with its line); 1 "
-    "otherwise.\n";
+    "Writes to stdout, and prepare to DIR. Exit status: 0; 2 for a wrong configuration or data file (named with its\n"
+    "line); 1 otherwise.\n";
 
 static void open_line(bool *line_open) {
     if (!*line_open) fputs("    ", stdout);
