@@ -30,7 +30,8 @@ const char help_compare[] =
     "  --out DIR        where all goes: compare.md, compare.json, compare.svg, and a folder a run (output_dir)\n"
     "  --score N        of sft, so many held-out prompts are completed and scored: chrF, BLEU, exact match (128; 0: none)\n"
     "  --set key=value  for all runs, over the file; --device D, --dtype T likewise\n"
-    "  --json           the result as one JSON object, and nothing else on stdout; of runs {\"runs\": [{\"run\", \"evaluation\", \"cost\"}]}\n"
+    "  --json           the result as one JSON object, and nothing else on stdout; of runs {\"runs\": [{\"run\", \"evaluation\", "
+    "\"cost\"}]}\n"
     "  RUN              run folders (each holds the report.json that training wrote at its end)\n"
     "\n"
     "Each run is a process of its own. What is finished is not run again by the same command; a run that fails is a line of the\n"
@@ -131,15 +132,17 @@ static json_t *cost_json(const json_t *report) {
     double trained = 0;
     size_t i;
     json_array_foreach(json_object_get(plan, "sides"), i, side) trained += json_num(side, "trained");
-    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "objective", json_text(report, "objective"), "trained", json_number(trained),
-                     "static", json_number(line_of(plan, "weights") + line_of(plan, "adapters") + line_of(plan, "optimizer")), "planned",
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "objective", json_text(report, "objective"), "trained",
+                     json_number(trained), "static",
+                     json_number(line_of(plan, "weights") + line_of(plan, "adapters") + line_of(plan, "optimizer")), "planned",
                      json_number(json_num(plan, "total")), "measured", json_number(json_num(plan, "peak_resident")), "generate_s",
                      json_number(json_num(time, "generate_s")), "train_s", json_number(json_num(time, "train_s")), "step_s",
                      json_number(json_num(time, "step_s")));
 }
 
 static void print_costs(char *const *dirs, json_t *const *costs, int n) {
-    static const char *const heads[] = {"", "objective", ">trained", ">weights+states", ">planned", ">measured", ">s a step", ">generate", ">train"};
+    static const char *const heads[] = {"",          "objective", ">trained",  ">weights+states", ">planned",
+                                        ">measured", ">s a step", ">generate", ">train"};
     struct table t = {0};
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_head(&t, heads[i]);
     for (int i = 0; i < n; i++) {
@@ -189,7 +192,8 @@ static int beside(const struct arg_list *dirs, bool json) {
     if (json) {
         json_t *list = json_array();
         for (int i = 0; i < n; i++)
-            json_array_append_new(list, json_pack("{s:s, s:O, s:O}", "run", names[i], "evaluation", last_eval(reports[i]), "cost", costs[i]));
+            json_array_append_new(list,
+                                  json_pack("{s:s, s:O, s:O}", "run", names[i], "evaluation", last_eval(reports[i]), "cost", costs[i]));
         json_line(json_pack("{s:o}", "runs", list));
     } else {
         print_scores(names, reports, n);

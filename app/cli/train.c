@@ -213,10 +213,11 @@ static void on_save(void *ctx, const char *path) {
  */
 static void print_usage(const json_t *plan, const char *dir) {
     size_t i;
-    const json_t *side;
-    const char *model = json_text(json_object_get(plan, "model"), "path");
-    if (json_is_true(json_object_get(json_object_get(plan, "model"), "random"))) return; /* there is no adapter to use */
+    const json_t *side, *models = json_object_get(plan, "models"); /* where each side has one of its own */
     json_array_foreach(json_object_get(plan, "sides"), i, side) {
+        const json_t *base = models ? json_array_get(models, i) : json_object_get(plan, "model");
+        const char *model = json_text(base, "path");
+        if (json_is_true(json_object_get(base, "random"))) continue; /* there is no adapter to use */
         str adapter = {0};
         str_addf(&adapter, "%s/%s", dir, *json_text(side, "name") ? json_text(side, "name") : "adapter");
         bool own = adapter.p && path_is_dir(adapter.p);

@@ -57,7 +57,12 @@ static void find_hash(const struct source *s, arena *mem, struct export_request 
     static const char *const up[] = {"", "/..", "/../.."};
     for (int i = 0; i < 3; i++) {
         json_t *j = read_json(arena_printf(mem, "%s%s/audit.json", s->folder, up[i]));
-        const json_t *base = json_object_get(j, "base");
+        const json_t *base = json_object_get(j, "base"), *one;
+        size_t k;
+        json_array_foreach(json_object_get(j, "bases"), k, one) { /* each side has one of its own */
+            const char *side = json_string_value(json_object_get(one, "side"));
+            if (side && !strcmp(side, s->side)) base = one;
+        }
         const char *hash = json_string_value(json_object_get(base, "xxh128_of_tensors")),
                    *path = json_string_value(json_object_get(base, "path"));
         if (hash) r->hash = arena_str(mem, hash), r->hash_binds = path && !strcmp(path, r->base);

@@ -47,6 +47,8 @@ const cyc_key *cyc_config_keys(size_t *n) {
 /* --- training -------------------------------------------------------------------------------------------------------- */
 struct relay { const cyc_callbacks *cb; };
 
+_Static_assert((int)CYC_SIDES == (int)CONFIG_SIDES, "a step of the public API has room for all sides");
+
 static void relay_step(void *ctx, const struct run *r, const struct step_info *info) {
     const cyc_callbacks *cb = ((struct relay *)ctx)->cb;
     if (!cb->on_step) return;

@@ -43,7 +43,8 @@ static void audit_files(const struct source *s, json_t *data) {
 }
 
 static json_t *base_json(struct base *b) {
-    return json_pack("{s:s, s:s, s:I}", "path", b->model.path, "xxh128_of_tensors", base_hash(b), "parameters", (json_int_t)b->model.parameters);
+    return json_pack("{s:s, s:s, s:I}", "path", b->model.path, "xxh128_of_tensors", base_hash(b), "parameters",
+                     (json_int_t)b->model.parameters);
 }
 
 static json_t *audit_json(struct run *r) {
@@ -53,8 +54,9 @@ static json_t *audit_json(struct run *r) {
     for (int i = 0; i < 3; i++)
         audit_files(pairs[i], data);
     struct base *b = &r->base[0];
-    json_t *j = json_pack("{s:s, s:I, s:o, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", base_json(b),
-                          "tokenizer_xxh128", b->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
+    json_t *j =
+        json_pack("{s:s, s:I, s:o, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", base_json(b),
+                  "tokenizer_xxh128", b->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
     if (b->model.stretched) json_object_set_new(j, "positions", base_positions_json(r, b));
     if (r->n_bases == 1) return j;
     json_t *bases = json_array(); /* all of them, the first included */
@@ -276,7 +278,8 @@ err checkpoint_save(struct run *r, char **path_out) {
 err folder_finish(struct run *r) {
     for (int i = 0; i < r->n_bases; i++)
         if (r->base[i].model.random)
-            log_warn("%s is a random model: no adapters are written to %s, only its checkpoints stay", r->base[i].cfg->model, r->cfg->output_dir);
+            log_warn("%s is a random model: no adapters are written to %s, only its checkpoints stay", r->base[i].cfg->model,
+                     r->cfg->output_dir);
     arena mem = {0};
     err e = OK;
     for (int i = 0; i < r->n_sides && !e; i++)
@@ -296,7 +299,8 @@ err best_save(struct run *r) {
     arena mem = {0};
     char *best = arena_printf(&mem, "%s/best", r->cfg->output_dir);
     err e = OK;
-    for (int i = 0; i < r->n_sides && !e; i++) e = learner_write(&r->side[i].learner, adapter_folder(r, i, best, &mem), r->side[i].cfg->model);
+    for (int i = 0; i < r->n_sides && !e; i++)
+        e = learner_write(&r->side[i].learner, adapter_folder(r, i, best, &mem), r->side[i].cfg->model);
     arena_free(&mem);
     return e;
 }

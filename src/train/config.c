@@ -572,15 +572,18 @@ static err check_sides_differ(const struct config *c, int first, int second, are
 
 static err check_one_side(const struct config *c) {
     const bool sft = !strcmp(c->objective, "sft");
-    const struct strs *a = &c->side[0].data, *b = &c->side[1].data;
+    const struct strs *a = &c->side[0].data;
     struct file_entry e;
     if (!a->n)
         return fail(E_USAGE, "'data' is missing: %s",
                     sft ? "sft trains on a file of prompt/completion or conversations"
                         : "a head trains on a file of texts with labels or numbers, or of words with tags");
-    bool same = a->n == b->n;
-    for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
-    if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: %s trains one adapter, on 'data'", c->objective);
+    for (int s = 1; s < config_sides(c); s++) {
+        const struct strs *b = &c->side[s].data;
+        bool same = a->n == b->n;
+        for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
+        if (b->n && !same) return fail(E_USAGE, "'%sdata' has no use: %s trains one adapter, on 'data'", side_prefixes[s], c->objective);
+    }
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
     if (c->cycles.n) return fail(E_USAGE, "'cycles' has no use with objective %s, which has one side", c->objective);
     if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");

@@ -51,8 +51,8 @@ static void compare_ids(struct run *r) {
         led |= same && !lead;
     }
     if (led)
-        log_warn(
-            "the two prompts lead {text} in with different spaces: generated ids pass through text, which is slower and may not be exact");
+        log_warn("two prompts lead {text} in with different spaces, or one is a chat's turn: generated ids pass through text, which is "
+                 "slower and may not be exact");
 }
 
 /* --- data ------------------------------------------------------------------------------------------------------- */

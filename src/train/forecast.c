@@ -163,7 +163,8 @@ static void add_generation(const struct run *r, int i, const struct speed *s, st
     const double n = (double)(r->side[i].cfg->batch * r->side[i].cfg->accumulation), batches = ceil(n / r->cap.slots), rows = n / batches;
     for (const struct side *o = r->side[i].next; o != &r->side[i]; o = o->next) {
         const struct generator *gen = &o->plans->gen;
-        const double new = (double)o->cfg->max_new_tokens, text = o->from == &r->side[i] ? mean_row(r, o) : (double)o->from->cfg->max_new_tokens;
+        const double new = (double)o->cfg->max_new_tokens,
+                     text = o->from == &r->side[i] ? mean_row(r, o) : (double)o->from->cfg->max_new_tokens;
         const double prompt = r->assumes ? fmax(1, (double)r->cap.length - new) : text + (double)(o->form.head.n + o->form.tail.n);
         const struct pass first = {rows * prompt, rows, 1, prompt}, next = {rows, rows, 1, prompt + new / 2};
         add_pass(&out->generate, &gen->prefill, &first, batches, s);

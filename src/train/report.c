@@ -70,11 +70,11 @@ static const char *weights_note(const struct run *r, char *note, size_t n) {
     const char *what = b->model.keep           ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file"
                        : b->quantised && !host ? "on the card, quantised; the rest in the file's types"
                        : b->quantised && !b->model.random ? "quantised, in memory; the rest mapped from the file"
-                       : !host                 ? "on the card, in the file's types"
-                       : b->model.random       ? "random, in memory"
-                       : b->model.sizes_only   ? "as its files would have them, mapped and read-only"
-                       : b->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file"
-                                               : "mapped from the file, read-only";
+                       : !host                            ? "on the card, in the file's types"
+                       : b->model.random                  ? "random, in memory"
+                       : b->model.sizes_only              ? "as its files would have them, mapped and read-only"
+                       : b->model.files.copied            ? "repacked for the kernels, in memory; the rest mapped from the file"
+                                                          : "mapped from the file, read-only";
     if (r->n_bases == 1) return what;
     snprintf(note, n, "%d models, less what is trained itself; %s", r->n_bases, what);
     return note;
@@ -94,13 +94,11 @@ static json_t *memory_json(const struct run *r, bool measured) {
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->objective->generates ? " and for generation" : "");
     snprintf(kv, sizeof kv, "%s, inside that arena; training passes use its bytes too", dtype_info[r->cache].name);
     snprintf(grad, sizeof grad, "%s",
-             r->cfg->optimizer_in_bwd  ? "those alive at a time: updated in the backward pass"
-             : r->n_sides > 1 ? "one arena, used by one adapter at a time"
-                                       : "f32");
+             r->cfg->optimizer_in_bwd ? "those alive at a time: updated in the backward pass"
+             : r->n_sides > 1         ? "one arena, used by one adapter at a time"
+                                      : "f32");
     bool host = r->backend->mem->host;
-    line(m, "weights", f->weights,
-         weights_note(r, weights, sizeof weights),
-         measured, measured ? weights_resident(r) : 0);
+    line(m, "weights", f->weights, weights_note(r, weights, sizeof weights), measured, measured ? weights_resident(r) : 0);
     if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", measured, f->derived);
     line(m, "adapters", f->adapters,
          f->working    ? "f32, and a working copy in the compute type"
@@ -183,7 +181,8 @@ static void cycles_sentence(const struct run *r, str *out) {
         else str_addf(out, "side %s to side %s", s->name, to->name);
         str_addf(out, ": it trains on real text of %s (%d lines), from text that ", to->source.path, to->n_texts);
         str_adds(out, r->objective->own_bases ? "model " : "adapter ");
-        for (const struct side *w = to; w != s; w = w->next) str_addf(out, w == to ? "%s" : w->next == s ? " and then %s" : ", %s", w->name);
+        for (const struct side *w = to; w != s; w = w->next)
+            str_addf(out, w == to ? "%s" : w->next == s ? " and then %s" : ", %s", w->name);
         str_addf(out, " make%s of it.", to->next == s ? "s" : "");
     }
 }
@@ -216,8 +215,8 @@ static char *sentence(const struct run *r) {
 }
 
 static json_t *model_json(const struct model *m) {
-    return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}", "path", m->path, "arch", model_arch(m), "random", (int)m->random, "parameters",
-                     (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width",
+    return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}", "path", m->path, "arch", model_arch(m), "random", (int)m->random,
+                     "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width",
                      (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab);
 }
 
@@ -248,11 +247,11 @@ json_t *run_plan_json(struct run *r, bool measured) {
                                                "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);
-    json_t *j = json_pack("{s:s, s:o, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model",
-                          model_json(m), "sides", sides, "memory",
-                          memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident,
-                          "pass_tokens", run_pass(r), "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps",
-                          (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
+    json_t *j =
+        json_pack("{s:s, s:o, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", model_json(m), "sides",
+                  sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident,
+                  "pass_tokens", run_pass(r), "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps",
+                  (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
     json_object_set_new(j, "checkpointing", levels_json(r));
     if (r->labels.n) {
         json_t *names = json_array();

@@ -42,7 +42,8 @@ static int make_root(void **state) {
     must(file_read(DATA "tokenizer_config.json", &config));
     must(file_write(at("other/tokenizer_config.json"), config.p, config.n));
     str_free(&config);
-    FILE *in = fopen(DATA "test.jsonl", "r"), *c = fopen(at("c.jsonl"), "w"), *d = fopen(at("d.jsonl"), "w"), *all = fopen(at("pairs.jsonl"), "w");
+    FILE *in = fopen(DATA "test.jsonl", "r"), *c = fopen(at("c.jsonl"), "w"), *d = fopen(at("d.jsonl"), "w"),
+         *all = fopen(at("pairs.jsonl"), "w");
     char line[512];
     for (int i = 0; i < 40 && in && c && d && all && fgets(line, sizeof line, in); i++) {
         json_t *j = json_loads(line, 0, NULL);
@@ -71,8 +72,16 @@ static void set_path(struct config *c, const char *key, const char *name) {
 }
 
 static void settings(struct config *c, int sides, const char *const *more) {
-    static const char *const sets[] = {"model=" DATA, "A.data=" DATA "a.jsonl", "B.data=" DATA "b.jsonl", "per_device_train_batch_size=4",
-                                       "max_new_tokens=8", "max_length=48", "pass_tokens=64", "lora.r=4", "learning_rate=1e-2", "threads=1",
+    static const char *const sets[] = {"model=" DATA,
+                                       "A.data=" DATA "a.jsonl",
+                                       "B.data=" DATA "b.jsonl",
+                                       "per_device_train_batch_size=4",
+                                       "max_new_tokens=8",
+                                       "max_length=48",
+                                       "pass_tokens=64",
+                                       "lora.r=4",
+                                       "learning_rate=1e-2",
+                                       "threads=1",
                                        "max_steps=3"};
     must(config_init(c));
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) must(config_set(c, sets[i]));
@@ -206,7 +215,8 @@ static void by_hand(struct config *one, struct config *two, bool by_text, int ho
             part(&hand, i, by_text, (uint64_t)(hops * (r.n_sides * step + i)), &want);
             assert_int_equal(info.side[i].tokens, want.tokens);
             assert_int_equal(info.side[i].supervised, want.supervised);
-            if (info.side[i].loss != want.loss) flunk("side %s, step %d: loss %.9g, by hand %.9g", r.side[i].name, step, info.side[i].loss, want.loss);
+            if (info.side[i].loss != want.loss)
+                flunk("side %s, step %d: loss %.9g, by hand %.9g", r.side[i].name, step, info.side[i].loss, want.loss);
         }
         r.step++, hand.step++;
     }
@@ -220,7 +230,9 @@ static void test_ring_of_t5(void **state) {
     (void)state;
     struct config c[2];
     for (int i = 0; i < 2; i++) {
-        settings(&c[i], 3, LIST("generation.temperature=0.8", "B.generation.temperature=0", "B.max_new_tokens=6", "C.max_length=40", "lora.lora_dropout=0.1", "C.lora.r=2", "A.prompt=a{text}\n", "B.prompt=bb{text}\n"));
+        settings(&c[i], 3,
+                 LIST("generation.temperature=0.8", "B.generation.temperature=0", "B.max_new_tokens=6", "C.max_length=40",
+                      "lora.lora_dropout=0.1", "C.lora.r=2", "A.prompt=a{text}\n", "B.prompt=bb{text}\n"));
         t5_model(&c[i], "", DATA "tokenizer.json");
     }
     by_hand(&c[0], &c[1], false, 2, 2);
@@ -315,8 +327,9 @@ static void whole_run(const char *out, bool resume, int stop_at, json_t **evals)
     struct config c;
     struct run r;
     bool found;
-    settings(&c, 3, LIST("generation.temperature=0.8", "lora.lora_dropout=0.1", "warmup_pairs.fields=a,b,c", "warmup_pairs.limit=4",
-                         "warmup_pairs.epochs=1", "eval.fields=a,b,c", "eval.limit=2", "metric_for_best_model=chrf"));
+    settings(&c, 3,
+             LIST("generation.temperature=0.8", "lora.lora_dropout=0.1", "warmup_pairs.fields=a,b,c", "warmup_pairs.limit=4",
+                  "warmup_pairs.epochs=1", "eval.fields=a,b,c", "eval.limit=2", "metric_for_best_model=chrf"));
     set_path(&c, "warmup_pairs.data", "pairs.jsonl");
     set_path(&c, "eval.data", "pairs.jsonl");
     set_path(&c, "output_dir", out);
@@ -356,7 +369,8 @@ static void test_ring_resumes(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ring_of_t5),     cmocka_unit_test(test_two_families), cmocka_unit_test(test_dmcct_is_macct),
-                                       cmocka_unit_test(test_full_models), cmocka_unit_test(test_two_pairs),    cmocka_unit_test(test_ring_resumes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ring_of_t5),     cmocka_unit_test(test_two_families),
+                                       cmocka_unit_test(test_dmcct_is_macct), cmocka_unit_test(test_full_models),
+                                       cmocka_unit_test(test_two_pairs),      cmocka_unit_test(test_ring_resumes)};
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }
