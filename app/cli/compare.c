@@ -13,7 +13,8 @@
 
 const char help_compare[] =
     "Trains one configuration with several methods and seeds and puts what they reach on held-out data, how many numbers they\n"
-    "train, the memory and the time of a step into one table and one plot. Of run folders it shows the last evaluations, memory and time.\n"
+    "train, the memory and the time of a step into one table and one plot. Of run folders it shows the last evaluations,\n"
+    "memory and time.\n"
     "\n"
     "Usage: cyclora compare CONFIG [--methods LIST] [--seeds N] [--sweep [METHOD.]KEY=VALUES]... [options]\n"
     "       cyclora compare RUN... [--json]\n"
@@ -30,8 +31,8 @@ const char help_compare[] =
     "  --out DIR        where all goes: compare.md, compare.json, compare.svg, and a folder a run (output_dir)\n"
     "  --score N        of sft, so many held-out prompts are completed and scored: chrF, BLEU, exact match (128; 0: none)\n"
     "  --set key=value  for all runs, over the file; --device D, --dtype T likewise\n"
-    "  --json           the result as one JSON object, and nothing else on stdout; of runs {\"runs\": [{\"run\", \"evaluation\", "
-    "\"cost\"}]}\n"
+    "  --json           the result as one JSON object, and nothing else on stdout; of runs {\"runs\": [{\"run\",\n"
+    "                   \"evaluation\", \"cost\"}]}\n"
     "  RUN              run folders (each holds the report.json that training wrote at its end)\n"
     "\n"
     "Each run is a process of its own. What is finished is not run again by the same command; a run that fails is a line of the\n"
