@@ -147,8 +147,9 @@ static void find_more(const json_t *eval, struct more *more) {
     json_array_foreach(json_object_get(eval, "sides"), i, side) json_object_foreach(side, name, v) {
         bool known = !json_is_real(v);
         for (int m = 0; m < METRICS && !known; m++) known = !strcmp(metrics[m].key, name);
-        for (int m = 0; m < more->n && !known; m++) known = !strcmp(more->name[m], name);
-        if (!known && more->n + METRICS + 2 < TABLE_COLUMNS) more->name[more->n++] = name;
+        for (int m = 0; m < more->n && !known; m++) known = !strcmp(more->head[m] + 1, name);
+        if (!known && more->n + METRICS + 2 < TABLE_COLUMNS && strlen(name) < sizeof *more->head - 1)
+            snprintf(more->head[more->n++], sizeof *more->head, ">%s", name);
     }
 }
 
@@ -156,7 +157,7 @@ static void metric_heads(struct table *t, const struct more *more) {
     table_head(t, "direction");
     table_head(t, "");
     for (int m = 0; m < METRICS; m++) table_head(t, metrics[m].head);
-    for (int m = 0; m < more->n; m++) table_head(t, more->name[m]);
+    for (int m = 0; m < more->n; m++) table_head(t, more->head[m]);
 }
 
 static void metric_row(struct table *t, const struct more *more, const char *name, const char *what, const json_t *o) {
@@ -165,7 +166,7 @@ static void metric_row(struct table *t, const struct more *more, const char *nam
     bool classes = json_object_get(o, "macro_f1") != NULL; /* of tokens the accuracy is not shown */
     for (int m = 0; m < METRICS; m++)
         table_number(t, classes || strcmp(metrics[m].key, "accuracy") ? o : NULL, metrics[m].key, metrics[m].fmt);
-    for (int m = 0; m < more->n; m++) table_number(t, o, more->name[m], "%.2f");
+    for (int m = 0; m < more->n; m++) table_number(t, o, more->head[m] + 1, "%.2f");
 }
 
 /* A classifier's classes, and what it took for what. */
