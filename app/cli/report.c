@@ -136,7 +136,7 @@ enum { METRICS = sizeof metrics / sizeof *metrics };
 
 /* Figures that the table above does not know, in the order in which they come: eval.metrics, what a command says. */
 struct more {
-    const char *name[TABLE_COLUMNS];
+    char head[TABLE_COLUMNS][40]; /* ">name" */
     int n;
 };
 
