@@ -205,6 +205,20 @@ typedef struct cyc_data_request {
 /* {"files": [{"path", "container", "shape", "packing", "rows", "bytes", "duplicates"[, "tokens", "supervised", "truncated",
  * "unlearnable", "length": {"min", "median", "p95", "max"}]}], "totals": {...}, "preview": [rows as of cyc_preview]} */
 int cyc_data_stats(const cyc_data_request *q, char **json);
+/* Data and a configuration of cycle training from what people have: recipe "entities", "records", "triples", "languages", "style". */
+typedef struct cyc_prepare_request {
+    const char *recipe;
+    const char *const *files;
+    int n_files;
+    const char *field, *field2;  /* NULL: the recipe's own */
+    const char *names[2];        /* what the sides are called in prompts; NULL: the recipe's own */
+    const char *model;           /* for the configuration; "": it is left to its user */
+    const char *out;             /* a folder that does not exist yet */
+    uint64_t seed;
+    double warm, dev, test;      /* shares of the pairs */
+} cyc_prepare_request;
+/* {"recipe", "out", "pairs", "duplicates", "A", "B", "warm", "dev", "test"}: how many each file has. */
+int cyc_data_prepare(const cyc_prepare_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 
@@ -255,6 +269,10 @@ int cyc_inspect_on(const char *path, const char *model, char **json);
 
 typedef struct cyc_scores { double bleu, chrf, chrf_pp, exact; } cyc_scores; /* as sacrebleu; 0..100 */
 int cyc_score_texts(const char *const *hyp, const char *const *ref, int n, cyc_scores *out);
+/* The metrics there are, i from 0 on until CYC_BAD_INPUT, and any of them by name: out[n_metrics], 0..100. */
+typedef struct cyc_metric { const char *name, *title, *about; int lower_is_better; } cyc_metric;
+int cyc_metric_at(int i, cyc_metric *out);
+int cyc_score_metrics(const char *const *metrics, int n_metrics, const char *const *hyp, const char *const *ref, int n, double *out);
 
 #ifdef __cplusplus
 }

@@ -13,6 +13,7 @@
 #include "train/config_internal.h"
 #include "base/dtype.h"
 #include "base/file.h"
+#include "data/metrics.h"
 #include <errno.h>
 #include <math.h>
 #include <stddef.h>
@@ -726,13 +727,68 @@ bool config_without_data(const struct config *c) {
     return true;
 }
 
+/* What evaluations say beside the metrics of texts (data/metrics.def). */
+static const struct {
+    const char *name;
+    bool falls;
+} figures[] = {{"none", false},    {"loss", true}, {"perplexity", true}, {"accuracy", false}, {"macro_f1", false},
+               {"span_f1", false}, {"rmse", true}, {"mae", true},        {"pearson", false},  {"spearman", false}};
+enum { N_FIGURES = sizeof figures / sizeof *figures };
+
+bool config_knows_metric(const char *name) {
+    for (int i = 0; i < N_FIGURES; i++)
+        if (!strcmp(name, figures[i].name)) return true;
+    return metric_find(name) != NULL;
+}
+
+bool config_metric_falls(const struct config *c) {
+    const struct metric *m = metric_find(c->best_metric);
+    if (strcmp(c->greater_is_better, "auto") != 0) return !strcmp(c->greater_is_better, "false");
+    for (int i = 0; i < N_FIGURES; i++)
+        if (!strcmp(c->best_metric, figures[i].name)) return figures[i].falls;
+    return m && m->lower_is_better;
+}
+
+static bool measures(const struct config *c, const char *name) {
+    if (!strcmp(name, "bleu") || !strcmp(name, "chrf") || !strcmp(name, "exact")) return true;
+    for (int s = 0; s < config_sides(c); s++)
+        for (int i = 0; i < c->side[s].eval_metrics.n; i++)
+            if (!strcmp(c->side[s].eval_metrics.v[i], name)) return true;
+    return false;
+}
+
+/* Metrics by name, and what only texts that adapters write can have. */
+static err check_metrics(const struct config *c) {
+    for (int s = 0; s < config_sides(c); s++) {
+        const struct side_config *side = &c->side[s];
+        for (int i = 0; i < side->eval_metrics.n; i++)
+            if (!metric_find(side->eval_metrics.v[i]))
+                return fail_in(metric_unknown(side->eval_metrics.v[i]), "'%seval.metrics'", side_prefix(c, s));
+        const char *idle = !one_sided(c)              ? NULL
+                           : *side->processor_command ? "processor.command"
+                           : side->eval_metrics.n     ? "eval.metrics"
+                           : *c->metric_command       ? "eval.metric_command"
+                                                      : NULL;
+        if (idle)
+            return fail(E_USAGE, "'%s' has no use with objective %s: it is about texts that adapters of a cycle write (macct, dmcct)", idle,
+                        c->objective);
+    }
+    if (*c->metric_command && !*c->eval_data && !*c->test_data)
+        return fail(E_USAGE, "'eval.metric_command' has nothing to measure: neither 'eval.data' nor 'test.data' names a file");
+    if (!config_knows_metric(c->best_metric) && !*c->metric_command)
+        return fail_in(metric_unknown(c->best_metric), "'metric_for_best_model'");
+    if (!one_sided(c) && metric_find(c->best_metric) && !measures(c, c->best_metric))
+        return fail(E_USAGE, "'metric_for_best_model' is %s, which no side's 'eval.metrics' names", c->best_metric);
+    return OK;
+}
+
 /* What goes for every configuration, whether or not it has data yet. */
 static err check_rest(const struct config *c) {
     if (!strcmp(c->objective, "sft") && !strcmp(c->side[0].method, "none"))
         return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
                              "token_classification");
     for (int i = 0; i < config_sides(c); i++) TRY(check_side(c, i));
-    return OK;
+    return check_metrics(c);
 }
 
 err config_check_plan(const struct config *c) {

@@ -73,6 +73,8 @@ err config_set(struct config *c,
                const char *assignment);   /* "lora.r=8", "A.learning_rate=1e-4"; a bare side key sets all sides */
 err config_check(const struct config *c); /* ranges and contradictions, names in the message; model and data given */
 err config_check_plan(const struct config *c); /* the same of what is planned without data: model alone is given */
+bool config_knows_metric(const char *name);           /* as metric_for_best_model, without a command of the user's */
+bool config_metric_falls(const struct config *c);    /* is the least of metric_for_best_model the best? */
 bool config_without_data(const struct config *c); /* no side names a file */
 err config_write(const struct config *c, str *yaml); /* every key resolved, loadable again */
 void config_free(struct config *c);                  /* after a failed load or parse, the only thing left to do */

@@ -8,7 +8,7 @@
  *
  * Where the tokenizers of two sides are one (by the hash of vocabulary and merges; macct has one base and so one), generated ids become the
  * next prompt as they are. Elsewhere, and where two prompts lead a text in differently (another space or newline before {text}), they pass
- * through text. Of real text each side that needs it in ids of its own has it made from the file, not from the other's ids.
+ * through text, and so does what a processor (judge.c) gives. Of real text each side that needs it in ids of its own has it made from the file, not from the other's ids.
  *
  * A few pairs may come first (warmup_pairs): all directions train on them by plain supervision, so that the first generations mean something. */
 #define _POSIX_C_SOURCE 200809L
@@ -42,7 +42,7 @@ static void compare_ids(struct run *r) {
     for (int i = 0; i < r->n_sides; i++) {
         struct side *s = &r->side[i], *w = s->from;
         const bool same = base_same_ids(w->base, s->base), lead = !strcmp(w->form.lead, s->form.lead) && w->form.turn == s->form.turn;
-        s->by_text = !same || !lead;
+        s->by_text = !same || !lead || *s->cfg->processor_command;
         if (w->base != s->base && w < s)
             log_info(
                 same ? "sides %s and %s: one vocabulary and the same merges, so ids are handed over as they are"
@@ -109,6 +109,7 @@ static err load_pairs(struct run *r, struct pairs *p, const char *path, struct s
         struct source *from = of ? &p->more[of] : &p->source;
         if (!swap) TRY(source_open(path, WANT_PAIR, fields.v[i], fields.v[index_of(r, s->next)], from));
         if (limit > 0 && limit < from->n) from->n = (int)limit;
+        if (p != &r->warm) TRY(judge_readable(s, from, swap));
         TRY(rows_pairs(s->base->tok, &s->form, from, swap, (int)s->cfg->max_length, &p->rows[i]));
         TRY(base_split_rows(s->base, &p->rows[i]));
         if (p->rows[i].longest > r->cap.tokens) r->cap.tokens = p->rows[i].longest;
@@ -167,14 +168,6 @@ static void drop_generations(struct generation *g, int n) {
     for (int i = 0; g && i < n; i++) free(g[i].ids), g[i] = (struct generation){0};
 }
 
-/* The text of what was generated with a base's ids. An adapter that has learnt little, or that ran into max_new_tokens inside a character,
- * writes bytes that are none: they are text that the other side can read, and the samples can show. */
-static err text_of(const struct base *b, const struct generation *g, str *text) {
-    TRY(tokenizer_decode(b->tok, g->ids, (size_t)g->n, true, text));
-    utf8_repair(text);
-    return text->failed ? fail(E_MEMORY, "out of memory") : OK;
-}
-
 /* Text that was made for side `to`, in a base's ids, becomes ids for its prompt: as they are, or through text. Text can come back as
  * more ids than were generated (the prompt's lead, bytes that are no character): what the plan has no room for is cut. */
 static err hand_over(const struct side *to, const struct base *ids_of, const struct generation *g, struct ids *out) {
@@ -183,7 +176,7 @@ static err hand_over(const struct side *to, const struct base *ids_of, const str
         return OK;
     }
     str text = {0};
-    err e = text_of(ids_of, g, &text);
+    err e = base_text(ids_of, g->ids, (size_t)g->n, &text);
     char *t = text.p ? text.p : "";
     while (*t && isspace((unsigned char)*t)) t++;
     if (!e) e = prompt_form_text(to->base->tok, &to->form, t, out);
@@ -258,6 +251,7 @@ static err go_round(struct run *r, const struct side *s, const struct ids *real,
         drop_generations(made, n);
         if (!e) e = generate_texts(r, index_of(r, w), prompt, n, (int)w->cfg->max_new_tokens, w->cfg->temperature, key++, made, NULL);
         for (int i = 0; i < n && !e; i++) *tokens += made[i].n + made[i].stopped;
+        if (!e) e = process_made(w, prompt, n, made);
     }
     free_ids(prompt, n);
     return e;
@@ -369,13 +363,6 @@ static void texts_free(struct texts *t) {
     *t = (struct texts){0};
 }
 
-static char *trimmed(const str *s) {
-    const char *a = s->p ? s->p : "", *b = a + strlen(a);
-    while (a < b && isspace((unsigned char)*a)) a++;
-    while (b > a && isspace((unsigned char)b[-1])) b--;
-    return strndup(a, (size_t)(b - a));
-}
-
 /* Greedy texts of a side's adapter for texts of its own side. */
 static err translate(struct run *r, const struct side *s, const char *const *in, int n, struct texts *out) {
     struct ids *prompt = calloc((size_t)n, sizeof *prompt);
@@ -394,12 +381,8 @@ static err translate(struct run *r, const struct side *s, const char *const *in,
         ids_free(&text);
     }
     if (!e) e = generate_texts(r, index_of(r, s), prompt, n, (int)s->cfg->max_new_tokens, 0, 0, made, NULL);
-    for (int i = 0; i < n && !e; i++) {
-        str t = {0};
-        e = text_of(s->base, &made[i], &t);
-        if (!e && !(out->v[i] = trimmed(&t))) e = fail(E_MEMORY, "out of memory");
-        str_free(&t);
-    }
+    for (int i = 0; i < n && !e; i++) e = base_text_trimmed(s->base, made[i].ids, (size_t)made[i].n, &out->v[i]);
+    if (!e) e = process_texts(s->next, out->v, in, n);
     drop_generations(made, n);
     free(made);
     free_ids(prompt, n);
@@ -408,11 +391,7 @@ static err translate(struct run *r, const struct side *s, const char *const *in,
 
 static err direction_json(struct run *r, const struct pairs *on, const struct side *side, const char *const *in, const struct texts *hyp,
                           const char *const *ref, json_t *sides) {
-    struct scores s, copy;
-    int n = hyp->n;
     char direction[16];
-    TRY(score_texts((const char *const *)hyp->v, ref, n, &s));
-    TRY(score_texts(in, ref, n, &copy));
     const struct rows *rows = &on->rows[index_of(r, side)];
     const struct row **list = calloc((size_t)rows->n, sizeof *list);
     if (!list) return fail(E_MEMORY, "out of memory");
@@ -423,10 +402,9 @@ static err direction_json(struct run *r, const struct pairs *on, const struct si
     if (e) return e;
     double loss = sums[0] / sums[1];
     snprintf(direction, sizeof direction, "%s→%s", side->name, side->next->name);
-    json_array_append_new(sides, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:{s:f, s:f, s:f}, s:i}", "name", side->name, "direction",
-                                           direction, "loss", loss, "perplexity", exp(loss), "bleu", s.bleu, "chrf", s.chrf, "exact",
-                                           s.exact, "copy", "bleu", copy.bleu, "chrf", copy.chrf, "exact", copy.exact, "rows", n));
-    return OK;
+    json_t *one = json_pack("{s:s, s:s, s:f, s:f}", "name", side->name, "direction", direction, "loss", loss, "perplexity", exp(loss));
+    json_array_append_new(sides, one);
+    return judge_direction(r, side, &(struct command_rows){in, (const char *const *)hyp->v, ref, direction, hyp->n}, one);
 }
 
 /* Text i of a side, copied. */

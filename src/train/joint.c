@@ -29,6 +29,7 @@ static err plain_rollouts(const struct run *r) {
                             : c->denoise_share > 0           ? "denoise"
                             : c->supervised_share > 0        ? "supervised"
                             : c->curriculum_steps            ? "curriculum"
+                            : *c->processor_command          ? "processor"
                                                              : NULL;
         if (other)
             return fail(E_UNSUPPORTED, "schedule: joint trains on all that a step has written, and '%s' is set: leave it out, or say schedule: alternating",

@@ -416,6 +416,7 @@ err run_start(struct run *r) {
             if (e) return *s->name ? fail_in(e, "adapter of side %s", s->name) : e;
         } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
     }
+    TRY(judge_open(r));
     bases_forget(r);
     phase_seen(r, PHASE_LOAD);
     return OK;
@@ -427,6 +428,7 @@ static void pairs_close(struct pairs *p) {
 }
 
 void run_close(struct run *r) {
+    judge_close(r);
     for (int i = 0; i < CONFIG_SIDES; i++) {
         struct side *s = &r->side[i];
         learner_free(&s->learner);
@@ -531,12 +533,12 @@ static err eval_now(struct run *r, const struct pairs *on, const char *tag, cons
     size_t i;
     json_t *side;
     json_array_foreach(json_object_get(j, "sides"), i, side) {
-        static const char *const names[] = {"loss", "perplexity", "bleu", "chrf", "exact", "accuracy", "macro_f1", "span_f1", "rmse", "mae", "pearson", "spearman"};
-        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+        const char *name;
+        json_t *v;
+        json_object_foreach(side, name, v) { /* its figures; what is counted are integers */
             char key[64], full[72];
-            json_t *v = json_object_get(side, names[k]);
-            if (!v) continue;
-            snprintf(full, sizeof full, "eval_%s", keyed(key, sizeof key, &r->side[i], names[k]));
+            if (!json_is_real(v)) continue;
+            snprintf(full, sizeof full, "eval_%s", keyed(key, sizeof key, &r->side[i], name));
             json_object_set(line, full, v);
         }
     }

@@ -7,6 +7,7 @@
 #define CYC_TRAIN_RUN_H
 #include "base/lock.h"
 #include "core/rates.h"
+#include "data/command.h"
 #include "data/order.h"
 #include "gen/generate.h"
 #include "gen/likeness.h"
@@ -55,6 +56,7 @@ struct side {
     int n_texts, longest, truncated;
     struct rows rows;          /* sft: what is trained on; cycles: the texts as rows */
     struct rows answers;       /* cycles: the same as `from`'s tokenizer has them, where that is another */
+    struct command processor;  /* cycles: of texts that are written for this side; line NULL: none */
     bool by_text;              /* cycles: what comes to this side was written with other ids, or for a prompt that leads texts in differently */
     struct rollout_pool rollouts; /* cycles: texts that were made for this adapter */
 };
@@ -163,6 +165,7 @@ struct run {
     size_t peak;               /* measured: of the process when the run first told of it, of a card's memory then */
     size_t seen[PHASES];       /* the peak so far when such a phase first ended; 0: it has not been */
     int64_t warm_steps, step;  /* steps done, warm-up included */
+    struct command metric;     /* eval.metric_command; line NULL: none */
     volatile int *stop;        /* set from a signal handler */
     bool resumed, evaluating;
     struct lock lock;          /* on output_dir, while this run may write there */
@@ -268,6 +271,20 @@ struct needs { size_t here, away, act, scratch; };
 struct needs recipe_needs(const struct run *r, const struct side *s);
 void recipe_widen(const struct run *r, size_t *act, size_t *scratch); /* to what the steps of all sides need */
 void recipe_describe(const struct run *r, str *out); /* the optimizers' line of the plan */
+
+/* judge.c: the texts that a cycle's adapters write */
+err judge_open(struct run *r); /* the configuration's commands, tried once */
+void judge_close(struct run *r);
+/* Text of a base's ids, with U+FFFD for what is none; trimmed: without the white space around it, the caller frees it. */
+err base_text(const struct base *b, const int32_t *ids, size_t n, str *text);
+err base_text_trimmed(const struct base *b, const int32_t *ids, size_t n, char **text);
+/* Texts that were written for side `to` go through its processor, where it has one; source: what they were made from. */
+err process_texts(struct side *to, char **text, const char *const *source, int n);
+err process_made(const struct side *by, const struct ids *prompt, int n, struct generation *made); /* ... and ids, in by's tokenizer */
+/* Can the references of side s's direction be read by its metrics? E_INPUT otherwise. */
+err judge_readable(const struct side *s, const struct source *from, bool swap);
+/* The scores of a direction, those of copying the source ("copy") and "rows", into an object. */
+err judge_direction(struct run *r, const struct side *s, const struct command_rows *rows, json_t *into);
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
