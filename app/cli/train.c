@@ -98,13 +98,13 @@ static json_t *per_side(const double *x, int sides) {
 }
 
 static json_t *step_json(const cyc_step *s) {
-    return json_pack("{s:i, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:I, s:i}", "step", s->step,
+    return json_pack("{s:i, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:I, s:i, s:i, s:i, s:i}", "step", s->step,
                      "max_steps", s->max_steps, "warmup", s->warmup, "loss", per_side(s->loss, s->sides), "grad_norm",
                      per_side(s->grad_norm, s->sides), "learning_rate", per_side(s->learning_rate, s->sides), "seconds",
                      json_number(s->seconds), "generate_s", json_number(s->generate_s), "train_s",
                      json_number(s->train_s), "generated", (json_int_t)s->generated, "trained", (json_int_t)s->trained,
                      "supervised", (json_int_t)s->supervised, "eta_s", json_number(s->eta_s), "resident",
-                     (json_int_t)s->resident, "skipped", s->skipped);
+                     (json_int_t)s->resident, "skipped", s->skipped, "texts", s->texts, "dropped", s->dropped, "idle", s->idle);
 }
 
 /* --- lines for people -----------------------------------------------------------------------------------------------
@@ -134,6 +134,7 @@ static void step_line(const cyc_step *s, bool details, str *out) {
         str_addf(out, "  generate %.0f %% train %.0f %%", 100 * s->generate_s / busy, 100 * s->train_s / busy);
     if (s->resident) str_addf(out, "  %s", show_bytes((double)s->resident));
     str_addf(out, "  left %s", show_time(s->eta_s));
+    if (s->dropped) str_addf(out, "  (%d of %d texts dropped)", s->dropped, s->texts);
     if (s->skipped)
         str_addf(out, "  (%s: the gradient overflowed float16; the loss scale is halved)",
                  s->sides > 1 && s->skipped == 1 ? "one adapter left out" : "left out");

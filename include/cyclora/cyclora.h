@@ -157,11 +157,12 @@ enum { CYC_SIDES = 8 };           /* at most */
 typedef struct cyc_step {
     int step, max_steps, warmup;  /* warmup: this step trained on warm-up pairs (step and max_steps count those) */
     int sides;                    /* 1 (sft), or as many as go in cycles */
-    double loss[CYC_SIDES], grad_norm[CYC_SIDES], learning_rate[CYC_SIDES];
+    double loss[CYC_SIDES], grad_norm[CYC_SIDES], learning_rate[CYC_SIDES]; /* NAN of an adapter that was idle */
     double seconds, generate_s, train_s;
     int64_t generated, trained, supervised; /* tokens of this step */
     double eta_s;
     size_t resident;              /* bytes resident now */
+    int texts, dropped, idle;     /* cycles: texts made for the adapters, those of them that were not trained on, adapters that had no row left */
     int skipped;                  /* adapters that learnt nothing in this step: their gradient overflowed dtype float16 (the scale is lower now) */
 } cyc_step;
 typedef struct cyc_callbacks {

@@ -2,6 +2,7 @@
 #include "api/api.h"
 #include "base/log.h"
 #include "train/run.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,9 +56,13 @@ static void relay_step(void *ctx, const struct run *r, const struct step_info *i
     cyc_step s = {.step = (int)info->step, .max_steps = (int)info->total, .warmup = info->warmup, .sides = r->n_sides, .seconds = info->seconds,
                   .generate_s = info->generate_s, .train_s = info->train_s, .generated = info->generated, .resident = run_memory(r)};
     for (int i = 0; i < s.sides; i++) {
-        s.loss[i] = info->side[i].loss;
-        s.grad_norm[i] = info->side[i].grad_norm;
-        s.learning_rate[i] = info->side[i].learning_rate;
+        const bool idle = info->rollouts[i].idle;
+        s.loss[i] = idle ? NAN : info->side[i].loss;
+        s.grad_norm[i] = idle ? NAN : info->side[i].grad_norm;
+        s.learning_rate[i] = idle ? NAN : info->side[i].learning_rate;
+        s.texts += info->rollouts[i].texts;
+        s.dropped += info->rollouts[i].dropped;
+        s.idle += idle;
         s.trained += info->side[i].tokens;
         s.supervised += info->side[i].supervised;
         s.skipped += info->side[i].skipped;

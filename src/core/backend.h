@@ -86,8 +86,8 @@ struct flat_ops {
     err (*cast)(const float *x, void *to, dtype dt, int64_t n, int threads); /* to bf16 or f16, nearest even; to f32, a copy */
     err (*importance)(const struct importance *o, const struct importance_state *s, int64_t n, int threads);
     err (*orthogonal)(const struct orthogonal *o, const float *v, float *grad, int threads);
-    /* One token on: ids[i] = log[i] = next[i], pos[i] += 1. NULL where memory is the host's. */
-    err (*advance)(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n);
+    /* One token on: ids[i] = log[i] = next[i], log[n + i] = the bits of logprob[i], pos[i] += 1. NULL where memory is the host's. */
+    err (*advance)(int32_t *ids, int32_t *pos, const int32_t *next, const float *logprob, int32_t *log, int n);
     /* The other optimizers (optim/optimizers.def). The last two take one tensor at a time, and scratch: so many bytes, 64-byte aligned. */
     err (*adamw_8bit)(const struct adamw *o, const struct adamw_8bit_state *s, int64_t n, int threads);
     err (*lion)(const struct lion *o, const struct momentum_state *s, int64_t n, int threads);

@@ -35,6 +35,7 @@ struct row {
     int label;  /* classification: 1 + the class that the row's one supervised position is to tell; 0: each position tells the next id */
     const int32_t *labels; /* token classification: [n], at supervised positions 1 + the class that they are to tell; NULL: see label */
     const float *target;   /* regression: the numbers that the one supervised position is to tell; NULL: see label */
+    float weight;          /* of its supervised positions in the loss; 0: not said, which is 1 */
 };
 struct rows {
     arena mem;

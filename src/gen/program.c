@@ -259,7 +259,7 @@ void memory_sizes(struct memory *mem, const struct program *const *programs, int
         if (works > mem->work_bytes) mem->work_bytes = works;
         if (programs[i]->mode == MODE_DECODE && programs[i]->p.cap[-SYM_N] > slots) slots = programs[i]->p.cap[-SYM_N];
     }
-    if (mem->log_off) mem->stage_bytes = mem->log_off + LOG_LINES * (size_t)slots * sizeof *mem->log;
+    if (mem->log_off) mem->stage_bytes = mem->log_off + 2 * LOG_LINES * (size_t)slots * sizeof *mem->log;
 }
 
 err memory_for(struct memory *mem, struct program *const *programs, int n) {
@@ -435,8 +435,8 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
 /* --- token by token -------------------------------------------------------------------------------------------------- */
 err program_advance(const struct program *g, const struct memory *mem, int n, int line) {
     struct binding b = bind(mem, n, 0, 0);
-    return mem->backend->flat->advance(plan_view(&g->plan, &b, g->ids).p, plan_view(&g->plan, &b, g->pos).p,
-                                       plan_view(&g->plan, &b, g->next).p, mem->log + (size_t)line * n, n);
+    return mem->backend->flat->advance(plan_view(&g->plan, &b, g->ids).p, plan_view(&g->plan, &b, g->pos).p, plan_view(&g->plan, &b, g->next).p,
+                                       plan_view(&g->plan, &b, g->logprob).p, mem->log + 2 * (size_t)line * n, n);
 }
 
 err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run) {
@@ -447,7 +447,7 @@ err program_again(const struct program *g, const struct memory *mem, void *param
 }
 
 err program_log(const struct memory *mem, int n, int lines, int32_t *to) {
-    return mem->backend->mem->download(to, mem->log, (size_t)n * lines * sizeof *to);
+    return mem->backend->mem->download(to, mem->log, 2 * (size_t)n * lines * sizeof *to);
 }
 
 struct view program_out(const struct program *g, const struct memory *mem, val v, int n, int s) {

@@ -90,7 +90,7 @@ struct memory {
     size_t act_bytes, scratch_bytes, state_off, host_bytes;
     void *work;            /* the adapter in the compute type, where that is not f32 */
     char *stage, *stage_host; /* inputs on their way, where the backend's memory is its own */
-    int32_t *log;          /* behind them: the ids of up to LOG_LINES decode runs */
+    int32_t *log;          /* behind them: what up to LOG_LINES decode runs sampled */
     size_t work_bytes, stage_bytes, log_off;
 };
 /* The sizes alone, with nothing taken. */
@@ -121,7 +121,7 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
 bool program_rungs(const struct program *g, int *n, int *s);
 int program_lines(const struct program *g, int n); /* decode: the same for its rows, by up to a third */
 /* After a decode run of n rows: the ids it sampled become the next run's, on the backend, and are noted in line `line` of the log.
- * program_again() runs it; program_log() brings `lines` lines of n ids each to the host. Where memory is the host's there is no log. */
+ * program_again() runs it; program_log() brings `lines` lines to the host, each n ids and then the bits of their n log-probabilities. Where memory is the host's there is no log. */
 enum { LOG_LINES = 4 };
 err program_advance(const struct program *g, const struct memory *mem, int n, int line);
 err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run);

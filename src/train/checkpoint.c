@@ -3,7 +3,8 @@
  *   output_dir/config.yaml            the resolved configuration
  *   output_dir/audit.json             hashes of base, tokenizer and data; version; seed; processor
  *   output_dir/metrics.jsonl          a line per logged step and evaluation
- *   output_dir/checkpoint-N/{A,B,...}/    adapters in PEFT's layout, optimizer.safetensors beside each
+ *   output_dir/checkpoint-N/{A,B,...}/    adapters in PEFT's layout, optimizer.safetensors beside each, and
+ *                                     rollouts.safetensors where texts wait for later steps (rollout_file.c)
  *   output_dir/checkpoint-N/trainer_state.json   step, updates, data cursors, evaluations so far
  *   output_dir/best/{A,B}/            those of the best evaluation, where metric_for_best_model asks for it
  *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter); none of a random base
@@ -201,6 +202,7 @@ static err save_side(const struct run *r, int i, const char *dir, arena *mem) {
     const struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
     TRY(learner_write(&s->learner, folder, s->cfg->model));
+    TRY(rollout_write(&s->rollouts, folder));
     return optimizer_write(&s->learner, folder);
 }
 
@@ -320,6 +322,9 @@ static err load_side(struct run *r, int i, const char *dir, arena *mem) {
     TRY(learner_load(&s->learner, folder, &s->base->model));
     bool found;
     TRY(optimizer_read(&s->learner, folder, &found));
+    const struct base *made = s->from ? s->from->base : s->base, *real = s->next ? s->next->base : s->base;
+    const int vocab[] = {(int)real->model.shape.vocab, (int)s->base->model.shape.vocab, (int)made->model.shape.vocab};
+    TRY(rollout_read(&s->rollouts, folder, vocab));
     return found ? OK : fail(E_INPUT, "%s/optimizer.safetensors is missing: this checkpoint is not whole", folder);
 }
 

@@ -584,6 +584,7 @@ static err check_one_side(const struct config *c) {
         if (b->n && !same) return fail(E_USAGE, "'%sdata' has no use: %s trains one adapter, on 'data'", side_prefixes[s], c->objective);
     }
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
+    TRY(config_check_no_rollouts(c));
     if (c->cycles.n) return fail(E_USAGE, "'cycles' has no use with objective %s, which has one side", c->objective);
     if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
@@ -653,6 +654,7 @@ static err check_cycle(const struct config *c) {
     }
     if (c->labels.n)
         return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
+    TRY(config_check_rollouts(c));
     return config_cycles(c, next);
 }
 
@@ -750,7 +752,7 @@ err config_check(const struct config *c) {
         return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);
     if (strcmp(c->best_metric, "none") != 0 && !held_out)
         return fail(E_USAGE, "'metric_for_best_model' is %s but 'eval.data' names no file", c->best_metric);
-    if (c->max_steps == 0 && !*c->warmup_pairs)
+    if (c->max_steps == 0 && !(*c->warmup_pairs && c->warmup_epochs))
         return fail(E_USAGE, "'max_steps' is 0 and there are no 'warmup_pairs': nothing to train");
     return OK;
 }

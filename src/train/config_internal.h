@@ -30,6 +30,10 @@ bool config_is_null(const struct given *g);                  /* nothing was writ
 err config_key_of(const struct given *g, int *k, int *side); /* side -1: all; unknown and misplaced keys are E_USAGE */
 err config_mismatch(const struct given *g, int k);           /* E_USAGE: "run.yaml:3: 'lora.r' wants ..., found ..." */
 
+/* config_rollout.c: what is between generating and training; the first of it that an objective without generation has no use for. */
+err config_check_rollouts(const struct config *c);
+err config_check_no_rollouts(const struct config *c);
+
 /* The options of a file in a list, NULL-ended: weight, limit, format, field. */
 extern const char *const config_file_options[];
 

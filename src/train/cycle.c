@@ -144,6 +144,7 @@ static err load(struct run *r) {
     for (int i = 0; i < r->n_sides; i++) TRY(load_texts(r, &r->side[i]));
     for (int i = 0; i < r->n_sides; i++) widen(r, &r->side[i]);
     if (*r->cfg->warmup_pairs) TRY(load_pairs(r, &r->warm, r->cfg->warmup_pairs, r->cfg->warmup_fields, r->cfg->warmup_limit));
+    for (int i = 0; i < r->n_sides; i++) TRY(rollout_check(r, &r->side[i]));
     if (*r->cfg->eval_data) TRY(load_pairs(r, &r->eval, r->cfg->eval_data, r->cfg->eval_fields, r->cfg->eval_limit));
     if (*r->cfg->test_data) TRY(load_pairs(r, &r->test, r->cfg->test_data, r->cfg->eval_fields, r->cfg->test_limit));
     for (int d = 0; d < r->n_sides; d++) {
@@ -173,15 +174,15 @@ static err text_of(const struct base *b, const struct generation *g, str *text) 
     return text->failed ? fail(E_MEMORY, "out of memory") : OK;
 }
 
-/* Text that was generated for side `to` becomes ids for its prompt: as they are, or through text. Text can come back as
+/* Text that was made for side `to`, in a base's ids, becomes ids for its prompt: as they are, or through text. Text can come back as
  * more ids than were generated (the prompt's lead, bytes that are no character): what the plan has no room for is cut. */
-static err hand_over(const struct side *to, const struct generation *g, struct ids *out) {
+static err hand_over(const struct side *to, const struct base *ids_of, const struct generation *g, struct ids *out) {
     if (!to->by_text) {
         for (int i = 0; i < g->n; i++) TRY(ids_push(out, g->ids[i]));
         return OK;
     }
     str text = {0};
-    err e = text_of(to->from->base, g, &text);
+    err e = text_of(ids_of, g, &text);
     char *t = text.p ? text.p : "";
     while (*t && isspace((unsigned char)*t)) t++;
     if (!e) e = prompt_form_text(to->base->tok, &to->form, t, out);
@@ -196,9 +197,9 @@ static err wrap(const struct side *s, const struct ids *text, struct ids *prompt
     return beside(s, false) ? ids_push(prompt, s->base->eos) : OK;
 }
 
-static err wrap_made(const struct side *s, const struct generation *made, struct ids *prompt) {
+static err wrap_made(const struct side *s, const struct base *ids_of, const struct generation *made, struct ids *prompt) {
     struct ids synth = {0};
-    err e = hand_over(s, made, &synth);
+    err e = hand_over(s, ids_of, made, &synth);
     if (!e) e = wrap(s, &synth, prompt);
     ids_free(&synth);
     return e;
@@ -218,11 +219,13 @@ static err add_row(const struct side *s, struct ids *prompt, const struct ids *r
 }
 
 /* Rows that adapter `s` trains on: its side's prompt around each synthetic text, then the real text and EOS. */
-static err cycle_rows(const struct side *s, const struct generation *made, const struct ids *real, int n, struct rows *out) {
-    for (int i = 0; i < n; i++) {
+static err cycle_rows(const struct side *s, const struct rollouts *from, struct rows *out) {
+    for (int i = 0; i < from->n; i++) {
+        const struct rollout *x = &from->v[i];
         struct ids prompt = {0};
-        err e = wrap_made(s, &made[i], &prompt);
-        if (!e) e = add_row(s, &prompt, &real[i], out);
+        err e = wrap_made(s, x->corrupted ? s->base : s->from->base, &x->made, &prompt);
+        if (!e) e = add_row(s, &prompt, rollout_answer(x), out);
+        if (!e) out->r[out->n - 1].weight = x->weight;
         ids_free(&prompt);
         if (e) return e;
     }
@@ -240,7 +243,7 @@ static uint64_t sampler_key(const struct run *r, const struct side *s) {
 }
 
 /* Real texts of the side after s go round until they are texts of s: made[n]. */
-static err go_round(struct run *r, const struct side *s, const struct ids *real, int n, struct generation *made, struct step_info *info) {
+static err go_round(struct run *r, const struct side *s, const struct ids *real, int n, struct generation *made, int64_t *tokens) {
     uint64_t key = sampler_key(r, s);
     struct ids *prompt = calloc((size_t)n, sizeof *prompt);
     err e = prompt ? OK : fail(E_MEMORY, "out of memory");
@@ -249,11 +252,11 @@ static err go_round(struct run *r, const struct side *s, const struct ids *real,
         for (int i = 0; i < n && !e && w != s->next; i++) {
             ids_free(&prompt[i]);
             prompt[i] = (struct ids){0};
-            e = wrap_made(w, &made[i], &prompt[i]);
+            e = wrap_made(w, w->from->base, &made[i], &prompt[i]);
         }
         drop_generations(made, n);
         if (!e) e = generate_texts(r, index_of(r, w), prompt, n, (int)w->cfg->max_new_tokens, w->cfg->temperature, key++, made, NULL);
-        for (int i = 0; i < n && !e; i++) info->generated += made[i].n + made[i].stopped;
+        for (int i = 0; i < n && !e; i++) *tokens += made[i].n + made[i].stopped;
     }
     free_ids(prompt, n);
     return e;
@@ -262,28 +265,21 @@ static err go_round(struct run *r, const struct side *s, const struct ids *real,
 /* One part of a step: the other adapters write this side's text from the next one's, this adapter learns to undo it. */
 static err half(struct run *r, int which, struct step_info *info) {
     struct side *s = &r->side[which];
-    int n = (int)(s->cfg->batch * s->cfg->accumulation);
-    struct ids *real = calloc((size_t)n, sizeof *real), *answer = calloc((size_t)n, sizeof *answer);
-    struct generation *made = calloc((size_t)n, sizeof *made);
-    const struct row **list = calloc((size_t)n, sizeof *list);
+    struct rollout_stats *stats = &info->rollouts[which];
+    const uint64_t key = (uint64_t)(r->n_sides * r->step + which);
+    const struct row **list = NULL;
     struct rows rows = {0};
-    err e = real && answer && made && list ? OK : fail(E_MEMORY, "out of memory");
-    if (!e) e = data_draw_texts(s->next, n, real, answer);
+    int n = 0;
     double t0 = seconds_now(), t1;
-    if (!e) e = go_round(r, s, real, n, made, info);
+    err e = rollout_draw(r, s, key, go_round, stats);
     info->generate_s += (t1 = seconds_now()) - t0;
-    if (!e) e = cycle_rows(s, made, answer, n, &rows);
-    for (int i = 0; i < rows.n; i++) list[i] = &rows.r[i];
-    if (!e)
-        e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, (uint64_t)(r->n_sides * r->step + which),
-                         &info->side[which]);
+    info->generated += stats->tokens;
+    if (!e) e = cycle_rows(s, &s->rollouts.step, &rows);
+    if (!e) e = rollout_list(r, s, &rows, stats, &list, &n);
+    if (!e && n) e = learner_step(&s->learner, &r->wb, list, n, (uint64_t)r->cfg->seed, key, &info->side[which]);
     info->train_s += seconds_now() - t1;
     rows_free(&rows);
     free(list);
-    drop_generations(made, n);
-    free(made);
-    free(answer);
-    free(real);
     return e;
 }
 
@@ -309,42 +305,58 @@ static err warm_step(struct run *r, struct step_info *info) {
     return e;
 }
 
-/* All parts of a step at once, with the adapters as the step finds them (joint.c; cycles of two): what the adapters write comes side after side,
- * and so do the rows that they train on. */
-static err step_joint(struct run *r, struct step_info *info) {
-    struct crowd writes = joint_crowd(r), learns = joint_crowd(r);
-    int n = 0, first[CONFIG_SIDES]; /* of the texts that a side is written for */
+/* The texts that all sides' parts want, in one batch, each written by the adapter before (joint.c; cycles of two). */
+static err write_together(struct run *r, struct step_info *info) {
+    struct crowd writes = joint_crowd(r);
+    int n = 0, asked[CONFIG_SIDES];
     for (int d = 0; d < r->n_sides; d++) {
-        const struct side_config *own = r->side[d].cfg, *to = r->side[d].next->cfg;
-        learns.end[d] = (d ? learns.end[d - 1] : 0) + (int)(own->batch * own->accumulation);
-        first[index_of(r, r->side[d].next)] = n;
-        writes.end[d] = n += (int)(to->batch * to->accumulation);
+        struct side *to = r->side[d].next;
+        TRY(rollout_ask(r, to, &info->rollouts[index_of(r, to)], &asked[d]));
+        writes.end[d] = n += asked[d];
     }
-    struct ids *real = calloc((size_t)n, sizeof *real), *answer = calloc((size_t)n, sizeof *answer),
-               *prompt = calloc((size_t)n, sizeof *prompt);
+    if (!n) return OK;
+    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
     struct generation *made = calloc((size_t)n, sizeof *made);
-    const struct row **list = calloc((size_t)n, sizeof *list);
-    struct rows rows = {0};
-    err e = real && answer && prompt && made && list ? OK : fail(E_MEMORY, "out of memory");
-    for (int d = 0, i = 0; d < r->n_sides && !e; d++) {
-        e = data_draw_texts(&r->side[d], writes.end[d] - i, real + i, answer + i);
-        for (; i < writes.end[d] && !e; i++) e = wrap(&r->side[d], &real[i], &prompt[i]);
-    }
-    double t0 = seconds_now(), t1;
+    err e = prompt && made ? OK : fail(E_MEMORY, "out of memory");
+    for (int d = 0, at = 0; d < r->n_sides; d++)
+        for (int i = 0; i < asked[d] && !e; i++) e = wrap(&r->side[d], &r->side[d].next->rollouts.window.v[i].real, &prompt[at++]);
     if (!e) e = generate_texts_of_all(r, prompt, &writes, sampler_key(r, &r->side[0]), made);
-    info->generate_s = (t1 = seconds_now()) - t0;
-    for (int d = 0; d < r->n_sides && !e; d++)
-        e = cycle_rows(&r->side[d], made + first[d], answer + first[d], learns.end[d] - rows.n, &rows);
-    for (int i = 0; i < n && !e; i++) list[i] = &rows.r[i], info->generated += made[i].n + made[i].stopped;
-    if (!e) e = joint_step(r, &learns, list, (uint64_t)(r->n_sides * r->step), info->side);
-    info->train_s = seconds_now() - t1;
-    rows_free(&rows);
-    free(list);
+    for (int d = 0, at = 0; d < r->n_sides && !e; at = writes.end[d++]) {
+        struct side *to = r->side[d].next;
+        for (int i = at; i < writes.end[d]; i++) info->rollouts[index_of(r, to)].tokens += made[i].n + made[i].stopped;
+        if (asked[d]) rollout_take(to, made + at);
+    }
     drop_generations(made, n);
     free(made);
     free_ids(prompt, n);
-    free(answer);
-    free(real);
+    return e;
+}
+
+/* All parts of a step at once, with the adapters as the step finds them. */
+static err step_joint(struct run *r, struct step_info *info) {
+    struct crowd learns = joint_crowd(r);
+    struct rows rows[CONFIG_SIDES] = {{.n = 0}};
+    const struct row **own[CONFIG_SIDES] = {NULL}, **all = NULL;
+    int n = 0;
+    double t0 = seconds_now(), t1;
+    err e = write_together(r, info);
+    for (int d = 0; d < r->n_sides && !e; d++) {
+        struct rollout_stats *stats = &info->rollouts[d];
+        int rows_of = 0;
+        e = rollout_draw(r, &r->side[d], (uint64_t)(r->n_sides * r->step + d), go_round, stats);
+        if (!e) e = cycle_rows(&r->side[d], &r->side[d].rollouts.step, &rows[d]);
+        if (!e) e = rollout_list(r, &r->side[d], &rows[d], stats, &own[d], &rows_of);
+        info->generated += stats->tokens;
+        learns.end[d] = n += rows_of;
+    }
+    info->generate_s = (t1 = seconds_now()) - t0;
+    if (!e && n && !(all = calloc((size_t)n, sizeof *all))) e = fail(E_MEMORY, "out of memory");
+    for (int d = 0, i = 0; d < r->n_sides && !e && n; d++)
+        for (int first = i; i < learns.end[d]; i++) all[i] = own[d][i - first];
+    if (!e && n) e = joint_step(r, &learns, all, (uint64_t)(r->n_sides * r->step), info->side);
+    info->train_s = seconds_now() - t1;
+    for (int d = 0; d < r->n_sides; d++) rows_free(&rows[d]), free(own[d]);
+    free(all);
     return e;
 }
 

@@ -117,6 +117,7 @@ size_t data_bytes(const struct run *r) {
         const struct side *s = &r->side[i];
         n += s->source.bytes + s->rows.bytes + s->answers.bytes + (size_t)s->order.n * sizeof *s->order.perm;
         if (s->texts) n += (size_t)s->n_texts * sizeof *s->texts;
+        if (r->objective->generates) n += rollout_bytes(r, s);
     }
     return n;
 }

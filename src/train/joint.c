@@ -129,7 +129,7 @@ err joint_step(struct run *r, const struct crowd *of, const struct row *const *r
         struct step_sums all = {.grad = r->wb.grad + (size_t)k * r->side[k].plans->st.params.trained / sizeof(float), .step = step};
         memcpy(all.sums, sums[k], sizeof all.sums);
         for (; i < of->end[k]; i++) all.tokens += rows[i]->n;
-        TRY(learner_update(&r->side[k].learner, &r->wb, &all, &out[k]));
+        if (all.tokens) TRY(learner_update(&r->side[k].learner, &r->wb, &all, &out[k]));
     }
     return OK;
 }

@@ -215,10 +215,12 @@ const char *size_text(size_t bytes) {
     return s;
 }
 
+static int made_at_once(const struct run *r, const struct side *s) { return (int)(s->cfg->batch * s->cfg->accumulation * (r->objective->generates ? r->cfg->rollout_refresh : 1)); }
+
 int run_most_rows(const struct run *r) {
     int most = 1, all = 0;
     for (int i = 0; i < r->n_sides; i++) {
-        const int rows = (int)(r->side[i].cfg->batch * r->side[i].cfg->accumulation);
+        const int rows = made_at_once(r, &r->side[i]);
         if (rows > most) most = rows;
         all += rows;
     }
@@ -431,6 +433,7 @@ void run_close(struct run *r) {
         order_free(&s->order);
         source_close(&s->source);
         prompt_form_free(&s->form);
+        rollout_free(&s->rollouts);
         for (int k = 0; s->texts && k < s->n_texts; k++)
             if (s->texts[k].cap) ids_free(&s->texts[k]);
         free(s->texts);
@@ -464,6 +467,22 @@ static const char *keyed(char *buf, size_t n, const struct side *s, const char *
     return buf;
 }
 
+/* What became of the texts that the side's adapter trained on; what is not in use is not told of. */
+static void log_rollouts(const struct rollout_stats *q, const struct side *s, json_t *j) {
+    char k[64];
+    const struct { const char *name; int64_t n; bool always; } counts[] = {
+        {"rollout_texts", q->texts, true}, {"rollout_empty", q->empty, true}, {"rollout_truncated", q->truncated, true},
+        {"rollout_dropped", q->dropped, false}, {"rollout_replayed", q->replayed, false}, {"rollout_denoised", q->denoised, false},
+        {"rollout_supervised", q->supervised, false}, {"rollout_passed_over", q->passed_over, false}};
+    const struct { const char *name; double x; } means[] = {
+        {"rollout_logprob", q->logprob}, {"rollout_copy_rate", q->copy_rate}, {"rollout_length_ratio", q->length_ratio}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        if (counts[i].always || counts[i].n) json_object_set_new(j, keyed(k, sizeof k, s, counts[i].name), json_integer(counts[i].n));
+    for (size_t i = 0; i < sizeof means / sizeof *means; i++)
+        if (q->texts && isfinite(means[i].x)) json_object_set_new(j, keyed(k, sizeof k, s, means[i].name), json_real(means[i].x));
+    if (q->idle) json_object_set_new(j, keyed(k, sizeof k, s, "idle"), json_true());
+}
+
 /* transformers' names; with two sides the reference implementation's: train_loss_A, learning_rate_A. */
 static err log_step(struct run *r, const struct step_info *info) {
     json_t *j = json_pack("{s:I, s:f, s:f, s:f, s:I}", "step", (json_int_t)info->step, "seconds", info->seconds, "generate_seconds",
@@ -474,6 +493,9 @@ static err log_step(struct run *r, const struct step_info *info) {
         const struct side *s = &r->side[i];
         const struct step_result *q = &info->side[i];
         char k[64];
+        if (r->objective->generates && !info->warmup) log_rollouts(&info->rollouts[i], s, j);
+        json_object_set_new(j, keyed(k, sizeof k, s, "epoch"), json_real((double)s->order.epoch + (double)s->order.index / s->order.n));
+        if (info->rollouts[i].idle) continue;
         json_object_set_new(j, keyed(k, sizeof k, s, *s->name ? "train_loss" : "loss"), json_real(q->loss));
         json_object_set_new(j, keyed(k, sizeof k, s, "grad_norm"), json_real(q->grad_norm));
         json_object_set_new(j, keyed(k, sizeof k, s, "learning_rate"), json_real(q->learning_rate));
@@ -484,7 +506,6 @@ static err log_step(struct run *r, const struct step_info *info) {
                                 json_real(q->accuracy));
         json_object_set_new(j, keyed(k, sizeof k, s, "num_tokens"), json_integer(q->tokens));
         json_object_set_new(j, keyed(k, sizeof k, s, "supervised_tokens"), json_integer(q->supervised));
-        json_object_set_new(j, keyed(k, sizeof k, s, "epoch"), json_real((double)s->order.epoch + (double)s->order.index / s->order.n));
     }
     return metrics_append(r, j);
 }

@@ -13,6 +13,7 @@
 #include "io/npy.h"
 #include "train/config.h"
 #include "train/learner.h"
+#include "train/rollout.h"
 #include <jansson.h>
 
 /* What one model brings to a run. Adapters share it, but for those of dmcct, where each side has a model of its own. base.c */
@@ -55,6 +56,7 @@ struct side {
     struct rows rows;          /* sft: what is trained on; cycles: the texts as rows */
     struct rows answers;       /* cycles: the same as `from`'s tokenizer has them, where that is another */
     bool by_text;              /* cycles: what comes to this side was written with other ids, or for a prompt that leads texts in differently */
+    struct rollout_pool rollouts; /* cycles: texts that were made for this adapter */
 };
 
 struct pairs {                 /* supervised: warm-up and evaluation of cycles; what is held out of one side's data */
@@ -67,6 +69,7 @@ struct step_info {
     int64_t step, total;
     bool warmup;
     struct step_result side[CONFIG_SIDES];
+    struct rollout_stats rollouts[CONFIG_SIDES]; /* cycles: of the texts that were made for this adapter */
     double seconds, generate_s, train_s;
     int64_t generated;
 };
