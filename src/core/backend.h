@@ -31,6 +31,7 @@ static inline struct adapters adapters_of_rows(const struct adapters *all, int64
     }
     return some;
 }
+static inline int adapters_in(const struct adapters *all) { return all ? all->n : 1; } /* a run */
 /* Whose a row is. */
 static inline int adapters_whose(const struct adapters *all, int64_t row) {
     int k = 0;

@@ -297,6 +297,6 @@ err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const stru
         sum[2] += w * (double)b.correct[b.rows[i]];
         sum[3] += 1;
     }
-    for (int i = 0; i < out[0].d[0]; i++) view_f32(&out[0])[i] = (float)all[i];
+    for (int i = 0; i < 4 * adapters_in(run->adapters); i++) view_f32(&out[0])[i] = (float)all[i];
     return OK;
 }

@@ -357,7 +357,7 @@ extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, c
     int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], bound = run->weighted && run->weighted < N ? run->weighted : N;
     struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, wanted_of(out)), wanted_of(out), i->a.softcap, i->a.alpha[0]};
     int *index = (int *)(h.scratch + h.at.index);
-    TRY(cuda_check(cudaMemsetAsync(out[0].p, 0, view_bytes(&out[0]), cuda_stream), "head_loss"));
+    TRY(cuda_check(cudaMemsetAsync(out[0].p, 0, 16 * (size_t)adapters_in(run->adapters), cuda_stream), "head_loss"));
     if (!N) return OK;
     TRY(cuda_check(cudaMemsetAsync(out[1].p, 0, (size_t)N * 4, cuda_stream), "head_loss"));
     if (h.make.dx) TRY(cuda_check(cudaMemset2DAsync(out[2].p, (size_t)out[2].ld * size_of(out[2].dt), 0, (size_t)C * size_of(out[2].dt), (size_t)N, cuda_stream), "head_loss"));
@@ -375,7 +375,7 @@ extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, c
         int64_t rows = bound - from < most ? bound - from : most;
         WITH_TYPE(in[0].dt, TRY(chunk<T>(&h, from, rows)));
     }
-    for (int k = 0; k < (run->adapters ? run->adapters->n : 1); k++)
+    for (int k = 0; k < adapters_in(run->adapters); k++)
         sums_kernel<<<1, 256, 0, cuda_stream>>>(index, (const float *)(h.scratch + h.at.row), (const float *)in[3].p,
                                                 run->adapters && k ? run->adapters->of[k - 1].end : 0, run->adapters ? run->adapters->of[k].end : N,
                                                 (float *)out[0].p + 4 * k);

@@ -157,7 +157,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
             delta_gradients(i, in, out, n, v, g);
         }
     }
-    for (int k = 0; k < out[0].d[0]; k++) view_f32(&out[0])[k] = (float)all[k];
+    for (int k = 0; k < 4 * adapters_in(run->adapters); k++) view_f32(&out[0])[k] = (float)all[k];
     return OK;
 }
 

@@ -91,12 +91,12 @@ static err load_texts(struct run *r, struct side *s) {
     return data_order(r, s, (uint32_t)index_of(r, s));
 }
 
-/* The records that have side i's text and the next one's; swap: in the other order. Two sides that go back and forth have one source. */
-static struct source *source_of(const struct run *r, struct pairs *p, int i, bool *swap) {
+/* Whose source has the records of side i's text and the next one's; swap: in the other order. Two sides that go back and forth have one source;
+ * side 0's is pairs.source, another's pairs.more[]. */
+static int source_of(const struct run *r, int i, bool *swap) {
     const struct side *s = &r->side[i];
     *swap = s->next->next == s && s->next < s;
-    const int k = *swap ? index_of(r, s->next) : i;
-    return k ? &p->more[k] : &p->source;
+    return *swap ? index_of(r, s->next) : i;
 }
 
 static err load_pairs(struct run *r, struct pairs *p, const char *path, struct strs fields, int64_t limit) {
@@ -105,7 +105,8 @@ static err load_pairs(struct run *r, struct pairs *p, const char *path, struct s
     for (int i = 0; i < r->n_sides; i++) {
         struct side *s = &r->side[i];
         bool swap;
-        struct source *from = source_of(r, p, i, &swap);
+        const int of = source_of(r, i, &swap);
+        struct source *from = of ? &p->more[of] : &p->source;
         if (!swap) TRY(source_open(path, WANT_PAIR, fields.v[i], fields.v[index_of(r, s->next)], from));
         if (limit > 0 && limit < from->n) from->n = (int)limit;
         TRY(rows_pairs(s->base->tok, &s->form, from, swap, (int)s->cfg->max_length, &p->rows[i]));
@@ -464,7 +465,8 @@ static err take_texts(struct run *r, const struct pairs *on, struct judged *j) {
     for (int i = 0; i < r->n_sides && !e; i++) {
         struct side *s = &r->side[i];
         bool swap;
-        const struct source *from = source_of(r, (struct pairs *)on, i, &swap);
+        const int of = source_of(r, i, &swap);
+        const struct source *from = of ? &on->more[of] : &on->source;
         if (!on->source.n && !begins(r, i)) continue;
         j->n[i] = on->source.n ? on->source.n : s->n_texts < 32 ? s->n_texts : 32;
         j->text[i] = arena_alloc(&j->mem, (size_t)j->n[i] * sizeof *j->text[i]);
@@ -497,7 +499,7 @@ static void add_samples(const struct run *r, const struct side *s, const struct 
         for (int h = 0; h + 1 < hops; h++) json_array_append_new(via, json_string(way[h].v[k]));
         for (const struct side *w = s->next; w != s; w = w->next) json_array_append_new(names, json_string(w->name));
         if (hops > 1) json_object_set(one, "via", via);
-        if (i || hops > 1) json_object_set(one, "names", names);
+        if (i || hops > 1 || index_of(r, s->next) != 1) json_object_set(one, "names", names);
         json_decref(via);
         json_decref(names);
         json_array_append_new(samples, one);

@@ -144,7 +144,7 @@ static void help_pages(void **state) {
     sh("$C help config --markdown");
     status_is(0);
     says(ran.out.p, "| `learning_rate` | number > 0 | `2e-4` |");
-    says(ran.out.p, "macct\\|sft");
+    says(ran.out.p, "macct\\|dmcct\\|sft");
 }
 
 static void wrong_commands(void **state) {
