@@ -307,12 +307,12 @@ static err warm_step(struct run *r, struct step_info *info) {
 }
 
 /* The texts that all sides' parts want, in one batch, each written by the adapter before (joint.c; cycles of two). */
-static err write_together(struct run *r, struct step_info *info) {
+static err write_together(struct run *r, struct rollout_stats *stats) {
     struct crowd writes = joint_crowd(r);
     int n = 0, asked[CONFIG_SIDES];
     for (int d = 0; d < r->n_sides; d++) {
         struct side *to = r->side[d].next;
-        TRY(rollout_ask(r, to, &info->rollouts[index_of(r, to)], &asked[d]));
+        TRY(rollout_ask(r, to, &stats[index_of(r, to)], &asked[d]));
         writes.end[d] = n += asked[d];
     }
     if (!n) return OK;
@@ -324,7 +324,7 @@ static err write_together(struct run *r, struct step_info *info) {
     if (!e) e = generate_texts_of_all(r, prompt, &writes, sampler_key(r, &r->side[0]), made);
     for (int d = 0, at = 0; d < r->n_sides && !e; at = writes.end[d++]) {
         struct side *to = r->side[d].next;
-        for (int i = at; i < writes.end[d]; i++) info->rollouts[index_of(r, to)].tokens += made[i].n + made[i].stopped;
+        for (int i = at; i < writes.end[d]; i++) stats[index_of(r, to)].tokens += made[i].n + made[i].stopped;
         if (asked[d]) rollout_take(to, made + at);
     }
     drop_generations(made, n);
@@ -340,11 +340,13 @@ static err step_joint(struct run *r, struct step_info *info) {
     const struct row **own[CONFIG_SIDES] = {NULL}, **all = NULL;
     int n = 0;
     double t0 = seconds_now(), t1;
-    err e = write_together(r, info);
+    struct rollout_stats asked[CONFIG_SIDES] = {{.texts = 0}};
+    err e = write_together(r, asked);
     for (int d = 0; d < r->n_sides && !e; d++) {
         struct rollout_stats *stats = &info->rollouts[d];
         int rows_of = 0;
         e = rollout_draw(r, &r->side[d], (uint64_t)(r->n_sides * r->step + d), go_round, stats);
+        stats->tokens += asked[d].tokens, stats->passed_over += asked[d].passed_over;
         if (!e) e = cycle_rows(&r->side[d], &r->side[d].rollouts.step, &rows[d]);
         if (!e) e = rollout_list(r, &r->side[d], &rows[d], stats, &own[d], &rows_of);
         info->generated += stats->tokens;

@@ -347,7 +347,7 @@ err rollout_ask(struct run *r, struct side *to, struct rollout_stats *stats, int
 err rollout_draw(struct run *r, struct side *to, uint64_t key, rollout_maker *make, struct rollout_stats *stats) {
     struct rollout_pool *p = &to->rollouts;
     const struct mix mix = mix_of(r, to);
-    stats->logprob = stats->copy_rate = stats->length_ratio = NAN;
+    *stats = (struct rollout_stats){.logprob = NAN, .copy_rate = NAN, .length_ratio = NAN};
     rollouts_clear(&p->step);
     if (mix.made) TRY(take_made(r, to, mix.made, make, stats));
     drop_silence(p, stats);

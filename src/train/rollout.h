@@ -43,7 +43,7 @@ struct side_config;
 /* What the other adapters make of real texts, for `to` to be trained on: made[n], owned by the caller; *tokens grows by those generated. */
 typedef err rollout_maker(struct run *r, const struct side *to, const struct ids *real, int n, struct generation *made, int64_t *tokens);
 
-/* Fills to->rollouts.step, and adds to stats, which begin at zero: rows to be made of it, in this order: of this step's texts, of replayed ones, of corrupted ones.
+/* Fills to->rollouts.step: rows to be made of it, in this order: of this step's texts, of replayed ones, of corrupted ones.
  * key: of this step and direction, for random numbers. */
 err rollout_draw(struct run *r, struct side *to, uint64_t key, rollout_maker *make, struct rollout_stats *stats);
 /* Where the texts of several directions are made at once, before rollout_draw(), which then has them: if none are left, the first *n of
