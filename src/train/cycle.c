@@ -300,46 +300,61 @@ static err warm_step(struct run *r, struct step_info *info) {
     return e;
 }
 
-/* All parts of a step at once, with the adapters as the step finds them (joint.c; cycles of two): what the adapters write comes side after side,
- * and so do the rows that they train on. */
-static err step_joint(struct run *r, struct step_info *info) {
-    struct crowd writes = joint_crowd(r), learns = joint_crowd(r);
-    int n = 0, first[CONFIG_SIDES]; /* of the texts that a side is written for */
+/* The texts that all sides' parts want, in one batch, each written by the adapter before (joint.c; cycles of two). */
+static err write_together(struct run *r, struct rollout_stats *stats) {
+    struct crowd writes = joint_crowd(r);
+    int n = 0, asked[CONFIG_SIDES];
     for (int d = 0; d < r->n_sides; d++) {
-        const struct side_config *own = r->side[d].cfg, *to = r->side[d].next->cfg;
-        learns.end[d] = (d ? learns.end[d - 1] : 0) + (int)(own->batch * own->accumulation);
-        first[index_of(r, r->side[d].next)] = n;
-        writes.end[d] = n += (int)(to->batch * to->accumulation);
+        struct side *to = r->side[d].next;
+        TRY(rollout_ask(r, to, &stats[index_of(r, to)], &asked[d]));
+        writes.end[d] = n += asked[d];
     }
-    struct ids *real = calloc((size_t)n, sizeof *real), *answer = calloc((size_t)n, sizeof *answer),
-               *prompt = calloc((size_t)n, sizeof *prompt);
+    if (!n) return OK;
+    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
     struct generation *made = calloc((size_t)n, sizeof *made);
-    const struct row **list = calloc((size_t)n, sizeof *list);
-    struct rows rows = {0};
-    err e = real && answer && prompt && made && list ? OK : fail(E_MEMORY, "out of memory");
-    for (int d = 0, i = 0; d < r->n_sides && !e; d++) {
-        e = data_draw_texts(&r->side[d], writes.end[d] - i, real + i, answer + i);
-        for (; i < writes.end[d] && !e; i++) e = wrap(&r->side[d], &real[i], &prompt[i]);
-    }
-    double t0 = seconds_now(), t1;
+    err e = prompt && made ? OK : fail(E_MEMORY, "out of memory");
+    for (int d = 0, at = 0; d < r->n_sides; d++)
+        for (int i = 0; i < asked[d] && !e; i++) e = wrap(&r->side[d], &r->side[d].next->rollouts.window.v[i].real, &prompt[at++]);
     if (!e) e = generate_texts_of_all(r, prompt, &writes, sampler_key(r, &r->side[0]), made);
-    info->generate_s = (t1 = seconds_now()) - t0;
-    for (int d = 0; d < r->n_sides && !e; d++) {
-        struct side *s = &r->side[d];
-        e = rollout_given(s, real + first[d], made + first[d], learns.end[d] - rows.n, &info->rollouts[d]);
-        if (!e) e = cycle_rows(s, &s->rollouts.step, &rows);
-        info->generated += info->rollouts[d].tokens;
+    for (int d = 0, at = 0; d < r->n_sides && !e; at = writes.end[d++]) {
+        struct side *to = r->side[d].next;
+        for (int i = at; i < writes.end[d]; i++) stats[index_of(r, to)].tokens += made[i].n + made[i].stopped;
+        e = process_made(&r->side[d], prompt + at, asked[d], made + at);
+        if (asked[d] && !e) rollout_take(to, made + at);
     }
-    for (int i = 0; i < n && !e; i++) list[i] = &rows.r[i];
-    if (!e) e = joint_step(r, &learns, list, (uint64_t)(r->n_sides * r->step), info->side);
-    info->train_s = seconds_now() - t1;
-    rows_free(&rows);
-    free(list);
     drop_generations(made, n);
     free(made);
     free_ids(prompt, n);
-    free(answer);
-    free(real);
+    return e;
+}
+
+/* All parts of a step at once, with the adapters as the step finds them. */
+static err step_joint(struct run *r, struct step_info *info) {
+    struct crowd learns = joint_crowd(r);
+    struct rows rows[CONFIG_SIDES] = {{.n = 0}};
+    const struct row **own[CONFIG_SIDES] = {NULL}, **all = NULL;
+    int n = 0;
+    double t0 = seconds_now(), t1;
+    struct rollout_stats asked[CONFIG_SIDES] = {{.texts = 0}};
+    err e = write_together(r, asked);
+    for (int d = 0; d < r->n_sides && !e; d++) {
+        struct rollout_stats *stats = &info->rollouts[d];
+        int rows_of = 0;
+        e = rollout_draw(r, &r->side[d], (uint64_t)(r->n_sides * r->step + d), go_round, stats);
+        stats->tokens += asked[d].tokens, stats->passed_over += asked[d].passed_over;
+        if (!e) e = cycle_rows(&r->side[d], &r->side[d].rollouts.step, &rows[d]);
+        if (!e) e = rollout_list(r, &r->side[d], &rows[d], stats, &own[d], &rows_of);
+        info->generated += stats->tokens;
+        learns.end[d] = n += rows_of;
+    }
+    info->generate_s = (t1 = seconds_now()) - t0;
+    if (!e && n && !(all = calloc((size_t)n, sizeof *all))) e = fail(E_MEMORY, "out of memory");
+    for (int d = 0, i = 0; d < r->n_sides && !e && n; d++)
+        for (int first = i; i < learns.end[d]; i++) all[i] = own[d][i - first];
+    if (!e && n) e = joint_step(r, &learns, all, (uint64_t)(r->n_sides * r->step), info->side);
+    info->train_s = seconds_now() - t1;
+    for (int d = 0; d < r->n_sides; d++) rows_free(&rows[d]), free(own[d]);
+    free(all);
     return e;
 }
 
