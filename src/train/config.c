@@ -109,6 +109,7 @@ static bool choose(const char *choices, const char **word, arena *mem) {
         if (!strncmp(p + fixed, "[n]", 3) && !strncasecmp(*word, p, fixed) && (*word)[fixed] && strlen(*word) < fixed + 4 &&
             !(*word)[fixed + strspn(*word + fixed, "0123456789")])
             return true; /* any number in its place */
+        if (!strncmp(p, "[dotted.name]", n) && strchr(*word, '.')) return true;
         if (strlen(*word) == name && strncasecmp(*word, p, name) == 0) {
             const char *value = name < n ? p + name + 1 : p;
             return (*word = arena_strn(mem, value, (size_t)(p + n - value))) != NULL;
@@ -675,6 +676,10 @@ err config_check(const struct config *c) {
         return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);
     if (strcmp(c->best_metric, "none") != 0 && !held_out)
         return fail(E_USAGE, "'metric_for_best_model' is %s but 'eval.data' names no file", c->best_metric);
+    const bool rollback = !strcmp(c->on_alarm, "rollback");
+    if ((c->patience || rollback) && !strcmp(c->best_metric, "none"))
+        return fail(E_USAGE, "'%s' needs metric_for_best_model, which says which evaluation is the best", rollback ? "on_alarm: rollback" : "early_stopping_patience");
+    if (c->patience && !c->eval_steps) return fail(E_USAGE, "'early_stopping_patience' needs eval_steps: without it there is one evaluation, at the end");
     if (c->max_steps == 0 && !*c->warmup_pairs)
         return fail(E_USAGE, "'max_steps' is 0 and there are no 'warmup_pairs': nothing to train");
     return OK;

@@ -1,6 +1,5 @@
 /* Evaluation and generation inside a run: the adapter that is asked for, in this run's memory. */
 #include "train/run.h"
-#include <math.h>
 #include <string.h>
 
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
@@ -17,21 +16,6 @@ err generate_texts(struct run *r, int side, const struct ids *prompts, int n, in
     TRY(generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats));
     if (!r->evaluating) phase_seen(r, PHASE_GENERATE);
     return OK;
-}
-
-/* The mean over the sides of chrF, or of the negative loss. */
-double eval_metric(const struct run *r, const json_t *eval) {
-    const char *name = r->cfg->best_metric;
-    const json_t *sides = json_object_get(eval, "sides");
-    size_t n = json_array_size(sides);
-    if (!strcmp(name, "none") || !n) return -HUGE_VAL;
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *v = json_object_get(json_array_get(sides, i), name);
-        if (!v) return -HUGE_VAL;
-        sum += json_number_value(v);
-    }
-    return (strcmp(name, "loss") ? sum : -sum) / (double)n;
 }
 
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out) {

@@ -207,11 +207,13 @@ static err step(struct run *r, struct step_info *info) {
 }
 
 /* --- evaluation ------------------------------------------------------------------------------------------------- */
-struct texts { char **v; int n; };
+struct texts { char **v; int n; struct ids *prompt; struct generation *made; }; /* as text, and as the ids that were read and written */
 
 static void texts_free(struct texts *t) {
     for (int i = 0; t->v && i < t->n; i++) free(t->v[i]);
     free(t->v);
+    free_generations(t->made, t->n);
+    free_ids(t->prompt, t->n);
     *t = (struct texts){0};
 }
 
@@ -224,8 +226,8 @@ static char *trimmed(const str *s) {
 
 /* Greedy texts of adapter `side` for texts of its own side. */
 static err translate(struct run *r, int side, const char *const *in, int n, struct texts *out) {
-    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
-    struct generation *made = calloc((size_t)n, sizeof *made);
+    struct ids *prompt = out->prompt = calloc((size_t)n, sizeof *prompt);
+    struct generation *made = out->made = calloc((size_t)n, sizeof *made);
     out->v = calloc((size_t)n, sizeof *out->v);
     out->n = n;
     err e = prompt && made && out->v ? OK : fail(E_MEMORY, "out of memory");
@@ -244,9 +246,14 @@ static err translate(struct run *r, int side, const char *const *in, int n, stru
         if (!e && !(out->v[i] = trimmed(&s))) e = fail(E_MEMORY, "out of memory");
         str_free(&s);
     }
-    free_generations(made, n);
-    free_ids(prompt, n);
     return e;
+}
+
+/* The health of what adapter `side` wrote for texts `in`; wanted: references, or NULL. */
+static err watch_direction(struct run *r, int side, const char *const *in, const struct texts *out, const char *const *wanted, json_t *list) {
+    const struct wrote w = {.writer = side, .side = !side, .direction = side ? "B→A" : "A→B", .in = {in, out->n}, .out = {(const char *const *)out->v, out->n},
+                            .wanted = {wanted, wanted ? out->n : 0}, .prompt = out->prompt, .made = out->made};
+    return health_direction(r, &w, list);
 }
 
 static err direction_json(struct run *r, const struct pairs *on, int side, const char *const *in, const struct texts *hyp,
@@ -305,6 +312,11 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
         if (!e) e = direction_json(r, on, 1, b, &to_a, a, sides);
     }
     if (!e) e = translate(r, 1, (const char *const *)to_b.v, n, &back);
+    json_t *health = json_array();
+    json_object_set_new(out, "health", health);
+    const bool pairs = on->source.n > 0; /* else B reads what A wrote */
+    if (!e) e = watch_direction(r, 0, a, &to_b, pairs ? b : NULL, health);
+    if (!e) e = watch_direction(r, 1, pairs ? b : (const char *const *)to_b.v, pairs ? &to_a : &back, pairs ? a : NULL, health);
     struct scores s;
     if (!e) e = score_texts((const char *const *)back.v, a, n, &s);
     if (!e) {

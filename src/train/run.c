@@ -129,6 +129,17 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     return p->generates ? generator_build(&p->gen, &r->model, &p->st, cap, r->backend) : OK;
 }
 
+/* The base without an adapter. Where a trained copy stands in the place of a tensor, the tensor itself may not be in memory. */
+static err build_bare(struct run *r, int64_t pass_tokens) {
+    struct capacity cap = r->cap;
+    if (pass_tokens > cap.tokens) cap.tokens = (int)pass_tokens;
+    for (int i = 0; i < r->n_plans; i++)
+        for (int k = 0; k < r->model.n; k++)
+            if (param_copies(&r->plans[i].st.params, r->model.w[k].data)) return OK;
+    if (!r->objective->generates || r->model.family->seq2seq) return OK;
+    return program_build(&r->bare, &r->model, MODE_SCORE, NULL, cap, CHECKPOINT_NONE, r->backend, false);
+}
+
 const char *run_base_hash(struct run *r) {
     if (!*r->base_hash) model_hash(&r->model, r->base_hash);
     return r->base_hash;
@@ -157,7 +168,7 @@ static void drop_plans(struct plans *p) {
     generator_free(&p->gen);
 }
 
-int run_programs(const struct run *r, const struct program *out[8], int phase) {
+int run_programs(const struct run *r, const struct program *out[MOST_PROGRAMS], int phase) {
     const bool all = phase == PHASES;
     int n = 0;
     for (int i = 0; i < r->n_plans; i++) {
@@ -167,6 +178,7 @@ int run_programs(const struct run *r, const struct program *out[8], int phase) {
         if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE))
             out[n++] = &p->gen.prefill, out[n++] = &p->gen.decode;
     }
+    if (r->bare.p.ni && (all || phase == PHASE_EVALUATE)) out[n++] = &r->bare;
     if (r->freezes && phase == PHASE_LOAD) out[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     return n;
 }
@@ -203,14 +215,14 @@ static size_t mapped_besides(const struct run *r) {
 
 /* The lists that programs are. */
 static size_t description_bytes(const struct run *r) {
-    const struct program *list[8];
+    const struct program *list[MOST_PROGRAMS];
     size_t bytes = 0;
     for (int i = run_programs(r, list, PHASES) - 1; i >= 0; i--) bytes += prog_bytes(&list[i]->p);
     return bytes;
 }
 
 static void measure_plan(struct run *r) {
-    const struct program *list[8];
+    const struct program *list[MOST_PROGRAMS];
     int n = run_programs(r, list, PHASES);
     struct memory m;
     n += run_programs(r, list + n, PHASE_LOAD);
@@ -278,6 +290,8 @@ static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capac
         drop_plans(&r->plans[i]);
         TRY(build_plans(r, &r->plans[i], pass_tokens));
     }
+    program_free(&r->bare);
+    TRY(build_bare(r, pass_tokens));
     measure_plan(r);
     return OK;
 }
@@ -418,7 +432,7 @@ err run_plan(struct run *r, struct config *cfg, const struct plan_ask *ask) {
 }
 
 err run_start(struct run *r) {
-    struct program *list[8];
+    struct program *list[MOST_PROGRAMS];
     int n = list_programs(r, list);
     const bool later = r->quantised && !r->backend->mem->host && !r->model.random && !r->cfg->quantization_check;
     if (!later) TRY(model_fill(&r->model)); /* else a card's are made as it takes them */
@@ -473,6 +487,7 @@ void run_close(struct run *r) {
         drop_plans(&r->plans[i]);
         structure_free(&r->plans[i].st);
     }
+    program_free(&r->bare);
     source_close(&r->warm.source);
     source_close(&r->eval.source);
     source_close(&r->test.source);
@@ -488,6 +503,7 @@ void run_close(struct run *r) {
     labels_free(&r->labels);
     json_decref(r->evals);
     free(r->quantised);
+    free(r->events);
     lock_drop(&r->lock);
     *r = (struct run){0};
 }
@@ -525,36 +541,49 @@ static err log_step(struct run *r, const struct step_info *info) {
 
 /* Is this the best evaluation so far? */
 static bool is_best(const struct run *r, const json_t *eval) {
-    double now = eval_metric(r, eval);
-    size_t i;
-    json_t *old;
-    json_array_foreach(r->evals, i, old) if (eval_metric(r, old) >= now) return false;
-    return now > -HUGE_VAL;
+    const json_t *best = eval_best(r);
+    return eval_metric(r, eval) > (best ? eval_metric(r, best) : -HUGE_VAL);
+}
+
+/* Numbers of one side under the names that metrics.jsonl has for them: eval_chrf_A, eval_copy_rate_A. */
+static void log_figures(json_t *line, const char *side, const json_t *figures) {
+    const char *name;
+    json_t *v;
+    json_object_foreach((json_t *)figures, name, v) {
+        char key[96];
+        if (!json_is_number(v) || !strcmp(name, "rows")) continue;
+        snprintf(key, sizeof key, *side ? "eval_%s_%s" : "eval_%s", name, side);
+        json_object_set(line, key, v);
+    }
+}
+
+/* What is measured between the steps, but for a test. */
+static err eval_watched(struct run *r, json_t *eval) {
+    TRY(health_moved(r, eval));
+    TRY(eval_has_metric(r, eval));
+    alarms_judge(r, eval);
+    return is_best(r, eval) ? best_save(r) : OK;
 }
 
 static err eval_now(struct run *r, const struct pairs *on, const char *tag, const struct run_events *ev) {
     json_t *j = NULL;
     TRY(run_evaluate(r, on, tag, &j));
     phase_seen(r, PHASE_EVALUATE);
-    err saved = on == &r->eval && is_best(r, j) ? best_save(r) : OK;
-    json_array_append(r->evals, j);
-    if (saved) return json_decref(j), saved;
+    err watched = on == &r->eval ? eval_watched(r, j) : OK;
+    if (!watched) json_array_append(r->evals, j);
+    else return json_decref(j), watched;
     if (ev->eval) ev->eval(ev->ctx, j);
     json_t *line = json_pack("{s:I, s:s}", "step", (json_int_t)r->step, "eval", tag);
-    size_t i;
-    json_t *side;
-    json_array_foreach(json_object_get(j, "sides"), i, side) {
-        static const char *const names[] = {"loss", "perplexity", "bleu", "chrf", "exact", "accuracy", "macro_f1", "span_f1", "rmse", "mae", "pearson", "spearman"};
-        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-            char key[64], full[72];
-            json_t *v = json_object_get(side, names[k]);
-            if (!v) continue;
-            snprintf(full, sizeof full, "eval_%s", keyed(key, sizeof key, &r->side[i], names[k]));
-            json_object_set(line, full, v);
-        }
+    static const char *const lists[] = {"sides", "health"};
+    for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) {
+        size_t i;
+        json_t *side;
+        json_array_foreach(json_object_get(j, lists[k]), i, side) log_figures(line, json_string_value(json_object_get(side, "name")), side);
     }
-    const json_t *trip = json_object_get(j, "round_trip");
+    const json_t *trip = json_object_get(j, "round_trip"), *alarms = json_object_get(j, "alarms");
     if (trip) json_object_set_new(line, "eval_round_trip_chrf", json_real(json_number_value(json_object_get(trip, "chrf"))));
+    if (trip) json_object_set_new(line, "eval_round_trip_exact", json_real(json_number_value(json_object_get(trip, "exact"))));
+    if (alarms) json_object_set(line, "alarms", (json_t *)alarms);
     json_decref(j);
     return metrics_append(r, line);
 }
@@ -599,15 +628,27 @@ static bool evaluated(const struct run *r) {
     return false;
 }
 
+/* What is due at this step beside it: an evaluation, and what its alarms ask for. An alarm that ends the run leaves a checkpoint from which
+ * --resume goes on. */
+static err watch(struct run *r, const struct run_events *ev) {
+    TRY(eval_if_due(r, ev));
+    err e = alarms_act(r);
+    if (!e) return OK;
+    char why[1024];
+    snprintf(why, sizeof why, "%s", err_text());
+    TRY(save_now(r, ev));
+    return fail(e, "%s", why);
+}
+
 /* An interrupt ends the step under way first, so that a resumed run is the same to the bit; only evaluation is cut short,
  * and made up for by the run that resumes. */
 err run_loop(struct run *r, const struct run_events *ev) {
     int64_t total = run_total(r);
     if (r->freezes) TRY(features_keep(r, ev));
-    err e = r->resumed && evaluated(r) ? OK : eval_if_due(r, ev);
-    while (!e && r->step < total) {
+    err e = r->resumed && evaluated(r) ? OK : watch(r, ev);
+    while (!e && r->step < total && !eval_patience_is_over(r)) {
         TRY(one_step(r, ev));
-        e = r->stop && *r->stop ? E_INTERRUPTED : eval_if_due(r, ev);
+        e = r->stop && *r->stop ? E_INTERRUPTED : watch(r, ev);
         if (!e && r->cfg->save_steps > 0 && r->step % r->cfg->save_steps == 0 && r->step < total) e = save_now(r, ev);
     }
     if (e && e != E_INTERRUPTED) return e;
@@ -615,7 +656,7 @@ err run_loop(struct run *r, const struct run_events *ev) {
     if (e)
         return fail(E_INTERRUPTED, "interrupted after step %lld of %lld; everything is saved, go on with --resume", (long long)r->step,
                     (long long)total);
-    TRY(best_load(r));
+    TRY(best_load(r, false));
     TRY(folder_finish(r));
     if (r->test.source.n) TRY(eval_now(r, &r->test, "test", ev));
     return folder_report(r);

@@ -12,6 +12,7 @@
 #include "gen/likeness.h"
 #include "io/npy.h"
 #include "train/config.h"
+#include "train/health.h"
 #include "train/learner.h"
 #include <jansson.h>
 
@@ -37,6 +38,8 @@ struct side {
     struct ids *texts;         /* macct: this side's data, tokenised; NULL when streamed. cap 0: the ids lie in rows */
     int n_texts, longest, truncated;
     struct rows rows;          /* sft: what is trained on; macct: the texts as rows */
+    double sketch[SKETCH];     /* of its adapter at the last evaluation (health.h) */
+    bool sketched;
 };
 
 struct pairs {                 /* supervised pairs: warm-up and evaluation (macct) */
@@ -74,6 +77,8 @@ struct footprint { /* bytes */
     size_t comparing; /* what quantization_check takes beyond all that the run takes later */
     size_t total, resident; /* resident: without the file-backed weights */
 };
+
+enum { MOST_PROGRAMS = 9 }; /* of a run, at once in memory */
 
 /* What goes on one after the other while a run lasts, and after it. */
 enum phase { PHASE_LOAD, PHASE_GENERATE, PHASE_TRAIN, PHASE_EVALUATE, PHASE_SAVE, PHASES };
@@ -119,6 +124,7 @@ struct run {
     size_t left_before;        /* on a card: bytes free when the run was opened */
     int threads;
     struct plans plans[2];
+    struct program bare;       /* the base's loss without an adapter (alarms.c); where nobody generates, or a copy of a tensor is trained, none */
     int n_plans;
     struct side side[2];
     struct pairs warm, eval, test;
@@ -144,10 +150,12 @@ struct run {
     size_t peak;               /* measured: of the process when the run first told of it, of a card's memory then */
     size_t seen[PHASES];       /* the peak so far when such a phase first ended; 0: it has not been */
     int64_t warm_steps, step;  /* steps done, warm-up included */
+    int64_t rolled_back;       /* the step of the rollback; 0: there was none */
     volatile int *stop;        /* set from a signal handler */
     bool resumed, evaluating;
     struct lock lock;          /* on output_dir, while this run may write there */
     json_t *evals;
+    char *events;              /* TensorBoard's file; NULL: none */
     double elapsed;            /* seconds of training before this process (resume) */
     double generate_s, train_s, step_s; /* of the steps after the warm-up, in this process */
     int64_t timed_steps;       /* how many those are */
@@ -178,7 +186,7 @@ void run_dump(const struct run *r, str *out);       /* its programs, an instruct
 json_t *run_report_json(struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
-int run_programs(const struct run *r, const struct program *out[8], int phase); /* those that a phase runs; PHASES: all */
+int run_programs(const struct run *r, const struct program *out[MOST_PROGRAMS], int phase); /* those that a phase runs; PHASES: all */
 int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */
 const char *size_text(size_t bytes);                /* "1.25 GB", "340.0 MB"; the last four stay valid */
 
@@ -238,9 +246,25 @@ void recipe_describe(const struct run *r, str *out); /* the optimizers' line of 
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
-double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_model; higher is better, -HUGE_VAL: none */
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats);
+
+/* alarms.c: what evaluations say of a run's health, and what follows */
+struct wrote {                 /* texts of one direction */
+    int writer, side;          /* whose adapter wrote; the side whose language it is */
+    const char *direction;
+    struct texts_in in, out, wanted; /* wanted: references; n 0: none */
+    const struct ids *prompt;  /* what it was given, [out.n] */
+    const struct generation *made;
+};
+err health_direction(struct run *r, const struct wrote *w, json_t *list); /* appends an object with its figures */
+err health_moved(struct run *r, json_t *eval);      /* since it was called last; into eval's "health" */
+void alarms_judge(const struct run *r, json_t *eval); /* adds "alarms" where there are any, and warns */
+err alarms_act(struct run *r);                      /* on_alarm, of the last evaluation; E_NUMERIC: the run is to end */
+double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_model; higher is better, -HUGE_VAL: none */
+err eval_has_metric(const struct run *r, const json_t *eval); /* E_USAGE: its dotted name leads nowhere */
+const json_t *eval_best(const struct run *r);       /* NULL: none yet */
+bool eval_patience_is_over(const struct run *r);
 
 /* checkpoint.c: run folders and checkpoints */
 err folder_check(struct run *r, int flags);         /* 1 resume, 2 overwrite; refuses a folder that is not empty or in use; locks one that exists */
@@ -250,7 +274,7 @@ err checkpoint_resume(struct run *r, bool *found);  /* the newest whole checkpoi
 err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B; of a random base a warning */
 err folder_report(struct run *r);                   /* output_dir/report.json */
 err best_save(struct run *r);                       /* output_dir/best/{A,B}: kept while training */
-err best_load(struct run *r);                       /* back into the learners, where there is one */
+err best_load(struct run *r, bool optimizers);      /* back into the learners, where there is one */
 err metrics_append(const struct run *r, json_t *line);
 err adapters_load(struct run *r, const char *folder); /* folder/A and folder/B, or folder itself (sft) */
 const char *adapter_folder(const struct run *r, int side, const char *root, arena *mem);
