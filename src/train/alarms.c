@@ -131,14 +131,15 @@ static const struct alarm {
     const char *name, *figure, *less; /* sounds where figure - less is beyond the threshold */
     size_t threshold;                 /* its key in struct config; 0 there: off */
     bool below, of_texts;
-    const char *says;                 /* with the figure in per cent, or as it is (below) */
+    double scale;                     /* of the figure in `says` */
+    const char *says;
 } table[] = {
 #define KEY_OF(field) offsetof(struct config, field)
-    {"identity", "copy_rate", "copy_wanted", KEY_OF(alarm_identity), false, true, "repeats its input: %.0f %% more of its outputs equal it than should"},
-    {"collapse", "most_common", "most_common_input", KEY_OF(alarm_collapse), false, true, "writes one and the same text for %.0f %% more of its inputs than are the same"},
-    {"empty", "empty", NULL, KEY_OF(alarm_empty), false, true, "writes nothing for %.0f %% of its inputs"},
-    {"drift", "drift", NULL, KEY_OF(alarm_drift), false, true, "writes another language than its side's texts: %.0f %% of a bit apart"},
-    {"still", "movement", NULL, KEY_OF(alarm_still), true, false, "has stopped moving: by %.2g of its length since the last evaluation"},
+    {"identity", "copy_rate", "copy_wanted", KEY_OF(alarm_identity), false, true, 100, "repeats its input: %.0f %% more of its outputs equal it than should"},
+    {"collapse", "most_common", "most_common_input", KEY_OF(alarm_collapse), false, true, 100, "writes one and the same text for %.0f %% more of its inputs than are the same"},
+    {"empty", "empty", NULL, KEY_OF(alarm_empty), false, true, 100, "writes nothing for %.0f %% of its inputs"},
+    {"drift", "drift", NULL, KEY_OF(alarm_drift), false, true, 1, "writes another language than its side's texts: character pairs diverge by %.2f bits"},
+    {"still", "movement", NULL, KEY_OF(alarm_still), true, false, 1, "has stopped moving: by %.2g of its length since the last evaluation"},
 #undef KEY_OF
 };
 
@@ -154,7 +155,7 @@ static void sound(const struct run *r, const struct alarm *a, const char *side, 
     char says[160];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    snprintf(says, sizeof says, a->says, a->below ? value : 100 * value);
+    snprintf(says, sizeof says, a->says, a->scale * value);
 #pragma GCC diagnostic pop
     json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:s}", "name", a->name, "side", side, "value", value, "message", says));
     log_warn("step %lld: alarm %s: adapter%s%s %s", (long long)r->step, a->name, *side ? " " : "", side, says);

@@ -7,7 +7,8 @@
  *   output_dir/checkpoint-N/trainer_state.json   step, updates, data cursors, evaluations so far
  *   output_dir/best/{A,B}/            those of the best evaluation, where metric_for_best_model asks for it
  *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter); none of a random base
- *   output_dir/report.json            evaluations, measured memory, times
+ *   output_dir/report.json            evaluations, measured memory, times: written last
+ *   output_dir/report.html            the same to look at, with curves and samples; at each evaluation and save
  *   output_dir/runs/                  TensorBoard's event files, where report_to asks for them
  *   output_dir/.lock                  while a run is at work
  *
@@ -17,6 +18,7 @@
 #include "train/run.h"
 #include "base/log.h"
 #include "cpu/cpu.h"
+#include "report/report.h"
 #include "train/tensorboard.h"
 #include <dirent.h>
 #include <errno.h>
@@ -101,25 +103,45 @@ static const char *unfinished_name(const struct run *r, const char *name, arena 
     return path ? path : "";
 }
 
-static bool is_unfinished(const char *name) {
-    const char *end = strstr(name, ".tmp-");
-    if (!end || (!str_starts(name, ".checkpoint-") && !str_starts(name, ".best."))) return false;
-    end += strlen(".tmp-");
-    return *end && !end[strspn(end, "0123456789")];
+/* What follows `prefix` and a number in name; NULL where it does not begin so. */
+static const char *past_number(const char *name, const char *prefix) {
+    if (!name || !str_starts(name, prefix)) return NULL;
+    name += strlen(prefix);
+    const size_t digits = strspn(name, "0123456789");
+    return digits ? name + digits : NULL;
 }
 
-/* Checkpoints that a killed run did not finish. Nobody else writes here while the lock is held, so each of them is a
- * leftover, whatever process now has its number; without a lock none is certain to be one. */
-static err sweep_unfinished(const struct run *r) {
-    DIR *d = r->lock.fd >= 0 ? opendir(r->cfg->output_dir) : NULL;
-    arena mem = {0};
+static bool is_unfinished(const char *name, bool folder) {
+    static const char *const files[] = {"config.yaml", "audit.json", "metrics.jsonl", "report.", "adapter_"}; /* file_write()'s */
+    const char *end = folder ? past_number(past_number(name, ".checkpoint-"), ".tmp-") : NULL;
+    if (folder && !end) end = past_number(name, ".best.tmp-");
+    for (size_t i = 0; i < sizeof files / sizeof *files && !folder && !end; i++)
+        if (str_starts(name, files[i])) end = past_number(strstr(name, ".tmp-"), ".tmp-");
+    return end && !*end;
+}
+
+/* What a killed run did not finish, in one folder. */
+static err sweep_folder(const char *folder) {
+    DIR *d = opendir(folder);
     err e = OK;
     for (struct dirent *ent; d && !e && (ent = readdir(d));) {
         struct stat st;
-        const char *path = is_unfinished(ent->d_name) ? in_folder(r, ent->d_name, &mem) : "";
-        if (*path && !lstat(path, &st) && S_ISDIR(st.st_mode)) e = dir_remove(path);
+        char path[4096];
+        if (snprintf(path, sizeof path, "%s/%s", folder, ent->d_name) >= (int)sizeof path || lstat(path, &st) || !is_unfinished(ent->d_name, S_ISDIR(st.st_mode))) continue;
+        if (S_ISDIR(st.st_mode)) e = dir_remove(path);
+        else if (S_ISREG(st.st_mode)) unlink(path);
     }
     if (d) closedir(d);
+    return e;
+}
+
+/* Nobody else writes here while the lock is held, so each of them is a leftover, whatever process now has its number; without a lock none is
+ * certain to be one. */
+static err sweep_unfinished(const struct run *r) {
+    if (r->lock.fd < 0) return OK;
+    arena mem = {0};
+    err e = sweep_folder(r->cfg->output_dir);
+    for (int i = 0; i < r->objective->sides && !e; i++) e = sweep_folder(adapter_folder(r, i, r->cfg->output_dir, &mem));
     arena_free(&mem);
     return e;
 }
@@ -207,9 +229,9 @@ static json_t *state_json(const struct run *r) {
         for (int k = 0; sketch && k < SKETCH; k++) json_array_append_new(sketch, json_real(s->sketch[k]));
         if (sketch) json_object_set_new(j, "sketch", sketch);
     }
-    return json_pack("{s:I, s:I, s:s, s:f, s:o, s:O, s:I}", "global_step", (json_int_t)r->step, "max_steps", (json_int_t)run_total(r),
+    return json_pack("{s:I, s:I, s:s, s:f, s:o, s:O, s:I, s:o}", "global_step", (json_int_t)r->step, "max_steps", (json_int_t)run_total(r),
                      "objective", r->objective->name, "seconds", r->elapsed, "sides", sides, "evals", r->evals, "rolled_back",
-                     (json_int_t)r->rolled_back);
+                     (json_int_t)r->rolled_back, "times", times_json(r));
 }
 
 static int by_step(const void *a, const void *b) {
@@ -293,7 +315,15 @@ err folder_finish(struct run *r) {
 err folder_report(struct run *r) {
     char path[4096];
     snprintf(path, sizeof path, "%s/report.json", r->cfg->output_dir);
-    return write_json(path, run_report_json(r));
+    TRY(folder_page(r, AT_END));
+    return write_json(path, run_report_json(r, AT_END));
+}
+
+err folder_page(struct run *r, enum telling when) {
+    json_t *j = run_report_json(r, when);
+    err e = j ? report_write(r->cfg->output_dir, j) : fail(E_MEMORY, "out of memory");
+    json_decref(j);
+    return e;
 }
 
 static err load_side(struct run *r, int i, const char *dir, arena *mem) {
@@ -330,6 +360,11 @@ err best_load(struct run *r, bool optimizers) {
 }
 
 /* --- resuming ------------------------------------------------------------------------------------------------------- */
+static void load_times(struct run *r, const json_t *times) {
+    static const struct { const char *name; enum phase phase; } rows[] = {{"generate", PHASE_GENERATE}, {"train", PHASE_TRAIN}, {"evaluate", PHASE_EVALUATE}, {"save", PHASE_SAVE}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) r->spent[rows[i].phase] = json_number_value(json_object_get(times, rows[i].name));
+}
+
 static void load_sketch(struct side *s, const json_t *sketch) {
     s->sketched = json_array_size(sketch) == SKETCH;
     for (int k = 0; s->sketched && k < SKETCH; k++) s->sketch[k] = json_number_value(json_array_get(sketch, (size_t)k));
@@ -352,6 +387,7 @@ static err load_state(struct run *r, const char *path, const json_t *j) {
     r->step = json_integer_value(step);
     r->rolled_back = json_integer_value(json_object_get(j, "rolled_back"));
     r->elapsed = json_number_value(json_object_get(j, "seconds"));
+    load_times(r, json_object_get(j, "times"));
     json_t *evals = json_object_get(j, "evals");
     if (json_is_array(evals)) json_array_extend(r->evals, evals);
     return OK;

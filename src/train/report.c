@@ -186,7 +186,8 @@ static char *sentence(const struct run *r) {
     return s.p;
 }
 
-json_t *run_plan_json(struct run *r, bool measured) {
+json_t *run_plan_json(struct run *r, enum telling when) {
+    const bool measured = when != PLANNED;
     const struct model *m = &r->model;
     json_t *sides = json_array();
     for (int i = 0; i < r->objective->sides; i++) {
@@ -223,17 +224,25 @@ json_t *run_plan_json(struct run *r, bool measured) {
     if (r->limit && r->limit < SIZE_MAX) json_object_set_new(j, "limit", json_integer((json_int_t)r->limit));
     if (r->assumes) json_object_set_new(j, "assumed_tokens", json_integer(r->cap.tokens));
     json_object_update_new(j, phases_json(r));
-    if (measured && !r->peak)
-        r->peak = r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r); /* before the forecast measures anything */
-    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)r->peak));
-    json_t *forecast = r->timed_steps || r->plans_only ? forecast_json(r) : NULL;
+    const size_t peak = !measured || r->peak ? r->peak : r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r);
+    if (when == AT_END) r->peak = peak; /* before the forecast measures anything */
+    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)peak));
+    json_t *forecast = when != SO_FAR && (r->timed_steps || r->plans_only) ? forecast_json(r) : NULL;
     if (forecast) json_object_set_new(j, "forecast", forecast);
     free(text);
     return j;
 }
 
-json_t *run_report_json(struct run *r) {
-    return json_pack("{s:I, s:f, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "seconds", r->elapsed, "evals", r->evals, "plan",
-                     run_plan_json(r, true), "output_dir", r->cfg->output_dir, "objective", r->objective->name, "stopped",
-                     r->step < run_total(r));
+json_t *times_json(const struct run *r) {
+    return json_pack("{s:f, s:f, s:f, s:f}", "generate", r->spent[PHASE_GENERATE], "train", r->spent[PHASE_TRAIN], "evaluate",
+                     r->spent[PHASE_EVALUATE], "save", r->spent[PHASE_SAVE]);
+}
+
+json_t *run_report_json(struct run *r, enum telling when) {
+    const bool early = r->step < run_total(r) && eval_patience_is_over(r);
+    json_t *j = json_pack("{s:I, s:I, s:f, s:o, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "total_steps", (json_int_t)run_total(r),
+                          "seconds", r->elapsed, "times", times_json(r), "evals", r->evals, "plan", run_plan_json(r, when), "output_dir",
+                          r->cfg->output_dir, "objective", r->objective->name, "stopped", r->step < run_total(r) && !early);
+    if (early) json_object_set_new(j, "ended", json_string("ended by early_stopping_patience"));
+    return j;
 }

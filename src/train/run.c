@@ -569,6 +569,7 @@ static err eval_now(struct run *r, const struct pairs *on, const char *tag, cons
     json_t *j = NULL;
     TRY(run_evaluate(r, on, tag, &j));
     phase_seen(r, PHASE_EVALUATE);
+    r->spent[PHASE_EVALUATE] += json_number_value(json_object_get(j, "seconds"));
     err watched = on == &r->eval ? eval_watched(r, j) : OK;
     if (!watched) json_array_append(r->evals, j);
     else return json_decref(j), watched;
@@ -585,13 +586,18 @@ static err eval_now(struct run *r, const struct pairs *on, const char *tag, cons
     if (trip) json_object_set_new(line, "eval_round_trip_exact", json_real(json_number_value(json_object_get(trip, "exact"))));
     if (alarms) json_object_set(line, "alarms", (json_t *)alarms);
     json_decref(j);
-    return metrics_append(r, line);
+    TRY(metrics_append(r, line));
+    return folder_page(r, SO_FAR);
 }
 
 static err save_now(struct run *r, const struct run_events *ev) {
     char *path = NULL;
+    const double t0 = seconds_now();
     TRY(checkpoint_save(r, &path));
     phase_seen(r, PHASE_SAVE);
+    r->spent[PHASE_SAVE] += seconds_now() - t0;
+    err e = folder_page(r, SO_FAR);
+    if (e) return free(path), e;
     if (ev->save) ev->save(ev->ctx, path);
     free(path);
     return OK;
@@ -605,6 +611,7 @@ static err one_step(struct run *r, const struct run_events *ev) {
     info.seconds = seconds_now() - t0;
     r->elapsed += info.seconds;
     if (!info.warmup) r->timed_steps++, r->generate_s += info.generate_s, r->train_s += info.train_s, r->step_s += info.seconds;
+    r->spent[PHASE_GENERATE] += info.generate_s, r->spent[PHASE_TRAIN] += info.train_s;
     info.step = ++r->step;
     if (ev->step) ev->step(ev->ctx, r, &info);
     return r->cfg->logging_steps > 0 && r->step % r->cfg->logging_steps == 0 ? log_step(r, &info) : OK;

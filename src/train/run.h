@@ -159,6 +159,7 @@ struct run {
     double elapsed;            /* seconds of training before this process (resume) */
     double generate_s, train_s, step_s; /* of the steps after the warm-up, in this process */
     int64_t timed_steps;       /* how many those are */
+    double spent[PHASES];      /* seconds in each, all steps and processes of the run */
     double flops_rate, bytes_rate; /* of the processor, once measured (forecast.c) */
 };
 
@@ -181,9 +182,14 @@ int run_pass(const struct run *r);                  /* tokens that a training pa
 const char *run_base_hash(struct run *r); /* model_hash(), which reads the whole base, once a run */
 bool run_replaces(const struct run *r, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */
 void run_forget(const struct run *r);               /* the file's pages of these and of quantised ones, after something read them */
-json_t *run_plan_json(struct run *r, bool measured);
+/* PLANNED: before anything runs. SO_FAR: with what is measured now; nothing of it is kept, and the machine is not measured. AT_END: the peak is what it
+ * was at the first such call. */
+/* Seconds of each phase that repeats. */
+json_t *times_json(const struct run *r);
+enum telling { PLANNED, SO_FAR, AT_END };
+json_t *run_plan_json(struct run *r, enum telling when);
 void run_dump(const struct run *r, str *out);       /* its programs, an instruction a line */
-json_t *run_report_json(struct run *r);       /* steps, evaluations, plan with measured memory */
+json_t *run_report_json(struct run *r, enum telling when); /* steps, evaluations, times, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
 int run_programs(const struct run *r, const struct program *out[MOST_PROGRAMS], int phase); /* those that a phase runs; PHASES: all */
@@ -272,7 +278,8 @@ err folder_begin(struct run *r, int flags);         /* after all that can refuse
 err checkpoint_save(struct run *r, char **path_out);
 err checkpoint_resume(struct run *r, bool *found);  /* the newest whole checkpoint of output_dir */
 err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B; of a random base a warning */
-err folder_report(struct run *r);                   /* output_dir/report.json */
+err folder_report(struct run *r);                   /* output_dir/report.json and report.html */
+err folder_page(struct run *r, enum telling when);  /* output_dir/report.html */
 err best_save(struct run *r);                       /* output_dir/best/{A,B}: kept while training */
 err best_load(struct run *r, bool optimizers);      /* back into the learners, where there is one */
 err metrics_append(const struct run *r, json_t *line);
