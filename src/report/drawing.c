@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* --- curves -------------------------------------------------------------------------------------------------------------- */
-enum { WIDTH = 400, HEIGHT = 216, LEFT = 52, RIGHT = 14, TOP = 20, BOTTOM = 30 };
+enum { WIDTH = 400, HEIGHT = 216, LEFT = 60, RIGHT = 14, TOP = 20, BOTTOM = 30 };
 struct axes { double x1, y0, y1, step; };
 
 static double at_x(const struct axes *a, double x) { return LEFT + x / a->x1 * (WIDTH - LEFT - RIGHT); }
@@ -116,7 +116,7 @@ static void base(str *out, double y, const json_t *model) {
     box(out, "base", AT_MIDDLE, y, MIDDLE, TALL);
     snprintf(line, sizeof line, "frozen base, %s", count_text(json_num_or(model, "parameters", 0)));
     centred(out, WIDE / 2, y + 25, "strong", line, 22);
-    centred(out, WIDE / 2, y + 46, "", file_name(json_str(model, "path")), 24);
+    centred(out, WIDE / 2, y + 46, "", file_name(json_str(model, "path")), 22);
     snprintf(line, sizeof line, "%.0f layers x %.0f, %s", json_num_or(model, "layers", 0), json_num_or(model, "width", 0), bytes_text(json_num_or(model, "bytes", 0)));
     centred(out, WIDE / 2, y + 65, "", line, 25);
 }

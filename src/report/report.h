@@ -17,7 +17,7 @@ void html_text(str *out, const char *text);
 /* The words of `text` as HTML; those that `other` has not are in <ins>, and words of `other` that are missing stand in <del> at their places. */
 err html_difference(str *out, const char *text, const char *other);
 
-enum { POINTS = 192 };
+enum { POINTS = 128 };
 /* Points that come one after the other; of more than POINTS, means of 2, 4, ... neighbours are kept. */
 struct series {
     char figure[64];           /* "loss", "copy_rate" */
