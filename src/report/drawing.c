@@ -6,7 +6,9 @@
 
 /* --- curves -------------------------------------------------------------------------------------------------------------- */
 enum { WIDTH = 400, HEIGHT = 216, LEFT = 60, RIGHT = 14, TOP = 20, BOTTOM = 30 };
-struct axes { double x1, y0, y1, step; };
+struct axes {
+    double x1, y0, y1, step;
+};
 
 static double at_x(const struct axes *a, double x) { return LEFT + x / a->x1 * (WIDTH - LEFT - RIGHT); }
 static double at_y(const struct axes *a, double y) { return HEIGHT - BOTTOM - (y - a->y0) / (a->y1 - a->y0) * (HEIGHT - TOP - BOTTOM); }
@@ -22,7 +24,8 @@ static double tick(double span, int most) {
 static struct axes axes_of(const struct chart *c) {
     double lo = HUGE_VAL, hi = -HUGE_VAL;
     for (int l = 0; l < c->n; l++)
-        for (int i = 0; i < c->line[l].s->n; i++) lo = fmin(lo, c->scale * c->line[l].s->y[i]), hi = fmax(hi, c->scale * c->line[l].s->y[i]);
+        for (int i = 0; i < c->line[l].s->n; i++)
+            lo = fmin(lo, c->scale * c->line[l].s->y[i]), hi = fmax(hi, c->scale * c->line[l].s->y[i]);
     if (lo == 0 && hi == 0) hi = 1;
     const double least = 0.2 * fmax(fabs(lo), fabs(hi)); /* what hardly changes is drawn flat */
     if (hi - lo < least) lo -= least / 2, hi += least / 2;
@@ -35,7 +38,8 @@ static struct axes axes_of(const struct chart *c) {
 static void grid(str *out, const struct chart *c, const struct axes *a) {
     for (double y = a->y0; y <= a->y1 + a->step / 2; y += a->step) {
         str_addf(out, "<path class=grid d=\"M%d %.1fH%d\"/>", LEFT, at_y(a, y), WIDTH - RIGHT);
-        str_addf(out, "<text x=\"%d\" y=\"%.1f\" text-anchor=end>%.4g%s</text>", LEFT - 6, at_y(a, y) + 4, fabs(y) < a->step / 1e3 ? 0 : y, c->unit);
+        str_addf(out, "<text x=\"%d\" y=\"%.1f\" text-anchor=end>%.4g%s</text>", LEFT - 6, at_y(a, y) + 4, fabs(y) < a->step / 1e3 ? 0 : y,
+                 c->unit);
     }
     const double step = fmax(1, tick(a->x1, 5));
     for (double x = 0; x <= a->x1; x += step)
@@ -48,7 +52,8 @@ static void curve(str *out, const struct chart *c, const struct axes *a, const s
     for (int i = 0; i < l->s->n; i++) str_addf(out, "%c%.1f %.1f", i ? 'L' : 'M', at_x(a, l->s->x[i]), at_y(a, c->scale * l->s->y[i]));
     str_adds(out, "\"/>");
     for (int i = 0; i < l->s->n && l->s->eval && l->s->n < 40; i++)
-        str_addf(out, "<circle class=\"dot ink%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>", l->ink % 4, at_x(a, l->s->x[i]), at_y(a, c->scale * l->s->y[i]));
+        str_addf(out, "<circle class=\"dot ink%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>", l->ink % 4, at_x(a, l->s->x[i]),
+                 at_y(a, c->scale * l->s->y[i]));
 }
 
 void chart_svg(str *out, const struct chart *c) {
@@ -103,7 +108,8 @@ static void pile(str *out, double x, double y, const char *title, const char *pa
 
 static void adapter(str *out, double y, int ink, const json_t *side, const char *title) {
     char line[96];
-    str_addf(out, "<rect class=\"adapter edge%d\" x=\"%d\" y=\"%.0f\" width=\"%d\" height=\"%d\" rx=\"9\"/>", ink, AT_MIDDLE, y, MIDDLE, TALL);
+    str_addf(out, "<rect class=\"adapter edge%d\" x=\"%d\" y=\"%.0f\" width=\"%d\" height=\"%d\" rx=\"9\"/>", ink, AT_MIDDLE, y, MIDDLE,
+             TALL);
     centred(out, WIDE / 2, y + 25, "strong", title, 22);
     snprintf(line, sizeof line, "%s parameters", count_text(json_num_or(side, "trained", 0)));
     centred(out, WIDE / 2, y + 46, "", line, 24);
@@ -117,13 +123,17 @@ static void base(str *out, double y, const json_t *model) {
     snprintf(line, sizeof line, "frozen base, %s", count_text(json_num_or(model, "parameters", 0)));
     centred(out, WIDE / 2, y + 25, "strong", line, 22);
     centred(out, WIDE / 2, y + 46, "", file_name(json_str(model, "path")), 22);
-    snprintf(line, sizeof line, "%.0f layers x %.0f, %s", json_num_or(model, "layers", 0), json_num_or(model, "width", 0), bytes_text(json_num_or(model, "bytes", 0)));
+    snprintf(line, sizeof line, "%.0f layers x %.0f, %s", json_num_or(model, "layers", 0), json_num_or(model, "width", 0),
+             bytes_text(json_num_or(model, "bytes", 0)));
     centred(out, WIDE / 2, y + 65, "", line, 25);
 }
 
 /* The line of an arrow, and its head at (x, y), turned by so many degrees. */
 static void arrow(str *out, int ink, const char *path, double x, double y, int turn) {
-    str_addf(out, "<path class=\"line ink%d\" d=\"%s\"/><path class=\"dot ink%d\" transform=\"translate(%.0f %.0f) rotate(%d)\" d=\"M0 0L-9 -5V5z\"/>", ink, path, ink, x, y, turn);
+    str_addf(out,
+             "<path class=\"line ink%d\" d=\"%s\"/><path class=\"dot ink%d\" transform=\"translate(%.0f %.0f) rotate(%d)\" d=\"M0 0L-9 "
+             "-5V5z\"/>",
+             ink, path, ink, x, y, turn);
 }
 
 /* Text of one side at the left, of the other at the right; an adapter for each way above and below the base. */
@@ -145,7 +155,8 @@ static void cycle(str *out, const json_t *plan) {
 static void one_way(str *out, const json_t *plan, const char *objective) {
     const json_t *s = json_array_get(json_object_get(plan, "sides"), 0);
     char line[48] = "";
-    if (json_array_size(json_object_get(plan, "labels"))) snprintf(line, sizeof line, "%zu classes", json_array_size(json_object_get(plan, "labels")));
+    if (json_array_size(json_object_get(plan, "labels")))
+        snprintf(line, sizeof line, "%zu classes", json_array_size(json_object_get(plan, "labels")));
     str_addf(out, "<svg viewBox=\"0 0 %d 180\" role=img>", WIDE);
     pile(out, 2, 4, "data", json_str(s, "data"), json_num_or(s, "rows", 0));
     base(out, 4, json_object_get(plan, "model"));

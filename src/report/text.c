@@ -11,7 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool turns_direction(unsigned cp) { return cp == 0x200e || cp == 0x200f || cp == 0x061c || (cp >= 0x202a && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069); }
+static bool turns_direction(unsigned cp) {
+    return cp == 0x200e || cp == 0x200f || cp == 0x061c || (cp >= 0x202a && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069);
+}
 
 static void add_text(str *out, const char *text, size_t n) {
     while (n) {
@@ -48,7 +50,15 @@ const char *bytes_text(double n) {
 
 const char *count_text(double n) {
     char *s = room();
-    snprintf(s, ROOM, n >= 1e9 ? "%.2f B" : n >= 1e6 ? "%.1f M" : n >= 1e4 ? "%.0f k" : "%.0f", n / (n >= 1e9 ? 1e9 : n >= 1e6 ? 1e6 : n >= 1e4 ? 1e3 : 1));
+    snprintf(s, ROOM,
+             n >= 1e9   ? "%.2f B"
+             : n >= 1e6 ? "%.1f M"
+             : n >= 1e4 ? "%.0f k"
+                        : "%.0f",
+             n / (n >= 1e9   ? 1e9
+                  : n >= 1e6 ? 1e6
+                  : n >= 1e4 ? 1e3
+                             : 1));
     return s;
 }
 
@@ -71,8 +81,14 @@ const char *json_str(const json_t *o, const char *key) {
 }
 
 /* --- differences --------------------------------------------------------------------------------------------------------- */
-struct word { const char *p; size_t n; };
-struct words { struct word *v; int n; };
+struct word {
+    const char *p;
+    size_t n;
+};
+struct words {
+    struct word *v;
+    int n;
+};
 
 static bool split(const char *s, struct words *w) {
     *w = (struct words){calloc(strlen(s) / 2 + 2, sizeof *w->v), 0};

@@ -118,7 +118,8 @@ err health_moved(struct run *r, json_t *eval) {
         double now[SKETCH], length;
         TRY(sketch_of(&s->learner, now, &length));
         const bool known = s->sketched && length > 0;
-        json_object_set_new(health_of(eval, s->name), "movement", known ? json_real(sketch_distance(now, s->sketch) / length) : json_null());
+        json_object_set_new(health_of(eval, s->name), "movement",
+                            known ? json_real(sketch_distance(now, s->sketch) / length) : json_null());
         memcpy(s->sketch, now, sizeof now);
         s->sketched = true;
     }
@@ -131,14 +132,17 @@ static const struct alarm {
     const char *name, *figure, *less; /* sounds where figure - less is beyond the threshold */
     size_t threshold;                 /* its key in struct config; 0 there: off */
     bool below, of_texts;
-    double scale;                     /* of the figure in `says` */
+    double scale; /* of the figure in `says` */
     const char *says;
 } table[] = {
 #define KEY_OF(field) offsetof(struct config, field)
-    {"identity", "copy_rate", "copy_wanted", KEY_OF(alarm_identity), false, true, 100, "repeats its input: %.0f %% more of its outputs equal it than should"},
-    {"collapse", "most_common", "most_common_input", KEY_OF(alarm_collapse), false, true, 100, "writes one and the same text for %.0f %% more of its inputs than are the same"},
+    {"identity", "copy_rate", "copy_wanted", KEY_OF(alarm_identity), false, true, 100,
+     "repeats its input: %.0f %% more of its outputs equal it than should"},
+    {"collapse", "most_common", "most_common_input", KEY_OF(alarm_collapse), false, true, 100,
+     "writes one and the same text for %.0f %% more of its inputs than are the same"},
     {"empty", "empty", NULL, KEY_OF(alarm_empty), false, true, 100, "writes nothing for %.0f %% of its inputs"},
-    {"drift", "drift", NULL, KEY_OF(alarm_drift), false, true, 1, "writes another language than its side's texts: character pairs diverge by %.2f bits"},
+    {"drift", "drift", NULL, KEY_OF(alarm_drift), false, true, 1,
+     "writes another language than its side's texts: character pairs diverge by %.2f bits"},
     {"still", "movement", NULL, KEY_OF(alarm_still), true, false, 1, "has stopped moving: by %.2g of its length since the last evaluation"},
 #undef KEY_OF
 };
@@ -178,22 +182,28 @@ void alarms_judge(const struct run *r, json_t *eval) {
 static err roll_back(struct run *r, int64_t best) {
     TRY(best_load(r, true));
     r->rolled_back = r->step;
-    log_warn("step %lld: back to the adapters of the best evaluation, at step %lld; the next alarm stops the run", (long long)r->step, (long long)best);
+    log_warn("step %lld: back to the adapters of the best evaluation, at step %lld; the next alarm stops the run", (long long)r->step,
+             (long long)best);
     return metrics_append(r, json_pack("{s:I, s:I}", "step", (json_int_t)r->step, "rollback_to", (json_int_t)best));
 }
 
 err alarms_act(struct run *r) {
-    const json_t *eval = json_array_get(r->evals, json_array_size(r->evals) - 1), *first = json_array_get(json_object_get(eval, "alarms"), 0);
-    if (!first || r->step >= run_total(r) || json_integer_value(json_object_get(eval, "step")) != r->step || !strcmp(r->cfg->on_alarm, "warn")) return OK;
+    const json_t *eval = json_array_get(r->evals, json_array_size(r->evals) - 1),
+                 *first = json_array_get(json_object_get(eval, "alarms"), 0);
+    if (!first || r->step >= run_total(r) || json_integer_value(json_object_get(eval, "step")) != r->step ||
+        !strcmp(r->cfg->on_alarm, "warn"))
+        return OK;
     const json_t *best = eval_best(r);
     const int64_t from = best ? json_integer_value(json_object_get(best, "step")) : r->step;
     const bool back = !strcmp(r->cfg->on_alarm, "rollback");
     if (back && !r->rolled_back && from < r->step) return roll_back(r, from);
     const char *side = json_string_value(json_object_get(first, "side"));
-    return fail(E_NUMERIC, "alarm %s at step %lld: adapter%s%s %s; on_alarm: %s ends the run here%s. Its state is saved; --resume goes on all the same",
-                json_string_value(json_object_get(first, "name")), (long long)r->step, *side ? " " : "", side,
-                json_string_value(json_object_get(first, "message")), r->cfg->on_alarm,
-                back ? r->rolled_back ? " after one rollback" : ", since no evaluation was better" : "");
+    return fail(
+        E_NUMERIC,
+        "alarm %s at step %lld: adapter%s%s %s; on_alarm: %s ends the run here%s. Its state is saved; --resume goes on all the same",
+        json_string_value(json_object_get(first, "name")), (long long)r->step, *side ? " " : "", side,
+        json_string_value(json_object_get(first, "message")), r->cfg->on_alarm,
+        back ? r->rolled_back ? " after one rollback" : ", since no evaluation was better" : "");
 }
 
 /* --- the best evaluation, and when no better one comes ----------------------------------------------------------------- */
@@ -239,7 +249,8 @@ static const json_t *dotted(const json_t *at, const char *name) {
 
 /* Figures of which less is better. */
 static bool less_is_better(const struct config *c) {
-    static const char *const less[] = {"loss", "perplexity", "rmse", "mae", "copy_rate", "copy_ngrams", "empty", "truncated", "most_common", "drift", "nll", "base_nll"};
+    static const char *const less[] = {"loss",  "perplexity", "rmse",        "mae",   "copy_rate", "copy_ngrams",
+                                       "empty", "truncated",  "most_common", "drift", "nll",       "base_nll"};
     const char *dot = strrchr(c->best_metric, '.'), *leaf = dot ? dot + 1 : c->best_metric;
     if (strcmp(c->greater_is_better, "auto") != 0) return !strcmp(c->greater_is_better, "false");
     for (size_t i = 0; i < sizeof less / sizeof *less; i++)
@@ -284,7 +295,8 @@ err eval_has_metric(const struct run *r, const json_t *eval) {
     if (!strchr(r->cfg->best_metric, '.') || dotted(eval, r->cfg->best_metric)) return OK;
     str s = {0};
     list_numbers(eval, "", &s);
-    err e = fail(E_USAGE, "'metric_for_best_model' is %s, which evaluations do not have: theirs are %s", r->cfg->best_metric, s.p ? s.p : "none");
+    err e = fail(E_USAGE, "'metric_for_best_model' is %s, which evaluations do not have: theirs are %s", r->cfg->best_metric,
+                 s.p ? s.p : "none");
     str_free(&s);
     return e;
 }

@@ -27,7 +27,10 @@ static uint64_t mix(uint64_t h, uint64_t x) {
     return h ^ (h >> 29);
 }
 
-struct hashes { uint64_t *v; size_t n; };
+struct hashes {
+    uint64_t *v;
+    size_t n;
+};
 
 /* Of text s; v has room for one per byte. */
 static size_t words_of(const char *s, uint64_t *v) {
@@ -37,7 +40,8 @@ static size_t words_of(const char *s, uint64_t *v) {
         unsigned cp;
         int k = utf8_decode(s, left, &cp);
         if (!k) k = 1, cp = 0xfffd;
-        const bool space = cp < 128 && isspace((int)cp), joins = cp < 128 ? isalnum((int)cp) != 0 : cp >= 0xc0 && cp < 0x2e80 && !(cp >= 0x2000 && cp < 0x2070);
+        const bool space = cp < 128 && isspace((int)cp),
+                   joins = cp < 128 ? isalnum((int)cp) != 0 : cp >= 0xc0 && cp < 0x2e80 && !(cp >= 0x2000 && cp < 0x2070);
         if (!space && !(joins && inside)) v[n++] = 0;
         if (!space) v[n - 1] = mix(v[n - 1] + 1, cp);
         inside = joins;

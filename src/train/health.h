@@ -6,12 +6,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct texts_in { const char *const *v; int n; };
+struct texts_in {
+    const char *const *v;
+    int n;
+};
 struct health_ask {
-    struct texts_in in, out;   /* what was read and what was written for it: as many of one as of the other, at least one */
-    struct texts_in wanted;    /* references of them; n 0: there are none */
-    struct texts_in real;      /* texts that people wrote, of the side that is written; n < 2: drift is not known */
-    int truncated;             /* outputs that ended because max_new_tokens did */
+    struct texts_in in, out; /* what was read and what was written for it: as many of one as of the other, at least one */
+    struct texts_in wanted;  /* references of them; n 0: there are none */
+    struct texts_in real;    /* texts that people wrote, of the side that is written; n < 2: drift is not known */
+    int truncated;           /* outputs that ended because max_new_tokens did */
 };
 /* Numbers by name into `to`: shares are 0..1, entropy and drift are bits. */
 err health_texts(const struct health_ask *ask, json_t *to);

@@ -132,28 +132,34 @@ static int named_programs(const struct plans *p, struct named_program out[MAX_PR
     return n;
 }
 
+static json_t *program_json(const struct named_program *n) {
+    return json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", n->name, "instructions", n->g->p.ni, "flops", n->g->plan.flops, "act",
+                     (json_int_t)n->g->plan.act, "scratch", (json_int_t)n->g->plan.scratch);
+}
+
 static json_t *programs_json(const struct run *r) {
     json_t *list = json_array();
     for (int i = 0; i < r->n_plans; i++) {
         struct named_program all[MAX_PROGRAMS];
         const int n = named_programs(&r->plans[i], all);
-        for (int k = 0; k < n; k++)
-            json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", all[k].name, "instructions", all[k].g->p.ni, "flops",
-                                                  all[k].g->plan.flops, "act", (json_int_t)all[k].g->plan.act, "scratch",
-                                                  (json_int_t)all[k].g->plan.scratch));
+        for (int k = 0; k < n; k++) json_array_append_new(list, program_json(&all[k]));
     }
+    if (r->bare.p.ni) json_array_append_new(list, program_json(&(struct named_program){"bare base", &r->bare}));
     return list;
+}
+
+static void dump(const struct named_program *n, str *out) {
+    str_addf(out, "%s%s: %d instructions\n", out->n ? "\n" : "", n->name, n->g->p.ni);
+    prog_print(&n->g->p, out);
 }
 
 void run_dump(const struct run *r, str *out) {
     for (int i = 0; i < r->n_plans; i++) {
         struct named_program all[MAX_PROGRAMS];
         const int n = named_programs(&r->plans[i], all);
-        for (int k = 0; k < n; k++) {
-            str_addf(out, "%s%s: %d instructions\n", out->n ? "\n" : "", all[k].name, all[k].g->p.ni);
-            prog_print(&all[k].g->p, out);
-        }
+        for (int k = 0; k < n; k++) dump(&all[k], out);
     }
+    if (r->bare.p.ni) dump(&(struct named_program){"bare base", &r->bare}, out);
 }
 
 static char *sentence(const struct run *r) {

@@ -30,7 +30,7 @@ static void test_counts(void **state) {
     near(j, "copy_wanted", 0.5);
     near(j, "copy_ngrams", 2.0 / 4); /* "the cat sat" of two trigrams; of two words the pair: one of two */
     near(j, "length_ratio", (14 + 7 + 2 + 7) / (16 + 7 + 1 + 1.0));
-    near(j, "distinct_1", 6.0 / 8);  /* the cat sat up one two one two */
+    near(j, "distinct_1", 6.0 / 8); /* the cat sat up one two one two */
     near(j, "distinct_2", 4.0 / 5);
     near(j, "distinct_3", 1);
     near(j, "entropy", 4 * 3 / 8.0 + 2 * 2 / 4.0);
@@ -99,6 +99,7 @@ static void test_sketch(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_counts), cmocka_unit_test(test_words), cmocka_unit_test(test_drift), cmocka_unit_test(test_sketch)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_counts), cmocka_unit_test(test_words), cmocka_unit_test(test_drift),
+                                       cmocka_unit_test(test_sketch)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

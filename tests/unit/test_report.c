@@ -6,7 +6,8 @@
 #include "report/report.h"
 #include "train/tensorboard.h"
 
-static const char hostile[] = "</dd><script>alert(1)</script>&amp;\"'><img src=x onerror=alert(2)>\x01\x7f\xff \xe2\x80\xae" "dne";
+static const char hostile[] = "</dd><script>alert(1)</script>&amp;\"'><img src=x onerror=alert(2)>\x01\x7f\xff \xe2\x80\xae"
+                              "dne";
 
 static void same_text(const char *have, const char *want) {
     if (strcmp(have ? have : "", want) != 0) flunk("have %s\nwant %s", have, want);
@@ -16,13 +17,16 @@ static void test_text(void **state) {
     (void)state;
     str s = {0};
     html_text(&s, hostile);
-    same_text(s.p, "&lt;/dd&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;&quot;&#39;&gt;&lt;img src=x onerror=alert(2)&gt;[U+0001][U+007F]\xef\xbf\xbd [U+202E]dne");
+    same_text(s.p, "&lt;/dd&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;&quot;&#39;&gt;&lt;img src=x "
+                   "onerror=alert(2)&gt;[U+0001][U+007F]\xef\xbf\xbd [U+202E]dne");
     str_free(&s);
 }
 
 static void test_difference(void **state) {
     (void)state;
-    static const struct { const char *text, *other, *want; } rows[] = {
+    static const struct {
+        const char *text, *other, *want;
+    } rows[] = {
         {"a b c", "a b c", "a b c "},
         {"a x c", "a b c", "a <del>b</del> <ins>x</ins> c "},
         {"", "gone", "<del>gone</del> "},
@@ -57,14 +61,17 @@ static void test_series(void **state) {
 }
 
 static json_t *a_report(void) {
-    json_t *sample = json_pack("{s:s, s:s, s:s, s:s}", "a", "in <b>", "b", "</dd><script>x</script>", "back", "in <i>", "reference", "out & on");
-    json_t *eval = json_pack("{s:s, s:i, s:[O], s:[{s:s, s:s, s:s}]}", "tag", "step", "step", 4, "samples", sample, "alarms", "name", "drift", "side", "B", "message", "<u>");
-    json_t *plan = json_pack("{s:s, s:{s:s, s:i}, s:[{s:s, s:s, s:i}, {s:s, s:s, s:i}], s:i, s:[{s:s, s:i, s:i, s:s}]}", "sentence", "A & B <br>", "model", "path", "\"><script>",
-                             "parameters", 1000, "sides", "name", "A", "data", "a/<x>.jsonl", "trained", 10, "name", "B", "data", "b", "trained", 10, "warmup_steps", 2,
-                             "memory", "name", "weights", "bytes", 5000, "measured", 4000, "note", "<s>");
+    json_t *sample =
+        json_pack("{s:s, s:s, s:s, s:s}", "a", "in <b>", "b", "</dd><script>x</script>", "back", "in <i>", "reference", "out & on");
+    json_t *eval = json_pack("{s:s, s:i, s:[O], s:[{s:s, s:s, s:s}]}", "tag", "step", "step", 4, "samples", sample, "alarms", "name",
+                             "drift", "side", "B", "message", "<u>");
+    json_t *plan = json_pack("{s:s, s:{s:s, s:i}, s:[{s:s, s:s, s:i}, {s:s, s:s, s:i}], s:i, s:[{s:s, s:i, s:i, s:s}]}", "sentence",
+                             "A & B <br>", "model", "path", "\"><script>", "parameters", 1000, "sides", "name", "A", "data", "a/<x>.jsonl",
+                             "trained", 10, "name", "B", "data", "b", "trained", 10, "warmup_steps", 2, "memory", "name", "weights",
+                             "bytes", 5000, "measured", 4000, "note", "<s>");
     json_decref(sample);
-    return json_pack("{s:i, s:i, s:f, s:s, s:o, s:[o], s:{s:f, s:f}}", "steps", 4, "total_steps", 9, "seconds", 1.5, "objective", "macct", "plan", plan, "evals", eval, "times", "train", 1.0,
-                     "save", 3.0);
+    return json_pack("{s:i, s:i, s:f, s:s, s:o, s:[o], s:{s:f, s:f}}", "steps", 4, "total_steps", 9, "seconds", 1.5, "objective", "macct",
+                     "plan", plan, "evals", eval, "times", "train", 1.0, "save", 3.0);
 }
 
 static void must_have(const str *page, const char *part) {
@@ -74,9 +81,12 @@ static void must_have(const str *page, const char *part) {
 /* A whole page: what must be on it, and that nothing on it could run or be fetched. */
 static void test_page(void **state) {
     (void)state;
-    static const char metrics[] = "{\"step\":1,\"train_loss_A\":2.5,\"train_loss_B\":3.5,\"grad_norm_A\":1.0}\n{\"step\":2,\"train_loss_A\":1e300,\"train_loss_B\":null}\nno json\n"
-                                  "{\"step\":4,\"eval\":\"step\",\"eval_loss_A\":2.0,\"eval_copy_rate_A\":0.5,\"eval_triple_<f1>_B\":7}\n{\"step\":4,\"train_lo";
-    static const char *const never[] = {"<script", "<img", "href=", "src=", "url(", "@import", "http", "<br>", "<u>", "<s>", "<b> ", "nan", "inf", NULL};
+    static const char metrics[] =
+        "{\"step\":1,\"train_loss_A\":2.5,\"train_loss_B\":3.5,\"grad_norm_A\":1.0}\n{\"step\":2,\"train_loss_A\":1e300,\"train_loss_B\":"
+        "null}\nno json\n"
+        "{\"step\":4,\"eval\":\"step\",\"eval_loss_A\":2.0,\"eval_copy_rate_A\":0.5,\"eval_triple_<f1>_B\":7}\n{\"step\":4,\"train_lo";
+    static const char *const never[] = {"<script", "<img", "href=", "src=", "url(", "@import", "http",
+                                        "<br>",    "<u>",  "<s>",   "<b> ", "nan",  "inf",     NULL};
     str page = {0};
     json_t *report = a_report();
     must(dir_make(at("page")));
@@ -85,7 +95,8 @@ static void test_page(void **state) {
     must(report_write(at("page"), report));
     must(file_read(at("page/report.html"), &page));
     for (int i = 0; never[i]; i++)
-        if (strstr(page.p, never[i]) && strcmp(never[i], "src=") != 0) flunk("%s is on the page:\n%.200s", never[i], strstr(page.p, never[i]));
+        if (strstr(page.p, never[i]) && strcmp(never[i], "src=") != 0)
+            flunk("%s is on the page:\n%.200s", never[i], strstr(page.p, never[i]));
     must_have(&page, "4 / 9");
     must_have(&page, "<del>out</del>");
     must_have(&page, "Copies of the input");
@@ -146,9 +157,12 @@ static void test_events(void **state) {
         at_ += 16 + n[i];
     }
     assert_int_equal(at_, file.n);
-    assert_memory_equal(record[0] + 9, "\x10\x00\x1a\x0d" "brain.Event:2", 17); /* 2 step 0, 3 file_version */
-    assert_memory_equal(record[1] + 9, "\x10\x07\x3a\x02\x08\x01", 6);          /* 2 step 7, 7 SessionLog{1 START} */
-    assert_memory_equal(record[2] + 9, "\x10\xac\x02\x2a\x13", 5);              /* 2 step 300, 5 Summary */
+    assert_memory_equal(record[0] + 9,
+                        "\x10\x00\x1a\x0d"
+                        "brain.Event:2",
+                        17);                                           /* 2 step 0, 3 file_version */
+    assert_memory_equal(record[1] + 9, "\x10\x07\x3a\x02\x08\x01", 6); /* 2 step 7, 7 SessionLog{1 START} */
+    assert_memory_equal(record[2] + 9, "\x10\xac\x02\x2a\x13", 5);     /* 2 step 300, 5 Summary */
     assert_int_equal(n[2], 9 + 5 + sizeof value - 1);
     assert_memory_equal(record[2] + 14, value, sizeof value - 1);
     json_decref(line);
@@ -157,6 +171,7 @@ static void test_events(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_text), cmocka_unit_test(test_difference), cmocka_unit_test(test_series), cmocka_unit_test(test_page), cmocka_unit_test(test_crc), cmocka_unit_test(test_events)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_text), cmocka_unit_test(test_difference), cmocka_unit_test(test_series),
+                                       cmocka_unit_test(test_page), cmocka_unit_test(test_crc),        cmocka_unit_test(test_events)};
     return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }
