@@ -637,11 +637,11 @@ static bool evaluated(const struct run *r) {
 }
 
 /* What is due at this step beside it: an evaluation, and what its alarms ask for. An alarm that ends the run leaves a checkpoint from which
- * --resume goes on. */
+ * --resume goes on; one that rolls it back too: a run that was resumed from before it might find a `best` of later steps. */
 static err watch(struct run *r, const struct run_events *ev) {
     TRY(eval_if_due(r, ev));
     err e = alarms_act(r);
-    if (!e) return OK;
+    if (!e) return r->rolled_back && r->rolled_back == r->step ? save_now(r, ev) : OK;
     char why[1024];
     snprintf(why, sizeof why, "%s", err_text());
     TRY(save_now(r, ev));

@@ -92,7 +92,7 @@ static void test_pages(void **state) {
 
 static void test_kills(void **state) {
     (void)state;
-    ok("TMPDIR=$D python3 tools/kill-sweep --binary $C --kills 5 --steps 6");
+    ok("TMPDIR=$D python3 tools/kill-sweep --binary $C --kills 5 --steps 6 --save-steps 2");
     says(ran.out.p, "5 kills within");
     says(ran.out.p, "disk full: exit status 1, cyclora: error: ");
     says(ran.out.p, "kill sweep: well");
