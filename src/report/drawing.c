@@ -97,12 +97,13 @@ static void centred(str *out, double x, double y, const char *class, const char 
 
 enum { PILE = 118, MIDDLE = 190, TALL = 76, WIDE = 460, AT_MIDDLE = (WIDE - MIDDLE) / 2, AT_RIGHT = WIDE - PILE - 2 };
 
+/* rows < 0: it is not said how many */
 static void pile(str *out, double x, double y, const char *title, const char *path, double rows) {
-    char line[64];
+    char line[64] = "";
     box(out, "data", x, y, PILE, TALL);
     centred(out, x + PILE / 2, y + 25, "strong", title, 14);
     centred(out, x + PILE / 2, y + 46, "", file_name(path), 14);
-    snprintf(line, sizeof line, "%s rows", count_text(rows));
+    if (rows >= 0) snprintf(line, sizeof line, "%s rows", count_text(rows));
     centred(out, x + PILE / 2, y + 65, "", line, 14);
 }
 
@@ -169,9 +170,31 @@ static void one_way(str *out, const json_t *plan, const char *objective) {
     str_adds(out, "</svg>");
 }
 
-/* Of other shapes the plan's sentence tells. */
+/* Any number of adapters, a line each: what it reads, and what it learns to write. */
+static void ways(str *out, const json_t *plan) {
+    const json_t *sides = json_object_get(plan, "sides"), *s;
+    size_t i;
+    str_addf(out, "<svg viewBox=\"0 0 %d %zu\" role=img>", WIDE, 100 + 96 * json_array_size(sides));
+    base(out, 4, json_object_get(plan, "model"));
+    json_array_foreach(sides, i, s) {
+        const int y = 100 + 96 * (int)i;
+        char title[64], line[64];
+        snprintf(title, sizeof title, "adapter %s", json_str(s, "name"));
+        pile(out, 2, y, "reads", json_str(s, "data"), -1);
+        adapter(out, y, (int)i % 4, s, title);
+        pile(out, AT_RIGHT, y, "learns", json_str(s, "targets"), json_num_or(s, "rows", 0));
+        for (int k = 0; k < 2; k++) {
+            const int from = k ? 326 : 120;
+            snprintf(line, sizeof line, "M%d %dH%d", from, y + TALL / 2, from + 10);
+            arrow(out, (int)i % 4, line, from + 14, y + TALL / 2, 0);
+        }
+    }
+    str_adds(out, "</svg>");
+}
+
 void diagram_svg(str *out, const json_t *plan, const char *objective) {
     const size_t n = json_array_size(json_object_get(plan, "sides"));
-    if (n == 2) cycle(out, plan);
     if (n == 1) one_way(out, plan, objective);
+    else if (n == 2) cycle(out, plan);
+    else if (n) ways(out, plan);
 }

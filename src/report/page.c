@@ -33,7 +33,7 @@ static const char style[] =
     "4}.ink0{stroke:var(--a);color:var(--a)}.ink1{stroke:var(--b);color:var(--b)}.ink2{stroke:var(--c);color:var(--c)}.ink3{stroke:var(--d)"
     ";color:var(--d)}.dot{fill:currentColor;stroke:none}\n"
     ".diagram{max-width:620px}.diagram "
-    ".data{fill:none;stroke:var(--soft)}.adapter{fill:none;stroke-width:2}.edge0{stroke:var(--a)}.edge1{stroke:var(--b)}.base{fill:var(--"
+    ".data{fill:none;stroke:var(--soft)}.adapter{fill:none;stroke-width:2}.edge0{stroke:var(--a)}.edge1{stroke:var(--b)}.edge2{stroke:var(--c)}.edge3{stroke:var(--d)}.base{fill:var(--"
     "base)}\n"
     ".diagram rect.base+text,.diagram rect.base+text+text,.diagram rect.base+text+text+text{fill:#fff}.alarm{border-left:5px solid "
     "var(--b)}.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:15px}th,td{text-align:left;padding:5px 16px 5px "

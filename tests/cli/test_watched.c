@@ -38,7 +38,7 @@ static void test_warn(void **state) {
     assert_null(strstr(ran.err.p, "alarm"));
 }
 
-/* An end by an alarm leaves a checkpoint; --resume goes on behind it. */
+/* An end by an alarm leaves a checkpoint; --resume goes on behind it. Where a killed run has left none, what it had told did not happen. */
 static void test_stop(void **state) {
     (void)state;
     sh("$C train $D/run.yaml --quiet --set on_alarm=stop --set output_dir=$D/stop");
@@ -46,6 +46,8 @@ static void test_stop(void **state) {
     says(ran.err.p, "cyclora: error: alarm identity at step 3: adapter A repeats its input");
     says(ran.err.p, "--resume goes on all the same");
     ok("test -d $D/stop/checkpoint-3 -a ! -e $D/stop/A && $C train $D/run.yaml --quiet --resume --set output_dir=$D/stop && cmp $D/stop/A/adapter_model.safetensors $D/run/A/adapter_model.safetensors");
+    ok("mkdir $D/none && cp $D/run/config.yaml $D/run/metrics.jsonl $D/none && grep -q '\"step\":9' $D/none/metrics.jsonl && "
+       "$C train $D/run.yaml --quiet --resume --set output_dir=$D/none --set max_steps=3 && ! grep -q '\"step\":9' $D/none/metrics.jsonl && grep -q '\"step\":3' $D/none/metrics.jsonl");
 }
 
 /* Back to the best evaluation once, adapters and optimizers; then the next alarm ends the run. An adapter that does not move is one. */
