@@ -92,15 +92,15 @@ static json_t *health_of(json_t *eval, const char *name) {
     return h;
 }
 
-/* A learner's numbers as a sketch, and their length. */
+/* A learner's numbers as a sketch, and their length; of more than MOST, which only trained copies of large models have, every so many parts. */
 static err sketch_of(const struct learner *l, double sketch[SKETCH], double *length) {
-    enum { PART = 1 << 16 };
-    const int64_t n = (int64_t)(l->st->params.trained / sizeof(float));
+    enum { PART = 1 << 16, MOST = 256 * PART };
+    const int64_t n = (int64_t)(l->st->params.trained / sizeof(float)), stride = PART * ((n + MOST - 1) / MOST);
     double sum = 0;
     float *part = malloc(PART * sizeof *part);
     err e = part ? OK : fail(E_MEMORY, "out of memory");
     memset(sketch, 0, SKETCH * sizeof *sketch);
-    for (int64_t i = 0; i < n && !e; i += PART) {
+    for (int64_t i = 0; i < n && !e; i += stride) {
         const int64_t k = n - i < PART ? n - i : PART;
         e = l->backend->mem->download(part, l->w + i, (size_t)k * sizeof *part);
         if (e) break;

@@ -8,7 +8,7 @@
  *   output_dir/best/{A,B}/            those of the best evaluation, where metric_for_best_model asks for it
  *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter); none of a random base
  *   output_dir/report.json            evaluations, measured memory, times: written last
- *   output_dir/report.html            the same to look at, with curves and samples; at each evaluation and save
+ *   output_dir/report.html            the same to look at, with curves and samples; at evaluations and saves
  *   output_dir/runs/                  TensorBoard's event files, where report_to asks for them
  *   output_dir/.lock                  while a run is at work
  *
@@ -320,9 +320,13 @@ err folder_report(struct run *r) {
 }
 
 err folder_page(struct run *r, enum telling when) {
+    const double begun = seconds_now();
+    if (when == SO_FAR && begun - r->page_made < 50 * r->page_took) return OK; /* it reads all of metrics.jsonl */
     json_t *j = run_report_json(r, when);
     err e = j ? report_write(r->cfg->output_dir, j) : fail(E_MEMORY, "out of memory");
     json_decref(j);
+    r->page_made = seconds_now();
+    r->page_took = r->page_made - begun;
     return e;
 }
 

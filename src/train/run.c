@@ -645,6 +645,7 @@ static err watch(struct run *r, const struct run_events *ev) {
     char why[1024];
     snprintf(why, sizeof why, "%s", err_text());
     TRY(save_now(r, ev));
+    TRY(folder_page(r, AT_END));
     return fail(e, "%s", why);
 }
 
@@ -661,9 +662,11 @@ err run_loop(struct run *r, const struct run_events *ev) {
     }
     if (e && e != E_INTERRUPTED) return e;
     TRY(save_now(r, ev));
-    if (e)
+    if (e) {
+        TRY(folder_page(r, AT_END));
         return fail(E_INTERRUPTED, "interrupted after step %lld of %lld; everything is saved, go on with --resume", (long long)r->step,
                     (long long)total);
+    }
     TRY(best_load(r, false));
     TRY(folder_finish(r));
     if (r->test.source.n) TRY(eval_now(r, &r->test, "test", ev));

@@ -156,6 +156,7 @@ struct run {
     struct lock lock;          /* on output_dir, while this run may write there */
     json_t *evals;
     char *events;              /* TensorBoard's file; NULL: none */
+    double page_made, page_took; /* report.html: when it was there last, and the seconds that it took */
     double elapsed;            /* seconds of training before this process (resume) */
     double generate_s, train_s, step_s; /* of the steps after the warm-up, in this process */
     int64_t timed_steps;       /* how many those are */
@@ -279,7 +280,7 @@ err checkpoint_save(struct run *r, char **path_out);
 err checkpoint_resume(struct run *r, bool *found);  /* the newest whole checkpoint of output_dir */
 err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B; of a random base a warning */
 err folder_report(struct run *r);                   /* output_dir/report.json and report.html */
-err folder_page(struct run *r, enum telling when);  /* output_dir/report.html */
+err folder_page(struct run *r, enum telling when);  /* output_dir/report.html; SO_FAR: where that takes less than a fiftieth of the time */
 err best_save(struct run *r);                       /* output_dir/best/{A,B}: kept while training */
 err best_load(struct run *r, bool optimizers);      /* back into the learners, where there is one */
 err metrics_append(const struct run *r, json_t *line);
