@@ -31,13 +31,13 @@ static err real_texts(const struct side *s, arena *mem, const char **v, int *n) 
 }
 
 /* What was written as rows with loss on it; those that the plan's passes have no room for are left out. */
-static err rows_written(struct run *r, const struct wrote *w, struct rows *out) {
+static err rows_written(struct run *r, const struct side *s, const struct wrote *w, struct rows *out) {
     for (int i = 0; i < w->out.n; i++) {
         struct ids answer = {0};
         err e = OK;
         for (int k = 0; k < w->made[i].n && !e; k++) e = ids_push(&answer, w->made[i].ids[k]);
-        if (!e && w->made[i].stopped) e = ids_push(&answer, r->eos);
-        if (!e && answer.n && w->prompt[i].n + answer.n + r->plans[0].st.virtual_tokens <= (size_t)run_pass(r))
+        if (!e && w->made[i].stopped) e = ids_push(&answer, s->base->eos);
+        if (!e && answer.n && w->prompt[i].n + answer.n + s->plans->st.virtual_tokens <= (size_t)run_pass(r))
             e = rows_add(out, w->prompt[i].v, w->prompt[i].n, answer.v, answer.n);
         ids_free(&answer);
         if (e) return e;
@@ -50,13 +50,13 @@ static err rows_written(struct run *r, const struct wrote *w, struct rows *out) 
 static err add_base(struct run *r, const struct side *s, const struct wrote *w, json_t *to) {
     struct rows rows = {0};
     double own[4], base[4];
-    if (!r->bare.p.ni) return OK;
-    err e = rows_written(r, w, &rows);
+    if (!s->base->bare.p.ni) return OK;
+    err e = rows_written(r, s, w, &rows);
     const struct row **list = calloc((size_t)rows.n + 1, sizeof *list);
     if (!e && !list) e = fail(E_MEMORY, "out of memory");
     for (int i = 0; i < rows.n && !e; i++) list[i] = &rows.r[i];
     if (!e && rows.n) e = rows_loss(&s->plans->score, &r->wb, s->learner.w, list, rows.n, own);
-    if (!e && rows.n) e = rows_loss(&r->bare, &r->wb, NULL, list, rows.n, base);
+    if (!e && rows.n) e = rows_loss(&s->base->bare, &r->wb, NULL, list, rows.n, base);
     if (!e && rows.n) {
         json_object_set_new(to, "nll", json_real(own[0] / own[1]));
         json_object_set_new(to, "base_nll", json_real(base[0] / base[1]));
@@ -113,7 +113,7 @@ static err sketch_of(const struct learner *l, double sketch[SKETCH], double *len
 }
 
 err health_moved(struct run *r, json_t *eval) {
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         struct side *s = &r->side[i];
         double now[SKETCH], length;
         TRY(sketch_of(&s->learner, now, &length));

@@ -5,14 +5,14 @@
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats) {
     struct side *s = &r->side[side];
-    struct generate_request rq = {.prompt = prompts, .n = n, .max_new = max_new, .eos = r->eos, .stop = r->evaluating ? r->stop : NULL};
+    struct generate_request rq = {.prompt = prompts, .n = n, .max_new = max_new, .eos = s->base->eos, .stop = r->evaluating ? r->stop : NULL};
     rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
                               .step = key,
                               .temperature = (float)temperature,
-                              .top_p = (float)r->cfg->top_p,
-                              .top_k = (int)r->cfg->top_k,
+                              .top_p = (float)s->cfg->top_p,
+                              .top_k = (int)s->cfg->top_k,
                               .threads = r->threads,
-                              .int_activations = !r->evaluating && !strcmp(r->cfg->activations, "int15")};
+                              .int_activations = !r->evaluating && !strcmp(s->cfg->activations, "int15")};
     TRY(generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats));
     if (!r->evaluating) phase_seen(r, PHASE_GENERATE);
     return OK;
