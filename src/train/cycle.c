@@ -367,21 +367,26 @@ static err step(struct run *r, struct step_info *info) {
 }
 
 /* --- evaluation ------------------------------------------------------------------------------------------------- */
-struct texts {
+struct texts { /* as text, and as the ids that were read and written */
     char **v;
     int n;
+    struct ids *prompt;
+    struct generation *made;
 };
 
 static void texts_free(struct texts *t) {
     for (int i = 0; t->v && i < t->n; i++) free(t->v[i]);
     free(t->v);
+    if (t->made) drop_generations(t->made, t->n);
+    free(t->made);
+    free_ids(t->prompt, t->n);
     *t = (struct texts){0};
 }
 
 /* Greedy texts of a side's adapter for texts of its own side. */
 static err translate(struct run *r, const struct side *s, const char *const *in, int n, struct texts *out) {
-    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
-    struct generation *made = calloc((size_t)n, sizeof *made);
+    struct ids *prompt = out->prompt = calloc((size_t)n, sizeof *prompt);
+    struct generation *made = out->made = calloc((size_t)n, sizeof *made);
     out->v = calloc((size_t)n, sizeof *out->v);
     out->n = n;
     err e = prompt && made && out->v ? OK : fail(E_MEMORY, "out of memory");
@@ -398,10 +403,24 @@ static err translate(struct run *r, const struct side *s, const char *const *in,
     if (!e) e = generate_texts(r, index_of(r, s), prompt, n, (int)s->cfg->max_new_tokens, 0, 0, made, NULL);
     for (int i = 0; i < n && !e; i++) e = base_text_trimmed(s->base, made[i].ids, (size_t)made[i].n, &out->v[i]);
     if (!e) e = process_texts(s->next, out->v, in, n);
-    drop_generations(made, n);
-    free(made);
-    free_ids(prompt, n);
     return e;
+}
+
+/* The health of what a side's adapter wrote for texts `in`; wanted: references, or NULL. */
+static err watch(struct run *r, const struct side *s, const char *const *in, const struct texts *out, const char *const *wanted, json_t *to) {
+    char direction[16];
+    json_t *list = json_object_get(to, "health");
+    if (!list) json_object_set_new(to, "health", list = json_array());
+    snprintf(direction, sizeof direction, "%s→%s", s->name, s->next->name);
+    const struct wrote w = {.writer = index_of(r, s),
+                            .side = index_of(r, s->next),
+                            .direction = direction,
+                            .in = {in, out->n},
+                            .out = {(const char *const *)out->v, out->n},
+                            .wanted = {wanted, wanted ? out->n : 0},
+                            .prompt = out->prompt,
+                            .made = out->made};
+    return health_direction(r, &w, list);
 }
 
 static err direction_json(struct run *r, const struct pairs *on, const struct side *side, const char *const *in, const struct texts *hyp,
@@ -493,9 +512,12 @@ static err round_trip(struct run *r, struct side *s, struct judged *j, json_t *o
     const int i = index_of(r, s);
     const struct texts *last = &j->made[i];
     int hops = 0;
-    err e = last->v ? OK : translate(r, s, j->text[i], j->n[i], &j->made[i]);
+    const bool watched = last->v != NULL; /* on pairs, which say more than what adapters wrote for each other */
+    err e = watched ? OK : translate(r, s, j->text[i], j->n[i], &j->made[i]);
+    if (!e && !watched) e = watch(r, s, j->text[i], last, NULL, out);
     for (const struct side *w = s->next; w != s && !e; w = w->next) {
         e = translate(r, w, (const char *const *)last->v, last->n, &way[hops]);
+        if (!e && !watched) e = watch(r, w, (const char *const *)last->v, &way[hops], NULL, out);
         last = &way[hops++];
     }
     struct scores got;
@@ -529,7 +551,9 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     for (int i = 0; i < r->n_sides && !e && sides; i++) e = translate(r, &r->side[i], j.text[i], j.n[i], &j.made[i]);
     for (int i = 0; i < r->n_sides && !e && sides; i++) {
         const struct side *s = &r->side[i];
-        e = direction_json(r, on, s, j.text[i], &j.made[i], j.text[index_of(r, s->next)], sides);
+        const char *const *wanted = j.text[index_of(r, s->next)];
+        e = direction_json(r, on, s, j.text[i], &j.made[i], wanted, sides);
+        if (!e) e = watch(r, s, j.text[i], &j.made[i], wanted, out);
     }
     for (int i = 0; i < r->n_sides && !e; i++)
         if (begins(r, i)) e = round_trip(r, &r->side[i], &j, out);
