@@ -60,6 +60,7 @@ static err side_plans(struct run *r, struct side *s) {
     struct plans *p = &r->plans[r->n_plans];
     p->base = s->base;
     TRY(structure_init_head(&p->st, &s->base->model, method, settings, &r->head, &p->modules));
+    method_heed_ranks(&p->st);
     p->st.adapters = run_joins(r) ? r->n_sides : 0;
     r->n_plans++;
     s->plans = p;

@@ -189,6 +189,7 @@ err run_open(struct run *r, struct config *cfg);
 err run_plan(struct run *r, struct config *cfg, const struct plan_ask *ask);
 /* A side's method and its settings, in mem (method.c). */
 err side_method(const struct side *s, const struct run *r, arena *mem, const struct peft_method **method, const void **settings);
+void method_heed_ranks(const struct structure *st); /* warns of low-rank factors that are wider than their matrix */
 err run_start(struct run *r);                       /* memory, weights, fresh adapters */
 err run_loop(struct run *r, const struct run_events *ev); /* to the last step, or E_INTERRUPTED with a checkpoint saved */
 /* Vectors that come with each record of a side's data, by its method (method.c); false: none. */
