@@ -26,6 +26,12 @@ size_t optim_bytes(const struct optimizer *z, const struct optim_settings *how, 
     return bytes;
 }
 
+struct cost optim_cost(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set) {
+    struct cost c = z->beyond ? z->beyond(how, set) : (struct cost){0};
+    c.bytes += 3.0 * (double)set->trained + 2.0 * (double)optim_bytes(z, how, set);
+    return c;
+}
+
 int optim_list(struct optim_state *out, int n, const char *name, dtype dt, size_t bytes) {
     if (!bytes) return n;
     out[n] = (struct optim_state){.name = name, .dt = dt, .bytes = bytes};

@@ -50,11 +50,15 @@ struct optimizer {
     size_t (*scratch)(const struct param_set *set, const struct flat_ops *flat); /* NULL: none */
     double (*rate)(const struct optim_settings *how, double scheduled,
                    int64_t t); /* the learning rate that it goes by; NULL: the scheduled */
-    bool elementwise;          /* its step may be of a part of the arena */
+    /* What a step reads, writes and computes beyond its weights and states there and back and the gradient once; NULL: nothing. */
+    struct cost (*beyond)(const struct optim_settings *how, const struct param_set *set);
+    bool elementwise; /* its step may be of a part of the arena */
 };
 
 const struct optimizer *optimizer_find(const char *name); /* NULL: none has it */
 size_t optim_bytes(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set);
+/* The work of a step, in floating-point operations and bytes of f32 memory. */
+struct cost optim_cost(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set);
 /* Every optimizer's name, with ", " between: for messages. */
 void optimizer_names(str *out);
 

@@ -153,9 +153,13 @@ static void add_training(const struct run *r, int i, const struct speed *s, stru
     const double most = floor((double)g->p.cap[-SYM_N] / p.tokens), rows = fmin(n, most < 1 ? 1 : most), passes = ceil(n / rows);
     p.tokens *= n / passes, p.rows = n / passes;
     add_pass(&out->train, g, &p, passes, s);
-    /* weights and states read and written, the gradient read for its norm and for the step, and set to zero */
-    const struct needs q = recipe_needs(r, &r->side[i]);
-    out->optimizer += (20.0 * (double)param_count(&r->side[i].plans->st.params) + 2.0 * (double)(q.here + q.away)) / s->bytes;
+    /* the step; before it the gradient is set to zero and read for its norm, behind it the method's own states are read and written */
+    const struct structure *st = &r->side[i].plans->st;
+    const struct recipe q = run_recipe(r, r->side[i].cfg);
+    const struct optim_settings how = recipe_settings(&q);
+    const struct cost c = optim_cost(recipe_optimizer(&q), &how, &st->params);
+    const double bytes = c.bytes + (2.0 + 2.0 * learner_states(st)) * (double)st->params.trained;
+    out->optimizer += fmax(c.flops / s->flops, bytes / s->bytes);
 }
 
 /* The other adapter writes what side i trains on: one pass over the prompts, then token by token. */

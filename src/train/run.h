@@ -199,6 +199,12 @@ err levels_parse(struct run *r);                    /* r->levels, r->picks_level
 /* auto: plan() makes the plans of r->levels and adds up r->foot; afterwards they are those of the least recomputation that fits the
  * limit, or of what takes least. */
 err levels_pick(struct run *r, size_t limit, err (*plan)(struct run *r, int64_t pass_tokens, void *ctx), void *ctx);
+/* The ladder that auto goes down, and whoever looks for more recomputation: how many rungs it has for a model of so many blocks, which one a
+ * run stands on (what is only of some blocks counts as of all), and the setting's word for one ("block:2"). */
+enum { LEVEL_WORD = 16 };
+int levels_rungs(int blocks);
+int levels_at(const struct checkpoints *l);
+const char *levels_word(int rung, char word[LEVEL_WORD]);
 char *levels_text(const struct run *r);             /* "recomputes whole blocks in the first 12 of 30 blocks ..."; the caller frees */
 json_t *levels_json(const struct run *r);
 
