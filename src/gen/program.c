@@ -243,6 +243,9 @@ static size_t memory_act(const struct program *const *programs, int n, size_t *s
     return train > gen + state ? train : gen + state;
 }
 
+/* Programs read weights in their own type where they lie. */
+static bool in_place(const struct memory *mem, const struct param_set *s) { return mem->compute == DT_F32 || !s || s->narrow; }
+
 void memory_sizes(struct memory *mem, const struct program *const *programs, int n) {
     const struct backend *backend = programs[0]->plan.backend;
     int64_t slots = 0;
@@ -253,7 +256,7 @@ void memory_sizes(struct memory *mem, const struct program *const *programs, int
         if (pl->scratch > mem->scratch_bytes) mem->scratch_bytes = pl->scratch;
         if (pl->host > mem->host_bytes) mem->host_bytes = pl->host;
         if (pl->input > mem->log_off && !backend->mem->host) mem->log_off = pl->input;
-        const size_t work = programs[i]->params && mem->compute != DT_F32 ? param_work_bytes(programs[i]->params, mem->compute) : 0;
+        const size_t work = !in_place(mem, programs[i]->params) ? param_work_bytes(programs[i]->params, mem->compute) : 0;
         if (work > mem->work_bytes) mem->work_bytes = work;
         if (programs[i]->mode == MODE_DECODE && programs[i]->p.cap[-SYM_N] > slots) slots = programs[i]->p.cap[-SYM_N];
     }
@@ -307,15 +310,16 @@ void memory_free(struct memory *mem) {
     *mem = (struct memory){0};
 }
 
-err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param) {
-    *param = mem->compute == DT_F32 || !weights ? (void *)weights : mem->work;
-    if (*param == weights) return OK;
+err memory_bind(const struct memory *mem, const struct program *g, const void *weights, int threads, void **param) {
     const struct param_set *s = g->params;
+    *param = !weights || in_place(mem, s) ? (void *)weights : mem->work;
+    if (*param == weights) return OK;
     const struct { size_t n; dtype as; } parts[] = {{s->vectors / 4, mem->compute}, {(s->trained - s->vectors) / 4, DT_F32}, {(s->bytes - s->trained) / 4, mem->compute}};
     char *to = mem->work;
+    const float *from = weights;
     for (int i = 0; i < 3; i++) {
-        if (parts[i].n) TRY(mem->backend->flat->cast(weights, to, parts[i].as, (int64_t)parts[i].n, threads));
-        weights += parts[i].n;
+        if (parts[i].n) TRY(mem->backend->flat->cast(from, to, parts[i].as, (int64_t)parts[i].n, threads));
+        from += parts[i].n;
         to += parts[i].n * dtype_row_bytes(parts[i].as, 1);
     }
     return OK;

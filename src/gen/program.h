@@ -102,7 +102,7 @@ void memory_free(struct memory *mem);
 
 /* Makes an adapter's f32 weights (an arena of the backend; NULL: the bare base) the ones that programs read from now on: *param
  * is what program_run() takes. Again after each change of the weights. */
-err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param);
+err memory_bind(const struct memory *mem, const struct program *g, const void *weights, int threads, void **param);
 /* param: from memory_bind(); grad: an arena of the backend (NULL without an adapter). */
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *feed,
                 const struct run_ctx *run, bool poison);

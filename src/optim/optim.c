@@ -28,7 +28,8 @@ size_t optim_bytes(const struct optimizer *z, const struct optim_settings *how, 
 
 struct cost optim_cost(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set) {
     struct cost c = z->beyond ? z->beyond(how, set) : (struct cost){0};
-    c.bytes += 3.0 * (double)set->trained + 2.0 * (double)optim_bytes(z, how, set);
+    const size_t weights = set->narrow ? param_weight_bytes(set) : set->trained;
+    c.bytes += (double)set->trained + 2.0 * (double)(weights + optim_bytes(z, how, set));
     return c;
 }
 
@@ -45,8 +46,9 @@ bool optim_stretch(const struct optim_step *o, size_t *at, struct optim_stretch 
     if (from >= last) return false;
     const struct param_stretch t = param_stretch(o->set, from);
     const size_t end = t.end < last ? t.end : last;
-    *out = (struct optim_stretch){from / 4, (int64_t)(end - from) / 4, o->g + (from - o->first) / 4, o->lr * (double)t.rate,
-                                  t.vectors ? 0 : o->how->weight_decay};
+    const size_t in = (from - o->first) / sizeof(float);
+    *out = (struct optim_stretch){
+        from / 4, (int64_t)(end - from) / 4, o->w + in, o->g + in, o->lr * (double)t.rate, t.vectors ? 0 : o->how->weight_decay};
     *at = end / sizeof(float);
     return true;
 }

@@ -53,18 +53,19 @@ static err update(struct fusing *f, const struct span_of_life *p) {
                     "the gradient of %s is not finite, and what the backward pass had left before it is updated: go on from a checkpoint. "
                     "Lower learning_rate or look at the data",
                     l->st->params.p[param].name);
-    return l->optim->step(&(struct optim_step){.backend = l->backend,
-                                               .set = &l->st->params,
-                                               .how = &l->how,
-                                               .w = l->w,
-                                               .g = g,
-                                               .first = p->off,
-                                               .end = p->off + p->bytes,
-                                               .state = l->state,
-                                               .lr = f->rate,
-                                               .t = l->optim_steps + 1,
-                                               .grad_scale = f->scale,
-                                               .threads = f->b->threads});
+    return learner_take(l, &(struct optim_step){.backend = l->backend,
+                                                .set = &l->st->params,
+                                                .how = &l->how,
+                                                .w = l->w,
+                                                .g = g,
+                                                .first = p->off,
+                                                .end = p->off + p->bytes,
+                                                .state = l->state,
+                                                .scratch = f->b->mem.scratch,
+                                                .lr = f->rate,
+                                                .t = l->optim_steps + 1,
+                                                .grad_scale = f->scale,
+                                                .threads = f->b->threads});
 }
 
 static err after(void *ctx, int from, int to) {

@@ -34,7 +34,7 @@ static size_t adapters_resident(const struct run *r, int what) {
     size_t n = 0;
     for (int i = 0; i < r->objective->sides; i++) {
         const struct learner *l = &r->side[i].learner;
-        if (l->st && what == 0) n += resident_of(r, l->w, l->st->params.bytes) + (i ? 0 : r->wb.mem.work_bytes);
+        if (l->st && what == 0) n += resident_of(r, l->w, param_weight_bytes(&l->st->params)) + (i ? 0 : r->wb.mem.work_bytes);
         for (int k = 0; l->st && what == 1 && !l->recipe.offload && k < l->states; k++)
             n += resident_of(r, l->state[k].p, l->state[k].bytes);
         for (int k = 0; l->st && what == 1 && k < learner_states(l->st); k++) n += resident_of(r, l->own[k], l->st->params.trained);
@@ -87,7 +87,8 @@ static json_t *memory_json(const struct run *r, bool measured) {
          measured, measured ? weights_resident(r) : 0);
     if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", measured, f->derived);
     line(m, "adapters", f->adapters,
-         f->working    ? "f32, and a working copy in the compute type"
+         r->narrow     ? "matrices in bf16, read where they lie; vectors in f32"
+         : f->working  ? "f32, and a working copy in the compute type"
          : f->finished ? "f32, and room for a finished one when it is written"
                        : "f32",
          measured, adapters_resident(r, 0));

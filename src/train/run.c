@@ -35,6 +35,7 @@ static err pick_device(struct run *r) {
     err e = backend_pick(r->card ? "cuda" : r->cfg->device, &r->backend);
     if (e) return r->card ? fail_in(e, "device %s", r->card->name) : e;
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
+    r->narrow = strcmp(r->cfg->trained_dtype, "float32") != 0;
     if (strcmp(r->cfg->offload_optimizer, "none") != 0 && r->backend->mem->host)
         return fail(E_USAGE,
                     "offload_optimizer: %s moves the optimizer's states from a card to the host's memory; this run is on the %s, where "
@@ -112,6 +113,7 @@ static err side_plans(struct run *r, struct side *s) {
     TRY(structure_init_head(&p->st, &r->model, method, settings, &r->head, &p->modules));
     r->n_plans++;
     s->plans = p;
+    p->st.params.narrow = r->narrow;
     return OK;
 }
 
@@ -234,7 +236,7 @@ static void measure_plan(struct run *r) {
     f->offloaded = m.host_bytes;
     for (int i = 0; i < r->objective->sides; i++) {
         const size_t b = r->cfg->optimizer_in_bwd ? r->side[i].plans->fused.bytes : r->side[i].plans->st.params.trained;
-        f->adapters += r->side[i].plans->st.params.bytes;
+        f->adapters += param_weight_bytes(&r->side[i].plans->st.params);
         if (b > f->gradients) f->gradients = b;
         if (host && r->cfg->check_accumulation && 2 * b > f->checks) f->checks = 2 * b;
         if (host && r->side[i].plans->st.method->finished && r->side[i].plans->st.params.bytes > f->finished)
@@ -371,6 +373,7 @@ static err open_sides(struct run *r, const struct plan_ask *ask) {
     for (int i = 0; i < r->objective->sides; i++) {
         const struct recipe q = run_recipe(r, r->side[i].cfg);
         TRY(side_plans(r, &r->side[i]));
+        if (r->narrow) TRY(recipe_narrow(&r->side[i].plans->st, &q, r->compute));
         if (r->cfg->optimizer_in_bwd) TRY(fused_allowed(&r->side[i].plans->st, &q, r->compute));
     }
     if (r->assumes) return assume_lengths(r, ask->like), OK;

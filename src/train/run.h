@@ -134,6 +134,7 @@ struct run {
     struct likeness likeness;  /* of the quantised base to the file's; tokens 0: not measured */
     size_t check_bytes;        /* that measuring it takes, on the processor */
     char *quantised;           /* what the base was quantised to, for people; NULL: it was not */
+    bool narrow;               /* trained_dtype: the trained tensors are kept in bf16 */
     struct capacity cap;
     struct checkpoints levels; /* what the training programs recompute */
     bool picks_levels;         /* auto */
@@ -239,6 +240,8 @@ struct recipe run_recipe(const struct run *r, const struct side_config *c);
  * activations and scratch. */
 struct needs { size_t here, away, act, scratch; };
 struct needs recipe_needs(const struct run *r, const struct side *s);
+/* What goes with weights in bf16: E_USAGE says what does not. */
+err recipe_narrow(const struct structure *st, const struct recipe *q, dtype compute);
 void recipe_widen(const struct run *r, size_t *act, size_t *scratch); /* to what the steps of all sides need */
 void recipe_describe(const struct run *r, str *out); /* the optimizers' line of the plan */
 
