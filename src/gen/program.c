@@ -1,5 +1,6 @@
 /* See program.h. */
 #include "gen/program.h"
+#include "gen/profile.h"
 #include "base/arena.h"
 #include "model/derived.h"
 #include "ops/ops.h"
@@ -413,9 +414,11 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
     b.param = param;
     b.grad = grad;
     b.poison = poison;
-    b.repeats = f->repeats;
+    b.repeats = f->repeats && !mem->profile;
     b.watch = f->watch;
     b.input = (void *const *)input;
+    struct profiling watched;
+    if (mem->profile) profile_run(&watched, mem, g, f), b.watch = &watched.watch;
     return plan_run(&g->plan, &b, &known);
 }
 
@@ -429,7 +432,10 @@ err program_advance(const struct program *g, const struct memory *mem, int n, in
 err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run) {
     struct binding b = bind(mem, n, 0, 0);
     b.param = param;
-    b.repeats = b.staged = true;
+    b.staged = true;
+    b.repeats = !mem->profile;
+    struct profiling watched;
+    if (mem->profile) profile_run(&watched, mem, g, &(struct feed){.n = n}), b.watch = &watched.watch;
     return plan_run(&g->plan, &b, run);
 }
 

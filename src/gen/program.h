@@ -81,8 +81,10 @@ struct feed {
     const struct plan_watch *watch; /* NULL: nobody looks on; else not `repeats` */
 };
 /* Memory for the plans of one session: each arena as large as the largest plan asks. */
+struct profile;
 struct memory {
     const struct backend *backend;
+    struct profile *profile; /* each launch is timed (profile.h); NULL: none is */
     dtype compute;
     char *act, *scratch;   /* the KV cache lies in act, behind the generation plans' activations */
     char *host;            /* copies of activations while they wait */

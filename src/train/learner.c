@@ -245,6 +245,11 @@ err learner_take(const struct learner *l, const struct optim_step *o) {
     return l->optim->step(&part);
 }
 
+struct cost learner_work(const struct learner *l, double share) {
+    const struct cost c = optim_cost(l->optim, &l->how, &l->st->params);
+    return (struct cost){share * c.flops, share * (c.bytes + (double)l->st->params.trained)};
+}
+
 /* The optimizer's step. States that lie on the host (offload) come to where the activations were, which nobody needs any more, and go back. */
 static err update(struct learner *l, struct workbench *b, double lr, float grad_scale) {
     const struct mem_ops *mem = l->backend->mem;
@@ -301,6 +306,7 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
     struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = b->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};
     if (method->before_step) TRY(method->before_step(l->st->settings, &t));
     TRY(l->fused ? reach_judge(&l->reach, &reaching) : reach_check(&l->reach, &reaching, b->grad));
+    const double began = profile_begin(&b->mem);
     if (!l->fused) TRY(l->backend->flat->sumsq(b->grad, (int64_t)(l->st->params.trained / 4), b->threads, &norm));
     norm = sqrt(norm) / (sums[1] * scale);
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
@@ -312,7 +318,10 @@ err learner_step(struct learner *l, struct workbench *b, const struct row *const
                     isfinite(sums[0]) ? "gradient" : "loss", l->fused ? "" : "; the weights are unchanged");
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
     t.grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale));
-    if (!l->fused) TRY(update(l, b, out->learning_rate, t.grad_scale));
+    if (!l->fused) {
+        TRY(update(l, b, out->learning_rate, t.grad_scale));
+        profile_end(&b->mem, PROFILE_OPTIMIZER, l->optim->name, learner_work(l, 1), began);
+    }
     if (method->after_step) TRY(method->after_step(l->st->settings, &t));
     l->reach.moved |= out->learning_rate > 0;
     l->updates++;

@@ -7,6 +7,7 @@
 #define CYC_TRAIN_LEARNER_H
 #include "data/pack.h"
 #include "gen/adapter.h"
+#include "gen/profile.h"
 #include "optim/optim.h"
 #include "train/schedule.h"
 #include "train/reach.h"
@@ -54,6 +55,7 @@ struct optim_settings recipe_settings(const struct recipe *r);
 size_t recipe_away(const struct recipe *r, const struct param_set *set);
 static inline size_t recipe_room(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
 /* The optimizer's step, whatever the weights' arena is of; o->w is all of that. */
+struct cost learner_work(const struct learner *l, double share); /* of a share of it, and of the norm before it */
 err learner_take(const struct learner *l, const struct optim_step *o);
 err learner_fill(struct learner *l, uint64_t key); /* fresh weights: param_fill() */
 /* The adapter's files (gen/adapter.h), whatever the backend. */

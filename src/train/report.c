@@ -233,8 +233,24 @@ json_t *run_plan_json(struct run *r, bool measured) {
     return j;
 }
 
+/* Rows as they take time; the rest of the steps is what no op of a program took. */
+static json_t *profile_json(const struct profile *p) {
+    static const char *const phases[] = {"generate", "forward", "backward", "optimizer"};
+    json_t *rows = json_array();
+    double sum = 0;
+    for (int i = 0; i < p->n; i++) {
+        const struct profile_row *w = &p->row[i];
+        sum += w->seconds;
+        json_array_append_new(rows, json_pack("{s:s, s:s, s:I, s:f, s:f}", "phase", phases[w->phase], "what", w->what, "launches",
+                                              (json_int_t)w->launches, "seconds", w->seconds, "bound_s", w->bound));
+    }
+    return json_pack("{s:i, s:f, s:f, s:s, s:f, s:f, s:o}", "steps", p->steps, "seconds", p->step_s, "rest_s", p->step_s - sum, "rates",
+                     p->whose, "flops_per_second", p->flops, "bytes_per_second", p->bytes, "rows", rows);
+}
+
 json_t *run_report_json(struct run *r) {
-    return json_pack("{s:I, s:f, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "seconds", r->elapsed, "evals", r->evals, "plan",
+    json_t *profile = r->profile.steps ? profile_json(&r->profile) : NULL;
+    return json_pack("{s:I, s:f, s:O, s:o*, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "seconds", r->elapsed, "evals", r->evals, "profile", profile, "plan",
                      run_plan_json(r, true), "output_dir", r->cfg->output_dir, "objective", r->objective->name, "stopped",
                      r->step < run_total(r));
 }

@@ -571,14 +571,26 @@ static err save_now(struct run *r, const struct run_events *ev) {
     return OK;
 }
 
+/* Is the next step one that is profiled? Not the first of a process, which touches its memory for the first time. */
+static struct profile *profile_due(struct run *r) {
+    struct profile *p = &r->profile;
+    const bool first = r->timed_steps == 0 && r->step + 1 < run_total(r) && !p->steps;
+    if (first || p->steps >= r->cfg->profile_steps || (!p->flops && !forecast_rates(r, p))) return NULL;
+    return p;
+}
+
 static err one_step(struct run *r, const struct run_events *ev) {
     struct step_info info = {.total = run_total(r)};
+    struct profile *p = profile_due(r);
     double t0 = seconds_now();
+    r->wb.mem.profile = p;
     TRY(r->objective->step(r, &info));
+    r->wb.mem.profile = NULL;
     phase_seen(r, PHASE_TRAIN);
     info.seconds = seconds_now() - t0;
     r->elapsed += info.seconds;
-    if (!info.warmup) r->timed_steps++, r->generate_s += info.generate_s, r->train_s += info.train_s, r->step_s += info.seconds;
+    if (p) p->steps++, p->step_s += info.seconds;
+    else if (!info.warmup) r->timed_steps++, r->generate_s += info.generate_s, r->train_s += info.train_s, r->step_s += info.seconds;
     info.step = ++r->step;
     if (ev->step) ev->step(ev->ctx, r, &info);
     return r->cfg->logging_steps > 0 && r->step % r->cfg->logging_steps == 0 ? log_step(r, &info) : OK;

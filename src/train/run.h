@@ -152,6 +152,7 @@ struct run {
     double elapsed;            /* seconds of training before this process (resume) */
     double generate_s, train_s, step_s; /* of the steps after the warm-up, in this process */
     int64_t timed_steps;       /* how many those are */
+    struct profile profile;   /* of profile_steps */
     double flops_rate, bytes_rate; /* of the processor, once measured (forecast.c) */
 };
 
@@ -188,6 +189,7 @@ void phase_seen(struct run *r, enum phase phase);   /* it has just ended: notes 
 json_t *phases_json(const struct run *r);
 
 /* forecast.c: the time of a step, by the ops' work and the machine's rates */
+bool forecast_rates(struct run *r, struct profile *p); /* the machine's into a profile; false: they are not known */
 json_t *forecast_json(struct run *r);         /* NULL: the machine's rates are not known */
 
 /* budget.c */
