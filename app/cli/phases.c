@@ -127,7 +127,8 @@ static const json_t *next_row(const json_t *rows, const char *phase, double belo
 }
 
 static void profile_row(const char *name, double seconds, double bound, const json_t *profile) {
-    fprintf(stderr, "%-20s %10s %6.1f %%", name, duration(seconds / json_num(profile, "steps")), 100 * seconds / json_num(profile, "seconds"));
+    fprintf(stderr, "%-20s %10s %6.1f %%", name, duration(seconds / json_num(profile, "steps")),
+            100 * seconds / json_num(profile, "seconds"));
     if (bound > 0) fprintf(stderr, " %9.0f %%", 100 * bound / seconds);
     fputc('\n', stderr);
 }

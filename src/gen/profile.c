@@ -7,7 +7,8 @@
 
 /* What the ops' formulas say of capacities is brought to this pass. */
 struct cost work_at(const struct program *g, const struct inst *s, const struct pass *p) {
-    const int64_t n = (int64_t)ceil(p->tokens), rows = (int64_t)ceil(p->rows), size[SYM_COUNT] = {0, n, rows, rows + 1, (int64_t)ceil(p->sources)};
+    const int64_t n = (int64_t)ceil(p->tokens), rows = (int64_t)ceil(p->rows),
+                  size[SYM_COUNT] = {0, n, rows, rows + 1, (int64_t)ceil(p->sources)};
     struct view in[MAX_IN], out[MAX_OUT];
     if (!s->op->cost) return (struct cost){0, 0};
     for (int k = 0; k < s->op->n_in; k++) in[k] = prog_view(&g->p, s->in[k], size);

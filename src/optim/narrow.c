@@ -8,9 +8,7 @@
 
 enum { PIECE = 1 << 19 /* floats */ };
 
-size_t narrow_scratch(const struct param_set *set) {
-    return set->vectors < PIECE * sizeof(float) ? set->vectors : PIECE * sizeof(float);
-}
+size_t narrow_scratch(const struct param_set *set) { return set->vectors < PIECE * sizeof(float) ? set->vectors : PIECE * sizeof(float); }
 
 /* Byte of the arena of f32, in an arena whose matrices are bf16. */
 static char *place(const struct optim_step *o, size_t at) {
