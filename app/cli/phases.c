@@ -137,9 +137,11 @@ void report_profile(const json_t *profile) {
     static const char *const phases[] = {"generate", "forward", "backward", "optimizer"};
     const json_t *rows = json_object_get(profile, "rows"), *row;
     if (!(json_num(profile, "steps") > 0)) return;
-    fprintf(stderr, "%d step%s op by op; the bound: %sflop/s and %s/s, %s\n%-20s %10s %8s %11s\n", (int)json_num(profile, "steps"),
-            json_num(profile, "steps") > 1 ? "s" : "", show_count(json_num(profile, "flops_per_second")),
-            show_bytes(json_num(profile, "bytes_per_second")), json_text(profile, "rates"), "", "a step", "share", "of bound");
+    fprintf(stderr, "%d step%s op by op; the bound: ", (int)json_num(profile, "steps"), json_num(profile, "steps") > 1 ? "s" : "");
+    if (json_num(profile, "flops_per_second") > 0)
+        fprintf(stderr, "%sflop/s and %s/s, ", show_count(json_num(profile, "flops_per_second")),
+                show_bytes(json_num(profile, "bytes_per_second")));
+    fprintf(stderr, "%s\n%-20s %10s %8s %11s\n", json_text(profile, "rates"), "", "a step", "share", "of bound");
     for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
         const double all = of_phase(rows, phases[i], "seconds");
         if (!(all > 0)) continue;

@@ -38,7 +38,8 @@ static void add(struct profile *p, enum profile_phase phase, const char *what, d
     p->row[i].bound += bound;
 }
 
-static double bound_of(const struct profile *p, struct cost c) { return fmax(c.flops / p->flops, c.bytes / p->bytes); }
+/* 0: the machine's rates are not known. */
+static double bound_of(const struct profile *p, struct cost c) { return p->flops > 0 ? fmax(c.flops / p->flops, c.bytes / p->bytes) : 0; }
 
 /* Of a training program all is backward behind the loss, what is computed again too. */
 static enum profile_phase phase_of(const struct program *g, int i) {

@@ -22,8 +22,8 @@ struct profile_row {
     double seconds, bound; /* bound: the least that its work takes at the rates below */
 };
 struct profile {
-    double flops, bytes; /* of the machine, a second */
-    const char *whose;
+    double flops, bytes; /* of the machine, a second; 0: not known, nor is a bound */
+    const char *whose;   /* NULL: nobody has asked yet */
     int steps;
     double step_s; /* of these steps, all in all */
     double length; /* keys that the last token of a generation has seen */

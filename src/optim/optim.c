@@ -47,8 +47,8 @@ bool optim_stretch(const struct optim_step *o, size_t *at, struct optim_stretch 
     const struct param_stretch t = param_stretch(o->set, from);
     const size_t end = t.end < last ? t.end : last;
     const size_t in = (from - o->first) / sizeof(float);
-    *out = (struct optim_stretch){
-        from / 4, (int64_t)(end - from) / 4, o->w + in, o->g + in, o->lr * (double)t.rate, t.vectors ? 0 : o->how->weight_decay};
+    *out = (struct optim_stretch){from / 4,  (int64_t)(end - from) / 4, o->w + in,
+                                  o->g + in, o->lr * (double)t.rate,    t.vectors ? 0 : o->how->weight_decay};
     *at = end / sizeof(float);
     return true;
 }

@@ -93,11 +93,10 @@ static bool rates_of(struct run *r, struct speed *s, const char **whose) {
     return s->flops > 0 && s->bytes > 0;
 }
 
-bool forecast_rates(struct run *r, struct profile *p) {
+void forecast_rates(struct run *r, struct profile *p) {
     struct speed s;
-    if (!rates_of(r, &s, &p->whose)) return false;
-    p->flops = s.flops, p->bytes = s.bytes;
-    return true;
+    p->whose = "not known";
+    if (rates_of(r, &s, &p->whose)) p->flops = s.flops, p->bytes = s.bytes;
 }
 
 /* --- the work ---------------------------------------------------------------------------------------------------------- */

@@ -55,18 +55,18 @@ static err update(struct fusing *f, const struct span_of_life *p) {
                     "Lower learning_rate or look at the data",
                     l->st->params.p[param].name);
     TRY(learner_take(l, &(struct optim_step){.backend = l->backend,
-                                                .set = &l->st->params,
-                                                .how = &l->how,
-                                                .w = l->w,
-                                                .g = g,
-                                                .first = p->off,
-                                                .end = p->off + p->bytes,
-                                                .state = l->state,
-                                                .scratch = f->b->mem.scratch,
-                                                .lr = f->rate,
-                                                .t = l->optim_steps + 1,
-                                                .grad_scale = f->scale,
-                                                .threads = f->b->threads}));
+                                             .set = &l->st->params,
+                                             .how = &l->how,
+                                             .w = l->w,
+                                             .g = g,
+                                             .first = p->off,
+                                             .end = p->off + p->bytes,
+                                             .state = l->state,
+                                             .scratch = f->b->mem.scratch,
+                                             .lr = f->rate,
+                                             .t = l->optim_steps + 1,
+                                             .grad_scale = f->scale,
+                                             .threads = f->b->threads}));
     const double share = (double)p->bytes / (double)l->st->params.trained;
     profile_end(&f->b->mem, PROFILE_OPTIMIZER, l->optim->name, learner_work(l, share), began);
     return OK;

@@ -35,7 +35,8 @@ struct recipe run_recipe(const struct run *r, const struct side_config *c) {
         .optim = optimizer_find(c->optim),
         .offload = strcmp(r->cfg->offload_optimizer, "none") != 0,
         .curve = {.warmup = c->warmup_steps, .total = run_total(r), .decay_steps = c->decay_steps, .min_ratio = c->min_lr_ratio}};
-    q.rounding = (struct optim_rounding){philox_key((uint64_t)(r->cfg->seed + (c - r->cfg->side)), PURPOSE_ROUND), !r->cfg->stochastic_rounding};
+    q.rounding =
+        (struct optim_rounding){philox_key((uint64_t)(r->cfg->seed + (c - r->cfg->side)), PURPOSE_ROUND), !r->cfg->stochastic_rounding};
     schedule_parse(c->scheduler, &q.curve.schedule); /* checked by config_check, as the next */
     decay_parse(c->decay_type, &q.curve.decay);
     if (!q.curve.warmup) q.curve.warmup = (int64_t)ceil(c->warmup_ratio * (double)q.curve.total);
@@ -50,7 +51,8 @@ struct recipe run_recipe(const struct run *r, const struct side_config *c) {
 
 err recipe_narrow(const struct structure *st, const struct recipe *q, dtype compute) {
     if (strcmp(st->method->name, "full") != 0)
-        return fail(E_USAGE, "trained_dtype: bfloat16 is for method full: what %s trains is small and stays in float32: leave it out", st->method->name);
+        return fail(E_USAGE, "trained_dtype: bfloat16 is for method full: what %s trains is small and stays in float32: leave it out",
+                    st->method->name);
     if (compute != DT_BF16)
         return fail(E_USAGE, "trained_dtype: bfloat16 goes with dtype: bfloat16, whose programs read the weights where they lie");
     if (!recipe_optimizer(q)->elementwise)
@@ -67,7 +69,7 @@ struct needs recipe_needs(const struct run *r, const struct side *s) {
     return (struct needs){.here = (q.offload ? 0 : states) + (size_t)learner_states(&s->plans->st) * set->trained,
                           .away = q.offload ? states : 0,
                           .act = recipe_away(&q, set),
-                          .scratch = set->narrow   ? narrow_scratch(set)
+                          .scratch = set->narrow  ? narrow_scratch(set)
                                      : z->scratch ? z->scratch(set, r->backend->flat)
                                                   : 0};
 }

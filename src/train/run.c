@@ -575,7 +575,8 @@ static err save_now(struct run *r, const struct run_events *ev) {
 static struct profile *profile_due(struct run *r) {
     struct profile *p = &r->profile;
     const bool first = r->timed_steps == 0 && r->step + 1 < run_total(r) && !p->steps;
-    if (first || p->steps >= r->cfg->profile_steps || (!p->flops && !forecast_rates(r, p))) return NULL;
+    if (first || p->steps >= r->cfg->profile_steps) return NULL;
+    if (!p->whose) forecast_rates(r, p);
     return p;
 }
 

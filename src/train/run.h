@@ -189,7 +189,7 @@ void phase_seen(struct run *r, enum phase phase);   /* it has just ended: notes 
 json_t *phases_json(const struct run *r);
 
 /* forecast.c: the time of a step, by the ops' work and the machine's rates */
-bool forecast_rates(struct run *r, struct profile *p); /* the machine's into a profile; false: they are not known */
+void forecast_rates(struct run *r, struct profile *p); /* the machine's into a profile */
 json_t *forecast_json(struct run *r);         /* NULL: the machine's rates are not known */
 
 /* budget.c */

@@ -345,7 +345,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data),
                                        cmocka_unit_test(test_phases),      cmocka_unit_test(test_solve),
                                        cmocka_unit_test(test_named_card),  cmocka_unit_test(test_explain),
-                                       cmocka_unit_test(test_profile),
-                                       cmocka_unit_test(test_sweep)};
+                                       cmocka_unit_test(test_profile),     cmocka_unit_test(test_sweep)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

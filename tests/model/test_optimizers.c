@@ -61,14 +61,15 @@ static void begin(struct bench *b, const struct peft_method *method, json_t *j, 
 }
 
 static void start(struct bench *b, const struct optimizer *z, const struct backend *backend, bool offload) {
-    const struct recipe recipe = {z == &optimizer_sgd ? 0.1 : 3e-3,     0.01,   0.9, 0.999, 1e-8, 1.0, {.schedule = SCHEDULE_CONSTANT}, z,
+    const struct recipe recipe = {z == &optimizer_sgd ? 0.1 : 3e-3,     0.01,    0.9, 0.999, 1e-8, 1.0, {.schedule = SCHEDULE_CONSTANT}, z,
                                   {.momentum = 0.9, .match_rms = true}, offload, {0}};
     begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
     const size_t scratch = z->scratch ? z->scratch(&b->st.params, backend->flat) : 0;
     must(memory_grow(&b->wb.mem, recipe_away(&b->learner.recipe, &b->st.params), scratch));
 }
 
-static const struct recipe unclipped = {3e-3, 0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9}, false, {0}};
+static const struct recipe unclipped = {3e-3,  0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9},
+                                        false, {0}};
 
 static void start_plain(struct bench *b, const struct optimizer *z, const struct backend *backend) {
     struct recipe recipe = unclipped;
@@ -386,9 +387,12 @@ static void on_a_card(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on), cmocka_unit_test(others_states_are_refused),
-                                       cmocka_unit_test(idle_states_lie_on_the_host), cmocka_unit_test(updates_in_the_backward_pass),
-                                       cmocka_unit_test(narrow_weights), cmocka_unit_test(small_steps_are_not_lost)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on),
+                                       cmocka_unit_test(others_states_are_refused),
+                                       cmocka_unit_test(idle_states_lie_on_the_host),
+                                       cmocka_unit_test(updates_in_the_backward_pass),
+                                       cmocka_unit_test(narrow_weights),
+                                       cmocka_unit_test(small_steps_are_not_lost)};
     const struct CMUnitTest card[] = {cmocka_unit_test(on_a_card)};
     const int failed = test_card() ? cmocka_run_group_tests(card, NULL, NULL) : cmocka_run_group_tests(tests, NULL, NULL);
     arena_free(&mem);
