@@ -147,9 +147,8 @@ void param_read(const struct param_set *s, const struct param *p, const void *we
 
 void param_write(const struct param_set *s, const struct param *p, void *weights, int64_t first, int64_t n, const float *from) {
     dtype dt;
-    char *at = (char *)param_place(s, p, weights, &dt) + dtype_row_bytes(dt, first);
-    if (dt == DT_F32) memcpy(at, from, (size_t)n * sizeof *from);
-    for (int64_t i = 0; i < n && dt != DT_F32; i++) ((uint16_t *)at)[i] = f32_to_bf16(from[i]);
+    char *at = param_place(s, p, weights, &dt);
+    quantise_row(dt, from, at + dtype_row_bytes(dt, first), n);
 }
 
 void param_free(struct param_set *s) {

@@ -625,8 +625,7 @@ static dtype file_dtype(const struct place *w) {
 
 /* n numbers of a piece into the file, as `dt`: bf16 where they come from bf16, so nothing is rounded. */
 static err put_piece(struct tensors_out *o, dtype dt, float *piece, int64_t n) {
-    uint16_t *narrow = (uint16_t *)piece;
-    for (int64_t i = 0; i < n && dt == DT_BF16; i++) narrow[i] = f32_to_bf16(piece[i]);
+    if (dt != DT_F32) quantise_row(dt, piece, piece, n); /* in place: of each number two bytes lie before the next */
     return tensors_out_put(o, piece, dtype_row_bytes(dt, n));
 }
 
