@@ -1,7 +1,9 @@
-/* `cyclora data`: what data files hold (stats), and training rows as the model will see them, token by token (preview). */
+/* `cyclora data`: what data files hold (stats), training rows as the model will see them, token by token (preview), and data of cycle
+ * training made by a recipe (prepare; prepare.c). */
 #define _POSIX_C_SOURCE 200809L /* strdup */
 #include "args.h"
 #include "cli.h"
+#include "prepare.h"
 #include "term.h"
 #include <cyclora/cyclora.h>
 #include <math.h>
@@ -12,11 +14,14 @@
 const char help_data[] =
     "Shows the first training rows as token pieces, with those that carry loss marked: in green, or between ⟦ and ⟧\n"
     "where there are no colours. A mask that is off by a token, a template twice, a missing end token are seen here.\n"
-    "Or counts what data files hold: their shape, rows, lengths, duplicates, what max_length cuts.\n"
+    "Or counts what data files hold: their shape, rows, lengths, duplicates, what max_length cuts. Or makes the data of\n"
+    "cycle training, with a configuration, from what there is.\n"
     "\n"
     "Usage: cyclora data preview CONFIG [-n N] [--set key=value]... [--json]\n"
     "       cyclora data preview FILE... --model PATH [-n N] [--format F] [--field NAME] [--max-length N] [--json]\n"
     "       cyclora data stats FILE... [--model PATH] [--format F] [--field NAME] [--max-length N] [--json]\n"
+    "       cyclora data prepare RECIPE FILE... --out DIR [--field A,B] [--names A,B] [--model PATH] [--seed N]\n"
+    "                            [--warm S] [--dev S] [--test S] [--json]\n"
     "\n"
     "  CONFIG           a run's YAML file (.yaml, .yml)\n"
     "  FILE             JSONL, a JSON array, CSV or TSV with a header, plain lines; also .gz and .zst\n"
@@ -26,17 +31,27 @@ const char help_data[] =
     "  --field NAME     the field of a text; two with a comma: of a prompt and its completion\n"
     "  --max-length N   where rows are cut (1024)\n"
     "  --set key=value  goes over the configuration; may be given several times\n"
-    "  --json           {\"rows\": [{\"from\", \"bos\", \"answers\", \"pieces\": [{\"text\", \"id\", \"supervised\"}]}], \"totals\": {...}}\n"
+    "  RECIPE           entities: CoNLL, or JSONL of tokens and tags: a sentence, and \"LOC: New York | PER: Ada\"\n"
+    "                   records: JSONL {\"record\": {\"name\": ...}, \"text\"}: \"name: value | ...\", and a text\n"
+    "                   triples: JSONL {\"triples\": [[s, p, o], ...], \"text\"}: \"s | p | o && ...\", and a text\n"
+    "                   languages, style: two files of lines, a .tsv of two columns, or a file with two named fields\n"
+    "  --out DIR        gets A.jsonl and B.jsonl, of different pairs, warm, dev and test.jsonl, and config.yaml\n"
+    "  --names A,B      what the sides are called in prompts (Formal,Informal)\n"
+    "  --seed N         of the parts (42); a text is in the same part whatever else is in the files\n"
+    "  --warm, --dev, --test S  shares of the pairs (0.05, 0.05, 0.1); 0 = none\n"
+    "  --json           {\"rows\": [{\"from\", \"bos\", \"answers\", \"pieces\": [{\"text\", \"id\", \"supervised\"}]}], \"totals\": "
+    "{...}}\n"
     "                   on one line (\"answers\": the token that ends each, null where it is cut);\n"
     "                   of files {\"files\": [{\"path\", \"shape\", \"rows\", ...}], \"preview\": [rows], \"totals\": {...}}\n"
     "\n"
     "Examples:\n"
     "  cyclora data preview run.yaml\n"
     "  cyclora data preview run.yaml -n 20 --set max_length=128 --json | jq .totals\n"
+    "  cyclora data prepare style letters.tsv --names Formal,Informal --out data/letters --model base.gguf\n"
     "  cyclora data stats alpaca.json chats.jsonl.gz --model SmolLM2-135M-Instruct.Q4_1.gguf\n"
     "\n"
-    "Writes to stdout alone. Exit status: 0; 2 for a wrong configuration or data file (named with its line); 1 "
-    "otherwise.\n";
+    "Writes to stdout, and prepare to DIR. Exit status: 0; 2 for a wrong configuration or data file (named with its\n"
+    "line); 1 otherwise.\n";
 
 static void open_line(bool *line_open) {
     if (!*line_open) fputs("    ", stdout);
@@ -205,18 +220,38 @@ int cmd_data(int argc, char **argv) {
     const char *what = NULL;
     struct arg_list sets = {0};
     struct look l = {0};
+    struct prepare p = {.seed = 42, .warm = 0.05, .dev = 0.05, .test = 0.1};
     int rows = 3;
     bool json = false;
-    const struct arg args[] = {{"preview", ARG_TEXT, &what, 0},      {"FILE", ARG_LIST, &l.files, 0},      {"-n", ARG_INT, &rows, 1},
-                               {"--set", ARG_LIST, &sets, 0},        {"--json", ARG_FLAG, &json, 0},       {"--model", ARG_TEXT, &l.model, 0},
-                               {"--format", ARG_TEXT, &l.format, 0}, {"--field", ARG_TEXT, &l.field, 0},   {"--max-length", ARG_INT, &l.max_length, 2},
+    const struct arg args[] = {{"preview", ARG_TEXT, &what, 0},
+                               {"FILE", ARG_LIST, &l.files, 0},
+                               {"-n", ARG_INT, &rows, 1},
+                               {"--set", ARG_LIST, &sets, 0},
+                               {"--json", ARG_FLAG, &json, 0},
+                               {"--model", ARG_TEXT, &l.model, 0},
+                               {"--format", ARG_TEXT, &l.format, 0},
+                               {"--field", ARG_TEXT, &l.field, 0},
+                               {"--max-length", ARG_INT, &l.max_length, 2},
+                               {"--out", ARG_TEXT, &p.out, 0},
+                               {"--names", ARG_TEXT, &p.names, 0},
+                               {"--seed", ARG_SEED, &p.seed, 0},
+                               {"--warm", ARG_REAL, &p.warm, 0},
+                               {"--dev", ARG_REAL, &p.dev, 0},
+                               {"--test", ARG_REAL, &p.test, 0},
                                {0}};
     int status = args_parse("data", argc, argv, args);
     if (status < 0) {
-        if (!what) status = args_missing("data", "what to do (preview, stats)");
-        else if (strcmp(what, "preview") != 0 && strcmp(what, "stats") != 0)
-            status = cli_bad("data: '%s' is nothing that can be done; `cyclora data preview CONFIG` and `cyclora data stats FILE...` are", what);
-        else if (!l.files.n) status = args_missing("data", *what == 'p' ? "CONFIG" : "FILE");
+        const bool prepares = what && !strcmp(what, "prepare");
+        if (!what) status = args_missing("data", "what to do (preview, stats, prepare)");
+        else if (strcmp(what, "preview") != 0 && strcmp(what, "stats") != 0 && !prepares)
+            status = cli_bad("data: '%s' is nothing that can be done; `cyclora data preview CONFIG`, `cyclora data stats FILE...` and "
+                             "`cyclora data prepare RECIPE FILE...` are",
+                             what);
+        else if (!l.files.n) status = args_missing("data", prepares ? "RECIPE" : *what == 'p' ? "CONFIG" : "FILE");
+        else if (prepares && (l.format || l.max_length || sets.n))
+            status = cli_bad("data: --format, --max-length and --set have no use with prepare");
+        else if (!prepares && (p.out || p.names)) status = cli_bad("data: %s belongs to prepare", p.out ? "--out" : "--names");
+        else if (prepares) status = data_prepare(&p, &l.files, l.field, l.model, json);
         else status = *what == 'p' ? preview_any(&l, &sets, rows, json) : look_at(&l, 0, json);
     }
     free(sets.v);

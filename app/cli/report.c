@@ -74,7 +74,9 @@ void report_run(const json_t *plan) {
     size_t i;
     const json_t *side;
     if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
-    report_model(json_object_get(plan, "model"));
+    const json_t *one, *models = json_object_get(plan, "models"); /* where each side has its own */
+    if (models) json_array_foreach(models, i, one) report_model(one);
+    else report_model(json_object_get(plan, "model"));
     report_quantised(json_object_get(plan, "quantization"));
     report_positions(json_object_get(plan, "positions"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
@@ -132,18 +134,39 @@ static const struct {
                {">Spearman", "spearman", "%.4f"}};
 enum { METRICS = sizeof metrics / sizeof *metrics };
 
-static void metric_heads(struct table *t) {
+/* Figures that the table above does not know, in the order in which they come: eval.metrics, what a command says. */
+struct more {
+    char head[TABLE_COLUMNS][40]; /* ">name" */
+    int n;
+};
+
+static void find_more(const json_t *eval, struct more *more) {
+    size_t i;
+    const char *name;
+    json_t *side, *v;
+    json_array_foreach(json_object_get(eval, "sides"), i, side) json_object_foreach(side, name, v) {
+        bool known = !json_is_real(v);
+        for (int m = 0; m < METRICS && !known; m++) known = !strcmp(metrics[m].key, name);
+        for (int m = 0; m < more->n && !known; m++) known = !strcmp(more->head[m] + 1, name);
+        if (!known && more->n + METRICS + 2 < TABLE_COLUMNS && strlen(name) < sizeof *more->head - 1)
+            snprintf(more->head[more->n++], sizeof *more->head, ">%s", name);
+    }
+}
+
+static void metric_heads(struct table *t, const struct more *more) {
     table_head(t, "direction");
     table_head(t, "");
     for (int m = 0; m < METRICS; m++) table_head(t, metrics[m].head);
+    for (int m = 0; m < more->n; m++) table_head(t, more->head[m]);
 }
 
-static void metric_row(struct table *t, const char *name, const char *what, const json_t *o) {
+static void metric_row(struct table *t, const struct more *more, const char *name, const char *what, const json_t *o) {
     table_text(t, name);
     table_text(t, what);
     bool classes = json_object_get(o, "macro_f1") != NULL; /* of tokens the accuracy is not shown */
     for (int m = 0; m < METRICS; m++)
         table_number(t, classes || strcmp(metrics[m].key, "accuracy") ? o : NULL, metrics[m].key, metrics[m].fmt);
+    for (int m = 0; m < more->n; m++) table_number(t, o, more->head[m] + 1, "%.2f");
 }
 
 /* A classifier's classes, and what it took for what. */
@@ -184,33 +207,48 @@ static const char *direction(const json_t *side) {
     return *d ? d : json_text(side, "name");
 }
 
+static void sample_line(const char *name, const char *mark, const char *text) {
+    str line = {0};
+    text_one_line(&line, text, term_width() - 6);
+    printf("  %s%s%-*s%s  %s\n", term_dim(), name, 2 - (int)strlen(name), mark, term_off(), line.p ? line.p : "");
+    str_free(&line);
+}
+
+/* A text of the first side, what becomes of it from side to side, and the text that comes back. */
 static void samples(const json_t *list) {
     size_t i;
     const json_t *s;
-    int width = term_width() - 6;
     json_array_foreach(list, i, s) {
-        static const char *const key[] = {"a", "b", "back"}, *const name[] = {"A", "B", "A'"};
-        for (int k = 0; k < 3; k++) {
-            str line = {0};
-            if (!json_object_get(s, key[k])) continue;
-            text_one_line(&line, json_text(s, key[k]), width);
-            printf("  %s%-2s%s  %s\n", term_dim(), name[k], term_off(), line.p ? line.p : "");
-            str_free(&line);
-        }
+        const json_t *names = json_object_get(s, "names"), *via = json_object_get(s, "via");
+        const char *first = names ? json_string_value(json_array_get(names, 0)) : "A";
+        sample_line(first, "", json_text(s, "a"));
+        if (json_object_get(s, "b")) sample_line(names ? json_string_value(json_array_get(names, 1)) : "B", "", json_text(s, "b"));
+        for (size_t k = 0; k < json_array_size(via); k++)
+            sample_line(json_string_value(json_array_get(names, k + 2)), "", json_string_value(json_array_get(via, k)));
+        if (json_object_get(s, "back")) sample_line(first, "'", json_text(s, "back"));
         if (i + 1 < json_array_size(list)) putchar('\n');
     }
 }
 
+/* Reports of earlier versions do not say it: they knew two sides. */
+static const char *way_of(const json_t *round) {
+    const char *way = json_text(round, "way");
+    return *way ? way : "A→B→A";
+}
+
 void report_eval(const json_t *eval) {
     struct table t = {0};
+    struct more more = {0};
     size_t i;
-    const json_t *side, *copy, *round = json_object_get(eval, "round_trip");
-    metric_heads(&t);
+    const json_t *side, *copy, *round = json_object_get(eval, "round_trip"), *trips = json_object_get(eval, "round_trips");
+    find_more(eval, &more);
+    metric_heads(&t, &more);
     json_array_foreach(json_object_get(eval, "sides"), i, side) {
-        metric_row(&t, direction(side), "", side);
-        if ((copy = json_object_get(side, "copy"))) metric_row(&t, "", "copying", copy);
+        metric_row(&t, &more, direction(side), "", side);
+        if ((copy = json_object_get(side, "copy"))) metric_row(&t, &more, "", "copying", copy);
     }
-    if (round) metric_row(&t, "A→B→A", "", round);
+    if (trips) json_array_foreach(trips, i, side) metric_row(&t, &more, json_text(side, "way"), "", side);
+    else if (round) metric_row(&t, &more, way_of(round), "", round);
     table_print(&t, "  ");
     const char *tag = json_text(eval, "tag"); /* what was measured on the way is not looked at that closely */
     json_array_foreach(json_object_get(eval, "sides"), i, side) classes(side, strcmp(tag, "step") && strcmp(tag, "before"));
@@ -229,7 +267,7 @@ static bool is_milestone(const json_t *evals, size_t i) {
     return strcmp(json_text(json_array_get(evals, i), "tag"), "step") != 0 || i + 1 == json_array_size(evals);
 }
 
-static void milestones_of_side(struct table *t, const json_t *evals, const json_t *first) {
+static void milestones_of_side(struct table *t, const struct more *more, const json_t *evals, const json_t *first) {
     size_t i;
     const json_t *eval, *copy = NULL;
     const char *name = direction(first);
@@ -237,27 +275,29 @@ static void milestones_of_side(struct table *t, const json_t *evals, const json_
         const json_t *side = side_of(eval, json_text(first, "name"));
         const char *tag = json_text(eval, "tag");
         bool test = !strcmp(tag, "test"); /* data of its own, and so a row of its own for copying */
-        if (test && copy) metric_row(t, "", "copying", copy);
+        if (test && copy) metric_row(t, more, "", "copying", copy);
         if (!side || !is_milestone(evals, i)) continue;
-        metric_row(t, name, tag, side);
+        metric_row(t, more, name, tag, side);
         name = "";
         copy = json_object_get(side, "copy");
     }
-    if (copy) metric_row(t, "", "copying", copy);
+    if (copy) metric_row(t, more, "", "copying", copy);
 }
 
 void report_milestones(const json_t *evals) {
     struct table t = {0};
+    struct more more = {0};
     size_t i;
     const json_t *side, *eval;
-    const char *name = "A→B→A";
+    const char *name = NULL;
     if (!json_array_size(evals)) return;
-    metric_heads(&t);
-    json_array_foreach(json_object_get(json_array_get(evals, 0), "sides"), i, side) milestones_of_side(&t, evals, side);
+    json_array_foreach(evals, i, eval) find_more(eval, &more);
+    metric_heads(&t, &more);
+    json_array_foreach(json_object_get(json_array_get(evals, 0), "sides"), i, side) milestones_of_side(&t, &more, evals, side);
     json_array_foreach(evals, i, eval) {
         const json_t *round = json_object_get(eval, "round_trip");
         if (!round || !is_milestone(evals, i)) continue;
-        metric_row(&t, name, json_text(eval, "tag"), round);
+        metric_row(&t, &more, name ? name : way_of(round), json_text(eval, "tag"), round);
         name = "";
     }
     table_print(&t, "");

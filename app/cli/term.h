@@ -33,7 +33,7 @@ void print_wrapped(const char *text);
 
 /* A table: heads first, then cells row by row. A head that starts with '>' aligns to the right; a column without any
  * text is not shown. table_print() releases it. */
-enum { TABLE_COLUMNS = 16 };
+enum { TABLE_COLUMNS = 24 };
 struct table {
     str cells; /* each ended by a NUL */
     const char *head[TABLE_COLUMNS];

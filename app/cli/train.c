@@ -99,13 +99,13 @@ static json_t *per_side(const double *x, int sides) {
 }
 
 static json_t *step_json(const cyc_step *s) {
-    return json_pack("{s:i, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:I, s:i}", "step", s->step,
+    return json_pack("{s:i, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:I, s:i, s:i, s:i, s:i}", "step", s->step,
                      "max_steps", s->max_steps, "warmup", s->warmup, "loss", per_side(s->loss, s->sides), "grad_norm",
                      per_side(s->grad_norm, s->sides), "learning_rate", per_side(s->learning_rate, s->sides), "seconds",
                      json_number(s->seconds), "generate_s", json_number(s->generate_s), "train_s",
                      json_number(s->train_s), "generated", (json_int_t)s->generated, "trained", (json_int_t)s->trained,
                      "supervised", (json_int_t)s->supervised, "eta_s", json_number(s->eta_s), "resident",
-                     (json_int_t)s->resident, "skipped", s->skipped);
+                     (json_int_t)s->resident, "skipped", s->skipped, "texts", s->texts, "dropped", s->dropped, "idle", s->idle);
 }
 
 /* --- lines for people -----------------------------------------------------------------------------------------------
@@ -118,7 +118,8 @@ static void pair(str *out, const char *name, const char *fmt, const double *x, i
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
         snprintf(number, sizeof number, fmt, x[i]);
 #pragma GCC diagnostic pop
-        str_addf(out, sides > 1 ? " %s %s" : "%s %s", sides > 1 ? i ? "B" : "A" : "", isnan(x[i]) ? "-" : number);
+        const char side[] = {(char)('A' + i), 0};
+        str_addf(out, sides > 1 ? " %s %s" : "%s %s", sides > 1 ? side : "", isnan(x[i]) ? "-" : number);
     }
 }
 
@@ -134,6 +135,7 @@ static void step_line(const cyc_step *s, bool details, str *out) {
         str_addf(out, "  generate %.0f %% train %.0f %%", 100 * s->generate_s / busy, 100 * s->train_s / busy);
     if (s->resident) str_addf(out, "  %s", show_bytes((double)s->resident));
     str_addf(out, "  left %s", show_time(s->eta_s));
+    if (s->dropped) str_addf(out, "  (%d of %d texts dropped)", s->dropped, s->texts);
     if (s->skipped)
         str_addf(out, "  (%s: the gradient overflowed float16; the loss scale is halved)",
                  s->sides > 1 && s->skipped == 1 ? "one adapter left out" : "left out");
@@ -213,10 +215,11 @@ static void on_save(void *ctx, const char *path) {
  */
 static void print_usage(const json_t *plan, const char *dir) {
     size_t i;
-    const json_t *side;
-    const char *model = json_text(json_object_get(plan, "model"), "path");
-    if (json_is_true(json_object_get(json_object_get(plan, "model"), "random"))) return; /* there is no adapter to use */
+    const json_t *side, *models = json_object_get(plan, "models"); /* where each side has one of its own */
     json_array_foreach(json_object_get(plan, "sides"), i, side) {
+        const json_t *base = models ? json_array_get(models, i) : json_object_get(plan, "model");
+        const char *model = json_text(base, "path");
+        if (json_is_true(json_object_get(base, "random"))) continue; /* there is no adapter to use */
         str adapter = {0};
         str_addf(&adapter, "%s/%s", dir, *json_text(side, "name") ? json_text(side, "name") : "adapter");
         bool own = adapter.p && path_is_dir(adapter.p);

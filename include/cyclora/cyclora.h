@@ -153,14 +153,16 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
                  const cyc_generate_options *opt, cyc_generation *out, cyc_generate_stats *stats);
 
 /* --- training -------------------------------------------------------------------------------------------------------- */
+enum { CYC_SIDES = 8 };           /* at most */
 typedef struct cyc_step {
     int step, max_steps, warmup;  /* warmup: this step trained on warm-up pairs (step and max_steps count those) */
-    int sides;                    /* 1 (sft) or 2 */
-    double loss[2], grad_norm[2], learning_rate[2];
+    int sides;                    /* 1 (sft), or as many as go in cycles */
+    double loss[CYC_SIDES], grad_norm[CYC_SIDES], learning_rate[CYC_SIDES]; /* NAN of an adapter that was idle */
     double seconds, generate_s, train_s;
     int64_t generated, trained, supervised; /* tokens of this step */
     double eta_s;
     size_t resident;              /* bytes resident now */
+    int texts, dropped, idle;     /* cycles: texts made for the adapters, those of them that were not trained on, adapters that had no row left */
     int skipped;                  /* adapters that learnt nothing in this step: their gradient overflowed dtype float16 (the scale is lower now) */
 } cyc_step;
 typedef struct cyc_callbacks {
@@ -203,6 +205,20 @@ typedef struct cyc_data_request {
 /* {"files": [{"path", "container", "shape", "packing", "rows", "bytes", "duplicates"[, "tokens", "supervised", "truncated",
  * "unlearnable", "length": {"min", "median", "p95", "max"}]}], "totals": {...}, "preview": [rows as of cyc_preview]} */
 int cyc_data_stats(const cyc_data_request *q, char **json);
+/* Data and a configuration of cycle training from what people have: recipe "entities", "records", "triples", "languages", "style". */
+typedef struct cyc_prepare_request {
+    const char *recipe;
+    const char *const *files;
+    int n_files;
+    const char *field, *field2;  /* NULL: the recipe's own */
+    const char *names[2];        /* what the sides are called in prompts; NULL: the recipe's own */
+    const char *model;           /* for the configuration; "": it is left to its user */
+    const char *out;             /* a folder that does not exist yet */
+    uint64_t seed;
+    double warm, dev, test;      /* shares of the pairs */
+} cyc_prepare_request;
+/* {"recipe", "out", "pairs", "duplicates", "A", "B", "warm", "dev", "test"}: how many each file has. */
+int cyc_data_prepare(const cyc_prepare_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 
@@ -253,6 +269,10 @@ int cyc_inspect_on(const char *path, const char *model, char **json);
 
 typedef struct cyc_scores { double bleu, chrf, chrf_pp, exact; } cyc_scores; /* as sacrebleu; 0..100 */
 int cyc_score_texts(const char *const *hyp, const char *const *ref, int n, cyc_scores *out);
+/* The metrics there are, i from 0 on until CYC_BAD_INPUT, and any of them by name: out[n_metrics], 0..100. */
+typedef struct cyc_metric { const char *name, *title, *about; int lower_is_better; } cyc_metric;
+int cyc_metric_at(int i, cyc_metric *out);
+int cyc_score_metrics(const char *const *metrics, int n_metrics, const char *const *hyp, const char *const *ref, int n, double *out);
 
 #ifdef __cplusplus
 }

@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "api/api.h"
 #include "base/log.h"
+#include "data/metrics.h"
 #include "data/pack.h"
 #include "data/score.h"
 #include "io/chat.h"
@@ -193,6 +194,18 @@ int cyc_score_texts(const char *const *hyp, const char *const *ref, int n, cyc_s
     err e = score_texts(hyp, ref, n, &s);
     if (!e) *out = (cyc_scores){s.bleu, s.chrf, s.chrf_pp, s.exact};
     return api_code(e);
+}
+
+int cyc_metric_at(int i, cyc_metric *out) {
+    int n;
+    const struct metric *m = metrics_all(&n);
+    if (i < 0 || i >= n) return api_code(fail(E_USAGE, "there are %d metrics", n));
+    *out = (cyc_metric){m[i].name, m[i].title, m[i].doc, m[i].lower_is_better};
+    return CYC_OK;
+}
+
+int cyc_score_metrics(const char *const *metrics, int n_metrics, const char *const *hyp, const char *const *ref, int n, double *out) {
+    return api_code(metrics_score(metrics, n_metrics, &(struct scored){hyp, ref, n}, out));
 }
 
 /* --- scoring --------------------------------------------------------------------------------------------------------- */

@@ -10,8 +10,34 @@
 #include "base/str.h"
 #include "core/flat.h"
 #include "core/view.h"
+#include <stddef.h>
 
 struct inst;
+
+/* Of a run whose rows are several adapters' of one structure, one after the other: where adapter k's rows end, and how many bytes its weights
+ * (the working copy) and its gradients lie behind those that the program is bound to. Only the low-rank products of op linear know of it, and
+ * head_loss, which adds up each one's sums: train/joint.c says which methods that is enough for. */
+enum { MAX_ADAPTERS = 8 };
+struct adapters {
+    int n;
+    struct { int64_t end; ptrdiff_t weights, grads; } of[MAX_ADAPTERS];
+};
+/* The same of `rows` of its rows, from `first` on. */
+static inline struct adapters adapters_of_rows(const struct adapters *all, int64_t first, int64_t rows) {
+    struct adapters some = *all;
+    for (int k = 0; k < some.n; k++) {
+        const int64_t end = some.of[k].end - first;
+        some.of[k].end = end < 0 ? 0 : end < rows ? end : rows;
+    }
+    return some;
+}
+static inline int adapters_in(const struct adapters *all) { return all ? all->n : 1; } /* a run */
+/* Whose a row is. */
+static inline int adapters_whose(const struct adapters *all, int64_t row) {
+    int k = 0;
+    while (k < all->n - 1 && row >= all->of[k].end) k++;
+    return k;
+}
 
 /* Scalars of one run that are not tensors. */
 struct run_ctx {
@@ -25,6 +51,7 @@ struct run_ctx {
     int longest;        /* no sequence of this run has more rows; 0: not known */
     int weighted;       /* no more rows of this run have a loss weight other than 0; 0: not known */
     float loss_scale;   /* gradients are those of the loss times this (train/learner.h); 0: 1 */
+    const struct adapters *adapters; /* NULL: all rows are one adapter's */
     dtype operands;     /* of a kernel's f32 operands: what they were widened from (core/wide.h); DT_NONE: nothing */
 };
 
@@ -62,8 +89,8 @@ struct flat_ops {
     err (*round)(const struct rounding *o, const float *x, uint16_t *to, int64_t n, int threads);
     err (*importance)(const struct importance *o, const struct importance_state *s, int64_t n, int threads);
     err (*orthogonal)(const struct orthogonal *o, const float *v, float *grad, int threads);
-    /* One token on: ids[i] = log[i] = next[i], pos[i] += 1. NULL where memory is the host's. */
-    err (*advance)(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n);
+    /* One token on: ids[i] = log[i] = next[i], log[n + i] = the bits of logprob[i], pos[i] += 1. NULL where memory is the host's. */
+    err (*advance)(int32_t *ids, int32_t *pos, const int32_t *next, const float *logprob, int32_t *log, int n);
     /* The other optimizers (optim/optimizers.def). The last two take one tensor at a time, and scratch: so many bytes, 64-byte aligned. */
     err (*adamw_8bit)(const struct adamw *o, const struct adamw_8bit_state *s, int64_t n, int threads);
     err (*lion)(const struct lion *o, const struct momentum_state *s, int64_t n, int threads);

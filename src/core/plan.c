@@ -390,10 +390,13 @@ static err launch_pieces(const struct plan *pl, const struct binding *b, const s
     const int64_t sym = -prog_rows(pl->p, &pl->p->in[i]), rows = b->size[sym], most = pl->p->piece_rows;
     const int64_t n = rows > most ? (rows + most - 1) / most : 1, each = (rows + n - 1) / n;
     struct binding piece = *b;
+    struct run_ctx own = *run;
     for (int64_t k = 0; k < n; k++) {
         piece.first[sym] = k * each;
         piece.size[sym] = rows - k * each < each ? rows - k * each : each;
-        for (int j = i; j < end;) TRY(plan_launch(pl, &piece, run, j, &j));
+        struct adapters some;
+        if (run->adapters) some = adapters_of_rows(run->adapters, k * each, piece.size[sym]), own.adapters = &some;
+        for (int j = i; j < end;) TRY(plan_launch(pl, &piece, &own, j, &j));
     }
     return OK;
 }
@@ -414,6 +417,7 @@ struct replay_key {
     const void *plan, *act, *scratch, *state, *host, *param, *grad, *stage;
     int64_t size[SYM_COUNT];
     struct run_ctx run;
+    int64_t adapter_end[MAX_ADAPTERS];
 };
 
 static void key_of(struct replay_key *k, const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
@@ -423,6 +427,7 @@ static void key_of(struct replay_key *k, const struct plan *pl, const struct bin
     memcpy(k->size, b->size, sizeof k->size);
     k->run.temperature = run->temperature, k->run.top_p = run->top_p, k->run.top_k = run->top_k;
     k->run.longest = run->longest, k->run.weighted = run->weighted;
+    for (int a = 0; run->adapters && a < run->adapters->n; a++) k->adapter_end[a] = run->adapters->of[a].end;
 }
 
 err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {

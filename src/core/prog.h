@@ -87,6 +87,7 @@ struct prog {
     int64_t piece_rows;     /* more rows than these go through what is emitted in pieces so many at a time; 0: there are no pieces */
     int piece, n_pieces;    /* current number of inst.piece, 0: none; numbers given */
     int n_inputs;
+    int adapters;           /* whose rows a run may have side by side (run_ctx.adapters); 0: one */
     bool offload;           /* what blocks read is copied to the host while it waits, ... */
     val leaving, left;      /* ... and this one, whose copy that is, is on its way */
     err failed;             /* the first builder error; the builders after it do nothing */
@@ -109,6 +110,10 @@ struct op_def {
     struct cost (*cost)(const struct inst *, const struct view *in, const struct view *out);
     size_t (*ref_scratch)(const struct inst *, const struct view *in, const struct view *out);
     kernel ref;        /* the definition: slow, accumulating in double */
+    /* Of an op that knows whose a row is (run_ctx.adapters): its operands as adapter k has them. false: it has none of an adapter's. NULL: rows are
+     * all alike to it, or it sorts them itself. */
+    bool (*part)(const struct adapters *all, int k, const struct inst *i, const struct view *in, const struct view *out, struct view *own_in,
+                 struct view *own_out);
 };
 
 /* --- builders ------------------------------------------------------------------------------------------------- */

@@ -111,8 +111,8 @@ static void bring(const struct wide *w, const struct run_ctx *run, const struct 
     }
 }
 
-err wide_run(const struct wide *w, const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
-             void *scratch) {
+static err run_blocks(const struct wide *w, const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+                      void *scratch) {
     struct widened as = {.first = 0};
     struct run_ctx half_run = *run;
     half_run.operands = half_of(inst, in, out);
@@ -129,6 +129,20 @@ err wide_run(const struct wide *w, const struct run_ctx *run, const struct inst 
         as.first += step;
     } while (as.first < all);
     return OK;
+}
+
+/* Rows of several adapters: one adapter after the other, for the matrices that are widened are its own. */
+err wide_run(const struct wide *w, const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
+             void *scratch) {
+    struct view own_in[MAX_IN], own_out[MAX_OUT];
+    struct run_ctx alone = *run;
+    alone.adapters = NULL;
+    const int n = run->adapters && inst->op->part ? run->adapters->n : 0;
+    for (int k = 0; k < n; k++) {
+        if (!inst->op->part(run->adapters, k, inst, in, out, own_in, own_out)) return run_blocks(w, &alone, inst, in, out, scratch);
+        TRY(run_blocks(w, &alone, inst, own_in, own_out, scratch));
+    }
+    return n ? OK : run_blocks(w, run, inst, in, out, scratch);
 }
 
 /* --- definitions ---------------------------------------------------------------------------------------------------- */

@@ -289,14 +289,14 @@ err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const stru
         int64_t from = count * i / chunks, to = count * (i + 1) / chunks;
         one_chunk(run, &inst->a, in, out, &b, b.rows + from, to - from);
     }
-    double sum[4] = {0};
+    double all[4 * MAX_ADAPTERS] = {0};
     for (int64_t i = 0; i < count; i++) {
-        double w = view_f32(&in[3])[b.rows[i]];
+        double w = view_f32(&in[3])[b.rows[i]], *sum = all + 4 * (run->adapters ? adapters_whose(run->adapters, b.rows[i]) : 0);
         sum[0] += w * (double)view_f32(&out[1])[b.rows[i]];
         sum[1] += w;
         sum[2] += w * (double)b.correct[b.rows[i]];
         sum[3] += 1;
     }
-    for (int i = 0; i < 4; i++) view_f32(&out[0])[i] = (float)sum[i];
+    for (int i = 0; i < 4 * adapters_in(run->adapters); i++) view_f32(&out[0])[i] = (float)all[i];
     return OK;
 }

@@ -10,12 +10,15 @@
  * rounding. With run_ctx.int_activations few rows take x as integers, made beside T; T and the deltas stay f32. Dropout
  * gives each output its own input to A, so those products run apart, on DROP_ROWS masked rows at a time: they are under
  * a tenth of the work, and generation and evaluation never drop. Several adapters' T is weighed row by row (LIN_MIX) before the deltas read
- * it, so with many rows it is a run of its own: x is packed twice. */
+ * it, so with many rows it is a run of its own: x is packed twice.
+ * Rows that are several adapters' (run_ctx.adapters): few of them meet a weight's rows one adapter after the other while those are in L1, so the
+ * base is read once; many are a run for each adapter, where the weights' unpacking is next to nothing. */
 #include "cpu/cpu.h"
 #include "cpu/gemm_bf16.h"
 #include "ops/ops.h"
 
 #include <omp.h>
+#include <string.h>
 
 enum { DROP_ROWS = 64 };
 
@@ -134,10 +137,33 @@ static void many_rows(const struct run_ctx *run, const struct op_attr *a, const 
     if (g.outs) gemm_run_in(run->operands, &g, scratch);
 }
 
-/* Rows o0 .. o1 of A, weighed where they are several adapters', and the scaled copy of T that the deltas read. */
-static void few_t(const struct op_attr *a, const struct view *in, const struct view *t, int64_t o0, int64_t o1,
-                  float *scaled) {
-    const struct view *x = &in[LIN_X], *A = &in[LIN_A];
+/* What few rows go through: each adapter's operands where they are several's (one part: all rows), and its first row. */
+struct few {
+    const struct op_attr *a;
+    int parts;
+    int64_t first[MAX_ADAPTERS];
+    struct view in[MAX_ADAPTERS][LIN_IN], out[MAX_ADAPTERS][MAX_OUT];
+    float *scaled;                /* the copy of T, times alpha, that the deltas read */
+    const struct gemm_ints *ints; /* NULL: x as it is */
+};
+
+static void few_parts(const struct run_ctx *run, const struct inst *inst, const struct view *in, const struct view *out, struct few *f) {
+    f->parts = 0;
+    for (int k = 0; run->adapters && k < run->adapters->n && inst->op->part(run->adapters, k, inst, in, out, f->in[k], f->out[k]); k++) {
+        f->first[k] = k ? run->adapters->of[k - 1].end : 0;
+        f->parts++;
+    }
+    if (f->parts) return;
+    memcpy(f->in[0], in, sizeof f->in[0]);
+    memcpy(f->out[0], out, (LIN_T + 1) * sizeof *out);
+    f->first[0] = 0, f->parts = 1;
+}
+
+/* Rows o0 .. o1 of A, weighed where they are several adapters' together, and the scaled copy of T. */
+static void few_t(const struct few *f, int part, int64_t o0, int64_t o1) {
+    const struct op_attr *a = f->a;
+    const struct view *in = f->in[part], *t = &f->out[part][LIN_T], *x = &in[LIN_X], *A = &in[LIN_A];
+    float *scaled = f->scaled + f->first[part] * t->d[1];
     struct gemm_dot d = {.x = x->p,
                          .w = A->p,
                          .y = t->p,
@@ -163,34 +189,40 @@ static void few_t(const struct op_attr *a, const struct view *in, const struct v
     }
 }
 
-/* Rows `first` .. `last` of the group's outputs, counted one output after the other. */
-static void few_y(const struct op_attr *a, const struct view *in, const struct view *out, int64_t first, int64_t last,
-                  const float *scaled, const struct gemm_ints *ints) {
-    const struct view *x = &in[LIN_X];
-    for (int i = 0; i < a->n; first -= out[i].d[1], last -= out[i].d[1], i++) {
-        const struct view *w = &in[LIN_W + i], *b = &in[LIN_B + i];
-        struct gemm_dot d = {.x = x->p,
-                             .bias = in[LIN_BIAS + i].p,
-                             .w = w->p,
-                             .y = out[i].p,
-                             .dt = w->dt,
-                             .rows = (int)x->d[0],
-                             .k = x->d[1],
-                             .ldx = x->ld,
-                             .ldw = w->ld,
-                             .ldy = out[i].ld};
-        d.o0 = first > 0 ? first : 0;
-        d.o1 = last < out[i].d[1] ? last : out[i].d[1];
-        if (d.o0 >= d.o1) continue;
-        if (ints && gemm_takes_ints(d.dt, d.k)) d.ints = *ints;
-        if (in[LIN_A].p && a->rank[i]) {
-            d.t = scaled + rank_before(a, i);
-            d.ldt = in[LIN_A].d[0];
-            d.b = b->p;
-            d.ldb = b->ld;
-            d.r = a->rank[i];
-        }
-        gemm_dots(&d);
+/* Rows o0 .. o1 of output i, for the rows of one part. */
+static void few_dots(const struct few *f, int part, int i, int64_t o0, int64_t o1) {
+    const struct view *in = f->in[part], *y = &f->out[part][i], *x = &in[LIN_X], *w = &in[LIN_W + i], *b = &in[LIN_B + i];
+    const int64_t first = f->first[part], k = x->d[1], rank = in[LIN_A].d[0];
+    struct gemm_dot d = {.x = x->p,
+                         .bias = in[LIN_BIAS + i].p,
+                         .w = w->p,
+                         .y = y->p,
+                         .dt = w->dt,
+                         .rows = (int)x->d[0],
+                         .k = k,
+                         .ldx = x->ld,
+                         .ldw = w->ld,
+                         .ldy = y->ld,
+                         .o0 = o0,
+                         .o1 = o1};
+    if (f->ints && gemm_takes_ints(d.dt, k)) d.ints = (struct gemm_ints){f->ints->q + first * k, f->ints->sums + first * (k / 32), f->ints->steps + first};
+    if (in[LIN_A].p && f->a->rank[i]) {
+        d.t = f->scaled + first * rank + rank_before(f->a, i);
+        d.ldt = rank;
+        d.b = b->p;
+        d.ldb = b->ld;
+        d.r = f->a->rank[i];
+    }
+    gemm_dots(&d);
+}
+
+/* Rows `first` .. `last` of the group's outputs, counted one output after the other. Rows of W meet one part after the other while they are near. */
+static void few_y(const struct few *f, int64_t first, int64_t last) {
+    const struct view *out = f->out[0];
+    for (int i = 0; i < f->a->n; first -= out[i].d[1], last -= out[i].d[1], i++) {
+        const int64_t o0 = first > 0 ? first : 0, o1 = last < out[i].d[1] ? last : out[i].d[1];
+        for (int64_t o = o0; o < o1; o += GEMM_DOT_SPAN)
+            for (int part = 0; part < f->parts; part++) few_dots(f, part, i, o, o + GEMM_DOT_SPAN < o1 ? o + GEMM_DOT_SPAN : o1);
     }
 }
 
@@ -209,26 +241,28 @@ static void few_ints(const struct view *x, int64_t first, int64_t last, const st
         gemm_int_isa()->round(view_row(x, n), k, to->q + n * k, to->sums + n * (k / 32), to->steps + n);
 }
 
-static void few_rows(const struct run_ctx *run, const struct op_attr *a, const struct view *in, struct view *out,
-                     char *scratch) {
+static void few_rows(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, char *scratch) {
+    const struct op_attr *a = &inst->a;
     const struct view *x = &in[LIN_X];
     int64_t total = 0, rank = in[LIN_A].p ? in[LIN_A].d[0] : 0;
-    float *scaled = (float *)scratch;
     struct gemm_ints ints = ints_in(scratch + few_scaled(&in[LIN_A]), x->d[1]);
     bool integer = false;
     for (int i = 0; i < a->n; i++) {
         total += out[i].d[1];
         integer |= run->int_activations && gemm_takes_ints(in[LIN_W + i].dt, x->d[1]);
     }
+    struct few f;
+    f.a = a, f.scaled = (float *)scratch, f.ints = integer ? &ints : NULL;
+    few_parts(run, inst, in, out, &f);
 #pragma omp parallel num_threads(cpu_threads(run))
     {
         int64_t t = omp_get_thread_num(), threads = omp_get_num_threads();
-        if (rank) few_t(a, in, &out[LIN_T], rank * t / threads, rank * (t + 1) / threads, scaled);
+        for (int part = 0; rank && part < f.parts; part++) few_t(&f, part, rank * t / threads, rank * (t + 1) / threads);
         if (integer) few_ints(x, x->d[0] * t / threads, x->d[0] * (t + 1) / threads, &ints);
         if (rank || integer) {
 #pragma omp barrier
         }
-        few_y(a, in, out, total * t / threads, total * (t + 1) / threads, scaled, integer ? &ints : NULL);
+        few_y(&f, total * t / threads, total * (t + 1) / threads);
     }
 }
 
@@ -243,11 +277,12 @@ size_t cpu_linear_scratch(const struct inst *inst, const struct view *in, const 
 err cpu_linear(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                void *scratch) {
     const struct op_attr *a = &inst->a;
-    int64_t rows = in[LIN_X].d[0];
+    const int64_t rows = in[LIN_X].d[0];
+    err e = OK;
     if (rows == 0) return OK;
-    if (rows <= gemm_isa()->dot_rows && !(in[LIN_A].p && a->dropout > 0)) few_rows(run, a, in, out, scratch);
-    else many_rows(run, a, in, out, scratch);
-    return OK;
+    if (rows <= gemm_isa()->dot_rows && !(in[LIN_A].p && a->dropout > 0)) few_rows(run, inst, in, out, scratch);
+    else if (!ops_by_adapter(cpu_linear, run, inst, in, out, scratch, &e)) many_rows(run, a, in, out, scratch);
+    return e;
 }
 
 /* --- backward -------------------------------------------------------------------------------------------------- */
@@ -342,7 +377,8 @@ err cpu_linear_bwd(const struct run_ctx *run, const struct inst *inst, const str
                    void *scratch) {
     const struct op_attr *a = &inst->a;
     int64_t tokens = ops_like_x(in, out)->d[0], c = ops_like_x(in, out)->d[1];
-    if (tokens == 0) return OK;
+    err e = OK;
+    if (tokens == 0 || ops_by_adapter(cpu_linear_bwd, run, inst, in, out, scratch, &e)) return e;
     bool low = in[LB_A].p != NULL, drop = low && a->dropout > 0;
     float *dt = low ? scratch : NULL;
     char *rest = (char *)scratch + (low ? floats(tokens * in[LB_A].d[0]) : 0);

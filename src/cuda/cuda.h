@@ -136,7 +136,7 @@ err cuda_flat_widen(const uint16_t *x, float *to, int64_t n, int threads);
 err cuda_flat_round(const struct rounding *o, const float *x, uint16_t *to, int64_t n, int threads);
 err cuda_flat_importance(const struct importance *o, const struct importance_state *s, int64_t n, int threads);
 err cuda_flat_orthogonal(const struct orthogonal *o, const float *v, float *grad, int threads);
-err cuda_flat_advance(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n);
+err cuda_flat_advance(int32_t *ids, int32_t *pos, const int32_t *next, const float *logprob, int32_t *log, int n);
 /* optim.cu, muon.cu: the same */
 err cuda_adamw_8bit(const struct adamw *o, const struct adamw_8bit_state *s, int64_t n, int threads);
 err cuda_lion(const struct lion *o, const struct momentum_state *s, int64_t n, int threads);

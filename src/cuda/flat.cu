@@ -210,12 +210,12 @@ extern "C" err cuda_flat_orthogonal(const struct orthogonal *o, const float *v, 
     return CUDA_LAUNCHED("vectors made orthogonal");
 }
 
-__global__ static void advance_kernel(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n) {
+__global__ static void advance_kernel(int32_t *ids, int32_t *pos, const int32_t *next, const float *logprob, int32_t *log, int n) {
     int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
-    if (i < n) ids[i] = log[i] = next[i], pos[i]++;
+    if (i < n) ids[i] = log[i] = next[i], log[n + i] = __float_as_int(logprob[i]), pos[i]++;
 }
 
-extern "C" err cuda_flat_advance(int32_t *ids, int32_t *pos, const int32_t *next, int32_t *log, int n) {
-    if (n > 0) advance_kernel<<<(unsigned)((n + 255) / 256), 256, 0, cuda_stream>>>(ids, pos, next, log, n);
+extern "C" err cuda_flat_advance(int32_t *ids, int32_t *pos, const int32_t *next, const float *logprob, int32_t *log, int n) {
+    if (n > 0) advance_kernel<<<(unsigned)((n + 255) / 256), 256, 0, cuda_stream>>>(ids, pos, next, logprob, log, n);
     return CUDA_LAUNCHED("the next tokens");
 }

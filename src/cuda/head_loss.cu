@@ -229,24 +229,26 @@ template <typename T> __global__ void __launch_bounds__(MANY) columns_kernel(con
     to[v] += sum;
 }
 
-__global__ static void sums_kernel(const int *index, const float *row, const float *weight, float *out) {
-    __shared__ double part[3][256];
+/* Of the rows first .. last - 1. */
+__global__ static void sums_kernel(const int *index, const float *row, const float *weight, int64_t first, int64_t last, float *out) {
+    __shared__ double part[4][256];
     int n = index[0], each = (n + 255) / 256, from = threadIdx.x * each, to = min(n, from + each);
-    double a = 0, b = 0, c = 0;
+    double a = 0, b = 0, c = 0, d = 0;
     for (int r = from; r < to; r++) {
+        if (index[1 + r] < first || index[1 + r] >= last) continue;
         double w = weight[index[1 + r]];
         a += w * row[2 * r];
         b += w;
         c += w * row[2 * r + 1];
+        d += 1;
     }
-    part[0][threadIdx.x] = a, part[1][threadIdx.x] = b, part[2][threadIdx.x] = c;
+    part[0][threadIdx.x] = a, part[1][threadIdx.x] = b, part[2][threadIdx.x] = c, part[3][threadIdx.x] = d;
     __syncthreads();
-    if (threadIdx.x < 3) {
+    if (threadIdx.x < 4) {
         double sum = 0;
         for (int k = 0; k < 256; k++) sum += part[threadIdx.x][k];
         out[threadIdx.x] = (float)sum;
     }
-    if (threadIdx.x == 3) out[3] = (float)n;
 }
 
 struct head {
@@ -355,7 +357,7 @@ extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, c
     int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], bound = run->weighted && run->weighted < N ? run->weighted : N;
     struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, wanted_of(out)), wanted_of(out), i->a.softcap, i->a.alpha[0]};
     int *index = (int *)(h.scratch + h.at.index);
-    TRY(cuda_check(cudaMemsetAsync(out[0].p, 0, 16, cuda_stream), "head_loss"));
+    TRY(cuda_check(cudaMemsetAsync(out[0].p, 0, 16 * (size_t)adapters_in(run->adapters), cuda_stream), "head_loss"));
     if (!N) return OK;
     TRY(cuda_check(cudaMemsetAsync(out[1].p, 0, (size_t)N * 4, cuda_stream), "head_loss"));
     if (h.make.dx) TRY(cuda_check(cudaMemset2DAsync(out[2].p, (size_t)out[2].ld * size_of(out[2].dt), 0, (size_t)C * size_of(out[2].dt), (size_t)N, cuda_stream), "head_loss"));
@@ -373,6 +375,9 @@ extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, c
         int64_t rows = bound - from < most ? bound - from : most;
         WITH_TYPE(in[0].dt, TRY(chunk<T>(&h, from, rows)));
     }
-    sums_kernel<<<1, 256, 0, cuda_stream>>>(index, (const float *)(h.scratch + h.at.row), (const float *)in[3].p, (float *)out[0].p);
+    for (int k = 0; k < adapters_in(run->adapters); k++)
+        sums_kernel<<<1, 256, 0, cuda_stream>>>(index, (const float *)(h.scratch + h.at.row), (const float *)in[3].p,
+                                                run->adapters && k ? run->adapters->of[k - 1].end : 0, run->adapters ? run->adapters->of[k].end : N,
+                                                (float *)out[0].p + 4 * k);
     return CUDA_LAUNCHED("head_loss");
 }

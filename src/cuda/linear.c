@@ -178,7 +178,28 @@ static err run_group_backward(const struct group_bwd *b, void *scratch) {
     return b->stored ? cuda_unpacked_backward(&b->g, b->w, scratch) : cuda_group_backward(&b->g);
 }
 
-static err linear(const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+/* --- whole instructions ------------------------------------------------------------------------------------------------------- */
+/* Rows that are several adapters' (run_ctx.adapters): with few of them the base's product is one and only the low-rank ones go by adapter; with
+ * many everything does, which is bound by arithmetic. */
+static err low_rank_t_of(const struct run_ctx *run, const struct inst *i, const struct view *in, const struct view *out, void *masked) {
+    struct view own_in[MAX_IN], own_out[MAX_OUT];
+    for (int k = 0; run->adapters && k < run->adapters->n; k++) {
+        i->op->part(run->adapters, k, i, in, out, own_in, own_out);
+        if (own_in[LIN_X].d[0]) TRY(low_rank_t(i, own_in, &own_out[LIN_T], masked));
+    }
+    return run->adapters ? OK : low_rank_t(i, in, &out[LIN_T], masked);
+}
+
+static err add_delta_of(const struct run_ctx *run, const struct inst *i, int k, int64_t r0, const struct view *in, struct view *out, float beta) {
+    struct view own_in[MAX_IN], own_out[MAX_OUT];
+    for (int a = 0; run->adapters && a < run->adapters->n; a++) {
+        i->op->part(run->adapters, a, i, in, out, own_in, own_out);
+        if (own_in[LIN_X].d[0]) TRY(add_delta(i, k, r0, own_in, own_out, beta));
+    }
+    return run->adapters ? OK : add_delta(i, k, r0, in, out, beta);
+}
+
+static err linear(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     const struct view *x = &in[LIN_X];
     int64_t N = x->d[0], C = x->d[1], r0 = 0;
     const float *scales = NULL; /* x in fp8 has been made */
@@ -187,7 +208,7 @@ static err linear(const struct inst *i, const struct view *in, struct view *out,
     if (in[LIN_A].p) {
         const bool later = !rank_sum(i); /* whoever reads the outputs adds the deltas (spans.c) */
         if (later) TRY(cuda_beside_begin());
-        err e = low_rank_t(i, in, &out[LIN_T], masked);
+        err e = low_rank_t_of(run, i, in, out, masked);
         if (!e && in[LIN_MIX].p) e = cuda_weigh(i, &in[LIN_MIX], &out[LIN_T]);
         if (later) TRY(cuda_beside_end());
         if (e) return e;
@@ -207,11 +228,11 @@ static err linear(const struct inst *i, const struct view *in, struct view *out,
         const float *bias = in[LIN_BIAS + k].p;
         bool delta = i->a.rank[k] > 0;
         if (cuda_few_rows(w, x)) {
-            if (delta) TRY(add_delta(i, k, r0, in, out, 1));
+            if (delta) TRY(add_delta_of(run, i, k, r0, in, out, 1));
             continue;
         }
         const void *weight;
-        if (delta) TRY(add_delta(i, k, r0, in, out, 0)); /* goes first: the large product then adds to it, and reading y hides behind its arithmetic */
+        if (delta) TRY(add_delta_of(run, i, k, r0, in, out, 0)); /* goes first: the large product then adds to it, and reading y hides behind its arithmetic */
         if (w->dt == DT_F8) {
             if (!scales) TRY(fp8_input(x, NULL, scratch, &scales));
             TRY(fp8_forward(scratch, scales, w, y, delta));
@@ -225,8 +246,10 @@ static err linear(const struct inst *i, const struct view *in, struct view *out,
 }
 
 err cuda_linear(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
-    (void)run;
-    err e = linear(i, in, out, scratch), joined = cuda_beside_join();
+    err e;
+    if (in[LIN_X].d[0] >= MANY && ops_by_adapter(cuda_linear, run, i, in, out, scratch, &e)) return e;
+    e = linear(run, i, in, out, scratch);
+    err joined = cuda_beside_join();
     return e ? e : joined;
 }
 
@@ -314,8 +337,10 @@ static err linear_bwd(const struct inst *i, const struct view *in, struct view *
 }
 
 err cuda_linear_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
-    (void)run;
-    err e = linear_bwd(i, in, out, scratch), joined = cuda_beside_join();
+    err e;
+    if (ops_by_adapter(cuda_linear_bwd, run, i, in, out, scratch, &e)) return e;
+    e = linear_bwd(i, in, out, scratch);
+    err joined = cuda_beside_join();
     return e ? e : joined;
 }
 

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RUNS = 256, KEY = 192 }; /* runs that are remembered, recorded or not */
+enum { RUNS = 256, KEY = 256 }; /* runs that are remembered, recorded or not */
 enum { FORKING_BYTES = 32 << 20, NODE_BYTES = 5 << 10, FORKING_NODE_BYTES = 16 << 10 };
 
 static struct record {

@@ -43,8 +43,8 @@ static err by_matvec(const struct inst *i, const struct view *in, struct view *o
 static err products(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch, bool *left) {
     enum { MOST = 64 };
     struct inst base = *i;
-    *left = in[LIN_X].d[0] <= MOST;
-    if (few(i, in, &in[LIN_X])) return by_matvec(i, in, out);
+    *left = in[LIN_X].d[0] <= MOST && !run->adapters; /* the readers know one adapter's deltas */
+    if (!run->adapters && few(i, in, &in[LIN_X])) return by_matvec(i, in, out);
     if (*left) memset(base.a.rank, 0, sizeof base.a.rank);
     return cuda_linear(run, &base, in, out, scratch);
 }

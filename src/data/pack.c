@@ -80,6 +80,7 @@ bool pack_row(struct pack *p, const struct row *r, int32_t sample) {
     p->m += r->source;
     p->src_cu[p->s + 1] = p->m;
     const int32_t *ids = r->ids + r->source;
+    const float weight = r->weight > 0 ? r->weight : 1;
     const int n = r->n - r->source, before = p->virtual_tokens, first = p->virtual_first + (p->given ? p->m : 0);
     for (int i = 0; i < before; i++) {
         const int at = p->n + i;
@@ -96,7 +97,7 @@ bool pack_row(struct pack *p, const struct row *r, int32_t sample) {
         p->pos[at] = before + i;
         p->sample[at] = sample;
         p->label[at] = label_at(p, r, r->source + i);
-        p->weight[at] = of_head ? r->supervised[r->source + i] : predicts && r->supervised[r->source + i + 1] ? 1 : 0;
+        p->weight[at] = (of_head ? r->supervised[r->source + i] : predicts && r->supervised[r->source + i + 1]) ? weight : 0;
         p->supervised += p->weight[at];
     }
     const size_t numbers = (size_t)p->given * (size_t)p->given_width;

@@ -3,7 +3,7 @@
  * they stand before a row, take its first positions and carry no weight.
  *
  * label[i] is the token that position i must predict (the next one of the same row), weight[i] its loss weight; the
- * last position of a row predicts nothing (label 0, weight 0). Of a row with a class (rows.h) label is the class and weight 1 at its
+ * last position of a row predicts nothing (label 0, weight 0). A row's own weight (rows.h) goes to all its positions that have one. Of a row with a class (rows.h) label is the class and weight 1 at its
  * one supervised position; likewise of one with a class for some of its tokens. Of one with targets label is the row's place in `target`. Invariants: cu[0] = 0, cu[s] = n, last[k] = cu[k+1] - 1,
  * supervised = the sum of weight. Called by train, evaluation and generation (prompts are rows too). */
 #ifndef CYC_DATA_PACK_H

@@ -1,9 +1,8 @@
 /* BLEU (Papineni et al. 2002) and chrF (Popovic 2015, 2017) as sacrebleu computes them. See score.h.
  *
- * Everything is counted on symbols: a text becomes code points, chrF's symbols are those code points, and a list of
- * words becomes symbols by giving equal words equal numbers. One function then counts the n-grams that two symbol lists
- * share, for characters and words alike: an n-gram's class is the pair (class of its first n-1 symbols, last symbol),
- * numbered anew at each order by sorting, so that no n-gram is ever built as a string.
+ * Everything is counted on symbols (symbols.h): chrF's are code points, those of a list of words are numbers. One function counts
+ * the n-grams that two lists share, for characters and words alike: an n-gram's class is the pair (class of its first n-1
+ * symbols, last symbol), numbered anew at each order by sorting, so that no n-gram is ever built as a string.
  *
  * sacrebleu's details that a textbook leaves out, kept because scores are compared with its:
  *   - chrF ignores a line's hypothesis n-grams of an order that its reference has none of;
@@ -14,27 +13,13 @@
  *
  * Called for a few hundred lines at a time; memory is per line and freed at the end. */
 #include "data/score.h"
-#include "base/str.h"
+#include "data/symbols.h"
 #include <math.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { BLEU_ORDER = 4, CHAR_ORDER = 6, WORD_ORDER = 2 };
 
-struct text { /* code points, or any other symbols */
-    uint32_t *v;
-    size_t n, cap;
-};
-struct word {
-    const uint32_t *v;
-    size_t n;
-};
-struct words {
-    struct word *v;
-    size_t n, cap;
-};
 struct gram {
     uint64_t key; /* class of the first n-1 symbols << 32 | last symbol */
     uint32_t at;
@@ -42,68 +27,11 @@ struct gram {
 struct counts {
     int64_t hyp, ref, match;
 };
-struct line { /* what is needed to score one line, reused for the next */
-    struct text h, r, th, tr;
-    struct words wh, wr, sorted;
-    struct text sh, sr;
-    struct gram *gram;
-    uint32_t *class;
-    size_t cap;
-    bool failed;
-};
-
-static void *grow(void *p, size_t *cap, size_t need, size_t size) {
-    if (need <= *cap) return p;
-    size_t fresh = need * 2 + 64;
-    void *q = realloc(p, fresh * size);
-    if (q) *cap = fresh;
-    return q;
-}
-
-static void put(struct line *l, struct text *t, uint32_t c) {
-    uint32_t *v = grow(t->v, &t->cap, t->n + 1, sizeof *v);
-    if (!v) {
-        l->failed = true;
-        return;
-    }
-    t->v = v;
-    t->v[t->n++] = c;
-}
-
-static void put_word(struct line *l, struct words *w, const uint32_t *v, size_t n) {
-    struct word *p = grow(w->v, &w->cap, w->n + 1, sizeof *p);
-    if (!p) {
-        l->failed = true;
-        return;
-    }
-    w->v = p;
-    w->v[w->n++] = (struct word){v, n};
-}
-
-/* What Python's str.split() and str.rstrip() call whitespace. */
-static bool is_space(uint32_t c) {
-    return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
-}
 
 static bool is_digit(uint32_t c) { return c >= '0' && c <= '9'; }
 static bool is_stop(uint32_t c) { return c == '.' || c == ','; }
-/* ASCII punctuation, all 32 signs. */
-static bool is_punct(uint32_t c) {
-    return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
-}
 /* 13a sets these apart wherever they stand: all punctuation but ' , - . */
-static bool is_split(uint32_t c) { return is_punct(c) && c != '\'' && c != '-' && !is_stop(c); }
-
-static void decode(struct line *l, const char *s, struct text *t) {
-    t->n = 0;
-    for (size_t i = 0, n = strlen(s), len; i < n; i += len) {
-        unsigned c;
-        len = (size_t)utf8_decode(s + i, n - i, &c);
-        if (!len) c = 0xFFFD, len = 1;
-        put(l, t, c);
-    }
-}
+static bool is_split(uint32_t c) { return char_is_punct(c) && c != '\'' && c != '-' && !is_stop(c); }
 
 /* The number of code points of t at i that spell the ASCII string s, or 0. */
 static size_t spells(const struct text *t, size_t i, const char *s) {
@@ -130,94 +58,49 @@ static void tokenise_13a(struct line *l, struct text *t, struct text *tmp) {
     static const struct {
         const char *from;
         uint32_t to;
-    } plain[] = {{"<skipped>", 0}, {"-\n", 0},    {"\n", ' '},  {"&quot;", '"'},
-                 {"&amp;", '&'},   {"&lt;", '<'}, {"&gt;", '>'}};
-    while (t->n && is_space(t->v[t->n - 1])) t->n--;
+    } plain[] = {{"<skipped>", 0}, {"-\n", 0}, {"\n", ' '}, {"&quot;", '"'}, {"&amp;", '&'}, {"&lt;", '<'}, {"&gt;", '>'}};
+    while (t->n && char_is_space(t->v[t->n - 1])) t->n--;
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) replace(t, plain[i].from, plain[i].to);
     tmp->n = 0;
-    put(l, tmp, ' ');
+    line_put(l, tmp, ' ');
     for (size_t i = 0; i < t->n; i++) {
         bool apart = is_split(t->v[i]);
-        if (apart) put(l, tmp, ' ');
-        put(l, tmp, t->v[i]);
-        if (apart) put(l, tmp, ' ');
+        if (apart) line_put(l, tmp, ' ');
+        line_put(l, tmp, t->v[i]);
+        if (apart) line_put(l, tmp, ' ');
     }
-    put(l, tmp, ' ');
+    line_put(l, tmp, ' ');
     t->n = 0;
     for (size_t i = 0; i < tmp->n; i++) { /* a period or comma that follows no digit */
-        put(l, t, tmp->v[i]);
+        line_put(l, t, tmp->v[i]);
         if (is_digit(tmp->v[i]) || i + 1 == tmp->n || !is_stop(tmp->v[i + 1])) continue;
-        put(l, t, ' ');
-        put(l, t, tmp->v[++i]);
-        put(l, t, ' ');
+        line_put(l, t, ' ');
+        line_put(l, t, tmp->v[++i]);
+        line_put(l, t, ' ');
     }
     tmp->n = 0;
     for (size_t i = 0; i < t->n; i++) { /* a period or comma that no digit follows */
         bool apart = is_stop(t->v[i]) && i + 1 < t->n && !is_digit(t->v[i + 1]);
-        if (apart) put(l, tmp, ' ');
-        put(l, tmp, t->v[i]);
+        if (apart) line_put(l, tmp, ' ');
+        line_put(l, tmp, t->v[i]);
         if (!apart) continue;
-        put(l, tmp, ' ');
-        put(l, tmp, t->v[++i]);
+        line_put(l, tmp, ' ');
+        line_put(l, tmp, t->v[++i]);
     }
     t->n = 0;
     for (size_t i = 0; i < tmp->n; i++) { /* a dash after a digit */
         bool apart = tmp->v[i] == '-' && i && is_digit(tmp->v[i - 1]);
-        if (apart) put(l, t, ' ');
-        put(l, t, tmp->v[i]);
-        if (apart) put(l, t, ' ');
-    }
-}
-
-/* The words of t between whitespace; with `punct`, one punctuation mark is split off each as chrF++ does. */
-static void split(struct line *l, const struct text *t, bool punct, struct words *out) {
-    out->n = 0;
-    for (size_t i = 0, j; i < t->n; i = j) {
-        for (j = i; j < t->n && !is_space(t->v[j]);) j++;
-        const uint32_t *w = t->v + i;
-        size_t n = j - i, head = n;
-        if (punct && n > 1) head = is_punct(w[n - 1]) ? n - 1 : is_punct(w[0]) ? 1 : n;
-        if (n) put_word(l, out, w, head);
-        if (head < n) put_word(l, out, w + head, n - head);
-        if (j < t->n) j++;
+        if (apart) line_put(l, t, ' ');
+        line_put(l, t, tmp->v[i]);
+        if (apart) line_put(l, t, ' ');
     }
 }
 
 static void remove_spaces(struct text *t) {
     size_t n = 0;
     for (size_t i = 0; i < t->n; i++)
-        if (!is_space(t->v[i])) t->v[n++] = t->v[i];
+        if (!char_is_space(t->v[i])) t->v[n++] = t->v[i];
     t->n = n;
-}
-
-static int word_order(const void *a, const void *b) {
-    const struct word *x = a, *y = b;
-    if (x->n != y->n) return x->n < y->n ? -1 : 1;
-    return memcmp(x->v, y->v, x->n * sizeof *x->v); /* any total order will do */
-}
-
-static void number(struct line *l, const struct words *w, struct text *out) {
-    out->n = 0;
-    for (size_t i = 0; i < w->n; i++) {
-        const struct word *at = bsearch(&w->v[i], l->sorted.v, l->sorted.n, sizeof *at, word_order);
-        put(l, out, (uint32_t)(at - l->sorted.v));
-    }
-}
-
-/* Equal words get equal symbols in l->sh and l->sr. */
-static void symbols(struct line *l) {
-    struct words *s = &l->sorted;
-    size_t n = 0;
-    s->n = 0;
-    for (size_t i = 0; i < l->wh.n; i++) put_word(l, s, l->wh.v[i].v, l->wh.v[i].n);
-    for (size_t i = 0; i < l->wr.n; i++) put_word(l, s, l->wr.v[i].v, l->wr.v[i].n);
-    if (l->failed) return;
-    if (s->n) qsort(s->v, s->n, sizeof *s->v, word_order);
-    for (size_t i = 0; i < s->n; i++)
-        if (!n || word_order(&s->v[n - 1], &s->v[i])) s->v[n++] = s->v[i];
-    s->n = n;
-    number(l, &l->wh, &l->sh);
-    number(l, &l->wr, &l->sr);
 }
 
 static int gram_order(const void *a, const void *b) {
@@ -227,12 +110,9 @@ static int gram_order(const void *a, const void *b) {
 
 /* Numbers of n-grams of orders 1..orders in h, in r, and in both (each as often as in the poorer one). */
 static void count(struct line *l, const struct text *h, const struct text *r, int orders, struct counts *out) {
-    size_t all = h->n + r->n, cap = l->cap;
-    struct gram *g = grow(l->gram, &cap, all, sizeof *g);
-    if (g) l->gram = g;
-    uint32_t *class = grow(l->class, &l->cap, all, sizeof *class);
-    if (class) l->class = class;
-    if (all && (!g || !class)) l->failed = true;
+    size_t all = h->n + r->n;
+    struct gram *g = line_room(l, all * (sizeof *g + sizeof(uint32_t)));
+    uint32_t *class = (uint32_t *)(g + all);
     memset(out, 0, (size_t)orders * sizeof *out);
     if (l->failed) return;
     for (size_t i = 0; i < all; i++) class[i] = 0;
@@ -300,24 +180,24 @@ static void add_chrf(struct counts *sum, const struct counts *c, int orders) {
 /* Adds one line's counts to the corpus'. chrf: characters, then words. */
 static void score_line(struct line *l, const char *hyp, const char *ref, struct counts *bleu, struct counts *chrf) {
     struct counts c[CHAR_ORDER];
-    decode(l, hyp, &l->h);
-    decode(l, ref, &l->r);
-    split(l, &l->h, true, &l->wh);
-    split(l, &l->r, true, &l->wr);
-    symbols(l);
+    line_decode(l, hyp, &l->h);
+    line_decode(l, ref, &l->r);
+    line_split(l, &l->h, true, &l->wh);
+    line_split(l, &l->r, true, &l->wr);
+    line_symbols(l);
     count(l, &l->sh, &l->sr, WORD_ORDER, c);
     add_chrf(chrf + CHAR_ORDER, c, WORD_ORDER);
-    decode(l, hyp, &l->th);
-    decode(l, ref, &l->tr);
+    line_decode(l, hyp, &l->th);
+    line_decode(l, ref, &l->tr);
     remove_spaces(&l->th);
     remove_spaces(&l->tr);
     count(l, &l->th, &l->tr, CHAR_ORDER, c);
     add_chrf(chrf, c, CHAR_ORDER);
     tokenise_13a(l, &l->h, &l->th);
     tokenise_13a(l, &l->r, &l->tr);
-    split(l, &l->h, false, &l->wh);
-    split(l, &l->r, false, &l->wr);
-    symbols(l);
+    line_split(l, &l->h, false, &l->wh);
+    line_split(l, &l->r, false, &l->wr);
+    line_symbols(l);
     count(l, &l->sh, &l->sr, BLEU_ORDER, c);
     for (int i = 0; i < BLEU_ORDER; i++) {
         bleu[i].hyp += c[i].hyp;
@@ -336,15 +216,9 @@ err score_texts(const char *const *hyp, const char *const *ref, int n, struct sc
         score_line(&l, hyp[i], ref[i], bleu, chrf);
         equal += !strcmp(hyp[i], ref[i]);
     }
-    struct text *texts[] = {&l.h, &l.r, &l.th, &l.tr, &l.sh, &l.sr};
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free(texts[i]->v);
-    free(l.wh.v);
-    free(l.wr.v);
-    free(l.sorted.v);
-    free(l.gram);
-    free(l.class);
-    if (l.failed) return fail(E_MEMORY, "out of memory");
-    *out = (struct scores){bleu_of(bleu), chrf_of(chrf, CHAR_ORDER), chrf_of(chrf, CHAR_ORDER + WORD_ORDER),
-                           100.0 * equal / n};
+    const bool failed = l.failed;
+    line_free(&l);
+    if (failed) return fail(E_MEMORY, "out of memory");
+    *out = (struct scores){bleu_of(bleu), chrf_of(chrf, CHAR_ORDER), chrf_of(chrf, CHAR_ORDER + WORD_ORDER), 100.0 * equal / n};
     return OK;
 }

@@ -33,6 +33,16 @@ static bool begins_at(const char *last, const char *tag) {
     return strcmp(type_of(last), type_of(tag)) != 0;
 }
 
+int spans_find(const char *const *tags, int n, struct span *out) {
+    int found = 0;
+    for (int i = 0; i < n; i++) {
+        const char *last = i ? tags[i - 1] : NULL;
+        if (begins_at(last, tags[i])) out[found++] = (struct span){type_of(tags[i]), i, i + 1};
+        else if (tags[i][0] != 'O') out[found - 1].to = i + 1;
+    }
+    return found;
+}
+
 void spans_count(const char *const *names, const int32_t *truth, const int32_t *said, int n, struct span_counts *add) {
     bool together = false; /* a span of each has begun at one place with one type, and neither has ended */
     for (int i = 0; i <= n; i++) {

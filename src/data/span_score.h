@@ -9,6 +9,13 @@
 /* Are all of them such tags: O, or one of B I E S before a dash, and one at least that begins or goes on a span? */
 bool spans_are_tagged(const char *const *names, int n);
 
+struct span {
+    const char *type;
+    int from, to;
+}; /* [from, to) of the words; type points into its tag */
+/* The spans of a sentence of n tags: out[n], returns how many. */
+int spans_find(const char *const *tags, int n, struct span *out);
+
 struct span_counts { int64_t truth, said, right; };
 /* One sentence of n tags, numbers of names. */
 void spans_count(const char *const *names, const int32_t *truth, const int32_t *said, int n, struct span_counts *add);

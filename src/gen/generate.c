@@ -26,13 +26,14 @@ void generator_free(struct generator *g) {
 
 /* The inputs of one run and the rows behind them. One allocation serves prefill and decode. */
 struct batch {
-    int32_t *ids, *pos, *slot, *cu, *rows, *sample, *next_pos, *next;
+    int32_t *ids, *pos, *slot, *cu, *rows, *sample, *next_pos, *next; /* next: of each line ids, then the bits of their log-probabilities */
     int32_t *src_ids, *src_pos, *src_slot, *src_sample, *src_cu, *src_last; /* encoder-decoders */
     float *given; /* vectors beside the prompts, and 0, 1, ... */
     int32_t *given_rows;
     int *live; /* decode: request row of each live line */
     float *mix, *src_mix; /* where a request has weights of its own */
     int members;
+    struct adapters adapters; /* where the request is several's: whose the rows of the next run are */
     void *all;
 };
 
@@ -46,7 +47,7 @@ static err batch_init(struct batch *b, const struct generator *g, bool weights) 
     const int tokens = cap.tokens + g->prefill.virtual_tokens;
     size_t n = (size_t)(tokens > cap.slots ? tokens : cap.slots), s = (size_t)(cap.sequences > cap.slots ? cap.sequences : cap.slots) + 1;
     const size_t members = weights ? (size_t)g->decode.members : 0;
-    int32_t *p = b->all = calloc(7 * n + (7 + LOG_LINES) * s + 2 * n * members, sizeof *p);
+    int32_t *p = b->all = calloc(7 * n + (7 + 2 * LOG_LINES) * s + 2 * n * members, sizeof *p);
     *b = (struct batch){.all = p, .members = (int)members};
     if (!p) return fail(E_MEMORY, "out of memory");
     b->ids = p;
@@ -57,7 +58,7 @@ static err batch_init(struct batch *b, const struct generator *g, bool weights) 
     b->sample = b->rows + s;
     b->next_pos = b->sample + s;
     b->next = b->next_pos + s;
-    b->live = b->next + LOG_LINES * s;
+    b->live = b->next + 2 * LOG_LINES * s;
     b->src_cu = b->live + s;
     b->src_last = b->src_cu + s;
     b->src_ids = b->src_last + s;
@@ -74,9 +75,13 @@ static err batch_init(struct batch *b, const struct generator *g, bool weights) 
     return fail(E_MEMORY, "out of memory");
 }
 
-/* Takes the token of request row `row`; true when the row goes on. */
-static bool take(const struct generate_request *rq, struct generation *out, int row, int32_t id) {
+/* Takes the token of request row `row`, one of `lines` (program_log); true when the row goes on. */
+static bool take(const struct generate_request *rq, struct generation *out, int row, const int32_t *at, int lines) {
     struct generation *o = &out[row];
+    const int32_t id = *at;
+    float logprob;
+    memcpy(&logprob, at + lines, sizeof logprob);
+    o->logprob += (double)logprob;
     if (id == rq->eos) return o->stopped = true, false;
     o->ids[o->n++] = id;
     if (rq->on_token && rq->on_token(rq->ctx, row, id)) return false;
@@ -87,6 +92,16 @@ static bool take(const struct generate_request *rq, struct generation *out, int 
 static void weigh_lines(const struct generate_request *rq, const struct batch *b, float *mix, int line, int n, int row) {
     for (int i = 0; i < n && b->members; i++)
         memcpy(mix + (size_t)(line + i) * (size_t)b->members, rq->mix + (size_t)row * (size_t)b->members, (size_t)b->members * sizeof *mix);
+}
+
+/* Before the rows of a run are put together; and request row `row` takes its rows up to `end`. Rows come in the request's order. */
+static void forget_adapters(struct batch *b) {
+    for (int k = 0; k < b->adapters.n; k++) b->adapters.of[k].end = 0;
+}
+
+static void note_adapter(const struct generate_request *rq, struct batch *b, int row, int end) {
+    for (int k = 0; k < b->adapters.n; k++)
+        if (row < rq->crowd->end[k]) b->adapters.of[k].end = end;
 }
 
 /* Adds a prompt to a prefill. An encoder-decoder's is the encoder's text; its decoder begins with one token of its own. */
@@ -113,6 +128,7 @@ static void add_prompt(const struct generator *g, const struct generate_request 
         b->ids[f->n] = g->start, b->pos[f->n] = 0, b->slot[f->n] = slot;
     }
     f->n += apart ? 1 : before + len;
+    note_adapter(rq, b, row, f->n);
     b->cu[f->s + 1] = f->n;
     b->src_cu[f->s + 1] = f->m;
     b->rows[f->s] = f->n - 1;
@@ -120,10 +136,17 @@ static void add_prompt(const struct generator *g, const struct generate_request 
     b->next_pos[f->s++] = apart ? 1 : before + len;
 }
 
+/* What a run of `lines` rows sampled, as program_log() has it. */
+static err read_line(const struct program *g, const struct memory *mem, int n, int s, int lines, int32_t *to) {
+    TRY(program_read(g, mem, g->next, n, s, to, (size_t)lines * 4));
+    return program_read(g, mem, g->logprob, n, s, to + lines, (size_t)lines * 4);
+}
+
 /* Prefills request rows from..to in passes; slot = row - from. Leaves each row's first token in out. */
 static err prefill(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq,
                    struct batch *b, int from, int to, struct generation *out, int *n_live) {
     struct run_ctx run = rq->run;
+    run.adapters = b->adapters.n ? &b->adapters : NULL;
     run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
     for (int row = from; row < to;) {
         struct feed f = {.ids = b->ids,
@@ -143,24 +166,27 @@ static err prefill(const struct generator *g, const struct memory *mem, void *pa
                          .given = rq->given ? b->given : NULL,
                          .given_rows = b->given_rows};
         int first = row;
+        forget_adapters(b);
         const int before = g->prefill.virtual_tokens, most = g->cap.tokens + before;
         for (; row < to && f.s < g->cap.sequences && (g->prefill.seq2seq ? f.m : f.n) + before + (int)rq->prompt[row].n <= most; row++)
             add_prompt(g, rq, b, &f, row, row - from);
         if (row == first) return fail(E_INTERNAL, "a prompt of %zu tokens does not fit a pass of %d", rq->prompt[row].n, g->cap.tokens);
         TRY(program_run(&g->prefill, mem, param, NULL, &f, &run, false));
-        TRY(program_read(&g->prefill, mem, g->prefill.next, f.n, f.s, b->next, (size_t)f.s * 4));
+        TRY(read_line(&g->prefill, mem, f.n, f.s, f.s, b->next));
         for (int s = 0; s < f.s; s++)
-            if (take(rq, out, first + s, b->next[s])) b->live[(*n_live)++] = first + s;
+            if (take(rq, out, first + s, b->next + s, f.s)) b->live[(*n_live)++] = first + s;
     }
     return OK;
 }
 
-/* Live rows are the first lines of the batch; lines beyond them, up to a size that has been recorded, repeat line 0 and are
+/* Live rows are the first lines of the batch; lines beyond them, up to a size that has been recorded, repeat the last and are
  * not listened to. */
 static void fill_lines(const struct generator *g, struct batch *b, const struct generate_request *rq, const struct generation *out,
                        int from, int n_live, int lines) {
+    forget_adapters(b);
     for (int i = 0; i < lines; i++) {
-        int row = b->live[i < n_live ? i : 0], made = out[row].n;
+        int row = b->live[i < n_live ? i : n_live - 1], made = out[row].n;
+        note_adapter(rq, b, row, i + 1);
         b->ids[i] = out[row].ids[made - 1];
         b->pos[i] = (g->decode.seq2seq ? 1 : g->decode.virtual_tokens + (int32_t)rq->prompt[row].n) + made - 1;
         b->src_last[i] = (int32_t)rq->prompt[row].n - 1;
@@ -170,14 +196,16 @@ static void fill_lines(const struct generator *g, struct batch *b, const struct 
     }
 }
 
-/* `steps` tokens for each line into b->next, [steps][lines]. Between them nothing comes to the host. */
+/* `steps` tokens for each line into b->next, [steps][2][lines]. Between them nothing comes to the host. */
 static err run_steps(const struct generator *g, const struct memory *mem, void *param, const struct generate_request *rq, struct batch *b,
                      int lines, int steps) {
     struct feed f = {.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .src_last = b->src_last, .mix = b->mix, .n = lines, .repeats = true};
-    TRY(program_run(&g->decode, mem, param, NULL, &f, &rq->run, false));
-    if (!mem->log) return program_read(&g->decode, mem, g->decode.next, lines, 0, b->next, (size_t)lines * 4);
+    struct run_ctx run = rq->run;
+    run.adapters = b->adapters.n ? &b->adapters : NULL;
+    TRY(program_run(&g->decode, mem, param, NULL, &f, &run, false));
+    if (!mem->log) return read_line(&g->decode, mem, lines, 0, lines, b->next);
     for (int k = 0; k < steps; k++) {
-        if (k) TRY(program_again(&g->decode, mem, param, lines, &rq->run));
+        if (k) TRY(program_again(&g->decode, mem, param, lines, &run));
         TRY(program_advance(&g->decode, mem, lines, k));
     }
     return program_log(mem, lines, steps, b->next);
@@ -196,7 +224,7 @@ static err decode(const struct generator *g, const struct memory *mem, void *par
         int still = 0;
         for (int i = 0; i < n_live; i++) {
             bool on = true;
-            for (int k = 0; k < steps && on; k++) on = take(rq, out, b->live[i], b->next[k * lines + i]);
+            for (int k = 0; k < steps && on; k++) on = take(rq, out, b->live[i], b->next + 2 * k * lines + i, lines);
             if (on) b->live[still++] = b->live[i];
         }
         n_live = still;
@@ -223,7 +251,8 @@ err generate(const struct generator *g, const struct memory *mem, const float *w
     TRY(check(g, rq));
     TRY(batch_init(&b, g, rq->mix != NULL));
     void *param;
-    err e = memory_bind(mem, &g->decode, weights, rq->run.threads, &param);
+    err e = rq->crowd ? memory_bind_all(mem, &g->decode, rq->crowd, rq->run.threads, &param, &b.adapters)
+                      : memory_bind(mem, &g->decode, weights, rq->run.threads, &param);
     for (int i = 0; i < rq->n; i++) {
         out[i] = (struct generation){.ids = malloc((size_t)rq->max_new * sizeof(int32_t))};
         if (!out[i].ids) e = fail(E_MEMORY, "out of memory");

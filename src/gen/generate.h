@@ -14,13 +14,19 @@ err generator_build(struct generator *g, const struct model *m, struct structure
                     const struct backend *backend);
 void generator_free(struct generator *g);
 
-struct generation { int32_t *ids; int n; bool stopped; }; /* ids without the EOS; stopped: EOS came */
+struct generation {
+    int32_t *ids;   /* without the EOS */
+    int n;
+    bool stopped;   /* EOS came */
+    double logprob; /* of all of them, the EOS too: the sum of their log-probabilities under the model's own distribution */
+};
 struct generate_request {
     const struct ids *prompt;     /* [n]; each 1..cap.length - max_new tokens */
     const float *given;           /* [n, given * given_width]: of a program with given vectors, else NULL */
     int n;
     int max_new;
     int32_t eos;                  /* -1: never stop */
+    const struct crowd *crowd;    /* the rows are several adapters', in their order; then generate()'s weights are NULL. NULL: one's */
     const float *mix;             /* of a structure with members: [n][members], each row's weights; NULL: the structure's */
     int32_t first_sample;         /* identity of row 0 for the sampler's keys */
     struct run_ctx run;

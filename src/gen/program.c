@@ -164,6 +164,7 @@ static err build(struct program *g, const struct model *m, struct structure *st,
     cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
     p->offload = c->offload && mode == MODE_TRAIN;
+    p->adapters = st ? st->adapters : 0;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
     p->piece_rows = m->mlp_chunk ? m->mlp_chunk : mode != MODE_TRAIN || (c->level == CHECKPOINT_BLOCK && !c->blocks) ? FREE_CHUNK : 0;
     p->cap[-SYM_S] = cap.sequences;
@@ -257,11 +258,12 @@ void memory_sizes(struct memory *mem, const struct program *const *programs, int
         if (pl->scratch > mem->scratch_bytes) mem->scratch_bytes = pl->scratch;
         if (pl->host > mem->host_bytes) mem->host_bytes = pl->host;
         if (pl->input > mem->log_off && !backend->mem->host) mem->log_off = pl->input;
-        const size_t work = !in_place(mem, programs[i]->params) ? param_work_bytes(programs[i]->params, mem->compute) : 0;
-        if (work > mem->work_bytes) mem->work_bytes = work;
+        const size_t work = in_place(mem, programs[i]->params) ? 0 : param_work_bytes(programs[i]->params, mem->compute);
+        const size_t works = work * (size_t)(programs[i]->p.adapters ? programs[i]->p.adapters : 1);
+        if (works > mem->work_bytes) mem->work_bytes = works;
         if (programs[i]->mode == MODE_DECODE && programs[i]->p.cap[-SYM_N] > slots) slots = programs[i]->p.cap[-SYM_N];
     }
-    if (mem->log_off) mem->stage_bytes = mem->log_off + LOG_LINES * (size_t)slots * sizeof *mem->log;
+    if (mem->log_off) mem->stage_bytes = mem->log_off + 2 * LOG_LINES * (size_t)slots * sizeof *mem->log;
 }
 
 err memory_for(struct memory *mem, struct program *const *programs, int n) {
@@ -311,18 +313,33 @@ void memory_free(struct memory *mem) {
     *mem = (struct memory){0};
 }
 
-err memory_bind(const struct memory *mem, const struct program *g, const void *weights, int threads, void **param) {
-    const struct param_set *s = g->params;
-    *param = !weights || in_place(mem, s) ? (void *)weights : mem->work;
-    if (*param == weights) return OK;
+static err cast_weights(const struct memory *mem, const struct param_set *s, const float *from, char *to, int threads) {
     const struct { size_t n; dtype as; } parts[] = {{s->vectors / 4, mem->compute}, {(s->trained - s->vectors) / 4, DT_F32}, {(s->bytes - s->trained) / 4, mem->compute}};
-    char *to = mem->work;
-    const float *from = weights;
     for (int i = 0; i < 3; i++) {
         if (parts[i].n) TRY(mem->backend->flat->cast(from, to, parts[i].as, (int64_t)parts[i].n, threads));
         from += parts[i].n;
         to += parts[i].n * dtype_row_bytes(parts[i].as, 1);
     }
+    return OK;
+}
+
+err memory_bind(const struct memory *mem, const struct program *g, const void *weights, int threads, void **param) {
+    const bool lie = !weights || in_place(mem, g->params);
+    *param = lie ? (void *)weights : mem->work;
+    return lie ? OK : cast_weights(mem, g->params, weights, mem->work, threads);
+}
+
+err memory_bind_all(const struct memory *mem, const struct program *g, const struct crowd *c, int threads, void **param, struct adapters *all) {
+    const bool lie = in_place(mem, g->params);
+    const size_t work = lie ? 0 : param_work_bytes(g->params, mem->compute);
+    *all = (struct adapters){.n = c->n};
+    if (c->n > g->p.adapters) return fail(E_INTERNAL, "rows of %d adapters in a program of %d", c->n, g->p.adapters);
+    for (int k = 0; k < c->n; k++) {
+        if (!lie) TRY(cast_weights(mem, g->params, c->weights[k], (char *)mem->work + (size_t)k * work, threads));
+        all->of[k].weights = lie ? (ptrdiff_t)((intptr_t)c->weights[k] - (intptr_t)c->weights[0]) : (ptrdiff_t)((size_t)k * work);
+        all->of[k].grads = (ptrdiff_t)((size_t)k * g->params->trained);
+    }
+    *param = lie ? (void *)c->weights[0] : mem->work;
     return OK;
 }
 
@@ -425,8 +442,8 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
 /* --- token by token -------------------------------------------------------------------------------------------------- */
 err program_advance(const struct program *g, const struct memory *mem, int n, int line) {
     struct binding b = bind(mem, n, 0, 0);
-    return mem->backend->flat->advance(plan_view(&g->plan, &b, g->ids).p, plan_view(&g->plan, &b, g->pos).p,
-                                       plan_view(&g->plan, &b, g->next).p, mem->log + (size_t)line * n, n);
+    return mem->backend->flat->advance(plan_view(&g->plan, &b, g->ids).p, plan_view(&g->plan, &b, g->pos).p, plan_view(&g->plan, &b, g->next).p,
+                                       plan_view(&g->plan, &b, g->logprob).p, mem->log + 2 * (size_t)line * n, n);
 }
 
 err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run) {
@@ -440,7 +457,7 @@ err program_again(const struct program *g, const struct memory *mem, void *param
 }
 
 err program_log(const struct memory *mem, int n, int lines, int32_t *to) {
-    return mem->backend->mem->download(to, mem->log, (size_t)n * lines * sizeof *to);
+    return mem->backend->mem->download(to, mem->log, 2 * (size_t)n * lines * sizeof *to);
 }
 
 struct view program_out(const struct program *g, const struct memory *mem, val v, int n, int s) {

@@ -24,6 +24,7 @@ struct structure {
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
+    int adapters;        /* of this structure, whose rows a run of its programs may have side by side; 0: one */
 };
 
 /* In tokens of texts: programs add the room for what a method puts before one. */
@@ -91,7 +92,7 @@ struct memory {
     size_t act_bytes, scratch_bytes, state_off, host_bytes;
     void *work;            /* the adapter in the compute type, where that is not f32 */
     char *stage, *stage_host; /* inputs on their way, where the backend's memory is its own */
-    int32_t *log;          /* behind them: the ids of up to LOG_LINES decode runs */
+    int32_t *log;          /* behind them: what up to LOG_LINES decode runs sampled */
     size_t work_bytes, stage_bytes, log_off;
 };
 /* The sizes alone, with nothing taken. */
@@ -105,6 +106,15 @@ void memory_free(struct memory *mem);
 /* Makes an adapter's f32 weights (an arena of the backend; NULL: the bare base) the ones that programs read from now on: *param
  * is what program_run() takes. Again after each change of the weights. */
 err memory_bind(const struct memory *mem, const struct program *g, const void *weights, int threads, void **param);
+/* Adapters of one structure, and a list's rows by them: those of adapter k end before row end[k]. */
+struct crowd {
+    int n;
+    const void *weights[MAX_ADAPTERS];
+    int end[MAX_ADAPTERS];
+};
+/* The same of all of them, for a program of so many (struct structure). *all: where each one's weights and gradients lie; the caller adds where its
+ * rows of a run end, and hands it over in the run's run_ctx. */
+err memory_bind_all(const struct memory *mem, const struct program *g, const struct crowd *c, int threads, void **param, struct adapters *all);
 /* param: from memory_bind(); grad: an arena of the backend (NULL without an adapter). */
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *feed,
                 const struct run_ctx *run, bool poison);
@@ -113,7 +123,7 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
 bool program_rungs(const struct program *g, int *n, int *s);
 int program_lines(const struct program *g, int n); /* decode: the same for its rows, by up to a third */
 /* After a decode run of n rows: the ids it sampled become the next run's, on the backend, and are noted in line `line` of the log.
- * program_again() runs it; program_log() brings `lines` lines of n ids each to the host. Where memory is the host's there is no log. */
+ * program_again() runs it; program_log() brings `lines` lines to the host, each n ids and then the bits of their n log-probabilities. Where memory is the host's there is no log. */
 enum { LOG_LINES = 4 };
 err program_advance(const struct program *g, const struct memory *mem, int n, int line);
 err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run);

@@ -37,7 +37,7 @@ static err infer(struct prog *p, struct inst *i) {
                        : trains_b && b.role != ROLE_PARAM       ? b.name
                                                                 : NULL;
     if (made) return prog_fail(p, E_UNSUPPORTED, "head_loss: a gradient of '%s', which is no parameter", made);
-    i->out[0] = prog_act(p, DT_F32, 1, (int64_t[]){4}, "loss sums");
+    i->out[0] = prog_act(p, DT_F32, 1, (int64_t[]){4 * (p->adapters > 1 ? p->adapters : 1)}, "loss sums");
     i->out[1] = prog_act(p, DT_F32, 1, x.d, "nll");
     if (i->a.backward && x.needs) i->out[2] = prog_act(p, prog_dt(p), 2, x.d, "d head");
     if (i->a.backward && trains_w) i->out[3] = prog_grad_of(p, i->in[1]);
@@ -123,7 +123,7 @@ static bool wants_gradients(const struct view *out) {
 static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     double cap = i->a.softcap, scale = run->loss_scale != 0 ? run->loss_scale : 1;
     int64_t V = in[1].d[0], C = in[1].d[1];
-    double *z = scratch, sums[4] = {0};
+    double *z = scratch, all[4 * MAX_ADAPTERS] = {0};
     float *buffer = (float *)(z + V);
     for (int64_t n = 0; n < in[0].d[0]; n++) {
         float weight = view_f32(&in[3])[n], *dx = out[2].p ? view_row(&out[2], n) : NULL;
@@ -134,6 +134,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         if (out[HEAD_DT].p) memset(view_row(&out[HEAD_DT], n), 0, (size_t)out[HEAD_DT].d[1] * 4);
         if (weight == 0) continue;
         int64_t own;
+        double *sums = all + 4 * (run->adapters ? adapters_whose(run->adapters, n) : 0);
         for (int64_t v = 0; v < V; v++) {
             const float *w = row_of(in, v, buffer, &own);
             z[v] = (in[4].p ? view_f32(&in[4])[v] : 0) + delta(i, in, n, v);
@@ -156,7 +157,7 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
             delta_gradients(i, in, out, n, v, g);
         }
     }
-    for (int k = 0; k < 4; k++) view_f32(&out[0])[k] = (float)sums[k];
+    for (int k = 0; k < 4 * adapters_in(run->adapters); k++) view_f32(&out[0])[k] = (float)all[k];
     return OK;
 }
 

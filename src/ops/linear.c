@@ -5,6 +5,7 @@
  * is trained (a PARAM in the place of a base's) has an instruction of its own beside it: weight_grad, column_sum. Where nothing is
  * summed against x it is no operand, so a frozen linear's input is neither kept nor computed again for its backward.
  * Where only T is read (of a block that is computed again, the last product), Y is left out and no product with W is made.
+ * In a run of several adapters' rows each row has its adapter's A and B, and both directions of a cycle are one pass over the base.
  * Operand and output slots: the LIN_* and LB_* enums of ops.h. */
 #include "ops/ops.h"
 #include <stdio.h>
@@ -104,7 +105,49 @@ static size_t ref_scratch(const struct inst *i, const struct view *in, const str
     return (size_t)in[LIN_W].d[1] * 8; /* one weight row and one dropped input row (LB_W is the same slot) */
 }
 
-static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+/* --- whose a row is ------------------------------------------------------------------------------------------------- */
+/* Rows `from` .. `to` of what has tokens for rows. */
+static void cut(struct view *v, int64_t from, int64_t to) {
+    if (!v->nd) return;
+    v->p = v->p ? (char *)v->p + dtype_row_bytes(v->dt, from * (v->nd == 1 ? 1 : v->ld)) : NULL;
+    v->d[0] = to - from;
+}
+
+static void shift(struct view *v, ptrdiff_t bytes) {
+    if (v->p) v->p = (char *)v->p + bytes;
+}
+
+static bool part(const struct adapters *all, int k, const struct inst *i, const struct view *in, const struct view *out, struct view *own_in,
+                 struct view *own_out) {
+    const bool bwd = i->op == &op_linear_bwd;
+    const int a = bwd ? LB_A : LIN_A, b = bwd ? LB_B : LIN_B;
+    const int64_t from = k ? all->of[k - 1].end : 0, to = all->of[k].end;
+    if (!in[a].p) return false;
+    memcpy(own_in, in, (size_t)i->op->n_in * sizeof *in);
+    memcpy(own_out, out, (size_t)i->op->n_out * sizeof *out);
+    for (int j = 0; j < i->op->n_in; j++) {
+        if (j == a || (j >= b && j < b + MAX_GROUP)) shift(&own_in[j], all->of[k].weights);
+        else if (j == 0 || j > a) cut(&own_in[j], from, to); /* between them: the base's */
+    }
+    for (int j = 0; j < i->op->n_out; j++) {
+        if (bwd && j >= LB_DA) shift(&own_out[j], all->of[k].grads);
+        else cut(&own_out[j], from, to);
+    }
+    return true;
+}
+
+bool ops_by_adapter(kernel one, const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch, err *e) {
+    struct view own_in[LIN_IN], own_out[MAX_OUT];
+    struct run_ctx alone = *run;
+    int k = 0;
+    alone.adapters = NULL;
+    *e = OK;
+    for (; run->adapters && k < run->adapters->n && !*e && part(run->adapters, k, i, in, out, own_in, own_out); k++)
+        *e = one(&alone, i, own_in, own_out, scratch);
+    return k > 0;
+}
+
+static err ref_one(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     int64_t N = in[LIN_X].d[0], C = in[LIN_X].d[1], r0 = 0;
     float *w = scratch, *buf = w + C;
     for (int k = 0; k < i->a.n; k++) {
@@ -133,6 +176,11 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         r0 += r;
     }
     return OK;
+}
+
+static err ref(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    err e;
+    return ops_by_adapter(ref_one, run, i, in, out, scratch, &e) ? e : ref_one(run, i, in, out, scratch);
 }
 
 /* dA, dB and the low-rank part of dx for output k. */
@@ -164,7 +212,7 @@ static void ref_bwd_delta(const struct run_ctx *run, const struct inst *i, const
     }
 }
 
-static err ref_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+static err ref_bwd_one(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     int64_t N = ops_like_x(in, out)->d[0], C = ops_like_x(in, out)->d[1], r0 = 0;
     float *w = scratch, *buf = w + C;
     for (int64_t n = 0; n < N && out[LB_DX].p; n++) memset(view_row(&out[LB_DX], n), 0, (size_t)C * 4);
@@ -185,6 +233,11 @@ static err ref_bwd(const struct run_ctx *run, const struct inst *i, const struct
         r0 += i->a.rank[k];
     }
     return OK;
+}
+
+static err ref_bwd(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    err e;
+    return ops_by_adapter(ref_bwd_one, run, i, in, out, scratch, &e) ? e : ref_bwd_one(run, i, in, out, scratch);
 }
 
 static struct cost cost_of(const struct inst *i, const struct view *x, const struct view *w, bool bwd, bool dx) {
@@ -208,5 +261,5 @@ static struct cost cost_bwd(const struct inst *i, const struct view *in, const s
     return cost_of(i, ops_like_x(in, out), &in[LB_W], true, out[LB_DX].nd != 0);
 }
 
-const struct op_def op_linear = {.name = "linear", .n_in = LIN_IN, .n_out = 5, .spare = (1 << MAX_GROUP) - 1, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
-const struct op_def op_linear_bwd = {.name = "linear_bwd", .n_in = LB_IN, .n_out = 6, .by_rows = true, .infer = infer_bwd, .cost = cost_bwd, .ref_scratch = ref_scratch, .ref = ref_bwd};
+const struct op_def op_linear = {.name = "linear", .n_in = LIN_IN, .n_out = 5, .spare = (1 << MAX_GROUP) - 1, .by_rows = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref, .part = part};
+const struct op_def op_linear_bwd = {.name = "linear_bwd", .n_in = LB_IN, .n_out = 6, .by_rows = true, .infer = infer_bwd, .cost = cost_bwd, .ref_scratch = ref_scratch, .ref = ref_bwd, .part = part};

@@ -23,6 +23,7 @@
  *                  drop_i(x)[n,c] = keep ? x/(1-p) : 0, see ops_drop_keep().
  *                  With LIN_MIX the ranks are several adapters' (attr: members M, member_rank), and T is ops_weigh()ed: row n's columns of
  *                  member m times weight[n,m]. No gradient: nothing is trained so.
+ *                  In a run of several adapters' rows (run_ctx.adapters) the row says whose A and B, and in linear_bwd whose dA and dB.
  * linear_bwd       in  LB_X x (with dA, or without dx); LB_W+i; LB_A; LB_B+i; LB_T T; LB_DY+i dY_i[N,O_i] (opt); LB_SAMPLE, LB_POS
  *                  out LB_DX dx[N,C] (opt); LB_DA dA[R,C] (opt, GRAD: added); LB_DB+i dB_i (opt, GRAD: added)
  *                  dT_i = alpha_i * dY_i B_i; dx = sum_i dY_i W_i + drop_i'(dT_i A_i); dA_i += dT_i^T drop_i(x);
@@ -58,7 +59,7 @@
  * split_bwd        in  dy_i[N,W_i] (opt: zeros)                  out dx
  * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt),
  *                      HEAD_T t[N,R] and HEAD_B B[V,R] (opt)
- *                  out sums[4] = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
+ *                  out sums[4] (of a program of several adapters 4 of each, by their rows) = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
  *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
  *                      dbias[V], drows[R,C] (where they are trained; GRAD: added), HEAD_DT dt[N,R] (where t needs it; 0 where w = 0),
  *                      HEAD_DB dB[V,R] (GRAD: added)
@@ -95,7 +96,7 @@ enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 1
 enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE = 15, LB_POS = 16, LB_IN = 17,
        LB_DX = 0, LB_DA = 1, LB_DB = 2 };
 enum { HEAD_T = 8, HEAD_B = 9, HEAD_IN = 10, HEAD_DT = 6, HEAD_DB = 7, HEAD_OUT = 8 };
-enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4, PURPOSE_ROUND = 5 };
+enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4, PURPOSE_REPLAY = 5, PURPOSE_NOISE = 6, PURPOSE_ROUND = 7 };
 
 /* Dropout of channel c (any multiple of 4 at once: channels c..c+3) of one token for output i of a site. */
 static inline struct philox ops_drop_bits(const struct run_ctx *run, int site, int output, int32_t sample, int32_t pos,
@@ -113,6 +114,8 @@ static inline int ops_bucket(const struct op_attr *a, int64_t ahead) {
     int64_t large = exact + (int64_t)(logf((float)far / (float)exact) / (float)log((double)a->distance / exact) * (float)(n - exact));
     return base + (int)(large < n ? large : n - 1);
 }
+/* Runs a kernel of linear or linear_bwd once for each adapter of a run of several (op_def, part). false: there is nothing to divide. */
+bool ops_by_adapter(kernel one, const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch, err *e);
 /* What has the shape and type of a linear_bwd's x, which itself may be absent. */
 static inline const struct view *ops_like_x(const struct view *in, const struct view *out) { return in[LB_X].nd ? &in[LB_X] : &out[LB_DX]; }
 /* t times its member's weight, in the type of t; of weight 0 nothing comes through, not even what is no number. */

@@ -3,35 +3,51 @@
 #include <math.h>
 #include <string.h>
 
+static struct generate_request request(const struct run *r, const struct side *s, const struct ids *prompts, int n) {
+    struct generate_request rq = {
+        .prompt = prompts, .n = n, .max_new = (int)s->cfg->max_new_tokens, .eos = s->base->eos, .stop = r->evaluating ? r->stop : NULL};
+    rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
+                              .temperature = (float)s->cfg->temperature,
+                              .top_p = (float)s->cfg->top_p,
+                              .top_k = (int)s->cfg->top_k,
+                              .threads = r->threads,
+                              .int_activations = !r->evaluating && !strcmp(s->cfg->activations, "int15")};
+    return rq;
+}
+
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats) {
-    struct side *s = &r->side[side];
-    struct generate_request rq = {.prompt = prompts, .n = n, .max_new = max_new, .eos = r->eos, .stop = r->evaluating ? r->stop : NULL};
-    rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
-                              .step = key,
-                              .temperature = (float)temperature,
-                              .top_p = (float)r->cfg->top_p,
-                              .top_k = (int)r->cfg->top_k,
-                              .threads = r->threads,
-                              .int_activations = !r->evaluating && !strcmp(r->cfg->activations, "int15")};
+    const struct side *s = &r->side[side];
+    struct generate_request rq = request(r, s, prompts, n);
+    rq.max_new = max_new, rq.run.temperature = (float)temperature, rq.run.step = key;
     TRY(generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats));
     if (!r->evaluating) phase_seen(r, PHASE_GENERATE);
     return OK;
 }
 
-/* The mean over the sides of chrF, or of the negative loss. */
+err generate_texts_of_all(struct run *r, const struct ids *prompts, const struct crowd *of, uint64_t key, struct generation *out) {
+    struct generate_request rq = request(r, &r->side[0], prompts, of->end[of->n - 1]);
+    rq.run.step = key;
+    rq.crowd = of;
+    TRY(generate(&r->side[0].plans->gen, &r->wb.mem, NULL, &rq, out, NULL));
+    phase_seen(r, PHASE_GENERATE);
+    return OK;
+}
+
+/* The mean over the sides that have it. */
 double eval_metric(const struct run *r, const json_t *eval) {
     const char *name = r->cfg->best_metric;
     const json_t *sides = json_object_get(eval, "sides");
     size_t n = json_array_size(sides);
     if (!strcmp(name, "none") || !n) return -HUGE_VAL;
     double sum = 0;
+    int have = 0;
     for (size_t i = 0; i < n; i++) {
         const json_t *v = json_object_get(json_array_get(sides, i), name);
-        if (!v) return -HUGE_VAL;
-        sum += json_number_value(v);
+        if (v) sum += json_number_value(v), have++;
     }
-    return (strcmp(name, "loss") ? sum : -sum) / (double)n;
+    if (!have) return -HUGE_VAL;
+    return (config_metric_falls(r->cfg) ? -sum : sum) / have;
 }
 
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out) {

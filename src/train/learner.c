@@ -150,30 +150,50 @@ static struct feed feed_of(const struct pack *k) {
                          .m = k->m};
 }
 
-/* Runs rows through a train or score program, pass by pass, adding its four sums. */
-static err run_passes(const struct program *g, struct workbench *b, const void *weights, float *grad, const struct row *const *rows,
-                      int n, const struct run_ctx *run, double sums[4]) {
+/* The weights of all whose rows these are, as programs read them. */
+static err bind_all(struct workbench *b, const struct rows_run *x, void **param, struct adapters *all) {
+    *all = (struct adapters){.n = 0};
+    return x->of.n > 1 ? memory_bind_all(&b->mem, x->program, &x->of, b->threads, param, all)
+                       : memory_bind(&b->mem, x->program, x->of.weights[0], b->threads, param);
+}
+
+/* Rows first .. last - 1 into the pack, and where each adapter's end. */
+static void fill_pack(struct pack *k, const struct rows_run *x, int first, int last, struct adapters *all) {
+    pack_clear(k);
+    for (int a = 0; a < all->n; a++) all->of[a].end = 0;
+    for (int i = first; i < last; i++) {
+        pack_row(k, x->rows[i], i);
+        for (int a = 0; a < all->n; a++)
+            if (i < x->of.end[a]) all->of[a].end = k->n;
+    }
+}
+
+err rows_run(struct workbench *b, struct rows_run *x) {
+    const struct program *g = x->program;
+    struct adapters all;
     int passes;
     void *param;
-    TRY(split_passes(g, b, rows, n, &passes));
-    TRY(memory_bind(&b->mem, g, weights, b->threads, &param));
-    memset(sums, 0, 4 * sizeof *sums);
+    TRY(split_passes(g, b, x->rows, x->of.end[x->of.n - 1], &passes));
+    TRY(bind_all(b, x, &param, &all));
+    x->run.adapters = all.n ? &all : NULL;
+    memset(x->sums, 0, sizeof x->sums);
     for (int p = 0; p < passes; p++) {
-        pack_clear(&b->pack);
-        for (int i = b->first[p]; i < b->first[p + 1]; i++) pack_row(&b->pack, rows[i], i);
         struct pack *k = &b->pack;
+        fill_pack(k, x, b->first[p], b->first[p + 1], &all);
         int up_n = k->n, up_s = k->s;
-        struct fusing *fusing = grad ? b->fusing : NULL;
+        struct fusing *fusing = x->grad ? b->fusing : NULL;
         if (fusing) TRY(fused_pass(fusing, k, passes));
         bool repeats = !fusing && !g->seq2seq && !g->given && program_rungs(g, &up_n, &up_s);
         if (repeats) pack_pad(k, up_n, up_s);
+        if (all.n) all.of[all.n - 1].end = k->n;
         struct feed f = feed_of(k);
         f.repeats = repeats;
         f.watch = fusing ? &fusing->watch : NULL;
-        float out[4];
-        TRY(program_run(g, &b->mem, param, grad, &f, run, false));
-        TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, sizeof out));
-        for (int j = 0; j < 4; j++) sums[j] += (double)out[j];
+        float out[MAX_ADAPTERS][4];
+        TRY(program_run(g, &b->mem, param, x->grad, &f, &x->run, false));
+        TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, (size_t)x->of.n * sizeof *out));
+        for (int a = 0; a < x->of.n; a++)
+            for (int j = 0; j < 4; j++) x->sums[a][j] += (double)out[a][j];
     }
     return OK;
 }
@@ -220,14 +240,19 @@ err rows_outputs(const struct program *g, struct workbench *b, const void *weigh
 }
 
 err rows_loss(const struct program *score, struct workbench *b, const void *weights, const struct row *const *rows, int n, double sums[4]) {
-    struct run_ctx run = {.threads = b->threads};
-    return run_passes(score, b, weights, NULL, rows, n, &run, sums);
+    struct rows_run x = {.program = score, .of = {1, {weights}, {n}}, .rows = rows, .run = {.threads = b->threads}};
+    TRY(rows_run(b, &x));
+    memcpy(sums, x.sums[0], sizeof x.sums[0]);
+    return OK;
 }
 
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step, double sums[4]) {
-    struct run_ctx run = {.seed = seed, .step = step, .threads = b->threads, .loss_scale = (float)l->scaler.scale};
+    struct rows_run x = {.program = l->program, .of = {1, {l->w}, {n}}, .grad = b->grad, .rows = rows};
+    x.run = (struct run_ctx){.seed = seed, .step = step, .threads = b->threads, .loss_scale = (float)l->scaler.scale};
     if (!b->fusing) TRY(l->backend->mem->fill(b->grad, 0, l->st->params.trained));
-    return run_passes(l->program, b, l->w, b->grad, rows, n, &run, sums);
+    TRY(rows_run(b, &x));
+    memcpy(sums, x.sums[0], sizeof x.sums[0]);
+    return OK;
 }
 
 /* After a step: is its gradient to be left out? */
@@ -251,7 +276,7 @@ struct cost learner_work(const struct learner *l, double share) {
 }
 
 /* The optimizer's step. States that lie on the host (offload) come to where the activations were, which nobody needs any more, and go back. */
-static err update(struct learner *l, struct workbench *b, double lr, float grad_scale) {
+static err update(struct learner *l, struct workbench *b, float *grad, double lr, float grad_scale) {
     const struct mem_ops *mem = l->backend->mem;
     struct optim_state here[OPTIM_STATES];
     char *at = b->mem.act;
@@ -265,7 +290,7 @@ static err update(struct learner *l, struct workbench *b, double lr, float grad_
                                              .set = &l->st->params,
                                              .how = &l->how,
                                              .w = l->w,
-                                             .g = b->grad,
+                                             .g = grad,
                                              .state = here,
                                              .scratch = b->mem.scratch,
                                              .lr = lr,
@@ -295,31 +320,37 @@ static err gradient(struct learner *l, struct workbench *b, const struct row *co
 
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
                  struct step_result *out) {
-    double sums[4], norm, scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
+    struct step_sums all = {.grad = b->grad, .step = step};
+    TRY(gradient(l, b, rows, n, seed, step, all.sums, &all.squares));
+    if (b->check_accumulation && !l->checked) TRY(accumulation_check(l, b, rows, n, seed, step, all.sums));
+    l->checked = true;
+    for (int i = 0; i < n; i++) all.tokens += rows[i]->n;
+    return learner_update(l, b, &all, out);
+}
+
+err learner_update(struct learner *l, struct workbench *b, const struct step_sums *all, struct step_result *out) {
+    const double *sums = all->sums, scale = l->scaler.scale != 0 ? l->scaler.scale : 1;
     const struct recipe *r = &l->recipe;
     const struct reaching reaching = {&l->st->params, l->backend, b->threads, l->side};
-    TRY(gradient(l, b, rows, n, seed, step, sums, &norm));
-    if (b->check_accumulation && !l->checked) TRY(accumulation_check(l, b, rows, n, seed, step, sums));
-    l->checked = true;
-    if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)step + 1);
+    double norm = all->squares;
+    if (sums[1] <= 0) return fail(E_INPUT, "step %llu has no supervised token", (unsigned long long)all->step + 1);
     const struct peft_method *method = l->st->method;
-    struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = b->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};
+    struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = all->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};
     if (method->before_step) TRY(method->before_step(l->st->settings, &t));
-    TRY(l->fused ? reach_judge(&l->reach, &reaching) : reach_check(&l->reach, &reaching, b->grad));
+    TRY(l->fused ? reach_judge(&l->reach, &reaching) : reach_check(&l->reach, &reaching, all->grad));
     const double began = profile_begin(&b->mem);
-    if (!l->fused) TRY(l->backend->flat->sumsq(b->grad, (int64_t)(l->st->params.trained / 4), b->threads, &norm));
+    if (!l->fused) TRY(l->backend->flat->sumsq(all->grad, (int64_t)(l->st->params.trained / 4), b->threads, &norm));
     norm = sqrt(norm) / (sums[1] * scale);
-    *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
+    *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .tokens = all->tokens, .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
     out->learning_rate = learning_rate(l);
-    for (int i = 0; i < n; i++) out->tokens += rows[i]->n;
     if (isfinite(sums[0]) && (out->skipped = scaler_skips(&l->scaler, isfinite(norm)))) return OK;
     if (!isfinite(sums[0]) || !isfinite(norm))
-        return fail(E_NUMERIC, "step %llu: the %s is not finite%s. Lower learning_rate or look at the data", (unsigned long long)step + 1,
+        return fail(E_NUMERIC, "step %llu: the %s is not finite%s. Lower learning_rate or look at the data", (unsigned long long)all->step + 1,
                     isfinite(sums[0]) ? "gradient" : "loss", l->fused ? "" : "; the weights are unchanged");
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
     t.grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale));
     if (!l->fused) {
-        TRY(update(l, b, out->learning_rate, t.grad_scale));
+        TRY(update(l, b, all->grad, out->learning_rate, t.grad_scale));
         profile_end(&b->mem, PROFILE_OPTIMIZER, l->optim->name, learner_work(l, 1), began);
     }
     if (method->after_step) TRY(method->after_step(l->st->settings, &t));

@@ -107,9 +107,27 @@ err fused_pass(struct fusing *f, const struct pack *k, int passes);
 /* seed and step key the dropout masks. */
 err learner_step(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed, uint64_t step,
                  struct step_result *out);
+/* Its second half: what the passes added up becomes an update of l. */
+struct step_sums {
+    double sums[4], squares; /* head_loss's; of a gradient that is not there any more (fused) the sum of its squares */
+    float *grad;             /* of l->st->params.trained */
+    int64_t tokens;          /* of the rows */
+    uint64_t step;           /* for messages */
+};
+err learner_update(struct learner *l, struct workbench *b, const struct step_sums *all, struct step_result *out);
 /* The gradient alone, unnormalised, in b->grad (tests, and the first half of a step). */
 err learner_gradient(struct learner *l, struct workbench *b, const struct row *const *rows, int n, uint64_t seed,
                      uint64_t step, double sums[4]);
+/* Rows through a train or score program, pass by pass: the four sums of head_loss for each adapter that has some of them. */
+struct rows_run {
+    const struct program *program;
+    struct crowd of;               /* the adapters, and how many of the rows each has */
+    float *grad;                   /* added to: an arena for each of them in turn; NULL of a score program */
+    const struct row *const *rows;
+    struct run_ctx run;
+    double sums[MAX_ADAPTERS][4];
+};
+err rows_run(struct workbench *b, struct rows_run *x);
 /* What a classify program says of each row, whatever the adapter weights (NULL: bare base): `value` is g->features or g->logits, and
  * to[n, its columns] is f32. A row's supervised position is the one that is read; of a value for each token all of them are, one after the other. */
 err rows_outputs(const struct program *g, struct workbench *b, const void *weights, const struct row *const *rows, int n, val value, float *to);

@@ -144,7 +144,7 @@ static void help_pages(void **state) {
     sh("$C help config --markdown");
     status_is(0);
     says(ran.out.p, "| `learning_rate` | number > 0 | `2e-4` |");
-    says(ran.out.p, "macct\\|sft");
+    says(ran.out.p, "macct\\|dmcct\\|sft");
 }
 
 static void wrong_commands(void **state) {
@@ -240,6 +240,13 @@ static void scores(void **state) {
     sh("$C score --hyp=$D/two.txt --ref=$D/two.txt");
     status_is(0);
     says(ran.out.p, "BLEU    100.00");
+    put("said.txt", "LOC: York | PER: Ada\nnone\n");
+    put("right.txt", "LOC: New York | PER: Ada\nnone\n");
+    sh("$C score --hyp $D/said.txt --ref $D/right.txt --metrics entity_f1,ter,entity_f1_partial");
+    status_is(0);
+    says(ran.out.p, "entity F1    50.00\nTER          14.29\npartial F1   75.00\nlines            2\n");
+    refused("$C score --hyp $D/said.txt --ref $D/right.txt --metrics chrf,rouge", "no metric 'rouge'", "rougeL");
+    refused("$C score --hyp $D/said.txt --ref $D/right.txt --metrics triple_f1", "reference 1 is no list of triples");
     refused("$C score --hyp $D/two.txt --ref $D/three.txt", "2 lines", "3");
     refused("$C score --hyp $D/none --ref $D/two.txt", "none");
     refused("$C score --hyp $D/two.txt", "--ref is missing");

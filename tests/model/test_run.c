@@ -247,6 +247,53 @@ static void test_resume_again(void **state) {
     watch_free(&w);
 }
 
+/* Stopped within a window of texts that were made at once, with a replay buffer, corrupted and supervised rows, a filter and a curriculum:
+ * what is not a function of the step lies in rollouts.safetensors. */
+static void test_resume_rollouts(void **state) {
+    (void)state;
+    const char *const *more = LIST("rollout_refresh=3", "replay.size=5", "replay.share=0.25", "supervised.share=0.2", "denoise.share=0.15",
+                                   "denoise.mask_token=?", "A.filter.kind=threshold", "A.filter.logprob=-2", "B.filter.kind=weight",
+                                   "A.curriculum.start=6", "A.curriculum.end=9", "A.curriculum.steps=4", "save_total_limit=0");
+    runs("rollouts", 0, NULL, macct, more);
+    if (same_bytes(at("straight/A/adapter_model.safetensors"), at("rollouts/A/adapter_model.safetensors"))) flunk("rollouts change nothing");
+    static const int stops[] = {8, 10}; /* two steps' texts are left, and one's */
+    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "rollouts%d", stops[i]);
+        struct watch w = {.stop_at = stops[i]};
+        ends_with(run(name, 0, &w, macct, more), CYC_INTERRUPTED, "--resume");
+        watch_free(&w);
+        assert_true(path_exists(at("%s/checkpoint-%d/A/rollouts.safetensors", name, stops[i])));
+        if (i) sh("cp -r %s %s", at("%s", name), at("forgetful"));
+        runs(name, CYC_RESUME, NULL, macct, more);
+        same_adapters("rollouts", name);
+        same_metrics("rollouts", name);
+    }
+    sh("rm %s", at("forgetful/checkpoint-10/A/rollouts.safetensors"));
+    runs("forgetful", CYC_RESUME, NULL, macct, more);
+    if (same_bytes(at("rollouts/A/adapter_model.safetensors"), at("forgetful/A/adapter_model.safetensors"))) flunk("the texts that were kept change nothing");
+}
+
+/* A generator whose texts are all dropped: no step, no NaN, a schedule that waits; the other adapter goes on. */
+static void test_idle(void **state) {
+    (void)state;
+    runs("idle", 0, NULL, macct, LIST("A.filter.kind=threshold", "A.filter.logprob=-1e-9", "warmup_pairs.data=", "max_steps=2"));
+    json_t *lines = metrics("idle");
+    size_t i;
+    json_t *j;
+    int steps = 0;
+    json_array_foreach(lines, i, j) {
+        if (!json_object_get(j, "rollout_texts_A")) continue;
+        steps++;
+        assert_int_equal(json_integer_value(json_object_get(j, "rollout_dropped_A")), json_integer_value(json_object_get(j, "rollout_texts_A")));
+        assert_true(json_is_true(json_object_get(j, "idle_A")) && !json_object_get(j, "train_loss_A"));
+        assert_true(isfinite(json_number_value(json_object_get(j, "train_loss_B"))) && !json_object_get(j, "idle_B"));
+        assert_true(json_number_value(json_object_get(j, "rollout_logprob_A")) < 0);
+    }
+    assert_int_equal(steps, 2);
+    json_decref(lines);
+}
+
 /* A longer run goes on from a finished one; a schedule of constant rate is then the same as one long run. */
 static void test_more_steps(void **state) {
     (void)state;
@@ -308,7 +355,7 @@ static void test_only_the_trained_adapter(void **state) {
     must(run_open(&r, &cfg));
     must(run_start(&r));
     char base[33], after[33];
-    model_hash(&r.model, base);
+    model_hash(&r.base[0].model, base);
     for (int turn = 0; turn < 4; turn++) {
         int d = turn % 2;
         const struct row *rows[] = {&r.warm.rows[d].r[0], &r.warm.rows[d].r[1]};
@@ -321,7 +368,7 @@ static void test_only_the_trained_adapter(void **state) {
         assert_string_not_equal(mine.m, mine2.m);
         assert_string_not_equal(mine.v, mine2.v);
     }
-    model_hash(&r.model, after);
+    model_hash(&r.base[0].model, after);
     assert_string_equal(base, after);
     run_close(&r);
     config_free(&cfg);
@@ -742,7 +789,7 @@ static void test_best(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resume_is_exact),
-        cmocka_unit_test(test_resume_again),
+        cmocka_unit_test(test_resume_again), cmocka_unit_test(test_resume_rollouts), cmocka_unit_test(test_idle),
         cmocka_unit_test(test_more_steps),
         cmocka_unit_test(test_optimizers),
         cmocka_unit_test(test_only_the_trained_adapter),
