@@ -298,6 +298,11 @@ static void test_settings(void **state) {
     refused("", "--set objective=dpo", "objective", "macct");
     refused("", "--set device=tpu", "device", "cuda");
     refused("", "--set dtype=int8", "dtype", "bfloat16");
+    refused("", "--set trained_dtype=bfloat16", "trained_dtype: bfloat16 is for method full", "lora");
+    refused("", "--set trained_dtype=bfloat16 --set method=full --set dtype=float32", "trained_dtype: bfloat16 goes with dtype: bfloat16");
+    refused("", "--set trained_dtype=bfloat16 --set method=full --set dtype=bfloat16 --set optim=muon", "not muon");
+    refused("", "--set trained_dtype=float16", "trained_dtype", "bfloat16");
+    refused("", "--set profile_steps=-1", "profile_steps");
     refused("", "--set kv_cache_dtype=q8_0", "kv_cache_dtype", "float16");
 }
 
