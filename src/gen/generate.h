@@ -1,18 +1,34 @@
 /* Batched generation: prompts of any lengths, packed prefill, then one token per live row and step; rows that have ended
- * leave the batch. Greedy or sampled; no dropout exists in these programs. */
+ * leave the batch, and a batch whose rows have all ended is over. More prompts than slots go in batches of like lengths, since texts that are
+ * long together mostly end together. Greedy or sampled (struct sampling), or by beams (beams.c); no dropout exists in these programs. */
 #ifndef CYC_GEN_GENERATE_H
 #define CYC_GEN_GENERATE_H
 #include "gen/program.h"
+#include "ops/ops.h"
 #include "io/tokenizer.h"
 
 struct generator {
     struct program prefill, decode;
+    struct program copy; /* with beams */
+    struct choosing choosing;
     struct capacity cap;
     int32_t start; /* encoder-decoders: what the decoder begins with */
 };
 err generator_build(struct generator *g, const struct model *m, struct structure *st, struct capacity cap,
                     const struct backend *backend);
+/* How: rules where sampling_processes(); beams, cap.slots at most. */
+err generator_choosing(struct generator *g, const struct model *m, struct structure *st, struct capacity cap, const struct choosing *how,
+                       const struct backend *backend);
 void generator_free(struct generator *g);
+
+enum { MOST_BEAMS = TOP_MOST / 2 };
+/* When a prompt's search is over: its beams cannot become better than those that have ended (BEAM_HEURISTIC: if they end here, as
+ * transformers' early_stopping false; BEAM_NEVER: however long they get), or as many have ended as there are beams. */
+enum early_stopping { BEAM_HEURISTIC, BEAM_EARLY, BEAM_NEVER };
+struct beaming {
+    float length_penalty; /* a hypothesis is as good as its log-probability over its length to the power of this */
+    enum early_stopping stopping;
+};
 
 struct generation { int32_t *ids; int n; bool stopped; }; /* ids without the EOS; stopped: EOS came */
 struct generate_request {
@@ -23,12 +39,13 @@ struct generate_request {
     int32_t eos;                  /* -1: never stop */
     const float *mix;             /* of a structure with members: [n][members], each row's weights; NULL: the structure's */
     int32_t first_sample;         /* identity of row 0 for the sampler's keys */
-    struct run_ctx run;
-    int (*on_token)(void *ctx, int row, int32_t id); /* non-zero stops the row; may be NULL */
+    struct run_ctx run;           /* sampling.eos is set here */
+    struct beaming beaming;       /* of a generator with beams */
+    int (*on_token)(void *ctx, int row, int32_t id); /* non-zero stops the row; may be NULL. Not called of beams */
     void *ctx;
     volatile int *stop;           /* E_INTERRUPTED when it becomes non-zero; may be NULL */
 };
-struct generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens, decoded_tokens; };
+struct generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens, decoded_tokens, runs; /* of decode */ };
 /* weights: the adapter's f32 arena (NULL: the bare base). out[n]: ids are owned by the caller (free). */
 err generate(const struct generator *g, const struct memory *mem, const float *weights, const struct generate_request *rq,
              struct generation *out, struct generate_stats *stats);

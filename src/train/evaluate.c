@@ -3,18 +3,33 @@
 #include <math.h>
 #include <string.h>
 
+struct sampling run_sampling(const struct config *c, double temperature) {
+    return (struct sampling){.penalty = (float)c->repetition_penalty,
+                             .min_new = (int)c->min_new_tokens,
+                             .temperature = (float)temperature,
+                             .top_k = (int)c->top_k,
+                             .top_p = (float)c->top_p,
+                             .min_p = (float)c->min_p};
+}
+
+static struct beaming beaming_of(const struct config *c) {
+    static const char *const word[] = {[BEAM_HEURISTIC] = "false", [BEAM_EARLY] = "true", [BEAM_NEVER] = "never"};
+    struct beaming b = {.length_penalty = (float)c->eval_length_penalty};
+    while (strcmp(word[b.stopping], c->eval_early_stopping) != 0) b.stopping++; /* one of these, by config.def */
+    return b;
+}
+
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats) {
     struct side *s = &r->side[side];
-    struct generate_request rq = {.prompt = prompts, .n = n, .max_new = max_new, .eos = r->eos, .stop = r->evaluating ? r->stop : NULL};
+    struct generate_request rq = {.prompt = prompts, .n = n, .max_new = max_new, .eos = r->eos, .beaming = beaming_of(r->cfg), .stop = r->evaluating ? r->stop : NULL};
+    const struct generator *gen = r->evaluating && s->plans->beam.choosing.beams ? &s->plans->beam : &s->plans->gen;
     rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
                               .step = key,
-                              .temperature = (float)temperature,
-                              .top_p = (float)r->cfg->top_p,
-                              .top_k = (int)r->cfg->top_k,
+                              .sampling = run_sampling(r->cfg, temperature),
                               .threads = r->threads,
                               .int_activations = !r->evaluating && !strcmp(r->cfg->activations, "int15")};
-    TRY(generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats));
+    TRY(generate(gen, &r->wb.mem, s->learner.w, &rq, out, stats));
     if (!r->evaluating) phase_seen(r, PHASE_GENERATE);
     return OK;
 }

@@ -15,7 +15,7 @@ static const char *const phase_names[PHASES] = {"load", "generate", "train", "ev
 
 /* What the programs of a phase ask of the arenas. */
 static void add_programs(const struct run *r, enum phase phase, size_t *line) {
-    const struct program *list[8];
+    const struct program *list[RUN_PROGRAMS];
     struct memory m;
     const int n = run_programs(r, list, phase);
     if (!n) return;

@@ -115,6 +115,16 @@ static err side_plans(struct run *r, struct side *s) {
     return OK;
 }
 
+/* Beams have the slots that rows have, as far as these go. */
+static err build_generators(const struct run *r, struct plans *p, struct capacity cap) {
+    const struct sampling sampling = run_sampling(r->cfg, 0);
+    struct choosing how = {.rules = sampling_processes(&sampling)};
+    TRY(generator_choosing(&p->gen, &r->model, &p->st, cap, &how, r->backend));
+    how.beams = (int)r->cfg->eval_beams;
+    if (cap.slots < how.beams) cap.slots = how.beams;
+    return how.beams > 1 ? generator_choosing(&p->beam, &r->model, &p->st, cap, &how, r->backend) : OK;
+}
+
 /* pass_tokens counts virtual tokens too: they are computed. */
 static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     struct capacity cap = r->cap;
@@ -126,7 +136,7 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
         TRY(program_build(&p->body, &r->model, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE,
                           r->backend, false));
     p->generates = r->objective->generates;
-    return p->generates ? generator_build(&p->gen, &r->model, &p->st, cap, r->backend) : OK;
+    return p->generates ? build_generators(r, p, cap) : OK;
 }
 
 const char *run_base_hash(struct run *r) {
@@ -155,9 +165,10 @@ static void drop_plans(struct plans *p) {
     program_free(&p->score);
     program_free(&p->body);
     generator_free(&p->gen);
+    generator_free(&p->beam);
 }
 
-int run_programs(const struct run *r, const struct program *out[8], int phase) {
+int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase) {
     const bool all = phase == PHASES;
     int n = 0;
     for (int i = 0; i < r->n_plans; i++) {
@@ -166,6 +177,8 @@ int run_programs(const struct run *r, const struct program *out[8], int phase) {
         if (all || phase == PHASE_EVALUATE) out[n++] = &p->score;
         if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE))
             out[n++] = &p->gen.prefill, out[n++] = &p->gen.decode;
+        if (p->beam.choosing.beams && (all || phase == PHASE_EVALUATE))
+            out[n++] = &p->beam.prefill, out[n++] = &p->beam.decode, out[n++] = &p->beam.copy;
     }
     if (r->freezes && phase == PHASE_LOAD) out[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     return n;
@@ -203,14 +216,14 @@ static size_t mapped_besides(const struct run *r) {
 
 /* The lists that programs are. */
 static size_t description_bytes(const struct run *r) {
-    const struct program *list[8];
+    const struct program *list[RUN_PROGRAMS];
     size_t bytes = 0;
     for (int i = run_programs(r, list, PHASES) - 1; i >= 0; i--) bytes += prog_bytes(&list[i]->p);
     return bytes;
 }
 
 static void measure_plan(struct run *r) {
-    const struct program *list[8];
+    const struct program *list[RUN_PROGRAMS];
     int n = run_programs(r, list, PHASES);
     struct memory m;
     n += run_programs(r, list + n, PHASE_LOAD);
@@ -418,7 +431,7 @@ err run_plan(struct run *r, struct config *cfg, const struct plan_ask *ask) {
 }
 
 err run_start(struct run *r) {
-    struct program *list[8];
+    struct program *list[RUN_PROGRAMS];
     int n = list_programs(r, list);
     const bool later = r->quantised && !r->backend->mem->host && !r->model.random && !r->cfg->quantization_check;
     if (!later) TRY(model_fill(&r->model)); /* else a card's are made as it takes them */
