@@ -45,6 +45,7 @@ const char help_generate[] =
     "  --seed S              the same seed gives the same text (0)\n"
     "  --ignore-eos          go on behind an end-of-text token\n"
     "  --batch N             prompts at once (16)\n"
+    "  --share-head N        what all of them begin with is computed once, where it is N tokens or more; 0 = never (0)\n"
     "  --device D, --dtype T cpu (the default), cuda, or auto; float32, bfloat16, float16, or auto: a card's is bfloat16\n"
     "  --threads N           processor threads (all)\n"
     "  --activations A       f32, or int15: decode with activations of 15 bits and a sign, faster on AVX-512 VNNI "
@@ -67,7 +68,7 @@ struct request {
     const char *model_path, *prompt, *file, *activations, *device, *dtype, *template, *vectors, *early;
     bool chat, greedy, ignore_eos, json, no_adapter;
     struct arg_list adapter;
-    int max_new, min_new, top_k, batch, threads, beams;
+    int max_new, min_new, top_k, batch, threads, beams, share_head;
     double temperature, top_p, min_p, penalty, length_penalty;
     uint64_t seed;
     cyc_model *model;
@@ -192,6 +193,7 @@ static int run_batch(const struct request *q, int first, int n, int32_t **ids, s
                                 .repetition_penalty = (float)q->penalty,
                                 .min_new_tokens = q->min_new,
                                 .beams = q->beams,
+                                .share_head = q->share_head,
                                 .length_penalty = (float)q->length_penalty,
                                 .early_stopping = early_stopping(q->early),
                                 .seed = q->seed + (uint64_t)first,
@@ -392,7 +394,7 @@ int cmd_generate(int argc, char **argv) {
                                {"--vectors", ARG_TEXT, &q.vectors, 0},  {"--min-p", ARG_REAL, &q.min_p, 0},
                                {"--repetition-penalty", ARG_REAL, &q.penalty, 0}, {"--min-new-tokens", ARG_INT, &q.min_new, 0},
                                {"--beams", ARG_INT, &q.beams, 1},       {"--length-penalty", ARG_REAL, &q.length_penalty, -100},
-                               {"--early-stopping", ARG_TEXT, &q.early, 0},
+                               {"--early-stopping", ARG_TEXT, &q.early, 0}, {"--share-head", ARG_INT, &q.share_head, 0},
                                {0}};
     int status = args_parse("generate", argc, argv, args);
     if (status < 0 && !(status = check(&q))) status = run_request(&q);

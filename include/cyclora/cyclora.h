@@ -136,6 +136,7 @@ typedef struct cyc_generate_options {
     int min_new_tokens;          /* no EOS before so many */
     int beams;                   /* > 1: beam search (temperature 0, no on_token); 32 at most */
     float length_penalty;        /* ... its hypotheses are ranked by log-probability / length^this */
+    int share_head;              /* prompts that begin with the same so many tokens or more have these computed once; 0: never */
     int early_stopping;          /* ... CYC_BEAMS_...: when a search is over, as transformers' early_stopping false, true, "never" */
     uint64_t seed;
     int ignore_eos;

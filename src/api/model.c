@@ -300,7 +300,7 @@ int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t
 }
 
 /* --- generation ------------------------------------------------------------------------------------------------------ */
-static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_request *rq, int beams, struct generation *out, struct generate_stats *stats) {
+static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_request *rq, struct choosing how, struct generation *out, struct generate_stats *stats) {
     int longest = 1, total = 0;
     for (int i = 0; i < rq->n; i++) {
         if ((int)rq->prompt[i].n > longest) longest = (int)rq->prompt[i].n;
@@ -309,12 +309,14 @@ static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_re
     struct generator g;
     struct memory mem = {0};
     int pass = total < 512 ? total : 512;
-    if (beams < 1) beams = 1;
+    const int beams = how.beams > 1 ? how.beams : 1;
     const int at_once = rq->n * beams < 64 ? rq->n : beams < 64 ? 64 / beams : 1;
     struct capacity cap = {pass > longest ? pass : longest, rq->n, at_once * beams, longest + rq->max_new, m->compute, DT_NONE};
-    const struct choosing how = {sampling_processes(&rq->run.sampling), beams};
+    how.rules = sampling_processes(&rq->run.sampling);
     TRY(generator_choosing(&g, &m->m, a ? &a->st : NULL, cap, &how, api_backend(m)));
-    err e = memory_for(&mem, (struct program *const[]){&g.prefill, &g.decode, &g.copy}, beams > 1 ? 3 : 2);
+    const struct program *list[GENERATOR_PROGRAMS];
+    const int n = generator_programs(&g, list);
+    err e = memory_for(&mem, (struct program *const *)list, n);
     if (!e) e = generate(&g, &mem, a ? a->w : NULL, rq, out, stats);
     memory_free(&mem);
     generator_free(&g);
@@ -328,6 +330,7 @@ static err check_choice(const cyc_generate_options *o) {
     if (!(o->min_p >= 0 && o->min_p <= 1)) return fail(E_USAGE, "min_p %g is not between 0 and 1", (double)o->min_p);
     if (!(o->repetition_penalty >= 0)) return fail(E_USAGE, "repetition_penalty %g is below 0", (double)o->repetition_penalty);
     if (o->top_k < 0 || o->min_new_tokens < 0) return fail(E_USAGE, "%s is below 0", o->top_k < 0 ? "top_k" : "min_new_tokens");
+    if (o->share_head < 0) return fail(E_USAGE, "share_head %d is below 0", o->share_head);
     if (o->beams < 0 || o->beams > MOST_BEAMS) return fail(E_USAGE, "%d beams: 1 to %d can be had", o->beams, MOST_BEAMS);
     return OK;
 }
@@ -363,7 +366,7 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     rq.beaming = (struct beaming){o.length_penalty, (enum early_stopping)o.early_stopping};
     struct generate_stats st = {0};
     if (!e) e = check_choice(&o);
-    if (!e && n > 0) e = run_generation(m, adapter, &rq, o.beams, g, &st);
+    if (!e && n > 0) e = run_generation(m, adapter, &rq, (struct choosing){.beams = o.beams, .head = o.share_head}, g, &st);
     for (int i = 0; i < n && !e; i++) out[i] = (cyc_generation){g[i].ids, (size_t)g[i].n, g[i].stopped};
     if (stats && !e) *stats = (cyc_generate_stats){st.prefill_s, st.decode_s, st.prompt_tokens, st.new_tokens, st.decoded_tokens};
     for (int i = 0; p && i < n; i++) ids_free(&p[i]);

@@ -12,6 +12,7 @@ struct generating {
     const struct generate_request *rq;
     const int *order; /* [rq->n] */
     int from, to;
+    int shared; /* ids that all its prompts begin with and that are there already */
     struct batch *b;
     struct generation *out;
     struct generate_stats *stats;
@@ -26,11 +27,13 @@ struct batch {
     int *live; /* decode: place in the order of each live line */
     float *mix, *src_mix; /* where a request has weights of its own */
     int members;
+    int copies; /* positions in copied_from, slot, pos that are to be copied */
     void *all;
 };
 
 int generate_beams(const struct generator *g); /* slots of one row; 1: no beams */
-/* Adds the prompts at `place` and behind it, as many as fit a pass, and runs prefill: what it gives is one line for each. *s: how many. */
+/* Adds the prompts at `place` and behind it, as many as fit a pass, and runs generate_opens(): what it gives is one line for each. *s: how many. */
+const struct program *generate_opens(const struct generating *w);
 err generate_pass(const struct generating *w, int place, int *n, int *s);
 /* Line i of the next decode run: the row at `place`, whose token number `made` (from 1) is id, in this slot. */
 void generate_line(const struct generating *w, int i, int place, int32_t id, int made, int slot);
@@ -38,6 +41,10 @@ void generate_line(const struct generating *w, int i, int place, int32_t id, int
 int generate_lines(const struct generating *w, int n);
 struct feed generate_feed(const struct batch *b, int lines); /* of decode */
 int generate_begins(const struct generating *w, int row);    /* the position of its answer's first token */
+
+/* Positions pos .. end - 1 of slot `from` are to be slot `to`'s too; they are when the others have run. Uses the lines of the next pass. */
+err generate_copy(const struct generating *w, int from, int to, int pos, int end);
+err generate_copies(const struct generating *w);
 
 /* beams.c: the rows from .. to, by beams. */
 err beams_run(const struct generating *w);

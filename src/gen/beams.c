@@ -27,7 +27,6 @@ struct searches {
     const struct generating *w;
     int n, beams;
     struct search *all;
-    int copies; /* positions in b->copied_from, slot, pos that are to be copied */
     void *mem;
 };
 struct candidate { float score; int beam; int32_t id; };
@@ -56,27 +55,14 @@ static err searches_init(struct searches *q, const struct generating *w) {
 }
 
 /* --- slots ----------------------------------------------------------------------------------------------------------- */
-static err run_copies(struct searches *q) {
-    const struct generating *w = q->w;
-    const struct feed f = {.from = w->b->copied_from, .slot = w->b->slot, .pos = w->b->pos, .n = q->copies};
-    if (!q->copies) return OK;
-    q->copies = 0;
-    return program_run(&w->g->copy, w->mem, w->param, NULL, &f, &w->rq->run, false);
-}
-
-/* Notes the positions that slot `to` lacks of slot `from`. */
-static err copy_slot(struct searches *q, const struct search *s, int from, int to) {
-    const struct generating *w = q->w;
-    const int begin = generate_begins(w, w->order[s->place]);
-    for (int pos = s->made ? begin : 0; pos < begin + s->made; pos++) {
-        if (q->copies == w->g->copy.p.cap[-SYM_N]) TRY(run_copies(q));
-        w->b->copied_from[q->copies] = from, w->b->slot[q->copies] = to, w->b->pos[q->copies++] = pos;
-    }
-    return OK;
+/* The positions that slot `to` lacks of slot `from`. */
+static err copy_slot(const struct searches *q, const struct search *s, int from, int to) {
+    const int begin = generate_begins(q->w, q->w->order[s->place]);
+    return generate_copy(q->w, from, to, s->made ? begin : 0, begin + s->made);
 }
 
 /* The next beam `i` is `parent`'s continuation: in its slot where no other is, else in one that no parent needs. */
-static err settle(struct searches *q, struct search *s, const int *parent, int n) {
+static err settle(const struct searches *q, struct search *s, const int *parent, int n) {
     bool needed[MOST_BEAMS] = {false}, taken[MOST_BEAMS] = {false};
     for (int i = 0; i < n; i++) needed[parent[i]] = true;
     for (int i = 0, spare = 0; i < n; i++) {
@@ -122,7 +108,7 @@ static bool can_improve(const struct searches *q, const struct search *s) {
     return s->live[0].score / powf(length, how->length_penalty) > s->best[q->beams - 1].worth;
 }
 
-static err advance(struct searches *q, struct search *s, const int32_t *id, const float *logprob) {
+static err advance(const struct searches *q, struct search *s, const int32_t *id, const float *logprob) {
     const struct generate_request *rq = q->w->rq;
     struct candidate c[2 * MOST_BEAMS * MOST_BEAMS];
     const int n = candidates_of(s, q->beams, id, logprob, c), length = s->made + 1;
@@ -164,10 +150,10 @@ static err begin(struct searches *q) {
     const float *logprob;
     for (int place = w->from, n, s; place < w->to; place += s) {
         TRY(generate_pass(w, place, &n, &s));
-        TRY(read_best(q, &w->g->prefill, n, s, s, &logprob));
+        TRY(read_best(q, generate_opens(w), n, s, s, &logprob));
         for (int i = 0; i < s; i++)
             TRY(advance(q, &q->all[place - w->from + i], w->b->next + i * 2 * q->beams, logprob + i * 2 * q->beams));
-        TRY(run_copies(q)); /* the next pass writes over its list */
+        TRY(generate_copies(w)); /* the next pass writes over its list */
     }
     return OK;
 }
@@ -195,7 +181,7 @@ static err step(struct searches *q, bool *any) {
         TRY(advance(q, &q->all[i], w->b->next + at, logprob + at));
         at += 2 * q->beams * q->beams;
     }
-    return run_copies(q);
+    return generate_copies(w);
 }
 
 static void give(const struct searches *q) {

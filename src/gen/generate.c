@@ -18,7 +18,9 @@ err generator_choosing(struct generator *g, const struct model *m, struct struct
         return fail(E_USAGE, "%d beams: at most %d, and no more than half of the %lld ids", how->beams, MOST_BEAMS, (long long)m->shape.vocab);
     err e = program_generates(&g->prefill, m, MODE_PREFILL, st, cap, how, backend);
     if (!e) e = program_generates(&g->decode, m, MODE_DECODE, st, cap, how, backend);
-    if (!e && how->beams > 1) e = program_generates(&g->copy, m, MODE_COPY, st, cap, how, backend);
+    const bool shares = how->head > 0 && !m->family->seq2seq && !(st && (st->virtual_tokens || st->given));
+    if (!e && shares) e = program_generates(&g->extend, m, MODE_EXTEND, st, cap, how, backend);
+    if (!e && (shares || how->beams > 1)) e = program_generates(&g->copy, m, MODE_COPY, st, cap, how, backend);
     if (e) generator_free(g);
     return e;
 }
@@ -30,7 +32,16 @@ err generator_build(struct generator *g, const struct model *m, struct structure
 void generator_free(struct generator *g) {
     program_free(&g->prefill);
     program_free(&g->decode);
+    program_free(&g->extend);
     program_free(&g->copy);
+}
+
+int generator_programs(const struct generator *g, const struct program *out[GENERATOR_PROGRAMS]) {
+    const struct program *const all[] = {&g->prefill, &g->decode, &g->extend, &g->copy};
+    int n = 0;
+    for (int i = 0; i < GENERATOR_PROGRAMS; i++)
+        if (all[i]->p.ni) out[n++] = all[i];
+    return n;
 }
 
 int generate_beams(const struct generator *g) { return g->choosing.beams > 1 ? g->choosing.beams : 1; }
@@ -80,68 +91,123 @@ static void weigh_lines(const struct generate_request *rq, const struct batch *b
         memcpy(mix + (size_t)(line + i) * (size_t)b->members, rq->mix + (size_t)row * (size_t)b->members, (size_t)b->members * sizeof *mix);
 }
 
-/* Adds a prompt to a prefill. An encoder-decoder's is the encoder's text; its decoder begins with one token of its own. */
-static void add_prompt(const struct generator *g, const struct generate_request *rq, struct batch *b, struct feed *f, int row, int slot) {
-    const int len = (int)rq->prompt[row].n, before = g->prefill.virtual_tokens, given = g->prefill.given,
-              first = g->prefill.virtual_first + (given ? f->m : 0);
-    const size_t numbers = (size_t)given * (size_t)g->prefill.given_width;
-    const bool apart = g->prefill.seq2seq;
+/* Adds tokens from .. to - 1 of a prompt to a pass. An encoder-decoder's is the encoder's text; its decoder begins with one token of its own. */
+static void add_prompt(const struct generating *w, struct feed *f, int row, int slot, int from, int to) {
+    const struct program *g = &w->g->prefill;
+    const struct generate_request *rq = w->rq;
+    struct batch *b = w->b;
+    const int before = from ? 0 : g->virtual_tokens, given = g->given, first = g->virtual_first + (given ? f->m : 0), n = before + to - from;
+    const size_t numbers = (size_t)given * (size_t)g->given_width;
+    const bool apart = g->seq2seq;
     int32_t *ids = apart ? b->src_ids + f->m : b->ids + f->n, *pos = apart ? b->src_pos + f->m : b->pos + f->n,
             *slots = apart ? b->src_slot + f->m : b->slot + f->n;
-    for (int t = 0; t < before + len; t++) {
-        ids[t] = t < before ? first + t : rq->prompt[row].v[t - before];
-        pos[t] = t;
+    for (int t = 0; t < n; t++) {
+        ids[t] = t < before ? first + t : rq->prompt[row].v[from + t - before];
+        pos[t] = from + t;
         slots[t] = slot;
     }
-    weigh_lines(rq, b, b->mix, f->n, apart ? 1 : before + len, row);
+    weigh_lines(rq, b, b->mix, f->n, apart ? 1 : n, row);
     if (given) {
-        memcpy(b->given + (size_t)f->m * (size_t)g->prefill.given_width, rq->given + (size_t)row * numbers, numbers * sizeof *b->given);
+        memcpy(b->given + (size_t)f->m * (size_t)g->given_width, rq->given + (size_t)row * numbers, numbers * sizeof *b->given);
         f->m += given;
     }
     if (apart) {
-        weigh_lines(rq, b, b->src_mix, f->m, len, row);
-        f->m += len;
-        b->ids[f->n] = g->start, b->pos[f->n] = 0, b->slot[f->n] = slot;
+        weigh_lines(rq, b, b->src_mix, f->m, n, row);
+        f->m += n;
+        b->ids[f->n] = w->g->start, b->pos[f->n] = 0, b->slot[f->n] = slot;
     }
-    f->n += apart ? 1 : before + len;
+    f->n += apart ? 1 : n;
     b->cu[f->s + 1] = f->n;
     b->src_cu[f->s + 1] = f->m;
     b->rows[f->s] = f->n - 1;
     b->sample[f->s] = rq->first_sample + row;
-    b->next_pos[f->s++] = apart ? 1 : before + len;
+    b->next_pos[f->s++] = apart ? 1 : from + n;
 }
+
+static struct feed pass_feed(const struct generating *w) {
+    const struct batch *b = w->b;
+    return (struct feed){.ids = b->ids,
+                         .pos = b->pos,
+                         .cu = b->cu,
+                         .slot = b->slot,
+                         .rows = b->rows,
+                         .sample = b->sample,
+                         .next_pos = b->next_pos,
+                         .src_ids = b->src_ids,
+                         .src_pos = b->src_pos,
+                         .src_cu = b->src_cu,
+                         .src_sample = b->src_sample,
+                         .src_slot = b->src_slot,
+                         .mix = b->mix,
+                         .src_mix = b->src_mix,
+                         .given = w->rq->given ? b->given : NULL,
+                         .given_rows = b->given_rows};
+}
+
+static err run_pass(const struct generating *w, const struct program *g, const struct feed *f) {
+    struct run_ctx run = w->rq->run;
+    run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
+    return program_run(g, w->mem, w->param, NULL, f, &run, false);
+}
+
+const struct program *generate_opens(const struct generating *w) { return w->shared ? &w->g->extend : &w->g->prefill; }
 
 err generate_pass(const struct generating *w, int place, int *n, int *s) {
     const struct generator *g = w->g;
-    const struct generate_request *rq = w->rq;
-    struct batch *b = w->b;
-    struct run_ctx run = rq->run;
-    run.int_activations = false; /* of decoding only: a short prompt's rows would take them, a long one's would not */
-    struct feed f = {.ids = b->ids,
-                     .pos = b->pos,
-                     .cu = b->cu,
-                     .slot = b->slot,
-                     .rows = b->rows,
-                     .sample = b->sample,
-                     .next_pos = b->next_pos,
-                     .src_ids = b->src_ids,
-                     .src_pos = b->src_pos,
-                     .src_cu = b->src_cu,
-                     .src_sample = b->src_sample,
-                     .src_slot = b->src_slot,
-                     .mix = b->mix,
-                     .src_mix = b->src_mix,
-                     .given = rq->given ? b->given : NULL,
-                     .given_rows = b->given_rows};
-    const int before = g->prefill.virtual_tokens, most = g->cap.tokens + before;
+    struct feed f = pass_feed(w);
+    const int before = w->shared ? 0 : g->prefill.virtual_tokens, most = g->cap.tokens + before;
     for (; place < w->to && f.s < g->cap.sequences; place++) {
-        const int row = w->order[place], len = (int)rq->prompt[row].n;
-        if ((g->prefill.seq2seq ? f.m : f.n) + before + len > most) break;
-        add_prompt(g, rq, b, &f, row, (place - w->from) * generate_beams(g));
+        const int row = w->order[place], len = (int)w->rq->prompt[row].n;
+        if ((g->prefill.seq2seq ? f.m : f.n) + before + len - w->shared > most) break;
+        add_prompt(w, &f, row, (place - w->from) * generate_beams(g), w->shared, len);
     }
-    if (!f.s) return fail(E_INTERNAL, "a prompt of %zu tokens does not fit a pass of %d", rq->prompt[w->order[place]].n, g->cap.tokens);
+    if (!f.s) return fail(E_INTERNAL, "a prompt of %zu tokens does not fit a pass of %d", w->rq->prompt[w->order[place]].n, g->cap.tokens);
     *n = f.n, *s = f.s;
-    return program_run(&g->prefill, w->mem, w->param, NULL, &f, &run, false);
+    return run_pass(w, generate_opens(w), &f);
+}
+
+/* --- what slots have in common -------------------------------------------------------------------------------------- */
+err generate_copies(const struct generating *w) {
+    struct batch *b = w->b;
+    const struct feed f = {.from = b->copied_from, .slot = b->slot, .pos = b->pos, .n = b->copies};
+    if (!b->copies) return OK;
+    b->copies = 0;
+    return program_run(&w->g->copy, w->mem, w->param, NULL, &f, &w->rq->run, false);
+}
+
+err generate_copy(const struct generating *w, int from, int to, int pos, int end) {
+    struct batch *b = w->b;
+    for (; pos < end; pos++) {
+        if (b->copies == w->g->copy.p.cap[-SYM_N]) TRY(generate_copies(w));
+        b->copied_from[b->copies] = from, b->slot[b->copies] = to, b->pos[b->copies++] = pos;
+    }
+    return OK;
+}
+
+/* How many ids all prompts of this batch begin with, where they are worth a pass of their own. Each prompt keeps one. */
+static int shared_head(const struct generating *w) {
+    const struct ids *prompt = w->rq->prompt, *first = &prompt[w->order[w->from]];
+    if (!w->g->extend.p.ni || w->b->members || w->to - w->from < 2) return 0;
+    size_t n = first->n - 1;
+    for (int i = w->from; i < w->to; i++) {
+        const struct ids *p = &prompt[w->order[i]];
+        size_t same = 0;
+        while (same < n && same + 1 < p->n && p->v[same] == first->v[same]) same++;
+        n = same;
+    }
+    return (int)n < w->g->choosing.head ? 0 : (int)n;
+}
+
+/* The batch's shared head goes through once, and to all its slots. */
+static err run_head(struct generating *w) {
+    struct feed f = pass_feed(w);
+    w->shared = shared_head(w);
+    if (!w->shared) return OK;
+    add_prompt(w, &f, w->order[w->from], 0, 0, w->shared);
+    TRY(run_pass(w, &w->g->prefill, &f));
+    w->stats->shared_tokens += (int64_t)w->shared * (w->to - w->from - 1);
+    for (int i = 1; i < w->to - w->from; i++) TRY(generate_copy(w, 0, i * generate_beams(w->g), 0, w->shared));
+    return generate_copies(w);
 }
 
 int generate_begins(const struct generating *w, int row) {
@@ -180,11 +246,11 @@ struct feed generate_feed(const struct batch *b, int lines) {
 /* --- one token a row and step --------------------------------------------------------------------------------------- */
 /* Leaves each row's first token in out. */
 static err prefill(const struct generating *w, int *n_live) {
-    const struct generator *g = w->g;
+    const struct program *g = generate_opens(w);
     struct batch *b = w->b;
     for (int place = w->from, n, s; place < w->to; place += s) {
         TRY(generate_pass(w, place, &n, &s));
-        TRY(program_read(&g->prefill, w->mem, g->prefill.next, n, s, b->next, (size_t)s * 4));
+        TRY(program_read(g, w->mem, g->next, n, s, b->next, (size_t)s * 4));
         for (int i = 0; i < s; i++)
             if (take(w->rq, w->out, w->order[place + i], b->next[i])) b->live[(*n_live)++] = place + i;
     }
@@ -307,7 +373,10 @@ err generate(const struct generator *g, const struct memory *mem, const float *w
     }
     for (; w.from < rq->n && !e; w.from = w.to) {
         w.to = w.from + at_once < rq->n ? w.from + at_once : rq->n;
-        e = g->choosing.beams > 1 ? beams_run(&w) : run_tokens(&w);
+        const double t0 = seconds_now();
+        e = run_head(&w);
+        w.stats->prefill_s += seconds_now() - t0;
+        if (!e) e = g->choosing.beams > 1 ? beams_run(&w) : run_tokens(&w);
     }
     if (!e) count(rq, out, w.stats);
     for (int i = 0; i < rq->n && e; i++) {

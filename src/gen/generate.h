@@ -9,17 +9,20 @@
 
 struct generator {
     struct program prefill, decode;
-    struct program copy; /* with beams */
+    struct program extend, copy; /* where prompts may share a head; with that, or beams */
     struct choosing choosing;
     struct capacity cap;
     int32_t start; /* encoder-decoders: what the decoder begins with */
 };
 err generator_build(struct generator *g, const struct model *m, struct structure *st, struct capacity cap,
                     const struct backend *backend);
-/* How: rules where sampling_processes(); beams, cap.slots at most. */
+/* How: rules where sampling_processes(); beams, cap.slots at most. A head is shared by decoders without virtual tokens, of rows that have the
+ * same weights; what follows it attends to cached keys, so that its numbers are other roundings. */
 err generator_choosing(struct generator *g, const struct model *m, struct structure *st, struct capacity cap, const struct choosing *how,
                        const struct backend *backend);
 void generator_free(struct generator *g);
+enum { GENERATOR_PROGRAMS = 4 };
+int generator_programs(const struct generator *g, const struct program *out[GENERATOR_PROGRAMS]); /* those that it has */
 
 enum { MOST_BEAMS = TOP_MOST / 2 };
 /* When a prompt's search is over: its beams cannot become better than those that have ended (BEAM_HEURISTIC: if they end here, as
@@ -45,7 +48,7 @@ struct generate_request {
     void *ctx;
     volatile int *stop;           /* E_INTERRUPTED when it becomes non-zero; may be NULL */
 };
-struct generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens, decoded_tokens, runs; /* of decode */ };
+struct generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens, decoded_tokens, runs /* of decode */, shared_tokens /* of prompts, not computed */; };
 /* weights: the adapter's f32 arena (NULL: the bare base). out[n]: ids are owned by the caller (free). */
 err generate(const struct generator *g, const struct memory *mem, const float *weights, const struct generate_request *rq,
              struct generation *out, struct generate_stats *stats);

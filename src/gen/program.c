@@ -153,7 +153,7 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     const val history = make_states(s, m, cap, &g->choosing);
     val rows = {0}, next_pos = s->pos;
     if (g->mode == MODE_DECODE) s->sample = input(s->p, "sample", &dim_n, DT_I32);
-    if (g->mode == MODE_PREFILL) {
+    if (g->mode != MODE_DECODE) {
         rows = input(s->p, "rows", &dim_s, DT_I32);
         s->sample = input(s->p, "sample", &dim_s, DT_I32);
         next_pos = input(s->p, "next_pos", &dim_s, DT_I32);
@@ -195,7 +195,7 @@ static err build(struct program *g, const struct model *m, struct structure *st,
     p->cap[-SYM_M] = g->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
-    struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
+    struct site s = {.p = p, .mode = mode == MODE_EXTEND ? MODE_DECODE : mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
                      .derived = derived_place, .model = m};
     if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
@@ -212,7 +212,7 @@ static err build(struct program *g, const struct model *m, struct structure *st,
         s.given = prog_input(p, DT_F32, 2, (int64_t[]){SYM_M, g->given_width}, "given");
         s.given_rows = input(p, "given rows", &dim_m, DT_I32);
     }
-    if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
+    if (s.mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
     if (g->seq2seq) source_inputs(&s);
     refuse(p, m, mode, st);
     if (mode == MODE_FEATURES) prog_keep(p, g->features = emit_rows(m, &s));
@@ -433,11 +433,11 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
     if (g->members) in[n++] = rows_weights(g, f->mix, f->n, g->mix);
     if (g->src_mix) in[n++] = rows_weights(g, f->src_mix, f->m, g->src_mix);
     if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
-    if (g->mode != MODE_DECODE) in[n++] = f->cu;
+    if (g->mode != MODE_DECODE && g->mode != MODE_EXTEND) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last, in[n++] = f->src_slot;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
     if (g->seq2seq && g->mode == MODE_PREFILL) in[n++] = f->src_slot;
-    if (g->mode == MODE_PREFILL) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->next_pos;
+    if (g->mode == MODE_PREFILL || g->mode == MODE_EXTEND) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->next_pos;
     else if (g->mode == MODE_DECODE) {
         in[n++] = f->slot, in[n++] = f->sample;
         if (g->choosing.rules) in[n++] = f->begin;

@@ -118,7 +118,7 @@ static err side_plans(struct run *r, struct side *s) {
 /* Beams have the slots that rows have, as far as these go. */
 static err build_generators(const struct run *r, struct plans *p, struct capacity cap) {
     const struct sampling sampling = run_sampling(r->cfg, 0);
-    struct choosing how = {.rules = sampling_processes(&sampling)};
+    struct choosing how = {.rules = sampling_processes(&sampling), .head = (int)r->cfg->share_head};
     TRY(generator_choosing(&p->gen, &r->model, &p->st, cap, &how, r->backend));
     how.beams = (int)r->cfg->eval_beams;
     if (cap.slots < how.beams) cap.slots = how.beams;
@@ -176,9 +176,8 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
         if (all || phase == PHASE_TRAIN) out[n++] = &p->train;
         if (all || phase == PHASE_EVALUATE) out[n++] = &p->score;
         if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE))
-            out[n++] = &p->gen.prefill, out[n++] = &p->gen.decode;
-        if (p->beam.choosing.beams && (all || phase == PHASE_EVALUATE))
-            out[n++] = &p->beam.prefill, out[n++] = &p->beam.decode, out[n++] = &p->beam.copy;
+            n += generator_programs(&p->gen, out + n);
+        if (all || phase == PHASE_EVALUATE) n += generator_programs(&p->beam, out + n);
     }
     if (r->freezes && phase == PHASE_LOAD) out[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     return n;

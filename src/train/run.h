@@ -179,7 +179,7 @@ void run_dump(const struct run *r, str *out);       /* its programs, an instruct
 json_t *run_report_json(struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
-enum { RUN_PROGRAMS = 16 };
+enum { RUN_PROGRAMS = 2 * (3 + 2 * GENERATOR_PROGRAMS) };
 int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase); /* those that a phase runs; PHASES: all */
 int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */
 const char *size_text(size_t bytes);                /* "1.25 GB", "340.0 MB"; the last four stay valid */

@@ -99,7 +99,7 @@ struct text_case {
     struct tensors want;
     struct model model;
     struct ids prompt[8];
-    int n, new, slots;
+    int n, new, slots, head;
 };
 
 static void open_case(struct text_case *c, int model, const struct backend *backend) {
@@ -123,13 +123,15 @@ static void close_case(struct text_case *c) {
 /* Writes texts with the settings of a row of `how`; the caller frees out's. */
 static void write_texts(const struct text_case *c, const float *how, struct generation *out, struct generate_stats *stats) {
     struct generate_request rq = {.prompt = c->prompt, .n = c->n, .max_new = c->new, .eos = how[5] != 0 ? i32_of(named(&c->want, "%s.eos", c->name, 0))[0] : -1, .run = {.threads = 2}};
-    const struct choosing choosing = {true, (int)how[0]};
+    const struct choosing choosing = {true, (int)how[0], c->head};
     struct generator g;
     struct memory mem;
     rq.run.sampling = (struct sampling){.penalty = how[3], .min_new = (int)how[4], .top_p = 1};
     rq.beaming = (struct beaming){how[1], (enum early_stopping)how[2]};
-    must(generator_choosing(&g, &c->model, NULL, (struct capacity){16, 4, c->slots, 16 + c->new, DT_F32, DT_NONE}, &choosing, c->backend));
-    must(memory_for(&mem, (struct program *const[]){&g.prefill, &g.decode, &g.copy}, choosing.beams > 1 ? 3 : 2));
+    must(generator_choosing(&g, &c->model, NULL, (struct capacity){24, 4, c->slots, 24 + c->new, DT_F32, DT_NONE}, &choosing, c->backend));
+    const struct program *list[GENERATOR_PROGRAMS];
+    const int programs = generator_programs(&g, list);
+    must(memory_for(&mem, (struct program *const *)list, programs));
     must(generate(&g, &mem, NULL, &rq, out, stats));
     memory_free(&mem);
     generator_free(&g);
@@ -181,6 +183,46 @@ static void test_runs(void **state) {
     close_case(&c);
 }
 
+/* Prompts with one head: the texts are those that they have without sharing it, greedy under a penalty that sees the head, and by beams. */
+static void test_shared_head(void **state) {
+    (void)state;
+    static const int32_t head[] = {7, 40, 9, 9, 61};
+    int32_t long_prompt[8][32];
+    for (int b = 0; b < 2; b++) {
+        struct text_case c;
+        open_case(&c, 0, backends[b]);
+        const float *how = f32_of(named(&c.want, "%s.how", c.name, 0));
+        for (int i = 0; i < c.n; i++) {
+            memcpy(long_prompt[i], head, sizeof head);
+            memcpy(long_prompt[i] + 5, c.prompt[i].v, c.prompt[i].n * 4);
+            c.prompt[i] = (struct ids){long_prompt[i], c.prompt[i].n + 5, 0};
+        }
+        for (int k = 0; k < 4; k += 3) {
+            struct generation apart[8], shared[8];
+            struct generate_stats none = {0}, some = {0};
+            c.slots = k ? 20 : 3; /* two batches; all at once */
+            c.head = 0;
+            write_texts(&c, how + k * 6, apart, &none);
+            c.head = 3;
+            write_texts(&c, how + k * 6, shared, &some);
+            assert_int_equal(none.shared_tokens, 0);
+            assert_true(some.shared_tokens >= (k ? 4 : 3) * 5);
+            for (int i = 0; i < c.n; i++) {
+                assert_int_equal(shared[i].n, apart[i].n);
+                assert_memory_equal(shared[i].ids, apart[i].ids, (size_t)apart[i].n * 4);
+                free(shared[i].ids), free(apart[i].ids);
+            }
+        }
+        c.head = 6; /* more than they have in common */
+        struct generate_stats none = {0};
+        struct generation out[8];
+        write_texts(&c, how, out, &none);
+        assert_int_equal(none.shared_tokens, 0);
+        for (int i = 0; i < c.n; i++) free(out[i].ids);
+        close_case(&c);
+    }
+}
+
 static void test_refusals(void **state) {
     (void)state;
     struct text_case c;
@@ -188,8 +230,8 @@ static void test_refusals(void **state) {
     struct generation out[8];
     open_case(&c, 0, &backend_cpu);
     const struct capacity cap = {16, 4, 4, 30, DT_F32, DT_NONE};
-    assert_int_equal(generator_choosing(&g, &c.model, NULL, cap, &(struct choosing){false, MOST_BEAMS + 1}, c.backend), E_USAGE);
-    must(generator_choosing(&g, &c.model, NULL, cap, &(struct choosing){true, 2}, c.backend));
+    assert_int_equal(generator_choosing(&g, &c.model, NULL, cap, &(struct choosing){.beams = MOST_BEAMS + 1}, c.backend), E_USAGE);
+    must(generator_choosing(&g, &c.model, NULL, cap, &(struct choosing){.rules = true, .beams = 2}, c.backend));
     struct generate_request rq = {.prompt = c.prompt, .n = 1, .max_new = 4, .eos = 2, .run = {.threads = 1, .sampling = {.min_new = 5}}};
     assert_int_equal(generate(&g, &(struct memory){0}, NULL, &rq, out, NULL), E_USAGE);
     rq.run.sampling = (struct sampling){.temperature = 1, .top_p = 1};
@@ -203,6 +245,7 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_distributions), cmocka_unit_test(test_texts), cmocka_unit_test(test_runs), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_distributions), cmocka_unit_test(test_texts), cmocka_unit_test(test_runs), cmocka_unit_test(test_shared_head),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
