@@ -164,7 +164,7 @@ static void test_texts(void **state) {
         }
 }
 
-/* Texts of two prompts that end early cost as many runs as the longer of them has tokens; those of more prompts than slots go by length. */
+/* A batch whose texts have all ended is over: it costs as many runs as the longest has tokens. */
 static void test_runs(void **state) {
     (void)state;
     struct text_case c;
