@@ -380,7 +380,8 @@ static int check(const struct request *q) {
 }
 
 int cmd_generate(int argc, char **argv) {
-    struct request q = {.max_new = 128, .top_p = 1, .penalty = 1, .beams = 1, .length_penalty = 1, .early = "false", .batch = 16, .activations = "f32", .device = "cpu", .dtype = "auto"};
+    struct request q = {.max_new = 128, .top_p = 1, .penalty = 1, .beams = 1, .length_penalty = 1, .early = "false", .batch = 16,
+                        .activations = "f32", .device = "cpu", .dtype = "auto"};
     const struct arg args[] = {{"--model", ARG_TEXT, &q.model_path, 0}, {"--adapter", ARG_LIST, &q.adapter, 0},
                                {"--prompt", ARG_TEXT, &q.prompt, 0},    {"--file", ARG_TEXT, &q.file, 0},
                                {"--chat", ARG_FLAG, &q.chat, 0},        {"--max-new-tokens", ARG_INT, &q.max_new, 1},

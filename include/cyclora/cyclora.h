@@ -132,7 +132,7 @@ typedef struct cyc_generate_options {
     float temperature, top_p;    /* temperature 0: greedy; top_p 0: 1 */
     int top_k;
     float min_p;                 /* leaves out ids less likely than this times the likeliest; 0: none */
-    float repetition_penalty;    /* logits of ids that the prompt or the answer has already are divided by it, negative ones multiplied; 0, 1: off */
+    float repetition_penalty;    /* divides logits of ids that prompt or answer have already, multiplies negative ones; 0, 1: off */
     int min_new_tokens;          /* no EOS before so many */
     int beams;                   /* > 1: beam search (temperature 0, no on_token); 32 at most */
     float length_penalty;        /* ... its hypotheses are ranked by log-probability / length^this */

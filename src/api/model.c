@@ -300,7 +300,8 @@ int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t
 }
 
 /* --- generation ------------------------------------------------------------------------------------------------------ */
-static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_request *rq, struct choosing how, struct generation *out, struct generate_stats *stats) {
+static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_request *rq, struct choosing how, struct generation *out,
+                          struct generate_stats *stats) {
     int longest = 1, total = 0;
     for (int i = 0; i < rq->n; i++) {
         if ((int)rq->prompt[i].n > longest) longest = (int)rq->prompt[i].n;
@@ -362,7 +363,15 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     for (size_t i = 0; i < o.vectors_n && o.vectors && !e; i++)
         if (!isfinite(o.vectors[i])) e = fail(E_INPUT, "number %zu of the vectors is not finite", i + 1);
     struct generate_request rq = {.given = o.vectors, .prompt = p, .n = n, .max_new = new, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .mix = weights, .on_token = o.on_token, .ctx = o.ctx};
-    rq.run = (struct run_ctx){.seed = o.seed, .sampling = {.penalty = o.repetition_penalty, .min_new = o.min_new_tokens, .temperature = o.temperature, .top_k = o.top_k, .top_p = o.top_p > 0 ? o.top_p : 1, .min_p = o.min_p}, .threads = o.threads > 0 ? o.threads : omp_get_max_threads(), .int_activations = o.int_activations};
+    rq.run = (struct run_ctx){.seed = o.seed,
+                              .sampling = {.penalty = o.repetition_penalty,
+                                           .min_new = o.min_new_tokens,
+                                           .temperature = o.temperature,
+                                           .top_k = o.top_k,
+                                           .top_p = o.top_p > 0 ? o.top_p : 1,
+                                           .min_p = o.min_p},
+                              .threads = o.threads > 0 ? o.threads : omp_get_max_threads(),
+                              .int_activations = o.int_activations};
     rq.beaming = (struct beaming){o.length_penalty, (enum early_stopping)o.early_stopping};
     struct generate_stats st = {0};
     if (!e) e = check_choice(&o);

@@ -23,7 +23,7 @@ struct sampling {
     float min_p;       /* of those at least so likely in proportion to the likeliest; 0 = off */
 };
 static inline bool sampling_penalises(const struct sampling *s) { return s->penalty > 0 && s->penalty != 1; }
-static inline bool sampling_processes(const struct sampling *s) { return sampling_penalises(s) || s->min_new > 0; } /* needs programs with rules */
+static inline bool sampling_processes(const struct sampling *s) { return sampling_penalises(s) || s->min_new > 0; } /* by rules */
 
 /* Scalars of one run that are not tensors. */
 struct run_ctx {

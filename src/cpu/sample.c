@@ -79,8 +79,7 @@ static double mass(const struct choice *c, int64_t n) {
 }
 
 /* The ids whose weight is at least `least`, and in *total the weight of all. */
-static int64_t candidates(const struct sampling *how, const float *z, int64_t V, float top, float least,
-                          struct choice *c, double *total) {
+static int64_t candidates(const struct sampling *how, const float *z, int64_t V, float top, float least, struct choice *c, double *total) {
     float w[BLOCK];
     int64_t n = 0;
     *total = 0;
@@ -104,8 +103,7 @@ static int64_t heavy(struct choice *c, int64_t n, float least) {
 }
 
 /* Draws among n candidates that outrank all other ids (`total`: everyone's weight); -1: they are not enough. */
-static int32_t draw(const struct sampling *how, struct choice *c, int64_t n, double total, const float *z, float unit,
-                    bool all) {
+static int32_t draw(const struct sampling *how, struct choice *c, int64_t n, double total, const float *z, float unit, bool all) {
     if (how->top_k > 0 && (n > how->top_k || all)) {
         n = how->top_k < n ? prefix(c, n, how->top_k, true, z) : n;
         total = mass(c, n);

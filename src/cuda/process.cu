@@ -11,7 +11,11 @@
 #include <math.h>
 
 enum { THREADS = 1024, WARPS = THREADS / 32 };
-struct rules { float penalty; int min_new, eos; bool normalise; };
+struct rules {
+    float penalty;
+    int min_new, eos;
+    bool normalise;
+};
 
 __device__ static double block_sum(double x, double *partial) {
     for (int s = 16; s; s >>= 1) x += __shfl_xor_sync(0xFFFFFFFFu, x, s);
@@ -46,10 +50,14 @@ __device__ static float log_sum(const float *z, int V) {
     return top + (float)log(block_sum(sum, sums));
 }
 
-struct ids { const int32_t *history; int64_t ld; const int32_t *slot, *pos, *rows, *begin; };
+struct past {
+    const int32_t *history;
+    int64_t ld;
+    const int32_t *slot, *pos, *rows, *begin;
+};
 
 __global__ void __launch_bounds__(THREADS)
-process_kernel(const float *logits, int64_t ld, int V, float *out, int64_t ld_out, struct ids from, struct rules how) {
+    process_kernel(const float *logits, int64_t ld, int V, float *out, int64_t ld_out, struct past from, struct rules how) {
     const int s = blockIdx.x;
     const float *z = logits + s * ld;
     float *to = out + s * ld_out;
@@ -73,8 +81,8 @@ process_kernel(const float *logits, int64_t ld, int V, float *out, int64_t ld_ou
 extern "C" err cuda_process(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)scratch;
     const struct sampling *how = &run->sampling;
-    const struct ids from = {view_i32(&in[PROC_HISTORY]), in[PROC_HISTORY].ld, view_i32(&in[PROC_SLOT]), view_i32(&in[PROC_POS]),
-                             view_i32(&in[PROC_ROWS]), view_i32(&in[PROC_BEGIN])};
+    const struct past from = {view_i32(&in[PROC_HISTORY]), in[PROC_HISTORY].ld,      view_i32(&in[PROC_SLOT]),
+                             view_i32(&in[PROC_POS]),     view_i32(&in[PROC_ROWS]), view_i32(&in[PROC_BEGIN])};
     const struct rules rules = {how->penalty, how->min_new, how->eos, inst->a.normalise};
     if (in[PROC_Z].d[0])
         process_kernel<<<(unsigned)in[PROC_Z].d[0], THREADS, 0, cuda_stream>>>(view_f32(&in[PROC_Z]), in[PROC_Z].ld, (int)in[PROC_Z].d[1],
@@ -88,7 +96,8 @@ __device__ static uint64_t rank_of(float z, int v) {
     return (uint64_t)(u & 0x80000000u ? ~u : u | 0x80000000u) << 32 | (0xFFFFFFFFu - (uint32_t)v);
 }
 
-__global__ void __launch_bounds__(THREADS) top_kernel(const float *logits, int64_t ld, int V, int n, int32_t *id, int64_t ld_id, float *value, int64_t ld_value) {
+__global__ void __launch_bounds__(THREADS)
+    top_kernel(const float *logits, int64_t ld, int V, int n, int32_t *id, int64_t ld_id, float *value, int64_t ld_value) {
     __shared__ uint64_t partial[WARPS];
     const float *z = logits + blockIdx.x * ld;
     for (uint64_t k = 0, last = ~0ull; k < n; k++) {
@@ -113,8 +122,8 @@ __global__ void __launch_bounds__(THREADS) top_kernel(const float *logits, int64
 extern "C" err cuda_top(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
     (void)run, (void)scratch;
     if (in[0].d[0])
-        top_kernel<<<(unsigned)in[0].d[0], THREADS, 0, cuda_stream>>>(view_f32(&in[0]), in[0].ld, (int)in[0].d[1], inst->a.n, (int32_t *)out[0].p,
-                                                                      out[0].ld, view_f32(&out[1]), out[1].ld);
+        top_kernel<<<(unsigned)in[0].d[0], THREADS, 0, cuda_stream>>>(view_f32(&in[0]), in[0].ld, (int)in[0].d[1], inst->a.n,
+                                                                      (int32_t *)out[0].p, out[0].ld, view_f32(&out[1]), out[1].ld);
     return CUDA_LAUNCHED("top");
 }
 
@@ -129,8 +138,8 @@ extern "C" err cuda_remember(const struct run_ctx *run, const struct inst *inst,
     (void)run, (void)inst, (void)out, (void)scratch;
     const int64_t n = in[0].d[0];
     if (n)
-        remember_kernel<<<(unsigned)((n + SMALL - 1) / SMALL), SMALL, 0, cuda_stream>>>(view_i32(&in[0]), view_i32(&in[1]), view_i32(&in[2]),
-                                                                                       (int32_t *)in[3].p, in[3].ld, n);
+        remember_kernel<<<(unsigned)((n + SMALL - 1) / SMALL), SMALL, 0, cuda_stream>>>(view_i32(&in[0]), view_i32(&in[1]),
+                                                                                        view_i32(&in[2]), (int32_t *)in[3].p, in[3].ld, n);
     return CUDA_LAUNCHED("remember");
 }
 
@@ -150,7 +159,8 @@ extern "C" err cuda_cache_copy(const struct run_ctx *run, const struct inst *ins
     const int64_t K = c->nd == 4 ? c->d[1] : 1, length = c->nd == 4 ? c->d[2] : c->ld, D = c->nd == 4 ? c->d[3] : 1;
     const unsigned n = (unsigned)in[1].d[0];
     if (!n) return OK;
-    if (dtype_info[c->dt].bytes == 2) copy_kernel<<<n, SMALL, 0, cuda_stream>>>((uint16_t *)c->p, K, length, D, view_i32(&in[1]), view_i32(&in[2]), view_i32(&in[3]));
+    if (dtype_info[c->dt].bytes == 2)
+        copy_kernel<<<n, SMALL, 0, cuda_stream>>>((uint16_t *)c->p, K, length, D, view_i32(&in[1]), view_i32(&in[2]), view_i32(&in[3]));
     else copy_kernel<<<n, SMALL, 0, cuda_stream>>>((uint32_t *)c->p, K, length, D, view_i32(&in[1]), view_i32(&in[2]), view_i32(&in[3]));
     return CUDA_LAUNCHED("cache_copy");
 }

@@ -250,7 +250,8 @@ template <typename T> __device__ static int nth_equal(const T *__restrict__ row,
 }
 
 /* The mass of what weighs min_p of the first at least: of a prefix, since weights fall along the order. */
-template <typename T> __device__ static uint64_t mass_at_least(const T *__restrict__ row, int V, const struct draw *d, float top, struct shared *sh) {
+template <typename T>
+__device__ static uint64_t mass_at_least(const T *__restrict__ row, int V, const struct draw *d, float top, struct shared *sh) {
     uint64_t sum = 0, all;
     EACH_LOGIT(row, V, if (expf((z - top) * d->inverse_t) >= d->min_p) sum += weight_of(d, z, top);)
     scan(sum, sh->sums[0], &all);
@@ -282,7 +283,8 @@ __device__ static int choose(const T *__restrict__ row, int V, const struct draw
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-sample_kernel(const T *logits, int64_t ld, int V, const T *raw, int64_t ld_raw, const int32_t *sample, const int32_t *pos, int32_t *id, float *logprob, struct draw d) {
+    sample_kernel(const T *logits, int64_t ld, int V, const T *raw, int64_t ld_raw, const int32_t *sample, const int32_t *pos, int32_t *id,
+                  float *logprob, struct draw d) {
     __shared__ struct shared sh;
     const int s = blockIdx.x;
     const T *row = logits + s * ld;
@@ -319,7 +321,8 @@ extern "C" err cuda_sample(const struct run_ctx *run, const struct inst *inst, c
     const struct sampling *how = &run->sampling;
     struct draw d = {how->temperature > 0 ? 1 / how->temperature : 0, how->top_p, how->min_p, how->top_k, 44, cuda_keys};
     while (d.unit_bits > 32 && V > 1ll << (62 - d.unit_bits)) d.unit_bits--;
-    WITH_TYPE(in[0].dt, sample_kernel<T><<<(unsigned)S, THREADS, 0, cuda_stream>>>((const T *)in[0].p, in[0].ld, (int)V, (const T *)in[3].p, in[3].ld, view_i32(&in[1]), view_i32(&in[2]),
-                                                                                  (int32_t *)out[0].p, view_f32(&out[1]), d));
+    WITH_TYPE(in[0].dt, sample_kernel<T><<<(unsigned)S, THREADS, 0, cuda_stream>>>((const T *)in[0].p, in[0].ld, (int)V, (const T *)in[3].p,
+                                                                                   in[3].ld, view_i32(&in[1]), view_i32(&in[2]),
+                                                                                   (int32_t *)out[0].p, view_f32(&out[1]), d));
     return CUDA_LAUNCHED("sample");
 }

@@ -13,10 +13,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct hypothesis { float worth; int n; bool stopped; int32_t *ids; };
-struct live { float score; int slot; int32_t *ids; }; /* ids: `made` of them */
+struct hypothesis {
+    float worth;
+    int n;
+    bool stopped;
+    int32_t *ids;
+};
+struct live {
+    float score;
+    int slot;
+    int32_t *ids;
+}; /* ids: `made` of them */
 struct search {
-    int place;              /* in the order: whose search it is */
+    int place; /* in the order: whose search it is */
     int made;
     bool over;
     struct live *live, *next; /* [beams] */
@@ -29,7 +38,11 @@ struct searches {
     struct search *all;
     void *mem;
 };
-struct candidate { float score; int beam; int32_t id; };
+struct candidate {
+    float score;
+    int beam;
+    int32_t id;
+};
 
 static int likelier(const void *a, const void *b) {
     const struct candidate *x = a, *y = b;
@@ -117,7 +130,9 @@ static err advance(const struct searches *q, struct search *s, const int32_t *id
         const struct live *p = &s->live[c[i].beam];
         const bool stopped = c[i].id == rq->eos, ends = stopped || length == rq->max_new;
         if (ends && i < q->beams)
-            keep(s, q->beams, &(struct hypothesis){c[i].score / powf((float)length, rq->beaming.length_penalty), s->made + !stopped, stopped, NULL}, p->ids, c[i].id);
+            keep(s, q->beams,
+                 &(struct hypothesis){c[i].score / powf((float)length, rq->beaming.length_penalty), s->made + !stopped, stopped, NULL},
+                 p->ids, c[i].id);
         if (ends || on == q->beams) continue;
         memcpy(s->next[on].ids, p->ids, (size_t)s->made * sizeof *p->ids);
         s->next[on].ids[s->made] = c[i].id;

@@ -15,7 +15,8 @@ err generator_choosing(struct generator *g, const struct model *m, struct struct
                        const struct backend *backend) {
     *g = (struct generator){.cap = cap, .choosing = *how, .start = m->shape.start};
     if (how->beams > MOST_BEAMS || 2 * how->beams > m->shape.vocab)
-        return fail(E_USAGE, "%d beams: at most %d, and no more than half of the %lld ids", how->beams, MOST_BEAMS, (long long)m->shape.vocab);
+        return fail(E_USAGE, "%d beams: at most %d, and no more than half of the %lld ids", how->beams, MOST_BEAMS,
+                    (long long)m->shape.vocab);
     err e = program_generates(&g->prefill, m, MODE_PREFILL, st, cap, how, backend);
     if (!e) e = program_generates(&g->decode, m, MODE_DECODE, st, cap, how, backend);
     const bool shares = how->head > 0 && !m->family->seq2seq && !(st && (st->virtual_tokens || st->given));
@@ -56,7 +57,8 @@ static err batch_init(struct batch *b, const struct generator *g, bool weights) 
     const struct capacity cap = g->cap;
     const int tokens = cap.tokens + g->prefill.virtual_tokens;
     size_t n = (size_t)(tokens > cap.slots ? tokens : cap.slots), s = (size_t)(cap.sequences > cap.slots ? cap.sequences : cap.slots) + 1;
-    const size_t members = weights ? (size_t)g->decode.members : 0, each = g->choosing.beams > 1 ? 4 * (size_t)g->choosing.beams : LOG_LINES;
+    const size_t members = weights ? (size_t)g->decode.members : 0,
+                 each = g->choosing.beams > 1 ? 4 * (size_t)g->choosing.beams : LOG_LINES;
     int32_t *p = b->all = calloc(8 * n + (8 + each) * s + 2 * n * members, sizeof *p);
     *b = (struct batch){.all = p, .members = (int)members};
     if (!p) return fail(E_MEMORY, "out of memory");
@@ -96,7 +98,8 @@ static void add_prompt(const struct generating *w, struct feed *f, int row, int 
     const struct program *g = &w->g->prefill;
     const struct generate_request *rq = w->rq;
     struct batch *b = w->b;
-    const int before = from ? 0 : g->virtual_tokens, given = g->given, first = g->virtual_first + (given ? f->m : 0), n = before + to - from;
+    const int before = from ? 0 : g->virtual_tokens, given = g->given, first = g->virtual_first + (given ? f->m : 0),
+              n = before + to - from;
     const size_t numbers = (size_t)given * (size_t)g->given_width;
     const bool apart = g->seq2seq;
     int32_t *ids = apart ? b->src_ids + f->m : b->ids + f->n, *pos = apart ? b->src_pos + f->m : b->pos + f->n,
@@ -239,8 +242,16 @@ int generate_lines(const struct generating *w, int n) {
 }
 
 struct feed generate_feed(const struct batch *b, int lines) {
-    return (struct feed){.ids = b->ids, .pos = b->pos, .slot = b->slot, .sample = b->sample, .begin = b->begin, .src_last = b->src_last, .src_slot = b->src_slot,
-                         .mix = b->mix, .n = lines, .repeats = true};
+    return (struct feed){.ids = b->ids,
+                         .pos = b->pos,
+                         .slot = b->slot,
+                         .sample = b->sample,
+                         .begin = b->begin,
+                         .src_last = b->src_last,
+                         .src_slot = b->src_slot,
+                         .mix = b->mix,
+                         .n = lines,
+                         .repeats = true};
 }
 
 /* --- one token a row and step --------------------------------------------------------------------------------------- */
@@ -280,7 +291,9 @@ static err decode(const struct generating *w, int n_live) {
     struct batch *b = w->b;
     while (n_live > 0) {
         if (rq->stop && *rq->stop) return fail(E_INTERRUPTED, "interrupted");
-        int left = rq->max_new - w->out[w->order[b->live[0]]].n, steps = !w->mem->log || rq->on_token ? 1 : left < LOG_LINES ? left : LOG_LINES;
+        int left = rq->max_new - w->out[w->order[b->live[0]]].n, steps = !w->mem->log || rq->on_token ? 1
+                                                                         : left < LOG_LINES           ? left
+                                                                                                      : LOG_LINES;
         for (int i = 0; i < n_live; i++) {
             const struct generation *o = &w->out[w->order[b->live[i]]];
             generate_line(w, i, b->live[i], o->ids[o->n - 1], o->n, b->live[i] - w->from);
@@ -322,12 +335,16 @@ static err check(const struct generator *g, const struct generate_request *rq) {
     }
     const struct sampling *how = &rq->run.sampling;
     if (sampling_processes(how) && !g->choosing.rules) return fail(E_INTERNAL, "programs without rules cannot penalise ids");
-    if (g->choosing.beams > 1 && how->temperature > 0) return fail(E_USAGE, "beams take the likeliest: they do not go with a temperature of %g", (double)how->temperature);
+    if (g->choosing.beams > 1 && how->temperature > 0)
+        return fail(E_USAGE, "beams take the likeliest: they do not go with a temperature of %g", (double)how->temperature);
     if (how->min_new > rq->max_new) return fail(E_USAGE, "min_new_tokens %d is more than max_new_tokens %d", how->min_new, rq->max_new);
     return rq->max_new < 1 ? fail(E_USAGE, "max_new_tokens must be at least 1") : OK;
 }
 
-struct place { size_t length; int row; };
+struct place {
+    size_t length;
+    int row;
+};
 
 static int longest_first(const void *a, const void *b) {
     const struct place *x = a, *y = b;

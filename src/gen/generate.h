@@ -48,7 +48,12 @@ struct generate_request {
     void *ctx;
     volatile int *stop;           /* E_INTERRUPTED when it becomes non-zero; may be NULL */
 };
-struct generate_stats { double prefill_s, decode_s; int64_t prompt_tokens, new_tokens, decoded_tokens, runs /* of decode */, shared_tokens /* of prompts, not computed */; };
+struct generate_stats {
+    double prefill_s, decode_s;
+    int64_t prompt_tokens, new_tokens, decoded_tokens;
+    int64_t runs;          /* of decode */
+    int64_t shared_tokens; /* of prompts, copied from another's */
+};
 /* weights: the adapter's f32 arena (NULL: the bare base). out[n]: ids are owned by the caller (free). */
 err generate(const struct generator *g, const struct memory *mem, const float *weights, const struct generate_request *rq,
              struct generation *out, struct generate_stats *stats);

@@ -165,7 +165,7 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     if (m->shape.logit_softcap > 0) g->logits = emit1(s->p, &op_softcap, &g->logits, 1, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
     const val z = emit_process(g, s, history, rows), raw = z.i == g->logits.i ? (val){0} : g->logits;
     struct inst *i = g->choosing.beams > 1 ? prog_emit(s->p, &op_top, &z, 1, &(struct op_attr){.n = 2 * g->choosing.beams})
-                                   : prog_emit(s->p, &op_sample, (val[]){z, s->sample, next_pos, raw}, 4, NULL);
+                                           : prog_emit(s->p, &op_sample, (val[]){z, s->sample, next_pos, raw}, 4, NULL);
     if (!i) return;
     g->next = i->out[0];
     g->logprob = i->out[1];
@@ -195,8 +195,14 @@ static err build(struct program *g, const struct model *m, struct structure *st,
     p->cap[-SYM_M] = g->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
-    struct site s = {.p = p, .mode = mode == MODE_EXTEND ? MODE_DECODE : mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
-                     .derived = derived_place, .model = m};
+    struct site s = {.p = p,
+                     .mode = mode == MODE_EXTEND ? MODE_DECODE : mode,
+                     .cache_k = cache,
+                     .cache_v = cache + m->shape.layers,
+                     .cross_k = cache + 2 * m->shape.layers,
+                     .cross_v = cache + 3 * m->shape.layers,
+                     .derived = derived_place,
+                     .model = m};
     if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
@@ -244,7 +250,8 @@ err program_train(struct program *g, const struct model *m, struct structure *st
     return build(g, m, st, cap, c, backend, false);
 }
 
-static err build_copies(struct program *g, const struct model *m, struct structure *st, struct capacity cap, const struct backend *backend) {
+static err build_copies(struct program *g, const struct model *m, struct structure *st, struct capacity cap,
+                        const struct backend *backend) {
     struct prog *p = &g->p;
     const int before = st ? st->virtual_tokens : 0, layers = m->shape.layers;
     cap.length += before;
@@ -252,7 +259,12 @@ static err build_copies(struct program *g, const struct model *m, struct structu
     p->cap[-SYM_N] = cap.tokens + before, p->cap[-SYM_S1] = 1; /* of no sequences */
     val *cache = arena_alloc(&p->mem, 4 * (size_t)layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
-    struct site s = {.p = p, .mode = MODE_COPY, .cache_k = cache, .cache_v = cache + layers, .cross_k = cache + 2 * layers, .cross_v = cache + 3 * layers};
+    struct site s = {.p = p,
+                     .mode = MODE_COPY,
+                     .cache_k = cache,
+                     .cache_v = cache + layers,
+                     .cross_k = cache + 2 * layers,
+                     .cross_v = cache + 3 * layers};
     if (st && st->method) s.params = &st->params;
     const val from = input(p, "from", &dim_n, DT_I32), slot = input(p, "slot", &dim_n, DT_I32), pos = input(p, "pos", &dim_n, DT_I32),
               history = make_states(&s, m, cap, &g->choosing);
@@ -263,10 +275,11 @@ static err build_copies(struct program *g, const struct model *m, struct structu
     return e;
 }
 
-err program_generates(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap, const struct choosing *how,
-                      const struct backend *backend) {
+err program_generates(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
+                      const struct choosing *how, const struct backend *backend) {
     *g = (struct program){.mode = mode, .choosing = *how, .base = m->residents, .derived = m->derived};
-    return mode == MODE_COPY ? build_copies(g, m, st, cap, backend) : build(g, m, st, cap, &(struct checkpoints){.level = CHECKPOINT_NONE}, backend, false);
+    return mode == MODE_COPY ? build_copies(g, m, st, cap, backend)
+                             : build(g, m, st, cap, &(struct checkpoints){.level = CHECKPOINT_NONE}, backend, false);
 }
 
 void program_free(struct program *g) {

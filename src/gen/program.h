@@ -74,8 +74,8 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
 err program_train(struct program *g, const struct model *m, struct structure *st, struct capacity cap, const struct checkpoints *c,
                   const struct backend *backend);
 /* MODE_PREFILL, MODE_DECODE and MODE_EXTEND (tokens behind those that their slots have) that choose so; MODE_COPY: positions of their slots, of all that they keep for each (not the encoder's keys). */
-err program_generates(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap, const struct choosing *how,
-                      const struct backend *backend);
+err program_generates(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
+                      const struct choosing *how, const struct backend *backend);
 void program_free(struct program *g);
 
 /* One pass's inputs; those that the mode does not use are ignored.

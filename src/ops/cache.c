@@ -172,7 +172,15 @@ static struct cost cost_cached(const struct inst *i, const struct view *in, cons
 }
 
 const struct op_def op_kv_append = {.name = "kv_append", .n_in = 6, .n_out = 0, .effect = true, .any_type = true, .infer = infer_append, .cost = cost_append, .ref = ref_append};
-const struct op_def op_remember = {.name = "remember", .n_in = 4, .n_out = 0, .effect = true, .any_type = true, .infer = infer_remember, .cost = cost_remember, .ref = ref_remember};
-const struct op_def op_cache_copy = {.name = "cache_copy", .n_in = 4, .n_out = 0, .effect = true, .any_type = true, .infer = infer_copy, .cost = cost_copy, .ref = ref_copy};
+const struct op_def op_remember = {.name = "remember",
+                                   .n_in = 4,
+                                   .n_out = 0,
+                                   .effect = true,
+                                   .any_type = true,
+                                   .infer = infer_remember,
+                                   .cost = cost_remember,
+                                   .ref = ref_remember};
+const struct op_def op_cache_copy = {
+    .name = "cache_copy", .n_in = 4, .n_out = 0, .effect = true, .any_type = true, .infer = infer_copy, .cost = cost_copy, .ref = ref_copy};
 const struct op_def op_store = {.name = "store", .n_in = 2, .n_out = 0, .effect = true, .any_type = true, .infer = infer_store, .cost = cost_store, .ref = ref_store};
 const struct op_def op_attention_cached = {.name = "attention_cached", .n_in = 6, .n_out = 1, .any_type = true, .infer = infer_cached, .cost = cost_cached, .ref = ref_cached};

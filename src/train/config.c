@@ -654,12 +654,17 @@ static err check_rest(const struct config *c) {
     TRY(check_side(c, 1));
     if (c->temperature == 0 && (c->top_p < 1 || c->top_k || c->min_p > 0))
         return fail(E_USAGE, "'generation.%s' has no use at generation.temperature 0 (greedy): raise the temperature",
-                    c->top_k ? "top_k" : c->min_p > 0 ? "min_p" : "top_p");
+                    c->top_k       ? "top_k"
+                    : c->min_p > 0 ? "min_p"
+                                   : "top_p");
     if (c->min_new_tokens > c->max_new_tokens)
-        return fail(E_USAGE, "'min_new_tokens' is %lld, more than max_new_tokens %lld", (long long)c->min_new_tokens, (long long)c->max_new_tokens);
-    if (c->eval_beams > 1 && one_sided(c)) return fail(E_USAGE, "'eval.num_beams' is of texts that are written in evaluation: objective %s writes none", c->objective);
+        return fail(E_USAGE, "'min_new_tokens' is %lld, more than max_new_tokens %lld", (long long)c->min_new_tokens,
+                    (long long)c->max_new_tokens);
+    if (c->eval_beams > 1 && one_sided(c))
+        return fail(E_USAGE, "'eval.num_beams' is of texts that are written in evaluation: objective %s writes none", c->objective);
     if (c->eval_beams == 1 && (c->eval_length_penalty != 1 || strcmp(c->eval_early_stopping, "false") != 0))
-        return fail(E_USAGE, "'eval.%s' has no use without eval.num_beams", c->eval_length_penalty != 1 ? "length_penalty" : "early_stopping");
+        return fail(E_USAGE, "'eval.%s' has no use without eval.num_beams",
+                    c->eval_length_penalty != 1 ? "length_penalty" : "early_stopping");
     return OK;
 }
 

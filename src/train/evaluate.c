@@ -22,7 +22,12 @@ static struct beaming beaming_of(const struct config *c) {
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats) {
     struct side *s = &r->side[side];
-    struct generate_request rq = {.prompt = prompts, .n = n, .max_new = max_new, .eos = r->eos, .beaming = beaming_of(r->cfg), .stop = r->evaluating ? r->stop : NULL};
+    struct generate_request rq = {.prompt = prompts,
+                                  .n = n,
+                                  .max_new = max_new,
+                                  .eos = r->eos,
+                                  .beaming = beaming_of(r->cfg),
+                                  .stop = r->evaluating ? r->stop : NULL};
     const struct generator *gen = r->evaluating && s->plans->beam.choosing.beams ? &s->plans->beam : &s->plans->gen;
     rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
                               .step = key,

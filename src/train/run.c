@@ -175,8 +175,7 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
         const struct plans *p = &r->plans[i];
         if (all || phase == PHASE_TRAIN) out[n++] = &p->train;
         if (all || phase == PHASE_EVALUATE) out[n++] = &p->score;
-        if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE))
-            n += generator_programs(&p->gen, out + n);
+        if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE)) n += generator_programs(&p->gen, out + n);
         if (all || phase == PHASE_EVALUATE) n += generator_programs(&p->beam, out + n);
     }
     if (r->freezes && phase == PHASE_LOAD) out[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */

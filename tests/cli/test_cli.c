@@ -469,7 +469,9 @@ static void generates(void **state) {
     status_is(0);
     assert_true(str_starts(ran.out.p, " Paris."));
     says(ran.err.p, "tokens/s");
-    sh("$C generate --model '%s' --prompt 'The capital of France is' --max-new-tokens 4 --beams 2 --repetition-penalty 1.1 --min-new-tokens 2 --json", m);
+    sh("$C generate --model '%s' --prompt 'The capital of France is' --max-new-tokens 4 --beams 2 --repetition-penalty 1.1 "
+       "--min-new-tokens 2 --json",
+       m);
     status_is(0);
     says(ran.out.p, "Paris");
     sh("$C generate --model '%s' --prompt 'x' --max-new-tokens 4 --min-new-tokens 5", m);

@@ -18,7 +18,10 @@ static const struct tensor *named(const struct tensors *t, const char *format, c
 }
 
 /* --- distributions -------------------------------------------------------------------------------------------------- */
-struct drawn { const float *p; int32_t id; };
+struct drawn {
+    const float *p;
+    int32_t id;
+};
 
 static int by_probability(const void *a, const void *b) {
     const struct drawn *x = a, *y = b;
@@ -40,7 +43,8 @@ static int32_t inverse(const float *p, int V, double unit) {
     return -1;
 }
 
-static void run_kernel(const struct backend *b, const struct op_def *op, const struct run_ctx *run, const struct view *in, struct view *out) {
+static void run_kernel(const struct backend *b, const struct op_def *op, const struct run_ctx *run, const struct view *in,
+                       struct view *out) {
     static char scratch[1 << 16];
     const struct inst i = {.op = op};
     kernel k = b->find(&i, in, out);
@@ -52,13 +56,25 @@ static void check_setting(const struct backend *b, const struct tensors *t, cons
     const struct tensor *z = fixture(t, "logits"), *history = fixture(t, "history");
     const int R = (int)z->d[0], V = (int)z->d[1], T = (int)history->d[1];
     const int32_t *known = i32_of(fixture(t, "known")), *made = i32_of(fixture(t, "made"));
-    const struct run_ctx run = {.seed = 3, .threads = 1, .sampling = {.penalty = how[0], .min_new = (int)how[1], .eos = EOS, .temperature = how[2], .top_k = (int)how[3], .top_p = how[4], .min_p = how[5]}};
+    const struct run_ctx run = {.seed = 3,
+                                .threads = 1,
+                                .sampling = {.penalty = how[0],
+                                             .min_new = (int)how[1],
+                                             .eos = EOS,
+                                             .temperature = how[2],
+                                             .top_k = (int)how[3],
+                                             .top_p = how[4],
+                                             .min_p = how[5]}};
     float processed[8 * 128], logprob[8];
     int32_t slot[8], pos[8], begin[8], sample[8], draw[8], id[8];
     int asked = 0;
     for (int r = 0; r < R; r++) slot[r] = r, pos[r] = known[r] - 1, begin[r] = known[r] - made[r], sample[r] = r;
     const struct view rows = {NULL, DT_I32, 1, {R}, 1}, logits = {(void *)f32_of(z), DT_F32, 2, {R, V}, V};
-    struct view in[MAX_IN] = {[PROC_Z] = logits, [PROC_HISTORY] = {(void *)i32_of(history), DT_I32, 2, {R, T}, T}, [PROC_SLOT] = rows, [PROC_POS] = rows, [PROC_BEGIN] = rows};
+    struct view in[MAX_IN] = {[PROC_Z] = logits,
+                              [PROC_HISTORY] = {(void *)i32_of(history), DT_I32, 2, {R, T}, T},
+                              [PROC_SLOT] = rows,
+                              [PROC_POS] = rows,
+                              [PROC_BEGIN] = rows};
     struct view out[MAX_OUT] = {{processed, DT_F32, 2, {R, V}, V}};
     in[PROC_SLOT].p = slot, in[PROC_POS].p = pos, in[PROC_BEGIN].p = begin;
     run_kernel(b, &op_process, &run, in, out);
@@ -111,7 +127,8 @@ static void open_case(struct text_case *c, int model, const struct backend *back
     c->new = i32_of(named(&c->want, "%s.new", c->name, 0))[0];
     for (int i = 0; i < c->n; i++) {
         const int32_t from = i32_of(cu)[i];
-        c->prompt[i] = (struct ids){(int32_t *)i32_of(named(&c->want, "%s.prompts", c->name, 0)) + from, (size_t)(i32_of(cu)[i + 1] - from), 0};
+        c->prompt[i] =
+            (struct ids){(int32_t *)i32_of(named(&c->want, "%s.prompts", c->name, 0)) + from, (size_t)(i32_of(cu)[i + 1] - from), 0};
     }
 }
 
@@ -122,7 +139,11 @@ static void close_case(struct text_case *c) {
 
 /* Writes texts with the settings of a row of `how`; the caller frees out's. */
 static void write_texts(const struct text_case *c, const float *how, struct generation *out, struct generate_stats *stats) {
-    struct generate_request rq = {.prompt = c->prompt, .n = c->n, .max_new = c->new, .eos = how[5] != 0 ? i32_of(named(&c->want, "%s.eos", c->name, 0))[0] : -1, .run = {.threads = 2}};
+    struct generate_request rq = {.prompt = c->prompt,
+                                  .n = c->n,
+                                  .max_new = c->new,
+                                  .eos = how[5] != 0 ? i32_of(named(&c->want, "%s.eos", c->name, 0))[0] : -1,
+                                  .run = {.threads = 2}};
     const struct choosing choosing = {true, (int)how[0], c->head};
     struct generator g;
     struct memory mem;
@@ -245,7 +266,7 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_distributions), cmocka_unit_test(test_texts), cmocka_unit_test(test_runs), cmocka_unit_test(test_shared_head),
-                                       cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_distributions), cmocka_unit_test(test_texts), cmocka_unit_test(test_runs),
+                                       cmocka_unit_test(test_shared_head), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -220,8 +220,8 @@ static int64_t planned_cache(const char *name, const char *const *more) {
     json_t *j = json_loads(text, 0, NULL), *line;
     int64_t bytes = 0;
     size_t i;
-    json_array_foreach(json_object_get(j, "memory"), i, line)
-        if (!strcmp(json_string_value(json_object_get(line, "name")), "kv cache")) bytes = json_integer_value(json_object_get(line, "bytes"));
+    json_array_foreach(json_object_get(j, "memory"), i, line) if (!strcmp(json_string_value(json_object_get(line, "name")), "kv cache"))
+        bytes = json_integer_value(json_object_get(line, "bytes"));
     json_decref(j);
     cyc_free(text);
     cyc_config_free(c);
@@ -231,7 +231,8 @@ static int64_t planned_cache(const char *name, const char *const *more) {
 /* With a penalty, a least length, min-p and beams in evaluation: another run, which stops and goes on as any does; beams have room in the plan. */
 static void test_choices(void **state) {
     (void)state;
-    const char *const *more = LIST("eval_steps=4", "max_steps=4", "warmup_pairs.epochs=1", "generation.repetition_penalty=1.3", "generation.min_p=0.05", "min_new_tokens=4", "eval.num_beams=3");
+    const char *const *more = LIST("eval_steps=4", "max_steps=4", "warmup_pairs.epochs=1", "generation.repetition_penalty=1.3",
+                                   "generation.min_p=0.05", "min_new_tokens=4", "eval.num_beams=3");
     struct watch w = {.stop_at = 5};
     runs("chosen", 0, NULL, macct, more);
     ends_with(run("chosen-twice", 0, &w, macct, more), CYC_INTERRUPTED, "--resume");
@@ -239,7 +240,8 @@ static void test_choices(void **state) {
     runs("chosen-twice", CYC_RESUME, NULL, macct, more);
     same_adapters("chosen", "chosen-twice");
     same_metrics("chosen", "chosen-twice");
-    const int64_t one = planned_cache("plan-one", LIST("generation_batch=1")), beams = planned_cache("plan-beams", LIST("generation_batch=1", "eval.num_beams=3"));
+    const int64_t one = planned_cache("plan-one", LIST("generation_batch=1")),
+                  beams = planned_cache("plan-beams", LIST("generation_batch=1", "eval.num_beams=3"));
     assert_true(one > 0);
     assert_int_equal(beams, 3 * one);
 }

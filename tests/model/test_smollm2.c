@@ -81,7 +81,8 @@ static void test_greedy(void **state) {
 /* A row's prompt and answer are the configured bytes, and meet between two ids: of the bytes in one piece other ids would come, one of them across. */
 static void test_boundary(void **state) {
     (void)state;
-    static const char record[] = "{\"a\": \"In the beginning\", \"b\": \"ern\\n God said: light  \"}\n", prompt[] = "KJV:In the beginning\n\t Mod", answer[] = "ern\n God said: light  ";
+    static const char record[] = "{\"a\": \"In the beginning\", \"b\": \"ern\\n God said: light  \"}\n",
+                      prompt[] = "KJV:In the beginning\n\t Mod", answer[] = "ern\n God said: light  ";
     struct tensors file;
     tokenizer *tk;
     struct prompt_form form;
