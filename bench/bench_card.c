@@ -197,7 +197,8 @@ static void macct(const char *item, int rows, struct checkpoints levels, int pas
     die(config_init(&cfg));
     int made = rows * 2 * (LENGTH + 2);
     struct capacity cap = {pass ? pass : made, rows * 2, rows, 2 * LENGTH + 4, g.compute, DT_NONE};
-    r = (struct run){.cfg = &cfg, .objective = &objective_macct, .backend = g.backend, .threads = omp_get_max_threads(), .eos = 2, .n_plans = 1, .cap = cap, .model = g.model};
+    r = (struct run){.cfg = &cfg, .objective = &objective_macct, .backend = g.backend, .threads = omp_get_max_threads(), .n_plans = 1, .n_bases = 1, .n_sides = 2, .cap = cap};
+    r.base[0] = (struct base){.model = g.model, .eos = 2};
     struct plans *p = &r.plans[0];
     p->st = g.st;
     die(program_train(&p->train, &g.model, &p->st, cap, &levels, g.backend));
@@ -206,12 +207,13 @@ static void macct(const char *item, int rows, struct checkpoints levels, int pas
     die(pack_init(&r.wb.pack, cap.tokens, cap.sequences));
     r.wb.threads = r.threads;
     r.wb.grad = g.backend->mem->take(p->st.params.bytes);
-    cfg.max_new_tokens = LENGTH;
     static int32_t separator = 1;
     for (int i = 0; i < 2; i++) {
         struct side *s = &r.side[i];
         struct recipe q = {.learning_rate = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1};
-        *s = (struct side){.name = i ? "B" : "A", .cfg = &cfg.side[i], .plans = p, .n_texts = rows};
+        *s = (struct side){.name = i ? "B" : "A", .cfg = &cfg.side[i], .base = &r.base[0], .plans = p, .n_texts = rows};
+        s->next = s->from = &r.side[!i];
+        cfg.side[i].max_new_tokens = LENGTH;
         cfg.side[i].batch = rows;
         s->texts = calloc((size_t)rows, sizeof *s->texts);
         for (int k = 0; k < rows; k++)
@@ -379,8 +381,8 @@ int main(int argc, char **argv) {
     g.model.keep = keep;
     int modules;
     static struct run about;
-    about.cfg = &cfg, about.model = g.model;
-    die(side_method(&cfg.side[0], &about, &mem, &method, &settings));
+    about.cfg = &cfg, about.base[0].model = g.model;
+    die(side_method(&(struct side){.cfg = &cfg.side[0], .base = &about.base[0]}, &about, &mem, &method, &settings));
     die(structure_init(&g.st, &g.model, method, settings, &modules));
     printf("random weights made in %.1f s\n", seconds_now() - t0);
     for (; i < argc; i++) {

@@ -50,19 +50,21 @@ static struct ids *read_rows(struct bench *b, const char *data, const char *name
 static void start(struct bench *b, const char *model, int sides, bool generates, struct capacity cap) {
     struct run *r = &b->r;
     die(config_init(&b->cfg));
-    *r = (struct run){.cfg = &b->cfg, .objective = sides > 1 ? &objective_macct : &objective_sft, .backend = &backend_cpu, .threads = omp_get_max_threads(), .eos = -1, .n_plans = 1, .cap = cap};
-    die(model_open(model, NULL, &r->model));
+    *r = (struct run){.cfg = &b->cfg, .objective = sides > 1 ? &objective_macct : &objective_sft, .backend = &backend_cpu, .threads = omp_get_max_threads(), .n_plans = 1, .n_bases = 1, .n_sides = sides, .cap = cap};
+    struct model *m = &r->base[0].model;
+    r->base[0].eos = -1;
+    die(model_open(model, NULL, m));
     struct lora lora = {.r = 16, .alpha = 32, .targets.of.take = TAKE_ALL_LINEAR};
     struct plans *p = &r->plans[0];
-    die(structure_init(&p->st, &r->model, &method_lora, &lora, &p->modules));
+    die(structure_init(&p->st, m, &method_lora, &lora, &p->modules));
     struct program *list[3];
     int n = 0;
     if (!generates || sides > 1) {
-        die(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, cap, CHECKPOINT_SELECTIVE, r->backend, false));
+        die(program_build(&p->train, m, MODE_TRAIN, &p->st, cap, CHECKPOINT_SELECTIVE, r->backend, false));
         list[n++] = &p->train;
     }
     if (generates) {
-        die(generator_build(&p->gen, &r->model, &p->st, cap, r->backend));
+        die(generator_build(&p->gen, m, &p->st, cap, r->backend));
         list[n++] = &p->gen.prefill;
         list[n++] = &p->gen.decode;
     }
@@ -72,7 +74,8 @@ static void start(struct bench *b, const char *model, int sides, bool generates,
     r->wb.grad = arena_f32(p->st.params.bytes);
     for (int i = 0; i < sides; i++) {
         struct recipe q = {.learning_rate = 2e-4, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
-        r->side[i] = (struct side){.name = i ? "B" : "A", .cfg = &b->cfg.side[i], .plans = p};
+        r->side[i] = (struct side){.name = i ? "B" : "A", .cfg = &b->cfg.side[i], .base = &r->base[0], .plans = p};
+        r->side[i].next = r->side[i].from = &r->side[!i];
         die(learner_init(&r->side[i].learner, &p->st, &p->train, &q));
         die(param_fill(&p->st.params, (uint64_t)i + 1, r->side[i].learner.w));
     }
@@ -112,8 +115,8 @@ static void bench_sft(struct bench *b, const char *model, const char *data, int 
         if (s) seconds[s - 1] = seconds_now() - t0;
         str_addf(&more, "%s%.4f", s ? ", " : "", out.loss);
     }
-    const struct shape *z = &b->r.model.shape;
-    double matrix = (double)b->r.model.parameters, tokens = batch * seq;
+    const struct shape *z = &b->r.base[0].model.shape;
+    double matrix = (double)b->r.base[0].model.parameters, tokens = batch * seq;
     double flops = tokens * (4 * matrix + 6.0 * (double)param_count(&b->r.plans[0].st.params)) +
                    12.0 * batch * 0.5 * seq * seq * (double)(z->layers * z->heads * z->head_dim);
     char item[64];
@@ -143,8 +146,8 @@ static void bench_generate(struct bench *b, const char *model, const char *data,
     double step = st.decode_s / (NEW - 1), adapter = (double)param_count(&b->r.plans[0].st.params);
     snprintf(item, sizeof item, "generate %d%s", batch, ints ? " int15" : "");
     snprintf(more, sizeof more, ", \"decode_tok_s_best\": %.1f, \"prefill_tok_s\": %.1f, \"gflops_best\": %.1f, \"gb_s_best\": %.1f",
-             batch / step, (double)st.prompt_tokens / st.prefill_s, 2 * batch * ((double)b->r.model.parameters + adapter) / step / 1e9,
-             ((double)b->r.model.bytes + 4 * adapter) / step / 1e9);
+             batch / step, (double)st.prompt_tokens / st.prefill_s, 2 * batch * ((double)b->r.base[0].model.parameters + adapter) / step / 1e9,
+             ((double)b->r.base[0].model.bytes + 4 * adapter) / step / 1e9);
     result(item, seconds, reps, batch * NEW, more);
 }
 
@@ -183,10 +186,10 @@ static void bench_kl(struct bench *b, const char *model, const char *data) {
     struct program decode;
     struct memory mem[2] = {0};
     int n, flips = 0;
-    die(program_build(&decode, &b->r.model, MODE_DECODE, &b->r.plans[0].st, cap, CHECKPOINT_NONE, b->r.backend, true));
+    die(program_build(&decode, &b->r.base[0].model, MODE_DECODE, &b->r.plans[0].st, cap, CHECKPOINT_NONE, b->r.backend, true));
     for (int i = 0; i < 2; i++) die(memory_for(&mem[i], (struct program *const[]){&decode}, 1));
     struct ids *ids = read_rows(b, data, "sft_512.ids.txt", &n);
-    int64_t vocabulary = b->r.model.shape.vocab;
+    int64_t vocabulary = b->r.base[0].model.shape.vocab;
     double sum = 0, most = 0;
     for (int pos = 0; pos < LENGTH; pos++) {
         const float *p = decode_at(b, &decode, &mem[0], ids, ROWS, pos, false), *q = decode_at(b, &decode, &mem[1], ids, ROWS, pos, true);
@@ -205,7 +208,7 @@ static void bench_macct(struct bench *b, const char *model, const char *data, in
     start(b, model, 2, true, (struct capacity){256, 64, 8, 64, DT_NONE, DT_NONE});
     static const char *const files[] = {"cycle_A.ids.txt", "cycle_B.ids.txt"};
     int32_t *sep = NULL;
-    b->cfg.max_new_tokens = CYCLE_NEW;
+    b->cfg.side[0].max_new_tokens = b->cfg.side[1].max_new_tokens = CYCLE_NEW;
     if (ints) die(config_set(&b->cfg, "generation.activations=int15"));
     for (int i = 0; i < 2; i++) {
         struct side *s = &b->r.side[i];
@@ -219,7 +222,7 @@ static void bench_macct(struct bench *b, const char *model, const char *data, in
     double seconds[64], gen[64], train[64];
     str more = {0};
     str_adds(&more, ", \"losses\": [");
-    b->r.eos = 2; /* the answer ends with it; generations are not stopped by it below */
+    b->r.base[0].eos = 2; /* the answer ends with it; generations are not stopped by it below */
     for (int k = 0; k < steps; k++) {
         struct step_info info = {0};
         double t0 = seconds_now();

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "cli.h"
 #include "compare.h"
+#include "cyclora/cyclora.h"
 #include "report.h"
 #include "term.h"
 #include <stdio.h>
@@ -12,7 +13,8 @@
 
 const char help_compare[] =
     "Trains one configuration with several methods and seeds and puts what they reach on held-out data, how many numbers they\n"
-    "train, the memory and the time of a step into one table and one plot. Of run folders it shows the last evaluations.\n"
+    "train, the memory and the time of a step into one table and one plot. Of run folders it shows the last evaluations,\n"
+    "memory and time.\n"
     "\n"
     "Usage: cyclora compare CONFIG [--methods LIST] [--seeds N] [--sweep [METHOD.]KEY=VALUES]... [options]\n"
     "       cyclora compare RUN... [--json]\n"
@@ -29,7 +31,8 @@ const char help_compare[] =
     "  --out DIR        where all goes: compare.md, compare.json, compare.svg, and a folder a run (output_dir)\n"
     "  --score N        of sft, so many held-out prompts are completed and scored: chrF, BLEU, exact match (128; 0: none)\n"
     "  --set key=value  for all runs, over the file; --device D, --dtype T likewise\n"
-    "  --json           the result as one JSON object, and nothing else on stdout; of runs {\"runs\": [{\"run\", \"evaluation\"}]}\n"
+    "  --json           the result as one JSON object, and nothing else on stdout; of runs {\"runs\": [{\"run\",\n"
+    "                   \"evaluation\", \"cost\"}]}\n"
     "  RUN              run folders (each holds the report.json that training wrote at its end)\n"
     "\n"
     "Each run is a process of its own. What is finished is not run again by the same command; a run that fails is a line of the\n"
@@ -40,6 +43,7 @@ const char help_compare[] =
     "  cyclora compare run.yaml --methods lora --sweep r=4,16,64 --sweep target_modules=attention,mlp,all-linear\n"
     "  cyclora compare run.yaml --methods prompt --sweep prompt.learning_rate=1e-2,3e-2,1e-1 --seeds 1\n"
     "  cyclora compare runs/warm runs/control runs/cycles\n"
+    "  cyclora compare runs/macct runs/dmcct\n"
     "\n"
     "Accuracy, F1 and exact match are percent, BLEU and chrF 0 to 100 as sacrebleu counts them. Exit status: 0; 2 for what no run\n"
     "can be made of; 130 interrupted.\n";
@@ -47,23 +51,39 @@ const char help_compare[] =
 static const char DEFAULT_METHODS[] = "head,prompt,prefix,ia3,bitfit,lora,dora,full";
 enum { MOST_RUNS = 32, MOST_SEEDS = 32 };
 
-/* The last evaluation in DIR/report.json, or NULL after saying what is wrong. */
-static json_t *last_eval(const char *dir) {
+/* DIR/report.json, or NULL after saying what is wrong. */
+static json_t *read_report(const char *dir) {
     str path = {0};
     json_error_t je;
     str_addf(&path, "%s/report.json", dir);
     json_t *report = json_load_file(path.p, 0, &je);
     if (!report) cli_bad("%s: %s (a run writes it at its end)", path.p, je.text);
-    const json_t *evals = json_object_get(report, "evals");
-    json_t *eval = json_incref(json_array_get(evals, json_array_size(evals) - 1));
-    if (report && !eval) cli_bad("%s holds no evaluation; set eval.data or test.data", path.p);
-    json_decref(report);
+    else if (!json_array_size(json_object_get(report, "evals"))) {
+        cli_bad("%s holds no evaluation; set eval.data or test.data", path.p);
+        json_decref(report);
+        report = NULL;
+    }
     str_free(&path);
-    return eval;
+    return report;
 }
 
-static void scores(struct table *t, const json_t *eval, bool copy) {
-    for (size_t i = 0; i < 2; i++) {
+static const json_t *last_eval(const json_t *report) {
+    const json_t *evals = json_object_get(report, "evals");
+    return json_array_get(evals, json_array_size(evals) - 1);
+}
+
+/* Directions that the table has columns for. */
+static size_t columns(json_t *const *reports, int n) {
+    size_t most = 2;
+    for (int i = 0; i < n; i++) {
+        const size_t sides = json_array_size(json_object_get(last_eval(reports[i]), "sides"));
+        if (sides > most) most = sides;
+    }
+    return most < CYC_SIDES ? most : CYC_SIDES;
+}
+
+static void scores(struct table *t, const json_t *eval, size_t sides, bool copy) {
+    for (size_t i = 0; i < sides; i++) {
         const json_t *side = json_array_get(json_object_get(eval, "sides"), i);
         table_number(t, copy ? json_object_get(side, "copy") : side, "bleu", "%.1f");
         table_number(t, copy ? json_object_get(side, "copy") : side, "chrf", "%.1f");
@@ -73,39 +93,116 @@ static void scores(struct table *t, const json_t *eval, bool copy) {
     table_number(t, copy ? NULL : json_object_get(eval, "round_trip"), "exact", "%.1f");
 }
 
-static void print(char *const *dirs, json_t *const *evals, int n) {
-    static const char *const heads[] = {"", ">A→B BLEU", ">chrF", ">loss", ">B→A BLEU", ">chrF", ">loss", ">A→B→A chrF", ">exact %"};
+static void print_scores(char *const *dirs, json_t *const *reports, int n) {
+    static const char *const usual[] = {"A→B", "B→A"};
+    const size_t sides = columns(reports, n);
     struct table t = {0};
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_head(&t, heads[i]);
-    if (json_object_get(json_array_get(json_object_get(evals[0], "sides"), 0), "copy")) {
+    char head[CYC_SIDES][48]; /* the table keeps them */
+    table_head(&t, "");
+    for (size_t i = 0; i < sides; i++) {
+        const char *direction = json_text(json_array_get(json_object_get(last_eval(reports[0]), "sides"), i), "direction");
+        snprintf(head[i], sizeof head[i], ">%.32s BLEU", *direction ? direction : i < 2 ? usual[i] : "");
+        table_head(&t, head[i]);
+        table_head(&t, ">chrF");
+        table_head(&t, ">loss");
+    }
+    table_head(&t, ">round trip chrF");
+    table_head(&t, ">exact %");
+    if (json_object_get(json_array_get(json_object_get(last_eval(reports[0]), "sides"), 0), "copy")) {
         table_text(&t, "copying the input");
-        scores(&t, evals[0], true);
+        scores(&t, last_eval(reports[0]), sides, true);
     }
     for (int i = 0; i < n; i++) {
         table_text(&t, dirs[i]);
-        scores(&t, evals[i], false);
+        scores(&t, last_eval(reports[i]), sides, false);
     }
     table_print(&t, "");
 }
 
-static int refuse(json_t **evals, int n) {
-    while (n > 0) json_decref(evals[--n]);
+static double line_of(const json_t *plan, const char *name) {
+    size_t i;
+    const json_t *line;
+    json_array_foreach(json_object_get(plan, "memory"), i, line) if (!strcmp(json_text(line, "name"), name)) return json_num(line, "bytes");
+    return 0;
+}
+
+/* Of a run: what is trained, the memory of it (weights, adapters, optimizer: what the sum of DMCCT and MACCT compares), all that is planned,
+ * what was measured, and the time of a step. */
+static json_t *cost_json(const json_t *report) {
+    const json_t *plan = json_object_get(report, "plan"), *time = json_object_get(json_object_get(plan, "forecast"), "measured"), *side;
+    double trained = 0;
+    size_t i;
+    json_array_foreach(json_object_get(plan, "sides"), i, side) trained += json_num(side, "trained");
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "objective", json_text(report, "objective"), "trained",
+                     json_number(trained), "static",
+                     json_number(line_of(plan, "weights") + line_of(plan, "adapters") + line_of(plan, "optimizer")), "planned",
+                     json_number(json_num(plan, "total")), "measured", json_number(json_num(plan, "peak_resident")), "generate_s",
+                     json_number(json_num(time, "generate_s")), "train_s", json_number(json_num(time, "train_s")), "step_s",
+                     json_number(json_num(time, "step_s")));
+}
+
+static void print_costs(char *const *dirs, json_t *const *costs, int n) {
+    static const char *const heads[] = {"",          "objective", ">trained",  ">weights+states", ">planned",
+                                        ">measured", ">s a step", ">generate", ">train"};
+    struct table t = {0};
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_head(&t, heads[i]);
+    for (int i = 0; i < n; i++) {
+        table_text(&t, dirs[i]);
+        table_text(&t, json_text(costs[i], "objective"));
+        table_text(&t, show_count(json_num(costs[i], "trained")));
+        table_bytes(&t, costs[i], "static");
+        table_bytes(&t, costs[i], "planned");
+        table_bytes(&t, costs[i], "measured");
+        table_number(&t, costs[i], "step_s", "%.3g");
+        table_number(&t, costs[i], "generate_s", "%.3g");
+        table_number(&t, costs[i], "train_s", "%.3g");
+    }
+    putchar('\n');
+    table_print(&t, "");
+}
+
+static const json_t *first_of(json_t *const *costs, int n, const char *objective, int *which) {
+    for (*which = 0; *which < n; ++*which)
+        if (!strcmp(json_text(costs[*which], "objective"), objective)) return costs[*which];
+    return NULL;
+}
+
+/* Two models against two adapters, where both are among the runs. */
+static void print_factor(char *const *dirs, json_t *const *costs, int n) {
+    int two, one;
+    const json_t *models = first_of(costs, n, "dmcct", &two), *adapters = first_of(costs, n, "macct", &one);
+    if (!models || !adapters) return;
+    printf("\n%s against %s: weights and states %.3g times, planned %.3g times, measured %.3g times the memory\n", dirs[two], dirs[one],
+           json_num(models, "static") / json_num(adapters, "static"), json_num(models, "planned") / json_num(adapters, "planned"),
+           json_num(models, "measured") / json_num(adapters, "measured"));
+}
+
+static int refuse(json_t **reports, int n) {
+    while (n > 0) json_decref(reports[--n]);
     return STATUS_USAGE;
 }
 
 static int beside(const struct arg_list *dirs, bool json) {
-    json_t *evals[MOST_RUNS];
+    json_t *reports[MOST_RUNS], *costs[MOST_RUNS];
     char *names[MOST_RUNS];
     int n = 0;
     if (dirs->n > MOST_RUNS) return cli_bad("compare: at most %d runs", MOST_RUNS);
     for (; n < dirs->n; n++)
-        if (!(evals[n] = last_eval(names[n] = (char *)dirs->v[n]))) return refuse(evals, n);
+        if (!(reports[n] = read_report(names[n] = (char *)dirs->v[n]))) return refuse(reports, n);
+    for (int i = 0; i < n; i++) costs[i] = cost_json(reports[i]);
     if (json) {
         json_t *list = json_array();
-        for (int i = 0; i < n; i++) json_array_append_new(list, json_pack("{s:s, s:O}", "run", names[i], "evaluation", evals[i]));
+        for (int i = 0; i < n; i++)
+            json_array_append_new(list,
+                                  json_pack("{s:s, s:O, s:O}", "run", names[i], "evaluation", last_eval(reports[i]), "cost", costs[i]));
         json_line(json_pack("{s:o}", "runs", list));
-    } else print(names, evals, n);
-    refuse(evals, n);
+    } else {
+        print_scores(names, reports, n);
+        print_costs(names, costs, n);
+        print_factor(names, costs, n);
+    }
+    refuse(costs, n);
+    refuse(reports, n);
     return STATUS_OK;
 }
 

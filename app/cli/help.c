@@ -96,14 +96,14 @@ static void config_markdown(void) {
         "# Configuration\n\n"
         "This page is printed by `cyclora help config --markdown`.\n\n"
         "A configuration is a YAML file. Dots are nesting: `lora.r` is `lora: {r: 8}`. On the command line any key is\n"
-        "`--set key=value`, which goes over the file; `A.key` and `B.key` set one side. An unknown key, a key given\n"
+        "`--set key=value`, which goes over the file; `A.key`, `B.key` set one side. An unknown key, a key given\n"
         "twice, and a value of the wrong type or range are refused with file and line.\n\n"
         "## Keys of the run\n");
     markdown_rows(0);
     printf("\n## Keys of a side\n\n"
-           "At the top they hold for both sides; under `A:` or `B:` for one. `A` is a side and an adapter: `A.data` is "
-           "the\n"
-           "text of side A, and adapter A maps A to B, with A's learning rate, batch and schedule.\n");
+           "At the top they hold for all sides; under `A:`, `B:` and further ones (to `H:`) for one. `A` is a side and an\n"
+           "adapter: `A.data` is the text of side A, and adapter A maps A to B, with A's learning rate, batch and schedule\n"
+           "([cycles.md](cycles.md)).\n");
     markdown_rows(1);
 }
 

@@ -74,7 +74,9 @@ void report_run(const json_t *plan) {
     size_t i;
     const json_t *side;
     if (*json_text(plan, "sentence")) print_wrapped(json_text(plan, "sentence"));
-    report_model(json_object_get(plan, "model"));
+    const json_t *one, *models = json_object_get(plan, "models"); /* where each side has its own */
+    if (models) json_array_foreach(models, i, one) report_model(one);
+    else report_model(json_object_get(plan, "model"));
     report_quantised(json_object_get(plan, "quantization"));
     report_positions(json_object_get(plan, "positions"));
     json_array_foreach(json_object_get(plan, "sides"), i, side) report_side(side);
@@ -184,33 +186,46 @@ static const char *direction(const json_t *side) {
     return *d ? d : json_text(side, "name");
 }
 
+static void sample_line(const char *name, const char *mark, const char *text) {
+    str line = {0};
+    text_one_line(&line, text, term_width() - 6);
+    printf("  %s%s%-*s%s  %s\n", term_dim(), name, 2 - (int)strlen(name), mark, term_off(), line.p ? line.p : "");
+    str_free(&line);
+}
+
+/* A text of the first side, what becomes of it from side to side, and the text that comes back. */
 static void samples(const json_t *list) {
     size_t i;
     const json_t *s;
-    int width = term_width() - 6;
     json_array_foreach(list, i, s) {
-        static const char *const key[] = {"a", "b", "back"}, *const name[] = {"A", "B", "A'"};
-        for (int k = 0; k < 3; k++) {
-            str line = {0};
-            if (!json_object_get(s, key[k])) continue;
-            text_one_line(&line, json_text(s, key[k]), width);
-            printf("  %s%-2s%s  %s\n", term_dim(), name[k], term_off(), line.p ? line.p : "");
-            str_free(&line);
-        }
+        const json_t *names = json_object_get(s, "names"), *via = json_object_get(s, "via");
+        const char *first = names ? json_string_value(json_array_get(names, 0)) : "A";
+        sample_line(first, "", json_text(s, "a"));
+        if (json_object_get(s, "b")) sample_line(names ? json_string_value(json_array_get(names, 1)) : "B", "", json_text(s, "b"));
+        for (size_t k = 0; k < json_array_size(via); k++)
+            sample_line(json_string_value(json_array_get(names, k + 2)), "", json_string_value(json_array_get(via, k)));
+        if (json_object_get(s, "back")) sample_line(first, "'", json_text(s, "back"));
         if (i + 1 < json_array_size(list)) putchar('\n');
     }
+}
+
+/* Reports of earlier versions do not say it: they knew two sides. */
+static const char *way_of(const json_t *round) {
+    const char *way = json_text(round, "way");
+    return *way ? way : "A→B→A";
 }
 
 void report_eval(const json_t *eval) {
     struct table t = {0};
     size_t i;
-    const json_t *side, *copy, *round = json_object_get(eval, "round_trip");
+    const json_t *side, *copy, *round = json_object_get(eval, "round_trip"), *trips = json_object_get(eval, "round_trips");
     metric_heads(&t);
     json_array_foreach(json_object_get(eval, "sides"), i, side) {
         metric_row(&t, direction(side), "", side);
         if ((copy = json_object_get(side, "copy"))) metric_row(&t, "", "copying", copy);
     }
-    if (round) metric_row(&t, "A→B→A", "", round);
+    if (trips) json_array_foreach(trips, i, side) metric_row(&t, json_text(side, "way"), "", side);
+    else if (round) metric_row(&t, way_of(round), "", round);
     table_print(&t, "  ");
     const char *tag = json_text(eval, "tag"); /* what was measured on the way is not looked at that closely */
     json_array_foreach(json_object_get(eval, "sides"), i, side) classes(side, strcmp(tag, "step") && strcmp(tag, "before"));
@@ -250,14 +265,14 @@ void report_milestones(const json_t *evals) {
     struct table t = {0};
     size_t i;
     const json_t *side, *eval;
-    const char *name = "A→B→A";
+    const char *name = NULL;
     if (!json_array_size(evals)) return;
     metric_heads(&t);
     json_array_foreach(json_object_get(json_array_get(evals, 0), "sides"), i, side) milestones_of_side(&t, evals, side);
     json_array_foreach(evals, i, eval) {
         const json_t *round = json_object_get(eval, "round_trip");
         if (!round || !is_milestone(evals, i)) continue;
-        metric_row(&t, name, json_text(eval, "tag"), round);
+        metric_row(&t, name ? name : way_of(round), json_text(eval, "tag"), round);
         name = "";
     }
     table_print(&t, "");

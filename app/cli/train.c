@@ -117,7 +117,8 @@ static void pair(str *out, const char *name, const char *fmt, const double *x, i
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
         snprintf(number, sizeof number, fmt, x[i]);
 #pragma GCC diagnostic pop
-        str_addf(out, sides > 1 ? " %s %s" : "%s %s", sides > 1 ? i ? "B" : "A" : "", isnan(x[i]) ? "-" : number);
+        const char side[] = {(char)('A' + i), 0};
+        str_addf(out, sides > 1 ? " %s %s" : "%s %s", sides > 1 ? side : "", isnan(x[i]) ? "-" : number);
     }
 }
 
@@ -212,10 +213,11 @@ static void on_save(void *ctx, const char *path) {
  */
 static void print_usage(const json_t *plan, const char *dir) {
     size_t i;
-    const json_t *side;
-    const char *model = json_text(json_object_get(plan, "model"), "path");
-    if (json_is_true(json_object_get(json_object_get(plan, "model"), "random"))) return; /* there is no adapter to use */
+    const json_t *side, *models = json_object_get(plan, "models"); /* where each side has one of its own */
     json_array_foreach(json_object_get(plan, "sides"), i, side) {
+        const json_t *base = models ? json_array_get(models, i) : json_object_get(plan, "model");
+        const char *model = json_text(base, "path");
+        if (json_is_true(json_object_get(base, "random"))) continue; /* there is no adapter to use */
         str adapter = {0};
         str_addf(&adapter, "%s/%s", dir, *json_text(side, "name") ? json_text(side, "name") : "adapter");
         bool own = adapter.p && path_is_dir(adapter.p);

@@ -161,10 +161,11 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
                  const cyc_generate_options *opt, cyc_generation *out, cyc_generate_stats *stats);
 
 /* --- training -------------------------------------------------------------------------------------------------------- */
+enum { CYC_SIDES = 8 };           /* at most */
 typedef struct cyc_step {
     int step, max_steps, warmup;  /* warmup: this step trained on warm-up pairs (step and max_steps count those) */
-    int sides;                    /* 1 (sft) or 2 */
-    double loss[2], grad_norm[2], learning_rate[2];
+    int sides;                    /* 1 (sft), or as many as go in cycles */
+    double loss[CYC_SIDES], grad_norm[CYC_SIDES], learning_rate[CYC_SIDES];
     double seconds, generate_s, train_s;
     int64_t generated, trained, supervised; /* tokens of this step */
     double eta_s;

@@ -50,6 +50,9 @@ err api_row_json(const tokenizer *tk, const struct row *row, struct json_t *rows
 /* A run's plan with what is asked of the rooms that train does not know: who serves its adapters, what merging them takes. */
 struct run;
 struct json_t *api_plan_json(struct run *r);
+/* Where the adapters of a run or a checkpoint lie: A, B, ... and (of one side) adapter. */
+enum { API_FOLDERS = CONFIG_SIDES + 1 };
+static inline const char *api_folder(int i) { return i < CONFIG_SIDES ? config_side_name(i) : "adapter"; }
 /* A JSON value as an owned string; releases j. */
 int api_json(struct json_t *j, char **out);
 

@@ -11,13 +11,12 @@
 
 struct source {
     const char *folder, *side;
-}; /* side: "A", "B", "adapter"; "": the folder itself is the adapter */
+}; /* side: "A", "B", ..., "adapter"; "": the folder itself is the adapter */
 
 static const char *in(arena *mem, const char *folder, const char *name) { return arena_printf(mem, "%s/%s", folder, name); }
 static bool is_adapter(arena *mem, const char *folder) { return path_exists(in(mem, folder, "adapter_config.json")); }
 
 static err find_sources(const char *from, const char *side, arena *mem, struct source *out, int *n) {
-    static const char *const names[] = {"A", "B", "adapter"};
     if (!path_is_dir(from))
         return fail(E_USAGE, "%s: %s", from,
                     path_exists(from) ? "a file, where the folder of a run or of an adapter is wanted" : "no such folder");
@@ -27,11 +26,11 @@ static err find_sources(const char *from, const char *side, arena *mem, struct s
         return OK;
     }
     bool any = false;
-    for (int i = 0; i < 3; i++) {
-        const char *sub = in(mem, from, names[i]);
+    for (int i = 0; i < API_FOLDERS; i++) {
+        const char *name = api_folder(i), *sub = in(mem, from, name);
         if (!is_adapter(mem, sub)) continue;
         any = true;
-        if (!side || !strcmp(side, names[i])) out[(*n)++] = (struct source){sub, names[i]};
+        if (!side || !strcmp(side, name)) out[(*n)++] = (struct source){sub, name};
     }
     if (!any)
         return fail(E_USAGE, "%s holds no adapter (adapter_config.json), neither itself nor as A, B or adapter: is the run finished?",
@@ -58,7 +57,12 @@ static void find_hash(const struct source *s, arena *mem, struct export_request 
     static const char *const up[] = {"", "/..", "/../.."};
     for (int i = 0; i < 3; i++) {
         json_t *j = read_json(arena_printf(mem, "%s%s/audit.json", s->folder, up[i]));
-        const json_t *base = json_object_get(j, "base");
+        const json_t *base = json_object_get(j, "base"), *one;
+        size_t k;
+        json_array_foreach(json_object_get(j, "bases"), k, one) { /* each side has one of its own */
+            const char *side = json_string_value(json_object_get(one, "side"));
+            if (side && !strcmp(side, s->side)) base = one;
+        }
         const char *hash = json_string_value(json_object_get(base, "xxh128_of_tensors")),
                    *path = json_string_value(json_object_get(base, "path"));
         if (hash) r->hash = arena_str(mem, hash), r->hash_binds = path && !strcmp(path, r->base);
@@ -152,7 +156,7 @@ static err quantise(const cyc_export_options *o, struct export_request *r, arena
 }
 
 static err export_all(const char *from, const cyc_export_options *o, arena *mem, json_t *outputs) {
-    struct source s[3];
+    struct source s[API_FOLDERS];
     int n = 0;
     struct export_request r = {.base = o->model,
                                .base_config = o->model_config,

@@ -154,15 +154,14 @@ static err inspect_adapter(const char *folder, const char *model, arena *mem, js
 }
 
 static err inspect_sides(const char *path, const char *model, arena *mem, json_t *out) {
-    static const char *const names[] = {"A", "B", "adapter"};
-    for (int i = 0; i < 3; i++) {
-        char *sub = arena_printf(mem, "%s/%s", path, names[i]);
+    for (int i = 0; i < API_FOLDERS; i++) {
+        char *sub = arena_printf(mem, "%s/%s", path, api_folder(i));
         if (!path_exists(arena_printf(mem, "%s/adapter_config.json", sub))) continue;
         json_t *side = json_object();
         err e = inspect_adapter(sub, model, mem, side);
         if (e) return json_decref(side), e;
         json_object_del(side, "tensors");
-        json_object_set_new(out, names[i], side);
+        json_object_set_new(out, api_folder(i), side);
     }
     return OK;
 }

@@ -24,7 +24,7 @@ static err add_merge(struct run *r, json_t *phases) {
         struct merge_plan one;
         int64_t rank;
         if (!merges(&r->plans[i].st, &rank)) return OK;
-        TRY(export_merge_plan(&r->model, &r->plans[i].st, rank, &one));
+        TRY(export_merge_plan(&r->plans[i].base->model, &r->plans[i].st, rank, &one));
         if (one.kept + one.write + one.check > p.kept + p.write + p.check) p = one;
     }
     const bool checking = p.check > p.write;

@@ -47,10 +47,12 @@ const cyc_key *cyc_config_keys(size_t *n) {
 /* --- training -------------------------------------------------------------------------------------------------------- */
 struct relay { const cyc_callbacks *cb; };
 
+_Static_assert((int)CYC_SIDES == (int)CONFIG_SIDES, "a step of the public API has room for all sides");
+
 static void relay_step(void *ctx, const struct run *r, const struct step_info *info) {
     const cyc_callbacks *cb = ((struct relay *)ctx)->cb;
     if (!cb->on_step) return;
-    cyc_step s = {.step = (int)info->step, .max_steps = (int)info->total, .warmup = info->warmup, .sides = r->objective->sides, .seconds = info->seconds,
+    cyc_step s = {.step = (int)info->step, .max_steps = (int)info->total, .warmup = info->warmup, .sides = r->n_sides, .seconds = info->seconds,
                   .generate_s = info->generate_s, .train_s = info->train_s, .generated = info->generated, .resident = run_memory(r)};
     for (int i = 0; i < s.sides; i++) {
         s.loss[i] = info->side[i].loss;
@@ -143,12 +145,12 @@ static void count_rows(const struct rows *list, struct totals *t) {
     if (list->longest > t->longest) t->longest = list->longest;
 }
 
-/* A text of macct as the answer that it will be: after the other side's prompt with nothing in it, and an EOS. */
-static err text_row(const struct run *r, int side, const struct row *text, struct rows *made) {
+/* A text of a cycle as the answer that it will be: after the prompt, with nothing in it, of the adapter that writes such texts, and an EOS. */
+static err text_row(const struct side *writer, const struct row *text, struct rows *made) {
     struct ids prompt = {0}, answer = {0};
-    err e = prompt_form_wrap(&r->side[!side].form, NULL, 0, &prompt);
+    err e = prompt_form_wrap(&writer->form, NULL, 0, &prompt);
     for (int k = 0; k < text->n && !e; k++) e = ids_push(&answer, text->ids[k]);
-    if (!e) e = ids_push(&answer, r->eos);
+    if (!e) e = ids_push(&answer, writer->base->eos);
     if (!e) e = rows_add(made, prompt.v, prompt.n, answer.v, answer.n);
     ids_free(&prompt);
     ids_free(&answer);
@@ -156,25 +158,25 @@ static err text_row(const struct run *r, int side, const struct row *text, struc
     return e;
 }
 
-/* macct's texts, where no pairs are given: the first n as rows, the totals from all. */
-static err preview_texts(struct run *r, int side, int n, json_t *rows, struct totals *t) {
-    struct side *s = &r->side[side];
-    const struct prompt_form *form = &r->side[!side].form;
-    int around = (int)(form->head.n + form->tail.n);
-    struct rows made = {0};
+/* A side's texts, where no pairs are given: the first n as rows, the totals from all. */
+static err preview_texts(struct side *s, int n, json_t *rows, struct totals *t) {
+    const struct side *writer = s->from;
+    struct rows *texts = s->answers.n ? &s->answers : &s->rows, made = {0};
+    const int around = (int)(writer->form.head.n + writer->form.tail.n) + 1;
     err e = OK;
-    for (int i = 0; i < n && i < s->rows.n && !e; i++) {
+    for (int i = 0; i < n && i < texts->n && !e; i++) {
         const struct row *text;
-        e = rows_draw(&s->rows, &i, 1, &text);
-        if (!e) e = text_row(r, side, text, &made);
-        if (!e) e = api_row_json(r->tok, &made.r[made.n - 1], rows);
+        e = rows_draw(texts, &i, 1, &text);
+        if (!e) e = text_row(writer, text, &made);
     }
+    if (!e) e = base_split_rows(writer->base, &made);
+    for (int i = 0; i < made.n && !e; i++) e = api_row_json(writer->base->tok, &made.r[i], rows);
     rows_free(&made);
-    t->rows += s->rows.n;
-    t->tokens += s->rows.tokens + (json_int_t)s->rows.n * (around + 1);
-    t->supervised += s->rows.tokens + s->rows.n;
-    t->truncated += s->rows.truncated;
-    if (s->rows.longest + around + 1 > t->longest) t->longest = s->rows.longest + around + 1;
+    t->rows += texts->n;
+    t->tokens += texts->tokens + (json_int_t)texts->n * around;
+    t->supervised += texts->tokens + texts->n;
+    t->truncated += texts->truncated;
+    if (texts->longest + around > t->longest) t->longest = texts->longest + around;
     return e;
 }
 
@@ -191,21 +193,21 @@ static err told_json(const struct run *r, const struct row *row, json_t *j) {
     return bad ? fail(E_MEMORY, "out of memory") : OK;
 }
 
-/* macct has no rows before a generation: the pairs are shown where given, else the texts as answers. */
+/* Cycles have no rows before a generation: the pairs are shown where given, else the texts as answers. */
 static err preview(struct run *r, int n, json_t *out) {
     json_t *rows = json_array();
     json_object_set_new(out, "rows", rows);
     struct totals t = {0};
-    for (int d = 0; d < r->objective->sides; d++) {
-        struct rows *list = r->freezes ? &r->frozen.texts[0] : r->objective->sides == 1 ? &r->side[d].rows : &r->warm.rows[d];
+    for (int d = 0; d < r->n_sides; d++) {
+        struct rows *list = r->freezes ? &r->frozen.texts[0] : r->n_sides == 1 ? &r->side[d].rows : &r->warm.rows[d];
         if (!list->n) {
-            TRY(preview_texts(r, d, n, rows, &t));
+            TRY(preview_texts(&r->side[d], n, rows, &t));
             continue;
         }
         for (int i = 0; i < n && i < list->n; i++) {
             const struct row *row;
             TRY(rows_draw(list, &i, 1, &row));
-            TRY(api_row_json(r->tok, row, rows));
+            TRY(api_row_json(r->side[d].base->tok, row, rows));
             TRY(told_json(r, row, json_array_get(rows, json_array_size(rows) - 1)));
         }
         count_rows(list, &t);

@@ -645,11 +645,11 @@ static const char place[] = "{text}";
 
 static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
-err prompt_form_parse(const tokenizer *tk, const char *form, struct prompt_form *f) {
-    *f = (struct prompt_form){0};
+static err parse_form(const tokenizer *tk, const char *form, bool turn, struct prompt_form *f) {
+    *f = (struct prompt_form){.turn = turn};
     const char *at = strstr(form, place), *tail = at ? at + strlen(place) : NULL, *lead = at;
     if (!at || strstr(tail, place)) return fail(E_USAGE, "prompt \"%s\": must hold {text} exactly once", form);
-    while (lead > form && is_space(lead[-1])) lead--;
+    while (lead > form && is_space(lead[-1]) && !turn) lead--;
     if (*tail && is_space(tail[strlen(tail) - 1]) && lead < at)
         log_warn(
             "prompt \"%s\" ends in whitespace and the answer begins with some (as {text} does): remove the prompt's",
@@ -659,6 +659,23 @@ err prompt_form_parse(const tokenizer *tk, const char *form, struct prompt_form 
     if (!e) e = lead_bos(tk, &f->head);
     if (!e) e = tokenizer_encode(tk, tail, strlen(tail), ENCODE_SPECIAL | ENCODE_GOES_ON, &f->tail);
     if (e) prompt_form_free(f);
+    return e;
+}
+
+err prompt_form_parse(const tokenizer *tk, const char *form, struct prompt_form *f) { return parse_form(tk, form, false, f); }
+
+err prompt_form_chat(const tokenizer *tk, const char *form, struct prompt_form *f) {
+    struct chat *chat = NULL;
+    struct chat_text all = {0};
+    const char *at = strstr(form, place);
+    *f = (struct prompt_form){0};
+    if (at && at > form && at[-1] != '\n')
+        return fail(E_USAGE, "prompt \"%s\": in a chat's turn {text} stands at the beginning, or begins a line, as an answer does", form);
+    err e = chat_open(tk, &chat);
+    if (!e) e = chat_render(chat, &(struct chat_message){"user", form}, 1, true, &all);
+    if (!e) e = parse_form(tk, all.text.p ? all.text.p : "", true, f);
+    chat_text_free(&all);
+    chat_close(chat);
     return e;
 }
 
@@ -676,7 +693,7 @@ err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const cha
     struct ids ids = {0};
     str_adds(&whole, f->lead);
     str_adds(&whole, text);
-    err e = whole.failed ? out_of_memory() : tokenizer_encode(tk, whole.p, whole.n, *f->lead ? ENCODE_GOES_ON : 0, &ids);
+    err e = whole.failed ? out_of_memory() : tokenizer_encode(tk, whole.p, whole.n, *f->lead || f->turn ? ENCODE_GOES_ON : 0, &ids);
     if (!e) e = push_all(out, ids.v, ids.n);
     ids_free(&ids);
     str_free(&whole);

@@ -55,8 +55,12 @@ err rows_draw(struct rows *rows, const int *which, int n, const struct row **lis
 struct prompt_form {
     struct ids head, tail; /* head begins with the BOS where the model expects one */
     char *lead;
+    bool turn; /* of a chat: texts have no lead, and go on where the head ends */
 };
 err prompt_form_parse(const tokenizer *tk, const char *form, struct prompt_form *f); /* exactly one {text} */
+/* The same with the form as what a user says in the model's own chat template, and the head of the assistant's turn behind it. An answer begins a
+ * turn, so {text} begins the form or a line of it, or the same text would have other ids as a prompt (E_USAGE). */
+err prompt_form_chat(const tokenizer *tk, const char *form, struct prompt_form *f);
 void prompt_form_free(struct prompt_form *f);
 /* Appends lead + text. */
 err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const char *text, struct ids *out);

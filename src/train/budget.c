@@ -20,12 +20,12 @@ static bool probe(const struct run *r, const char *const *set, int n, const stru
     c.mem = (arena){0};
     const bool before = log_hush(true);
     err e = OK;
-    if (ask->like || r->assumes) c.side[0].data = c.side[1].data = (struct strs){0};
+    if (ask->like || r->assumes) for (int i = 0; i < CONFIG_SIDES; i++) c.side[i].data = (struct strs){0};
     for (int i = 0; i < n && !e; i++) e = config_set(&c, set[i]);
     if (!e) {
         e = run_plan(&p, &c, ask);
-        *f = (struct found){p.foot.total, p.model.parameters};
-        if (ask->like) p.tok = NULL; /* it is the other's */
+        *f = (struct found){p.foot.total, p.base[0].model.parameters};
+        for (int i = 0; i < p.n_bases && ask->like; i++) p.base[i].tok = NULL; /* they are the other's */
         run_close(&p);
     }
     log_hush(before);
@@ -83,7 +83,12 @@ static bool one_dial(const struct run *r, const struct dial *d, int n_dials, cha
 }
 
 /* A prompt and an answer of a token each, or of what is generated. */
-static int64_t least_length(const struct run *r) { return r->objective->generates ? r->cfg->max_new_tokens + 2 : 2; }
+static int64_t least_length(const struct run *r) {
+    int64_t least = 2;
+    for (int i = 0; i < r->n_sides && r->objective->generates; i++)
+        if (r->side[i].cfg->max_new_tokens + 2 > least) least = r->side[i].cfg->max_new_tokens + 2;
+    return least;
+}
 
 /* --- a refusal --------------------------------------------------------------------------------------------------------- */
 static const char *rank_key(const struct side_config *c, int64_t *rank) {
@@ -190,14 +195,15 @@ static json_t *solution(const struct run *r, const char *what, const char *key, 
 err budget_solve(const struct run *r, const char *what, json_t **out) {
     int64_t rank = 0;
     const char *key = rank_key(&r->cfg->side[0], &rank);
-    const int64_t positions = r->model.shape.hard_context ? r->model.shape.context : 1 << 20;
+    const struct shape *z = &r->base[0].model.shape;
+    const int64_t positions = z->hard_context ? z->context : 1 << 20;
     const struct {
         const char *what;
         struct dial d;
     } dials[] = {{"pass_tokens", {.key = "pass_tokens", .least = 1, .most = 1 << 20}},
                  {"generation_batch", {.key = "generation_batch", .least = 1, .most = r->objective->generates ? run_most_rows(r) : 0}},
                  {"max_length", {.key = "max_length", .least = least_length(r), .most = positions, .own_lengths = true}},
-                 {"rank", {.key = key, .least = 1, .most = key ? r->model.shape.width : 0}},
+                 {"rank", {.key = key, .least = 1, .most = key ? z->width : 0}},
                  {"base", {.key = NULL, .least = 1, .most = 1024}}};
     struct found f = {0};
     if (r->freezes)

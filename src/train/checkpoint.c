@@ -3,7 +3,7 @@
  *   output_dir/config.yaml            the resolved configuration
  *   output_dir/audit.json             hashes of base, tokenizer and data; version; seed; processor
  *   output_dir/metrics.jsonl          a line per logged step and evaluation
- *   output_dir/checkpoint-N/{A,B}/    adapters in PEFT's layout, optimizer.safetensors beside each
+ *   output_dir/checkpoint-N/{A,B,...}/    adapters in PEFT's layout, optimizer.safetensors beside each
  *   output_dir/checkpoint-N/trainer_state.json   step, updates, data cursors, evaluations so far
  *   output_dir/best/{A,B}/            those of the best evaluation, where metric_for_best_model asks for it
  *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter); none of a random base
@@ -42,17 +42,31 @@ static void audit_files(const struct source *s, json_t *data) {
     for (int i = 0; i < s->n_parts; i++) json_array_append_new(data, json_pack("{s:s, s:s}", "path", s->part[i].path, "xxh128", s->part[i].hash));
 }
 
+static json_t *base_json(struct base *b) {
+    return json_pack("{s:s, s:s, s:I}", "path", b->model.path, "xxh128_of_tensors", base_hash(b), "parameters",
+                     (json_int_t)b->model.parameters);
+}
+
 static json_t *audit_json(struct run *r) {
     json_t *data = json_array();
-    for (int i = 0; i < r->objective->sides; i++) audit_files(&r->side[i].source, data);
+    for (int i = 0; i < r->n_sides; i++) audit_files(&r->side[i].source, data);
     const struct source *pairs[] = {&r->warm.source, &r->eval.source, &r->test.source};
     for (int i = 0; i < 3; i++)
         audit_files(pairs[i], data);
-    json_t *j = json_pack("{s:s, s:I, s:{s:s, s:s, s:I}, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed,
-                          "base", "path", r->model.path, "xxh128_of_tensors", run_base_hash(r), "parameters",
-                          (json_int_t)r->model.parameters, "tokenizer_xxh128", r->tok_hash, "data", data, "kernels",
-                          cpu_isa_name(cpu_isa()), "threads", r->threads);
-    if (r->model.stretched) json_object_set_new(j, "positions", run_positions_json(r));
+    struct base *b = &r->base[0];
+    json_t *j =
+        json_pack("{s:s, s:I, s:o, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", base_json(b),
+                  "tokenizer_xxh128", b->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
+    if (b->model.stretched) json_object_set_new(j, "positions", base_positions_json(r, b));
+    if (r->n_bases == 1) return j;
+    json_t *bases = json_array(); /* all of them, the first included */
+    for (int i = 0; i < r->n_bases; i++) {
+        json_t *one = base_json(&r->base[i]);
+        json_object_set_new(one, "side", json_string(r->base[i].name));
+        json_object_set_new(one, "tokenizer_xxh128", json_string(r->base[i].tok_hash));
+        json_array_append_new(bases, one);
+    }
+    json_object_set_new(j, "bases", bases);
     return j;
 }
 
@@ -128,7 +142,7 @@ static err write_record(struct run *r) {
     err e = config_write(r->cfg, &yaml);
     if (!e) e = file_write(in_folder(r, "config.yaml", &mem), yaml.p, yaml.n);
     if (!e) e = write_json(in_folder(r, "audit.json", &mem), audit_json(r));
-    run_forget(r); /* the hash has read the whole base */
+    bases_forget(r); /* the hash has read the whole base */
     str_free(&yaml);
     arena_free(&mem);
     return e;
@@ -186,13 +200,13 @@ static err metrics_cut(const struct run *r) {
 static err save_side(const struct run *r, int i, const char *dir, arena *mem) {
     const struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
-    TRY(learner_write(&s->learner, folder, r->cfg->model));
+    TRY(learner_write(&s->learner, folder, s->cfg->model));
     return optimizer_write(&s->learner, folder);
 }
 
 static json_t *state_json(const struct run *r) {
     json_t *sides = json_array();
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         const struct side *s = &r->side[i];
         json_array_append_new(sides,
                               json_pack("{s:s, s:I, s:I, s:I, s:s}", "name", s->name, "updates", (json_int_t)s->learner.updates, "epoch",
@@ -245,7 +259,7 @@ err checkpoint_save(struct run *r, char **path_out) {
     char *to = arena_printf(&mem, "%s/checkpoint-%lld", r->cfg->output_dir, (long long)r->step),
          *tmp = arena_printf(&mem, "%s/.checkpoint-%lld.tmp-%ld", r->cfg->output_dir, (long long)r->step, (long)getpid());
     err e = dir_make(tmp);
-    for (int i = 0; i < r->objective->sides && !e; i++) e = save_side(r, i, tmp, &mem);
+    for (int i = 0; i < r->n_sides && !e; i++) e = save_side(r, i, tmp, &mem);
     if (!e) e = write_json(arena_printf(&mem, "%s/trainer_state.json", tmp), state_json(r));
     if (!e && path_exists(to)) e = dir_remove(to);
     if (!e && rename(tmp, to)) e = fail(E_IO, "%s: cannot rename: %s", tmp, strerror(errno));
@@ -262,14 +276,15 @@ err checkpoint_save(struct run *r, char **path_out) {
 /* Of a random base nothing leaves the run: an adapter in PEFT's layout would look like any other and mean nothing. The
  * checkpoints (and the best evaluation's adapters) are the run's own state and stay, so that benchmarks can resume. */
 err folder_finish(struct run *r) {
-    if (r->model.random) {
-        log_warn("%s is a random model: no adapters are written to %s, only its checkpoints stay", r->cfg->model, r->cfg->output_dir);
-        return OK;
-    }
+    for (int i = 0; i < r->n_bases; i++)
+        if (r->base[i].model.random)
+            log_warn("%s is a random model: no adapters are written to %s, only its checkpoints stay", r->base[i].cfg->model,
+                     r->cfg->output_dir);
     arena mem = {0};
     err e = OK;
-    for (int i = 0; i < r->objective->sides && !e; i++)
-        e = learner_finish(&r->side[i].learner, adapter_folder(r, i, r->cfg->output_dir, &mem), &r->model);
+    for (int i = 0; i < r->n_sides && !e; i++)
+        if (!r->side[i].base->model.random)
+            e = learner_finish(&r->side[i].learner, adapter_folder(r, i, r->cfg->output_dir, &mem), &r->side[i].base->model);
     arena_free(&mem);
     return e;
 }
@@ -284,7 +299,8 @@ err best_save(struct run *r) {
     arena mem = {0};
     char *best = arena_printf(&mem, "%s/best", r->cfg->output_dir);
     err e = OK;
-    for (int i = 0; i < r->objective->sides && !e; i++) e = learner_write(&r->side[i].learner, adapter_folder(r, i, best, &mem), r->cfg->model);
+    for (int i = 0; i < r->n_sides && !e; i++)
+        e = learner_write(&r->side[i].learner, adapter_folder(r, i, best, &mem), r->side[i].cfg->model);
     arena_free(&mem);
     return e;
 }
@@ -301,7 +317,7 @@ err best_load(struct run *r) {
 static err load_side(struct run *r, int i, const char *dir, arena *mem) {
     struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
-    TRY(learner_load(&s->learner, folder, &r->model));
+    TRY(learner_load(&s->learner, folder, &s->base->model));
     bool found;
     TRY(optimizer_read(&s->learner, folder, &found));
     return found ? OK : fail(E_INPUT, "%s/optimizer.safetensors is missing: this checkpoint is not whole", folder);
@@ -310,9 +326,9 @@ static err load_side(struct run *r, int i, const char *dir, arena *mem) {
 static err load_state(struct run *r, const char *path, const json_t *j) {
     const json_t *sides = json_object_get(j, "sides"), *step = json_object_get(j, "global_step");
     const char *objective = json_string_value(json_object_get(j, "objective"));
-    if (!json_is_integer(step) || json_array_size(sides) != (size_t)r->objective->sides || !objective || strcmp(objective, r->objective->name))
+    if (!json_is_integer(step) || json_array_size(sides) != (size_t)r->n_sides || !objective || strcmp(objective, r->objective->name))
         return fail(E_INPUT, "%s: not the state of a run like this one", path);
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         const json_t *s = json_array_get(sides, (size_t)i);
         const char *hash = json_string_value(json_object_get(s, "data_xxh128"));
         if (!hash || strcmp(hash, r->side[i].source.hash))
@@ -338,7 +354,7 @@ err checkpoint_resume(struct run *r, bool *found) {
     json_error_t je;
     json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &je);
     err e = j ? load_state(r, path, j) : fail(E_INPUT, "%s: %s", path, je.text);
-    for (int i = 0; i < r->objective->sides && !e; i++) e = load_side(r, i, dir, &mem);
+    for (int i = 0; i < r->n_sides && !e; i++) e = load_side(r, i, dir, &mem);
     json_decref(j);
     if (!e && r->step >= run_total(r) && path_exists(in_folder(r, "report.json", &mem)))
         e = fail(E_USAGE, "%s is at step %lld of %lld: nothing is left to do; raise max_steps", dir, (long long)r->step,
@@ -352,9 +368,9 @@ err checkpoint_resume(struct run *r, bool *found) {
 err adapters_load(struct run *r, const char *folder) {
     arena mem = {0};
     err e = OK;
-    for (int i = 0; i < r->objective->sides && !e; i++) {
+    for (int i = 0; i < r->n_sides && !e; i++) {
         const char *dir = adapter_folder(r, i, folder, &mem);
-        e = learner_load(&r->side[i].learner, dir, &r->model);
+        e = learner_load(&r->side[i].learner, dir, &r->side[i].base->model);
     }
     arena_free(&mem);
     return e;

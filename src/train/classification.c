@@ -7,11 +7,11 @@ static err open(struct run *r) {
     const struct strs *given = &r->cfg->labels;
     TRY(headed_source(r, WANT_LABELLED));
     TRY(given->n ? labels_of(given->v, given->n, &r->labels) : labels_collect(&r->side[0].source, &r->labels));
-    headed_begin(r, &(struct head){.kind = HEAD_CLASSES, .classes = r->labels.n, .names = r->labels.name}, &(struct class_form){.labels = &r->labels, .first = head_reads_first(&r->model)});
+    headed_begin(r, &(struct head){.kind = HEAD_CLASSES, .classes = r->labels.n, .names = r->labels.name}, &(struct class_form){.labels = &r->labels, .first = head_reads_first(&r->base[0].model)});
     return OK;
 }
 
-static err make(struct run *r, struct source *from, struct rows *to) { return rows_labelled(r->tok, &r->classes, from, (int)r->cfg->max_length, to); }
+static err make(struct run *r, struct source *from, struct rows *to) { return rows_labelled(r->base[0].tok, &r->classes, from, (int)r->side[0].cfg->max_length, to); }
 
 static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_LABELLED, "texts", make}); }
 

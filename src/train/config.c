@@ -162,7 +162,7 @@ static bool fits(const struct place *at, union value *v, arena *mem) {
     case KIND_REAL: return isfinite(v->r) && within(at->wants, v->r);
     case KIND_BOOL: return true;
     case KIND_FILES: return true;
-    case KIND_STRS: return (v->l.n > 0 || str_ends(at->wants, "may be empty")) && (!str_starts(at->wants, "two") || v->l.n == 2);
+    case KIND_STRS: return (v->l.n > 0 || str_ends(at->wants, "may be empty"));
     case KIND_STR: break;
     }
     if (is_choice(at->wants)) return choose(at->wants, &v->s, mem);
@@ -235,15 +235,24 @@ err config_mismatch(const struct given *g, int k) {
     return e;
 }
 
+static const char *const side_names[CONFIG_SIDES] = {"A", "B", "C", "D", "E", "F", "G", "H"};
+static const char *const side_prefixes[CONFIG_SIDES] = {"A.", "B.", "C.", "D.", "E.", "F.", "G.", "H."};
+
+const char *config_side_name(int side) { return side_names[side]; }
+
+int config_sides(const struct config *c) { return c->named > 2 ? c->named : 2; }
+
+static int side_called(const char *name) { return strlen(name) == 1 && *name >= 'A' && *name < 'A' + CONFIG_SIDES ? *name - 'A' : -1; }
+
 /* Splits "A.lora.r" into side 0 and "lora.r"; -1 where the name has no side. */
 static int split_side(const char **name) {
-    int side = str_starts(*name, "A.") ? 0 : str_starts(*name, "B.") ? 1 : -1;
-    if (side >= 0) *name += 2;
-    return side;
+    for (int side = 0; side < CONFIG_SIDES; side++)
+        if (str_starts(*name, side_prefixes[side])) return *name += 2, side;
+    return -1;
 }
 
 bool config_is_section(const char *name) {
-    if (!strcmp(name, "A") || !strcmp(name, "B")) return true;
+    if (side_called(name) >= 0) return true;
     split_side(&name);
     size_t n = strlen(name);
     for (int k = 0; k < N_KEYS; k++)
@@ -270,7 +279,7 @@ static err unknown(const struct given *g) {
     const char *near = meant(name);
     if (!near) return fail(E_USAGE, "%s: unknown key '%s'; `cyclora help config` lists the keys", g->at, g->name);
     while (strcmp(names[k], near) != 0) k++;
-    const char *prefix = side >= 0 && keys[k].per_side ? side ? "B." : "A." : "";
+    const char *prefix = side >= 0 && keys[k].per_side ? side_prefixes[side] : "";
     return fail(E_USAGE, "%s: unknown key '%s'; did you mean '%s%s'?", g->at, g->name, prefix, near);
 }
 
@@ -358,8 +367,9 @@ static err assign(struct config *c, const struct given *g) {
     union value v;
     TRY(config_key_of(g, &k, &side));
     if (!convert(g, places[k].kind, &v, &c->mem) || !fits(&places[k], &v, &c->mem)) return config_mismatch(g, k);
-    if (side != 1) store(c, k, 0, v);
-    if (side != 0) store(c, k, 1, v);
+    for (int i = 0; i < CONFIG_SIDES; i++)
+        if (side < 0 || side == i) store(c, k, i, v);
+    if (side >= c->named) c->named = side + 1;
     return OK;
 }
 
@@ -434,15 +444,15 @@ static void show(int k, union value v, str *out) {
     }
 }
 
-/* Objectives but macct have one adapter, whose keys people write without a side. */
-static bool one_sided(const struct config *c) { return strcmp(c->objective, "macct") != 0; }
+/* Objectives other than these have one adapter, whose keys people write without a side. */
+static bool one_sided(const struct config *c) { return strcmp(c->objective, "macct") != 0 && strcmp(c->objective, "dmcct") != 0; }
 
-static const char *side_prefix(const struct config *c, int side) { return one_sided(c) ? "" : side ? "B." : "A."; }
+static const char *side_prefix(const struct config *c, int side) { return one_sided(c) ? "" : side_prefixes[side]; }
 
 /* Values that a program wrote into the struct obey the same ranges as those that were read. */
 static err check_ranges(const struct config *c) {
     for (int k = 0; k < N_KEYS; k++) {
-        for (int side = 0; side <= keys[k].per_side; side++) {
+        for (int side = 0; side < (keys[k].per_side ? config_sides(c) : 1); side++) {
             arena mem = {0};
             union value v = config_value(c, k, side), canonical = v;
             bool ok = fits(&places[k], &canonical, &mem) && (!is_choice(places[k].wants) || !strcmp(canonical.s, v.s));
@@ -469,25 +479,45 @@ bool config_random_model(const char *model, uint64_t *seed, const char **dt) {
     return true;
 }
 
-static err check_model(const struct config *c) {
+static err check_model_of(const struct side_config *c, const char *prefix) {
     uint64_t seed;
     const char *dt;
-    if (!*c->model)
-        return fail(E_USAGE, "'model' is missing: name a .gguf file, a Hugging Face folder, or random:SEED");
+    if (!*c->model) return fail(E_USAGE, "'%smodel' is missing: name a .gguf file, a Hugging Face folder, or random:SEED", prefix);
     if (!config_random_model(c->model, &seed, &dt)) {
         if (*c->model_config)
-            return fail(E_USAGE, "'model_config' goes with a random:SEED model; '%s' has a configuration of its own",
-                        c->model);
+            return fail(E_USAGE, "'%smodel_config' goes with a random:SEED model; '%s' has a configuration of its own", prefix, c->model);
         return OK;
     }
     const char *digits = c->model + strlen("random:");
     size_t n = strspn(digits, "0123456789");
     bool plain = n && n < 20 && (!digits[n] || digits[n] == ':');
     if (!plain || (digits[n] && dtype_parse(dt) == DT_NONE))
-        return fail(E_USAGE, "'model' is '%s': write random:SEED or random:SEED:dtype, such as random:1:f32", c->model);
+        return fail(E_USAGE, "'%smodel' is '%s': write random:SEED or random:SEED:dtype, such as random:1:f32", prefix, c->model);
     if (!*c->model_config)
-        return fail(E_USAGE, "'model_config' is missing: a random:SEED model needs a config.json for its shape");
+        return fail(E_USAGE, "'%smodel_config' is missing: a random:SEED model needs a config.json for its shape", prefix);
     return OK;
+}
+
+/* Adapters of macct share their base; models of dmcct are each side's own. */
+static err check_model(const struct config *c) {
+    const struct side_config *a = &c->side[0];
+    if (!strcmp(c->objective, "dmcct")) {
+        for (int i = 0; i < config_sides(c); i++) TRY(check_model_of(&c->side[i], *c->side[i].model ? side_prefixes[i] : ""));
+        return OK;
+    }
+    for (int i = 1; i < config_sides(c); i++) {
+        const struct side_config *b = &c->side[i];
+        const char *key = strcmp(a->model, b->model) != 0                   ? "model"
+                          : strcmp(a->model_config, b->model_config) != 0   ? "model_config"
+                          : strcmp(a->tokenizer, b->tokenizer) != 0         ? "tokenizer"
+                          : strcmp(a->chat_template, b->chat_template) != 0 ? "chat_template"
+                                                                            : NULL;
+        if (key)
+            return fail(E_USAGE,
+                        "'A.%s' and '%s%s' are two: the adapters of objective %s share one base; objective dmcct has a model for each side",
+                        key, side_prefixes[i], key, c->objective);
+    }
+    return check_model_of(a, "");
 }
 
 static bool same_file(const char *a, const char *b) {
@@ -523,16 +553,17 @@ err config_entry(arena *mem, const char *item, struct file_entry *e) {
     return *path ? OK : fail(E_USAGE, "'data': '%s' names no file", item);
 }
 
-/* The first entries of A and B that are the same text are an error: a cycle needs two different sides. */
-static err check_sides_differ(const struct config *c, arena *mem) {
-    const struct side_config *a = &c->side[0], *b = &c->side[1];
+/* Entries of two sides that are the same text are an error: a cycle needs different sides. */
+static err check_sides_differ(const struct config *c, int first, int second, arena *mem) {
+    const struct side_config *a = &c->side[first], *b = &c->side[second];
     for (int i = 0; i < a->data.n; i++) {
         for (int k = 0; k < b->data.n; k++) {
             struct file_entry x, y;
             TRY(config_entry(mem, a->data.v[i], &x));
             TRY(config_entry(mem, b->data.v[k], &y));
             if (same_file(x.path, y.path) && !strcmp(x.field ? x.field : a->field, y.field ? y.field : b->field))
-                return fail(E_USAGE, "'A.data' and 'B.data' are the same text (%s): a cycle needs two different sides", x.path);
+                return fail(E_USAGE, "'%sdata' and '%sdata' are the same text (%s): a cycle needs different sides", side_prefixes[first],
+                            side_prefixes[second], x.path);
         }
     }
     return OK;
@@ -540,16 +571,20 @@ static err check_sides_differ(const struct config *c, arena *mem) {
 
 static err check_one_side(const struct config *c) {
     const bool sft = !strcmp(c->objective, "sft");
-    const struct strs *a = &c->side[0].data, *b = &c->side[1].data;
+    const struct strs *a = &c->side[0].data;
     struct file_entry e;
     if (!a->n)
         return fail(E_USAGE, "'data' is missing: %s",
                     sft ? "sft trains on a file of prompt/completion or conversations"
                         : "a head trains on a file of texts with labels or numbers, or of words with tags");
-    bool same = a->n == b->n;
-    for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
-    if (b->n && !same) return fail(E_USAGE, "'B.data' has no use: %s trains one adapter, on 'data'", c->objective);
+    for (int s = 1; s < config_sides(c); s++) {
+        const struct strs *b = &c->side[s].data;
+        bool same = a->n == b->n;
+        for (int i = 0; i < a->n && same; i++) same = !strcmp(a->v[i], b->v[i]);
+        if (b->n && !same) return fail(E_USAGE, "'%sdata' has no use: %s trains one adapter, on 'data'", side_prefixes[s], c->objective);
+    }
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
+    if (c->cycles.n) return fail(E_USAGE, "'cycles' has no use with objective %s, which has one side", c->objective);
     if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     if (c->eval_split > 0 && *c->side[0].projector_file)
@@ -570,25 +605,55 @@ static err check_one_side(const struct config *c) {
     return why;
 }
 
-/* What two adapters that write for each other cannot be. */
-static err check_cycle(const struct config *c) {
-    for (int s = 0; s < 2; s++)
-        if (!strcmp(c->side[s].method, "none"))
-            return fail(E_USAGE,
-                        "'%s.method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
-                        "token_classification",
-                        s ? "B" : "A");
-    for (int s = 0; s < 2; s++)
-        if (!strcmp(c->side[s].method, "projector"))
-            return fail(E_USAGE,
-                        "'%s.method' projector reads vectors beside each text, which a text that the other side makes has not: it goes "
-                        "with objective sft or classification",
-                        s ? "B" : "A");
-    if (c->labels.n) return fail(E_USAGE, "'labels' has no use with objective macct: classes belong to objective classification");
-    if (c->max_new_tokens >= c->max_length)
-        return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",
-                    (long long)c->max_new_tokens, (long long)c->max_length);
+/* One cycle, "A-B-C": each of its sides is followed by the next, the last by the first. */
+static err read_cycle(const char *text, int sides, int next[CONFIG_SIDES]) {
+    int first = -1, last = -1;
+    for (const char *p = text;; p += 2) {
+        const int side = *p >= 'A' && *p < 'A' + sides ? *p - 'A' : -1;
+        if (side < 0 || (p[1] && p[1] != '-'))
+            return fail(E_USAGE, "'cycles' has '%.40s': write the names of this run's %d sides (A to %s) with - between them, as in A-B",
+                        text, sides, side_names[sides - 1]);
+        if (next[side] >= 0) return fail(E_USAGE, "'cycles' has side %s twice: each adapter has one side to write for", side_names[side]);
+        if (first < 0) first = side;
+        else next[last] = side;
+        next[side] = first;
+        last = side;
+        if (!p[1]) break;
+    }
+    return last == first ? fail(E_USAGE, "'cycles' has '%s' alone: a cycle goes through two sides at least", text) : OK;
+}
+
+err config_cycles(const struct config *c, int next[CONFIG_SIDES]) {
+    const int sides = config_sides(c);
+    for (int i = 0; i < sides; i++) next[i] = c->cycles.n ? -1 : (i + 1) % sides;
+    for (int i = 0; i < c->cycles.n; i++) TRY(read_cycle(c->cycles.v[i], sides, next));
+    for (int i = 0; i < sides; i++)
+        if (next[i] < 0) return fail(E_USAGE, "'cycles' leaves side %s out", side_names[i]);
     return OK;
+}
+
+/* What adapters that write for each other cannot be. */
+static err check_cycle(const struct config *c) {
+    int next[CONFIG_SIDES];
+    for (int s = 0; s < config_sides(c); s++) {
+        const struct side_config *side = &c->side[s];
+        if (!strcmp(side->method, "none"))
+            return fail(E_USAGE,
+                        "'%smethod' none trains nothing but a classifier's head: it goes with objective classification, regression or "
+                        "token_classification",
+                        side_prefixes[s]);
+        if (!strcmp(side->method, "projector"))
+            return fail(E_USAGE,
+                        "'%smethod' projector reads vectors beside each text, which a text that the other side makes has not: it goes "
+                        "with objective sft or classification",
+                        side_prefixes[s]);
+        if (side->max_new_tokens >= side->max_length)
+            return fail(E_USAGE, "'max_new_tokens' (%lld) leaves no room for a prompt within 'max_length' (%lld)",
+                        (long long)side->max_new_tokens, (long long)side->max_length);
+    }
+    if (c->labels.n)
+        return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
+    return config_cycles(c, next);
 }
 
 /* What a learning rate's shape is told belongs to it, and fits. */
@@ -623,6 +688,12 @@ static err check_side(const struct config *c, int side) {
         return fail(E_USAGE,
                     "'%slr_scheduler_type' has no use with adafactor.relative_step, which brings its own learning rate: leave it constant",
                     prefix);
+    if (s->min_new_tokens > s->max_new_tokens)
+        return fail(E_USAGE, "'%smin_new_tokens' is %lld, more than max_new_tokens %lld", prefix, (long long)s->min_new_tokens,
+                    (long long)s->max_new_tokens);
+    if (s->temperature == 0 && (s->top_p < 1 || s->top_k || s->min_p > 0))
+        return fail(E_USAGE, "'%sgeneration.%s' has no use at generation.temperature 0 (greedy): raise the temperature", prefix,
+                    s->top_k ? "top_k" : s->min_p > 0 ? "min_p" : "top_p");
     for (int i = 0; i < s->lora_targets.n && s->lora_targets.n > 1; i++)
         if (!strcmp(s->lora_targets.v[i], "all-linear"))
             return fail(E_USAGE, "'%slora.target_modules': all-linear stands alone, it already has every linear",
@@ -632,34 +703,34 @@ static err check_side(const struct config *c, int side) {
 
 static err check_data(const struct config *c) {
     if (one_sided(c)) return check_one_side(c);
-    for (int s = 0; s < 2; s++)
+    const int sides = config_sides(c);
+    for (int s = 0; s < sides; s++)
         if (!c->side[s].data.n)
-            return fail(E_USAGE, "'%s.data' is missing: macct needs unpaired text for both sides, A.data and B.data", s ? "B" : "A");
-    if (c->eval_split > 0) return fail(E_USAGE, "'eval.split' has no use with objective macct: its evaluation needs pairs (eval.data)");
+            return fail(E_USAGE, "'%sdata' is missing: %s needs unpaired text for %s", side_prefixes[s], c->objective,
+                        sides == 2 ? "both sides, A.data and B.data" : "each side");
+    if (c->eval_split > 0)
+        return fail(E_USAGE, "'eval.split' has no use with objective %s: its evaluation needs pairs (eval.data)", c->objective);
     arena mem = {0};
-    err e = check_sides_differ(c, &mem);
+    err e = OK;
+    for (int a = 0; a < sides; a++)
+        for (int b = a + 1; b < sides && !e; b++) e = check_sides_differ(c, a, b, &mem);
     arena_free(&mem);
     TRY(e);
     return check_cycle(c);
 }
 
-bool config_without_data(const struct config *c) { return !c->side[0].data.n && !c->side[1].data.n; }
+bool config_without_data(const struct config *c) {
+    for (int i = 0; i < config_sides(c); i++)
+        if (c->side[i].data.n) return false;
+    return true;
+}
 
 /* What goes for every configuration, whether or not it has data yet. */
 static err check_rest(const struct config *c) {
     if (!strcmp(c->objective, "sft") && !strcmp(c->side[0].method, "none"))
         return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
                              "token_classification");
-    TRY(check_side(c, 0));
-    TRY(check_side(c, 1));
-    if (c->temperature == 0 && (c->top_p < 1 || c->top_k || c->min_p > 0))
-        return fail(E_USAGE, "'generation.%s' has no use at generation.temperature 0 (greedy): raise the temperature",
-                    c->top_k       ? "top_k"
-                    : c->min_p > 0 ? "min_p"
-                                   : "top_p");
-    if (c->min_new_tokens > c->max_new_tokens)
-        return fail(E_USAGE, "'min_new_tokens' is %lld, more than max_new_tokens %lld", (long long)c->min_new_tokens,
-                    (long long)c->max_new_tokens);
+    for (int i = 0; i < config_sides(c); i++) TRY(check_side(c, i));
     if (c->eval_beams > 1 && one_sided(c))
         return fail(E_USAGE, "'eval.num_beams' is of texts that are written in evaluation: objective %s writes none", c->objective);
     if (c->eval_beams == 1 && (c->eval_length_penalty != 1 || strcmp(c->eval_early_stopping, "false") != 0))

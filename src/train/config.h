@@ -1,5 +1,5 @@
 /* A run's settings: read from YAML, overridden by --set, resolved into plain structs. The rows of config.def are the
- * keys; the A: and B: sections override the shared side settings.
+ * keys; the sections A:, B:, ... override the shared side settings.
  *
  * `A` is a side and an adapter: A.data is the text of side A; adapter A maps A to B and so trains on targets from B's
  * file; A's learning rate, batch and schedule belong to adapter A.
@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { CONFIG_SIDES = 8 }; /* at most */
 struct strs {
     int n;
     const char **v;
@@ -37,7 +38,8 @@ struct side_config {
 
 struct config {
     arena mem;
-    struct side_config side[2]; /* [0] = A (or the only one, sft), [1] = B */
+    struct side_config side[CONFIG_SIDES]; /* [0] = A (or the only one, sft), [1] = B, ... */
+    int named; /* sides up to the last that was given something of its own; see config_sides() */
 #define KEY_RUN(type, field) type field;
 #define KEY_SIDE(type, field)
 #define KEY(where, type, field, name, def, wants, doc) KEY_##where(type, field)
@@ -60,14 +62,18 @@ struct config_key {
 };
 const struct config_key *config_keys(size_t *n);
 
+int config_sides(const struct config *c);            /* of objectives with several: two, or up to the last that has a section */
+const char *config_side_name(int side);              /* "A", "B", ... */
+/* next[i]: the side that comes after side i in its cycle (`cycles`). E_USAGE where a side is in none or in two, or alone. */
+err config_cycles(const struct config *c, int next[CONFIG_SIDES]);
 err config_init(struct config *c);                   /* the defaults */
 err config_load(struct config *c, const char *path); /* YAML over what is there; relative paths stay as written */
 err config_parse(struct config *c, const char *path, const void *yaml, size_t n); /* the same from memory */
 err config_set(struct config *c,
-               const char *assignment);   /* "lora.r=8", "A.learning_rate=1e-4"; a bare side key sets both sides */
+               const char *assignment);   /* "lora.r=8", "A.learning_rate=1e-4"; a bare side key sets all sides */
 err config_check(const struct config *c); /* ranges and contradictions, names in the message; model and data given */
 err config_check_plan(const struct config *c); /* the same of what is planned without data: model alone is given */
-bool config_without_data(const struct config *c); /* neither side names a file */
+bool config_without_data(const struct config *c); /* no side names a file */
 err config_write(const struct config *c, str *yaml); /* every key resolved, loadable again */
 void config_free(struct config *c);                  /* after a failed load or parse, the only thing left to do */
 

@@ -12,7 +12,7 @@ union value {
     bool b;
     struct strs l;
 };
-/* Key k (its index in config_keys()) in a configuration; side is 0 or 1 and does not matter for a key of the run. */
+/* Key k (its index in config_keys()) in a configuration; side does not matter for a key of the run. */
 enum kind config_kind(int k);
 union value config_value(const struct config *c, int k, int side);
 
@@ -21,13 +21,13 @@ enum shape { PLAIN, QUOTED, LIST, MAPPING };
 struct given {
     struct given *next;
     const char *at;   /* "run.yaml:3", or "--set" */
-    const char *name; /* dotted, with A. or B. */
+    const char *name; /* dotted, with A., B., ... */
     enum shape shape;
     struct strs v; /* one text, or the items of a list */
 };
 bool config_is_section(const char *name);                    /* "lora", "A", "B.lora": names that hold keys */
 bool config_is_null(const struct given *g);                  /* nothing was written, or null */
-err config_key_of(const struct given *g, int *k, int *side); /* side -1: both; unknown and misplaced keys are E_USAGE */
+err config_key_of(const struct given *g, int *k, int *side); /* side -1: all; unknown and misplaced keys are E_USAGE */
 err config_mismatch(const struct given *g, int k);           /* E_USAGE: "run.yaml:3: 'lora.r' wants ..., found ..." */
 
 /* The options of a file in a list, NULL-ended: weight, limit, format, field. */

@@ -1,5 +1,5 @@
-/* The resolved configuration as text: every key, in the order of config.def, first the run's and those in which both
- * sides agree, then what A and B have of their own. Reading it back gives the same configuration; a run keeps it beside
+/* The resolved configuration as text: every key, in the order of config.def, first the run's and those in which all
+ * sides agree, then what A, B, ... have of their own. Reading it back gives the same configuration; a run keeps it beside
  * its results. */
 #include "train/config_internal.h"
 #include <stdio.h>
@@ -79,16 +79,23 @@ static bool same_value(int k, union value a, union value b) {
     return true;
 }
 
-/* side -1: the run's keys, and those in which both sides agree; 0 and 1: what one side has of its own. */
+/* Do the sides have this key apart? The data of a third side and further ones are written there always: they say that there is such a side. */
+static bool differs(const struct config *c, int k, const char *name) {
+    const int sides = config_sides(c);
+    for (int i = 1; i < sides; i++)
+        if (!same_value(k, config_value(c, k, 0), config_value(c, k, i))) return true;
+    return sides > 2 && !strcmp(name, "data");
+}
+
+/* side -1: the run's keys, and those in which all sides agree; else what one side has of its own. */
 static void write_keys(const struct config *c, int side, str *out) {
     const char *indent = side < 0 ? "" : "  ", *section = "";
     size_t n_keys, section_n = 0;
     const struct config_key *key = config_keys(&n_keys);
     bool opened = side < 0;
     for (int k = 0; k < (int)n_keys; k++, key++) {
-        bool differs = key->per_side && !same_value(k, config_value(c, k, 0), config_value(c, k, 1));
-        if (differs != (side >= 0)) continue;
-        if (!opened) str_addf(out, "%s:\n", side ? "B" : "A"), opened = true;
+        if ((key->per_side && differs(c, k, key->name)) != (side >= 0)) continue;
+        if (!opened) str_addf(out, "%s:\n", config_side_name(side)), opened = true;
         const char *dot = strchr(key->name, '.');
         size_t n = dot ? (size_t)(dot - key->name) : 0;
         if (dot && (n != section_n || strncmp(section, key->name, n) != 0))
@@ -96,11 +103,11 @@ static void write_keys(const struct config *c, int side, str *out) {
         section = key->name;
         section_n = n;
         str_addf(out, "%s%s%s: ", indent, dot ? "  " : "", dot ? dot + 1 : key->name);
-        write_value(k, config_value(c, k, side > 0), out);
+        write_value(k, config_value(c, k, side < 0 ? 0 : side), out);
     }
 }
 
 err config_write(const struct config *c, str *yaml) {
-    for (int side = -1; side < 2; side++) write_keys(c, side, yaml);
+    for (int side = -1; side < config_sides(c); side++) write_keys(c, side, yaml);
     return yaml->failed ? fail(E_MEMORY, "out of memory") : OK;
 }

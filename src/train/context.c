@@ -8,7 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t longest_allowed(const struct config *c) { return c->max_length + c->max_new_tokens; }
+static int64_t longest_allowed(const struct run *r, const struct base *b) {
+    int64_t most = 0;
+    for (int i = 0; i < r->n_sides; i++) {
+        const int64_t n = r->side[i].cfg->max_length + r->side[i].cfg->max_new_tokens;
+        if (r->side[i].base == b && n > most) most = n;
+    }
+    return most;
+}
 
 static void set_real(json_t *j, const char *name, double x) {
     if (x > 0) json_object_set_new(j, name, json_real(x));
@@ -58,44 +65,50 @@ static err no_type(const struct config *c) {
                  : OK;
 }
 
-err run_stretch(struct run *r) {
+err base_stretch(const struct run *r, struct base *b) {
     const struct config *c = r->cfg;
     const bool asks = strcmp(c->rope_type, "none") != 0;
     json_t *asked = NULL;
     if (asks) TRY(asked_json(c, &asked));
     else TRY(no_type(c));
-    err e = model_stretch(&r->model, asked, longest_allowed(c));
+    err e = model_stretch(&b->model, asked, longest_allowed(r, b));
     json_decref(asked);
     return e;
 }
 
-json_t *run_positions_json(const struct run *r) {
-    const struct rope_table *t = &r->model.rope[0];
+json_t *base_positions_json(const struct run *r, const struct base *b) {
+    const struct rope_table *t = &b->model.rope[0];
     const struct rope_scaling *s = &t->scaling;
     json_t *j = json_pack("{s:s, s:f, s:I, s:f, s:I}", "type", s->type ? s->type : "default", "base", t->base, "length",
-                          (json_int_t)longest_allowed(r->cfg), "scale", t->scale, "context", (json_int_t)r->model.shape.context);
+                          (json_int_t)longest_allowed(r, b), "scale", t->scale, "context", (json_int_t)b->model.shape.context);
     if (s->type) json_object_update_new(j, json_pack("{s:f, s:f}", "factor", s->factor, "original", s->original));
     return j;
 }
 
-err run_within_context(const struct run *r, int longest, int virtual_tokens) {
-    const long long context = r->model.shape.context;
+static err within_context(const struct run *r, const struct base *b, int longest, int virtual_tokens) {
+    const struct model *m = &b->model;
+    const long long context = m->shape.context;
     const char *among = virtual_tokens ? " (virtual ones among them)" : "";
-    if (longest <= context || !(r->model.shape.hard_context || model_rotates(&r->model))) return OK;
-    if (r->assumes && !r->model.shape.hard_context) return OK; /* a plan of rows that nobody has seen */
-    if (!model_rotates(&r->model))
+    if (longest <= context || !(m->shape.hard_context || model_rotates(m))) return OK;
+    if (r->assumes && !m->shape.hard_context) return OK; /* a plan of rows that nobody has seen */
+    if (!model_rotates(m))
         return fail(E_USAGE, "sequences of up to %d tokens%s, but %s has no positions from %lld on: lower max_length (and max_new_tokens)",
-                    longest, among, r->cfg->model, context);
+                    longest, among, b->cfg->model, context);
     return fail(E_USAGE,
                 "sequences of up to %d tokens%s, but %s has a context of %lld: lower max_length (and max_new_tokens), or stretch its "
                 "positions, such as "
                 "rope_scaling.rope_type: yarn, rope_scaling.factor: %lld (rope_type: default lets them run on as they are)",
-                longest, among, r->cfg->model, context, (longest + context - 1) / context);
+                longest, among, b->cfg->model, context, (longest + context - 1) / context);
 }
 
-void run_heed_adapter(const struct run *r, const char *folder) {
+err run_within_context(const struct run *r, int longest, int virtual_tokens) {
+    for (int i = 0; i < r->n_bases; i++) TRY(within_context(r, &r->base[i], longest, virtual_tokens));
+    return OK;
+}
+
+void base_heed_adapter(const struct base *b, const char *folder) {
     arena mem = {0};
-    const char *text = NULL, *own = r->model.stretched;
+    const char *text = NULL, *own = b->model.stretched;
     if (!adapter_stretching(folder, &mem, &text) && text && (!own || strcmp(own, text)))
         log_warn("%s was trained with RoPE stretched (its rope_scaling.json), this run %s", folder,
                  own ? "stretches it otherwise" : "does not: rope_scaling says how");

@@ -79,31 +79,50 @@ err data_draw(struct side *s, int n, const struct row **list) {
     return e;
 }
 
-err data_draw_texts(struct side *s, int n, struct ids *texts) {
+static err draw_as(struct side *s, struct rows *rows, const int *which, int n, struct ids *texts) {
+    if (rows == &s->rows && s->texts) {
+        for (int i = 0; i < n; i++) texts[i] = s->texts[which[i]];
+        return OK;
+    }
     const struct row **list = calloc((size_t)n, sizeof *list);
     if (!list) return fail(E_MEMORY, "out of memory");
-    err e = s->texts ? OK : data_draw(s, n, list);
-    for (int i = 0; i < n && !e; i++) texts[i] = s->texts ? s->texts[order_next(&s->order)] : (struct ids){list[i]->ids, (size_t)list[i]->n, 0};
+    err e = rows_draw(rows, which, n, list);
+    for (int i = 0; i < n && !e; i++) texts[i] = (struct ids){list[i]->ids, (size_t)list[i]->n, 0};
     free(list);
     return e;
 }
 
-static size_t pairs_bytes(const struct pairs *p) { return p->source.bytes + p->rows[0].bytes + p->rows[1].bytes; }
+err data_draw_texts(struct side *s, int n, struct ids *texts, struct ids *answers) {
+    int *which = malloc((size_t)n * sizeof *which);
+    if (!which) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < n; i++) which[i] = order_next(&s->order);
+    err e = draw_as(s, &s->rows, which, n, texts);
+    if (!e && s->answers.n) e = draw_as(s, &s->answers, which, n, answers);
+    for (int i = 0; i < n && !e && !s->answers.n; i++) answers[i] = texts[i];
+    free(which);
+    return e;
+}
+
+static size_t pairs_bytes(const struct pairs *p) {
+    size_t n = p->source.bytes;
+    for (int i = 0; i < CONFIG_SIDES; i++) n += p->more[i].bytes + p->rows[i].bytes;
+    return n;
+}
 
 size_t data_bytes(const struct run *r) {
     size_t n = pairs_bytes(&r->warm) + pairs_bytes(&r->eval) + pairs_bytes(&r->test);
     for (int i = 0; i < 3; i++) n += r->frozen.texts[i].bytes;
     n += r->frozen.bytes;
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         const struct side *s = &r->side[i];
-        n += s->source.bytes + s->rows.bytes + (size_t)s->order.n * sizeof *s->order.perm;
+        n += s->source.bytes + s->rows.bytes + s->answers.bytes + (size_t)s->order.n * sizeof *s->order.perm;
         if (s->texts) n += (size_t)s->n_texts * sizeof *s->texts;
     }
     return n;
 }
 
 bool data_streams(const struct run *r) {
-    for (int i = 0; i < r->objective->sides; i++)
+    for (int i = 0; i < r->n_sides; i++)
         if (r->side[i].source.streams) return true;
     return false;
 }

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-struct sampling run_sampling(const struct config *c, double temperature) {
+struct sampling side_sampling(const struct side_config *c, double temperature) {
     return (struct sampling){.penalty = (float)c->repetition_penalty,
                              .min_new = (int)c->min_new_tokens,
                              .temperature = (float)temperature,
@@ -25,15 +25,15 @@ err generate_texts(struct run *r, int side, const struct ids *prompts, int n, in
     struct generate_request rq = {.prompt = prompts,
                                   .n = n,
                                   .max_new = max_new,
-                                  .eos = r->eos,
+                                  .eos = s->base->eos,
                                   .beaming = beaming_of(r->cfg),
                                   .stop = r->evaluating ? r->stop : NULL};
     const struct generator *gen = r->evaluating && s->plans->beam.choosing.beams ? &s->plans->beam : &s->plans->gen;
     rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
                               .step = key,
-                              .sampling = run_sampling(r->cfg, temperature),
+                              .sampling = side_sampling(s->cfg, temperature),
                               .threads = r->threads,
-                              .int_activations = !r->evaluating && !strcmp(r->cfg->activations, "int15")};
+                              .int_activations = !r->evaluating && !strcmp(s->cfg->activations, "int15")};
     TRY(generate(gen, &r->wb.mem, s->learner.w, &rq, out, stats));
     if (!r->evaluating) phase_seen(r, PHASE_GENERATE);
     return OK;

@@ -45,18 +45,33 @@ static json_t *example_json(void) {
                      counted_json(p, q, r));
 }
 
-/* The same for a run. Whole models of its size would be trained in 16 bits at least: 4-bit weights cannot be. */
+/* Of the bases, as stored, without the matrices that nothing reads beside their trained copies. */
+static double frozen_bits(const struct run *r) {
+    double bits = 0;
+    for (int k = 0; k < r->n_bases; k++) {
+        const struct base *b = &r->base[k];
+        bits += 8 * (double)b->model.bytes;
+        for (int i = 0; i < b->model.n; i++)
+            if (base_replaces(r, b, &b->model.w[i])) bits -= 8 * (double)weight_bytes(&b->model.w[i]);
+    }
+    return bits;
+}
+
+/* The same for a run, for each parameter of its (first) base. Whole models of its size would be trained in 16 bits at least: 4-bit weights
+ * cannot be. */
 static json_t *run_json(const struct run *r) {
-    int sides = r->objective->sides;
-    double theta = (double)r->model.parameters, p = (double)r->model.bytes * 8 / theta, sum = 0, whole_p = p < 16 ? 16 : p;
+    const struct model *m = &r->base[0].model;
+    double theta = (double)m->parameters, p = (double)m->bytes * 8 / theta, sum = 0, whole = 0, whole_p = p < 16 ? 16 : p;
     json_t *shares = json_array();
-    for (int i = 0; i < sides; i++) {
-        double share = (double)param_count(&r->side[i].plans->st.params) / theta;
+    for (int i = 0; i < r->n_sides; i++) {
+        const struct model *own = &r->side[i].base->model;
+        double share = (double)param_count(&r->side[i].plans->st.params) / theta, bits = (double)own->bytes * 8 / (double)own->parameters;
         json_array_append_new(shares, json_real(share));
         sum += share;
+        whole += trained_bits(1, bits < 16 ? 16 : bits, 0) * (double)own->parameters / theta;
     }
-    double adapters = adapter_bits(p, sum, ADAPTER, 0), whole = trained_bits(sides, whole_p, 0);
-    return json_pack("{s:i, s:f, s:f, s:i, s:i, s:o, s:f, s:f, s:I, s:I, s:f, s:f, s:f}", "models", sides, "parameters", theta,
+    double adapters = adapter_bits(frozen_bits(r) / theta, sum, ADAPTER, 0);
+    return json_pack("{s:i, s:f, s:f, s:i, s:i, s:o, s:f, s:f, s:I, s:I, s:f, s:f, s:f}", "models", r->n_sides, "parameters", theta,
                      "weight_bits", p, "adapter_bits", ADAPTER, "state_bits", STATES, "shares", shares, "bits_per_parameter", adapters,
                      "bytes", theta * adapters / 8, "plan_static_bytes",
                      (json_int_t)(r->foot.weights + r->foot.adapters + r->foot.optimizer), "plan_total_bytes", (json_int_t)r->foot.total,

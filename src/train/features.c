@@ -55,7 +55,7 @@ err features_plan(struct run *r) {
         TRY(number_rows(sets[i], &f->texts[i], f->table.n));
         f->table.n += f->texts[i].supervised;
     }
-    f->bytes = (size_t)f->table.n * (size_t)r->model.shape.width * sizeof *f->table.row;
+    f->bytes = (size_t)f->table.n * (size_t)r->base[0].model.shape.width * sizeof *f->table.row;
     f->row = pages_take(f->bytes);
     f->table.row = f->row;
     return f->row ? OK : fail(E_MEMORY, "cannot take %zu bytes for the features of %lld texts", f->bytes, (long long)f->table.n);
@@ -81,7 +81,7 @@ static void make_key(struct run *r) {
         }
     const XXH128_hash_t ids = h ? XXH3_128bits_digest(h) : (XXH128_hash_t){0};
     XXH3_freeState(h);
-    str_addf(&all, "%s %s %s %s", run_base_hash(r), r->backend->name, dtype_info[r->compute].name, r->cfg->quantization);
+    str_addf(&all, "%s %s %s %s", base_hash(&r->base[0]), r->backend->name, dtype_info[r->compute].name, r->cfg->quantization);
     for (int i = 0; i < r->cfg->quantization_modules.n; i++) str_addf(&all, ",%s", r->cfg->quantization_modules.v[i]);
     if (!strcmp(r->cfg->quantization, "nf4")) str_addf(&all, " %d", r->cfg->double_quant);
     str_addf(&all, " %016llx%016llx", (unsigned long long)ids.high64, (unsigned long long)ids.low64);
@@ -122,7 +122,7 @@ static err make_rows(struct run *r) {
         const struct row **list = malloc((size_t)texts->n * sizeof *list + 1);
         for (int k = 0; list && k < texts->n; k++) list[k] = &texts->r[k];
         e = list ? rows_outputs(g, &b, NULL, list, texts->n, g->features, to) : fail(E_MEMORY, "out of memory");
-        to += texts->supervised * r->model.shape.width;
+        to += texts->supervised * r->base[0].model.shape.width;
         free(list);
     }
     pack_free(&b.pack);
@@ -136,7 +136,7 @@ err features_start(struct run *r) {
     const double t0 = seconds_now();
     err e = name_file(r, &folder, &path);
     if (!e && path_exists(path.p)) {
-        e = read_file(&r->frozen, path.p, r->model.shape.width);
+        e = read_file(&r->frozen, path.p, r->base[0].model.shape.width);
         r->frozen.found = !e;
     } else if (!e) e = make_rows(r);
     r->frozen.seconds = seconds_now() - t0;
@@ -150,7 +150,7 @@ err features_keep(struct run *r, const struct run_events *ev) {
     err e = name_file(r, &folder, &path);
     if (!e && !path_exists(path.p)) {
         e = dir_make(folder.p);
-        if (!e) e = matrix_write(path.p, "features", r->frozen.row, r->frozen.table.n, r->model.shape.width);
+        if (!e) e = matrix_write(path.p, "features", r->frozen.row, r->frozen.table.n, r->base[0].model.shape.width);
         if (!e && ev->save) ev->save(ev->ctx, path.p);
     }
     str_free(&folder);

@@ -129,10 +129,10 @@ static double mean_row(const struct run *r, const struct side *s) {
     return s->rows.n && s->rows.tokens ? (double)s->rows.tokens / s->rows.n : (double)(s->longest > 0 ? s->longest : r->cap.tokens);
 }
 
-/* The rows of one half of macct: what side i trains on, its synthetic text as long as it may be. */
+/* The rows of one part of a cycle: what side i trains on, its synthetic text as long as it may be. */
 static struct pass cycle_row(const struct run *r, int i) {
-    const struct side *s = &r->side[i], *o = &r->side[!i];
-    const double form = (double)(s->form.head.n + s->form.tail.n), made = (double)r->cfg->max_new_tokens;
+    const struct side *s = &r->side[i], *o = s->next;
+    const double form = (double)(s->form.head.n + s->form.tail.n), made = (double)s->from->cfg->max_new_tokens;
     if (r->assumes) return (struct pass){.tokens = (double)r->cap.tokens, .rows = 1, .supervised = 1 - made / (double)r->cap.tokens};
     const double answer = mean_row(r, o) + 1;
     return (struct pass){.tokens = form + made + answer, .rows = 1, .supervised = answer / (form + made + answer)};
@@ -158,16 +158,18 @@ static void add_training(const struct run *r, int i, const struct speed *s, stru
     out->optimizer += (20.0 * (double)param_count(&r->side[i].plans->st.params) + 2.0 * (double)(q.here + q.away)) / s->bytes;
 }
 
-/* The other adapter writes what side i trains on: one pass over the prompts, then token by token. */
+/* The others write what side i trains on, one after the other: each a pass over the prompts, then token by token. */
 static void add_generation(const struct run *r, int i, const struct speed *s, struct step *out) {
-    const struct side *o = &r->side[!i];
-    const struct generator *gen = &o->plans->gen;
     const double n = (double)(r->side[i].cfg->batch * r->side[i].cfg->accumulation), batches = ceil(n / r->cap.slots), rows = n / batches;
-    const double new = (double)r->cfg->max_new_tokens;
-    const double prompt = r->assumes ? fmax(1, (double)r->cap.length - new) : mean_row(r, o) + (double)(o->form.head.n + o->form.tail.n);
-    const struct pass first = {rows * prompt, rows, 1, prompt}, next = {rows, rows, 1, prompt + new / 2};
-    add_pass(&out->generate, &gen->prefill, &first, batches, s);
-    add_pass(&out->generate, &gen->decode, &next, batches * (new - 1), s);
+    for (const struct side *o = r->side[i].next; o != &r->side[i]; o = o->next) {
+        const struct generator *gen = &o->plans->gen;
+        const double new = (double)o->cfg->max_new_tokens,
+                     text = o->from == &r->side[i] ? mean_row(r, o) : (double)o->from->cfg->max_new_tokens;
+        const double prompt = r->assumes ? fmax(1, (double)r->cap.length - new) : text + (double)(o->form.head.n + o->form.tail.n);
+        const struct pass first = {rows * prompt, rows, 1, prompt}, next = {rows, rows, 1, prompt + new / 2};
+        add_pass(&out->generate, &gen->prefill, &first, batches, s);
+        add_pass(&out->generate, &gen->decode, &next, batches * (new - 1), s);
+    }
 }
 
 static json_t *spent(const struct run *r) {
@@ -180,7 +182,7 @@ json_t *forecast_json(struct run *r) {
     struct step step = {0};
     const char *whose;
     if (r->freezes || !rates_of(r, &s, &whose)) return NULL; /* a head on rows that are computed once takes no time worth telling */
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         add_training(r, i, &s, &step);
         if (r->objective->generates) add_generation(r, i, &s, &step);
     }

@@ -10,8 +10,8 @@ err headed_source(struct run *r, enum source_want want) { return data_open(r, r-
 void headed_begin(struct run *r, const struct head *h, const struct class_form *form) {
     r->head = *h;
     r->classes = *form;
-    r->classes.twice = head_reads_twice(h, &r->model);
-    r->classes.start = r->model.shape.start;
+    r->classes.twice = head_reads_twice(h, &r->base[0].model);
+    r->classes.start = r->base[0].model.shape.start;
     r->freezes = !strcmp(r->side[0].cfg->method, "none") && r->cfg->features_once && !r->classes.twice; /* whose frozen part is two stacks: not kept */
 }
 

@@ -249,13 +249,15 @@ static err none_json(const struct side_config *c, const struct known *base, json
     return *out ? OK : fail(E_MEMORY, "out of memory");
 }
 
-err side_method(const struct side_config *c, const struct run *r, arena *mem, const struct peft_method **method, const void **settings) {
+err side_method(const struct side *side, const struct run *r, arena *mem, const struct peft_method **method, const void **settings) {
     static const struct {
         const struct peft_method *method;
         err (*json)(const struct side_config *, const struct known *, json_t **);
     } ways[] = {{&method_lora, lora_json}, {&method_adalora, adalora_json}, {&method_vera, vera_json}, {&method_ln_tuning, ln_tuning_json}, {&method_bitfit, bitfit_json}, {&method_ia3, ia3_json}, {&method_full, full_json}, {&method_trainable_tokens, tokens_json},
                 {&method_prompt_tuning, prompt_tuning_json}, {&method_p_tuning, p_tuning_json}, {&method_prefix_tuning, prefix_tuning_json}, {&method_bottleneck, bottleneck_json}, {&method_adaption_prompt, adaption_prompt_json}, {&method_projector, projector_json}, {&method_none, none_json}};
-    const struct known base = {depth_of(&r->model), (int)(r->model.shape.encoder_layers + r->model.shape.layers), r->tok, r->cfg->max_steps};
+    const struct side_config *c = side->cfg;
+    const struct model *m = &side->base->model;
+    const struct known base = {depth_of(m), (int)(m->shape.encoder_layers + m->shape.layers), side->base->tok, r->cfg->max_steps};
     size_t i = 0;
     while (strcmp(ways[i].method->name, c->method)) i++; /* one of those, or the key would have been refused */
     json_t *j = NULL;

@@ -31,7 +31,7 @@ err one_side_load(struct run *r, const struct row_maker *k) {
     s->longest = s->rows.longest;
     if (s->rows.truncated)
         log_warn("%s: %d of %d %s were cut to max_length %lld", s->source.path, s->rows.truncated, s->rows.n, k->name,
-                 (long long)r->cfg->max_length);
+                 (long long)r->side[0].cfg->max_length);
     if (r->cfg->eval_split > 0) {
         TRY(data_open(r, s->cfg, k->want, true, &r->eval.source));
         TRY(held_out_rows(r, k, r->cfg->eval_limit, &r->eval));

@@ -58,7 +58,7 @@ struct needs recipe_needs(const struct run *r, const struct side *s) {
 }
 
 void recipe_widen(const struct run *r, size_t *act, size_t *scratch) {
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         const struct needs q = recipe_needs(r, &r->side[i]);
         if (q.act > *act) *act = q.act;
         if (q.scratch > *scratch) *scratch = q.scratch;
@@ -67,11 +67,11 @@ void recipe_widen(const struct run *r, size_t *act, size_t *scratch) {
 
 void recipe_describe(const struct run *r, str *out) {
     int own = 0;
-    for (int i = 0; i < r->objective->sides; i++) {
-        const struct recipe a = run_recipe(r, r->side[0].cfg), b = run_recipe(r, r->side[i].cfg);
+    for (int i = 0; i < r->n_sides; i++) {
+        const struct recipe a = run_recipe(r, r->side[i ? i - 1 : 0].cfg), b = run_recipe(r, r->side[i].cfg);
         const struct optim_settings how = recipe_settings(&b);
         if (!i || recipe_optimizer(&a) != recipe_optimizer(&b)) {
-            if (i) str_adds(out, "; B: ");
+            if (i) str_addf(out, "; %s: ", r->side[i].name);
             recipe_optimizer(&b)->describe(&how, out);
         }
         if (learner_states(&r->side[i].plans->st) > own) own = learner_states(&r->side[i].plans->st);

@@ -12,12 +12,12 @@ static err open(struct run *r) {
     TRY(headed_source(r, WANT_NUMBERED));
     if (r->cfg->labels.n) return fail(E_USAGE, "'labels' has no use with objective regression: its labels are numbers");
     err e = source_fetch(&r->side[0].source, 0, &f, &first);
-    if (!e) headed_begin(r, &(struct head){.kind = HEAD_NUMBERS, .classes = first.n_numbers}, &(struct class_form){.first = head_reads_first(&r->model), .numbers = first.n_numbers});
+    if (!e) headed_begin(r, &(struct head){.kind = HEAD_NUMBERS, .classes = first.n_numbers}, &(struct class_form){.first = head_reads_first(&r->base[0].model), .numbers = first.n_numbers});
     fetcher_free(&f);
     return e;
 }
 
-static err make(struct run *r, struct source *from, struct rows *to) { return rows_labelled(r->tok, &r->classes, from, (int)r->cfg->max_length, to); }
+static err make(struct run *r, struct source *from, struct rows *to) { return rows_labelled(r->base[0].tok, &r->classes, from, (int)r->side[0].cfg->max_length, to); }
 
 static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_NUMBERED, "texts", make}); }
 

@@ -32,7 +32,7 @@ static size_t resident_of(const struct run *r, const void *p, size_t n) {
 
 static size_t adapters_resident(const struct run *r, int what) {
     size_t n = 0;
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         const struct learner *l = &r->side[i].learner;
         if (l->st && what == 0) n += resident_of(r, l->w, l->st->params.bytes) + (i ? 0 : r->wb.mem.work_bytes);
         for (int k = 0; l->st && what == 1 && !l->recipe.offload && k < l->states; k++)
@@ -42,19 +42,42 @@ static size_t adapters_resident(const struct run *r, int what) {
     return n;
 }
 
-static size_t weights_resident(const struct run *r) {
-    if (!r->backend->mem->host) return r->model.residents->bytes - r->foot.derived;
-    if (r->model.random) return resident_of(r, r->model.reserved, r->model.bytes);
+static size_t base_resident(const struct run *r, const struct base *b) {
+    const struct model *m = &b->model;
+    if (m->random) return resident_of(r, m->reserved, m->bytes);
     size_t n = 0;
-    bool all = !r->model.files.copied; /* what was repacked or copied for training has left the file's pages */
-    for (int i = 0; i < r->model.n; i++) all &= !run_replaces(r, &r->model.w[i]);
-    for (int i = 0; all && i < r->model.files.n_maps; i++) n += resident_of(r, r->model.files.maps[i].p, r->model.files.maps[i].n);
-    for (int i = 0; !all && i < r->model.n; i++) {
-        const struct weight *w = &r->model.w[i];
-        if (w->source || (run_replaces(r, w) && model_maps(&r->model, w))) continue;
+    bool all = !m->files.copied; /* what was repacked or copied for training has left the file's pages */
+    for (int i = 0; i < m->n; i++) all &= !base_replaces(r, b, &m->w[i]);
+    for (int i = 0; all && i < m->files.n_maps; i++) n += resident_of(r, m->files.maps[i].p, m->files.maps[i].n);
+    for (int i = 0; !all && i < m->n; i++) {
+        const struct weight *w = &m->w[i];
+        if (w->source || (base_replaces(r, b, w) && model_maps(m, w))) continue;
         n += resident_of(r, w->data, weight_bytes(w));
     }
-    return n + resident_of(r, r->model.quantised, r->model.quantised_bytes);
+    return n + resident_of(r, m->quantised, m->quantised_bytes);
+}
+
+static size_t weights_resident(const struct run *r) {
+    size_t n = 0;
+    for (int i = 0; i < r->n_bases; i++) n += r->backend->mem->host ? base_resident(r, &r->base[i]) : r->base[i].model.residents->bytes;
+    return r->backend->mem->host ? n : n - r->foot.derived;
+}
+
+/* Where the weights are; of several bases what goes for the first, and how many there are. */
+static const char *weights_note(const struct run *r, char *note, size_t n) {
+    const struct base *b = &r->base[0];
+    const bool host = r->backend->mem->host;
+    const char *what = b->model.keep           ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file"
+                       : b->quantised && !host ? "on the card, quantised; the rest in the file's types"
+                       : b->quantised && !b->model.random ? "quantised, in memory; the rest mapped from the file"
+                       : !host                            ? "on the card, in the file's types"
+                       : b->model.random                  ? "random, in memory"
+                       : b->model.sizes_only              ? "as its files would have them, mapped and read-only"
+                       : b->model.files.copied            ? "repacked for the kernels, in memory; the rest mapped from the file"
+                                                          : "mapped from the file, read-only";
+    if (r->n_bases == 1) return what;
+    snprintf(note, n, "%d models, less what is trained itself; %s", r->n_bases, what);
+    return note;
 }
 
 static void line(json_t *list, const char *name, size_t bytes, const char *note, bool measured, size_t have) {
@@ -66,25 +89,16 @@ static void line(json_t *list, const char *name, size_t bytes, const char *note,
 static json_t *memory_json(const struct run *r, bool measured) {
     const struct footprint *f = &r->foot;
     json_t *m = json_array();
-    char act[160], grad[96], kv[96];
+    char weights[160], act[160], grad[96], kv[96];
     size_t gen = r->objective->generates ? r->wb.mem.state_off : 0;
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->objective->generates ? " and for generation" : "");
     snprintf(kv, sizeof kv, "%s, inside that arena; training passes use its bytes too", dtype_info[r->cache].name);
     snprintf(grad, sizeof grad, "%s",
-             r->cfg->optimizer_in_bwd  ? "those alive at a time: updated in the backward pass"
-             : r->objective->sides > 1 ? "one arena, used by one adapter at a time"
-                                       : "f32");
+             r->cfg->optimizer_in_bwd ? "those alive at a time: updated in the backward pass"
+             : r->n_sides > 1         ? "one arena, used by one adapter at a time"
+                                      : "f32");
     bool host = r->backend->mem->host;
-    line(m, "weights", f->weights,
-         r->model.keep           ? "on the card: the layers' matrices in fp8, for both directions, the rest as in the file"
-         : r->quantised && !host ? "on the card, quantised; the rest in the file's types"
-         : r->quantised && !r->model.random ? "quantised, in memory; the rest mapped from the file"
-         : !host                 ? "on the card, in the file's types"
-         : r->model.random       ? "random, in memory"
-         : r->model.sizes_only   ? "as its files would have them, mapped and read-only"
-         : r->model.files.copied ? "repacked for the kernels, in memory; the rest mapped from the file"
-                                 : "mapped from the file, read-only",
-         measured, measured ? weights_resident(r) : 0);
+    line(m, "weights", f->weights, weights_note(r, weights, sizeof weights), measured, measured ? weights_resident(r) : 0);
     if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", measured, f->derived);
     line(m, "adapters", f->adapters,
          f->working    ? "f32, and a working copy in the compute type"
@@ -158,16 +172,33 @@ void run_dump(const struct run *r, str *out) {
     }
 }
 
+/* "Model A" where each side has its own. */
+static void cycles_sentence(const struct run *r, str *out) {
+    const char *who = r->objective->own_bases ? "Model" : "Adapter";
+    for (int i = 0; i < r->n_sides; i++) {
+        const struct side *s = &r->side[i], *to = s->next;
+        const bool back = r->n_sides == 2 && i;
+        str_addf(out, i ? " %s %s maps " : "%s %s maps ", who, s->name);
+        if (back) str_adds(out, "back");
+        else str_addf(out, "side %s to side %s", s->name, to->name);
+        str_addf(out, ": it trains on real text of %s (%d lines), from text that ", to->source.path, to->n_texts);
+        str_adds(out, r->objective->own_bases ? "model " : "adapter ");
+        for (const struct side *w = to; w != s; w = w->next)
+            str_addf(out, w == to ? "%s" : w->next == s ? " and then %s" : ", %s", w->name);
+        str_addf(out, " make%s of it.", to->next == s ? "s" : "");
+    }
+}
+
 static char *sentence(const struct run *r) {
     str s = {0};
-    const struct side *a = &r->side[0], *b = &r->side[1];
+    const struct side *a = &r->side[0];
     if (r->assumes) {
         str_addf(&s, "No data are given: rows of %d tokens are planned for", r->cap.tokens);
         if (r->objective->generates) str_addf(&s, ", prompts with their answers of %d", r->cap.length);
         str_adds(&s, ".");
         return s.p;
     }
-    if (r->objective->sides == 1) {
+    if (r->n_sides == 1) {
         const struct structure *st = &a->plans->st;
         const bool adapts = st->method->targets || st->method->attention || st->method->sublayer || st->virtual_tokens;
         char head[64];
@@ -177,22 +208,37 @@ static char *sentence(const struct run *r) {
         if (a->plans->modules) str_addf(&s, ", %d modules", a->plans->modules);
         str_addf(&s, "%s learn%s from %s (%d rows).", adapts ? ")" : "", st->head.classes && adapts ? "" : "s", a->source.path, a->rows.n);
     } else {
-        str_addf(&s, "Adapter A maps side A to side B: it trains on real text of %s (%d lines), from text that adapter B makes of it. ",
-                 b->source.path, b->n_texts);
-        str_addf(&s, "Adapter B maps back: it trains on real text of %s (%d lines), from text that adapter A makes of it.", a->source.path,
-                 a->n_texts);
+        cycles_sentence(r, &s);
         if (r->warm_steps)
-            str_addf(&s, " First, both learn from %d pairs of %s for %lld passes.", r->warm.source.n, r->cfg->warmup_pairs,
-                     (long long)r->cfg->warmup_epochs);
+            str_addf(&s, " First, %s learn from %d pairs of %s for %lld passes.", r->n_sides == 2 ? "both" : "all", r->warm.source.n,
+                     r->cfg->warmup_pairs, (long long)r->cfg->warmup_epochs);
     }
     return s.p;
 }
 
+static json_t *model_json(const struct model *m) {
+    return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}", "path", m->path, "arch", model_arch(m), "random", (int)m->random,
+                     "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width",
+                     (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab);
+}
+
+/* Where each side has one of its own: all of them, with the side's name. */
+static json_t *models_json(const struct run *r) {
+    json_t *list = json_array();
+    for (int i = 0; i < r->n_bases; i++) {
+        json_t *one = model_json(&r->base[i].model);
+        json_object_set_new(one, "side", json_string(r->base[i].name));
+        json_array_append_new(list, one);
+    }
+    return list;
+}
+
 json_t *run_plan_json(struct run *r, bool measured) {
-    const struct model *m = &r->model;
+    const struct base *b = &r->base[0];
+    const struct model *m = &b->model;
     json_t *sides = json_array();
-    for (int i = 0; i < r->objective->sides; i++) {
-        const struct side *s = &r->side[i], *o = r->objective->sides > 1 ? &r->side[!i] : s;
+    for (int i = 0; i < r->n_sides; i++) {
+        const struct side *s = &r->side[i], *o = s->next ? s->next : s;
         json_t *settings = json_object();
         const struct structure *st = &s->plans->st;
         if (st->method->write(st->settings, &st->named, settings)) json_object_clear(settings);
@@ -203,24 +249,23 @@ json_t *run_plan_json(struct run *r, bool measured) {
                                                "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);
-    json_t *j = json_pack("{s:s, s:{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence",
-                          text ? text : "", "model", "path", m->path, "arch", model_arch(m), "random", (int)m->random, "parameters",
-                          (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "layers", (json_int_t)m->shape.layers, "width",
-                          (json_int_t)m->shape.width, "vocab", (json_int_t)m->shape.vocab, "sides", sides, "memory",
-                          memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident,
-                          "pass_tokens", run_pass(r), "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps",
-                          (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
+    json_t *j =
+        json_pack("{s:s, s:o, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", model_json(m), "sides",
+                  sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident,
+                  "pass_tokens", run_pass(r), "generation_batch", r->objective->generates ? r->cap.slots : 0, "steps",
+                  (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
     json_object_set_new(j, "checkpointing", levels_json(r));
     if (r->labels.n) {
         json_t *names = json_array();
         for (int i = 0; i < r->labels.n; i++) json_array_append_new(names, json_string(r->labels.name[i]));
         json_object_set_new(j, "labels", names);
     }
-    if (m->stretched) json_object_set_new(j, "positions", run_positions_json(r));
+    if (m->stretched) json_object_set_new(j, "positions", base_positions_json(r, b));
     if (r->plans[0].train.p.n_pieces) json_object_set_new(j, "mlp_chunk", json_integer(r->plans[0].train.p.piece_rows));
     if (r->head.classes) json_object_set_new(j, "head", json_string(head_objective(&r->head)));
     if (r->freezes) json_object_set_new(j, "features", features_json(r));
-    if (r->quantised) json_object_set_new(j, "quantization", quantise_json(r));
+    if (b->quantised) json_object_set_new(j, "quantization", quantise_json(r, b));
+    if (r->n_bases > 1) json_object_set_new(j, "models", models_json(r));
     json_object_set_new(j, "device", json_string(r->card ? r->card->name : r->backend->name));
     if (r->limit && r->limit < SIZE_MAX) json_object_set_new(j, "limit", json_integer((json_int_t)r->limit));
     if (r->assumes) json_object_set_new(j, "assumed_tokens", json_integer(r->cap.tokens));

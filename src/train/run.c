@@ -3,7 +3,6 @@
 #include "train/run.h"
 #include "base/log.h"
 #include "cpu/cpu.h"
-#include "io/chat.h"
 #include "model/derived.h"
 #include "ops/ops.h"
 #include <math.h>
@@ -24,7 +23,7 @@ enum { RUNTIME_BYTES = 9023 << 10 };
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
         if (!strcmp(objectives[i]->name, r->cfg->objective)) return r->objective = objectives[i], OK;
-    return fail(E_USAGE, "objective '%s' is not known (macct, sft, classification, regression, token_classification)", r->cfg->objective);
+    return fail(E_INTERNAL, "objective '%s' has no row in objectives.def", r->cfg->objective);
 }
 
 static err pick_device(struct run *r) {
@@ -49,99 +48,58 @@ static err pick_device(struct run *r) {
     return OK;
 }
 
-static err open_model(struct run *r, int64_t layers) {
-    const char *path = r->cfg->model, *dt;
-    const bool bare = model_has_no_weights(path);
-    uint64_t seed;
-    if (bare && !r->plans_only && !path_is_dir(path))
-        return fail(E_USAGE, "%s has sizes and no weights: it can be planned (cyclora plan), not run", path);
-    if (layers && config_random_model(path, &seed, &dt))
-        path = arena_printf(&r->cfg->mem, "%s:%s", r->cfg->model_config, *dt ? dt : "bf16");
-    else if (layers && !bare && !path_is_dir(path))
-        return fail(E_USAGE, "%s: other numbers of layers are tried on a config.json: name one, or a folder with one, as `model`", path);
-    if (!path) return fail(E_MEMORY, "out of memory");
-    TRY((bare && r->plans_only) || layers ? model_open_sizes(path, layers, &r->model) : model_open(path, r->cfg->model_config, &r->model));
-    model_warn(&r->model);
-    if (r->model.random && !r->plans_only)
-        log_warn("%s: random weights are for planning and benchmarks; nothing useful can be trained on them", path);
-    return OK;
-}
-
-/* A plan without data needs no tokenizer where there is none. */
-static bool no_tokenizer(const struct run *r) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/tokenizer.json", r->cfg->model);
-    return r->assumes && !*r->cfg->tokenizer && !r->model.gguf && !path_exists(path);
-}
-
-static err open_tokenizer(struct run *r, const struct run *like) {
-    if (like) return r->tok = like->tok, r->eos = like->eos, OK; /* lent: budget.c */
-    if (no_tokenizer(r)) return r->eos = -1, OK;
-    if (*r->cfg->tokenizer) TRY(tokenizer_from_json(r->cfg->tokenizer, &r->tok));
-    else if (r->model.random || (r->model.sizes_only && !path_is_dir(r->cfg->model)))
-        return fail(E_USAGE, "%s has no tokenizer of its own: name one as `tokenizer`, the path of a tokenizer.json", r->cfg->model);
-    else if (r->model.gguf) TRY(tokenizer_from_gguf(&r->model.files, &r->tok));
-    else {
-        char *path = arena_printf(&r->model.mem, "%s/tokenizer.json", r->cfg->model);
-        TRY(tokenizer_from_json(path, &r->tok));
-    }
-    if (!tokenizer_fit(r->tok, r->model.shape.vocab))
-        return fail(E_INPUT, "the tokenizer has %d ids, the model %s only %lld: they do not belong together", tokenizer_vocab(r->tok),
-                    r->cfg->model, (long long)r->model.shape.vocab);
-    r->eos = tokenizer_eos(r->tok);
-    if (r->eos < 0 && !r->objective->classifies)
-        return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end",
-                    *r->cfg->tokenizer ? r->cfg->tokenizer : r->cfg->model);
-    tokenizer_hash(r->tok, r->tok_hash);
-    if (!*r->cfg->chat_template) return OK;
-    str source = {0};
-    err e = chat_template_load(r->cfg->chat_template, &source);
-    if (!e) e = tokenizer_set_template(r->tok, source.p ? source.p : "", r->cfg->chat_template);
-    str_free(&source);
-    return e;
-}
-
-/* Sides of equal structure share plans: find one or lay it down. */
+/* Sides of equal structure on one base share plans: find one or lay it down. */
 static err side_plans(struct run *r, struct side *s) {
     const struct peft_method *method;
     const void *settings;
-    TRY(side_method(s->cfg, r, &r->cfg->mem, &method, &settings));
+    TRY(side_method(s, r, &r->cfg->mem, &method, &settings));
     for (int i = 0; i < r->n_plans; i++)
-        if (r->plans[i].st.method == method && method->same(r->plans[i].st.settings, settings)) return s->plans = &r->plans[i], OK;
+        if (r->plans[i].base == s->base && r->plans[i].st.method == method && method->same(r->plans[i].st.settings, settings))
+            return s->plans = &r->plans[i], OK;
     struct plans *p = &r->plans[r->n_plans];
-    TRY(structure_init_head(&p->st, &r->model, method, settings, &r->head, &p->modules));
+    p->base = s->base;
+    TRY(structure_init_head(&p->st, &s->base->model, method, settings, &r->head, &p->modules));
     r->n_plans++;
     s->plans = p;
     return OK;
 }
 
+/* How the sides of these plans choose tokens, as far as it changes programs: what one of them asks for is there for all. */
+static struct choosing choosing_of(const struct run *r, const struct plans *p) {
+    struct choosing how = {0};
+    for (int i = 0; i < r->n_sides; i++) {
+        const struct side_config *c = r->side[i].cfg;
+        const struct sampling sampling = side_sampling(c, 0);
+        if (r->side[i].plans != p) continue;
+        how.rules = how.rules || sampling_processes(&sampling);
+        if (c->share_head > how.head) how.head = (int)c->share_head;
+    }
+    return how;
+}
+
 /* Beams have the slots that rows have, as far as these go. */
 static err build_generators(const struct run *r, struct plans *p, struct capacity cap) {
-    const struct sampling sampling = run_sampling(r->cfg, 0);
-    struct choosing how = {.rules = sampling_processes(&sampling), .head = (int)r->cfg->share_head};
-    TRY(generator_choosing(&p->gen, &r->model, &p->st, cap, &how, r->backend));
+    struct choosing how = choosing_of(r, p);
+    TRY(generator_choosing(&p->gen, &p->base->model, &p->st, cap, &how, r->backend));
     how.beams = (int)r->cfg->eval_beams;
     if (cap.slots < how.beams) cap.slots = how.beams;
-    return how.beams > 1 ? generator_choosing(&p->beam, &r->model, &p->st, cap, &how, r->backend) : OK;
+    return how.beams > 1 ? generator_choosing(&p->beam, &p->base->model, &p->st, cap, &how, r->backend) : OK;
 }
 
 /* pass_tokens counts virtual tokens too: they are computed. */
 static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
+    const struct model *m = &p->base->model;
     struct capacity cap = r->cap;
     if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
-    TRY(program_train(&p->train, &r->model, &p->st, cap, &r->levels, r->backend));
+    TRY(program_train(&p->train, m, &p->st, cap, &r->levels, r->backend));
     if (r->cfg->optimizer_in_bwd) TRY(plan_fuse(&p->train.plan, &p->st.params, &p->fused));
-    TRY(program_build(&p->score, &r->model, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
+    TRY(program_build(&p->score, m, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend,
+                      false));
     if (r->freezes)
-        TRY(program_build(&p->body, &r->model, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE,
-                          r->backend, false));
+        TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend,
+                          false));
     p->generates = r->objective->generates;
     return p->generates ? build_generators(r, p, cap) : OK;
-}
-
-const char *run_base_hash(struct run *r) {
-    if (!*r->base_hash) model_hash(&r->model, r->base_hash);
-    return r->base_hash;
 }
 
 /* Tokens of the longest pass, virtual ones included. */
@@ -185,33 +143,6 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
 /* Of those whose memory is taken for the whole run. */
 static int list_programs(struct run *r, struct program **out) { return run_programs(r, (const struct program **)out, PHASES); }
 
-bool run_replaces(const struct run *r, const struct weight *w) {
-    for (int i = 0; i < r->n_plans; i++)
-        if (!param_copies(&r->plans[i].st.params, w->data)) return false;
-    return w->nd == 2;
-}
-
-void run_forget(const struct run *r) {
-    for (int i = 0; i < r->model.n; i++)
-        if (r->model.w[i].source || run_replaces(r, &r->model.w[i])) model_forget(&r->model, &r->model.w[i]);
-}
-
-static size_t replaced_bytes(const struct run *r) {
-    size_t bytes = 0;
-    for (int i = 0; i < r->model.n; i++)
-        if (run_replaces(r, &r->model.w[i])) bytes += weight_kept_bytes(&r->model, &r->model.w[i]);
-    return bytes;
-}
-
-/* What stands in the files beside the tensors (a GGUF file's tokenizer), mapped with them. */
-static size_t mapped_besides(const struct run *r) {
-    const struct tensors *files = &r->model.files;
-    size_t bytes = 0;
-    if (!r->backend->mem->host || files->copied || replaced_bytes(r)) return 0; /* counted tensor by tensor */
-    for (int i = 0; i < files->n_maps; i++) bytes += files->maps[i].n;
-    return bytes > r->model.bytes ? bytes - r->model.bytes : 0;
-}
-
 /* The lists that programs are. */
 static size_t description_bytes(const struct run *r) {
     const struct program *list[RUN_PROGRAMS];
@@ -228,12 +159,17 @@ static void measure_plan(struct run *r) {
     memory_sizes(&m, list, n);
     struct footprint *f = &r->foot;
     const bool host = r->backend->mem->host;
-    *f = (struct footprint){.weights = model_kept_bytes(&r->model) - replaced_bytes(r) + mapped_besides(r),
-                            .derived = r->model.derived->bytes,
-                            .data = data_bytes(r),
-                            .runtime = RUNTIME_BYTES + description_bytes(r) + (r->tok ? tokenizer_bytes(r->tok) : 0),
-                            .working = m.work_bytes};
-    for (int i = 0; i < r->objective->sides; i++) {
+    size_t held = 0; /* of the weights, what is not the mapped file */
+    *f = (struct footprint){.data = data_bytes(r), .runtime = RUNTIME_BYTES + description_bytes(r), .working = m.work_bytes};
+    for (int i = 0; i < r->n_bases; i++) {
+        const struct base *b = &r->base[i];
+        size_t own;
+        f->weights += base_bytes(r, b, &own), held += own;
+        f->derived += b->model.derived->bytes;
+        f->runtime += b->tok ? tokenizer_bytes(b->tok) : 0;
+        if (b->check_bytes > f->check) f->check = b->check_bytes;
+    }
+    for (int i = 0; i < r->n_sides; i++) {
         const struct needs q = recipe_needs(r, &r->side[i]);
         f->optimizer += q.here, f->away += q.away;
     }
@@ -243,7 +179,7 @@ static void measure_plan(struct run *r) {
         if (list[i]->plan.state > f->cache) f->cache = list[i]->plan.state;
     f->activations = m.act_bytes - f->cache;
     f->offloaded = m.host_bytes;
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         const size_t b = r->cfg->optimizer_in_bwd ? r->side[i].plans->fused.bytes : r->side[i].plans->st.params.trained;
         f->adapters += r->side[i].plans->st.params.bytes;
         if (b > f->gradients) f->gradients = b;
@@ -253,11 +189,8 @@ static void measure_plan(struct run *r) {
     }
     f->adapters += f->working + f->finished;
     if (!host) f->runtime = r->backend->own + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
-    /* of the weights: what is not the mapped file; random ones lie in memory, also those that a copy was made of */
-    size_t held = r->model.random && host ? model_kept_bytes(&r->model) : !host ? f->weights : r->model.files.copied;
-    if (held > f->weights) f->weights = held;
     const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch;
-    if (r->check_bytes > later) f->comparing = r->check_bytes - later;
+    if (f->check > later) f->comparing = f->check - later;
     f->resident = f->derived + later + f->comparing + f->data + f->runtime + held;
     f->total = f->resident + (f->weights > held ? f->weights - held : 0);
 }
@@ -277,7 +210,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capac
     r->cap = least;
     r->pass_tokens = pass_tokens;
     if (!pass_tokens) pass_tokens = r->backend->mem->host ? 256 : 2048;
-    for (int i = 0; i < r->objective->sides && r->cfg->optimizer_in_bwd; i++) { /* a step is one pass */
+    for (int i = 0; i < r->n_sides && r->cfg->optimizer_in_bwd; i++) { /* a step is one pass */
         const int64_t all = r->side[i].cfg->batch * r->side[i].cfg->accumulation * (r->cap.tokens + most_virtual(r));
         if (all > pass_tokens) pass_tokens = all;
     }
@@ -304,7 +237,7 @@ const char *size_text(size_t bytes) {
 
 int run_most_rows(const struct run *r) {
     int most = 1;
-    for (int i = 0; i < r->objective->sides; i++)
+    for (int i = 0; i < r->n_sides; i++)
         if (r->side[i].cfg->batch * r->side[i].cfg->accumulation > most) most = (int)(r->side[i].cfg->batch * r->side[i].cfg->accumulation);
     if (r->eval.source.n > most) most = r->eval.source.n;
     return r->test.source.n > most ? r->test.source.n : most;
@@ -348,38 +281,74 @@ static err assume_head(struct run *r, const struct run *like) {
     return OK;
 }
 
+static int most_new(const struct run *r) {
+    int64_t n = 1;
+    for (int i = 0; i < r->n_sides; i++)
+        if (r->side[i].cfg->max_new_tokens > n) n = r->side[i].cfg->max_new_tokens;
+    return (int)n;
+}
+
+static int most_length(const struct config *c, int sides) {
+    int64_t n = 1;
+    for (int i = 0; i < sides; i++)
+        if (c->side[i].max_length > n) n = c->side[i].max_length;
+    return (int)n;
+}
+
+static bool any_seq2seq(const struct run *r) {
+    for (int i = 0; i < r->n_bases; i++)
+        if (r->base[i].model.family->seq2seq) return true;
+    return false;
+}
+
 /* Without data rows are as long as max_length lets them be, where there are positions; of a plan like another's as long as that one's. */
 static void assume_lengths(struct run *r, const struct run *like) {
-    const int new = (int)r->cfg->max_new_tokens, context = r->model.shape.hard_context ? (int)r->model.shape.context - most_virtual(r) : INT32_MAX;
-    const int longest = r->cfg->max_length < context ? (int)r->cfg->max_length : context;
+    const int new = most_new(r), most = most_length(r->cfg, r->n_sides);
+    int context = INT32_MAX;
+    for (int i = 0; i < r->n_bases; i++) {
+        const struct shape *z = &r->base[i].model.shape;
+        if (z->hard_context && z->context - most_virtual(r) < context) context = (int)z->context - most_virtual(r);
+    }
+    const int longest = most < context ? most : context;
     if (like) {
-        const bool cut = longest < like->cfg->max_length; /* to less than its rows may have now */
+        const bool cut = longest < most_length(like->cfg, r->n_sides); /* to less than its rows may have now */
         r->cap.tokens = cut && longest < like->cap.tokens ? longest : like->cap.tokens;
         r->cap.length = cut && longest < like->cap.length ? longest : like->cap.length;
     } else {
-        r->cap.tokens = longest + (r->model.family->seq2seq ? 2 : 0); /* an EOS behind the prompt, a start before the answer */
+        r->cap.tokens = longest + (any_seq2seq(r) ? 2 : 0); /* an EOS behind the prompt, a start before the answer */
         r->cap.length = longest + (*r->cfg->eval_data || *r->cfg->test_data ? new : 0); /* there prompts may be as long as rows */
-        for (int i = 0; i < r->objective->sides; i++) { /* a text that was made, in a prompt of no more tokens than bytes */
+        for (int i = 0; i < r->n_sides; i++) { /* a text that was made, in a prompt of no more tokens than bytes */
             const int made = (int)strlen(r->cfg->side[i].prompt) + 1 + 2 * new;
             if (made > r->cap.length) r->cap.length = made;
         }
         if (r->cap.length > context) r->cap.length = context;
     }
-    for (int i = 0; i < r->objective->sides; i++) r->side[i].longest = r->cap.tokens;
+    for (int i = 0; i < r->n_sides; i++) r->side[i].longest = r->cap.tokens;
+}
+
+/* Which sides there are, and who follows whom. */
+static err name_sides(struct run *r) {
+    int next[CONFIG_SIDES];
+    r->n_sides = r->objective->sides > 1 ? config_sides(r->cfg) : 1;
+    for (int i = 0; i < r->n_sides; i++) {
+        r->side[i].cfg = &r->cfg->side[i];
+        r->side[i].name = r->n_sides > 1 ? config_side_name(i) : "";
+    }
+    if (r->n_sides > 1) TRY(config_cycles(r->cfg, next));
+    for (int i = 0; i < r->n_sides && r->n_sides > 1; i++) {
+        r->side[i].next = &r->side[next[i]];
+        r->side[next[i]].from = &r->side[i];
+    }
+    return OK;
 }
 
 static err open_sides(struct run *r, const struct plan_ask *ask) {
-    static const char *const names[] = {"A", "B"};
-    for (int i = 0; i < r->objective->sides; i++) {
-        r->side[i].cfg = &r->cfg->side[i];
-        r->side[i].name = r->objective->sides > 1 ? names[i] : "";
-    }
     r->cap.length = 1;
     if (r->cfg->optimizer_in_bwd && r->cfg->check_accumulation)
         return fail(E_USAGE, "check_accumulation looks at the gradient of a whole step, which optimizer_in_bwd never has: leave one of them out");
     if (r->assumes) TRY(assume_head(r, ask->like));
     else if (r->objective->open) TRY(r->objective->open(r));
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         const struct recipe q = run_recipe(r, r->side[i].cfg);
         TRY(side_plans(r, &r->side[i]));
         if (r->cfg->optimizer_in_bwd) TRY(fused_allowed(&r->side[i].plans->st, &q, r->compute));
@@ -397,14 +366,11 @@ static err open_run(struct run *r, const struct plan_ask *ask) {
     TRY(pick_objective(r));
     TRY(pick_device(r));
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
-    TRY(open_model(r, ask->layers));
-    TRY(quantise_open(r));
-    r->model.mlp_chunk = cfg->mlp_chunk;
-    TRY(run_stretch(r));
-    TRY(open_tokenizer(r, ask->like));
+    TRY(name_sides(r));
+    TRY(bases_open(r, ask));
     TRY(open_sides(r, ask));
     TRY(quantise_allowed(r));
-    for (int i = 0; i < r->objective->sides && !r->objective->generates; i++)
+    for (int i = 0; i < r->n_sides && !r->objective->generates; i++)
         if (r->side[i].longest > r->cap.tokens) r->cap.tokens = r->side[i].longest;
     if (r->warm.source.n) {
         int64_t per = r->side[0].cfg->batch * r->side[0].cfg->accumulation;
@@ -431,8 +397,11 @@ err run_plan(struct run *r, struct config *cfg, const struct plan_ask *ask) {
 err run_start(struct run *r) {
     struct program *list[RUN_PROGRAMS];
     int n = list_programs(r, list);
-    const bool later = r->quantised && !r->backend->mem->host && !r->model.random && !r->cfg->quantization_check;
-    if (!later) TRY(model_fill(&r->model)); /* else a card's are made as it takes them */
+    for (int i = 0; i < r->n_bases; i++) {
+        struct base *b = &r->base[i];
+        const bool later = b->quantised && !r->backend->mem->host && !b->model.random && !r->cfg->quantization_check;
+        if (!later) TRY(model_fill(&b->model)); /* else a card's are made as it takes them */
+    }
     if (r->cfg->quantization_check) TRY(quantise_check(r));
     r->wb.threads = r->threads;
     r->wb.check_accumulation = r->cfg->check_accumulation;
@@ -446,7 +415,7 @@ err run_start(struct run *r) {
     r->wb.grad_bytes = r->foot.gradients;
     r->wb.grad = r->backend->mem->take(r->wb.grad_bytes);
     if (!r->wb.grad) return fail(E_MEMORY, "cannot allocate %zu bytes of gradients", r->wb.grad_bytes);
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         struct side *s = &r->side[i];
         struct recipe q = run_recipe(r, s->cfg);
         TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
@@ -454,19 +423,24 @@ err run_start(struct run *r) {
         if (r->cfg->optimizer_in_bwd) s->learner.fused = &s->plans->fused;
         if (*s->cfg->adapter) {
             bool found;
-            run_heed_adapter(r, s->cfg->adapter);
-            err e = learner_load(&s->learner, s->cfg->adapter, &r->model);
+            base_heed_adapter(s->base, s->cfg->adapter);
+            err e = learner_load(&s->learner, s->cfg->adapter, &s->base->model);
             if (!e) e = optimizer_read(&s->learner, s->cfg->adapter, &found); /* a checkpoint's folder has one */
             if (e) return *s->name ? fail_in(e, "adapter of side %s", s->name) : e;
         } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
     }
-    run_forget(r);
+    bases_forget(r);
     phase_seen(r, PHASE_LOAD);
     return OK;
 }
 
+static void pairs_close(struct pairs *p) {
+    source_close(&p->source);
+    for (int i = 0; i < CONFIG_SIDES; i++) source_close(&p->more[i]), rows_free(&p->rows[i]);
+}
+
 void run_close(struct run *r) {
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < CONFIG_SIDES; i++) {
         struct side *s = &r->side[i];
         learner_free(&s->learner);
         order_free(&s->order);
@@ -476,29 +450,25 @@ void run_close(struct run *r) {
             if (s->texts[k].cap) ids_free(&s->texts[k]);
         free(s->texts);
         rows_free(&s->rows);
-        rows_free(&r->warm.rows[i]);
-        rows_free(&r->eval.rows[i]);
-        rows_free(&r->test.rows[i]);
+        rows_free(&s->answers);
     }
+    pairs_close(&r->warm);
+    pairs_close(&r->eval);
+    pairs_close(&r->test);
     for (int i = 0; i < r->n_plans; i++) {
         drop_plans(&r->plans[i]);
         structure_free(&r->plans[i].st);
     }
-    source_close(&r->warm.source);
-    source_close(&r->eval.source);
-    source_close(&r->test.source);
     for (int i = 0; i < 3; i++) npy_close(&r->given[i]);
     order_free(&r->warm_order);
     memory_free(&r->wb.mem);
     if (r->wb.grad) r->backend->mem->give(r->wb.grad, r->wb.grad_bytes);
     pack_free(&r->wb.pack);
     free(r->wb.first);
-    tokenizer_free(r->tok);
-    model_close(&r->model);
+    for (int i = 0; i < r->n_bases; i++) base_close(&r->base[i]);
     features_free(&r->frozen);
     labels_free(&r->labels);
     json_decref(r->evals);
-    free(r->quantised);
     lock_drop(&r->lock);
     *r = (struct run){0};
 }
@@ -515,7 +485,7 @@ static err log_step(struct run *r, const struct step_info *info) {
                           info->generate_s, "train_seconds", info->train_s, "generated_tokens", (json_int_t)info->generated);
     if (!j) return fail(E_MEMORY, "out of memory");
     if (info->warmup) json_object_set_new(j, "warmup", json_true());
-    for (int i = 0; i < r->objective->sides; i++) {
+    for (int i = 0; i < r->n_sides; i++) {
         const struct side *s = &r->side[i];
         const struct step_result *q = &info->side[i];
         char k[64];

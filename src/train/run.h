@@ -15,9 +15,23 @@
 #include "train/learner.h"
 #include <jansson.h>
 
-/* An adapter's plans: shared by both sides when their structures are equal. */
+/* What one model brings to a run. Adapters share it, but for those of dmcct, where each side has a model of its own. base.c */
+struct base {
+    const char *name;          /* the side that it belongs to, for messages; "": it is the run's */
+    const struct side_config *cfg; /* which files: model, model_config, tokenizer, chat_template */
+    struct model model;
+    tokenizer *tok;
+    char tok_hash[33], hash[33]; /* tok_hash: of vocabulary and merges; hash: base_hash() */
+    int32_t eos;
+    struct likeness likeness;  /* of the quantised base to the file's; tokens 0: not measured */
+    size_t check_bytes;        /* that measuring it takes, on the processor */
+    char *quantised;           /* what it was quantised to, for people; NULL: it was not */
+};
+
+/* An adapter's plans: shared by sides whose structures are equal, on one base. */
 struct plans {
     struct structure st;
+    struct base *base;
     int modules;
     struct program train, score; /* score: the loss alone; of a head what it says of each text */
     struct program body;         /* a frozen base under a head: its rows of the texts (features.c) */
@@ -28,27 +42,32 @@ struct plans {
 };
 
 struct side {
-    const char *name;          /* "A", "B"; "" for sft */
+    const char *name;          /* "A", "B", ...; "" where there is one */
     const struct side_config *cfg;
+    struct base *base;
     struct plans *plans;
+    struct side *next, *from;  /* cycles: the side whose text its adapter writes, and the one that writes its own */
     struct learner learner;
     struct order order;        /* over this side's own data */
     struct source source;
-    struct prompt_form form;   /* macct: a text of this side as a prompt for the other */
-    struct ids *texts;         /* macct: this side's data, tokenised; NULL when streamed. cap 0: the ids lie in rows */
+    struct prompt_form form;   /* cycles: a text of this side as a prompt for the next */
+    struct ids *texts;         /* cycles: this side's data, tokenised; NULL when streamed. cap 0: the ids lie in rows */
     int n_texts, longest, truncated;
-    struct rows rows;          /* sft: what is trained on; macct: the texts as rows */
+    struct rows rows;          /* sft: what is trained on; cycles: the texts as rows */
+    struct rows answers;       /* cycles: the same as `from`'s tokenizer has them, where that is another */
+    bool by_text;              /* cycles: what comes to this side was written with other ids, or for a prompt that leads texts in differently */
 };
 
-struct pairs {                 /* supervised pairs: warm-up and evaluation (macct) */
-    struct source source;
-    struct rows rows[2];       /* [0] trains A (a -> b), [1] trains B */
+struct pairs {                 /* supervised: warm-up and evaluation of cycles; what is held out of one side's data */
+    struct source source;      /* of one side's text and the next's; of the first two sides in cycles */
+    struct source more[CONFIG_SIDES]; /* cycles of several: side i's and the next's, where `source` does not have them */
+    struct rows rows[CONFIG_SIDES]; /* [i] trains side i's adapter */
 };
 
 struct step_info {
     int64_t step, total;
     bool warmup;
-    struct step_result side[2];
+    struct step_result side[CONFIG_SIDES];
     double seconds, generate_s, train_s;
     int64_t generated;
 };
@@ -56,8 +75,9 @@ struct step_info {
 struct run;
 struct objective {
     const char *name;
-    int sides;
+    int sides;                                          /* at least */
     bool generates;
+    bool own_bases;                                     /* each side has a model of its own */
     err (*load)(struct run *r);                         /* data; before any weight */
     err (*step)(struct run *r, struct step_info *info); /* one optimizer step of each side */
     err (*evaluate)(struct run *r, const struct pairs *on, json_t *out); /* adds "sides", "round_trip", "samples" */
@@ -72,7 +92,8 @@ struct footprint { /* bytes */
     size_t checks;  /* check_accumulation's copies of the gradient */
     size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
     size_t away; /* of a card: states of optimizers that lie in the host's memory; in none of the others */
-    size_t comparing; /* what quantization_check takes beyond all that the run takes later */
+    size_t check; /* that quantization_check takes, on the processor, of the base that needs most for it */
+    size_t comparing; /* what it takes beyond all that the run takes later */
     size_t total, resident; /* resident: without the file-backed weights */
 };
 
@@ -107,10 +128,8 @@ struct run_events {
 struct run {
     struct config *cfg;
     const struct objective *objective;
-    struct model model;
-    tokenizer *tok;
-    char tok_hash[33], base_hash[33]; /* base_hash: run_base_hash() */
-    int32_t eos;
+    struct base base[CONFIG_SIDES];
+    int n_bases;
     const struct backend *backend;
     const struct rates *card;  /* planned for by name; NULL: for this machine */
     bool plans_only;           /* it will not be started: run_plan() */
@@ -119,9 +138,10 @@ struct run {
     dtype cache;               /* of keys and values that generation keeps */
     size_t left_before;        /* on a card: bytes free when the run was opened */
     int threads;
-    struct plans plans[2];
+    struct plans plans[CONFIG_SIDES];
     int n_plans;
-    struct side side[2];
+    struct side side[CONFIG_SIDES];
+    int n_sides;
     struct pairs warm, eval, test;
     struct npy given[3];       /* files of vectors: training, eval, test */
     struct labels labels;      /* classification, of texts or tokens */
@@ -129,12 +149,8 @@ struct run {
     struct class_form classes;
     bool freezes;              /* nothing but the head is trained, on features that are made once */
     struct frozen frozen;
-    bool text_path;            /* macct: generated ids pass through text, because the two prompts lead texts in differently */
     struct order warm_order;
     struct workbench wb;
-    struct likeness likeness;  /* of the quantised base to the file's; tokens 0: not measured */
-    size_t check_bytes;        /* that measuring it takes, on the processor */
-    char *quantised;           /* what the base was quantised to, for people; NULL: it was not */
     struct capacity cap;
     struct checkpoints levels; /* what the training programs recompute */
     bool picks_levels;         /* auto */
@@ -159,30 +175,42 @@ err run_open(struct run *r, struct config *cfg);
 /* The same for a plan alone: the model may be a config.json, data may be missing, the device may be a card that is not here. */
 err run_plan(struct run *r, struct config *cfg, const struct plan_ask *ask);
 /* A side's method and its settings, in mem (method.c). */
-err side_method(const struct side_config *c, const struct run *r, arena *mem, const struct peft_method **method, const void **settings);
+err side_method(const struct side *s, const struct run *r, arena *mem, const struct peft_method **method, const void **settings);
 err run_start(struct run *r);                       /* memory, weights, fresh adapters */
 err run_loop(struct run *r, const struct run_events *ev); /* to the last step, or E_INTERRUPTED with a checkpoint saved */
 /* Vectors that come with each record of a side's data, by its method (method.c); false: none. */
 bool side_given(const struct side_config *c, struct given_form *given);
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
-err run_stretch(struct run *r);                     /* context.c: RoPE as the configuration asks for it */
-json_t *run_positions_json(const struct run *r);    /* ... and what came of it; of a model that is stretched */
-err run_within_context(const struct run *r, int longest, int virtual_tokens); /* are there positions for so many tokens? */
-void run_heed_adapter(const struct run *r, const char *folder); /* warns of one that was trained with RoPE stretched otherwise */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
-const char *run_base_hash(struct run *r); /* model_hash(), which reads the whole base, once a run */
-bool run_replaces(const struct run *r, const struct weight *w); /* a matrix in whose place every side has a trained copy: no plan reads it */
-void run_forget(const struct run *r);               /* the file's pages of these and of quantised ones, after something read them */
 json_t *run_plan_json(struct run *r, bool measured);
 void run_dump(const struct run *r, str *out);       /* its programs, an instruction a line */
 json_t *run_report_json(struct run *r);       /* steps, evaluations, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
-enum { RUN_PROGRAMS = 2 * (3 + 2 * GENERATOR_PROGRAMS) };
+enum { RUN_PROGRAMS = CONFIG_SIDES * (3 + 2 * GENERATOR_PROGRAMS) };
 int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase); /* those that a phase runs; PHASES: all */
 int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */
 const char *size_text(size_t bytes);                /* "1.25 GB", "340.0 MB"; the last four stay valid */
+
+/* context.c */
+err base_stretch(const struct run *r, struct base *b);  /* RoPE as the configuration asks for it */
+json_t *base_positions_json(const struct run *r, const struct base *b); /* ... and what came of it; of a model that is stretched */
+err run_within_context(const struct run *r, int longest, int virtual_tokens); /* are there positions for so many tokens? */
+void base_heed_adapter(const struct base *b, const char *folder); /* warns of one that was trained with RoPE stretched otherwise */
+
+/* base.c: models, tokenizers and what runs read of them */
+/* The bases that the sides need. layers: of models without weights, so many in place of their own; like: a run whose tokenizers are lent. */
+err bases_open(struct run *r, const struct plan_ask *ask);
+void base_close(struct base *b);
+const char *base_hash(struct base *b);              /* model_hash(), which reads the whole base, once a run */
+/* Is it a matrix in whose place every side on this base has a trained copy? No plan reads it then. */
+bool base_replaces(const struct run *r, const struct base *b, const struct weight *w);
+void bases_forget(const struct run *r);             /* the file's pages of these and of quantised ones, after something read them */
+size_t base_bytes(const struct run *r, const struct base *b, size_t *held); /* of its weights in the plan; held: what of these is not the mapped file */
+bool base_same_ids(const struct base *a, const struct base *b); /* the same vocabulary and merges */
+/* Of an encoder-decoder: [prompt][answer] becomes [prompt EOS][start answer], the encoder's ids and the decoder's. Others: nothing. */
+err base_split_rows(const struct base *b, struct rows *all);
 
 /* phases.c: the memory of each phase */
 void phase_seen(struct run *r, enum phase phase);   /* it has just ended: notes the peak, the first time */
@@ -212,15 +240,16 @@ err data_given(const struct side_config *c, const char *file, struct npy *open, 
 void data_fields(const struct run *r, const struct side_config *c, enum source_want want, const char **field, const char **label);
 err data_order(const struct run *r, struct side *s, uint32_t stream);
 err data_draw(struct side *s, int n, const struct row **list);    /* the next n rows; they stay until the next draw */
-err data_draw_texts(struct side *s, int n, struct ids *texts);    /* the same of macct's texts; not owned */
+/* The same of a side's texts, in ids of its own tokenizer and (answers) of `from`'s; not owned. */
+err data_draw_texts(struct side *s, int n, struct ids *texts, struct ids *answers);
 size_t data_bytes(const struct run *r);
 bool data_streams(const struct run *r);
 
 /* quantise.c: `quantization` */
-err quantise_open(struct run *r);                   /* right after the model is opened: its types */
+err quantise_open(const struct run *r, struct base *b); /* right after the model is opened: its types */
 err quantise_allowed(const struct run *r);          /* after the adapters' structures are laid down */
 err quantise_check(struct run *r);                  /* quantization_check; the weights are there */
-json_t *quantise_json(const struct run *r);         /* NULL: the base is as its file has it */
+json_t *quantise_json(const struct run *r, const struct base *b); /* of one that is quantised */
 
 /* features.c, for runs that freeze the base */
 err features_plan(struct run *r);                   /* after the rows are made: what will be computed, and the memory for it */
@@ -241,7 +270,7 @@ void recipe_describe(const struct run *r, str *out); /* the optimizers' line of 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
 double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_model; higher is better, -HUGE_VAL: none */
-struct sampling run_sampling(const struct config *c, double temperature);
+struct sampling side_sampling(const struct side_config *c, double temperature);
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats);
 
@@ -255,7 +284,7 @@ err folder_report(struct run *r);                   /* output_dir/report.json */
 err best_save(struct run *r);                       /* output_dir/best/{A,B}: kept while training */
 err best_load(struct run *r);                       /* back into the learners, where there is one */
 err metrics_append(const struct run *r, json_t *line);
-err adapters_load(struct run *r, const char *folder); /* folder/A and folder/B, or folder itself (sft) */
+err adapters_load(struct run *r, const char *folder); /* folder/A, folder/B, ..., or folder/adapter */
 const char *adapter_folder(const struct run *r, int side, const char *root, arena *mem);
 
 #define OBJECTIVE(name) extern const struct objective objective_##name;

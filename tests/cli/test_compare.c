@@ -194,7 +194,34 @@ static void test_refusals(void **state) {
     ok("test ! -e $D/way/compare.svg && grep -q 'is not a folder' $D/way/compare.md");
 }
 
+/* Two models against two adapters: their memory and time beside the scores, as their own reports have it. */
+static void test_runs(void **state) {
+    (void)state;
+    ok("printf 'model: %%s\nA: {data: %%s/a.jsonl}\nB: {data: %%s/b.jsonl}\neval: {data: %%s/test.jsonl, limit: 2}\nmax_steps: 1\nper_device_train_batch_size: 2\n"
+       "max_new_tokens: 4\nmax_length: 32\npass_tokens: 64\n' $G $G $G $G > $D/cycles.yaml\n"
+       "$C train $D/cycles.yaml --set output_dir=$D/macct && $C train $D/cycles.yaml --set objective=dmcct --set method=full --set output_dir=$D/dmcct");
+    ok("$C compare $D/macct $D/dmcct");
+    says(ran.out.p, "B→A BLEU");
+    says(ran.out.p, "weights and states");
+    ok("$C compare $D/macct $D/dmcct --json > $D/runs.json");
+    json_t *j = json_of("runs.json"), *runs = json_object_get(j, "runs");
+    double weights[2];
+    for (size_t i = 0; i < 2; i++) {
+        char name[64];
+        const json_t *cost = json_object_get(json_array_get(runs, i), "cost");
+        snprintf(name, sizeof name, "%s/report.json", i ? "dmcct" : "macct");
+        json_t *report = json_of(name), *plan = json_object_get(report, "plan");
+        assert_true(number(cost, "planned") == number(plan, "total") && number(cost, "measured") == number(plan, "peak_resident"));
+        assert_true(number(cost, "step_s") > 0);
+        weights[i] = number(cost, "static");
+        if (i) assert_int_equal(json_array_size(json_object_get(plan, "models")), 2);
+        json_decref(report);
+    }
+    assert_true(weights[1] > 2 * weights[0]);
+    json_decref(j);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_completions), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_completions), cmocka_unit_test(test_refusals), cmocka_unit_test(test_runs)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

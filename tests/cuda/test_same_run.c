@@ -47,7 +47,7 @@ static double log_likelihood(int side, const struct ids *prompt, const struct ge
     return -sums[0];
 }
 
-static int32_t id_at(const struct run *r, const struct generation *g, int i) { return i < g->n ? g->ids[i] : r->eos; }
+static int32_t id_at(const struct run *r, const struct generation *g, int i) { return i < g->n ? g->ids[i] : r->base[0].eos; }
 
 /* Counts a near-tie; anything else that differs is a failure. */
 static int compare_ids(int step, int side, const struct ids *prompt, const struct generation *here, const struct generation *there) {
@@ -82,7 +82,7 @@ static int half(int step, int side, double *worst) {
         ties += compare_ids(step, !side, &prompt[i], &made[0][i], &made[1][i]);
         must(prompt_form_wrap(&s->form, made[0][i].ids, (size_t)made[0][i].n, &asked));
         for (size_t k = 0; k < text[i]->n; k++) must(ids_push(&answer, text[i]->v[k]));
-        must(ids_push(&answer, run[0].eos));
+        must(ids_push(&answer, run[0].base[0].eos));
         must(rows_add(&rows, asked.v, asked.n, answer.v, answer.n));
         ids_free(&asked);
         ids_free(&answer);

@@ -21,16 +21,18 @@ static struct ids *rows_of(const struct tensors *ts, const char *name, int *n, a
 /* A run laid together by hand: the fixture's data are ids, so there is no tokenizer. */
 static void start(struct run *r, struct config *cfg, const struct tensors *want, arena *mem, const struct backend *backend) {
     static int32_t sep = 3;
-    *r = (struct run){.cfg = cfg, .objective = &objective_macct, .backend = backend, .threads = 2, .eos = 2, .n_plans = 1};
-    must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &r->model));
+    *r = (struct run){.cfg = cfg, .objective = &objective_macct, .backend = backend, .threads = 2, .n_plans = 1, .n_bases = 1, .n_sides = 2};
+    struct model *m = &r->base[0].model;
+    r->base[0].eos = 2;
+    must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, m));
     const struct peft_method *method;
     const void *settings;
     must(adapter_read_config(GOLDEN "/macct/A", mem, &method, &settings));
     struct plans *p = &r->plans[0];
-    must(structure_init(&p->st, &r->model, method, settings, &p->modules));
+    must(structure_init(&p->st, m, method, settings, &p->modules));
     r->cap = (struct capacity){32, 8, BATCH, 32, DT_F32, DT_NONE};
-    must(program_build(&p->train, &r->model, MODE_TRAIN, &p->st, r->cap, CHECKPOINT_SELECTIVE, backend, false));
-    must(generator_build(&p->gen, &r->model, &p->st, r->cap, backend));
+    must(program_build(&p->train, m, MODE_TRAIN, &p->st, r->cap, CHECKPOINT_SELECTIVE, backend, false));
+    must(generator_build(&p->gen, m, &p->st, r->cap, backend));
     must(memory_for(&r->wb.mem, (struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));
     must(pack_init(&r->wb.pack, r->cap.tokens, r->cap.sequences));
     r->wb.grad = backend->mem->take(p->st.params.bytes);
@@ -40,12 +42,14 @@ static void start(struct run *r, struct config *cfg, const struct tensors *want,
         s->name = i ? "B" : "A";
         s->cfg = &cfg->side[i];
         s->plans = p;
+        s->base = &r->base[0];
+        s->next = s->from = &r->side[!i];
         s->form.tail = (struct ids){&sep, 1, 0};
         s->texts = rows_of(want, i ? "b_rows" : "a_rows", &s->n_texts, mem);
         must(order_init(&s->order, s->n_texts, 1, (uint32_t)i, false));
         struct recipe recipe = {.learning_rate = i ? 5e-3 : 1e-2, .weight_decay = 0.01, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1};
         must(learner_init(&s->learner, &p->st, &p->train, &recipe));
-        must(learner_load(&s->learner, i ? GOLDEN "/macct/B" : GOLDEN "/macct/A", &r->model));
+        must(learner_load(&s->learner, i ? GOLDEN "/macct/B" : GOLDEN "/macct/A", m));
     }
 }
 
@@ -61,7 +65,7 @@ static void finish(struct run *r) {
     memory_free(&r->wb.mem);
     pack_free(&r->wb.pack);
     free(r->wb.first);
-    model_close(&r->model);
+    model_close(&r->base[0].model);
 }
 
 /* What adapter `side` writes now from the rows that step `step` will use. */
@@ -101,13 +105,13 @@ static void five_steps(const struct backend *backend) {
     struct run r;
     must(tensors_open(GOLDEN "/macct/macct.safetensors", &want));
     must(config_init(&cfg));
-    cfg.max_new_tokens = NEW;
+    cfg.side[0].max_new_tokens = cfg.side[1].max_new_tokens = NEW;
     cfg.side[0].batch = cfg.side[1].batch = BATCH;
     start(&r, &cfg, &want, &mem, backend);
     int n;
     struct ids *synth_a = rows_of(&want, "synth_a", &n, &mem), *synth_b = rows_of(&want, "synth_b", &n, &mem);
     char base[33], after[33];
-    model_hash(&r.model, base);
+    model_hash(&r.base[0].model, base);
     for (int step = 0; step < STEPS; step++) {
         struct step_info info = {0};
         check_synthetic(&r, 1, step, synth_a); /* B's half of the generation is the state before the step */
@@ -127,7 +131,7 @@ static void five_steps(const struct backend *backend) {
     compare_final(&r, &want, 0);
     compare_final(&r, &want, 1);
     (void)synth_b; /* A writes inside the step, after its update; its ids are held through B's losses */
-    model_hash(&r.model, after);
+    model_hash(&r.base[0].model, after);
     assert_string_equal(base, after);
     finish(&r);
     tensors_close(&want);
@@ -153,7 +157,7 @@ static void test_only_one_moves(void **state) {
     must(config_init(&cfg));
     start(&r, &cfg, &want, &mem, card ? card : &backend_cpu);
     char base[33], now[33], w[2][33], again[33];
-    model_hash(&r.model, base);
+    model_hash(&r.base[0].model, base);
     for (int i = 0; i < 2; i++) {
         for (int k = 0; k < 2; k++) hash_of(&r, k, w[k]);
         const struct ids *t = &r.side[i].texts[0];
@@ -166,7 +170,7 @@ static void test_only_one_moves(void **state) {
         assert_string_not_equal(again, w[i]);
         hash_of(&r, !i, again);
         assert_string_equal(again, w[!i]);
-        model_hash(&r.model, now);
+        model_hash(&r.base[0].model, now);
         assert_string_equal(now, base);
     }
     finish(&r);

@@ -453,19 +453,19 @@ static void test_planned(void **state) {
         &r, &c,
         (const char *const[]){"quantization=q4_0", "quantization_modules=down_proj=nf4,lm_head=q8_0", "quantization_check=40", NULL}));
     size_t was = 0, made = 0;
-    for (int i = 0; i < r.model.n; i++) {
-        const struct weight *w = &r.model.w[i];
+    for (int i = 0; i < r.base[0].model.n; i++) {
+        const struct weight *w = &r.base[0].model.w[i];
         if (!w->source) continue;
         was += (size_t)w->d[0] * dtype_row_bytes(w->from, w->d[1]);
         made += (size_t)w->d[0] * dtype_row_bytes(w->dt, w->d[1]);
     }
     assert_true(made > 0);
-    assert_int_equal(r.foot.weights, bare.model.bytes - was + made); /* a byte for a byte */
+    assert_int_equal(r.foot.weights, bare.base[0].model.bytes - was + made); /* a byte for a byte */
     const size_t later = r.foot.adapters + r.foot.gradients + r.foot.optimizer + r.foot.activations + r.foot.cache + r.foot.scratch;
-    assert_int_equal(r.foot.comparing, r.check_bytes > later ? r.check_bytes - later : 0);
+    assert_int_equal(r.foot.comparing, r.base[0].check_bytes > later ? r.base[0].check_bytes - later : 0);
     assert_int_equal(r.foot.resident, bare.foot.resident + made + r.foot.comparing + (r.foot.scratch - bare.foot.scratch));
     must(run_start(&r));
-    assert_true(r.likeness.tokens > 30 && r.likeness.tokens <= 40 && r.likeness.kl > 0);
+    assert_true(r.base[0].likeness.tokens > 30 && r.base[0].likeness.tokens <= 40 && r.base[0].likeness.kl > 0);
     json_t *plan = run_plan_json(&r, true), *q = json_object_get(plan, "quantization");
     assert_string_equal(json_string_value(json_object_get(q, "type")), "q4_0");
     assert_true(json_number_value(json_object_get(q, "perplexity")) > 1);

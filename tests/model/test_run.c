@@ -341,7 +341,7 @@ static void test_only_the_trained_adapter(void **state) {
     must(run_open(&r, &cfg));
     must(run_start(&r));
     char base[33], after[33];
-    model_hash(&r.model, base);
+    model_hash(&r.base[0].model, base);
     for (int turn = 0; turn < 4; turn++) {
         int d = turn % 2;
         const struct row *rows[] = {&r.warm.rows[d].r[0], &r.warm.rows[d].r[1]};
@@ -354,7 +354,7 @@ static void test_only_the_trained_adapter(void **state) {
         assert_string_not_equal(mine.m, mine2.m);
         assert_string_not_equal(mine.v, mine2.v);
     }
-    model_hash(&r.model, after);
+    model_hash(&r.base[0].model, after);
     assert_string_equal(base, after);
     run_close(&r);
     config_free(&cfg);

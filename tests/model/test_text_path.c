@@ -43,9 +43,9 @@ static void write_texts(struct run *r, int from, const struct ids *real[ROWS], s
         real[i] = &s->texts[order_next(&s->order)];
         must(prompt_form_wrap(&s->form, real[i]->v, real[i]->n, &prompt[i]));
     }
-    must(generate_texts(r, from, prompt, ROWS, NEW, r->cfg->temperature, (uint64_t)(2 * r->step + !from), made, NULL));
+    must(generate_texts(r, from, prompt, ROWS, NEW, s->cfg->temperature, (uint64_t)(2 * r->step + !from), made, NULL));
     for (int i = 0; i < ROWS; i++) {
-        must(tokenizer_decode(r->tok, made[i].ids, (size_t)made[i].n, true, &text[i]));
+        must(tokenizer_decode(r->base[0].tok, made[i].ids, (size_t)made[i].n, true, &text[i]));
         ids_free(&prompt[i]);
     }
 }
@@ -55,11 +55,11 @@ static void add_row(struct run *r, int to, const struct generation *made, const 
     struct side *s = &r->side[to];
     struct ids synth = {0}, prompt = {0}, answer = {0};
     while (text && isspace((unsigned char)*text)) text++;
-    if (text) must(prompt_form_text(r->tok, &s->form, text, &synth));
+    if (text) must(prompt_form_text(r->base[0].tok, &s->form, text, &synth));
     for (int k = 0; !text && k < made->n; k++) must(ids_push(&synth, made->ids[k]));
     must(prompt_form_wrap(&s->form, synth.v, synth.n, &prompt));
     for (size_t k = 0; k < real->n; k++) must(ids_push(&answer, real->v[k]));
-    must(ids_push(&answer, r->eos));
+    must(ids_push(&answer, r->base[0].eos));
     must(rows_add(out, prompt.v, prompt.n, answer.v, answer.n));
     ids_free(&synth);
     ids_free(&prompt);
@@ -134,7 +134,7 @@ static void test_longer_than_planned(void **state) {
     struct config cfg;
     struct run r;
     start(&r, &cfg, "B: {text}\n");
-    cfg.temperature = 9;
+    cfg.side[0].temperature = cfg.side[1].temperature = 9;
     for (int i = 0; i < 2; i++) always_the_longest(&r.side[i]);
     for (int step = 0; step < 4; step++) {
         struct step_info info = {0};
@@ -151,7 +151,7 @@ static void test_no_text(void **state) {
     struct run r;
     start(&r, &cfg, "B:{text}\n");
     assert_int_equal(warned, 0);
-    assert_false(r.text_path);
+    assert_false(r.side[0].by_text || r.side[1].by_text);
     finish(&r, &cfg);
 }
 

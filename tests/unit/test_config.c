@@ -71,10 +71,10 @@ static void defaults(void **state) {
     (void)state;
     struct config c;
     assert_int_equal(config_init(&c), OK);
-    assert_string_equal(c.model, "");
+    assert_string_equal(c.side[0].model, "");
     assert_string_equal(c.objective, "macct");
     assert_string_equal(c.gradient_checkpointing, "selective");
-    assert_string_equal(c.activations, "f32");
+    assert_string_equal(c.side[0].activations, "f32");
     assert_int_equal(c.seed, 42);
     for (int s = 0; s < 2; s++) {
         assert_true(c.side[s].learning_rate == 2e-4);
@@ -117,8 +117,8 @@ static void yaml_to_structs(void **state) {
     assert_string_equal(c.side[0].scheduler, "cosine");
     assert_string_equal(c.output_dir, "2026");
     assert_int_equal(c.seed, -7);
-    assert_true(c.temperature == 0.7 && c.top_p == 0.9);
-    assert_string_equal(c.activations, "int15");
+    assert_true(c.side[0].temperature == 0.7 && c.side[0].top_p == 0.9);
+    assert_string_equal(c.side[0].activations, "int15");
     config_free(&c);
     parse(&c, "# nothing but a comment\n");
     config_free(&c);
@@ -178,7 +178,7 @@ static void settings(void **state) {
     assert_int_equal(config_set(&c, "A.lora.target_modules=o_proj"), OK);
     assert_int_equal(c.side[0].lora_r, 8);
     assert_int_equal(c.side[1].lora_r, 9);
-    assert_string_equal(c.model, "a=b.gguf");
+    assert_string_equal(c.side[0].model, "a=b.gguf");
     assert_string_equal(c.side[1].prompt, "{text} =>\n");
     assert_int_equal(c.side[1].lora_targets.n, 2);
     assert_string_equal(c.side[0].lora_targets.v[0], "o_proj");
@@ -240,7 +240,7 @@ static void wrong_values(void **state) {
     refused("memory: 2 bytes\n", "'2 bytes'");
     refused("prompt: say it\n", "text with {text} once");
     refused("prompt: \"{text}{text}\"\n", "text with {text} once");
-    refused("eval: {fields: [a]}\n", "two names", "a list of 1");
+    refused("eval: {fields: []}\n", "list of names", "a list of 0");
     refused("lora: {target_modules: []}\n", "a list of names", "a list of 0");
     refused("lora: {target_modules: \"a,,b\"}\n", "a list of names");
     refused("lora: {target_modules: [a, [b]]}\n", "run.yaml:1: ", "other than names");
@@ -257,7 +257,7 @@ static void wrong_keys(void **state) {
     refused("lore: {r: 8}\n", "run.yaml:1: unknown key 'lore'");
     refused("A:\n  max_steps: 3\n",
             "run.yaml:2: 'A.max_steps' belongs to the run, not to a side: write 'max_steps' at the top");
-    refused("C: {data: x}\n", "unknown key 'C'");
+    refused("I: {data: x}\n", "unknown key 'I'");
     refused("eval: file.jsonl\n", "run.yaml:1: 'eval' is a section");
     refused("A: file.jsonl\n", "'A' is a section");
     refused("seed: 1\nmodel: x\nseed: 2\n", "run.yaml:3: 'seed' is given twice (first at run.yaml:1)");
@@ -319,20 +319,32 @@ static void contradictions(void **state) {
     check_refused("optim: adafactor\nadafactor: {relative_step: true}\nlr_scheduler_type: linear\n", "brings its own learning rate");
     check_refused("lora: {target_modules: [all-linear, q_proj]}\n", "all-linear stands alone");
     check_refused("max_new_tokens: 1024\n", "'max_new_tokens' (1024)", "'max_length' (1024)");
-    check_refused("generation: {top_k: 5}\n", "'generation.top_k'", "temperature");
-    check_refused("generation: {top_p: 0.5}\n", "'generation.top_p'", "temperature");
-    check_refused("generation: {min_p: 0.1}\n", "'generation.min_p'", "temperature");
-    check_refused("max_new_tokens: 8\nmin_new_tokens: 9\n", "'min_new_tokens' is 9", "max_new_tokens 8");
+    check_refused("generation: {top_k: 5}\n", "'A.generation.top_k'", "temperature");
+    check_refused("generation: {top_p: 0.5}\n", "'A.generation.top_p'", "temperature");
+    check_refused("generation: {min_p: 0.1}\n", "'A.generation.min_p'", "temperature");
+    check_refused("max_new_tokens: 8\nB: {min_new_tokens: 9}\n", "'B.min_new_tokens' is 9", "max_new_tokens 8");
     check_refused("eval: {length_penalty: 2}\n", "'eval.length_penalty' has no use", "eval.num_beams");
     check_refused("eval: {early_stopping: never}\n", "'eval.early_stopping' has no use", "eval.num_beams");
     check_refused("eval_steps: 5\n", "'eval_steps' is 5", "'eval.data'");
     check_refused("metric_for_best_model: chrf\n", "'metric_for_best_model' is chrf", "'eval.data'");
     check_refused("max_steps: 0\n", "'max_steps' is 0", "warmup_pairs");
+    check_refused("B.model: n.gguf\n", "'A.model' and 'B.model' are two", "objective dmcct has a model for each side");
+    check_refused("C: {lora: {r: 4}}\n", "'C.data' is missing", "for each side");
+    check_refused("C: {data: b.jsonl}\n", "'B.data' and 'C.data' are the same text (b.jsonl)");
+    check_refused("C: {data: c, max_new_tokens: 2000}\n", "'max_new_tokens' (2000)");
+    check_refused("C: {data: c}\ncycles: [A-B]\n", "'cycles' leaves side C out");
+    check_refused("C: {data: c}\ncycles: [A-B, C]\n", "'C' alone");
+    check_refused("C: {data: c}\ncycles: [A-B, C-A]\n", "side A twice");
+    check_refused("cycles: A-C\n", "'A-C'", "2 sides (A to B)");
+    check_refused("cycles: A+B\n", "'A+B'");
+    check_refused("!model: m\nobjective: sft\ndata: a\ncycles: A-B\n", "'cycles' has no use with objective sft");
+    check_refused("!objective: dmcct\nA: {data: a, model: m}\nB: {data: b}\n", "'model' is missing");
+    check_refused("!objective: dmcct\nmodel: m\nA: {data: a}\nB: {data: b, model: \"random:x\"}\n", "'B.model' is 'random:x'");
     parse(&c, "model: random:7:bf16\nmodel_config: c.json\noutput_dir: o\nobjective: sft\ndata: a\n");
     assert_int_equal(config_check(&c), OK);
     uint64_t seed;
     const char *dt;
-    assert_true(config_random_model(c.model, &seed, &dt));
+    assert_true(config_random_model(c.side[0].model, &seed, &dt));
     assert_int_equal(seed, 7);
     assert_string_equal(dt, "bf16");
     assert_false(config_random_model("m.gguf", &seed, &dt));
@@ -340,6 +352,38 @@ static void contradictions(void **state) {
     parse(&c, "model: m\noutput_dir: o\ndata: pairs.jsonl\nA: {field: a}\nB: {field: b}\n");
     assert_int_equal(config_check(&c), OK); /* two columns of one file are two sides */
     config_free(&c);
+}
+
+/* Sides beyond two: their number is the last that is named, a bare key is all sides', and who follows whom is in order or as `cycles` says. */
+static void more_sides(void **state) {
+    (void)state;
+    struct config c, d;
+    int next[CONFIG_SIDES];
+    parse(&c, MACCT "C: {data: c.jsonl, max_length: 80, generation: {temperature: 0.5}}\nlora.r: 4\n");
+    if (config_check(&c)) fail_msg("%s", err_text());
+    assert_int_equal(config_sides(&c), 3);
+    assert_int_equal(c.side[2].lora_r, 4);
+    assert_true(c.side[0].max_length == 1024 && c.side[2].max_length == 80 && c.side[1].temperature == 0);
+    assert_int_equal(config_cycles(&c, next), OK);
+    assert_true(next[0] == 1 && next[1] == 2 && next[2] == 0);
+    assert_int_equal(config_set(&c, "D.data=d.jsonl"), OK);
+    assert_int_equal(config_set(&c, "cycles=[A-D, B-C]"), OK);
+    assert_int_equal(config_cycles(&c, next), OK);
+    assert_true(next[0] == 3 && next[3] == 0 && next[1] == 2 && next[2] == 1);
+    assert_int_equal(config_set(&c, "cycles=B-A-D-C"), OK);
+    assert_int_equal(config_cycles(&c, next), OK);
+    assert_true(next[1] == 0 && next[0] == 3 && next[3] == 2 && next[2] == 1);
+    str one = {0}, two = {0};
+    assert_int_equal(config_write(&c, &one), OK);
+    parse(&d, one.p);
+    assert_int_equal(config_sides(&d), 4);
+    assert_true(d.side[2].max_length == 80 && d.side[3].max_length == 1024);
+    assert_int_equal(config_write(&d, &two), OK);
+    assert_string_equal(one.p, two.p);
+    str_free(&one);
+    str_free(&two);
+    config_free(&c);
+    config_free(&d);
 }
 
 /* A program may write the struct itself: config_check() holds it to the same ranges. */
@@ -437,7 +481,7 @@ int main(void) {
         cmocka_unit_test(defaults),       cmocka_unit_test(yaml_to_structs),
         cmocka_unit_test(settings), cmocka_unit_test(lists_of_files),       cmocka_unit_test(wrong_values),
         cmocka_unit_test(wrong_keys),     cmocka_unit_test(not_a_configuration),
-        cmocka_unit_test(contradictions), cmocka_unit_test(ranges_of_structs),
+        cmocka_unit_test(contradictions), cmocka_unit_test(more_sides), cmocka_unit_test(ranges_of_structs),
         cmocka_unit_test(sizes),          cmocka_unit_test(written_and_read_back),
         cmocka_unit_test(from_a_file),
     };

@@ -255,6 +255,37 @@ static void forms(void **state) {
     log_set(NULL, NULL);
 }
 
+/* A form in a chat's turn: around a text it makes the prompt that a conversation's row has (which is held against transformers elsewhere), and an
+ * answer begins where that prompt ends. */
+static void forms_of_turns(void **state) {
+    (void)state;
+    struct source s;
+    struct rows r;
+    struct prompt_form f;
+    struct ids text = {0}, prompt = {0};
+    parse("{\"messages\": [{\"role\": \"user\", \"content\": \"Say so:\\nhi  there\"}, {\"role\": \"assistant\", \"content\": \"yo\"}]}\n", WANT_SFT, &s);
+    assert_int_equal(rows_sft(plain, &s, 200, &r), OK);
+    assert_int_equal(prompt_form_chat(plain, "Say so:\n{text}", &f), OK);
+    assert_int_equal(prompt_form_text(plain, &f, "hi  there", &text), OK);
+    assert_int_equal(prompt_form_wrap(&f, text.v, text.n, &prompt), OK);
+    int first = 0;
+    while (!r.r[0].supervised[first]) first++;
+    assert_int_equal(prompt.n, first);
+    assert_memory_equal(prompt.v, r.r[0].ids, (size_t)first * sizeof *prompt.v);
+    text.n = 0;
+    assert_int_equal(prompt_form_text(plain, &f, "yo", &text), OK);
+    assert_memory_equal(text.v, r.r[0].ids + first, text.n * sizeof *text.v);
+    ids_free(&text);
+    ids_free(&prompt);
+    prompt_form_free(&f);
+    rows_free(&r);
+    source_close(&s);
+    assert_int_equal(prompt_form_chat(plain, "Say: {text}", &f), E_USAGE);
+    assert_non_null(strstr(err_text(), "begins a line"));
+    assert_int_equal(prompt_form_chat(plain, "Say\n", &f), E_USAGE);
+    assert_non_null(strstr(err_text(), "{text} exactly once"));
+}
+
 static void texts(void **state) {
     (void)state;
     struct source s;
@@ -340,7 +371,7 @@ int main(void) {
         cmocka_unit_test(bos_once),
         cmocka_unit_test(pairs_both_ways),
         cmocka_unit_test(a_text_has_the_same_ids_in_both_places),
-        cmocka_unit_test(forms),
+        cmocka_unit_test(forms), cmocka_unit_test(forms_of_turns),
         cmocka_unit_test(texts),
         cmocka_unit_test(rows_made_by_hand),
         cmocka_unit_test(a_leading_space_is_put_once),
