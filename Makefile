@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make check`.
 BUILD := build/release
 TASK ?= bible
-.PHONY: all setup build demo experiment passkey check plan-sweep check-exports check-llamacpp asan fuzz bench bench-llamacpp bench-gpu bench-methods compare format lint oracles docs clean
+.PHONY: all setup build demo experiment passkey check plan-sweep kill-sweep check-exports check-llamacpp check-tensorboard asan fuzz bench bench-llamacpp bench-gpu bench-methods compare format lint oracles docs clean
 
 all: build
 
@@ -30,11 +30,17 @@ check: build       ## every test
 plan-sweep: build  ## 200 random settings near a memory limit: what fits runs within its plan, what is refused would not have
 	@CYC_PLAN_SWEEP=200 OMP_NUM_THREADS=1 $(BUILD)/tests/test_plan
 
+kill-sweep: build  ## a run killed (SIGKILL) at 50 random instants ends with the same bytes each time; a full disk while a checkpoint is written
+	@tools/kill-sweep
+
 check-exports: build  ## PEFT, transformers and the gguf package read what we export (installs them into cache/peer)
 	@tools/check-loads.sh exports
 
 check-llamacpp: build ## llama.cpp runs our merged GGUF and GGUF LoRA and continues as we do (builds it: 15 minutes)
 	@tools/check-loads.sh llamacpp
+
+check-tensorboard: build ## the tensorboard package reads our event files as metrics.jsonl has them (installs it into cache/peer)
+	@tools/check-loads.sh tensorboard
 
 asan: setup        ## address and undefined-behaviour sanitizers
 	@cmake --preset asan >/dev/null && cmake --build build/asan -- --quiet

@@ -2,6 +2,7 @@
 # Do other loaders read what we export? Sets up their packages in cache/peer, then runs the scripts of tests/golden/make by hand.
 #   tools/check-loads.sh exports    PEFT, transformers, the gguf package; mlx by keys and shapes
 #   tools/check-loads.sh llamacpp   llama.cpp continues as cyclora does, and reads every family that crosses (builds llama-cpp-python where it is missing: 15 minutes)
+#   tools/check-loads.sh tensorboard  the tensorboard package reads our event files as metrics.jsonl has them
 set -eu
 cd "$(dirname "$0")/.."
 peer=cache/peer model=cache/SmolLM2-135M-Instruct.Q4_1.gguf hf=cache/smollm2-hf
@@ -27,5 +28,9 @@ llamacpp)
     "$python" tests/golden/make/tokenizer_loads.py
     exec "$python" tests/golden/make/llamacpp_loads.py --gguf $model
     ;;
-*) echo "tools/check-loads.sh exports | llamacpp" >&2 && exit 2 ;;
+tensorboard)
+    "$python" -c 'import tensorboard' 2>/dev/null || "$python" -m pip install -q tensorboard
+    exec "$python" tests/golden/make/tensorboard_loads.py
+    ;;
+*) echo "tools/check-loads.sh exports | llamacpp | tensorboard" >&2 && exit 2 ;;
 esac

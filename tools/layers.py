@@ -16,7 +16,8 @@ MAY = {
     "data": {"base", "io", "data"},
     "gen": {"base", "core", "ops", "io", "model", "peft", "gen"},
     "export": {"base", "core", "ops", "io", "model", "peft", "gen", "export"},
-    "train": {"base", "core", "ops", "io", "model", "peft", "gen", "data", "optim", "train", "cpu"},
+    "report": {"base", "report"},
+    "train": {"base", "core", "ops", "io", "model", "peft", "gen", "data", "optim", "report", "train", "cpu"},
     "api": {"base", "core", "ops", "io", "model", "peft", "gen", "data", "train", "export", "api", "cpu"},
     "app": {"base", "cyclora", "app"},
 }

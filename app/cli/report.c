@@ -230,6 +230,32 @@ static void samples(const json_t *list) {
     }
 }
 
+/* "A→B  copied 2 %, cut 0 %, ..., moved 1.2e-3": what goes beside the scores (docs/health.md). */
+static void health(const json_t *list) {
+    static const struct { const char *key, *fmt; double scale; } figures[] = {{"copy_rate", "copies %.0f %%", 100},        {"copy_ngrams", "trigrams copied %.0f %%", 100},
+                                                                              {"length_ratio", "length x%.2f", 1},          {"distinct_2", "distinct-2 %.2f", 1},
+                                                                              {"empty", "empty %.0f %%", 100},              {"truncated", "cut %.0f %%", 100},
+                                                                              {"entropy", "%.1f bits a word", 1},           {"drift", "drift %.2f", 1},
+                                                                              {"base_agreement", "as the base %.0f %%", 100}, {"movement", "moved %.2g", 1}};
+    size_t i;
+    const json_t *h;
+    json_array_foreach(list, i, h) {
+        int shown = 0;
+        if (!json_object_get(h, "rows")) continue; /* movement alone: in metrics.jsonl and the report */
+        for (size_t k = 0; k < sizeof figures / sizeof *figures; k++) {
+            const json_t *v = json_object_get(h, figures[k].key);
+            if (!json_is_number(v)) continue;
+            if (shown++) printf(", ");
+            else printf("  %s%s%s  ", term_dim(), direction(h), term_off());
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+            printf(figures[k].fmt, figures[k].scale * json_number_value(v));
+#pragma GCC diagnostic pop
+        }
+        if (shown) putchar('\n');
+    }
+}
+
 /* Reports of earlier versions do not say it: they knew two sides. */
 static const char *way_of(const json_t *round) {
     const char *way = json_text(round, "way");
@@ -250,6 +276,7 @@ void report_eval(const json_t *eval) {
     if (trips) json_array_foreach(trips, i, side) metric_row(&t, &more, json_text(side, "way"), "", side);
     else if (round) metric_row(&t, &more, way_of(round), "", round);
     table_print(&t, "  ");
+    health(json_object_get(eval, "health"));
     const char *tag = json_text(eval, "tag"); /* what was measured on the way is not looked at that closely */
     json_array_foreach(json_object_get(eval, "sides"), i, side) classes(side, strcmp(tag, "step") && strcmp(tag, "before"));
     samples(json_object_get(eval, "samples"));

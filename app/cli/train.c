@@ -246,6 +246,7 @@ static void print_end(const json_t *report) {
         putchar('\n');
     }
     report_forecast(plan);
+    if (*json_text(report, "ended")) printf("%s\n", json_text(report, "ended"));
     printf("%.0f steps in %s; everything is in %s\n", json_num(report, "steps"), show_time(json_num(report, "seconds")),
            dir);
     print_usage(plan, dir);

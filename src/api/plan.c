@@ -37,7 +37,7 @@ static err add_merge(struct run *r, json_t *phases) {
 
 /* Of each side's adapter who will not serve it is told before it is trained, not when it is to be served. */
 struct json_t *api_plan_json(struct run *r) {
-    json_t *plan = run_plan_json(r, false), *side, *phases = json_object_get(plan, "phases");
+    json_t *plan = run_plan_json(r, PLANNED), *side, *phases = json_object_get(plan, "phases");
     size_t i;
     json_array_foreach(json_object_get(plan, "sides"), i, side) {
         const struct structure *st = &r->side[i].plans->st;

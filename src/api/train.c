@@ -113,7 +113,7 @@ int cyc_train(cyc_config *c, int flags, const cyc_callbacks *cb, char **report) 
     if (report) *report = NULL;
     err e = train(&r, &c->c, flags, cb ? cb : &silent);
     if ((!e || e == E_INTERRUPTED) && report) {
-        int code = api_json((struct json_t *)run_report_json(&r), report);
+        int code = api_json((struct json_t *)run_report_json(&r, AT_END), report);
         if (code && !e) e = E_MEMORY;
     }
     run_close(&r);

@@ -183,6 +183,13 @@ err dir_remove(const char *path) {
     return rmdir(path) && errno != ENOENT ? fail(E_IO, "%s: cannot remove: %s", path, strerror(errno)) : OK;
 }
 
+err dir_replace(const char *from, const char *to) {
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) == 0) return sync_folder(to), dir_remove(from);
+    if (errno != ENOENT) TRY(dir_remove(to)); /* a file system that cannot exchange */
+    if (rename(from, to)) return fail(E_IO, "%s: cannot rename: %s", from, strerror(errno));
+    return sync_folder(to), OK;
+}
+
 int dir_empty(const char *path, const char *but) {
     DIR *d = opendir(path);
     if (!d) return 1;

@@ -31,6 +31,8 @@ err file_write(const char *path, const void *bytes, size_t n); /* the three in o
 
 err dir_make(const char *path);      /* with parents; an existing folder is fine */
 err dir_remove(const char *path);    /* a folder and what is in it */
+/* A folder that is whole takes the place of `to`: at any instant there is the old one or the new one. The old one is then removed, under `from`. */
+err dir_replace(const char *from, const char *to);
 err dir_clear(const char *path, const char *keep); /* what is in it, but for the entry named keep (NULL: nothing stays) */
 int dir_empty(const char *path, const char *but);  /* 1 when missing or empty; the entry named `but` does not count */
 int path_is_dir(const char *path);

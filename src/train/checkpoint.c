@@ -8,7 +8,9 @@
  *   output_dir/checkpoint-N/trainer_state.json   step, updates, data cursors, evaluations so far
  *   output_dir/best/{A,B}/            those of the best evaluation, where metric_for_best_model asks for it
  *   output_dir/{A,B}/                 the finished adapters (sft: output_dir/adapter); none of a random base
- *   output_dir/report.json            evaluations, measured memory, times
+ *   output_dir/report.json            evaluations, measured memory, times: written last
+ *   output_dir/report.html            the same to look at, with curves and samples; at evaluations and saves
+ *   output_dir/runs/                  TensorBoard's event files, where report_to asks for them
  *   output_dir/.lock                  while a run is at work
  *
  * A checkpoint is written into a folder of another name and renamed when whole, so one that exists is whole. Randomness is
@@ -17,6 +19,8 @@
 #include "train/run.h"
 #include "base/log.h"
 #include "cpu/cpu.h"
+#include "report/report.h"
+#include "train/tensorboard.h"
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
@@ -108,31 +112,51 @@ err folder_check(struct run *r, int flags) {
     return lock_folder(r);
 }
 
-/* ".checkpoint-20.tmp-4711": what checkpoint_save() writes into until it is whole. */
-static bool is_unfinished(const char *name) {
-    static const char *const parts[] = {".checkpoint-", ".tmp-"};
-    for (int i = 0; i < 2; i++) {
-        if (!str_starts(name, parts[i])) return false;
-        name += strlen(parts[i]);
-        size_t digits = strspn(name, "0123456789");
-        if (!digits) return false;
-        name += digits;
-    }
-    return !*name;
+/* ".checkpoint-20.tmp-4711", ".best.tmp-4711": folders until they are whole, or while they are removed. */
+static const char *unfinished_name(const struct run *r, const char *name, arena *mem) {
+    const char *path = arena_printf(mem, "%s/.%s.tmp-%ld", r->cfg->output_dir, name, (long)getpid());
+    return path ? path : "";
 }
 
-/* Checkpoints that a killed run did not finish. Nobody else writes here while the lock is held, so each of them is a
- * leftover, whatever process now has its number; without a lock none is certain to be one. */
-static err sweep_unfinished(const struct run *r) {
-    DIR *d = r->lock.fd >= 0 ? opendir(r->cfg->output_dir) : NULL;
-    arena mem = {0};
+/* What follows `prefix` and a number in name; NULL where it does not begin so. */
+static const char *past_number(const char *name, const char *prefix) {
+    if (!name || !str_starts(name, prefix)) return NULL;
+    name += strlen(prefix);
+    const size_t digits = strspn(name, "0123456789");
+    return digits ? name + digits : NULL;
+}
+
+static bool is_unfinished(const char *name, bool folder) {
+    static const char *const files[] = {"config.yaml", "audit.json", "metrics.jsonl", "report.", "adapter_"}; /* file_write()'s */
+    const char *end = folder ? past_number(past_number(name, ".checkpoint-"), ".tmp-") : NULL;
+    if (folder && !end) end = past_number(name, ".best.tmp-");
+    for (size_t i = 0; i < sizeof files / sizeof *files && !folder && !end; i++)
+        if (str_starts(name, files[i])) end = past_number(strstr(name, ".tmp-"), ".tmp-");
+    return end && !*end;
+}
+
+/* What a killed run did not finish, in one folder. */
+static err sweep_folder(const char *folder) {
+    DIR *d = opendir(folder);
     err e = OK;
     for (struct dirent *ent; d && !e && (ent = readdir(d));) {
         struct stat st;
-        const char *path = is_unfinished(ent->d_name) ? in_folder(r, ent->d_name, &mem) : "";
-        if (*path && !lstat(path, &st) && S_ISDIR(st.st_mode)) e = dir_remove(path);
+        char path[4096];
+        if (snprintf(path, sizeof path, "%s/%s", folder, ent->d_name) >= (int)sizeof path || lstat(path, &st) || !is_unfinished(ent->d_name, S_ISDIR(st.st_mode))) continue;
+        if (S_ISDIR(st.st_mode)) e = dir_remove(path);
+        else if (S_ISREG(st.st_mode)) unlink(path);
     }
     if (d) closedir(d);
+    return e;
+}
+
+/* Nobody else writes here while the lock is held, so each of them is a leftover, whatever process now has its number; without a lock none is
+ * certain to be one. */
+static err sweep_unfinished(const struct run *r) {
+    if (r->lock.fd < 0) return OK;
+    arena mem = {0};
+    err e = sweep_folder(r->cfg->output_dir);
+    for (int i = 0; i < r->n_sides && !e; i++) e = sweep_folder(adapter_folder(r, i, r->cfg->output_dir, &mem));
     arena_free(&mem);
     return e;
 }
@@ -160,15 +184,19 @@ err folder_begin(struct run *r, int flags) {
     TRY(sweep_unfinished(r));
     arena mem = {0};
     unlink(in_folder(r, "report.json", &mem));
+    err e = write_record(r);
+    if (!e && !strcmp(r->cfg->report_to, "tensorboard")) e = events_begin(in_folder(r, "runs", &mem), flags & 1 ? r->resumed ? r->step + 1 : 0 : -1, &r->events);
     arena_free(&mem);
-    return write_record(r);
+    return e;
 }
 
 err metrics_append(const struct run *r, json_t *line) {
     char path[4096];
     snprintf(path, sizeof path, "%s/metrics.jsonl", r->cfg->output_dir);
+    err told = r->events ? events_append(r->events, line) : OK;
     char *text = json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(line);
+    if (told) return free(text), told;
     if (!text) return fail(E_MEMORY, "out of memory");
     FILE *f = fopen(path, "ae");
     bool good = f && fprintf(f, "%s\n", text) > 0;
@@ -210,12 +238,16 @@ static json_t *state_json(const struct run *r) {
     json_t *sides = json_array();
     for (int i = 0; i < r->n_sides; i++) {
         const struct side *s = &r->side[i];
-        json_array_append_new(sides,
-                              json_pack("{s:s, s:I, s:I, s:I, s:s}", "name", s->name, "updates", (json_int_t)s->learner.updates, "epoch",
-                                        (json_int_t)s->order.epoch, "index", (json_int_t)s->order.index, "data_xxh128", s->source.hash));
+        json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:s}", "name", s->name, "updates", (json_int_t)s->learner.updates, "epoch",
+                              (json_int_t)s->order.epoch, "index", (json_int_t)s->order.index, "data_xxh128", s->source.hash);
+        json_array_append_new(sides, j);
+        json_t *sketch = s->sketched ? json_array() : NULL;
+        for (int k = 0; sketch && k < SKETCH; k++) json_array_append_new(sketch, json_real(s->sketch[k]));
+        if (sketch) json_object_set_new(j, "sketch", sketch);
     }
-    return json_pack("{s:I, s:I, s:s, s:f, s:o, s:O}", "global_step", (json_int_t)r->step, "max_steps", (json_int_t)run_total(r),
-                     "objective", r->objective->name, "seconds", r->elapsed, "sides", sides, "evals", r->evals);
+    return json_pack("{s:I, s:I, s:s, s:f, s:o, s:O, s:I, s:o}", "global_step", (json_int_t)r->step, "max_steps", (json_int_t)run_total(r),
+                     "objective", r->objective->name, "seconds", r->elapsed, "sides", sides, "evals", r->evals, "rolled_back",
+                     (json_int_t)r->rolled_back, "times", times_json(r));
 }
 
 static int by_step(const void *a, const void *b) {
@@ -249,28 +281,34 @@ static err drop_old(const struct run *r) {
     err e = OK;
     for (int i = 0; i + r->cfg->save_total_limit < n && r->cfg->save_total_limit > 0 && !e; i++) {
         char path[4096];
+        arena mem = {0};
+        const char *going = unfinished_name(r, arena_printf(&mem, "checkpoint-%lld", v[i]), &mem); /* so that no half of one looks whole */
         snprintf(path, sizeof path, "%s/checkpoint-%lld", r->cfg->output_dir, v[i]);
-        e = dir_remove(path);
+        e = rename(path, going) ? fail(E_IO, "%s: cannot rename: %s", path, strerror(errno)) : dir_remove(going);
+        arena_free(&mem);
     }
     free(v);
     return e;
 }
 
+/* What goes wrong on the way (a full disk) leaves what was there. */
+static err replace_or_remove(err e, const char *tmp, const char *to) {
+    if (!e) e = dir_replace(tmp, to);
+    if (!e || !path_exists(tmp)) return e;
+    char why[1024];
+    snprintf(why, sizeof why, "%s", err_text());
+    dir_remove(tmp);
+    return fail(e, "%s", why);
+}
+
 err checkpoint_save(struct run *r, char **path_out) {
     arena mem = {0};
-    char *to = arena_printf(&mem, "%s/checkpoint-%lld", r->cfg->output_dir, (long long)r->step),
-         *tmp = arena_printf(&mem, "%s/.checkpoint-%lld.tmp-%ld", r->cfg->output_dir, (long long)r->step, (long)getpid());
+    const char *name = arena_printf(&mem, "checkpoint-%lld", (long long)r->step), *to = in_folder(r, name, &mem), *tmp = unfinished_name(r, name, &mem);
     err e = dir_make(tmp);
     for (int i = 0; i < r->n_sides && !e; i++) e = save_side(r, i, tmp, &mem);
     if (!e) e = write_json(arena_printf(&mem, "%s/trainer_state.json", tmp), state_json(r));
-    if (!e && path_exists(to)) e = dir_remove(to);
-    if (!e && rename(tmp, to)) e = fail(E_IO, "%s: cannot rename: %s", tmp, strerror(errno));
-    if (e) {
-        char why[1024];
-        snprintf(why, sizeof why, "%s", err_text());
-        dir_remove(tmp);
-        e = fail(e, "%s", why);
-    } else if (path_out) *path_out = strdup(to);
+    e = replace_or_remove(e, tmp, to);
+    if (!e && path_out) *path_out = strdup(to);
     arena_free(&mem);
     return e ? e : drop_old(r);
 }
@@ -294,28 +332,21 @@ err folder_finish(struct run *r) {
 err folder_report(struct run *r) {
     char path[4096];
     snprintf(path, sizeof path, "%s/report.json", r->cfg->output_dir);
-    return write_json(path, run_report_json(r));
+    TRY(folder_page(r, AT_END));
+    return write_json(path, run_report_json(r, AT_END));
 }
 
-err best_save(struct run *r) {
-    arena mem = {0};
-    char *best = arena_printf(&mem, "%s/best", r->cfg->output_dir);
-    err e = OK;
-    for (int i = 0; i < r->n_sides && !e; i++)
-        e = learner_write(&r->side[i].learner, adapter_folder(r, i, best, &mem), r->side[i].cfg->model);
-    arena_free(&mem);
+err folder_page(struct run *r, enum telling when) {
+    const double begun = seconds_now();
+    if (when == SO_FAR && begun - r->page_made < 50 * r->page_took) return OK; /* it reads all of metrics.jsonl */
+    json_t *j = run_report_json(r, when);
+    err e = j ? report_write(r->cfg->output_dir, j) : fail(E_MEMORY, "out of memory");
+    json_decref(j);
+    r->page_made = seconds_now();
+    r->page_took = r->page_made - begun;
     return e;
 }
 
-err best_load(struct run *r) {
-    arena mem = {0};
-    char *best = arena_printf(&mem, "%s/best", r->cfg->output_dir);
-    err e = strcmp(r->cfg->best_metric, "none") && path_is_dir(best) ? adapters_load(r, best) : OK;
-    arena_free(&mem);
-    return e;
-}
-
-/* --- resuming ------------------------------------------------------------------------------------------------------- */
 static err load_side(struct run *r, int i, const char *dir, arena *mem) {
     struct side *s = &r->side[i];
     const char *folder = adapter_folder(r, i, dir, mem);
@@ -326,6 +357,41 @@ static err load_side(struct run *r, int i, const char *dir, arena *mem) {
     const int vocab[] = {(int)real->model.shape.vocab, (int)s->base->model.shape.vocab, (int)made->model.shape.vocab};
     TRY(rollout_read(&s->rollouts, folder, vocab));
     return found ? OK : fail(E_INPUT, "%s/optimizer.safetensors is missing: this checkpoint is not whole", folder);
+}
+
+/* A rollback wants the optimizers' states too. */
+err best_save(struct run *r) {
+    arena mem = {0};
+    const bool whole = !strcmp(r->cfg->on_alarm, "rollback");
+    const char *tmp = unfinished_name(r, "best", &mem);
+    err e = dir_make(tmp);
+    for (int i = 0; i < r->n_sides && !e; i++)
+        e = whole ? save_side(r, i, tmp, &mem) : learner_write(&r->side[i].learner, adapter_folder(r, i, tmp, &mem), r->side[i].cfg->model);
+    e = replace_or_remove(e, tmp, in_folder(r, "best", &mem));
+    arena_free(&mem);
+    return e;
+}
+
+err best_load(struct run *r, bool optimizers) {
+    arena mem = {0};
+    const char *best = in_folder(r, "best", &mem);
+    const bool is = strcmp(r->cfg->best_metric, "none") && path_is_dir(best);
+    err e = OK;
+    for (int i = 0; is && i < r->n_sides && !e; i++)
+        e = optimizers ? load_side(r, i, best, &mem) : learner_load(&r->side[i].learner, adapter_folder(r, i, best, &mem), &r->side[i].base->model);
+    arena_free(&mem);
+    return e;
+}
+
+/* --- resuming ------------------------------------------------------------------------------------------------------- */
+static void load_times(struct run *r, const json_t *times) {
+    static const struct { const char *name; enum phase phase; } rows[] = {{"generate", PHASE_GENERATE}, {"train", PHASE_TRAIN}, {"evaluate", PHASE_EVALUATE}, {"save", PHASE_SAVE}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) r->spent[rows[i].phase] = json_number_value(json_object_get(times, rows[i].name));
+}
+
+static void load_sketch(struct side *s, const json_t *sketch) {
+    s->sketched = json_array_size(sketch) == SKETCH;
+    for (int k = 0; s->sketched && k < SKETCH; k++) s->sketch[k] = json_number_value(json_array_get(sketch, (size_t)k));
 }
 
 static err load_state(struct run *r, const char *path, const json_t *j) {
@@ -339,10 +405,13 @@ static err load_state(struct run *r, const char *path, const json_t *j) {
         if (!hash || strcmp(hash, r->side[i].source.hash))
             return fail(E_INPUT, "%s has changed since the checkpoint: resume needs the same data", r->side[i].source.path);
         r->side[i].learner.updates = json_integer_value(json_object_get(s, "updates"));
+        load_sketch(&r->side[i], json_object_get(s, "sketch"));
         TRY(order_seek(&r->side[i].order, json_integer_value(json_object_get(s, "epoch")), json_integer_value(json_object_get(s, "index"))));
     }
     r->step = json_integer_value(step);
+    r->rolled_back = json_integer_value(json_object_get(j, "rolled_back"));
     r->elapsed = json_number_value(json_object_get(j, "seconds"));
+    load_times(r, json_object_get(j, "times"));
     json_t *evals = json_object_get(j, "evals");
     if (json_is_array(evals)) json_array_extend(r->evals, evals);
     return OK;
@@ -352,8 +421,11 @@ err checkpoint_resume(struct run *r, bool *found) {
     int n;
     long long *v = list_checkpoints(r->cfg->output_dir, &n);
     *found = n > 0;
-    if (!n) return OK;
     arena mem = {0};
+    if (!n) { /* what a run has told that was killed before its first checkpoint did not happen either */
+        unlink(in_folder(r, "metrics.jsonl", &mem));
+        return arena_free(&mem), OK;
+    }
     char *dir = arena_printf(&mem, "%s/checkpoint-%lld", r->cfg->output_dir, v[n - 1]), *path = arena_printf(&mem, "%s/trainer_state.json", dir);
     free(v);
     json_error_t je;

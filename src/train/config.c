@@ -110,6 +110,7 @@ static bool choose(const char *choices, const char **word, arena *mem) {
         if (!strncmp(p + fixed, "[n]", 3) && !strncasecmp(*word, p, fixed) && (*word)[fixed] && strlen(*word) < fixed + 4 &&
             !(*word)[fixed + strspn(*word + fixed, "0123456789")])
             return true; /* any number in its place */
+        if (!strncmp(p, "[dotted.name]", n) && strchr(*word, '.')) return true;
         if (strlen(*word) == name && strncasecmp(*word, p, name) == 0) {
             const char *value = name < n ? p + name + 1 : p;
             return (*word = arena_strn(mem, value, (size_t)(p + n - value))) != NULL;
@@ -739,16 +740,21 @@ static const struct {
 enum { N_FIGURES = sizeof figures / sizeof *figures };
 
 bool config_knows_metric(const char *name) {
+    if (strchr(name, '.')) return true; /* a number of an evaluation: eval_has_metric() looks for it in the first */
     for (int i = 0; i < N_FIGURES; i++)
         if (!strcmp(name, figures[i].name)) return true;
     return metric_find(name) != NULL;
 }
 
 bool config_metric_falls(const struct config *c) {
-    const struct metric *m = metric_find(c->best_metric);
+    static const char *const health[] = {"copy_rate", "copy_ngrams", "empty", "truncated", "most_common", "drift", "nll", "base_nll"};
+    const char *dot = strrchr(c->best_metric, '.'), *name = dot ? dot + 1 : c->best_metric;
+    const struct metric *m = metric_find(name);
     if (strcmp(c->greater_is_better, "auto") != 0) return !strcmp(c->greater_is_better, "false");
     for (int i = 0; i < N_FIGURES; i++)
-        if (!strcmp(c->best_metric, figures[i].name)) return figures[i].falls;
+        if (!strcmp(name, figures[i].name)) return figures[i].falls;
+    for (size_t i = 0; i < sizeof health / sizeof *health; i++)
+        if (!strcmp(name, health[i])) return true;
     return m && m->lower_is_better;
 }
 
@@ -816,6 +822,10 @@ err config_check(const struct config *c) {
         return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);
     if (strcmp(c->best_metric, "none") != 0 && !held_out)
         return fail(E_USAGE, "'metric_for_best_model' is %s but 'eval.data' names no file", c->best_metric);
+    const bool rollback = !strcmp(c->on_alarm, "rollback");
+    if ((c->patience || rollback) && !strcmp(c->best_metric, "none"))
+        return fail(E_USAGE, "'%s' needs metric_for_best_model, which says which evaluation is the best", rollback ? "on_alarm: rollback" : "early_stopping_patience");
+    if (c->patience && !c->eval_steps) return fail(E_USAGE, "'early_stopping_patience' needs eval_steps: without it there is one evaluation, at the end");
     if (c->max_steps == 0 && !(*c->warmup_pairs && c->warmup_epochs))
         return fail(E_USAGE, "'max_steps' is 0 and there are no 'warmup_pairs': nothing to train");
     return OK;

@@ -300,46 +300,61 @@ static err warm_step(struct run *r, struct step_info *info) {
     return e;
 }
 
-/* All parts of a step at once, with the adapters as the step finds them (joint.c; cycles of two): what the adapters write comes side after side,
- * and so do the rows that they train on. */
-static err step_joint(struct run *r, struct step_info *info) {
-    struct crowd writes = joint_crowd(r), learns = joint_crowd(r);
-    int n = 0, first[CONFIG_SIDES]; /* of the texts that a side is written for */
+/* The texts that all sides' parts want, in one batch, each written by the adapter before (joint.c; cycles of two). */
+static err write_together(struct run *r, struct rollout_stats *stats) {
+    struct crowd writes = joint_crowd(r);
+    int n = 0, asked[CONFIG_SIDES];
     for (int d = 0; d < r->n_sides; d++) {
-        const struct side_config *own = r->side[d].cfg, *to = r->side[d].next->cfg;
-        learns.end[d] = (d ? learns.end[d - 1] : 0) + (int)(own->batch * own->accumulation);
-        first[index_of(r, r->side[d].next)] = n;
-        writes.end[d] = n += (int)(to->batch * to->accumulation);
+        struct side *to = r->side[d].next;
+        TRY(rollout_ask(r, to, &stats[index_of(r, to)], &asked[d]));
+        writes.end[d] = n += asked[d];
     }
-    struct ids *real = calloc((size_t)n, sizeof *real), *answer = calloc((size_t)n, sizeof *answer),
-               *prompt = calloc((size_t)n, sizeof *prompt);
+    if (!n) return OK;
+    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
     struct generation *made = calloc((size_t)n, sizeof *made);
-    const struct row **list = calloc((size_t)n, sizeof *list);
-    struct rows rows = {0};
-    err e = real && answer && prompt && made && list ? OK : fail(E_MEMORY, "out of memory");
-    for (int d = 0, i = 0; d < r->n_sides && !e; d++) {
-        e = data_draw_texts(&r->side[d], writes.end[d] - i, real + i, answer + i);
-        for (; i < writes.end[d] && !e; i++) e = wrap(&r->side[d], &real[i], &prompt[i]);
-    }
-    double t0 = seconds_now(), t1;
+    err e = prompt && made ? OK : fail(E_MEMORY, "out of memory");
+    for (int d = 0, at = 0; d < r->n_sides; d++)
+        for (int i = 0; i < asked[d] && !e; i++) e = wrap(&r->side[d], &r->side[d].next->rollouts.window.v[i].real, &prompt[at++]);
     if (!e) e = generate_texts_of_all(r, prompt, &writes, sampler_key(r, &r->side[0]), made);
-    info->generate_s = (t1 = seconds_now()) - t0;
-    for (int d = 0; d < r->n_sides && !e; d++) {
-        struct side *s = &r->side[d];
-        e = rollout_given(s, real + first[d], made + first[d], learns.end[d] - rows.n, &info->rollouts[d]);
-        if (!e) e = cycle_rows(s, &s->rollouts.step, &rows);
-        info->generated += info->rollouts[d].tokens;
+    for (int d = 0, at = 0; d < r->n_sides && !e; at = writes.end[d++]) {
+        struct side *to = r->side[d].next;
+        for (int i = at; i < writes.end[d]; i++) stats[index_of(r, to)].tokens += made[i].n + made[i].stopped;
+        e = process_made(&r->side[d], prompt + at, asked[d], made + at);
+        if (asked[d] && !e) rollout_take(to, made + at);
     }
-    for (int i = 0; i < n && !e; i++) list[i] = &rows.r[i];
-    if (!e) e = joint_step(r, &learns, list, (uint64_t)(r->n_sides * r->step), info->side);
-    info->train_s = seconds_now() - t1;
-    rows_free(&rows);
-    free(list);
     drop_generations(made, n);
     free(made);
     free_ids(prompt, n);
-    free(answer);
-    free(real);
+    return e;
+}
+
+/* All parts of a step at once, with the adapters as the step finds them. */
+static err step_joint(struct run *r, struct step_info *info) {
+    struct crowd learns = joint_crowd(r);
+    struct rows rows[CONFIG_SIDES] = {{.n = 0}};
+    const struct row **own[CONFIG_SIDES] = {NULL}, **all = NULL;
+    int n = 0;
+    double t0 = seconds_now(), t1;
+    struct rollout_stats asked[CONFIG_SIDES] = {{.texts = 0}};
+    err e = write_together(r, asked);
+    for (int d = 0; d < r->n_sides && !e; d++) {
+        struct rollout_stats *stats = &info->rollouts[d];
+        int rows_of = 0;
+        e = rollout_draw(r, &r->side[d], (uint64_t)(r->n_sides * r->step + d), go_round, stats);
+        stats->tokens += asked[d].tokens, stats->passed_over += asked[d].passed_over;
+        if (!e) e = cycle_rows(&r->side[d], &r->side[d].rollouts.step, &rows[d]);
+        if (!e) e = rollout_list(r, &r->side[d], &rows[d], stats, &own[d], &rows_of);
+        info->generated += stats->tokens;
+        learns.end[d] = n += rows_of;
+    }
+    info->generate_s = (t1 = seconds_now()) - t0;
+    if (!e && n && !(all = calloc((size_t)n, sizeof *all))) e = fail(E_MEMORY, "out of memory");
+    for (int d = 0, i = 0; d < r->n_sides && !e && n; d++)
+        for (int first = i; i < learns.end[d]; i++) all[i] = own[d][i - first];
+    if (!e && n) e = joint_step(r, &learns, all, (uint64_t)(r->n_sides * r->step), info->side);
+    info->train_s = seconds_now() - t1;
+    for (int d = 0; d < r->n_sides; d++) rows_free(&rows[d]), free(own[d]);
+    free(all);
     return e;
 }
 
@@ -352,21 +367,26 @@ static err step(struct run *r, struct step_info *info) {
 }
 
 /* --- evaluation ------------------------------------------------------------------------------------------------- */
-struct texts {
+struct texts { /* as text, and as the ids that were read and written */
     char **v;
     int n;
+    struct ids *prompt;
+    struct generation *made;
 };
 
 static void texts_free(struct texts *t) {
     for (int i = 0; t->v && i < t->n; i++) free(t->v[i]);
     free(t->v);
+    if (t->made) drop_generations(t->made, t->n);
+    free(t->made);
+    free_ids(t->prompt, t->n);
     *t = (struct texts){0};
 }
 
 /* Greedy texts of a side's adapter for texts of its own side. */
 static err translate(struct run *r, const struct side *s, const char *const *in, int n, struct texts *out) {
-    struct ids *prompt = calloc((size_t)n, sizeof *prompt);
-    struct generation *made = calloc((size_t)n, sizeof *made);
+    struct ids *prompt = out->prompt = calloc((size_t)n, sizeof *prompt);
+    struct generation *made = out->made = calloc((size_t)n, sizeof *made);
     out->v = calloc((size_t)n, sizeof *out->v);
     out->n = n;
     err e = prompt && made && out->v ? OK : fail(E_MEMORY, "out of memory");
@@ -383,10 +403,24 @@ static err translate(struct run *r, const struct side *s, const char *const *in,
     if (!e) e = generate_texts(r, index_of(r, s), prompt, n, (int)s->cfg->max_new_tokens, 0, 0, made, NULL);
     for (int i = 0; i < n && !e; i++) e = base_text_trimmed(s->base, made[i].ids, (size_t)made[i].n, &out->v[i]);
     if (!e) e = process_texts(s->next, out->v, in, n);
-    drop_generations(made, n);
-    free(made);
-    free_ids(prompt, n);
     return e;
+}
+
+/* The health of what a side's adapter wrote for texts `in`; wanted: references, or NULL. */
+static err watch(struct run *r, const struct side *s, const char *const *in, const struct texts *out, const char *const *wanted, json_t *to) {
+    char direction[16];
+    json_t *list = json_object_get(to, "health");
+    if (!list) json_object_set_new(to, "health", list = json_array());
+    snprintf(direction, sizeof direction, "%s→%s", s->name, s->next->name);
+    const struct wrote w = {.writer = index_of(r, s),
+                            .side = index_of(r, s->next),
+                            .direction = direction,
+                            .in = {in, out->n},
+                            .out = {(const char *const *)out->v, out->n},
+                            .wanted = {wanted, wanted ? out->n : 0},
+                            .prompt = out->prompt,
+                            .made = out->made};
+    return health_direction(r, &w, list);
 }
 
 static err direction_json(struct run *r, const struct pairs *on, const struct side *side, const char *const *in, const struct texts *hyp,
@@ -478,9 +512,12 @@ static err round_trip(struct run *r, struct side *s, struct judged *j, json_t *o
     const int i = index_of(r, s);
     const struct texts *last = &j->made[i];
     int hops = 0;
-    err e = last->v ? OK : translate(r, s, j->text[i], j->n[i], &j->made[i]);
+    const bool watched = last->v != NULL; /* on pairs, which say more than what adapters wrote for each other */
+    err e = watched ? OK : translate(r, s, j->text[i], j->n[i], &j->made[i]);
+    if (!e && !watched) e = watch(r, s, j->text[i], last, NULL, out);
     for (const struct side *w = s->next; w != s && !e; w = w->next) {
         e = translate(r, w, (const char *const *)last->v, last->n, &way[hops]);
+        if (!e && !watched) e = watch(r, w, (const char *const *)last->v, &way[hops], NULL, out);
         last = &way[hops++];
     }
     struct scores got;
@@ -514,7 +551,9 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     for (int i = 0; i < r->n_sides && !e && sides; i++) e = translate(r, &r->side[i], j.text[i], j.n[i], &j.made[i]);
     for (int i = 0; i < r->n_sides && !e && sides; i++) {
         const struct side *s = &r->side[i];
-        e = direction_json(r, on, s, j.text[i], &j.made[i], j.text[index_of(r, s->next)], sides);
+        const char *const *wanted = j.text[index_of(r, s->next)];
+        e = direction_json(r, on, s, j.text[i], &j.made[i], wanted, sides);
+        if (!e) e = watch(r, s, j.text[i], &j.made[i], wanted, out);
     }
     for (int i = 0; i < r->n_sides && !e; i++)
         if (begins(r, i)) e = round_trip(r, &r->side[i], &j, out);

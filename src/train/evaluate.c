@@ -1,6 +1,5 @@
 /* Evaluation and generation inside a run: the adapter that is asked for, in this run's memory. */
 #include "train/run.h"
-#include <math.h>
 #include <string.h>
 
 struct sampling side_sampling(const struct side_config *c, double temperature) {
@@ -51,22 +50,6 @@ err generate_texts_of_all(struct run *r, const struct ids *prompts, const struct
     TRY(generate(&r->side[0].plans->gen, &r->wb.mem, NULL, &rq, out, NULL));
     phase_seen(r, PHASE_GENERATE);
     return OK;
-}
-
-/* The mean over the sides that have it. */
-double eval_metric(const struct run *r, const json_t *eval) {
-    const char *name = r->cfg->best_metric;
-    const json_t *sides = json_object_get(eval, "sides");
-    size_t n = json_array_size(sides);
-    if (!strcmp(name, "none") || !n) return -HUGE_VAL;
-    double sum = 0;
-    int have = 0;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *v = json_object_get(json_array_get(sides, i), name);
-        if (v) sum += json_number_value(v), have++;
-    }
-    if (!have) return -HUGE_VAL;
-    return (config_metric_falls(r->cfg) ? -sum : sum) / have;
 }
 
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out) {

@@ -6,7 +6,7 @@
  * No program is another one: those that the sides share are told at run time whose a row is. That is enough where an adapter is nothing but the
  * A and B of linears. Whatever else of an adapter a program reads (a bias, a magnitude, rows of tokens) would be the first side's for all rows, so
  * joint_allowed() looks for it in the programs and refuses it by its name. Refused too: sides of different structure, that choose tokens
- * differently or have models of their own, rings of more than two, encoder-decoders, what lies between writing and training (rollout.h), and what needs the gradient of one side at a time
+ * differently or have models of their own, rings of more than two, encoder-decoders, and what needs the gradient of one side at a time
  * (optimizer_in_bwd, check_accumulation).
  *
  * Memory: gradients of all sides at once, and in 16 bits their working copies. Called by run.c and cycle.c. */
@@ -18,25 +18,6 @@ bool run_joins(const struct run *r) { return !strcmp(r->cfg->schedule, "joint");
 
 /* --- what it goes with -------------------------------------------------------------------------------------------------- */
 _Static_assert((int)MAX_ADAPTERS >= (int)CONFIG_SIDES, "a run has room for every side's rows");
-
-/* A step trains on all that was made for it. */
-static err plain_rollouts(const struct run *r) {
-    for (int k = 0; k < r->n_sides; k++) {
-        const struct side_config *c = r->side[k].cfg;
-        const char *other = r->cfg->rollout_refresh > 1     ? "rollout_refresh"
-                            : strcmp(c->filter_kind, "none") ? "filter"
-                            : c->replay_share > 0            ? "replay"
-                            : c->denoise_share > 0           ? "denoise"
-                            : c->supervised_share > 0        ? "supervised"
-                            : c->curriculum_steps            ? "curriculum"
-                            : *c->processor_command          ? "processor"
-                                                             : NULL;
-        if (other)
-            return fail(E_UNSUPPORTED, "schedule: joint trains on all that a step has written, and '%s' is set: leave it out, or say schedule: alternating",
-                        other);
-    }
-    return OK;
-}
 
 /* One batch has one way of choosing tokens. */
 static err same_generation(const struct run *r) {
@@ -81,7 +62,6 @@ err joint_open(const struct run *r) {
                 E_UNSUPPORTED,
                 "schedule: joint is for cycles of two sides, back and forth; side %s is in a ring of more: say schedule: alternating",
                 r->side[k].name);
-    TRY(plain_rollouts(r));
     return same_generation(r);
 }
 
@@ -152,7 +132,7 @@ err joint_step(struct run *r, const struct crowd *of, const struct row *const *r
         struct step_sums all = {.grad = r->wb.grad + (size_t)k * r->side[k].plans->st.params.trained / sizeof(float), .step = step};
         memcpy(all.sums, sums[k], sizeof all.sums);
         for (; i < of->end[k]; i++) all.tokens += rows[i]->n;
-        TRY(learner_update(&r->side[k].learner, &r->wb, &all, &out[k]));
+        if (all.tokens) TRY(learner_update(&r->side[k].learner, &r->wb, &all, &out[k]));
     }
     return OK;
 }

@@ -149,28 +149,36 @@ static int named_programs(const struct plans *p, struct named_program out[MAX_PR
     return n;
 }
 
+static json_t *program_json(const struct named_program *n) {
+    return json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", n->name, "instructions", n->g->p.ni, "flops", n->g->plan.flops, "act",
+                     (json_int_t)n->g->plan.act, "scratch", (json_int_t)n->g->plan.scratch);
+}
+
 static json_t *programs_json(const struct run *r) {
     json_t *list = json_array();
     for (int i = 0; i < r->n_plans; i++) {
         struct named_program all[MAX_PROGRAMS];
         const int n = named_programs(&r->plans[i], all);
-        for (int k = 0; k < n; k++)
-            json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:I, s:I}", "name", all[k].name, "instructions", all[k].g->p.ni, "flops",
-                                                  all[k].g->plan.flops, "act", (json_int_t)all[k].g->plan.act, "scratch",
-                                                  (json_int_t)all[k].g->plan.scratch));
+        for (int k = 0; k < n; k++) json_array_append_new(list, program_json(&all[k]));
     }
+    for (int i = 0; i < r->n_bases; i++)
+        if (r->base[i].bare.p.ni) json_array_append_new(list, program_json(&(struct named_program){"bare base", &r->base[i].bare}));
     return list;
+}
+
+static void dump(const struct named_program *n, str *out) {
+    str_addf(out, "%s%s: %d instructions\n", out->n ? "\n" : "", n->name, n->g->p.ni);
+    prog_print(&n->g->p, out);
 }
 
 void run_dump(const struct run *r, str *out) {
     for (int i = 0; i < r->n_plans; i++) {
         struct named_program all[MAX_PROGRAMS];
         const int n = named_programs(&r->plans[i], all);
-        for (int k = 0; k < n; k++) {
-            str_addf(out, "%s%s: %d instructions\n", out->n ? "\n" : "", all[k].name, all[k].g->p.ni);
-            prog_print(&all[k].g->p, out);
-        }
+        for (int k = 0; k < n; k++) dump(&all[k], out);
     }
+    for (int i = 0; i < r->n_bases; i++)
+        if (r->base[i].bare.p.ni) dump(&(struct named_program){"bare base", &r->base[i].bare}, out);
 }
 
 /* "Model A" where each side has its own. */
@@ -234,7 +242,8 @@ static json_t *models_json(const struct run *r) {
     return list;
 }
 
-json_t *run_plan_json(struct run *r, bool measured) {
+json_t *run_plan_json(struct run *r, enum telling when) {
+    const bool measured = when != PLANNED;
     const struct base *b = &r->base[0];
     const struct model *m = &b->model;
     json_t *sides = json_array();
@@ -271,17 +280,25 @@ json_t *run_plan_json(struct run *r, bool measured) {
     if (r->limit && r->limit < SIZE_MAX) json_object_set_new(j, "limit", json_integer((json_int_t)r->limit));
     if (r->assumes) json_object_set_new(j, "assumed_tokens", json_integer(r->cap.tokens));
     json_object_update_new(j, phases_json(r));
-    if (measured && !r->peak)
-        r->peak = r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r); /* before the forecast measures anything */
-    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)r->peak));
-    json_t *forecast = r->timed_steps || r->plans_only ? forecast_json(r) : NULL;
+    const size_t peak = !measured || r->peak ? r->peak : r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r);
+    if (when == AT_END) r->peak = peak; /* before the forecast measures anything */
+    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)peak));
+    json_t *forecast = when != SO_FAR && (r->timed_steps || r->plans_only) ? forecast_json(r) : NULL;
     if (forecast) json_object_set_new(j, "forecast", forecast);
     free(text);
     return j;
 }
 
-json_t *run_report_json(struct run *r) {
-    return json_pack("{s:I, s:f, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "seconds", r->elapsed, "evals", r->evals, "plan",
-                     run_plan_json(r, true), "output_dir", r->cfg->output_dir, "objective", r->objective->name, "stopped",
-                     r->step < run_total(r));
+json_t *times_json(const struct run *r) {
+    return json_pack("{s:f, s:f, s:f, s:f}", "generate", r->spent[PHASE_GENERATE], "train", r->spent[PHASE_TRAIN], "evaluate",
+                     r->spent[PHASE_EVALUATE], "save", r->spent[PHASE_SAVE]);
+}
+
+json_t *run_report_json(struct run *r, enum telling when) {
+    const bool early = r->step < run_total(r) && eval_patience_is_over(r);
+    json_t *j = json_pack("{s:I, s:I, s:f, s:o, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "total_steps", (json_int_t)run_total(r),
+                          "seconds", r->elapsed, "times", times_json(r), "evals", r->evals, "plan", run_plan_json(r, when), "output_dir",
+                          r->cfg->output_dir, "objective", r->objective->name, "stopped", r->step < run_total(r) && !early);
+    if (early) json_object_set_new(j, "ended", json_string("ended by early_stopping_patience"));
+    return j;
 }

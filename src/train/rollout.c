@@ -182,80 +182,62 @@ static err draw(const struct run *r, struct side *from, int n, struct rollouts *
 }
 
 /* Texts for the steps to come. */
-static err refill(struct run *r, struct side *to, int n, rollout_maker *make, struct rollout_stats *stats) {
-    struct rollout_pool *p = &to->rollouts;
-    rollouts_clear(&p->window);
-    p->used = 0;
-    struct ids *real = calloc((size_t)n, sizeof *real);
-    struct generation *made = calloc((size_t)n, sizeof *made);
-    err e = real && made ? draw(r, to->next, n, &p->window, stats) : fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < n && !e; i++) real[i] = p->window.v[i].real;
-    if (!e) e = make(r, to, real, n, made, &stats->tokens);
-    for (int i = 0; i < n && !e; i++) {
-        struct rollout *x = &p->window.v[i];
+static err ask(struct run *r, struct side *to, int n, struct rollout_stats *stats) {
+    rollouts_clear(&to->rollouts.window);
+    to->rollouts.used = 0;
+    return draw(r, to->next, n, &to->rollouts.window, stats);
+}
+
+void rollout_take(struct side *to, struct generation *made) {
+    for (int i = 0; i < to->rollouts.window.n; i++) {
+        struct rollout *x = &to->rollouts.window.v[i];
         const int tokens = made[i].n + made[i].stopped;
         free(x->made.ids);
         x->made = made[i];
         x->logprob = tokens ? (float)(made[i].logprob / tokens) : 0;
+        made[i] = (struct generation){0};
     }
-    for (int i = 0; i < n && e && made; i++) free(made[i].ids); /* else they are the window's */
+}
+
+static err refill(struct run *r, struct side *to, int n, rollout_maker *make, struct rollout_stats *stats) {
+    struct rollouts *w = &to->rollouts.window;
+    struct ids *real = calloc((size_t)n, sizeof *real);
+    struct generation *made = calloc((size_t)n, sizeof *made);
+    err e = real && made ? ask(r, to, n, stats) : fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < n && !e; i++) real[i] = w->v[i].real;
+    if (!e) e = make(r, to, real, n, made, &stats->tokens);
+    if (!e) rollout_take(to, made);
+    for (int i = 0; i < n && e && made; i++) free(made[i].ids);
     free(made);
     free(real);
-    if (e) rollouts_clear(&p->window);
+    if (e) rollouts_clear(w);
     return e;
 }
 
-/* Texts that were looked at: sums for the means of rollout_stats. */
-struct seen {
-    double logprob, copied, ratio;
-};
-
-static void look_at(const struct rollout *x, struct seen *all, struct rollout_stats *stats) {
-    all->logprob += x->logprob;
-    all->copied += rollout_copy_rate(&x->real, &x->made);
-    all->ratio += rollout_length_ratio(&x->real, &x->made);
-    stats->empty += !x->made.n;
-    stats->truncated += !x->made.stopped;
-    stats->dropped += !(x->weight > 0);
-}
-
-static void say_means(const struct seen *all, int n, struct rollout_stats *stats) {
-    stats->texts = n;
-    stats->logprob = all->logprob / n;
-    stats->copy_rate = all->copied / n;
-    stats->length_ratio = all->ratio / n;
-}
+/* Of a step that makes n texts, when none of the window's are left for its text i. */
+static int wanted(const struct run *r, int n, int i) { return (n - i) + (int)(r->cfg->rollout_refresh - 1) * n; }
 
 /* Takes the step's texts from the window and judges them. */
 static err take_made(struct run *r, struct side *to, int n, rollout_maker *make, struct rollout_stats *stats) {
     struct rollout_pool *p = &to->rollouts;
-    struct seen all = {0};
+    double sums[3] = {0};
     for (int i = 0; i < n; i++) {
-        if (p->used == p->window.n) TRY(refill(r, to, (n - i) + (int)(r->cfg->rollout_refresh - 1) * n, make, stats));
+        if (p->used == p->window.n) TRY(refill(r, to, wanted(r, n, i), make, stats));
         struct rollout *x = &p->window.v[p->used++], own = *x;
         *x = (struct rollout){0};
         own.weight = rollout_weight(to->cfg, &own);
-        look_at(&own, &all, stats);
+        const double seen[] = {own.logprob, rollout_copy_rate(&own.real, &own.made), rollout_length_ratio(&own.real, &own.made)};
+        for (int k = 0; k < 3; k++) sums[k] += seen[k];
+        stats->empty += !own.made.n;
+        stats->truncated += !own.made.stopped;
+        stats->dropped += !(own.weight > 0);
         err e = own.weight > 0 ? rollouts_take(&p->step, &own) : (rollout_drop(&own), OK);
         if (e) return rollout_drop(&own), e;
     }
-    say_means(&all, n, stats);
-    return OK;
-}
-
-err rollout_given(struct side *to, const struct ids *real, const struct generation *made, int n, struct rollout_stats *stats) {
-    struct rollouts *step = &to->rollouts.step;
-    struct seen all = {0};
-    *stats = (struct rollout_stats){0};
-    rollouts_clear(step);
-    for (int i = 0; i < n; i++) {
-        const int tokens = made[i].n + made[i].stopped;
-        TRY(rollouts_push(step, &(struct rollout){.real = real[i], .made = made[i], .weight = 1, .logprob = tokens ? (float)(made[i].logprob / tokens) : 0}));
-        look_at(&step->v[i], &all, stats);
-        stats->tokens += tokens;
-    }
-    say_means(&all, n, stats);
-    stats->made = step->v;
+    stats->texts = n;
+    stats->logprob = sums[0] / n;
+    stats->copy_rate = sums[1] / n;
+    stats->length_ratio = sums[2] / n;
     return OK;
 }
 
@@ -354,6 +336,12 @@ static void drop_silence(struct rollout_pool *p, struct rollout_stats *stats) {
     if (!stats->texts || stats->empty < stats->texts) return;
     rollouts_clear(&p->step);
     stats->dropped = stats->texts;
+}
+
+err rollout_ask(struct run *r, struct side *to, struct rollout_stats *stats, int *n) {
+    const int made = mix_of(r, to).made;
+    *n = made && to->rollouts.used == to->rollouts.window.n ? wanted(r, made, 0) : 0;
+    return *n ? ask(r, to, *n, stats) : OK;
 }
 
 err rollout_draw(struct run *r, struct side *to, uint64_t key, rollout_maker *make, struct rollout_stats *stats) {

@@ -46,8 +46,10 @@ typedef err rollout_maker(struct run *r, const struct side *to, const struct ids
 /* Fills to->rollouts.step: rows to be made of it, in this order: of this step's texts, of replayed ones, of corrupted ones.
  * key: of this step and direction, for random numbers. */
 err rollout_draw(struct run *r, struct side *to, uint64_t key, rollout_maker *make, struct rollout_stats *stats);
-/* The same of n texts that were made already and are all of the step's (schedule: joint); they are copied. */
-err rollout_given(struct side *to, const struct ids *real, const struct generation *made, int n, struct rollout_stats *stats);
+/* Where the texts of several directions are made at once, before rollout_draw(), which then has them: if none are left, the first *n of
+ * to->rollouts.window are real texts for which some are to be made, and rollout_take() has made[n] of the caller, and owns them then. */
+err rollout_ask(struct run *r, struct side *to, struct rollout_stats *stats, int *n);
+void rollout_take(struct side *to, struct generation *made);
 /* list[n]: the rows that were made of these, and supervised pairs of this direction; freed by the caller. n 0: the step is left out,
  * which has been warned of. */
 err rollout_list(struct run *r, struct side *to, const struct rows *made, struct rollout_stats *stats, const struct row ***list, int *n);

@@ -19,6 +19,7 @@ static const struct objective *const objectives[] = {
 
 /* What the process itself takes: program and libraries, measured (docs/memory.md), and the tokenizer's tables, on a line of their own. */
 enum { RUNTIME_BYTES = 9023 << 10 };
+enum { PAGE_BYTES = 512 << 10 }; /* report.html while it is made: curves of a fixed size, and the text */
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
@@ -103,6 +104,18 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     return p->generates ? build_generators(r, p, cap) : OK;
 }
 
+/* A base without an adapter. Where a trained copy stands in the place of a tensor, the tensor itself may not be in memory. */
+static err build_bare(struct run *r, struct base *b, int64_t pass_tokens) {
+    struct capacity cap = r->cap;
+    if (pass_tokens > cap.tokens) cap.tokens = (int)pass_tokens;
+    program_free(&b->bare);
+    for (int i = 0; i < r->n_plans; i++)
+        for (int k = 0; k < b->model.n; k++)
+            if (param_copies(&r->plans[i].st.params, b->model.w[k].data)) return OK;
+    if (!r->objective->generates || b->model.family->seq2seq) return OK;
+    return program_build(&b->bare, &b->model, MODE_SCORE, NULL, cap, CHECKPOINT_NONE, r->backend, false);
+}
+
 /* Tokens of the longest pass, virtual ones included. */
 int run_pass(const struct run *r) {
     int64_t n = 0;
@@ -137,6 +150,8 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
         if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE)) n += generator_programs(&p->gen, out + n);
         if (all || phase == PHASE_EVALUATE) n += generator_programs(&p->beam, out + n);
     }
+    for (int i = 0; i < r->n_bases; i++)
+        if (r->base[i].bare.p.ni && (all || phase == PHASE_EVALUATE)) out[n++] = &r->base[i].bare;
     if (r->freezes && phase == PHASE_LOAD) out[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     return n;
 }
@@ -161,7 +176,7 @@ static void measure_plan(struct run *r) {
     struct footprint *f = &r->foot;
     const bool host = r->backend->mem->host;
     size_t held = 0; /* of the weights, what is not the mapped file */
-    *f = (struct footprint){.data = data_bytes(r), .runtime = RUNTIME_BYTES + description_bytes(r), .working = m.work_bytes};
+    *f = (struct footprint){.data = data_bytes(r), .runtime = RUNTIME_BYTES + PAGE_BYTES + description_bytes(r), .working = m.work_bytes};
     for (int i = 0; i < r->n_bases; i++) {
         const struct base *b = &r->base[i];
         size_t own;
@@ -224,6 +239,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capac
         drop_plans(&r->plans[i]);
         TRY(build_plans(r, &r->plans[i], pass_tokens));
     }
+    for (int i = 0; i < r->n_bases; i++) TRY(build_bare(r, &r->base[i], pass_tokens));
     TRY(joint_allowed(r));
     measure_plan(r);
     return OK;
@@ -478,10 +494,11 @@ void run_close(struct run *r) {
     if (r->wb.grad) r->backend->mem->give(r->wb.grad, r->wb.grad_bytes);
     pack_free(&r->wb.pack);
     free(r->wb.first);
-    for (int i = 0; i < r->n_bases; i++) base_close(&r->base[i]);
+    for (int i = 0; i < r->n_bases; i++) program_free(&r->base[i].bare), base_close(&r->base[i]);
     features_free(&r->frozen);
     labels_free(&r->labels);
     json_decref(r->evals);
+    free(r->events);
     lock_drop(&r->lock);
     *r = (struct run){0};
 }
@@ -537,44 +554,63 @@ static err log_step(struct run *r, const struct step_info *info) {
 
 /* Is this the best evaluation so far? */
 static bool is_best(const struct run *r, const json_t *eval) {
-    double now = eval_metric(r, eval);
-    size_t i;
-    json_t *old;
-    json_array_foreach(r->evals, i, old) if (eval_metric(r, old) >= now) return false;
-    return now > -HUGE_VAL;
+    const json_t *best = eval_best(r);
+    return eval_metric(r, eval) > (best ? eval_metric(r, best) : -HUGE_VAL);
+}
+
+/* Numbers of one side under the names that metrics.jsonl has for them: eval_chrf_A, eval_copy_rate_A. */
+static void log_figures(json_t *line, const char *side, const json_t *figures) {
+    const char *name;
+    json_t *v;
+    json_object_foreach((json_t *)figures, name, v) {
+        char key[96];
+        if (!json_is_real(v)) continue; /* what is counted are integers */
+        snprintf(key, sizeof key, *side ? "eval_%s_%s" : "eval_%s", name, side);
+        json_object_set(line, key, v);
+    }
+}
+
+/* What is measured between the steps, but for a test. */
+static err eval_watched(struct run *r, json_t *eval) {
+    TRY(health_moved(r, eval));
+    TRY(eval_has_metric(r, eval));
+    alarms_judge(r, eval);
+    return is_best(r, eval) ? best_save(r) : OK;
 }
 
 static err eval_now(struct run *r, const struct pairs *on, const char *tag, const struct run_events *ev) {
     json_t *j = NULL;
     TRY(run_evaluate(r, on, tag, &j));
     phase_seen(r, PHASE_EVALUATE);
-    err saved = on == &r->eval && is_best(r, j) ? best_save(r) : OK;
-    json_array_append(r->evals, j);
-    if (saved) return json_decref(j), saved;
+    r->spent[PHASE_EVALUATE] += json_number_value(json_object_get(j, "seconds"));
+    err watched = on == &r->eval ? eval_watched(r, j) : OK;
+    if (!watched) json_array_append(r->evals, j);
+    else return json_decref(j), watched;
     if (ev->eval) ev->eval(ev->ctx, j);
     json_t *line = json_pack("{s:I, s:s}", "step", (json_int_t)r->step, "eval", tag);
-    size_t i;
-    json_t *side;
-    json_array_foreach(json_object_get(j, "sides"), i, side) {
-        const char *name;
-        json_t *v;
-        json_object_foreach(side, name, v) { /* its figures; what is counted are integers */
-            char key[64], full[72];
-            if (!json_is_real(v)) continue;
-            snprintf(full, sizeof full, "eval_%s", keyed(key, sizeof key, &r->side[i], name));
-            json_object_set(line, full, v);
-        }
+    static const char *const lists[] = {"sides", "health"};
+    for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) {
+        size_t i;
+        json_t *side;
+        json_array_foreach(json_object_get(j, lists[k]), i, side) log_figures(line, json_string_value(json_object_get(side, "name")), side);
     }
-    const json_t *trip = json_object_get(j, "round_trip");
+    const json_t *trip = json_object_get(j, "round_trip"), *alarms = json_object_get(j, "alarms");
     if (trip) json_object_set_new(line, "eval_round_trip_chrf", json_real(json_number_value(json_object_get(trip, "chrf"))));
+    if (trip) json_object_set_new(line, "eval_round_trip_exact", json_real(json_number_value(json_object_get(trip, "exact"))));
+    if (alarms) json_object_set(line, "alarms", (json_t *)alarms);
     json_decref(j);
-    return metrics_append(r, line);
+    TRY(metrics_append(r, line));
+    return folder_page(r, SO_FAR);
 }
 
 static err save_now(struct run *r, const struct run_events *ev) {
     char *path = NULL;
+    const double t0 = seconds_now();
     TRY(checkpoint_save(r, &path));
     phase_seen(r, PHASE_SAVE);
+    r->spent[PHASE_SAVE] += seconds_now() - t0;
+    err e = folder_page(r, SO_FAR);
+    if (e) return free(path), e;
     if (ev->save) ev->save(ev->ctx, path);
     free(path);
     return OK;
@@ -588,6 +624,7 @@ static err one_step(struct run *r, const struct run_events *ev) {
     info.seconds = seconds_now() - t0;
     r->elapsed += info.seconds;
     if (!info.warmup) r->timed_steps++, r->generate_s += info.generate_s, r->train_s += info.train_s, r->step_s += info.seconds;
+    r->spent[PHASE_GENERATE] += info.generate_s, r->spent[PHASE_TRAIN] += info.train_s;
     info.step = ++r->step;
     if (ev->step) ev->step(ev->ctx, r, &info);
     return r->cfg->logging_steps > 0 && r->step % r->cfg->logging_steps == 0 ? log_step(r, &info) : OK;
@@ -611,23 +648,38 @@ static bool evaluated(const struct run *r) {
     return false;
 }
 
+/* What is due at this step beside it: an evaluation, and what its alarms ask for. An alarm that ends the run leaves a checkpoint from which
+ * --resume goes on; one that rolls it back too: a run that was resumed from before it might find a `best` of later steps. */
+static err watch(struct run *r, const struct run_events *ev) {
+    TRY(eval_if_due(r, ev));
+    err e = alarms_act(r);
+    if (!e) return r->rolled_back && r->rolled_back == r->step ? save_now(r, ev) : OK;
+    char why[1024];
+    snprintf(why, sizeof why, "%s", err_text());
+    TRY(save_now(r, ev));
+    TRY(folder_page(r, AT_END));
+    return fail(e, "%s", why);
+}
+
 /* An interrupt ends the step under way first, so that a resumed run is the same to the bit; only evaluation is cut short,
  * and made up for by the run that resumes. */
 err run_loop(struct run *r, const struct run_events *ev) {
     int64_t total = run_total(r);
     if (r->freezes) TRY(features_keep(r, ev));
-    err e = r->resumed && evaluated(r) ? OK : eval_if_due(r, ev);
-    while (!e && r->step < total) {
+    err e = r->resumed && evaluated(r) ? OK : watch(r, ev);
+    while (!e && r->step < total && !eval_patience_is_over(r)) {
         TRY(one_step(r, ev));
-        e = r->stop && *r->stop ? E_INTERRUPTED : eval_if_due(r, ev);
+        e = r->stop && *r->stop ? E_INTERRUPTED : watch(r, ev);
         if (!e && r->cfg->save_steps > 0 && r->step % r->cfg->save_steps == 0 && r->step < total) e = save_now(r, ev);
     }
     if (e && e != E_INTERRUPTED) return e;
     TRY(save_now(r, ev));
-    if (e)
+    if (e) {
+        TRY(folder_page(r, AT_END));
         return fail(E_INTERRUPTED, "interrupted after step %lld of %lld; everything is saved, go on with --resume", (long long)r->step,
                     (long long)total);
-    TRY(best_load(r));
+    }
+    TRY(best_load(r, false));
     TRY(folder_finish(r));
     if (r->test.source.n) TRY(eval_now(r, &r->test, "test", ev));
     return folder_report(r);

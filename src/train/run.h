@@ -13,6 +13,7 @@
 #include "gen/likeness.h"
 #include "io/npy.h"
 #include "train/config.h"
+#include "train/health.h"
 #include "train/learner.h"
 #include "train/rollout.h"
 #include <jansson.h>
@@ -26,6 +27,7 @@ struct base {
     char tok_hash[33], hash[33]; /* tok_hash: of vocabulary and merges; hash: base_hash() */
     int32_t eos;
     struct likeness likeness;  /* of the quantised base to the file's; tokens 0: not measured */
+    struct program bare;       /* its loss without an adapter (alarms.c); where nobody generates, or a copy of a tensor is trained, none */
     size_t check_bytes;        /* that measuring it takes, on the processor */
     char *quantised;           /* what it was quantised to, for people; NULL: it was not */
 };
@@ -60,6 +62,8 @@ struct side {
     struct command processor;  /* cycles: of texts that are written for this side; line NULL: none */
     bool by_text;              /* cycles: what comes to this side was written with other ids, or for a prompt that leads texts in differently */
     struct rollout_pool rollouts; /* cycles: texts that were made for this adapter */
+    double sketch[SKETCH];     /* of its adapter at the last evaluation (health.h) */
+    bool sketched;
 };
 
 struct pairs {                 /* supervised: warm-up and evaluation of cycles; what is held out of one side's data */
@@ -167,13 +171,17 @@ struct run {
     size_t seen[PHASES];       /* the peak so far when such a phase first ended; 0: it has not been */
     int64_t warm_steps, step;  /* steps done, warm-up included */
     struct command metric;     /* eval.metric_command; line NULL: none */
+    int64_t rolled_back;       /* the step of the rollback; 0: there was none */
     volatile int *stop;        /* set from a signal handler */
     bool resumed, evaluating;
     struct lock lock;          /* on output_dir, while this run may write there */
     json_t *evals;
+    char *events;              /* TensorBoard's file; NULL: none */
+    double page_made, page_took; /* report.html: when it was there last, and the seconds that it took */
     double elapsed;            /* seconds of training before this process (resume) */
     double generate_s, train_s, step_s; /* of the steps after the warm-up, in this process */
     int64_t timed_steps;       /* how many those are */
+    double spent[PHASES];      /* seconds in each, all steps and processes of the run */
     double flops_rate, bytes_rate; /* of the processor, once measured (forecast.c) */
 };
 
@@ -189,9 +197,13 @@ bool side_given(const struct side_config *c, struct given_form *given);
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
-json_t *run_plan_json(struct run *r, bool measured);
+json_t *times_json(const struct run *r);            /* seconds of each phase that repeats */
+/* PLANNED: before anything runs. SO_FAR: with what is measured now; nothing of it is kept, and the machine is not measured. AT_END: the peak is what it
+ * was at the first such call. */
+enum telling { PLANNED, SO_FAR, AT_END };
+json_t *run_plan_json(struct run *r, enum telling when);
 void run_dump(const struct run *r, str *out);       /* its programs, an instruction a line */
-json_t *run_report_json(struct run *r);       /* steps, evaluations, plan with measured memory */
+json_t *run_report_json(struct run *r, enum telling when); /* steps, evaluations, times, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
 enum { RUN_PROGRAMS = CONFIG_SIDES * (3 + 2 * GENERATOR_PROGRAMS) };
@@ -289,7 +301,6 @@ err judge_direction(struct run *r, const struct side *s, const struct command_ro
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
-double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_model; higher is better, -HUGE_VAL: none */
 struct sampling side_sampling(const struct side_config *c, double temperature);
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats);
@@ -307,15 +318,33 @@ err joint_step(struct run *r, const struct crowd *of, const struct row *const *r
 /* Its first half: gradients in wb.grad, side after side. */
 err joint_gradient(struct run *r, const struct crowd *of, const struct row *const *rows, uint64_t step, double sums[][4]);
 
+/* alarms.c: what evaluations say of a run's health, and what follows */
+struct wrote {                 /* texts of one direction */
+    int writer, side;          /* whose adapter wrote; the side whose language it is */
+    const char *direction;
+    struct texts_in in, out, wanted; /* wanted: references; n 0: none */
+    const struct ids *prompt;  /* what it was given, [out.n] */
+    const struct generation *made;
+};
+err health_direction(struct run *r, const struct wrote *w, json_t *list); /* appends an object with its figures */
+err health_moved(struct run *r, json_t *eval);      /* since it was called last; into eval's "health" */
+void alarms_judge(const struct run *r, json_t *eval); /* adds "alarms" where there are any, and warns */
+err alarms_act(struct run *r);                      /* on_alarm, of the last evaluation; E_NUMERIC: the run is to end */
+double eval_metric(const struct run *r, const json_t *eval); /* metric_for_best_model; higher is better, -HUGE_VAL: none */
+err eval_has_metric(const struct run *r, const json_t *eval); /* E_USAGE: its dotted name leads nowhere */
+const json_t *eval_best(const struct run *r);       /* NULL: none yet */
+bool eval_patience_is_over(const struct run *r);
+
 /* checkpoint.c: run folders and checkpoints */
 err folder_check(struct run *r, int flags);         /* 1 resume, 2 overwrite; refuses a folder that is not empty or in use; locks one that exists */
 err folder_begin(struct run *r, int flags);         /* after all that can refuse: makes, locks, empties (2), sweeps, opens the record */
 err checkpoint_save(struct run *r, char **path_out);
 err checkpoint_resume(struct run *r, bool *found);  /* the newest whole checkpoint of output_dir */
 err folder_finish(struct run *r);                   /* output_dir/A, output_dir/B; of a random base a warning */
-err folder_report(struct run *r);                   /* output_dir/report.json */
+err folder_report(struct run *r);                   /* output_dir/report.json and report.html */
+err folder_page(struct run *r, enum telling when);  /* output_dir/report.html; SO_FAR: where that takes less than a fiftieth of the time */
 err best_save(struct run *r);                       /* output_dir/best/{A,B}: kept while training */
-err best_load(struct run *r);                       /* back into the learners, where there is one */
+err best_load(struct run *r, bool optimizers);      /* back into the learners, where there is one */
 err metrics_append(const struct run *r, json_t *line);
 err adapters_load(struct run *r, const char *folder); /* folder/A, folder/B, ..., or folder/adapter */
 const char *adapter_folder(const struct run *r, int side, const char *root, arena *mem);

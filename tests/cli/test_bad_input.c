@@ -335,7 +335,7 @@ static void test_memory(void **state) {
 /* --- the disk --------------------------------------------------------------------------------------------------------- */
 static void test_full_disk(void **state) {
     (void)state;
-    sh("mkdir -p $D/disk && mount -t tmpfs -o size=112k tmpfs $D/disk");
+    sh("mkdir -p $D/disk && mount -t tmpfs -o size=280k tmpfs $D/disk");
     if (ran.status) {
         print_message("no tmpfs can be mounted here: %s", ran.err.p);
         skip();

@@ -466,7 +466,7 @@ static void test_planned(void **state) {
     assert_int_equal(r.foot.resident, bare.foot.resident + made + r.foot.comparing + (r.foot.scratch - bare.foot.scratch));
     must(run_start(&r));
     assert_true(r.base[0].likeness.tokens > 30 && r.base[0].likeness.tokens <= 40 && r.base[0].likeness.kl > 0);
-    json_t *plan = run_plan_json(&r, true), *q = json_object_get(plan, "quantization");
+    json_t *plan = run_plan_json(&r, AT_END), *q = json_object_get(plan, "quantization");
     assert_string_equal(json_string_value(json_object_get(q, "type")), "q4_0");
     assert_true(json_number_value(json_object_get(q, "perplexity")) > 1);
     json_decref(plan);
