@@ -36,9 +36,16 @@ const char help_generate[] =
     "  --greedy              always the likeliest token (the default)\n"
     "  --temperature T       sample at this temperature; then also\n"
     "  --top-p P, --top-k K  from the likeliest tokens of total probability P; from the K likeliest\n"
+    "  --min-p M             from those at least M times as likely as the likeliest\n"
+    "  --repetition-penalty X  tokens that are there already are less likely: their logits over X, negative ones times X\n"
+    "  --min-new-tokens N    no end before N tokens\n"
+    "  --beams N             beam search, the likeliest of N texts; then also\n"
+    "  --length-penalty L    ... they are ranked by log-probability / length^L (1)\n"
+    "  --early-stopping S    ... false, true or never: when a search is over, as transformers' early_stopping (false)\n"
     "  --seed S              the same seed gives the same text (0)\n"
     "  --ignore-eos          go on behind an end-of-text token\n"
     "  --batch N             prompts at once (16)\n"
+    "  --share-head N        what all of them begin with is computed once, where it is N tokens or more; 0 = never (0)\n"
     "  --device D, --dtype T cpu (the default), cuda, or auto; float32, bfloat16, float16, or auto: a card's is bfloat16\n"
     "  --threads N           processor threads (all)\n"
     "  --activations A       f32, or int15: decode with activations of 15 bits and a sign, faster on AVX-512 VNNI "
@@ -58,11 +65,11 @@ const char help_generate[] =
     "adapter or prompt; 1 otherwise.\n";
 
 struct request {
-    const char *model_path, *prompt, *file, *activations, *device, *dtype, *template, *vectors;
+    const char *model_path, *prompt, *file, *activations, *device, *dtype, *template, *vectors, *early;
     bool chat, greedy, ignore_eos, json, no_adapter;
     struct arg_list adapter;
-    int max_new, top_k, batch, threads;
-    double temperature, top_p;
+    int max_new, min_new, top_k, batch, threads, beams, share_head;
+    double temperature, top_p, min_p, penalty, length_penalty;
     uint64_t seed;
     cyc_model *model;
     struct adapters adapters;
@@ -169,11 +176,26 @@ static void print_rates(const cyc_generate_stats *st) {
     fprintf(stderr, "; prompt of %lld tokens at %.1f tokens/s\n", (long long)st->prompt_tokens, rate(st->prompt_tokens, st->prefill_s));
 }
 
+/* -1: none of the words. */
+static int early_stopping(const char *word) {
+    static const char *const words[] = {[CYC_BEAMS_HEURISTIC] = "false", [CYC_BEAMS_EARLY] = "true", [CYC_BEAMS_NEVER] = "never"};
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(word, words[i])) return i;
+    return -1;
+}
+
 static int run_batch(const struct request *q, int first, int n, int32_t **ids, size_t *lengths, cyc_generation *out) {
     cyc_generate_options opt = {.max_new_tokens = q->max_new,
                                 .temperature = (float)q->temperature,
                                 .top_p = (float)q->top_p,
                                 .top_k = q->top_k,
+                                .min_p = (float)q->min_p,
+                                .repetition_penalty = (float)q->penalty,
+                                .min_new_tokens = q->min_new,
+                                .beams = q->beams,
+                                .share_head = q->share_head,
+                                .length_penalty = (float)q->length_penalty,
+                                .early_stopping = early_stopping(q->early),
                                 .seed = q->seed + (uint64_t)first,
                                 .ignore_eos = q->ignore_eos,
                                 .threads = q->threads,
@@ -185,7 +207,7 @@ static int run_batch(const struct request *q, int first, int n, int32_t **ids, s
     int status = STATUS_OK;
     for (int i = 0; i < n && !status; i++) status = encode(q, q->text[first + i], &ids[i], &lengths[i]);
     if (status) return status;
-    bool streamed = q->n == 1 && !q->json;
+    bool streamed = q->n == 1 && !q->json && q->beams < 2;
     if (streamed) {
         s.ids = calloc((size_t)q->max_new + 1, sizeof *s.ids);
         if (!s.ids) return cli_bad("generate: out of memory");
@@ -343,8 +365,14 @@ static int check(const struct request *q) {
     if (!q->model_path) return args_missing("generate", "--model");
     if (!q->prompt == !q->file) return cli_bad("generate: give either --prompt or --file");
     if (q->greedy && q->temperature > 0) return cli_bad("generate: --greedy and --temperature contradict each other");
-    if (q->temperature == 0 && (q->top_p < 1 || q->top_k))
-        return cli_bad("generate: --top-p and --top-k have no use without --temperature");
+    if (q->temperature == 0 && (q->top_p < 1 || q->top_k || q->min_p > 0))
+        return cli_bad("generate: --top-p, --top-k and --min-p have no use without --temperature");
+    if (q->min_p < 0 || q->min_p > 1) return cli_bad("generate: --min-p must be between 0 and 1");
+    if (q->penalty <= 0) return cli_bad("generate: --repetition-penalty must be above 0");
+    if (q->beams > 1 && q->temperature > 0) return cli_bad("generate: --beams take the likeliest, they do not go with --temperature");
+    if (early_stopping(q->early) < 0) return cli_bad("generate: --early-stopping must be false, true or never");
+    if (q->beams < 2 && (q->length_penalty != 1 || early_stopping(q->early)))
+        return cli_bad("generate: --length-penalty and --early-stopping have no use without --beams");
     if (strcmp(q->activations, "f32") != 0 && strcmp(q->activations, "int15") != 0)
         return cli_bad("generate: --activations must be f32 or int15");
     if (q->top_p <= 0 || q->top_p > 1) return cli_bad("generate: --top-p must be above 0 and at most 1");
@@ -352,7 +380,8 @@ static int check(const struct request *q) {
 }
 
 int cmd_generate(int argc, char **argv) {
-    struct request q = {.max_new = 128, .top_p = 1, .batch = 16, .activations = "f32", .device = "cpu", .dtype = "auto"};
+    struct request q = {.max_new = 128, .top_p = 1, .penalty = 1, .beams = 1, .length_penalty = 1, .early = "false", .batch = 16,
+                        .activations = "f32", .device = "cpu", .dtype = "auto"};
     const struct arg args[] = {{"--model", ARG_TEXT, &q.model_path, 0}, {"--adapter", ARG_LIST, &q.adapter, 0},
                                {"--prompt", ARG_TEXT, &q.prompt, 0},    {"--file", ARG_TEXT, &q.file, 0},
                                {"--chat", ARG_FLAG, &q.chat, 0},        {"--max-new-tokens", ARG_INT, &q.max_new, 1},
@@ -363,7 +392,10 @@ int cmd_generate(int argc, char **argv) {
                                {"--json", ARG_FLAG, &q.json, 0},        {"--activations", ARG_TEXT, &q.activations, 0},
                                {"--device", ARG_TEXT, &q.device, 0},    {"--dtype", ARG_TEXT, &q.dtype, 0},
                                {"--chat-template", ARG_TEXT, &q.template, 0}, {"--no-adapter", ARG_FLAG, &q.no_adapter, 0},
-                               {"--vectors", ARG_TEXT, &q.vectors, 0},
+                               {"--vectors", ARG_TEXT, &q.vectors, 0},  {"--min-p", ARG_REAL, &q.min_p, 0},
+                               {"--repetition-penalty", ARG_REAL, &q.penalty, 0}, {"--min-new-tokens", ARG_INT, &q.min_new, 0},
+                               {"--beams", ARG_INT, &q.beams, 1},       {"--length-penalty", ARG_REAL, &q.length_penalty, -100},
+                               {"--early-stopping", ARG_TEXT, &q.early, 0}, {"--share-head", ARG_INT, &q.share_head, 0},
                                {0}};
     int status = args_parse("generate", argc, argv, args);
     if (status < 0 && !(status = check(&q))) status = run_request(&q);

@@ -126,10 +126,18 @@ int cyc_classify_texts(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int max
  * or lies beyond max_length. t: from cyc_words_open(). */
 int cyc_tag_words(cyc_model *m, cyc_adapter *a, const cyc_texts *t, int max_length, int32_t *tag, float *probability);
 
+enum { CYC_BEAMS_HEURISTIC, CYC_BEAMS_EARLY, CYC_BEAMS_NEVER };
 typedef struct cyc_generate_options {
     int max_new_tokens;          /* 0: 64 */
     float temperature, top_p;    /* temperature 0: greedy; top_p 0: 1 */
     int top_k;
+    float min_p;                 /* leaves out ids less likely than this times the likeliest; 0: none */
+    float repetition_penalty;    /* divides logits of ids that prompt or answer have already, multiplies negative ones; 0, 1: off */
+    int min_new_tokens;          /* no EOS before so many */
+    int beams;                   /* > 1: beam search (temperature 0, no on_token); 32 at most */
+    float length_penalty;        /* ... its hypotheses are ranked by log-probability / length^this */
+    int share_head;              /* prompts that begin with the same so many tokens or more have these computed once; 0: never */
+    int early_stopping;          /* ... CYC_BEAMS_...: when a search is over, as transformers' early_stopping false, true, "never" */
     uint64_t seed;
     int ignore_eos;
     int threads;                 /* 0: all */

@@ -313,7 +313,8 @@ int cyc_embed_ids(cyc_model *m, cyc_adapter *adapter, const int32_t *ids, size_t
 }
 
 /* --- generation ------------------------------------------------------------------------------------------------------ */
-static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_request *rq, struct generation *out, struct generate_stats *stats) {
+static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_request *rq, struct choosing how, struct generation *out,
+                          struct generate_stats *stats) {
     int longest = 1, total = 0;
     for (int i = 0; i < rq->n; i++) {
         if ((int)rq->prompt[i].n > longest) longest = (int)rq->prompt[i].n;
@@ -322,13 +323,30 @@ static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_re
     struct generator g;
     struct memory mem = {0};
     int pass = total < 512 ? total : 512;
-    struct capacity cap = {pass > longest ? pass : longest, rq->n, rq->n < 64 ? rq->n : 64, longest + rq->max_new, m->compute, DT_NONE};
-    TRY(generator_build(&g, &m->m, a ? &a->st : NULL, cap, api_backend(m)));
-    err e = memory_for(&mem, (struct program *const[]){&g.prefill, &g.decode}, 2);
+    const int beams = how.beams > 1 ? how.beams : 1;
+    const int at_once = rq->n * beams < 64 ? rq->n : beams < 64 ? 64 / beams : 1;
+    struct capacity cap = {pass > longest ? pass : longest, rq->n, at_once * beams, longest + rq->max_new, m->compute, DT_NONE};
+    how.rules = sampling_processes(&rq->run.sampling);
+    TRY(generator_choosing(&g, &m->m, a ? &a->st : NULL, cap, &how, api_backend(m)));
+    const struct program *list[GENERATOR_PROGRAMS];
+    const int n = generator_programs(&g, list);
+    err e = memory_for(&mem, (struct program *const *)list, n);
     if (!e) e = generate(&g, &mem, a ? a->w : NULL, rq, out, stats);
     memory_free(&mem);
     generator_free(&g);
     return e;
+}
+
+/* How tokens are to be chosen. */
+static err check_choice(const cyc_generate_options *o) {
+    if (!(o->temperature >= 0)) return fail(E_USAGE, "temperature %g is below 0", (double)o->temperature);
+    if (!(o->top_p >= 0 && o->top_p <= 1)) return fail(E_USAGE, "top_p %g is not between 0 and 1", (double)o->top_p);
+    if (!(o->min_p >= 0 && o->min_p <= 1)) return fail(E_USAGE, "min_p %g is not between 0 and 1", (double)o->min_p);
+    if (!(o->repetition_penalty >= 0)) return fail(E_USAGE, "repetition_penalty %g is below 0", (double)o->repetition_penalty);
+    if (o->top_k < 0 || o->min_new_tokens < 0) return fail(E_USAGE, "%s is below 0", o->top_k < 0 ? "top_k" : "min_new_tokens");
+    if (o->share_head < 0) return fail(E_USAGE, "share_head %d is below 0", o->share_head);
+    if (o->beams < 0 || o->beams > MOST_BEAMS) return fail(E_USAGE, "%d beams: 1 to %d can be had", o->beams, MOST_BEAMS);
+    return OK;
 }
 
 int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *prompt, const size_t *prompt_n, int n, const cyc_generate_options *opt,
@@ -358,9 +376,19 @@ int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *promp
     for (size_t i = 0; i < o.vectors_n && o.vectors && !e; i++)
         if (!isfinite(o.vectors[i])) e = fail(E_INPUT, "number %zu of the vectors is not finite", i + 1);
     struct generate_request rq = {.given = o.vectors, .prompt = p, .n = n, .max_new = new, .eos = o.ignore_eos ? -1 : tokenizer_eos(m->tok), .mix = weights, .on_token = o.on_token, .ctx = o.ctx};
-    rq.run = (struct run_ctx){.seed = o.seed, .temperature = o.temperature, .top_p = o.top_p > 0 ? o.top_p : 1, .top_k = o.top_k, .threads = o.threads > 0 ? o.threads : omp_get_max_threads(), .int_activations = o.int_activations};
+    rq.run = (struct run_ctx){.seed = o.seed,
+                              .sampling = {.penalty = o.repetition_penalty,
+                                           .min_new = o.min_new_tokens,
+                                           .temperature = o.temperature,
+                                           .top_k = o.top_k,
+                                           .top_p = o.top_p > 0 ? o.top_p : 1,
+                                           .min_p = o.min_p},
+                              .threads = o.threads > 0 ? o.threads : omp_get_max_threads(),
+                              .int_activations = o.int_activations};
+    rq.beaming = (struct beaming){o.length_penalty, (enum early_stopping)o.early_stopping};
     struct generate_stats st = {0};
-    if (!e && n > 0) e = run_generation(m, adapter, &rq, g, &st);
+    if (!e) e = check_choice(&o);
+    if (!e && n > 0) e = run_generation(m, adapter, &rq, (struct choosing){.beams = o.beams, .head = o.share_head}, g, &st);
     for (int i = 0; i < n && !e; i++) out[i] = (cyc_generation){g[i].ids, (size_t)g[i].n, g[i].stopped};
     if (stats && !e) *stats = (cyc_generate_stats){st.prefill_s, st.decode_s, st.prompt_tokens, st.new_tokens, st.decoded_tokens};
     for (int i = 0; p && i < n; i++) ids_free(&p[i]);

@@ -39,13 +39,23 @@ static inline int adapters_whose(const struct adapters *all, int64_t row) {
     return k;
 }
 
+/* How a token is chosen from logits: transformers' processors, in their order. All zeros: greedy. */
+struct sampling {
+    float penalty;     /* repetition: logits of ids that are there already are divided by it, negative ones multiplied; 1 or 0 = off */
+    int min_new, eos;  /* eos (-1: none) cannot come before so many new tokens */
+    float temperature; /* 0 = greedy: what follows is of no use */
+    int top_k;         /* of the likeliest so many; 0 = off */
+    float top_p;       /* of the likeliest that hold so much of what is left; 1 = off */
+    float min_p;       /* of those at least so likely in proportion to the likeliest; 0 = off */
+};
+static inline bool sampling_penalises(const struct sampling *s) { return s->penalty > 0 && s->penalty != 1; }
+static inline bool sampling_processes(const struct sampling *s) { return sampling_penalises(s) || s->min_new > 0; } /* by rules */
+
 /* Scalars of one run that are not tensors. */
 struct run_ctx {
     uint64_t seed;      /* dropout and sampling: philox keys come from it */
     uint64_t step;      /* optimizer step: masks differ from step to step */
-    float temperature;  /* sampling; 0 = greedy */
-    float top_p;        /* nucleus; 1 = off */
-    int top_k;          /* 0 = off */
+    struct sampling sampling;
     int threads;        /* OpenMP threads to use */
     bool int_activations; /* products of few rows may round activations to integers where that is faster */
     int longest;        /* no sequence of this run has more rows; 0: not known */

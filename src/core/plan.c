@@ -425,7 +425,7 @@ static void key_of(struct replay_key *k, const struct plan *pl, const struct bin
     k->plan = pl, k->act = b->act, k->scratch = b->scratch, k->state = b->state, k->host = b->host;
     k->param = b->param, k->grad = b->grad, k->stage = b->stage;
     memcpy(k->size, b->size, sizeof k->size);
-    k->run.temperature = run->temperature, k->run.top_p = run->top_p, k->run.top_k = run->top_k;
+    k->run.sampling = run->sampling; /* of words, without padding */
     k->run.longest = run->longest, k->run.weighted = run->weighted;
     for (int a = 0; run->adapters && a < run->adapters->n; a++) k->adapter_end[a] = run->adapters->of[a].end;
 }

@@ -49,7 +49,7 @@ enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU, ACT_TANH };
 struct op_attr {
     float eps, scale, dropout, softcap;
     float alpha[MAX_GROUP];       /* linear: the scale of each output's low-rank delta */
-    int n;                        /* linear: outputs in the group */
+    int n;                        /* linear: outputs in the group; top: ids of a row */
     int rank[MAX_GROUP];          /* linear: rows of A that belong to output i (they lie one after the other) */
     int members;                  /* linear with LIN_MIX: adapters whose deltas it adds up, ... */
     uint16_t member_rank[MAX_GROUP][MAX_MEMBERS]; /* ... and how many of the rank of output i are each one's, in their order */
@@ -63,6 +63,7 @@ struct op_attr {
     bool causal, interleaved, inverse, decode;
     bool center;                  /* norm: LayerNorm */
     bool backward;                /* head_loss: makes gradients too; overlay_bwd: x wants one */
+    bool normalise;               /* process: logits become log-probabilities first */
     bool wide;                    /* linear: outputs are f32 whatever the program computes in (logits) */
 };
 

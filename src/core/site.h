@@ -10,7 +10,7 @@
 
 enum { MAX_STATES = 2 };
 
-enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY };
+enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY, MODE_COPY, MODE_EXTEND };
 
 /* A part of the base by its names. */
 struct module {
@@ -253,7 +253,7 @@ struct site {
     val mix, src_mix;                 /* ... of a method with members: each row's weights of them [N, members] f32; of the encoder's rows */
     const struct site_under *under;   /* NULL: the base */
     val *cache_k, *cache_v;           /* per layer */
-    /* Encoder-decoders: the encoder's inputs (rows [M]), and in decoding the last row of each text that it read. */
+    /* Encoder-decoders: the encoder's inputs (rows [M]), and in decoding the slot and the last row of the text that each row reads [N]. */
     val src_ids, src_pos, src_cu, src_sample, src_slot, src_last;
     val *cross_k, *cross_v;           /* per layer of the decoder: keys and values of the encoder's rows, made once by prefill */
     val *kept;                        /* by parameter, where one is `kept`: STATE that prefill writes and decoding reads; NULL in other modes */

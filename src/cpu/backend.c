@@ -69,6 +69,8 @@ static const struct row table[] = {
     {&op_attention_cached, FUSED(attention_cached), cpu_attention_cached_scratch,
      {false, BIT(0) | BIT(3) | BIT(4), BIT(0), BIT(1) | BIT(2), FEW}},
     {&op_softcap, FUSED(softcap), NULL, WHOLE(0)},
+    {&op_process, cpu_process, 0, NULL, WHOLE(0)},
+    {&op_top, cpu_top, 0, NULL, WHOLE(0)},
     {&op_sample, cpu_sample, 0, cpu_sample_scratch, WHOLE(0)},
 };
 

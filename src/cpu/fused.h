@@ -50,6 +50,8 @@ err cpu_split(const struct run_ctx *run, const struct inst *inst, const struct v
 err cpu_split_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 err cpu_sample(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                void *scratch);
+err cpu_process(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
+err cpu_top(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 size_t cpu_sample_scratch(const struct inst *inst, const struct view *in, const struct view *out);
 
 #endif

@@ -1,9 +1,10 @@
-/* The sampler: logits to token ids, and the log-probability of the chosen id under the raw logits.
+/* The sampler: logits to token ids, and the log-probability of the chosen id under the raw logits; what is done to logits before (process);
+ * the best few ids of a row (top).
  *
  * The op is defined by a sort: ids in order of logit (lower id first among equals); of the first top_k the shortest
- * prefix that holds top_p of their mass; of that, the id where the running mass passes a uniform number. None of the
- * three questions needs the order itself, only "the shortest prefix whose weight reaches a goal". prefix() answers that
- * by quickselect on weights, in expected linear time: three partial selections instead of a sort of the vocabulary. And
+ * prefix that holds top_p of their mass, without what weighs less than min_p times the first; of that, the id where the running mass passes a
+ * uniform number. None of the questions needs the order itself, only "the shortest prefix whose weight reaches a goal". prefix() answers that
+ * by quickselect on weights, in expected linear time: partial selections instead of a sort of the vocabulary. And
  * nearly always the answers lie among the few ids that weigh at least HEAVY times the best one, so those alone are
  * tried first; where their weight does not reach a goal, all ids are taken.
  *
@@ -78,14 +79,13 @@ static double mass(const struct choice *c, int64_t n) {
 }
 
 /* The ids whose weight is at least `least`, and in *total the weight of all. */
-static int64_t candidates(const struct run_ctx *run, const float *z, int64_t V, float top, float least,
-                          struct choice *c, double *total) {
+static int64_t candidates(const struct sampling *how, const float *z, int64_t V, float top, float least, struct choice *c, double *total) {
     float w[BLOCK];
     int64_t n = 0;
     *total = 0;
     for (int64_t v = 0; v < V; v += BLOCK) {
         int64_t m = V - v < BLOCK ? V - v : BLOCK;
-        *total += fused()->row_exp(z + v, m, top, 1 / run->temperature, w);
+        *total += fused()->row_exp(z + v, m, top, 1 / how->temperature, w);
         for (int64_t i = 0; i < m; i++) {
             c[n] = (struct choice){w[i], (int32_t)(v + i)};
             n += !(w[i] < least);
@@ -94,17 +94,31 @@ static int64_t candidates(const struct run_ctx *run, const float *z, int64_t V, 
     return n;
 }
 
+/* Moves those that weigh at least `least` to the front; how many they are, 1 at least. */
+static int64_t heavy(struct choice *c, int64_t n, float least) {
+    int64_t m = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (c[i].w >= least) swap(&c[i], &c[m++]);
+    return m ? m : 1;
+}
+
 /* Draws among n candidates that outrank all other ids (`total`: everyone's weight); -1: they are not enough. */
-static int32_t draw(const struct run_ctx *run, struct choice *c, int64_t n, double total, const float *z, float unit,
-                    bool all) {
-    if (run->top_k > 0 && (n > run->top_k || all)) {
-        n = run->top_k < n ? prefix(c, n, run->top_k, true, z) : n;
+static int32_t draw(const struct sampling *how, struct choice *c, int64_t n, double total, const float *z, float unit, bool all) {
+    if (how->top_k > 0 && (n > how->top_k || all)) {
+        n = how->top_k < n ? prefix(c, n, how->top_k, true, z) : n;
         total = mass(c, n);
-    } else if (run->top_k > 0) return -1;
-    if (run->top_p < 1) {
-        double goal = (double)run->top_p * total;
+        all = true; /* that count */
+    } else if (how->top_k > 0) return -1;
+    if (how->top_p < 1) {
+        double goal = (double)how->top_p * total;
         if (!all && !(mass(c, n) >= goal)) return -1;
         n = prefix(c, n, goal, false, z);
+        total = mass(c, n);
+        all = true;
+    }
+    if (how->min_p > 0) {
+        if (!all && how->min_p < HEAVY) return -1;
+        n = heavy(c, n, how->min_p);
         total = mass(c, n);
     }
     double goal = nextafter((double)unit * total, INFINITY); /* the running mass must pass it, not only reach it */
@@ -112,13 +126,13 @@ static int32_t draw(const struct run_ctx *run, struct choice *c, int64_t n, doub
     return c[prefix(c, n, goal, false, z) - 1].id;
 }
 
-static int32_t sampled(const struct run_ctx *run, const float *z, int64_t V, float top, float unit, struct choice *c) {
+static int32_t sampled(const struct sampling *how, const float *z, int64_t V, float top, float unit, struct choice *c) {
     double total;
-    int64_t n = candidates(run, z, V, top, HEAVY, c, &total);
-    int32_t id = draw(run, c, n, total, z, unit, n == V);
+    int64_t n = candidates(how, z, V, top, HEAVY, c, &total);
+    int32_t id = draw(how, c, n, total, z, unit, n == V);
     if (id >= 0) return id;
-    candidates(run, z, V, top, -INFINITY, c, &total);
-    return draw(run, c, V, total, z, unit, true);
+    candidates(how, z, V, top, -INFINITY, c, &total);
+    return draw(how, c, V, total, z, unit, true);
 }
 
 static int32_t greedy(const float *z, int64_t V, float top) {
@@ -139,13 +153,60 @@ err cpu_sample(const struct run_ctx *run, const struct inst *inst, const struct 
     const uint64_t key = philox_key(run->seed, PURPOSE_SAMPLE);
 #pragma omp parallel for num_threads(cpu_threads(run)) schedule(dynamic)
     for (int64_t s = 0; s < N; s++) {
-        const float *z = view_row(&in[0], s), top = fused()->row_max(z, V);
+        const float *z = view_row(&in[0], s), top = fused()->row_max(z, V), *raw = in[3].p ? view_row(&in[3], s) : z;
         struct choice *c = (struct choice *)scratch + omp_get_thread_num() * V;
         struct philox r =
             philox(key, (uint32_t)run->step, (uint32_t)view_i32(&in[1])[s], (uint32_t)view_i32(&in[2])[s], 0);
-        int32_t id = run->temperature > 0 ? sampled(run, z, V, top, philox_unit(r.v[0]), c) : greedy(z, V, top);
+        int32_t id = run->sampling.temperature > 0 ? sampled(&run->sampling, z, V, top, philox_unit(r.v[0]), c) : greedy(z, V, top);
+        const float most = raw == z ? top : fused()->row_max(raw, V);
         ((int32_t *)out[0].p)[s] = id;
-        view_f32(&out[1])[s] = (float)((double)(z[id] - top) - log(fused()->row_exp(z, V, top, 1, NULL)));
+        view_f32(&out[1])[s] = (float)((double)(raw[id] - most) - log(fused()->row_exp(raw, V, most, 1, NULL)));
     }
+    return OK;
+}
+
+/* --- before and beside it ----------------------------------------------------------------------------------------- */
+err cpu_process(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
+    const int64_t S = view_rows(&in[PROC_Z]), V = in[PROC_Z].d[1];
+    const struct sampling *how = &run->sampling;
+#pragma omp parallel for num_threads(cpu_threads(run)) schedule(dynamic)
+    for (int64_t s = 0; s < S; s++) {
+        const float *z = view_row(&in[PROC_Z], s);
+        float *to = view_row(&out[0], s), shift = 0;
+        if (inst->a.normalise) {
+            const float top = fused()->row_max(z, V);
+            shift = top + (float)log(fused()->row_exp(z, V, top, 1, NULL));
+        }
+        for (int64_t v = 0; v < V; v++) to[v] = z[v] - shift;
+        if (!in[PROC_HISTORY].p) continue;
+        const struct process_row r = ops_process_row(in, s);
+        for (int32_t t = 0; t < r.known && sampling_penalises(how); t++) {
+            const int32_t id = r.ids[t];
+            if (id >= 0 && id < V) to[id] = z[id] - shift < 0 ? (z[id] - shift) * how->penalty : (z[id] - shift) / how->penalty;
+        }
+        if (r.made < how->min_new && how->eos >= 0 && how->eos < V) to[how->eos] = -INFINITY;
+    }
+    return OK;
+}
+
+/* The n greatest, in order: most ids are not above the least of those so far. */
+static void best_few(const float *z, int64_t V, int n, int32_t *id, float *value) {
+    int have = 0;
+    for (int64_t v = 0; v < V; v++) {
+        const float x = z[v] == z[v] ? z[v] : -INFINITY;
+        if (have == n && !(x > value[n - 1])) continue;
+        int at = have < n ? have++ : n - 1;
+        for (; at > 0 && x > value[at - 1]; at--) value[at] = value[at - 1], id[at] = id[at - 1];
+        value[at] = x, id[at] = (int32_t)v;
+    }
+}
+
+err cpu_top(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
+    const int64_t S = view_rows(&in[0]);
+#pragma omp parallel for num_threads(cpu_threads(run))
+    for (int64_t s = 0; s < S; s++)
+        best_few(view_row(&in[0], s), in[0].d[1], inst->a.n, (int32_t *)out[0].p + s * out[0].ld, view_row(&out[1], s));
     return OK;
 }

@@ -48,6 +48,10 @@ static const struct row {
     {&op_fetch, cuda_fetch, NULL},
     {&op_await, cuda_await, NULL},
     {&op_attention_cached, cuda_attention_cached, cuda_attention_cached_scratch},
+    {&op_remember, cuda_remember, NULL},
+    {&op_cache_copy, cuda_cache_copy, NULL},
+    {&op_process, cuda_process, NULL},
+    {&op_top, cuda_top, NULL},
     {&op_sample, cuda_sample, cuda_sample_scratch},
 };
 

@@ -96,6 +96,11 @@ size_t cuda_attention_cached_scratch(const struct inst *, const struct view *in,
 err cuda_stash(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_fetch(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_await(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+/* process.cu */
+err cuda_remember(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_cache_copy(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_process(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
+err cuda_top(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 /* sample.cu */
 err cuda_sample(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 size_t cuda_sample_scratch(const struct inst *, const struct view *in, const struct view *out);

@@ -1,7 +1,8 @@
 /* The sampler on the card: logits to token ids, and the log-probability of the chosen id under the raw logits.
  *
  * The op is defined by a sort: ids by logit, lower id first among equals; of the first top_k the shortest prefix that holds
- * top_p of their mass; of that, the id where the running mass passes a uniform number. All three ask for the shortest prefix
+ * top_p of their mass, without what weighs less than min_p times the first; of that, the id where the running mass passes a uniform
+ * number. min_p asks for a sum alone, the others for the shortest prefix
  * whose weight (or count) reaches a goal, so nothing is sorted: a block has a row, counts it into BINS bins that keep the
  * order, finds the bin in which the goal is reached by a scan, and looks at that bin's members alone in finer bins, until
  * one logit is left (locate). The first bins divide the logits below the maximum evenly, so that a usual row spreads over
@@ -23,7 +24,7 @@ enum { THREADS = 1024, WARPS = THREADS / 32, BINS = THREADS, BIN_BITS = 10, BATC
 static const float REACH = 32; /* what lies this far below the maximum (after the temperature) weighs nothing */
 
 struct draw {
-    float inverse_t, top_p; /* inverse_t 0: greedy */
+    float inverse_t, top_p, min_p; /* inverse_t 0: greedy */
     int top_k;
     int unit_bits;          /* weights are multiples of 2^-unit_bits */
     const struct cuda_keys *keys;
@@ -248,6 +249,15 @@ template <typename T> __device__ static int nth_equal(const T *__restrict__ row,
     return lo;
 }
 
+/* The mass of what weighs min_p of the first at least: of a prefix, since weights fall along the order. */
+template <typename T>
+__device__ static uint64_t mass_at_least(const T *__restrict__ row, int V, const struct draw *d, float top, struct shared *sh) {
+    uint64_t sum = 0, all;
+    EACH_LOGIT(row, V, if (expf((z - top) * d->inverse_t) >= d->min_p) sum += weight_of(d, z, top);)
+    scan(sum, sh->sums[0], &all);
+    return all;
+}
+
 /* See the top. `instead` is drawn when nothing has a weight (infinities, NaNs). */
 template <typename T>
 __device__ static int choose(const T *__restrict__ row, int V, const struct draw *d, float top, uint32_t bits, int instead, bool count, struct shared *sh) {
@@ -265,6 +275,7 @@ __device__ static int choose(const T *__restrict__ row, int V, const struct draw
         uint64_t w = weight_of(d, key_value(p.key), top);
         mass = p.mass_above + (p.left + w - 1) / w * w;
     }
+    if (d->min_p > 0) mass = min(mass, max(mass_at_least(row, V, d, top, sh), (uint64_t)1));
     p = locate(row, V, d, top, false, goal_past(bits, mass), sh);
     uint64_t w = weight_of(d, key_value(p.key), top);
     return nth_equal(row, V, p.key, (p.left + w - 1) / w, sh);
@@ -272,18 +283,25 @@ __device__ static int choose(const T *__restrict__ row, int V, const struct draw
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-sample_kernel(const T *logits, int64_t ld, int V, const int32_t *sample, const int32_t *pos, int32_t *id, float *logprob, struct draw d) {
+    sample_kernel(const T *logits, int64_t ld, int V, const T *raw, int64_t ld_raw, const int32_t *sample, const int32_t *pos, int32_t *id,
+                  float *logprob, struct draw d) {
     __shared__ struct shared sh;
     const int s = blockIdx.x;
     const T *row = logits + s * ld;
     const bool count = d.top_k > 0 && d.top_k < V;
     uint32_t at;
-    const float top = best(row, V, &sh, &at);
-    const double sum = weigh(row, V, &d, top, count, &sh);
+    float top = best(row, V, &sh, &at);
+    double sum = weigh(row, V, &d, top, count, &sh);
     int pick = (int)at;
     if (d.inverse_t != 0) {
         struct philox r = philox(philox_key(d.keys->seed, PURPOSE_SAMPLE), (uint32_t)d.keys->step, (uint32_t)sample[s], (uint32_t)pos[s], 0);
         pick = choose(row, V, &d, top, r.v[0], pick, count, &sh);
+    }
+    if (raw) { /* what it is likely under */
+        row = raw + s * ld_raw;
+        d.inverse_t = 0;
+        top = best(row, V, &sh, &at);
+        sum = weigh(row, V, &d, top, false, &sh);
     }
     if (threadIdx.x) return;
     id[s] = pick;
@@ -300,9 +318,11 @@ extern "C" err cuda_sample(const struct run_ctx *run, const struct inst *inst, c
     const int64_t S = view_rows(&in[0]), V = in[0].d[1];
     if (!S || !V) return OK;
     if (V > 1 << 30) return fail(E_UNSUPPORTED, "sample: %lld logits in a row; the CUDA backend takes 2^30", (long long)V);
-    struct draw d = {run->temperature > 0 ? 1 / run->temperature : 0, run->top_p, run->top_k, 44, cuda_keys};
+    const struct sampling *how = &run->sampling;
+    struct draw d = {how->temperature > 0 ? 1 / how->temperature : 0, how->top_p, how->min_p, how->top_k, 44, cuda_keys};
     while (d.unit_bits > 32 && V > 1ll << (62 - d.unit_bits)) d.unit_bits--;
-    WITH_TYPE(in[0].dt, sample_kernel<T><<<(unsigned)S, THREADS, 0, cuda_stream>>>((const T *)in[0].p, in[0].ld, (int)V, view_i32(&in[1]), view_i32(&in[2]),
-                                                                                  (int32_t *)out[0].p, view_f32(&out[1]), d));
+    WITH_TYPE(in[0].dt, sample_kernel<T><<<(unsigned)S, THREADS, 0, cuda_stream>>>((const T *)in[0].p, in[0].ld, (int)V, (const T *)in[3].p,
+                                                                                   in[3].ld, view_i32(&in[1]), view_i32(&in[2]),
+                                                                                   (int32_t *)out[0].p, view_f32(&out[1]), d));
     return CUDA_LAUNCHED("sample");
 }

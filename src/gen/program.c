@@ -18,6 +18,10 @@ static dtype cache_type(const struct site *s, struct capacity cap) { return cap.
 
 static void make_cache(struct site *s, const struct model *m, struct capacity cap) {
     int64_t d[4] = {cap.slots, m->shape.kv_heads, cap.length, m->shape.head_dim};
+    for (int l = 0; l < m->shape.layers && m->family->seq2seq; l++) {
+        s->cross_k[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cross k");
+        s->cross_v[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cross v");
+    }
     for (int l = 0; l < m->shape.layers; l++) {
         s->cache_k[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cache k");
         s->cache_v[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cache v");
@@ -37,22 +41,25 @@ static void make_kept(struct site *s) {
     }
 }
 
-/* What the encoder reads, and where its keys are kept for the decoder. */
-static void source_inputs(struct site *s, const struct model *m, struct capacity cap) {
-    if (s->mode == MODE_DECODE) s->src_last = input(s->p, "src_last", &dim_n, DT_I32);
-    else {
+/* All that outlives a run of generation, in one order, so that its programs have the same places. Returns the ids' (with rules). */
+static val make_states(struct site *s, const struct model *m, struct capacity cap, const struct choosing *how) {
+    make_cache(s, m, cap);
+    make_kept(s);
+    return how->rules ? prog_value(s->p, ROLE_STATE, DT_I32, 2, (int64_t[]){cap.slots, cap.length}, "history") : (val){0};
+}
+
+/* What the encoder reads; in decoding where its keys are. */
+static void source_inputs(struct site *s) {
+    if (s->mode == MODE_DECODE) {
+        s->src_last = input(s->p, "src_last", &dim_n, DT_I32);
+        s->src_slot = input(s->p, "src_slot", &dim_n, DT_I32);
+    } else {
         s->src_ids = input(s->p, "src_ids", &dim_m, DT_I32);
         s->src_pos = input(s->p, "src_pos", &dim_m, DT_I32);
         s->src_cu = input(s->p, "src_cu", &dim_s1, DT_I32);
         s->src_sample = input(s->p, "src_sample", &dim_m, DT_I32);
     }
     if (s->mode == MODE_PREFILL) s->src_slot = input(s->p, "src_slot", &dim_m, DT_I32);
-    if (s->mode != MODE_PREFILL && s->mode != MODE_DECODE) return;
-    int64_t d[4] = {cap.slots, m->shape.kv_heads, cap.length, m->shape.head_dim};
-    for (int l = 0; l < m->shape.layers; l++) {
-        s->cross_k[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cross k");
-        s->cross_v[l] = prog_value(s->p, ROLE_STATE, cache_type(s, cap), 4, d, "cross v");
-    }
 }
 
 /* Each row's weights of a method's members. */
@@ -131,9 +138,23 @@ static void refuse(struct prog *p, const struct model *m, enum mode mode, const 
         prog_fail(p, E_UNSUPPORTED, "%s is an encoder (%s): it gives features and classes, it has no head to write with", m->path, model_arch(m));
 }
 
-static void emit_sample(struct program *g, const struct model *m, struct site *s, bool keep_logits) {
+/* The logits as a token is chosen from them: by the rules, of beams as log-probabilities. */
+static val emit_process(struct program *g, struct site *s, val history, val rows) {
+    val in[PROC_IN] = {[PROC_Z] = g->logits};
+    if (!has(history) && g->choosing.beams < 2) return g->logits;
+    if (has(history)) {
+        prog_emit(s->p, &op_remember, (val[]){s->ids, s->slot, s->pos, history}, 4, NULL);
+        in[PROC_HISTORY] = history, in[PROC_SLOT] = s->slot, in[PROC_POS] = s->pos, in[PROC_ROWS] = rows;
+        if (g->mode == MODE_DECODE) in[PROC_BEGIN] = input(s->p, "begin", &dim_n, DT_I32);
+    }
+    return emit1(s->p, &op_process, in, PROC_IN, &(struct op_attr){.normalise = g->choosing.beams > 1});
+}
+
+static void emit_sample(struct program *g, const struct model *m, struct site *s, struct capacity cap, bool keep_logits) {
+    const val history = make_states(s, m, cap, &g->choosing);
     val rows = {0}, next_pos = s->pos;
-    if (g->mode == MODE_PREFILL) {
+    if (g->mode == MODE_DECODE) s->sample = input(s->p, "sample", &dim_n, DT_I32);
+    if (g->mode != MODE_DECODE) {
         rows = input(s->p, "rows", &dim_s, DT_I32);
         s->sample = input(s->p, "sample", &dim_s, DT_I32);
         next_pos = input(s->p, "next_pos", &dim_s, DT_I32);
@@ -143,7 +164,9 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     g->logits = model_logits(m, s, x);
     if (s->p->failed) return;
     if (m->shape.logit_softcap > 0) g->logits = emit1(s->p, &op_softcap, &g->logits, 1, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
-    struct inst *i = prog_emit(s->p, &op_sample, (val[]){g->logits, s->sample, next_pos}, 3, NULL);
+    const val z = emit_process(g, s, history, rows), raw = z.i == g->logits.i ? (val){0} : g->logits;
+    struct inst *i = g->choosing.beams > 1 ? prog_emit(s->p, &op_top, &z, 1, &(struct op_attr){.n = 2 * g->choosing.beams})
+                                           : prog_emit(s->p, &op_sample, (val[]){z, s->sample, next_pos, raw}, 4, NULL);
     if (!i) return;
     g->next = i->out[0];
     g->logprob = i->out[1];
@@ -152,11 +175,11 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     if (keep_logits) prog_keep(s->p, g->logits);
 }
 
-/* g has its mode. */
+/* g has its mode, and how it chooses. */
 static err build(struct program *g, const struct model *m, struct structure *st, struct capacity cap, const struct checkpoints *c,
                  const struct backend *backend, bool keep_logits) {
     const enum mode mode = g->mode;
-    *g = (struct program){.mode = mode, .base = m->residents, .derived = m->derived};
+    *g = (struct program){.mode = mode, .choosing = g->choosing, .base = m->residents, .derived = m->derived};
     struct prog *p = &g->p;
     if (st) g->virtual_tokens = st->virtual_tokens, g->virtual_first = (int32_t)m->shape.vocab;
     if (st && mode != MODE_DECODE) g->given = st->given, g->given_width = st->given_width;
@@ -174,8 +197,14 @@ static err build(struct program *g, const struct model *m, struct structure *st,
     p->cap[-SYM_M] = g->seq2seq ? cap.tokens : (int64_t)cap.sequences * g->given;
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
-    struct site s = {.p = p, .mode = mode, .cache_k = cache, .cache_v = cache + m->shape.layers, .cross_k = cache + 2 * m->shape.layers, .cross_v = cache + 3 * m->shape.layers,
-                     .derived = derived_place, .model = m};
+    struct site s = {.p = p,
+                     .mode = mode == MODE_EXTEND ? MODE_DECODE : mode,
+                     .cache_k = cache,
+                     .cache_v = cache + m->shape.layers,
+                     .cross_k = cache + 2 * m->shape.layers,
+                     .cross_v = cache + 3 * m->shape.layers,
+                     .derived = derived_place,
+                     .model = m};
     if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
@@ -191,8 +220,8 @@ static err build(struct program *g, const struct model *m, struct structure *st,
         s.given = prog_input(p, DT_F32, 2, (int64_t[]){SYM_M, g->given_width}, "given");
         s.given_rows = input(p, "given rows", &dim_m, DT_I32);
     }
-    if (mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
-    if (g->seq2seq) source_inputs(&s, m, cap);
+    if (s.mode != MODE_DECODE) s.cu = input(p, "cu", &dim_s1, DT_I32);
+    if (g->seq2seq) source_inputs(&s);
     refuse(p, m, mode, st);
     if (mode == MODE_FEATURES) prog_keep(p, g->features = emit_rows(m, &s));
     else if (mode == MODE_CLASSIFY) emit_classes(g, m, st, &s);
@@ -203,10 +232,7 @@ static err build(struct program *g, const struct model *m, struct structure *st,
         if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, c, &ops_backward);
     } else {
         s.slot = input(p, "slot", &dim_n, DT_I32);
-        make_cache(&s, m, cap);
-        make_kept(&s);
-        if (mode == MODE_DECODE) s.sample = input(p, "sample", &dim_n, DT_I32);
-        emit_sample(g, m, &s, keep_logits);
+        emit_sample(g, m, &s, cap, keep_logits);
     }
     prog_drop_dead(p);
     err e = p->failed ? p->failed : plan_make(&g->plan, p, backend);
@@ -216,14 +242,46 @@ static err build(struct program *g, const struct model *m, struct structure *st,
 
 err program_build(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                   enum checkpoint level, const struct backend *backend, bool keep_logits) {
-    g->mode = mode;
+    *g = (struct program){.mode = mode};
     return build(g, m, st, cap, &(struct checkpoints){.level = level}, backend, keep_logits);
 }
 
 err program_train(struct program *g, const struct model *m, struct structure *st, struct capacity cap, const struct checkpoints *c,
                   const struct backend *backend) {
-    g->mode = MODE_TRAIN;
+    *g = (struct program){.mode = MODE_TRAIN};
     return build(g, m, st, cap, c, backend, false);
+}
+
+static err build_copies(struct program *g, const struct model *m, struct structure *st, struct capacity cap,
+                        const struct backend *backend) {
+    struct prog *p = &g->p;
+    const int before = st ? st->virtual_tokens : 0, layers = m->shape.layers;
+    cap.length += before;
+    p->compute = cap.compute ? cap.compute : backend->compute;
+    p->cap[-SYM_N] = cap.tokens + before, p->cap[-SYM_S1] = 1; /* of no sequences */
+    val *cache = arena_alloc(&p->mem, 4 * (size_t)layers * sizeof *cache);
+    if (!cache) return fail(E_MEMORY, "out of memory");
+    struct site s = {.p = p,
+                     .mode = MODE_COPY,
+                     .cache_k = cache,
+                     .cache_v = cache + layers,
+                     .cross_k = cache + 2 * layers,
+                     .cross_v = cache + 3 * layers};
+    if (st && st->method) s.params = &st->params;
+    const val from = input(p, "from", &dim_n, DT_I32), slot = input(p, "slot", &dim_n, DT_I32), pos = input(p, "pos", &dim_n, DT_I32),
+              history = make_states(&s, m, cap, &g->choosing);
+    for (int l = 0; l < 2 * layers && !p->failed; l++) prog_emit(p, &op_cache_copy, (val[]){cache[l], from, slot, pos}, 4, NULL);
+    if (has(history)) prog_emit(p, &op_cache_copy, (val[]){history, from, slot, pos}, 4, NULL);
+    err e = p->failed ? p->failed : plan_make(&g->plan, p, backend);
+    if (e) program_free(g);
+    return e;
+}
+
+err program_generates(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
+                      const struct choosing *how, const struct backend *backend) {
+    *g = (struct program){.mode = mode, .choosing = *how, .base = m->residents, .derived = m->derived};
+    return mode == MODE_COPY ? build_copies(g, m, st, cap, backend)
+                             : build(g, m, st, cap, &(struct checkpoints){.level = CHECKPOINT_NONE}, backend, false);
 }
 
 void program_free(struct program *g) {
@@ -402,18 +460,23 @@ static const float *rows_weights(const struct program *g, const float *said, int
 /* In the order in which program_build() has made the inputs. */
 static void list_inputs(const struct program *g, const struct feed *f, const void **in) {
     int n = 0;
-    in[n++] = f->ids, in[n++] = f->pos;
+    if (g->mode == MODE_COPY) in[n++] = f->from, in[n++] = f->slot;
+    else in[n++] = f->ids;
+    in[n++] = f->pos;
+    if (g->mode == MODE_COPY) return;
     if (g->own_ids) in[n++] = g->own_ids;
     if (g->members) in[n++] = rows_weights(g, f->mix, f->n, g->mix);
     if (g->src_mix) in[n++] = rows_weights(g, f->src_mix, f->m, g->src_mix);
     if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
-    if (g->mode != MODE_DECODE) in[n++] = f->cu;
-    if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last;
+    if (g->mode != MODE_DECODE && g->mode != MODE_EXTEND) in[n++] = f->cu;
+    if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last, in[n++] = f->src_slot;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
     if (g->seq2seq && g->mode == MODE_PREFILL) in[n++] = f->src_slot;
-    if (g->mode == MODE_PREFILL) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->next_pos;
-    else if (g->mode == MODE_DECODE) in[n++] = f->slot, in[n++] = f->sample;
-    else if (g->mode == MODE_CLASSIFY && g->gathers) in[n++] = f->rows;
+    if (g->mode == MODE_PREFILL || g->mode == MODE_EXTEND) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->next_pos;
+    else if (g->mode == MODE_DECODE) {
+        in[n++] = f->slot, in[n++] = f->sample;
+        if (g->choosing.rules) in[n++] = f->begin;
+    } else if (g->mode == MODE_CLASSIFY && g->gathers) in[n++] = f->rows;
     else if (g->mode != MODE_FEATURES && g->mode != MODE_CLASSIFY) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
     if (g->targets) in[n++] = f->target;
 }

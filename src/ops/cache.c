@@ -1,10 +1,12 @@
-/* kv_append and attention_cached: the key/value cache of generation; store: what else prefill leaves for decoding. STATE [slots, K, T, D]: a slot is one running
- * sequence, T its capacity. Prefill writes many positions of many slots, decode one position per live row.
+/* kv_append and attention_cached: the key/value cache of generation; store: what else prefill leaves for decoding; remember: the ids themselves, for
+ * what asks which are there already; cache_copy: positions that another sequence begins with too (beams). STATE [slots, K, T, D]: a slot is one
+ * running sequence, T its capacity. Prefill writes many positions of many slots, decode one position per live row.
  *
  * A cache is f32, bf16 or f16 whatever the program computes in: keys and values are rounded (nearest even) when they are written and read as
  * what they then are. So these definitions take each operand in its own type. */
 #include "ops/ops.h"
 #include <math.h>
+#include <string.h>
 
 /* Elements of a plain type. */
 static float get(const struct view *v, int64_t i) {
@@ -65,6 +67,41 @@ static err ref_store(const struct run_ctx *run, const struct inst *i, const stru
     return OK;
 }
 
+static err infer_remember(struct prog *p, struct inst *i) {
+    const struct value ids = *prog_v(p, i->in[0]), to = *prog_v(p, i->in[3]);
+    if (to.role != ROLE_STATE) return prog_fail(p, E_INTERNAL, "remember: '%s' is no state", to.name);
+    for (int k = 0; k < 3; k++) TRY(want(p, i, k, DT_I32, 1, ids.d));
+    return want(p, i, 3, DT_I32, 2, to.d);
+}
+
+static err ref_remember(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)i, (void)out, (void)scratch;
+    for (int64_t n = 0; n < in[0].d[0]; n++)
+        ((int32_t *)in[3].p)[view_i32(&in[1])[n] * in[3].ld + view_i32(&in[2])[n]] = view_i32(&in[0])[n];
+    return OK;
+}
+
+static err infer_copy(struct prog *p, struct inst *i) {
+    const struct value c = *prog_v(p, i->in[0]), from = *prog_v(p, i->in[1]);
+    if (c.role != ROLE_STATE || (c.nd != 4 && c.nd != 2)) return prog_fail(p, E_INTERNAL, "cache_copy: '%s' is no cache", c.name);
+    for (int k = 1; k < 4; k++) TRY(want(p, i, k, DT_I32, 1, from.d));
+    return p->failed;
+}
+
+/* Bytes, whatever the type. */
+static err ref_copy(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    (void)run, (void)i, (void)out, (void)scratch;
+    const struct view *c = &in[0];
+    const int64_t K = c->nd == 4 ? c->d[1] : 1, T = c->nd == 4 ? c->d[2] : c->ld, D = c->nd == 4 ? c->d[3] : 1;
+    const size_t cell = dtype_row_bytes(c->dt, D);
+    for (int64_t n = 0; n < in[1].d[0]; n++)
+        for (int64_t h = 0; h < K; h++) {
+            const int64_t from = (view_i32(&in[1])[n] * K + h) * T, to = (view_i32(&in[2])[n] * K + h) * T, pos = view_i32(&in[3])[n];
+            memcpy((char *)c->p + (size_t)(to + pos) * cell, (char *)c->p + (size_t)(from + pos) * cell, cell);
+        }
+    return OK;
+}
+
 static double bytes_of(const struct view *v) { return dtype_info[v->dt].bytes; }
 
 static struct cost cost_store(const struct inst *i, const struct view *in, const struct view *out) {
@@ -117,6 +154,17 @@ static struct cost cost_append(const struct inst *i, const struct view *in, cons
     return (struct cost){0, 2 * (bytes_of(&in[0]) + bytes_of(&in[4])) * (double)in[0].d[0] * (double)in[0].d[1]};
 }
 
+static struct cost cost_remember(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)i, (void)out;
+    return (struct cost){0, 16.0 * (double)in[0].d[0]};
+}
+
+static struct cost cost_copy(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)i, (void)out;
+    const double cell = in[0].nd == 4 ? (double)in[0].d[1] * (double)in[0].d[3] : 1;
+    return (struct cost){0, 2 * bytes_of(&in[0]) * cell * (double)in[1].d[0]};
+}
+
 static struct cost cost_cached(const struct inst *i, const struct view *in, const struct view *out) {
     (void)out;
     double rows = (double)in[0].d[0], t = (double)in[1].d[2], d = i->a.head_dim;
@@ -124,5 +172,15 @@ static struct cost cost_cached(const struct inst *i, const struct view *in, cons
 }
 
 const struct op_def op_kv_append = {.name = "kv_append", .n_in = 6, .n_out = 0, .effect = true, .any_type = true, .infer = infer_append, .cost = cost_append, .ref = ref_append};
+const struct op_def op_remember = {.name = "remember",
+                                   .n_in = 4,
+                                   .n_out = 0,
+                                   .effect = true,
+                                   .any_type = true,
+                                   .infer = infer_remember,
+                                   .cost = cost_remember,
+                                   .ref = ref_remember};
+const struct op_def op_cache_copy = {
+    .name = "cache_copy", .n_in = 4, .n_out = 0, .effect = true, .any_type = true, .infer = infer_copy, .cost = cost_copy, .ref = ref_copy};
 const struct op_def op_store = {.name = "store", .n_in = 2, .n_out = 0, .effect = true, .any_type = true, .infer = infer_store, .cost = cost_store, .ref = ref_store};
 const struct op_def op_attention_cached = {.name = "attention_cached", .n_in = 6, .n_out = 1, .any_type = true, .infer = infer_cached, .cost = cost_cached, .ref = ref_cached};

@@ -77,8 +77,17 @@
  * attention_cached in  q[N,H*D], cache_k, cache_v, slot[N], pos[N], bias (opt)   out o[N,H*D]
  *                  row n attends to positions 0..pos[n] of its slot
  * softcap          in  logits[S,V] f32                           out c tanh(logits/c) (may be in place)
- * sample           in  logits[S,V], sample[S] i32, pos[S] i32    out id[S] i32, logprob[S]
- *                  temperature 0: argmax (lowest id on ties); else temperature, top_k, top_p, philox(seed, sample, pos)
+ * remember         in  ids[N] i32, slot[N] i32, pos[N] i32, history[slots,T] i32 STATE   out -      history[slot[n]][pos[n]] = ids[n]
+ * cache_copy       in  cache[slots,K,T,D] or history[slots,T] STATE, from[N] i32, to[N] i32, pos[N] i32   out -
+ *                  position pos[n] of slot from[n] goes to slot to[n]; nothing that is read is written
+ * process          in  PROC_Z z[S,V] f32, history STATE (opt), slot[N], pos[N] (with history), rows[S] (opt: row s is s), begin[S] (opt)
+ *                  out z'[S,V]: z, with `normalise` log_softmax z; with history, row s knowing the ids at positions 0..pos[rows[s]] of its
+ *                  slot and its answer beginning at begin[s] (none: behind them): of each id there z < 0 ? z * penalty : z / penalty; then
+ *                  z[eos] = -inf where the answer has fewer than min_new ids
+ * sample           in  logits[S,V], sample[S] i32, pos[S] i32, raw[S,V] (opt)   out id[S] i32, logprob[S]
+ *                  temperature 0: argmax (lowest id on ties); else temperature, top_k, top_p, min_p, philox(seed, sample, pos); logprob under
+ *                  raw, where there is one
+ * top              in  z[S,V] f32                                out id[S,n] i32, z[id][S,n]: the greatest, lower id first among equals; NaN is -inf
  */
 #ifndef CYC_OPS_OPS_H
 #define CYC_OPS_OPS_H
@@ -96,6 +105,8 @@ enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 1
 enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE = 15, LB_POS = 16, LB_IN = 17,
        LB_DX = 0, LB_DA = 1, LB_DB = 2 };
 enum { HEAD_T = 8, HEAD_B = 9, HEAD_IN = 10, HEAD_DT = 6, HEAD_DB = 7, HEAD_OUT = 8 };
+enum { PROC_Z, PROC_HISTORY, PROC_SLOT, PROC_POS, PROC_ROWS, PROC_BEGIN, PROC_IN };
+enum { TOP_MOST = 64 };
 enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4, PURPOSE_REPLAY = 5, PURPOSE_NOISE = 6, PURPOSE_ROUND = 7 };
 
 /* Dropout of channel c (any multiple of 4 at once: channels c..c+3) of one token for output i of a site. */
@@ -103,6 +114,14 @@ static inline struct philox ops_drop_bits(const struct run_ctx *run, int site, i
                                           int64_t c) {
     return philox(philox_key(run->seed, PURPOSE_DROPOUT), (uint32_t)(run->step & 0xFFFFFFFF), (uint32_t)sample,
                   (uint32_t)pos, (uint32_t)(site * MAX_GROUP + output) << 16 | (uint32_t)(c >> 2));
+}
+/* What process knows of row s: its ids so far, and how many of them are its answer's. */
+struct process_row { const int32_t *ids; int32_t known, made; };
+static inline struct process_row ops_process_row(const struct view *in, int64_t s) {
+    const int64_t r = in[PROC_ROWS].p ? view_i32(&in[PROC_ROWS])[s] : s;
+    const int32_t known = view_i32(&in[PROC_POS])[r] + 1;
+    return (struct process_row){view_i32(&in[PROC_HISTORY]) + view_i32(&in[PROC_SLOT])[r] * in[PROC_HISTORY].ld, known,
+                                in[PROC_BEGIN].p ? known - view_i32(&in[PROC_BEGIN])[s] : 0};
 }
 /* T5's bucket of a relative position (key minus query): half of the buckets for small distances, one each; the others for ranges
  * that grow as the logarithm, up to `distance`; without a causal mask keys behind have half of all, keys ahead the other half.

@@ -116,6 +116,6 @@ val site_attention_cross(struct site *s, const val q[3], int layer, const struct
     if (s->mode == MODE_PREFILL)
         prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->src_slot, s->src_pos, s->cross_k[layer], s->cross_v[layer]}, 6, a);
     if (s->mode == MODE_DECODE)
-        return emit1(s->p, &op_attention_cached, (val[]){q[0], s->cross_k[layer], s->cross_v[layer], s->slot, s->src_last, {0}}, 6, a);
+        return emit1(s->p, &op_attention_cached, (val[]){q[0], s->cross_k[layer], s->cross_v[layer], s->src_slot, s->src_last, {0}}, 6, a);
     return emit1(s->p, &op_attention, (val[]){q[0], q[1], q[2], s->cu, s->src_cu, {0}}, 6, a);
 }

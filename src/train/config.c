@@ -692,9 +692,12 @@ static err check_side(const struct config *c, int side) {
         return fail(E_USAGE,
                     "'%slr_scheduler_type' has no use with adafactor.relative_step, which brings its own learning rate: leave it constant",
                     prefix);
-    if (s->temperature == 0 && (s->top_p < 1 || s->top_k))
+    if (s->min_new_tokens > s->max_new_tokens)
+        return fail(E_USAGE, "'%smin_new_tokens' is %lld, more than max_new_tokens %lld", prefix, (long long)s->min_new_tokens,
+                    (long long)s->max_new_tokens);
+    if (s->temperature == 0 && (s->top_p < 1 || s->top_k || s->min_p > 0))
         return fail(E_USAGE, "'%sgeneration.%s' has no use at generation.temperature 0 (greedy): raise the temperature", prefix,
-                    s->top_k ? "top_k" : "top_p");
+                    s->top_k ? "top_k" : s->min_p > 0 ? "min_p" : "top_p");
     for (int i = 0; i < s->lora_targets.n && s->lora_targets.n > 1; i++)
         if (!strcmp(s->lora_targets.v[i], "all-linear"))
             return fail(E_USAGE, "'%slora.target_modules': all-linear stands alone, it already has every linear",
@@ -794,6 +797,11 @@ static err check_rest(const struct config *c) {
         return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
                              "token_classification");
     for (int i = 0; i < config_sides(c); i++) TRY(check_side(c, i));
+    if (c->eval_beams > 1 && one_sided(c))
+        return fail(E_USAGE, "'eval.num_beams' is of texts that are written in evaluation: objective %s writes none", c->objective);
+    if (c->eval_beams == 1 && (c->eval_length_penalty != 1 || strcmp(c->eval_early_stopping, "false") != 0))
+        return fail(E_USAGE, "'eval.%s' has no use without eval.num_beams",
+                    c->eval_length_penalty != 1 ? "length_penalty" : "early_stopping");
     return check_metrics(c);
 }
 

@@ -2,13 +2,31 @@
 #include "train/run.h"
 #include <string.h>
 
+struct sampling side_sampling(const struct side_config *c, double temperature) {
+    return (struct sampling){.penalty = (float)c->repetition_penalty,
+                             .min_new = (int)c->min_new_tokens,
+                             .temperature = (float)temperature,
+                             .top_k = (int)c->top_k,
+                             .top_p = (float)c->top_p,
+                             .min_p = (float)c->min_p};
+}
+
+static struct beaming beaming_of(const struct config *c) {
+    static const char *const word[] = {[BEAM_HEURISTIC] = "false", [BEAM_EARLY] = "true", [BEAM_NEVER] = "never"};
+    struct beaming b = {.length_penalty = (float)c->eval_length_penalty};
+    while (strcmp(word[b.stopping], c->eval_early_stopping) != 0) b.stopping++; /* one of these, by config.def */
+    return b;
+}
+
 static struct generate_request request(const struct run *r, const struct side *s, const struct ids *prompts, int n) {
-    struct generate_request rq = {
-        .prompt = prompts, .n = n, .max_new = (int)s->cfg->max_new_tokens, .eos = s->base->eos, .stop = r->evaluating ? r->stop : NULL};
+    struct generate_request rq = {.prompt = prompts,
+                                  .n = n,
+                                  .max_new = (int)s->cfg->max_new_tokens,
+                                  .eos = s->base->eos,
+                                  .beaming = beaming_of(r->cfg),
+                                  .stop = r->evaluating ? r->stop : NULL};
     rq.run = (struct run_ctx){.seed = (uint64_t)r->cfg->seed,
-                              .temperature = (float)s->cfg->temperature,
-                              .top_p = (float)s->cfg->top_p,
-                              .top_k = (int)s->cfg->top_k,
+                              .sampling = side_sampling(s->cfg, s->cfg->temperature),
                               .threads = r->threads,
                               .int_activations = !r->evaluating && !strcmp(s->cfg->activations, "int15")};
     return rq;
@@ -17,9 +35,10 @@ static struct generate_request request(const struct run *r, const struct side *s
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats) {
     const struct side *s = &r->side[side];
+    const struct generator *gen = r->evaluating && s->plans->beam.choosing.beams ? &s->plans->beam : &s->plans->gen;
     struct generate_request rq = request(r, s, prompts, n);
-    rq.max_new = max_new, rq.run.temperature = (float)temperature, rq.run.step = key;
-    TRY(generate(&s->plans->gen, &r->wb.mem, s->learner.w, &rq, out, stats));
+    rq.max_new = max_new, rq.run.sampling.temperature = (float)temperature, rq.run.step = key;
+    TRY(generate(gen, &r->wb.mem, s->learner.w, &rq, out, stats));
     if (!r->evaluating) phase_seen(r, PHASE_GENERATE);
     return OK;
 }

@@ -24,12 +24,15 @@ static err same_generation(const struct run *r) {
     const struct side_config *a = r->side[0].cfg;
     for (int k = 1; k < r->n_sides; k++) {
         const struct side_config *b = r->side[k].cfg;
-        const char *other = a->max_new_tokens != b->max_new_tokens        ? "max_new_tokens"
-                            : a->temperature != b->temperature            ? "generation.temperature"
-                            : a->top_p != b->top_p                        ? "generation.top_p"
-                            : a->top_k != b->top_k                        ? "generation.top_k"
-                            : strcmp(a->activations, b->activations) != 0 ? "generation.activations"
-                                                                          : NULL;
+        const char *other = a->max_new_tokens != b->max_new_tokens           ? "max_new_tokens"
+                            : a->min_new_tokens != b->min_new_tokens         ? "min_new_tokens"
+                            : a->repetition_penalty != b->repetition_penalty ? "generation.repetition_penalty"
+                            : a->temperature != b->temperature               ? "generation.temperature"
+                            : a->top_p != b->top_p                           ? "generation.top_p"
+                            : a->top_k != b->top_k                           ? "generation.top_k"
+                            : a->min_p != b->min_p                           ? "generation.min_p"
+                            : strcmp(a->activations, b->activations) != 0    ? "generation.activations"
+                                                                             : NULL;
         if (other)
             return fail(E_UNSUPPORTED,
                         "schedule: joint generates for all sides in one batch, and '%s' of sides %s and %s differ: make them alike, or say "

@@ -69,6 +69,28 @@ static err side_plans(struct run *r, struct side *s) {
     return OK;
 }
 
+/* How the sides of these plans choose tokens, as far as it changes programs: what one of them asks for is there for all. */
+static struct choosing choosing_of(const struct run *r, const struct plans *p) {
+    struct choosing how = {0};
+    for (int i = 0; i < r->n_sides; i++) {
+        const struct side_config *c = r->side[i].cfg;
+        const struct sampling sampling = side_sampling(c, 0);
+        if (r->side[i].plans != p) continue;
+        how.rules = how.rules || sampling_processes(&sampling);
+        if (c->share_head > how.head) how.head = (int)c->share_head;
+    }
+    return how;
+}
+
+/* Beams have the slots that rows have, as far as these go. */
+static err build_generators(const struct run *r, struct plans *p, struct capacity cap) {
+    struct choosing how = choosing_of(r, p);
+    TRY(generator_choosing(&p->gen, &p->base->model, &p->st, cap, &how, r->backend));
+    how.beams = (int)r->cfg->eval_beams;
+    if (cap.slots < how.beams) cap.slots = how.beams;
+    return how.beams > 1 ? generator_choosing(&p->beam, &p->base->model, &p->st, cap, &how, r->backend) : OK;
+}
+
 /* pass_tokens counts virtual tokens too: they are computed. */
 static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     const struct model *m = &p->base->model;
@@ -82,7 +104,7 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
         TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend,
                           false));
     p->generates = r->objective->generates;
-    return p->generates ? generator_build(&p->gen, m, &p->st, cap, r->backend) : OK;
+    return p->generates ? build_generators(r, p, cap) : OK;
 }
 
 /* A base without an adapter. Where a trained copy stands in the place of a tensor, the tensor itself may not be in memory. */
@@ -118,6 +140,7 @@ static void drop_plans(struct plans *p) {
     program_free(&p->score);
     program_free(&p->body);
     generator_free(&p->gen);
+    generator_free(&p->beam);
 }
 
 int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase) {
@@ -127,8 +150,8 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
         const struct plans *p = &r->plans[i];
         if (all || phase == PHASE_TRAIN) out[n++] = &p->train;
         if (all || phase == PHASE_EVALUATE) out[n++] = &p->score;
-        if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE))
-            out[n++] = &p->gen.prefill, out[n++] = &p->gen.decode;
+        if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE)) n += generator_programs(&p->gen, out + n);
+        if (all || phase == PHASE_EVALUATE) n += generator_programs(&p->beam, out + n);
     }
     for (int i = 0; i < r->n_bases; i++)
         if (r->base[i].bare.p.ni && (all || phase == PHASE_EVALUATE)) out[n++] = &r->base[i].bare;

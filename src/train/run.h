@@ -41,6 +41,7 @@ struct plans {
     struct program body;         /* a frozen base under a head: its rows of the texts (features.c) */
     struct fused fused;   /* with optimizer_in_bwd: where train's gradients lie, and when */
     struct generator gen; /* built only for objectives that generate */
+    struct generator beam; /* ... with eval.num_beams, in whose memory it is */
     bool generates;
 };
 
@@ -208,7 +209,7 @@ void run_dump(const struct run *r, str *out);       /* its programs, an instruct
 json_t *run_report_json(struct run *r, enum telling when); /* steps, evaluations, times, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
-enum { RUN_PROGRAMS = 6 * CONFIG_SIDES };
+enum { RUN_PROGRAMS = CONFIG_SIDES * (3 + 2 * GENERATOR_PROGRAMS) };
 int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase); /* those that a phase runs; PHASES: all */
 int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */
 const char *size_text(size_t bytes);                /* "1.25 GB", "340.0 MB"; the last four stay valid */
@@ -312,6 +313,7 @@ err judge_direction(struct run *r, const struct side *s, const struct command_ro
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
+struct sampling side_sampling(const struct side_config *c, double temperature);
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats);
 

@@ -186,6 +186,11 @@ static void wrong_options(void **state) {
     refused("$C generate --model m --prompt x --greedy --temperature 1", "contradict");
     refused("$C generate --model m --prompt x --top-k 5", "--temperature");
     refused("$C generate --model m --prompt x --temperature 1 --top-p 1.5", "--top-p");
+    refused("$C generate --model m --prompt x --min-p 0.1", "--temperature");
+    refused("$C generate --model m --prompt x --repetition-penalty 0", "--repetition-penalty must be above 0");
+    refused("$C generate --model m --prompt x --beams 4 --temperature 1", "--temperature");
+    refused("$C generate --model m --prompt x --length-penalty 2", "no use without --beams");
+    refused("$C generate --model m --prompt x --beams 2 --early-stopping soon", "false, true or never");
     refused("$C generate --model m --prompt x --seed -1", "--seed is -1");
     refused("$C tokenize --model m", "--file is missing");
     refused("$C eval", "CONFIG is missing");
@@ -471,6 +476,17 @@ static void generates(void **state) {
     status_is(0);
     assert_true(str_starts(ran.out.p, " Paris."));
     says(ran.err.p, "tokens/s");
+    sh("$C generate --model '%s' --prompt 'The capital of France is' --max-new-tokens 4 --beams 2 --repetition-penalty 1.1 "
+       "--min-new-tokens 2 --json",
+       m);
+    status_is(0);
+    says(ran.out.p, "Paris");
+    sh("$C generate --model '%s' --prompt 'x' --max-new-tokens 4 --min-new-tokens 5", m);
+    status_is(2);
+    says(ran.err.p, "min_new_tokens 5 is more than max_new_tokens 4");
+    sh("$C generate --model '%s' --prompt 'x' --beams 33", m);
+    status_is(2);
+    says(ran.err.p, "1 to 32");
     put("prompts.jsonl", "{\"prompt\": \"The capital of France is\"}\n{\"text\": \"Once upon a time,\\nthere\"}\n");
     sh("$C generate --model '%s' --file $D/prompts.jsonl --max-new-tokens 3 --temperature 0.8 --seed 7 --json", m);
     status_is(0);

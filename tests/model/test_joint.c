@@ -148,11 +148,10 @@ static int32_t common_token(struct run *r) {
     return id;
 }
 
-static void test_texts(void **state) {
-    (void)state;
+static void written(const char *const *more) {
     struct config c;
     struct run r;
-    start(&r, &c, LIST("max_new_tokens=12", "A.per_device_train_batch_size=26", "B.per_device_train_batch_size=30", "generation_batch=28"));
+    start(&r, &c, more);
     for (int d = 0; d < 2; d++) {
         float *w = r.side[d].learner.w;
         for (size_t i = 0; i < r.side[d].learner.st->params.bytes / 4; i++) w[i] *= 6; /* each its own texts */
@@ -163,6 +162,14 @@ static void test_texts(void **state) {
     lengths |= same_texts(&r, (const int[]){1, 16});
     assert_true(lengths & (lengths - 1)); /* rows ended at different times */
     finish(&r, &c);
+}
+
+/* All at once; and in batches, by rules. */
+static void test_texts(void **state) {
+    (void)state;
+    written(LIST("max_new_tokens=12", "A.per_device_train_batch_size=26", "B.per_device_train_batch_size=30", "generation_batch=28"));
+    written(LIST("max_new_tokens=12", "A.per_device_train_batch_size=26", "B.per_device_train_batch_size=30", "generation_batch=18",
+                 "generation.repetition_penalty=1.3", "min_new_tokens=2"));
 }
 
 /* --- a step ------------------------------------------------------------------------------------------------------------ */
@@ -211,6 +218,9 @@ static void test_refusals(void **state) {
         {{"B.lora.r=8"}, E_UNSUPPORTED, "sides A and B differ"},
         {{"B.generation.temperature=1"}, E_UNSUPPORTED, "generation.temperature"},
         {{"B.max_new_tokens=4"}, E_UNSUPPORTED, "max_new_tokens"},
+        {{"min_new_tokens=2", "B.min_new_tokens=3"}, E_UNSUPPORTED, "min_new_tokens"},
+        {{"B.generation.repetition_penalty=1.2"}, E_UNSUPPORTED, "generation.repetition_penalty"},
+        {{"generation.temperature=1", "B.generation.min_p=0.1"}, E_UNSUPPORTED, "generation.min_p"},
         {{"optimizer_in_bwd=true", "max_grad_norm=0"}, E_USAGE, "optimizer_in_bwd"},
         {{"check_accumulation=true"}, E_USAGE, "check_accumulation"},
         {{"C.data=" DATA "warm.jsonl", "C.field=a"}, E_UNSUPPORTED, "ring of more"},

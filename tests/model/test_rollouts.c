@@ -53,21 +53,22 @@ static void add_row(const struct run *r, const struct ids *prompt, const struct 
     ids_free(&answer);
 }
 
-/* The sum of a generated text's log-probabilities is minus the score program's loss of it: greedy, and sampled. */
+/* The sum of a generated text's log-probabilities is minus the score program's loss of it: greedy, sampled, and by beams. */
 static void test_logprob(void **state) {
     (void)state;
     struct config cfg;
     struct run r;
-    open_with(&r, &cfg, LIST("generation.top_k=20", "generation.temperature=1.3"));
+    open_with(&r, &cfg, LIST("generation.top_k=20", "generation.temperature=1.3", "eval.num_beams=2"));
     must(run_start(&r));
     stir(&r.side[0].learner);
     int stopped = 0, cut = 0;
-    for (int turn = 0; turn < 2; turn++) {
+    for (int turn = 0; turn < 3; turn++) {
         struct ids prompt[BATCH] = {{0}};
         struct generation made[BATCH];
         struct rows rows = {0};
+        r.evaluating = turn == 2;
         for (int i = 0; i < BATCH; i++) must(prompt_form_wrap(&r.side[0].form, r.side[0].texts[i].v, r.side[0].texts[i].n, &prompt[i]));
-        must(generate_texts(&r, 0, prompt, BATCH, turn ? 6 : 12, turn ? 1.3 : 0, 7, made, NULL));
+        must(generate_texts(&r, 0, prompt, BATCH, turn == 1 ? 6 : 12, turn == 1 ? 1.3 : 0, 7, made, NULL));
         for (int i = 0; i < BATCH; i++) {
             double sums[4];
             add_row(&r, &prompt[i], &made[i], &rows);

@@ -213,6 +213,39 @@ static void test_resume_is_exact(void **state) {
     }
 }
 
+static int64_t planned_cache(const char *name, const char *const *more) {
+    char *text = NULL;
+    cyc_config *c = config(name, macct, more);
+    if (cyc_plan(c, &text)) flunk("%s", cyc_error());
+    json_t *j = json_loads(text, 0, NULL), *line;
+    int64_t bytes = 0;
+    size_t i;
+    json_array_foreach(json_object_get(j, "memory"), i, line) if (!strcmp(json_string_value(json_object_get(line, "name")), "kv cache"))
+        bytes = json_integer_value(json_object_get(line, "bytes"));
+    json_decref(j);
+    cyc_free(text);
+    cyc_config_free(c);
+    return bytes;
+}
+
+/* With a penalty, a least length, min-p and beams in evaluation: another run, which stops and goes on as any does; beams have room in the plan. */
+static void test_choices(void **state) {
+    (void)state;
+    const char *const *more = LIST("eval_steps=4", "max_steps=4", "warmup_pairs.epochs=1", "generation.repetition_penalty=1.3",
+                                   "generation.min_p=0.05", "min_new_tokens=4", "eval.num_beams=3");
+    struct watch w = {.stop_at = 5};
+    runs("chosen", 0, NULL, macct, more);
+    ends_with(run("chosen-twice", 0, &w, macct, more), CYC_INTERRUPTED, "--resume");
+    watch_free(&w);
+    runs("chosen-twice", CYC_RESUME, NULL, macct, more);
+    same_adapters("chosen", "chosen-twice");
+    same_metrics("chosen", "chosen-twice");
+    const int64_t one = planned_cache("plan-one", LIST("generation_batch=1")),
+                  beams = planned_cache("plan-beams", LIST("generation_batch=1", "eval.num_beams=3"));
+    assert_true(one > 0);
+    assert_int_equal(beams, 3 * one);
+}
+
 /* Stopped twice, and once before any step; a process that was killed after a checkpoint has lines of a lost future. */
 static void test_resume_again(void **state) {
     (void)state;
@@ -789,7 +822,7 @@ static void test_best(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resume_is_exact),
-        cmocka_unit_test(test_resume_again), cmocka_unit_test(test_resume_rollouts), cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_resume_again), cmocka_unit_test(test_resume_rollouts), cmocka_unit_test(test_idle), cmocka_unit_test(test_choices),
         cmocka_unit_test(test_more_steps),
         cmocka_unit_test(test_optimizers),
         cmocka_unit_test(test_only_the_trained_adapter),

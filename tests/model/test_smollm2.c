@@ -4,6 +4,7 @@
  * continuation is then another text. */
 #include "support/support.h"
 #include "cyclora/cyclora.h"
+#include "data/rows.h"
 
 enum { WINDOWS = 4, WINDOW = 500, NEW = 64, PROMPTS = 20 };
 
@@ -77,7 +78,48 @@ static void test_greedy(void **state) {
     tensors_close(&want);
 }
 
+/* A row's prompt and answer are the configured bytes, and meet between two ids: of the bytes in one piece other ids would come, one of them across. */
+static void test_boundary(void **state) {
+    (void)state;
+    static const char record[] = "{\"a\": \"In the beginning\", \"b\": \"ern\\n God said: light  \"}\n",
+                      prompt[] = "KJV:In the beginning\n\t Mod", answer[] = "ern\n God said: light  ";
+    struct tensors file;
+    tokenizer *tk;
+    struct prompt_form form;
+    struct source pairs;
+    struct rows rows;
+    struct ids whole = {0};
+    str text = {0};
+    if (!model) skip();
+    must(tensors_open(smollm2_path(), &file));
+    must(tokenizer_from_gguf(&file, &tk));
+    must(prompt_form_parse(tk, "KJV:{text}\n\t Mod", &form));
+    must(source_parse("pairs.jsonl", record, sizeof record - 1, WANT_PAIR, "a", "b", &pairs));
+    must(rows_pairs(tk, &form, &pairs, false, 100, &rows));
+    const struct row *r = &rows.r[0];
+    int at = 0;
+    while (at < r->n && !r->supervised[at]) at++;
+    for (int i = at; i < r->n; i++) assert_true(r->supervised[i]);
+    assert_int_equal(r->ids[r->n - 1], tokenizer_eos(tk));
+    must(tokenizer_decode(tk, r->ids, (size_t)at, 0, &text));
+    assert_string_equal(text.p, prompt);
+    str_clear(&text);
+    must(tokenizer_decode(tk, r->ids + at, (size_t)(r->n - at - 1), DECODE_GOES_ON, &text));
+    assert_string_equal(text.p, answer);
+    str_clear(&text);
+    must(tokenizer_decode(tk, r->ids, (size_t)(r->n - 1), 0, &text));
+    must(tokenizer_encode(tk, text.p, text.n, 0, &whole));
+    assert_true(whole.n != (size_t)r->n - 1 || memcmp(whole.v, r->ids, whole.n * 4));
+    str_free(&text);
+    ids_free(&whole);
+    rows_free(&rows);
+    source_close(&pairs);
+    prompt_form_free(&form);
+    tokenizer_free(tk);
+    tensors_close(&file);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_nll), cmocka_unit_test(test_greedy)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_nll), cmocka_unit_test(test_greedy), cmocka_unit_test(test_boundary)};
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

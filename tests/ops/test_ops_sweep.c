@@ -571,11 +571,33 @@ static void cache_of(struct lab *l, val *cache, val *slot, val *pos) {
     }
 }
 
+/* Ids up to `limit`: of a vocabulary, and beyond it those of virtual tokens. */
+static val history_of(struct lab *l, int64_t slots, int64_t length, int64_t limit) {
+    val v = give(l, ROLE_STATE, DT_I32, 2, (int64_t[]){slots, length}, "history");
+    for (int64_t k = 0; k < slots * length; k++) ((int32_t *)l->data[v.i])[k] = (int32_t)below(l, limit);
+    return v;
+}
+
 static void build_kv_append(struct lab *l) {
     int64_t cols = (int64_t)l->s->K * l->s->D;
     val k = activation(l, cols, "k"), v = activation(l, cols, "v"), cache[2], slot, pos;
     cache_of(l, cache, &slot, &pos);
     emit(l, &op_kv_append, (val[]){k, v, slot, pos, cache[0], cache[1]}, NULL);
+}
+
+/* The same as positions that go from one slot to another: what is read is in slots 0 and 1, what is written in 2 to 4. Variants: numbers, ids. */
+static void build_cache_copy(struct lab *l) {
+    val cache[2], from = ints(l, SYM_N, "from", 2), to, pos;
+    cache_of(l, cache, &to, &pos);
+    for (int64_t n = 0; n < l->N; n++) ((int32_t *)l->data[to.i])[n] = (int32_t)(2 + n % 3), ((int32_t *)l->data[pos.i])[n] = (int32_t)(n / 3 % (l->N / 5 + 6));
+    if (l->variant) cache[0] = history_of(l, 5, l->N / 5 + 6, 1000);
+    emit(l, &op_cache_copy, (val[]){cache[0], from, to, pos}, NULL);
+}
+
+static void build_remember(struct lab *l) {
+    val ids = ints(l, SYM_N, "ids", 1000), slot = ints(l, SYM_N, "slot", 1), pos = ints(l, SYM_N, "pos", 1);
+    for (int64_t n = 0; n < l->N; n++) ((int32_t *)l->data[slot.i])[n] = (int32_t)(n % 5), ((int32_t *)l->data[pos.i])[n] = (int32_t)(n / 5);
+    emit(l, &op_remember, (val[]){ids, slot, pos, history_of(l, 5, l->N / 5 + 1, 1000)}, NULL);
 }
 
 static void build_store(struct lab *l) {
@@ -617,18 +639,21 @@ static void build_attention_cached(struct lab *l) {
     emit(l, &op_attention_cached, (val[]){q, cache[0], cache[1], slot, pos, bias}, &a);
 }
 
-/* Variants: greedy with ties, plain, top-k, top-p, both; one likely id and a tail that together weighs as much. */
+/* Variants: greedy with ties, plain, top-k, top-p, both; one likely id and a tail that together weighs as much; min-p, so little of it that all
+ * ids are asked (its log-probability under other logits), all three. */
 static void build_sample(struct lab *l) {
-    static const struct run_ctx how[] = {{.temperature = 0, .top_p = 1},
-                                         {.temperature = 0.7f, .top_p = 1},
-                                         {.temperature = 1.3f, .top_p = 1, .top_k = 7},
-                                         {.temperature = 1, .top_p = 0.8f},
-                                         {.temperature = 2, .top_p = 0.5f, .top_k = 20},
-                                         {.temperature = 1, .top_p = 0.9f}};
-    l->run.temperature = how[l->variant].temperature;
-    l->run.top_p = how[l->variant].top_p;
-    l->run.top_k = how[l->variant].top_k;
-    val in[] = {activation(l, 3 * l->s->C, "logits"), ints(l, SYM_N, "sample", 1000), ints(l, SYM_N, "pos", 1000)};
+    static const struct sampling how[] = {{.temperature = 0, .top_p = 1},
+                                          {.temperature = 0.7f, .top_p = 1},
+                                          {.temperature = 1.3f, .top_p = 1, .top_k = 7},
+                                          {.temperature = 1, .top_p = 0.8f},
+                                          {.temperature = 2, .top_p = 0.5f, .top_k = 20},
+                                          {.temperature = 1, .top_p = 0.9f},
+                                          {.temperature = 1.5f, .top_p = 1, .min_p = 0.1f},
+                                          {.temperature = 3, .top_p = 1, .min_p = 1e-4f},
+                                          {.temperature = 2, .top_p = 0.95f, .top_k = 50, .min_p = 0.2f}};
+    l->run.sampling = how[l->variant];
+    val in[] = {activation(l, 3 * l->s->C, "logits"), ints(l, SYM_N, "sample", 1000), ints(l, SYM_N, "pos", 1000),
+                l->variant == 7 ? activation(l, 3 * l->s->C, "raw") : (val){0}};
     for (int64_t k = 0; k < elements(l, in[0]); k++) {
         float *z = element(l, in[0], l->data[in[0].i], k);
         *z = l->variant == 5 ? (k % (3 * l->s->C) ? -7.5f : 0) : l->variant ? 3 * *z : floorf(*z);
@@ -636,6 +661,31 @@ static void build_sample(struct lab *l) {
     l->terms = (double)(3 * l->s->C);
     l->cancelled = 1; /* the log of a sum >= 1 */
     emit(l, &op_sample, in, NULL);
+}
+
+/* Variants: penalty and least length in decoding, in prefill (rows of several tokens; nothing made yet), of log-probabilities, those alone. */
+static void build_process(struct lab *l) {
+    const int64_t V = 3 * l->s->C, length = 40;
+    const bool rows = l->variant == 1;
+    val in[PROC_IN] = {[PROC_Z] = rows ? activation_of(l, SYM_S, V, "logits") : activation(l, V, "logits")};
+    l->run.sampling = (struct sampling){.penalty = l->variant ? 0.8f : 1.3f, .min_new = 6, .eos = (int)V / 2};
+    l->terms = (double)V;
+    if (l->variant < 3) {
+        in[PROC_HISTORY] = history_of(l, 5, length, V + V / 4 + 1);
+        in[PROC_SLOT] = ints(l, SYM_N, "slot", 5), in[PROC_POS] = ints(l, SYM_N, "pos", length);
+        if (rows) in[PROC_ROWS] = ints(l, SYM_S, "rows", l->N ? l->N : 1);
+        else in[PROC_BEGIN] = ints(l, SYM_N, "begin", length);
+    }
+    if (!rows || l->N) emit(l, &op_process, in, &(struct op_attr){.normalise = l->variant >= 2});
+}
+
+/* With ties. Variants: one, a few, as many as there can be. */
+static void build_top(struct lab *l) {
+    static const int most[] = {1, 8, TOP_MOST};
+    const int64_t V = 3 * l->s->C;
+    val z = activation(l, V, "logits");
+    for (int64_t k = 0; k < elements(l, z); k++) *element(l, z, l->data[z.i], k) = floorf(16 * *element(l, z, l->data[z.i], k));
+    emit(l, &op_top, &z, &(struct op_attr){.n = most[l->variant] < V ? most[l->variant] : (int)V});
 }
 
 static const struct row rows[] = {
@@ -649,7 +699,9 @@ static const struct row rows[] = {
     {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 12, true},
     {&op_head_loss, build_head_delta, 5, true}, {&op_dropout, build_dropout, 2, false},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
-    {&op_sample, build_sample, 6, false},       {&op_attention_cached, build_attention_cached, 7, false},
+    {&op_cache_copy, build_cache_copy, 2, false}, {&op_remember, build_remember, 1, false},
+    {&op_process, build_process, 4, false},     {&op_top, build_top, 3, false},
+    {&op_sample, build_sample, 9, false},       {&op_attention_cached, build_attention_cached, 7, false},
     {&op_split, build_split, 2, false},         {&op_softcap, build_softcap, 1, false},
     {&op_scale, build_scale, 10, false},
     {&op_magnitude, build_magnitude, 4, false}, {&op_store, build_store, 1, false},
@@ -830,10 +882,11 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
 
 /* --- checking one instruction ---------------------------------------------------------------------------------- */
 
-static void compare_ints(const struct lab *l, val v, const int32_t *got, const int32_t *want) {
-    for (int64_t k = 0; k < rows_of(l, v) && !l->planted; k++)
-        if (got[k] != want[k])
-            flunk("%s: %s[%lld] is %d, must be %d", l->what, prog_v(&l->p, v)->name, (long long)k, got[k], want[k]);
+static void compare_ints(const struct lab *l, val v, void *got, void *want) {
+    for (int64_t k = 0; k < elements(l, v) && !l->planted; k++) {
+        const int32_t g = *(const int32_t *)(void *)element(l, v, got, k), w = *(const int32_t *)(void *)element(l, v, want, k);
+        if (g != w) flunk("%s: %s[%lld] is %d, must be %d", l->what, prog_v(&l->p, v)->name, (long long)k, g, w);
+    }
 }
 
 static void compare(const struct lab *l, val v, void *got, void *want) {
@@ -848,7 +901,7 @@ static void compare(const struct lab *l, val v, void *got, void *want) {
         if (isfinite(w) && fabs(w) > top) top = fabs(w);
     }
     for (int64_t k = 0; k < elements(l, v); k++) {
-        double g = *element(l, v, got, k), w = *element(l, v, want, k), e = fabs(g - w);
+        double g = *element(l, v, got, k), w = *element(l, v, want, k), e = g == w ? 0 : fabs(g - w); /* infinities too */
         if (l->planted) e = isnan(w) && !isnan(g) ? INFINITY : 0;
         else if (isnan(e)) e = INFINITY;
         if (e > worst) worst = e, at = k;
@@ -1081,7 +1134,7 @@ static bool few_kinds(const struct shape *s) {
 }
 
 static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int variant, bool nan) {
-    struct lab l = {.s = s, .dt = dt, .variant = variant, .run = {.seed = 7, .step = 3, .top_p = 1, .threads = 2}};
+    struct lab l = {.s = s, .dt = dt, .variant = variant, .run = {.seed = 7, .step = 3, .sampling = {.top_p = 1}, .threads = 2}};
     for (int k = 0; k < s->seqs; k++) l.N += s->len[k];
     l.p.cap[-SYM_N] = l.N;
     l.p.cap[-SYM_S] = s->seqs;
@@ -1108,7 +1161,7 @@ static void sweep_one(const struct row *r, const struct shape *s, dtype dt, int 
             note(l.p.in[i].op);
             check(&l, &l.p.in[i]);
         }
-        const bool logits = r->op == &op_sample || r->op == &op_softcap; /* f32 in any program */
+        const bool logits = r->op == &op_sample || r->op == &op_softcap || r->op == &op_process || r->op == &op_top; /* f32 in any program */
         const bool caches = !card && !variant && (r->op == &op_kv_append || r->op == &op_attention_cached);
         const bool halves = !nan && !logits && (card || (few_kinds(s) && (dt == DT_F32 || (dt == DT_BF16 && !variant)))); /* matrices stay what they are */
         for (l.narrow = DT_F16; l.narrow <= DT_BF16 && halves; l.narrow++)

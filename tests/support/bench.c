@@ -216,7 +216,7 @@ void bench_decode(struct bench *b, double abs) {
     for (int s = 0; s < b->n_rows; s++)
         for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
             const int32_t pos = b->st.virtual_tokens + i - cu[s], slot = s % 4, sample = 0, last = b->rows[s]->source - 1;
-            const struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .src_last = &last, .n = 1};
+            const struct feed f = {.ids = ids + i, .pos = &pos, .slot = &slot, .sample = &sample, .src_last = &last, .src_slot = &slot, .n = 1};
             if (b->st.virtual_tokens && i == cu[s]) first_token(b, b->rows[s], slot, z, V);
             else {
                 must(program_run(&b->gen.decode, &b->wb.mem, bound(b, &b->gen.decode), NULL, &f, &(struct run_ctx){.threads = 2}, false));

@@ -226,6 +226,8 @@ static void wrong_values(void **state) {
     refused("lora: {lora_dropout: 1}\n", "0 <= x < 1");
     refused("lora: {r: 0}\n", "'lora.r' wants an integer >= 1, found '0'");
     refused("generation: {top_p: 0}\n", "0 < x <= 1");
+    refused("generation: {repetition_penalty: 0}\n", "> 0");
+    refused("eval: {num_beams: 33}\n", "1 <= x <= 32");
     refused("per_device_train_batch_size: 0\n", ">= 1");
     refused("shuffle: yes\n", "'shuffle' wants one of true, false, found 'yes'");
     refused("shuffle: \"true\"\n", "the text \"true\"");
@@ -319,6 +321,10 @@ static void contradictions(void **state) {
     check_refused("max_new_tokens: 1024\n", "'max_new_tokens' (1024)", "'max_length' (1024)");
     check_refused("generation: {top_k: 5}\n", "'A.generation.top_k'", "temperature");
     check_refused("generation: {top_p: 0.5}\n", "'A.generation.top_p'", "temperature");
+    check_refused("generation: {min_p: 0.1}\n", "'A.generation.min_p'", "temperature");
+    check_refused("max_new_tokens: 8\nB.min_new_tokens: 9\n", "'B.min_new_tokens' is 9", "max_new_tokens 8");
+    check_refused("eval: {length_penalty: 2}\n", "'eval.length_penalty' has no use", "eval.num_beams");
+    check_refused("eval: {early_stopping: never}\n", "'eval.early_stopping' has no use", "eval.num_beams");
     check_refused("eval_steps: 5\n", "'eval_steps' is 5", "'eval.data'");
     check_refused("metric_for_best_model: chrf\n", "'metric_for_best_model' is chrf", "'eval.data'");
     check_refused("max_steps: 0\n", "'max_steps' is 0", "warmup_pairs");
