@@ -1,7 +1,7 @@
 /* Steps and decoding at the size of real models, on a card (or, to check the program, on the processor): random weights of a
  * shape, random ids, LoRA r 16 on all linear layers with f32 adapters or what --set says. Only speed and memory mean anything.
  *
- *   bench_card [--cpu] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json ITEM...
+ *   bench_card [--cpu] [--type T] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json ITEM...
  *     sft:ROWSxLENGTH:LEVEL[:PASS]   a step on all tokens; PASS tokens a pass (default: the whole step); LEVEL none, selective, block,
  *                                    block2 (one checkpoint for two), first20 (block in the first 20, selective in the others), and any
  *                                    with +offload (offload alone: block)
@@ -12,6 +12,8 @@
  *     products:TYPE                  the same with matrices of a stored type, and their bytes a second
  *
  * --set: a configuration's keys of methods: method=full, lora.use_dora=true, ... (the defaults else).
+ * --type: of weights and computation: float32, tf32 (float32 whose products a card rounds), bfloat16 (the default), float16, fp8 (bfloat16 with the
+ * layers' matrices in e4m3). --f32: the computation alone; --fp8: the same as --type fp8.
  * --base: how the matrices are stored: q4_k, nf4, f8_e4m3, .. or q4_k_m, GGUF's mixture (half of the value and down projections and the
  * output in Q6_K). Their blocks are random bytes, a few rows of them repeated: made in no time, and as slow to unpack as any.
  *
@@ -344,8 +346,19 @@ static struct checkpoints levels_of(const char *s) {
     return c;
 }
 
+/* What the weights are made as; the rest of a type goes where it belongs. */
+static const char *type_of(const char *name, dtype *keep) {
+    const bool tf32 = !strcmp(name, "tf32"), fp8 = !strcmp(name, "fp8");
+    die(backend_compute(g.backend, tf32 ? "float32" : fp8 ? "bfloat16" : name, &g.compute));
+    if ((tf32 || fp8) && g.backend->mem->host) die(fail(E_USAGE, "%s is a card's", name));
+    if (fp8 && (!g.backend->keeps || !g.backend->keeps(DT_F8))) die(fail(E_USAGE, "this card has no matrix units for fp8"));
+    if (fp8) *keep = DT_F8;
+    if (g.backend->configure) g.backend->configure(&(struct settings){.tf32 = tf32});
+    return g.compute == DT_F32 ? "random:1:f32" : g.compute == DT_F16 ? "random:1:f16" : "random:1:bf16";
+}
+
 int main(int argc, char **argv) {
-    const char *device = "cuda", *base = NULL;
+    const char *device = "cuda", *base = NULL, *type = NULL, *weights = "random:1:bf16";
     dtype keep = DT_NONE;
     struct config cfg;
     arena mem = {0};
@@ -357,15 +370,17 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--cpu")) device = "cpu";
         if (!strcmp(argv[i], "--f32")) g.compute = DT_F32;
         if (!strcmp(argv[i], "--fp8")) keep = DT_F8;
+        if (!strcmp(argv[i], "--type") && i + 1 < argc) type = argv[++i];
         if (!strcmp(argv[i], "--set") && i + 1 < argc) die(config_set(&cfg, argv[++i]));
         if (!strcmp(argv[i], "--base") && i + 1 < argc) base = argv[++i];
     }
     if (argc - i < 2)
-        return fprintf(stderr, "usage: bench_card [--cpu] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json "
+        return fprintf(stderr, "usage: bench_card [--cpu] [--type T] [--f32] [--fp8] [--base TYPE] [--set KEY=VALUE]... SHAPE.json "
                                "(sft:RxL:LEVEL[:PASS] | decode:R[:L] | macct:R)...\n"),
                2;
     die(backend_pick(device, &g.backend));
     if (g.backend->open) die(g.backend->open());
+    if (type) weights = type_of(type, &keep);
     g.rate = g.bandwidth = 1;
 #ifdef CYC_CUDA
     if (!g.backend->mem->host) die(cuda_measure(&g.bandwidth, &g.rate));
@@ -373,7 +388,7 @@ int main(int argc, char **argv) {
 #endif
     g.before = g.backend->mem->left();
     double t0 = seconds_now();
-    die(model_open("random:1:bf16", argv[i++], &g.model));
+    die(model_open(weights, argv[i++], &g.model));
     if (!base) die(model_fill(&g.model));
     else if (!strcmp(base, "q4_k_m")) fill_stored(&g.model, DT_NONE);
     else if (dtype_parse(base)) fill_stored(&g.model, dtype_parse(base));

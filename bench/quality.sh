@@ -52,25 +52,29 @@ pairs_arms() {
     done
 }
 
-# One setting changed at a time; each has a warm start of its own where the adapter differs.
+# One setting changed at a time; a warm start of its own where the adapter differs.
 ablation_arms() {
-    local task=$1 seed=$2 name from
-    one() { # name, settings of both, -- settings of the cycles alone
-        local name=$1 both=() only=(); shift
-        while [ $# -gt 0 ] && [ "$1" != -- ]; do both+=(--set "$1"); shift; done
-        [ $# -eq 0 ] || shift
-        while [ $# -gt 0 ]; do only+=(--set "$1"); shift; done
-        arm "$task" "$seed" "warm-$name" --set max_steps=0 "${both[@]}"
-        from=$(warm "$task" "$seed" "warm-$name")
-        arm "$task" "$seed" "cycles-$name" --set max_steps=60 --set warmup_pairs.data= "${both[@]}" "${only[@]}" --set A.adapter="$from/A" --set B.adapter="$from/B"
+    local task=$1 seed=$2 from
+    arm "$task" "$seed" warm-plain --set max_steps=0
+    one() { # name, settings of the cycles
+        local name=$1 sets=() s; shift
+        for s; do sets+=(--set "$s"); done
+        [ -n "$from" ] || { arm "$task" "$seed" "warm-$name" --set max_steps=0 "${sets[@]}"; from=$(warm "$task" "$seed" "warm-$name"); }
+        arm "$task" "$seed" "ablation-$name" --set max_steps=60 --set warmup_pairs.data= "${sets[@]}" --set A.adapter="$from/A" --set B.adapter="$from/B"
     }
+    from=$(warm "$task" "$seed" warm-plain)
     one plain
-    one r4 lora.r=4 lora.lora_alpha=8
-    one r64 lora.r=64 lora.lora_alpha=128
-    one attention lora.target_modules=attention
-    one mlp lora.target_modules=mlp
-    one greedy -- generation.temperature=0
-    one sampled -- generation.temperature=0.7 generation.top_p=0.95
+    one joint schedule=joint
+    one refresh-2 rollout_refresh=2
+    one refresh-4 rollout_refresh=4
+    one threshold filter.kind=threshold filter.logprob=-0.5 filter.length_ratio=2 filter.copy_rate=0.95
+    one weight filter.kind=weight filter.length_ratio=2 filter.copy_rate=0.95
+    one greedy generation.temperature=0
+    one sampled generation.temperature=0.7 generation.top_p=0.95
+    from=; one r4 lora.r=4 lora.lora_alpha=8
+    from=; one r64 lora.r=64 lora.lora_alpha=128
+    from=; one attention lora.target_modules=attention
+    from=; one mlp lora.target_modules=mlp
 }
 
 declare -A of=([macct]=main_arms [pairs]=pairs_arms [ablations]=ablation_arms)

@@ -1,5 +1,5 @@
-/* The phases of a run on paper: a table of what each has in use, a chart of the phase with the most, and the least time of a step. Used by
- * plan and train. */
+/* The phases of a run on paper: a table of what each has in use, a chart of the phase with the most, the least time of a step, and a profile of
+ * some. Used by plan and train. */
 #include "cli.h"
 #include "report.h"
 #include "term.h"
@@ -105,4 +105,53 @@ void report_forecast(const json_t *plan) {
         printf("each instruction as long as its flops or its bytes need; %s%s\n",
                json_is_true(json_object_get(f, "assumed_lengths")) ? "all rows as long as they may be" : "rows of the data's mean length",
                json_num(f, "generate_s") > 0 ? ", every generation to max_new_tokens" : "");
+}
+
+static double of_phase(const json_t *rows, const char *phase, const char *key) {
+    size_t i;
+    const json_t *row;
+    double sum = 0;
+    json_array_foreach(rows, i, row) if (!strcmp(json_text(row, "phase"), phase)) sum += json_num(row, key);
+    return sum;
+}
+
+/* The row of a phase that takes the most after those above `below` seconds; NULL: there is none. */
+static const json_t *next_row(const json_t *rows, const char *phase, double below) {
+    size_t i;
+    const json_t *row, *most = NULL;
+    json_array_foreach(rows, i, row) {
+        const double s = json_num(row, "seconds");
+        if (!strcmp(json_text(row, "phase"), phase) && s < below && (!most || s > json_num(most, "seconds"))) most = row;
+    }
+    return most;
+}
+
+static void profile_row(const char *name, double seconds, double bound, const json_t *profile) {
+    fprintf(stderr, "%-20s %10s %6.1f %%", name, duration(seconds / json_num(profile, "steps")),
+            100 * seconds / json_num(profile, "seconds"));
+    if (bound > 0) fprintf(stderr, " %9.0f %%", 100 * bound / seconds);
+    fputc('\n', stderr);
+}
+
+void report_profile(const json_t *profile) {
+    static const char *const phases[] = {"generate", "forward", "backward", "optimizer"};
+    const json_t *rows = json_object_get(profile, "rows"), *row;
+    if (!(json_num(profile, "steps") > 0)) return;
+    fprintf(stderr, "%d step%s op by op; the bound: ", (int)json_num(profile, "steps"), json_num(profile, "steps") > 1 ? "s" : "");
+    if (json_num(profile, "flops_per_second") > 0)
+        fprintf(stderr, "%sflop/s and %s/s, ", show_count(json_num(profile, "flops_per_second")),
+                show_bytes(json_num(profile, "bytes_per_second")));
+    fprintf(stderr, "%s\n%-20s %10s %8s %11s\n", json_text(profile, "rates"), "", "a step", "share", "of bound");
+    for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
+        const double all = of_phase(rows, phases[i], "seconds");
+        if (!(all > 0)) continue;
+        profile_row(phases[i], all, of_phase(rows, phases[i], "bound_s"), profile);
+        for (double below = HUGE_VAL; strcmp(phases[i], "optimizer") && (row = next_row(rows, phases[i], below));) {
+            char name[64];
+            below = json_num(row, "seconds");
+            snprintf(name, sizeof name, "  %s", json_text(row, "what"));
+            if (below >= 0.001 * json_num(profile, "seconds")) profile_row(name, below, json_num(row, "bound_s"), profile);
+        }
+    }
+    profile_row("all else", json_num(profile, "rest_s"), 0, profile);
 }

@@ -10,6 +10,7 @@ void report_servers(const json_t *plan); /* who will not serve what is about to 
 void report_memory(const json_t *plan);      /* the memory table, planned and (where there) measured, and its sums */
 void report_phases(const json_t *plan, bool chart); /* what each phase has in use, the phase with the most, and a chart of that */
 void report_forecast(const json_t *plan);    /* the least time of a step, and (where there) the measured one */
+void report_profile(const json_t *profile);  /* where the time of the profiled steps went, op by op; to stderr, beside the result */
 void report_explain(const json_t *explain, const char *topic); /* the static sums, of the example and (where there) of the run; or one topic's */
 void report_eval(const json_t *eval);        /* one evaluation with its samples */
 void report_milestones(const json_t *evals); /* before, after, test: one under the other */

@@ -25,7 +25,7 @@ const char help_train[] =
     "on words with tags (token_classification). The base model is never changed.\n"
     "\n"
     "Usage: cyclora train CONFIG [--set key=value]... [--device D] [--dtype T] [--resume | --overwrite] [--check-accum]\n"
-    "                     [--quiet] [--json]\n"
+    "                     [--profile] [--quiet] [--json]\n"
     "\n"
     "  CONFIG           a YAML file; `cyclora help config` lists its keys\n"
     "  --set key=value  goes over the file; may be given several times: lora.r=8, A.learning_rate=1e-4\n"
@@ -33,6 +33,7 @@ const char help_train[] =
     "  --resume         go on from the newest checkpoint in output_dir, to the same max_steps\n"
     "  --overwrite      empty output_dir first; without either, an output_dir with something in it is refused\n"
     "  --check-accum    short for --set check_accumulation=true: the first step's gradient in passes and row by row\n"
+    "  --profile        short for --set profile_steps=3: where the time of three steps goes, op by op, on stderr\n"
     "  --quiet          warnings and the result alone\n"
     "  --json           one JSON object per line: {\"event\": \"start\" | \"step\" | \"eval\" | \"save\" | \"end\", "
     "...};\n"
@@ -269,6 +270,7 @@ static int finish(const struct watch *w, int code, json_t *report) {
     else {
         if (code) print_stopped(w);
         else print_end(report);
+        report_profile(json_object_get(report, "profile"));
         json_decref(report);
     }
     return code ? STATUS_INTERRUPTED : STATUS_OK;
@@ -298,7 +300,7 @@ static int train(cyc_config *c, const char *path, const struct arg_list *sets, i
 int cmd_train(int argc, char **argv) {
     const char *config = NULL;
     struct arg_list sets = {0};
-    bool resume = false, overwrite = false, quiet = false, json = false, check = false;
+    bool resume = false, overwrite = false, quiet = false, json = false, check = false, profile = false;
     cyc_config *c = NULL;
     const struct arg args[] = {{"CONFIG", ARG_TEXT, &config, 0},
                                {"--set", ARG_LIST, &sets, 0},
@@ -307,6 +309,7 @@ int cmd_train(int argc, char **argv) {
                                {"--resume", ARG_FLAG, &resume, 0},
                                {"--overwrite", ARG_FLAG, &overwrite, 0},
                                {"--check-accum", ARG_FLAG, &check, 0},
+                               {"--profile", ARG_FLAG, &profile, 0},
                                {"--quiet", ARG_FLAG, &quiet, 0},
                                {"--json", ARG_FLAG, &json, 0},
                                {0}};
@@ -315,8 +318,9 @@ int cmd_train(int argc, char **argv) {
         if (!config) status = args_missing("train", "CONFIG");
         else if (resume && overwrite) status = cli_bad("train: --resume and --overwrite contradict each other");
         else {
-            if (check && !sets.v) sets.v = calloc((size_t)argc, sizeof *sets.v);
+            if ((check || profile) && !sets.v) sets.v = calloc((size_t)argc, sizeof *sets.v);
             if (check && sets.v) sets.v[sets.n++] = "check_accumulation=true";
+            if (profile && sets.v) sets.v[sets.n++] = "profile_steps=3";
             status = config_open(config, &sets, &c);
         }
     }

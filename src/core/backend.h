@@ -95,6 +95,8 @@ struct flat_ops {
     err (*sumsq)(const float *x, int64_t n, int threads, double *out);
     err (*adamw)(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
     err (*cast)(const float *x, void *to, dtype dt, int64_t n, int threads); /* to bf16 or f16, nearest even; to f32, a copy */
+    err (*widen)(const uint16_t *x, float *to, int64_t n, int threads); /* bf16 to f32 */
+    err (*round)(const struct rounding *o, const float *x, uint16_t *to, int64_t n, int threads);
     err (*importance)(const struct importance *o, const struct importance_state *s, int64_t n, int threads);
     err (*orthogonal)(const struct orthogonal *o, const float *v, float *grad, int threads);
     /* One token on: ids[i] = log[i] = next[i], log[n + i] = the bits of logprob[i], pos[i] += 1. NULL where memory is the host's. */

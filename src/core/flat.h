@@ -87,6 +87,11 @@ enum { MUON_ITERATIONS = 5 };
 #define MUON_C 2.0315
 #define MUON_EPS 1e-7 /* the least |D|_F that is divided by */
 
+/* f32 to bf16 at random (base/round.h): element i of n is number first + i of what `key` and the step stand for. */
+struct rounding {
+    uint64_t key, step, first;
+};
+
 /* What it would cost to have a weight at zero, smoothed from step to step, and how unsure that is (Zhang et al. 2023, equations 9 to 11; PEFT's
  * RankAllocator): c = |p g|;  mean = beta1 mean + (1 - beta1) c;  spread = beta2 spread + (1 - beta2) |c - mean|, with g = grad_scale * gradient. */
 struct importance {

@@ -126,6 +126,31 @@ size_t param_work_bytes(const struct param_set *s, dtype compute) {
     return (s->vectors + s->bytes - s->trained) / 4 * dtype_row_bytes(compute, 1) + (s->trained - s->vectors);
 }
 
+size_t param_weight_bytes(const struct param_set *s) { return s->narrow ? param_work_bytes(s, DT_BF16) : s->bytes; }
+
+/* Byte of the working copy in `dt`: before it lie matrices in that type, and vectors in f32. */
+static size_t work_offset(const struct param_set *s, const struct param *p, dtype dt) {
+    const size_t vectors = !s->sealed || p->off < s->vectors ? 0 : (p->off < s->trained ? p->off : s->trained) - s->vectors;
+    return (p->off - vectors) / 4 * dtype_row_bytes(dt, 1) + vectors;
+}
+
+void *param_place(const struct param_set *s, const struct param *p, const void *weights, dtype *dt) {
+    *dt = s->narrow && p->nd > 1 ? DT_BF16 : DT_F32;
+    return (char *)weights + work_offset(s, p, s->narrow ? DT_BF16 : DT_F32);
+}
+
+void param_read(const struct param_set *s, const struct param *p, const void *weights, int64_t first, int64_t n, float *to) {
+    dtype dt;
+    const char *at = param_place(s, p, weights, &dt);
+    dequantise_row(dt, at + dtype_row_bytes(dt, first), to, n);
+}
+
+void param_write(const struct param_set *s, const struct param *p, void *weights, int64_t first, int64_t n, const float *from) {
+    dtype dt;
+    char *at = param_place(s, p, weights, &dt);
+    quantise_row(dt, from, at + dtype_row_bytes(dt, first), n);
+}
+
 void param_free(struct param_set *s) {
     arena_free(&s->mem);
     free(s->p);
@@ -156,11 +181,9 @@ val prog_param(struct prog *p, const struct param_set *s, int index) {
     if (p->failed) return (val){0};
     if (index < 0) return prog_fail(p, E_MEMORY, "out of memory while building a program"), (val){0};
     const struct param *q = &s->p[index];
-    /* before it: matrices, vectors (f32) */
-    const size_t vectors = !s->sealed || q->off < s->vectors ? 0 : (q->off < s->trained ? q->off : s->trained) - s->vectors;
     val v = prog_value(p, ROLE_PARAM, q->nd == 1 ? DT_F32 : prog_dt(p), q->nd, q->d, q->name);
     if (!has(v)) return v;
-    prog_v(p, v)->off = (q->off - vectors) / 4 * dtype_row_bytes(prog_dt(p), 1) + vectors; /* of the working copy */
+    prog_v(p, v)->off = work_offset(s, q, prog_dt(p));
     prog_v(p, v)->grad = q->off;
     prog_v(p, v)->needs = !q->frozen;
     return v;
@@ -176,18 +199,24 @@ val prog_param_rows(struct prog *p, const struct param_set *s, int index, int64_
     return v;
 }
 
+enum { PIECE = 4096 }; /* numbers at a time; whole blocks of every stored type */
+
 /* A vector is one row of its numbers. */
-static void copy_slices(const struct param *p, float *w) {
+static void copy_slices(const struct param_set *set, const struct param *p, void *weights) {
     for (int i = 0; i < p->n_slices; i++) {
         const struct param_slice *s = &p->slice[i];
         const int64_t rows = p->nd > 1 ? s->rows : 1, columns = p->nd > 1 ? p->d[1] : s->rows;
+        const int64_t first = s->row0 * (p->nd > 1 ? columns : 1);
         const size_t bytes = dtype_row_bytes(s->stored, columns);
-        float *to = w + s->row0 * (p->nd > 1 ? columns : 1);
 #pragma omp parallel for schedule(static)
-        for (int64_t r = 0; r < rows; r++) {
-            dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)r, to + r * columns, columns);
-            for (int64_t c = 0; c < columns && s->times != 0; c++) to[r * columns + c] *= s->times;
-        }
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < columns; c += PIECE) {
+                float piece[PIECE];
+                const int64_t n = columns - c < PIECE ? columns - c : PIECE;
+                dequantise_row(s->stored, (const char *)s->from + bytes * (size_t)r + dtype_row_bytes(s->stored, c), piece, n);
+                for (int64_t k = 0; k < n && s->times != 0; k++) piece[k] *= s->times;
+                param_write(set, p, weights, first + r * columns + c, n, piece);
+            }
     }
 }
 
@@ -204,25 +233,33 @@ static float normal(uint32_t a, uint32_t b) {
     return (float)(sqrt(-2 * log(u)) * cos(t));
 }
 
-static err make_slices(const struct param *p, uint64_t key, float *w) {
+static err make_slices(const struct param_set *set, const struct param *p, uint64_t key, void *weights) {
     const int64_t columns = p->nd > 1 ? p->d[1] : 1;
+    dtype dt;
+    float *w = param_place(set, p, weights, &dt);
+    if (dt != DT_F32) return fail(E_INTERNAL, "%s is made in f32, and its arena is not", p->name);
     for (int i = 0; i < p->n_slices; i++) TRY(p->slice[i].make(&p->slice[i], columns, key, w + p->slice[i].row0 * columns));
     return OK;
 }
 
-err param_fill(const struct param_set *s, uint64_t key, float *weights) {
-    memset(weights, 0, s->bytes);
+static float first_number(const struct param *p, uint64_t key, int i, int64_t k) {
+    const struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
+    if (p->init == INIT_ONE) return 1;
+    return p->init == INIT_UNIFORM ? (2 * philox_unit(r.v[0]) - 1) * p->init_scale : normal(r.v[0], r.v[1]) * slice_scale(p, k);
+}
+
+err param_fill(const struct param_set *s, uint64_t key, void *weights) {
+    memset(weights, 0, param_weight_bytes(s));
     for (int i = 0; i < s->n; i++) {
         const struct param *p = &s->p[i];
-        float *w = weights + p->off / 4;
-        int64_t n = elems_of(p);
-        if (p->init == INIT_COPY) copy_slices(p, w);
-        if (p->init == INIT_MADE) TRY(make_slices(p, key, w));
-        for (int64_t k = 0; k < n && p->init != INIT_ZERO && p->init != INIT_MADE && p->init != INIT_COPY; k++) {
-            struct philox r = philox(key, (uint32_t)i, (uint32_t)k, (uint32_t)(k >> 32), 0);
-            if (p->init == INIT_ONE) w[k] = 1;
-            else if (p->init == INIT_UNIFORM) w[k] = (2 * philox_unit(r.v[0]) - 1) * p->init_scale;
-            else w[k] = normal(r.v[0], r.v[1]) * slice_scale(p, k);
+        const int64_t n = p->init == INIT_ZERO || p->init == INIT_COPY || p->init == INIT_MADE ? 0 : elems_of(p);
+        if (p->init == INIT_COPY) copy_slices(s, p, weights);
+        if (p->init == INIT_MADE) TRY(make_slices(s, p, key, weights));
+        for (int64_t k = 0; k < n; k += PIECE) {
+            float piece[PIECE];
+            const int64_t end = n - k < PIECE ? n - k : PIECE;
+            for (int64_t j = 0; j < end; j++) piece[j] = first_number(p, key, i, k + j);
+            param_write(s, p, weights, k, end, piece);
         }
     }
     return OK;

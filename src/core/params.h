@@ -9,6 +9,9 @@
  * f32: their working copy is the cast matrices and, behind them, the vectors as they are. Among the matrices, and among the vectors,
  * those of one learning rate lie together, so that the optimizer's loops are few.
  *
+ * Weights may be narrow: then their arena is laid out as such a working copy in bf16 (matrices of 2 bytes a number, vectors behind them in f32),
+ * and programs of bf16 read it where it lies. Gradients and states are f32 with the offsets below all the same.
+ *
  * Last come matrices that belong to the adapter and do not learn (VeRA's projections): they are in its weights, its file and its working
  * copy, but no gradient and no optimizer state has a place for them. */
 #ifndef CYC_CORE_PARAMS_H
@@ -81,6 +84,7 @@ struct param_set {
     size_t bytes, vectors; /* of the weights' arena; where the first vector lies: its end where there is none */
     size_t trained;        /* of the arenas of gradients and states: what is behind is frozen */
     bool sealed;
+    bool narrow;           /* the weights' arena has matrices in bf16: of param_weight_bytes() */
     int next;                   /* where a name is looked for first */
     struct param_lender lender; /* what is asked for now is a copy of this one's (peft/mix.c) */
 };
@@ -96,6 +100,12 @@ void param_freeze(struct param_set *s, int index); /* ... a matrix, does not lea
 /* After the first program, before the arenas are taken: gives every parameter its place. No new ones from here on. */
 void param_seal(struct param_set *s);
 size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */
+size_t param_weight_bytes(const struct param_set *s);              /* of the weights' arena */
+/* Where a parameter lies in a weights' arena, and what of. */
+void *param_place(const struct param_set *s, const struct param *p, const void *weights, dtype *dt);
+/* n of its numbers, from its number `first` on, as f32; on the host. Into a narrow arena they are rounded to the nearest. */
+void param_read(const struct param_set *s, const struct param *p, const void *weights, int64_t first, int64_t n, float *to);
+void param_write(const struct param_set *s, const struct param *p, void *weights, int64_t first, int64_t n, const float *from);
 /* What lies from byte `from` of the arena on and learns alike: matrices or vectors, at one rate. From 0, then from each end, to `trained`. */
 struct param_stretch { size_t end; float rate; bool vectors; };
 struct param_stretch param_stretch(const struct param_set *s, size_t from);
@@ -110,6 +120,6 @@ val prog_param(struct prog *p, const struct param_set *s, int index);
 val prog_param_rows(struct prog *p, const struct param_set *s, int index, int64_t row0, int64_t rows);
 
 /* Fills an arena with the initial values: philox(seed, PURPOSE, parameter, element), independent of everything else. */
-err param_fill(const struct param_set *s, uint64_t key, float *weights);
+err param_fill(const struct param_set *s, uint64_t key, void *weights);
 
 #endif

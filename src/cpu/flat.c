@@ -1,6 +1,7 @@
 /* See core/flat.h. All are limited by memory, so plain loops that any compiler vectorises are enough. An arena is cut
  * in at most PIECES pieces whose borders depend on its length alone; a piece is one thread's, and pieces are combined
  * in their order. */
+#include "base/round.h"
 #include "cpu/optim.h"
 #include <math.h>
 #include <stdlib.h>
@@ -126,6 +127,27 @@ static err cast_of(const float *x, void *to, dtype dt, int64_t n, int threads) {
     return OK;
 }
 
+static err widen_of(const uint16_t *x, float *to, int64_t n, int threads) {
+#pragma omp parallel for num_threads(threads_for(n, threads))
+    for (int64_t i = 0; i < n; i++) to[i] = bf16_to_f32(x[i]);
+    return OK;
+}
+
+static err round_of(const struct rounding *o, const float *x, uint16_t *to, int64_t n, int threads) {
+    const uint64_t from = o->first / ROUND_GROUP, end = (o->first + (uint64_t)n + ROUND_GROUP - 1) / ROUND_GROUP;
+#pragma omp parallel for num_threads(threads_for(n, threads))
+    for (uint64_t g = from; g < end; g++) {
+        const struct philox random = round_group(o->key, o->step, g);
+        for (uint64_t k = g * ROUND_GROUP; k < (g + 1) * ROUND_GROUP; k++) {
+            uint32_t bits;
+            if (k < o->first || k >= o->first + (uint64_t)n) continue;
+            memcpy(&bits, x + (k - o->first), sizeof bits);
+            to[k - o->first] = round_bf16(bits, round_bits(&random, k));
+        }
+    }
+    return OK;
+}
+
 static err importance_of(const struct importance *o, const struct importance_state *s, int64_t n, int threads) {
     return flat_importance(o, s, n, threads), OK;
 }
@@ -133,6 +155,8 @@ static err importance_of(const struct importance *o, const struct importance_sta
 const struct flat_ops flat_cpu = {.sumsq = sumsq_of,
                                   .adamw = adamw_of,
                                   .cast = cast_of,
+                                  .widen = widen_of,
+                                  .round = round_of,
                                   .importance = importance_of,
                                   .orthogonal = flat_orthogonal,
                                   .adamw_8bit = cpu_adamw_8bit,

@@ -75,6 +75,8 @@ static size_t scratch(const struct inst *inst, const struct view *in, const stru
 static const struct flat_ops flat = {.sumsq = cuda_flat_sumsq,
                                      .adamw = cuda_flat_adamw,
                                      .cast = cuda_flat_cast,
+                                     .widen = cuda_flat_widen,
+                                     .round = cuda_flat_round,
                                      .importance = cuda_flat_importance,
                                      .orthogonal = cuda_flat_orthogonal,
                                      .advance = cuda_flat_advance,

@@ -137,6 +137,8 @@ err cuda_matvec(const struct cuda_matvec *m, int n); /* n products that share x:
 err cuda_flat_sumsq(const float *x, int64_t n, int threads, double *out);
 err cuda_flat_adamw(const struct adamw *o, const struct adamw_state *s, int64_t n, int threads);
 err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int threads);
+err cuda_flat_widen(const uint16_t *x, float *to, int64_t n, int threads);
+err cuda_flat_round(const struct rounding *o, const float *x, uint16_t *to, int64_t n, int threads);
 err cuda_flat_importance(const struct importance *o, const struct importance_state *s, int64_t n, int threads);
 err cuda_flat_orthogonal(const struct orthogonal *o, const float *v, float *grad, int threads);
 err cuda_flat_advance(int32_t *ids, int32_t *pos, const int32_t *next, const float *logprob, int32_t *log, int n);

@@ -10,6 +10,7 @@
  *
  * Refused: casts to anything but bf16, f16 and, a copy, f32. Not for two host threads at once: the sums share one
  * small buffer on the card, made at first use and kept. */
+#include "base/round.h"
 #include "cuda/flat.cuh"
 #include <math.h>
 
@@ -113,6 +114,38 @@ extern "C" err cuda_flat_cast(const float *x, void *to, dtype dt, int64_t n, int
     else if (dt == DT_F16) cast_kernel<f16><<<grid, THREADS, 0, cuda_stream>>>(x, (f16 *)to, octets, n);
     else return fail(E_INTERNAL, "cast: to bf16, f16 or f32 only");
     return CUDA_LAUNCHED("cast");
+}
+
+/* --- weights in bf16 ------------------------------------------------------------------------------------------------------- */
+__global__ void widen_kernel(const uint16_t *x, float *to, int64_t n) {
+    EACH_ITEM(i, n) to[i] = __uint_as_float((uint32_t)x[i] << 16);
+}
+
+extern "C" err cuda_flat_widen(const uint16_t *x, float *to, int64_t n, int threads) {
+    (void)threads;
+    if (n <= 0) return OK;
+    widen_kernel<<<grid_for(n), THREADS, 0, cuda_stream>>>(x, to, n);
+    return CUDA_LAUNCHED("widen");
+}
+
+/* A thread has the numbers of one group of random bits. */
+__global__ void round_kernel(struct rounding o, const float *x, uint16_t *to, int64_t groups, int64_t n) {
+    EACH_ITEM(i, groups) {
+        const uint64_t group = o.first / ROUND_GROUP + (uint64_t)i;
+        const struct philox random = round_group(o.key, o.step, group);
+        for (int k = 0; k < ROUND_GROUP; k++) {
+            const int64_t at = (int64_t)(group * ROUND_GROUP + (uint64_t)k - o.first);
+            if (at >= 0 && at < n) to[at] = round_bf16(__float_as_uint(x[at]), round_bits(&random, (uint64_t)k));
+        }
+    }
+}
+
+extern "C" err cuda_flat_round(const struct rounding *o, const float *x, uint16_t *to, int64_t n, int threads) {
+    (void)threads;
+    if (n <= 0) return OK;
+    const int64_t groups = (int64_t)((o->first + (uint64_t)n + ROUND_GROUP - 1) / ROUND_GROUP - o->first / ROUND_GROUP);
+    round_kernel<<<grid_for(groups), THREADS, 0, cuda_stream>>>(*o, x, to, groups, n);
+    return CUDA_LAUNCHED("rounding at random");
 }
 
 /* --- AdaLoRA's: importances, vectors that are to be orthonormal ------------------------------------------------------------- */

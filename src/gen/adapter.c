@@ -306,6 +306,22 @@ void adapter_tensor_name(const struct structure *st, const struct param_slice *s
                  head || s->outer ? "" : st->inside, s->name);
 }
 
+/* A slice in a weights' arena, and its numbers there: of row `row` of the file's, from the parameter's column c on. */
+struct place {
+    const struct param_set *set;
+    const struct param *p;
+    const struct param_slice *s;
+    void *weights; /* read alone where a file is written */
+};
+
+static void get_numbers(const struct place *w, int64_t row, int64_t c, int64_t n, float *to) {
+    param_read(w->set, w->p, w->weights, memory_row(w->s, row) * columns_of(w->p) + c, n, to);
+}
+
+static void put_numbers(const struct place *w, int64_t row, int64_t c, int64_t n, const float *from) {
+    param_write(w->set, w->p, w->weights, memory_row(w->s, row) * columns_of(w->p) + c, n, from);
+}
+
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row) {
     return (float *)weights + p->off / 4 + memory_row(s, row) * columns_of(p);
 }
@@ -331,13 +347,14 @@ static void to_file(const struct file_form *f, float *x, int64_t n) {
 }
 
 /* The file's rows are the parameter's columns. */
-static err read_turned(const struct tensors *ts, const struct tensor *t, const struct param *p, const struct param_slice *s, float *weights) {
+static err read_turned(const struct tensors *ts, const struct tensor *t, const struct place *w) {
+    const struct param_slice *s = w->s;
     const size_t bytes = dtype_row_bytes(t->dt, s->rows);
     float *column = malloc((size_t)s->rows * sizeof *column + 1);
     if (!column) return fail(E_MEMORY, "%s: out of memory", ts->path);
-    for (int64_t c = 0; c < p->d[1]; c++) {
+    for (int64_t c = 0; c < w->p->d[1]; c++) {
         dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)c, column, s->rows);
-        for (int64_t r = 0; r < s->rows; r++) adapter_row(p, s, weights, r)[c] = column[r];
+        for (int64_t r = 0; r < s->rows; r++) put_numbers(w, r, c, 1, column + r);
     }
     free(column);
     return OK;
@@ -350,7 +367,9 @@ static void begun_row(const struct param *p, const struct param_slice *s, int64_
 }
 
 /* What it began with must be what this base gives, or the adapter is for another one. */
-static err read_beside(const struct tensors *ts, const struct tensor *t, const struct param *p, const struct param_slice *s, float *weights) {
+static err read_beside(const struct tensors *ts, const struct tensor *t, const struct place *w) {
+    const struct param *p = w->p;
+    const struct param_slice *s = w->s;
     const int64_t columns = p->d[1];
     const size_t bytes = dtype_row_bytes(t->dt, t->d[1]);
     float *row = malloc((size_t)(t->d[1] + columns) * sizeof *row), *begun = row + t->d[1], most = 0, worst = 0;
@@ -358,7 +377,7 @@ static err read_beside(const struct tensors *ts, const struct tensor *t, const s
     for (int64_t r = 0; r < t->d[0]; r++) {
         const bool own = r < s->rows, also = !own || s->beside == BESIDE_NEGATED;
         dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, t->d[1]);
-        if (own) memcpy(adapter_row(p, s, weights, r), row, (size_t)columns * sizeof *row);
+        if (own) put_numbers(w, r, 0, columns, row);
         if (also) begun_row(p, s, own ? r : r - s->rows, begun);
         for (int64_t c = 0; c < columns && also; c++) {
             const float off = fabsf(begun[c] - row[own ? columns + c : c]);
@@ -373,10 +392,12 @@ static err read_beside(const struct tensors *ts, const struct tensor *t, const s
                                         ts->path, t->name);
 }
 
-static err write_beside(struct tensors_out *o, const struct param *p, const struct param_slice *s, const float *weights, float *piece) {
+static err write_beside(struct tensors_out *o, const struct place *w, float *piece) {
+    const struct param *p = w->p;
+    const struct param_slice *s = w->s;
     const bool right = s->beside == BESIDE_NEGATED;
     for (int64_t r = 0; r < s->rows * (right ? 1 : 2); r++) {
-        if (r < s->rows) memcpy(piece, adapter_row(p, s, weights, r), (size_t)p->d[1] * sizeof *piece);
+        if (r < s->rows) get_numbers(w, r, 0, p->d[1], piece);
         if (right || r >= s->rows) begun_row(p, s, right ? r : r - s->rows, piece + (right ? p->d[1] : 0));
         TRY(tensors_out_put(o, piece, (size_t)(p->d[1] * (right ? 2 : 1)) * sizeof *piece));
     }
@@ -384,13 +405,15 @@ static err write_beside(struct tensors_out *o, const struct param *p, const stru
 }
 
 /* Of each row of the file's tensor the columns that are the parameter's. */
-static err read_columns(const struct tensors *ts, const struct tensor *t, const struct param *p, const struct param_slice *s, float *weights) {
+static err read_columns(const struct tensors *ts, const struct tensor *t, const struct place *w) {
+    const struct param *p = w->p;
+    const struct param_slice *s = w->s;
     const size_t bytes = dtype_row_bytes(t->dt, s->columns);
     float *row = malloc((size_t)s->columns * sizeof *row);
     if (!row) return fail(E_MEMORY, "%s: out of memory", ts->path);
     for (int64_t r = 0; r < s->rows; r++) {
         dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, s->columns);
-        for (int64_t c = 0; c < p->d[1]; c++) adapter_row(p, s, weights, r)[memory_column(p, s, c)] = row[s->column0 + c];
+        for (int64_t c = 0; c < p->d[1]; c++) put_numbers(w, r, memory_column(p, s, c), 1, row + s->column0 + c);
     }
     free(row);
     return OK;
@@ -421,8 +444,26 @@ static err find_slice(const struct tensors *ts, const struct structure *st, cons
     return *t ? OK : fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
 }
 
-static err read_slice(const struct tensors *ts, const struct structure *st, const void *settings, const struct param *p,
-                      const struct param_slice *s, float *weights) {
+static err read_rows(const struct tensors *ts, const struct tensor *t, const struct place *w) {
+    const struct param *p = w->p;
+    const bool vector = p->nd == 1; /* one row of the file, whose numbers may change places */
+    const int64_t columns = vector ? w->s->rows : p->d[1], rows = vector ? 1 : w->s->rows;
+    const size_t bytes = dtype_row_bytes(t->dt, columns);
+    float *row = malloc((size_t)columns * sizeof *row + 1);
+    if (!row) return fail(E_MEMORY, "%s: out of memory", ts->path);
+    for (int64_t r = 0; r < rows; r++) {
+        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, columns);
+        form_from_file(&w->s->form, row, columns);
+        if (!vector) put_numbers(w, r, 0, columns, row);
+        for (int64_t k = 0; k < columns && vector; k++) put_numbers(w, k, 0, 1, row + k);
+    }
+    free(row);
+    return OK;
+}
+
+static err read_slice(const struct tensors *ts, const struct structure *st, const void *settings, const struct place *w) {
+    const struct param *p = w->p;
+    const struct param_slice *s = w->s;
     const struct tensor *t;
     TRY(find_slice(ts, st, settings, s, &t));
     const struct tensor want = file_shape(p, s);
@@ -433,18 +474,9 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name,
                     (long long)want.d[last], (long long)(want.nd > 1 ? want.d[last + 1] : 1));
     TRY(tensor_readable(ts, t));
-    if (s->turned) return read_turned(ts, t, p, s, weights);
-    if (s->beside) return read_beside(ts, t, p, s, weights);
-    if (s->columns) return read_columns(ts, t, p, s, weights);
-    const int64_t columns = columns_of(p);
-    const size_t bytes = dtype_row_bytes(t->dt, columns);
-    for (int64_t r = 0; r < s->rows; r++) {
-        float *to = adapter_row(p, s, weights, r);
-        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, to, columns);
-        if (p->nd > 1) form_from_file(&s->form, to, columns);
-    }
-    if (p->nd == 1) form_from_file(&s->form, weights + p->off / 4 + s->row0, s->rows);
-    return OK;
+    if (s->turned) return read_turned(ts, t, w);
+    if (s->beside) return read_beside(ts, t, w);
+    return s->columns ? read_columns(ts, t, w) : read_rows(ts, t, w);
 }
 
 static const char *file_apart(const struct structure *st) { return st->method->apart ? st->method->apart(st->settings) : NULL; }
@@ -477,7 +509,7 @@ static int bases_beside(const struct tensors *ts, const struct structure *st) {
 }
 
 /* settings, head: the folder's own; head: the file of its classifier, or NULL. */
-static err read_as(const char *folder, const struct structure *st, const void *settings, const char *head, float *weights) {
+static err read_as(const char *folder, const struct structure *st, const void *settings, const char *head, void *weights) {
     char path[4096];
     struct tensors ts, of_its_own = {0};
     const char *apart = file_apart(st);
@@ -491,8 +523,8 @@ static err read_as(const char *folder, const struct structure *st, const void *s
     err e = head ? tensors_open(path, &of_its_own) : OK;
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
-            const struct param_slice *s = &st->params.p[i].slice[k];
-            e = read_slice(head && of_head(st, s) ? &of_its_own : &ts, st, settings, &st->params.p[i], s, weights);
+            const struct place w = {&st->params, &st->params.p[i], &st->params.p[i].slice[k], weights};
+            e = read_slice(head && of_head(st, w.s) ? &of_its_own : &ts, st, settings, &w);
         }
     if (!e && ts.n + of_its_own.n - bases_beside(&ts, st) != n)
         e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
@@ -501,7 +533,7 @@ static err read_as(const char *folder, const struct structure *st, const void *s
     return e;
 }
 
-err adapter_read(const char *folder, const struct structure *st, float *weights) { return read_as(folder, st, st->settings, st->head.file, weights); }
+err adapter_read(const char *folder, const struct structure *st, void *weights) { return read_as(folder, st, st->settings, st->head.file, weights); }
 
 /* Is the folder's classifier the one of this structure? */
 static err head_agrees(const char *folder, const struct structure *st, arena *mem, const char **file) {
@@ -520,7 +552,7 @@ static err head_agrees(const char *folder, const struct structure *st, arena *me
 }
 
 /* A folder of another form than the structure's (core/site.h, finished): by a structure of its own. */
-static err adopt(const char *folder, const struct model *m, const struct structure *st, const void *settings, float *weights) {
+static err adopt(const char *folder, const struct model *m, const struct structure *st, const void *settings, void *weights) {
     struct structure own;
     TRY(structure_init_head(&own, m, st->method, settings, &st->head, NULL));
     float *have = arena_f32(own.params.bytes);
@@ -534,7 +566,7 @@ static err adopt(const char *folder, const struct model *m, const struct structu
     return e;
 }
 
-err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights) {
+err adapter_load(const char *folder, const struct model *m, const struct structure *st, void *weights) {
     const struct peft_method *method;
     const void *have;
     const char *head = NULL;
@@ -584,52 +616,72 @@ static err write_config(const char *path, const struct structure *st, const char
  * at a time through `piece`, of WRITE_PIECE floats or one row of the file. */
 enum { WRITE_PIECE = 1 << 18 };
 
-static err write_slice(struct tensors_out *o, const struct param *p, const struct param_slice *s, const float *weights, float *piece) {
+/* Files have a slice in its arena's own type, but where a number is taken off: that may want more bits. */
+static dtype file_dtype(const struct place *w) {
+    dtype dt;
+    param_place(w->set, w->p, w->weights, &dt);
+    return plain(&w->s->form) ? dt : DT_F32;
+}
+
+/* n numbers of a piece into the file, as `dt`: bf16 where they come from bf16, so nothing is rounded. */
+static err put_piece(struct tensors_out *o, dtype dt, float *piece, int64_t n) {
+    if (dt != DT_F32) quantise_row(dt, piece, piece, n); /* in place: of each number two bytes lie before the next */
+    return tensors_out_put(o, piece, dtype_row_bytes(dt, n));
+}
+
+static err write_slice(struct tensors_out *o, const struct place *w, float *piece) {
+    const struct param *p = w->p;
+    const struct param_slice *s = w->s;
     const int64_t columns = columns_of(p), rows = s->turned ? columns : s->rows, of_each = s->turned ? s->rows : columns;
-    if (s->beside) return write_beside(o, p, s, weights, piece);
+    const dtype as = file_dtype(w);
+    dtype dt;
+    const char *at = param_place(w->set, p, w->weights, &dt);
+    if (s->beside) return write_beside(o, w, piece);
     if (!s->rope_heads && !s->turned && plain(&s->form))
-        return tensors_out_put(o, adapter_row(p, s, weights, 0), (size_t)(s->rows * columns) * sizeof *weights);
+        return tensors_out_put(o, at + dtype_row_bytes(dt, s->row0 * columns), dtype_row_bytes(dt, s->rows * columns));
     const int64_t at_once = of_each < WRITE_PIECE ? WRITE_PIECE / of_each : 1;
+    float *row = piece + (at_once > 1 ? WRITE_PIECE : of_each); /* of a turned slice: what one of its rows gives to the piece */
     for (int64_t r0 = 0; r0 < rows; r0 += at_once) {
         const int64_t n = rows - r0 < at_once ? rows - r0 : at_once;
-        for (int64_t r = 0; r < n && !s->turned; r++)
-            memcpy(piece + r * columns, adapter_row(p, s, weights, r0 + r), (size_t)columns * sizeof *piece);
-        for (int64_t k = 0; k < s->rows && s->turned; k++)
-            for (int64_t r = 0; r < n; r++) piece[r * s->rows + k] = adapter_row(p, s, weights, k)[r0 + r];
+        for (int64_t r = 0; r < n && !s->turned; r++) get_numbers(w, r0 + r, 0, columns, piece + r * columns);
+        for (int64_t k = 0; k < s->rows && s->turned; k++) {
+            get_numbers(w, k, r0, n, row);
+            for (int64_t r = 0; r < n; r++) piece[r * s->rows + k] = row[r];
+        }
         for (int64_t r = 0; r < n; r++) to_file(&s->form, piece + r * of_each, of_each);
-        TRY(tensors_out_put(o, piece, (size_t)(n * of_each) * sizeof *piece));
+        TRY(put_piece(o, as, piece, n * of_each));
     }
     return OK;
 }
 
 /* A tensor that lies in several parameters, columns of it in each: row by row through `piece`. */
-static err write_columns(struct tensors_out *o, const struct structure *st, const struct param_slice *first, const float *weights, float *piece) {
-    for (int64_t r = 0; r < first->rows; r++) {
+static err write_columns(struct tensors_out *o, const struct structure *st, const struct place *first, float *piece) {
+    for (int64_t r = 0; r < first->s->rows; r++) {
         for (int i = 0; i < st->params.n; i++)
             for (int k = 0; k < st->params.p[i].n_slices; k++) {
                 const struct param *p = &st->params.p[i];
                 const struct param_slice *s = &p->slice[k];
-                if (!s->columns || strcmp(s->name, first->name)) continue;
-                for (int64_t c = 0; c < p->d[1]; c++) piece[s->column0 + c] = adapter_row(p, s, weights, r)[memory_column(p, s, c)];
+                if (!s->columns || strcmp(s->name, first->s->name)) continue;
+                const struct place w = {&st->params, p, s, first->weights};
+                for (int64_t c = 0; c < p->d[1]; c++) get_numbers(&w, r, memory_column(p, s, c), 1, piece + s->column0 + c);
             }
-        TRY(tensors_out_put(o, piece, (size_t)first->columns * sizeof *piece));
+        TRY(put_piece(o, file_dtype(first), piece, first->s->columns));
     }
     return OK;
 }
 
 /* The same list in the same order. */
-static err write_tensors(const char *path, const struct structure *st, const float *weights, const struct tensor *t, int n) {
+static err write_tensors(const char *path, const struct structure *st, const void *weights, const struct tensor *t, int n) {
     struct tensors_out o;
     int64_t most = WRITE_PIECE;
     for (int i = 0; i < n; i++) most = t[i].d[t[i].nd - 1] > most ? t[i].d[t[i].nd - 1] : most;
-    float *piece = malloc((size_t)most * sizeof *piece);
+    float *piece = malloc(2 * (size_t)most * sizeof *piece);
     err e = piece ? tensors_out_safetensors(&o, path, t, n, 0) : fail(E_MEMORY, "%s: out of memory", path);
     if (!e) {
         for (int i = 0; i < st->params.n && !e; i++)
             for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
-                const struct param_slice *s = &st->params.p[i].slice[k];
-                if (begins_tensor(s))
-                    e = s->columns ? write_columns(&o, st, s, weights, piece) : write_slice(&o, &st->params.p[i], s, weights, piece);
+                const struct place w = {&st->params, &st->params.p[i], &st->params.p[i].slice[k], (void *)weights};
+                if (begins_tensor(w.s)) e = w.s->columns ? write_columns(&o, st, &w, piece) : write_slice(&o, &w, piece);
             }
         if (e) tensors_out_abandon(&o);
         else e = tensors_out_commit(&o);
@@ -638,7 +690,7 @@ static err write_tensors(const char *path, const struct structure *st, const flo
     return e;
 }
 
-static err write_made(const char *folder, const struct structure *st, const float *weights, arena *mem) {
+static err write_made(const char *folder, const struct structure *st, const void *weights, arena *mem) {
     struct made_matrix m;
     TRY(st->method->made(st->settings, &st->params, weights, mem, &m));
     const struct tensor t = {.name = m.name, .dt = DT_F32, .nd = 2, .d = {m.rows, m.columns}, .data = m.data, .bytes = (size_t)(m.rows * m.columns) * 4};
@@ -650,8 +702,8 @@ static err describe_tensor(const struct structure *st, const struct param *p, co
     adapter_tensor_name(st, s, name);
     *t = file_shape(p, s);
     t->name = arena_str(mem, name);
-    t->dt = DT_F32;
-    t->bytes = sizeof(float);
+    t->dt = file_dtype(&(struct place){&st->params, p, s, NULL});
+    t->bytes = dtype_row_bytes(t->dt, 1);
     for (int k = 0; k < t->nd; k++) t->bytes *= (size_t)t->d[k];
     return t->name ? OK : fail(E_MEMORY, "out of memory");
 }
@@ -690,7 +742,7 @@ static err write_stretched(const char *folder, const struct structure *st, arena
     return unlink(path) && errno != ENOENT ? fail(E_IO, "%s: %s", path, strerror(errno)) : OK;
 }
 
-err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model) {
+err adapter_write(const char *folder, const struct structure *st, const void *weights, const char *base_model) {
     arena mem = {0};
     const int n = count_tensors(&st->params);
     struct tensor *t = arena_alloc(&mem, (size_t)n * sizeof *t + 1);

@@ -4,7 +4,7 @@
  * The adapters of AdapterHub (core/site.h, `called`) have a layout of their own: adapter_config.json without a peft_type and with the settings
  * under "config", adapter.safetensors, whose names have no prefix but the adapter's own name in them.
  *
- * Trained arenas are f32. On the way to and from files the rows of q and k change between GGUF's and Hugging Face's order, whole tensors
+ * Trained arenas are f32, or narrow (core/params.h): files have the arena's types. On the way to and from files the rows of q and k change between GGUF's and Hugging Face's order, whole tensors
  * of the base take the form that they have there (transposed, less 1). Writing takes a piece of memory, whatever the adapter's size. */
 #ifndef CYC_GEN_ADAPTER_H
 #define CYC_GEN_ADAPTER_H
@@ -14,10 +14,10 @@
 err adapter_read_config(const char *folder, arena *mem, const struct peft_method **method, const void **settings);
 /* The classifier that the folder has beside them: classes 0 where there is none. */
 err adapter_read_head(const char *folder, arena *mem, struct head *head);
-/* weights: an arena of st->params.bytes; the structure's parameters must have been laid down (a program built). */
-err adapter_read(const char *folder, const struct structure *st, float *weights);
+/* weights: an arena of param_weight_bytes(&st->params); the structure's parameters must have been laid down (a program built). */
+err adapter_read(const char *folder, const struct structure *st, void *weights);
 void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]); /* in the adapter's file */
-/* Where row `row` of a file's tensor lies in an arena. */
+/* Where row `row` of a file's tensor lies in an arena of f32. */
 float *adapter_row(const struct param *p, const struct param_slice *s, const float *weights, int64_t row);
 /* A vector, or a row of a matrix, from the form of files to that of programs. */
 void form_from_file(const struct file_form *f, float *x, int64_t n);
@@ -29,8 +29,8 @@ err adapter_stretching(const char *folder, arena *mem, const char **text);
 err adapter_stretch(const char *folder, bool asked, struct model *m);
 /* Reads into a structure that did not come from the folder: its settings must scale the delta as the folder's do, and the
  * base must do. */
-err adapter_load(const char *folder, const struct model *m, const struct structure *st, float *weights);
-err adapter_write(const char *folder, const struct structure *st, const float *weights, const char *base_model);
+err adapter_load(const char *folder, const struct model *m, const struct structure *st, void *weights);
+err adapter_write(const char *folder, const struct structure *st, const void *weights, const char *base_model);
 
 /* Lays down the parameters of a structure for a model, without a plan; E_USAGE when the method finds nothing to train, with the
  * module names that would do. settings: copied, but their texts must outlive the structure. modules: how many base modules it takes. */

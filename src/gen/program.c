@@ -1,5 +1,6 @@
 /* See program.h. */
 #include "gen/program.h"
+#include "gen/profile.h"
 #include "base/arena.h"
 #include "model/derived.h"
 #include "ops/ops.h"
@@ -302,6 +303,9 @@ static size_t memory_act(const struct program *const *programs, int n, size_t *s
     return train > gen + state ? train : gen + state;
 }
 
+/* Programs read weights in their own type where they lie. */
+static bool in_place(const struct memory *mem, const struct param_set *s) { return mem->compute == DT_F32 || !s || s->narrow; }
+
 void memory_sizes(struct memory *mem, const struct program *const *programs, int n) {
     const struct backend *backend = programs[0]->plan.backend;
     int64_t slots = 0;
@@ -312,7 +316,7 @@ void memory_sizes(struct memory *mem, const struct program *const *programs, int
         if (pl->scratch > mem->scratch_bytes) mem->scratch_bytes = pl->scratch;
         if (pl->host > mem->host_bytes) mem->host_bytes = pl->host;
         if (pl->input > mem->log_off && !backend->mem->host) mem->log_off = pl->input;
-        const size_t work = programs[i]->params && mem->compute != DT_F32 ? param_work_bytes(programs[i]->params, mem->compute) : 0;
+        const size_t work = in_place(mem, programs[i]->params) ? 0 : param_work_bytes(programs[i]->params, mem->compute);
         const size_t works = work * (size_t)(programs[i]->p.adapters ? programs[i]->p.adapters : 1);
         if (works > mem->work_bytes) mem->work_bytes = works;
         if (programs[i]->mode == MODE_DECODE && programs[i]->p.cap[-SYM_N] > slots) slots = programs[i]->p.cap[-SYM_N];
@@ -367,32 +371,33 @@ void memory_free(struct memory *mem) {
     *mem = (struct memory){0};
 }
 
-static err cast_weights(const struct memory *mem, const struct param_set *s, const float *weights, char *to, int threads) {
+static err cast_weights(const struct memory *mem, const struct param_set *s, const float *from, char *to, int threads) {
     const struct { size_t n; dtype as; } parts[] = {{s->vectors / 4, mem->compute}, {(s->trained - s->vectors) / 4, DT_F32}, {(s->bytes - s->trained) / 4, mem->compute}};
     for (int i = 0; i < 3; i++) {
-        if (parts[i].n) TRY(mem->backend->flat->cast(weights, to, parts[i].as, (int64_t)parts[i].n, threads));
-        weights += parts[i].n;
+        if (parts[i].n) TRY(mem->backend->flat->cast(from, to, parts[i].as, (int64_t)parts[i].n, threads));
+        from += parts[i].n;
         to += parts[i].n * dtype_row_bytes(parts[i].as, 1);
     }
     return OK;
 }
 
-err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param) {
-    *param = mem->compute == DT_F32 || !weights ? (void *)weights : mem->work;
-    return *param == weights ? OK : cast_weights(mem, g->params, weights, mem->work, threads);
+err memory_bind(const struct memory *mem, const struct program *g, const void *weights, int threads, void **param) {
+    const bool lie = !weights || in_place(mem, g->params);
+    *param = lie ? (void *)weights : mem->work;
+    return lie ? OK : cast_weights(mem, g->params, weights, mem->work, threads);
 }
 
 err memory_bind_all(const struct memory *mem, const struct program *g, const struct crowd *c, int threads, void **param, struct adapters *all) {
-    const size_t work = param_work_bytes(g->params, mem->compute);
-    const bool copies = mem->compute != DT_F32;
+    const bool lie = in_place(mem, g->params);
+    const size_t work = lie ? 0 : param_work_bytes(g->params, mem->compute);
     *all = (struct adapters){.n = c->n};
     if (c->n > g->p.adapters) return fail(E_INTERNAL, "rows of %d adapters in a program of %d", c->n, g->p.adapters);
     for (int k = 0; k < c->n; k++) {
-        if (copies) TRY(cast_weights(mem, g->params, c->weights[k], (char *)mem->work + (size_t)k * work, threads));
-        all->of[k].weights = copies ? (ptrdiff_t)((size_t)k * work) : (ptrdiff_t)((intptr_t)c->weights[k] - (intptr_t)c->weights[0]);
+        if (!lie) TRY(cast_weights(mem, g->params, c->weights[k], (char *)mem->work + (size_t)k * work, threads));
+        all->of[k].weights = lie ? (ptrdiff_t)((intptr_t)c->weights[k] - (intptr_t)c->weights[0]) : (ptrdiff_t)((size_t)k * work);
         all->of[k].grads = (ptrdiff_t)((size_t)k * g->params->trained);
     }
-    *param = copies ? mem->work : (void *)c->weights[0];
+    *param = lie ? (void *)c->weights[0] : mem->work;
     return OK;
 }
 
@@ -489,9 +494,11 @@ err program_run(const struct program *g, const struct memory *mem, void *param, 
     b.param = param;
     b.grad = grad;
     b.poison = poison;
-    b.repeats = f->repeats;
+    b.repeats = f->repeats && !mem->profile;
     b.watch = f->watch;
     b.input = (void *const *)input;
+    struct profiling watched;
+    if (mem->profile) profile_run(&watched, mem, g, f), b.watch = &watched.watch;
     return plan_run(&g->plan, &b, &known);
 }
 
@@ -505,7 +512,10 @@ err program_advance(const struct program *g, const struct memory *mem, int n, in
 err program_again(const struct program *g, const struct memory *mem, void *param, int n, const struct run_ctx *run) {
     struct binding b = bind(mem, n, 0, 0);
     b.param = param;
-    b.repeats = b.staged = true;
+    b.staged = true;
+    b.repeats = !mem->profile;
+    struct profiling watched;
+    if (mem->profile) profile_run(&watched, mem, g, &(struct feed){.n = n}), b.watch = &watched.watch;
     return plan_run(&g->plan, &b, run);
 }
 

@@ -96,8 +96,10 @@ struct feed {
     const struct plan_watch *watch; /* NULL: nobody looks on; else not `repeats` */
 };
 /* Memory for the plans of one session: each arena as large as the largest plan asks. */
+struct profile;
 struct memory {
     const struct backend *backend;
+    struct profile *profile; /* each launch is timed (profile.h); NULL: none is */
     dtype compute;
     char *act, *scratch;   /* the KV cache lies in act, behind the generation plans' activations */
     char *host;            /* copies of activations while they wait */
@@ -117,11 +119,11 @@ void memory_free(struct memory *mem);
 
 /* Makes an adapter's f32 weights (an arena of the backend; NULL: the bare base) the ones that programs read from now on: *param
  * is what program_run() takes. Again after each change of the weights. */
-err memory_bind(const struct memory *mem, const struct program *g, const float *weights, int threads, void **param);
+err memory_bind(const struct memory *mem, const struct program *g, const void *weights, int threads, void **param);
 /* Adapters of one structure, and a list's rows by them: those of adapter k end before row end[k]. */
 struct crowd {
     int n;
-    const float *weights[MAX_ADAPTERS];
+    const void *weights[MAX_ADAPTERS];
     int end[MAX_ADAPTERS];
 };
 /* The same of all of them, for a program of so many (struct structure). *all: where each one's weights and gradients lie; the caller adds where its

@@ -54,9 +54,19 @@ static double rate(const struct optim_settings *how, double scheduled, int64_t t
     return how->relative_step ? fmin(1e-2, 1 / sqrt((double)t)) : scheduled;
 }
 
+/* A matrix's gradient is read for the rows, the columns, the length of the update and the update itself, a vector's for all but the columns;
+ * weights once more where steps are relative to them. */
+static struct cost beyond(const struct optim_settings *how, const struct param_set *set) {
+    struct optim_walk w = optim_walk(set);
+    struct optim_tensor t;
+    struct cost c = {0};
+    while (optim_next(&w, &t)) c.bytes += (double)t.n * sizeof(float) * ((t.columns ? 3 : 2) + (how->scale_parameter ? 1 : 0));
+    return c;
+}
+
 static void describe(const struct optim_settings *how, str *out) {
     (void)how, str_adds(out, "Adafactor, an f32 number for each row and column");
 }
 
 const struct optimizer optimizer_adafactor = {
-    .name = "adafactor", .states = states, .step = step, .describe = describe, .scratch = scratch, .rate = rate};
+    .name = "adafactor", .states = states, .step = step, .describe = describe, .scratch = scratch, .rate = rate, .beyond = beyond};

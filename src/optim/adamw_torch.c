@@ -22,7 +22,7 @@ static err step(const struct optim_step *o) {
     struct optim_stretch s;
     for (size_t at = 0; optim_stretch(o, &at, &s);) {
         const struct adamw k = adamw_of_step(o, s.lr, s.weight_decay);
-        TRY(o->backend->flat->adamw(&k, &(struct adamw_state){o->w + s.at, m + s.at, v + s.at, s.g}, s.n, o->threads));
+        TRY(o->backend->flat->adamw(&k, &(struct adamw_state){s.w, m + s.at, v + s.at, s.g}, s.n, o->threads));
     }
     return OK;
 }

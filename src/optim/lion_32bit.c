@@ -13,7 +13,7 @@ static err step(const struct optim_step *o) {
     for (size_t at = 0; optim_stretch(o, &at, &s);) {
         const struct lion k = {
             .lr = s.lr, .beta1 = o->how->beta1, .beta2 = o->how->beta2, .weight_decay = s.weight_decay, .grad_scale = o->grad_scale};
-        TRY(o->backend->flat->lion(&k, &(struct momentum_state){o->w + s.at, m + s.at, s.g}, s.n, o->threads));
+        TRY(o->backend->flat->lion(&k, &(struct momentum_state){s.w, m + s.at, s.g}, s.n, o->threads));
     }
     return OK;
 }

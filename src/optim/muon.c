@@ -61,8 +61,22 @@ static err step(const struct optim_step *o) {
     return OK;
 }
 
+/* The products of an iteration, with the shorter side s and the longer l: XX' [s, s], its square, and that times X. */
+static struct cost beyond(const struct optim_settings *how, const struct param_set *set) {
+    (void)how;
+    struct optim_walk w = optim_walk(set);
+    struct optim_tensor t;
+    struct cost c = {0};
+    while (optim_next(&w, &t)) {
+        const double s = fmin((double)t.rows, (double)t.columns), l = fmax((double)t.rows, (double)t.columns);
+        if (whole(&t)) c.flops += MUON_ITERATIONS * (4 * s * s * l + 2 * s * s * s);
+    }
+    return c;
+}
+
 static void describe(const struct optim_settings *how, str *out) {
     (void)how, str_adds(out, "Muon for matrices of layers, one f32 state; AdamW for the rest, two");
 }
 
-const struct optimizer optimizer_muon = {.name = "muon", .states = states, .step = step, .describe = describe, .scratch = scratch};
+const struct optimizer optimizer_muon = {
+    .name = "muon", .states = states, .step = step, .describe = describe, .scratch = scratch, .beyond = beyond};

@@ -26,6 +26,13 @@ size_t optim_bytes(const struct optimizer *z, const struct optim_settings *how, 
     return bytes;
 }
 
+struct cost optim_cost(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set) {
+    struct cost c = z->beyond ? z->beyond(how, set) : (struct cost){0};
+    const size_t weights = set->narrow ? param_weight_bytes(set) : set->trained;
+    c.bytes += (double)set->trained + 2.0 * (double)(weights + optim_bytes(z, how, set));
+    return c;
+}
+
 int optim_list(struct optim_state *out, int n, const char *name, dtype dt, size_t bytes) {
     if (!bytes) return n;
     out[n] = (struct optim_state){.name = name, .dt = dt, .bytes = bytes};
@@ -39,8 +46,9 @@ bool optim_stretch(const struct optim_step *o, size_t *at, struct optim_stretch 
     if (from >= last) return false;
     const struct param_stretch t = param_stretch(o->set, from);
     const size_t end = t.end < last ? t.end : last;
-    *out = (struct optim_stretch){from / 4, (int64_t)(end - from) / 4, o->g + (from - o->first) / 4, o->lr * (double)t.rate,
-                                  t.vectors ? 0 : o->how->weight_decay};
+    const size_t in = (from - o->first) / sizeof(float);
+    *out = (struct optim_stretch){from / 4,  (int64_t)(end - from) / 4, o->w + in,
+                                  o->g + in, o->lr * (double)t.rate,    t.vectors ? 0 : o->how->weight_decay};
     *at = end / sizeof(float);
     return true;
 }

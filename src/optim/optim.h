@@ -31,8 +31,8 @@ struct optim_step {
     const struct backend *backend;
     const struct param_set *set;
     const struct optim_settings *how;
-    float *w;
-    const float *g;            /* of set->trained; or of the parameters in [first, end), where a step is of those alone */
+    float *w;                  /* of set->trained; or of the parameters in [first, end), where a step is of those alone */
+    const float *g;            /* the same */
     size_t first, end;         /* bytes of the arena; end 0: all of it */
     struct optim_state *state; /* as states() has listed them */
     void *scratch;             /* of the backend, as much as scratch() says */
@@ -50,11 +50,23 @@ struct optimizer {
     size_t (*scratch)(const struct param_set *set, const struct flat_ops *flat); /* NULL: none */
     double (*rate)(const struct optim_settings *how, double scheduled,
                    int64_t t); /* the learning rate that it goes by; NULL: the scheduled */
-    bool elementwise;          /* its step may be of a part of the arena */
+    /* What a step reads, writes and computes beyond its weights and states there and back and the gradient once; NULL: nothing. */
+    struct cost (*beyond)(const struct optim_settings *how, const struct param_set *set);
+    bool elementwise; /* its step may be of a part of the arena */
 };
 
 const struct optimizer *optimizer_find(const char *name); /* NULL: none has it */
 size_t optim_bytes(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set);
+/* The work of a step, in floating-point operations and bytes of memory. */
+struct cost optim_cost(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set);
+
+/* narrow.c: a step on weights in bf16. o->w: the narrow arena; o->scratch: narrow_scratch() bytes. z is elementwise. */
+struct optim_rounding {
+    uint64_t key; /* of the weights: the other side's are rounded otherwise */
+    bool nearest; /* not at random */
+};
+size_t narrow_scratch(const struct param_set *set);
+err narrow_step(const struct optimizer *z, const struct optim_step *o, const struct optim_rounding *r);
 /* Every optimizer's name, with ", " between: for messages. */
 void optimizer_names(str *out);
 
@@ -63,6 +75,7 @@ void optimizer_names(str *out);
 struct optim_stretch {
     size_t at;
     int64_t n;
+    float *w;
     const float *g;
     double lr, weight_decay;
 };

@@ -15,7 +15,7 @@ static err step(const struct optim_step *o) {
                               .weight_decay = s.weight_decay,
                               .nesterov = o->how->nesterov,
                               .grad_scale = o->grad_scale};
-        TRY(o->backend->flat->sgd(&k, &(struct momentum_state){o->w + s.at, m ? m + s.at : NULL, s.g}, s.n, o->threads));
+        TRY(o->backend->flat->sgd(&k, &(struct momentum_state){s.w, m ? m + s.at : NULL, s.g}, s.n, o->threads));
     }
     return OK;
 }

@@ -92,22 +92,36 @@ static json_t *health_of(json_t *eval, const char *name) {
     return h;
 }
 
-/* A learner's numbers as a sketch, and their length; of more than MOST, which only trained copies of large models have, every so many parts. */
-static err sketch_of(const struct learner *l, double sketch[SKETCH], double *length) {
-    enum { PART = 1 << 16, MOST = 256 * PART };
-    const int64_t n = (int64_t)(l->st->params.trained / sizeof(float)), stride = PART * ((n + MOST - 1) / MOST);
-    double sum = 0;
+enum { PART = 1 << 16, MOST = 256 * PART }; /* of more numbers than MOST, which only trained copies of large models have, every so many parts */
+
+/* Numbers first .. first + n - 1 of a learner into its sketch, and their squares into *sum; they lie at `at`, as dt. */
+static err sketch_span(const struct learner *l, const char *at, dtype dt, int64_t first, int64_t n, double *sketch, double *sum) {
+    const int64_t stride = PART * ((n + MOST - 1) / MOST);
     float *part = malloc(PART * sizeof *part);
-    err e = part ? OK : fail(E_MEMORY, "out of memory");
-    memset(sketch, 0, SKETCH * sizeof *sketch);
+    void *stored = malloc(PART * sizeof *part);
+    err e = part && stored ? OK : fail(E_MEMORY, "out of memory");
     for (int64_t i = 0; i < n && !e; i += stride) {
         const int64_t k = n - i < PART ? n - i : PART;
-        e = l->backend->mem->download(part, l->w + i, (size_t)k * sizeof *part);
+        e = l->backend->mem->download(stored, at + dtype_row_bytes(dt, i), dtype_row_bytes(dt, k));
         if (e) break;
-        sketch_add(sketch, part, i, k);
-        for (int64_t j = 0; j < k; j++) sum += (double)part[j] * (double)part[j];
+        dequantise_row(dt, stored, part, k);
+        sketch_add(sketch, part, first + i, k);
+        for (int64_t j = 0; j < k; j++) *sum += (double)part[j] * (double)part[j];
     }
+    free(stored);
     free(part);
+    return e;
+}
+
+/* A learner's numbers as a sketch, and their length. Of narrow weights the matrices come first, in 16 bits. */
+static err sketch_of(const struct learner *l, double sketch[SKETCH], double *length) {
+    const struct param_set *s = &l->st->params;
+    const int64_t matrices = (int64_t)(s->vectors / sizeof(float)), vectors = (int64_t)((s->trained - s->vectors) / sizeof(float));
+    const dtype dt = s->narrow ? DT_BF16 : DT_F32;
+    double sum = 0;
+    memset(sketch, 0, SKETCH * sizeof *sketch);
+    err e = sketch_span(l, l->w, dt, 0, matrices, sketch, &sum);
+    if (!e) e = sketch_span(l, (const char *)l->w + dtype_row_bytes(dt, matrices), DT_F32, matrices, vectors, sketch, &sum);
     *length = sqrt(sum);
     return e;
 }

@@ -101,6 +101,8 @@ static const char *rank_key(const struct side_config *c, int64_t *rank) {
     return NULL;
 }
 
+static int blocks_of(const struct run *r) { return prog_blocks(&r->plans[0].train.p); }
+
 /* Is a word ("block") the value of one of these settings that fits? */
 static bool word_fits(const struct run *r, const char *key, const char *value, struct found *f) {
     char set[96];
@@ -108,44 +110,64 @@ static bool word_fits(const struct run *r, const char *key, const char *value, s
     return probe(r, (const char *[]){set}, 1, &(struct plan_ask){.unlimited = true, .like = r}, f) && f->total <= r->limit;
 }
 
-/* The first recomputation that fits, of those that are more than the run's; NULL: none. */
-static const char *more_recomputation(const struct run *r, struct found *f) {
-    static const char *const levels[] = {"none", "selective", "block"};
-    bool more = false;
-    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
-        if (more && word_fits(r, "gradient_checkpointing", levels[i], f)) return levels[i];
-        more |= !strcmp(r->cfg->gradient_checkpointing, levels[i]);
-    }
+/* The first level from this rung on that fits, as its word; NULL: none, and *f is the last one's. */
+static const char *level_fits(const struct run *r, int rung, struct found *f, char word[LEVEL_WORD]) {
+    for (; rung < levels_rungs(blocks_of(r)); rung++)
+        if (word_fits(r, "gradient_checkpointing", levels_word(rung, word), f)) return word;
     return NULL;
 }
 
 /* The single changes that a run could make, in the order in which they cost it: time first, then what it learns. */
 static bool one_change(const struct run *r, char *say, size_t n, struct found *f) {
     int64_t rank = 0;
-    const char *key = rank_key(&r->cfg->side[0], &rank), *level;
+    char word[LEVEL_WORD];
+    const char *key = rank_key(&r->cfg->side[0], &rank);
+    const char *level;
     const struct dial quick[] = {{.key = "pass_tokens", .least = 1, .most = run_pass(r) - 1},
                                  {.key = "generation_batch", .least = 1, .most = r->objective->generates ? r->cap.slots - 1 : 0}},
                       dear[] = {{.key = key, .least = 1, .most = key ? rank - 1 : 0},
-                                {.key = "max_length",
-                                 .least = least_length(r),
-                                 .most = r->cap.tokens - 1}};
+                                {.key = "max_length", .least = least_length(r), .most = r->cap.tokens - 1}};
     if (one_dial(r, quick, 2, say, n, f)) return true;
-    if ((level = more_recomputation(r, f))) return snprintf(say, n, "gradient_checkpointing: %s", level), true;
+    level = r->picks_levels ? NULL : level_fits(r, levels_at(&r->levels) + 1, f, word); /* auto has been down the ladder */
+    if (level) return snprintf(say, n, "gradient_checkpointing: %s", level), true;
     static const char *const types[] = {"fp8", "nf4"}; /* what the device, or this program, does not have is passed over */
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (word_fits(r, "quantization", types[i], f)) return snprintf(say, n, "quantization: %s", types[i]), true;
     return one_dial(r, dear, 2, say, n, f);
 }
 
+/* "gradient_checkpointing=block:2" */
+static const char *level_set(int rung, char set[40]) {
+    char word[LEVEL_WORD];
+    snprintf(set, 40, "gradient_checkpointing=%s", levels_word(rung, word));
+    return set;
+}
+
 /* Recomputing and small passes together, then fewer rows at once too. */
 static bool several_changes(const struct run *r, char *say, size_t n, struct found *f) {
-    const struct dial dials[] = {{.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=selective"}},
-                                 {.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {"gradient_checkpointing=block"}},
-                                 {.key = "generation_batch",
-                                  .least = 1,
-                                  .most = r->objective->generates ? r->cap.slots : 0,
-                                  .with = {"gradient_checkpointing=block", "pass_tokens=1"}}};
-    return one_dial(r, dials, 3, say, n, f);
+    char set[40];
+    const int rungs = levels_rungs(blocks_of(r)), slots = r->objective->generates ? r->cap.slots : 0;
+    for (int i = 1; i < rungs; i++) {
+        const struct dial d = {.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {level_set(i, set)}};
+        if (one_dial(r, &d, 1, say, n, f)) return true;
+    }
+    for (int i = CHECKPOINT_BLOCK; i < rungs; i++) {
+        const struct dial d = {.key = "generation_batch", .least = 1, .most = slots, .with = {level_set(i, set), "pass_tokens=1"}};
+        if (one_dial(r, &d, 1, say, n, f)) return true;
+    }
+    return false;
+}
+
+/* What a run takes at its leanest: one row at a time, and the level that leaves least. */
+static size_t leanest(const struct run *r) {
+    char set[40];
+    struct found f;
+    size_t least = r->foot.total;
+    for (int i = CHECKPOINT_BLOCK; i < levels_rungs(blocks_of(r)); i++) {
+        const char *const list[] = {level_set(i, set), "pass_tokens=1", "generation_batch=1"};
+        if (probe(r, list, 3, &(struct plan_ask){.unlimited = true, .like = r}, &f) && f.total < least) least = f.total;
+    }
+    return least;
 }
 
 /* The line that most of the memory is on. */
@@ -170,23 +192,13 @@ err budget_refuse(struct run *r) {
         return fail(E_USAGE, "this run needs %s, %s: use a smaller or quantised base, or features.once: false", size_text(f.total), bound);
     if (one_change(r, say, sizeof say, &f) || several_changes(r, say, sizeof say, &f))
         return fail(E_USAGE, "this run needs %s, %s; it would fit (%s) with %s", size_text(r->foot.total), bound, size_text(f.total), say);
-    static const char *const leanest[] = {"gradient_checkpointing=block", "pass_tokens=1", "generation_batch=1"};
-    if (!probe(r, leanest, 3, &(struct plan_ask){.unlimited = true, .like = r}, &f)) f.total = r->foot.total;
     return fail(E_USAGE,
                 "this run needs %s, %s; even at its leanest it needs %s (most of the plan is %s): use a smaller or quantised base, or a "
                 "lower max_length",
-                size_text(r->foot.total), bound, size_text(f.total), largest(&r->foot));
+                size_text(r->foot.total), bound, size_text(leanest(r)), largest(&r->foot));
 }
 
 /* --- solving ----------------------------------------------------------------------------------------------------------- */
-/* The least recomputation that fits; NULL: none does, and *f is the leanest. */
-static const char *least_level(const struct run *r, struct found *f) {
-    static const char *const levels[] = {"none", "selective", "block"};
-    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
-        if (word_fits(r, "gradient_checkpointing", levels[i], f)) return levels[i];
-    return NULL;
-}
-
 static json_t *solution(const struct run *r, const char *what, const char *key, json_t *value, const struct found *f) {
     return json_pack("{s:s, s:s, s:o, s:I, s:I, s:I}", "solve", what, "key", key, "value", value, "total", (json_int_t)f->total, "limit",
                      (json_int_t)r->limit, "parameters", (json_int_t)f->parameters);
@@ -209,7 +221,8 @@ err budget_solve(const struct run *r, const char *what, json_t **out) {
     if (r->freezes)
         return fail(E_USAGE, "--solve: a head on rows of a frozen base that are computed once (features.once) has nothing to solve for");
     if (!strcmp(what, "checkpointing")) {
-        const char *level = least_level(r, &f);
+        char word[LEVEL_WORD];
+        const char *level = level_fits(r, CHECKPOINT_NONE, &f, word);
         return *out = solution(r, what, "gradient_checkpointing", level ? json_string(level) : json_null(), &f), OK;
     }
     for (size_t i = 0; i < sizeof dials / sizeof *dials; i++) {

@@ -8,6 +8,7 @@
 #include "train/run.h"
 #include "base/arena.h"
 #include "base/philox.h"
+#include "gen/profile.h"
 #include "ops/ops.h"
 #include <math.h>
 
@@ -20,15 +21,20 @@ enum { SIDE = 512, READ = 64 << 20 };
 
 static double fastest(double best, double t) { return best == 0 || t < best ? t : best; }
 
-/* A product of f32 matrices through the backend's own kernel, a few megabytes. */
+/* A product through the backend's own kernel, of matrices in the run's type: a few megabytes. */
 static err product_rate(struct run *r, struct prog *p, struct plan *pl) {
     const int64_t d[2] = {SIDE, SIDE};
-    const size_t matrix = (size_t)SIDE * SIDE * sizeof(float);
-    float *a = pages_take(2 * matrix);
+    const size_t row = dtype_row_bytes(r->compute, SIDE), matrix = SIDE * row;
+    char *a = pages_take(2 * matrix);
     if (!a) return fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < 2 * SIDE * SIDE; i++) a[i] = philox_unit(philox(1, (uint32_t)i, 0, 0, 0).v[0]) - 0.5f;
+    for (int i = 0; i < 2 * SIDE; i++) {
+        float x[SIDE];
+        for (int k = 0; k < SIDE; k++) x[k] = philox_unit(philox(1, (uint32_t)(i * SIDE + k), 0, 0, 0).v[0]) - 0.5f;
+        quantise_row(r->compute, x, a + (size_t)i * row, SIDE);
+    }
     val in[LIN_IN] = {{0}};
-    in[LIN_X] = prog_input(p, DT_F32, 2, d, "x"), in[LIN_W] = prog_base(p, DT_F32, 2, d, a + SIDE * SIDE, "w");
+    p->compute = r->compute;
+    in[LIN_X] = prog_input(p, r->compute, 2, d, "x"), in[LIN_W] = prog_base(p, r->compute, 2, d, a + matrix, "w");
     struct inst *i = prog_emit(p, &op_linear, in, LIN_IN, &(struct op_attr){.n = 1});
     if (i) prog_keep(p, i->out[0]);
     err e = p->failed ? p->failed : plan_make(pl, p, r->backend);
@@ -87,33 +93,23 @@ static bool rates_of(struct run *r, struct speed *s, const char **whose) {
     return s->flops > 0 && s->bytes > 0;
 }
 
-/* --- the work ---------------------------------------------------------------------------------------------------------- */
-struct pass {
-    double tokens, rows, supervised, length;
-}; /* supervised: share of tokens; length: keys that a cached query sees */
-
-/* What the ops' formulas say of capacities is brought to this pass. */
-static struct cost cost_at(const struct program *g, const struct inst *s, const struct pass *p) {
-    const int64_t n = (int64_t)ceil(p->tokens), rows = (int64_t)ceil(p->rows), size[SYM_COUNT] = {0, n, rows, rows + 1, n};
-    struct view in[MAX_IN], out[MAX_OUT];
-    if (!s->op->cost) return (struct cost){0, 0};
-    for (int k = 0; k < s->op->n_in; k++) in[k] = prog_view(&g->p, s->in[k], size);
-    for (int k = 0; k < s->op->n_out; k++) out[k] = prog_view(&g->p, s->out[k], size);
-    struct cost c = s->op->cost(s, in, out);
-    if (s->op == &op_attention || s->op == &op_attention_bwd)
-        c.flops /= rows > 1 ? (double)rows : 1; /* it counts one sequence of all tokens */
-    if (s->op == &op_attention_cached) c.flops *= p->length / (double)in[1].d[2], c.bytes *= p->length / (double)in[1].d[2];
-    if (s->op == &op_head_loss) c.flops *= p->supervised;
-    return c;
+void forecast_rates(struct run *r, struct profile *p) {
+    struct speed s;
+    p->whose = "not known";
+    if (rates_of(r, &s, &p->whose)) p->flops = s.flops, p->bytes = s.bytes;
 }
 
+/* --- the work ---------------------------------------------------------------------------------------------------------- */
 struct work {
     double flops, seconds;
 };
 
-static void add_pass(struct work *w, const struct program *g, const struct pass *p, double times, const struct speed *s) {
+/* An encoder has as many rows as the decoder. */
+static void add_pass(struct work *w, const struct program *g, const struct pass *of, double times, const struct speed *s) {
+    struct pass p = *of;
+    p.sources = p.tokens;
     for (int i = 0; i < g->p.ni; i++) {
-        const struct cost c = cost_at(g, &g->p.in[i], p);
+        const struct cost c = work_at(g, &g->p.in[i], &p);
         w->flops += times * c.flops;
         w->seconds += times * fmax(c.flops / s->flops, c.bytes / s->bytes);
     }
@@ -162,9 +158,13 @@ static void add_training(const struct run *r, int i, const struct speed *s, stru
     const double most = floor((double)g->p.cap[-SYM_N] / p.tokens), rows = fmin(n, most < 1 ? 1 : most), passes = ceil(n / rows);
     p.tokens *= n / passes, p.rows = n / passes;
     add_pass(&out->train, g, &p, share * passes, s);
-    /* weights and states read and written, the gradient read for its norm and for the step, and set to zero */
-    const struct needs q = recipe_needs(r, &r->side[i]);
-    out->optimizer += (20.0 * (double)param_count(&r->side[i].plans->st.params) + 2.0 * (double)(q.here + q.away)) / s->bytes;
+    /* the step; before it the gradient is set to zero and read for its norm, behind it the method's own states are read and written */
+    const struct structure *st = &r->side[i].plans->st;
+    const struct recipe q = run_recipe(r, r->side[i].cfg);
+    const struct optim_settings how = recipe_settings(&q);
+    const struct cost c = optim_cost(recipe_optimizer(&q), &how, &st->params);
+    const double bytes = c.bytes + (2.0 + 2.0 * learner_states(st)) * (double)st->params.trained;
+    out->optimizer += fmax(c.flops / s->flops, bytes / s->bytes);
 }
 
 /* The others write what side i trains on, one after the other: each a pass over the prompts, then token by token. */
@@ -175,7 +175,7 @@ static void add_generation(const struct run *r, int i, const struct speed *s, st
         const double new = (double)o->cfg->max_new_tokens,
                      text = o->from == &r->side[i] ? mean_row(r, o) : (double)o->from->cfg->max_new_tokens;
         const double prompt = r->assumes ? fmax(1, (double)r->cap.length - new) : text + (double)(o->form.head.n + o->form.tail.n);
-        const struct pass first = {rows * prompt, rows, 1, prompt}, next = {rows, rows, 1, prompt + new / 2};
+        const struct pass first = {rows * prompt, rows, 1, prompt, 0}, next = {rows, rows, 1, prompt + new / 2, 0};
         add_pass(&out->generate, &gen->prefill, &first, times, s);
         add_pass(&out->generate, &gen->decode, &next, times * (new - 1), s);
     }

@@ -44,6 +44,7 @@ static err update(struct fusing *f, const struct span_of_life *p) {
     struct learner *l = f->l;
     const float *g = f->b->grad + p->at / sizeof(float);
     double squares;
+    const double began = profile_begin(&f->b->mem);
     const int param = param_at(&l->st->params, p->off);
     TRY(reach_see(&l->reach, &(struct reaching){&l->st->params, l->backend, f->b->threads, l->side}, param, g));
     TRY(l->backend->flat->sumsq(g, (int64_t)(p->bytes / sizeof(float)), f->b->threads, &squares));
@@ -53,18 +54,22 @@ static err update(struct fusing *f, const struct span_of_life *p) {
                     "the gradient of %s is not finite, and what the backward pass had left before it is updated: go on from a checkpoint. "
                     "Lower learning_rate or look at the data",
                     l->st->params.p[param].name);
-    return l->optim->step(&(struct optim_step){.backend = l->backend,
-                                               .set = &l->st->params,
-                                               .how = &l->how,
-                                               .w = l->w,
-                                               .g = g,
-                                               .first = p->off,
-                                               .end = p->off + p->bytes,
-                                               .state = l->state,
-                                               .lr = f->rate,
-                                               .t = l->optim_steps + 1,
-                                               .grad_scale = f->scale,
-                                               .threads = f->b->threads});
+    TRY(learner_take(l, &(struct optim_step){.backend = l->backend,
+                                             .set = &l->st->params,
+                                             .how = &l->how,
+                                             .w = l->w,
+                                             .g = g,
+                                             .first = p->off,
+                                             .end = p->off + p->bytes,
+                                             .state = l->state,
+                                             .scratch = f->b->mem.scratch,
+                                             .lr = f->rate,
+                                             .t = l->optim_steps + 1,
+                                             .grad_scale = f->scale,
+                                             .threads = f->b->threads}));
+    const double share = (double)p->bytes / (double)l->st->params.trained;
+    profile_end(&f->b->mem, PROFILE_OPTIMIZER, l->optim->name, learner_work(l, share), began);
+    return OK;
 }
 
 static err after(void *ctx, int from, int to) {

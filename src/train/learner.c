@@ -16,7 +16,7 @@ err learner_init(struct learner *l, struct structure *st, const struct program *
     *l = (struct learner){
         .st = st, .program = program, .recipe = *r, .backend = backend, .optim = recipe_optimizer(r), .how = recipe_settings(r)};
     if (prog_dt(&program->p) == DT_F16) l->scaler.scale = FIRST_SCALE;
-    l->w = backend->mem->take(st->params.bytes);
+    l->w = backend->mem->take(param_weight_bytes(&st->params));
     const int own = learner_states(st);
     l->states = l->optim->states(&l->how, &st->params, l->state);
     bool room = l->w;
@@ -26,13 +26,13 @@ err learner_init(struct learner *l, struct structure *st, const struct program *
     if (room) return OK;
     learner_free(l);
     return fail(E_MEMORY, "cannot allocate %zu bytes for an adapter and its optimizer",
-                st->params.bytes + optim_bytes(recipe_optimizer(r), &r->how, &st->params) + (size_t)own * st->params.trained);
+                param_weight_bytes(&st->params) + optim_bytes(recipe_optimizer(r), &r->how, &st->params) + (size_t)own * st->params.trained);
 }
 
 void learner_free(struct learner *l) {
     if (!l->st) return;
     const struct mem_ops *mem = l->backend->mem;
-    if (l->w) mem->give(l->w, l->st->params.bytes);
+    if (l->w) mem->give(l->w, param_weight_bytes(&l->st->params));
     for (int i = 0; i < l->states; i++)
         if (l->state[i].p) (l->recipe.offload ? mem->give_host : mem->give)(l->state[i].p, l->state[i].bytes);
     for (int i = 0; i < MAX_STATES; i++)
@@ -43,24 +43,24 @@ void learner_free(struct learner *l) {
 
 /* --- from and to the host ------------------------------------------------------------------------------------------ */
 /* An arena of the backend as the host sees it: itself, or a copy that lend_end() frees. */
-static err lend(const struct learner *l, bool with_content, float **host) {
-    const size_t bytes = l->st->params.bytes;
+static err lend(const struct learner *l, bool with_content, void **host) {
+    const size_t bytes = param_weight_bytes(&l->st->params);
     *host = l->backend->mem->host ? l->w : pages_take(bytes);
     if (!*host) return fail(E_MEMORY, "out of memory");
     return *host != l->w && with_content ? l->backend->mem->download(*host, l->w, bytes) : OK;
 }
 
 /* What was written into the lent copy goes back. */
-static err put_back(const struct learner *l, const float *host) {
-    return host == l->w ? OK : l->backend->mem->upload(l->w, host, l->st->params.bytes);
+static err put_back(const struct learner *l, const void *host) {
+    return host == l->w ? OK : l->backend->mem->upload(l->w, host, param_weight_bytes(&l->st->params));
 }
 
-static void lend_end(const struct learner *l, float *host) {
-    if (host && host != l->w) pages_give(host, l->st->params.bytes);
+static void lend_end(const struct learner *l, void *host) {
+    if (host && host != l->w) pages_give(host, param_weight_bytes(&l->st->params));
 }
 
 err learner_fill(struct learner *l, uint64_t key) {
-    float *host;
+    void *host;
     TRY(lend(l, false, &host));
     err e = param_fill(&l->st->params, key, host);
     if (!e) e = put_back(l, host);
@@ -69,7 +69,7 @@ err learner_fill(struct learner *l, uint64_t key) {
 }
 
 err learner_write(const struct learner *l, const char *folder, const char *base_model) {
-    float *host;
+    void *host;
     err e = lend(l, true, &host);
     if (!e) e = adapter_write(folder, l->st, host, base_model);
     lend_end(l, host);
@@ -96,7 +96,7 @@ static err write_finished(const struct numbers *have, const char *folder, const 
 
 err learner_finish(const struct learner *l, const char *folder, const struct model *m) {
     if (!l->st->method->finished) return learner_write(l, folder, m->path);
-    float *host;
+    void *host;
     err e = lend(l, true, &host);
     if (!e) e = write_finished(&(struct numbers){l->st->settings, &l->st->params, host}, folder, m, l->st);
     lend_end(l, host);
@@ -104,7 +104,7 @@ err learner_finish(const struct learner *l, const char *folder, const struct mod
 }
 
 err learner_load(struct learner *l, const char *folder, const struct model *m) {
-    float *host;
+    void *host;
     err e = lend(l, false, &host);
     if (!e) e = adapter_load(folder, m, l->st, host);
     if (!e) e = put_back(l, host);
@@ -205,7 +205,7 @@ static void read_positions(const struct pack *k, int32_t *at) {
             if (k->weight[i] != 0) at[s] = i;
 }
 
-err rows_outputs(const struct program *g, struct workbench *b, const float *weights, const struct row *const *rows, int n, val value, float *to) {
+err rows_outputs(const struct program *g, struct workbench *b, const void *weights, const struct row *const *rows, int n, val value, float *to) {
     const struct view out = prog_view(&g->p, value, NULL);
     const bool of_tokens = prog_v(&g->p, value)->d[0] == SYM_N; /* a row for each, of which the supervised are wanted; else one for each text */
     const int64_t columns = out.d[1];
@@ -239,7 +239,7 @@ err rows_outputs(const struct program *g, struct workbench *b, const float *weig
     return e;
 }
 
-err rows_loss(const struct program *score, struct workbench *b, const float *weights, const struct row *const *rows, int n, double sums[4]) {
+err rows_loss(const struct program *score, struct workbench *b, const void *weights, const struct row *const *rows, int n, double sums[4]) {
     struct rows_run x = {.program = score, .of = {1, {weights}, {n}}, .rows = rows, .run = {.threads = b->threads}};
     TRY(rows_run(b, &x));
     memcpy(sums, x.sums[0], sizeof x.sums[0]);
@@ -263,6 +263,18 @@ static bool scaler_skips(struct scaler *s, bool finite) {
     return !finite && s->scale >= 1; /* below that it is not the scale */
 }
 
+err learner_take(const struct learner *l, const struct optim_step *o) {
+    if (l->st->params.narrow) return narrow_step(l->optim, o, &l->recipe.rounding);
+    struct optim_step part = *o;
+    part.w += o->first / sizeof(float);
+    return l->optim->step(&part);
+}
+
+struct cost learner_work(const struct learner *l, double share) {
+    const struct cost c = optim_cost(l->optim, &l->how, &l->st->params);
+    return (struct cost){share * c.flops, share * (c.bytes + (double)l->st->params.trained)};
+}
+
 /* The optimizer's step. States that lie on the host (offload) come to where the activations were, which nobody needs any more, and go back. */
 static err update(struct learner *l, struct workbench *b, float *grad, double lr, float grad_scale) {
     const struct mem_ops *mem = l->backend->mem;
@@ -274,17 +286,17 @@ static err update(struct learner *l, struct workbench *b, float *grad, double lr
         at += recipe_room(here[i].bytes);
         TRY(mem->upload(here[i].p, l->state[i].p, here[i].bytes));
     }
-    TRY(l->optim->step(&(struct optim_step){.backend = l->backend,
-                                            .set = &l->st->params,
-                                            .how = &l->how,
-                                            .w = l->w,
-                                            .g = grad,
-                                            .state = here,
-                                            .scratch = b->mem.scratch,
-                                            .lr = lr,
-                                            .t = l->optim_steps + 1,
-                                            .grad_scale = grad_scale,
-                                            .threads = b->threads}));
+    TRY(learner_take(l, &(struct optim_step){.backend = l->backend,
+                                             .set = &l->st->params,
+                                             .how = &l->how,
+                                             .w = l->w,
+                                             .g = grad,
+                                             .state = here,
+                                             .scratch = b->mem.scratch,
+                                             .lr = lr,
+                                             .t = l->optim_steps + 1,
+                                             .grad_scale = grad_scale,
+                                             .threads = b->threads}));
     for (int i = 0; i < l->states && l->recipe.offload; i++) TRY(mem->download(l->state[i].p, here[i].p, here[i].bytes));
     return OK;
 }
@@ -326,6 +338,7 @@ err learner_update(struct learner *l, struct workbench *b, const struct step_sum
     struct tuning t = {.backend = l->backend, .set = &l->st->params, .w = l->w, .grad = all->grad, .own = {l->own[0], l->own[1]}, .step = l->updates, .weight = sums[1] * scale, .threads = b->threads};
     if (method->before_step) TRY(method->before_step(l->st->settings, &t));
     TRY(l->fused ? reach_judge(&l->reach, &reaching) : reach_check(&l->reach, &reaching, all->grad));
+    const double began = profile_begin(&b->mem);
     if (!l->fused) TRY(l->backend->flat->sumsq(all->grad, (int64_t)(l->st->params.trained / 4), b->threads, &norm));
     norm = sqrt(norm) / (sums[1] * scale);
     *out = (struct step_result){.loss = sums[0] / sums[1], .grad_norm = norm, .accuracy = sums[2] / sums[1], .tokens = all->tokens, .supervised = (int64_t)sums[3], .loss_scale = l->scaler.scale};
@@ -336,7 +349,10 @@ err learner_update(struct learner *l, struct workbench *b, const struct step_sum
                     isfinite(sums[0]) ? "gradient" : "loss", l->fused ? "" : "; the weights are unchanged");
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
     t.grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale));
-    if (!l->fused) TRY(update(l, b, all->grad, out->learning_rate, t.grad_scale));
+    if (!l->fused) {
+        TRY(update(l, b, all->grad, out->learning_rate, t.grad_scale));
+        profile_end(&b->mem, PROFILE_OPTIMIZER, l->optim->name, learner_work(l, 1), began);
+    }
     if (method->after_step) TRY(method->after_step(l->st->settings, &t));
     l->reach.moved |= out->learning_rate > 0;
     l->updates++;

@@ -7,6 +7,7 @@
 #define CYC_TRAIN_LEARNER_H
 #include "data/pack.h"
 #include "gen/adapter.h"
+#include "gen/profile.h"
 #include "optim/optim.h"
 #include "train/schedule.h"
 #include "train/reach.h"
@@ -17,6 +18,7 @@ struct recipe { /* how an adapter learns */
     const struct optimizer *optim; /* NULL: AdamW */
     struct optim_settings how;     /* what is not above */
     bool offload;                  /* on a card: the optimizer's states lie on the host, and are on the card during its step alone */
+    struct optim_rounding rounding; /* of weights in bf16 */
 };
 
 /* Small gradients vanish in f16, so the loss is scaled up by a power of two that follows what they allow (Micikevicius et al. 2018,
@@ -29,7 +31,7 @@ struct learner {
     const struct program *program; /* MODE_TRAIN of st */
     struct recipe recipe;
     const struct backend *backend; /* the program's */
-    float *w;                      /* its arena: of st->params.bytes */
+    void *w;                       /* its arena: of param_weight_bytes(&st->params) */
     struct optim_state state[OPTIM_STATES]; /* the optimizer's */
     int states;                    /* with offload on the host, else of the backend */
     const struct optimizer *optim;
@@ -52,6 +54,9 @@ struct optim_settings recipe_settings(const struct recipe *r);
 /* Bytes that its states take among the activations during a step: of those that lie on the host, each in recipe_room() of its bytes. */
 size_t recipe_away(const struct recipe *r, const struct param_set *set);
 static inline size_t recipe_room(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
+/* The optimizer's step, whatever the weights' arena is of; o->w is all of that. */
+struct cost learner_work(const struct learner *l, double share); /* of a share of it, and of the norm before it */
+err learner_take(const struct learner *l, const struct optim_step *o);
 err learner_fill(struct learner *l, uint64_t key); /* fresh weights: param_fill() */
 /* The adapter's files (gen/adapter.h), whatever the backend. */
 err learner_write(const struct learner *l, const char *folder, const char *base_model);
@@ -125,8 +130,8 @@ struct rows_run {
 err rows_run(struct workbench *b, struct rows_run *x);
 /* What a classify program says of each row, whatever the adapter weights (NULL: bare base): `value` is g->features or g->logits, and
  * to[n, its columns] is f32. A row's supervised position is the one that is read; of a value for each token all of them are, one after the other. */
-err rows_outputs(const struct program *g, struct workbench *b, const float *weights, const struct row *const *rows, int n, val value, float *to);
+err rows_outputs(const struct program *g, struct workbench *b, const void *weights, const struct row *const *rows, int n, val value, float *to);
 /* Mean loss of rows under any adapter weights (NULL: bare base program), without gradient. */
-err rows_loss(const struct program *score, struct workbench *b, const float *weights, const struct row *const *rows, int n, double sums[4]);
+err rows_loss(const struct program *score, struct workbench *b, const void *weights, const struct row *const *rows, int n, double sums[4]);
 
 #endif

@@ -2,15 +2,20 @@
  * auto). The levels themselves are core/grad.h's; whether a number of blocks is too large only a program can tell, so that is refused
  * there.
  *
+ * There is one ladder of levels, from the least recomputation to the most: none; the cheap ops (selective); whole blocks; one checkpoint for
+ * 2, 3, ... of them, as long as that saves. auto goes down it, and so do the changes that a refused budget names (budget.c).
+ *
  * auto takes, in this order and no further than the limit asks: smaller passes, down to the size at which the processor or a card still
- * works well; the cheap ops again, of the first k blocks; then these whole blocks, of the first k (k by bisection: each is planned, not
- * estimated); one checkpoint for 2, 3, ... of them. The first blocks, because their values wait longest: the last one's are read at
- * once. Called by plan_within() of run.c; refuses nothing itself. */
+ * works well; then rung by rung, of the first k blocks (k by bisection: each is planned, not estimated). The first blocks, because their
+ * values wait longest: the last one's are read at once. Called by plan_within() of run.c; refuses nothing itself. */
 #define _DEFAULT_SOURCE
 #include "train/run.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+
+static const char *const level_names[] = {"none", "selective", "block"};
 
 static int every_of(const char *word) { return word[strcspn(word, ":")] ? atoi(word + strcspn(word, ":") + 1) : 1; }
 
@@ -26,11 +31,35 @@ err levels_parse(struct run *r) {
     if (l->level == CHECKPOINT_BLOCK && l->every < 1)
         return fail(E_USAGE, "gradient_checkpointing: %s: one checkpoint for how many blocks? block:1 is block, block:2 one for two", word);
     if (l->blocks && l->level == CHECKPOINT_NONE)
-        return fail(E_USAGE, "gradient_checkpointing_blocks is %d, and gradient_checkpointing is %s, which %s: give it a level, or no blocks",
+        return fail(E_USAGE,
+                    "gradient_checkpointing_blocks is %d, and gradient_checkpointing is %s, which %s: give it a level, or no blocks",
                     l->blocks, word, r->picks_levels ? "chooses their number itself" : "recomputes nothing");
     if (l->blocks && l->level == CHECKPOINT_BLOCK && !strcmp(c->checkpointing_rest, "selective")) l->rest = CHECKPOINT_SELECTIVE;
     if (r->backend->mem->host) l->offload = false;
     return OK;
+}
+
+/* --- the ladder ---------------------------------------------------------------------------------------------------- */
+enum { SINGLE = CHECKPOINT_BLOCK + 1 }; /* rungs of a level alone; behind them block:2, block:3, ... */
+
+/* n blocks to a checkpoint keep blocks / n + n - 1 inputs at a time: beyond the root of their number it is more again. */
+int levels_rungs(int blocks) {
+    int n = SINGLE;
+    for (int every = 2; (every - 1) * (every - 1) < blocks && every <= blocks; every++) n++;
+    return n;
+}
+
+static struct checkpoints rung(int i) {
+    return i < SINGLE ? (struct checkpoints){.level = (enum checkpoint)i, .every = 1}
+                      : (struct checkpoints){.level = CHECKPOINT_BLOCK, .every = i - SINGLE + 2};
+}
+
+int levels_at(const struct checkpoints *l) { return (int)l->level + (l->every > 1 ? l->every - 1 : 0); }
+
+const char *levels_word(int i, char word[LEVEL_WORD]) {
+    const struct checkpoints l = rung(i);
+    snprintf(word, LEVEL_WORD, l.every > 1 ? "%s:%d" : "%s", level_names[l.level], l.every);
+    return word;
 }
 
 /* --- auto ---------------------------------------------------------------------------------------------------------- */
@@ -88,15 +117,12 @@ err levels_pick(struct run *r, size_t limit, err (*plan)(struct run *r, int64_t 
     }
     p.blocks = prog_blocks(&r->plans[0].train.p);
     if (fits || !p.blocks) return OK;
-    TRY(fewest(&p, CHECKPOINT_SELECTIVE, CHECKPOINT_NONE, &fits));
-    if (!fits) TRY(fewest(&p, CHECKPOINT_BLOCK, CHECKPOINT_SELECTIVE, &fits));
-    for (int n = 2; !fits && (n - 1) * (n - 1) < p.blocks && n <= p.blocks; n++)
-        TRY(attempt(&p, (struct checkpoints){CHECKPOINT_BLOCK, 0, 0, n, false}, &fits));
+    for (int i = 1; i < levels_rungs(p.blocks) && !fits; i++)
+        TRY(i < SINGLE ? fewest(&p, rung(i).level, rung(i - 1).level, &fits) : attempt(&p, rung(i), &fits));
     return fits ? OK : attempt(&p, p.least, &fits);
 }
 
 /* --- words --------------------------------------------------------------------------------------------------------- */
-static const char *const level_names[] = {"none", "selective", "block"};
 static const char *const again[] = {"nothing", "norms and activations", "whole blocks"};
 
 char *levels_text(const struct run *r) {

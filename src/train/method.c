@@ -1,6 +1,7 @@
 /* A side's method and its settings. The keys of the configuration have PEFT's names and become what adapter_config.json would say, which
  * the method reads: one reader, one set of rules for both. */
 #include "train/run.h"
+#include "base/log.h"
 #include "peft/pissa.h"
 #include <jansson.h>
 #include <string.h>
@@ -268,4 +269,25 @@ err side_method(const struct side *side, const struct run *r, arena *mem, const 
     *method = ways[i].method;
     *settings = s;
     return e;
+}
+
+void method_heed_ranks(const struct structure *st) {
+    const char *first = NULL;
+    int64_t rank = 0, side = 0, n = 0;
+    for (int i = 0; i < st->params.n; i++) {
+        const struct param *p = &st->params.p[i];
+        for (int k = 0; k < p->n_slices; k++) {
+            const char *name = p->slice[k].name;
+            const bool a = str_ends(name, "lora_A.weight");
+            if (!a && !str_ends(name, "lora_B.weight")) continue;
+            const int64_t r = a ? p->slice[k].rows : p->d[1], other = a ? p->d[1] : p->d[0];
+            if (r <= other) continue;
+            n++;
+            if (!first) first = name, rank = r, side = other;
+        }
+    }
+    if (first)
+        log_warn("%s has rank %lld, but its matrix has a side of %lld, and no delta of it has a higher rank: what is beyond takes memory and time "
+                 "alone (%lld such factors; rank_pattern gives modules a rank of their own)",
+                 first, (long long)rank, (long long)side, (long long)n);
 }

@@ -3,6 +3,8 @@
  * nobody needs between a backward pass and the next forward: the plan's arena is as large as the larger of the two. Called by run.c, which
  * plans and starts, report.c, which tells, and learner.c. */
 #include "train/run.h"
+#include "base/philox.h"
+#include "ops/ops.h"
 #include <math.h>
 #include <string.h>
 
@@ -33,6 +35,8 @@ struct recipe run_recipe(const struct run *r, const struct side_config *c) {
         .optim = optimizer_find(c->optim),
         .offload = strcmp(r->cfg->offload_optimizer, "none") != 0,
         .curve = {.warmup = c->warmup_steps, .total = run_total(r), .decay_steps = c->decay_steps, .min_ratio = c->min_lr_ratio}};
+    q.rounding =
+        (struct optim_rounding){philox_key((uint64_t)(r->cfg->seed + (c - r->cfg->side)), PURPOSE_ROUND), !r->cfg->stochastic_rounding};
     schedule_parse(c->scheduler, &q.curve.schedule); /* checked by config_check, as the next */
     decay_parse(c->decay_type, &q.curve.decay);
     if (!q.curve.warmup) q.curve.warmup = (int64_t)ceil(c->warmup_ratio * (double)q.curve.total);
@@ -45,6 +49,17 @@ struct recipe run_recipe(const struct run *r, const struct side_config *c) {
     return q;
 }
 
+err recipe_narrow(const struct structure *st, const struct recipe *q, dtype compute) {
+    if (strcmp(st->method->name, "full") != 0)
+        return fail(E_USAGE, "trained_dtype: bfloat16 is for method full: what %s trains is small and stays in float32: leave it out",
+                    st->method->name);
+    if (compute != DT_BF16)
+        return fail(E_USAGE, "trained_dtype: bfloat16 goes with dtype: bfloat16, whose programs read the weights where they lie");
+    if (!recipe_optimizer(q)->elementwise)
+        return fail(E_USAGE, "trained_dtype: bfloat16 goes with optim adamw_torch, lion_32bit and sgd, not %s", recipe_optimizer(q)->name);
+    return OK;
+}
+
 struct needs recipe_needs(const struct run *r, const struct side *s) {
     const struct recipe q = run_recipe(r, s->cfg);
     const struct optim_settings how = recipe_settings(&q);
@@ -54,7 +69,9 @@ struct needs recipe_needs(const struct run *r, const struct side *s) {
     return (struct needs){.here = (q.offload ? 0 : states) + (size_t)learner_states(&s->plans->st) * set->trained,
                           .away = q.offload ? states : 0,
                           .act = recipe_away(&q, set),
-                          .scratch = z->scratch ? z->scratch(set, r->backend->flat) : 0};
+                          .scratch = set->narrow  ? narrow_scratch(set)
+                                     : z->scratch ? z->scratch(set, r->backend->flat)
+                                                  : 0};
 }
 
 void recipe_widen(const struct run *r, size_t *act, size_t *scratch) {

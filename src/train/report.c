@@ -34,7 +34,7 @@ static size_t adapters_resident(const struct run *r, int what) {
     size_t n = 0;
     for (int i = 0; i < r->n_sides; i++) {
         const struct learner *l = &r->side[i].learner;
-        if (l->st && what == 0) n += resident_of(r, l->w, l->st->params.bytes) + (i ? 0 : r->wb.mem.work_bytes);
+        if (l->st && what == 0) n += resident_of(r, l->w, param_weight_bytes(&l->st->params)) + (i ? 0 : r->wb.mem.work_bytes);
         for (int k = 0; l->st && what == 1 && !l->recipe.offload && k < l->states; k++)
             n += resident_of(r, l->state[k].p, l->state[k].bytes);
         for (int k = 0; l->st && what == 1 && k < learner_states(l->st); k++) n += resident_of(r, l->own[k], l->st->params.trained);
@@ -102,7 +102,8 @@ static json_t *memory_json(const struct run *r, bool measured) {
     line(m, "weights", f->weights, weights_note(r, weights, sizeof weights), measured, measured ? weights_resident(r) : 0);
     if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", measured, f->derived);
     line(m, "adapters", f->adapters,
-         f->working    ? "f32, and a working copy in the compute type"
+         r->narrow     ? "matrices in bf16, read where they lie; vectors in f32"
+         : f->working  ? "f32, and a working copy in the compute type"
          : f->finished ? "f32, and room for a finished one when it is written"
                        : "f32",
          measured, adapters_resident(r, 0));
@@ -289,6 +290,21 @@ json_t *run_plan_json(struct run *r, enum telling when) {
     return j;
 }
 
+/* Rows as they take time; the rest of the steps is what no op of a program took. */
+static json_t *profile_json(const struct profile *p) {
+    static const char *const phases[] = {"generate", "forward", "backward", "optimizer"};
+    json_t *rows = json_array();
+    double sum = 0;
+    for (int i = 0; i < p->n; i++) {
+        const struct profile_row *w = &p->row[i];
+        sum += w->seconds;
+        json_array_append_new(rows, json_pack("{s:s, s:s, s:I, s:f, s:f}", "phase", phases[w->phase], "what", w->what, "launches",
+                                              (json_int_t)w->launches, "seconds", w->seconds, "bound_s", w->bound));
+    }
+    return json_pack("{s:i, s:f, s:f, s:s, s:f, s:f, s:o}", "steps", p->steps, "seconds", p->step_s, "rest_s", p->step_s - sum, "rates",
+                     p->whose, "flops_per_second", p->flops, "bytes_per_second", p->bytes, "rows", rows);
+}
+
 json_t *times_json(const struct run *r) {
     return json_pack("{s:f, s:f, s:f, s:f}", "generate", r->spent[PHASE_GENERATE], "train", r->spent[PHASE_TRAIN], "evaluate",
                      r->spent[PHASE_EVALUATE], "save", r->spent[PHASE_SAVE]);
@@ -299,6 +315,7 @@ json_t *run_report_json(struct run *r, enum telling when) {
     json_t *j = json_pack("{s:I, s:I, s:f, s:o, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "total_steps", (json_int_t)run_total(r),
                           "seconds", r->elapsed, "times", times_json(r), "evals", r->evals, "plan", run_plan_json(r, when), "output_dir",
                           r->cfg->output_dir, "objective", r->objective->name, "stopped", r->step < run_total(r) && !early);
+    if (r->profile.steps) json_object_set_new(j, "profile", profile_json(&r->profile));
     if (early) json_object_set_new(j, "ended", json_string("ended by early_stopping_patience"));
     return j;
 }

@@ -35,6 +35,7 @@ static err pick_device(struct run *r) {
     err e = backend_pick(r->card ? "cuda" : r->cfg->device, &r->backend);
     if (e) return r->card ? fail_in(e, "device %s", r->card->name) : e;
     TRY(backend_compute(r->backend, r->cfg->dtype, &r->compute));
+    r->narrow = strcmp(r->cfg->trained_dtype, "float32") != 0;
     if (strcmp(r->cfg->offload_optimizer, "none") != 0 && r->backend->mem->host)
         return fail(E_USAGE,
                     "offload_optimizer: %s moves the optimizer's states from a card to the host's memory; this run is on the %s, where "
@@ -60,9 +61,11 @@ static err side_plans(struct run *r, struct side *s) {
     struct plans *p = &r->plans[r->n_plans];
     p->base = s->base;
     TRY(structure_init_head(&p->st, &s->base->model, method, settings, &r->head, &p->modules));
+    method_heed_ranks(&p->st);
     p->st.adapters = run_joins(r) ? r->n_sides : 0;
     r->n_plans++;
     s->plans = p;
+    p->st.params.narrow = r->narrow;
     return OK;
 }
 
@@ -197,7 +200,7 @@ static void measure_plan(struct run *r) {
     f->offloaded = m.host_bytes;
     for (int i = 0; i < r->n_sides; i++) {
         const size_t b = r->cfg->optimizer_in_bwd ? r->side[i].plans->fused.bytes : r->side[i].plans->st.params.trained;
-        f->adapters += r->side[i].plans->st.params.bytes;
+        f->adapters += param_weight_bytes(&r->side[i].plans->st.params);
         if (run_joins(r)) f->gradients += b;
         else if (b > f->gradients) f->gradients = b;
         if (host && r->cfg->check_accumulation && 2 * b > f->checks) f->checks = 2 * b;
@@ -377,6 +380,7 @@ static err open_sides(struct run *r, const struct plan_ask *ask) {
     for (int i = 0; i < r->n_sides; i++) {
         const struct recipe q = run_recipe(r, r->side[i].cfg);
         TRY(side_plans(r, &r->side[i]));
+        if (r->narrow) TRY(recipe_narrow(&r->side[i].plans->st, &q, r->compute));
         if (r->cfg->optimizer_in_bwd) TRY(fused_allowed(&r->side[i].plans->st, &q, r->compute));
     }
     if (r->assumes) return assume_lengths(r, ask->like), OK;
@@ -616,14 +620,27 @@ static err save_now(struct run *r, const struct run_events *ev) {
     return OK;
 }
 
+/* Is the next step one that is profiled? Not the first of a process, which touches its memory for the first time. */
+static struct profile *profile_due(struct run *r) {
+    struct profile *p = &r->profile;
+    const bool first = r->timed_steps == 0 && r->step + 1 < run_total(r) && !p->steps;
+    if (first || p->steps >= r->cfg->profile_steps) return NULL;
+    if (!p->whose) forecast_rates(r, p);
+    return p;
+}
+
 static err one_step(struct run *r, const struct run_events *ev) {
     struct step_info info = {.total = run_total(r)};
+    struct profile *p = profile_due(r);
     double t0 = seconds_now();
+    r->wb.mem.profile = p;
     TRY(r->objective->step(r, &info));
+    r->wb.mem.profile = NULL;
     phase_seen(r, PHASE_TRAIN);
     info.seconds = seconds_now() - t0;
     r->elapsed += info.seconds;
-    if (!info.warmup) r->timed_steps++, r->generate_s += info.generate_s, r->train_s += info.train_s, r->step_s += info.seconds;
+    if (p) p->steps++, p->step_s += info.seconds;
+    else if (!info.warmup) r->timed_steps++, r->generate_s += info.generate_s, r->train_s += info.train_s, r->step_s += info.seconds;
     r->spent[PHASE_GENERATE] += info.generate_s, r->spent[PHASE_TRAIN] += info.train_s;
     info.step = ++r->step;
     if (ev->step) ev->step(ev->ctx, r, &info);

@@ -145,6 +145,7 @@ struct run {
     bool assumes;              /* ... and has no data: rows are as long as max_length lets them be */
     dtype compute;             /* of activations */
     dtype cache;               /* of keys and values that generation keeps */
+    bool narrow;               /* trained_dtype: the trained tensors are kept in bf16 */
     size_t left_before;        /* on a card: bytes free when the run was opened */
     int threads;
     struct plans plans[CONFIG_SIDES];
@@ -181,6 +182,7 @@ struct run {
     double elapsed;            /* seconds of training before this process (resume) */
     double generate_s, train_s, step_s; /* of the steps after the warm-up, in this process */
     int64_t timed_steps;       /* how many those are */
+    struct profile profile;    /* of profile_steps */
     double spent[PHASES];      /* seconds in each, all steps and processes of the run */
     double flops_rate, bytes_rate; /* of the processor, once measured (forecast.c) */
 };
@@ -190,6 +192,7 @@ err run_open(struct run *r, struct config *cfg);
 err run_plan(struct run *r, struct config *cfg, const struct plan_ask *ask);
 /* A side's method and its settings, in mem (method.c). */
 err side_method(const struct side *s, const struct run *r, arena *mem, const struct peft_method **method, const void **settings);
+void method_heed_ranks(const struct structure *st); /* warns of low-rank factors that are wider than their matrix */
 err run_start(struct run *r);                       /* memory, weights, fresh adapters */
 err run_loop(struct run *r, const struct run_events *ev); /* to the last step, or E_INTERRUPTED with a checkpoint saved */
 /* Vectors that come with each record of a side's data, by its method (method.c); false: none. */
@@ -235,6 +238,7 @@ void phase_seen(struct run *r, enum phase phase);   /* it has just ended: notes 
 json_t *phases_json(const struct run *r);
 
 /* forecast.c: the time of a step, by the ops' work and the machine's rates */
+void forecast_rates(struct run *r, struct profile *p); /* the machine's into a profile */
 json_t *forecast_json(struct run *r);         /* NULL: the machine's rates are not known */
 
 /* budget.c */
@@ -247,6 +251,12 @@ err levels_parse(struct run *r);                    /* r->levels, r->picks_level
 /* auto: plan() makes the plans of r->levels and adds up r->foot; afterwards they are those of the least recomputation that fits the
  * limit, or of what takes least. */
 err levels_pick(struct run *r, size_t limit, err (*plan)(struct run *r, int64_t pass_tokens, void *ctx), void *ctx);
+/* The ladder that auto goes down, and whoever looks for more recomputation: how many rungs it has for a model of so many blocks, which one a
+ * run stands on (what is only of some blocks counts as of all), and the setting's word for one ("block:2"). */
+enum { LEVEL_WORD = 16 };
+int levels_rungs(int blocks);
+int levels_at(const struct checkpoints *l);
+const char *levels_word(int rung, char word[LEVEL_WORD]);
 char *levels_text(const struct run *r);             /* "recomputes whole blocks in the first 12 of 30 blocks ..."; the caller frees */
 json_t *levels_json(const struct run *r);
 
@@ -282,6 +292,8 @@ struct recipe run_recipe(const struct run *r, const struct side_config *c);
  * activations and scratch. */
 struct needs { size_t here, away, act, scratch; };
 struct needs recipe_needs(const struct run *r, const struct side *s);
+/* What goes with weights in bf16: E_USAGE says what does not. */
+err recipe_narrow(const struct structure *st, const struct recipe *q, dtype compute);
 void recipe_widen(const struct run *r, size_t *act, size_t *scratch); /* to what the steps of all sides need */
 void recipe_describe(const struct run *r, str *out); /* the optimizers' line of the plan */
 

@@ -298,6 +298,11 @@ static void test_settings(void **state) {
     refused("", "--set objective=dpo", "objective", "macct");
     refused("", "--set device=tpu", "device", "cuda");
     refused("", "--set dtype=int8", "dtype", "bfloat16");
+    refused("", "--set trained_dtype=bfloat16", "trained_dtype: bfloat16 is for method full", "lora");
+    refused("", "--set trained_dtype=bfloat16 --set method=full --set dtype=float32", "trained_dtype: bfloat16 goes with dtype: bfloat16");
+    refused("", "--set trained_dtype=bfloat16 --set method=full --set dtype=bfloat16 --set optim=muon", "not muon");
+    refused("", "--set trained_dtype=float16", "trained_dtype", "bfloat16");
+    refused("", "--set profile_steps=-1", "profile_steps");
     refused("", "--set kv_cache_dtype=q8_0", "kv_cache_dtype", "float16");
 }
 
@@ -363,11 +368,21 @@ static void test_full_pipe(void **state) {
     one_error("data preview > /dev/full", 1);
 }
 
+/* Not wrong, but for nothing: a rank beyond the matrix's own. */
+static void test_rank_beyond_the_matrix(void **state) {
+    (void)state;
+    ok("$C plan $D/run.yaml --set lora.r=400");
+    if (!strstr(ran.err.p ? ran.err.p : "", "q_proj.lora_A.weight has rank 400, but its matrix has a side of ")) flunk("no warning: %s", ran.err.p ? ran.err.p : "");
+    ok("$C plan $D/run.yaml");
+    if (ran.err.p && strstr(ran.err.p, "has rank")) flunk("warned of a rank within the matrix: %s", ran.err.p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good),     cmocka_unit_test(test_hf_folders), cmocka_unit_test(test_tokenizers),    cmocka_unit_test(test_gguf_files), cmocka_unit_test(test_weights_not_finite),
         cmocka_unit_test(test_data),     cmocka_unit_test(test_data_files), cmocka_unit_test(test_sft_data),   cmocka_unit_test(test_settings),      cmocka_unit_test(test_output_folder),
         cmocka_unit_test(test_memory),   cmocka_unit_test(test_full_disk),  cmocka_unit_test(test_full_pipe),
+        cmocka_unit_test(test_rank_beyond_the_matrix),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -63,6 +63,19 @@ static void fewest(long long limit, const char *level, const char *rest) {
     json_decref(j);
 }
 
+/* A refused budget and --solve come to what auto does: one ladder. Passes are of one token, so that they cannot be the change. */
+static void names_the_same(long long limit, long long every) {
+    char line[512], word[64];
+    snprintf(line, sizeof line, "$C plan $D/run.yaml " SHAPE "--memory-budget %lldKB --solve checkpointing 2>/dev/null", limit / 1000);
+    ok("%s", line);
+    snprintf(word, sizeof word, "block:%lld", every);
+    says(ran.out.p, word);
+    const long long row = total_of(SHAPE "--set pass_tokens=1 --set gradient_checkpointing=block:2") / 1000 + 1;
+    snprintf(line, sizeof line, "$C plan $D/run.yaml " SHAPE "--set pass_tokens=1 --set gradient_checkpointing=block --set memory=%lldKB",
+             row);
+    refused(line, "with gradient_checkpointing: block:2");
+}
+
 static void test_auto(void **state) {
     (void)state;
     const long long none = total_of(SHAPE "--set gradient_checkpointing=none"),
@@ -78,8 +91,10 @@ static void test_auto(void **state) {
     fewest((selective + block) / 2, "block", "selective");
     j = automatic((block + five) / 2);
     assert_string_equal(text_of(j, "level"), "block");
-    assert_true(of(j, "every") > 1 && of(j, "every") <= 5 && of(j, "blocks") == 30);
+    const long long every = of(j, "every");
+    assert_true(every > 1 && every <= 5 && of(j, "blocks") == 30);
     json_decref(j);
+    names_the_same((block + five) / 2, every);
 }
 
 /* Smaller passes come before recomputation, and no smaller than they need be. */

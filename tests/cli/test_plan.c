@@ -211,6 +211,39 @@ static void test_explain(void **state) {
     refused("$C plan $D/run.yaml macct", "superfluous argument 'macct'");
 }
 
+/* --- a profile --------------------------------------------------------------------------------------------------------- */
+/* Every phase of a step is there with what its work needs, the parts are the whole, and the run is the one that it would have been. */
+static void test_profile(void **state) {
+    (void)state;
+    static const char *const phases[] = {"generate", "forward", "backward", "optimizer"};
+    double seconds[4] = {0}, bound[4] = {0}, sum = 0;
+    size_t i;
+    json_t *row;
+    ok("$C train $D/run.yaml --quiet --set per_device_train_batch_size=4 --set max_steps=3 --set output_dir=$D/plain");
+    ok("$C train $D/run.yaml --quiet --set per_device_train_batch_size=4 --set max_steps=3 --set output_dir=$D/profiled --profile");
+    says(ran.err.p, "2 steps op by op; the bound: ");
+    says(ran.err.p, "  linear_bwd ");
+    ok("cmp $D/plain/A/adapter_model.safetensors $D/profiled/A/adapter_model.safetensors");
+    json_t *report = json_of("profiled/report.json");
+    const json_t *p = json_object_get(report, "profile");
+    assert_true(num(p, "steps") == 2);
+    json_array_foreach(json_object_get(p, "rows"), i, row) {
+        for (int k = 0; k < 4; k++)
+            if (!strcmp(json_string_value(json_object_get(row, "phase")), phases[k]))
+                seconds[k] += num(row, "seconds"), bound[k] += num(row, "bound_s");
+        if (!strcmp(json_string_value(json_object_get(row, "what")), "head_loss")) assert_true(num(row, "launches") == 4);
+    }
+    for (int k = 0; k < 4; k++) {
+        assert_true(seconds[k] > 0 && bound[k] > 0);
+        sum += seconds[k];
+    }
+    assert_true(num(p, "rest_s") > 0 && fabs(sum + num(p, "rest_s") - num(p, "seconds")) < 1e-9 * num(p, "seconds") + 1e-12);
+    json_decref(report);
+    report = json_of("plain/report.json");
+    assert_null(json_object_get(report, "profile"));
+    json_decref(report);
+}
+
 /* --- the plan against runs --------------------------------------------------------------------------------------------- */
 static uint32_t seed = 2026;
 static uint32_t below(uint32_t n) { return seed = seed * 1664525 + 1013904223, (uint32_t)((uint64_t)(seed >> 8) * n >> 24); }
@@ -312,6 +345,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data),
                                        cmocka_unit_test(test_phases),      cmocka_unit_test(test_solve),
                                        cmocka_unit_test(test_named_card),  cmocka_unit_test(test_explain),
-                                       cmocka_unit_test(test_sweep)};
+                                       cmocka_unit_test(test_profile),     cmocka_unit_test(test_sweep)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

@@ -281,19 +281,26 @@ static void test_dmcct_is_macct(void **state) {
     finish(&two, &c[1]);
 }
 
-/* Two models that are trained whole are two of everything, but for the gradient, which is one model's at a time. */
-static void test_full_models(void **state) {
-    (void)state;
+static size_t in_vectors(const struct param_set *set) {
+    size_t n = 0;
+    for (int i = 0; i < set->n; i++) n += set->p[i].nd == 1 ? (size_t)set->p[i].d[0] : 0;
+    return n;
+}
+
+/* Two models that are trained whole are two of everything, but for the gradient, which is one model's at a time: of θ parameters 2θ(p + 64) bits
+ * with AdamW's states, p = 32, or (narrow) 16 and, of vectors' numbers, 16 more. */
+static void full_models(const char *const *how, bool narrow) {
     struct config c;
     struct run r;
-    settings(&c, 2, LIST("objective=dmcct", "method=full", "learning_rate=1e-3"));
+    settings(&c, 2, how);
     start(&r, &c);
-    const size_t model = (size_t)r.base[0].model.parameters * 4;
-    assert_int_equal(param_count(&r.side[0].plans->st.params), r.base[0].model.parameters);
+    const struct param_set *set = &r.side[0].plans->st.params;
+    const size_t n = (size_t)r.base[0].model.parameters, model = narrow ? 2 * (n + in_vectors(set)) : 4 * n;
+    assert_int_equal(param_count(set), n);
     assert_int_equal(r.foot.adapters, 2 * model);
-    assert_int_equal(r.foot.optimizer, 4 * model);
-    assert_int_equal(r.foot.gradients, model);
-    assert_true(r.foot.weights < model / 16); /* what no side reads of a file any more is not counted beside its copies */
+    assert_int_equal(r.foot.optimizer, 4 * 4 * n);
+    assert_int_equal(r.foot.gradients, 4 * n);
+    assert_true(r.foot.weights < n / 4); /* what no side reads of a file any more is not counted beside its copies */
     assert_true(r.side[0].learner.w != r.side[1].learner.w);
     char hash[2][33], now[33];
     for (int i = 0; i < 2; i++) model_hash(&r.base[i].model, hash[i]);
@@ -304,6 +311,12 @@ static void test_full_models(void **state) {
     }
     assert_memory_not_equal(r.side[0].learner.w, r.side[1].learner.w, model);
     finish(&r, &c);
+}
+
+static void test_full_models(void **state) {
+    (void)state;
+    full_models(LIST("objective=dmcct", "method=full", "learning_rate=1e-3"), false);
+    full_models(LIST("objective=dmcct", "method=full", "learning_rate=1e-3", "dtype=bfloat16", "trained_dtype=bfloat16"), true);
 }
 
 /* Greedy and without dropout a pair learns the same with another pair beside it. */

@@ -77,13 +77,13 @@ static int64_t size_of(const struct param *p) { return p->nd > 1 ? p->d[0] * p->
 static void leave_start(struct bench *b) {
     for (int i = 0; i < b->st.params.n; i++) {
         const struct param *p = &b->st.params.p[i];
-        for (int64_t k = 0; k < size_of(p); k++) b->learner.w[p->off / 4 + (size_t)k] += (p->nd == 1 ? 0.2f : 0.05f) * normal((uint32_t)(p->off / 4) + (uint32_t)k);
+        for (int64_t k = 0; k < size_of(p); k++) ((float *)b->learner.w)[p->off / 4 + (size_t)k] += (p->nd == 1 ? 0.2f : 0.05f) * normal((uint32_t)(p->off / 4) + (uint32_t)k);
     }
 }
 
 /* w + h u on one tensor */
 static double along(struct bench *b, const struct param *p, const float *at, uint32_t direction, double h) {
-    float *w = b->learner.w + p->off / 4;
+    float *w = (float *)b->learner.w + p->off / 4;
     const int64_t n = size_of(p);
     for (int64_t i = 0; i < n; i++) w[i] = (float)(at[i] + (philox(direction, (uint32_t)i, 1, 0, 0).v[0] & 1 ? h : -h));
     const double loss = loss_of(b);
@@ -105,7 +105,7 @@ static void try_tensor(struct bench *b, const struct param *p, const float *grad
     const float *g = grad + p->off / 4;
     float *at = malloc((size_t)n * sizeof *at);
     double squares = 0;
-    memcpy(at, b->learner.w + p->off / 4, (size_t)n * sizeof *at);
+    memcpy(at, (float *)b->learner.w + p->off / 4, (size_t)n * sizeof *at);
     for (int64_t i = 0; i < n; i++) squares += (double)g[i] * g[i];
     const double size = sqrt(squares), step = fmin(0.003 / fmax(size, 1e-9), 0.003), e = 4 * 0x1p-24 * loss;
     bool sharp = true;

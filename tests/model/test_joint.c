@@ -33,9 +33,11 @@ static void start(struct run *r, struct config *c, const char *const *more) {
     settings(c, more);
     must(run_open(r, c));
     must(run_start(r));
-    for (int d = 0; d < 2; d++)
+    for (int d = 0; d < 2; d++) {
+        float *w = r->side[d].learner.w;
         for (size_t i = 0; i < r->side[d].learner.st->params.bytes / 4; i++)
-            r->side[d].learner.w[i] = (philox_unit(philox(11, (uint32_t)i, (uint32_t)d, 0, 0).v[0]) - 0.5f) / 10;
+            w[i] = (philox_unit(philox(11, (uint32_t)i, (uint32_t)d, 0, 0).v[0]) - 0.5f) / 10;
+    }
 }
 
 static void finish(struct run *r, struct config *c) {
@@ -150,8 +152,10 @@ static void written(const char *const *more) {
     struct config c;
     struct run r;
     start(&r, &c, more);
-    for (int d = 0; d < 2; d++)
-        for (size_t i = 0; i < r.side[d].learner.st->params.bytes / 4; i++) r.side[d].learner.w[i] *= 6; /* each its own texts */
+    for (int d = 0; d < 2; d++) {
+        float *w = r.side[d].learner.w;
+        for (size_t i = 0; i < r.side[d].learner.st->params.bytes / 4; i++) w[i] *= 6; /* each its own texts */
+    }
     r.base[0].eos = common_token(&r);
     unsigned lengths = same_texts(&r, (const int[]){3, 2});
     lengths |= same_texts(&r, (const int[]){26, 30}); /* more rows than dot products take */
@@ -209,6 +213,7 @@ static void test_refusals(void **state) {
         {{"lora.use_dora=true"}, E_UNSUPPORTED, "low-rank products of linear layers alone"},
         {{"lora.target_modules=q_proj,lm_head"}, E_UNSUPPORTED, "low-rank products of linear layers alone"},
         {{"method=ia3"}, E_UNSUPPORTED, "method ia3 also has"},
+        {{"method=full", "dtype=bfloat16", "trained_dtype=bfloat16"}, E_UNSUPPORTED, "method full also has"},
         {{"method=prompt_tuning"}, E_UNSUPPORTED, "method prompt_tuning also has"},
         {{"B.lora.r=8"}, E_UNSUPPORTED, "sides A and B differ"},
         {{"B.generation.temperature=1"}, E_UNSUPPORTED, "generation.temperature"},

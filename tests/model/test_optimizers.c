@@ -1,7 +1,7 @@
 /* Optimizers in a learner, on a small Llama with LoRA whose matrices reach 4096 elements: each learns, goes on from a checkpoint with the same
  * bits, and takes no other's states; a file from before there were others is AdamW's. And offload: with states in the host's memory a step is the
  * same step, and the backend holds no byte of them; the card is played by a backend whose memory only looks like another's. Then updates in the backward
- * pass. Under `cuda.optimizers` the real card: offload and the update in the backward pass are a plain step there too. */
+ * pass; and weights that are kept in bf16. Under `cuda.optimizers` the real card: offload and the update in the backward pass are a plain step there too. */
 #define _DEFAULT_SOURCE
 #include "support/bench.h"
 #include "base/file.h"
@@ -39,8 +39,8 @@ static const struct mem_ops other_memory = {.take = take,
 static arena mem;
 
 /* What an adapter is, as its adapter_config.json says it; takes j. */
-static void begin(struct bench *b, const struct peft_method *method, json_t *j, const struct recipe *recipe,
-                  const struct backend *backend) {
+static void begin_as(struct bench *b, const struct peft_method *method, json_t *j, const struct recipe *recipe,
+                     const struct backend *backend, dtype compute, bool narrow) {
     void *settings = arena_alloc(&mem, method->settings);
     must(method->read(j, "test", &mem, settings));
     json_decref(j);
@@ -49,20 +49,27 @@ static void begin(struct bench *b, const struct peft_method *method, json_t *j, 
                                      .expected = GOLDEN "/tiny_llama/tied_gqa/expected_base.safetensors",
                                      .backend = backend,
                                      .level = CHECKPOINT_BLOCK,
-                                     .cap = {64, 8, 4, 32, DT_F32},
+                                     .cap = {64, 8, 4, 32, compute},
+                                     .narrow = narrow,
                                      .recipe = *recipe},
                 method, settings, NULL);
 }
 
+static void begin(struct bench *b, const struct peft_method *method, json_t *j, const struct recipe *recipe,
+                  const struct backend *backend) {
+    begin_as(b, method, j, recipe, backend, DT_F32, false);
+}
+
 static void start(struct bench *b, const struct optimizer *z, const struct backend *backend, bool offload) {
-    const struct recipe recipe = {z == &optimizer_sgd ? 0.1 : 3e-3,     0.01,   0.9, 0.999, 1e-8, 1.0, {.schedule = SCHEDULE_CONSTANT}, z,
-                                  {.momentum = 0.9, .match_rms = true}, offload};
+    const struct recipe recipe = {z == &optimizer_sgd ? 0.1 : 3e-3,     0.01,    0.9, 0.999, 1e-8, 1.0, {.schedule = SCHEDULE_CONSTANT}, z,
+                                  {.momentum = 0.9, .match_rms = true}, offload, {0}};
     begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
     const size_t scratch = z->scratch ? z->scratch(&b->st.params, backend->flat) : 0;
     must(memory_grow(&b->wb.mem, recipe_away(&b->learner.recipe, &b->st.params), scratch));
 }
 
-static const struct recipe unclipped = {3e-3, 0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9}, false};
+static const struct recipe unclipped = {3e-3,  0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9},
+                                        false, {0}};
 
 static void start_plain(struct bench *b, const struct optimizer *z, const struct backend *backend) {
     struct recipe recipe = unclipped;
@@ -86,7 +93,7 @@ static double steps(struct bench *b, int from, int to) {
 }
 
 static void same(const struct learner *a, const struct learner *b) {
-    assert_memory_equal(a->w, b->w, a->st->params.bytes);
+    assert_memory_equal(a->w, b->w, param_weight_bytes(&a->st->params));
     assert_int_equal(a->states, b->states);
     for (int i = 0; i < a->states; i++) assert_memory_equal(a->state[i].p, b->state[i].p, a->state[i].bytes);
 }
@@ -226,18 +233,135 @@ static void updates_in_the_backward_pass(void **state) {
     }
 }
 
+/* --- weights in bf16 --------------------------------------------------------------------------------------------------- */
+static void start_narrow(struct bench *b, const struct recipe *recipe, const struct backend *backend, bool narrow) {
+    begin_as(b, &method_full, json_pack("{s:s}", "target_modules", "all"), recipe, backend, DT_BF16, narrow);
+    must(memory_grow(&b->wb.mem, 0, narrow_scratch(&b->st.params)));
+}
+
+/* Two bytes of a matrix, no working copy; it learns, and neither a checkpoint nor an update in the backward pass shows in a bit. */
+static void narrow_weights(void **state) {
+    (void)state;
+    char folder[] = "/tmp/cyclora-optim-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    for (int k = 0; k < OPTIMIZERS; k++) {
+        struct bench at_end, fused;
+        struct fused lives;
+        struct recipe recipe = unclipped;
+        bool found;
+        if (!list[k]->elementwise) continue;
+        recipe.optim = list[k], recipe.rounding.key = 5;
+        if (list[k] == &optimizer_sgd) recipe.learning_rate = 0.1;
+        start_narrow(&at_end, &recipe, &backend_cpu, true);
+        start_narrow(&fused, &recipe, &backend_cpu, true);
+        const struct param_set *set = &at_end.st.params;
+        assert_int_equal(param_weight_bytes(set), set->vectors / 2 + set->bytes - set->vectors);
+        assert_int_equal(at_end.wb.mem.work_bytes, 0);
+        must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
+        fused.learner.fused = &lives;
+        const double first = steps(&at_end, 0, 1), last = steps(&at_end, 1, STEPS);
+        if (!(last < first)) flunk("%s: the loss goes from %g to %g", list[k]->name, first, last);
+        steps(&fused, 0, HALF);
+        must(learner_write(&fused.learner, folder, "base"));
+        must(optimizer_write(&fused.learner, folder));
+        learner_free(&fused.learner);
+        must(learner_init(&fused.learner, &fused.st, &fused.train, &recipe));
+        fused.learner.fused = &lives;
+        fused.learner.updates = HALF;
+        must(learner_load(&fused.learner, folder, &fused.model));
+        must(optimizer_read(&fused.learner, folder, &found));
+        steps(&fused, HALF, STEPS);
+        same(&at_end.learner, &fused.learner);
+        bench_close(&at_end);
+        bench_close(&fused);
+        fused_free(&lives);
+    }
+    must(dir_remove(folder));
+}
+
+/* How far the matrices have gone, as f32. */
+static float *way(struct bench *b, int64_t *n) {
+    const struct param_set *set = &b->st.params;
+    float *gone = pages_take(set->bytes), *was = pages_take(set->bytes);
+    for (int turn = 0; turn < 2; turn++) {
+        for (int i = 0; i < set->n; i++) {
+            const struct param *p = &set->p[i];
+            if (p->nd > 1) param_read(set, p, b->learner.w, 0, p->d[0] * p->d[1], (turn ? gone : was) + p->off / 4);
+        }
+        if (!turn) steps(b, 0, STEPS);
+    }
+    *n = (int64_t)set->vectors / 4;
+    for (int64_t i = 0; i < *n; i++) gone[i] -= was[i];
+    pages_give(was, set->bytes);
+    return gone;
+}
+
+/* Steps of a hundredth of bf16's spacing and less: to the nearest nothing moves, at random all goes where f32 goes, on average as far. */
+static void small_steps_are_not_lost(void **state) {
+    (void)state;
+    struct recipe recipe = unclipped;
+    struct bench b[3];
+    float *gone[3];
+    int64_t n;
+    recipe.optim = &optimizer_adamw_torch, recipe.weight_decay = 0, recipe.learning_rate = 2e-6;
+    for (int i = 0; i < 3; i++) { /* f32, at random, to the nearest */
+        recipe.rounding = (struct optim_rounding){5, i == 2};
+        start_narrow(&b[i], &recipe, &backend_cpu, i > 0);
+        gone[i] = way(&b[i], &n);
+    }
+    double along[3] = {0};
+    int64_t moved[3] = {0};
+    for (int64_t i = 0; i < n; i++)
+        for (int k = 0; k < 3; k++) along[k] += (double)gone[k][i] * (double)gone[0][i], moved[k] += gone[k][i] != 0;
+    if (!(fabs(along[1] / along[0] - 1) < 0.25)) flunk("at random: %g of the way of f32", along[1] / along[0]);
+    if (!(along[2] / along[0] < 0.1)) flunk("to the nearest: %g of the way of f32", along[2] / along[0]);
+    assert_true(moved[1] < moved[0] / 2);
+    for (int i = 0; i < 3; i++) pages_give(gone[i], b[i].st.params.bytes), bench_close(&b[i]);
+}
+
 /* --- a real card ------------------------------------------------------------------------------------------------------- */
 static void same_weights(const char *what, const struct learner *a, const struct learner *b) {
-    const size_t n = a->st->params.trained;
+    const size_t n = param_weight_bytes(&a->st->params);
     float *x = to_host(a->backend, a->w, n), *y = to_host(b->backend, b->w, n);
     if (memcmp(x, y, n)) flunk("%s with %s: other weights than after a plain step", a->optim->name, what);
     free(x), free(y);
+}
+
+/* Weights in bf16: rounded as the processor does, and the update in the backward pass is a plain step. */
+static void narrow_on_a_card(const struct backend *card) {
+    enum { N = 5003 };
+    const struct rounding o = {5, 3, 24};
+    float x[N];
+    uint16_t here[N];
+    struct bench plain, fused;
+    struct fused lives;
+    struct recipe recipe = unclipped;
+    for (int i = 0; i < N; i++) x[i] = ldexpf((float)(i * 7919 % 5003) - 2500.3f, i % 60 - 40);
+    must(backend_cpu.flat->round(&o, x, here, N, 1));
+    float *there = card->mem->take(sizeof x), *to = card->mem->take(sizeof x);
+    must(card->mem->upload(there, x, sizeof x));
+    must(card->flat->round(&o, there, (uint16_t *)to, N, 1));
+    uint16_t *back = (uint16_t *)to_host(card, to, sizeof x);
+    assert_memory_equal(back, here, sizeof here);
+    free(back), card->mem->give(there, sizeof x), card->mem->give(to, sizeof x);
+    recipe.optim = &optimizer_adamw_torch, recipe.rounding.key = 5;
+    start_narrow(&plain, &recipe, card, true);
+    start_narrow(&fused, &recipe, card, true);
+    must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
+    fused.learner.fused = &lives;
+    steps(&plain, 0, STEPS);
+    steps(&fused, 0, STEPS);
+    same_weights("trained_dtype bfloat16", &plain.learner, &fused.learner);
+    bench_close(&plain);
+    bench_close(&fused);
+    fused_free(&lives);
 }
 
 static void on_a_card(void **state) {
     (void)state;
     const struct backend *card = test_card();
     card->configure(&(struct settings){.deterministic = true});
+    narrow_on_a_card(card);
     for (int k = 0; k < OPTIMIZERS; k++) {
         struct bench plain, away, fused;
         struct fused lives;
@@ -263,8 +387,12 @@ static void on_a_card(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on), cmocka_unit_test(others_states_are_refused),
-                                       cmocka_unit_test(idle_states_lie_on_the_host), cmocka_unit_test(updates_in_the_backward_pass)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on),
+                                       cmocka_unit_test(others_states_are_refused),
+                                       cmocka_unit_test(idle_states_lie_on_the_host),
+                                       cmocka_unit_test(updates_in_the_backward_pass),
+                                       cmocka_unit_test(narrow_weights),
+                                       cmocka_unit_test(small_steps_are_not_lost)};
     const struct CMUnitTest card[] = {cmocka_unit_test(on_a_card)};
     const int failed = test_card() ? cmocka_run_group_tests(card, NULL, NULL) : cmocka_run_group_tests(tests, NULL, NULL);
     arena_free(&mem);

@@ -314,7 +314,7 @@ static float *gradient(const char *path, const char *type, const struct backend 
     must(program_build(&train, &m, MODE_TRAIN, &st, (struct capacity){24, 3, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_SELECTIVE, on, false));
     must(memory_for(&wb.mem, (struct program *const[]){&train}, 1));
     must(learner_init(&l, &st, &train, &recipe));
-    for (size_t i = 0; i < st.params.bytes / 4; i++) l.w[i] = next_noise() * 0.2f;
+    for (size_t i = 0; i < st.params.bytes / 4; i++) ((float *)l.w)[i] = next_noise() * 0.2f;
     wb.grad = on->mem->take(st.params.bytes);
     must(pack_init(&wb.pack, 24, 3));
     memset(wb.mem.act, 0xFF, wb.mem.act_bytes), memset(wb.mem.scratch, 0xFF, wb.mem.scratch_bytes);

@@ -39,7 +39,8 @@ static void finish(struct run *r, struct config *cfg) {
 /* An adapter that has learnt something: no zeros. */
 static void stir(struct learner *l) {
     const size_t n = l->st->params.bytes / 4;
-    for (size_t i = 0; i < n; i++) l->w[i] += 0.05f * sinf((float)i * 1.7f);
+    float *w = l->w;
+    for (size_t i = 0; i < n; i++) w[i] += 0.05f * sinf((float)i * 1.7f);
 }
 
 /* --- numbers ---------------------------------------------------------------------------------------------------------- */

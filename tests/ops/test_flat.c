@@ -1,6 +1,6 @@
 /* Flat arenas: sums that do not depend on the number of threads, finding non-finite values, and AdamW against 100 steps
  * of torch.optim.AdamW (fixture and its maker: tests/golden/make/adamw.py). */
-#include "core/flat.h"
+#include "core/backend.h"
 #include "ops/adamw_fixture.h"
 #include <math.h>
 #include <setjmp.h>
@@ -147,6 +147,43 @@ static void orthogonal(void **state) {
     }
 }
 
+/* Which way is a function of key, step and place, and of nothing else; the mean of many roundings is the number; what bf16 holds stays, and so
+ * does what is not finite. */
+static void at_random(void **state) {
+    (void)state;
+    enum { N = 40000, STEPS = 64 };
+    const struct flat_ops *flat = backend_cpu.flat;
+    static const float list[] = {1 + 0x1p-10f, -3.14159f, 1e-3f, 3.3e-20f, 1, -0.5f, 0, INFINITY, -INFINITY, NAN};
+    enum { KINDS = sizeof list / sizeof *list, EXACT = 4, FINITE = 7 };
+    float *x = malloc(N * sizeof *x), *back = malloc(N * sizeof *back);
+    uint16_t *to = malloc(N * sizeof *to), *again = malloc(N * sizeof *again);
+    double sum[KINDS] = {0}, other = 0;
+    for (int i = 0; i < N; i++) x[i] = list[i % KINDS];
+    for (uint64_t step = 0; step < STEPS; step++) {
+        assert_int_equal(flat->round(&(struct rounding){7, step, 16}, x, to, N, 2), OK);
+        assert_int_equal(flat->widen(to, back, N, 2), OK);
+        for (int i = 0; i < N; i++) {
+            const int k = i % KINDS;
+            if (k < EXACT) sum[k] += (double)back[i];
+            else if (k < FINITE) assert_true(back[i] == x[i]);
+            else assert_true(k == KINDS - 1 ? isnan(back[i]) : back[i] == x[i]);
+        }
+        for (int from = 0; from < N; from += 16 * 131) { /* in pieces, on one thread */
+            const int n = N - from < 16 * 131 ? N - from : 16 * 131;
+            assert_int_equal(flat->round(&(struct rounding){7, step, (uint64_t)(16 + from)}, x + from, again + from, n, 1), OK);
+        }
+        assert_memory_equal(to, again, N * sizeof *to);
+        assert_int_equal(flat->round(&(struct rounding){7, step + 1, 16}, x, again, N, 2), OK);
+        for (int i = 0; i < N; i++) other += to[i] != again[i];
+    }
+    for (int k = 0; k < EXACT; k++) { /* a rounding is off by less than 2^-7 of the number: five standard deviations of the mean */
+        const double n = (double)N / KINDS * STEPS, off = fabs(sum[k] / n - (double)list[k]);
+        assert_true(off <= 5 * 0.5 * 0x1p-7 * fabs((double)list[k]) / sqrt(n));
+    }
+    assert_true(other > 0.03 * N * STEPS);
+    free(x), free(back), free(to), free(again);
+}
+
 static void scale_and_zero(void **state) {
     (void)state;
     float *x = numbers(BIG), *y = numbers(BIG);
@@ -166,6 +203,7 @@ int main(void) {
         cmocka_unit_test(adamw_does_not_depend_on_threads),
         cmocka_unit_test(sums_do_not_depend_on_threads),
         cmocka_unit_test(non_finite_values_are_found),
+        cmocka_unit_test(at_random),
         cmocka_unit_test(scale_and_zero), cmocka_unit_test(importance), cmocka_unit_test(orthogonal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -196,6 +196,17 @@ static void threads_do_not_show(void **state) {
     }
 }
 
+/* Weights and states there and back, the gradient once; what looks more than once says so. */
+static void work_of_steps(const struct param_set *set) {
+    const double n = (double)param_count(set);
+    assert_true(optim_cost(&optimizer_adamw_torch, &usual, set).bytes == 28 * n);
+    assert_true(optim_cost(&optimizer_lion_32bit, &usual, set).bytes == 20 * n);
+    assert_true(optim_cost(&optimizer_sgd, &usual, set).bytes == 12 * n);
+    const double factors = 2.0 * (double)optim_bytes(&optimizer_adafactor, &usual, set);
+    assert_true(optim_cost(&optimizer_adafactor, &usual, set).bytes == 24 * n + factors);
+    assert_true(optim_cost(&optimizer_muon, &usual, set).flops == 5 * (4.0 * 64 * 64 * 3 * 256 + 3 * 2.0 * 64 * 64 * 64));
+}
+
 /* Issue 7: the states of 8-bit AdamW are exactly a quarter of AdamW's, and the blocks' numbers; what is small stays. */
 static void bytes_of_states(void **state) {
     (void)state;
@@ -210,6 +221,7 @@ static void bytes_of_states(void **state) {
     assert_int_equal(optim_bytes(&optimizer_sgd, &usual, &set), 0);
     assert_int_equal(optim_bytes(&optimizer_adafactor, &usual, &set), 4 * (64 + 256 + 512 + 2 * 64));
     assert_int_equal(optim_bytes(&optimizer_muon, &usual, &set), 4 * n);
+    work_of_steps(&set);
     param_free(&set);
     make_set(&set); /* three of its tensors have 4096 elements or more, of 18, 18 and a part of an 18th block */
     const int64_t coded = 2 * 64 * 72 + 75 * 61, small = param_count(&set) - coded;

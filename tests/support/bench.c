@@ -41,6 +41,7 @@ void bench_build(struct bench *b, const struct bench_case *c, const struct peft_
     b->model.mlp_chunk = c->mlp_chunk;
     must(tensors_open(c->expected, &b->want));
     must(structure_init_head(&b->st, &b->model, method, settings, head, NULL));
+    b->st.params.narrow = c->narrow;
     const bool classifies = head && head->classes;
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, c->cap, c->level, c->backend, false));
     struct program *list[4] = {&b->train};

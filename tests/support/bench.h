@@ -29,6 +29,7 @@ struct bench_case {
     enum checkpoint level;
     struct capacity cap;
     int mlp_chunk; /* model.mlp_chunk */
+    bool narrow;   /* weights in bf16 */
     struct recipe recipe;
     bool score;
 };
