@@ -43,7 +43,7 @@ static double bound_of(const struct profile *p, struct cost c) { return p->flops
 
 /* Of a training program all is backward behind the loss, what is computed again too. */
 static enum profile_phase phase_of(const struct program *g, int i) {
-    if (g->mode == MODE_PREFILL || g->mode == MODE_DECODE) return PROFILE_GENERATE;
+    if (g->plan.state) return PROFILE_GENERATE; /* a cache is only there for writing */
     int loss = g->mode == MODE_TRAIN ? 0 : g->p.ni;
     while (loss < g->p.ni && g->p.in[loss].op != &op_head_loss) loss++;
     return i <= loss ? PROFILE_FORWARD : PROFILE_BACKWARD;
