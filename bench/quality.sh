@@ -63,18 +63,19 @@ ablation_arms() {
         arm "$task" "$seed" "ablation-$name" --set max_steps=60 --set warmup_pairs.data= "${sets[@]}" --set A.adapter="$from/A" --set B.adapter="$from/B"
     }
     from=$(warm "$task" "$seed" warm-plain)
-    one plain
-    one joint schedule=joint
-    one refresh-2 rollout_refresh=2
-    one refresh-4 rollout_refresh=4
-    one threshold filter.kind=threshold filter.logprob=-0.5 filter.length_ratio=2 filter.copy_rate=0.95
-    one weight filter.kind=weight filter.length_ratio=2 filter.copy_rate=0.95
-    one greedy generation.temperature=0
-    one sampled generation.temperature=0.7 generation.top_p=0.95
-    from=; one r4 lora.r=4 lora.lora_alpha=8
-    from=; one r64 lora.r=64 lora.lora_alpha=128
-    from=; one attention lora.target_modules=attention
-    from=; one mlp lora.target_modules=mlp
+    one plain &
+    one joint schedule=joint &
+    one refresh-2 rollout_refresh=2 &
+    one refresh-4 rollout_refresh=4 &
+    one threshold filter.kind=threshold filter.logprob=-0.5 filter.length_ratio=2 filter.copy_rate=0.95 &
+    one weight filter.kind=weight filter.length_ratio=2 filter.copy_rate=0.95 &
+    one greedy generation.temperature=0 &
+    one sampled generation.temperature=0.7 generation.top_p=0.95 &
+    from=; one r4 lora.r=4 lora.lora_alpha=8 &
+    from=; one r64 lora.r=64 lora.lora_alpha=128 &
+    from=; one attention lora.target_modules=attention &
+    from=; one mlp lora.target_modules=mlp &
+    wait
 }
 
 declare -A of=([macct]=main_arms [pairs]=pairs_arms [ablations]=ablation_arms)

@@ -75,7 +75,7 @@ static void test_logprob(void **state) {
             must(rows_loss(&r.side[0].plans->score, &r.wb, r.side[0].learner.w, (const struct row *const[]){&rows.r[i]}, 1, sums));
             const float got = (float)made[i].logprob, want = (float)-sums[0];
             const int tokens = made[i].n + made[i].stopped;
-            char name[32];
+            char name[40];
             snprintf(name, sizeof name, "turn %d text %d", turn, i);
             /* both are f32 logits of a hidden row of C numbers, by the same kernels in another order: c eps sqrt(C) |logit| each */
             close_to(name, &got, &want, 1, 0, tokens * 8 * 1.2e-7 * sqrt((double)r.base[0].model.shape.width) * 30);

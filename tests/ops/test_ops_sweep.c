@@ -589,7 +589,12 @@ static void build_kv_append(struct lab *l) {
 static void build_cache_copy(struct lab *l) {
     val cache[2], from = ints(l, SYM_N, "from", 2), to, pos;
     cache_of(l, cache, &to, &pos);
-    for (int64_t n = 0; n < l->N; n++) ((int32_t *)l->data[to.i])[n] = (int32_t)(2 + n % 3), ((int32_t *)l->data[pos.i])[n] = (int32_t)(n / 3 % (l->N / 5 + 6));
+    for (int64_t n = 0; n < l->N; n++) { /* no cell is written twice, but with its own contents: a card has no order */
+        const bool room = n / 3 < l->N / 5 + 6;
+        if (!room) ((int32_t *)l->data[from.i])[n] = 0;
+        ((int32_t *)l->data[to.i])[n] = room ? (int32_t)(2 + n % 3) : 0;
+        ((int32_t *)l->data[pos.i])[n] = room ? (int32_t)(n / 3) : 0;
+    }
     if (l->variant) cache[0] = history_of(l, 5, l->N / 5 + 6, 1000);
     emit(l, &op_cache_copy, (val[]){cache[0], from, to, pos}, NULL);
 }
