@@ -58,6 +58,7 @@ static void finish(struct run *r) {
     for (int i = 0; i < 2; i++) {
         learner_free(&r->side[i].learner);
         order_free(&r->side[i].order);
+        rollout_free(&r->side[i].rollouts);
     }
     program_free(&r->plans[0].train);
     generator_free(&r->plans[0].gen);
