@@ -14,10 +14,10 @@ tasks="" sets=""
 for word; do case $word in bible|intents|spanish) tasks+=" $word" ;; macct|pairs|ablations) sets+=" $word" ;; *) echo "$word: no task and no set of arms" >&2; exit 2 ;; esac; done
 tasks=${tasks:-bible intents spanish} sets=${sets:-macct}
 
+data_of() { [ "$1" = spanish ] && echo cache/bible-es || echo "cache/$1"; }
 arm() { # task, seed, name, settings...: a run of its own folder, and its log beside it
     local task=$1 seed=$2 name=$3; shift 3
-    local to=$out/$task/seed-$seed/$name data=cache/$task
-    [ "$task" != spanish ] || data=cache/bible-es
+    local to=$out/$task/seed-$seed/$name data; data=$(data_of "$task")
     [ ! -f "$to/report.json" ] || return 0
     mkdir -p "$out/$task/seed-$seed"
     "$cyclora" train "examples/macct-$task.yaml" --overwrite --set output_dir="$to" --set seed="$seed" --set save_steps=0 --set eval.data= --set eval_steps=0 \
@@ -28,11 +28,9 @@ warm() { echo "$out/$1/seed-$2/$3"/checkpoint-*; }
 
 # The arms of one task and seed, one after the other: later ones start from the warm start's adapters.
 main_arms() {
-    local task=$1 seed=$2 data=cache/$1 cycles control epochs
-    [ "$task" != spanish ] || data=cache/bible-es
+    local task=$1 seed=$2 cycles control epochs data; data=$(data_of "$1")
     case $task in bible) cycles=120 control=8 epochs=2 ;; intents) cycles=160 control=15 epochs=3 ;; spanish) cycles=200 control=8 epochs=1 ;; esac
     local best="--set eval.data=$data/dev.jsonl --set eval.limit=128 --set metric_for_best_model=chrf"
-    [ -f "$out/$task/base.json" ] || { mkdir -p "$out/$task"; "$cyclora" eval "examples/macct-$task.yaml" --json --set eval.data=$data/test.jsonl --set eval.limit="$limit" --set generation_batch=64 >"$out/$task/base.json"; }
     arm "$task" "$seed" warm --set max_steps=0
     local from; from=$(warm "$task" "$seed" warm)
     local on="--set A.adapter=$from/A --set B.adapter=$from/B"
@@ -63,26 +61,33 @@ ablation_arms() {
         arm "$task" "$seed" "ablation-$name" --set max_steps=60 --set warmup_pairs.data= "${sets[@]}" --set A.adapter="$from/A" --set B.adapter="$from/B"
     }
     from=$(warm "$task" "$seed" warm-plain)
-    one plain &
-    one joint schedule=joint &
-    one refresh-2 rollout_refresh=2 &
-    one refresh-4 rollout_refresh=4 &
-    one threshold filter.kind=threshold filter.logprob=-0.5 filter.length_ratio=2 filter.copy_rate=0.95 &
-    one weight filter.kind=weight filter.length_ratio=2 filter.copy_rate=0.95 &
-    one greedy generation.temperature=0 &
-    one sampled generation.temperature=0.7 generation.top_p=0.95 &
-    from=; one r4 lora.r=4 lora.lora_alpha=8 &
-    from=; one r64 lora.r=64 lora.lora_alpha=128 &
-    from=; one attention lora.target_modules=attention &
-    from=; one mlp lora.target_modules=mlp &
-    wait
+    one plain
+    one joint schedule=joint
+    one refresh-2 rollout_refresh=2
+    one refresh-4 rollout_refresh=4
+    one threshold filter.kind=threshold filter.logprob=-0.5 filter.length_ratio=2 filter.copy_rate=0.95
+    one weight filter.kind=weight filter.length_ratio=2 filter.copy_rate=0.95
+    one greedy generation.temperature=0
+    one sampled generation.temperature=0.7 generation.top_p=0.95
+    from=; one r4 lora.r=4 lora.lora_alpha=8
+    from=; one r64 lora.r=64 lora.lora_alpha=128
+    from=; one attention lora.target_modules=attention
+    from=; one mlp lora.target_modules=mlp
 }
 
 declare -A of=([macct]=main_arms [pairs]=pairs_arms [ablations]=ablation_arms)
+base() { # task: the base as it is, which no seed changes
+    local data; data=$(data_of "$1")
+    [ ! -f "$out/$1/base.json" ] || return 0
+    mkdir -p "$out/$1"
+    "$cyclora" eval "examples/macct-$1.yaml" --json --set eval.data=$data/test.jsonl --set eval.limit="$limit" --set generation_batch=64 >"$out/$1/base.tmp"
+    mv "$out/$1/base.tmp" "$out/$1/base.json"
+}
 for task in $tasks; do
     [ "$task" = spanish ] && need="gemma3 bible-es" || need="smollm2 $task"
     for what in $need; do python3 tools/fetch.py "$what" >/dev/null; done
     for set in $sets; do
+        [ "$set" != macct ] || base "$task"
         for seed in ${SEEDS:-1 2 3}; do
             while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || true; done
             ${of[$set]} "$task" "$seed" &
