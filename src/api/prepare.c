@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "data/recipes.h"
 #include "export/place.h"
+#include "io/jsonl_out.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,14 +20,6 @@ struct prepared {
 };
 
 /* --- texts ---------------------------------------------------------------------------------------------------------- */
-static void add_line(str *out, json_t *o) {
-    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
-    if (line) str_adds(out, line), str_addc(out, '\n');
-    else out->failed = true;
-    free(line);
-    json_decref(o);
-}
-
 static int by_size(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
 
 static err deal(struct prepared *p, str text[PARTS]) {
@@ -36,8 +29,8 @@ static err deal(struct prepared *p, str text[PARTS]) {
     for (int i = 0; i < p->pairs.n; i++) {
         const struct text_pair *t = &p->pairs.v[i];
         const enum part part = recipe_part(t->a, p->q->seed, &shares);
-        if (part < PART_WARM) add_line(&text[part], json_pack("{s:s}", "text", part == PART_A ? t->a : t->b));
-        else add_line(&text[part], json_pack("{s:s, s:s}", "a", t->a, "b", t->b));
+        if (part < PART_WARM) jsonl_add(&text[part], json_pack("{s:s}", "text", part == PART_A ? t->a : t->b));
+        else jsonl_add(&text[part], json_pack("{s:s, s:s}", "a", t->a, "b", t->b));
         p->n[part]++;
         size[2 * i] = (int)strlen(t->a), size[2 * i + 1] = (int)strlen(t->b);
     }

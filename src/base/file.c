@@ -127,6 +127,13 @@ err file_write(const char *path, const void *bytes, size_t n) {
     return e;
 }
 
+err file_append(const char *path, const void *bytes, size_t n) {
+    FILE *f = fopen(path, "ae");
+    bool good = f && fwrite(bytes, 1, n, f) == n;
+    if (f && fclose(f)) good = false;
+    return good ? OK : fail(E_IO, "%s: cannot write: %s", path, strerror(errno));
+}
+
 int path_is_dir(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);

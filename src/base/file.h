@@ -28,6 +28,7 @@ err file_put(struct file_out *o, const void *bytes, size_t n);
 err file_commit(struct file_out *o);
 void file_abandon(struct file_out *o);
 err file_write(const char *path, const void *bytes, size_t n); /* the three in one */
+err file_append(const char *path, const void *bytes, size_t n); /* at its end, made where there is none; a killed process leaves at most a part of them */
 
 err dir_make(const char *path);      /* with parents; an existing folder is fine */
 err dir_remove(const char *path);    /* a folder and what is in it */

@@ -1,6 +1,7 @@
 /* See pipe.h. */
 #define _GNU_SOURCE /* pipe2, sigtimedwait */
 #include "base/pipe.h"
+#include "base/clock.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -15,12 +16,6 @@
 enum { MOST_ANSWER = 256 << 20 }; /* bytes of one exchange: more is no answer */
 static const double patience = 2; /* seconds that a command has to end by itself */
 extern char **environ;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void drop(int *fd) {
     if (*fd >= 0) close(*fd);
@@ -68,11 +63,11 @@ err pipe_open(struct pipe *p, const char *command) {
 
 /* Waits for its end for so long, then kills it and all of its group. Returns its status as waitpid has it; *killed: by us. */
 static int reap(struct pipe *p, double seconds, bool *killed) {
-    const double until = now() + seconds;
+    const double until = seconds_now() + seconds;
     siginfo_t seen = {0};
     int status = 0;
     drop(&p->in);
-    while (!waitid(P_PID, (id_t)p->pid, &seen, WEXITED | WNOHANG | WNOWAIT) && !seen.si_pid && now() < until)
+    while (!waitid(P_PID, (id_t)p->pid, &seen, WEXITED | WNOHANG | WNOWAIT) && !seen.si_pid && seconds_now() < until)
         nanosleep(&(struct timespec){0, 2000000}, NULL);
     *killed = !seen.si_pid;
     kill(-p->pid, SIGKILL); /* what it started may outlive it; the number is its own until it is waited for */
@@ -138,9 +133,9 @@ static bool take(struct pipe *p, int *lines) {
 /* Poll until something can be done; false: nothing could for `timeout` seconds. */
 static bool wait_for(struct pipe *p, bool writing, double timeout) {
     struct pollfd fd[2] = {{.fd = p->out, .events = POLLIN}, {.fd = writing ? p->in : -1, .events = POLLOUT}};
-    const double until = now() + timeout;
+    const double until = seconds_now() + timeout;
     for (;;) {
-        const double left = until - now();
+        const double left = until - seconds_now();
         const int k = poll(fd, 2, left > 0 ? (int)(left < 1e6 ? left * 1000 + 1 : 1e9) : 0);
         if (k > 0) return true;
         if (!k || errno != EINTR) return false;

@@ -87,6 +87,12 @@ bool str_ends(const char *s, const char *suffix) {
     return n >= m && memcmp(s + n - m, suffix, m) == 0;
 }
 
+bool bytes_are_blank(const char *p, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!strchr(" \t\r\n\f\v", p[i]) || !p[i]) return false;
+    return true;
+}
+
 int utf8_decode(const char *s, size_t n, unsigned *cp) {
     const unsigned char *u = (const unsigned char *)s;
     if (n == 0) return 0;

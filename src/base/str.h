@@ -26,6 +26,7 @@ int str_distance(const char *a, const char *b);
 const char *str_nearest(const char *name, const char *const *names);
 bool str_starts(const char *s, const char *prefix);
 bool str_ends(const char *s, const char *suffix);
+bool bytes_are_blank(const char *p, size_t n); /* nothing but space, tabs and ends of lines and pages */
 
 /* One code point of UTF-8 at s (n bytes there): returns its length 1-4 and stores it, or 0 when malformed
  * (overlong forms, surrogates and values above U+10FFFF are malformed). */

@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L /* strdup */
 #include "data/command.h"
 #include "base/log.h"
+#include "io/jsonl_out.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,14 +50,6 @@ static err settle(struct command *c, err e, const char *instead) {
     return OK;
 }
 
-static void add_json(str *out, json_t *row) {
-    char *line = row ? json_dumps(row, JSON_COMPACT) : NULL;
-    if (line) str_adds(out, line), str_addc(out, '\n');
-    else out->failed = true;
-    free(line);
-    json_decref(row);
-}
-
 /* The next line of an answer, which is overwritten. */
 static char *next_line(char **at) {
     char *line = *at, *end = strchr(line, '\n');
@@ -102,7 +95,7 @@ static err exchange(struct command *c, char **text, const str *ask, int n) {
 err command_process(struct command *c, char **text, const char *const *source, int n) {
     str ask = {0};
     if (!n) return OK;
-    for (int i = 0; i < n; i++) add_json(&ask, json_pack("{s:o, s:o}", "text", clean(text[i]), "source", clean(source[i])));
+    for (int i = 0; i < n; i++) jsonl_add(&ask, json_pack("{s:o, s:o}", "text", clean(text[i]), "source", clean(source[i])));
     err e = ask.failed ? fail(E_MEMORY, "out of memory") : exchange(c, text, &ask, n);
     str_free(&ask);
     return e ? settle(c, e, "the texts stay as they were written") : OK;
@@ -130,7 +123,7 @@ err command_measure(struct command *c, const struct command_rows *rows, json_t *
     int got = 0;
     *numbers = NULL;
     for (int i = 0; i < rows->n; i++)
-        add_json(&ask, json_pack("{s:o, s:o, s:o, s:s}", "source", clean(rows->source[i]), "hypothesis", clean(rows->hyp[i]), "reference",
+        jsonl_add(&ask, json_pack("{s:o, s:o, s:o, s:s}", "source", clean(rows->source[i]), "hypothesis", clean(rows->hyp[i]), "reference",
                                  clean(rows->ref[i]), "direction", rows->direction));
     err e = ask.failed ? fail(E_MEMORY, "out of memory") : begin(c);
     if (!e) e = pipe_exchange(&c->pipe, ask.p, ask.n, true, 1, c->timeout, &got);

@@ -15,10 +15,8 @@ void text_pairs_free(struct text_pairs *p) {
     *p = (struct text_pairs){0};
 }
 
-static bool is_blank(const char *s) { return !s[strspn(s, " \t\r\n\f\v")]; }
-
 static err add_pair(struct text_pairs *p, const char *a, const char *b) {
-    if (is_blank(a) || is_blank(b)) return fail(E_INPUT, "an empty text");
+    if (bytes_are_blank(a, strlen(a)) || bytes_are_blank(b, strlen(b))) return fail(E_INPUT, "an empty text");
     if (p->n == p->cap) {
         const int cap = 2 * p->cap + 256;
         struct text_pair *v = realloc(p->v, (size_t)cap * sizeof *v);

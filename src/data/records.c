@@ -56,12 +56,6 @@ static err refill(struct scanner *s) {
     return OK;
 }
 
-static bool is_blank(const char *p, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!strchr(" \t\r\n\f\v", p[i]) || !p[i]) return false;
-    return true;
-}
-
 /* s->at moves on to `to`; the lines between are counted. */
 static void pass(struct scanner *s, size_t to) {
     for (const char *p = s->p + s->at, *end = s->p + to; p < end && (p = memchr(p, '\n', (size_t)(end - p))); p++)
@@ -75,7 +69,7 @@ static enum seen frame_line(struct scanner *s, size_t *from, size_t *to) {
         const char *stop = memchr(s->p + s->at, '\n', s->n - s->at);
         if (!stop && !at_end(s)) return MORE;
         size_t end = stop ? (size_t)(stop - s->p) : s->n;
-        if (!is_blank(s->p + s->at, end - s->at)) return *from = s->at, *to = end, FOUND;
+        if (!bytes_are_blank(s->p + s->at, end - s->at)) return *from = s->at, *to = end, FOUND;
         pass(s, end + (stop != NULL));
     }
 }
@@ -103,7 +97,7 @@ static enum seen frame_csv(struct scanner *s, size_t *from, size_t *to) {
 /* Does this line stand between two sentences? */
 static bool parts_sentences(const char *p, size_t n) {
     static const char mark[] = "-DOCSTART-";
-    return is_blank(p, n) || (n >= sizeof mark - 1 && !memcmp(p, mark, sizeof mark - 1));
+    return bytes_are_blank(p, n) || (n >= sizeof mark - 1 && !memcmp(p, mark, sizeof mark - 1));
 }
 
 /* Lines up to one that parts sentences. */

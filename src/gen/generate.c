@@ -3,13 +3,6 @@
 #include "gen/batch.h"
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 err generator_choosing(struct generator *g, const struct model *m, struct structure *st, struct capacity cap, const struct choosing *how,
                        const struct backend *backend) {

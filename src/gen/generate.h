@@ -3,6 +3,7 @@
  * long together mostly end together. Greedy or sampled (struct sampling), or by beams (beams.c); no dropout exists in these programs. */
 #ifndef CYC_GEN_GENERATE_H
 #define CYC_GEN_GENERATE_H
+#include "base/clock.h"
 #include "gen/program.h"
 #include "ops/ops.h"
 #include "io/tokenizer.h"
@@ -63,7 +64,5 @@ struct generate_stats {
 /* weights: the adapter's f32 arena (NULL: the bare base). out[n]: ids are owned by the caller (free). */
 err generate(const struct generator *g, const struct memory *mem, const float *weights, const struct generate_request *rq,
              struct generation *out, struct generate_stats *stats);
-
-double seconds_now(void); /* monotonic */
 
 #endif

@@ -17,19 +17,6 @@
 /* --- what is measured -------------------------------------------------------------------------------------------------- */
 enum { REAL_TEXTS = 256 }; /* of a side, to compare with */
 
-/* The first real texts of a side; v has room for REAL_TEXTS. */
-static err real_texts(const struct side *s, arena *mem, const char **v, int *n) {
-    struct fetcher f = {0};
-    err e = OK;
-    for (*n = 0; *n < s->source.n && *n < REAL_TEXTS && !e; ++*n) {
-        struct record rec;
-        e = source_fetch(&s->source, *n, &f, &rec);
-        if (!e && !(v[*n] = arena_str(mem, rec.text))) e = fail(E_MEMORY, "out of memory");
-    }
-    fetcher_free(&f);
-    return e;
-}
-
 /* What was written as rows with loss on it; those that the plan's passes have no room for are left out. */
 static err rows_written(struct run *r, const struct side *s, const struct wrote *w, struct rows *out) {
     for (int i = 0; i < w->out.n; i++) {
@@ -71,11 +58,12 @@ err health_direction(struct run *r, const struct wrote *w, json_t *list) {
     const struct side *s = &r->side[w->writer];
     arena mem = {0};
     const char *real[REAL_TEXTS];
-    struct health_ask ask = {w->in, w->out, w->wanted, {real, 0}, 0};
+    const struct side *of = &r->side[w->side];
+    struct health_ask ask = {w->in, w->out, w->wanted, {real, of->source.n < REAL_TEXTS ? of->source.n : REAL_TEXTS}, 0};
     json_t *to = json_pack("{s:s, s:s, s:i}", "name", s->name, "direction", w->direction, "rows", w->out.n);
     json_array_append_new(list, to);
     for (int i = 0; i < w->out.n; i++) ask.truncated += !w->made[i].stopped;
-    err e = w->out.n ? real_texts(&r->side[w->side], &mem, real, &ask.real.n) : OK;
+    err e = w->out.n ? data_texts(of, ask.real.n, &mem, real) : OK;
     if (!e && w->out.n) e = health_texts(&ask, to);
     if (!e && w->out.n) e = add_base(r, s, w, to);
     arena_free(&mem);

@@ -19,6 +19,7 @@
 #include "train/run.h"
 #include "base/log.h"
 #include "cpu/cpu.h"
+#include "io/jsonl_out.h"
 #include "report/report.h"
 #include "train/tensorboard.h"
 #include <dirent.h>
@@ -192,17 +193,13 @@ err folder_begin(struct run *r, int flags) {
 
 err metrics_append(const struct run *r, json_t *line) {
     char path[4096];
+    str text = {0};
     snprintf(path, sizeof path, "%s/metrics.jsonl", r->cfg->output_dir);
-    err told = r->events ? events_append(r->events, line) : OK;
-    char *text = json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9));
-    json_decref(line);
-    if (told) return free(text), told;
-    if (!text) return fail(E_MEMORY, "out of memory");
-    FILE *f = fopen(path, "ae");
-    bool good = f && fprintf(f, "%s\n", text) > 0;
-    if (f && fclose(f)) good = false;
-    free(text);
-    return good ? OK : fail(E_IO, "%s: cannot write: %s", path, strerror(errno));
+    err e = r->events ? events_append(r->events, line) : OK;
+    jsonl_add(&text, line);
+    if (!e) e = text.failed ? fail(E_MEMORY, "out of memory") : file_append(path, text.p, text.n);
+    str_free(&text);
+    return e;
 }
 
 /* A resumed run goes on after its checkpoint: lines of steps beyond it are from a future that did not happen. */

@@ -441,16 +441,6 @@ static err direction_json(struct run *r, const struct pairs *on, const struct si
     return judge_direction(r, side, &(struct command_rows){in, (const char *const *)hyp->v, ref, direction, hyp->n}, one);
 }
 
-/* Text i of a side, copied. */
-static err own_text(struct side *s, int i, arena *mem, const char **text) {
-    struct fetcher f = {0};
-    struct record rec;
-    err e = source_fetch(&s->source, i, &f, &rec);
-    if (!e && !(*text = arena_str(mem, rec.text))) e = fail(E_MEMORY, "out of memory");
-    fetcher_free(&f);
-    return e;
-}
-
 /* What an evaluation has of each side: its texts, and what its adapter makes of them. */
 struct judged {
     arena mem;
@@ -471,10 +461,8 @@ static err take_texts(struct run *r, const struct pairs *on, struct judged *j) {
         j->n[i] = on->source.n ? on->source.n : s->n_texts < 32 ? s->n_texts : 32;
         j->text[i] = arena_alloc(&j->mem, (size_t)j->n[i] * sizeof *j->text[i]);
         if (!j->text[i]) return fail(E_MEMORY, "out of memory");
-        for (int k = 0; k < j->n[i] && !e; k++) {
-            if (!on->source.n) e = own_text(s, k, &j->mem, &j->text[i][k]);
-            else j->text[i][k] = swap ? from->r[k].completion : from->r[k].prompt;
-        }
+        if (!on->source.n) e = data_texts(s, j->n[i], &j->mem, j->text[i]);
+        for (int k = 0; k < on->source.n; k++) j->text[i][k] = swap ? from->r[k].completion : from->r[k].prompt;
     }
     return e;
 }

@@ -103,6 +103,18 @@ err data_draw_texts(struct side *s, int n, struct ids *texts, struct ids *answer
     return e;
 }
 
+err data_texts(const struct side *s, int n, arena *mem, const char **text) {
+    struct fetcher f = {0};
+    struct record rec;
+    err e = OK;
+    for (int i = 0; i < n && !e; i++) {
+        e = source_fetch(&s->source, i, &f, &rec);
+        if (!e && !(text[i] = arena_str(mem, rec.text))) e = fail(E_MEMORY, "out of memory");
+    }
+    fetcher_free(&f);
+    return e;
+}
+
 static size_t pairs_bytes(const struct pairs *p) {
     size_t n = p->source.bytes;
     for (int i = 0; i < CONFIG_SIDES; i++) n += p->more[i].bytes + p->rows[i].bytes;

@@ -12,7 +12,7 @@
  *                     as many other real texts of it have: 0 is a side's own language, about 0.3 another one in the same script
  *
  * A word is a run of letters and digits; any other character, and each one of scripts that write no spaces (from U+2E80 on), is a word of its own.
- * Called by objectives that generate (macct.c); the alarms over these figures are in alarms.c. */
+ * Called by alarms.c for objectives that generate; the alarms over these figures are in alarms.c. */
 #define _POSIX_C_SOURCE 200809L
 #include "train/health.h"
 #include "base/str.h"
@@ -113,7 +113,7 @@ static err add_distinct(struct texts_in out, json_t *to) {
 }
 
 /* --- copies ---------------------------------------------------------------------------------------------------------- */
-static bool is_empty(const char *s) { return !s[strspn(s, " \t\r\n\v\f")]; }
+static bool is_empty(const char *s) { return bytes_are_blank(s, strlen(s)); }
 
 static double equal_share(struct texts_in a, struct texts_in b) {
     int n = 0;

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_METRICS = 32 };
+enum { MOST_METRICS = 32, USUAL = 3 };
 
 /* --- texts ---------------------------------------------------------------------------------------------------------- */
 /* An adapter that has learnt little, or that ran into max_new_tokens inside a character, writes bytes that are none: they are text that the
@@ -77,9 +77,9 @@ err process_made(const struct side *by, const struct ids *prompt, int n, struct 
 /* --- scores ----------------------------------------------------------------------------------------------------------- */
 /* The names of a side's metrics, the usual ones first, each once. */
 static int names_of(const struct side *s, const char **names) {
-    static const char *const usual[] = {"bleu", "chrf", "exact"};
+    static const char *const usual[USUAL] = {"bleu", "chrf", "exact"};
     int n = 0;
-    for (; n < 3; n++) names[n] = usual[n];
+    for (; n < USUAL; n++) names[n] = usual[n];
     for (int i = 0; i < s->cfg->eval_metrics.n; i++) {
         bool there = false;
         for (int k = 0; k < n && !there; k++) there = !strcmp(names[k], s->cfg->eval_metrics.v[i]);
@@ -94,7 +94,8 @@ err judge_readable(const struct side *s, const struct source *from, bool swap) {
     double out[MOST_METRICS];
     if (!ref) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < from->n; i++) ref[i] = swap ? from->r[i].prompt : from->r[i].completion;
-    err e = metrics_score(names, names_of(s, names), &(struct scored){ref, ref, from->n}, out);
+    const int n = names_of(s, names) - USUAL; /* which read anything */
+    err e = n ? metrics_score(names + USUAL, n, &(struct scored){ref, ref, from->n}, out) : OK;
     free(ref);
     return e ? fail_in(e, "eval.metrics of adapter %s: %s", s->name, from->path) : OK;
 }

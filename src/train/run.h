@@ -270,6 +270,8 @@ err data_order(const struct run *r, struct side *s, uint32_t stream);
 err data_draw(struct side *s, int n, const struct row **list);    /* the next n rows; they stay until the next draw */
 /* The same of a side's texts, in ids of its own tokenizer and (answers) of `from`'s; not owned. */
 err data_draw_texts(struct side *s, int n, struct ids *texts, struct ids *answers);
+/* The first n texts of a side, as its files have them, in mem. */
+err data_texts(const struct side *s, int n, arena *mem, const char **text);
 size_t data_bytes(const struct run *r);
 bool data_streams(const struct run *r);
 

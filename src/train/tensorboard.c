@@ -10,7 +10,6 @@
 #define _GNU_SOURCE
 #include "train/tensorboard.h"
 #include "base/file.h"
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -84,11 +83,7 @@ static void add_value(str *summary, const char *tag, float x) {
 
 /* --- files --------------------------------------------------------------------------------------------------------------- */
 static err append(const char *path, const str *records) {
-    if (records->failed) return fail(E_MEMORY, "out of memory");
-    FILE *f = fopen(path, "ae");
-    bool good = f && fwrite(records->p, 1, records->n, f) == records->n;
-    if (f && fclose(f)) good = false;
-    return good ? OK : fail(E_IO, "%s: cannot write: %s", path, strerror(errno));
+    return records->failed ? fail(E_MEMORY, "out of memory") : file_append(path, records->p, records->n);
 }
 
 err events_begin(const char *folder, int64_t restart, char **path) {
