@@ -2,6 +2,7 @@
  * side. A part of a step is held, to the bit, against one that is laid together by hand from the texts in the files. Runs that must come to
  * the same are compared: one in two pieces, a pair beside another, and dmcct's adapters of a base that is there twice with macct's. */
 #define _GNU_SOURCE
+#include "support/settings.h"
 #include "support/support.h"
 #include "base/file.h"
 #include "train/run.h"
@@ -83,8 +84,7 @@ static void settings(struct config *c, int sides, const char *const *more) {
                                        "learning_rate=1e-2",
                                        "threads=1",
                                        "max_steps=3"};
-    must(config_init(c));
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) must(config_set(c, sets[i]));
+    config_with(c, sets, sizeof sets / sizeof *sets, NULL);
     if (sides > 2) set_path(c, "C.data", "c.jsonl");
     if (sides > 3) set_path(c, "D.data", "d.jsonl");
     for (int i = 0; more && more[i]; i++) must(config_set(c, more[i]));

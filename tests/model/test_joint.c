@@ -1,6 +1,7 @@
 /* schedule: joint. Rows of two adapters in one pass, forward and backward, and in one generation batch, against each adapter with its own rows
  * alone: gradients with dropout (the masks of a row hang on its place in the step), sums of the loss, texts, a whole step. What a joint run
  * cannot be is refused by name, and what it takes more is in its plan. */
+#include "support/settings.h"
 #include "support/support.h"
 #include "base/philox.h"
 #include "train/run.h"
@@ -23,9 +24,7 @@ static void settings(struct config *c, const char *const *more) {
                                        "learning_rate=1e-2",
                                        "threads=1",
                                        "schedule=joint"};
-    must(config_init(c));
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) must(config_set(c, sets[i]));
-    for (int i = 0; more && more[i]; i++) must(config_set(c, more[i]));
+    config_with(c, sets, sizeof sets / sizeof *sets, more);
 }
 
 /* Adapters that both do something, each another thing. */

@@ -2,6 +2,7 @@
  * score program, weighted rows against a loss by hand, and each choice of rows on texts that were made up for it. That whole runs resume to the
  * same bits is test_run.c's. */
 #define _GNU_SOURCE
+#include "support/settings.h"
 #include "support/support.h"
 #include "base/log.h"
 #include "train/run.h"
@@ -23,9 +24,7 @@ static void open_with(struct run *r, struct config *cfg, const char *const *more
                                        "pass_tokens=64",
                                        "lora.r=4",
                                        "threads=1"};
-    must(config_init(cfg));
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) must(config_set(cfg, sets[i]));
-    for (int i = 0; more && more[i]; i++) must(config_set(cfg, more[i]));
+    config_with(cfg, sets, sizeof sets / sizeof *sets, more);
     must(run_open(r, cfg));
     r->step = r->warm_steps;
 }

@@ -228,18 +228,25 @@ static int64_t planned_cache(const char *name, const char *const *more) {
     return bytes;
 }
 
+/* A run in one go, and the same stopped after so many steps and resumed: the same adapters, the same metrics. */
+static void stops_and_goes_on(const char *name, int stop_at, const char *const *more) {
+    char stopped[64];
+    struct watch w = {.stop_at = stop_at};
+    snprintf(stopped, sizeof stopped, "%s-stopped", name);
+    runs(name, 0, NULL, macct, more);
+    ends_with(run(stopped, 0, &w, macct, more), CYC_INTERRUPTED, "--resume");
+    watch_free(&w);
+    runs(stopped, CYC_RESUME, NULL, macct, more);
+    same_adapters(name, stopped);
+    same_metrics(name, stopped);
+}
+
 /* With a penalty, a least length, min-p and beams in evaluation: another run, which stops and goes on as any does; beams have room in the plan. */
 static void test_choices(void **state) {
     (void)state;
     const char *const *more = LIST("eval_steps=4", "max_steps=4", "warmup_pairs.epochs=1", "generation.repetition_penalty=1.3",
                                    "generation.min_p=0.05", "min_new_tokens=4", "eval.num_beams=3");
-    struct watch w = {.stop_at = 5};
-    runs("chosen", 0, NULL, macct, more);
-    ends_with(run("chosen-twice", 0, &w, macct, more), CYC_INTERRUPTED, "--resume");
-    watch_free(&w);
-    runs("chosen-twice", CYC_RESUME, NULL, macct, more);
-    same_adapters("chosen", "chosen-twice");
-    same_metrics("chosen", "chosen-twice");
+    stops_and_goes_on("chosen", 5, more);
     const int64_t one = planned_cache("plan-one", LIST("generation_batch=1")),
                   beams = planned_cache("plan-beams", LIST("generation_batch=1", "eval.num_beams=3"));
     assert_true(one > 0);
@@ -677,13 +684,7 @@ static void test_two_structures(void **state) {
     struct tensors ts;
     const char *const *more = LIST("A.lora.r=8", "B.lora.r=4", "A.lora.target_modules=q_proj,v_proj", "B.lora.target_modules=[o_proj, down_proj, gate_proj]", "B.lora.lora_dropout=0",
                                    "max_steps=2");
-    struct watch w = {.stop_at = 7};
-    runs("two", 0, NULL, macct, more);
-    ends_with(run("two-stopped", 0, &w, macct, more), CYC_INTERRUPTED, "");
-    watch_free(&w);
-    runs("two-stopped", CYC_RESUME, NULL, macct, more);
-    same_adapters("two", "two-stopped");
-    same_metrics("two", "two-stopped");
+    stops_and_goes_on("two", 7, more);
     must(tensors_open(at("two/A/adapter_model.safetensors"), &ts));
     assert_int_equal(ts.n, 3 * 2 * 2);
     shape_is(&ts, "self_attn.q_proj", "A", 8, 96);
@@ -711,13 +712,7 @@ static void test_full_last_layer(void **state) {
     (void)state;
     struct tensors ts;
     const char *const *more = LIST("method=full", "full.layers=last-1", "max_steps=3");
-    struct watch w = {.stop_at = 7};
-    runs("full", 0, NULL, macct, more);
-    ends_with(run("full-stopped", 0, &w, macct, more), CYC_INTERRUPTED, "");
-    watch_free(&w);
-    runs("full-stopped", CYC_RESUME, NULL, macct, more);
-    same_adapters("full", "full-stopped");
-    same_metrics("full", "full-stopped");
+    stops_and_goes_on("full", 7, more);
     assert_false(same_bytes(at("full/A/adapter_model.safetensors"), at("full/B/adapter_model.safetensors")));
     must(tensors_open(at("full/A/adapter_model.safetensors"), &ts));
     assert_int_equal(ts.n, 7 + 2);

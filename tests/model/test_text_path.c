@@ -2,6 +2,7 @@
  * run is held, to the bit, against one laid together by hand: generate, decode, cut leading space, tokenise with the prompt's own lead,
  * train. Then what evaluation says of such texts: metrics of each side, a command's numbers, and what is refused before the first step. */
 #define _GNU_SOURCE
+#include "support/settings.h"
 #include "support/support.h"
 #include "base/log.h"
 #include "train/run.h"
@@ -20,8 +21,7 @@ static void start_with(struct run *r, struct config *cfg, const char *prompt_b, 
     static const char *const sets[] = {"model=" DATA, "A.data=" DATA "a.jsonl", "B.data=" DATA "b.jsonl", "A.prompt={text}\n", "per_device_train_batch_size=6", "max_new_tokens=24",
                                        "max_length=80", "pass_tokens=1", "lora.r=4", "generation.temperature=1.5", "learning_rate=1e-2", "threads=1"};
     char set[64];
-    must(config_init(cfg));
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) must(config_set(cfg, sets[i]));
+    config_with(cfg, sets, sizeof sets / sizeof *sets, NULL);
     snprintf(set, sizeof set, "B.prompt=%s", prompt_b);
     must(config_set(cfg, set));
     for (; more && *more; more++) must(config_set(cfg, *more));

@@ -28,3 +28,9 @@ void settings_refused(const char *json, const char *base, err code, const char *
     err e = settings_read(json, base);
     if (e != code || !strstr(err_text(), why)) flunk("%s: %d, %s", json, (int)e, e ? err_text() : "accepted");
 }
+
+void config_with(struct config *c, const char *const *sets, size_t n, const char *const *more) {
+    must(config_init(c));
+    for (size_t i = 0; i < n; i++) must(config_set(c, sets[i]));
+    for (; more && *more; more++) must(config_set(c, *more));
+}
