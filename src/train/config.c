@@ -110,7 +110,6 @@ static bool choose(const char *choices, const char **word, arena *mem) {
         if (!strncmp(p + fixed, "[n]", 3) && !strncasecmp(*word, p, fixed) && (*word)[fixed] && strlen(*word) < fixed + 4 &&
             !(*word)[fixed + strspn(*word + fixed, "0123456789")])
             return true; /* any number in its place */
-        if (!strncmp(p, "[dotted.name]", n) && strchr(*word, '.')) return true;
         if (strlen(*word) == name && strncasecmp(*word, p, name) == 0) {
             const char *value = name < n ? p + name + 1 : p;
             return (*word = arena_strn(mem, value, (size_t)(p + n - value))) != NULL;
