@@ -474,9 +474,9 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name,
                     (long long)want.d[last], (long long)(want.nd > 1 ? want.d[last + 1] : 1));
     TRY(tensor_readable(ts, t));
-    if (s->turned) return read_turned(ts, t, w);
-    if (s->beside) return read_beside(ts, t, w);
-    return s->columns ? read_columns(ts, t, w) : read_rows(ts, t, w);
+    TRY((s->turned ? read_turned : s->beside ? read_beside : s->columns ? read_columns : read_rows)(ts, t, w));
+    tensors_forget(ts, t); /* the best adapters are read while all else is in memory */
+    return OK;
 }
 
 static const char *file_apart(const struct structure *st) { return st->method->apart ? st->method->apart(st->settings) : NULL; }

@@ -233,13 +233,6 @@ static err widen(struct tensors *ts, const struct tensor *t, dtype dt, struct te
     return OK;
 }
 
-/* Where the file's bytes are mapped (an odd file has them copied), they have done their work. */
-static void forget(const struct tensors *ts, const struct tensor *t) {
-    const uint8_t *p = t->data;
-    for (int i = 0; i < ts->n_maps; i++)
-        if (p >= ts->maps[i].p && p < ts->maps[i].p + ts->maps[i].n) file_forget(p, t->bytes);
-}
-
 static err unpack(struct tensors *ts, const struct tensor *t, struct tensor *out) {
     const struct tensor *nf4 = companion(ts, t, ".quant_state.bitsandbytes__nf4");
     if (stored_as(t, "U8") && nf4)
@@ -267,7 +260,7 @@ static err unpack(struct tensors *ts, const struct tensor *t, struct tensor *out
 
 err packed_tensor(struct tensors *ts, const struct tensor *t, struct tensor *out) {
     TRY(unpack(ts, t, out));
-    forget(ts, t);
+    tensors_forget(ts, t);
     return OK;
 }
 

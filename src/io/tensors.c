@@ -76,6 +76,12 @@ err tensors_open(const char *path, struct tensors *ts) {
     return e;
 }
 
+void tensors_forget(const struct tensors *ts, const struct tensor *t) {
+    const uint8_t *p = t->data;
+    for (int i = 0; i < ts->n_maps; i++)
+        if (p >= ts->maps[i].p && p < ts->maps[i].p + ts->maps[i].n) file_forget(ts->maps[i].p, (size_t)(p - ts->maps[i].p) + t->bytes);
+}
+
 void tensors_close(struct tensors *ts) {
     for (int i = 0; i < ts->n_maps; i++) file_unmap(&ts->maps[i]);
     arena_free(&ts->mem);

@@ -34,6 +34,9 @@ struct tensors {
 /* Opens *.gguf, *.safetensors, or a folder with model.safetensors or model.safetensors.index.json (sharded). */
 err tensors_open(const char *path, struct tensors *ts);
 void tensors_close(struct tensors *ts);
+/* A tensor's bytes have done their work: where they are mapped (an odd file has them copied) their pages leave this process's memory, and those
+ * before them, which the kernel brings back beside what is read. */
+void tensors_forget(const struct tensors *ts, const struct tensor *t);
 const struct tensor *tensors_find(const struct tensors *ts, const char *name); /* NULL when absent */
 
 /* E_UNSUPPORTED where the tensor is of a type that dequantise_row() does not read; for readers that want numbers. */

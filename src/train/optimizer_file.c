@@ -114,9 +114,10 @@ static err check(const struct tensors *ts, const struct learner *l, const struct
 
 static err take_over(struct learner *l, const struct tensors *ts, const struct entry *list, int n) {
     for (int i = 0; i < n; i++) {
-        const void *from = tensors_find(ts, list[i].name)->data;
-        if (list[i].on_host) memcpy(list[i].p, from, list[i].bytes);
-        else TRY(l->backend->mem->upload(list[i].p, from, list[i].bytes));
+        const struct tensor *t = tensors_find(ts, list[i].name);
+        if (list[i].on_host) memcpy(list[i].p, t->data, list[i].bytes);
+        else TRY(l->backend->mem->upload(list[i].p, t->data, list[i].bytes));
+        tensors_forget(ts, t);
     }
     l->optim_steps = *(const int32_t *)tensors_find(ts, "step")->data;
     const struct tensor *scale = tensors_find(ts, "loss_scale"), *good = tensors_find(ts, "loss_scale_good_steps");
