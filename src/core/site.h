@@ -243,6 +243,7 @@ struct site_under {
 struct site {
     struct prog *p;
     enum mode mode;
+    bool extends;        /* decoding, with several tokens of a slot in one run */
     const struct peft_method *method; /* NULL: the bare base */
     const void *settings;             /* the method's own */
     struct param_set *params;

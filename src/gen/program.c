@@ -199,6 +199,7 @@ static err build(struct program *g, const struct model *m, struct structure *st,
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p,
                      .mode = mode == MODE_EXTEND ? MODE_DECODE : mode,
+                     .extends = mode == MODE_EXTEND,
                      .cache_k = cache,
                      .cache_v = cache + m->shape.layers,
                      .cross_k = cache + 2 * m->shape.layers,

@@ -230,8 +230,8 @@ static void test_shared_head(void **state) {
             assert_int_equal(none.shared_tokens, 0);
             assert_true(some.shared_tokens >= (k ? 4 : 3) * 5);
             for (int i = 0; i < c.n; i++) {
-                assert_int_equal(shared[i].n, apart[i].n);
-                assert_memory_equal(shared[i].ids, apart[i].ids, (size_t)apart[i].n * 4);
+                if (shared[i].n != apart[i].n || memcmp(shared[i].ids, apart[i].ids, (size_t)apart[i].n * 4))
+                    flunk("%s: text %d of setting %d is another with its head shared", c.backend->name, i, k);
                 free(shared[i].ids), free(apart[i].ids);
             }
         }
