@@ -269,8 +269,8 @@ static const char *meant(const char *name) {
         if (dot && !strcmp(dot + 1, name)) return names[k];
     }
     if ((near = nearest(name, names))) return near;
-    for (int k = 0; k < N_KEYS && strlen(leaf) > 3; k++)
-        if (strstr(names[k], leaf)) return names[k];
+    for (int k = 0; k < 2 * N_KEYS && strlen(leaf) > 3; k++) /* of its own section first */
+        if ((k >= N_KEYS || !strncmp(names[k], name, (size_t)(leaf - name))) && strstr(names[k % N_KEYS], leaf)) return names[k % N_KEYS];
     return NULL;
 }
 
