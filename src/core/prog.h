@@ -48,10 +48,12 @@ enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU, ACT_TANH };
 
 /* head_loss: what a row's loss is made of beside the cross-entropy of its label. All zeros: nothing. */
 struct loss_terms {
-    float smoothing, z;      /* of the label, as PyTorch has it; the coefficient of logsumexp^2 */
-    float share;             /* of the distance from a teacher; cross-entropy has the rest */
-    float beta, temperature; /* that distance: 0 KL(teacher || student), 1 KL(student || teacher), between them Jensen-Shannon's; both sides' */
-    float teacher_cap;       /* the softcap of the teacher's logits */
+    float smoothing;   /* of the label, as PyTorch has it */
+    float z;           /* the coefficient of logsumexp^2 */
+    float share;       /* of the distance from a teacher; cross-entropy has the rest */
+    float beta;        /* that distance: 0 KL(teacher || student), 1 KL(student || teacher), between them Jensen-Shannon's */
+    float temperature; /* of both sides in it */
+    float teacher_cap; /* the softcap of the teacher's logits */
 };
 
 struct op_attr {

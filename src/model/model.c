@@ -564,7 +564,14 @@ val model_embed(const struct model *m, struct site *s, double scale) {
     if (prog_dt(s->p) == DT_F16) scale = f16_to_f32(f32_to_f16((float)scale));
     const val own = token_rows(m, s), table = model_matrix(m, s, "token_embd");
     if (has(own)) return site_noise(s, embed_with(s, table, own, (float)scale));
-    return site_noise(s, site_embed(s, &(struct embedding){.of = {.name = "token_embd", .module = w->module}, .rows = w->d[0], .width = w->d[1], .dt = w->dt, .data = w->data, .scale = scale}, table));
+    return site_noise(s, site_embed(s,
+                                    &(struct embedding){.of = {.name = "token_embd", .module = w->module},
+                                                        .rows = w->d[0],
+                                                        .width = w->d[1],
+                                                        .dt = w->dt,
+                                                        .data = w->data,
+                                                        .scale = scale},
+                                    table));
 }
 
 val model_body(const struct model *m, struct site *s) {

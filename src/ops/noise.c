@@ -40,4 +40,5 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
     return (struct cost){3 * e, 8 * e};
 }
 
-const struct op_def op_noise = {.name = "noise", .n_in = 4, .n_out = 1, .inplace = 1, .cheap = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_noise = {
+    .name = "noise", .n_in = 4, .n_out = 1, .inplace = 1, .cheap = true, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};

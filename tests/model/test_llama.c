@@ -75,7 +75,10 @@ static void test_passes(void **state) {
 /* Smoothing, z-loss and NEFTune's noise: the gradient of PyTorch with the same noise (make/losses.py), in one pass, in small ones and by recomputation; scoring has none of it. */
 static void test_terms(void **state) {
     (void)state;
-    static const struct { enum checkpoint level; int cap; } ways[] = {{CHECKPOINT_SELECTIVE, CAP_TOKENS}, {CHECKPOINT_BLOCK, 13}};
+    static const struct {
+        enum checkpoint level;
+        int cap;
+    } ways[] = {{CHECKPOINT_SELECTIVE, CAP_TOKENS}, {CHECKPOINT_BLOCK, 13}};
     for (int k = 0; k < 2 * n_backends; k++) {
         struct bench b;
         double sums[4], plain[4];

@@ -823,7 +823,8 @@ static bool untouched(const void *p, size_t n) {
 /* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses, targets and gradients stay f32. */
 static bool narrowed(const struct lab *l, val v) {
     const struct value *x = prog_v(&l->p, v);
-    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix") || !strcmp(x->name, "target") || !strcmp(x->name, "logp");
+    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix") ||
+                     !strcmp(x->name, "target") || !strcmp(x->name, "logp");
     const bool cache = x->role == ROLE_STATE && x->nd == 4;
     if (cache ? l->what_is_narrow == ALL_BUT_CACHES : l->what_is_narrow == CACHES) return false;
     return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && !statistic;
