@@ -175,6 +175,7 @@ struct job {
     const struct prompt_form *form; /* pairs */
     const struct class_form *classes; /* labelled texts */
     int max_length;                   /* of them */
+    enum learnt learnt;
     bool swap, plain;          /* plain: texts, of which nothing is learnt as they are */
     struct chat *chat;         /* conversations; a thread's own */
     struct chat_text rendered; /* scratch */
@@ -471,13 +472,24 @@ static err draft_text(struct job *job, const struct record *r, struct draft *d) 
     return OK;
 }
 
+/* Of a draft whose answers are marked. Between two answers there is always something that is none. */
+static void choose_learnt(struct draft *d, enum learnt what) {
+    size_t end = d->marked;
+    if (what == LEARN_ALL) memset(d->on + 1, 1, d->marked - 1);
+    while (end && !d->on[end - 1]) end--;
+    while (end && d->on[end - 1]) end--;
+    if (what == LEARN_LAST) memset(d->on, 0, end);
+}
+
 static err draft_sft(struct job *job, const struct record *r, struct draft *d) {
     if (r->text) {
         TRY(draft_text(job, r, d));
         TRY(put_eos(job->tk, &d->ids));
         return mark(d, true);
     }
-    return r->n_turns ? draft_chat(job, r, d) : draft_completion(job, r, d);
+    TRY(r->n_turns ? draft_chat(job, r, d) : draft_completion(job, r, d));
+    choose_learnt(d, job->learnt);
+    return OK;
 }
 
 static err draft_pair(struct job *job, const struct record *r, struct draft *d) {
@@ -504,14 +516,14 @@ static err read_template(const tokenizer *tk, const struct source *s, struct job
 }
 
 err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out) {
-    struct job job = {.tk = tk, .draft = draft_sft};
+    struct job job = {.tk = tk, .learnt = s->opt.learnt, .draft = draft_sft};
     *out = (struct rows){0};
     TRY(read_template(tk, s, &job));
     return make_rows(&job, s, max_length, out);
 }
 
 err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void (*visit)(void *ctx, const struct row_seen *row), void *ctx) {
-    struct job job = {.tk = tk, .draft = draft_sft};
+    struct job job = {.tk = tk, .learnt = s->opt.learnt, .draft = draft_sft};
     struct rows none = {0};
     struct pass *p = NULL;
     if (tk) TRY(read_template(tk, s, &job));

@@ -69,7 +69,8 @@ err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const cha
 err prompt_form_wrap(const struct prompt_form *f, const int32_t *text, size_t n, struct ids *out);
 
 /* SFT rows of a source: prompt/completion (tokenised apart, EOS after the completion), conversations through the chat
- * form, or texts (format: text), of which every token but the first is supervised, and an EOS. Rows longer than max_length lose their end. A row left without a supervised token is E_INPUT naming file:line
+ * form, or texts (format: text), of which every token but the first is supervised, and an EOS. Of a source that says so (source.h, learnt) the last answer alone, or
+ * everything, is supervised. Rows longer than max_length lose their end. A row left without a supervised token is E_INPUT naming file:line
  * and max_length. On error nothing is left to free. */
 err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
 /* Rows of pairs: wrap(lead + prompt) + lead + completion + EOS. swap: the record's two texts change places. */

@@ -28,12 +28,16 @@ struct source_file {
     int64_t limit;  /* only the first so many records; 0: all */
 };
 
+/* Of conversations, and of prompts with completions: which tokens carry loss. */
+enum learnt { LEARN_ANSWERS /* every one */, LEARN_LAST /* the last answer alone */, LEARN_ALL /* prompts too */ };
+
 struct source_options {
     enum source_want want;
     uint64_t in_memory; /* all files together, as they lie on disk or unpacked: above this they are streamed */
     double split;       /* share of the records that is held out */
     bool held_out;      /* these are wanted, not the others */
     struct given_form given; /* vectors that come with each record; a file of them outlives the source */
+    enum learnt learnt;
     int threads;        /* of those who make rows of it; 0: as many as there are */
 };
 

@@ -82,6 +82,7 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     const struct head *h = head_of(st);
     struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
+    if (st && s->mode == MODE_TRAIN) a.loss = st->terms;
     val x, target = {0}, t;
     struct linear w = {0};
     struct projection own = {0};
@@ -206,6 +207,7 @@ static err build(struct program *g, const struct model *m, struct structure *st,
                      .cross_v = cache + 3 * m->shape.layers,
                      .derived = derived_place,
                      .model = m};
+    if (st && mode == MODE_TRAIN) *(g->seq2seq ? &s.src_noise : &s.noise) = st->noise, s.before = st->virtual_tokens;
     if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);

@@ -25,6 +25,8 @@ struct structure {
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
+    struct loss_terms terms; /* of training, beside the labels' cross-entropy */
+    float noise;             /* of training: NEFTune's alpha */
     int adapters;        /* of this structure, whose rows a run of its programs may have side by side; 0: one */
 };
 

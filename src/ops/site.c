@@ -53,6 +53,11 @@ val site_dropout(struct site *s, val x, double p) {
     return emit1(s->p, &op_dropout, (val[]){x, s->sample, s->pos}, 3, &(struct op_attr){.dropout = (float)p, .site = s->next_site++});
 }
 
+val site_noise(struct site *s, val x) {
+    if (!(s->noise > 0)) return x;
+    return emit1(s->p, &op_noise, (val[]){x, s->cu, s->sample, s->pos}, 4, &(struct op_attr){.alpha = {s->noise}, .n = s->before});
+}
+
 struct head_delta site_head(struct site *s, const struct linear *w) {
     return s->method && s->method->head ? s->method->head(s, w) : (struct head_delta){.scale = 0};
 }
@@ -100,6 +105,7 @@ val site_attended(struct site *s, const struct attending *a) { return site_atten
 struct site site_of_source(const struct site *s) {
     struct site source = *s;
     source.ids = s->src_ids, source.pos = s->src_pos, source.cu = s->src_cu, source.sample = s->src_sample, source.mix = s->src_mix;
+    source.noise = s->src_noise, source.before = 0;
     return source;
 }
 
