@@ -217,6 +217,37 @@ int cyc_data_stats(const cyc_data_request *q, char **json);
  * "rows"}], "byte_order_mark", "crlf"}], "rows", "bad", "warned", "kinds": [{"kind", "bad", "count"}], "troubles": [{"path", "line", "kind", "bad",
  * "what"}]}. Of the troubles the first `limit` are listed (0: all). Bad records are no failure of the call: "bad" counts them. */
 int cyc_data_check(const cyc_data_request *q, int limit, char **json);
+/* What the commands that write data files share. They refuse a file that is there already unless it may be overwritten, and write beside OUT a card,
+ * OUT.card.json and OUT.card.md, which is also what they return: {"command", "cyclora", "inputs": [{"path", "container", "shape", "hash", "bytes",
+ * "rows"}], "settings": {...}, "counts": {...}, "outputs": [{"path", "hash", "bytes", "rows"}]}. */
+typedef struct cyc_rewrite_request {
+    cyc_data_request data; /* model: for lengths in tokens; max_length and rows have no use */
+    const char *out;
+    int overwrite;
+} cyc_rewrite_request;
+/* How records are held to be near: by the Jaccard similarity of their sets of shingles, found with MinHash, verified by the texts. */
+typedef struct cyc_near {
+    double threshold;
+    int permutations;
+    int shingle, words; /* so many characters in a row, or (words) words */
+    uint64_t seed;
+    int exact;          /* equal ones alone; the others have no use */
+} cyc_near;
+/* Records without those that an earlier one equals or is near. removed: NULL, or a file that gets a line for each of those. */
+int cyc_data_dedup(const cyc_rewrite_request *q, const cyc_near *near, const char *removed, char **json);
+/* Test records that stand in training data: equal, near, or with n-grams of words that do. */
+typedef struct cyc_overlap {
+    const char *const *against; /* the test files; format and fields are as the request's */
+    int n_against;
+    cyc_near near;
+    int ngram;          /* words; 0: none are looked for */
+    double least;       /* share of a test record's n-grams that must be found; 0: one will do */
+    const char *report; /* NULL, or a file that gets a line for each hit */
+    int limit;          /* of the hits that are returned; 0: all */
+} cyc_overlap;
+/* q->data is the training data; q->out, which may be NULL, gets its records that no test record is found in. The card, with "against", "share" of the
+ * test records, and "hits": [{"path", "line", "kind": "equal", "near" or "ngram", "train_path", "train_line", "jaccard", "ngrams"}]. */
+int cyc_data_contamination(const cyc_rewrite_request *q, const cyc_overlap *o, char **json);
 /* Data and a configuration of cycle training from what people have: recipe "entities", "records", "triples", "languages", "style". */
 typedef struct cyc_prepare_request {
     const char *recipe;

@@ -1,6 +1,8 @@
 /* Data files looked at and rewritten: a thin way to data/check.h and its kin. Called by `cyclora data`. */
 #include "api/api.h"
 #include "data/check.h"
+#include "data/dedup.h"
+#include "data/overlap.h"
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -43,4 +45,47 @@ int cyc_data_check(const cyc_data_request *q, int limit, char **json) {
     }
     asked_close(&a);
     return code;
+}
+
+/* --- commands that write -------------------------------------------------------------------------------------------- */
+/* Opens what is asked for and begins the card. The API's code; asked_close() follows either way. */
+static int writing_open(const cyc_rewrite_request *q, const char *command, struct asked *a, struct rewriting *w) {
+    const int code = asked_open(&q->data, a);
+    *w = (struct rewriting){a->files, a->n, q->out, q->overwrite, card_begin(command, cyc_version())};
+    return code ? code : w->card ? CYC_OK : api_code(fail(E_MEMORY, "out of memory"));
+}
+
+/* The card as the call's result, or what went wrong. */
+static int writing_done(struct asked *a, struct rewriting *w, int code, err e, char **json) {
+    if (code || e) json_decref(w->card);
+    asked_close(a);
+    return code ? code : e ? api_code(e) : api_json(w->card, json);
+}
+
+static struct twin_options twin_options(const cyc_near *n) {
+    return (struct twin_options){n->exact, n->threshold, n->permutations, {n->shingle, n->words}, n->seed};
+}
+
+int cyc_data_dedup(const cyc_rewrite_request *q, const cyc_near *near, const char *removed, char **json) {
+    struct asked a;
+    struct rewriting w;
+    const struct twin_options o = twin_options(near);
+    int code = writing_open(q, "dedup", &a, &w);
+    err e = code ? OK : data_dedup(&w, &o, removed);
+    *json = NULL;
+    return writing_done(&a, &w, code, e, json);
+}
+
+int cyc_data_contamination(const cyc_rewrite_request *q, const cyc_overlap *o, char **json) {
+    struct asked a, against = {0};
+    struct rewriting w;
+    cyc_data_request tests = q->data;
+    const struct overlap_options options = {twin_options(&o->near), o->ngram, o->least, o->report, o->limit};
+    tests.files = o->against, tests.n_files = o->n_against, tests.model = NULL;
+    int code = writing_open(q, "contamination", &a, &w);
+    if (!code) code = asked_open(&tests, &against);
+    err e = code ? OK : data_overlap(&w, against.files, against.n, &options);
+    asked_close(&against);
+    *json = NULL;
+    return writing_done(&a, &w, code, e, json);
 }

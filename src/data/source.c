@@ -265,6 +265,7 @@ err source_scan(const struct source *s, int i, struct fetcher *f, struct extent 
     if (!f->next || f->part != which) {
         scan_end(&f->scan);
         scan_begin(&f->scan, &p->file, p->layout.container);
+        if (f->window) f->scan.window = f->window;
     }
     if (!f->next || f->part != which || f->next - 1 > k || k - (f->next - 1) >= EVERY) {
         const struct mark *m = &p->mark[k / EVERY];

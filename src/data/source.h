@@ -86,6 +86,7 @@ struct fetcher {
     struct scanner scan;
     arena mem;
     int part, next; /* scan stands before record `next` of this part (1 + its index; 0: nowhere) */
+    size_t window;  /* what is read at a time, 0: as records.h has it; small for records here and there */
 };
 err source_scan(const struct source *s, int i, struct fetcher *f, struct extent *x, const struct source_part **part);
 err source_fetch(const struct source *s, int i, struct fetcher *f, struct record *r);
