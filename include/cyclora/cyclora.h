@@ -248,6 +248,21 @@ typedef struct cyc_overlap {
 /* q->data is the training data; q->out, which may be NULL, gets its records that no test record is found in. The card, with "against", "share" of the
  * test records, and "hits": [{"path", "line", "kind": "equal", "near" or "ngram", "train_path", "train_line", "jaccard", "ngrams"}]. */
 int cyc_data_contamination(const cyc_rewrite_request *q, const cyc_overlap *o, char **json);
+/* Records that pass every rule; what is 0 or NULL is none. Lengths in tokens need q->data.model. */
+typedef struct cyc_filter {
+    int min_tokens, max_tokens, min_chars, max_chars;
+    double min_ratio, max_ratio; /* of the answers' characters over those of what they answer */
+    double min_letters;          /* share of the characters that are not white space */
+    double max_repeated;         /* share of lines that an earlier one of the record equals */
+    const char *alphabet;        /* scripts, "Latin,Greek": letters of others are foreign */
+    double max_foreign;          /* share of the letters */
+    const char *const *keep, *const *drop; /* "FIELD=REGEX", "=REGEX": must match; may not */
+    int n_keep, n_drop;
+} cyc_filter;
+int cyc_data_filter(const cyc_rewrite_request *q, const cyc_filter *f, char **json);
+/* A folder q->out of train.jsonl, dev.jsonl and test.jsonl: shares of the records, or of the groups that the field `group` tells (NULL: none). */
+int cyc_data_split(const cyc_rewrite_request *q, double dev, double test, const char *group, uint64_t seed, char **json);
+int cyc_data_convert(const cyc_rewrite_request *q, const char *to, char **json); /* to: "messages", "prompt_completion" */
 /* Data and a configuration of cycle training from what people have: recipe "entities", "records", "triples", "languages", "style". */
 typedef struct cyc_prepare_request {
     const char *recipe;

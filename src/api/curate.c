@@ -1,8 +1,11 @@
 /* Data files looked at and rewritten: a thin way to data/check.h and its kin. Called by `cyclora data`. */
 #include "api/api.h"
 #include "data/check.h"
+#include "data/convert.h"
 #include "data/dedup.h"
+#include "data/filter.h"
 #include "data/overlap.h"
+#include "data/parts.h"
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -86,6 +89,49 @@ int cyc_data_contamination(const cyc_rewrite_request *q, const cyc_overlap *o, c
     if (!code) code = asked_open(&tests, &against);
     err e = code ? OK : data_overlap(&w, against.files, against.n, &options);
     asked_close(&against);
+    *json = NULL;
+    return writing_done(&a, &w, code, e, json);
+}
+
+int cyc_data_filter(const cyc_rewrite_request *q, const cyc_filter *f, char **json) {
+    struct asked a;
+    struct rewriting w;
+    int code = writing_open(q, "filter", &a, &w);
+    const struct filter_options o = {.tk = a.tk,
+                                     .min_tokens = f->min_tokens,
+                                     .max_tokens = f->max_tokens,
+                                     .min_chars = f->min_chars,
+                                     .max_chars = f->max_chars,
+                                     .min_ratio = f->min_ratio,
+                                     .max_ratio = f->max_ratio,
+                                     .min_letters = f->min_letters,
+                                     .max_repeated = f->max_repeated,
+                                     .alphabet = f->alphabet,
+                                     .max_foreign = f->max_foreign,
+                                     .keep = f->keep,
+                                     .n_keep = f->n_keep,
+                                     .drop = f->drop,
+                                     .n_drop = f->n_drop};
+    err e = code ? OK : data_filter(&w, &o);
+    *json = NULL;
+    return writing_done(&a, &w, code, e, json);
+}
+
+int cyc_data_split(const cyc_rewrite_request *q, double dev, double test, const char *group, uint64_t seed, char **json) {
+    struct asked a;
+    struct rewriting w;
+    const struct split_options o = {dev, test, group, seed};
+    int code = writing_open(q, "split", &a, &w);
+    err e = code ? OK : data_split(&w, &o);
+    *json = NULL;
+    return writing_done(&a, &w, code, e, json);
+}
+
+int cyc_data_convert(const cyc_rewrite_request *q, const char *to, char **json) {
+    struct asked a;
+    struct rewriting w;
+    int code = writing_open(q, "convert", &a, &w);
+    err e = code ? OK : data_convert(&w, to);
     *json = NULL;
     return writing_done(&a, &w, code, e, json);
 }

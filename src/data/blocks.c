@@ -50,12 +50,16 @@ struct shared {
     char *why[BLOCK]; /* messages are per thread, so a failing record keeps its own */
 };
 
+static struct visited visited(const struct block *b, int k) {
+    return (struct visited){b->from + k, k, &b->s->part[b->part[k]], &b->x[k], NULL};
+}
+
 static err work_on(const struct shared *sh, int k, arena *mem) {
     struct record own;
-    const struct record *r;
-    TRY(block_record(&sh->b, k, mem, &own, &r));
-    err e = sh->p->work(sh->p->ctx, sh->b.from + k, k, r);
-    return e ? fail_in(e, "%s:%d", sh->p->s->part[sh->b.part[k]].path, r->line) : OK;
+    struct visited v = visited(&sh->b, k);
+    TRY(block_record(&sh->b, k, mem, &own, &v.r));
+    err e = sh->p->work(sh->p->ctx, &v);
+    return e ? fail_in(e, "%s:%d", v.part->path, v.r->line) : OK;
 }
 
 static void work_block(struct shared *sh) {
@@ -73,9 +77,9 @@ static void work_block(struct shared *sh) {
 
 static err take_block(struct shared *sh) {
     for (int k = 0; k < sh->b.n; k++) {
-        const struct block *b = &sh->b;
+        const struct visited v = visited(&sh->b, k);
         if (sh->e[k]) return fail(sh->e[k], "%s", sh->why[k] ? sh->why[k] : "out of memory");
-        if (sh->p->take) TRY(sh->p->take(sh->p->ctx, b->from + k, k, &b->s->part[b->part[k]], &b->x[k]));
+        if (sh->p->take) TRY(sh->p->take(sh->p->ctx, &v));
     }
     return OK;
 }

@@ -1,6 +1,5 @@
 /* See dedup.h. */
 #include "data/dedup.h"
-#include "data/blocks.h"
 #include <string.h>
 
 struct writing {
@@ -12,23 +11,23 @@ struct writing {
     int next; /* of t->near */
 };
 
-static err add_removed(struct writing *w, int row, const struct source_part *part, const struct extent *x) {
+static err add_removed(struct writing *w, const struct visited *v) {
+    const int row = v->i;
     const struct source_part *kept_part;
     struct extent kept;
     while (w->next < w->t->n_near && w->t->near[w->next].row < row) w->next++;
     const bool near = w->next < w->t->n_near && w->t->near[w->next].row == row;
     w->f.window = 1 << 16;
     TRY(source_scan(w->s, w->t->of[row], &w->f, &kept, &kept_part));
-    json_t *line = json_pack("{s:s, s:i, s:s, s:i, s:f}", "path", part->path, "line", x->line, "kept_path", kept_part->path, "kept_line", kept.line,
+    json_t *line = json_pack("{s:s, s:i, s:s, s:i, s:f}", "path", v->part->path, "line", v->x->line, "kept_path", kept_part->path, "kept_line", kept.line,
                              "jaccard", near ? (double)w->t->near[w->next].jaccard : 1);
     return output_line(&w->removed, line);
 }
 
-static err write_record(void *ctx, int i, int k, const struct source_part *part, const struct extent *x) {
+static err write_record(void *ctx, const struct visited *v) {
     struct writing *w = ctx;
-    (void)k;
-    if (w->t->of[i] < 0) return output_record(&w->out, part, x);
-    return w->list ? add_removed(w, i, part, x) : OK;
+    if (w->t->of[v->i] < 0) return output_record(&w->out, v);
+    return w->list ? add_removed(w, v) : OK;
 }
 
 static void fill_card(json_t *card, const struct source *s, const struct twin_options *o, const struct twins *t) {

@@ -1,7 +1,5 @@
 /* See overlap.h. */
-#define XXH_INLINE_ALL
 #include "data/overlap.h"
-#include "data/blocks.h"
 #include "data/keys.h"
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +37,6 @@ struct index {
     uint64_t *filter;         /* a bit for each 24 of an n-gram's: most of what is asked for is not there */
     uint8_t *seen;            /* of each n-gram key */
     struct hit *hit;
-    uint64_t *mine;           /* [BLOCK][bands] */
     struct work *work;        /* [BLOCK] */
     struct set_reader sets;
     struct output out, report;
@@ -113,11 +110,10 @@ static err index_open(struct index *x, const struct source_file *tests, int n) {
     if (!x->o->near.exact) x->bands = bands_for(x->o->near.threshold, x->o->near.permutations);
     x->whole = malloc(rows * sizeof *x->whole);
     x->band = malloc(rows * (size_t)x->bands.n * sizeof *x->band + 1);
-    x->mine = malloc(BLOCK * (size_t)x->bands.n * sizeof *x->mine + 1);
     x->hit = calloc(rows, sizeof *x->hit);
     x->work = calloc(BLOCK, sizeof *x->work);
     x->filter = calloc(FILTER_BITS / 64, sizeof *x->filter);
-    if (!x->whole || !x->band || !x->mine || !x->hit || !x->work || !x->filter) return out_of_memory();
+    if (!x->whole || !x->band || !x->hit || !x->work || !x->filter) return out_of_memory();
     x->sets = (struct set_reader){.s = &x->test, .k = &x->o->near.shingles};
     if (!x->o->near.exact) TRY(minhash_init(&x->hash, x->o->near.permutations, x->o->near.seed));
     return index_all(x);
@@ -127,7 +123,7 @@ static void index_close(struct index *x) {
     for (int k = 0; x->work && k < BLOCK; k++) hashes_free(&x->work[k].set), hashes_free(&x->work[k].grams);
     set_reader_free(&x->sets);
     minhash_free(&x->hash);
-    free(x->whole), free(x->band), free(x->mine), free(x->hit), free(x->work), free(x->filter), free(x->seen), free(x->gram.v);
+    free(x->whole), free(x->band), free(x->hit), free(x->work), free(x->filter), free(x->seen), free(x->gram.v);
     source_close(&x->test);
 }
 
@@ -157,15 +153,15 @@ static void find_grams(const struct index *x, struct hashes *grams) {
     grams->n = n;
 }
 
-static err look_up(void *ctx, int i, int k, const struct record *r) {
+static err look_up(void *ctx, const struct visited *v) {
     struct index *x = ctx;
-    struct work *w = &x->work[k];
+    struct work *w = &x->work[v->k];
     str normal = {0};
     uint32_t signature[PERMUTATIONS_MOST];
     w->equal = -1, w->n = 0, w->grams.n = 0;
-    err e = said(r, &normal);
+    err e = said(v->r, &normal);
     if (!e) {
-        const struct key key = key_of(normal.p, normal.n, i);
+        const struct key key = key_of(normal.p, normal.n, v->i);
         const size_t at = keys_find(x->whole, (size_t)x->test.n, key.low, key.high);
         if (at < (size_t)x->test.n) w->equal = (int32_t)at;
     }
@@ -178,13 +174,13 @@ static err look_up(void *ctx, int i, int k, const struct record *r) {
     return e;
 }
 
-static void tell(struct hit *h, enum kind kind, const struct index *x, const struct source_part *part, int line) {
+static void tell(struct hit *h, enum kind kind, const struct index *x, const struct visited *v) {
     if (h->line[kind]) return;
-    h->part[kind] = (int)(part - x->train->part);
-    h->line[kind] = line;
+    h->part[kind] = (int)(v->part - x->train->part);
+    h->line[kind] = v->x->line;
 }
 
-static err tell_near(struct index *x, const struct work *w, const struct source_part *part, int line, bool *near) {
+static err tell_near(struct index *x, const struct work *w, const struct visited *v, bool *near) {
     for (int c = 0; c < w->n; c++) {
         const struct hashes *set;
         struct hit *h = &x->hit[w->candidate[c]];
@@ -193,31 +189,30 @@ static err tell_near(struct index *x, const struct work *w, const struct source_
         if (jaccard < x->o->near.threshold) continue;
         *near = true;
         if (!h->line[NEAR]) h->jaccard = (float)jaccard;
-        tell(h, NEAR, x, part, line);
+        tell(h, NEAR, x, v);
     }
     return OK;
 }
 
-static err take_record(void *ctx, int i, int k, const struct source_part *part, const struct extent *at) {
+static err take_record(void *ctx, const struct visited *v) {
     struct index *x = ctx;
-    const struct work *w = &x->work[k];
+    const struct work *w = &x->work[v->k];
     const size_t tests = (size_t)x->test.n;
     bool near = false;
-    (void)i;
     if (w->equal >= 0)
         for (size_t e = (size_t)w->equal, end = keys_run(x->whole, tests, e); e < end; e++)
-            tell(&x->hit[x->whole[e].row], EQUAL, x, part, at->line);
-    TRY(tell_near(x, w, part, at->line, &near));
+            tell(&x->hit[x->whole[e].row], EQUAL, x, v);
+    TRY(tell_near(x, w, v, &near));
     for (size_t g = 0; g < w->grams.n; g++)
         for (size_t key = w->grams.v[g], end = keys_run(x->gram.v, x->gram.n, key); key < end && !x->seen[key]; key++) {
             struct hit *h = &x->hit[x->gram.v[key].row];
             x->seen[key] = 1;
             h->found++;
-            tell(h, NGRAM, x, part, at->line);
+            tell(h, NGRAM, x, v);
         }
     const bool dirty = w->equal >= 0 || near || w->grams.n;
     x->dropped += dirty;
-    return dirty || !x->out.f.f ? OK : output_record(&x->out, part, at);
+    return dirty || !x->out.f.f ? OK : output_record(&x->out, v);
 }
 
 /* --- what it comes to -------------------------------------------------------------------------------------------------- */

@@ -32,10 +32,10 @@ static err put(struct output *o, str *line, err e) {
     return e;
 }
 
-err output_record(struct output *o, const struct source_part *part, const struct extent *x) {
+err output_record(struct output *o, const struct visited *v) {
     str line = {0};
-    err e = record_line(&part->layout, x, &line);
-    return put(o, &line, e ? fail_in(e, "%s:%d", part->path, x->line) : OK);
+    err e = record_line(&v->part->layout, v->x, &line);
+    return put(o, &line, e ? fail_in(e, "%s:%d", v->part->path, v->x->line) : OK);
 }
 
 err output_line(struct output *o, json_t *object) {

@@ -10,7 +10,7 @@
 #ifndef CYC_DATA_REWRITE_H
 #define CYC_DATA_REWRITE_H
 #include "base/file.h"
-#include "data/source.h"
+#include "data/blocks.h"
 #include <jansson.h>
 
 /* What each of these commands is given. */
@@ -30,7 +30,7 @@ struct output {
 };
 /* Refuses what is there already, and what is one of the files that are read. */
 err output_open(struct output *o, const char *path, const struct rewriting *w);
-err output_record(struct output *o, const struct source_part *part, const struct extent *x);
+err output_record(struct output *o, const struct visited *v);
 err output_line(struct output *o, json_t *line); /* takes the reference */
 /* Puts it in its place and adds {"path", "hash", "bytes", "rows"} to the array `list`. After either of these it may be opened again. */
 err output_commit(struct output *o, json_t *list);

@@ -59,7 +59,7 @@ err said(const struct record *r, str *out) {
 }
 
 /* --- pieces --------------------------------------------------------------------------------------------------------- */
-static err push(struct hashes *h, uint64_t x) {
+err hashes_add(struct hashes *h, uint64_t x) {
     if (h->n == h->cap) {
         const size_t cap = 2 * h->cap + 64;
         uint64_t *v = realloc(h->v, cap * sizeof *v);
@@ -110,9 +110,9 @@ size_t word_count(const char *normal, size_t n) {
 static err word_shingles(size_t size, const char *text, size_t n, struct hashes *out) {
     struct hashes words = {0};
     err e = OK;
-    for (size_t at = 0, from, to; !e && next_word(text, n, &at, &from, &to);) e = push(&words, XXH3_64bits(text + from, to - from));
+    for (size_t at = 0, from, to; !e && next_word(text, n, &at, &from, &to);) e = hashes_add(&words, XXH3_64bits(text + from, to - from));
     const size_t width = words.n < size ? words.n : size;
-    for (size_t i = 0; !e && width && i + width <= words.n; i++) e = push(out, XXH3_64bits(words.v + i, width * sizeof *words.v));
+    for (size_t i = 0; !e && width && i + width <= words.n; i++) e = hashes_add(out, XXH3_64bits(words.v + i, width * sizeof *words.v));
     hashes_free(&words);
     return e;
 }
@@ -126,7 +126,7 @@ static err character_shingles(int size, const char *text, size_t n, struct hashe
     size_t from = 0, to = 0;
     for (int i = 0; i < size && to < n; i++) to += character(text + to);
     for (; n; from += character(text + from), to += character(text + to)) {
-        TRY(push(out, XXH3_64bits(text + from, to - from)));
+        TRY(hashes_add(out, XXH3_64bits(text + from, to - from)));
         if (to >= n) break;
     }
     return OK;

@@ -40,12 +40,12 @@ static err sign(struct finding *f, const str *normal, int k) {
     return e;
 }
 
-static err key_record(void *ctx, int i, int k, const struct record *r) {
+static err key_record(void *ctx, const struct visited *v) {
     struct finding *f = ctx;
     str normal = {0};
-    err e = said(r, &normal);
-    if (!e) f->keys[i] = key_of(normal.p, normal.n, i);
-    if (!e && !f->o->exact) e = sign(f, &normal, k);
+    err e = said(v->r, &normal);
+    if (!e) f->keys[v->i] = key_of(normal.p, normal.n, v->i);
+    if (!e && !f->o->exact) e = sign(f, &normal, v->k);
     str_free(&normal);
     return e;
 }
@@ -62,10 +62,10 @@ static err write_columns(struct finding *f) {
     return OK;
 }
 
-static err keep_bands(void *ctx, int i, int k, const struct source_part *part, const struct extent *x) {
+static err keep_bands(void *ctx, const struct visited *v) {
     struct finding *f = ctx;
-    (void)i, (void)part, (void)x;
-    for (int b = 0; b < f->bands.n; b++) f->column[(size_t)b * COLUMN + (size_t)f->waiting] = f->mine[(size_t)k * (size_t)f->bands.n + (size_t)b];
+    const uint64_t *mine = f->mine + (size_t)v->k * (size_t)f->bands.n;
+    for (int b = 0; b < f->bands.n; b++) f->column[(size_t)b * COLUMN + (size_t)f->waiting] = mine[b];
     return ++f->waiting == COLUMN ? write_columns(f) : OK;
 }
 
