@@ -211,8 +211,11 @@ typedef struct cyc_data_request {
     int rows;           /* of each file, the first so many as tokens (needs model) */
 } cyc_data_request;
 /* {"files": [{"path", "container", "shape", "packing", "rows", "bytes", "duplicates"[, "tokens", "supervised", "truncated",
- * "unlearnable", "length": {"min", "median", "p95", "max"}]}], "totals": {...}, "preview": [rows as of cyc_preview]} */
+ * "unlearnable", "length": {"min", "median", "p95", "max"}, "histogram": [{"from", "to", "rows"}], "cuts": [{"max_length", "rows", "tokens"}]]}],
+ * "totals": {...}, "preview": [rows as of cyc_preview]}; cuts: the rows that this max_length would cut, and the tokens that it would lose. */
 int cyc_data_stats(const cyc_data_request *q, char **json);
+/* What it returned as a page of HTML that needs nothing else. */
+int cyc_data_page(const char *stats, const char *path, int overwrite);
 /* What is wrong with data files, record by record: {"files": [{"path", "container", "shape", "packing", "bytes", "rows", "fit", "fields": [{"name",
  * "rows"}], "byte_order_mark", "crlf"}], "rows", "bad", "warned", "kinds": [{"kind", "bad", "count"}], "troubles": [{"path", "line", "kind", "bad",
  * "what"}]}. Of the troubles the first `limit` are listed (0: all). Bad records are no failure of the call: "bad" counts them. */
