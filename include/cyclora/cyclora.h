@@ -211,8 +211,61 @@ typedef struct cyc_data_request {
     int rows;           /* of each file, the first so many as tokens (needs model) */
 } cyc_data_request;
 /* {"files": [{"path", "container", "shape", "packing", "rows", "bytes", "duplicates"[, "tokens", "supervised", "truncated",
- * "unlearnable", "length": {"min", "median", "p95", "max"}]}], "totals": {...}, "preview": [rows as of cyc_preview]} */
+ * "unlearnable", "length": {"min", "median", "p95", "max"}, "histogram": [{"from", "to", "rows"}], "cuts": [{"max_length", "rows", "tokens"}]]}],
+ * "totals": {...}, "preview": [rows as of cyc_preview]}; cuts: the rows that this max_length would cut, and the tokens that it would lose. */
 int cyc_data_stats(const cyc_data_request *q, char **json);
+/* What it returned as a page of HTML that needs nothing else. */
+int cyc_data_page(const char *stats, const char *path, int overwrite);
+/* What is wrong with data files, record by record: {"files": [{"path", "container", "shape", "packing", "bytes", "rows", "fit", "fields": [{"name",
+ * "rows"}], "byte_order_mark", "crlf"}], "rows", "bad", "warned", "kinds": [{"kind", "bad", "count"}], "troubles": [{"path", "line", "kind", "bad",
+ * "what"}]}. Of the troubles the first `limit` are listed (0: all). Bad records are no failure of the call: "bad" counts them. */
+int cyc_data_check(const cyc_data_request *q, int limit, char **json);
+/* What the commands that write data files share. They refuse a file that is there already unless it may be overwritten, and write beside OUT a card,
+ * OUT.card.json and OUT.card.md, which is also what they return: {"command", "cyclora", "inputs": [{"path", "container", "shape", "hash", "bytes",
+ * "rows"}], "settings": {...}, "counts": {...}, "outputs": [{"path", "hash", "bytes", "rows"}]}. */
+typedef struct cyc_rewrite_request {
+    cyc_data_request data; /* model: for lengths in tokens; max_length and rows have no use */
+    const char *out;
+    int overwrite;
+} cyc_rewrite_request;
+/* How records are held to be near: by the Jaccard similarity of their sets of shingles, found with MinHash, verified by the texts. */
+typedef struct cyc_near {
+    double threshold;
+    int permutations;
+    int shingle, words; /* so many characters in a row, or (words) words */
+    uint64_t seed;
+    int exact;          /* equal ones alone; the others have no use */
+} cyc_near;
+/* Records without those that an earlier one equals or is near. removed: NULL, or a file that gets a line for each of those. */
+int cyc_data_dedup(const cyc_rewrite_request *q, const cyc_near *near, const char *removed, char **json);
+/* Test records that stand in training data: equal, near, or with n-grams of words that do. */
+typedef struct cyc_overlap {
+    const char *const *against; /* the test files; format and fields are as the request's */
+    int n_against;
+    cyc_near near;
+    int ngram;          /* words; 0: none are looked for */
+    double least;       /* share of a test record's n-grams that must be found; 0: one will do */
+    const char *report; /* NULL, or a file that gets a line for each hit */
+    int limit;          /* of the hits that are returned; 0: all */
+} cyc_overlap;
+/* q->data is the training data; q->out, which may be NULL, gets its records that no test record is found in. The card, with "against", "share" of the
+ * test records, and "hits": [{"path", "line", "kind": "equal", "near" or "ngram", "train_path", "train_line", "jaccard", "ngrams"}]. */
+int cyc_data_contamination(const cyc_rewrite_request *q, const cyc_overlap *o, char **json);
+/* Records that pass every rule; what is 0 or NULL is none. Lengths in tokens need q->data.model. */
+typedef struct cyc_filter {
+    int min_tokens, max_tokens, min_chars, max_chars;
+    double min_ratio, max_ratio; /* of the answers' characters over those of what they answer */
+    double min_letters;          /* share of the characters that are not white space */
+    double max_repeated;         /* share of lines that an earlier one of the record equals */
+    const char *alphabet;        /* scripts, "Latin,Greek": letters of others are foreign */
+    double max_foreign;          /* share of the letters */
+    const char *const *keep, *const *drop; /* "FIELD=REGEX", "=REGEX": must match; may not */
+    int n_keep, n_drop;
+} cyc_filter;
+int cyc_data_filter(const cyc_rewrite_request *q, const cyc_filter *f, char **json);
+/* A folder q->out of train.jsonl, dev.jsonl and test.jsonl: shares of the records, or of the groups that the field `group` tells (NULL: none). */
+int cyc_data_split(const cyc_rewrite_request *q, double dev, double test, const char *group, uint64_t seed, char **json);
+int cyc_data_convert(const cyc_rewrite_request *q, const char *to, char **json); /* to: "messages", "prompt_completion" */
 /* Data and a configuration of cycle training from what people have: recipe "entities", "records", "triples", "languages", "style". */
 typedef struct cyc_prepare_request {
     const char *recipe;
