@@ -29,6 +29,7 @@ int cmd_export(int argc, char **argv);
 int cmd_merge(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
+int cmd_prune(int argc, char **argv);
 int cmd_adapter(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_data(int argc, char **argv);
@@ -41,7 +42,7 @@ int cmd_compare(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 extern const char help_train[], help_generate[], help_eval[], help_plan[], help_inspect[], help_data[], help_tokenize[], help_score[],
     help_doctor[], help_embed[], help_classify[], help_compare[], help_export[], help_merge[], help_convert[], help_adapter[], help_help[],
-    help_quantize[];
+    help_quantize[], help_prune[];
 
 void cli_warn(const char *line);
 void cli_note(const char *line); /* what was asked for, on stderr as a warning is */
