@@ -30,6 +30,7 @@ int cmd_export(int argc, char **argv);
 int cmd_merge(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
+int cmd_prune(int argc, char **argv);
 int cmd_adapter(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_data(int argc, char **argv);
@@ -48,7 +49,7 @@ int cmd_compare(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 extern const char help_train[], help_generate[], help_eval[], help_plan[], help_inspect[], help_data[], help_tokenize[], help_score[],
     help_doctor[], help_embed[], help_classify[], help_compare[], help_export[], help_merge[], help_convert[], help_adapter[], help_help[],
-    help_quantize[], help_data_check[], help_data_dedup[], help_data_contamination[],
+    help_quantize[], help_prune[], help_data_check[], help_data_dedup[], help_data_contamination[],
     help_data_filter[], help_data_split[], help_data_convert[];
 
 void cli_warn(const char *line);

@@ -30,6 +30,7 @@ const struct command commands[] = {
     {"merge", "an adapter and its base as one model", help_merge, cmd_merge},
     {"convert", "a model in the other format or another type", help_convert, cmd_convert},
     {"quantize", "a model with its matrices in fewer bits, and what that costs", help_quantize, cmd_quantize},
+    {"prune", "a smaller model: blocks and channels that count least left out", help_prune, cmd_prune},
     {"adapter", "adapters made of adapters: another rank, averages, TIES, DARE", help_adapter, cmd_adapter},
     {"inspect", "what a model, adapter, checkpoint or run folder holds", help_inspect, cmd_inspect},
     {"doctor", "what this machine has to compute with", help_doctor, cmd_doctor},

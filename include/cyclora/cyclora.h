@@ -311,6 +311,28 @@ typedef struct cyc_export_options {
  * model alone. Each output appears whole and checked, or not at all: its logits on fixed tokens must be those of base and adapter, as
  * far as its type allows. cyc_stop() ends it (CYC_INTERRUPTED). *json (may be NULL): {"outputs": [...]}, plans, checks, times. */
 int cyc_export(const char *from, const cyc_export_options *opt, char **json);
+/* A smaller model: blocks, feed-forward channels, heads, columns between blocks left out that count least on texts. */
+enum { CYC_PRUNE_TOKENS = 20000 };
+typedef struct cyc_prune_options {
+    const char *model, *out;
+    const char *to, *type;    /* as of cyc_export_options: "hf" or "gguf" */
+    int64_t layers, ffn, heads, hidden; /* so many stay; 0: all */
+    const char *drop_layers;  /* in place of layers: the blocks that go, "3,7-9" */
+    int contiguous;           /* with layers: the blocks that go are neighbours */
+    const char *by;           /* of layers: NULL or "block-influence" (1 - cosine of input and output), "perplexity" (without each); of widths "activation" */
+    const char *data, *data_field; /* texts to measure on; with drop_layers alone they may be NULL */
+    int64_t tokens;           /* measured on at most so many of them, compared on a quarter as many behind those (of fewer: on the last fifth); 0: CYC_PRUNE_TOKENS */
+    int64_t max_shard_bytes;  /* as of cyc_export_options, ... */
+    int flags;                /* ... CYC_EXPORT_FORCE, CYC_EXPORT_UNCHECKED */
+    void *ctx;
+    void (*on_measured)(void *ctx, const char *json); /* each block's figure, which go, what part of the activations stays; before anything is written */
+    void (*on_plan)(void *ctx, const char *json);     /* as of cyc_export_options */
+    void (*on_progress)(void *ctx, size_t done, size_t total);
+    void (*on_done)(void *ctx, const char *json);
+} cyc_prune_options;
+/* Written as cyc_export() writes: whole and checked, or not at all. *json: {"measured": ..., "output": as of cyc_export(), with "likeness", what it has
+ * cost on the texts that were held out}. */
+int cyc_prune(const cyc_prune_options *opt, char **json);
 typedef struct cyc_rework_options {
     const char *how;       /* "resize" (of one LoRA to another rank); of several: "average", "svd", "cat", "linear", "ties", "magnitude_prune", "dare_linear", "dare_ties" */
     const double *weights; /* n_weights of them, one for each adapter; none: 1/n each, of ties and dare_ties 1 each */
