@@ -160,6 +160,35 @@ typedef struct cyc_generate_stats { double prefill_s, decode_s; int64_t prompt_t
 int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *prompt, const size_t *prompt_n, int n,
                  const cyc_generate_options *opt, cyc_generation *out, cyc_generate_stats *stats);
 
+/* --- tasks: what a model does as it stands, with no or few examples before it ------------------------------------------ */
+/* A task of the lm-evaluation-harness over local files (.yaml, .yml), or a file of records; what is said here goes over the file. NULL, 0: nothing
+ * said. text, choice, target, description: as doc_to_text, doc_to_choice, doc_to_target and description there. */
+typedef struct cyc_task_options {
+    const char *path, *shot_data;  /* examples are drawn from shot_data; NULL: the file's fewshot_split, or the other records */
+    const char *text, *choice, *target, *description;
+    const char *const *until;      /* an answer that is written ends before any of these; none: the file's, or a line's end */
+    int n_until, max_new_tokens;   /* ... or after so many tokens; 0: the file's, or 64 */
+    int limit;                     /* only the first so many records */
+} cyc_task_options;
+typedef struct cyc_task cyc_task;
+int cyc_task_open(const cyc_task_options *o, cyc_task **out);
+void cyc_task_close(cyc_task *t);
+int cyc_task_size(const cyc_task *t);                /* records */
+/* Examples are drawn once for all records; for each anew; are the first of their file; or as the task says (fewshot_config.sampler: first_n), else once. */
+enum { CYC_SHOTS_TASK, CYC_SHOTS_SAME, CYC_SHOTS_EACH, CYC_SHOTS_FIRST };
+typedef struct cyc_shots {
+    int shots, order;
+    uint64_t seed;  /* of the draw */
+    int chat;       /* questions are what a user says in the model's chat template, examples' answers what the assistant says */
+    int batch;      /* prompts at once; 0: 8 */
+} cyc_shots;
+/* {"task", "kind": "multiple_choice" or "generate_until", "shots", "records", "metrics": {name: {"value", "stderr"}}, "prompt_tokens", "option_tokens",
+ * "shared_tokens", "seconds", "bytes", "results": [...]}. Metrics are 0..1: acc (the likeliest option), acc_norm (per character), acc_bytes (per
+ * byte), or exact_match, squad_em and squad_f1; stderr is the sample's over the root of the records (null of one). Each result has its "at" (file:line), "prompt",
+ * and "log_likelihoods" and "right", or "text" and "answers". A record is not among its own examples. The same request gives the same bytes but for the time,
+ * whatever the order of the records. cyc_stop() ends it. */
+int cyc_task_run(const cyc_task *t, cyc_model *m, cyc_adapter *a, const cyc_shots *how, char **json);
+
 /* --- training -------------------------------------------------------------------------------------------------------- */
 enum { CYC_SIDES = 8 };           /* at most */
 typedef struct cyc_step {

@@ -2,7 +2,7 @@
  * numbers, so that whoever compares never compares strings. What is no UTF-8 is U+FFFD, a byte at a time.
  *
  * A `struct line` is the room for one text and its reference, reused for the next; a failed allocation sets `failed`, which its owner looks
- * at once in the end. Called by the scores of src/data (score.c, ter.c, rouge.c). */
+ * at once in the end. Called by the scores of src/data (score.c, ter.c, rouge.c, squad.c) and shots.c. */
 #ifndef CYC_DATA_SYMBOLS_H
 #define CYC_DATA_SYMBOLS_H
 #include <stdbool.h>

@@ -214,6 +214,9 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
 int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */
 const char *size_text(size_t bytes);                /* "1.25 GB", "340.0 MB"; the last four stay valid */
 
+/* begin.c: side i's weights as the run begins with them: fresh, of an adapter that goes on, or of another task's */
+err side_begin(struct run *r, int i);
+
 /* context.c */
 err base_stretch(const struct run *r, struct base *b);  /* RoPE as the configuration asks for it */
 json_t *base_positions_json(const struct run *r, const struct base *b); /* ... and what came of it; of a model that is stretched */
