@@ -38,10 +38,12 @@ int cmd_classify(int argc, char **argv);
 int cmd_score(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
+int cmd_recipes(int argc, char **argv);
+int cmd_init(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 extern const char help_train[], help_generate[], help_eval[], help_plan[], help_inspect[], help_data[], help_tokenize[], help_score[],
     help_doctor[], help_embed[], help_classify[], help_compare[], help_export[], help_merge[], help_convert[], help_adapter[], help_help[],
-    help_quantize[];
+    help_quantize[], help_recipes[], help_init[];
 
 void cli_warn(const char *line);
 void cli_note(const char *line); /* what was asked for, on stderr as a warning is */

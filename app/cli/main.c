@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 const struct command commands[] = {
+    {"recipes", "what can be done, and the page that tells when", help_recipes, cmd_recipes},
+    {"init", "a commented configuration, ready to run, by a recipe", help_init, cmd_init},
     {"train", "train adapters as a configuration says", help_train, cmd_train},
     {"plan", "the memory and the work of a run, before a weight is read", help_plan, cmd_plan},
     {"data", "see the training rows, and which tokens carry loss", help_data, cmd_data},

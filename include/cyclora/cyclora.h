@@ -48,6 +48,21 @@ int cyc_config_text(const cyc_config *c, char **yaml);           /* the resolved
 typedef struct cyc_key { const char *name, *type, *fallback, *doc; int per_side; } cyc_key;
 const cyc_key *cyc_config_keys(size_t *n); /* every key, for help pages */
 
+/* Ready configurations, as a JSON list: [{"name", "about", "page", "command", "config"}]; config false: a command that needs none. */
+int cyc_recipes(char **json);
+typedef struct cyc_init_request {
+    const char *recipe, *out;         /* a name of the list; a file that does not exist yet */
+    const char *model;                /* NULL, here and below: the recipe's own */
+    const char *const *data;          /* of a run of one side a list; of several each side's, in their order */
+    int n_data;
+    const char *eval, *test, *pairs;  /* eval.data, test.data, warmup_pairs.data; with data, what is not given is commented out */
+    const char *const *sets;          /* "key=value", of keys that the recipe sets */
+    int n_sets;
+} cyc_init_request;
+/* Writes the recipe's configuration, with its comments; it is read and checked before it is there. {"recipe", "out", "page", "command",
+ * "missing": [files that it names and that are not here]}. */
+int cyc_init(const cyc_init_request *q, char **json);
+
 /* --- models, tokenizers, adapters ------------------------------------------------------------------------------------ */
 typedef struct cyc_model cyc_model;     /* a frozen base, mapped; with its tokenizer */
 typedef struct cyc_adapter cyc_adapter; /* a PEFT adapter bound to a model */
