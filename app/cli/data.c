@@ -1,11 +1,9 @@
 /* `cyclora data`: what data files hold (stats), training rows as the model will see them, token by token (preview), and data of cycle
  * training made by a recipe (prepare; prepare.c). */
 #define _POSIX_C_SOURCE 200809L /* strdup */
-#include "args.h"
-#include "cli.h"
+#include "data.h"
 #include "prepare.h"
 #include "term.h"
-#include <cyclora/cyclora.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -183,18 +181,27 @@ static void print_files(const json_t *o) {
     print_counts(json_object_get(o, "totals"));
 }
 
-struct look { /* what `stats` and `preview FILE` are asked for */
-    struct arg_list files;
-    const char *model, *format, *field;
-    int max_length;
-};
+int data_request(struct data_in *in, const char *command, cyc_data_request *q) {
+    if (!in->files.n) return args_missing(command, "FILE");
+    char *second = NULL;
+    if (in->field && !(in->own = strdup(in->field))) return cli_bad("out of memory");
+    if (in->own && (second = strchr(in->own, ','))) *second++ = 0;
+    *q = (cyc_data_request){in->files.v, in->files.n, in->format, in->own, second, in->model, in->max_length, 0};
+    return -1;
+}
 
-static int look_at(const struct look *l, int rows, bool json) {
-    char *text = NULL, *first = l->field ? strdup(l->field) : NULL, *second = first ? strchr(first, ',') : NULL;
-    if (second) *second++ = 0;
-    cyc_data_request q = {l->files.v, l->files.n, l->format, first, second, l->model, l->max_length, rows};
+void data_in_free(struct data_in *in) {
+    free(in->files.v);
+    free(in->own);
+}
+
+static int look_at(struct data_in *l, int rows, bool json) {
+    char *text = NULL;
+    cyc_data_request q;
+    int status = data_request(l, "data", &q);
+    if (status >= 0) return status;
+    q.rows = rows;
     int code = cyc_data_stats(&q, &text);
-    free(first);
     if (code) return cli_failed(code);
     json_t *o = json_take(text);
     if (!json) print_files(o);
@@ -203,7 +210,7 @@ static int look_at(const struct look *l, int rows, bool json) {
 }
 
 /* What belongs to files has no say over a configuration, and the other way round. */
-static int preview_any(const struct look *l, const struct arg_list *sets, int rows, bool json) {
+static int preview_any(struct data_in *l, const struct arg_list *sets, int rows, bool json) {
     const char *first = l->files.v[0];
     bool config = str_ends(first, ".yaml") || str_ends(first, ".yml");
     if (!config && !l->model)
@@ -219,7 +226,7 @@ static int preview_any(const struct look *l, const struct arg_list *sets, int ro
 int cmd_data(int argc, char **argv) {
     const char *what = NULL;
     struct arg_list sets = {0};
-    struct look l = {0};
+    struct data_in l = {0};
     struct prepare p = {.seed = 42, .warm = 0.05, .dev = 0.05, .test = 0.1};
     int rows = 3;
     bool json = false;
@@ -255,6 +262,6 @@ int cmd_data(int argc, char **argv) {
         else status = *what == 'p' ? preview_any(&l, &sets, rows, json) : look_at(&l, 0, json);
     }
     free(sets.v);
-    free(l.files.v);
+    data_in_free(&l);
     return status;
 }

@@ -15,6 +15,7 @@ const struct command commands[] = {
     {"train", "train adapters as a configuration says", help_train, cmd_train},
     {"plan", "the memory and the work of a run, before a weight is read", help_plan, cmd_plan},
     {"data", "see the training rows, and which tokens carry loss", help_data, cmd_data},
+    {"data check", "what is wrong with data files, by line", help_data_check, cmd_data_check},
     {"eval", "evaluate a run, or score a text with a model", help_eval, cmd_eval},
     {"compare", "methods of one configuration, or finished runs, beside each other", help_compare, cmd_compare},
     {"generate", "write with a model, with or without an adapter", help_generate, cmd_generate},
@@ -36,6 +37,12 @@ const struct command *command_find(const char *name) {
     for (const struct command *c = commands; c->name; c++)
         if (!strcmp(c->name, name)) return c;
     return NULL;
+}
+
+const struct command *command_within(const char *name, const char *sub) {
+    char both[64];
+    snprintf(both, sizeof both, "%s %s", name, sub);
+    return command_find(both);
 }
 
 static int unknown(const char *name) {
@@ -62,9 +69,10 @@ static int run(int argc, char **argv) {
         printf("cyclora %s\n", cyc_version());
         return STATUS_OK;
     }
-    const struct command *c = command_find(name);
+    const struct command *c = command_find(name), *within = argc > 2 ? command_within(name, argv[2]) : NULL;
     if (!c) return unknown(name);
     cyc_set_log(on_log, NULL);
+    if (within) return within->run(argc - 2, argv + 2);
     return c->run(argc > 1 ? argc - 1 : argc, argc > 1 ? argv + 1 : argv);
 }
 

@@ -228,6 +228,10 @@ typedef struct cyc_data_request {
 /* {"files": [{"path", "container", "shape", "packing", "rows", "bytes", "duplicates"[, "tokens", "supervised", "truncated",
  * "unlearnable", "length": {"min", "median", "p95", "max"}]}], "totals": {...}, "preview": [rows as of cyc_preview]} */
 int cyc_data_stats(const cyc_data_request *q, char **json);
+/* What is wrong with data files, record by record: {"files": [{"path", "container", "shape", "packing", "bytes", "rows", "fit", "fields": [{"name",
+ * "rows"}], "byte_order_mark", "crlf"}], "rows", "bad", "warned", "kinds": [{"kind", "bad", "count"}], "troubles": [{"path", "line", "kind", "bad",
+ * "what"}]}. Of the troubles the first `limit` are listed (0: all). Bad records are no failure of the call: "bad" counts them. */
+int cyc_data_check(const cyc_data_request *q, int limit, char **json);
 /* Data and a configuration of cycle training from what people have: recipe "entities", "records", "triples", "languages", "style". */
 typedef struct cyc_prepare_request {
     const char *recipe;

@@ -49,21 +49,20 @@ struct seen {
     uint64_t *hash;
     int64_t tokens, kept, supervised, truncated, unlearnable;
     size_t max_length;
-    bool failed;
 };
 
-static void see(void *ctx, const struct row_seen *row) {
+static err see(void *ctx, const struct row_seen *row) {
     struct seen *s = ctx;
+    if (row->e) return fail(row->e, "%s", row->wrong);
     if (s->n == s->cap) {
         int64_t cap = s->cap ? s->cap * 2 : 1024;
         uint32_t *length = realloc(s->length, (size_t)cap * sizeof *length);
         if (length) s->length = length;
         uint64_t *hash = realloc(s->hash, (size_t)cap * sizeof *hash);
         if (hash) s->hash = hash;
-        if (!length || !hash) s->failed = true;
-        else s->cap = cap;
+        if (!length || !hash) return fail(E_MEMORY, "out of memory");
+        s->cap = cap;
     }
-    if (s->failed) return;
     s->length[s->n] = (uint32_t)row->tokens;
     s->hash[s->n++] = row->hash;
     s->tokens += (int64_t)row->tokens;
@@ -71,6 +70,7 @@ static void see(void *ctx, const struct row_seen *row) {
     s->supervised += (int64_t)row->supervised;
     s->truncated += row->tokens > s->max_length;
     s->unlearnable += !row->supervised;
+    return OK;
 }
 
 static void seen_free(struct seen *s) {
@@ -109,15 +109,16 @@ static json_t *seen_json(struct seen *s, bool tokens) {
 }
 
 /* One file's figures join all files'. */
-static void join(struct seen *all, const struct seen *one) {
+static err join(struct seen *all, const struct seen *one) {
     struct row_seen row = {0};
     for (int64_t i = 0; i < one->n; i++) {
         row.tokens = one->length[i];
         row.hash = one->hash[i];
-        see(all, &row);
+        TRY(see(all, &row));
     }
     all->supervised += one->supervised;
     all->unlearnable += one->unlearnable - one->n; /* see() took them for rows without a supervised token */
+    return OK;
 }
 
 static const struct source_options streamed = {.want = WANT_ANY, .in_memory = 0};
@@ -145,8 +146,7 @@ static err file_stats(const tokenizer *tk, const struct source_file *f, int max_
     TRY(source_open_files(f, 1, &streamed, &s));
     err e = shown && tk ? first_rows(tk, &s, shown, max_length, rows) : OK;
     if (!e) e = rows_visit(tk, &s, max_length, see, &one);
-    if (!e) join(all, &one);
-    if (!e && (one.failed || all->failed)) e = fail(E_MEMORY, "%s: out of memory", f->path);
+    if (!e) e = join(all, &one);
     if (!e) {
         json_t *j = seen_json(&one, tk != NULL);
         const struct source_part *p = s.part;

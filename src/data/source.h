@@ -33,6 +33,7 @@ struct source_options {
     uint64_t in_memory; /* all files together, as they lie on disk or unpacked: above this they are streamed */
     double split;       /* share of the records that is held out */
     bool held_out;      /* these are wanted, not the others */
+    bool vote;          /* the shape is what most records have, not the first one's: for looking at files that may hold bad ones */
     struct given_form given; /* vectors that come with each record; a file of them outlives the source */
     int threads;        /* of those who make rows of it; 0: as many as there are */
 };
