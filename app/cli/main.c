@@ -16,6 +16,7 @@ const struct command commands[] = {
     {"plan", "the memory and the work of a run, before a weight is read", help_plan, cmd_plan},
     {"data", "see the training rows, and which tokens carry loss", help_data, cmd_data},
     {"data check", "what is wrong with data files, by line", help_data_check, cmd_data_check},
+    {"data synth", "pairs of instruction and output, written by a local teacher", help_data_synth, cmd_data_synth},
     {"eval", "evaluate a run, or score a text with a model", help_eval, cmd_eval},
     {"compare", "methods of one configuration, or finished runs, beside each other", help_compare, cmd_compare},
     {"generate", "write with a model, with or without an adapter", help_generate, cmd_generate},

@@ -246,6 +246,29 @@ typedef struct cyc_prepare_request {
 } cyc_prepare_request;
 /* {"recipe", "out", "pairs", "duplicates", "A", "B", "warm", "dev", "test"}: how many each file has. */
 int cyc_data_prepare(const cyc_prepare_request *q, char **json);
+/* Instruction-output pairs in the likeness of seeds, written by a teacher: m, with an adapter or NULL. */
+typedef struct cyc_synth_request {
+    const char *seeds, *field, *field2;     /* a file of prompts and completions or conversations; NULL: its fields are found */
+    const char *const *against;             /* evaluation sets that nothing may be of */
+    int n_against;
+    const char *against_field, *against_field2;
+    const char *out;                        /* JSONL of {"instruction", "input", "output", "provenance"}; OUT.card.json tells the rest */
+    const char *adapter_name;               /* for the provenance; NULL: none */
+    const char *template;                   /* with {examples} in it; NULL: the built-in one */
+    int raw;                                /* not in the model's chat template, although it has one */
+    int n, most;                            /* pairs wanted; texts asked for at most */
+    int examples, max_new_tokens, batch;    /* seeds in a prompt; of a text; texts at once (a part of what the result depends on) */
+    double temperature, top_p;
+    double likeness;                        /* ROUGE-L, 0 to 1, of an instruction to another, above which it is dropped */
+    int least_words, run;                   /* of an instruction; in a row that an evaluation set has too */
+    uint64_t seed;
+    int threads;
+    void *ctx;
+    void (*on_round)(void *ctx, int kept, int asked); /* may be NULL */
+} cyc_synth_request;
+/* The same request gives the same bytes. What was written so far lies in OUT.work: after cyc_stop() (CYC_INTERRUPTED) or a crash the same request
+ * goes on there. *json is the card: {"teacher", "seeds", "against", "settings", "asked", "kept", "dropped": {reason: count}, "out"}. */
+int cyc_data_synth(cyc_model *m, cyc_adapter *a, const cyc_synth_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 
