@@ -40,17 +40,20 @@ int cmd_data_contamination(int argc, char **argv);
 int cmd_data_filter(int argc, char **argv);
 int cmd_data_split(int argc, char **argv);
 int cmd_data_convert(int argc, char **argv);
+int cmd_data_synth(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_embed(int argc, char **argv);
 int cmd_classify(int argc, char **argv);
 int cmd_score(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
+int cmd_recipes(int argc, char **argv);
+int cmd_init(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 extern const char help_train[], help_generate[], help_eval[], help_plan[], help_inspect[], help_data[], help_tokenize[], help_score[],
     help_doctor[], help_embed[], help_classify[], help_compare[], help_export[], help_merge[], help_convert[], help_adapter[], help_help[],
-    help_quantize[], help_prune[], help_data_check[], help_data_dedup[], help_data_contamination[],
-    help_data_filter[], help_data_split[], help_data_convert[];
+    help_quantize[], help_prune[], help_recipes[], help_init[], help_data_check[], help_data_dedup[], help_data_contamination[],
+    help_data_filter[], help_data_split[], help_data_convert[], help_data_synth[];
 
 void cli_warn(const char *line);
 void cli_note(const char *line); /* what was asked for, on stderr as a warning is */

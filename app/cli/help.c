@@ -35,6 +35,8 @@ static void overview(void) {
            "`cyclora --version` the version.\n"
            "\n"
            "A first run:\n"
+           "  cyclora recipes                           what is there to do?\n"
+           "  cyclora init sft --model M --data F       run.yaml, a line of reason beside each key\n"
            "  cyclora plan run.yaml                     does it fit?\n"
            "  cyclora data preview run.yaml             are these the tokens that should be learnt?\n"
            "  cyclora train run.yaml                    the run; Ctrl-C saves, --resume goes on\n"

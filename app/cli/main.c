@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 const struct command commands[] = {
+    {"recipes", "what can be done, and the page that tells when", help_recipes, cmd_recipes},
+    {"init", "a commented configuration, ready to run, by a recipe", help_init, cmd_init},
     {"train", "train adapters as a configuration says", help_train, cmd_train},
     {"plan", "the memory and the work of a run, before a weight is read", help_plan, cmd_plan},
     {"data", "see the training rows, and which tokens carry loss", help_data, cmd_data},
@@ -19,6 +21,7 @@ const struct command commands[] = {
     {"data filter", "records that pass rules", help_data_filter, cmd_data_filter},
     {"data split", "train, dev and test, groups kept together", help_data_split, cmd_data_split},
     {"data convert", "records in another shape", help_data_convert, cmd_data_convert},
+    {"data synth", "pairs of instruction and output, written by a local teacher", help_data_synth, cmd_data_synth},
     {"eval", "evaluate a run, or score a text with a model", help_eval, cmd_eval},
     {"compare", "methods of one configuration, or finished runs, beside each other", help_compare, cmd_compare},
     {"generate", "write with a model, with or without an adapter", help_generate, cmd_generate},

@@ -48,6 +48,21 @@ int cyc_config_text(const cyc_config *c, char **yaml);           /* the resolved
 typedef struct cyc_key { const char *name, *type, *fallback, *doc; int per_side; } cyc_key;
 const cyc_key *cyc_config_keys(size_t *n); /* every key, for help pages */
 
+/* Ready configurations, as a JSON list: [{"name", "about", "page", "command", "config"}]; config false: a command that needs none. */
+int cyc_recipes(char **json);
+typedef struct cyc_init_request {
+    const char *recipe, *out;         /* a name of the list; a file that does not exist yet */
+    const char *model;                /* NULL, here and below: the recipe's own */
+    const char *const *data;          /* of a run of one side a list; of several each side's, in their order */
+    int n_data;
+    const char *eval, *test, *pairs;  /* eval.data, test.data, warmup_pairs.data; with data, what is not given is commented out */
+    const char *const *sets;          /* "key=value", of keys that the recipe sets */
+    int n_sets;
+} cyc_init_request;
+/* Writes the recipe's configuration, with its comments; it is read and checked before it is there. {"recipe", "out", "page", "command",
+ * "missing": [files that it names and that are not here]}. */
+int cyc_init(const cyc_init_request *q, char **json);
+
 /* --- models, tokenizers, adapters ------------------------------------------------------------------------------------ */
 typedef struct cyc_model cyc_model;     /* a frozen base, mapped; with its tokenizer */
 typedef struct cyc_adapter cyc_adapter; /* a PEFT adapter bound to a model */
@@ -309,6 +324,29 @@ typedef struct cyc_prepare_request {
 } cyc_prepare_request;
 /* {"recipe", "out", "pairs", "duplicates", "A", "B", "warm", "dev", "test"}: how many each file has. */
 int cyc_data_prepare(const cyc_prepare_request *q, char **json);
+/* Instruction-output pairs in the likeness of seeds, written by a teacher: m, with an adapter or NULL. */
+typedef struct cyc_synth_request {
+    const char *seeds, *field, *field2;     /* a file of prompts and completions or conversations; NULL: its fields are found */
+    const char *const *against;             /* evaluation sets that nothing may be of */
+    int n_against;
+    const char *against_field, *against_field2;
+    const char *out;                        /* JSONL of {"instruction", "input", "output", "provenance"}; OUT.card.json tells the rest */
+    const char *adapter_name;               /* for the provenance; NULL: none */
+    const char *template;                   /* with {examples} in it; NULL: the built-in one */
+    int raw;                                /* not in the model's chat template, although it has one */
+    int n, most;                            /* pairs wanted; texts asked for at most */
+    int examples, max_new_tokens, batch;    /* seeds in a prompt; of a text; texts at once (a part of what the result depends on) */
+    double temperature, top_p;
+    double likeness;                        /* ROUGE-L, 0 to 1, of an instruction to another, above which it is dropped */
+    int least_words, run;                   /* of an instruction; in a row that an evaluation set has too */
+    uint64_t seed;
+    int threads;
+    void *ctx;
+    void (*on_round)(void *ctx, int kept, int asked); /* may be NULL */
+} cyc_synth_request;
+/* The same request gives the same bytes. What was written so far lies in OUT.work: after cyc_stop() (CYC_INTERRUPTED) or a crash the same request
+ * goes on there. *json is the card: {"teacher", "seeds", "against", "settings", "asked", "kept", "dropped": {reason: count}, "out"}. */
+int cyc_data_synth(cyc_model *m, cyc_adapter *a, const cyc_synth_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 
