@@ -25,6 +25,8 @@ struct structure {
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
+    struct loss_terms terms; /* of training, beside the labels' cross-entropy */
+    float noise;             /* of training: NEFTune's alpha */
     int adapters;        /* of this structure, whose rows a run of its programs may have side by side; 0: one */
 };
 
@@ -81,10 +83,10 @@ void program_free(struct program *g);
 
 /* One pass's inputs; those that the mode does not use are ignored.
  * An encoder-decoder's programs take src_ids src_pos src_cu src_sample beside these (prefill: and src_slot; decode: src_last and src_slot alone).
- * train, score: ids pos cu sample label weight (and target); features: ids pos cu; classify: ids pos cu (and rows); prefill: ids pos cu slot rows sample next_pos; extend: the same without cu; continue: ids pos slot label weight; decode: ids pos slot sample (and begin);
+ * train, score: ids pos cu sample label weight (and target); features: ids pos cu; classify: ids pos cu (and rows); prefill: ids pos cu slot rows sample last_pos; extend: the same without cu; continue: ids pos slot label weight; decode: ids pos slot sample (and begin);
  * copy: from slot pos, for each position of a slot that goes to another. */
 struct feed {
-    const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
+    const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *last_pos;
     const int32_t *begin; /* programs with rules: the position at which each row's answer begins */
     const int32_t *from;
     const float *weight, *target; /* target: of a regression, [s, numbers] */

@@ -62,6 +62,8 @@ static err side_plans(struct run *r, struct side *s) {
     p->base = s->base;
     TRY(structure_init_head(&p->st, &s->base->model, method, settings, &r->head, &p->modules));
     method_heed_ranks(&p->st);
+    p->st.terms = (struct loss_terms){.smoothing = (float)r->cfg->label_smoothing, .z = (float)r->cfg->z_loss};
+    p->st.noise = (float)r->cfg->neftune_alpha;
     p->st.adapters = run_joins(r) ? r->n_sides : 0;
     r->n_plans++;
     s->plans = p;

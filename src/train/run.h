@@ -270,6 +270,7 @@ err data_given(const struct side_config *c, const char *file, struct npy *open, 
 /* The fields of a record that a source is asked for; NULL: it knows itself. */
 void data_fields(const struct run *r, const struct side_config *c, enum source_want want, const char **field, const char **label);
 err data_order(const struct run *r, struct side *s, uint32_t stream);
+enum learnt data_learnt(const struct run *r);
 err data_draw(struct side *s, int n, const struct row **list);    /* the next n rows; they stay until the next draw */
 /* The same of a side's texts, in ids of its own tokenizer and (answers) of `from`'s; not owned. */
 err data_draw_texts(struct side *s, int n, struct ids *texts, struct ids *answers);
