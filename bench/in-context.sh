@@ -17,4 +17,4 @@ head -n "$examples" "$out/train.jsonl" | sed 's/{"text": "\(.*\)", "label": "\(.
 
 "$cyclora" train --overwrite examples/sft.yaml --set model=$model --set data="$out/sft.jsonl" --set output_dir="$out/lora" --set max_steps=16 \
     --set per_device_train_batch_size=16 --set gradient_accumulation_steps=1 --set max_length=64 --set learning_rate=1e-3 "${sets[@]}"
-"$cyclora" eval --model $model --task examples/task-intents.yaml --limit "$limit" --shots 0,1,3,5 --compare "$out/lora/adapter"
+"$cyclora" eval --model $model --task examples/tasks/intents.yaml --limit "$limit" --shots 0,1,3,5 --compare "$out/lora/adapter"
