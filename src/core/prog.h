@@ -71,7 +71,8 @@ struct op_attr {
     int rope_dims;                /* rope: rotated columns of a head; 0: all */
     enum activation act;          /* glu */
     int site;                     /* identity for dropout keys */
-    bool causal, interleaved, inverse, decode;
+    bool causal, interleaved, inverse;
+    bool slot_rows;               /* kv_append, attention_cached: rows of one run may be of one slot, and see each other */
     bool center;                  /* norm: LayerNorm */
     bool backward;                /* head_loss: makes gradients too; overlay_bwd: x wants one */
     bool normalise;               /* process: logits become log-probabilities first */

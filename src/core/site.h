@@ -10,7 +10,7 @@
 
 enum { MAX_STATES = 2 };
 
-enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY, MODE_COPY, MODE_EXTEND };
+enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY, MODE_COPY, MODE_EXTEND, MODE_CONTINUE };
 
 /* A part of the base by its names. */
 struct module {
@@ -243,6 +243,7 @@ struct site_under {
 struct site {
     struct prog *p;
     enum mode mode;
+    bool extends;        /* decoding, with several tokens of a slot in one run */
     const struct peft_method *method; /* NULL: the bare base */
     const void *settings;             /* the method's own */
     struct param_set *params;

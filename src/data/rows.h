@@ -93,15 +93,18 @@ err rows_labelled(const tokenizer *tk, const struct class_form *form, const stru
 err rows_tagged(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out);
 
 /* Every record of a source as a row would have it, in order, without keeping any: for looking at data. A row that leaves
- * nothing to learn is no error here. tk NULL: without tokens. */
+ * nothing to learn is no error here; a record that is none, or cannot become a row, comes with what is wrong, and the visitor says whether that ends
+ * it. tk NULL: without tokens. */
 struct row_seen {
     const char *path;
     int line;
     size_t tokens;     /* uncut */
     size_t supervised; /* within max_length */
     uint64_t hash;     /* of what the record says: prompt and completion, turns, text */
+    err e;             /* with `wrong`, its message: there is no row */
+    const char *wrong;
 };
-err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void (*visit)(void *ctx, const struct row_seen *row), void *ctx);
+err rows_visit(const tokenizer *tk, const struct source *s, int max_length, err (*visit)(void *ctx, const struct row_seen *row), void *ctx);
 void rows_free(struct rows *r);
 
 /* Where the answer ends whose last token with loss is k: its control token (a template may let a line end follow it); -1: it has none. */

@@ -440,7 +440,7 @@ void model_close(struct model *m) {
     if (m->derived) derived_free(m->derived);
     if (m->reserved) munmap(m->reserved, m->reserved_bytes);
     quantised_close(m);
-    tensors_close(&m->files);
+    if (!m->cut) tensors_close(&m->files);
     free(m->w);
     arena_free(&m->mem);
     *m = (struct model){0};

@@ -93,7 +93,7 @@
  *                  out z'[S,V]: z, with `normalise` log_softmax z; with history, row s knowing the ids at positions 0..pos[rows[s]] of its
  *                  slot and its answer beginning at begin[s] (none: behind them): of each id there z < 0 ? z * penalty : z / penalty; then
  *                  z[eos] = -inf where the answer has fewer than min_new ids
- * sample           in  logits[S,V], sample[S] i32, pos[S] i32, raw[S,V] (opt)   out id[S] i32, logprob[S]
+ * sample           in  logits[S,V], sample[S] i32, pos[S] i32 (of the last id that was read), raw[S,V] (opt)   out id[S] i32, logprob[S]
  *                  temperature 0: argmax (lowest id on ties); else temperature, top_k, top_p, min_p, philox(seed, sample, pos); logprob under
  *                  raw, where there is one
  * top              in  z[S,V] f32                                out id[S,n] i32, z[id][S,n]: the greatest, lower id first among equals; NaN is -inf

@@ -90,11 +90,13 @@ val site_embed(struct site *s, const struct embedding *e, val table) {
 
 val site_attention(struct site *s, const val projected[3], val bias, int layer, const struct op_attr *a) {
     val q[3] = {projected[0], projected[1], projected[2]};
+    struct op_attr cached = *a;
+    cached.slot_rows = s->extends;
     if (s->method && s->method->kv) s->method->kv(s, layer, &q[1], &q[2]);
     if (s->mode == MODE_PREFILL || s->mode == MODE_DECODE)
-        prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, a);
+        prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, &cached);
     if (s->mode == MODE_DECODE)
-        return emit1(s->p, &op_attention_cached, (val[]){q[0], s->cache_k[layer], s->cache_v[layer], s->slot, s->pos, bias}, 6, a);
+        return emit1(s->p, &op_attention_cached, (val[]){q[0], s->cache_k[layer], s->cache_v[layer], s->slot, s->pos, bias}, 6, &cached);
     return emit1(s->p, &op_attention, (val[]){q[0], q[1], q[2], s->cu, {0}, bias}, 6, a);
 }
 

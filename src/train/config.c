@@ -686,6 +686,8 @@ static err check_side(const struct config *c, int side) {
         return fail(E_USAGE, "'%s%s' has no use with lr_scheduler_type constant: use constant_with_warmup", prefix,
                     s->warmup_steps ? "warmup_steps" : "warmup_ratio");
     TRY(check_curve(c, s, prefix));
+    if (*c->init_from && *s->adapter)
+        return fail(E_USAGE, "'%sadapter' and 'init_from' are both given: one goes on with a task, the other begins a new one", prefix);
     if (s->sgd_nesterov && s->sgd_momentum == 0) return fail(E_USAGE, "'%ssgd.nesterov' has no use with sgd.momentum 0", prefix);
     if (!strcmp(s->optim, "adafactor") && s->adafactor_relative && strcmp(s->scheduler, "constant") != 0)
         return fail(E_USAGE,
