@@ -25,14 +25,14 @@ struct twin {
     float jaccard;
 };
 struct twins {
-    int32_t *of;      /* [records]: which stays in its place; -1: it stays itself */
+    int32_t *of;       /* [records]: which stays in its place; -1: it stays itself */
     struct twin *near; /* of those that went by likeness, by row */
     int n_near, n_equal;
     int clusters, largest; /* records that stay for others, and the most that one stands for, itself counted */
     struct bands bands;
     int64_t verified, left_out; /* comparisons */
 };
-err twins_check(const struct twin_options *o); /* E_USAGE: what cannot be */
+err twins_check(const struct twin_options *o);                                           /* E_USAGE: what cannot be */
 err twins_find(const struct source *s, const struct twin_options *o, struct twins *out); /* on error nothing is left to free */
 void twins_free(struct twins *t);
 
