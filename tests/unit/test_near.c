@@ -182,6 +182,12 @@ static void test_twins(void **state) {
     must(twins_find(&s, &o, &again));
     assert_memory_equal(t.of, again.of, 400 * sizeof *t.of);
     twins_free(&again);
+    struct twin_options parts = o;
+    parts.part = 37; /* eleven parts of each column */
+    must(twins_find(&s, &parts, &again));
+    assert_true(again.n_near == t.n_near && again.n_equal == t.n_equal && again.clusters == t.clusters && again.largest == t.largest);
+    assert_memory_equal(t.of, again.of, 400 * sizeof *t.of);
+    twins_free(&again);
     must(twins_find(&s, &(struct twin_options){.exact = true}, &again));
     assert_true(again.n_equal == t.n_equal && !again.n_near);
     assert_int_equal(twins_find(&s, &(struct twin_options){.threshold = 0.01, .permutations = 16, .shingles = {5, false}}, &again),
