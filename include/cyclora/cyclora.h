@@ -332,7 +332,7 @@ typedef struct cyc_synth_request {
     const char *against_field, *against_field2;
     const char *out;                        /* JSONL of {"instruction", "input", "output", "provenance"}; OUT.card.json and .md tell the rest */
     const char *adapter_name;               /* for the provenance; NULL: none */
-    const char *template;                   /* with {examples} in it; NULL: the built-in one */
+    const char *form;                       /* with {examples} in it; NULL: the built-in one */
     int raw;                                /* not in the model's chat template, although it has one */
     int n, most;                            /* pairs wanted; texts asked for at most */
     int examples, max_new_tokens, batch;    /* seeds in a prompt; of a text; texts at once (a part of what the result depends on) */
