@@ -82,6 +82,7 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     const struct head *h = head_of(st);
     struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
+    if (st && s->mode == MODE_TRAIN) a.loss = st->terms;
     val x, target = {0}, t;
     struct linear w = {0};
     struct projection own = {0};
@@ -198,13 +199,15 @@ static err build(struct program *g, const struct model *m, struct structure *st,
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p,
-                     .mode = mode == MODE_EXTEND ? MODE_DECODE : mode,
+                     .mode = mode == MODE_EXTEND || mode == MODE_CONTINUE ? MODE_DECODE : mode,
+                     .extends = mode == MODE_EXTEND || mode == MODE_CONTINUE,
                      .cache_k = cache,
                      .cache_v = cache + m->shape.layers,
                      .cross_k = cache + 2 * m->shape.layers,
                      .cross_v = cache + 3 * m->shape.layers,
                      .derived = derived_place,
                      .model = m};
+    if (st && mode == MODE_TRAIN) *(g->seq2seq ? &s.src_noise : &s.noise) = st->noise, s.before = st->virtual_tokens;
     if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
@@ -232,7 +235,8 @@ static err build(struct program *g, const struct model *m, struct structure *st,
         if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, c, &ops_backward);
     } else {
         s.slot = input(p, "slot", &dim_n, DT_I32);
-        emit_sample(g, m, &s, cap, keep_logits);
+        if (mode == MODE_CONTINUE) make_states(&s, m, cap, &g->choosing), emit_loss(g, m, st, &s);
+        else emit_sample(g, m, &s, cap, keep_logits);
     }
     prog_drop_dead(p);
     err e = p->failed ? p->failed : plan_make(&g->plan, p, backend);
@@ -468,7 +472,7 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
     if (g->members) in[n++] = rows_weights(g, f->mix, f->n, g->mix);
     if (g->src_mix) in[n++] = rows_weights(g, f->src_mix, f->m, g->src_mix);
     if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
-    if (g->mode != MODE_DECODE && g->mode != MODE_EXTEND) in[n++] = f->cu;
+    if (g->mode != MODE_DECODE && g->mode != MODE_EXTEND && g->mode != MODE_CONTINUE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last, in[n++] = f->src_slot;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
     if (g->seq2seq && g->mode == MODE_PREFILL) in[n++] = f->src_slot;
@@ -476,7 +480,8 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
     else if (g->mode == MODE_DECODE) {
         in[n++] = f->slot, in[n++] = f->sample;
         if (g->choosing.rules) in[n++] = f->begin;
-    } else if (g->mode == MODE_CLASSIFY && g->gathers) in[n++] = f->rows;
+    } else if (g->mode == MODE_CONTINUE) in[n++] = f->slot, in[n++] = f->label, in[n++] = f->weight;
+    else if (g->mode == MODE_CLASSIFY && g->gathers) in[n++] = f->rows;
     else if (g->mode != MODE_FEATURES && g->mode != MODE_CLASSIFY) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
     if (g->targets) in[n++] = f->target;
 }

@@ -34,6 +34,8 @@ err config_mismatch(const struct given *g, int k);           /* E_USAGE: "run.ya
 err config_check_rollouts(const struct config *c);
 err config_check_no_rollouts(const struct config *c);
 
+err config_check_loss(const struct config *c); /* config_loss.c: what is learnt, and how its loss is made, by the objective */
+
 /* The options of a file in a list, NULL-ended: weight, limit, format, field. */
 extern const char *const config_file_options[];
 

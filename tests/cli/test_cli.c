@@ -195,8 +195,8 @@ static void wrong_options(void **state) {
     refused("$C tokenize --model m", "--file is missing");
     refused("$C eval", "CONFIG is missing");
     refused("$C eval --text f", "--model is missing");
-    refused("$C eval --model m", "--text is missing");
-    refused("$C eval $D/run.yaml --model m --text f", "two different evaluations");
+    refused("$C eval --model m", "--text or --task is missing");
+    refused("$C eval $D/run.yaml --model m --text f", "are different evaluations");
     refused("$C inspect", "PATH is missing");
 }
 

@@ -42,6 +42,7 @@ void bench_build(struct bench *b, const struct bench_case *c, const struct peft_
     must(tensors_open(c->expected, &b->want));
     must(structure_init_head(&b->st, &b->model, method, settings, head, NULL));
     b->st.params.narrow = c->narrow;
+    b->st.terms = c->terms, b->st.noise = c->noise;
     const bool classifies = head && head->classes;
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, c->cap, c->level, c->backend, false));
     struct program *list[4] = {&b->train};
