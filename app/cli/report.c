@@ -122,6 +122,7 @@ static const struct {
     const char *head, *key, *fmt;
 } metrics[] = {{">loss", "loss", "%.4f"},
                {">perplexity", "perplexity", "%.2f"},
+               {">bits/byte", "bits_per_byte", "%.4f"},
                {">BLEU", "bleu", "%.1f"},
                {">chrF", "chrf", "%.1f"},
                {">exact %", "exact", "%.1f"},

@@ -40,7 +40,7 @@ static const char known[] = "messages, prompt with completion, instruction with 
 
 static const struct {
     const char *name, *shown;
-} containers[] = {{"lines", "plain lines"}, {"jsonl", "JSONL"}, {"json", "a JSON array"}, {"csv", "CSV"}, {"tsv", "TSV"}, {"conll", "CoNLL"}};
+} containers[] = {{"lines", "plain lines"}, {"jsonl", "JSONL"}, {"json", "a JSON array"}, {"csv", "CSV"}, {"tsv", "TSV"}, {"conll", "CoNLL"}, {"document", "a whole document"}};
 enum { N_CONTAINERS = sizeof containers / sizeof *containers };
 
 /* What is wanted of every record, where that alone settles its shape. */
@@ -86,6 +86,9 @@ static enum container container_of(const char *path, bool shape_named) {
     return ends(path, ".jsonl") || shape_named ? IN_JSONL : IN_LINES;
 }
 
+/* Text without fields. */
+static bool is_plain(enum container c) { return c == IN_LINES || c == IN_DOCUMENT; }
+
 err layout_begin(const char *path, const char *format, enum source_want want, struct layout *l) {
     bool contained = false;
     *l = (struct layout){0};
@@ -96,17 +99,17 @@ err layout_begin(const char *path, const char *format, enum source_want want, st
         if (!strcmp(format, containers[i].name)) l->container = (enum container)i, contained = true;
     if (!l->named && !contained && strcmp(format, "auto") != 0)
         return fail(E_USAGE,
-                    "%s: format '%.40s' is not known (auto; text, messages, prompt_completion, alpaca, sharegpt; lines, jsonl, json, csv, tsv, conll)",
+                    "%s: format '%.40s' is not known (auto; text, messages, prompt_completion, alpaca, sharegpt; lines, document, jsonl, json, csv, tsv, conll)",
                     path, format);
     if (!contained) l->container = container_of(path, l->named);
     if (want < WANT_SFT && l->named && l->shape != (want == WANT_PAIR ? SHAPE_PAIR : SHAPE_TEXT))
         return fail(E_USAGE, "%s: format %s, but here %s", path, format, settled[want].what);
     if (want < WANT_SFT) l->shape = settled[want].shape, l->named = true;
-    if (want == WANT_ANY && l->container == IN_LINES) l->shape = SHAPE_TEXT;
+    if (want == WANT_ANY && is_plain(l->container)) l->shape = SHAPE_TEXT;
     if (l->container == IN_CONLL && want != WANT_TAGGED && want != WANT_WORDS)
         return fail(E_USAGE, "%s: a CoNLL file holds words and tags, but here %s", path,
                     want < WANT_SFT ? settled[want].what : "pairs or conversations are wanted");
-    if (l->container == IN_LINES && l->shape != SHAPE_TEXT && l->shape != SHAPE_WORDS)
+    if (is_plain(l->container) && l->shape != SHAPE_TEXT && (l->container == IN_DOCUMENT || l->shape != SHAPE_WORDS))
         return fail(E_USAGE,
                     "%s: pairs, labels, tags and conversations need a .jsonl file (one JSON object per line), .json, .csv or .tsv; its name "
                     "ends in none of them, so it would be plain lines (`format` says otherwise)",
@@ -543,13 +546,14 @@ static err read_object(const struct layout *l, const struct extent *x, json_t **
     return e;
 }
 
-static err read_line(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
-    size_t n = x->n - (x->p[x->n - 1] == '\r');
+static err read_plain(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
+    size_t n = x->n - (l->container == IN_LINES && x->p[x->n - 1] == '\r');
+    const char *place = l->container == IN_LINES ? "column" : "byte";
     unsigned cp;
     for (size_t i = 0, len; i < n; i += len) {
         len = (size_t)utf8_decode(x->p + i, n - i, &cp);
-        if (!len) return fail(E_INPUT, "invalid UTF-8 (byte 0x%02x at column %zu)", (unsigned char)x->p[i], i + 1);
-        if (!cp) return fail(E_INPUT, "a NUL at column %zu: not a text file?", i + 1);
+        if (!len) return fail(E_INPUT, "invalid UTF-8 (byte 0x%02x at %s %zu)", (unsigned char)x->p[i], place, i + 1);
+        if (!cp) return fail(E_INPUT, "a NUL at %s %zu: not a text file?", place, i + 1);
     }
     if (l->shape == SHAPE_WORDS) {
         const char **words;
@@ -562,9 +566,9 @@ static err read_line(const struct layout *l, const struct extent *x, arena *mem,
 
 err record_parse(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
     *r = (struct record){.line = x->line};
-    if (l->container == IN_LINES && l->given.each && l->given.field)
-        return fail(E_INPUT, "plain lines have no field \"%.40s\": JSONL has, or a .npy file beside them", l->given.field);
-    if (l->container == IN_LINES) return read_line(l, x, mem, r);
+    if (is_plain(l->container) && l->given.each && l->given.field)
+        return fail(E_INPUT, "plain text has no field \"%.40s\": JSONL has, or a .npy file beside them", l->given.field);
+    if (is_plain(l->container)) return read_plain(l, x, mem, r);
     if (l->container == IN_CONLL) return read_sentence(l, x, mem, r);
     json_t *obj;
     TRY(read_object(l, x, &obj));
@@ -605,7 +609,7 @@ err layout_columns(struct layout *l, const struct extent *x, arena *mem) {
 
 err layout_find(struct layout *l, const struct extent *x, enum source_want want) {
     json_t *obj;
-    if (l->container == IN_LINES || l->container == IN_CONLL) return OK;
+    if (is_plain(l->container) || l->container == IN_CONLL) return OK;
     l->first_line = x->line;
     if (want == WANT_ANY && l->shape == SHAPE_UNKNOWN && l->field && !l->field2) l->shape = SHAPE_TEXT;
     if (l->shape != SHAPE_UNKNOWN && !(want >= WANT_SFT && l->shape == SHAPE_PAIR)) return OK;

@@ -2,7 +2,7 @@
  *
  * A file has one layout, found from its name and first record or named by `format`, and every record must have it:
  *
- *   text               {"text"}, or any one named field; plain lines
+ *   text               {"text"}, or any one named field; plain lines; a whole file (format: document)
  *   prompt_completion  {"prompt", "completion"}, both strings or both lists of messages; or two named fields
  *   messages           {"messages": [{"role", "content"}]}
  *   labelled           {"text", "label"}, or two named fields: a text and its class, a string or an integer
@@ -81,7 +81,7 @@ struct layout {
     const char **column; /* CSV and TSV; in the arena */
 };
 
-/* From the file's name and `format` ("auto" or NULL, a shape above, or lines, jsonl, json, csv, tsv, conll). */
+/* From the file's name and `format` ("auto" or NULL, a shape above, or lines, document, jsonl, json, csv, tsv, conll). */
 err layout_begin(const char *path, const char *format, enum source_want want, struct layout *l);
 /* The first record of a CSV or TSV: its columns. */
 err layout_columns(struct layout *l, const struct extent *x, arena *mem);

@@ -131,6 +131,7 @@ static const struct {
 } figures[] = {{"loss", "Loss, nats per token", 1, "", 0},
                {"grad_norm", "Gradient norm", 1, "", 0},
                {"learning_rate", "Learning rate", 1, "", 0},
+               {"bits_per_byte", "Bits per byte", 1, "", 1},
                {"chrf", "chrF", 1, "", 1},
                {"bleu", "BLEU", 1, "", 1},
                {"exact", "Exact matches", 1, " %", 1},

@@ -315,6 +315,9 @@ err judge_direction(struct run *r, const struct side *s, const struct command_ro
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
+/* What a side's adapter makes of rows: loss in nats for each token, perplexity, accuracy of the likeliest token, "rows"; of documents bits_per_byte too,
+ * which does not depend on how a tokenizer cuts: nats of a token / ln 2 * the text's tokens / its bytes. */
+err rows_figures(struct run *r, const struct side *s, const struct rows *rows, json_t *to);
 struct sampling side_sampling(const struct side_config *c, double temperature);
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats);

@@ -101,7 +101,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct source s;
     struct text_file t;
     if (size > 1 && size < 4096 && text_file_from(f.path, data + 1, size - 1, UINT64_MAX, &t) == OK) {
-        for (int kind = IN_LINES; kind <= IN_CONLL; kind++) check_window(&t, (enum container)kind, 1 + pick % 13u);
+        for (int kind = IN_LINES; kind <= IN_DOCUMENT; kind++) check_window(&t, (enum container)kind, 1 + pick % 13u);
         text_file_close(&t);
     }
     err e = source_parse_as(&f, data + 1, size - 1, &o, &s);
