@@ -74,6 +74,7 @@ err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t 
     double t0 = seconds_now();
     r->evaluating = true;
     err e = r->objective->evaluate(r, on, j);
+    if (!e) e = guards_evaluate(r, j);
     r->evaluating = false;
     json_object_set_new(j, "seconds", json_real(seconds_now() - t0));
     if (e) json_decref(j);

@@ -181,6 +181,21 @@ static void add_generation(const struct run *r, int i, const struct speed *s, st
     }
 }
 
+/* An evaluation's way through the guards. */
+static double guards_time(const struct run *r, const struct speed *s) {
+    struct work w = {0};
+    for (int i = 0; i < r->n_guards; i++) {
+        for (int k = 0; k < r->n_sides; k++) {
+            const struct program *g = &r->side[k].plans->score;
+            const struct rows *rows = guard_rows(r, &r->guard[i], &r->side[k]);
+            const double all = (double)rows->tokens + (double)rows->n * g->virtual_tokens, passes = ceil(all / (double)g->p.cap[-SYM_N]);
+            const struct pass p = {.tokens = all / passes, .rows = rows->n / passes, .supervised = (double)rows->supervised / (double)rows->tokens};
+            add_pass(&w, g, &p, passes, s);
+        }
+    }
+    return w.seconds;
+}
+
 static json_t *spent(const struct run *r) {
     const double n = (double)r->timed_steps;
     return json_pack("{s:f, s:f, s:f}", "generate_s", r->generate_s / n, "train_s", r->train_s / n, "step_s", r->step_s / n);
@@ -199,6 +214,7 @@ json_t *forecast_json(struct run *r) {
                           s.bytes, "flops", step.generate.flops + step.train.flops, "generate_s", step.generate.seconds, "train_s",
                           step.train.seconds, "optimizer_s", step.optimizer, "step_s",
                           step.generate.seconds + step.train.seconds + step.optimizer, "assumed_lengths", (int)r->assumes);
+    if (j && r->n_guards) json_object_set_new(j, "guards_s", json_real(guards_time(r, &s)));
     if (j && r->timed_steps) json_object_set_new(j, "measured", spent(r));
     return j;
 }

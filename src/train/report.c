@@ -223,6 +223,9 @@ static char *sentence(const struct run *r) {
             str_addf(&s, " First, %s learn from %d pairs of %s for %lld passes.", r->n_sides == 2 ? "both" : "all", r->warm.source.n,
                      r->cfg->warmup_pairs, (long long)r->cfg->warmup_epochs);
     }
+    for (int i = 0; i < r->n_guards; i++)
+        str_addf(&s, i ? ", %s (%d rows)" : " Each evaluation looks at what is not to be lost: %s (%d rows)", r->guard[i].name, r->guard[i].rows[0].n);
+    if (r->n_guards) str_adds(&s, ".");
     return s.p;
 }
 

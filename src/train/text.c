@@ -10,6 +10,7 @@
  * Refused: encoder-decoders, which have nothing to read before such a text. Called by run.c through objectives.def. */
 #include "base/log.h"
 #include "train/one_side.h"
+#include <string.h>
 
 static err make(struct run *r, struct source *from, struct rows *to) {
     return rows_documents(r->base[0].tok, from, (int)r->side[0].cfg->max_length, true, to);
@@ -31,7 +32,8 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     TRY(one_side_evaluate(r, on, out));
     json_t *side = json_array_get(json_object_get(out, "sides"), 0);
     const double bits = json_number_value(json_object_get(side, "bits_per_byte")), far = r->cfg->text_far;
-    if (r->step || far <= 0 || bits <= far) return OK;
+    const char *tag = json_string_value(json_object_get(out, "tag")); /* of the base: before a run, or asked for */
+    if ((strcmp(tag, "before") && strcmp(tag, "base")) || far <= 0 || bits <= far) return OK;
     json_object_set_new(side, "far", json_true());
     log_warn("the held-out text costs the base %.2f bits for each byte, more than text.far_bits_per_byte (%g): it is far from what the base was trained on. "
              "An adapter will learn its look sooner than what it says; a base that knows such text is the better start", bits, far);
