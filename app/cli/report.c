@@ -145,13 +145,14 @@ static void find_more(const json_t *eval, struct more *more) {
     size_t i;
     const char *name;
     json_t *side, *v;
-    for (int of = 0; of < 2; of++) json_array_foreach(json_object_get(eval, of ? "guard" : "sides"), i, side) json_object_foreach(side, name, v) {
-        bool known = !json_is_real(v);
-        for (int m = 0; m < METRICS && !known; m++) known = !strcmp(metrics[m].key, name);
-        for (int m = 0; m < more->n && !known; m++) known = !strcmp(more->head[m] + 1, name);
-        if (!known && more->n + METRICS + 2 < TABLE_COLUMNS && strlen(name) < sizeof *more->head - 1)
-            snprintf(more->head[more->n++], sizeof *more->head, ">%s", name);
-    }
+    for (int of = 0; of < 2; of++)
+        json_array_foreach(json_object_get(eval, of ? "guard" : "sides"), i, side) json_object_foreach(side, name, v) {
+            bool known = !json_is_real(v);
+            for (int m = 0; m < METRICS && !known; m++) known = !strcmp(metrics[m].key, name);
+            for (int m = 0; m < more->n && !known; m++) known = !strcmp(more->head[m] + 1, name);
+            if (!known && more->n + METRICS + 2 < TABLE_COLUMNS && strlen(name) < sizeof *more->head - 1)
+                snprintf(more->head[more->n++], sizeof *more->head, ">%s", name);
+        }
 }
 
 static void metric_heads(struct table *t, const struct more *more) {

@@ -192,12 +192,12 @@ err scan_next(struct scanner *s, struct extent *x, bool *found) {
         if (!s->at && !s->base && s->n >= 3 && !memcmp(s->p, "\xEF\xBB\xBF", 3)) s->at = 3;
         size_t from = 0, to = 0;
         bool mark_open = !s->base && s->n < 3; /* too little to tell a byte order mark */
-        enum seen seen = (!s->n || mark_open) && !at_end(s)      ? MORE
-                         : s->kind == IN_ARRAY                   ? frame_element(s, &from, &to)
+        enum seen seen = (!s->n || mark_open) && !at_end(s)       ? MORE
+                         : s->kind == IN_ARRAY                    ? frame_element(s, &from, &to)
                          : s->kind == IN_CSV || s->kind == IN_TSV ? frame_csv(s, &from, &to)
-                         : s->kind == IN_CONLL                   ? frame_sentence(s, &from, &to)
-                         : s->kind == IN_DOCUMENT                ? frame_document(s, &from, &to)
-                                                                 : frame_line(s, &from, &to);
+                         : s->kind == IN_CONLL                    ? frame_sentence(s, &from, &to)
+                         : s->kind == IN_DOCUMENT                 ? frame_document(s, &from, &to)
+                                                                  : frame_line(s, &from, &to);
         if (seen == BAD) return E_INPUT;
         if (seen == END) return OK;
         if (seen == MORE) {

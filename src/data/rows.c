@@ -27,7 +27,7 @@ struct draft {
     struct ids tags; /* of words: row.labels */
     int source; /* row.source */
     int64_t text_tokens, text_bytes; /* of a text, without what goes around it */
-    int line; /* of a streamed record */
+    int line;                        /* of a streamed record */
     bool shortened; /* its text was cut already */
     float *given; /* the vectors that come with it, [given_n]; 0: none */
     size_t given_n;
@@ -342,7 +342,8 @@ static err take_block(struct pass *p, int max_length, struct rows *out) {
             show(p, t, max_length);
             continue;
         }
-        err e = p->job->documents ? keep_document(&t->d, max_length, out, p->s->r) : keep_row(&t->d, max_length, !p->job->plain, out, p->s->r);
+        err e =
+            p->job->documents ? keep_document(&t->d, max_length, out, p->s->r) : keep_row(&t->d, max_length, !p->job->plain, out, p->s->r);
         if (e) return fail_in(e, "%s:%d", p->s->part[t->part].path, t->line);
         draft_clear(&t->d);
         if (out->first) out->first[p->from + k + 1] = out->n;

@@ -45,7 +45,7 @@ struct rows {
     int truncated;              /* rows cut to max_length */
     int64_t tokens, supervised; /* of all rows */
     int64_t text_tokens, text_bytes; /* of documents, without what goes around them */
-    int *first;                 /* of documents: the first row of each record, and behind them all; NULL: record i is row i */
+    int *first;                      /* of documents: the first row of each record, and behind them all; NULL: record i is row i */
     size_t bytes;               /* of memory, that the rows take */
     struct row_stream *stream;  /* rows that are made when they are drawn */
 };

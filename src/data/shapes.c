@@ -40,7 +40,8 @@ static const char known[] = "messages, prompt with completion, instruction with 
 
 static const struct {
     const char *name, *shown;
-} containers[] = {{"lines", "plain lines"}, {"jsonl", "JSONL"}, {"json", "a JSON array"}, {"csv", "CSV"}, {"tsv", "TSV"}, {"conll", "CoNLL"}, {"document", "a whole document"}};
+} containers[] = {{"lines", "plain lines"}, {"jsonl", "JSONL"}, {"json", "a JSON array"},        {"csv", "CSV"},
+                  {"tsv", "TSV"},           {"conll", "CoNLL"}, {"document", "a whole document"}};
 enum { N_CONTAINERS = sizeof containers / sizeof *containers };
 
 /* What is wanted of every record, where that alone settles its shape. */
@@ -99,7 +100,8 @@ err layout_begin(const char *path, const char *format, enum source_want want, st
         if (!strcmp(format, containers[i].name)) l->container = (enum container)i, contained = true;
     if (!l->named && !contained && strcmp(format, "auto") != 0)
         return fail(E_USAGE,
-                    "%s: format '%.40s' is not known (auto; text, messages, prompt_completion, alpaca, sharegpt; lines, document, jsonl, json, csv, tsv, conll)",
+                    "%s: format '%.40s' is not known (auto; text, messages, prompt_completion, alpaca, sharegpt; lines, document, jsonl, "
+                    "json, csv, tsv, conll)",
                     path, format);
     if (!contained) l->container = container_of(path, l->named);
     if (want < WANT_SFT && l->named && l->shape != (want == WANT_PAIR ? SHAPE_PAIR : SHAPE_TEXT))

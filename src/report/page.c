@@ -238,7 +238,8 @@ static err gain_and_loss(const struct page *p) {
             const struct series *s = line[i].s;
             const char *side = json_str(json_array_get(p->sides, s->side < 0 ? SIZE_MAX : (size_t)s->side), "name");
             str_addf(p->out, "<span style=\"color:var(--%c)\">", "abcd"[i % 4]);
-            if (line[i].dashed) str_addf(p->out, "guard %.*s ", (int)(strlen(s->figure) - strlen("guard__loss")), s->figure + strlen("guard_"));
+            if (line[i].dashed)
+                str_addf(p->out, "guard %.*s ", (int)(strlen(s->figure) - strlen("guard__loss")), s->figure + strlen("guard_"));
             else str_adds(p->out, *side ? "trained " : "trained");
             html_text(p->out, side);
             str_adds(p->out, "</span>");

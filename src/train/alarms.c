@@ -1,8 +1,8 @@
 /* Watching a run: what evaluations say beyond scores, and what follows from it.
  *
  * health_direction() adds what health.c finds in the texts of a direction and what the bare base thinks of them; health_moved() how far each
- * adapter has gone since the last evaluation; guard.c what has been forgotten. alarms_judge() holds these against the table below, in evaluations of eval.data (or of the sides' own
- * text) after the first cycle; what sounds is in the evaluation as "alarms", in metrics.jsonl and on the terminal. alarms_act() does what on_alarm
+ * adapter has gone since the last evaluation; guard.c what has been forgotten. alarms_judge() holds these against the table below, in
+ * evaluations of eval.data (or of the sides' own text) after the first cycle; what sounds is in the evaluation as "alarms", in metrics.jsonl and on the terminal. alarms_act() does what on_alarm
  * says: warn (nothing more), rollback (once: adapters and optimizers become the best evaluation's again, while steps, schedule and data go on; the
  * next alarm stops), stop (a checkpoint, then E_NUMERIC: exit status 1). After the last step there is nothing to undo or to stop: it warns.
  *
@@ -160,7 +160,8 @@ static bool sounds(const struct run *r, const struct alarm *a, const json_t *h, 
 
 /* Of an adapter's entry in "health", or a guard's. */
 static void sound(const struct run *r, const struct alarm *a, const json_t *h, double value, json_t *list) {
-    const char *guard = json_string_value(json_object_get(h, "guard")), *side = json_string_value(json_object_get(h, guard ? "side" : "name"));
+    const char *guard = json_string_value(json_object_get(h, "guard")),
+               *side = json_string_value(json_object_get(h, guard ? "side" : "name"));
     char says[200];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
@@ -176,11 +177,10 @@ void alarms_judge(const struct run *r, json_t *eval) {
     size_t i;
     if (r->step <= r->warm_steps || !(list = json_array())) return;
     for (int of = 0; of < 2; of++)
-        json_array_foreach(json_object_get(eval, of ? "guard" : "health"), i, h)
-            for (size_t k = 0; k < sizeof table / sizeof *table; k++) {
-                double value;
-                if (sounds(r, &table[k], h, &value)) sound(r, &table[k], h, value, list);
-            }
+        json_array_foreach(json_object_get(eval, of ? "guard" : "health"), i, h) for (size_t k = 0; k < sizeof table / sizeof *table; k++) {
+            double value;
+            if (sounds(r, &table[k], h, &value)) sound(r, &table[k], h, value, list);
+        }
     if (json_array_size(list)) json_object_set(eval, "alarms", list);
     json_decref(list);
 }

@@ -549,7 +549,7 @@ static err check_one_side(const struct config *c) {
     struct file_entry e;
     if (!a->n)
         return fail(E_USAGE, "'data' is missing: %s",
-                    config_has_head(c)                    ? "a head trains on a file of texts with labels or numbers, or of words with tags"
+                    config_has_head(c)              ? "a head trains on a file of texts with labels or numbers, or of words with tags"
                     : !strcmp(c->objective, "text") ? "text trains on a file of raw text"
                                                     : "sft trains on a file of prompt/completion or conversations");
     for (int s = 1; s < config_sides(c); s++) {
@@ -561,7 +561,8 @@ static err check_one_side(const struct config *c) {
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
     TRY(config_check_no_rollouts(c));
     if (c->cycles.n) return fail(E_USAGE, "'cycles' has no use with objective %s, which has one side", c->objective);
-    if (!config_has_head(c) && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
+    if (!config_has_head(c) && c->labels.n)
+        return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     if (c->eval_split > 0 && *c->side[0].projector_file)
         return fail(E_USAGE, "'eval.split' takes records out of the data that 'projector.file' has a row for: put the vectors into the "
@@ -708,8 +709,8 @@ bool config_without_data(const struct config *c) {
 static const struct {
     const char *name;
     bool falls;
-} figures[] = {{"none", false},    {"loss", true}, {"perplexity", true}, {"accuracy", false}, {"macro_f1", false},      {"span_f1", false},
-               {"rmse", true},     {"mae", true},  {"pearson", false},   {"spearman", false}, {"bits_per_byte", true}};
+} figures[] = {{"none", false}, {"loss", true}, {"perplexity", true}, {"accuracy", false}, {"macro_f1", false},    {"span_f1", false},
+               {"rmse", true},  {"mae", true},  {"pearson", false},   {"spearman", false}, {"bits_per_byte", true}};
 enum { N_FIGURES = sizeof figures / sizeof *figures };
 
 bool config_knows_metric(const char *name) {
@@ -720,7 +721,8 @@ bool config_knows_metric(const char *name) {
 }
 
 bool config_metric_falls(const struct config *c) {
-    static const char *const health[] = {"copy_rate", "copy_ngrams", "empty", "truncated", "most_common", "drift", "nll", "base_nll", "loss_rise"};
+    static const char *const health[] = {"copy_rate", "copy_ngrams", "empty",    "truncated", "most_common",
+                                         "drift",     "nll",         "base_nll", "loss_rise"};
     const char *dot = strrchr(c->best_metric, '.'), *name = dot ? dot + 1 : c->best_metric;
     const struct metric *m = metric_find(name);
     if (strcmp(c->greater_is_better, "auto") != 0) return !strcmp(c->greater_is_better, "false");

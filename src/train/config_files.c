@@ -51,11 +51,13 @@ err config_guard(arena *mem, const char *item, struct file_entry *e) {
     static const char signs[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
     TRY(config_entry(mem, item, e));
     if (e->weight > 0) return fail(E_USAGE, "%s: weight is of 'data': a guard is looked at whole", e->path);
-    if (e->kind && strcmp(e->kind, "text") && strcmp(e->kind, "sft")) return fail(E_USAGE, "%s: kind wants text or sft, found '%.40s'", e->path, e->kind);
+    if (e->kind && strcmp(e->kind, "text") && strcmp(e->kind, "sft"))
+        return fail(E_USAGE, "%s: kind wants text or sft, found '%.40s'", e->path, e->kind);
     if (!e->name && !(e->name = stem(mem, e->path))) return fail(E_MEMORY, "out of memory");
     const size_t n = strlen(e->name);
     if (!n || n > LONGEST || e->name[strspn(e->name, signs)])
-        return fail(E_USAGE, "%s: a guard's name has 1 to %d letters, digits, - and _, not '%.40s': give it another `name`", e->path, LONGEST, e->name);
+        return fail(E_USAGE, "%s: a guard's name has 1 to %d letters, digits, - and _, not '%.40s': give it another `name`", e->path,
+                    LONGEST, e->name);
     return OK;
 }
 
@@ -63,7 +65,8 @@ err config_check_guards(const struct config *c) {
     arena mem = {0};
     struct file_entry a, b;
     err e = OK;
-    if (c->guards.n && config_has_head(c)) return fail(E_USAGE, "'guard.data' is read by a language model: objective %s trains a head in its place", c->objective);
+    if (c->guards.n && config_has_head(c))
+        return fail(E_USAGE, "'guard.data' is read by a language model: objective %s trains a head in its place", c->objective);
     for (int i = 0; i < c->guards.n && !e; i++) {
         e = config_guard(&mem, c->guards.v[i], &a);
         for (int k = 0; k < i && !e; k++)

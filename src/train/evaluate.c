@@ -63,8 +63,10 @@ err rows_figures(struct run *r, const struct side *s, const struct rows *rows, j
     free(list);
     if (e) return e;
     const double loss = sums[0] / sums[1];
-    json_object_update_new(to, json_pack("{s:f, s:f, s:f, s:i}", "loss", loss, "perplexity", exp(loss), "accuracy", sums[2] / sums[1], "rows", rows->n));
-    if (rows->text_bytes) json_object_set_new(to, "bits_per_byte", json_real(loss / log(2) * (double)rows->text_tokens / (double)rows->text_bytes));
+    json_object_update_new(
+        to, json_pack("{s:f, s:f, s:f, s:i}", "loss", loss, "perplexity", exp(loss), "accuracy", sums[2] / sums[1], "rows", rows->n));
+    if (rows->text_bytes)
+        json_object_set_new(to, "bits_per_byte", json_real(loss / log(2) * (double)rows->text_tokens / (double)rows->text_bytes));
     return OK;
 }
 

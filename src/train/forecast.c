@@ -189,7 +189,8 @@ static double guards_time(const struct run *r, const struct speed *s) {
             const struct program *g = &r->side[k].plans->score;
             const struct rows *rows = guard_rows(r, &r->guard[i], &r->side[k]);
             const double all = (double)rows->tokens + (double)rows->n * g->virtual_tokens, passes = ceil(all / (double)g->p.cap[-SYM_N]);
-            const struct pass p = {.tokens = all / passes, .rows = rows->n / passes, .supervised = (double)rows->supervised / (double)rows->tokens};
+            const struct pass p = {
+                .tokens = all / passes, .rows = rows->n / passes, .supervised = (double)rows->supervised / (double)rows->tokens};
             add_pass(&w, g, &p, passes, s);
         }
     }

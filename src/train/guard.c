@@ -22,7 +22,8 @@ static err make_rows(struct run *r, struct guard *g, int base) {
         TRY(rows_sft(b->tok, &g->source, length, &g->rows[base]));
         TRY(base_split_rows(b, &g->rows[base]));
     } else if (b->model.family->seq2seq)
-        return fail(E_UNSUPPORTED, "an encoder-decoder (%s) has nothing to read before raw text: guard it with kind sft", model_arch(&b->model));
+        return fail(E_UNSUPPORTED, "an encoder-decoder (%s) has nothing to read before raw text: guard it with kind sft",
+                    model_arch(&b->model));
     else TRY(rows_documents(b->tok, &g->source, length, false, &g->rows[base]));
     if (g->rows[base].longest > r->cap.tokens) r->cap.tokens = g->rows[base].longest;
     return OK;
@@ -31,7 +32,8 @@ static err make_rows(struct run *r, struct guard *g, int base) {
 static err open_one(struct run *r, const struct file_entry *e, struct guard *g) {
     *g = (struct guard){.name = e->name, .of_text = !e->kind || !strcmp(e->kind, "text")};
     const struct source_file file = {.path = e->path, .format = e->format, .field = e->field, .limit = e->limit};
-    TRY(source_open_files(&file, 1, &(struct source_options){.want = g->of_text ? WANT_TEXT : WANT_SFT, .in_memory = UINT64_MAX}, &g->source));
+    TRY(source_open_files(&file, 1, &(struct source_options){.want = g->of_text ? WANT_TEXT : WANT_SFT, .in_memory = UINT64_MAX},
+                          &g->source));
     for (int i = 0; i < r->n_bases; i++) TRY(make_rows(r, g, i));
     source_drop_texts(&g->source);
     return OK;
@@ -76,8 +78,8 @@ const struct rows *guard_rows(const struct run *r, const struct guard *g, const 
 static double loss_at_first(const struct run *r, const char *name) {
     const json_t *g, *first = json_array_get(r->evals, 0);
     size_t i;
-    json_array_foreach(json_object_get(first, "guard"), i, g)
-        if (!strcmp(json_string_value(json_object_get(g, "name")), name)) return json_number_value(json_object_get(g, "loss"));
+    json_array_foreach(json_object_get(first, "guard"), i, g) if (!strcmp(json_string_value(json_object_get(g, "name")),
+                                                                          name)) return json_number_value(json_object_get(g, "loss"));
     return 0;
 }
 

@@ -224,7 +224,8 @@ static char *sentence(const struct run *r) {
                      r->cfg->warmup_pairs, (long long)r->cfg->warmup_epochs);
     }
     for (int i = 0; i < r->n_guards; i++)
-        str_addf(&s, i ? ", %s (%d rows)" : " Each evaluation looks at what is not to be lost: %s (%d rows)", r->guard[i].name, r->guard[i].rows[0].n);
+        str_addf(&s, i ? ", %s (%d rows)" : " Each evaluation looks at what is not to be lost: %s (%d rows)", r->guard[i].name,
+                 r->guard[i].rows[0].n);
     if (r->n_guards) str_adds(&s, ".");
     return s.p;
 }

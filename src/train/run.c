@@ -598,7 +598,8 @@ static err eval_now(struct run *r, const struct pairs *on, const char *tag, cons
     for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) {
         size_t i;
         json_t *side;
-        json_array_foreach(json_object_get(j, lists[k]), i, side) log_figures(line, "", json_string_value(json_object_get(side, "name")), side);
+        json_array_foreach(json_object_get(j, lists[k]), i, side)
+            log_figures(line, "", json_string_value(json_object_get(side, "name")), side);
     }
     size_t i;
     json_t *g;

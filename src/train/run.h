@@ -72,9 +72,9 @@ struct pairs {                 /* supervised: warm-up and evaluation of cycles; 
     struct rows rows[CONFIG_SIDES]; /* [i] trains side i's adapter */
 };
 
-struct guard {                 /* what is not to be lost (guard.c) */
+struct guard { /* what is not to be lost (guard.c) */
     const char *name;
-    bool of_text;              /* raw text; else prompts and answers */
+    bool of_text; /* raw text; else prompts and answers */
     struct source source;
     struct rows rows[CONFIG_SIDES]; /* [i]: as base i's tokenizer has them */
 };
@@ -160,7 +160,7 @@ struct run {
     struct side side[CONFIG_SIDES];
     int n_sides;
     struct pairs warm, eval, test;
-    struct guard *guard;       /* [n_guards] */
+    struct guard *guard; /* [n_guards] */
     int n_guards;
     struct npy given[3];       /* files of vectors: training, eval, test */
     struct labels labels;      /* classification, of texts or tokens */
@@ -345,11 +345,11 @@ err joint_step(struct run *r, const struct crowd *of, const struct row *const *r
 err joint_gradient(struct run *r, const struct crowd *of, const struct row *const *rows, uint64_t step, double sums[][4]);
 
 /* guard.c: guard.data */
-err guards_open(struct run *r);                     /* after the objective's data; widens r->cap.tokens to their rows */
+err guards_open(struct run *r); /* after the objective's data; widens r->cap.tokens to their rows */
 void guards_close(struct run *r);
 size_t guards_bytes(const struct run *r);
 const struct rows *guard_rows(const struct run *r, const struct guard *g, const struct side *s); /* as a side's adapter reads them */
-err guards_evaluate(struct run *r, json_t *eval);   /* adds "guard", an entry for each guard and side, where there are any */
+err guards_evaluate(struct run *r, json_t *eval); /* adds "guard", an entry for each guard and side, where there are any */
 
 /* alarms.c: what evaluations say of a run's health, and what follows */
 struct wrote {                 /* texts of one direction */

@@ -22,7 +22,8 @@ static err make_held_out(struct run *r, struct source *from, struct rows *to) {
 
 static err load(struct run *r) {
     if (r->base[0].model.family->seq2seq)
-        return fail(E_UNSUPPORTED, "%s is an encoder-decoder (%s): objective text has nothing for its encoder to read; use sft with prompts",
+        return fail(E_UNSUPPORTED,
+                    "%s is an encoder-decoder (%s): objective text has nothing for its encoder to read; use sft with prompts",
                     r->side[0].cfg->model, model_arch(&r->base[0].model));
     TRY(data_open(r, r->side[0].cfg, WANT_TEXT, false, &r->side[0].source));
     return one_side_load(r, &(struct row_maker){WANT_TEXT, "documents", make, make_held_out});
@@ -35,8 +36,10 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     const char *tag = json_string_value(json_object_get(out, "tag")); /* of the base: before a run, or asked for */
     if ((strcmp(tag, "before") && strcmp(tag, "base")) || far <= 0 || bits <= far) return OK;
     json_object_set_new(side, "far", json_true());
-    log_warn("the held-out text costs the base %.2f bits for each byte, more than text.far_bits_per_byte (%g): it is far from what the base was trained on. "
-             "An adapter will learn its look sooner than what it says; a base that knows such text is the better start", bits, far);
+    log_warn("the held-out text costs the base %.2f bits for each byte, more than text.far_bits_per_byte (%g): it is far from what the "
+             "base was trained on. "
+             "An adapter will learn its look sooner than what it says; a base that knows such text is the better start",
+             bits, far);
     return OK;
 }
 

@@ -290,8 +290,11 @@ static void forms_of_turns(void **state) {
 static void documents(void **state) {
     (void)state;
     static const char *const whole[] = {"vwxyz", "q", "<s>", "no"};
-    static const struct { int line; const char *without, *with; } want[] = {
-        {1, "vw*x*", "vw*x*"}, {1, "xy*z*", "xy*z*"}, {1, NULL, "z<eos>*"}, {2, NULL, "q<eos>*"}, {3, "<s*>*", "<s*>*"}, {3, NULL, "><eos>*"}, {4, "no*", "no*<eos>*"}};
+    static const struct {
+        int line;
+        const char *without, *with;
+    } want[] = {{1, "vw*x*", "vw*x*"}, {1, "xy*z*", "xy*z*"}, {1, NULL, "z<eos>*"},   {2, NULL, "q<eos>*"},
+                {3, "<s*>*", "<s*>*"}, {3, NULL, "><eos>*"},  {4, "no*", "no*<eos>*"}};
     enum { ROWS = sizeof want / sizeof *want };
     struct source s[2];
     struct rows r[2];
@@ -400,7 +403,8 @@ int main(void) {
         cmocka_unit_test(bos_once),
         cmocka_unit_test(pairs_both_ways),
         cmocka_unit_test(a_text_has_the_same_ids_in_both_places),
-        cmocka_unit_test(forms), cmocka_unit_test(forms_of_turns),
+        cmocka_unit_test(forms),
+        cmocka_unit_test(forms_of_turns),
         cmocka_unit_test(documents),
         cmocka_unit_test(rows_made_by_hand),
         cmocka_unit_test(a_leading_space_is_put_once),
