@@ -53,13 +53,14 @@ static const struct {
                        [WANT_LABELLED] = {SHAPE_LABELLED, "a text and its label are wanted for each record"},
                        [WANT_NUMBERED] = {SHAPE_NUMBERED, "a text and its numbers are wanted for each record"},
                        [WANT_TAGGED] = {SHAPE_TAGGED, "words and their tags are wanted for each record"},
-                       [WANT_WORDS] = {SHAPE_WORDS, "words are wanted for each record"}};
+                       [WANT_WORDS] = {SHAPE_WORDS, "words are wanted for each record"},
+                       [WANT_QUESTION] = {SHAPE_QUESTION, "a question and its answers are wanted for each record"}};
 
 const char *container_name(enum container c) { return containers[c].shown; }
 
 const char *layout_name(const struct layout *l) {
     if (l->shape == SHAPE_PROMPT_TURNS) return "prompt_completion";
-    static const char *const more[] = {"labelled", "numbered", "tagged", "words"};
+    static const char *const more[] = {"labelled", "numbered", "tagged", "words", "question"};
     if (l->shape >= SHAPE_LABELLED) return more[l->shape - SHAPE_LABELLED];
     for (int i = 0; i < N_SHAPES; i++)
         if (shapes[i].shape == l->shape) return shapes[i].name;
@@ -454,6 +455,26 @@ static err read_sentence(const struct layout *l, const struct extent *x, arena *
     return OK;
 }
 
+/* A list of texts, or one. */
+static err get_answers(arena *mem, const json_t *obj, const char *key, struct record *r) {
+    const json_t *v = json_object_get(obj, key);
+    const bool list = json_is_array(v);
+    const size_t n = list ? json_array_size(v) : 1;
+    if (n < 1 || n > MOST_WORDS) return fail(E_INPUT, "\"%.60s\" has %zu texts: a question wants at least one that answers it", key, n);
+    const char **out = arena_alloc(mem, n * sizeof *out);
+    if (!out) return out_of_memory();
+    r->words = out;
+    r->n_words = (int)n;
+    if (!list) return get_string(mem, obj, key, out);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *one = json_array_get(v, i);
+        if (!json_is_string(one) || blank(json_string_value(one), json_string_length(one)))
+            return fail(E_INPUT, "\"%.60s\"[%zu] is %s: an answer is a text", key, i, json_is_string(one) ? "blank" : type_name(one));
+        TRY(copy_text(mem, one, &out[i]));
+    }
+    return OK;
+}
+
 static err get_record(const struct layout *l, const json_t *obj, arena *mem, struct record *r) {
     switch (l->shape) {
     case SHAPE_NUMBERED:
@@ -464,6 +485,9 @@ static err get_record(const struct layout *l, const json_t *obj, arena *mem, str
     case SHAPE_LABELLED:
         TRY(get_string(mem, obj, l->field ? l->field : "text", &r->text));
         return get_label(mem, obj, l->field2 ? l->field2 : "label", &r->label);
+    case SHAPE_QUESTION:
+        TRY(get_string(mem, obj, l->field ? l->field : "question", &r->text));
+        return get_answers(mem, obj, l->field2 ? l->field2 : "answers", r);
     case SHAPE_TEXT: return get_string(mem, obj, l->field ? l->field : "text", &r->text);
     case SHAPE_MESSAGES: return get_messages(mem, &in_messages, obj, "messages", r);
     case SHAPE_SHAREGPT: return get_messages(mem, &in_sharegpt, obj, "conversations", r);

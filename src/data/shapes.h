@@ -11,6 +11,7 @@
  *                      string or an integer. Where no fields are named, "tokens" and "tags", "ner_tags", "labels" or
  *                      "pos_tags" are looked for, as data sets have them. CoNLL files: a word a line, its tag in the last column
  *   words              the same without tags; a text is split at white space
+ *   question           {"question", "answers"}, or two named fields: a text, and a list of texts (or one) any of which answers it
  *   alpaca             {"instruction", "input", "output"[, "system", "history"]}: user = instruction, newline, input
  *   sharegpt           {"conversations": [{"from": "human|gpt|system", "value"}][, "system"]}
  *
@@ -38,7 +39,7 @@ struct record {
     const float *number;              /* ... or its numbers, n_numbers */
     int n_numbers;
     const char *const *words, *const *tags; /* n_words; tags NULL where they are not wanted */
-    int n_words;
+    int n_words;                            /* ... or the answers to `text` */
     const struct chat_message *turns; /* a conversation; role: system, user, assistant */
     int n_turns;
     const float *given;               /* a field's numbers */
@@ -53,8 +54,9 @@ enum source_want {
     WANT_NUMBERED, /* a text and its numbers */
     WANT_TAGGED,   /* words and their tags */
     WANT_WORDS,
-    WANT_SFT, /* prompt/completion or conversations */
-    WANT_ANY, /* those, or a text: for looking at a file */
+    WANT_QUESTION, /* a question and its answers */
+    WANT_SFT,      /* prompt/completion or conversations */
+    WANT_ANY,      /* those, or a text: for looking at a file */
 };
 enum record_shape {
     SHAPE_UNKNOWN,
@@ -67,7 +69,8 @@ enum record_shape {
     SHAPE_LABELLED,
     SHAPE_NUMBERED,
     SHAPE_TAGGED,
-    SHAPE_WORDS
+    SHAPE_WORDS,
+    SHAPE_QUESTION
 };
 
 struct layout {

@@ -51,8 +51,8 @@ err config_guard(arena *mem, const char *item, struct file_entry *e) {
     static const char signs[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
     TRY(config_entry(mem, item, e));
     if (e->weight > 0) return fail(E_USAGE, "%s: weight is of 'data': a guard is looked at whole", e->path);
-    if (e->kind && strcmp(e->kind, "text") && strcmp(e->kind, "sft"))
-        return fail(E_USAGE, "%s: kind wants text or sft, found '%.40s'", e->path, e->kind);
+    if (e->kind && strcmp(e->kind, "text") && strcmp(e->kind, "sft") && strcmp(e->kind, "qa"))
+        return fail(E_USAGE, "%s: kind wants text, sft or qa, found '%.40s'", e->path, e->kind);
     if (!e->name && !(e->name = stem(mem, e->path))) return fail(E_MEMORY, "out of memory");
     const size_t n = strlen(e->name);
     if (!n || n > LONGEST || e->name[strspn(e->name, signs)])

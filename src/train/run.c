@@ -23,7 +23,8 @@ enum { PAGE_BYTES = 512 << 10 }; /* report.html while it is made: curves of a fi
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
-        if (!strcmp(objectives[i]->name, r->cfg->objective)) return r->objective = objectives[i], OK;
+        if (!strcmp(objectives[i]->name, r->cfg->objective))
+            return r->objective = objectives[i], r->generates = objectives[i]->generates, OK;
     return fail(E_INTERNAL, "objective '%s' has no row in objectives.def", r->cfg->objective);
 }
 
@@ -103,7 +104,7 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     if (r->freezes)
         TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend,
                           false));
-    p->generates = r->objective->generates;
+    p->generates = r->generates;
     return p->generates ? build_generators(r, p, cap) : OK;
 }
 
@@ -268,6 +269,8 @@ int run_most_rows(const struct run *r) {
     }
     if (run_joins(r) && all > most) most = all;
     if (r->eval.source.n > most) most = r->eval.source.n;
+    for (int i = 0; i < r->n_guards; i++)
+        if (r->guard[i].kind == GUARD_QA && r->guard[i].source.n > most) most = r->guard[i].source.n;
     return r->test.source.n > most ? r->test.source.n : most;
 }
 
@@ -303,7 +306,7 @@ int64_t run_total(const struct run *r) { return r->warm_steps + r->cfg->max_step
 
 /* What stands in for the data's labels. */
 static err assume_head(struct run *r, const struct run *like) {
-    if (like) r->head = like->head, r->classes = like->classes;
+    if (like) r->head = like->head, r->classes = like->classes, r->generates = like->generates;
     else if (r->objective->open)
         return fail(E_USAGE, "'data' is missing: objective %s is planned with its data, which say how many rows the head has", r->cfg->objective);
     return OK;

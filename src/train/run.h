@@ -74,9 +74,10 @@ struct pairs {                 /* supervised: warm-up and evaluation of cycles; 
 
 struct guard { /* what is not to be lost (guard.c) */
     const char *name;
-    bool of_text; /* raw text; else prompts and answers */
+    enum guard_kind { GUARD_TEXT, GUARD_SFT, GUARD_QA } kind;
     struct source source;
-    struct rows rows[CONFIG_SIDES]; /* [i]: as base i's tokenizer has them */
+    struct rows rows[CONFIG_SIDES]; /* [i]: as base i's tokenizer has them; of questions what goes into the form */
+    struct prompt_form form[CONFIG_SIDES];
 };
 
 struct step_info {
@@ -162,6 +163,7 @@ struct run {
     struct pairs warm, eval, test;
     struct guard *guard; /* [n_guards] */
     int n_guards;
+    bool generates;            /* the objective does, or evaluation for a guard of questions */
     struct npy given[3];       /* files of vectors: training, eval, test */
     struct labels labels;      /* classification, of texts or tokens */
     struct head head;

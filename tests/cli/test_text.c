@@ -139,6 +139,26 @@ static void test_forgetting(void **state) {
             "theirs are", "guard.old.perplexity");
 }
 
+/* Questions: shares of right, abstained and wrong; what went from the one to the other is an alarm. The base answers abc with SDKCJKDP. */
+static void test_questions(void **state) {
+    (void)state;
+    ok("printf '{\"question\": \"abc\", \"answers\": [\"no\", \"the SDKCJKDP\"]}\n{\"question\": \"slfe\", \"answers\": \"no\"}\n' > "
+       "$D/qa.jsonl");
+    static const char line[] = "$C train $D/run.yaml --quiet --set guard.data=\"[{path: $D/qa.jsonl, kind: qa}]\" --set max_new_tokens=8 "
+                               "--set max_length=64 --set text.far_bits_per_byte=0";
+    ok("$C generate --model $G --prompt 'Question: abc\nAnswer:' --max-new-tokens 8 --json | grep -q SDKCJKDP");
+    ok("%s --set max_steps=1 --set learning_rate=1e-9 --set output_dir=$D/asked", line);
+    assert_true(guarded("asked/report.json", "qa", "right") == 0.5 && guarded("asked/report.json", "qa", "abstained") == 0);
+    assert_true(guarded("asked/report.json", "qa", "wrong") == 0.5 && guarded("asked/report.json", "qa", "invented") == 0);
+    says(ran.out.p, "kv cache");
+    sh("sed -i 's/, .the SDKCJKDP.//' $D/qa.jsonl; %s --set learning_rate=3e-2 --set eval_steps=3 --set on_alarm=stop --set "
+       "guard.abstain=sdkcjkdp --set output_dir=$D/invents",
+       line);
+    assert_int_equal(ran.status, 1);
+    says(ran.err.p,
+         "alarm hallucination at step 3: adapter makes answers up: 50 % of the questions went from abstained to wrong on guard qa");
+}
+
 /* A run of two adapters watches both. */
 static void test_cycles(void **state) {
     (void)state;
@@ -161,16 +181,21 @@ static void test_refused(void **state) {
     REFUSED("$D/no.txt", "guard no: ", "no.txt: holds no records");
     REFUSED("[$D/a.txt, {path: $D/old.jsonl, name: a}]", "'guard.data': ", " are both called a: give one of them another `name`");
     REFUSED("[{path: $D/old.jsonl, name: a.b}]", "a guard's name has 1 to 24 letters, digits, - and _, not 'a.b'");
-    REFUSED("[{path: $D/old.jsonl, kind: quiz}]", "kind wants text or sft, found 'quiz'");
+    REFUSED("[{path: $D/old.jsonl, kind: quiz}]", "kind wants text, sft or qa, found 'quiz'");
     REFUSED("[{path: $D/old.jsonl, weight: 2}]", "weight is of 'data'");
     REFUSED("[{path: $D/old.jsonl, kind: sft}]", "guard old: ", "old.jsonl:1: no \"messages\" and no \"prompt\"");
+    refused("echo '{\"question\": \"a\", \"answers\": []}' > $D/q.jsonl; $C train $D/run.yaml --set output_dir=$D/x --set "
+            "guard.data=\"[{path: $D/q.jsonl, kind: qa}]\"",
+            "guard q: ", "q.jsonl:1: \"answers\" has 0 texts: a question wants at least one that answers it");
+    REFUSED("[{path: $D/old.jsonl, kind: qa}]", "guard old: ", "old.jsonl:1: no field \"question\"");
     refused("$C train $D/run.yaml --set data=\"[{path: $D/old.jsonl, name: a}]\"", "'data': ", "'name' is of guard.data alone");
     refused("$C train $D/run.yaml --set objective=classification --set guard.data=$D/old.jsonl", "objective classification trains a head");
     refused("$C train $D/run.yaml --set field=body --set output_dir=$D/x", "a.jsonl:1: no field \"body\"");
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_measured),   cmocka_unit_test(test_run),    cmocka_unit_test(test_guards),
-                                       cmocka_unit_test(test_forgetting), cmocka_unit_test(test_cycles), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_measured),   cmocka_unit_test(test_run),       cmocka_unit_test(test_guards),
+                                       cmocka_unit_test(test_forgetting), cmocka_unit_test(test_questions), cmocka_unit_test(test_cycles),
+                                       cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }
