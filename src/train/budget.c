@@ -82,12 +82,17 @@ static bool one_dial(const struct run *r, const struct dial *d, int n_dials, cha
     return false;
 }
 
-/* A prompt and an answer of a token each, or of what is generated. */
+/* A prompt and an answer of a token each, or of what is generated, and for a guard's questions what stands around them. */
 static int64_t least_length(const struct run *r) {
     int64_t least = 2;
     for (int i = 0; i < r->n_sides && r->generates; i++)
         if (r->side[i].cfg->max_new_tokens + 2 > least) least = r->side[i].cfg->max_new_tokens + 2;
-    return least;
+    size_t around = 0;
+    for (int i = 0; i < r->n_guards * CONFIG_SIDES; i++) {
+        const struct prompt_form *f = &r->guard[i / CONFIG_SIDES].form[i % CONFIG_SIDES];
+        if (f->head.n + f->tail.n > around) around = f->head.n + f->tail.n;
+    }
+    return least + (int64_t)around;
 }
 
 /* --- a refusal --------------------------------------------------------------------------------------------------------- */
