@@ -46,9 +46,20 @@ struct value {
 
 enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU, ACT_TANH };
 
+/* head_loss: what a row's loss is made of beside the cross-entropy of its label. All zeros: nothing. */
+struct loss_terms {
+    float smoothing;   /* of the label, as PyTorch has it */
+    float z;           /* the coefficient of logsumexp^2 */
+    float share;       /* of the distance from a teacher; cross-entropy has the rest */
+    float beta;        /* that distance: 0 KL(teacher || student), 1 KL(student || teacher), between them Jensen-Shannon's */
+    float temperature; /* of both sides in it */
+    float teacher_cap; /* the softcap of the teacher's logits */
+};
+
 struct op_attr {
     float eps, scale, dropout, softcap;
     float alpha[MAX_GROUP];       /* linear: the scale of each output's low-rank delta */
+    struct loss_terms loss;
     int n;                        /* linear: outputs in the group; top: ids of a row */
     int rank[MAX_GROUP];          /* linear: rows of A that belong to output i (they lie one after the other) */
     int members;                  /* linear with LIN_MIX: adapters whose deltas it adds up, ... */
@@ -60,7 +71,8 @@ struct op_attr {
     int rope_dims;                /* rope: rotated columns of a head; 0: all */
     enum activation act;          /* glu */
     int site;                     /* identity for dropout keys */
-    bool causal, interleaved, inverse, decode;
+    bool causal, interleaved, inverse;
+    bool slot_rows;               /* kv_append, attention_cached: rows of one run may be of one slot, and see each other */
     bool center;                  /* norm: LayerNorm */
     bool backward;                /* head_loss: makes gradients too; overlay_bwd: x wants one */
     bool normalise;               /* process: logits become log-probabilities first */
