@@ -27,6 +27,7 @@ const char help_data[] =
     "       cyclora data filter FILE... -o OUT RULE...          those that pass rules of length, ratio, letters, fields\n"
     "       cyclora data split FILE... --out DIR                train, dev and test, groups kept together\n"
     "       cyclora data convert FILE... --to SHAPE -o OUT      in another shape\n"
+    "       cyclora data synth --model TEACHER --seeds FILE ... pairs written by a local teacher\n"
     "\n"
     "  CONFIG           a run's YAML file (.yaml, .yml)\n"
     "  FILE             JSONL, a JSON array, CSV or TSV with a header, plain lines; also .gz and .zst\n"
