@@ -1,5 +1,5 @@
-/* `cyclora prune`: cyc_prune(). Printed: what each block is worth and which go, what part of the activations stays, then what was written and what
- * it has cost on texts that were held out; --json gives the library's answer as it is. */
+/* `cyclora prune`: cyc_prune(). Printed: what each block is worth and which go, what part of the activations stays, then what was
+ * written and what it has cost on texts that were held out; --json gives the library's answer as it is. */
 #include "args.h"
 #include "cli.h"
 #include "exported.h"
@@ -34,7 +34,8 @@ const char help_prune[] =
     "                   lost columns of a quantised type becomes f16\n"
     "  --max-shard-size S, --force, --no-check, --json   as of `cyclora convert`\n"
     "\n"
-    "The result is opened again and compared tensor by tensor with the part of the base that it should be; with all of its columns also by\n"
+    "The result is opened again and compared tensor by tensor with the part of the base that it should be; with all of its columns also "
+    "by\n"
     "logits. docs/recipes/pruning.md has figures.\n"
     "\n"
     "Examples:\n"
@@ -57,8 +58,7 @@ static void print_blocks(const json_t *o) {
     json_array_foreach(list, i, b) {
         const double worth = json_num(b, by);
         printf("  %5zu   ", i);
-        if (isnan(worth)) printf("%10s", "");
-        else printf(*by == 'i' ? "%10.4f" : "%10.3f", worth);
+        if (!isnan(worth)) printf(*by == 'i' ? "%10.4f" : "%10.3f", worth);
         printf("%s\n", json_is_true(json_object_get(b, "dropped")) ? "   goes" : "");
     }
 }
@@ -66,8 +66,10 @@ static void print_blocks(const json_t *o) {
 static void print_units(const json_t *o, const char *name, const char *what, const char *of) {
     const json_t *u = json_object_get(o, name);
     if (!u) return;
-    printf("  %-9s %.0f -> %.0f %s: %.1f %% of the %s' magnitude stay", name, json_num(u, "before"), json_num(u, "after"), what, 100 * json_num(u, "share"), of);
-    if (json_num(u, "share") != json_num(u, "least_share")) printf(" (least in block %.0f: %.1f %%)", json_num(u, "least_block"), 100 * json_num(u, "least_share"));
+    printf("  %-9s %.0f -> %.0f %s: %.1f %% of the %s' magnitude stay", name, json_num(u, "before"), json_num(u, "after"), what,
+           100 * json_num(u, "share"), of);
+    if (json_num(u, "share") != json_num(u, "least_share"))
+        printf(" (least in block %.0f: %.1f %%)", json_num(u, "least_block"), 100 * json_num(u, "least_share"));
     putchar('\n');
 }
 
@@ -76,7 +78,8 @@ static void on_measured(void *ctx, const char *text) {
     json_t *o = json_loads(text, 0, NULL);
     if (json_num(o, "tokens") > 0)
         printf("%s%s%s  %s, %.0f blocks; measured on %.0f tokens in %.0f rows, memory %s\n", term_bold(), json_text(o, "model"), term_off(),
-               json_text(o, "architecture"), json_num(o, "blocks"), json_num(o, "tokens"), json_num(o, "rows"), show_bytes(json_num(o, "memory")));
+               json_text(o, "architecture"), json_num(o, "blocks"), json_num(o, "tokens"), json_num(o, "rows"),
+               show_bytes(json_num(o, "memory")));
     if (json_num(o, "blocks_after") < json_num(o, "blocks")) {
         print_blocks(o);
         printf("  %-9s %.0f -> %.0f\n", "blocks", json_num(o, "blocks"), json_num(o, "blocks_after"));
