@@ -198,7 +198,7 @@ typedef struct cyc_shots {
     int batch;      /* prompts at once; 0: 8 */
 } cyc_shots;
 /* {"task", "kind": "multiple_choice" or "generate_until", "shots", "records", "metrics": {name: {"value", "stderr"}}, "prompt_tokens", "option_tokens",
- * "shared_tokens", "seconds", "bytes", "results": [...]}. Metrics are 0..1: acc (the likeliest option), acc_norm (per character), acc_bytes (per
+ * "shared_tokens", "seconds", "results": [...][, "bytes"]}; bytes: of activations and cache, with options. Metrics are 0..1: acc (the likeliest option), acc_norm (per character), acc_bytes (per
  * byte), or exact_match, squad_em and squad_f1; stderr is the sample's over the root of the records (null of one). Each result has its "at" (file:line), "prompt",
  * and "log_likelihoods" and "right", or "text" and "answers". A record is not among its own examples. The same request gives the same bytes but for the time,
  * whatever the order of the records. cyc_stop() ends it. */
@@ -330,7 +330,7 @@ typedef struct cyc_synth_request {
     const char *const *against;             /* evaluation sets that nothing may be of */
     int n_against;
     const char *against_field, *against_field2;
-    const char *out;                        /* JSONL of {"instruction", "input", "output", "provenance"}; OUT.card.json tells the rest */
+    const char *out;                        /* JSONL of {"instruction", "input", "output", "provenance"}; OUT.card.json and .md tell the rest */
     const char *adapter_name;               /* for the provenance; NULL: none */
     const char *form;                       /* with {examples} in it; NULL: the built-in one */
     int raw;                                /* not in the model's chat template, although it has one */
@@ -345,7 +345,7 @@ typedef struct cyc_synth_request {
     void (*on_round)(void *ctx, int kept, int asked); /* may be NULL */
 } cyc_synth_request;
 /* The same request gives the same bytes. What was written so far lies in OUT.work: after cyc_stop() (CYC_INTERRUPTED) or a crash the same request
- * goes on there. *json is the card: {"teacher", "seeds", "against", "settings", "asked", "kept", "dropped": {reason: count}, "out"}. */
+ * goes on there. *json is the card: that of the other data commands, with "against" and "teacher"; "counts" has "asked", "kept" and the reasons. */
 int cyc_data_synth(cyc_model *m, cyc_adapter *a, const cyc_synth_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);

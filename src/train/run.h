@@ -72,6 +72,14 @@ struct pairs {                 /* supervised: warm-up and evaluation of cycles; 
     struct rows rows[CONFIG_SIDES]; /* [i] trains side i's adapter */
 };
 
+struct guard { /* what is not to be lost (guard.c) */
+    const char *name;
+    enum guard_kind { GUARD_TEXT, GUARD_SFT, GUARD_QA } kind;
+    struct source source;
+    struct rows rows[CONFIG_SIDES]; /* [i]: as base i's tokenizer has them; of questions what goes into the form */
+    struct prompt_form form[CONFIG_SIDES];
+};
+
 struct step_info {
     int64_t step, total;
     bool warmup;
@@ -153,6 +161,9 @@ struct run {
     struct side side[CONFIG_SIDES];
     int n_sides;
     struct pairs warm, eval, test;
+    struct guard *guard; /* [n_guards] */
+    int n_guards;
+    bool generates;            /* the objective does, or evaluation for a guard of questions */
     struct npy given[3];       /* files of vectors: training, eval, test */
     struct labels labels;      /* classification, of texts or tokens */
     struct head head;
@@ -309,6 +320,10 @@ void judge_close(struct run *r);
 /* Text of a base's ids, with U+FFFD for what is none; trimmed: without the white space around it, the caller frees it. */
 err base_text(const struct base *b, const int32_t *ids, size_t n, str *text);
 err base_text_trimmed(const struct base *b, const int32_t *ids, size_t n, char **text);
+/* Appends ids of a base as side `to` has them once they went through text: decoded, without the space before them, and read behind its prompt's lead. */
+err ids_reread(const struct side *to, const struct base *b, const int32_t *ids, size_t n, struct ids *out);
+/* How many of n texts in b's ids have other ids then. */
+err ids_changed(const struct side *to, const struct base *b, const struct generation *made, int n, int *changed);
 /* Texts that were written for side `to` go through its processor, where it has one; source: what they were made from. */
 err process_texts(struct side *to, char **text, const char *const *source, int n);
 err process_made(const struct side *by, const struct ids *prompt, int n, struct generation *made); /* ... and ids, in by's tokenizer */
@@ -319,6 +334,9 @@ err judge_direction(struct run *r, const struct side *s, const struct command_ro
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
+/* What a side's adapter makes of rows: loss in nats for each token, perplexity, accuracy of the likeliest token, "rows"; of documents bits_per_byte too,
+ * which does not depend on how a tokenizer cuts: nats of a token / ln 2 * the text's tokens / its bytes. */
+err rows_figures(struct run *r, const struct side *s, const struct rows *rows, json_t *to);
 struct sampling side_sampling(const struct side_config *c, double temperature);
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats);
@@ -336,6 +354,13 @@ err joint_step(struct run *r, const struct crowd *of, const struct row *const *r
 /* Its first half: gradients in wb.grad, side after side. */
 err joint_gradient(struct run *r, const struct crowd *of, const struct row *const *rows, uint64_t step, double sums[][4]);
 
+/* guard.c: guard.data */
+err guards_open(struct run *r); /* after the objective's data; widens r->cap.tokens to their rows */
+void guards_close(struct run *r);
+size_t guards_bytes(const struct run *r);
+const struct rows *guard_rows(const struct run *r, const struct guard *g, const struct side *s); /* as a side's adapter reads them */
+err guards_evaluate(struct run *r, json_t *eval); /* adds "guard", an entry for each guard and side, where there are any */
+
 /* alarms.c: what evaluations say of a run's health, and what follows */
 struct wrote {                 /* texts of one direction */
     int writer, side;          /* whose adapter wrote; the side whose language it is */
@@ -343,6 +368,7 @@ struct wrote {                 /* texts of one direction */
     struct texts_in in, out, wanted; /* wanted: references; n 0: none */
     const struct ids *prompt;  /* what it was given, [out.n] */
     const struct generation *made;
+    int changed; /* of these, by ids_changed(); -1: the sides have different tokenizers */
 };
 err health_direction(struct run *r, const struct wrote *w, json_t *list); /* appends an object with its figures */
 err health_moved(struct run *r, json_t *eval);      /* since it was called last; into eval's "health" */
