@@ -198,7 +198,7 @@ typedef struct cyc_shots {
     int batch;      /* prompts at once; 0: 8 */
 } cyc_shots;
 /* {"task", "kind": "multiple_choice" or "generate_until", "shots", "records", "metrics": {name: {"value", "stderr"}}, "prompt_tokens", "option_tokens",
- * "shared_tokens", "seconds", "bytes", "results": [...]}. Metrics are 0..1: acc (the likeliest option), acc_norm (per character), acc_bytes (per
+ * "shared_tokens", "seconds", "results": [...][, "bytes"]}; bytes: of activations and cache, with options. Metrics are 0..1: acc (the likeliest option), acc_norm (per character), acc_bytes (per
  * byte), or exact_match, squad_em and squad_f1; stderr is the sample's over the root of the records (null of one). Each result has its "at" (file:line), "prompt",
  * and "log_likelihoods" and "right", or "text" and "answers". A record is not among its own examples. The same request gives the same bytes but for the time,
  * whatever the order of the records. cyc_stop() ends it. */
