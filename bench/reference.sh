@@ -5,14 +5,14 @@
 #   bench/reference.sh                 one seed on the processor
 #   SEEDS="1 2 3" DEVICE=cuda DTYPE=bfloat16 LIMIT=0 bench/reference.sh
 #
-# Arms: reference; settings: ours with its settings (examples/macct-reference.yaml); ours: shuffled, clipped, no dropout, 48 tokens.
+# Arms: reference; settings: ours with its settings (bench/macct-reference.yaml); ours: shuffled, clipped, no dropout, 48 tokens.
 # STEPS (24) cycles behind PASSES (4) over 64 pairs, judged every EVERY (8) on LIMIT (64; 0: all) held-out pairs. JOBS (1) runs at a time of
 # THREADS (1) each: only what ran alone, or side by side on a machine with as many cores, says anything of time. OUT (runs/reference): where runs
 # go, whose finished parts are not run again; PY, CYCLORA: the peer's Python and the program.
 set -eu
 cd "$(dirname "$0")/.."
 cyclora=${CYCLORA:-build/release/cyclora} py=${PY:-cache/peer/bin/python} out=${OUT:-runs/reference} device=${DEVICE:-cpu} dtype=${DTYPE:-float32}
-steps=${STEPS:-24} every=${EVERY:-8} limit=${LIMIT:-64} passes=${PASSES:-4} jobs=${JOBS:-1} config=examples/macct-reference.yaml
+steps=${STEPS:-24} every=${EVERY:-8} limit=${LIMIT:-64} passes=${PASSES:-4} jobs=${JOBS:-1} config=bench/macct-reference.yaml
 export OMP_NUM_THREADS=${THREADS:-1}
 on=(--set device="$device" --set dtype="$dtype")
 for what in smollm2 bible; do python3 tools/fetch.py "$what" >/dev/null; done

@@ -57,5 +57,5 @@ for at in seeds:
 print("\n| arm | seed | s a step (median) | processor s a step, start and end included | peak MB |\n|---|---|---|---|---|")
 for at in seeds:
     for arm in ARMS:
-        if os.path.exists(os.path.join(at, arm + ".log.cpu")):
+        if any(os.path.exists(os.path.join(at, arm, name)) for name in ("steps.json", "report.json")):
             costs(arm, at.rsplit("-", 1)[1], os.path.join(at, arm))
