@@ -40,14 +40,11 @@ main_arms() {
 }
 
 # How many pairs are enough? Warm start on k pairs, then the same cycles.
-pairs_arms() {
-    local task=$1 seed=$2 k from
-    arm "$task" "$seed" cycles-0 --set max_steps=100 --set warmup_pairs.data=
-    for k in 30 100 300; do
-        arm "$task" "$seed" "warm-$k" --set max_steps=0 --set warmup_pairs.limit=$k --set warmup_pairs.epochs=$((k < 64 ? 8 : 4))
-        from=$(warm "$task" "$seed" "warm-$k")
-        arm "$task" "$seed" "cycles-$k" --set max_steps=100 --set warmup_pairs.data= --set A.adapter="$from/A" --set B.adapter="$from/B"
-    done
+pairs_arm() { # task, seed, k
+    local task=$1 seed=$2 k=$3 from=()
+    [ "$k" = 0 ] || arm "$task" "$seed" "warm-$k" --set max_steps=0 --set warmup_pairs.limit="$k" --set warmup_pairs.epochs=$((k < 64 ? 8 : 4))
+    [ "$k" = 0 ] || from=(--set A.adapter="$(warm "$task" "$seed" "warm-$k")/A" --set B.adapter="$(warm "$task" "$seed" "warm-$k")/B")
+    arm "$task" "$seed" "cycles-$k" --set max_steps=100 --set warmup_pairs.data= "${from[@]}"
 }
 
 # One setting changed at a time, from the plain warm start; from one of its own where the adapter differs.
@@ -76,7 +73,6 @@ pool() { # a command, beside others, once there is room
     "$@" &
 }
 
-declare -A of=([macct]=main_arms [pairs]=pairs_arms)
 base() { # task: the base as it is, which no seed changes
     local data; data=$(data_of "$1")
     [ ! -f "$out/$1/base.json" ] || return 0
@@ -91,7 +87,11 @@ for task in $tasks; do
         [ "$set" != macct ] || base "$task"
         [ "$set" != ablations ] || { for seed in ${SEEDS:-1 2 3}; do pool arm "$task" "$seed" warm-plain --set max_steps=0; done; wait; }
         for seed in ${SEEDS:-1 2 3}; do
-            if [ "$set" = ablations ]; then each_ablation pool ablation "$task" "$seed"; else pool "${of[$set]}" "$task" "$seed"; fi
+            case $set in
+            macct) pool main_arms "$task" "$seed" ;;
+            pairs) for k in 0 30 100 300; do pool pairs_arm "$task" "$seed" "$k"; done ;;
+            ablations) each_ablation pool ablation "$task" "$seed" ;;
+            esac
         done
     done
 done
