@@ -571,12 +571,12 @@ static err check_sides_differ(const struct config *c, int first, int second, are
 }
 
 static err check_one_side(const struct config *c) {
-    const bool sft = !strcmp(c->objective, "sft");
+    const bool sft = !strcmp(c->objective, "sft") || !strcmp(c->objective, "distill");
     const struct strs *a = &c->side[0].data;
     struct file_entry e;
     if (!a->n)
         return fail(E_USAGE, "'data' is missing: %s",
-                    sft ? "sft trains on a file of prompt/completion or conversations"
+                    sft ? "sft and distill train on a file of prompt/completion or conversations"
                         : "a head trains on a file of texts with labels or numbers, or of words with tags");
     for (int s = 1; s < config_sides(c); s++) {
         const struct strs *b = &c->side[s].data;
@@ -587,7 +587,7 @@ static err check_one_side(const struct config *c) {
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
     TRY(config_check_no_rollouts(c));
     if (c->cycles.n) return fail(E_USAGE, "'cycles' has no use with objective %s, which has one side", c->objective);
-    if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective sft: classes belong to objective classification");
+    if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     if (c->eval_split > 0 && *c->side[0].projector_file)
         return fail(E_USAGE, "'eval.split' takes records out of the data that 'projector.file' has a row for: put the vectors into the "
@@ -735,7 +735,7 @@ static const struct {
     const char *name;
     bool falls;
 } figures[] = {{"none", false},    {"loss", true}, {"perplexity", true}, {"accuracy", false}, {"macro_f1", false},
-               {"span_f1", false}, {"rmse", true}, {"mae", true},        {"pearson", false},  {"spearman", false}};
+               {"span_f1", false}, {"kl", true}, {"rmse", true}, {"mae", true},        {"pearson", false},  {"spearman", false}};
 enum { N_FIGURES = sizeof figures / sizeof *figures };
 
 bool config_knows_metric(const char *name) {
@@ -792,7 +792,8 @@ static err check_metrics(const struct config *c) {
 
 /* What goes for every configuration, whether or not it has data yet. */
 static err check_rest(const struct config *c) {
-    if (!strcmp(c->objective, "sft") && !strcmp(c->side[0].method, "none"))
+    TRY(config_check_distill(c));
+    if ((!strcmp(c->objective, "sft") || !strcmp(c->objective, "distill")) && !strcmp(c->side[0].method, "none"))
         return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
                              "token_classification");
     for (int i = 0; i < config_sides(c); i++) TRY(check_side(c, i));

@@ -34,6 +34,9 @@ err config_mismatch(const struct given *g, int k);           /* E_USAGE: "run.ya
 err config_check_rollouts(const struct config *c);
 err config_check_no_rollouts(const struct config *c);
 
+/* config_distill.c: a teacher and what is asked of it go together, and with the objective. */
+err config_check_distill(const struct config *c);
+
 /* The options of a file in a list, NULL-ended: weight, limit, format, field. */
 extern const char *const config_file_options[];
 

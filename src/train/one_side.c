@@ -53,3 +53,12 @@ err one_side_step(struct run *r, struct step_info *info) {
     free(rows);
     return e;
 }
+
+err one_side_loss(struct run *r, const struct rows *rows, double sums[4]) {
+    const struct row **list = malloc((size_t)rows->n * sizeof *list + 1);
+    if (!list) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < rows->n; i++) list[i] = &rows->r[i];
+    err e = rows_loss(&r->side[0].plans->score, &r->wb, r->side[0].learner.w, list, rows->n, sums);
+    free(list);
+    return e;
+}

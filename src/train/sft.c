@@ -2,7 +2,6 @@
  * where a file is named as text). */
 #include "train/one_side.h"
 #include <math.h>
-#include <stdlib.h>
 
 static err make(struct run *r, struct source *from, struct rows *to) {
     TRY(rows_sft(r->base[0].tok, from, (int)r->side[0].cfg->max_length, to));
@@ -15,16 +14,10 @@ static err load(struct run *r) {
 }
 
 static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
-    const struct rows *rows = &on->rows[0];
-    int n = rows->n;
-    if (!n) return OK;
-    const struct row **list = malloc((size_t)n * sizeof *list);
-    if (!list) return fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < n; i++) list[i] = &rows->r[i];
     double sums[4];
-    err e = rows_loss(&r->side[0].plans->score, &r->wb, r->side[0].learner.w, list, n, sums);
-    free(list);
-    if (e) return e;
+    const int n = on->rows[0].n;
+    if (!n) return OK;
+    TRY(one_side_loss(r, &on->rows[0], sums));
     double loss = sums[0] / sums[1];
     json_object_set_new(out, "sides",
                         json_pack("[{s:s, s:f, s:f, s:f, s:i}]", "name", "", "loss", loss, "perplexity", exp(loss), "accuracy",
