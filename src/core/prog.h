@@ -46,9 +46,18 @@ struct value {
 
 enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU, ACT_TANH };
 
+/* head_loss: what a row's loss is made of beside the cross-entropy of its label. All zeros: nothing. */
+struct loss_terms {
+    float smoothing, z;      /* of the label, as PyTorch has it; the coefficient of logsumexp^2 */
+    float share;             /* of the distance from a teacher; cross-entropy has the rest */
+    float beta, temperature; /* that distance: 0 KL(teacher || student), 1 KL(student || teacher), between them Jensen-Shannon's; both sides' */
+    float teacher_cap;       /* the softcap of the teacher's logits */
+};
+
 struct op_attr {
     float eps, scale, dropout, softcap;
     float alpha[MAX_GROUP];       /* linear: the scale of each output's low-rank delta */
+    struct loss_terms loss;
     int n;                        /* linear: outputs in the group; top: ids of a row */
     int rank[MAX_GROUP];          /* linear: rows of A that belong to output i (they lie one after the other) */
     int members;                  /* linear with LIN_MIX: adapters whose deltas it adds up, ... */

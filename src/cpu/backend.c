@@ -62,7 +62,7 @@ static const struct row table[] = {
     {&op_glu_bwd, FUSED(glu_bwd), NULL, {false, BIT(0) | BIT(1) | BIT(2), BIT(0) | BIT(1), 0, FEW}},
     {&op_split, cpu_split, 0, NULL, {false, BIT(0), OUTPUTS(0), 0, FEW}},
     {&op_split_bwd, cpu_split_bwd, 0, NULL, {false, OUTPUTS(0), BIT(0), 0, FEW}},
-    {&op_head_loss, cpu_head_loss, 0, cpu_head_loss_scratch, WHOLE(BIT(1) | BIT(5))},
+    {&op_head_loss, cpu_head_loss, 0, cpu_head_loss_scratch, WHOLE(BIT(1) | BIT(5) | BIT(HEAD_TW))},
     {&op_gather, cpu_gather, 0, NULL, ANY_TYPE},
     {&op_kv_append, cpu_kv_append, 0, NULL, ANY_TYPE},
     {&op_store, cpu_store, 0, NULL, ANY_TYPE},

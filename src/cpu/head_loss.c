@@ -1,10 +1,11 @@
-/* head_loss: the vocabulary projection, softmax cross-entropy (or squared error) and its gradients to the hidden state, the projection and its
+/* head_loss: the vocabulary projection, a row's loss (loss_rows.c) and its gradients to the hidden state, the projection and its
  * bias, without the [N, V] logits. Operands are in ops/ops.h.
  *
  * Rows with weight 0 are left out before anything is computed. The others go in chunks of equal size whose logits fit
  * HEAD_BYTES: per chunk the head is unpacked twice (logits, then dx), about 7 % of the products' time at 64 rows.
  * Rows of W that have replacements are computed with the others and overwritten by the replacements' own logits, a product beside the
  * large one; their dlogits go to the replacements and are zero for W.
+ * A teacher's logits are one product more, beside the student's: then a chunk has half of the rows.
  * A low-rank delta is a second piece of the product that makes the logits, and dt a second output of the one that makes dx.
  * dW, dbias, drows and dB take a chunk after the other, so that their bits depend on which rows have weight and on nothing else.
  * Sums: f32 products; sum exp in f32 per 64 vectors and then double; nll and the totals in double. Nothing is skipped
@@ -19,33 +20,6 @@
 
 enum { HEAD_BYTES = 12582912, HEAD_ROWS_MIN = 16, HEAD_ROWS_MAX = 256 };
 
-/* --- portable rows --------------------------------------------------------------------------------------------- */
-
-static void generic_stats(const float *z, int64_t n, float *max, double *sum) {
-    float top = -INFINITY;
-    for (int64_t i = 0; i < n; i++) top = z[i] > top ? z[i] : top;
-    *max = top;
-    *sum = 0;
-    for (int64_t i = 0; i < n; i++) *sum += expf(z[i] - top);
-}
-
-static void generic_grad(float *z, int64_t n, float max, float scale) {
-    for (int64_t i = 0; i < n; i++) z[i] = expf(z[i] - max) * scale;
-}
-
-const struct head_rows head_generic = {generic_stats, generic_grad};
-
-static const struct head_rows *rows_isa(void) {
-#if defined(__x86_64__)
-    switch (cpu_isa()) {
-    case CPU_AVX512: return &head_avx512;
-    case CPU_AVX2: return &head_avx2;
-    default: break;
-    }
-#endif
-    return &head_generic;
-}
-
 /* --- scratch --------------------------------------------------------------------------------------------------- */
 
 struct buffers {
@@ -53,9 +27,11 @@ struct buffers {
     float *x, *dx;  /* [chunk, C]: the chunk's rows, gathered; their gradient */
     float *t, *dt;  /* [chunk, R]: of the delta */
     float *logits;  /* [chunk, V] */
+    float *tx, *teacher; /* [chunk, D], [chunk, V]: the teacher's rows, gathered; its logits */
+    float *outcomes; /* [chunk, 2, k + 1]: of remembered ids and the rest */
     float *own;     /* [chunk, R]: of the replacements */
     int32_t *rows;  /* [N]: which rows have weight */
-    float *correct; /* [N]: 1 where the argmax is the label */
+    float *loss, *correct; /* [N]; 1 where the argmax is the label */
     void *gemm;
     size_t bytes;
 };
@@ -63,7 +39,8 @@ struct buffers {
 /* Where everything lies behind `base` (0 to count). */
 static struct buffers layout(uintptr_t base, const struct view *in) {
     const int64_t n = in[0].d[0], c = in[0].d[1], v = in[1].d[0], replaced = in[5].nd ? in[5].d[0] : 0, r = in[HEAD_T].nd ? in[HEAD_T].d[1] : 0;
-    struct buffers b = {.chunk = HEAD_BYTES / (v * (int64_t)sizeof(float))};
+    const int64_t d = in[HEAD_TW].nd ? in[HEAD_TW].d[1] : 0, k = in[HEAD_TOP].nd ? in[HEAD_TOP].d[1] + 1 : 0;
+    struct buffers b = {.chunk = HEAD_BYTES / (v * (d ? 2 : 1) * (int64_t)sizeof(float))};
     if (b.chunk < HEAD_ROWS_MIN) b.chunk = HEAD_ROWS_MIN;
     if (b.chunk > HEAD_ROWS_MAX) b.chunk = HEAD_ROWS_MAX;
     if (b.chunk > n) b.chunk = n;
@@ -75,8 +52,12 @@ static struct buffers layout(uintptr_t base, const struct view *in) {
     TAKE(t, b.chunk * r);
     TAKE(dt, b.chunk * r);
     TAKE(logits, b.chunk * v);
+    TAKE(tx, b.chunk * d);
+    TAKE(teacher, d ? b.chunk * v : 0);
+    TAKE(outcomes, b.chunk * 2 * k);
     TAKE(own, b.chunk * replaced);
     TAKE(rows, n);
+    TAKE(loss, n);
     TAKE(correct, n);
     b.gemm = (void *)(base + b.bytes);
     b.bytes += gemm_scratch();
@@ -90,46 +71,6 @@ size_t cpu_head_loss_scratch(const struct inst *inst, const struct view *in, con
 }
 
 /* --- the kernel ------------------------------------------------------------------------------------------------ */
-
-/* dlogits of capped logits: what dlogits would be without the cap, times the cap's slope 1 - (z / cap)^2. A block's
- * capped values are kept aside while their place takes the gradient. */
-static void capped_grad(const struct head_rows *isa, float *z, int64_t v, float max, float scale, float cap) {
-    float kept[256];
-    for (int64_t i = 0, n; i < v; i += n) {
-        n = v - i < 256 ? v - i : 256;
-        memcpy(kept, z + i, (size_t)n * sizeof *z);
-        isa->grad(z + i, n, max, scale);
-        for (int64_t j = 0; j < n; j++) z[i + j] *= 1 - kept[j] / cap * (kept[j] / cap);
-    }
-}
-
-/* One row of logits: nll, whether the label is the argmax (the lowest index of equals), and dlogits in place. */
-static void one_row(const struct head_rows *isa, float *z, int64_t v, int32_t label, float weight, float cap, bool gradient,
-                    float *nll, float *correct) {
-    float max;
-    double sum;
-    if (cap > 0) fused()->cap_row(z, v, cap);
-    const float mine = z[label];
-    isa->stats(z, v, &max, &sum);
-    *nll = (float)((double)max - (double)z[label] + log(sum));
-    *correct = z[label] == max;
-    for (int32_t i = 0; *correct && i < label; i++) *correct = z[i] != max;
-    if (!gradient) return;
-    if (cap > 0) capped_grad(isa, z, v, max, (float)((double)weight / sum), cap);
-    else isa->grad(z, v, max, (float)((double)weight / sum));
-    z[label] -= cap > 0 ? weight * (1 - mine / cap * (mine / cap)) : weight;
-}
-
-/* The same of squared errors. */
-static void one_square(float *z, int64_t v, const float *target, float weight, bool gradient, float *nll) {
-    double sum = 0;
-    for (int64_t i = 0; i < v; i++) {
-        const float off = z[i] - target[i];
-        sum += (double)off * off;
-        if (gradient) z[i] = weight * 2 / (float)v * off;
-    }
-    *nll = (float)(sum / (double)v);
-}
 
 /* dW += scale dlogits^T x, x [m, columns of W]; of the replacements and of B likewise */
 static void weight_gradient(const struct run_ctx *run, const struct view *dw, const float *dlogits, const float *x, float scale, int64_t m,
@@ -222,6 +163,13 @@ static void input_gradients(const struct run_ctx *run, float alpha, const struct
     if (out[2].p || out[HEAD_DT].p) gemm_run(&g, b->gemm);
 }
 
+/* Of the first V ids of its own. */
+static void teacher_logits(const struct run_ctx *run, const struct view *in, const struct buffers *b, const int32_t *rows, int64_t m) {
+    gather_rows(&in[HEAD_TX], rows, m, b->tx);
+    struct gemm g = product(run, m, b->tx, in[HEAD_TX].d[1], b->teacher, in[1].d[0], &in[HEAD_TW], true);
+    gemm_run(&g, b->gemm);
+}
+
 static void one_chunk(const struct run_ctx *run, const struct op_attr *a, const struct view *in, struct view *out, const struct buffers *b,
                       const int32_t *rows, int64_t m) {
     const struct view *dx = &out[2];
@@ -229,20 +177,25 @@ static void one_chunk(const struct run_ctx *run, const struct op_attr *a, const 
     const float *weight = view_f32(&in[3]);
     const float scale = run->loss_scale != 0 ? run->loss_scale : 1;
     const int64_t c = in[0].d[1], v = in[1].d[0];
-    const struct head_rows *isa = rows_isa();
     bool gradient = false;
     for (int k = 2; k < HEAD_OUT; k++) gradient |= out[k].p != NULL;
     gather_rows(&in[0], rows, m, b->x);
     if (in[HEAD_T].p) gather_rows(&in[HEAD_T], rows, m, b->t);
     chunk_logits(run, a->alpha[0], in, b, m);
     if (in[5].p) put_own(run, in, b, m, v);
+    if (in[HEAD_TX].p && a->loss.share > 0) teacher_logits(run, in, b, rows, m);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(run))
     for (int64_t i = 0; i < m; i++) {
         const int32_t n = rows[i];
-        float *z = b->logits + i * v, *nll = &view_f32(&out[1])[n];
-        b->correct[n] = 0;
-        if (in[7].p) one_square(z, v, view_row(&in[7], label[n]), scale * weight[n], gradient, nll);
-        else one_row(isa, z, v, label[n], scale * weight[n], a->softcap, gradient, nll, &b->correct[n]);
+        const int64_t k = in[HEAD_TOP].d[1];
+        struct loss_row r = {.label = label[n], .weight = scale * weight[n], .cap = a->softcap, .gradient = gradient, .terms = &a->loss};
+        if (in[7].p) r.target = view_row(&in[7], label[n]);
+        if (in[HEAD_TX].p && a->loss.share > 0) r.teacher = b->teacher + i * v;
+        if (r.teacher && a->loss.teacher_cap > 0) fused()->cap_row(r.teacher, v, a->loss.teacher_cap);
+        if (in[HEAD_TOP].p && a->loss.share > 0)
+            r.top = view_i32(&in[HEAD_TOP]) + n * in[HEAD_TOP].ld, r.logp = view_row(&in[HEAD_LOGP], n), r.k = k, r.outcomes = b->outcomes + i * 2 * (k + 1);
+        const struct row_loss of = head_row(&r, b->logits + i * v, v);
+        view_f32(&out[1])[n] = of.nll, b->loss[n] = of.loss, b->correct[n] = of.correct;
     }
     if (out[4].p) bias_gradient(run, view_f32(&out[4]), b->logits, m, v);
     if (in[5].p && gradient) take_own(&in[6], b, m, v);
@@ -269,6 +222,7 @@ static err choose_rows(const struct view *in, struct view *out, int32_t *rows, i
             if (label < 0 || label >= v)
                 return fail(E_INPUT, "head_loss: label %d of row %lld is not in 0..%lld", (int)label, (long long)i,
                             (long long)v - 1);
+            if (in[HEAD_TOP].p) TRY(ops_top_known(in, i));
             rows[(*count)++] = (int32_t)i;
             continue;
         }
@@ -292,7 +246,7 @@ err cpu_head_loss(const struct run_ctx *run, const struct inst *inst, const stru
     double all[4 * MAX_ADAPTERS] = {0};
     for (int64_t i = 0; i < count; i++) {
         double w = view_f32(&in[3])[b.rows[i]], *sum = all + 4 * (run->adapters ? adapters_whose(run->adapters, b.rows[i]) : 0);
-        sum[0] += w * (double)view_f32(&out[1])[b.rows[i]];
+        sum[0] += w * (double)b.loss[b.rows[i]];
         sum[1] += w;
         sum[2] += w * (double)b.correct[b.rows[i]];
         sum[3] += 1;

@@ -58,14 +58,21 @@
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
  * split_bwd        in  dy_i[N,W_i] (opt: zeros)                  out dx
  * head_loss        in  x[N,C], W[V,C], label[N] i32, weight[N] f32, bias[V] f32 (opt), rows[R,C] and which[R] i32 (opt), target[T,V] f32 (opt),
- *                      HEAD_T t[N,R] and HEAD_B B[V,R] (opt)
- *                  out sums[4] (of a program of several adapters 4 of each, by their rows) = {sum w*nll, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
- *                      with backward also loss_scale * d(sum w*nll): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
+ *                      HEAD_T t[N,R] and HEAD_B B[V,R] (opt), a teacher's HEAD_TX x[N,D] and HEAD_TW W[U,D], U >= V (opt), or what is remembered of one:
+ *                      HEAD_TOP id[N,k] i32 and HEAD_LOGP logp[N,k] f32 (opt)
+ *                  out sums[4] (of a program of several adapters 4 of each, by their rows) = {sum w*loss, sum w, sum w*correct, rows with w != 0}, nll[N] (0 where w = 0),
+ *                      with backward also loss_scale * d(sum w*loss): dx[N,C] (where x needs it; 0 where w = 0), dW[V,C],
  *                      dbias[V], drows[R,C] (where they are trained; GRAD: added), HEAD_DT dt[N,R] (where t needs it; 0 where w = 0),
  *                      HEAD_DB dB[V,R] (GRAD: added)
  *                  W' = W with rows[r] in the place of row which[r] (then W itself is frozen); W below is that.
  *                  logits z = x W^T + bias + alpha_0 * t B^T (rows and t: one or the other), with softcap c > 0: c tanh(z/c). nll = -log softmax(z)[label]; with a target the mean of
- *                  (z - target[label])^2 (then neither rows nor softcap; correct is 0).
+ *                  (z - target[label])^2 (then neither rows nor softcap nor terms; correct is 0).
+ *                  loss (struct loss_terms): nll, or (1 - share) ((1 - e) nll + e mean_v(-log softmax(z)_v)) + z logsumexp(z)^2 + share T^2 D, e the smoothing.
+ *                  D between t = softmax(q / T), q the teacher's logits of the first V ids (with teacher_cap), and s = softmax(z / T): beta 0 KL(t||s),
+ *                  beta 1 KL(s||t), else beta KL(t||m) + (1 - beta) KL(s||m) with m = beta t + (1 - beta) s (GKD, Agarwal et al. 2023; TRL's
+ *                  generalized_jsd_loss, which has no T^2: that is Hinton's, so that a gradient's size does not hang on T). Of k < V ids that are remembered, with
+ *                  their log-probabilities at temperature 1, all the others are one outcome more: q are k + 1 log-probabilities (the last one's
+ *                  probability what the k leave, 2^-24 at least), z are the k logits and the logsumexp of the others. With k = V it is the whole. No gradient to a teacher.
  *                  Only rows with weight != 0 are computed; the [N,V] logits never exist (rows go in chunks).
  * gather           in  x[N,C], rows[S] i32                       out y[S,C]
  * kv_append        in  k[N,K*D], v[N,K*D], slot[N] i32, pos[N] i32, cache_k, cache_v [slots,K,T,D] STATE   out -
@@ -104,7 +111,7 @@ extern const struct backward_ops ops_backward; /* of prog_backward() */
 enum { LIN_X = 0, LIN_W = 1, LIN_BIAS = 5, LIN_A = 9, LIN_B = 10, LIN_SAMPLE = 14, LIN_POS = 15, LIN_MIX = 16, LIN_IN = 17, LIN_T = 4 };
 enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE = 15, LB_POS = 16, LB_IN = 17,
        LB_DX = 0, LB_DA = 1, LB_DB = 2 };
-enum { HEAD_T = 8, HEAD_B = 9, HEAD_IN = 10, HEAD_DT = 6, HEAD_DB = 7, HEAD_OUT = 8 };
+enum { HEAD_T = 8, HEAD_B, HEAD_TX, HEAD_TW, HEAD_TOP, HEAD_LOGP, HEAD_IN, HEAD_DT = 6, HEAD_DB = 7, HEAD_OUT = 8 };
 enum { PROC_Z, PROC_HISTORY, PROC_SLOT, PROC_POS, PROC_ROWS, PROC_BEGIN, PROC_IN };
 enum { TOP_MOST = 64 };
 enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4, PURPOSE_REPLAY = 5, PURPOSE_NOISE = 6, PURPOSE_ROUND = 7 };
@@ -147,6 +154,16 @@ static inline int ops_member(const struct op_attr *a, int k, int64_t j) {
 }
 /* A norm's statistic of row n, group g: [N] or [N, H]. */
 static inline float *ops_stat(const struct view *v, int64_t n, int64_t g) { return view_f32(v) + (v->nd == 2 ? n * v->ld + g : n); }
+/* Is a row's loss in head_loss more than its label's cross-entropy? */
+static inline bool ops_mixes(const struct loss_terms *l) { return l->smoothing > 0 || l->z > 0 || l->share > 0; }
+/* Are the remembered ids of row n in head_loss's vocabulary? */
+err ops_top_known(const struct view *in, int64_t n);
+/* Of k remembered log-probabilities: that of all other ids together. */
+static inline float ops_rest(const float *logp, int64_t k) {
+    double rest = 1;
+    for (int64_t j = 0; j < k; j++) rest -= exp((double)logp[j]);
+    return (float)log(rest > 0x1p-24 ? rest : 0x1p-24);
+}
 /* scale's factor for all columns. */
 static inline float ops_scale_by(const struct inst *i) { return i->a.scale != 0 ? i->a.scale : 1; }
 static inline bool ops_drop_keep(uint32_t bits, float p) { return philox_unit(bits) >= p; }

@@ -544,6 +544,56 @@ static void build_head_delta(struct lab *l) {
         if (has(l->p.in[0].out[k]) != (want[k - 2] && kinds[l->variant].backward)) flunk("%s: gradient %d", l->what, k - 2);
 }
 
+/* Rows whose ids differ, in no order, and what a distribution might give them. */
+static void remembered(struct lab *l, val *in, int64_t k, int64_t V) {
+    const int64_t d[] = {SYM_N, k};
+    in[HEAD_TOP] = give(l, ROLE_INPUT, DT_I32, 2, d, "top");
+    in[HEAD_LOGP] = floats(l, ROLE_INPUT, 2, d, "logp");
+    for (int64_t n = 0; n < l->N; n++) {
+        double sum = 1e-4;
+        const int64_t first = below(l, V);
+        for (int64_t j = 0; j < k; j++) sum += exp((double)*element(l, in[HEAD_LOGP], l->data[in[HEAD_LOGP].i], n * k + j));
+        for (int64_t j = 0; j < k; j++) {
+            *element(l, in[HEAD_LOGP], l->data[in[HEAD_LOGP].i], n * k + j) -= (float)log(k < V ? sum * 1.25 : sum - 1e-4);
+            ((int32_t *)l->data[in[HEAD_TOP].i])[n * k + j] = (int32_t)((first + 2 * j) % V); /* V is odd */
+        }
+    }
+}
+
+/* Terms beside the cross-entropy: smoothing and z-loss under a cap; those of a trained classifier with a bias. A teacher's logits, by KL forward, KL
+ * reverse (capped, both), Jensen-Shannon with all terms, and in a forward pass; its remembered ids by each of the three, under a cap; all of a small vocabulary. */
+static void build_head_terms(struct lab *l) {
+    static const struct { struct loss_terms l; float cap; int k; bool teacher, few, no_backward; } kinds[] = {
+        {{.smoothing = 0.1f, .z = 0.01f}, 2, 0, false, false, false},
+        {{.smoothing = 0.2f, .z = 0.02f}, 0, 0, false, true, false},
+        {{.share = 0.5f, .beta = 0, .temperature = 2}, 0, 0, true, false, false},
+        {{.share = 1, .beta = 1, .temperature = 1, .teacher_cap = 3}, 2, 0, true, false, false},
+        {{.smoothing = 0.1f, .z = 0.01f, .share = 0.7f, .beta = 0.3f, .temperature = 1.5f}, 0, 0, true, false, false},
+        {{.share = 1, .beta = 0.5f, .temperature = 1}, 0, 0, true, false, true},
+        {{.share = 0.5f, .beta = 0, .temperature = 2}, 0, 7, false, false, false},
+        {{.share = 0.5f, .beta = 1, .temperature = 1.5f}, 0, 30, false, false, false},
+        {{.smoothing = 0.1f, .share = 0.75f, .beta = 0.4f, .temperature = 1.25f}, 2, 7, false, false, false},
+        {{.share = 1, .beta = 0, .temperature = 2}, 0, 5, false, true, false}};
+    const bool few = kinds[l->variant].few, backward = !kinds[l->variant].no_backward;
+    const int64_t V = few ? 5 : 101, C = l->s->C, k = kinds[l->variant].k;
+    if (few && l->dt != DT_F32) return;
+    val in[HEAD_IN] = {activation(l, C, "x"), few ? param(l, 2, (int64_t[]){V, C}, "w") : weight(l, V, C, "w"), ints(l, SYM_N, "label", V),
+                       floats(l, ROLE_INPUT, 1, (int64_t[]){SYM_N}, "weight")};
+    if (few) in[4] = param(l, 1, &V, "bias");
+    if (kinds[l->variant].teacher) {
+        in[HEAD_TX] = activation(l, C, "teacher x"), in[HEAD_TW] = weight(l, V + 3, C, "teacher w");
+        prog_v(&l->p, in[HEAD_TX])->needs = false;
+    }
+    if (k) remembered(l, in, k, V);
+    for (int64_t n = 0; n < l->N; n++) {
+        float *w = (float *)l->data[in[3].i] + n;
+        *w = n % 2 ? 0 : fabsf(*w);
+    }
+    l->terms = (double)(C + l->N + V);
+    l->loss_is_first = backward;
+    emit(l, &op_head_loss, in, &(struct op_attr){.softcap = kinds[l->variant].cap, .loss = kinds[l->variant].l, .backward = backward});
+}
+
 static void build_dropout(struct lab *l) {
     val in[] = {activation(l, l->s->C, "x"), ints(l, SYM_N, "sample", 1000), ints(l, SYM_N, "pos", 1000)};
     l->terms = 2;
@@ -702,7 +752,8 @@ static const struct row rows[] = {
     {&op_linear, build_few, 3, true},
     {&op_attention, build_attention, 10, false}, {&op_add, build_add, 1, false},
     {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 12, true},
-    {&op_head_loss, build_head_delta, 5, true}, {&op_dropout, build_dropout, 2, false},
+    {&op_head_loss, build_head_delta, 5, true}, {&op_head_loss, build_head_terms, 10, false},
+    {&op_dropout, build_dropout, 2, false},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_cache_copy, build_cache_copy, 2, false}, {&op_remember, build_remember, 1, false},
     {&op_process, build_process, 4, false},     {&op_top, build_top, 3, false},
@@ -763,7 +814,7 @@ static bool untouched(const void *p, size_t n) {
 /* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses, targets and gradients stay f32. */
 static bool narrowed(const struct lab *l, val v) {
     const struct value *x = prog_v(&l->p, v);
-    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix") || !strcmp(x->name, "target");
+    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix") || !strcmp(x->name, "target") || !strcmp(x->name, "logp");
     const bool cache = x->role == ROLE_STATE && x->nd == 4;
     if (cache ? l->what_is_narrow == ALL_BUT_CACHES : l->what_is_narrow == CACHES) return false;
     return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && !statistic;
