@@ -113,7 +113,7 @@ enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE 
        LB_DX = 0, LB_DA = 1, LB_DB = 2 };
 enum { HEAD_T = 8, HEAD_B, HEAD_TX, HEAD_TW, HEAD_TOP, HEAD_LOGP, HEAD_IN, HEAD_DT = 6, HEAD_DB = 7, HEAD_OUT = 8 };
 enum { PROC_Z, PROC_HISTORY, PROC_SLOT, PROC_POS, PROC_ROWS, PROC_BEGIN, PROC_IN };
-enum { TOP_MOST = 64 };
+enum { TOP_MOST = 256 };
 enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4, PURPOSE_REPLAY = 5, PURPOSE_NOISE = 6, PURPOSE_ROUND = 7 };
 
 /* Dropout of channel c (any multiple of 4 at once: channels c..c+3) of one token for output i of a site. */

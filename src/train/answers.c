@@ -27,7 +27,9 @@ static int places_of(const struct row *r) {
 static err count_places(struct run *r) {
     struct answers *a = &r->teacher.answers;
     const struct rows *all[] = {&r->side[0].rows, &r->eval.rows[0], &r->test.rows[0]};
-    if (all[0]->stream) return fail(E_USAGE, "'distill.cache' keeps what the teacher says of rows that are in memory: set streaming: false, or leave it out");
+    if (all[0]->stream)
+        return fail(E_USAGE,
+                    "'distill.cache' keeps what the teacher says of rows that are in memory: set streaming: false, or leave it out");
     for (int i = 0; i < 3; i++) {
         a->set[i] = (struct answered){all[i], malloc((size_t)all[i]->n * sizeof *a->set[i].first + 1)};
         if (!a->set[i].first) return fail(E_MEMORY, "out of memory");
@@ -56,11 +58,12 @@ static err make_key(struct run *r) {
     struct teacher *t = &r->teacher;
     char rows[33], adapter[33] = "", file[4096];
     str all = {0};
-    snprintf(file, sizeof file, "%s/%s", r->cfg->teacher_adapter, t->st.method && t->st.method->called ? "adapter.safetensors" : "adapter_model.safetensors");
+    snprintf(file, sizeof file, "%s/%s", r->cfg->teacher_adapter,
+             t->st.method && t->st.method->called ? "adapter.safetensors" : "adapter_model.safetensors");
     if (t->st.method) TRY(file_hash(file, adapter));
     hash_rows(&t->answers, rows);
-    str_addf(&all, "%s %s %s %s %s %d %lld %s", base_hash(t->base), t->shared ? r->cfg->quantization : "none", adapter, r->backend->name, dtype_info[r->compute].name, t->lesson.top,
-             (long long)r->base[0].model.shape.vocab, rows);
+    str_addf(&all, "%s %s %s %s %s %d %lld %s", base_hash(t->base), t->shared ? r->cfg->quantization : "none", adapter, r->backend->name,
+             dtype_info[r->compute].name, t->lesson.top, (long long)r->base[0].model.shape.vocab, rows);
     bytes_hash(all.p ? all.p : "", all.n, t->answers.key);
     const bool failed = all.failed;
     str_free(&all);
@@ -77,7 +80,8 @@ static err open_file(struct teacher *t, const char *path) {
     TRY(tensors_open(path, &a->file));
     const struct tensor *x = tensors_find(&a->file, "best");
     if (!x || x->dt != DT_F32 || x->nd != 3 || x->d[0] != a->n || x->d[1] != 2 || x->d[2] != t->lesson.top)
-        return fail(E_INPUT, "%s: not what a teacher says of %lld positions, the best %d ids of each, as its name says: remove it", path, (long long)a->n, t->lesson.top);
+        return fail(E_INPUT, "%s: not what a teacher says of %lld positions, the best %d ids of each, as its name says: remove it", path,
+                    (long long)a->n, t->lesson.top);
     a->best = x->data;
     return OK;
 }
@@ -129,7 +133,11 @@ static err make_file(struct run *r, const char *path) {
     struct teacher *t = &r->teacher;
     struct workbench b = {.threads = r->threads};
     struct tensors_out o;
-    const struct tensor x = {.name = "best", .dt = DT_F32, .nd = 3, .d = {t->answers.n, 2, t->lesson.top}, .bytes = (size_t)t->answers.n * 2 * (size_t)t->lesson.top * sizeof(float)};
+    const struct tensor x = {.name = "best",
+                             .dt = DT_F32,
+                             .nd = 3,
+                             .d = {t->answers.n, 2, t->lesson.top},
+                             .bytes = (size_t)t->answers.n * 2 * (size_t)t->lesson.top * sizeof(float)};
     TRY(dir_make(r->cfg->distill_cache));
     TRY(tensors_out_safetensors(&o, path, &x, 1, 0));
     err e = memory_for(&b.mem, (struct program *const[]){&t->body, &t->best}, 2);
@@ -148,8 +156,8 @@ err answers_start(struct run *r) {
     if (!there) TRY(make_file(r, path));
     TRY(open_file(&r->teacher, path));
     a->seconds = seconds_now() - t0;
-    log_info("the teacher's best %d ids of %lld positions %s in %s (%s)", r->teacher.lesson.top, (long long)a->n, there ? "were found" : "are kept", path,
-             size_text((size_t)a->n * 2 * (size_t)r->teacher.lesson.top * sizeof(float)));
+    log_info("the teacher's best %d ids of %lld positions %s in %s (%s)", r->teacher.lesson.top, (long long)a->n,
+             there ? "were found" : "are kept", path, size_text((size_t)a->n * 2 * (size_t)r->teacher.lesson.top * sizeof(float)));
     return OK;
 }
 

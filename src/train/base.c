@@ -71,9 +71,10 @@ static err open_tokenizer(const struct run *r, struct base *b, const struct base
 /* A teacher's is as its files have it. */
 err base_open(const struct run *r, struct base *b, const struct plan_ask *ask, const struct base *like) {
     TRY(open_model(r, b, ask->layers));
-    if (b != r->teacher.base) TRY(quantise_open(r, b));
+    const bool teaches = b == r->teacher.base;
+    TRY(teaches ? teacher_reads(b) : quantise_open(r, b));
     b->model.mlp_chunk = r->cfg->mlp_chunk;
-    if (b != r->teacher.base) TRY(base_stretch(r, b));
+    if (!teaches) TRY(base_stretch(r, b));
     return open_tokenizer(r, b, like);
 }
 

@@ -3,22 +3,32 @@
 #include <string.h>
 
 static err check_others(const struct config *c) {
-    const struct { bool asked; const char *name; } list[] = {{*c->teacher_model, "teacher.model"},     {*c->teacher_adapter, "teacher.adapter"},
-                                                             {*c->teacher_tokenizer, "teacher.tokenizer"}, {*c->distill_cache, "distill.cache"},
-                                                             {c->distill_top_k > 0, "distill.top_k"}};
+    const struct {
+        bool asked;
+        const char *name;
+    } list[] = {{*c->teacher_model, "teacher.model"},
+                {*c->teacher_adapter, "teacher.adapter"},
+                {*c->teacher_tokenizer, "teacher.tokenizer"},
+                {*c->distill_cache, "distill.cache"},
+                {c->distill_top_k > 0, "distill.top_k"}};
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
-        if (list[i].asked) return fail(E_USAGE, "'%s' has no use with objective %s: it is for objective distill", list[i].name, c->objective);
+        if (list[i].asked)
+            return fail(E_USAGE, "'%s' has no use with objective %s: it is for objective distill", list[i].name, c->objective);
     return OK;
 }
 
 err config_check_distill(const struct config *c) {
     if (strcmp(c->objective, "distill") != 0) return check_others(c);
     if (!*c->teacher_model && !*c->teacher_adapter)
-        return fail(E_USAGE, "'teacher.model' is missing: objective distill learns from a model (a .gguf file or a Hugging Face folder), or from the student's own base with "
+        return fail(E_USAGE, "'teacher.model' is missing: objective distill learns from a model (a .gguf file or a Hugging Face folder), "
+                             "or from the student's own base with "
                              "'teacher.adapter'");
-    if (*c->teacher_tokenizer && !*c->teacher_model) return fail(E_USAGE, "'teacher.tokenizer' has no use without 'teacher.model': the student's own base has the student's");
+    if (*c->teacher_tokenizer && !*c->teacher_model)
+        return fail(E_USAGE, "'teacher.tokenizer' has no use without 'teacher.model': the student's own base has the student's");
     if (*c->distill_cache && !c->distill_top_k)
-        return fail(E_USAGE, "'distill.cache' keeps the teacher's best ids: say how many of each token as 'distill.top_k' (16 to 64 are usual)");
-    if (c->distill_beta != 0.5 && strcmp(c->distill_loss, "jsd") != 0) return fail(E_USAGE, "'distill.beta' has no use with distill.loss %s: it is of jsd", c->distill_loss);
+        return fail(E_USAGE,
+                    "'distill.cache' keeps the teacher's best ids: say how many of each token as 'distill.top_k' (16 to 64 are usual)");
+    if (c->distill_beta != 0.5 && strcmp(c->distill_loss, "jsd") != 0)
+        return fail(E_USAGE, "'distill.beta' has no use with distill.loss %s: it is of jsd", c->distill_loss);
     return OK;
 }

@@ -40,8 +40,8 @@ static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
     TRY(one_side_loss(r, &on->rows[0], sums));
     const double loss = t->heard[0] / t->heard[1];
     json_object_set_new(out, "sides",
-                        json_pack("[{s:s, s:f, s:f, s:f, s:f, s:i}]", "name", "", "loss", loss, "perplexity", exp(loss), "kl", sums[0] / sums[1], "accuracy",
-                                  sums[2] / sums[1], "rows", n));
+                        json_pack("[{s:s, s:f, s:f, s:f, s:f, s:i}]", "name", "", "loss", loss, "perplexity", exp(loss), "kl",
+                                  sums[0] / sums[1], "accuracy", sums[2] / sums[1], "rows", n));
     return OK;
 }
 

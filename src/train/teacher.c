@@ -17,6 +17,8 @@ static err readable(const struct base *b, const char *who) {
                 b->cfg->model, f->seq2seq ? "-decoder" : "", model_arch(&b->model), who);
 }
 
+err teacher_reads(const struct base *b) { return readable(b, "teacher"); }
+
 /* Of how many ids are the two the same? *first: one that is not; -1: none. */
 static int same_tokens(const tokenizer *a, const tokenizer *b, int n, int32_t *first) {
     int same = 0;
@@ -33,8 +35,10 @@ static int same_tokens(const tokenizer *a, const tokenizer *b, int n, int32_t *f
 static err vocabularies(const struct base *s, const struct base *t) {
     const long long rows = s->model.shape.vocab, of = t->model.shape.vocab;
     if (of < rows)
-        return fail(E_USAGE, "the teacher %s has %lld rows of output, the student %s has %lld: it says nothing of the last %lld ids. A student's vocabulary must be "
-                             "the teacher's, or its beginning",
+        return fail(E_USAGE,
+                    "the teacher %s has %lld rows of output, the student %s has %lld: it says nothing of the last %lld ids. A student's "
+                    "vocabulary must be "
+                    "the teacher's, or its beginning",
                     t->cfg->model, of, s->cfg->model, rows, rows - of);
     if (!s->tok || !t->tok || base_same_ids(s, t)) return OK;
     const int n = tokenizer_vocab(s->tok), m = tokenizer_vocab(t->tok), most = n < m ? n : m;
@@ -42,11 +46,17 @@ static err vocabularies(const struct base *s, const struct base *t) {
     const int same = same_tokens(s->tok, t->tok, most, &first);
     if (same < most || n > m)
         return fail(E_USAGE,
-                    "the teacher %s has another vocabulary than the student %s: of %d and %d tokens %d have the same id%s%s%s. Distillation compares token by token: "
+                    "the teacher %s has another vocabulary than the student %s: of %d and %d tokens %d have the same id%s%s%s. "
+                    "Distillation compares token by token: "
                     "take a teacher of the same family",
-                    t->cfg->model, s->cfg->model, m, n, same, first < 0 ? "" : ", and not '", first < 0 ? "" : tokenizer_token(s->tok, first) ? tokenizer_token(s->tok, first) : "",
+                    t->cfg->model, s->cfg->model, m, n, same, first < 0 ? "" : ", and not '",
+                    first < 0                        ? ""
+                    : tokenizer_token(s->tok, first) ? tokenizer_token(s->tok, first)
+                                                     : "",
                     first < 0 ? "" : "'");
-    log_info("the student's %d tokens are the first of the teacher's %d: its ids go to the teacher as they are, and what that says of others is left out", n, m);
+    log_info("the student's %d tokens are the first of the teacher's %d: its ids go to the teacher as they are, and what that says of "
+             "others is left out",
+             n, m);
     return OK;
 }
 
@@ -76,7 +86,9 @@ static err open_adapter(struct run *r) {
     TRY(structure_init(&t->st, m, method, settings, NULL));
     if (t->st.given) return fail(E_USAGE, "%s reads vectors beside each text, which the student's rows have not", folder);
     if (program_head_is_base(m, &t->st)) return OK;
-    return fail(E_UNSUPPORTED, "%s changes the output projection (%s): merge it into its base (cyclora merge) and name the result as teacher.model", folder, method->name);
+    return fail(E_UNSUPPORTED,
+                "%s changes the output projection (%s): merge it into its base (cyclora merge) and name the result as teacher.model",
+                folder, method->name);
 }
 
 err teacher_open(struct run *r, const struct plan_ask *ask) {
@@ -99,7 +111,6 @@ err teacher_open(struct run *r, const struct plan_ask *ask) {
         if (e) return fail_in(e, "teacher");
         r->base[0].model.residents->beside = t->base->model.residents;
     }
-    TRY(readable(t->base, "teacher"));
     TRY(vocabularies(&r->base[0], t->base));
     if (t->shared && !*r->cfg->teacher_adapter && !*r->side[0].cfg->adapter)
         log_warn("the teacher is the student's own base: until the student has changed there is nothing to learn from it");
@@ -128,7 +139,8 @@ err teacher_look(struct run *r, const struct plan_ask *ask) {
 /* What the student's passes have room for, virtual tokens apart. */
 static size_t tell_bytes(const struct run *r, const struct capacity *cap) {
     const struct teacher *t = &r->teacher;
-    const size_t n = (size_t)cap->tokens, s = (size_t)cap->sequences, row = t->base ? dtype_row_bytes(r->compute, t->base->model.shape.width) : 0;
+    const size_t n = (size_t)cap->tokens, s = (size_t)cap->sequences,
+                 row = t->base ? dtype_row_bytes(r->compute, t->base->model.shape.width) : 0;
     const size_t here = (size_t)run_pass(r), own = n + (size_t)t->st.virtual_tokens;
     const size_t pack = t->base ? own * 8 * sizeof(int32_t) + (3 * s + 2) * sizeof(int32_t) : 0;
     return pack + (own + here) * row + (t->lesson.top ? 2 * here * (size_t)t->lesson.top * sizeof(float) : 0) + here * sizeof(float);
@@ -167,7 +179,8 @@ int teacher_programs(const struct run *r, const struct program *out[TEACHER_PROG
 static err cast_weights(struct run *r, float *w) {
     struct teacher *t = &r->teacher;
     struct memory copy = {.backend = r->backend, .compute = r->compute, .work = r->backend->mem->take(t->weight_bytes)};
-    err e = copy.work ? memory_bind(&copy, &t->body, w, r->threads, &t->weights) : fail(E_MEMORY, "cannot take %zu bytes for the teacher's adapter", t->weight_bytes);
+    err e = copy.work ? memory_bind(&copy, &t->body, w, r->threads, &t->weights)
+                      : fail(E_MEMORY, "cannot take %zu bytes for the teacher's adapter", t->weight_bytes);
     t->weights = copy.work;
     return e;
 }
@@ -177,7 +190,8 @@ static err fill_weights(struct run *r) {
     const struct mem_ops *mem = r->backend->mem;
     const size_t bytes = param_weight_bytes(&t->st.params);
     float *host = arena_f32(bytes), *there = mem->host ? host : mem->take(bytes);
-    err e = host && there ? adapter_read(r->cfg->teacher_adapter, &t->st, host) : fail(E_MEMORY, "cannot take %zu bytes for the teacher's adapter", bytes);
+    err e = host && there ? adapter_read(r->cfg->teacher_adapter, &t->st, host)
+                          : fail(E_MEMORY, "cannot take %zu bytes for the teacher's adapter", bytes);
     if (!e && there != host) e = mem->upload(there, host, bytes);
     if (!e && r->compute != DT_F32) e = cast_weights(r, there);
     else if (!e) t->weights = there;
@@ -188,7 +202,8 @@ static err fill_weights(struct run *r) {
 
 static err make_room(struct run *r) {
     struct teacher *t = &r->teacher;
-    const size_t here = (size_t)run_pass(r), row = t->base ? dtype_row_bytes(r->compute, t->base->model.shape.width) : 0, k = (size_t)t->lesson.top;
+    const size_t here = (size_t)run_pass(r), row = t->base ? dtype_row_bytes(r->compute, t->base->model.shape.width) : 0,
+                 k = (size_t)t->lesson.top;
     if (t->base) {
         const int own = (int)t->body.p.cap[-SYM_N];
         TRY(pack_init(&t->pack, own, r->cap.sequences));
@@ -250,7 +265,8 @@ static err run_body(struct teacher *t, struct workbench *b, const struct row *co
     if (repeats) pack_pad(k, n, s);
     const struct feed f = {.ids = k->ids, .pos = k->pos, .cu = k->cu, .n = k->n, .s = k->s, .repeats = repeats};
     TRY(program_run(g, &b->mem, t->weights, NULL, &f, &(struct run_ctx){.threads = b->threads}, false));
-    return program_read(g, &b->mem, g->features, k->n, k->s, t->said, (size_t)k->n * dtype_row_bytes(prog_dt(&g->p), t->lesson.teacher->shape.width));
+    return program_read(g, &b->mem, g->features, k->n, k->s, t->said,
+                        (size_t)k->n * dtype_row_bytes(prog_dt(&g->p), t->lesson.teacher->shape.width));
 }
 
 err teacher_best(struct teacher *t, struct workbench *b, const struct row *const *rows, int first, int last, int *n) {
@@ -308,20 +324,25 @@ err teacher_hear(struct workbench *b, const struct program *g) {
 json_t *teacher_json(const struct run *r) {
     const struct teacher *t = &r->teacher;
     const struct config *c = r->cfg;
-    json_t *j = json_pack("{s:s, s:s, s:s, s:f, s:f, s:I, s:b}", "path", teacher_name(r), "adapter", c->teacher_adapter, "loss", c->distill_loss, "temperature",
-                          c->distill_temperature, "alpha", c->distill_alpha, "top_k", (json_int_t)c->distill_top_k, "shares_base", (int)t->shared);
-    if (t->base) json_object_update_new(j, json_pack("{s:I, s:I}", "parameters", (json_int_t)t->base->model.parameters, "bytes", (json_int_t)t->base->model.bytes));
+    json_t *j = json_pack("{s:s, s:s, s:s, s:f, s:f, s:I, s:b}", "path", teacher_name(r), "adapter", c->teacher_adapter, "loss",
+                          c->distill_loss, "temperature", c->distill_temperature, "alpha", c->distill_alpha, "top_k",
+                          (json_int_t)c->distill_top_k, "shares_base", (int)t->shared);
+    if (t->base)
+        json_object_update_new(
+            j, json_pack("{s:I, s:I}", "parameters", (json_int_t)t->base->model.parameters, "bytes", (json_int_t)t->base->model.bytes));
     if (t->answers.n)
         json_object_set_new(j, "answers",
                             json_pack("{s:s, s:I, s:I, s:b, s:f}", "key", t->answers.key, "positions", (json_int_t)t->answers.n, "bytes",
-                                      (json_int_t)(t->answers.n * t->lesson.top * 8), "found", (int)t->answers.found, "seconds", t->answers.seconds));
+                                      (json_int_t)(t->answers.n * t->lesson.top * 8), "found", (int)t->answers.found, "seconds",
+                                      t->answers.seconds));
     return j;
 }
 
 void teacher_describe(const struct run *r, str *out) {
     const struct teacher *t = &r->teacher;
     const struct config *c = r->cfg;
-    str_addf(out, " Of its loss %g %% is the distance from %s%s%s (%s", 100 * c->distill_alpha, teacher_name(r), *c->teacher_adapter ? " with " : "", c->teacher_adapter, c->distill_loss);
+    str_addf(out, " Of its loss %g %% is the distance from %s%s%s (%s", 100 * c->distill_alpha, teacher_name(r),
+             *c->teacher_adapter ? " with " : "", c->teacher_adapter, c->distill_loss);
     if (!strcmp(c->distill_loss, "jsd")) str_addf(out, ", beta %g", c->distill_beta);
     str_addf(out, ", temperature %g", c->distill_temperature);
     if (c->distill_top_k) str_addf(out, ", its best %lld ids", (long long)c->distill_top_k);

@@ -16,44 +16,46 @@
 #include "train/learner.h"
 
 struct run;
+struct base;
 struct plan_ask;
 
 /* What a teacher said of all rows of a run: its best ids of each supervised position and their log-probabilities, as a file has them. */
 struct answers {
     struct tensors file;
-    const float *best;       /* [n, 2, k]: ids, as numbers; log-probabilities */
-    struct answered {        /* a set of rows: training, eval, test */
+    const float *best; /* [n, 2, k]: ids, as numbers; log-probabilities */
+    struct answered {  /* a set of rows: training, eval, test */
         const struct rows *rows;
-        int64_t *first;      /* [rows->n]: where each row's begin */
+        int64_t *first; /* [rows->n]: where each row's begin */
     } set[3];
-    int64_t n;               /* positions */
+    int64_t n; /* positions */
     char key[33];
-    bool found;              /* on disk when the run was opened */
-    double seconds;          /* that they took */
+    bool found;     /* on disk when the run was opened */
+    double seconds; /* that they took */
 };
 
 struct teacher {
-    struct base *base;       /* NULL: there is none, or its answers are on disk */
-    struct side_config cfg;  /* its base's files */
-    bool shared;             /* the base is the student's own */
+    struct base *base;      /* NULL: there is none, or its answers are on disk */
+    struct side_config cfg; /* its base's files */
+    bool shared;            /* the base is the student's own */
     arena mem;
-    struct structure st;     /* of teacher.adapter; method NULL: none */
-    struct lesson lesson;    /* what the student's programs ask */
+    struct structure st;       /* of teacher.adapter; method NULL: none */
+    struct lesson lesson;      /* what the student's programs ask */
     struct program body, best; /* its rows behind the last norm; of such rows the best ids */
-    void *weights;           /* of the adapter, as programs read them, on the backend */
+    void *weights;             /* of the adapter, as programs read them, on the backend */
     size_t weight_bytes;
-    struct pack pack;        /* the student's rows as the teacher reads them */
-    char *said, *rows;       /* [tokens, its width], in the compute type: of its pass; of the student's */
-    int32_t *ids;            /* [tokens, k] of the student's pass */
+    struct pack pack;  /* the student's rows as the teacher reads them */
+    char *said, *rows; /* [tokens, its width], in the compute type: of its pass; of the student's */
+    int32_t *ids;      /* [tokens, k] of the student's pass */
     float *logprob;
-    float *nll;              /* [tokens]: what the student's cross-entropies were */
-    size_t bytes;            /* of what is here beside the base */
+    float *nll;   /* [tokens]: what the student's cross-entropies were */
+    size_t bytes; /* of what is here beside the base */
     struct answers answers;
-    double heard[2];         /* since somebody set them to zero: the sum of weight * cross-entropy of the student's rows, of weight */
+    double heard[2]; /* since somebody set them to zero: the sum of weight * cross-entropy of the student's rows, of weight */
 };
 
 /* Opens it behind the run's own bases, before structures are laid down. OK where the objective has no teacher. */
 err teacher_open(struct run *r, const struct plan_ask *ask);
+err teacher_reads(const struct base *b); /* is it a model that can be a teacher? */
 /* After the rows are made: looks for its answers on disk, and closes it where they are there. */
 err teacher_look(struct run *r, const struct plan_ask *ask);
 err teacher_plan(struct run *r, int64_t pass_tokens);
@@ -62,7 +64,7 @@ enum { TEACHER_PROGRAMS = 2 };
 int teacher_programs(const struct run *r, const struct program *out[TEACHER_PROGRAMS], int phase);
 err teacher_start(struct run *r);
 void teacher_close(struct run *r);
-struct json_t *teacher_json(const struct run *r); /* what it is, for plan, report and audit */
+struct json_t *teacher_json(const struct run *r);     /* what it is, for plan, report and audit */
 void teacher_describe(const struct run *r, str *out); /* a sentence */
 
 /* Before a pass of the student, of rows first .. last - 1: what it says of them goes into the feed. After it: what the student's cross-entropy was. */
@@ -72,9 +74,10 @@ err teacher_hear(struct workbench *b, const struct program *g);
 err teacher_best(struct teacher *t, struct workbench *b, const struct row *const *rows, int first, int last, int *n);
 
 /* answers.c */
-err answers_look(struct run *r);   /* the file's name, and is it there */
-err answers_start(struct run *r);  /* makes the file where it is not there, and opens it */
-void answers_tell(struct teacher *t, const struct pack *k, const struct row *const *rows, int first); /* of the rows of a pass into t->ids and t->logprob */
+err answers_look(struct run *r);  /* the file's name, and is it there */
+err answers_start(struct run *r); /* makes the file where it is not there, and opens it */
+void answers_tell(struct teacher *t, const struct pack *k, const struct row *const *rows,
+                  int first); /* of the rows of a pass into t->ids and t->logprob */
 void answers_close(struct answers *a);
 
 #endif

@@ -95,7 +95,7 @@ def main():
         loss = (1 - ALPHA) * ce + ALPHA * kd
         loss.backward()
         out[name + ".loss"] = f32(torch.stack([loss, ce, kd]))
-        params = {n: p for n, p in m.named_parameters() if "embed_tokens" in n or "1.mlp.down" in n} if full else oracle.lora_params(m)
+        params = {"base_model.model." + n: p for n, p in m.named_parameters() if "embed_tokens" in n or "1.mlp.down" in n} if full else oracle.lora_params(m)
         for n, p in params.items():
             out[f"{name}.grad.{n}"] = f32(p.grad)
         if name == "forward_kl":
