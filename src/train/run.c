@@ -104,7 +104,7 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     if (r->freezes)
         TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend,
                           false));
-    p->generates = r->objective->generates;
+    p->generates = run_generates(r);
     return p->generates ? build_generators(r, p, cap) : OK;
 }
 
@@ -306,6 +306,8 @@ static err plan_within(struct run *r, struct capacity least, const struct plan_a
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */
+bool run_generates(const struct run *r) { return r->objective->generates || r->cfg->distill_on_policy > 0; }
+
 int64_t run_total(const struct run *r) { return r->warm_steps + r->cfg->max_steps; }
 
 /* What stands in for the data's labels. */

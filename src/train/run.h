@@ -202,6 +202,7 @@ err run_loop(struct run *r, const struct run_events *ev); /* to the last step, o
 bool side_given(const struct side_config *c, struct given_form *given);
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
+bool run_generates(const struct run *r);            /* do its steps write texts? */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
 json_t *times_json(const struct run *r);            /* seconds of each phase that repeats */
 /* PLANNED: before anything runs. SO_FAR: with what is measured now; nothing of it is kept, and the machine is not measured. AT_END: the peak is what it

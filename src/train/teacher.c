@@ -143,7 +143,8 @@ static size_t tell_bytes(const struct run *r, const struct capacity *cap) {
                  row = t->base ? dtype_row_bytes(r->compute, t->base->model.shape.width) : 0;
     const size_t here = (size_t)run_pass(r), own = n + (size_t)t->st.virtual_tokens;
     const size_t pack = t->base ? own * 8 * sizeof(int32_t) + (3 * s + 2) * sizeof(int32_t) : 0;
-    return pack + (own + here) * row + (t->lesson.top ? 2 * here * (size_t)t->lesson.top * sizeof(float) : 0) + here * sizeof(float);
+    const size_t made = (size_t)(r->cfg->distill_on_policy > 0 ? run_most_rows(r) * r->cap.tokens : 0) * (sizeof(int32_t) + 1);
+    return pack + made + (own + here) * row + (t->lesson.top ? 2 * here * (size_t)t->lesson.top * sizeof(float) : 0) + here * sizeof(float);
 }
 
 err teacher_plan(struct run *r, int64_t pass_tokens) {
@@ -247,6 +248,7 @@ void teacher_close(struct run *r) {
     structure_free(&t->st);
     pack_free(&t->pack);
     answers_close(&t->answers);
+    rows_free(&t->made);
     free(t->said), free(t->rows), free(t->ids), free(t->logprob), free(t->nll);
     arena_free(&t->mem);
     *t = (struct teacher){.base = NULL};
@@ -346,5 +348,6 @@ void teacher_describe(const struct run *r, str *out) {
     if (!strcmp(c->distill_loss, "jsd")) str_addf(out, ", beta %g", c->distill_beta);
     str_addf(out, ", temperature %g", c->distill_temperature);
     if (c->distill_top_k) str_addf(out, ", its best %lld ids", (long long)c->distill_top_k);
+    if (c->distill_on_policy > 0) str_addf(out, ", %g %% of the answers written by the student", 100 * c->distill_on_policy);
     str_addf(out, "%s).", t->answers.found ? ", found on disk: it is not loaded" : "");
 }

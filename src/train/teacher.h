@@ -50,6 +50,7 @@ struct teacher {
     float *nll;   /* [tokens]: what the student's cross-entropies were */
     size_t bytes; /* of what is here beside the base */
     struct answers answers;
+    struct rows made;        /* on-policy: of the step under way, what the student wrote */
     double heard[2]; /* since somebody set them to zero: the sum of weight * cross-entropy of the student's rows, of weight */
 };
 

@@ -202,9 +202,11 @@ static void test_resumes(void **state) {
     char before[33], after[33], cache[256];
     snprintf(cache, sizeof cache, "distill.cache=%s", at("resumed"));
     const char *const *const ways[] = {LIST(TEACHER, "max_steps=4", "learning_rate=1e-2", "lora.lora_dropout=0.1"),
-                                       LIST(TEACHER, "max_steps=4", "learning_rate=1e-2", "distill.top_k=8", cache)};
+                                       LIST(TEACHER, "max_steps=4", "learning_rate=1e-2", "distill.top_k=8", cache),
+                                       LIST(TEACHER, "max_steps=4", "learning_rate=1e-2", "distill.alpha=1", "distill.on_policy=0.6",
+                                            "max_new_tokens=6", "generation.temperature=1")};
     must(file_hash(HERE "teacher/model.safetensors", before));
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         if (train("straight", 2, ways[i])) flunk("%s", cyc_error());
         stop_at = 2;
         assert_int_equal(train("stopped", 2, ways[i]), CYC_INTERRUPTED);
@@ -237,6 +239,46 @@ static void test_plan(void **state) {
     finish(&with, &b);
 }
 
+/* --- on-policy --------------------------------------------------------------------------------------------------------- */
+/* Of rows with a share, which are what the student writes from the same prompts: as many as the share says over all steps, and learnt. */
+static void test_on_policy(void **state) {
+    (void)state;
+    struct run r;
+    struct config c;
+    struct step_info info[4];
+    start(&r, &c, LIST(TEACHER, "distill.alpha=1", "distill.on_policy=0.25", "max_new_tokens=5", "max_steps=4", ADAPTER));
+    int made = 0;
+    for (int k = 0; k < 4; k++) {
+        const struct row *data[ROWS];
+        struct ids prompt[ROWS];
+        struct generation out[ROWS];
+        rows_of(&r, data);
+        int n = k % 2 ? 2 : 1;
+        for (int i = 0; i < n; i++) { /* in file order */
+            int p = 0;
+            while (!data[i]->supervised[p]) p++;
+            prompt[i] = (struct ids){data[i]->ids, (size_t)p, 0};
+        }
+        must(generate_texts(&r, 0, prompt, n, 5, 0, (uint64_t)k, out, NULL));
+        info[k] = (struct step_info){0};
+        must(r.objective->step(&r, &info[k]));
+        r.step++;
+        assert_int_equal(r.teacher.made.n, n);
+        for (int i = 0; i < n; i++) {
+            const struct row *row = &r.teacher.made.r[i];
+            assert_int_equal(row->n, prompt[i].n + (size_t)out[i].n + out[i].stopped);
+            assert_memory_equal(row->ids, prompt[i].v, prompt[i].n * sizeof *row->ids);
+            assert_memory_equal(row->ids + prompt[i].n, out[i].ids, (size_t)out[i].n * sizeof *row->ids);
+            for (int t = 0; t < row->n; t++) assert_true(row->supervised[t] == (t >= (int)prompt[i].n));
+            free(out[i].ids);
+        }
+        made += n;
+        assert_true(info[k].side[0].kd > 0 && info[k].generated > 0);
+    }
+    assert_int_equal(made, 6); /* a quarter of 24 */
+    finish(&r, &c);
+}
+
 /* --- refusals ---------------------------------------------------------------------------------------------------------- */
 static void refused(const char *why, const char *const *more) {
     const int code = train("refused", 2, more);
@@ -263,6 +305,9 @@ static void test_refusals(void **state) {
     refused("'teacher.model' is missing", LIST("max_steps=1"));
     refused("'distill.top_k'", LIST(TEACHER, "distill.cache=somewhere"));
     refused("'distill.beta' has no use", LIST(TEACHER, "distill.beta=0.2"));
+    refused("goes with distill.alpha 1", LIST(TEACHER, "distill.on_policy=0.5"));
+    refused("leave one of them out",
+            LIST(TEACHER, "distill.on_policy=0.5", "distill.alpha=1", "distill.top_k=4", "distill.cache=somewhere"));
     refused("'teacher.model' has no use with objective sft", LIST(TEACHER, "objective=sft"));
     char other[256];
     snprintf(other, sizeof other, "teacher.tokenizer=%s", other_tokenizer());
@@ -285,6 +330,7 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pytorch), cmocka_unit_test(test_answers), cmocka_unit_test(test_distances),
-                                       cmocka_unit_test(test_resumes), cmocka_unit_test(test_plan),    cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_resumes), cmocka_unit_test(test_plan),    cmocka_unit_test(test_on_policy),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }
