@@ -6,24 +6,26 @@
  * gradient g = loss_scale * weight * (softmax - onehot) in the compute type -> dx rows [r, C] -> scattered; dW += g^T x, and dbias +=
  * the columns' sums of g, in f32: rows without weight are zeros in both. Rows of W that have replacements: a product beside the large
  * one gives their logits, which overwrite W's; their g is taken aside, zero for W, and gives drows and what is added to dx. A low-rank delta is a product t B^T that is
- * added to the logits before anything is read off them, and two of g for dt and dB. Sums are made in the end from per-row figures, in row order,
+ * added to the logits before anything is read off them, and two of g for dt and dB. Rows whose loss has other terms than the label's go through loss_rows.cu, a
+ * teacher's logits beside theirs. Sums are made in the end from per-row figures, in row order,
  * in double: the same bits in every run. */
 #include "cuda/gemm.h"
-#include "cuda/types.cuh"
+#include "cuda/loss.cuh"
 
-enum { CHUNK = 256 << 20, THREADS = 512, MANY = 1024, NOBODY = -1 };
+enum { CHUNK = 256 << 20, MANY = 1024 };
 
 static size_t aligned(size_t n) { return (n + 255) / 256 * 256; }
 static size_t size_of(dtype dt) { return dtype_row_bytes(dt, 1); }
 
-static int64_t chunk_rows(int64_t N, int64_t V) {
-    int64_t r = CHUNK / (V * 4);
+static int64_t chunk_rows(const struct view *in) {
+    const int64_t N = in[0].d[0], V = in[1].d[0];
+    int64_t r = CHUNK / (V * (in[HEAD_TX].nd ? 8 : 4));
     r = r < 64 ? 64 : r / 64 * 64;
     return N < r ? N : r;
 }
 
 /* Scratch, in this order. */
-struct places { size_t index, row, weights, x, t, dt, logits, grad, own, own_grad, dx, total; };
+struct places { size_t index, row, weights, x, t, dt, logits, grad, own, own_grad, dx, tx, teacher, teacher_w, outcomes, total; };
 
 /* Which gradients are made; g is what all of them are made of. */
 struct wanted { bool dx, dw, dbias, drows, dt, db, g; };
@@ -38,9 +40,10 @@ static int64_t own_ld(const struct view *in) { return in[5].nd ? (in[5].d[0] + 7
 static int64_t low_ld(const struct view *in) { return in[HEAD_T].nd ? (in[HEAD_T].d[1] + 7) / 8 * 8 : 0; }
 
 static struct places places_of(const struct view *in, struct wanted make) {
-    int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], r = chunk_rows(N, V);
+    int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], r = chunk_rows(in);
+    const int64_t D = in[HEAD_TX].nd ? in[HEAD_TX].d[1] : 0, k = in[HEAD_TOP].nd ? in[HEAD_TOP].d[1] + 1 : 0;
     dtype dt = in[0].dt;
-    struct places p = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    struct places p = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     p.row = aligned((size_t)(N + 1) * 4);
     p.weights = p.row + aligned((size_t)N * 8); /* nll and correct of each listed row */
     p.x = p.weights + (in[1].dt == dt ? 0 : aligned((size_t)(V * C) * size_of(dt)));
@@ -51,7 +54,11 @@ static struct places places_of(const struct view *in, struct wanted make) {
     p.own = p.grad + (make.g && dt != DT_F32 ? aligned((size_t)(r * V) * size_of(dt)) : 0);
     p.own_grad = p.own + aligned((size_t)(r * own_ld(in)) * 4);
     p.dx = p.own_grad + (make.g ? aligned((size_t)(r * own_ld(in)) * size_of(dt)) : 0);
-    p.total = p.dx + (make.dx ? aligned((size_t)(r * C) * size_of(dt)) : 0);
+    p.tx = p.dx + (make.dx ? aligned((size_t)(r * C) * size_of(dt)) : 0);
+    p.teacher = p.tx + aligned((size_t)(r * D) * size_of(dt));
+    p.teacher_w = p.teacher + (D ? aligned((size_t)(r * V) * 4) : 0);
+    p.outcomes = p.teacher_w + (!D || in[HEAD_TW].dt == dt ? 0 : aligned((size_t)(V * D) * size_of(dt)));
+    p.total = p.outcomes + aligned((size_t)(r * 2 * k) * 4);
     return p;
 }
 
@@ -95,40 +102,6 @@ static void move(const void *from, size_t ld_from, void *to, size_t ld_to, const
         move_kernel<uint4><<<(unsigned)rows, 128, 0, cuda_stream>>>((const uint4 *)from, (int64_t)ld_from / 16, (uint4 *)to, (int64_t)ld_to / 16, index, (int)(bytes / 16), scatter);
     else
         move_kernel<uint16_t><<<(unsigned)rows, 128, 0, cuda_stream>>>((const uint16_t *)from, (int64_t)ld_from / 2, (uint16_t *)to, (int64_t)ld_to / 2, index, (int)(bytes / 2), scatter);
-}
-
-/* What is known of the logits seen so far: the greatest and where, and the sum of exponentials below it (Milakov, Gimelshein 2018). A
- * NaN wins over everything and makes the sum NaN. */
-struct soft { float top, sum; int at; };
-
-__device__ static struct soft join(struct soft a, struct soft b) {
-    bool first = a.top > b.top || (a.top == b.top && a.at < b.at);
-    struct soft r = first ? a : b, o = first ? b : a;
-    if (o.sum != 0) r.sum += o.sum * expf(o.top - r.top); /* a thread that saw nothing has top -inf, sum 0 */
-    return r;
-}
-
-/* The logit that the loss is of (softcap). */
-__device__ __forceinline__ float capped(float z, float cap) { return cap > 0 ? cap * tanhf(z / cap) : z; }
-
-/* Four logits in order from v on. */
-__device__ __forceinline__ void see(struct soft *s, const float z[4], int v) {
-    float most = fmaxf(fmaxf(z[0], z[1]), fmaxf(z[2], z[3]));
-    if (most > s->top) {
-        s->sum *= expf(s->top - most);
-        s->top = most;
-        s->at = v + (z[0] == most ? 0 : z[1] == most ? 1 : z[2] == most ? 2 : 3);
-    }
-    for (int i = 0; i < 4; i++) s->sum += expf(z[i] - s->top);
-}
-
-__device__ static struct soft block_soft(struct soft s, struct soft *shared) {
-    for (int d = 16; d; d >>= 1) s = join(s, {__shfl_xor_sync(~0u, s.top, d), __shfl_xor_sync(~0u, s.sum, d), __shfl_xor_sync(~0u, s.at, d)});
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = s;
-    __syncthreads();
-    s = shared[0];
-    for (int i = 1; i < THREADS / 32; i++) s = join(s, shared[i]);
-    return s;
 }
 
 /* A block a row. grad may be the logits themselves (f32): each element is read before it is written, by its own thread. W: elements a
@@ -254,11 +227,12 @@ __global__ static void sums_kernel(const int *index, const float *row, const flo
 struct head {
     const struct view *in;
     struct view *out;
-    const void *w; /* in the compute type */
+    const void *w, *teacher_w; /* in the compute type */
     char *scratch;
     struct places at;
     struct wanted make;
     float cap, alpha;
+    struct loss_terms terms;
 };
 
 /* The delta's part of the logits, from the rows of t. */
@@ -318,6 +292,20 @@ template <typename T> static err add_own(const struct head *h, T *dx, int64_t ro
     return cuda_gemm(&g);
 }
 
+/* The chunk's rows with other terms: the teacher's logits, where there is one, and then the loss. */
+template <typename T> static err mixed_rows(const struct head *h, const struct mixing *plain, int64_t rows, T *grad) {
+    const struct view *x = &h->in[HEAD_TX];
+    const int64_t D = x->d[1], V = plain->V;
+    struct mixing m = *plain;
+    if (x->p) {
+        m.teacher = (float *)(h->scratch + h->at.teacher);
+        move(x->p, x->ld * sizeof(T), h->scratch + h->at.tx, D * sizeof(T), m.index, rows, D * sizeof(T), false);
+        struct cuda_gemm g = {rows, V, D, h->scratch + h->at.tx, h->teacher_w, m.teacher, D, D, V, false, true, x->dt, DT_F32, 1, 0};
+        TRY(cuda_gemm(&g));
+    }
+    return cuda_mixed_rows(&m, rows, grad, h->in[0].dt);
+}
+
 template <typename T> static err chunk(const struct head *h, int64_t from, int64_t rows) {
     const struct view *x = &h->in[0];
     int64_t C = x->d[1], V = h->in[1].d[0];
@@ -335,7 +323,9 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
     const int32_t *label = (const int32_t *)h->in[2].p;
     const float *weight = (const float *)h->in[3].p;
     float *nll = (float *)h->out[1].p;
-    if (h->in[7].p) square_kernel<T><<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, label, weight, h->in[7], nll, row, cuda_keys);
+    const struct mixing m = {logits, NULL, V, index, label, weight, nll, row, cuda_keys, h->cap, h->terms, h->in[HEAD_TOP], h->in[HEAD_LOGP], (float *)(h->scratch + h->at.outcomes)};
+    if (ops_mixes(&h->terms)) TRY(mixed_rows<T>(h, &m, rows, grad));
+    else if (h->in[7].p) square_kernel<T><<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, label, weight, h->in[7], nll, row, cuda_keys);
     else loss<<<(unsigned)rows, THREADS, 0, cuda_stream>>>(logits, grad, V, index, label, weight, nll, row, cuda_keys, h->cap);
     TRY(CUDA_LAUNCHED("head_loss"));
     if (h->make.dbias) columns_kernel<T><<<(unsigned)((V + 31) / 32), MANY, 0, cuda_stream>>>(grad, rows, V, view_f32(&h->out[4]));
@@ -355,7 +345,7 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
 
 extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
     int64_t N = in[0].d[0], C = in[0].d[1], V = in[1].d[0], bound = run->weighted && run->weighted < N ? run->weighted : N;
-    struct head h = {in, out, in[1].p, (char *)scratch, places_of(in, wanted_of(out)), wanted_of(out), i->a.softcap, i->a.alpha[0]};
+    struct head h = {in, out, in[1].p, in[HEAD_TW].p, (char *)scratch, places_of(in, wanted_of(out)), wanted_of(out), i->a.softcap, i->a.alpha[0], i->a.loss};
     int *index = (int *)(h.scratch + h.at.index);
     TRY(cuda_check(cudaMemsetAsync(out[0].p, 0, 16 * (size_t)adapters_in(run->adapters), cuda_stream), "head_loss"));
     if (!N) return OK;
@@ -370,7 +360,11 @@ extern "C" err cuda_head_loss(const struct run_ctx *run, const struct inst *i, c
         TRY(cuda_dequantise(in[1].dt, in[1].p, V, C, in[0].dt, h.scratch + h.at.weights));
         h.w = h.scratch + h.at.weights;
     }
-    int64_t most = chunk_rows(N, V);
+    if (in[HEAD_TW].p && in[HEAD_TW].dt != in[0].dt) {
+        TRY(cuda_dequantise(in[HEAD_TW].dt, in[HEAD_TW].p, V, in[HEAD_TW].d[1], in[0].dt, h.scratch + h.at.teacher_w));
+        h.teacher_w = h.scratch + h.at.teacher_w;
+    }
+    int64_t most = chunk_rows(in);
     for (int64_t from = 0; from < bound; from += most) {
         int64_t rows = bound - from < most ? bound - from : most;
         WITH_TYPE(in[0].dt, TRY(chunk<T>(&h, from, rows)));
