@@ -52,6 +52,7 @@ struct loss_terms {
     float share;             /* of the distance from a teacher; cross-entropy has the rest */
     float beta, temperature; /* that distance: 0 KL(teacher || student), 1 KL(student || teacher), between them Jensen-Shannon's; both sides' */
     float teacher_cap;       /* the softcap of the teacher's logits */
+    float hidden;            /* added to the distance: so many times the mean square by which the teacher's row differs from the row, which is as wide */
 };
 
 struct op_attr {

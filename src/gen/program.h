@@ -15,7 +15,7 @@
 struct lesson {
     const struct model *teacher; /* NULL: it is not here; then top > 0 */
     int top;                     /* ids of a row; 0: its rows */
-    struct loss_terms train, score;
+    struct loss_terms train, score; /* hidden goes with its rows alone */
 };
 
 /* What an adapter is, before its numbers: method, settings, parameters. Adapters of equal structure share plans. */

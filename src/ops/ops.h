@@ -67,7 +67,7 @@
  *                  W' = W with rows[r] in the place of row which[r] (then W itself is frozen); W below is that.
  *                  logits z = x W^T + bias + alpha_0 * t B^T (rows and t: one or the other), with softcap c > 0: c tanh(z/c). nll = -log softmax(z)[label]; with a target the mean of
  *                  (z - target[label])^2 (then neither rows nor softcap nor terms; correct is 0).
- *                  loss (struct loss_terms): nll, or (1 - share) ((1 - e) nll + e mean_v(-log softmax(z)_v)) + z logsumexp(z)^2 + share T^2 D, e the smoothing.
+ *                  loss (struct loss_terms): nll, or (1 - share) ((1 - e) nll + e mean_v(-log softmax(z)_v)) + z logsumexp(z)^2 + share (T^2 D + h mean_c (x - x_t)^2), e the smoothing, h hidden (HEAD_TX as wide as x).
  *                  D between t = softmax(q / T), q the teacher's logits of the first V ids (with teacher_cap), and s = softmax(z / T): beta 0 KL(t||s),
  *                  beta 1 KL(s||t), else beta KL(t||m) + (1 - beta) KL(s||m) with m = beta t + (1 - beta) s (GKD, Agarwal et al. 2023; TRL's
  *                  generalized_jsd_loss, which has no T^2: that is Hinton's, so that a gradient's size does not hang on T). Of k < V ids that are remembered, with

@@ -8,7 +8,8 @@ static err check_others(const struct config *c) {
         const char *name;
     } list[] = {{*c->teacher_model, "teacher.model"},         {*c->teacher_adapter, "teacher.adapter"},
                 {*c->teacher_tokenizer, "teacher.tokenizer"}, {*c->distill_cache, "distill.cache"},
-                {c->distill_top_k > 0, "distill.top_k"},      {c->distill_on_policy > 0, "distill.on_policy"}};
+                {c->distill_top_k > 0, "distill.top_k"},      {c->distill_on_policy > 0, "distill.on_policy"},
+                {c->distill_hidden > 0, "distill.hidden"}};
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
         if (list[i].asked)
             return fail(E_USAGE, "'%s' has no use with objective %s: it is for objective distill", list[i].name, c->objective);
@@ -26,6 +27,10 @@ err config_check_distill(const struct config *c) {
     if (*c->distill_cache && !c->distill_top_k)
         return fail(E_USAGE,
                     "'distill.cache' keeps the teacher's best ids: say how many of each token as 'distill.top_k' (16 to 64 are usual)");
+    if (c->distill_hidden > 0 && c->distill_top_k)
+        return fail(
+            E_USAGE,
+            "'distill.hidden' compares the teacher's rows, of which 'distill.top_k' keeps nothing but the best ids: leave one of them out");
     if (c->distill_on_policy > 0 && c->distill_alpha < 1)
         return fail(E_USAGE, "'distill.on_policy' goes with distill.alpha 1: what the student writes itself has no labels that the rest of "
                              "the loss could learn");

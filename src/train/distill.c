@@ -1,6 +1,6 @@
 /* distill: a student learns what a teacher (teacher.h) would write, on the rows that sft has. A row's loss is
  *
- *     (1 - alpha) * cross-entropy of its label + alpha * T^2 * D(teacher, student at temperature T)
+ *     (1 - alpha) * cross-entropy of its label + alpha * (T^2 * D(teacher, student at temperature T) + hidden * mean square of the rows' difference)
  *
  * with D as `distill.loss` says (op head_loss has the formulas). Evaluations say the student's loss and perplexity as sft does, and "kl", which is
  * KL(teacher || student) at temperature 1 whatever is trained.

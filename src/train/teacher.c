@@ -66,7 +66,10 @@ static void ask_for(struct run *r) {
     struct lesson *l = &r->teacher.lesson;
     const float beta = !strcmp(c->distill_loss, "forward_kl") ? 0 : !strcmp(c->distill_loss, "reverse_kl") ? 1 : (float)c->distill_beta;
     *l = (struct lesson){.top = (int)c->distill_top_k,
-                         .train = {.share = (float)c->distill_alpha, .beta = beta, .temperature = (float)c->distill_temperature},
+                         .train = {.share = (float)c->distill_alpha,
+                                   .beta = beta,
+                                   .temperature = (float)c->distill_temperature,
+                                   .hidden = (float)c->distill_hidden},
                          .score = {.share = 1, .temperature = 1}}; /* evaluations say KL(teacher || student) as it is */
 }
 
@@ -112,6 +115,12 @@ err teacher_open(struct run *r, const struct plan_ask *ask) {
         r->base[0].model.residents->beside = t->base->model.residents;
     }
     TRY(vocabularies(&r->base[0], t->base));
+    if (r->cfg->distill_hidden > 0 && t->base->model.shape.width != r->base[0].model.shape.width)
+        return fail(E_USAGE,
+                    "'distill.hidden' compares rows of one width: the student %s is %lld wide, the teacher %s %lld. Leave it out: logits "
+                    "are compared whatever the widths are",
+                    r->base[0].cfg->model, (long long)r->base[0].model.shape.width, t->base->cfg->model,
+                    (long long)t->base->model.shape.width);
     if (t->shared && !*r->cfg->teacher_adapter && !*r->side[0].cfg->adapter)
         log_warn("the teacher is the student's own base: until the student has changed there is nothing to learn from it");
     if (*r->cfg->teacher_adapter) TRY(open_adapter(r));

@@ -71,18 +71,21 @@ static const struct {
              {"forward_kl_top", "forward_kl", true, false},
              {"reverse_kl_top", "reverse_kl", true, false},
              {"jsd_top", "jsd", true, false},
-             {"full", "jsd", false, true}};
+             {"full", "jsd", false, true},
+             {"hidden", "forward_kl", false, false}};
 enum { CASES = sizeof cases / sizeof *cases };
 
 static void one_case(int i, const struct tensors *want, const char *const *more) {
     struct run r;
     struct config c;
     char loss[40], prefix[40];
-    const char *set[16] = {TEACHER, loss, "full.target_modules=embed_tokens,layers.1.mlp.down_proj",
-                           cases[i].full ? "method=full" : ADAPTER};
+    const bool hidden = !strcmp(cases[i].name, "hidden");
+    const char *set[16] = {hidden ? "teacher.model=" HERE "wide" : "teacher.model=" HERE "teacher", "teacher.tokenizer=" TOKENIZER, loss,
+                           "full.target_modules=embed_tokens,layers.1.mlp.down_proj", cases[i].full ? "method=full" : ADAPTER};
     int n = 5;
     snprintf(loss, sizeof loss, "distill.loss=%s", cases[i].loss);
     if (!strcmp(cases[i].loss, "jsd")) set[n++] = "distill.beta=0.3";
+    if (hidden) set[n++] = "distill.hidden=0.7";
     if (cases[i].top) set[n++] = "distill.top_k=5";
     while (more && *more) set[n++] = *more++;
     start(&r, &c, set);
@@ -305,6 +308,8 @@ static void test_refusals(void **state) {
     refused("'teacher.model' is missing", LIST("max_steps=1"));
     refused("'distill.top_k'", LIST(TEACHER, "distill.cache=somewhere"));
     refused("'distill.beta' has no use", LIST(TEACHER, "distill.beta=0.2"));
+    refused("compares rows of one width: the student", LIST(TEACHER, "distill.hidden=1"));
+    refused("leave one of them out", LIST(TEACHER, "distill.hidden=1", "distill.top_k=4"));
     refused("goes with distill.alpha 1", LIST(TEACHER, "distill.on_policy=0.5"));
     refused("leave one of them out",
             LIST(TEACHER, "distill.on_policy=0.5", "distill.alpha=1", "distill.top_k=4", "distill.cache=somewhere"));

@@ -2,7 +2,7 @@
 
 Run:  python tests/golden/make/distill.py            (torch, transformers, peft, safetensors; seconds, deterministic)
 
-teacher/, student/      Hugging Face checkpoints of different width and depth; the student has the 48 ids of tests/golden/cipher's tokenizer, the teacher
+teacher/, student/, wide/   Hugging Face checkpoints of different width and depth (wide: as wide as the student); the student has the 48 ids of tests/golden/cipher's tokenizer, the teacher
                         56 rows, of which the last 8 are no token
 adapter/                a PEFT LoRA on the student, A and B both non-zero
 rows.jsonl              prompts and completions of letters: an id each, and an EOS (0) behind the completion
@@ -10,7 +10,7 @@ expected.safetensors    for each <case> of CASES: <case>.loss[3] = loss, cross-e
                         <case>.grad.<tensor> = d loss / d tensor: of the adapter's file, or (full) of the student's
                         base.kl[1]: KL(teacher || student with adapter), temperature 1; top.<k>.ids, .logp: the teacher's best k of each supervised position
 
-loss = (1 - a) ce + a T^2 D(teacher, student at temperature T), a = 0.5, T = 2. D as generalized_jsd_loss of TRL's GKDTrainer has it, with beta 0 KL(t||s),
+loss = (1 - a) ce + a T^2 D(teacher, student at temperature T), a = 0.5, T = 2; of `hidden` a (T^2 D + 0.7 mean (x - x_t)^2). D as generalized_jsd_loss of TRL's GKDTrainer has it, with beta 0 KL(t||s),
 beta 1 KL(s||t). Of k remembered ids the others are one outcome more: log of what the k leave, and the logsumexp of the student's other logits.
 """
 import json
@@ -23,12 +23,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 OUT = os.path.join(oracle.GOLDEN, "distill")
-V, T, ALPHA, EOS = 48, 2.0, 0.5, 0
+V, T, ALPHA, HIDDEN, EOS = 48, 2.0, 0.5, 0.7, 0
 VOCAB = json.load(open(os.path.join(oracle.GOLDEN, "cipher", "tokenizer.json")))["model"]["vocab"]
 ROWS = [("abc", "GAH"), ("tqrs", "BCDEF"), ("a", "P"), ("hgfedc", "AAKL"), ("mnop", "EDC"), ("kk", "JIHGFEDC")]
-# name: beta, ids that are remembered (0: all), all of the student is trained
+# name: beta, ids that are remembered (0: all), all of the student is trained; "hidden" learns the rows of `wide`, a teacher of its width, too
 CASES = {"forward_kl": (0, 0, False), "reverse_kl": (1, 0, False), "jsd": (0.3, 0, False), "forward_kl_top": (0, 5, False),
-         "reverse_kl_top": (1, 5, False), "jsd_top": (0.3, 5, False), "full": (0.3, 0, True)}
+         "reverse_kl_top": (1, 5, False), "jsd_top": (0.3, 5, False), "full": (0.3, 0, True), "hidden": (0, 0, False)}
 
 
 def make(name, seed, vocab, width, layers, heads, tied):
@@ -48,13 +48,15 @@ def make(name, seed, vocab, width, layers, heads, tied):
 
 
 def places(model):
-    """Logits at the supervised positions of all rows, one row at a time, and the ids that come next."""
-    z, y = [], []
+    """Logits at the supervised positions of all rows, one row at a time, the ids that come next, and the rows behind the last norm."""
+    z, y, x = [], [], []
     for prompt, answer in ROWS:
         ids = [VOCAB[c] for c in prompt + answer] + [EOS]
-        z.append(model(torch.tensor([ids])).logits[0, len(prompt) - 1:-1, :V])
+        out = model(torch.tensor([ids]), output_hidden_states=True)
+        z.append(out.logits[0, len(prompt) - 1:-1, :V])
+        x.append(out.hidden_states[-1][0, len(prompt) - 1:-1])
         y += ids[len(prompt):]
-    return torch.cat(z), torch.tensor(y)
+    return torch.cat(z), torch.tensor(y), torch.cat(x)
 
 
 def distance(z, q, beta):
@@ -82,16 +84,20 @@ def main():
     m = get_peft_model(LlamaForCausalLM.from_pretrained(student, dtype=torch.float32), LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"]))
     oracle.randomise_lora(m, torch.Generator().manual_seed(33))
     oracle.save_adapter(m, os.path.join(OUT, "adapter"))
+    wide = make("wide", 34, 56, 32, 1, 4, False)
     with torch.no_grad():
-        q, _ = places(oracle.exact(LlamaForCausalLM.from_pretrained(teacher, dtype=torch.float32)))
+        q, _, _ = places(oracle.exact(LlamaForCausalLM.from_pretrained(teacher, dtype=torch.float32)))
+        q_wide, _, x_wide = places(oracle.exact(LlamaForCausalLM.from_pretrained(wide, dtype=torch.float32)))
     logp = torch.log_softmax(q, -1)
     out = {}
     for name, (beta, k, full) in CASES.items():
         base = oracle.exact(LlamaForCausalLM.from_pretrained(student, dtype=torch.float32))
         m = base if full else PeftModel.from_pretrained(base, os.path.join(OUT, "adapter"), is_trainable=True).double()
-        z, y = places(m)
-        a, b = remembered(z, logp, k) if k else (z, q)
+        z, y, x = places(m)
+        a, b = remembered(z, logp, k) if k else (z, q_wide if name == "hidden" else q)
         ce, kd = torch.nn.functional.cross_entropy(z, y), T * T * distance(a, b, beta)
+        if name == "hidden":
+            kd = kd + HIDDEN * (x - x_wide).pow(2).mean()
         loss = (1 - ALPHA) * ce + ALPHA * kd
         loss.backward()
         out[name + ".loss"] = f32(torch.stack([loss, ce, kd]))
