@@ -50,32 +50,33 @@ pairs_arms() {
     done
 }
 
-# One setting changed at a time; a warm start of its own where the adapter differs.
-ablation_arms() {
-    local task=$1 seed=$2 from
-    arm "$task" "$seed" warm-plain --set max_steps=0
-    one() { # name, settings of the cycles
-        local name=$1 sets=() s; shift
-        for s; do sets+=(--set "$s"); done
-        [ -n "$from" ] || { arm "$task" "$seed" "warm-$name" --set max_steps=0 "${sets[@]}"; from=$(warm "$task" "$seed" "warm-$name"); }
-        arm "$task" "$seed" "ablation-$name" --set max_steps=60 --set warmup_pairs.data= "${sets[@]}" --set A.adapter="$from/A" --set B.adapter="$from/B"
-    }
-    from=$(warm "$task" "$seed" warm-plain)
-    one plain
-    one joint schedule=joint
-    one refresh-2 rollout_refresh=2
-    one refresh-4 rollout_refresh=4
-    one threshold filter.kind=threshold filter.logprob=-0.5 filter.length_ratio=2 filter.copy_rate=0.95
-    one weight filter.kind=weight filter.length_ratio=2 filter.copy_rate=0.95
-    one greedy generation.temperature=0
-    one sampled generation.temperature=0.7 generation.top_p=0.95
-    from=; one r4 lora.r=4 lora.lora_alpha=8
-    from=; one r64 lora.r=64 lora.lora_alpha=128
-    from=; one attention lora.target_modules=attention
-    from=; one mlp lora.target_modules=mlp
+# One setting changed at a time, from the plain warm start; from one of its own where the adapter differs.
+ablation() { # task, seed, name, settings
+    local task=$1 seed=$2 name=$3 from=warm-plain sets=() s; shift 3
+    for s; do sets+=(--set "$s"); done
+    case "$*" in *lora.*) from=warm-$name; arm "$task" "$seed" "$from" --set max_steps=0 "${sets[@]}" ;; esac
+    from=$(warm "$task" "$seed" "$from")
+    arm "$task" "$seed" "ablation-$name" --set max_steps=60 --set warmup_pairs.data= "${sets[@]}" --set A.adapter="$from/A" --set B.adapter="$from/B"
+}
+each_ablation() { # what is called with the name and the settings of each
+    "$@" plain # greedy, as the examples are
+    "$@" joint schedule=joint
+    "$@" refresh-2 rollout_refresh=2
+    "$@" refresh-4 rollout_refresh=4
+    "$@" threshold filter.kind=threshold filter.logprob=-0.5 filter.length_ratio=2 filter.copy_rate=0.95
+    "$@" weight filter.kind=weight filter.length_ratio=2 filter.copy_rate=0.95
+    "$@" sampled generation.temperature=0.7 generation.top_p=0.95
+    "$@" r4 lora.r=4 lora.lora_alpha=8
+    "$@" r64 lora.r=64 lora.lora_alpha=128
+    "$@" attention lora.target_modules=attention
+    "$@" mlp lora.target_modules=mlp
+}
+pool() { # a command, beside others, once there is room
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || true; done
+    "$@" &
 }
 
-declare -A of=([macct]=main_arms [pairs]=pairs_arms [ablations]=ablation_arms)
+declare -A of=([macct]=main_arms [pairs]=pairs_arms)
 base() { # task: the base as it is, which no seed changes
     local data; data=$(data_of "$1")
     [ ! -f "$out/$1/base.json" ] || return 0
@@ -88,9 +89,9 @@ for task in $tasks; do
     for what in $need; do python3 tools/fetch.py "$what" >/dev/null; done
     for set in $sets; do
         [ "$set" != macct ] || base "$task"
+        [ "$set" != ablations ] || { for seed in ${SEEDS:-1 2 3}; do pool arm "$task" "$seed" warm-plain --set max_steps=0; done; wait; }
         for seed in ${SEEDS:-1 2 3}; do
-            while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || true; done
-            ${of[$set]} "$task" "$seed" &
+            if [ "$set" = ablations ]; then each_ablation pool ablation "$task" "$seed"; else pool "${of[$set]}" "$task" "$seed"; fi
         done
     done
 done

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Do other loaders read what we export? Sets up their packages in cache/peer, then runs the scripts of tests/golden/make by hand.
 #   tools/check-loads.sh exports    PEFT, transformers, the gguf package; mlx by keys and shapes
-#   tools/check-loads.sh llamacpp   llama.cpp continues as cyclora does, and reads every family that crosses (builds llama-cpp-python where it is missing: 15 minutes)
+#   tools/check-loads.sh llamacpp   llama.cpp continues as cyclora does, and reads every family that crosses or was pruned (builds llama-cpp-python where it is missing: 15 minutes)
 #   tools/check-loads.sh tensorboard  the tensorboard package reads our event files as metrics.jsonl has them
 set -eu
 cd "$(dirname "$0")/.."
@@ -25,6 +25,7 @@ exports)
 llamacpp)
     "$python" -c 'import llama_cpp' 2>/dev/null || "$python" -m pip install -q "$(grep llama-cpp bench/peers/requirements.txt)"
     "$python" tests/golden/make/crossing_loads.py
+    "$python" tests/golden/make/prune_loads.py
     "$python" tests/golden/make/tokenizer_loads.py
     exec "$python" tests/golden/make/llamacpp_loads.py --gguf $model
     ;;

@@ -18,7 +18,7 @@ MAY = {
     "export": {"base", "core", "ops", "io", "model", "peft", "gen", "export"},
     "report": {"base", "report"},
     "train": {"base", "core", "ops", "io", "model", "peft", "gen", "data", "optim", "report", "train", "cpu"},
-    "api": {"base", "core", "ops", "io", "model", "peft", "gen", "data", "train", "export", "api", "cpu"},
+    "api": {"base", "core", "ops", "io", "model", "peft", "gen", "data", "report", "train", "export", "api", "cpu"},
     "app": {"base", "cyclora", "app"},
 }
 root = pathlib.Path(__file__).resolve().parent.parent

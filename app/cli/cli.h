@@ -12,14 +12,15 @@
 
 enum { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_INTERRUPTED = 130 };
 
-/* One row per subcommand (main.c). `run` sees its own name as argv[0] and returns the exit status. `help` is the page.
- */
+/* One row per subcommand (main.c), and per subcommand of one that has a page of its own ("data check"). `run` sees its own name (the last word of
+ * it) as argv[0] and returns the exit status. `help` is the page. */
 struct command {
     const char *name, *summary, *help;
     int (*run)(int argc, char **argv);
 };
 extern const struct command commands[]; /* ends with a NULL name */
 const struct command *command_find(const char *name);
+const struct command *command_within(const char *name, const char *sub); /* of two words; NULL: there is none */
 
 int cmd_train(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
@@ -29,19 +30,30 @@ int cmd_export(int argc, char **argv);
 int cmd_merge(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
+int cmd_prune(int argc, char **argv);
 int cmd_adapter(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_data(int argc, char **argv);
+int cmd_data_check(int argc, char **argv);
+int cmd_data_dedup(int argc, char **argv);
+int cmd_data_contamination(int argc, char **argv);
+int cmd_data_filter(int argc, char **argv);
+int cmd_data_split(int argc, char **argv);
+int cmd_data_convert(int argc, char **argv);
+int cmd_data_synth(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_embed(int argc, char **argv);
 int cmd_classify(int argc, char **argv);
 int cmd_score(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
+int cmd_recipes(int argc, char **argv);
+int cmd_init(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 extern const char help_train[], help_generate[], help_eval[], help_plan[], help_inspect[], help_data[], help_tokenize[], help_score[],
     help_doctor[], help_embed[], help_classify[], help_compare[], help_export[], help_merge[], help_convert[], help_adapter[], help_help[],
-    help_quantize[];
+    help_quantize[], help_prune[], help_recipes[], help_init[], help_data_check[], help_data_dedup[], help_data_contamination[],
+    help_data_filter[], help_data_split[], help_data_convert[], help_data_synth[];
 
 void cli_warn(const char *line);
 void cli_note(const char *line); /* what was asked for, on stderr as a warning is */

@@ -72,6 +72,15 @@ static const json_t *last_eval(const json_t *report) {
     return json_array_get(evals, json_array_size(evals) - 1);
 }
 
+/* A direction's columns: three that every table has, then what else any run says of it. */
+static const struct { const char *key, *head, *format; } usual[] = {{"bleu", ">BLEU", "%.1f"}, {"chrf", ">chrF", "%.1f"}, {"loss", ">loss", "%.3f"}};
+enum { USUAL = sizeof usual / sizeof *usual, FREE = TABLE_COLUMNS - 3 }; /* beside the name and the way round */
+
+struct own {
+    struct { size_t side; const char *key; char head[48]; } v[FREE];
+    int n;
+};
+
 /* Directions that the table has columns for. */
 static size_t columns(json_t *const *reports, int n) {
     size_t most = 2;
@@ -79,42 +88,65 @@ static size_t columns(json_t *const *reports, int n) {
         const size_t sides = json_array_size(json_object_get(last_eval(reports[i]), "sides"));
         if (sides > most) most = sides;
     }
-    return most < CYC_SIDES ? most : CYC_SIDES;
+    return most < FREE / USUAL ? most : FREE / USUAL;
 }
 
-static void scores(struct table *t, const json_t *eval, size_t sides, bool copy) {
+static bool has_column(const struct own *own, size_t side, const char *key) {
+    for (int k = 0; k < USUAL; k++)
+        if (!strcmp(usual[k].key, key)) return true;
+    for (int k = 0; k < own->n; k++)
+        if (own->v[k].side == side && !strcmp(own->v[k].key, key)) return true;
+    return false;
+}
+
+static void find_own(json_t *const *reports, int n, int room, struct own *own) {
+    json_t *side, *v;
+    const char *key;
+    size_t i;
+    for (int r = 0; r < n; r++)
+        json_array_foreach(json_object_get(last_eval(reports[r]), "sides"), i, side) json_object_foreach(side, key, v) {
+            if (!report_compares(side, key, v) || has_column(own, i, key) || own->n >= room) continue;
+            own->v[own->n].side = i, own->v[own->n].key = key;
+            snprintf(own->v[own->n++].head, sizeof own->v->head, ">%s", key);
+        }
+}
+
+static void scores(struct table *t, const json_t *eval, size_t sides, const struct own *own, bool copy) {
     for (size_t i = 0; i < sides; i++) {
-        const json_t *side = json_array_get(json_object_get(eval, "sides"), i);
-        table_number(t, copy ? json_object_get(side, "copy") : side, "bleu", "%.1f");
-        table_number(t, copy ? json_object_get(side, "copy") : side, "chrf", "%.1f");
-        table_number(t, copy ? NULL : side, "loss", "%.3f");
+        const json_t *side = json_array_get(json_object_get(eval, "sides"), i), *from = copy ? json_object_get(side, "copy") : side;
+        for (int k = 0; k < USUAL; k++) table_number(t, from, usual[k].key, usual[k].format);
+        for (int k = 0; k < own->n; k++)
+            if (own->v[k].side == i) table_number(t, from, own->v[k].key, "%.2f");
     }
     table_number(t, copy ? NULL : json_object_get(eval, "round_trip"), "chrf", "%.1f");
     table_number(t, copy ? NULL : json_object_get(eval, "round_trip"), "exact", "%.1f");
 }
 
 static void print_scores(char *const *dirs, json_t *const *reports, int n) {
-    static const char *const usual[] = {"A→B", "B→A"};
+    static const char *const ways[] = {"A→B", "B→A"};
     const size_t sides = columns(reports, n);
     struct table t = {0};
+    struct own own = {.n = 0};
     char head[CYC_SIDES][48]; /* the table keeps them */
+    find_own(reports, n, FREE - (int)sides * USUAL, &own);
     table_head(&t, "");
     for (size_t i = 0; i < sides; i++) {
         const char *direction = json_text(json_array_get(json_object_get(last_eval(reports[0]), "sides"), i), "direction");
-        snprintf(head[i], sizeof head[i], ">%.32s BLEU", *direction ? direction : i < 2 ? usual[i] : "");
+        snprintf(head[i], sizeof head[i], ">%.32s BLEU", *direction ? direction : i < 2 ? ways[i] : "");
         table_head(&t, head[i]);
-        table_head(&t, ">chrF");
-        table_head(&t, ">loss");
+        for (int k = 1; k < USUAL; k++) table_head(&t, usual[k].head);
+        for (int k = 0; k < own.n; k++)
+            if (own.v[k].side == i) table_head(&t, own.v[k].head);
     }
     table_head(&t, ">round trip chrF");
     table_head(&t, ">exact %");
     if (json_object_get(json_array_get(json_object_get(last_eval(reports[0]), "sides"), 0), "copy")) {
         table_text(&t, "copying the input");
-        scores(&t, last_eval(reports[0]), sides, true);
+        scores(&t, last_eval(reports[0]), sides, &own, true);
     }
     for (int i = 0; i < n; i++) {
         table_text(&t, dirs[i]);
-        scores(&t, last_eval(reports[i]), sides, false);
+        scores(&t, last_eval(reports[i]), sides, &own, false);
     }
     table_print(&t, "");
 }

@@ -25,6 +25,10 @@ struct cell {
 /* What completions are made with, from the configuration. */
 struct scored { const char *data, *model, *device, *dtype, *max_new; };
 
+/* What a metric is called, and which way it is better. */
+struct metric { const char *key, *head, *format; double scale; bool lower; };
+enum { MOST_SCORES = 16 };
+
 struct comparison {
     arena mem;
     const char *config, *out;  /* the file; the folder that all of it goes to */
@@ -38,6 +42,8 @@ struct comparison {
     bool keeps_features;       /* the configuration names no features.cache: the heads share one here */
     struct cell *cell;
     int n;
+    struct metric metric[MOST_SCORES]; /* what any cell has: the usual ones first, then those that only its runs know (compare_out.c) */
+    int metrics;
 };
 
 /* The cells that the arguments ask for, each checked against the configuration. Returns STATUS_OK, or says what is wrong. */
@@ -55,9 +61,6 @@ int child_run(const char **argv, const char *log, void (*each)(void *ctx, const 
  * where there are no prompts with a completion, or the program that writes failed. */
 json_t *completions_score(const struct comparison *c, const char *folder);
 
-/* What a metric is called, and which way it is better. */
-struct metric { const char *key, *head, *format; double scale; bool lower; };
-const struct metric *metric_main(const struct comparison *c); /* that of the plot; NULL where no cell has any */
 json_t *comparison_json(const struct comparison *c);
 void comparison_print(const struct comparison *c);
 int comparison_write(struct comparison *c); /* OUT/compare.md, compare.json, compare.svg */

@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct metric metrics[] = {{"accuracy", "accuracy %", "%.1f", 100, false}, {"macro_f1", "macro F1 %", "%.1f", 100, false}, {"chrf", "chrF", "%.1f", 1, false},
-                                        {"bleu", "BLEU", "%.1f", 1, false},             {"exact", "exact %", "%.1f", 1, false},          {"loss", "loss", "%.3f", 1, true}};
-enum { METRICS = sizeof metrics / sizeof *metrics };
+static const struct metric usual[] = {{"accuracy", "accuracy %", "%.1f", 100, false}, {"macro_f1", "macro F1 %", "%.1f", 100, false}, {"chrf", "chrF", "%.1f", 1, false},
+                                      {"bleu", "BLEU", "%.1f", 1, false},             {"exact", "exact %", "%.1f", 1, false},          {"loss", "loss", "%.3f", 1, true}};
+enum { USUAL = sizeof usual / sizeof *usual };
 
 static const json_t *metric_of(const struct cell *x, const struct metric *m) {
     return json_object_get(json_object_get(x->result, "metrics"), m->key);
@@ -24,11 +24,26 @@ static bool any_has(const struct comparison *c, const struct metric *m) {
     return false;
 }
 
-const struct metric *metric_main(const struct comparison *c) {
-    for (int m = 0; m < METRICS; m++)
-        if (any_has(c, &metrics[m])) return &metrics[m];
-    return NULL;
+static bool listed(const struct comparison *c, const char *name) {
+    for (int m = 0; m < c->metrics; m++)
+        if (!strcmp(c->metric[m].key, name)) return true;
+    return false;
 }
+
+/* The usual metrics that any cell has, then those of a run's own (eval.metrics, the numbers of a command) by their names. */
+static void find_metrics(struct comparison *c) {
+    const char *name;
+    json_t *v;
+    c->metrics = 0;
+    for (int m = 0; m < USUAL; m++)
+        if (any_has(c, &usual[m])) c->metric[c->metrics++] = usual[m];
+    for (int i = 0; i < c->n; i++)
+        json_object_foreach(json_object_get(c->cell[i].result, "metrics"), name, v)
+            if (c->metrics < MOST_SCORES && !listed(c, name)) c->metric[c->metrics++] = (struct metric){name, name, "%.2f", 1, false};
+}
+
+/* That of the plot; NULL where no cell has any. */
+static const struct metric *main_metric(const struct comparison *c) { return c->metrics ? &c->metric[0] : NULL; }
 
 /* --- cells of the table ------------------------------------------------------------------------------------------------ */
 static void number(str *out, const char *format, double x) {
@@ -65,7 +80,7 @@ static void remark(str *out, const struct comparison *c, const struct cell *x, i
     else if (*why) text_one_line(out, why, columns);
 }
 
-/* Column k of row x (NULL: its head); false behind the last. The metrics that no row has are left out. */
+/* Column k of row x (NULL: its head); false behind the last. */
 static bool column(const struct comparison *c, const struct cell *x, int k, int columns, str *out) {
     static const char *const heads[] = {"method", ">learning rate", ">trained"}, *const tails[] = {">a step", ">planned", ">measured", ""};
     str_clear(out);
@@ -78,12 +93,12 @@ static bool column(const struct comparison *c, const struct cell *x, int k, int 
         return true;
     }
     k -= 3;
-    for (int m = 0; m < METRICS; m++) {
-        if (!any_has(c, &metrics[m]) || k--) continue;
-        if (!x) str_addf(out, ">%s", metrics[m].head);
-        else figure(out, metric_of(x, &metrics[m]), &metrics[m]);
+    if (k < c->metrics) {
+        if (!x) str_addf(out, ">%s", c->metric[k].head);
+        else figure(out, metric_of(x, &c->metric[k]), &c->metric[k]);
         return true;
     }
+    k -= c->metrics;
     if (k > 3) return false;
     if (!x) return str_adds(out, tails[k]), true;
     if (k == 0) seconds(out, x);
@@ -122,7 +137,7 @@ static void sentence_memory(str *out) {
 }
 
 void comparison_print(const struct comparison *c) {
-    char head[24][24];
+    char head[24][40];
     struct table t = {0};
     str cell = {0};
     int columns = 0;
@@ -168,7 +183,7 @@ static void markdown(const struct comparison *c, str *out) {
 }
 
 json_t *comparison_json(const struct comparison *c) {
-    const struct metric *m = metric_main(c);
+    const struct metric *m = main_metric(c);
     json_t *cells = json_array();
     for (int i = 0; i < c->n; i++) {
         const struct cell *x = &c->cell[i];
@@ -233,7 +248,8 @@ static int write(struct comparison *c, const char *name, str *text) {
 }
 
 int comparison_write(struct comparison *c) {
-    const struct metric *m = metric_main(c);
+    find_metrics(c);
+    const struct metric *m = main_metric(c);
     str md = {0}, svg = {0}, json = {0};
     json_t *j = comparison_json(c);
     char *text = json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(8));

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "compare.h"
 #include "base/file.h"
+#include "report.h"
 #include "term.h"
 #include <cyclora/cyclora.h>
 #include <ctype.h>
@@ -209,20 +210,27 @@ static double step_seconds(const char *path) {
     return m;
 }
 
-/* The mean over the sides of each metric of the last evaluation. Of tokens the accuracy is none of a task's. */
-static json_t *metrics_of(const json_t *report) {
-    static const char *const keys[] = {"accuracy", "macro_f1", "loss", "bleu", "chrf", "exact"};
-    const json_t *evals = json_object_get(report, "evals"), *sides = json_object_get(json_array_get(evals, json_array_size(evals) - 1), "sides");
-    const size_t n = json_array_size(sides);
-    json_t *m = json_object();
-    for (size_t k = 0; n && k < sizeof keys / sizeof *keys; k++) {
-        double sum = 0;
-        for (size_t i = 0; i < n; i++) {
-            const json_t *side = json_array_get(sides, i);
-            sum += k == 0 && !json_object_get(side, "macro_f1") ? NAN : json_num(side, keys[k]);
-        }
-        if (!isnan(sum)) json_object_set_new(m, keys[k], json_real(sum / (double)n));
+/* The mean of a figure over the sides that have it. */
+static void add_mean(json_t *to, const json_t *sides, const char *name) {
+    size_t i, n = 0;
+    double sum = 0;
+    json_t *side;
+    json_array_foreach(sides, i, side) {
+        const json_t *v = json_object_get(side, name);
+        if (report_compares(side, name, v)) sum += json_real_value(v), n++;
     }
+    if (n) json_object_set_new(to, name, json_real(sum / (double)n));
+}
+
+/* Of the last evaluation: the usual metrics first, then what else it has (eval.metrics, the numbers of a command). */
+static json_t *metrics_of(const json_t *report) {
+    static const char *const usual[] = {"accuracy", "macro_f1", "loss", "bleu", "chrf", "exact"};
+    const json_t *evals = json_object_get(report, "evals"), *sides = json_object_get(json_array_get(evals, json_array_size(evals) - 1), "sides");
+    json_t *m = json_object(), *side, *v;
+    const char *name;
+    size_t i;
+    for (i = 0; i < sizeof usual / sizeof *usual; i++) add_mean(m, sides, usual[i]);
+    json_array_foreach(sides, i, side) json_object_foreach(side, name, v) if (!json_object_get(m, name)) add_mean(m, sides, name);
     return m;
 }
 
@@ -275,10 +283,11 @@ static json_t *spread(const json_t *runs, const char *group, const char *key) {
 }
 
 static void summarise(struct cell *x, json_t *runs) {
-    static const char *const metrics[] = {"accuracy", "macro_f1", "loss", "bleu", "chrf", "exact"};
-    json_t *all = json_object(), *m;
-    for (size_t k = 0; k < sizeof metrics / sizeof *metrics; k++)
-        if ((m = spread(runs, "metrics", metrics[k]))) json_object_set_new(all, metrics[k], m);
+    json_t *all = json_object(), *m, *run, *v;
+    const char *name;
+    size_t i;
+    json_array_foreach(runs, i, run) json_object_foreach(json_object_get(run, "metrics"), name, v)
+        if (!json_object_get(all, name) && (m = spread(runs, "metrics", name))) json_object_set_new(all, name, m);
     static const struct { const char *key, *of; } facts[] = {{"trained", "max"}, {"planned", "max"}, {"measured", "max"}, {"seconds_per_step", "median"}};
     x->result = json_pack("{s:o, s:o}", "metrics", all, "runs", runs);
     for (size_t k = 0; k < sizeof facts / sizeof *facts; k++) {
@@ -286,7 +295,6 @@ static void summarise(struct cell *x, json_t *runs) {
         if (m) json_object_set(x->result, facts[k].key, json_object_get(m, facts[k].of));
         json_decref(m);
     }
-    size_t i;
     json_array_foreach(runs, i, m) if (json_object_get(m, "error")) json_object_set(x->result, "error", json_object_get(m, "error"));
 }
 

@@ -1,11 +1,9 @@
 /* `cyclora data`: what data files hold (stats), training rows as the model will see them, token by token (preview), and data of cycle
  * training made by a recipe (prepare; prepare.c). */
 #define _POSIX_C_SOURCE 200809L /* strdup */
-#include "args.h"
-#include "cli.h"
+#include "data.h"
 #include "prepare.h"
 #include "term.h"
-#include <cyclora/cyclora.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,13 +13,20 @@ const char help_data[] =
     "Shows the first training rows as token pieces, with those that carry loss marked: in green, or between ⟦ and ⟧\n"
     "where there are no colours. A mask that is off by a token, a template twice, a missing end token are seen here.\n"
     "Or counts what data files hold: their shape, rows, lengths, duplicates, what max_length cuts. Or makes the data of\n"
-    "cycle training, with a configuration, from what there is.\n"
+    "cycle training, with a configuration, from what there is. Each of the others has a page: `cyclora help data check`.\n"
     "\n"
     "Usage: cyclora data preview CONFIG [-n N] [--set key=value]... [--json]\n"
     "       cyclora data preview FILE... --model PATH [-n N] [--format F] [--field NAME] [--max-length N] [--json]\n"
-    "       cyclora data stats FILE... [--model PATH] [--format F] [--field NAME] [--max-length N] [--json]\n"
+    "       cyclora data stats FILE... [--model PATH] [--format F] [--field NAME] [--max-length N] [--html PAGE [--overwrite]]\n"
+    "                          [--json]\n"
     "       cyclora data prepare RECIPE FILE... --out DIR [--field A,B] [--names A,B] [--model PATH] [--seed N]\n"
     "                            [--warm S] [--dev S] [--test S] [--json]\n"
+    "       cyclora data check FILE...                          what is wrong with records, by line\n"
+    "       cyclora data dedup FILE... -o OUT                   without those that an earlier one equals, or is near\n"
+    "       cyclora data contamination TRAIN... --against TEST  test records that stand in the training data\n"
+    "       cyclora data filter FILE... -o OUT RULE...          those that pass rules of length, ratio, letters, fields\n"
+    "       cyclora data split FILE... --out DIR                train, dev and test, groups kept together\n"
+    "       cyclora data convert FILE... --to SHAPE -o OUT      in another shape\n"
     "\n"
     "  CONFIG           a run's YAML file (.yaml, .yml)\n"
     "  FILE             JSONL, a JSON array, CSV or TSV with a header, plain lines; also .gz and .zst\n"
@@ -30,6 +35,7 @@ const char help_data[] =
     "  --format F       text, messages, prompt_completion, alpaca, sharegpt; lines, jsonl, json, csv, tsv (found by itself)\n"
     "  --field NAME     the field of a text; two with a comma: of a prompt and its completion\n"
     "  --max-length N   where rows are cut (1024)\n"
+    "  --html PAGE      the statistics as a page of HTML; --overwrite: it may be there already\n"
     "  --set key=value  goes over the configuration; may be given several times\n"
     "  RECIPE           entities: CoNLL, or JSONL of tokens and tags: a sentence, and \"LOC: New York | PER: Ada\"\n"
     "                   records: JSONL {\"record\": {\"name\": ...}, \"text\"}: \"name: value | ...\", and a text\n"
@@ -50,7 +56,7 @@ const char help_data[] =
     "  cyclora data prepare style letters.tsv --names Formal,Informal --out data/letters --model base.gguf\n"
     "  cyclora data stats alpaca.json chats.jsonl.gz --model SmolLM2-135M-Instruct.Q4_1.gguf\n"
     "\n"
-    "Writes to stdout, and prepare to DIR. Exit status: 0; 2 for a wrong configuration or data file (named with its\n"
+    "Writes to stdout, prepare to DIR, stats to PAGE. Exit status: 0; 2 for a wrong configuration or data file (named with its\n"
     "line); 1 otherwise.\n";
 
 static void open_line(bool *line_open) {
@@ -154,6 +160,32 @@ static int preview(const char *config, const struct arg_list *sets, int rows, bo
 }
 
 /* --- files ---------------------------------------------------------------------------------------------------------- */
+/* A bar for each bin of lengths, in eighths of a column. */
+static void print_histogram(const json_t *bins) {
+    static const char *const eighths[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
+    const json_t *b;
+    size_t i;
+    double most = 1;
+    json_array_foreach(bins, i, b) most = fmax(most, json_num(b, "rows"));
+    json_array_foreach(bins, i, b) {
+        const double rows = json_num(b, "rows"), columns = rows / most * fmin(term_width() - 36, 60);
+        char range[40];
+        if (json_num(b, "to") > json_num(b, "from")) snprintf(range, sizeof range, "%.0f-%.0f", json_num(b, "from"), json_num(b, "to"));
+        else snprintf(range, sizeof range, "%.0f", json_num(b, "from"));
+        printf("  %13s %8.0f ", range, rows);
+        for (int k = 0; k < (int)columns; k++) fputs("█", stdout);
+        puts(eighths[(int)(8 * (columns - floor(columns)))]);
+    }
+}
+
+static void print_cuts(const json_t *o) {
+    const json_t *c;
+    size_t i;
+    json_array_foreach(json_object_get(o, "cuts"), i, c)
+        printf("  max_length %.0f would cut %.0f rows (%.3g %%) and lose %.3g %% of the tokens\n", json_num(c, "max_length"), json_num(c, "rows"),
+               100 * json_num(c, "rows") / json_num(o, "rows"), 100 * json_num(c, "tokens") / json_num(o, "tokens"));
+}
+
 static void print_counts(const json_t *o) {
     const json_t *l = json_object_get(o, "length");
     printf("  %.0f rows, %.0f duplicates", json_num(o, "rows"), json_num(o, "duplicates"));
@@ -165,6 +197,8 @@ static void print_counts(const json_t *o) {
     if (json_num(o, "truncated") > 0) printf("; %.0f rows are cut to max_length", json_num(o, "truncated"));
     if (json_num(o, "unlearnable") > 0) printf("; %.0f have nothing to learn within it", json_num(o, "unlearnable"));
     putchar('\n');
+    print_histogram(json_object_get(o, "histogram"));
+    print_cuts(o);
 }
 
 static void print_files(const json_t *o) {
@@ -183,19 +217,34 @@ static void print_files(const json_t *o) {
     print_counts(json_object_get(o, "totals"));
 }
 
-struct look { /* what `stats` and `preview FILE` are asked for */
-    struct arg_list files;
-    const char *model, *format, *field;
-    int max_length;
+int data_request(struct data_in *in, const char *command, cyc_data_request *q) {
+    if (!in->files.n) return args_missing(command, "FILE");
+    char *second = NULL;
+    if (in->field && !(in->own = strdup(in->field))) return cli_bad("out of memory");
+    if (in->own && (second = strchr(in->own, ','))) *second++ = 0;
+    *q = (cyc_data_request){in->files.v, in->files.n, in->format, in->own, second, in->model, in->max_length, 0};
+    return -1;
+}
+
+void data_in_free(struct data_in *in) {
+    free(in->files.v);
+    free(in->own);
+}
+
+struct page { /* of statistics: where, NULL: none, and whether it may be there already */
+    const char *path;
+    bool overwrite;
 };
 
-static int look_at(const struct look *l, int rows, bool json) {
-    char *text = NULL, *first = l->field ? strdup(l->field) : NULL, *second = first ? strchr(first, ',') : NULL;
-    if (second) *second++ = 0;
-    cyc_data_request q = {l->files.v, l->files.n, l->format, first, second, l->model, l->max_length, rows};
+static int look_at(struct data_in *l, int rows, bool json, const struct page *page) {
+    char *text = NULL;
+    cyc_data_request q;
+    int status = data_request(l, "data", &q);
+    if (status >= 0) return status;
+    q.rows = rows;
     int code = cyc_data_stats(&q, &text);
-    free(first);
-    if (code) return cli_failed(code);
+    if (!code && page->path) code = cyc_data_page(text, page->path, page->overwrite);
+    if (code) return cyc_free(text), cli_failed(code);
     json_t *o = json_take(text);
     if (!json) print_files(o);
     json ? json_line(o) : json_decref(o);
@@ -203,13 +252,13 @@ static int look_at(const struct look *l, int rows, bool json) {
 }
 
 /* What belongs to files has no say over a configuration, and the other way round. */
-static int preview_any(const struct look *l, const struct arg_list *sets, int rows, bool json) {
+static int preview_any(struct data_in *l, const struct arg_list *sets, int rows, bool json) {
     const char *first = l->files.v[0];
     bool config = str_ends(first, ".yaml") || str_ends(first, ".yml");
     if (!config && !l->model)
         return cli_bad("data: %s is taken for a data file (a CONFIG ends in .yaml), so --model must say whose tokenizer to use", first);
     if (!config && sets->n) return cli_bad("data: --set is for a CONFIG; %s is taken for a data file (a CONFIG ends in .yaml)", first);
-    if (!config) return look_at(l, rows, json);
+    if (!config) return look_at(l, rows, json, &(struct page){0});
     if (l->files.n > 1) return cli_bad("data: superfluous argument '%s'", l->files.v[1]);
     if (l->model || l->format || l->field || l->max_length)
         return cli_bad("data: --model, --format, --field and --max-length are for data files; a CONFIG says these itself (--set)");
@@ -219,7 +268,8 @@ static int preview_any(const struct look *l, const struct arg_list *sets, int ro
 int cmd_data(int argc, char **argv) {
     const char *what = NULL;
     struct arg_list sets = {0};
-    struct look l = {0};
+    struct data_in l = {0};
+    struct page page = {0};
     struct prepare p = {.seed = 42, .warm = 0.05, .dev = 0.05, .test = 0.1};
     int rows = 3;
     bool json = false;
@@ -232,6 +282,8 @@ int cmd_data(int argc, char **argv) {
                                {"--format", ARG_TEXT, &l.format, 0},
                                {"--field", ARG_TEXT, &l.field, 0},
                                {"--max-length", ARG_INT, &l.max_length, 2},
+                               {"--html", ARG_TEXT, &page.path, 0},
+                               {"--overwrite", ARG_FLAG, &page.overwrite, 0},
                                {"--out", ARG_TEXT, &p.out, 0},
                                {"--names", ARG_TEXT, &p.names, 0},
                                {"--seed", ARG_SEED, &p.seed, 0},
@@ -241,20 +293,21 @@ int cmd_data(int argc, char **argv) {
                                {0}};
     int status = args_parse("data", argc, argv, args);
     if (status < 0) {
-        const bool prepares = what && !strcmp(what, "prepare");
+        const bool prepares = what && !strcmp(what, "prepare"), counts = what && !strcmp(what, "stats");
         if (!what) status = args_missing("data", "what to do (preview, stats, prepare)");
-        else if (strcmp(what, "preview") != 0 && strcmp(what, "stats") != 0 && !prepares)
+        else if (strcmp(what, "preview") != 0 && !counts && !prepares)
             status = cli_bad("data: '%s' is nothing that can be done; `cyclora data preview CONFIG`, `cyclora data stats FILE...` and "
-                             "`cyclora data prepare RECIPE FILE...` are",
+                             "others are: `cyclora help data`",
                              what);
         else if (!l.files.n) status = args_missing("data", prepares ? "RECIPE" : *what == 'p' ? "CONFIG" : "FILE");
         else if (prepares && (l.format || l.max_length || sets.n))
             status = cli_bad("data: --format, --max-length and --set have no use with prepare");
+        else if (!counts && (page.path || page.overwrite)) status = cli_bad("data: --html and --overwrite belong to stats");
         else if (!prepares && (p.out || p.names)) status = cli_bad("data: %s belongs to prepare", p.out ? "--out" : "--names");
         else if (prepares) status = data_prepare(&p, &l.files, l.field, l.model, json);
-        else status = *what == 'p' ? preview_any(&l, &sets, rows, json) : look_at(&l, 0, json);
+        else status = *what == 'p' ? preview_any(&l, &sets, rows, json) : look_at(&l, 0, json, &page);
     }
     free(sets.v);
-    free(l.files.v);
+    data_in_free(&l);
     return status;
 }

@@ -1,8 +1,10 @@
-/* `cyclora eval`: a run's adapters on the configuration's held-out data, or the likelihood of one text. */
+/* `cyclora eval`: a run's adapters on the configuration's held-out data, the likelihood of one text, or a task
+ * with few examples before it (shots.c). */
 #include "adapters.h"
 #include "args.h"
 #include "cli.h"
 #include "report.h"
+#include "shots.h"
 #include "term.h"
 #include <cyclora/cyclora.h>
 #include <math.h>
@@ -10,10 +12,11 @@
 #include <stdlib.h>
 
 const char help_eval[] =
-    "Evaluates on held-out data: a run's adapters as its configuration says, or any model on one text.\n"
+    "Evaluates on held-out data: a run's adapters as its configuration says, or any model on one text or a task.\n"
     "\n"
     "Usage: cyclora eval CONFIG [--run DIR] [--set key=value]... [--json]\n"
     "       cyclora eval --model M [--adapter DIR] --text F [--json]\n"
+    "       cyclora eval --model M [--adapter DIR] [--compare DIR]... --task T [--shots 0..K] [options]\n"
     "\n"
     "  CONFIG           a run's YAML file; eval.data names the held-out pairs or rows\n"
     "  --run DIR        a run folder, whose DIR/A and DIR/B (of one side: its adapter) are evaluated; else the bare base "
@@ -27,7 +30,22 @@ const char help_eval[] =
     "                   \"perplexity\"}, where nll[0] is 0 and tokens counts those that were predicted (all but the "
     "first)\n"
     "\n"
+    "Of a task, with no or few examples in the prompt (percent; +- is the standard error of the mean over the records):\n"
+    "  --task T         records {\"question\", \"choices\": [...], \"answer\": number or text} or {\"question\", \"answer\"}, JSONL or a JSON\n"
+    "                   array; or a task of the lm-evaluation-harness over local files (.yaml), whose figures these are\n"
+    "  --shots K        examples before each record: 3, 0,1,5 or 0..5, a row each (0)\n"
+    "  --compare DIR    an adapter, a row of its own with the first of --shots; may be given several times\n"
+    "  --shot-data F    draw them from there (a task's fewshot_split, or its other records; never the record itself)\n"
+    "  --draw D         same: once for all records (faster), each: anew for each, first: the first of the file, task: as the\n"
+    "                   file says, else same (the default); --seed N\n"
+    "  --template T     doc_to_text: a field, or Jinja over the fields: $'Q: {{question}}\\nA:'; likewise --choices\n"
+    "                   (or a JSON list), --target, --description\n"
+    "  --until S, --max-new-tokens N  where an answer that is written ends (a line's end; 64 tokens)\n"
+    "  --chat           questions are what a user says in the model's chat template, answers what the assistant says\n"
+    "  --limit N        the first N records; --batch N: prompts at once (8), more are faster and take more memory\n"
+    "\n"
     "Examples:\n"
+    "  cyclora eval --model base.gguf --task quiz.jsonl --shots 0..5 --compare out/adapter\n"
     "  cyclora eval run.yaml --run out --set eval.limit=200\n"
     "  cyclora eval --model base.gguf --adapter out/A --text chapter.txt\n"
     "\n"
@@ -66,18 +84,16 @@ static int score_text(cyc_model *m, cyc_adapter *a, const char *path, const str 
     return status;
 }
 
-struct where { const char *device, *dtype; };
-
-static int eval_text(const char *model, const struct arg_list *adapter, const char *path, const struct where *on, bool json) {
+static int eval_text(const struct shots_ask *q, const char *path) {
     cyc_model *m = NULL;
     struct adapters a = {0};
     str text = {0};
     int status = text_read(path, &text), code = CYC_OK;
-    if (!status) code = cyc_model_open(model, &m);
-    if (!status && !code) code = cyc_model_device(m, on->device, on->dtype);
+    if (!status) code = cyc_model_open(q->model, &m);
+    if (!status && !code) code = cyc_model_device(m, q->device, q->dtype);
     if (code) status = cli_failed(code);
-    if (!status) status = adapters_open("eval", m, adapter, false, false, &a);
-    if (!status) status = score_text(m, a.a, path, &text, json);
+    if (!status) status = adapters_open("eval", m, &q->adapter, false, false, &a);
+    if (!status) status = score_text(m, a.a, path, &text, q->json);
     adapters_close(&a);
     if (m) cyc_model_close(m);
     str_free(&text);
@@ -104,28 +120,38 @@ static int eval_config(const char *path, const struct arg_list *sets, const char
 }
 
 int cmd_eval(int argc, char **argv) {
-    const char *config = NULL, *run = NULL, *model = NULL, *text = NULL;
-    struct arg_list sets = {0}, adapter = {0};
-    bool json = false;
-    struct where on = {"cpu", "auto"};
+    const char *config = NULL, *run = NULL, *text = NULL;
+    struct arg_list sets = {0};
+    struct shots_ask q = {.device = "cpu", .dtype = "auto"};
     const struct arg args[] = {{"CONFIG", ARG_TEXT, &config, 0},     {"--run", ARG_TEXT, &run, 0},
-                               {"--set", ARG_LIST, &sets, 0},        {"--model", ARG_TEXT, &model, 0},
-                               {"--adapter", ARG_LIST, &adapter, 0}, {"--text", ARG_TEXT, &text, 0},
-                               {"--device", ARG_TEXT, &on.device, 0}, {"--dtype", ARG_TEXT, &on.dtype, 0},
-                               {"--json", ARG_FLAG, &json, 0},       {0}};
+                               {"--set", ARG_LIST, &sets, 0},        {"--model", ARG_TEXT, &q.model, 0},
+                               {"--adapter", ARG_LIST, &q.adapter, 0}, {"--text", ARG_TEXT, &text, 0},
+                               {"--device", ARG_TEXT, &q.device, 0}, {"--dtype", ARG_TEXT, &q.dtype, 0},
+                               {"--json", ARG_FLAG, &q.json, 0},     {"--task", ARG_TEXT, &q.task, 0},
+                               {"--shots", ARG_TEXT, &q.shots, 0},   {"--shot-data", ARG_TEXT, &q.shot_data, 0},
+                               {"--draw", ARG_TEXT, &q.draw, 0},     {"--compare", ARG_LIST, &q.compare, 0},
+                               {"--template", ARG_TEXT, &q.text, 0}, {"--choices", ARG_TEXT, &q.choice, 0},
+                               {"--target", ARG_TEXT, &q.target, 0}, {"--description", ARG_TEXT, &q.description, 0},
+                               {"--until", ARG_LIST, &q.until, 0},   {"--max-new-tokens", ARG_INT, &q.max_new, 1},
+                               {"--limit", ARG_INT, &q.limit, 1},    {"--batch", ARG_INT, &q.batch, 1},
+                               {"--seed", ARG_SEED, &q.seed, 0},     {"--chat", ARG_FLAG, &q.chat, 0},
+                               {0}};
     int status = args_parse("eval", argc, argv, args);
     if (status < 0) {
-        bool of_config = config || run || sets.n, of_text = model || adapter.n || text;
-        if (of_config && of_text)
-            status = cli_bad("eval: a configuration (CONFIG, --run, --set) and a text (--model, --adapter, --text) "
-                             "are two different evaluations");
-        else if (of_text && !model) status = args_missing("eval", "--model");
-        else if (of_text && !text) status = args_missing("eval", "--text");
-        else if (of_text) status = eval_text(model, &adapter, text, &on, json);
+        const bool of_config = config || run || sets.n, of_model = q.model || q.adapter.n || text || q.task || shots_asks(&q);
+        if (of_config && of_model)
+            status = cli_bad("eval: a configuration (CONFIG, --run, --set) and a text or a task (--model, --adapter, --text, --task) "
+                             "are different evaluations");
+        else if (of_model && !q.model) status = args_missing("eval", "--model");
+        else if (text && q.task) status = cli_bad("eval: --text and --task are two evaluations: give one");
+        else if (q.task) status = eval_task(&q);
+        else if (shots_asks(&q)) status = args_missing("eval", "--task");
+        else if (of_model && !text) status = args_missing("eval", "--text or --task");
+        else if (of_model) status = eval_text(&q, text);
         else if (!config) status = args_missing("eval", "CONFIG");
-        else status = eval_config(config, &sets, run, json);
+        else status = eval_config(config, &sets, run, q.json);
     }
     free(sets.v);
-    free(adapter.v);
+    free(q.adapter.v), free(q.compare.v), free(q.until.v);
     return status;
 }

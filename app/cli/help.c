@@ -8,7 +8,7 @@
 
 const char help_help[] = "Shows a page: about a command, or about every key of a configuration file.\n"
                          "\n"
-                         "Usage: cyclora help [COMMAND | config] [--markdown]\n"
+                         "Usage: cyclora help [COMMAND [SUBCOMMAND] | config] [--markdown]\n"
                          "\n"
                          "  --markdown   the configuration's keys as the page docs/config.md\n"
                          "\n"
@@ -28,12 +28,15 @@ static void overview(void) {
         "\n"
         "Usage: cyclora COMMAND ...\n\n",
         cyc_version());
-    for (const struct command *c = commands; c->name; c++) printf("  %-10s %s\n", c->name, c->summary);
+    for (const struct command *c = commands; c->name; c++)
+        if (!strchr(c->name, ' ')) printf("  %-10s %s\n", c->name, c->summary);
     printf("\n"
            "`cyclora COMMAND --help` shows a command's page, `cyclora help config` every configuration key,\n"
            "`cyclora --version` the version.\n"
            "\n"
            "A first run:\n"
+           "  cyclora recipes                           what is there to do?\n"
+           "  cyclora init sft --model M --data F       run.yaml, a line of reason beside each key\n"
            "  cyclora plan run.yaml                     does it fit?\n"
            "  cyclora data preview run.yaml             are these the tokens that should be learnt?\n"
            "  cyclora train run.yaml                    the run; Ctrl-C saves, --resume goes on\n"
@@ -108,18 +111,18 @@ static void config_markdown(void) {
 }
 
 int cmd_help(int argc, char **argv) {
-    const char *page = NULL;
+    const char *page = NULL, *sub = NULL;
     bool markdown = false;
-    const struct arg args[] = {{"PAGE", ARG_TEXT, &page, 0}, {"--markdown", ARG_FLAG, &markdown, 0}, {0}};
+    const struct arg args[] = {{"PAGE", ARG_TEXT, &page, 0}, {"PAGE", ARG_TEXT, &sub, 0}, {"--markdown", ARG_FLAG, &markdown, 0}, {0}};
     if (argc < 2 || !strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")) {
         overview();
         return STATUS_OK;
     }
     int status = args_parse("help", argc, argv, args);
     if (status >= 0) return status;
-    const struct command *c = page ? command_find(page) : NULL;
+    const struct command *c = sub ? command_within(page, sub) : page ? command_find(page) : NULL;
     if (c) fputs(c->help, stdout);
-    else if (page && !strcmp(page, "config")) markdown ? config_markdown() : config_page();
-    else return cli_bad("help: there is no page '%s'; `cyclora --help` shows the commands", page ? page : "");
+    else if (page && !sub && !strcmp(page, "config")) markdown ? config_markdown() : config_page();
+    else return cli_bad("help: there is no page '%s%s%s'; `cyclora --help` shows the commands", page ? page : "", sub ? " " : "", sub ? sub : "");
     return STATUS_OK;
 }

@@ -10,9 +10,18 @@
 #include <unistd.h>
 
 const struct command commands[] = {
+    {"recipes", "what can be done, and the page that tells when", help_recipes, cmd_recipes},
+    {"init", "a commented configuration, ready to run, by a recipe", help_init, cmd_init},
     {"train", "train adapters as a configuration says", help_train, cmd_train},
     {"plan", "the memory and the work of a run, before a weight is read", help_plan, cmd_plan},
     {"data", "see the training rows, and which tokens carry loss", help_data, cmd_data},
+    {"data check", "what is wrong with data files, by line", help_data_check, cmd_data_check},
+    {"data dedup", "records that an earlier one equals, or is near, go", help_data_dedup, cmd_data_dedup},
+    {"data contamination", "test records that stand in training data", help_data_contamination, cmd_data_contamination},
+    {"data filter", "records that pass rules", help_data_filter, cmd_data_filter},
+    {"data split", "train, dev and test, groups kept together", help_data_split, cmd_data_split},
+    {"data convert", "records in another shape", help_data_convert, cmd_data_convert},
+    {"data synth", "pairs of instruction and output, written by a local teacher", help_data_synth, cmd_data_synth},
     {"eval", "evaluate a run, or score a text with a model", help_eval, cmd_eval},
     {"compare", "methods of one configuration, or finished runs, beside each other", help_compare, cmd_compare},
     {"generate", "write with a model, with or without an adapter", help_generate, cmd_generate},
@@ -24,6 +33,7 @@ const struct command commands[] = {
     {"merge", "an adapter and its base as one model", help_merge, cmd_merge},
     {"convert", "a model in the other format or another type", help_convert, cmd_convert},
     {"quantize", "a model with its matrices in fewer bits, and what that costs", help_quantize, cmd_quantize},
+    {"prune", "a smaller model: blocks and channels that count least left out", help_prune, cmd_prune},
     {"adapter", "adapters made of adapters: another rank, averages, TIES, DARE", help_adapter, cmd_adapter},
     {"inspect", "what a model, adapter, checkpoint or run folder holds", help_inspect, cmd_inspect},
     {"doctor", "what this machine has to compute with", help_doctor, cmd_doctor},
@@ -34,6 +44,12 @@ const struct command *command_find(const char *name) {
     for (const struct command *c = commands; c->name; c++)
         if (!strcmp(c->name, name)) return c;
     return NULL;
+}
+
+const struct command *command_within(const char *name, const char *sub) {
+    char both[64];
+    snprintf(both, sizeof both, "%s %s", name, sub);
+    return command_find(both);
 }
 
 static int unknown(const char *name) {
@@ -60,9 +76,10 @@ static int run(int argc, char **argv) {
         printf("cyclora %s\n", cyc_version());
         return STATUS_OK;
     }
-    const struct command *c = command_find(name);
+    const struct command *c = command_find(name), *within = argc > 2 ? command_within(name, argv[2]) : NULL;
     if (!c) return unknown(name);
     cyc_set_log(on_log, NULL);
+    if (within) return within->run(argc - 2, argv + 2);
     return c->run(argc > 1 ? argc - 1 : argc, argc > 1 ? argv + 1 : argv);
 }
 

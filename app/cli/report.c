@@ -311,6 +311,10 @@ static void milestones_of_side(struct table *t, const struct more *more, const j
     if (copy) metric_row(t, more, "", "copying", copy);
 }
 
+bool report_compares(const json_t *side, const char *name, const json_t *number) {
+    return json_is_real(number) && strcmp(name, "perplexity") != 0 && (strcmp(name, "accuracy") != 0 || json_object_get(side, "macro_f1"));
+}
+
 void report_milestones(const json_t *evals) {
     struct table t = {0};
     struct more more = {0};

@@ -14,5 +14,7 @@ void report_profile(const json_t *profile);  /* where the time of the profiled s
 void report_explain(const json_t *explain, const char *topic); /* the static sums, of the example and (where there) of the run; or one topic's */
 void report_eval(const json_t *eval);        /* one evaluation with its samples */
 void report_milestones(const json_t *evals); /* before, after, test: one under the other */
+/* Is this number of a side what a comparison is about? Perplexity says what the loss says; of tokens the accuracy is none of a task's. */
+bool report_compares(const json_t *side, const char *name, const json_t *number);
 
 #endif

@@ -24,6 +24,7 @@ const char help_score[] =
     "                    entity_f1            lines \"LOC: New York | PER: Ada\", type and mention\n"
     "                    entity_f1_partial    the mentions alone, half a point for a word in common\n"
     "                    triple_f1            lines \"Ada | bornIn | London && ...\", sets\n"
+    "                    squad_em, squad_f1   answers without case, punctuation and articles: equal; F1 of their words\n"
     "  --json          {\"bleu\": ..., \"chrf\": ..., \"chrf++\": ..., \"exact\": ..., \"lines\": ...} on one line\n"
     "\n"
     "Examples:\n"

@@ -48,6 +48,21 @@ int cyc_config_text(const cyc_config *c, char **yaml);           /* the resolved
 typedef struct cyc_key { const char *name, *type, *fallback, *doc; int per_side; } cyc_key;
 const cyc_key *cyc_config_keys(size_t *n); /* every key, for help pages */
 
+/* Ready configurations, as a JSON list: [{"name", "about", "page", "command", "config"}]; config false: a command that needs none. */
+int cyc_recipes(char **json);
+typedef struct cyc_init_request {
+    const char *recipe, *out;         /* a name of the list; a file that does not exist yet */
+    const char *model;                /* NULL, here and below: the recipe's own */
+    const char *const *data;          /* of a run of one side a list; of several each side's, in their order */
+    int n_data;
+    const char *eval, *test, *pairs;  /* eval.data, test.data, warmup_pairs.data; with data, what is not given is commented out */
+    const char *const *sets;          /* "key=value", of keys that the recipe sets */
+    int n_sets;
+} cyc_init_request;
+/* Writes the recipe's configuration, with its comments; it is read and checked before it is there. {"recipe", "out", "page", "command",
+ * "missing": [files that it names and that are not here]}. */
+int cyc_init(const cyc_init_request *q, char **json);
+
 /* --- models, tokenizers, adapters ------------------------------------------------------------------------------------ */
 typedef struct cyc_model cyc_model;     /* a frozen base, mapped; with its tokenizer */
 typedef struct cyc_adapter cyc_adapter; /* a PEFT adapter bound to a model */
@@ -160,6 +175,35 @@ typedef struct cyc_generate_stats { double prefill_s, decode_s; int64_t prompt_t
 int cyc_generate(cyc_model *m, cyc_adapter *adapter, const int32_t *const *prompt, const size_t *prompt_n, int n,
                  const cyc_generate_options *opt, cyc_generation *out, cyc_generate_stats *stats);
 
+/* --- tasks: what a model does as it stands, with no or few examples before it ------------------------------------------ */
+/* A task of the lm-evaluation-harness over local files (.yaml, .yml), or a file of records; what is said here goes over the file. NULL, 0: nothing
+ * said. text, choice, target, description: as doc_to_text, doc_to_choice, doc_to_target and description there. */
+typedef struct cyc_task_options {
+    const char *path, *shot_data;  /* examples are drawn from shot_data; NULL: the file's fewshot_split, or the other records */
+    const char *text, *choice, *target, *description;
+    const char *const *until;      /* an answer that is written ends before any of these; none: the file's, or a line's end */
+    int n_until, max_new_tokens;   /* ... or after so many tokens; 0: the file's, or 64 */
+    int limit;                     /* only the first so many records */
+} cyc_task_options;
+typedef struct cyc_task cyc_task;
+int cyc_task_open(const cyc_task_options *o, cyc_task **out);
+void cyc_task_close(cyc_task *t);
+int cyc_task_size(const cyc_task *t);                /* records */
+/* Examples are drawn once for all records; for each anew; are the first of their file; or as the task says (fewshot_config.sampler: first_n), else once. */
+enum { CYC_SHOTS_TASK, CYC_SHOTS_SAME, CYC_SHOTS_EACH, CYC_SHOTS_FIRST };
+typedef struct cyc_shots {
+    int shots, order;
+    uint64_t seed;  /* of the draw */
+    int chat;       /* questions are what a user says in the model's chat template, examples' answers what the assistant says */
+    int batch;      /* prompts at once; 0: 8 */
+} cyc_shots;
+/* {"task", "kind": "multiple_choice" or "generate_until", "shots", "records", "metrics": {name: {"value", "stderr"}}, "prompt_tokens", "option_tokens",
+ * "shared_tokens", "seconds", "bytes", "results": [...]}. Metrics are 0..1: acc (the likeliest option), acc_norm (per character), acc_bytes (per
+ * byte), or exact_match, squad_em and squad_f1; stderr is the sample's over the root of the records (null of one). Each result has its "at" (file:line), "prompt",
+ * and "log_likelihoods" and "right", or "text" and "answers". A record is not among its own examples. The same request gives the same bytes but for the time,
+ * whatever the order of the records. cyc_stop() ends it. */
+int cyc_task_run(const cyc_task *t, cyc_model *m, cyc_adapter *a, const cyc_shots *how, char **json);
+
 /* --- training -------------------------------------------------------------------------------------------------------- */
 enum { CYC_SIDES = 8 };           /* at most */
 typedef struct cyc_step {
@@ -211,8 +255,61 @@ typedef struct cyc_data_request {
     int rows;           /* of each file, the first so many as tokens (needs model) */
 } cyc_data_request;
 /* {"files": [{"path", "container", "shape", "packing", "rows", "bytes", "duplicates"[, "tokens", "supervised", "truncated",
- * "unlearnable", "length": {"min", "median", "p95", "max"}]}], "totals": {...}, "preview": [rows as of cyc_preview]} */
+ * "unlearnable", "length": {"min", "median", "p95", "max"}, "histogram": [{"from", "to", "rows"}], "cuts": [{"max_length", "rows", "tokens"}]]}],
+ * "totals": {...}, "preview": [rows as of cyc_preview]}; cuts: the rows that this max_length would cut, and the tokens that it would lose. */
 int cyc_data_stats(const cyc_data_request *q, char **json);
+/* What it returned as a page of HTML that needs nothing else. */
+int cyc_data_page(const char *stats, const char *path, int overwrite);
+/* What is wrong with data files, record by record: {"files": [{"path", "container", "shape", "packing", "bytes", "rows", "fit", "fields": [{"name",
+ * "rows"}], "byte_order_mark", "crlf"}], "rows", "bad", "warned", "kinds": [{"kind", "bad", "count"}], "troubles": [{"path", "line", "kind", "bad",
+ * "what"}]}. Of the troubles the first `limit` are listed (0: all). Bad records are no failure of the call: "bad" counts them. */
+int cyc_data_check(const cyc_data_request *q, int limit, char **json);
+/* What the commands that write data files share. They refuse a file that is there already unless it may be overwritten, and write beside OUT a card,
+ * OUT.card.json and OUT.card.md, which is also what they return: {"command", "cyclora", "inputs": [{"path", "container", "shape", "hash", "bytes",
+ * "rows"}], "settings": {...}, "counts": {...}, "outputs": [{"path", "hash", "bytes", "rows"}]}. */
+typedef struct cyc_rewrite_request {
+    cyc_data_request data; /* model: for lengths in tokens; max_length and rows have no use */
+    const char *out;
+    int overwrite;
+} cyc_rewrite_request;
+/* How records are held to be near: by the Jaccard similarity of their sets of shingles, found with MinHash, verified by the texts. */
+typedef struct cyc_near {
+    double threshold;
+    int permutations;
+    int shingle, words; /* so many characters in a row, or (words) words */
+    uint64_t seed;
+    int exact;          /* equal ones alone; the others have no use */
+} cyc_near;
+/* Records without those that an earlier one equals or is near. removed: NULL, or a file that gets a line for each of those. */
+int cyc_data_dedup(const cyc_rewrite_request *q, const cyc_near *near, const char *removed, char **json);
+/* Test records that stand in training data: equal, near, or with n-grams of words that do. */
+typedef struct cyc_overlap {
+    const char *const *against; /* the test files; format and fields are as the request's */
+    int n_against;
+    cyc_near near;
+    int ngram;          /* words; 0: none are looked for */
+    double least;       /* share of a test record's n-grams that must be found; 0: one will do */
+    const char *report; /* NULL, or a file that gets a line for each hit */
+    int limit;          /* of the hits that are returned; 0: all */
+} cyc_overlap;
+/* q->data is the training data; q->out, which may be NULL, gets its records that no test record is found in. The card, with "against", "share" of the
+ * test records, and "hits": [{"path", "line", "kind": "equal", "near" or "ngram", "train_path", "train_line", "jaccard", "ngrams"}]. */
+int cyc_data_contamination(const cyc_rewrite_request *q, const cyc_overlap *o, char **json);
+/* Records that pass every rule; what is 0 or NULL is none. Lengths in tokens need q->data.model. */
+typedef struct cyc_filter {
+    int min_tokens, max_tokens, min_chars, max_chars;
+    double min_ratio, max_ratio; /* of the answers' characters over those of what they answer */
+    double min_letters;          /* share of the characters that are not white space */
+    double max_repeated;         /* share of lines that an earlier one of the record equals */
+    const char *alphabet;        /* scripts, "Latin,Greek": letters of others are foreign */
+    double max_foreign;          /* share of the letters */
+    const char *const *keep, *const *drop; /* "FIELD=REGEX", "=REGEX": must match; may not */
+    int n_keep, n_drop;
+} cyc_filter;
+int cyc_data_filter(const cyc_rewrite_request *q, const cyc_filter *f, char **json);
+/* A folder q->out of train.jsonl, dev.jsonl and test.jsonl: shares of the records, or of the groups that the field `group` tells (NULL: none). */
+int cyc_data_split(const cyc_rewrite_request *q, double dev, double test, const char *group, uint64_t seed, char **json);
+int cyc_data_convert(const cyc_rewrite_request *q, const char *to, char **json); /* to: "messages", "prompt_completion" */
 /* Data and a configuration of cycle training from what people have: recipe "entities", "records", "triples", "languages", "style". */
 typedef struct cyc_prepare_request {
     const char *recipe;
@@ -227,6 +324,29 @@ typedef struct cyc_prepare_request {
 } cyc_prepare_request;
 /* {"recipe", "out", "pairs", "duplicates", "A", "B", "warm", "dev", "test"}: how many each file has. */
 int cyc_data_prepare(const cyc_prepare_request *q, char **json);
+/* Instruction-output pairs in the likeness of seeds, written by a teacher: m, with an adapter or NULL. */
+typedef struct cyc_synth_request {
+    const char *seeds, *field, *field2;     /* a file of prompts and completions or conversations; NULL: its fields are found */
+    const char *const *against;             /* evaluation sets that nothing may be of */
+    int n_against;
+    const char *against_field, *against_field2;
+    const char *out;                        /* JSONL of {"instruction", "input", "output", "provenance"}; OUT.card.json tells the rest */
+    const char *adapter_name;               /* for the provenance; NULL: none */
+    const char *template;                   /* with {examples} in it; NULL: the built-in one */
+    int raw;                                /* not in the model's chat template, although it has one */
+    int n, most;                            /* pairs wanted; texts asked for at most */
+    int examples, max_new_tokens, batch;    /* seeds in a prompt; of a text; texts at once (a part of what the result depends on) */
+    double temperature, top_p;
+    double likeness;                        /* ROUGE-L, 0 to 1, of an instruction to another, above which it is dropped */
+    int least_words, run;                   /* of an instruction; in a row that an evaluation set has too */
+    uint64_t seed;
+    int threads;
+    void *ctx;
+    void (*on_round)(void *ctx, int kept, int asked); /* may be NULL */
+} cyc_synth_request;
+/* The same request gives the same bytes. What was written so far lies in OUT.work: after cyc_stop() (CYC_INTERRUPTED) or a crash the same request
+ * goes on there. *json is the card: {"teacher", "seeds", "against", "settings", "asked", "kept", "dropped": {reason: count}, "out"}. */
+int cyc_data_synth(cyc_model *m, cyc_adapter *a, const cyc_synth_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);
 
@@ -258,6 +378,28 @@ typedef struct cyc_export_options {
  * model alone. Each output appears whole and checked, or not at all: its logits on fixed tokens must be those of base and adapter, as
  * far as its type allows. cyc_stop() ends it (CYC_INTERRUPTED). *json (may be NULL): {"outputs": [...]}, plans, checks, times. */
 int cyc_export(const char *from, const cyc_export_options *opt, char **json);
+/* A smaller model: blocks, feed-forward channels, heads, columns between blocks left out that count least on texts. */
+enum { CYC_PRUNE_TOKENS = 20000 };
+typedef struct cyc_prune_options {
+    const char *model, *out;
+    const char *to, *type;    /* as of cyc_export_options: "hf" or "gguf" */
+    int64_t layers, ffn, heads, hidden; /* so many stay; 0: all */
+    const char *drop_layers;  /* in place of layers: the blocks that go, "3,7-9" */
+    int contiguous;           /* with layers: the blocks that go are neighbours */
+    const char *by;           /* of layers: NULL or "block-influence" (1 - cosine of input and output), "perplexity" (without each); of widths "activation" */
+    const char *data, *data_field; /* texts to measure on; with drop_layers alone they may be NULL */
+    int64_t tokens;           /* measured on at most so many of them, compared on a quarter as many behind those (of fewer: on the last fifth); 0: CYC_PRUNE_TOKENS */
+    int64_t max_shard_bytes;  /* as of cyc_export_options, ... */
+    int flags;                /* ... CYC_EXPORT_FORCE, CYC_EXPORT_UNCHECKED */
+    void *ctx;
+    void (*on_measured)(void *ctx, const char *json); /* each block's figure, which go, what part of the activations stays; before anything is written */
+    void (*on_plan)(void *ctx, const char *json);     /* as of cyc_export_options */
+    void (*on_progress)(void *ctx, size_t done, size_t total);
+    void (*on_done)(void *ctx, const char *json);
+} cyc_prune_options;
+/* Written as cyc_export() writes: whole and checked, or not at all. *json: {"measured": ..., "output": as of cyc_export(), with "likeness", what it has
+ * cost on the texts that were held out}. */
+int cyc_prune(const cyc_prune_options *opt, char **json);
 typedef struct cyc_rework_options {
     const char *how;       /* "resize" (of one LoRA to another rank); of several: "average", "svd", "cat", "linear", "ties", "magnitude_prune", "dare_linear", "dare_ties" */
     const double *weights; /* n_weights of them, one for each adapter; none: 1/n each, of ties and dare_ties 1 each */

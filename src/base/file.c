@@ -134,6 +134,45 @@ err file_append(const char *path, const void *bytes, size_t n) {
     return good ? OK : fail(E_IO, "%s: cannot write: %s", path, strerror(errno));
 }
 
+/* --- spools --------------------------------------------------------------------------------------------------------- */
+static const char *spool_folder(void) {
+    const char *dir = getenv("TMPDIR");
+    return dir && *dir ? dir : "/var/tmp";
+}
+
+static err no_spool(const char *for_what) {
+    return fail(E_IO, "%s: cannot write a temporary file in %s: %s; TMPDIR names another folder", for_what, spool_folder(), strerror(errno));
+}
+
+err spool_open(const char *for_what, int *fd) {
+    char name[4096];
+    snprintf(name, sizeof name, "%s/cyclora-spool-XXXXXX", spool_folder());
+    *fd = mkostemp(name, O_CLOEXEC);
+    if (*fd < 0) return no_spool(for_what);
+    unlink(name);
+    return OK;
+}
+
+err spool_write(const char *for_what, int fd, uint64_t at, const void *bytes, size_t n) {
+    for (const char *p = bytes; n;) {
+        ssize_t k = pwrite(fd, p, n, (off_t)at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) return no_spool(for_what);
+        p += k, at += (uint64_t)k, n -= (size_t)k;
+    }
+    return OK;
+}
+
+err spool_read(const char *for_what, int fd, uint64_t at, void *bytes, size_t n) {
+    for (char *p = bytes; n;) {
+        ssize_t k = pread(fd, p, n, (off_t)at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) return fail(E_IO, "%s: cannot read a temporary file: %s", for_what, k ? strerror(errno) : "it ends early");
+        p += k, at += (uint64_t)k, n -= (size_t)k;
+    }
+    return OK;
+}
+
 int path_is_dir(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);

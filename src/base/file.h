@@ -30,6 +30,11 @@ void file_abandon(struct file_out *o);
 err file_write(const char *path, const void *bytes, size_t n); /* the three in one */
 err file_append(const char *path, const void *bytes, size_t n); /* at its end, made where there is none; a killed process leaves at most a part of them */
 
+/* A file without a name in $TMPDIR (or /var/tmp), which goes with the process: for what is too much for memory. `for_what` begins messages. */
+err spool_open(const char *for_what, int *fd);
+err spool_write(const char *for_what, int fd, uint64_t at, const void *bytes, size_t n);
+err spool_read(const char *for_what, int fd, uint64_t at, void *bytes, size_t n); /* all n */
+
 err dir_make(const char *path);      /* with parents; an existing folder is fine */
 err dir_remove(const char *path);    /* a folder and what is in it */
 /* A folder that is whole takes the place of `to`: at any instant there is the old one or the new one. The old one is then removed, under `from`. */

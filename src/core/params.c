@@ -255,7 +255,8 @@ err param_fill(const struct param_set *s, uint64_t key, void *weights) {
         const int64_t n = p->init == INIT_ZERO || p->init == INIT_COPY || p->init == INIT_MADE ? 0 : elems_of(p);
         if (p->init == INIT_COPY) copy_slices(s, p, weights);
         if (p->init == INIT_MADE) TRY(make_slices(s, p, key, weights));
-        for (int64_t k = 0; k < n; k += PIECE) {
+#pragma omp parallel for schedule(static) if (n > PIECE)
+        for (int64_t k = 0; k < n; k += PIECE) { /* each number is a function of its place */
             float piece[PIECE];
             const int64_t end = n - k < PIECE ? n - k : PIECE;
             for (int64_t j = 0; j < end; j++) piece[j] = first_number(p, key, i, k + j);

@@ -48,11 +48,13 @@ enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_RELU, ACT_TANH };
 
 /* head_loss: what a row's loss is made of beside the cross-entropy of its label. All zeros: nothing. */
 struct loss_terms {
-    float smoothing, z;      /* of the label, as PyTorch has it; the coefficient of logsumexp^2 */
-    float share;             /* of the distance from a teacher; cross-entropy has the rest */
-    float beta, temperature; /* that distance: 0 KL(teacher || student), 1 KL(student || teacher), between them Jensen-Shannon's; both sides' */
-    float teacher_cap;       /* the softcap of the teacher's logits */
-    float hidden;            /* added to the distance: so many times the mean square by which the teacher's row differs from the row, which is as wide */
+    float smoothing;   /* of the label, as PyTorch has it */
+    float z;           /* the coefficient of logsumexp^2 */
+    float share;       /* of the distance from a teacher; cross-entropy has the rest */
+    float beta;        /* that distance: 0 KL(teacher || student), 1 KL(student || teacher), between them Jensen-Shannon's */
+    float temperature; /* of both sides in it */
+    float teacher_cap; /* the softcap of the teacher's logits */
+    float hidden;      /* added to it: so many times the mean square by which the teacher's row differs from the row, which is as wide */
 };
 
 struct op_attr {
@@ -70,7 +72,8 @@ struct op_attr {
     int rope_dims;                /* rope: rotated columns of a head; 0: all */
     enum activation act;          /* glu */
     int site;                     /* identity for dropout keys */
-    bool causal, interleaved, inverse, decode;
+    bool causal, interleaved, inverse;
+    bool slot_rows;               /* kv_append, attention_cached: rows of one run may be of one slot, and see each other */
     bool center;                  /* norm: LayerNorm */
     bool backward;                /* head_loss: makes gradients too; overlay_bwd: x wants one */
     bool normalise;               /* process: logits become log-probabilities first */

@@ -10,7 +10,9 @@
 
 enum { MAX_STATES = 2 };
 
-enum mode { MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY, MODE_COPY, MODE_EXTEND, MODE_TOP };
+enum mode {
+    MODE_TRAIN, MODE_SCORE, MODE_PREFILL, MODE_DECODE, MODE_FEATURES, MODE_CLASSIFY, MODE_COPY, MODE_EXTEND, MODE_CONTINUE, MODE_TOP
+};
 
 /* A part of the base by its names. */
 struct module {
@@ -243,9 +245,12 @@ struct site_under {
 struct site {
     struct prog *p;
     enum mode mode;
+    bool extends;        /* decoding, with several tokens of a slot in one run */
     const struct peft_method *method; /* NULL: the bare base */
     const void *settings;             /* the method's own */
     struct param_set *params;
+    float noise, src_noise;           /* NEFTune's alpha, of the rows that ids become, and of the encoder's; training alone; 0: none */
+    int before;                       /* virtual tokens before each text, which have none */
     int next_site;                    /* dropout identity, counted in emission order */
     val ids, pos, cu, sample, slot;   /* inputs; which ones exist depends on the mode */
     val given, given_rows;            /* ... of a method with given vectors: all of a pass [M, width], f32, and 0, 1, ... M - 1 */
@@ -271,6 +276,7 @@ val site_sublayer(struct site *s, const struct sublayer *at);
 struct head_delta site_head(struct site *s, const struct linear *w);
 val site_head_low(struct site *s, val x, const struct head_delta *d); /* drop(x) A^T [N, R], for head_loss; absent: there is no delta */
 val site_dropout(struct site *s, val x, double p);                    /* x itself but in training */
+val site_noise(struct site *s, val x);                                /* ids' rows: x itself where there is no noise */
 val site_vector(struct site *s, const struct base_vector *v);
 val site_tokens(struct site *s, const struct base_matrix *table); /* absent: no token has a row of its own */
 val site_matrix(struct site *s, const struct base_matrix *m); /* absent: the base's own */

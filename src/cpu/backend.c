@@ -56,6 +56,7 @@ static const struct row table[] = {
     {&op_scale, FUSED(scale), NULL, {false, BIT(0), BIT(0), 0, FEW}},
     {&op_scale_bwd, FUSED(scale_bwd), NULL, WHOLE(0)},
     {&op_dropout, cpu_dropout, 0, NULL, {false, BIT(0) | BIT(1) | BIT(2), BIT(0), 0, FEW}},
+    {&op_noise, cpu_noise, 0, NULL, WHOLE(0)},
     {&op_magnitude, FUSED(magnitude), NULL, WHOLE(0)},
     {&op_magnitude_bwd, FUSED(magnitude_bwd), NULL, WHOLE(0)},
     {&op_glu, FUSED(glu), NULL, {false, BIT(0) | BIT(1), BIT(0), 0, FEW}},

@@ -41,6 +41,7 @@ err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct v
 err cpu_embed_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 err cpu_overlay(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 err cpu_overlay_bwd(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
+err cpu_noise(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch);
 err cpu_gather(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                void *scratch);
 err cpu_kv_append(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,

@@ -28,7 +28,7 @@ struct buffers {
     float *t, *dt;  /* [chunk, R]: of the delta */
     float *logits;  /* [chunk, V] */
     float *tx, *teacher; /* [chunk, D], [chunk, V]: the teacher's rows, gathered; its logits */
-    float *outcomes; /* [chunk, 2, k + 1]: of remembered ids and the rest */
+    float *outcomes;     /* [chunk, 2, k + 1]: of remembered ids and the rest */
     float *own;     /* [chunk, R]: of the replacements */
     int32_t *rows;  /* [N]: which rows have weight */
     float *loss, *correct; /* [N]; 1 where the argmax is the label */
@@ -210,7 +210,8 @@ static void one_chunk(const struct run_ctx *run, const struct op_attr *a, const 
         if (in[HEAD_TX].p && a->loss.share > 0) r.teacher = b->teacher + i * v;
         if (r.teacher && a->loss.teacher_cap > 0) fused()->cap_row(r.teacher, v, a->loss.teacher_cap);
         if (in[HEAD_TOP].p && a->loss.share > 0)
-            r.top = view_i32(&in[HEAD_TOP]) + n * in[HEAD_TOP].ld, r.logp = view_row(&in[HEAD_LOGP], n), r.k = k, r.outcomes = b->outcomes + i * 2 * (k + 1);
+            r.top = view_i32(&in[HEAD_TOP]) + n * in[HEAD_TOP].ld, r.logp = view_row(&in[HEAD_LOGP], n), r.k = k,
+            r.outcomes = b->outcomes + i * 2 * (k + 1);
         const struct row_loss of = head_row(&r, b->logits + i * v, v);
         view_f32(&out[1])[n] = of.nll, b->loss[n] = of.loss, b->correct[n] = of.correct;
     }

@@ -21,14 +21,16 @@ struct loss_row {
     float weight, cap; /* weight: of the gradient */
     bool gradient;
     const struct loss_terms *terms;
-    const float *target;  /* [V]: of squares; NULL: cross-entropy */
-    float *teacher;       /* [V]: its logits, which are used up; NULL */
-    const int32_t *top;   /* [k] remembered ids and their log-probabilities; NULL */
+    const float *target; /* [V]: of squares; NULL: cross-entropy */
+    float *teacher;      /* [V]: its logits, which are used up; NULL */
+    const int32_t *top;  /* [k] remembered ids and their log-probabilities; NULL */
     const float *logp;
     int64_t k;
-    float *outcomes;      /* [2, k + 1]: room */
+    float *outcomes; /* [2, k + 1]: room */
 };
-struct row_loss { float loss, nll, correct; };
+struct row_loss {
+    float loss, nll, correct;
+};
 /* z: its logits, of which the gradient takes the place where one is wanted. */
 struct row_loss head_row(const struct loss_row *r, float *z, int64_t v);
 

@@ -94,10 +94,14 @@ static double sum_of(const float *x, int64_t n) {
 }
 
 /* Of the student: s = exp((y - top) / T) / sum. */
-struct taught { double D, centre, sum; float top; };
+struct taught {
+    double D, centre, sum;
+    float top;
+};
 
 /* A block's terms of D into d and e into q; s and t are both sides' probabilities, apart log s - log t = (y - q) / T + shift. */
-static void block_terms(const struct loss_terms *l, const float *y, float *q, const float *s, const float *t, float shift, float *d, int64_t n) {
+static void block_terms(const struct loss_terms *l, const float *y, float *q, const float *s, const float *t, float shift, float *d,
+                        int64_t n) {
     const float beta = l->beta, to = 1 / l->temperature;
     for (int64_t j = 0; j < n; j++) {
         const float apart = (y[j] - q[j]) * to + shift, m = (1 - beta) * s[j] + beta * t[j];
@@ -114,7 +118,8 @@ static struct taught distance(const struct loss_terms *l, const float *y, float 
     const struct fused_kernels *f = fused();
     const float to = 1 / l->temperature, top = f->row_max(y, n), top_q = f->row_max(q, n);
     const double sum = f->row_exp(y, n, top, to, NULL), sum_q = f->row_exp(q, n, top_q, to, NULL);
-    const float shift = (float)((double)(top_q - top) * (double)to + log(sum_q) - log(sum)), of_s = (float)(1 / sum), of_t = (float)(1 / sum_q);
+    const float shift = (float)((double)(top_q - top) * (double)to + log(sum_q) - log(sum)), of_s = (float)(1 / sum),
+                of_t = (float)(1 / sum_q);
     struct taught r = {.sum = sum, .top = top};
     float s[BLOCK], t[BLOCK], d[BLOCK];
     for (int64_t i = 0, m; i < n; i += m) {
@@ -147,7 +152,7 @@ static int64_t outcomes_of(const struct loss_row *r, float *z, int64_t v, float 
 /* What a row's gradient is made of: g = p exp(z - max) - even + by the teacher taught (e - centre s), and at the label less `mine`. */
 struct mixture {
     float max, p, even, mine, taught;
-    struct taught from; /* centre and sum: of what is multiplied by `taught` */
+    struct taught from;  /* centre and sum: of what is multiplied by `taught` */
     float rest, of_rest; /* of remembered ids: the others' logsumexp, and the factor of exp(z - rest) */
 };
 
@@ -181,7 +186,8 @@ static void mixed_gradient(const struct loss_row *r, const struct mixture *m, fl
 static float mixed(const struct loss_row *r, float *z, int64_t v, float nll, float max, double sum) {
     const struct loss_terms *l = r->terms;
     const double all = (double)max + log(sum), own = 1 - (double)l->share, w = r->weight, T = l->temperature;
-    double loss = own * ((1 - (double)l->smoothing) * (double)nll + (double)l->smoothing * (all - sum_of(z, v) / (double)v)) + (double)l->z * all * all;
+    double loss = own * ((1 - (double)l->smoothing) * (double)nll + (double)l->smoothing * (all - sum_of(z, v) / (double)v)) +
+                  (double)l->z * all * all;
     struct mixture m = {.max = max,
                         .p = (float)(w * (own + 2 * (double)l->z * all) / sum),
                         .even = (float)(w * own * (double)l->smoothing / (double)v),
@@ -193,7 +199,8 @@ static float mixed(const struct loss_row *r, float *z, int64_t v, float nll, flo
         m.from = distance(l, y, q, n);
         m.taught = (float)(w * (double)l->share * T);
         if (n == r->k + 1 && r->top) /* k < V */
-            m.of_rest = (float)((double)m.taught * ((double)q[r->k] - m.from.centre * exp((double)(y[r->k] - m.from.top) / T) / m.from.sum));
+            m.of_rest =
+                (float)((double)m.taught * ((double)q[r->k] - m.from.centre * exp((double)(y[r->k] - m.from.top) / T) / m.from.sum));
         loss += (double)l->share * T * T * m.from.D;
     }
     if (r->gradient) mixed_gradient(r, &m, z, v);

@@ -1,6 +1,7 @@
-/* Ops that move rows: embed (by token id, dequantised), overlay, gather, kv_append, store, split, and their backwards. No arithmetic but
- * embed's scale and the sums of a table's gradient. */
+/* Ops that move rows: embed (by token id, dequantised), overlay, gather, kv_append, store, split, and their backwards; and the noise that is laid
+ * over embedded rows. No other arithmetic but embed's scale and the sums of a table's gradient. */
 #include "cpu/fused.h"
+#include "ops/ops.h"
 #include <string.h>
 
 err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
@@ -19,6 +20,21 @@ err cpu_embed(const struct run_ctx *run, const struct inst *inst, const struct v
         }
         dequantise_row(table->dt, (const char *)table->p + row * (size_t)id, x, C);
         for (int64_t c = 0; c < C && inst->a.scale != 1; c++) x[c] *= inst->a.scale;
+    }
+    return OK;
+}
+
+err cpu_noise(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
+    (void)scratch;
+    const int64_t N = view_rows(&in[0]), C = in[0].d[1];
+#pragma omp parallel for num_threads(cpu_threads_for(run, 16 * N * C))
+    for (int64_t i = 0; i < N; i++) {
+        const float *x = view_row(&in[0], i), most = ops_noise_most(&inst->a, view_i32(&in[1]), in[1].d[0] - 1, i, C);
+        float *y = view_row(&out[0], i);
+        for (int64_t c = 0; c < C; c += 4) {
+            const struct philox bits = ops_noise_bits(run->seed, run->step, view_i32(&in[2])[i], view_i32(&in[3])[i], c);
+            for (int64_t j = c; j < c + 4 && j < C; j++) y[j] = x[j] + most * (2 * philox_unit(bits.v[j - c]) - 1);
+        }
     }
     return OK;
 }

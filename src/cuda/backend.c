@@ -33,6 +33,7 @@ static const struct row {
     {&op_scale, cuda_scale, NULL},
     {&op_scale_bwd, cuda_scale_bwd, cuda_scale_bwd_scratch},
     {&op_dropout, cuda_dropout, NULL},
+    {&op_noise, cuda_noise, NULL},
     {&op_magnitude, cuda_magnitude, NULL},
     {&op_magnitude_bwd, cuda_magnitude_bwd, NULL},
     {&op_glu, cuda_glu, NULL},

@@ -68,6 +68,7 @@ err cuda_column_sum(const struct run_ctx *, const struct inst *, const struct vi
 size_t cuda_scale_bwd_scratch(const struct inst *, const struct view *in, const struct view *out);
 size_t cuda_column_sum_scratch(const struct inst *, const struct view *in, const struct view *out);
 /* rows.cu */
+err cuda_noise(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_dropout(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 /* magnitude.cu */
 err cuda_magnitude(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);

@@ -116,6 +116,25 @@ extern "C" err cuda_dropout(const struct run_ctx *run, const struct inst *i, con
     return CUDA_LAUNCHED("dropout");
 }
 
+/* One thread four channels; x may be y. */
+struct noise { const struct cuda_keys *keys; const int32_t *cu, *sample, *pos; int64_t S, rows, cols; };
+template <typename T> __global__ void noise_kernel(struct noise m, struct op_attr a, const T *x, int64_t ldx, T *y, int64_t ldy) {
+    const int64_t quads = (m.cols + 3) / 4;
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < m.rows * quads; i += (int64_t)gridDim.x * blockDim.x) {
+        const int64_t n = i / quads, c = i % quads * 4;
+        const float most = ops_noise_most(&a, m.cu, m.S, n, m.cols);
+        const struct philox bits = ops_noise_bits(m.keys->seed, m.keys->step, m.sample[n], m.pos[n], c);
+        for (int64_t j = c; j < c + 4 && j < m.cols; j++) y[n * ldy + j] = from_f32<T>(to_f32(x[n * ldx + j]) + most * (2 * philox_unit(bits.v[j - c]) - 1));
+    }
+}
+
+extern "C" err cuda_noise(const struct run_ctx *run, const struct inst *i, const struct view *in, struct view *out, void *scratch) {
+    const struct noise m = {cuda_keys, (const int32_t *)in[1].p, (const int32_t *)in[2].p, (const int32_t *)in[3].p, in[1].d[0] - 1, in[0].d[0], in[0].d[1]};
+    if (!m.rows) return OK;
+    WITH_TYPE(in[0].dt, (noise_kernel<T><<<grid_of(m.rows * (m.cols + 3) / 4), THREADS, 0, cuda_stream>>>(m, i->a, (const T *)in[0].p, in[0].ld, (T *)out[0].p, out[0].ld)));
+    return CUDA_LAUNCHED("noise");
+}
+
 extern "C" err cuda_drop_add(const struct cuda_drop *d, const void *g, const struct view *dx) {
     int64_t rows = dx->d[0], cols = dx->d[1];
     if (!rows) return OK;

@@ -190,7 +190,8 @@ static val finished(const struct inst *linear, int k, int j) { return k ? linear
 static bool is_attend(const struct prog *p, int i, const struct inst *s, int n) {
     const int k = n - 5, end = i + n - 1;
     const struct inst *rope = s + 1 + k, *append = rope + 2, *attention = rope + 3;
-    if (s->a.n != 3 || !decodes(p, s) || has(attention->in[5]) || !scaled_all(p, i, s, k, end)) return false;
+    /* a row's block appends that row alone: it must need no other's */
+    if (s->a.n != 3 || !decodes(p, s) || attention->a.slot_rows || has(attention->in[5]) || !scaled_all(p, i, s, k, end)) return false;
     bool wired = same(rope[0].in[0], finished(s, k, 0)) && same(rope[1].in[0], finished(s, k, 1)) && same(append->in[0], rope[1].out[0]) &&
                  same(append->in[1], finished(s, k, 2)) && same(attention->in[0], rope[0].out[0]);
     wired = wired && same(attention->in[1], append->in[4]) && same(attention->in[2], append->in[5]) && same(append->in[3], attention->in[4]) &&

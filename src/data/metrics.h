@@ -32,5 +32,6 @@ err score_ter(const struct scored *in, double *out);
 err score_rouge_l(const struct scored *in, double *out);
 err score_entities(const struct scored *in, double *out);
 err score_triples(const struct scored *in, double *out);
+err score_squad(const struct scored *in, double *out);
 
 #endif

@@ -3,8 +3,6 @@
  * lines, 0..100. */
 #include "data/metrics.h"
 #include "data/symbols.h"
-#include <stdlib.h>
-#include <string.h>
 
 static bool is_word(uint32_t c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
 
@@ -16,21 +14,6 @@ static void words_of(struct line *l, const char *s, struct text *raw, struct tex
     line_split(l, low, false, out);
 }
 
-static double longest(struct line *l) {
-    const struct text *h = &l->sh, *r = &l->sr;
-    int32_t *last = line_room(l, (r->n + 1) * sizeof *last); /* the row above, overwritten from the left */
-    if (!last) return 0;
-    memset(last, 0, (r->n + 1) * sizeof *last);
-    for (size_t i = 0; i < h->n; i++)
-        for (size_t j = 1, corner = 0; j <= r->n; j++) {
-            const int32_t up = last[j];
-            if (h->v[i] == r->v[j - 1]) last[j] = (int32_t)corner + 1;
-            else if (last[j - 1] > up) last[j] = last[j - 1];
-            corner = (size_t)up;
-        }
-    return last[r->n];
-}
-
 err score_rouge_l(const struct scored *in, double *out) {
     struct line l = {0};
     double sum = 0;
@@ -38,7 +21,7 @@ err score_rouge_l(const struct scored *in, double *out) {
         words_of(&l, in->hyp[i], &l.h, &l.th, &l.wh);
         words_of(&l, in->ref[i], &l.r, &l.tr, &l.wr);
         line_symbols(&l);
-        const double common = l.failed ? 0 : longest(&l);
+        const double common = l.failed ? 0 : (double)line_common(&l, &l.sh, &l.sr);
         if (common > 0) sum += 2 * common / (double)(l.sh.n + l.sr.n);
     }
     const bool failed = l.failed;

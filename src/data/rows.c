@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #define XXH_INLINE_ALL
 #include "data/rows.h"
+#include "data/blocks.h"
 #include "base/log.h"
 #include "io/chat.h"
 #include "io/npy.h"
@@ -175,6 +176,7 @@ struct job {
     const struct prompt_form *form; /* pairs */
     const struct class_form *classes; /* labelled texts */
     int max_length;                   /* of them */
+    enum learnt learnt;
     bool swap, plain;          /* plain: texts, of which nothing is learnt as they are */
     struct chat *chat;         /* conversations; a thread's own */
     struct chat_text rendered; /* scratch */
@@ -192,11 +194,9 @@ static void job_free(struct job *job) {
 
 /* ---- the pass over all records ---- */
 
-enum { BLOCK = 512, BLOCK_BYTES = 4 << 20, CHATS = 64 };
+enum { CHATS = 64 };
 
 struct slot { /* one record of a block */
-    struct extent x; /* streamed: its bytes, at x.at of the block's */
-    int part, line;
     uint64_t hash; /* visited ones */
     struct draft d;
     err e;
@@ -206,12 +206,10 @@ struct pass {
     const struct source *s;
     const struct job *job;
     struct slot slot[BLOCK];
-    str bytes;
-    int from, n; /* this block's records */
-    struct fetcher f;
+    struct block b;
     const char **path; /* of the source's files; rows outlive it */
     struct chat *chat[CHATS]; /* of the threads beside the first, which has the job's */
-    void (*visit)(void *ctx, const struct row_seen *row); /* rows are looked at, not kept */
+    err (*visit)(void *ctx, const struct row_seen *row); /* rows are looked at, not kept */
     void *ctx;
 };
 
@@ -229,49 +227,22 @@ static uint64_t record_hash(const struct record *r) {
     return h;
 }
 
-/* Gathers the next block: of a streamed source the records' bytes, copied out of the reader's window. */
-static err gather(struct pass *p) {
-    const struct source *s = p->s;
-    p->from += p->n;
-    str_clear(&p->bytes);
-    for (p->n = 0; p->n < BLOCK && p->from + p->n < s->n && p->bytes.n < BLOCK_BYTES; p->n++) {
-        struct slot *t = &p->slot[p->n];
-        const struct source_part *part;
-        if (s->r) {
-            t->part = s->r[p->from + p->n].part;
-            t->line = s->r[p->from + p->n].line;
-            continue;
-        }
-        TRY(source_scan(s, p->from + p->n, &p->f, &t->x, &part));
-        t->part = (int)(part - s->part);
-        t->line = t->x.line;
-        t->x.at = p->bytes.n;
-        str_add(&p->bytes, t->x.p, t->x.n);
-    }
-    return p->bytes.failed ? out_of_memory() : OK;
-}
-
 static err draft_record(struct pass *p, int k, struct job *job, arena *mem) {
     struct slot *t = &p->slot[k];
-    const struct source_part *part = &p->s->part[t->part];
     struct record own;
-    const struct record *r = &own;
-    if (p->s->r) r = &p->s->r[p->from + k];
-    else {
-        struct extent x = {p->bytes.p + t->x.at, t->x.n, 0, t->x.line};
-        TRY(source_read(part, &x, mem, &own));
-    }
+    const struct record *r;
+    TRY(block_record(&p->b, k, mem, &own, &r));
     if (p->visit) t->hash = record_hash(r);
     err e = job->tk ? job->draft(job, r, &t->d) : OK;
-    if (!e) e = take_given(p->s, r, p->from + k, &t->d);
-    return e ? fail_in(e, "%s:%d", part->path, t->line) : OK;
+    if (!e) e = take_given(p->s, r, p->b.from + k, &t->d);
+    return e ? fail_in(e, "%s:%d", p->s->part[p->b.part[k]].path, r->line) : OK;
 }
 
 /* Messages are per thread, so a failing record keeps its own for whoever takes the results. */
 static void draft_block(struct pass *p) {
     int threads = p->s->opt.threads > 0 ? p->s->opt.threads : omp_get_max_threads();
     if (threads > CHATS) threads = CHATS;
-#pragma omp parallel num_threads(threads) if (p->n > 8)
+#pragma omp parallel num_threads(threads) if (p->b.n > 8)
     {
         struct job mine = *p->job;
         arena mem = {0};
@@ -281,11 +252,12 @@ static void draft_block(struct pass *p) {
         int me = omp_get_thread_num();
         if (me) mine.chat = p->chat[me];
 #pragma omp for schedule(dynamic, 8)
-        for (int k = 0; k < p->n; k++) {
+        for (int k = 0; k < p->b.n; k++) {
             struct slot *t = &p->slot[k];
             draft_clear(&t->d);
             t->e = draft_record(p, k, &mine, &mem);
-            if (t->e) t->why = strdup(err_text());
+            free(t->why);
+            t->why = t->e ? strdup(err_text()) : NULL;
         }
         if (me) p->chat[me] = mine.chat;
         arena_free(&mem);
@@ -295,25 +267,28 @@ static void draft_block(struct pass *p) {
     }
 }
 
-static void show(const struct pass *p, const struct slot *t, int max_length) {
-    struct row_seen row = {.path = p->path[t->part], .line = t->line, .tokens = t->d.ids.n, .hash = t->hash};
-    for (size_t i = 1; i < t->d.marked && i < (size_t)max_length; i++) row.supervised += t->d.on[i];
-    p->visit(p->ctx, &row);
+static err show(const struct pass *p, int k, int max_length) {
+    const struct slot *t = &p->slot[k];
+    struct row_seen row = {.path = p->path[p->b.part[k]], .line = p->b.x[k].line, .tokens = t->d.ids.n, .hash = t->hash, .e = t->e};
+    if (t->e) row.wrong = t->why ? t->why : "out of memory";
+    for (size_t i = 1; !t->e && i < t->d.marked && i < (size_t)max_length; i++) row.supervised += t->d.on[i];
+    return p->visit(p->ctx, &row);
 }
 
 /* The block's drafts as rows, in order. */
 static err take_block(struct pass *p, int max_length, struct rows *out) {
-    for (int k = 0; k < p->n; k++) {
+    for (int k = 0; k < p->b.n; k++) {
         struct slot *t = &p->slot[k];
         struct row *r = NULL;
-        if (t->e) return fail(t->e, "%s", t->why ? t->why : "out of memory");
         if (p->visit) {
-            show(p, t, max_length);
+            TRY(show(p, k, max_length));
             continue;
         }
+        if (t->e) return fail(t->e, "%s", t->why ? t->why : "out of memory");
         err e = keep(&t->d, max_length, !p->job->plain, out, p->s->r ? &r : NULL);
-        if (e) return fail_in(e, "%s:%d", p->s->part[t->part].path, t->line);
-        if (r) r->path = p->path[t->part], r->line = t->line;
+        const int part = p->b.part[k], line = p->b.x[k].line;
+        if (e) return fail_in(e, "%s:%d", p->s->part[part].path, line);
+        if (r) r->path = p->path[part], r->line = line;
     }
     return OK;
 }
@@ -324,8 +299,8 @@ static err all_rows(struct pass *p, int max_length, struct rows *out) {
     for (int i = 0; i < p->s->n_parts; i++)
         if (!(p->path[i] = arena_str(&out->mem, p->s->part[i].path))) return out_of_memory();
     if (max_length < 2) return fail(E_USAGE, "max_length %d: a row needs a token to read and one to learn", max_length);
-    while (p->from + p->n < p->s->n) {
-        TRY(gather(p));
+    while (p->b.from + p->b.n < p->s->n) {
+        TRY(block_next(&p->b));
         draft_block(p);
         TRY(take_block(p, max_length, out));
     }
@@ -390,7 +365,7 @@ static void stream_free(struct row_stream *st) {
 static err pass_open(struct pass **out, const struct source *s, const struct job *job) {
     struct pass *p = *out = calloc(1, sizeof *p);
     if (!p) return out_of_memory();
-    p->s = s;
+    p->s = p->b.s = s;
     p->job = job;
     return OK;
 }
@@ -402,8 +377,7 @@ static void pass_close(struct pass *p) {
         free(p->slot[k].why);
     }
     for (int k = 0; k < CHATS; k++) chat_close(p->chat[k]);
-    str_free(&p->bytes);
-    fetcher_free(&p->f);
+    block_free(&p->b);
     free(p);
 }
 
@@ -471,13 +445,24 @@ static err draft_text(struct job *job, const struct record *r, struct draft *d) 
     return OK;
 }
 
+/* Of a draft whose answers are marked. Between two answers there is always something that is none. */
+static void choose_learnt(struct draft *d, enum learnt what) {
+    size_t end = d->marked;
+    if (what == LEARN_ALL) memset(d->on + 1, 1, d->marked - 1);
+    while (end && !d->on[end - 1]) end--;
+    while (end && d->on[end - 1]) end--;
+    if (what == LEARN_LAST) memset(d->on, 0, end);
+}
+
 static err draft_sft(struct job *job, const struct record *r, struct draft *d) {
     if (r->text) {
         TRY(draft_text(job, r, d));
         TRY(put_eos(job->tk, &d->ids));
         return mark(d, true);
     }
-    return r->n_turns ? draft_chat(job, r, d) : draft_completion(job, r, d);
+    TRY(r->n_turns ? draft_chat(job, r, d) : draft_completion(job, r, d));
+    choose_learnt(d, job->learnt);
+    return OK;
 }
 
 static err draft_pair(struct job *job, const struct record *r, struct draft *d) {
@@ -504,14 +489,14 @@ static err read_template(const tokenizer *tk, const struct source *s, struct job
 }
 
 err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out) {
-    struct job job = {.tk = tk, .draft = draft_sft};
+    struct job job = {.tk = tk, .learnt = s->opt.learnt, .draft = draft_sft};
     *out = (struct rows){0};
     TRY(read_template(tk, s, &job));
     return make_rows(&job, s, max_length, out);
 }
 
-err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void (*visit)(void *ctx, const struct row_seen *row), void *ctx) {
-    struct job job = {.tk = tk, .draft = draft_sft};
+err rows_visit(const tokenizer *tk, const struct source *s, int max_length, err (*visit)(void *ctx, const struct row_seen *row), void *ctx) {
+    struct job job = {.tk = tk, .learnt = s->opt.learnt, .draft = draft_sft};
     struct rows none = {0};
     struct pass *p = NULL;
     if (tk) TRY(read_template(tk, s, &job));

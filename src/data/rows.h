@@ -69,7 +69,8 @@ err prompt_form_text(const tokenizer *tk, const struct prompt_form *f, const cha
 err prompt_form_wrap(const struct prompt_form *f, const int32_t *text, size_t n, struct ids *out);
 
 /* SFT rows of a source: prompt/completion (tokenised apart, EOS after the completion), conversations through the chat
- * form, or texts (format: text), of which every token but the first is supervised, and an EOS. Rows longer than max_length lose their end. A row left without a supervised token is E_INPUT naming file:line
+ * form, or texts (format: text), of which every token but the first is supervised, and an EOS. Of a source that says so (source.h, learnt) the last answer alone, or
+ * everything, is supervised. Rows longer than max_length lose their end. A row left without a supervised token is E_INPUT naming file:line
  * and max_length. On error nothing is left to free. */
 err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
 /* Rows of pairs: wrap(lead + prompt) + lead + completion + EOS. swap: the record's two texts change places. */
@@ -92,15 +93,18 @@ err rows_labelled(const tokenizer *tk, const struct class_form *form, const stru
 err rows_tagged(const tokenizer *tk, const struct class_form *form, const struct source *s, int max_length, struct rows *out);
 
 /* Every record of a source as a row would have it, in order, without keeping any: for looking at data. A row that leaves
- * nothing to learn is no error here. tk NULL: without tokens. */
+ * nothing to learn is no error here; a record that is none, or cannot become a row, comes with what is wrong, and the visitor says whether that ends
+ * it. tk NULL: without tokens. */
 struct row_seen {
     const char *path;
     int line;
     size_t tokens;     /* uncut */
     size_t supervised; /* within max_length */
     uint64_t hash;     /* of what the record says: prompt and completion, turns, text */
+    err e;             /* with `wrong`, its message: there is no row */
+    const char *wrong;
 };
-err rows_visit(const tokenizer *tk, const struct source *s, int max_length, void (*visit)(void *ctx, const struct row_seen *row), void *ctx);
+err rows_visit(const tokenizer *tk, const struct source *s, int max_length, err (*visit)(void *ctx, const struct row_seen *row), void *ctx);
 void rows_free(struct rows *r);
 
 /* Where the answer ends whose last token with loss is k: its control token (a template may let a line end follow it); -1: it has none. */

@@ -4,6 +4,7 @@
  * string fields, so that every shape is read by one function whatever it came in. Strings are copied into the arena:
  * neither the file nor the JSON outlives the parse. */
 #include "data/shapes.h"
+#include "io/jsonl_out.h"
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
@@ -541,6 +542,29 @@ static err read_object(const struct layout *l, const struct extent *x, json_t **
     err e = check_json(l, *out, &why, *x->p);
     if (e) json_decref(*out);
     return e;
+}
+
+err record_object(const struct layout *l, const struct extent *x, json_t **out) {
+    if (l->container == IN_CONLL) return fail(E_UNSUPPORTED, "a CoNLL sentence is no record of fields");
+    if (l->container != IN_LINES) return read_object(l, x, out);
+    json_t *text = json_stringn(x->p, x->n - (x->p[x->n - 1] == '\r'));
+    *out = text ? json_pack("{s:o}", "text", text) : NULL;
+    return *out ? OK : fail(E_INPUT, "not UTF-8 text");
+}
+
+/* In JSON line ends stand between tokens alone. */
+err record_line(const struct layout *l, const struct extent *x, str *out) {
+    if (l->container == IN_JSONL || l->container == IN_ARRAY) {
+        size_t n = x->n;
+        while (n && strchr(" \t\r\n", x->p[n - 1])) n--;
+        for (size_t i = 0; i < n; i++) str_addc(out, x->p[i] == '\n' || x->p[i] == '\r' ? ' ' : x->p[i]);
+        str_addc(out, '\n');
+    } else {
+        json_t *o;
+        TRY(record_object(l, x, &o));
+        jsonl_add(out, o);
+    }
+    return out->failed ? out_of_memory() : OK;
 }
 
 static err read_line(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {

@@ -67,9 +67,11 @@ enum record_shape {
     SHAPE_LABELLED,
     SHAPE_NUMBERED,
     SHAPE_TAGGED,
-    SHAPE_WORDS
+    SHAPE_WORDS,
+    N_RECORD_SHAPES
 };
 
+struct json_t;
 struct layout {
     enum container container;
     enum record_shape shape;
@@ -88,6 +90,10 @@ err layout_columns(struct layout *l, const struct extent *x, arena *mem);
 /* From the first record, where the shape is not known yet. */
 err layout_find(struct layout *l, const struct extent *x, enum source_want want);
 err record_parse(const struct layout *l, const struct extent *x, arena *mem, struct record *r);
+/* The record as a JSON object, whatever its shape: a table's columns as strings, a line as its "text"; the caller's. Numbers are read as reals. */
+err record_object(const struct layout *l, const struct extent *x, struct json_t **out);
+/* Appends it as a line of JSONL with all its fields: JSON as it is written, its line ends apart. */
+err record_line(const struct layout *l, const struct extent *x, str *out);
 
 bool layout_has_turns(const struct layout *l);
 const char *layout_name(const struct layout *l); /* "alpaca", "text"; as `format` takes it */

@@ -92,9 +92,26 @@ static err add_record(struct source *s, struct source_part *p, const struct exte
     return OK;
 }
 
+/* The shapes that records have; `first` is the line of the first of each. */
+struct votes {
+    int n[N_RECORD_SHAPES], first[N_RECORD_SHAPES];
+};
+
+static void vote(const struct source *s, const struct source_part *p, const struct extent *x, struct votes *v) {
+    struct layout l = p->layout;
+    if (layout_find(&l, x, s->opt.want)) return;
+    if (!v->n[l.shape]++) v->first[l.shape] = x->line;
+}
+
+static void elect(const struct votes *v, struct layout *l) {
+    for (int i = 0, most = 0; i < N_RECORD_SHAPES; i++)
+        if (v->n[i] > most) most = v->n[i], l->shape = (enum record_shape)i, l->first_line = v->first[i];
+}
+
 static err walk(struct source *s, struct source_part *p, const struct source_file *f, struct caps *cap) {
     struct scanner scan = {0};
     struct extent x;
+    struct votes votes = {0};
     bool found = true;
     err e = begin(p, f, &s->mem, &scan);
     p->first = s->n;
@@ -102,10 +119,12 @@ static err walk(struct source *s, struct source_part *p, const struct source_fil
     while (!e && (!f->limit || p->n < f->limit)) {
         e = next_wanted(&scan, &s->opt, &x, &found);
         if (e || !found) break;
-        if (!p->n && (e = layout_find(&p->layout, &x, s->opt.want))) fail_in(e, "%s:%d", p->path, x.line);
+        if (s->opt.vote) vote(s, p, &x, &votes);
+        else if (!p->n && (e = layout_find(&p->layout, &x, s->opt.want))) fail_in(e, "%s:%d", p->path, x.line);
         if (!e) e = add_record(s, p, &x, cap);
     }
     scan_end(&scan);
+    if (s->opt.vote) elect(&votes, &p->layout);
     if (e || p->n) return e;
     if (s->opt.split > 0)
         return fail(E_INPUT, "%s: no record falls on the %s side of a split of %g", p->path, s->opt.held_out ? "held-out" : "training",
@@ -246,6 +265,7 @@ err source_scan(const struct source *s, int i, struct fetcher *f, struct extent 
     if (!f->next || f->part != which) {
         scan_end(&f->scan);
         scan_begin(&f->scan, &p->file, p->layout.container);
+        if (f->window) f->scan.window = f->window;
     }
     if (!f->next || f->part != which || f->next - 1 > k || k - (f->next - 1) >= EVERY) {
         const struct mark *m = &p->mark[k / EVERY];

@@ -28,12 +28,17 @@ struct source_file {
     int64_t limit;  /* only the first so many records; 0: all */
 };
 
+/* Of conversations, and of prompts with completions: which tokens carry loss. */
+enum learnt { LEARN_ANSWERS /* every one */, LEARN_LAST /* the last answer alone */, LEARN_ALL /* prompts too */ };
+
 struct source_options {
     enum source_want want;
     uint64_t in_memory; /* all files together, as they lie on disk or unpacked: above this they are streamed */
     double split;       /* share of the records that is held out */
     bool held_out;      /* these are wanted, not the others */
+    bool vote;          /* the shape is what most records have, not the first one's: for looking at files that may hold bad ones */
     struct given_form given; /* vectors that come with each record; a file of them outlives the source */
+    enum learnt learnt;
     int threads;        /* of those who make rows of it; 0: as many as there are */
 };
 
@@ -85,6 +90,7 @@ struct fetcher {
     struct scanner scan;
     arena mem;
     int part, next; /* scan stands before record `next` of this part (1 + its index; 0: nowhere) */
+    size_t window;  /* what is read at a time, 0: as records.h has it; small for records here and there */
 };
 err source_scan(const struct source *s, int i, struct fetcher *f, struct extent *x, const struct source_part **part);
 err source_fetch(const struct source *s, int i, struct fetcher *f, struct record *r);

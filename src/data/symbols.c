@@ -130,6 +130,20 @@ void line_lower(struct line *l, const struct text *t, struct text *out) {
     }
 }
 
+size_t line_common(struct line *l, const struct text *a, const struct text *b) {
+    uint32_t *last = line_room(l, (b->n + 1) * sizeof *last); /* the row above, overwritten from the left */
+    if (!last) return 0;
+    memset(last, 0, (b->n + 1) * sizeof *last);
+    for (size_t i = 0; i < a->n; i++)
+        for (size_t j = 1, corner = 0; j <= b->n; j++) {
+            const uint32_t up = last[j];
+            if (a->v[i] == b->v[j - 1]) last[j] = (uint32_t)corner + 1;
+            else if (last[j - 1] > up) last[j] = last[j - 1];
+            corner = up;
+        }
+    return last[b->n];
+}
+
 void line_free(struct line *l) {
     struct text *texts[] = {&l->h, &l->r, &l->th, &l->tr, &l->sh, &l->sr};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free(texts[i]->v);

@@ -2,7 +2,7 @@
  * numbers, so that whoever compares never compares strings. What is no UTF-8 is U+FFFD, a byte at a time.
  *
  * A `struct line` is the room for one text and its reference, reused for the next; a failed allocation sets `failed`, which its owner looks
- * at once in the end. Called by the scores of src/data (score.c, ter.c, rouge.c). */
+ * at once in the end. Called by the scores of src/data (score.c, ter.c, rouge.c, squad.c), shots.c and sieve.c. */
 #ifndef CYC_DATA_SYMBOLS_H
 #define CYC_DATA_SYMBOLS_H
 #include <stdbool.h>
@@ -37,6 +37,8 @@ void line_lower(struct line *l, const struct text *t, struct text *out); /* as P
 void line_split(struct line *l, const struct text *t, bool punct, struct words *out);
 /* Equal words of l->wh and l->wr get equal symbols in l->sh and l->sr. */
 void line_symbols(struct line *l);
+/* The length of the longest common subsequence; 0 where there is no memory, and `failed` is set. */
+size_t line_common(struct line *l, const struct text *a, const struct text *b);
 void *line_room(struct line *l, size_t bytes); /* what it held is lost; NULL: out of memory, and `failed` is set */
 void line_free(struct line *l);
 

@@ -14,35 +14,6 @@ struct spool {
     uint64_t most;
 };
 
-static err no_room(const struct text_file *t, const char *dir) {
-    return fail(E_IO, "%s: cannot unpack it into a file of %s: %s; TMPDIR names another folder", t->path, dir, strerror(errno));
-}
-
-static const char *spool_folder(void) {
-    const char *dir = getenv("TMPDIR");
-    return dir && *dir ? dir : "/var/tmp";
-}
-
-static err spool_open(struct text_file *t) {
-    char name[4096];
-    snprintf(name, sizeof name, "%s/cyclora-spool-XXXXXX", spool_folder());
-    t->fd = mkostemp(name, O_CLOEXEC);
-    if (t->fd < 0) return no_room(t, spool_folder());
-    unlink(name);
-    return OK;
-}
-
-static err spool_write(struct text_file *t, const char *p, size_t n) {
-    while (n) {
-        ssize_t k = write(t->fd, p, n);
-        if (k < 0 && errno == EINTR) continue;
-        if (k <= 0) return no_room(t, spool_folder());
-        p += k;
-        n -= (size_t)k;
-    }
-    return OK;
-}
-
 static err put_plain(void *ctx, const void *plain, size_t n) {
     struct spool *s = ctx;
     struct text_file *t = s->t;
@@ -52,11 +23,11 @@ static err put_plain(void *ctx, const void *plain, size_t n) {
         return t->plain.failed ? fail(E_MEMORY, "%s: out of memory (unpacked so far: %zu bytes)", t->path, t->plain.n) : OK;
     }
     if (t->fd < 0) {
-        TRY(spool_open(t));
-        TRY(spool_write(t, t->plain.p, t->plain.n));
+        TRY(spool_open(t->path, &t->fd));
+        TRY(spool_write(t->path, t->fd, 0, t->plain.p, t->plain.n));
         str_free(&t->plain);
     }
-    return spool_write(t, plain, n);
+    return spool_write(t->path, t->fd, t->n - n, plain, n);
 }
 
 static err unpack_into(struct text_file *t, const uint8_t *p, size_t n, uint64_t most) {

@@ -36,8 +36,12 @@ static dtype stored_as(const struct model *m, const struct weight *w) {
 
 static int64_t row_in(const struct weight *w, int64_t row) { return w->rope_heads ? rope_row_in_pairs(row, w->d[0] / w->rope_heads) : row; }
 
+/* to has room for a row of which this is a part. */
 static void read_row(const struct weight *w, int64_t row, int64_t cols, float *to) {
-    dequantise_row(w->dt, (const char *)w->data + dtype_row_bytes(w->dt, cols) * (size_t)row_in(w, row), to, cols);
+    const struct picked *p = w->pick;
+    const int64_t at = row_in(w, row), all = p && p->col ? p->cols : cols;
+    dequantise_row(w->dt, (const char *)w->data + dtype_row_bytes(w->dt, all) * (size_t)(p && p->row ? p->row[at] : at), to, all);
+    for (int64_t c = 0; c < cols && p && p->col; c++) to[c] = to[p->col[c]];
 }
 
 /* The adapter's own row in the place of the base's; of a vector all of it. */
@@ -88,8 +92,11 @@ static double error_of(const struct weight *base, const struct delta *d, const s
 
 static int64_t buffer_of(const struct model *m, const struct deltas *d) {
     int64_t most = 0;
-    for (int i = 0; i < m->n; i++)
-        if (m->w[i].d[m->w[i].nd - 1] > most) most = m->w[i].d[m->w[i].nd - 1];
+    for (int i = 0; i < m->n; i++) {
+        const struct weight *w = &m->w[i];
+        if (w->d[w->nd - 1] > most) most = w->d[w->nd - 1];
+        if (w->pick && w->pick->cols > most) most = w->pick->cols;
+    }
     return 3 * most + (d ? d->max_rank : 0) + 1;
 }
 

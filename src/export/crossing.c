@@ -57,8 +57,8 @@ static int64_t widest_window(const struct model *m) {
 static bool same_real(double a, double b) { return fabs(a - b) <= 1e-6 * fabs(a); }
 
 static err differs(const struct model *m, const char *to, const char *what, double have, double read) {
-    return fail(E_UNSUPPORTED, "%s: %s cannot say its %s (%.6g, and %.6g would be read); stay in its own format", m->path, to, what, have,
-                read);
+    return fail(E_UNSUPPORTED, "%s: %s cannot say its %s (%.6g, and %.6g would be read); %s", m->path, to, what, have, read,
+                m->cut ? "a Hugging Face folder might, or other blocks" : "stay in its own format");
 }
 
 static err same_table(const struct model *m, const char *to, const struct rope_table *a, const struct rope_table *b) {
@@ -279,6 +279,30 @@ static void type_make(dtype type, struct gguf_keys *out) {
     if (dtype_quantised(type)) gguf_key_u32(out, "general.quantization_version", 2);
 }
 
+/* Sizes of a model that is cut, in place of those of the file that it is cut of. */
+static const char *const cut_sizes[] = {"block_count",
+                                        "embedding_length",
+                                        "feed_forward_length",
+                                        "attention.head_count",
+                                        "attention.head_count_kv",
+                                        "attention.key_length",
+                                        "attention.value_length"};
+enum { N_CUT_SIZES = sizeof cut_sizes / sizeof *cut_sizes };
+
+static void cut_keys(const struct model *m, struct gguf_keys *out) {
+    const struct shape *z = &m->shape;
+    const int64_t sizes[N_CUT_SIZES] = {z->layers, z->width, z->ffn, z->heads, z->kv_heads, z->head_dim, z->head_dim};
+    for (int i = 0; i < N_CUT_SIZES; i++) key_u32(out, m->family->name, cut_sizes[i], sizes[i]);
+}
+
+static bool cut_key(const struct model *m, const char *key) {
+    const size_t arch = strlen(m->family->name);
+    if (!strcmp(key, "general.size_label")) return true; /* "135M" */
+    for (int i = 0; i < N_CUT_SIZES; i++)
+        if (str_starts(key, m->family->name) && key[arch] == '.' && !strcmp(key + arch + 1, cut_sizes[i])) return true;
+    return false;
+}
+
 /* The base's keys but for those that speak of its bytes. */
 static void copy_keys(const struct model *m, dtype type, struct gguf_keys *out) {
     static const char *const own[] = {
@@ -287,15 +311,16 @@ static void copy_keys(const struct model *m, dtype type, struct gguf_keys *out) 
     gguf_key_copy(out, gguf_find(meta, "general.architecture"));
     type_make(type, out);
     if (m->stretched) key_u32(out, m->family->name, "context_length", context_of(m)), positions_keys(m, m->family->name, out);
+    if (m->cut) cut_keys(m, out);
     for (int i = 0; i < meta->n; i++) {
-        bool skip = m->stretched && positions_key(m, meta->kv[i].key);
+        bool skip = (m->stretched && positions_key(m, meta->kv[i].key)) || (m->cut && cut_key(m, meta->kv[i].key));
         for (size_t k = 0; k < sizeof own / sizeof *own; k++) skip |= str_starts(meta->kv[i].key, own[k]);
         if (!skip) gguf_key_copy(out, &meta->kv[i]);
     }
 }
 
 err metadata_make(const struct model *m, dtype type, struct gguf_keys *out) {
-    if (!m->gguf || m->stretched) TRY(crossing_to_gguf(m)); /* does a reader make the same of it? */
+    if (!m->gguf || m->stretched || m->cut) TRY(crossing_to_gguf(m)); /* does a reader make the same of it? */
     if (m->gguf) return copy_keys(m, type, out), OK;
     const struct crossing *c = crossing_of(m);
     gguf_key_str(out, "general.architecture", c->gguf);
@@ -459,6 +484,22 @@ static err config_stretched(const struct model *m, json_t *config) {
     return reads_same(m, config);
 }
 
+/* The sizes of a model that is cut, and its lists with an entry for each layer. */
+static err config_cut(const struct model *m, json_t *config) {
+    const struct shape *z = &m->shape;
+    int64_t plain = 0; /* layers before the first with a window */
+    while (plain < z->layers && !m->layer[plain].window) plain++;
+    json_object_update_new(config, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "num_hidden_layers", (json_int_t)z->layers, "hidden_size",
+                                             (json_int_t)z->width, "intermediate_size", (json_int_t)z->ffn, "num_attention_heads",
+                                             (json_int_t)z->heads, "num_key_value_heads", (json_int_t)z->kv_heads, "head_dim",
+                                             (json_int_t)z->head_dim));
+    if (json_object_get(config, "max_window_layers")) json_object_set_new(config, "max_window_layers", json_integer((json_int_t)plain));
+    if (json_object_get(config, "layer_types") || json_object_get(config, "sliding_window_pattern"))
+        json_object_set_new(config, "layer_types", types_of_layers(m));
+    if (!strcmp(m->family->hf, "smollm3")) json_object_set_new(config, "no_rope_layers", rotating_layers(m));
+    return reads_same(m, config);
+}
+
 /* config.json of the base, with the output's type; what described a quantised base is gone with it. */
 static err config_copied(const struct model *m, json_t **out) {
     str path = {0};
@@ -469,6 +510,7 @@ static err config_copied(const struct model *m, json_t **out) {
     if (*out) json_object_del(*out, "quantization_config");
     if (*out && untied(m)) json_object_set_new(*out, "tie_word_embeddings", json_false());
     str_free(&path);
+    if (!e && m->cut) e = config_cut(m, *out);
     return e || !m->stretched ? e : config_stretched(m, *out);
 }
 

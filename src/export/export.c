@@ -44,7 +44,7 @@ err export_known(const char *to) {
 struct job {
     const struct export_request *r;
     const struct form *form;
-    struct model base;
+    struct model base, whole; /* with cut: a part of whole, which is not open else */
     tokenizer *tok;
     struct deltas deltas;
     struct structure st; /* the adapter for the graph */
@@ -117,9 +117,15 @@ static err place_head(const struct job *j) {
 /* Is there a graph with the adapter in it? Not of a head alone, which changes nothing below it, nor of an encoder, which gives no logits. */
 static bool in_graph(const struct job *j) { return j->r->adapter && j->deltas.n && !j->base.family->encoder; }
 
+static err open_base(struct job *j) {
+    struct model *m = j->r->cut ? &j->whole : &j->base;
+    TRY(model_open(j->r->base, j->r->base_config, m));
+    TRY(model_fill(m));
+    return j->r->cut ? model_cut(m, j->r->cut, &j->base) : OK;
+}
+
 static err open_job(struct job *j) {
-    TRY(model_open(j->r->base, j->r->base_config, &j->base));
-    TRY(model_fill(&j->base));
+    TRY(open_base(j));
     open_tokenizer(j);
     if (j->r->rules) {
         j->to = arena_alloc(&j->base.mem, (size_t)j->base.n * sizeof *j->to + 1);
@@ -155,7 +161,11 @@ static void close_job(struct job *j) {
     deltas_close(&j->deltas);
     if (j->tok) tokenizer_free(j->tok);
     model_close(&j->base);
+    model_close(&j->whole);
 }
+
+/* What texts compare the output with. */
+static const struct model *reference_of(const struct job *j) { return j->r->cut ? &j->whole : &j->base; }
 
 /* --- planning -------------------------------------------------------------------------------------------------------- */
 static const struct deltas *deltas_or_null(const struct job *j) { return j->r->adapter ? &j->deltas : NULL; }
@@ -219,7 +229,8 @@ static err plan_memory(struct job *j) {
     if (!j->r->unchecked) {
         TRY(check_open(&j->check, &j->base, j->tok));
         TRY(check_bytes(&j->check, &j->base, structure_or_null(j), &j->check_bytes));
-        if (!j->check.runs) {
+        if (model_picked(&j->base)) j->check.runs = false, j->check_bytes = 0; /* it runs when it is written: no logits to compare with */
+        else if (!j->check.runs) {
             log_warn("%s: it gives no logits for rows of tokens alone: weights are checked, logits are not", j->base.path);
             j->check_bytes = 0;
         } else {
@@ -232,7 +243,7 @@ static err plan_memory(struct job *j) {
         if (j->to[i] == DT_NF4) j->check_bytes += dtype_row_bytes(j->to[i], j->base.w[i].d[1]) * (size_t)j->base.w[i].d[0];
     if (j->r->n_texts) {
         size_t bytes;
-        TRY(likeness_bytes(&j->base, &j->base, &bytes));
+        TRY(likeness_bytes(reference_of(j), &j->base, &bytes));
         j->check_bytes += bytes;
     }
     j->write_bytes += tokenizer_json_bytes(j);
@@ -261,8 +272,8 @@ static void plan_json(struct job *j) {
     int n = j->form->kind == KIND_LORA ? j->lora.n : j->items.n_t;
     json_t *o = j->report;
     json_object_update_new(o, json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:i, s:I, s:o}", "to", j->form->name, "base", j->base.path,
-                                        "architecture", j->base.family->name, "parameters", (json_int_t)j->base.parameters, "base_bytes",
-                                        (json_int_t)j->base.bytes, "path", j->r->out, "tensors", n, "bytes", (json_int_t)j->total, "types",
+                                        "architecture", j->base.family->name, "parameters", (json_int_t)reference_of(j)->parameters, "base_bytes",
+                                        (json_int_t)reference_of(j)->bytes, "path", j->r->out, "tensors", n, "bytes", (json_int_t)j->total, "types",
                                         types_json(t, n)));
     if (j->r->adapter)
         json_object_set_new(o, "adapter",
@@ -274,6 +285,7 @@ static void plan_json(struct job *j) {
     if (headed(j))
         json_object_set_new(o, "head", json_pack("{s:s, s:s}", "is", head_text(&j->deltas.head, head), "module", j->deltas.head_module));
     if (j->r->undo) json_object_set_new(o, "undo", json_true());
+    if (j->r->cut) json_object_set_new(o, "parameters_after", json_integer((json_int_t)j->base.parameters));
     json_object_set_new(o, "memory",
                         json_pack("{s:I, s:I, s:I, s:I}", "planned", (json_int_t)planned_peak(j), "kept", (json_int_t)j->kept_bytes,
                                   "write", (json_int_t)j->write_bytes, "check", (json_int_t)j->check_bytes));
@@ -307,10 +319,10 @@ static err compare_like(const struct job *j, const struct model *written) {
     return e;
 }
 
-/* What quantising has cost. */
+/* What quantising or pruning has cost. */
 static err compare_texts(const struct job *j, const struct model *written) {
     struct likeness l;
-    TRY(likeness_measure(&j->base, written, j->r->texts, j->r->n_texts, j->r->most_tokens, j->r->progress.stop, &l));
+    TRY(likeness_measure(reference_of(j), written, j->r->texts, j->r->n_texts, j->r->most_tokens, j->r->progress.stop, &l));
     json_object_set_new(j->report, "likeness",
                         json_pack("{s:I, s:f, s:f, s:f, s:f, s:I}", "tokens", (json_int_t)l.tokens, "mean_kl", l.kl, "worst_kl", l.kl_worst,
                                   "perplexity_base", exp(l.nll[0]), "perplexity", exp(l.nll[1]), "same_top", (json_int_t)l.same_top));

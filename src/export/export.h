@@ -6,6 +6,7 @@
 #include "export/items.h"
 #include "gen/rules.h"
 #include "io/tokenizer.h"
+#include "model/cut.h"
 #include <jansson.h>
 
 struct export_request {
@@ -14,10 +15,11 @@ struct export_request {
     const char *to;                 /* "peft", "gguf-lora", "mlx", "hf", "gguf" */
     dtype type;                     /* DT_NONE: what loses least (items.h) */
     const struct rules *rules;      /* the base is quantised by these (gen/rules.h), and type is not asked; or NULL */
-    const struct ids *texts;        /* with rules: base and result are compared on so many tokens of these (gen/likeness.h) */
+    const struct ids *texts;        /* with rules or cut: base and result are compared on so many tokens of these (gen/likeness.h) */
     int n_texts;
     int64_t most_tokens;
     const char *out;
+    const struct cut *cut; /* what is written is this of base (model/cut.h), and with texts compared with all of it; NULL: all of it */
     size_t max_shard; /* of safetensors; 0: 5 GB */
     bool force, unchecked;
     bool undo;        /* base is a merged model: the adapter is taken off */

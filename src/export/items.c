@@ -156,9 +156,16 @@ static void take_rows(const struct item *it, float *to) {
         for (int k = 0; k < it->delta->rank; k++) to[k * b->d[0] + o] = element(b, o, k);
 }
 
+/* Of what data has. */
+static int64_t source_cols(const struct item *it) { return it->pick.cols ? it->pick.cols : it->cols; }
+static int64_t source_rows(const struct item *it) { return it->pick.rows ? it->pick.rows : it->rows; }
+
+/* A row has room for all of the source's columns; those that are taken move to its front. */
 static void source_row(const struct item *it, int64_t from, float *row) {
     const size_t each = (size_t)dtype_info[it->dt].bytes;
-    if (!it->turned) dequantise_row(it->dt, (const char *)it->data + dtype_row_bytes(it->dt, it->cols) * (size_t)from, row, it->cols);
+    const int64_t cols = source_cols(it);
+    if (!it->turned) dequantise_row(it->dt, (const char *)it->data + dtype_row_bytes(it->dt, cols) * (size_t)from, row, cols);
+    for (int64_t c = 0; c < it->cols && it->pick.col; c++) row[c] = row[it->pick.col[c]];
     for (int64_t c = 0; c < it->cols && it->turned; c++)
         dequantise_row(it->dt, (const char *)it->data + each * (size_t)(c * it->rows + from), row + c, 1);
     for (int64_t c = 0; c < it->cols && it->shift != 0; c++) row[c] += it->shift;
@@ -194,7 +201,8 @@ static void make_row(const struct item *it, const struct work *w, int64_t r, cha
     float *row = w->rows + (size_t)omp_get_thread_num() * w->each, *b = row + it->cols;
     int64_t half = it->head && it->to_pairs ? rope_row_in_halves(r, it->head) : r,
             from = it->head && it->from_pairs ? rope_row_in_pairs(half, it->head) : half;
-    if (it->dt == it->t.dt && !it->delta && !it->turned && it->shift == 0) {
+    if (it->pick.row) from = it->pick.row[from]; /* whole heads: an order within them is the same here and there */
+    if (it->dt == it->t.dt && !it->delta && !it->turned && !it->pick.col && it->shift == 0) {
         size_t bytes = dtype_row_bytes(it->dt, it->cols);
         memcpy(to, (const char *)it->data + bytes * (size_t)from, bytes);
         return;
@@ -242,7 +250,7 @@ static err write_item(const struct item *it, bool nested, struct tensors_out *o,
         if (p->report) p->report(p->ctx, o->done, o->total);
     }
     if (it->t.dt == DT_NF4) TRY(nf4_out_rest(it, nested, &w->scales, o));
-    if (it->mapped) pages_forget(it->data, dtype_row_bytes(it->dt, it->cols) * (size_t)it->rows);
+    if (it->mapped) pages_forget(it->data, dtype_row_bytes(it->dt, source_cols(it)) * (size_t)source_rows(it));
     return OK;
 }
 

@@ -11,10 +11,11 @@ struct item {
     dtype dt;
     bool mapped; /* data is a file's pages, which may be let go */
     int64_t rows, cols;
+    struct picked pick;          /* data has so many rows and columns, of which these are taken (model/cut.h); all zeros: rows and cols are all of it */
     int64_t head;              /* rows of a head where RoPE's order matters; 0: rows stay where they are */
     bool from_pairs, to_pairs; /* the order there and here (core/rope_rows.h) */
     const struct delta *delta; /* a pair whose product is added */
-    bool changed;    /* by the adapter: a pair, or data is the adapter's own tensor */
+    bool changed;    /* by the adapter (a pair, or data is the adapter's own tensor), or some of its columns are left out */
     bool turned;     /* data is [cols, rows], of a plain type: rows are its columns */
     float shift;     /* added to each number: Gemma's norms are stored less 1 in one format */
     bool transposed; /* the file has [in, out] (GPT-2's Conv1D): rows are inputs, and A and B change places */

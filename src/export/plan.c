@@ -23,6 +23,7 @@ static err list_init(struct items *l, int most) {
 static err list_add(struct items *l, struct item it) {
     it.t.bytes = dtype_row_bytes(it.t.dt, it.cols) * (size_t)it.rows;
     if (it.cols > l->widest) l->widest = it.cols;
+    if (it.pick.cols > l->widest) l->widest = it.pick.cols;
     l->v[l->n++] = it;
     const int n = it.t.dt == DT_NF4 ? nf4_out_tensors(&it, l->nested, &l->mem, l->t + l->n_t) : 1;
     if (it.t.dt != DT_NF4) l->t[l->n_t] = it.t;
@@ -61,6 +62,13 @@ static const char *hf_name(const struct model *m, arena *mem, const struct weigh
     return arena_printf(mem, "%s%s", dot ? dot + 1 : w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
 }
 
+/* Which part of the tensor it is. A vector is a row here, and its numbers are columns. */
+static void take_pick(struct item *it, const struct weight *w) {
+    if (!w || !w->pick) return;
+    it->pick = w->nd == 2 ? *w->pick : (struct picked){.rows = 1, .cols = w->pick->rows, .col = w->pick->row};
+    it->changed = it->pick.col != NULL; /* blocks of a type are not what they were */
+}
+
 /* What the adapter does to it. w NULL: nobody's. */
 static void take_delta(struct item *it, const struct deltas *d, const struct weight *w) {
     const struct delta *x = deltas_of(d, w);
@@ -77,6 +85,7 @@ static struct item from_tensor(const struct tensor *t, const struct weight *w, c
                       .rows = 1,
                       .cols = t->d[t->nd - 1]};
     take_delta(&it, d, w);
+    take_pick(&it, w);
     for (int i = 0; i < t->nd - 1; i++) it.rows *= t->d[i];
     if (w && w->rope_heads && t->nd == 2) it.head = it.rows / w->rope_heads, it.from_pairs = it.to_pairs = true;
     it.t.dt = to;
@@ -103,6 +112,7 @@ static struct item from_weight(const struct model *m, const struct weight *w, co
                       .cols = w->d[w->nd - 1],
                       .shift = shift_of(m, w, file != NULL, to_gguf)};
     take_delta(&it, d, w);
+    take_pick(&it, w);
     memcpy(it.t.d, w->d, sizeof it.t.d);
     return it;
 }
@@ -111,6 +121,7 @@ static struct item from_weight(const struct model *m, const struct weight *w, co
 static void move_rows(struct item *it, int heads, bool to_pairs) {
     if (!heads) return;
     if (it->t.nd == 1) it->rows = it->cols, it->cols = 1;
+    if (it->t.nd == 1 && it->pick.col) it->pick = (struct picked){.rows = it->pick.cols, .cols = 1, .row = it->pick.col};
     it->head = it->rows / heads;
     it->to_pairs = to_pairs;
     it->from_pairs = !to_pairs;

@@ -43,8 +43,7 @@ static err no_match(const struct model *m, const struct structure *st) {
     return e;
 }
 
-/* Is it what lies beside the method? */
-static bool of_head(const struct structure *st, const struct param_slice *s) {
+bool adapter_of_head(const struct structure *st, const struct param_slice *s) {
     const size_t n = st->head_module ? strlen(st->head_module) : 0;
     return n && !strncmp(s->name, st->head_module, n) && s->name[n] == '.';
 }
@@ -53,7 +52,7 @@ static bool of_head(const struct structure *st, const struct param_slice *s) {
 static bool marked_module(const struct structure *st, const struct param_slice *s, char name[256]) {
     const struct peft_method *m = st->method;
     const char *end = m->table_mark && str_ends(s->name, m->table_mark) ? m->table_mark : m->mark;
-    if (of_head(st, s) || !str_ends(s->name, end)) return false;
+    if (adapter_of_head(st, s) || !str_ends(s->name, end)) return false;
     snprintf(name, 256, "%.*s", (int)(strlen(s->name) - strlen(end)), s->name);
     return true;
 }
@@ -296,7 +295,7 @@ static void hub_name(const char *slice, const char *called, char name[512]) {
 
 /* PEFT puts its own model around the base's for most methods, not for soft prompts: a head's module is one level less deep there. */
 void adapter_tensor_name(const struct structure *st, const struct param_slice *s, char name[512]) {
-    const bool head = of_head(st, s);
+    const bool head = adapter_of_head(st, s);
     if (st->method->called) hub_name(s->name, st->method->called(st->settings), name);
     else
         snprintf(name, 512, "%s%s%s",
@@ -524,7 +523,7 @@ static err read_as(const char *folder, const struct structure *st, const void *s
     for (int i = 0; i < st->params.n && !e; i++)
         for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
             const struct place w = {&st->params, &st->params.p[i], &st->params.p[i].slice[k], weights};
-            e = read_slice(head && of_head(st, w.s) ? &of_its_own : &ts, st, settings, &w);
+            e = read_slice(head && adapter_of_head(st, w.s) ? &of_its_own : &ts, st, settings, &w);
         }
     if (!e && ts.n + of_its_own.n - bases_beside(&ts, st) != n)
         e = fail(E_INPUT, "%s holds %d tensors, this adapter's settings use %d", ts.path, ts.n + of_its_own.n, n);
@@ -566,21 +565,26 @@ static err adopt(const char *folder, const struct model *m, const struct structu
     return e;
 }
 
-err adapter_load(const char *folder, const struct model *m, const struct structure *st, void *weights) {
+err adapter_settings(const char *folder, const struct model *m, const struct structure *st, arena *mem, const void **have) {
     const struct peft_method *method;
+    TRY(adapter_check_base(folder, m));
+    TRY(adapter_read_config(folder, mem, &method, have));
+    if (method != st->method) return fail(E_USAGE, "%s is a %s adapter, the configuration says %s", folder, method->name, st->method->name);
+    for (int i = 0; i < st->params.n; i++)
+        for (int k = 0; k < st->params.p[i].n_slices; k++) {
+            char module[256];
+            if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module))
+                TRY(st->method->agrees(*have, st->settings, module, folder));
+        }
+    return OK;
+}
+
+err adapter_load(const char *folder, const struct model *m, const struct structure *st, void *weights) {
     const void *have;
     const char *head = NULL;
     arena mem = {0};
-    TRY(adapter_check_base(folder, m));
-    err e = adapter_read_config(folder, &mem, &method, &have);
-    if (!e && method != st->method) e = fail(E_USAGE, "%s is a %s adapter, the configuration says %s", folder, method->name, st->method->name);
+    err e = adapter_settings(folder, m, st, &mem, &have);
     if (!e) e = head_agrees(folder, st, &mem, &head);
-    for (int i = 0; i < st->params.n && !e; i++)
-        for (int k = 0; k < st->params.p[i].n_slices && !e; k++) {
-            char module[256];
-            if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module))
-                e = st->method->agrees(have, st->settings, module, folder);
-        }
     if (!e)
         e = st->method->adopt && !st->method->same(have, st->settings) ? adopt(folder, m, st, have, weights)
                                                                        : read_as(folder, st, have, head, weights);

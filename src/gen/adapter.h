@@ -30,6 +30,13 @@ err adapter_stretch(const char *folder, bool asked, struct model *m);
 /* Reads into a structure that did not come from the folder: its settings must scale the delta as the folder's do, and the
  * base must do. */
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, void *weights);
+/* The start of another task (transfer.c): the method's numbers, and those of the head where it is the same (E_USAGE: neither is there). Where it is not,
+ * what the structure has for its head stays, and *head is false; the folder's is left. */
+err adapter_transfer(const char *folder, const struct model *m, const struct structure *st, void *weights, bool *head);
+/* Between the files of adapter.c and transfer.c: a folder's settings (in mem), which scale the delta as the structure's do; and is a slice what lies beside
+ * the method? */
+err adapter_settings(const char *folder, const struct model *m, const struct structure *st, arena *mem, const void **have);
+bool adapter_of_head(const struct structure *st, const struct param_slice *s);
 err adapter_write(const char *folder, const struct structure *st, const void *weights, const char *base_model);
 
 /* Lays down the parameters of a structure for a model, without a plan; E_USAGE when the method finds nothing to train, with the

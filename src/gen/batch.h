@@ -20,7 +20,7 @@ struct generating {
 
 /* The inputs of one run and the rows behind them. One allocation serves prefill and decode. */
 struct batch {
-    int32_t *ids, *pos, *slot, *cu, *rows, *sample, *next_pos, *begin, *copied_from;
+    int32_t *ids, *pos, *slot, *cu, *rows, *sample, *last_pos, *begin, *copied_from;
     int32_t *next; /* what a run gave: of each line ids, then the bits of their log-probabilities */
     int32_t *src_ids, *src_pos, *src_slot, *src_sample, *src_cu, *src_last; /* encoder-decoders */
     float *given; /* vectors beside the prompts, and 0, 1, ... */

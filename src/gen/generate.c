@@ -56,7 +56,7 @@ static err batch_init(struct batch *b, const struct generator *g, bool weights) 
     *b = (struct batch){.all = p, .members = (int)members};
     if (!p) return fail(E_MEMORY, "out of memory");
     int32_t **const by_n[] = {&b->ids, &b->pos, &b->slot, &b->copied_from, &b->src_ids, &b->src_pos, &b->src_slot, &b->src_sample};
-    int32_t **const by_s[] = {&b->cu, &b->rows, &b->sample, &b->next_pos, &b->begin, &b->live, &b->src_cu, &b->src_last};
+    int32_t **const by_s[] = {&b->cu, &b->rows, &b->sample, &b->last_pos, &b->begin, &b->live, &b->src_cu, &b->src_last};
     for (int k = 0; k < 8; k++, p += n) *by_n[k] = p;
     for (int k = 0; k < 8; k++, p += s) *by_s[k] = p;
     b->next = p;
@@ -132,7 +132,7 @@ static void add_prompt(const struct generating *w, struct feed *f, int row, int 
     b->src_cu[f->s + 1] = f->m;
     b->rows[f->s] = f->n - 1;
     b->sample[f->s] = rq->first_sample + row;
-    b->next_pos[f->s++] = apart ? 1 : from + n;
+    b->last_pos[f->s++] = apart ? 0 : from + n - 1;
 }
 
 static struct feed pass_feed(const struct generating *w) {
@@ -143,7 +143,7 @@ static struct feed pass_feed(const struct generating *w) {
                          .slot = b->slot,
                          .rows = b->rows,
                          .sample = b->sample,
-                         .next_pos = b->next_pos,
+                         .last_pos = b->last_pos,
                          .src_ids = b->src_ids,
                          .src_pos = b->src_pos,
                          .src_cu = b->src_cu,

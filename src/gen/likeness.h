@@ -28,7 +28,6 @@ struct likeness {
     int64_t same_top;          /* positions at which both have the same first choice */
 };
 
-enum { LIKENESS_ROW = 256 }; /* tokens; shorter where the model's context is */
 /* Bytes that it takes. */
 err likeness_bytes(const struct model *reference, const struct model *other, size_t *bytes);
 /* Of up to `most` tokens of n texts. stop (may be NULL): E_INTERRUPTED when it becomes non-zero. */

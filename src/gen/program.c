@@ -105,6 +105,7 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     const struct head *h = head_of(st);
     struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
+    if (st && s->mode == MODE_TRAIN) a.loss = st->terms; /* a lesson has its own */
     val x, target = {0}, t;
     struct linear w = {0};
     struct projection own = {0};
@@ -176,12 +177,12 @@ static val emit_process(struct program *g, struct site *s, val history, val rows
 
 static void emit_sample(struct program *g, const struct model *m, struct site *s, struct capacity cap, bool keep_logits) {
     const val history = make_states(s, m, cap, &g->choosing);
-    val rows = {0}, next_pos = s->pos;
+    val rows = {0}, last_pos = s->pos;
     if (g->mode == MODE_DECODE) s->sample = input(s->p, "sample", &dim_n, DT_I32);
     if (g->mode != MODE_DECODE) {
         rows = input(s->p, "rows", &dim_s, DT_I32);
         s->sample = input(s->p, "sample", &dim_s, DT_I32);
-        next_pos = input(s->p, "next_pos", &dim_s, DT_I32);
+        last_pos = input(s->p, "last_pos", &dim_s, DT_I32);
     }
     val x = model_body(m, s);
     if (has(rows)) x = emit1(s->p, &op_gather, (val[]){x, rows}, 2, NULL);
@@ -190,7 +191,7 @@ static void emit_sample(struct program *g, const struct model *m, struct site *s
     if (m->shape.logit_softcap > 0) g->logits = emit1(s->p, &op_softcap, &g->logits, 1, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
     const val z = emit_process(g, s, history, rows), raw = z.i == g->logits.i ? (val){0} : g->logits;
     struct inst *i = g->choosing.beams > 1 ? prog_emit(s->p, &op_top, &z, 1, &(struct op_attr){.n = 2 * g->choosing.beams})
-                                           : prog_emit(s->p, &op_sample, (val[]){z, s->sample, next_pos, raw}, 4, NULL);
+                                           : prog_emit(s->p, &op_sample, (val[]){z, s->sample, last_pos, raw}, 4, NULL);
     if (!i) return;
     g->next = i->out[0];
     g->logprob = i->out[1];
@@ -222,13 +223,15 @@ static err build(struct program *g, const struct model *m, struct structure *st,
     val *cache = arena_alloc(&p->mem, 4 * (size_t)m->shape.layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
     struct site s = {.p = p,
-                     .mode = mode == MODE_EXTEND ? MODE_DECODE : mode,
+                     .mode = mode == MODE_EXTEND || mode == MODE_CONTINUE ? MODE_DECODE : mode,
+                     .extends = mode == MODE_EXTEND || mode == MODE_CONTINUE,
                      .cache_k = cache,
                      .cache_v = cache + m->shape.layers,
                      .cross_k = cache + 2 * m->shape.layers,
                      .cross_v = cache + 3 * m->shape.layers,
                      .derived = derived_place,
                      .model = m};
+    if (st && mode == MODE_TRAIN) *(g->seq2seq ? &s.src_noise : &s.noise) = st->noise, s.before = st->virtual_tokens;
     if (st && st->method) g->params = &st->params, s.method = st->method, s.settings = st->settings, s.params = &st->params;
     s.ids = input(p, "ids", &dim_n, DT_I32);
     s.pos = input(p, "pos", &dim_n, DT_I32);
@@ -256,7 +259,8 @@ static err build(struct program *g, const struct model *m, struct structure *st,
         if (mode == MODE_TRAIN && !p->failed) prog_backward(p, g->loss, c, &ops_backward);
     } else {
         s.slot = input(p, "slot", &dim_n, DT_I32);
-        emit_sample(g, m, &s, cap, keep_logits);
+        if (mode == MODE_CONTINUE) make_states(&s, m, cap, &g->choosing), emit_loss(g, m, st, &s);
+        else emit_sample(g, m, &s, cap, keep_logits);
     }
     prog_drop_dead(p);
     err e = p->failed ? p->failed : plan_make(&g->plan, p, backend);
@@ -530,15 +534,16 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
     if (g->members) in[n++] = rows_weights(g, f->mix, f->n, g->mix);
     if (g->src_mix) in[n++] = rows_weights(g, f->src_mix, f->m, g->src_mix);
     if (g->given) in[n++] = f->given, in[n++] = f->given_rows;
-    if (g->mode != MODE_DECODE && g->mode != MODE_EXTEND) in[n++] = f->cu;
+    if (g->mode != MODE_DECODE && g->mode != MODE_EXTEND && g->mode != MODE_CONTINUE) in[n++] = f->cu;
     if (g->seq2seq && g->mode == MODE_DECODE) in[n++] = f->src_last, in[n++] = f->src_slot;
     else if (g->seq2seq) in[n++] = f->src_ids, in[n++] = f->src_pos, in[n++] = f->src_cu, in[n++] = f->src_sample;
     if (g->seq2seq && g->mode == MODE_PREFILL) in[n++] = f->src_slot;
-    if (g->mode == MODE_PREFILL || g->mode == MODE_EXTEND) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->next_pos;
+    if (g->mode == MODE_PREFILL || g->mode == MODE_EXTEND) in[n++] = f->slot, in[n++] = f->rows, in[n++] = f->sample, in[n++] = f->last_pos;
     else if (g->mode == MODE_DECODE) {
         in[n++] = f->slot, in[n++] = f->sample;
         if (g->choosing.rules) in[n++] = f->begin;
-    } else if (g->mode == MODE_CLASSIFY && g->gathers) in[n++] = f->rows;
+    } else if (g->mode == MODE_CONTINUE) in[n++] = f->slot, in[n++] = f->label, in[n++] = f->weight;
+    else if (g->mode == MODE_CLASSIFY && g->gathers) in[n++] = f->rows;
     else if (g->mode != MODE_FEATURES && g->mode != MODE_CLASSIFY) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
     if (g->targets) in[n++] = f->target;
     if (g->lesson && g->lesson->top) in[n++] = f->top, in[n++] = f->top_logprob;

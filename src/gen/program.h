@@ -1,5 +1,5 @@
 /* The programs that a model runs as: training, scoring, prefill, one-token decode, features, classification, built from the same family text by
- * mode (extending, decoding with many tokens of a slot, is decoding to the family's text), and the copying of cached positions between slots; compiled
+ * mode (extending and continuing, with many tokens of a slot, are decoding to the family's text), and the copying of cached positions between slots; compiled
  * to a plan on a backend. Inputs are bound by name through struct feed, in one fixed order per mode. */
 #ifndef CYC_GEN_PROGRAM_H
 #define CYC_GEN_PROGRAM_H
@@ -34,6 +34,8 @@ struct structure {
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
     const struct lesson *lesson; /* NULL: the labels alone. The caller's */
+    struct loss_terms terms; /* of training, beside the labels' cross-entropy */
+    float noise;             /* of training: NEFTune's alpha */
     int adapters;        /* of this structure, whose rows a run of its programs may have side by side; 0: one */
 };
 
@@ -56,7 +58,7 @@ struct program {
     enum mode mode;
     struct prog p;
     struct plan plan;
-    val loss, nll;        /* train, score: sums[4], nll[N] */
+    val loss, nll;        /* train, score, continue: sums[4], nll[N] */
     val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities; with beams [S, 2 * beams] of each; top: [N, k] */
     struct choosing choosing;
     val features;         /* features: the last rows [N, C]; classify without a head: those of each text that a head would read [S, C] */
@@ -84,7 +86,7 @@ err program_build(struct program *g, const struct model *m, enum mode mode, stru
 /* MODE_TRAIN, with levels that differ from block to block, or what waits on the host. */
 err program_train(struct program *g, const struct model *m, struct structure *st, struct capacity cap, const struct checkpoints *c,
                   const struct backend *backend);
-/* MODE_PREFILL, MODE_DECODE and MODE_EXTEND (tokens behind those that their slots have) that choose so; MODE_COPY: positions of their slots, of all that they keep for each (not the encoder's keys). */
+/* MODE_PREFILL, MODE_DECODE and MODE_EXTEND (tokens behind those that their slots have) that choose so; MODE_CONTINUE: what such tokens cost; MODE_COPY: positions of their slots, of all that they keep for each (not the encoder's keys). */
 err program_generates(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                       const struct choosing *how, const struct backend *backend);
 /* MODE_TOP: rows behind the last norm in (`taught`), the best k of their first `vocab` ids and the log-probabilities of these among them out; logits exist
@@ -96,10 +98,10 @@ void program_free(struct program *g);
 
 /* One pass's inputs; those that the mode does not use are ignored.
  * An encoder-decoder's programs take src_ids src_pos src_cu src_sample beside these (prefill: and src_slot; decode: src_last and src_slot alone).
- * train, score: ids pos cu sample label weight (and target); features: ids pos cu; classify: ids pos cu (and rows); prefill: ids pos cu slot rows sample next_pos; extend: the same without cu; decode: ids pos slot sample (and begin);
+ * train, score: ids pos cu sample label weight (and target); features: ids pos cu; classify: ids pos cu (and rows); prefill: ids pos cu slot rows sample last_pos; extend: the same without cu; continue: ids pos slot label weight; decode: ids pos slot sample (and begin);
  * copy: from slot pos, for each position of a slot that goes to another. */
 struct feed {
-    const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *next_pos;
+    const int32_t *ids, *pos, *cu, *sample, *label, *slot, *rows, *last_pos;
     const int32_t *begin; /* programs with rules: the position at which each row's answer begins */
     const int32_t *from;
     const float *weight, *target; /* target: of a regression, [s, numbers] */

@@ -16,7 +16,9 @@
  * A template is hostile: steps, output, memory and nesting are bounded, each with a message; errors are
  * "NAME:LINE:COLUMN: ...". A parsed template is read-only and may be rendered by many threads.
  *
- * Called by chat.c. The room: jinja_lex.c (source to tokens), jinja_parse.c (tokens to a tree), jinja_eval.c (walks it),
+ * A task's templates (data/task.c) are rendered over a record's fields instead of messages.
+ *
+ * Called by chat.c and data/task.c. The room: jinja_lex.c (source to tokens), jinja_parse.c (tokens to a tree), jinja_eval.c (walks it), jinja_fields.c (JSON as values),
  * jinja_value.c (strings with tags, Python's repr, equality, order), jinja_filters.c, jinja_methods.c. */
 #ifndef CYC_IO_JINJA_H
 #define CYC_IO_JINJA_H
@@ -30,6 +32,8 @@ typedef struct jinja jinja;
 
 /* name is what messages call it ("chat template", or a file). */
 err jinja_parse(const char *name, const char *source, size_t n, jinja **out);
+/* The same as jinja2 is by itself: blocks take nothing of the text around them, and the last line end stays. */
+err jinja_parse_plain(const char *name, const char *source, size_t n, jinja **out);
 void jinja_free(jinja *t);
 bool jinja_has_generation(const jinja *t); /* does it have a {% generation %} block? */
 
@@ -52,6 +56,8 @@ struct jinja_context {
     const char *bos, *eos, *pad;
     bool add_generation_prompt;
     const struct tm *now;              /* of strftime_now; NULL: this moment */
+    const struct json_t *fields;       /* an object (jansson): a variable for each of its keys, and printing one that is not there is
+                                          refused, as jinja2's StrictUndefined does; NULL: none, and it prints nothing */
     const struct jinja_limits *limits; /* NULL: jinja_default_limits */
 };
 

@@ -630,6 +630,7 @@ static err run_one(struct render *r, const struct node *n) {
     case N_PRINT:
         TRY(eval(r, n->a, &v));
         r->at = n->at;
+        if (v.t == J_UNDEFINED && r->ctx->fields) return jr_fail(r, E_INPUT, "there is no \"%.60s\"", v.name);
         return jb_text(r, r->out, v);
     case N_FOR: return run_for(r, n);
     case N_SET: TRY(eval(r, n->b, &v)); return assign(r, n->a, v);
@@ -669,7 +670,9 @@ static err run_body(struct render *r, const struct node *n) {
 
 /* --- the context --- */
 
-static err set_global(struct render *r, enum word w, jval v) { return set_var(r, r->scope, r->t->word[w], v); }
+err jr_global(struct render *r, const char *name, jval v) { return set_var(r, r->scope, name, v); }
+
+static err set_global(struct render *r, enum word w, jval v) { return jr_global(r, r->t->word[w], v); }
 
 static err set_token(struct render *r, enum word w, const char *token) {
     jval v;
@@ -703,6 +706,7 @@ static err render_all(struct render *r, const struct jinja_context *c) {
     TRY(set_global(r, W_PROMPT, j_bool(c->add_generation_prompt)));
     TRY(set_global(r, W_TOOLS, j_none));
     TRY(set_global(r, W_DOCUMENTS, j_none));
+    if (c->fields) TRY(jr_fields(r));
     return run_body(r, r->t->body);
 }
 

@@ -145,9 +145,11 @@ struct jinja {
     size_t n;
     struct node *body;
     bool generation;
+    bool plain; /* no trim_blocks, lstrip_blocks; the last line end stays */
     struct interned **names; /* a hash table */
 };
 const char *jinja_intern(jinja *t, const char *p, size_t n); /* NULL: out of memory */
+const char *jinja_known(const jinja *t, const char *p, size_t n);                  /* ... NULL: not interned */
 /* "NAME:LINE:COLUMN: " before the message. */
 err jinja_fail(const jinja *t, size_t at, err code, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 err jinja_lex(jinja *t, struct token **tokens, size_t *n); /* malloc'ed */
@@ -247,6 +249,10 @@ size_t j_search(const struct jstr *s, const struct jstr *what, size_t from);
 jval call_arg(const struct call *c, size_t i, const char *name, jval fallback);
 err call_str(struct render *r, const struct call *c, size_t i, const char *name, const char *fallback, const struct jstr **out);
 err call_int(struct render *r, const struct call *c, size_t i, const char *name, int64_t fallback, int64_t *out);
+
+/* A variable for each of the context's fields. */
+err jr_fields(struct render *r);
+err jr_global(struct render *r, const char *name, jval v);
 
 err jr_attr(struct render *r, jval v, const char *name, int method, jval *out); /* v.name */
 err jr_item(struct render *r, jval v, jval key, jval *out);                     /* v[key] */

@@ -44,7 +44,7 @@ static size_t skip_space(const struct lexer *x, size_t i) {
 /* Behind a tag that ends at i (after "%}"): what `sign` before it takes away. */
 static size_t behind(const struct lexer *x, size_t i, char sign, bool trims) {
     if (sign == '-') return skip_space(x, i);
-    return sign != '+' && trims && i < x->n && x->s[i] == '\n' ? i + 1 : i;
+    return sign != '+' && trims && !x->t->plain && i < x->n && x->s[i] == '\n' ? i + 1 : i;
 }
 
 /* The text s[from..to) before a tag, less what the tag's sign and lstrip_blocks take away. */
@@ -54,7 +54,7 @@ static err push_text(struct lexer *x, size_t from, size_t to, char sign, bool ls
         size_t a, b;
         j_strip(&s, NULL, false, true, &a, &b);
         to = from + b;
-    } else if (sign != '+' && lstrip) {
+    } else if (sign != '+' && lstrip && !x->t->plain) {
         size_t line = to;
         while (line > from && x->s[line - 1] != '\n') line--;
         if ((line > 0 ? x->s[line - 1] == '\n' : true) && skip_space(x, line) >= to) to = line;

@@ -22,14 +22,24 @@ struct parser {
     int depth;
 };
 
-const char *jinja_intern(jinja *t, const char *p, size_t n) {
-    if (!t->names && !(t->names = arena_alloc(&t->mem, BUCKETS * sizeof *t->names))) return NULL;
+static struct interned **bucket_of(const jinja *t, const char *p, size_t n) {
     unsigned hash = 5381;
     for (size_t i = 0; i < n; i++) hash = hash * 33 + (unsigned char)p[i];
-    struct interned **bucket = &t->names[hash % BUCKETS], *i;
-    for (i = *bucket; i; i = i->next)
+    return &t->names[hash % BUCKETS];
+}
+
+const char *jinja_known(const jinja *t, const char *p, size_t n) {
+    for (const struct interned *i = *bucket_of(t, p, n); i; i = i->next)
         if (i->n == n && !memcmp(i->text, p, n)) return i->text;
-    if (!(i = arena_alloc(&t->mem, sizeof *i + n + 1))) return NULL;
+    return NULL;
+}
+
+const char *jinja_intern(jinja *t, const char *p, size_t n) {
+    if (!t->names && !(t->names = arena_alloc(&t->mem, BUCKETS * sizeof *t->names))) return NULL;
+    const char *known = jinja_known(t, p, n);
+    if (known) return known;
+    struct interned **bucket = bucket_of(t, p, n), *i = arena_alloc(&t->mem, sizeof *i + n + 1);
+    if (!i) return NULL;
     memcpy(i->text, p, n);
     i->n = n;
     i->next = *bucket;
@@ -635,7 +645,7 @@ static err take_source(jinja *t, const char *s, size_t n) {
         to[t->n++] = s[i] == '\r' ? '\n' : s[i];
         if (s[i] == '\r' && i + 1 < n && s[i + 1] == '\n') i++;
     }
-    if (t->n && to[t->n - 1] == '\n') t->n--;
+    if (t->n && to[t->n - 1] == '\n' && !t->plain) t->n--;
     to[t->n] = 0;
     unsigned cp;
     for (size_t i = 0, len; i < t->n; i += len)
@@ -652,13 +662,14 @@ static err intern_words(jinja *t) {
     return OK;
 }
 
-err jinja_parse(const char *name, const char *source, size_t n, jinja **out) {
+static err parse(const char *name, const char *source, size_t n, bool plain, jinja **out) {
     struct token *tokens = NULL;
     size_t count;
     *out = NULL;
     jinja *t = calloc(1, sizeof *t);
     if (!t) return no_memory();
     t->name = arena_str(&t->mem, name);
+    t->plain = plain;
     err e = t->name ? take_source(t, source, n) : no_memory();
     if (!e) e = intern_words(t);
     if (!e) e = jinja_lex(t, &tokens, &count);
@@ -668,6 +679,9 @@ err jinja_parse(const char *name, const char *source, size_t n, jinja **out) {
     else *out = t;
     return e;
 }
+
+err jinja_parse(const char *name, const char *source, size_t n, jinja **out) { return parse(name, source, n, false, out); }
+err jinja_parse_plain(const char *name, const char *source, size_t n, jinja **out) { return parse(name, source, n, true, out); }
 
 void jinja_free(jinja *t) {
     if (!t) return;

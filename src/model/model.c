@@ -440,7 +440,7 @@ void model_close(struct model *m) {
     if (m->derived) derived_free(m->derived);
     if (m->reserved) munmap(m->reserved, m->reserved_bytes);
     quantised_close(m);
-    tensors_close(&m->files);
+    if (!m->cut) tensors_close(&m->files);
     free(m->w);
     arena_free(&m->mem);
     *m = (struct model){0};
@@ -563,8 +563,15 @@ val model_embed(const struct model *m, struct site *s, double scale) {
     if (prog_dt(s->p) == DT_BF16) scale = bf16_to_f32(f32_to_bf16((float)scale));
     if (prog_dt(s->p) == DT_F16) scale = f16_to_f32(f32_to_f16((float)scale));
     const val own = token_rows(m, s), table = model_matrix(m, s, "token_embd");
-    if (has(own)) return embed_with(s, table, own, (float)scale);
-    return site_embed(s, &(struct embedding){.of = {.name = "token_embd", .module = w->module}, .rows = w->d[0], .width = w->d[1], .dt = w->dt, .data = w->data, .scale = scale}, table);
+    if (has(own)) return site_noise(s, embed_with(s, table, own, (float)scale));
+    return site_noise(s, site_embed(s,
+                                    &(struct embedding){.of = {.name = "token_embd", .module = w->module},
+                                                        .rows = w->d[0],
+                                                        .width = w->d[1],
+                                                        .dt = w->dt,
+                                                        .data = w->data,
+                                                        .scale = scale},
+                                    table));
 }
 
 val model_body(const struct model *m, struct site *s) {

@@ -53,6 +53,12 @@ struct layer {
     const struct rope_table *rope; /* NULL: no positions (SmolLM3) */
 };
 
+/* Part of a tensor: which of its rows and columns, ascending; NULL: all. Of a vector each number is a row. */
+struct picked {
+    int64_t rows, cols; /* that the tensor has */
+    const int32_t *row, *col;
+};
+
 struct weight {
     const char *name;   /* canonical, without ".weight"/".bias" suffix stripped: "blk.3.attn_q.weight" */
     const char *module; /* Hugging Face module path: "model.layers.3.self_attn.q_proj" */
@@ -67,6 +73,7 @@ struct weight {
     const void *source; /* what `data` is made of (model/quantised.h), of type `from`; NULL: data is the file's */
     dtype from;
     bool made;          /* ... and whether it has been */
+    const struct picked *pick; /* of a model that is cut: d are the sizes of this part of data, and no program can read it; NULL: data is all of it */
 };
 
 struct model {
@@ -90,6 +97,7 @@ struct model {
     bool random;            /* random:SEED */
     bool sizes_only;        /* a config.json without weights: it can be planned with, nothing of it can be read */
     bool gguf;
+    bool cut;               /* of another model, whose files these are (model/cut.h) */
     void *reserved;         /* addresses of the tensors of a random model, or of one without weights: reserved_bytes of them */
     size_t reserved_bytes;
     uint64_t seed;

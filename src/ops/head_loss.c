@@ -17,7 +17,8 @@
 #include <string.h>
 
 static err infer_terms(struct prog *p, const struct inst *i) {
-    const struct value x = *prog_v(p, i->in[0]), w = *prog_v(p, i->in[1]), tx = *prog_v(p, i->in[HEAD_TX]), tw = *prog_v(p, i->in[HEAD_TW]), top = *prog_v(p, i->in[HEAD_TOP]);
+    const struct value x = *prog_v(p, i->in[0]), w = *prog_v(p, i->in[1]), tx = *prog_v(p, i->in[HEAD_TX]), tw = *prog_v(p, i->in[HEAD_TW]),
+                       top = *prog_v(p, i->in[HEAD_TOP]);
     const bool teacher = has(i->in[HEAD_TX]), remembered = has(i->in[HEAD_TOP]);
     const struct loss_terms *l = &i->a.loss;
     if (teacher) TRY(want(p, i, HEAD_TX, prog_dt(p), 2, (int64_t[]){x.d[0], tx.d[1]}));
@@ -25,14 +26,18 @@ static err infer_terms(struct prog *p, const struct inst *i) {
     if (remembered) TRY(want(p, i, HEAD_TOP, DT_I32, 2, (int64_t[]){x.d[0], top.d[1]}));
     if (remembered) TRY(want(p, i, HEAD_LOGP, DT_F32, 2, top.d));
     if (teacher && tw.d[0] < w.d[0])
-        return prog_fail(p, E_INPUT, "head_loss: a teacher '%s' of %lld ids for '%s' of %lld", tw.name, (long long)tw.d[0], w.name, (long long)w.d[0]);
+        return prog_fail(p, E_INPUT, "head_loss: a teacher '%s' of %lld ids for '%s' of %lld", tw.name, (long long)tw.d[0], w.name,
+                         (long long)w.d[0]);
     if (remembered && top.d[1] > w.d[0])
-        return prog_fail(p, E_INPUT, "head_loss: %lld ids remembered of a row, and '%s' has %lld", (long long)top.d[1], w.name, (long long)w.d[0]);
+        return prog_fail(p, E_INPUT, "head_loss: %lld ids remembered of a row, and '%s' has %lld", (long long)top.d[1], w.name,
+                         (long long)w.d[0]);
     if (l->hidden > 0 && tx.d[1] != x.d[1])
-        return prog_fail(p, E_USAGE, "head_loss: rows of '%s' are %lld wide, a teacher's %lld: they cannot be matched", x.name, (long long)x.d[1], (long long)tx.d[1]);
+        return prog_fail(p, E_USAGE, "head_loss: rows of '%s' are %lld wide, a teacher's %lld: they cannot be matched", x.name,
+                         (long long)x.d[1], (long long)tx.d[1]);
     if (ops_mixes(l) && has(i->in[7])) return prog_fail(p, E_UNSUPPORTED, "head_loss: other terms beside targets of '%s'", w.name);
-    if ((teacher && (remembered || tx.needs || tw.needs)) || l->share < 0 || l->share > 1 || l->beta < 0 || l->beta > 1 || l->smoothing < 0 || l->smoothing >= 1 ||
-        l->z < 0 || l->hidden < 0 || (l->hidden > 0 && !teacher) || (teacher || remembered ? !(l->temperature > 0) : l->share > 0))
+    if ((teacher && (remembered || tx.needs || tw.needs)) || l->share < 0 || l->share > 1 || l->beta < 0 || l->beta > 1 ||
+        l->smoothing < 0 || l->smoothing >= 1 || l->z < 0 || l->hidden < 0 || (l->hidden > 0 && !teacher) ||
+        (teacher || remembered ? !(l->temperature > 0) : l->share > 0))
         return prog_fail(p, E_INTERNAL, "head_loss: terms that cannot be");
     return OK;
 }
@@ -85,7 +90,11 @@ static err vjp(struct prog *p, const struct inst *i, const val *dout, val *din) 
 }
 
 /* Numbers of a row: its logits in double and, with a teacher, what terms_of() works in; then one weight row. */
-struct places { double *z, *q, *y, *d; float *w; size_t bytes; };
+struct places {
+    double *z, *q, *y, *d;
+    float *w;
+    size_t bytes;
+};
 static struct places places_of(const struct view *in, void *scratch) {
     const int64_t V = in[1].d[0] + 1, C = in[1].d[1], D = in[HEAD_TW].nd ? in[HEAD_TW].d[1] : 0;
     struct places b = {.z = scratch};
@@ -104,7 +113,8 @@ err ops_top_known(const struct view *in, int64_t n) {
     for (int64_t j = 0; j < top->d[1]; j++) {
         const int32_t id = view_i32(top)[n * top->ld + j];
         if (id < 0 || id >= in[1].d[0])
-            return fail(E_INPUT, "head_loss: id %d that is remembered of row %lld is not in 0..%lld", (int)id, (long long)n, (long long)in[1].d[0] - 1);
+            return fail(E_INPUT, "head_loss: id %d that is remembered of row %lld is not in 0..%lld", (int)id, (long long)n,
+                        (long long)in[1].d[0] - 1);
     }
     return OK;
 }
@@ -269,7 +279,8 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         TRY(ask_teacher(i, in, n, &b));
         bool right = false;
         double nll = 0;
-        double loss = in[7].p ? nll = squares(z, V, view_row(&in[7], view_i32(&in[2])[n])) : cross_entropy(i, in, n, &b, &right, &nll);
+        double loss =
+            in[7].p ? nll = squares(z, V, view_row(&in[7], view_i32(&in[2])[n])) : cross_entropy(i, in, n, &b, &right, &nll);
         loss += match(i, in, n, scale * weight, dx);
         view_f32(&out[1])[n] = (float)nll;
         sums[0] += weight * loss;
@@ -294,9 +305,10 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
     (void)i;
     double n = (double)in[0].d[0], v = (double)in[1].d[0], c = (double)in[1].d[1], r = in[HEAD_T].nd ? (double)in[HEAD_T].d[1] : 0;
     const double d = in[HEAD_TW].nd ? (double)in[HEAD_TW].d[1] : 0;
-    return (struct cost){2 * n * v * (d + c * (1 + (out[2].nd != 0) + (out[3].nd != 0)) + r * (1 + (out[HEAD_DT].nd != 0) + (out[HEAD_DB].nd != 0))),
-                         v * (double)dtype_row_bytes(in[1].dt, in[1].d[1]) + 4 * v * r +
-                             v * (d ? (double)dtype_row_bytes(in[HEAD_TW].dt, in[HEAD_TW].d[1]) : 0)};
+    return (struct cost){
+        2 * n * v * (d + c * (1 + (out[2].nd != 0) + (out[3].nd != 0)) + r * (1 + (out[HEAD_DT].nd != 0) + (out[HEAD_DB].nd != 0))),
+        v * (double)dtype_row_bytes(in[1].dt, in[1].d[1]) + 4 * v * r +
+            v * (d ? (double)dtype_row_bytes(in[HEAD_TW].dt, in[HEAD_TW].d[1]) : 0)};
 }
 
 const struct op_def op_head_loss = {.name = "head_loss", .n_in = HEAD_IN, .n_out = HEAD_OUT, .effect = true, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};

@@ -53,6 +53,8 @@
  *                  norm is 0. To gradients the norm is a constant
  * magnitude_bwd    in  dl[O] f32, inv[O] f32, m[O] (PARAM)       out dm[O] (GRAD: added)      dm += dl * inv
  * dropout          in  x[N,C], sample[N] i32, pos[N] i32            out y[N,C] (may be in place)   y = drop_0(x), as linear has it; its own backward
+ * noise            in  x[N,C], cu[S+1] i32, sample[N] i32, pos[N] i32   out y[N,C] (may be in place)   y = x + alpha_0 / sqrt(L C) u, u in [-1, 1): ops_noise_bits();
+ *                  of a sequence's rows but the first n, and L how many those are. Its backward is dy itself
  * glu              in  gate[N,F], up[N,F] (opt)                  out y = act(gate)*up, or act(gate) (may be in place)
  * glu_bwd          in  gate, up (opt), dy                        out dgate (may be in place), dup (when up)
  * split            in  x[N,sum W_i]                              out y_i[N,W_i] for i < n: x's columns, one slice after the other
@@ -91,7 +93,7 @@
  *                  out z'[S,V]: z, with `normalise` log_softmax z; with history, row s knowing the ids at positions 0..pos[rows[s]] of its
  *                  slot and its answer beginning at begin[s] (none: behind them): of each id there z < 0 ? z * penalty : z / penalty; then
  *                  z[eos] = -inf where the answer has fewer than min_new ids
- * sample           in  logits[S,V], sample[S] i32, pos[S] i32, raw[S,V] (opt)   out id[S] i32, logprob[S]
+ * sample           in  logits[S,V], sample[S] i32, pos[S] i32 (of the last id that was read), raw[S,V] (opt)   out id[S] i32, logprob[S]
  *                  temperature 0: argmax (lowest id on ties); else temperature, top_k, top_p, min_p, philox(seed, sample, pos); logprob under
  *                  raw, where there is one
  * top              in  z[S,V] f32                                out id[S,n] i32, z[id][S,n]: the greatest, lower id first among equals; NaN is -inf
@@ -114,13 +116,30 @@ enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE 
 enum { HEAD_T = 8, HEAD_B, HEAD_TX, HEAD_TW, HEAD_TOP, HEAD_LOGP, HEAD_IN, HEAD_DT = 6, HEAD_DB = 7, HEAD_OUT = 8 };
 enum { PROC_Z, PROC_HISTORY, PROC_SLOT, PROC_POS, PROC_ROWS, PROC_BEGIN, PROC_IN };
 enum { TOP_MOST = 256 };
-enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4, PURPOSE_REPLAY = 5, PURPOSE_NOISE = 6, PURPOSE_ROUND = 7 };
+enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4, PURPOSE_REPLAY = 5, PURPOSE_NOISE = 6, PURPOSE_ROUND = 7,
+       PURPOSE_NEFTUNE = 8 };
 
 /* Dropout of channel c (any multiple of 4 at once: channels c..c+3) of one token for output i of a site. */
 static inline struct philox ops_drop_bits(const struct run_ctx *run, int site, int output, int32_t sample, int32_t pos,
                                           int64_t c) {
     return philox(philox_key(run->seed, PURPOSE_DROPOUT), (uint32_t)(run->step & 0xFFFFFFFF), (uint32_t)sample,
                   (uint32_t)pos, (uint32_t)(site * MAX_GROUP + output) << 16 | (uint32_t)(c >> 2));
+}
+/* Noise of channels c..c+3 (c a multiple of 4) of one token. */
+PHILOX_INLINE struct philox ops_noise_bits(uint64_t seed, uint64_t step, int32_t sample, int32_t pos, int64_t c) {
+    return philox(philox_key(seed, PURPOSE_NEFTUNE), (uint32_t)(step & 0xFFFFFFFF), (uint32_t)sample, (uint32_t)pos, (uint32_t)(c >> 2));
+}
+/* The most that op noise adds to row n: 0 where it is in none of the S sequences, or one of the first a->n of its own. */
+PHILOX_INLINE float ops_noise_most(const struct op_attr *a, const int32_t *cu, int64_t S, int64_t n, int64_t C) {
+    int64_t s = 0, end = S; /* cu[s] <= n < cu[end] */
+    if (n >= cu[S]) return 0;
+    while (end - s > 1) {
+        const int64_t middle = (s + end) / 2;
+        if (cu[middle] <= n) s = middle;
+        else end = middle;
+    }
+    const int64_t first = cu[s] + a->n;
+    return n < first ? 0 : a->alpha[0] / sqrtf((float)(cu[end] - first) * (float)C);
 }
 /* What process knows of row s: its ids so far, and how many of them are its answer's. */
 struct process_row { const int32_t *ids; int32_t known, made; };

@@ -53,6 +53,11 @@ val site_dropout(struct site *s, val x, double p) {
     return emit1(s->p, &op_dropout, (val[]){x, s->sample, s->pos}, 3, &(struct op_attr){.dropout = (float)p, .site = s->next_site++});
 }
 
+val site_noise(struct site *s, val x) {
+    if (!(s->noise > 0)) return x;
+    return emit1(s->p, &op_noise, (val[]){x, s->cu, s->sample, s->pos}, 4, &(struct op_attr){.alpha = {s->noise}, .n = s->before});
+}
+
 struct head_delta site_head(struct site *s, const struct linear *w) {
     return s->method && s->method->head ? s->method->head(s, w) : (struct head_delta){.scale = 0};
 }
@@ -85,11 +90,13 @@ val site_embed(struct site *s, const struct embedding *e, val table) {
 
 val site_attention(struct site *s, const val projected[3], val bias, int layer, const struct op_attr *a) {
     val q[3] = {projected[0], projected[1], projected[2]};
+    struct op_attr cached = *a;
+    cached.slot_rows = s->extends;
     if (s->method && s->method->kv) s->method->kv(s, layer, &q[1], &q[2]);
     if (s->mode == MODE_PREFILL || s->mode == MODE_DECODE)
-        prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, a);
+        prog_emit(s->p, &op_kv_append, (val[]){q[1], q[2], s->slot, s->pos, s->cache_k[layer], s->cache_v[layer]}, 6, &cached);
     if (s->mode == MODE_DECODE)
-        return emit1(s->p, &op_attention_cached, (val[]){q[0], s->cache_k[layer], s->cache_v[layer], s->slot, s->pos, bias}, 6, a);
+        return emit1(s->p, &op_attention_cached, (val[]){q[0], s->cache_k[layer], s->cache_v[layer], s->slot, s->pos, bias}, 6, &cached);
     return emit1(s->p, &op_attention, (val[]){q[0], q[1], q[2], s->cu, {0}, bias}, 6, a);
 }
 
@@ -98,6 +105,7 @@ val site_attended(struct site *s, const struct attending *a) { return site_atten
 struct site site_of_source(const struct site *s) {
     struct site source = *s;
     source.ids = s->src_ids, source.pos = s->src_pos, source.cu = s->src_cu, source.sample = s->src_sample, source.mix = s->src_mix;
+    source.noise = s->src_noise, source.before = 0;
     return source;
 }
 

@@ -59,7 +59,15 @@ struct page {
 };
 
 /* --- the beginning ------------------------------------------------------------------------------------------------------- */
-static void tile(str *out, const char *value, const char *name) {
+void page_begin(str *out, const char *title) {
+    str_adds(out, "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width,initial-scale=1\"><title>");
+    html_text(out, title);
+    str_addf(out, "</title>\n%s<body>\n<h1>", style);
+    html_text(out, title);
+    str_adds(out, "</h1>\n");
+}
+
+void page_tile(str *out, const char *value, const char *name) {
     str_adds(out, "<div class=tile><b>");
     html_text(out, value);
     str_adds(out, "</b><span>");
@@ -81,20 +89,18 @@ static void head(const struct page *p) {
     const char *ended = json_str(p->report, "ended");
     const bool going = step < total && !*ended;
     char line[96];
-    str_adds(p->out, "<h1>");
-    html_text(p->out, p->folder);
-    str_adds(p->out, "</h1>\n<p>");
+    str_adds(p->out, "<p>");
     html_text(p->out, json_str(p->plan, "sentence"));
     str_adds(p->out, "</p>\n<div class=tiles>\n");
     snprintf(line, sizeof line, "%.0f / %.0f", step, total);
-    tile(p->out, line, *ended ? ended : going ? "steps so far" : "steps");
-    tile(p->out, time_text(json_num_or(p->report, "seconds", 0)), "spent in steps");
-    tile(p->out, json_str(p->report, "objective"), json_str(p->plan, "device"));
-    tile(p->out, bytes_text(json_num_or(p->plan, "total", 0)), "memory planned");
-    if (peak > 0) tile(p->out, bytes_text(peak), going ? "measured so far" : "measured");
+    page_tile(p->out, line, *ended ? ended : going ? "steps so far" : "steps");
+    page_tile(p->out, time_text(json_num_or(p->report, "seconds", 0)), "spent in steps");
+    page_tile(p->out, json_str(p->report, "objective"), json_str(p->plan, "device"));
+    page_tile(p->out, bytes_text(json_num_or(p->plan, "total", 0)), "memory planned");
+    if (peak > 0) page_tile(p->out, bytes_text(peak), going ? "measured so far" : "measured");
     if (json_array_size(p->evals)) {
         snprintf(line, sizeof line, "%d", count_alarms(p->evals));
-        tile(p->out, line, "alarms");
+        page_tile(p->out, line, "alarms");
     }
     str_adds(p->out, "</div>\n<h2>The run</h2>\n<figure class=diagram>");
     diagram_svg(p->out, p->plan, json_str(p->report, "objective"));
@@ -337,11 +343,7 @@ static err build(struct page *p) {
     err e = path.failed ? fail(E_MEMORY, "out of memory") : series_read(path.p, p->sides, &p->series);
     str_free(&path);
     TRY(e);
-    str_adds(
-        p->out,
-        "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width,initial-scale=1\"><title>");
-    html_text(p->out, p->folder);
-    str_addf(p->out, "</title>\n%s<body>\n", style);
+    page_begin(p->out, p->folder);
     head(p);
     alarms(p);
     charts(p);

@@ -1,4 +1,4 @@
-/* report.html: a run on one page that needs nothing else. See page.c. */
+/* report.html: a run on one page that needs nothing else (page.c); and the same of data files (data_page.c). */
 #ifndef CYC_REPORT_REPORT_H
 #define CYC_REPORT_REPORT_H
 #include "base/err.h"
@@ -9,10 +9,15 @@
  * report: what report.json has, and "total_steps"; fields that are missing are left out of the page. */
 err report_write(const char *folder, const json_t *report);
 
+/* A page about data files, of what cyc_data_stats returns; written beside and renamed. See data_page.c. */
+err data_page_write(const char *path, const json_t *stats);
+
 /* --- the parts of a page, for each other and for tests ----------------------------------------------------------------- */
 /* Text of whatever origin inside an element or a quoted attribute: markup is written as entities, bytes that are no UTF-8 as U+FFFD, control
  * characters and those that turn the direction of writing by their names. */
 void html_text(str *out, const char *text);
+void page_begin(str *out, const char *title); /* up to the title as the page's heading */
+void page_tile(str *out, const char *value, const char *name);
 
 /* The words of `text` as HTML; those that `other` has not are in <ins>, and words of `other` that are missing stand in <del> at their places. */
 err html_difference(str *out, const char *text, const char *other);

@@ -269,8 +269,8 @@ static const char *meant(const char *name) {
         if (dot && !strcmp(dot + 1, name)) return names[k];
     }
     if ((near = nearest(name, names))) return near;
-    for (int k = 0; k < N_KEYS && strlen(leaf) > 3; k++)
-        if (strstr(names[k], leaf)) return names[k];
+    for (int k = 0; k < 2 * N_KEYS && strlen(leaf) > 3; k++) /* of its own section first */
+        if ((k >= N_KEYS || !strncmp(names[k], name, (size_t)(leaf - name))) && strstr(names[k % N_KEYS], leaf)) return names[k % N_KEYS];
     return NULL;
 }
 
@@ -686,6 +686,8 @@ static err check_side(const struct config *c, int side) {
         return fail(E_USAGE, "'%s%s' has no use with lr_scheduler_type constant: use constant_with_warmup", prefix,
                     s->warmup_steps ? "warmup_steps" : "warmup_ratio");
     TRY(check_curve(c, s, prefix));
+    if (*c->init_from && *s->adapter)
+        return fail(E_USAGE, "'%sadapter' and 'init_from' are both given: one goes on with a task, the other begins a new one", prefix);
     if (s->sgd_nesterov && s->sgd_momentum == 0) return fail(E_USAGE, "'%ssgd.nesterov' has no use with sgd.momentum 0", prefix);
     if (!strcmp(s->optim, "adafactor") && s->adafactor_relative && strcmp(s->scheduler, "constant") != 0)
         return fail(E_USAGE,
@@ -797,6 +799,7 @@ static err check_rest(const struct config *c) {
         return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
                              "token_classification");
     for (int i = 0; i < config_sides(c); i++) TRY(check_side(c, i));
+    TRY(config_check_loss(c));
     if (c->eval_beams > 1 && one_sided(c))
         return fail(E_USAGE, "'eval.num_beams' is of texts that are written in evaluation: objective %s writes none", c->objective);
     if (c->eval_beams == 1 && (c->eval_length_penalty != 1 || strcmp(c->eval_early_stopping, "false") != 0))

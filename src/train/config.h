@@ -77,6 +77,7 @@ bool config_knows_metric(const char *name);           /* as metric_for_best_mode
 bool config_metric_falls(const struct config *c);    /* is the least of metric_for_best_model the best? */
 bool config_without_data(const struct config *c); /* no side names a file */
 err config_write(const struct config *c, str *yaml); /* every key resolved, loadable again */
+void config_quote(const char *s, str *out);          /* a text as a value of such YAML: plain, or between double quotes */
 void config_free(struct config *c);                  /* after a failed load or parse, the only thing left to do */
 
 /* "2GB", "1.5 GiB", "500MB", in any case: GB is 10^9, GiB 2^30. A number without a unit is E_USAGE. "" is 0. */

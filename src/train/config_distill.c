@@ -27,6 +27,8 @@ err config_check_distill(const struct config *c) {
     if (*c->distill_cache && !c->distill_top_k)
         return fail(E_USAGE,
                     "'distill.cache' keeps the teacher's best ids: say how many of each token as 'distill.top_k' (16 to 64 are usual)");
+    const char *idle = c->label_smoothing > 0 ? "label_smoothing_factor" : c->z_loss > 0 ? "z_loss" : NULL;
+    if (idle) return fail(E_USAGE, "'%s' has no use with objective distill: what the teacher says is what softens the labels", idle);
     if (c->distill_hidden > 0 && c->distill_top_k)
         return fail(
             E_USAGE,

@@ -8,7 +8,7 @@
 #include <strings.h>
 
 /* Plain where no YAML reader could take it for something else, double quotes with escapes otherwise. */
-static void write_text(const char *s, str *out) {
+void config_quote(const char *s, str *out) {
     static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-";
     if (*s && *s != '-' && *s != '.' && !s[strspn(s, safe)] && strcasecmp(s, "null") != 0) {
         str_adds(out, s);
@@ -42,13 +42,13 @@ static void write_real(double x, str *out) {
 
 static void write_value(int k, union value v, str *out) {
     switch (config_kind(k)) {
-    case KIND_STR: write_text(v.s, out); break;
+    case KIND_STR: config_quote(v.s, out); break;
     case KIND_INT: str_addf(out, "%lld", (long long)v.i); break;
     case KIND_REAL: write_real(v.r, out); break;
     case KIND_BOOL: str_adds(out, v.b ? "true" : "false"); break;
     case KIND_FILES:
         if (v.l.n < 2) {
-            write_text(v.l.n ? v.l.v[0] : "", out);
+            config_quote(v.l.n ? v.l.v[0] : "", out);
             break;
         }
         /* fall through */
@@ -56,7 +56,7 @@ static void write_value(int k, union value v, str *out) {
         str_addc(out, '[');
         for (int i = 0; i < v.l.n; i++) {
             if (i) str_adds(out, ", ");
-            write_text(v.l.v[i], out);
+            config_quote(v.l.v[i], out);
         }
         str_addc(out, ']');
         break;

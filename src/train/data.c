@@ -37,10 +37,20 @@ void data_fields(const struct run *r, const struct side_config *c, enum source_w
     *label = want < WANT_LABELLED || want > WANT_TAGGED || (of_words && !strcmp(r->cfg->label_field, "label")) ? NULL : r->cfg->label_field;
 }
 
+enum learnt data_learnt(const struct run *r) {
+    const char *on = r->cfg->loss_on;
+    return !strcmp(on, "all") ? LEARN_ALL : !strcmp(on, "last_answer") ? LEARN_LAST : LEARN_ANSWERS;
+}
+
 err data_open(struct run *r, const struct side_config *c, enum source_want want, bool held_out, struct source *s) {
     arena mem = {0};
     struct source_file *f = arena_alloc(&mem, (size_t)c->data.n * sizeof *f);
-    struct source_options o = {.want = want, .in_memory = held_out ? UINT64_MAX : in_memory(r->cfg), .split = r->cfg->eval_split, .held_out = held_out, .threads = r->threads};
+    struct source_options o = {.want = want,
+                               .in_memory = held_out ? UINT64_MAX : in_memory(r->cfg),
+                               .split = r->cfg->eval_split,
+                               .held_out = held_out,
+                               .learnt = data_learnt(r),
+                               .threads = r->threads};
     err e = f ? data_given(c, c->projector_file, &r->given[0], &o.given) : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < c->data.n && !e; i++) {
         struct file_entry entry;

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 
 static err make(struct run *r, struct source *from, struct rows *to) {
-    return rows_sft(r->base[0].tok, from, (int)r->side[0].cfg->max_length, to);
+    return rows_sft(r->base[0].tok, from, (int)r->side[0].cfg->max_length, to); /* no encoder-decoder comes so far (teacher.c) */
 }
 
 /* What comes before a row's last answer; a token at least. */

@@ -113,6 +113,15 @@ err learner_load(struct learner *l, const char *folder, const struct model *m) {
     return e;
 }
 
+err learner_transfer(struct learner *l, const char *folder, const struct model *m, bool *head) {
+    void *host;
+    err e = lend(l, true, &host); /* with what the head has begun with */
+    if (!e) e = adapter_transfer(folder, m, l->st, host, head);
+    if (!e) e = put_back(l, host);
+    lend_end(l, host);
+    return e;
+}
+
 /* Splits rows into passes: b->first. */
 static err split_passes(const struct program *g, struct workbench *b, const struct row *const *rows, int n, int *passes) {
     int cap_n = (int)g->p.cap[-SYM_N], cap_s = (int)g->p.cap[-SYM_S];

@@ -63,6 +63,8 @@ err learner_write(const struct learner *l, const char *folder, const char *base_
 /* The finished adapter, for use: as the method's hook `finished` has it. */
 err learner_finish(const struct learner *l, const char *folder, const struct model *m);
 err learner_load(struct learner *l, const char *folder, const struct model *m);
+/* After learner_fill(): the numbers of another task's adapter over the fresh ones (adapter_transfer). */
+err learner_transfer(struct learner *l, const char *folder, const struct model *m, bool *head);
 /* The optimizer's states as folder/optimizer.safetensors, beside the adapter, and the method's own. Reading is strict about sizes, and refuses
  * another optimizer's; a folder without the file is found = false. The method's state is read where its schedule goes on (updates > 0); elsewhere it begins anew. */
 err optimizer_write(const struct learner *l, const char *folder);

@@ -15,7 +15,7 @@ struct held_out { const char *path, *vectors; struct npy *open; int64_t limit; }
 
 static err load_held_out(struct run *r, const struct row_maker *k, const struct held_out *h, struct pairs *out) {
     struct source_file file = {.path = h->path};
-    struct source_options o = {.want = k->want, .in_memory = UINT64_MAX};
+    struct source_options o = {.want = k->want, .in_memory = UINT64_MAX, .learnt = data_learnt(r)};
     const int64_t limit = h->limit;
     if (!*h->path) return OK;
     data_fields(r, &r->cfg->side[0], k->want, &file.field, &file.field2);

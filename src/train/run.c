@@ -62,6 +62,8 @@ static err side_plans(struct run *r, struct side *s) {
     p->base = s->base;
     TRY(structure_init_head(&p->st, &s->base->model, method, settings, &r->head, &p->modules));
     method_heed_ranks(&p->st);
+    p->st.terms = (struct loss_terms){.smoothing = (float)r->cfg->label_smoothing, .z = (float)r->cfg->z_loss};
+    p->st.noise = (float)r->cfg->neftune_alpha;
     p->st.adapters = run_joins(r) ? r->n_sides : 0;
     p->st.lesson = r->teacher.lesson.train.share > 0 ? &r->teacher.lesson : NULL;
     r->n_plans++;
@@ -462,13 +464,7 @@ err run_start(struct run *r) {
         TRY(learner_init(&s->learner, &s->plans->st, &s->plans->train, &q));
         s->learner.side = s->name;
         if (r->cfg->optimizer_in_bwd) s->learner.fused = &s->plans->fused;
-        if (*s->cfg->adapter) {
-            bool found;
-            base_heed_adapter(s->base, s->cfg->adapter);
-            err e = learner_load(&s->learner, s->cfg->adapter, &s->base->model);
-            if (!e) e = optimizer_read(&s->learner, s->cfg->adapter, &found); /* a checkpoint's folder has one */
-            if (e) return *s->name ? fail_in(e, "adapter of side %s", s->name) : e;
-        } else TRY(learner_fill(&s->learner, philox_key((uint64_t)r->cfg->seed + (uint64_t)i, PURPOSE_INIT)));
+        TRY(side_begin(r, i));
     }
     TRY(judge_open(r));
     bases_forget(r);

@@ -218,6 +218,9 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
 int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */
 const char *size_text(size_t bytes);                /* "1.25 GB", "340.0 MB"; the last four stay valid */
 
+/* begin.c: side i's weights as the run begins with them: fresh, of an adapter that goes on, or of another task's */
+err side_begin(struct run *r, int i);
+
 /* context.c */
 err base_stretch(const struct run *r, struct base *b);  /* RoPE as the configuration asks for it */
 json_t *base_positions_json(const struct run *r, const struct base *b); /* ... and what came of it; of a model that is stretched */
@@ -273,6 +276,7 @@ err data_given(const struct side_config *c, const char *file, struct npy *open, 
 /* The fields of a record that a source is asked for; NULL: it knows itself. */
 void data_fields(const struct run *r, const struct side_config *c, enum source_want want, const char **field, const char **label);
 err data_order(const struct run *r, struct side *s, uint32_t stream);
+enum learnt data_learnt(const struct run *r);
 err data_draw(struct side *s, int n, const struct row **list);    /* the next n rows; they stay until the next draw */
 /* The same of a side's texts, in ids of its own tokenizer and (answers) of `from`'s; not owned. */
 err data_draw_texts(struct side *s, int n, struct ids *texts, struct ids *answers);

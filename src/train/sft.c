@@ -4,6 +4,9 @@
 #include <math.h>
 
 static err make(struct run *r, struct source *from, struct rows *to) {
+    if (r->base[0].model.family->seq2seq && from->opt.learnt == LEARN_ALL)
+        return fail(E_USAGE, "loss_on: all has no use with an encoder-decoder (%s): its encoder reads the prompt, and predicts nothing",
+                    model_arch(&r->base[0].model));
     TRY(rows_sft(r->base[0].tok, from, (int)r->side[0].cfg->max_length, to));
     return base_split_rows(&r->base[0], to);
 }

@@ -124,6 +124,33 @@ static void test_refusals(void **state) {
 }
 
 /* Base, adapter and head as one folder of transformers' (held against it by tests/golden/make/heads_load.py). */
+/* A tensor's bytes of an adapter's file, as hex. */
+#define BYTES "python3 -c 'import json,sys; b=open(sys.argv[1],\"rb\").read(); n=int.from_bytes(b[:8],\"little\"); h=json.loads(b[8:8+n]); k=[k for k in h if sys.argv[2] in k][0]; a,z=h[k][\"data_offsets\"]; print(b[8+n+a:8+n+z].hex())' "
+
+/* The adapter of one task starts another: whole where the classes are the same, without its head where they are not; the numbers are the source's. */
+static void test_transfer(void **state) {
+    (void)state;
+    const char *tune = "$C train $D/run.yaml --overwrite --set method=lora --set lora.r=2 --set learning_rate=1e-2 --set eval.data= ";
+    ok("%s --quiet --set max_steps=4 --set output_dir=$D/source", tune);
+    ok("sed 's/of [sle]/x/;1~2s/\"x\"/\"y\"/' $D/train.jsonl > $D/other.jsonl");
+    ok("%s --set data=$D/other.jsonl --set max_steps=1 --set learning_rate=1e-30 --set init_from=$D/source --set output_dir=$D/target", tune);
+    says(ran.err.p, "source/adapter goes on, the head begins anew: its classes are not those of this task");
+    ok("for t in layers.0.self_attn.q_proj.lora_A layers.1.mlp.down_proj.lora_B; do " BYTES "$D/source/adapter/adapter_model.safetensors $t; " BYTES "$D/target/adapter/adapter_model.safetensors $t; done | uniq -c | grep -c '^ *2 '");
+    assert_string_equal(ran.out.p, "2\n");
+    ok("%s --quiet --set max_steps=1 --set learning_rate=1e-30 --set init_from=$D/source/adapter --set output_dir=$D/same", tune);
+    assert_int_equal(ran.err.n, 0);
+    ok("cmp $D/source/adapter/adapter_model.safetensors $D/same/adapter/adapter_model.safetensors");
+    ok("printf '{\"prompt\": \"s\", \"completion\": \"l\"}\n' > $D/sft.jsonl; %s --set objective=sft --set data=$D/sft.jsonl --set max_steps=1 --set init_from=$D/source --set output_dir=$D/writes", tune);
+    says(ran.err.p, "goes on, the head that it has is left");
+    ok("%s --quiet --set data=$D/other.jsonl --set max_steps=1 --set init_from=$D/writes --set output_dir=$D/back", tune);
+    refused("$C train $D/run.yaml --set method=lora --set lora.r=3 --set init_from=$D/source --set output_dir=$D/x", "init_from: ", "source/adapter");
+    refused("$C train $D/run.yaml --set method=ia3 --set init_from=$D/source --set output_dir=$D/x", "is a lora adapter, the configuration says ia3");
+    refused("$C train $D/run.yaml --set init_from=$D/nothing --set output_dir=$D/x", "init_from: ", "nothing is no adapter (adapter_config.json), and no run or checkpoint with one in ");
+    refused("$C train $D/run.yaml --set init_from=$D/source --set adapter=$D/source/adapter --set output_dir=$D/x", "'adapter' and 'init_from' are both given");
+    ok("$C train $D/run.yaml --quiet --set max_steps=1 --set eval.data= --set output_dir=$D/bare");
+    refused("$C train $D/run.yaml --set data=$D/other.jsonl --set eval.data= --set init_from=$D/bare --set output_dir=$D/x", "has nothing for this task: it is a classifier of 3 classes alone");
+}
+
 static void test_merge(void **state) {
     (void)state;
     ok("test -d $D/run || $C train $D/run.yaml --quiet; test -d $D/lora || $C train $D/run.yaml --quiet --set method=lora --set max_steps=2 --set output_dir=$D/lora");
@@ -161,6 +188,6 @@ static void test_embed(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_run), cmocka_unit_test(test_labels), cmocka_unit_test(test_refusals), cmocka_unit_test(test_merge), cmocka_unit_test(test_embed)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_run), cmocka_unit_test(test_labels), cmocka_unit_test(test_refusals), cmocka_unit_test(test_transfer), cmocka_unit_test(test_merge), cmocka_unit_test(test_embed)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

@@ -199,9 +199,10 @@ static void test_runs(void **state) {
     (void)state;
     ok("printf 'model: %%s\nA: {data: %%s/a.jsonl}\nB: {data: %%s/b.jsonl}\neval: {data: %%s/test.jsonl, limit: 2}\nmax_steps: 1\nper_device_train_batch_size: 2\n"
        "max_new_tokens: 4\nmax_length: 32\npass_tokens: 64\n' $G $G $G $G > $D/cycles.yaml\n"
-       "$C train $D/cycles.yaml --set output_dir=$D/macct && $C train $D/cycles.yaml --set objective=dmcct --set method=full --set output_dir=$D/dmcct");
+       "$C train $D/cycles.yaml --set output_dir=$D/macct --set A.eval.metrics=ter && $C train $D/cycles.yaml --set objective=dmcct --set method=full --set output_dir=$D/dmcct");
     ok("$C compare $D/macct $D/dmcct");
     says(ran.out.p, "B→A BLEU");
+    says(ran.out.p, " ter ");
     says(ran.out.p, "weights and states");
     ok("$C compare $D/macct $D/dmcct --json > $D/runs.json");
     json_t *j = json_of("runs.json"), *runs = json_object_get(j, "runs");
@@ -219,6 +220,14 @@ static void test_runs(void **state) {
     }
     assert_true(weights[1] > 2 * weights[0]);
     json_decref(j);
+    /* a metric of the run's own is summarised as the usual ones are: the mean over the sides that have it */
+    ok("$C compare $D/cycles.yaml --methods lora --seeds 1 --set A.eval.metrics=ter --set output_dir=$D/own");
+    says(ran.out.p, " ter ");
+    json_t *own = json_of("own/compare.json"), *report = json_of("own/lora/seed42/report.json"), *evals = json_object_get(report, "evals");
+    const json_t *a = json_array_get(json_object_get(json_array_get(evals, json_array_size(evals) - 1), "sides"), 0);
+    assert_true(number(json_object_get(json_object_get(row(own, "lora"), "metrics"), "ter"), "mean") == number(a, "ter"));
+    json_decref(report);
+    json_decref(own);
 }
 
 int main(void) {

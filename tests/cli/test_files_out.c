@@ -257,6 +257,24 @@ static void test_adapter(void **state) {
     ok("test ! -e $D/x");
 }
 
+/* What goes and what it has cost; named blocks need no text; each thing that is wrong is one line, and nothing is left. */
+static void test_pruned(void **state) {
+    (void)state;
+    ok("$C prune $G --layers 2 --ffn 128 --text $G/a.jsonl --tokens 800 -o $D/less");
+    says(ran.out.p, "  blocks    3 -> 2\n");
+    says(ran.out.p, "  ffn       192 -> 128 channels of each block: ");
+    says(ran.out.p, "  quality   200 tokens: mean KL ");
+    ok("$C generate --model $D/less --file $G/a.jsonl --max-new-tokens 2 > $D/said && test -s $D/said && $C prune $G --drop-layers 1 -o $D/less.gguf --json");
+    says(ran.out.p, "\"dropped\":true");
+    refused("$C prune $G --drop-layers 0-2 -o $D/unpruned", "all 3 blocks would go");
+    refused("$C prune $G --layers 0 -o $D/unpruned", "--layers");
+    refused("$C prune $G --layers 2 -o $D/unpruned", "--text or --data names them");
+    refused("$C prune $G --layers 2 --text $G/a.jsonl --tokens 40 -o $D/unpruned", "50 tokens of text are too few: 64 are a row");
+    refused("$C prune $G --layers 2 --text $G/a.jsonl -o $D/less", "exists already");
+    refused("$C prune $G --layers 2", "--out");
+    ok("test ! -e $D/unpruned");
+}
+
 static void test_another_base(void **state) {
     (void)state;
     ok("cp -r $D/run $D/changed && sed -i 's/\"xxh128_of_tensors\": \"[0-9a-f]*\"/\"xxh128_of_tensors\": \"00\"/' $D/changed/audit.json");
@@ -313,6 +331,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_adapters),  cmocka_unit_test(test_portable_keys), cmocka_unit_test(test_merged), cmocka_unit_test(test_trained_tensors), cmocka_unit_test(test_bottleneck),
         cmocka_unit_test(test_converted), cmocka_unit_test(test_quantised), cmocka_unit_test(test_places),        cmocka_unit_test(test_nothing_left),
-        cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_adapter), cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
+        cmocka_unit_test(test_mistaken), cmocka_unit_test(test_refusals),  cmocka_unit_test(test_adapter), cmocka_unit_test(test_pruned), cmocka_unit_test(test_another_base),  cmocka_unit_test(test_inspect)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

@@ -49,7 +49,7 @@ static float *decode(const struct backend *b, dtype compute, int rows) {
     must(program_build(&g.decode, &model, MODE_DECODE, &st, cap, CHECKPOINT_NONE, b, true));
     must(memory_for(&mem, (struct program *const[]){&g.prefill, &g.decode}, 2));
     int32_t ids[ROWS * LENGTH], pos[ROWS * LENGTH], slot[ROWS * LENGTH], cu[ROWS + 1] = {0}, last[ROWS], sample[ROWS], next[ROWS];
-    struct feed f = {.ids = ids, .pos = pos, .slot = slot, .cu = cu, .rows = last, .sample = sample, .next_pos = next, .n = 0, .s = rows};
+    struct feed f = {.ids = ids, .pos = pos, .slot = slot, .cu = cu, .rows = last, .sample = sample, .last_pos = last, .n = 0, .s = rows};
     for (int r = 0; r < rows; r++) { /* of different lengths */
         int len = LENGTH - r % 7;
         for (int t = 0; t < len; t++, f.n++) ids[f.n] = (r * 131 + t * 17) % 4000, pos[f.n] = t, slot[f.n] = r;

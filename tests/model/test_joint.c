@@ -23,20 +23,24 @@ static void settings(struct config *c, const char *const *more) {
                                        "optim=sgd",
                                        "learning_rate=1e-2",
                                        "threads=1",
-                                       "schedule=joint"};
+                                       "schedule=joint",
+                                       "dtype=float32"};
     config_with(c, sets, sizeof sets / sizeof *sets, more);
+    must(config_set(c, test_card() ? "device=cuda" : "device=cpu"));
 }
 
-/* Adapters that both do something, each another thing. */
-static void start(struct run *r, struct config *c, const char *const *more) {
+/* Adapters that both do something, each another thing, up to `size`. */
+static void start(struct run *r, struct config *c, const char *const *more, float size) {
     settings(c, more);
     must(run_open(r, c));
     must(run_start(r));
+    const size_t bytes = r->plans[0].st.params.bytes;
+    float *w = malloc(bytes);
     for (int d = 0; d < 2; d++) {
-        float *w = r->side[d].learner.w;
-        for (size_t i = 0; i < r->side[d].learner.st->params.bytes / 4; i++)
-            w[i] = (philox_unit(philox(11, (uint32_t)i, (uint32_t)d, 0, 0).v[0]) - 0.5f) / 10;
+        for (size_t i = 0; i < bytes / 4; i++) w[i] = (philox_unit(philox(11, (uint32_t)i, (uint32_t)d, 0, 0).v[0]) - 0.5f) * 2 * size;
+        must(r->backend->mem->upload(r->side[d].learner.w, w, bytes));
     }
+    free(w);
 }
 
 static void finish(struct run *r, struct config *c) {
@@ -68,7 +72,7 @@ static void gradients(const char *const *more) {
     struct config c;
     struct run r;
     struct rows rows = {0};
-    start(&r, &c, more);
+    start(&r, &c, more, 0.05f);
     rows_of(&r.side[0], ROWS_A, &rows);
     rows_of(&r.side[1], ROWS_B, &rows);
     const struct row *list[ROWS_A + ROWS_B];
@@ -80,13 +84,14 @@ static void gradients(const char *const *more) {
     must(joint_gradient(&r, &of, list, 7, sums));
     assert_true(r.wb.passes > 1);
     const size_t each = r.plans[0].st.params.trained;
-    float *both = malloc(2 * each);
-    memcpy(both, r.wb.grad, 2 * each);
+    float *both = to_host(r.backend, r.wb.grad, 2 * each), *one;
     must(learner_gradient(&r.side[0].learner, &r.wb, list, ROWS_A, 42, 7, alone[0]));
-    close_gradients(&r, both, r.wb.grad, tokens);
+    close_gradients(&r, both, one = to_host(r.backend, r.wb.grad, each), tokens);
+    free(one);
     for (int i = 0; i < ROWS_A; i++) memset(rows.r[i].supervised, 0, (size_t)rows.r[i].n); /* keep their places, tell nothing */
     must(learner_gradient(&r.side[1].learner, &r.wb, list, ROWS_A + ROWS_B, 42, 7, alone[1]));
-    close_gradients(&r, both + each / 4, r.wb.grad, tokens);
+    close_gradients(&r, both + each / 4, one = to_host(r.backend, r.wb.grad, each), tokens);
+    free(one);
     for (int d = 0; d < 2; d++) {
         assert_true(fabs(sums[d][0] / alone[d][0] - 1) < (r.compute == DT_F32 ? 1e-5 : 2e-2));
         assert_true(sums[d][1] == alone[d][1] && sums[d][3] == alone[d][3]);
@@ -150,11 +155,7 @@ static int32_t common_token(struct run *r) {
 static void written(const char *const *more) {
     struct config c;
     struct run r;
-    start(&r, &c, more);
-    for (int d = 0; d < 2; d++) {
-        float *w = r.side[d].learner.w;
-        for (size_t i = 0; i < r.side[d].learner.st->params.bytes / 4; i++) w[i] *= 6; /* each its own texts */
-    }
+    start(&r, &c, more, 0.3f); /* each its own texts */
     r.base[0].eos = common_token(&r);
     unsigned lengths = same_texts(&r, (const int[]){3, 2});
     lengths |= same_texts(&r, (const int[]){26, 30}); /* more rows than dot products take */
@@ -175,11 +176,10 @@ static void test_texts(void **state) {
 static void one_step(const char *const *more, float **w, struct step_info *info, int side) {
     struct config c;
     struct run r;
-    start(&r, &c, more);
+    start(&r, &c, more, 0.05f);
     *info = (struct step_info){0};
     must(r.objective->step(&r, info));
-    const size_t bytes = r.plans[0].st.params.bytes;
-    memcpy(*w = malloc(bytes), r.side[side].learner.w, bytes);
+    *w = to_host(r.backend, r.side[side].learner.w, r.plans[0].st.params.bytes);
     finish(&r, &c);
 }
 
@@ -249,7 +249,8 @@ static void test_plan(void **state) {
     for (int i = 0; i < 2; i++) finish(&r[i], &c[i]);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_gradients_bf16),
                                        cmocka_unit_test(test_texts),     cmocka_unit_test(test_step),
                                        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_plan)};

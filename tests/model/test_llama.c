@@ -72,6 +72,40 @@ static void test_passes(void **state) {
     gradients_and_steps("tied_gqa", "all_r4", backends[n_backends - 1], CHECKPOINT_BLOCK, 13);
 }
 
+/* Smoothing, z-loss and NEFTune's noise: the gradient of PyTorch with the same noise (make/losses.py), in one pass, in small ones and by recomputation; scoring has none of it. */
+static void test_terms(void **state) {
+    (void)state;
+    static const struct {
+        enum checkpoint level;
+        int cap;
+    } ways[] = {{CHECKPOINT_SELECTIVE, CAP_TOKENS}, {CHECKPOINT_BLOCK, 13}};
+    for (int k = 0; k < 2 * n_backends; k++) {
+        struct bench b;
+        double sums[4], plain[4];
+        bench_open(&b, &(struct bench_case){.model = GOLDEN "/tiny_llama/tied_gqa",
+                                            .adapter = GOLDEN "/tiny_llama/tied_gqa/adapter_all_r4",
+                                            .expected = GOLDEN "/losses/whole.safetensors",
+                                            .backend = backends[k / 2],
+                                            .level = ways[k % 2].level,
+                                            .cap = {ways[k % 2].cap, CAP_SEQUENCES, 4, 32, DT_F32, DT_NONE},
+                                            .terms = {.smoothing = 0.1f, .z = 1e-2f},
+                                            .noise = 5,
+                                            .score = true});
+        snprintf(b.name, sizeof b.name, "terms and noise on %s", backends[k / 2]->name);
+        must(learner_gradient(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, 0, sums));
+        const float loss = (float)(sums[0] / sums[1]);
+        close_to(b.name, &loss, f32_of(fixture(&b.want, "loss")), 1, 1e-5, 0);
+        bench_compare(&b, "grad", b.wb.grad, 1 / sums[1], 1e-4, 1e-4);
+        must(rows_loss(&b.score, &b.wb, b.learner.w, (const struct row *const *)b.rows, b.n_rows, plain));
+        struct tensors without;
+        must(tensors_open(GOLDEN "/tiny_llama/tied_gqa/expected_all_r4.safetensors", &without));
+        const float scored = (float)(plain[0] / plain[1]);
+        close_to("score", &scored, f32_of(fixture(&without, "loss")), 1, 1e-5, 0);
+        tensors_close(&without);
+        bench_close(&b);
+    }
+}
+
 static void generation(const char *c, const char *a, const struct backend *backend) {
     struct bench b;
     start(&b, c, a, backend, CHECKPOINT_NONE, CAP_TOKENS);
@@ -92,6 +126,6 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels),
-                                       cmocka_unit_test(test_passes), cmocka_unit_test(test_generation)};
+                                       cmocka_unit_test(test_passes), cmocka_unit_test(test_terms), cmocka_unit_test(test_generation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

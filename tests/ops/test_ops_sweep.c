@@ -601,6 +601,14 @@ static void build_dropout(struct lab *l) {
     emit(l, &op_dropout, in, &(struct op_attr){.dropout = l->variant ? 0.7f : 0.1f, .site = 3});
 }
 
+/* Variants: every row of a sequence, all but its first two. */
+static void build_noise(struct lab *l) {
+    val in[] = {activation(l, l->s->C, "x"), bounds(l, l->s->len, "cu"), ints(l, SYM_N, "sample", 1000), ints(l, SYM_N, "pos", 1000)};
+    l->terms = 1;
+    l->loss_outs = 1;
+    emit(l, &op_noise, in, &(struct op_attr){.alpha = {5}, .n = 2 * l->variant});
+}
+
 static void build_gather(struct lab *l) {
     int64_t rows = l->N;
     val in[] = {activation(l, l->s->C, "x"), ints(l, rows ? SYM_S : 0, "rows", rows ? rows : 1)};
@@ -753,6 +761,7 @@ static const struct row rows[] = {
     {&op_attention, build_attention, 10, false}, {&op_add, build_add, 1, false},
     {&op_glu, build_glu, 15, false},            {&op_head_loss, build_head_loss, 12, true},
     {&op_head_loss, build_head_delta, 5, true}, {&op_head_loss, build_head_terms, 10, false},
+    {&op_noise, build_noise, 2, false},
     {&op_dropout, build_dropout, 2, false},
     {&op_gather, build_gather, 1, false},       {&op_kv_append, build_kv_append, 1, false},
     {&op_cache_copy, build_cache_copy, 2, false}, {&op_remember, build_remember, 1, false},
@@ -814,7 +823,8 @@ static bool untouched(const void *p, size_t n) {
 /* Is the value of the compute type? All activations, adapters and caches are; vectors, lse, losses, targets and gradients stay f32. */
 static bool narrowed(const struct lab *l, val v) {
     const struct value *x = prog_v(&l->p, v);
-    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix") || !strcmp(x->name, "target") || !strcmp(x->name, "logp");
+    bool statistic = !strcmp(x->name, "lse") || !strcmp(x->name, "rstd") || !strcmp(x->name, "mean") || !strcmp(x->name, "mix") ||
+                     !strcmp(x->name, "target") || !strcmp(x->name, "logp");
     const bool cache = x->role == ROLE_STATE && x->nd == 4;
     if (cache ? l->what_is_narrow == ALL_BUT_CACHES : l->what_is_narrow == CACHES) return false;
     return l->narrow && x->dt == DT_F32 && x->nd >= 2 && x->role != ROLE_GRAD && x->role != ROLE_BASE && !statistic;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 enum { TENSORS = 9, STEPS = 100, KEEP = 5, POISON = 0xFF };
+static int steps = STEPS; /* `test_optim 1`: the first alone, for tools under which a step takes seconds (racecheck) */
 static const struct optim_settings usual = {.beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-8, .weight_decay = 0.1};
 
 /* optimizers.py's numbers(step, tensor)[i] */
@@ -170,7 +171,7 @@ static void references_hold(void **state) {
         const struct reference *r = &references[k];
         struct bench b;
         begin(&b, on, r->z, settings_of(r));
-        for (int t = 1; t <= STEPS; t++) {
+        for (int t = 1; t <= steps; t++) {
             step(&b, t, t % 2 ? 4 : 0.5f);
             if (t == 1 || t == STEPS) compare(&b, &want, r->name, t, card ? r->on_card : r->share, r->loose);
         }
@@ -287,7 +288,8 @@ static void maps(void **state) {
     tensors_close(&want);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1) steps = atoi(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(references_hold),
         cmocka_unit_test(threads_do_not_show),

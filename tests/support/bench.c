@@ -42,6 +42,7 @@ void bench_build(struct bench *b, const struct bench_case *c, const struct peft_
     must(tensors_open(c->expected, &b->want));
     must(structure_init_head(&b->st, &b->model, method, settings, head, NULL));
     b->st.params.narrow = c->narrow;
+    b->st.terms = c->terms, b->st.noise = c->noise;
     const bool classifies = head && head->classes;
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, c->cap, c->level, c->backend, false));
     struct program *list[4] = {&b->train};
@@ -183,7 +184,7 @@ static void read_sources(struct bench *b) {
     const struct tensor *src_ids = fixture(&b->want, "src_ids");
     const int32_t *src_cu = i32_of(fixture(&b->want, "src_cu"));
     int32_t pos[64], slot[64], zeros[64] = {0}, cu[8], start[8], rows[8], slots[8];
-    struct feed f = {.ids = start, .pos = zeros, .cu = cu, .slot = slots, .rows = rows, .sample = zeros, .next_pos = zeros, .src_ids = i32_of(src_ids),
+    struct feed f = {.ids = start, .pos = zeros, .cu = cu, .slot = slots, .rows = rows, .sample = zeros, .last_pos = zeros, .src_ids = i32_of(src_ids),
                      .src_pos = pos, .src_cu = src_cu, .src_sample = zeros, .src_slot = slot, .n = b->n_rows, .s = b->n_rows, .m = (int)src_ids->d[0]};
     cu[0] = 0;
     for (int s = 0; s < b->n_rows; s++) {
@@ -200,8 +201,8 @@ static void first_token(struct bench *b, const struct row *row, int32_t slot, fl
     int32_t ids[MOST], pos[MOST], slots[MOST], numbers[MOST];
     assert_true(n <= MOST);
     for (int i = 0; i < n; i++) numbers[i] = i, ids[i] = i < before ? (int32_t)b->model.shape.vocab + i : row->ids[0], pos[i] = i, slots[i] = slot;
-    const int32_t bounds[2] = {0, n}, sample = 0, next = n;
-    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &(int32_t){n - 1}, .sample = &sample, .next_pos = &next, .n = n, .s = 1,
+    const int32_t bounds[2] = {0, n}, sample = 0, last = n - 1;
+    const struct feed f = {.ids = ids, .pos = pos, .cu = bounds, .slot = slots, .rows = &last, .sample = &sample, .last_pos = &last, .n = n, .s = 1,
                            .given = row->given, .given_rows = numbers, .m = b->gen.prefill.given};
     must(program_run(&b->gen.prefill, &b->wb.mem, bound(b, &b->gen.prefill), NULL, &f, &(struct run_ctx){.threads = 2}, false));
     must(program_read(&b->gen.prefill, &b->wb.mem, b->gen.prefill.logits, n, 1, z, (size_t)V * 4));

@@ -31,6 +31,8 @@ struct bench_case {
     int mlp_chunk; /* model.mlp_chunk */
     bool narrow;   /* weights in bf16 */
     struct recipe recipe;
+    struct loss_terms terms; /* of training; */
+    float noise;
     bool score;
 };
 

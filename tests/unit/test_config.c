@@ -338,6 +338,10 @@ static void contradictions(void **state) {
     check_refused("cycles: A-C\n", "'A-C'", "2 sides (A to B)");
     check_refused("cycles: A+B\n", "'A+B'");
     check_refused("!model: m\nobjective: sft\ndata: a\ncycles: A-B\n", "'cycles' has no use with objective sft");
+    check_refused("loss_on: all\n", "'loss_on' has no use with objective macct");
+    check_refused("!model: m\nobjective: regression\ndata: a\nz_loss: 1e-4\n", "'z_loss' has no use with objective regression");
+    check_refused("!model: m\nobjective: classification\nmethod: none\ndata: a\nneftune_noise_alpha: 5\n",
+                  "'neftune_noise_alpha' has no use with method none");
     check_refused("!objective: dmcct\nA: {data: a, model: m}\nB: {data: b}\n", "'model' is missing");
     check_refused("!objective: dmcct\nmodel: m\nA: {data: a}\nB: {data: b, model: \"random:x\"}\n", "'B.model' is 'random:x'");
     parse(&c, "model: random:7:bf16\nmodel_config: c.json\noutput_dir: o\nobjective: sft\ndata: a\n");

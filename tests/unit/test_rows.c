@@ -84,6 +84,19 @@ static void conversations(void **state) {
            "<start>user\\nv<end>\\n<start>assistant\\nw*<end>*\\n");
     int cut = r.r[0].n - 3; /* the last answer is gone, the first stays */
     rows_free(&r);
+    s.opt.learnt = LEARN_LAST;
+    assert_int_equal(rows_sft(plain, &s, 200, &r), OK);
+    is_row(&r.r[0], 1,
+           "<start>system\\nS<end>\\n<start>user\\nu<end>\\n<start>assistant\\n[ab]<end>\\n"
+           "<start>user\\nv<end>\\n<start>assistant\\nw*<end>*\\n");
+    assert_int_equal(r.supervised, 2);
+    rows_free(&r);
+    assert_int_equal(rows_sft(plain, &s, cut, &r), E_INPUT); /* nothing else is learnt */
+    s.opt.learnt = LEARN_ALL;
+    assert_int_equal(rows_sft(plain, &s, 200, &r), OK);
+    assert_int_equal(r.supervised, r.tokens - 1); /* the first is predicted by nothing */
+    rows_free(&r);
+    s.opt.learnt = LEARN_ANSWERS;
     assert_int_equal(rows_sft(plain, &s, cut, &r), OK);
     assert_int_equal(r.r[0].supervised[cut - 1], 0);
     rows_free(&r);

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from llama_cpp import Llama
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import peft_loads
-from peft_loads import COMMON, KINDS
+from peft_loads import COMMON, KINDS, folder_of
 
 torch.set_num_threads(1)
 defaults = llama_cpp.llama_model_default_params
@@ -65,19 +65,6 @@ def cyclora(a, *args):
     r = subprocess.run([a.cyclora, *args], capture_output=True, text=True)
     if r.returncode:
         sys.exit(f"cyclora {' '.join(args)}: {r.stderr}")
-
-
-def folder_of(kind, config, out):
-    torch.manual_seed(7)
-    m = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config))
-    with torch.no_grad():
-        for n, p in m.named_parameters():
-            p.normal_(0, 0.25 if p.dim() > 1 else 0.1)
-            if p.dim() == 1 and ("norm" in n or "ln_" in n) and "bias" not in n and not kind.startswith("gemma"):
-                p.add_(1)
-    m.save_pretrained(out)
-    for f in ("tokenizer.json", "tokenizer_config.json"):
-        peft_loads.shutil.copy(os.path.join(peft_loads.CIPHER, f), out)
 
 
 def logits(folder, ids):

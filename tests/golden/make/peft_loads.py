@@ -79,6 +79,20 @@ def random_model(kind, out):
     return out
 
 
+def folder_of(kind, config, out):
+    """A model of this configuration, whose random weights are large enough to tell orders apart, with cipher's tokenizer."""
+    torch.manual_seed(7)
+    m = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config))
+    with torch.no_grad():
+        for n, p in m.named_parameters():
+            p.normal_(0, 0.25 if p.dim() > 1 else 0.1)
+            if p.dim() == 1 and ("norm" in n or "ln_" in n) and "bias" not in n and not kind.startswith("gemma"):
+                p.add_(1)
+    m.save_pretrained(out)
+    for f in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(os.path.join(CIPHER, f), out)
+
+
 def random_t5(out):
     """The same of an encoder-decoder; its tokenizer and EOS."""
     torch.manual_seed(6)
