@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 command -v clang >/dev/null || { echo "clang is needed: apt-get install clang" >&2; exit 1; }
 out=build/fuzz; mkdir -p $out
 libs=$(pkg-config --cflags --libs jansson libpcre2-8 libutf8proc yaml-0.1 zlib libzstd)
-rooms="src/base/*.c src/io/*.c src/data/source.c src/data/shapes.c src/data/records.c src/data/text_file.c src/data/unpack.c src/data/metrics.c src/data/score.c src/data/symbols.c src/data/ter.c src/data/rouge.c src/data/item_score.c src/data/listing.c src/train/config*.c"
+rooms="src/base/*.c src/io/*.c src/data/source.c src/data/shapes.c src/data/records.c src/data/text_file.c src/data/unpack.c src/data/metrics.c src/data/score.c src/data/symbols.c src/data/ter.c src/data/rouge.c src/data/squad.c src/data/item_score.c src/data/listing.c src/train/config*.c"
 library() { # everything, for targets above the rooms of parsers: the processor's kernels need flags of their own, which CMake knows; they parse nothing, and with checks take an hour to compile
     echo 'src:*/src/cpu/*' >$out/plain
     cmake -S . -B $out/library -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_COMPILER=clang -DCMAKE_C_FLAGS="-O1 -g -w -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fsanitize-ignorelist=$PWD/$out/plain -fsanitize-coverage-ignorelist=$PWD/$out/plain" -DCYC_CUDA=OFF -DBUILD_TESTING=OFF >/dev/null

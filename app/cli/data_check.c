@@ -34,8 +34,8 @@ static void print_file(const json_t *f) {
     const double rows = fmax(json_num(f, "rows"), 1);
     const json_t *field;
     size_t i;
-    printf("%s%s%s  %s, shape %s, %.3g MB\n", term_bold(), json_text(f, "path"), term_off(), json_text(f, "container"), json_text(f, "shape"),
-           json_num(f, "bytes") / 1e6);
+    printf("%s%s%s  %s, shape %s, %.3g MB\n", term_bold(), json_text(f, "path"), term_off(), json_text(f, "container"),
+           json_text(f, "shape"), json_num(f, "bytes") / 1e6);
     printf("  %.0f records, %.0f of that shape (%.4g %%)", json_num(f, "rows"), json_num(f, "fit"), 100 * json_num(f, "fit") / rows);
     json_array_foreach(json_object_get(f, "fields"), i, field) {
         const double share = json_num(field, "rows") / rows;
@@ -73,10 +73,14 @@ int cmd_data_check(int argc, char **argv) {
     struct data_in in = {0};
     int limit = 20;
     bool json = false;
-    const struct arg args[] = {{"FILE", ARG_LIST, &in.files, 0},          {"--model", ARG_TEXT, &in.model, 0},
-                               {"--max-length", ARG_INT, &in.max_length, 2}, {"--format", ARG_TEXT, &in.format, 0},
-                               {"--field", ARG_TEXT, &in.field, 0},       {"--limit", ARG_INT, &limit, 0},
-                               {"--json", ARG_FLAG, &json, 0},            {0}};
+    const struct arg args[] = {{"FILE", ARG_LIST, &in.files, 0},
+                               {"--model", ARG_TEXT, &in.model, 0},
+                               {"--max-length", ARG_INT, &in.max_length, 2},
+                               {"--format", ARG_TEXT, &in.format, 0},
+                               {"--field", ARG_TEXT, &in.field, 0},
+                               {"--limit", ARG_INT, &limit, 0},
+                               {"--json", ARG_FLAG, &json, 0},
+                               {0}};
     int status = args_parse("data check", argc, argv, args);
     char *text = NULL;
     cyc_data_request q;

@@ -114,7 +114,7 @@ static int open_and_run(cyc_synth_request *q, struct more *x) {
     int status = two_fields(x->field, "--field", &q->field, &q->field2), code = CYC_OK;
     if (!status) status = two_fields(x->against_field, "--against-field", &q->against_field, &q->against_field2);
     if (!status && x->template) status = text_read(x->template, &template);
-    if (!status && x->template) q->template = template.p;
+    if (!status && x->template) q->form = template.p;
     if (!status) code = cyc_model_open(x->model, &m);
     if (!status && !code) code = cyc_model_device(m, x->device, x->dtype);
     if (code) status = cli_failed(code);

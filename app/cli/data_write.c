@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define FILES                                                                                                                                          \
-    "  FILE             JSONL, a JSON array, CSV or TSV with a header, plain lines; also .gz and .zst\n"                                               \
-    "  --format F       text, messages, prompt_completion, alpaca, sharegpt; lines, jsonl, json, csv, tsv (found by itself)\n"                         \
+#define FILES                                                                                                                              \
+    "  FILE             JSONL, a JSON array, CSV or TSV with a header, plain lines; also .gz and .zst\n"                                   \
+    "  --format F       text, messages, prompt_completion, alpaca, sharegpt; lines, jsonl, json, csv, tsv (found by itself)\n"             \
     "  --field NAME     the field of a text; two with a comma: of a prompt and its completion\n"
 #define ENDING "Exit status: 0; 2 for a wrong option or data file (named with its line), or where nothing would be left; 1 otherwise.\n"
 
@@ -14,8 +14,7 @@ const char help_data_filter[] =
     "in this order, and a record counts for the first that it fails. A run that would leave nothing is refused.\n"
     "\n"
     "Usage: cyclora data filter FILE... -o OUT RULE... [--model PATH] [--format F] [--field NAME] [--overwrite] [--json]\n"
-    "\n" FILES
-    "  -o OUT           JSONL; beside it OUT.card.json and OUT.card.md say what was done\n"
+    "\n" FILES "  -o OUT           JSONL; beside it OUT.card.json and OUT.card.md say what was done\n"
     "  --min-tokens N, --max-tokens N   length of the row that training makes of it (needs --model)\n"
     "  --model PATH     whose tokenizer and chat template: a .gguf file, a folder, a tokenizer.json\n"
     "  --min-chars N, --max-chars N     characters of all its texts\n"
@@ -41,8 +40,7 @@ const char help_data_split[] =
     "\n"
     "Usage: cyclora data split FILE... --out DIR [--test S] [--dev S] [--group NAME] [--seed N] [--format F] [--field NAME]\n"
     "                          [--json]\n"
-    "\n" FILES
-    "  --out DIR        does not exist yet; appears whole or not at all, with split.card.json and split.card.md\n"
+    "\n" FILES "  --out DIR        does not exist yet; appears whole or not at all, with split.card.json and split.card.md\n"
     "  --test S, --dev S   shares (0.1 and 0.1); 0 = no such part\n"
     "  --group NAME     records with one value of this field stay together: a document, a user, a day\n"
     "  --seed N         (42)\n"
@@ -57,10 +55,10 @@ const char help_data_convert[] =
     "Writes records of any shape as conversations, or as prompts and completions. Fields that the shape does not have are left\n"
     "out.\n"
     "\n"
-    "Usage: cyclora data convert FILE... --to messages|prompt_completion -o OUT [--format F] [--field NAME] [--overwrite] [--json]\n"
-    "\n" FILES
-    "  --to SHAPE       messages: {\"messages\": [{\"role\", \"content\"}]}; prompt_completion: of strings, or of lists where there is more\n"
-    "                   than one turn before the answer (a system's); a conversation of several answers is refused\n"
+    "Usage: cyclora data convert FILE... --to messages|prompt_completion -o OUT [--format F] [--field NAME] [--overwrite]\n"
+    "                          [--json]\n"
+    "\n" FILES "  --to SHAPE       messages: {\"messages\": [{\"role\", \"content\"}]}; prompt_completion: of strings, or of lists where\n"
+    "                   more than one turn is before the answer (a system's); several answers are refused\n"
     "  -o OUT           JSONL; beside it OUT.card.json and OUT.card.md\n"
     "  --overwrite      OUT may be there already\n"
     "  --json           the card, on one line\n"
@@ -126,10 +124,11 @@ int cmd_data_split(int argc, char **argv) {
     double dev = 0.1, test = 0.1;
     const char *group = NULL;
     uint64_t seed = 42;
-    const struct arg args[] = {{"FILE", ARG_LIST, &w.in.files, 0},    {"--out", ARG_TEXT, &w.q.out, 0},       {"--test", ARG_REAL, &test, 0},
-                               {"--dev", ARG_REAL, &dev, 0},          {"--group", ARG_TEXT, &group, 0},       {"--seed", ARG_SEED, &seed, 0},
-                               {"--format", ARG_TEXT, &w.in.format, 0}, {"--field", ARG_TEXT, &w.in.field, 0}, {"--json", ARG_FLAG, &w.json, 0},
-                               {0}};
+    const struct arg args[] = {{"FILE", ARG_LIST, &w.in.files, 0},      {"--out", ARG_TEXT, &w.q.out, 0},
+                               {"--test", ARG_REAL, &test, 0},          {"--dev", ARG_REAL, &dev, 0},
+                               {"--group", ARG_TEXT, &group, 0},        {"--seed", ARG_SEED, &seed, 0},
+                               {"--format", ARG_TEXT, &w.in.format, 0}, {"--field", ARG_TEXT, &w.in.field, 0},
+                               {"--json", ARG_FLAG, &w.json, 0},        {0}};
     char *text = NULL, card[4200];
     int status = args_parse("data split", argc, argv, args);
     if (status < 0) status = writing_ready(&w, "data split", "--out");
@@ -145,10 +144,10 @@ int cmd_data_split(int argc, char **argv) {
 int cmd_data_convert(int argc, char **argv) {
     struct writing w = {0};
     const char *to = NULL;
-    const struct arg args[] = {{"FILE", ARG_LIST, &w.in.files, 0},      {"--to", ARG_TEXT, &to, 0},
-                               {"-o", ARG_TEXT, &w.q.out, 0},           {"--format", ARG_TEXT, &w.in.format, 0},
-                               {"--field", ARG_TEXT, &w.in.field, 0},   {"--overwrite", ARG_FLAG, &w.overwrite, 0},
-                               {"--json", ARG_FLAG, &w.json, 0},        {0}};
+    const struct arg args[] = {{"FILE", ARG_LIST, &w.in.files, 0},    {"--to", ARG_TEXT, &to, 0},
+                               {"-o", ARG_TEXT, &w.q.out, 0},         {"--format", ARG_TEXT, &w.in.format, 0},
+                               {"--field", ARG_TEXT, &w.in.field, 0}, {"--overwrite", ARG_FLAG, &w.overwrite, 0},
+                               {"--json", ARG_FLAG, &w.json, 0},      {0}};
     char *text = NULL;
     int status = args_parse("data convert", argc, argv, args);
     if (status < 0) status = writing_ready(&w, "data convert", "-o OUT");

@@ -14,7 +14,7 @@ const struct command commands[] = {
     {"init", "a commented configuration, ready to run, by a recipe", help_init, cmd_init},
     {"train", "train adapters as a configuration says", help_train, cmd_train},
     {"plan", "the memory and the work of a run, before a weight is read", help_plan, cmd_plan},
-    {"data", "see the training rows, and which tokens carry loss", help_data, cmd_data},
+    {"data", "look at data files and training rows, clean and split them", help_data, cmd_data},
     {"data check", "what is wrong with data files, by line", help_data_check, cmd_data_check},
     {"data dedup", "records that an earlier one equals, or is near, go", help_data_dedup, cmd_data_dedup},
     {"data contamination", "test records that stand in training data", help_data_contamination, cmd_data_contamination},

@@ -235,7 +235,8 @@ static void health(const json_t *list) {
     static const struct { const char *key, *fmt; double scale; } figures[] = {{"copy_rate", "copies %.0f %%", 100},        {"copy_ngrams", "trigrams copied %.0f %%", 100},
                                                                               {"length_ratio", "length x%.2f", 1},          {"distinct_2", "distinct-2 %.2f", 1},
                                                                               {"empty", "empty %.0f %%", 100},              {"truncated", "cut %.0f %%", 100},
-                                                                              {"entropy", "%.1f bits a word", 1},           {"drift", "drift %.2f", 1},
+                                                                              {"retokenised", "retokenised %.0f %%", 100},    {"entropy", "%.1f bits a word", 1},
+                                                                              {"drift", "drift %.2f", 1},
                                                                               {"base_agreement", "as the base %.0f %%", 100}, {"movement", "moved %.2g", 1}};
     size_t i;
     const json_t *h;

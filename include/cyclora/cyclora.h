@@ -198,7 +198,7 @@ typedef struct cyc_shots {
     int batch;      /* prompts at once; 0: 8 */
 } cyc_shots;
 /* {"task", "kind": "multiple_choice" or "generate_until", "shots", "records", "metrics": {name: {"value", "stderr"}}, "prompt_tokens", "option_tokens",
- * "shared_tokens", "seconds", "bytes", "results": [...]}. Metrics are 0..1: acc (the likeliest option), acc_norm (per character), acc_bytes (per
+ * "shared_tokens", "seconds", "results": [...][, "bytes"]}; bytes: of activations and cache, with options. Metrics are 0..1: acc (the likeliest option), acc_norm (per character), acc_bytes (per
  * byte), or exact_match, squad_em and squad_f1; stderr is the sample's over the root of the records (null of one). Each result has its "at" (file:line), "prompt",
  * and "log_likelihoods" and "right", or "text" and "answers". A record is not among its own examples. The same request gives the same bytes but for the time,
  * whatever the order of the records. cyc_stop() ends it. */
@@ -332,7 +332,7 @@ typedef struct cyc_synth_request {
     const char *against_field, *against_field2;
     const char *out;                        /* JSONL of {"instruction", "input", "output", "provenance"}; OUT.card.json tells the rest */
     const char *adapter_name;               /* for the provenance; NULL: none */
-    const char *template;                   /* with {examples} in it; NULL: the built-in one */
+    const char *form;                       /* with {examples} in it; NULL: the built-in one */
     int raw;                                /* not in the model's chat template, although it has one */
     int n, most;                            /* pairs wanted; texts asked for at most */
     int examples, max_new_tokens, batch;    /* seeds in a prompt; of a text; texts at once (a part of what the result depends on) */

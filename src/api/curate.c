@@ -66,7 +66,11 @@ static int writing_done(struct asked *a, struct rewriting *w, int code, err e, c
 }
 
 static struct twin_options twin_options(const cyc_near *n) {
-    return (struct twin_options){n->exact, n->threshold, n->permutations, {n->shingle, n->words}, n->seed};
+    return (struct twin_options){.exact = n->exact,
+                                 .threshold = n->threshold,
+                                 .permutations = n->permutations,
+                                 .shingles = {n->shingle, n->words},
+                                 .seed = n->seed};
 }
 
 int cyc_data_dedup(const cyc_rewrite_request *q, const cyc_near *near, const char *removed, char **json) {

@@ -317,19 +317,21 @@ static json_t *metrics_json(const struct job *j, const double *points) {
 static err count(const struct job *j, json_t **out) {
     double *points = malloc((size_t)j->n * METRICS * sizeof *points);
     json_t *results = json_array();
+    const bool choice = j->t->kind == TASK_CHOICE;
     err e = points ? OK : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < j->n && !e; i++) {
         const struct item *it = &j->t->asked.v[i];
-        if (j->t->kind == TASK_CHOICE) judge_options(it, j->v[i].logprob, points + (size_t)i * METRICS);
+        if (choice) judge_options(it, j->v[i].logprob, points + (size_t)i * METRICS);
         else e = judge_text(j->t, it, j->text[i], points + (size_t)i * METRICS);
         json_array_append_new(results, result_json(j, i));
     }
     if (!e)
-        *out = json_pack("{s:s, s:s, s:i, s:i, s:o, s:I, s:I, s:I, s:f, s:I, s:O}", "task", j->t->name, "kind",
-                         j->t->kind == TASK_CHOICE ? "multiple_choice" : "generate_until", "shots", j->how->shots, "records", j->n,
-                         "metrics", metrics_json(j, points), "prompt_tokens", (json_int_t)j->stats.prompt_tokens, "option_tokens",
-                         (json_int_t)j->stats.option_tokens, "shared_tokens", (json_int_t)j->stats.shared, "seconds", j->seconds, "bytes",
-                         (json_int_t)j->stats.bytes, "results", results);
+        *out = json_pack("{s:s, s:s, s:i, s:i, s:o, s:I, s:I, s:I, s:f, s:O}", "task", j->t->name, "kind",
+                         choice ? "multiple_choice" : "generate_until", "shots", j->how->shots, "records", j->n, "metrics",
+                         metrics_json(j, points), "prompt_tokens", (json_int_t)j->stats.prompt_tokens, "option_tokens",
+                         (json_int_t)j->stats.option_tokens, "shared_tokens", (json_int_t)j->stats.shared, "seconds", j->seconds, "results",
+                         results);
+    if (!e && choice) json_object_set_new(*out, "bytes", json_integer((json_int_t)j->stats.bytes));
     json_decref(results);
     free(points);
     return e;

@@ -339,7 +339,7 @@ static err synth(struct synth *s, struct source *seeds) {
 }
 
 int cyc_data_synth(cyc_model *m, cyc_adapter *a, const cyc_synth_request *q, char **json) {
-    struct synth s = {.m = m, .a = a, .q = q, .template = q->template ? q->template : default_template};
+    struct synth s = {.m = m, .a = a, .q = q, .template = q->form ? q->form : default_template};
     struct source seeds = {0};
     s.chat = !q->raw && tokenizer_template(m->tok);
     s.sieve.rules = (struct sieve_rules){q->likeness, q->least_words, 150, q->run};

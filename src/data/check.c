@@ -51,9 +51,24 @@ static err add(struct checking *c, int record, int line, enum kind kind, const c
 /* --- texts ---------------------------------------------------------------------------------------------------------- */
 /* What common models read as the end of a turn, or of everything. */
 static const char *control_in(const char *text) {
-    static const char *const marks[] = {"<|im_start|>", "<|im_end|>",   "<|endoftext|>",     "<|eot_id|>",         "<|start_header_id|>", "<|end|>",
-                                        "<|user|>",     "<|assistant|>", "<start_of_turn>",  "<end_of_turn>",      "[INST]",              "[/INST]",
-                                        "<bos>",        "<eos>",         "<s>",              "</s>",               "<|end_of_text|>",     "<|begin_of_text|>"};
+    static const char *const marks[] = {"<|im_start|>",
+                                        "<|im_end|>",
+                                        "<|endoftext|>",
+                                        "<|eot_id|>",
+                                        "<|start_header_id|>",
+                                        "<|end|>",
+                                        "<|user|>",
+                                        "<|assistant|>",
+                                        "<start_of_turn>",
+                                        "<end_of_turn>",
+                                        "[INST]",
+                                        "[/INST]",
+                                        "<bos>",
+                                        "<eos>",
+                                        "<s>",
+                                        "</s>",
+                                        "<|end_of_text|>",
+                                        "<|begin_of_text|>"};
     for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
         if (strstr(text, marks[i])) return marks[i];
     return NULL;
@@ -62,7 +77,8 @@ static const char *control_in(const char *text) {
 /* Where an answer plainly was not finished: what it stops behind, NULL where it was. */
 static const char *unfinished(const char *text) {
     static const char stops[] = ",:;([{";
-    static const char *const names[] = {"a comma", "a colon", "a semicolon", "an opening bracket", "an opening bracket", "an opening bracket"};
+    static const char *const names[] = {"a comma",           "a colon", "a semicolon", "an opening bracket", "an opening bracket",
+                                        "an opening bracket"};
     int fences = 0;
     size_t n = strlen(text);
     for (const char *p = text; (p = strstr(p, "```")); p += 3) fences++;
@@ -86,7 +102,8 @@ static err check_text(struct checking *c, const struct record *r, const char *wh
     }
     for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
         if ((*p >= 0x20 && *p != 0x7F) || strchr("\t\n\r", *p)) continue;
-        snprintf(what, sizeof what, "%s holds the control character 0x%02x (byte %zu): remove it", where, *p, (size_t)((const char *)p - text));
+        snprintf(what, sizeof what, "%s holds the control character 0x%02x (byte %zu): remove it", where, *p,
+                 (size_t)((const char *)p - text));
         return add(c, c->at, r->line, SYMBOLS, what);
     }
     return OK;
@@ -196,8 +213,8 @@ static err see_row(void *ctx, const struct row_seen *row) {
         return add(c, i, row->line, ROW, row->wrong + colon + 2);
     }
     if (row->tokens > most) {
-        snprintf(what, sizeof what, "%zu tokens, and max_length is %zu: the last %zu are lost; shorten it, split it, or raise max_length", row->tokens,
-                 most, row->tokens - most);
+        snprintf(what, sizeof what, "%zu tokens, and max_length is %zu: the last %zu are lost; shorten it, split it, or raise max_length",
+                 row->tokens, most, row->tokens - most);
         TRY(add(c, i, row->line, LONG, what));
     }
     return row->supervised ? OK : add(c, i, row->line, ROW, "nothing of an answer is left within max_length, so there is nothing to learn");
@@ -209,12 +226,13 @@ static json_t *file_json(const struct source *s, const struct census *f) {
     char first[3] = {0};
     size_t got = 0;
     json_t *fields = json_array();
-    for (int i = 0; i < f->n; i++) json_array_append_new(fields, json_pack("{s:s, s:I}", "name", f->name[i], "rows", (json_int_t)f->rows[i]));
+    for (int i = 0; i < f->n; i++)
+        json_array_append_new(fields, json_pack("{s:s, s:I}", "name", f->name[i], "rows", (json_int_t)f->rows[i]));
     if (text_file_read(&p->file, 0, first, 3, &got)) got = 0;
-    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:i, s:I, s:o, s:b, s:I}", "path", p->path, "container", container_name(p->layout.container), "shape",
-                     layout_name(&p->layout), "packing", packings[p->file.packing], "bytes", (json_int_t)p->file.n, "rows", s->n, "fit",
-                     (json_int_t)f->fit, "fields", fields, "byte_order_mark", got == 3 && !memcmp(first, "\xEF\xBB\xBF", 3), "crlf",
-                     (json_int_t)f->crlf);
+    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:i, s:I, s:o, s:b, s:I}", "path", p->path, "container",
+                     container_name(p->layout.container), "shape", layout_name(&p->layout), "packing", packings[p->file.packing], "bytes",
+                     (json_int_t)p->file.n, "rows", s->n, "fit", (json_int_t)f->fit, "fields", fields, "byte_order_mark",
+                     got == 3 && !memcmp(first, "\xEF\xBB\xBF", 3), "crlf", (json_int_t)f->crlf);
 }
 
 static err check_file(struct checking *c, const struct source_file *file, json_t *files) {

@@ -26,7 +26,8 @@ static err as_pair(const struct record *r, json_t **out) {
     if (r->prompt) return *out = json_pack("{s:s, s:s}", "prompt", r->prompt, "completion", r->completion), OK;
     for (int i = 0; i <= last; i++) answers += !strcmp(r->turns[i].role, "assistant");
     if (answers > 1 || !last || strcmp(r->turns[last].role, "assistant") != 0)
-        return fail(E_INPUT, "a conversation of %d turns and %d answers is no prompt and completion: --to messages keeps it", r->n_turns, answers);
+        return fail(E_INPUT, "a conversation of %d turns and %d answers is no prompt and completion: --to messages keeps it", r->n_turns,
+                    answers);
     *out = last == 1 && !strcmp(r->turns[0].role, "user")
                ? json_pack("{s:s, s:s}", "prompt", r->turns[0].content, "completion", r->turns[1].content)
                : json_pack("{s:o, s:o}", "prompt", turns_json(r->turns, last), "completion", turns_json(r->turns + last, 1));
@@ -65,7 +66,8 @@ static err go_through(struct converting *c, const struct rewriting *w, const cha
 
 err data_convert(const struct rewriting *w, const char *to) {
     struct converting c = {.messages = !strcmp(to, "messages")};
-    if (!c.messages && strcmp(to, "prompt_completion") != 0) return fail(E_USAGE, "--to %.40s: messages and prompt_completion are possible", to);
+    if (!c.messages && strcmp(to, "prompt_completion") != 0)
+        return fail(E_USAGE, "--to %.40s: messages and prompt_completion are possible", to);
     err e = output_open(&c.out, w->out, w);
     if (!e) e = go_through(&c, w, to);
     output_abandon(&c.out);

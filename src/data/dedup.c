@@ -19,8 +19,8 @@ static err add_removed(struct writing *w, const struct visited *v) {
     const bool near = w->next < w->t->n_near && w->t->near[w->next].row == row;
     w->f.window = 1 << 16;
     TRY(source_scan(w->s, w->t->of[row], &w->f, &kept, &kept_part));
-    json_t *line = json_pack("{s:s, s:i, s:s, s:i, s:f}", "path", v->part->path, "line", v->x->line, "kept_path", kept_part->path, "kept_line", kept.line,
-                             "jaccard", near ? (double)w->t->near[w->next].jaccard : 1);
+    json_t *line = json_pack("{s:s, s:i, s:s, s:i, s:f}", "path", v->part->path, "line", v->x->line, "kept_path", kept_part->path,
+                             "kept_line", kept.line, "jaccard", near ? (double)w->t->near[w->next].jaccard : 1);
     return output_line(&w->removed, line);
 }
 

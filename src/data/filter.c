@@ -174,14 +174,11 @@ static err any_matches(const struct filtering *f, const struct visited *v, const
 
 static enum rule first_failed(const struct filtering *f, const struct facts *t, uint32_t tokens) {
     const struct filter_options *o = f->o;
-    const bool fails[ALPHABET] = {[MIN_TOKENS] = tokens < (uint32_t)o->min_tokens,
-                                  [MAX_TOKENS] = tokens > (uint32_t)o->max_tokens,
-                                  [MIN_CHARS] = t->chars < (size_t)o->min_chars,
-                                  [MAX_CHARS] = t->chars > (size_t)o->max_chars,
-                                  [MIN_RATIO] = t->ratio < o->min_ratio,
-                                  [MAX_RATIO] = t->ratio > o->max_ratio,
-                                  [MIN_LETTERS] = (double)t->letters < o->min_letters * (double)t->solid,
-                                  [MAX_REPEATED] = t->repeated > o->max_repeated};
+    const bool fails[ALPHABET] = {[MIN_TOKENS] = tokens<(uint32_t)o->min_tokens, [MAX_TOKENS] = tokens>(uint32_t) o->max_tokens,
+                                  [MIN_CHARS] = t->chars<(size_t)o->min_chars, [MAX_CHARS] = t->chars>(size_t) o->max_chars,
+                                  [MIN_RATIO] = t->ratio<o->min_ratio, [MAX_RATIO] = t->ratio> o->max_ratio,
+                                  [MIN_LETTERS] =
+                                      (double)t->letters<o->min_letters *(double)t->solid, [MAX_REPEATED] = t->repeated> o->max_repeated};
     for (int i = 0; i < ALPHABET; i++)
         if (f->on[i] && fails[i]) return (enum rule)i;
     return RULES;
@@ -229,8 +226,9 @@ static err measure(struct filtering *f, const struct source *s) {
 
 static err read_rules(struct filtering *f) {
     const struct filter_options *o = f->o;
-    const bool on[RULES] = {o->min_tokens > 0, o->max_tokens > 0, o->min_chars > 0,    o->max_chars > 0, o->min_ratio > 0, o->max_ratio > 0,
-                            o->min_letters > 0, o->max_repeated > 0, o->alphabet != NULL, o->n_keep > 0,    o->n_drop > 0};
+    const bool on[RULES] = {o->min_tokens > 0,   o->max_tokens > 0, o->min_chars > 0,   o->max_chars > 0,
+                            o->min_ratio > 0,    o->max_ratio > 0,  o->min_letters > 0, o->max_repeated > 0,
+                            o->alphabet != NULL, o->n_keep > 0,     o->n_drop > 0};
     bool any = false;
     for (int i = 0; i < RULES; i++) any |= f->on[i] = on[i];
     if (!any) return fail(E_USAGE, "no rule is given: `cyclora help data filter` lists them");
@@ -247,10 +245,11 @@ static json_t *texts_json(const char *const *v, int n) {
 
 static void fill_card(const struct filtering *f, json_t *card, const struct source *s) {
     const struct filter_options *o = f->o;
-    json_t *const values[RULES] = {json_integer(o->min_tokens),       json_integer(o->max_tokens), json_integer(o->min_chars),
-                                   json_integer(o->max_chars),        json_real(o->min_ratio),     json_real(o->max_ratio),
-                                   json_real(o->min_letters),         json_real(o->max_repeated),  o->alphabet ? json_string(o->alphabet) : json_null(),
-                                   texts_json(o->keep, o->n_keep), texts_json(o->drop, o->n_drop)};
+    json_t *const values[RULES] = {
+        json_integer(o->min_tokens),    json_integer(o->max_tokens),   json_integer(o->min_chars),
+        json_integer(o->max_chars),     json_real(o->min_ratio),       json_real(o->max_ratio),
+        json_real(o->min_letters),      json_real(o->max_repeated),    o->alphabet ? json_string(o->alphabet) : json_null(),
+        texts_json(o->keep, o->n_keep), texts_json(o->drop, o->n_drop)};
     card_inputs(card, "inputs", s);
     card_count(card, "read", s->n);
     for (int i = 0; i < RULES; i++) {

@@ -13,13 +13,13 @@ struct filter_options {
     const tokenizer *tk; /* for tokens */
     int min_tokens, max_tokens, min_chars, max_chars;
     double min_ratio, max_ratio;
-    double min_letters;         /* share of the characters that are not white space */
-    double max_repeated;        /* share of the lines; 0: no rule */
-    const char *alphabet;       /* "Latin,Greek": Unicode's names of scripts; letters of others are foreign */
-    double max_foreign;         /* share of the letters */
-    const char *const *keep;    /* [n_keep] "FIELD=REGEX" (PCRE2): the field must match; "=REGEX": all that the record says */
+    double min_letters;      /* share of the characters that are not white space */
+    double max_repeated;     /* share of the lines; 0: no rule */
+    const char *alphabet;    /* "Latin,Greek": Unicode's names of scripts; letters of others are foreign */
+    double max_foreign;      /* share of the letters */
+    const char *const *keep; /* [n_keep] "FIELD=REGEX" (PCRE2): the field must match; "=REGEX": all that the record says */
     int n_keep;
-    const char *const *drop;    /* [n_drop] likewise: it may not */
+    const char *const *drop; /* [n_drop] likewise: it may not */
     int n_drop;
 };
 err data_filter(const struct rewriting *w, const struct filter_options *o);

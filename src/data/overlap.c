@@ -19,12 +19,12 @@ struct key_list {
     struct key *v;
     size_t n, cap;
 };
-struct work { /* what a thread finds out about a training record, for take() */
-    int32_t equal;               /* the first test record that is, -1 */
+struct work {      /* what a thread finds out about a training record, for take() */
+    int32_t equal; /* the first test record that is, -1 */
     int32_t candidate[CANDIDATES];
     int n;
-    struct hashes set;           /* its shingles, where there are candidates */
-    struct hashes grams;         /* which keys of its n-grams were found */
+    struct hashes set;   /* its shingles, where there are candidates */
+    struct hashes grams; /* which keys of its n-grams were found */
 };
 struct index {
     const struct overlap_options *o;
@@ -34,10 +34,10 @@ struct index {
     struct bands bands;
     struct key *whole, *band; /* [tests]; [bands][tests], each sorted */
     struct key_list gram;
-    uint64_t *filter;         /* a bit for each 24 of an n-gram's: most of what is asked for is not there */
-    uint8_t *seen;            /* of each n-gram key */
+    uint64_t *filter; /* a bit for each 24 of an n-gram's: most of what is asked for is not there */
+    uint8_t *seen;    /* of each n-gram key */
     struct hit *hit;
-    struct work *work;        /* [BLOCK] */
+    struct work *work; /* [BLOCK] */
     struct set_reader sets;
     struct output out, report;
     int dropped, is_short;
@@ -200,8 +200,7 @@ static err take_record(void *ctx, const struct visited *v) {
     const size_t tests = (size_t)x->test.n;
     bool near = false;
     if (w->equal >= 0)
-        for (size_t e = (size_t)w->equal, end = keys_run(x->whole, tests, e); e < end; e++)
-            tell(&x->hit[x->whole[e].row], EQUAL, x, v);
+        for (size_t e = (size_t)w->equal, end = keys_run(x->whole, tests, e); e < end; e++) tell(&x->hit[x->whole[e].row], EQUAL, x, v);
     TRY(tell_near(x, w, v, &near));
     for (size_t g = 0; g < w->grams.n; g++)
         for (size_t key = w->grams.v[g], end = keys_run(x->gram.v, x->gram.n, key); key < end && !x->seen[key]; key++) {

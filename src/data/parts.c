@@ -26,8 +26,8 @@ static err group_of(const struct visited *v, const char *field, str *out) {
     const json_t *g = json_object_get(object, field);
     char *own = json_is_number(g) ? json_dumps(g, JSON_ENCODE_ANY | JSON_REAL_PRECISION(15)) : NULL;
     err e = json_is_string(g) || own ? OK
-            : g                     ? fail(E_INPUT, "the group, \"%.60s\", is neither a string nor a number", field)
-                                    : fail(E_INPUT, "no field \"%.60s\", which --group names", field);
+            : g                      ? fail(E_INPUT, "the group, \"%.60s\", is neither a string nor a number", field)
+                                     : fail(E_INPUT, "no field \"%.60s\", which --group names", field);
     if (!e) str_adds(out, own ? own : json_string_value(g));
     free(own);
     json_decref(object);
@@ -69,7 +69,9 @@ static err commit_all(struct dealing *d, const struct rewriting *w, const char *
         if (!wanted(d, i)) continue;
         if (!d->out[i].rows)
             return fail(E_INPUT, "no record falls to %s.jsonl: %s", names[i],
-                        i == TRAIN ? "lower --test and --dev" : d->o->group ? "raise its share, or take a smaller group" : "raise its share, or set it to 0");
+                        i == TRAIN    ? "lower --test and --dev"
+                        : d->o->group ? "raise its share, or take a smaller group"
+                                      : "raise its share, or set it to 0");
         TRY(output_commit(&d->out[i], list));
         json_object_set_new(json_array_get(list, json_array_size(list) - 1), "path", json_sprintf("%s/%s.jsonl", w->out, names[i]));
     }
@@ -98,7 +100,8 @@ static err deal(struct dealing *d, const struct rewriting *w, const char *folder
 err data_split(const struct rewriting *w, const struct split_options *o) {
     struct dealing d = {.o = o, .shares = {0, o->dev, o->test}};
     if (!(o->dev >= 0 && o->test >= 0 && o->dev + o->test < 1))
-        return fail(E_USAGE, "shares of %g and %g leave nothing for train.jsonl: they must be 0 at least, and together below 1", o->dev, o->test);
+        return fail(E_USAGE, "shares of %g and %g leave nothing for train.jsonl: they must be 0 at least, and together below 1", o->dev,
+                    o->test);
     if (o->dev + o->test == 0) return fail(E_USAGE, "nothing to split off: --test or --dev must be above 0");
     if (path_exists(w->out)) return fail(E_USAGE, "%s exists already: name another folder, or remove it", w->out);
     const char *folder = arena_printf(&d.mem, "%s.tmp-%ld", w->out, (long)getpid());

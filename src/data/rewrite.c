@@ -47,8 +47,10 @@ err output_line(struct output *o, json_t *object) {
 err output_commit(struct output *o, json_t *list) {
     char hash[33];
     TRY(file_commit(&o->f));
-    TRY(file_hash(o->path, hash));
-    json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:i}", "path", o->path, "hash", hash, "bytes", (json_int_t)o->bytes, "rows", o->rows));
+    if (o->bytes) TRY(file_hash(o->path, hash));
+    else bytes_hash("", 0, hash);
+    json_array_append_new(list,
+                          json_pack("{s:s, s:s, s:I, s:i}", "path", o->path, "hash", hash, "bytes", (json_int_t)o->bytes, "rows", o->rows));
     return OK;
 }
 
@@ -56,15 +58,17 @@ void output_abandon(struct output *o) { file_abandon(&o->f); }
 
 /* --- cards ----------------------------------------------------------------------------------------------------------- */
 json_t *card_begin(const char *command, const char *version) {
-    return json_pack("{s:s, s:s, s:[], s:{}, s:{}, s:[]}", "command", command, "cyclora", version, "inputs", "settings", "counts", "outputs");
+    return json_pack("{s:s, s:s, s:[], s:{}, s:{}, s:[]}", "command", command, "cyclora", version, "inputs", "settings", "counts",
+                     "outputs");
 }
 
 void card_inputs(json_t *card, const char *key, const struct source *s) {
     json_t *list = json_array();
     for (int i = 0; i < s->n_parts; i++) {
         const struct source_part *p = &s->part[i];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:I, s:i}", "path", p->path, "container", container_name(p->layout.container),
-                                              "shape", layout_name(&p->layout), "hash", p->hash, "bytes", (json_int_t)p->file.n, "rows", p->n));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:s, s:s, s:I, s:i}", "path", p->path, "container", container_name(p->layout.container),
+                                        "shape", layout_name(&p->layout), "hash", p->hash, "bytes", (json_int_t)p->file.n, "rows", p->n));
     }
     json_object_set_new(card, key, list);
 }

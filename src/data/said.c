@@ -77,7 +77,8 @@ void hashes_free(struct hashes *h) {
 
 /* A character that is a word: scripts that put no spaces between words. */
 static bool stands_alone(unsigned cp) {
-    return (cp >= 0x0E00 && cp < 0x0F00) || (cp >= 0x3040 && cp < 0x3100) || (cp >= 0x3400 && cp < 0xA000) || (cp >= 0x20000 && cp < 0x32000);
+    return (cp >= 0x0E00 && cp < 0x0F00) || (cp >= 0x3040 && cp < 0x3100) || (cp >= 0x3400 && cp < 0xA000) ||
+           (cp >= 0x20000 && cp < 0x32000);
 }
 
 static bool in_word(unsigned cp) {

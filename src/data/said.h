@@ -28,7 +28,7 @@ err shingle_hashes(const struct shingles *k, const char *normal, size_t n, struc
 /* How many words a normal form has. */
 size_t word_count(const char *normal, size_t n);
 err hashes_add(struct hashes *h, uint64_t x);
-void hashes_to_set(struct hashes *h); /* in ascending order, each once */
+void hashes_to_set(struct hashes *h);                                /* in ascending order, each once */
 double sets_jaccard(const struct hashes *a, const struct hashes *b); /* of sets: shared over all; 0 where both are empty */
 void hashes_free(struct hashes *h);
 

@@ -20,7 +20,7 @@ err shots_draw(const struct task *t, enum shot_order order, uint64_t seed, int i
     const bool first = order == SHOTS_FIRST || (order == SHOTS_TASK && t->first);
     const uint32_t whose = order == SHOTS_EACH ? (uint32_t)item + 1 : 0;
     int others = 0;
-    for (int i = 0; i < from->n; i++) others += strcmp(from->v[i].record, it->record) != 0;
+    for (int i = 0; i < from->n && others < k; i++) others += strcmp(from->v[i].record, it->record) != 0;
     if (others < k)
         return fail(E_INPUT, "%s:%d: %d shots, but %s has only %d record%s beside this one: fewer --shots, or another --shot-data",
                     it->path, it->line, k, from->v[0].path, others, others == 1 ? "" : "s");

@@ -8,7 +8,7 @@
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
 
-struct lengths { /* of one file, or of all */
+struct lengths {     /* of one file, or of all */
     uint32_t *count; /* [cap]: records of that many tokens */
     size_t cap;
     int64_t n, tokens, kept, supervised, truncated, unlearnable;
@@ -102,7 +102,8 @@ static json_t *cuts(const struct lengths *l) {
     const int longest = at_rank(l, l->n - 1);
     for (int most = 64; most < longest && most < 1 << 20; most *= 2) {
         json_int_t rows = 0, tokens = 0;
-        for (size_t i = (size_t)most + 1; i < l->cap; i++) rows += l->count[i], tokens += (json_int_t)l->count[i] * (json_int_t)(i - (size_t)most);
+        for (size_t i = (size_t)most + 1; i < l->cap; i++)
+            rows += l->count[i], tokens += (json_int_t)l->count[i] * (json_int_t)(i - (size_t)most);
         json_array_append_new(list, json_pack("{s:i, s:I, s:I}", "max_length", most, "rows", rows, "tokens", tokens));
     }
     return list;
@@ -111,11 +112,11 @@ static json_t *cuts(const struct lengths *l) {
 static json_t *figures(const struct stats *t, const struct lengths *l, json_int_t equal) {
     json_t *j = json_pack("{s:I, s:I}", "rows", (json_int_t)l->n, "duplicates", equal);
     if (!t->o.tk || !j) return j;
-    json_object_update_new(j, json_pack("{s:I, s:I, s:I, s:I, s:I, s:{s:i, s:i, s:i, s:i}, s:o, s:o}", "tokens", (json_int_t)l->tokens, "kept",
-                                        (json_int_t)l->kept, "supervised", (json_int_t)l->supervised, "truncated", (json_int_t)l->truncated,
-                                        "unlearnable", (json_int_t)l->unlearnable, "length", "min", at_rank(l, 0), "median",
-                                        at_rank(l, (l->n - 1) / 2), "p95", at_rank(l, (l->n - 1) * 95 / 100), "max", at_rank(l, l->n - 1),
-                                        "histogram", histogram(l), "cuts", cuts(l)));
+    json_object_update_new(j, json_pack("{s:I, s:I, s:I, s:I, s:I, s:{s:i, s:i, s:i, s:i}, s:o, s:o}", "tokens", (json_int_t)l->tokens,
+                                        "kept", (json_int_t)l->kept, "supervised", (json_int_t)l->supervised, "truncated",
+                                        (json_int_t)l->truncated, "unlearnable", (json_int_t)l->unlearnable, "length", "min", at_rank(l, 0),
+                                        "median", at_rank(l, (l->n - 1) / 2), "p95", at_rank(l, (l->n - 1) * 95 / 100), "max",
+                                        at_rank(l, l->n - 1), "histogram", histogram(l), "cuts", cuts(l)));
     return j;
 }
 
@@ -128,8 +129,9 @@ err stats_add(struct stats *t, const struct source *s, json_t *files) {
     TRY(rows_visit(t->o.tk, s, t->o.max_length, see, t));
     const struct source_part *p = s->part;
     json_t *j = figures(t, &t->one, duplicates(t->key + before, t->n - before));
-    json_object_update_new(j, json_pack("{s:s, s:s, s:s, s:s, s:I}", "path", p->path, "container", container_name(p->layout.container), "shape",
-                                        layout_name(&p->layout), "packing", packings[p->file.packing], "bytes", (json_int_t)p->file.n));
+    json_object_update_new(j, json_pack("{s:s, s:s, s:s, s:s, s:I}", "path", p->path, "container", container_name(p->layout.container),
+                                        "shape", layout_name(&p->layout), "packing", packings[p->file.packing], "bytes",
+                                        (json_int_t)p->file.n));
     json_array_append_new(files, j);
     return OK;
 }

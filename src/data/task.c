@@ -4,7 +4,7 @@
 #include "io/yaml.h"
 #include <string.h>
 
-enum { NEW_TOKENS = 64 };
+enum { NEW_TOKENS = 64, NEW_TOKENS_OF_YAML = 256 /* the harness's */ };
 
 /* Keys that are read, and those that have no bearing on what a task asks or how it counts. */
 static const char *const known[] = {"task",
@@ -47,6 +47,9 @@ static err check_keys(const char *path, const json_t *y) {
     json_object_foreach((json_t *)y, key, v) {
         if (is_any(key, idle) || is_any(key, known)) continue;
         return fail(E_UNSUPPORTED, "%s: '%.60s' is not read here, and it may change what the task is", path, key);
+    }
+    json_object_foreach(json_object_get(y, "fewshot_config"), key, v) {
+        if (strcmp(key, "sampler") != 0) return fail(E_UNSUPPORTED, "%s: fewshot_config has only 'sampler' here, not '%.60s'", path, key);
     }
     const char *type = text_or(y, "output_type", "");
     if (*type && strcmp(type, "multiple_choice") != 0 && strcmp(type, "generate_until") != 0)
@@ -92,6 +95,7 @@ static err generation(struct task *t, const char *path, const json_t *how) {
         if (!s || n == 16) return fail(E_INPUT, "%s: generation_kwargs.until is a list of up to 16 texts", path);
         if (*s) stops[n++] = s;
     }
+    if (!until && *t->shot_delimiter) stops[n++] = t->shot_delimiter;
     return take_until(t, stops, n);
 }
 
@@ -109,7 +113,7 @@ static err settings(struct task *t, const struct task_ask *ask, const json_t *y)
     t->target_delimiter = kept(t, text_or(y, "target_delimiter", " "));
     t->shot_delimiter = kept(t, text_or(y, "fewshot_delimiter", "\n\n"));
     t->first = !strcmp(text_or(json_object_get(y, "fewshot_config"), "sampler", ""), "first_n");
-    t->max_new = NEW_TOKENS;
+    t->max_new = y ? NEW_TOKENS_OF_YAML : NEW_TOKENS;
     metrics(t, json_object_get(y, "metric_list"));
     TRY(y ? generation(t, ask->path, json_object_get(y, "generation_kwargs")) : take_until(t, (const char *const[]){"\n"}, 1));
     if (ask->n_until) TRY(take_until(t, ask->until, ask->n_until));

@@ -3,9 +3,9 @@
  *
  * The names and their meanings are those of EleutherAI's lm-evaluation-harness (lm_eval/api/task.py), so that its YAML of a task over
  * local files serves as it is: doc_to_text, doc_to_choice, doc_to_target, description, target_delimiter, fewshot_delimiter,
- * fewshot_config.sampler, generation_kwargs (until, max_gen_toks), metric_list's ignore_case and ignore_punctuation,
- * dataset_kwargs.data_files with *_split. A file of records alone is a task too: its fields are then found by their usual names
- * (task_usual), and all can be said on the command line.
+ * fewshot_config.sampler, output_type (without it, a task with options is multiple_choice), generation_kwargs (until, max_gen_toks),
+ * metric_list's ignore_case and ignore_punctuation, dataset_kwargs.data_files with *_split. A file of records alone is a task too: its
+ * fields are then found by their usual names (task_items.c), and all can be said on the command line.
  *
  * doc_to_text and doc_to_target are a field's name or a Jinja template over the record's fields ("Q: {{question}}\nA:"; a field that a
  * record has not is refused); doc_to_choice is a list, a field that holds one, or "{{ an expression }}" that gives one. A target of

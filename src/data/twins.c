@@ -1,4 +1,5 @@
-/* See twins.h. One pass makes each record's key and the keys of its bands; then one band after the other is sorted, and its runs are compared. */
+/* See twins.h. One pass writes columns: the two halves of each record's hash, and one for each band. Then the records' hashes, and the bands one after
+ * the other, are sorted part by part: equal records and candidates come to stand in runs. */
 #include "data/twins.h"
 #include "data/blocks.h"
 #include "data/keys.h"
@@ -6,8 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LEADERS = 32, COLUMN = 4096, TRIED = 1 << 16 };
-static const char WHAT[] = "the keys of near records";
+enum { LEADERS = 32, COLUMN = 4096, TRIED = 1 << 16, PART = 1 << 21 };
+enum { LOW, HIGH, BANDS }; /* columns: a band's is BANDS + which */
+static const char WHAT[] = "hashes of records";
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
 
@@ -16,75 +18,114 @@ struct finding {
     const struct twin_options *o;
     struct minhash hash;
     struct bands bands;
-    struct key *keys;
+    int columns;
     int32_t *of, *like; /* like: the last leader that a record was found to be near */
-    uint64_t *mine;     /* [BLOCK][bands]: of this block's records */
-    int fd, written;    /* column b of the spool is the keys of band b; the first `written` records of each are there */
-    uint64_t *column;   /* [bands][COLUMN]: what comes after those */
+    uint64_t *mine;     /* [BLOCK][columns]: of this block's records */
+    int fd, written;    /* the spool: column after column, each of all records; the first `written` of each are there */
+    uint64_t *column;   /* [columns][COLUMN]: what comes after those */
     int waiting;
+    struct key *key; /* a part of a column */
+    size_t n_keys, key_cap;
     struct set_reader sets;
     uint64_t *tried; /* [TRIED]: pairs that were compared and are not near */
     struct twin *pair;
-    int n_pairs, cap;
+    int n_pairs, pair_cap, equal;
     int64_t verified, left_out;
 };
 
-/* --- keys ------------------------------------------------------------------------------------------------------------ */
-static err sign(struct finding *f, const str *normal, int k) {
+/* --- columns ---------------------------------------------------------------------------------------------------------- */
+static err sign(const struct finding *f, const str *normal, uint64_t *bands) {
     struct hashes set = {0};
     uint32_t signature[PERMUTATIONS_MOST];
     err e = shingle_hashes(&f->o->shingles, normal->p, normal->n, &set);
     if (!e) minhash_sign(&f->hash, &set, signature);
-    for (int b = 0; !e && b < f->bands.n; b++) f->mine[(size_t)k * (size_t)f->bands.n + (size_t)b] = band_hash(f->bands, signature, b);
+    for (int b = 0; !e && b < f->bands.n; b++) bands[b] = band_hash(f->bands, signature, b);
     hashes_free(&set);
     return e;
 }
 
-static err key_record(void *ctx, const struct visited *v) {
+static err hash_record(void *ctx, const struct visited *v) {
     struct finding *f = ctx;
+    uint64_t *mine = f->mine + (size_t)v->k * (size_t)f->columns;
     str normal = {0};
     err e = said(v->r, &normal);
-    if (!e) f->keys[v->i] = key_of(normal.p, normal.n, v->i);
-    if (!e && !f->o->exact) e = sign(f, &normal, v->k);
+    if (!e) {
+        const struct key k = key_of(normal.p, normal.n, v->i);
+        mine[LOW] = k.low, mine[HIGH] = k.high;
+    }
+    if (!e && !f->o->exact) e = sign(f, &normal, mine + BANDS);
     str_free(&normal);
     return e;
 }
 
-static uint64_t place_of(const struct finding *f, int band, int row) {
-    return ((uint64_t)band * (uint64_t)f->s->n + (uint64_t)row) * sizeof(uint64_t);
+static uint64_t place_of(const struct finding *f, int column, int row) {
+    return ((uint64_t)column * (uint64_t)f->s->n + (uint64_t)row) * sizeof(uint64_t);
 }
 
 static err write_columns(struct finding *f) {
-    for (int b = 0; b < f->bands.n; b++)
-        TRY(spool_write(WHAT, f->fd, place_of(f, b, f->written), f->column + (size_t)b * COLUMN, (size_t)f->waiting * sizeof *f->column));
+    for (int c = 0; c < f->columns; c++)
+        TRY(spool_write(WHAT, f->fd, place_of(f, c, f->written), f->column + (size_t)c * COLUMN, (size_t)f->waiting * sizeof *f->column));
     f->written += f->waiting;
     f->waiting = 0;
     return OK;
 }
 
-static err keep_bands(void *ctx, const struct visited *v) {
+static err keep_hashes(void *ctx, const struct visited *v) {
     struct finding *f = ctx;
-    const uint64_t *mine = f->mine + (size_t)v->k * (size_t)f->bands.n;
-    for (int b = 0; b < f->bands.n; b++) f->column[(size_t)b * COLUMN + (size_t)f->waiting] = mine[b];
+    const uint64_t *mine = f->mine + (size_t)v->k * (size_t)f->columns;
+    for (int c = 0; c < f->columns; c++) f->column[(size_t)c * COLUMN + (size_t)f->waiting] = mine[c];
     return ++f->waiting == COLUMN ? write_columns(f) : OK;
 }
 
-static err make_keys(struct finding *f) {
-    const bool near = !f->o->exact;
-    if (near) TRY(spool_open(WHAT, &f->fd));
-    TRY(records_pass(&(struct record_pass){f->s, key_record, near ? keep_bands : NULL, f}));
-    return near ? write_columns(f) : OK;
+static err make_columns(struct finding *f) {
+    TRY(spool_open(WHAT, &f->fd));
+    TRY(records_pass(&(struct record_pass){f->s, hash_record, keep_hashes, f}));
+    return write_columns(f);
 }
 
-static int take_equal(struct finding *f) {
-    const size_t n = (size_t)f->s->n;
-    int went = 0;
-    keys_sort(f->keys, n);
-    for (size_t i = 0, end; i < n; i = end) {
-        end = keys_run(f->keys, n, i);
-        for (size_t k = i + 1; k < end; k++, went++) f->of[f->keys[k].row] = f->keys[i].row;
+static err put_key(struct finding *f, struct key k) {
+    if (f->n_keys == f->key_cap) {
+        const size_t cap = f->key_cap + f->key_cap / 2 + 1024;
+        struct key *key = realloc(f->key, cap * sizeof *key);
+        if (!key) return out_of_memory();
+        f->key = key, f->key_cap = cap;
     }
-    return went;
+    f->key[f->n_keys++] = k;
+    return OK;
+}
+
+/* The keys of a column (LOW: with HIGH) that are in this part of `parts`, of records that stay so far, sorted. */
+static err read_part(struct finding *f, int column, int part, int parts) {
+    uint64_t *low = f->column, *high = f->column + COLUMN; /* written by now */
+    f->n_keys = 0;
+    for (int from = 0, rows; from < f->s->n; from += rows) {
+        rows = f->s->n - from < COLUMN ? f->s->n - from : COLUMN;
+        TRY(spool_read(WHAT, f->fd, place_of(f, column, from), low, (size_t)rows * sizeof *low));
+        if (column == LOW) TRY(spool_read(WHAT, f->fd, place_of(f, HIGH, from), high, (size_t)rows * sizeof *high));
+        for (int i = 0; i < rows; i++)
+            if (f->of[from + i] < 0 && low[i] % (uint64_t)parts == (uint64_t)part)
+                TRY(put_key(f, (struct key){low[i], column == LOW ? (uint32_t)high[i] : 0, from + i}));
+    }
+    keys_sort(f->key, f->n_keys);
+    return OK;
+}
+
+/* Calls `take` for each run of equal keys of a column. */
+static err each_run(struct finding *f, int column, err (*take)(struct finding *f, const struct key *k, size_t n)) {
+    const int most = f->o->part ? f->o->part : PART, parts = f->s->n / most + 1;
+    for (int part = 0; part < parts; part++) {
+        TRY(read_part(f, column, part, parts));
+        for (size_t i = 0, end; i < f->n_keys; i = end) {
+            end = keys_run(f->key, f->n_keys, i);
+            if (end - i > 1) TRY(take(f, f->key + i, end - i));
+        }
+    }
+    return OK;
+}
+
+static err take_equal(struct finding *f, const struct key *k, size_t n) {
+    for (size_t i = 1; i < n; i++, f->equal++) f->of[k[i].row] = k->row;
+    return OK;
 }
 
 /* --- sets ------------------------------------------------------------------------------------------------------------ */
@@ -123,11 +164,11 @@ void set_reader_free(struct set_reader *r) {
 
 /* --- bands ----------------------------------------------------------------------------------------------------------- */
 static err keep_pair(struct finding *f, int32_t row, int32_t of, double jaccard) {
-    if (f->n_pairs == f->cap) {
-        const int cap = 2 * f->cap + 256;
+    if (f->n_pairs == f->pair_cap) {
+        const int cap = 2 * f->pair_cap + 256;
         struct twin *pair = realloc(f->pair, (size_t)cap * sizeof *pair);
         if (!pair) return out_of_memory();
-        f->pair = pair, f->cap = cap;
+        f->pair = pair, f->pair_cap = cap;
     }
     f->pair[f->n_pairs++] = (struct twin){row, of, (float)jaccard};
     f->like[row] = of;
@@ -177,23 +218,6 @@ static err take_run(struct finding *f, const struct key *k, size_t n) {
     return OK;
 }
 
-static err take_band(struct finding *f, int band) {
-    size_t n = 0;
-    uint64_t *column = f->column; /* written by now */
-    for (int from = 0, rows; from < f->s->n; from += rows) {
-        rows = f->s->n - from < COLUMN ? f->s->n - from : COLUMN;
-        TRY(spool_read(WHAT, f->fd, place_of(f, band, from), column, (size_t)rows * sizeof *column));
-        for (int i = 0; i < rows; i++)
-            if (f->of[from + i] < 0) f->keys[n++] = (struct key){column[i], 0, from + i};
-    }
-    keys_sort(f->keys, n);
-    for (size_t i = 0, end; i < n; i = end) {
-        end = keys_run(f->keys, n, i);
-        if (end - i > 1) TRY(take_run(f, f->keys + i, end - i));
-    }
-    return OK;
-}
-
 static int by_row(const void *a, const void *b) {
     const struct twin *x = a, *y = b;
     return x->row != y->row ? (x->row > y->row) - (x->row < y->row) : (x->of > y->of) - (x->of < y->of);
@@ -221,24 +245,22 @@ static err decide(struct finding *f, struct twins *out) {
     return OK;
 }
 
-/* A record that is equal to one that went by likeness stands for what stayed in that one's place. */
+/* A record that is equal to one that went by likeness stands for what stayed in that one's place. Takes `like` for how many each stands for. */
 static void count(struct finding *f, struct twins *out) {
-    size_t n = 0;
+    int32_t *stands = f->like;
+    memset(stands, 0, (size_t)f->s->n * sizeof *stands);
     for (int i = 0; i < f->s->n; i++) {
         const int32_t of = f->of[i];
         if (of < 0) continue;
         if (f->of[of] >= 0) f->of[i] = f->of[of];
-        f->keys[n++] = (struct key){(uint64_t)f->of[i], 0, i};
-    }
-    keys_sort(f->keys, n);
-    for (size_t i = 0, end; i < n; i = end, out->clusters++) {
-        end = keys_run(f->keys, n, i);
-        if ((int)(end - i) + 1 > out->largest) out->largest = (int)(end - i) + 1;
+        const int n = ++stands[f->of[i]];
+        out->clusters += n == 1;
+        if (n + 1 > out->largest) out->largest = n + 1;
     }
 }
 
 static err find_near(struct finding *f, struct twins *out) {
-    for (int b = 0; b < f->bands.n; b++) TRY(take_band(f, b));
+    for (int b = 0; b < f->bands.n; b++) TRY(each_run(f, BANDS + b, take_run));
     return decide(f, out);
 }
 
@@ -256,26 +278,24 @@ err twins_check(const struct twin_options *o) {
 }
 
 static err begin(struct finding *f, const struct twin_options *o) {
-    const size_t n = (size_t)f->s->n, bands = o->exact ? 0 : (size_t)(f->bands = bands_for(o->threshold, o->permutations)).n;
-    f->keys = malloc(n * sizeof *f->keys);
+    const size_t n = (size_t)f->s->n;
+    if (!o->exact) f->bands = bands_for(o->threshold, o->permutations);
+    f->columns = BANDS + f->bands.n;
     f->of = malloc(n * sizeof *f->of);
-    if (!f->keys || !f->of) return out_of_memory();
-    for (size_t i = 0; i < n; i++) f->of[i] = -1;
-    if (o->exact) return OK;
     f->like = malloc(n * sizeof *f->like);
-    f->mine = malloc(BLOCK * bands * sizeof *f->mine);
-    f->column = malloc(COLUMN * bands * sizeof *f->column);
+    f->mine = malloc(BLOCK * (size_t)f->columns * sizeof *f->mine);
+    f->column = malloc(COLUMN * (size_t)f->columns * sizeof *f->column);
     f->tried = calloc(TRIED, sizeof *f->tried);
-    if (!f->like || !f->mine || !f->column || !f->tried) return out_of_memory();
-    for (size_t i = 0; i < n; i++) f->like[i] = -1;
-    return minhash_init(&f->hash, o->permutations, o->seed);
+    if (!f->of || !f->like || !f->mine || !f->column || !f->tried) return out_of_memory();
+    for (size_t i = 0; i < n; i++) f->of[i] = f->like[i] = -1;
+    return o->exact ? OK : minhash_init(&f->hash, o->permutations, o->seed);
 }
 
 static void finish(struct finding *f) {
     set_reader_free(&f->sets);
     minhash_free(&f->hash);
     if (f->fd >= 0) close(f->fd);
-    free(f->keys), free(f->of), free(f->like), free(f->mine), free(f->column), free(f->tried), free(f->pair);
+    free(f->key), free(f->of), free(f->like), free(f->mine), free(f->column), free(f->tried), free(f->pair);
 }
 
 err twins_find(const struct source *s, const struct twin_options *o, struct twins *out) {
@@ -283,12 +303,13 @@ err twins_find(const struct source *s, const struct twin_options *o, struct twin
     *out = (struct twins){0};
     TRY(twins_check(o));
     err e = begin(&f, o);
-    if (!e) e = make_keys(&f);
-    if (!e) out->n_equal = take_equal(&f);
+    if (!e) e = make_columns(&f);
+    if (!e) e = each_run(&f, LOW, take_equal);
     if (!e && !o->exact) e = find_near(&f, out);
     if (!e) {
         count(&f, out);
         out->of = f.of, f.of = NULL;
+        out->n_equal = f.equal;
         out->bands = f.bands, out->verified = f.verified, out->left_out = f.left_out;
     }
     finish(&f);

@@ -6,8 +6,9 @@
  * chains, in which the last would be unlike the first. Candidates of one band that would be compared with more than 32 others are not compared further;
  * how many comparisons that left out is counted. A few pairs near the threshold are not found: minhash.h has the chance.
  *
- * Memory for each record: 16 bytes (a key), 8 (which it is like, which stays), 1 of the source; for each pair that was found 12. Keys of the bands are
- * on disk (spool_open), 8 bytes for each record and band. Called by api. */
+ * Memory for each record: 8 bytes (which it is like, which stays) and 1 of the source; for each near pair that was found 12. Hashes lie on disk
+ * (spool_open), 16 bytes for each record and 8 for each of its bands; they are sorted in memory in parts of some 2 million, which hold whole runs since a
+ * hash says which part it is in. Called by api. */
 #ifndef CYC_DATA_TWINS_H
 #define CYC_DATA_TWINS_H
 #include "data/minhash.h"
@@ -19,20 +20,21 @@ struct twin_options {
     int permutations;
     struct shingles shingles;
     uint64_t seed;
+    int part; /* so many keys in memory at a time, 0: 2 million; tests make it small */
 };
 struct twin {
     int32_t row, of; /* row goes, of stays */
     float jaccard;
 };
 struct twins {
-    int32_t *of;      /* [records]: which stays in its place; -1: it stays itself */
+    int32_t *of;       /* [records]: which stays in its place; -1: it stays itself */
     struct twin *near; /* of those that went by likeness, by row */
     int n_near, n_equal;
     int clusters, largest; /* records that stay for others, and the most that one stands for, itself counted */
     struct bands bands;
     int64_t verified, left_out; /* comparisons */
 };
-err twins_check(const struct twin_options *o); /* E_USAGE: what cannot be */
+err twins_check(const struct twin_options *o);                                           /* E_USAGE: what cannot be */
 err twins_find(const struct source *s, const struct twin_options *o, struct twins *out); /* on error nothing is left to free */
 void twins_free(struct twins *t);
 

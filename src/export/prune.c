@@ -239,7 +239,7 @@ static err choose_widths(struct job *j) {
 }
 
 /* --- saying ---------------------------------------------------------------------------------------------------------- */
-static err measured_json(struct job *j, size_t bytes) {
+static void measured_json(struct job *j, size_t bytes) {
     json_t *o = j->report, *blocks = json_array();
     const char *by = j->by_perplexity ? "perplexity" : "influence";
     json_object_update_new(o, json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "model", j->m.path, "architecture", model_arch(&j->m), "blocks",
@@ -253,7 +253,6 @@ static err measured_json(struct job *j, size_t bytes) {
     }
     json_object_set_new(o, "by_block", blocks);
     if (j->r->on_measured) j->r->on_measured(j->r->out.progress.ctx, o);
-    return OK;
 }
 
 /* --- all of it ------------------------------------------------------------------------------------------------------- */
@@ -286,7 +285,7 @@ static err run_job(struct job *j) {
     TRY(choose_blocks(j));
     TRY(take_blocks(j));
     TRY(choose_widths(j));
-    TRY(measured_json(j, bytes));
+    measured_json(j, bytes);
     importance_free(&j->worth);
     model_close(&j->m);
     return OK;

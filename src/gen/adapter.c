@@ -565,26 +565,36 @@ static err adopt(const char *folder, const struct model *m, const struct structu
     return e;
 }
 
-err adapter_settings(const char *folder, const struct model *m, const struct structure *st, arena *mem, const void **have) {
+static err same_method(const char *folder, const struct model *m, const struct structure *st, arena *mem, const void **have) {
     const struct peft_method *method;
     TRY(adapter_check_base(folder, m));
     TRY(adapter_read_config(folder, mem, &method, have));
     if (method != st->method) return fail(E_USAGE, "%s is a %s adapter, the configuration says %s", folder, method->name, st->method->name);
+    return OK;
+}
+
+static err modules_agree(const char *folder, const struct structure *st, const void *have) {
     for (int i = 0; i < st->params.n; i++)
         for (int k = 0; k < st->params.p[i].n_slices; k++) {
             char module[256];
             if (st->method->agrees && marked_module(st, &st->params.p[i].slice[k], module))
-                TRY(st->method->agrees(*have, st->settings, module, folder));
+                TRY(st->method->agrees(have, st->settings, module, folder));
         }
     return OK;
+}
+
+err adapter_settings(const char *folder, const struct model *m, const struct structure *st, arena *mem, const void **have) {
+    TRY(same_method(folder, m, st, mem, have));
+    return modules_agree(folder, st, *have);
 }
 
 err adapter_load(const char *folder, const struct model *m, const struct structure *st, void *weights) {
     const void *have;
     const char *head = NULL;
     arena mem = {0};
-    err e = adapter_settings(folder, m, st, &mem, &have);
+    err e = same_method(folder, m, st, &mem, &have);
     if (!e) e = head_agrees(folder, st, &mem, &head);
+    if (!e) e = modules_agree(folder, st, have);
     if (!e)
         e = st->method->adopt && !st->method->same(have, st->settings) ? adopt(folder, m, st, have, weights)
                                                                        : read_as(folder, st, have, head, weights);

@@ -14,7 +14,7 @@ struct work {
     int before; /* the method's virtual tokens */
     int head;   /* ids that all prompts begin with */
     int cap;    /* tokens of a pass */
-    int32_t *ids, *pos, *slot, *label, *from, *rows, *sample, *next_pos, *cu;
+    int32_t *ids, *pos, *slot, *label, *from, *rows, *sample, *last_pos, *cu;
     float *weight, *nll;
     int n, s;
 };
@@ -74,7 +74,7 @@ static err begin(struct work *w, struct options_stats *stats) {
     w->ids = calloc(COLUMNS * n, sizeof *w->ids);
     w->weight = calloc(2 * n, sizeof *w->weight);
     if (!w->ids || !w->weight) return fail(E_MEMORY, "out of memory");
-    int32_t **const columns[COLUMNS] = {&w->ids, &w->pos, &w->slot, &w->label, &w->from, &w->rows, &w->sample, &w->next_pos, &w->cu};
+    int32_t **const columns[COLUMNS] = {&w->ids, &w->pos, &w->slot, &w->label, &w->from, &w->rows, &w->sample, &w->last_pos, &w->cu};
     for (int k = 1; k < COLUMNS; k++) *columns[k] = w->ids + (size_t)k * n;
     w->nll = w->weight + n;
     TRY(memory_for(&w->mem, list, PROGRAMS));
@@ -100,7 +100,7 @@ static err run(struct work *w, int which) {
                            .from = w->from,
                            .rows = w->rows,
                            .sample = w->sample,
-                           .next_pos = w->next_pos,
+                           .last_pos = w->last_pos,
                            .n = w->n,
                            .s = w->s};
     return program_run(&w->g[which], &w->mem, w->param, NULL, &f, &(struct run_ctx){.threads = w->rq->threads}, false);
@@ -124,7 +124,7 @@ static void add_prompt(struct work *w, const struct ids *p, int slot, int from, 
         w->slot[w->n] = slot;
     }
     w->rows[w->s] = w->n - 1;
-    w->next_pos[w->s++] = w->before + to;
+    w->last_pos[w->s++] = w->before + to - 1;
     w->cu[w->s] = w->n;
 }
 

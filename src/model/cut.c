@@ -160,8 +160,8 @@ static void resize_files(struct model *out) {
         snprintf(name, sizeof name, "%s%s", w->module, str_ends(w->name, ".bias") ? ".bias" : ".weight");
         const char *const names[] = {out->gguf ? w->name : name, out->gguf ? w->name : strchr(name, '.') + 1};
         for (int k = 0; k < 2 && w->pick; k++) {
-            struct tensor *t = (struct tensor *)(uintptr_t)tensors_find(&out->files, names[k]);
-            if (t) memcpy(t->d, w->d, sizeof t->d);
+            const struct tensor *t = tensors_find(&out->files, names[k]);
+            if (t) memcpy(out->files.t[t - out->files.t].d, w->d, sizeof t->d);
         }
     }
 }

@@ -152,6 +152,7 @@ static const struct {
                {"distinct_3", "Distinct word triples", 1, "", 2},
                {"empty", "Empty outputs", 100, " %", 2},
                {"truncated", "Cut by max_new_tokens", 100, " %", 2},
+               {"retokenised", "Other ids when read as text", 100, " %", 2},
                {"most_common", "Most frequent output", 100, " %", 2},
                {"entropy", "Entropy, bits per word", 1, "", 2},
                {"drift", "Drift from the side's texts, bits", 1, "", 2},

@@ -65,6 +65,7 @@ err health_direction(struct run *r, const struct wrote *w, json_t *list) {
     for (int i = 0; i < w->out.n; i++) ask.truncated += !w->made[i].stopped;
     err e = w->out.n ? data_texts(of, ask.real.n, &mem, real) : OK;
     if (!e && w->out.n) e = health_texts(&ask, to);
+    if (!e && w->out.n && w->changed >= 0) json_object_set_new(to, "retokenised", json_real((double)w->changed / w->out.n));
     if (!e && w->out.n) e = add_base(r, s, w, to);
     arena_free(&mem);
     return e;

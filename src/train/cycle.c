@@ -15,7 +15,6 @@
 #include "train/run.h"
 #include "base/log.h"
 #include "data/score.h"
-#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -175,14 +174,9 @@ static err hand_over(const struct side *to, const struct base *ids_of, const str
         for (int i = 0; i < g->n; i++) TRY(ids_push(out, g->ids[i]));
         return OK;
     }
-    str text = {0};
-    err e = base_text(ids_of, g->ids, (size_t)g->n, &text);
-    char *t = text.p ? text.p : "";
-    while (*t && isspace((unsigned char)*t)) t++;
-    if (!e) e = prompt_form_text(to->base->tok, &to->form, t, out);
-    if (!e && out->n > (size_t)made_limit(to)) out->n = (size_t)made_limit(to);
-    str_free(&text);
-    return e;
+    TRY(ids_reread(to, ids_of, g->ids, (size_t)g->n, out));
+    if (out->n > (size_t)made_limit(to)) out->n = (size_t)made_limit(to);
+    return OK;
 }
 
 /* A text of side s as its adapter reads it; an encoder-decoder's prompt ends with an EOS. */
@@ -412,6 +406,8 @@ static err watch(struct run *r, const struct side *s, const char *const *in, con
     json_t *list = json_object_get(to, "health");
     if (!list) json_object_set_new(to, "health", list = json_array());
     snprintf(direction, sizeof direction, "%s→%s", s->name, s->next->name);
+    int changed = -1;
+    if (base_same_ids(s->base, s->next->base)) TRY(ids_changed(s->next, s->base, out->made, out->n, &changed));
     const struct wrote w = {.writer = index_of(r, s),
                             .side = index_of(r, s->next),
                             .direction = direction,
@@ -419,7 +415,8 @@ static err watch(struct run *r, const struct side *s, const char *const *in, con
                             .out = {(const char *const *)out->v, out->n},
                             .wanted = {wanted, wanted ? out->n : 0},
                             .prompt = out->prompt,
-                            .made = out->made};
+                            .made = out->made,
+                            .changed = changed};
     return health_direction(r, &w, list);
 }
 

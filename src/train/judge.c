@@ -37,6 +37,29 @@ err base_text_trimmed(const struct base *b, const int32_t *ids, size_t n, char *
     return e;
 }
 
+err ids_reread(const struct side *to, const struct base *b, const int32_t *ids, size_t n, struct ids *out) {
+    str text = {0};
+    err e = base_text(b, ids, n, &text);
+    const char *from = text.p ? text.p : "";
+    while (isspace((unsigned char)*from)) from++;
+    if (!e) e = prompt_form_text(to->base->tok, &to->form, from, out);
+    str_free(&text);
+    return e;
+}
+
+err ids_changed(const struct side *to, const struct base *b, const struct generation *made, int n, int *changed) {
+    *changed = 0;
+    for (int i = 0; i < n; i++) {
+        struct ids again = {0};
+        if (!made[i].n) continue; /* nothing is nothing in any ids */
+        err e = ids_reread(to, b, made[i].ids, (size_t)made[i].n, &again);
+        if (!e) *changed += again.n != (size_t)made[i].n || memcmp(again.v, made[i].ids, again.n * sizeof *again.v) != 0;
+        ids_free(&again);
+        if (e) return e;
+    }
+    return OK;
+}
+
 static void free_texts(char **v, int n) {
     for (int i = 0; v && i < n; i++) free(v[i]);
     free(v);

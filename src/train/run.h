@@ -315,6 +315,10 @@ void judge_close(struct run *r);
 /* Text of a base's ids, with U+FFFD for what is none; trimmed: without the white space around it, the caller frees it. */
 err base_text(const struct base *b, const int32_t *ids, size_t n, str *text);
 err base_text_trimmed(const struct base *b, const int32_t *ids, size_t n, char **text);
+/* Appends ids of a base as side `to` has them once they went through text: decoded, without the space before them, and read behind its prompt's lead. */
+err ids_reread(const struct side *to, const struct base *b, const int32_t *ids, size_t n, struct ids *out);
+/* How many of n texts in b's ids have other ids then. */
+err ids_changed(const struct side *to, const struct base *b, const struct generation *made, int n, int *changed);
 /* Texts that were written for side `to` go through its processor, where it has one; source: what they were made from. */
 err process_texts(struct side *to, char **text, const char *const *source, int n);
 err process_made(const struct side *by, const struct ids *prompt, int n, struct generation *made); /* ... and ids, in by's tokenizer */
@@ -349,6 +353,7 @@ struct wrote {                 /* texts of one direction */
     struct texts_in in, out, wanted; /* wanted: references; n 0: none */
     const struct ids *prompt;  /* what it was given, [out.n] */
     const struct generation *made;
+    int changed; /* of these, by ids_changed(); -1: the sides have different tokenizers */
 };
 err health_direction(struct run *r, const struct wrote *w, json_t *list); /* appends an object with its figures */
 err health_moved(struct run *r, json_t *eval);      /* since it was called last; into eval's "health" */

@@ -195,8 +195,8 @@ static void wrong_options(void **state) {
     refused("$C tokenize --model m", "--file is missing");
     refused("$C eval", "CONFIG is missing");
     refused("$C eval --text f", "--model is missing");
-    refused("$C eval --model m", "--text is missing");
-    refused("$C eval $D/run.yaml --model m --text f", "two different evaluations");
+    refused("$C eval --model m", "--text or --task is missing");
+    refused("$C eval $D/run.yaml --model m --text f", "are different evaluations");
     refused("$C inspect", "PATH is missing");
 }
 
@@ -502,41 +502,47 @@ static void generates(void **state) {
     str_free(&first);
 }
 
-static void put_run(const char *m) {
+/* run.yaml: cycles of `model` on texts a and b, judged on pairs. */
+static void put_run(const char *model, const char *a, const char *b, const char *pairs) {
     str yaml = {0};
     str_addf(&yaml,
              "model: %s\noutput_dir: %s/out\nmax_steps: 2\nmax_new_tokens: 6\nmax_length: 64\n"
              "per_device_train_batch_size: 2\nlora: {r: 2, lora_alpha: 4, target_modules: [q_proj, v_proj]}\n"
-             "A: {data: %s/a.jsonl}\nB: {data: %s/b.txt}\neval: {data: %s/pairs.jsonl, samples: 1}\n",
-             m, dir, dir, dir, dir);
-    write_file("real.yaml", yaml.p, yaml.n);
+             "A: {data: %s}\nB: {data: %s}\neval: {data: %s, samples: 1, limit: 2}\n",
+             model, dir, a, b, pairs);
+    write_file("cycles.yaml", yaml.p, yaml.n);
     str_free(&yaml);
-    put("a.jsonl", "{\"text\": \"one two three\"}\n{\"text\": \"four five six\"}\n{\"text\": \"seven eight\"}\n");
-    put("b.txt", "uno dos tres\ncuatro cinco seis\nsiete ocho\n");
-    put("pairs.jsonl", "{\"a\": \"nine ten\", \"b\": \"nueve diez\"}\n");
 }
+
+/* A base of a few thousand numbers, for what is the program's and not the model's. */
+static void put_small_run(void) { put_run(GOLDEN "/cipher", GOLDEN "/cipher/a.jsonl", GOLDEN "/cipher/b.jsonl", GOLDEN "/cipher/test.jsonl"); }
 
 static void plans_and_previews(void **state) {
     (void)state;
-    put_run(model());
-    sh("$C plan $D/real.yaml --json");
+    char a[64], b[64], pairs[64];
+    snprintf(a, sizeof a, "%s/a.jsonl", dir), snprintf(b, sizeof b, "%s/b.txt", dir), snprintf(pairs, sizeof pairs, "%s/pairs.jsonl", dir);
+    put("a.jsonl", "{\"text\": \"one two three\"}\n{\"text\": \"four five six\"}\n{\"text\": \"seven eight\"}\n");
+    put("b.txt", "uno dos tres\ncuatro cinco seis\nsiete ocho\n");
+    put("pairs.jsonl", "{\"a\": \"nine ten\", \"b\": \"nueve diez\"}\n");
+    put_run(model(), a, b, pairs);
+    sh("$C plan $D/cycles.yaml --json");
     status_is(0);
     json_t *o = json_of(ran.out.p);
     assert_int_equal(json_array_size(json_object_get(o, "sides")), 2);
     assert_true(json_number_value(json_object_get(o, "total")) > 9e7);
     json_decref(o);
-    sh("$C plan $D/real.yaml");
+    sh("$C plan $D/cycles.yaml");
     status_is(0);
     says(ran.out.p, "weights");
     says(ran.out.p, "adapter B");
-    refused("$C plan $D/real.yaml --set memory=1MB", "limit");
-    refused("$C train $D/real.yaml --set output_dir=", "output_dir");
-    sh("$C data preview $D/real.yaml -n 2 --json");
+    refused("$C plan $D/cycles.yaml --set memory=1MB", "limit");
+    refused("$C train $D/cycles.yaml --set output_dir=", "output_dir");
+    sh("$C data preview $D/cycles.yaml -n 2 --json");
     status_is(0);
     o = json_of(ran.out.p);
     assert_non_null(json_object_get(o, "rows"));
     json_decref(o);
-    sh("$C data preview $D/real.yaml");
+    sh("$C data preview $D/cycles.yaml");
     status_is(0);
     says(ran.out.p, "⟦");
 }
@@ -613,15 +619,15 @@ static int count(const char *s, const char *part) {
 
 static void trains(void **state) {
     (void)state;
-    put_run(model());
-    sh("$C train $D/real.yaml --json");
+    put_small_run();
+    sh("$C train $D/cycles.yaml --json");
     status_is(0);
     assert_int_equal(count(ran.out.p, "{\"event\":\"start\""), 1);
     assert_int_equal(count(ran.out.p, "{\"event\":\"step\""), 2);
     assert_int_equal(count(ran.out.p, "{\"event\":\"end\""), 1);
     assert_true(count(ran.out.p, "{\"event\":\"eval\"") >= 2);
-    refused("$C train $D/real.yaml", "out");
-    sh("$C train $D/real.yaml --overwrite --check-accum");
+    refused("$C train $D/cycles.yaml", "out");
+    sh("$C train $D/cycles.yaml --overwrite --check-accum");
     status_is(0);
     says(ran.err.p, "note: accumulation of side A");
     says(ran.out.p, "step 2/2");
@@ -629,25 +635,24 @@ static void trains(void **state) {
     says(ran.out.p, "/out/A");
     sh("$C inspect $D/out");
     status_is(0);
-    sh("$C eval $D/real.yaml --run $D/out --json");
+    sh("$C eval $D/cycles.yaml --run $D/out --json");
     status_is(0);
     json_decref(json_of(ran.out.p));
-    sh("$C generate --model \"$(sed -n 's/^model: //p' $D/real.yaml)\" --adapter $D/out/A --prompt x --max-new-tokens "
-       "2");
+    sh("$C generate --model " GOLDEN "/cipher --adapter $D/out/A --prompt msle --max-new-tokens 2");
     status_is(0);
 }
 
 /* SIGTERM after the first step: status 130, a checkpoint, and --resume goes on from it. */
 static void interrupted_and_resumed(void **state) {
     (void)state;
-    put_run(model());
-    sh("$C train $D/real.yaml --overwrite --json --set max_steps=100000 --set eval.data= > $D/events & p=$!; "
+    put_small_run();
+    sh("$C train $D/cycles.yaml --overwrite --json --set max_steps=100000 --set eval.data= > $D/events & p=$!; "
        "while ! grep -q '\"step\",' $D/events; do sleep 0.1; kill -0 $p || exit 99; done; kill -TERM $p; wait $p");
     status_is(130);
     sh("cat $D/events");
     assert_int_equal(count(ran.out.p, "{\"event\":\"save\""), 1);
     int done = count(ran.out.p, "{\"event\":\"step\"");
-    sh("$C train $D/real.yaml --resume --quiet --set eval.data= --set max_steps=%d", done + 1);
+    sh("$C train $D/cycles.yaml --resume --quiet --set eval.data= --set max_steps=%d", done + 1);
     status_is(0);
 }
 

@@ -12,7 +12,7 @@ static int begin(void **state) {
     return 0;
 }
 
-#define ASK "$C data synth --model $M --raw --seeds $D/seeds.jsonl -n 1 --batch 4 --most 4 --max-new-tokens 32 --json --out $D/"
+#define ASK "$C data synth --model $M --raw --seeds $D/seeds.jsonl -n 1 --batch 4 --most 4 --max-new-tokens 32 --seed 1 --json --out $D/"
 
 static void test_rows(void **state) {
     (void)state;

@@ -8,6 +8,7 @@
  * scanner that sees the file through a small window must find the same records as one that has all of it.
  * tests/unit/test_fuzz_jsonl.c replays the corpus in every test run. */
 #define _GNU_SOURCE
+#include "data/said.h"
 #include "data/source.h"
 #include "base/str.h"
 #include <math.h>
@@ -75,6 +76,31 @@ static void check_window(const struct text_file *t, enum container kind, size_t 
     scan_end(&part);
 }
 
+static bool same_text(const struct record *a, const struct record *b) {
+    str x = {0}, y = {0};
+    must(said_text(a, &x) == OK && said_text(b, &y) == OK);
+    const bool same = x.n == y.n && (!x.n || !memcmp(x.p, y.p, x.n));
+    str_clear(&y);
+    must(said_normal(x.p ? x.p : "", x.n, &y) == OK && y.n <= 18 * x.n); /* NFKC: of one character at most 18 */
+    str_free(&x);
+    str_free(&y);
+    return same;
+}
+
+/* Written as a line of JSONL, a record says what it said. */
+static void check_line(const struct source_part *part, const struct extent *x, const struct record *r) {
+    struct layout as_line = part->layout;
+    struct record again;
+    arena mem = {0};
+    str line = {0};
+    as_line.container = IN_JSONL;
+    must(record_line(&part->layout, x, &line) == OK && memchr(line.p, '\n', line.n) == line.p + line.n - 1);
+    must(record_parse(&as_line, &(struct extent){line.p, line.n - 1, 0, x->line}, &mem, &again) == OK);
+    must(again.n_turns == r->n_turns && again.n_words == r->n_words && again.n_numbers == r->n_numbers && same_text(r, &again));
+    arena_free(&mem);
+    str_free(&line);
+}
+
 static void check_streamed(const struct source *s, const struct source_file *f, const uint8_t *bytes, size_t n, const struct source_options *o) {
     struct source_options on_disk = *o;
     struct source again;
@@ -85,6 +111,12 @@ static void check_streamed(const struct source *s, const struct source_file *f, 
     for (int i = s->n - 1; i >= 0; i -= 1 + s->n / 16) {
         must(source_fetch(&again, i, &fetch, &r) == OK && r.line == s->r[i].line && r.n_turns == s->r[i].n_turns && r.n_words == s->r[i].n_words && r.n_numbers == s->r[i].n_numbers);
         must(!r.text == !s->r[i].text && (!r.text || !strcmp(r.text, s->r[i].text)));
+        const struct source_part *part;
+        struct extent x;
+        struct fetcher scan = {0};
+        must(source_scan(&again, i, &scan, &x, &part) == OK);
+        if (part->layout.container != IN_CONLL) check_line(part, &x, &r);
+        fetcher_free(&scan);
     }
     fetcher_free(&fetch);
     source_close(&again);

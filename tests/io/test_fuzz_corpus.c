@@ -8,6 +8,9 @@
 #undef LLVMFuzzerTestOneInput
 #define LLVMFuzzerTestOneInput fuzz_safetensors
 #include "fuzz/fuzz_safetensors.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_yaml
+#include "fuzz/fuzz_yaml.c"
 #include "fuzz/replay.h"
 
 static void test_gguf(void **state) {
@@ -20,7 +23,12 @@ static void test_safetensors(void **state) {
     replay_folder("tests/fuzz/corpus/safetensors", fuzz_safetensors, replay_whole, 0, NULL, 1);
 }
 
+static void test_yaml(void **state) {
+    (void)state;
+    replay_folder("tests/fuzz/corpus/yaml", fuzz_yaml, replay_changed, 97, NULL, 7);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gguf), cmocka_unit_test(test_safetensors)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gguf), cmocka_unit_test(test_safetensors), cmocka_unit_test(test_yaml)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

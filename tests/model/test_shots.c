@@ -1,6 +1,6 @@
 /* Zero and few shots against the lm-evaluation-harness (tests/golden/make/shots.py): log-likelihoods of options, texts, metrics; SQuAD's
- * figures. with adapters too, of which one has virtual tokens. And what does not show there: the same figures in any order, batch and
- * draw. */
+ * figures; with adapters too, of which one has virtual tokens. And what does not show there: the same figures in any order, batch and
+ * draw. With CYC_TEST_DEVICE=cuda on the card, in f32. */
 #define _GNU_SOURCE
 #include "cyclora/cyclora.h"
 #include "data/metrics.h"
@@ -13,7 +13,8 @@ static cyc_model *model;
 
 static int begin(void **state) {
     (void)state;
-    return cyc_model_open(SHOTS, &model);
+    const struct backend *b = test_card();
+    return cyc_model_open(SHOTS, &model) || (b && cyc_model_device(model, b->name, "float32"));
 }
 
 static int end(void **state) {

@@ -1,10 +1,11 @@
 /* The real SmolLM2-135M-Instruct from its Q4_1 file against transformers on the dequantised weights
  * (tests/golden/make/smollm2.py): per-token log-likelihood of 2,000 tokens of real text, and greedy continuations of 20
  * prompts. A greedy token may differ where the two best logits nearly tie: such places are shown, and the rest of that
- * continuation is then another text. */
+ * continuation is then another text. And its tokenizer: ids that are handed from one adapter to the next are those that their text has. */
 #include "support/support.h"
 #include "cyclora/cyclora.h"
-#include "data/rows.h"
+#include "base/file.h"
+#include "train/run.h"
 
 enum { WINDOWS = 4, WINDOW = 500, NEW = 64, PROMPTS = 20 };
 
@@ -119,7 +120,71 @@ static void test_boundary(void **state) {
     tensors_close(&file);
 }
 
+/* --- ids that are handed over, and ids by way of text ------------------------------------------------------------------- */
+static bool rereads(const struct side *to, const int32_t *ids, size_t n) {
+    int changed;
+    must(ids_changed(to, to->base, &(struct generation){.ids = (int32_t *)ids, .n = (int)n}, 1, &changed));
+    return !changed;
+}
+
+/* Of real texts both ways give the same ids: each line of a page, as a side's text. */
+static void reread_lines(const struct side *to, const char *path) {
+    str page = {0};
+    int lines = 0;
+    must(file_read(path, &page));
+    for (char *line = strtok(page.p, "\n"); line; line = strtok(NULL, "\n"), lines++) {
+        struct ids ids = {0};
+        must(prompt_form_text(to->base->tok, &to->form, line + strspn(line, " "), &ids));
+        if (!rereads(to, ids.v, ids.n)) flunk("%s: other ids by way of text: %s", path, line);
+        ids_free(&ids);
+    }
+    assert_true(lines > 100);
+    str_free(&page);
+}
+
+/* Of what the model wrote (the greedy continuations) the text is the same both ways, from its first word on; what was read once stays as it is. */
+static void reread_continuations(const struct side *to) {
+    struct tensors want;
+    must(tensors_open(GOLDEN "/smollm2/greedy.safetensors", &want));
+    for (int p = 0; p < PROMPTS; p++) {
+        char name[32];
+        str text = {0}, again = {0};
+        struct ids ids = {0};
+        snprintf(name, sizeof name, "ids.%02d", p);
+        const int32_t *made = i32_of(fixture(&want, name));
+        must(ids_reread(to, to->base, made, NEW, &ids));
+        must(base_text(to->base, made, NEW, &text));
+        must(base_text(to->base, ids.v, ids.n, &again));
+        assert_string_equal(again.p, text.p + strspn(text.p, " \n\t"));
+        assert_true(rereads(to, ids.v, ids.n));
+        ids_free(&ids), str_free(&text), str_free(&again);
+    }
+    tensors_close(&want);
+}
+
+static void test_reread(void **state) {
+    (void)state;
+    if (!model) skip();
+    struct tensors file;
+    struct base base = {0};
+    struct side to = {.base = &base};
+    must(tensors_open(smollm2_path(), &file));
+    must(tokenizer_from_gguf(&file, &base.tok));
+    must(prompt_form_parse(base.tok, "{text}\n", &to.form));
+    static const char *const pages[] = {"README.md", "docs/tour.md", "docs/cycles.md"};
+    for (int i = 0; i < 3; i++) reread_lines(&to, pages[i]);
+    reread_continuations(&to);
+    const int32_t letters[] = {tokenizer_id(base.tok, "t"), tokenizer_id(base.tok, "h"), tokenizer_id(base.tok, "e")},
+                  word = tokenizer_id(base.tok, "the");
+    assert_true(rereads(&to, &word, 1));
+    assert_false(rereads(&to, letters, 3)); /* what a model may write and the tokenizer never gives */
+    assert_false(rereads(&to, (int32_t[]){tokenizer_eos(base.tok)}, 1)); /* a control token is ten characters */
+    prompt_form_free(&to.form);
+    tokenizer_free(base.tok);
+    tensors_close(&file);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_nll), cmocka_unit_test(test_greedy), cmocka_unit_test(test_boundary)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_nll), cmocka_unit_test(test_greedy), cmocka_unit_test(test_boundary), cmocka_unit_test(test_reread)};
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

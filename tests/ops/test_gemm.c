@@ -305,16 +305,17 @@ static void for_each_isa(void (*f)(void)) {
     cpu_cap(have);
 }
 
+/* Every two of rows, outputs and width meet: a third of all combinations. */
 static void every_dtype(void) {
-        static const int64_t rows[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 17, 32, 64}, outs[] = {1, 37, 64};
+    static const int64_t rows[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 17, 32, 64}, outs[] = {1, 37, 64};
     for (int t = DT_F32; t < DT_COUNT; t++) {
         if (t == DT_I32) continue;
         int64_t block = dtype_info[t].block;
         int64_t plain_c[] = {1, 7, 64, 331}, quant_c[] = {block, 3 * block, 576 / block * block, 0};
         place = dtype_info[t].name;
-        for (int c = 0; c < 4; c++)
+        for (size_t c = 0; c < 4; c++)
             for (size_t o = 0; o < 3; o++)
-                for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+                for (size_t n = (c + o) % 3; n < sizeof rows / sizeof *rows; n += 3) {
                     int64_t width = block == 1 ? plain_c[c] : quant_c[c];
                     struct layer l = {1,   {(dtype)t}, rows[n], width, {outs[o]}, (int64_t)(n % 3),
                                       {0}, n % 2,      0,       2,     false};
@@ -351,13 +352,13 @@ static void forward(const struct problem *p, const struct view *out, int threads
     assert_int_equal(cpu_linear(&run, &p->inst, p->in, to, scratch), OK);
 }
 
-/* Integer activations: every number of rows that takes them and one more, whole groups of blocks and a rest. */
+/* Integer activations: every number of rows that takes them and one more, whole groups of blocks and a rest; every two of type, width and rows meet. */
 static void integers(void) {
     static const dtype types[] = {DT_Q4_0, DT_Q4_1, DT_Q8_0};
     static const int64_t widths[] = {64, 128, 320, 576, 1536};
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
-            for (int64_t n = 1; n <= 33; n++) {
+            for (int64_t n = 1 + (int64_t)(t + w) % 3; n <= 33; n += 3) {
                 struct layer l = {2,     {types[t], DT_Q8_0},     n,     widths[w], {37, 5},
                                   n % 3, {n % 4 < 2 ? 16 : 0, 0}, n % 2, 0,         1 + (int)n % 3,
                                   true};

@@ -21,8 +21,12 @@ static void set_of(const char *text, const struct shingles *k, struct hashes *se
 static void test_normal(void **state) {
     (void)state;
     static const char *const same[][2] = {{" Two \t\n cats ", "two cats"},
-                                          {"\xEF\xBC\xB4\xEF\xBD\x97\xEF\xBD\x8F\xE3\x80\x80" "cats", "two cats"}, /* full width letters and space */
-                                          {"STRA\xC3\x9F" "E", "strasse"},
+                                          {"\xEF\xBC\xB4\xEF\xBD\x97\xEF\xBD\x8F\xE3\x80\x80"
+                                           "cats",
+                                           "two cats"}, /* full width letters and space */
+                                          {"STRA\xC3\x9F"
+                                           "E",
+                                           "strasse"},
                                           {"caf\x65\xCC\x81", "caf\xC3\xA9"},
                                           {"2+2", "2+2"}};
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
@@ -104,7 +108,8 @@ static void test_bands(void **state) {
         }
         const double j = similar[t], chance = bands_chance(b, j);
         if (fabs(mean - j) > 0.012) flunk("sets of similarity %g are estimated at %g in the mean", j, mean);
-        if (fabs(found / (double)SETS - chance) > 0.035) flunk("of sets of similarity %g bands find %d of %d, chance has %g", j, found, SETS, chance);
+        if (fabs(found / (double)SETS - chance) > 0.035)
+            flunk("of sets of similarity %g bands find %d of %d, chance has %g", j, found, SETS, chance);
         minhash_free(&m);
     }
 }
@@ -126,12 +131,14 @@ static void test_keys(void **state) {
 
 /* 400 texts, most of them made of earlier ones by a few changed words or by case alone. */
 static void make_texts(const char *path, str text[400]) {
-    static const char *const words[] = {"turn", "the", "light", "in", "kitchen", "bedroom", "off", "please", "now", "lamp", "garden", "blue", "two", "up"};
+    static const char *const words[] = {"turn",   "the", "light", "in",     "kitchen", "bedroom", "off",
+                                        "please", "now", "lamp",  "garden", "blue",    "two",     "up"};
     str file = {0};
     for (uint32_t i = 0; i < 400; i++) {
         const struct philox p = philox(9, i, 0, 0, 0);
         if (i < 20 || p.v[0] % 8 == 0)
-            for (uint32_t w = 0; w < 12 + p.v[1] % 12; w++) str_addf(&text[i], "%s%s", w ? " " : "", words[philox(9, i, w, 1, 0).v[0] % 14]);
+            for (uint32_t w = 0; w < 12 + p.v[1] % 12; w++)
+                str_addf(&text[i], "%s%s", w ? " " : "", words[philox(9, i, w, 1, 0).v[0] % 14]);
         else {
             str_adds(&text[i], text[p.v[1] % i].p);
             for (uint32_t c = 0; c < p.v[2] % 4; c++) text[i].p[philox(9, i, c, 2, 0).v[0] % text[i].n] = "xyzq"[c];
@@ -170,13 +177,21 @@ static void test_twins(void **state) {
     }
     for (int i = 0; i < 400; i++)
         for (int k = 0; k < i; k++) pairs += sets_jaccard(&set[i], &set[k]) >= 0.7;
-    if (missed > 6 || t.n_near < 100 || t.n_equal < 20) flunk("%d equal, %d near, %d of %d pairs missed", t.n_equal, t.n_near, missed, pairs);
+    if (missed > 6 || t.n_near < 100 || t.n_equal < 20)
+        flunk("%d equal, %d near, %d of %d pairs missed", t.n_equal, t.n_near, missed, pairs);
     must(twins_find(&s, &o, &again));
+    assert_memory_equal(t.of, again.of, 400 * sizeof *t.of);
+    twins_free(&again);
+    struct twin_options parts = o;
+    parts.part = 37; /* eleven parts of each column */
+    must(twins_find(&s, &parts, &again));
+    assert_true(again.n_near == t.n_near && again.n_equal == t.n_equal && again.clusters == t.clusters && again.largest == t.largest);
     assert_memory_equal(t.of, again.of, 400 * sizeof *t.of);
     twins_free(&again);
     must(twins_find(&s, &(struct twin_options){.exact = true}, &again));
     assert_true(again.n_equal == t.n_equal && !again.n_near);
-    assert_int_equal(twins_find(&s, &(struct twin_options){.threshold = 0.01, .permutations = 16, .shingles = {5, false}}, &again), E_USAGE);
+    assert_int_equal(twins_find(&s, &(struct twin_options){.threshold = 0.01, .permutations = 16, .shingles = {5, false}}, &again),
+                     E_USAGE);
     twins_free(&again);
     twins_free(&t);
     source_close(&s);
