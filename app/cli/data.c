@@ -32,7 +32,7 @@ const char help_data[] =
     "  FILE             JSONL, a JSON array, CSV or TSV with a header, plain lines; also .gz and .zst\n"
     "  --model PATH     whose tokenizer and chat template to use: a .gguf file, a folder, a tokenizer.json\n"
     "  -n N             rows to show of each file (3)\n"
-    "  --format F       text, messages, prompt_completion, alpaca, sharegpt; lines, jsonl, json, csv, tsv (found by itself)\n"
+    "  --format F       text, messages, prompt_completion, alpaca, sharegpt; lines, document, jsonl, json, csv, tsv (found by itself)\n"
     "  --field NAME     the field of a text; two with a comma: of a prompt and its completion\n"
     "  --max-length N   where rows are cut (1024)\n"
     "  --html PAGE      the statistics as a page of HTML; --overwrite: it may be there already\n"

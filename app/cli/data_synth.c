@@ -20,7 +20,7 @@ const char help_data_synth[] =
     "  --model TEACHER       a .gguf file or a Hugging Face folder; --adapter DIR as of `cyclora generate`\n"
     "  --seeds FILE          pairs or conversations of any shape that `data preview` knows; --field A,B: a pair's fields\n"
     "  --out FILE            JSONL of {\"instruction\", \"input\", \"output\", \"provenance\"}, which training reads as it is (alpaca);\n"
-    "                        FILE.card.json has the settings, hashes and counts\n"
+    "                        FILE.card.json and .md have the settings, hashes and counts\n"
     "  -n N                  pairs wanted; --most M: texts asked for at most (20 N)\n"
     "  --against FILE        an evaluation set of any shape, may be given more than once; --against-field A,B: its fields\n"
     "  --template FILE       the prompt, with {examples} in one place; in the model's chat template where it has one\n"
@@ -67,11 +67,11 @@ static void print_card(const json_t *o, const cyc_synth_request *q) {
                    {"copy", "had a seed's instruction"},
                    {"similar", "were like a seed or an earlier one"},
                    {"evaluation", "have words of an evaluation set"}};
-    const json_t *dropped = json_object_get(o, "dropped");
-    printf("%s%s%s  %.0f pairs of %.0f texts\n", term_bold(), q->out, term_off(), json_num(o, "kept"), json_num(o, "asked"));
+    const json_t *counts = json_object_get(o, "counts");
+    printf("%s%s%s  %.0f pairs of %.0f texts\n", term_bold(), q->out, term_off(), json_num(counts, "kept"), json_num(counts, "asked"));
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
-        if (json_num(dropped, reasons[i].key) > 0) printf("  %5.0f %s\n", json_num(dropped, reasons[i].key), reasons[i].what);
-    printf("  %s.card.json has settings, hashes and counts; read the pairs before you train on them\n", q->out);
+        if (json_num(counts, reasons[i].key) > 0) printf("  %5.0f %s\n", json_num(counts, reasons[i].key), reasons[i].what);
+    printf("  %s.card.md has settings, hashes and counts; read the pairs before you train on them\n", q->out);
 }
 
 static int run(cyc_model *m, const struct adapters *a, const cyc_synth_request *q, bool json) {
@@ -83,9 +83,10 @@ static int run(cyc_model *m, const struct adapters *a, const cyc_synth_request *
     progress_clear();
     if (code) return cli_failed(code);
     json_t *o = json_take(text);
-    snprintf(line, sizeof line, "%.0f pairs are fewer than the %d that were wanted: --most %d texts were asked for", json_num(o, "kept"),
-             q->n, q->most);
-    if (json_num(o, "kept") < q->n) cli_warn(line);
+    const json_t *counts = json_object_get(o, "counts");
+    snprintf(line, sizeof line, "%.0f pairs are fewer than the %d that were wanted: --most %d texts were asked for",
+             json_num(counts, "kept"), q->n, q->most);
+    if (json_num(counts, "kept") < q->n) cli_warn(line);
     if (!json) print_card(o, q);
     json ? json_line(o) : json_decref(o);
     return STATUS_OK;

@@ -23,8 +23,8 @@ static void overview(void) {
         "cyclora %s: fine-tuning of language models in little memory\n"
         "\n"
         "Trains two LoRA adapters, A to B and B to A, on one frozen base model by cycle consistency on unpaired text\n"
-        "(MACCT), or one adapter on pairs or conversations (sft), or a head for classes, numbers or tags. Everything about a run\n"
-        "is one YAML file.\n"
+        "(MACCT), or one adapter on pairs, conversations (sft) or raw text (text), or a head for classes, numbers or tags.\n"
+        "Everything about a run is one YAML file.\n"
         "\n"
         "Usage: cyclora COMMAND ...\n\n",
         cyc_version());

@@ -45,10 +45,13 @@ const char help_init[] =
 static void print_recipes(const json_t *list) {
     size_t i;
     const json_t *r;
-    json_array_foreach(list, i, r)
-        printf("%s%-21s%s%s\n%21s%s%s%s\n", term_bold(), json_text(r, "name"), term_off(), json_text(r, "about"), "", term_dim(),
-               json_text(r, json_is_true(json_object_get(r, "config")) ? "page" : "command"), term_off());
-    printf("\n`cyclora init RECIPE` writes a configuration; where a command stands above in place of a page there is none to write.\n");
+    json_array_foreach(list, i, r) {
+        const bool config = json_is_true(json_object_get(r, "config"));
+        printf("%s%-21s%s%s\n", term_bold(), json_text(r, "name"), term_off(), json_text(r, "about"));
+        printf("%21s%s%s%s%s%s\n", "", term_dim(), json_text(r, "page"),
+               config ? "" : "; no configuration: ", config ? "" : json_text(r, "command"), term_off());
+    }
+    printf("\n`cyclora init RECIPE` writes a recipe's configuration, with a reason beside each key.\n");
 }
 
 int cmd_recipes(int argc, char **argv) {

@@ -98,6 +98,7 @@ void report_forecast(const json_t *plan) {
     printf("train %s, optimizer %s): %sflop at %sflop/s and %s/s, %s\n", duration(json_num(f, "train_s")),
            duration(json_num(f, "optimizer_s")), show_count(json_num(f, "flops")), show_count(json_num(f, "flops_per_second")),
            show_bytes(json_num(f, "bytes_per_second")), json_text(f, "rates"));
+    if (json_num(f, "guards_s") > 0) printf("an evaluation's guards take at least %s\n", duration(json_num(f, "guards_s")));
     if (m)
         printf("measured: %s a step, %.0f %% of the bound's speed\n", duration(json_num(m, "step_s")),
                100 * json_num(f, "step_s") / json_num(m, "step_s"));

@@ -122,6 +122,7 @@ static const struct {
     const char *head, *key, *fmt;
 } metrics[] = {{">loss", "loss", "%.4f"},
                {">perplexity", "perplexity", "%.2f"},
+               {">bits/byte", "bits_per_byte", "%.4f"},
                {">BLEU", "bleu", "%.1f"},
                {">chrF", "chrf", "%.1f"},
                {">exact %", "exact", "%.1f"},
@@ -144,13 +145,14 @@ static void find_more(const json_t *eval, struct more *more) {
     size_t i;
     const char *name;
     json_t *side, *v;
-    json_array_foreach(json_object_get(eval, "sides"), i, side) json_object_foreach(side, name, v) {
-        bool known = !json_is_real(v);
-        for (int m = 0; m < METRICS && !known; m++) known = !strcmp(metrics[m].key, name);
-        for (int m = 0; m < more->n && !known; m++) known = !strcmp(more->head[m] + 1, name);
-        if (!known && more->n + METRICS + 2 < TABLE_COLUMNS && strlen(name) < sizeof *more->head - 1)
-            snprintf(more->head[more->n++], sizeof *more->head, ">%s", name);
-    }
+    for (int of = 0; of < 2; of++)
+        json_array_foreach(json_object_get(eval, of ? "guard" : "sides"), i, side) json_object_foreach(side, name, v) {
+            bool known = !json_is_real(v);
+            for (int m = 0; m < METRICS && !known; m++) known = !strcmp(metrics[m].key, name);
+            for (int m = 0; m < more->n && !known; m++) known = !strcmp(more->head[m] + 1, name);
+            if (!known && more->n + METRICS + 2 < TABLE_COLUMNS && strlen(name) < sizeof *more->head - 1)
+                snprintf(more->head[more->n++], sizeof *more->head, ">%s", name);
+        }
 }
 
 static void metric_heads(struct table *t, const struct more *more) {
@@ -263,6 +265,12 @@ static const char *way_of(const json_t *round) {
     return *way ? way : "A→B→A";
 }
 
+static const char *guard_row(const json_t *g) {
+    static char name[80];
+    snprintf(name, sizeof name, "guard %s", json_text(g, "name"));
+    return name;
+}
+
 void report_eval(const json_t *eval) {
     struct table t = {0};
     struct more more = {0};
@@ -274,6 +282,7 @@ void report_eval(const json_t *eval) {
         metric_row(&t, &more, direction(side), "", side);
         if ((copy = json_object_get(side, "copy"))) metric_row(&t, &more, "", "copying", copy);
     }
+    json_array_foreach(json_object_get(eval, "guard"), i, side) metric_row(&t, &more, guard_row(side), "", side);
     if (trips) json_array_foreach(trips, i, side) metric_row(&t, &more, json_text(side, "way"), "", side);
     else if (round) metric_row(&t, &more, way_of(round), "", round);
     table_print(&t, "  ");
@@ -283,10 +292,11 @@ void report_eval(const json_t *eval) {
     samples(json_object_get(eval, "samples"));
 }
 
-static const json_t *side_of(const json_t *eval, const char *name) {
+/* The entry of that name in "sides" or "guard". */
+static const json_t *entry_of(const json_t *eval, const char *list, const char *name) {
     size_t i;
     const json_t *side;
-    json_array_foreach(json_object_get(eval, "sides"), i, side) if (!strcmp(json_text(side, "name"), name)) return side;
+    json_array_foreach(json_object_get(eval, list), i, side) if (!strcmp(json_text(side, "name"), name)) return side;
     return NULL;
 }
 
@@ -295,12 +305,12 @@ static bool is_milestone(const json_t *evals, size_t i) {
     return strcmp(json_text(json_array_get(evals, i), "tag"), "step") != 0 || i + 1 == json_array_size(evals);
 }
 
-static void milestones_of_side(struct table *t, const struct more *more, const json_t *evals, const json_t *first) {
+static void milestones_of(struct table *t, const struct more *more, const json_t *evals, const char *list, const json_t *first) {
     size_t i;
     const json_t *eval, *copy = NULL;
-    const char *name = direction(first);
+    const char *name = json_object_get(first, "guard") ? guard_row(first) : direction(first);
     json_array_foreach(evals, i, eval) {
-        const json_t *side = side_of(eval, json_text(first, "name"));
+        const json_t *side = entry_of(eval, list, json_text(first, "name"));
         const char *tag = json_text(eval, "tag");
         bool test = !strcmp(tag, "test"); /* data of its own, and so a row of its own for copying */
         if (test && copy) metric_row(t, more, "", "copying", copy);
@@ -325,7 +335,10 @@ void report_milestones(const json_t *evals) {
     if (!json_array_size(evals)) return;
     json_array_foreach(evals, i, eval) find_more(eval, &more);
     metric_heads(&t, &more);
-    json_array_foreach(json_object_get(json_array_get(evals, 0), "sides"), i, side) milestones_of_side(&t, &more, evals, side);
+    for (int of = 0; of < 2; of++) {
+        const char *list = of ? "guard" : "sides";
+        json_array_foreach(json_object_get(json_array_get(evals, 0), list), i, side) milestones_of(&t, &more, evals, list, side);
+    }
     json_array_foreach(evals, i, eval) {
         const json_t *round = json_object_get(eval, "round_trip");
         if (!round || !is_milestone(evals, i)) continue;

@@ -21,8 +21,8 @@
 
 const char help_train[] =
     "Trains adapters as a configuration says: two by cycle consistency on unpaired text (objective macct), one on pairs\n"
-    "or conversations (sft), or a head with one beside it: on texts with labels (classification) or numbers (regression),\n"
-    "on words with tags (token_classification). The base model is never changed.\n"
+    "or conversations (sft) or on raw text (text), or a head with one beside it: on texts with labels (classification) or\n"
+    "numbers (regression), on words with tags (token_classification). The base model is never changed.\n"
     "\n"
     "Usage: cyclora train CONFIG [--set key=value]... [--device D] [--dtype T] [--resume | --overwrite] [--check-accum]\n"
     "                     [--profile] [--quiet] [--json]\n"

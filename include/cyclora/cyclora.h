@@ -330,7 +330,7 @@ typedef struct cyc_synth_request {
     const char *const *against;             /* evaluation sets that nothing may be of */
     int n_against;
     const char *against_field, *against_field2;
-    const char *out;                        /* JSONL of {"instruction", "input", "output", "provenance"}; OUT.card.json tells the rest */
+    const char *out;                        /* JSONL of {"instruction", "input", "output", "provenance"}; OUT.card.json and .md tell the rest */
     const char *adapter_name;               /* for the provenance; NULL: none */
     const char *form;                       /* with {examples} in it; NULL: the built-in one */
     int raw;                                /* not in the model's chat template, although it has one */
@@ -345,7 +345,7 @@ typedef struct cyc_synth_request {
     void (*on_round)(void *ctx, int kept, int asked); /* may be NULL */
 } cyc_synth_request;
 /* The same request gives the same bytes. What was written so far lies in OUT.work: after cyc_stop() (CYC_INTERRUPTED) or a crash the same request
- * goes on there. *json is the card: {"teacher", "seeds", "against", "settings", "asked", "kept", "dropped": {reason: count}, "out"}. */
+ * goes on there. *json is the card: that of the other data commands, with "against" and "teacher"; "counts" has "asked", "kept" and the reasons. */
 int cyc_data_synth(cyc_model *m, cyc_adapter *a, const cyc_synth_request *q, char **json);
 /* Evaluates a run's adapters (run_dir/A, run_dir/B; run_dir NULL: the bare base) on the configuration's eval data. */
 int cyc_evaluate(cyc_config *c, const char *run_dir, char **json);

@@ -12,7 +12,7 @@ err api_read_texts(const cyc_export_options *o, struct ids **list, int *n) {
     if (cyc_tokenizer_open(o->model, &tk)) return E_INPUT; /* the message is there */
     err e = source_open(o->data, WANT_TEXT, o->data_field, NULL, &s);
     if (!e && s.n > most) s.n = (int)most; /* a token each at least */
-    if (!e) e = rows_text(tk->tok, &s, INT32_MAX, &rows);
+    if (!e) e = rows_documents(tk->tok, &s, INT32_MAX, false, &rows);
     *list = e ? NULL : calloc((size_t)rows.n + 1, sizeof **list);
     if (!e && !*list) e = fail(E_MEMORY, "out of memory");
     for (*n = 0; !e && *n < rows.n && most > 0; most -= rows.r[(*n)++].n)

@@ -34,6 +34,7 @@ static err find_missing(struct config *c, json_t *missing) {
             note_missing(e.path, missing);
         }
     }
+    note_missing(c->init_from, missing);
     note_missing(c->warmup_pairs, missing);
     note_missing(c->eval_data, missing);
     note_missing(c->test_data, missing);

@@ -8,6 +8,7 @@
 #include "api/api.h"
 #include "base/file.h"
 #include "base/philox.h"
+#include "data/rewrite.h"
 #include "data/sieve.h"
 #include "io/jsonl_out.h"
 #include <jansson.h>
@@ -25,9 +26,10 @@ struct synth {
     const char *template;
     bool chat;
     struct sieve sieve;
-    json_t *teacher, *head, *against; /* of every row's provenance; what the texts depend on, later the card; evaluation sets */
-    str first, journal, rows;         /* the journal's first line */
-    size_t journal_at;                /* what comes next of what an earlier process has left */
+    json_t *teacher, *head; /* of every row's provenance; what the texts depend on */
+    json_t *card, *rows;
+    str first, journal; /* the journal's first line; what was in it */
+    size_t journal_at;  /* what comes next of what an earlier process has left */
     char work[4200];
     int asked;
 };
@@ -213,8 +215,8 @@ static void add_row(struct synth *s, const struct round *r, int i, int round, co
     json_object_set_new(provenance, "seeds", from);
     json_object_set_new(provenance, "number", json_integer(r->first + i));
     json_object_set_new(provenance, "sampling", json_pack("{s:I, s:i}", "seed", (json_int_t)sampling_seed(s, round), "row", i));
-    jsonl_add(&s->rows, json_pack("{s:s, s:s, s:s, s:o}", "instruction", pair->instruction, "input", "", "output", pair->output,
-                                  "provenance", provenance));
+    json_array_append_new(s->rows, json_pack("{s:s, s:s, s:s, s:o}", "instruction", pair->instruction, "input", "", "output", pair->output,
+                                             "provenance", provenance));
 }
 
 static int kept(const struct synth *s) { return (int)s->sieve.count[FATE_KEPT]; }
@@ -235,33 +237,34 @@ static err take_round(struct synth *s, int round) {
         if (!e && fate == FATE_KEPT) add_row(s, &r, i, round, &pair);
     }
     round_free(&r);
-    return e ? e : s->rows.failed ? fail(E_MEMORY, "out of memory") : OK;
+    return e ? e : (int)json_array_size(s->rows) == kept(s) ? OK : fail(E_MEMORY, "out of memory");
 }
 
 /* --- the whole ---------------------------------------------------------------------------------------------------------- */
-static json_t *file_json(const struct source *f) { return json_pack("{s:s, s:s, s:i}", "path", f->path, "xxh128", f->hash, "rows", f->n); }
-
 static err open_seeds(struct synth *s, struct source *seeds) {
     const cyc_synth_request *q = s->q;
     TRY(source_open_files(&(struct source_file){.path = q->seeds, .field = q->field, .field2 = q->field2}, 1,
                           &(struct source_options){.want = q->field2 ? WANT_PAIR : WANT_SFT, .in_memory = UINT64_MAX}, seeds));
-    json_object_set_new(s->head, "seeds", file_json(seeds));
+    json_object_set_new(s->head, "seeds", json_string(seeds->hash));
+    card_inputs(s->card, "inputs", seeds);
     return sieve_seeds(&s->sieve, seeds);
 }
 
 static err read_against(struct synth *s) {
     const cyc_synth_request *q = s->q;
-    s->against = json_array();
-    for (int i = 0; i < q->n_against; i++) {
-        struct source set;
-        TRY(source_open_files(&(struct source_file){.path = q->against[i], .field = q->against_field, .field2 = q->against_field2}, 1,
-                              &(struct source_options){.want = WANT_ANY, .in_memory = UINT64_MAX}, &set));
-        json_array_append_new(s->against, file_json(&set));
-        err e = sieve_against(&s->sieve, &set);
-        source_close(&set);
-        if (e) return e;
-    }
-    return OK;
+    struct source set;
+    struct source_file *f = calloc((size_t)q->n_against + 1, sizeof *f);
+    for (int i = 0; f && i < q->n_against; i++)
+        f[i] = (struct source_file){.path = q->against[i], .field = q->against_field, .field2 = q->against_field2};
+    err e = f ? OK : fail(E_MEMORY, "out of memory");
+    if (e || !q->n_against) return free(f), e;
+    e = source_open_files(f, q->n_against, &(struct source_options){.want = WANT_ANY, .in_memory = UINT64_MAX}, &set);
+    free(f);
+    if (e) return e;
+    card_inputs(s->card, "against", &set);
+    e = sieve_against(&s->sieve, &set);
+    source_close(&set);
+    return e;
 }
 
 /* Who writes, and how: what rows and card say. */
@@ -276,9 +279,11 @@ static err describe(struct synth *s) {
                            template, "chat", s->chat, "temperature", q->temperature, "top_p", q->top_p);
     if (q->adapter_name) json_object_set_new(s->teacher, "adapter", json_string(q->adapter_name));
     if (*adapter) json_object_set_new(s->teacher, "adapter_xxh128", json_string(adapter));
-    s->head = json_pack("{s:O, s:s, s:{s:i, s:i, s:i, s:I}}", "teacher", s->teacher, "template", s->template, "settings", "examples",
-                        q->examples, "max_new_tokens", q->max_new_tokens, "batch", q->batch, "seed", (json_int_t)q->seed);
-    return s->teacher && s->head ? OK : fail(E_MEMORY, "out of memory");
+    s->head = json_pack("{s:O, s:s, s:i, s:i, s:i, s:I}", "teacher", s->teacher, "template", s->template, "examples", q->examples,
+                        "max_new_tokens", q->max_new_tokens, "batch", q->batch, "seed", (json_int_t)q->seed);
+    s->card = card_begin("synth", cyc_version());
+    s->rows = json_array();
+    return s->teacher && s->head && s->card && s->rows ? OK : fail(E_MEMORY, "out of memory");
 }
 
 static err check(const cyc_synth_request *q) {
@@ -291,34 +296,36 @@ static err check(const cyc_synth_request *q) {
     return OK;
 }
 
-static void add_counts(struct synth *s) {
+static void fill_card(struct synth *s) {
     const cyc_synth_request *q = s->q;
-    json_t *dropped = json_object();
-    for (int i = FATE_KEPT + 1; i < FATES; i++) json_object_set_new(dropped, fate_name((enum fate)i), json_integer(s->sieve.count[i]));
-    json_object_update_new(json_object_get(s->head, "settings"),
-                           json_pack("{s:i, s:i, s:f, s:i, s:i}", "n", q->n, "most", q->most, "likeness", q->likeness, "least_words",
-                                     q->least_words, "run", q->run));
-    json_object_update_new(
-        s->head, json_pack("{s:O, s:i, s:i, s:o}", "against", s->against, "asked", s->asked, "kept", kept(s), "dropped", dropped));
+    json_object_set(s->card, "teacher", s->teacher);
+    json_object_update_new(json_object_get(s->card, "settings"),
+                           json_pack("{s:i, s:i, s:i, s:i, s:i, s:f, s:i, s:i, s:I, s:s}", "n", q->n, "most", q->most, "examples",
+                                     q->examples, "max_new_tokens", q->max_new_tokens, "batch", q->batch, "likeness", q->likeness,
+                                     "least_words", q->least_words, "run", q->run, "seed", (json_int_t)q->seed, "template", s->template));
+    card_count(s->card, "asked", s->asked);
+    for (int i = 0; i < FATES; i++) card_count(s->card, fate_name((enum fate)i), s->sieve.count[i]);
 }
 
-/* The card first: rows are never without one. */
+static err nothing_kept(const struct synth *s) {
+    char *counts = json_dumps(json_object_get(s->card, "counts"), JSON_COMPACT);
+    err e = fail(E_NUMERIC, "of %d texts that %s wrote none could be kept: %s", s->asked, s->m->m.path, counts ? counts : "");
+    free(counts);
+    return e;
+}
+
 static err publish(struct synth *s) {
-    char path[4200], hash[33];
-    add_counts(s);
-    if (!kept(s)) {
-        char *why = json_dumps(json_object_get(s->head, "dropped"), JSON_COMPACT);
-        err e = fail(E_NUMERIC, "of %d texts that %s wrote none could be kept: %s", s->asked, s->m->m.path, why ? why : "");
-        free(why);
-        return e;
-    }
-    bytes_hash(s->rows.p, s->rows.n, hash);
-    json_object_set_new(s->head, "out", json_pack("{s:s, s:s}", "path", s->q->out, "xxh128", hash));
-    snprintf(path, sizeof path, "%s.card.json", s->q->out);
-    char *text = json_dumps(s->head, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    err e = text ? file_write(path, text, strlen(text)) : fail(E_MEMORY, "out of memory");
-    free(text);
-    if (!e) e = file_write(s->q->out, s->rows.p, s->rows.n);
+    struct output out;
+    const json_t *row;
+    size_t i;
+    fill_card(s);
+    if (!kept(s)) return nothing_kept(s);
+    TRY(output_open(&out, s->q->out, &(struct rewriting){.files = &(struct source_file){.path = s->q->seeds}, .n = 1}));
+    err e = OK;
+    json_array_foreach(s->rows, i, row) if (!e) e = output_line(&out, json_incref((json_t *)row));
+    if (e) output_abandon(&out);
+    else e = output_commit(&out, json_object_get(s->card, "outputs"));
+    if (!e) e = card_write(s->card, s->q->out);
     if (!e) remove(s->work);
     return e;
 }
@@ -347,13 +354,13 @@ int cyc_data_synth(cyc_model *m, cyc_adapter *a, const cyc_synth_request *q, cha
     *json = NULL;
     err e = synth(&s, &seeds);
     *api_stop() = 0;
-    int code = e ? api_code(e) : api_json((struct json_t *)json_incref(s.head), json);
+    int code = e ? api_code(e) : api_json((struct json_t *)json_incref(s.card), json);
     json_decref(s.teacher);
     json_decref(s.head);
-    json_decref(s.against);
+    json_decref(s.card);
+    json_decref(s.rows);
     str_free(&s.first);
     str_free(&s.journal);
-    str_free(&s.rows);
     sieve_free(&s.sieve);
     source_close(&seeds);
     return code;

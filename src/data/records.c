@@ -117,6 +117,13 @@ static enum seen frame_sentence(struct scanner *s, size_t *from, size_t *to) {
     return !at_end(s) ? MORE : inside ? FOUND : END;
 }
 
+/* All of the text, unless it is blank. */
+static enum seen frame_document(struct scanner *s, size_t *from, size_t *to) {
+    if (!at_end(s)) return MORE;
+    if (s->at == s->n || bytes_are_blank(s->p + s->at, s->n - s->at)) return END;
+    return *from = s->at, *to = s->n, FOUND;
+}
+
 static enum seen bad_array(const struct scanner *s, const char *wants) {
     char c = s->p[s->at];
     fail(E_INPUT, "%s:%d: not a JSON array of objects: %s expected, found '%c' (0x%02x)", s->f->path, s->line, wants,
@@ -185,11 +192,12 @@ err scan_next(struct scanner *s, struct extent *x, bool *found) {
         if (!s->at && !s->base && s->n >= 3 && !memcmp(s->p, "\xEF\xBB\xBF", 3)) s->at = 3;
         size_t from = 0, to = 0;
         bool mark_open = !s->base && s->n < 3; /* too little to tell a byte order mark */
-        enum seen seen = (!s->n || mark_open) && !at_end(s)      ? MORE
-                         : s->kind == IN_ARRAY                   ? frame_element(s, &from, &to)
+        enum seen seen = (!s->n || mark_open) && !at_end(s)       ? MORE
+                         : s->kind == IN_ARRAY                    ? frame_element(s, &from, &to)
                          : s->kind == IN_CSV || s->kind == IN_TSV ? frame_csv(s, &from, &to)
-                         : s->kind == IN_CONLL                   ? frame_sentence(s, &from, &to)
-                                                                 : frame_line(s, &from, &to);
+                         : s->kind == IN_CONLL                    ? frame_sentence(s, &from, &to)
+                         : s->kind == IN_DOCUMENT                 ? frame_document(s, &from, &to)
+                                                                  : frame_line(s, &from, &to);
         if (seen == BAD) return E_INPUT;
         if (seen == END) return OK;
         if (seen == MORE) {

@@ -1,5 +1,5 @@
 /* Where the records of a data file begin and end: lines, the objects of one JSON array, the rows of a CSV or TSV, blocks of lines
- * between blank ones (CoNLL: a sentence, a word a line). What is in a record is data/shapes.c's matter.
+ * between blank ones (CoNLL: a sentence, a word a line), or the whole file (a document). What is in a record is data/shapes.c's matter.
  *
  * A scanner walks a text_file from any place at which a record begins. Where the text is not in memory it reads through
  * a window of 1 MiB that grows for a longer record, up to 64 MiB. Lines are counted from 1; a record's line is the one
@@ -11,7 +11,7 @@
 #define CYC_DATA_RECORDS_H
 #include "data/text_file.h"
 
-enum container { IN_LINES, IN_JSONL, IN_ARRAY, IN_CSV, IN_TSV, IN_CONLL };
+enum container { IN_LINES, IN_JSONL, IN_ARRAY, IN_CSV, IN_TSV, IN_CONLL, IN_DOCUMENT };
 
 struct extent { /* a record's bytes; they stay until the next scan_next() */
     const char *p;

@@ -27,6 +27,8 @@ struct draft {
     int n_target;
     struct ids tags; /* of words: row.labels */
     int source; /* row.source */
+    int64_t text_tokens, text_bytes; /* of a text, without what goes around it */
+    int line;                        /* of a streamed record */
     bool shortened; /* its text was cut already */
     float *given; /* the vectors that come with it, [given_n]; 0: none */
     size_t given_n;
@@ -149,24 +151,52 @@ static err keep_labels(const struct draft *d, size_t n, struct rows *out, struct
     return OK;
 }
 
-/* The draft becomes a row, or is only counted (r NULL); the draft is empty again. */
-static err keep(struct draft *d, int max_length, bool learnt, struct rows *out, struct row **r) {
-    size_t n;
-    TRY(measure(d, max_length, learnt, &n));
-    if (r) {
-        TRY(new_row(out, n, r));
-        memcpy((*r)->ids, d->ids.v, n * sizeof *(*r)->ids);
-        memcpy((*r)->supervised, d->on, n);
-        TRY(keep_labels(d, n, out, *r));
-        if (d->given_n) TRY(keep_given(d, out, *r));
+/* n of the draft's ids, from `from` on, become a row, or are only counted (stored false). */
+static err keep_span(const struct draft *d, size_t from, size_t n, struct rows *out, bool stored) {
+    struct row *r;
+    if (stored) {
+        TRY(new_row(out, n, &r));
+        memcpy(r->ids, d->ids.v + from, n * sizeof *r->ids);
+        memcpy(r->supervised, d->on + from, n);
+        if (from) r->supervised[0] = 0; /* in the row before it is */
+        TRY(keep_labels(d, n, out, r));
+        if (d->given_n) TRY(keep_given(d, out, r));
         out->bytes += n * 5 + 16; /* 16: what the arena rounds up */
     } else out->n++;
     if ((int)n > out->longest) out->longest = (int)n;
-    out->truncated += n < d->ids.n || d->shortened;
     out->tokens += (int64_t)n;
     const bool of_head = d->label || d->n_target || d->tags.n;
-    for (size_t i = !of_head; i < n; i++) out->supervised += d->on[i];
-    draft_clear(d);
+    for (size_t i = !of_head; i < n; i++) out->supervised += d->on[from + i];
+    return OK;
+}
+
+/* The draft's one row. */
+static err keep_row(const struct draft *d, int max_length, bool learnt, struct rows *out, bool stored) {
+    size_t n;
+    TRY(measure(d, max_length, learnt, &n));
+    TRY(keep_span(d, 0, n, out, stored));
+    out->truncated += n < d->ids.n || d->shortened;
+    return OK;
+}
+
+/* A document's row number k, of as many as there are: from which id on it goes, and how many ids it has; 0: there is no such row. Its first id is the last
+ * one of the row before, where it was learnt. */
+static size_t document_row(const struct draft *d, int max_length, size_t k, size_t *from) {
+    *from = k * ((size_t)max_length - 1);
+    const size_t left = d->ids.n > *from ? d->ids.n - *from : 0;
+    return left < 2 ? 0 : left < (size_t)max_length ? left : (size_t)max_length;
+}
+
+/* One of a single token tells nothing, and has no row. */
+static err keep_document(const struct draft *d, int max_length, struct rows *out, bool stored) {
+    size_t from, n;
+    for (size_t k = 0; (n = document_row(d, max_length, k, &from)); k++) {
+        if (out->n == INT_MAX) return fail(E_INPUT, "too many rows");
+        TRY(keep_span(d, from, n, out, stored));
+        if (k) continue;
+        out->text_tokens += d->text_tokens;
+        out->text_bytes += d->text_bytes;
+    }
     return OK;
 }
 
@@ -178,6 +208,7 @@ struct job {
     int max_length;                   /* of them */
     enum learnt learnt;
     bool swap, plain;          /* plain: texts, of which nothing is learnt as they are */
+    bool documents;            /* texts whose rows go on where they are full */
     struct chat *chat;         /* conversations; a thread's own */
     struct chat_text rendered; /* scratch */
     struct ids text;           /* scratch */
@@ -279,16 +310,19 @@ static err show(const struct pass *p, int k, int max_length) {
 static err take_block(struct pass *p, int max_length, struct rows *out) {
     for (int k = 0; k < p->b.n; k++) {
         struct slot *t = &p->slot[k];
-        struct row *r = NULL;
+        const int before = out->n;
         if (p->visit) {
             TRY(show(p, k, max_length));
             continue;
         }
         if (t->e) return fail(t->e, "%s", t->why ? t->why : "out of memory");
-        err e = keep(&t->d, max_length, !p->job->plain, out, p->s->r ? &r : NULL);
+        err e =
+            p->job->documents ? keep_document(&t->d, max_length, out, p->s->r) : keep_row(&t->d, max_length, !p->job->plain, out, p->s->r);
         const int part = p->b.part[k], line = p->b.x[k].line;
         if (e) return fail_in(e, "%s:%d", p->s->part[part].path, line);
-        if (r) r->path = p->path[part], r->line = line;
+        draft_clear(&t->d);
+        if (out->first) out->first[p->b.from + k + 1] = out->n;
+        for (int i = before; i < out->n && p->s->r; i++) out->r[i].path = p->path[part], out->r[i].line = line;
     }
     return OK;
 }
@@ -299,12 +333,16 @@ static err all_rows(struct pass *p, int max_length, struct rows *out) {
     for (int i = 0; i < p->s->n_parts; i++)
         if (!(p->path[i] = arena_str(&out->mem, p->s->part[i].path))) return out_of_memory();
     if (max_length < 2) return fail(E_USAGE, "max_length %d: a row needs a token to read and one to learn", max_length);
+    if (p->job->documents) {
+        out->bytes += ((size_t)p->s->n + 1) * sizeof *out->first;
+        if (!(out->first = calloc((size_t)p->s->n + 1, sizeof *out->first))) return out_of_memory();
+    }
     while (p->b.from + p->b.n < p->s->n) {
         TRY(block_next(&p->b));
         draft_block(p);
         TRY(take_block(p, max_length, out));
     }
-    return OK;
+    return p->job->documents && !out->n ? fail(E_INPUT, "%s: no text with two tokens", p->s->path) : OK;
 }
 
 /* ---- rows that are made when drawn ---- */
@@ -315,6 +353,7 @@ struct row_stream {
     int max_length;
     struct fetcher f;
     struct draft d;
+    int record; /* 1 + the one that is in d, of documents */
     struct rows batch;
 };
 
@@ -327,18 +366,44 @@ static err stream_begin(struct job *job, const struct source *s, int max_length,
     return OK;
 }
 
-static err draw(struct row_stream *st, int i) {
+/* Which record row i is of: the last one that begins at it or before. Those without a row begin where the next one does. */
+static int record_of(const struct rows *rows, const struct source *s, int i) {
+    int low = 0, high = s->n;
+    if (!rows->first) return i;
+    while (high - low > 1) {
+        const int middle = low + (high - low) / 2;
+        if (rows->first[middle] <= i) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+static err draft_again(struct row_stream *st, int record) {
     struct record rec;
-    struct row *r;
-    const struct source_part *part = source_part_of(st->s, i);
-    TRY(source_fetch(st->s, i, &st->f, &rec));
+    if (st->record == record + 1) return OK; /* the next row of the same document */
+    TRY(source_fetch(st->s, record, &st->f, &rec));
+    st->record = 0;
+    st->d.line = rec.line;
     draft_clear(&st->d);
-    err e = st->job.draft(&st->job, &rec, &st->d);
-    if (!e) e = take_given(st->s, &rec, i, &st->d);
-    if (!e) e = keep(&st->d, st->max_length, !st->job.plain, &st->batch, &r);
-    if (e) return fail_in(e, "%s:%d", part->path, rec.line);
+    TRY(st->job.draft(&st->job, &rec, &st->d));
+    TRY(take_given(st->s, &rec, record, &st->d));
+    st->record = record + 1;
+    return OK;
+}
+
+static err draw(struct row_stream *st, const struct rows *rows, int i) {
+    const int record = record_of(rows, st->s, i);
+    const struct source_part *part = source_part_of(st->s, record);
+    size_t from, n;
+    err e = draft_again(st, record);
+    if (!e && !rows->first) e = keep_row(&st->d, st->max_length, !st->job.plain, &st->batch, true);
+    else if (!e && !(n = document_row(&st->d, st->max_length, (size_t)(i - rows->first[record]), &from)))
+        e = fail(E_INPUT, "a shorter text than when the run began: did the file change?");
+    else if (!e) e = keep_span(&st->d, from, n, &st->batch, true);
+    if (e) return fail_in(e, "%s:%d", part->path, st->d.line);
+    struct row *r = &st->batch.r[st->batch.n - 1];
     r->path = part->path;
-    r->line = rec.line;
+    r->line = st->d.line;
     return OK;
 }
 
@@ -347,7 +412,7 @@ err rows_draw(struct rows *rows, const int *which, int n, const struct row **lis
     if (st) {
         arena_free(&st->batch.mem);
         st->batch.n = 0;
-        for (int i = 0; i < n; i++) TRY(draw(st, which[i]));
+        for (int i = 0; i < n; i++) TRY(draw(st, rows, which[i]));
     }
     for (int i = 0; i < n; i++) list[i] = st ? &st->batch.r[i] : &rows->r[which[i]];
     return OK;
@@ -438,11 +503,19 @@ static err draft_chat(struct job *job, const struct record *r, struct draft *d) 
 }
 
 static err draft_text(struct job *job, const struct record *r, struct draft *d) {
-    TRY(tokenizer_encode(job->tk, r->text, strlen(r->text), false, &d->ids));
+    d->text_bytes = (int64_t)strlen(r->text);
+    TRY(tokenizer_encode(job->tk, r->text, (size_t)d->text_bytes, false, &d->ids));
+    d->text_tokens = (int64_t)d->ids.n;
     TRY(lead_bos(job->tk, &d->ids));
     TRY(mark(d, true));
     if (d->marked) d->on[0] = 0;
     return OK;
+}
+
+static err draft_document(struct job *job, const struct record *r, struct draft *d) {
+    TRY(draft_text(job, r, d));
+    TRY(put_eos(job->tk, &d->ids));
+    return mark(d, true);
 }
 
 /* Of a draft whose answers are marked. Between two answers there is always something that is none. */
@@ -455,11 +528,7 @@ static void choose_learnt(struct draft *d, enum learnt what) {
 }
 
 static err draft_sft(struct job *job, const struct record *r, struct draft *d) {
-    if (r->text) {
-        TRY(draft_text(job, r, d));
-        TRY(put_eos(job->tk, &d->ids));
-        return mark(d, true);
-    }
+    if (r->text) return draft_document(job, r, d);
     TRY(r->n_turns ? draft_chat(job, r, d) : draft_completion(job, r, d));
     choose_learnt(d, job->learnt);
     return OK;
@@ -476,7 +545,6 @@ static err draft_pair(struct job *job, const struct record *r, struct draft *d) 
     return mark(d, true);
 }
 
-/* A model without a template can still learn from prompts and completions. */
 /* Is there a template, where a file has conversations? (A model without one can still learn from prompts and completions.) */
 static err read_template(const tokenizer *tk, const struct source *s, struct job *job) {
     for (int i = 0; i < s->n_parts; i++) {
@@ -595,8 +663,8 @@ err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct so
     return make_rows(&(struct job){.tk = tk, .form = f, .swap = swap, .draft = draft_pair}, s, max_length, out);
 }
 
-err rows_text(const tokenizer *tk, const struct source *s, int max_length, struct rows *out) {
-    return make_rows(&(struct job){.tk = tk, .draft = draft_text}, s, max_length, out);
+err rows_documents(const tokenizer *tk, const struct source *s, int max_length, bool ends, struct rows *out) {
+    return make_rows(&(struct job){.tk = tk, .documents = true, .draft = ends ? draft_document : draft_text}, s, max_length, out);
 }
 
 static err draft_side(struct job *job, const struct record *r, struct draft *d) {
@@ -620,6 +688,7 @@ err rows_add(struct rows *out, const int32_t *prompt, size_t np, const int32_t *
 void rows_free(struct rows *r) {
     stream_free(r->stream);
     free(r->r);
+    free(r->first);
     arena_free(&r->mem);
     *r = (struct rows){0};
 }

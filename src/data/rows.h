@@ -44,6 +44,8 @@ struct rows {
     int longest;
     int truncated;              /* rows cut to max_length */
     int64_t tokens, supervised; /* of all rows */
+    int64_t text_tokens, text_bytes; /* of documents, without what goes around them */
+    int *first;                      /* of documents: the first row of each record, and behind them all; NULL: record i is row i */
     size_t bytes;               /* of memory, that the rows take */
     struct row_stream *stream;  /* rows that are made when they are drawn */
 };
@@ -76,8 +78,12 @@ err rows_sft(const tokenizer *tk, const struct source *s, int max_length, struct
 /* Rows of pairs: wrap(lead + prompt) + lead + completion + EOS. swap: the record's two texts change places. */
 err rows_pairs(const tokenizer *tk, const struct prompt_form *f, const struct source *s, bool swap, int max_length,
                struct rows *out);
-/* Plain text rows for evaluation and preview: every token supervised but the first; no EOS. */
-err rows_text(const tokenizer *tk, const struct source *s, int max_length, struct rows *out);
+/* Raw text: each record is a document, a BOS before it where the model expects one, and (ends) an EOS behind it. Of a longer one than max_length nothing
+ * is lost: it goes on in the next row, which begins with the last id of the one before. So every token of a document but its first is learnt once, however
+ * it is cut. Documents of one token have no row; none with two is E_INPUT. Streamed, a document is tokenised again for each of its rows that is drawn. */
+err rows_documents(const tokenizer *tk, const struct source *s, int max_length, bool ends, struct rows *out);
+/* The first row of a record; of records themselves, behind the last one. */
+static inline int rows_first(const struct rows *rows, int record) { return rows->first ? rows->first[record] : record; }
 /* Texts of one side of a cycle: lead + text, cut to max_length, nothing supervised. They become prompts and answers. */
 err rows_texts(const tokenizer *tk, const struct prompt_form *f, const struct source *s, int max_length, struct rows *out);
 

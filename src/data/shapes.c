@@ -41,7 +41,8 @@ static const char known[] = "messages, prompt with completion, instruction with 
 
 static const struct {
     const char *name, *shown;
-} containers[] = {{"lines", "plain lines"}, {"jsonl", "JSONL"}, {"json", "a JSON array"}, {"csv", "CSV"}, {"tsv", "TSV"}, {"conll", "CoNLL"}};
+} containers[] = {{"lines", "plain lines"}, {"jsonl", "JSONL"}, {"json", "a JSON array"},        {"csv", "CSV"},
+                  {"tsv", "TSV"},           {"conll", "CoNLL"}, {"document", "a whole document"}};
 enum { N_CONTAINERS = sizeof containers / sizeof *containers };
 
 /* What is wanted of every record, where that alone settles its shape. */
@@ -53,13 +54,14 @@ static const struct {
                        [WANT_LABELLED] = {SHAPE_LABELLED, "a text and its label are wanted for each record"},
                        [WANT_NUMBERED] = {SHAPE_NUMBERED, "a text and its numbers are wanted for each record"},
                        [WANT_TAGGED] = {SHAPE_TAGGED, "words and their tags are wanted for each record"},
-                       [WANT_WORDS] = {SHAPE_WORDS, "words are wanted for each record"}};
+                       [WANT_WORDS] = {SHAPE_WORDS, "words are wanted for each record"},
+                       [WANT_QUESTION] = {SHAPE_QUESTION, "a question and its answers are wanted for each record"}};
 
 const char *container_name(enum container c) { return containers[c].shown; }
 
 const char *layout_name(const struct layout *l) {
     if (l->shape == SHAPE_PROMPT_TURNS) return "prompt_completion";
-    static const char *const more[] = {"labelled", "numbered", "tagged", "words"};
+    static const char *const more[] = {"labelled", "numbered", "tagged", "words", "question"};
     if (l->shape >= SHAPE_LABELLED) return more[l->shape - SHAPE_LABELLED];
     for (int i = 0; i < N_SHAPES; i++)
         if (shapes[i].shape == l->shape) return shapes[i].name;
@@ -87,6 +89,9 @@ static enum container container_of(const char *path, bool shape_named) {
     return ends(path, ".jsonl") || shape_named ? IN_JSONL : IN_LINES;
 }
 
+/* Text without fields. */
+static bool is_plain(enum container c) { return c == IN_LINES || c == IN_DOCUMENT; }
+
 err layout_begin(const char *path, const char *format, enum source_want want, struct layout *l) {
     bool contained = false;
     *l = (struct layout){0};
@@ -97,17 +102,18 @@ err layout_begin(const char *path, const char *format, enum source_want want, st
         if (!strcmp(format, containers[i].name)) l->container = (enum container)i, contained = true;
     if (!l->named && !contained && strcmp(format, "auto") != 0)
         return fail(E_USAGE,
-                    "%s: format '%.40s' is not known (auto; text, messages, prompt_completion, alpaca, sharegpt; lines, jsonl, json, csv, tsv, conll)",
+                    "%s: format '%.40s' is not known (auto; text, messages, prompt_completion, alpaca, sharegpt; lines, document, jsonl, "
+                    "json, csv, tsv, conll)",
                     path, format);
     if (!contained) l->container = container_of(path, l->named);
     if (want < WANT_SFT && l->named && l->shape != (want == WANT_PAIR ? SHAPE_PAIR : SHAPE_TEXT))
         return fail(E_USAGE, "%s: format %s, but here %s", path, format, settled[want].what);
     if (want < WANT_SFT) l->shape = settled[want].shape, l->named = true;
-    if (want == WANT_ANY && l->container == IN_LINES) l->shape = SHAPE_TEXT;
+    if (want == WANT_ANY && is_plain(l->container)) l->shape = SHAPE_TEXT;
     if (l->container == IN_CONLL && want != WANT_TAGGED && want != WANT_WORDS)
         return fail(E_USAGE, "%s: a CoNLL file holds words and tags, but here %s", path,
                     want < WANT_SFT ? settled[want].what : "pairs or conversations are wanted");
-    if (l->container == IN_LINES && l->shape != SHAPE_TEXT && l->shape != SHAPE_WORDS)
+    if (is_plain(l->container) && l->shape != SHAPE_TEXT && (l->container == IN_DOCUMENT || l->shape != SHAPE_WORDS))
         return fail(E_USAGE,
                     "%s: pairs, labels, tags and conversations need a .jsonl file (one JSON object per line), .json, .csv or .tsv; its name "
                     "ends in none of them, so it would be plain lines (`format` says otherwise)",
@@ -450,6 +456,26 @@ static err read_sentence(const struct layout *l, const struct extent *x, arena *
     return OK;
 }
 
+/* A list of texts, or one. */
+static err get_answers(arena *mem, const json_t *obj, const char *key, struct record *r) {
+    const json_t *v = json_object_get(obj, key);
+    const bool list = json_is_array(v);
+    const size_t n = list ? json_array_size(v) : 1;
+    if (n < 1 || n > MOST_WORDS) return fail(E_INPUT, "\"%.60s\" has %zu texts: a question wants at least one that answers it", key, n);
+    const char **out = arena_alloc(mem, n * sizeof *out);
+    if (!out) return out_of_memory();
+    r->words = out;
+    r->n_words = (int)n;
+    if (!list) return get_string(mem, obj, key, out);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *one = json_array_get(v, i);
+        if (!json_is_string(one) || blank(json_string_value(one), json_string_length(one)))
+            return fail(E_INPUT, "\"%.60s\"[%zu] is %s: an answer is a text", key, i, json_is_string(one) ? "blank" : type_name(one));
+        TRY(copy_text(mem, one, &out[i]));
+    }
+    return OK;
+}
+
 static err get_record(const struct layout *l, const json_t *obj, arena *mem, struct record *r) {
     switch (l->shape) {
     case SHAPE_NUMBERED:
@@ -460,6 +486,9 @@ static err get_record(const struct layout *l, const json_t *obj, arena *mem, str
     case SHAPE_LABELLED:
         TRY(get_string(mem, obj, l->field ? l->field : "text", &r->text));
         return get_label(mem, obj, l->field2 ? l->field2 : "label", &r->label);
+    case SHAPE_QUESTION:
+        TRY(get_string(mem, obj, l->field ? l->field : "question", &r->text));
+        return get_answers(mem, obj, l->field2 ? l->field2 : "answers", r);
     case SHAPE_TEXT: return get_string(mem, obj, l->field ? l->field : "text", &r->text);
     case SHAPE_MESSAGES: return get_messages(mem, &in_messages, obj, "messages", r);
     case SHAPE_SHAREGPT: return get_messages(mem, &in_sharegpt, obj, "conversations", r);
@@ -544,10 +573,15 @@ static err read_object(const struct layout *l, const struct extent *x, json_t **
     return e;
 }
 
+/* Of text without fields: a line's end may be two bytes. */
+static size_t plain_length(const struct layout *l, const struct extent *x) {
+    return x->n - (l->container == IN_LINES && x->p[x->n - 1] == '\r');
+}
+
 err record_object(const struct layout *l, const struct extent *x, json_t **out) {
     if (l->container == IN_CONLL) return fail(E_UNSUPPORTED, "a CoNLL sentence is no record of fields");
-    if (l->container != IN_LINES) return read_object(l, x, out);
-    json_t *text = json_stringn(x->p, x->n - (x->p[x->n - 1] == '\r'));
+    if (!is_plain(l->container)) return read_object(l, x, out);
+    json_t *text = json_stringn(x->p, plain_length(l, x));
     *out = text ? json_pack("{s:o}", "text", text) : NULL;
     return *out ? OK : fail(E_INPUT, "not UTF-8 text");
 }
@@ -567,13 +601,14 @@ err record_line(const struct layout *l, const struct extent *x, str *out) {
     return out->failed ? out_of_memory() : OK;
 }
 
-static err read_line(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
-    size_t n = x->n - (x->p[x->n - 1] == '\r');
+static err read_plain(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
+    const size_t n = plain_length(l, x);
+    const char *place = l->container == IN_LINES ? "column" : "byte";
     unsigned cp;
     for (size_t i = 0, len; i < n; i += len) {
         len = (size_t)utf8_decode(x->p + i, n - i, &cp);
-        if (!len) return fail(E_INPUT, "invalid UTF-8 (byte 0x%02x at column %zu)", (unsigned char)x->p[i], i + 1);
-        if (!cp) return fail(E_INPUT, "a NUL at column %zu: not a text file?", i + 1);
+        if (!len) return fail(E_INPUT, "invalid UTF-8 (byte 0x%02x at %s %zu)", (unsigned char)x->p[i], place, i + 1);
+        if (!cp) return fail(E_INPUT, "a NUL at %s %zu: not a text file?", place, i + 1);
     }
     if (l->shape == SHAPE_WORDS) {
         const char **words;
@@ -586,9 +621,9 @@ static err read_line(const struct layout *l, const struct extent *x, arena *mem,
 
 err record_parse(const struct layout *l, const struct extent *x, arena *mem, struct record *r) {
     *r = (struct record){.line = x->line};
-    if (l->container == IN_LINES && l->given.each && l->given.field)
-        return fail(E_INPUT, "plain lines have no field \"%.40s\": JSONL has, or a .npy file beside them", l->given.field);
-    if (l->container == IN_LINES) return read_line(l, x, mem, r);
+    if (is_plain(l->container) && l->given.each && l->given.field)
+        return fail(E_INPUT, "plain text has no field \"%.40s\": JSONL has, or a .npy file beside them", l->given.field);
+    if (is_plain(l->container)) return read_plain(l, x, mem, r);
     if (l->container == IN_CONLL) return read_sentence(l, x, mem, r);
     json_t *obj;
     TRY(read_object(l, x, &obj));
@@ -629,7 +664,7 @@ err layout_columns(struct layout *l, const struct extent *x, arena *mem) {
 
 err layout_find(struct layout *l, const struct extent *x, enum source_want want) {
     json_t *obj;
-    if (l->container == IN_LINES || l->container == IN_CONLL) return OK;
+    if (is_plain(l->container) || l->container == IN_CONLL) return OK;
     l->first_line = x->line;
     if (want == WANT_ANY && l->shape == SHAPE_UNKNOWN && l->field && !l->field2) l->shape = SHAPE_TEXT;
     if (l->shape != SHAPE_UNKNOWN && !(want >= WANT_SFT && l->shape == SHAPE_PAIR)) return OK;

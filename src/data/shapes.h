@@ -2,7 +2,7 @@
  *
  * A file has one layout, found from its name and first record or named by `format`, and every record must have it:
  *
- *   text               {"text"}, or any one named field; plain lines
+ *   text               {"text"}, or any one named field; plain lines; a whole file (format: document)
  *   prompt_completion  {"prompt", "completion"}, both strings or both lists of messages; or two named fields
  *   messages           {"messages": [{"role", "content"}]}
  *   labelled           {"text", "label"}, or two named fields: a text and its class, a string or an integer
@@ -11,6 +11,7 @@
  *                      string or an integer. Where no fields are named, "tokens" and "tags", "ner_tags", "labels" or
  *                      "pos_tags" are looked for, as data sets have them. CoNLL files: a word a line, its tag in the last column
  *   words              the same without tags; a text is split at white space
+ *   question           {"question", "answers"}, or two named fields: a text, and a list of texts (or one) any of which answers it
  *   alpaca             {"instruction", "input", "output"[, "system", "history"]}: user = instruction, newline, input
  *   sharegpt           {"conversations": [{"from": "human|gpt|system", "value"}][, "system"]}
  *
@@ -38,7 +39,7 @@ struct record {
     const float *number;              /* ... or its numbers, n_numbers */
     int n_numbers;
     const char *const *words, *const *tags; /* n_words; tags NULL where they are not wanted */
-    int n_words;
+    int n_words;                            /* ... or the answers to `text` */
     const struct chat_message *turns; /* a conversation; role: system, user, assistant */
     int n_turns;
     const float *given;               /* a field's numbers */
@@ -53,8 +54,9 @@ enum source_want {
     WANT_NUMBERED, /* a text and its numbers */
     WANT_TAGGED,   /* words and their tags */
     WANT_WORDS,
-    WANT_SFT, /* prompt/completion or conversations */
-    WANT_ANY, /* those, or a text: for looking at a file */
+    WANT_QUESTION, /* a question and its answers */
+    WANT_SFT,      /* prompt/completion or conversations */
+    WANT_ANY,      /* those, or a text: for looking at a file */
 };
 enum record_shape {
     SHAPE_UNKNOWN,
@@ -68,6 +70,7 @@ enum record_shape {
     SHAPE_NUMBERED,
     SHAPE_TAGGED,
     SHAPE_WORDS,
+    SHAPE_QUESTION,
     N_RECORD_SHAPES
 };
 
@@ -83,7 +86,7 @@ struct layout {
     const char **column; /* CSV and TSV; in the arena */
 };
 
-/* From the file's name and `format` ("auto" or NULL, a shape above, or lines, jsonl, json, csv, tsv, conll). */
+/* From the file's name and `format` ("auto" or NULL, a shape above, or lines, document, jsonl, json, csv, tsv, conll). */
 err layout_begin(const char *path, const char *format, enum source_want want, struct layout *l);
 /* The first record of a CSV or TSV: its columns. */
 err layout_columns(struct layout *l, const struct extent *x, arena *mem);

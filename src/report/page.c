@@ -137,6 +137,7 @@ static const struct {
 } figures[] = {{"loss", "Loss, nats per token", 1, "", 0},
                {"grad_norm", "Gradient norm", 1, "", 0},
                {"learning_rate", "Learning rate", 1, "", 0},
+               {"bits_per_byte", "Bits per byte", 1, "", 1},
                {"chrf", "chrF", 1, "", 1},
                {"bleu", "BLEU", 1, "", 1},
                {"exact", "Exact matches", 1, " %", 1},
@@ -214,6 +215,48 @@ static void other_charts(const struct page *p) {
         for (int k = 0; k < i && !shown; k++) shown = p->series.v[k]->eval && !strcmp(p->series.v[k]->figure, s->figure);
         if (!shown) chart(p, s->figure, s->figure, 1, "");
     }
+}
+
+/* Points of a series as a change, in per cent, from the first one. */
+static void changes(const struct series *s, struct series *out) {
+    *out = *s;
+    for (int i = 0; i < s->n; i++) out->y[i] = 100 * (s->y[i] / s->y[0] - 1);
+}
+
+/* What is gained against what is lost: how far the losses of the held-out data and of each guard have gone from where they were. */
+static err gain_and_loss(const struct page *p) {
+    struct series *moved = malloc(LINES * sizeof *moved);
+    struct chart_line line[LINES];
+    struct chart c = {line, 0, json_num_or(p->report, "total_steps", 1), json_num_or(p->plan, "warmup_steps", 0), 1, " %"};
+    bool guarded = false;
+    if (!moved) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < p->series.n && c.n < LINES; i++) {
+        const struct series *s = p->series.v[i];
+        const bool guard = str_starts(s->figure, "guard_") && str_ends(s->figure, "_loss");
+        if (!s->eval || s->n < 2 || (!guard && strcmp(s->figure, "loss"))) continue;
+        changes(s, &moved[c.n]);
+        line[c.n] = (struct chart_line){&moved[c.n], c.n, guard};
+        guarded |= guard;
+        c.n++;
+    }
+    if (guarded) {
+        str_adds(p->out, "<h2>Gain and loss</h2>\n<div class=charts><figure><figcaption>Held-out loss, change from the first evaluation");
+        for (int i = 0; i < c.n; i++) {
+            const struct series *s = line[i].s;
+            const char *side = json_str(json_array_get(p->sides, s->side < 0 ? SIZE_MAX : (size_t)s->side), "name");
+            str_addf(p->out, "<span style=\"color:var(--%c)\">", "abcd"[i % 4]);
+            if (line[i].dashed)
+                str_addf(p->out, "guard %.*s ", (int)(strlen(s->figure) - strlen("guard__loss")), s->figure + strlen("guard_"));
+            else str_adds(p->out, *side ? "trained " : "trained");
+            html_text(p->out, side);
+            str_adds(p->out, "</span>");
+        }
+        str_adds(p->out, "</figcaption>");
+        chart_svg(p->out, &c);
+        str_adds(p->out, "</figure></div>\n");
+    }
+    free(moved);
+    return OK;
 }
 
 static void charts(const struct page *p) {
@@ -347,6 +390,7 @@ static err build(struct page *p) {
     page_begin(p->out, p->folder);
     head(p);
     alarms(p);
+    TRY(gain_and_loss(p));
     charts(p);
     TRY(samples(p));
     memory(p);

@@ -1,8 +1,8 @@
 /* Watching a run: what evaluations say beyond scores, and what follows from it.
  *
  * health_direction() adds what health.c finds in the texts of a direction and what the bare base thinks of them; health_moved() how far each
- * adapter has gone since the last evaluation. alarms_judge() holds both against the table below, in evaluations of eval.data (or of the sides' own
- * text) after the first cycle; what sounds is in the evaluation as "alarms", in metrics.jsonl and on the terminal. alarms_act() does what on_alarm
+ * adapter has gone since the last evaluation; guard.c what has been forgotten. alarms_judge() holds these against the table below, in
+ * evaluations of eval.data (or of the sides' own text) after the first cycle; what sounds is in the evaluation as "alarms", in metrics.jsonl and on the terminal. alarms_act() does what on_alarm
  * says: warn (nothing more), rollback (once: adapters and optimizers become the best evaluation's again, while steps, schedule and data go on; the
  * next alarm stops), stop (a checkpoint, then E_NUMERIC: exit status 1). After the last step there is nothing to undo or to stop: it warns.
  *
@@ -146,6 +146,9 @@ static const struct alarm {
     {"empty", "empty", NULL, KEY_OF(alarm_empty), false, true, 100, "writes nothing for %.0f %% of its inputs"},
     {"drift", "drift", NULL, KEY_OF(alarm_drift), false, true, 1,
      "writes another language than its side's texts: character pairs diverge by %.2f bits"},
+    {"forgetting", "loss_rise", NULL, KEY_OF(guard_rise), false, false, 100, "forgets: its loss is %.0f %% above the first evaluation's"},
+    {"hallucination", "invented", NULL, KEY_OF(guard_invented), false, false, 100,
+     "makes answers up: %.0f %% of the questions went from abstained to wrong"},
     {"still", "movement", NULL, KEY_OF(alarm_still), true, false, 1, "has stopped moving: by %.2g of its length since the last evaluation"},
 #undef KEY_OF
 };
@@ -158,12 +161,16 @@ static bool sounds(const struct run *r, const struct alarm *a, const json_t *h, 
     return a->below ? *value < limit : *value > limit;
 }
 
-static void sound(const struct run *r, const struct alarm *a, const char *side, double value, json_t *list) {
-    char says[160];
+/* Of an adapter's entry in "health", or a guard's. */
+static void sound(const struct run *r, const struct alarm *a, const json_t *h, double value, json_t *list) {
+    const char *guard = json_string_value(json_object_get(h, "guard")),
+               *side = json_string_value(json_object_get(h, guard ? "side" : "name"));
+    char says[200];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     snprintf(says, sizeof says, a->says, a->scale * value);
 #pragma GCC diagnostic pop
+    if (guard) snprintf(says + strlen(says), sizeof says - strlen(says), " on guard %s", guard);
     json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:s}", "name", a->name, "side", side, "value", value, "message", says));
     log_warn("step %lld: alarm %s: adapter%s%s %s", (long long)r->step, a->name, *side ? " " : "", side, says);
 }
@@ -172,12 +179,11 @@ void alarms_judge(const struct run *r, json_t *eval) {
     json_t *list, *h;
     size_t i;
     if (r->step <= r->warm_steps || !(list = json_array())) return;
-    json_array_foreach(json_object_get(eval, "health"), i, h) {
-        for (size_t k = 0; k < sizeof table / sizeof *table; k++) {
+    for (int of = 0; of < 2; of++)
+        json_array_foreach(json_object_get(eval, of ? "guard" : "health"), i, h) for (size_t k = 0; k < sizeof table / sizeof *table; k++) {
             double value;
-            if (sounds(r, &table[k], h, &value)) sound(r, &table[k], json_string_value(json_object_get(h, "name")), value, list);
+            if (sounds(r, &table[k], h, &value)) sound(r, &table[k], h, value, list);
         }
-    }
     if (json_array_size(list)) json_object_set(eval, "alarms", list);
     json_decref(list);
 }

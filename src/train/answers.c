@@ -12,6 +12,7 @@
 #include "train/run.h"
 #include "base/log.h"
 #include "io/tensors_out.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -162,24 +163,40 @@ err answers_start(struct run *r) {
 }
 
 /* --- reading it -------------------------------------------------------------------------------------------------------- */
-/* Where a row's begin. */
+bool answers_know(const struct answers *a, const struct rows *rows) {
+    bool known = !a->best;
+    for (int i = 0; i < 3; i++) known |= a->set[i].rows == rows;
+    return known;
+}
+
+/* Where a row's begin; -1: it is none of these (a guard's). */
 static int64_t first_of(const struct answers *a, const struct row *r) {
     for (int i = 0; i < 3; i++) {
         const struct rows *of = a->set[i].rows;
         if (of->r && r >= of->r && r < of->r + of->n) return a->set[i].first[r - of->r];
     }
-    return 0;
+    return -1;
+}
+
+/* Of a row that nobody asked about: nothing, which is any ids, all as likely. */
+static void say_nothing(struct teacher *t, size_t place) {
+    const size_t top = (size_t)t->lesson.top;
+    for (size_t j = 0; j < top; j++) t->ids[place * top + j] = (int32_t)j, t->logprob[place * top + j] = -logf((float)(top + 1));
 }
 
 void answers_tell(struct teacher *t, const struct pack *k, const struct row *const *rows, int first) {
     const struct answers *a = &t->answers;
     const size_t top = (size_t)t->lesson.top;
-    const int sequences = k->s;
-    for (int s = 0; s < sequences; s++) {
+    for (int s = 0; s < k->s; s++) {
         const float *from = NULL, *begin = NULL;
         for (int32_t i = k->cu[s]; i < k->cu[s + 1]; i++) {
             if (k->weight[i] == 0) continue;
-            if (!from) from = begin = a->best + (size_t)first_of(a, rows[first + s]) * 2 * top;
+            const int64_t at = from ? 0 : first_of(a, rows[first + s]);
+            if (at < 0) {
+                say_nothing(t, (size_t)i);
+                continue;
+            }
+            if (!from) from = begin = a->best + (size_t)at * 2 * top;
             for (size_t j = 0; j < top; j++) t->ids[(size_t)i * top + j] = (int32_t)from[j];
             memcpy(t->logprob + (size_t)i * top, from + top, top * sizeof *from);
             from += 2 * top;

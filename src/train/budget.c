@@ -82,12 +82,17 @@ static bool one_dial(const struct run *r, const struct dial *d, int n_dials, cha
     return false;
 }
 
-/* A prompt and an answer of a token each, or of what is generated. */
+/* A prompt and an answer of a token each, or of what is generated, and for a guard's questions what stands around them. */
 static int64_t least_length(const struct run *r) {
     int64_t least = 2;
-    for (int i = 0; i < r->n_sides && run_generates(r); i++)
+    for (int i = 0; i < r->n_sides && r->generates; i++)
         if (r->side[i].cfg->max_new_tokens + 2 > least) least = r->side[i].cfg->max_new_tokens + 2;
-    return least;
+    size_t around = 0;
+    for (int i = 0; i < r->n_guards * CONFIG_SIDES; i++) {
+        const struct prompt_form *f = &r->guard[i / CONFIG_SIDES].form[i % CONFIG_SIDES];
+        if (f->head.n + f->tail.n > around) around = f->head.n + f->tail.n;
+    }
+    return least + (int64_t)around;
 }
 
 /* --- a refusal --------------------------------------------------------------------------------------------------------- */
@@ -124,7 +129,7 @@ static bool one_change(const struct run *r, char *say, size_t n, struct found *f
     const char *key = rank_key(&r->cfg->side[0], &rank);
     const char *level;
     const struct dial quick[] = {{.key = "pass_tokens", .least = 1, .most = run_pass(r) - 1},
-                                 {.key = "generation_batch", .least = 1, .most = run_generates(r) ? r->cap.slots - 1 : 0}},
+                                 {.key = "generation_batch", .least = 1, .most = r->generates ? r->cap.slots - 1 : 0}},
                       dear[] = {{.key = key, .least = 1, .most = key ? rank - 1 : 0},
                                 {.key = "max_length", .least = least_length(r), .most = r->cap.tokens - 1}};
     if (one_dial(r, quick, 2, say, n, f)) return true;
@@ -146,7 +151,7 @@ static const char *level_set(int rung, char set[40]) {
 /* Recomputing and small passes together, then fewer rows at once too. */
 static bool several_changes(const struct run *r, char *say, size_t n, struct found *f) {
     char set[40];
-    const int rungs = levels_rungs(blocks_of(r)), slots = run_generates(r) ? r->cap.slots : 0;
+    const int rungs = levels_rungs(blocks_of(r)), slots = r->generates ? r->cap.slots : 0;
     for (int i = 1; i < rungs; i++) {
         const struct dial d = {.key = "pass_tokens", .least = 1, .most = run_pass(r), .with = {level_set(i, set)}};
         if (one_dial(r, &d, 1, say, n, f)) return true;
@@ -213,7 +218,7 @@ err budget_solve(const struct run *r, const char *what, json_t **out) {
         const char *what;
         struct dial d;
     } dials[] = {{"pass_tokens", {.key = "pass_tokens", .least = 1, .most = 1 << 20}},
-                 {"generation_batch", {.key = "generation_batch", .least = 1, .most = run_generates(r) ? run_most_rows(r) : 0}},
+                 {"generation_batch", {.key = "generation_batch", .least = 1, .most = r->generates ? run_most_rows(r) : 0}},
                  {"max_length", {.key = "max_length", .least = least_length(r), .most = positions, .own_lengths = true}},
                  {"rank", {.key = key, .least = 1, .most = key ? z->width : 0}},
                  {"base", {.key = NULL, .least = 1, .most = 1024}}};

@@ -13,7 +13,7 @@ static err open(struct run *r) {
 
 static err make(struct run *r, struct source *from, struct rows *to) { return rows_labelled(r->base[0].tok, &r->classes, from, (int)r->side[0].cfg->max_length, to); }
 
-static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_LABELLED, "texts", make}); }
+static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_LABELLED, "texts", make, NULL}); }
 
 static err judge(const struct run *r, const struct rows *rows, const float *logits, json_t **side) {
     const int n = r->labels.n;

@@ -299,8 +299,7 @@ err config_key_of(const struct given *g, int *k, int *side) {
     return OK;
 }
 
-/* Decimal digits with an optional sign; a real may have a fraction and an exponent. */
-static bool is_decimal(const char *s, bool real) {
+bool config_is_decimal(const char *s, bool real) {
     s += *s == '-' || *s == '+';
     size_t whole = strspn(s, "0123456789"), part = 0;
     s += whole;
@@ -356,8 +355,8 @@ static bool convert(const struct given *g, enum kind kind, union value *v, arena
     case KIND_INT:
         errno = 0;
         v->i = strtoll(s, NULL, 10);
-        return g->shape == PLAIN && is_decimal(s, false) && !errno;
-    case KIND_REAL: v->r = strtod(s, NULL); return g->shape == PLAIN && is_decimal(s, true);
+        return g->shape == PLAIN && config_is_decimal(s, false) && !errno;
+    case KIND_REAL: v->r = strtod(s, NULL); return g->shape == PLAIN && config_is_decimal(s, true);
     case KIND_FILES: break;
     }
     return false;
@@ -448,6 +447,8 @@ static void show(int k, union value v, str *out) {
 /* Objectives other than these have one adapter, whose keys people write without a side. */
 static bool one_sided(const struct config *c) { return strcmp(c->objective, "macct") != 0 && strcmp(c->objective, "dmcct") != 0; }
 
+bool config_has_head(const struct config *c) { return str_ends(c->objective, "classification") || !strcmp(c->objective, "regression"); }
+
 static const char *side_prefix(const struct config *c, int side) { return one_sided(c) ? "" : side_prefixes[side]; }
 
 /* Values that a program wrote into the struct obey the same ranges as those that were read. */
@@ -527,41 +528,14 @@ static bool same_file(const char *a, const char *b) {
     return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-const char *const config_file_options[] = {"weight", "limit", "format", "field", NULL};
-
-err config_entry(arena *mem, const char *item, struct file_entry *e) {
-    char *path = arena_str(mem, item);
-    if (!path) return fail(E_MEMORY, "out of memory");
-    *e = (struct file_entry){.path = path};
-    for (char *at; (at = strrchr(path, ';'));) {
-        int k = 0;
-        char *value = strchr(at, '=');
-        size_t n = value ? (size_t)(value - at - 1) : 0;
-        while (config_file_options[k] && (strlen(config_file_options[k]) != n || strncmp(at + 1, config_file_options[k], n) != 0)) k++;
-        if (!value || !config_file_options[k]) break;
-        value++;
-        *at = 0;
-        if (k == 0) e->weight = strtod(value, NULL);
-        if (k == 1) e->limit = strtoll(value, NULL, 10);
-        if (k == 2) e->format = value;
-        if (k == 3) e->field = value;
-        if (k == 0 && (!is_decimal(value, true) || !(e->weight > 0 && e->weight <= 1e6)))
-            return fail(E_USAGE, "'data': %s: weight wants a number > 0, found '%.40s'", path, value);
-        if (k == 1 && (!is_decimal(value, false) || e->limit < 1 || e->limit > INT32_MAX))
-            return fail(E_USAGE, "'data': %s: limit wants an integer >= 1, found '%.40s'", path, value);
-        if (k > 1 && !*value) return fail(E_USAGE, "'data': %s: %s is empty", path, config_file_options[k]);
-    }
-    return *path ? OK : fail(E_USAGE, "'data': '%s' names no file", item);
-}
-
 /* Entries of two sides that are the same text are an error: a cycle needs different sides. */
 static err check_sides_differ(const struct config *c, int first, int second, arena *mem) {
     const struct side_config *a = &c->side[first], *b = &c->side[second];
     for (int i = 0; i < a->data.n; i++) {
         for (int k = 0; k < b->data.n; k++) {
             struct file_entry x, y;
-            TRY(config_entry(mem, a->data.v[i], &x));
-            TRY(config_entry(mem, b->data.v[k], &y));
+            TRY(config_data_entry(mem, a->data.v[i], &x));
+            TRY(config_data_entry(mem, b->data.v[k], &y));
             if (same_file(x.path, y.path) && !strcmp(x.field ? x.field : a->field, y.field ? y.field : b->field))
                 return fail(E_USAGE, "'%sdata' and '%sdata' are the same text (%s): a cycle needs different sides", side_prefixes[first],
                             side_prefixes[second], x.path);
@@ -571,13 +545,13 @@ static err check_sides_differ(const struct config *c, int first, int second, are
 }
 
 static err check_one_side(const struct config *c) {
-    const bool sft = !strcmp(c->objective, "sft") || !strcmp(c->objective, "distill");
     const struct strs *a = &c->side[0].data;
     struct file_entry e;
     if (!a->n)
         return fail(E_USAGE, "'data' is missing: %s",
-                    sft ? "sft and distill train on a file of prompt/completion or conversations"
-                        : "a head trains on a file of texts with labels or numbers, or of words with tags");
+                    config_has_head(c)              ? "a head trains on a file of texts with labels or numbers, or of words with tags"
+                    : !strcmp(c->objective, "text") ? "text trains on a file of raw text"
+                                                    : "sft and distill train on a file of prompt/completion or conversations");
     for (int s = 1; s < config_sides(c); s++) {
         const struct strs *b = &c->side[s].data;
         bool same = a->n == b->n;
@@ -587,7 +561,8 @@ static err check_one_side(const struct config *c) {
     if (*c->warmup_pairs) return fail(E_USAGE, "'warmup_pairs.data' has no use with objective %s", c->objective);
     TRY(config_check_no_rollouts(c));
     if (c->cycles.n) return fail(E_USAGE, "'cycles' has no use with objective %s, which has one side", c->objective);
-    if (sft && c->labels.n) return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
+    if (!config_has_head(c) && c->labels.n)
+        return fail(E_USAGE, "'labels' has no use with objective %s: classes belong to objective classification", c->objective);
     if (c->eval_split > 0 && *c->eval_data) return fail(E_USAGE, "'eval.split' and 'eval.data' are both given: held-out data come from one of them");
     if (c->eval_split > 0 && *c->side[0].projector_file)
         return fail(E_USAGE, "'eval.split' takes records out of the data that 'projector.file' has a row for: put the vectors into the "
@@ -602,7 +577,7 @@ static err check_one_side(const struct config *c) {
     }
     arena mem = {0};
     err why = OK;
-    for (int i = 0; i < a->n && !why; i++) why = config_entry(&mem, a->v[i], &e);
+    for (int i = 0; i < a->n && !why; i++) why = config_data_entry(&mem, a->v[i], &e);
     arena_free(&mem);
     return why;
 }
@@ -736,8 +711,8 @@ bool config_without_data(const struct config *c) {
 static const struct {
     const char *name;
     bool falls;
-} figures[] = {{"none", false},    {"loss", true}, {"perplexity", true}, {"accuracy", false}, {"macro_f1", false},
-               {"span_f1", false}, {"kl", true}, {"rmse", true}, {"mae", true},        {"pearson", false},  {"spearman", false}};
+} figures[] = {{"none", false}, {"loss", true}, {"perplexity", true}, {"accuracy", false}, {"macro_f1", false},    {"span_f1", false},
+               {"rmse", true},  {"mae", true},  {"pearson", false},   {"spearman", false}, {"bits_per_byte", true}, {"kl", true}};
 enum { N_FIGURES = sizeof figures / sizeof *figures };
 
 bool config_knows_metric(const char *name) {
@@ -748,7 +723,8 @@ bool config_knows_metric(const char *name) {
 }
 
 bool config_metric_falls(const struct config *c) {
-    static const char *const health[] = {"copy_rate", "copy_ngrams", "empty", "truncated", "most_common", "drift", "nll", "base_nll"};
+    static const char *const health[] = {"copy_rate", "copy_ngrams", "empty",     "truncated", "most_common", "drift",
+                                         "nll",       "base_nll",    "loss_rise", "wrong",     "invented"};
     const char *dot = strrchr(c->best_metric, '.'), *name = dot ? dot + 1 : c->best_metric;
     const struct metric *m = metric_find(name);
     if (strcmp(c->greater_is_better, "auto") != 0) return !strcmp(c->greater_is_better, "false");
@@ -795,7 +771,7 @@ static err check_metrics(const struct config *c) {
 /* What goes for every configuration, whether or not it has data yet. */
 static err check_rest(const struct config *c) {
     TRY(config_check_distill(c));
-    if ((!strcmp(c->objective, "sft") || !strcmp(c->objective, "distill")) && !strcmp(c->side[0].method, "none"))
+    if (one_sided(c) && !config_has_head(c) && !strcmp(c->side[0].method, "none"))
         return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
                              "token_classification");
     for (int i = 0; i < config_sides(c); i++) TRY(check_side(c, i));
@@ -819,8 +795,9 @@ err config_check(const struct config *c) {
     TRY(check_ranges(c));
     TRY(check_model(c));
     TRY(check_data(c));
+    TRY(config_check_guards(c));
     TRY(check_rest(c));
-    bool held_out = *c->eval_data || c->eval_split > 0;
+    bool held_out = *c->eval_data || c->eval_split > 0 || c->guards.n;
     if (c->eval_steps && !held_out)
         return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);
     if (strcmp(c->best_metric, "none") != 0 && !held_out)

@@ -30,6 +30,13 @@ bool config_is_null(const struct given *g);                  /* nothing was writ
 err config_key_of(const struct given *g, int *k, int *side); /* side -1: all; unknown and misplaced keys are E_USAGE */
 err config_mismatch(const struct given *g, int k);           /* E_USAGE: "run.yaml:3: 'lora.r' wants ..., found ..." */
 
+bool config_is_decimal(const char *s, bool real); /* digits with an optional sign; a real may have a fraction and an exponent */
+bool config_has_head(const struct config *c);     /* is it a head that the objective trains? */
+
+/* config_files.c: an item of `data`, and of guards all that is to be right of them. */
+err config_data_entry(arena *mem, const char *item, struct file_entry *e);
+err config_check_guards(const struct config *c);
+
 /* config_rollout.c: what is between generating and training; the first of it that an objective without generation has no use for. */
 err config_check_rollouts(const struct config *c);
 err config_check_no_rollouts(const struct config *c);
@@ -38,7 +45,7 @@ err config_check_no_rollouts(const struct config *c);
 err config_check_distill(const struct config *c);
 err config_check_loss(const struct config *c); /* config_loss.c: what is learnt, and how its loss is made, by the objective */
 
-/* The options of a file in a list, NULL-ended: weight, limit, format, field. */
+/* The options of a file in a list, NULL-ended: weight, limit, format, field; and of guards name and kind. */
 extern const char *const config_file_options[];
 
 /* Reads a file's bytes into a list of given values; each names a known key once (sections are among them, with shape

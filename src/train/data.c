@@ -7,6 +7,7 @@
  * Called by the objectives' load and step, and by run.c for the plan. */
 #define _DEFAULT_SOURCE
 #include "train/run.h"
+#include "base/log.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,12 +70,17 @@ err data_open(struct run *r, const struct side_config *c, enum source_want want,
 err data_order(const struct run *r, struct side *s, uint32_t stream) {
     const struct source *src = &s->source;
     struct order_part *part = calloc((size_t)src->n_parts, sizeof *part);
+    double all = 0;
     if (!part) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < src->n_parts; i++) {
         const struct source_part *p = &src->part[i];
-        double take = fmin(fmax(round(p->weight * p->n), 1), INT32_MAX);
-        part[i] = (struct order_part){p->first, p->n, (int)take};
+        const int first = rows_first(&s->rows, p->first), n = rows_first(&s->rows, p->first + p->n) - first;
+        double take = fmin(fmax(round(p->weight * n), 1), INT32_MAX);
+        part[i] = (struct order_part){first, n, (int)take};
+        all += take;
     }
+    for (int i = 0; i < src->n_parts && src->n_parts > 1; i++)
+        log_info("%s: %.1f %% of the rows of an epoch (%d of %.0f)", src->part[i].path, 100 * part[i].take / all, part[i].take, all);
     err e = order_init_parts(&s->order, part, src->n_parts, (uint64_t)r->cfg->seed, stream, s->cfg->shuffle);
     free(part);
     return e;
@@ -132,7 +138,7 @@ static size_t pairs_bytes(const struct pairs *p) {
 }
 
 size_t data_bytes(const struct run *r) {
-    size_t n = pairs_bytes(&r->warm) + pairs_bytes(&r->eval) + pairs_bytes(&r->test);
+    size_t n = pairs_bytes(&r->warm) + pairs_bytes(&r->eval) + pairs_bytes(&r->test) + guards_bytes(r);
     for (int i = 0; i < 3; i++) n += r->frozen.texts[i].bytes;
     n += r->frozen.bytes;
     for (int i = 0; i < r->n_sides; i++) {

@@ -41,7 +41,7 @@ static err make_room(struct run *r) {
 
 static err load(struct run *r) {
     TRY(data_open(r, r->side[0].cfg, WANT_SFT, false, &r->side[0].source));
-    TRY(one_side_load(r, &(struct row_maker){WANT_SFT, "rows", make}));
+    TRY(one_side_load(r, &(struct row_maker){WANT_SFT, "rows", make, NULL}));
     return r->cfg->distill_on_policy > 0 ? make_room(r) : OK;
 }
 
@@ -98,18 +98,4 @@ static err step(struct run *r, struct step_info *info) {
     return OK;
 }
 
-static err evaluate(struct run *r, const struct pairs *on, json_t *out) {
-    struct teacher *t = &r->teacher;
-    double sums[4];
-    const int n = on->rows[0].n;
-    if (!n) return OK;
-    t->heard[0] = t->heard[1] = 0;
-    TRY(one_side_loss(r, &on->rows[0], sums));
-    const double loss = t->heard[0] / t->heard[1];
-    json_object_set_new(out, "sides",
-                        json_pack("[{s:s, s:f, s:f, s:f, s:f, s:i}]", "name", "", "loss", loss, "perplexity", exp(loss), "kl",
-                                  sums[0] / sums[1], "accuracy", sums[2] / sums[1], "rows", n));
-    return OK;
-}
-
-const struct objective objective_distill = {.name = "distill", .sides = 1, .load = load, .step = step, .evaluate = evaluate};
+const struct objective objective_distill = {.name = "distill", .sides = 1, .load = load, .step = step, .evaluate = one_side_evaluate};

@@ -1,5 +1,7 @@
 /* Evaluation and generation inside a run: the adapter that is asked for, in this run's memory. */
 #include "train/run.h"
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct sampling side_sampling(const struct side_config *c, double temperature) {
@@ -52,12 +54,33 @@ err generate_texts_of_all(struct run *r, const struct ids *prompts, const struct
     return OK;
 }
 
+err rows_figures(struct run *r, const struct side *s, const struct rows *rows, json_t *to) {
+    const struct row **list = malloc((size_t)rows->n * sizeof *list);
+    double sums[4];
+    if (!list) return fail(E_MEMORY, "out of memory");
+    struct teacher *t = &r->teacher;
+    for (int i = 0; i < rows->n; i++) list[i] = &rows->r[i];
+    t->heard[0] = t->heard[1] = 0;
+    err e = rows_loss(&s->plans->score, &r->wb, s->learner.w, list, rows->n, sums);
+    free(list);
+    if (e) return e;
+    const bool taught = s->plans->score.lesson; /* then the sums are of the distance from the teacher */
+    const double loss = taught ? t->heard[0] / t->heard[1] : sums[0] / sums[1];
+    json_object_update_new(
+        to, json_pack("{s:f, s:f, s:f, s:i}", "loss", loss, "perplexity", exp(loss), "accuracy", sums[2] / sums[1], "rows", rows->n));
+    if (taught && answers_know(&t->answers, rows)) json_object_set_new(to, "kl", json_real(sums[0] / sums[1]));
+    if (rows->text_bytes)
+        json_object_set_new(to, "bits_per_byte", json_real(loss / log(2) * (double)rows->text_tokens / (double)rows->text_bytes));
+    return OK;
+}
+
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out) {
     json_t *j = json_pack("{s:s, s:I}", "tag", tag, "step", (json_int_t)r->step);
     if (!j) return fail(E_MEMORY, "out of memory");
     double t0 = seconds_now();
     r->evaluating = true;
     err e = r->objective->evaluate(r, on, j);
+    if (!e) e = guards_evaluate(r, j);
     r->evaluating = false;
     json_object_set_new(j, "seconds", json_real(seconds_now() - t0));
     if (e) json_decref(j);

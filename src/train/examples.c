@@ -88,6 +88,7 @@ static bool sets(const struct example *x, const char *key) {
 }
 
 /* --- what goes over it ------------------------------------------------------------------------------------------------ */
+enum { BELONGINGS = 3 };
 struct change {
     const char *key, *value; /* as YAML */
 };
@@ -96,20 +97,26 @@ struct changes {
     const struct example *x;
     struct change *v;
     int n;
-    bool eval_in_place_of_split, without[3];
+    bool eval_in_place_of_split, without[BELONGINGS];
 };
 
 /* What is the example's own data's, and goes with the file that is named first. */
-static const char *const belongings[3][5] = {{"eval.data", "eval.", "eval_steps", "metric_for_best_model", "early_stopping_patience"},
-                                             {"test.data", "test."},
-                                             {"warmup_pairs.data", "warmup_pairs."}};
+static const char *const belongings[BELONGINGS][5] = {
+    {"eval.data", "eval.", "eval_steps", "metric_for_best_model", "early_stopping_patience"},
+    {"test.data", "test."},
+    {"warmup_pairs.data", "warmup_pairs."}};
+
+static const struct change *changed(const struct changes *c, const char *key) {
+    for (int i = 0; i < c->n; i++)
+        if (!strcmp(c->v[i].key, key)) return &c->v[i];
+    return NULL;
+}
 
 static err change(struct changes *c, const char *key, const char *value) {
     if (!sets(c->x, key))
         return fail(E_USAGE, "recipe %s does not set '%s': write the file without it, and add the key there (`cyclora help config`)",
                     c->x->name, key);
-    for (int i = 0; i < c->n; i++)
-        if (!strcmp(c->v[i].key, key)) return fail(E_USAGE, "'%s' is given twice", key);
+    if (changed(c, key)) return fail(E_USAGE, "'%s' is given twice", key);
     c->v[c->n++] = (struct change){key, value};
     return value ? OK : fail(E_MEMORY, "out of memory");
 }
@@ -126,12 +133,13 @@ static err change_text(struct changes *c, const char *key, const char *text) {
 static err change_data(struct changes *c, const struct strs *data) {
     int side = 0;
     str list = {0};
+    if (!sets(c->x, "A.data") && data->n == 1) return change_text(c, "data", data->v[0]);
     if (!sets(c->x, "A.data")) {
         for (int i = 0; i < data->n; i++) str_adds(&list, i ? ", " : "["), config_quote(data->v[i], &list);
         str_addc(&list, ']');
-        const char *value = list.failed ? NULL : arena_str(&c->mem, data->n > 1 ? list.p : "");
+        const char *value = list.failed ? NULL : arena_str(&c->mem, list.p);
         str_free(&list);
-        return data->n > 1 ? change(c, "data", value) : change_text(c, "data", data->v[0]);
+        return change(c, "data", value);
     }
     for (; side < CONFIG_SIDES; side++) {
         const char *key = arena_printf(&c->mem, "%s.data", config_side_name(side));
@@ -147,14 +155,12 @@ static err change_data(struct changes *c, const struct strs *data) {
 static err gather(struct changes *c, const struct example_edits *e) {
     c->v = arena_alloc(&c->mem, (size_t)(e->sets.n + CONFIG_SIDES + 8) * sizeof *c->v);
     if (!c->v) return fail(E_MEMORY, "out of memory");
-    const char *const given[3] = {e->eval, e->test, e->pairs};
+    const char *const given[] = {e->eval, e->test, e->pairs};
     if (e->model) TRY(change_text(c, "model", e->model));
     if (e->data.n) TRY(change_data(c, &e->data));
     c->eval_in_place_of_split = e->eval && sets(c->x, "eval.split");
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++)
         if (given[i]) TRY(change_text(c, i || !c->eval_in_place_of_split ? belongings[i][0] : "eval.split", given[i]));
-        c->without[i] = e->data.n && !given[i] && sets(c->x, belongings[i][0]);
-    }
     for (int i = 0; i < e->sets.n; i++) {
         const char *eq = strchr(e->sets.v[i], '=');
         if (!eq || eq == e->sets.v[i]) return fail(E_USAGE, "--set: '%.60s' is not key=value", e->sets.v[i]);
@@ -162,11 +168,12 @@ static err gather(struct changes *c, const struct example_edits *e) {
         TRY(key ? change(c, key, eq[1] ? eq + 1 : "\"\"") : fail(E_MEMORY, "out of memory"));
         if (strchr(eq, '\n')) return fail(E_USAGE, "--set: the value of '%s' has a line end in it: write \\n within double quotes", key);
     }
+    for (int i = 0; i < BELONGINGS; i++) c->without[i] = e->data.n && sets(c->x, belongings[i][0]) && !changed(c, belongings[i][0]);
     return OK;
 }
 
 static bool goes(const struct changes *c, const struct line *l) {
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < BELONGINGS; i++)
         for (int k = 1; k < 5 && c->without[i] && belongings[i][k]; k++) {
             const char *name = belongings[i][k];
             const size_t n = strlen(name);
@@ -194,9 +201,7 @@ static void write_edited(const struct changes *c, str *out) {
     struct reader r = {c->x->text, {{0}}};
     struct line l;
     while (next_line(&r, &l)) {
-        const struct change *to = NULL;
-        for (int i = 0; i < c->n && l.value_n; i++)
-            if (!strcmp(c->v[i].key, l.key)) to = &c->v[i];
+        const struct change *to = l.value_n ? changed(c, l.key) : NULL;
         if (to) {
             add_changed(c, &l, to->value, out);
             continue;

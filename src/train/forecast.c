@@ -168,18 +168,48 @@ static void add_training(const struct run *r, int i, const struct speed *s, stru
     out->optimizer += fmax(c.flops / s->flops, bytes / s->bytes);
 }
 
-/* The others write what side i trains on, one after the other: each a pass over the prompts, then token by token. */
+/* `rows` answers of `new` tokens to prompts of so many, so many times: a pass over the prompts, then token by token. */
+struct writing {
+    double rows, prompt, new, times;
+};
+static void add_writing(struct work *w, const struct generator *gen, const struct writing *of, const struct speed *s) {
+    const struct pass first = {of->rows * of->prompt, of->rows, 1, of->prompt, 0},
+                      next = {of->rows, of->rows, 1, of->prompt + of->new / 2, 0};
+    add_pass(w, &gen->prefill, &first, of->times, s);
+    add_pass(w, &gen->decode, &next, of->times * (of->new - 1), s);
+}
+
+/* The others write what side i trains on, one after the other. */
 static void add_generation(const struct run *r, int i, const struct speed *s, struct step *out) {
     const double n = rows_with(r, i), batches = ceil(n / r->cap.slots), rows = n / batches, times = batches * rows_of(r, i) / n;
     for (const struct side *o = r->side[i].next; o != &r->side[i]; o = o->next) {
-        const struct generator *gen = &o->plans->gen;
         const double new = (double)o->cfg->max_new_tokens,
                      text = o->from == &r->side[i] ? mean_row(r, o) : (double)o->from->cfg->max_new_tokens;
         const double prompt = r->assumes ? fmax(1, (double)r->cap.length - new) : text + (double)(o->form.head.n + o->form.tail.n);
-        const struct pass first = {rows * prompt, rows, 1, prompt, 0}, next = {rows, rows, 1, prompt + new / 2, 0};
-        add_pass(&out->generate, &gen->prefill, &first, times, s);
-        add_pass(&out->generate, &gen->decode, &next, times * (new - 1), s);
+        add_writing(&out->generate, &o->plans->gen, &(struct writing){rows, prompt, new, times}, s);
     }
+}
+
+/* An evaluation's way through a guard: its rows, or its questions and what is written for them. */
+static void add_guard(struct work *w, const struct run *r, const struct guard *g, const struct side *on, const struct speed *s) {
+    const struct program *score = &on->plans->score;
+    const struct rows *rows = guard_rows(r, g, on);
+    const double n = rows->n, all = (double)rows->tokens + n * score->virtual_tokens;
+    if (g->kind == GUARD_QA) {
+        const struct prompt_form *f = &g->form[on->base - r->base];
+        const double times = ceil(n / r->cap.slots), prompt = (double)rows->tokens / n + (double)(f->head.n + f->tail.n);
+        return add_writing(w, &on->plans->gen, &(struct writing){n / times, prompt, (double)on->cfg->max_new_tokens, times}, s);
+    }
+    const double passes = ceil(all / (double)score->p.cap[-SYM_N]);
+    const struct pass p = {.tokens = all / passes, .rows = n / passes, .supervised = (double)rows->supervised / (double)rows->tokens};
+    add_pass(w, score, &p, passes, s);
+}
+
+static double guards_time(const struct run *r, const struct speed *s) {
+    struct work w = {0};
+    for (int i = 0; i < r->n_guards; i++)
+        for (int k = 0; k < r->n_sides; k++) add_guard(&w, r, &r->guard[i], &r->side[k], s);
+    return w.seconds;
 }
 
 static json_t *spent(const struct run *r) {
@@ -200,6 +230,7 @@ json_t *forecast_json(struct run *r) {
                           s.bytes, "flops", step.generate.flops + step.train.flops, "generate_s", step.generate.seconds, "train_s",
                           step.train.seconds, "optimizer_s", step.optimizer, "step_s",
                           step.generate.seconds + step.train.seconds + step.optimizer, "assumed_lengths", (int)r->assumes);
+    if (j && r->n_guards) json_object_set_new(j, "guards_s", json_real(guards_time(r, &s)));
     if (j && r->timed_steps) json_object_set_new(j, "measured", spent(r));
     return j;
 }

@@ -5,7 +5,7 @@
 
 static err held_out_rows(struct run *r, const struct row_maker *k, int64_t limit, struct pairs *out) {
     if (limit > 0 && limit < out->source.n) out->source.n = (int)limit;
-    TRY(k->make(r, &out->source, &out->rows[0]));
+    TRY((k->make_held_out ? k->make_held_out : k->make)(r, &out->source, &out->rows[0]));
     if (out->rows[0].longest > r->side[0].longest) r->side[0].longest = out->rows[0].longest;
     source_drop_texts(&out->source);
     return OK;
@@ -14,7 +14,7 @@ static err held_out_rows(struct run *r, const struct row_maker *k, int64_t limit
 struct held_out { const char *path, *vectors; struct npy *open; int64_t limit; };
 
 static err load_held_out(struct run *r, const struct row_maker *k, const struct held_out *h, struct pairs *out) {
-    struct source_file file = {.path = h->path};
+    struct source_file file = {.path = h->path, .format = k->want == WANT_TEXT ? r->cfg->side[0].format : NULL};
     struct source_options o = {.want = k->want, .in_memory = UINT64_MAX, .learnt = data_learnt(r)};
     const int64_t limit = h->limit;
     if (!*h->path) return OK;
@@ -57,11 +57,9 @@ err one_side_step_on(struct run *r, struct step_info *info, err (*replace)(struc
     return e;
 }
 
-err one_side_loss(struct run *r, const struct rows *rows, double sums[4]) {
-    const struct row **list = malloc((size_t)rows->n * sizeof *list + 1);
-    if (!list) return fail(E_MEMORY, "out of memory");
-    for (int i = 0; i < rows->n; i++) list[i] = &rows->r[i];
-    err e = rows_loss(&r->side[0].plans->score, &r->wb, r->side[0].learner.w, list, rows->n, sums);
-    free(list);
-    return e;
+err one_side_evaluate(struct run *r, const struct pairs *on, json_t *out) {
+    if (!on->rows[0].n) return OK;
+    json_t *one = json_pack("{s:s}", "name", "");
+    json_object_set_new(out, "sides", json_pack("[o]", one));
+    return rows_figures(r, &r->side[0], &on->rows[0], one);
 }

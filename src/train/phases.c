@@ -64,7 +64,7 @@ json_t *phases_json(const struct run *r) {
     size_t most = 0, total;
     int peak = 0;
     for (int p = 0; p < PHASES; p++) {
-        if (p == PHASE_GENERATE && !run_generates(r)) continue;
+        if (p == PHASE_GENERATE && !r->generates) continue;
         json_array_append_new(list, phase_json(r, (enum phase)p, &total));
         if (total > most) most = total, peak = p;
     }

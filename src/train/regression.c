@@ -19,7 +19,7 @@ static err open(struct run *r) {
 
 static err make(struct run *r, struct source *from, struct rows *to) { return rows_labelled(r->base[0].tok, &r->classes, from, (int)r->side[0].cfg->max_length, to); }
 
-static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_NUMBERED, "texts", make}); }
+static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_NUMBERED, "texts", make, NULL}); }
 
 static json_t *number_json(const struct number_score *s) {
     return json_pack("{s:f, s:f, s:f, s:f}", "rmse", s->rmse, "mae", s->mae, "pearson", s->pearson, "spearman", s->spearman);

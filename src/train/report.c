@@ -104,8 +104,8 @@ static json_t *memory_json(const struct run *r, bool measured) {
     const struct footprint *f = &r->foot;
     json_t *m = json_array();
     char weights[160], act[160], grad[96], kv[96];
-    size_t gen = run_generates(r) ? r->wb.mem.state_off : 0;
-    snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), run_generates(r) ? " and for generation" : "");
+    size_t gen = r->generates ? r->wb.mem.state_off : 0;
+    snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->generates ? " and for generation" : "");
     snprintf(kv, sizeof kv, "%s, inside that arena; training passes use its bytes too", dtype_info[r->cache].name);
     snprintf(grad, sizeof grad, "%s",
              r->cfg->optimizer_in_bwd ? "those alive at a time: updated in the backward pass"
@@ -131,7 +131,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     size_t arena_now = measured ? resident_of(r, r->wb.mem.act, r->wb.mem.act_bytes) : 0;
     size_t cache_now = measured && f->cache ? resident_of(r, r->wb.mem.act + gen, f->cache) : 0;
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
-    if (run_generates(r)) line(m, "kv cache", f->cache, kv, measured, cache_now);
+    if (r->generates) line(m, "kv cache", f->cache, kv, measured, cache_now);
     line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
     if (f->comparing) line(m, "check", f->comparing, "what quantization_check takes before training, beyond the lines above", measured, 0);
     if (host)
@@ -223,7 +223,7 @@ static char *sentence(const struct run *r) {
     const struct side *a = &r->side[0];
     if (r->assumes) {
         str_addf(&s, "No data are given: rows of %d tokens are planned for", r->cap.tokens);
-        if (run_generates(r)) str_addf(&s, ", prompts with their answers of %d", r->cap.length);
+        if (r->generates) str_addf(&s, ", prompts with their answers of %d", r->cap.length);
         str_adds(&s, ".");
         return s.p;
     }
@@ -243,6 +243,10 @@ static char *sentence(const struct run *r) {
             str_addf(&s, " First, %s learn from %d pairs of %s for %lld passes.", r->n_sides == 2 ? "both" : "all", r->warm.source.n,
                      r->cfg->warmup_pairs, (long long)r->cfg->warmup_epochs);
     }
+    for (int i = 0; i < r->n_guards; i++)
+        str_addf(&s, i ? ", %s (%d rows)" : " Each evaluation looks at what is not to be lost: %s (%d rows)", r->guard[i].name,
+                 r->guard[i].rows[0].n);
+    if (r->n_guards) str_adds(&s, ".");
     return s.p;
 }
 
@@ -280,11 +284,10 @@ json_t *run_plan_json(struct run *r, enum telling when) {
                                                "method", st->method->name, "settings", settings, "longest", s->longest));
     }
     char *text = sentence(r);
-    json_t *j =
-        json_pack("{s:s, s:o, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", model_json(m), "sides",
-                  sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private", (json_int_t)r->foot.resident,
-                  "pass_tokens", run_pass(r), "generation_batch", run_generates(r) ? r->cap.slots : 0, "steps",
-                  (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
+    json_t *j = json_pack("{s:s, s:o, s:o, s:o, s:I, s:I, s:i, s:i, s:I, s:I, s:o}", "sentence", text ? text : "", "model", model_json(m),
+                          "sides", sides, "memory", memory_json(r, measured), "total", (json_int_t)r->foot.total, "private",
+                          (json_int_t)r->foot.resident, "pass_tokens", run_pass(r), "generation_batch", r->generates ? r->cap.slots : 0,
+                          "steps", (json_int_t)run_total(r), "warmup_steps", (json_int_t)r->warm_steps, "programs", programs_json(r));
     json_object_set_new(j, "checkpointing", levels_json(r));
     if (r->labels.n) {
         json_t *names = json_array();

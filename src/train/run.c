@@ -23,7 +23,8 @@ enum { PAGE_BYTES = 512 << 10 }; /* report.html while it is made: curves of a fi
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
-        if (!strcmp(objectives[i]->name, r->cfg->objective)) return r->objective = objectives[i], OK;
+        if (!strcmp(objectives[i]->name, r->cfg->objective))
+            return r->objective = objectives[i], r->generates = objectives[i]->generates, OK;
     return fail(E_INTERNAL, "objective '%s' has no row in objectives.def", r->cfg->objective);
 }
 
@@ -106,7 +107,7 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     if (r->freezes)
         TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend,
                           false));
-    p->generates = run_generates(r);
+    p->generates = r->generates;
     return p->generates ? build_generators(r, p, cap) : OK;
 }
 
@@ -277,6 +278,8 @@ int run_most_rows(const struct run *r) {
     }
     if (run_joins(r) && all > most) most = all;
     if (r->eval.source.n > most) most = r->eval.source.n;
+    for (int i = 0; i < r->n_guards; i++)
+        if (r->guard[i].kind == GUARD_QA && r->guard[i].source.n > most) most = r->guard[i].source.n;
     return r->test.source.n > most ? r->test.source.n : most;
 }
 
@@ -308,13 +311,11 @@ static err plan_within(struct run *r, struct capacity least, const struct plan_a
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */
-bool run_generates(const struct run *r) { return r->objective->generates || r->cfg->distill_on_policy > 0; }
-
 int64_t run_total(const struct run *r) { return r->warm_steps + r->cfg->max_steps; }
 
 /* What stands in for the data's labels. */
 static err assume_head(struct run *r, const struct run *like) {
-    if (like) r->head = like->head, r->classes = like->classes;
+    if (like) r->head = like->head, r->classes = like->classes, r->generates = like->generates;
     else if (r->objective->open)
         return fail(E_USAGE, "'data' is missing: objective %s is planned with its data, which say how many rows the head has", r->cfg->objective);
     return OK;
@@ -397,6 +398,7 @@ static err open_sides(struct run *r, const struct plan_ask *ask) {
     if (r->assumes) return assume_lengths(r, ask->like), OK;
     const size_t before = resident_bytes("VmHWM");
     TRY(r->objective->load(r));
+    TRY(guards_open(r));
     const size_t now = resident_bytes("VmRSS"), peak = resident_bytes("VmHWM");
     if (peak > before && peak > now) r->read_bytes = peak - (now > before ? now : before);
     return OK;
@@ -495,6 +497,7 @@ void run_close(struct run *r) {
     pairs_close(&r->warm);
     pairs_close(&r->eval);
     pairs_close(&r->test);
+    guards_close(r);
     for (int i = 0; i < r->n_plans; i++) {
         drop_plans(&r->plans[i]);
         structure_free(&r->plans[i].st);
@@ -571,14 +574,14 @@ static bool is_best(const struct run *r, const json_t *eval) {
     return eval_metric(r, eval) > (best ? eval_metric(r, best) : -HUGE_VAL);
 }
 
-/* Numbers of one side under the names that metrics.jsonl has for them: eval_chrf_A, eval_copy_rate_A. */
-static void log_figures(json_t *line, const char *side, const json_t *figures) {
+/* Numbers of one side under the names that metrics.jsonl has for them: eval_chrf_A, eval_copy_rate_A; of a guard guard_old: eval_guard_old_loss_A. */
+static void log_figures(json_t *line, const char *of, const char *side, const json_t *figures) {
     const char *name;
     json_t *v;
     json_object_foreach((json_t *)figures, name, v) {
-        char key[96];
+        char key[128];
         if (!json_is_real(v)) continue; /* what is counted are integers */
-        snprintf(key, sizeof key, *side ? "eval_%s_%s" : "eval_%s", name, side);
+        snprintf(key, sizeof key, "eval_%s%s%s%s%s", of, *of ? "_" : "", name, *side ? "_" : "", side);
         json_object_set(line, key, v);
     }
 }
@@ -605,7 +608,15 @@ static err eval_now(struct run *r, const struct pairs *on, const char *tag, cons
     for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) {
         size_t i;
         json_t *side;
-        json_array_foreach(json_object_get(j, lists[k]), i, side) log_figures(line, json_string_value(json_object_get(side, "name")), side);
+        json_array_foreach(json_object_get(j, lists[k]), i, side)
+            log_figures(line, "", json_string_value(json_object_get(side, "name")), side);
+    }
+    size_t i;
+    json_t *g;
+    json_array_foreach(json_object_get(j, "guard"), i, g) {
+        char of[64];
+        snprintf(of, sizeof of, "guard_%s", json_string_value(json_object_get(g, "guard")));
+        log_figures(line, of, json_string_value(json_object_get(g, "side")), g);
     }
     const json_t *trip = json_object_get(j, "round_trip"), *alarms = json_object_get(j, "alarms");
     if (trip) json_object_set_new(line, "eval_round_trip_chrf", json_real(json_number_value(json_object_get(trip, "chrf"))));
@@ -661,7 +672,7 @@ static err one_step(struct run *r, const struct run_events *ev) {
 static err eval_if_due(struct run *r, const struct run_events *ev) {
     int64_t total = run_total(r), every = r->cfg->eval_steps;
     bool own = r->objective->generates && !r->test.source.n; /* the round trip of the sides' own text needs no pairs */
-    if (!r->eval.source.n && !own) return OK;
+    if (!r->eval.source.n && !own && !r->n_guards) return OK;
     if (r->step == total) return eval_now(r, &r->eval, "after", ev);
     if (r->step == r->warm_steps) return eval_now(r, &r->eval, r->warm_steps ? "warm-up" : "before", ev);
     return every > 0 && r->step > 0 && r->step % every == 0 ? eval_now(r, &r->eval, "step", ev) : OK;

@@ -73,6 +73,14 @@ struct pairs {                 /* supervised: warm-up and evaluation of cycles; 
     struct rows rows[CONFIG_SIDES]; /* [i] trains side i's adapter */
 };
 
+struct guard { /* what is not to be lost (guard.c) */
+    const char *name;
+    enum guard_kind { GUARD_TEXT, GUARD_SFT, GUARD_QA } kind;
+    struct source source;
+    struct rows rows[CONFIG_SIDES]; /* [i]: as base i's tokenizer has them; of questions what goes into the form */
+    struct prompt_form form[CONFIG_SIDES];
+};
+
 struct step_info {
     int64_t step, total;
     bool warmup;
@@ -156,6 +164,9 @@ struct run {
     struct side side[CONFIG_SIDES];
     int n_sides;
     struct pairs warm, eval, test;
+    struct guard *guard; /* [n_guards] */
+    int n_guards;
+    bool generates;            /* the objective does, or evaluation for a guard of questions, or a student for its teacher */
     struct npy given[3];       /* files of vectors: training, eval, test */
     struct labels labels;      /* classification, of texts or tokens */
     struct head head;
@@ -202,7 +213,6 @@ err run_loop(struct run *r, const struct run_events *ev); /* to the last step, o
 bool side_given(const struct side_config *c, struct given_form *given);
 void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
-bool run_generates(const struct run *r);            /* do its steps write texts? */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
 json_t *times_json(const struct run *r);            /* seconds of each phase that repeats */
 /* PLANNED: before anything runs. SO_FAR: with what is measured now; nothing of it is kept, and the machine is not measured. AT_END: the peak is what it
@@ -329,6 +339,9 @@ err judge_direction(struct run *r, const struct side *s, const struct command_ro
 
 /* evaluate.c */
 err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t **out);
+/* What a side's adapter makes of rows: loss in nats for each token, perplexity, accuracy of the likeliest token, "rows"; of documents bits_per_byte too,
+ * which does not depend on how a tokenizer cuts: nats of a token / ln 2 * the text's tokens / its bytes. */
+err rows_figures(struct run *r, const struct side *s, const struct rows *rows, json_t *to);
 struct sampling side_sampling(const struct side_config *c, double temperature);
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats);
@@ -345,6 +358,13 @@ struct crowd joint_crowd(const struct run *r);      /* the sides' adapters; of n
 err joint_step(struct run *r, const struct crowd *of, const struct row *const *rows, uint64_t step, struct step_result *out);
 /* Its first half: gradients in wb.grad, side after side. */
 err joint_gradient(struct run *r, const struct crowd *of, const struct row *const *rows, uint64_t step, double sums[][4]);
+
+/* guard.c: guard.data */
+err guards_open(struct run *r); /* after the objective's data; widens r->cap.tokens to their rows */
+void guards_close(struct run *r);
+size_t guards_bytes(const struct run *r);
+const struct rows *guard_rows(const struct run *r, const struct guard *g, const struct side *s); /* as a side's adapter reads them */
+err guards_evaluate(struct run *r, json_t *eval); /* adds "guard", an entry for each guard and side, where there are any */
 
 /* alarms.c: what evaluations say of a run's health, and what follows */
 struct wrote {                 /* texts of one direction */

@@ -99,6 +99,7 @@ err teacher_open(struct run *r, const struct plan_ask *ask) {
     const struct base *like = ask->like && ask->like->teacher.base && !ask->like->teacher.shared ? ask->like->teacher.base : NULL;
     if (!teaches(r)) return OK;
     ask_for(r);
+    if (r->cfg->distill_on_policy > 0) r->generates = true;
     TRY(readable(&r->base[0], "student"));
     if (ask->like && ask->like->teacher.answers.found) return OK; /* neither has one */
     t->cfg = *r->side[0].cfg;

@@ -79,6 +79,7 @@ err answers_look(struct run *r);  /* the file's name, and is it there */
 err answers_start(struct run *r); /* makes the file where it is not there, and opens it */
 void answers_tell(struct teacher *t, const struct pack *k, const struct row *const *rows,
                   int first); /* of the rows of a pass into t->ids and t->logprob */
+bool answers_know(const struct answers *a, const struct rows *rows); /* are these rows' in the file, or is there none and the teacher asked? */
 void answers_close(struct answers *a);
 
 #endif

@@ -18,7 +18,7 @@ static err open(struct run *r) {
 
 static err make(struct run *r, struct source *from, struct rows *to) { return rows_tagged(r->base[0].tok, &r->classes, from, (int)r->side[0].cfg->max_length, to); }
 
-static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_TAGGED, "texts", make}); }
+static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_TAGGED, "texts", make, NULL}); }
 
 struct tally {
     int64_t *counts; /* [truth * n + said] */

@@ -32,6 +32,7 @@ static const char *tiny_data(const char *yaml) {
     if (strstr(yaml, "\nC:")) return "--data $D/a.jsonl --data $D/b.jsonl --data $D/c.jsonl";
     if (strstr(yaml, "\nA:")) return "--data $D/a.jsonl --data $D/b.jsonl";
     if (strstr(yaml, "objective: token_classification")) return "--data $D/tags.jsonl";
+    if (strstr(yaml, "\ninit_from:")) return "--data $D/labels.jsonl --set init_from=$D/model";
     if (strstr(yaml, "objective: classification") || strstr(yaml, "objective: regression")) return "--data $D/labels.jsonl";
     return strstr(yaml, "format: text") ? "--data $D/long.jsonl" : "--data $D/sft.jsonl";
 }
@@ -43,6 +44,7 @@ static void test_each_plans(void **state) {
     json_array_foreach(recipes, i, r) {
         const char *name = of(r, "name");
         if (!path_exists(of(r, "page"))) flunk("recipe %s: there is no page %s", name, of(r, "page"));
+        ok("${C%%/*}/%s --help >/dev/null", of(r, "command"));
         if (!has_config(r)) continue;
         ok("$C init %s -o $D/%s-own.yaml >/dev/null && cat $D/%s-own.yaml", name, name, name);
         ok("cat $D/%s-own.yaml >$D/one; for f in examples/*.yaml; do cmp -s $f $D/one && echo $f; done | wc -l", name);
@@ -58,10 +60,10 @@ static void test_each_plans(void **state) {
     }
 }
 
-/* Each line that sets something ends with a comment. */
+/* Each line of what was written there that sets something ends with a comment. */
 static void test_reasons(void **state) {
     (void)state;
-    ok("cat examples/*.yaml | grep -v '^ *#' | grep -v '^ *$' | grep -v '^ *[A-Za-z_]*:$' | grep -vE ' # [A-Za-z0-9{(`.\\-]' || true");
+    ok("cat $D/*-own.yaml | grep -v '^ *#' | grep -v '^ *$' | grep -v '^ *[A-Za-z_]*:$' | grep -vE ' # [A-Za-z0-9{(`.\\-]' || true");
     assert_string_equal(ran.out.p ? ran.out.p : "", "");
 }
 
@@ -75,6 +77,9 @@ static void test_changes(void **state) {
     says(ran.out.p, "11\n"); /* two sides, a prompt, pairs, rank, and six lines of held-out pairs */
     ok("grep -qF '  data: \"two #2.jsonl\" ' $D/m.yaml && grep -q '^  r: 4  *# ' $D/m.yaml && grep -q '^# eval_steps: 20' $D/m.yaml && "
        "grep -qF 'prompt: \"a # {text}\\nb\"  ' $D/m.yaml");
+    ok("$C init macct -o $D/k.yaml --data one --data two --set eval.data=mine.jsonl >/dev/null && grep -q '^eval_steps: 20' $D/k.yaml && "
+       "grep -q "
+       "'^  data: mine.jsonl ' $D/k.yaml && grep -q '^# warmup_pairs:' $D/k.yaml");
     ok("$C init sft -o $D/s.yaml --data one.jsonl --data two.jsonl --eval e.jsonl > $D/said && grep -q '^  data: e.jsonl .*# held out' "
        "$D/s.yaml && grep "
        "-qF 'data: [one.jsonl, two.jsonl]' $D/s.yaml && grep -q 'not here: e.jsonl' $D/said && grep -q 'cyclora train' $D/said");

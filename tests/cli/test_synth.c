@@ -18,7 +18,7 @@ static void test_nothing_kept(void **state) {
     sh(ASK);
     assert_int_equal(ran.status, 1);
     says(ran.err.p, "of 4 texts that");
-    says(ran.err.p, "none could be kept: {\"unread\":4");
+    says(ran.err.p, "none could be kept: {\"asked\":4,\"kept\":0,\"unread\":4");
     ok("! test -e $D/out.jsonl && ! test -e $D/out.jsonl.card.json && test $(wc -l < $D/out.jsonl.work) = 3 && cp $D/out.jsonl.work "
        "$D/work");
     ok("head -n 2 $D/work > $D/out.jsonl.work; printf '{\"texts\": [\"b' >> $D/out.jsonl.work"); /* killed in its second round */

@@ -39,7 +39,9 @@ static void check_record(const struct record *r, enum source_want want, int afte
         return;
     }
     if (want == WANT_TEXT || r->text) {
-        must(want == WANT_TEXT || want == WANT_ANY || want == WANT_LABELLED || want == WANT_NUMBERED);
+        must(want == WANT_TEXT || want == WANT_ANY || want == WANT_LABELLED || want == WANT_NUMBERED || want == WANT_QUESTION);
+        must(want != WANT_QUESTION || r->n_words > 0);
+        for (int i = 0; i < r->n_words; i++) check_string(r->words[i]);
         check_string(r->text);
         if (want == WANT_LABELLED) check_string(r->label);
     } else if (r->n_turns) must(want >= WANT_SFT);
@@ -128,12 +130,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const enum source_want wants[] = {WANT_TEXT, WANT_PAIR, WANT_SFT, WANT_LABELLED, WANT_NUMBERED, WANT_TAGGED, WANT_WORDS, WANT_TAGGED};
     if (!size) return 0;
     uint8_t pick = data[0];
-    struct source_options o = {.want = pick & 128 && pick & 32 ? WANT_ANY : wants[pick % 8u], .in_memory = UINT64_MAX};
+    struct source_options o = {.want = pick & 128 && pick & 32 ? pick & 64 ? WANT_QUESTION : WANT_ANY : wants[pick % 8u],
+                               .in_memory = UINT64_MAX};
     struct source_file f = {.path = (pick & 7) == 7 ? "fuzz.conll" : pick & 128 ? names[pick >> 3 & 3] : pick & 64 ? "fuzz.txt" : "fuzz.jsonl"};
     struct source s;
     struct text_file t;
     if (size > 1 && size < 4096 && text_file_from(f.path, data + 1, size - 1, UINT64_MAX, &t) == OK) {
-        for (int kind = IN_LINES; kind <= IN_CONLL; kind++) check_window(&t, (enum container)kind, 1 + pick % 13u);
+        for (int kind = IN_LINES; kind <= IN_DOCUMENT; kind++) check_window(&t, (enum container)kind, 1 + pick % 13u);
         text_file_close(&t);
     }
     err e = source_parse_as(&f, data + 1, size - 1, &o, &s);

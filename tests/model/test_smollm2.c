@@ -1,7 +1,8 @@
 /* The real SmolLM2-135M-Instruct from its Q4_1 file against transformers on the dequantised weights
  * (tests/golden/make/smollm2.py): per-token log-likelihood of 2,000 tokens of real text, and greedy continuations of 20
  * prompts. A greedy token may differ where the two best logits nearly tie: such places are shown, and the rest of that
- * continuation is then another text. And its tokenizer: ids that are handed from one adapter to the next are those that their text has. */
+ * continuation is then another text. And its tokenizer: ids that are handed
+ * from one adapter to the next are those that their text has; those of a chat's turn are transformers' (tests/golden/make/turns.py). */
 #include "support/support.h"
 #include "cyclora/cyclora.h"
 #include "base/file.h"
@@ -184,7 +185,41 @@ static void test_reread(void **state) {
     tensors_close(&file);
 }
 
+/* A side's prompt in a chat's turn, and an answer behind it: the ids that transformers gives to the template's whole text. */
+static void test_turns(void **state) {
+    (void)state;
+    if (!model) skip();
+    struct tensors file;
+    tokenizer *tk;
+    size_t i, k;
+    json_t *cases = json_load_file(GOLDEN "/smollm2/turns.json", 0, NULL), *one, *id;
+    must(tensors_open(smollm2_path(), &file));
+    must(tokenizer_from_gguf(&file, &tk));
+    json_array_foreach(cases, i, one) {
+        static const char *const parts[][2] = {{"text", "prompt_ids"}, {"answer", "answer_ids"}};
+        struct prompt_form form;
+        must(prompt_form_chat(tk, json_string_value(json_object_get(one, "form")), &form));
+        for (int part = 0; part < 2; part++) {
+            struct ids text = {0}, got = {0};
+            const json_t *want = json_object_get(one, parts[part][1]);
+            must(prompt_form_text(tk, &form, json_string_value(json_object_get(one, parts[part][0])), &text));
+            if (part) got = text;
+            else must(prompt_form_wrap(&form, text.v, text.n, &got));
+            if (got.n != json_array_size(want)) flunk("case %zu: %zu ids of the %s, not %zu", i, got.n, parts[part][0], json_array_size(want));
+            json_array_foreach(want, k, id) assert_int_equal(got.v[k], json_integer_value(id));
+            if (!part) ids_free(&text);
+            ids_free(&got);
+        }
+        prompt_form_free(&form);
+    }
+    assert_int_equal(i, 16);
+    json_decref(cases);
+    tokenizer_free(tk);
+    tensors_close(&file);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_nll), cmocka_unit_test(test_greedy), cmocka_unit_test(test_boundary), cmocka_unit_test(test_reread)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_nll), cmocka_unit_test(test_greedy), cmocka_unit_test(test_boundary), cmocka_unit_test(test_reread),
+                                       cmocka_unit_test(test_turns)};
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

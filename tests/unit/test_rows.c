@@ -197,7 +197,7 @@ static void bos_once(void **state) {
     }
     source_close(&s);
     parse("{\"text\": \"xy\"}", WANT_TEXT, &s);
-    assert_int_equal(rows_text(with_bos, &s, 100, &r), OK);
+    assert_int_equal(rows_documents(with_bos, &s, 100, false, &r), OK);
     is_row(&r.r[0], 1, "<s>x*y*");
     rows_free(&r);
     source_close(&s);
@@ -299,21 +299,53 @@ static void forms_of_turns(void **state) {
     assert_non_null(strstr(err_text(), "{text} exactly once"));
 }
 
-static void texts(void **state) {
+/* Each token but a document's first is learnt once, wherever it is cut; nothing is cut off. Line 2 has a token alone: with an end it can be learnt. */
+static void documents(void **state) {
     (void)state;
-    struct source s;
-    struct rows r;
-    parse("{\"text\": \"xyz\"}\n{\"text\": \"<s>\"}", WANT_TEXT, &s);
-    assert_int_equal(rows_text(plain, &s, 2, &r), OK);
-    is_row(&r.r[0], 1, "xy*");
-    is_row(&r.r[1], 2, "<s*");
-    assert_int_equal(r.truncated, 2);
-    rows_free(&r);
-    source_close(&s);
-    parse("{\"text\": \"xyz\"}\n{\"text\": \"x\"}", WANT_TEXT, &s);
-    assert_int_equal(rows_text(plain, &s, 10, &r), E_INPUT);
-    assert_non_null(strstr(err_text(), "d.jsonl:2: "));
-    source_close(&s);
+    static const char *const whole[] = {"vwxyz", "q", "<s>", "no"};
+    static const struct {
+        int line;
+        const char *without, *with;
+    } want[] = {{1, "vw*x*", "vw*x*"}, {1, "xy*z*", "xy*z*"}, {1, NULL, "z<eos>*"},   {2, NULL, "q<eos>*"},
+                {3, "<s*>*", "<s*>*"}, {3, NULL, "><eos>*"},  {4, "no*", "no*<eos>*"}};
+    enum { ROWS = sizeof want / sizeof *want };
+    struct source s[2];
+    struct rows r[2];
+    str text = {0};
+    for (int i = 0; i < 4; i++) str_addf(&text, "{\"text\": \"%s\"}\n", whole[i]);
+    for (int k = 0; k < 2; k++) {
+        const struct source_options o = {.want = WANT_TEXT, .in_memory = k ? 0 : UINT64_MAX};
+        assert_int_equal(source_parse_as(&(struct source_file){.path = "d.jsonl"}, text.p, text.n, &o, &s[k]), OK);
+        assert_int_equal(s[k].streams, k);
+    }
+    for (int ends = 0; ends < 2; ends++) {
+        const struct row *drawn;
+        for (int k = 0; k < 2; k++) assert_int_equal(rows_documents(plain, &s[k], 3, ends, &r[k]), OK);
+        int n = 0;
+        for (int i = 0; i < ROWS; i++) {
+            const char *says = ends ? want[i].with : want[i].without;
+            if (!says) continue;
+            is_row(&r[0].r[n], want[i].line, says);
+            assert_int_equal(rows_draw(&r[1], (int[]){n++}, 1, &drawn), OK);
+            is_row(drawn, want[i].line, says);
+        }
+        for (int k = 0; k < 2; k++) {
+            assert_int_equal(r[k].n, n);
+            assert_int_equal(r[k].longest, 3);
+            assert_int_equal(r[k].supervised, ends ? 4 + 1 + 1 + 2 + 1 + 1 + 1 : 4 + 2 + 1);
+            assert_int_equal(r[k].text_bytes, ends ? 11 : 10); /* "q" is not measured */
+            assert_int_equal(r[k].text_tokens, r[k].text_bytes);
+            assert_int_equal(rows_first(&r[k], 2), ends ? 4 : 2);
+            assert_int_equal(rows_first(&r[k], 4), n);
+            rows_free(&r[k]);
+        }
+    }
+    for (int k = 0; k < 2; k++) source_close(&s[k]);
+    str_free(&text);
+    parse("{\"text\": \"x\"}", WANT_TEXT, &s[0]);
+    assert_int_equal(rows_documents(plain, &s[0], 10, false, &r[0]), E_INPUT);
+    assert_non_null(strstr(err_text(), "d.jsonl: no text with two tokens"));
+    source_close(&s[0]);
 }
 
 static void rows_made_by_hand(void **state) {
@@ -384,8 +416,9 @@ int main(void) {
         cmocka_unit_test(bos_once),
         cmocka_unit_test(pairs_both_ways),
         cmocka_unit_test(a_text_has_the_same_ids_in_both_places),
-        cmocka_unit_test(forms), cmocka_unit_test(forms_of_turns),
-        cmocka_unit_test(texts),
+        cmocka_unit_test(forms),
+        cmocka_unit_test(forms_of_turns),
+        cmocka_unit_test(documents),
         cmocka_unit_test(rows_made_by_hand),
         cmocka_unit_test(a_leading_space_is_put_once),
     };

@@ -4,6 +4,7 @@
 #include "base/philox.h"
 #include "data/listing.h"
 #include "data/metrics.h"
+#include "data/questions.h"
 #include "data/score.h"
 #include "fuzz/fuzz_listing.c"
 #include "fuzz/replay.h"
@@ -179,8 +180,34 @@ static void refused(void **state) {
     assert_non_null(strstr(err_text(), "reference 1 is no list of triples (\"a | b\")"));
 }
 
+/* By hand: words in a row, without case, punctuation and articles; what abstains; a right answer goes before it. */
+static void answers(void **state) {
+    (void)state;
+    static const char *const wanted[] = {"The Blue Nile", "Nil Bl\xC3\xA4u"}, *const abstains[] = {"I don't know", "cannot answer"};
+    static const struct {
+        const char *said;
+        enum answered is;
+    } cases[] = {{"It is the blue nile.", ANSWERED_RIGHT},
+                 {"BLUE, a NILE!", ANSWERED_RIGHT},
+                 {"nil-BL\xC3\x84U", ANSWERED_RIGHT},
+                 {"I don\xE2\x80\x99t know; perhaps the Blue Nile", ANSWERED_RIGHT},
+                 {"Well, i DONT know.", ANSWERED_NOT},
+                 {"I cannot answer that.", ANSWERED_NOT},
+                 {"The Blue Niles", ANSWERED_WRONG},
+                 {"blue white nile", ANSWERED_WRONG},
+                 {"I do know: an answer", ANSWERED_WRONG},
+                 {"", ANSWERED_WRONG},
+                 {"\xFF a", ANSWERED_WRONG}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        enum answered got;
+        assert_int_equal(answer_judge(cases[i].said, (struct phrases){wanted, 2}, (struct phrases){abstains, 2}, &got), OK);
+        if (got != cases[i].is) fail_msg("\"%s\" is %d, not %d", cases[i].said, got, cases[i].is);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_sacrebleu_and_rouge_score),
+                                       cmocka_unit_test(answers),
                                        cmocka_unit_test(same_as_seqeval_and_nervaluate),
                                        cmocka_unit_test(items_by_hand),
                                        cmocka_unit_test(lists_are_read_as_they_were_written),

@@ -238,6 +238,15 @@ static void named_formats(void **state) {
     assert_int_equal(parse_as("d.jsonl", "lines", "{\"text\": 1}\n", WANT_TEXT, &s), OK);
     assert_string_equal(s.r[0].text, "{\"text\": 1}");
     source_close(&s);
+    assert_int_equal(parse_as("d.md", "document", "\xEF\xBB\xBF\n# a\r\n\nb\r\n", WANT_TEXT, &s), OK);
+    assert_int_equal(s.n, 1);
+    assert_string_equal(s.r[0].text, "\n# a\r\n\nb\r\n");
+    source_close(&s);
+    assert_int_equal(parse_as("d.md", "document", " \n", WANT_TEXT, &s), E_INPUT);
+    assert_non_null(strstr(err_text(), "d.md: holds no records"));
+    assert_int_equal(parse_as("d.md", "document", "ab\n\xFF", WANT_TEXT, &s), E_INPUT);
+    assert_non_null(strstr(err_text(), "d.md:1: invalid UTF-8 (byte 0xff at byte 4)"));
+    assert_int_equal(parse_as("d.md", "document", "ab", WANT_PAIR, &s), E_USAGE);
     assert_int_equal(parse_as("d.jsonl", "text", "{\"text\": \"ab\"}\n", WANT_SFT, &s), OK);
     assert_string_equal(s.r[0].text, "ab");
     source_close(&s);
