@@ -32,7 +32,7 @@ static err count_places(struct run *r) {
         return fail(E_USAGE,
                     "'distill.cache' keeps what the teacher says of rows that are in memory: set streaming: false, or leave it out");
     for (int i = 0; i < 3; i++) {
-        a->set[i] = (struct answered){all[i], malloc((size_t)all[i]->n * sizeof *a->set[i].first + 1)};
+        a->set[i] = (struct answer_set){all[i], malloc((size_t)all[i]->n * sizeof *a->set[i].first + 1)};
         if (!a->set[i].first) return fail(E_MEMORY, "out of memory");
         for (int k = 0; k < all[i]->n; k++) a->set[i].first[k] = a->n, a->n += places_of(&all[i]->r[k]);
     }

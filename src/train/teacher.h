@@ -23,7 +23,7 @@ struct plan_ask;
 struct answers {
     struct tensors file;
     const float *best; /* [n, 2, k]: ids, as numbers; log-probabilities */
-    struct answered {  /* a set of rows: training, eval, test */
+    struct answer_set {  /* a set of rows: training, eval, test */
         const struct rows *rows;
         int64_t *first; /* [rows->n]: where each row's begin */
     } set[3];
