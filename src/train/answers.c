@@ -124,7 +124,10 @@ static err put_rows(struct run *r, struct workbench *b, struct tensors_out *o, c
     err e = list && first ? OK : fail(E_MEMORY, "out of memory");
     for (int i = 0; i < rows->n && !e; i++) list[i] = &rows->r[i];
     const int passes = e ? 0 : pack_plan(list, rows->n, t->body.virtual_tokens, t->pack.cap_n, t->pack.cap_s, first);
-    for (int p = 0; p < passes && !e; p++) e = put_pass(t, b, o, list, first[p], first[p + 1]);
+    for (int p = 0; p < passes && !e; p++) {
+        if (r->stop && *r->stop) e = fail(E_INTERRUPTED, "interrupted while the teacher was asked; nothing of it is kept");
+        else e = put_pass(t, b, o, list, first[p], first[p + 1]);
+    }
     free(list);
     free(first);
     return e;

@@ -149,7 +149,7 @@ static void drop_plans(struct plans *p) {
 
 int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase) {
     const bool all = phase == PHASES;
-    int n = 0;
+    int n = teacher_programs(r, out, phase); /* first: its tensors are where its own programs read them */
     for (int i = 0; i < r->n_plans; i++) {
         const struct plans *p = &r->plans[i];
         if (all || phase == PHASE_TRAIN) out[n++] = &p->train;
@@ -159,7 +159,6 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
     }
     for (int i = 0; i < r->n_bases; i++)
         if (r->base[i].bare.p.ni && (all || phase == PHASE_EVALUATE)) out[n++] = &r->base[i].bare;
-    n += teacher_programs(r, out + n, phase);
     if (r->freezes && phase == PHASE_LOAD) out[n++] = &r->plans[0].body; /* before the others run, in memory that is given back */
     return n;
 }
