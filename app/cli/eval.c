@@ -42,7 +42,7 @@ const char help_eval[] =
     "                   (or a JSON list), --target, --description\n"
     "  --until S, --max-new-tokens N  where an answer that is written ends (a line's end; 64 tokens)\n"
     "  --chat           questions are what a user says in the model's chat template, answers what the assistant says\n"
-    "  --limit N        the first N records; --batch N: prompts at once (8), more are faster and take more memory\n"
+    "  --limit N        the first N records; --batch N: prompts at once (8), whose cache is what memory grows with\n"
     "\n"
     "Examples:\n"
     "  cyclora eval --model base.gguf --task quiz.jsonl --shots 0..5 --compare out/adapter\n"

@@ -43,7 +43,8 @@ void exported_plan(void *ctx, const char *text) {
         printf("  adapter   %s: %s as products of rank %.0f%s on %.0f matrices\n", json_text(a, "path"), json_text(a, "method"),
                json_num(a, "rank"), json_is_true(json_object_get(a, "patterns")) ? " or less" : "", json_num(a, "modules"));
     else if (a && strcmp(json_text(a, "method"), "lora"))
-        printf("  adapter   %s: %.0f trained tensors of the base (%s)\n", json_text(a, "path"), json_num(a, "modules"), json_text(a, "method"));
+        printf("  adapter   %s: %.0f trained tensors of the base (%s)\n", json_text(a, "path"), json_num(a, "modules"),
+               json_text(a, "method"));
     else if (a)
         printf("  adapter   %s: %s of rank %.0f on %.0f matrices%s%s%s\n", json_text(a, "path"),
                json_is_true(json_object_get(a, "dora")) ? "DoRA" : "LoRA", json_num(a, "rank"), json_num(a, "modules"),
@@ -81,8 +82,8 @@ static void print_logits(const json_t *c) {
     if (!isnan(json_num(c, "bound"))) snprintf(bound, sizeof bound, " (bound %.2g)", json_num(c, "bound"));
     printf("worst logit difference %.3g (row %.0f, position %.0f, token %.0f%s%s%s), %.2g of the "
            "logits' spread%s\n",
-           json_num(c, "worst"), json_num(c, "row"), json_num(c, "position"), json_num(c, "id"),
-           token.n ? " '" : "", token.n ? token.p : "", token.n ? "'" : "", json_num(c, "relative"), bound);
+           json_num(c, "worst"), json_num(c, "row"), json_num(c, "position"), json_num(c, "id"), token.n ? " '" : "",
+           token.n ? token.p : "", token.n ? "'" : "", json_num(c, "relative"), bound);
     str_free(&token);
 }
 

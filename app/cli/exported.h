@@ -1,5 +1,5 @@
-/* What the commands that write models and adapters share: what they print of a plan, of progress and of what was written (the JSON that the library's
- * callbacks get), how a signal stops them, and the size of a shard. Called by export.c and prune.c. */
+/* What the commands that write models and adapters share: what they print of a plan, of progress and of what was written (the JSON
+ * that the library's callbacks get), how a signal stops them, and the size of a shard. Called by export.c and prune.c. */
 #ifndef CYC_CLI_EXPORTED_H
 #define CYC_CLI_EXPORTED_H
 #include <stddef.h>

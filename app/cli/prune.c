@@ -1,5 +1,5 @@
-/* `cyclora prune`: cyc_prune(). Printed: what each block is worth and which go, what part of the activations stays, then what was written and what
- * it has cost on texts that were held out; --json gives the library's answer as it is. */
+/* `cyclora prune`: cyc_prune(). Printed: what each block is worth and which go, what part of the activations stays, then what was
+ * written and what it has cost on texts that were held out; --json gives the library's answer as it is. */
 #include "args.h"
 #include "cli.h"
 #include "exported.h"
@@ -10,8 +10,8 @@
 #include <stdlib.h>
 
 const char help_prune[] =
-    "Makes a smaller model of a larger one: what texts make least use of is left out. Nothing is trained: what comes out is worse than\n"
-    "its base, by how much is printed, and the place where distillation or further training begins.\n"
+    "Makes a smaller model of a larger one: what texts make least use of is left out. Nothing is trained: what comes out is worse\n"
+    "than its base, by how much is printed, and the place where distillation or further training begins.\n"
     "\n"
     "Usage: cyclora prune MODEL --text FILE [--layers N] [--ffn N] [--heads N] [--hidden N] -o OUT ...\n"
     "       cyclora prune MODEL --drop-layers 3,7-9 [--text FILE] -o OUT ...\n"
@@ -23,27 +23,28 @@ const char help_prune[] =
     "  --contiguous     the blocks that go are neighbours: the run whose loss counts least as a whole\n"
     "  --ffn N          so many channels of each feed-forward stay, each block's own\n"
     "  --heads N        so many query heads of each block stay; those that read one key/value head stay or go together\n"
-    "  --hidden N       so many columns between blocks stay, the same everywhere (not of gemma, whose width scales its embeddings)\n"
-    "  --by MEASURE     of blocks: block-influence (default), 1 - the cosine of what goes in and what comes out, one pass over the\n"
-    "                   texts; perplexity, of the model without each block, a pass for each. Widths go by activation: the magnitude\n"
-    "                   of what a channel, head or column carries, in the same one pass\n"
+    "  --hidden N       so many columns between blocks stay, the same everywhere (not of gemma, whose width scales its\n"
+    "                   embeddings)\n"
+    "  --by MEASURE     of blocks: block-influence (default), 1 - the cosine of what goes in and what comes out, one pass over\n"
+    "                   the texts; perplexity, of the model without each block, a pass for each. Widths go by activation: the\n"
+    "                   magnitude of what a channel, head or column carries, in the same one pass\n"
     "  --text FILE      texts to measure on: plain lines, JSONL, CSV, JSON; --data is the same; --field F names the texts' field\n"
-    "  --tokens N       measured on at most so many tokens (default 20000); a quarter as many behind them, of fewer the last fifth, are\n"
-    "                   held out, and tell both models' perplexity and their KL divergence\n"
-    "  --type T         of the matrices, as of `cyclora convert`; without it blocks that stay whole are copied as they are, and what has\n"
-    "                   lost columns of a quantised type becomes f16\n"
+    "  --tokens N       measured on at most so many tokens (default 20000); a quarter as many behind them, of fewer the last\n"
+    "                   fifth, are held out, and tell both models' perplexity and their KL divergence\n"
+    "  --type T         of the matrices, as of `cyclora convert`; without it blocks that stay whole are copied as they are, and\n"
+    "                   what has lost columns of a quantised type becomes f16\n"
     "  --max-shard-size S, --force, --no-check, --json   as of `cyclora convert`\n"
     "\n"
-    "The result is opened again and compared tensor by tensor with the part of the base that it should be; with all of its columns also by\n"
-    "logits. docs/recipes/pruning.md has figures.\n"
+    "The result is opened again and compared tensor by tensor with the part of the base that it should be; where only blocks have\n"
+    "gone by logits too. docs/recipes/pruning.md has figures.\n"
     "\n"
     "Examples:\n"
     "  cyclora prune SmolLM2-135M-Instruct --layers 24 --text calibration.txt -o smollm2-24\n"
     "  cyclora prune base.gguf --ffn 1024 --heads 6 --data texts.jsonl --type q8_0 -o small.gguf\n"
     "  cyclora prune base-hf --drop-layers 20-25 -o base-24\n"
     "\n"
-    "Exit status: 0; 1 where writing or its check failed; 2 for something that cannot be left out so, with the reason; 130 interrupted,\n"
-    "with nothing left.\n";
+    "Exit status: 0; 1 where writing or its check failed; 2 for something that cannot be left out so, with the reason; 130\n"
+    "interrupted, with nothing left.\n";
 
 /* --- printing -------------------------------------------------------------------------------------------------------- */
 static void print_blocks(const json_t *o) {
@@ -57,8 +58,7 @@ static void print_blocks(const json_t *o) {
     json_array_foreach(list, i, b) {
         const double worth = json_num(b, by);
         printf("  %5zu   ", i);
-        if (isnan(worth)) printf("%10s", "");
-        else printf(*by == 'i' ? "%10.4f" : "%10.3f", worth);
+        if (!isnan(worth)) printf(*by == 'i' ? "%10.4f" : "%10.3f", worth);
         printf("%s\n", json_is_true(json_object_get(b, "dropped")) ? "   goes" : "");
     }
 }
@@ -66,8 +66,10 @@ static void print_blocks(const json_t *o) {
 static void print_units(const json_t *o, const char *name, const char *what, const char *of) {
     const json_t *u = json_object_get(o, name);
     if (!u) return;
-    printf("  %-9s %.0f -> %.0f %s: %.1f %% of the %s' magnitude stay", name, json_num(u, "before"), json_num(u, "after"), what, 100 * json_num(u, "share"), of);
-    if (json_num(u, "share") != json_num(u, "least_share")) printf(" (least in block %.0f: %.1f %%)", json_num(u, "least_block"), 100 * json_num(u, "least_share"));
+    printf("  %-9s %.0f -> %.0f %s: %.1f %% of the %s' magnitude stay", name, json_num(u, "before"), json_num(u, "after"), what,
+           100 * json_num(u, "share"), of);
+    if (json_num(u, "share") != json_num(u, "least_share"))
+        printf(" (least in block %.0f: %.1f %%)", json_num(u, "least_block"), 100 * json_num(u, "least_share"));
     putchar('\n');
 }
 
@@ -76,7 +78,8 @@ static void on_measured(void *ctx, const char *text) {
     json_t *o = json_loads(text, 0, NULL);
     if (json_num(o, "tokens") > 0)
         printf("%s%s%s  %s, %.0f blocks; measured on %.0f tokens in %.0f rows, memory %s\n", term_bold(), json_text(o, "model"), term_off(),
-               json_text(o, "architecture"), json_num(o, "blocks"), json_num(o, "tokens"), json_num(o, "rows"), show_bytes(json_num(o, "memory")));
+               json_text(o, "architecture"), json_num(o, "blocks"), json_num(o, "tokens"), json_num(o, "rows"),
+               show_bytes(json_num(o, "memory")));
     if (json_num(o, "blocks_after") < json_num(o, "blocks")) {
         print_blocks(o);
         printf("  %-9s %.0f -> %.0f\n", "blocks", json_num(o, "blocks"), json_num(o, "blocks_after"));

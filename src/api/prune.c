@@ -36,7 +36,9 @@ static err one(const cyc_prune_options *o, json_t **report) {
                               .by = o->by,
                               .on_measured = relay_measured,
                               .out = {.base = o->model,
-                                      .to = o->to ? o->to : o->out && str_ends(o->out, ".gguf") ? "gguf" : "hf",
+                                      .to = o->to                                 ? o->to
+                                            : o->out && str_ends(o->out, ".gguf") ? "gguf"
+                                                                                  : "hf",
                                       .out = o->out,
                                       .max_shard = o->max_shard_bytes > 0 ? (size_t)o->max_shard_bytes : 0,
                                       .force = o->flags & CYC_EXPORT_FORCE,
@@ -45,7 +47,8 @@ static err one(const cyc_prune_options *o, json_t **report) {
                                       .progress = {.report = relay_progress, .ctx = (void *)(uintptr_t)o, .stop = api_stop()}}};
     struct ids *texts = NULL;
     if (!o->model || !o->out) return fail(E_USAGE, "pruning needs a model and a place to write to");
-    if (strcmp(r.out.to, "hf") && strcmp(r.out.to, "gguf")) return fail(E_USAGE, "'%s' is nothing to write a model as; hf and gguf are", r.out.to);
+    if (strcmp(r.out.to, "hf") && strcmp(r.out.to, "gguf"))
+        return fail(E_USAGE, "'%s' is nothing to write a model as; hf and gguf are", r.out.to);
     if (r.layers < 0 || r.ffn < 0 || r.heads < 0 || r.width < 0 || r.tokens < 0) return fail(E_USAGE, "sizes are numbers from 0 on");
     if (o->type && !(r.out.type = dtype_parse(o->type)))
         return fail(E_USAGE, "--type %s: there is no such type (f32, f16, bf16, q8_0, q4_0, q6_k, ...: the names that GGUF has)", o->type);

@@ -1,10 +1,10 @@
 /* Pairs of instruction and output that a local teacher writes in the likeness of seeds (data/sieve.h says what is kept of them).
  *
- * Texts are asked for in rounds of `batch`. Which seeds a text's prompt shows, and the key that its tokens are drawn by, are functions of the
- * request's seed and the text's number alone, so the same request gives the same bytes. Each round is appended to OUT.work when it is written;
- * its first line is what the texts depend on, and a request that finds its own there takes the rounds that are whole as they are and goes on. OUT and its card come
- * when all is done, and OUT.work goes. Refused: an output that exists, another request's OUT.work, a control token in a seed, a prompt that
- * leaves no room in the context. Called by `cyclora data synth`. */
+ * Texts are asked for in rounds of `batch`. Which seeds a text's prompt shows, and the key that its tokens are drawn by, are functions of
+ * the request's seed and the text's number alone, so the same request gives the same bytes. Each round is appended to OUT.work when it is
+ * written; its first line is what the texts depend on, and a request that finds its own there takes the rounds that are whole as they are
+ * and goes on. OUT and its card come when all is done, and OUT.work goes. Refused: an output that exists, another request's OUT.work, a
+ * control token in a seed, a prompt that leaves no room in the context. Called by `cyclora data synth`. */
 #include "api/api.h"
 #include "base/file.h"
 #include "base/philox.h"

@@ -317,14 +317,20 @@ static err bring(const struct backend *b, const struct value *x, const struct vi
     return e;
 }
 
+/* Where the tensor is already; NULL: not yet. */
+static void *find_resident(const struct residents *rs, const void *host) {
+    for (; rs; rs = rs->beside)
+        for (int i = 0; i < rs->n; i++)
+            if (rs->r[i].host == host) return rs->r[i].at;
+    return NULL;
+}
+
 err plan_place(struct plan *pl, struct residents *rs) {
     rs->mem = pl->backend->mem;
     for (int v = 1; v < pl->p->nv && !rs->mem->host; v++) {
         struct value *x = &pl->p->v[v];
         if (x->role != ROLE_BASE) continue;
-        for (int i = 0; i < rs->n && !x->at; i++)
-            if (rs->r[i].host == x->data) x->at = rs->r[i].at;
-        if (x->at) continue;
+        if (x->at || (x->at = find_resident(rs, x->data))) continue;
         struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
         struct resident fresh = {x->data, NULL, view_bytes(&w)};
         if (rs->n == rs->cap) {

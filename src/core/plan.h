@@ -39,6 +39,7 @@ void plan_free(struct plan *pl);
  * backend with the host's memory there is nothing to copy and this stays empty. */
 struct residents {
     const struct mem_ops *mem;
+    const struct residents *beside; /* another base's, of which programs read some tensors (a teacher's): looked into too; NULL: none */
     int n, cap;
     struct resident { const void *host; void *at; size_t bytes; } *r;
     size_t bytes;

@@ -54,6 +54,7 @@ struct loss_terms {
     float beta;        /* that distance: 0 KL(teacher || student), 1 KL(student || teacher), between them Jensen-Shannon's */
     float temperature; /* of both sides in it */
     float teacher_cap; /* the softcap of the teacher's logits */
+    float hidden;      /* added to it: so many times the mean square by which the teacher's row differs from the row, which is as wide */
 };
 
 struct op_attr {

@@ -171,6 +171,23 @@ static void teacher_logits(const struct run_ctx *run, const struct view *in, con
     gemm_run(&g, b->gemm);
 }
 
+/* How far the chunk's rows are from the teacher's: into their losses, and dx. */
+static void match_rows(const struct run_ctx *run, const struct loss_terms *l, const struct view *in, const struct buffers *b, const int32_t *rows, int64_t m, bool dx) {
+    const int64_t c = in[0].d[1];
+    const float by = l->share * l->hidden / (float)c, scale = run->loss_scale != 0 ? run->loss_scale : 1;
+#pragma omp parallel for num_threads(cpu_threads_for(run, m * c))
+    for (int64_t i = 0; i < m; i++) {
+        const float *x = b->x + i * c, *t = view_row(&in[HEAD_TX], rows[i]), g = 2 * by * scale * view_f32(&in[3])[rows[i]];
+        double sum = 0;
+        for (int64_t j = 0; j < c; j++) {
+            const float off = x[j] - t[j];
+            sum += (double)off * off;
+            if (dx) b->dx[i * c + j] += g * off;
+        }
+        b->loss[rows[i]] += (float)((double)by * sum);
+    }
+}
+
 static void one_chunk(const struct run_ctx *run, const struct op_attr *a, const struct view *in, struct view *out, const struct buffers *b,
                       const int32_t *rows, int64_t m) {
     const struct view *dx = &out[2];
@@ -210,6 +227,7 @@ static void one_chunk(const struct run_ctx *run, const struct op_attr *a, const 
         g.out[0].add = true;
         gemm_run(&g, b->gemm);
     }
+    if (a->loss.hidden > 0) match_rows(run, &a->loss, in, b, rows, m, dx->p != NULL);
     if (dx->p) scatter_rows(b->dx, rows, m, dx);
     if (out[HEAD_DT].p) scatter_rows(b->dt, rows, m, &out[HEAD_DT]);
 }

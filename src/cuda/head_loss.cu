@@ -292,6 +292,27 @@ template <typename T> static err add_own(const struct head *h, T *dx, int64_t ro
     return cuda_gemm(&g);
 }
 
+/* A block a row: how far it is from the teacher's, into its loss, and dx where that is wanted. */
+template <typename T>
+__global__ void __launch_bounds__(THREADS) match_kernel(const T *x, const T *t, T *dx, int64_t C, const int *index, const float *weight, float by, float *row, const struct cuda_keys *keys) {
+    __shared__ double parts[THREADS];
+    const int64_t r = blockIdx.x, n = index[r];
+    const float g = n == NOBODY ? 0 : 2 * by * weight[n] * keys->loss_scale;
+    double sum = 0;
+    for (int64_t c = threadIdx.x; c < C && n != NOBODY; c += THREADS) {
+        const float off = to_f32(x[r * C + c]) - to_f32(t[r * C + c]);
+        sum += (double)off * off;
+        if (dx) dx[r * C + c] = from_f32<T>(to_f32(dx[r * C + c]) + g * off);
+    }
+    parts[threadIdx.x] = sum;
+    __syncthreads();
+    for (int d = THREADS / 2; d; d /= 2) {
+        if ((int)threadIdx.x < d) parts[threadIdx.x] += parts[threadIdx.x + d];
+        __syncthreads();
+    }
+    if (!threadIdx.x && n != NOBODY) row[2 * r] += (float)((double)by * parts[0]);
+}
+
 /* The chunk's rows with other terms: the teacher's logits, where there is one, and then the loss. */
 template <typename T> static err mixed_rows(const struct head *h, const struct mixing *plain, int64_t rows, T *grad) {
     const struct view *x = &h->in[HEAD_TX];
@@ -335,10 +356,15 @@ template <typename T> static err chunk(const struct head *h, int64_t from, int64
         TRY(cuda_gemm(&w));
     }
     if (h->make.db || h->make.dt) TRY(low_gradients(h, index, grad, rows));
+    if (h->make.dx) {
+        struct cuda_gemm d = {rows, C, V, grad, h->w, dx, V, C, C, false, false, x->dt, x->dt, 1, 0};
+        TRY(cuda_gemm(&d));
+    }
+    if (h->in[5].p && h->make.dx) TRY(add_own<T>(h, dx, rows));
+    const float by = h->terms.share * h->terms.hidden / (float)C;
+    if (by > 0)
+        match_kernel<T><<<(unsigned)rows, THREADS, 0, cuda_stream>>>(xs, (const T *)(h->scratch + h->at.tx), h->make.dx ? dx : NULL, C, index, weight, by, row, cuda_keys);
     if (!h->make.dx) return CUDA_LAUNCHED("head_loss");
-    struct cuda_gemm d = {rows, C, V, grad, h->w, dx, V, C, C, false, false, x->dt, x->dt, 1, 0};
-    TRY(cuda_gemm(&d));
-    if (h->in[5].p) TRY(add_own<T>(h, dx, rows));
     move(dx, C * sizeof(T), h->out[2].p, h->out[2].ld * sizeof(T), index, rows, C * sizeof(T), true);
     return CUDA_LAUNCHED("head_loss");
 }

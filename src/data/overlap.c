@@ -167,9 +167,11 @@ static err look_up(void *ctx, const struct visited *v) {
     }
     if (!e && !x->o->near.exact) e = shingle_hashes(&x->o->near.shingles, normal.p, normal.n, &w->set);
     if (!e && !x->o->near.exact) minhash_sign(&x->hash, &w->set, signature), add_candidates(x, signature, w);
-    if (!e && w->n) hashes_to_set(&w->set);
+    if (w->n) hashes_to_set(&w->set);
+    else hashes_free(&w->set); /* so that a block of long records is not kept */
     if (!e && !x->o->near.exact && x->o->ngram) e = grams_of(x, &normal, &w->grams);
-    if (!e) find_grams(x, &w->grams);
+    find_grams(x, &w->grams);
+    if (!w->grams.n) hashes_free(&w->grams);
     str_free(&normal);
     return e;
 }

@@ -66,9 +66,11 @@ void card_inputs(json_t *card, const char *key, const struct source *s) {
     json_t *list = json_array();
     for (int i = 0; i < s->n_parts; i++) {
         const struct source_part *p = &s->part[i];
-        json_array_append_new(list,
-                              json_pack("{s:s, s:s, s:s, s:s, s:I, s:i}", "path", p->path, "container", container_name(p->layout.container),
-                                        "shape", layout_name(&p->layout), "hash", p->hash, "bytes", (json_int_t)p->file.n, "rows", p->n));
+        json_t *one = json_pack("{s:s, s:s, s:s, s:s}", "path", p->path, "container", container_name(p->layout.container), "shape",
+                                layout_name(&p->layout), "hash", p->hash);
+        if (s->streams) json_object_set_new(one, "bytes", json_integer((json_int_t)p->file.n)); /* a file in memory is closed */
+        json_object_set_new(one, "rows", json_integer(p->n));
+        json_array_append_new(list, one);
     }
     json_object_set_new(card, key, list);
 }

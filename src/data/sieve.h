@@ -66,7 +66,8 @@ err sieve_against(struct sieve *s, const struct source *set);
 #define SIEVE_END  "\n###"
 /* Appends the template with the seeds of these numbers in place of {examples}. */
 err sieve_prompt(const struct sieve *s, const char *template, const int *which, int n, str *out);
-/* Text that a model wrote behind SIEVE_HEAD; ended: it stopped by itself. *fate says what became of it; kept, the pair lives as long as the sieve. */
+/* Text that a model wrote behind SIEVE_HEAD; ended: it stopped by itself. *fate says what became of it; kept, the pair lives as long as
+ * the sieve. */
 err sieve_take(struct sieve *s, const char *text, bool ended, enum fate *fate, struct seed *pair);
 void sieve_free(struct sieve *s);
 

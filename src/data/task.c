@@ -4,7 +4,7 @@
 #include "io/yaml.h"
 #include <string.h>
 
-enum { NEW_TOKENS = 64, NEW_TOKENS_OF_YAML = 256 /* the harness's */ };
+enum { NEW_TOKENS = 64, NEW_TOKENS_OF_YAML = 256 /* the harness's */, NEW_TOKENS_MOST = 1 << 20 };
 
 /* Keys that are read, and those that have no bearing on what a task asks or how it counts. */
 static const char *const known[] = {"task",
@@ -83,8 +83,10 @@ static err generation(struct task *t, const char *path, const json_t *how) {
     const json_t *until = json_object_get(how, "until");
     const char *stops[16];
     int n = 0;
-    for (const char *const *key = lengths; *key; key++)
-        if (json_integer_value(json_object_get(how, *key)) > 0) t->max_new = (int)json_integer_value(json_object_get(how, *key));
+    for (const char *const *key = lengths; *key; key++) {
+        const json_int_t most = json_integer_value(json_object_get(how, *key));
+        if (most > 0) t->max_new = most < NEW_TOKENS_MOST ? (int)most : NEW_TOKENS_MOST;
+    }
     if (json_is_true(json_object_get(how, "do_sample")) || json_number_value(json_object_get(how, "temperature")) > 0)
         return fail(E_UNSUPPORTED,
                     "%s: generation_kwargs: answers are the likeliest (do_sample: false, temperature: 0), so that a score comes again",
@@ -99,13 +101,17 @@ static err generation(struct task *t, const char *path, const json_t *how) {
     return take_until(t, stops, n);
 }
 
-static void metrics(struct task *t, const json_t *list) {
+static err metrics(struct task *t, const char *path, const json_t *list) {
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *m = json_array_get(list, i);
         if (strcmp(text_or(m, "metric", ""), "exact_match") != 0) continue;
+        if (json_object_get(m, "regexes_to_ignore") || json_is_true(json_object_get(m, "ignore_numbers")))
+            return fail(E_UNSUPPORTED, "%s: metric_list: exact_match ignores case and punctuation here, no expressions and no numbers",
+                        path);
         t->ignore_case = json_is_true(json_object_get(m, "ignore_case"));
         t->ignore_punctuation = json_is_true(json_object_get(m, "ignore_punctuation"));
     }
+    return OK;
 }
 
 static err settings(struct task *t, const struct task_ask *ask, const json_t *y) {
@@ -114,7 +120,7 @@ static err settings(struct task *t, const struct task_ask *ask, const json_t *y)
     t->shot_delimiter = kept(t, text_or(y, "fewshot_delimiter", "\n\n"));
     t->first = !strcmp(text_or(json_object_get(y, "fewshot_config"), "sampler", ""), "first_n");
     t->max_new = y ? NEW_TOKENS_OF_YAML : NEW_TOKENS;
-    metrics(t, json_object_get(y, "metric_list"));
+    TRY(metrics(t, ask->path, json_object_get(y, "metric_list")));
     TRY(y ? generation(t, ask->path, json_object_get(y, "generation_kwargs")) : take_until(t, (const char *const[]){"\n"}, 1));
     if (ask->n_until) TRY(take_until(t, ask->until, ask->n_until));
     if (ask->max_new) t->max_new = ask->max_new;

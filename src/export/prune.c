@@ -17,8 +17,8 @@ struct job {
     int64_t known_tokens, held_tokens;
     struct importances worth;
     bool by_perplexity;
-    double *block;   /* [runs]: what the run of blocks from here on is worth */
-    bool *gone;      /* [layers] */
+    double *block; /* [runs]: what the run of blocks from here on is worth */
+    bool *gone;    /* [layers] */
     struct cut cut;
     json_t *report;
 };
@@ -51,23 +51,28 @@ static err read_drop(struct job *j) {
 }
 
 static err fewer(const char *what, int64_t wanted, int64_t have) {
-    return !wanted || wanted < have ? OK : fail(E_USAGE, "%lld %s are to stay, and there are %lld: fewer have to", (long long)wanted, what, (long long)have);
+    return !wanted || wanted < have
+               ? OK
+               : fail(E_USAGE, "%lld %s are to stay, and there are %lld: fewer have to", (long long)wanted, what, (long long)have);
 }
 
 /* Rows of a quantised type are whole blocks. */
 static err whole_blocks(const char *what, dtype type, int64_t wanted) {
     const int64_t block = dtype_info[type].block;
-    return wanted % block ? fail(E_USAGE, "%s %lld with --type %s: its rows are whole blocks of %lld numbers, so it has to be a multiple of that", what,
-                                 (long long)wanted, dtype_info[type].name, (long long)block)
-                          : OK;
+    return wanted % block
+               ? fail(E_USAGE, "%s %lld with --type %s: its rows are whole blocks of %lld numbers, so it has to be a multiple of that",
+                      what, (long long)wanted, dtype_info[type].name, (long long)block)
+               : OK;
 }
 
 static err check_by(const struct job *j) {
     const char *by = j->r->by;
     const bool widths = j->r->ffn || j->r->heads || j->r->width;
     if (!by || !strcmp(by, "block-influence") || !strcmp(by, "perplexity")) return OK;
-    if (strcmp(by, "activation")) return fail(E_USAGE, "--by %s: there are block-influence and perplexity for blocks, activation for widths", by);
-    return widths && !j->r->layers ? OK : fail(E_USAGE, "--by activation is how widths are chosen; blocks go by block-influence or perplexity");
+    if (strcmp(by, "activation"))
+        return fail(E_USAGE, "--by %s: there are block-influence and perplexity for blocks, activation for widths", by);
+    return widths && !j->r->layers ? OK
+                                   : fail(E_USAGE, "--by activation is how widths are chosen; blocks go by block-influence or perplexity");
 }
 
 static err check_sizes(const struct job *j) {
@@ -84,11 +89,13 @@ static err check_sizes(const struct job *j) {
     TRY(fewer("heads", r->heads, z->heads));
     TRY(fewer("columns", r->width, z->width));
     if (r->heads % group)
-        return fail(E_USAGE, "--heads %lld: %lld query heads read one key/value head and go with it, so a multiple of %lld can stay", (long long)r->heads,
-                    (long long)group, (long long)group);
+        return fail(E_USAGE, "--heads %lld: %lld query heads read one key/value head and go with it, so a multiple of %lld can stay",
+                    (long long)r->heads, (long long)group, (long long)group);
     if (r->width && z->embed_scale > 0)
-        return fail(E_UNSUPPORTED, "%s: a %s model multiplies its embeddings by the root of the width, so that fewer columns are another model; "
-                    "--ffn, --heads and --layers are not", j->m.path, model_arch(&j->m));
+        return fail(E_UNSUPPORTED,
+                    "%s: a %s model multiplies its embeddings by the root of the width, so that fewer columns are another model; "
+                    "--ffn, --heads and --layers are not",
+                    j->m.path, model_arch(&j->m));
     if (!r->out.type || !dtype_quantised(r->out.type)) return OK;
     TRY(whole_blocks("--ffn", r->out.type, r->ffn));
     TRY(whole_blocks("--hidden", r->out.type, r->width));
@@ -96,19 +103,25 @@ static err check_sizes(const struct job *j) {
 }
 
 /* --- texts ----------------------------------------------------------------------------------------------------------- */
-static struct ids part_of(const struct ids *t, int64_t from, int64_t to) { return (struct ids){.v = t->v + from, .n = (size_t)(to - from)}; }
+static struct ids part_of(const struct ids *t, int64_t from, int64_t to) {
+    return (struct ids){.v = t->v + from, .n = (size_t)(to - from)};
+}
 
 /* The first tokens are for measuring, those behind them held out. */
 static err split_texts(struct job *j) {
     const struct prune_request *r = j->r;
     int64_t all = 0, at = 0;
-    if (!r->n_texts) return r->drop && !r->ffn && !r->heads && !r->width ? OK : fail(E_USAGE, "what can go is measured on texts: --text or --data names them");
+    if (!r->n_texts)
+        return r->drop && !r->ffn && !r->heads && !r->width
+                   ? OK
+                   : fail(E_USAGE, "what can go is measured on texts: --text or --data names them");
     for (int i = 0; i < r->n_texts; i++) all += (int64_t)r->texts[i].n;
     if (all > r->tokens + r->tokens / 4) all = r->tokens + r->tokens / 4;
     j->held_tokens = all / 5, j->known_tokens = all - j->held_tokens;
     const int row = pass_tokens(&j->m);
     if (j->held_tokens < PASS_FEWEST || j->known_tokens < row)
-        return fail(E_USAGE, "%lld tokens of text are too few: %d are a row to measure with, and a quarter as many are held out", (long long)all, row);
+        return fail(E_USAGE, "%lld tokens of text are too few: %d are a row to measure with, and a quarter as many are held out",
+                    (long long)all, row);
     j->known = arena_alloc(&j->mem, (size_t)r->n_texts * sizeof *j->known);
     j->held = arena_alloc(&j->mem, (size_t)r->n_texts * sizeof *j->held);
     if (!j->known || !j->held) return out_of_memory();
@@ -158,7 +171,10 @@ static err measure(struct job *j) {
 }
 
 /* --- choosing -------------------------------------------------------------------------------------------------------- */
-struct ranked { double worth; int32_t at; };
+struct ranked {
+    double worth;
+    int32_t at;
+};
 
 static int by_worth(const void *a, const void *b) {
     const struct ranked *x = a, *y = b;
@@ -221,8 +237,9 @@ static err take_units(struct job *j, const char *name, const double *worth, int6
         if (share < least) least = share, where = l;
     }
     *out = list;
-    json_object_set_new(j->report, name, json_pack("{s:I, s:I, s:f, s:f, s:I}", "before", (json_int_t)n, "after", (json_int_t)keep, "share",
-                                                   sum / (double)counted, "least_share", least, "least_block", (json_int_t)where));
+    json_object_set_new(j->report, name,
+                        json_pack("{s:I, s:I, s:f, s:f, s:I}", "before", (json_int_t)n, "after", (json_int_t)keep, "share",
+                                  sum / (double)counted, "least_share", least, "least_block", (json_int_t)where));
     return OK;
 }
 
@@ -242,10 +259,11 @@ static err choose_widths(struct job *j) {
 static void measured_json(struct job *j, size_t bytes) {
     json_t *o = j->report, *blocks = json_array();
     const char *by = j->by_perplexity ? "perplexity" : "influence";
-    json_object_update_new(o, json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "model", j->m.path, "architecture", model_arch(&j->m), "blocks",
-                                        (json_int_t)j->m.shape.layers, "blocks_after", (json_int_t)j->cut.layers, "tokens", (json_int_t)j->worth.tokens,
-                                        "rows", (json_int_t)j->worth.rows, "held_out", (json_int_t)j->held_tokens, "span", (json_int_t)j->worth.span,
-                                        "memory", (json_int_t)bytes));
+    json_object_update_new(o,
+                           json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "model", j->m.path, "architecture", model_arch(&j->m),
+                                     "blocks", (json_int_t)j->m.shape.layers, "blocks_after", (json_int_t)j->cut.layers, "tokens",
+                                     (json_int_t)j->worth.tokens, "rows", (json_int_t)j->worth.rows, "held_out", (json_int_t)j->held_tokens,
+                                     "span", (json_int_t)j->worth.span, "memory", (json_int_t)bytes));
     for (int64_t l = 0; l < j->m.shape.layers; l++) {
         json_t *b = json_pack("{s:I, s:b}", "block", (json_int_t)l, "dropped", (int)j->gone[l]);
         if (l < j->worth.runs) json_object_set_new(b, by, json_real(j->block[l]));

@@ -25,7 +25,7 @@ void generator_free(struct generator *g);
 enum { GENERATOR_PROGRAMS = 4 };
 int generator_programs(const struct generator *g, const struct program *out[GENERATOR_PROGRAMS]); /* those that it has */
 
-enum { MOST_BEAMS = TOP_MOST / 2 };
+enum { MOST_BEAMS = 32 };
 /* When a prompt's search is over: its beams cannot become better than those that have ended (BEAM_HEURISTIC: if they end here, as
  * transformers' early_stopping false; BEAM_NEVER: however long they get), or as many have ended as there are beams. */
 enum early_stopping { BEAM_HEURISTIC, BEAM_EARLY, BEAM_NEVER };

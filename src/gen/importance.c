@@ -13,13 +13,11 @@ enum caught { NOTHING, BLOCKS, CHANNELS, HEADS, COLUMNS };
 static const struct {
     const char *name;
     enum caught what;
-    int norm; /* of columns: a block's first or second */
+    int norm;                                     /* of columns: a block's first or second */
 } readers[] = {{"attn_norm.weight", BLOCKS, 0},   /* a block's input ... */
                {"output_norm.weight", BLOCKS, 0}, /* ... and the last one's output */
                {"attn_q.weight", COLUMNS, 0},     /* a norm's output */
-               {"ffn_gate.weight", COLUMNS, 1},
-               {"ffn_down.weight", CHANNELS, 0},
-               {"attn_output.weight", HEADS, 0}};
+               {"ffn_gate.weight", COLUMNS, 1},   {"ffn_down.weight", CHANNELS, 0}, {"attn_output.weight", HEADS, 0}};
 
 struct watching {
     const struct model *m;
@@ -28,12 +26,15 @@ struct watching {
     struct text_pass pass;
     const struct text_pass *now;
     struct importances *out;
-    struct seen { enum caught what; int at; } *of; /* [instructions]; at: the block, of columns the norm */
-    float *held;   /* [span + 1, tokens of a pass, C]: inputs of the last blocks */
-    double *norm;  /* [norms, C]: of each norm's columns the sum of squares */
-    double *mean;  /* of one row */
-    double *angle; /* [runs]: sums over tokens */
-    double nll;    /* nll_measure()'s, ... */
+    struct seen {
+        enum caught what;
+        int at;
+    } * of;            /* [instructions]; at: the block, of columns the norm */
+    float *held;       /* [span + 1, tokens of a pass, C]: inputs of the last blocks */
+    double *norm;      /* [norms, C]: of each norm's columns the sum of squares */
+    double *mean;      /* of one row */
+    double *angle;     /* [runs]: sums over tokens */
+    double nll;        /* nll_measure()'s, ... */
     int64_t predicted; /* ... of so many tokens */
 };
 
@@ -51,12 +52,14 @@ static struct seen seen_by(const struct model *m, const struct prog *p, const st
         if (!v || v->role != ROLE_BASE || !v->name) continue;
         sscanf(v->name, "blk.%d.%n", &layer, &n);
         for (size_t i = 0; i < sizeof readers / sizeof *readers; i++)
-            if (!strcmp(v->name + n, readers[i].name)) return (struct seen){readers[i].what, readers[i].what == COLUMNS ? 2 * layer + readers[i].norm : layer};
+            if (!strcmp(v->name + n, readers[i].name))
+                return (struct seen){readers[i].what, readers[i].what == COLUMNS ? 2 * layer + readers[i].norm : layer};
     }
     return (struct seen){0};
 }
 
-/* Of each row the mean over its positions of each unit's magnitude; the mean's square joins the sum. A unit is `each` numbers side by side. */
+/* Of each row the mean over its positions of each unit's magnitude; the mean's square joins the sum. A unit is `each` numbers side by
+ * side. */
 static void add_means(struct watching *w, const struct view *x, double *sum, int64_t units) {
     const struct text_pass *p = w->now;
     const int64_t each = x->d[1] / units;
@@ -151,7 +154,8 @@ static err open_sums(struct watching *w) {
     w->mean = arena_alloc(&x->mem, (size_t)(widest > z->kv_heads ? widest : z->kv_heads) * sizeof *w->mean);
     w->of = arena_alloc(&x->mem, (size_t)w->g.p.ni * sizeof *w->of);
     w->held = pages_take(held_bytes(w->m, x->span));
-    if (!x->block || !x->channel || !x->head || !x->column || !w->norm || !w->mean || !w->of || !w->held) return fail(E_MEMORY, "out of memory");
+    if (!x->block || !x->channel || !x->head || !x->column || !w->norm || !w->mean || !w->of || !w->held)
+        return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < w->g.p.ni; i++) w->of[i] = seen_by(w->m, &w->g.p, &w->g.p.in[i]);
     return OK;
 }
@@ -165,7 +169,8 @@ static void finish(struct watching *w) {
     for (int64_t i = 0; i < norms(w->m) * z->width; i++) x->column[i % z->width] += sqrt(w->norm[i]);
 }
 
-err importance_measure(const struct model *m, int64_t span, const struct ids *text, int n, int64_t most, volatile int *stop, struct importances *out) {
+err importance_measure(const struct model *m, int64_t span, const struct ids *text, int n, int64_t most, volatile int *stop,
+                       struct importances *out) {
     struct watching w = {.m = m, .out = out};
     *out = (struct importances){.span = span, .runs = m->shape.layers - span + 1};
     err e = open_program(&w, MODE_FEATURES);

@@ -24,7 +24,8 @@ void pass_close(struct text_pass *p) {
 }
 
 struct feed pass_feed(const struct text_pass *p) {
-    return (struct feed){.ids = p->ids, .pos = p->pos, .cu = p->cu, .sample = p->sample, .label = p->label, .weight = p->weight, .n = p->n, .s = p->s};
+    return (struct feed){
+        .ids = p->ids, .pos = p->pos, .cu = p->cu, .sample = p->sample, .label = p->label, .weight = p->weight, .n = p->n, .s = p->s};
 }
 
 static void add_row(struct text_pass *p, const int32_t *ids, int n) {

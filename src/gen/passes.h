@@ -1,5 +1,5 @@
-/* Texts as passes of a program that is not trained: each is cut into rows as long as a pass, rows are laid side by side as far as they fit, and
- * none sees another. In the texts' order, whatever the threads. Called by likeness.c and importance.c. */
+/* Texts as passes of a program that is not trained: each is cut into rows as long as a pass, rows are laid side by side as far as they
+ * fit, and none sees another. In the texts' order, whatever the threads. Called by likeness.c and importance.c. */
 #ifndef CYC_GEN_PASSES_H
 #define CYC_GEN_PASSES_H
 #include "gen/program.h"
@@ -19,8 +19,8 @@ struct capacity pass_capacity(const struct model *m); /* in f32 */
 err pass_open(struct text_pass *p, int cap);
 void pass_close(struct text_pass *p);
 struct feed pass_feed(const struct text_pass *p);
-/* run() of each pass over up to `most` tokens of n texts; what is left of a row below PASS_FEWEST is not read. stop (may be NULL): E_INTERRUPTED
- * when it becomes non-zero; doing: at what, for that message. */
+/* run() of each pass over up to `most` tokens of n texts; what is left of a row below PASS_FEWEST is not read. stop (may be NULL):
+ * E_INTERRUPTED when it becomes non-zero; doing: at what, for that message. */
 struct pass_run {
     err (*run)(void *ctx, const struct text_pass *p);
     void *ctx;

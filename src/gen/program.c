@@ -78,11 +78,34 @@ static void member_inputs(struct program *g, struct site *s) {
 
 static const struct head *head_of(const struct structure *st) { return st && st->head.classes ? &st->head : NULL; }
 
+/* A base's output projection in another base's program: of its first `vocab` ids. */
+static val foreign_head(struct prog *p, const struct model *m, int64_t vocab) {
+    struct site s = {.p = p, .mode = MODE_FEATURES, .derived = derived_place, .model = m};
+    const val w = model_head(m, &s).w;
+    if (!p->failed && prog_v(p, w)->d[0] > vocab) prog_v(p, w)->d[0] = vocab;
+    return w;
+}
+
+/* The teacher's operands of the loss. */
+static void emit_lesson(struct program *g, const struct model *m, const struct lesson *l, struct site *s, val in[HEAD_IN], struct op_attr *a) {
+    g->lesson = l;
+    a->loss = s->mode == MODE_TRAIN ? l->train : l->score;
+    if (l->top) {
+        const int64_t d[2] = {SYM_N, l->top};
+        in[HEAD_TOP] = prog_input(s->p, DT_I32, 2, d, "teacher's ids");
+        in[HEAD_LOGP] = prog_input(s->p, DT_F32, 2, d, "teacher's log-probabilities");
+        return;
+    }
+    in[HEAD_TX] = prog_input(s->p, prog_dt(s->p), 2, (int64_t[]){SYM_N, l->teacher->shape.width}, "teacher's rows");
+    in[HEAD_TW] = foreign_head(s->p, l->teacher, m->shape.vocab);
+    a->loss.teacher_cap = (float)l->teacher->shape.logit_softcap;
+}
+
 static void emit_loss(struct program *g, const struct model *m, const struct structure *st, struct site *s) {
     val label = input(s->p, "label", &dim_n, DT_I32), weight = input(s->p, "weight", &dim_n, DT_F32);
     const struct head *h = head_of(st);
     struct op_attr a = {.softcap = (float)m->shape.logit_softcap, .backward = s->mode == MODE_TRAIN};
-    if (st && s->mode == MODE_TRAIN) a.loss = st->terms;
+    if (st && s->mode == MODE_TRAIN) a.loss = st->terms; /* a lesson has its own */
     val x, target = {0}, t;
     struct linear w = {0};
     struct projection own = {0};
@@ -90,7 +113,8 @@ static void emit_loss(struct program *g, const struct model *m, const struct str
     if (h) x = head_rows(h, m, s), w = head_linear(h, m, s), a.softcap = 0;
     else x = model_body(m, s), own = model_head(m, s), w.w = own.w;
     t = site_head_low(s, x, &own.low), a.alpha[0] = own.low.scale;
-    const val in[HEAD_IN] = {x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}, target, t, own.low.b};
+    val in[HEAD_IN] = {x, w.w, label, weight, w.bias, own.own, has(own.own) ? s->own_ids : (val){0}, target, t, own.low.b};
+    if (st && st->lesson) emit_lesson(g, m, st->lesson, s, in, &a);
     struct inst *i = prog_emit(s->p, &op_head_loss, in, HEAD_IN, &a);
     if (!i) return;
     g->loss = i->out[0];
@@ -281,6 +305,40 @@ static err build_copies(struct program *g, const struct model *m, struct structu
     return e;
 }
 
+/* Rows at a time of which there are logits. */
+enum { TOP_ROWS = 64 };
+
+err program_top(struct program *g, const struct model *m, struct capacity cap, int64_t vocab, int k, const struct backend *backend) {
+    *g = (struct program){.mode = MODE_TOP, .base = m->residents, .derived = m->derived};
+    struct prog *p = &g->p;
+    p->compute = cap.compute ? cap.compute : backend->compute;
+    p->cap[-SYM_N] = cap.tokens, p->cap[-SYM_S1] = 1; /* of no sequences */
+    p->piece_rows = TOP_ROWS;
+    struct site s = {.p = p, .mode = MODE_TOP, .derived = derived_place, .model = m};
+    const val x = prog_input(p, prog_dt(p), 2, (int64_t[]){SYM_N, m->shape.width}, "rows");
+    const struct linear w = {.w = foreign_head(p, m, vocab)};
+    val z = {0};
+    prog_pieces(p, x);
+    if (!p->failed) site_emit_linear(&s, x, 1, &w, &(struct op_attr){.wide = true}, NULL, &z);
+    if (m->shape.logit_softcap > 0) z = emit1(p, &op_softcap, &z, 1, &(struct op_attr){.softcap = (float)m->shape.logit_softcap});
+    z = emit1(p, &op_process, (val[PROC_IN]){[PROC_Z] = z}, PROC_IN, &(struct op_attr){.normalise = true});
+    const struct inst *i = prog_emit(p, &op_top, &z, 1, &(struct op_attr){.n = k});
+    if (i) prog_keep(p, g->next = i->out[0]), prog_keep(p, g->logprob = i->out[1]);
+    prog_pieces_end(p, (val){0});
+    err e = p->failed ? p->failed : plan_make(&g->plan, p, backend);
+    if (e) program_free(g);
+    return e;
+}
+
+bool program_head_is_base(const struct model *m, struct structure *st) {
+    struct prog p = {.compute = DT_F32};
+    struct site s = {.p = &p, .mode = MODE_FEATURES, .derived = derived_place, .model = m, .method = st->method, .settings = st->settings, .params = &st->params};
+    const struct projection h = model_head(m, &s);
+    const bool is = !p.failed && !has(h.own) && !has(h.low.a) && prog_v(&p, h.w)->role == ROLE_BASE;
+    prog_free(&p);
+    return is;
+}
+
 err program_generates(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                       const struct choosing *how, const struct backend *backend) {
     *g = (struct program){.mode = mode, .choosing = *how, .base = m->residents, .derived = m->derived};
@@ -464,6 +522,10 @@ static const float *rows_weights(const struct program *g, const float *said, int
 /* In the order in which program_build() has made the inputs. */
 static void list_inputs(const struct program *g, const struct feed *f, const void **in) {
     int n = 0;
+    if (g->mode == MODE_TOP) {
+        in[n++] = f->taught;
+        return;
+    }
     if (g->mode == MODE_COPY) in[n++] = f->from, in[n++] = f->slot;
     else in[n++] = f->ids;
     in[n++] = f->pos;
@@ -484,6 +546,8 @@ static void list_inputs(const struct program *g, const struct feed *f, const voi
     else if (g->mode == MODE_CLASSIFY && g->gathers) in[n++] = f->rows;
     else if (g->mode != MODE_FEATURES && g->mode != MODE_CLASSIFY) in[n++] = f->sample, in[n++] = f->label, in[n++] = f->weight;
     if (g->targets) in[n++] = f->target;
+    if (g->lesson && g->lesson->top) in[n++] = f->top, in[n++] = f->top_logprob;
+    else if (g->lesson) in[n++] = f->taught;
 }
 
 err program_run(const struct program *g, const struct memory *mem, void *param, float *grad, const struct feed *f,

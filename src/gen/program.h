@@ -10,6 +10,14 @@
 #include "peft/methods.h"
 #include "peft/targets.h"
 
+/* What the loss of a structure's programs asks of a teacher beside the labels (op head_loss): the rows behind its last norm, with each run, and its head,
+ * of whose ids the student's are the first; or its best ids and their log-probabilities. */
+struct lesson {
+    const struct model *teacher; /* NULL: it is not here; then top > 0 */
+    int top;                     /* ids of a row; 0: its rows */
+    struct loss_terms train, score; /* hidden goes with its rows alone */
+};
+
 /* What an adapter is, before its numbers: method, settings, parameters. Adapters of equal structure share plans. */
 struct structure {
     const struct peft_method *method; /* NULL: the bare base */
@@ -25,6 +33,7 @@ struct structure {
     bool seq2seq;        /* ... and its task type */
     bool fan_in_fan_out; /* adapter_config.json says so of a base with Conv1D matrices */
     struct param_set params;
+    const struct lesson *lesson; /* NULL: the labels alone. The caller's */
     struct loss_terms terms; /* of training, beside the labels' cross-entropy */
     float noise;             /* of training: NEFTune's alpha */
     int adapters;        /* of this structure, whose rows a run of its programs may have side by side; 0: one */
@@ -50,12 +59,13 @@ struct program {
     struct prog p;
     struct plan plan;
     val loss, nll;        /* train, score, continue: sums[4], nll[N] */
-    val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities; with beams [S, 2 * beams] of each */
+    val next, logprob;    /* prefill, decode: sampled ids and their log-probabilities; with beams [S, 2 * beams] of each; top: [N, k] */
     struct choosing choosing;
     val features;         /* features: the last rows [N, C]; classify without a head: those of each text that a head would read [S, C] */
     val logits;           /* prefill, decode: kept where asked for; classify: of the classes [S, classes], f32; of a head of tokens [N, classes] */
     bool seq2seq;         /* the model reads prompts with an encoder, and writes */
     bool targets;         /* train: the head is a regression */
+    const struct lesson *lesson; /* train, score: a run takes what it asks for; NULL: nothing */
     bool gathers;         /* classify: a row of each text is read */
     int virtual_tokens;   /* before every text, of ids virtual_first, virtual_first + 1, ... */
     int32_t virtual_first;
@@ -79,6 +89,11 @@ err program_train(struct program *g, const struct model *m, struct structure *st
 /* MODE_PREFILL, MODE_DECODE and MODE_EXTEND (tokens behind those that their slots have) that choose so; MODE_CONTINUE: what such tokens cost; MODE_COPY: positions of their slots, of all that they keep for each (not the encoder's keys). */
 err program_generates(struct program *g, const struct model *m, enum mode mode, struct structure *st, struct capacity cap,
                       const struct choosing *how, const struct backend *backend);
+/* MODE_TOP: rows behind the last norm in (`taught`), the best k of their first `vocab` ids and the log-probabilities of these among them out; logits exist
+ * for some rows at a time. */
+err program_top(struct program *g, const struct model *m, struct capacity cap, int64_t vocab, int k, const struct backend *backend);
+/* Is the output projection the base's own, with nothing of the adapter's in it? */
+bool program_head_is_base(const struct model *m, struct structure *st);
 void program_free(struct program *g);
 
 /* One pass's inputs; those that the mode does not use are ignored.
@@ -92,6 +107,9 @@ struct feed {
     const float *weight, *target; /* target: of a regression, [s, numbers] */
     const float *mix, *src_mix; /* with members: each row's weights of them [n, members], the encoder's rows' [m, members]; NULL: the structure's for all */
     const float *given; const int32_t *given_rows; /* programs with given vectors: m of them */
+    const void *taught;            /* with a lesson, and top: the teacher's rows [n, its width], in the compute type; ... */
+    const int32_t *top;            /* ... or its best ids [n, k] ... */
+    const float *top_logprob;      /* ... and their log-probabilities */
     const int32_t *src_ids, *src_pos, *src_cu, *src_sample, *src_slot, *src_last; /* encoder-decoders: the encoder's rows; decode: each row's last */
     int n, s, m;
     bool repeats; /* sizes are a ladder's: worth recording (program_rungs) */

@@ -16,9 +16,9 @@
  * A template is hostile: steps, output, memory and nesting are bounded, each with a message; errors are
  * "NAME:LINE:COLUMN: ...". A parsed template is read-only and may be rendered by many threads.
  *
- * A task's templates (data/task.c) are rendered over a record's fields instead of messages.
+ * A task's templates (data/task_items.c) are rendered over a record's fields instead of messages.
  *
- * Called by chat.c and data/task.c. The room: jinja_lex.c (source to tokens), jinja_parse.c (tokens to a tree), jinja_eval.c (walks it), jinja_fields.c (JSON as values),
+ * Called by chat.c and data/task_items.c. The room: jinja_lex.c (source to tokens), jinja_parse.c (tokens to a tree), jinja_eval.c (walks it), jinja_fields.c (JSON as values),
  * jinja_value.c (strings with tags, Python's repr, equality, order), jinja_filters.c, jinja_methods.c. */
 #ifndef CYC_IO_JINJA_H
 #define CYC_IO_JINJA_H

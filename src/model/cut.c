@@ -12,24 +12,16 @@ enum axis { AXIS_NONE, AXIS_WIDTH, AXIS_FFN, AXIS_QUERIES, AXIS_KEYS, N_AXES };
 static const struct part_axes {
     const char *name; /* without "blk.N." and ".weight" or ".bias" */
     enum axis rows, cols;
-} parts[] = {{"token_embd", AXIS_NONE, AXIS_WIDTH},
-             {"output", AXIS_NONE, AXIS_WIDTH},
-             {"output_norm", AXIS_WIDTH, AXIS_NONE},
-             {"attn_norm", AXIS_WIDTH, AXIS_NONE},
-             {"attn_q", AXIS_QUERIES, AXIS_WIDTH},
-             {"attn_k", AXIS_KEYS, AXIS_WIDTH},
-             {"attn_v", AXIS_KEYS, AXIS_WIDTH},
-             {"attn_q_norm", AXIS_NONE, AXIS_NONE}, /* one head's, of all of them */
-             {"attn_k_norm", AXIS_NONE, AXIS_NONE},
-             {"attn_output", AXIS_WIDTH, AXIS_QUERIES},
-             {"post_attention_norm", AXIS_WIDTH, AXIS_NONE},
-             {"ffn_norm", AXIS_WIDTH, AXIS_NONE},
-             {"ffn_gate", AXIS_FFN, AXIS_WIDTH},
-             {"ffn_up", AXIS_FFN, AXIS_WIDTH},
-             {"ffn_down", AXIS_WIDTH, AXIS_FFN},
-             {"post_ffw_norm", AXIS_WIDTH, AXIS_NONE}};
+} parts[] = {
+    {"token_embd", AXIS_NONE, AXIS_WIDTH}, {"output", AXIS_NONE, AXIS_WIDTH},         {"output_norm", AXIS_WIDTH, AXIS_NONE},
+    {"attn_norm", AXIS_WIDTH, AXIS_NONE},  {"attn_q", AXIS_QUERIES, AXIS_WIDTH},      {"attn_k", AXIS_KEYS, AXIS_WIDTH},
+    {"attn_v", AXIS_KEYS, AXIS_WIDTH},     {"attn_q_norm", AXIS_NONE, AXIS_NONE}, /* one head's, of all of them */
+    {"attn_k_norm", AXIS_NONE, AXIS_NONE}, {"attn_output", AXIS_WIDTH, AXIS_QUERIES}, {"post_attention_norm", AXIS_WIDTH, AXIS_NONE},
+    {"ffn_norm", AXIS_WIDTH, AXIS_NONE},   {"ffn_gate", AXIS_FFN, AXIS_WIDTH},        {"ffn_up", AXIS_FFN, AXIS_WIDTH},
+    {"ffn_down", AXIS_WIDTH, AXIS_FFN},    {"post_ffw_norm", AXIS_WIDTH, AXIS_NONE}};
 
-/* "blk.3.attn_q.weight", or "model.layers.3.self_attn.q_proj.weight" of a folder's file: where the number is, and what it is; -1: of no block. */
+/* "blk.3.attn_q.weight", or "model.layers.3.self_attn.q_proj.weight" of a folder's file: where the number is, and what it is; -1: of
+ * no block. */
 static int layer_in(const char *name, int *at, int *end) {
     const char *number = str_starts(name, "blk.") ? name + 4 : strstr(name, "layers.");
     if (number && number[0] == 'l') number += strlen("layers.");
@@ -52,7 +44,9 @@ static const struct part_axes *axes_of(const char *name) {
 err cut_known(const struct model *m) {
     for (int i = 0; i < m->n; i++)
         if (!axes_of(m->w[i].name) || m->family->body)
-            return fail(E_UNSUPPORTED, "%s: a %s model cannot be pruned: its blocks are not Llama's (llama, mistral, qwen2, qwen3, smollm3, gemma2 and gemma3 can)",
+            return fail(E_UNSUPPORTED,
+                        "%s: a %s model cannot be pruned: its blocks are not Llama's (llama, mistral, qwen2, qwen3, smollm3, gemma2 and "
+                        "gemma3 can)",
                         m->path, model_arch(m));
     return OK;
 }
@@ -131,7 +125,8 @@ static err take_part(struct cutting *k, struct weight *w) {
 
 static int by_name(const void *a, const void *b) { return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name); }
 
-/* The files' tensors under their new names and sizes; what nobody knows goes along with its block. new_of: the place of a block, -1: it goes. */
+/* The files' tensors under their new names and sizes; what nobody knows goes along with its block. new_of: the place of a block, -1:
+ * it goes. */
 static err rename_files(struct cutting *k, const int32_t *new_of) {
     const struct tensors *files = &k->m->files;
     struct tensors *ts = &k->out->files;

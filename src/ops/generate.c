@@ -177,9 +177,9 @@ static struct cost cost(const struct inst *i, const struct view *in, const struc
 }
 
 const struct op_def op_gather = {.name = "gather", .n_in = 2, .n_out = 1, .infer = infer_gather, .cost = cost, .ref = ref_gather};
-const struct op_def op_softcap = {.name = "softcap", .n_in = 1, .n_out = 1, .inplace = 1, .infer = infer_softcap, .cost = cost, .ref = ref_softcap};
-const struct op_def op_process = {.name = "process", .n_in = PROC_IN, .n_out = 1, .infer = infer_process, .cost = cost, .ref = ref_process};
+const struct op_def op_softcap = {.name = "softcap", .n_in = 1, .n_out = 1, .inplace = 1, .by_rows = true, .infer = infer_softcap, .cost = cost, .ref = ref_softcap};
+const struct op_def op_process = {.name = "process", .n_in = PROC_IN, .n_out = 1, .by_rows = true, .infer = infer_process, .cost = cost, .ref = ref_process};
 const struct op_def op_top = {
-    .name = "top", .n_in = 1, .n_out = 2, .infer = infer_top, .cost = cost, .ref_scratch = sample_scratch, .ref = ref_top};
+    .name = "top", .n_in = 1, .n_out = 2, .by_rows = true, .infer = infer_top, .cost = cost, .ref_scratch = sample_scratch, .ref = ref_top};
 const struct op_def op_sample = {
     .name = "sample", .n_in = 4, .n_out = 2, .infer = infer_sample, .cost = cost, .ref_scratch = sample_scratch, .ref = ref_sample};

@@ -31,9 +31,13 @@ static err infer_terms(struct prog *p, const struct inst *i) {
     if (remembered && top.d[1] > w.d[0])
         return prog_fail(p, E_INPUT, "head_loss: %lld ids remembered of a row, and '%s' has %lld", (long long)top.d[1], w.name,
                          (long long)w.d[0]);
+    if (l->hidden > 0 && tx.d[1] != x.d[1])
+        return prog_fail(p, E_USAGE, "head_loss: rows of '%s' are %lld wide, a teacher's %lld: they cannot be matched", x.name,
+                         (long long)x.d[1], (long long)tx.d[1]);
     if (ops_mixes(l) && has(i->in[7])) return prog_fail(p, E_UNSUPPORTED, "head_loss: other terms beside targets of '%s'", w.name);
     if ((teacher && (remembered || tx.needs || tw.needs)) || l->share < 0 || l->share > 1 || l->beta < 0 || l->beta > 1 ||
-        l->smoothing < 0 || l->smoothing >= 1 || l->z < 0 || (teacher || remembered ? !(l->temperature > 0) : l->share > 0))
+        l->smoothing < 0 || l->smoothing >= 1 || l->z < 0 || l->hidden < 0 || (l->hidden > 0 && !teacher) ||
+        (teacher || remembered ? !(l->temperature > 0) : l->share > 0))
         return prog_fail(p, E_INTERNAL, "head_loss: terms that cannot be");
     return OK;
 }
@@ -234,6 +238,19 @@ static void delta_gradients(const struct inst *i, const struct view *in, struct 
     }
 }
 
+/* How far row n is from the teacher's, and what it adds to dx; g: the gradient of the loss. */
+static double match(const struct inst *i, const struct view *in, int64_t n, double g, float *dx) {
+    const int64_t C = in[0].d[1];
+    const double by = i->a.loss.share * i->a.loss.hidden / (double)C;
+    double sum = 0;
+    for (int64_t c = 0; c < C && by > 0; c++) {
+        const double off = (double)view_row(&in[0], n)[c] - view_row(&in[HEAD_TX], n)[c];
+        sum += off * off;
+        if (dx) dx[c] += (float)(g * 2 * by * off);
+    }
+    return by * sum;
+}
+
 static bool wants_gradients(const struct view *out) {
     bool any = false;
     for (int k = 2; k < HEAD_OUT; k++) any |= out[k].p != NULL;
@@ -262,8 +279,9 @@ static err ref(const struct run_ctx *run, const struct inst *i, const struct vie
         TRY(ask_teacher(i, in, n, &b));
         bool right = false;
         double nll = 0;
-        const double loss =
+        double loss =
             in[7].p ? nll = squares(z, V, view_row(&in[7], view_i32(&in[2])[n])) : cross_entropy(i, in, n, &b, &right, &nll);
+        loss += match(i, in, n, scale * weight, dx);
         view_f32(&out[1])[n] = (float)nll;
         sums[0] += weight * loss;
         sums[1] += weight;

@@ -69,7 +69,7 @@
  *                  W' = W with rows[r] in the place of row which[r] (then W itself is frozen); W below is that.
  *                  logits z = x W^T + bias + alpha_0 * t B^T (rows and t: one or the other), with softcap c > 0: c tanh(z/c). nll = -log softmax(z)[label]; with a target the mean of
  *                  (z - target[label])^2 (then neither rows nor softcap nor terms; correct is 0).
- *                  loss (struct loss_terms): nll, or (1 - share) ((1 - e) nll + e mean_v(-log softmax(z)_v)) + z logsumexp(z)^2 + share T^2 D, e the smoothing.
+ *                  loss (struct loss_terms): nll, or (1 - share) ((1 - e) nll + e mean_v(-log softmax(z)_v)) + z logsumexp(z)^2 + share (T^2 D + h mean_c (x - x_t)^2), e the smoothing, h hidden (HEAD_TX as wide as x).
  *                  D between t = softmax(q / T), q the teacher's logits of the first V ids (with teacher_cap), and s = softmax(z / T): beta 0 KL(t||s),
  *                  beta 1 KL(s||t), else beta KL(t||m) + (1 - beta) KL(s||m) with m = beta t + (1 - beta) s (GKD, Agarwal et al. 2023; TRL's
  *                  generalized_jsd_loss, which has no T^2: that is Hinton's, so that a gradient's size does not hang on T). Of k < V ids that are remembered, with
@@ -115,7 +115,7 @@ enum { LB_X = 0, LB_W = 1, LB_A = 5, LB_B = 6, LB_T = 10, LB_DY = 11, LB_SAMPLE 
        LB_DX = 0, LB_DA = 1, LB_DB = 2 };
 enum { HEAD_T = 8, HEAD_B, HEAD_TX, HEAD_TW, HEAD_TOP, HEAD_LOGP, HEAD_IN, HEAD_DT = 6, HEAD_DB = 7, HEAD_OUT = 8 };
 enum { PROC_Z, PROC_HISTORY, PROC_SLOT, PROC_POS, PROC_ROWS, PROC_BEGIN, PROC_IN };
-enum { TOP_MOST = 64 };
+enum { TOP_MOST = 256 };
 enum { PURPOSE_DROPOUT = 1, PURPOSE_SAMPLE = 2, PURPOSE_SHUFFLE = 3, PURPOSE_INIT = 4, PURPOSE_REPLAY = 5, PURPOSE_NOISE = 6, PURPOSE_ROUND = 7,
        PURPOSE_NEFTUNE = 8 };
 

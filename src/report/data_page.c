@@ -53,13 +53,11 @@ static void cuts(str *out, const json_t *o) {
     const double rows = fmax(json_num_or(o, "rows", 1), 1), tokens = fmax(json_num_or(o, "tokens", 1), 1);
     size_t i;
     if (!json_array_size(list)) return;
-    str_adds(out,
-             "<div class=\"card scroll\"><table><tr><th class=n>max_length<th class=n>rows cut<th class=n>of all<th class=n>tokens lost<th "
-             "class=n>of all</tr>\n");
+    str_adds(out, "<div class=\"card scroll\"><table><tr><th class=n>max_length<th class=n>rows cut<th class=n>tokens lost</tr>\n");
     json_array_foreach(list, i, c) {
         const double cut = json_num_or(c, "rows", 0), lost = json_num_or(c, "tokens", 0);
-        str_addf(out, "<tr><td class=n>%.0f<td class=n>%.0f<td class=n>%.2f %%<td class=n>%.0f<td class=n>%.2f %%</tr>\n",
-                 json_num_or(c, "max_length", 0), cut, 100 * cut / rows, lost, 100 * lost / tokens);
+        str_addf(out, "<tr><td class=n>%.0f<td class=n>%.0f (%.3g %%)<td class=n>%.0f (%.3g %%)</tr>\n", json_num_or(c, "max_length", 0),
+                 cut, 100 * cut / rows, lost, 100 * lost / tokens);
     }
     str_adds(out, "</table></div>\n");
 }

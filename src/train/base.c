@@ -68,11 +68,13 @@ static err open_tokenizer(const struct run *r, struct base *b, const struct base
     return e;
 }
 
-static err open_base(const struct run *r, struct base *b, const struct plan_ask *ask, const struct base *like) {
+/* A teacher's is as its files have it. */
+err base_open(const struct run *r, struct base *b, const struct plan_ask *ask, const struct base *like) {
     TRY(open_model(r, b, ask->layers));
-    TRY(quantise_open(r, b));
+    const bool teaches = b == r->teacher.base;
+    TRY(teaches ? teacher_reads(b) : quantise_open(r, b));
     b->model.mlp_chunk = r->cfg->mlp_chunk;
-    TRY(base_stretch(r, b));
+    if (!teaches) TRY(base_stretch(r, b));
     return open_tokenizer(r, b, like);
 }
 
@@ -83,11 +85,13 @@ err bases_open(struct run *r, const struct plan_ask *ask) {
         struct base *b = &r->base[i];
         b->cfg = r->side[i].cfg;
         b->name = r->objective->own_bases ? r->side[i].name : "";
-        err e = open_base(r, b, ask, ask->like ? &ask->like->base[i] : NULL);
+        err e = base_open(r, b, ask, ask->like ? &ask->like->base[i] : NULL);
         if (e) return *b->name ? fail_in(e, "side %s", b->name) : e;
     }
-    return OK;
+    return teacher_open(r, ask);
 }
+
+int bases_trained(const struct run *r) { return r->n_bases - (r->teacher.base && !r->teacher.shared); }
 
 void base_close(struct base *b) {
     tokenizer_free(b->tok);
@@ -105,6 +109,7 @@ const char *base_hash(struct base *b) {
 bool base_same_ids(const struct base *a, const struct base *b) { return a == b || !strcmp(a->tok_hash, b->tok_hash); }
 
 bool base_replaces(const struct run *r, const struct base *b, const struct weight *w) {
+    if (b == r->teacher.base) return false;
     for (int i = 0; i < r->n_plans; i++)
         if (r->plans[i].base == b && !param_copies(&r->plans[i].st.params, w->data)) return false;
     return w->nd == 2;

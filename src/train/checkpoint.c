@@ -63,6 +63,7 @@ static json_t *audit_json(struct run *r) {
     json_t *j =
         json_pack("{s:s, s:I, s:o, s:s, s:o, s:s, s:i}", "cyclora", CYC_VERSION, "seed", (json_int_t)r->cfg->seed, "base", base_json(b),
                   "tokenizer_xxh128", b->tok_hash, "data", data, "kernels", cpu_isa_name(cpu_isa()), "threads", r->threads);
+    if (r->teacher.lesson.train.share > 0) json_object_set_new(j, "teacher", teacher_json(r));
     if (b->model.stretched) json_object_set_new(j, "positions", base_positions_json(r, b));
     if (r->n_bases == 1) return j;
     json_t *bases = json_array(); /* all of them, the first included */
@@ -313,7 +314,7 @@ err checkpoint_save(struct run *r, char **path_out) {
 /* Of a random base nothing leaves the run: an adapter in PEFT's layout would look like any other and mean nothing. The
  * checkpoints (and the best evaluation's adapters) are the run's own state and stay, so that benchmarks can resume. */
 err folder_finish(struct run *r) {
-    for (int i = 0; i < r->n_bases; i++)
+    for (int i = 0; i < bases_trained(r); i++)
         if (r->base[i].model.random)
             log_warn("%s is a random model: no adapters are written to %s, only its checkpoints stay", r->base[i].cfg->model,
                      r->cfg->output_dir);

@@ -551,7 +551,7 @@ static err check_one_side(const struct config *c) {
         return fail(E_USAGE, "'data' is missing: %s",
                     config_has_head(c)              ? "a head trains on a file of texts with labels or numbers, or of words with tags"
                     : !strcmp(c->objective, "text") ? "text trains on a file of raw text"
-                                                    : "sft trains on a file of prompt/completion or conversations");
+                                                    : "sft and distill train on a file of prompt/completion or conversations");
     for (int s = 1; s < config_sides(c); s++) {
         const struct strs *b = &c->side[s].data;
         bool same = a->n == b->n;
@@ -712,7 +712,7 @@ static const struct {
     const char *name;
     bool falls;
 } figures[] = {{"none", false}, {"loss", true}, {"perplexity", true}, {"accuracy", false}, {"macro_f1", false},    {"span_f1", false},
-               {"rmse", true},  {"mae", true},  {"pearson", false},   {"spearman", false}, {"bits_per_byte", true}};
+               {"rmse", true},  {"mae", true},  {"pearson", false},   {"spearman", false}, {"bits_per_byte", true}, {"kl", true}};
 enum { N_FIGURES = sizeof figures / sizeof *figures };
 
 bool config_knows_metric(const char *name) {
@@ -770,6 +770,7 @@ static err check_metrics(const struct config *c) {
 
 /* What goes for every configuration, whether or not it has data yet. */
 static err check_rest(const struct config *c) {
+    TRY(config_check_distill(c));
     if (one_sided(c) && !config_has_head(c) && !strcmp(c->side[0].method, "none"))
         return fail(E_USAGE, "'method' none trains nothing but a classifier's head: it goes with objective classification, regression or "
                              "token_classification");

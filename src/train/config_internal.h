@@ -41,6 +41,8 @@ err config_check_guards(const struct config *c);
 err config_check_rollouts(const struct config *c);
 err config_check_no_rollouts(const struct config *c);
 
+/* config_distill.c: a teacher and what is asked of it go together, and with the objective. */
+err config_check_distill(const struct config *c);
 err config_check_loss(const struct config *c); /* config_loss.c: what is learnt, and how its loss is made, by the objective */
 
 /* The options of a file in a list, NULL-ended: weight, limit, format, field; and of guards name and kind. */

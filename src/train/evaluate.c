@@ -58,13 +58,17 @@ err rows_figures(struct run *r, const struct side *s, const struct rows *rows, j
     const struct row **list = malloc((size_t)rows->n * sizeof *list);
     double sums[4];
     if (!list) return fail(E_MEMORY, "out of memory");
+    struct teacher *t = &r->teacher;
     for (int i = 0; i < rows->n; i++) list[i] = &rows->r[i];
+    t->heard[0] = t->heard[1] = 0;
     err e = rows_loss(&s->plans->score, &r->wb, s->learner.w, list, rows->n, sums);
     free(list);
     if (e) return e;
-    const double loss = sums[0] / sums[1];
+    const bool taught = s->plans->score.lesson; /* then the sums are of the distance from the teacher */
+    const double loss = taught ? t->heard[0] / t->heard[1] : sums[0] / sums[1];
     json_object_update_new(
         to, json_pack("{s:f, s:f, s:f, s:i}", "loss", loss, "perplexity", exp(loss), "accuracy", sums[2] / sums[1], "rows", rows->n));
+    if (taught && answers_know(&t->answers, rows)) json_object_set_new(to, "kl", json_real(sums[0] / sums[1]));
     if (rows->text_bytes)
         json_object_set_new(to, "bits_per_byte", json_real(loss / log(2) * (double)rows->text_tokens / (double)rows->text_bytes));
     return OK;

@@ -88,7 +88,7 @@ static bool sets(const struct example *x, const char *key) {
 }
 
 /* --- what goes over it ------------------------------------------------------------------------------------------------ */
-enum { BELONGINGS = 3 };
+enum { BELONGINGS = 4 };
 struct change {
     const char *key, *value; /* as YAML */
 };
@@ -104,7 +104,8 @@ struct changes {
 static const char *const belongings[BELONGINGS][5] = {
     {"eval.data", "eval.", "eval_steps", "metric_for_best_model", "early_stopping_patience"},
     {"test.data", "test."},
-    {"warmup_pairs.data", "warmup_pairs."}};
+    {"warmup_pairs.data", "warmup_pairs."},
+    {"guard.data", "guard.", "on_alarm"}};
 
 static const struct change *changed(const struct changes *c, const char *key) {
     for (int i = 0; i < c->n; i++)

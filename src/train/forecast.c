@@ -158,6 +158,7 @@ static void add_training(const struct run *r, int i, const struct speed *s, stru
     const double most = floor((double)g->p.cap[-SYM_N] / p.tokens), rows = fmin(n, most < 1 ? 1 : most), passes = ceil(n / rows);
     p.tokens *= n / passes, p.rows = n / passes;
     add_pass(&out->train, g, &p, share * passes, s);
+    if (g->lesson && !*r->cfg->distill_cache) add_pass(&out->train, &r->teacher.body, &p, passes, s);
     /* the step; before it the gradient is set to zero and read for its norm, behind it the method's own states are read and written */
     const struct structure *st = &r->side[i].plans->st;
     const struct recipe q = run_recipe(r, r->side[i].cfg);

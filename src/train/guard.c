@@ -62,7 +62,7 @@ static err open_one(struct run *r, const struct file_entry *e, struct guard *g) 
                                                                      : GUARD_QA};
     const struct source_file file = {.path = e->path, .format = e->format, .field = e->field, .limit = e->limit};
     TRY(source_open_files(&file, 1, &(struct source_options){.want = wants[g->kind], .in_memory = UINT64_MAX}, &g->source));
-    for (int i = 0; i < r->n_bases; i++) TRY(make_rows(r, g, i));
+    for (int i = 0; i < bases_trained(r); i++) TRY(make_rows(r, g, i));
     if (g->kind != GUARD_QA) source_drop_texts(&g->source); /* which are held against their answers */
     return OK;
 }
@@ -99,7 +99,7 @@ size_t guards_bytes(const struct run *r) {
     size_t n = 0;
     for (int i = 0; i < r->n_guards; i++) {
         n += r->guard[i].source.bytes;
-        for (int k = 0; k < r->n_bases; k++) n += r->guard[i].rows[k].bytes;
+        for (int k = 0; k < bases_trained(r); k++) n += r->guard[i].rows[k].bytes;
     }
     return n;
 }

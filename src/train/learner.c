@@ -2,6 +2,7 @@
 #include "train/learner.h"
 #include "base/arena.h"
 #include "train/accumulation.h"
+#include "train/teacher.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -198,9 +199,11 @@ err rows_run(struct workbench *b, struct rows_run *x) {
         struct feed f = feed_of(k);
         f.repeats = repeats;
         f.watch = fusing ? &fusing->watch : NULL;
+        if (g->lesson) TRY(teacher_tell(b, x->rows, b->first[p], b->first[p + 1], &f));
         float out[MAX_ADAPTERS][4];
         TRY(program_run(g, &b->mem, param, x->grad, &f, &x->run, false));
         TRY(program_read(g, &b->mem, g->loss, k->n, k->s, out, (size_t)x->of.n * sizeof *out));
+        if (g->lesson) TRY(teacher_hear(b, g));
         for (int a = 0; a < x->of.n; a++)
             for (int j = 0; j < 4; j++) x->sums[a][j] += (double)out[a][j];
     }

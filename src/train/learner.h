@@ -79,6 +79,7 @@ struct fusing {
     float scale;          /* 1 / the weight of the pass, known before it begins */
 };
 
+struct teacher;
 /* What all learners of a process share: memory, the gradient arena, the pack. */
 struct workbench {
     struct memory mem;
@@ -86,6 +87,7 @@ struct workbench {
     struct fusing *fusing;     /* while a pass is one that updates; else NULL */
     size_t grad_bytes;
     struct pack pack;
+    struct teacher *teacher;   /* of programs with a lesson (teacher.h); NULL: none */
     int *first, first_cap;
     int passes;                /* of the last rows that were run */
     bool rows_apart;           /* every row in a pass of its own, ... */
@@ -95,6 +97,8 @@ struct workbench {
 
 struct step_result {
     double loss, grad_norm, learning_rate; /* mean loss per supervised token; norm before clipping */
+    bool taught;                           /* distill: what the loss is made of, each a mean */
+    double ce, kd;                         /* the labels' cross-entropy; the distance from the teacher */
     double accuracy;
     double loss_scale;                     /* of this step; 0: none */
     bool skipped;                          /* its gradient overflowed f16: nothing was learnt */

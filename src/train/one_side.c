@@ -41,15 +41,18 @@ err one_side_load(struct run *r, const struct row_maker *k) {
     return data_order(r, s, 0);
 }
 
-err one_side_step(struct run *r, struct step_info *info) {
+err one_side_step(struct run *r, struct step_info *info) { return one_side_step_on(r, info, NULL); }
+
+err one_side_step_on(struct run *r, struct step_info *info, err (*replace)(struct run *r, const struct row **rows, int n, struct step_info *info)) {
     struct side *s = &r->side[0];
     const int n = (int)(s->cfg->batch * s->cfg->accumulation);
     const struct row **rows = malloc((size_t)n * sizeof *rows);
     if (!rows) return fail(E_MEMORY, "out of memory");
     const double t0 = seconds_now();
     err e = data_draw(s, n, rows);
+    if (!e && replace) e = replace(r, rows, n, info);
     if (!e) e = learner_step(&s->learner, &r->wb, rows, n, (uint64_t)r->cfg->seed, (uint64_t)r->step, &info->side[0]);
-    info->train_s = seconds_now() - t0;
+    info->train_s = seconds_now() - t0 - info->generate_s;
     free(rows);
     return e;
 }

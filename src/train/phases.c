@@ -8,8 +8,8 @@
 #include <string.h>
 
 /* The lines of the table, in its order. */
-enum line { WEIGHTS, DERIVED, ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS, CACHE, SCRATCH, CHECK, FILES, DATA, RUNTIME, LINES };
-static const char *const line_names[LINES] = {"weights",  "derived", "adapters",     "gradients", "optimizer", "activations",
+enum line { WEIGHTS, DERIVED, ADAPTERS, TEACHER, GRADIENTS, OPTIMIZER, ACTIVATIONS, CACHE, SCRATCH, CHECK, FILES, DATA, RUNTIME, LINES };
+static const char *const line_names[LINES] = {"weights",  "derived", "adapters", "teacher", "gradients", "optimizer", "activations",
                                               "kv cache", "scratch", "check", "file buffers", "data",      "runtime"};
 static const char *const phase_names[PHASES] = {"load", "generate", "train", "evaluate", "save"};
 
@@ -35,6 +35,7 @@ static void phase_lines(const struct run *r, enum phase phase, size_t line[LINES
     line[WEIGHTS] = f->weights, line[DERIVED] = f->derived, line[DATA] = f->data, line[RUNTIME] = f->runtime;
     if (phase == PHASE_LOAD) line[FILES] = r->backend->mem->host ? r->read_bytes : 0, line[CHECK] = f->check;
     else line[ADAPTERS] = f->adapters - (phase == PHASE_SAVE ? 0 : f->finished);
+    line[TEACHER] = f->teacher;
     if (learns) line[OPTIMIZER] = f->optimizer;
     if (phase == PHASE_TRAIN) line[GRADIENTS] = f->gradients + f->checks;
     add_programs(r, phase, line);
@@ -63,7 +64,7 @@ json_t *phases_json(const struct run *r) {
     size_t most = 0, total;
     int peak = 0;
     for (int p = 0; p < PHASES; p++) {
-        if (p == PHASE_GENERATE && !r->objective->generates) continue;
+        if (p == PHASE_GENERATE && !r->generates) continue;
         json_array_append_new(list, phase_json(r, (enum phase)p, &total));
         if (total > most) most = total, peak = p;
     }

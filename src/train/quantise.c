@@ -98,7 +98,7 @@ static err measure(const struct run *r, struct base *b, const struct ids *text, 
 static err check_base(struct run *r, struct base *b, struct rows *rows) {
     struct ids *text = NULL;
     int n = 0;
-    if (b->model.random) return OK;
+    if (b->model.random || !b->quantised) return OK;
     err e = take_texts(rows, r->cfg->quantization_check, &text, &n);
     if (!e) e = measure(r, b, text, n);
     for (int i = 0; text && i < n; i++) ids_free(&text[i]);

@@ -59,7 +59,7 @@ static size_t base_resident(const struct run *r, const struct base *b) {
 
 static size_t weights_resident(const struct run *r) {
     size_t n = 0;
-    for (int i = 0; i < r->n_bases; i++) n += r->backend->mem->host ? base_resident(r, &r->base[i]) : r->base[i].model.residents->bytes;
+    for (int i = 0; i < bases_trained(r); i++) n += r->backend->mem->host ? base_resident(r, &r->base[i]) : r->base[i].model.residents->bytes;
     return r->backend->mem->host ? n : n - r->foot.derived;
 }
 
@@ -75,7 +75,7 @@ static const char *weights_note(const struct run *r, char *note, size_t n) {
                        : b->model.sizes_only              ? "as its files would have them, mapped and read-only"
                        : b->model.files.copied            ? "repacked for the kernels, in memory; the rest mapped from the file"
                                                           : "mapped from the file, read-only";
-    if (r->n_bases == 1) return what;
+    if (bases_trained(r) == 1) return what;
     snprintf(note, n, "%d models, less what is trained itself; %s", r->n_bases, what);
     return note;
 }
@@ -84,6 +84,20 @@ static void line(json_t *list, const char *name, size_t bytes, const char *note,
     json_t *j = json_pack("{s:s, s:I, s:s}", "name", name, "bytes", (json_int_t)bytes, "note", note);
     if (measured) json_object_set_new(j, "measured", json_integer((json_int_t)have));
     json_array_append_new(list, j);
+}
+
+static const char *teacher_note(const struct run *r) {
+    const struct teacher *t = &r->teacher;
+    return !t->base     ? "what a pass takes of its answers, which are on disk"
+           : t->shared  ? "its adapter on the student's base; no gradient, no optimizer; its passes are in the same arena"
+           : !r->backend->mem->host ? "on the card, in the file's types; no gradient, no optimizer; its passes are in the same arena"
+                                    : "mapped from its file, read-only; no gradient, no optimizer; its passes are in the same arena";
+}
+
+static size_t teacher_resident(const struct run *r) {
+    const struct teacher *t = &r->teacher;
+    const bool own = t->base && !t->shared, host = r->backend->mem->host;
+    return (host ? t->bytes : t->weight_bytes) + (!own ? 0 : host ? base_resident(r, t->base) : t->base->model.residents->bytes);
 }
 
 static json_t *memory_json(const struct run *r, bool measured) {
@@ -107,6 +121,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
          : f->finished ? "f32, and room for a finished one when it is written"
                        : "f32",
          measured, adapters_resident(r, 0));
+    if (f->teacher) line(m, "teacher", f->teacher, teacher_note(r), measured, measured ? teacher_resident(r) : 0);
     line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
     if (f->checks) line(m, "checks", f->checks, "check_accumulation: two copies of the gradient, at the first step", measured, 0);
     str optim = {0};
@@ -136,7 +151,7 @@ static json_t *memory_json(const struct run *r, bool measured) {
     return m;
 }
 
-enum { MAX_PROGRAMS = 11 };
+enum { MAX_PROGRAMS = 11 }; /* of a structure */
 struct named_program { const char *name; const struct program *g; };
 
 /* The programs of a structure; returns how many. */
@@ -164,6 +179,8 @@ static json_t *programs_json(const struct run *r) {
     }
     for (int i = 0; i < r->n_bases; i++)
         if (r->base[i].bare.p.ni) json_array_append_new(list, program_json(&(struct named_program){"bare base", &r->base[i].bare}));
+    if (r->teacher.body.p.ni) json_array_append_new(list, program_json(&(struct named_program){"teacher", &r->teacher.body}));
+    if (r->teacher.best.p.ni) json_array_append_new(list, program_json(&(struct named_program){"teacher's best ids", &r->teacher.best}));
     return list;
 }
 
@@ -180,6 +197,8 @@ void run_dump(const struct run *r, str *out) {
     }
     for (int i = 0; i < r->n_bases; i++)
         if (r->base[i].bare.p.ni) dump(&(struct named_program){"bare base", &r->base[i].bare}, out);
+    if (r->teacher.body.p.ni) dump(&(struct named_program){"teacher", &r->teacher.body}, out);
+    if (r->teacher.best.p.ni) dump(&(struct named_program){"teacher's best ids", &r->teacher.best}, out);
 }
 
 /* "Model A" where each side has its own. */
@@ -217,6 +236,7 @@ static char *sentence(const struct run *r) {
         if (adapts) st->method->describe(st->settings, &s);
         if (a->plans->modules) str_addf(&s, ", %d modules", a->plans->modules);
         str_addf(&s, "%s learn%s from %s (%d rows).", adapts ? ")" : "", st->head.classes && adapts ? "" : "s", a->source.path, a->rows.n);
+        if (st->lesson) teacher_describe(r, &s);
     } else {
         cycles_sentence(r, &s);
         if (r->warm_steps)
@@ -280,6 +300,7 @@ json_t *run_plan_json(struct run *r, enum telling when) {
     if (r->freezes) json_object_set_new(j, "features", features_json(r));
     if (b->quantised) json_object_set_new(j, "quantization", quantise_json(r, b));
     if (r->n_bases > 1) json_object_set_new(j, "models", models_json(r));
+    if (r->teacher.lesson.train.share > 0) json_object_set_new(j, "teacher", teacher_json(r));
     json_object_set_new(j, "device", json_string(r->card ? r->card->name : r->backend->name));
     if (r->limit && r->limit < SIZE_MAX) json_object_set_new(j, "limit", json_integer((json_int_t)r->limit));
     if (r->assumes) json_object_set_new(j, "assumed_tokens", json_integer(r->cap.tokens));

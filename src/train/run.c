@@ -66,6 +66,7 @@ static err side_plans(struct run *r, struct side *s) {
     p->st.terms = (struct loss_terms){.smoothing = (float)r->cfg->label_smoothing, .z = (float)r->cfg->z_loss};
     p->st.noise = (float)r->cfg->neftune_alpha;
     p->st.adapters = run_joins(r) ? r->n_sides : 0;
+    p->st.lesson = r->teacher.lesson.train.share > 0 ? &r->teacher.lesson : NULL;
     r->n_plans++;
     s->plans = p;
     p->st.params.narrow = r->narrow;
@@ -148,7 +149,7 @@ static void drop_plans(struct plans *p) {
 
 int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase) {
     const bool all = phase == PHASES;
-    int n = 0;
+    int n = teacher_programs(r, out, phase); /* first: its tensors are where its own programs read them */
     for (int i = 0; i < r->n_plans; i++) {
         const struct plans *p = &r->plans[i];
         if (all || phase == PHASE_TRAIN) out[n++] = &p->train;
@@ -181,12 +182,14 @@ static void measure_plan(struct run *r) {
     memory_sizes(&m, list, n);
     struct footprint *f = &r->foot;
     const bool host = r->backend->mem->host;
-    size_t held = 0; /* of the weights, what is not the mapped file */
+    size_t held = 0, weights = 0; /* all bases' weights; what of them is not the mapped file */
     *f = (struct footprint){.data = data_bytes(r), .runtime = RUNTIME_BYTES + PAGE_BYTES + description_bytes(r), .working = m.work_bytes};
     for (int i = 0; i < r->n_bases; i++) {
         const struct base *b = &r->base[i];
         size_t own;
-        f->weights += base_bytes(r, b, &own), held += own;
+        const size_t bytes = base_bytes(r, b, &own);
+        weights += bytes, held += own;
+        *(i < bases_trained(r) ? &f->weights : &f->teacher) += bytes;
         f->derived += b->model.derived->bytes;
         f->runtime += b->tok ? tokenizer_bytes(b->tok) : 0;
         if (b->check_bytes > f->check) f->check = b->check_bytes;
@@ -211,11 +214,13 @@ static void measure_plan(struct run *r) {
             f->finished = r->side[i].plans->st.params.bytes;
     }
     f->adapters += f->working + f->finished;
+    const size_t teacher = host ? r->teacher.bytes : r->teacher.weight_bytes; /* beside its base */
+    f->teacher += teacher;
     if (!host) f->runtime = r->backend->own + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
-    const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch;
+    const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + teacher;
     if (f->check > later) f->comparing = f->check - later;
     f->resident = f->derived + later + f->comparing + f->data + f->runtime + held;
-    f->total = f->resident + (f->weights > held ? f->weights - held : 0);
+    f->total = f->resident + (weights > held ? weights - held : 0);
 }
 
 /* --- the limit ---------------------------------------------------------------------------------------------------- */
@@ -245,6 +250,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capac
         drop_plans(&r->plans[i]);
         TRY(build_plans(r, &r->plans[i], pass_tokens));
     }
+    TRY(teacher_plan(r, pass_tokens));
     for (int i = 0; i < r->n_bases; i++) TRY(build_bare(r, &r->base[i], pass_tokens));
     TRY(joint_allowed(r));
     measure_plan(r);
@@ -405,6 +411,7 @@ static err open_run(struct run *r, const struct plan_ask *ask) {
     TRY(name_sides(r));
     TRY(bases_open(r, ask));
     TRY(open_sides(r, ask));
+    TRY(teacher_look(r, ask));
     TRY(quantise_allowed(r));
     for (int i = 0; i < r->n_sides && !r->objective->generates; i++)
         if (r->side[i].longest > r->cap.tokens) r->cap.tokens = r->side[i].longest;
@@ -442,6 +449,7 @@ err run_start(struct run *r) {
     r->wb.threads = r->threads;
     r->wb.check_accumulation = r->cfg->check_accumulation;
     if (r->freezes) TRY(features_start(r));
+    TRY(teacher_start(r));
     TRY(memory_for(&r->wb.mem, list, n));
     size_t act = 0, scratch = 0;
     recipe_widen(r, &act, &scratch);
@@ -493,6 +501,7 @@ void run_close(struct run *r) {
         drop_plans(&r->plans[i]);
         structure_free(&r->plans[i].st);
     }
+    teacher_close(r);
     for (int i = 0; i < 3; i++) npy_close(&r->given[i]);
     order_free(&r->warm_order);
     memory_free(&r->wb.mem);
@@ -544,6 +553,7 @@ static err log_step(struct run *r, const struct step_info *info) {
         json_object_set_new(j, keyed(k, sizeof k, s, "epoch"), json_real((double)s->order.epoch + (double)s->order.index / s->order.n));
         if (info->rollouts[i].idle) continue;
         json_object_set_new(j, keyed(k, sizeof k, s, *s->name ? "train_loss" : "loss"), json_real(q->loss));
+        if (q->taught) json_object_set_new(j, "ce", json_real(q->ce)), json_object_set_new(j, "kd", json_real(q->kd));
         json_object_set_new(j, keyed(k, sizeof k, s, "grad_norm"), json_real(q->grad_norm));
         json_object_set_new(j, keyed(k, sizeof k, s, "learning_rate"), json_real(q->learning_rate));
         if (q->loss_scale > 0) json_object_set_new(j, keyed(k, sizeof k, s, "loss_scale"), json_real(q->loss_scale));

@@ -16,6 +16,7 @@
 #include "train/health.h"
 #include "train/learner.h"
 #include "train/rollout.h"
+#include "train/teacher.h"
 #include <jansson.h>
 
 /* What one model brings to a run. Adapters share it, but for those of dmcct, where each side has a model of its own. base.c */
@@ -110,6 +111,7 @@ struct footprint { /* bytes */
     size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
     size_t away; /* of a card: states of optimizers that lie in the host's memory; in none of the others */
     size_t check; /* that quantization_check takes, on the processor, of the base that needs most for it */
+    size_t teacher; /* its base where that is its own, its adapter, what it says of a pass */
     size_t comparing; /* what it takes beyond all that the run takes later */
     size_t total, resident; /* resident: without the file-backed weights */
 };
@@ -145,8 +147,9 @@ struct run_events {
 struct run {
     struct config *cfg;
     const struct objective *objective;
-    struct base base[CONFIG_SIDES];
+    struct base base[CONFIG_SIDES + 1]; /* a teacher's own is the last */
     int n_bases;
+    struct teacher teacher;    /* distill */
     const struct backend *backend;
     const struct rates *card;  /* planned for by name; NULL: for this machine */
     bool plans_only;           /* it will not be started: run_plan() */
@@ -163,7 +166,7 @@ struct run {
     struct pairs warm, eval, test;
     struct guard *guard; /* [n_guards] */
     int n_guards;
-    bool generates;            /* the objective does, or evaluation for a guard of questions */
+    bool generates;            /* the objective does, or evaluation for a guard of questions, or a student for its teacher */
     struct npy given[3];       /* files of vectors: training, eval, test */
     struct labels labels;      /* classification, of texts or tokens */
     struct head head;
@@ -220,7 +223,7 @@ void run_dump(const struct run *r, str *out);       /* its programs, an instruct
 json_t *run_report_json(struct run *r, enum telling when); /* steps, evaluations, times, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
-enum { RUN_PROGRAMS = CONFIG_SIDES * (3 + 2 * GENERATOR_PROGRAMS) };
+enum { RUN_PROGRAMS = CONFIG_SIDES * (3 + 2 * GENERATOR_PROGRAMS) + TEACHER_PROGRAMS };
 int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase); /* those that a phase runs; PHASES: all */
 int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */
 const char *size_text(size_t bytes);                /* "1.25 GB", "340.0 MB"; the last four stay valid */
@@ -237,6 +240,8 @@ void base_heed_adapter(const struct base *b, const char *folder); /* warns of on
 /* base.c: models, tokenizers and what runs read of them */
 /* The bases that the sides need. layers: of models without weights, so many in place of their own; like: a run whose tokenizers are lent. */
 err bases_open(struct run *r, const struct plan_ask *ask);
+err base_open(const struct run *r, struct base *b, const struct plan_ask *ask, const struct base *like);
+int bases_trained(const struct run *r);             /* those that are no teacher's */
 void base_close(struct base *b);
 const char *base_hash(struct base *b);              /* model_hash(), which reads the whole base, once a run */
 /* Is it a matrix in whose place every side on this base has a trained copy? No plan reads it then. */

@@ -87,7 +87,7 @@ static int remove_folder(void **state) {
 }
 
 static const char *const names[] = {"train", "plan",     "data",    "eval", "generate",
-                                    "score", "embed", "classify", "tokenize", "inspect", "compare", "doctor", "help", NULL};
+                                    "score", "embed", "classify", "tokenize", "inspect", "compare", "doctor", "prune", "help", NULL};
 
 /* A vector a line, of length 1 unless it is asked for raw. */
 static void embed_lines(void **state) {

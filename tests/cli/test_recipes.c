@@ -33,8 +33,9 @@ static const char *tiny_data(const char *yaml) {
     if (strstr(yaml, "\nA:")) return "--data $D/a.jsonl --data $D/b.jsonl";
     if (strstr(yaml, "objective: token_classification")) return "--data $D/tags.jsonl";
     if (strstr(yaml, "\ninit_from:")) return "--data $D/labels.jsonl --set init_from=$D/model";
+    if (strstr(yaml, "objective: distill")) return "--data $D/sft.jsonl --set teacher.model=$D/model";
     if (strstr(yaml, "objective: classification") || strstr(yaml, "objective: regression")) return "--data $D/labels.jsonl";
-    return strstr(yaml, "format: text") ? "--data $D/long.jsonl" : "--data $D/sft.jsonl";
+    return strstr(yaml, "format: text") || strstr(yaml, "objective: text") ? "--data $D/long.jsonl" : "--data $D/sft.jsonl";
 }
 
 static void test_each_plans(void **state) {

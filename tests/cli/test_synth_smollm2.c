@@ -24,7 +24,7 @@ static void test_rows(void **state) {
     assert_int_equal(json_string_length(json_object_get(from, "teacher_xxh128_of_tensors")), 32);
     json_decref(row);
     ok("$C data preview $D/one.jsonl --model $M -n 1 | grep -q assistant && ! test -e $D/one.jsonl.work && test -e $D/one.jsonl.card.json");
-    /* all that is written is too short: nothing is kept, and the texts wait for another limit */
+    /* nothing is long enough: nothing is kept, and the texts wait for another limit */
     sh(ASK "two.jsonl --min-words 100");
     assert_int_equal(ran.status, 1);
     ok(ASK "two.jsonl && cmp $D/one.jsonl $D/two.jsonl");

@@ -92,6 +92,7 @@ static void test_bad_yaml(void **state) {
         {"process_docs: !function u.f", "the tag !function"},
         {"output_type: loglikelihood", "output_type loglikelihood"},
         {"dataset_path: cais/mmlu", "only local files"},
+                                           {"metric_list: [{metric: exact_match, regexes_to_ignore: [a]}]", "no expressions"},
                                            {"fewshot_config: {doc_to_text: a}", "fewshot_config has only"},
         {"task: a\ntask: b", "t.yaml:2: 'task' is given twice"},
         {"a: &x 1", "anchors"},

@@ -561,15 +561,15 @@ static void remembered(struct lab *l, val *in, int64_t k, int64_t V) {
 }
 
 /* Terms beside the cross-entropy: smoothing and z-loss under a cap; those of a trained classifier with a bias. A teacher's logits, by KL forward, KL
- * reverse (capped, both), Jensen-Shannon with all terms, and in a forward pass; its remembered ids by each of the three, under a cap; all of a small vocabulary. */
+ * reverse (capped, both), Jensen-Shannon with all terms (the rows' own distance among them), and in a forward pass; its remembered ids by each of the three, under a cap; all of a small vocabulary. */
 static void build_head_terms(struct lab *l) {
     static const struct { struct loss_terms l; float cap; int k; bool teacher, few, no_backward; } kinds[] = {
         {{.smoothing = 0.1f, .z = 0.01f}, 2, 0, false, false, false},
         {{.smoothing = 0.2f, .z = 0.02f}, 0, 0, false, true, false},
         {{.share = 0.5f, .beta = 0, .temperature = 2}, 0, 0, true, false, false},
         {{.share = 1, .beta = 1, .temperature = 1, .teacher_cap = 3}, 2, 0, true, false, false},
-        {{.smoothing = 0.1f, .z = 0.01f, .share = 0.7f, .beta = 0.3f, .temperature = 1.5f}, 0, 0, true, false, false},
-        {{.share = 1, .beta = 0.5f, .temperature = 1}, 0, 0, true, false, true},
+        {{.smoothing = 0.1f, .z = 0.01f, .share = 0.7f, .beta = 0.3f, .temperature = 1.5f, .hidden = 0.6f}, 0, 0, true, false, false},
+        {{.share = 1, .beta = 0.5f, .temperature = 1, .hidden = 2}, 0, 0, true, false, true},
         {{.share = 0.5f, .beta = 0, .temperature = 2}, 0, 7, false, false, false},
         {{.share = 0.5f, .beta = 1, .temperature = 1.5f}, 0, 30, false, false, false},
         {{.smoothing = 0.1f, .share = 0.75f, .beta = 0.4f, .temperature = 1.25f}, 2, 7, false, false, false},
