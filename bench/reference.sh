@@ -43,7 +43,7 @@ turn() { # in the background, JOBS at a time; what failed is not there for the t
 one_seed() { # seed: the warm start, then the arms from it
     local at=$out/seed-$1 warm k; mkdir -p "$at"
     ours "$at/warm" --set seed="$1" --set max_steps=0 --set warmup_pairs.epochs="$passes" --set save_steps=0
-    warm=$(echo "$at"/warm/checkpoint-*)
+    warm=$(echo "$at"/warm/checkpoint-*/) warm=${warm%/}
     local from=(--set seed="$1" --set max_steps="$steps" --set warmup_pairs.data= --set A.adapter="$warm/A" --set B.adapter="$warm/B")
     turn theirs "$at/reference" "$1" "$warm"
     turn ours "$at/settings" "${from[@]}"
