@@ -1,11 +1,11 @@
-/* What a teacher says of a run's rows, kept on disk: distill.cache/KEY.safetensors with one tensor, "best" [positions, 2, k] in f32, which has of each
- * supervised position of all rows (training, then eval, then test, in the order of the files) its best k ids and, behind them, their log-probabilities at
- * temperature 1.
+/* What a teacher says of a run's rows, kept on disk: distill.cache/KEY.safetensors with one tensor, "best" [positions, 2, k] in f32,
+ * which has of each supervised position of all rows (training, then eval, then test, in the order of the files) its best k ids and,
+ * behind them, their log-probabilities at temperature 1.
  *
- * KEY is a hash of the teacher's tensors, of its adapter's file, of the type and device that it computed with, of k, of the student's number of ids, and of every
- * token of every row with its flag (so of data, tokenizer, template and max_length). Temperature, loss and everything else of the student may change from run to
- * run. A file of another shape than its name says is refused, not overwritten. It is mapped, and pages that a pass has read are given back, so it takes
- * disk and no memory.
+ * KEY is a hash of the teacher's tensors, of its adapter's file, of the type and device that it computed with, of k, of the student's
+ * number of ids, and of every token of every row with its flag (so of data, tokenizer, template and max_length). Temperature, loss and
+ * everything else of the student may change from run to run. A file of another shape than its name says is refused, not overwritten.
+ * It is mapped, and pages that a pass has read are given back, so it takes disk and no memory.
  *
  * Rows have to be in memory (streaming is refused), since each is found by its number. Called by teacher.c. */
 #define XXH_INLINE_ALL

@@ -1,13 +1,14 @@
 /* distill: a student learns what a teacher (teacher.h) would write, on the rows that sft has. A row's loss is
  *
- *     (1 - alpha) * cross-entropy of its label + alpha * (T^2 * D(teacher, student at temperature T) + hidden * mean square of the rows' difference)
+ *     (1 - alpha) * cross-entropy of its label + alpha * (T^2 * D(teacher, student at T) + hidden * mean square of the rows' difference)
  *
- * with D as `distill.loss` says (op head_loss has the formulas). Evaluations say the student's loss and perplexity as sft does, and "kl", which is
- * KL(teacher || student) at temperature 1 whatever is trained.
+ * with D as `distill.loss` says (op head_loss has the formulas). Evaluations say the student's loss and perplexity as sft does, and
+ * "kl", which is KL(teacher || student) at temperature 1 whatever is trained.
  *
- * With distill.on_policy a share of each step's rows has answers that the student writes there and then, from the row's prompt (of a conversation all before its
- * last answer), as on-policy distillation has it (GKD, Agarwal et al. 2023): it learns where it goes itself, not where the data go. A share need not be whole
- * rows: it is right over all steps. Nothing of them is kept, so a run that resumes has the same ones.
+ * With distill.on_policy a share of each step's rows has answers that the student writes there and then, from the row's prompt (of a
+ * conversation all before its last answer), as on-policy distillation has it (GKD, Agarwal et al. 2023): it learns where it goes
+ * itself, not where the data go. A share need not be whole rows: it is right over all steps. Nothing of them is kept, so a run that
+ * resumes has the same ones.
  *
  * The student is the run's model with any method. Called by the loop (run.h). */
 #include "train/one_side.h"

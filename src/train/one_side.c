@@ -43,7 +43,8 @@ err one_side_load(struct run *r, const struct row_maker *k) {
 
 err one_side_step(struct run *r, struct step_info *info) { return one_side_step_on(r, info, NULL); }
 
-err one_side_step_on(struct run *r, struct step_info *info, err (*replace)(struct run *r, const struct row **rows, int n, struct step_info *info)) {
+err one_side_step_on(struct run *r, struct step_info *info,
+                     err (*replace)(struct run *r, const struct row **rows, int n, struct step_info *info)) {
     struct side *s = &r->side[0];
     const int n = (int)(s->cfg->batch * s->cfg->accumulation);
     const struct row **rows = malloc((size_t)n * sizeof *rows);

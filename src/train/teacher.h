@@ -1,14 +1,15 @@
-/* The teacher of a distillation (distill.c): a model, or the student's own base with an adapter, that says of each token of the student's rows what it
- * would have written. It is frozen: no gradient, no optimizer, its weights as its files have them.
+/* The teacher of a distillation (distill.c): a model, or the student's own base with an adapter, that says of each token of the
+ * student's rows what it would have written. It is frozen: no gradient, no optimizer, its weights as its files have them.
  *
- * Its forward pass is a program of its own over the same rows, run right before the student's, in the same arenas: nothing of it is left when the student's begins
- * but the rows behind its last norm, which go in as an input of the student's program (struct lesson), where logits are made a chunk at a time beside
- * the student's. With distill.top_k the rows become the best k ids of each supervised position, and with distill.cache these are computed once for all
- * rows, kept on disk (answers.c), and a run that finds them opens no teacher.
+ * Its forward pass is a program of its own over the same rows, run right before the student's, in the same arenas: nothing of it is
+ * left when the student's begins but the rows behind its last norm, which go in as an input of the student's program (struct lesson),
+ * where logits are made a chunk at a time beside the student's. With distill.top_k the rows become the best k ids of each supervised
+ * position, and with distill.cache these are computed once for all rows, kept on disk (answers.c), and a run that finds them opens no
+ * teacher.
  *
- * Ids are the student's. A teacher reads them if its vocabulary is the same, or begins with the student's: then its other ids are left out, what it
- * says of the student's being divided among these. Refused, before a weight is read: other vocabularies, a teacher with fewer rows than
- * the student, encoders and encoder-decoders, adapters that change the output projection or read vectors. */
+ * Ids are the student's. A teacher reads them if its vocabulary is the same, or begins with the student's: then its other ids are left
+ * out, what it says of the student's being divided among these. Refused, before a weight is read: other vocabularies, a teacher with
+ * fewer rows than the student, encoders and encoder-decoders, adapters that change the output projection or read vectors. */
 #ifndef CYC_TRAIN_TEACHER_H
 #define CYC_TRAIN_TEACHER_H
 #include "gen/adapter.h"
@@ -68,10 +69,12 @@ void teacher_close(struct run *r);
 struct json_t *teacher_json(const struct run *r);     /* what it is, for plan, report and audit */
 void teacher_describe(const struct run *r, str *out); /* a sentence */
 
-/* Before a pass of the student, of rows first .. last - 1: what it says of them goes into the feed. After it: what the student's cross-entropy was. */
+/* Before a pass of the student, of rows first .. last - 1: what it says of them goes into the feed. After it: what the student's
+ * cross-entropy was. */
 err teacher_tell(struct workbench *b, const struct row *const *rows, int first, int last, struct feed *f);
 err teacher_hear(struct workbench *b, const struct program *g);
-/* The best ids of each supervised place of the rows, and their log-probabilities, in t->ids and t->logprob, one place after the other; *n: how many. */
+/* The best ids of each supervised place of the rows, and their log-probabilities, in t->ids and t->logprob, one place after the other;
+ * *n: how many. */
 err teacher_best(struct teacher *t, struct workbench *b, const struct row *const *rows, int first, int last, int *n);
 
 /* answers.c */
@@ -79,7 +82,7 @@ err answers_look(struct run *r);  /* the file's name, and is it there */
 err answers_start(struct run *r); /* makes the file where it is not there, and opens it */
 void answers_tell(struct teacher *t, const struct pack *k, const struct row *const *rows,
                   int first); /* of the rows of a pass into t->ids and t->logprob */
-bool answers_know(const struct answers *a, const struct rows *rows); /* are these rows' in the file, or is there none and the teacher asked? */
+bool answers_know(const struct answers *a, const struct rows *rows); /* are these rows' in the file? Without one the teacher is asked: true */
 void answers_close(struct answers *a);
 
 #endif

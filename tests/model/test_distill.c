@@ -1,6 +1,6 @@
-/* Distillation: the loss and the gradients of whole steps against PyTorch's (tests/golden/distill), with all of the teacher's ids and with its best few, made on the way or
- * kept on disk; a teacher that is the student's base with an adapter; virtual tokens; 16 bits; that nothing of the teacher changes, that a run that stops goes on to the
- * same bits, and what is refused. */
+/* Distillation: the loss and the gradients of whole steps against PyTorch's (tests/golden/distill), with all of the teacher's ids and
+ * with its best few, made on the way or kept on disk; a teacher that is the student's base with an adapter; virtual tokens; 16 bits;
+ * that nothing of the teacher changes, that a run that stops goes on to the same bits, and what is refused. */
 #define _GNU_SOURCE
 #include "support/support.h"
 #include "support/bench.h"

@@ -2,16 +2,18 @@
 
 Run:  python tests/golden/make/distill.py            (torch, transformers, peft, safetensors; seconds, deterministic)
 
-teacher/, student/, wide/   Hugging Face checkpoints of different width and depth (wide: as wide as the student); the student has the 48 ids of tests/golden/cipher's tokenizer, the teacher
-                        56 rows, of which the last 8 are no token
-adapter/                a PEFT LoRA on the student, A and B both non-zero
-rows.jsonl              prompts and completions of letters: an id each, and an EOS (0) behind the completion
-expected.safetensors    for each <case> of CASES: <case>.loss[3] = loss, cross-entropy, distance (means over supervised tokens), and
-                        <case>.grad.<tensor> = d loss / d tensor: of the adapter's file, or (full) of the student's
-                        base.kl[1]: KL(teacher || student with adapter), temperature 1; top.<k>.ids, .logp: the teacher's best k of each supervised position
+teacher/, student/, wide/   Hugging Face checkpoints of different width and depth (wide: as wide as the student); the student has the 48 ids of
+                            tests/golden/cipher's tokenizer, the others 56 rows, of which the last 8 are no token
+adapter/                    a PEFT LoRA on the student, A and B both non-zero
+rows.jsonl                  prompts and completions of letters: an id each, and an EOS (0) behind the completion
+expected.safetensors        for each <case> of CASES: <case>.loss[3] = loss, cross-entropy, distance (means over supervised tokens), and
+                            <case>.grad.<tensor> = d loss / d tensor: of the adapter's file, or (full) of the student's
+                            base.kl[1]: KL(teacher || student with adapter), temperature 1
+                            top.ids, top.logp: the teacher's best 5 of each supervised position
 
-loss = (1 - a) ce + a T^2 D(teacher, student at temperature T), a = 0.5, T = 2; of `hidden` a (T^2 D + 0.7 mean (x - x_t)^2). D as generalized_jsd_loss of TRL's GKDTrainer has it, with beta 0 KL(t||s),
-beta 1 KL(s||t). Of k remembered ids the others are one outcome more: log of what the k leave, and the logsumexp of the student's other logits.
+loss = (1 - a) ce + a T^2 D(teacher, student at temperature T), a = 0.5, T = 2; of `hidden` a (T^2 D + 0.7 mean (x - x_t)^2). D as
+generalized_jsd_loss of TRL's GKDTrainer has it, with beta 0 KL(t||s), beta 1 KL(s||t). Of k remembered ids the others are one outcome
+more: log of what the k leave, and the logsumexp of the student's other logits.
 """
 import json
 import os
@@ -26,7 +28,8 @@ OUT = os.path.join(oracle.GOLDEN, "distill")
 V, T, ALPHA, HIDDEN, EOS = 48, 2.0, 0.5, 0.7, 0
 VOCAB = json.load(open(os.path.join(oracle.GOLDEN, "cipher", "tokenizer.json")))["model"]["vocab"]
 ROWS = [("abc", "GAH"), ("tqrs", "BCDEF"), ("a", "P"), ("hgfedc", "AAKL"), ("mnop", "EDC"), ("kk", "JIHGFEDC")]
-# name: beta, ids that are remembered (0: all), all of the student is trained; "hidden" learns the rows of `wide`, a teacher of its width, too
+# name: beta, ids that are remembered (0: all), all of the student is trained
+# "hidden" learns from `wide`, and its rows too
 CASES = {"forward_kl": (0, 0, False), "reverse_kl": (1, 0, False), "jsd": (0.3, 0, False), "forward_kl_top": (0, 5, False),
          "reverse_kl_top": (1, 5, False), "jsd_top": (0.3, 5, False), "full": (0.3, 0, True), "hidden": (0, 0, False)}
 
@@ -81,7 +84,8 @@ def main():
     teacher, student = make("teacher", 31, 56, 48, 2, 6, False), make("student", 32, V, 32, 2, 4, True)
     with open(os.path.join(OUT, "rows.jsonl"), "w") as f:
         f.writelines(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in ROWS)
-    m = get_peft_model(LlamaForCausalLM.from_pretrained(student, dtype=torch.float32), LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"]))
+    lora = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"])
+    m = get_peft_model(LlamaForCausalLM.from_pretrained(student, dtype=torch.float32), lora)
     oracle.randomise_lora(m, torch.Generator().manual_seed(33))
     oracle.save_adapter(m, os.path.join(OUT, "adapter"))
     wide = make("wide", 34, 56, 32, 1, 4, False)
@@ -101,7 +105,8 @@ def main():
         loss = (1 - ALPHA) * ce + ALPHA * kd
         loss.backward()
         out[name + ".loss"] = f32(torch.stack([loss, ce, kd]))
-        params = {"base_model.model." + n: p for n, p in m.named_parameters() if "embed_tokens" in n or "1.mlp.down" in n} if full else oracle.lora_params(m)
+        whole = {"base_model.model." + n: p for n, p in m.named_parameters() if "embed_tokens" in n or "1.mlp.down" in n}
+        params = whole if full else oracle.lora_params(m)
         for n, p in params.items():
             out[f"{name}.grad.{n}"] = f32(p.grad)
         if name == "forward_kl":
