@@ -20,9 +20,9 @@ const char help_adapter[] =
     "\n"
     "  resize           a LoRA of another rank: the best there is, by the singular vectors of each module's product; a greater\n"
     "                   rank leaves the product as it is and gives it room to learn\n"
-    "  average          the weighted sum of adapters. Of LoRA --type svd (default): of the rank --rank, or the greatest of them; cat:\n"
-    "                   exactly, of the sum of their ranks; linear: A and B summed apart, of the same rank, a rough approximation.\n"
-    "                   Of other methods the mean of all tensors: settings and shapes must be the same, weights sum to 1\n"
+    "  average          the weighted sum of adapters. Of LoRA --type svd (default): of the rank --rank, or the greatest of\n"
+    "                   them; cat: exactly, of the sum of their ranks; linear: A and B summed apart, of the same rank, a rough\n"
+    "                   approximation. Of other methods the mean of all tensors: settings and shapes must be the same, weights sum to 1\n"
     "  ties             TIES: the greatest numbers of A and of B alone, and of these the ones of the elected sign\n"
     "  dare             DARE: random numbers left out, the others divided by the density; --ties elects signs too\n"
     "  prune            the greatest numbers alone, then the sum\n"
@@ -35,15 +35,17 @@ const char help_adapter[] =
     "  --force          replaces what is there\n"
     "  --json           what was made, by module, as one JSON object\n"
     "\n"
-    "Types are those of PEFT's add_weighted_adapter. ties, dare and prune go number by number over A and B, as there, so a module has\n"
-    "one rank in all adapters; resize gives it. A module that only some adapters have is made of those. DoRA can be resized, not added.\n"
+    "Types are those of PEFT's add_weighted_adapter. ties, dare and prune go number by number over A and B, as there, so a\n"
+    "module has one rank in all adapters; resize gives it. A module that only some adapters have is made of those. DoRA can be\n"
+    "resized, not added.\n"
     "\n"
     "Examples:\n"
     "  cyclora adapter resize runs/mine/adapter --rank 4 --out mine-r4\n"
     "  cyclora adapter average runs/a/adapter runs/b/adapter --weights 0.7,0.3 --out both\n"
     "  cyclora adapter ties runs/a/adapter runs/b/adapter --density 0.2 --out both\n"
     "\n"
-    "Exit status: 0; 1 where writing failed; 2 for adapters that do not go together, with the reason; 130 interrupted, with nothing left.\n";
+    "Exit status: 0; 1 where writing failed; 2 for adapters that do not go together, with the reason; 130 interrupted, with\n"
+    "nothing left.\n";
 
 struct asked {
     struct arg_list dirs;

@@ -65,7 +65,7 @@ const char help_merge[] =
     "  cyclora merge --undo --model mine-hf --adapter runs/mine/A --like base-hf --out unmerged\n"
     "  cyclora merge --model base.gguf --adapter runs/mine/A --out mine-q4.gguf --type q4_0     see what 4 bits cost\n"
     "\n"
-    "Exit status as that of `cyclora export`.\n";
+    "Exit status: as that of `cyclora export`.\n";
 
 const char help_convert[] =
     "Writes a model in the other format, or in another type.\n"
@@ -79,7 +79,7 @@ const char help_convert[] =
     "  cyclora convert SmolLM2-135M-Instruct smollm2-q8.gguf --type q8_0\n"
     "  cyclora convert base.gguf base-hf\n"
     "\n"
-    "Exit status as that of `cyclora export`.\n";
+    "Exit status: as that of `cyclora export`.\n";
 
 const char help_quantize[] =
     "Writes a model with its matrices quantised, once, to a file: what `quantization` of a run does each time that it starts.\n"
@@ -95,18 +95,18 @@ const char help_quantize[] =
     "                   expression, the first that matches; none: as it is, as are embeddings, head, norms and biases that\n"
     "                   nothing names. A tied table is embed_tokens and lm_head\n"
     "  --no-double-quant  nf4: the scales stay f32 (4.5 bits a weight and not 4.127)\n"
-    "  --data FILE      texts on which both models are compared: JSONL, CSV, JSON or plain lines; --field F names the texts' field\n"
+    "  --data FILE      texts on which both models are compared: JSONL, CSV, JSON or plain lines; --field F names the field\n"
     "  --tokens N       so many tokens of them (default 4096)\n"
     "  --max-shard-size S, --force, --no-check, --json   as of `cyclora convert`\n"
     "\n"
-    "Printed is what it costs: the mean KL divergence in nats of the quantised model's next-token distributions from the base's, on 64\n"
-    "fixed tokens and, with --data, on texts, where both models' perplexity is said too.\n"
+    "Printed is what it costs: the mean KL divergence in nats of the quantised model's next-token distributions from the\n"
+    "base's, on 64 fixed tokens and, with --data, on texts, where both models' perplexity is said too.\n"
     "\n" CHECK "\n"
     "Examples:\n"
     "  cyclora quantize SmolLM2-135M-Instruct --to nf4 -o smollm2-nf4 --data held-out.jsonl\n"
     "  cyclora quantize base-hf --to q4_k -o base-q4.gguf --modules embed_tokens=q6_k,lm_head=q6_k\n"
     "\n"
-    "Exit status as that of `cyclora export`.\n";
+    "Exit status: as that of `cyclora export`.\n";
 
 /* --- asking ---------------------------------------------------------------------------------------------------------- */
 static int run(const char *from, cyc_export_options *o, bool json) {

@@ -87,7 +87,8 @@ static int remove_folder(void **state) {
 }
 
 static const char *const names[] = {"train", "plan",     "data",    "eval", "generate",
-                                    "score", "embed", "classify", "tokenize", "inspect", "compare", "doctor", "prune", "help", NULL};
+                                    "score", "embed", "classify", "tokenize", "inspect", "compare", "doctor", "prune", "export",
+                                    "merge", "convert", "quantize", "adapter", "recipes", "init", "help", NULL};
 
 /* A vector a line, of length 1 unless it is asked for raw. */
 static void embed_lines(void **state) {
