@@ -4,7 +4,7 @@
 #   bench/prune-distill.sh              depth: 30 -> 24 blocks; ffn: 1536 -> 1024 channels
 #   bench/prune-distill.sh depth        one of them
 # TOKENS: 4000, to measure with. STEPS: 24, of ROWS: 8 verses. EVAL: 60, held-out verses. RATE: 2e-4. SET: more settings of the training run
-# ("--set dtype=bfloat16"). CYCLORA: our program. Everything goes to $OUT (runs/prune); a table to $OUT/table.md.
+# ("--set dtype=bfloat16"). CYCLORA: our program. Everything goes to $OUT (runs/prune); a table to $OUT/table.md, a picture to $OUT/curve.svg.
 set -eu
 cd "$(dirname "$0")/.."
 cyclora=${CYCLORA:-build/release/cyclora} out=${OUT:-runs/prune} base=cache/smollm2-hf
@@ -80,3 +80,5 @@ for name in $names; do
 done
 # shellcheck disable=SC2086 # words
 table $names | tee "$out/table.md"
+awk -F '|' 'BEGIN { OFS = "\t" } NR == 3 { base = $4 } NR > 3 { n = $2; gsub(/ /, "", n); print n, "the base", base + 0; print n, "pruned", $4 + 0; print n, "distilled", $5 + 0 }' "$out/table.md" |
+    awk -v title="SmolLM2-135M: pruned, then taught by the base" -v y=perplexity -f bench/curve.awk >"$out/curve.svg"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # What an adapter of a related task is worth to one of few examples: intents of timers, media, climate and vacuums are the source; intents of lights,
 # switches, lists, volume, fans and weather, none of whose names the source has, are the target. The target is learnt from 30, 100 and 300 examples,
-# from scratch and from the source's adapter (init_from), three seeds each; two tables and two plots by `cyclora compare`.
+# from scratch and from the source's adapter (init_from), three seeds each; two tables by `cyclora compare`, and the curve (curve.svg).
 #
 #   bench/transfer.sh [setting=value...]   settings go over examples/transfer.yaml, for all runs
 #
@@ -27,3 +27,12 @@ for arm in scratch transfer; do
     "$cyclora" compare examples/transfer.yaml --methods lora ${files:+--sweep "lora.data=${files#,}"} --lr lora=2e-3 --seeds "$seeds" --out "$out/$arm" \
         --set "labels=[$labels]" --set init_from="$from" --set data="$first" --set test.data="$out/target-test.jsonl" "${sets[@]}"
 done
+
+python3 - "$out" $sizes <<'PY' >"$out/curve.tsv"
+import json, sys
+for arm, name in ("scratch", "from scratch"), ("transfer", "from the source"):
+    for size, cell in zip(sys.argv[2:], json.load(open(f"{sys.argv[1]}/{arm}/compare.json"))["cells"]):
+        a = cell["metrics"]["accuracy"]
+        print(name, size, round(100 * a["mean"], 1), round(100 * a.get("sd", 0), 1), sep="\t")
+PY
+awk -v title="13 intents, $seeds seeds: where an adapter begins" -v x=examples -v y="accuracy %" -f bench/curve.awk "$out/curve.tsv" >"$out/curve.svg"
