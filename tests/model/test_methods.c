@@ -78,6 +78,31 @@ static void test_gradients(void **state) {
         for (int k = 0; k < n_backends; k++) gradients_and_steps(c, backends[k]);
 }
 
+/* Fifty steps of full fine-tuning: PyTorch's losses (make/curve.py) to 1e-3, of two families. */
+static void test_curves(void **state) {
+    (void)state;
+    static const char *const names[] = {"full", "full_gpt2"};
+    struct tensors want;
+    must(tensors_open(GOLDEN "/methods/curve.safetensors", &want));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        int c = 0;
+        while (strcmp(cases[c].name, names[i]) != 0) c++;
+        struct bench b;
+        start(&b, c, backends[n_backends - 1], CHECKPOINT_NONE);
+        b.learner.recipe.learning_rate = 3e-3;
+        b.learner.recipe.curve = (struct curve){.schedule = SCHEDULE_CONSTANT};
+        const struct tensor *losses = fixture(&want, names[i]);
+        for (int k = 0; k < losses->d[0]; k++) {
+            struct step_result r;
+            must(learner_step(&b.learner, &b.wb, (const struct row *const *)b.rows, b.n_rows, 1, (uint64_t)k, &r));
+            const float got = (float)r.loss;
+            close_to(names[i], &got, f32_of(losses) + k, 1, 1e-3, 0);
+        }
+        bench_close(&b);
+    }
+    tensors_close(&want);
+}
+
 /* Recomputation is bit-equal. */
 static void test_checkpoint_levels(void **state) {
     (void)state;
@@ -754,7 +779,7 @@ static void test_optimizer_layout(void **state) {
 int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_curves), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
                                        cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_adaption), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
                                        cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs), cmocka_unit_test(test_same_file), cmocka_unit_test(test_vera_pair), cmocka_unit_test(test_refused_settings), cmocka_unit_test(test_named_head), cmocka_unit_test(test_dropout),
                                        cmocka_unit_test(test_finished_adalora), cmocka_unit_test(test_resumed_adalora)};
