@@ -23,12 +23,12 @@ static void look(const struct param *p, const float *one, const float *other, st
     if (!(off <= out->worst)) *out = (struct apart){off, p->name};
 }
 
-/* Each number is a sum over the step's tokens of terms that were rounded to the compute type, and rounding errors add up as a random walk does:
- * 8 eps sqrt(N) of the largest element. */
+/* Each number is a sum over the step's tokens of terms that were rounded to the compute type, at each instruction on their way; and rounding errors add up
+ * as a random walk does: 8 eps sqrt(N + instructions) of the largest element. */
 static double bound(const struct learner *l, int64_t tokens) {
     const dtype dt = prog_dt(&l->program->p);
     const double eps = dt == DT_F32 ? 0x1p-24 : dt == DT_F16 ? 0x1p-11 : 0x1p-8;
-    return 8 * eps * sqrt((double)tokens);
+    return 8 * eps * sqrt((double)tokens + l->program->p.ni);
 }
 
 static err compare(const struct learner *l, const float *planned, const float *single, int rows, int passes, int64_t tokens,
