@@ -93,19 +93,21 @@ static const char *duration(double s) {
 void report_forecast(const json_t *plan) {
     const json_t *f = json_object_get(plan, "forecast"), *m = json_object_get(f, "measured");
     if (!f) return;
-    printf("%sa step%s takes at least %s (", term_bold(), term_off(), duration(json_num(f, "step_s")));
-    if (json_num(f, "generate_s") > 0) printf("generate %s, ", duration(json_num(f, "generate_s")));
+    const bool writes = json_num(f, "generate_s") > 0; /* texts may end sooner than a forecast can know */
+    printf("%sa step%s%s takes at least %s (", term_bold(), term_off(), writes ? " whose texts all have max_new_tokens" : "",
+           duration(json_num(f, "step_s")));
+    if (writes) printf("generate %s, ", duration(json_num(f, "generate_s")));
     printf("train %s, optimizer %s): %sflop at %sflop/s and %s/s, %s\n", duration(json_num(f, "train_s")),
            duration(json_num(f, "optimizer_s")), show_count(json_num(f, "flops")), show_count(json_num(f, "flops_per_second")),
            show_bytes(json_num(f, "bytes_per_second")), json_text(f, "rates"));
     if (json_num(f, "guards_s") > 0) printf("an evaluation's guards take at least %s\n", duration(json_num(f, "guards_s")));
-    if (m)
+    if (!m)
+        printf("each instruction as long as its flops or its bytes need; %s\n",
+               json_is_true(json_object_get(f, "assumed_lengths")) ? "all rows as long as they may be" : "rows of the data's mean length");
+    else if (writes) printf("measured: %s a step, with texts as long as they came\n", duration(json_num(m, "step_s")));
+    else
         printf("measured: %s a step, %.0f %% of the bound's speed\n", duration(json_num(m, "step_s")),
                100 * json_num(f, "step_s") / json_num(m, "step_s"));
-    else
-        printf("each instruction as long as its flops or its bytes need; %s%s\n",
-               json_is_true(json_object_get(f, "assumed_lengths")) ? "all rows as long as they may be" : "rows of the data's mean length",
-               json_num(f, "generate_s") > 0 ? ", every generation to max_new_tokens" : "");
 }
 
 static double of_phase(const json_t *rows, const char *phase, const char *key) {
