@@ -39,7 +39,15 @@ END {
             path = path (path == "" ? "M" : "L") sprintf("%.1f %.1f", px(i), py(v)); last = i
             if (e > 0) printf "<path d=\"M%.1f %.1fV%.1f\" stroke=\"%s\" stroke-width=\"1.2\"/>\n", px(i), py(v - e), py(v + e), c
             rises = i < n && value[s, place[i + 1]] > v # a number stands beside its line, not on it
-            printf "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\" fill=\"%s\"/><text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" class=\"tick\">%g</text>\n", px(i), py(v), c, px(i) + (rises ? -8 : 8), py(v) - 6, rises ? "end" : "start", v
+            printf "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\" fill=\"%s\"/>\n", px(i), py(v), c
+            at_y = py(v) - 6
+            for (j = 1; j <= m; j++) { # of two numbers that would meet the lesser is below, and one that is there already is not said again
+                if (j == k || !((series[j], place[i]) in value)) continue
+                gap = py(value[series[j], place[i]]) - py(v)
+                if (gap == 0 && j < k) at_y = -1
+                else if (gap < 0 && gap > -12) at_y = py(v) + 16
+            }
+            if (at_y > 0) printf "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" class=\"tick\">%g</text>\n", px(i) + (rises ? -8 : 8), at_y, rises ? "end" : "start", v
         }
         printf "<path d=\"%s\" stroke=\"%s\" stroke-width=\"2\" fill=\"none\"/><text x=\"%d\" y=\"%.1f\" fill=\"%s\">%s</text>\n", path, c, W - R + 6, py(value[s, place[last]]) + 4, c, s
     }
