@@ -19,13 +19,19 @@ static const struct crossing {
     bool windows;                  /* both formats have a key for a sliding window */
     bool gemma;                    /* its gates, soft-caps and layers by turns */
     bool biases;                   /* llama.cpp loads its biases; where it has none, it refuses the file */
+    bool square;                   /* llama.cpp takes its heads together to be as wide as the model */
 } crossings[] = {
-    {"llama", "LlamaForCausalLM", "llama", false, false, true},        {"mistral", "MistralForCausalLM", "llama", false, false, true},
-    {"qwen2", "Qwen2ForCausalLM", "qwen2", false, false, true},        {"qwen3", "Qwen3ForCausalLM", "qwen3", false, false, false},
-    {"smollm3", "SmolLM3ForCausalLM", "smollm3", false, false, false}, {"phi3", "Phi3ForCausalLM", "phi3", true, false, false},
-    {"gemma2", "Gemma2ForCausalLM", "gemma2", true, true, false},      {"gemma3_text", "Gemma3ForCausalLM", "gemma3", true, true, false},
-    {"gpt2", "GPT2LMHeadModel", "gpt2", false, false, true},           {"bert", "BertModel", "bert", false, false, true},
-    {"t5", "T5ForConditionalGeneration", "t5", false, false, true}};
+    {"llama", "LlamaForCausalLM", "llama", false, false, true, false},
+    {"mistral", "MistralForCausalLM", "llama", false, false, true, false},
+    {"qwen2", "Qwen2ForCausalLM", "qwen2", false, false, true, true},
+    {"qwen3", "Qwen3ForCausalLM", "qwen3", false, false, false, false},
+    {"smollm3", "SmolLM3ForCausalLM", "smollm3", false, false, false, false},
+    {"phi3", "Phi3ForCausalLM", "phi3", true, false, false, true},
+    {"gemma2", "Gemma2ForCausalLM", "gemma2", true, true, false, false},
+    {"gemma3_text", "Gemma3ForCausalLM", "gemma3", true, true, false, false},
+    {"gpt2", "GPT2LMHeadModel", "gpt2", false, false, true, true},
+    {"bert", "BertModel", "bert", false, false, true, false},
+    {"t5", "T5ForConditionalGeneration", "t5", false, false, true, false}};
 enum { N_CROSSINGS = sizeof crossings / sizeof *crossings };
 
 static const struct crossing *crossing_of(const struct model *m) {
@@ -246,6 +252,11 @@ static err loads(const struct model *m, const struct crossing *c) {
         if (str_ends(m->w[i].name, ".bias"))
             return fail(E_UNSUPPORTED, "%s: %s files have no place for %s: llama.cpp would refuse it; stay in its own format", m->path,
                         c->gguf, m->w[i].name);
+    const struct shape *z = &m->shape;
+    if (c->square && z->heads * z->head_dim != z->width)
+        return fail(E_UNSUPPORTED, "%s: %lld heads of %lld in a width of %lld: llama.cpp loads %s files only where heads make up the width; %s", m->path,
+                    (long long)z->heads, (long long)z->head_dim, (long long)z->width, c->gguf,
+                    m->cut ? "write a Hugging Face folder, or keep heads and width" : "stay in its own format");
     if (s->type && !strcmp(s->type, "yarn") && (s->beta_fast != 32 || s->beta_slow != 1))
         return fail(E_UNSUPPORTED,
                     "%s: RoPE scaling yarn with beta_fast %g and beta_slow %g: llama.cpp takes 32 and 1 whatever a GGUF file says; stay in "

@@ -17,11 +17,11 @@ static int end(void **state) {
 
 static const struct prune_case {
     const char *name, *base, *cuts[6];
-    bool gguf; /* it can be said in GGUF: windows and layers without positions by turns cannot, when one has gone */
+    bool gguf; /* it can be said in GGUF: windows and layers without positions by turns cannot, when one has gone; nor a width that heads do not make up, of qwen2 */
 } cases[] = {{"tied_gqa", "tiny_llama/tied_gqa", {"depth", "ffn", "heads", "hidden", "all"}, true},
              {"bias", "tiny_llama/bias", {"all"}, true},
              {"untied_mha", "tiny_llama/untied_mha", {"all"}, true},
-             {"qwen2", "families/qwen2", {"all"}, true},
+             {"qwen2", "families/qwen2", {"all"}, false},
              {"qwen3", "families/qwen3", {"all"}, true},
              {"smollm3", "families/smollm3", {"all"}, false},
              {"mistral", "families/mistral_full", {"all"}, false},
@@ -284,6 +284,7 @@ static void test_refused(void **state) {
     REFUSED("a bert model cannot be pruned", r.out.base = golden("families/bert"), r.layers = 1);
     REFUSED("multiplies its embeddings", r.out.base = golden("families/gemma2"), r.width = 8);
     REFUSED("GGUF cannot say its sliding windows", r.out.base = golden("families/gemma2/model.gguf"), r.drop = "0", r.out.to = "gguf");
+    REFUSED("llama.cpp loads qwen2 files only where heads make up the width", r.out.base = golden("families/qwen2"), r.width = 24, r.out.to = "gguf");
     REFUSED("is what is read", r.out.out = base, r.layers = 2);
     REFUSED("No such file or directory", r.out.base = at("nobody"), r.layers = 2);
     assert_false(path_exists(at("never")));
