@@ -87,26 +87,23 @@ int data_written(int code, char *text, const char *out, bool json) {
     return STATUS_OK;
 }
 
+/* How both compare unless they are told otherwise, and the options that tell, of the variables of these names. */
+static const cyc_near usual = {.threshold = 0.8, .permutations = 128, .shingle = 5, .seed = 42};
+#define COMPARING_ARGS(near)                                                                                                               \
+    {"--exact", ARG_FLAG, &exact, 0}, {"--threshold", ARG_REAL, &(near).threshold, 0}, {"--shingle", ARG_INT, &(near).shingle, 1},         \
+        {"--words", ARG_FLAG, &words, 0}, {"--permutations", ARG_INT, &(near).permutations, 16}, {"--seed", ARG_SEED, &(near).seed, 0},    \
+        {"--format", ARG_TEXT, &in.format, 0}, {"--field", ARG_TEXT, &in.field, 0}, {"--overwrite", ARG_FLAG, &overwrite, 0}, {            \
+        "--json", ARG_FLAG, &json, 0                                                                                                       \
+    }
+
 int cmd_data_dedup(int argc, char **argv) {
     struct data_in in = {0};
-    cyc_near near = {.threshold = 0.8, .permutations = 128, .shingle = 5, .seed = 42};
+    cyc_near near = usual;
     cyc_rewrite_request q = {0};
     const char *removed = NULL;
     bool json = false, exact = false, words = false, overwrite = false;
-    const struct arg args[] = {{"FILE", ARG_LIST, &in.files, 0},
-                               {"-o", ARG_TEXT, &q.out, 0},
-                               {"--removed", ARG_TEXT, &removed, 0},
-                               {"--exact", ARG_FLAG, &exact, 0},
-                               {"--threshold", ARG_REAL, &near.threshold, 0},
-                               {"--shingle", ARG_INT, &near.shingle, 1},
-                               {"--words", ARG_FLAG, &words, 0},
-                               {"--permutations", ARG_INT, &near.permutations, 16},
-                               {"--seed", ARG_SEED, &near.seed, 0},
-                               {"--format", ARG_TEXT, &in.format, 0},
-                               {"--field", ARG_TEXT, &in.field, 0},
-                               {"--overwrite", ARG_FLAG, &overwrite, 0},
-                               {"--json", ARG_FLAG, &json, 0},
-                               {0}};
+    const struct arg args[] = {
+        {"FILE", ARG_LIST, &in.files, 0}, {"-o", ARG_TEXT, &q.out, 0}, {"--removed", ARG_TEXT, &removed, 0}, COMPARING_ARGS(near), {0}};
     char *text = NULL;
     int status = args_parse("data dedup", argc, argv, args);
     if (status < 0) status = data_request(&in, "data dedup", &q.data);
@@ -159,7 +156,7 @@ static int contaminated(int code, char *text, int limit, double most, bool json)
 int cmd_data_contamination(int argc, char **argv) {
     struct data_in in = {0};
     struct arg_list against = {0};
-    cyc_overlap o = {.near = {.threshold = 0.8, .permutations = 128, .shingle = 5, .seed = 42}, .ngram = 13, .limit = 20};
+    cyc_overlap o = {.near = usual, .ngram = 13, .limit = 20};
     cyc_rewrite_request q = {0};
     double most = -1;
     bool json = false, exact = false, words = false, overwrite = false;
@@ -171,16 +168,7 @@ int cmd_data_contamination(int argc, char **argv) {
                                {"--report", ARG_TEXT, &o.report, 0},
                                {"-o", ARG_TEXT, &q.out, 0},
                                {"--limit", ARG_INT, &o.limit, 0},
-                               {"--exact", ARG_FLAG, &exact, 0},
-                               {"--threshold", ARG_REAL, &o.near.threshold, 0},
-                               {"--shingle", ARG_INT, &o.near.shingle, 1},
-                               {"--words", ARG_FLAG, &words, 0},
-                               {"--permutations", ARG_INT, &o.near.permutations, 16},
-                               {"--seed", ARG_SEED, &o.near.seed, 0},
-                               {"--format", ARG_TEXT, &in.format, 0},
-                               {"--field", ARG_TEXT, &in.field, 0},
-                               {"--overwrite", ARG_FLAG, &overwrite, 0},
-                               {"--json", ARG_FLAG, &json, 0},
+                               COMPARING_ARGS(o.near),
                                {0}};
     char *text = NULL;
     int status = args_parse("data contamination", argc, argv, args);

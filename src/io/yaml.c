@@ -17,6 +17,19 @@ struct reader {
 
 static size_t line_of(const struct reader *r) { return r->ev.start_mark.line + 1; }
 
+void yaml_marks(const yaml_event_t *e, const void **anchor, const char **tag) {
+    const yaml_char_t *t = NULL;
+    *anchor = NULL;
+    switch (e->type) {
+    case YAML_ALIAS_EVENT: *anchor = e; break;
+    case YAML_SCALAR_EVENT: *anchor = e->data.scalar.anchor, t = e->data.scalar.tag; break;
+    case YAML_SEQUENCE_START_EVENT: *anchor = e->data.sequence_start.anchor, t = e->data.sequence_start.tag; break;
+    case YAML_MAPPING_START_EVENT: *anchor = e->data.mapping_start.anchor, t = e->data.mapping_start.tag; break;
+    default: break;
+    }
+    *tag = (const char *)t;
+}
+
 static err next_event(struct reader *r) {
     yaml_event_delete(&r->ev);
     if (!yaml_parser_parse(&r->p, &r->ev)) {
@@ -25,16 +38,9 @@ static err next_event(struct reader *r) {
         return fail(E_INPUT, "%s:%zu: not valid YAML: %s%s%s", r->path, p->problem_mark.line + 1, p->context ? p->context : "",
                     p->context ? ", " : "", p->problem ? p->problem : "unreadable");
     }
-    const yaml_event_t *e = &r->ev;
-    const void *anchor = NULL;
-    const yaml_char_t *tag = NULL;
-    switch (e->type) {
-    case YAML_ALIAS_EVENT: anchor = e; break;
-    case YAML_SCALAR_EVENT: anchor = e->data.scalar.anchor, tag = e->data.scalar.tag; break;
-    case YAML_SEQUENCE_START_EVENT: anchor = e->data.sequence_start.anchor, tag = e->data.sequence_start.tag; break;
-    case YAML_MAPPING_START_EVENT: anchor = e->data.mapping_start.anchor, tag = e->data.mapping_start.tag; break;
-    default: break;
-    }
+    const void *anchor;
+    const char *tag;
+    yaml_marks(&r->ev, &anchor, &tag);
     if (anchor) return fail(E_UNSUPPORTED, "%s:%zu: anchors and aliases (&name, *name) are not read", r->path, line_of(r));
     if (tag) return fail(E_UNSUPPORTED, "%s:%zu: the tag %.60s is not read: Python code does not run here", r->path, line_of(r), tag);
     return OK;

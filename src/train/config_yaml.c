@@ -4,6 +4,7 @@
  * so is a key given twice. An unknown key stops the reading at once, so a hostile file cannot make us keep more values
  * than there are keys, and nesting can go no deeper than the keys do. */
 #include "train/config_internal.h"
+#include "io/yaml.h"
 #include <string.h>
 #include <yaml.h>
 
@@ -38,15 +39,9 @@ static err syntax_error(struct reader *r) {
 static err next_event(struct reader *r) {
     yaml_event_delete(&r->ev);
     if (!yaml_parser_parse(&r->p, &r->ev)) return syntax_error(r);
-    const yaml_event_t *e = &r->ev;
-    const void *anchor = NULL, *tag = NULL;
-    switch (e->type) {
-    case YAML_ALIAS_EVENT: anchor = e; break;
-    case YAML_SCALAR_EVENT: anchor = e->data.scalar.anchor, tag = e->data.scalar.tag; break;
-    case YAML_SEQUENCE_START_EVENT: anchor = e->data.sequence_start.anchor, tag = e->data.sequence_start.tag; break;
-    case YAML_MAPPING_START_EVENT: anchor = e->data.mapping_start.anchor, tag = e->data.mapping_start.tag; break;
-    default: break;
-    }
+    const void *anchor;
+    const char *tag;
+    yaml_marks(&r->ev, &anchor, &tag);
     if (anchor) return fail(E_USAGE, "%s: anchors and aliases (&name, *name) are not used in a configuration", here(r));
     if (tag) return fail(E_USAGE, "%s: tags (!name) are not used in a configuration", here(r));
     return OK;
