@@ -325,36 +325,76 @@ static void *find_resident(const struct residents *rs, const void *host) {
     return NULL;
 }
 
+static err add_slab(struct residents *rs, const struct plan *pl, size_t bytes) {
+    struct slab *all = realloc(rs->slab, (size_t)(rs->n_slabs + 1) * sizeof *all);
+    if (!all) return fail(E_MEMORY, "out of memory");
+    rs->slab = all;
+    struct slab fresh = {rs->mem->take(bytes), bytes};
+    if (!fresh.at) return fail(E_MEMORY, "no room on %s for %zu bytes of weights (after %zu)", pl->backend->name, bytes, rs->bytes);
+    rs->slab[rs->n_slabs++] = fresh;
+    return OK;
+}
+
+static err add_resident(struct residents *rs, struct resident fresh) {
+    if (rs->n == rs->cap) {
+        const int cap = rs->cap ? 2 * rs->cap : 256;
+        struct resident *r = realloc(rs->r, (size_t)cap * sizeof *r);
+        if (!r) return fail(E_MEMORY, "out of memory");
+        rs->r = r;
+        rs->cap = cap;
+    }
+    rs->r[rs->n++] = fresh;
+    return OK;
+}
+
+enum { ALIGNED = 256 };
+static size_t room_of(const struct view *w) { return (view_bytes(w) + ALIGNED - 1) / ALIGNED * ALIGNED; }
+
+/* The next base weight from v on that the backend does not have; 0: none. */
+static int next_absent(const struct plan *pl, const struct residents *rs, int v) {
+    for (; v < pl->p->nv; v++) {
+        struct value *x = &pl->p->v[v];
+        if (x->role == ROLE_BASE && !x->at && !(x->at = find_resident(rs, x->data))) return v;
+    }
+    return 0;
+}
+
+/* Several values may be one tensor: frequencies of every block, a table that is the head too. */
+static bool named_before(const struct plan *pl, int v) {
+    const struct value *all = pl->p->v;
+    for (int u = 1; u < v; u++)
+        if (all[u].role == ROLE_BASE && all[u].data == all[v].data) return true;
+    return false;
+}
+
 err plan_place(struct plan *pl, struct residents *rs) {
     rs->mem = pl->backend->mem;
-    for (int v = 1; v < pl->p->nv && !rs->mem->host; v++) {
+    size_t total = 0;
+    if (rs->mem->host) return OK;
+    for (int v = next_absent(pl, rs, 1); v; v = next_absent(pl, rs, v + 1)) {
+        const struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
+        if (!named_before(pl, v)) total += room_of(&w);
+    }
+    if (!total) return OK;
+    TRY(add_slab(rs, pl, total));
+    char *at = rs->slab[rs->n_slabs - 1].at;
+    for (int v = next_absent(pl, rs, 1); v; v = next_absent(pl, rs, v + 1)) {
         struct value *x = &pl->p->v[v];
-        if (x->role != ROLE_BASE) continue;
-        if (x->at || (x->at = find_resident(rs, x->data))) continue;
-        struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
-        struct resident fresh = {x->data, NULL, view_bytes(&w)};
-        if (rs->n == rs->cap) {
-            int cap = rs->cap ? 2 * rs->cap : 256;
-            struct resident *r = realloc(rs->r, (size_t)cap * sizeof *r);
-            if (!r) return fail(E_MEMORY, "out of memory");
-            rs->r = r;
-            rs->cap = cap;
-        }
-        if (!(fresh.at = rs->mem->take(fresh.bytes)))
-            return fail(E_MEMORY, "no room on %s for tensor %s (%zu bytes, after %zu bytes of weights)", pl->backend->name, x->name,
-                        fresh.bytes, rs->bytes);
-        rs->r[rs->n++] = fresh;
-        rs->bytes += fresh.bytes;
+        const struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
         if (rs->make) TRY(rs->make(rs->ctx, x->data));
-        TRY(bring(pl->backend, x, &w, fresh.at));
+        TRY(bring(pl->backend, x, &w, at));
         if (rs->drop) rs->drop(rs->ctx, x->data);
-        x->at = fresh.at;
+        TRY(add_resident(rs, (struct resident){x->data, at}));
+        x->at = at;
+        at += room_of(&w);
+        rs->bytes += view_bytes(&w);
     }
     return OK;
 }
 
 void residents_free(struct residents *rs) {
-    for (int i = 0; i < rs->n; i++) rs->mem->give(rs->r[i].at, rs->r[i].bytes);
+    for (int i = 0; i < rs->n_slabs; i++) rs->mem->give(rs->slab[i].at, rs->slab[i].bytes);
+    free(rs->slab);
     free(rs->r);
     *rs = (struct residents){0};
 }

@@ -41,8 +41,10 @@ struct residents {
     const struct mem_ops *mem;
     const struct residents *beside; /* another base's, of which programs read some tensors (a teacher's): looked into too; NULL: none */
     int n, cap;
-    struct resident { const void *host; void *at; size_t bytes; } *r;
-    size_t bytes;
+    struct resident { const void *host; void *at; } *r;
+    int n_slabs;
+    struct slab { void *at; size_t bytes; } *slab; /* what one plan brought lies in one piece: a card rounds each up to 2 MB */
+    size_t bytes;                                  /* of all tensors */
     /* Tensors that are made on the host when they are wanted, and may go again when the backend has them; NULL: all are there. */
     err (*make)(void *ctx, const void *host);
     void (*drop)(void *ctx, const void *host);
