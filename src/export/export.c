@@ -2,6 +2,7 @@
 #include "export/export.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/nf4.h"
 #include "export/check.h"
 #include "export/crossing.h"
 #include "export/lora_out.h"
@@ -240,7 +241,8 @@ static err plan_memory(struct job *j) {
     }
     const bool reopened = !j->r->unchecked || j->r->n_texts;
     for (int i = 0; i < j->base.n && j->to && reopened; i++) /* then NF4 is repacked */
-        if (j->to[i] == DT_NF4) j->check_bytes += dtype_row_bytes(j->to[i], j->base.w[i].d[1]) * (size_t)j->base.w[i].d[0];
+        if (j->to[i] == DT_NF4)
+            j->check_bytes += dtype_row_bytes(nf4_kept(DT_NF4, j->base.nested, j->base.w[i].d[1]), j->base.w[i].d[1]) * (size_t)j->base.w[i].d[0];
     if (j->r->n_texts) {
         size_t bytes;
         TRY(likeness_bytes(reference_of(j), &j->base, &bytes));
