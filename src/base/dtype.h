@@ -26,10 +26,11 @@
  *   E4M3    64 weights: f32 scale, 64 bytes of f8 (4 bits of exponent, 3 of mantissa, no NaN);    w = scale * f8
  *   INT8    64 weights: f32 scale, the same for the whole row, 64 int8;                            w = scale * q
  *
- * NF4_DQ is NF4 whose scales were quantised themselves (base/nf4.h), in 4.25 bits a weight and not 4.5. s is of 16,384 neighbouring weights of
- * a matrix and m of all: they are repeated in each block, so that a block means something wherever it lies, as any other type's does. Of
- * 1,024 weights it would be 4.19 bits, but unaligned, and rows of many models are multiples of 512 alone. What they share stands in the
- * middle: it and either half of the codes are one run of 144 bytes from a multiple of 16 on, which is all that who takes 256 columns reads.
+ * NF4_DQ is NF4 whose scales were quantised themselves (base/nf4.h), in 4.25 bits a weight and not 4.5. s is of 16,384 neighbouring
+ * weights of a matrix and m of all: they are repeated in each block, so that a block means something wherever it lies, as any other type's
+ * does. Of 1,024 weights it would be 4.19 bits, but unaligned, and rows of many models are multiples of 512 alone. What a block's weights
+ * share stands in its middle: with either half of the codes it is one run of 144 bytes from a multiple of 16 on, which is all that a
+ * reader of 256 columns asks for.
  *
  * F8 is no format of files but how a backend may keep a matrix [O, C] (backend.h, keep): e4m3 numbers row by row, the same
  * numbers column by column (the products of both directions want their summed index last), then an f32 scale for each row,

@@ -2,15 +2,16 @@
  * every block of 64 weights becomes a byte.
  *
  * All blocks of a matrix, row after row, lose their mean (`offset`); of each 256 of them the largest magnitude is a scale, and what a
- * block is of its scale is the nearest of 256 numbers, the signed dynamic map (nf4_map.def). 8 + 32 / 256 bits for 64 weights in place of 32.
+ * block is of its scale is the nearest of 256 numbers, the signed dynamic map (nf4_map.def). 8 + 32 / 256 bits for 64 weights in place of
+ * 32.
  *
  * The mean is the one number that bitsandbytes' machines do not agree on: it is a float sum in an order of theirs. Here it is the exact sum,
  * rounded once; given the same mean every other number is the same to the last bit (tests/unit/test_nf4.c). Its library for the
  * processor looks codes up in a table of 65,536 places, which takes a neighbour about twice in a thousand; here, as on its GPUs, the
  * nearest is taken, of two equally near ones the smaller.
  *
- * In memory a matrix keeps them as bytes where its rows are whole blocks of 512 weights (DT_NF4_DQ, base/dtype.h); where they are not it has
- * them as they come back, in DT_NF4: its numbers are the same to the last bit either way.
+ * In memory a matrix keeps them as bytes where its rows are whole blocks of 512 weights (DT_NF4_DQ, base/dtype.h); else it has them as they
+ * come back, in DT_NF4: its numbers are the same to the last bit either way.
  *
  * Callers: io/packed.c reads it, model/quantised.c and export/nf4_out.c make it. */
 #ifndef CYC_BASE_NF4_H

@@ -38,7 +38,8 @@ template <> struct block_of<DT_Q6_K> { enum { bytes = 210, weights = 256 }; };
 /* CASE(type) for every type that is stored. */
 #define EACH_STORED(CASE)                                                                                             \
     CASE(DT_F32) CASE(DT_F16) CASE(DT_BF16) CASE(DT_Q4_0) CASE(DT_Q4_1) CASE(DT_Q5_0) CASE(DT_Q5_1) CASE(DT_Q8_0) CASE(DT_Q2_K) \
-    CASE(DT_Q3_K) CASE(DT_Q4_K) CASE(DT_Q5_K) CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3) CASE(DT_INT8) CASE(DT_NF4_DQ)
+    CASE(DT_Q3_K) CASE(DT_Q4_K) CASE(DT_Q5_K) CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3) CASE(DT_INT8) \
+    CASE(DT_NF4_DQ)
 
 HD uint32_t load_u16(const uint8_t *p) { return *(const uint16_t *)p; }
 HD uint32_t load_u32(const uint8_t *p) { return *(const uint32_t *)p; }             /* p a multiple of 4 */

@@ -28,9 +28,9 @@ struct job {
     bool x_aligned; /* every row of x starts at a multiple of 16 bytes */
     const char *soon; /* what the next kernel reads first, in lines of 128 bytes */
     int soon_lines;
-    /* matvec_quant.cu: parts of a slice of C, their bytes, those from one to the next, by how many every second one begins earlier than that
-     * (halves of a block that share its middle), bytes of a row's C columns, 16-byte pieces that hold a part wherever it starts, bytes
-     * from row to row in shared memory; whole: every part of every row is pieces of its own */
+    /* matvec_quant.cu: parts of a slice of C, their bytes, those from one to the next, by how many every second one begins earlier than
+     * that (halves of a block that share its middle), bytes of a row's C columns, 16-byte pieces that hold a part wherever it starts,
+     * bytes from row to row in shared memory; whole: every part of every row is pieces of its own */
     int parts, step_bytes, stride, early, used, pieces, row_space;
     bool whole;
 };

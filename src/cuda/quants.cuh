@@ -21,12 +21,12 @@
 
 enum codes { INTEGERS, TABLE, FP8 };
 
-/* step: columns that are brought at a time, whole blocks (of NF4_DQ a half: the block's first or last 144 bytes); span: weights that lane t's
- * scale is of; zero: what an integer code is less. */
-template <enum codes KIND, int ZERO, bool OFFSET, int STEP = 256> struct traits {
+/* step: columns that are brought at a time, whole blocks (of NF4_DQ a half: the block's first or last 144 bytes); span: weights of one
+ * scale as they are unpacked; zero: what an integer code is less. */
+template <enum codes KIND, int ZERO, bool OFFSET, int STEP = 256, int SPAN = 32> struct traits {
     static constexpr enum codes kind = KIND;
-    static constexpr int zero = ZERO, step = STEP, span = 32;
-    static constexpr bool offset = OFFSET, sixteenths = false, plain = false;
+    static constexpr int zero = ZERO, step = STEP, span = SPAN;
+    static constexpr bool offset = OFFSET, sixteenths = SPAN == 16, plain = false;
 };
 template <int DT> struct quant : traits<TABLE, 0, false, 64> { static constexpr bool plain = true; };
 template <> struct quant<DT_Q4_0> : traits<INTEGERS, 8, false> {};
@@ -36,12 +36,12 @@ template <> struct quant<DT_Q5_1> : traits<INTEGERS, 0, true> {};
 template <> struct quant<DT_Q8_0> : traits<INTEGERS, 128, false, 128> {};
 template <> struct quant<DT_Q4_K> : traits<INTEGERS, 0, true> {};
 template <> struct quant<DT_Q5_K> : traits<INTEGERS, 0, true> {};
-template <> struct quant<DT_Q3_K> : traits<INTEGERS, 4, false> { static constexpr bool sixteenths = true; static constexpr int span = 16; };
-template <> struct quant<DT_Q6_K> : traits<INTEGERS, 32, false> { static constexpr bool sixteenths = true; static constexpr int span = 16; };
+template <> struct quant<DT_Q3_K> : traits<INTEGERS, 4, false, 256, 16> {};
+template <> struct quant<DT_Q6_K> : traits<INTEGERS, 32, false, 256, 16> {};
 template <> struct quant<DT_IQ4_NL> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_IQ4_XS> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_NF4> : traits<TABLE, 0, false> {};
-template <> struct quant<DT_NF4_DQ> : traits<TABLE, 0, false> { static constexpr int span = 64; };
+template <> struct quant<DT_NF4_DQ> : traits<TABLE, 0, false, 256, 64> {};
 template <> struct quant<DT_E4M3> : traits<FP8, 0, false, 128> {};
 template <> struct quant<DT_INT8> : traits<INTEGERS, 128, false, 128> {};
 
@@ -74,8 +74,8 @@ template <bool WORDS> HD uint2 nibbles8(const uint8_t *nibbles, int t) {
     return make_uint2(q.x >> up & 0x0F0F0F0Fu, q.y >> up & 0x0F0F0F0Fu);
 }
 
-/* Of the step that begins at p: its codes, where that is not all of it. What the weights of NF4_DQ share lies behind the first half's codes and
- * before those of the second. */
+/* Of the step that begins at p: its codes, where they do not begin there. What NF4_DQ's weights share lies behind the codes of the first
+ * half, and before those of the second. */
 template <int DT> HD const uint8_t *codes_of(const uint8_t *p, int half) { return DT == DT_NF4_DQ ? p + 16 * half : p; }
 HD const uint8_t *shared_of(const uint8_t *p, int half) { return p + (half ? 0 : NF4_DQ_SHARED); }
 

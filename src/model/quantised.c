@@ -49,7 +49,8 @@ err quantise_rows(const struct weight *w, bool nested, row_source *source, const
     else if (room && bad < 0 && second) nf4_take_absmax(to, n, absmax), nf4_round_absmax(absmax, n), nf4_put_absmax(to, n, absmax);
     free(absmax);
     if (!room) return fail(E_MEMORY, "out of memory");
-    return bad < 0 ? OK : fail(E_NUMERIC, "tensor %s is not finite (NaN or infinity) in row %lld: it cannot be quantised", w->name, (long long)bad);
+    if (bad < 0) return OK;
+    return fail(E_NUMERIC, "tensor %s is not finite (NaN or infinity) in row %lld: it cannot be quantised", w->name, (long long)bad);
 }
 
 /* Of the file's matrix. */

@@ -69,8 +69,8 @@ template <typename T, int DT> HD void lane8(const uint8_t *p, int half, int j, i
 
 template <typename T, int DT> HD void lane8_at(const uint8_t *bytes, int e, float *w) {
     constexpr int step = quant<DT>::step, half = DT == DT_NF4_DQ;
-    const int k = e / step, early = half * (k & 1) * 8;
-    lane8<T, DT>(bytes + k * (step * block_of<DT>::bytes / block_of<DT>::weights) - early, half * (k & 1), e % step / 32 * 32, e % 32 / 8, w);
+    const int k = e / step, second = half * (k & 1), at = k * (step * block_of<DT>::bytes / block_of<DT>::weights) - 8 * second;
+    lane8<T, DT>(bytes + at, second, e % step / 32 * 32, e % 32 / 8, w);
 }
 
 template <typename T, int DT> __global__ void operands_on_card(const uint8_t *bytes, float *w, int n) {

@@ -33,7 +33,7 @@ static void same_values(const char *file, const char *const *names, int n, dtype
     tensors_close(&ts);
 }
 
-/* Scales that were quantised stay so where a block of 512 has room for all that the file says of them; where it does not, their values are kept. */
+/* Scales that were quantised stay so where a block of 512 has room for all that the file says of them, else their values are kept. */
 static void test_nested(void **state) {
     (void)state;
     static float other_map[256];

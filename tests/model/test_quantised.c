@@ -18,7 +18,8 @@ static char plain[256], gguf[256]; /* random weights of a Llama of 2 layers: a f
 static char wide[256];             /* .. and of one whose rows are of 512, but of 576 in down_proj */
 static const char wide_config[] = "{\"model_type\": \"llama\", \"hidden_act\": \"silu\", \"max_position_embeddings\": 64, "
                                   "\"rms_norm_eps\": 1e-5, \"hidden_size\": 512, "
-                                  "\"num_hidden_layers\": 1, \"num_attention_heads\": 8, \"num_key_value_heads\": 2, \"intermediate_size\": 576, "
+                                  "\"num_hidden_layers\": 1, \"num_attention_heads\": 8, \"num_key_value_heads\": 2, "
+                                  "\"intermediate_size\": 576, "
                                   "\"vocab_size\": 40, \"tie_word_embeddings\": false}";
 
 static void write_model(const char *base, const char *config, const char *to, dtype dt, const char *out) {
@@ -58,7 +59,7 @@ static void open_quantised(struct model *m, const char *path, const char *type, 
     arena_free(&mem);
 }
 
-/* By the definitions alone: row by row, and the scales of the matrix rounded once more; those that are kept in 8 bits give the same numbers. */
+/* By the definitions alone: row by row, and the scales of the matrix rounded once more; kept in 8 bits they give the same numbers. */
 static void same_as_defined(const struct weight *w, bool nested) {
     const int64_t rows = w->d[0], cols = w->d[1];
     const dtype dt = w->dt == DT_NF4_DQ ? DT_NF4 : w->dt;

@@ -2,7 +2,7 @@
 
 nf4.safetensors    plain.weight, nested.weight [24, 128] quantised by bitsandbytes (its own names beside them), without and with
                    double quantisation; plain.values, nested.values: its dequantisation in f32
-nf4_wide.safetensors   wide.weight [33, 512], two groups of scales, with double quantisation; wide.values: rows 0, 31 and 32 of its dequantisation
+nf4_wide.safetensors   wide.weight [33, 512], two groups of scales, with double quantisation; wide.values: rows 0, 31 and 32 dequantised
 f8.safetensors     none, tensor, channel, blocks .weight in F8_E4M3 with no scale, one, one a row, one a block of 128 x 128;
                    e5m2.weight, f64.weight; *.values: the numbers by torch, in f32
 nf4_llama/         a Llama of 2 layers as transformers saves one that bitsandbytes quantised on loading (config.json with its
