@@ -15,7 +15,7 @@ const struct dtype_info dtype_info[DT_ALL] = {
     [DT_Q6_K] = {"q6_k", 256, 210},     [DT_IQ4_NL] = {"iq4_nl", 32, 18},
     [DT_IQ4_XS] = {"iq4_xs", 256, 136}, [DT_NF4] = {"nf4", 64, 36},
     [DT_E4M3] = {"f8_e4m3", 64, 68},    [DT_INT8] = {"int8", 64, 68},
-    [DT_F8] = {"fp8", 1, 2},
+    [DT_NF4_DQ] = {"nf4_dq", 512, 272}, [DT_F8] = {"fp8", 1, 2},
 };
 
 const float nf4_code[16] = {-1.0f,
@@ -34,6 +34,9 @@ const float nf4_code[16] = {-1.0f,
                             0.5626170039176941f,
                             0.7229568362236023f,
                             1.0f};
+const float nf4_map[256] = {
+#include "base/nf4_map.def"
+};
 const int8_t iq4_code[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 dtype dtype_parse(const char *name) {
@@ -204,12 +207,18 @@ static void iq4_xs(const uint8_t *b, float *y) {
     for (int g = 0; g < 8; g++) iq4(b + 8 + 16 * g, d * (float)iq4_xs_scale(b, g), y + 32 * g);
 }
 
-/* --- blocks of 64, our own -----------------------------------------------------------------------------------------
- */
+/* --- our own ------------------------------------------------------------------------------------------------------ */
 
 static void nf4(const uint8_t *b, float *y) {
     float d = float_at(b);
     for (int i = 0; i < 64; i++) y[i] = d * nf4_code[b[4 + i / 32 * 16 + i % 16] >> (i % 32 / 16 * 4) & 15];
+}
+
+static void nf4_dq(const uint8_t *b, float *y) {
+    for (int i = 0; i < 512; i++) {
+        const uint8_t *q = b + nf4_dq_nibbles(i / 32);
+        y[i] = nf4_dq_scale(b, i / 64) * nf4_code[q[i % 16] >> (i % 32 / 16 * 4) & 15];
+    }
 }
 
 static void e4m3(const uint8_t *b, float *y) {
@@ -239,6 +248,7 @@ static void dequantise_block(dtype dt, const uint8_t *b, float *y) {
     case DT_NF4: nf4(b, y); break;
     case DT_E4M3: e4m3(b, y); break;
     case DT_INT8: int8(b, y); break;
+    case DT_NF4_DQ: nf4_dq(b, y); break;
     default: break;
     }
 }

@@ -21,8 +21,16 @@
  *   IQ4_XS 256 weights: f16 d, 8 scales of 6 bits (u16 high 2, 4 bytes low 4), 8 times nibbles;   w = d * (sc - 32) * code[q]
  * Of our own (io/packed.c makes them from safetensors, model/quantised.c from plain weights; a GGUF file never has them):
  *   NF4     64 weights: f32 absmax, 2 times nibbles;                                             w = absmax * code[q]
+ *   NF4_DQ 512 weights: 8 times nibbles, f32 s, f32 m, 8 bytes i (of 64 weights each), 8 times nibbles;
+ *                                                                                               w = (map[i] * s + m) * code[q]
  *   E4M3    64 weights: f32 scale, 64 bytes of f8 (4 bits of exponent, 3 of mantissa, no NaN);    w = scale * f8
  *   INT8    64 weights: f32 scale, the same for the whole row, 64 int8;                            w = scale * q
+ *
+ * NF4_DQ is NF4 whose scales were quantised themselves (base/nf4.h), in 4.25 bits a weight and not 4.5. s is of 16,384 neighbouring
+ * weights of a matrix and m of all: they are repeated in each block, so that a block means something wherever it lies, as any other type's
+ * does. Of 1,024 weights it would be 4.19 bits, but unaligned, and rows of many models are multiples of 512 alone. What a block's weights
+ * share stands in its middle: with either half of the codes it is one run of 144 bytes from a multiple of 16 on, which is all that a
+ * reader of 256 columns asks for.
  *
  * F8 is no format of files but how a backend may keep a matrix [O, C] (backend.h, keep): e4m3 numbers row by row, the same
  * numbers column by column (the products of both directions want their summed index last), then an f32 scale for each row,
@@ -33,6 +41,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef enum dtype {
     DT_NONE,
@@ -55,12 +64,13 @@ typedef enum dtype {
     DT_NF4,
     DT_E4M3,
     DT_INT8,
+    DT_NF4_DQ,
     DT_COUNT,
     DT_F8 = DT_COUNT,
     DT_ALL
 } dtype;
 
-enum { DTYPE_BLOCK_MAX = 256 };
+enum { DTYPE_BLOCK_MAX = 512 };
 
 struct dtype_info {
     const char *name; /* as users write it: "f32", "q4_1" */
@@ -81,6 +91,7 @@ float bf16_to_f32(uint16_t h);
 uint16_t f32_to_bf16(float f); /* round to nearest even; NaN stays NaN */
 
 extern const float nf4_code[16];     /* QLoRA's 4-bit NormalFloat (Dettmers et al. 2023, appendix E) */
+extern const float nf4_map[256];     /* of its scales (nf4_map.def) */
 extern const int8_t iq4_code[16];    /* ggml's kvalues_iq4nl */
 float e4m3_to_f32(uint8_t b);        /* the OCP "fn" variant: no infinity, 0x7F and 0xFF are NaN */
 /* Scale and min, 6 bits each, of the i-th 32 weights of a Q4_K or Q5_K block; sc: its 12 bytes of them. */
@@ -95,6 +106,17 @@ static inline int q3_k_scale(const uint8_t *sc, int64_t i) {
 /* The scale of the i-th 32 weights of an IQ4_XS block. */
 static inline int iq4_xs_scale(const uint8_t *b, int64_t i) {
     return ((b[4 + i / 2] >> (i % 2 * 4) & 15) | (b[2 + i / 4] >> (i % 4 * 2) & 3) << 4) - 32;
+}
+
+/* An NF4_DQ block: where what its weights share is, its scale indices, and the nibbles of its i-th 32 weights. */
+enum { NF4_DQ_SHARED = 128, NF4_DQ_INDEX = 136 };
+static inline int nf4_dq_nibbles(int i) { return 16 * i + (i >> 3 << 4); }
+/* The scale of the i-th 64 weights of a block: rounded twice, as bitsandbytes does. */
+static inline float nf4_dq_scale(const uint8_t *b, int i) {
+    float s[2];
+    memcpy(s, b + NF4_DQ_SHARED, sizeof s);
+    const float part = nf4_map[b[NF4_DQ_INDEX + i]] * s[0];
+    return part + s[1];
 }
 
 /* The definition of each format: n elements (a multiple of the block) starting at src, as f32. */

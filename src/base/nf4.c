@@ -3,33 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-enum { CODES = 256, EXPONENTS = 7 };
-
-/* torch's linspace(0.1, 1, n)[i] in f32: from the nearer end, by multiply-adds. */
-static float between(int i, int n) {
-    const float step = (1.0f - 0.1f) / (float)(n - 1);
-    return i < n / 2 ? fmaf(step, (float)i, 0.1f) : fmaf(-step, (float)(n - 1 - i), 1);
-}
-
-/* The positive half: 10^-6 to 1, of each power of ten twice as many as of the one below, the middles of equal parts of 0.1 to 1; zero;
- * their mirror images; and 1 itself. */
-const float *nf4_absmax_code(void) {
-    static float code[CODES];
-    static const double power[EXPONENTS] = {1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1};
-    float made[CODES];
-    int n = 0;
-    if (code[CODES - 1] != 0) return code;
-    for (int e = 0; e < EXPONENTS; e++)
-        for (int i = 0; i < 1 << e; i++, n++) {
-            const float middle = (between(i, (1 << e) + 1) + between(i + 1, (1 << e) + 1)) / 2;
-            made[n] = (float)power[e] * middle;
-        }
-    for (int i = 0; i < n; i++) code[n - 1 - i] = -made[i], code[n + 1 + i] = made[i];
-    code[n] = 0;
-    code[CODES - 1] = 1; /* last: whoever finds it finds all */
-    return code;
-}
-
 float nf4_offset(const float *absmax, int64_t n) {
     double sum = 0;
     for (int64_t i = 0; i < n; i++) sum += absmax[i];
@@ -37,18 +10,17 @@ float nf4_offset(const float *absmax, int64_t n) {
 }
 
 /* How many of the middles between neighbours are below v. */
-static uint8_t nearest(const float *code, float v) {
-    int lo = 0, hi = CODES - 1;
+static uint8_t nearest(float v) {
+    int lo = 0, hi = 255;
     while (lo < hi) {
         const int at = (lo + hi) / 2;
-        if ((code[at] + code[at + 1]) / 2 < v) lo = at + 1;
+        if ((nf4_map[at] + nf4_map[at + 1]) / 2 < v) lo = at + 1;
         else hi = at;
     }
     return (uint8_t)lo;
 }
 
 void nf4_nest(const float *absmax, int64_t n, float offset, uint8_t *code, float *scale) {
-    const float *map = nf4_absmax_code();
     for (int64_t from = 0; from < n; from += NF4_NEST) {
         const int64_t end = from + NF4_NEST < n ? from + NF4_NEST : n;
         float most = 0;
@@ -56,7 +28,7 @@ void nf4_nest(const float *absmax, int64_t n, float offset, uint8_t *code, float
         const float inverse = 1 / fmaxf(most, 1e-38f);
         for (int64_t i = from; i < end; i++) {
             const float v = (absmax[i] - offset) * inverse;
-            code[i] = nearest(map, fminf(fmaxf(v, -1), 1));
+            code[i] = nearest(fminf(fmaxf(v, -1), 1));
         }
         scale[from / NF4_NEST] = most;
     }
@@ -77,6 +49,41 @@ void nf4_round_absmax(float *absmax, int64_t n) {
         uint8_t code[NF4_NEST];
         float scale;
         nf4_nest(absmax + from, some, offset, code, &scale);
-        for (int64_t i = 0; i < some; i++) absmax[from + i] = nf4_unnest(nf4_absmax_code()[code[i]], scale, offset);
+        for (int64_t i = 0; i < some; i++) absmax[from + i] = nf4_unnest(nf4_map[code[i]], scale, offset);
+    }
+}
+
+/* --- blocks that have them in 8 bits ----------------------------------------------------------------------------- */
+
+dtype nf4_kept(dtype to, bool nested, int64_t cols) {
+    return to == DT_NF4 && nested && cols % dtype_info[DT_NF4_DQ].block == 0 ? DT_NF4_DQ : to;
+}
+
+void nf4_dq_codes(const float *x, int64_t n, void *blocks, float *absmax) {
+    uint8_t one[NF4_BYTES], *b = blocks;
+    for (int64_t i = 0; i < n / NF4_BLOCK; i++) {
+        const int k = (int)(i % NF4_DQ_SCALES);
+        quantise_row(DT_NF4, x + i * NF4_BLOCK, one, NF4_BLOCK);
+        nf4_take_absmax(one, 1, absmax + i);
+        memcpy(b + nf4_dq_nibbles(2 * k), one + 4, NF4_BLOCK / 2);
+        if (k == NF4_DQ_SCALES - 1) b += dtype_info[DT_NF4_DQ].bytes;
+    }
+}
+
+void nf4_dq_put(void *block, float scale, float offset, const uint8_t *index) {
+    const float shared[2] = {scale, offset};
+    memcpy((uint8_t *)block + NF4_DQ_SHARED, shared, sizeof shared);
+    memcpy((uint8_t *)block + NF4_DQ_INDEX, index, NF4_DQ_SCALES);
+}
+
+void nf4_dq_scales(void *blocks, int64_t n, const float *absmax) {
+    const float offset = nf4_offset(absmax, n);
+    uint8_t *b = blocks;
+    for (int64_t from = 0; from < n; from += NF4_NEST) {
+        const int64_t some = n - from < NF4_NEST ? n - from : NF4_NEST;
+        uint8_t code[NF4_NEST];
+        float scale;
+        nf4_nest(absmax + from, some, offset, code, &scale);
+        for (int64_t i = 0; i < some; i += NF4_DQ_SCALES, b += dtype_info[DT_NF4_DQ].bytes) nf4_dq_put(b, scale, offset, code + i);
     }
 }

@@ -6,7 +6,7 @@
  * squares over a ladder of tries, then quantise those against the super-block's and round the weights once more against
  * what was stored. Weights count by their size (a large weight moves more): |x| + rms for Q4_K and Q5_K, x^2 for Q6_K.
  *
- * Refused (dtype_writable): Q2_K, Q3_K, IQ4_NL, IQ4_XS, which are only read. */
+ * Refused (dtype_writable): Q2_K, Q3_K, IQ4_NL, IQ4_XS, which are only read; NF4_DQ, whose scales need the whole matrix (nf4.h). */
 #include "base/dtype.h"
 #include <math.h>
 #include <string.h>
@@ -282,7 +282,8 @@ static void int8_row(const float *x, uint8_t *b, int64_t n) {
 }
 
 bool dtype_writable(dtype dt) {
-    return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS;
+    return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL &&
+           dt != DT_IQ4_XS && dt != DT_NF4_DQ;
 }
 
 static bool ggufs(dtype dt) { return dtype_writable(dt) && dt < DT_NF4; }

@@ -14,15 +14,15 @@ enum { AHEAD = 4096, B_AHEAD = 32 };
 /* dtype_info, known to the compiler. */
 INLINE bool is_super(dtype dt) { return (dt >= DT_Q2_K && dt <= DT_Q6_K) || dt == DT_IQ4_XS; }
 INLINE int dtype_block(const dtype dt) {
-    return dt < DT_Q4_0 ? 1 : dt >= DT_NF4 ? 64 : is_super(dt) ? 256 : 32; /* those of our own are the last */
+    return dt < DT_Q4_0 ? 1 : dt == DT_NF4_DQ ? 512 : dt >= DT_NF4 ? 64 : is_super(dt) ? 256 : 32; /* those of our own are the last */
 }
 INLINE size_t dtype_bytes(const dtype dt) {
-    static const uint8_t bytes[] = {0, 4, 2, 2, 4, 18, 20, 22, 24, 34, 84, 110, 144, 176, 210, 18, 136, 36, 68, 68};
-    _Static_assert(sizeof bytes == DT_COUNT, "a row for each type");
+    static const uint16_t bytes[] = {0, 4, 2, 2, 4, 18, 20, 22, 24, 34, 84, 110, 144, 176, 210, 18, 136, 36, 68, 68, 272};
+    _Static_assert(sizeof bytes / sizeof *bytes == DT_COUNT, "a row for each type");
     return bytes[dt];
 }
 /* The types by how they are unpacked: SMALL ones block by block, SUPER ones through bytes (k_codes). */
-#define SMALL(X) X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(IQ4_NL) X(NF4) X(E4M3) X(INT8)
+#define SMALL(X) X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(IQ4_NL) X(NF4) X(E4M3) X(INT8) X(NF4_DQ)
 #define SUPER(X) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_XS)
 /* Bytes of 32 weights of a row, rounded down in super-blocks. */
 INLINE size_t bytes32(const dtype dt) { return dtype_bytes(dt) * 32 / (size_t)dtype_block(dt); }
@@ -41,7 +41,7 @@ INLINE uint32_t get32(const uint8_t *p) {
 
 /* --- small blocks ------------------------------------------------------------------------------------------------ */
 
-/* A group is 32 weights of a row from a multiple of 32 on: a small block, or half of one of 64. It is unpacked with two
+/* A group is 32 weights of a row from a multiple of 32 on: a small block, or a part of one of our own. It is unpacked with two
  * numbers, scale and minimum (0 where the format has none). Those of up to 8 groups lie in memory as pairs of floats,
  * to be broadcast later. Each pair is stored as one piece: a vector loaded from eight small stores waits until all have
  * left the store queue, and a broadcast between registers takes the port that shuffles. */
@@ -50,17 +50,32 @@ struct scales {
 };
 
 INLINE void group_scale(const dtype dt, const uint8_t *row, int64_t j, float *v) {
-    const uint8_t *b = row + (size_t)(dtype_block(dt) == 64 ? j / 2 : j) * dtype_bytes(dt);
+    const uint8_t *b = row + (size_t)(j / (dtype_block(dt) / 32)) * dtype_bytes(dt);
     __m128 s = _mm_setzero_ps();
-    if (dt >= DT_NF4) s = _mm_load_ss((const float *)(const void *)b);
+    if (dt == DT_NF4_DQ) s = _mm_set_ss(nf4_dq_scale(b, (int)(j % 16 / 2)));
+    else if (dt >= DT_NF4) s = _mm_load_ss((const float *)(const void *)b);
     else s = _mm_cvtph_ps(_mm_cvtsi32_si128((int)(dt == DT_Q4_1 || dt == DT_Q5_1 ? get32(b) : get16(b))));
     _mm_storel_pi((__m64 *)(void *)v, s);
+}
+
+/* Eight groups of NF4_DQ, j a multiple of 8: two have one scale. */
+INLINE void nested_scales(const uint8_t *row, int64_t j, struct scales *s) {
+    const uint8_t *b = row + (size_t)(j / 16) * dtype_bytes(DT_NF4_DQ), *i = b + NF4_DQ_INDEX + j % 16 / 2;
+    const __m128 part = _mm_mul_ps(_mm_setr_ps(nf4_map[i[0]], nf4_map[i[1]], nf4_map[i[2]], nf4_map[i[3]]),
+                                   _mm_load1_ps((const float *)(const void *)(b + NF4_DQ_SHARED)));
+    const __m128 d = _mm_add_ps(part, _mm_load1_ps((const float *)(const void *)(b + NF4_DQ_SHARED + 4))), zero = _mm_setzero_ps();
+    const __m128 low = _mm_unpacklo_ps(d, zero), high = _mm_unpackhi_ps(d, zero);
+    _mm_storeu_ps(s->v, _mm_movelh_ps(low, low));
+    _mm_storeu_ps(s->v + 4, _mm_movehl_ps(low, low));
+    _mm_storeu_ps(s->v + 8, _mm_movelh_ps(high, high));
+    _mm_storeu_ps(s->v + 12, _mm_movehl_ps(high, high));
 }
 
 /* Those of the n groups from j on. */
 INLINE void group_scales(const dtype dt, const uint8_t *row, int64_t j, int n, struct scales *s) {
     if (dt < DT_Q4_0) return;
-    if (n >= 8) {
+    if (dt == DT_NF4_DQ && n >= 8) nested_scales(row, j, s);
+    else if (n >= 8) {
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) group_scale(dt, row, j + i, s->v + 2 * i);
     } else {

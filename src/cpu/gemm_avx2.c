@@ -204,7 +204,7 @@ INLINE void row_f32(const dtype dt, const uint8_t *row, int64_t k0, int64_t n, f
     struct scales s;
     for (; j + 32 <= n; j += 32) {
         __m256 w[4];
-        if (j % 256 == 0) group_scales(dt, row + dtype_row_bytes(dt, k0), j / 32, (int)((n - j) / 32), &s);
+        if (j % 256 == 0) group_scales(dt, row, (k0 + j) / 32, (int)((n - j) / 32), &s);
         load32(dt, row, (k0 + j) / 32, s.v + j / 16 % 16, w);
         for (int i = 0; i < 4; i++) _mm256_storeu_ps(dst + j + 8 * i, w[i]);
     }

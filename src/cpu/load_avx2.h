@@ -26,8 +26,9 @@ INLINE __m256 line8(__m256i q, float d, float m) {
 /* What codes of 4 bits mean. */
 INLINE __m256 codes8(const dtype dt, __m256i q) {
     const __m128i iq = _mm_loadu_si128((const void *)iq4_code);
-    const __m256 lo = dt == DT_NF4 ? _mm256_loadu_ps(nf4_code) : low_signed(iq);
-    const __m256 hi = dt == DT_NF4 ? _mm256_loadu_ps(nf4_code + 8) : low_signed(_mm_srli_si128(iq, 8));
+    const bool nf4 = dt == DT_NF4 || dt == DT_NF4_DQ;
+    const __m256 lo = nf4 ? _mm256_loadu_ps(nf4_code) : low_signed(iq);
+    const __m256 hi = nf4 ? _mm256_loadu_ps(nf4_code + 8) : low_signed(_mm_srli_si128(iq, 8));
     __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(q, 28)); /* bit 3 is the sign that a blend reads */
     return _mm256_blendv_ps(_mm256_permutevar8x32_ps(lo, q), _mm256_permutevar8x32_ps(hi, q), upper);
 }
@@ -66,6 +67,7 @@ INLINE __m256 load8(const dtype dt, const uint8_t *row, int64_t j, int c, const 
         return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)(b + 2 + 8 * c))), _mm256_set1_ps(s[0]));
     case DT_IQ4_NL: return _mm256_mul_ps(codes8(dt, nibbles8(b + 2, c)), _mm256_set1_ps(s[0]));
     case DT_NF4: return _mm256_mul_ps(codes8(dt, nibbles8(b + 4 + 16 * i, c)), _mm256_set1_ps(s[0]));
+    case DT_NF4_DQ: return _mm256_mul_ps(codes8(dt, nibbles8(b + nf4_dq_nibbles(i), c)), _mm256_set1_ps(s[0]));
     case DT_INT8: return _mm256_mul_ps(low_signed(_mm_loadl_epi64((const void *)(b + 4 + 32 * i + 8 * c))), _mm256_set1_ps(s[0]));
     default: return load8_e4m3(b + 4 + 32 * i + 8 * c, s[0]);
     }

@@ -9,7 +9,7 @@
 
 INLINE __m512 nibble_table(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 INLINE __m512 code_table(const dtype dt) {
-    if (dt == DT_NF4) return _mm512_loadu_ps(nf4_code);
+    if (dt == DT_NF4 || dt == DT_NF4_DQ) return _mm512_loadu_ps(nf4_code);
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)iq4_code)));
 }
 INLINE __m512i bytes16(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)); }
@@ -74,6 +74,7 @@ INLINE void load32(const dtype dt, const uint8_t *row, int64_t j, const float *s
     case DT_INT8: load_int8(b + 4 + 32 * i, S, lo, hi); break;
     case DT_IQ4_NL: load_nibbles(b + 2, _mm512_mul_ps(code_table(dt), S), lo, hi); break;
     case DT_NF4: load_nibbles(b + 4 + 16 * i, _mm512_mul_ps(code_table(dt), S), lo, hi); break;
+    case DT_NF4_DQ: load_nibbles(b + nf4_dq_nibbles(i), _mm512_mul_ps(code_table(dt), S), lo, hi); break;
     default: *lo = load_e4m3(b + 4 + 32 * i, s[0]), *hi = load_e4m3(b + 20 + 32 * i, s[0]); break;
     }
 #undef S

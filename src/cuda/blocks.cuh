@@ -31,13 +31,15 @@ template <> struct block_of<DT_IQ4_XS> { enum { bytes = 136, weights = 256 }; };
 template <> struct block_of<DT_NF4> { enum { bytes = 36, weights = 64 }; };
 template <> struct block_of<DT_E4M3> { enum { bytes = 68, weights = 64 }; };
 template <> struct block_of<DT_INT8> { enum { bytes = 68, weights = 64 }; };
+template <> struct block_of<DT_NF4_DQ> { enum { bytes = 272, weights = 512 }; };
 template <> struct block_of<DT_Q8_0> { enum { bytes = 34, weights = 32 }; };
 template <> struct block_of<DT_Q6_K> { enum { bytes = 210, weights = 256 }; };
 
 /* CASE(type) for every type that is stored. */
 #define EACH_STORED(CASE)                                                                                             \
     CASE(DT_F32) CASE(DT_F16) CASE(DT_BF16) CASE(DT_Q4_0) CASE(DT_Q4_1) CASE(DT_Q5_0) CASE(DT_Q5_1) CASE(DT_Q8_0) CASE(DT_Q2_K) \
-    CASE(DT_Q3_K) CASE(DT_Q4_K) CASE(DT_Q5_K) CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3) CASE(DT_INT8)
+    CASE(DT_Q3_K) CASE(DT_Q4_K) CASE(DT_Q5_K) CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3) CASE(DT_INT8) \
+    CASE(DT_NF4_DQ)
 
 HD uint32_t load_u16(const uint8_t *p) { return *(const uint16_t *)p; }
 HD uint32_t load_u32(const uint8_t *p) { return *(const uint32_t *)p; }             /* p a multiple of 4 */
@@ -107,6 +109,10 @@ static __constant__ float nf4_device[16] = {
     -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
     -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
     0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
+/* Lanes look up different ones, which constant memory would serve one after the other. */
+static __device__ const float nf4_map_device[256] = {
+#include "base/nf4_map.def"
+};
 #endif
 HD float nf4_value(uint32_t q) {
 #ifdef __CUDA_ARCH__
@@ -114,6 +120,17 @@ HD float nf4_value(uint32_t q) {
 #else
     return nf4_code[q & 15];
 #endif
+}
+
+/* nf4_dq_scale() by the 16 bytes that a block's weights share. */
+HD float nested_scale(const uint8_t *shared, int i) {
+    const uint32_t index = shared[NF4_DQ_INDEX - NF4_DQ_SHARED + i];
+#ifdef __CUDA_ARCH__
+    const float part = mul_rn(__ldg(nf4_map_device + index), bits_f32(load_u32(shared)));
+#else
+    const float part = mul_rn(nf4_map[index], bits_f32(load_u32(shared)));
+#endif
+    return add_rn(part, bits_f32(load_u32(shared + 4)));
 }
 
 /* Through f16, whose exponent is 8 less. */
@@ -161,10 +178,13 @@ template <int DT> HD void super4(const uint8_t *b, int j, float w[4]) {
 
 /* Weights j..j+3 of a block of our own. */
 template <int DT> HD void own4(const uint8_t *b, int j, float w[4]) {
-    float d = bits_f32(load_u32(b));
-    uint32_t q = DT == DT_NF4 ? load_u32(b + 4 + 16 * (j >> 5) + (j & 15)) >> (j >> 4 & 1) * 4 : load_u32(b + 4 + j);
+    constexpr bool nested = DT == DT_NF4_DQ, nf4 = DT == DT_NF4 || nested;
+    float d;
+    if constexpr (nested) d = nested_scale(b + NF4_DQ_SHARED, j >> 6);
+    else d = bits_f32(load_u32(b));
+    uint32_t q = nf4 ? load_u32(b + (nested ? j >> 8 << 4 : 4) + 16 * (j >> 5) + (j & 15)) >> (j >> 4 & 1) * 4 : load_u32(b + 4 + j);
     for (int i = 0; i < 4; i++) {
-        if constexpr (DT == DT_NF4) w[i] = mul_rn(d, nf4_value(q >> 8 * i & 15));
+        if constexpr (nf4) w[i] = mul_rn(d, nf4_value(q >> 8 * i & 15));
         else if constexpr (DT == DT_INT8) w[i] = mul_rn(d, byte_f32(q ^ 0x80808080u, i, 128));
         else w[i] = mul_rn(d, e4m3_value(q >> 8 * i & 255));
     }
@@ -188,7 +208,7 @@ template <int DT> HD void block4(const uint8_t *src, int64_t e, float w[4]) {
         const uint8_t *b = src + e / block_of<DT>::weights * block_of<DT>::bytes;
         int j = (int)(e % block_of<DT>::weights);
         if constexpr (block_of<DT>::weights == 256) super4<DT>(b, j, w);
-        else if constexpr (block_of<DT>::weights == 64) own4<DT>(b, j, w);
+        else if constexpr (block_of<DT>::weights == 64 || DT == DT_NF4_DQ) own4<DT>(b, j, w);
         else if constexpr (DT == DT_Q5_0 || DT == DT_Q5_1) {
             const uint8_t *p = b + (DT == DT_Q5_1 ? 4 : 2);
             uint32_t q = load_u32_even(p + 4 + (j & 15)) >> (j >> 4) * 4 & 0x0F0F0F0Fu;

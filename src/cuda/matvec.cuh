@@ -28,9 +28,10 @@ struct job {
     bool x_aligned; /* every row of x starts at a multiple of 16 bytes */
     const char *soon; /* what the next kernel reads first, in lines of 128 bytes */
     int soon_lines;
-    /* matvec_quant.cu: parts of a slice of C, their bytes, bytes of a row's C columns, 16-byte pieces that hold a part wherever
-     * it starts, bytes from row to row in shared memory; whole: every part of every row is pieces of its own */
-    int parts, step_bytes, used, pieces, row_space;
+    /* matvec_quant.cu: parts of a slice of C, their bytes, those from one to the next, by how many every second one begins earlier than
+     * that (halves of a block that share its middle), bytes of a row's C columns, 16-byte pieces that hold a part wherever it starts,
+     * bytes from row to row in shared memory; whole: every part of every row is pieces of its own */
+    int parts, step_bytes, stride, early, used, pieces, row_space;
     bool whole;
 };
 
@@ -115,6 +116,6 @@ err cuda_matvec_stored(dtype x_dt, const struct job *q, int n);
 /* quants.cuh's types are the ones it knows; fma_rows takes the same with f32 x. */
 #define EACH_QUANT(CASE)                                                                                              \
     CASE(DT_Q4_0) CASE(DT_Q4_1) CASE(DT_Q5_0) CASE(DT_Q5_1) CASE(DT_Q8_0) CASE(DT_Q3_K) CASE(DT_Q4_K) CASE(DT_Q5_K) \
-    CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3) CASE(DT_INT8)
+    CASE(DT_Q6_K) CASE(DT_IQ4_NL) CASE(DT_IQ4_XS) CASE(DT_NF4) CASE(DT_E4M3) CASE(DT_INT8) CASE(DT_NF4_DQ)
 
 #endif

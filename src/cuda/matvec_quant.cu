@@ -27,6 +27,9 @@ template <int MT> struct block_size { enum { warps = MT == 1 ? 16 : 12 }; };
 /* Tiles of the unit that begins at row o. */
 template <int MT> __device__ __forceinline__ int tiles_of(const struct job &q, int o) { return MT > 1 && min((int)q.O - o, q.unit_rows) > ROWS ? MT : 1; }
 
+/* Where part p of a row begins. */
+static __device__ __forceinline__ int part_at(const struct job &q, int p) { return p * q.stride - (p & 1) * q.early; }
+
 /* A warp's requests for W: what comes next, and where it goes. Four lanes share a row: lane >> 2, and the one 8 further on. */
 template <int MT> struct requests {
     const struct units &all;
@@ -79,7 +82,7 @@ template <int MT> struct requests {
     __device__ __forceinline__ void next(void) {
         if (u < end) {
             const struct job &q = all.j[which];
-            const int at = ((warp + turn * warps) * q.parts + part) * q.step_bytes;
+            const int at = part_at(q, (warp + turn * warps) * q.parts + part);
             const uint32_t to = ring + slot * all.slot_bytes;
             if (q.whole) copy_pieces(to, at);
             else copy_bytes(to, at);
@@ -163,6 +166,7 @@ template <typename T, int NT> struct columns {
 struct place {
     const uint8_t *a, *b;
     int columns, t; /* of x that are left from the part's first one on */
+    int half;       /* of NF4_DQ: which of a block the part is */
 };
 
 template <int NT> __device__ __forceinline__ void add_scaled(float acc[NT][4], const float p[NT][4], float a, float b) {
@@ -183,7 +187,7 @@ template <typename T, int NT> __device__ __forceinline__ void multiply8(float p[
 /* What the products are multiplied with, unpacked by the four lanes of a row together: lane t has those of scales t, t + 4, .. of the
  * part; beside them the offsets' product. */
 template <int DT> struct scales {
-    static constexpr int n = quant<DT>::step / (quant<DT>::sixteenths ? 16 : 32);
+    static constexpr int n = quant<DT>::step / quant<DT>::span;
     float a[n < 4 ? 1 : n / 4], b[n < 4 ? 1 : n / 4];
 };
 
@@ -196,10 +200,10 @@ template <int DT, typename T, int NT> __device__ __forceinline__ struct scales<D
         float high[4] = {}, low[4] = {};
 #pragma unroll
         for (int i = 0; i < s.n / 4; i++) {
-            const int j = 128 * i + 32 * at.t;
+            const int j = (4 * i + at.t) * quant<DT>::span;
             const bool there = j < at.columns;
             float oa, ob;
-            line32<T, DT>(at.a, j, &s.a[i], &oa), line32<T, DT>(at.b, j, &s.b[i], &ob);
+            line32<T, DT>(at.a, at.half, j, &s.a[i], &oa), line32<T, DT>(at.b, at.half, j, &s.b[i], &ob);
             if (!there) s.a[i] = s.b[i] = oa = ob = 0;
             oa = fmaf(-excess<T, DT>(), s.a[i], oa), ob = fmaf(-excess<T, DT>(), s.b[i], ob);
             high[2 * i] = high_bits(oa), low[2 * i] = oa - high[2 * i];
@@ -224,6 +228,7 @@ static __device__ __forceinline__ float scale_of(const float *held, int k) { ret
  * their scale and x are 0; fp8 and plain values need not be. */
 template <int DT, typename T, int NT, int FIRST> __device__ __forceinline__ void multiply_part(float acc[NT][4], const struct place &at, const struct columns<T, NT> &x) {
     constexpr bool any_bits = quant<DT>::plain || quant<DT>::kind == FP8;
+    const uint8_t *codes_a = codes_of<DT>(at.a, at.half), *codes_b = codes_of<DT>(at.b, at.half);
     struct scales<DT> s;
     if constexpr (!quant<DT>::plain) s = unpack_scales<DT, T, NT>(acc, at, x);
 #pragma unroll
@@ -237,7 +242,7 @@ template <int DT, typename T, int NT, int FIRST> __device__ __forceinline__ void
             multiply8<T, NT>(acc, a, b, x.v[FIRST + k]);
         } else {
             float p[NT][4] = {};
-            operands<T, DT>(codes8<DT>(at.a, k * 32, at.t), a), operands<T, DT>(codes8<DT>(at.b, k * 32, at.t), b);
+            operands<T, DT>(codes8<DT>(codes_a, k * 32, at.t), a), operands<T, DT>(codes8<DT>(codes_b, k * 32, at.t), b);
             multiply8<T, NT>(p, a, b, x.v[FIRST + k]);
             if constexpr (quant<DT>::sixteenths) { /* lanes 0 and 1 have the first 16 columns: once more without the others, by the scales' difference */
                 float first[NT][4] = {};
@@ -247,7 +252,7 @@ template <int DT, typename T, int NT, int FIRST> __device__ __forceinline__ void
                 multiply8<T, NT>(first, a, b, x.v[FIRST + k]);
                 add_scaled<NT>(acc, p, sa, sb);
                 add_scaled<NT>(acc, first, scale_of(s.a, 2 * k) - sa, scale_of(s.b, 2 * k) - sb);
-            } else add_scaled<NT>(acc, p, scale_of(s.a, k), scale_of(s.b, k));
+            } else add_scaled<NT>(acc, p, scale_of(s.a, k * 32 / quant<DT>::span), scale_of(s.b, k * 32 / quant<DT>::span));
         }
     }
 }
@@ -263,9 +268,9 @@ __device__ __forceinline__ void multiply(float acc[NT][4], const struct tile &i,
     constexpr int part = FIRST * 32 / quant<DT>::step, parts = SLICE / quant<DT>::step;
     const uint8_t *from = ring + *slot * w.all.slot_bytes;
     const struct job &q = w.all.j[i.which];
-    struct place at = {from + i.g * q.row_space, from + (i.g + 8) * q.row_space, (int)q.C - i.slice * SLICE - FIRST * 32, i.t};
+    struct place at = {from + i.g * q.row_space, from + (i.g + 8) * q.row_space, (int)q.C - i.slice * SLICE - FIRST * 32, i.t, i.slice & 1};
     if (!q.whole) {
-        const uint32_t begin = (uint32_t)(i.o + i.g) * (uint32_t)q.row_bytes + (i.slice * parts + part) * q.step_bytes;
+        const uint32_t begin = (uint32_t)(i.o + i.g) * (uint32_t)q.row_bytes + part_at(q, i.slice * parts + part);
         at.a += begin & 15, at.b += begin + 8 * (uint32_t)q.row_bytes & 15;
     }
     wait_for_oldest(w.all.depth); /* this part is here, for this lane's copies.. */
@@ -332,7 +337,8 @@ static void measure(struct job *q) {
 #undef STEP
     default: break;
     }
-    q->parts = SLICE / step, q->step_bytes = step / block * bytes, q->used = (int)(q->C / block * bytes);
+    q->parts = SLICE / step, q->step_bytes = q->stride = step * bytes / block, q->used = (int)(q->C / block * bytes);
+    if (q->w_dt == DT_NF4_DQ) q->early = 8, q->step_bytes += 8;
     q->whole = !(q->row_bytes % 16 || q->step_bytes % 16 || q->C % SLICE); /* else a part starts at most 14 bytes into its first piece */
     q->pieces = q->whole ? q->step_bytes / 16 : (q->step_bytes + 14 + 15) / 16;
     q->row_space = (q->pieces | 1) * 16; /* odd: 8 rows' words fall into 32 different banks */

@@ -21,11 +21,12 @@
 
 enum codes { INTEGERS, TABLE, FP8 };
 
-/* step: columns that are brought at a time, whole blocks; zero: what an integer code is less. */
-template <enum codes KIND, int ZERO, bool OFFSET, int STEP = 256> struct traits {
+/* step: columns that are brought at a time, whole blocks (of NF4_DQ a half: the block's first or last 144 bytes); span: weights of one
+ * scale as they are unpacked; zero: what an integer code is less. */
+template <enum codes KIND, int ZERO, bool OFFSET, int STEP = 256, int SPAN = 32> struct traits {
     static constexpr enum codes kind = KIND;
-    static constexpr int zero = ZERO, step = STEP;
-    static constexpr bool offset = OFFSET, sixteenths = false, plain = false;
+    static constexpr int zero = ZERO, step = STEP, span = SPAN;
+    static constexpr bool offset = OFFSET, sixteenths = SPAN == 16, plain = false;
 };
 template <int DT> struct quant : traits<TABLE, 0, false, 64> { static constexpr bool plain = true; };
 template <> struct quant<DT_Q4_0> : traits<INTEGERS, 8, false> {};
@@ -35,11 +36,12 @@ template <> struct quant<DT_Q5_1> : traits<INTEGERS, 0, true> {};
 template <> struct quant<DT_Q8_0> : traits<INTEGERS, 128, false, 128> {};
 template <> struct quant<DT_Q4_K> : traits<INTEGERS, 0, true> {};
 template <> struct quant<DT_Q5_K> : traits<INTEGERS, 0, true> {};
-template <> struct quant<DT_Q3_K> : traits<INTEGERS, 4, false> { static constexpr bool sixteenths = true; };
-template <> struct quant<DT_Q6_K> : traits<INTEGERS, 32, false> { static constexpr bool sixteenths = true; };
+template <> struct quant<DT_Q3_K> : traits<INTEGERS, 4, false, 256, 16> {};
+template <> struct quant<DT_Q6_K> : traits<INTEGERS, 32, false, 256, 16> {};
 template <> struct quant<DT_IQ4_NL> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_IQ4_XS> : traits<TABLE, 0, false> {};
 template <> struct quant<DT_NF4> : traits<TABLE, 0, false> {};
+template <> struct quant<DT_NF4_DQ> : traits<TABLE, 0, false, 256, 64> {};
 template <> struct quant<DT_E4M3> : traits<FP8, 0, false, 128> {};
 template <> struct quant<DT_INT8> : traits<INTEGERS, 128, false, 128> {};
 
@@ -72,7 +74,12 @@ template <bool WORDS> HD uint2 nibbles8(const uint8_t *nibbles, int t) {
     return make_uint2(q.x >> up & 0x0F0F0F0Fu, q.y >> up & 0x0F0F0F0Fu);
 }
 
-/* p: where the row's step begins; j: a multiple of 32. */
+/* Of the step that begins at p: its codes, where they do not begin there. What NF4_DQ's weights share lies behind the codes of the first
+ * half, and before those of the second. */
+template <int DT> HD const uint8_t *codes_of(const uint8_t *p, int half) { return DT == DT_NF4_DQ ? p + 16 * half : p; }
+HD const uint8_t *shared_of(const uint8_t *p, int half) { return p + (half ? 0 : NF4_DQ_SHARED); }
+
+/* p: codes_of() the row's step; j: a multiple of 32, in the step. */
 template <int DT> HD uint2 codes8(const uint8_t *p, int j, int t) {
     constexpr bool words = block_of<DT>::bytes % 4 == 0;
     const uint8_t *b = p + j / block_of<DT>::weights * block_of<DT>::bytes;
@@ -80,6 +87,7 @@ template <int DT> HD uint2 codes8(const uint8_t *p, int j, int t) {
     else if constexpr (DT == DT_Q4_1) return nibbles8<words>(b + 4, t);
     else if constexpr (DT == DT_IQ4_XS) return nibbles8<words>(b + 8 + j / 2, t);
     else if constexpr (DT == DT_NF4) return nibbles8<words>(b + 4 + (j & 32) / 2, t);
+    else if constexpr (DT == DT_NF4_DQ) return nibbles8<words>(p + j / 2, t);
     else if constexpr (DT == DT_Q5_0 || DT == DT_Q5_1) {
         const uint8_t *fifth = b + (DT == DT_Q5_1 ? 4 : 2);
         uint2 q = nibbles8<words>(fifth + 4, t);
@@ -160,6 +168,9 @@ template <int DT> struct table<f16, DT> { static constexpr uint16_t at[16] = {0x
 template <> struct table<bf16, DT_NF4> { static constexpr uint16_t at[16] = {0xBF80, 0xBF32, 0xBF06, 0xBECA, 0xBE92, 0xBE3D, 0xBDBA, 0x0000, 0x3DA3, 0x3E25, 0x3E7C, 0x3EAD, 0x3EE2, 0x3F10, 0x3F39, 0x3F80}; };
 template <> struct table<f16, DT_NF4> { static constexpr uint16_t at[16] = {0xBC00, 0xB992, 0xB833, 0xB652, 0xB48D, 0xB1EA, 0xADD4, 0x0000, 0x2D18, 0x3126, 0x33E0, 0x3568, 0x370D, 0x3880, 0x39C9, 0x3C00}; };
 
+template <> struct table<bf16, DT_NF4_DQ> : table<bf16, DT_NF4> {};
+template <> struct table<f16, DT_NF4_DQ> : table<f16, DT_NF4> {};
+
 /* Byte `high` of the table's entries from..from+3. */
 template <typename T, int DT> struct plane {
     template <int FROM, int HIGH> __host__ __device__ static constexpr uint32_t word(void) {
@@ -192,8 +203,8 @@ template <typename T, int DT> HD void operands(uint2 q, uint32_t a[4]) {
 /* --- scales ------------------------------------------------------------------------------------------------------------ */
 HD float small_f32(uint32_t byte) { return add_rn(bits_f32(0x4B000000u | byte), -8388608.0f); }
 
-/* weight = scale * (value - excess) + offset. */
-template <typename T, int DT> HD void line32(const uint8_t *p, int j, float *scale, float *offset) {
+/* weight = scale * (value - excess) + offset. p: where the step begins; half: of NF4_DQ, which. */
+template <typename T, int DT> HD void line32(const uint8_t *p, int half, int j, float *scale, float *offset) {
     const uint8_t *b = p + j / block_of<DT>::weights * block_of<DT>::bytes;
     *offset = 0;
     if constexpr (DT == DT_Q4_K || DT == DT_Q5_K) { /* k4_line(), by one load: its header is 16 bytes in a place for them */
@@ -206,7 +217,8 @@ template <typename T, int DT> HD void line32(const uint8_t *p, int j, float *sca
     } else if constexpr (DT == DT_IQ4_XS) {
         const int g = j >> 5, sc = (b[4 + (g >> 1)] >> 4 * (g & 1) & 15) | (load_u16(b + 2) >> 2 * g & 3) << 4;
         *scale = mul_rn(half_f32(load_u16(b)), (float)(sc - 32));
-    } else if constexpr (DT == DT_NF4 || DT == DT_INT8) *scale = bits_f32(load_u32(b));
+    } else if constexpr (DT == DT_NF4_DQ) *scale = nested_scale(shared_of(p, half), 4 * half + (j >> 6));
+    else if constexpr (DT == DT_NF4 || DT == DT_INT8) *scale = bits_f32(load_u32(b));
     else if constexpr (DT == DT_E4M3) *scale = mul_rn(bits_f32(load_u32(b)), T_is_bf16<T>::yes ? 1.0f : 256.0f);
     else if constexpr (quant<DT>::offset) {
         const uint32_t h = load_u32(b);

@@ -2,6 +2,7 @@
 #include "export/export.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/nf4.h"
 #include "export/check.h"
 #include "export/crossing.h"
 #include "export/lora_out.h"
@@ -239,8 +240,10 @@ static err plan_memory(struct job *j) {
         if (j->form->kind == KIND_LORA) j->check_bytes += 3 * deltas_pair_bytes(&j->deltas);
     }
     const bool reopened = !j->r->unchecked || j->r->n_texts;
-    for (int i = 0; i < j->base.n && j->to && reopened; i++) /* then NF4 is repacked */
-        if (j->to[i] == DT_NF4) j->check_bytes += dtype_row_bytes(j->to[i], j->base.w[i].d[1]) * (size_t)j->base.w[i].d[0];
+    for (int i = 0; i < j->base.n && j->to && reopened; i++) { /* then NF4 is repacked */
+        const int64_t *d = j->base.w[i].d;
+        if (j->to[i] == DT_NF4) j->check_bytes += dtype_row_bytes(nf4_kept(DT_NF4, j->base.nested, d[1]), d[1]) * (size_t)d[0];
+    }
     if (j->r->n_texts) {
         size_t bytes;
         TRY(likeness_bytes(reference_of(j), &j->base, &bytes));

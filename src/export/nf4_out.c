@@ -65,7 +65,7 @@ err nf4_out_rest(const struct item *it, bool nested, const struct nf4_scales *s,
     if (nested) {
         nf4_nest(s->absmax, n, offset, s->code, s->nested);
         TRY(tensors_out_put(o, s->nested, (size_t)nests_of(it) * 4));
-        TRY(tensors_out_put(o, nf4_absmax_code(), 256 * sizeof(float)));
+        TRY(tensors_out_put(o, nf4_map, sizeof nf4_map));
         snprintf(more, sizeof more, ", \"nested_blocksize\": %d, \"nested_dtype\": \"float32\", \"nested_offset\": %.17g", NF4_NEST,
                  (double)offset);
     }

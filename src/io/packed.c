@@ -5,9 +5,10 @@
  * x 128 (DeepSeek's checkpoints, transformers' fine-grained FP8, compressed-tensors); without any the numbers
  * themselves F8_E5M2, F64       W alone, as F16 and F32
  *
- * NF4 and E4M3 become the blocks of 64 of base/dtype.h, with their scale in front as f32: 4.5 and 8.5 bits a weight.
- * Everything stays as it was trained: NF4's absmax is decoded in f32 as bitsandbytes does, a product of scale and code
- * rounds once.
+ * NF4 and E4M3 become the blocks of 64 of base/dtype.h, with their scale in front as f32: 4.5 and 8.5 bits a weight. NF4 whose
+ * absmax is quantised keeps it so, in blocks of 512 (DT_NF4_DQ, 4.25 bits), where its rows are whole ones and its map and nesting are those
+ * that bitsandbytes has; else its absmax is decoded in f32 as bitsandbytes does. Everything stays as it was trained: a product of scale and
+ * code rounds once.
  *
  * It refuses: rows that are no whole number of blocks of 64, NF4 of another block size or code, scales that are not
  * finite, and by their names the schemes that are not read: FP4, int8, GPTQ, AWQ, MXFP4, packed compressed-tensors,
@@ -77,6 +78,12 @@ struct nf4 {
     float offset;
 };
 
+/* Can a block of DT_NF4_DQ hold what those blocks of 64 have? */
+static bool stays_nested(const struct nf4 *q) {
+    return q->codes && q->nested_block % NF4_DQ_SCALES == 0 && !memcmp(q->nested_code, nf4_map, sizeof nf4_map) &&
+           nf4_kept(DT_NF4, true, q->cols) == DT_NF4_DQ;
+}
+
 static float nf4_absmax(const struct nf4 *q, int64_t block) {
     return q->absmax ? q->absmax[block] : nf4_unnest(q->nested_code[q->codes[block]], q->nested_absmax[block / q->nested_block], q->offset);
 }
@@ -130,20 +137,28 @@ static err read_nf4(const struct tensors *ts, const struct tensor *t, const stru
     return OK;
 }
 
-/* Blocks first .. last of the matrix; false where a scale is not finite. */
-static bool repack_nf4(const struct nf4 *q, int64_t first, int64_t last, uint8_t *b) {
+/* 64 weights: in each 32 pairs (2 i, 2 i + 1) become pairs (i, i + 16). */
+static void repack_codes(const uint8_t *p, uint8_t *to) {
+    for (int h = 0; h < 32; h += 16)
+        for (int i = 0; i < 8; i++) {
+            uint8_t u = p[h + i], v = p[h + 8 + i];
+            to[h + 2 * i] = (uint8_t)(u >> 4 | (v & 0xF0));
+            to[h + 2 * i + 1] = (uint8_t)((u & 15) | v << 4);
+        }
+}
+
+/* Blocks first .. last of the matrix, in type dt; false where a scale is not finite. */
+static bool repack_nf4(const struct nf4 *q, int64_t first, int64_t last, dtype dt, uint8_t *b) {
+    const int per = dtype_info[dt].block / BLOCK;
     bool fine = true;
-    for (int64_t k = first; k < last; k++, b += 36) {
-        const uint8_t *p = q->packed + k * (BLOCK / 2);
-        float absmax = nf4_absmax(q, k);
+    for (int64_t k = first; k < last; k++) {
+        const int i = (int)(k - first) % per;
+        const float absmax = nf4_absmax(q, k);
         fine &= (bool)isfinite(absmax);
-        memcpy(b, &absmax, 4);
-        for (int h = 0; h < 2; h++) /* 32 weights: pairs (2 i, 2 i + 1) become pairs (i, i + 16) */
-            for (int i = 0; i < 8; i++) {
-                uint8_t u = p[16 * h + i], v = p[16 * h + 8 + i];
-                b[4 + 16 * h + 2 * i] = (uint8_t)(u >> 4 | (v & 0xF0));
-                b[5 + 16 * h + 2 * i] = (uint8_t)((u & 15) | v << 4);
-            }
+        repack_codes(q->packed + k * (BLOCK / 2), b + (dt == DT_NF4 ? 4 : nf4_dq_nibbles(2 * i)));
+        if (dt == DT_NF4) memcpy(b, &absmax, sizeof absmax);
+        else if (!i) nf4_dq_put(b, q->nested_absmax[k / q->nested_block], q->offset, q->codes + k);
+        if (i == per - 1) b += dtype_info[dt].bytes;
     }
     return fine;
 }
@@ -151,13 +166,14 @@ static bool repack_nf4(const struct nf4 *q, int64_t first, int64_t last, uint8_t
 static err take_nf4(struct tensors *ts, const struct tensor *t, const struct tensor *state, struct tensor *out) {
     struct nf4 q = {0};
     TRY(read_nf4(ts, t, state, &q));
-    TRY(make(ts, t, DT_NF4, q.rows, q.cols, out));
+    TRY(make(ts, t, stays_nested(&q) ? DT_NF4_DQ : DT_NF4, q.rows, q.cols, out));
     out->nd = 2;
     out->d[0] = q.rows, out->d[1] = q.cols;
+    uint8_t *to = (uint8_t *)(uintptr_t)out->data;
     int64_t per = q.cols / BLOCK, bad = -1;
 #pragma omp parallel for reduction(max : bad)
     for (int64_t r = 0; r < q.rows; r++)
-        if (!repack_nf4(&q, r * per, (r + 1) * per, (uint8_t *)(uintptr_t)out->data + (size_t)(r * per) * 36)) bad = r;
+        if (!repack_nf4(&q, r * per, (r + 1) * per, out->dt, to + dtype_row_bytes(out->dt, q.cols) * (size_t)r)) bad = r;
     return bad < 0 ? OK : not_finite(ts, t, bad);
 }
 

@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "model/family.h"
 #include "base/log.h"
+#include "base/nf4.h"
 #include "base/philox.h"
 #include "io/packed.h"
 #include "model/derived.h"
@@ -153,7 +154,7 @@ static err reserve(struct model *m) {
 
 static void set_types(struct model *m, dtype dt) {
     for (int i = 0; i < m->n; i++)
-        if (m->w[i].nd == 2) m->w[i].dt = m->w[i].d[1] % dtype_info[dt].block ? DT_F32 : dt;
+        if (m->w[i].nd == 2) m->w[i].dt = m->w[i].d[1] % dtype_info[dt].block ? DT_F32 : nf4_kept(dt, m->nested, m->w[i].d[1]);
 }
 
 err model_retype(struct model *m, const dtype *to) {
@@ -162,7 +163,7 @@ err model_retype(struct model *m, const dtype *to) {
     for (int i = 0; i < m->n; i++) {
         if (!to[i]) continue;
         m->bytes -= weight_bytes(&m->w[i]);
-        m->w[i].dt = to[i];
+        m->w[i].dt = nf4_kept(to[i], m->nested, m->w[i].d[1]);
         m->bytes += weight_bytes(&m->w[i]);
         if (m->sizes_only) m->files.copied += weight_bytes(&m->w[i]); /* as quantised_open() counts a file's */
     }
@@ -172,32 +173,27 @@ err model_retype(struct model *m, const dtype *to) {
 }
 
 /* N(0, 0.02) matrices, norm weights 1, biases 0. */
-static err fill_random(struct model *m, int i) {
-    struct weight *w = &m->w[i];
-    const int64_t cols = w->d[w->nd - 1], rows = w->nd == 2 ? w->d[0] : 1;
-    const size_t row = dtype_row_bytes(w->dt, cols);
-    bool room = true;
-#pragma omp parallel reduction(&& : room)
-    {
-        float *x = malloc((size_t)cols * sizeof *x);
-        room = x != NULL;
-#pragma omp for
-        for (int64_t r = 0; r < rows; r++) {
-            for (int64_t c = 0; x && c < cols; c++) {
-                struct philox p = philox(philox_key(m->seed, PURPOSE_INIT), (uint32_t)i, (uint32_t)r, (uint32_t)c, 1);
-                float sum = philox_unit(p.v[0]) + philox_unit(p.v[1]) + philox_unit(p.v[2]) + philox_unit(p.v[3]) - 2;
-                x[c] = w->nd == 1 ? (is_bias(w->name) ? 0 : 1) : sum * 0.0346f; /* four uniforms: variance 1/3 */
-            }
-            if (x) quantise_row(w->dt, x, (char *)w->data + row * (size_t)r, cols);
-        }
-        free(x);
+struct random_weight {
+    uint64_t seed;
+    int i;
+    const struct weight *w;
+};
+
+static void random_row(const void *ctx, int64_t r, float *x) {
+    const struct random_weight *of = ctx;
+    const struct weight *w = of->w;
+    for (int64_t c = 0; c < w->d[w->nd - 1]; c++) {
+        struct philox p = philox(philox_key(of->seed, PURPOSE_INIT), (uint32_t)of->i, (uint32_t)r, (uint32_t)c, 1);
+        float sum = philox_unit(p.v[0]) + philox_unit(p.v[1]) + philox_unit(p.v[2]) + philox_unit(p.v[3]) - 2;
+        x[c] = w->nd == 1 ? (is_bias(w->name) ? 0 : 1) : sum * 0.0346f; /* four uniforms: variance 1/3 */
     }
-    if (!room) return fail(E_MEMORY, "out of memory");
-    return m->nested ? quantised_scales(w) : OK;
 }
 
 err model_fill(struct model *m) {
-    for (int i = 0; i < m->n && m->random; i++) TRY(fill_random(m, i));
+    for (int i = 0; i < m->n && m->random; i++) {
+        const struct random_weight of = {m->seed, i, &m->w[i]};
+        TRY(quantise_rows(&m->w[i], m->nested, random_row, &of, (void *)(uintptr_t)m->w[i].data));
+    }
     return quantised_fill(m);
 }
 
@@ -328,12 +324,13 @@ static err open_sizes(struct model *m, int64_t layers) {
     TRY(read_json(path, &j));
     err e = layers ? stretch(j, layers, path) : OK;
     if (!e) e = sizes_of(m, j, path);
-    if (!e && type && ((dt = dtype_parse(type)) == DT_NONE || dt == DT_I32 || dt == DT_F8))
+    if (!e && type && ((dt = dtype_parse(type)) == DT_NONE || dt == DT_I32 || dt == DT_F8 || dt == DT_NF4_DQ))
         e = fail(E_USAGE, "model '%s': no file has weights of type '%s'", m->path, type);
     if (!e && !type) e = stored_type(j, path, &dt);
     json_decref(j);
     if (!e) e = m->family->tensors(m);
     if (e) return e;
+    m->nested = dt == DT_NF4; /* as QLoRA's files are */
     set_types(m, dt);
     TRY(reserve(m));
     const size_t each =

@@ -149,8 +149,9 @@ const struct family *model_family(const char *arch, bool hf);
 /* path: a .gguf file, a Hugging Face folder, or "random:SEED[:dtype]" with config_path naming a config.json. Files are
  * mapped, so no matrix is read yet; a random model's memory is reserved and filled by model_fill(). */
 err model_open(const char *path, const char *config_path, struct model *m);
-/* A config.json (or a folder with one and no weights; "config.json:q4_k" says how its matrices would be stored, else it does itself,
- * else bf16): sizes and addresses alone, for plans. layers: so many in place of its own (lists of one entry a layer are repeated); 0: its own. */
+/* A config.json (or a folder with one and no weights; "config.json:q4_k" says how its matrices would be stored, "nf4" with double
+ * quantisation; else it does itself, else bf16): sizes and addresses alone, for plans. layers: so many in place of its own (lists of one
+ * entry a layer are repeated); 0: its own. */
 err model_open_sizes(const char *path, int64_t layers, struct model *m);
 bool model_has_no_weights(const char *path); /* is it such a path? */
 void model_warn(const struct model *m); /* says what of its files is left out, if anything */

@@ -13,49 +13,55 @@
 enum { ALIGN = 64 };
 static size_t placed(const struct weight *w) { return (weight_bytes(w) + ALIGN - 1) & ~(size_t)(ALIGN - 1); }
 
-/* The codes stay. */
-static err round_scales(const struct weight *w, void *blocks) {
-    const int64_t n = w->d[0] * (w->d[1] / NF4_BLOCK);
-    float *absmax = malloc((size_t)n * sizeof *absmax);
-    if (!absmax) return fail(E_MEMORY, "out of memory");
-    nf4_take_absmax(blocks, n, absmax);
-    nf4_round_absmax(absmax, n);
-    nf4_put_absmax(blocks, n, absmax);
-    free(absmax);
-    return OK;
+static int64_t rows_of(const struct weight *w) { return w->nd == 2 ? w->d[0] : 1; }
+static int64_t cols_of(const struct weight *w) { return w->d[w->nd - 1]; }
+
+/* Row r; absmax: of DT_NF4_DQ, all rows'. */
+static void encode(const struct weight *w, const float *row, int64_t r, void *to, float *absmax) {
+    char *at = (char *)to + dtype_row_bytes(w->dt, cols_of(w)) * (size_t)r;
+    if (w->dt == DT_NF4_DQ) nf4_dq_codes(row, cols_of(w), at, absmax + r * (cols_of(w) / NF4_BLOCK));
+    else quantise_row(w->dt, row, at, cols_of(w));
 }
 
-err quantise_matrix(const struct weight *w, const void *from, dtype stored, bool nested, void *to) {
-    const int64_t rows = w->d[0], cols = w->d[1];
-    const size_t in = dtype_row_bytes(stored, cols), out = dtype_row_bytes(w->dt, cols);
+err quantise_rows(const struct weight *w, bool nested, row_source *source, const void *ctx, void *to) {
+    const bool second = (nested && w->dt == DT_NF4) || w->dt == DT_NF4_DQ;
+    const int64_t n = second ? rows_of(w) * (cols_of(w) / NF4_BLOCK) : 0;
+    float *absmax = malloc((size_t)n * sizeof *absmax + 1);
     int64_t bad = -1;
-    bool room = true;
+    bool room = absmax != NULL;
+    if (!room) return fail(E_MEMORY, "out of memory");
 #pragma omp parallel reduction(max : bad) reduction(&& : room)
     {
-        float *row = malloc((size_t)cols * sizeof *row);
+        float *row = malloc((size_t)cols_of(w) * sizeof *row);
         room = row != NULL;
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < rows; r++) {
+        for (int64_t r = 0; r < rows_of(w); r++) {
             float sum = 0;
             if (!row) continue;
-            dequantise_row(stored, (const char *)from + in * (size_t)r, row, cols);
-            for (int64_t c = 0; c < cols; c++) sum += row[c] * 0;
+            source(ctx, r, row);
+            for (int64_t c = 0; c < cols_of(w); c++) sum += row[c] * 0;
             if (sum != 0) bad = r;
-            quantise_row(w->dt, row, (char *)to + out * (size_t)r, cols);
+            encode(w, row, r, to, absmax);
         }
         free(row);
     }
+    if (room && bad < 0 && w->dt == DT_NF4_DQ) nf4_dq_scales(to, n, absmax);
+    else if (room && bad < 0 && second) nf4_take_absmax(to, n, absmax), nf4_round_absmax(absmax, n), nf4_put_absmax(to, n, absmax);
+    free(absmax);
     if (!room) return fail(E_MEMORY, "out of memory");
-    if (bad >= 0)
-        return fail(E_NUMERIC, "tensor %s is not finite (NaN or infinity) in row %lld: it cannot be quantised", w->name, (long long)bad);
-    return nested && w->dt == DT_NF4 ? round_scales(w, to) : OK;
+    if (bad < 0) return OK;
+    return fail(E_NUMERIC, "tensor %s is not finite (NaN or infinity) in row %lld: it cannot be quantised", w->name, (long long)bad);
 }
 
-err quantised_scales(const struct weight *w) { return w->nd == 2 && w->dt == DT_NF4 ? round_scales(w, (void *)(uintptr_t)w->data) : OK; }
+/* Of the file's matrix. */
+static void stored_row(const void *ctx, int64_t r, float *row) {
+    const struct weight *w = ctx;
+    dequantise_row(w->from, (const char *)w->source + dtype_row_bytes(w->from, cols_of(w)) * (size_t)r, row, cols_of(w));
+}
 
 static err make(struct model *m, struct weight *w) {
     if (w->made || !w->source) return OK;
-    err e = quantise_matrix(w, w->source, w->from, m->nested, (void *)(uintptr_t)w->data);
+    err e = quantise_rows(w, m->nested, stored_row, w, (void *)(uintptr_t)w->data);
     if (e) return fail_in(e, "%s", m->path);
     w->made = true;
     model_forget(m, w);
@@ -96,7 +102,7 @@ err quantised_open(struct model *m, const dtype *to, bool nested) {
         struct weight *w = &m->w[i];
         if (!to[i]) continue;
         if (model_maps(m, w)) m->bytes -= weight_bytes(w); /* a copy of the file's stays */
-        w->from = w->dt, w->source = w->data, w->dt = to[i];
+        w->from = w->dt, w->source = w->data, w->dt = nf4_kept(to[i], nested, w->d[1]);
         m->bytes += weight_bytes(w);
         m->files.copied += weight_bytes(w);
         total += placed(w);

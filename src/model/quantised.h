@@ -5,8 +5,8 @@
  * On the processor everything is made at the start (quantised_fill). On a card a matrix is made when it is brought over (plan_place asks,
  * through struct residents) and its host's copy goes again, but for those outside of the layers, which methods may read later.
  *
- * NF4 with `nested` is bitsandbytes' with double quantisation: its scales are rounded to 8 bits and back (base/nf4.h). Here, in memory, they stay
- * f32: 4.5 bits a weight and not 4.127.
+ * NF4 with `nested` is bitsandbytes' with double quantisation (base/nf4.h): 4.25 bits a weight (DT_NF4_DQ) where rows are multiples of
+ * 512; of others the rounded scales stay f32, 4.5 bits.
  *
  * It refuses numbers that are not finite. Which matrix gets which type is gen/rules.h's to say; bytes are counted in model.bytes and
  * model.files.copied as soon as quantised_open() returns. */
@@ -18,9 +18,9 @@
  * where it is from now on. Of a random model the weights are made in these types at once (model_fill). */
 err quantised_open(struct model *m, const dtype *to, bool nested);
 err quantised_fill(struct model *m); /* all that is not there yet */
-/* One matrix of n rows: reads them from `from`, whose rows are of a plain type; E_NUMERIC names it. */
-err quantise_matrix(const struct weight *w, const void *from, dtype stored, bool nested, void *to);
-err quantised_scales(const struct weight *w); /* double quantisation of an NF4 matrix that is there; of others nothing */
+/* One tensor in w's type, any that is written here or DT_NF4_DQ, from its rows: source gives number r of them. E_NUMERIC names both. */
+typedef void row_source(const void *ctx, int64_t r, float *row);
+err quantise_rows(const struct weight *w, bool nested, row_source *source, const void *ctx, void *to);
 void quantised_close(struct model *m);
 
 #endif

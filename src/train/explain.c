@@ -11,8 +11,8 @@ enum { STATES = 64, ADAPTER = 32 }; /* bits of a trained parameter's two states;
 static double trained_bits(int models, double p, double extra) { return models * (p + STATES + extra); }
 static double adapter_bits(double p, double shares, double q, double extra) { return p + shares * (q + STATES + extra); }
 
-/* NF4 with its scales quantised once more, as bitsandbytes has it: 4 bits, an 8-bit scale for 64, an f32 one for 256 of those. */
-static double nf4_bits(void) { return 4 + 8.0 / 64 + 32.0 / (64 * 256); }
+/* NF4 with its scales quantised once more, as it is kept in memory. */
+static double nf4_bits(void) { return dtype_bits(DT_NF4_DQ); }
 
 static void counted(json_t *list, const char *name, double dmcct, double macct) {
     json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f}", "name", name, "dmcct_bits_per_parameter", dmcct,

@@ -287,10 +287,10 @@ static double num(const json_t *o, const char *key) { return json_number_value(j
 static void explains_the_sums(void **state) {
     (void)state;
     static const char *const lines[] = {"2 θ (p + 64)", "θ (p + 2 r (q + 64))", "1.6e11 bits = 20.00 GB", "1e9 × 21.76 bits = 2.72 GB", "N = 1.6e11 / 21.76 = 7.353e9: the base may be 7.35x",
-                                        "8.93x  7.35x  6.25x  10x", "192  23.68   8.11x", "192  22.72   8.45x", "4.127 bits", "160  9.887   16.2x"};
-    static const double share[] = {8.928571, 7.352941, 6.25}, counted[] = {7.352941, 8.108108, 8.450704, 16.182943};
+                                        "8.93x  7.35x  6.25x  10x", "192  23.68   8.11x", "192  22.72   8.45x", "4.250 bits", "160  10.01   16.0x"};
+    static const double share[] = {8.928571, 7.352941, 6.25}, counted[] = {7.352941, 8.108108, 8.450704, 15.984016};
     static const char *const page[] = {"**20.00 GB**", "21.76 bits = **2.72\nGB**", "N = 1.6e11 / 21.76 = 7.353e9", "| 8.93× | 7.35× | 6.25× | 10× |", "| 160 | 21.76 | 7.35 |", "| 192 | 23.68 | 8.11 |",
-                                       "| 192 | 22.72 | 8.45 |", "NF4, 4.127 bits", "| 160 | 9.887 | 16.2 |"};
+                                       "| 192 | 22.72 | 8.45 |", "NF4, 4.25 bits", "| 160 | 10.01 | 16.0 |"};
     sh("$C plan --explain");
     status_is(0);
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) says(ran.out.p, lines[i]);

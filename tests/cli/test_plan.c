@@ -57,6 +57,10 @@ static void test_sizes_alone(void **state) {
     j = plan_of("bench/shapes/70b.json:q4_k --memory-budget 400GB"); /* 4.5 bits; vectors f32 */
     assert_true(line_of(j, "weights", "bytes") == (parameters - (2 * L + 1) * C) * 4.5 / 8 + (2 * L + 1) * C * 4);
     json_decref(j);
+    j = plan_of("bench/shapes/70b.json:nf4 --memory-budget 400GB"); /* with double quantisation: 4.25 bits */
+    assert_true(line_of(j, "weights", "bytes") == (parameters - (2 * L + 1) * C) * 4.25 / 8 + (2 * L + 1) * C * 4);
+    json_decref(j);
+    refused("$C plan bench/shapes/70b.json:nf4_dq", "no file has weights of type 'nf4_dq'");
     ok("cp $G/config.json $D/only.json; mkdir $D/folder; cp $G/config.json $D/folder/config.json; $C plan $D/folder --set objective=sft");
     says(ran.out.p, "No data are given: rows of 1024 tokens are planned for.");
     ok("$C plan $D/only.json --set max_length=64 --set max_new_tokens=8 | grep -q 'rows of 64 tokens'");
@@ -196,7 +200,7 @@ static void test_explain(void **state) {
     says(ran.out.p, "said to be ~7.5)           7.35x");
     says(ran.out.p, "8.11x");
     says(ran.out.p, "8.45x");
-    says(ran.out.p, "16.2x");
+    says(ran.out.p, "16.0x");
     ok("$C plan --explain lora");
     says(ran.out.p, "29.12 GB");
     says(ran.out.p, "33.60 GB");

@@ -55,21 +55,22 @@ template <typename T> HD float operand_f32(uint32_t h) {
 }
 
 /* Weights j + 8t .. + 7 of the step that begins at p, as lane t of matvec_quant.cu has them. */
-template <typename T, int DT> HD void lane8(const uint8_t *p, int j, int t, float w[8]) {
+template <typename T, int DT> HD void lane8(const uint8_t *p, int half, int j, int t, float w[8]) {
     uint32_t a[4];
-    operands<T, DT>(codes8<DT>(p, j, t), a);
+    operands<T, DT>(codes8<DT>(codes_of<DT>(p, half), j, t), a);
     for (int i = 0; i < 8; i++) {
         float scale, offset = 0, v = operand_f32<T>(a[i / 2] >> 16 * (i & 1) & 0xFFFF);
         if constexpr (quant<DT>::sixteenths) scale = line16<DT>(p, j + (t >> 1) * 16);
-        else line32<T, DT>(p, j, &scale, &offset);
+        else line32<T, DT>(p, half, j, &scale, &offset);
         v = add_rn(v, -excess<T, DT>());
         w[i] = quant<DT>::offset ? add_rn(mul_rn(scale, v), offset) : mul_rn(scale, v);
     }
 }
 
 template <typename T, int DT> HD void lane8_at(const uint8_t *bytes, int e, float *w) {
-    constexpr int step = quant<DT>::step;
-    lane8<T, DT>(bytes + e / step * (step / block_of<DT>::weights * block_of<DT>::bytes), e % step / 32 * 32, e % 32 / 8, w);
+    constexpr int step = quant<DT>::step, half = DT == DT_NF4_DQ;
+    const int k = e / step, second = half * (k & 1), at = k * (step * block_of<DT>::bytes / block_of<DT>::weights) - 8 * second;
+    lane8<T, DT>(bytes + at, second, e % step / 32 * 32, e % 32 / 8, w);
 }
 
 template <typename T, int DT> __global__ void operands_on_card(const uint8_t *bytes, float *w, int n) {
@@ -80,10 +81,12 @@ template <typename T, int DT> __global__ void operands_on_card(const uint8_t *by
 /* What a weight must be: rounding a code is the only difference that is allowed. */
 template <typename T, int DT> static void expected(const uint8_t *bytes, float *want, int n) {
     dequantise_row((dtype)DT, bytes, want, n);
-    for (int e = 0; DT == DT_NF4 && e < n; e++) {
-        const uint8_t *b = bytes + e / 64 * 36;
-        float code = nf4_code[b[4 + e % 64 / 32 * 16 + e % 16] >> (e % 32 / 16 * 4) & 15];
-        want[e] = bits_f32(load_u32(b)) * (T_is_bf16<T>::yes ? bf16_to_f32(f32_to_bf16(code)) : f16_to_f32(f32_to_f16(code)));
+    for (int e = 0; (DT == DT_NF4 || DT == DT_NF4_DQ) && e < n; e++) {
+        const uint8_t *b = bytes + e / block_of<DT>::weights * block_of<DT>::bytes;
+        const int at = DT == DT_NF4 ? 4 + e % 64 / 32 * 16 : nf4_dq_nibbles(e % 512 / 32);
+        float code = nf4_code[b[at + e % 16] >> (e % 32 / 16 * 4) & 15];
+        float scale = DT == DT_NF4 ? bits_f32(load_u32(b)) : nf4_dq_scale(b, e % 512 / 64);
+        want[e] = scale * (T_is_bf16<T>::yes ? bf16_to_f32(f32_to_bf16(code)) : f16_to_f32(f32_to_f16(code)));
     }
 }
 

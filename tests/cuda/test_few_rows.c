@@ -11,7 +11,7 @@ enum { JOBS = 3, ROWS_MOST = 16 };
 static const struct backend *card;
 static int wrong;
 static const dtype stored[] = {DT_Q4_0, DT_Q4_1, DT_Q5_0, DT_Q5_1, DT_Q8_0, DT_Q3_K, DT_Q4_K, DT_Q5_K, DT_Q6_K, DT_IQ4_NL, DT_IQ4_XS,
-                               DT_NF4, DT_E4M3, DT_INT8};
+                               DT_NF4, DT_E4M3, DT_INT8, DT_NF4_DQ};
 enum { STORED = sizeof stored / sizeof *stored };
 
 /* In whole pieces of 16 bytes: of the last one the kernel copies what exists, but a memory checker counts all of it. */
@@ -75,7 +75,8 @@ static void check(const struct group *g, dtype x_dt, int n) {
         assert_memory_equal(y[1], y[2], count * 4);
         for (size_t i = 0; i < count; i++) size = fmaxf(size, fabsf(y[0][i])), error = fmaxf(error, fabsf(y[1][i] - y[0][i]));
         /* NF4's codes are rounded to x's type, and bf16 has sums in excess (cuda/quants.cuh) */
-        const float limit = x_dt == DT_BF16 ? (g->dt[k] == DT_NF4 ? 4e-3f : 1e-4f) : g->dt[k] == DT_NF4 ? 5e-4f : 2e-5f;
+        const bool nf4 = g->dt[k] == DT_NF4 || g->dt[k] == DT_NF4_DQ;
+        const float limit = x_dt == DT_BF16 ? (nf4 ? 4e-3f : 1e-4f) : nf4 ? 5e-4f : 2e-5f;
         if (!(error <= limit * size)) print_message("%s beside %s, %s, %d rows, C %lld: %g of %g apart\n", dtype_info[g->dt[k]].name, dtype_info[g->dt[0]].name, dtype_info[x_dt].name, n, (long long)g->C, error, size);
         wrong += !(error <= limit * size);
         for (int i = 0; i < 3; i++) free(y[i]), card->mem->give(m[i][k].y, count * 4);
@@ -93,7 +94,8 @@ static void test_shapes(void **state) {
         for (int c = 0; c < 5; c++)
             for (int r = 0; r < 3; r++) {
                 const int rows[] = {1, 5, 16}, block = dtype_info[stored[i]].block;
-                const dtype x = (i + c + r) % 2 ? DT_F16 : DT_BF16, other = C[c] % 256 ? DT_Q8_0 : stored[(i + 5) % STORED];
+                const dtype x = (i + c + r) % 2 ? DT_F16 : DT_BF16, next = stored[(i + 5) % STORED];
+                const dtype other = C[c] % dtype_info[next].block ? DT_Q8_0 : next;
                 if (C[c] % block) continue;
                 check(&(struct group){{stored[i], x, other}, {r == 1 ? 45 : 1040, 48, 24}, C[c]}, x, rows[r]);
             }
@@ -103,8 +105,8 @@ static void test_shapes(void **state) {
 /* Units of two tiles: more than a tile for each multiprocessor, of a C that takes turns. */
 static void test_two_tiles(void **state) {
     (void)state;
-    static const dtype types[] = {DT_Q4_K, DT_NF4, DT_Q6_K, DT_Q8_0};
-    for (int i = 0; i < 4; i++) check(&(struct group){{types[i], DT_BF16, DT_Q4_K}, {4056, 16, 40}, 14336}, DT_BF16, i % 2 ? 7 : 16);
+    static const dtype types[] = {DT_Q4_K, DT_NF4, DT_Q6_K, DT_Q8_0, DT_NF4_DQ};
+    for (int i = 0; i < 5; i++) check(&(struct group){{types[i], DT_BF16, DT_Q4_K}, {4056, 16, 40}, 14336}, DT_BF16, i % 2 ? 7 : 16);
     assert_int_equal(wrong, 0);
 }
 

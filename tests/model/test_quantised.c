@@ -15,6 +15,12 @@
 
 #define CIPHER GOLDEN "/cipher/"
 static char plain[256], gguf[256]; /* random weights of a Llama of 2 layers: a folder in bf16, a file in f16 */
+static char wide[256];             /* .. and of one whose rows are of 512, but of 576 in down_proj */
+static const char wide_config[] = "{\"model_type\": \"llama\", \"hidden_act\": \"silu\", \"max_position_embeddings\": 64, "
+                                  "\"rms_norm_eps\": 1e-5, \"hidden_size\": 512, "
+                                  "\"num_hidden_layers\": 1, \"num_attention_heads\": 8, \"num_key_value_heads\": 2, "
+                                  "\"intermediate_size\": 576, "
+                                  "\"vocab_size\": 40, \"tie_word_embeddings\": false}";
 
 static void write_model(const char *base, const char *config, const char *to, dtype dt, const char *out) {
     json_t *report;
@@ -28,6 +34,12 @@ static int begin(void **state) {
     snprintf(gguf, sizeof gguf, "%s/plain.gguf", own_folder());
     write_model("random:5:bf16", GOLDEN "/packed/nf4_llama/config.json", "hf", DT_BF16, plain);
     write_model(plain, NULL, "gguf", DT_F16, gguf);
+    char config[300];
+    snprintf(wide, sizeof wide, "%s/wide", own_folder());
+    snprintf(config, sizeof config, "%s/wide.json", own_folder());
+    FILE *f = fopen(config, "w");
+    assert_true(f && fputs(wide_config, f) >= 0 && !fclose(f));
+    write_model("random:5:bf16", config, "hf", DT_BF16, wide);
     return 0;
 }
 
@@ -47,22 +59,28 @@ static void open_quantised(struct model *m, const char *path, const char *type, 
     arena_free(&mem);
 }
 
-/* By the definitions alone: row by row, and the scales of the matrix rounded once more. */
+/* By the definitions alone: row by row, and the scales of the matrix rounded once more; kept in 8 bits they give the same numbers. */
 static void same_as_defined(const struct weight *w, bool nested) {
     const int64_t rows = w->d[0], cols = w->d[1];
-    const size_t row = dtype_row_bytes(w->dt, cols);
+    const dtype dt = w->dt == DT_NF4_DQ ? DT_NF4 : w->dt;
+    const size_t row = dtype_row_bytes(dt, cols);
     uint8_t *want = malloc((size_t)rows * row);
-    float *x = malloc((size_t)cols * sizeof *x), *absmax = malloc((size_t)(rows * cols / 32) * sizeof *absmax);
+    float *x = malloc((size_t)(2 * cols) * sizeof *x), *absmax = malloc((size_t)(rows * cols / 32) * sizeof *absmax);
     for (int64_t r = 0; r < rows; r++) {
         dequantise_row(w->from, (const char *)w->source + dtype_row_bytes(w->from, cols) * (size_t)r, x, cols);
-        quantise_row(w->dt, x, want + row * (size_t)r, cols);
+        quantise_row(dt, x, want + row * (size_t)r, cols);
     }
-    if (nested && w->dt == DT_NF4) {
+    if (nested && dt == DT_NF4) {
         nf4_take_absmax(want, rows * cols / 64, absmax);
         nf4_round_absmax(absmax, rows * cols / 64);
         nf4_put_absmax(want, rows * cols / 64, absmax);
     }
-    assert_memory_equal(w->data, want, (size_t)rows * row);
+    if (w->dt == dt) assert_memory_equal(w->data, want, (size_t)rows * row);
+    for (int64_t r = 0; r < rows && w->dt != dt; r++) {
+        dequantise_row(w->dt, (const char *)w->data + dtype_row_bytes(w->dt, cols) * (size_t)r, x, cols);
+        dequantise_row(dt, want + row * (size_t)r, x + cols, cols);
+        assert_memory_equal(x, x + cols, (size_t)cols * sizeof *x);
+    }
     free(want), free(x), free(absmax);
 }
 
@@ -104,6 +122,27 @@ static void test_made(void **state) {
             assert_string_equal(hash, file);
             model_close(&m);
         }
+}
+
+/* Double quantisation takes less memory where rows are whole blocks of 512, and only there. */
+static void test_kept(void **state) {
+    (void)state;
+    for (int nested = 0; nested < 2; nested++) {
+        struct model m;
+        size_t bytes = 0;
+        open_quantised(&m, wide, "nf4", nested);
+        must(model_fill(&m));
+        for (int i = 0; i < m.n; i++) {
+            const struct weight *w = &m.w[i];
+            if (w->nd < 2 || !str_starts(w->name, "blk.")) continue;
+            assert_int_equal(w->dt, nested && w->d[1] == 512 ? DT_NF4_DQ : DT_NF4);
+            same_as_defined(w, nested);
+            bytes += weight_bytes(w);
+        }
+        assert_int_equal(m.files.copied, bytes);
+        assert_int_equal(bytes, (640 + 128 + 512 + 2 * 576) * (nested ? 272 : 288) + 512 * 324);
+        model_close(&m);
+    }
 }
 
 static void test_choices(void **state) {
@@ -232,6 +271,12 @@ static void test_files(void **state) {
         json_decref(report);
         same_models(out, k < 2 ? plain : gguf, types[k], k == 0);
     }
+    for (int nested = 0; nested < 2; nested++) {
+        char out[300];
+        snprintf(out, sizeof out, "%s/wide-%d", own_folder(), nested);
+        json_decref(write_quantised(wide, "nf4", nested, out));
+        same_models(out, wide, "nf4", nested);
+    }
 }
 
 /* config.json says what transformers wants to know, and every plain matrix is among those that it leaves alone. */
@@ -350,27 +395,30 @@ static double furthest(const float *x, const float *y, size_t n) {
 }
 
 /* Both read the same numbers, unpacked inside a product or beforehand, and sum them in orders of their own: eps sqrt(K) for a sum of K = 128,
- * of which 2 blocks have some 8 in a row each, forwards and back. The unquantised base is much further away. */
+ * (576 in the wide one), of which 2 blocks have some 8 in a row each, forwards and back. The unquantised base is much further away. */
 static void test_gradient(void **state) {
     (void)state;
-    static const char *const types[] = {"nf4", "q8_0"};
-    for (int k = 0; k < 2; k++) {
+    const struct {
+        const char *from, *type, *ends, *to;
+        int K;
+    } cases[] = {{plain, "nf4", "", "hf", 128}, {gguf, "q8_0", ".gguf", "gguf", 128}, {wide, "nf4", "", "hf", 576}};
+    for (int k = 0; k < 3; k++) {
         char written[300], numbers[300];
         size_t n, n2;
         double a[4], b[4], c[4];
-        snprintf(written, sizeof written, "%s/g%d%s", own_folder(), k, k ? ".gguf" : "");
-        snprintf(numbers, sizeof numbers, "%s/g%d-f32%s", own_folder(), k, k ? ".gguf" : "");
-        const char *from = k ? gguf : plain;
-        json_decref(write_quantised(from, types[k], true, written));
-        write_model(written, NULL, k ? "gguf" : "hf", DT_F32, numbers);
-        float *have = gradient(from, types[k], &backend_cpu, &n, a), *want = gradient(numbers, NULL, &backend_cpu, &n2, b),
+        snprintf(written, sizeof written, "%s/g%d%s", own_folder(), k, cases[k].ends);
+        snprintf(numbers, sizeof numbers, "%s/g%d-f32%s", own_folder(), k, cases[k].ends);
+        const char *from = cases[k].from;
+        json_decref(write_quantised(from, cases[k].type, true, written));
+        write_model(written, NULL, cases[k].to, DT_F32, numbers);
+        float *have = gradient(from, cases[k].type, &backend_cpu, &n, a), *want = gradient(numbers, NULL, &backend_cpu, &n2, b),
               *other = gradient(from, NULL, &backend_cpu, &n2, c);
-        const double limit = 32 * 0x1p-24 * sqrt(128) * largest(want, n);
+        const double eps = 32 * 0x1p-24 * sqrt(cases[k].K), limit = eps * largest(want, n);
         assert_int_equal(n, n2);
         if (furthest(have, want, n) > limit)
-            flunk("%s: gradients are %.3g apart, %.3g is what sums explain", types[k], furthest(have, want, n), limit);
+            flunk("%s: gradients are %.3g apart, %.3g is what sums explain", cases[k].type, furthest(have, want, n), limit);
         assert_true(furthest(other, want, n) > 20 * limit);
-        assert_true(fabs(a[0] - b[0]) <= 32 * 0x1p-24 * sqrt(128) * fabs(b[0]));
+        assert_true(fabs(a[0] - b[0]) <= eps * fabs(b[0]));
         free(have), free(want), free(other);
     }
 }
@@ -497,10 +545,10 @@ static void test_run_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_made),       cmocka_unit_test(test_choices),       cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_random),        cmocka_unit_test(test_files),
-        cmocka_unit_test(test_config),     cmocka_unit_test(test_files_refused), cmocka_unit_test(test_gradient),
-        cmocka_unit_test(test_apart),      cmocka_unit_test(test_likeness),      cmocka_unit_test(test_planned),
-        cmocka_unit_test(test_run_refused)};
+        cmocka_unit_test(test_made),       cmocka_unit_test(test_kept),          cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_not_finite),    cmocka_unit_test(test_random),
+        cmocka_unit_test(test_files),      cmocka_unit_test(test_config),        cmocka_unit_test(test_files_refused),
+        cmocka_unit_test(test_gradient),   cmocka_unit_test(test_apart),         cmocka_unit_test(test_likeness),
+        cmocka_unit_test(test_planned),    cmocka_unit_test(test_run_refused)};
     return cmocka_run_group_tests(tests, begin, own_folder_remove);
 }

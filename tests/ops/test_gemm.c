@@ -330,6 +330,7 @@ static void every_group(void) {
         {3, {DT_Q4_1, DT_Q6_K, DT_F32}, 70, 256, {64, 33, 1}, 0, {0, 8, 64}, false, 0, 3, false},
         {4, {DT_Q4_K, DT_Q5_0, DT_Q6_K, DT_NF4}, 33, 512, {64, 96, 33, 40}, 0, {8, 0, 4, 16}, false, 0, 2, false},
         {3, {DT_NF4, DT_E4M3, DT_Q5_K}, 20, 768, {64, 33, 40}, 0, {0, 4, 0}, true, 0, 3, false},
+        {3, {DT_NF4_DQ, DT_Q4_K, DT_NF4}, 20, 1024, {64, 33, 40}, 0, {0, 4, 0}, true, 0, 3, false},
         {2, {DT_NF4, DT_E4M3}, 40, 320, {64, 33}, 0, {0, 4}, true, 0, 3, false},
         {2, {DT_Q4_1, DT_Q4_1}, 300, 64, {300, 40}, 0, {4, 0}, false, 0, 2, false},
         {4, {DT_F32, DT_F16, DT_BF16, DT_Q8_0}, 4, 64, {33, 70, 5, 64}, 3, {1, 17, 8, 32}, true, 0, 2, false},

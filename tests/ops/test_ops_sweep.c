@@ -43,6 +43,7 @@ enum { SANITIZED = true };
 enum { SANITIZED = false };
 #define ALIGNED {32, 128}
 #endif
+enum { WIDE = DTYPE_BLOCK_MAX };
 static const struct shape shapes[] = {
     {"no sequence", 0, {0}, 32, 2, 1, 16, false},
     {"zero tokens", 2, {0, 0}, 32, 2, 1, 16, false},
@@ -59,6 +60,8 @@ static const struct shape shapes[] = {
     {"three rows", 1, {3}, 256, 2, 1, 16, true},
     {"nine rows", 2, {4, 5}, 256, 2, 1, 16, true},
     {"sixteen rows", 1, {16}, 256, 2, 1, 16, true},
+    {"wide", 1, {3}, WIDE, 2, 1, 16, false}, /* for types whose blocks fit no other shape */
+    {"many wide rows", 2, {257, 3}, WIDE, 2, 1, 16, true},
 };
 
 /* A program of a few instructions and the contents of its values, by value index. */
@@ -1248,6 +1251,7 @@ static void sweep(void **state) {
         if (only && strcmp(only, shapes[s].name)) continue;
         for (dtype dt = DT_F32; dt < DT_COUNT; dt++) {
             if (dt == DT_I32 || (!r->weights && dt != DT_F32) || shapes[s].C % dtype_info[dt].block) continue;
+            if (shapes[s].C == WIDE && dtype_info[dt].block < WIDE) continue;
             for (int v = 0; v < r->variants; v++) {
                 sweep_one(r, &shapes[s], dt, v, false);
                 if (dt == DT_F32 && s % 2 && !SANITIZED) sweep_one(r, &shapes[s], dt, v, true);

@@ -15,7 +15,7 @@ void random_blocks(dtype dt, void *p, int64_t n, float scale, uint32_t *rng) {
                  {DT_Q3_K, {108, -1}, 128},  {DT_Q4_K, {0, 2}, 945},    {DT_Q5_K, {0, 2}, 1953},
                  {DT_Q6_K, {208, -1}, 4096}, {DT_IQ4_NL, {0, -1}, 127}, {DT_IQ4_XS, {0, -1}, 4064},
                  {DT_NF4, {0, -1}, 1},       {DT_E4M3, {0, -1}, 448},
-                 {DT_INT8, {0, -1}, 128}};
+                 {DT_INT8, {0, -1}, 128},     {DT_NF4_DQ, {NF4_DQ_SHARED, NF4_DQ_SHARED + 4}, 2}};
     uint8_t *b = p;
     const int block = dtype_info[dt].block, bytes = dtype_info[dt].bytes;
     for (int64_t i = 0; i < n; i += block, b += bytes) {

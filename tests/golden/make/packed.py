@@ -2,6 +2,7 @@
 
 nf4.safetensors    plain.weight, nested.weight [24, 128] quantised by bitsandbytes (its own names beside them), without and with
                    double quantisation; plain.values, nested.values: its dequantisation in f32
+nf4_wide.safetensors   wide.weight [33, 512], two groups of scales, with double quantisation; wide.values: rows 0, 31 and 32 dequantised
 f8.safetensors     none, tensor, channel, blocks .weight in F8_E4M3 with no scale, one, one a row, one a block of 128 x 128;
                    e5m2.weight, f64.weight; *.values: the numbers by torch, in f32
 nf4_llama/         a Llama of 2 layers as transformers saves one that bitsandbytes quantised on loading (config.json with its
@@ -64,6 +65,13 @@ def llama():
               folder / "expected.safetensors")
 
 
+def wide():
+    out = {}
+    nf4(out, "wide", torch.randn((33, 512), generator=torch.Generator().manual_seed(4)) * 0.02, True)
+    out["wide.values"] = out["wide.values"][[0, 31, 32]]
+    save_file({k: v.contiguous() for k, v in out.items()}, OUT / "nf4_wide.safetensors")
+
+
 def f8(out, name, w, scale, spread=None):
     q = w.to(torch.float8_e4m3fn)
     out[f"{name}.weight"] = q
@@ -97,6 +105,7 @@ def main():
     out["f64.values"] = out["f64.weight"].float()
     save_file({k: v.contiguous() for k, v in out.items()}, OUT / "f8.safetensors")
     llama()
+    wide()
 
 
 if __name__ == "__main__":
