@@ -36,22 +36,16 @@ int optim_states(const struct optimizer *z, const struct optim_settings *how, co
     return n;
 }
 
-static const struct optim_state *named(const struct optim_state *s, int n, const char *name) {
-    for (int i = 0; i < n; i++)
-        if (!strcmp(s[i].name, name)) return &s[i];
-    return NULL;
-}
-
-int optim_states_of(const struct optimizer *z, const struct optim_step *whole, const struct optim_part *part, struct optim_state *out) {
-    const struct optim_part head = {part->set, whole->of.first, part->first};
-    struct optim_state all[OPTIM_STATES], before[OPTIM_STATES];
-    const int n_all = z->states(whole->how, &whole->of, all), n_before = z->states(whole->how, &head, before);
-    const int n = z->states(whole->how, part, out);
-    for (int i = 0; i < n; i++) {
-        const struct optim_state *its = named(all, n_all, out[i].name), *skip = named(before, n_before, out[i].name);
-        out[i].p = (char *)whole->state[its - all].p + (skip ? skip->bytes : 0);
-    }
-    return n;
+int optim_states_take(const struct optimizer *z, const struct optim_settings *how, const struct optim_part *part, struct optim_state *from,
+                      int n, struct optim_state *out) {
+    const int own = z->states(how, part, out);
+    for (int i = 0; i < own; i++)
+        for (int k = 0; k < n; k++) {
+            if (strcmp(from[k].name, out[i].name) != 0) continue;
+            out[i].p = from[k].p;
+            from[k].p = (char *)from[k].p + out[i].bytes;
+        }
+    return own;
 }
 
 size_t optim_page(const struct optimizer *z, const struct optim_part *of, size_t most) {

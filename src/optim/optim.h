@@ -40,7 +40,8 @@ struct optim_step {
     const struct optim_settings *how;
     float *w;                  /* of the part, ... */
     const float *g;            /* ... as this */
-    struct optim_state *state; /* as states() lists them of the part */
+    struct optim_state *state; /* as states() lists them of the part, ... */
+    int states;                /* ... so many */
     void *scratch;             /* of the backend, as much as scratch() says */
     double lr;                 /* of a parameter of rate 1 */
     int64_t t;                 /* this step's number; the first is 1 */
@@ -65,8 +66,9 @@ struct optimizer {
 const struct optimizer *optimizer_find(const char *name); /* NULL: none has it */
 /* The states of a whole set, as arenas and files have them: of whole numbers of their type. */
 int optim_states(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set, struct optim_state *out);
-/* Those of a part of what `whole` is of, where they lie in its; returns how many. */
-int optim_states_of(const struct optimizer *z, const struct optim_step *whole, const struct optim_part *part, struct optim_state *out);
+/* Takes a part's states off the front of n of a larger one's, which are left with those behind it: lists them where they lie, and says how many. */
+int optim_states_take(const struct optimizer *z, const struct optim_settings *how, const struct optim_part *part, struct optim_state *from,
+                      int n, struct optim_state *out);
 /* Where the first page of a part ends: it has at most so many bytes of weights, but a parameter at least where the optimizer wants whole ones. */
 size_t optim_page(const struct optimizer *z, const struct optim_part *of, size_t most);
 size_t optim_bytes(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set);

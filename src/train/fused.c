@@ -9,6 +9,7 @@
  * above have been updated by then. Called by learner_step(). */
 #include "train/learner.h"
 #include <math.h>
+#include <string.h>
 
 err fused_allowed(const struct structure *st, const struct recipe *r, dtype compute) {
     if (r->max_grad_norm > 0)
@@ -50,11 +51,13 @@ static err update(struct fusing *f, const struct span_of_life *p) {
                     "the gradient of %s is not finite, and what the backward pass had left before it is updated: go on from a checkpoint. "
                     "Lower learning_rate or look at the data",
                     l->st->params.p[param].name);
-    const struct optim_step whole = learner_whole(l, f->b, f->rate, f->scale);
-    struct optim_state state[OPTIM_STATES];
-    struct optim_step o = whole;
+    struct optim_step o = learner_whole(l, f->b, f->rate, f->scale);
+    struct optim_state left[OPTIM_STATES], state[OPTIM_STATES];
+    memcpy(left, l->state, sizeof left);
+    o.of.end = p->off;
+    optim_states_take(l->optim, o.how, &o.of, left, l->states, state); /* what comes before */
     o.of.first = p->off, o.of.end = p->off + p->bytes;
-    optim_states_of(l->optim, &whole, &o.of, state);
+    o.states = optim_states_take(l->optim, o.how, &o.of, left, l->states, state);
     o.g = g, o.state = state;
     TRY(learner_take(l, f->b, &o));
     const double share = (double)p->bytes / (double)l->st->params.trained;

@@ -299,6 +299,7 @@ struct optim_step learner_whole(struct learner *l, const struct workbench *b, do
                                .how = &l->how,
                                .w = l->w,
                                .state = l->state,
+                               .states = l->states,
                                .scratch = b->mem.scratch,
                                .lr = lr,
                                .t = l->optim_steps + 1,

@@ -7,6 +7,7 @@
  * alone, and a step by pages is the step of the whole to the bit, since pages end where the optimizer's own look ends. Called by learner.c,
  * and by recipe.c for the plan. */
 #include "train/learner.h"
+#include <string.h>
 
 enum { ALIGNED = 256 };
 
@@ -46,11 +47,18 @@ struct page {
     struct optim_state host[OPTIM_STATES], here[OPTIM_STATES];
 };
 
-/* The first page of what is left of a step, and its states' places in a slot. */
-static void turn_to(struct page *p, const struct learner *l, const struct optim_step *o, size_t first, char *slot) {
-    p->of = (struct optim_part){o->of.set, first, o->of.end};
-    p->of.end = optim_page(l->optim, &p->of, l->recipe.page);
-    p->n = optim_states_of(l->optim, o, &p->of, p->host);
+/* What a step has still to go over. */
+struct rest {
+    struct optim_part of;
+    struct optim_state state[OPTIM_STATES];
+    int n;
+};
+
+/* The first page of the rest, and its states' places in a slot. */
+static void turn_to(struct page *p, const struct learner *l, struct rest *rest, char *slot) {
+    p->of = rest->of;
+    p->of.end = rest->of.first = optim_page(l->optim, &rest->of, l->recipe.page);
+    p->n = optim_states_take(l->optim, &l->how, &p->of, rest->state, rest->n, p->host);
     for (int i = 0; i < p->n; i++) {
         p->here[i] = p->host[i];
         p->here[i].p = slot;
@@ -72,7 +80,7 @@ static err step(const struct learner *l, const struct optim_step *whole, struct 
     struct optim_step o = *whole;
     o.of = p->of;
     o.g = whole->g + (p->of.first - whole->of.first) / sizeof(float);
-    o.state = p->here;
+    o.state = p->here, o.states = p->n;
     return learner_take_here(l, &o);
 }
 
@@ -81,14 +89,16 @@ static err step(const struct learner *l, const struct optim_step *whole, struct 
 err paged_take(const struct learner *l, const struct optim_step *o, char *slots) {
     const struct mem_ops *mem = l->backend->mem;
     struct page page[2], *now = page;
-    turn_to(now, l, o, o->of.first, slots);
+    struct rest rest = {.of = o->of, .n = o->states};
+    memcpy(rest.state, o->state, (size_t)o->states * sizeof *rest.state);
+    turn_to(now, l, &rest, slots);
     TRY(bring(mem, now));
     for (int k = 1;; k ^= 1) {
         TRY(mem->await(WAY_HERE));
         TRY(step(l, o, now));
         if (now->of.end == o->of.end) break;
         TRY(mem->await(WAY_HOST));
-        turn_to(&page[k], l, o, now->of.end, slots + (size_t)k * (l->slots / 2));
+        turn_to(&page[k], l, &rest, slots + (size_t)k * (l->slots / 2));
         TRY(bring(mem, &page[k]));
         TRY(send(mem, now));
         now = &page[k];

@@ -99,6 +99,6 @@ void recipe_describe(const struct run *r, str *out) {
     }
     if (own) str_addf(out, "; the method's own, %d in f32", own);
     if (r->foot.away)
-        str_addf(out, "; in the host's memory (%.1f MB), for a step on the card page by page (%.1f MB among the activations)",
+        str_addf(out, "; in the host's memory (%.1f MB), for a step on the card page by page (%.1f MB of the arena of activations)",
                  (double)r->foot.away / 1e6, (double)pages / 1e6);
 }

@@ -110,6 +110,8 @@ static void start(struct bench *b, const struct optimizer *z, const struct backe
 
 static const struct recipe unclipped = {3e-3, 0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9}, 0, {0}};
 
+static size_t behind_activations(const struct bench *b) { return ((b->train.plan.act + 255) & ~(size_t)255) + b->learner.slots; }
+
 /* Without a norm to clip by, as an update in the backward pass wants it; then its slots for states lie behind the activations. */
 static void start_plain(struct bench *b, const struct optimizer *z, const struct backend *backend, bool full, bool offload) {
     struct recipe recipe = unclipped;
@@ -117,8 +119,8 @@ static void start_plain(struct bench *b, const struct optimizer *z, const struct
     if (full) begin(b, &method_full, json_pack("{s:s}", "target_modules", "all"), &recipe, backend);
     else
         begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
-    const size_t act = (b->train.plan.act + 255) & ~(size_t)255, scratch = z->scratch ? z->scratch(&b->st.params, backend->flat) : 0;
-    must(memory_grow(&b->wb.mem, act + b->learner.slots, scratch));
+    const size_t scratch = z->scratch ? z->scratch(&b->st.params, backend->flat) : 0;
+    must(memory_grow(&b->wb.mem, behind_activations(b), scratch));
 }
 
 static double steps(struct bench *b, int from, int to) {
@@ -276,10 +278,11 @@ static void updates_in_the_backward_pass(void **state) {
 /* --- weights in bf16 --------------------------------------------------------------------------------------------------- */
 static void start_narrow(struct bench *b, const struct recipe *recipe, const struct backend *backend, bool narrow) {
     begin_as(b, &method_full, json_pack("{s:s}", "target_modules", "all"), recipe, backend, DT_BF16, narrow);
-    must(memory_grow(&b->wb.mem, 0, narrow_scratch(&b->st.params)));
+    must(memory_grow(&b->wb.mem, behind_activations(b), narrow_scratch(&b->st.params)));
 }
 
-/* Two bytes of a matrix, no working copy; it learns, and neither a checkpoint nor an update in the backward pass shows in a bit. */
+/* Two bytes of a matrix, no working copy; it learns, and neither a checkpoint nor an update in the backward pass shows in a bit, with its states
+ * brought page by page. */
 static void narrow_weights(void **state) {
     (void)state;
     char folder[] = "/tmp/cyclora-optim-XXXXXX";
@@ -293,6 +296,7 @@ static void narrow_weights(void **state) {
         recipe.optim = list[k], recipe.rounding.key = 5;
         if (list[k] == &optimizer_sgd) recipe.learning_rate = 0.1;
         start_narrow(&at_end, &recipe, &backend_cpu, true);
+        recipe.page = PAGE;
         start_narrow(&fused, &recipe, &backend_cpu, true);
         const struct param_set *set = &at_end.st.params;
         assert_int_equal(param_weight_bytes(set), set->vectors / 2 + set->bytes - set->vectors);

@@ -94,13 +94,14 @@ static void end(struct bench *b) {
 /* Page by page; returns how many. */
 static int step_by_pages(const struct optimizer *z, const struct optim_step *whole, size_t page) {
     int n = 0;
+    struct optim_state left[OPTIM_STATES], state[OPTIM_STATES];
+    memcpy(left, whole->state, (size_t)whole->states * sizeof *left);
     for (size_t from = whole->of.first; from < whole->of.end; n++) {
-        struct optim_state state[OPTIM_STATES];
         struct optim_step o = *whole;
         o.of.first = from;
         o.of.end = optim_page(z, &o.of, page);
         const size_t at = (from - whole->of.first) / sizeof(float);
-        optim_states_of(z, whole, &o.of, state);
+        o.states = optim_states_take(z, o.how, &o.of, left, whole->states, state);
         o.w = whole->w + at, o.g = whole->g + at, o.state = state;
         must(z->step(&o));
         from = o.of.end;
@@ -119,6 +120,7 @@ static void step(struct bench *b, int t, float scale) {
                                  .w = b->w,
                                  .g = b->g,
                                  .state = b->state,
+                                 .states = b->states,
                                  .scratch = b->scratch,
                                  .lr = lr,
                                  .t = t,
@@ -285,6 +287,7 @@ static void rates(void **state) {
                                      .w = w,
                                      .g = g,
                                      .state = s,
+                                     .states = states,
                                      .scratch = scratch,
                                      .lr = 1e-3,
                                      .t = 1,
