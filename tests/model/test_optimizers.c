@@ -244,6 +244,31 @@ static void idle_states_lie_on_the_host(void **state) {
     must(dir_remove(folder));
 }
 
+/* Two adapters of one structure, each with an optimizer of its own, step in turn: their states pass by the same place. */
+static void two_sides_share_the_slots(void **state) {
+    (void)state;
+    struct backend card = backend_cpu;
+    struct bench b[2];
+    struct learner other[2];
+    card.mem = &other_memory;
+    for (int away = 0; away < 2; away++) {
+        struct step_result r;
+        start(&b[away], &optimizer_muon, &card, away);
+        struct recipe recipe = b[away].learner.recipe;
+        recipe.optim = &optimizer_adamw_8bit;
+        must(learner_init(&other[away], &b[away].st, &b[away].train, &recipe));
+        must(learner_fill(&other[away], 9));
+        must(memory_grow(&b[away].wb.mem, other[away].slots, 0));
+        for (int i = 0; i < HALF; i++) {
+            steps(&b[away], i, i + 1);
+            must(learner_step(&other[away], &b[away].wb, (const struct row *const *)b[away].rows, b[away].n_rows, 2, (uint64_t)i, &r));
+        }
+    }
+    same(&b[0].learner, &b[1].learner);
+    same(&other[0], &other[1]);
+    for (int away = 0; away < 2; away++) learner_free(&other[away]), bench_close(&b[away]);
+}
+
 /* Updated in the backward pass the weights and states are those of a step at the end, bit for bit, of LoRA and of a whole model with a tied
  * table, with states that come from the host and go back; and gradients take less: of a whole model those of the table and of about a layer. */
 static void updates_in_the_backward_pass(void **state) {
@@ -371,7 +396,7 @@ static void same_weights(const char *what, const struct learner *a, const struct
     free(x), free(y);
 }
 
-/* Weights in bf16: rounded as the processor does, and the update in the backward pass is a plain step. */
+/* Weights in bf16: rounded as the processor does, and the update in the backward pass, with states on the host, is a plain step. */
 static void narrow_on_a_card(const struct backend *card) {
     enum { N = 5003 };
     const struct rounding o = {5, 3, 24};
@@ -390,6 +415,7 @@ static void narrow_on_a_card(const struct backend *card) {
     free(back), card->mem->give(there, sizeof x), card->mem->give(to, sizeof x);
     recipe.optim = &optimizer_adamw_torch, recipe.rounding.key = 5;
     start_narrow(&plain, &recipe, card, true);
+    recipe.page = PAGE;
     start_narrow(&fused, &recipe, card, true);
     must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
     fused.learner.fused = &lives;
@@ -430,11 +456,9 @@ static void on_a_card(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on),
-                                       cmocka_unit_test(others_states_are_refused),
-                                       cmocka_unit_test(idle_states_lie_on_the_host),
-                                       cmocka_unit_test(updates_in_the_backward_pass),
-                                       cmocka_unit_test(narrow_weights),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on),      cmocka_unit_test(others_states_are_refused),
+                                       cmocka_unit_test(idle_states_lie_on_the_host),  cmocka_unit_test(two_sides_share_the_slots),
+                                       cmocka_unit_test(updates_in_the_backward_pass), cmocka_unit_test(narrow_weights),
                                        cmocka_unit_test(small_steps_are_not_lost)};
     const struct CMUnitTest card[] = {cmocka_unit_test(on_a_card)};
     const int failed = test_card() ? cmocka_run_group_tests(card, NULL, NULL) : cmocka_run_group_tests(tests, NULL, NULL);
