@@ -75,6 +75,9 @@ struct settings {
 typedef err (*kernel)(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out,
                       void *scratch);
 
+/* The two ways of copies that run beside the work. */
+enum copy_way { WAY_HERE /* from the host */, WAY_HOST };
+
 /* Where a backend's arenas lie. */
 struct mem_ops {
     bool host;                     /* its pointers are the host's: nothing needs copying */
@@ -87,6 +90,10 @@ struct mem_ops {
     /* Of the host, for what goes back and forth beside the work: zeroed, and (pinned) copied at full speed; NULL when there is no room. */
     void *(*take_host)(size_t bytes);
     void (*give_host)(void *p, size_t bytes);
+    /* A copy between here and such memory that sets out behind all that was launched before it, and runs beside what is launched after it, but
+     * behind those of its own way. await: what is launched from then on comes behind those of that way. download() waits for all of them. */
+    err (*set_out)(enum copy_way way, void *to, const void *from, size_t bytes);
+    err (*await)(enum copy_way way);
 };
 extern const struct mem_ops mem_host;
 

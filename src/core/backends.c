@@ -16,7 +16,10 @@ static err fill(void *p, int byte, size_t bytes) {
 
 static size_t left(void) { return 0; }
 
-const struct mem_ops mem_host = {.host = true, .take = pages_take, .give = pages_give, .upload = copy, .download = copy, .fill = fill, .left = left, .take_host = pages_take, .give_host = pages_give};
+static err set_out(enum copy_way way, void *to, const void *from, size_t bytes) { return (void)way, copy(to, from, bytes); }
+static err await(enum copy_way way) { return (void)way, OK; }
+
+const struct mem_ops mem_host = {.host = true, .take = pages_take, .give = pages_give, .upload = copy, .download = copy, .fill = fill, .left = left, .take_host = pages_take, .give_host = pages_give, .set_out = set_out, .await = await};
 
 #ifdef CYC_CUDA
 extern const struct backend backend_cuda;

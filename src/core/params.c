@@ -113,10 +113,13 @@ void param_seal(struct param_set *s) {
     s->sealed = true;
 }
 
+size_t param_end(const struct param *p) { return p->off + padded_bytes(p); }
+
 struct param_stretch param_stretch(const struct param_set *s, size_t from) {
     struct param_stretch t = {s->trained, 1, from >= s->vectors};
+    size_t start = 0; /* of the parameter that `from` is in */
     for (int i = 0; i < s->n; i++)
-        if (s->p[i].off == from) t.rate = s->p[i].rate;
+        if (s->p[i].off <= from && s->p[i].off >= start) start = s->p[i].off, t.rate = s->p[i].rate;
     for (int i = 0; i < s->n; i++)
         if (s->p[i].off > from && s->p[i].off < t.end && (s->p[i].rate != t.rate || (s->p[i].nd == 1) != t.vectors)) t.end = s->p[i].off;
     return t;

@@ -106,9 +106,10 @@ void *param_place(const struct param_set *s, const struct param *p, const void *
 /* n of its numbers, from its number `first` on, as f32; on the host. Into a narrow arena they are rounded to the nearest. */
 void param_read(const struct param_set *s, const struct param *p, const void *weights, int64_t first, int64_t n, float *to);
 void param_write(const struct param_set *s, const struct param *p, void *weights, int64_t first, int64_t n, const float *from);
-/* What lies from byte `from` of the arena on and learns alike: matrices or vectors, at one rate. From 0, then from each end, to `trained`. */
+/* What lies from byte `from` of the arena on, before `trained`, and learns alike: matrices or vectors, at one rate. */
 struct param_stretch { size_t end; float rate; bool vectors; };
 struct param_stretch param_stretch(const struct param_set *s, size_t from);
+size_t param_end(const struct param *p); /* byte of the arena of f32 behind it */
 void param_free(struct param_set *s);
 int64_t param_count(const struct param_set *s); /* trained scalars */
 int param_of_slice(const struct param_set *s, const char *name); /* which one has this name in files; -1: none */

@@ -11,6 +11,7 @@ struct rates {
     size_t memory;      /* bytes that a plan may take: the card's decimal gigabytes, which lie below what its driver reports as free */
     double bandwidth;   /* bytes a second */
     double f32, f16;    /* flops a second of dense products: plain f32; bf16 and f16 with f32 sums */
+    double link;        /* bytes a second from the host, and as many to it at the same time */
 };
 
 /* NULL: no card of the table is called so. */

@@ -28,7 +28,9 @@ err cuda_beside_end(void);
 err cuda_beside_join(void); /* nothing there: nothing to do */
 bool cuda_is_beside(void);  /* between begin and end: scratch that launches share is not to be touched */
 err cuda_carry_open(void);   /* carry.c: the stream of copies to and from the host; */
-err cuda_carry_join(void);   /* the main one waits for the last of them */
+err cuda_carry_join(void);   /* the main one waits for the last of them; mem_ops' two: */
+err cuda_set_out(enum copy_way way, void *to, const void *from, size_t bytes);
+err cuda_await_way(enum copy_way way);
 extern int cuda_sms;             /* multiprocessors of the card */
 
 /* What changes from run to run without changing its kernels, on the card: recorded runs read it there. */

@@ -186,7 +186,9 @@ const struct mem_ops cuda_mem = {.host = false,
                                  .fill = fill,
                                  .left = left,
                                  .take_host = take_host,
-                                 .give_host = give_host};
+                                 .give_host = give_host,
+                                 .set_out = cuda_set_out,
+                                 .await = cuda_await_way};
 
 /* --- measuring --------------------------------------------------------------------------------------------------------- */
 /* Seconds a repetition of `what`, of many in a row. */

@@ -6,9 +6,9 @@
 
 static const double EPS = 1e-30, EPS_SCALE = 1e-3, CLIP = 1, DECAY = -0.8; /* transformers' defaults */
 
-static int states(const struct optim_settings *how, const struct param_set *set, struct optim_state *out) {
+static int states(const struct optim_settings *how, const struct optim_part *of, struct optim_state *out) {
     (void)how;
-    struct optim_walk w = optim_walk(set);
+    struct optim_walk w = optim_walk(of);
     struct optim_tensor t;
     int64_t rows = 0, columns = 0;
     while (optim_next(&w, &t)) rows += t.rows, columns += t.columns;
@@ -17,7 +17,8 @@ static int states(const struct optim_settings *how, const struct param_set *set,
 }
 
 static size_t scratch(const struct param_set *set, const struct flat_ops *flat) {
-    struct optim_walk w = optim_walk(set);
+    const struct optim_part all = optim_whole(set);
+    struct optim_walk w = optim_walk(&all);
     struct optim_tensor t;
     size_t most = 0;
     while (optim_next(&w, &t)) {
@@ -29,8 +30,8 @@ static size_t scratch(const struct param_set *set, const struct flat_ops *flat) 
 
 static err step(const struct optim_step *o) {
     struct optim_state list[OPTIM_STATES];
-    float *row = o->state[0].p, *column = states(o->how, o->set, list) > 1 ? o->state[1].p : NULL;
-    struct optim_walk w = optim_walk(o->set);
+    float *row = o->state[0].p, *column = states(o->how, &o->of, list) > 1 ? o->state[1].p : NULL;
+    struct optim_walk w = optim_walk(&o->of);
     struct optim_tensor t;
     while (optim_next(&w, &t)) {
         const struct adafactor k = {.lr = o->lr * (double)t.rate,
@@ -57,7 +58,8 @@ static double rate(const struct optim_settings *how, double scheduled, int64_t t
 /* A matrix's gradient is read for the rows, the columns, the length of the update and the update itself, a vector's for all but the columns;
  * weights once more where steps are relative to them. */
 static struct cost beyond(const struct optim_settings *how, const struct param_set *set) {
-    struct optim_walk w = optim_walk(set);
+    const struct optim_part all = optim_whole(set);
+    struct optim_walk w = optim_walk(&all);
     struct optim_tensor t;
     struct cost c = {0};
     while (optim_next(&w, &t)) c.bytes += (double)t.n * sizeof(float) * ((t.columns ? 3 : 2) + (how->scale_parameter ? 1 : 0));

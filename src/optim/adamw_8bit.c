@@ -2,9 +2,8 @@
  * each block of 256. Tensors of fewer than 4096 elements (its min_8bit_size) keep f32 moments, and so does every vector (bitsandbytes rounds
  * those of 4096 elements and more). Blocks begin at the start of each tensor of the files, so they are bitsandbytes' blocks.
  *
- * States lie one tensor after the other, without gaps: codes, the blocks' numbers, and the f32 moments of the rest. Codes are padded to whole
- * i32, which is what their file calls them. Neighbours in the arena whose blocks end where they end are one launch. Called through its row of
- * optimizers.def. */
+ * States lie one tensor after the other, without gaps: codes, the blocks' numbers, and the f32 moments of the rest. Neighbours in the arena whose
+ * blocks end where they end are one launch. Called through its row of optimizers.def. */
 #include "optim/adamw.h"
 
 enum { LEAST = 4096 };
@@ -41,16 +40,15 @@ static bool next_span(struct optim_walk *w, struct optim_tensor *t, struct span 
     return true;
 }
 
-static int states(const struct optim_settings *how, const struct param_set *set, struct optim_state *out) {
+static int states(const struct optim_settings *how, const struct optim_part *of, struct optim_state *out) {
     (void)how;
-    struct optim_walk w = optim_walk(set);
+    struct optim_walk w = optim_walk(of);
     struct optim_tensor t = {0};
     struct span s;
     struct place p = {0};
     while (next_span(&w, &t, &s)) pass(&p, &s);
-    const size_t codes = ((size_t)p.codes + 3) & ~(size_t)3;
-    int n = optim_list(out, 0, "state1", DT_I32, codes);
-    n = optim_list(out, n, "state2", DT_I32, codes);
+    int n = optim_list(out, 0, "state1", DT_I32, (size_t)p.codes);
+    n = optim_list(out, n, "state2", DT_I32, (size_t)p.codes);
     n = optim_list(out, n, "absmax1", DT_F32, (size_t)p.blocks * sizeof(float));
     n = optim_list(out, n, "absmax2", DT_F32, (size_t)p.blocks * sizeof(float));
     n = optim_list(out, n, "exp_avg", DT_F32, (size_t)p.floats * sizeof(float));
@@ -66,7 +64,7 @@ struct arenas {
 static struct arenas arenas_of(const struct optim_step *o) {
     struct optim_state list[OPTIM_STATES];
     struct arenas a = {0};
-    const int n = states(o->how, o->set, list);
+    const int n = states(o->how, &o->of, list);
     const int coded_states = n == 2 ? 0 : 4; /* of the small ones alone */
     for (int i = 0; i < coded_states; i++) {
         if (i < 2) a.codes[i] = o->state[i].p;
@@ -78,7 +76,7 @@ static struct arenas arenas_of(const struct optim_step *o) {
 
 static err step(const struct optim_step *o) {
     const struct arenas a = arenas_of(o);
-    struct optim_walk w = optim_walk(o->set);
+    struct optim_walk w = optim_walk(&o->of);
     struct optim_tensor t = {0};
     struct span s;
     for (struct place p = {0}; next_span(&w, &t, &s); pass(&p, &s)) {

@@ -1,10 +1,10 @@
 /* AdamW (Loshchilov, Hutter 2019), as torch.optim.AdamW: two f32 states, as large as what is trained. Called through its row of optimizers.def. */
 #include "optim/adamw.h"
 
-static int states(const struct optim_settings *how, const struct param_set *set, struct optim_state *out) {
+static int states(const struct optim_settings *how, const struct optim_part *of, struct optim_state *out) {
     (void)how;
-    const int n = optim_list(out, 0, "exp_avg", DT_F32, set->trained);
-    return optim_list(out, n, "exp_avg_sq", DT_F32, set->trained);
+    const int n = optim_list(out, 0, "exp_avg", DT_F32, of->end - of->first);
+    return optim_list(out, n, "exp_avg_sq", DT_F32, of->end - of->first);
 }
 
 struct adamw adamw_of_step(const struct optim_step *o, double lr, double weight_decay) {

@@ -2,9 +2,9 @@
  * learning rate a third to a tenth of AdamW's, its decay so many times more. Called through its row of optimizers.def. */
 #include "optim/optim.h"
 
-static int states(const struct optim_settings *how, const struct param_set *set, struct optim_state *out) {
+static int states(const struct optim_settings *how, const struct optim_part *of, struct optim_state *out) {
     (void)how;
-    return optim_list(out, 0, "exp_avg", DT_F32, set->trained);
+    return optim_list(out, 0, "exp_avg", DT_F32, of->end - of->first);
 }
 
 static err step(const struct optim_step *o) {

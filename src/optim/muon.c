@@ -7,9 +7,9 @@
 
 static bool whole(const struct optim_tensor *t) { return t->columns && t->of_layer; } /* Muon's own */
 
-static int states(const struct optim_settings *how, const struct param_set *set, struct optim_state *out) {
+static int states(const struct optim_settings *how, const struct optim_part *of, struct optim_state *out) {
     (void)how;
-    struct optim_walk w = optim_walk(set);
+    struct optim_walk w = optim_walk(of);
     struct optim_tensor t;
     size_t own = 0, rest = 0;
     while (optim_next(&w, &t)) *(whole(&t) ? &own : &rest) += (size_t)t.n * sizeof(float);
@@ -19,7 +19,8 @@ static int states(const struct optim_settings *how, const struct param_set *set,
 }
 
 static size_t scratch(const struct param_set *set, const struct flat_ops *flat) {
-    struct optim_walk w = optim_walk(set);
+    const struct optim_part all = optim_whole(set);
+    struct optim_walk w = optim_walk(&all);
     struct optim_tensor t;
     size_t most = 0;
     while (optim_next(&w, &t)) {
@@ -36,9 +37,9 @@ static double step_of(const struct optim_settings *how, const struct optim_tenso
 
 static err step(const struct optim_step *o) {
     struct optim_state list[OPTIM_STATES];
-    const int n = states(o->how, o->set, list), own = n == 1 || n == 3; /* is there a matrix? is there anything else? */
+    const int n = states(o->how, &o->of, list), own = n == 1 || n == 3; /* is there a matrix? is there anything else? */
     float *buffer = own ? o->state[0].p : NULL, *m = n > 1 ? o->state[own].p : NULL, *v = n > 1 ? o->state[own + 1].p : NULL;
-    struct optim_walk w = optim_walk(o->set);
+    struct optim_walk w = optim_walk(&o->of);
     struct optim_tensor t;
     while (optim_next(&w, &t)) {
         const double lr = o->lr * (double)t.rate, decay = t.columns ? o->how->weight_decay : 0;
@@ -64,7 +65,8 @@ static err step(const struct optim_step *o) {
 /* The products of an iteration, with the shorter side s and the longer l: XX' [s, s], its square, and that times X. */
 static struct cost beyond(const struct optim_settings *how, const struct param_set *set) {
     (void)how;
-    struct optim_walk w = optim_walk(set);
+    const struct optim_part all = optim_whole(set);
+    struct optim_walk w = optim_walk(&all);
     struct optim_tensor t;
     struct cost c = {0};
     while (optim_next(&w, &t)) {

@@ -1,4 +1,4 @@
-/* The table of optimizers, and the two ways through a parameter set. See optim.h. */
+/* The table of optimizers, states by parts, and the two ways through a part. See optim.h. */
 #include "optim/optim.h"
 #include <string.h>
 
@@ -22,8 +22,42 @@ void optimizer_names(str *out) {
 size_t optim_bytes(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set) {
     struct optim_state state[OPTIM_STATES];
     size_t bytes = 0;
-    for (int i = z->states(how, set, state) - 1; i >= 0; i--) bytes += state[i].bytes;
+    for (int i = optim_states(z, how, set, state) - 1; i >= 0; i--) bytes += state[i].bytes;
     return bytes;
+}
+
+int optim_states(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set, struct optim_state *out) {
+    const struct optim_part all = optim_whole(set);
+    const int n = z->states(how, &all, out);
+    for (int i = 0; i < n; i++) {
+        const size_t unit = dtype_row_bytes(out[i].dt, 1);
+        out[i].bytes = (out[i].bytes + unit - 1) / unit * unit;
+    }
+    return n;
+}
+
+int optim_states_take(const struct optimizer *z, const struct optim_settings *how, const struct optim_part *part, struct optim_state *from,
+                      int n, struct optim_state *out) {
+    const int own = z->states(how, part, out);
+    for (int i = 0; i < own; i++)
+        for (int k = 0; k < n; k++) {
+            if (strcmp(from[k].name, out[i].name) != 0) continue;
+            out[i].p = from[k].p;
+            from[k].p = (char *)from[k].p + out[i].bytes;
+        }
+    return own;
+}
+
+size_t optim_page(const struct optimizer *z, const struct optim_part *of, size_t most) {
+    const size_t cut = of->end - of->first > most ? of->first + most : of->end;
+    if (z->elementwise || cut == of->end) return cut;
+    size_t last = of->first, next = of->end; /* starts of parameters: the last one up to the cut, the first one behind it */
+    for (int i = 0; i < of->set->n; i++) {
+        const size_t off = of->set->p[i].off;
+        if (off <= cut && off > last) last = off;
+        if (off > cut && off < next) next = off;
+    }
+    return last > of->first ? last : next;
 }
 
 struct cost optim_cost(const struct optimizer *z, const struct optim_settings *how, const struct param_set *set) {
@@ -42,14 +76,12 @@ int optim_list(struct optim_state *out, int n, const char *name, dtype dt, size_
 /* Weight decay is for matrices: a norm's weight, a bias, a scale have no reason to be near 0 (transformers' Trainer leaves norms and biases
  * out too). */
 bool optim_stretch(const struct optim_step *o, size_t *at, struct optim_stretch *out) {
-    const size_t from = *at ? *at * sizeof(float) : o->first, last = o->end ? o->end : o->set->trained;
-    if (from >= last) return false;
-    const struct param_stretch t = param_stretch(o->set, from);
-    const size_t end = t.end < last ? t.end : last;
-    const size_t in = (from - o->first) / sizeof(float);
-    *out = (struct optim_stretch){from / 4,  (int64_t)(end - from) / 4, o->w + in,
-                                  o->g + in, o->lr * (double)t.rate,    t.vectors ? 0 : o->how->weight_decay};
-    *at = end / sizeof(float);
+    const size_t from = o->of.first + *at * sizeof(float);
+    if (from >= o->of.end) return false;
+    const struct param_stretch t = param_stretch(o->of.set, from);
+    const size_t n = ((t.end < o->of.end ? t.end : o->of.end) - from) / sizeof(float);
+    *out = (struct optim_stretch){*at, (int64_t)n, o->w + *at, o->g + *at, o->lr * (double)t.rate, t.vectors ? 0 : o->how->weight_decay};
+    *at += n;
     return true;
 }
 
@@ -63,22 +95,24 @@ static bool sliced(const struct param *p) {
     return row == p->d[0];
 }
 
-struct optim_walk optim_walk(const struct param_set *set) {
-    return (struct optim_walk){.set = set, .stretch = set->trained ? param_stretch(set, 0) : (struct param_stretch){0}};
+struct optim_walk optim_walk(const struct optim_part *of) {
+    const bool some = of->first < of->end;
+    return (struct optim_walk){
+        .of = *of, .stretch = some ? param_stretch(of->set, of->first) : (struct param_stretch){0}, .from = of->first};
 }
 
 /* Stretches lie in the arena's order, the parameters of one in that of their making. */
 bool optim_next(struct optim_walk *w, struct optim_tensor *out) {
-    const struct param_set *set = w->set;
-    while (w->from < set->trained) {
+    const struct param_set *set = w->of.set;
+    while (w->from < w->of.end) {
         for (; w->param < set->n; w->param++, w->slice = 0) {
             const struct param *p = &set->p[w->param];
-            if (p->off < w->from || p->off >= w->stretch.end) continue;
+            if (p->off < w->from || p->off >= w->stretch.end || p->off >= w->of.end) continue;
             const bool parts = p->nd > 1 && sliced(p);
             if (w->slice >= (parts ? p->n_slices : 1)) continue;
             const int64_t columns = p->nd > 1 ? p->d[1] : 0, rows = parts ? p->slice[w->slice].rows : p->d[0];
             const int64_t row0 = parts ? p->slice[w->slice].row0 : 0;
-            *out = (struct optim_tensor){.at = p->off / sizeof(float) + (size_t)(row0 * columns),
+            *out = (struct optim_tensor){.at = (p->off - w->of.first) / sizeof(float) + (size_t)(row0 * columns),
                                          .rows = rows,
                                          .columns = columns,
                                          .n = rows * (columns ? columns : 1),
@@ -90,7 +124,7 @@ bool optim_next(struct optim_walk *w, struct optim_tensor *out) {
         }
         w->param = 0;
         w->from = w->stretch.end;
-        if (w->from < set->trained) w->stretch = param_stretch(set, w->from);
+        if (w->from < w->of.end) w->stretch = param_stretch(set, w->from);
     }
     return false;
 }

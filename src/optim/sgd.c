@@ -2,8 +2,8 @@
  * decoupled. Called through its row of optimizers.def. */
 #include "optim/optim.h"
 
-static int states(const struct optim_settings *how, const struct param_set *set, struct optim_state *out) {
-    return optim_list(out, 0, "momentum_buffer", DT_F32, how->momentum > 0 ? set->trained : 0);
+static int states(const struct optim_settings *how, const struct optim_part *of, struct optim_state *out) {
+    return optim_list(out, 0, "momentum_buffer", DT_F32, how->momentum > 0 ? of->end - of->first : 0);
 }
 
 static err step(const struct optim_step *o) {

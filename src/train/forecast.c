@@ -13,8 +13,8 @@
 #include <math.h>
 
 struct speed {
-    double flops, bytes;
-}; /* a second */
+    double flops, bytes, link; /* the last of a card: each way between it and the host */
+};                             /* a second */
 
 /* --- the machine ------------------------------------------------------------------------------------------------------- */
 enum { SIDE = 512, READ = 64 << 20 };
@@ -83,12 +83,12 @@ static err measure(struct run *r) {
 static bool rates_of(struct run *r, struct speed *s, const char **whose) {
     const struct rates *card = r->card ? r->card : r->backend->card ? rates_of_card(r->backend->card()) : NULL;
     if (card) {
-        *s = (struct speed){r->compute == DT_F32 ? card->f32 : card->f16, card->bandwidth};
+        *s = (struct speed){r->compute == DT_F32 ? card->f32 : card->f16, card->bandwidth, card->link};
         *whose = card->title;
         return true;
     }
     if (!r->backend->mem->host || (!r->bytes_rate && measure(r))) return false;
-    *s = (struct speed){r->flops_rate, r->bytes_rate};
+    *s = (struct speed){r->flops_rate, r->bytes_rate, 0};
     *whose = "this processor, measured";
     return s->flops > 0 && s->bytes > 0;
 }
@@ -159,13 +159,15 @@ static void add_training(const struct run *r, int i, const struct speed *s, stru
     p.tokens *= n / passes, p.rows = n / passes;
     add_pass(&out->train, g, &p, share * passes, s);
     if (g->lesson && !*r->cfg->distill_cache) add_pass(&out->train, &r->teacher.body, &p, passes, s);
-    /* the step; before it the gradient is set to zero and read for its norm, behind it the method's own states are read and written */
+    /* the step; before it the gradient is set to zero and read for its norm, behind it the method's own states are read and written. States
+     * that lie on the host come and go at the same time */
     const struct structure *st = &r->side[i].plans->st;
     const struct recipe q = run_recipe(r, r->side[i].cfg);
     const struct optim_settings how = recipe_settings(&q);
     const struct cost c = optim_cost(recipe_optimizer(&q), &how, &st->params);
     const double bytes = c.bytes + (2.0 + 2.0 * learner_states(st)) * (double)st->params.trained;
-    out->optimizer += fmax(c.flops / s->flops, bytes / s->bytes);
+    const double there_and_back = q.page ? (double)optim_bytes(recipe_optimizer(&q), &how, &st->params) / s->link : 0;
+    out->optimizer += fmax(fmax(c.flops / s->flops, bytes / s->bytes), there_and_back);
 }
 
 /* `rows` answers of `new` tokens to prompts of so many, so many times: a pass over the prompts, then token by token. */

@@ -3,20 +3,17 @@
  * gradient begins at the head and ends at the embedding, all the way.
  *
  * The numbers are those of a step at the end: no parameter is read again once its gradient is whole. What has to be known before the pass is
- * what gradients are divided by, the weight of all rows; so a step is one pass, and there is no norm to clip by. Refused besides: optimizers that want
- * more than a number at a time, methods with a hand in the gradient (AdaLoRA), float16, whose overflow is known too late. A gradient that is
- * not finite ends the run like any other, but layers above have been updated by then. Called by learner_step(). */
+ * what gradients are divided by, the weight of all rows; so a step is one pass, and there is no norm to clip by. Refused besides: methods with a
+ * hand in the gradient (AdaLoRA), float16, whose overflow is known too late. Any optimizer goes with it, since none looks beyond a parameter; states
+ * that lie on the host come when their parameter's turn has come (paged.c). A gradient that is not finite ends the run like any other, but layers
+ * above have been updated by then. Called by learner_step(). */
 #include "train/learner.h"
 #include <math.h>
+#include <string.h>
 
 err fused_allowed(const struct structure *st, const struct recipe *r, dtype compute) {
     if (r->max_grad_norm > 0)
         return fail(E_USAGE, "optimizer_in_bwd updates before the norm of all gradients is known: it goes with max_grad_norm 0");
-    if (!recipe_optimizer(r)->elementwise)
-        return fail(E_USAGE, "optimizer_in_bwd goes with optim adamw_torch, lion_32bit and sgd, not %s", recipe_optimizer(r)->name);
-    if (r->offload)
-        return fail(E_USAGE,
-                    "optimizer_in_bwd and offload_optimizer do not go together: states would lie where the backward pass is at work");
     if (compute == DT_F16)
         return fail(E_USAGE,
                     "optimizer_in_bwd does not go with float16, whose overflows are seen when the pass is over: use bfloat16 or float32");
@@ -54,19 +51,15 @@ static err update(struct fusing *f, const struct span_of_life *p) {
                     "the gradient of %s is not finite, and what the backward pass had left before it is updated: go on from a checkpoint. "
                     "Lower learning_rate or look at the data",
                     l->st->params.p[param].name);
-    TRY(learner_take(l, &(struct optim_step){.backend = l->backend,
-                                             .set = &l->st->params,
-                                             .how = &l->how,
-                                             .w = l->w,
-                                             .g = g,
-                                             .first = p->off,
-                                             .end = p->off + p->bytes,
-                                             .state = l->state,
-                                             .scratch = f->b->mem.scratch,
-                                             .lr = f->rate,
-                                             .t = l->optim_steps + 1,
-                                             .grad_scale = f->scale,
-                                             .threads = f->b->threads}));
+    struct optim_step o = learner_whole(l, f->b, f->rate, f->scale);
+    struct optim_state left[OPTIM_STATES], state[OPTIM_STATES];
+    memcpy(left, l->state, sizeof left);
+    o.of.end = p->off;
+    optim_states_take(l->optim, o.how, &o.of, left, l->states, state); /* what comes before */
+    o.of.first = p->off, o.of.end = p->off + p->bytes;
+    o.states = optim_states_take(l->optim, o.how, &o.of, left, l->states, state);
+    o.g = g, o.state = state;
+    TRY(learner_take(l, f->b, &o));
     const double share = (double)p->bytes / (double)l->st->params.trained;
     profile_end(&f->b->mem, PROFILE_OPTIMIZER, l->optim->name, learner_work(l, share), began);
     return OK;

@@ -19,10 +19,11 @@ err learner_init(struct learner *l, struct structure *st, const struct program *
     if (prog_dt(&program->p) == DT_F16) l->scaler.scale = FIRST_SCALE;
     l->w = backend->mem->take(param_weight_bytes(&st->params));
     const int own = learner_states(st);
-    l->states = l->optim->states(&l->how, &st->params, l->state);
+    l->states = optim_states(l->optim, &l->how, &st->params, l->state);
+    l->slots = paged_room(r, &st->params);
     bool room = l->w;
     for (int i = 0; i < l->states; i++)
-        room &= (l->state[i].p = (r->offload ? backend->mem->take_host : backend->mem->take)(l->state[i].bytes)) != NULL;
+        room &= (l->state[i].p = (r->page ? backend->mem->take_host : backend->mem->take)(l->state[i].bytes)) != NULL;
     for (int i = 0; i < own; i++) room &= (l->own[i] = backend->mem->take(st->params.trained)) != NULL;
     if (room) return OK;
     learner_free(l);
@@ -35,7 +36,7 @@ void learner_free(struct learner *l) {
     const struct mem_ops *mem = l->backend->mem;
     if (l->w) mem->give(l->w, param_weight_bytes(&l->st->params));
     for (int i = 0; i < l->states; i++)
-        if (l->state[i].p) (l->recipe.offload ? mem->give_host : mem->give)(l->state[i].p, l->state[i].bytes);
+        if (l->state[i].p) (l->recipe.page ? mem->give_host : mem->give)(l->state[i].p, l->state[i].bytes);
     for (int i = 0; i < MAX_STATES; i++)
         if (l->own[i]) mem->give(l->own[i], l->st->params.trained);
     reach_free(&l->reach);
@@ -275,11 +276,16 @@ static bool scaler_skips(struct scaler *s, bool finite) {
     return !finite && s->scale >= 1; /* below that it is not the scale */
 }
 
-err learner_take(const struct learner *l, const struct optim_step *o) {
+err learner_take_here(const struct learner *l, const struct optim_step *o) {
     if (l->st->params.narrow) return narrow_step(l->optim, o, &l->recipe.rounding);
     struct optim_step part = *o;
-    part.w += o->first / sizeof(float);
+    part.w += o->of.first / sizeof(float);
     return l->optim->step(&part);
+}
+
+/* States on the host pass by at the end of the arena of activations. */
+err learner_take(const struct learner *l, const struct workbench *b, const struct optim_step *o) {
+    return l->slots ? paged_take(l, o, b->mem.act + ((b->mem.act_bytes - l->slots) & ~(size_t)255)) : learner_take_here(l, o);
 }
 
 struct cost learner_work(const struct learner *l, double share) {
@@ -287,30 +293,18 @@ struct cost learner_work(const struct learner *l, double share) {
     return (struct cost){share * c.flops, share * (c.bytes + (double)l->st->params.trained)};
 }
 
-/* The optimizer's step. States that lie on the host (offload) come to where the activations were, which nobody needs any more, and go back. */
-static err update(struct learner *l, struct workbench *b, float *grad, double lr, float grad_scale) {
-    const struct mem_ops *mem = l->backend->mem;
-    struct optim_state here[OPTIM_STATES];
-    char *at = b->mem.act;
-    memcpy(here, l->state, sizeof here);
-    for (int i = 0; i < l->states && l->recipe.offload; i++) {
-        here[i].p = at;
-        at += recipe_room(here[i].bytes);
-        TRY(mem->upload(here[i].p, l->state[i].p, here[i].bytes));
-    }
-    TRY(learner_take(l, &(struct optim_step){.backend = l->backend,
-                                             .set = &l->st->params,
-                                             .how = &l->how,
-                                             .w = l->w,
-                                             .g = grad,
-                                             .state = here,
-                                             .scratch = b->mem.scratch,
-                                             .lr = lr,
-                                             .t = l->optim_steps + 1,
-                                             .grad_scale = grad_scale,
-                                             .threads = b->threads}));
-    for (int i = 0; i < l->states && l->recipe.offload; i++) TRY(mem->download(l->state[i].p, here[i].p, here[i].bytes));
-    return OK;
+struct optim_step learner_whole(struct learner *l, const struct workbench *b, double lr, float grad_scale) {
+    return (struct optim_step){.backend = l->backend,
+                               .of = optim_whole(&l->st->params),
+                               .how = &l->how,
+                               .w = l->w,
+                               .state = l->state,
+                               .states = l->states,
+                               .scratch = b->mem.scratch,
+                               .lr = lr,
+                               .t = l->optim_steps + 1,
+                               .grad_scale = grad_scale,
+                               .threads = b->threads};
 }
 
 static double learning_rate(const struct learner *l) {
@@ -362,7 +356,9 @@ err learner_update(struct learner *l, struct workbench *b, const struct step_sum
     double clip = r->max_grad_norm > 0 ? r->max_grad_norm / (norm + 1e-6) : 1; /* torch's clip_grad_norm_ */
     t.grad_scale = (float)((clip < 1 ? clip : 1) / (sums[1] * scale));
     if (!l->fused) {
-        TRY(update(l, b, all->grad, out->learning_rate, t.grad_scale));
+        struct optim_step o = learner_whole(l, b, out->learning_rate, t.grad_scale);
+        o.g = all->grad;
+        TRY(learner_take(l, b, &o));
         profile_end(&b->mem, PROFILE_OPTIMIZER, l->optim->name, learner_work(l, 1), began);
     }
     if (method->after_step) TRY(method->after_step(l->st->settings, &t));

@@ -17,7 +17,8 @@ struct recipe { /* how an adapter learns */
     struct curve curve;
     const struct optimizer *optim; /* NULL: AdamW */
     struct optim_settings how;     /* what is not above */
-    bool offload;                  /* on a card: the optimizer's states lie on the host, and are on the card during its step alone */
+    size_t page;                   /* on a card: the optimizer's states lie on the host, and for a step come to the card those of so many bytes of the
+                                    * weights at a time (paged.c); 0: they are there */
     struct optim_rounding rounding; /* of weights in bf16 */
 };
 
@@ -26,6 +27,7 @@ struct recipe { /* how an adapter learns */
  * scale halved; after so many good steps it doubles. */
 struct scaler { double scale; int64_t good, skipped; }; /* scale 0: off, for every other type */
 
+struct workbench;
 struct learner {
     struct structure *st;
     const struct program *program; /* MODE_TRAIN of st */
@@ -33,7 +35,8 @@ struct learner {
     const struct backend *backend; /* the program's */
     void *w;                       /* its arena: of param_weight_bytes(&st->params) */
     struct optim_state state[OPTIM_STATES]; /* the optimizer's */
-    int states;                    /* with offload on the host, else of the backend */
+    int states;                    /* with recipe.page on the host, else of the backend */
+    size_t slots;                  /* ... and paged_room() */
     const struct optimizer *optim;
     struct optim_settings how;
     const struct fused *fused;     /* where gradients lie that are used as soon as they are whole; NULL: all to the end. Of the program; the caller's */
@@ -51,12 +54,14 @@ int learner_states(const struct structure *st); /* arenas that its method keeps 
 /* A recipe's optimizer, and all that it is told. */
 const struct optimizer *recipe_optimizer(const struct recipe *r);
 struct optim_settings recipe_settings(const struct recipe *r);
-/* Bytes that its states take among the activations during a step: of those that lie on the host, each in recipe_room() of its bytes. */
-size_t recipe_away(const struct recipe *r, const struct param_set *set);
-static inline size_t recipe_room(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
-/* The optimizer's step, whatever the weights' arena is of; o->w is all of that. */
+/* Bytes at the end of the arena of activations in which its states pass by, of those that lie on the host: a multiple of 512. */
+size_t paged_room(const struct recipe *r, const struct param_set *set);
+/* The optimizer's step, whatever the weights' arena is of, and wherever its states lie; o->w is all of that arena, o->state of o->of. */
+struct optim_step learner_whole(struct learner *l, const struct workbench *b, double lr, float grad_scale); /* of all, but for o->g */
 struct cost learner_work(const struct learner *l, double share); /* of a share of it, and of the norm before it */
-err learner_take(const struct learner *l, const struct optim_step *o);
+err learner_take(const struct learner *l, const struct workbench *b, const struct optim_step *o);
+err learner_take_here(const struct learner *l, const struct optim_step *o); /* its states are with the weights */
+err paged_take(const struct learner *l, const struct optim_step *o, char *slots); /* they are not: paged_room() bytes of the backend */
 err learner_fill(struct learner *l, uint64_t key); /* fresh weights: param_fill() */
 /* The adapter's files (gen/adapter.h), whatever the backend. */
 err learner_write(const struct learner *l, const char *folder, const char *base_model);

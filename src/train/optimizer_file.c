@@ -34,7 +34,7 @@ static int list_entries(const struct learner *l, struct entry out[OPTIM_STATES +
     int n = 0;
     for (int i = 0; i < l->states; i++)
         out[n++] =
-            (struct entry){l->state[i].name, l->state[i].dt, l->state[i].bytes, l->state[i].p, l->recipe.offload || l->backend->mem->host};
+            (struct entry){l->state[i].name, l->state[i].dt, l->state[i].bytes, l->state[i].p, l->recipe.page || l->backend->mem->host};
     for (int i = 0; i < learner_states(l->st); i++)
         out[n++] = (struct entry){own_names[i], DT_F32, l->st->params.trained, l->own[i], l->backend->mem->host};
     return n;

@@ -35,7 +35,7 @@ static size_t adapters_resident(const struct run *r, int what) {
     for (int i = 0; i < r->n_sides; i++) {
         const struct learner *l = &r->side[i].learner;
         if (l->st && what == 0) n += resident_of(r, l->w, param_weight_bytes(&l->st->params)) + (i ? 0 : r->wb.mem.work_bytes);
-        for (int k = 0; l->st && what == 1 && !l->recipe.offload && k < l->states; k++)
+        for (int k = 0; l->st && what == 1 && !l->recipe.page && k < l->states; k++)
             n += resident_of(r, l->state[k].p, l->state[k].bytes);
         for (int k = 0; l->st && what == 1 && k < learner_states(l->st); k++) n += resident_of(r, l->own[k], l->st->params.trained);
     }

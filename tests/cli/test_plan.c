@@ -168,6 +168,28 @@ static void test_solve(void **state) {
     refused("$C plan $D/sft.yaml --solve rank --explain", "do not go together");
 }
 
+/* States in the host's memory: on the card two pages of 4 MB of weights, each with two states of as many bytes, among the activations, or behind
+ * those of a backward pass that updates; and a step takes the way there and back. */
+static void states_pass_by(void) {
+    enum { PAGES = 2 * 2 * (4 << 20) };
+    for (int in_bwd = 0; in_bwd < 2; in_bwd++) {
+        double act[2], states[2], total[2], seconds[2];
+        for (int away = 0; away < 2; away++) {
+            sh("$C plan bench/shapes/8b.json --device h100 --set objective=sft --set max_length=512 --set lora.r=64 --set max_grad_norm=0 "
+               "--set optimizer_in_bwd=%s --set offload_optimizer=%s --json",
+               in_bwd ? "true" : "false", away ? "idle" : "none");
+            json_t *j = out_json();
+            act[away] = line_of(j, "activations", "bytes"), states[away] = line_of(j, "optimizer", "bytes"), total[away] = num(j, "total");
+            seconds[away] = num(json_object_get(j, "forecast"), "optimizer_s");
+            json_decref(j);
+        }
+        const double more = act[1] - act[0];
+        assert_true(states[0] > 1e9 && states[1] == 0 && total[0] - total[1] == states[0] - more);
+        assert_true(in_bwd ? more >= PAGES && more < PAGES + 256 : more == 0);
+        assert_true(seconds[1] == states[0] / 64e9);
+    }
+}
+
 /* A card by name: a build with CUDA plans for it, whether or not it is here; another one says what it lacks. */
 static void test_named_card(void **state) {
     (void)state;
@@ -185,6 +207,7 @@ static void test_named_card(void **state) {
     assert_string_equal(json_string_value(json_object_get(json_object_get(j, "forecast"), "rates")), "H100 SXM 80 GB");
     assert_true(line_of(j, "weights", "bytes") == 2 * num(json_object_get(j, "model"), "parameters"));
     json_decref(j);
+    states_pass_by();
 }
 
 /* --- the sums ---------------------------------------------------------------------------------------------------------- */

@@ -1,7 +1,8 @@
 /* Optimizers in a learner, on a small Llama with LoRA whose matrices reach 4096 elements: each learns, goes on from a checkpoint with the same
  * bits, and takes no other's states; a file from before there were others is AdamW's. And offload: with states in the host's memory a step is the
- * same step, and the backend holds no byte of them; the card is played by a backend whose memory only looks like another's. Then updates in the backward
- * pass; and weights that are kept in bf16. Under `cuda.optimizers` the real card: offload and the update in the backward pass are a plain step there too. */
+ * same step, page by page, and the backend holds two pages of them and only then; the card is played by a backend whose memory only looks like another's
+ * and whose copies to and from the host come as late as they may. Then updates in the backward pass, with states there or on the host; and weights
+ * that are kept in bf16. Under `cuda.optimizers` the real card: offload and the update in the backward pass are a plain step there too. */
 #define _DEFAULT_SOURCE
 #include "support/bench.h"
 #include "base/file.h"
@@ -13,7 +14,12 @@ static const struct optimizer *const list[] = {
 #include "optim/optimizers.def"
 #undef OPTIMIZER
 };
-enum { OPTIMIZERS = sizeof list / sizeof *list, STEPS = 6, HALF = 3 };
+enum {
+    OPTIMIZERS = sizeof list / sizeof *list,
+    STEPS = 6,
+    HALF = 3,
+    PAGE = 20 << 10 /* bytes of the weights: their matrices are smaller and larger */
+};
 
 /* --- another memory ------------------------------------------------------------------------------------------------------ */
 static struct { size_t card, host, up, down; } bytes; /* taken; copied */
@@ -23,7 +29,30 @@ static void give(void *p, size_t n) { bytes.card -= p ? n : 0, pages_give(p, n);
 static void *take_host(size_t n) { return bytes.host += n, pages_take(n); }
 static void give_host(void *p, size_t n) { bytes.host -= n, pages_give(p, n); }
 static err upload(void *to, const void *from, size_t n) { return bytes.up += n, memcpy(to, from, n), OK; }
-static err download(void *to, const void *from, size_t n) { return bytes.down += n, memcpy(to, from, n), OK; }
+
+/* Copies that have set out, each way: they arrive when they are waited for. */
+static struct {
+    void *to;
+    const void *from;
+    size_t n;
+} under_way[2][OPTIM_STATES];
+static int copies[2];
+static err set_out(enum copy_way way, void *to, const void *from, size_t n) {
+    assert_true(copies[way] < OPTIM_STATES);
+    *(way == WAY_HERE ? &bytes.up : &bytes.down) += n;
+    under_way[way][copies[way]].to = to, under_way[way][copies[way]].from = from, under_way[way][copies[way]++].n = n;
+    return OK;
+}
+static err await(enum copy_way way) {
+    for (int i = 0; i < copies[way]; i++) memcpy(under_way[way][i].to, under_way[way][i].from, under_way[way][i].n);
+    copies[way] = 0;
+    return OK;
+}
+static err download(void *to, const void *from, size_t n) {
+    must(await(WAY_HERE));
+    must(await(WAY_HOST));
+    return bytes.down += n, memcpy(to, from, n), OK;
+}
 static err fill(void *p, int byte, size_t n) { return memset(p, byte, n), OK; }
 static size_t left(void) { return 0; }
 static const struct mem_ops other_memory = {.take = take,
@@ -33,7 +62,9 @@ static const struct mem_ops other_memory = {.take = take,
                                             .fill = fill,
                                             .left = left,
                                             .take_host = take_host,
-                                            .give_host = give_host};
+                                            .give_host = give_host,
+                                            .set_out = set_out,
+                                            .await = await};
 
 /* --- a run --------------------------------------------------------------------------------------------------------------- */
 static arena mem;
@@ -61,26 +92,35 @@ static void begin(struct bench *b, const struct peft_method *method, json_t *j, 
 }
 
 static void start(struct bench *b, const struct optimizer *z, const struct backend *backend, bool offload) {
-    const struct recipe recipe = {z == &optimizer_sgd ? 0.1 : 3e-3,     0.01,    0.9, 0.999, 1e-8, 1.0, {.schedule = SCHEDULE_CONSTANT}, z,
-                                  {.momentum = 0.9, .match_rms = true}, offload, {0}};
+    const struct recipe recipe = {z == &optimizer_sgd ? 0.1 : 3e-3,
+                                  0.01,
+                                  0.9,
+                                  0.999,
+                                  1e-8,
+                                  1.0,
+                                  {.schedule = SCHEDULE_CONSTANT},
+                                  z,
+                                  {.momentum = 0.9, .match_rms = true},
+                                  offload ? PAGE : 0,
+                                  {0}};
     begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
     const size_t scratch = z->scratch ? z->scratch(&b->st.params, backend->flat) : 0;
-    must(memory_grow(&b->wb.mem, recipe_away(&b->learner.recipe, &b->st.params), scratch));
+    must(memory_grow(&b->wb.mem, b->learner.slots, scratch));
 }
 
-static const struct recipe unclipped = {3e-3,  0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9},
-                                        false, {0}};
+static const struct recipe unclipped = {3e-3, 0.01, 0.9, 0.999, 1e-8, 0, {.schedule = SCHEDULE_CONSTANT}, NULL, {.momentum = 0.9}, 0, {0}};
 
-static void start_plain(struct bench *b, const struct optimizer *z, const struct backend *backend) {
-    struct recipe recipe = unclipped;
-    recipe.optim = z;
-    begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
-}
+static size_t behind_activations(const struct bench *b) { return ((b->train.plan.act + 255) & ~(size_t)255) + b->learner.slots; }
 
-static void start_full(struct bench *b, const struct optimizer *z, const struct backend *backend) {
+/* Without a norm to clip by, as an update in the backward pass wants it; then its slots for states lie behind the activations. */
+static void start_plain(struct bench *b, const struct optimizer *z, const struct backend *backend, bool full, bool offload) {
     struct recipe recipe = unclipped;
-    recipe.optim = z;
-    begin(b, &method_full, json_pack("{s:s}", "target_modules", "all"), &recipe, backend);
+    recipe.optim = z, recipe.page = offload ? PAGE : 0;
+    if (full) begin(b, &method_full, json_pack("{s:s}", "target_modules", "all"), &recipe, backend);
+    else
+        begin(b, &method_lora, json_pack("{s:i, s:i, s:s}", "r", 128, "lora_alpha", 128, "target_modules", "all-linear"), &recipe, backend);
+    const size_t scratch = z->scratch ? z->scratch(&b->st.params, backend->flat) : 0;
+    must(memory_grow(&b->wb.mem, behind_activations(b), scratch));
 }
 
 static double steps(struct bench *b, int from, int to) {
@@ -186,6 +226,7 @@ static void idle_states_lie_on_the_host(void **state) {
         const size_t states = optim_bytes(list[k], &away.learner.how, &away.st.params);
         assert_int_equal(bytes.host, states);
         assert_int_equal(bytes.card - with, with - states + away.wb.mem.act_bytes - act);
+        assert_true(away.learner.slots < states / 2);
         steps(&away, 0, HALF);
         const size_t up = bytes.up, down = bytes.down;
         steps(&away, HALF, HALF + 1);
@@ -203,17 +244,43 @@ static void idle_states_lie_on_the_host(void **state) {
     must(dir_remove(folder));
 }
 
+/* Two adapters of one structure, each with an optimizer of its own, step in turn: their states pass by the same place. */
+static void two_sides_share_the_slots(void **state) {
+    (void)state;
+    struct backend card = backend_cpu;
+    struct bench b[2];
+    struct learner other[2];
+    card.mem = &other_memory;
+    for (int away = 0; away < 2; away++) {
+        struct step_result r;
+        start(&b[away], &optimizer_muon, &card, away);
+        struct recipe recipe = b[away].learner.recipe;
+        recipe.optim = &optimizer_adamw_8bit;
+        must(learner_init(&other[away], &b[away].st, &b[away].train, &recipe));
+        must(learner_fill(&other[away], 9));
+        must(memory_grow(&b[away].wb.mem, other[away].slots, 0));
+        for (int i = 0; i < HALF; i++) {
+            steps(&b[away], i, i + 1);
+            must(learner_step(&other[away], &b[away].wb, (const struct row *const *)b[away].rows, b[away].n_rows, 2, (uint64_t)i, &r));
+        }
+    }
+    same(&b[0].learner, &b[1].learner);
+    same(&other[0], &other[1]);
+    for (int away = 0; away < 2; away++) learner_free(&other[away]), bench_close(&b[away]);
+}
+
 /* Updated in the backward pass the weights and states are those of a step at the end, bit for bit, of LoRA and of a whole model with a tied
- * table; and gradients take less: of a whole model those of the table and of about a layer. */
+ * table, with states that come from the host and go back; and gradients take less: of a whole model those of the table and of about a layer. */
 static void updates_in_the_backward_pass(void **state) {
     (void)state;
+    struct backend card = backend_cpu;
+    card.mem = &other_memory;
     for (int k = 0; k < OPTIMIZERS; k++) {
-        if (!list[k]->elementwise) continue;
         for (int full = 0; full < 2; full++) {
             struct bench at_end, fused;
             struct fused lives;
-            (full ? start_full : start_plain)(&at_end, list[k], &backend_cpu);
-            (full ? start_full : start_plain)(&fused, list[k], &backend_cpu);
+            start_plain(&at_end, list[k], &card, full, false);
+            start_plain(&fused, list[k], &card, full, !full);
             must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
             fused.learner.fused = &lives;
             const size_t whole = fused.st.params.trained, table = full ? 96 * 32 * 4 : 0;
@@ -221,7 +288,7 @@ static void updates_in_the_backward_pass(void **state) {
             float *const room = fused.wb.grad;
             fused.wb.grad = pages_take(lives.bytes);
             memset(fused.wb.grad, 0xFF, lives.bytes);
-            const double a = steps(&at_end, 0, STEPS), b = steps(&fused, 0, STEPS);
+            const double a = steps(&at_end, 0, HALF), b = steps(&fused, 0, HALF);
             assert_true(a == b);
             same(&at_end.learner, &fused.learner);
             pages_give(fused.wb.grad, lives.bytes);
@@ -236,10 +303,11 @@ static void updates_in_the_backward_pass(void **state) {
 /* --- weights in bf16 --------------------------------------------------------------------------------------------------- */
 static void start_narrow(struct bench *b, const struct recipe *recipe, const struct backend *backend, bool narrow) {
     begin_as(b, &method_full, json_pack("{s:s}", "target_modules", "all"), recipe, backend, DT_BF16, narrow);
-    must(memory_grow(&b->wb.mem, 0, narrow_scratch(&b->st.params)));
+    must(memory_grow(&b->wb.mem, behind_activations(b), narrow_scratch(&b->st.params)));
 }
 
-/* Two bytes of a matrix, no working copy; it learns, and neither a checkpoint nor an update in the backward pass shows in a bit. */
+/* Two bytes of a matrix, no working copy; it learns, and neither a checkpoint nor an update in the backward pass shows in a bit, with its states
+ * brought page by page. */
 static void narrow_weights(void **state) {
     (void)state;
     char folder[] = "/tmp/cyclora-optim-XXXXXX";
@@ -253,6 +321,7 @@ static void narrow_weights(void **state) {
         recipe.optim = list[k], recipe.rounding.key = 5;
         if (list[k] == &optimizer_sgd) recipe.learning_rate = 0.1;
         start_narrow(&at_end, &recipe, &backend_cpu, true);
+        recipe.page = PAGE;
         start_narrow(&fused, &recipe, &backend_cpu, true);
         const struct param_set *set = &at_end.st.params;
         assert_int_equal(param_weight_bytes(set), set->vectors / 2 + set->bytes - set->vectors);
@@ -327,7 +396,7 @@ static void same_weights(const char *what, const struct learner *a, const struct
     free(x), free(y);
 }
 
-/* Weights in bf16: rounded as the processor does, and the update in the backward pass is a plain step. */
+/* Weights in bf16: rounded as the processor does, and the update in the backward pass, with states on the host, is a plain step. */
 static void narrow_on_a_card(const struct backend *card) {
     enum { N = 5003 };
     const struct rounding o = {5, 3, 24};
@@ -346,6 +415,7 @@ static void narrow_on_a_card(const struct backend *card) {
     free(back), card->mem->give(there, sizeof x), card->mem->give(to, sizeof x);
     recipe.optim = &optimizer_adamw_torch, recipe.rounding.key = 5;
     start_narrow(&plain, &recipe, card, true);
+    recipe.page = PAGE;
     start_narrow(&fused, &recipe, card, true);
     must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
     fused.learner.fused = &lives;
@@ -372,9 +442,8 @@ static void on_a_card(void **state) {
         same_weights("offload", &plain.learner, &away.learner);
         bench_close(&plain);
         bench_close(&away);
-        if (!list[k]->elementwise) continue;
-        start_plain(&plain, list[k], card);
-        start_plain(&fused, list[k], card);
+        start_plain(&plain, list[k], card, false, false);
+        start_plain(&fused, list[k], card, false, true);
         must(plan_fuse(&fused.train.plan, &fused.st.params, &lives));
         fused.learner.fused = &lives;
         steps(&plain, 0, STEPS);
@@ -387,11 +456,9 @@ static void on_a_card(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on),
-                                       cmocka_unit_test(others_states_are_refused),
-                                       cmocka_unit_test(idle_states_lie_on_the_host),
-                                       cmocka_unit_test(updates_in_the_backward_pass),
-                                       cmocka_unit_test(narrow_weights),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_learns_and_goes_on),      cmocka_unit_test(others_states_are_refused),
+                                       cmocka_unit_test(idle_states_lie_on_the_host),  cmocka_unit_test(two_sides_share_the_slots),
+                                       cmocka_unit_test(updates_in_the_backward_pass), cmocka_unit_test(narrow_weights),
                                        cmocka_unit_test(small_steps_are_not_lost)};
     const struct CMUnitTest card[] = {cmocka_unit_test(on_a_card)};
     const int failed = test_card() ? cmocka_run_group_tests(card, NULL, NULL) : cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /* Every optimizer against its reference (tests/golden/make/optimizers.py: torch, transformers, bitsandbytes), a hundred steps over matrices that lie
  * in one parameter, matrices of whole and of broken blocks, an embedding and a vector; on the processor, and under `cuda.optim` on a card. Then: how
- * many bytes the states take, that results do not depend on threads, that scaling the gradient is grad_scale's, rates and decay by
- * parameter, and the maps of 8-bit states. */
+ * many bytes the states take, that results depend neither on threads nor on pages that are stepped one after the other, that scaling the gradient
+ * is grad_scale's, rates and decay by parameter, and the maps of 8-bit states. */
 #include "base/arena.h"
 #include "base/dynamic_map.h"
 #include "optim/optim.h"
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TENSORS = 9, STEPS = 100, KEEP = 5, POISON = 0xFF };
+enum { TENSORS = 9, STEPS = 100, KEEP = 5, POISON = 0xFF, PAGE = 9984 /* bytes: no whole number of rows */ };
 static int steps = STEPS; /* `test_optim 1`: the first alone, for tools under which a step takes seconds (racecheck) */
 static const struct optim_settings usual = {.beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-8, .weight_decay = 0.1};
 
@@ -48,13 +48,19 @@ struct bench {
     struct param_set set;
     struct optim_state state[OPTIM_STATES];
     int states, threads;
+    size_t page;         /* 0: a step is of the whole */
     float *w, *g, *host; /* on the backend; on the host */
     void *scratch;
     size_t scratch_bytes;
 };
 
+static struct optim_walk walk_of(const struct param_set *set) {
+    const struct optim_part all = optim_whole(set);
+    return optim_walk(&all);
+}
+
 static void each(struct bench *b, int step, float scale, float *to) {
-    struct optim_walk w = optim_walk(&b->set);
+    struct optim_walk w = walk_of(&b->set);
     struct optim_tensor t;
     memset(b->host, 0, b->set.bytes);
     for (int k = 0; optim_next(&w, &t); k++)
@@ -68,7 +74,7 @@ static void begin(struct bench *b, const struct backend *backend, const struct o
     *b = (struct bench){.backend = backend, .z = z, .how = how, .threads = 2};
     make_set(&b->set);
     if (backend->open) must(backend->open());
-    b->states = z->states(&b->how, &b->set, b->state);
+    b->states = optim_states(z, &b->how, &b->set, b->state);
     for (int i = 0; i < b->states; i++) assert_non_null(b->state[i].p = mem->take(b->state[i].bytes));
     b->scratch_bytes = z->scratch ? z->scratch(&b->set, backend->flat) : 0;
     b->w = mem->take(b->set.bytes), b->g = mem->take(b->set.bytes), b->scratch = mem->take(b->scratch_bytes),
@@ -85,22 +91,43 @@ static void end(struct bench *b) {
     param_free(&b->set);
 }
 
+/* Page by page; returns how many. */
+static int step_by_pages(const struct optimizer *z, const struct optim_step *whole, size_t page) {
+    int n = 0;
+    struct optim_state left[OPTIM_STATES], state[OPTIM_STATES];
+    memcpy(left, whole->state, (size_t)whole->states * sizeof *left);
+    for (size_t from = whole->of.first; from < whole->of.end; n++) {
+        struct optim_step o = *whole;
+        o.of.first = from;
+        o.of.end = optim_page(z, &o.of, page);
+        const size_t at = (from - whole->of.first) / sizeof(float);
+        o.states = optim_states_take(z, o.how, &o.of, left, whole->states, state);
+        o.w = whole->w + at, o.g = whole->g + at, o.state = state;
+        must(z->step(&o));
+        from = o.of.end;
+    }
+    return n;
+}
+
 /* Step t; `scale` is put into the gradient and taken out again by grad_scale. */
 static void step(struct bench *b, int t, float scale) {
     each(b, t, scale, b->g);
     must(b->backend->mem->fill(b->scratch, POISON, b->scratch_bytes));
     double lr = b->z->rate ? b->z->rate(&b->how, 3e-3, t) : 3e-3;
-    must(b->z->step(&(struct optim_step){.backend = b->backend,
-                                         .set = &b->set,
-                                         .how = &b->how,
-                                         .w = b->w,
-                                         .g = b->g,
-                                         .state = b->state,
-                                         .scratch = b->scratch,
-                                         .lr = lr,
-                                         .t = t,
-                                         .grad_scale = 1 / scale,
-                                         .threads = b->threads}));
+    const struct optim_step o = {.backend = b->backend,
+                                 .of = optim_whole(&b->set),
+                                 .how = &b->how,
+                                 .w = b->w,
+                                 .g = b->g,
+                                 .state = b->state,
+                                 .states = b->states,
+                                 .scratch = b->scratch,
+                                 .lr = lr,
+                                 .t = t,
+                                 .grad_scale = 1 / scale,
+                                 .threads = b->threads};
+    if (!b->page) must(b->z->step(&o));
+    else assert_true(step_by_pages(b->z, &o, b->page) >= 4);
 }
 
 static const float *weights(struct bench *b) {
@@ -115,7 +142,7 @@ static void compare(struct bench *b, const struct tensors *want, const char *nam
     const struct tensor *x = tensors_find(want, key);
     assert_non_null(x);
     const float *ref = x->data, *w = weights(b);
-    struct optim_walk walk = optim_walk(&b->set);
+    struct optim_walk walk = walk_of(&b->set);
     struct optim_tensor tensor;
     int64_t at = 0;
     int off = 0;
@@ -180,13 +207,14 @@ static void references_hold(void **state) {
     tensors_close(&want);
 }
 
-static void threads_do_not_show(void **state) {
+static void threads_and_pages_do_not_show(void **state) {
     (void)state;
     for (int k = 0; k < REFERENCES && !test_card(); k++) {
         struct bench b[3];
         for (int i = 0; i < 3; i++) {
             begin(&b[i], &backend_cpu, references[k].z, settings_of(&references[k]));
             b[i].threads = i + 1;
+            b[i].page = i == 2 ? PAGE : 0;
             for (int t = 1; t <= 3; t++) step(&b[i], t, 1);
         }
         for (int i = 1; i < 3; i++) {
@@ -230,7 +258,7 @@ static void bytes_of_states(void **state) {
     param_free(&set);
 }
 
-/* Two rates: what learns twice as fast moves twice as far, whichever way the arena is cut. */
+/* Two rates: what learns twice as fast moves twice as far, whichever way the arena is cut, between parameters or inside. */
 static void rates(void **state) {
     (void)state;
     static const struct optimizer *const list[] = {&optimizer_adamw_torch, &optimizer_adamw_8bit, &optimizer_adafactor,
@@ -248,22 +276,24 @@ static void rates(void **state) {
         float *w = calloc(4 * (size_t)n, sizeof *w), *g = calloc(4 * (size_t)n, sizeof *g);
         struct optim_settings how = usual;
         struct optim_state s[OPTIM_STATES];
-        const int states = list[k]->states(&how, &set, s);
+        const int states = optim_states(list[k], &how, &set, s);
         const size_t bytes = list[k]->scratch ? list[k]->scratch(&set, backend_cpu.flat) : 0;
         void *scratch = pages_take(bytes);
         for (int i = 0; i < states; i++) s[i].p = pages_take(s[i].bytes);
         for (int64_t i = 0; i < 4 * n; i++) g[i] = number(1, 0, (uint32_t)(i % n));
-        must(list[k]->step(&(struct optim_step){.backend = &backend_cpu,
-                                                .set = &set,
-                                                .how = &how,
-                                                .w = w,
-                                                .g = g,
-                                                .state = s,
-                                                .scratch = scratch,
-                                                .lr = 1e-3,
-                                                .t = 1,
-                                                .grad_scale = 1,
-                                                .threads = 1}));
+        const struct optim_step o = {.backend = &backend_cpu,
+                                     .of = optim_whole(&set),
+                                     .how = &how,
+                                     .w = w,
+                                     .g = g,
+                                     .state = s,
+                                     .states = states,
+                                     .scratch = scratch,
+                                     .lr = 1e-3,
+                                     .t = 1,
+                                     .grad_scale = 1,
+                                     .threads = 1};
+        assert_true(step_by_pages(list[k], &o, PAGE) >= 4);
         for (int64_t i = 0; i < n; i++)
             for (int p = 0; p < 4; p++) {
                 const float slow = w[set.p[0].off / 4 + (size_t)i], its = w[set.p[p].off / 4 + (size_t)i];
@@ -292,7 +322,7 @@ int main(int argc, char **argv) {
     if (argc > 1) steps = atoi(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(references_hold),
-        cmocka_unit_test(threads_do_not_show),
+        cmocka_unit_test(threads_and_pages_do_not_show),
         cmocka_unit_test(bytes_of_states),
         cmocka_unit_test(rates),
         cmocka_unit_test(maps),
