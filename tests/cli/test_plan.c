@@ -1,5 +1,6 @@
 /* `cyclora plan` as its users meet it: a model's config.json without weights, phases, limits and what fits them, the sums of --explain; and
- * the plan against runs, in a sweep of random settings near a limit: what fits runs within its plan, what is refused would not have. */
+ * the plan against runs, one whose bytes a formula gives, and a sweep of random settings near a limit: what fits runs within its plan, what is
+ * refused would not have. */
 #define _GNU_SOURCE
 #include "support/shell.h"
 #include "base/str.h"
@@ -301,6 +302,27 @@ static void trained(const char *sets, const char *limit, const char *what) {
     json_decref(report);
 }
 
+/* The sum that goes around for LoRA in f32, 4 N + 16 M bytes: a frozen parameter is its weight alone, a trained one a weight, a gradient and two
+ * states. So the plan says, and so it lies in memory at the end of a run. */
+static void test_four_and_sixteen(void **state) {
+    (void)state;
+    static const char sets[] = "$D/sft.yaml --set model=$D/f32 --set lora.target_modules=all-linear --set lora.r=32";
+    ok("mkdir $D/f32 && cp tests/golden/tiny_llama/untied_mha/*.json tests/golden/tiny_llama/untied_mha/model.safetensors $D/f32 && cp "
+       "$G/tokenizer.json $D/f32; rm -rf $D/out; $C train %s --quiet",
+       sets);
+    json_t *report = json_of("out/report.json");
+    const json_t *plan = json_object_get(report, "plan");
+    const double N = num(json_object_get(plan, "model"), "parameters"), M = num(json_array_get(json_object_get(plan, "sides"), 0), "trained");
+    assert_true(N > 0 && M > 0);
+    assert_true(num(json_object_get(plan, "model"), "bytes") == 4 * N); /* on its line is the file's header too */
+    assert_true(line_of(plan, "weights", "bytes") - 4 * N < 4096);
+    assert_true(line_of(plan, "adapters", "bytes") == 4 * M);
+    assert_true(line_of(plan, "gradients", "bytes") == 4 * M);
+    assert_true(line_of(plan, "optimizer", "bytes") == 8 * M);
+    within(sets, plan);
+    json_decref(report);
+}
+
 static int fits, refusals, changes;
 
 static void one_of_the_sweep(void) {
@@ -345,6 +367,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data),
                                        cmocka_unit_test(test_phases),      cmocka_unit_test(test_solve),
                                        cmocka_unit_test(test_named_card),  cmocka_unit_test(test_explain),
-                                       cmocka_unit_test(test_profile),     cmocka_unit_test(test_sweep)};
+                                       cmocka_unit_test(test_profile),     cmocka_unit_test(test_four_and_sixteen),
+                                       cmocka_unit_test(test_sweep)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }
