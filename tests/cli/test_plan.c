@@ -312,7 +312,8 @@ static void test_four_and_sixteen(void **state) {
        sets);
     json_t *report = json_of("out/report.json");
     const json_t *plan = json_object_get(report, "plan");
-    const double N = num(json_object_get(plan, "model"), "parameters"), M = num(json_array_get(json_object_get(plan, "sides"), 0), "trained");
+    const double N = num(json_object_get(plan, "model"), "parameters"),
+                 M = num(json_array_get(json_object_get(plan, "sides"), 0), "trained");
     assert_true(N > 0 && M > 0);
     assert_true(num(json_object_get(plan, "model"), "bytes") == 4 * N); /* on its line is the file's header too */
     assert_true(line_of(plan, "weights", "bytes") - 4 * N < 4096);
@@ -364,10 +365,9 @@ static void test_sweep(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data),
-                                       cmocka_unit_test(test_phases),      cmocka_unit_test(test_solve),
-                                       cmocka_unit_test(test_named_card),  cmocka_unit_test(test_explain),
-                                       cmocka_unit_test(test_profile),     cmocka_unit_test(test_four_and_sixteen),
-                                       cmocka_unit_test(test_sweep)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data),     cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_solve),       cmocka_unit_test(test_named_card),       cmocka_unit_test(test_explain),
+        cmocka_unit_test(test_profile),     cmocka_unit_test(test_four_and_sixteen), cmocka_unit_test(test_sweep)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }
