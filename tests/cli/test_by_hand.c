@@ -8,7 +8,7 @@
  *     each of the other 16                1/64   6 bits      1/2 + 1/4 + 16/64 = 1
  *
  * A text's loss is its bits times ln 2 over the tokens that carry loss. It is the loss of a run's first step too, and one step of
- * plain gradient descent moves the table by what the same probabilities say. */
+ * plain gradient descent moves the table by what the same probabilities say. What an adapter adds to a matrix of zeros is reckoned too. */
 #define _GNU_SOURCE
 #include "support/shell.h"
 #include "io/tensors.h"
@@ -149,7 +149,32 @@ static void test_gradient(void **state) {
     tensors_close(&then);
 }
 
+/* q's matrix is zero, so merged it is alpha / r B A and nothing else, here of whole numbers: exact, and twice that with twice the alpha. */
+static void test_alpha(void **state) {
+    (void)state;
+    enum { R = 2 };
+    static float a[R * C], b[C * R];
+    for (int i = 0; i < R * C; i++) a[i] = (float)(i % 7 - 3), b[i] = (float)(i % 5 - 2);
+    const struct tensor t[] = {TENSOR("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", R, C, a),
+                               TENSOR("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", C, R, b)};
+    ok("mkdir $D/adapter");
+    must(safetensors_write(in_folder("adapter/adapter_model.safetensors"), t, 2));
+    for (int alpha = 6; alpha <= 12; alpha += 6) {
+        struct tensors merged;
+        ok("echo '{\"peft_type\": \"LORA\", \"task_type\": \"CAUSAL_LM\", \"base_model_name_or_path\": null, \"r\": 2, \"lora_alpha\": %d, "
+           "\"target_modules\": [\"q_proj\"]}' > $D/adapter/adapter_config.json; $C merge --model $D/model --adapter $D/adapter --type f32 "
+           "--out $D/merged --force",
+           alpha);
+        must(tensors_open(in_folder("merged"), &merged));
+        const float *w = f32_of(fixture(&merged, "model.layers.0.self_attn.q_proj.weight"));
+        for (int o = 0; o < C; o++)
+            for (int i = 0; i < C; i++) assert_true(w[o * C + i] == (float)(alpha / R) * (b[o * R] * a[i] + b[o * R + 1] * a[C + i]));
+        tensors_close(&merged);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_answers), cmocka_unit_test(test_turns), cmocka_unit_test(test_gradient)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_answers), cmocka_unit_test(test_turns), cmocka_unit_test(test_gradient),
+                                       cmocka_unit_test(test_alpha)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }
