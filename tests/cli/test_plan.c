@@ -72,6 +72,28 @@ static void test_sizes_alone(void **state) {
     refused("$C train $D/sft.yaml --set device=h100", "is a name to plan for", "device: cuda");
 }
 
+/* A virtual token is few numbers to train, and the activations of the whole network are kept for it as they are for LoRA; for a head alone they are
+ * not. */
+static void test_few_parameters(void **state) {
+    (void)state;
+    static const char line[] = "$D/sft.yaml --set gradient_checkpointing=none --set lora.target_modules=all-linear",
+                      prompt[] = " --set method=prompt_tuning --set prompt_tuning.num_virtual_tokens=1";
+    char with[512];
+    json_t *lora = plan_of(line);
+    snprintf(with, sizeof with, "%s%s", line, prompt);
+    json_t *soft = plan_of(with);
+    labelled_letters();
+    snprintf(with, sizeof with, "%s --set objective=classification --set method=none --set data=$D/train.jsonl", line);
+    json_t *head = plan_of(with);
+    assert_true(num(json_array_get(json_object_get(soft, "sides"), 0), "trained") < 100);
+    const double most = line_of(lora, "activations", "bytes");
+    assert_true(line_of(soft, "activations", "bytes") > 0.7 * most);
+    assert_true(line_of(head, "activations", "bytes") < 0.2 * most);
+    json_decref(lora);
+    json_decref(soft);
+    json_decref(head);
+}
+
 /* The plan without data is that of data whose rows are as long as they may be. */
 static void test_without_data(void **state) {
     (void)state;
@@ -366,8 +388,9 @@ static void test_sweep(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data),     cmocka_unit_test(test_phases),
-        cmocka_unit_test(test_solve),       cmocka_unit_test(test_named_card),       cmocka_unit_test(test_explain),
-        cmocka_unit_test(test_profile),     cmocka_unit_test(test_four_and_sixteen), cmocka_unit_test(test_sweep)};
+        cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data), cmocka_unit_test(test_few_parameters),
+        cmocka_unit_test(test_phases),      cmocka_unit_test(test_solve),        cmocka_unit_test(test_named_card),
+        cmocka_unit_test(test_explain),     cmocka_unit_test(test_profile),      cmocka_unit_test(test_four_and_sixteen),
+        cmocka_unit_test(test_sweep)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }
