@@ -107,6 +107,40 @@ static void test_without_data(void **state) {
     json_decref(without);
 }
 
+/* What is said of Mistral 7B in f32, by the plan itself: 7.2417e9 parameters, weights and gradients and twice that of states; activations are those
+ * of --explain full, by tokens. LoRA beside it has gradients of its own numbers and of no others. */
+static void test_mistral(void **state) {
+    (void)state;
+    const double C = 4096, KD = 1024, F = 14336, V = 32000, L = 32, H = 32,
+                 parameters = L * (2 * C * C + 2 * C * KD + 3 * C * F + 2 * C) + 2 * V * C + C;
+    assert_true(fabs(parameters - 7.2417e9) < 1e5);
+    ok("echo '{\"model_type\": \"mistral\", \"vocab_size\": 32000, \"hidden_size\": 4096, \"intermediate_size\": 14336, "
+       "\"num_hidden_layers\": "
+       "32, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, \"max_position_embeddings\": 32768, \"rms_norm_eps\": 1e-5, "
+       "\"rope_theta\": "
+       "10000.0, \"tie_word_embeddings\": false}' > $D/mistral.json");
+    for (int tokens = 512; tokens <= 2048; tokens *= 4) {
+        char line[512];
+        const int n = snprintf(line, sizeof line,
+                               "$D/mistral.json:f32 --memory-budget 400GB --set objective=sft --set per_device_train_batch_size=1 --set "
+                               "gradient_checkpointing=none --set max_length=%d --set pass_tokens=%d",
+                               tokens, tokens);
+        json_t *lora = plan_of(line);
+        snprintf(line + n, sizeof line - (size_t)n, " --set method=full");
+        json_t *full = plan_of(line);
+        assert_true(num(json_object_get(full, "model"), "parameters") == parameters);
+        assert_true(line_of(lora, "weights", "bytes") == 4 * parameters);
+        assert_true(line_of(full, "adapters", "bytes") == 4 * parameters); /* that is what is trained, 28.97 GB */
+        assert_true(line_of(full, "gradients", "bytes") == 4 * parameters);
+        assert_true(line_of(full, "optimizer", "bytes") == 8 * parameters);
+        assert_true(line_of(lora, "gradients", "bytes") == 4 * num(json_array_get(json_object_get(lora, "sides"), 0), "trained"));
+        const double kept = 4.0 * tokens * L * (6 * C + 2 * KD + 3 * F + 2 + H), act = line_of(full, "activations", "bytes");
+        if (act < kept || act > 1.02 * kept) flunk("%d tokens: %.0f bytes of activations, by hand %.0f", tokens, act, kept);
+        json_decref(lora);
+        json_decref(full);
+    }
+}
+
 /* --- phases ------------------------------------------------------------------------------------------------------------ */
 static void test_phases(void **state) {
     (void)state;
@@ -388,9 +422,9 @@ static void test_sweep(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data), cmocka_unit_test(test_few_parameters),
-        cmocka_unit_test(test_phases),      cmocka_unit_test(test_solve),        cmocka_unit_test(test_named_card),
-        cmocka_unit_test(test_explain),     cmocka_unit_test(test_profile),      cmocka_unit_test(test_four_and_sixteen),
-        cmocka_unit_test(test_sweep)};
+        cmocka_unit_test(test_sizes_alone),      cmocka_unit_test(test_without_data), cmocka_unit_test(test_few_parameters),
+        cmocka_unit_test(test_mistral),          cmocka_unit_test(test_phases),       cmocka_unit_test(test_solve),
+        cmocka_unit_test(test_named_card),       cmocka_unit_test(test_explain),      cmocka_unit_test(test_profile),
+        cmocka_unit_test(test_four_and_sixteen), cmocka_unit_test(test_sweep)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }
