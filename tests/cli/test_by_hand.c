@@ -171,6 +171,20 @@ static void test_alpha(void **state) {
             for (int i = 0; i < C; i++) assert_true(w[o * C + i] == (float)(alpha / R) * (b[o * R] * a[i] + b[o * R + 1] * a[C + i]));
         tensors_close(&merged);
     }
+    struct tensors half; /* in 16 bits, for who reads such: mlx's form has A and B turned */
+    ok("$C export $D/adapter --model $D/model --to mlx --type f16 --out $D/half");
+    must(tensors_open(in_folder("half/adapters.safetensors"), &half));
+    assert_int_equal(half.n, 2);
+    for (int i = 0; i < 2; i++) {
+        const bool is_a = strstr(half.t[i].name, "lora_a") != NULL;
+        assert_int_equal(half.t[i].dt, DT_F16);
+        for (int c = 0; c < C; c++)
+            for (int r = 0; r < R; r++) {
+                const uint16_t *x = half.t[i].data;
+                assert_true(f16_to_f32(x[is_a ? c * R + r : r * C + c]) == (is_a ? a[r * C + c] : b[c * R + r]));
+            }
+    }
+    tensors_close(&half);
 }
 
 int main(void) {
