@@ -20,6 +20,7 @@ runnable() { # every script with a #! line can be run as it is
     ! git grep -lI '^#!' -- tools bench .ci tests/golden/make 2>/dev/null | while read -r f; do head -c 2 "$f" | grep -q '^#!' && [ ! -x "$f" ] && echo "$f is not executable"; done | grep .
 }
 stage "layers" tools/layers.py
+stage "claims" tools/claims.py
 stage "scripts" runnable
 stage "tests" env OMP_NUM_THREADS=2 ctest --test-dir build/release --parallel 2 -LE cuda --verbose --timeout 900 --output-on-failure
 if [ "${CHECK_ASAN:-1}" = 1 ]; then

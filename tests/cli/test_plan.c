@@ -1,5 +1,6 @@
 /* `cyclora plan` as its users meet it: a model's config.json without weights, phases, limits and what fits them, the sums of --explain; and
- * the plan against runs, in a sweep of random settings near a limit: what fits runs within its plan, what is refused would not have. */
+ * the plan against runs, one whose bytes a formula gives, and a sweep of random settings near a limit: what fits runs within its plan, what is
+ * refused would not have. */
 #define _GNU_SOURCE
 #include "support/shell.h"
 #include "base/str.h"
@@ -75,6 +76,28 @@ static void test_sizes_alone(void **state) {
     refused("$C train $D/sft.yaml --set device=h100", "is a name to plan for", "device: cuda");
 }
 
+/* A virtual token is few numbers to train, and the activations of the whole network are kept for it as they are for LoRA; for a head alone they are
+ * not. */
+static void test_few_parameters(void **state) {
+    (void)state;
+    static const char line[] = "$D/sft.yaml --set gradient_checkpointing=none --set lora.target_modules=all-linear",
+                      prompt[] = " --set method=prompt_tuning --set prompt_tuning.num_virtual_tokens=1";
+    char with[512];
+    json_t *lora = plan_of(line);
+    snprintf(with, sizeof with, "%s%s", line, prompt);
+    json_t *soft = plan_of(with);
+    labelled_letters();
+    snprintf(with, sizeof with, "%s --set objective=classification --set method=none --set data=$D/train.jsonl", line);
+    json_t *head = plan_of(with);
+    assert_true(num(json_array_get(json_object_get(soft, "sides"), 0), "trained") < 100);
+    const double most = line_of(lora, "activations", "bytes");
+    assert_true(line_of(soft, "activations", "bytes") > 0.7 * most);
+    assert_true(line_of(head, "activations", "bytes") < 0.2 * most);
+    json_decref(lora);
+    json_decref(soft);
+    json_decref(head);
+}
+
 /* The plan without data is that of data whose rows are as long as they may be. */
 static void test_without_data(void **state) {
     (void)state;
@@ -86,6 +109,40 @@ static void test_without_data(void **state) {
         if (line_of(with, lines[i], "bytes") != line_of(without, lines[i], "bytes")) flunk("%s", lines[i]);
     json_decref(with);
     json_decref(without);
+}
+
+/* What is said of Mistral 7B in f32, by the plan itself: 7.2417e9 parameters, weights and gradients and twice that of states; activations are those
+ * of --explain full, by tokens. LoRA beside it has gradients of its own numbers and of no others. */
+static void test_mistral(void **state) {
+    (void)state;
+    const double C = 4096, KD = 1024, F = 14336, V = 32000, L = 32, H = 32,
+                 parameters = L * (2 * C * C + 2 * C * KD + 3 * C * F + 2 * C) + 2 * V * C + C;
+    assert_true(fabs(parameters - 7.2417e9) < 1e5);
+    ok("echo '{\"model_type\": \"mistral\", \"vocab_size\": 32000, \"hidden_size\": 4096, \"intermediate_size\": 14336, "
+       "\"num_hidden_layers\": "
+       "32, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, \"max_position_embeddings\": 32768, \"rms_norm_eps\": 1e-5, "
+       "\"rope_theta\": "
+       "10000.0, \"tie_word_embeddings\": false}' > $D/mistral.json");
+    for (int tokens = 512; tokens <= 2048; tokens *= 4) {
+        char line[512];
+        const int n = snprintf(line, sizeof line,
+                               "$D/mistral.json:f32 --memory-budget 400GB --set objective=sft --set per_device_train_batch_size=1 --set "
+                               "gradient_checkpointing=none --set max_length=%d --set pass_tokens=%d",
+                               tokens, tokens);
+        json_t *lora = plan_of(line);
+        snprintf(line + n, sizeof line - (size_t)n, " --set method=full");
+        json_t *full = plan_of(line);
+        assert_true(num(json_object_get(full, "model"), "parameters") == parameters);
+        assert_true(line_of(lora, "weights", "bytes") == 4 * parameters);
+        assert_true(line_of(full, "adapters", "bytes") == 4 * parameters); /* that is what is trained, 28.97 GB */
+        assert_true(line_of(full, "gradients", "bytes") == 4 * parameters);
+        assert_true(line_of(full, "optimizer", "bytes") == 8 * parameters);
+        assert_true(line_of(lora, "gradients", "bytes") == 4 * num(json_array_get(json_object_get(lora, "sides"), 0), "trained"));
+        const double kept = 4.0 * tokens * L * (6 * C + 2 * KD + 3 * F + 2 + H), act = line_of(full, "activations", "bytes");
+        if (act < kept || act > 1.02 * kept) flunk("%d tokens: %.0f bytes of activations, by hand %.0f", tokens, act, kept);
+        json_decref(lora);
+        json_decref(full);
+    }
 }
 
 /* --- phases ------------------------------------------------------------------------------------------------------------ */
@@ -328,6 +385,28 @@ static void trained(const char *sets, const char *limit, const char *what) {
     json_decref(report);
 }
 
+/* The sum that goes around for LoRA in f32, 4 N + 16 M bytes: a frozen parameter is its weight alone, a trained one a weight, a gradient and two
+ * states. So the plan says, and so it lies in memory at the end of a run. */
+static void test_four_and_sixteen(void **state) {
+    (void)state;
+    static const char sets[] = "$D/sft.yaml --set model=$D/f32 --set lora.target_modules=all-linear --set lora.r=32";
+    ok("mkdir $D/f32 && cp tests/golden/tiny_llama/untied_mha/*.json tests/golden/tiny_llama/untied_mha/model.safetensors $D/f32 && cp "
+       "$G/tokenizer.json $D/f32; rm -rf $D/out; $C train %s --quiet",
+       sets);
+    json_t *report = json_of("out/report.json");
+    const json_t *plan = json_object_get(report, "plan");
+    const double N = num(json_object_get(plan, "model"), "parameters"),
+                 M = num(json_array_get(json_object_get(plan, "sides"), 0), "trained");
+    assert_true(N > 0 && M > 0);
+    assert_true(num(json_object_get(plan, "model"), "bytes") == 4 * N); /* on its line is the file's header too */
+    assert_true(line_of(plan, "weights", "bytes") - 4 * N < 4096);
+    assert_true(line_of(plan, "adapters", "bytes") == 4 * M);
+    assert_true(line_of(plan, "gradients", "bytes") == 4 * M);
+    assert_true(line_of(plan, "optimizer", "bytes") == 8 * M);
+    within(sets, plan);
+    json_decref(report);
+}
+
 static int fits, refusals, changes;
 
 static void one_of_the_sweep(void) {
@@ -369,9 +448,10 @@ static void test_sweep(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes_alone), cmocka_unit_test(test_without_data),
-                                       cmocka_unit_test(test_phases),      cmocka_unit_test(test_solve),
-                                       cmocka_unit_test(test_named_card),  cmocka_unit_test(test_explain),
-                                       cmocka_unit_test(test_profile),     cmocka_unit_test(test_sweep)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes_alone),      cmocka_unit_test(test_without_data), cmocka_unit_test(test_few_parameters),
+        cmocka_unit_test(test_mistral),          cmocka_unit_test(test_phases),       cmocka_unit_test(test_solve),
+        cmocka_unit_test(test_named_card),       cmocka_unit_test(test_explain),      cmocka_unit_test(test_profile),
+        cmocka_unit_test(test_four_and_sixteen), cmocka_unit_test(test_sweep)};
     return cmocka_run_group_tests(tests, begin, shell_end);
 }

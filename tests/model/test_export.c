@@ -53,7 +53,7 @@ static void test_merged_logits(void **state) {
                                                         .out = out}));
             float *have = logits_of(out, &expected);
             const struct tensor *want = fixture(&expected, "logits");
-            close_to(cases[i], have, f32_of(want), want->bytes / 4, 2e-5, 2e-5);
+            close_to(cases[i], have, f32_of(want), want->bytes / 4, 1e-5, 1e-5);
             free(have);
             tensors_close(&expected);
         }

@@ -63,6 +63,7 @@ static void test_no_backward(void **state) {
         assert_int_equal(count(&b.train.p, "_bwd"), 0);
         assert_int_equal(b.train.p.ni, b.score.p.ni - !tags); /* in place of linear (and gather): head_loss */
         assert_int_equal(count(&b.train.p, "head_loss"), 1);
+        assert_true(b.train.plan.act <= b.score.plan.act); /* the gradient of the matrix is in no program's arena */
         const struct inst *last = &b.train.p.in[b.train.p.ni - 1];
         assert_false(has(last->out[2]));        /* no gradient of the rows */
         assert_true(has(last->out[3]));         /* one of the matrix */

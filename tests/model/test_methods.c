@@ -257,6 +257,41 @@ static const float *slice_of(const struct structure *st, const float *weights, c
     return NULL;
 }
 
+/* LoRA's usual starts: r (in + out) numbers a module; B is zero; A uniform within 1 / sqrt(in), or normal of deviation 1 / r. */
+static void test_starts(void **state) {
+    (void)state;
+    enum { R = 8, C = 32, KD = 16, F = 64, BLOCKS = 3 };
+    for (int gaussian = 0; gaussian < 2; gaussian++) {
+        struct model m;
+        struct structure st;
+        const struct lora l = {
+            .r = R, .alpha = 16, .init = gaussian ? LORA_GAUSSIAN : LORA_KAIMING, .targets.of.take = TAKE_ALL_LINEAR};
+        must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
+        must(structure_init(&st, &m, &method_lora, &l, NULL));
+        assert_int_equal(param_count(&st.params), BLOCKS * R * (2 * (C + C) + 2 * (C + KD) + 3 * (C + F)));
+        float *weights = arena_f32(st.params.bytes);
+        must(param_fill(&st.params, 1, weights));
+        double sum = 0, squares = 0, most = 0, n = 0;
+        for (int i = 0; i < st.params.n; i++) {
+            const struct param *p = &st.params.p[i];
+            const float *x = weights + p->off / 4;
+            for (int64_t k = 0; k < p->d[0] * p->d[1]; k++) {
+                const double unit = (double)x[k] * (gaussian ? R : sqrt((double)p->d[1]));
+                if (str_ends(p->name, ".lora_B")) assert_true(x[k] == 0);
+                else sum += unit, squares += unit * unit, most = fmax(most, fabs(unit)), n++;
+            }
+        }
+        assert_int_equal(n, BLOCKS * R * (6 * C + F));
+        const double variance = gaussian ? 1 : 1.0 / 3;
+        assert_true(fabs(sum / n) < 6 * sqrt(variance / n));
+        assert_true(fabs(squares / n - variance) < 6 * sqrt((gaussian ? 2 : 4.0 / 45) / n));
+        assert_true(gaussian ? most > 3 : most <= 1 && most > 0.99);
+        arena_f32_free(weights, st.params.bytes);
+        structure_free(&st);
+        model_close(&m);
+    }
+}
+
 /* Orthogonal start: B A is zero but for rounding, neither factor is; entries vary as PEFT's, half the rank times 0.01 in a column; other
  * modules and other seeds have other numbers; and a model with it is the base within that rounding. */
 static void test_orthogonal(void **state) {
@@ -780,7 +815,7 @@ int main(void) {
     const struct backend *card = test_card();
     if (card) backends[0] = card, n_backends = 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_curves), cmocka_unit_test(test_checkpoint_levels), cmocka_unit_test(test_generation), cmocka_unit_test(test_step_zero),
-                                       cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_adaption), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
+                                       cmocka_unit_test(test_starts), cmocka_unit_test(test_orthogonal), cmocka_unit_test(test_optimizer_layout), cmocka_unit_test(test_adaption), cmocka_unit_test(test_dora_programs), cmocka_unit_test(test_dora_files),
                                        cmocka_unit_test(test_pissa_files), cmocka_unit_test(test_text_prompt), cmocka_unit_test(test_finished_prompt), cmocka_unit_test(test_prompt_programs), cmocka_unit_test(test_same_file), cmocka_unit_test(test_vera_pair), cmocka_unit_test(test_refused_settings), cmocka_unit_test(test_named_head), cmocka_unit_test(test_dropout),
                                        cmocka_unit_test(test_finished_adalora), cmocka_unit_test(test_resumed_adalora)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -306,7 +306,18 @@ static void test_loss_scale(void **state) {
     bench_close(&without);
 }
 
-/* The scale halves when a gradient overflows, the step is left out, and all that it would have changed stays. */
+/* Are the optimizer's states what they begin as, zeros? */
+static bool untouched(const struct learner *l) {
+    bool zeros = true;
+    for (int i = 0; i < l->states; i++) {
+        float *s = to_host(l->backend, l->state[i].p, l->state[i].bytes);
+        for (size_t k = 0; k < l->state[i].bytes / sizeof *s; k++) zeros &= s[k] == 0;
+        free(s);
+    }
+    return zeros;
+}
+
+/* The scale halves when a gradient overflows, the step is left out, and all that it would have changed stays: weights, states, the count. */
 static void test_overflow(void **state) {
     (void)state;
     struct bench b;
@@ -314,6 +325,7 @@ static void test_overflow(void **state) {
     start(&b, &fixtures[0], card ? card : &backend_cpu, DT_F16, DT_NONE, CHECKPOINT_NONE);
     const size_t bytes = b.st.params.bytes;
     float *before = to_host(b.learner.backend, b.learner.w, bytes);
+    assert_true(untouched(&b.learner));
     b.learner.scaler = (struct scaler){.scale = 0x1p24, .good = 7};
     int left_out = 0;
     do {
@@ -322,6 +334,7 @@ static void test_overflow(void **state) {
         float *w = to_host(b.learner.backend, b.learner.w, bytes);
         if (r.skipped) assert_memory_equal(w, before, bytes);
         else assert_true(memcmp(w, before, bytes) != 0);
+        assert_true(untouched(&b.learner) == r.skipped);
         free(w);
     } while (r.skipped && left_out < 20);
     assert_true(left_out > 0 && left_out < 20);
@@ -329,6 +342,26 @@ static void test_overflow(void **state) {
     assert_int_equal(b.learner.scaler.good, 1);
     assert_int_equal(b.learner.optim_steps, 1);
     free(before);
+    bench_close(&b);
+}
+
+/* After 2,000 good steps in a row it doubles; a checkpoint has the scale and how far it is. */
+static void test_scale_grows(void **state) {
+    (void)state;
+    struct bench b;
+    struct step_result r;
+    bool found;
+    start(&b, &fixtures[0], card ? card : &backend_cpu, DT_F16, DT_NONE, CHECKPOINT_NONE);
+    must(dir_make(at("scale")));
+    b.learner.scaler = (struct scaler){.scale = 8, .good = 1998};
+    must(learner_step(&b.learner, &b.wb, rows_of(&b), b.n_rows, 1, 0, &r));
+    assert_true(!r.skipped && b.learner.scaler.scale == 8 && b.learner.scaler.good == 1999);
+    must(optimizer_write(&b.learner, at("scale")));
+    b.learner.scaler = (struct scaler){.scale = 1};
+    must(optimizer_read(&b.learner, at("scale"), &found));
+    assert_true(found && b.learner.scaler.scale == 8 && b.learner.scaler.good == 1999);
+    must(learner_step(&b.learner, &b.wb, rows_of(&b), b.n_rows, 1, 1, &r));
+    assert_true(!r.skipped && b.learner.scaler.scale == 16 && b.learner.scaler.good == 0);
     bench_close(&b);
 }
 
@@ -374,6 +407,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients),  cmocka_unit_test(test_memory),
                                        cmocka_unit_test(test_caches),     cmocka_unit_test(test_loss_curve),
                                        cmocka_unit_test(test_loss_scale), cmocka_unit_test(test_overflow),
-                                       cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_scale_grows), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }
