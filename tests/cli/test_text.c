@@ -109,7 +109,8 @@ static void test_guards(void **state) {
     assert_true(guarded("guarded/report.json", "task", "accuracy") >= 0);
     ok("grep -q 'eval_guard_old_bits_per_byte' $D/guarded/metrics.jsonl && grep -q 'eval_guard_task_loss_rise' $D/guarded/metrics.jsonl && "
        "grep -q 'Gain and loss' $D/guarded/report.html && "
-       "! grep -q 'Gain and loss' $D/alone/report.html && grep -q 'old (3 rows), one (1 rows), task (1 rows)' $D/guarded/report.json && "
+       "! grep -q 'Gain and loss' $D/alone/report.html && ! grep -q 'Accuracy on held-out' $D/guarded/report.html && grep -q 'old (3 "
+       "rows), one (1 rows), task (1 rows)' $D/guarded/report.json && "
        "grep -aq 'eval/guard_one_loss' $D/guarded/runs/*");
     ok("$C plan $D/run.yaml " GUARDED);
     says(ran.out.p, "an evaluation's guards take at least");
@@ -215,7 +216,7 @@ static void test_heads(void **state) {
     same(guarded("head/report.json", "dev", "macro_f1"), held_out("bare/report.json", -1, "macro_f1"));
     assert_true(guarded("head/report.json", "dev", "accuracy") > 0.6);
     falls_from_best("head/report.json");
-    ok("grep -q 'Gain and loss' $D/head/report.html && grep -q eval_guard_dev_score_fall $D/head/metrics.jsonl");
+    ok("grep -q 'Accuracy on held-out rows' $D/head/report.html && grep -q eval_guard_dev_score_fall $D/head/metrics.jsonl");
     static const char begins[] = "$C train $D/run.yaml --quiet --set init_from=$D/head --set max_steps=1 --set max_length=16 --set "
                                  "lora.target_modules=all-linear --set output_dir=$D/%s %s";
     ok(begins, "reads", "--set eval.data=$D/old.jsonl");
