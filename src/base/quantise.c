@@ -71,44 +71,78 @@ struct fit {
     float scale, min;
 };
 
-/* Given the integers: the weighted least squares for scale and min. Returns the error. */
-static float fit_line(const float *x, const float *w, const int *q, struct fit *f) {
-    double sw = 0, sq = 0, sqq = 0, sx = 0, sqx = 0;
+/* Grids from one step wider than the range to one and a half narrower are tried a few side by side, a lane each: of the weights' sums each
+ * lane has its own, in the weights' order, so that they are the same bits as one try after the other. */
+enum { TRIES = 25, LANES = 8 };
+typedef float few __attribute__((vector_size(LANES * sizeof(float))));
+typedef double exact __attribute__((vector_size(LANES * sizeof(double))));
+#define EXACT(v) __builtin_convertvector(v, exact)
+#define FEW(v)   __builtin_convertvector(v, few) /* of a comparison: true is -1 */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define WIDEST __attribute__((target_clones("avx512f", "avx2", "default"))) /* which is chosen when the program is loaded */
+#else
+#define WIDEST
+#endif
+
+/* q of 32 weights on grids of 1/inv from lo on, and their sums over w, w q, w q^2, .. */
+WIDEST static void round_tries(const float *x, const float *w, float lo, const few *inv, float top, few q[32], exact *sq, exact *sqq,
+                               exact *sqx) {
+    const float whole = 0x1.8p23f; /* a sum this large has no fraction: to the nearest, of two the even one, as lrintf */
+    exact a = {0}, b = {0}, c = {0};
     for (int i = 0; i < 32; i++) {
-        sw += w[i];
-        sq += w[i] * (float)q[i];
-        sqq += w[i] * (float)(q[i] * q[i]);
-        sx += w[i] * x[i];
-        sqx += w[i] * (float)q[i] * x[i];
+        few v = ((x[i] - lo) * *inv + whole) - whole;
+        v += FEW(v > top) * (v - top);
+        q[i] = v;
+        a += EXACT(w[i] * v);
+        b += EXACT(w[i] * (v * v));
+        c += EXACT(w[i] * v * x[i]);
     }
-    double det = sw * sqq - sq * sq, scale = 0, offset = sw > 0 ? sx / sw : 0;
-    if (det > 0) scale = (sw * sqx - sq * sx) / det, offset = (sqq * sx - sq * sqx) / det;
-    if (offset > 0) offset = 0, scale = sqq > 0 ? sqx / sqq : 0;
-    double error = 0;
+    *sq = a, *sqq = b, *sqx = c;
+}
+
+/* The weighted least squares for scale and offset, of which the offset is not above 0. */
+static void solve(double sw, double sx, double sq, double sqq, double sqx, double *scale, double *offset) {
+    const double det = sw * sqq - sq * sq;
+    *scale = 0, *offset = sw > 0 ? sx / sw : 0;
+    if (det > 0) *scale = (sw * sqx - sq * sx) / det, *offset = (sqq * sx - sq * sqx) / det;
+    if (*offset > 0) *offset = 0, *scale = sqq > 0 ? sqx / sqq : 0;
+}
+
+WIDEST static void weigh_tries(const float *x, const float *w, const exact *scale, const exact *offset, const few q[32], exact *error) {
+    exact sum = {0};
     for (int i = 0; i < 32; i++) {
-        double e = scale * q[i] + offset - (double)x[i];
-        error += (double)w[i] * e * e;
+        const exact e = *scale * EXACT(q[i]) + *offset - (double)x[i];
+        sum += (double)w[i] * e * e;
     }
-    *f = (struct fit){(float)scale, (float)-offset};
-    return (float)error;
+    *error = sum;
 }
 
 static struct fit fit_group(const float *x, int top) {
     float lo = fminf(x[0], 0), hi = x[0], squares = 0, w[32], best_error = INFINITY;
+    double sw = 0, sx = 0;
     for (int i = 0; i < 32; i++) {
         lo = fminf(lo, x[i]);
         hi = fmaxf(hi, x[i]);
         squares += x[i] * x[i];
     }
-    struct fit best = {0, -lo}, f;
+    struct fit best = {0, -lo};
     if (!(hi > lo)) return best;
     for (int i = 0; i < 32; i++) w[i] = sqrtf(squares / 32) + fabsf(x[i]);
-    for (int t = 0; t <= 24; t++) { /* grids from one step wider than the range to one and a half narrower */
-        float inv = ((float)top - 1 + 0.1f * (float)t) / (hi - lo);
-        int q[32];
-        for (int i = 0; i < 32; i++) q[i] = clamp_round((x[i] - lo) * inv, 0, top);
-        float error = fit_line(x, w, q, &f);
-        if (error < best_error && f.scale >= 0) best_error = error, best = f;
+    for (int i = 0; i < 32; i++) sw += w[i], sx += w[i] * x[i];
+    for (int t = 0; t < TRIES; t += LANES) {
+        few inv, q[32];
+        exact sq, sqq, sqx, scale, offset, error;
+        for (int l = 0; l < LANES; l++) inv[l] = ((float)top - 1 + 0.1f * (float)(t + l)) / (hi - lo);
+        round_tries(x, w, lo, &inv, (float)top, q, &sq, &sqq, &sqx);
+        for (int l = 0; l < LANES; l++) {
+            double s, o;
+            solve(sw, sx, sq[l], sqq[l], sqx[l], &s, &o);
+            scale[l] = s, offset[l] = o;
+        }
+        weigh_tries(x, w, &scale, &offset, q, &error);
+        for (int l = 0; l < LANES && t + l < TRIES; l++)
+            if ((float)error[l] < best_error && (float)scale[l] >= 0)
+                best_error = (float)error[l], best = (struct fit){(float)scale[l], (float)-offset[l]};
     }
     return best;
 }
@@ -148,21 +182,32 @@ static void q4_q5_k(const float *x, uint8_t *b, bool five) {
     }
 }
 
-/* The scale of 16 weights in -32..31, by least squares over grids around the one on which the largest weight is an end.
- */
+/* As round_tries: 16 weights in -32..31, without an offset, weighed by their squares. */
+WIDEST static void round_signed(const float *x, const few *inv, few *sqx, few *sqq) {
+    const float whole = 0x1.8p23f;
+    few a = {0}, b = {0};
+    for (int i = 0; i < 16; i++) {
+        few v = (x[i] * *inv + whole) - whole;
+        v += FEW(v > 31) * (v - 31);
+        v += FEW(v < -32) * (v + 32);
+        a += (x[i] * x[i]) * v * x[i];
+        b += (x[i] * x[i]) * v * v;
+    }
+    *sqx = a, *sqq = b;
+}
+
+/* Their scale, by least squares over grids around the one on which the largest weight is an end. */
 static float fit_signed(const float *x) {
     float big = 0, best = 0, gain = 0;
     for (int i = 0; i < 16; i++)
         if (fabsf(x[i]) > fabsf(big)) big = x[i];
     if (big == 0) return 0;
-    for (int t = -9; t <= 9; t++) {
-        float inv = -(32 + 0.1f * (float)t) / big, sqx = 0, sqq = 0;
-        for (int i = 0; i < 16; i++) {
-            float w = x[i] * x[i], q = (float)clamp_round(x[i] * inv, -32, 31);
-            sqx += w * q * x[i];
-            sqq += w * q * q;
-        }
-        if (sqq > 0 && sqx * sqx > gain * sqq) gain = sqx * sqx / sqq, best = sqx / sqq;
+    for (int t = -9; t <= 9; t += LANES) {
+        few inv, sqx, sqq;
+        for (int l = 0; l < LANES; l++) inv[l] = -(32 + 0.1f * (float)(t + l)) / big;
+        round_signed(x, &inv, &sqx, &sqq);
+        for (int l = 0; l < LANES && t + l <= 9; l++)
+            if (sqq[l] > 0 && sqx[l] * sqx[l] > gain * sqq[l]) gain = sqx[l] * sqx[l] / sqq[l], best = sqx[l] / sqq[l];
     }
     return best;
 }
@@ -237,8 +282,7 @@ static void int8_row(const float *x, uint8_t *b, int64_t n) {
 }
 
 bool dtype_writable(dtype dt) {
-    return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL &&
-           dt != DT_IQ4_XS;
+    return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS;
 }
 
 static bool ggufs(dtype dt) { return dtype_writable(dt) && dt < DT_NF4; }
@@ -248,7 +292,9 @@ dtype dtype_fitting(dtype want, int64_t cols) {
     if (cols % dtype_info[want].block == 0) return want;
     if (!ggufs(want)) return DT_NONE;
     for (int i = 1; i < DT_COUNT; i++)
-        if (ggufs((dtype)i) && cols % dtype_info[i].block == 0 && dtype_bits((dtype)i) > dtype_bits(want) && dtype_bits((dtype)i) < dtype_bits(best)) best = (dtype)i;
+        if (ggufs((dtype)i) && cols % dtype_info[i].block == 0 && dtype_bits((dtype)i) > dtype_bits(want) &&
+            dtype_bits((dtype)i) < dtype_bits(best))
+            best = (dtype)i;
     return best;
 }
 
