@@ -130,7 +130,7 @@ int cyc_evaluate(cyc_config *c, const char *run_dir, char **json) {
     err e = run_open(&r, &c->c);
     c->c.features_once = once;
     if (!e) r.stop = &stop_requested;
-    if (!e && !run_dir && r.objective->classifies) e = fail(E_USAGE, "the bare base has no head to evaluate: name the run that trained one");
+    if (!e && !run_dir && r.objective->heading) e = fail(E_USAGE, "the bare base has no head to evaluate: name the run that trained one");
     if (!e) e = run_start(&r);
     if (!e && run_dir) e = adapters_load(&r, run_dir);
     if (!e) e = run_evaluate(&r, r.test.source.n ? &r.test : &r.eval, run_dir ? "run" : "base", &j);

@@ -182,6 +182,10 @@ bool param_copies(const struct param_set *s, const void *data) {
 
 val prog_param(struct prog *p, const struct param_set *s, int index) {
     if (p->failed) return (val){0};
+    if (index < 0 && s->sealed)
+        return prog_fail(p, E_UNSUPPORTED,
+                         "the adapter has been laid down without a part of the model that is read here (the output projection?)"),
+               (val){0};
     if (index < 0) return prog_fail(p, E_MEMORY, "out of memory while building a program"), (val){0};
     const struct param *q = &s->p[index];
     val v = prog_value(p, ROLE_PARAM, q->nd == 1 ? DT_F32 : prog_dt(p), q->nd, q->d, q->name);

@@ -4,7 +4,8 @@
 #include "core/site.h"
 #include <string.h>
 
-/* A trained copy of the vector, equal to it at the start. In files it is "MODULE.{infix}{part}", whole. */
+/* A trained copy of the vector, equal to it at the start; absent where the set is sealed and has none. In files it is
+ * "MODULE.{infix}{part}", whole. */
 val vector_copy(struct site *s, const struct base_vector *v, const char *infix);
 int vector_param(struct site *s, const struct base_vector *v, const char *infix); /* the parameter that it is of */
 /* The same of a matrix, under the name `of`, the matrix's own or another user's. base_stays: core/params.h */

@@ -220,45 +220,80 @@ static void other_charts(const struct page *p) {
     }
 }
 
-/* Points of a series as a change, in per cent, from the first one. */
+/* A figure of what is trained and of the guards, in one chart. */
+struct balance {
+    const char *figure, *title, *unit;
+    double scale;
+    bool change; /* from the first evaluation, in per cent */
+};
+
 static void changes(const struct series *s, struct series *out) {
     *out = *s;
     for (int i = 0; i < s->n; i++) out->y[i] = 100 * (s->y[i] / s->y[0] - 1);
 }
 
-/* What is gained against what is lost: how far the losses of the held-out data and of each guard have gone from where they were. */
-static err gain_and_loss(const struct page *p) {
+/* Is it that figure of evaluations, of a guard (guard_NAME_figure) or of what is trained? */
+static bool is_of(const struct series *s, const char *figure, bool *guard) {
+    const size_t n = strlen(s->figure), k = strlen(figure);
+    *guard = str_starts(s->figure, "guard_") && n > k && s->figure[n - k - 1] == '_' && str_ends(s->figure, figure);
+    return s->eval && s->n > 1 && (*guard || !strcmp(s->figure, figure));
+}
+
+static void balance_caption(const struct page *p, const struct balance *b, const struct chart_line *line, int n) {
+    str_addf(p->out, "<figure><figcaption>%s", b->title);
+    for (int i = 0; i < n; i++) {
+        const struct series *s = line[i].s;
+        const char *side = json_str(json_array_get(p->sides, s->side < 0 ? SIZE_MAX : (size_t)s->side), "name");
+        str_addf(p->out, "<span style=\"color:var(--%c)\">", "abcd"[i % 4]);
+        if (line[i].dashed)
+            str_addf(p->out, "guard %.*s ", (int)(strlen(s->figure) - strlen("guard__") - strlen(b->figure)), s->figure + strlen("guard_"));
+        else str_adds(p->out, *side ? "trained " : "trained");
+        html_text(p->out, side);
+        str_adds(p->out, "</span>");
+    }
+    str_adds(p->out, "</figcaption>");
+}
+
+/* *drawn: a guard has the figure. */
+static err balance_chart(const struct page *p, const struct balance *b, bool *drawn) {
     struct series *moved = malloc(LINES * sizeof *moved);
     struct chart_line line[LINES];
-    struct chart c = {line, 0, json_num_or(p->report, "total_steps", 1), json_num_or(p->plan, "warmup_steps", 0), 1, " %"};
-    bool guarded = false;
+    struct chart c = {line, 0, json_num_or(p->report, "total_steps", 1), json_num_or(p->plan, "warmup_steps", 0), b->scale, b->unit};
+    *drawn = false;
     if (!moved) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < p->series.n && c.n < LINES; i++) {
         const struct series *s = p->series.v[i];
-        const bool guard = str_starts(s->figure, "guard_") && str_ends(s->figure, "_loss");
-        if (!s->eval || s->n < 2 || (!guard && strcmp(s->figure, "loss"))) continue;
-        changes(s, &moved[c.n]);
-        line[c.n] = (struct chart_line){&moved[c.n], c.n, guard};
-        guarded |= guard;
+        bool guard;
+        if (!is_of(s, b->figure, &guard)) continue;
+        if (b->change) changes(s, &moved[c.n]);
+        line[c.n] = (struct chart_line){b->change ? &moved[c.n] : s, c.n, guard};
+        *drawn |= guard;
         c.n++;
     }
-    if (guarded) {
-        str_adds(p->out, "<h2>Gain and loss</h2>\n<div class=charts><figure><figcaption>Held-out loss, change from the first evaluation");
-        for (int i = 0; i < c.n; i++) {
-            const struct series *s = line[i].s;
-            const char *side = json_str(json_array_get(p->sides, s->side < 0 ? SIZE_MAX : (size_t)s->side), "name");
-            str_addf(p->out, "<span style=\"color:var(--%c)\">", "abcd"[i % 4]);
-            if (line[i].dashed)
-                str_addf(p->out, "guard %.*s ", (int)(strlen(s->figure) - strlen("guard__loss")), s->figure + strlen("guard_"));
-            else str_adds(p->out, *side ? "trained " : "trained");
-            html_text(p->out, side);
-            str_adds(p->out, "</span>");
-        }
-        str_adds(p->out, "</figcaption>");
+    if (*drawn) {
+        balance_caption(p, b, line, c.n);
         chart_svg(p->out, &c);
-        str_adds(p->out, "</figure></div>\n");
+        str_adds(p->out, "</figure>");
     }
     free(moved);
+    return OK;
+}
+
+/* What is gained against what is lost: how far the losses of the held-out data and of each guard have gone from where they were; and where
+ * guards are judged by a score, as a head's old labels are, the first of these that they have. */
+static err gain_and_loss(const struct page *p) {
+    static const struct balance loss = {"loss", "Held-out loss, change from the first evaluation", " %", 1, true},
+                                scores[] = {{"span_f1", "Span F1 of held-out words", " %", 100, false},
+                                            {"accuracy", "Accuracy on held-out rows", " %", 100, false},
+                                            {"pearson", "Correlation (Pearson) on held-out rows", "", 1, false}};
+    const size_t before = p->out->n;
+    bool any, scored = false, guard, drawn = false;
+    str_adds(p->out, "<h2>Gain and loss</h2>\n<div class=charts>");
+    TRY(balance_chart(p, &loss, &any));
+    for (int i = 0; i < p->series.n; i++) scored |= is_of(p->series.v[i], "score_fall", &guard);
+    for (size_t k = 0; k < sizeof scores / sizeof *scores && scored && !drawn; k++) TRY(balance_chart(p, &scores[k], &drawn));
+    if (any || drawn) str_adds(p->out, "</div>\n");
+    else if (!p->out->failed) p->out->p[p->out->n = before] = 0; /* nothing is guarded */
     return OK;
 }
 

@@ -147,6 +147,7 @@ static const struct alarm {
     {"drift", "drift", NULL, KEY_OF(alarm_drift), false, true, 1,
      "writes another language than its side's texts: character pairs diverge by %.2f bits"},
     {"forgetting", "loss_rise", NULL, KEY_OF(guard_rise), false, false, 100, "forgets: its loss is %.0f %% above the first evaluation's"},
+    {"forgetting", "score_fall", NULL, KEY_OF(guard_fall), false, true, 1, "forgets: its score is %.2f below its best evaluation's"},
     {"hallucination", "invented", NULL, KEY_OF(guard_invented), false, false, 100,
      "makes answers up: %.0f %% of the questions went from abstained to wrong"},
     {"still", "movement", NULL, KEY_OF(alarm_still), true, false, 1, "has stopped moving: by %.2g of its length since the last evaluation"},

@@ -56,7 +56,7 @@ static err open_tokenizer(const struct run *r, struct base *b, const struct base
         return fail(E_INPUT, "the tokenizer has %d ids, the model %s only %lld: they do not belong together", tokenizer_vocab(b->tok),
                     b->cfg->model, (long long)b->model.shape.vocab);
     b->eos = tokenizer_eos(b->tok);
-    if (b->eos < 0 && !r->objective->classifies)
+    if (b->eos < 0 && !r->objective->heading)
         return fail(E_INPUT, "%s: the tokenizer names no end-of-text token, so answers could never end",
                     *b->cfg->tokenizer ? b->cfg->tokenizer : b->cfg->model);
     tokenizer_hash(b->tok, b->tok_hash);

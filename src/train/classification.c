@@ -5,15 +5,13 @@
 
 static err open(struct run *r) {
     const struct strs *given = &r->cfg->labels;
-    TRY(headed_source(r, WANT_LABELLED));
+    TRY(headed_source(r));
     TRY(given->n ? labels_of(given->v, given->n, &r->labels) : labels_collect(&r->side[0].source, &r->labels));
     headed_begin(r, &(struct head){.kind = HEAD_CLASSES, .classes = r->labels.n, .names = r->labels.name}, &(struct class_form){.labels = &r->labels, .first = head_reads_first(&r->base[0].model)});
     return OK;
 }
 
 static err make(struct run *r, struct source *from, struct rows *to) { return rows_labelled(r->base[0].tok, &r->classes, from, (int)r->side[0].cfg->max_length, to); }
-
-static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_LABELLED, "texts", make, NULL}); }
 
 static err judge(const struct run *r, const struct rows *rows, const float *logits, json_t **side) {
     const int n = r->labels.n;
@@ -32,6 +30,11 @@ static err judge(const struct run *r, const struct rows *rows, const float *logi
     return e;
 }
 
-static err evaluate(struct run *r, const struct pairs *on, json_t *out) { return headed_evaluate(r, on, judge, out); }
-
-const struct objective objective_classification = {.name = "classification", .sides = 1, .classifies = true, .open = open, .load = load, .step = one_side_step, .evaluate = evaluate};
+static const struct heading heading = {{WANT_LABELLED, "texts", make, NULL}, judge};
+const struct objective objective_classification = {.name = "classification",
+                                                   .sides = 1,
+                                                   .open = open,
+                                                   .load = headed_load,
+                                                   .step = one_side_step,
+                                                   .evaluate = headed_evaluate,
+                                                   .heading = &heading};

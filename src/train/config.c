@@ -723,8 +723,8 @@ bool config_knows_metric(const char *name) {
 }
 
 bool config_metric_falls(const struct config *c) {
-    static const char *const health[] = {"copy_rate", "copy_ngrams", "empty",     "truncated", "most_common", "drift",
-                                         "nll",       "base_nll",    "loss_rise", "wrong",     "invented"};
+    static const char *const health[] = {"copy_rate", "copy_ngrams", "empty",     "truncated",  "most_common", "drift",
+                                         "nll",       "base_nll",    "loss_rise", "score_fall", "wrong",       "invented"};
     const char *dot = strrchr(c->best_metric, '.'), *name = dot ? dot + 1 : c->best_metric;
     const struct metric *m = metric_find(name);
     if (strcmp(c->greater_is_better, "auto") != 0) return !strcmp(c->greater_is_better, "false");

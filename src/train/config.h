@@ -83,13 +83,16 @@ void config_free(struct config *c);                  /* after a failed load or p
 /* "2GB", "1.5 GiB", "500MB", in any case: GB is 10^9, GiB 2^30. A number without a unit is E_USAGE. "" is 0. */
 err config_bytes(const char *text, size_t *bytes);
 /* An item of a list of files: "more.jsonl.gz;weight=0.5;limit=1000;format=alpaca;field=body". In YAML it may be written as
- * {path: ..., weight: ...} (of guard.data name and kind too); a name that has a semicolon of its own is left alone. What is not given is 0 or NULL. */
+ * {path: ..., weight: ...} (of guard.data name, kind and vectors too); a name that has a semicolon of its own is left alone. What is not given is 0 or NULL. */
 struct file_entry {
-    const char *path, *format, *field, *name, *kind; /* the last two of guards alone */
+    const char *path, *format, *field, *name, *kind, *vectors; /* the last three of guards alone */
     double weight;
     int64_t limit;
 };
 err config_entry(arena *mem, const char *item, struct file_entry *e);
+/* What guards are (guard.c), in the order of their words; text where nothing is said. GUARD_KINDS: a word that is none. */
+enum guard_kind { GUARD_TEXT, GUARD_SFT, GUARD_QA, GUARD_LABELS, GUARD_KINDS };
+enum guard_kind config_guard_kind(const struct file_entry *e);
 /* An item of guard.data, which has a name then: its own, or the file's. */
 err config_guard(arena *mem, const char *item, struct file_entry *e);
 

@@ -1,11 +1,12 @@
 /* Files that a configuration names in lists: the data of a side, with how much of each, and guards, with what they are called. See config_internal.h.
  *
- * Refused: an option that is empty, out of its range, or of the other kind of list; two guards of one name; guards of a run that trains a head. */
+ * Refused: an option that is empty, out of its range, or of the other kind of list; two guards of one name; labels where nothing is trained that
+ * tells them. Of what else guards are refused guard.c says, which knows the model. */
 #include "train/config_internal.h"
 #include <stdlib.h>
 #include <string.h>
 
-const char *const config_file_options[] = {"weight", "limit", "format", "field", "name", "kind", NULL};
+const char *const config_file_options[] = {"weight", "limit", "format", "field", "name", "kind", "vectors", NULL};
 
 err config_entry(arena *mem, const char *item, struct file_entry *e) {
     char *path = arena_str(mem, item);
@@ -25,6 +26,7 @@ err config_entry(arena *mem, const char *item, struct file_entry *e) {
         if (k == 3) e->field = value;
         if (k == 4) e->name = value;
         if (k == 5) e->kind = value;
+        if (k == 6) e->vectors = value;
         if (k == 0 && (!config_is_decimal(value, true) || !(e->weight > 0 && e->weight <= 1e6)))
             return fail(E_USAGE, "%s: weight wants a number > 0, found '%.40s'", path, value);
         if (k == 1 && (!config_is_decimal(value, false) || e->limit < 1 || e->limit > INT32_MAX))
@@ -36,7 +38,8 @@ err config_entry(arena *mem, const char *item, struct file_entry *e) {
 
 err config_data_entry(arena *mem, const char *item, struct file_entry *e) {
     err why = config_entry(mem, item, e);
-    if (!why && (e->name || e->kind)) why = fail(E_USAGE, "%s: '%s' is of guard.data alone", e->path, e->name ? "name" : "kind");
+    if (!why && (e->name || e->kind || e->vectors))
+        why = fail(E_USAGE, "%s: '%s' is of guard.data alone", e->path, e->name ? "name" : e->kind ? "kind" : "vectors");
     return why ? fail_in(why, "'data'") : OK;
 }
 
@@ -46,13 +49,20 @@ static const char *stem(arena *mem, const char *path) {
     return arena_strn(mem, name, strcspn(name, "."));
 }
 
+enum guard_kind config_guard_kind(const struct file_entry *e) {
+    static const char *const words[] = {[GUARD_TEXT] = "text", [GUARD_SFT] = "sft", [GUARD_QA] = "qa", [GUARD_LABELS] = "labels"};
+    int k = GUARD_TEXT;
+    while (e->kind && k < GUARD_KINDS && strcmp(words[k], e->kind) != 0) k++;
+    return (enum guard_kind)k;
+}
+
 err config_guard(arena *mem, const char *item, struct file_entry *e) {
     enum { LONGEST = 24 };
     static const char signs[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
     TRY(config_entry(mem, item, e));
     if (e->weight > 0) return fail(E_USAGE, "%s: weight is of 'data': a guard is looked at whole", e->path);
-    if (e->kind && strcmp(e->kind, "text") && strcmp(e->kind, "sft") && strcmp(e->kind, "qa"))
-        return fail(E_USAGE, "%s: kind wants text, sft or qa, found '%.40s'", e->path, e->kind);
+    if (config_guard_kind(e) == GUARD_KINDS)
+        return fail(E_USAGE, "%s: kind wants text, sft, qa or labels, found '%.40s'", e->path, e->kind);
     if (!e->name && !(e->name = stem(mem, e->path))) return fail(E_MEMORY, "out of memory");
     const size_t n = strlen(e->name);
     if (!n || n > LONGEST || e->name[strspn(e->name, signs)])
@@ -65,10 +75,14 @@ err config_check_guards(const struct config *c) {
     arena mem = {0};
     struct file_entry a, b;
     err e = OK;
-    if (c->guards.n && config_has_head(c))
-        return fail(E_USAGE, "'guard.data' is read by a language model: objective %s trains a head in its place", c->objective);
     for (int i = 0; i < c->guards.n && !e; i++) {
         e = config_guard(&mem, c->guards.v[i], &a);
+        if (!e && config_guard_kind(&a) == GUARD_LABELS && !config_has_head(c))
+            e = fail(E_USAGE,
+                     "%s: kind labels is told by a head (classification, regression, token_classification); objective %s trains none",
+                     a.path, c->objective);
+        if (!e && a.vectors && strcmp(c->side[0].method, "projector") != 0)
+            e = fail(E_USAGE, "%s: vectors are read by method projector alone", a.path);
         for (int k = 0; k < i && !e; k++)
             if (!config_guard(&mem, c->guards.v[k], &b) && !strcmp(a.name, b.name))
                 e = fail(E_USAGE, "%s and %s are both called %s: give one of them another `name`", b.path, a.path, a.name);

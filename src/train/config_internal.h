@@ -45,7 +45,7 @@ err config_check_no_rollouts(const struct config *c);
 err config_check_distill(const struct config *c);
 err config_check_loss(const struct config *c); /* config_loss.c: what is learnt, and how its loss is made, by the objective */
 
-/* The options of a file in a list, NULL-ended: weight, limit, format, field; and of guards name and kind. */
+/* The options of a file in a list, NULL-ended: weight, limit, format, field; and of guards name, kind and vectors. */
 extern const char *const config_file_options[];
 
 /* Reads a file's bytes into a list of given values; each names a known key once (sections are among them, with shape

@@ -68,7 +68,8 @@ static err read_file(struct reader *r, const struct given *g, const char **item)
         while (config_file_options[k] && strcmp(config_file_options[k], key) != 0) k++;
         if (!config_file_options[k] && strcmp(key, "path") != 0)
             return fail(E_USAGE, "%s: a file of '%s' has path, %s, not '%.40s'", here(r), g->name,
-                        strcmp(g->name, "guard.data") ? "weight, limit, format and field" : "name, kind, limit, format and field", key);
+                        strcmp(g->name, "guard.data") ? "weight, limit, format and field" : "name, kind, vectors, limit, format and field",
+                        key);
         TRY(next_event(r));
         if (r->ev.type != YAML_SCALAR_EVENT) return fail(E_USAGE, "%s: '%s' of a file wants one value", here(r), key);
         TRY(scalar(r, &value));

@@ -139,7 +139,7 @@ static size_t pairs_bytes(const struct pairs *p) {
 
 size_t data_bytes(const struct run *r) {
     size_t n = pairs_bytes(&r->warm) + pairs_bytes(&r->eval) + pairs_bytes(&r->test) + guards_bytes(r);
-    for (int i = 0; i < 3; i++) n += r->frozen.texts[i].bytes;
+    for (int i = 0; i < r->frozen.sets; i++) n += r->frozen.texts[i].bytes;
     n += r->frozen.bytes;
     for (int i = 0; i < r->n_sides; i++) {
         const struct side *s = &r->side[i];

@@ -54,17 +54,22 @@ err generate_texts_of_all(struct run *r, const struct ids *prompts, const struct
     return OK;
 }
 
+const struct program *rows_scorer(const struct run *r, const struct side *s) {
+    return r->objective->heading ? &s->plans->beneath : &s->plans->score;
+}
+
 err rows_figures(struct run *r, const struct side *s, const struct rows *rows, json_t *to) {
     const struct row **list = malloc((size_t)rows->n * sizeof *list);
     double sums[4];
     if (!list) return fail(E_MEMORY, "out of memory");
     struct teacher *t = &r->teacher;
+    const struct program *score = rows_scorer(r, s);
     for (int i = 0; i < rows->n; i++) list[i] = &rows->r[i];
     t->heard[0] = t->heard[1] = 0;
-    err e = rows_loss(&s->plans->score, &r->wb, s->learner.w, list, rows->n, sums);
+    err e = rows_loss(score, &r->wb, s->learner.w, list, rows->n, sums);
     free(list);
     if (e) return e;
-    const bool taught = s->plans->score.lesson; /* then the sums are of the distance from the teacher */
+    const bool taught = score->lesson; /* then the sums are of the distance from the teacher */
     const double loss = taught ? t->heard[0] / t->heard[1] : sums[0] / sums[1];
     json_object_update_new(
         to, json_pack("{s:f, s:f, s:f, s:i}", "loss", loss, "perplexity", exp(loss), "accuracy", sums[2] / sums[1], "rows", rows->n));

@@ -6,7 +6,7 @@
  * KEY is the same: a hash of the base's tensors, of the type and device that they were made on, and of every token of every text in its
  * order (so of data, tokenizer, template and max_length). A file of another shape than expected is refused, not overwritten.
  *
- * Called by classification.c and the loop (run.h). */
+ * Called by run.c. */
 #define XXH_INLINE_ALL
 #include "train/run.h"
 #include "io/matrix_out.h"
@@ -48,21 +48,25 @@ static err number_rows(struct rows *rows, struct rows *texts, int64_t first) {
 
 err features_plan(struct run *r) {
     struct frozen *f = &r->frozen;
-    struct rows *sets[] = {&r->side[0].rows, &r->eval.rows[0], &r->test.rows[0]};
-    if (sets[0]->stream) return fail(E_USAGE, "the features of streamed data are not kept: set streaming: false, or features.once: false");
-    for (int i = 0; i < 3; i++) {
-        if (f->table.n + sets[i]->supervised > INT32_MAX) return fail(E_INPUT, "more than %d texts or words", INT32_MAX);
-        TRY(number_rows(sets[i], &f->texts[i], f->table.n));
+    struct rows *held[] = {&r->side[0].rows, &r->eval.rows[0], &r->test.rows[0]};
+    if (held[0]->stream) return fail(E_USAGE, "the features of streamed data are not kept: set streaming: false, or features.once: false");
+    if (!(f->texts = calloc(3 + (size_t)r->n_guards, sizeof *f->texts))) return fail(E_MEMORY, "out of memory");
+    for (int i = 0; i < 3 + r->n_guards; i++) {
+        struct rows *set = i < 3 ? held[i] : &r->guard[i - 3].rows[0];
+        if (f->table.n + set->supervised > INT32_MAX) return fail(E_INPUT, "more than %d texts or words", INT32_MAX);
+        TRY(number_rows(set, &f->texts[f->sets++], f->table.n));
         f->table.n += f->texts[i].supervised;
     }
     f->bytes = (size_t)f->table.n * (size_t)r->base[0].model.shape.width * sizeof *f->table.row;
     f->row = pages_take(f->bytes);
     f->table.row = f->row;
+    r->side[0].plans->st.head.features = &f->table;
     return f->row ? OK : fail(E_MEMORY, "cannot take %zu bytes for the features of %lld texts", f->bytes, (long long)f->table.n);
 }
 
 void features_free(struct frozen *f) {
-    for (int i = 0; i < 3; i++) rows_free(&f->texts[i]);
+    for (int i = 0; i < f->sets; i++) rows_free(&f->texts[i]);
+    free(f->texts);
     if (f->row) pages_give(f->row, f->bytes);
     *f = (struct frozen){0};
 }
@@ -72,7 +76,7 @@ static void make_key(struct run *r) {
     str all = {0};
     XXH3_state_t *h = XXH3_createState();
     if (h) XXH3_128bits_reset(h);
-    for (int i = 0; h && i < 3; i++)
+    for (int i = 0; h && i < r->frozen.sets; i++)
         for (int k = 0; k < r->frozen.texts[i].n; k++) {
             const struct row *t = &r->frozen.texts[i].r[k];
             XXH3_128bits_update(h, &t->n, sizeof t->n);
@@ -117,7 +121,7 @@ static err make_rows(struct run *r) {
     float *to = r->frozen.row;
     err e = memory_for(&b.mem, (struct program *const[]){&r->plans[0].body}, 1);
     if (!e) e = pack_init(&b.pack, (int)g->p.cap[-SYM_N], r->cap.sequences);
-    for (int i = 0; i < 3 && !e; i++) {
+    for (int i = 0; i < r->frozen.sets && !e; i++) {
         const struct rows *texts = &r->frozen.texts[i];
         const struct row **list = malloc((size_t)texts->n * sizeof *list + 1);
         for (int k = 0; list && k < texts->n; k++) list[k] = &texts->r[k];

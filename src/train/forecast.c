@@ -194,7 +194,7 @@ static void add_generation(const struct run *r, int i, const struct speed *s, st
 
 /* An evaluation's way through a guard: its rows, or its questions and what is written for them. */
 static void add_guard(struct work *w, const struct run *r, const struct guard *g, const struct side *on, const struct speed *s) {
-    const struct program *score = &on->plans->score;
+    const struct program *score = g->kind == GUARD_LABELS ? &on->plans->score : rows_scorer(r, on);
     const struct rows *rows = guard_rows(r, g, on);
     const double n = rows->n, all = (double)rows->tokens + n * score->virtual_tokens;
     if (g->kind == GUARD_QA) {

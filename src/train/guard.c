@@ -1,18 +1,30 @@
-/* Guards (guard.data): what a run is not to lose. Old text and old tasks are measured at each evaluation with every adapter on, beside what is trained:
+/* Guards (guard.data): what a run is not to lose. Old text and old tasks are measured at each evaluation with every adapter on, beside
+ * what is trained:
  *
- *   text  each token but a document's first, as objective text measures what is held out: loss, perplexity, bits_per_byte
- *   sft   the answers of prompt/completion or conversations: loss, perplexity, accuracy of the likeliest token
- *   qa    questions without a text to read the answer from: the shares of what the adapter writes that are right, abstained and wrong
- *         (data/questions.c). The question is a user's turn of the model's chat template, or "Question: ... Answer:" of a model without one
+ *   text    each token but a document's first, as objective text measures what is held out: loss, perplexity, bits_per_byte
+ *   sft     prompt/completion or conversations, the tokens that loss_on counts: loss, perplexity, accuracy of the likeliest token
+ *   qa      questions without a text to read the answer from: the shares of what the adapter writes that are right, abstained and wrong
+ *           (data/questions.c). The question is a user's turn of the model's chat template, or "Question: ... Answer:" of a model
+ *           without one
+ *   labels  of a run that trains a head: records as its data are, of an older task; the objective's own figures
  *
- * loss_rise is the loss over the run's first evaluation's, less 1: what an adapter has forgotten. Above guard.max_loss_rise the alarm "forgetting" sounds
- * (alarms.c), which on_alarm heeds, and metric_for_best_model takes any figure: guard.NAME.perplexity, in cycles guard.NAME_A.perplexity. invented is the
- * share of questions that went from abstained to wrong: the lesser of what the one lost and the other gained.
+ * loss_rise is the loss over the run's first evaluation's, less 1: what an adapter has forgotten. Above guard.max_loss_rise the alarm
+ * "forgetting" sounds (alarms.c), which on_alarm heeds, and metric_for_best_model takes any figure: guard.NAME.perplexity, in cycles
+ * guard.NAME_A.perplexity. A head is new when a run begins, and may grow surer of the same answers, so of labels the alarm goes by
+ * score_fall: how far the score (`scores` below) is under the best of the earlier evaluations. invented is the share of questions that
+ * went from abstained to wrong: the lesser of what the one lost and the other gained.
  *
- * Rows are made once, for each base's tokenizer, and go through the programs that evaluation has anyway; for questions those of generation are built too.
- * Lengths, memory and time are in the plan. Refused: heads, which have no language model to measure; sets without a name of their own; raw text and
- * questions for an encoder-decoder; adapters that read vectors beside each text. Called by run.c and evaluate.c. */
-#include "train/run.h"
+ * Where a head is trained, texts, answers and questions are read by the language model beneath it: the base's own output projection on
+ * the adapted body, in a program of its own (run.c, beneath). A tensor that such a model has and the head's has not is the base's.
+ *
+ * Rows are made once, for each base's tokenizer, and go through the programs that evaluation has anyway, but for that one; for questions
+ * those of generation are built too. Lengths, memory and time are in the plan.
+ *
+ * Refused: labels where nothing is trained that tells them; beneath a head what an encoder cannot read, what method none does not
+ * change, and what tags on an encoder-decoder leave out; sets without a name of their own; raw text and questions for an
+ * encoder-decoder; records without vectors for an adapter that reads them, and questions, which never have any.
+ * Called by run.c and evaluate.c. */
+#include "train/headed.h"
 #include "data/questions.h"
 #include <math.h>
 #include <stdlib.h>
@@ -38,10 +50,28 @@ static err make_questions(struct run *r, struct guard *g, int base) {
     return r->generates = true, OK;
 }
 
+/* A run that trains a head has a language model beneath where the base has one, and the adapter acts on all of it. */
+static err look_beneath(struct run *r) {
+    const struct model *m = &r->base[0].model;
+    static const char *const instead = "guard it with kind labels";
+    if (m->family->encoder)
+        return fail(E_UNSUPPORTED, "%s is an encoder (%s), beneath whose head is no language model: %s", m->path, model_arch(m), instead);
+    if (!strcmp(r->side[0].cfg->method, "none"))
+        return fail(E_USAGE, "method none changes nothing of the base, which writes and reads as before: %s", instead);
+    if (m->family->seq2seq && r->head.kind == HEAD_TAGS)
+        return fail(E_UNSUPPORTED, "a classifier of tokens on an encoder-decoder (%s) is an adapted encoder, without what writes: %s",
+                    model_arch(m), instead);
+    if (r->base[0].eos < 0) return fail(E_INPUT, "the tokenizer names no end-of-text token, so answers could never end");
+    return r->beneath = true, OK;
+}
+
 static err make_rows(struct run *r, struct guard *g, int base) {
     struct base *b = &r->base[base];
     const int length = (int)first_on(r, base)->cfg->max_length;
-    if (g->kind == GUARD_SFT) {
+    if (g->kind != GUARD_LABELS && r->objective->heading) TRY(look_beneath(r));
+    if (g->kind == GUARD_LABELS) {
+        TRY(r->objective->heading->rows.make(r, &g->source, &g->rows[base]));
+    } else if (g->kind == GUARD_SFT) {
         TRY(rows_sft(b->tok, &g->source, length, &g->rows[base]));
         TRY(base_split_rows(b, &g->rows[base]));
     } else if (b->model.family->seq2seq)
@@ -56,12 +86,19 @@ static err make_rows(struct run *r, struct guard *g, int base) {
 
 static err open_one(struct run *r, const struct file_entry *e, struct guard *g) {
     static const enum source_want wants[] = {[GUARD_TEXT] = WANT_TEXT, [GUARD_SFT] = WANT_SFT, [GUARD_QA] = WANT_QUESTION};
-    *g = (struct guard){.name = e->name,
-                        .kind = !e->kind || !strcmp(e->kind, "text") ? GUARD_TEXT
-                                : !strcmp(e->kind, "sft")            ? GUARD_SFT
-                                                                     : GUARD_QA};
-    const struct source_file file = {.path = e->path, .format = e->format, .field = e->field, .limit = e->limit};
-    TRY(source_open_files(&file, 1, &(struct source_options){.want = wants[g->kind], .in_memory = UINT64_MAX}, &g->source));
+    *g = (struct guard){.name = e->name, .kind = config_guard_kind(e)};
+    struct source_file file = {.path = e->path, .format = e->format, .field = e->field, .limit = e->limit};
+    struct source_options o = {.want = g->kind == GUARD_LABELS ? r->objective->heading->rows.want : wants[g->kind],
+                               .in_memory = UINT64_MAX,
+                               .learnt = data_learnt(r),
+                               .threads = r->threads};
+    const char *field;
+    data_fields(r, r->side[0].cfg, o.want, &field, &file.field2);
+    if (!file.field && g->kind == GUARD_LABELS) file.field = field;
+    TRY(data_given(r->side[0].cfg, e->vectors ? e->vectors : "", &g->given, &o.given));
+    if (o.given.each && g->kind == GUARD_QA)
+        return fail(E_USAGE, "a question brings no vectors, which method %s reads", r->side[0].cfg->method);
+    TRY(source_open_files(&file, 1, &o, &g->source));
     for (int i = 0; i < bases_trained(r); i++) TRY(make_rows(r, g, i));
     if (g->kind != GUARD_QA) source_drop_texts(&g->source); /* which are held against their answers */
     return OK;
@@ -69,11 +106,7 @@ static err open_one(struct run *r, const struct file_entry *e, struct guard *g) 
 
 err guards_open(struct run *r) {
     const struct strs *list = &r->cfg->guards;
-    struct given_form given;
     if (!list->n) return OK;
-    for (int i = 0; i < r->n_sides; i++)
-        if (side_given(r->side[i].cfg, &given))
-            return fail(E_USAGE, "'guard.data' has no vectors beside its texts, which method %s reads", r->side[i].cfg->method);
     r->guard = calloc((size_t)list->n, sizeof *r->guard);
     if (!r->guard) return fail(E_MEMORY, "out of memory");
     for (int i = 0; i < list->n; i++) {
@@ -88,6 +121,7 @@ err guards_open(struct run *r) {
 void guards_close(struct run *r) {
     for (int i = 0; i < r->n_guards; i++) {
         source_close(&r->guard[i].source);
+        npy_close(&r->guard[i].given);
         for (int k = 0; k < CONFIG_SIDES; k++) rows_free(&r->guard[i].rows[k]), prompt_form_free(&r->guard[i].form[k]);
     }
     free(r->guard);
@@ -147,22 +181,47 @@ static err ask(struct run *r, const struct guard *g, int side, json_t *to) {
 /* --- all of them ---------------------------------------------------------------------------------------------------- */
 static double figure(const json_t *g, const char *name) { return json_number_value(json_object_get(g, name)); }
 
-/* The same entry of the run's first evaluation; NULL: this is the first. */
-static const json_t *at_first(const struct run *r, const char *name) {
+/* The entry of that name in an evaluation; NULL: it has none. */
+static const json_t *entry_of(const json_t *eval, const char *name) {
     const json_t *g;
     size_t i;
-    json_array_foreach(json_object_get(json_array_get(r->evals, 0), "guard"), i,
-                       g) if (!strcmp(json_string_value(json_object_get(g, "name")), name)) return g;
+    json_array_foreach(json_object_get(eval, "guard"), i, g) if (!strcmp(json_string_value(json_object_get(g, "name")), name)) return g;
     return NULL;
+}
+
+/* What a head is judged by, the first of these that its objective has. */
+static const char *const scores[] = {"span_f1", "accuracy", "pearson"};
+
+/* The best score of that name in the evaluations so far; -HUGE_VAL: there is none. */
+static double best_score(const struct run *r, const char *name, const char *score) {
+    double best = -HUGE_VAL;
+    size_t i;
+    json_t *eval;
+    json_array_foreach(r->evals, i, eval) if (entry_of(eval, name)) best = fmax(best, figure(entry_of(eval, name), score));
+    return best;
+}
+
+static err tell(struct run *r, const struct rows *rows, const char *name, json_t *to) {
+    json_t *said, *v;
+    const char *key;
+    size_t k = 0;
+    TRY(headed_figures(r, rows, &said));
+    json_object_foreach(said, key, v) if (json_is_number(v)) json_object_set(to, key, v); /* not of each class */
+    json_decref(said);
+    while (!json_object_get(to, scores[k])) k++;
+    const double best = best_score(r, name, scores[k]);
+    if (best > -HUGE_VAL) json_object_set_new(to, "score_fall", json_real(best - figure(to, scores[k])));
+    return OK;
 }
 
 static err measure(struct run *r, const struct guard *g, int side, json_t *list) {
     const struct side *s = &r->side[side];
     char name[64];
     snprintf(name, sizeof name, *s->name ? "%s_%s" : "%s", g->name, s->name);
-    const json_t *first = at_first(r, name);
+    const json_t *first = entry_of(json_array_get(r->evals, 0), name);
     json_t *one = json_pack("{s:s, s:s, s:s}", "name", name, "guard", g->name, "side", s->name);
     json_array_append_new(list, one);
+    if (g->kind == GUARD_LABELS) return tell(r, guard_rows(r, g, s), name, one);
     if (g->kind != GUARD_QA) {
         TRY(rows_figures(r, s, guard_rows(r, g, s), one));
         if (figure(first, "loss") > 0) json_object_set_new(one, "loss_rise", json_real(figure(one, "loss") / figure(first, "loss") - 1));

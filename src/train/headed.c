@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-err headed_source(struct run *r, enum source_want want) { return data_open(r, r->side[0].cfg, want, false, &r->side[0].source); }
+err headed_source(struct run *r) { return data_open(r, r->side[0].cfg, r->objective->heading->rows.want, false, &r->side[0].source); }
 
 void headed_begin(struct run *r, const struct head *h, const struct class_form *form) {
     r->head = *h;
@@ -15,31 +15,30 @@ void headed_begin(struct run *r, const struct head *h, const struct class_form *
     r->freezes = !strcmp(r->side[0].cfg->method, "none") && r->cfg->features_once && !r->classes.twice; /* whose frozen part is two stacks: not kept */
 }
 
-err headed_load(struct run *r, const struct row_maker *k) {
-    TRY(one_side_load(r, k));
-    if (!r->freezes) return OK;
-    TRY(features_plan(r));
-    r->side[0].plans->st.head.features = &r->frozen.table;
-    return OK;
-}
+err headed_load(struct run *r) { return one_side_load(r, &r->objective->heading->rows); }
 
-err headed_evaluate(struct run *r, const struct pairs *on, headed_judge judge, json_t *out) {
-    const struct rows *rows = &on->rows[0];
+err headed_figures(struct run *r, const struct rows *rows, json_t **side) {
     const struct program *g = &r->side[0].plans->score;
     const size_t n = (size_t)rows->n, outputs = (size_t)rows->supervised * (size_t)r->head.classes;
-    json_t *side = NULL;
-    if (!n) return OK;
     const struct row **list = malloc(n * sizeof *list);
     float *said = malloc(outputs * sizeof *said + 1);
     err e = list && said ? OK : fail(E_MEMORY, "out of memory");
+    *side = NULL;
     for (size_t i = 0; i < n && !e; i++) list[i] = &rows->r[i];
     if (!e) e = rows_outputs(g, &r->wb, r->side[0].learner.w, list, rows->n, g->logits, said);
-    if (!e) e = judge(r, rows, said, &side);
-    if (!e) json_object_set_new(out, "sides", json_pack("[o]", side));
-    else json_decref(side);
+    if (!e) e = r->objective->heading->judge(r, rows, said, side);
+    if (e) json_decref(*side), *side = NULL;
     free(list);
     free(said);
     return e;
+}
+
+err headed_evaluate(struct run *r, const struct pairs *on, json_t *out) {
+    json_t *side;
+    if (!on->rows[0].n) return OK;
+    TRY(headed_figures(r, &on->rows[0], &side));
+    json_object_set_new(out, "sides", json_pack("[o]", side));
+    return OK;
 }
 
 double headed_nll(const float *z, int n, int truth, int *best) {

@@ -7,15 +7,21 @@
 #define CYC_TRAIN_HEADED_H
 #include "train/one_side.h"
 
+/* What such an objective makes of records, and of what the head says of their rows: `out`, its outputs for each supervised position one
+ * after the other, becomes "loss" and the rest of a side's figures. */
+struct heading {
+    struct row_maker rows;
+    err (*judge)(const struct run *r, const struct rows *rows, const float *out, json_t **side);
+};
+
 /* The side's source, whose records decide what the head is. */
-err headed_source(struct run *r, enum source_want want);
+err headed_source(struct run *r);
 /* The head is `h`, its rows are made as `form` says. */
 void headed_begin(struct run *r, const struct head *h, const struct class_form *form);
-err headed_load(struct run *r, const struct row_maker *k);
-
-/* What the head says of rows, `out`, its outputs for each supervised position one after the other: "loss" and the rest of a side's figures. */
-typedef err (*headed_judge)(const struct run *r, const struct rows *rows, const float *out, json_t **side);
-err headed_evaluate(struct run *r, const struct pairs *on, headed_judge judge, json_t *out);
+err headed_load(struct run *r);
+/* What the objective says of rows, of which there are some; *side is the caller's. */
+err headed_figures(struct run *r, const struct rows *rows, json_t **side);
+err headed_evaluate(struct run *r, const struct pairs *on, json_t *out);
 
 /* -log p(truth) of n logits, and which class is the likeliest (the first of equals). */
 double headed_nll(const float *z, int n, int truth, int *best);

@@ -9,7 +9,7 @@
 static err open(struct run *r) {
     struct fetcher f = {0};
     struct record first;
-    TRY(headed_source(r, WANT_NUMBERED));
+    TRY(headed_source(r));
     if (r->cfg->labels.n) return fail(E_USAGE, "'labels' has no use with objective regression: its labels are numbers");
     err e = source_fetch(&r->side[0].source, 0, &f, &first);
     if (!e) headed_begin(r, &(struct head){.kind = HEAD_NUMBERS, .classes = first.n_numbers}, &(struct class_form){.first = head_reads_first(&r->base[0].model), .numbers = first.n_numbers});
@@ -18,8 +18,6 @@ static err open(struct run *r) {
 }
 
 static err make(struct run *r, struct source *from, struct rows *to) { return rows_labelled(r->base[0].tok, &r->classes, from, (int)r->side[0].cfg->max_length, to); }
-
-static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_NUMBERED, "texts", make, NULL}); }
 
 static json_t *number_json(const struct number_score *s) {
     return json_pack("{s:f, s:f, s:f, s:f}", "rmse", s->rmse, "mae", s->mae, "pearson", s->pearson, "spearman", s->spearman);
@@ -55,6 +53,11 @@ static err judge(const struct run *r, const struct rows *rows, const float *said
     return e;
 }
 
-static err evaluate(struct run *r, const struct pairs *on, json_t *out) { return headed_evaluate(r, on, judge, out); }
-
-const struct objective objective_regression = {.name = "regression", .sides = 1, .classifies = true, .open = open, .load = load, .step = one_side_step, .evaluate = evaluate};
+static const struct heading heading = {{WANT_NUMBERED, "texts", make, NULL}, judge};
+const struct objective objective_regression = {.name = "regression",
+                                               .sides = 1,
+                                               .open = open,
+                                               .load = headed_load,
+                                               .step = one_side_step,
+                                               .evaluate = headed_evaluate,
+                                               .heading = &heading};

@@ -151,14 +151,23 @@ static json_t *memory_json(const struct run *r, bool measured) {
     return m;
 }
 
-enum { MAX_PROGRAMS = 11 }; /* of a structure */
+enum { MAX_PROGRAMS = 12 }; /* of a structure */
 struct named_program { const char *name; const struct program *g; };
 
 /* The programs of a structure; returns how many. */
 static int named_programs(const struct plans *p, struct named_program out[MAX_PROGRAMS]) {
-    const struct named_program all[MAX_PROGRAMS] = {{"train", &p->train}, {"score", &p->score}, {"prefill", &p->gen.prefill}, {"decode", &p->gen.decode}, {"features", &p->body},
-                                                    {"extend", &p->gen.extend}, {"copy", &p->gen.copy}, {"beam prefill", &p->beam.prefill},
-                                                    {"beam decode", &p->beam.decode}, {"beam extend", &p->beam.extend}, {"beam copy", &p->beam.copy}};
+    const struct named_program all[MAX_PROGRAMS] = {{"train", &p->train},
+                                                    {"score", &p->score},
+                                                    {"beneath", &p->beneath},
+                                                    {"prefill", &p->gen.prefill},
+                                                    {"decode", &p->gen.decode},
+                                                    {"features", &p->body},
+                                                    {"extend", &p->gen.extend},
+                                                    {"copy", &p->gen.copy},
+                                                    {"beam prefill", &p->beam.prefill},
+                                                    {"beam decode", &p->beam.decode},
+                                                    {"beam extend", &p->beam.extend},
+                                                    {"beam copy", &p->beam.copy}};
     int n = 0;
     for (int k = 0; k < MAX_PROGRAMS; k++)
         if (all[k].g->p.ni) out[n++] = all[k];

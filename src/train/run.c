@@ -102,13 +102,18 @@ static err build_plans(struct run *r, struct plans *p, int64_t pass_tokens) {
     if (pass_tokens - p->st.virtual_tokens > cap.tokens) cap.tokens = (int)pass_tokens - p->st.virtual_tokens;
     TRY(program_train(&p->train, m, &p->st, cap, &r->levels, r->backend));
     if (r->cfg->optimizer_in_bwd) TRY(plan_fuse(&p->train.plan, &p->st.params, &p->fused));
-    TRY(program_build(&p->score, m, r->objective->classifies ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend,
-                      false));
+    TRY(program_build(&p->score, m, r->objective->heading ? MODE_CLASSIFY : MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false));
     if (r->freezes)
         TRY(program_build(&p->body, m, r->head.kind == HEAD_TAGS ? MODE_FEATURES : MODE_CLASSIFY, NULL, cap, CHECKPOINT_NONE, r->backend,
                           false));
     p->generates = r->generates;
-    return p->generates ? build_generators(r, p, cap) : OK;
+    const struct head head = p->st.head;
+    p->st.head = (struct head){0}; /* what reads and writes texts has none */
+    err e = r->beneath ? program_build(&p->beneath, m, MODE_SCORE, &p->st, cap, CHECKPOINT_NONE, r->backend, false) : OK;
+    if (e) e = fail_in(e, "'guard.data', whose texts the language model beneath the head reads");
+    if (!e && p->generates) e = build_generators(r, p, cap);
+    p->st.head = head;
+    return e;
 }
 
 /* A base without an adapter. Where a trained copy stands in the place of a tensor, the tensor itself may not be in memory. */
@@ -142,6 +147,7 @@ static void drop_plans(struct plans *p) {
     fused_free(&p->fused);
     program_free(&p->train);
     program_free(&p->score);
+    program_free(&p->beneath);
     program_free(&p->body);
     generator_free(&p->gen);
     generator_free(&p->beam);
@@ -154,6 +160,7 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
         const struct plans *p = &r->plans[i];
         if (all || phase == PHASE_TRAIN) out[n++] = &p->train;
         if (all || phase == PHASE_EVALUATE) out[n++] = &p->score;
+        if (p->beneath.p.ni && (all || phase == PHASE_EVALUATE)) out[n++] = &p->beneath;
         if (p->generates && (all || phase == PHASE_GENERATE || phase == PHASE_EVALUATE)) n += generator_programs(&p->gen, out + n);
         if (all || phase == PHASE_EVALUATE) n += generator_programs(&p->beam, out + n);
     }
@@ -314,7 +321,7 @@ int64_t run_total(const struct run *r) { return r->warm_steps + r->cfg->max_step
 
 /* What stands in for the data's labels. */
 static err assume_head(struct run *r, const struct run *like) {
-    if (like) r->head = like->head, r->classes = like->classes, r->generates = like->generates;
+    if (like) r->head = like->head, r->classes = like->classes, r->generates = like->generates, r->beneath = like->beneath;
     else if (r->objective->open)
         return fail(E_USAGE, "'data' is missing: objective %s is planned with its data, which say how many rows the head has", r->cfg->objective);
     return OK;
@@ -398,6 +405,7 @@ static err open_sides(struct run *r, const struct plan_ask *ask) {
     const size_t before = resident_bytes("VmHWM");
     TRY(r->objective->load(r));
     TRY(guards_open(r));
+    if (r->freezes) TRY(features_plan(r));
     const size_t now = resident_bytes("VmRSS"), peak = resident_bytes("VmHWM");
     if (peak > before && peak > now) r->read_bytes = peak - (now > before ? now : before);
     return OK;
@@ -559,7 +567,7 @@ static err log_step(struct run *r, const struct step_info *info) {
         if (q->loss_scale > 0) json_object_set_new(j, keyed(k, sizeof k, s, "loss_scale"), json_real(q->loss_scale));
         if (q->skipped) json_object_set_new(j, keyed(k, sizeof k, s, "skipped"), json_true());
         if (!r->classes.numbers)
-            json_object_set_new(j, keyed(k, sizeof k, s, r->objective->classifies ? "accuracy" : "mean_token_accuracy"),
+            json_object_set_new(j, keyed(k, sizeof k, s, r->objective->heading ? "accuracy" : "mean_token_accuracy"),
                                 json_real(q->accuracy));
         json_object_set_new(j, keyed(k, sizeof k, s, "num_tokens"), json_integer(q->tokens));
         json_object_set_new(j, keyed(k, sizeof k, s, "supervised_tokens"), json_integer(q->supervised));

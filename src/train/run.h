@@ -39,6 +39,7 @@ struct plans {
     struct base *base;
     int modules;
     struct program train, score; /* score: the loss alone; of a head what it says of each text */
+    struct program beneath;      /* the loss of the language model that a head stands on, the method on it (run.beneath) */
     struct program body;         /* a frozen base under a head: its rows of the texts (features.c) */
     struct fused fused;   /* with optimizer_in_bwd: where train's gradients lie, and when */
     struct generator gen; /* built only for objectives that generate */
@@ -75,8 +76,9 @@ struct pairs {                 /* supervised: warm-up and evaluation of cycles; 
 
 struct guard { /* what is not to be lost (guard.c) */
     const char *name;
-    enum guard_kind { GUARD_TEXT, GUARD_SFT, GUARD_QA } kind;
+    enum guard_kind kind;
     struct source source;
+    struct npy given;               /* its file of vectors */
     struct rows rows[CONFIG_SIDES]; /* [i]: as base i's tokenizer has them; of questions what goes into the form */
     struct prompt_form form[CONFIG_SIDES];
 };
@@ -91,6 +93,7 @@ struct step_info {
 };
 
 struct run;
+struct heading;
 struct objective {
     const char *name;
     int sides;                                          /* at least */
@@ -99,8 +102,8 @@ struct objective {
     err (*load)(struct run *r);                         /* data; before any weight */
     err (*step)(struct run *r, struct step_info *info); /* one optimizer step of each side */
     err (*evaluate)(struct run *r, const struct pairs *on, json_t *out); /* adds "sides", "round_trip", "samples" */
-    bool classifies;                                    /* trains a head: its score program is MODE_CLASSIFY */
     err (*open)(struct run *r);                         /* before load: what the adapters' structure depends on; NULL: nothing */
+    const struct heading *heading; /* it trains a head (headed.h): its score program is MODE_CLASSIFY. NULL: it does not */
 };
 
 struct footprint { /* bytes */
@@ -131,7 +134,8 @@ struct frozen {
     struct features table;
     float *row;                /* the table's */
     size_t bytes;
-    struct rows texts[3];      /* training, eval, test */
+    struct rows *texts; /* [sets]: training, eval, test, each guard */
+    int sets;
     char key[33];
     bool found;                /* on disk */
     double seconds;            /* that they took */
@@ -167,6 +171,7 @@ struct run {
     struct guard *guard; /* [n_guards] */
     int n_guards;
     bool generates;            /* the objective does, or evaluation for a guard of questions, or a student for its teacher */
+    bool beneath;              /* it trains a head, and guards are read by the language model beneath */
     struct npy given[3];       /* files of vectors: training, eval, test */
     struct labels labels;      /* classification, of texts or tokens */
     struct head head;
@@ -223,7 +228,7 @@ void run_dump(const struct run *r, str *out);       /* its programs, an instruct
 json_t *run_report_json(struct run *r, enum telling when); /* steps, evaluations, times, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
-enum { RUN_PROGRAMS = CONFIG_SIDES * (3 + 2 * GENERATOR_PROGRAMS) + TEACHER_PROGRAMS };
+enum { RUN_PROGRAMS = CONFIG_SIDES * (4 + 2 * GENERATOR_PROGRAMS) + TEACHER_PROGRAMS };
 int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase); /* those that a phase runs; PHASES: all */
 int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */
 const char *size_text(size_t bytes);                /* "1.25 GB", "340.0 MB"; the last four stay valid */
@@ -302,7 +307,7 @@ err quantise_check(struct run *r);                  /* quantization_check; the w
 json_t *quantise_json(const struct run *r, const struct base *b); /* of one that is quantised */
 
 /* features.c, for runs that freeze the base */
-err features_plan(struct run *r);                   /* after the rows are made: what will be computed, and the memory for it */
+err features_plan(struct run *r);                   /* after the rows are made, guards' too: what will be computed, and the memory for it */
 err features_start(struct run *r);                  /* finds them on disk, or computes them */
 err features_keep(struct run *r, const struct run_events *ev); /* on disk, where they are not yet */
 void features_free(struct frozen *f);
@@ -342,6 +347,7 @@ err run_evaluate(struct run *r, const struct pairs *on, const char *tag, json_t 
 /* What a side's adapter makes of rows: loss in nats for each token, perplexity, accuracy of the likeliest token, "rows"; of documents bits_per_byte too,
  * which does not depend on how a tokenizer cuts: nats of a token / ln 2 * the text's tokens / its bytes. */
 err rows_figures(struct run *r, const struct side *s, const struct rows *rows, json_t *to);
+const struct program *rows_scorer(const struct run *r, const struct side *s); /* the program that says so */
 struct sampling side_sampling(const struct side_config *c, double temperature);
 err generate_texts(struct run *r, int side, const struct ids *prompts, int n, int max_new, double temperature, uint64_t key,
                    struct generation *out, struct generate_stats *stats);

@@ -10,15 +10,13 @@
 
 static err open(struct run *r) {
     const struct strs *given = &r->cfg->labels;
-    TRY(headed_source(r, WANT_TAGGED));
+    TRY(headed_source(r));
     TRY(given->n ? labels_of(given->v, given->n, &r->labels) : labels_collect(&r->side[0].source, &r->labels));
     headed_begin(r, &(struct head){.kind = HEAD_TAGS, .classes = r->labels.n, .names = r->labels.name}, &(struct class_form){.labels = &r->labels});
     return OK;
 }
 
 static err make(struct run *r, struct source *from, struct rows *to) { return rows_tagged(r->base[0].tok, &r->classes, from, (int)r->side[0].cfg->max_length, to); }
-
-static err load(struct run *r) { return headed_load(r, &(struct row_maker){WANT_TAGGED, "texts", make, NULL}); }
 
 struct tally {
     int64_t *counts; /* [truth * n + said] */
@@ -65,6 +63,11 @@ static err judge(const struct run *r, const struct rows *rows, const float *logi
     return e;
 }
 
-static err evaluate(struct run *r, const struct pairs *on, json_t *out) { return headed_evaluate(r, on, judge, out); }
-
-const struct objective objective_token_classification = {.name = "token_classification", .sides = 1, .classifies = true, .open = open, .load = load, .step = one_side_step, .evaluate = evaluate};
+static const struct heading heading = {{WANT_TAGGED, "texts", make, NULL}, judge};
+const struct objective objective_token_classification = {.name = "token_classification",
+                                                         .sides = 1,
+                                                         .open = open,
+                                                         .load = headed_load,
+                                                         .step = one_side_step,
+                                                         .evaluate = headed_evaluate,
+                                                         .heading = &heading};
