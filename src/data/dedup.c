@@ -14,7 +14,7 @@ struct writing {
 static err add_removed(struct writing *w, const struct visited *v) {
     const struct source_part *kept_part;
     struct extent kept;
-    w->f.window = 1 << 16;
+    w->f.window = 1 << 14;
     TRY(source_scan(w->s, w->next.of, &w->f, &kept, &kept_part));
     json_t *line = json_pack("{s:s, s:i, s:s, s:i, s:f}", "path", v->part->path, "line", v->x->line, "kept_path", kept_part->path,
                              "kept_line", kept.line, "jaccard", (double)w->next.jaccard);

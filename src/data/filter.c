@@ -24,10 +24,10 @@ struct filtering {
     const struct filter_options *o;
     bool on[RULES];
     struct expression *keep, *drop;
-    pcre2_code *foreign; /* a run of letters of other scripts */
+    pcre2_code *foreign;          /* a run of letters of other scripts */
     uint64_t *too_few, *too_many; /* tokens: a bit for each record; NULL: no rule */
     int measured;                 /* records */
-    enum rule failed[BLOCK]; /* RULES: none */
+    enum rule failed[BLOCK];      /* RULES: none */
     int64_t count[RULES];
     struct output out;
 };

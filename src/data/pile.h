@@ -12,7 +12,7 @@
 #include <stdbool.h>
 
 enum { PILE_KEYS = 1 << 20 }; /* 16 MiB */
-struct pile_run { /* sorted keys on disk; `from` .. `to` of the window are those that were read and not yet given */
+struct pile_run {             /* sorted keys on disk; `from` .. `to` of the window are those that were read and not yet given */
     int64_t at, left;
     struct key *window;
     size_t from, to;

@@ -15,7 +15,7 @@ static const char WHAT[] = "hashes of records";
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
 
-struct decided { /* records that go by likeness, by row: on disk but for the last ones */
+struct decided {       /* records that go by likeness, by row: on disk but for the last ones */
     struct twin *last; /* [DECIDED] */
     int n, before;     /* in `last`, and on disk */
     int fd;
@@ -32,20 +32,22 @@ struct finding {
     const struct twin_options *o;
     struct minhash hash;
     struct bands bands;
-    struct key *whole;   /* [BLOCK] of this block's records */
-    uint64_t *mine;      /* [BLOCK][bands] */
-    int fd, written;     /* the spool: column after column, each of all records; the first `written` of each are there */
-    uint64_t *column;    /* [bands][COLUMN]: what comes after those */
+    struct key *whole; /* [BLOCK] of this block's records */
+    uint64_t *mine;    /* [BLOCK][bands] */
+    int fd, written;   /* the spool: column after column, each of all records; the first `written` of each are there */
+    uint64_t *column;  /* [bands][COLUMN]: what comes after those */
     int waiting;
-    struct pile keys;    /* of whole records, then of a band */
-    struct pile equal;   /* low: pair_of(stays, goes) */
-    struct pile near;    /* low: pair_of(goes, stays), high: the similarity */
-    uint64_t *goes;      /* a bit for each record */
+    struct pile keys;  /* of whole records, then of a band */
+    struct pile equal; /* low: pair_of(stays, goes) */
+    struct pile near;  /* low: pair_of(goes, stays), high: the similarity */
+    uint64_t *goes;    /* a bit for each record */
     struct decided by_likeness;
     struct run run;
     struct set_reader sets;
-    uint64_t *tried;     /* [TRIED]: pairs that were compared and are not near */
-    struct known { int32_t row, of; } *known; /* [buckets][WAYS]: 1 + a record, and the last leader that it was found near; the newest first */
+    uint64_t *tried; /* [TRIED]: pairs that were compared and are not near */
+    struct known {
+        int32_t row, of;
+    } * known; /* [buckets][WAYS]: 1 + a record, and the last leader that it was found near; the newest first */
     int buckets;
     int n_equal;
     int64_t verified, left_out;
@@ -151,7 +153,7 @@ static err take_equal(struct finding *f, int32_t row) {
 static err read_set(struct set_reader *r, int32_t row, struct hashes *set) {
     struct record record;
     str normal = {0};
-    r->f.window = 1 << 16;
+    r->f.window = 1 << 14;
     TRY(source_fetch(r->s, row, &r->f, &record));
     err e = said(&record, &normal);
     if (!e) e = shingle_hashes(r->k, normal.p, normal.n, set);

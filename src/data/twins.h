@@ -25,7 +25,7 @@ struct twin_options {
 };
 struct twin {
     int32_t row, of; /* row goes, of stays */
-    float jaccard; /* 1 of equal ones */
+    float jaccard;   /* 1 of equal ones */
 };
 struct twins {
     struct pile gone; /* twins_next() */

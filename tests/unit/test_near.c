@@ -192,6 +192,7 @@ static void find(const struct source *s, const struct twin_options *o, struct fo
     for (int last = -1, n = 0;; last = next.row, n++) {
         must(twins_next(&f->t, &next));
         if (next.row < 0) assert_int_equal(n, f->t.n_equal + f->t.n_near);
+        if (next.row < 0 && o->part) assert_true(f->t.gone.runs > 9 && f->t.gone.cap <= (size_t)f->t.gone.runs); /* the rest is on disk */
         if (next.row < 0) return pile_free(&f->t.gone);
         assert_true(next.row > last);
         f->of[next.row] = next.of, f->jaccard[next.row] = next.jaccard;
@@ -234,20 +235,20 @@ static void test_twins(void **state) {
     struct twin_options parts = o;
     parts.part = 37; /* eleven parts of each column; five records that are remembered */
     find(&s, &parts, &again);
-    assert_true(again.t.n_near == f.t.n_near && again.t.n_equal == f.t.n_equal && again.t.clusters == clusters && again.t.largest == largest);
+    assert_true(again.t.n_near == f.t.n_near && again.t.n_equal == f.t.n_equal && again.t.clusters == clusters &&
+                again.t.largest == largest);
     assert_memory_equal(f.of, again.of, sizeof f.of);
     assert_memory_equal(f.jaccard, again.jaccard, sizeof f.jaccard);
     assert_true(again.t.verified > f.t.verified);
     find(&s, &(struct twin_options){.exact = true}, &again);
     assert_true(again.t.n_equal == f.t.n_equal && !again.t.n_near);
-    assert_int_equal(twins_find(&s, &(struct twin_options){.threshold = 0.01, .permutations = 16, .shingles = {5, false}}, &none),
-                     E_USAGE);
+    assert_int_equal(twins_find(&s, &(struct twin_options){.threshold = 0.01, .permutations = 16, .shingles = {5, false}}, &none), E_USAGE);
     source_close(&s);
     for (int i = 0; i < 400; i++) str_free(&text[i]), hashes_free(&set[i]);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_normal), cmocka_unit_test(test_estimate), cmocka_unit_test(test_bands),
-                                       cmocka_unit_test(test_keys), cmocka_unit_test(test_pile), cmocka_unit_test(test_twins)};
+                                       cmocka_unit_test(test_keys),   cmocka_unit_test(test_pile),     cmocka_unit_test(test_twins)};
     return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }
