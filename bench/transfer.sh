@@ -20,7 +20,7 @@ labels=$(sed 's/.*"label": "\([A-Za-z]*\)".*/\1/' "$out/target.jsonl" | sort -u 
 files="" && for n in $sizes; do head -n "$n" "$out/target.jsonl" > "$out/target-$n.jsonl"; files+=,$out/target-$n.jsonl; done
 first=$out/target-${sizes%% *}.jsonl files=${files#,"$first"} # the plain row is the first size, the sweep has the others
 
-[ -f "$out/source/report.json" ] || "$cyclora" train examples/transfer.yaml --overwrite --set output_dir="$out/source" --set data="$out/source.jsonl" \
+[ -f "$out/source/report.json" ] || "$cyclora" train examples/transfer.yaml --overwrite --set init_from= --set output_dir="$out/source" --set data="$out/source.jsonl" \
     --set test.data= --set max_steps="$source_steps" "${sets[@]}"
 for arm in scratch transfer; do
     [ $arm = scratch ] && from= || from=$out/source

@@ -27,7 +27,7 @@ static err source_of(const struct run *r, const struct side *s, arena *mem, cons
     *folder = arena_printf(mem, "%s/%s", root, name);
     return is_adapter(mem, *folder)
                ? OK
-               : fail(E_INPUT, "init_from: %s is no adapter (adapter_config.json), and no run or checkpoint with one in %s/%s", root, root,
+               : fail(E_INPUT, "%s is no adapter (adapter_config.json), and no run or checkpoint with one in %s/%s", root, root,
                       name);
 }
 
