@@ -20,6 +20,9 @@ struct decided {       /* records that go by likeness, by row: on disk but for t
     int n, before;     /* in `last`, and on disk */
     int fd;
 };
+struct known { /* 1 + a record, and the last leader that it was found near */
+    int32_t row, of;
+};
 struct run { /* of records with one hash in common, in order */
     uint64_t low;
     uint32_t high;
@@ -39,15 +42,15 @@ struct finding {
     int waiting;
     struct pile keys;  /* of whole records, then of a band */
     struct pile equal; /* low: pair_of(stays, goes) */
-    struct pile near;  /* low: pair_of(goes, stays), high: the similarity */
+    struct pile near;  /* low: pair_of(goes, stays), high: the similarity; of pairs that are */
+    struct pile gone;  /* likewise, of each record that goes, with what stays in its place */
+    struct pile stays; /* likewise, but pair_of(stays, goes) */
     uint64_t *goes;    /* a bit for each record */
     struct decided by_likeness;
     struct run run;
     struct set_reader sets;
-    uint64_t *tried; /* [TRIED]: pairs that were compared and are not near */
-    struct known {
-        int32_t row, of;
-    } * known; /* [buckets][WAYS]: 1 + a record, and the last leader that it was found near; the newest first */
+    uint64_t *tried;     /* [TRIED]: pairs that were compared and are not near */
+    struct known *known; /* [buckets][WAYS]: the newest first */
     int buckets;
     int n_equal;
     int64_t verified, left_out;
@@ -268,6 +271,11 @@ static err find_decided(const struct decided *d, int32_t row, struct twin *t) {
     return get_decided(d, low, t);
 }
 
+static err let_go(struct finding *f, struct twin t) {
+    TRY(pile_add(&f->gone, key_of_pair(t.row, t.of, t.jaccard)));
+    return pile_add(&f->stays, key_of_pair(t.of, t.row, 0));
+}
+
 /* In the order of the records: one goes if a leader of its own stays, or if it is near what stays in that leader's place. */
 static err decide(struct finding *f) {
     struct key k;
@@ -288,32 +296,24 @@ static err decide(struct finding *f) {
         t.jaccard = (float)jaccard;
         bit_set(f->goes, t.row);
         TRY(put_decided(&f->by_likeness, t));
+        TRY(let_go(f, t));
     }
 }
 
-/* All that go, by row, into out->gone, and by what stays into `stays`. A record that is equal to one that goes by likeness has what stays in that
- * one's place: both lists are in order, so that one finds the other. */
-static err gather(struct finding *f, struct twins *out, struct pile *stays) {
+/* Those that are equal to what stays; or to one that goes by likeness, and then it is what stays in that one's place. Both lists are in order of it. */
+static err let_equal_go(struct finding *f) {
     const struct decided *d = &f->by_likeness;
     const int n = d->before + d->n;
+    struct twin t = {-1, -1, 0};
     struct key k;
-    struct twin t;
     bool more = true;
-    for (int i = 0; i < n; i++) {
-        TRY(get_decided(d, i, &t));
-        TRY(pile_add(&out->gone, key_of_pair(t.row, t.of, t.jaccard)));
-        TRY(pile_add(stays, key_of_pair(t.of, t.row, 0)));
-    }
     TRY(pile_sort(&f->equal));
-    t.row = -1;
     for (int i = 0;;) {
         TRY(pile_next(&f->equal, &k, &more));
         if (!more) return OK;
-        int32_t of = first_of(k);
+        const int32_t of = first_of(k);
         while (i < n && t.row < of) TRY(get_decided(d, i++, &t));
-        if (t.row == of) of = t.of;
-        TRY(pile_add(&out->gone, key_of_pair(second_of(k), of, 1)));
-        TRY(pile_add(stays, key_of_pair(of, second_of(k), 0)));
+        TRY(let_go(f, (struct twin){second_of(k), t.row == of ? t.of : of, 1}));
     }
 }
 
@@ -355,7 +355,7 @@ err twins_check(const struct twin_options *o) {
 static err begin(struct finding *f, const struct twin_options *o) {
     const size_t most = o->part ? (size_t)o->part : PART, known = o->part ? (size_t)o->part : KNOWN, n = (size_t)f->s->n;
     if (!o->exact) f->bands = bands_for(o->threshold, o->permutations);
-    f->keys.most = most, f->equal.most = f->near.most = most / 4 + 1;
+    f->keys.most = most, f->equal.most = f->near.most = f->gone.most = f->stays.most = most / 4 + 1;
     f->buckets = (int)((n < known ? n : known) / WAYS) + 1;
     f->whole = malloc(BLOCK * sizeof *f->whole);
     f->mine = malloc(BLOCK * (size_t)f->bands.n * sizeof *f->mine + 1);
@@ -373,13 +373,11 @@ static void finish(struct finding *f) {
     minhash_free(&f->hash);
     if (f->fd >= 0) close(f->fd);
     if (f->by_likeness.fd >= 0) close(f->by_likeness.fd);
-    pile_free(&f->keys), pile_free(&f->equal), pile_free(&f->near);
+    pile_free(&f->keys), pile_free(&f->equal), pile_free(&f->near), pile_free(&f->gone), pile_free(&f->stays);
     free(f->whole), free(f->mine), free(f->column), free(f->goes), free(f->tried), free(f->known), free(f->by_likeness.last);
 }
 
 static err find(struct finding *f, struct twins *out) {
-    struct pile stays = {.most = f->equal.most};
-    out->gone.most = f->equal.most;
     TRY(hash_all(f));
     TRY(each_run(f, take_equal));
     for (int b = 0; b < f->bands.n; b++) {
@@ -387,10 +385,13 @@ static err find(struct finding *f, struct twins *out) {
         TRY(each_run(f, take_candidate));
     }
     TRY(decide(f));
-    err e = gather(f, out, &stays);
-    if (!e) e = count(&stays, out);
-    pile_free(&stays);
-    return e ? e : pile_sort(&out->gone);
+    TRY(let_equal_go(f));
+    TRY(count(&f->stays, out));
+    TRY(pile_sort(&f->gone));
+    out->gone = f->gone, f->gone = (struct pile){0};
+    out->n_equal = f->n_equal, out->n_near = f->by_likeness.before + f->by_likeness.n;
+    out->bands = f->bands, out->verified = f->verified, out->left_out = f->left_out;
+    return OK;
 }
 
 err twins_find(const struct source *s, const struct twin_options *o, struct twins *out) {
@@ -399,10 +400,7 @@ err twins_find(const struct source *s, const struct twin_options *o, struct twin
     TRY(twins_check(o));
     err e = begin(&f, o);
     if (!e) e = find(&f, out);
-    out->n_equal = f.n_equal, out->n_near = f.by_likeness.before + f.by_likeness.n;
-    out->bands = f.bands, out->verified = f.verified, out->left_out = f.left_out;
     finish(&f);
-    if (e) twins_free(out);
     return e;
 }
 
