@@ -27,7 +27,7 @@ const char help_data_dedup[] =
     "  --overwrite      OUT and the list may be there already\n"
     "  --json           the card, on one line\n"
     "\n"
-    "Memory: 9 bytes a record, 32 MB and some, whatever the files' size; 160 bytes a record of temporary disk (TMPDIR).\n"
+    "Memory: 140 MB at most and a bit a record, whatever the files' size; 160 bytes a record of temporary disk (TMPDIR).\n"
     "\n"
     "Examples:\n"
     "  cyclora data dedup chats.jsonl.gz more.json -o clean.jsonl --removed removed.jsonl\n"

@@ -75,7 +75,7 @@ static err stats(const cyc_data_request *q, const tokenizer *tk, json_t *out) {
         if (!e) e = stats_add(t, &s, files);
         source_close(&s);
     }
-    if (!e && !(e = stats_totals(t, &totals))) json_object_set_new(out, "totals", totals);
+    if (!e && !(e = stats_totals(t, files, &totals))) json_object_set_new(out, "totals", totals);
     stats_close(t);
     return e;
 }

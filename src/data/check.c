@@ -1,5 +1,5 @@
-/* See check.h. Two passes over each file: one record by record, and, with a tokenizer, one that makes rows of them. The troubles of both are put in
- * the order of lines at the end. */
+/* See check.h. One pass over each file, record by record; with a tokenizer beside the pass that makes rows of them, so that a record's troubles and its
+ * row's come together. */
 #define _POSIX_C_SOURCE 200809L /* strdup */
 #include "data/check.h"
 #include "data/rows.h"
@@ -15,25 +15,33 @@ static const struct {
 
 struct trouble {
     enum kind kind;
-    int file, line, order;
+    int file, line;
     char *what;
 };
-enum { IS_BAD = 1, IS_WARNED = 2 };
+enum { FIELDS = 64 };
+struct census { /* which fields there are, and of how many records */
+    char *name[FIELDS];
+    int64_t rows[FIELDS];
+    int n;
+    int64_t fit, crlf;
+};
 struct checking {
     const struct check_options *o;
     const struct source *s; /* the file that is looked at, and its number */
-    int file, at;           /* at: the record */
+    int file, at;           /* at: the record that is read next */
+    struct fetcher f;
+    struct census census;
+    bool is_bad, is_warned; /* the record that is looked at */
     struct trouble *v;
-    int n, cap, listed; /* listed: by this pass, of this file */
+    int n, cap;
     int64_t count[KINDS], rows, bad, warned;
-    uint8_t *flags; /* of each of the file's records */
 };
 
-/* Of each pass over each file the first `limit` are kept, so that the first of all are among them. */
-static err add(struct checking *c, int record, int line, enum kind kind, const char *what) {
+static err add(struct checking *c, int line, enum kind kind, const char *what) {
     c->count[kind]++;
-    c->flags[record] |= kinds[kind].bad ? IS_BAD : IS_WARNED;
-    if (c->o->limit && c->listed == c->o->limit) return OK;
+    if (kinds[kind].bad) c->is_bad = true;
+    else c->is_warned = true;
+    if (c->o->limit && c->n == c->o->limit) return OK;
     if (c->n == c->cap) {
         const int cap = 2 * c->cap + 64;
         struct trouble *v = realloc(c->v, (size_t)cap * sizeof *v);
@@ -43,8 +51,8 @@ static err add(struct checking *c, int record, int line, enum kind kind, const c
     str text = {0};
     str_adds(&text, what);
     utf8_repair(&text); /* it may quote the record */
-    c->v[c->n] = (struct trouble){kind, c->file, line, c->n, text.p};
-    c->n++, c->listed++;
+    c->v[c->n] = (struct trouble){kind, c->file, line, text.p};
+    c->n++;
     return text.failed ? fail(E_MEMORY, "out of memory") : OK;
 }
 
@@ -93,18 +101,18 @@ static err check_text(struct checking *c, const struct record *r, const char *wh
     const char *mark = control_in(text), *lost = strstr(text, "\xEF\xBF\xBD");
     if (mark && !(r->n_turns && c->o->tk)) { /* with a tokenizer its own tokens decide */
         snprintf(what, sizeof what, "%s holds %s, which models read as a control token: remove it, or write it otherwise", where, mark);
-        TRY(add(c, c->at, r->line, r->n_turns ? CONTROL : SYMBOLS, what));
+        TRY(add(c, r->line, r->n_turns ? CONTROL : SYMBOLS, what));
     }
     if (lost) {
         snprintf(what, sizeof what, "%s holds U+FFFD (byte %zu): it was decoded wrongly before; go back to where it is from", where,
                  (size_t)(lost - text));
-        TRY(add(c, c->at, r->line, SYMBOLS, what));
+        TRY(add(c, r->line, SYMBOLS, what));
     }
     for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
         if ((*p >= 0x20 && *p != 0x7F) || strchr("\t\n\r", *p)) continue;
         snprintf(what, sizeof what, "%s holds the control character 0x%02x (byte %zu): remove it", where, *p,
                  (size_t)((const char *)p - text));
-        return add(c, c->at, r->line, SYMBOLS, what);
+        return add(c, r->line, SYMBOLS, what);
     }
     return OK;
 }
@@ -114,7 +122,7 @@ static err check_answer(struct checking *c, const struct record *r, const char *
     const char *stop = unfinished(answer);
     if (!stop) return OK;
     snprintf(what, sizeof what, "the last answer stops behind %s: was it cut?", stop);
-    return add(c, c->at, r->line, CUT, what);
+    return add(c, r->line, CUT, what);
 }
 
 /* What is out of order at turn i, NULL: nothing. */
@@ -133,7 +141,7 @@ static err check_turns(struct checking *c, const struct record *r) {
         const char *wrong = disorder(r->turns, i, r->n_turns);
         snprintf(where, sizeof where, "turn %d (%s)", i + 1, t->role);
         snprintf(what, sizeof what, "%s: %s", where, wrong ? wrong : "");
-        if (wrong) TRY(add(c, c->at, r->line, ROLES, what));
+        if (wrong) TRY(add(c, r->line, ROLES, what));
         TRY(check_text(c, r, where, t->content));
         if (i + 1 == r->n_turns && !strcmp(t->role, "assistant")) TRY(check_answer(c, r, t->content));
     }
@@ -149,14 +157,6 @@ static err check_record(struct checking *c, const struct record *r) {
 }
 
 /* --- a file --------------------------------------------------------------------------------------------------------- */
-enum { FIELDS = 64 };
-struct census { /* which fields there are, and of how many records */
-    char *name[FIELDS];
-    int64_t rows[FIELDS];
-    int n;
-    int64_t fit, crlf;
-};
-
 static err count_fields(const struct layout *l, const struct extent *x, struct census *f) {
     json_t *o, *v;
     const char *key;
@@ -172,52 +172,67 @@ static err count_fields(const struct layout *l, const struct extent *x, struct c
     return OK;
 }
 
-static err read_one(struct checking *c, const struct source_part *p, const struct extent *x, arena *mem, struct census *f) {
+static err read_record(struct checking *c, const struct source_part *p, const struct extent *x, arena *mem) {
     struct record r;
+    struct census *f = &c->census;
     struct layout l = p->layout; /* none could be told: then why not, of this record */
     TRY(count_fields(&p->layout, x, f));
     f->crlf += p->layout.container != IN_ARRAY && x->n && x->p[x->n - 1] == '\r';
     err e = l.shape == SHAPE_UNKNOWN ? layout_find(&l, x, WANT_ANY) : OK;
     if (!e) e = record_parse(&l, x, mem, &r);
     if (e == E_MEMORY) return e;
-    if (e) return add(c, c->at, x->line, RECORD, err_text());
+    if (e) return add(c, x->line, RECORD, err_text());
     f->fit++;
     return check_record(c, &r);
 }
 
-static err read_all(struct checking *c, struct census *f) {
-    struct fetcher at = {0};
-    err e = OK;
-    c->listed = 0;
-    for (c->at = 0; c->at < c->s->n && !e; c->at++) {
-        const struct source_part *p;
-        struct extent x;
-        arena mem = {0};
-        e = source_scan(c->s, c->at, &at, &x, &p);
-        if (!e) e = read_one(c, p, &x, &mem, f);
-        arena_free(&mem);
-    }
-    fetcher_free(&at);
+/* The next record. */
+static err look_at(struct checking *c) {
+    const struct source_part *p;
+    struct extent x;
+    arena mem = {0};
+    c->is_bad = c->is_warned = false;
+    err e = source_scan(c->s, c->at++, &c->f, &x, &p);
+    if (!e) e = read_record(c, p, &x, &mem);
+    arena_free(&mem);
     return e;
 }
 
-static err see_row(void *ctx, const struct row_seen *row) {
-    struct checking *c = ctx;
-    const int i = c->at++;
+static void count_record(struct checking *c) {
+    c->bad += c->is_bad;
+    c->warned += c->is_warned && !c->is_bad;
+}
+
+static err look_at_row(struct checking *c, const struct row_seen *row) {
     const size_t most = (size_t)c->o->max_length;
     char what[200];
     if (row->e == E_MEMORY) return fail(row->e, "%s", row->wrong);
-    if (row->e && c->flags[i] & IS_BAD) return OK;
+    if (row->e && c->is_bad) return OK;
     if (row->e) { /* the message begins with file:line, which a trouble has apart */
         const size_t path = strlen(row->path), colon = path + 1 + strcspn(row->wrong + path + 1, ":");
-        return add(c, i, row->line, ROW, row->wrong + colon + 2);
+        return add(c, row->line, ROW, row->wrong + colon + 2);
     }
     if (row->tokens > most) {
         snprintf(what, sizeof what, "%zu tokens, and max_length is %zu: the last %zu are lost; shorten it, split it, or raise max_length",
                  row->tokens, most, row->tokens - most);
-        TRY(add(c, i, row->line, LONG, what));
+        TRY(add(c, row->line, LONG, what));
     }
-    return row->supervised ? OK : add(c, i, row->line, ROW, "nothing of an answer is left within max_length, so there is nothing to learn");
+    return row->supervised ? OK : add(c, row->line, ROW, "nothing of an answer is left within max_length, so there is nothing to learn");
+}
+
+static err see_row(void *ctx, const struct row_seen *row) {
+    struct checking *c = ctx;
+    TRY(look_at(c));
+    TRY(look_at_row(c, row));
+    return count_record(c), OK;
+}
+
+static err look_at_all(struct checking *c) {
+    err e = OK;
+    if (c->o->tk && c->s->part->layout.shape != SHAPE_UNKNOWN) return rows_visit(c->o->tk, c->s, c->o->max_length, see_row, c);
+    while (c->at < c->s->n && !e)
+        if (!(e = look_at(c))) count_record(c);
+    return e;
 }
 
 static json_t *file_json(const struct source *s, const struct census *f) {
@@ -237,36 +252,22 @@ static json_t *file_json(const struct source *s, const struct census *f) {
 
 static err check_file(struct checking *c, const struct source_file *file, json_t *files) {
     struct source s;
-    struct census f = {0};
     TRY(source_open_files(file, 1, &(struct source_options){.want = WANT_ANY, .vote = true}, &s));
-    c->s = &s;
-    c->flags = calloc((size_t)s.n, 1);
-    err e = c->flags ? read_all(c, &f) : fail(E_MEMORY, "out of memory");
-    c->at = c->listed = 0;
-    if (!e && c->o->tk && s.part->layout.shape != SHAPE_UNKNOWN) e = rows_visit(c->o->tk, &s, c->o->max_length, see_row, c);
-    for (int i = 0; !e && i < s.n; i++) {
-        c->bad += (c->flags[i] & IS_BAD) != 0;
-        c->warned += c->flags[i] == IS_WARNED;
-    }
+    c->s = &s, c->at = 0;
+    err e = look_at_all(c);
     c->rows += s.n;
-    if (!e) json_array_append_new(files, file_json(&s, &f));
-    for (int i = 0; i < f.n; i++) free(f.name[i]);
-    free(c->flags);
+    if (!e) json_array_append_new(files, file_json(&s, &c->census));
+    for (int i = 0; i < c->census.n; i++) free(c->census.name[i]);
+    c->census = (struct census){0};
+    fetcher_free(&c->f);
     source_close(&s);
     return e;
 }
 
 /* --- all of them ---------------------------------------------------------------------------------------------------- */
-static int by_line(const void *a, const void *b) {
-    const struct trouble *x = a, *y = b;
-    return x->file != y->file ? x->file - y->file : x->line != y->line ? x->line - y->line : x->order - y->order;
-}
-
 static void report(const struct checking *c, const struct source_file *files, json_t *out) {
     json_t *list = json_array(), *counts = json_array();
-    const int n = c->o->limit && c->n > c->o->limit ? c->o->limit : c->n;
-    if (c->n) qsort(c->v, (size_t)c->n, sizeof *c->v, by_line);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < c->n; i++)
         json_array_append_new(list, json_pack("{s:s, s:i, s:s, s:b, s:s}", "path", files[c->v[i].file].path, "line", c->v[i].line, "kind",
                                               kinds[c->v[i].kind].name, "bad", kinds[c->v[i].kind].bad, "what", c->v[i].what));
     for (int k = 0; k < KINDS; k++)

@@ -12,7 +12,7 @@
  *   symbols  U+FFFD (text that was decoded wrongly before), control characters; control tokens in plain texts and pairs
  * A file in which records cannot be told apart (a quote that is never closed) is an error, as everywhere.
  *
- * Streamed: kept are a byte for each record and the troubles that are listed. Called by api. */
+ * Streamed: kept are the troubles that are listed. Called by api. */
 #ifndef CYC_DATA_CHECK_H
 #define CYC_DATA_CHECK_H
 #include "data/source.h"

@@ -4,30 +4,28 @@
 
 struct writing {
     const struct source *s;
-    const struct twins *t;
+    struct twins *t;
     struct output out, removed;
     bool list; /* removed is open */
     struct fetcher f;
-    int next; /* of t->near */
+    struct twin next; /* the next record that goes */
 };
 
 static err add_removed(struct writing *w, const struct visited *v) {
-    const int row = v->i;
     const struct source_part *kept_part;
     struct extent kept;
-    while (w->next < w->t->n_near && w->t->near[w->next].row < row) w->next++;
-    const bool near = w->next < w->t->n_near && w->t->near[w->next].row == row;
-    w->f.window = 1 << 16;
-    TRY(source_scan(w->s, w->t->of[row], &w->f, &kept, &kept_part));
+    w->f.window = 1 << 14;
+    TRY(source_scan(w->s, w->next.of, &w->f, &kept, &kept_part));
     json_t *line = json_pack("{s:s, s:i, s:s, s:i, s:f}", "path", v->part->path, "line", v->x->line, "kept_path", kept_part->path,
-                             "kept_line", kept.line, "jaccard", near ? (double)w->t->near[w->next].jaccard : 1);
+                             "kept_line", kept.line, "jaccard", (double)w->next.jaccard);
     return output_line(&w->removed, line);
 }
 
 static err write_record(void *ctx, const struct visited *v) {
     struct writing *w = ctx;
-    if (w->t->of[v->i] < 0) return output_record(&w->out, v);
-    return w->list ? add_removed(w, v) : OK;
+    if (w->next.row != v->i) return output_record(&w->out, v);
+    if (w->list) TRY(add_removed(w, v));
+    return twins_next(w->t, &w->next);
 }
 
 static void fill_card(json_t *card, const struct source *s, const struct twin_options *o, const struct twins *t) {
@@ -53,6 +51,7 @@ static void fill_card(json_t *card, const struct source *s, const struct twin_op
 
 static err write_all(struct writing *w, json_t *card) {
     json_t *list = json_object_get(card, "outputs");
+    TRY(twins_next(w->t, &w->next));
     TRY(records_pass(&(struct record_pass){w->s, NULL, write_record, w}));
     TRY(output_commit(&w->out, list));
     return w->list ? output_commit(&w->removed, list) : OK;

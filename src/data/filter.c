@@ -1,7 +1,8 @@
-/* See filter.h. With a rule about tokens a first pass measures rows (data/rows.h), 4 bytes for each. */
+/* See filter.h. With a rule about tokens a first pass measures rows (data/rows.h); two bits of each record say how that ended. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #define XXH_INLINE_ALL
 #include "data/filter.h"
+#include "data/bits.h"
 #include "data/rows.h"
 #include "data/said.h"
 #include <limits.h>
@@ -23,10 +24,10 @@ struct filtering {
     const struct filter_options *o;
     bool on[RULES];
     struct expression *keep, *drop;
-    pcre2_code *foreign; /* a run of letters of other scripts */
-    uint32_t *tokens;    /* [records] */
-    int n_tokens;
-    enum rule failed[BLOCK]; /* RULES: none */
+    pcre2_code *foreign;          /* a run of letters of other scripts */
+    uint64_t *too_few, *too_many; /* tokens: a bit for each record; NULL: no rule */
+    int measured;                 /* records */
+    enum rule failed[BLOCK];      /* RULES: none */
     int64_t count[RULES];
     struct output out;
 };
@@ -172,9 +173,10 @@ static err any_matches(const struct filtering *f, const struct visited *v, const
     return e;
 }
 
-static enum rule first_failed(const struct filtering *f, const struct facts *t, uint32_t tokens) {
+static enum rule first_failed(const struct filtering *f, const struct facts *t, int record) {
     const struct filter_options *o = f->o;
-    const bool fails[ALPHABET] = {[MIN_TOKENS] = tokens<(uint32_t)o->min_tokens, [MAX_TOKENS] = tokens>(uint32_t) o->max_tokens,
+    const bool fails[ALPHABET] = {[MIN_TOKENS] = f->too_few && bit_of(f->too_few, record),
+                                  [MAX_TOKENS] = f->too_many && bit_of(f->too_many, record),
                                   [MIN_CHARS] = t->chars<(size_t)o->min_chars, [MAX_CHARS] = t->chars>(size_t) o->max_chars,
                                   [MIN_RATIO] = t->ratio<o->min_ratio, [MAX_RATIO] = t->ratio> o->max_ratio,
                                   [MIN_LETTERS] =
@@ -194,7 +196,7 @@ static err judge(void *ctx, const struct visited *v) {
     err e = OK;
     if ((f->on[MIN_RATIO] || f->on[MAX_RATIO]) && t.ratio < 0)
         e = fail(E_USAGE, "--min-ratio and --max-ratio are for prompts and answers, and this is a plain text");
-    *failed = first_failed(f, &t, f->tokens ? f->tokens[v->i] : 0);
+    *failed = first_failed(f, &t, v->i);
     if (!e && *failed == RULES && f->on[ALPHABET]) e = foreign_letters(f, &text, &foreign);
     if (!e && (double)foreign > f->o->max_foreign * (double)t.letters) *failed = ALPHABET;
     if (!e && *failed == RULES) e = any_matches(f, v, &text, failed);
@@ -213,15 +215,17 @@ static err take(void *ctx, const struct visited *v) {
 static err see_tokens(void *ctx, const struct row_seen *row) {
     struct filtering *f = ctx;
     if (row->e) return fail(row->e, "%s", row->wrong);
-    f->tokens[f->n_tokens++] = (uint32_t)row->tokens;
+    if (row->tokens < (size_t)f->o->min_tokens) bit_set(f->too_few, f->measured);
+    if (row->tokens > (size_t)f->o->max_tokens) bit_set(f->too_many, f->measured);
+    f->measured++;
     return OK;
 }
 
 static err measure(struct filtering *f, const struct source *s) {
     if (!f->on[MIN_TOKENS] && !f->on[MAX_TOKENS]) return OK;
     if (!f->o->tk) return fail(E_USAGE, "lengths in tokens need a tokenizer: --model names it");
-    f->tokens = malloc((size_t)s->n * sizeof *f->tokens);
-    return f->tokens ? rows_visit(f->o->tk, s, INT_MAX, see_tokens, f) : fail(E_MEMORY, "out of memory");
+    f->too_few = bits_new(s->n), f->too_many = bits_new(s->n);
+    return f->too_few && f->too_many ? rows_visit(f->o->tk, s, INT_MAX, see_tokens, f) : fail(E_MEMORY, "out of memory");
 }
 
 static err read_rules(struct filtering *f) {
@@ -289,6 +293,6 @@ err data_filter(const struct rewriting *w, const struct filter_options *o) {
     free_expressions(f.keep, o->n_keep);
     free_expressions(f.drop, o->n_drop);
     pcre2_code_free(f.foreign);
-    free(f.tokens);
+    free(f.too_few), free(f.too_many);
     return e;
 }

@@ -9,17 +9,11 @@ struct key key_of(const void *bytes, size_t n, int32_t row) {
     return (struct key){h.low64, (uint32_t)h.high64, row};
 }
 
-static int compare(const struct key *a, const struct key *b) {
-    if (a->low != b->low) return a->low < b->low ? -1 : 1;
-    if (a->high != b->high) return a->high < b->high ? -1 : 1;
-    return (a->row > b->row) - (a->row < b->row);
-}
-
 static void insertion(struct key *k, size_t n) {
     for (size_t i = 1; i < n; i++) {
         const struct key x = k[i];
         size_t at = i;
-        for (; at && compare(&x, &k[at - 1]) < 0; at--) k[at] = k[at - 1];
+        for (; at && key_compare(&x, &k[at - 1]) < 0; at--) k[at] = k[at - 1];
         k[at] = x;
     }
 }
@@ -29,8 +23,8 @@ void keys_sort(struct key *k, size_t n) {
         const struct key pivot = k[n / 2];
         size_t i = 0, at = n - 1;
         for (;; i++, at--) {
-            while (compare(&k[i], &pivot) < 0) i++;
-            while (compare(&pivot, &k[at]) < 0) at--;
+            while (key_compare(&k[i], &pivot) < 0) i++;
+            while (key_compare(&pivot, &k[at]) < 0) at--;
             if (i >= at) break;
             const struct key x = k[i];
             k[i] = k[at], k[at] = x;

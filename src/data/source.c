@@ -1,7 +1,7 @@
 /* Files to records or to places of records. See source.h.
  *
  * A file is walked once (walk): each record that the split sends this way is parsed into memory, or, streamed, counted
- * and every 16th place kept. Whether to stream is decided before, from the files' sizes; a compressed file shows its size
+ * and every 16th place kept; when there are too many places, every other one goes, of each file. Whether to stream is decided before, from the files' sizes; a compressed file shows its size
  * only while it is unpacked, so text_file_open() puts it on disk from the same bound on, and what lies there is streamed. */
 #define _POSIX_C_SOURCE 200809L
 #define XXH_INLINE_ALL
@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
-enum { EVERY = 16 };
+enum { STRIDE = 16, MARKS = 1 << 20 };
 
 static err out_of_memory(void) { return fail(E_MEMORY, "out of memory"); }
 
@@ -74,14 +74,33 @@ struct caps {
     int records, marks;
 };
 
+static int marks_of(const struct source *s, const struct source_part *p) { return p->n / s->stride + (p->n % s->stride != 0); }
+
+/* Every other mark of each part up to this one goes. */
+static void thin(struct source *s, const struct source_part *last) {
+    s->marks = 0;
+    for (struct source_part *p = s->part; p <= last; p++) {
+        for (int i = 1, n = marks_of(s, p); 2 * i < n; i++) p->mark[i] = p->mark[2 * i];
+    }
+    s->stride *= 2;
+    for (const struct source_part *p = s->part; p <= last; p++) s->marks += marks_of(s, p);
+}
+
+static err add_mark(struct source *s, struct source_part *p, const struct extent *x, struct caps *cap) {
+    const int most = s->opt.marks ? s->opt.marks : MARKS;
+    if (p->n % s->stride) return OK;
+    if (s->marks >= most && s->stride < 1 << 20) thin(s, p);
+    if (p->n % s->stride) return OK;
+    TRY(grow((void **)&p->mark, sizeof *p->mark, p->n / s->stride, &cap->marks));
+    p->mark[p->n / s->stride] = (struct mark){x->at, x->line};
+    s->marks++;
+    return OK;
+}
+
 static err add_record(struct source *s, struct source_part *p, const struct extent *x, struct caps *cap) {
     if (s->n == INT_MAX) return fail(E_INPUT, "%s: too many records", p->path);
-    if (s->streams) {
-        if (p->n % EVERY == 0) {
-            TRY(grow((void **)&p->mark, sizeof *p->mark, p->n / EVERY, &cap->marks));
-            p->mark[p->n / EVERY] = (struct mark){x->at, x->line};
-        }
-    } else {
+    if (s->streams) TRY(add_mark(s, p, x, cap));
+    else {
         TRY(grow((void **)&s->r, sizeof *s->r, s->n, &cap->records));
         TRY(source_read(p, x, &s->texts, &s->r[s->n]));
         s->r[s->n].part = (int)(p - s->part);
@@ -161,7 +180,7 @@ static err add_part(struct source *s, const struct source_file *f, struct source
 }
 
 static err start(struct source *s, int n, const struct source_options *opt) {
-    *s = (struct source){.opt = *opt};
+    *s = (struct source){.opt = *opt, .stride = STRIDE};
     s->part = calloc((size_t)n, sizeof *s->part);
     if (!s->part) return out_of_memory();
     for (int i = 0; i < n; i++) s->part[i].file.fd = -1;
@@ -179,7 +198,7 @@ static err finish(struct source *s, const struct source_file *f, int n, err e) {
     if (!e) e = name_all(s, f, n);
     for (int i = 0; i < n; i++) {
         if (!s->streams) text_file_close(&s->part[i].file);
-        s->bytes += (size_t)(s->part[i].n / EVERY + 1) * (s->streams ? sizeof(struct mark) : 0);
+        s->bytes += (size_t)(s->part[i].n / s->stride + 1) * (s->streams ? sizeof(struct mark) : 0);
         if (s->streams) s->bytes += s->part[i].file.plain.cap;
     }
     if (!s->streams) s->bytes += (size_t)s->n * (sizeof *s->r + 24); /* what the arena rounds up, and the growth of r */
@@ -267,10 +286,10 @@ err source_scan(const struct source *s, int i, struct fetcher *f, struct extent 
         scan_begin(&f->scan, &p->file, p->layout.container);
         if (f->window) f->scan.window = f->window;
     }
-    if (!f->next || f->part != which || f->next - 1 > k || k - (f->next - 1) >= EVERY) {
-        const struct mark *m = &p->mark[k / EVERY];
+    if (!f->next || f->part != which || f->next - 1 > k || k - (f->next - 1) >= s->stride) {
+        const struct mark *m = &p->mark[k / s->stride];
         scan_seek(&f->scan, m->at, m->line, false);
-        f->next = k / EVERY * EVERY + 1;
+        f->next = k / s->stride * s->stride + 1;
     }
     f->part = which;
     *part = p;

@@ -4,8 +4,9 @@
  * Two ways of having them, chosen by size (source_options.in_memory):
  *   parsed   every record is in memory as strings: r[n].
  *   streamed (streams is true, r is NULL) only places are kept: of every 16th record its offset and line, 16 bytes, so a
- *            byte a record. source_fetch() reads and parses a record when it is needed; one after the other it reads on,
- *            anywhere else it seeks and skips at most 15. Such records are checked by whoever fetches them first.
+ *            byte a record; of more than 16 million records of every 32nd, and so on, so that places take 16 MiB at most.
+ *            source_fetch() reads and parses a record when it is needed; one after the other it reads on, anywhere else
+ *            it seeks and skips at most 15 (31, ...). Such records are checked by whoever fetches them first.
  * Nothing that a caller sees depends on which it is.
  *
  * Refused, always as file:line: what records.h and shapes.h refuse, and a file that yields no record. Accepted: a byte
@@ -40,9 +41,10 @@ struct source_options {
     struct given_form given; /* vectors that come with each record; a file of them outlives the source */
     enum learnt learnt;
     int threads;        /* of those who make rows of it; 0: as many as there are */
+    int marks;          /* places that are kept of all files together, 0: 2^20; tests make it small */
 };
 
-struct mark { /* where record 16 * i of a part begins */
+struct mark { /* where record stride * i of a part begins */
     uint64_t at;
     int line;
 };
@@ -67,6 +69,8 @@ struct source {
     struct source_part *part;
     struct source_options opt;
     bool streams;
+    int stride;   /* of a part's records every so manieth has a mark; a power of two */
+    int marks;    /* of all parts */
     size_t bytes; /* of memory, that it keeps */
 };
 

@@ -1,6 +1,6 @@
 /* See stats.h. */
 #include "data/stats.h"
-#include "data/keys.h"
+#include "data/pile.h"
 #include "data/rows.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -16,8 +16,8 @@ struct lengths {     /* of one file, or of all */
 struct stats {
     struct stats_options o;
     struct lengths all, one;
-    struct key *key; /* of all files' records */
-    size_t n, cap;
+    struct pile said; /* hashes of all files' records; their rows are the numbers of the files */
+    int files;
 };
 
 err stats_open(const struct stats_options *o, struct stats **out) {
@@ -29,7 +29,8 @@ err stats_open(const struct stats_options *o, struct stats **out) {
 
 void stats_close(struct stats *t) {
     if (!t) return;
-    free(t->all.count), free(t->one.count), free(t->key);
+    pile_free(&t->said);
+    free(t->all.count), free(t->one.count);
     free(t);
 }
 
@@ -55,23 +56,24 @@ static err count(struct lengths *l, const struct row_seen *row, size_t most) {
 static err see(void *ctx, const struct row_seen *row) {
     struct stats *t = ctx;
     if (row->e) return fail(row->e, "%s", row->wrong);
-    if (t->n == t->cap) {
-        const size_t cap = 2 * t->cap + 1024;
-        struct key *p = realloc(t->key, cap * sizeof *p);
-        if (!p) return out_of_memory();
-        t->key = p, t->cap = cap;
-    }
-    t->key[t->n++] = key_of(&row->hash, sizeof row->hash, 0);
+    TRY(pile_add(&t->said, (struct key){row->hash, 0, t->files}));
     TRY(count(&t->one, row, (size_t)t->o.max_length));
     return count(&t->all, row, (size_t)t->o.max_length);
 }
 
-/* Records that say what another of these says. Sorts. */
-static json_int_t duplicates(struct key *k, size_t n) {
-    json_int_t equal = 0;
-    keys_sort(k, n);
-    for (size_t i = 0, end; i < n; i = end) end = keys_run(k, n, i), equal += (json_int_t)(end - i) - 1;
-    return equal;
+/* Records that say what another of these says: of all files, the call's result, and of each file alone. */
+static err duplicates(struct pile *said, int64_t *of_file, int64_t *all) {
+    struct key last = {.row = -1}, k;
+    bool more = true;
+    *all = 0;
+    TRY(pile_sort(said));
+    for (;; last = k) {
+        TRY(pile_next(said, &k, &more));
+        if (!more) return OK;
+        const bool equal = last.row >= 0 && k.low == last.low;
+        *all += equal;
+        of_file[k.row] += equal && k.row == last.row; /* those of one file stand side by side */
+    }
 }
 
 /* --- figures --------------------------------------------------------------------------------------------------------- */
@@ -109,8 +111,8 @@ static json_t *cuts(const struct lengths *l) {
     return list;
 }
 
-static json_t *figures(const struct stats *t, const struct lengths *l, json_int_t equal) {
-    json_t *j = json_pack("{s:I, s:I}", "rows", (json_int_t)l->n, "duplicates", equal);
+static json_t *figures(const struct stats *t, const struct lengths *l) {
+    json_t *j = json_pack("{s:I, s:n}", "rows", (json_int_t)l->n, "duplicates");
     if (!t->o.tk || !j) return j;
     json_object_update_new(j, json_pack("{s:I, s:I, s:I, s:I, s:I, s:{s:i, s:i, s:i, s:i}, s:o, s:o}", "tokens", (json_int_t)l->tokens,
                                         "kept", (json_int_t)l->kept, "supervised", (json_int_t)l->supervised, "truncated",
@@ -122,21 +124,28 @@ static json_t *figures(const struct stats *t, const struct lengths *l, json_int_
 
 err stats_add(struct stats *t, const struct source *s, json_t *files) {
     static const char *const packings[] = {"none", "gzip", "zstd"};
-    const size_t before = t->n;
     uint32_t *counts = t->one.count; /* begin again, in the same memory */
     t->one = (struct lengths){.count = counts, .cap = t->one.cap};
     if (counts) memset(counts, 0, t->one.cap * sizeof *counts);
     TRY(rows_visit(t->o.tk, s, t->o.max_length, see, t));
     const struct source_part *p = s->part;
-    json_t *j = figures(t, &t->one, duplicates(t->key + before, t->n - before));
+    json_t *j = figures(t, &t->one);
     json_object_update_new(j, json_pack("{s:s, s:s, s:s, s:s, s:I}", "path", p->path, "container", container_name(p->layout.container),
                                         "shape", layout_name(&p->layout), "packing", packings[p->file.packing], "bytes",
                                         (json_int_t)p->file.n));
     json_array_append_new(files, j);
+    t->files++;
     return OK;
 }
 
-err stats_totals(struct stats *t, json_t **out) {
-    *out = figures(t, &t->all, duplicates(t->key, t->n));
-    return *out ? OK : out_of_memory();
+err stats_totals(struct stats *t, json_t *files, json_t **out) {
+    int64_t *of_file = calloc((size_t)t->files + 1, sizeof *of_file), all;
+    *out = of_file ? figures(t, &t->all) : NULL;
+    err e = *out ? duplicates(&t->said, of_file, &all) : out_of_memory();
+    for (int i = 0; i < t->files && !e; i++)
+        json_object_set_new(json_array_get(files, (size_t)i), "duplicates", json_integer((json_int_t)of_file[i]));
+    if (e) json_decref(*out);
+    else json_object_set_new(*out, "duplicates", json_integer((json_int_t)all));
+    free(of_file);
+    return e;
 }

@@ -6,12 +6,13 @@
  * chains, in which the last would be unlike the first. Candidates of one band that would be compared with more than 32 others are not compared further;
  * how many comparisons that left out is counted. A few pairs near the threshold are not found: minhash.h has the chance.
  *
- * Memory for each record: 8 bytes (which it is like, which stays) and 1 of the source; for each near pair that was found 12. Hashes lie on disk
- * (spool_open), 16 bytes for each record and 8 for each of its bands; they are sorted in memory in parts of some 2 million, which hold whole runs since a
- * hash says which part it is in. Called by api. */
+ * Memory is bounded, but for a bit for each record (which goes). What is known of records lies on disk: a column for each band (spool_open, 8 bytes a
+ * record), and piles of keys (pile.h, 16 bytes a record, and as much for each pair that is found), which are sorted in parts. Of pairs that are near in
+ * several bands the last 4 million are remembered; others are compared anew. Called by api. */
 #ifndef CYC_DATA_TWINS_H
 #define CYC_DATA_TWINS_H
 #include "data/minhash.h"
+#include "data/pile.h"
 #include "data/source.h"
 
 struct twin_options {
@@ -20,15 +21,14 @@ struct twin_options {
     int permutations;
     struct shingles shingles;
     uint64_t seed;
-    int part; /* so many keys in memory at a time, 0: 2 million; tests make it small */
+    int part; /* so many keys in memory at a time, and pairs that are remembered, 0: millions; tests make it small */
 };
 struct twin {
     int32_t row, of; /* row goes, of stays */
-    float jaccard;
+    float jaccard;   /* 1 of equal ones */
 };
 struct twins {
-    int32_t *of;       /* [records]: which stays in its place; -1: it stays itself */
-    struct twin *near; /* of those that went by likeness, by row */
+    struct pile gone; /* twins_next() */
     int n_near, n_equal;
     int clusters, largest; /* records that stay for others, and the most that one stands for, itself counted */
     struct bands bands;
@@ -36,6 +36,8 @@ struct twins {
 };
 err twins_check(const struct twin_options *o);                                           /* E_USAGE: what cannot be */
 err twins_find(const struct source *s, const struct twin_options *o, struct twins *out); /* on error nothing is left to free */
+/* What goes, by row, once: the next, or row -1 behind the last. */
+err twins_next(struct twins *t, struct twin *next);
 void twins_free(struct twins *t);
 
 /* The sets of shingles of records read here and there, the last few kept. Begins as {.s, .k}. */

@@ -104,6 +104,8 @@ static void test_dedup(void **state) {
     refused("$C data dedup $D/a.jsonl -o $D/../$(basename $D)/a.jsonl --overwrite", "is what is read");
     refused("$C data dedup $D/a.jsonl -o $D/no.jsonl --threshold 1.5", "a threshold of 1.5");
     refused("$C data dedup $D/a.jsonl", "-o OUT is missing");
+    ok("! TMPDIR=/nowhere $C data dedup $D/a.jsonl -o $D/no.jsonl 2> $D/why && grep -q 'cannot write a temporary file in /nowhere' $D/why && "
+       "! ls $D/no.jsonl*");
     refused("echo '{' >> $D/a.jsonl; $C data dedup $D/a.jsonl -o $D/no.jsonl", "a.jsonl:3: not a JSON object");
     ok("! ls $D | grep -q '^no\\.'");
 }

@@ -129,6 +129,35 @@ static void test_keys(void **state) {
     }
 }
 
+/* However many there are, so many are in memory: given in disorder, they come back as one sort has them. */
+static void test_pile(void **state) {
+    (void)state;
+    enum { KEYS = 20000 };
+    static struct key want[KEYS];
+    for (size_t most = 37; most <= 32768; most *= most == 37 ? 27 : 33) { /* 541 runs, 21, none */
+        struct pile p = {.most = most};
+        struct key k;
+        bool more;
+        for (int again = 0; again < 2; again++) {
+            for (int i = 0; i < KEYS; i++) {
+                want[i] = (struct key){philox(6, (uint32_t)i % 7000, 0, 0, 0).v[0], (uint32_t)i % 2, KEYS - i};
+                must(pile_add(&p, want[i]));
+                assert_true(p.cap <= most);
+            }
+            must(pile_sort(&p));
+            assert_true(p.cap <= (most > 541 ? most : 541) && (p.runs > 0) == (most < KEYS));
+            keys_sort(want, KEYS);
+            for (int i = 0; i < KEYS; i++) {
+                must(pile_next(&p, &k, &more));
+                assert_true(more && !key_compare(&k, &want[i]));
+            }
+            must(pile_next(&p, &k, &more));
+            assert_false(more);
+            pile_free(&p);
+        }
+    }
+}
+
 /* 400 texts, most of them made of earlier ones by a few changed words or by case alone. */
 static void make_texts(const char *path, str text[400]) {
     static const char *const words[] = {"turn",   "the", "light", "in",     "kitchen", "bedroom", "off",
@@ -150,56 +179,76 @@ static void make_texts(const char *path, str text[400]) {
     str_free(&file);
 }
 
+struct found {
+    struct twins t;
+    int of[400]; /* what stays in a record's place; -1: it stays */
+    float jaccard[400];
+};
+/* What goes comes by row, each once. */
+static void find(const struct source *s, const struct twin_options *o, struct found *f) {
+    struct twin next;
+    must(twins_find(s, o, &f->t));
+    for (int i = 0; i < 400; i++) f->of[i] = -1, f->jaccard[i] = 0;
+    for (int last = -1, n = 0;; last = next.row, n++) {
+        must(twins_next(&f->t, &next));
+        if (next.row < 0) assert_int_equal(n, f->t.n_equal + f->t.n_near);
+        if (next.row < 0 && o->part) assert_true(f->t.gone.runs > 9 && f->t.gone.cap <= (size_t)f->t.gone.runs); /* the rest is on disk */
+        if (next.row < 0) return pile_free(&f->t.gone);
+        assert_true(next.row > last);
+        f->of[next.row] = next.of, f->jaccard[next.row] = next.jaccard;
+    }
+}
+
 static void test_twins(void **state) {
     (void)state;
     str text[400] = {{0}};
     struct hashes set[400] = {{0}};
     const struct twin_options o = {.threshold = 0.7, .permutations = N, .shingles = {5, false}, .seed = 1};
     struct source s;
-    struct twins t, again;
-    int missed = 0, pairs = 0;
+    static struct found f, again;
+    struct twins none;
+    int missed = 0, pairs = 0, stands[400] = {0}, clusters = 0, largest = 0;
     make_texts(at("t.txt"), text);
     must(source_open(at("t.txt"), WANT_TEXT, NULL, NULL, &s));
-    must(twins_find(&s, &o, &t));
+    find(&s, &o, &f);
     for (int i = 0; i < 400; i++) set_of(text[i].p, &o.shingles, &set[i]);
-    for (int i = 0, near = 0; i < 400; i++) {
-        if (t.of[i] >= 0) { /* what stays in its place comes before it, stays, and is near */
-            assert_true(t.of[i] < i && t.of[t.of[i]] < 0);
-            if (near < t.n_near && t.near[near].row == i) {
-                assert_int_equal(t.near[near].of, t.of[i]);
-                assert_true(fabs(sets_jaccard(&set[i], &set[t.of[i]]) - (double)t.near[near++].jaccard) < 1e-6);
-                assert_true(sets_jaccard(&set[i], &set[t.of[i]]) >= 0.7);
-            }
+    for (int i = 0; i < 400; i++) {
+        if (f.of[i] >= 0) { /* what stays in its place comes before it, stays, and is near, or is equal to one that is */
+            assert_true(f.of[i] < i && f.of[f.of[i]] < 0);
+            const double jaccard = sets_jaccard(&set[i], &set[f.of[i]]);
+            assert_true(jaccard >= 0.7 && (f.jaccard[i] == 1 || fabs(jaccard - (double)f.jaccard[i]) < 1e-6));
+            clusters += !stands[f.of[i]]++;
+            if (stands[f.of[i]] >= largest) largest = stands[f.of[i]] + 1;
             continue;
         }
         for (int k = 0; k < i; k++) /* what stays is near nothing before it that stays, but by the bands' chance */
-            if (t.of[k] < 0) missed += sets_jaccard(&set[i], &set[k]) >= 0.7;
+            if (f.of[k] < 0) missed += sets_jaccard(&set[i], &set[k]) >= 0.7;
     }
     for (int i = 0; i < 400; i++)
         for (int k = 0; k < i; k++) pairs += sets_jaccard(&set[i], &set[k]) >= 0.7;
-    if (missed > 6 || t.n_near < 100 || t.n_equal < 20)
-        flunk("%d equal, %d near, %d of %d pairs missed", t.n_equal, t.n_near, missed, pairs);
-    must(twins_find(&s, &o, &again));
-    assert_memory_equal(t.of, again.of, 400 * sizeof *t.of);
-    twins_free(&again);
+    if (missed > 6 || f.t.n_near < 100 || f.t.n_equal < 20)
+        flunk("%d equal, %d near, %d of %d pairs missed", f.t.n_equal, f.t.n_near, missed, pairs);
+    assert_true(f.t.clusters == clusters && f.t.largest == largest);
+    find(&s, &o, &again);
+    assert_memory_equal(f.of, again.of, sizeof f.of);
+    assert_int_equal(f.t.verified, again.t.verified);
     struct twin_options parts = o;
-    parts.part = 37; /* eleven parts of each column */
-    must(twins_find(&s, &parts, &again));
-    assert_true(again.n_near == t.n_near && again.n_equal == t.n_equal && again.clusters == t.clusters && again.largest == t.largest);
-    assert_memory_equal(t.of, again.of, 400 * sizeof *t.of);
-    twins_free(&again);
-    must(twins_find(&s, &(struct twin_options){.exact = true}, &again));
-    assert_true(again.n_equal == t.n_equal && !again.n_near);
-    twins_free(&again);
-    assert_int_equal(twins_find(&s, &(struct twin_options){.threshold = 0.01, .permutations = 16, .shingles = {5, false}}, &again),
-                     E_USAGE);
-    twins_free(&t);
+    parts.part = 37; /* eleven parts of each column; five records that are remembered */
+    find(&s, &parts, &again);
+    assert_true(again.t.n_near == f.t.n_near && again.t.n_equal == f.t.n_equal && again.t.clusters == clusters &&
+                again.t.largest == largest);
+    assert_memory_equal(f.of, again.of, sizeof f.of);
+    assert_memory_equal(f.jaccard, again.jaccard, sizeof f.jaccard);
+    assert_true(again.t.verified > f.t.verified);
+    find(&s, &(struct twin_options){.exact = true}, &again);
+    assert_true(again.t.n_equal == f.t.n_equal && !again.t.n_near);
+    assert_int_equal(twins_find(&s, &(struct twin_options){.threshold = 0.01, .permutations = 16, .shingles = {5, false}}, &none), E_USAGE);
     source_close(&s);
     for (int i = 0; i < 400; i++) str_free(&text[i]), hashes_free(&set[i]);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_normal), cmocka_unit_test(test_estimate), cmocka_unit_test(test_bands),
-                                       cmocka_unit_test(test_keys), cmocka_unit_test(test_twins)};
+                                       cmocka_unit_test(test_keys),   cmocka_unit_test(test_pile),     cmocka_unit_test(test_twins)};
     return cmocka_run_group_tests(tests, own_folder_make, own_folder_remove);
 }

@@ -329,7 +329,7 @@ static void several_files(void **state) {
         fclose(out);
         f[k] = (struct source_file){.path = path[k], .limit = k == 1 ? 40 : 0, .weight = k == 2 ? 2 : 0};
     }
-    struct source parsed, streamed, other;
+    struct source parsed, streamed, thin, other;
     struct source_options o = {.want = WANT_TEXT, .in_memory = UINT64_MAX};
     assert_int_equal(source_open_files(f, 3, &o, &parsed), OK);
     o.in_memory = 100;
@@ -339,16 +339,21 @@ static void several_files(void **state) {
     assert_int_equal(streamed.n, 240);
     assert_string_equal(parsed.hash, streamed.hash);
     assert_non_null(strstr(parsed.path, "and 2 more"));
-    struct fetcher fetch = {0};
-    for (int i = 0; i < 2000; i++) { /* in order, then anywhere */
-        int k = i < 240 ? i : (i * 7919) % 240;
+    o.marks = 7; /* 240 records would have 16: every other one goes, twice */
+    assert_int_equal(source_open_files(f, 3, &o, &thin), OK);
+    assert_true(thin.stride == 64 && thin.marks <= 7 && thin.bytes < streamed.bytes);
+    o.marks = 0;
+    for (int i = 0; i < 4000; i++) { /* in order, then anywhere */
+        static struct fetcher fetch[2];
+        const int k = i < 480 ? i / 2 : (i * 7919) % 240;
         struct record r;
-        assert_int_equal(source_fetch(&streamed, k, &fetch, &r), OK);
+        assert_int_equal(source_fetch(i % 2 ? &thin : &streamed, k, &fetch[i % 2], &r), OK);
         assert_string_equal(r.text, parsed.r[k].text);
         assert_int_equal(r.line, parsed.r[k].line);
         assert_int_equal(r.part, parsed.r[k].part);
+        if (i >= 3998) fetcher_free(&fetch[i % 2]);
     }
-    fetcher_free(&fetch);
+    source_close(&thin);
     f[2].weight = 3;
     assert_int_equal(source_open_files(f, 3, &o, &other), OK);
     assert_string_not_equal(parsed.hash, other.hash); /* another run: resume must see it */
