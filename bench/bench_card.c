@@ -119,7 +119,8 @@ static void print(const char *item, double *s, int n, double tokens, double shar
 }
 
 static size_t planned(const struct memory *m, int adapters) {
-    return model_kept_bytes(&g.model) + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes +
+    const size_t own = g.backend->mem->host ? 0 : g.backend->own; /* as a run plans it: of what libraries and recordings take, the most */
+    return own + model_kept_bytes(&g.model) + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes +
            (size_t)(3 * adapters + 1) * g.st.params.bytes;
 }
 

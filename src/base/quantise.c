@@ -8,6 +8,7 @@
  *
  * Refused (dtype_writable): Q2_K, Q3_K, IQ4_NL, IQ4_XS, which are only read; NF4_DQ, whose scales need the whole matrix (nf4.h). */
 #include "base/dtype.h"
+#include "base/widest.h"
 #include <math.h>
 #include <string.h>
 
@@ -78,11 +79,6 @@ typedef float few __attribute__((vector_size(LANES * sizeof(float))));
 typedef double exact __attribute__((vector_size(LANES * sizeof(double))));
 #define EXACT(v) __builtin_convertvector(v, exact)
 #define FEW(v)   __builtin_convertvector(v, few) /* of a comparison: true is -1 */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define WIDEST __attribute__((target_clones("avx512f", "avx2", "default"))) /* which is chosen when the program is loaded */
-#else
-#define WIDEST
-#endif
 
 /* q of 32 weights on grids of 1/inv from lo on, and their sums over w, w q, w q^2, .. */
 WIDEST static void round_tries(const float *x, const float *w, float lo, const few *inv, float top, few q[32], exact *sq, exact *sqq,

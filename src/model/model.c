@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/nf4.h"
 #include "base/philox.h"
+#include "base/widest.h"
 #include "io/packed.h"
 #include "model/derived.h"
 #include "model/quantised.h"
@@ -179,14 +180,19 @@ struct random_weight {
     const struct weight *w;
 };
 
+WIDEST static void normal_row(uint64_t key, uint32_t i, uint32_t r, int64_t n, float *x) {
+    for (int64_t c = 0; c < n; c++) {
+        struct philox p = philox(key, i, r, (uint32_t)c, 1);
+        float sum = philox_unit(p.v[0]) + philox_unit(p.v[1]) + philox_unit(p.v[2]) + philox_unit(p.v[3]) - 2;
+        x[c] = sum * 0.0346f; /* four uniforms: variance 1/3 */
+    }
+}
+
 static void random_row(const void *ctx, int64_t r, float *x) {
     const struct random_weight *of = ctx;
-    const struct weight *w = of->w;
-    for (int64_t c = 0; c < w->d[w->nd - 1]; c++) {
-        struct philox p = philox(philox_key(of->seed, PURPOSE_INIT), (uint32_t)of->i, (uint32_t)r, (uint32_t)c, 1);
-        float sum = philox_unit(p.v[0]) + philox_unit(p.v[1]) + philox_unit(p.v[2]) + philox_unit(p.v[3]) - 2;
-        x[c] = w->nd == 1 ? (is_bias(w->name) ? 0 : 1) : sum * 0.0346f; /* four uniforms: variance 1/3 */
-    }
+    const int64_t n = of->w->d[of->w->nd - 1];
+    if (of->w->nd > 1) normal_row(philox_key(of->seed, PURPOSE_INIT), (uint32_t)of->i, (uint32_t)r, n, x);
+    for (int64_t c = 0; of->w->nd == 1 && c < n; c++) x[c] = is_bias(of->w->name) ? 0 : 1;
 }
 
 err model_fill(struct model *m) {
