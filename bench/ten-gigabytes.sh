@@ -1,5 +1,5 @@
 #!/bin/bash
-# `cyclora data` on a file of ten GB: what each command takes of memory, time and temporary disk.
+# `cyclora data` on a file of ten GB: what each command takes of memory and time.
 #
 #   bench/ten-gigabytes.sh [command...]   check, stats, dedup, contamination, filter, split (all of them); a line of a table for each
 #
