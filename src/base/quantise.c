@@ -78,12 +78,12 @@ enum { TRIES = 25, LANES = 8 };
 typedef float few __attribute__((vector_size(LANES * sizeof(float))));
 typedef double exact __attribute__((vector_size(LANES * sizeof(double))));
 #define EXACT(v) __builtin_convertvector(v, exact)
+static const float whole = 0x1.8p23f; /* a sum this large has no fraction: to the nearest, of two the even one, as lrintf */
 #define FEW(v)   __builtin_convertvector(v, few) /* of a comparison: true is -1 */
 
 /* q of 32 weights on grids of 1/inv from lo on, and their sums over w, w q, w q^2, .. */
 WIDEST static void round_tries(const float *x, const float *w, float lo, const few *inv, float top, few q[32], exact *sq, exact *sqq,
                                exact *sqx) {
-    const float whole = 0x1.8p23f; /* a sum this large has no fraction: to the nearest, of two the even one, as lrintf */
     exact a = {0}, b = {0}, c = {0};
     for (int i = 0; i < 32; i++) {
         few v = ((x[i] - lo) * *inv + whole) - whole;
@@ -180,7 +180,6 @@ static void q4_q5_k(const float *x, uint8_t *b, bool five) {
 
 /* As round_tries: 16 weights in -32..31, without an offset, weighed by their squares. */
 WIDEST static void round_signed(const float *x, const few *inv, few *sqx, few *sqq) {
-    const float whole = 0x1.8p23f;
     few a = {0}, b = {0};
     for (int i = 0; i < 16; i++) {
         few v = (x[i] * *inv + whole) - whole;

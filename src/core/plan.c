@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 64 };
-static size_t aligned(size_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
+enum { ALIGN = 64, WEIGHT_ALIGN = 256 /* what a card's own allocations begin at */ };
+static size_t whole_units(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+static size_t aligned(size_t n) { return whole_units(n, ALIGN); }
 
 struct block { size_t off, size; uint32_t v; };
 
@@ -347,8 +348,7 @@ static err add_resident(struct residents *rs, struct resident fresh) {
     return OK;
 }
 
-enum { ALIGNED = 256 };
-static size_t room_of(const struct view *w) { return (view_bytes(w) + ALIGNED - 1) / ALIGNED * ALIGNED; }
+static size_t weight_room(const struct view *w) { return whole_units(view_bytes(w), WEIGHT_ALIGN); }
 
 /* The next base weight from v on that the backend does not have; 0: none. */
 static int next_absent(const struct plan *pl, const struct residents *rs, int v) {
@@ -373,7 +373,7 @@ err plan_place(struct plan *pl, struct residents *rs) {
     if (rs->mem->host) return OK;
     for (int v = next_absent(pl, rs, 1); v; v = next_absent(pl, rs, v + 1)) {
         const struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
-        if (!named_before(pl, v)) total += room_of(&w);
+        if (!named_before(pl, v)) total += weight_room(&w);
     }
     if (!total) return OK;
     TRY(add_slab(rs, pl, total));
@@ -386,7 +386,7 @@ err plan_place(struct plan *pl, struct residents *rs) {
         if (rs->drop) rs->drop(rs->ctx, x->data);
         TRY(add_resident(rs, (struct resident){x->data, at}));
         x->at = at;
-        at += room_of(&w);
+        at += weight_room(&w);
         rs->bytes += view_bytes(&w);
     }
     return OK;

@@ -31,10 +31,4 @@ static err judge(const struct run *r, const struct rows *rows, const float *logi
 }
 
 static const struct heading heading = {{WANT_LABELLED, "texts", make, NULL}, judge};
-const struct objective objective_classification = {.name = "classification",
-                                                   .sides = 1,
-                                                   .open = open,
-                                                   .load = headed_load,
-                                                   .step = one_side_step,
-                                                   .evaluate = headed_evaluate,
-                                                   .heading = &heading};
+const struct objective objective_classification = {.name = "classification", HEADED, .open = open, .heading = &heading};

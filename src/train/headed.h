@@ -22,6 +22,8 @@ err headed_load(struct run *r);
 /* What the objective says of rows, of which there are some; *side is the caller's. */
 err headed_figures(struct run *r, const struct rows *rows, json_t **side);
 err headed_evaluate(struct run *r, const struct pairs *on, json_t *out);
+/* What their rows of the table of objectives have in common. */
+#define HEADED .sides = 1, .load = headed_load, .step = one_side_step, .evaluate = headed_evaluate
 
 /* -log p(truth) of n logits, and which class is the likeliest (the first of equals). */
 double headed_nll(const float *z, int n, int truth, int *best);

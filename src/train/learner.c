@@ -283,9 +283,8 @@ err learner_take_here(const struct learner *l, const struct optim_step *o) {
     return l->optim->step(&part);
 }
 
-/* States on the host pass by at the end of the arena of activations. */
 err learner_take(const struct learner *l, const struct workbench *b, const struct optim_step *o) {
-    return l->slots ? paged_take(l, o, b->mem.act + ((b->mem.act_bytes - l->slots) & ~(size_t)255)) : learner_take_here(l, o);
+    return l->slots ? paged_take(l, b, o) : learner_take_here(l, o);
 }
 
 struct cost learner_work(const struct learner *l, double share) {

@@ -61,7 +61,7 @@ struct optim_step learner_whole(struct learner *l, const struct workbench *b, do
 struct cost learner_work(const struct learner *l, double share); /* of a share of it, and of the norm before it */
 err learner_take(const struct learner *l, const struct workbench *b, const struct optim_step *o);
 err learner_take_here(const struct learner *l, const struct optim_step *o); /* its states are with the weights */
-err paged_take(const struct learner *l, const struct optim_step *o, char *slots); /* they are not: paged_room() bytes of the backend */
+err paged_take(const struct learner *l, const struct workbench *b, const struct optim_step *o); /* they are not: at the end of b's activations */
 err learner_fill(struct learner *l, uint64_t key); /* fresh weights: param_fill() */
 /* The adapter's files (gen/adapter.h), whatever the backend. */
 err learner_write(const struct learner *l, const char *folder, const char *base_model);

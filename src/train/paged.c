@@ -86,8 +86,9 @@ static err step(const struct learner *l, const struct optim_step *whole, struct 
 
 /* Each copy sets out behind all that was launched before it: the next page's behind the step of this one and behind the way back of the one
  * before, which had its slot. The last goes back by a download, which waits for all of them: from then on the host may read. */
-err paged_take(const struct learner *l, const struct optim_step *o, char *slots) {
+err paged_take(const struct learner *l, const struct workbench *b, const struct optim_step *o) {
     const struct mem_ops *mem = l->backend->mem;
+    char *slots = b->mem.act + ((b->mem.act_bytes - l->slots) & ~(size_t)(ALIGNED - 1));
     struct page page[2], *now = page;
     struct rest rest = {.of = o->of, .n = o->states};
     memcpy(rest.state, o->state, (size_t)o->states * sizeof *rest.state);

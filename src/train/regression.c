@@ -54,10 +54,4 @@ static err judge(const struct run *r, const struct rows *rows, const float *said
 }
 
 static const struct heading heading = {{WANT_NUMBERED, "texts", make, NULL}, judge};
-const struct objective objective_regression = {.name = "regression",
-                                               .sides = 1,
-                                               .open = open,
-                                               .load = headed_load,
-                                               .step = one_side_step,
-                                               .evaluate = headed_evaluate,
-                                               .heading = &heading};
+const struct objective objective_regression = {.name = "regression", HEADED, .open = open, .heading = &heading};

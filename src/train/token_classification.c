@@ -64,10 +64,4 @@ static err judge(const struct run *r, const struct rows *rows, const float *logi
 }
 
 static const struct heading heading = {{WANT_TAGGED, "texts", make, NULL}, judge};
-const struct objective objective_token_classification = {.name = "token_classification",
-                                                         .sides = 1,
-                                                         .open = open,
-                                                         .load = headed_load,
-                                                         .step = one_side_step,
-                                                         .evaluate = headed_evaluate,
-                                                         .heading = &heading};
+const struct objective objective_token_classification = {.name = "token_classification", HEADED, .open = open, .heading = &heading};
