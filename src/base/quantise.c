@@ -78,8 +78,8 @@ enum { TRIES = 25, LANES = 8 };
 typedef float few __attribute__((vector_size(LANES * sizeof(float))));
 typedef double exact __attribute__((vector_size(LANES * sizeof(double))));
 #define EXACT(v) __builtin_convertvector(v, exact)
-static const float whole = 0x1.8p23f; /* a sum this large has no fraction: to the nearest, of two the even one, as lrintf */
-#define FEW(v)   __builtin_convertvector(v, few) /* of a comparison: true is -1 */
+static const float whole = 0x1.8p23f;          /* a sum this large has no fraction: to the nearest, of two the even one, as lrintf */
+#define FEW(v) __builtin_convertvector(v, few) /* of a comparison: true is -1 */
 
 /* q of 32 weights on grids of 1/inv from lo on, and their sums over w, w q, w q^2, .. */
 WIDEST static void round_tries(const float *x, const float *w, float lo, const few *inv, float top, few q[32], exact *sq, exact *sqq,
@@ -277,8 +277,8 @@ static void int8_row(const float *x, uint8_t *b, int64_t n) {
 }
 
 bool dtype_writable(dtype dt) {
-    return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL &&
-           dt != DT_IQ4_XS && dt != DT_NF4_DQ;
+    return dt > DT_NONE && dt < DT_COUNT && dt != DT_I32 && dt != DT_Q2_K && dt != DT_Q3_K && dt != DT_IQ4_NL && dt != DT_IQ4_XS &&
+           dt != DT_NF4_DQ;
 }
 
 static bool ggufs(dtype dt) { return dtype_writable(dt) && dt < DT_NF4; }
