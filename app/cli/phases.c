@@ -52,20 +52,22 @@ static void phase_table(const json_t *phases) {
     table_print(&t, "");
 }
 
-/* A bar for each line of the phase, as wide as the terminal lets it be. */
-static void bars(const json_t *phase) {
-    const json_t *of = json_object_get(phase, "lines");
-    double most = 0;
+/* A bar, as wide as the terminal lets it be. */
+static void bar(const char *name, double bytes, double most) {
     const int room = term_width() - 26 < 60 ? term_width() - 26 : 60;
-    for (int l = 0; l < LINES; l++)
-        if (json_num(of, lines[l]) > most) most = json_num(of, lines[l]);
-    for (int l = 0; l < LINES; l++) {
-        const double n = json_num(of, lines[l]);
-        if (!(n > 0) || room < 4) continue;
-        printf("%-12s  ", lines[l]);
-        for (int k = 0, long_ = (int)fmax(1, round(room * n / most)); k < long_; k++) putchar('#');
-        printf(" %s\n", show_bytes(n));
-    }
+    if (!(bytes > 0) || room < 4) return;
+    printf("%-12s  ", name);
+    for (int k = 0, long_ = (int)fmax(1, round(room * bytes / most)); k < long_; k++) putchar('#');
+    printf(" %s\n", show_bytes(bytes));
+}
+
+/* Each line of the phase, and what others have left beside it. */
+static void bars(const json_t *phase, double kept) {
+    const json_t *of = json_object_get(phase, "lines");
+    double most = kept;
+    for (int l = 0; l < LINES; l++) most = fmax(most, json_num(of, lines[l]));
+    for (int l = 0; l < LINES; l++) bar(lines[l], json_num(of, lines[l]), most);
+    bar("kept", kept, most);
 }
 
 void report_phases(const json_t *plan, bool chart) {
@@ -75,8 +77,11 @@ void report_phases(const json_t *plan, bool chart) {
     if (phase_named(phases, "merge"))
         printf("merge is cyclora merge afterwards, a process of its own; it streams the base, whose pages are given back\n");
     if (!peak) return;
-    printf("\n%speak%s  %s, set by %s\n", term_bold(), term_off(), show_bytes(json_num(peak, "total")), json_text(peak, "name"));
-    if (chart) bars(peak);
+    const double kept = json_num(plan, "peak_kept");
+    printf("\n%speak%s  %s, set by %s", term_bold(), term_off(), show_bytes(json_num(plan, "peak")), json_text(peak, "name"));
+    if (kept > 0) printf(": %s in use, %s kept from other phases", show_bytes(json_num(peak, "total")), show_bytes(kept));
+    putchar('\n');
+    if (chart) bars(peak, kept);
 }
 
 /* "1.2 ms", "3.45 s", "12:34" */

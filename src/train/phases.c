@@ -1,9 +1,9 @@
 /* The memory of a run, phase by phase: what loading, generating, training, evaluating and saving have in use. Each column comes from the
  * programs that the phase runs (gen/program.h); lines that all phases share are the run's (struct footprint).
  *
- * Arenas are taken once, as large as the largest phase asks, and pages that a phase has touched stay: what a run takes is footprint.total,
- * the largest phase's sum or a little more where one phase has the largest arena and another the largest scratch. Merging is a process of
- * its own, planned where exports are (api/plan.c). */
+ * Arenas are taken once, as large as the largest phase asks, and pages that a phase has touched stay: the peak of a run is footprint.total,
+ * the largest phase's sum and what other phases have left beside it (the optimizer's states while an evaluation runs, say). Merging is a
+ * process of its own, planned where exports are (api/plan.c). */
 #include "train/run.h"
 #include <string.h>
 
@@ -68,7 +68,8 @@ json_t *phases_json(const struct run *r) {
         json_array_append_new(list, phase_json(r, (enum phase)p, &total));
         if (total > most) most = total, peak = p;
     }
-    return json_pack("{s:s, s:I, s:o}", "peak_phase", phase_names[peak], "peak", (json_int_t)most, "phases", list);
+    return json_pack("{s:s, s:I, s:I, s:o}", "peak_phase", phase_names[peak], "peak", (json_int_t)r->foot.total, "peak_kept",
+                     (json_int_t)(r->foot.total - most), "phases", list);
 }
 
 void phase_seen(struct run *r, enum phase phase) {
