@@ -479,8 +479,8 @@ size_t weight_kept_bytes(const struct model *m, const struct weight *w) {
 }
 
 size_t model_kept_bytes(const struct model *m) {
-    size_t bytes = m->bytes;
-    for (int i = 0; i < m->n && m->keep; i++) bytes += weight_kept_bytes(m, &m->w[i]) - weight_bytes(&m->w[i]);
+    size_t bytes = m->random ? m->reserved_bytes : 0;
+    for (int i = 0; i < m->n; i++) bytes += weight_kept_bytes(m, &m->w[i]) - (m->random ? weight_bytes(&m->w[i]) : 0);
     return bytes;
 }
 

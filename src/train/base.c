@@ -130,19 +130,20 @@ static size_t replaced_bytes(const struct run *r, const struct base *b) {
     return bytes;
 }
 
-/* What stands in the files beside the tensors (a GGUF file's tokenizer), mapped with them. */
-static size_t mapped_besides(const struct run *r, const struct base *b) {
+/* Of the files as they are mapped, with what stands in them beside the tensors (a GGUF file's tokenizer). */
+static size_t mapped_bytes(const struct base *b) {
     const struct tensors *files = &b->model.files;
     size_t bytes = 0;
-    if (!r->backend->mem->host || files->copied || replaced_bytes(r, b)) return 0; /* counted tensor by tensor */
     for (int i = 0; i < files->n_maps; i++) bytes += files->maps[i].n;
-    return bytes > b->model.bytes ? bytes - b->model.bytes : 0;
+    return bytes > b->model.bytes ? bytes : b->model.bytes;
 }
 
-/* Random ones lie in memory, also those that a copy was made of. */
+/* Where the files' pages are not all that there is, tensor by tensor: vectors are f32 in memory. Random ones lie in memory, also those that a
+ * copy was made of. */
 size_t base_bytes(const struct run *r, const struct base *b, size_t *held) {
     const bool host = r->backend->mem->host;
-    const size_t weights = model_kept_bytes(&b->model) - replaced_bytes(r, b) + mapped_besides(r, b);
+    const size_t replaced = replaced_bytes(r, b),
+                 weights = host && !replaced && !b->model.files.copied ? mapped_bytes(b) : model_kept_bytes(&b->model) - replaced;
     *held = b->model.random && host ? model_kept_bytes(&b->model) : !host ? weights : b->model.files.copied;
     return *held > weights ? *held : weights;
 }

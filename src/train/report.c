@@ -14,7 +14,8 @@ size_t run_memory(const struct run *r) {
     return r->backend->mem->host ? resident_bytes("VmRSS") : r->left_before > left ? r->left_before - left : 0;
 }
 
-/* Bytes of [p, p+n) that are in memory now; a card's arenas are there as soon as they are taken. */
+/* Bytes of [p, p+n) that are in memory now, of the first and last page no more than lies within (the rest is somebody else's); a card's
+ * arenas are there as soon as they are taken. */
 static size_t resident_of(const struct run *r, const void *p, size_t n) {
     if (p && !r->backend->mem->host) return n;
     size_t page = (size_t)sysconf(_SC_PAGESIZE), got = 0;
@@ -25,7 +26,10 @@ static size_t resident_of(const struct run *r, const void *p, size_t n) {
     for (uintptr_t at = from; at < to; at += CHUNK * page) {
         size_t span = to - at < CHUNK * page ? to - at : CHUNK * page, pages = (span + page - 1) / page;
         if (mincore((void *)at, span, vec)) return 0;
-        for (size_t i = 0; i < pages; i++) got += (vec[i] & 1) * page;
+        for (size_t i = 0; i < pages; i++) {
+            const uintptr_t lo = at + i * page, hi = lo + page;
+            if (vec[i] & 1) got += (hi < to ? hi : to) - (lo > (uintptr_t)p ? lo : (uintptr_t)p);
+        }
     }
     return got;
 }
