@@ -119,8 +119,9 @@ static void print(const char *item, double *s, int n, double tokens, double shar
 }
 
 static size_t planned(const struct memory *m, int adapters) {
-    const size_t own = g.backend->mem->host ? 0 : g.backend->own; /* as a run plans it: of what libraries and recordings take, the most */
-    return own + model_kept_bytes(&g.model) + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes +
+    const bool host = g.backend->mem->host;
+    const size_t own = host ? 0 : g.backend->own; /* as a run plans it: of what libraries and recordings take, the most */
+    return own + (host ? g.model.bytes : g.model.residents->bytes) + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes +
            (size_t)(3 * adapters + 1) * g.st.params.bytes;
 }
 

@@ -318,11 +318,11 @@ static err bring(const struct backend *b, const struct value *x, const struct vi
     return e;
 }
 
-/* Where the tensor is already; NULL: not yet. */
-static void *find_resident(const struct residents *rs, const void *host) {
+/* NULL: it is not among them. Several values may be one tensor: frequencies of every block, a table that is the head too. */
+static struct resident *find_resident(const struct residents *rs, const void *host) {
     for (; rs; rs = rs->beside)
         for (int i = 0; i < rs->n; i++)
-            if (rs->r[i].host == host) return rs->r[i].at;
+            if (rs->r[i].host == host) return &rs->r[i];
     return NULL;
 }
 
@@ -331,7 +331,7 @@ static err add_slab(struct residents *rs, const struct plan *pl, size_t bytes) {
     if (!all) return fail(E_MEMORY, "out of memory");
     rs->slab = all;
     struct slab fresh = {rs->mem->take(bytes), bytes};
-    if (!fresh.at) return fail(E_MEMORY, "no room on %s for %zu bytes of weights (after %zu)", pl->backend->name, bytes, rs->bytes);
+    if (!fresh.at) return fail(E_MEMORY, "no room on %s for %zu bytes of weights (after %zu)", pl->backend->name, bytes, rs->bytes - bytes);
     rs->slab[rs->n_slabs++] = fresh;
     return OK;
 }
@@ -350,44 +350,37 @@ static err add_resident(struct residents *rs, struct resident fresh) {
 
 static size_t weight_room(const struct view *w) { return whole_units(view_bytes(w), WEIGHT_ALIGN); }
 
-/* The next base weight from v on that the backend does not have; 0: none. */
-static int next_absent(const struct plan *pl, const struct residents *rs, int v) {
-    for (; v < pl->p->nv; v++) {
-        struct value *x = &pl->p->v[v];
-        if (x->role == ROLE_BASE && !x->at && !(x->at = find_resident(rs, x->data))) return v;
+err plan_weigh(const struct plan *pl, struct residents *rs) {
+    for (int v = 1; v < pl->p->nv; v++) {
+        const struct value *x = &pl->p->v[v];
+        if (x->role != ROLE_BASE || find_resident(rs, x->data)) continue;
+        const struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
+        TRY(add_resident(rs, (struct resident){x->data, NULL}));
+        rs->bytes += weight_room(&w);
     }
-    return 0;
-}
-
-/* Several values may be one tensor: frequencies of every block, a table that is the head too. */
-static bool named_before(const struct plan *pl, int v) {
-    const struct value *all = pl->p->v;
-    for (int u = 1; u < v; u++)
-        if (all[u].role == ROLE_BASE && all[u].data == all[v].data) return true;
-    return false;
+    return OK;
 }
 
 err plan_place(struct plan *pl, struct residents *rs) {
+    const size_t before = rs->bytes;
     rs->mem = pl->backend->mem;
-    size_t total = 0;
     if (rs->mem->host) return OK;
-    for (int v = next_absent(pl, rs, 1); v; v = next_absent(pl, rs, v + 1)) {
-        const struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
-        if (!named_before(pl, v)) total += weight_room(&w);
-    }
-    if (!total) return OK;
-    TRY(add_slab(rs, pl, total));
-    char *at = rs->slab[rs->n_slabs - 1].at;
-    for (int v = next_absent(pl, rs, 1); v; v = next_absent(pl, rs, v + 1)) {
+    TRY(plan_weigh(pl, rs));
+    if (rs->bytes > before) TRY(add_slab(rs, pl, rs->bytes - before));
+    char *at = rs->bytes > before ? rs->slab[rs->n_slabs - 1].at : NULL;
+    for (int v = 1; v < pl->p->nv; v++) {
         struct value *x = &pl->p->v[v];
-        const struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
-        if (rs->make) TRY(rs->make(rs->ctx, x->data));
-        TRY(bring(pl->backend, x, &w, at));
-        if (rs->drop) rs->drop(rs->ctx, x->data);
-        TRY(add_resident(rs, (struct resident){x->data, at}));
-        x->at = at;
-        at += weight_room(&w);
-        rs->bytes += view_bytes(&w);
+        if (x->role != ROLE_BASE) continue;
+        struct resident *r = find_resident(rs, x->data);
+        if (!r->at) {
+            const struct view w = prog_view(pl->p, (val){(uint32_t)v}, NULL);
+            if (rs->make) TRY(rs->make(rs->ctx, x->data));
+            TRY(bring(pl->backend, x, &w, at));
+            if (rs->drop) rs->drop(rs->ctx, x->data);
+            r->at = at;
+            at += weight_room(&w);
+        }
+        x->at = r->at;
     }
     return OK;
 }

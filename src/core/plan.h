@@ -44,12 +44,14 @@ struct residents {
     struct resident { const void *host; void *at; } *r;
     int n_slabs;
     struct slab { void *at; size_t bytes; } *slab; /* what one plan brought lies in one piece: a card rounds each up to 2 MB */
-    size_t bytes;                                  /* of all tensors */
+    size_t bytes;                                  /* of all tensors, with what is between them */
     /* Tensors that are made on the host when they are wanted, and may go again when the backend has them; NULL: all are there. */
     err (*make)(void *ctx, const void *host);
     void (*drop)(void *ctx, const void *host);
     void *ctx;
 };
+/* On paper: notes the plan's base weights that are not there yet, in no place, and counts them as plan_place() will take them. */
+err plan_weigh(const struct plan *pl, struct residents *rs);
 /* Brings the plan's base weights to its backend: those that are not there yet. */
 err plan_place(struct plan *pl, struct residents *rs);
 void residents_free(struct residents *rs);

@@ -474,16 +474,6 @@ static val base_of(const struct model *m, struct site *s, const char *name) {
 /* A matrix of a layer: its weight may be kept as another type, the embedding and the head are not. */
 static bool is_layers_matrix(const struct weight *w) { return w->nd == 2 && str_starts(w->name, "blk.") && w->d[0] % 16 == 0 && w->d[1] % 16 == 0; }
 
-size_t weight_kept_bytes(const struct model *m, const struct weight *w) {
-    return m->keep && is_layers_matrix(w) ? (size_t)w->d[0] * dtype_row_bytes(m->keep, w->d[1]) : weight_bytes(w);
-}
-
-size_t model_kept_bytes(const struct model *m) {
-    size_t bytes = m->random ? m->reserved_bytes : 0;
-    for (int i = 0; i < m->n; i++) bytes += weight_kept_bytes(m, &m->w[i]) - (m->random ? weight_bytes(&m->w[i]) : 0);
-    return bytes;
-}
-
 val model_base(const struct model *m, struct site *s, const char *name) { return base_of(m, s, name); }
 
 val model_vector(const struct model *m, struct site *s, const char *name, int layer, const char *part) {

@@ -168,8 +168,6 @@ static inline const char *model_arch(const struct model *m) { return m->gguf ? m
 const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
 void model_sort(struct model *m); /* m->w by name, as model_weight() looks for them: after one was added */
 size_t weight_bytes(const struct weight *w); /* as they are computed with */
-size_t model_kept_bytes(const struct model *m); /* of all tensors, as a backend keeps them */
-size_t weight_kept_bytes(const struct model *m, const struct weight *w);
 bool model_maps(const struct model *m, const struct weight *w);   /* its bytes are a file's pages */
 void model_forget(const struct model *m, const struct weight *w); /* these leave the process's memory until they are read again */
 /* XXH3 128 over all tensors' names, types and bytes, of quantised ones those that they are made of: equal before and after training. */

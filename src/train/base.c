@@ -10,6 +10,7 @@
 #include "train/run.h"
 #include "base/log.h"
 #include "io/chat.h"
+#include "model/derived.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -123,13 +124,6 @@ void bases_forget(const struct run *r) {
     }
 }
 
-static size_t replaced_bytes(const struct run *r, const struct base *b) {
-    size_t bytes = 0;
-    for (int i = 0; i < b->model.n; i++)
-        if (base_replaces(r, b, &b->model.w[i])) bytes += weight_kept_bytes(&b->model, &b->model.w[i]);
-    return bytes;
-}
-
 /* Of the files as they are mapped, with what stands in them beside the tensors (a GGUF file's tokenizer). */
 static size_t mapped_bytes(const struct base *b) {
     const struct tensors *files = &b->model.files;
@@ -138,14 +132,47 @@ static size_t mapped_bytes(const struct base *b) {
     return bytes > b->model.bytes ? bytes : b->model.bytes;
 }
 
-/* Where the files' pages are not all that there is, tensor by tensor: vectors are f32 in memory. Random ones lie in memory, also those that a
- * copy was made of. */
-size_t base_bytes(const struct run *r, const struct base *b, size_t *held) {
-    const bool host = r->backend->mem->host;
-    const size_t replaced = replaced_bytes(r, b),
-                 weights = host && !replaced && !b->model.files.copied ? mapped_bytes(b) : model_kept_bytes(&b->model) - replaced;
-    *held = b->model.random && host ? model_kept_bytes(&b->model) : !host ? weights : b->model.files.copied;
-    return *held > weights ? *held : weights;
+/* The mapped files; tensor by tensor where a part of them is not needed, because a copy was made of it: vectors are f32 in memory. What lies in memory
+ * stays there, also where a copy of it is trained. */
+static size_t host_bytes(const struct run *r, const struct base *b, size_t *held) {
+    const struct model *m = &b->model;
+    size_t bytes = 0;
+    bool whole = !m->files.copied;
+    for (int i = 0; i < m->n; i++) {
+        const bool replaced = base_replaces(r, b, &m->w[i]);
+        bytes += replaced ? 0 : weight_bytes(&m->w[i]);
+        whole &= !replaced;
+    }
+    *held = m->random ? m->reserved_bytes : m->files.copied;
+    if (whole && !m->random) bytes = mapped_bytes(b);
+    return bytes > *held ? bytes : *held;
+}
+
+static err weigh(const struct run *r, const struct residents *base, struct residents *out) {
+    const struct program *list[2 * RUN_PROGRAMS];
+    int n = run_programs(r, list, PHASES);
+    n += run_programs(r, list + n, PHASE_LOAD);
+    for (int i = 0; i < n; i++)
+        if (list[i]->base == base) TRY(plan_weigh(&list[i]->plan, out));
+    return OK;
+}
+
+/* What the run's programs read. */
+static err card_bytes(const struct run *r, const struct base *b, size_t *bytes) {
+    const struct residents *base = b->model.residents;
+    struct residents beside = {0}, own = {.beside = &beside};
+    err e = base->beside ? weigh(r, base->beside, &beside) : OK;
+    if (!e) e = weigh(r, base, &own);
+    *bytes = own.bytes - b->model.derived->bytes;
+    residents_free(&beside), residents_free(&own);
+    return e;
+}
+
+err base_bytes(const struct run *r, const struct base *b, size_t *bytes, size_t *held) {
+    if (r->backend->mem->host) return *bytes = host_bytes(r, b, held), OK;
+    TRY(card_bytes(r, b, bytes));
+    *held = *bytes;
+    return OK;
 }
 
 /* --- rows of an encoder-decoder ------------------------------------------------------------------------------------- */

@@ -181,8 +181,8 @@ static size_t description_bytes(const struct run *r) {
     return bytes;
 }
 
-static void measure_plan(struct run *r) {
-    const struct program *list[RUN_PROGRAMS];
+static err measure_plan(struct run *r) {
+    const struct program *list[2 * RUN_PROGRAMS];
     int n = run_programs(r, list, PHASES);
     struct memory m;
     n += run_programs(r, list + n, PHASE_LOAD);
@@ -193,8 +193,8 @@ static void measure_plan(struct run *r) {
     *f = (struct footprint){.data = data_bytes(r), .runtime = RUNTIME_BYTES + PAGE_BYTES + description_bytes(r), .working = m.work_bytes};
     for (int i = 0; i < r->n_bases; i++) {
         const struct base *b = &r->base[i];
-        size_t own;
-        const size_t bytes = base_bytes(r, b, &own);
+        size_t own, bytes;
+        TRY(base_bytes(r, b, &bytes, &own));
         weights += bytes, held += own;
         *(i < bases_trained(r) ? &f->weights : &f->teacher) += bytes;
         f->derived += b->model.derived->bytes;
@@ -228,6 +228,7 @@ static void measure_plan(struct run *r) {
     if (f->check > later) f->comparing = f->check - later;
     f->resident = f->derived + later + f->comparing + f->data + f->runtime + held;
     f->total = f->resident + (weights > held ? weights - held : 0);
+    return OK;
 }
 
 /* --- the limit ---------------------------------------------------------------------------------------------------- */
@@ -260,8 +261,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capac
     TRY(teacher_plan(r, pass_tokens));
     for (int i = 0; i < r->n_bases; i++) TRY(build_bare(r, &r->base[i], pass_tokens));
     TRY(joint_allowed(r));
-    measure_plan(r);
-    return OK;
+    return measure_plan(r);
 }
 
 const char *size_text(size_t bytes) {

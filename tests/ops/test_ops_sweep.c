@@ -174,6 +174,7 @@ static val ints(struct lab *l, int64_t d, const char *name, int64_t limit) {
 /* A frozen matrix of the lab's type; quantised ones are random bits. */
 static val weight(struct lab *l, int64_t rows, int64_t cols, const char *name) {
     val v = give(l, ROLE_BASE, l->dt, 2, (int64_t[]){rows, cols}, name);
+    if (cols % dtype_info[l->dt].block) flunk("%s: rows of %lld are no whole blocks of %s", l->what, (long long)cols, dtype_info[l->dt].name);
     if (dtype_quantised(l->dt)) {
         uint32_t bits = l->rng; /* the other operands are the same for every type */
         random_blocks(l->dt, l->data[v.i], rows * cols, 0.4f, &bits);
@@ -350,7 +351,8 @@ static void build_mixed(struct lab *l) {
 static void build_few(struct lab *l) {
     static const int64_t outputs[][3] = {{33, 1, 48}, {2200, 7, 50}, {8500, 7, 300}}, steps[] = {18, 1, 2};
     const dtype dt = l->dt, types[] = {dt, dtype_info[dt].block == 256 ? DT_Q6_K : DT_Q8_0, DT_BF16};
-    const int64_t block = dtype_info[dt].block, C = 256 * steps[l->variant] + (block < 8 ? 8 : block), *O = outputs[l->variant];
+    const int64_t block = dtype_info[dt].block, part = block < 8 ? 8 : block, C = 256 * steps[l->variant] / part * part + part,
+                  *O = outputs[l->variant];
     if (!card || l->N < 1 || l->N > 16 || l->s->C < 256) return;
     struct op_attr a = {.n = C % 32 ? 1 : 3};
     val in[LIN_IN] = {{0}};
