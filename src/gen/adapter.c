@@ -450,11 +450,14 @@ static err read_rows(const struct tensors *ts, const struct tensor *t, const str
     const size_t bytes = dtype_row_bytes(t->dt, columns);
     float *row = malloc((size_t)columns * sizeof *row + 1);
     if (!row) return fail(E_MEMORY, "%s: out of memory", ts->path);
+    int64_t kept = 0; /* the row from which on the file's are still in memory */
     for (int64_t r = 0; r < rows; r++) {
         dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, columns);
         form_from_file(&w->s->form, row, columns);
         if (!vector) put_numbers(w, r, 0, columns, row);
         for (int64_t k = 0; k < columns && vector; k++) put_numbers(w, k, 0, 1, row + k);
+        const size_t there = bytes * (size_t)(r + 1 - kept);
+        if (there >= PIECE_BYTES) tensors_forget(ts, (const char *)t->data + bytes * (size_t)kept, there), kept = r + 1;
     }
     free(row);
     return OK;
@@ -474,7 +477,7 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
                     (long long)want.d[last], (long long)(want.nd > 1 ? want.d[last + 1] : 1));
     TRY(tensor_readable(ts, t));
     TRY((s->turned ? read_turned : s->beside ? read_beside : s->columns ? read_columns : read_rows)(ts, t, w));
-    tensors_forget(ts, t); /* the best adapters are read while all else is in memory */
+    tensors_forget(ts, t->data, t->bytes);
     return OK;
 }
 

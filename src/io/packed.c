@@ -276,7 +276,7 @@ static err unpack(struct tensors *ts, const struct tensor *t, struct tensor *out
 
 err packed_tensor(struct tensors *ts, const struct tensor *t, struct tensor *out) {
     TRY(unpack(ts, t, out));
-    tensors_forget(ts, t);
+    tensors_forget(ts, t->data, t->bytes);
     return OK;
 }
 

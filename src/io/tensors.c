@@ -76,10 +76,19 @@ err tensors_open(const char *path, struct tensors *ts) {
     return e;
 }
 
-void tensors_forget(const struct tensors *ts, const struct tensor *t) {
-    const uint8_t *p = t->data;
-    for (int i = 0; i < ts->n_maps; i++)
-        if (p >= ts->maps[i].p && p < ts->maps[i].p + ts->maps[i].n) file_forget(ts->maps[i].p, (size_t)(p - ts->maps[i].p) + t->bytes);
+/* A byte that is read brings in its neighbours: 64 KiB, or the whole of a large folio, which a file system that has them makes up to 2 MiB long. */
+enum { WINDOW = 2 << 20 };
+
+void tensors_forget(const struct tensors *ts, const void *p, size_t n) {
+    for (int i = 0; i < ts->n_maps; i++) {
+        const uintptr_t first = (uintptr_t)ts->maps[i].p, last = first + ts->maps[i].n;
+        uintptr_t from = (uintptr_t)p, to = from + n;
+        if (from < first || to > last) continue;
+        from = from / WINDOW * WINDOW, to = (to + WINDOW - 1) / WINDOW * WINDOW;
+        if (from < first) from = first;
+        if (to > last) to = last;
+        file_forget((const void *)from, to - from);
+    }
 }
 
 void tensors_close(struct tensors *ts) {
@@ -132,4 +141,17 @@ bool name_valid(const char *s, size_t n) {
         i += (size_t)len;
     }
     return true;
+}
+
+bool tensors_mapped(const struct tensors *ts, const void *p) {
+    for (int i = 0; i < ts->n_maps; i++)
+        if ((const uint8_t *)p >= ts->maps[i].p && (const uint8_t *)p < ts->maps[i].p + ts->maps[i].n) return true;
+    return false;
+}
+
+size_t tensors_besides(const struct tensors *ts) {
+    size_t bytes = 0;
+    for (int i = 0; i < ts->n_maps; i++) bytes += ts->maps[i].n;
+    for (int i = 0; i < ts->n; i++) bytes -= tensors_mapped(ts, ts->t[i].data) ? ts->t[i].bytes : 0;
+    return bytes;
 }

@@ -34,9 +34,13 @@ struct tensors {
 /* Opens *.gguf, *.safetensors, or a folder with model.safetensors or model.safetensors.index.json (sharded). */
 err tensors_open(const char *path, struct tensors *ts);
 void tensors_close(struct tensors *ts);
-/* A tensor's bytes have done their work: where they are mapped (an odd file has them copied) their pages leave this process's memory, and those
- * before them, which the kernel brings back beside what is read. */
-void tensors_forget(const struct tensors *ts, const struct tensor *t);
+/* A tensor's bytes, or some of them, have done their work: where they are mapped (an odd file has them copied) their pages leave this process's memory,
+ * and the neighbours that the kernel brings in with them. Whoever reads them again gets them again. */
+void tensors_forget(const struct tensors *ts, const void *p, size_t n);
+/* What is read while all else is in memory is forgotten by pieces of so many bytes; with their neighbours so many are there at a time. */
+enum { PIECE_BYTES = 2 << 20, PIECES_THERE = 2 * PIECE_BYTES };
+bool tensors_mapped(const struct tensors *ts, const void *p); /* is that a byte of a mapped file? */
+size_t tensors_besides(const struct tensors *ts);          /* of the mapped files, what is no tensor: a GGUF file's tokenizer */
 const struct tensor *tensors_find(const struct tensors *ts, const char *name); /* NULL when absent */
 
 /* E_UNSUPPORTED where the tensor is of a type that dequantise_row() does not read; for readers that want numbers. */

@@ -425,17 +425,10 @@ err model_open_sizes(const char *path, int64_t layers, struct model *m) {
     return opened(m, open_sizes(m, layers));
 }
 
-static bool maps(const struct model *m, const void *p) {
-    for (int i = 0; i < m->files.n_maps; i++)
-        if ((uintptr_t)p - (uintptr_t)m->files.maps[i].p < m->files.maps[i].n) return true;
-    return false;
-}
-
-bool model_maps(const struct model *m, const struct weight *w) { return maps(m, w->data); }
+bool model_maps(const struct model *m, const struct weight *w) { return tensors_mapped(&m->files, w->data); }
 
 void model_forget(const struct model *m, const struct weight *w) {
-    const void *p = w->source ? w->source : w->data;
-    if (maps(m, p)) file_forget(p, w->source ? (size_t)w->d[0] * dtype_row_bytes(w->from, w->d[1]) : weight_bytes(w));
+    tensors_forget(&m->files, w->source ? w->source : w->data, w->source ? (size_t)w->d[0] * dtype_row_bytes(w->from, w->d[1]) : weight_bytes(w));
 }
 
 void model_close(struct model *m) {
@@ -458,7 +451,7 @@ void model_hash(const struct model *m, char hex[33]) {
         if (w->source) is.dt = w->from, is.data = w->source;
         bytes_hash(is.data, weight_bytes(&is), one);
         str_addf(&all, "%s %s %s\n", w->name, dtype_info[is.dt].name, one);
-        if (w->source) model_forget(m, w);
+        if (w->source || w->replaced) model_forget(m, w);
     }
     bytes_hash(all.p, all.n, hex);
     str_free(&all);

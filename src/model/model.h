@@ -73,6 +73,7 @@ struct weight {
     const void *source; /* what `data` is made of (model/quantised.h), of type `from`; NULL: data is the file's */
     dtype from;
     bool made;          /* ... and whether it has been */
+    bool replaced;      /* nothing computes with data: a copy of it is trained */
     const struct picked *pick; /* of a model that is cut: d are the sizes of this part of data, and no program can read it; NULL: data is all of it */
 };
 

@@ -119,21 +119,15 @@ bool base_replaces(const struct run *r, const struct base *b, const struct weigh
 void bases_forget(const struct run *r) {
     for (int k = 0; k < r->n_bases; k++) {
         const struct model *m = &r->base[k].model;
-        for (int i = 0; i < m->n; i++)
-            if (m->w[i].source || base_replaces(r, &r->base[k], &m->w[i])) model_forget(m, &m->w[i]);
+        for (int i = 0; i < m->n; i++) {
+            m->w[i].replaced = base_replaces(r, &r->base[k], &m->w[i]);
+            if (m->w[i].source || m->w[i].replaced) model_forget(m, &m->w[i]);
+        }
     }
 }
 
-/* Of the files as they are mapped, with what stands in them beside the tensors (a GGUF file's tokenizer). */
-static size_t mapped_bytes(const struct base *b) {
-    const struct tensors *files = &b->model.files;
-    size_t bytes = 0;
-    for (int i = 0; i < files->n_maps; i++) bytes += files->maps[i].n;
-    return bytes > b->model.bytes ? bytes : b->model.bytes;
-}
-
-/* The mapped files; tensor by tensor where a part of them is not needed, because a copy was made of it: vectors are f32 in memory. What lies in memory
- * stays there, also where a copy of it is trained. */
+/* As the files have them; where a part of that is not needed, because a copy was made of it, as they are computed with: vectors are f32 in memory. What
+ * lies in memory stays there, also where a copy of it is trained. Besides, what the files have beside tensors. */
 static size_t host_bytes(const struct run *r, const struct base *b, size_t *held) {
     const struct model *m = &b->model;
     size_t bytes = 0;
@@ -144,8 +138,8 @@ static size_t host_bytes(const struct run *r, const struct base *b, size_t *held
         whole &= !replaced;
     }
     *held = m->random ? m->reserved_bytes : m->files.copied;
-    if (whole && !m->random) bytes = mapped_bytes(b);
-    return bytes > *held ? bytes : *held;
+    if (whole && !m->random) bytes = m->bytes;
+    return (bytes > *held ? bytes : *held) + tensors_besides(&m->files);
 }
 
 static err weigh(const struct run *r, const struct residents *base, struct residents *out) {

@@ -169,7 +169,7 @@ static err write_record(struct run *r) {
     err e = config_write(r->cfg, &yaml);
     if (!e) e = file_write(in_folder(r, "config.yaml", &mem), yaml.p, yaml.n);
     if (!e) e = write_json(in_folder(r, "audit.json", &mem), audit_json(r));
-    bases_forget(r); /* the hash has read the whole base */
+    bases_forget(r); /* the hash has read the whole base, and the kernel brings back what is before the bytes that are read */
     str_free(&yaml);
     arena_free(&mem);
     return e;

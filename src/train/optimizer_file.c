@@ -112,13 +112,20 @@ static err check(const struct tensors *ts, const struct learner *l, const struct
     return OK;
 }
 
-static err take_over(struct learner *l, const struct tensors *ts, const struct entry *list, int n) {
-    for (int i = 0; i < n; i++) {
-        const struct tensor *t = tensors_find(ts, list[i].name);
-        if (list[i].on_host) memcpy(list[i].p, t->data, list[i].bytes);
-        else TRY(l->backend->mem->upload(list[i].p, t->data, list[i].bytes));
-        tensors_forget(ts, t);
+static err bring_back(const struct learner *l, const struct tensors *ts, const struct tensor *t, const struct entry *e) {
+    for (size_t at = 0; at < e->bytes; at += PIECE_BYTES) {
+        const size_t n = e->bytes - at < PIECE_BYTES ? e->bytes - at : PIECE_BYTES;
+        const char *from = (const char *)t->data + at;
+        char *to = (char *)e->p + at;
+        if (e->on_host) memcpy(to, from, n);
+        else TRY(l->backend->mem->upload(to, from, n));
+        tensors_forget(ts, from, n);
     }
+    return OK;
+}
+
+static err take_over(struct learner *l, const struct tensors *ts, const struct entry *list, int n) {
+    for (int i = 0; i < n; i++) TRY(bring_back(l, ts, tensors_find(ts, list[i].name), &list[i]));
     l->optim_steps = *(const int32_t *)tensors_find(ts, "step")->data;
     const struct tensor *scale = tensors_find(ts, "loss_scale"), *good = tensors_find(ts, "loss_scale_good_steps");
     if (l->scaler.scale != 0 && scale && good && scale->bytes == 4 && good->bytes == 4)

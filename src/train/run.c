@@ -223,6 +223,7 @@ static err measure_plan(struct run *r) {
     f->adapters += f->working + f->finished;
     const size_t teacher = host ? r->teacher.bytes : r->teacher.weight_bytes; /* beside its base */
     f->teacher += teacher;
+    if (strcmp(r->cfg->best_metric, "none") != 0) f->runtime += PIECES_THERE; /* the best adapters are read at the end */
     if (!host) f->runtime = r->backend->own + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
     const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + teacher;
     if (f->check > later) f->comparing = f->check - later;
