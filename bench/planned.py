@@ -5,6 +5,7 @@ anything took more than was planned.
 
   bench/planned.py                  all of examples/ whose model and data are in cache/ (tools/fetch.py gets them); the default device
   bench/planned.py sft macct-bible  these; --set KEY=VALUE as `cyclora train` has it: --set device=cpu
+  bench/planned.py --steps 0        all of an example's steps: on a card passes are recorded as their lengths come
 CYCLORA: our program (build/release/cyclora)."""
 import argparse, glob, json, os, subprocess, sys, tempfile
 
@@ -13,15 +14,15 @@ SMOL = "cache/SmolLM2-135M-Instruct.Q4_1.gguf"
 # What an example's first lines have its user make.
 MADE = {
     "distill": [("model", "small.gguf", ["prune", SMOL, "--layers", "24", "--data", "cache/bible/b.jsonl", "--tokens", "8000", "-o"])],
-    "qlora": [("model", "smollm2-bf16", ["convert", "--model", SMOL, "--type", "bf16", "--out"])],
+    "qlora": [("model", "smollm2-bf16", ["convert", SMOL, "--type", "bf16"])],
     "long-context": [("data", "cache/bible/a.jsonl", None)],
-    "transfer": [("data", "cache/intent-classes/train.jsonl", None), ("init_from", "", None)],
+    "transfer": [("data", "cache/intent-classes/train.jsonl", None), ("test.data", "cache/intent-classes/test.jsonl", None), ("init_from", "", None)],
 }
 
 
-def sets_of(name, folder):
-    """Few steps, few rows, and what was made for it."""
-    sets = ["max_steps=3", "save_steps=0", f"output_dir={folder}/run"]
+def sets_of(name, folder, steps):
+    """So many steps, few rows to evaluate on, and what was made for it."""
+    sets = [f"max_steps={steps}"] * (steps > 0) + ["save_steps=0", f"output_dir={folder}/run"]
     text = open(f"examples/{name}.yaml").read()
     sets += [f"{part}.limit=16" for part in ("eval", "test") if f"\n{part}:" in text]
     for key, path, how in MADE.get(name, []):
@@ -44,6 +45,7 @@ def main():
     args = argparse.ArgumentParser(usage=__doc__)
     args.add_argument("examples", nargs="*")
     args.add_argument("--set", action="append", default=[])
+    args.add_argument("--steps", type=int, default=3)
     args = args.parse_args()
     names = args.examples or sorted(os.path.basename(path)[:-5] for path in glob.glob("examples/*.yaml"))
     above = 0
@@ -51,7 +53,7 @@ def main():
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             command = [CYCLORA, "train", f"examples/{name}.yaml", "--quiet"]
-            for one in sets_of(name, folder) + args.set:
+            for one in sets_of(name, folder, args.steps) + args.set:
                 command += ["--set", one]
             run = subprocess.run(command, capture_output=True, text=True)
             if run.returncode:

@@ -39,7 +39,9 @@ enum { REFERENCE, OTHER };
 enum { INPUTS = 4 /* ids, pos, cu, sample */ };
 
 struct work {
+    const struct model *m[2];
     struct program g[2];
+    int which; /* runs now */
     struct memory mem;
     float *logits; /* the reference's [rows of a pass, V] */
     struct text_pass pass;
@@ -53,6 +55,7 @@ static err build(struct work *w, const struct model *const m[2]) {
     w->vocab = m[0]->shape.vocab;
     w->cap = cap.tokens;
     for (int i = 0; i < 2; i++) {
+        w->m[i] = m[i];
         TRY(program_build(&w->g[i], m[i], MODE_SCORE, NULL, cap, CHECKPOINT_NONE, &backend_cpu, true));
         if (w->g[i].p.n_inputs != INPUTS) return fail(E_UNSUPPORTED, "%s gives no logits for rows of tokens alone", m[i]->path);
     }
@@ -78,10 +81,31 @@ err likeness_bytes(const struct model *reference, const struct model *other, siz
     return e;
 }
 
+static err nothing(void *ctx, int from, int to) {
+    (void)ctx, (void)from, (void)to;
+    return OK;
+}
+
+/* What instructions have read of a mapped file goes again: a whole model would stay beside the one that is compared with it. */
+static err forget(void *ctx, int from, int to) {
+    const struct work *w = ctx;
+    const struct prog *p = &w->g[w->which].p;
+    for (int i = from; i < to; i++)
+        for (int k = 0; k < p->in[i].op->n_in; k++) {
+            const val v = p->in[i].in[k];
+            if (!has(v) || prog_v(p, v)->role != ROLE_BASE) continue;
+            const struct view x = prog_view(p, v, NULL);
+            tensors_forget(&w->m[w->which]->files, prog_v(p, v)->data, view_bytes(&x));
+        }
+    return OK;
+}
+
 static err run_one(struct work *w, int which, const struct text_pass *p, const float **logits) {
     const struct run_ctx run = {.threads = omp_get_max_threads()};
-    const struct feed f = pass_feed(p);
+    const struct plan_watch watch = {w, nothing, forget};
+    struct feed f = pass_feed(p);
     void *param = NULL;
+    w->which = which, f.watch = &watch;
     TRY(memory_bind(&w->mem, &w->g[which], NULL, run.threads, &param));
     TRY(program_run(&w->g[which], &w->mem, param, NULL, &f, &run, false));
     *logits = program_out(&w->g[which], &w->mem, w->g[which].logits, p->n, p->s).p;

@@ -28,7 +28,7 @@ struct likeness {
     int64_t same_top;          /* positions at which both have the same first choice */
 };
 
-/* Bytes that it takes. */
+/* Bytes that it takes, beside mapped files: of both models' it forgets each tensor as soon as it has been read. */
 err likeness_bytes(const struct model *reference, const struct model *other, size_t *bytes);
 /* Of up to `most` tokens of n texts. stop (may be NULL): E_INTERRUPTED when it becomes non-zero. */
 err likeness_measure(const struct model *reference, const struct model *other, const struct ids *text, int n, int64_t most,

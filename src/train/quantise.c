@@ -16,13 +16,23 @@ static err keep_fp8(const struct run *r, struct base *b) {
     return r->compute == DT_F32 ? fail(E_USAGE, "quantization: fp8 goes with dtype bfloat16 or float16, not float32") : OK;
 }
 
+/* Of the file's tensors one is there at a time, and meanwhile none of the base's own that are mapped. */
+static size_t mapped_more(const struct model *file, const struct model *base) {
+    size_t most = 0, own = 0;
+    for (int i = 0; i < file->n; i++) {
+        if (model_maps(file, &file->w[i]) && weight_bytes(&file->w[i]) > most) most = weight_bytes(&file->w[i]);
+        if (model_maps(base, &base->w[i])) own += weight_bytes(&base->w[i]);
+    }
+    return most + PIECES_THERE > own ? most + PIECES_THERE - own : 0;
+}
+
 /* What the check takes. Two random models have nothing to be alike in. */
 static err size_check(struct base *b) {
     struct model file;
     if (b->model.random) return OK;
     if (!b->model.sizes_only) TRY(model_open(b->cfg->model, NULL, &file));
     err e = likeness_bytes(b->model.sizes_only ? &b->model : &file, &b->model, &b->check_bytes);
-    if (!b->model.sizes_only) model_close(&file);
+    if (!b->model.sizes_only) b->check_bytes += mapped_more(&file, &b->model), model_close(&file);
     return e ? fail_in(e, "quantization_check") : OK;
 }
 
