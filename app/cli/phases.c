@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const lines[] = {"weights",  "derived", "adapters",     "teacher", "gradients", "optimizer", "activations",
-                                    "kv cache", "scratch", "file buffers", "data",    "runtime"};
+static const char *const lines[] = {"weights",  "derived", "adapters", "teacher",      "gradients", "optimizer", "activations",
+                                    "kv cache", "scratch", "check",    "file buffers", "data",      "runtime"};
 enum { LINES = sizeof lines / sizeof *lines };
 
 static bool any_has(const json_t *phases, const char *line) {

@@ -33,7 +33,7 @@ static void phase_lines(const struct run *r, enum phase phase, size_t line[LINES
     const bool learns = phase == PHASE_TRAIN || phase == PHASE_SAVE;
     memset(line, 0, LINES * sizeof *line);
     line[WEIGHTS] = f->weights, line[DERIVED] = f->derived, line[DATA] = f->data, line[RUNTIME] = f->runtime;
-    if (phase == PHASE_LOAD) line[FILES] = r->backend->mem->host ? r->read_bytes : 0, line[CHECK] = f->check;
+    if (phase == PHASE_LOAD) *(f->reading > f->check ? &line[FILES] : &line[CHECK]) = f->reading > f->check ? f->reading : f->check;
     else line[ADAPTERS] = f->adapters - (phase == PHASE_SAVE ? 0 : f->finished);
     line[TEACHER] = f->teacher;
     if (learns) line[OPTIMIZER] = f->optimizer;

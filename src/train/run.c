@@ -203,7 +203,7 @@ static err measure_plan(struct run *r) {
         *(i < bases_trained(r) ? &f->weights : &f->teacher) += bytes;
         f->derived += b->model.derived->bytes;
         f->runtime += b->tok ? tokenizer_bytes(b->tok) : 0;
-        if (b->check_bytes > f->check) f->check = b->check_bytes;
+        if (host && b->check_bytes > f->check) f->check = b->check_bytes;
     }
     for (int i = 0; i < r->n_sides; i++) {
         const struct needs q = recipe_needs(r, &r->side[i]);
@@ -230,8 +230,10 @@ static err measure_plan(struct run *r) {
     if (strcmp(r->cfg->best_metric, "none") != 0) f->runtime += PIECES_THERE; /* the best adapters are read at the end */
     if (!host) f->runtime = r->backend->own + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
     const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + teacher;
-    if (f->check > later) f->comparing = f->check - later;
-    f->resident = f->derived + later + f->comparing + f->data + f->runtime + held;
+    f->reading = host ? r->read_bytes : 0;
+    const size_t first = f->check > f->reading ? f->check : f->reading;
+    if (first > later) f->beginning = first - later;
+    f->resident = f->derived + later + f->beginning + f->data + f->runtime + held;
     f->total = f->resident + (weights > held ? weights - held : 0);
     return OK;
 }

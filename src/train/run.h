@@ -113,9 +113,10 @@ struct footprint { /* bytes */
     size_t checks;  /* check_accumulation's copies of the gradient */
     size_t finished; /* ... and a finished adapter, where that is another (core/site.h), of the largest */
     size_t away; /* of a card: states of optimizers that lie in the host's memory; in none of the others */
-    size_t check; /* that quantization_check takes, on the processor, of the base that needs most for it */
+    size_t check; /* that quantization_check takes, of the base that needs most for it; of a card nothing, it runs on the processor */
     size_t teacher; /* its base where that is its own, its adapter, what it says of a pass */
-    size_t comparing; /* what it takes beyond all that the run takes later */
+    size_t reading; /* buffers while data are read, of the host; gone before the check */
+    size_t beginning; /* what the larger of these two takes beyond all that the run takes later */
     size_t total, resident; /* resident: without the file-backed weights */
 };
 
