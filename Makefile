@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make check`.
 BUILD := build/release
 TASK ?= bible
-.PHONY: all setup build demo experiment passkey check plan-sweep kill-sweep check-exports check-llamacpp check-tensorboard asan fuzz bench bench-llamacpp bench-gpu bench-methods bench-precision compare format lint oracles docs clean
+.PHONY: all setup build demo experiment passkey check plan-sweep plan-examples kill-sweep check-exports check-llamacpp check-tensorboard asan fuzz bench bench-llamacpp bench-gpu bench-methods bench-precision compare format lint oracles docs clean
 
 all: build
 
@@ -29,6 +29,9 @@ check: build       ## every test
 
 plan-sweep: build  ## 200 random settings near a memory limit: what fits runs within its plan, what is refused would not have
 	@CYC_PLAN_SWEEP=200 OMP_NUM_THREADS=1 $(BUILD)/tests/test_plan
+
+plan-examples: build  ## each example for three steps: what it took beside what was planned, line by line (wants what tools/fetch.py gets)
+	@bench/planned.py
 
 kill-sweep: build  ## a run killed (SIGKILL) at 50 random instants ends with the same bytes each time; a full disk while a checkpoint is written
 	@tools/kill-sweep
