@@ -427,8 +427,15 @@ err model_open_sizes(const char *path, int64_t layers, struct model *m) {
 
 bool model_maps(const struct model *m, const struct weight *w) { return tensors_mapped(&m->files, w->data); }
 
+static struct weight as_in_file(const struct weight *w) {
+    struct weight is = *w;
+    if (w->source) is.dt = w->from, is.data = w->source;
+    return is;
+}
+
 void model_forget(const struct model *m, const struct weight *w) {
-    tensors_forget(&m->files, w->source ? w->source : w->data, w->source ? (size_t)w->d[0] * dtype_row_bytes(w->from, w->d[1]) : weight_bytes(w));
+    const struct weight is = as_in_file(w);
+    tensors_forget(&m->files, is.data, weight_bytes(&is));
 }
 
 void model_close(struct model *m) {
@@ -446,9 +453,8 @@ void model_hash(const struct model *m, char hex[33]) {
     str all = {0};
     for (int i = 0; i < m->n; i++) {
         const struct weight *w = &m->w[i];
-        struct weight is = *w; /* as the file has it */
+        const struct weight is = as_in_file(w);
         char one[33];
-        if (w->source) is.dt = w->from, is.data = w->source;
         bytes_hash(is.data, weight_bytes(&is), one);
         str_addf(&all, "%s %s %s\n", w->name, dtype_info[is.dt].name, one);
         if (w->source || w->replaced) model_forget(m, w);

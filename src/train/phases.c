@@ -33,8 +33,9 @@ static void phase_lines(const struct run *r, enum phase phase, size_t line[LINES
     const bool learns = phase == PHASE_TRAIN || phase == PHASE_SAVE;
     memset(line, 0, LINES * sizeof *line);
     line[WEIGHTS] = f->weights, line[DERIVED] = f->derived, line[DATA] = f->data, line[RUNTIME] = f->runtime;
-    if (phase == PHASE_LOAD) *(f->reading > f->check ? &line[FILES] : &line[CHECK]) = f->reading > f->check ? f->reading : f->check;
-    else line[ADAPTERS] = f->adapters - (phase == PHASE_SAVE ? 0 : f->finished);
+    if (phase != PHASE_LOAD) line[ADAPTERS] = f->adapters - (phase == PHASE_SAVE ? 0 : f->finished);
+    else if (f->reading > f->check) line[FILES] = f->reading; /* gone before the check begins */
+    else line[CHECK] = f->check;
     line[TEACHER] = f->teacher;
     if (learns) line[OPTIMIZER] = f->optimizer;
     if (phase == PHASE_TRAIN) line[GRADIENTS] = f->gradients + f->checks;

@@ -139,11 +139,10 @@ static json_t *memory_json(const struct run *r, bool measured) {
     line(m, "activations", f->activations, act, measured, arena_now - cache_now);
     if (r->generates) line(m, "kv cache", f->cache, kv, measured, cache_now);
     line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
-    if (f->beginning)
-        line(m, f->reading > f->check ? "file buffers" : "check", f->beginning,
-             f->reading > f->check ? "while data are read, beyond the lines above"
-                                   : "what quantization_check takes before training, beyond the lines above",
-             measured, 0);
+    if (f->beginning && f->reading > f->check)
+        line(m, "file buffers", f->beginning, "while data are read, beyond the lines above", measured, 0);
+    else if (f->beginning)
+        line(m, "check", f->beginning, "what quantization_check takes before training, beyond the lines above", measured, 0);
     if (host)
         line(m, "data", f->data,
              data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts", false, 0);
