@@ -443,10 +443,10 @@ static err launch_pieces(const struct plan *pl, const struct binding *b, const s
 static err launch_all(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
     for (int i = 0, end; i < pl->p->ni; i = end) {
         end = group_end(pl, i);
-        if (b->watch) TRY(b->watch->before(b->watch->ctx, i, end));
+        if (b->watch && b->watch->before) TRY(b->watch->before(b->watch->ctx, i, end));
         if (pl->p->in[i].piece) TRY(launch_pieces(pl, b, run, i, end));
         else TRY(plan_launch(pl, b, run, i, &end));
-        if (b->watch) TRY(b->watch->after(b->watch->ctx, i, end));
+        if (b->watch && b->watch->after) TRY(b->watch->after(b->watch->ctx, i, end));
     }
     return OK;
 }

@@ -56,7 +56,7 @@ err plan_weigh(const struct plan *pl, struct residents *rs);
 err plan_place(struct plan *pl, struct residents *rs);
 void residents_free(struct residents *rs);
 
-/* Told of each launch, by the instructions that it covers. */
+/* Told of each launch, by the instructions that it covers; either may be NULL. */
 struct plan_watch {
     void *ctx;
     err (*before)(void *ctx, int from, int to);

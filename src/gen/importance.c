@@ -108,16 +108,11 @@ static err before(void *ctx, int from, int to) {
     return OK;
 }
 
-static err after(void *ctx, int from, int to) {
-    (void)ctx, (void)from, (void)to;
-    return OK;
-}
-
 /* --- passes ---------------------------------------------------------------------------------------------------------- */
 static err run_pass(void *ctx, const struct text_pass *p) {
     struct watching *w = ctx;
     const struct run_ctx run = {.threads = omp_get_max_threads()};
-    const struct plan_watch watch = {w, before, after};
+    const struct plan_watch watch = {.ctx = w, .before = before};
     struct feed f = pass_feed(p);
     w->now = p;
     if (w->of) f.watch = &watch, w->out->tokens += p->n, w->out->rows += p->s;

@@ -81,11 +81,6 @@ err likeness_bytes(const struct model *reference, const struct model *other, siz
     return e;
 }
 
-static err nothing(void *ctx, int from, int to) {
-    (void)ctx, (void)from, (void)to;
-    return OK;
-}
-
 /* What instructions have read of a mapped file goes again: a whole model would stay beside the one that is compared with it. */
 static err forget(void *ctx, int from, int to) {
     const struct work *w = ctx;
@@ -102,7 +97,7 @@ static err forget(void *ctx, int from, int to) {
 
 static err run_one(struct work *w, int which, const struct text_pass *p, const float **logits) {
     const struct run_ctx run = {.threads = omp_get_max_threads()};
-    const struct plan_watch watch = {w, nothing, forget};
+    const struct plan_watch watch = {.ctx = w, .after = forget};
     struct feed f = pass_feed(p);
     void *param = NULL;
     w->which = which, f.watch = &watch;

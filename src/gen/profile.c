@@ -51,7 +51,7 @@ static enum profile_phase phase_of(const struct program *g, int i) {
 
 static err before(void *ctx, int from, int to) {
     struct profiling *p = ctx;
-    if (p->inner) TRY(p->inner->before(p->inner->ctx, from, to));
+    if (p->inner && p->inner->before) TRY(p->inner->before(p->inner->ctx, from, to));
     p->began = now(p->mem);
     return OK;
 }
@@ -63,7 +63,7 @@ static err after(void *ctx, int from, int to) {
     double bound = 0;
     for (int i = from; i < to; i++) bound += bound_of(p->mem->profile, work_at(p->g, &p->g->p.in[i], &p->pass));
     add(p->mem->profile, phase_of(p->g, from), first->piece ? "in pieces" : first->op->name, seconds, bound);
-    return p->inner ? p->inner->after(p->inner->ctx, from, to) : OK;
+    return p->inner && p->inner->after ? p->inner->after(p->inner->ctx, from, to) : OK;
 }
 
 void profile_run(struct profiling *p, const struct memory *mem, const struct program *g, const struct feed *f) {
