@@ -1,6 +1,7 @@
 /* Bump allocation in blocks of at least 64 KiB, and whole pages. See arena.h. */
 #define _DEFAULT_SOURCE
 #include "base/arena.h"
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -77,3 +78,15 @@ void *pages_take(size_t bytes) {
 void pages_give(void *p, size_t bytes) {
     if (p) munmap(p, bytes ? bytes : 1);
 }
+
+#ifdef __GLIBC__
+void heap_rest(void) { malloc_trim(0); }
+
+size_t heap_bytes(void) {
+    const struct mallinfo2 m = mallinfo2();
+    return m.uordblks + m.hblkhd;
+}
+#else
+void heap_rest(void) {}
+size_t heap_bytes(void) { return 0; }
+#endif

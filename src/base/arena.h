@@ -22,4 +22,8 @@ void arena_free(arena *a);                                   /* frees everything
 void *pages_take(size_t bytes);
 void pages_give(void *p, size_t bytes);
 
+/* What was freed goes back to the system, as far as its library can: after reading, before arenas are taken. */
+void heap_rest(void);
+size_t heap_bytes(void); /* what it has given out; 0 where the system's library does not tell */
+
 #endif

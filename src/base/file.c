@@ -13,7 +13,6 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { WINDOW = 8 << 20 }; /* a multiple of any page */
 
 /* A path that leads nowhere, or through a file, is the caller's mistake. */
 static err cannot_open(const char *path) {
@@ -21,23 +20,46 @@ static err cannot_open(const char *path) {
     return fail(why == ENOENT || why == ENOTDIR ? E_USAGE : E_IO, "%s: cannot open: %s", path, strerror(why));
 }
 
-err file_map(const char *path, struct file_map *m) {
+err file_map_open(const char *path, struct file_map *m, int *fd) {
     *m = (struct file_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return cannot_open(path);
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0) return cannot_open(path);
     struct stat st;
     err e = OK;
-    if (fstat(fd, &st)) e = fail(E_IO, "%s: %s", path, strerror(errno));
+    if (fstat(*fd, &st)) e = fail(E_IO, "%s: %s", path, strerror(errno));
     else if (S_ISDIR(st.st_mode)) e = fail(E_INPUT, "%s: a folder, where a file is wanted", path);
     else if (!S_ISREG(st.st_mode)) e = fail(E_INPUT, "%s: not a regular file", path);
     else if (st.st_size == 0) e = fail(E_INPUT, "%s: the file is empty", path);
     else {
-        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, *fd, 0);
         if (p == MAP_FAILED) e = fail(E_IO, "%s: cannot map %lld bytes: %s", path, (long long)st.st_size, strerror(errno));
         else *m = (struct file_map){p, (size_t)st.st_size};
     }
-    close(fd);
+    if (e) close(*fd), *fd = -1;
     return e;
+}
+
+err file_map(const char *path, struct file_map *m) {
+    int fd;
+    TRY(file_map_open(path, m, &fd));
+    close(fd);
+    return OK;
+}
+
+/* n bytes from `at` on; `why`: why they are not all there. */
+static bool read_all(int fd, uint64_t at, void *bytes, size_t n, const char **why) {
+    for (char *p = bytes; n;) {
+        ssize_t k = pread(fd, p, n, (off_t)at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) return *why = k ? strerror(errno) : "it ends early", false;
+        p += k, at += (uint64_t)k, n -= (size_t)k;
+    }
+    return true;
+}
+
+err file_read_at(const char *path, int fd, uint64_t at, void *bytes, size_t n) {
+    const char *why;
+    return read_all(fd, at, bytes, n, &why) ? OK : fail(E_IO, "%s: cannot read: %s", path, why);
 }
 
 void file_forget(const void *p, size_t n) {
@@ -164,13 +186,8 @@ err spool_write(const char *for_what, int fd, uint64_t at, const void *bytes, si
 }
 
 err spool_read(const char *for_what, int fd, uint64_t at, void *bytes, size_t n) {
-    for (char *p = bytes; n;) {
-        ssize_t k = pread(fd, p, n, (off_t)at);
-        if (k < 0 && errno == EINTR) continue;
-        if (k <= 0) return fail(E_IO, "%s: cannot read a temporary file: %s", for_what, k ? strerror(errno) : "it ends early");
-        p += k, at += (uint64_t)k, n -= (size_t)k;
-    }
-    return OK;
+    const char *why;
+    return read_all(fd, at, bytes, n, &why) ? OK : fail(E_IO, "%s: cannot read a temporary file: %s", for_what, why);
 }
 
 int path_is_dir(const char *path) {
@@ -266,20 +283,18 @@ void bytes_hash(const void *p, size_t n, char hex[33]) {
 }
 
 err file_hash(const char *path, char hex[33]) {
-    struct file_map m;
+    FILE *f = fopen(path, "rbe");
+    if (!f) return cannot_open(path);
     XXH3_state_t *x = XXH3_createState();
-    if (!x) return fail(E_MEMORY, "out of memory");
-    err e = file_map(path, &m);
-    XXH3_128bits_reset(x);
-    for (size_t at = 0, n; !e && at < m.n; at += n) {
-        n = m.n - at < WINDOW ? m.n - at : WINDOW;
-        XXH3_128bits_update(x, m.p + at, n);
-        file_forget(m.p + at, n);
+    char bytes[65536];
+    if (x) XXH3_128bits_reset(x);
+    for (size_t n; x && (n = fread(bytes, 1, sizeof bytes, f)) > 0;) XXH3_128bits_update(x, bytes, n);
+    err e = !x ? fail(E_MEMORY, "out of memory") : ferror(f) ? fail(E_IO, "%s: cannot read: %s", path, strerror(errno)) : OK;
+    fclose(f);
+    if (!e) {
+        XXH128_hash_t h = XXH3_128bits_digest(x);
+        snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
     }
-    XXH128_hash_t h = XXH3_128bits_digest(x);
     XXH3_freeState(x);
-    if (e) return e;
-    file_unmap(&m);
-    snprintf(hex, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
-    return OK;
+    return e;
 }

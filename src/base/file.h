@@ -12,9 +12,13 @@ struct file_map {
     size_t n;
 };
 err file_map(const char *path, struct file_map *m); /* read-only, private; directories and empty files are E_INPUT */
+/* The same, and a descriptor of the file, which the caller closes: for file_read_at. */
+err file_map_open(const char *path, struct file_map *m, int *fd);
 void file_unmap(struct file_map *m);
 /* Bytes of a map that are not needed soon: their pages leave this process's memory and come back when read again. */
 void file_forget(const void *p, size_t n);
+/* All n bytes from `at` on. What is read so, and not out of a map, brings no pages of the file into this process's memory. */
+err file_read_at(const char *path, int fd, uint64_t at, void *bytes, size_t n);
 err file_read(const char *path, str *out);          /* the whole file, for small ones; a folder is E_INPUT */
 
 /* Atomic write: file_create opens "path.tmp-PID", file_commit flushes, fsyncs, renames and fsyncs the folder;

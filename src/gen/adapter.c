@@ -165,7 +165,7 @@ err structure_add(struct structure *st, const struct model *m, const void *setti
     struct program probe;
     TRY(structure_turn(st, m, settings));
     TRY(no_head(st, m));
-    TRY(program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32, DT_NONE}, CHECKPOINT_NONE,
+    TRY(program_build(&probe, m, st->head_module ? MODE_CLASSIFY : MODE_SCORE, st, (struct capacity){1, 1, 1, 1, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE,
                       &backend_null, false));
     program_free(&probe);
     return OK;
@@ -345,17 +345,44 @@ static void to_file(const struct file_form *f, float *x, int64_t n) {
     for (int64_t i = 0; i < n && !plain(f); i++) x[i] -= f->less + (f->row ? f->row[i] : 0);
 }
 
-/* The file's rows are the parameter's columns. */
-static err read_turned(const struct tensors *ts, const struct tensor *t, const struct place *w) {
-    const struct param_slice *s = w->s;
-    const size_t bytes = dtype_row_bytes(t->dt, s->rows);
-    float *column = malloc((size_t)s->rows * sizeof *column + 1);
-    if (!column) return fail(E_MEMORY, "%s: out of memory", ts->path);
-    for (int64_t c = 0; c < w->p->d[1]; c++) {
-        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)c, column, s->rows);
-        for (int64_t r = 0; r < s->rows; r++) put_numbers(w, r, c, 1, column + r);
+/* A tensor's rows as numbers, one after the other, out of pieces of the file: a run whose memory is all in use reads its best weights again. */
+enum { ROWS_BYTES = 64 << 10 };
+struct row_reader {
+    const struct tensors *ts;
+    const struct tensor *t;
+    int64_t columns, rows, next, here; /* of the file; the next to be read; how many of them are in the piece */
+    size_t bytes;                      /* of a row */
+    char *piece;
+    float *row;
+};
+
+static err rows_begin(struct row_reader *q, const struct tensors *ts, const struct tensor *t, int64_t rows, int64_t columns) {
+    *q = (struct row_reader){.ts = ts, .t = t, .rows = rows, .columns = columns, .bytes = dtype_row_bytes(t->dt, columns)};
+    q->piece = malloc(q->bytes > ROWS_BYTES ? q->bytes : ROWS_BYTES);
+    q->row = malloc((size_t)columns * sizeof *q->row + 1);
+    return q->piece && q->row ? OK : fail(E_MEMORY, "%s: out of memory", ts->path);
+}
+
+/* Into q->row. */
+static err rows_next(struct row_reader *q) {
+    const int64_t fit = q->bytes && q->bytes < ROWS_BYTES ? ROWS_BYTES / (int64_t)q->bytes : 1, at = q->here ? q->next % fit : 0;
+    if (!at) {
+        q->here = q->rows - q->next < fit ? q->rows - q->next : fit;
+        TRY(tensors_copy(q->ts, (const char *)q->t->data + q->bytes * (size_t)q->next, q->bytes * (size_t)q->here, q->piece));
     }
-    free(column);
+    dequantise_row(q->t->dt, q->piece + q->bytes * (size_t)at, q->row, q->columns);
+    q->next++;
+    return OK;
+}
+
+static void rows_end(struct row_reader *q) { free(q->piece), free(q->row); }
+
+/* The file's rows are the parameter's columns. */
+static err put_turned(struct row_reader *q, const struct place *w) {
+    for (int64_t c = 0; c < q->rows; c++) {
+        TRY(rows_next(q));
+        for (int64_t r = 0; r < q->columns; r++) put_numbers(w, r, c, 1, q->row + r);
+    }
     return OK;
 }
 
@@ -365,30 +392,27 @@ static void begun_row(const struct param *p, const struct param_slice *s, int64_
     for (int64_t c = 0; c < p->d[1]; c++) to[c] = from[c] * (s->beside == BESIDE_NEGATED ? -s->times : s->times);
 }
 
-/* What it began with must be what this base gives, or the adapter is for another one. */
-static err read_beside(const struct tensors *ts, const struct tensor *t, const struct place *w) {
+/* What it began with must be what this base gives, or the adapter is for another one. begun: room for a row. */
+static err put_beside(struct row_reader *q, const struct place *w, float *begun) {
     const struct param *p = w->p;
     const struct param_slice *s = w->s;
     const int64_t columns = p->d[1];
-    const size_t bytes = dtype_row_bytes(t->dt, t->d[1]);
-    float *row = malloc((size_t)(t->d[1] + columns) * sizeof *row), *begun = row + t->d[1], most = 0, worst = 0;
-    if (!row) return fail(E_MEMORY, "%s: out of memory", ts->path);
-    for (int64_t r = 0; r < t->d[0]; r++) {
+    float most = 0, worst = 0;
+    for (int64_t r = 0; r < q->rows; r++) {
         const bool own = r < s->rows, also = !own || s->beside == BESIDE_NEGATED;
-        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, t->d[1]);
-        if (own) put_numbers(w, r, 0, columns, row);
+        TRY(rows_next(q));
+        if (own) put_numbers(w, r, 0, columns, q->row);
         if (also) begun_row(p, s, own ? r : r - s->rows, begun);
         for (int64_t c = 0; c < columns && also; c++) {
-            const float off = fabsf(begun[c] - row[own ? columns + c : c]);
+            const float off = fabsf(begun[c] - q->row[own ? columns + c : c]);
             most = fabsf(begun[c]) > most ? fabsf(begun[c]) : most, worst = off > worst ? off : worst;
         }
     }
-    free(row);
     return worst <= 1e-3f * most ? OK
                                  : fail(E_INPUT,
                                         "%s: tensor %s has begun elsewhere than at this base's singular vectors: it is for another base, "
                                         "or no adapter of this start",
-                                        ts->path, t->name);
+                                        q->ts->path, q->t->name);
 }
 
 static err write_beside(struct tensors_out *o, const struct place *w, float *piece) {
@@ -404,18 +428,44 @@ static err write_beside(struct tensors_out *o, const struct place *w, float *pie
 }
 
 /* Of each row of the file's tensor the columns that are the parameter's. */
-static err read_columns(const struct tensors *ts, const struct tensor *t, const struct place *w) {
+static err put_columns(struct row_reader *q, const struct place *w) {
     const struct param *p = w->p;
     const struct param_slice *s = w->s;
-    const size_t bytes = dtype_row_bytes(t->dt, s->columns);
-    float *row = malloc((size_t)s->columns * sizeof *row);
-    if (!row) return fail(E_MEMORY, "%s: out of memory", ts->path);
-    for (int64_t r = 0; r < s->rows; r++) {
-        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, s->columns);
-        for (int64_t c = 0; c < p->d[1]; c++) put_numbers(w, r, memory_column(p, s, c), 1, row + s->column0 + c);
+    for (int64_t r = 0; r < q->rows; r++) {
+        TRY(rows_next(q));
+        for (int64_t c = 0; c < p->d[1]; c++) put_numbers(w, r, memory_column(p, s, c), 1, q->row + s->column0 + c);
     }
-    free(row);
     return OK;
+}
+
+/* One row of a file may be a vector, whose numbers may change places. */
+static err put_rows(struct row_reader *q, const struct place *w) {
+    const bool vector = w->p->nd == 1;
+    for (int64_t r = 0; r < q->rows; r++) {
+        TRY(rows_next(q));
+        form_from_file(&w->s->form, q->row, q->columns);
+        if (!vector) put_numbers(w, r, 0, q->columns, q->row);
+        for (int64_t k = 0; k < q->columns && vector; k++) put_numbers(w, k, 0, 1, q->row + k);
+    }
+    return OK;
+}
+
+/* A slice that is some rows of a tensor is read alone. */
+static err slice_begin(struct row_reader *q, const struct tensors *ts, const struct tensor *t, const struct place *w) {
+    const struct param_slice *s = w->s;
+    if (s->turned) return rows_begin(q, ts, t, w->p->d[1], s->rows);
+    if (s->beside) return rows_begin(q, ts, t, t->d[0], t->d[1]);
+    if (s->columns) return rows_begin(q, ts, t, s->rows, s->columns);
+    return w->p->nd == 1 ? rows_begin(q, ts, t, 1, s->rows) : rows_begin(q, ts, t, s->rows, w->p->d[1]);
+}
+
+static err put_slice(struct row_reader *q, const struct place *w) {
+    const struct param_slice *s = w->s;
+    if (!s->beside) return (s->turned ? put_turned : s->columns ? put_columns : put_rows)(q, w);
+    float *begun = malloc((size_t)w->p->d[1] * sizeof *begun);
+    err e = begun ? put_beside(q, w, begun) : fail(E_MEMORY, "%s: out of memory", q->ts->path);
+    free(begun);
+    return e;
 }
 
 /* AdapterHub saves of a bare model ("layers.0.", "model." being its head's) and of models that have one around it ("transformer.encoder."). */
@@ -443,26 +493,6 @@ static err find_slice(const struct tensors *ts, const struct structure *st, cons
     return *t ? OK : fail(E_INPUT, "%s: tensor %s is missing", ts->path, name);
 }
 
-static err read_rows(const struct tensors *ts, const struct tensor *t, const struct place *w) {
-    const struct param *p = w->p;
-    const bool vector = p->nd == 1; /* one row of the file, whose numbers may change places */
-    const int64_t columns = vector ? w->s->rows : p->d[1], rows = vector ? 1 : w->s->rows;
-    const size_t bytes = dtype_row_bytes(t->dt, columns);
-    float *row = malloc((size_t)columns * sizeof *row + 1);
-    if (!row) return fail(E_MEMORY, "%s: out of memory", ts->path);
-    int64_t kept = 0; /* the row from which on the file's are still in memory */
-    for (int64_t r = 0; r < rows; r++) {
-        dequantise_row(t->dt, (const char *)t->data + bytes * (size_t)r, row, columns);
-        form_from_file(&w->s->form, row, columns);
-        if (!vector) put_numbers(w, r, 0, columns, row);
-        for (int64_t k = 0; k < columns && vector; k++) put_numbers(w, k, 0, 1, row + k);
-        const size_t there = bytes * (size_t)(r + 1 - kept);
-        if (there >= PIECE_BYTES) tensors_forget(ts, (const char *)t->data + bytes * (size_t)kept, there), kept = r + 1;
-    }
-    free(row);
-    return OK;
-}
-
 static err read_slice(const struct tensors *ts, const struct structure *st, const void *settings, const struct place *w) {
     const struct param *p = w->p;
     const struct param_slice *s = w->s;
@@ -476,9 +506,11 @@ static err read_slice(const struct tensors *ts, const struct structure *st, cons
         return fail(E_INPUT, "%s: tensor %s has another shape than [%lld, %lld]: was it made for another model or rank?", ts->path, t->name,
                     (long long)want.d[last], (long long)(want.nd > 1 ? want.d[last + 1] : 1));
     TRY(tensor_readable(ts, t));
-    TRY((s->turned ? read_turned : s->beside ? read_beside : s->columns ? read_columns : read_rows)(ts, t, w));
-    tensors_forget(ts, t->data, t->bytes);
-    return OK;
+    struct row_reader q;
+    err e = slice_begin(&q, ts, t, w);
+    if (!e) e = put_slice(&q, w);
+    rows_end(&q);
+    return e;
 }
 
 static const char *file_apart(const struct structure *st) { return st->method->apart ? st->method->apart(st->settings) : NULL; }

@@ -241,8 +241,9 @@ static err read_shards(struct tensors *ts, const char *folder, const char *index
     size_t n = json_object_size(map); /* also the most shards that there can be */
     ts->t = n < INT_MAX ? arena_alloc(&ts->mem, n * sizeof *ts->t) : NULL;
     ts->maps = arena_alloc(&ts->mem, n * sizeof *ts->maps);
+    ts->fds = arena_alloc(&ts->mem, n * sizeof *ts->fds);
     struct header *shards = arena_alloc(&ts->mem, n * sizeof *shards), *shard = NULL;
-    if (!ts->t || !ts->maps || !shards) return out_of_memory(index);
+    if (!ts->t || !ts->maps || !ts->fds || !shards) return out_of_memory(index);
     const char *name;
     json_object_foreach(map, name, value) {
         TRY(check_name(E_INPUT, index, name));

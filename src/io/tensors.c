@@ -9,6 +9,7 @@
 #include "io/tensors.h"
 #include "io/tensors_internal.h"
 #include <stdlib.h>
+#include <unistd.h>
 
 static err refuse_pickle(const char *path) {
     return fail(
@@ -23,7 +24,7 @@ static bool named_as_pickle(const char *path) {
 }
 
 err tensors_map(struct tensors *ts, const char *path, struct file_map *m) {
-    TRY(file_map(path, m));
+    TRY(file_map_open(path, m, &ts->fds[ts->n_maps]));
     ts->maps[ts->n_maps++] = *m;
     return OK;
 }
@@ -38,7 +39,8 @@ static err pickle_instead(struct tensors *ts, const char *path) {
 static err open_file(struct tensors *ts, const char *path) {
     TRY(pickle_instead(ts, path));
     ts->maps = arena_alloc(&ts->mem, sizeof *ts->maps);
-    if (!ts->maps) return fail(E_MEMORY, "%s: out of memory", path);
+    ts->fds = arena_alloc(&ts->mem, sizeof *ts->fds);
+    if (!ts->maps || !ts->fds) return fail(E_MEMORY, "%s: out of memory", path);
     struct file_map m;
     TRY(tensors_map(ts, path, &m));
     if (named_as_pickle(path)) return refuse_pickle(path);
@@ -91,8 +93,17 @@ void tensors_forget(const struct tensors *ts, const void *p, size_t n) {
     }
 }
 
+err tensors_copy(const struct tensors *ts, const void *p, size_t n, void *to) {
+    for (int i = 0; i < ts->n_maps; i++) {
+        const uint8_t *first = ts->maps[i].p, *at = p;
+        if (at >= first && at < first + ts->maps[i].n) return file_read_at(ts->path, ts->fds[i], (uint64_t)(at - first), to, n);
+    }
+    memcpy(to, p, n);
+    return OK;
+}
+
 void tensors_close(struct tensors *ts) {
-    for (int i = 0; i < ts->n_maps; i++) file_unmap(&ts->maps[i]);
+    for (int i = 0; i < ts->n_maps; i++) file_unmap(&ts->maps[i]), close(ts->fds[i]);
     arena_free(&ts->mem);
     *ts = (struct tensors){0};
 }

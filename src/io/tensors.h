@@ -26,6 +26,7 @@ struct tensors {
     int n;
     struct tensor *t;
     struct file_map *maps;
+    int *fds; /* the maps' files */
     int n_maps;
     struct gguf_meta *meta; /* GGUF only, else NULL */
     size_t copied;          /* bytes of weights that lie in memory in a form of our own (io/packed.h) */
@@ -37,6 +38,8 @@ void tensors_close(struct tensors *ts);
 /* A tensor's bytes, or some of them, have done their work: where they are mapped (an odd file has them copied) their pages leave this process's memory,
  * and the neighbours that the kernel brings in with them. Whoever reads them again gets them again. */
 void tensors_forget(const struct tensors *ts, const void *p, size_t n);
+/* n bytes of a tensor, from p on, without bringing pages of the file into this process's memory. */
+err tensors_copy(const struct tensors *ts, const void *p, size_t n, void *to);
 /* What is read while all else is in memory is forgotten by pieces of so many bytes; with their neighbours so many are there at a time. */
 enum { PIECE_BYTES = 2 << 20, PIECES_THERE = 2 * PIECE_BYTES };
 bool tensors_mapped(const struct tensors *ts, const void *p); /* is that a byte of a mapped file? */

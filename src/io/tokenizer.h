@@ -60,6 +60,10 @@ err tokenizer_set_template(tokenizer *t, const char *source, const char *name);
 const char *tokenizer_template(const tokenizer *t);                       /* the chat template's source, NULL when none */
 const char *tokenizer_template_name(const tokenizer *t);                  /* where it is from, for messages */
 size_t tokenizer_bytes(const tokenizer *t);                               /* memory of its tables */
+/* Encoding has words that it met at hand, half a megabyte for each thread that was at it at the same time. rest() lets go of them until it
+ * goes on; nobody may be encoding. */
+size_t tokenizer_words_bytes(void);
+void tokenizer_rest(tokenizer *t);
 /* Vocabulary and merges as one hash: two models share ids exactly when these agree. */
 void tokenizer_hash(const tokenizer *t, char hex[33]);
 

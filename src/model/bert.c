@@ -45,6 +45,7 @@ static err add_type(struct model *m) {
         dequantise_row(pos->dt, (const char *)pos->data + row * (size_t)i, sum + i * C, C);
         for (int64_t c = 0; c < C; c++) sum[i * C + c] += zero[c];
     }
+    tensors_forget(&m->files, pos->data, row * (size_t)pos->d[0]);
     pos->dt = DT_F32;
     pos->data = sum;
     pos->form.row = zero;

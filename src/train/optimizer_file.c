@@ -113,15 +113,7 @@ static err check(const struct tensors *ts, const struct learner *l, const struct
 }
 
 static err bring_back(const struct learner *l, const struct tensors *ts, const struct tensor *t, const struct entry *e) {
-    for (size_t at = 0; at < e->bytes; at += PIECE_BYTES) {
-        const size_t n = e->bytes - at < PIECE_BYTES ? e->bytes - at : PIECE_BYTES;
-        const char *from = (const char *)t->data + at;
-        char *to = (char *)e->p + at;
-        if (e->on_host) memcpy(to, from, n);
-        else TRY(l->backend->mem->upload(to, from, n));
-        tensors_forget(ts, from, n);
-    }
-    return OK;
+    return e->on_host ? tensors_copy(ts, t->data, e->bytes, e->p) : l->backend->mem->upload(e->p, t->data, e->bytes);
 }
 
 static err take_over(struct learner *l, const struct tensors *ts, const struct entry *list, int n) {
