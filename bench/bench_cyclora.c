@@ -95,7 +95,7 @@ static void result(const char *item, double *seconds, int n, double tokens, cons
 }
 
 static void bench_sft(struct bench *b, const char *model, const char *data, int batch, int seq, int steps) {
-    start(b, model, 1, false, (struct capacity){seq > 256 ? seq : 256, 64, 1, 1, DT_NONE, DT_NONE});
+    start(b, model, 1, false, (struct capacity){seq > 256 ? seq : 256, 64, 1, 1, DT_NONE, DT_NONE, 0});
     int n;
     struct ids *ids = read_rows(b, data, seq == 512 ? "sft_512.ids.txt" : "sft_128.ids.txt", &n);
     double seconds[256];
@@ -127,7 +127,7 @@ static void bench_sft(struct bench *b, const char *model, const char *data, int 
 }
 
 static void bench_generate(struct bench *b, const char *model, const char *data, int batch, int reps, bool ints) {
-    start(b, model, 1, true, (struct capacity){batch * 32, batch, batch, 32 + NEW, DT_NONE, DT_NONE});
+    start(b, model, 1, true, (struct capacity){batch * 32, batch, batch, 32 + NEW, DT_NONE, DT_NONE, 0});
     int n;
     struct ids *prompt = read_rows(b, data, "prompt_32.ids.txt", &n);
     struct generation out[64];
@@ -181,7 +181,7 @@ static double divergence(const float *p, const float *q, int64_t n, int *flips) 
 /* Eight rows of 512 tokens, teacher-forced, each setting with a KV cache of its own. */
 static void bench_kl(struct bench *b, const char *model, const char *data) {
     enum { ROWS = 8, LENGTH = 512 };
-    struct capacity cap = {ROWS, ROWS, ROWS, LENGTH, DT_NONE, DT_NONE};
+    struct capacity cap = {ROWS, ROWS, ROWS, LENGTH, DT_NONE, DT_NONE, 0};
     start(b, model, 1, true, cap);
     struct program decode;
     struct memory mem[2] = {0};
@@ -205,7 +205,7 @@ static void bench_kl(struct bench *b, const char *model, const char *data) {
 }
 
 static void bench_macct(struct bench *b, const char *model, const char *data, int steps, bool ints) {
-    start(b, model, 2, true, (struct capacity){256, 64, 8, 64, DT_NONE, DT_NONE});
+    start(b, model, 2, true, (struct capacity){256, 64, 8, 64, DT_NONE, DT_NONE, 0});
     static const char *const files[] = {"cycle_A.ids.txt", "cycle_B.ids.txt"};
     int32_t *sep = NULL;
     b->cfg.side[0].max_new_tokens = b->cfg.side[1].max_new_tokens = CYCLE_NEW;

@@ -244,7 +244,7 @@ static err run_text(cyc_model *m, cyc_adapter *a, enum mode mode, dtype compute,
     struct memory mem = {0};
     struct pack k = {0};
     void *param;
-    TRY(program_build(&g, &m->m, mode, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, compute, DT_NONE}, CHECKPOINT_NONE, api_backend(m), false));
+    TRY(program_build(&g, &m->m, mode, a ? &a->st : NULL, (struct capacity){n, 1, 0, 0, compute, DT_NONE, 0}, CHECKPOINT_NONE, api_backend(m), false));
     const int before = g.virtual_tokens;
     const size_t all = (size_t)((before + n) * columns) * sizeof *to;
     float *got = malloc(all);
@@ -325,7 +325,7 @@ static err run_generation(cyc_model *m, cyc_adapter *a, const struct generate_re
     int pass = total < 512 ? total : 512;
     const int beams = how.beams > 1 ? how.beams : 1;
     const int at_once = rq->n * beams < 64 ? rq->n : beams < 64 ? 64 / beams : 1;
-    struct capacity cap = {pass > longest ? pass : longest, rq->n, at_once * beams, longest + rq->max_new, m->compute, DT_NONE};
+    struct capacity cap = {pass > longest ? pass : longest, rq->n, at_once * beams, longest + rq->max_new, m->compute, DT_NONE, 0};
     how.rules = sampling_processes(&rq->run.sampling);
     TRY(generator_choosing(&g, &m->m, a ? &a->st : NULL, cap, &how, api_backend(m)));
     const struct program *list[GENERATOR_PROGRAMS];

@@ -77,7 +77,7 @@ static err work_begin(struct work *w, cyc_model *m, cyc_adapter *a, const cyc_te
     const int pass = backend->mem->host ? 512 : 4096, tokens = w->rows.longest > pass ? w->rows.longest : pass;
     w->list = malloc((size_t)w->rows.n * sizeof *w->list + 1);
     for (int i = 0; w->list && i < w->rows.n; i++) w->list[i] = &w->rows.r[i];
-    const struct capacity cap = {tokens, tokens / 2 + 1, 0, 0, ask->compute, DT_NONE};
+    const struct capacity cap = {tokens, tokens / 2 + 1, 0, 0, ask->compute, DT_NONE, 0};
     TRY(w->list ? program_build(&w->g, &m->m, ask->mode, a ? &a->st : NULL, cap, CHECKPOINT_NONE, backend, false) : fail(E_MEMORY, "out of memory"));
     TRY(memory_for(&w->b.mem, (struct program *const[]){&w->g}, 1));
     return pack_init(&w->b.pack, tokens + w->g.virtual_tokens, tokens / 2 + 1);

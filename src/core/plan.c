@@ -192,13 +192,9 @@ static err choose_kernel(struct plan *pl, int i, bool in_span) {
     return OK;
 }
 
-err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
-    *pl = (struct plan){.p = p, .backend = backend};
-    if (p->failed) return p->failed;
-    pl->run = calloc((size_t)p->ni + 1, sizeof *pl->run);
-    if (!pl->run) return fail(E_MEMORY, "out of memory while planning");
-    find_last_uses(p);
-    find_parts(p);
+static err choose_kernels(struct plan *pl) {
+    const struct prog *p = pl->p;
+    const struct backend *backend = pl->backend;
     for (int i = 0; i < p->ni;) {
         int span = backend->span ? backend->span(p, i, &pl->run[i]) : 0;
         for (int j = i + 1; j < i + span; j++)
@@ -206,7 +202,20 @@ err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
         int end = i + (span > 1 ? span : 1);
         for (; i < end; i++) TRY(choose_kernel(pl, i, span > 1));
     }
-    return place_values(pl);
+    return OK;
+}
+
+err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
+    *pl = (struct plan){.p = p, .backend = backend};
+    if (p->failed) return p->failed;
+    pl->run = calloc((size_t)p->ni + 1, sizeof *pl->run);
+    if (!pl->run) return fail(E_MEMORY, "out of memory while planning");
+    find_last_uses(p);
+    find_parts(p);
+    if (backend->count_threads) backend->count_threads(p->threads);
+    err e = choose_kernels(pl);
+    if (backend->count_threads) backend->count_threads(0);
+    return e ? e : place_values(pl);
 }
 
 /* --- gradients that live for a while -------------------------------------------------------------------------------------- */
@@ -469,7 +478,10 @@ static void key_of(struct replay_key *k, const struct plan *pl, const struct bin
     for (int a = 0; run->adapters && a < run->adapters->n; a++) k->adapter_end[a] = run->adapters->of[a].end;
 }
 
-err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *run) {
+err plan_run(const struct plan *pl, const struct binding *b, const struct run_ctx *asked) {
+    struct run_ctx own = *asked;
+    const struct run_ctx *run = &own;
+    if (pl->p->threads > 0 && own.threads > pl->p->threads) own.threads = pl->p->threads; /* scratch is counted for so many */
     if (!pl->backend->computes) return fail(E_INTERNAL, "a plan of the %s backend cannot be run", pl->backend->name);
     for (int s = 1; s < SYM_COUNT; s++)
         if (b->size[s] > pl->p->cap[s])

@@ -96,6 +96,7 @@ struct prog {
     struct inst *in;
     int ni, cap_i;
     int64_t cap[SYM_COUNT]; /* capacities, by -symbol */
+    int threads;            /* of each run, at most: what scratch is counted for; 0: as many as the machine may run */
     dtype compute;          /* of activations, caches and the adapter's working copy: f32 (also DT_NONE), bf16 or f16 */
     int segment;            /* current checkpoint segment; outside of any: 0 */
     int64_t piece_rows;     /* more rows than these go through what is emitted in pieces so many at a time; 0: there are no pieces */

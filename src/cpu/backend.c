@@ -123,4 +123,4 @@ static void describe(str *out) {
     str_addf(out, "memory: %.1f GB\n", (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) * 1e-9);
 }
 
-const struct backend backend_cpu = {.name = "cpu", .find = find, .scratch = scratch, .computes = true, .mem = &mem_host, .flat = &flat_cpu, .compute = DT_F32, .describe = describe};
+const struct backend backend_cpu = {.name = "cpu", .find = find, .scratch = scratch, .computes = true, .mem = &mem_host, .flat = &flat_cpu, .compute = DT_F32, .describe = describe, .count_threads = cpu_count_threads};

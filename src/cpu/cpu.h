@@ -20,8 +20,10 @@ bool cpu_vnni(void);
 bool cpu_amx(void);
 const char *cpu_isa_name(enum cpu_isa isa);
 /* OpenMP threads a kernel may start: run->threads, at most cpu_max_threads(). Scratch that a thread owns is counted
- * cpu_max_threads() times: the processors of this machine, at least 4 (so tests may ask for more than there are). */
+ * cpu_max_threads() times: as often as cpu_count_threads() was told, or the processors of this machine, at least 4 (so tests may ask for more
+ * than there are). */
 int cpu_max_threads(void);
+void cpu_count_threads(int n); /* backend.h's */
 int cpu_threads(const struct run_ctx *run);
 /* The same for work of so many floats: one thread where starting a second would cost more than it saves. */
 int cpu_threads_for(const struct run_ctx *run, int64_t floats);

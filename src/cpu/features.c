@@ -86,9 +86,13 @@ bool cpu_amx(void) {
 
 const char *cpu_isa_name(enum cpu_isa isa) { return names[isa]; }
 
+static _Thread_local int counted;
+
+void cpu_count_threads(int n) { counted = n; }
+
 int cpu_max_threads(void) {
-    int n = omp_get_num_procs();
-    return n < 4 ? 4 : n > 256 ? 256 : n;
+    const int there = omp_get_num_procs(), n = counted > 0 ? counted : there < 4 ? 4 : there;
+    return n > 256 ? 256 : n;
 }
 
 int cpu_threads(const struct run_ctx *run) {

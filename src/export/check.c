@@ -67,7 +67,7 @@ struct pass {
 };
 
 static err build(const struct check *c, const struct model *m, struct structure *st, struct program *g) {
-    return program_build(g, m, MODE_SCORE, st, (struct capacity){c->n, c->s, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, true);
+    return program_build(g, m, MODE_SCORE, st, (struct capacity){c->n, c->s, 0, 0, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, &backend_cpu, true);
 }
 
 err check_bytes(struct check *c, const struct model *m, struct structure *st, size_t *bytes) {

@@ -55,7 +55,7 @@ static void measure(struct work *w, struct capacity *cap, struct options_stats *
     w->cap = longest > PASS_TOKENS ? (int)longest : PASS_TOKENS;
     if ((int)option > w->cap) w->cap = (int)option;
     const int slots = rq->n < rq->batch ? rq->n : rq->batch;
-    *cap = (struct capacity){w->cap, slots, slots, (int)total, rq->compute, DT_NONE};
+    *cap = (struct capacity){w->cap, slots, slots, (int)total, rq->compute, DT_NONE, 0};
 }
 
 static err begin(struct work *w, struct options_stats *stats) {

@@ -6,7 +6,7 @@ int pass_tokens(const struct model *m) { return m->shape.context < PASS_TOKENS ?
 
 struct capacity pass_capacity(const struct model *m) {
     const int cap = pass_tokens(m);
-    return (struct capacity){cap, cap / PASS_FEWEST + 1, 0, 0, DT_F32, DT_NONE};
+    return (struct capacity){cap, cap / PASS_FEWEST + 1, 0, 0, DT_F32, DT_NONE, 0};
 }
 
 err pass_open(struct text_pass *p, int cap) {

@@ -211,6 +211,7 @@ static err build(struct program *g, const struct model *m, struct structure *st,
     cap.tokens += g->virtual_tokens;
     cap.length += g->virtual_tokens;
     p->compute = cap.compute ? cap.compute : backend->compute;
+    p->threads = cap.threads;
     p->offload = c->offload && mode == MODE_TRAIN;
     p->adapters = st ? st->adapters : 0;
     p->cap[-SYM_N] = mode == MODE_DECODE ? cap.slots : cap.tokens;
@@ -286,6 +287,7 @@ static err build_copies(struct program *g, const struct model *m, struct structu
     const int before = st ? st->virtual_tokens : 0, layers = m->shape.layers;
     cap.length += before;
     p->compute = cap.compute ? cap.compute : backend->compute;
+    p->threads = cap.threads;
     p->cap[-SYM_N] = cap.tokens + before, p->cap[-SYM_S1] = 1; /* of no sequences */
     val *cache = arena_alloc(&p->mem, 4 * (size_t)layers * sizeof *cache);
     if (!cache) return fail(E_MEMORY, "out of memory");
@@ -312,6 +314,7 @@ err program_top(struct program *g, const struct model *m, struct capacity cap, i
     *g = (struct program){.mode = MODE_TOP, .base = m->residents, .derived = m->derived};
     struct prog *p = &g->p;
     p->compute = cap.compute ? cap.compute : backend->compute;
+    p->threads = cap.threads;
     p->cap[-SYM_N] = cap.tokens, p->cap[-SYM_S1] = 1; /* of no sequences */
     p->piece_rows = TOP_ROWS;
     struct site s = {.p = p, .mode = MODE_TOP, .derived = derived_place, .model = m};

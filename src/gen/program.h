@@ -46,6 +46,7 @@ struct capacity {
     int slots, length; /* KV cache: running sequences, tokens each */
     dtype compute;     /* of activations; DT_NONE: the backend's own */
     dtype cache;       /* of keys and values that generation keeps; DT_NONE: as computed */
+    int threads;       /* of each run, at most; 0: as many as the machine may run */
 };
 /* How prefill and decode choose tokens, as far as it changes programs. All zeros: one id a row, of the logits as they are. */
 struct choosing {

@@ -42,7 +42,7 @@ static void end(void) {
 
 /* Logits [rows, V] of the token after LENGTH others. */
 static float *decode(const struct backend *b, dtype compute, int rows) {
-    struct capacity cap = {rows * LENGTH, rows, rows, LENGTH + 4, compute, DT_NONE};
+    struct capacity cap = {rows * LENGTH, rows, rows, LENGTH + 4, compute, DT_NONE, 0};
     struct generator g = {.cap = cap};
     struct memory mem;
     must(program_build(&g.prefill, &model, MODE_PREFILL, &st, cap, CHECKPOINT_NONE, b, false));
@@ -71,7 +71,7 @@ static float *decode(const struct backend *b, dtype compute, int rows) {
 
 /* Kernels of a decoding step. */
 static int launches(void) {
-    struct capacity cap = {16, 16, 16, LENGTH, DT_BF16, DT_NONE};
+    struct capacity cap = {16, 16, 16, LENGTH, DT_BF16, DT_NONE, 0};
     struct program g;
     int n = 0;
     must(program_build(&g, &model, MODE_DECODE, &st, cap, CHECKPOINT_NONE, card, true));

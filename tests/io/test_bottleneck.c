@@ -266,7 +266,7 @@ static void test_starts(void **state) {
 /* Layers that are left out have the base's instructions and no others; below the lowest adapter there is no backward. */
 static void test_inactive(void **state) {
     (void)state;
-    const struct capacity cap = {16, 2, 2, 16, DT_F32, DT_NONE};
+    const struct capacity cap = {16, 2, 2, 16, DT_F32, DT_NONE, 0};
     const int lower[] = {0, 1};
     struct model m;
     struct structure st[2];

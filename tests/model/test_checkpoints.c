@@ -77,7 +77,7 @@ static err start(struct bench *b, enum kind k, const struct backend *backend, co
     struct lora lora = *(const struct lora *)settings;
     lora.dropout = 0.2;
     must(structure_init_head(&b->st, &b->model, method, &lora, &head, NULL));
-    TRY(program_train(&b->train, &b->model, &b->st, (struct capacity){CAP, ROWS, 0, 0, DT_F32, DT_NONE}, c, backend));
+    TRY(program_train(&b->train, &b->model, &b->st, (struct capacity){CAP, ROWS, 0, 0, DT_F32, DT_NONE, 0}, c, backend));
     model_fill(&b->model);
     must(memory_for(&b->wb.mem, (struct program *const[]){&b->train}, 1));
     must(learner_init(&b->learner, &b->st, &b->train, &(struct recipe){.learning_rate = 1e-2}));

@@ -123,7 +123,7 @@ static void test_bert(void **state) {
         int32_t *pos = arena_alloc(&mem, (size_t)n * 4);
         for (int i = 0; i < s; i++)
             for (int32_t t = cu[i]; t < cu[i + 1]; t++) pos[t] = t - cu[i];
-        must(program_build(&g, &m, MODE_FEATURES, NULL, (struct capacity){n, s, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_NONE, backend, false));
+        must(program_build(&g, &m, MODE_FEATURES, NULL, (struct capacity){n, s, 0, 0, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, backend, false));
         must(memory_for(&work, (struct program *const[]){&g}, 1));
         struct feed f = {.ids = i32_of(fixture(&want, "ids")), .pos = pos, .cu = cu, .n = n, .s = s};
         must(program_run(&g, &work, NULL, NULL, &f, &(struct run_ctx){.threads = 2}, true));
@@ -133,7 +133,7 @@ static void test_bert(void **state) {
         free(have);
         memory_free(&work);
         program_free(&g);
-        assert_int_equal(program_build(&g, &m, MODE_TRAIN, NULL, (struct capacity){n, s, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_NONE, backend, false), E_UNSUPPORTED);
+        assert_int_equal(program_build(&g, &m, MODE_TRAIN, NULL, (struct capacity){n, s, 0, 0, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, backend, false), E_UNSUPPORTED);
         assert_non_null(strstr(err_text(), "is an encoder (bert): it gives features and classes, it has no head to write with"));
         tensors_close(&want);
         model_close(&m);

@@ -58,7 +58,7 @@ static int head_loss_at(const struct program *g) {
 static void train_program(struct program *g, struct model *m, struct structure *st, const struct targets *f, const char *base, enum checkpoint level) {
     must(model_open(base, NULL, m));
     must(structure_init(st, m, &method_full, f, NULL));
-    must(program_build(g, m, MODE_TRAIN, st, (struct capacity){64, 8, 0, 0, DT_F32, DT_NONE}, level, &backend_cpu, false));
+    must(program_build(g, m, MODE_TRAIN, st, (struct capacity){64, 8, 0, 0, DT_F32, DT_NONE, 0}, level, &backend_cpu, false));
 }
 
 static void close_program(struct program *g, struct model *m, struct structure *st) {
@@ -265,7 +265,7 @@ static void test_tokens_programs(void **state) {
         must(model_open(bases[i], NULL, &m));
         must(structure_init(&st, &m, &method_trainable_tokens, &t, NULL));
         assert_int_equal(param_count(&st.params), 2 * m.shape.width);
-        must(program_build(&g, &m, MODE_TRAIN, &st, (struct capacity){64, 8, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false));
+        must(program_build(&g, &m, MODE_TRAIN, &st, (struct capacity){64, 8, 0, 0, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, &backend_cpu, false));
         const struct inst *loss = &g.p.in[head_loss_at(&g)];
         assert_int_equal(has(loss->in[5]), !i);
         assert_int_equal(has(loss->out[5]), !i);
@@ -274,7 +274,7 @@ static void test_tokens_programs(void **state) {
         close_program(&g, &m, &st);
         must(model_open(bases[i], NULL, &m));
         must(structure_init(&st, &m, &method_trainable_tokens, &t, NULL));
-        must(program_build(&g, &m, MODE_DECODE, &st, (struct capacity){8, 8, 4, 16, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false));
+        must(program_build(&g, &m, MODE_DECODE, &st, (struct capacity){8, 8, 4, 16, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, &backend_cpu, false));
         assert_int_equal(count(&g, "put_columns"), !i);
         close_program(&g, &m, &st);
     }

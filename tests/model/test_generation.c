@@ -151,7 +151,7 @@ static void write_texts(const struct text_case *c, const float *how, struct gene
     struct memory mem;
     rq.run.sampling = (struct sampling){.penalty = how[3], .min_new = (int)how[4], .temperature = c->temperature, .top_p = 1};
     rq.beaming = (struct beaming){how[1], (enum early_stopping)how[2]};
-    must(generator_choosing(&g, &c->model, NULL, (struct capacity){24, 4, c->slots, 24 + c->new, DT_F32, DT_NONE}, &choosing, c->backend));
+    must(generator_choosing(&g, &c->model, NULL, (struct capacity){24, 4, c->slots, 24 + c->new, DT_F32, DT_NONE, 0}, &choosing, c->backend));
     const struct program *list[GENERATOR_PROGRAMS];
     const int programs = generator_programs(&g, list);
     must(memory_for(&mem, (struct program *const *)list, programs));
@@ -277,7 +277,7 @@ static void test_refusals(void **state) {
     struct generator g;
     struct generation out[8];
     open_case(&c, 0, &backend_cpu);
-    const struct capacity cap = {16, 4, 4, 30, DT_F32, DT_NONE};
+    const struct capacity cap = {16, 4, 4, 30, DT_F32, DT_NONE, 0};
     assert_int_equal(generator_choosing(&g, &c.model, NULL, cap, &(struct choosing){.beams = MOST_BEAMS + 1}, c.backend), E_USAGE);
     must(generator_choosing(&g, &c.model, NULL, cap, &(struct choosing){.rules = true, .beams = 2}, c.backend));
     struct generate_request rq = {.prompt = c.prompt, .n = 1, .max_new = 4, .eos = 2, .run = {.threads = 1, .sampling = {.min_new = 5}}};

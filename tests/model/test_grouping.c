@@ -48,7 +48,7 @@ static void start(struct bench *b, const struct backend *backend, enum checkpoin
     struct lora lora = *(const struct lora *)settings;
     lora.dropout = dropout;
     must(structure_init(&b->st, &b->model, method, &lora, NULL));
-    struct capacity capacity = {cap, ROWS, 1, 1, DT_NONE, DT_NONE};
+    struct capacity capacity = {cap, ROWS, 1, 1, DT_NONE, DT_NONE, 0};
     must(program_build(&b->train, &b->model, MODE_TRAIN, &b->st, capacity, level, backend, false));
     must(program_build(&b->score, &b->model, MODE_SCORE, &b->st, capacity, CHECKPOINT_NONE, backend, false));
     must(memory_for(&b->wb.mem, (struct program *const[]){&b->train, &b->score}, 2));

@@ -87,7 +87,7 @@ static void test_features(void **state) {
     double sums[4], through[4];
     start(&b, NONE, backends[n_backends - 1], CHECKPOINT_NONE);
     const int64_t C = b.model.shape.width;
-    const struct capacity cap = {CAP_TOKENS, CAP_SEQUENCES, 0, 0, DT_F32, DT_NONE};
+    const struct capacity cap = {CAP_TOKENS, CAP_SEQUENCES, 0, 0, DT_F32, DT_NONE, 0};
     float *table = arena_f32((size_t)(b.n_rows * C) * 4);
     must(learner_gradient(&b.learner, &b.wb, rows_of(&b), b.n_rows, 1, 0, through));
     float *want = to_host(b.learner.backend, b.wb.grad, b.st.params.bytes);
@@ -202,14 +202,14 @@ static void test_modes(void **state) {
     static const enum mode no[] = {MODE_SCORE, MODE_PREFILL, MODE_DECODE};
     start(&b, 0, &backend_cpu, CHECKPOINT_NONE);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(program_build(&g, &b.model, no[i], &b.st, (struct capacity){8, 2, 2, 8, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false), E_USAGE);
+        assert_int_equal(program_build(&g, &b.model, no[i], &b.st, (struct capacity){8, 2, 2, 8, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, &backend_cpu, false), E_USAGE);
         assert_non_null(strstr(err_text(), "a classifier of 5 classes"));
     }
     bench_close(&b);
     must(model_open(GOLDEN "/families/t5", NULL, &t5)); /* whose features are the encoder's */
     must(structure_init_head(&st, &t5, &method_none, "", &(struct head){.classes = 3}, NULL));
     structure_free(&st);
-    must(program_build(&g, &t5, MODE_FEATURES, NULL, (struct capacity){8, 2, 2, 8, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false));
+    must(program_build(&g, &t5, MODE_FEATURES, NULL, (struct capacity){8, 2, 2, 8, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, &backend_cpu, false));
     program_free(&g);
     model_close(&t5);
 }

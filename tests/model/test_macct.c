@@ -31,7 +31,7 @@ static void start(struct run *r, struct config *cfg, const struct tensors *want,
     struct plans *p = &r->plans[0];
     must(structure_init(&p->st, m, method, settings, &p->modules));
     p->st.adapters = 2; /* rows of both may come at once, and need not */
-    r->cap = (struct capacity){32, 8, BATCH, 32, DT_F32, DT_NONE};
+    r->cap = (struct capacity){32, 8, BATCH, 32, DT_F32, DT_NONE, 0};
     must(program_build(&p->train, m, MODE_TRAIN, &p->st, r->cap, CHECKPOINT_SELECTIVE, backend, false));
     must(generator_build(&p->gen, m, &p->st, r->cap, backend));
     must(memory_for(&r->wb.mem, (struct program *const[]){&p->train, &p->gen.prefill, &p->gen.decode}, 3));

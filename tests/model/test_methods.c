@@ -358,7 +358,7 @@ static void test_dora_programs(void **state) {
     struct program g[3];
     struct memory mem;
     const struct lora l = {.r = 2, .alpha = 4, .dora = true, .targets.of.take = TAKE_ALL_LINEAR};
-    const struct capacity cap = {16, 2, 2, 16, DT_F32, DT_NONE};
+    const struct capacity cap = {16, 2, 2, 16, DT_F32, DT_NONE, 0};
     must(model_open(GOLDEN "/tiny_llama/tied_gqa", NULL, &m));
     must(structure_init(&st, &m, &method_lora, &l, NULL));
     static const enum mode modes[] = {MODE_TRAIN, MODE_PREFILL, MODE_DECODE};
@@ -609,7 +609,7 @@ static void test_dropout(void **state) {
             must(of[i].method->read(j, "here", &mem, settings));
             json_decref(j);
             must(structure_init(&st, &m, of[i].method, settings, NULL));
-            must(program_build(&g, &m, modes[k], &st, (struct capacity){CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false));
+            must(program_build(&g, &m, modes[k], &st, (struct capacity){CAP_TOKENS, CAP_SEQUENCES, 4, 32, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, &backend_cpu, false));
             int masks = 0, backward = 0;
             for (int n = 0; n < g.p.ni; n++) {
                 const struct inst *x = &g.p.in[n];

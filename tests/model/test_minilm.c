@@ -27,7 +27,7 @@ static void test_embeddings(void **state) {
     int32_t *pos = arena_alloc(&mem, (size_t)n * 4);
     for (int i = 0; i < s; i++)
         for (int32_t t = cu[i]; t < cu[i + 1]; t++) pos[t] = t - cu[i];
-    must(program_build(&g, &m, MODE_FEATURES, NULL, (struct capacity){n, s, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, false));
+    must(program_build(&g, &m, MODE_FEATURES, NULL, (struct capacity){n, s, 0, 0, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, &backend_cpu, false));
     must(memory_for(&work, (struct program *const[]){&g}, 1));
     struct feed f = {.ids = i32_of(fixture(&want, "ids")), .pos = pos, .cu = cu, .n = n, .s = s};
     must(program_run(&g, &work, NULL, NULL, &f, &(struct run_ctx){.threads = 2}, false));

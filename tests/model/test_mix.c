@@ -59,7 +59,7 @@ static float *logits_of_rows(cyc_model *m, cyc_adapter *a, const int32_t *ids, i
     uint8_t supervised[64] = {0};
     float *of_rows;
     must(api_adapter_ready(&a, weights, rows, &of_rows));
-    must(program_build(&g, &m->m, MODE_SCORE, a ? &a->st : NULL, (struct capacity){rows * tokens + 64, rows, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_NONE, api_backend(m), true));
+    must(program_build(&g, &m->m, MODE_SCORE, a ? &a->st : NULL, (struct capacity){rows * tokens + 64, rows, 0, 0, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, api_backend(m), true));
     must(memory_for(&mem, (struct program *const[]){&g}, 1));
     must(memory_bind(&mem, &g, a ? a->w : NULL, 2, &param));
     must(pack_init(&k, rows * tokens + 64, rows));
@@ -365,7 +365,7 @@ static void in_shares(const char *path, const char *fixture_of, const struct bac
     float *all = arena_f32(st.params.bytes), *there = all;
     must(param_fill(&st.params, 0, all));
     if (!backend->mem->host) must((there = backend->mem->take(st.params.bytes)) ? backend->mem->upload(there, all, st.params.bytes) : E_MEMORY);
-    must(generator_build(&g, &m, &st, (struct capacity){64, 8, 4, 48, DT_F32, DT_NONE}, backend));
+    must(generator_build(&g, &m, &st, (struct capacity){64, 8, 4, 48, DT_F32, DT_NONE, 0}, backend));
     must(memory_for(&work, (struct program *const[]){&g.prefill, &g.decode}, 2));
     const struct tensor *ids = fixture(&want, "gen.ids");
     const int32_t *cu = i32_of(fixture(&want, "gen.cu"));

@@ -356,7 +356,7 @@ static float *gradient(const char *path, const char *type, const struct backend 
     else must(model_open(path, NULL, &m));
     if (on->mem->host) must(model_fill(&m));
     must(structure_init(&st, &m, &method_lora, &lora, NULL));
-    must(program_build(&train, &m, MODE_TRAIN, &st, (struct capacity){24, 3, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_SELECTIVE, on, false));
+    must(program_build(&train, &m, MODE_TRAIN, &st, (struct capacity){24, 3, 0, 0, DT_F32, DT_NONE, 0}, CHECKPOINT_SELECTIVE, on, false));
     must(memory_for(&wb.mem, (struct program *const[]){&train}, 1));
     must(learner_init(&l, &st, &train, &recipe));
     for (size_t i = 0; i < st.params.bytes / 4; i++) ((float *)l.w)[i] = next_noise() * 0.2f;

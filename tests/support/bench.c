@@ -255,7 +255,7 @@ static float *logits_by(const char *path, struct structure *st, float *weights, 
     const int n = (int)fixture(expected, "ids")->d[0], s = (int)fixture(expected, "cu_seqlens")->d[0] - 1, made = st ? st->virtual_tokens : 0, extra = n_before + made;
     must(model_open(path, NULL, &m));
     const int64_t V = m.shape.vocab;
-    must(program_build(&g, &m, MODE_SCORE, st, (struct capacity){n + s * extra, s, 0, 0, DT_F32, DT_NONE}, CHECKPOINT_NONE, &backend_cpu, true));
+    must(program_build(&g, &m, MODE_SCORE, st, (struct capacity){n + s * extra, s, 0, 0, DT_F32, DT_NONE, 0}, CHECKPOINT_NONE, &backend_cpu, true));
     must(memory_for(&mem, (struct program *const[]){&g}, 1));
     must(pack_init(&k, n + s * extra, s));
     k.virtual_tokens = g.virtual_tokens;
