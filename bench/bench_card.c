@@ -41,7 +41,6 @@ static struct {
     struct structure st;
     dtype compute;
     double bandwidth, rate; /* measured: bytes/s, flop/s */
-    size_t before;          /* free on the card before anything was taken */
 } g;
 
 enum { ROWS_OF_THEIR_OWN = 61 }; /* with one row in all places no gradient would reach the queries of a deep model */
@@ -108,8 +107,7 @@ static double matrix_parameters(void) { /* those that a token is multiplied with
 }
 
 static void print(const char *item, double *s, int n, double tokens, double share, const char *of, size_t planned) {
-    size_t left = g.backend->mem->left(), taken = left && left < g.before ? g.before - left : 0; /* another process may have given back meanwhile */
-    if (g.backend->mem->host) taken = resident_bytes("VmHWM");
+    const size_t taken = g.backend->mem->host ? resident_bytes("VmHWM") : g.backend->mem->taken();
     qsort(s, (size_t)n, sizeof *s, ascending);
     printf("RESULT {\"engine\": \"cyclora\", \"item\": \"%s\", \"trained\": %lld, \"ms_best\": %.3f, \"ms_median\": %.3f, \"tok_s\": %.1f, "
            "\"share\": %.3f, \"of\": \"%s\", \"planned_gb\": %.2f, \"taken_gb\": %.2f}\n",
@@ -118,16 +116,16 @@ static void print(const char *item, double *s, int n, double tokens, double shar
     fflush(stdout);
 }
 
-static size_t planned(const struct memory *m, int adapters) {
+static size_t planned(const struct memory *m, const struct program *of, int adapters) {
     const bool host = g.backend->mem->host;
-    const size_t own = host ? 0 : g.backend->own; /* as a run plans it: of what libraries and recordings take, the most */
+    const size_t own = host ? 0 : g.backend->own(&of->p, (int)of->p.cap[-SYM_N]); /* as a run plans it, but for what is lost to pages */
     return own + (host ? g.model.bytes : g.model.residents->bytes) + m->act_bytes + m->scratch_bytes + m->work_bytes + m->stage_bytes +
            (size_t)(3 * adapters + 1) * g.st.params.bytes;
 }
 
 static void sft(const char *item, int rows, int length, struct checkpoints levels, int pass) {
     const int before = rows * g.st.virtual_tokens; /* of a soft prompt: in the pass, not in the rows */
-    struct capacity cap = {pass + before - g.st.virtual_tokens, rows, 1, 1, g.compute, DT_NONE};
+    struct capacity cap = {pass + before - g.st.virtual_tokens, rows, 1, 1, g.compute, DT_NONE, 0};
     struct program train;
     struct workbench wb = {.threads = omp_get_max_threads()};
     struct learner l;
@@ -155,7 +153,7 @@ static void sft(const char *item, int rows, int length, struct checkpoints level
     const bool counted = !strcmp(g.st.method->name, "lora");
     double flops = 4 * tokens * matrix_parameters() + 6.0 * tokens * (double)param_count(&g.st.params) +
                    0.5 * 12 * tokens * length * (double)(z->layers * z->heads * z->head_dim);
-    print(item, s, STEPS, tokens, counted ? flops / g.rate : 0, "rate", planned(&wb.mem, 1));
+    print(item, s, STEPS, tokens, counted ? flops / g.rate : 0, "rate", planned(&wb.mem, &train, 1));
     learner_free(&l);
     memory_free(&wb.mem);
     g.backend->mem->give(wb.grad, g.st.params.bytes);
@@ -167,7 +165,7 @@ static void decode(const char *item, int rows, int length) {
     enum { STEPS = 24 };
     struct generator gen;
     struct memory mem;
-    struct capacity cap = {rows * length, rows, rows, length + STEPS + 8, g.compute, DT_NONE};
+    struct capacity cap = {rows * length, rows, rows, length + STEPS + 8, g.compute, DT_NONE, 0};
     die(generator_build(&gen, &g.model, &g.st, cap, g.backend));
     die(memory_for(&mem, (struct program *const[]){&gen.prefill, &gen.decode}, 2));
     struct learner l;
@@ -187,7 +185,7 @@ static void decode(const char *item, int rows, int length) {
     }
     const struct weight *table = model_weight(&g.model, "token_embd.weight"); /* only looked up */
     double bytes = (double)g.model.bytes - (g.model.shape.tied ? 0 : (double)dtype_row_bytes(table->dt, table->d[1]) * (double)table->d[0]);
-    print(item, s, 4, rows, bytes / g.bandwidth, "bandwidth", planned(&mem, 1));
+    print(item, s, 4, rows, bytes / g.bandwidth, "bandwidth", planned(&mem, &gen.prefill, 1));
     learner_free(&l);
     memory_free(&mem);
     generator_free(&gen);
@@ -200,7 +198,7 @@ static void macct(const char *item, int rows, struct checkpoints levels, int pas
     static struct run r;
     die(config_init(&cfg));
     int made = rows * 2 * (LENGTH + 2);
-    struct capacity cap = {pass ? pass : made, rows * 2, rows, 2 * LENGTH + 4, g.compute, DT_NONE};
+    struct capacity cap = {pass ? pass : made, rows * 2, rows, 2 * LENGTH + 4, g.compute, DT_NONE, 0};
     r = (struct run){.cfg = &cfg, .objective = &objective_macct, .backend = g.backend, .threads = omp_get_max_threads(), .n_plans = 1, .n_bases = 1, .n_sides = 2, .cap = cap};
     r.base[0] = (struct base){.model = g.model, .eos = 2};
     struct plans *p = &r.plans[0];
@@ -236,7 +234,7 @@ static void macct(const char *item, int rows, struct checkpoints levels, int pas
         r.step++;
     }
     fprintf(stderr, "%s: %.3f s generating, %.3f s training\n", item, gen, train);
-    print(item, s, STEPS, 2.0 * rows * 2 * LENGTH, 0, "nothing", planned(&r.wb.mem, 2));
+    print(item, s, STEPS, 2.0 * rows * 2 * LENGTH, 0, "nothing", planned(&r.wb.mem, &p->train, 2));
     for (int i = 0; i < 2; i++) learner_free(&r.side[i].learner);
     g.backend->mem->give(r.wb.grad, p->st.params.bytes);
     memory_free(&r.wb.mem);
@@ -249,7 +247,7 @@ static void profile(const char *item, int rows, int length, struct checkpoints l
     struct program train;
     struct memory mem;
     g.model.mlp_chunk = rows * length; /* instructions are launched one by one */
-    die(program_train(&train, &g.model, &g.st, (struct capacity){rows * length, rows, 1, 1, g.compute, DT_NONE}, &levels, g.backend));
+    die(program_train(&train, &g.model, &g.st, (struct capacity){rows * length, rows, 1, 1, g.compute, DT_NONE, 0}, &levels, g.backend));
     die(memory_for(&mem, (struct program *const[]){&train}, 1));
     struct pack pack;
     die(pack_init(&pack, rows * length, rows));
@@ -388,7 +386,6 @@ int main(int argc, char **argv) {
     if (!g.backend->mem->host) die(cuda_measure(&g.bandwidth, &g.rate));
     printf("measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", g.bandwidth * 1e-12, g.rate * 1e-12);
 #endif
-    g.before = g.backend->mem->left();
     double t0 = seconds_now();
     die(model_open(weights, argv[i++], &g.model));
     if (!base) die(model_fill(&g.model));

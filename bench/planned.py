@@ -34,11 +34,8 @@ def sets_of(name, folder, steps):
 
 
 def lines_of(plan):
-    """Name, planned, measured. What is of the host is in `runtime`, which has the data in it when it is measured."""
-    data = sum(line["bytes"] for line in plan["memory"] if line["name"] == "data")
-    for line in plan["memory"]:
-        if "measured" in line:
-            yield line["name"], line["bytes"] + (data if line["name"] == "runtime" else 0), line["measured"]
+    """Name, planned, measured."""
+    return [(line["name"], line["bytes"], line["measured"]) for line in plan["memory"] if "measured" in line]
 
 
 def main():

@@ -81,12 +81,14 @@ enum copy_way { WAY_HERE /* from the host */, WAY_HOST };
 /* Where a backend's arenas lie. */
 struct mem_ops {
     bool host;                     /* its pointers are the host's: nothing needs copying */
+    size_t page;                   /* of at least half of it, what is taken is whole pages; smaller pieces share them. 0: that is not counted */
     void *(*take)(size_t bytes);   /* zeroed, whole pages; NULL when there is no room. 0 bytes is one page */
     void (*give)(void *p, size_t bytes);
     err (*upload)(void *to, const void *from, size_t bytes);   /* host to here */
     err (*download)(void *to, const void *from, size_t bytes); /* here to host; waits for all that runs before it */
     err (*fill)(void *p, int byte, size_t bytes);
-    size_t (*left)(void);          /* bytes that could still be taken; 0: not known */
+    size_t (*left)(void);          /* bytes that a run may plan for: free, or taken by the backend itself when it was opened; 0: not known */
+    size_t (*taken)(void);         /* bytes that are gone since it was opened, all but the driver's own; NULL: the host's, whose kernel knows */
     /* Of the host, for what goes back and forth beside the work: zeroed, and (pinned) copied at full speed; NULL when there is no room. */
     void *(*take_host)(size_t bytes);
     void (*give_host)(void *p, size_t bytes);
@@ -125,6 +127,8 @@ struct replay_ops {
     err (*begin)(const void *key, size_t bytes, bool *replayed); /* true: it has run; else launch the kernels, then end() */
     err (*end)(err launched);
     void (*forget)(const void *plan);
+    /* Sets room aside for all that recordings may come to hold, from which each then takes; false: gives back what is left of it. */
+    err (*set_aside)(bool);
 };
 
 struct prog;
@@ -142,12 +146,15 @@ struct backend {
      * between two places of the backend. NULL: none. */
     bool (*keeps)(dtype as);
     err (*keep)(const void *from, dtype stored, void *to, const struct view *as);
+    /* Scratch that threads own is counted for so many from now on, by this thread; 0: for as many as the machine may run. NULL: there are none. */
+    void (*count_threads)(int n);
     err (*begin_run)(const struct run_ctx *run); /* before the kernels of each run; NULL: nothing to do */
     bool computes; /* false: counts only (null); such a plan cannot be run */
     const struct mem_ops *mem;
     const struct flat_ops *flat;
     const struct replay_ops *replay; /* NULL: every run is launched kernel by kernel */
-    size_t own;          /* bytes of its memory that it may take itself, beside the arenas; 0 where memory is the host's */
+    /* Bytes of its memory that it takes itself, beside the arenas, where p is run over rows of at most so many tokens; NULL where memory is the host's. */
+    size_t (*own)(const struct prog *p, int longest);
     dtype compute;       /* what programs compute in unless told otherwise */
     const char *(*card)(void); /* what the driver calls the card; NULL, as the hook is on the host: there is none */
     void (*describe)(str *out); /* what was found and what is missing: lines "name: what"; NULL: nothing to say */

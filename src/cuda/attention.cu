@@ -308,6 +308,14 @@ static err packed_of(const struct inst *i, const struct view *in, const struct v
 /* From how many tokens a sequence on, on average, cuDNN is faster than flash.cu (an H100, cuDNN 9.14). */
 static int64_t cudnn_from(const struct inst *i) { return i->op == &op_attention_bwd ? 576 : i->a.head_dim < 128 ? 1024 : 256; }
 
+/* Does cuDNN have attention of this kind? */
+static bool cudnn_knows(const struct inst *i, dtype dt) {
+    if (!attention_plain(i) || (dt != DT_BF16 && dt != DT_F16) || (i->a.head_dim != 64 && i->a.head_dim != 128)) return false;
+    return i->a.window <= 0 && i->a.softcap <= 0 && !cuda_settings.deterministic;
+}
+
+extern "C" int cuda_attention_by_cudnn_from(const struct inst *i, dtype dt) { return cudnn_knows(i, dt) ? (int)cudnn_from(i) : 0; }
+
 struct bounds {
     const int32_t *cu;
     int S, padded;      /* sequences, and how many the plan has */
@@ -332,8 +340,7 @@ static bool cudnn_call_of(const struct run_ctx *run, const struct inst *i, const
     const struct view *place[CUDNN_TENSORS] = {&in[Q], &in[K], &in[V], &out[0], &out[1]};
     const struct view *placed[CUDNN_TENSORS] = {&in[Q], &in[K], &in[V], &in[O], &in[LSE], &in[DO], &out[0], &out[1], &out[2]};
     int64_t N = in[Q].d[0], S = has(i->in[CU]) ? in[CU].d[0] - 1 : 1, longest = run && run->longest > 0 && run->longest < N ? run->longest : N;
-    if (!attention_plain(i) || (in[Q].dt != DT_BF16 && in[Q].dt != DT_F16) || (i->a.head_dim != 64 && i->a.head_dim != 128)) return false;
-    if (i->a.window > 0 || i->a.softcap > 0 || cuda_settings.deterministic || N > INT32_MAX / 2) return false;
+    if (!cudnn_knows(i, in[Q].dt) || N > INT32_MAX / 2) return false;
     if (N < cudnn_from(i) * (run ? S : 1)) return false;
     memset(call, 0, sizeof *call);
     struct cudnn_case *c = &call->shape;

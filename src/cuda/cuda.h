@@ -46,10 +46,12 @@ err cuda_launch_clusters(const void *kernel, int blocks, int cluster, int thread
 bool cuda_is_hopper(void); /* were the kernels built for it? else no early starts and no clusters */
 err cuda_begin_run(const struct run_ctx *run); /* rows.cu: puts it there */
 
+size_t cuda_free_bytes(void); /* of the card, whoever holds the others */
 /* OK, or what CUDA said about `what` ("norm", "copy to the card"); sticky errors (a fault in a kernel) say so. */
 err cuda_check(cudaError_t e, const char *what);
 #define CUDA_LAUNCHED(what) cuda_check(cudaGetLastError(), what)
 
+int cuda_attention_by_cudnn_from(const struct inst *i, dtype dt); /* how long rows are from which on it may be cuDNN's; 0: it is asked for none */
 /* elementwise.cu: rows and elements */
 err cuda_embed(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_norm(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);

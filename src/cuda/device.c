@@ -14,6 +14,7 @@ struct settings cuda_settings;
 float *cuda_ones;
 int cuda_sms = 132; /* until a card is open: a plan made without one is an H100's */
 static bool opened;
+static size_t at_first, after_opening; /* bytes free: when there was a context and nothing else, ... and what libraries work with */
 
 /* Beside the stream: while it is open it stands in cuda_stream and the main one waits here. */
 static struct { cudaStream_t stream, main; cudaEvent_t forked, done; bool pending; } beside;
@@ -67,6 +68,12 @@ static err look(struct cuda_facts *f) {
     return OK;
 }
 
+/* The first to ask makes the driver's context. */
+size_t cuda_free_bytes(void) {
+    size_t bytes = 0, total;
+    return cudaMemGetInfo(&bytes, &total) == cudaSuccess ? bytes : 0;
+}
+
 bool cuda_one_stream;
 bool cuda_is_beside(void) { return beside.main != NULL; }
 
@@ -110,6 +117,7 @@ err cuda_open(void) {
     if (opened) return OK;
     struct cuda_facts f = {0};
     TRY(look(&f));
+    at_first = cuda_free_bytes();
     TRY(cuda_gemm_open());
     TRY(cuda_check(cudaSetDevice(0), "opening"));
     TRY(cuda_check(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking), "making a stream"));
@@ -119,6 +127,7 @@ err cuda_open(void) {
     TRY(cuda_check(cudaMemsetAsync(cuda_keys, 0, sizeof *cuda_keys, cuda_stream), "a run's keys"));
     TRY(make_ones());
     cuda_sms = f.sms;
+    after_opening = cuda_free_bytes();
     opened = true;
     return OK;
 }
@@ -127,8 +136,7 @@ void cuda_facts(struct cuda_facts *f) {
     *f = (struct cuda_facts){0};
     err e = look(f);
     if (e) snprintf(f->why, sizeof f->why, "%s", err_text());
-    size_t total;
-    if (!e) cudaMemGetInfo(&f->bytes_free, &total);
+    if (!e) f->bytes_free = cuda_free_bytes();
     if (cuda_gemm_open()) {
         if (!e) snprintf(f->why, sizeof f->why, "%s", err_text());
     } else f->cublaslt = cuda_gemm_version();
@@ -172,19 +180,22 @@ static err download(void *to, const void *from, size_t bytes) {
 
 static err fill(void *p, int byte, size_t bytes) { return bytes ? cuda_check(cudaMemsetAsync(p, byte, bytes, cuda_stream), "filling memory") : OK; }
 
-static size_t left(void) {
-    size_t free_bytes = 0, total;
-    if (!opened) return 0;
-    return cudaMemGetInfo(&free_bytes, &total) == cudaSuccess ? free_bytes : 0;
+static size_t left(void) { return opened ? cuda_free_bytes() + at_first - after_opening : 0; }
+
+static size_t taken(void) {
+    const size_t now = opened ? cuda_free_bytes() : at_first;
+    return at_first > now ? at_first - now : 0;
 }
 
 const struct mem_ops cuda_mem = {.host = false,
+                                 .page = 2 << 20,
                                  .take = take,
                                  .give = give,
                                  .upload = upload,
                                  .download = download,
                                  .fill = fill,
                                  .left = left,
+                                 .taken = taken,
                                  .take_host = take_host,
                                  .give_host = give_host,
                                  .set_out = cuda_set_out,

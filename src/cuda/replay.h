@@ -3,7 +3,7 @@
 #define CYC_CUDA_REPLAY_H
 #include "core/backend.h"
 
-enum { REPLAY_BYTES = 96 << 20 }; /* what recordings hold together, at most */
+enum { REPLAY_BYTES = 64 << 20 }; /* what recordings take of the card together */
 extern const struct replay_ops cuda_replay;
 
 #endif

@@ -134,7 +134,6 @@ static err keep_given(const struct draft *d, struct rows *out, struct row *r) {
     float *x = arena_alloc(&out->mem, d->given_n * sizeof *x);
     if (!x) return out_of_memory();
     r->given = memcpy(x, d->given, d->given_n * sizeof *x);
-    out->bytes += d->given_n * sizeof *x;
     return OK;
 }
 
@@ -147,7 +146,6 @@ static err keep_labels(const struct draft *d, size_t n, struct rows *out, struct
     if (of_target && !(r->target = arena_alloc(&out->mem, of_target))) return out_of_memory();
     if (of_tags) memcpy((void *)r->labels, d->tags.v, of_tags);
     if (of_target) memcpy((void *)r->target, d->target, of_target);
-    out->bytes += of_tags + of_target;
     return OK;
 }
 
@@ -161,7 +159,6 @@ static err keep_span(const struct draft *d, size_t from, size_t n, struct rows *
         if (from) r->supervised[0] = 0; /* in the row before it is */
         TRY(keep_labels(d, n, out, r));
         if (d->given_n) TRY(keep_given(d, out, r));
-        out->bytes += n * 5 + 16; /* 16: what the arena rounds up */
     } else out->n++;
     if ((int)n > out->longest) out->longest = (int)n;
     out->tokens += (int64_t)n;
@@ -456,7 +453,9 @@ static err make_rows(struct job *job, const struct source *s, int max_length, st
     pass_close(p);
     if (!e && !s->r) e = stream_begin(job, s, max_length, out);
     job_free(job);
-    out->bytes += (size_t)out->cap * sizeof *out->r;
+    struct row *fits = out->n && out->r ? realloc(out->r, (size_t)out->n * sizeof *out->r) : NULL;
+    if (fits) out->r = fits, out->cap = out->n;
+    out->bytes += arena_bytes(&out->mem) + (size_t)out->cap * sizeof *out->r;
     if (e) rows_free(out);
     return e;
 }

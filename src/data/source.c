@@ -104,7 +104,6 @@ static err add_record(struct source *s, struct source_part *p, const struct exte
         TRY(grow((void **)&s->r, sizeof *s->r, s->n, &cap->records));
         TRY(source_read(p, x, &s->texts, &s->r[s->n]));
         s->r[s->n].part = (int)(p - s->part);
-        s->bytes += x->n;
     }
     p->n++;
     s->n++;
@@ -201,7 +200,9 @@ static err finish(struct source *s, const struct source_file *f, int n, err e) {
         s->bytes += (size_t)(s->part[i].n / s->stride + 1) * (s->streams ? sizeof(struct mark) : 0);
         if (s->streams) s->bytes += s->part[i].file.plain.cap;
     }
-    if (!s->streams) s->bytes += (size_t)s->n * (sizeof *s->r + 24); /* what the arena rounds up, and the growth of r */
+    struct record *fits = s->streams || !s->n ? NULL : realloc(s->r, (size_t)s->n * sizeof *s->r);
+    if (fits) s->r = fits;
+    s->bytes += arena_bytes(&s->mem) + arena_bytes(&s->texts) + (s->streams ? 0 : (size_t)s->n * sizeof *s->r);
     if (e) source_close(s);
     return e;
 }
@@ -249,7 +250,7 @@ void source_drop_texts(struct source *s) {
     free(s->r);
     s->r = NULL;
     arena_free(&s->texts);
-    s->bytes = 0;
+    s->bytes = arena_bytes(&s->mem);
 }
 
 void source_close(struct source *s) {

@@ -17,16 +17,15 @@ struct speed {
 };                             /* a second */
 
 /* --- the machine ------------------------------------------------------------------------------------------------------- */
-enum { SIDE = 512, READ = 64 << 20 };
+enum { SIDE = 512, PRODUCT = 8 << 20, READ = 64 << 20 }; /* of matrices; bytes that a product of them wants, ... that are read */
 
 static double fastest(double best, double t) { return best == 0 || t < best ? t : best; }
 
-/* A product through the backend's own kernel, of matrices in the run's type: a few megabytes. */
-static err product_rate(struct run *r, struct prog *p, struct plan *pl) {
+/* A product through the backend's own kernel, of matrices in the run's type: a few megabytes, in `room`. */
+static err product_rate(struct run *r, struct prog *p, struct plan *pl, char *room, size_t bytes) {
     const int64_t d[2] = {SIDE, SIDE};
     const size_t row = dtype_row_bytes(r->compute, SIDE), matrix = SIDE * row;
-    char *a = pages_take(2 * matrix);
-    if (!a) return fail(E_MEMORY, "out of memory");
+    char *a = room;
     for (int i = 0; i < 2 * SIDE; i++) {
         float x[SIDE];
         for (int k = 0; k < SIDE; k++) x[k] = philox_unit(philox(1, (uint32_t)(i * SIDE + k), 0, 0, 0).v[0]) - 0.5f;
@@ -38,9 +37,8 @@ static err product_rate(struct run *r, struct prog *p, struct plan *pl) {
     struct inst *i = prog_emit(p, &op_linear, in, LIN_IN, &(struct op_attr){.n = 1});
     if (i) prog_keep(p, i->out[0]);
     err e = p->failed ? p->failed : plan_make(pl, p, r->backend);
-    char *room = e ? NULL : pages_take(pl->scratch + pl->act);
-    if (!e && !room) e = fail(E_MEMORY, "out of memory");
-    struct binding b = {.scratch = room, .act = room ? room + pl->scratch : NULL, .input = (void *[]){a}};
+    if (!e && 2 * matrix + pl->scratch + pl->act > bytes) e = fail(E_INTERNAL, "a product takes %zu bytes", pl->scratch + pl->act);
+    struct binding b = {.scratch = room + 2 * matrix, .act = room + 2 * matrix + pl->scratch, .input = (void *[]){a}};
     double best = 0;
     for (int k = 0; k < 6 && !e; k++) {
         const double t = seconds_now();
@@ -48,35 +46,48 @@ static err product_rate(struct run *r, struct prog *p, struct plan *pl) {
         best = fastest(best, seconds_now() - t);
     }
     if (!e) r->flops_rate = 2.0 * SIDE * SIDE * SIDE / best;
-    if (room) pages_give(room, pl->scratch + pl->act);
-    pages_give(a, 2 * matrix);
     return e;
 }
 
-/* Reads the arena of the activations where the run has one: a run's peak is its own, not a measurement's. */
-static err read_rate(struct run *r) {
-    const bool own = r->wb.mem.act != NULL;
-    const size_t bytes = own && r->wb.mem.act_bytes < READ ? r->wb.mem.act_bytes & ~(size_t)63 : READ;
-    float *x = own ? (float *)r->wb.mem.act : pages_take(READ);
+/* Adds up what is there. */
+static err read_rate(struct run *r, float *x, size_t bytes) {
     double best = 0, sum;
-    err e = x ? r->backend->mem->fill(x, 0, bytes) : fail(E_MEMORY, "out of memory");
+    err e = r->backend->mem->fill(x, 0, bytes);
     for (int k = 0; k < 4 && !e; k++) {
         const double t = seconds_now();
         e = r->backend->flat->sumsq(x, (int64_t)(bytes / 4), r->threads, &sum);
         best = fastest(best, seconds_now() - t);
     }
     if (!e && best > 0) r->bytes_rate = (double)bytes / best;
-    if (x && !own) pages_give(x, READ);
     return e;
+}
+
+/* At least `least` bytes, at most `most`, of the arena of the activations where the run has them: its peak is its own, not a measurement's. */
+static char *room_for(struct run *r, size_t least, size_t most, size_t *bytes) {
+    const size_t have = r->wb.mem.act_bytes & ~(size_t)63;
+    const bool own = have >= least;
+    *bytes = own && have < most ? have : most;
+    return own ? r->wb.mem.act : pages_take(most);
+}
+
+static void room_end(struct run *r, char *room, size_t bytes) {
+    if (room && room != r->wb.mem.act) pages_give(room, bytes);
 }
 
 static err measure(struct run *r) {
     struct prog p = {0};
     struct plan pl = {0};
-    err e = product_rate(r, &p, &pl);
+    size_t bytes;
+    char *room = room_for(r, PRODUCT, PRODUCT, &bytes);
+    err e = room ? product_rate(r, &p, &pl, room, bytes) : fail(E_MEMORY, "out of memory");
     plan_free(&pl);
     prog_free(&p);
-    return e ? e : read_rate(r);
+    room_end(r, room, bytes);
+    if (e) return e;
+    room = room_for(r, 1, READ, &bytes);
+    e = room ? read_rate(r, (float *)room, bytes) : fail(E_MEMORY, "out of memory");
+    room_end(r, room, bytes);
+    return e;
 }
 
 /* Without rates there is no forecast. */

@@ -74,6 +74,17 @@ struct needs recipe_needs(const struct run *r, const struct side *s) {
                                                   : 0};
 }
 
+int recipe_arenas(const struct run *r, const struct side *s, size_t out[RECIPE_ARENAS]) {
+    const struct recipe q = run_recipe(r, s->cfg);
+    const struct optim_settings how = recipe_settings(&q);
+    struct optim_state states[OPTIM_STATES];
+    int n = 0;
+    const int k = optim_states(recipe_optimizer(&q), &how, &s->plans->st.params, states);
+    for (int i = 0; i < k && !q.page; i++) out[n++] = states[i].bytes;
+    for (int i = 0; i < learner_states(&s->plans->st); i++) out[n++] = s->plans->st.params.trained;
+    return n;
+}
+
 void recipe_widen(const struct run *r, size_t *act, size_t *scratch) {
     for (int i = 0; i < r->n_sides; i++) {
         const struct needs q = recipe_needs(r, &r->side[i]);

@@ -10,8 +10,7 @@
 #include <unistd.h>
 
 size_t run_memory(const struct run *r) {
-    size_t left = r->backend->mem->left();
-    return r->backend->mem->host ? resident_bytes("VmRSS") : r->left_before > left ? r->left_before - left : 0;
+    return r->backend->mem->host ? resident_bytes("VmRSS") : r->backend->mem->taken();
 }
 
 /* Bytes of [p, p+n) that are in memory now, of the first and last page no more than lies within (the rest is somebody else's); a card's
@@ -145,13 +144,14 @@ static json_t *memory_json(const struct run *r, bool measured) {
         line(m, "check", f->beginning, "what quantization_check takes before training, beyond the lines above", measured, 0);
     if (host)
         line(m, "data", f->data,
-             data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts", false, 0);
+             data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts",
+             measured && r->data_there, r->data_there);
     size_t known = 0, i;
     json_t *j;
     json_array_foreach(m, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
     size_t now = measured ? run_memory(r) : 0;
     line(m, "runtime", f->runtime,
-         host ? "program, libraries, tokenizer; the measured figure includes the data"
+         host ? "program, libraries, tokenizer, the lists that programs are"
               : "inputs, the workspace of products, libraries, recorded runs",
          measured, now > known ? now - known : 0);
     if (f->offloaded)

@@ -19,11 +19,10 @@ static const struct objective *const objectives[] = {
 
 /* What the process itself takes: program and libraries, measured (docs/memory.md), and the tokenizer's tables, on a line of their own. */
 #ifdef CYC_CUDA /* with the card's kernels and libraries in it */
-enum { RUNTIME_BYTES = (9023 + 1536) << 10 };
+enum { RUNTIME_BYTES = (8450 + 1024) << 10 };
 #else
-enum { RUNTIME_BYTES = 9023 << 10 };
+enum { RUNTIME_BYTES = 8450 << 10 };
 #endif
-enum { PAGE_BYTES = 512 << 10 }; /* report.html while it is made: curves of a fixed size, and the text */
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
@@ -51,7 +50,6 @@ static err pick_device(struct run *r) {
         log_warn("tf32 is ignored: it is how a card multiplies in float32, and this run computes in %s on %s", dtype_info[r->compute].name,
                  r->backend->name);
     if (r->backend->configure) r->backend->configure(&(struct settings){.deterministic = r->cfg->deterministic, .tf32 = r->cfg->tf32});
-    r->left_before = r->backend->mem->left();
     return OK;
 }
 
@@ -185,6 +183,37 @@ static size_t description_bytes(const struct run *r) {
     return bytes;
 }
 
+/* What arenas lose to a card's pages. */
+struct losses { size_t page, whole, shared; };
+
+static void lose(struct losses *l, size_t bytes) {
+    if (2 * bytes < l->page) l->shared += bytes;
+    else l->whole += (l->page - bytes % l->page) % l->page;
+}
+
+static size_t lost_bytes(const struct run *r, const struct memory *m, const size_t *bases) {
+    struct losses l = {.page = r->backend->mem->page};
+    for (int i = 0; i < r->n_bases; i++) lose(&l, bases[i]);
+    const size_t arenas[] = {m->act_bytes, m->scratch_bytes, m->work_bytes, m->stage_bytes, r->foot.gradients, r->teacher.weight_bytes};
+    for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++) lose(&l, arenas[i]);
+    for (int i = 0; i < r->n_sides; i++) {
+        size_t own[RECIPE_ARENAS];
+        lose(&l, param_weight_bytes(&r->side[i].plans->st.params));
+        for (int k = recipe_arenas(r, &r->side[i], own) - 1; k >= 0; k--) lose(&l, own[k]);
+    }
+    return l.whole + (l.shared ? l.page - l.shared % l.page : 0);
+}
+
+/* Of a card's memory beside the arenas: what its backend takes for the most demanding of the programs, inputs, and what is lost to pages. */
+static size_t card_runtime(const struct run *r, const struct program *const *list, int n, const struct memory *m, const size_t *bases) {
+    size_t most = 0;
+    for (int i = 0; i < n; i++) {
+        const size_t bytes = r->backend->own(&list[i]->p, r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length);
+        if (bytes > most) most = bytes;
+    }
+    return most + m->stage_bytes + lost_bytes(r, m, bases);
+}
+
 static err measure_plan(struct run *r) {
     const struct program *list[2 * RUN_PROGRAMS];
     int n = run_programs(r, list, PHASES);
@@ -194,12 +223,13 @@ static err measure_plan(struct run *r) {
     struct footprint *f = &r->foot;
     const bool host = r->backend->mem->host;
     size_t held = 0, weights = 0; /* all bases' weights; what of them is not the mapped file */
-    *f = (struct footprint){.data = data_bytes(r), .runtime = RUNTIME_BYTES + PAGE_BYTES + description_bytes(r), .working = m.work_bytes};
+    size_t bases[CONFIG_SIDES + 1] = {0}; /* ... each one's, with what is derived of it */
+    *f = (struct footprint){.data = data_bytes(r), .runtime = RUNTIME_BYTES + description_bytes(r), .working = m.work_bytes};
     for (int i = 0; i < r->n_bases; i++) {
         const struct base *b = &r->base[i];
         size_t own, bytes;
         TRY(base_bytes(r, b, &bytes, &own));
-        weights += bytes, held += own;
+        weights += bytes, held += own, bases[i] = bytes + b->model.derived->bytes;
         *(i < bases_trained(r) ? &f->weights : &f->teacher) += bytes;
         f->derived += b->model.derived->bytes;
         f->runtime += b->tok ? tokenizer_bytes(b->tok) : 0;
@@ -227,8 +257,8 @@ static err measure_plan(struct run *r) {
     f->adapters += f->working + f->finished;
     const size_t teacher = host ? r->teacher.bytes : r->teacher.weight_bytes; /* beside its base */
     f->teacher += teacher;
-    if (strcmp(r->cfg->best_metric, "none") != 0) f->runtime += PIECES_THERE; /* the best adapters are read at the end */
-    if (!host) f->runtime = r->backend->own + m.stage_bytes, f->data = 0; /* the table is the card's; data stay on the host */
+    if (r->generates) f->runtime += tokenizer_words_bytes(); /* the others are done with texts when their rows are made */
+    if (!host) f->runtime = card_runtime(r, list, n, &m, bases), f->data = 0; /* the table is the card's; data stay on the host */
     const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + teacher;
     f->reading = host ? r->read_bytes : 0;
     const size_t first = f->check > f->reading ? f->check : f->reading;
@@ -259,6 +289,7 @@ static err plan_once(struct run *r, int64_t pass_tokens, int slots, struct capac
     }
     r->cap.compute = r->compute;
     r->cap.cache = r->cache;
+    r->cap.threads = r->threads;
     r->cap.sequences = (int)(pass_tokens > r->cap.tokens ? pass_tokens : r->cap.tokens) / 2 + 1;
     r->cap.slots = slots;
     for (int i = 0; i < r->n_plans; i++) {
@@ -395,13 +426,20 @@ static err name_sides(struct run *r) {
     return OK;
 }
 
+static void tokenizers_rest(struct run *r) {
+    for (int i = 0; i < r->n_bases; i++)
+        if (r->base[i].tok) tokenizer_rest(r->base[i].tok);
+}
+
 static err open_sides(struct run *r, const struct plan_ask *ask) {
     r->cap.length = 1;
     TRY(joint_open(r));
     if (r->cfg->optimizer_in_bwd && r->cfg->check_accumulation)
         return fail(E_USAGE, "check_accumulation looks at the gradient of a whole step, which optimizer_in_bwd never has: leave one of them out");
+    const int64_t at_first = (int64_t)heap_bytes();
     if (r->assumes) TRY(assume_head(r, ask->like));
     else if (r->objective->open) TRY(r->objective->open(r));
+    const int64_t opened = (int64_t)heap_bytes();
     for (int i = 0; i < r->n_sides; i++) {
         const struct recipe q = run_recipe(r, r->side[i].cfg);
         TRY(side_plans(r, &r->side[i]));
@@ -409,10 +447,16 @@ static err open_sides(struct run *r, const struct plan_ask *ask) {
         if (r->cfg->optimizer_in_bwd) TRY(fused_allowed(&r->side[i].plans->st, &q, r->compute));
     }
     if (r->assumes) return assume_lengths(r, ask->like), OK;
+    tokenizers_rest(r);
     const size_t before = resident_bytes("VmHWM");
+    const int64_t structures = (int64_t)heap_bytes() - opened; /* the sides' */
     TRY(r->objective->load(r));
     TRY(guards_open(r));
     if (r->freezes) TRY(features_plan(r));
+    tokenizers_rest(r);
+    heap_rest();
+    const int64_t there = (int64_t)heap_bytes() - at_first - structures;
+    r->data_there = there > 0 ? (size_t)there : 0;
     const size_t now = resident_bytes("VmRSS"), peak = resident_bytes("VmHWM");
     if (peak > before && peak > now) r->read_bytes = peak - (now > before ? now : before);
     return OK;
@@ -421,8 +465,8 @@ static err open_sides(struct run *r, const struct plan_ask *ask) {
 static err open_run(struct run *r, const struct plan_ask *ask) {
     struct config *cfg = r->cfg;
     TRY(pick_objective(r));
-    TRY(pick_device(r));
     r->threads = cfg->threads > 0 ? (int)cfg->threads : omp_get_max_threads();
+    TRY(pick_device(r));
     TRY(name_sides(r));
     TRY(bases_open(r, ask));
     TRY(open_sides(r, ask));
@@ -484,6 +528,9 @@ err run_start(struct run *r) {
     }
     TRY(judge_open(r));
     bases_forget(r);
+    heap_rest();
+    if (r->backend->replay) TRY(r->backend->replay->set_aside(true));
+    r->sets_aside = r->backend->replay != NULL;
     phase_seen(r, PHASE_LOAD);
     return OK;
 }
@@ -494,6 +541,7 @@ static void pairs_close(struct pairs *p) {
 }
 
 void run_close(struct run *r) {
+    if (r->sets_aside) r->backend->replay->set_aside(false);
     judge_close(r);
     for (int i = 0; i < CONFIG_SIDES; i++) {
         struct side *s = &r->side[i];

@@ -162,7 +162,7 @@ struct run {
     dtype compute;             /* of activations */
     dtype cache;               /* of keys and values that generation keeps */
     bool narrow;               /* trained_dtype: the trained tensors are kept in bf16 */
-    size_t left_before;        /* on a card: bytes free when the run was opened */
+    bool sets_aside;           /* room for recorded runs (replay_ops): given back at the end */
     int threads;
     struct plans plans[CONFIG_SIDES];
     int n_plans;
@@ -188,6 +188,7 @@ struct run {
     size_t limit;              /* what foot.total must not exceed */
     int64_t pass_tokens;       /* asked of the programs; run_pass() is what they have room for */
     size_t read_bytes;         /* while data were read: what was there then and is not any more */
+    size_t data_there;         /* what is left of it: given out by the heap while data were read */
     size_t peak;               /* measured: of the process when the run first told of it, of a card's memory then */
     size_t seen[PHASES];       /* the peak so far when such a phase first ended; 0: it has not been */
     int64_t warm_steps, step;  /* steps done, warm-up included */
@@ -320,6 +321,8 @@ struct recipe run_recipe(const struct run *r, const struct side_config *c);
  * activations and scratch. */
 struct needs { size_t here, away, act, scratch; };
 struct needs recipe_needs(const struct run *r, const struct side *s);
+enum { RECIPE_ARENAS = OPTIM_STATES + MAX_STATES };
+int recipe_arenas(const struct run *r, const struct side *s, size_t out[RECIPE_ARENAS]); /* the bytes of each state's that is here; how many */
 /* What goes with weights in bf16: E_USAGE says what does not. */
 err recipe_narrow(const struct structure *st, const struct recipe *q, dtype compute);
 void recipe_widen(const struct run *r, size_t *act, size_t *scratch); /* to what the steps of all sides need */
