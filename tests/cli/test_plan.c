@@ -111,6 +111,17 @@ static void test_without_data(void **state) {
     json_decref(without);
 }
 
+/* Scratch that threads own is counted for those that the run has. */
+static void test_threads(void **state) {
+    (void)state;
+    json_t *one = plan_of("$D/sft.yaml --device cpu --set pass_tokens=64 --set threads=1"),
+           *four = plan_of("$D/sft.yaml --device cpu --set pass_tokens=64 --set threads=4");
+    assert_true(line_of(one, "scratch", "bytes") < line_of(four, "scratch", "bytes"));
+    assert_true(line_of(one, "activations", "bytes") == line_of(four, "activations", "bytes"));
+    json_decref(one);
+    json_decref(four);
+}
+
 /* What is said of Mistral 7B in f32, by the plan itself: 7.2417e9 parameters, weights and gradients and twice that of states; activations are those
  * of --explain full, by tokens. LoRA beside it has gradients of its own numbers and of no others. */
 static void test_mistral(void **state) {
@@ -369,6 +380,10 @@ static void within(const char *sets, const json_t *plan) {
 #ifndef __SANITIZE_ADDRESS__ /* its shadow, and what it keeps of what was freed, are memory too */
     if (num(plan, "peak_resident") > num(plan, "total"))
         flunk("%s: a peak of %.0f, planned %.0f", sets, num(plan, "peak_resident"), num(plan, "total"));
+    if (line_of(plan, "runtime", "measured") > line_of(plan, "runtime", "bytes"))
+        flunk("%s: a runtime of %.0f, planned %.0f", sets, line_of(plan, "runtime", "measured"), line_of(plan, "runtime", "bytes"));
+    const double data = line_of(plan, "data", "bytes"), read = line_of(plan, "data", "measured");
+    if (!card && (read > data || read < data - (128 << 10))) flunk("%s: data of %.0f, planned %.0f", sets, read, data);
 #endif
     for (size_t i = 0; i < sizeof within / sizeof *within; i++) {
         const double planned = line_of(plan, within[i], "bytes"), measured = line_of(plan, within[i], "measured");
@@ -454,7 +469,7 @@ static void test_sweep(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes_alone),      cmocka_unit_test(test_without_data), cmocka_unit_test(test_few_parameters),
+        cmocka_unit_test(test_sizes_alone),      cmocka_unit_test(test_without_data), cmocka_unit_test(test_threads), cmocka_unit_test(test_few_parameters),
         cmocka_unit_test(test_mistral),          cmocka_unit_test(test_phases),       cmocka_unit_test(test_solve),
         cmocka_unit_test(test_named_card),       cmocka_unit_test(test_explain),      cmocka_unit_test(test_profile),
         cmocka_unit_test(test_four_and_sixteen), cmocka_unit_test(test_sweep)};

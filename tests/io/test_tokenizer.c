@@ -46,6 +46,7 @@ static size_t count_different(const tokenizer *t, const char *what, const char *
         assert_true(end > sums);
         sums = end;
         ids.n = 0;
+        if (i % (64 * step) == 0) tokenizer_rest((tokenizer *)(uintptr_t)t); /* what it knew of words changes no id */
         check_ok(tokenizer_encode(t, line_text(i), line_bytes(i), special, &ids));
         if (sum_of(&ids) == want) continue;
         if (different++ >= 8) continue;

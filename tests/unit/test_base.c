@@ -253,6 +253,21 @@ static void test_map_and_read(void **state) {
     assert_memory_equal(m.p, "abc", 3);
     file_unmap(&m);
     assert_null(m.p);
+    char part[4] = "";
+    int fd;
+    assert_int_equal(file_map_open(below, &m, &fd), E_USAGE);
+    assert_int_equal(file_map_open(path, &m, &fd), OK);
+    assert_int_equal(file_read_at(path, fd, 1, part, 2), OK);
+    assert_string_equal(part, "bc");
+    assert_int_equal(file_read_at(path, fd, 1, part, 3), E_IO);
+    close(fd);
+    file_unmap(&m);
+    char hex[33], same[33];
+    assert_int_equal(file_hash(path, hex), OK);
+    bytes_hash("abc", 3, same);
+    assert_string_equal(hex, same);
+    assert_int_equal(file_hash(below, hex), E_USAGE);
+    assert_int_equal(file_hash(folder, hex), E_IO);
 }
 
 static void test_folders(void **state) {
