@@ -289,7 +289,11 @@ err file_hash(const char *path, char hex[33]) {
     char bytes[65536];
     if (x) XXH3_128bits_reset(x);
     for (size_t n; x && (n = fread(bytes, 1, sizeof bytes, f)) > 0;) XXH3_128bits_update(x, bytes, n);
-    err e = !x ? fail(E_MEMORY, "out of memory") : ferror(f) ? fail(E_IO, "%s: cannot read: %s", path, strerror(errno)) : OK;
+    const int why = errno;
+    err e = !x              ? fail(E_MEMORY, "out of memory")
+            : !ferror(f)    ? OK
+            : why == EISDIR ? fail(E_INPUT, "%s: a folder, where a file is wanted", path)
+                            : fail(E_IO, "%s: cannot read: %s", path, strerror(why));
     fclose(f);
     if (!e) {
         XXH128_hash_t h = XXH3_128bits_digest(x);

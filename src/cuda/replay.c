@@ -44,7 +44,9 @@ static err set_aside(bool on) {
     aside.runs += on ? 1 : -1;
     if (!aside.runs) return give_back(REPLAY_BYTES), OK;
     top_up();
-    return grown + (size_t)(aside.n + 1) * PIECE > REPLAY_BYTES ? OK : fail(E_MEMORY, "no room on the card for the %d MB that recorded runs may take", REPLAY_BYTES >> 20);
+    if (grown + (size_t)(aside.n + 1) * PIECE > REPLAY_BYTES) return OK;
+    set_aside(false);
+    return fail(E_MEMORY, "no room on the card for the %d MB that recorded runs may take; another process may have taken it since the plan was made", REPLAY_BYTES >> 20);
 }
 
 static void drop(struct record *r) {

@@ -267,7 +267,7 @@ static void test_map_and_read(void **state) {
     bytes_hash("abc", 3, same);
     assert_string_equal(hex, same);
     assert_int_equal(file_hash(below, hex), E_USAGE);
-    assert_int_equal(file_hash(folder, hex), E_IO);
+    assert_int_equal(file_hash(folder, hex), E_INPUT);
 }
 
 static void test_folders(void **state) {
