@@ -40,8 +40,7 @@ void tensors_close(struct tensors *ts);
 void tensors_forget(const struct tensors *ts, const void *p, size_t n);
 /* n bytes of a tensor, from p on, without bringing pages of the file into this process's memory. */
 err tensors_copy(const struct tensors *ts, const void *p, size_t n, void *to);
-/* What is read while all else is in memory is forgotten by pieces of so many bytes; with their neighbours so many are there at a time. */
-enum { PIECE_BYTES = 2 << 20, PIECES_THERE = 2 * PIECE_BYTES };
+enum { NEIGHBOURS_BYTES = 4 << 20 }; /* that are there beside a mapped tensor while it is read: 2 MiB around its first and its last byte */
 bool tensors_mapped(const struct tensors *ts, const void *p); /* is that a byte of a mapped file? */
 size_t tensors_besides(const struct tensors *ts);          /* of the mapped files, what is no tensor: a GGUF file's tokenizer */
 const struct tensor *tensors_find(const struct tensors *ts, const char *name); /* NULL when absent */

@@ -23,7 +23,7 @@ static size_t mapped_more(const struct model *file, const struct model *base) {
         if (model_maps(file, &file->w[i]) && weight_bytes(&file->w[i]) > most) most = weight_bytes(&file->w[i]);
         if (model_maps(base, &base->w[i])) own += weight_bytes(&base->w[i]);
     }
-    return most + PIECES_THERE > own ? most + PIECES_THERE - own : 0;
+    return most + NEIGHBOURS_BYTES > own ? most + NEIGHBOURS_BYTES - own : 0;
 }
 
 /* What the check takes. Two random models have nothing to be alike in. */
