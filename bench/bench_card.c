@@ -20,7 +20,7 @@
  * Prints one RESULT {json} line an item: best and median seconds, tokens/s, what is trained, the plan's bytes and what the card says is taken (of
  * a processor: this process at most), the share of the card's own rate (4 flops a matrix parameter and token, attention besides; 6 where blocks are
  * recomputed count as 4; of LoRA alone) or bandwidth (all weights once a decode step), both measured first in this process. */
-#include "base/file.h"
+#include "base/process.h"
 #include "base/philox.h"
 #include "base/str.h"
 #include "train/run.h"

@@ -7,6 +7,7 @@
  *
  * Prints one RESULT {json} line: best and median seconds, tokens/s, peak resident memory of this process, losses, and for
  * training GFLOP/s (4 flops per matrix parameter and token, attention besides), for decoding GFLOP/s and GB/s of its weights. */
+#include "base/process.h"
 #include "base/str.h"
 #include "ops/ops.h"
 #include "train/run.h"

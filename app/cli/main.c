@@ -3,6 +3,7 @@
  * a configuration, an input file); 130 interrupted, with the state saved. */
 #define _POSIX_C_SOURCE 200809L
 #include "cli.h"
+#include "base/process.h"
 #include <cyclora/cyclora.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,6 +98,7 @@ static void bound_spinning(char **argv) {
 
 int main(int argc, char **argv) {
     bound_spinning(argv);
+    heap_steady();
     int status = run(argc, argv);
     if (fflush(stdout) || ferror(stdout)) { /* a full disk or a closed pipe is not success */
         fprintf(stderr, "cyclora: error: cannot write to standard output\n");

@@ -1,7 +1,6 @@
-/* Bump allocation in blocks of at least 64 KiB, and whole pages. See arena.h. */
+/* Bump allocation in blocks that grow with what the arena holds, from 4 KiB to 1 MiB, and whole pages. See arena.h. */
 #define _DEFAULT_SOURCE
 #include "base/arena.h"
-#include <malloc.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -9,7 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { LARGE = 8 << 20 }; /* bytes from which large pages are asked for */
+enum { LEAST = 4096, MOST = 1 << 20 }; /* bytes of a block: a few of a small arena, and a large one's are no holes in the heap */
+enum { LARGE = 8 << 20 };              /* from which large pages are asked for */
 
 struct arena_block {
     struct arena_block *next;
@@ -22,7 +22,9 @@ void *arena_alloc(arena *a, size_t bytes) {
     bytes = (bytes + 15) & ~(size_t)15;
     struct arena_block *b = a->head;
     if (!b || b->size - b->used < bytes) {
-        size_t size = bytes > 65536 ? bytes : 65536;
+        size_t size = b ? 2 * b->size : LEAST - sizeof *b;
+        if (size > MOST) size = MOST;
+        if (size < bytes) size = bytes;
         b = calloc(1, sizeof *b + size);
         if (!b) return NULL;
         b->size = size;
@@ -54,9 +56,9 @@ char *arena_printf(arena *a, const char *fmt, ...) {
     return p;
 }
 
-size_t arena_bytes(const arena *a) {
+size_t arena_used(const arena *a) {
     size_t n = 0;
-    for (const struct arena_block *b = a->head; b; b = b->next) n += sizeof *b + b->size;
+    for (const struct arena_block *b = a->head; b; b = b->next) n += sizeof *b + b->used;
     return n;
 }
 
@@ -78,15 +80,3 @@ void *pages_take(size_t bytes) {
 void pages_give(void *p, size_t bytes) {
     if (p) munmap(p, bytes ? bytes : 1);
 }
-
-#ifdef __GLIBC__
-void heap_rest(void) { malloc_trim(0); }
-
-size_t heap_bytes(void) {
-    const struct mallinfo2 m = mallinfo2();
-    return m.uordblks + m.hblkhd;
-}
-#else
-void heap_rest(void) {}
-size_t heap_bytes(void) { return 0; }
-#endif

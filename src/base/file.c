@@ -262,16 +262,6 @@ int dir_empty(const char *path, const char *but) {
     return n == 0;
 }
 
-size_t resident_bytes(const char *field) {
-    FILE *f = fopen("/proc/self/status", "re");
-    char line[256];
-    size_t kb = 0, n = strlen(field);
-    while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, field, n) && line[n] == ':') kb = strtoull(line + n + 1, NULL, 10);
-    if (f) fclose(f);
-    return kb * 1024;
-}
-
 int64_t disk_free(const char *path) {
     struct statvfs v;
     return statvfs(path, &v) ? -1 : (int64_t)v.f_bavail * (int64_t)v.f_frsize;

@@ -49,7 +49,6 @@ int path_is_dir(const char *path);
 int path_exists(const char *path);
 /* XXH3 128 of a file's bytes as 32 hex digits (the same as Debian's `xxh128sum`). */
 err file_hash(const char *path, char hex[33]);
-size_t resident_bytes(const char *field);    /* of this process: "VmRSS", "VmHWM", "RssAnon" */
 int64_t disk_free(const char *path);         /* bytes that the file system of an existing path can still take; -1: unknown */
 void bytes_hash(const void *p, size_t n, char hex[33]);
 

@@ -131,6 +131,8 @@ size_t param_work_bytes(const struct param_set *s, dtype compute) {
 
 size_t param_weight_bytes(const struct param_set *s) { return s->narrow ? param_work_bytes(s, DT_BF16) : s->bytes; }
 
+size_t param_list_bytes(const struct param_set *s) { return arena_used(&s->mem) + (size_t)s->n * sizeof *s->p; }
+
 /* Byte of the working copy in `dt`: before it lie matrices in that type, and vectors in f32. */
 static size_t work_offset(const struct param_set *s, const struct param *p, dtype dt) {
     const size_t vectors = !s->sealed || p->off < s->vectors ? 0 : (p->off < s->trained ? p->off : s->trained) - s->vectors;

@@ -101,6 +101,7 @@ void param_freeze(struct param_set *s, int index); /* ... a matrix, does not lea
 void param_seal(struct param_set *s);
 size_t param_work_bytes(const struct param_set *s, dtype compute); /* of the working copy */
 size_t param_weight_bytes(const struct param_set *s);              /* of the weights' arena */
+size_t param_list_bytes(const struct param_set *s);                /* of names, shapes and places */
 /* Where a parameter lies in a weights' arena, and what of. */
 void *param_place(const struct param_set *s, const struct param *p, const void *weights, dtype *dt);
 /* n of its numbers, from its number `first` on, as f32; on the host. Into a narrow arena they are rounded to the nearest. */

@@ -208,6 +208,7 @@ static err choose_kernels(struct plan *pl) {
 err plan_make(struct plan *pl, struct prog *p, const struct backend *backend) {
     *pl = (struct plan){.p = p, .backend = backend};
     if (p->failed) return p->failed;
+    prog_fit(p);
     pl->run = calloc((size_t)p->ni + 1, sizeof *pl->run);
     if (!pl->run) return fail(E_MEMORY, "out of memory while planning");
     find_last_uses(p);

@@ -9,7 +9,17 @@
 #include <string.h>
 
 size_t prog_bytes(const struct prog *p) {
-    return arena_bytes(&p->mem) + (size_t)p->cap_v * sizeof *p->v + (size_t)p->cap_i * (sizeof *p->in + sizeof(kernel));
+    return arena_used(&p->mem) + (size_t)p->nv * sizeof *p->v + (size_t)p->ni * (sizeof *p->in + sizeof(kernel));
+}
+
+static void fit(void **array, int n, int *cap, size_t each) {
+    void *q = n < *cap && n ? realloc(*array, (size_t)n * each) : NULL;
+    if (q) *array = q, *cap = n;
+}
+
+void prog_fit(struct prog *p) {
+    fit((void **)&p->v, p->nv, &p->cap_v, sizeof *p->v);
+    fit((void **)&p->in, p->ni, &p->cap_i, sizeof *p->in);
 }
 
 void prog_free(struct prog *p) {
@@ -32,7 +42,7 @@ err prog_fail(struct prog *p, err code, const char *fmt, ...) {
 /* Makes room for one more element of a growing array. */
 static bool grow(struct prog *p, void **array, int n, int *cap, size_t each) {
     if (n < *cap) return true;
-    int bigger = *cap ? *cap * 2 : 256;
+    int bigger = *cap ? *cap * 2 : 32;
     void *q = realloc(*array, (size_t)bigger * each);
     if (!q) {
         prog_fail(p, E_MEMORY, "out of memory while building a program");

@@ -134,6 +134,7 @@ struct op_def {
 /* --- builders ------------------------------------------------------------------------------------------------- */
 void prog_free(struct prog *p);
 size_t prog_bytes(const struct prog *p); /* of the description itself */
+void prog_fit(struct prog *p);           /* nothing more comes: its lists take what they hold. Values and instructions may move */
 val prog_value(struct prog *p, enum role role, dtype dt, int nd, const int64_t *d, const char *name);
 val prog_input(struct prog *p, dtype dt, int nd, const int64_t *d, const char *name); /* inputs bind in creation order */
 val prog_base(struct prog *p, dtype dt, int nd, const int64_t *d, const void *data, const char *name);

@@ -19,7 +19,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { HEAD_BYTES = 12582912, HEAD_ROWS_MIN = 16, HEAD_ROWS_MAX = 256 };
+enum { HEAD_BYTES = 12582912, HEAD_ROWS_MIN = 16, HEAD_ROWS_MAX = 256, HEAD_IN_CACHE = 1 << 20 };
 
 /* --- scratch --------------------------------------------------------------------------------------------------- */
 
@@ -42,7 +42,7 @@ static struct buffers layout(uintptr_t base, const struct view *in) {
     const int64_t n = in[0].d[0], c = in[0].d[1], v = in[1].d[0], replaced = in[5].nd ? in[5].d[0] : 0, r = in[HEAD_T].nd ? in[HEAD_T].d[1] : 0;
     const int64_t d = in[HEAD_TW].nd ? in[HEAD_TW].d[1] : 0, k = in[HEAD_TOP].nd ? in[HEAD_TOP].d[1] + 1 : 0;
     struct buffers b = {.chunk = HEAD_BYTES / (v * (int64_t)sizeof(float))};
-    if (b.chunk < HEAD_ROWS_MIN) b.chunk = HEAD_ROWS_MIN;
+    if (b.chunk < HEAD_ROWS_MIN || v * c * (int64_t)sizeof(float) <= HEAD_IN_CACHE) b.chunk = HEAD_ROWS_MIN; /* a classifier: nothing is saved by reading it less often */
     if (b.chunk > HEAD_ROWS_MAX) b.chunk = HEAD_ROWS_MAX;
     if (b.chunk > n) b.chunk = n;
 #define TAKE(field, count)                                                                                             \

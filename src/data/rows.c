@@ -455,7 +455,7 @@ static err make_rows(struct job *job, const struct source *s, int max_length, st
     job_free(job);
     struct row *fits = out->n && out->r ? realloc(out->r, (size_t)out->n * sizeof *out->r) : NULL;
     if (fits) out->r = fits, out->cap = out->n;
-    out->bytes += arena_bytes(&out->mem) + (size_t)out->cap * sizeof *out->r;
+    out->bytes += arena_used(&out->mem) + (size_t)out->cap * sizeof *out->r;
     if (e) rows_free(out);
     return e;
 }

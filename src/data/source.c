@@ -202,7 +202,7 @@ static err finish(struct source *s, const struct source_file *f, int n, err e) {
     }
     struct record *fits = s->streams || !s->n ? NULL : realloc(s->r, (size_t)s->n * sizeof *s->r);
     if (fits) s->r = fits;
-    s->bytes += arena_bytes(&s->mem) + arena_bytes(&s->texts) + (s->streams ? 0 : (size_t)s->n * sizeof *s->r);
+    s->bytes += arena_used(&s->mem) + arena_used(&s->texts) + (s->streams ? 0 : (size_t)s->n * sizeof *s->r);
     if (e) source_close(s);
     return e;
 }
@@ -250,7 +250,7 @@ void source_drop_texts(struct source *s) {
     free(s->r);
     s->r = NULL;
     arena_free(&s->texts);
-    s->bytes = arena_bytes(&s->mem);
+    s->bytes = arena_used(&s->mem);
 }
 
 void source_close(struct source *s) {

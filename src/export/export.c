@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/nf4.h"
+#include "base/process.h"
 #include "export/check.h"
 #include "export/crossing.h"
 #include "export/lora_out.h"

@@ -6,6 +6,7 @@
 #include "export/items.h"
 #include "base/file.h"
 #include "base/nf4.h"
+#include "base/process.h"
 #include "core/rope_rows.h"
 #include "export/nf4_out.h"
 #include <math.h>

@@ -318,7 +318,7 @@ err tokenizer_set_template(tokenizer *t, const char *source, const char *name) {
 }
 const char *tokenizer_template(const tokenizer *t) { return t->chat_template; }
 const char *tokenizer_template_name(const tokenizer *t) { return t->template_name ? t->template_name : "chat template"; }
-size_t tokenizer_bytes(const tokenizer *t) { return arena_bytes(&t->mem); }
+size_t tokenizer_bytes(const tokenizer *t) { return arena_used(&t->mem); }
 size_t tokenizer_words_bytes(void) { return CACHE_WORDS * sizeof(struct cached_word); }
 void tokenizer_rest(tokenizer *t) {
     for (struct scratch *s = t->idle, *next; s; s = next) next = s->next, scratch_free(s);

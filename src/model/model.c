@@ -28,6 +28,11 @@ size_t weight_bytes(const struct weight *w) {
     return dtype_row_bytes(w->dt, w->d[w->nd - 1]) * (size_t)(w->nd == 2 ? w->d[0] : 1);
 }
 
+size_t model_list_bytes(const struct model *m) {
+    const size_t copied = m->files.copied - m->elsewhere; /* weights that lie in these arenas */
+    return arena_used(&m->mem) + arena_used(&m->files.mem) - copied + (size_t)m->n * sizeof *m->w;
+}
+
 static bool is_bias(const char *name) { return str_ends(name, ".bias"); }
 
 static err wrong_shape(const struct model *m, const struct weight *w, const struct tensor *t) {
@@ -166,7 +171,7 @@ err model_retype(struct model *m, const dtype *to) {
         m->bytes -= weight_bytes(&m->w[i]);
         m->w[i].dt = nf4_kept(to[i], m->nested, m->w[i].d[1]);
         m->bytes += weight_bytes(&m->w[i]);
-        if (m->sizes_only) m->files.copied += weight_bytes(&m->w[i]); /* as quantised_open() counts a file's */
+        if (m->sizes_only) m->files.copied += weight_bytes(&m->w[i]), m->elsewhere += weight_bytes(&m->w[i]); /* as quantised_open() counts a file's */
     }
     TRY(reserve(m));
     if (m->random) m->bytes = m->reserved_bytes;

@@ -107,6 +107,7 @@ struct model {
     bool nested;            /* NF4 matrices that are made here have double quantisation */
     void *quantised;        /* where those of a file's model lie */
     size_t quantised_bytes;
+    size_t elsewhere;       /* of files.copied: what lies there, not in the arenas of names */
 };
 
 struct family {
@@ -169,6 +170,7 @@ static inline const char *model_arch(const struct model *m) { return m->gguf ? m
 const struct weight *model_weight(const struct model *m, const char *name); /* NULL when absent */
 void model_sort(struct model *m); /* m->w by name, as model_weight() looks for them: after one was added */
 size_t weight_bytes(const struct weight *w); /* as they are computed with */
+size_t model_list_bytes(const struct model *m); /* of names, sizes and metadata, and the vectors that are copied */
 bool model_maps(const struct model *m, const struct weight *w);   /* its bytes are a file's pages */
 void model_forget(const struct model *m, const struct weight *w); /* these leave the process's memory until they are read again */
 /* XXH3 128 over all tensors' names, types and bytes, of quantised ones those that they are made of: equal before and after training. */

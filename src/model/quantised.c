@@ -105,6 +105,7 @@ err quantised_open(struct model *m, const dtype *to, bool nested) {
         w->from = w->dt, w->source = w->data, w->dt = nf4_kept(to[i], nested, w->d[1]);
         m->bytes += weight_bytes(w);
         m->files.copied += weight_bytes(w);
+        m->elsewhere += weight_bytes(w);
         total += placed(w);
     }
     if (!total) return OK;

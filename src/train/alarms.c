@@ -81,7 +81,7 @@ static json_t *health_of(json_t *eval, const char *name) {
     return h;
 }
 
-enum { PART = 1 << 16, MOST = 256 * PART }; /* of more numbers than MOST, which only trained copies of large models have, every so many parts */
+enum { PART = 1 << 14, MOST = 1024 * PART }; /* of more numbers than MOST, which only trained copies of large models have, every so many parts */
 
 /* Numbers first .. first + n - 1 of a learner into its sketch, and their squares into *sum; they lie at `at`, as dt. */
 static err sketch_span(const struct learner *l, const char *at, dtype dt, int64_t first, int64_t n, double *sketch, double *sum) {

@@ -45,8 +45,9 @@ static err read_tokenizer(struct base *b) {
     if (b->model.random || (b->model.sizes_only && !path_is_dir(b->cfg->model)))
         return fail(E_USAGE, "%s has no tokenizer of its own: name one as `tokenizer`, the path of a tokenizer.json", b->cfg->model);
     if (b->model.gguf) return tokenizer_from_gguf(&b->model.files, &b->tok);
-    char *path = arena_printf(&b->model.mem, "%s/tokenizer.json", b->cfg->model);
-    return path ? tokenizer_from_json(path, &b->tok) : fail(E_MEMORY, "out of memory");
+    char path[4096];
+    snprintf(path, sizeof path, "%s/tokenizer.json", b->cfg->model);
+    return tokenizer_from_json(path, &b->tok);
 }
 
 static err open_tokenizer(const struct run *r, struct base *b, const struct base *like) {

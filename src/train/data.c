@@ -137,10 +137,8 @@ static size_t pairs_bytes(const struct pairs *p) {
     return n;
 }
 
-enum { BESIDE = 96 << 10 }; /* names of files, forms of prompts, what the heap rounds up */
-
 size_t data_bytes(const struct run *r) {
-    size_t n = (r->assumes ? 0 : BESIDE) + pairs_bytes(&r->warm) + pairs_bytes(&r->eval) + pairs_bytes(&r->test) + guards_bytes(r);
+    size_t n = arena_used(&r->labels.mem) + pairs_bytes(&r->warm) + pairs_bytes(&r->eval) + pairs_bytes(&r->test) + guards_bytes(r);
     for (int i = 0; i < r->frozen.sets; i++) n += r->frozen.texts[i].bytes;
     n += r->frozen.bytes;
     for (int i = 0; i < r->n_sides; i++) {

@@ -5,6 +5,7 @@
  * the largest phase's sum and what other phases have left beside it (the optimizer's states while an evaluation runs, say). Merging is a
  * process of its own, planned where exports are (api/plan.c). */
 #include "train/run.h"
+#include "base/process.h"
 #include <string.h>
 
 /* The lines of the table, in its order. */

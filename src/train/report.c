@@ -2,6 +2,7 @@
  * plan that runs; the measured ones come from the kernel (mincore on each arena, VmHWM for the process). */
 #define _DEFAULT_SOURCE
 #include "train/run.h"
+#include "base/process.h"
 #include "ops/ops.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,11 +146,11 @@ static json_t *memory_json(const struct run *r, bool measured) {
     if (host)
         line(m, "data", f->data,
              data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts",
-             measured && r->data_there, r->data_there);
+             measured && r->data_there, r->data_there < f->data ? r->data_there : f->data); /* what else reading has left is the runtime's */
     size_t known = 0, i;
     json_t *j;
     json_array_foreach(m, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
-    size_t now = measured ? run_memory(r) : 0;
+    const size_t now = !measured ? 0 : host && resident_bytes("VmHWM") > r->seen[PHASE_LOAD] ? resident_bytes("VmHWM") : run_memory(r);
     line(m, "runtime", f->runtime,
          host ? "program, libraries, tokenizer, the lists that programs are"
               : "inputs, the workspace of products, libraries, recorded runs",
@@ -323,9 +324,7 @@ json_t *run_plan_json(struct run *r, enum telling when) {
     if (r->limit && r->limit < SIZE_MAX) json_object_set_new(j, "limit", json_integer((json_int_t)r->limit));
     if (r->assumes) json_object_set_new(j, "assumed_tokens", json_integer(r->cap.tokens));
     json_object_update_new(j, phases_json(r));
-    const size_t peak = !measured || r->peak ? r->peak : r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r);
-    if (when == AT_END) r->peak = peak; /* before the forecast measures anything */
-    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)peak));
+    if (measured) json_object_set_new(j, "peak_resident", json_integer((json_int_t)(r->backend->mem->host ? resident_bytes("VmHWM") : run_memory(r))));
     json_t *forecast = when != SO_FAR && (r->timed_steps || r->plans_only) ? forecast_json(r) : NULL;
     if (forecast) json_object_set_new(j, "forecast", forecast);
     free(text);
@@ -352,7 +351,7 @@ json_t *times_json(const struct run *r) {
                      r->spent[PHASE_EVALUATE], "save", r->spent[PHASE_SAVE]);
 }
 
-json_t *run_report_json(struct run *r, enum telling when) {
+static json_t *report_json(struct run *r, enum telling when) {
     const bool early = r->step < run_total(r) && eval_patience_is_over(r);
     json_t *j = json_pack("{s:I, s:I, s:f, s:o, s:O, s:o, s:s, s:s, s:b}", "steps", (json_int_t)r->step, "total_steps", (json_int_t)run_total(r),
                           "seconds", r->elapsed, "times", times_json(r), "evals", r->evals, "plan", run_plan_json(r, when), "output_dir",
@@ -360,4 +359,10 @@ json_t *run_report_json(struct run *r, enum telling when) {
     if (r->profile.steps) json_object_set_new(j, "profile", profile_json(&r->profile));
     if (early) json_object_set_new(j, "ended", json_string("ended by early_stopping_patience"));
     return j;
+}
+
+json_t *run_report_json(struct run *r, enum telling when) {
+    if (when != AT_END) return report_json(r, when);
+    if (!r->report) r->report = report_json(r, when);
+    return json_incref(r->report);
 }

@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "train/run.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "cpu/cpu.h"
 #include "model/derived.h"
 #include "ops/ops.h"
@@ -17,12 +18,11 @@ static const struct objective *const objectives[] = {
 #undef OBJECTIVE
 };
 
-/* What the process itself takes: program and libraries, measured (docs/memory.md), and the tokenizer's tables, on a line of their own. */
-#ifdef CYC_CUDA /* with the card's kernels and libraries in it */
-enum { RUNTIME_BYTES = (8450 + 1024) << 10 };
-#else
-enum { RUNTIME_BYTES = 8450 << 10 };
-#endif
+/* Of the heap and the stacks what is on no list, measured (docs/memory.md): settings, pages while they are written; texts that are made and judged; a
+ * thread's stack; of an adapter's tensor its name in a file's header, which is read again where the best adapter is wanted; what is kept of an
+ * evaluation, and of a class in it; the holes that reading has left, of so many bytes of data one and no more than these. */
+enum { HEAP_BYTES = 825 << 10, MADE_BYTES = 128 << 10, STACK_BYTES = 12 << 10, WRITTEN_BYTES = 250, READ_BYTES = 700, EVALUATION_BYTES = 6 << 10,
+       CLASS_BYTES = 800, HOLES_OF = 12, HOLES_BYTES = 512 << 10 };
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
@@ -175,12 +175,33 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
 /* Of those whose memory is taken for the whole run. */
 static int list_programs(struct run *r, struct program **out) { return run_programs(r, (const struct program **)out, PHASES); }
 
-/* The lists that programs are. */
+/* The lists that models, adapters and programs are; and tokenizers' tables. */
 static size_t description_bytes(const struct run *r) {
     const struct program *list[RUN_PROGRAMS];
     size_t bytes = 0;
+    for (int i = 0; i < r->n_bases; i++) {
+        const struct base *b = &r->base[i];
+        bytes += model_list_bytes(&b->model) + (b->tok ? tokenizer_bytes(b->tok) : 0);
+    }
+    for (int i = 0; i < r->n_plans; i++) bytes += param_list_bytes(&r->plans[i].st.params);
     for (int i = run_programs(r, list, PHASES) - 1; i >= 0; i--) bytes += prog_bytes(&list[i]->p);
     return bytes;
+}
+
+static size_t heap_beside(const struct run *r, size_t data) {
+    size_t most = 0;
+    for (int i = 0; i < r->n_plans; i++) {
+        const struct param_set *s = &r->plans[i].st.params;
+        size_t tensors = 0;
+        for (int k = 0; k < s->n; k++) tensors += (size_t)s->p[k].n_slices;
+        if (tensors > most) most = tensors;
+    }
+    const int64_t every = r->cfg->eval_steps, between = every > 0 ? run_total(r) / every : 0,
+                  around = config_holds_out(r->cfg) || r->objective->generates ? 2 : 0, evaluations = around + between + (*r->cfg->test_data != 0);
+    const size_t each = strcmp(r->cfg->best_metric, "none") ? WRITTEN_BYTES + READ_BYTES : WRITTEN_BYTES;
+    return HEAP_BYTES + (r->objective->generates ? MADE_BYTES : 0) + (size_t)r->threads * STACK_BYTES + most * each +
+           (size_t)evaluations * (EVALUATION_BYTES + (size_t)r->head.classes * CLASS_BYTES) +
+           (data / HOLES_OF < HOLES_BYTES ? data / HOLES_OF : HOLES_BYTES);
 }
 
 /* What arenas lose to a card's pages. */
@@ -224,7 +245,7 @@ static err measure_plan(struct run *r) {
     const bool host = r->backend->mem->host;
     size_t held = 0, weights = 0; /* all bases' weights; what of them is not the mapped file */
     size_t bases[CONFIG_SIDES + 1] = {0}; /* ... each one's, with what is derived of it */
-    *f = (struct footprint){.data = data_bytes(r), .runtime = RUNTIME_BYTES + description_bytes(r), .working = m.work_bytes};
+    *f = (struct footprint){.data = data_bytes(r) + r->data_lent, .runtime = program_bytes() + description_bytes(r), .working = m.work_bytes};
     for (int i = 0; i < r->n_bases; i++) {
         const struct base *b = &r->base[i];
         size_t own, bytes;
@@ -232,7 +253,6 @@ static err measure_plan(struct run *r) {
         weights += bytes, held += own, bases[i] = bytes + b->model.derived->bytes;
         *(i < bases_trained(r) ? &f->weights : &f->teacher) += bytes;
         f->derived += b->model.derived->bytes;
-        f->runtime += b->tok ? tokenizer_bytes(b->tok) : 0;
         if (host && b->check_bytes > f->check) f->check = b->check_bytes;
     }
     for (int i = 0; i < r->n_sides; i++) {
@@ -257,6 +277,7 @@ static err measure_plan(struct run *r) {
     f->adapters += f->working + f->finished;
     const size_t teacher = host ? r->teacher.bytes : r->teacher.weight_bytes; /* beside its base */
     f->teacher += teacher;
+    f->runtime += heap_beside(r, f->data);
     if (r->generates || data_streams(r)) f->runtime += tokenizer_words_bytes(); /* the others are done with texts when their rows are made */
     if (!host) f->runtime = card_runtime(r, list, n, &m, bases), f->data = 0; /* the table is the card's; data stay on the host */
     const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + teacher;
@@ -327,20 +348,11 @@ int run_most_rows(const struct run *r) {
     return r->test.source.n > most ? r->test.source.n : most;
 }
 
-/* What another run has read of the same data. */
-static void share_data(struct run *r, const struct run *like) {
-    if (!r->backend->mem->host) return;
-    r->foot.data += like->foot.data;
-    r->foot.resident += like->foot.data, r->foot.total += like->foot.data;
-}
-
-struct sizes { int slots; struct capacity least; const struct run *like; };
+struct sizes { int slots; struct capacity least; };
 
 static err plan_pass(struct run *r, int64_t pass_tokens, void *ctx) {
     const struct sizes *z = ctx;
-    TRY(plan_once(r, pass_tokens, z->slots, z->least));
-    if (z->like) share_data(r, z->like);
-    return OK;
+    return plan_once(r, pass_tokens, z->slots, z->least);
 }
 
 /* Plans as the configuration says; a plan beyond the limit is refused with what would fit. */
@@ -349,7 +361,8 @@ static err plan_within(struct run *r, struct capacity least, const struct plan_a
     int slots = (r->cfg->generation_batch < 1 ? 1 : (int)r->cfg->generation_batch) * (run_joins(r) ? r->n_sides : 1);
     const int most = ask->like ? run_most_rows(ask->like) : run_most_rows(r);
     r->limit = memory_limit(r);
-    struct sizes z = {slots < most ? slots : most, least, ask->like};
+    struct sizes z = {slots < most ? slots : most, least};
+    r->data_lent = ask->like ? ask->like->foot.data : 0;
     TRY(r->picks_levels ? levels_pick(r, r->limit, plan_pass, &z) : plan_pass(r, r->cfg->pass_tokens, &z));
     return ask->unlimited || r->foot.total <= r->limit ? OK : budget_refuse(r);
 }
@@ -513,6 +526,7 @@ err run_start(struct run *r) {
     size_t act = 0, scratch = 0;
     recipe_widen(r, &act, &scratch);
     TRY(memory_grow(&r->wb.mem, act, scratch));
+    if (r->backend->mem->host) memset(r->wb.mem.scratch, 0, r->wb.mem.scratch_bytes); /* every instruction's: all of it is there from the first one on */
     TRY(pack_init(&r->wb.pack, run_pass(r), r->cap.sequences));
     if (r->classes.numbers) TRY(pack_targets(&r->wb.pack, r->classes.numbers));
     r->wb.grad_bytes = r->foot.gradients;
@@ -529,6 +543,7 @@ err run_start(struct run *r) {
     TRY(judge_open(r));
     bases_forget(r);
     heap_rest();
+    program_bring();
     if (r->backend->replay) TRY(r->backend->replay->set_aside(true));
     r->sets_aside = r->backend->replay != NULL;
     phase_seen(r, PHASE_LOAD);
@@ -575,6 +590,7 @@ void run_close(struct run *r) {
     features_free(&r->frozen);
     labels_free(&r->labels);
     json_decref(r->evals);
+    json_decref(r->report);
     free(r->events);
     lock_drop(&r->lock);
     *r = (struct run){0};
@@ -764,6 +780,7 @@ static err watch(struct run *r, const struct run_events *ev) {
  * and made up for by the run that resumes. */
 err run_loop(struct run *r, const struct run_events *ev) {
     int64_t total = run_total(r);
+    heap_rest(); /* what planning for its beginning, a table and a page took */
     if (r->freezes) TRY(features_keep(r, ev));
     err e = r->resumed && evaluated(r) ? OK : watch(r, ev);
     while (!e && r->step < total && !eval_patience_is_over(r)) {

@@ -188,8 +188,8 @@ struct run {
     size_t limit;              /* what foot.total must not exceed */
     int64_t pass_tokens;       /* asked of the programs; run_pass() is what they have room for */
     size_t read_bytes;         /* while data were read: what was there then and is not any more */
+    size_t data_lent;          /* of a plan like another run: what that has read */
     size_t data_there;         /* what is left of it: given out by the heap while data were read */
-    size_t peak;               /* measured: of the process when the run first told of it, of a card's memory then */
     size_t seen[PHASES];       /* the peak so far when such a phase first ended; 0: it has not been */
     int64_t warm_steps, step;  /* steps done, warm-up included */
     struct command metric;     /* eval.metric_command; line NULL: none */
@@ -198,6 +198,7 @@ struct run {
     bool resumed, evaluating;
     struct lock lock;          /* on output_dir, while this run may write there */
     json_t *evals;
+    json_t *report;            /* AT_END, once it was asked for */
     char *events;              /* TensorBoard's file; NULL: none */
     double page_made, page_took; /* report.html: when it was there last, and the seconds that it took */
     double elapsed;            /* seconds of training before this process (resume) */
@@ -222,8 +223,8 @@ void run_close(struct run *r);
 int64_t run_total(const struct run *r);             /* warm-up steps + max_steps */
 int run_pass(const struct run *r);                  /* tokens that a training pass has room for */
 json_t *times_json(const struct run *r);            /* seconds of each phase that repeats */
-/* PLANNED: before anything runs. SO_FAR: with what is measured now; nothing of it is kept, and the machine is not measured. AT_END: the peak is what it
- * was at the first such call. */
+/* PLANNED: before anything runs. SO_FAR: with what is measured now; the machine's speed is not. AT_END: that too, which takes memory of its own: a report
+ * at the end is made once, and the same afterwards. */
 enum telling { PLANNED, SO_FAR, AT_END };
 json_t *run_plan_json(struct run *r, enum telling when);
 void run_dump(const struct run *r, str *out);       /* its programs, an instruction a line */

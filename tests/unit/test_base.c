@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/philox.h"
+#include "base/process.h"
 #include "base/str.h"
 #include <stdarg.h>
 #include <stddef.h>
@@ -158,6 +159,10 @@ static void test_arena(void **state) {
     assert_string_equal(arena_printf(&a, "blk.%d.%s", 3, "w"), "blk.3.w");
     arena_free(&a);
     assert_string_equal(arena_str(&a, "again"), "again");
+    arena_free(&a);
+    assert_int_equal(arena_used(&a), 0);
+    for (int i = 0; i < 10000; i++) memset(arena_alloc(&a, 1000), i, 1000); /* blocks that grow, to what is asked for and no more */
+    assert_true(arena_used(&a) >= 10000 * 1000 && arena_used(&a) < 10000 * 1024);
     arena_free(&a);
 }
 
@@ -350,6 +355,30 @@ static void test_philox(void **state) {
     assert_true(philox_key(1, 2) != philox_key(1, 3) && philox_key(1, 2) != philox_key(2, 2));
 }
 
+/* The program is counted as it lies in memory, and brought in once. */
+static void test_process(void **state) {
+    (void)state;
+    const size_t bytes = program_bytes();
+    assert_true(bytes > 1 << 20 && bytes % 4096 == 0);
+    assert_true(resident_bytes("VmRSS") >= resident_bytes("RssAnon") && resident_bytes("VmHWM") >= resident_bytes("VmRSS"));
+    assert_int_equal(resident_bytes("no such line"), 0);
+    program_bring();
+    assert_int_equal(program_bytes(), bytes);
+#ifndef __SANITIZE_ADDRESS__ /* whose own program is larger than what is brought in */
+    const size_t there = resident_bytes("RssFile");
+    assert_true(there <= bytes && there > bytes - (1 << 20)); /* less what is written to */
+    program_bring();
+    assert_int_equal(resident_bytes("RssFile"), there);
+    const size_t before = resident_bytes("RssAnon");
+    heap_steady();
+    volatile char *large = malloc(4 << 20);
+    for (int i = 0; i < 4 << 20; i += 4096) large[i] = 1;
+    assert_true(heap_bytes() >= 4 << 20 && resident_bytes("RssAnon") > before + (3 << 20));
+    free((void *)large);
+    assert_true(resident_bytes("RssAnon") < before + (1 << 20)); /* in pages of its own, gone at once */
+#endif
+}
+
 static int make_folder(void **state) {
     (void)state;
     return mkdtemp(folder) ? 0 : -1;
@@ -376,6 +405,7 @@ int main(void) {
         cmocka_unit_test(test_hash),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_philox),
+        cmocka_unit_test(test_process),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
