@@ -153,8 +153,9 @@ struct backend {
     const struct mem_ops *mem;
     const struct flat_ops *flat;
     const struct replay_ops *replay; /* NULL: every run is launched kernel by kernel */
-    /* Bytes of its memory that it takes itself, beside the arenas, where p is run over rows of at most so many tokens; NULL where memory is the host's. */
-    size_t (*own)(const struct prog *p, int longest);
+    /* Bytes of its memory that it takes itself to run p, beside the arenas, where so many bytes of the host's are page-locked for it; NULL where memory
+     * is the host's. */
+    size_t (*own)(const struct prog *p, size_t locked);
     dtype compute;       /* what programs compute in unless told otherwise */
     const char *(*card)(void); /* what the driver calls the card; NULL, as the hook is on the host: there is none */
     void (*describe)(str *out); /* what was found and what is missing: lines "name: what"; NULL: nothing to say */

@@ -314,7 +314,7 @@ static bool cudnn_knows(const struct inst *i, dtype dt) {
     return i->a.window <= 0 && i->a.softcap <= 0 && !cuda_settings.deterministic;
 }
 
-extern "C" int cuda_attention_by_cudnn_from(const struct inst *i, dtype dt) { return cudnn_knows(i, dt) ? (int)cudnn_from(i) : 0; }
+extern "C" bool cuda_attention_by_cudnn(const struct inst *i, dtype dt) { return cudnn_knows(i, dt); }
 
 struct bounds {
     const int32_t *cu;

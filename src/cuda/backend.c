@@ -139,22 +139,20 @@ static void describe(str *out) {
 }
 
 /* Measured (an H100, an H200): what it takes when it is opened, 64 MiB of it two workspaces of products; what kernels take when they are first
- * launched, those of libraries for wide matrices more; cuDNN's handle, where it is asked, and its work where rows are long enough for it. And what
- * recordings may take. */
-enum { OPENED_BYTES = 70 << 20, KERNEL_BYTES = 4 << 20, WIDE = 4096, WIDE_BYTES = 16 << 20, CUDNN_BYTES = 8 << 20, CUDNN_WORK_BYTES = 40 << 20 };
+ * launched, and those that choose tokens, more of them where matrices are wide; cuDNN's handle, where it is asked. What recordings may take. And of the
+ * host's memory that is page-locked the tables of its pages, 8 bytes for 4096. */
+enum { OPENED_BYTES = 70 << 20, KERNEL_BYTES = 2 << 20, WIDE = 4096, CUDNN_BYTES = 8 << 20, LOCKED_PAGE = 4096, LOCKED_ENTRY = 8 };
 
-static size_t own(const struct prog *p, int longest) {
-    size_t cudnn = 0, wide = 0;
+static size_t own(const struct prog *p, size_t locked) {
+    bool cudnn = false, chooses = false, wide = false;
     for (int i = 0; i < p->ni; i++) {
         const struct inst *x = &p->in[i];
-        if (x->op != &op_attention && x->op != &op_attention_bwd) continue;
-        const int from = cuda_attention_by_cudnn_from(x, prog_v(p, x->in[0])->dt);
-        if (from && cudnn < CUDNN_BYTES) cudnn = CUDNN_BYTES;
-        if (from && longest >= from) cudnn = CUDNN_BYTES + CUDNN_WORK_BYTES;
+        chooses |= x->op == &op_sample || x->op == &op_top;
+        cudnn |= (x->op == &op_attention || x->op == &op_attention_bwd) && cuda_attention_by_cudnn(x, prog_v(p, x->in[0])->dt);
     }
-    for (int v = 1; v < p->nv && !wide; v++)
-        if (p->v[v].role == ROLE_BASE && p->v[v].nd == 2 && p->v[v].d[1] >= WIDE) wide = WIDE_BYTES;
-    return OPENED_BYTES + KERNEL_BYTES + wide + cudnn + REPLAY_BYTES;
+    for (int v = 1; v < p->nv; v++) wide |= p->v[v].role == ROLE_BASE && p->v[v].nd == 2 && p->v[v].d[1] >= WIDE;
+    const size_t page = cuda_mem.page, tables = (locked / LOCKED_PAGE * LOCKED_ENTRY + page - 1) / page * page;
+    return OPENED_BYTES + KERNEL_BYTES + (chooses ? wide ? 2 * KERNEL_BYTES : KERNEL_BYTES : 0) + (cudnn ? CUDNN_BYTES : 0) + tables + REPLAY_BYTES;
 }
 
 const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .span = cuda_span, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .own = own, .compute = DT_BF16, .card = card, .describe = describe, .configure = configure, .open = cuda_open};

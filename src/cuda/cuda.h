@@ -51,7 +51,7 @@ size_t cuda_free_bytes(void); /* of the card, whoever holds the others */
 err cuda_check(cudaError_t e, const char *what);
 #define CUDA_LAUNCHED(what) cuda_check(cudaGetLastError(), what)
 
-int cuda_attention_by_cudnn_from(const struct inst *i, dtype dt); /* how long rows are from which on it may be cuDNN's; 0: it is asked for none */
+bool cuda_attention_by_cudnn(const struct inst *i, dtype dt); /* may it be cuDNN's, where rows are long enough? */
 /* elementwise.cu: rows and elements */
 err cuda_embed(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);
 err cuda_norm(const struct run_ctx *, const struct inst *, const struct view *in, struct view *out, void *scratch);

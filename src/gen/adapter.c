@@ -663,7 +663,7 @@ static err write_config(const char *path, const struct structure *st, const char
 
 /* A slice on its way into a file: as it lies, or, where RoPE's rows change places, a number is taken off or rows become columns, a piece
  * at a time through `piece`, of WRITE_PIECE floats or one row of the file. */
-enum { WRITE_PIECE = 1 << 18 };
+enum { WRITE_PIECE = 1 << 14 };
 
 /* Files have a slice in its arena's own type, but where a number is taken off: that may want more bits. */
 static dtype file_dtype(const struct place *w) {

@@ -117,18 +117,23 @@ bool base_replaces(const struct run *r, const struct base *b, const struct weigh
     return w->nd == 2;
 }
 
+bool base_forgets(const struct run *r, const struct base *b) {
+    bool forgets = false;
+    for (int i = 0; i < b->model.n && !forgets; i++) forgets = b->model.w[i].source || base_replaces(r, b, &b->model.w[i]);
+    return forgets;
+}
+
 void bases_forget(const struct run *r) {
     for (int k = 0; k < r->n_bases; k++) {
-        const struct model *m = &r->base[k].model;
-        for (int i = 0; i < m->n; i++) {
-            m->w[i].replaced = base_replaces(r, &r->base[k], &m->w[i]);
-            if (m->w[i].source || m->w[i].replaced) model_forget(m, &m->w[i]);
-        }
+        const struct base *b = &r->base[k];
+        const struct tensors *files = &b->model.files;
+        for (int i = 0; i < b->model.n; i++) b->model.w[i].replaced = base_replaces(r, b, &b->model.w[i]);
+        for (int i = 0; i < files->n_maps && base_forgets(r, b); i++) tensors_forget(files, files->maps[i].p, files->maps[i].n);
     }
 }
 
 /* As the files have them; where a part of that is not needed, because a copy was made of it, as they are computed with: vectors are f32 in memory. What
- * lies in memory stays there, also where a copy of it is trained. Besides, what the files have beside tensors. */
+ * lies in memory stays there, also where a copy of it is trained. Besides, what the files have beside tensors, where they are not let go of. */
 static size_t host_bytes(const struct run *r, const struct base *b, size_t *held) {
     const struct model *m = &b->model;
     size_t bytes = 0;
@@ -140,7 +145,7 @@ static size_t host_bytes(const struct run *r, const struct base *b, size_t *held
     }
     *held = m->random ? m->reserved_bytes : m->files.copied;
     if (whole && !m->random) bytes = m->bytes;
-    return (bytes > *held ? bytes : *held) + tensors_besides(&m->files);
+    return (bytes > *held ? bytes : *held) + (base_forgets(r, b) ? 0 : tensors_besides(&m->files));
 }
 
 static err weigh(const struct run *r, const struct residents *base, struct residents *out) {

@@ -52,8 +52,9 @@ static size_t base_resident(const struct run *r, const struct base *b) {
     size_t n = 0;
     bool all = !m->files.copied; /* what was repacked or copied for training has left the file's pages */
     for (int i = 0; i < m->n; i++) all &= !base_replaces(r, b, &m->w[i]);
-    for (int i = 0; i < m->files.n_maps; i++) n += resident_of(r, m->files.maps[i].p, m->files.maps[i].n);
-    for (int i = 0; !all && i < m->files.n; i++)
+    const bool maps = !base_forgets(r, b);
+    for (int i = 0; maps && i < m->files.n_maps; i++) n += resident_of(r, m->files.maps[i].p, m->files.maps[i].n);
+    for (int i = 0; maps && !all && i < m->files.n; i++)
         if (tensors_mapped(&m->files, m->files.t[i].data)) n -= resident_of(r, m->files.t[i].data, m->files.t[i].bytes);
     for (int i = 0; !all && i < m->n; i++) {
         const struct weight *w = &m->w[i];

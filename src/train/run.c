@@ -21,7 +21,7 @@ static const struct objective *const objectives[] = {
 /* Of the heap and the stacks what is on no list, measured (docs/memory.md): settings, pages while they are written; texts that are made and judged; a
  * thread's stack; of an adapter's tensor its name in a file's header, which is read again where the best adapter is wanted; what is kept of an
  * evaluation, and of a class in it; the holes that reading has left, of so many bytes of data one and no more than these. */
-enum { HEAP_BYTES = 825 << 10, MADE_BYTES = 128 << 10, STACK_BYTES = 12 << 10, WRITTEN_BYTES = 250, READ_BYTES = 700, EVALUATION_BYTES = 6 << 10,
+enum { HEAP_BYTES = 695 << 10, MADE_BYTES = 128 << 10, STACK_BYTES = 12 << 10, WRITTEN_BYTES = 560, READ_BYTES = 700, EVALUATION_BYTES = 6 << 10,
        CLASS_BYTES = 800, HOLES_OF = 12, HOLES_BYTES = 512 << 10 };
 
 static err pick_objective(struct run *r) {
@@ -229,7 +229,7 @@ static size_t lost_bytes(const struct run *r, const struct memory *m, const size
 static size_t card_runtime(const struct run *r, const struct program *const *list, int n, const struct memory *m, const size_t *bases) {
     size_t most = 0;
     for (int i = 0; i < n; i++) {
-        const size_t bytes = r->backend->own(&list[i]->p, r->cap.tokens > r->cap.length ? r->cap.tokens : r->cap.length);
+        const size_t bytes = r->backend->own(&list[i]->p, m->host_bytes + r->foot.away);
         if (bytes > most) most = bytes;
     }
     return most + m->stage_bytes + lost_bytes(r, m, bases);

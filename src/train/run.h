@@ -254,7 +254,8 @@ void base_close(struct base *b);
 const char *base_hash(struct base *b);              /* model_hash(), which reads the whole base, once a run */
 /* Is it a matrix in whose place every side on this base has a trained copy? No plan reads it then. */
 bool base_replaces(const struct run *r, const struct base *b, const struct weight *w);
-void bases_forget(const struct run *r);             /* the file's pages of these and of quantised ones, which nothing but a hash reads from now on */
+bool base_forgets(const struct run *r, const struct base *b); /* has it any of these, or quantised ones: matrices of its files that nothing but a hash reads? */
+void bases_forget(const struct run *r);             /* of such a base the files' pages leave the process: what is still read comes back */
 err base_bytes(const struct run *r, const struct base *b, size_t *bytes, size_t *held); /* of its weights in the plan; held: what of these is not the mapped file */
 bool base_same_ids(const struct base *a, const struct base *b); /* the same vocabulary and merges */
 /* Of an encoder-decoder: [prompt][answer] becomes [prompt EOS][start answer], the encoder's ids and the decoder's. Others: nothing. */
