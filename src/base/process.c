@@ -36,7 +36,7 @@ size_t heap_bytes(void) { return 0; }
 #endif
 
 /* --- the program -------------------------------------------------------------------------------------------------- */
-enum { LARGEST = 8 << 20, OF_LARGER = 1 << 20 };
+enum { LARGEST = 8 << 20, OF_LARGER = 256 << 10 };
 
 struct segments { size_t page, bytes; int brings; };
 

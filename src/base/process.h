@@ -11,7 +11,7 @@ void heap_rest(void);    /* what was freed goes back, as far as the library can:
 size_t heap_bytes(void); /* what is given out; 0 where the library does not tell */
 
 /* Program and libraries as they lie in memory, in bytes of whole pages. A segment beyond 8 MiB (kernels of a card, what a host of this library brings) is
- * counted with 1 MiB: nobody reads all of it. */
+ * counted with a quarter of one: little of it is read. */
 size_t program_bytes(void);
 /* Brings those pages in. A first call then waits for no page, and what the process has of its files does not hang on which neighbours the kernel
  * brought along with one that was needed (a megabyte, from run to run and system to system). */
