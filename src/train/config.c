@@ -791,15 +791,13 @@ err config_check_plan(const struct config *c) {
     return check_rest(c);
 }
 
-bool config_holds_out(const struct config *c) { return *c->eval_data || c->eval_split > 0 || c->guards.n; }
-
 err config_check(const struct config *c) {
     TRY(check_ranges(c));
     TRY(check_model(c));
     TRY(check_data(c));
     TRY(config_check_guards(c));
     TRY(check_rest(c));
-    const bool held_out = config_holds_out(c);
+    const bool held_out = *c->eval_data || c->eval_split > 0 || c->guards.n;
     if (c->eval_steps && !held_out)
         return fail(E_USAGE, "'eval_steps' is %lld but 'eval.data' names no file", (long long)c->eval_steps);
     if (strcmp(c->best_metric, "none") != 0 && !held_out)

@@ -62,7 +62,6 @@ struct config_key {
 };
 const struct config_key *config_keys(size_t *n);
 
-bool config_holds_out(const struct config *c);       /* is there anything to evaluate on between the steps? */
 int config_sides(const struct config *c);            /* of objectives with several: two, or up to the last that has a section */
 const char *config_side_name(int side);              /* "A", "B", ... */
 /* next[i]: the side that comes after side i in its cycle (`cycles`). E_USAGE where a side is in none or in two, or alone. */

@@ -1,5 +1,5 @@
 /* The memory table: what the plan says, and beside it, after a run, what is resident. The plan's figures are those of the
- * plan that runs; the measured ones come from the kernel (mincore on each arena, VmHWM for the process). */
+ * plan that runs; the measured ones come from the kernel (pagemap for each arena, VmHWM for the process). */
 #define _DEFAULT_SOURCE
 #include "train/run.h"
 #include "base/process.h"
@@ -7,31 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 size_t run_memory(const struct run *r) {
     return r->backend->mem->host ? resident_bytes("VmRSS") : r->backend->mem->taken();
 }
 
-/* Bytes of [p, p+n) that are in memory now, of the first and last page no more than lies within (the rest is somebody else's); a card's
- * arenas are there as soon as they are taken. */
+/* A card's arenas are there as soon as they are taken. */
 static size_t resident_of(const struct run *r, const void *p, size_t n) {
-    if (p && !r->backend->mem->host) return n;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), got = 0;
-    uintptr_t from = (uintptr_t)p / page * page, to = (uintptr_t)p + n;
-    if (!p || !n) return 0;
-    enum { CHUNK = 4096 };
-    unsigned char vec[CHUNK];
-    for (uintptr_t at = from; at < to; at += CHUNK * page) {
-        size_t span = to - at < CHUNK * page ? to - at : CHUNK * page, pages = (span + page - 1) / page;
-        if (mincore((void *)at, span, vec)) return 0;
-        for (size_t i = 0; i < pages; i++) {
-            const uintptr_t lo = at + i * page, hi = lo + page;
-            if (vec[i] & 1) got += (hi < to ? hi : to) - (lo > (uintptr_t)p ? lo : (uintptr_t)p);
-        }
-    }
-    return got;
+    return !p ? 0 : r->backend->mem->host ? resident_at(p, n) : n;
 }
 
 static size_t adapters_resident(const struct run *r, int what) {
@@ -107,7 +90,8 @@ static size_t teacher_resident(const struct run *r) {
     return (host ? t->bytes : t->weight_bytes) + (!own ? 0 : host ? base_resident(r, t->base) : t->base->model.residents->bytes);
 }
 
-static json_t *memory_json(const struct run *r, bool measured) {
+/* All lines but the runtime's. */
+static json_t *memory_lines(const struct run *r, bool measured) {
     const struct footprint *f = &r->foot;
     json_t *m = json_array();
     char weights[160], act[160], grad[96], kv[96];
@@ -148,10 +132,29 @@ static json_t *memory_json(const struct run *r, bool measured) {
         line(m, "data", f->data,
              data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts",
              measured && r->data_there, r->data_there < f->data ? r->data_there : f->data); /* what else reading has left is the runtime's */
+    return m;
+}
+
+static size_t known_bytes(const json_t *lines) {
     size_t known = 0, i;
     json_t *j;
-    json_array_foreach(m, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
-    const size_t now = !measured ? 0 : host && resident_bytes("VmHWM") > r->seen[PHASE_LOAD] ? resident_bytes("VmHWM") : run_memory(r);
+    json_array_foreach(lines, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
+    return known;
+}
+
+size_t run_beside(const struct run *r) {
+    json_t *m = memory_lines(r, true);
+    const size_t now = run_memory(r), known = known_bytes(m);
+    json_decref(m);
+    return now > known ? now - known : 0;
+}
+
+static json_t *memory_json(const struct run *r, bool measured) {
+    const struct footprint *f = &r->foot;
+    const bool host = r->backend->mem->host;
+    json_t *m = memory_lines(r, measured);
+    const size_t known = known_bytes(m), most = host ? resident_bytes("VmHWM") : 0;
+    const size_t now = most > r->seen[PHASE_LOAD] ? most : run_memory(r);
     line(m, "runtime", f->runtime,
          host ? "program, libraries, tokenizer, the lists that programs are"
               : "inputs, the workspace of products, libraries, recorded runs",

@@ -18,11 +18,10 @@ static const struct objective *const objectives[] = {
 #undef OBJECTIVE
 };
 
-/* Of the heap and the stacks what is on no list, measured (docs/memory.md): settings, pages while they are written; texts that are made and judged; a
- * thread's stack; of an adapter's tensor its name in a file's header, which is read again where the best adapter is wanted; what is kept of an
- * evaluation, and of a class in it; the holes that reading has left, of so many bytes of data one and no more than these. */
-enum { HEAP_BYTES = 695 << 10, MADE_BYTES = 128 << 10, STACK_BYTES = 12 << 10, WRITTEN_BYTES = 560, READ_BYTES = 700, EVALUATION_BYTES = 6 << 10,
-       CLASS_BYTES = 800, HOLES_OF = 12, HOLES_BYTES = 512 << 10 };
+/* Of the heap and the stacks what is on no list, measured (docs/memory.md): settings, pages while they are written, texts that are made and judged, holes
+ * that reading has left; a thread's stack; of an adapter's tensor its name in a file's header, which is read again where the best adapter is wanted; what
+ * is kept of an evaluation, and of a class in it. Of all that so much is left to come when the rest is brought in (settle). */
+enum { HEAP_BYTES = 1344 << 10, STACK_BYTES = 12 << 10, TENSOR_BYTES = 1260, EVALUATION_BYTES = 6 << 10, CLASS_BYTES = 800, LEFT_BYTES = 128 << 10 };
 
 static err pick_objective(struct run *r) {
     for (size_t i = 0; i < sizeof objectives / sizeof *objectives; i++)
@@ -188,7 +187,7 @@ static size_t description_bytes(const struct run *r) {
     return bytes;
 }
 
-static size_t heap_beside(const struct run *r, size_t data) {
+static size_t heap_beside(const struct run *r) {
     size_t most = 0;
     for (int i = 0; i < r->n_plans; i++) {
         const struct param_set *s = &r->plans[i].st.params;
@@ -196,12 +195,9 @@ static size_t heap_beside(const struct run *r, size_t data) {
         for (int k = 0; k < s->n; k++) tensors += (size_t)s->p[k].n_slices;
         if (tensors > most) most = tensors;
     }
-    const int64_t every = r->cfg->eval_steps, between = every > 0 ? run_total(r) / every : 0,
-                  around = config_holds_out(r->cfg) || r->objective->generates ? 2 : 0, evaluations = around + between + (*r->cfg->test_data != 0);
-    const size_t each = strcmp(r->cfg->best_metric, "none") ? WRITTEN_BYTES + READ_BYTES : WRITTEN_BYTES;
-    return HEAP_BYTES + (r->objective->generates ? MADE_BYTES : 0) + (size_t)r->threads * STACK_BYTES + most * each +
-           (size_t)evaluations * (EVALUATION_BYTES + (size_t)r->head.classes * CLASS_BYTES) +
-           (data / HOLES_OF < HOLES_BYTES ? data / HOLES_OF : HOLES_BYTES);
+    const int64_t every = r->cfg->eval_steps, evaluations = 3 + (every > 0 ? run_total(r) / every : 0); /* before, after and of test data */
+    return HEAP_BYTES + (size_t)r->threads * STACK_BYTES + most * TENSOR_BYTES +
+           (size_t)evaluations * (EVALUATION_BYTES + (size_t)r->head.classes * CLASS_BYTES);
 }
 
 /* What arenas lose to a card's pages. */
@@ -277,7 +273,7 @@ static err measure_plan(struct run *r) {
     f->adapters += f->working + f->finished;
     const size_t teacher = host ? r->teacher.bytes : r->teacher.weight_bytes; /* beside its base */
     f->teacher += teacher;
-    f->runtime += heap_beside(r, f->data);
+    f->runtime += heap_beside(r);
     if (r->generates || data_streams(r)) f->runtime += tokenizer_words_bytes(); /* the others are done with texts when their rows are made */
     if (!host) f->runtime = card_runtime(r, list, n, &m, bases), f->data = 0; /* the table is the card's; data stay on the host */
     const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + teacher;
@@ -523,10 +519,10 @@ err run_start(struct run *r) {
     if (r->freezes) TRY(features_start(r));
     TRY(teacher_start(r));
     TRY(memory_for(&r->wb.mem, list, n));
+    phase_seen(r, PHASE_LOAD); /* a host's arenas are not there before they are used */
     size_t act = 0, scratch = 0;
     recipe_widen(r, &act, &scratch);
     TRY(memory_grow(&r->wb.mem, act, scratch));
-    if (r->backend->mem->host) memset(r->wb.mem.scratch, 0, r->wb.mem.scratch_bytes); /* every instruction's: all of it is there from the first one on */
     TRY(pack_init(&r->wb.pack, run_pass(r), r->cap.sequences));
     if (r->classes.numbers) TRY(pack_targets(&r->wb.pack, r->classes.numbers));
     r->wb.grad_bytes = r->foot.gradients;
@@ -546,7 +542,6 @@ err run_start(struct run *r) {
     program_bring();
     if (r->backend->replay) TRY(r->backend->replay->set_aside(true));
     r->sets_aside = r->backend->replay != NULL;
-    phase_seen(r, PHASE_LOAD);
     return OK;
 }
 
@@ -727,6 +722,18 @@ static struct profile *profile_due(struct run *r) {
     return p;
 }
 
+/* After the first step the gradient and the optimizer's states are there. So is now what passes may not have filled yet and what the plan gives to the
+ * heap: a later step, however full, finds its memory. Stacks, and what others bring in, are not the heap's. */
+static void settle(const struct run *r) {
+    const struct memory *m = &r->wb.mem;
+    if (!r->backend->mem->host) return;
+    resident_bring(m->act, m->act_bytes);
+    resident_bring(m->scratch, m->scratch_bytes);
+    heap_rest();
+    const size_t now = run_beside(r) + LEFT_BYTES + (size_t)r->threads * STACK_BYTES;
+    if (now < r->foot.runtime) heap_hold(r->foot.runtime - now);
+}
+
 static err one_step(struct run *r, const struct run_events *ev) {
     struct step_info info = {.total = run_total(r)};
     struct profile *p = profile_due(r);
@@ -734,8 +741,9 @@ static err one_step(struct run *r, const struct run_events *ev) {
     r->wb.mem.profile = p;
     TRY(r->objective->step(r, &info));
     r->wb.mem.profile = NULL;
-    phase_seen(r, PHASE_TRAIN);
     info.seconds = seconds_now() - t0;
+    if (!r->seen[PHASE_TRAIN]) settle(r);
+    phase_seen(r, PHASE_TRAIN);
     r->elapsed += info.seconds;
     if (p) p->steps++, p->step_s += info.seconds;
     else if (!info.warmup) r->timed_steps++, r->generate_s += info.generate_s, r->train_s += info.train_s, r->step_s += info.seconds;

@@ -231,6 +231,7 @@ void run_dump(const struct run *r, str *out);       /* its programs, an instruct
 json_t *run_report_json(struct run *r, enum telling when); /* steps, evaluations, times, plan with measured memory */
 json_t *explain_json(const struct run *r);          /* the static sums; r NULL: without this run's */
 size_t run_memory(const struct run *r);             /* taken now: of the card, or resident */
+size_t run_beside(const struct run *r);             /* ... and of that what is not arenas, weights or data */
 enum { RUN_PROGRAMS = CONFIG_SIDES * (4 + 2 * GENERATOR_PROGRAMS) + TEACHER_PROGRAMS };
 int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], int phase); /* those that a phase runs; PHASES: all */
 int run_most_rows(const struct run *r);             /* that are ever generated for at once, as far as the data go */

@@ -374,7 +374,7 @@ static void as_sets(const char *said, str *out) {
 
 static const struct backend *card; /* CYC_TEST_DEVICE: the sweep alone, with the runs on it */
 
-/* A run's own report: the peak is within the plan, and so is each line, which is there but for what rows left of a pass. */
+/* A run's own report: the peak is within the plan, and each line is within 2 % of its own; arenas are all there. */
 static void within(const char *sets, const json_t *plan) {
     static const char *const within[] = {"weights", "adapters", "gradients", "optimizer", "scratch"},
                              *const exact[] = {"adapters", "gradients", "optimizer", "scratch"};
@@ -382,20 +382,20 @@ static void within(const char *sets, const json_t *plan) {
     if (num(plan, "peak_resident") > num(plan, "total"))
         flunk("%s: a peak of %.0f, planned %.0f", sets, num(plan, "peak_resident"), num(plan, "total"));
     const double runtime = line_of(plan, "runtime", "bytes"), took = line_of(plan, "runtime", "measured");
-    if (took > runtime || took < 0.9 * runtime) flunk("%s: a runtime of %.0f, planned %.0f", sets, took, runtime);
+    if (took > runtime || took < 0.98 * runtime) flunk("%s: a runtime of %.0f, planned %.0f", sets, took, runtime);
     const double data = line_of(plan, "data", "bytes"), read = line_of(plan, "data", "measured");
     if (!card && (read > data || read < 0.98 * data)) flunk("%s: data of %.0f, planned %.0f", sets, read, data);
 #endif
     for (size_t i = 0; i < sizeof within / sizeof *within; i++) {
         const double planned = line_of(plan, within[i], "bytes"), measured = line_of(plan, within[i], "measured");
-        if (measured > planned) flunk("%s: %s %.0f, planned %.0f", sets, within[i], measured, planned);
+        if (measured > planned || measured < 0.98 * planned) flunk("%s: %s %.0f, planned %.0f", sets, within[i], measured, planned);
     }
     for (size_t i = 0; i < sizeof exact / sizeof *exact; i++)
         if (line_of(plan, exact[i], "measured") != line_of(plan, exact[i], "bytes")) flunk("%s: %s are not all there", sets, exact[i]);
     if (card) assert_true(line_of(plan, "weights", "measured") == line_of(plan, "weights", "bytes"));
     const double room = line_of(plan, "activations", "bytes") + line_of(plan, "kv cache", "bytes"),
                  touched = line_of(plan, "activations", "measured") + line_of(plan, "kv cache", "measured");
-    if (touched > room || touched < 0.9 * room - 4 * 4096) flunk("%s: %.0f of an arena of %.0f", sets, touched, room);
+    if (touched != room) flunk("%s: %.0f of an arena of %.0f", sets, touched, room);
 }
 
 static void trained(const char *sets, const char *limit, const char *what) {

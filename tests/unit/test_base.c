@@ -13,9 +13,11 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #undef fail /* cmocka's; here it is base/err.h's */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -379,6 +381,67 @@ static void test_process(void **state) {
 #endif
 }
 
+/* What a process has of a mapping is what it has looked at, also where the file itself is in memory; bringing changes nothing else. */
+static void test_resident(void **state) {
+    (void)state;
+    enum { PAGES = 1000, SIZE = 4096 };
+    char *p = mmap(NULL, PAGES * SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(p != MAP_FAILED);
+    assert_int_equal(resident_at(p, PAGES * SIZE), 0);
+    for (int i = 0; i < 10; i++) p[i * 100 * SIZE + 7] = (char)(i + 1);
+    assert_int_equal(resident_at(p, PAGES * SIZE), 10 * SIZE);
+    assert_int_equal(resident_at(p + 1, 900 * SIZE + 9), 10 * SIZE - (SIZE - 10) - 1); /* of the first and last page what lies within */
+    resident_bring(p + 5, 2 * SIZE);
+    assert_int_equal(resident_at(p, 3 * SIZE), 3 * SIZE);
+    assert_int_equal(resident_at(p, 4 * SIZE), 3 * SIZE);
+    resident_bring(p, PAGES * SIZE);
+    assert_int_equal(resident_at(p, PAGES * SIZE), PAGES * SIZE);
+    for (int i = 0; i < 10; i++) assert_int_equal(p[i * 100 * SIZE + 7], i + 1);
+    resident_bring(p, 0);
+    munmap(p, PAGES * SIZE);
+    assert_int_equal(resident_at(NULL, 0), 0);
+
+    char name[96];
+    snprintf(name, sizeof name, "%s/pages", folder);
+    const int fd = open(name, O_RDWR | O_CREAT, 0600);
+    assert_true(fd >= 0 && pwrite(fd, "all of it is in memory", 22, 100 * SIZE) == 22);
+    const char *file = mmap(NULL, 101 * SIZE, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(file != MAP_FAILED);
+    assert_true(madvise((void *)file, 101 * SIZE, MADV_RANDOM) == 0); /* no neighbours */
+    assert_int_equal(resident_at(file, 101 * SIZE), 0);
+    assert_int_equal(file[100 * SIZE], 'a');
+    const size_t there = resident_at(file, 101 * SIZE);
+    assert_true(there >= SIZE && there <= 16 * SIZE);
+    munmap((void *)file, 101 * SIZE);
+    close(fd);
+}
+
+#ifndef __SANITIZE_ADDRESS__
+static size_t anonymous(void) { return resident_bytes("RssAnon"); }
+
+/* What is held is there, and what comes then lies in it: small pieces and one of half of it. */
+static void test_hold(void **state) {
+    (void)state;
+    enum { HELD = 1 << 20, SLACK = 64 << 10, PIECES = 500 };
+    char *piece[PIECES];
+    heap_steady();
+    heap_rest();
+    const size_t before = anonymous();
+    heap_hold(HELD);
+    const size_t then = anonymous();
+    assert_true(then > before + HELD - SLACK && then < before + HELD + SLACK);
+    for (int round = 0; round < 2; round++) {
+        char *large = malloc(HELD / 2 - SLACK);
+        memset(large, 1, HELD / 2 - SLACK);
+        for (int i = 0; i < PIECES; i++) memset(piece[i] = malloc(600), 1, 600);
+        assert_true(anonymous() < then + SLACK);
+        for (int i = 0; i < PIECES; i++) free(piece[i]);
+        free(large);
+        assert_true(anonymous() >= then - SLACK); /* freed or not, it stays */
+    }
+}
+#endif
+
 static int make_folder(void **state) {
     (void)state;
     return mkdtemp(folder) ? 0 : -1;
@@ -406,6 +469,10 @@ int main(void) {
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_philox),
         cmocka_unit_test(test_process),
+        cmocka_unit_test(test_resident),
+#ifndef __SANITIZE_ADDRESS__
+        cmocka_unit_test(test_hold),
+#endif
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
