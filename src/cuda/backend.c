@@ -138,10 +138,12 @@ static void describe(str *out) {
     else str_addf(out, "measured: copies %.2f TB/s, bf16 products %.0f TFLOP/s\n", bandwidth * 1e-12, rate * 1e-12);
 }
 
-/* Measured (an H100, an H200): what it takes when it is opened, 64 MiB of it two workspaces of products; what kernels take when they are first
- * launched, and those that choose tokens, more of them where matrices are wide; cuDNN's handle, where it is asked. What recordings may take. And of the
- * host's memory that is page-locked the tables of its pages, 8 bytes for 4096. */
-enum { OPENED_BYTES = 70 << 20, KERNEL_BYTES = 2 << 20, WIDE = 4096, CUDNN_BYTES = 8 << 20, LOCKED_PAGE = 4096, LOCKED_ENTRY = 8 };
+/* Measured (an H100, an H200): what it takes when it is opened, 64 MiB of it two workspaces of products; what kernels may take, cuBLASLt's among them:
+ * they are loaded when they are first launched, in pages of 2 MiB, one for training, up to five where tokens are chosen and a quantised base has wide
+ * matrices; cuDNN's handle, where it may be asked. What recordings may take. And of the host's memory that is page-locked the tables of its pages, 8 bytes
+ * for 4096. A run holds what of that is not there yet (train/run.c). */
+enum { OPENED_BYTES = 70 << 20, KERNEL_BYTES = 4 << 20, CHOOSING_BYTES = 4 << 20, WIDE = 4096, WIDE_BYTES = 6 << 20, CUDNN_BYTES = 8 << 20,
+       LOCKED_PAGE = 4096, LOCKED_ENTRY = 8 };
 
 static size_t own(const struct prog *p, size_t locked) {
     bool cudnn = false, chooses = false, wide = false;
@@ -152,7 +154,7 @@ static size_t own(const struct prog *p, size_t locked) {
     }
     for (int v = 1; v < p->nv; v++) wide |= p->v[v].role == ROLE_BASE && p->v[v].nd == 2 && p->v[v].d[1] >= WIDE;
     const size_t page = cuda_mem.page, tables = (locked / LOCKED_PAGE * LOCKED_ENTRY + page - 1) / page * page;
-    return OPENED_BYTES + KERNEL_BYTES + (chooses ? wide ? 2 * KERNEL_BYTES : KERNEL_BYTES : 0) + (cudnn ? CUDNN_BYTES : 0) + tables + REPLAY_BYTES;
+    return OPENED_BYTES + KERNEL_BYTES + (chooses ? CHOOSING_BYTES + (wide ? WIDE_BYTES : 0) : 0) + (cudnn ? CUDNN_BYTES : 0) + tables + REPLAY_BYTES;
 }
 
 const struct backend backend_cuda = {.name = "cuda", .find = find, .scratch = scratch, .span = cuda_span, .begin_run = cuda_begin_run, .keeps = keeps, .keep = keep, .computes = true, .mem = &cuda_mem, .flat = &flat, .replay = &cuda_replay, .own = own, .compute = DT_BF16, .card = card, .describe = describe, .configure = configure, .open = cuda_open};

@@ -200,16 +200,20 @@ static size_t heap_beside(const struct run *r) {
            (size_t)evaluations * (EVALUATION_BYTES + (size_t)r->head.classes * CLASS_BYTES);
 }
 
-/* What arenas lose to a card's pages. */
-struct losses { size_t page, whole, shared; };
+/* What arenas take of a card beyond their bytes. It gives out pages of 2 MiB: what is larger than half of one has pages of its own, smaller ones share
+ * (measured: H100, H200, CUDA 13). Of a page that opening has begun, and that the backend has counted, three quarters at least are left for the first that
+ * fit into it. */
+struct losses { size_t page, open, within, shared, whole; };
 
 static void lose(struct losses *l, size_t bytes) {
-    if (2 * bytes < l->page) l->shared += bytes;
+    if (bytes <= l->open) l->open -= bytes, l->within += bytes;
+    else if (2 * bytes <= l->page) l->shared += bytes;
     else l->whole += (l->page - bytes % l->page) % l->page;
 }
 
-static size_t lost_bytes(const struct run *r, const struct memory *m, const size_t *bases) {
-    struct losses l = {.page = r->backend->mem->page};
+static int64_t lost_bytes(const struct run *r, const struct memory *m, const size_t *bases) {
+    const size_t page = r->backend->mem->page;
+    struct losses l = {.page = page, .open = page / 4 * 3};
     for (int i = 0; i < r->n_bases; i++) lose(&l, bases[i]);
     const size_t arenas[] = {m->act_bytes, m->scratch_bytes, m->work_bytes, m->stage_bytes, r->foot.gradients, r->teacher.weight_bytes};
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++) lose(&l, arenas[i]);
@@ -218,7 +222,7 @@ static size_t lost_bytes(const struct run *r, const struct memory *m, const size
         lose(&l, param_weight_bytes(&r->side[i].plans->st.params));
         for (int k = recipe_arenas(r, &r->side[i], own) - 1; k >= 0; k--) lose(&l, own[k]);
     }
-    return l.whole + (l.shared ? l.page - l.shared % l.page : 0);
+    return (int64_t)(l.whole + (l.shared ? page - l.shared % page : 0)) - (int64_t)l.within;
 }
 
 /* Of a card's memory beside the arenas: what its backend takes for the most demanding of the programs, inputs, and what is lost to pages. */
@@ -228,7 +232,7 @@ static size_t card_runtime(const struct run *r, const struct program *const *lis
         const size_t bytes = r->backend->own(&list[i]->p, m->host_bytes + r->foot.away);
         if (bytes > most) most = bytes;
     }
-    return most + m->stage_bytes + lost_bytes(r, m, bases);
+    return (size_t)((int64_t)(most + m->stage_bytes) + lost_bytes(r, m, bases));
 }
 
 static err measure_plan(struct run *r) {
@@ -552,6 +556,7 @@ static void pairs_close(struct pairs *p) {
 
 void run_close(struct run *r) {
     if (r->sets_aside) r->backend->replay->set_aside(false);
+    while (r->n_spare) r->backend->mem->give(r->spare[--r->n_spare], r->backend->mem->page);
     judge_close(r);
     for (int i = 0; i < CONFIG_SIDES; i++) {
         struct side *s = &r->side[i];
@@ -667,9 +672,35 @@ static err eval_watched(struct run *r, json_t *eval) {
     return is_best(r, eval) ? best_save(r) : OK;
 }
 
+/* After the first step the gradient and the optimizer's states are there. So is now what passes may not have filled yet and what the plan gives to the
+ * heap: a later step, however full, finds its memory. Stacks, and what others bring in, are not the heap's. */
+static void settle_host(const struct run *r) {
+    const struct memory *m = &r->wb.mem;
+    resident_bring(m->act, m->act_bytes);
+    resident_bring(m->scratch, m->scratch_bytes);
+    heap_rest();
+    const size_t now = run_beside(r) + LEFT_BYTES + (size_t)r->threads * STACK_BYTES;
+    if (now < r->foot.runtime) heap_hold(r->foot.runtime - now);
+}
+
+/* A card's arenas are there from the start; kernels come when they are first launched, and which ones hangs on the lengths of rows. Of what the plan has
+ * for them spare pages are held, so that no other process takes it, and given back as kernels have come. */
+static void settle_card(struct run *r) {
+    const struct mem_ops *m = r->backend->mem;
+    int64_t room = (int64_t)r->foot.total - 1 - (int64_t)m->taken(); /* a whole page at most is left open, for the next to come */
+    for (; room < 0 && r->n_spare; room += (int64_t)m->page) m->give(r->spare[--r->n_spare], m->page);
+    for (; room >= (int64_t)m->page && r->n_spare < SPARE_PAGES && (r->spare[r->n_spare] = m->take(m->page)); room -= (int64_t)m->page) r->n_spare++;
+}
+
+static void settle(struct run *r) {
+    if (!r->backend->mem->host) settle_card(r);
+    else if (!r->seen[PHASE_TRAIN]) settle_host(r);
+}
+
 static err eval_now(struct run *r, const struct pairs *on, const char *tag, const struct run_events *ev) {
     json_t *j = NULL;
     TRY(run_evaluate(r, on, tag, &j));
+    if (!r->backend->mem->host && r->seen[PHASE_TRAIN]) settle_card(r);
     phase_seen(r, PHASE_EVALUATE);
     r->spent[PHASE_EVALUATE] += json_number_value(json_object_get(j, "seconds"));
     err watched = on == &r->eval ? eval_watched(r, j) : OK;
@@ -722,18 +753,6 @@ static struct profile *profile_due(struct run *r) {
     return p;
 }
 
-/* After the first step the gradient and the optimizer's states are there. So is now what passes may not have filled yet and what the plan gives to the
- * heap: a later step, however full, finds its memory. Stacks, and what others bring in, are not the heap's. */
-static void settle(const struct run *r) {
-    const struct memory *m = &r->wb.mem;
-    if (!r->backend->mem->host) return;
-    resident_bring(m->act, m->act_bytes);
-    resident_bring(m->scratch, m->scratch_bytes);
-    heap_rest();
-    const size_t now = run_beside(r) + LEFT_BYTES + (size_t)r->threads * STACK_BYTES;
-    if (now < r->foot.runtime) heap_hold(r->foot.runtime - now);
-}
-
 static err one_step(struct run *r, const struct run_events *ev) {
     struct step_info info = {.total = run_total(r)};
     struct profile *p = profile_due(r);
@@ -742,7 +761,7 @@ static err one_step(struct run *r, const struct run_events *ev) {
     TRY(r->objective->step(r, &info));
     r->wb.mem.profile = NULL;
     info.seconds = seconds_now() - t0;
-    if (!r->seen[PHASE_TRAIN]) settle(r);
+    settle(r);
     phase_seen(r, PHASE_TRAIN);
     r->elapsed += info.seconds;
     if (p) p->steps++, p->step_s += info.seconds;

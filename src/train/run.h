@@ -149,6 +149,8 @@ struct run_events {
     void (*save)(void *ctx, const char *path);
 };
 
+enum { SPARE_PAGES = 16 };
+
 struct run {
     struct config *cfg;
     const struct objective *objective;
@@ -163,6 +165,8 @@ struct run {
     dtype cache;               /* of keys and values that generation keeps */
     bool narrow;               /* trained_dtype: the trained tensors are kept in bf16 */
     bool sets_aside;           /* room for recorded runs (replay_ops): given back at the end */
+    void *spare[SPARE_PAGES];  /* pages of a card that are held for what comes late */
+    int n_spare;
     int threads;
     struct plans plans[CONFIG_SIDES];
     int n_plans;
