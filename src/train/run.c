@@ -278,7 +278,8 @@ static err measure_plan(struct run *r) {
     const size_t teacher = host ? r->teacher.bytes : r->teacher.weight_bytes; /* beside its base */
     f->teacher += teacher;
     f->runtime += heap_beside(r);
-    if (r->generates || data_streams(r)) f->runtime += tokenizer_words_bytes(); /* the others are done with texts when their rows are made */
+    for (int i = 0; i < r->n_bases && (r->generates || data_streams(r)); i++) /* the others are done with texts when their rows are made */
+        if (r->base[i].tok) f->runtime += tokenizer_words_bytes();
     if (!host) f->runtime = card_runtime(r, list, n, &m, bases), f->data = 0; /* the table is the card's; data stay on the host */
     const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + teacher;
     f->reading = host ? r->read_bytes : 0;
