@@ -21,10 +21,12 @@ size_t resident_bytes(const char *field) {
     return kb * 1024;
 }
 
-/* Which of n pages from `at` on are there. What the process has mapped stands in pagemap (the kernel's admin-guide/mm/pagemap.rst: 64 bits a page, the
- * highest says that it is present); mincore, where that cannot be read, tells of a file what anybody has of it. */
+enum { SEEN_AT_ONCE = 512 }; /* pages */
+
+/* Which of n pages, SEEN_AT_ONCE at most, from `at` on are there. What the process has mapped stands in pagemap (the kernel's admin-guide/mm/pagemap.rst:
+ * 64 bits a page, the highest says that it is present); mincore, where that cannot be read, tells of a file what anybody has of it. */
 static int see_pages(int pagemap, uintptr_t at, size_t n, size_t page, unsigned char *there) {
-    uint64_t entry[512];
+    uint64_t entry[SEEN_AT_ONCE];
     if (pagemap < 0) return mincore((void *)at, n * page, there);
     if (pread(pagemap, entry, n * sizeof *entry, (off_t)(at / page * sizeof *entry)) != (ssize_t)(n * sizeof *entry)) return -1;
     for (size_t i = 0; i < n; i++) there[i] = entry[i] >> 63;
@@ -32,14 +34,13 @@ static int see_pages(int pagemap, uintptr_t at, size_t n, size_t page, unsigned 
 }
 
 size_t resident_at(const void *p, size_t n) {
-    enum { PAGES = 512 };
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     const uintptr_t from = (uintptr_t)p, to = from + n;
     const int pagemap = n ? open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC) : -1;
-    unsigned char there[PAGES];
+    unsigned char there[SEEN_AT_ONCE];
     size_t bytes = 0;
-    for (uintptr_t at = from / page * page; at < to; at += PAGES * page) {
-        const size_t left = (to - at + page - 1) / page, pages = left < PAGES ? left : PAGES;
+    for (uintptr_t at = from / page * page; at < to; at += SEEN_AT_ONCE * page) {
+        const size_t left = (to - at + page - 1) / page, pages = left < SEEN_AT_ONCE ? left : SEEN_AT_ONCE;
         if (see_pages(pagemap, at, pages, page, there)) break;
         for (size_t i = 0; i < pages; i++) {
             const uintptr_t lo = at + i * page, hi = lo + page;

@@ -70,12 +70,6 @@ static const char *weights_note(const struct run *r, char *note, size_t n) {
     return note;
 }
 
-static void line(json_t *list, const char *name, size_t bytes, const char *note, bool measured, size_t have) {
-    json_t *j = json_pack("{s:s, s:I, s:s}", "name", name, "bytes", (json_int_t)bytes, "note", note);
-    if (measured) json_object_set_new(j, "measured", json_integer((json_int_t)have));
-    json_array_append_new(list, j);
-}
-
 static const char *teacher_note(const struct run *r) {
     const struct teacher *t = &r->teacher;
     return !t->base     ? "what a pass takes of its answers, which are on disk"
@@ -90,12 +84,43 @@ static size_t teacher_resident(const struct run *r) {
     return (host ? t->bytes : t->weight_bytes) + (!own ? 0 : host ? base_resident(r, t->base) : t->base->model.residents->bytes);
 }
 
-/* All lines but the runtime's. */
-static json_t *memory_lines(const struct run *r, bool measured) {
+/* What is there now of what the plan counts: the same fields, in bytes. All but the runtime's, which is what remains (beside). */
+static struct footprint footprint_now(const struct run *r) {
+    const struct footprint *f = &r->foot;
+    const struct memory *m = &r->wb.mem;
+    const bool host = r->backend->mem->host;
+    const size_t states = r->generates ? m->state_off : 0; /* where in the arena the cache begins */
+    struct footprint now = {.weights = weights_resident(r), .derived = f->derived, .adapters = adapters_resident(r, 0),
+                            .teacher = f->teacher ? teacher_resident(r) : 0, .gradients = resident_of(r, r->wb.grad, r->wb.grad_bytes),
+                            .optimizer = adapters_resident(r, 1), .cache = f->cache ? resident_of(r, m->act + states, f->cache) : 0,
+                            .scratch = resident_of(r, m->scratch, m->scratch_bytes)};
+    now.activations = resident_of(r, m->act, m->act_bytes) - now.cache;
+    if (host) now.data = r->data_there < f->data ? r->data_there : f->data; /* what else reading has left is the runtime's */
+    return now;
+}
+
+static size_t beside(const struct footprint *now, size_t all) {
+    const size_t known = now->weights + now->derived + now->adapters + now->teacher + now->gradients + now->optimizer + now->activations +
+                         now->cache + now->scratch + now->data;
+    return all > known ? all - known : 0;
+}
+
+size_t run_beside(const struct run *r) {
+    const struct footprint now = footprint_now(r);
+    return beside(&now, run_memory(r));
+}
+
+/* A line of the table; `have` is what was measured, NULL where nothing was. */
+static void line(json_t *list, const char *name, size_t bytes, const char *note, const size_t *have) {
+    json_t *j = json_pack("{s:s, s:I, s:s}", "name", name, "bytes", (json_int_t)bytes, "note", note);
+    if (have) json_object_set_new(j, "measured", json_integer((json_int_t)*have));
+    json_array_append_new(list, j);
+}
+
+static json_t *memory_json(const struct run *r, bool measured) {
     const struct footprint *f = &r->foot;
     json_t *m = json_array();
     char weights[160], act[160], grad[96], kv[96];
-    size_t gen = r->generates ? r->wb.mem.state_off : 0;
     snprintf(act, sizeof act, "one arena for training passes of %d tokens%s", run_pass(r), r->generates ? " and for generation" : "");
     snprintf(kv, sizeof kv, "%s, inside that arena; training passes use its bytes too", dtype_info[r->cache].name);
     snprintf(grad, sizeof grad, "%s",
@@ -103,65 +128,48 @@ static json_t *memory_lines(const struct run *r, bool measured) {
              : run_joins(r)           ? "of all adapters at once"
              : r->n_sides > 1         ? "one arena, used by one adapter at a time"
                                       : "f32");
-    bool host = r->backend->mem->host;
-    line(m, "weights", f->weights, weights_note(r, weights, sizeof weights), measured, measured ? weights_resident(r) : 0);
-    if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", measured, f->derived);
+    const bool host = r->backend->mem->host;
+    struct footprint now = {0};
+    if (measured) {
+        const size_t most = host ? resident_bytes("VmHWM") : 0;
+        now = footprint_now(r);
+        now.runtime = beside(&now, most > r->seen[PHASE_LOAD] ? most : run_memory(r));
+    }
+#define HAVE(field) (measured ? &now.field : NULL)
+    line(m, "weights", f->weights, weights_note(r, weights, sizeof weights), HAVE(weights));
+    if (f->derived) line(m, "derived", f->derived, "of the base's matrices: computed at the start, shared by all programs", HAVE(derived));
     line(m, "adapters", f->adapters,
          r->narrow     ? "matrices in bf16, read where they lie; vectors in f32"
          : f->working  ? "f32, and a working copy in the compute type"
          : f->finished ? "f32, and room for a finished one when it is written"
                        : "f32",
-         measured, adapters_resident(r, 0));
-    if (f->teacher) line(m, "teacher", f->teacher, teacher_note(r), measured, measured ? teacher_resident(r) : 0);
-    line(m, "gradients", f->gradients, grad, measured, resident_of(r, r->wb.grad, r->wb.grad_bytes));
-    if (f->checks) line(m, "checks", f->checks, "check_accumulation: two copies of the gradient, at the first step", measured, 0);
+         HAVE(adapters));
+    if (f->teacher) line(m, "teacher", f->teacher, teacher_note(r), HAVE(teacher));
+    line(m, "gradients", f->gradients, grad, HAVE(gradients));
+    if (f->checks) line(m, "checks", f->checks, "check_accumulation: two copies of the gradient, at the first step", HAVE(checks));
     str optim = {0};
     recipe_describe(r, &optim);
-    line(m, "optimizer", f->optimizer, optim.p ? optim.p : "", measured, adapters_resident(r, 1));
+    line(m, "optimizer", f->optimizer, optim.p ? optim.p : "", HAVE(optimizer));
     str_free(&optim);
-    size_t arena_now = measured ? resident_of(r, r->wb.mem.act, r->wb.mem.act_bytes) : 0;
-    size_t cache_now = measured && f->cache ? resident_of(r, r->wb.mem.act + gen, f->cache) : 0;
-    line(m, "activations", f->activations, act, measured, arena_now - cache_now);
-    if (r->generates) line(m, "kv cache", f->cache, kv, measured, cache_now);
-    line(m, "scratch", f->scratch, "largest single request", measured, resident_of(r, r->wb.mem.scratch, r->wb.mem.scratch_bytes));
-    if (f->beginning && f->reading > f->check)
-        line(m, "file buffers", f->beginning, "while data are read, beyond the lines above", measured, 0);
-    else if (f->beginning)
-        line(m, "check", f->beginning, "what quantization_check takes before training, beyond the lines above", measured, 0);
+    line(m, "activations", f->activations, act, HAVE(activations));
+    if (r->generates) line(m, "kv cache", f->cache, kv, HAVE(cache));
+    line(m, "scratch", f->scratch, "largest single request", HAVE(scratch));
+    if (f->beginning)
+        line(m, f->reading > f->check ? "file buffers" : "check", f->beginning,
+             f->reading > f->check ? "while data are read, beyond the lines above"
+                                   : "what quantization_check takes before training, beyond the lines above",
+             HAVE(beginning));
     if (host)
-        line(m, "data", f->data,
-             data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts",
-             measured && r->data_there, r->data_there < f->data ? r->data_there : f->data); /* what else reading has left is the runtime's */
-    return m;
-}
-
-static size_t known_bytes(const json_t *lines) {
-    size_t known = 0, i;
-    json_t *j;
-    json_array_foreach(lines, i, j) known += (size_t)json_integer_value(json_object_get(j, "measured"));
-    return known;
-}
-
-size_t run_beside(const struct run *r) {
-    json_t *m = memory_lines(r, true);
-    const size_t now = run_memory(r), known = known_bytes(m);
-    json_decref(m);
-    return now > known ? now - known : 0;
-}
-
-static json_t *memory_json(const struct run *r, bool measured) {
-    const struct footprint *f = &r->foot;
-    const bool host = r->backend->mem->host;
-    json_t *m = memory_lines(r, measured);
-    const size_t known = known_bytes(m), most = host ? resident_bytes("VmHWM") : 0;
-    const size_t now = most > r->seen[PHASE_LOAD] ? most : run_memory(r);
+        line(m, "data", f->data, data_streams(r) ? "streamed: places of records and their order; rows are made when drawn" : "token ids and texts",
+             r->data_there ? HAVE(data) : NULL);
     line(m, "runtime", f->runtime,
          host ? "program, libraries, tokenizer, the lists that programs are"
               : "inputs, the workspace of products, libraries, recorded runs",
-         measured, now > known ? now - known : 0);
+         HAVE(runtime));
     if (f->offloaded)
-        line(m, "on the host", f->offloaded, "copies of what blocks read, page-locked: not on the card, in no total", measured,
-             r->wb.mem.host_bytes);
+        line(m, "on the host", f->offloaded, "copies of what blocks read, page-locked: not on the card, in no total",
+             measured ? &r->wb.mem.host_bytes : NULL);
+#undef HAVE
     return m;
 }
 

@@ -174,13 +174,14 @@ int run_programs(const struct run *r, const struct program *out[RUN_PROGRAMS], i
 /* Of those whose memory is taken for the whole run. */
 static int list_programs(struct run *r, struct program **out) { return run_programs(r, (const struct program **)out, PHASES); }
 
-/* The lists that models, adapters and programs are; and tokenizers' tables. */
+/* The lists that models, adapters and programs are; tokenizers' tables, and the words that they keep where texts are still read when rows are made. */
 static size_t description_bytes(const struct run *r) {
     const struct program *list[RUN_PROGRAMS];
     size_t bytes = 0;
     for (int i = 0; i < r->n_bases; i++) {
         const struct base *b = &r->base[i];
-        bytes += model_list_bytes(&b->model) + (b->tok ? tokenizer_bytes(b->tok) : 0);
+        bytes += model_list_bytes(&b->model);
+        if (b->tok) bytes += tokenizer_bytes(b->tok) + (r->generates || data_streams(r) ? tokenizer_words_bytes() : 0);
     }
     for (int i = 0; i < r->n_plans; i++) bytes += param_list_bytes(&r->plans[i].st.params);
     for (int i = run_programs(r, list, PHASES) - 1; i >= 0; i--) bytes += prog_bytes(&list[i]->p);
@@ -278,8 +279,6 @@ static err measure_plan(struct run *r) {
     const size_t teacher = host ? r->teacher.bytes : r->teacher.weight_bytes; /* beside its base */
     f->teacher += teacher;
     f->runtime += heap_beside(r);
-    for (int i = 0; i < r->n_bases && (r->generates || data_streams(r)); i++) /* the others are done with texts when their rows are made */
-        if (r->base[i].tok) f->runtime += tokenizer_words_bytes();
     if (!host) f->runtime = card_runtime(r, list, n, &m, bases), f->data = 0; /* the table is the card's; data stay on the host */
     const size_t later = f->adapters + f->gradients + f->checks + f->optimizer + f->activations + f->cache + f->scratch + teacher;
     f->reading = host ? r->read_bytes : 0;
@@ -693,6 +692,7 @@ static void settle_card(struct run *r) {
     for (; room >= (int64_t)m->page && r->n_spare < SPARE_PAGES && (r->spare[r->n_spare] = m->take(m->page)); room -= (int64_t)m->page) r->n_spare++;
 }
 
+/* At the end of each step and, once there was one, of each evaluation. */
 static void settle(struct run *r) {
     if (!r->backend->mem->host) settle_card(r);
     else if (!r->seen[PHASE_TRAIN]) settle_host(r);
@@ -701,7 +701,7 @@ static void settle(struct run *r) {
 static err eval_now(struct run *r, const struct pairs *on, const char *tag, const struct run_events *ev) {
     json_t *j = NULL;
     TRY(run_evaluate(r, on, tag, &j));
-    if (!r->backend->mem->host && r->seen[PHASE_TRAIN]) settle_card(r);
+    if (r->seen[PHASE_TRAIN]) settle(r);
     phase_seen(r, PHASE_EVALUATE);
     r->spent[PHASE_EVALUATE] += json_number_value(json_object_get(j, "seconds"));
     err watched = on == &r->eval ? eval_watched(r, j) : OK;

@@ -149,7 +149,7 @@ struct run_events {
     void (*save)(void *ctx, const char *path);
 };
 
-enum { SPARE_PAGES = 16 };
+enum { SPARE_PAGES = 16 }; /* of 2 MiB: a plan's room for kernels and cuDNN's handle is 22 MiB at most */
 
 struct run {
     struct config *cfg;
