@@ -9,7 +9,11 @@
 /* How far ahead to ask for memory: bytes of W, rows of B. Rows follow each other, but the hardware stops at their ends.
  */
 enum { AHEAD = 4096, B_AHEAD = 32 };
+#ifdef __SANITIZE_ADDRESS__ /* a function for each type and number of rows takes minutes to compile under sanitizers, which find the same in one for all */
+#define INLINE static inline
+#else
 #define INLINE static inline __attribute__((always_inline))
+#endif
 
 /* dtype_info, known to the compiler. */
 INLINE bool is_super(dtype dt) { return (dt >= DT_Q2_K && dt <= DT_Q6_K) || dt == DT_IQ4_XS; }
