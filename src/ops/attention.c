@@ -73,8 +73,8 @@ static int64_t bounds(const struct view *in, const struct view *of_keys, int32_t
     return in[CU].p ? in[CU].d[0] - 1 : 1;
 }
 
-/* from, to: the keys. */
-static void attend(const struct op_attr *a, const struct view *in, struct view *out, int64_t i, int64_t from, int64_t to, int h) {
+/* from, to: the keys. y: head_dim sums. */
+static void attend(const struct op_attr *a, const struct view *in, struct view *out, int64_t i, int64_t from, int64_t to, int h, double *y) {
     const struct view *bias = &in[BIAS];
     int D = a->head_dim;
     double top = -INFINITY, sum = 0, s, slope;
@@ -83,23 +83,30 @@ static void attend(const struct op_attr *a, const struct view *in, struct view *
         if (score(a, in, bias, i, j, h, &s, &slope) && s > top) top = s;
     for (int64_t j = from; j < to; j++)
         if (score(a, in, bias, i, j, h, &s, &slope)) sum += exp(s - top);
-    for (int d = 0; d < D; d++) {
-        double y = 0;
-        for (int64_t j = from; j < to; j++)
-            if (score(a, in, bias, i, j, h, &s, &slope)) y += exp(s - top) / sum * view_row(&in[V], j)[h * a->kv_heads / a->heads * D + d];
-        o[d] = (float)y;
+    for (int d = 0; d < D; d++) y[d] = 0;
+    for (int64_t j = from; j < to; j++) {
+        if (!score(a, in, bias, i, j, h, &s, &slope)) continue;
+        const float *v = view_row(&in[V], j) + h * a->kv_heads / a->heads * D;
+        const double p = exp(s - top) / sum;
+        for (int d = 0; d < D; d++) y[d] += p * v[d];
     }
+    for (int d = 0; d < D; d++) o[d] = (float)y[d];
     view_row(&out[1], i)[h] = from < to ? (float)(top + log(sum)) : 0; /* no key: o and lse are 0 */
 }
 
+static size_t ref_scratch(const struct inst *i, const struct view *in, const struct view *out) {
+    (void)in, (void)out;
+    return (size_t)i->a.head_dim * sizeof(double);
+}
+
 static err ref(const struct run_ctx *run, const struct inst *inst, const struct view *in, struct view *out, void *scratch) {
-    (void)run, (void)scratch;
+    (void)run;
     int32_t whole[2][2] = {{0}};
     const int32_t *cu, *keys;
     const int64_t S = bounds(in, &in[CU_K], whole, &cu, &keys);
     for (int64_t s = 0; s < S; s++)
         for (int32_t i = cu[s]; i < cu[s + 1]; i++)
-            for (int h = 0; h < inst->a.heads; h++) attend(&inst->a, in, out, i, keys[s], keys[s + 1], h);
+            for (int h = 0; h < inst->a.heads; h++) attend(&inst->a, in, out, i, keys[s], keys[s + 1], h, scratch);
     return OK;
 }
 
@@ -148,5 +155,5 @@ static struct cost cost_bwd(const struct inst *i, const struct view *in, const s
     return (struct cost){2.5 * c.flops, 2 * c.bytes};
 }
 
-const struct op_def op_attention = {.name = "attention", .n_in = 6, .n_out = 2, .infer = infer, .vjp = vjp, .cost = cost, .ref = ref};
+const struct op_def op_attention = {.name = "attention", .n_in = 6, .n_out = 2, .infer = infer, .vjp = vjp, .cost = cost, .ref_scratch = ref_scratch, .ref = ref};
 const struct op_def op_attention_bwd = {.name = "attention_bwd", .n_in = 9, .n_out = 3, .infer = infer_bwd, .cost = cost_bwd, .ref = ref_bwd};

@@ -144,7 +144,8 @@ static int64_t elements(const struct lab *l, val v) {
     return rows_of(l, v) * (x->nd == 1 ? 1 : x->d[x->nd - 1]);
 }
 static void fill(struct lab *l, val v) {
-    for (int64_t k = 0; k < elements(l, v); k++) *element(l, v, l->data[v.i], k) = random_float(l);
+    const int64_t n = elements(l, v);
+    for (int64_t k = 0; k < n; k++) *element(l, v, l->data[v.i], k) = random_float(l);
 }
 
 static val floats(struct lab *l, enum role role, int nd, const int64_t *d, const char *name) {
@@ -954,7 +955,8 @@ static bool launch(const struct lab *l, const struct inst *i, const struct backe
 /* --- checking one instruction ---------------------------------------------------------------------------------- */
 
 static void compare_ints(const struct lab *l, val v, void *got, void *want) {
-    for (int64_t k = 0; k < elements(l, v) && !l->planted; k++) {
+    const int64_t n = elements(l, v);
+    for (int64_t k = 0; k < n && !l->planted; k++) {
         const int32_t g = *(const int32_t *)(void *)element(l, v, got, k), w = *(const int32_t *)(void *)element(l, v, want, k);
         if (g != w) flunk("%s: %s[%lld] is %d, must be %d", l->what, prog_v(&l->p, v)->name, (long long)k, g, w);
     }
@@ -965,13 +967,14 @@ static void compare(const struct lab *l, val v, void *got, void *want) {
         compare_ints(l, v, got, want);
         return;
     }
+    const int64_t n = elements(l, v);
     double top = l->cancelled, worst = -1;
     int64_t at = 0;
-    for (int64_t k = 0; k < elements(l, v); k++) {
+    for (int64_t k = 0; k < n; k++) {
         double w = *element(l, v, want, k);
         if (isfinite(w) && fabs(w) > top) top = fabs(w);
     }
-    for (int64_t k = 0; k < elements(l, v); k++) {
+    for (int64_t k = 0; k < n; k++) {
         double g = *element(l, v, got, k), w = *element(l, v, want, k), e = g == w ? 0 : fabs(g - w); /* infinities too */
         if (l->planted) e = isnan(w) && !isnan(g) ? INFINITY : 0;
         else if (isnan(e)) e = INFINITY;
@@ -990,10 +993,12 @@ static void compare(const struct lab *l, val v, void *got, void *want) {
 /* Bit by bit. */
 static void must_equal(const struct lab *l, const struct inst *i, const struct launch *a, const struct launch *b,
                        const char *why) {
-    for (int k = 0; k < i->op->n_out; k++)
-        for (int64_t e = 0; has(i->out[k]) && e < elements(l, i->out[k]); e++)
+    for (int k = 0; k < i->op->n_out; k++) {
+        const int64_t n = has(i->out[k]) ? elements(l, i->out[k]) : 0;
+        for (int64_t e = 0; e < n; e++)
             if (memcmp(element(l, i->out[k], a->out[k].p, e), element(l, i->out[k], b->out[k].p, e), 4))
                 flunk("%s: %s differs %s", l->what, prog_v(&l->p, i->out[k])->name, why);
+    }
 }
 
 /* On one instruction set, against the definition's results. */
@@ -1117,9 +1122,10 @@ static double loss(struct lab *l, const val *dout) {
     launch(l, i, &backend_reference, &x, 1);
     double sum = 0;
     if (l->loss_is_first) sum = view_f32(&x.out[0])[0];
-    for (int k = 0; k < l->loss_outs; k++)
-        for (int64_t e = 0; e < elements(l, dout[k]); e++)
-            sum += (double)*element(l, i->out[k], x.out[k].p, e) * *element(l, dout[k], l->data[dout[k].i], e);
+    for (int k = 0; k < l->loss_outs; k++) {
+        const int64_t n = elements(l, dout[k]);
+        for (int64_t e = 0; e < n; e++) sum += (double)*element(l, i->out[k], x.out[k].p, e) * *element(l, dout[k], l->data[dout[k].i], e);
+    }
     release(&x);
     return sum;
 }
@@ -1181,7 +1187,8 @@ static void plant(struct lab *l) {
 
 /* Rounds what a 16-bit program would hold in 16 bits. */
 static void round_value(struct lab *l, val v) {
-    for (int64_t k = 0; narrowed(l, v) && k < elements(l, v); k++) {
+    const int64_t n = narrowed(l, v) ? elements(l, v) : 0;
+    for (int64_t k = 0; k < n; k++) {
         float *x = element(l, v, l->data[v.i], k);
         *x = from_16(l->narrow, to_16(l->narrow, *x));
     }
