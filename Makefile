@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make check`.
 BUILD := build/release
 TASK ?= bible
-.PHONY: all setup build demo experiment passkey check plan-sweep plan-examples kill-sweep check-exports check-llamacpp check-tensorboard asan fuzz bench bench-llamacpp bench-gpu bench-methods bench-precision compare format lint oracles docs clean
+.PHONY: all setup build demo experiment passkey check plan-sweep plan-examples kill-sweep check-exports check-llamacpp check-tensorboard asan fuzz bench bench-llamacpp bench-gpu bench-methods bench-precision bench-largest compare format lint oracles docs clean
 
 all: build
 
@@ -65,6 +65,10 @@ bench-methods: build ## a step of each method, ours beside PEFT's (METHODS_ARGS=
 
 bench-precision: build ## memory and tokens/s of float32, tf32, float16, bfloat16, fp8 on this machine (PRECISION_ARGS="--shapes 135m,8b")
 	@bench/precision.py $(PRECISION_ARGS)
+
+bench-largest: build ## the largest bases in 20 GB, and in the memory of two whole models; 90,000 tokens of 8B in 24 GB (LARGEST_ARGS="--plan h200" for plans alone)
+	@python3 tools/fetch.py smollm2 && python3 tools/fetch.py bible
+	@bench/largest.py $(LARGEST_ARGS)
 
 compare: build      ## the methods on two real tasks, three seeds each: hours on a processor, a quarter of an hour on a card
 	@python3 tools/fetch.py smollm2 && python3 tools/fetch.py intent-classes && python3 tools/fetch.py bible-pairs
