@@ -17,15 +17,16 @@ SMOL = "cache/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 COMMON = ["max_steps=2", "save_steps=0", "logging_steps=1", "seed=7", "dtype=bfloat16", "max_length=512", "per_device_train_batch_size=1", "pass_tokens=512"]
 SIDES = ["A.prompt=Old: {text}\\nModern:", "B.prompt=Modern: {text}\\nOld:", "max_new_tokens=64"]
-MACCT = COMMON + SIDES + ["objective=macct", "lora.r=85", "lora.lora_alpha=85", "lora.target_modules=all-linear", "gradient_checkpointing=block"]
+ADAPTERS = COMMON + SIDES + ["objective=macct", "lora.target_modules=all-linear"]
+MACCT = ADAPTERS + ["lora.r=85", "lora.lora_alpha=85", "gradient_checkpointing=block"]
+SMALL = ADAPTERS + ["lora.r=16", "lora.lora_alpha=32", "device=cpu", "dtype=float32", "kv_cache_dtype=float16", "per_device_train_batch_size=8", "pass_tokens=0",
+                    "max_length=62", "max_new_tokens=30"]
 DMCCT = COMMON + SIDES + ["objective=dmcct", "method=full", "gradient_checkpointing=block", "max_grad_norm=0"]
-SMALL = COMMON + ["A.prompt=Old: {text}\\nModern:", "B.prompt=Modern: {text}\\nOld:", "max_new_tokens=30", "objective=macct", "lora.r=16", "lora.lora_alpha=32",
-                  "lora.target_modules=all-linear", "device=cpu", "dtype=float32", "kv_cache_dtype=float16", "per_device_train_batch_size=8", "pass_tokens=0", "max_length=62"]
 LONG = COMMON + ["objective=text", "max_length=90000", "lora.lora_alpha=16", "lora.target_modules=all-linear", "gradient_checkpointing=offload",
                  "rope_scaling.rope_type=linear", "rope_scaling.factor=11"]
 IN_BACKWARD = ["optimizer_in_bwd=true", "max_grad_norm=0"]
 IDLE = ["offload_optimizer=idle"]
-# name: limit, what the weights are, the shape, its layers (0: as they are), settings
+# name: limit, what the weights are, the shape ("": SmolLM2 itself), its layers (0: as they are), settings; of two of a key the later holds
 ROWS = {
     "dmcct-bf16": ("", "bf16", "1b", 15, DMCCT + ["trained_dtype=bfloat16"]),
     "dmcct-f32": ("", "f32", "1b", 15, DMCCT),
