@@ -10,10 +10,8 @@ CYCLORA: our program (build/release/cyclora). Wants what tools/fetch.py smollm2 
 dmcct-*: two whole models of 1 G. bf16, nf4, q4_k: MACCT in what they take; *-20: in 20 GB. Its base is random, in 8B's shape with more or fewer layers and
 SmolLM2's 49,152 tokens; two adapters of r 85 on all linear layers (3 % each), one row of up to 512 tokens. long*: QLoRA of 8B on a row of 90,000 tokens.
 The last two, on the processor: MACCT on SmolLM2, and on 1.07 G of random weights; r 16, 8 rows of up to 32 tokens and 30 new ones."""
-import argparse, json, os, subprocess, sys, tempfile
-
-CYCLORA = os.environ.get("CYCLORA", "build/release/cyclora")
-SMOL = "cache/SmolLM2-135M-Instruct.Q4_1.gguf"
+import argparse, json, subprocess, sys, tempfile
+from planned import CYCLORA, SMOL, furthest
 
 COMMON = ["max_steps=2", "save_steps=0", "logging_steps=1", "seed=7", "dtype=bfloat16", "max_length=512", "per_device_train_batch_size=1", "pass_tokens=512"]
 SIDES = ["A.prompt=Old: {text}\\nModern:", "B.prompt=Modern: {text}\\nOld:", "max_new_tokens=64"]
@@ -67,6 +65,8 @@ def base_of(row, folder):
     _, kind, shape, layers, _ = row
     if not shape:
         return [f"model={SMOL}"]
+    tokenizer = [CYCLORA, "convert", SMOL, f"{folder}/base", "--type", "bf16"]
+    subprocess.run(tokenizer, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     config = json.load(open(f"bench/shapes/{shape}.json"))
     if layers:
         config["vocab_size"], config["num_hidden_layers"] = 49152, layers
@@ -97,7 +97,6 @@ def main():
     print(f"{'run':12} {'limit':>7} {'base':>5} {'weights':>8} {'planned':>8} " + ("" if args.plan else f"{'measured':>9} {'share':>8}   s a step, the line that is furthest from its plan"))
     for name in args.rows or ROWS:
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([CYCLORA, "convert", SMOL, f"{folder}/base", "--type", "bf16"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             sets = sets_of(ROWS[name], folder) + args.set
             if args.plan and "device=cpu" not in sets:
                 sets.append(f"device={args.plan}")
@@ -114,14 +113,13 @@ def main():
             if args.plan:
                 print(line, flush=True)
                 continue
-            lines = [(l["name"], l["bytes"], l["measured"]) for l in plan["memory"] if l.get("measured")]
-            took, worst = plan["peak_resident"], max(lines, key=lambda l: abs(l[2] / l[1] - 1))
+            took = plan["peak_resident"]
             seconds = [json.loads(l).get("seconds") for l in open(f"{folder}/run/metrics.jsonl")]
-            more = [l for l in lines if l[2] > l[1]]
-            above += bool(more) or took > total
-            print(f"{line} {took / 1e9:9.3f} {100 * took / total:6.1f} %   {[s for s in seconds if s][-1]:7.2f}   {worst[0]} {100 * worst[2] / worst[1]:.1f} %"
-                  + "".join(f"; ABOVE: {n} {p} / {m}" for n, p, m in more), flush=True)
+            more, worst = furthest(plan)
+            above += more
+            print(f"{line} {took / 1e9:9.3f} {100 * took / total:6.1f} %   {[s for s in seconds if s][-1]:7.2f}   {worst}", flush=True)
     return above > 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

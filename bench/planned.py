@@ -37,6 +37,15 @@ def lines_of(plan):
     return [(line["name"], line["bytes"], line["measured"]) for line in plan["memory"] if line.get("measured")]
 
 
+def furthest(plan):
+    """Did anything take more than was planned? And the line that is furthest from its plan, in words, with all that are above theirs."""
+    lines = lines_of(plan)
+    more = [line for line in lines if line[2] > line[1]]
+    name, want, have = max(lines, key=lambda line: abs(line[2] / line[1] - 1))
+    return bool(more) or plan["peak_resident"] > plan["total"], (f"{name} {want / 1e6:.2f} / {have / 1e6:.2f}, {100 * have / want:.1f} %"
+                                                                 + "".join(f"; ABOVE: {n} {p} / {m}" for n, p, m in more))
+
+
 def main():
     args = argparse.ArgumentParser(usage=__doc__)
     args.add_argument("examples", nargs="*")
@@ -58,13 +67,11 @@ def main():
                 continue
             plan = json.load(open(f"{folder}/run/report.json"))["plan"]
         total, took = plan["total"], plan["peak_resident"]
-        lines = lines_of(plan)
-        more = [line for line in lines if line[2] > line[1]]
-        worst = max(lines, key=lambda line: abs(line[2] / line[1] - 1))
-        above += bool(more) or took > total
-        print(f"{name:24} {total / 1e6:11.1f} {took / 1e6:12.1f} {100 * took / total:6.1f} %   "
-              f"{worst[0]} {worst[1] / 1e6:.2f} / {worst[2] / 1e6:.2f}, {100 * worst[2] / worst[1]:.1f} %" + "".join(f"; ABOVE: {n} {p} / {m}" for n, p, m in more), flush=True)
+        more, line = furthest(plan)
+        above += more
+        print(f"{name:24} {total / 1e6:11.1f} {took / 1e6:12.1f} {100 * took / total:6.1f} %   {line}", flush=True)
     return above > 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
