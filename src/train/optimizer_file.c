@@ -4,6 +4,7 @@
  *
  * Refused: the states of another optimizer, of other settings (sizes), of another layout. See learner.h. */
 #include "base/arena.h"
+#include "base/log.h"
 #include "base/str.h"
 #include "train/learner.h"
 #include <stdio.h>
@@ -120,6 +121,7 @@ static err take_over(struct learner *l, const struct tensors *ts, const struct e
     for (int i = 0; i < n; i++) TRY(bring_back(l, ts, tensors_find(ts, list[i].name), &list[i]));
     l->optim_steps = *(const int32_t *)tensors_find(ts, "step")->data;
     const struct tensor *scale = tensors_find(ts, "loss_scale"), *good = tensors_find(ts, "loss_scale_good_steps");
+    if (scale && l->scaler.scale == 0) log_warn("%s: the loss scale of a run in float16 is ignored: only float16 has one", ts->path);
     if (l->scaler.scale != 0 && scale && good && scale->bytes == 4 && good->bytes == 4)
         l->scaler = (struct scaler){*(const float *)scale->data, *(const int32_t *)good->data, 0};
     return OK;

@@ -660,6 +660,19 @@ static void interrupted_and_resumed(void **state) {
     status_is(0);
 }
 
+static void a_loss_scale_is_float16s(void **state) {
+    (void)state;
+    put_small_run();
+    sh("$C train $D/cycles.yaml --overwrite --quiet --set eval.data= --set max_steps=1 --set dtype=float16");
+    status_is(0);
+    sh("$C train $D/cycles.yaml --resume --quiet --set eval.data= --set max_steps=2 --set dtype=float16");
+    status_is(0);
+    if (strstr(ran.err.p, "loss scale")) flunk("it is ignored by a run in float16: %s", ran.err.p);
+    sh("$C train $D/cycles.yaml --resume --quiet --set eval.data= --set max_steps=3 --set dtype=bfloat16");
+    status_is(0);
+    says(ran.err.p, "optimizer.safetensors: the loss scale of a run in float16 is ignored");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(help_pages), cmocka_unit_test(embed_lines),
@@ -679,6 +692,7 @@ int main(void) {
         cmocka_unit_test(previews_conversations),
         cmocka_unit_test(trains),
         cmocka_unit_test(interrupted_and_resumed),
+        cmocka_unit_test(a_loss_scale_is_float16s),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
